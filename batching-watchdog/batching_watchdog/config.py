@@ -1,0 +1,215 @@
+"""The environment as a frozen ``Config``. [P]
+
+Owns every variable's name, default and rule. of-watchdog's names are kept where the meaning is the same
+(https://github.com/openfaas/of-watchdog#configuration), but a bad value stops the start instead of
+falling back silently. The number of CPUs is an argument: reading cgroups is ``app``'s business.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from batching_watchdog.errors import ConfigError
+from batching_watchdog.policy import POLICIES
+
+_T = TypeVar("_T")
+
+MAX_AUTO_WORKERS: Final = 4
+"""Each worker holds a copy of the model, so ``auto`` never takes more than this many."""
+
+DRAIN_SECONDS: Final = 15.0
+"""Default limit on finishing admitted requests: with the default healthcheck_interval and the stop of the
+workers it stays below 25 s, so that a pod's 30 s of grace are enough."""
+
+DESCRIPTIONS: Final[dict[str, str]] = {
+    "function_path": "folder that holds handler.py [function]",
+    "slo_latency": "latency target of a request, e.g. 200ms [500ms]",
+    "slo_objective": "share of requests that must meet it, between 0 and 1 [0.99]",
+    "batch_policy": f"one of {', '.join(sorted(POLICIES))} [slo]",
+    "max_batch_size": "most requests in one batch [64]",
+    "max_batch_delay": "how long policy fixed waits for company [0s]",
+    "late_requests": "serve | shed: what becomes of a request past its deadline [serve]",
+    "workers": "model processes, or auto: the CPU quota, at most 4 [auto]",
+    "worker_threads": "threads of each worker's maths libraries, or auto: quota / workers [auto]",
+    "max_inflight": "most requests queued and running; beyond it 429 [1024]",
+    "max_body_bytes": "longest request body; Ki, Mi, Gi are understood [16Mi]",
+    "port": "HTTP port, 0 for any free one [8080]",
+    "metrics_port": "port of /metrics, 0 for any free one [8081]",
+    "read_timeout": "time in which a client must send its whole request [30s]",
+    "write_timeout": "time a client may stall while reading an answer; if set, also the drain limit [30s]",
+    "exec_timeout": "time after which a request is given up with 504 [30s]",
+    "healthcheck_interval": "time between failing health checks and closing the listener on SIGTERM [5s]",
+    "ready_path": "function path that /_/ready calls [none]",
+    "prefix_logs": "true | false: time and stream before each line of the workers [true]",
+}
+
+_UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_GO_PART: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+_GO_DURATION: Final = re.compile(rf"(?:{_GO_PART.pattern})+")
+_BYTES: Final = re.compile(r"(\d+)(Ki|Mi|Gi)?")
+_FACTORS: Final = {None: 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Checked settings of one watchdog. Durations are seconds."""
+
+    function_path: str
+    slo_latency: float
+    slo_objective: float
+    batch_policy: str
+    max_batch_size: int
+    max_batch_delay: float
+    shed_late: bool
+    workers: int
+    worker_threads: int
+    max_inflight: int
+    max_body_bytes: int
+    port: int
+    metrics_port: int
+    read_timeout: float
+    write_timeout: float
+    exec_timeout: float
+    healthcheck_interval: float
+    drain_timeout: float
+    """write_timeout if it was set (of-watchdog uses it so), else ``DRAIN_SECONDS``."""
+    ready_path: str
+    prefix_logs: bool
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str], *, cpus: float) -> "Config":
+        """Read the variables of ``DESCRIPTIONS``; an empty value counts as unset.
+
+        ``cpus`` is what this container may use (quota or affinity), for ``auto``.
+        Raises ``ConfigError`` that names the variable, its value and the rule.
+        """
+
+        def read(name: str, default: str, parse: Callable[[str], _T], rule: str) -> _T:
+            text = environ.get(name, "").strip() or default
+            try:
+                return parse(text)
+            except ValueError:
+                raise ConfigError(name, text, rule) from None
+
+        positive = "must be a duration above zero, such as 250ms, 30s or 1m30s (a plain number is seconds)"
+        duration = "must be a duration, such as 250ms, 30s or 1m30s (a plain number is seconds)"
+        workers = read(
+            "workers",
+            "auto",
+            _or_auto(max(1, min(MAX_AUTO_WORKERS, int(cpus)))),
+            "must be auto or a whole number of at least 1",
+        )
+        write_timeout = read("write_timeout", "30s", _positive(parse_duration), positive)
+        return cls(
+            function_path=environ.get("function_path", "").strip() or "function",
+            slo_latency=read("slo_latency", "500ms", _positive(parse_duration), positive),
+            slo_objective=read(
+                "slo_objective", "0.99", _objective, "must be a number above 0 and below 1, such as 0.99"
+            ),
+            batch_policy=read(
+                "batch_policy", "slo", _one_of(*POLICIES), f"must be one of {', '.join(sorted(POLICIES))}"
+            ),
+            max_batch_size=read(
+                "max_batch_size", "64", _whole(1, 65536), "must be a whole number from 1 to 65536"
+            ),
+            max_batch_delay=read("max_batch_delay", "0s", parse_duration, duration),
+            shed_late=read("late_requests", "serve", _one_of("serve", "shed"), "must be serve or shed")
+            == "shed",
+            workers=workers,
+            worker_threads=read(
+                "worker_threads",
+                "auto",
+                _or_auto(max(1, int(cpus / workers))),
+                "must be auto or a whole number of at least 1",
+            ),
+            max_inflight=read(
+                "max_inflight",
+                "1024",
+                _whole(1, 10**9),
+                "must be a whole number of at least 1 (the queue is always bounded)",
+            ),
+            max_body_bytes=read(
+                "max_body_bytes", "16Mi", _positive(parse_bytes), "must be a number of bytes, such as 16Mi"
+            ),
+            port=read("port", "8080", _whole(0, 65535), "must be a port number, 0 to 65535"),
+            metrics_port=read("metrics_port", "8081", _whole(0, 65535), "must be a port number, 0 to 65535"),
+            read_timeout=read("read_timeout", "30s", _positive(parse_duration), positive),
+            write_timeout=write_timeout,
+            exec_timeout=read("exec_timeout", "30s", _positive(parse_duration), positive),
+            healthcheck_interval=read("healthcheck_interval", "5s", parse_duration, duration),
+            drain_timeout=write_timeout if environ.get("write_timeout", "").strip() else DRAIN_SECONDS,
+            ready_path=read("ready_path", "-", _path, "must begin with /").removeprefix("-"),
+            prefix_logs=read(
+                "prefix_logs", "true", _one_of("true", "1", "false", "0"), "must be true or false"
+            )
+            in ("true", "1"),
+        )
+
+
+def parse_duration(text: str) -> float:
+    """Seconds in ``text``: Go's syntax (``1m30s``, ``250ms``) or a plain number of seconds.
+
+    Raises ``ValueError`` for anything else, negative values included.
+    """
+    if text.isascii() and text.isdigit():
+        return float(text)
+    if not _GO_DURATION.fullmatch(text):
+        raise ValueError(text)
+    return sum(float(number) * _UNITS[unit] for number, unit in _GO_PART.findall(text))
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes in ``text``: a whole number, optionally with Kubernetes' suffix Ki, Mi or Gi."""
+    match = _BYTES.fullmatch(text)
+    if match is None:
+        raise ValueError(text)
+    return int(match[1]) * _FACTORS[match[2]]
+
+
+def _positive(parse: Callable[[str], _T]) -> Callable[[str], _T]:
+    def parse_positive(text: str) -> _T:
+        value = parse(text)
+        if not value:
+            raise ValueError(text)
+        return value
+
+    return parse_positive
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit()) or not low <= int(text) <= high:
+            raise ValueError(text)
+        return int(text)
+
+    return parse
+
+
+def _or_auto(auto: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        return auto if text == "auto" else _whole(1, 4096)(text)
+
+    return parse
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(text)
+        return text
+
+    return parse
+
+
+def _objective(text: str) -> float:
+    value = float(text)
+    if not 0.0 < value < 1.0:
+        raise ValueError(text)
+    return value
+
+
+def _path(text: str) -> str:
+    if text != "-" and not text.startswith("/"):
+        raise ValueError(text)
+    return text

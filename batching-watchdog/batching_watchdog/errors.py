@@ -1,0 +1,115 @@
+"""Every error of the watchdog, and the HTTP status and reason that each one answers with. [P]
+
+Where on the path of a request each belongs::
+
+    start-up      ConfigError, HandlerNotLoaded, StartFailed   (the process ends with one message)
+    protocol      BadRequest, HeadersTooLarge, BodyTooLarge, RequestTimedOut
+    admission     QueueFull, ShuttingDown
+    queue         PredictedLate, Expired
+    worker        WorkerDied                (a handler's own failure is a Reply, made in the worker)
+
+``server`` maps them to answers in one place; nothing else knows statuses.
+"""
+
+from typing import ClassVar
+
+
+class WatchdogError(Exception):
+    """Base of the tree. ``status`` answers a request, ``exit_status`` ends the process."""
+
+    status: ClassVar[int] = 500
+    reason: ClassVar[str] = "internal"
+    exit_status: ClassVar[int] = 1
+    retry_after: int | None = None
+    """Whole seconds after which the client may try again; None: no Retry-After header."""
+
+
+class ConfigError(WatchdogError):
+    """An environment variable has a value that breaks its rule."""
+
+    exit_status = 2
+
+    def __init__(self, variable: str, value: str, rule: str) -> None:
+        super().__init__(f"{variable}={value!r}: {rule}")
+        self.variable = variable
+
+
+class HandlerNotLoaded(WatchdogError):
+    """The function's handler can not be imported, has no handle function, or its load() failed."""
+
+
+class StartFailed(WatchdogError):
+    """A port is taken, or gunicorn can not be started."""
+
+
+class FrameError(WatchdogError):
+    """A frame between the watchdog and a worker is not well formed."""
+
+
+class BadRequest(WatchdogError):
+    """The bytes are not an HTTP/1.1 request."""
+
+    status = 400
+    reason = "bad_request"
+
+
+class RequestTimedOut(WatchdogError):
+    """The client did not send its whole request within read_timeout."""
+
+    status = 408
+    reason = "request_timeout"
+
+
+class BodyTooLarge(WatchdogError):
+    """The body is longer than max_body_bytes."""
+
+    status = 413
+    reason = "body_too_large"
+
+
+class HeadersTooLarge(WatchdogError):
+    """The request line and headers are longer than the limit."""
+
+    status = 431
+    reason = "headers_too_large"
+
+
+class QueueFull(WatchdogError):
+    """As many requests as max_inflight allows are already queued or running."""
+
+    status = 429
+    reason = "queue_full"
+
+    def __init__(self, max_inflight: int, retry_after: int) -> None:
+        super().__init__(f"{max_inflight} requests are queued or running, the limit (max_inflight)")
+        self.retry_after = retry_after
+
+
+class ShuttingDown(WatchdogError):
+    """The watchdog is draining and takes no new requests."""
+
+    status = 503
+    reason = "shutting_down"
+    retry_after = 1
+
+
+class PredictedLate(WatchdogError):
+    """The deadline can no longer be met, and late_requests=shed refuses such requests."""
+
+    status = 503
+    reason = "predicted_late"
+    retry_after = 1
+
+
+class Expired(WatchdogError):
+    """The request was not answered within its timeout (exec_timeout, or its X-Timeout if that is less)."""
+
+    status = 504
+    reason = "expired"
+
+
+class WorkerDied(WatchdogError):
+    """The worker died under this request, and died again when the request was tried alone."""
+
+    status = 502
+    reason = "worker_died"

@@ -1,0 +1,63 @@
+"""What travels through the watchdog: requests, replies, batches. [P]"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class DispatchReason(StrEnum):
+    """Why a batch left the queue when it did, and with that size. A closed list."""
+
+    IDLE = "idle"
+    """A worker was free and the batch is all that was waiting."""
+    FULL = "full"
+    """max_batch_size was reached."""
+    BEST_SIZE = "best_size"
+    """The size with the best throughput was reached; more would only add latency."""
+    DEADLINE = "deadline"
+    """One more request would have made the tightest deadline be missed."""
+    DELAY = "delay"
+    """max_batch_delay had passed (policy ``fixed``)."""
+    LATE = "late"
+    """Requests past their deadline, served because no request on time wanted the worker."""
+    RETRY = "retry"
+    """One request alone, since the worker died under its first batch."""
+    PROFILE = "profile"
+    """A batch of example() bodies, to learn l(b) before there is traffic."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One admitted HTTP request. Times are seconds on the caller's monotonic clock.
+
+    ``head`` is the request line and headers as ``wire.request_head`` makes them: the front end never
+    looks into it again, and the worker parses it only when the handler asks.
+    """
+
+    id: int
+    head: bytes
+    body: bytes
+    arrived: float
+    deadline: float
+    """When its latency budget ends; a later answer misses the SLO but is still an answer."""
+    expires: float
+    """When it is given up and answered 504."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A worker's answer to one request. ``head`` holds complete header lines, ready to be sent."""
+
+    status: int
+    head: bytes
+    body: bytes
+    failed: bool = False
+    """True if the handler raised: counted as an error of the SLO whatever the status."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Requests that go to one worker as one frame."""
+
+    requests: tuple[Request, ...]
+    reason: DispatchReason
+    dispatched: float

@@ -1,0 +1,139 @@
+"""Which requests go together, and when: the batching policies. [P]
+
+A policy looks at the head of the queue, the time and the learnt l(b), and answers ``Take`` (so many, for this
+reason), ``Wait`` (until then), or ``Late`` (the head can no longer be on time). It never touches the queue:
+``scheduler`` carries the answer out. To add one, see docs/extending.md.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Protocol
+
+from batching_watchdog.latency import LatencyModel
+from batching_watchdog.messages import DispatchReason
+
+
+@dataclass(frozen=True, slots=True)
+class QueueHead:
+    """What a policy may know of the requests that wait and are not late. ``length`` is at least 1."""
+
+    length: int
+    arrived: float
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """Send the first ``size`` requests now."""
+
+    size: int
+    reason: DispatchReason
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Send nothing before ``until``, unless more requests come."""
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """The first request can no longer meet its deadline: it leaves the on-time lane."""
+
+
+class BatchingPolicy(Protocol):
+    """How a batch is cut when a worker is free."""
+
+    @property
+    def deadline_order(self) -> bool:
+        """Whether the queue is ordered by deadline; otherwise by arrival."""
+
+    def decide(self, head: QueueHead, now: float, model: LatencyModel) -> Take | Wait | Late:
+        """Answer for a queue of ``head.length`` requests at ``now``."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySettings:
+    """What the policies are made from; each takes what it needs."""
+
+    max_batch_size: int
+    max_batch_delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unbatched:
+    """One request at a time, in order of arrival: what a plain Flask worker does. A baseline."""
+
+    deadline_order: bool = False
+
+    def decide(self, head: QueueHead, now: float, model: LatencyModel) -> Take | Wait | Late:  # noqa: ARG002 - the protocol's
+        """Take one."""
+        return Take(1, DispatchReason.IDLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """Size or delay, in order of arrival: Triton's, TorchServe's and mosec's law. A baseline.
+
+    Leaves when ``max_batch_size`` requests wait, or when the first has waited ``max_batch_delay``.
+    """
+
+    max_batch_size: int
+    max_batch_delay: float
+    deadline_order: bool = False
+
+    def decide(self, head: QueueHead, now: float, model: LatencyModel) -> Take | Wait | Late:  # noqa: ARG002 - the protocol's
+        """Take a full batch, or what there is once the delay has passed."""
+        if head.length >= self.max_batch_size:
+            return Take(self.max_batch_size, DispatchReason.FULL)
+        leaves = head.arrived + self.max_batch_delay
+        if now >= leaves:
+            return Take(
+                head.length, DispatchReason.DELAY if self.max_batch_delay > 0 else DispatchReason.IDLE
+            )
+        return Wait(leaves)
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """Earliest deadline first, work-conserving, as large as the tightest deadline allows.
+
+    The size is the smallest of: what waits; ``max_batch_size``; the size with the best throughput; and the
+    largest b with now + l_q(b) <= the head's deadline (Clipper's and AlpaServe's rule). The queue is in
+    order of deadline, so the head's is the tightest.
+
+    When more than one such batch waits, a head that only a smaller batch could save goes late instead:
+    shrinking the batch for it would cost throughput just when there is none to spare, and the next heads
+    would go the same way (Nexus, SOSP'19, "early drop": heads are judged against the full batch).
+    """
+
+    max_batch_size: int
+    deadline_order: bool = True
+
+    def decide(self, head: QueueHead, now: float, model: LatencyModel) -> Take | Wait | Late:
+        """Take the largest batch that is worth while and on time; the head is late if there is none."""
+        best = model.best_size
+        wanted = min(head.length, best, self.max_batch_size)
+        fits = model.largest_within(head.deadline - now)
+        if fits >= wanted:
+            return Take(wanted, self._reason(wanted, head.length))
+        if head.length > wanted or fits == 0:
+            return Late()
+        return Take(fits, DispatchReason.DEADLINE)
+
+    def _reason(self, taken: int, waiting: int) -> DispatchReason:
+        if taken == self.max_batch_size:
+            return DispatchReason.FULL
+        return DispatchReason.IDLE if taken == waiting else DispatchReason.BEST_SIZE
+
+
+POLICIES: Final[Mapping[str, Callable[[PolicySettings], BatchingPolicy]]] = MappingProxyType(
+    {
+        "fixed": lambda settings: Fixed(settings.max_batch_size, settings.max_batch_delay),
+        "slo": lambda settings: Slo(settings.max_batch_size),
+        "unbatched": lambda settings: Unbatched(),  # noqa: ARG005 - it has no settings
+    }
+)
+"""The closed registry of ``batch_policy``: adding a policy is one line here and one class above."""

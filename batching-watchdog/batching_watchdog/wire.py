@@ -1,0 +1,163 @@
+"""A batch and one frame: how the watchdog and a worker talk over their kept connection. [P]
+
+Owns the bytes on the Unix socket, in both directions; knows nothing of sockets. All integers are
+little-endian. Bodies pass through untouched and uncopied on the way out; nothing here parses JSON::
+
+    frame   = magic "TBW1", kind u8, 3 bytes zero, count u32, size u64 (of all that follows), seconds f64,
+              count x item, count x head, count x body
+    item    = status u16, flags u16, head length u32, body length u32
+
+A request's head is its request line and header lines; a reply's head is header lines ready to be sent;
+``seconds`` of a reply frame is what the handler took. The greeting carries, in JSON, what the watchdog must
+know before the first batch.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from struct import Struct
+from typing import Final
+
+from batching_watchdog.errors import FrameError
+from batching_watchdog.messages import Reply
+
+MAGIC: Final = b"TBW1"
+_FRAME: Final = Struct("<4sB3xIQd")
+_ITEM: Final = Struct("<HHII")
+HEADER_SIZE: Final = _FRAME.size
+
+FAILED: Final = 1
+"""Flag of a reply: the handler raised for this request."""
+
+
+class Kind(IntEnum):
+    """What a frame is."""
+
+    GREETING = 1
+    REQUESTS = 2
+    REPLIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class FrameHeader:
+    """The fixed part of a frame. ``size`` is the number of bytes that follow it."""
+
+    kind: Kind
+    count: int
+    size: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """What a worker says once it can serve, or why it can not."""
+
+    pid: int
+    error: str | None = None
+    example: bytes | None = None
+    """What the handler's example() returned: a typical body to measure l(b) with."""
+
+
+def request_head(method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The head of a request: ``METHOD target`` and one ``name: value`` line per header."""
+    lines = [b"%b %b\r\n" % (method, target)]
+    lines += [b"%b: %b\r\n" % header for header in headers]
+    return b"".join(lines)
+
+
+def parse_request_head(head: bytes) -> tuple[str, str, list[tuple[str, str]]]:
+    """Method, target and headers of ``request_head``'s result, decoded as latin-1."""
+    line, *lines = head.decode("latin-1").split("\r\n")[:-1]
+    method, _, target = line.partition(" ")
+    headers = []
+    for field in lines:
+        name, _, value = field.partition(": ")
+        headers.append((name, value))
+    return method, target, headers
+
+
+def encode_requests(requests: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
+    """Buffers of the frame that carries these (head, body) pairs to a worker."""
+    return _encode(Kind.REQUESTS, [(0, 0, head, body) for head, body in requests], 0.0)
+
+
+def encode_replies(replies: Sequence[Reply], seconds: float) -> list[bytes]:
+    """Buffers of the frame that carries a worker's replies back; the handler took ``seconds``."""
+    items = [(reply.status, FAILED if reply.failed else 0, reply.head, reply.body) for reply in replies]
+    return _encode(Kind.REPLIES, items, seconds)
+
+
+def encode_greeting(greeting: Greeting) -> list[bytes]:
+    """Buffers of the frame with which a worker opens the connection."""
+    said = json.dumps({"pid": greeting.pid, "error": greeting.error}).encode()
+    items = [(0, 0, said, b"")]
+    if greeting.example is not None:
+        items.append((0, 0, b"", greeting.example))
+    return _encode(Kind.GREETING, items, 0.0)
+
+
+def decode_header(data: bytes | bytearray | memoryview) -> FrameHeader:
+    """The fixed part of a frame, from its first ``HEADER_SIZE`` bytes. Raises ``FrameError``."""
+    magic, kind, count, size, seconds = _FRAME.unpack_from(data)
+    if magic != MAGIC:
+        raise FrameError(f"a frame begins with {magic!r}, not {MAGIC!r}")
+    if kind not in Kind.__members__.values():
+        raise FrameError(f"a frame is of unknown kind {kind}")
+    if size < count * _ITEM.size:
+        raise FrameError(f"a frame of {size} bytes can not hold {count} items")
+    return FrameHeader(Kind(kind), count, size, seconds)
+
+
+def decode_requests(header: FrameHeader, data: memoryview) -> list[tuple[bytes, bytes]]:
+    """The (head, body) pairs in the ``header.size`` bytes after the header. Raises ``FrameError``."""
+    return [(head, body) for _, _, head, body in _decode(header, data, Kind.REQUESTS)]
+
+
+def decode_replies(header: FrameHeader, data: memoryview) -> list[Reply]:
+    """The replies in the ``header.size`` bytes after the header, in order. Raises ``FrameError``."""
+    return [
+        Reply(status, head, body, bool(flags & FAILED))
+        for status, flags, head, body in _decode(header, data, Kind.REPLIES)
+    ]
+
+
+def decode_greeting(header: FrameHeader, data: memoryview) -> Greeting:
+    """The greeting in the ``header.size`` bytes after the header. Raises ``FrameError``."""
+    items = _decode(header, data, Kind.GREETING)
+    try:
+        said = json.loads(items[0][2])
+        return Greeting(said["pid"], said["error"], items[1][3] if len(items) > 1 else None)
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise FrameError(f"a greeting is not understood: {error}") from error
+
+
+def _encode(kind: Kind, items: Sequence[tuple[int, int, bytes, bytes]], seconds: float) -> list[bytes]:
+    size = _ITEM.size * len(items)
+    table, heads, bodies = [b""], [], []
+    for status, flags, head, body in items:
+        size += len(head) + len(body)
+        table.append(_ITEM.pack(status, flags, len(head), len(body)))
+        heads.append(head)
+        if body:
+            bodies.append(body)
+    table[0] = _FRAME.pack(MAGIC, kind, len(items), size, seconds)
+    return [b"".join(table + heads), *bodies]
+
+
+def _decode(header: FrameHeader, data: memoryview, kind: Kind) -> list[tuple[int, int, bytes, bytes]]:
+    if header.kind is not kind:
+        raise FrameError(f"expected a frame of {kind.name}, got {header.kind.name}")
+    table = list(_ITEM.iter_unpack(data[: header.count * _ITEM.size]))
+    at = header.count * _ITEM.size
+    if at + sum(item[2] + item[3] for item in table) != header.size or len(data) != header.size:
+        raise FrameError(f"the lengths in a frame of {header.count} items do not add up to {header.size} bytes")
+    body_at = at + sum(item[2] for item in table)
+    items = []
+    for status, flags, head_length, body_length in table:
+        head = bytes(data[at : at + head_length])
+        body = bytes(data[body_at : body_at + body_length])
+        at += head_length
+        body_at += body_length
+        items.append((status, flags, head, body))
+    return items
