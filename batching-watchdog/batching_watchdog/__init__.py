@@ -1,0 +1,22 @@
+"""The batching watchdog: the process in front of the model inside a function container.
+
+The modules, in the order in which a request meets them ([P] = pure: no I/O, no clock):
+
+- ``config`` [P]     environment -> frozen ``Config``
+- ``errors`` [P]     one tree; each error knows its HTTP status and reason
+- ``messages`` [P]   ``Request``, ``Reply``, ``Batch``
+- ``protocol``       HTTP/1.1 on httptools: limits, timeouts, keep-alive, pipelining
+- ``server``         routes, deadlines, errors -> statuses, drain
+- ``batcher``        where requests meet the clock and the workers
+- ``scheduler`` [P]  the queue, its lanes, ``next_action``
+- ``policy`` [P]     how large a batch is and when it leaves
+- ``latency`` [P]    the learnt service time l(b), best size, capacity
+- ``wire`` [P]       a batch <-> one frame
+- ``upstream``       the kept connections to the workers
+- ``workers``        the gunicorn child: start, ready, restart, drain
+- ``worker``         runs inside gunicorn: loads the handler, serves batch frames
+- ``metrics``        every metric name, label and bucket
+- ``app``            builds all of the above, starts, runs and stops it
+"""
+
+__version__ = "0.1.0"

@@ -7,35 +7,60 @@ The law (Clipper, NSDI'17, section 4.3, and Clockwork, OSDI'20, keep the same tw
 upper quantile decides whether a deadline can be met, the mean decides what throughput a size gives. Both are
 kept per power of two, since l(b) is smooth, and interpolated between; beyond what was seen the curve is
 continued as a line, because l(b) of one-shot models is close to affine.
+
+Sizes are found by doubling: twice the best known size is tried until it has been seen ``TRIES`` times. Where
+sizes contradict each other (a smaller one looks dearer), the one that ran last is believed, so that neither a
+slow first run nor a slow spell is remembered for longer than it takes to use the sizes again.
 """
 
 from bisect import bisect_right
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Final
 
 QUANTILE: Final = 0.95
 """Of the service times of one size: what the deadline test uses."""
 WINDOW: Final = 64
 """Samples kept per size: old ones are forgotten, so a slowly changing model is followed."""
-TRUSTED: Final = 8
-"""With fewer samples of a size than this, one slow warm-up run must not condemn it: see ``_points``."""
+TRIES: Final = 4
+"""A size with fewer samples than this is not known yet: twice the best size is tried this often."""
 FORGET_EVERY: Final = 64
-"""After this many batches the sizes not in use lose their oldest sample, so that they are tried again."""
+"""After this many batches the sizes not in use lose a quarter of their samples: in the end they are tried again."""
+REFIT_EVERY: Final = 8
+"""Batches per refit once there are many samples: refitting after each would cost more than it teaches."""
 TIE: Final = 0.03
 """Sizes whose throughput is within this share of the best are as good; the smallest adds least latency."""
+LEAST: Final = 1e-9
+"""Seconds: no batch takes no time, whatever the clock says."""
 
 
-@dataclass(slots=True)
 class _Samples:
-    """Recent batches whose sizes share one power of two."""
+    """Recent batches whose sizes share one power of two, as (size, seconds)."""
 
-    sizes: deque[int] = field(default_factory=lambda: deque(maxlen=WINDOW))
-    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    __slots__ = ("kept", "last")
 
-    def upper(self) -> float:
-        ordered = sorted(self.seconds)
-        return ordered[min(len(ordered) - 1, int(QUANTILE * len(ordered)))]
+    def __init__(self) -> None:
+        self.kept: deque[tuple[int, float]] = deque(maxlen=WINDOW)
+        self.last = 0
+        """Number of the latest batch, to tell which of two sizes ran later."""
+
+    def centre(self) -> tuple[float, float]:
+        """Mean size and mean seconds, the slowest run apart: one warm-up or stall must not count as usual."""
+        slowest = max(seconds for _, seconds in self.kept) if len(self.kept) > 1 else 0.0
+        count = max(1, len(self.kept) - 1)
+        out = next((size for size, seconds in self.kept if seconds == slowest), 0)
+        total = sum(size for size, _ in self.kept) - out
+        return total / count, max(LEAST, (sum(seconds for _, seconds in self.kept) - slowest) / count)
+
+    def upper(self, size: float, slope: float) -> float:
+        """Upper quantile of the seconds, as if every run had been of ``size``; never the slowest of several."""
+        ordered = sorted(seconds - slope * (own - size) for own, seconds in self.kept)
+        return ordered[max(0, min(int(QUANTILE * len(ordered)), len(ordered) - 2))]
+
+    def forget(self) -> None:
+        """Drop the oldest quarter, but not the last one: a rough idea is better than none."""
+        for _ in range(min((len(self.kept) + 3) // 4, len(self.kept) - 1)):
+            self.kept.popleft()
 
 
 class LatencyModel:
@@ -46,10 +71,12 @@ class LatencyModel:
         self._samples: dict[int, _Samples] = {}
         self._observed = 0
         self._stale = 0
-        self._upper: list[float] = [0.0] * max_batch_size
-        self._mean: list[float] = [0.0] * max_batch_size
+        # The curves end where the next try would: max_batch_size may be far beyond what is ever used.
+        self._upper: list[float] = [0.0]
+        self._mean: list[float] = [0.0]
+        self._slope = 0.0
         self._largest = 0
-        self._best = max_batch_size
+        self._best = 1
 
     @property
     def learnt(self) -> bool:
@@ -58,107 +85,126 @@ class LatencyModel:
 
     def observe(self, size: int, seconds: float) -> None:
         """Learn from a batch of ``size`` requests that took a worker ``seconds``."""
-        samples = self._samples.setdefault((size - 1).bit_length(), _Samples())
-        samples.sizes.append(size)
-        samples.seconds.append(seconds)
+        samples = self._samples.setdefault(_power(size), _Samples())
+        samples.kept.append((size, seconds))
         self._observed += 1
+        samples.last = self._observed
         self._largest = max(self._largest, size)
         if self._observed % FORGET_EVERY == 0:
             for other in self._samples.values():
-                if other is not samples and len(other.sizes) > 1:
-                    other.sizes.popleft()
-                    other.seconds.popleft()
-        # Refitting after every batch would cost more than it teaches once there are many.
+                if other is not samples:
+                    other.forget()
         self._stale += 1
-        if self._observed <= WINDOW or self._stale >= TRUSTED:
+        if self._observed <= WINDOW or self._stale >= REFIT_EVERY:
             self._refit()
 
     def predict(self, size: int) -> float:
         """Upper quantile of the service time of ``size`` requests, in seconds; 0 while nothing is learnt."""
-        return self._upper[min(size, self._max) - 1]
+        return self._at(self._upper, size)
 
     def predict_mean(self, size: int) -> float:
         """Mean service time of ``size`` requests, in seconds; 0 while nothing is learnt."""
-        return self._mean[min(size, self._max) - 1]
+        return self._at(self._mean, size)
 
     def largest_within(self, seconds: float) -> int:
-        """The largest batch whose upper quantile is at most ``seconds``; 0 if not even one request fits."""
+        """The largest batch whose upper quantile is at most ``seconds``; 0 if not even one request fits.
+
+        Never more than twice the largest size seen: nothing is promised beyond the next try.
+        """
         return bisect_right(self._upper, seconds)
 
     @property
     def best_size(self) -> int:
-        """The size with the best throughput, never beyond twice the largest seen: growth is step by step."""
-        return max(1, min(self._best, 2 * self._largest, self._max))
+        """The size with the best throughput among those seen, or twice that while the double is not known."""
+        return self._best
 
     def capacity(self, workers: int, slo_latency: float) -> float | None:
         """Requests per second that ``workers`` sustain within ``slo_latency`` (design.md section 4).
 
         A request waits at most for the batch ahead of it, shared between the workers, and then for its own:
-        (1 + 1/workers) x l_q(b) <= slo_latency. None while nothing is learnt; 0 if no size qualifies.
+        (1 + 1/workers) x l_q(b) <= slo_latency. Only sizes up to the largest seen count.
+        None while nothing is learnt or there is no worker; 0 if no size qualifies.
         """
-        if not self.learnt:
+        if not self.learnt or workers < 1:
             return None
-        fits = self.largest_within(slo_latency / (1 + 1 / workers))
-        rates = [size / self._mean[size - 1] for size in range(1, fits + 1) if self._mean[size - 1] > 0]
-        return workers * max(rates, default=0.0)
+        fits = min(self._largest, self.largest_within(slo_latency / (1 + 1 / workers)))
+        return workers * max((size / self._mean[size - 1] for size in range(1, fits + 1)), default=0.0)
 
     def sizes_learnt(self) -> list[int]:
         """The powers of two for which there are samples, ascending."""
-        return sorted(min(2**exponent, self._max) for exponent in self._samples)
+        return sorted(min(2**power, self._max) for power in self._samples)
 
-    def _points(self) -> list[tuple[float, float, float]]:
-        """(mean size, upper quantile, mean seconds) per power of two, ascending and non-decreasing.
-
-        A size with few samples is bounded by what the next smaller one costs in proportion (a batch is
-        seldom dearer than its requests one by one); so an unlucky first run is corrected by trying again.
-        """
-        points: list[tuple[float, float, float]] = []
-        for _, samples in sorted(self._samples.items()):
-            size = sum(samples.sizes) / len(samples.sizes)
-            upper, mean = samples.upper(), sum(samples.seconds) / len(samples.seconds)
-            if points:
-                below = points[-1]
-                if len(samples.seconds) < TRUSTED:
-                    upper = min(upper, below[1] * size / below[0])
-                    mean = min(mean, below[2] * size / below[0])
-                upper, mean = max(upper, below[1]), max(mean, below[2])
-            points.append((size, upper, max(mean, 1e-9)))
-        return points
+    def _at(self, curve: list[float], size: int) -> float:
+        beyond = max(0, min(size, self._max) - len(curve))
+        return curve[min(size, len(curve)) - 1] + self._slope * beyond
 
     def _refit(self) -> None:
         self._stale = 0
-        points = self._points()
-        slope = _slope([(size, mean) for size, _, mean in points])
-        self._upper = _curve([(size, upper) for size, upper, _ in points], slope, self._max)
-        self._mean = _curve([(size, mean) for size, _, mean in points], slope, self._max)
-        rates = [(index + 1) / mean for index, mean in enumerate(self._mean)]
+        known = [samples for _, samples in sorted(self._samples.items())]
+        sizes, means = zip(*(samples.centre() for samples in known), strict=True)
+        means = _agree(sizes, means, known)
+        self._slope = _slope(sizes, means)
+        uppers = [
+            max(mean, samples.upper(size, self._slope))
+            for size, mean, samples in zip(sizes, means, known, strict=True)
+        ]
+        length = min(self._max, 2 * self._largest)
+        self._mean = _curve(sizes, means, self._slope, length)
+        self._upper = _curve(sizes, _agree(sizes, uppers, known), self._slope, length)
+        self._best = self._find_best()
+
+    def _find_best(self) -> int:
+        rates = [size / self._mean[size - 1] for size in range(1, self._largest + 1)]
         enough = max(rates) * (1 - TIE)
-        self._best = next(index + 1 for index, rate in enumerate(rates) if rate >= enough)
+        best = next(index + 1 for index, rate in enumerate(rates) if rate >= enough)
+        double = self._samples.get(_power(best) + 1)
+        return min(2 * best, self._max) if double is None or len(double.kept) < TRIES else best
 
 
-def _slope(points: list[tuple[float, float]]) -> float:
-    """Seconds per further request: least squares through ``points``; proportional if there is only one."""
-    if len(points) == 1:
-        return points[0][1] / points[0][0]
-    mean_x = sum(x for x, _ in points) / len(points)
-    mean_y = sum(y for _, y in points) / len(points)
-    spread = sum((x - mean_x) ** 2 for x, _ in points)
-    return max(0.0, sum((x - mean_x) * (y - mean_y) for x, y in points) / spread)
+def _power(size: int) -> int:
+    """The exponent of the smallest power of two that holds ``size``."""
+    return (size - 1).bit_length()
 
 
-def _curve(points: list[tuple[float, float]], slope: float, length: int) -> list[float]:
+def _agree(sizes: Sequence[float], seconds: Sequence[float], known: Sequence[_Samples]) -> list[float]:
+    """``seconds`` made non-decreasing: of two sizes that contradict each other the later one is right.
+
+    The only run of a size counts for no more than as many requests cost at the next smaller size: a batch is
+    seldom dearer than its parts, and first runs are often slow.
+    """
+    agreed = list(seconds)
+    for index in reversed(range(len(agreed) - 1)):
+        if known[index + 1].last > known[index].last:
+            agreed[index] = min(agreed[index], agreed[index + 1])
+    for index in range(1, len(agreed)):
+        if len(known[index].kept) == 1:
+            agreed[index] = min(agreed[index], agreed[index - 1] * sizes[index] / sizes[index - 1])
+        agreed[index] = max(agreed[index], agreed[index - 1])
+    return agreed
+
+
+def _slope(sizes: Sequence[float], seconds: Sequence[float]) -> float:
+    """Seconds per further request: least squares; proportional if there is only one point."""
+    if len(sizes) == 1:
+        return seconds[0] / sizes[0]
+    mean_x = sum(sizes) / len(sizes)
+    mean_y = sum(seconds) / len(seconds)
+    spread = sum((x - mean_x) ** 2 for x in sizes)
+    return max(0.0, sum((x - mean_x) * (y - mean_y) for x, y in zip(sizes, seconds, strict=True)) / spread)
+
+
+def _curve(sizes: Sequence[float], seconds: Sequence[float], slope: float, length: int) -> list[float]:
     """Values at 1..``length``: flat before the first point, linear between, ``slope`` beyond the last."""
     values: list[float] = []
     index = 0
     for size in range(1, length + 1):
-        while index < len(points) and points[index][0] < size:
+        while index < len(sizes) and sizes[index] < size:
             index += 1
         if index == 0:
-            values.append(points[0][1])
-        elif index == len(points):
-            last_x, last_y = points[-1]
-            values.append(last_y + slope * (size - last_x))
+            values.append(seconds[0])
+        elif index == len(sizes):
+            values.append(seconds[-1] + slope * (size - sizes[-1]))
         else:
-            (x0, y0), (x1, y1) = points[index - 1], points[index]
-            values.append(y0 + (y1 - y0) * (size - x0) / (x1 - x0))
+            share = (size - sizes[index - 1]) / (sizes[index] - sizes[index - 1])
+            values.append(seconds[index - 1] + (seconds[index] - seconds[index - 1]) * share)
     return values

@@ -68,7 +68,7 @@ class Unbatched:
 
     deadline_order: bool = False
 
-    def decide(self, head: QueueHead, now: float, model: LatencyModel) -> Take | Wait | Late:  # noqa: ARG002 - the protocol's
+    def decide(self, head: QueueHead, now: float, model: LatencyModel) -> Take | Wait | Late:
         """Take one."""
         return Take(1, DispatchReason.IDLE)
 
@@ -84,7 +84,7 @@ class Fixed:
     max_batch_delay: float
     deadline_order: bool = False
 
-    def decide(self, head: QueueHead, now: float, model: LatencyModel) -> Take | Wait | Late:  # noqa: ARG002 - the protocol's
+    def decide(self, head: QueueHead, now: float, model: LatencyModel) -> Take | Wait | Late:
         """Take a full batch, or what there is once the delay has passed."""
         if head.length >= self.max_batch_size:
             return Take(self.max_batch_size, DispatchReason.FULL)
@@ -133,7 +133,7 @@ POLICIES: Final[Mapping[str, Callable[[PolicySettings], BatchingPolicy]]] = Mapp
     {
         "fixed": lambda settings: Fixed(settings.max_batch_size, settings.max_batch_delay),
         "slo": lambda settings: Slo(settings.max_batch_size),
-        "unbatched": lambda settings: Unbatched(),  # noqa: ARG005 - it has no settings
+        "unbatched": lambda settings: Unbatched(),
     }
 )
 """The closed registry of ``batch_policy``: adding a policy is one line here and one class above."""

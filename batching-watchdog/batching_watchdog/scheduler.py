@@ -102,7 +102,9 @@ class Scheduler:
 
     def refusal(self, workers: int) -> QueueFull:
         """The error for a request that finds the queue full; Retry-After is the time to work half of it off."""
-        per_second = workers * self._model.best_size / max(self._model.predict_mean(self._model.best_size), 1e-6)
+        per_second = (
+            workers * self._model.best_size / max(self._model.predict_mean(self._model.best_size), 1e-6)
+        )
         return QueueFull(self._max_inflight, max(1, min(60, round(self.queued / per_second / 2))))
 
     def offer(self, request: Request, workers: int = 1) -> None:

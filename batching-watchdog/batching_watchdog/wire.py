@@ -151,7 +151,9 @@ def _decode(header: FrameHeader, data: memoryview, kind: Kind) -> list[tuple[int
     table = list(_ITEM.iter_unpack(data[: header.count * _ITEM.size]))
     at = header.count * _ITEM.size
     if at + sum(item[2] + item[3] for item in table) != header.size or len(data) != header.size:
-        raise FrameError(f"the lengths in a frame of {header.count} items do not add up to {header.size} bytes")
+        raise FrameError(
+            f"the lengths in a frame of {header.count} items do not add up to {header.size} bytes"
+        )
     body_at = at + sum(item[2] for item in table)
     items = []
     for status, flags, head_length, body_length in table:

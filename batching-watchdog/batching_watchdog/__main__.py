@@ -1,0 +1,38 @@
+"""Command line of the watchdog: the environment is its only configuration."""
+
+import os
+import sys
+
+from batching_watchdog import __version__, app
+from batching_watchdog.config import DESCRIPTIONS
+from batching_watchdog.errors import WatchdogError
+
+USAGE = """usage: batching-watchdog [--version] [--help]
+
+Serves a Python model with SLO-aware batches. It takes no arguments: everything is
+set by environment variables, with of-watchdog's names where the meaning is the same.
+
+"""
+
+
+def main() -> None:
+    """Run the watchdog until SIGTERM; exit 0 after a clean drain, 1 on a failure, 2 on a bad value."""
+    arguments = sys.argv[1:]
+    if arguments == ["--version"]:
+        sys.stdout.write(f"batching-watchdog {__version__}\n")
+        return
+    if arguments:
+        width = max(map(len, DESCRIPTIONS))
+        lines = [f"  {name:<{width}}  {text}\n" for name, text in DESCRIPTIONS.items()]
+        (sys.stdout if arguments in (["--help"], ["-h"]) else sys.stderr).write(USAGE + "".join(lines))
+        sys.exit(0 if arguments in (["--help"], ["-h"]) else 2)
+    try:
+        status = app.main(os.environ)
+    except WatchdogError as error:
+        sys.stderr.write(f"batching-watchdog: {error}\n")
+        status = error.exit_status
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""The composition root: builds the watchdog in the order in which its parts need each other, and runs it.
+
+Owns the life of the process: sockets, signals, the lock file, the order of shutdown (docs/behaviour.md). It
+makes no decision about a request.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+from batching_watchdog import __version__
+from batching_watchdog.batcher import Batcher
+from batching_watchdog.config import Config
+from batching_watchdog.errors import HandlerNotLoaded, StartFailed
+from batching_watchdog.latency import LatencyModel
+from batching_watchdog.metrics import Exposition, Metrics
+from batching_watchdog.policy import POLICIES, PolicySettings
+from batching_watchdog.protocol import Connections, Limits
+from batching_watchdog.scheduler import Scheduler
+from batching_watchdog.server import Front, MetricsPage
+from batching_watchdog.workers import WorkerPool
+
+log = logging.getLogger(__name__)
+
+BACKLOG: Final = 4096
+SWEEP_SECONDS: Final = 1.0
+FLUSH_SECONDS: Final = 0.5
+"""After the last answer: what its bytes get to leave in."""
+METRICS_LIMITS: Final = Limits(max_body_bytes=0, read_timeout=10.0, write_timeout=10.0)
+
+
+def main(environ: Mapping[str, str]) -> int:
+    """Run a watchdog configured by ``environ`` until a signal ends it; the exit status.
+
+    Raises ``ConfigError``, ``StartFailed`` or ``HandlerNotLoaded`` for what stops the start.
+    """
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%Y/%m/%d %H:%M:%S"
+    )
+    config = Config.from_env(environ, cpus=available_cpus())
+    folder = Path(config.function_path)
+    if not (folder / "handler.py").is_file():
+        raise HandlerNotLoaded(f"function_path={str(folder)!r}: there is no handler.py in {folder.resolve()}")
+    return uvloop.run(run(config, environ))
+
+
+async def run(config: Config, environ: Mapping[str, str]) -> int:
+    """Build, start, serve until the first signal, drain; the exit status."""
+    clock = time.monotonic
+    model = LatencyModel(config.max_batch_size)
+    policy = POLICIES[config.batch_policy](PolicySettings(config.max_batch_size, config.max_batch_delay))
+    scheduler = Scheduler(policy, model, max_inflight=config.max_inflight, shed_late=config.shed_late)
+    metrics = Metrics(
+        slo_latency=config.slo_latency,
+        slo_objective=config.slo_objective,
+        workers=config.workers,
+        model=model,
+    )
+    batcher = Batcher(clock, scheduler, model, metrics, workers=config.workers)
+    pool = WorkerPool(config, environ, batcher, model)
+    front = Front(config, batcher, metrics, clock, worker_ready=lambda: pool.ready)
+    metrics.read_gauges(
+        queue_length=lambda: batcher.queued, workers=pool.by_state, restarts=lambda: pool.restarts
+    )
+    limits = Limits(config.max_body_bytes, config.read_timeout, config.write_timeout)
+    requests = Connections(front, limits, clock)
+    scrapes = Connections(MetricsPage(Exposition(metrics)), METRICS_LIMITS, clock)
+    signals = _Signals()
+
+    sweeper = asyncio.create_task(_sweep(requests, scrapes), name="sweep")
+    try:
+        listener = await _listen(requests, config.port, "port")
+        scrape_listener = await _listen(scrapes, config.metrics_port, "metrics_port")
+        pool.start()
+        with _LockFile():
+            log.info(
+                "batching-watchdog %s listens on %d, metrics on %d: "
+                "policy %s, slo_latency %gs, %d workers with %d threads",
+                __version__,
+                listener.sockets[0].getsockname()[1],
+                scrape_listener.sockets[0].getsockname()[1],
+                config.batch_policy,
+                config.slo_latency,
+                config.workers,
+                config.worker_threads,
+            )
+            # What lives now lives to the end: keep the collector from walking it between requests.
+            gc.collect()
+            gc.freeze()
+            stopping = asyncio.ensure_future(signals.first.wait())
+            await asyncio.wait((stopping, pool.failed), return_when=asyncio.FIRST_COMPLETED)
+            if pool.failed.done():
+                stopping.cancel()
+                await pool.stop(at_once=True)
+                pool.failed.result()
+            front.healthy = False
+        draining = asyncio.create_task(
+            _drain(config, signals, front, batcher, requests, listener), name="drain"
+        )
+        hurried = asyncio.ensure_future(signals.second.wait())
+        await asyncio.wait((draining, hurried), return_when=asyncio.FIRST_COMPLETED)
+        if not draining.done():
+            log.warning("second signal: ending at once, %d requests are cut off", scheduler.admitted)
+            draining.cancel()
+            await pool.stop(at_once=True)
+            return 1
+        hurried.cancel()
+        clean = draining.result()
+        await pool.stop()
+        return 0 if clean else 1
+    finally:
+        sweeper.cancel()
+        requests.abort()
+        scrapes.abort()
+        if not pool.failed.done():
+            pool.failed.cancel()
+
+
+async def _drain(
+    config: Config,
+    signals: "_Signals",
+    front: Front,
+    batcher: Batcher,
+    requests: Connections,
+    listener: asyncio.Server,
+) -> bool:
+    """Drain in of-watchdog's order, but leave the workers alone. False if requests had to be cut off."""
+    wait = 0.0 if signals.interactive else config.healthcheck_interval
+    log.info("stopping: failing health checks, still serving for %g s", wait)
+    await asyncio.sleep(wait)
+    listener.close()
+    front.accepting = False
+    requests.close_idle()
+    try:
+        async with asyncio.timeout(config.drain_timeout):
+            await batcher.drained()
+    except TimeoutError:
+        log.error("%g s were not enough to answer all requests; the rest is cut off", config.drain_timeout)
+        return False
+    deadline = time.monotonic() + FLUSH_SECONDS
+    while len(requests) and time.monotonic() < deadline:
+        requests.close_idle()
+        await asyncio.sleep(0.02)
+    log.info("drained: every admitted request was answered")
+    return True
+
+
+class _Signals:
+    """SIGTERM and SIGINT are only recorded here; ``run`` acts on them."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        self.interactive = False
+        """Whether the first was Ctrl-C: nobody checks our health then, so no time is spent on failing it."""
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self._record, signum)
+
+    def _record(self, signum: int) -> None:
+        if self.first.is_set():
+            self.second.set()
+        else:
+            self.interactive = signum == signal.SIGINT
+            self.first.set()
+
+
+class _LockFile:
+    """``/tmp/.lock`` (TMPDIR is honoured): what exec probes and the image's HEALTHCHECK look for."""
+
+    def __init__(self) -> None:
+        self._path = Path(tempfile.gettempdir()) / ".lock"
+
+    def __enter__(self) -> None:
+        try:
+            self._path.write_bytes(b"")
+        except OSError as error:
+            # HTTP probes do not need it, so a read-only /tmp must not stop the function.
+            log.warning("the lock file can not be written, exec health probes will fail: %s", error)
+
+    def __exit__(self, *_: object) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+async def _listen(connections: Connections, port: int, variable: str) -> asyncio.Server:
+    loop = asyncio.get_running_loop()
+    try:
+        # Containers are reached from outside: all interfaces, as of-watchdog does.
+        return await loop.create_server(connections.protocol, "0.0.0.0", port, backlog=BACKLOG)  # noqa: S104 - see above
+    except OSError as error:
+        raise StartFailed(f"{variable}={port}: can not listen on it: {error.strerror or error}") from error
+
+
+async def _sweep(*listeners: Connections) -> None:
+    while True:
+        for connections in listeners:
+            connections.sweep(time.time())
+        await asyncio.sleep(SWEEP_SECONDS)
+
+
+def available_cpus() -> float:
+    """CPUs this process may use: its affinity, less if the cgroup has a quota (v2 or v1)."""
+    cpus = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    for read in (_quota_v2, _quota_v1):
+        quota = read()
+        if quota is not None:
+            return min(cpus, quota)
+    return cpus
+
+
+def _quota_v2() -> float | None:
+    try:
+        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return None if limit == "max" else int(limit) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _quota_v1() -> float | None:
+    folder = Path("/sys/fs/cgroup/cpu")
+    try:
+        limit = int((folder / "cpu.cfs_quota_us").read_text())
+        return limit / int((folder / "cpu.cfs_period_us").read_text()) if limit > 0 else None
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,203 @@
+"""Where requests meet the clock and the workers.
+
+Owns the loop "ask the scheduler, do what it says": ``submit`` admits a request, every event (a request, an
+idle worker, a timer) wakes the pump, and the pump sends batches and hands out answers. It imports neither
+``upstream`` nor ``workers``: a worker is anything with ``send(batch)``. Next step: ``upstream``.
+
+Everything is synchronous on one event loop, so there is nothing to lock. ``clock`` is an argument,
+since uvloop's own counts whole milliseconds. The pump runs once per turn of the
+loop, after all that has arrived in that turn: requests that came together leave together, and a request
+that came alone is not delayed.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from batching_watchdog.errors import Expired, PredictedLate, WatchdogError, WorkerDied
+from batching_watchdog.latency import LatencyModel
+from batching_watchdog.messages import Batch, DispatchReason, Reply, Request
+from batching_watchdog.metrics import Metrics
+from batching_watchdog.scheduler import Dispatch, Expire, Scheduler, Shed
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a request: a worker's reply or one of our errors."""
+
+    outcome: Reply | WatchdogError
+    batch_size: int = 0
+    """0 if no worker has seen it."""
+    queue_seconds: float = 0.0
+
+
+class Worker(Protocol):
+    """An idle worker takes one batch; ``Batcher.replied`` or ``Batcher.died`` must follow."""
+
+    def send(self, batch: Batch) -> None:
+        """Start ``batch``."""
+
+
+class Batcher:
+    """Feeds idle workers from the scheduler and answers each request exactly once."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        scheduler: Scheduler,
+        model: LatencyModel,
+        metrics: Metrics,
+        *,
+        workers: int,
+    ) -> None:
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._scheduler = scheduler
+        self._model = model
+        self._metrics = metrics
+        self._workers = workers
+        self._idle: list[Worker] = []
+        self._answers: dict[int, Callable[[Answer], None]] = {}
+        self._woken = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._drained: asyncio.Event = asyncio.Event()
+        self._drained.set()
+
+    @property
+    def full(self) -> bool:
+        """Whether ``submit`` would refuse."""
+        return self._scheduler.full
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait for a worker."""
+        return self._scheduler.queued
+
+    @property
+    def idle(self) -> int:
+        """Workers that wait for a batch."""
+        return len(self._idle)
+
+    def refusal(self) -> WatchdogError | None:
+        """The error with which ``submit`` would refuse now; to refuse at the header, before the body."""
+        return self._scheduler.refusal(self._workers) if self._scheduler.full else None
+
+    def submit(self, request: Request, answer: Callable[[Answer], None]) -> None:
+        """Admit ``request``; ``answer`` is called once, unless it is withdrawn. Raises ``QueueFull``."""
+        self._scheduler.offer(request, self._workers)
+        self._answers[request.id] = answer
+        self._drained.clear()
+        self._wake()
+
+    def withdraw(self, request: Request) -> None:
+        """Forget a request whose client has gone; a batch that has left is not called back."""
+        if self._scheduler.withdraw(request.id):
+            self._forget(request)
+
+    async def drained(self) -> None:
+        """Wait until every admitted request is answered or withdrawn."""
+        await self._drained.wait()
+
+    def worker_idle(self, worker: Worker) -> None:
+        """A worker has loaded, or has answered its batch."""
+        self._idle.append(worker)
+        self._wake()
+
+    def worker_gone(self, worker: Worker) -> None:
+        """An idle worker has gone."""
+        if worker in self._idle:
+            self._idle.remove(worker)
+
+    def replied(self, batch: Batch, replies: list[Reply]) -> None:
+        """A worker answered ``batch``: learn from it, answer its requests."""
+        seconds = self._clock() - batch.dispatched
+        size = len(batch.requests)
+        self._model.observe(size, seconds)
+        self._metrics.service_seconds.observe(seconds)
+        awaited = {request.id for request in self._scheduler.finish(batch.requests)}
+        for request, reply in zip(batch.requests, replies, strict=True):
+            if request.id in awaited:
+                self._answer(request, Answer(reply, size, batch.dispatched - request.arrived))
+
+    def died(self, batch: Batch) -> None:
+        """A worker died under ``batch``: its requests are tried once more, alone; then they fail."""
+        lost = self._scheduler.worker_died(batch)
+        log.error(
+            "a worker died under a batch of %d; %d are tried again alone, %d failed (tried before)",
+            len(batch.requests),
+            len(batch.requests) - len(lost),
+            len(lost),
+        )
+        for request in lost:
+            error = WorkerDied("the worker died under this request, and again when it was tried alone")
+            self._answer(request, Answer(error, len(batch.requests), batch.dispatched - request.arrived))
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._woken:
+            self._woken = True
+            self._loop.call_soon(self._pump)
+
+    def _wake_at(self, until: float, now: float) -> None:
+        # An earlier timer is left to fire for nothing: cheaper than a new one in every turn.
+        if self._timer is not None:
+            if self._timer_at <= until:
+                return
+            self._timer.cancel()
+        self._timer_at = until
+        self._timer = self._loop.call_later(until - now, self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        self._wake()
+
+    def _pump(self) -> None:
+        """Do all there is to do now, then see to it that a timer wakes us for what comes next."""
+        self._woken = False
+        while True:
+            now = self._clock()
+            action = self._scheduler.next_action(now, len(self._idle))
+            if isinstance(action, Dispatch):
+                self._send(action.batch)
+            elif isinstance(action, Expire):
+                for request in action.requests:
+                    waited = now - request.arrived
+                    self._answer(request, Answer(Expired(f"not answered within {waited:.3f} s"), 0, waited))
+            elif isinstance(action, Shed):
+                for request in action.requests:
+                    late = PredictedLate("it can no longer be answered within its latency budget")
+                    self._answer(request, Answer(late, 0, now - request.arrived))
+            else:
+                if action.until is not None:
+                    self._wake_at(action.until, now)
+                return
+
+    def _send(self, batch: Batch) -> None:
+        # The worker that became idle last has the warmest caches.
+        worker = self._idle.pop()
+        self._metrics.batch_dispatched(len(batch.requests), batch.reason)
+        for request in batch.requests:
+            self._metrics.queue_seconds.observe(batch.dispatched - request.arrived)
+        worker.send(batch)
+
+    def _answer(self, request: Request, answer: Answer) -> None:
+        deliver = self._forget(request)
+        if deliver is not None:
+            deliver(answer)
+
+    def _forget(self, request: Request) -> Callable[[Answer], None] | None:
+        deliver = self._answers.pop(request.id, None)
+        if not self._answers:
+            self._drained.set()
+        return deliver
+
+
+def profile_batch(example: bytes, head: bytes, size: int, now: float) -> Batch:
+    """A batch of ``size`` example bodies, which no client waits for."""
+    requests = tuple(Request(-1, head, example, now, now, now) for _ in range(size))
+    return Batch(requests, DispatchReason.PROFILE, now)

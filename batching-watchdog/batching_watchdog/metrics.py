@@ -1,0 +1,204 @@
+"""Every metric of the watchdog: name, labels, buckets, help.
+
+The autoscaler, the rules and the dashboards know the watchdog by these names alone (tests/contract holds them
+together). The first three are of-watchdog's. One process measures, so there is no multiprocess mode; and
+since a request touches several of them, they are plain numbers here that become prometheus-client families
+only when somebody scrapes.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from batching_watchdog.latency import LatencyModel
+from batching_watchdog.messages import DispatchReason
+
+DEFAULT_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""of-watchdog's and the gateway's."""
+SLO_FRACTIONS: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0, 4.0)
+"""Further edges, as multiples of slo_latency. One lies exactly on it: attainment needs no interpolation."""
+OUTCOMES: Final = ("good", "slow", "error", "shed", "expired")
+STATES: Final = ("starting", "idle", "busy")
+METHODS: Final = frozenset(("connect", "delete", "get", "head", "options", "patch", "post", "put", "trace"))
+
+_Key = tuple[str, ...]
+
+
+class Counter:
+    """A counter per label values."""
+
+    __slots__ = ("values",)
+
+    def __init__(self, *keys: _Key) -> None:
+        self.values: dict[_Key, int] = dict.fromkeys(keys, 0)
+
+    def add(self, *key: str) -> None:
+        """Count one."""
+        self.values[key] = self.values.get(key, 0) + 1
+
+
+class Histogram:
+    """Counts per bucket and their sum; ``edges`` are upper bounds, ascending, without +Inf."""
+
+    __slots__ = ("counts", "edges", "total")
+
+    def __init__(self, edges: tuple[float, ...]) -> None:
+        self.edges = edges
+        self.counts = [0] * (len(edges) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count ``value`` in the first bucket whose edge is not below it."""
+        self.counts[bisect_left(self.edges, value)] += 1
+        self.total += value
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """(le, count) pairs, as the exposition wants them."""
+        running, pairs = 0, []
+        for edge, count in zip((*map(str, self.edges), "+Inf"), self.counts, strict=True):
+            running += count
+            pairs.append((edge, float(running)))
+        return pairs
+
+
+class Metrics(Collector):
+    """What is counted, and the collector that shows it. Gauges are read from callables at scrape time."""
+
+    def __init__(
+        self, *, slo_latency: float, slo_objective: float, workers: int, model: LatencyModel
+    ) -> None:
+        self._slo_latency = slo_latency
+        self._slo_objective = slo_objective
+        self._workers = workers
+        self._model = model
+        edges = tuple(sorted({*DEFAULT_BUCKETS, *(round(slo_latency * f, 9) for f in SLO_FRACTIONS)}))
+        self._edges = edges
+        self.in_flight = 0
+        self.requests = Counter(("200", "post"))
+        self.durations: dict[_Key, Histogram] = {("200", "post"): Histogram(edges)}
+        self.outcomes = Counter(*((outcome,) for outcome in OUTCOMES))
+        self.dispatches = Counter(*((str(reason),) for reason in DispatchReason))
+        self.batch_size = Histogram((1, 2, 4, 8, 16, 32, 64, 128, 256))
+        self.queue_seconds = Histogram((0.0005, 0.001, 0.0025, *edges))
+        self.service_seconds = Histogram((0.0005, 0.001, 0.0025, *edges))
+        self._queue_length: Callable[[], int] = lambda: 0
+        self._workers_by_state: Callable[[], dict[str, int]] = lambda: dict.fromkeys(STATES, 0)
+        self._restarts: Callable[[], int] = lambda: 0
+
+    def read_gauges(
+        self,
+        *,
+        queue_length: Callable[[], int],
+        workers: Callable[[], dict[str, int]],
+        restarts: Callable[[], int],
+    ) -> None:
+        """Where to read, at scrape time, what others know already."""
+        self._queue_length, self._workers_by_state, self._restarts = queue_length, workers, restarts
+
+    def request_finished(self, status: int, method: str, seconds: float, outcome: str | None) -> None:
+        """Count an answer. ``outcome`` is None for what is no request of the SLO (a client's broken one)."""
+        key = (str(status), method if method in METHODS else "unknown")
+        self.requests.values[key] = self.requests.values.get(key, 0) + 1
+        histogram = self.durations.get(key)
+        if histogram is None:
+            histogram = self.durations[key] = Histogram(self._edges)
+        histogram.observe(seconds)
+        if outcome is not None:
+            self.outcomes.values[outcome,] += 1
+
+    def batch_dispatched(self, size: int, reason: DispatchReason) -> None:
+        """Count a batch that leaves for a worker."""
+        self.dispatches.values[reason,] += 1
+        self.batch_size.observe(size)
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything as prometheus-client families."""
+        yield _counter("http_requests", "Requests answered.", ("code", "method"), self.requests)
+        durations = HistogramMetricFamily(
+            "http_request_duration_seconds",
+            "Seconds from the arrival of a request to its answer.",
+            labels=("code", "method"),
+        )
+        for key, histogram in self.durations.items():
+            durations.add_metric(key, histogram.cumulative(), histogram.total)
+        yield durations
+        yield _gauge("http_requests_in_flight", "Requests received and not yet answered.", self.in_flight)
+        yield _gauge("slo_latency_seconds", "The latency target of this function.", self._slo_latency)
+        yield _gauge(
+            "slo_objective_ratio", "The share of requests that must meet the target.", self._slo_objective
+        )
+        yield _counter(
+            "slo_requests",
+            "Requests by what they mean for the SLO: all but good ones miss it.",
+            ("outcome",),
+            self.outcomes,
+        )
+        yield _histogram("watchdog_batch_size", "Requests per batch.", self.batch_size)
+        yield _histogram(
+            "watchdog_queue_seconds", "Seconds a request waited for a worker.", self.queue_seconds
+        )
+        yield _histogram(
+            "watchdog_service_seconds", "Seconds a worker took for a batch.", self.service_seconds
+        )
+        yield _counter(
+            "watchdog_dispatch", "Batches by why they left the queue.", ("reason",), self.dispatches
+        )
+        yield _gauge("watchdog_queue_length", "Requests that wait for a worker.", self._queue_length())
+        workers = GaugeMetricFamily("watchdog_workers", "Worker processes by state.", labels=("state",))
+        for state, count in self._workers_by_state().items():
+            workers.add_metric((state,), count)
+        yield workers
+        capacity = self._model.capacity(self._workers, self._slo_latency)
+        yield _gauge(
+            "watchdog_capacity_requests_per_second",
+            "Requests per second sustained within the SLO; NaN until learnt, 0 if not even one fits.",
+            float("nan") if capacity is None else capacity,
+        )
+        predicted = GaugeMetricFamily(
+            "watchdog_service_seconds_predicted",
+            "Upper quantile of the service time of a batch of this size, as learnt.",
+            labels=("size",),
+        )
+        for size in self._model.sizes_learnt():
+            predicted.add_metric((str(size),), self._model.predict(size))
+        yield predicted
+        yield CounterMetricFamily(
+            "watchdog_worker_restarts", "Workers that died or were replaced.", value=self._restarts()
+        )
+
+
+class Exposition:
+    """The text that /metrics answers: ours, and the process metrics every Prometheus user expects."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(metrics)
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+
+    def text(self) -> bytes:
+        """The exposition now."""
+        return generate_latest(self._registry)
+
+
+def _gauge(name: str, help_: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, help_, value=value)
+
+
+def _counter(name: str, help_: str, labels: tuple[str, ...], counter: Counter) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, help_, labels=labels)
+    for key, value in counter.values.items():
+        family.add_metric(key, value)
+    return family
+
+
+def _histogram(name: str, help_: str, histogram: Histogram) -> HistogramMetricFamily:
+    return HistogramMetricFamily(name, help_, buckets=histogram.cumulative(), sum_value=histogram.total)

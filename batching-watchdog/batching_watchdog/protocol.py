@@ -1,0 +1,422 @@
+"""HTTP/1.1 on one connection: bytes in, requests out; answers in, bytes out.
+
+Owns everything that is HTTP: limits on header and body, timeouts, keep-alive, pipelining, Expect, HEAD,
+refusing at the header. It knows nothing of batches. A whole request goes to the ``Application`` as an
+``Exchange``, which is answered once by ``respond``; answers leave in the order of their requests. Next step:
+``server``.
+
+Parsing is httptools' (llhttp, Node's parser). This is the hot path of every request, so there is no task,
+no future and no timer per request: timeouts are checked by ``Connections.sweep`` once per second.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any, Final, Protocol
+
+import httptools
+
+from batching_watchdog.errors import (
+    BadRequest,
+    BodyTooLarge,
+    HeadersTooLarge,
+    RequestTimedOut,
+    WatchdogError,
+)
+
+MAX_HEADER_BYTES: Final = 1 << 16
+"""Request line and headers together. of-watchdog allows 1 MiB; nginx 32 KiB, Node 16 KiB."""
+MAX_PIPELINED: Final = 64
+"""Requests of one connection that may be unanswered before we stop reading from it."""
+KEEP_ALIVE_SECONDS: Final = 75.0
+"""How long a connection may be idle: longer than the idle timeouts of the proxies in front (OpenFaaS'
+provider closes after 5 s, Envoy and nginx after 60 s), so that they close first and no request is lost."""
+DISCARD_BYTES: Final = 1 << 16
+"""A refused request's body up to this length is read and dropped to keep the connection; else we close."""
+LINGER_SECONDS: Final = 2.0
+"""How long we go on reading after closing on a client that still sends: without it the kernel resets the
+connection and the client never sees the answer that explains."""
+SMALL_BYTES: Final = 1 << 16
+"""An answer's body up to this length is joined to its head: one copy is cheaper than a second write."""
+
+_REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a client may cost. Durations are seconds."""
+
+    max_body_bytes: int
+    read_timeout: float
+    write_timeout: float
+
+
+class Application(Protocol):
+    """What is served. Both calls are synchronous; an answer may come at once or later."""
+
+    def refuse(self, exchange: "Exchange") -> WatchdogError | None:
+        """Look at a request whose header is complete; an error answers it before its body is read."""
+
+    def handle(self, exchange: "Exchange") -> None:
+        """Take a complete request; ``exchange.respond`` must be called once."""
+
+    def answer_error(self, exchange: "Exchange", error: WatchdogError) -> None:
+        """Respond with ``error``."""
+
+
+class Exchange:
+    """One request and its answer."""
+
+    __slots__ = (
+        "answer",
+        "arrived",
+        "body",
+        "chunks",
+        "context",
+        "expects_continue",
+        "head_complete",
+        "headers",
+        "keep_alive",
+        "method",
+        "on_disconnect",
+        "protocol",
+        "refused",
+        "size",
+        "target",
+    )
+
+    def __init__(self, protocol: "HttpProtocol", arrived: float) -> None:
+        self.protocol = protocol
+        self.arrived = arrived
+        self.method = b""
+        self.target = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.chunks: list[bytes] = []
+        self.body = b""
+        self.size = 0
+        self.keep_alive = True
+        self.expects_continue = False
+        self.head_complete = False
+        self.refused = False
+        self.answer: tuple[bytes, bytes] | None = None
+        self.on_disconnect: Callable[[], None] | None = None
+        self.context: Any = None
+
+    @property
+    def path(self) -> bytes:
+        """The target without its query."""
+        return self.target.partition(b"?")[0]
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a header; ``name`` in lower case."""
+        for field, value in self.headers:
+            if field.lower() == name:
+                return value
+        return None
+
+    def respond(self, status: int, head: bytes, body: bytes) -> None:
+        """Answer. ``head`` is complete header lines without Content-Length, Date and Connection."""
+        self.protocol.respond(self, status, head, body)
+
+
+class Connections:
+    """All open connections of one listener: the sweep of their timeouts, and their orderly end."""
+
+    def __init__(self, application: Application, limits: Limits, clock: Callable[[], float]) -> None:
+        self.application = application
+        self.limits = limits
+        self.clock = clock
+        self.closing = False
+        self._open: set[HttpProtocol] = set()
+        self._date: tuple[int, bytes] = (0, b"")
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Iterator["HttpProtocol"]:
+        return iter(tuple(self._open))
+
+    def protocol(self) -> "HttpProtocol":
+        """A protocol for a new connection: the listener's factory."""
+        return HttpProtocol(self)
+
+    def add(self, protocol: "HttpProtocol") -> None:
+        """A connection was made."""
+        self._open.add(protocol)
+
+    def discard(self, protocol: "HttpProtocol") -> None:
+        """A connection was lost."""
+        self._open.discard(protocol)
+
+    def sweep(self, wall_clock: float) -> None:
+        """Cut what has timed out, and renew the Date header. To be called about once per second."""
+        self._date = (int(wall_clock), f"Date: {formatdate(wall_clock, usegmt=True)}\r\n".encode())
+        now = self.clock()
+        for protocol in self:
+            protocol.check_timeouts(now)
+
+    @property
+    def date(self) -> bytes:
+        """The Date header line, as of the last sweep."""
+        return self._date[1]
+
+    def close_idle(self) -> None:
+        """Close connections without a request; the others close after their next answer."""
+        self.closing = True
+        for protocol in self:
+            protocol.close_if_idle()
+
+    def abort(self) -> None:
+        """Close everything at once."""
+        for protocol in self:
+            protocol.abort()
+
+
+class HttpProtocol(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._application = connections.application
+        self._limits = connections.limits
+        self._clock = connections.clock
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._pending: deque[Exchange] = deque()
+        self._current: Exchange | None = None
+        self._header_bytes = 0
+        self._reading = True
+        self._closing = False
+        self._since = self._clock()
+        """When the request that is being received began, or else when the connection became idle."""
+        self._write_stalled_since: float | None = None
+        self._lingers_until: float | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Asyncio: a client connected."""
+        self._transport = transport  # type: ignore[assignment] # a stream connection
+        self._connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Asyncio: the client has gone; what it asked for is withdrawn."""
+        self._connections.discard(self)
+        self._transport = None
+        for exchange in self._pending:
+            if exchange.on_disconnect is not None and exchange.answer is None:
+                exchange.on_disconnect()
+        self._pending.clear()
+        self._current = None
+
+    def eof_received(self) -> bool:
+        """Asyncio: the client closed its side. Like Go's server and nginx we take that for gone."""
+        return False
+
+    def pause_writing(self) -> None:
+        """Asyncio: the client does not read as fast as we answer: stop taking requests from it."""
+        self._write_stalled_since = self._clock()
+        self._update_reading()
+
+    def resume_writing(self) -> None:
+        """Asyncio: the client reads again."""
+        self._write_stalled_since = None
+        self._update_reading()
+
+    def data_received(self, data: bytes) -> None:
+        """Asyncio: bytes came."""
+        if self._closing:
+            return
+        if self._current is None:
+            self._since = self._clock()
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # RFC 9110 7.8 lets a server ignore an Upgrade, but the parser stops there.
+            self._fail(BadRequest("protocol upgrades are not supported"))
+        except httptools.HttpParserCallbackError as error:
+            cause = error.__context__
+            if not isinstance(cause, WatchdogError):
+                raise
+            self._fail(cause)
+        except httptools.HttpParserError as error:
+            self._fail(BadRequest(f"not an HTTP/1.1 request: {error}"))
+        else:
+            if self._current is not None and not self._current.head_complete:
+                # The parser keeps an unfinished header line to itself, so on_header can not bound it.
+                self._header_bytes += len(data)
+                if self._header_bytes > 2 * MAX_HEADER_BYTES:
+                    self._fail(HeadersTooLarge(f"the headers are longer than {MAX_HEADER_BYTES} bytes"))
+
+    def on_message_begin(self) -> None:
+        """Parser: a request begins."""
+        now = self._clock()
+        self._since = now
+        self._header_bytes = 0
+        self._current = Exchange(self, now)
+
+    def on_url(self, url: bytes) -> None:
+        """Parser: a part of the target."""
+        exchange = self._exchange()
+        exchange.target += url
+        if len(exchange.target) > MAX_HEADER_BYTES:
+            raise HeadersTooLarge(f"the request line is longer than {MAX_HEADER_BYTES} bytes")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Parser: a header. They are bounded in sum, whatever their number."""
+        exchange = self._exchange()
+        exchange.size += len(name) + len(value) + 4
+        if exchange.size + len(exchange.target) > MAX_HEADER_BYTES:
+            raise HeadersTooLarge(f"the headers are longer than {MAX_HEADER_BYTES} bytes")
+        exchange.headers.append((name, value))
+        if len(name) == 6 and name.lower() == b"expect" and value.lower() == b"100-continue":
+            exchange.expects_continue = True
+
+    def on_headers_complete(self) -> None:
+        """Parser: the header is complete; refuse now what needs no body to be refused."""
+        exchange = self._exchange()
+        exchange.method = self._parser.get_method()
+        exchange.keep_alive = self._parser.should_keep_alive()
+        exchange.head_complete = True
+        exchange.size = 0
+        length = _content_length(exchange)
+        error: WatchdogError | None = None
+        if length is not None and length > self._limits.max_body_bytes:
+            error = BodyTooLarge(
+                f"the body has {length} bytes, the limit (max_body_bytes) is {self._limits.max_body_bytes}"
+            )
+        else:
+            error = self._application.refuse(exchange)
+        self._pending.append(exchange)
+        if error is not None:
+            if length is None and exchange.header(b"transfer-encoding") is None:
+                length = 0
+            if length is None or length > DISCARD_BYTES or (length and exchange.expects_continue):
+                exchange.keep_alive = False
+            exchange.refused = True
+            self._application.answer_error(exchange, error)
+        elif exchange.expects_continue and self._transport is not None and exchange is self._pending[0]:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if len(self._pending) >= MAX_PIPELINED:
+            self._update_reading()
+
+    def on_body(self, body: bytes) -> None:
+        """Parser: a part of the body."""
+        exchange = self._exchange()
+        exchange.size += len(body)
+        if exchange.refused:
+            return
+        if exchange.size > self._limits.max_body_bytes:
+            raise BodyTooLarge(
+                f"the body is longer than {self._limits.max_body_bytes} bytes (max_body_bytes)"
+            )
+        exchange.chunks.append(body)
+
+    def on_message_complete(self) -> None:
+        """Parser: the request is complete."""
+        exchange = self._exchange()
+        self._current = None
+        if exchange.refused:
+            return
+        chunks = exchange.chunks
+        exchange.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        exchange.chunks = []
+        self._application.handle(exchange)
+
+    def respond(self, exchange: Exchange, status: int, head: bytes, body: bytes) -> None:
+        """Put an answer in its place, and send what is in order."""
+        transport = self._transport
+        if transport is None or exchange.answer is not None:
+            return
+        if self._connections.closing:
+            exchange.keep_alive = False
+        close = b"" if exchange.keep_alive else b"Connection: close\r\n"
+        no_body = status in (204, 304)
+        length = b"" if no_body else b"Content-Length: %d\r\n" % len(body)
+        if no_body or exchange.method == b"HEAD":
+            body = b""
+        line = b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b""))
+        exchange.answer = (b"".join((line, self._connections.date, head, length, close, b"\r\n")), body)
+        pending = self._pending
+        while pending and pending[0].answer is not None:
+            done = pending.popleft()
+            answer_head, answer_body = done.answer  # type: ignore[misc] # just tested
+            if len(answer_body) <= SMALL_BYTES:
+                transport.write(answer_head + answer_body)
+            else:
+                transport.writelines((answer_head, answer_body))
+            if not done.keep_alive:
+                self._close()
+                return
+        if not pending and self._current is None:
+            self._since = self._clock()
+        if not self._reading:
+            self._update_reading()
+
+    def check_timeouts(self, now: float) -> None:
+        """Cut the connection if the client is too slow in sending or in reading, or idle for too long."""
+        stalled = self._write_stalled_since
+        if self._lingers_until is not None:
+            if now > self._lingers_until:
+                self.abort()
+        elif stalled is not None and now - stalled > self._limits.write_timeout:
+            self.abort()
+        elif self._current is not None:
+            if now - self._since > self._limits.read_timeout:
+                self._fail(
+                    RequestTimedOut(f"the request did not come within {self._limits.read_timeout:g} s")
+                )
+        elif not self._pending and now - self._since > KEEP_ALIVE_SECONDS:
+            self._close()
+
+    def close_if_idle(self) -> None:
+        """Close a connection on which no request is under way."""
+        if not self._pending and self._current is None:
+            self._close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _exchange(self) -> Exchange:
+        assert self._current is not None, "the parser calls on_message_begin first"  # noqa: S101 - its contract
+        return self._current
+
+    def _fail(self, error: WatchdogError) -> None:
+        """Answer a request that can not be read to its end, after those before it, and read no further."""
+        exchange = self._current or Exchange(self, self._clock())
+        self._current = exchange
+        self._closing = True
+        exchange.keep_alive = False
+        if exchange not in self._pending:
+            self._pending.append(exchange)
+        if exchange.answer is None:
+            self._application.answer_error(exchange, error)
+
+    def _close(self) -> None:
+        """Close once what was written has left; linger if the client is in the middle of a request."""
+        self._closing = True
+        if self._transport is None or self._lingers_until is not None:
+            return
+        if self._current is None:
+            self._transport.close()
+        else:
+            self._lingers_until = self._clock() + LINGER_SECONDS
+            self._transport.write_eof()
+
+    def _update_reading(self) -> None:
+        wanted = self._write_stalled_since is None and len(self._pending) < MAX_PIPELINED
+        if wanted == self._reading or self._transport is None or self._transport.is_closing():
+            return
+        self._reading = wanted
+        if wanted:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+
+def _content_length(exchange: Exchange) -> int | None:
+    value = exchange.header(b"content-length")
+    return int(value) if value is not None else None

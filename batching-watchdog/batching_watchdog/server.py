@@ -1,0 +1,236 @@
+"""The HTTP front: routes, deadlines, and how everything that can happen becomes a status.
+
+Owns what of-watchdog's users expect to find: the function on every path, ``/_/health``, ``/_/ready``, and
+the headers of every answer. ``Front`` is the function's port, ``MetricsPage`` the metrics port; both speak through
+``protocol``. Next step of a request: ``batcher``.
+"""
+
+import itertools
+import time
+from collections.abc import Callable
+from typing import Final
+
+from batching_watchdog import wire
+from batching_watchdog.batcher import Answer, Batcher
+from batching_watchdog.config import Config, parse_duration
+from batching_watchdog.errors import ShuttingDown, WatchdogError
+from batching_watchdog.messages import Reply, Request
+from batching_watchdog.metrics import Exposition, Metrics
+from batching_watchdog.protocol import Exchange
+
+TEXT: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
+HEALTH_PATH: Final = b"/_/health"
+READY_PATH: Final = b"/_/ready"
+CLOCK_SKEW_SECONDS: Final = 0.1
+"""An X-Start-Time may lie this far in the future and still be believed."""
+
+_SHED: Final = frozenset(("queue_full", "predicted_late", "shutting_down"))
+
+
+class Front:
+    """The application on the function's port."""
+
+    def __init__(
+        self,
+        config: Config,
+        batcher: Batcher,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        *,
+        worker_ready: Callable[[], bool],
+    ) -> None:
+        self._config = config
+        self._batcher = batcher
+        self._metrics = metrics
+        self._clock = clock
+        self._worker_ready = worker_ready
+        self._ids = itertools.count()
+        self.healthy = True
+        """False from the first signal on: /_/health and /_/ready answer 503, requests are still served."""
+        self.accepting = True
+        """False once the listener is closed: what still comes on open connections is refused."""
+
+    def refuse(self, exchange: Exchange) -> WatchdogError | None:
+        """Refuse at the header what would be refused anyway, so that its body is not read."""
+        if exchange.target.startswith(b"/_/") and exchange.path in (HEALTH_PATH, READY_PATH):
+            return None
+        if not self.accepting:
+            return ShuttingDown("the watchdog is shutting down")
+        return self._batcher.refusal() if self._batcher.full else None
+
+    def handle(self, exchange: Exchange) -> None:
+        """Serve a complete request."""
+        if exchange.target.startswith(b"/_/"):
+            path = exchange.path
+            if path == HEALTH_PATH:
+                return self._health(exchange)
+            if path == READY_PATH:
+                return self._ready(exchange)
+        return self._call(exchange)
+
+    def answer_error(self, exchange: Exchange, error: WatchdogError) -> None:
+        """Respond with one of our own errors; a request that was never admitted is counted here too."""
+        counted = error.reason in _SHED
+        self._finish(exchange, error, "shed" if counted else None, 0, 0.0)
+
+    def _health(self, exchange: Exchange) -> None:
+        if exchange.method != b"GET":
+            exchange.respond(405, TEXT, b"")
+        elif self.healthy:
+            exchange.respond(200, TEXT, b"OK")
+        else:
+            exchange.respond(503, TEXT, b"")
+
+    def _ready(self, exchange: Exchange) -> None:
+        if exchange.method != b"GET":
+            exchange.respond(405, TEXT, b"")
+        elif not self.healthy:
+            exchange.respond(503, TEXT, b"shutting down\n")
+        elif not self._worker_ready():
+            exchange.respond(503, TEXT, b"no worker has loaded the handler yet\n")
+        elif self._batcher.full:
+            exchange.respond(429, TEXT, b"as many requests as max_inflight allows are queued or running\n")
+        elif self._config.ready_path:
+            self._probe(exchange)
+        else:
+            exchange.respond(200, TEXT, b"")
+
+    def _probe(self, exchange: Exchange) -> None:
+        """Ask the function itself (ready_path); a probe is no request of a user, so nothing is counted."""
+        target = self._config.ready_path.encode()
+        now = self._clock()
+        request = Request(
+            next(self._ids),
+            wire.request_head(b"GET", target, exchange.headers),
+            b"",
+            now,
+            now + self._config.slo_latency,
+            now + self._config.exec_timeout,
+        )
+
+        def deliver(answer: Answer) -> None:
+            outcome = answer.outcome
+            if isinstance(outcome, Reply):
+                exchange.respond(outcome.status, outcome.head, outcome.body)
+            else:
+                exchange.respond(outcome.status, TEXT, f"{outcome}\n".encode())
+
+        exchange.on_disconnect = lambda: self._batcher.withdraw(request)
+        self._batcher.submit(request, deliver)
+
+    def _call(self, exchange: Exchange) -> None:
+        config = self._config
+        budget, timeout, spent = config.slo_latency, config.exec_timeout, 0.0
+        for name, value in exchange.headers:
+            if len(name) == 9 and name.lower() == b"x-timeout":
+                timeout = _shorter(value, timeout)
+                budget = min(budget, timeout)
+            elif len(name) == 12 and name.lower() == b"x-start-time":
+                spent = _spent(value, time.time(), timeout)
+        arrived = exchange.arrived
+        request = Request(
+            next(self._ids),
+            wire.request_head(exchange.method, exchange.target, exchange.headers),
+            exchange.body,
+            arrived,
+            arrived + budget - spent,
+            arrived + timeout,
+        )
+        self._metrics.in_flight += 1
+
+        def deliver(answer: Answer) -> None:
+            self._metrics.in_flight -= 1
+            outcome = answer.outcome
+            if not isinstance(outcome, Reply):
+                meaning = (
+                    "expired" if outcome.status == 504 else "shed" if outcome.reason in _SHED else "error"
+                )
+            elif outcome.failed or outcome.status >= 500:
+                meaning = "error"
+            else:
+                meaning = "good" if self._clock() <= request.deadline else "slow"
+            self._finish(exchange, outcome, meaning, answer.batch_size, answer.queue_seconds)
+
+        def gone() -> None:
+            self._metrics.in_flight -= 1
+            self._batcher.withdraw(request)
+
+        exchange.on_disconnect = gone
+        try:
+            self._batcher.submit(request, deliver)
+        except WatchdogError as error:
+            self._metrics.in_flight -= 1
+            self.answer_error(exchange, error)
+
+    def _finish(
+        self,
+        exchange: Exchange,
+        outcome: Reply | WatchdogError,
+        meaning: str | None,
+        batch_size: int,
+        queue_seconds: float,
+    ) -> None:
+        seconds = self._clock() - exchange.arrived
+        if isinstance(outcome, Reply):
+            head, body = outcome.head, outcome.body
+        else:
+            head, body = error_head(outcome), f"{outcome}\n".encode()
+        measured = b"X-Duration-Seconds: %.6f\r\nX-Batch-Size: %d\r\nX-Queue-Seconds: %.6f\r\n" % (
+            seconds,
+            batch_size,
+            queue_seconds,
+        )
+        method = exchange.method.decode("latin-1").lower()
+        self._metrics.request_finished(outcome.status, method, seconds, meaning)
+        exchange.respond(outcome.status, head + measured, body)
+
+
+class MetricsPage:
+    """The application on the metrics port: /metrics and nothing else."""
+
+    def __init__(self, exposition: Exposition) -> None:
+        self._exposition = exposition
+        self._head = f"Content-Type: {exposition.content_type}\r\n".encode()
+
+    def refuse(self, exchange: Exchange) -> WatchdogError | None:
+        """Nothing is refused at the header."""
+        return None
+
+    def handle(self, exchange: Exchange) -> None:
+        """Serve /metrics."""
+        if exchange.path != b"/metrics":
+            exchange.respond(404, TEXT, b"/metrics is here, the function is on its own port\n")
+        elif exchange.method not in (b"GET", b"HEAD"):
+            exchange.respond(405, TEXT, b"")
+        else:
+            exchange.respond(200, self._head, self._exposition.text())
+
+    def answer_error(self, exchange: Exchange, error: WatchdogError) -> None:
+        """Respond with an error of the protocol."""
+        exchange.respond(error.status, error_head(error), f"{error}\n".encode())
+
+
+def error_head(error: WatchdogError) -> bytes:
+    """The header lines of an error's answer: what it is, and when to come again."""
+    head = TEXT + b"X-Watchdog-Reason: %b\r\n" % error.reason.encode()
+    if error.retry_after is not None:
+        head += b"Retry-After: %d\r\n" % error.retry_after
+    return head
+
+
+def _shorter(value: bytes, timeout: float) -> float:
+    """The request's X-Timeout if it is a duration below ``timeout``; ignored otherwise, as of-watchdog does."""
+    try:
+        asked = parse_duration(value.decode("ascii"))
+    except ValueError:
+        return timeout
+    return asked if 0.0 < asked < timeout else timeout
+
+
+def _spent(value: bytes, wall_clock: float, timeout: float) -> float:
+    """Seconds since the gateway's X-Start-Time (UTC nanoseconds); 0 if that can not be true."""
+    try:
+        spent = wall_clock - int(value) * 1e-9
+    except ValueError:
+        return 0.0
+    return max(0.0, spent) if -CLOCK_SKEW_SECONDS <= spent < timeout else 0.0

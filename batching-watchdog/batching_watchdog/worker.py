@@ -1,0 +1,218 @@
+"""The worker process: serves batch frames of the handler under gunicorn.
+
+gunicorn owns the process: forking, heartbeats, killing it when it hangs. ``BatchWorker`` loads the function,
+accepts one connection on gunicorn's Unix socket, greets, and serves frames on it until it closes (the other
+end is ``upstream``). There is no event loop here and nothing runs beside the model, so the GIL is the
+model's alone. ``create_app`` is the same function as a plain Flask application, one request at a time.
+``main`` is how ``workers`` starts gunicorn.
+"""
+
+import ctypes
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from gunicorn.workers.base import Worker
+
+from batching_watchdog import wire
+from batching_watchdog.errors import HandlerNotLoaded
+from batching_watchdog.handler import Event, Handler
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+HEARTBEAT_SECONDS: Final = 1.0
+"""How often an idle or loading worker tells gunicorn that it lives."""
+REPORT_SECONDS: Final = 5.0
+"""How long a worker that can not load its handler stays to say so: the back-off of such restarts."""
+JOIN_BELOW: Final = 1 << 18
+"""Frames below this many bytes are sent as one buffer: one copy is cheaper than a scatter-gather call."""
+SEND_AT_ONCE: Final = 512
+"""Buffers per sendmsg call; the kernel takes 1024 (IOV_MAX)."""
+_PR_SET_PDEATHSIG: Final = 1
+
+
+class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
+    """A gunicorn worker that serves frames instead of HTTP."""
+
+    def init_process(self) -> None:
+        """As gunicorn's, and die with the arbiter even if that is killed."""
+        die_with_parent(signal.SIGKILL, self.ppid)
+        super().init_process()
+
+    def load_wsgi(self) -> None:
+        """Load the function in place of a WSGI application; gunicorn calls this before ``run``."""
+        self._problem: str | None = None
+        self._handler: Handler | None = None
+        with self._heartbeats():
+            try:
+                self._handler = Handler(os.environ.get("function_path") or "function")
+            except HandlerNotLoaded as error:
+                self._problem = str(error)
+        # The model is there for good: keep the collector from walking it again and again.
+        gc.collect()
+        gc.freeze()
+
+    def run(self) -> None:
+        """Accept the watchdog's connection and serve it, until told to stop or left alone."""
+        listener = self.sockets[0]
+        listener.setblocking(False)
+        poll = select.poll()
+        poll.register(listener, select.POLLIN)
+        poll.register(self.PIPE[0], select.POLLIN)
+        while self._goes_on():
+            if not poll.poll(HEARTBEAT_SECONDS * 1000):
+                continue
+            try:
+                connection, _ = listener.accept()
+            except BlockingIOError:  # another worker took it, or a signal woke us
+                continue
+            with connection:
+                try:
+                    self._serve(connection)
+                except OSError:  # the watchdog has gone; it opens a new connection if it wants one
+                    continue
+
+    def _goes_on(self) -> bool:
+        self.notify()
+        return self.alive and os.getppid() == self.ppid
+
+    def _serve(self, connection: socket.socket) -> None:
+        connection.settimeout(HEARTBEAT_SECONDS)
+        if self._handler is None:
+            self._send(connection, wire.encode_greeting(wire.Greeting(os.getpid(), error=self._problem)))
+            ends = time.monotonic() + REPORT_SECONDS
+            while self._goes_on() and time.monotonic() < ends:
+                time.sleep(HEARTBEAT_SECONDS / 5)
+            self.alive = False
+            return
+        greeting = wire.Greeting(os.getpid(), example=self._handler.example)
+        self._send(connection, wire.encode_greeting(greeting))
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        poll.register(self.PIPE[0], select.POLLIN)
+        buffer = bytearray(JOIN_BELOW)
+        while self._goes_on():
+            if not poll.poll(HEARTBEAT_SECONDS * 1000):
+                continue
+            if not self.alive:
+                return
+            if not self._receive(connection, memoryview(buffer)[: wire.HEADER_SIZE]):
+                return
+            header = wire.decode_header(buffer)
+            if header.size > len(buffer):
+                buffer = bytearray(header.size)
+            data = memoryview(buffer)[: header.size]
+            if not self._receive(connection, data):
+                return
+            events = [Event(head, body) for head, body in wire.decode_requests(header, data)]
+            started = time.perf_counter()
+            replies = self._handler.serve(events)
+            self._send(connection, wire.encode_replies(replies, time.perf_counter() - started))
+
+    def _receive(self, connection: socket.socket, view: memoryview) -> bool:
+        """Fill ``view``. False if the connection closed, or the worker was told to stop."""
+        filled = 0
+        while filled < len(view):
+            try:
+                count = connection.recv_into(view[filled:])
+            except TimeoutError:
+                if not self._goes_on():
+                    return False
+                continue
+            if not count:
+                return False
+            filled += count
+        return True
+
+    def _send(self, connection: socket.socket, buffers: list[bytes]) -> None:
+        if sum(map(len, buffers)) < JOIN_BELOW:
+            buffers = [b"".join(buffers)]
+        views = [memoryview(buffer) for buffer in buffers]
+        first = 0
+        while first < len(views):
+            try:
+                sent = connection.sendmsg(views[first : first + SEND_AT_ONCE])
+            except TimeoutError:
+                if not self._goes_on():
+                    raise ConnectionAbortedError("told to stop while sending") from None
+                continue
+            while first < len(views) and sent >= len(views[first]):
+                sent -= len(views[first])
+                first += 1
+            if sent:
+                views[first] = views[first][sent:]
+
+    @contextmanager
+    def _heartbeats(self) -> Iterator[None]:
+        """Keep gunicorn from taking a long load() for a hang."""
+        loaded = threading.Event()
+
+        def beat() -> None:
+            while not loaded.wait(HEARTBEAT_SECONDS):
+                self.notify()
+
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            loaded.set()
+            thread.join()
+
+
+def create_app(function_path: str | None = None) -> "Flask":
+    """The function as a Flask application (``gunicorn 'batching_watchdog.worker:create_app()'``).
+
+    One request at a time and no batches: for servers that speak only WSGI, and to debug a handler.
+    Raises ``HandlerNotLoaded``.
+    """
+    from flask import Flask, Response, request  # noqa: PLC0415 - the batch worker never needs Flask
+
+    app = Flask("function")
+    handler = Handler(function_path or os.environ.get("function_path") or "function")
+
+    def call(path: str) -> Response:
+        target = request.full_path.rstrip("?").encode("latin-1", "replace")
+        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in request.headers]
+        event = Event(wire.request_head(request.method.encode(), target, headers), request.get_data())
+        reply = handler.serve([event])[0]
+        fields = wire.parse_request_head(b"- -\r\n" + reply.head)[2]
+        return Response(reply.body, status=reply.status, headers=fields)
+
+    methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+    app.add_url_rule("/", "call", call, methods=methods, defaults={"path": ""})
+    app.add_url_rule("/<path:path>", "call", call, methods=methods)
+    return app
+
+
+def die_with_parent(signum: int, parent: int) -> None:
+    """Have the kernel send ``signum`` to this process when ``parent`` ends; at once if it already has.
+
+    Linux only; elsewhere a worker notices at its next heartbeat.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signum)
+
+
+def main() -> None:
+    """Run gunicorn with this process's arguments, after the parent's process id as the first one."""
+    die_with_parent(signal.SIGTERM, int(sys.argv[1]))
+    from gunicorn.app.wsgiapp import run  # noqa: PLC0415 - only the arbiter needs gunicorn's application
+
+    sys.argv = ["gunicorn", *sys.argv[2:]]
+    run()
+
+
+if __name__ == "__main__":
+    main()

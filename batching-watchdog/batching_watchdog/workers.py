@@ -1,0 +1,291 @@
+"""The gunicorn child and the pool of its workers.
+
+Owns the processes behind the queue: starts gunicorn, keeps one connection per worker, knows from the greeting
+when a worker can serve, restarts gunicorn with back-off, stops it last. It decides nothing about requests:
+``batcher`` is told which workers are idle, and which batch died with one.
+"""
+
+import asyncio
+import logging
+import math
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+from typing import Final, TextIO
+
+from batching_watchdog import wire
+from batching_watchdog.batcher import Batcher, profile_batch
+from batching_watchdog.config import Config
+from batching_watchdog.errors import HandlerNotLoaded, StartFailed
+from batching_watchdog.latency import LatencyModel
+from batching_watchdog.messages import Batch, DispatchReason, Reply
+from batching_watchdog.upstream import Connection, connect
+
+log = logging.getLogger(__name__)
+
+MALLOC_TUNABLES: Final = (
+    "glibc.malloc.mmap_threshold=268435456"
+    ":glibc.malloc.trim_threshold=1073741824"
+    ":glibc.malloc.top_pad=67108864"
+)
+"""Keep big tensors from being unmapped after every forward: two thirds more throughput on a vision model."""
+THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+RECONNECT_SECONDS: Final = 0.05
+"""Between tries to reach gunicorn's socket, while it starts."""
+BACKOFF_SECONDS: Final = (0.5, 1.0, 2.0, 5.0, 10.0)
+"""Waits before gunicorn is started again; back to the first after ``STABLE_SECONDS`` of life."""
+STABLE_SECONDS: Final = 30.0
+STOP_SECONDS: Final = 3.0
+"""What gunicorn gets to stop in, once nothing is running any more."""
+PROFILE_SECONDS: Final = 2.0
+"""What measuring l(b) with example() may take before the first worker counts as ready."""
+PROFILE_RUNS: Final = 3
+MAX_LOG_LINE: Final = 1 << 16
+
+
+class WorkerPool:
+    """Workers from the batcher's point of view: idle, busy, dead. Implements ``upstream.Events``."""
+
+    def __init__(
+        self, config: Config, environ: Mapping[str, str], batcher: Batcher, model: LatencyModel
+    ) -> None:
+        self._config = config
+        self._environ = environ
+        self._batcher = batcher
+        self._model = model
+        self._greeted: set[Connection] = set()
+        self._profiled = False
+        self._profile_done: asyncio.Future[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._directory = Path(tempfile.mkdtemp(prefix="watchdog-"))
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = False
+        self._came_up = False
+        self.restarts = 0
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Ends with ``HandlerNotLoaded`` or ``StartFailed`` if no worker ever came up."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether a worker can serve now."""
+        return bool(self._greeted)
+
+    def by_state(self) -> dict[str, int]:
+        """Number of workers starting, idle and busy."""
+        idle = sum(connection.idle for connection in self._greeted)
+        return {
+            "starting": max(0, self._config.workers - len(self._greeted)),
+            "idle": idle,
+            "busy": len(self._greeted) - idle,
+        }
+
+    def start(self) -> None:
+        """Start gunicorn, and connect to its workers as they come up."""
+        self._spawn(self._supervise(), "gunicorn")
+        for number in range(self._config.workers):
+            self._spawn(self._keep_connected(), f"worker-{number}")
+
+    async def stop(self, *, at_once: bool = False) -> None:
+        """Stop gunicorn: SIGTERM, then SIGKILL after ``STOP_SECONDS`` (or straight away)."""
+        self._stopping = True
+        process = self._process
+        if process is not None and process.returncode is None:
+            # The workers die with the arbiter, see worker.die_with_parent.
+            process.send_signal(signal.SIGKILL if at_once else signal.SIGTERM)
+            try:
+                await asyncio.wait_for(process.wait(), STOP_SECONDS)
+            except TimeoutError:
+                log.warning("gunicorn did not stop within %g s and is killed", STOP_SECONDS)
+                process.kill()
+                await process.wait()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def greeted(self, connection: Connection, greeting: wire.Greeting) -> None:
+        """A worker has loaded the handler, or says why it could not."""
+        if greeting.error is not None:
+            if self._came_up:
+                log.error("a worker could not load the handler again: %s", greeting.error)
+            elif not self.failed.done():
+                self.failed.set_exception(HandlerNotLoaded(greeting.error))
+        elif greeting.example is not None and not self._profiled:
+            self._profiled = True
+            self._spawn(self._profile(connection, greeting.example), "profile")
+        else:
+            self._take_in(connection)
+
+    def replied(self, connection: Connection, batch: Batch, replies: list[Reply]) -> None:
+        """A worker answered and is idle again."""
+        if batch.reason is DispatchReason.PROFILE:
+            if self._profile_done is not None and not self._profile_done.done():
+                self._profile_done.set_result(None)
+            return
+        self._batcher.replied(batch, replies)
+        self._batcher.worker_idle(connection)
+
+    def closed(self, connection: Connection, batch: Batch | None) -> None:
+        """A worker is gone. gunicorn starts another, and ``_keep_connected`` finds it."""
+        if connection in self._greeted:
+            self._greeted.discard(connection)
+            self._batcher.worker_gone(connection)
+            self.restarts += not self._stopping
+        if batch is None:
+            return
+        if batch.reason is DispatchReason.PROFILE:
+            if self._profile_done is not None and not self._profile_done.done():
+                self._profile_done.set_exception(ConnectionResetError("the worker died"))
+        else:
+            self._batcher.died(batch)
+
+    def _take_in(self, connection: Connection) -> None:
+        if not self._came_up:
+            log.info("the first worker has loaded the handler")
+        self._came_up = True
+        self._greeted.add(connection)
+        self._batcher.worker_idle(connection)
+
+    async def _profile(self, connection: Connection, example: bytes) -> None:
+        """Measure l(b) on the first worker, size by size, before it serves; then let it serve."""
+        ends = time.monotonic() + PROFILE_SECONDS
+        head = wire.request_head(b"POST", b"/", ())
+        size = 1
+        try:
+            while size <= self._config.max_batch_size and time.monotonic() < ends:
+                seconds = await self._measure(connection, example, head, size)
+                if seconds > self._config.slo_latency:
+                    break
+                size *= 2
+        except ConnectionResetError as error:
+            log.warning("measuring the handler with example() ended at size %d: %s", size, error)
+            return
+        self._take_in(connection)
+
+    async def _measure(self, connection: Connection, example: bytes, head: bytes, size: int) -> float:
+        seconds = 0.0
+        # The first run of a size allocates what later ones reuse: it is not representative.
+        for run in range(PROFILE_RUNS + 1):
+            self._profile_done = asyncio.get_running_loop().create_future()
+            started = time.monotonic()
+            connection.send(profile_batch(example, head, size, started))
+            await self._profile_done
+            seconds = time.monotonic() - started
+            if run:
+                self._model.observe(size, seconds)
+        return seconds
+
+    async def _keep_connected(self) -> None:
+        """One connection to whichever worker accepts it, for ever."""
+        while not self._stopping:
+            try:
+                connection = await connect(str(self._socket), self)
+            except OSError:  # gunicorn is starting, or starting again
+                await asyncio.sleep(RECONNECT_SECONDS)
+                continue
+            try:
+                await connection.gone.wait()
+            finally:
+                connection.close()
+
+    async def _supervise(self) -> None:
+        """Keep gunicorn running; give up only if no worker ever came up."""
+        failures = 0
+        while not self._stopping:
+            started = time.monotonic()
+            status = await self._run_gunicorn()
+            if self._stopping:
+                return
+            if not self._came_up:
+                if not self.failed.done():
+                    self.failed.set_exception(
+                        StartFailed(f"gunicorn ended with status {status} before a worker came up")
+                    )
+                return
+            failures = 0 if time.monotonic() - started > STABLE_SECONDS else failures + 1
+            wait = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
+            log.error("gunicorn ended with status %s; it is started again in %g s", status, wait)
+            await asyncio.sleep(wait)
+
+    async def _run_gunicorn(self) -> int:
+        pipe = asyncio.subprocess.PIPE if self._config.prefix_logs else None
+        self._process = process = await asyncio.create_subprocess_exec(
+            *gunicorn_command(self._config, self._socket, self._directory),
+            env=worker_environment(self._config, self._environ),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=pipe,
+            limit=MAX_LOG_LINE,
+            # Ctrl-C in a terminal goes to the whole foreground group; the workers are to be stopped last.
+            start_new_session=True,
+        )
+        if process.stdout is not None and process.stderr is not None:
+            await asyncio.gather(
+                relay(process.stdout, sys.stdout, "stdout"), relay(process.stderr, sys.stderr, "stderr")
+            )
+        return await process.wait()
+
+    @property
+    def _socket(self) -> Path:
+        return self._directory / "workers.sock"
+
+    def _spawn(self, coroutine: Coroutine[None, None, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and not self.failed.done():
+            self.failed.set_exception(error)
+
+
+def gunicorn_command(config: Config, socket: Path, directory: Path) -> list[str]:
+    """The command that runs gunicorn with our worker class on a Unix socket."""
+    # The heartbeat file is touched every second: memory is the place for it, a disk may stall.
+    heartbeat = "/dev/shm" if os.access("/dev/shm", os.W_OK) else str(directory)  # noqa: S108 - gunicorn makes a safe file in it
+    return [
+        *(sys.executable, "-m", "batching_watchdog.worker", str(os.getpid())),
+        *("--bind", f"unix:{socket}"),
+        *("--workers", str(config.workers)),
+        *("--worker-class", "batching_watchdog.worker.BatchWorker"),
+        *("--worker-tmp-dir", heartbeat),
+        *("--timeout", str(math.ceil(config.exec_timeout) + 1)),
+        *("--graceful-timeout", str(math.ceil(STOP_SECONDS))),
+        *("--log-level", "error"),
+        "--no-control-socket",
+        "batching_watchdog.worker:create_app()",
+    ]
+
+
+def worker_environment(config: Config, environ: Mapping[str, str]) -> dict[str, str]:
+    """The workers' environment: ours, with thread counts and malloc set unless the user did."""
+    environment = dict(environ)
+    chosen = environ.get("worker_threads", "").strip() not in ("", "auto")
+    for variable in THREAD_VARIABLES:
+        if chosen or variable not in environ:
+            environment[variable] = str(config.worker_threads)
+    environment.setdefault("GLIBC_TUNABLES", MALLOC_TUNABLES)
+    environment["function_path"] = config.function_path
+    return environment
+
+
+async def relay(source: asyncio.StreamReader, sink: TextIO, stream: str) -> None:
+    """Copy a worker's output line by line, with of-watchdog's prefix. Overlong lines are cut, not lost."""
+    while True:
+        try:
+            line = await source.readuntil()
+        except asyncio.IncompleteReadError as error:
+            line = error.partial
+            if not line:
+                return
+        except asyncio.LimitOverrunError:
+            line = await source.read(MAX_LOG_LINE)
+        text = line.decode(errors="replace").rstrip("\n")
+        sink.write(f"{time.strftime('%Y/%m/%d %H:%M:%S')} {stream}: {text}\n")
+        sink.flush()
