@@ -25,7 +25,7 @@ WINDOW: Final = 64
 TRIES: Final = 4
 """A size with fewer samples than this is not known yet: twice the best size is tried this often."""
 FORGET_EVERY: Final = 64
-"""After this many batches the sizes not in use lose a quarter of their samples: in the end they are tried again."""
+"""After this many batches the sizes not in use lose a quarter of their samples, until they are tried again."""
 REFIT_EVERY: Final = 8
 """Batches per refit once there are many samples: refitting after each would cost more than it teaches."""
 TIE: Final = 0.03
@@ -53,7 +53,7 @@ class _Samples:
         return total / count, max(LEAST, (sum(seconds for _, seconds in self.kept) - slowest) / count)
 
     def upper(self, size: float, slope: float) -> float:
-        """Upper quantile of the seconds, as if every run had been of ``size``; never the slowest of several."""
+        """Upper quantile of the seconds, as if all runs had been of ``size``; never the slowest of several."""
         ordered = sorted(seconds - slope * (own - size) for own, seconds in self.kept)
         return ordered[max(0, min(int(QUANTILE * len(ordered)), len(ordered) - 2))]
 
@@ -141,8 +141,9 @@ class LatencyModel:
     def _refit(self) -> None:
         self._stale = 0
         known = [samples for _, samples in sorted(self._samples.items())]
-        sizes, means = zip(*(samples.centre() for samples in known), strict=True)
-        means = _agree(sizes, means, known)
+        centres = [samples.centre() for samples in known]
+        sizes = [size for size, _ in centres]
+        means = _agree(sizes, [seconds for _, seconds in centres], known)
         self._slope = _slope(sizes, means)
         uppers = [
             max(mean, samples.upper(size, self._slope))
