@@ -104,9 +104,11 @@ class Slo:
     largest b with now + l_q(b) <= the head's deadline (Clipper's and AlpaServe's rule). The queue is in
     order of deadline, so the head's is the tightest.
 
-    When more than one such batch waits, a head that only a smaller batch could save goes late instead:
+    When more requests wait than a full batch takes, a head that could only have a smaller one goes late:
     shrinking the batch for it would cost throughput just when there is none to spare, and the next heads
-    would go the same way (Nexus, SOSP'19, "early drop": heads are judged against the full batch).
+    would go the same way (Nexus, SOSP'19, "early drop": heads are judged against the full batch). Full is
+    what can be kept up: the largest b with 2 x l_q(b) <= budget, since under load a request first waits
+    for the batch ahead of it. Judged against a larger one, every head would be late.
     """
 
     max_batch_size: int
@@ -114,12 +116,13 @@ class Slo:
 
     def decide(self, head: QueueHead, now: float, model: LatencyModel) -> Take | Wait | Late:
         """Take the largest batch that is worth while and on time; the head is late if there is none."""
-        best = model.best_size
-        wanted = min(head.length, best, self.max_batch_size)
+        best = min(model.best_size, self.max_batch_size)
+        wanted = min(head.length, best)
         fits = model.largest_within(head.deadline - now)
         if fits >= wanted:
             return Take(wanted, self._reason(wanted, head.length))
-        if head.length > wanted or fits == 0:
+        full = min(best, model.largest_within((head.deadline - head.arrived) / 2))
+        if fits == 0 or fits < full < head.length:
             return Late()
         return Take(fits, DispatchReason.DEADLINE)
 
