@@ -1,0 +1,204 @@
+"""Keeps one child process alive and stops it in order.
+
+Owns start, output, restart with back-off, SIGTERM and then SIGKILL. What the child is, and what to watch
+while it runs, comes from the caller: ``replica``, ``prometheus`` and ``autoscaler``.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_log = logging.getLogger(__name__)
+
+_CHILD: Final = str(Path(__file__).with_name("child.py"))
+_FIRST_DELAY: Final = 0.1
+_LONGEST_DELAY: Final = 10.0
+_STABLE_AFTER: Final = 10.0
+"""A child that ran this long is started again at once: what it died of was not its start."""
+_LONGEST_LINE: Final = 65_536
+_LAST_WORDS: Final = 0.5
+"""How long the output may stay open after the exit; a grandchild may hold it for ever."""
+_KILL_WAIT: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One start: the command, its whole environment and its working folder."""
+
+    command: Sequence[str]
+    env: Mapping[str, str]
+    cwd: Path | None = None
+
+
+def restart_delay(failures: int) -> float:
+    """Seconds before start number ``failures`` + 1; doubles from 0.1 s and stays at 10 s."""
+    return min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(max(0, failures - 1), 16))
+
+
+def exit_text(returncode: int) -> str:
+    """An exit status in words."""
+    if returncode >= 0:
+        return f"exited with status {returncode}"
+    try:
+        return f"was killed by {signal.Signals(-returncode).name}"
+    except ValueError:
+        return f"was killed by signal {-returncode}"
+
+
+class Supervisor:
+    """One child, from the first start to the stop; ``launch`` is asked anew for every start.
+
+    ``watch`` runs beside the child, and is cancelled when the child exits. ``on_exit`` is told then, before
+    the next start.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        launch: Callable[[], Launch],
+        on_line: Callable[[str], None],
+        *,
+        watch: Callable[[], Awaitable[None]] | None = None,
+        on_exit: Callable[[], None] | None = None,
+    ) -> None:
+        self.name = name
+        self._launch = launch
+        self._on_line = on_line
+        self._watch = watch
+        self._on_exit = on_exit
+        self._stopping = asyncio.Event()
+        self._process: asyncio.subprocess.Process | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.starts = 0
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, or None while there is none."""
+        process = self._process
+        return process.pid if process is not None and process.returncode is None else None
+
+    def start(self) -> None:
+        """Start the child, and keep it alive until ``stop``."""
+        self._task = asyncio.create_task(self._keep_alive(), name=f"supervise {self.name}")
+
+    async def stop(self, grace: float) -> None:
+        """SIGTERM, then SIGKILL to the whole group after ``grace`` seconds; returns when it is gone."""
+        self._stopping.set()
+        if self._task is None:
+            return
+        self._signal(signal.SIGTERM)
+        done, _ = await asyncio.wait({self._task}, timeout=grace)
+        if not done:
+            self._on_line(f"did not stop within {grace:g} s of SIGTERM: killed")
+            self._kill_group()
+            done, _ = await asyncio.wait({self._task}, timeout=_KILL_WAIT)
+        if not done:
+            self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _keep_alive(self) -> None:
+        loop = asyncio.get_running_loop()
+        failures = 0
+        while not self._stopping.is_set():
+            started = loop.time()
+            try:
+                words = exit_text(await self._run_once())
+            except OSError as error:
+                words = f"could not be started: {error}"
+            if self._stopping.is_set():
+                return
+            failures = 1 if loop.time() - started >= _STABLE_AFTER else failures + 1
+            delay = restart_delay(failures)
+            _log.warning("%s %s; starting it again in %.1f s", self.name, words, delay)
+            self._on_line(f"{words}; starting again in {delay:.1f} s")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), delay)
+
+    async def _run_once(self) -> int:
+        launch = self._launch()
+        loop = asyncio.get_running_loop()
+        read_end, write_end = os.pipe()
+        lines = _Lines(self._on_line)
+        # The pipe is ours, not the process object's: that one would wait for every holder of it to close it.
+        pipe, _ = await loop.connect_read_pipe(lambda: lines, os.fdopen(read_end, "rb", 0))
+        try:
+            try:
+                self._process = process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-I", "-S", _CHILD, str(os.getpid()), *launch.command),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=write_end,
+                    stderr=write_end,
+                    env=dict(launch.env),
+                    cwd=launch.cwd,
+                    # Ctrl-C in a terminal is for us alone; we stop the children in order.
+                    start_new_session=True,
+                )
+            finally:
+                os.close(write_end)
+            self.starts += 1
+            if self._stopping.is_set():
+                self._signal(signal.SIGTERM)
+            watching = asyncio.create_task(_run(self._watch)) if self._watch is not None else None
+            try:
+                returncode = await process.wait()
+            finally:
+                if watching is not None:
+                    watching.cancel()
+                    await asyncio.wait({watching})
+                    if not watching.cancelled() and (error := watching.exception()) is not None:
+                        _log.error("watching %s failed", self.name, exc_info=error)
+                if process.returncode is None:
+                    self._kill_group()
+            if self._on_exit is not None:
+                self._on_exit()
+            await asyncio.wait({lines.closed}, timeout=_LAST_WORDS)
+            return returncode
+        finally:
+            pipe.close()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+    def _kill_group(self) -> None:
+        if (pid := self.pid) is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                # The child leads its own session, so this reaches what it started too.
+                os.killpg(pid, signal.SIGKILL)
+
+
+async def _run(watch: Callable[[], Awaitable[None]]) -> None:
+    await watch()
+
+
+class _Lines(asyncio.Protocol):
+    """Cuts a stream of bytes into lines; a line beyond 64 KiB is cut there."""
+
+    def __init__(self, on_line: Callable[[str], None]) -> None:
+        self._on_line = on_line
+        self._rest = b""
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._on_line(line.decode(errors="replace").rstrip("\r"))
+        while len(self._rest) > _LONGEST_LINE:
+            self._on_line(self._rest[:_LONGEST_LINE].decode(errors="replace"))
+            self._rest = self._rest[_LONGEST_LINE:]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._rest:
+            self._on_line(self._rest.decode(errors="replace"))
+            self._rest = b""
+        if not self.closed.done():
+            self.closed.set_result(None)

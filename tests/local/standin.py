@@ -1,0 +1,112 @@
+"""A stand-in for the watchdog: honours ``port``, ``metrics_port`` and SIGTERM, and can misbehave when asked.
+
+Only the standard library, so that it starts in some tens of milliseconds.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+
+STARTED = time.monotonic()
+DELAY = float(os.environ.get("ready_delay", "0"))
+
+
+async def read_request(reader):
+    head = await reader.readuntil(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    method, target, _ = first.split(" ")
+    headers = {}
+    for line in lines:
+        if line:
+            name, _, value = line.partition(":")
+            headers[name.lower()] = value.strip()
+    body = b""
+    if headers.get("transfer-encoding", "").lower() == "chunked":
+        while size := int(await reader.readline(), 16):
+            body += await reader.readexactly(size)
+            await reader.readline()
+        await reader.readline()
+    elif "content-length" in headers:
+        body = await reader.readexactly(int(headers["content-length"]))
+    return method, target, headers, body
+
+
+async def serve(reader, writer):
+    try:
+        while True:
+            method, target, headers, body = await read_request(reader)
+            await answer(writer, method, target, headers, body)
+            await writer.drain()
+    except (asyncio.IncompleteReadError, ConnectionError):
+        pass
+    finally:
+        writer.close()
+
+
+def reply(writer, status, body, *extra, head=False):
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *extra, "", ""]
+    writer.write("\r\n".join(lines).encode() + (b"" if head else body))
+
+
+async def answer(writer, method, target, headers, body):
+    path, _, query = target.partition("?")
+    if path == "/_/health":
+        reply(writer, "200 OK", b"OK")
+    elif path == "/_/ready":
+        ready = time.monotonic() - STARTED >= DELAY and os.environ.get("never_ready") != "true"
+        reply(writer, "200 OK" if ready else "503 Service Unavailable", b"")
+    elif path == "/metrics":
+        reply(writer, "200 OK", b"slo_objective_ratio 0.99\n", "Content-Type: text/plain; version=0.0.4")
+    elif path == "/sleep":
+        await asyncio.sleep(float(query))
+        reply(writer, "200 OK", os.environ["HOSTNAME"].encode())
+    elif path == "/echo":
+        reply(writer, "200 OK", body, "Content-Type: application/octet-stream", "X-Duration-Seconds: 0.001000")
+    elif path == "/exit":
+        os._exit(3)
+    elif path == "/drop":
+        writer.close()
+    elif path == "/status":
+        reply(writer, f"{query} Whatever", b"answer", "Connection: keep-alive, X-Private", "X-Private: 1")
+    elif path == "/stream":
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for part in (b"one", b"two"):
+            writer.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+        writer.write(b"0\r\n\r\n")
+    elif path == "/say":
+        print(query, flush=True)
+        reply(writer, "200 OK", b"")
+    else:
+        seen = {
+            "method": method,
+            "target": target,
+            "headers": headers,
+            "body": body.decode(errors="replace"),
+            "replica": os.environ["HOSTNAME"],
+            "environ": dict(os.environ),
+            "pid": os.getpid(),
+        }
+        reply(writer, "200 OK", json.dumps(seen).encode(), "Content-Type: application/json", head=method == "HEAD")
+
+
+async def main():
+    if os.environ.get("crash_on_start") == "true":
+        sys.exit("cannot start: told to crash")
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    if os.environ.get("ignore_sigterm") == "true":
+        loop.add_signal_handler(signal.SIGTERM, lambda: None)
+    else:
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+    for port in (os.environ["port"], os.environ["metrics_port"]):
+        await asyncio.start_server(serve, "127.0.0.1", int(port))
+    print("stand-in listens", flush=True)
+    await stop.wait()
+
+
+asyncio.run(main())
