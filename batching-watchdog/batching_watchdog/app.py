@@ -198,7 +198,8 @@ async def _listen(connections: Connections, port: int, variable: str) -> asyncio
         # Containers are reached from outside: all interfaces, as of-watchdog does.
         return await loop.create_server(connections.protocol, "0.0.0.0", port, backlog=BACKLOG)  # noqa: S104 - see above
     except OSError as error:
-        raise StartFailed(f"{variable}={port}: can not listen on it: {error.strerror or error}") from error
+        reason = os.strerror(error.errno or 0)
+        raise StartFailed(f"{variable}={port}: can not listen on it: {reason}") from error
 
 
 async def _sweep(*listeners: Connections) -> None:

@@ -79,6 +79,7 @@ class Exchange:
         "expects_continue",
         "head_complete",
         "headers",
+        "http_1_0",
         "keep_alive",
         "method",
         "on_disconnect",
@@ -97,6 +98,7 @@ class Exchange:
         self.chunks: list[bytes] = []
         self.body = b""
         self.size = 0
+        self.http_1_0 = False
         self.keep_alive = True
         self.expects_continue = False
         self.head_complete = False
@@ -233,8 +235,8 @@ class HttpProtocol(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            # RFC 9110 7.8 lets a server ignore an Upgrade, but the parser stops there.
-            self._fail(BadRequest("protocol upgrades are not supported"))
+            # RFC 9110 7.8 lets a server ignore an Upgrade: the request is answered. The parser stops there.
+            self._closing = True
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             if not isinstance(cause, WatchdogError):
@@ -277,7 +279,8 @@ class HttpProtocol(asyncio.Protocol):
         """Parser: the header is complete; refuse now what needs no body to be refused."""
         exchange = self._exchange()
         exchange.method = self._parser.get_method()
-        exchange.keep_alive = self._parser.should_keep_alive()
+        exchange.keep_alive = self._parser.should_keep_alive() and not self._parser.should_upgrade()
+        exchange.http_1_0 = self._parser.get_http_version() == "1.0"
         exchange.head_complete = True
         exchange.size = 0
         length = _content_length(exchange)
@@ -331,13 +334,17 @@ class HttpProtocol(asyncio.Protocol):
             return
         if self._connections.closing:
             exchange.keep_alive = False
-        close = b"" if exchange.keep_alive else b"Connection: close\r\n"
+        connection = b""
+        if not exchange.keep_alive:
+            connection = b"Connection: close\r\n"
+        elif exchange.http_1_0:
+            connection = b"Connection: keep-alive\r\n"
         no_body = status in (204, 304)
         length = b"" if no_body else b"Content-Length: %d\r\n" % len(body)
         if no_body or exchange.method == b"HEAD":
             body = b""
         line = b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b""))
-        exchange.answer = (b"".join((line, self._connections.date, head, length, close, b"\r\n")), body)
+        exchange.answer = (b"".join((line, self._connections.date, head, length, connection, b"\r\n")), body)
         pending = self._pending
         while pending and pending[0].answer is not None:
             done = pending.popleft()

@@ -1,8 +1,8 @@
 """The HTTP front: routes, deadlines, and how everything that can happen becomes a status.
 
-Owns what of-watchdog's users expect to find: the function on every path, ``/_/health``, ``/_/ready``, and
-the headers of every answer. ``Front`` is the function's port, ``MetricsPage`` the metrics port; both speak through
-``protocol``. Next step of a request: ``batcher``.
+Owns what of-watchdog's users expect to find: the function on every path, ``/_/health``, ``/_/ready``,
+and the headers of every answer. ``Front`` is the function's port, ``MetricsPage`` the metrics port; both
+speak through ``protocol``. Next step of a request: ``batcher``.
 """
 
 import itertools
@@ -219,7 +219,7 @@ def error_head(error: WatchdogError) -> bytes:
 
 
 def _shorter(value: bytes, timeout: float) -> float:
-    """The request's X-Timeout if it is a duration below ``timeout``; ignored otherwise, as of-watchdog does."""
+    """The request's X-Timeout if it is a duration below ``timeout``; else ignored, as by of-watchdog."""
     try:
         asked = parse_duration(value.decode("ascii"))
     except ValueError:

@@ -196,7 +196,7 @@ class WorkerPool:
     async def _supervise(self) -> None:
         """Keep gunicorn running; give up only if no worker ever came up."""
         failures = 0
-        while not self._stopping:
+        while True:
             started = time.monotonic()
             status = await self._run_gunicorn()
             if self._stopping:
