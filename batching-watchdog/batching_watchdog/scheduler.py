@@ -1,8 +1,8 @@
 """The queue: which requests are admitted, which leave next, and why. [P]
 
 Owns every admitted request from ``offer`` to ``finish``. It has three lanes: retries (alone, first), on time
-(ordered as the policy wants), and late (in order of arrival, served only when nothing on time wants the
-worker). ``batcher`` asks ``next_action`` and carries it out; nothing here does.
+(ordered as the policy wants), and late (in the order in which they fell late, served only when nothing on
+time wants the worker). ``batcher`` asks ``next_action`` and carries it out; nothing here does.
 
 Rules of this file: every admitted request leaves exactly once, as a part of a Dispatch that is finished, as
 Expire, as Shed, or withdrawn; the number admitted never passes ``max_inflight``.
@@ -17,7 +17,7 @@ from heapq import heapify, heappop, heappush
 from batching_watchdog.errors import QueueFull
 from batching_watchdog.latency import LatencyModel
 from batching_watchdog.messages import Batch, DispatchReason, Request
-from batching_watchdog.policy import BatchingPolicy, Late, QueueHead, Take
+from batching_watchdog.policy import BatchingPolicy, Late, QueueHead, Wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +56,13 @@ class _Lane(Enum):
 
 
 class _Entry:
-    """One admitted request and where it is. It stays in a lane's container after it has left the lane."""
+    """One admitted request and where it is."""
 
     __slots__ = ("attempts", "lane", "request")
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.lane: _Lane | None = _Lane.ON_TIME
+        self.lane = _Lane.ON_TIME
         self.attempts = 0
 
 
@@ -77,9 +77,11 @@ class Scheduler:
         self._max_inflight = max_inflight
         self._shed_late = shed_late
         self._admitted: OrderedDict[int, _Entry] = OrderedDict()
-        self._on_time: list[tuple[float, int, _Entry]] = []
-        self._late: deque[_Entry] = deque()
-        self._retry: deque[_Entry] = deque()
+        # Lanes hold ids, so that a request which leaves from the middle of one is freed at once, body and
+        # all; its id stays until it comes to the front or is swept.
+        self._on_time: list[tuple[float, int]] = []
+        self._late: deque[int] = deque()
+        self._retry: deque[int] = deque()
         self._early: list[tuple[float, int]] = []
         self._latest = 0.0
         self._left_behind = 0
@@ -101,10 +103,9 @@ class Scheduler:
         return len(self._admitted) >= self._max_inflight
 
     def refusal(self, workers: int) -> QueueFull:
-        """The error for a request that finds the queue full; Retry-After is the time to work half of it off."""
-        per_second = (
-            workers * self._model.best_size / max(self._model.predict_mean(self._model.best_size), 1e-6)
-        )
+        """The error for a request that finds no room; Retry-After is the time to work off half the queue."""
+        size = self._model.best_size
+        per_second = max(1, workers) * size / max(self._model.predict_mean(size), 1e-6)
         return QueueFull(self._max_inflight, max(1, min(60, round(self.queued / per_second / 2))))
 
     def offer(self, request: Request, workers: int = 1) -> None:
@@ -114,21 +115,23 @@ class Scheduler:
         # Equal timeouts expire in order of admission; only a shorter one needs a place of its own.
         if request.expires < self._latest:
             heappush(self._early, (request.expires, request.id))
+            if len(self._early) > 64 + 2 * len(self._admitted):
+                self._sweep_early()
         else:
             self._latest = request.expires
         entry = _Entry(request)
         self._admitted[request.id] = entry
         self._counts[_Lane.ON_TIME] += 1
         key = request.deadline if self._policy.deadline_order else request.arrived
-        heappush(self._on_time, (key, request.id, entry))
+        heappush(self._on_time, (key, request.id))
 
     def withdraw(self, request_id: int) -> bool:
         """Forget a request whose client has gone. False if it was not admitted (any more)."""
-        return self._remove(request_id) is not None
+        return self._remove(request_id)
 
     def finish(self, requests: Iterable[Request]) -> list[Request]:
         """Take out requests of a dispatched batch that are answered; those returned were still awaited."""
-        return [request for request in requests if self._remove(request.id) is not None]
+        return [request for request in requests if self._remove(request.id)]
 
     def worker_died(self, batch: Batch) -> list[Request]:
         """Queue the requests of a lost batch again, alone; those returned had been tried alone already."""
@@ -142,7 +145,7 @@ class Scheduler:
                 lost.append(request)
             else:
                 self._move(entry, _Lane.RETRY)
-                self._retry.append(entry)
+                self._retry.append(request.id)
         return lost
 
     def next_action(self, now: float, idle: int) -> Dispatch | Expire | Shed | Sleep:
@@ -150,36 +153,55 @@ class Scheduler:
         expired = self._expired(now)
         if expired:
             return Expire(expired)
-        if idle < 1 and not (self._shed_late and self._counts[_Lane.ON_TIME]):
+        if idle < 1 and not self._shed_late:
             return Sleep(self._next_expiry())
         if idle and self._counts[_Lane.RETRY]:
-            entry = self._pop(self._retry, _Lane.RETRY)
-            return self._dispatch([entry], DispatchReason.RETRY, now)
-        wait: float | None = None
+            return self._dispatch([self._pop(self._retry, _Lane.RETRY)], DispatchReason.RETRY, now)
+        action = self._serve_on_time(now, idle)
+        if isinstance(action, Dispatch):
+            return action
+        ends = [time for time in (action.until, self._next_expiry()) if time is not None and time > now]
+        return self._serve_late(now, idle) or Sleep(min(ends, default=None))
+
+    def _serve_on_time(self, now: float, idle: int) -> Dispatch | Sleep:
         while self._counts[_Lane.ON_TIME]:
             head = self._head()
             answer = self._policy.decide(
                 QueueHead(self._counts[_Lane.ON_TIME], head.arrived, head.deadline), now, self._model
             )
+            if isinstance(answer, Wait):
+                return Sleep(answer.until)
             if isinstance(answer, Late):
                 self._head_is_late()
-                continue
-            if isinstance(answer, Take) and idle:
-                entries = [self._pop_on_time() for _ in range(answer.size)]
-                return self._dispatch(entries, answer.reason, now)
-            wait = None if isinstance(answer, Take) else answer.until
-            break
-        if self._shed_late and self._counts[_Lane.LATE]:
-            entries = [self._pop(self._late, _Lane.LATE) for _ in range(self._counts[_Lane.LATE])]
-            for entry in entries:
-                self._remove(entry.request.id)
-            return Shed(tuple(entry.request for entry in entries))
-        if idle and self._counts[_Lane.LATE] and not self._counts[_Lane.ON_TIME]:
-            size = min(self._counts[_Lane.LATE], self._model.best_size)
-            entries = [self._pop(self._late, _Lane.LATE) for _ in range(size)]
-            return self._dispatch(entries, DispatchReason.LATE, now)
-        ends = [time for time in (wait, self._next_expiry()) if time is not None]
-        return Sleep(min(ends, default=None))
+            elif idle:
+                return self._dispatch([self._pop_on_time() for _ in range(answer.size)], answer.reason, now)
+            else:
+                # Looked at again when its deadline passes with every worker still busy: it may be shed then.
+                return Sleep(head.deadline)
+        return Sleep(None)
+
+    def _serve_late(self, now: float, idle: int) -> Dispatch | Shed | None:
+        """A batch of late requests if nothing on time wants the worker; or shed them all.
+
+        If late requests are shed, an idle worker still takes the latest one, alone, provided that it is late
+        by prediction only: nothing is lost by trying, and a model that was slow once would else never be
+        measured again.
+        """
+        late = self._counts[_Lane.LATE]
+        if idle and late and not self._counts[_Lane.ON_TIME] and not self._shed_late:
+            size = min(late, self._model.best_size)
+            return self._dispatch(
+                [self._pop(self._late, _Lane.LATE) for _ in range(size)], DispatchReason.LATE, now
+            )
+        if not late or not self._shed_late:
+            return None
+        ids = self._waiting(self._late, _Lane.LATE)
+        last = self._admitted[ids[-1]]
+        if idle and not self._counts[_Lane.ON_TIME] and last.request.deadline > now:
+            self._late = deque(ids[:-1])
+            return self._dispatch([last], DispatchReason.LATE, now)
+        self._late.clear()
+        return Shed(tuple(self._leave(id_).request for id_ in ids))
 
     def _dispatch(self, entries: list[_Entry], reason: DispatchReason, now: float) -> Dispatch:
         for entry in entries:
@@ -188,51 +210,62 @@ class Scheduler:
         return Dispatch(Batch(tuple(entry.request for entry in entries), reason, now))
 
     def _move(self, entry: _Entry, lane: _Lane) -> None:
-        if entry.lane is not None:
-            self._counts[entry.lane] -= 1
+        self._counts[entry.lane] -= 1
         entry.lane = lane
         self._counts[lane] += 1
 
-    def _remove(self, request_id: int) -> _Entry | None:
-        entry = self._admitted.pop(request_id, None)
-        if entry is not None and entry.lane is not None:
-            self._counts[entry.lane] -= 1
-            self._left_behind += entry.lane is not _Lane.RUNNING
-            entry.lane = None
-            if self._left_behind > max(64, self.queued):
-                self._sweep()
+    def _leave(self, request_id: int) -> _Entry:
+        """Take an admitted request out for good."""
+        entry = self._admitted.pop(request_id)
+        self._counts[entry.lane] -= 1
+        self._left_behind += entry.lane is not _Lane.RUNNING
+        if self._left_behind > 64 + self.queued:
+            self._sweep()
         return entry
 
+    def _remove(self, request_id: int) -> bool:
+        if request_id not in self._admitted:
+            return False
+        self._leave(request_id)
+        return True
+
     def _sweep(self) -> None:
-        """Drop what has left its lane, so that requests which expire unserved do not pile up behind it."""
+        """Drop the ids that have left their lane, so that requests which expire unserved do not pile up."""
         self._left_behind = 0
-        self._on_time = [item for item in self._on_time if item[2].lane is _Lane.ON_TIME]
+        self._on_time = [item for item in self._on_time if self._is_in(item[1], _Lane.ON_TIME)]
         heapify(self._on_time)
-        self._late = deque(entry for entry in self._late if entry.lane is _Lane.LATE)
-        self._retry = deque(entry for entry in self._retry if entry.lane is _Lane.RETRY)
+        self._late = deque(self._waiting(self._late, _Lane.LATE))
+        self._retry = deque(self._waiting(self._retry, _Lane.RETRY))
+
+    def _sweep_early(self) -> None:
         self._early = [item for item in self._early if item[1] in self._admitted]
         heapify(self._early)
 
+    def _is_in(self, request_id: int, lane: _Lane) -> bool:
+        entry = self._admitted.get(request_id)
+        return entry is not None and entry.lane is lane
+
+    def _waiting(self, ids: deque[int], lane: _Lane) -> list[int]:
+        return [id_ for id_ in ids if self._is_in(id_, lane)]
+
     def _head(self) -> Request:
-        while self._on_time[0][2].lane is not _Lane.ON_TIME:
+        while not self._is_in(self._on_time[0][1], _Lane.ON_TIME):
             heappop(self._on_time)
-        return self._on_time[0][2].request
+        return self._admitted[self._on_time[0][1]].request
 
     def _pop_on_time(self) -> _Entry:
         self._head()
-        return heappop(self._on_time)[2]
+        return self._admitted[heappop(self._on_time)[1]]
 
     def _head_is_late(self) -> None:
         entry = self._pop_on_time()
         self._move(entry, _Lane.LATE)
-        self._late.append(entry)
+        self._late.append(entry.request.id)
 
-    @staticmethod
-    def _pop(lane: deque[_Entry], name: _Lane) -> _Entry:
-        while True:
-            entry = lane.popleft()
-            if entry.lane is name:
-                return entry
+    def _pop(self, ids: deque[int], lane: _Lane) -> _Entry:
+        while not self._is_in(ids[0], lane):
+            ids.popleft()
+        return self._admitted[ids.popleft()]
 
     def _next_expiry(self) -> float | None:
         while self._early and self._early[0][1] not in self._admitted:
@@ -246,8 +279,5 @@ class Scheduler:
         expired: list[Request] = []
         while (end := self._next_expiry()) is not None and end <= now:
             early = self._early and self._early[0][0] == end
-            request_id = self._early[0][1] if early else next(iter(self._admitted))
-            entry = self._remove(request_id)
-            if entry is not None:
-                expired.append(entry.request)
+            expired.append(self._leave(self._early[0][1] if early else next(iter(self._admitted))).request)
         return tuple(expired)
