@@ -13,19 +13,21 @@ know before the first batch.
 """
 
 import json
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from struct import Struct
 from typing import Final
 
 from batching_watchdog.errors import FrameError
 from batching_watchdog.messages import Reply
 
 MAGIC: Final = b"TBW1"
-_FRAME: Final = Struct("<4sB3xIQd")
-_ITEM: Final = Struct("<HHII")
+_FRAME: Final = struct.Struct("<4sB3xIQd")
+_ITEM: Final = struct.Struct("<HHII")
 HEADER_SIZE: Final = _FRAME.size
+MAX_PART: Final = 2**32 - 1
+"""The longest head or body that an item can tell the length of."""
 
 FAILED: Final = 1
 """Flag of a reply: the handler raised for this request."""
@@ -67,7 +69,9 @@ def request_head(method: bytes, target: bytes, headers: Iterable[tuple[bytes, by
 
 
 def parse_request_head(head: bytes) -> tuple[str, str, list[tuple[str, str]]]:
-    """Method, target and headers of ``request_head``'s result, decoded as latin-1."""
+    """Method, target and headers of ``request_head``'s result, decoded as latin-1. Raises ``FrameError``."""
+    if not head.endswith(b"\r\n"):
+        raise FrameError("the head of a request does not end with its line")
     line, *lines = head.decode("latin-1").split("\r\n")[:-1]
     method, _, target = line.partition(" ")
     headers = []
@@ -99,13 +103,17 @@ def encode_greeting(greeting: Greeting) -> list[bytes]:
 
 def decode_header(data: bytes | bytearray | memoryview) -> FrameHeader:
     """The fixed part of a frame, from its first ``HEADER_SIZE`` bytes. Raises ``FrameError``."""
+    if len(data) < HEADER_SIZE:
+        raise FrameError(f"a frame begins with {HEADER_SIZE} bytes, got {len(data)}")
     magic, kind, count, size, seconds = _FRAME.unpack_from(data)
     if magic != MAGIC:
         raise FrameError(f"a frame begins with {magic!r}, not {MAGIC!r}")
     if kind not in Kind.__members__.values():
         raise FrameError(f"a frame is of unknown kind {kind}")
-    if size < count * _ITEM.size:
-        raise FrameError(f"a frame of {size} bytes can not hold {count} items")
+    if not count * _ITEM.size <= size <= count * (_ITEM.size + 2 * MAX_PART):
+        raise FrameError(f"{count} items can not make a frame of {size} bytes")
+    if not 0.0 <= seconds < float("inf"):
+        raise FrameError(f"a frame says that it took {seconds} seconds")
     return FrameHeader(Kind(kind), count, size, seconds)
 
 
@@ -127,9 +135,12 @@ def decode_greeting(header: FrameHeader, data: memoryview) -> Greeting:
     items = _decode(header, data, Kind.GREETING)
     try:
         said = json.loads(items[0][2])
-        return Greeting(said["pid"], said["error"], items[1][3] if len(items) > 1 else None)
-    except (IndexError, KeyError, TypeError, ValueError) as error:
+        pid, problem = said["pid"], said["error"]
+    except (IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise FrameError(f"a greeting is not understood: {error}") from error
+    if not isinstance(pid, int) or not isinstance(problem, str | None):
+        raise FrameError(f"a greeting is not understood: pid {pid!r}, error {problem!r}")
+    return Greeting(pid, problem, items[1][3] if len(items) > 1 else None)
 
 
 def _encode(kind: Kind, items: Sequence[tuple[int, int, bytes, bytes]], seconds: float) -> list[bytes]:
@@ -137,7 +148,12 @@ def _encode(kind: Kind, items: Sequence[tuple[int, int, bytes, bytes]], seconds:
     table, heads, bodies = [b""], [], []
     for status, flags, head, body in items:
         size += len(head) + len(body)
-        table.append(_ITEM.pack(status, flags, len(head), len(body)))
+        try:
+            table.append(_ITEM.pack(status, flags, len(head), len(body)))
+        except struct.error:
+            raise FrameError(
+                f"status {status}, head of {len(head)} and body of {len(body)} bytes do not fit into a frame"
+            ) from None
         heads.append(head)
         if body:
             bodies.append(body)
@@ -148,9 +164,9 @@ def _encode(kind: Kind, items: Sequence[tuple[int, int, bytes, bytes]], seconds:
 def _decode(header: FrameHeader, data: memoryview, kind: Kind) -> list[tuple[int, int, bytes, bytes]]:
     if header.kind is not kind:
         raise FrameError(f"expected a frame of {kind.name}, got {header.kind.name}")
-    table = list(_ITEM.iter_unpack(data[: header.count * _ITEM.size]))
     at = header.count * _ITEM.size
-    if at + sum(item[2] + item[3] for item in table) != header.size or len(data) != header.size:
+    table = list(_ITEM.iter_unpack(data[:at])) if at <= len(data) == header.size else []
+    if len(table) != header.count or at + sum(item[2] + item[3] for item in table) != header.size:
         raise FrameError(
             f"the lengths in a frame of {header.count} items do not add up to {header.size} bytes"
         )
