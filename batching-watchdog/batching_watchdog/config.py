@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 from batching_watchdog.errors import ConfigError
 from batching_watchdog.policy import POLICIES
+from batching_watchdog.wire import MAX_PART
 
 _T = TypeVar("_T")
 
@@ -33,7 +34,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     "workers": "model processes, or auto: the CPU quota, at most 4 [auto]",
     "worker_threads": "threads of each worker's maths libraries, or auto: quota / workers [auto]",
     "max_inflight": "most requests queued and running; beyond it 429 [1024]",
-    "max_body_bytes": "longest request body; Ki, Mi, Gi are understood [16Mi]",
+    "max_body_bytes": "longest request body, below 4Gi; Ki, Mi, Gi are understood [16Mi]",
     "port": "HTTP port, 0 for any free one [8080]",
     "metrics_port": "port of /metrics, 0 for any free one [8081]",
     "read_timeout": "time in which a client must send its whole request [30s]",
@@ -44,11 +45,13 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     "prefix_logs": "true | false: time and stream before each line of the workers [true]",
 }
 
-_UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_GO_PART: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
-_GO_DURATION: Final = re.compile(rf"(?:{_GO_PART.pattern})+")
-_BYTES: Final = re.compile(r"(\d+)(Ki|Mi|Gi)?")
+_UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_GO_PART: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
+_GO_DURATION: Final = re.compile(rf"(?:{_GO_PART.pattern})+", re.ASCII)
+_BYTES: Final = re.compile(r"(\d+)(Ki|Mi|Gi)?", re.ASCII)
 _FACTORS: Final = {None: 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+_LONGEST: Final = (2**63 - 1) / 1e9
+"""Seconds: the longest duration in Go, some 292 years. Infinity, of all things, would pass as a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +95,9 @@ class Config:
             except ValueError:
                 raise ConfigError(name, text, rule) from None
 
-        positive = "must be a duration above zero, such as 250ms, 30s or 1m30s (a plain number is seconds)"
-        duration = "must be a duration, such as 250ms, 30s or 1m30s (a plain number is seconds)"
+        syntax = "such as 250ms, 30s or 1m30s (a plain whole number is seconds)"
+        positive = f"must be a duration above zero, {syntax}"
+        duration = f"must be a duration, {syntax}"
         workers = read(
             "workers",
             "auto",
@@ -130,7 +134,10 @@ class Config:
                 "must be a whole number of at least 1 (the queue is always bounded)",
             ),
             max_body_bytes=read(
-                "max_body_bytes", "16Mi", _positive(parse_bytes), "must be a number of bytes, such as 16Mi"
+                "max_body_bytes",
+                "16Mi",
+                _frameable,
+                "must be a number of bytes from 1 to 4Gi - 1, such as 16Mi",
             ),
             port=read("port", "8080", _whole(0, 65535), "must be a port number, 0 to 65535"),
             metrics_port=read("metrics_port", "8081", _whole(0, 65535), "must be a port number, 0 to 65535"),
@@ -139,7 +146,7 @@ class Config:
             exec_timeout=read("exec_timeout", "30s", _positive(parse_duration), positive),
             healthcheck_interval=read("healthcheck_interval", "5s", parse_duration, duration),
             drain_timeout=write_timeout if environ.get("write_timeout", "").strip() else DRAIN_SECONDS,
-            ready_path=read("ready_path", "-", _path, "must begin with /").removeprefix("-"),
+            ready_path=read("ready_path", "", _path, "must begin with /"),
             prefix_logs=read(
                 "prefix_logs", "true", _one_of("true", "1", "false", "0"), "must be true or false"
             )
@@ -150,13 +157,17 @@ class Config:
 def parse_duration(text: str) -> float:
     """Seconds in ``text``: Go's syntax (``1m30s``, ``250ms``) or a plain number of seconds.
 
-    Raises ``ValueError`` for anything else, negative values included.
+    Raises ``ValueError`` for anything else, negative values and more than Go's longest included.
     """
     if text.isascii() and text.isdigit():
-        return float(text)
-    if not _GO_DURATION.fullmatch(text):
+        seconds = float(text)
+    elif _GO_DURATION.fullmatch(text):
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in _GO_PART.findall(text))
+    else:
         raise ValueError(text)
-    return sum(float(number) * _UNITS[unit] for number, unit in _GO_PART.findall(text))
+    if seconds > _LONGEST:
+        raise ValueError(text)
+    return seconds
 
 
 def parse_bytes(text: str) -> int:
@@ -165,6 +176,13 @@ def parse_bytes(text: str) -> int:
     if match is None:
         raise ValueError(text)
     return int(match[1]) * _FACTORS[match[2]]
+
+
+def _frameable(text: str) -> int:
+    value = parse_bytes(text)
+    if not 0 < value <= MAX_PART:
+        raise ValueError(text)
+    return value
 
 
 def _positive(parse: Callable[[str], _T]) -> Callable[[str], _T]:
@@ -210,6 +228,6 @@ def _objective(text: str) -> float:
 
 
 def _path(text: str) -> str:
-    if text != "-" and not text.startswith("/"):
+    if text and not text.startswith("/"):
         raise ValueError(text)
     return text
