@@ -25,7 +25,7 @@ WINDOW: Final = 64
 TRIES: Final = 4
 """A size with fewer samples than this is not known yet: twice the best size is tried this often."""
 FORGET_EVERY: Final = 64
-"""After this many batches the sizes not in use lose a quarter of their samples, until they are tried again."""
+"""Batches after which the sizes not in use lose a quarter of their samples, until they are tried again."""
 REFIT_EVERY: Final = 8
 """Batches per refit once there are many samples: refitting after each would cost more than it teaches."""
 TIE: Final = 0.03
@@ -53,7 +53,7 @@ class _Samples:
         return total / count, max(LEAST, (sum(seconds for _, seconds in self.kept) - slowest) / count)
 
     def upper(self, size: float, slope: float) -> float:
-        """Upper quantile of the seconds, as if all runs had been of ``size``; never the slowest of several."""
+        """Upper quantile of seconds, as if all runs had been of ``size``; never the slowest of several."""
         ordered = sorted(seconds - slope * (own - size) for own, seconds in self.kept)
         return ordered[max(0, min(int(QUANTILE * len(ordered)), len(ordered) - 2))]
 
