@@ -2,11 +2,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from watchdog.http_service import LIMITS, Client, Echo, Service, serving
 
 from batching_watchdog import protocol
 from batching_watchdog.errors import QueueFull
 from batching_watchdog.protocol import Limits
+from watchdog.http_service import LIMITS, Client, Echo, Service, serving
 
 GET = b"GET /a?b=c HTTP/1.1\r\nHost: x\r\n\r\n"
 
