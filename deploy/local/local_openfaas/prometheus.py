@@ -88,6 +88,8 @@ def prometheus_service(
         f"--storage.tsdb.path={data}",
         f"--storage.tsdb.retention.time={_RETENTION}",
         f"--web.listen-address={host}:{port}",
+        # It takes up new targets every 5 s by default: long, when a peak lasts a minute.
+        "--scrape.discovery-reload-interval=1s",
         "--log.level=warn",
     )
     return Service(
