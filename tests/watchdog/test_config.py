@@ -1,0 +1,217 @@
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batching_watchdog.config import (
+    DESCRIPTIONS,
+    DRAIN_SECONDS,
+    MAX_AUTO_WORKERS,
+    Config,
+    parse_bytes,
+    parse_duration,
+)
+from batching_watchdog.errors import ConfigError
+from batching_watchdog.policy import POLICIES
+
+TOO_LONG = "9" * 5000
+"""Beyond what int() converts (sys.set_int_max_str_digits)."""
+BAD_DURATIONS = ["-1s", "+1s", "1.5", "5 s", "s", "1d", "1s5", "nan", "inf", "1e3", "9" * 400, "300000000h", "٣s"]
+BAD_WHOLE = ["-1", "1.5", "x", "1e3", "٣", "1_0", TOO_LONG]
+INVALID: dict[str, list[str]] = {
+    "slo_latency": [*BAD_DURATIONS, "0", "0s", "0ms"],
+    "slo_objective": ["0", "1", "1.0", "99", "-0.5", "nan", "inf", "x", "0.99%"],
+    "batch_policy": ["SLO", "x", "fixed,slo"],
+    "max_batch_size": [*BAD_WHOLE, "0", "65537"],
+    "max_batch_delay": BAD_DURATIONS,
+    "late_requests": ["drop", "Serve", "true"],
+    "workers": [*BAD_WHOLE, "0", "AUTO", "4097"],
+    "worker_threads": [*BAD_WHOLE, "0", "AUTO"],
+    "max_inflight": [*BAD_WHOLE, "0"],
+    "max_body_bytes": ["-1", "0", "0Gi", "1.5Mi", "16M", "16MB", "Mi", "4Gi", "4294967296", "٣", TOO_LONG],
+    "port": [*BAD_WHOLE, "65536", "http"],
+    "metrics_port": [*BAD_WHOLE, "65536"],
+    "read_timeout": [*BAD_DURATIONS, "0"],
+    "write_timeout": [*BAD_DURATIONS, "0s"],
+    "exec_timeout": [*BAD_DURATIONS, "0s"],
+    "healthcheck_interval": BAD_DURATIONS,
+    "ready_path": ["-", "ready", "http://x/"],
+    "prefix_logs": ["yes", "True", "2"],
+}
+VALID: dict[str, tuple[str, str, object]] = {
+    "function_path": ("/srv/fn", "function_path", "/srv/fn"),
+    "slo_latency": ("200ms", "slo_latency", 0.2),
+    "slo_objective": ("0.999", "slo_objective", 0.999),
+    "batch_policy": ("fixed", "batch_policy", "fixed"),
+    "max_batch_size": ("65536", "max_batch_size", 65536),
+    "max_batch_delay": ("5ms", "max_batch_delay", 0.005),
+    "late_requests": ("shed", "shed_late", True),
+    "workers": ("3", "workers", 3),
+    "worker_threads": ("7", "worker_threads", 7),
+    "max_inflight": ("1", "max_inflight", 1),
+    "max_body_bytes": ("4294967295", "max_body_bytes", 2**32 - 1),
+    "port": ("0", "port", 0),
+    "metrics_port": ("65535", "metrics_port", 65535),
+    "read_timeout": ("1", "read_timeout", 1.0),
+    "write_timeout": ("2", "write_timeout", 2.0),
+    "exec_timeout": ("1m30s", "exec_timeout", 90.0),
+    "healthcheck_interval": ("0", "healthcheck_interval", 0.0),
+    "ready_path": ("/ready", "ready_path", "/ready"),
+    "prefix_logs": ("0", "prefix_logs", False),
+}
+
+
+class Recording(Mapping[str, str]):
+    """An empty environment that remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: set[str] = set()
+
+    def __getitem__(self, name: str) -> str:
+        self.asked.add(name)
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def read(cpus: float = 2.0, **environ: str) -> Config:
+    return Config.from_env(environ, cpus=cpus)
+
+
+def test_the_defaults_are_valid():
+    config = read()
+    assert config.function_path == "function"
+    assert config.batch_policy == "slo"
+    assert config.slo_objective == 0.99
+    assert (config.port, config.metrics_port) == (8080, 8081)
+    assert config.exec_timeout == 30.0
+    assert config.ready_path == ""
+    assert config.prefix_logs
+    assert not config.shed_late
+
+
+def test_every_variable_that_is_read_is_described_and_the_other_way_round():
+    environ = Recording()
+    Config.from_env(environ, cpus=1)
+    assert environ.asked == set(DESCRIPTIONS)
+
+
+def test_every_variable_is_tested_here():
+    assert set(VALID) == set(DESCRIPTIONS)
+    assert set(INVALID) == set(DESCRIPTIONS) - {"function_path"}
+
+
+@pytest.mark.parametrize("variable", VALID)
+def test_a_valid_value_is_taken_over_and_changes_nothing_else(variable: str):
+    text, field, value = VALID[variable]
+    config = read(**{variable: text})
+    assert getattr(config, field) == value
+    dependent = {"workers": "worker_threads", "write_timeout": "drain_timeout"}.get(variable)
+    changed = {each.name for each in fields(Config) if getattr(config, each.name) != getattr(read(), each.name)}
+    assert changed - {dependent} <= {field}
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"), [(variable, text) for variable, texts in INVALID.items() for text in texts]
+)
+def test_an_invalid_value_names_variable_value_and_rule(variable: str, text: str):
+    with pytest.raises(ConfigError) as caught:
+        read(**{variable: text})
+    assert caught.value.variable == variable
+    message = str(caught.value)
+    assert message.startswith(f"{variable}={text!r}: must be")
+
+
+@given(st.sampled_from(sorted(DESCRIPTIONS)), st.text(max_size=20))
+def test_any_text_gives_a_configuration_or_a_config_error_for_its_variable(variable: str, text: str):
+    try:
+        config = read(**{variable: text})
+    except ConfigError as error:
+        assert error.variable == variable
+        return
+    for field in fields(Config):
+        value = getattr(config, field.name)
+        assert not isinstance(value, float) or math.isfinite(value)
+
+
+@pytest.mark.parametrize("variable", DESCRIPTIONS)
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_an_empty_value_counts_as_unset(variable: str, blank: str):
+    assert read(**{variable: blank}) == read()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_can_be_chosen(policy: str):
+    assert read(batch_policy=policy).batch_policy == policy
+
+
+@pytest.mark.parametrize(
+    ("cpus", "workers", "threads"),
+    [(0.25, 1, 1), (1.0, 1, 1), (1.5, 1, 1), (2.0, 2, 1), (2.9, 2, 1), (4.0, 4, 1), (8.0, 4, 2), (64.0, 4, 16)],
+)
+def test_auto_follows_the_cpu_quota(cpus: float, workers: int, threads: int):
+    config = read(cpus)
+    assert (config.workers, config.worker_threads) == (workers, threads)
+
+
+@given(st.floats(0.01, 1024))
+def test_auto_never_asks_for_more_than_the_quota_but_always_for_one(cpus: float):
+    config = read(cpus)
+    assert 1 <= config.workers <= MAX_AUTO_WORKERS
+    assert config.worker_threads >= 1
+    assert config.workers * config.worker_threads <= max(1.0, cpus)
+
+
+def test_auto_threads_share_the_quota_between_the_workers_asked_for():
+    assert read(8.0, workers="2").worker_threads == 4
+    assert read(2.0, workers="4").worker_threads == 1
+
+
+def test_write_timeout_is_the_drain_limit_only_if_it_was_set():
+    assert read().drain_timeout == DRAIN_SECONDS
+    assert read(write_timeout="40s").drain_timeout == 40.0
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0", 0.0),
+        ("30", 30.0),
+        ("250ms", 0.25),
+        ("1m30s", 90.0),
+        ("1h", 3600.0),
+        ("1.5s", 1.5),
+        (".5s", 0.5),
+        ("2.s", 2.0),
+        ("10us", 1e-5),
+        ("10µs", 1e-5),
+        ("10μs", 1e-5),
+        ("5ns", 5e-9),
+        ("1h1m1s1ms", 3661.001),
+    ],
+)
+def test_durations_are_go_syntax_or_whole_seconds(text: str, seconds: float):
+    assert parse_duration(text) == pytest.approx(seconds, rel=1e-12)
+
+
+@given(st.integers(0, 1000), st.integers(0, 59), st.integers(0, 59), st.integers(0, 999))
+def test_durations_round_trip_through_gos_text(hours: int, minutes: int, seconds: int, millis: int):
+    expected = hours * 3600 + minutes * 60 + seconds + millis / 1000
+    assert parse_duration(f"{hours}h{minutes}m{seconds}s{millis}ms") == pytest.approx(expected, abs=1e-9)
+
+
+@given(st.floats(0, 1e9))
+def test_any_number_of_seconds_round_trips(seconds: float):
+    assert parse_duration(f"{seconds:.9f}s") == pytest.approx(seconds, abs=1e-9)
+
+
+@given(st.integers(0, 10**12), st.sampled_from([("", 1), ("Ki", 1024), ("Mi", 1024**2), ("Gi", 1024**3)]))
+def test_bytes_round_trip(number: int, suffix: tuple[str, int]):
+    assert parse_bytes(f"{number}{suffix[0]}") == number * suffix[1]

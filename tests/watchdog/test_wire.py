@@ -1,0 +1,189 @@
+import json
+import math
+import struct
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batching_watchdog import wire
+from batching_watchdog.errors import FrameError
+from batching_watchdog.messages import Reply
+from batching_watchdog.wire import HEADER_SIZE, FrameHeader, Greeting, Kind
+
+DECODERS: dict[Kind, Callable[[FrameHeader, memoryview], object]] = {
+    Kind.GREETING: wire.decode_greeting,
+    Kind.REQUESTS: wire.decode_requests,
+    Kind.REPLIES: wire.decode_replies,
+}
+PARTS = st.binary(max_size=40)
+REPLIES = st.builds(Reply, st.integers(100, 599), PARTS, PARTS, st.booleans())
+SECONDS = st.floats(0, 1e6)
+TOKENS = st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1, max_size=12).map(str.encode)
+VALUES = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=20).map(
+    lambda text: text.encode("latin-1")
+)
+
+
+def split(buffers: list[bytes]) -> tuple[FrameHeader, memoryview]:
+    frame = b"".join(buffers)
+    return wire.decode_header(frame[:HEADER_SIZE]), memoryview(frame)[HEADER_SIZE:]
+
+
+def header(*, magic: bytes = b"TBW1", kind: int = 3, count: int = 1, size: int = 12, seconds: float = 0.0) -> bytes:
+    return struct.pack("<4sB3xIQd", magic, kind, count, size, seconds)
+
+
+@given(st.lists(st.tuples(PARTS, PARTS), max_size=20))
+def test_requests_come_out_as_they_went_in(requests: list[tuple[bytes, bytes]]):
+    frame, data = split(wire.encode_requests(requests))
+    assert wire.decode_requests(frame, data) == requests
+    assert (frame.kind, frame.count, frame.size) == (Kind.REQUESTS, len(requests), len(data))
+
+
+@given(st.lists(REPLIES, max_size=20), SECONDS)
+def test_replies_come_out_as_they_went_in(replies: list[Reply], seconds: float):
+    frame, data = split(wire.encode_replies(replies, seconds))
+    assert wire.decode_replies(frame, data) == replies
+    assert frame.seconds == seconds
+
+
+@given(st.builds(Greeting, st.integers(0, 2**31), st.none() | st.text(), st.none() | PARTS))
+def test_a_greeting_comes_out_as_it_went_in(greeting: Greeting):
+    assert wire.decode_greeting(*split(wire.encode_greeting(greeting))) == greeting
+
+
+@given(TOKENS, TOKENS, st.lists(st.tuples(TOKENS, VALUES)))
+def test_a_request_head_comes_out_as_it_went_in(
+    method: bytes, target: bytes, fields: list[tuple[bytes, bytes]]
+):
+    expected = [(name.decode(), value.decode("latin-1")) for name, value in fields]
+    head = wire.request_head(method, target, fields)
+    assert wire.parse_request_head(head) == (method.decode(), target.decode(), expected)
+
+
+def test_bodies_are_not_copied_on_the_way_out():
+    body = b"x" * 1000
+    assert any(buffer is body for buffer in wire.encode_requests([(b"head", body)]))
+
+
+@given(st.binary(max_size=HEADER_SIZE * 2))
+def test_any_bytes_as_a_frame_header_decode_or_are_a_frame_error(data: bytes):
+    with_magic = wire.MAGIC + data
+    for candidate in (data, with_magic, bytearray(with_magic), memoryview(with_magic)):
+        try:
+            decoded = wire.decode_header(candidate)
+        except FrameError:
+            continue
+        assert math.isfinite(decoded.seconds)
+
+
+@given(
+    st.sampled_from(Kind),
+    st.sampled_from(Kind),
+    st.integers(0, 5) | st.integers(0, 2**32 - 1),
+    st.integers(0, 200) | st.integers(0, 2**64 - 1) | st.none(),
+    st.binary(max_size=120),
+)
+def test_any_bytes_as_a_frame_body_decode_or_are_a_frame_error(
+    kind: Kind, read_as: Kind, count: int, size: int | None, data: bytes
+):
+    said = FrameHeader(kind, count, len(data) if size is None else size, 0.0)
+    try:
+        DECODERS[read_as](said, memoryview(data))
+    except FrameError:
+        return
+    assert kind is read_as
+
+
+@given(st.binary(max_size=80))
+def test_any_bytes_as_a_request_head_parse_or_are_a_frame_error(data: bytes):
+    for candidate in (data, data + b"\r\n"):
+        try:
+            wire.parse_request_head(candidate)
+        except FrameError:
+            assert not candidate.endswith(b"\r\n")
+
+
+@given(st.lists(REPLIES, min_size=1, max_size=5), st.data())
+def test_a_frame_of_another_length_is_an_error_and_never_a_shift(replies: list[Reply], data: st.DataObject):
+    frame, body = split(wire.encode_replies(replies, 0.0))
+    cut = bytes(body)[: data.draw(st.integers(0, len(body) - 1))]
+    with pytest.raises(FrameError):
+        wire.decode_replies(frame, memoryview(cut))
+    with pytest.raises(FrameError):
+        wire.decode_replies(frame, memoryview(bytes(body) + b"x"))
+    resized = FrameHeader(frame.kind, frame.count, len(cut), 0.0)
+    with pytest.raises(FrameError):
+        wire.decode_replies(resized, memoryview(cut))
+
+
+@given(st.lists(REPLIES, min_size=1, max_size=5), st.integers(-5, 5).filter(bool))
+def test_another_count_is_never_read_as_the_frame_that_was_sent(replies: list[Reply], change: int):
+    frame, data = split(wire.encode_replies(replies, 0.0))
+    said = FrameHeader(frame.kind, max(0, frame.count + change), frame.size, 0.0)
+    try:
+        decoded = wire.decode_replies(said, data)
+    except FrameError:
+        return
+    # Only bytes that happen to describe another frame of exactly this length can be read: with its count.
+    assert len(decoded) == said.count
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "begins with 28 bytes, got 0"),
+        (header()[:-1], "begins with 28 bytes, got 27"),
+        (header(magic=b"HTTP"), "begins with b'HTTP'"),
+        (header(kind=0), "unknown kind 0"),
+        (header(kind=9), "unknown kind 9"),
+        (header(count=2), "2 items can not make a frame of 12 bytes"),
+        (header(count=0), "0 items can not make a frame of 12 bytes"),
+        (header(size=2**63), "1 items can not make"),
+        (header(seconds=math.nan), "took nan seconds"),
+        (header(seconds=math.inf), "took inf seconds"),
+        (header(seconds=-1.0), "took -1.0 seconds"),
+    ],
+)
+def test_a_bad_frame_header_is_named(data: bytes, message: str):
+    with pytest.raises(FrameError, match=message):
+        wire.decode_header(data)
+
+
+def test_a_frame_of_another_kind_is_named():
+    with pytest.raises(FrameError, match="expected a frame of REPLIES, got REQUESTS"):
+        wire.decode_replies(*split(wire.encode_requests([(b"", b"")])))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"\xff",
+        b"[1]",
+        b"1",
+        b"{}",
+        b'{"pid": 1}',
+        b"[" * 100_000,
+        json.dumps({"pid": "1", "error": None}).encode(),
+        json.dumps({"pid": 1, "error": 5}).encode(),
+    ],
+)
+def test_a_greeting_that_says_nothing_known_is_a_frame_error(said: bytes):
+    item = struct.pack("<HHII", 0, 0, len(said), 0)
+    data = item + said
+    with pytest.raises(FrameError, match="greeting"):
+        wire.decode_greeting(FrameHeader(Kind.GREETING, 1, len(data), 0.0), memoryview(data))
+
+
+def test_a_greeting_without_items_is_a_frame_error():
+    with pytest.raises(FrameError, match="greeting"):
+        wire.decode_greeting(FrameHeader(Kind.GREETING, 0, 0, 0.0), memoryview(b""))
+
+
+@pytest.mark.parametrize("status", [-1, 65536])
+def test_a_status_that_no_item_can_hold_is_a_frame_error(status: int):
+    with pytest.raises(FrameError, match=f"status {status}"):
+        wire.encode_replies([Reply(status, b"", b"")], 0.0)
