@@ -1,0 +1,52 @@
+# One verb per line of work; CI runs the same ones (.ci/run). Needs Python 3.11 or newer and, for the demo and
+# the end-to-end tests, Prometheus, which `make install` takes from Debian where it is absent.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PACKAGES := -e batching-watchdog -e autoscaler -e deploy/local
+MANIFESTS := pyproject.toml batching-watchdog/pyproject.toml autoscaler/pyproject.toml deploy/local/pyproject.toml
+
+.PHONY: help install demo test check lint format bench clean
+
+help: ## What can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) prometheus ## Virtual environment with everything editable, and Prometheus if absent
+
+$(INSTALLED): $(MANIFESTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "$(PYTHON) is older than 3.11: run make PYTHON=python3.11 (or newer)" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet $(PACKAGES) --group dev
+	@touch $@
+
+.PHONY: prometheus
+prometheus:
+	@PATH="$$PATH:/usr/sbin:/sbin" command -v prometheus promtool >/dev/null 2>&1 || sh deploy/local/install-prometheus.sh
+
+demo: install ## The main job on one machine (DEMO_ARGS=--quick: within 90 s; --help for the rest)
+	$(BIN)/python -m local_openfaas.demo $(DEMO_ARGS)
+
+test: install ## All tests (TEST_ARGS='-k name' for some, TEST_ARGS='-m "not e2e"' for the fast ones)
+	$(BIN)/pytest $(TEST_ARGS)
+
+lint: $(INSTALLED) ## Style, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED) ## Put the code into its form
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format --quiet .
+
+check: lint test ## What CI runs: lint, types, import contracts, tests
+
+bench: install ## Measure the data plane (BENCH_ARGS=--help for what there is)
+	$(BIN)/python bench/run.py $(BENCH_ARGS)
+
+clean: ## Remove what was built, but not the virtual environment
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
