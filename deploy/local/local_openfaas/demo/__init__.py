@@ -5,6 +5,7 @@ Modules in the order of a run:
 - ``traffic`` [P]: the table of functions, rates and bodies, and when a peak comes.
 - ``shape`` [P]: rates over time, and the Poisson arrivals drawn from them.
 - ``load``: the open-loop generator; a process of its own, and a tool of its own.
+- ``queries``: what is asked of Prometheus and of the provider.
 - ``alerting`` [P] and ``baseline``: OpenFaaS CE's scaling, as a law and as the loop that obeys it.
 - ``watch``: what Prometheus and the provider say each second.
 - ``scoreboard`` [P]: records and samples in, attainment, percentiles, replica-seconds and the verdict out.

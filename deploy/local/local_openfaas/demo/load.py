@@ -42,6 +42,9 @@ from local_openfaas.demo.scoreboard import (
 )
 from local_openfaas.demo.shape import Profile, ShapeError, arrivals, steps
 
+GIVE_UP_AFTER = 10.0
+"""Seconds after which a request without an answer is given up, unless told otherwise."""
+
 _EXPIRY_TICK = 0.05
 _FLUSH_INTERVAL = 0.2
 _START_DELAY = 0.2
@@ -285,7 +288,7 @@ class Generator:
         streams: Sequence[Stream],
         on_record: Callable[[int, Record], None],
         *,
-        timeout: float = 10.0,
+        timeout: float = GIVE_UP_AFTER,
     ) -> None:
         self._on_record = on_record
         self._timeout = timeout
@@ -369,7 +372,7 @@ class Generator:
 
 
 async def offer(
-    streams: Sequence[Stream], *, give_up_after: float = 10.0, delay: float = 0.0
+    streams: Sequence[Stream], *, give_up_after: float = GIVE_UP_AFTER, delay: float = 0.0
 ) -> tuple[list[list[Record]], Lag]:
     """Offer the streams' traffic in this loop; return each stream's records and the generator's own lag."""
     records: list[list[Record]] = [[] for _ in streams]

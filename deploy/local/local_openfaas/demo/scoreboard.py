@@ -92,10 +92,26 @@ class Comparison:
 
 @dataclass(slots=True)
 class Ledger:
-    """Records and samples of one deployed function as they come in."""
+    """Records and samples of one deployed function as they come in; counts for whoever looks meanwhile."""
 
+    slo: float
     records: list[Record] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    good: int = 0
+    lost: int = 0
+
+    def add(self, record: Record) -> None:
+        """Keep one record."""
+        self.records.append(record)
+        if record.status <= 0:
+            self.lost += 1
+        elif 200 <= record.status < 300 and record.latency <= self.slo:
+            self.good += 1
+
+    @property
+    def attainment(self) -> float | None:
+        """Share of good ones among the requests answered or given up so far; None without any."""
+        return self.good / len(self.records) if self.records else None
 
 
 def percentile(ascending: Sequence[float], share: float) -> float | None:
@@ -147,17 +163,12 @@ def per_second(records: Iterable[Record], slo: float, duration: float) -> tuple[
 
 
 def recent(records: Sequence[Record], since: float) -> list[Record]:
-    """Return the records due at or after a moment, of records that came in roughly that order.
-
-    Answers come back out of order by at most the timeout, so the walk from the end stops only well before
-    the moment that is asked for.
-    """
+    """Return the records that were answered or given up since a moment, of records in that order."""
     found: list[Record] = []
     for record in reversed(records):
-        if record.scheduled >= since:
-            found.append(record)
-        elif record.scheduled + record.latency < since - 1.0:
+        if record.scheduled + record.latency < since:
             break
+        found.append(record)
     return found
 
 
@@ -178,14 +189,14 @@ def replica_seconds(samples: Sequence[Sample], duration: float) -> float | None:
     )
 
 
-def reduce(ledger: Ledger, slo: float, duration: float) -> Track:
+def reduce(ledger: Ledger, duration: float) -> Track:
     """Turn what was collected about one deployed function into its track."""
     counts: dict[int, int] = {}
     for record in ledger.records:
         counts[record.status] = counts.get(record.status, 0) + 1
     return Track(
-        total=summarise(ledger.records, slo),
-        seconds=per_second(ledger.records, slo, duration),
+        total=summarise(ledger.records, ledger.slo),
+        seconds=per_second(ledger.records, ledger.slo, duration),
         samples=tuple(ledger.samples),
         replica_seconds=replica_seconds(ledger.samples, duration),
         statuses=tuple(sorted(counts.items())),

@@ -1,0 +1,308 @@
+"""One run of the demo: platform up, twins beside the functions, traffic for both, results.
+
+The composition root of the demo: it builds the parts, starts them, and takes them down in reverse order
+whatever happens. It measures nothing itself; :mod:`local_openfaas.demo.scoreboard` says what came out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from local_openfaas.demo import load, machine
+from local_openfaas.demo.baseline import Bounds, CommunityScaler
+from local_openfaas.demo.load import Lag, Stream, Target
+from local_openfaas.demo.machine import Usage
+from local_openfaas.demo.scoreboard import Comparison, Ledger, Record, reduce
+from local_openfaas.demo.shape import Profile, peak, phase
+from local_openfaas.demo.table import BASELINE, TAILBOUND, Display, Frame, row
+from local_openfaas.demo.traffic import TRAFFIC, TWIN_NAMESPACE, Traffic
+from local_openfaas.demo.watch import Watch
+from local_openfaas.errors import PlatformError
+from local_openfaas.platform import Platform, Settings, open_platform
+from local_openfaas.specs import FunctionSpec
+
+_READY_LIMIT = 60.0
+_FRAME_INTERVAL = 0.5
+_ASK_LIMIT = 2.0
+_LINE_LIMIT = 2**24
+_STOP_GRACE = 2.0
+_OBJECTIVE_DEFAULT = 0.99
+_TWIN_ENVIRONMENT = {"batch_policy": "unbatched", "workers": "1"}
+"""One request at a time in one worker; everything else, the SLO too, as the function has it."""
+
+
+class DemoError(Exception):
+    """The demo cannot go on; the message says what the user can do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to run: see the command line's help for each."""
+
+    stack: Path
+    out: Path
+    duration: float
+    seed: int
+    with_twins: bool = True
+    rate: float = 1.0
+    traffic: tuple[Traffic, ...] = TRAFFIC
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came out of a run, with what the reader must know to believe it."""
+
+    comparisons: tuple[Comparison, ...]
+    duration: float
+    seed: int
+    lag: Lag
+    gaps: tuple[tuple[str, int], ...]
+    host: str
+    usage: Usage | None
+    load_before: float
+    finished: str
+
+    @property
+    def met(self) -> bool:
+        """Whether every function met its SLO under Tailbound."""
+        return bool(self.comparisons) and all(item.met for item in self.comparisons)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """A deployed function with its traffic: one of Tailbound's, or a twin."""
+
+    spec: FunctionSpec
+    traffic: Traffic
+    profile: Profile
+    seed: int
+    ledger: Ledger
+    objective: float
+
+    @property
+    def is_twin(self) -> bool:
+        return self.spec.namespace == TWIN_NAMESPACE
+
+
+async def run(options: Options, display: Display, on_outcome: Callable[[Outcome], None]) -> Outcome:
+    """Run the demo and return its outcome; ``on_outcome`` runs in a thread while the platform stops.
+
+    Raises :class:`DemoError` or ``PlatformError`` with a message for the user.
+    """
+    settings = Settings(
+        stack=options.stack,
+        port=0,
+        prometheus_port=0,
+        baseline_rules=options.with_twins,
+        any_autoscaler_port=True,
+        run_dir=options.out / "run",
+        stop_grace=_STOP_GRACE,
+    )
+    display.say("Starting the platform, Prometheus, the autoscaler and the functions ...")
+    async with open_platform(settings) as platform:
+        lanes = _deploy_lanes(platform, options)
+        await _ready(platform)
+        outcome = await _traffic(platform, lanes, options, display)
+        # The page takes a second or two, and so does stopping: together they take no longer.
+        finishing = asyncio.create_task(asyncio.to_thread(on_outcome, outcome))
+    await finishing
+    return outcome
+
+
+def _deploy_lanes(platform: Platform, options: Options) -> list[_Lane]:
+    """Pair the deployed functions with their traffic and deploy a twin for those that shall have one."""
+    specs = {function.spec.name: function.spec for function in platform.registry}
+    missing = [item.function for item in options.traffic if item.function not in specs]
+    if missing:
+        raise DemoError(f"{options.stack}: the demo has traffic for {', '.join(missing)}, which it lacks")
+    platform.registry.put_namespace(TWIN_NAMESPACE, {}, {})
+    lanes: list[_Lane] = []
+    for index, item in enumerate(options.traffic):
+        spec = specs[item.function]
+        environment = spec.env_vars
+        try:
+            slo = load.parse_duration(environment["slo_latency"])
+            objective = float(environment.get("slo_objective", _OBJECTIVE_DEFAULT))
+        except (KeyError, ValueError) as error:
+            raise DemoError(
+                f"{options.stack}: {item.function}: slo_latency, slo_objective: {error}"
+            ) from error
+        profile = peak(item.base * options.rate, item.peak * options.rate, options.duration)
+        lane = _Lane(spec, item, profile, options.seed * 1000 + index, Ledger(slo), objective)
+        lanes.append(lane)
+        if item.twin and options.with_twins:
+            twin = replace(spec, namespace=TWIN_NAMESPACE, env_vars={**environment, **_TWIN_ENVIRONMENT})
+            platform.deploy(twin)
+            lanes.append(replace(lane, spec=twin, ledger=Ledger(slo)))
+    return lanes
+
+
+async def _ready(platform: Platform) -> None:
+    try:
+        async with asyncio.timeout(_READY_LIMIT):
+            await platform.settled()
+    except TimeoutError:
+        late = [f.spec.full_name for f in platform.registry if f.available < f.desired]
+        raise DemoError(
+            f"not ready after {_READY_LIMIT:.0f} s: {', '.join(late)}; the logs in {platform.log_dir} say why"
+        ) from None
+
+
+async def _traffic(platform: Platform, lanes: Sequence[_Lane], options: Options, display: Display) -> Outcome:
+    """Offer the traffic, watch, scale the twins; return when every request has ended."""
+    ticks, load_before = machine.cpu_ticks(), os.getloadavg()[0]
+    timeout = aiohttp.ClientTimeout(total=_ASK_LIMIT)
+    metrics = platform.prometheus_url or ""
+    async with aiohttp.ClientSession(timeout=timeout) as session, _generator(platform, lanes) as process:
+        begun = await _begin(process)
+
+        def elapsed() -> float:
+            return time.monotonic() - begun
+
+        ledgers = {lane.spec.full_name: lane.ledger for lane in lanes}
+        watch = Watch(session, platform.gateway_url, metrics, ledgers)
+        twins = {lane.spec.full_name: Bounds.from_labels(lane.spec.labels) for lane in lanes if lane.is_twin}
+        baseline = CommunityScaler(session, platform.gateway_url, metrics, twins)
+        companions = [
+            asyncio.create_task(watch.run(elapsed), name="watch"),
+            asyncio.create_task(baseline.run(), name="baseline"),
+            asyncio.create_task(_show(display, lanes, options.duration, elapsed), name="table"),
+        ]
+        reading = asyncio.create_task(_read(process, [lane.ledger for lane in lanes]), name="records")
+        running: set[asyncio.Task[Any]] = {reading, *companions}
+        try:
+            await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in companions:
+                if task.done():
+                    task.result()  # They never end by themselves: this raises what ended it.
+            lag = reading.result()
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+    return Outcome(
+        comparisons=tuple(_comparisons(lanes, options.duration)),
+        duration=options.duration,
+        seed=options.seed,
+        lag=lag,
+        gaps=tuple(sorted(watch.gaps.items())),
+        host=machine.describe(),
+        usage=machine.usage(ticks, machine.cpu_ticks()),
+        load_before=load_before,
+        finished=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+    )
+
+
+def _comparisons(lanes: Sequence[_Lane], duration: float) -> list[Comparison]:
+    twins = {lane.spec.name: lane for lane in lanes if lane.is_twin}
+    found: list[Comparison] = []
+    for lane in lanes:
+        if lane.is_twin:
+            continue
+        twin = twins.get(lane.spec.name)
+        found.append(
+            Comparison(
+                function=lane.spec.name,
+                slo=lane.ledger.slo,
+                objective=lane.objective,
+                offered=tuple(lane.profile.rate(second + 0.5) for second in range(int(duration))),
+                tailbound=reduce(lane.ledger, duration),
+                baseline=reduce(twin.ledger, duration) if twin else None,
+            )
+        )
+    return found
+
+
+@asynccontextmanager
+async def _generator(platform: Platform, lanes: Sequence[_Lane]) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run the generator in a process of its own for the length of the block."""
+    with tempfile.TemporaryDirectory(prefix="demo-load-") as folder:
+        plan = _write_plan(Path(folder), platform.gateway_url, lanes)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "local_openfaas.demo.load", "--plan", str(plan)),
+            stdout=asyncio.subprocess.PIPE,
+            limit=_LINE_LIMIT,
+        )
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+
+def _write_plan(folder: Path, gateway: str, lanes: Sequence[_Lane]) -> Path:
+    """Write the generator's plan and its bodies; return the plan's path."""
+    streams: list[tuple[Stream, list[Path]]] = []
+    for lane in lanes:
+        paths: list[Path] = []
+        for number, body in enumerate(lane.traffic.bodies()):
+            path = folder / f"{lane.spec.name}-{number}"
+            path.write_bytes(body)
+            paths.append(path)
+        target = Target(
+            f"{gateway}/function/{lane.spec.full_name}",
+            headers=(("Content-Type", lane.traffic.content_type),),
+        )
+        streams.append((Stream(target, lane.profile, lane.seed), paths))
+    plan = folder / "plan.json"
+    plan.write_text(load.plan(streams, load.GIVE_UP_AFTER))
+    return plan
+
+
+async def _begin(process: asyncio.subprocess.Process) -> float:
+    """Return when the traffic begins, on the monotonic clock."""
+    line = await process.stdout.readline() if process.stdout else b""
+    if not line:
+        raise DemoError("the load generator did not start; its message stands above")
+    return float(json.loads(line)["start"])
+
+
+async def _read(process: asyncio.subprocess.Process, ledgers: Sequence[Ledger]) -> Lag:
+    """Put the generator's records into their ledgers until it ends; return its own lag."""
+    lag: Lag | None = None
+    while process.stdout and (line := await process.stdout.readline()):
+        document = json.loads(line)
+        for index, scheduled, latency, status in document.get("records", ()):
+            ledgers[index].add(Record(scheduled, latency, status))
+        if "lag" in document:
+            lag = Lag(**document["lag"])
+    if lag is None:
+        raise DemoError("the load generator ended before its traffic did")
+    return lag
+
+
+async def _show(
+    display: Display, lanes: Sequence[_Lane], duration: float, elapsed: Callable[[], float]
+) -> None:
+    while True:
+        now = elapsed()
+        rows = tuple(
+            row(
+                lane.spec.name,
+                BASELINE if lane.is_twin else TAILBOUND,
+                lane.ledger,
+                objective=lane.objective,
+                rate=lane.profile.rate(max(0.0, now)),
+                elapsed=now,
+            )
+            for lane in lanes
+        )
+        part = phase(now, duration) if now < duration else "last answers"
+        display.update(Frame(max(0.0, now), duration, part, rows))
+        await asyncio.sleep(_FRAME_INTERVAL)
+
+
+__all__ = ["DemoError", "Options", "Outcome", "PlatformError", "run"]

@@ -1,0 +1,52 @@
+"""Which functions get how much traffic, and with what bodies. [P]
+
+The one place to change rates: everything else reads :data:`TRAFFIC`. Rates are chosen so that two shared
+cores carry the functions, the twins, the gateway face and the generator together; the replicas of a simulated
+accelerator sleep, so they cost next to nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+TWIN_NAMESPACE = "baseline"
+"""Where the twins live: the autoscaler looks after the functions' own namespace only."""
+
+_VISION_BYTES = 3 * 224 * 224
+_FEATURES = 32
+_VARIANTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """The traffic of one function: requests per second at the base and at the peak, and what they carry."""
+
+    function: str
+    base: float
+    peak: float
+    bodies: Callable[[], tuple[bytes, ...]]
+    content_type: str
+    twin: bool = True
+
+
+def _json_rows() -> tuple[bytes, ...]:
+    rows = ([((i * 7 + v * 3) % 11) / 10 - 0.5 for i in range(_FEATURES)] for v in range(_VARIANTS))
+    return tuple(json.dumps({"features": row}).encode() for row in rows)
+
+
+def _images() -> tuple[bytes, ...]:
+    ramp = bytes(range(256)) * (_VISION_BYTES // 256 + 1)
+    return tuple(ramp[shift * 17 : shift * 17 + _VISION_BYTES] for shift in range(_VARIANTS))
+
+
+def _nothing() -> tuple[bytes, ...]:
+    return (b"{}",)
+
+
+TRAFFIC: tuple[Traffic, ...] = (
+    Traffic("accelerator", base=60, peak=500, bodies=_nothing, content_type="application/json"),
+    Traffic("tabular", base=30, peak=150, bodies=_json_rows, content_type="application/json"),
+    Traffic("vision", base=3, peak=12, bodies=_images, content_type="application/octet-stream", twin=False),
+)
