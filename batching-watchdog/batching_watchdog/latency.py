@@ -16,6 +16,7 @@ slow first run nor a slow spell is remembered for longer than it takes to use th
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Final
 
 QUANTILE: Final = 0.95
@@ -46,11 +47,9 @@ class _Samples:
 
     def centre(self) -> tuple[float, float]:
         """Mean size and mean seconds, the slowest run apart: one warm-up or stall must not count as usual."""
-        slowest = max(seconds for _, seconds in self.kept) if len(self.kept) > 1 else 0.0
         count = max(1, len(self.kept) - 1)
-        out = next((size for size, seconds in self.kept if seconds == slowest), 0)
-        total = sum(size for size, _ in self.kept) - out
-        return total / count, max(LEAST, (sum(seconds for _, seconds in self.kept) - slowest) / count)
+        usual = sorted(self.kept, key=itemgetter(1))[:count]
+        return sum(size for size, _ in usual) / count, max(LEAST, sum(taken for _, taken in usual) / count)
 
     def upper(self, size: float, slope: float) -> float:
         """Upper quantile of seconds, as if all runs had been of ``size``; never the slowest of several."""
@@ -95,7 +94,7 @@ class LatencyModel:
                 if other is not samples:
                     other.forget()
         self._stale += 1
-        if self._observed <= WINDOW or self._stale >= REFIT_EVERY:
+        if self._observed <= WINDOW or self._stale >= REFIT_EVERY or len(samples.kept) <= TRIES:
             self._refit()
 
     def predict(self, size: int) -> float:
@@ -115,7 +114,10 @@ class LatencyModel:
 
     @property
     def best_size(self) -> int:
-        """The size with the best throughput among those seen, or twice that while the double is not known."""
+        """The power of two with the best throughput, or twice that while the double is not known.
+
+        At most ``max_batch_size`` and twice the largest size seen; 1 while nothing is learnt.
+        """
         return self._best
 
     def capacity(self, workers: int, slo_latency: float) -> float | None:
@@ -155,11 +157,14 @@ class LatencyModel:
         self._best = self._find_best()
 
     def _find_best(self) -> int:
-        rates = [size / self._mean[size - 1] for size in range(1, self._largest + 1)]
-        enough = max(rates) * (1 - TIE)
-        best = next(index + 1 for index, rate in enumerate(rates) if rate >= enough)
+        # Powers of two only: among all sizes, ties would let the best creep down, and its samples with it.
+        rates = {size: size / self.predict_mean(size) for size in self.sizes_learnt()}
+        enough = max(rates.values()) * (1 - TIE)
+        best = min(size for size, rate in rates.items() if rate >= enough)
         double = self._samples.get(_power(best) + 1)
-        return min(2 * best, self._max) if double is None or len(double.kept) < TRIES else best
+        if double is None or len(double.kept) < TRIES:
+            return min(2 * best, 2 * self._largest, self._max)
+        return best
 
 
 def _power(size: int) -> int:
