@@ -1,0 +1,22 @@
+"""The autoscaler: sizes functions from what Prometheus says, so that they meet their latency SLO.
+
+The modules, in the order in which one reconcile passes them ([P] = pure: no I/O, no clock):
+
+- ``config`` [P]           YAML text -> frozen ``Config``; wrong values are named with key, value and rule
+- ``errors`` [P]           what can fail, and how it is said
+- ``promql`` [P]           which signals are asked for, as query text; API answers -> numbers
+- ``sources.prometheus``   the queries over HTTP, all functions in one query for each signal
+- ``sources.replay``       the same from a recording
+- ``platforms.openfaas``   functions, their replicas and bounds; scaling them
+- ``model`` [P]            the nouns: ``Observation``, ``Scale``, ``Decision``, ``TargetState`` and others
+- ``window`` [P]           the last seconds of a value, and their maximum
+- ``forecast`` [P]         the rate one start-up time ahead
+- ``policies`` [P]         how many replicas a policy wants: ``slo``, ``proportional``, ``threshold``
+- ``decide`` [P]           from wish to action: bounds, rate limits, cooldown, stabilisation, reasons
+- ``controller``           the loop: observe, decide, act, record
+- ``metrics``              every metric name and label
+- ``web``                  /metrics and /healthz
+- ``app``                  builds all of the above, runs and stops it
+"""
+
+__version__ = "0.1.0"

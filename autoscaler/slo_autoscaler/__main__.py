@@ -1,0 +1,8 @@
+"""``python -m slo_autoscaler`` and the ``slo-autoscaler`` command."""
+
+import sys
+
+from slo_autoscaler.app import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""Builds the autoscaler from its configuration, runs it, stops it.
+
+Exit statuses: 0 stopped by SIGTERM or SIGINT, or ``--once`` went well; 1 ``--once`` could not reach
+Prometheus or the gateway; 2 the configuration or the command line is wrong.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+
+from slo_autoscaler import __version__
+from slo_autoscaler.config import Config
+from slo_autoscaler.controller import Clocks, Controller
+from slo_autoscaler.errors import ConfigError
+from slo_autoscaler.metrics import Metrics
+from slo_autoscaler.platforms import PLATFORMS
+from slo_autoscaler.sources.prometheus import PrometheusSource
+from slo_autoscaler.web import Web
+
+logger = logging.getLogger(__name__)
+
+OVERRIDES: Final = {
+    "gateway_url": ("platform.gateway_url", "SLO_AUTOSCALER_GATEWAY_URL"),
+    "prometheus_url": ("prometheus.url", "SLO_AUTOSCALER_PROMETHEUS_URL"),
+    "web_port": ("web.port", "SLO_AUTOSCALER_WEB_PORT"),
+}
+"""Flag -> (key that it overrides, variable that does so too). The flag wins, then the variable."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    flags = _parser().parse_args(arguments)
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        config = load(flags, os.environ)
+        return run(config, once=flags.once, dry_run=flags.dry_run)
+    except ConfigError as error:
+        for line in error.lines:
+            sys.stderr.write(f"slo-autoscaler: {line}\n")
+        return 2
+
+
+def load(flags: argparse.Namespace, environ: Mapping[str, str]) -> Config:
+    """Read the configuration file and what overrides it."""
+    path: str = flags.config
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
+    except UnicodeDecodeError:
+        raise ConfigError([f"{path}: must be UTF-8 text"]) from None
+    overrides: dict[str, object] = {}
+    for flag, (key, variable) in OVERRIDES.items():
+        value = getattr(flags, flag) or environ.get(variable)
+        if value:
+            overrides[key] = value
+    return Config.parse(text, path, overrides)
+
+
+def run(config: Config, *, once: bool, dry_run: bool) -> int:
+    """Build everything in the order in which it depends on each other, and reconcile."""
+    with ExitStack() as closing:
+        metrics = Metrics(CollectorRegistry())
+        platform = PLATFORMS[config.platform.kind](config.platform)
+        closing.callback(platform.close)
+        source = PrometheusSource(config.prometheus)
+        closing.callback(source.close)
+        controller = Controller(
+            config,
+            source,
+            platform,
+            metrics,
+            emit=_emit,
+            clocks=Clocks(time.monotonic, lambda: datetime.now(UTC)),
+            dry_run=dry_run,
+        )
+        if once:
+            return 0 if controller.reconcile() else 1
+
+        web = Web(config.web.host, config.web.port, metrics.registry, controller.alive)
+        closing.callback(web.stop)
+        stop = _stop_on_signals()
+        web.start()
+        logger.info(
+            "slo-autoscaler %s: %s, every %gs; /metrics and /healthz on %s:%d%s",
+            __version__,
+            config.platform.gateway_url,
+            config.interval,
+            config.web.host,
+            web.port,
+            "; dry run" if dry_run else "",
+        )
+        controller.run(stop)
+        logger.info("stopped")
+        return 0
+
+
+def _stop_on_signals() -> threading.Event:
+    """Return an event that SIGTERM and SIGINT set; a second one ends the process at once."""
+    stop = threading.Event()
+
+    def record(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, record)
+    return stop
+
+
+def _emit(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="slo-autoscaler", description="Sizes functions so that they meet their latency SLO."
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML configuration")
+    parser.add_argument("--once", action="store_true", help="reconcile once and exit")
+    parser.add_argument("--dry-run", action="store_true", help="decide and log, never scale")
+    for flag, (key, variable) in OVERRIDES.items():
+        parser.add_argument(
+            f"--{flag.replace('_', '-')}", metavar="VALUE", help=f"instead of {key}; or set {variable}"
+        )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser

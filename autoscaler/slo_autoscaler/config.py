@@ -1,0 +1,307 @@
+"""The YAML configuration as a frozen ``Config``. [P]
+
+Owns every key's name, default and rule, and the words in which a wrong one is reported. The file is read by
+``app``; environment and flags come in as ``overrides``. Durations are Go syntax (``1m30s``, ``250ms``) or a
+plain number of seconds, and are seconds here.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Annotated, Any, Final, Literal
+
+import yaml
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.dataclasses import dataclass
+
+from slo_autoscaler.errors import ConfigError
+from slo_autoscaler.model import RateLimit, TargetSpec
+from slo_autoscaler.policies import POLICIES
+
+MIN_SCRAPES: Final = 4
+"""Scrapes that the query window must span: two are needed for a rate, one may be missed, one is the edge."""
+
+_UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_GO_PART: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+_GO_DURATION: Final = re.compile(rf"(?:{_GO_PART.pattern})+")
+_NUMBER: Final = re.compile(r"\d+(?:\.\d*)?")
+_FUNCTION_NAME: Final = re.compile(r"[A-Za-z0-9_.-]+\.[a-z0-9-]+")
+
+
+def parse_duration(value: object) -> float:
+    """Return seconds from Go syntax or a number. Raises ``ValueError`` with the rule."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, str) and _GO_DURATION.fullmatch(value):
+        return sum(float(number) * _UNITS[unit] for number, unit in _GO_PART.findall(value))
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return float(value)
+    raise ValueError("must be a duration, such as 250ms, 30s or 1m30s (a plain number is seconds)")
+
+
+def _url(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", value):
+        raise ValueError("must be an http:// or https:// URL without query")
+    return value.rstrip("/")
+
+
+def _policy(value: object) -> str:
+    if not isinstance(value, str) or value not in POLICIES:
+        raise ValueError(f"must be one of {', '.join(POLICIES)}")
+    return value
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0, allow_inf_nan=False)]
+PositiveDuration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, allow_inf_nan=False)]
+Url = Annotated[str, BeforeValidator(_url)]
+Factor = Annotated[float, Field(ge=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+
+_STRICT: Final = ConfigDict(extra="forbid", validate_default=True)
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class BasicAuth:
+    """Files that hold the gateway's user and password, as OpenFaaS mounts them."""
+
+    user_file: str
+    password_file: str
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class PlatformConfig:
+    """Where functions are scaled."""
+
+    gateway_url: Url
+    kind: Literal["openfaas"] = "openfaas"
+    basic_auth: BasicAuth | None = None
+    namespaces: Annotated[tuple[str, ...], Field(min_length=1)] = ("openfaas-fn",)
+    timeout: PositiveDuration = 5.0
+    """For each request."""
+    concurrency: Annotated[int, Field(ge=1, le=64)] = 8
+    """Requests at a time."""
+    cap: Count | None = None
+    """The most replicas that the platform gives (OpenFaaS CE: 5). Without it, it is found by asking."""
+    cap_retry: PositiveDuration = 300.0
+    """How long a refusal is believed."""
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class PrometheusConfig:
+    """Where observations come from."""
+
+    url: Url
+    scrape_interval: PositiveDuration = 5.0
+    """What Prometheus is configured with for the functions; it cannot be asked for."""
+    window: PositiveDuration = 30.0
+    """Of every rate and quantile."""
+    timeout: PositiveDuration = 5.0
+    """For each query."""
+    max_age: PositiveDuration = 20.0
+    """A newest sample older than this is no data."""
+
+    @field_validator("window")
+    @classmethod
+    def _spans_scrapes(cls, window: float, info: ValidationInfo) -> float:
+        scrape = info.data.get("scrape_interval")
+        if scrape is not None and window < MIN_SCRAPES * scrape:
+            raise ValueError(f"must span at least {MIN_SCRAPES} scrapes, {MIN_SCRAPES * scrape:g}s")
+        return window
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class WebConfig:
+    """Where /metrics and /healthz are served."""
+
+    host: str = "0.0.0.0"  # noqa: S104  (a pod is scraped from outside; the local platform sets loopback)
+    port: Annotated[int, Field(ge=0, le=65535)] = 8082
+    """0 is any free port; the log says which."""
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class ScaleUpConfig:
+    """One decision may multiply by ``max_factor`` or add ``max_step``, whichever allows more."""
+
+    max_factor: Factor = 2.0
+    max_step: Count = 4
+    cooldown: Duration = 0.0
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class ScaleDownConfig:
+    """One decision may divide by ``max_factor`` or take away ``max_step``, whichever allows more."""
+
+    max_factor: Factor = 2.0
+    max_step: Count = 1
+    cooldown: Duration = 0.0
+    stabilisation_window: Duration = 60.0
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class ScalingConfig:
+    """How a function is scaled; ``functions`` may override any of it for one function."""
+
+    policy: Annotated[str, BeforeValidator(_policy)] = "slo"
+    min_replicas: Count = 1
+    """Where the label com.openfaas.scale.min is absent."""
+    max_replicas: Count = 5
+    """Where the label com.openfaas.scale.max is absent."""
+    utilisation_target: Annotated[float, Field(gt=0, le=1)] = 0.8
+    tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    min_samples: Count = 20
+    start_up_time: Duration = 10.0
+    trend_history: Duration = 60.0
+    scale_up: ScaleUpConfig = Field(default_factory=ScaleUpConfig)
+    scale_down: ScaleDownConfig = Field(default_factory=ScaleDownConfig)
+
+    @field_validator("max_replicas")
+    @classmethod
+    def _above_minimum(cls, most: int, info: ValidationInfo) -> int:
+        least = info.data.get("min_replicas")
+        if least is not None and most < least:
+            raise ValueError(f"must be at least min_replicas, {least}")
+        return most
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class Config:
+    """Checked settings of one autoscaler."""
+
+    platform: PlatformConfig
+    prometheus: PrometheusConfig
+    interval: PositiveDuration = 5.0
+    """Between the starts of two reconciles."""
+    web: WebConfig = Field(default_factory=WebConfig)
+    defaults: ScalingConfig = Field(default_factory=ScalingConfig)
+    functions: dict[str, ScalingConfig] = Field(default_factory=dict)
+    """name.namespace -> what differs from ``defaults``, already merged with them."""
+
+    @field_validator("functions")
+    @classmethod
+    def _full_names(cls, functions: dict[str, ScalingConfig]) -> dict[str, ScalingConfig]:
+        for name in functions:
+            if not _FUNCTION_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} must be name.namespace, such as vision.openfaas-fn")
+        return functions
+
+    @classmethod
+    def parse(cls, text: str, file: str, overrides: Mapping[str, object] | None = None) -> "Config":
+        """Read YAML text; ``overrides`` maps dotted keys (``prometheus.url``) to values that win.
+
+        Raises ``ConfigError`` with one line for each fault: file, key, value, rule.
+        """
+        try:
+            raw = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError([f"{file}: not YAML: {' '.join(str(error).split())}"]) from None
+        raw = {} if raw is None else raw
+        if not isinstance(raw, dict):
+            raise ConfigError([f"{file}: must be a mapping of keys, such as platform: and prometheus:"])
+        for key, value in (overrides or {}).items():
+            raw = _override(raw, key.split("."), value)
+        try:
+            return _ADAPTER.validate_python(_with_defaults(raw))
+        except ValidationError as error:
+            raise ConfigError(_lines(error, file)) from None
+
+    def target(self, function_name: str) -> TargetSpec:
+        """Return how one function (name.namespace) is to be scaled."""
+        scaling = self.functions.get(function_name, self.defaults)
+        up, down = scaling.scale_up, scaling.scale_down
+        return TargetSpec(
+            function_name=function_name,
+            policy=scaling.policy,
+            min_replicas=scaling.min_replicas,
+            max_replicas=scaling.max_replicas,
+            utilisation_target=scaling.utilisation_target,
+            tolerance=scaling.tolerance,
+            min_samples=scaling.min_samples,
+            start_up_time=scaling.start_up_time,
+            rate_lag=self.prometheus.window / 2,
+            settle_time=self.prometheus.window + 2 * self.prometheus.scrape_interval,
+            max_age=self.prometheus.max_age,
+            trend_history=scaling.trend_history,
+            stabilisation_window=down.stabilisation_window,
+            up=RateLimit(up.max_factor, up.max_step, up.cooldown),
+            down=RateLimit(down.max_factor, down.max_step, down.cooldown),
+            cap_retry=self.platform.cap_retry,
+        )
+
+
+_ADAPTER: Final = TypeAdapter(Config)
+
+
+def _override(raw: dict[str, Any], path: list[str], value: object) -> dict[str, Any]:
+    key, *rest = path
+    below = raw.get(key)
+    return raw | {key: _override(below if isinstance(below, dict) else {}, rest, value) if rest else value}
+
+
+def _with_defaults(raw: dict[str, Any]) -> dict[str, Any]:
+    """Put ``defaults`` under what each function overrides."""
+    defaults, functions = raw.get("defaults"), raw.get("functions")
+    if not isinstance(defaults, dict) or not isinstance(functions, dict):
+        return raw
+    return raw | {"functions": {name: _merged(defaults, own) for name, own in functions.items()}}
+
+
+def _merged(below: object, above: object) -> object:
+    if not isinstance(below, dict) or not isinstance(above, dict):
+        return above
+    return below | {key: _merged(below.get(key), value) for key, value in above.items()}
+
+
+def _lines(error: ValidationError, file: str) -> list[str]:
+    faults = error.errors(include_url=False)
+    inherited = {fault["loc"][1:] for fault in faults if fault["loc"][:1] == ("defaults",)}
+    return [
+        f"{file}: {'.'.join(map(str, fault['loc']))}: {_rule(fault)}"
+        for fault in faults
+        if not (fault["loc"][:1] == ("functions",) and fault["loc"][2:] in inherited)
+    ]
+
+
+def _rule(fault: Any) -> str:
+    if fault["type"] == "unexpected_keyword_argument":
+        known = _KEYS.get(str(fault["loc"][-2]) if len(fault["loc"]) > 1 else "", _SCALING_KEYS)
+        near = difflib.get_close_matches(str(fault["loc"][-1]), known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+        return f"unknown key; {hint}"
+    if fault["type"].startswith("missing"):
+        return "must be set"
+    if fault["type"] == "dataclass_type":
+        return f"{_shown(fault['input'])} must be a mapping of keys"
+    rule = str(fault["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
+    return rule if fault["loc"] == ("functions",) else f"{_shown(fault['input'])} {rule}"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _keys(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
+
+
+_SCALING_KEYS: Final = _keys(ScalingConfig)
+_KEYS: Final[Mapping[str, Iterable[str]]] = {
+    "": _keys(Config),
+    "platform": _keys(PlatformConfig),
+    "basic_auth": _keys(BasicAuth),
+    "prometheus": _keys(PrometheusConfig),
+    "web": _keys(WebConfig),
+    "defaults": _SCALING_KEYS,
+    "scale_up": _keys(ScaleUpConfig),
+    "scale_down": _keys(ScaleDownConfig),
+}
+"""Section -> its keys; what is not here is one function's overrides."""

@@ -1,0 +1,246 @@
+"""The nouns that a reconcile passes along: what is known, what is wanted, what is done. [P]
+
+Values only. The rules are in ``policies`` and ``decide``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from slo_autoscaler.window import History, SlidingMax
+
+Numbers = Mapping[str, float | None]
+
+
+class Reason(StrEnum):
+    """Why a decision is what it is: the closed list that logs, metrics and alerts may rely on."""
+
+    # hold: nothing can be said, or nothing may be done
+    DISABLED = "Disabled"
+    """The function's label com.tailbound.autoscale is "false"."""
+    SCALED_TO_ZERO = "ScaledToZero"
+    """Somebody wants 0 replicas; that is not undone."""
+    NO_DATA = "NoData"
+    """No observation, a stale one, or one without an arrival rate; the source's failure counts here."""
+    NOT_MANAGED = "NotManaged"
+    """There is no SLO for this function."""
+    TOO_FEW_SAMPLES = "TooFewSamples"
+    """Something seems wrong, but on fewer requests than ``min_samples``."""
+    PARTIAL_DATA = "PartialData"
+    """Some running replicas are not seen by the source, so a low rate may be an illusion."""
+    # hold: all is well, or a rule says to wait
+    WITHIN_RANGE = "DesiredWithinRange"
+    WITHIN_TOLERANCE = "WithinTolerance"
+    SETTLING = "Settling"
+    """Replicas are starting, or the query window still holds the time before they served."""
+    COOLING_DOWN = "CoolingDown"
+    SCALE_DOWN_STABILISED = "ScaleDownStabilised"
+    """A higher count was recommended within the stabilisation window."""
+    SCALE_DOWN_UNSAFE = "ScaleDownUnsafe"
+    """The SLO is missed now, or would be with fewer replicas."""
+    # hold: more would be needed, or would not help
+    AT_MAXIMUM = "AtMaximum"
+    PLATFORM_CAP = "PlatformCap"
+    """The platform gives no more than this, whatever the labels say."""
+    WILL_NOT_HELP = "MoreReplicasWillNotHelp"
+    """Not even one request alone meets the SLO on a replica."""
+    # up
+    LOAD_ABOVE_CAPACITY = "LoadAboveCapacity"
+    BACKLOG = "Backlog"
+    SLO_MISSED = "SloMissed"
+    """Also a hold: the SLO is missed although the model says that there is room."""
+    LATENCY_ABOVE_TARGET = "LatencyAboveTarget"
+    BELOW_MINIMUM = "BelowMinimum"
+    # down
+    LOAD_BELOW_CAPACITY = "LoadBelowCapacity"
+    LATENCY_BELOW_TARGET = "LatencyBelowTarget"
+    NO_TRAFFIC = "NoTraffic"
+    ABOVE_MAXIMUM = "AboveMaximum"
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """How far one decision may go: by ``max_factor`` or by ``max_step``, whichever allows more."""
+
+    max_factor: float
+    max_step: int
+    cooldown: float
+    """Seconds: upwards since the last scale-up, downwards since the last change in either direction."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSpec:
+    """How one function is to be scaled. Durations are seconds."""
+
+    function_name: str
+    """name.namespace"""
+    policy: str
+    min_replicas: int
+    """Where the function has no com.openfaas.scale.min label; likewise ``max_replicas``."""
+    max_replicas: int
+    utilisation_target: float
+    """Share of the learnt capacity to plan with; of the SLO's latency in ``proportional``."""
+    tolerance: float
+    min_samples: int
+    start_up_time: float
+    """From asking for a replica to its first answer, until it has been learnt."""
+    rate_lag: float
+    """How old a rate over the query window is on average: half the window."""
+    settle_time: float
+    """After a change, how long the query window still holds the time before it."""
+    max_age: float
+    """A newest sample older than this is no data."""
+    trend_history: float
+    stabilisation_window: float
+    up: RateLimit
+    down: RateLimit
+    cap_retry: float
+    """How long a platform's refusal to give more is believed before it is asked again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What the source says of one function over the query window; None is no data, never zero."""
+
+    rate: float | None = None
+    """Completions per second, of every outcome."""
+    in_flight: float | None = None
+    """Requests inside the watchdogs now."""
+    in_flight_growth: float | None = None
+    """Change of ``in_flight``, per second."""
+    queue_length: float | None = None
+    capacity: float | None = None
+    """Requests per second of one replica within the SLO, as the batcher has learnt it."""
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    attainment: float | None = None
+    """Share of all requests that were good; sheds, errors and expiries count as misses."""
+    samples: float | None = None
+    """Requests completed in the window."""
+    slo_latency: float | None = None
+    slo_objective: float | None = None
+    up_replicas: float | None = None
+    """Replicas that Prometheus reaches."""
+    age: float | None = None
+    """Seconds since the newest sample, by Prometheus' own clock."""
+
+    @property
+    def arrival_rate(self) -> float | None:
+        """Requests per second that come in.
+
+        Completions alone underestimate it under overload; what piles up in flight has arrived too.
+        """
+        if self.rate is None:
+            return None
+        return self.rate + max(0.0, self.in_flight_growth or 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """What the platform says of one function."""
+
+    desired: int
+    available: int
+    min: int | None = None
+    """From the function's label; None where it has none. Likewise ``max``."""
+    max: int | None = None
+    cap: int | None = None
+    """The most that the platform gives to any function, if it is known beforehand."""
+    enabled: bool = True
+
+    @property
+    def pending(self) -> int:
+        """Replicas that were asked for and do not serve yet."""
+        return max(0, self.desired - self.available)
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What ``decide`` adds to an observation before it asks a policy."""
+
+    forecast: float
+    """Arrivals per second expected one start-up time ahead."""
+    horizon: float
+    """How far ahead that is, seconds."""
+    correction: float
+    """Factor on the learnt capacity, at most 1: how far measured attainment contradicts it."""
+    missed: bool
+    """The objective is missed by more than chance explains, on enough samples."""
+    settled: bool
+    """No replica is starting, and the query window holds only the time since the last one did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """What a policy wants, before any limit."""
+
+    replicas: int
+    reason: Reason
+    raw: float | None = None
+    """The unrounded count, where a tolerance around it makes sense."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is done, why, and the numbers that it came from."""
+
+    replicas: int | None
+    """The new count, or None: hold."""
+    reason: Reason
+    inputs: Numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The platform gave less than was asked for."""
+
+    asked: int
+    granted: int
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class TargetState:
+    """What ``decide`` remembers of one function from one reconcile to the next; times are its ``now``."""
+
+    desired: int
+    """The count seen last."""
+    asked: int | None
+    """The count that the last decision asked for, until it is seen what became of it."""
+    refusal: Refusal | None
+    recommendations: SlidingMax
+    rates: History
+    changed_at: float
+    """When replicas were last asked for or still starting."""
+    scaled_at: float | None
+    scaled_up_at: float | None
+    pending_since: float | None
+    start_up_time: float | None
+    """Learnt; None until a scale-up has been watched."""
+    correction: float
+    corrected_at: float
+    seen_at: float
+    """When usable data was last seen."""
+
+    @classmethod
+    def initial(cls, spec: TargetSpec, scale: Scale, now: float) -> "TargetState":
+        """Start from what is there: the current count stands as a recommendation for one window.
+
+        So a restart of the autoscaler never makes a dip, even at a peak.
+        """
+        return cls(
+            desired=scale.desired,
+            asked=None,
+            refusal=None,
+            recommendations=SlidingMax(spec.stabilisation_window).push(now, scale.desired),
+            rates=History(max(spec.trend_history, spec.start_up_time)),
+            changed_at=now,
+            scaled_at=None,
+            scaled_up_at=None,
+            pending_since=None,
+            start_up_time=None,
+            correction=1.0,
+            corrected_at=now,
+            seen_at=now,
+        )

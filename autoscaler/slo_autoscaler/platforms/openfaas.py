@@ -1,0 +1,143 @@
+"""OpenFaaS through its REST API: the gateway's, or a provider's (they are the same here).
+
+Owns requests, basic auth, names and labels. What the contract does not say aloud, and this module minds:
+
+- The gateway clamps counts to 1..5 and still says 202, so what was given is only seen by reading again.
+- ``GET /system/functions`` panics in the gateway while Prometheus is away. It is for discovery only; the
+  replicas of each function are read one by one.
+- Go leaves out zero values: a missing count is 0.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import requests
+from requests.adapters import HTTPAdapter
+
+from slo_autoscaler.config import BasicAuth, PlatformConfig
+from slo_autoscaler.errors import ConfigError, FunctionGoneError, PlatformError
+from slo_autoscaler.model import Scale
+
+MIN_LABEL: Final = "com.openfaas.scale.min"
+MAX_LABEL: Final = "com.openfaas.scale.max"
+AUTOSCALE_LABEL: Final = "com.tailbound.autoscale"
+"""``"false"`` leaves the function to others. In a domain of our own, because faas-netes refuses unknown
+labels under com.openfaas.scale at deploy."""
+
+
+class OpenFaas:
+    """One gateway, some namespaces."""
+
+    def __init__(self, config: PlatformConfig) -> None:
+        self._config = config
+        self._session = requests.Session()
+        self._session.auth = _credentials(config.basic_auth)
+        # No retries: the next reconcile is one. As many kept connections as there are callers.
+        adapter = HTTPAdapter(pool_maxsize=config.concurrency)
+        self._session.mount("http://", adapter)
+        self._session.mount("https://", adapter)
+
+    def functions(self) -> list[str]:
+        """Return every function of the configured namespaces, as name.namespace."""
+        names = []
+        for namespace in self._config.namespaces:
+            found = self._get("/system/functions", namespace)
+            if not isinstance(found, list):
+                raise PlatformError(f"{self._config.gateway_url}/system/functions: not a list")
+            for status in found:
+                name = status.get("name") if isinstance(status, dict) else None
+                if not isinstance(name, str) or not name:
+                    raise PlatformError(f"{self._config.gateway_url}/system/functions: an entry has no name")
+                names.append(f"{name}.{status.get('namespace') or namespace}")
+        return names
+
+    def scale(self, function_name: str) -> Scale:
+        """Return replicas and bounds of one function."""
+        name, namespace = _split(function_name)
+        status = self._get(f"/system/function/{quote(name)}", namespace)
+        if not isinstance(status, dict):
+            raise PlatformError(f"{function_name}: the status is not an object")
+        labels = status.get("labels")
+        labels = labels if isinstance(labels, dict) else {}
+        return Scale(
+            desired=_count(function_name, status, "replicas"),
+            available=_count(function_name, status, "availableReplicas"),
+            min=_whole(labels.get(MIN_LABEL)),
+            max=_whole(labels.get(MAX_LABEL)),
+            cap=self._config.cap,
+            enabled=str(labels.get(AUTOSCALE_LABEL, "true")).lower() != "false",
+        )
+
+    def set_scale(self, function_name: str, replicas: int) -> None:
+        """Ask the gateway for a count."""
+        name, namespace = _split(function_name)
+        body = {"serviceName": name, "replicas": replicas, "namespace": namespace}
+        self._request("POST", f"/system/scale-function/{quote(name)}", namespace, body)
+
+    def close(self) -> None:
+        """Give up connections."""
+        self._session.close()
+
+    def _get(self, path: str, namespace: str) -> Any:
+        response = self._request("GET", path, namespace, None)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise PlatformError(f"GET {response.url}: not JSON: {response.text[:80]!r}") from error
+
+    def _request(
+        self, method: str, path: str, namespace: str, body: Mapping[str, object] | None
+    ) -> requests.Response:
+        """Return a 200 or 202; the one place where foreign exceptions and statuses become ours."""
+        url = self._config.gateway_url + path
+        try:
+            response = self._session.request(
+                method,
+                url,
+                params={"namespace": namespace},
+                json=body,
+                timeout=self._config.timeout,
+                allow_redirects=False,
+            )
+        except requests.RequestException as error:
+            raise PlatformError(f"{method} {url}: {type(error).__name__}: {error}") from error
+        if response.status_code == 404:
+            raise FunctionGoneError(f"{method} {url}: 404, not found in namespace {namespace}")
+        if response.status_code not in (200, 202):
+            hint = ", check platform.basic_auth" if response.status_code == 401 else ""
+            text = response.text.strip()[:120]
+            raise PlatformError(f"{method} {url}: status {response.status_code}{hint}: {text!r}")
+        return response
+
+
+def _credentials(files: BasicAuth | None) -> tuple[str, str] | None:
+    if files is None:
+        return None
+    return _secret("user_file", files.user_file), _secret("password_file", files.password_file)
+
+
+def _secret(key: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not text"
+        raise ConfigError([f"platform.basic_auth.{key}: {path!r} must be a readable file: {why}"]) from None
+
+
+def _split(function_name: str) -> tuple[str, str]:
+    name, _, namespace = function_name.rpartition(".")
+    return name, namespace
+
+
+def _count(function_name: str, status: Mapping[str, Any], key: str) -> int:
+    value = status.get(key, 0)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise PlatformError(f"{function_name}: {key} {value!r} must be a whole number of at least 0")
+    return value
+
+
+def _whole(text: object) -> int | None:
+    """Read a bound; like the gateway, fall back to the default when it is no number."""
+    return int(text) if isinstance(text, str) and text.isascii() and text.isdecimal() else None

@@ -1,0 +1,40 @@
+"""Observations from a recording, for tests and simulation.
+
+One line of JSON for each reconcile: ``{"name.namespace": {"rate": 12.5, "p95": 0.08, ...}, ...}`` with the
+fields of ``Observation``; a field that is absent or null is no data.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from typing import Final
+
+from slo_autoscaler.errors import SourceError
+from slo_autoscaler.model import Observation
+
+_FIELDS: Final = {field.name for field in fields(Observation)}
+
+
+class ReplaySource:
+    """Answers each call with the next line; after the last, there is no data."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._lines: Iterator[tuple[int, str]] = enumerate(lines, 1)
+
+    def observe(self) -> dict[str, Observation]:
+        """Return the next recorded reconcile; ``SourceError`` at the end or on a line that is none."""
+        number, line = next(self._lines, (0, ""))
+        if not number:
+            raise SourceError("the recording has ended")
+        try:
+            recorded = json.loads(line)
+            return {name: _observation(values) for name, values in recorded.items()}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise SourceError(f"line {number} of the recording: {error}") from error
+
+
+def _observation(values: dict[str, float | None]) -> Observation:
+    unknown = set(values) - _FIELDS
+    if unknown:
+        raise ValueError(f"unknown signals: {', '.join(sorted(unknown))}")
+    return Observation(**values)

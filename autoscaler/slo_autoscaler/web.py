@@ -1,0 +1,73 @@
+"""/metrics and /healthz on a small threaded server.
+
+/healthz is 200 while the loop is alive. A Prometheus or gateway that is away does not make it fail: holding
+is then the right thing to do, and a restart would not help.
+"""
+
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from slo_autoscaler.errors import ConfigError
+
+CLIENT_TIMEOUT: Final = 10.0
+"""Seconds that a silent client may keep a thread."""
+
+
+class Web:
+    """The listener; serves between ``start`` and ``stop``."""
+
+    def __init__(self, host: str, port: int, registry: CollectorRegistry, alive: Callable[[], bool]) -> None:
+        """Bind. Raises ``ConfigError`` when the address cannot be had."""
+
+        class Handler(BaseHTTPRequestHandler):
+            timeout = CLIENT_TIMEOUT
+
+            def do_GET(self) -> None:
+                path = self.path.partition("?")[0]
+                if path == "/metrics":
+                    encode, content_type = choose_encoder(self.headers.get("Accept", ""))
+                    self._answer(200, content_type, encode(registry))
+                elif path == "/healthz":
+                    healthy = alive()
+                    text = b"ok\n" if healthy else b"no reconcile has finished for several intervals\n"
+                    self._answer(200 if healthy else 503, "text/plain; charset=utf-8", text)
+                else:
+                    self._answer(404, "text/plain; charset=utf-8", b"/metrics or /healthz\n")
+
+            def _answer(self, status: int, content_type: str, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", content_type)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base class names it)
+                """Say nothing: scrapes and probes would fill the log."""
+
+        try:
+            self._server = ThreadingHTTPServer((host, port), Handler)
+        except OSError as error:
+            raise ConfigError([f"web: cannot listen on {host}:{port}: {error.strerror or error}"]) from None
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, name="web", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on."""
+        return int(self._server.server_address[1])
+
+    def start(self) -> None:
+        """Serve in a thread of its own."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop serving and give the port back."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join()
+        self._server.server_close()
