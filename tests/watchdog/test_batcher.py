@@ -1,0 +1,232 @@
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from batching_watchdog.batcher import Answer, Batcher
+from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WorkerDied
+from batching_watchdog.latency import LatencyModel
+from batching_watchdog.messages import Batch, Reply, Request
+from batching_watchdog.metrics import Metrics
+from batching_watchdog.policy import POLICIES, PolicySettings
+from batching_watchdog.scheduler import Scheduler
+from watchdog.http_service import Clock
+
+
+@dataclass(eq=False)
+class Worker:
+    """Keeps what it is sent until the test answers."""
+
+    batches: list[Batch] = field(default_factory=list)
+
+    def send(self, batch: Batch) -> None:
+        self.batches.append(batch)
+
+
+@dataclass
+class Bench:
+    """A batcher, its clock, one worker, and what became of each request."""
+
+    batcher: Batcher
+    clock: Clock
+    metrics: Metrics
+    worker: Worker = field(default_factory=Worker)
+    answers: dict[int, Answer] = field(default_factory=dict)
+
+    def submit(self, number: int, *, budget: float = 0.1, timeout: float = 30.0) -> Request:
+        now = self.clock.now
+        request = Request(number, b"POST /\r\n", b"", now, now + budget, now + timeout)
+        self.batcher.submit(request, lambda answer: self.answers.__setitem__(number, answer))
+        return request
+
+    def reply(self, seconds: float = 0.01) -> None:
+        """The worker answers its last batch ``seconds`` after it was sent, and is idle again."""
+        self.clock.now += seconds
+        batch = self.worker.batches[-1]
+        self.batcher.replied(batch, [Reply(200, b"", b"%d" % request.id) for request in batch.requests])
+        self.batcher.worker_idle(self.worker)
+
+    def sizes(self) -> list[int]:
+        return [len(batch.requests) for batch in self.worker.batches]
+
+
+def scenario(
+    body: Callable[[Bench], Awaitable[None]], *, max_inflight: int = 100, shed: bool = False
+) -> None:
+    async def run() -> None:
+        clock = Clock()
+        model = LatencyModel(8)
+        model.observe(8, 0.01)  # batches grow only as far as sizes are known
+        metrics = Metrics(slo_latency=0.1, slo_objective=0.99, workers=1, model=model)
+        scheduler = Scheduler(
+            POLICIES["slo"](PolicySettings(8, 0.0)), model, max_inflight=max_inflight, shed_late=shed
+        )
+        await body(Bench(Batcher(clock, scheduler, model, metrics, workers=1), clock, metrics))
+
+    asyncio.run(run())
+
+
+async def turn() -> None:
+    """Let the loop run what is due now."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+def test_requests_of_one_turn_of_the_loop_leave_together():
+    async def body(bench: Bench) -> None:
+        bench.batcher.worker_idle(bench.worker)
+        for number in range(2):
+            bench.submit(number)
+        await turn()
+        assert bench.sizes() == [2]
+
+    scenario(body)
+
+
+def test_a_busy_worker_gets_nothing_and_the_queue_leaves_when_it_is_idle_again():
+    async def body(bench: Bench) -> None:
+        bench.batcher.worker_idle(bench.worker)
+        bench.submit(0)
+        await turn()
+        for number in range(1, 3):
+            bench.submit(number)
+        await turn()
+        assert (bench.sizes(), bench.batcher.queued, bench.batcher.idle) == ([1], 2, 0)
+        bench.reply()
+        await turn()
+        assert bench.sizes() == [1, 2]
+        assert bench.answers[0].outcome == Reply(200, b"", b"0")
+        assert bench.answers[0].batch_size == 1
+
+    scenario(body)
+
+
+def test_each_request_gets_its_own_reply():
+    async def body(bench: Bench) -> None:
+        for number in range(2):
+            bench.submit(number)
+        bench.batcher.worker_idle(bench.worker)
+        await turn()
+        bench.reply()
+        outcomes = {number: answer.outcome for number, answer in bench.answers.items()}
+        assert outcomes == {number: Reply(200, b"", b"%d" % number) for number in range(2)}
+
+    scenario(body)
+
+
+def test_a_full_queue_refuses_and_admits_again_after_an_answer():
+    async def body(bench: Bench) -> None:
+        bench.batcher.worker_idle(bench.worker)
+        bench.submit(0)
+        assert bench.batcher.full
+        assert isinstance(bench.batcher.refusal(), QueueFull)
+        with pytest.raises(QueueFull):
+            bench.submit(1)
+        await turn()
+        bench.reply()
+        assert bench.batcher.refusal() is None
+        bench.submit(2)
+
+    scenario(body, max_inflight=1)
+
+
+def test_a_withdrawn_request_is_neither_sent_nor_answered():
+    async def body(bench: Bench) -> None:
+        request = bench.submit(0)
+        bench.batcher.withdraw(request)
+        bench.batcher.worker_idle(bench.worker)
+        await turn()
+        assert (bench.worker.batches, bench.answers) == ([], {})
+        await asyncio.wait_for(bench.batcher.drained(), 1)
+
+    scenario(body)
+
+
+def test_a_withdrawn_request_in_a_running_batch_does_not_disturb_its_neighbours():
+    async def body(bench: Bench) -> None:
+        gone, _ = bench.submit(0), bench.submit(1)
+        bench.batcher.worker_idle(bench.worker)
+        await turn()
+        bench.batcher.withdraw(gone)
+        bench.reply()
+        assert set(bench.answers) == {1}
+
+    scenario(body)
+
+
+def test_a_request_is_given_up_at_its_timeout_while_it_waits_and_while_it_runs():
+    async def body(bench: Bench) -> None:
+        bench.batcher.worker_idle(bench.worker)
+        bench.submit(0, timeout=0.05)
+        await turn()
+        bench.submit(1, timeout=0.05)
+        bench.clock.now += 0.06
+        bench.submit(2)
+        await turn()
+        assert isinstance(bench.answers[0].outcome, Expired)
+        assert isinstance(bench.answers[1].outcome, Expired)
+        assert 2 not in bench.answers
+        bench.reply()
+        await turn()
+        assert [request.id for request in bench.worker.batches[-1].requests] == [2]
+
+    scenario(body)
+
+
+def test_the_timer_fires_by_itself():
+    async def body(bench: Bench) -> None:
+        bench.submit(0, timeout=0.02)
+        bench.submit(1, timeout=0.01)
+        await turn()
+        bench.clock.now += 0.03
+        async with asyncio.timeout(5):
+            await bench.batcher.drained()
+        assert {type(answer.outcome) for answer in bench.answers.values()} == {Expired}
+
+    scenario(body)
+
+
+def test_late_requests_are_shed_when_asked():
+    async def body(bench: Bench) -> None:
+        bench.batcher.worker_idle(bench.worker)
+        bench.submit(0)
+        await turn()
+        bench.reply(0.05)
+        bench.submit(1, budget=0.01)
+        await turn()
+        assert isinstance(bench.answers[1].outcome, PredictedLate)
+
+    scenario(body, shed=True)
+
+
+def test_a_dead_workers_requests_are_tried_alone_and_then_fail():
+    async def body(bench: Bench) -> None:
+        bench.submit(0)
+        bench.submit(1)
+        bench.batcher.worker_idle(bench.worker)
+        await turn()
+        bench.batcher.died(bench.worker.batches[0])
+        bench.batcher.worker_idle(bench.worker)
+        await turn()
+        assert bench.sizes() == [2, 1]
+        bench.batcher.died(bench.worker.batches[1])
+        bench.batcher.worker_idle(bench.worker)
+        await turn()
+        bench.reply()
+        assert isinstance(bench.answers[0].outcome, WorkerDied)
+        assert bench.answers[1].outcome == Reply(200, b"", b"1")
+
+    scenario(body)
+
+
+def test_an_idle_worker_that_goes_is_not_sent_anything():
+    async def body(bench: Bench) -> None:
+        bench.batcher.worker_idle(bench.worker)
+        bench.batcher.worker_gone(bench.worker)
+        bench.batcher.worker_gone(bench.worker)
+        bench.submit(0)
+        await turn()
+        assert bench.worker.batches == []
+
+    scenario(body)

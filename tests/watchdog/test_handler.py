@@ -1,0 +1,198 @@
+import json
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from batching_watchdog import wire
+from batching_watchdog.errors import HandlerNotLoaded
+from batching_watchdog.handler import Event, Handler
+from batching_watchdog.messages import Reply
+from batching_watchdog.worker import create_app
+
+Load = Callable[[str], Handler]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Iterator[Load]:
+    """Write a handler.py and load it, without leaving traces in this interpreter."""
+    path, modules = list(sys.path), set(sys.modules)
+
+    def write_and_load(source: str) -> Handler:
+        (tmp_path / "handler.py").write_text(textwrap.dedent(source))
+        return Handler(str(tmp_path))
+
+    yield write_and_load
+    sys.path[:] = path
+    for name in set(sys.modules) - modules | {"function", "function.handler"}:
+        sys.modules.pop(name, None)
+
+
+def event(body: bytes = b"", target: bytes = b"/", *headers: tuple[bytes, bytes]) -> Event:
+    return Event(wire.request_head(b"POST", target, headers), body)
+
+
+def one(handler: Handler, request: Event | None = None) -> Reply:
+    replies = handler.serve([request or event()])
+    assert len(replies) == 1
+    return replies[0]
+
+
+def test_an_event_has_what_python3_http_gives():
+    seen = event(
+        b'{"a": 1}', b"/a%20b?x=1&y=&x=2", (b"Content-Type", b"text/x"), (b"X-A", b"1"), (b"x-a", b"2")
+    )
+    assert (seen.method, seen.path, dict(seen.query)) == ("POST", "/a b", {"x": "1", "y": ""})
+    assert seen.headers["content-type"] == "text/x"
+    assert seen.headers["X-A"] == "1, 2"
+    assert list(seen.headers) == ["Content-Type", "X-A"]
+    assert len(seen.headers) == 2
+    assert "nothing" not in seen.headers
+    assert seen.json() == {"a": 1}
+
+
+def test_load_runs_once_and_its_result_is_the_model(load: Load):
+    handler = load("""
+        calls = []
+        def load():
+            calls.append(1)
+            return calls
+        def handle(event, context):
+            return len(context.model)
+    """)
+    assert [one(handler).body for _ in range(3)] == [b"1"] * 3
+
+
+def test_the_folder_is_a_package_and_on_the_path(load: Load, tmp_path: Path):
+    (tmp_path / "sibling.py").write_text("NAME = 'sibling'")
+    (tmp_path / "inner.py").write_text("NAME = 'inner'")
+    handler = load("""
+        import sibling
+        from function.inner import NAME
+        from .inner import NAME as again
+        def handle(event, context):
+            return sibling.NAME + NAME + again
+    """)
+    assert one(handler).body == b"siblinginnerinner"
+
+
+@pytest.mark.parametrize(
+    ("result", "status", "content_type", "body"),
+    [
+        ("b'raw'", 200, "application/octet-stream", b"raw"),
+        ("memoryview(b'raw')", 200, "application/octet-stream", b"raw"),
+        ("'text'", 200, "text/plain; charset=utf-8", b"text"),
+        ("None", 200, "text/plain; charset=utf-8", b""),
+        ("{'score': 0.5}", 200, "application/json", b'{"score":0.5}'),
+        ("[1, True, None]", 200, "application/json", b"[1,true,null]"),
+        ("7", 200, "application/json", b"7"),
+        ("__import__('numpy').arange(3)", 200, "application/json", b"[0,1,2]"),
+        ("{'statusCode': 201, 'body': {'a': 1}}", 201, "application/json", b'{"a":1}'),
+        ("{'body': 'x', 'headers': {'Content-Type': 'text/css'}}", 200, "text/css", b"x"),
+        ("('made', 201)", 201, "text/plain; charset=utf-8", b"made"),
+        ("('made', 201, {'X-A': 'b'})", 201, "text/plain; charset=utf-8", b"made"),
+        ("__import__('flask').Response('x', 202, mimetype='text/css')", 202, "text/css; charset=utf-8", b"x"),
+        ("ValueError('too short')", 500, "text/plain; charset=utf-8", b"too short\n"),
+        ("{'statusCode': 422, 'body': ValueError('no')}", 422, None, None),
+    ],
+)
+def test_a_result_means_what_its_type_says(
+    load: Load, result: str, status: int, content_type: str | None, body: bytes | None
+):
+    reply = one(load(f"def handle(event, context):\n    return {result}\n"))
+    headers = dict(wire.parse_request_head(b"- -\r\n" + reply.head)[2])
+    assert reply.status == status
+    if content_type is not None:
+        assert (headers["Content-Type"], reply.body) == (content_type, body)
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        "object()",
+        "float('nan') and {1, 2}",
+        "{'statusCode': 99, 'body': ''}",
+        "{'statusCode': 'soon', 'body': ''}",
+        "{'body': '', 'headers': {'X-A': 'split\\r\\nX-B: c'}}",
+        "{'body': '', 'headers': {'X A': 'b'}}",
+        "{'body': '', 'headers': {'': 'b'}}",
+    ],
+)
+def test_a_result_that_can_not_be_sent_is_a_failure_of_that_request(
+    load: Load, result: str, capsys: pytest.CaptureFixture[str]
+):
+    reply = one(load(f"def handle(event, context):\n    return {result}\n"))
+    assert (reply.status, reply.failed) == (500, True)
+    assert "can not be sent" in capsys.readouterr().err
+
+
+def test_headers_that_frame_the_message_are_not_the_functions_to_set(load: Load):
+    handler = load(
+        "def handle(e, c):\n    return {'body': '', 'headers': {'Content-Length': '9', 'X-A': 'b'}}\n"
+    )
+    assert b"Content-Length" not in one(handler).head
+
+
+def test_a_batch_that_raises_is_run_again_one_by_one(load: Load):
+    handler = load("""
+        def handle_batch(events, context):
+            return [1 / int(event.body) for event in events]
+    """)
+    replies = handler.serve([event(b"1"), event(b"0"), event(b"2")])
+    assert [reply.status for reply in replies] == [200, 500, 200]
+    assert [reply.failed for reply in replies] == [False, True, False]
+
+
+def test_a_wrong_count_is_run_again_one_by_one_and_then_fails(load: Load):
+    handler = load("def handle_batch(events, context):\n    return []\n")
+    assert [reply.status for reply in handler.serve([event(), event()])] == [500, 500]
+
+
+def test_a_handler_that_raises_shows_nothing_of_it_to_the_client(
+    load: Load, capsys: pytest.CaptureFixture[str]
+):
+    reply = one(load("def handle(event, context):\n    raise RuntimeError('secret')\n"))
+    assert b"secret" not in reply.body
+    assert "secret" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            "import nothing_like_it",
+            "handler.py failed: ModuleNotFoundError: No module named 'nothing_like_it'",
+        ),
+        ("def handle(:", "SyntaxError: "),
+        ("x = 1", "defines neither handle_batch(events, context) nor handle(event, context)"),
+        ("handle = 'not a function'", "defines neither"),
+        ("def load():\n    raise OSError('gone')\ndef handle(e, c): ...", "load() failed: OSError: gone"),
+        ("def example():\n    return 'text'\ndef handle(e, c): ...", "example() must return bytes"),
+        ("import sys\nsys.exit('bye')", "it called sys.exit('bye') while being imported"),
+    ],
+)
+def test_a_handler_that_does_not_load_says_what_and_where(load: Load, source: str, message: str):
+    with pytest.raises(HandlerNotLoaded) as error:
+        load(source)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_without_a_handler_is_named(tmp_path: Path):
+    with pytest.raises(HandlerNotLoaded, match=r"there is no handler\.py in this folder"):
+        Handler(str(tmp_path))
+
+
+def test_the_same_handler_is_a_flask_application(load: Load, tmp_path: Path):
+    load("""
+        def handle(event, context):
+            body = [event.method, event.path, event.body.decode(), event.query["a"]]
+            return {"statusCode": 201, "body": body,
+                    "headers": {"X-B": event.headers["x-b"]}}
+    """)
+    client = create_app(str(tmp_path)).test_client()
+    answer = client.put("/p/q?a=1", data=b"body", headers={"X-B": "2"})
+    assert (answer.status_code, answer.headers["X-B"]) == (201, "2")
+    assert json.loads(answer.data) == ["PUT", "/p/q", "body", "1"]

@@ -1,0 +1,91 @@
+from prometheus_client.parser import text_string_to_metric_families
+
+from batching_watchdog.latency import LatencyModel
+from batching_watchdog.messages import DispatchReason
+from batching_watchdog.metrics import DEFAULT_BUCKETS, Exposition, Metrics
+
+
+def make(slo_latency: float = 0.2) -> tuple[Metrics, LatencyModel]:
+    model = LatencyModel(8)
+    return Metrics(slo_latency=slo_latency, slo_objective=0.95, workers=1, model=model), model
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    text = Exposition(metrics).text().decode()
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    return samples(metrics)[name, frozenset(labels.items())]
+
+
+def test_every_outcome_and_reason_is_there_from_the_start_so_that_rates_see_the_first_one():
+    metrics, _ = make()
+    for outcome in ("good", "slow", "error", "shed", "expired"):
+        assert value(metrics, "slo_requests_total", outcome=outcome) == 0
+    for reason in DispatchReason:
+        assert value(metrics, "watchdog_dispatch_total", reason=reason) == 0
+
+
+def test_one_bucket_edge_lies_exactly_on_the_slo_and_the_stock_ones_are_kept():
+    metrics, _ = make(slo_latency=0.18)
+    metrics.request_finished(200, "post", 0.18, "good")
+    metrics.request_finished(200, "post", 0.181, "slow")
+    edges = {
+        dict(labels)["le"]
+        for name, labels in samples(metrics)
+        if name == "http_request_duration_seconds_bucket"
+    }
+    assert {"0.18", "+Inf", *map(str, DEFAULT_BUCKETS)} <= edges
+    bucket = "http_request_duration_seconds_bucket"
+    assert value(metrics, bucket, code="200", method="post", le="0.18") == 1
+    assert value(metrics, bucket, code="200", method="post", le="+Inf") == 2
+    assert value(metrics, "http_request_duration_seconds_sum", code="200", method="post") == 0.361
+
+
+def test_unusual_methods_share_one_label_so_that_clients_can_not_make_series():
+    metrics, _ = make()
+    metrics.request_finished(404, "brew", 0.1, None)
+    assert value(metrics, "http_requests_total", code="404", method="unknown") == 1
+
+
+def test_what_is_no_request_of_the_slo_is_counted_but_has_no_outcome():
+    metrics, _ = make()
+    metrics.request_finished(400, "get", 0.1, None)
+    assert value(metrics, "http_requests_total", code="400", method="get") == 1
+    assert sum(v for (name, _), v in samples(metrics).items() if name == "slo_requests_total") == 0
+
+
+def test_capacity_is_nan_until_learnt_and_then_follows_the_model():
+    metrics, model = make()
+    capacity = value(metrics, "watchdog_capacity_requests_per_second")
+    assert capacity != capacity
+    model.observe(1, 0.05)
+    assert value(metrics, "watchdog_capacity_requests_per_second") == model.capacity(1, 0.2)
+    assert value(metrics, "watchdog_service_seconds_predicted", size="1") == 0.05
+
+
+def test_gauges_are_read_when_scraped():
+    metrics, _ = make()
+    queue = [3]
+    metrics.read_gauges(
+        queue_length=lambda: queue[0],
+        workers=lambda: {"starting": 0, "idle": 1, "busy": 2},
+        restarts=lambda: 4,
+    )
+    metrics.in_flight = 5
+    metrics.batch_dispatched(3, DispatchReason.FULL)
+    assert value(metrics, "watchdog_queue_length") == 3
+    queue[0] = 7
+    assert value(metrics, "watchdog_queue_length") == 7
+    assert value(metrics, "watchdog_workers", state="busy") == 2
+    assert value(metrics, "watchdog_worker_restarts_total") == 4
+    assert value(metrics, "http_requests_in_flight") == 5
+    assert value(metrics, "watchdog_batch_size_bucket", le="4") == 1
+    assert value(metrics, "watchdog_batch_size_sum") == 3
+    assert value(metrics, "slo_latency_seconds") == 0.2
+    assert value(metrics, "slo_objective_ratio") == 0.95

@@ -1,0 +1,175 @@
+"""The watchdog's side of a worker connection, on a real Unix socket; the test plays the worker."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from batching_watchdog import wire
+from batching_watchdog.messages import Batch, DispatchReason, Reply, Request
+from batching_watchdog.upstream import BUFFER_BYTES, Connection, connect
+
+
+@dataclass
+class Log:
+    """What the connection said, and an event per word."""
+
+    greetings: list[wire.Greeting] = field(default_factory=list)
+    replies: list[list[Reply]] = field(default_factory=list)
+    lost: list[Batch | None] = field(default_factory=list)
+    word: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def greeted(self, connection: Connection, greeting: wire.Greeting) -> None:
+        self.greetings.append(greeting)
+        self.word.set()
+
+    def replied(self, connection: Connection, batch: Batch, replies: list[Reply]) -> None:
+        self.replies.append(replies)
+        self.word.set()
+
+    def closed(self, connection: Connection, batch: Batch | None) -> None:
+        self.lost.append(batch)
+        self.word.set()
+
+    async def next(self) -> None:
+        await self.word.wait()
+        self.word.clear()
+
+
+Worker = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Body = Callable[[Connection, Log, Worker], Awaitable[None]]
+
+
+def batch(*bodies: bytes) -> Batch:
+    requests = tuple(Request(n, b"POST /\r\n", body, 0.0, 0.0, 0.0) for n, body in enumerate(bodies))
+    return Batch(requests, DispatchReason.IDLE, 0.0)
+
+
+def scenario(body: Body) -> None:
+    async def run() -> None:
+        folder = tempfile.mkdtemp(prefix="up-")
+        accepted: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
+
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            accepted.set_result((reader, writer))
+
+        server = await asyncio.start_unix_server(accept, f"{folder}/s")
+        log = Log()
+        try:
+            async with asyncio.timeout(10):
+                connection = await connect(f"{folder}/s", log)
+                worker = await accepted
+                await body(connection, log, worker)
+                worker[1].close()
+                connection.close()
+                await connection.gone.wait()
+        finally:
+            server.close()
+            await asyncio.sleep(0)
+            shutil.rmtree(folder)
+
+    asyncio.run(run())
+
+
+async def greet(log: Log, worker: Worker) -> None:
+    worker[1].write(b"".join(wire.encode_greeting(wire.Greeting(1))))
+    await log.next()
+
+
+async def receive(worker: Worker) -> list[tuple[bytes, bytes]]:
+    header = wire.decode_header(await worker[0].readexactly(wire.HEADER_SIZE))
+    return wire.decode_requests(header, memoryview(await worker[0].readexactly(header.size)))
+
+
+def test_a_greeted_connection_is_an_idle_worker():
+    async def body(connection: Connection, log: Log, worker: Worker) -> None:
+        assert not connection.idle
+        await greet(log, worker)
+        assert (connection.idle, log.greetings[0].pid) == (True, 1)
+
+    scenario(body)
+
+
+def test_a_worker_that_could_not_load_is_never_idle():
+    async def body(connection: Connection, log: Log, worker: Worker) -> None:
+        worker[1].write(b"".join(wire.encode_greeting(wire.Greeting(1, error="no weights"))))
+        await log.next()
+        assert (connection.idle, log.greetings[0].error) == (False, "no weights")
+
+    scenario(body)
+
+
+def test_a_batch_goes_out_and_its_replies_come_back_in_order():
+    async def body(connection: Connection, log: Log, worker: Worker) -> None:
+        await greet(log, worker)
+        connection.send(batch(b"a", b"b"))
+        assert not connection.idle
+        assert [sent for _, sent in await receive(worker)] == [b"a", b"b"]
+        replies = [Reply(200, b"", b"A"), Reply(500, b"X: y\r\n", b"B", failed=True)]
+        frame = b"".join(wire.encode_replies(replies, 0.1))
+        for at in range(0, len(frame), 7):  # however the bytes are cut
+            worker[1].write(frame[at : at + 7])
+            await asyncio.sleep(0)
+        await log.next()
+        assert log.replies == [replies]
+        assert connection.idle
+
+    scenario(body)
+
+
+def test_a_frame_larger_than_the_buffer_is_received_whole():
+    async def body(connection: Connection, log: Log, worker: Worker) -> None:
+        await greet(log, worker)
+        large = bytes(range(256)) * (BUFFER_BYTES // 64)
+        for _ in range(2):
+            connection.send(batch(large))
+            assert (await receive(worker))[0][1] == large
+            worker[1].writelines(wire.encode_replies([Reply(200, b"", large)], 0.1))
+            await log.next()
+            assert log.replies[-1][0].body == large
+
+    scenario(body)
+
+
+def test_a_worker_that_dies_takes_its_batch_with_it():
+    async def body(connection: Connection, log: Log, worker: Worker) -> None:
+        await greet(log, worker)
+        sent = batch(b"a")
+        connection.send(sent)
+        worker[1].close()
+        await log.next()
+        assert log.lost == [sent]
+
+    scenario(body)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"x" * wire.HEADER_SIZE,
+        b"".join(wire.encode_replies([], 0.0)),
+        b"".join(wire.encode_replies([Reply(200, b"", b""), Reply(200, b"", b"")], 0.0)),
+        b"".join(wire.encode_requests([(b"", b"")])),
+        b"".join(wire.encode_replies([Reply(200, b"", b"")], 0.0)) + b"more",
+    ],
+    ids=["garbage", "too-few", "too-many", "wrong-kind", "unasked-bytes"],
+)
+def test_a_worker_that_breaks_the_protocol_counts_as_dead(answer: bytes):
+    async def body(connection: Connection, log: Log, worker: Worker) -> None:
+        await greet(log, worker)
+        sent = batch(b"a")
+        connection.send(sent)
+        worker[1].write(answer)
+        await connection.gone.wait()
+        assert log.lost == [sent]
+        assert log.replies == []
+
+    scenario(body)
+
+
+def test_nobody_listening_is_an_os_error():
+    with pytest.raises(OSError, match="No such file"):
+        asyncio.run(connect("/tmp/nothing-here", Log()))
