@@ -31,7 +31,9 @@ def split(buffers: list[bytes]) -> tuple[FrameHeader, memoryview]:
     return wire.decode_header(frame[:HEADER_SIZE]), memoryview(frame)[HEADER_SIZE:]
 
 
-def header(*, magic: bytes = b"TBW1", kind: int = 3, count: int = 1, size: int = 12, seconds: float = 0.0) -> bytes:
+def header(
+    *, magic: bytes = b"TBW1", kind: int = 3, count: int = 1, size: int = 12, seconds: float = 0.0
+) -> bytes:
     return struct.pack("<4sB3xIQd", magic, kind, count, size, seconds)
 
 
