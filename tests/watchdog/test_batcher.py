@@ -193,9 +193,12 @@ def test_late_requests_are_shed_when_asked():
         bench.submit(0)
         await turn()
         bench.reply(0.05)
-        bench.submit(1, budget=0.01)
+        for number in (1, 2):
+            bench.submit(number, budget=0.01)
         await turn()
+        # The worker is idle, so one of them is tried in case the prediction is wrong.
         assert isinstance(bench.answers[1].outcome, PredictedLate)
+        assert [request.id for request in bench.worker.batches[-1].requests] == [2]
 
     scenario(body, shed=True)
 
