@@ -64,7 +64,9 @@ async def answer(writer, method, target, headers, body):
         await asyncio.sleep(float(query))
         reply(writer, "200 OK", os.environ["HOSTNAME"].encode())
     elif path == "/echo":
-        reply(writer, "200 OK", body, "Content-Type: application/octet-stream", "X-Duration-Seconds: 0.001000")
+        reply(
+            writer, "200 OK", body, "Content-Type: application/octet-stream", "X-Duration-Seconds: 0.001000"
+        )
     elif path == "/exit":
         os._exit(3)
     elif path == "/drop":
@@ -79,7 +81,7 @@ async def answer(writer, method, target, headers, body):
             await asyncio.sleep(0.05)
         writer.write(b"0\r\n\r\n")
     elif path == "/say":
-        print(query, flush=True)
+        sys.stdout.write(query + "\n")
         reply(writer, "200 OK", b"")
     else:
         seen = {
@@ -91,7 +93,13 @@ async def answer(writer, method, target, headers, body):
             "environ": dict(os.environ),
             "pid": os.getpid(),
         }
-        reply(writer, "200 OK", json.dumps(seen).encode(), "Content-Type: application/json", head=method == "HEAD")
+        reply(
+            writer,
+            "200 OK",
+            json.dumps(seen).encode(),
+            "Content-Type: application/json",
+            head=method == "HEAD",
+        )
 
 
 async def main():
@@ -105,7 +113,7 @@ async def main():
         loop.add_signal_handler(signal.SIGTERM, stop.set)
     for port in (os.environ["port"], os.environ["metrics_port"]):
         await asyncio.start_server(serve, "127.0.0.1", int(port))
-    print("stand-in listens", flush=True)
+    sys.stdout.write("stand-in listens\n")
     await stop.wait()
 
 

@@ -68,7 +68,11 @@ class Gateway:
         _add(application, provider.open_routes(), None)
         # A client that goes away cancels its handler, so the function's queue loses the request as well.
         self._runner = web.AppRunner(
-            application, access_log=None, handler_cancellation=True, shutdown_timeout=_SHUTDOWN_SECONDS
+            application,
+            access_log=None,
+            handler_cancellation=True,
+            auto_decompress=False,
+            shutdown_timeout=_SHUTDOWN_SECONDS,
         )
 
     async def start(self, host: str, port: int) -> int:

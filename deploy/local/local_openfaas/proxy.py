@@ -103,7 +103,9 @@ class Proxy:
         try:
             return await _exchange(request, replica, headers, body, stamps)
         except aiohttp.ClientConnectorError:
-            # The connection was refused, so nothing was sent, and the body is untouched: another may have it.
+            # The connection was refused: nothing was sent, the body is untouched, and another may have it.
+            # (A method that is idempotent may have been sent before, on a kept connection that broke: HTTP
+            # lets those be repeated, and aiohttp does.)
             another = _another(function, replica)
             if another is None:
                 return _error(502, f"{replica.name} refused the connection and no other replica is ready")
