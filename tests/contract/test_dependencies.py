@@ -1,0 +1,49 @@
+"""What goes into every function image is counted: a new dependency must be argued for here."""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BUDGET = {"flask", "gunicorn", "httptools", "prometheus-client", "uvloop"}
+NOT_IN_THE_FRONT_END = {"flask", "gunicorn", "numpy", "requests", "torch", "torchvision", "yaml"}
+
+
+def imported_by(statement: str) -> set[str]:
+    """Top-level modules in a fresh interpreter after ``statement``."""
+    report = "import json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    code = f"{statement}\n{report}"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd="/"
+    )
+    assert result.returncode == 0, result.stderr
+    return set(json.loads(result.stdout))
+
+
+def test_the_watchdog_declares_its_five_dependencies_and_no_other():
+    project = tomllib.loads((ROOT / "batching-watchdog/pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[^A-Za-z0-9._-]", each, maxsplit=1)[0].lower() for each in project["dependencies"]}
+    assert declared == BUDGET
+    assert "optional-dependencies" not in project
+
+
+def test_the_front_end_loads_no_model_library_and_nothing_of_the_worker():
+    loaded = imported_by("import batching_watchdog.app")
+    assert "batching_watchdog" in loaded
+    assert not loaded & NOT_IN_THE_FRONT_END
+
+
+def test_a_worker_loads_no_model_library_before_the_handler_asks_for_it():
+    assert not imported_by("import batching_watchdog.worker") & (NOT_IN_THE_FRONT_END - {"gunicorn"})
+
+
+@pytest.mark.parametrize("module", ["config", "errors", "latency", "messages", "policy", "scheduler", "wire"])
+def test_the_pure_core_needs_the_standard_library_only(module: str):
+    loaded = imported_by(f"import batching_watchdog.{module}")
+    before = imported_by("pass")
+    assert loaded - before - {"batching_watchdog"} <= sys.stdlib_module_names
