@@ -19,7 +19,7 @@ most doubles as long as it is service, not queueing."""
 
 MISS_SIGMAS: Final = 2.0
 """Attainment counts as missed when it is this many standard errors below the objective: with an objective of
-0.99, one miss in 20 requests is chance, four in 100 are not."""
+0.99, one miss in 20 requests or two in 100 are chance, three in 100 are not."""
 
 P99_FROM: Final = 0.97
 """Objectives from here on are judged by p99, lower ones by p95: the quantile that lies nearer."""

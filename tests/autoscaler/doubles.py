@@ -1,0 +1,294 @@
+"""A gateway, a fleet to scrape and a real Prometheus, all on ephemeral loopback ports.
+
+The gateway speaks the provider contract over real sockets and can be told to misbehave; the fleet exposes
+what watchdogs would; Prometheus is the installed program.
+"""
+
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import yaml
+
+Fault = Callable[[BaseHTTPRequestHandler], None]
+"""Answers a request wrongly, or not at all."""
+
+
+def status(code: int, body: bytes = b"injected") -> Fault:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(code)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return answer
+
+
+def garbage(handler: BaseHTTPRequestHandler) -> None:
+    status(200, b"<html>not what was asked for")(handler)
+
+
+def panic(handler: BaseHTTPRequestHandler) -> None:
+    """Close without an answer, as the gateway does when its handler panics."""
+    handler.close_connection = True
+
+
+def hang(until: threading.Event) -> Fault:
+    def wait(handler: BaseHTTPRequestHandler) -> None:
+        until.wait(20)
+        handler.close_connection = True
+
+    return wait
+
+
+@dataclass
+class Function:
+    """One function as the double keeps it."""
+
+    replicas: int = 1
+    labels: dict[str, str] = field(default_factory=dict)
+    namespace: str = "openfaas-fn"
+    available: int | None = None
+    """As many as desired when None."""
+
+
+class Gateway:
+    """The part of the provider contract that a scaler uses."""
+
+    def __init__(self, **functions: Function) -> None:
+        self.functions = functions
+        self.faults: dict[str, Fault] = {}
+        """Path prefix, with the method ("POST /system/scale-function/x") -> what happens instead."""
+        self.cap: int | None = None
+        self.auth: str | None = None
+        """The Authorization header that is required."""
+        self.posted: list[dict[str, Any]] = []
+        self.requests: list[str] = []
+        gateway = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                gateway.handle(self)
+
+            do_POST = do_GET
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def handle(self, handler: BaseHTTPRequestHandler) -> None:
+        split = urlsplit(handler.path)
+        length = int(handler.headers.get("Content-Length") or 0)
+        body = json.loads(handler.rfile.read(length)) if length else None
+        line = f"{handler.command} {split.path}"
+        self.requests.append(line)
+        for prefix, fault in list(self.faults.items()):
+            if line.startswith(prefix):
+                return fault(handler)
+        if self.auth is not None and handler.headers.get("Authorization") != self.auth:
+            return status(401)(handler)
+        namespace = parse_qs(split.query).get("namespace", ["openfaas-fn"])[0]
+        code, answer = self._answer(handler.command, split.path, namespace, body)
+        return status(code, b"" if answer is None else json.dumps(answer).encode())(handler)
+
+    def _answer(self, method: str, path: str, namespace: str, body: Any) -> tuple[int, Any]:
+        here = {name: fn for name, fn in self.functions.items() if fn.namespace == namespace}
+        if path == "/system/functions":
+            return 200, [self._status(name, function) for name, function in here.items()]
+        name = path.rpartition("/")[2]
+        if name not in here:
+            return 404, None
+        if method == "GET":
+            return 200, self._status(name, here[name])
+        self.posted.append(body)
+        here[name].replicas = min(body["replicas"], self.cap or body["replicas"])
+        return 202, None
+
+    def _status(self, name: str, function: Function) -> dict[str, Any]:
+        available = function.replicas if function.available is None else function.available
+        counts = {"replicas": function.replicas, "availableReplicas": available}
+        # Go leaves out zeros.
+        return {
+            "name": name,
+            "namespace": function.namespace,
+            "image": "x",
+            "labels": function.labels,
+            **{key: value for key, value in counts.items() if value},
+        }
+
+
+@contextmanager
+def a_gateway(**functions: Function) -> Iterator[Gateway]:
+    gateway = Gateway(**functions)
+    try:
+        yield gateway
+    finally:
+        gateway.close()
+
+
+class Fleet:
+    """Replicas of one function behind one metrics endpoint, with counters that time moves."""
+
+    def __init__(self, slo: float = 0.1, capacity: float = 100.0) -> None:
+        self.rate = 0.0
+        self.good = 1.0
+        """Share of requests within the SLO."""
+        self.capacity = capacity
+        self._slo = slo
+        self._counts = [0.0, 0.0]
+        self._moved = time.monotonic()
+        self._lock = threading.Lock()
+        fleet = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                body = fleet.exposition().encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "text/plain; version=0.0.4")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+        self._thread.start()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._server.server_address[1]}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def exposition(self) -> str:
+        with self._lock:
+            now = time.monotonic()
+            arrived = self.rate * (now - self._moved)
+            self._moved = now
+            self._counts[0] += arrived * self.good
+            self._counts[1] += arrived * (1 - self.good)
+            good, slow = self._counts
+        buckets = [(self._slo / 2, good / 2), (self._slo, good), (self._slo * 4, good + slow)]
+        lines = [
+            f"slo_latency_seconds {self._slo}",
+            "slo_objective_ratio 0.99",
+            f'slo_requests_total{{outcome="good"}} {good}',
+            f'slo_requests_total{{outcome="slow"}} {slow}',
+            'slo_requests_total{outcome="shed"} 0',
+            "http_requests_in_flight 2",
+            "watchdog_queue_length 0",
+            f"watchdog_capacity_requests_per_second {self.capacity}",
+            *(
+                f'http_request_duration_seconds_bucket{{code="200",method="POST",le="{le}"}} {count}'
+                for le, count in [*buckets, ("+Inf", good + slow)]
+            ),
+        ]
+        return "\n".join(lines) + "\n"
+
+
+@contextmanager
+def a_fleet(**settings: float) -> Iterator[Fleet]:
+    fleet = Fleet(**settings)
+    try:
+        yield fleet
+    finally:
+        fleet.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Prometheus:
+    """The installed Prometheus, scraping replicas four times a second."""
+
+    def __init__(self, folder: Path, targets: dict[str, list[str]]) -> None:
+        """``targets``: function_name -> addresses."""
+        program = shutil.which("prometheus")
+        assert program, "prometheus must be installed: make install does so"
+        jobs = [
+            {"targets": [address], "labels": {"function_name": name, "replica": str(index)}}
+            for name, addresses in targets.items()
+            for index, address in enumerate(addresses)
+        ]
+        config = {
+            "global": {"scrape_interval": "250ms", "scrape_timeout": "250ms"},
+            "scrape_configs": [{"job_name": "functions", "static_configs": jobs}],
+        }
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.process = subprocess.Popen(
+            [
+                program,
+                f"--config.file={folder / 'prometheus.yml'}",
+                f"--storage.tsdb.path={folder / 'data'}",
+                f"--web.listen-address=127.0.0.1:{port}",
+                "--log.level=error",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(self.url + "/-/ready", timeout=1) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def a_prometheus(folder: Path, targets: dict[str, list[str]]) -> Iterator[Prometheus]:
+    prometheus = Prometheus(folder, targets)
+    try:
+        until(prometheus.ready, "Prometheus is ready")
+        yield prometheus
+    finally:
+        prometheus.kill()
+
+
+def until(true: Callable[[], object], what: str, seconds: float = 25.0) -> None:
+    """Wait until something is so; fail with its name after ``seconds``."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
+        time.sleep(0.05)

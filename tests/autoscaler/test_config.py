@@ -1,0 +1,171 @@
+"""Configurations are read with their defaults, and each fault is named with key, value and rule."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from slo_autoscaler.config import Config, parse_duration
+from slo_autoscaler.errors import ConfigError
+from slo_autoscaler.platforms import PLATFORMS
+from slo_autoscaler.policies import POLICIES
+
+from autoscaler.values import MINIMAL
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+
+
+def faults(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        Config.parse(text, "as.yaml")
+    return caught.value.lines
+
+
+def test_two_urls_are_enough():
+    config = Config.parse(MINIMAL, "as.yaml")
+    assert config.platform.kind in PLATFORMS
+    assert config.target("any.fn").policy in POLICIES
+    assert config.target("any.fn").rate_lag == config.prometheus.window / 2
+
+
+@pytest.mark.parametrize("path", [DEPLOY / "autoscaler-config.yaml", DEPLOY / "local/autoscaler.yaml"])
+def test_the_configurations_that_we_ship_are_valid(path):
+    Config.parse(path.read_text(), str(path))
+
+
+def test_the_annotated_example_shows_the_defaults_as_it_says():
+    example = Config.parse((DEPLOY / "autoscaler-config.yaml").read_text(), "example")
+    plain = Config.parse(MINIMAL, "as.yaml")
+    assert example.defaults == plain.defaults
+    assert (example.web, example.interval) == (plain.web, plain.interval)
+    for part, but in (("prometheus", {"url"}), ("platform", {"gateway_url", "basic_auth", "cap"})):
+        shown, default = getattr(example, part), getattr(plain, part)
+        for name in set(type(shown).__dataclass_fields__) - but:
+            assert getattr(shown, name) == getattr(default, name), name
+
+
+def test_a_function_inherits_what_it_does_not_override():
+    config = Config.parse(
+        MINIMAL
+        + """
+defaults: {tolerance: 0.2, scale_down: {cooldown: 5s, max_step: 3}}
+functions: {a.fn: {policy: threshold, scale_down: {cooldown: 1m}}}
+""",
+        "as.yaml",
+    )
+    spec = config.target("a.fn")
+    assert (spec.policy, spec.tolerance, spec.down.cooldown, spec.down.max_step) == (
+        "threshold",
+        0.2,
+        60.0,
+        3,
+    )
+    assert config.target("b.fn").policy == "slo"
+    assert config.target("b.fn").down.cooldown == 5.0
+
+
+def test_overrides_win_over_the_file_and_may_supply_what_it_lacks():
+    overrides = {"platform.gateway_url": "http://g:1", "prometheus.url": "http://p:2/", "web.port": "0"}
+    config = Config.parse("platform: {timeout: 1s}", "as.yaml", overrides)
+    assert (config.platform.gateway_url, config.platform.timeout) == ("http://g:1", 1.0)
+    assert (config.prometheus.url, config.web.port) == ("http://p:2", 0)
+
+
+@pytest.mark.parametrize(
+    ("more", "fault"),
+    [
+        ("interval: 0", "interval: 0 must be greater than 0"),
+        ("interval: .inf", "interval: inf must be a finite number"),
+        ("interval: fast", "interval: 'fast' must be a duration, such as 250ms"),
+        ("interval: -3s", "interval: '-3s' must be a duration, such as 250ms"),
+        ("interval: [1]", "interval: [1] must be a duration, such as 250ms"),
+        ("interval: true", "interval: True must be a duration, such as 250ms"),
+        ("defaults: {policy: fast}", "defaults.policy: 'fast' must be one of proportional, slo, threshold"),
+        ("defaults: {policy: 3}", "defaults.policy: 3 must be one of proportional, slo, threshold"),
+        ("defaults: {min_replicas: 7}", "defaults.max_replicas: 5 must be at least min_replicas, 7"),
+        ("defaults: {min_replicas: 0}", "defaults.min_replicas: 0 must be greater than or equal to 1"),
+        (
+            "defaults: {utilisation_target: 1.2}",
+            "defaults.utilisation_target: 1.2 must be less than or equal",
+        ),
+        ("defaults: {tolerence: 0.1}", "defaults.tolerence: unknown key; did you mean tolerance?"),
+        ("defaults: {scale_up: {max_factor: 0.5}}", "defaults.scale_up.max_factor: 0.5 must be greater than"),
+        ("defaults: {scale_up: 3}", "defaults.scale_up: 3 must be a mapping of keys"),
+        ("functions: {a.fn: {zzz: 3}}", "functions.a.fn.zzz: unknown key; known here: policy, min_replicas"),
+        ("functions: {a.fn: 3}", "functions.a.fn: 3 must be a mapping of keys"),
+        ("functions: {vision: {}}", "functions: 'vision' must be name.namespace"),
+        ("web: {port: 70000}", "web.port: 70000 must be less than or equal to 65535"),
+        ("nonsense: 1", "nonsense: unknown key; known here: platform, prometheus, interval"),
+    ],
+)
+def test_a_fault_is_named_with_file_key_value_and_rule(more, fault):
+    (line,) = faults(MINIMAL + more)
+    assert line.startswith(f"as.yaml: {fault}")
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "platform: must be set"),
+        ("platform: {gateway_url: http://g}", "prometheus: must be set"),
+        ("platform: {}\nprometheus: {url: http://p}", "platform.gateway_url: must be set"),
+        (
+            "platform: {gateway_url: g}\nprometheus: {url: http://p}",
+            "platform.gateway_url: 'g' must be an http",
+        ),
+        (
+            "platform: {gateway_url: 3}\nprometheus: {url: http://p}",
+            "platform.gateway_url: 3 must be an http",
+        ),
+        ("[1]", "must be a mapping of keys"),
+        ("a: [", "not YAML: while parsing a flow node"),
+        (
+            "platform: {gateway_url: http://g, kind: nomad}\nprometheus: {url: http://p}",
+            "platform.kind: 'nomad' must be 'openfaas'",
+        ),
+        (
+            "platform: {gateway_url: http://g}\nprometheus: {url: http://p, window: 10s}",
+            "prometheus.window: '10s' must span at least 4 scrapes, 20s",
+        ),
+        (
+            "platform: {gateway_url: http://g}\nprometheus: {url: http://p, scrape_interval: 0}",
+            "prometheus.scrape_interval: 0 must be greater than 0",
+        ),
+    ],
+)
+def test_a_wrong_file_is_named_likewise(text, fault):
+    assert faults(text)[0].startswith(f"as.yaml: {fault}")
+
+
+def test_every_fault_has_a_line_and_an_inherited_one_is_said_once():
+    lines = faults(MINIMAL + "defaults: {tolerance: 3}\nfunctions: {a.fn: {min_samples: 0}}\nweb: {port: x}")
+    assert [line.split(": ")[1] for line in lines] == [
+        "web.port",
+        "defaults.tolerance",
+        "functions.a.fn.min_samples",
+    ]
+
+
+def test_a_long_value_is_cut():
+    (line,) = faults(MINIMAL + f"interval: {'x' * 500}")
+    assert len(line) < 200
+
+
+@given(st.floats(0, 1e6))
+def test_a_duration_is_a_number_of_seconds_or_its_text(seconds):
+    assert parse_duration(seconds) == seconds
+    assert parse_duration(f"{seconds:f}") == pytest.approx(seconds, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1m30s", 90.0), ("250ms", 0.25), ("1h", 3600.0), (".5s", 0.5), ("10", 10.0), ("1us", 1e-6)],
+)
+def test_durations_are_read_as_go_writes_them(text, seconds):
+    assert parse_duration(text) == pytest.approx(seconds)
+
+
+def test_the_kinds_of_platform_that_the_configuration_knows_are_those_that_exist():
+    for kind in PLATFORMS:
+        assert Config.parse(MINIMAL, "x", {"platform.kind": kind}).platform.kind == kind

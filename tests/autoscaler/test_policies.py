@@ -1,0 +1,193 @@
+"""What each policy wants, and the properties that every policy in the registry has."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from slo_autoscaler.model import Observation, Outlook, Reason, Scale
+from slo_autoscaler.policies import (
+    POLICIES,
+    backlog,
+    latency_at_objective,
+    missed,
+    proportional,
+    slo,
+    threshold,
+)
+
+from autoscaler.values import a_spec, observations, scales, seen, specs
+
+CALM = Outlook(forecast=100.0, horizon=10.0, correction=1.0, missed=False, settled=True)
+TWO = Scale(desired=2, available=2)
+
+outlooks = st.builds(
+    Outlook,
+    forecast=st.floats(0, 1e4),
+    horizon=st.floats(0.1, 100),
+    correction=st.floats(0.5, 1),
+    missed=st.booleans(),
+    settled=st.booleans(),
+)
+
+
+@given(specs, observations, scales, outlooks)
+def test_every_policy_gives_a_finite_count(spec, observation, scale, outlook):
+    for policy in POLICIES.values():
+        wish = policy(spec, observation, scale, outlook)
+        assert isinstance(wish.replicas, int)
+        assert wish.raw is None or math.isfinite(wish.raw)
+
+
+@given(specs, observations, scales, outlooks, st.floats(1, 10), st.floats(1, 10))
+def test_no_policy_wants_less_for_more_load(spec, observation, scale, outlook, more, slower):
+    """Load is rate, what is in flight, and latency: each may only push upwards."""
+    heavier = replace(outlook, forecast=outlook.forecast * more)
+    loaded = replace(
+        observation,
+        in_flight=None if observation.in_flight is None else observation.in_flight * more,
+        p95=None if observation.p95 is None else observation.p95 * slower,
+        p99=None if observation.p99 is None else observation.p99 * slower,
+    )
+    for policy in POLICIES.values():
+        before = policy(spec, observation, scale, outlook).replicas
+        assert policy(spec, loaded, scale, heavier).replicas >= before
+
+
+@given(specs, observations, scales, outlooks)
+def test_a_missed_objective_never_makes_slo_want_less(spec, observation, scale, outlook):
+    fine = slo(spec, observation, scale, replace(outlook, missed=False))
+    bad = slo(spec, observation, scale, replace(outlook, missed=True, settled=True))
+    assume(observation.capacity)
+    assert bad.replicas >= min(fine.replicas, scale.desired)
+    assert bad.replicas >= scale.desired
+
+
+def test_slo_sizes_by_forecast_and_usable_capacity():
+    wish = slo(a_spec(utilisation_target=0.8), seen(), TWO, replace(CALM, forecast=330.0))
+    assert (wish.replicas, wish.reason) == (5, Reason.LOAD_ABOVE_CAPACITY)
+    assert wish.raw == pytest.approx(330 / 80)
+
+
+def test_slo_counts_a_correction_against_the_capacity():
+    half = replace(CALM, correction=0.5)
+    assert slo(a_spec(), seen(), Scale(1, 1), half).replicas == 3
+
+
+def test_slo_counts_pending_replicas_so_that_one_shortage_is_answered_once():
+    wish = slo(a_spec(), seen(), Scale(desired=5, available=2), replace(CALM, forecast=390.0))
+    assert wish.replicas == 5
+
+
+def test_slo_adds_capacity_for_a_backlog_that_the_rate_does_not_show():
+    waiting = seen(in_flight=520.0)
+    wish = slo(a_spec(), waiting, TWO, CALM)
+    assert (wish.replicas, wish.reason) == (2, Reason.BACKLOG)
+    assert wish.raw == pytest.approx((100 + 50) / 80)
+    assert slo(a_spec(), waiting, Scale(1, 1), CALM).reason is Reason.LOAD_ABOVE_CAPACITY
+    calm = replace(CALM, forecast=70.0)
+    assert slo(a_spec(), seen(in_flight=520.0), Scale(1, 1), calm).reason is Reason.BACKLOG
+
+
+def test_slo_wants_less_when_the_load_needs_less():
+    wish = slo(a_spec(), seen(), Scale(5, 5), CALM)
+    assert (wish.replicas, wish.reason) == (2, Reason.LOAD_BELOW_CAPACITY)
+
+
+def test_slo_adds_one_when_the_objective_is_missed_at_the_count_that_it_thinks_right():
+    wish = slo(a_spec(), seen(), TWO, replace(CALM, missed=True))
+    assert (wish.replicas, wish.reason, wish.raw) == (3, Reason.SLO_MISSED, None)
+
+
+def test_slo_stays_when_the_objective_is_missed_with_more_than_it_thinks_right():
+    wish = slo(a_spec(), seen(), Scale(4, 4), replace(CALM, missed=True))
+    assert (wish.replicas, wish.reason) == (4, Reason.SLO_MISSED)
+
+
+def test_slo_does_not_add_for_misses_from_before_the_last_change():
+    wish = slo(a_spec(), seen(), TWO, replace(CALM, missed=True, settled=False))
+    assert wish.replicas == 2
+
+
+def test_slo_holds_when_not_even_one_request_fits():
+    wish = slo(a_spec(), seen(capacity=0.0), TWO, replace(CALM, missed=True))
+    assert (wish.replicas, wish.reason) == (2, Reason.WILL_NOT_HELP)
+
+
+@pytest.mark.parametrize(("p99", "replicas"), [(0.05, 3), (0.11, 3), (0.17, 4), (5.0, 4), (None, 3)])
+def test_slo_grows_by_latency_alone_while_no_capacity_is_learnt(p99, replicas):
+    wish = slo(a_spec(), seen(capacity=None, p99=p99), TWO, replace(CALM, missed=True))
+    assert (wish.replicas, wish.reason) == (replicas, Reason.SLO_MISSED)
+
+
+def test_slo_without_a_capacity_and_without_misses_is_proportional():
+    unknown = seen(capacity=None, p99=0.02)
+    assert slo(a_spec(), unknown, TWO, CALM) == proportional(a_spec(), unknown, TWO, CALM)
+
+
+def test_proportional_is_the_law_of_the_hpa():
+    wish = proportional(a_spec(utilisation_target=0.8), seen(p99=0.12), Scale(4, 4), CALM)
+    assert (wish.replicas, wish.reason) == (6, Reason.LATENCY_ABOVE_TARGET)
+    assert wish.raw == pytest.approx(4 * 0.12 / 0.08)
+    wish = proportional(a_spec(utilisation_target=0.8), seen(p99=0.03), Scale(4, 4), CALM)
+    assert (wish.replicas, wish.reason) == (2, Reason.LATENCY_BELOW_TARGET)
+
+
+@pytest.mark.parametrize(
+    ("scale", "settled", "p99", "reason"),
+    [
+        (Scale(2, 0), True, 0.5, Reason.SETTLING),
+        (TWO, False, 0.5, Reason.SETTLING),
+        (TWO, True, None, Reason.TOO_FEW_SAMPLES),
+    ],
+)
+def test_proportional_wants_what_is_there_when_latency_says_nothing(scale, settled, p99, reason):
+    wish = proportional(a_spec(), seen(p99=p99), scale, replace(CALM, settled=settled))
+    assert (wish.replicas, wish.reason) == (scale.desired, reason)
+
+
+@pytest.mark.parametrize(
+    ("p99", "settled", "replicas", "reason"),
+    [
+        (0.101, True, 3, Reason.LATENCY_ABOVE_TARGET),
+        (0.1, True, 2, Reason.WITHIN_RANGE),
+        (0.05, True, 2, Reason.WITHIN_RANGE),
+        (0.049, True, 1, Reason.LATENCY_BELOW_TARGET),
+        (0.5, False, 2, Reason.SETTLING),
+        (None, True, 2, Reason.TOO_FEW_SAMPLES),
+    ],
+)
+def test_threshold_steps_by_one(p99, settled, replicas, reason):
+    wish = threshold(a_spec(), seen(p99=p99), TWO, replace(CALM, settled=settled))
+    assert (wish.replicas, wish.reason) == (replicas, reason)
+
+
+@pytest.mark.parametrize(("objective", "latency"), [(0.999, 3.0), (0.99, 3.0), (0.95, 2.0), (None, 3.0)])
+def test_latency_is_the_quantile_nearest_to_the_objective(objective, latency):
+    assert latency_at_objective(Observation(p95=2.0, p99=3.0, slo_objective=objective)) == latency
+
+
+@pytest.mark.parametrize(
+    ("attainment", "samples", "expected"),
+    [
+        (0.95, 20, False),  # one miss in twenty is chance
+        (0.98, 100, False),
+        (0.97, 100, True),
+        (0.98, 1000, True),
+        (0.985, 1000, False),
+        (1.0, 1000, False),
+        (0.0, 19, False),
+        (0.0, 20, True),
+        (None, 100, False),
+        (0.0, None, False),
+    ],
+)
+def test_an_objective_is_missed_when_chance_does_not_explain_it(attainment, samples, expected):
+    assert missed(a_spec(min_samples=20), seen(attainment=attainment, samples=samples)) is expected
+
+
+def test_backlog_is_what_littles_law_does_not_explain():
+    assert backlog(seen(in_flight=25.0), TWO) == 5.0
+    assert backlog(seen(in_flight=15.0), TWO) == 0.0
+    assert backlog(seen(in_flight=None), TWO) == 0.0

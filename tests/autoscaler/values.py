@@ -1,0 +1,95 @@
+"""Values and hypothesis strategies that the autoscaler's tests share."""
+
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import strategies as st
+from slo_autoscaler.config import Config
+from slo_autoscaler.model import Observation, RateLimit, Scale, TargetSpec
+from slo_autoscaler.policies import POLICIES
+
+MINIMAL = """
+platform: {gateway_url: "http://gateway:8080"}
+prometheus: {url: "http://prometheus:9090"}
+"""
+
+NAME = "vision.openfaas-fn"
+
+
+def a_spec(**changes: Any) -> TargetSpec:
+    """Return the spec of the default configuration, with changes."""
+    return replace(Config.parse(MINIMAL, "test").target(NAME), **changes)
+
+
+def seen(**changes: Any) -> Observation:
+    """Return a healthy observation: 100/s on replicas of 100/s each, within the SLO."""
+    healthy = Observation(
+        rate=100.0,
+        in_flight=2.0,
+        in_flight_growth=0.0,
+        queue_length=0.0,
+        capacity=100.0,
+        p50=0.05,
+        p95=0.08,
+        p99=0.09,
+        attainment=1.0,
+        samples=3000.0,
+        slo_latency=0.1,
+        slo_objective=0.99,
+        up_replicas=2.0,
+        age=1.0,
+    )
+    return replace(healthy, **changes)
+
+
+_small = st.floats(0, 1e4, allow_nan=False)
+_maybe = st.none() | _small
+
+observations = st.builds(
+    Observation,
+    rate=_small,
+    in_flight=_maybe,
+    in_flight_growth=st.none() | st.floats(-1e3, 1e3),
+    queue_length=_maybe,
+    capacity=st.none() | st.just(0.0) | st.floats(0.1, 1e3),
+    p50=st.none() | st.floats(0, 10),
+    p95=st.none() | st.floats(0, 10),
+    p99=st.none() | st.floats(0, 10),
+    attainment=st.none() | st.floats(0, 1),
+    samples=_maybe,
+    slo_latency=st.floats(0.001, 5),
+    slo_objective=st.floats(0.5, 0.9999),
+    up_replicas=st.integers(1, 20).map(float),
+    age=st.floats(0, 20),
+)
+"""With data and an SLO; signals beyond that may be missing."""
+
+limits = st.builds(
+    RateLimit,
+    max_factor=st.floats(1, 4),
+    max_step=st.integers(1, 5),
+    cooldown=st.sampled_from([0.0, 7.0, 30.0]),
+)
+
+specs = st.builds(
+    a_spec,
+    policy=st.sampled_from(sorted(POLICIES)),
+    utilisation_target=st.floats(0.1, 1),
+    tolerance=st.sampled_from([0.0, 0.1, 0.3]),
+    min_samples=st.sampled_from([1, 20]),
+    min_replicas=st.integers(1, 3),
+    max_replicas=st.integers(3, 30),
+    start_up_time=st.sampled_from([0.0, 3.0, 30.0]),
+    stabilisation_window=st.sampled_from([0.0, 20.0, 60.0]),
+    up=limits,
+    down=limits,
+)
+
+scales = st.builds(
+    Scale,
+    desired=st.integers(1, 20),
+    available=st.integers(0, 20),
+    min=st.none() | st.integers(0, 5),
+    max=st.none() | st.integers(0, 30),
+    cap=st.none() | st.integers(1, 10),
+)
