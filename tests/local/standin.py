@@ -80,6 +80,11 @@ async def answer(writer, method, target, headers, body):
             await writer.drain()
             await asyncio.sleep(0.05)
         writer.write(b"0\r\n\r\n")
+    elif path == "/broken":
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        os._exit(3)
     elif path == "/say":
         sys.stdout.write(query + "\n")
         reply(writer, "200 OK", b"")

@@ -20,7 +20,6 @@ from local_openfaas.logs import LogQuery
 from local_openfaas.platform import Platform, Settings, open_platform
 from local_openfaas.ports import free_ports
 from local_openfaas.prometheus import CONFIG_NAME, DEFAULT_FOLDER, Targets, configuration
-from local_openfaas.supervisor import exit_text, restart_delay
 
 
 def alive(pid: int) -> bool:
@@ -28,19 +27,6 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def test_a_child_that_keeps_crashing_is_started_ever_more_slowly():
-    delays = [restart_delay(failures) for failures in range(1, 12)]
-    assert delays[0] == 0.1
-    assert delays == sorted(delays)
-    assert delays[-1] == 10.0
-
-
-def test_exits_are_told_in_words():
-    assert exit_text(3) == "exited with status 3"
-    assert exit_text(-9) == "was killed by SIGKILL"
-    assert exit_text(-200) == "was killed by signal 200"
 
 
 def test_free_ports_are_different_and_outside_the_outgoing_range():
@@ -90,6 +76,22 @@ def test_a_replica_that_ignores_sigterm_is_killed_when_the_platform_stops(tmp_pa
             (function,) = client.platform.registry
             pid = function.replicas[0].pid
         assert not alive(pid)
+
+    asyncio.run(run())
+
+
+def test_a_stop_that_is_hurried_does_not_wait_for_the_drain(tmp_path):
+    async def run():
+        async with asyncio.timeout(20):
+            async with platform_client(tmp_path, stop_grace=600.0) as client:
+                await client.deploy(envVars={"ignore_sigterm": "true"})
+                (function,) = client.platform.registry
+                pid = function.replicas[0].pid
+                removed = asyncio.create_task(client.platform.stop())
+                await asyncio.sleep(0)
+                client.platform.hurry()
+                await removed
+            assert not alive(pid)
 
     asyncio.run(run())
 
@@ -245,7 +247,8 @@ asyncio.run(main())
 def test_nothing_survives_a_platform_that_is_killed(tmp_path):
     (tmp_path / "handler.py").touch()
     command = [sys.executable, "-c", UP, str(tmp_path / "run"), str(tmp_path), *STANDIN]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as platform:
+    environ = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as platform:
         pids = [int(pid) for pid in platform.stdout.readline().split()]
         assert len(pids) == 3
         assert all(map(alive, pids))

@@ -10,6 +10,7 @@ import pytest
 
 from local.harness import platform_client, until, with_platform
 from local_openfaas.logs import LogQuery
+from local_openfaas.secrets import Secrets
 
 
 async def chunks(*parts: bytes):
@@ -343,6 +344,9 @@ def test_logs_can_be_followed(tmp_path):
             assert json.loads(await answer.content.readline())["text"] == "stand-in listens"
             await client.call("GET", "/function/echo/say?later")
             assert json.loads(await answer.content.readline())["text"] == "later"
+            await client.call("DELETE", "/system/functions", json={"functionName": "echo"})
+            # What it says while it stops still comes, and then the end.
+            await answer.content.read()
 
     with_platform(tmp_path, scenario)
 
@@ -388,6 +392,16 @@ def test_discovery_lists_every_running_replica_in_prometheus_shape(tmp_path):
         assert [group["labels"]["replica"] for group in groups] == ["echo-1", "echo-2"]
         async with client.session.get(f"http://{groups[0]['targets'][0]}/metrics") as scraped:
             assert scraped.status == 200
+
+    with_platform(tmp_path, scenario)
+
+
+def test_an_unforeseen_error_is_a_500_and_the_platform_goes_on(tmp_path, monkeypatch):
+    async def scenario(client):
+        monkeypatch.setattr(Secrets, "names", lambda self, namespace: 1 / 0)
+        answer = await client.call("GET", "/system/secrets")
+        assert (answer.status, "ZeroDivisionError" in answer.text) == (500, False)
+        assert (await client.call("GET", "/healthz")).status == 200
 
     with_platform(tmp_path, scenario)
 

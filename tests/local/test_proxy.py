@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 
+import aiohttp
 import pytest
 
 from local.harness import until, with_platform
@@ -142,6 +143,15 @@ def test_a_stream_arrives_while_it_is_made(tmp_path):
         async with client.session.get(client.platform.gateway_url + "/function/echo/stream") as answer:
             assert answer.headers["Transfer-Encoding"] == "chunked"
             assert [part async for part in answer.content.iter_any()] == [b"one", b"two"]
+
+    with_platform(tmp_path, scenario)
+
+
+def test_an_answer_that_breaks_off_does_not_look_complete(tmp_path):
+    async def scenario(client):
+        await client.deploy()
+        with pytest.raises(aiohttp.ClientError):
+            await client.call("GET", "/function/echo/broken")
 
     with_platform(tmp_path, scenario)
 

@@ -6,11 +6,10 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import uvloop
-from rich.console import Console
-from rich.table import Table
 
 from local_openfaas import __version__, autoscaler
 from local_openfaas.errors import PlatformError
@@ -51,26 +50,37 @@ async def _up(settings: Settings) -> None:
 
 
 def _introduce(platform: Platform) -> None:
-    console = Console(highlight=False)
-    table = Table("function", "replicas", "URL", "handler", box=None, pad_edge=False)
     images = platform.images.items()
-    for function in platform.registry:
-        spec = function.spec
-        table.add_row(
-            spec.full_name,
+    rows: list[tuple[str, ...]] = [("FUNCTION", "REPLICAS", "URL", "HANDLER")]
+    rows += [
+        (
+            function.spec.full_name,
             f"{function.available} of {function.desired} ready",
-            f"{platform.gateway_url}/function/{spec.full_name}",
-            str(images[spec.image]),
+            f"{platform.gateway_url}/function/{function.spec.full_name}",
+            str(images[function.spec.image]),
         )
-    console.print(table if table.row_count else "no functions yet: deploy some, or start with --stack", "")
-    for name, value in (
+        for function in platform.registry
+    ]
+    if len(rows) == 1:
+        rows = [("No functions yet: deploy some, or start with --stack.",)]
+    rows += [
+        ("",),
         ("gateway", platform.gateway_url),
         ("Prometheus", platform.prometheus_url or "off"),
         ("autoscaler", platform.autoscaler_url or "off"),
         ("logs", str(platform.log_dir)),
-    ):
-        console.print(f"{name:11} {value}", soft_wrap=True)
-    console.print("Ctrl-C stops everything.")
+        ("Ctrl-C stops everything.",),
+    ]
+    sys.stdout.write(_columns(rows))
+    sys.stdout.flush()
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> str:
+    """Left-aligned columns; a row of one cell does not widen its column."""
+    wide = [row for row in rows if len(row) > 1]
+    widths = [max(map(len, column)) for column in zip_longest(*wide, fillvalue="")]
+    padded = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in rows)
+    return "".join(f"{line.rstrip()}\n" for line in padded)
 
 
 def _settings(options: argparse.Namespace) -> Settings:

@@ -62,7 +62,7 @@ class FunctionLog:
         self._folder = folder
         self._lines: deque[LogLine] = deque(maxlen=_KEPT_LINES)
         self._files: dict[str, TextIO] = {}
-        self._followers: set[asyncio.Queue[LogLine]] = set()
+        self._followers: set[asyncio.Queue[LogLine | None]] = set()
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, line: LogLine) -> None:
@@ -81,9 +81,9 @@ class FunctionLog:
         return wanted[-query.tail :] if query.tail > 0 else wanted
 
     @contextlib.contextmanager
-    def following(self) -> Iterator[asyncio.Queue[LogLine]]:
-        """A queue of the lines that come from now on."""
-        follower: asyncio.Queue[LogLine] = asyncio.Queue(_FOLLOWER_LINES)
+    def following(self) -> Iterator[asyncio.Queue[LogLine | None]]:
+        """A queue of the lines that come from now on; None: there will be no more."""
+        follower: asyncio.Queue[LogLine | None] = asyncio.Queue(_FOLLOWER_LINES)
         self._followers.add(follower)
         try:
             yield follower
@@ -91,7 +91,11 @@ class FunctionLog:
             self._followers.discard(follower)
 
     def close(self) -> None:
-        """Close the files; the kept lines stay readable."""
+        """Tell the followers that this was all, and close the files; the kept lines stay readable."""
+        for follower in self._followers:
+            if follower.full():
+                follower.get_nowait()
+            follower.put_nowait(None)
         for file in self._files.values():
             file.close()
         self._files.clear()

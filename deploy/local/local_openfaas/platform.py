@@ -6,6 +6,7 @@ running event loop, on free ports where a port is 0. Nothing outlives the block.
 
 import asyncio
 import os
+import resource
 import shutil
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from local_openfaas import autoscaler, prometheus
-from local_openfaas.autoscaler import autoscaler_config, autoscaler_service
+from local_openfaas.autoscaler import autoscaler_service
 from local_openfaas.errors import StackError, StartError
 from local_openfaas.function import Function
 from local_openfaas.gateway import BasicAuth, Gateway
@@ -112,6 +113,7 @@ class Platform:
         settings = self.settings
         if settings.with_autoscaler and not settings.with_prometheus:
             raise StartError("the autoscaler needs Prometheus: switch both off, or neither")
+        _raise_file_limit()
         auth = BasicAuth.from_folder(settings.basic_auth_dir) if settings.basic_auth_dir else None
         for image, folder in settings.images.items():
             self.images.add(image, folder)
@@ -127,14 +129,11 @@ class Platform:
             await self._start_monitoring(gateway)
 
     async def stop(self) -> None:
-        """Stop everything, in the order in which nothing is missed by what still runs; bounded."""
-        if self.autoscaler is not None:
-            await self.autoscaler.stop(min(_CHILD_GRACE, self._grace))
+        """Stop everything, bounded; first those that would miss what is stopped after them."""
+        await asyncio.gather(*(service.stop(_CHILD_GRACE) for service in self._services()))
         if self._gateway is not None:
             await self._gateway.stop()
         await self.registry.close(self._grace)
-        if self.prometheus is not None:
-            await self.prometheus.stop(min(_CHILD_GRACE, self._grace))
         shutil.rmtree(self._temporary, ignore_errors=True)
         if self._owns_run_dir:
             shutil.rmtree(self.run_dir, ignore_errors=True)
@@ -142,8 +141,7 @@ class Platform:
     def hurry(self) -> None:
         """Kill what ``stop`` still waits for."""
         self._grace = 0.0
-        services = [service for service in (self.autoscaler, self.prometheus) if service is not None]
-        for stop in (self.registry.close(0.0), *(service.stop(0.0) for service in services)):
+        for stop in (self.registry.close(0.0), *(service.stop(0.0) for service in self._services())):
             task = asyncio.create_task(stop)
             self._hurried.add(task)
             task.add_done_callback(self._hurried.discard)
@@ -177,10 +175,13 @@ class Platform:
         """Return when every function has exactly the replicas that are wanted, all ready."""
         await asyncio.gather(*(function.settled() for function in self.registry))
 
+    def _services(self) -> list[Service]:
+        return [service for service in (self.autoscaler, self.prometheus) if service is not None]
+
     async def _start_monitoring(self, gateway: str) -> None:
         settings = self.settings
-        config = (
-            autoscaler_config(settings.autoscaler_config, self.run_dir, any_port=settings.any_autoscaler_port)
+        autoscaler_port = (
+            autoscaler.metrics_port(settings.autoscaler_config, any_port=settings.any_autoscaler_port)
             if settings.with_autoscaler
             else None
         )
@@ -192,14 +193,18 @@ class Platform:
             self.run_dir,
             "127.0.0.1",
             port,
-            Targets(gateway, f"127.0.0.1:{config.port}" if config is not None else None),
+            Targets(gateway, f"127.0.0.1:{autoscaler_port}" if autoscaler_port is not None else None),
             extra_rules=(prometheus.BASELINE_RULES,) if settings.baseline_rules else (),
         )
         await self.prometheus.start(_PROMETHEUS_START)
-        if config is not None:
-            self.autoscaler_url = f"http://127.0.0.1:{config.port}"
+        if autoscaler_port is not None:
+            self.autoscaler_url = f"http://127.0.0.1:{autoscaler_port}"
             self.autoscaler = autoscaler_service(
-                config, self.run_dir, gateway_url=self.gateway_url, prometheus_url=self.prometheus_url
+                settings.autoscaler_config,
+                autoscaler_port,
+                self.run_dir,
+                gateway_url=self.gateway_url,
+                prometheus_url=self.prometheus_url,
             )
             await self.autoscaler.start(_AUTOSCALER_START)
 
@@ -213,6 +218,13 @@ async def open_platform(settings: Settings) -> AsyncIterator[Platform]:
         yield platform
     finally:
         await platform.stop()
+
+
+def _raise_file_limit() -> None:
+    """Take the open files that we may have: every invocation holds two connections, and 1024 is common."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _reachable(host: str) -> str:

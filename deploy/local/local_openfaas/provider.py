@@ -5,7 +5,6 @@ gateway both accept). Reads a request, calls ``registry`` or ``secrets``, writes
 and become statuses in ``gateway``.
 """
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -235,24 +234,11 @@ class Provider:
             kept = function.log.lines(query)
             await answer.prepare(request)
             await answer.write(b"".join(map(_ndjson, kept)))
-            while follow:
-                line = await _next_line(function, coming)
-                if line is None:
-                    break
+            while follow and (line := await coming.get()) is not None:
                 if query.accepts(line):
                     await answer.write(_ndjson(line))
         await answer.write_eof()
         return answer
-
-
-async def _next_line(function: Function, coming: "asyncio.Queue[LogLine]") -> LogLine | None:
-    """The next line, or None when the function is gone and nothing more will come."""
-    while True:
-        try:
-            return await asyncio.wait_for(coming.get(), 1.0)
-        except TimeoutError:
-            if function.closed:
-                return None
 
 
 def _ndjson(line: LogLine) -> bytes:

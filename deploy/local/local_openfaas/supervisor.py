@@ -191,14 +191,18 @@ class _Lines(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            self._on_line(line.decode(errors="replace").rstrip("\r"))
-        while len(self._rest) > _LONGEST_LINE:
-            self._on_line(self._rest[:_LONGEST_LINE].decode(errors="replace"))
-            self._rest = self._rest[_LONGEST_LINE:]
+            self._emit(line)
+        if len(self._rest) >= _LONGEST_LINE:
+            self._emit(self._rest)
+            self._rest = b""
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._rest:
-            self._on_line(self._rest.decode(errors="replace"))
+            self._emit(self._rest)
             self._rest = b""
         if not self.closed.done():
             self.closed.set_result(None)
+
+    def _emit(self, line: bytes) -> None:
+        for start in range(0, max(1, len(line)), _LONGEST_LINE):
+            self._on_line(line[start : start + _LONGEST_LINE].decode(errors="replace").rstrip("\r"))
