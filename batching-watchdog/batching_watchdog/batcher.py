@@ -117,7 +117,9 @@ class Batcher:
         """A worker answered ``batch``: learn from it, answer its requests."""
         seconds = self._clock() - batch.dispatched
         size = len(batch.requests)
-        self._model.observe(size, seconds)
+        # A batch in which everything failed says nothing of what serving it takes.
+        if not all(reply.failed for reply in replies):
+            self._model.observe(size, seconds)
         self._metrics.service_seconds.observe(seconds)
         awaited = {request.id for request in self._scheduler.finish(batch.requests)}
         for request, reply in zip(batch.requests, replies, strict=True):

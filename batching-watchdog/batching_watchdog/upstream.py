@@ -89,7 +89,7 @@ class Connection(asyncio.BufferedProtocol):
             if self._filled:
                 raise FrameError("a worker sent bytes that nobody asked for")
             self._frame(header, memoryview(self._buffer)[wire.HEADER_SIZE : end])
-        except FrameError:
+        except (FrameError, MemoryError):
             # A worker that does not speak the protocol is as good as dead: gunicorn starts another.
             self.close()
 

@@ -18,7 +18,7 @@ from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Final, TextIO
 
-from batching_watchdog import wire
+from batching_watchdog import latency, wire
 from batching_watchdog.batcher import Batcher, profile_batch
 from batching_watchdog.config import Config
 from batching_watchdog.errors import HandlerNotLoaded, StartFailed
@@ -44,7 +44,7 @@ STOP_SECONDS: Final = 3.0
 """What gunicorn gets to stop in, once nothing is running any more."""
 PROFILE_SECONDS: Final = 2.0
 """What measuring l(b) with example() may take before the first worker counts as ready."""
-PROFILE_RUNS: Final = 3
+PROFILE_RUNS: Final = latency.TRIES
 MAX_LOG_LINE: Final = 1 << 16
 
 

@@ -74,7 +74,7 @@ class Watchdog:
         return (self.folder / "log").read_text()
 
     def wait_ready(self) -> None:
-        wait_until(lambda: self.ready_or_dead(), f"ready\n{self.log}")
+        wait_until(self.ready_or_dead, f"ready\n{self.log}")
         assert self.process.poll() is None, self.log
 
     def ready_or_dead(self) -> bool:

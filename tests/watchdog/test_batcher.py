@@ -7,7 +7,7 @@ import pytest
 from batching_watchdog.batcher import Answer, Batcher
 from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WorkerDied
 from batching_watchdog.latency import LatencyModel
-from batching_watchdog.messages import Batch, Reply, Request
+from batching_watchdog.messages import Batch, DispatchReason, Reply, Request
 from batching_watchdog.metrics import Metrics
 from batching_watchdog.policy import POLICIES, PolicySettings
 from batching_watchdog.scheduler import Scheduler
@@ -219,6 +219,21 @@ def test_a_dead_workers_requests_are_tried_alone_and_then_fail():
         bench.reply()
         assert isinstance(bench.answers[0].outcome, WorkerDied)
         assert bench.answers[1].outcome == Reply(200, b"", b"1")
+
+    scenario(body)
+
+
+def test_a_batch_in_which_everything_failed_teaches_nothing():
+    async def body(bench: Bench) -> None:
+        bench.batcher.worker_idle(bench.worker)
+        bench.submit(0)
+        await turn()
+        bench.clock.now += 5.0
+        bench.batcher.replied(bench.worker.batches[0], [Reply(500, b"", b"", failed=True)])
+        bench.batcher.worker_idle(bench.worker)
+        bench.submit(1)
+        await turn()
+        assert bench.worker.batches[-1].reason is DispatchReason.IDLE  # on time, as far as is known
 
     scenario(body)
 
