@@ -4,6 +4,7 @@ import itertools
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from local_openfaas.demo.alerting import (
     GROUP_INTERVAL,
     GROUP_WAIT,

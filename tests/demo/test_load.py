@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+
 from local_openfaas.demo import load
 from local_openfaas.demo.load import Stream, Target, offer, parse_duration, plan
 from local_openfaas.demo.scoreboard import BROKEN, NO_CONNECTION, TIMED_OUT

@@ -6,6 +6,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from local_openfaas.demo.scoreboard import (
     BROKEN,
     NO_CONNECTION,
@@ -76,10 +77,20 @@ def test_at_least_the_share_lies_at_or_below_its_percentile(values, share):
     assert sum(value < found for value in values) < share * len(values)
 
 
-@given(st.lists(st.floats(0, 60), max_size=100), st.floats(0, 60))
-def test_the_recent_records_are_those_due_since_the_moment(times, since):
-    found = [Record(at, 0.05, 200) for at in sorted(times)]
-    assert sorted(recent(found, since)) == [record for record in found if record.scheduled >= since]
+@given(records, st.floats(0, 60))
+def test_the_recent_records_are_those_that_ended_since_the_moment(found, since):
+    found = sorted(found, key=lambda record: record.scheduled + record.latency)
+    expected = [record for record in found if record.scheduled + record.latency >= since]
+    assert recent(found, since)[::-1] == expected
+
+
+@given(records, st.floats(0.001, 10))
+def test_a_ledger_counts_as_the_summary_does(found, slo):
+    ledger = Ledger(slo)
+    for record in found:
+        ledger.add(record)
+    summary = summarise(found, slo)
+    assert (ledger.good, ledger.lost, ledger.attainment) == (summary.good, summary.lost, summary.attainment)
 
 
 @given(samples)
@@ -98,9 +109,9 @@ def test_replica_seconds_hold_the_last_count_through_a_gap():
 
 
 def comparison(*, objective=0.99, good=99, bad=1):
-    ledger = Ledger([Record(i / 10, 0.02, 200) for i in range(good)], [Sample(0, 1), Sample(5, 4)])
+    ledger = Ledger(0.1, [Record(i / 10, 0.02, 200) for i in range(good)], [Sample(0, 1), Sample(5, 4)])
     ledger.records += [Record(i / 10, 0.5, 504) for i in range(bad)]
-    track = reduce(ledger, 0.1, 10)
+    track = reduce(ledger, 10)
     return Comparison("tabular", 0.1, objective, (10.0,) * 10, track)
 
 
@@ -125,4 +136,4 @@ def test_a_result_is_one_line_of_strict_json_with_the_promised_fields():
 
 @pytest.mark.parametrize(("found", "expected"), [([], None), ([Sample(0, None), Sample(1, 3)], 3)])
 def test_the_highest_count_ignores_gaps(found, expected):
-    assert highest_replicas(reduce(Ledger([], found), 0.1, 2)) == expected
+    assert highest_replicas(reduce(Ledger(0.1, [], found), 2)) == expected

@@ -6,6 +6,7 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from local_openfaas.demo.shape import Profile, ShapeError, arrivals, peak, phase, steps
 
 rates = st.floats(0, 200)

@@ -21,6 +21,7 @@ from local_openfaas.demo.session import DemoError, Options, Outcome
 from local_openfaas.demo.table import Display, verdict
 from local_openfaas.errors import PlatformError
 
+_PLAIN_WIDTH = 100
 _FULL, _QUICK, _SHORTEST = 180.0, 60.0, 10.0
 _DESCRIPTION = """\
 Runs the functions of stack.yml on this machine behind a real Prometheus and the autoscaler, offers them a
@@ -84,6 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rate=options.rate,
     )
     console = Console()
+    if not console.is_terminal:
+        console.width = _PLAIN_WIDTH
     try:
         outcome = uvloop.run(_run(wanted, console))
     except (DemoError, PlatformError) as error:

@@ -203,15 +203,16 @@ def _claim(item: Comparison) -> str:
     ours = item.tailbound
     claim = (
         f"{percent(ours.total.attainment)} of {ours.total.sent:,} requests answered well within "
-        f"{item.slo * 1e3:g} ms (objective {percent(item.objective)}), p99 {milliseconds(ours.total.p99)}, "
-        f"{number(ours.replica_seconds)} replica-seconds, at most {number(highest_replicas(ours))} replicas."
+        f"{item.slo * 1e3:g} ms (objective {percent(item.objective)}), "
+        f"p99 {milliseconds(ours.total.p99)} ms, "
+        f"{number(ours.replica_seconds)} replica-seconds, replicas at most {number(highest_replicas(ours))}."
     )
     theirs = item.baseline
     if theirs is not None:
         claim += (
-            f" The twin: {percent(theirs.total.attainment)}, p99 {milliseconds(theirs.total.p99)}, "
+            f" {BASELINE}: {percent(theirs.total.attainment)}, p99 {milliseconds(theirs.total.p99)} ms, "
             f"{number(theirs.replica_seconds)} replica-seconds, "
-            f"at most {number(highest_replicas(theirs))} replicas."
+            f"replicas at most {number(highest_replicas(theirs))}."
         )
     else:
         claim += " No twin: its work would take the cores that the others are measured on."
@@ -220,9 +221,9 @@ def _claim(item: Comparison) -> str:
 
 _COLUMNS = (
     ("attained", "share of all requests answered well within the SLO"),
-    ("p50", "half of all requests took at most this long"),
-    ("p95", ""),
-    ("p99", "endless (∞) when more than 1 % were refused, failed or lost"),
+    ("p50 ms", "half of all requests took at most this long"),
+    ("p95 ms", ""),
+    ("p99 ms", "endless (∞) when more than 1 % were refused, failed or lost"),
     ("requests", ""),
     ("slow", "answered well, but later than the SLO"),
     ("refused", "429 or 503"),
@@ -278,7 +279,7 @@ def _conditions(outcome: Outcome) -> list[tuple[str, str]]:
     lag = outcome.lag
     tightest = min((item.slo for item in outcome.comparisons), default=math.inf)
     limit = _LAG_SHARE * tightest
-    judgement = "good enough" if lag.p999 <= limit else "TOO MUCH: do not trust this run's tails"
+    judgement = "Within" if lag.p999 <= limit else "Tails look worse than they were: above"
     used = (
         "unknown"
         if outcome.usage is None
@@ -292,8 +293,8 @@ def _conditions(outcome: Outcome) -> list[tuple[str, str]]:
         (
             "Generator's own lag",
             f"p50 {lag.p50 * 1e3:.1f} ms, p99 {lag.p99 * 1e3:.1f} ms, p99.9 {lag.p999 * 1e3:.1f} ms, "
-            f"worst {lag.worst * 1e3:.1f} ms; it is contained in every latency. {judgement}: the limit is "
-            f"{limit * 1e3:.1f} ms at p99.9, 5 % of the tightest SLO",
+            f"worst {lag.worst * 1e3:.1f} ms; every latency contains it. {judgement} the limit of "
+            f"{limit * 1e3:g} ms at p99.9, 5 % of the tightest SLO",
         ),
         ("Seed of the arrivals", str(outcome.seed)),
         ("Samples that could not be read", gaps),
