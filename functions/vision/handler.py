@@ -4,8 +4,8 @@ The body is one image: 224 x 224 pixels x 3 channels (red, green, blue), one byt
 The answer is the class with the best score of 1,000: {"class": 417, "score": 0.93}. A body of another length
 is answered 400 and leaves the rest of its batch alone.
 
-The weights are random, from a fixed seed: there is nothing to download, and the classes mean nothing. On a CPU
-batches of more than a few images save nothing per image: the watchdog has to find that out by itself.
+The weights are random, from a fixed seed: there is nothing to download, and the classes mean nothing. On a
+CPU batches of more than a few images save nothing per image: the watchdog has to find that out by itself.
 """
 
 from collections.abc import Sequence
@@ -55,8 +55,8 @@ def classify(model: nn.Module, bodies: Sequence[bytes]) -> list[dict[str, Any]]:
 def normalise(bodies: Sequence[bytes]) -> Tensor:
     """Bodies as one tensor (image, channel, row, column) of normalised floats.
 
-    A pixel's channels are neighbours in the body, which is torch's channels_last format: the permutation moves
-    no data, and convolutions are faster on it.
+    A pixel's channels are neighbours in the body, which is torch's channels_last format: the permutation
+    moves no data, and convolutions are faster on it.
     """
     pixels = torch.frombuffer(bytearray().join(bodies), dtype=torch.uint8)
     images = pixels.view(-1, SIDE, SIDE, 3).permute(0, 3, 1, 2)
@@ -73,8 +73,8 @@ def wrong_length(body: bytes) -> dict[str, Any]:
 def spread(model: nn.Module) -> None:
     """Make random weights answer differently to different images, as trained ones would.
 
-    Untrained, the signal dies on its way and every image gets the same answer; statistics of some noise in the
-    normalisation layers and a wider last layer prevent that.
+    Untrained, the signal dies on its way and every image gets the same answer; statistics of some noise in
+    the normalisation layers and a wider last layer prevent that.
     """
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):

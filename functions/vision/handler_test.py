@@ -44,7 +44,9 @@ def test_rows_and_columns_keep_their_places():
     assert (green == green.max()).nonzero().tolist() == [[10, 20]]
 
 
-@pytest.mark.parametrize("size", [0, 1, handler.BODY_BYTES - 1, handler.BODY_BYTES + 1, 2 * handler.BODY_BYTES])
+@pytest.mark.parametrize(
+    "size", [0, 1, handler.BODY_BYTES - 1, handler.BODY_BYTES + 1, 2 * handler.BODY_BYTES]
+)
 def test_a_body_of_the_wrong_length_is_answered_400_and_leaves_its_neighbours_alone(size):
     before, refused, after = call(image(1, 2, 3), bytes(size), image(200, 100, 0))
     assert refused["statusCode"] == 400

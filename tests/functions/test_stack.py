@@ -1,0 +1,66 @@
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from batching_watchdog.config import DESCRIPTIONS, Config
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "stack.yml").read_text()
+STACK = yaml.safe_load(TEXT)
+FUNCTIONS = STACK["functions"]
+
+pytestmark = pytest.mark.parametrize("name", sorted(FUNCTIONS))
+
+
+def test_it_has_the_template_and_a_handler_folder_of_its_name(name):
+    function = FUNCTIONS[name]
+    assert function["lang"] == "python3-inference"
+    assert (ROOT / "template" / function["lang"] / "template.yml").is_file()
+    assert function["handler"] == f"./functions/{name}"
+    for file in ("handler.py", "handler_test.py", "requirements.txt"):
+        assert (ROOT / function["handler"] / file).is_file()
+
+
+def test_its_name_is_a_dns_label_and_its_image_can_be_pushed(name):
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name)
+    image = FUNCTIONS[name]["image"]
+    assert re.fullmatch(r"\$\{OPENFAAS_PREFIX:-[^}]+\}/" + name + ":latest", image)
+
+
+def test_its_labels_are_those_that_openfaas_ce_deploys(name):
+    labels = FUNCTIONS[name]["labels"]
+    refused = {f"com.openfaas.scale.{key}" for key in ("zero", "zero-duration", "target", "type")}
+    assert not refused & labels.keys()
+    low, high = (labels[f"com.openfaas.scale.{bound}"] for bound in ("min", "max"))
+    assert 1 <= int(low) <= int(high) <= 5
+
+
+def test_its_metrics_are_announced_by_annotations_with_dots(name):
+    annotations = FUNCTIONS[name]["annotations"]
+    assert annotations["prometheus.io.scrape"] == "true"
+    assert annotations["prometheus.io.port"] == "8081"
+    assert not [key for key in annotations if "/" in key]
+
+
+def test_everything_that_faas_cli_reads_as_text_is_text(name):
+    for key in ("environment", "labels", "annotations", "limits", "requests"):
+        assert all(isinstance(value, str) for value in FUNCTIONS[name][key].values()), key
+
+
+def test_its_environment_is_one_that_the_watchdog_accepts(name):
+    environment = FUNCTIONS[name]["environment"]
+    assert environment.keys() <= DESCRIPTIONS.keys()
+    config = Config.from_env(environment, cpus=2.0)
+    assert config.batch_policy == "slo"
+    assert config.slo_objective == 0.99
+
+
+def test_its_slo_is_declared_there_and_nowhere_else(name):
+    assert FUNCTIONS[name]["environment"].keys() >= {"slo_latency", "slo_objective"}
+    folder = ROOT / "functions" / name
+    elsewhere = [file.name for file in folder.iterdir() if file.suffix in (".py", ".yml", ".yaml", ".toml")]
+    assert not [file for file in elsewhere if "slo_" in (folder / file).read_text()]
+    for setting in ("slo_latency", "slo_objective"):
+        assert len(re.findall(rf"^ +{setting}:", TEXT, re.MULTILINE)) == len(FUNCTIONS)
