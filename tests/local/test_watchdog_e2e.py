@@ -16,6 +16,7 @@ import pytest
 from local.harness import platform_client, until
 from local_openfaas.errors import StartError
 from local_openfaas.platform import WATCHDOG
+from local_openfaas.specs import FunctionSpec
 
 HANDLER = """
 import os
@@ -116,13 +117,22 @@ def test_a_prometheus_port_in_use_stops_the_start_with_its_own_words(tmp_path):
 
 
 @needs_prometheus
-def test_an_autoscaler_that_is_killed_comes_back(tmp_path):
+def test_an_autoscaler_that_is_killed_comes_back_and_has_the_credentials(tmp_path):
+    (tmp_path / "basic-auth-user").write_text("admin")
+    (tmp_path / "basic-auth-password").write_text("secret")
+
     async def run():
         settings = {"with_prometheus": True, "prometheus_port": 0, "with_autoscaler": True}
-        async with asyncio.timeout(40), platform_client(tmp_path, **settings) as client:
+        async with (
+            asyncio.timeout(40),
+            platform_client(tmp_path, basic_auth_dir=tmp_path, **settings) as client,
+        ):
+            client.platform.deploy(FunctionSpec("echo", "echo:latest"))
             autoscaler = client.platform.autoscaler
             os.kill(autoscaler.pid, signal.SIGKILL)
             await until(lambda: autoscaler.starts == 2)
+            # Only from the gateway's answer can it know of the function.
+            await until(lambda: "echo.openfaas-fn" in autoscaler.log_file.read_text())
 
     asyncio.run(run())
 

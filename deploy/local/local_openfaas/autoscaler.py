@@ -5,12 +5,14 @@ Owns only its start: nothing in the autoscaler knows that it runs here.
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import yaml
 
 from local_openfaas.errors import StartError
+from local_openfaas.gateway import PASSWORD_FILE, USER_FILE
 from local_openfaas.ports import free_ports
 from local_openfaas.service import Service
 from local_openfaas.supervisor import Launch
@@ -24,13 +26,40 @@ def metrics_port(path: Path, *, any_port: bool) -> int:
     ``any_port`` takes a free one whatever it names. Raises ``StartError`` if the file cannot be read; what is
     in it is the autoscaler's to check.
     """
+    web = _section(_read(path), "web")
+    port = web.get("port")
+    return port if isinstance(port, int) and port > 0 and not any_port else free_ports(1)[0]
+
+
+def with_credentials(path: Path, run_dir: Path, basic_auth_dir: Path) -> Path:
+    """A copy of the configuration that uses this platform's basic-auth files.
+
+    The autoscaler takes credentials from its file alone, as they belong on no command line.
+    """
+    document = _read(path)
+    platform = _section(document, "platform")
+    credentials = {
+        "user_file": str((basic_auth_dir / USER_FILE).resolve()),
+        "password_file": str((basic_auth_dir / PASSWORD_FILE).resolve()),
+    }
+    copy = run_dir / "autoscaler.yaml"
+    copy.write_text(yaml.safe_dump({**document, "platform": {**platform, "basic_auth": credentials}}))
+    return copy
+
+
+def _read(path: Path) -> Mapping[str, Any]:
     try:
         document = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise StartError(f"autoscaler: {path}: {' '.join(str(error).split())}") from None
-    web = document.get("web") if isinstance(document, dict) else None
-    port = web.get("port") if isinstance(web, dict) else None
-    return port if isinstance(port, int) and port > 0 and not any_port else free_ports(1)[0]
+    if not isinstance(document, dict):
+        raise StartError(f"autoscaler: {path}: must be a map")
+    return document
+
+
+def _section(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    section = document.get(key)
+    return section if isinstance(section, dict) else {}
 
 
 def autoscaler_service(

@@ -23,8 +23,8 @@ _log = logging.getLogger(__name__)
 _CHALLENGE: Final = {"WWW-Authenticate": 'Basic realm="Restricted"'}
 _SHUTDOWN_SECONDS: Final = 1.0
 _MAX_SYSTEM_BODY: Final = 4 * 2**20
-_USER_FILE: Final = "basic-auth-user"
-_PASSWORD_FILE: Final = "basic-auth-password"  # noqa: S105 - a file name
+USER_FILE: Final = "basic-auth-user"
+PASSWORD_FILE: Final = "basic-auth-password"  # noqa: S105 - a file name
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,11 @@ class BasicAuth:
     def from_folder(cls, folder: Path) -> "BasicAuth":
         """Read the two files that OpenFaaS keeps its credentials in. Raises ``StartError``."""
         try:
-            user, password = ((folder / name).read_text().strip() for name in (_USER_FILE, _PASSWORD_FILE))
+            user, password = ((folder / name).read_text().strip() for name in (USER_FILE, PASSWORD_FILE))
         except OSError as error:
             raise StartError(f"basic auth: cannot read {error.filename}: {error.strerror}") from None
         if not user or not password:
-            raise StartError(f"basic auth: {_USER_FILE} and {_PASSWORD_FILE} in {folder} must not be empty")
+            raise StartError(f"basic auth: {USER_FILE} and {PASSWORD_FILE} in {folder} must not be empty")
         return cls(user, password)
 
     def accepts(self, authorization: str) -> bool:

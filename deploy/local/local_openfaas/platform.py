@@ -198,9 +198,12 @@ class Platform:
         )
         await self.prometheus.start(_PROMETHEUS_START)
         if autoscaler_port is not None:
+            config = settings.autoscaler_config
+            if settings.basic_auth_dir is not None:
+                config = autoscaler.with_credentials(config, self.run_dir, settings.basic_auth_dir)
             self.autoscaler_url = f"http://127.0.0.1:{autoscaler_port}"
             self.autoscaler = autoscaler_service(
-                settings.autoscaler_config,
+                config,
                 autoscaler_port,
                 self.run_dir,
                 gateway_url=self.gateway_url,
