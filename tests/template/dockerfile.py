@@ -1,7 +1,7 @@
 """Reads the template's Dockerfile, and rehearses it: runs its own steps in a folder instead of in containers.
 
-No container engine is needed, so the tests run anywhere. Left out are the RUN steps of the first stage (Debian
-packages, a user, the standard library's bytecode), which would change the machine that runs the tests.
+No container engine is needed, so the tests run anywhere. Left out are the RUN steps of the first stage
+(Debian packages, a user, the standard library's bytecode), which would change the machine of the tests.
 """
 
 import json

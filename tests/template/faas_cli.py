@@ -1,8 +1,8 @@
 """What faas-cli makes of a template and a handler folder, without faas-cli.
 
-Its rules (go-sdk ``builder/builder.go`` and ``builder/copy.go``): symbolic links are followed, folders are
-made anew with mode 0700, the handler's entries are laid over the template's handler folder, entries called
-``build`` or ``template`` are left out, nothing is deleted.
+Its rules (go-sdk ``builder/builder.go`` and ``builder/copy.go``): symbolic links are followed, the handler's
+entries are laid over the template's handler folder, entries called ``build`` or ``template`` are left out,
+nothing is deleted. It makes folders with mode 0700, or some with their own; here all get the harshest.
 """
 
 import json
