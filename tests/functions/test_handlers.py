@@ -3,8 +3,10 @@
 Every handler is the module ``function.handler``, so no two can be loaded in one process.
 """
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +32,19 @@ json.dump([[answer.status, answer.body.decode()] for answer in answers], sys.std
 def environment() -> dict[str, str]:
     """Ours, without bytecode left in the handlers' folders, and one thread as a worker has by default."""
     return os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_requires_what_it_imports(name):
+    folder = ROOT / "functions" / name
+    lines = (folder / "requirements.txt").read_text().splitlines()
+    required = {re.split(r"[^\w.-]", line)[0] for line in lines if line and not line.startswith("#")}
+    nodes = list(ast.walk(ast.parse((folder / "handler.py").read_text())))
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    packages = {module.partition(".")[0] for module in imported} - sys.stdlib_module_names
+    assert packages <= required
+    assert required <= packages | {"numpy"}  # which torch wants but does not require
 
 
 @pytest.mark.parametrize("name", NAMES)
