@@ -159,7 +159,7 @@ class ScalingConfig:
     tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.1
     min_samples: Count = 20
     start_up_time: Duration = 10.0
-    trend_history: Duration = 60.0
+    trend_history: Duration = 30.0
     scale_up: ScaleUpConfig = Field(default_factory=ScaleUpConfig)
     scale_down: ScaleDownConfig = Field(default_factory=ScaleDownConfig)
 

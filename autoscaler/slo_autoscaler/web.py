@@ -17,6 +17,9 @@ from slo_autoscaler.errors import ConfigError
 CLIENT_TIMEOUT: Final = 10.0
 """Seconds that a silent client may keep a thread."""
 
+STOP_POLL: Final = 0.1
+"""Seconds between looks at whether to stop."""
+
 
 class Web:
     """The listener; serves between ``start`` and ``stop``."""
@@ -54,7 +57,9 @@ class Web:
         except OSError as error:
             raise ConfigError([f"web: cannot listen on {host}:{port}: {error.strerror or error}"]) from None
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, name="web", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(STOP_POLL,), name="web", daemon=True
+        )
 
     @property
     def port(self) -> int:

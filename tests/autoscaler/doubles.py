@@ -83,7 +83,8 @@ class Gateway:
             def do_GET(self) -> None:
                 gateway.handle(self)
 
-            do_POST = do_GET
+            def do_POST(self) -> None:
+                gateway.handle(self)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -258,6 +259,8 @@ class Prometheus:
                 f"--config.file={folder / 'prometheus.yml'}",
                 f"--storage.tsdb.path={folder / 'data'}",
                 f"--web.listen-address=127.0.0.1:{port}",
+                # By default new targets are taken up every 5 s.
+                "--scrape.discovery-reload-interval=200ms",
                 "--log.level=error",
             ],
             stdout=subprocess.DEVNULL,

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from autoscaler.values import MINIMAL
 from slo_autoscaler.config import Config, parse_duration
 from slo_autoscaler.errors import ConfigError
 from slo_autoscaler.platforms import PLATFORMS
 from slo_autoscaler.policies import POLICIES
-
-from autoscaler.values import MINIMAL
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 

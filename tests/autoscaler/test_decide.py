@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from autoscaler.values import a_spec, observations, scales, seen, specs
 from slo_autoscaler import decide as module
 from slo_autoscaler.decide import CORRECTION_FLOOR, decide, unapplied
 from slo_autoscaler.model import Observation, RateLimit, Reason, Scale, TargetState
-
-from autoscaler.values import a_spec, observations, scales, seen, specs
 
 TWO = Scale(desired=2, available=2)
 FIVE = Scale(desired=5, available=5)

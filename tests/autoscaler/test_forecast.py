@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from slo_autoscaler.forecast import MAX_GROWTH, forecast
 
 points = st.lists(st.tuples(st.floats(0, 60), st.floats(0, 1e4)), max_size=40).map(

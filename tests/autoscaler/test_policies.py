@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+
+from autoscaler.values import a_spec, observations, scales, seen, specs
 from slo_autoscaler.model import Observation, Outlook, Reason, Scale
 from slo_autoscaler.policies import (
     POLICIES,
@@ -16,8 +18,6 @@ from slo_autoscaler.policies import (
     slo,
     threshold,
 )
-
-from autoscaler.values import a_spec, observations, scales, seen, specs
 
 CALM = Outlook(forecast=100.0, horizon=10.0, correction=1.0, missed=False, settled=True)
 TWO = Scale(desired=2, available=2)

@@ -6,6 +6,7 @@ from dataclasses import fields
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.model import Observation
 from slo_autoscaler.promql import SIGNALS, observations, parse, queries

@@ -2,6 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from slo_autoscaler.window import History, SlidingMax
 
 steps = st.lists(st.tuples(st.floats(0, 5), st.floats(-100, 100)), max_size=60)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from hypothesis import strategies as st
+
 from slo_autoscaler.config import Config
 from slo_autoscaler.model import Observation, RateLimit, Scale, TargetSpec
 from slo_autoscaler.policies import POLICIES

@@ -1,0 +1,149 @@
+"""The command: its exit statuses and messages, and the whole program on a real Prometheus."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+
+from autoscaler import doubles
+from autoscaler.doubles import Function, a_fleet, a_gateway, a_prometheus, free_port, until
+from slo_autoscaler import __version__
+from slo_autoscaler.app import main
+
+FAST = """
+platform: {gateway_url: "http://127.0.0.1:1", timeout: 1s}
+prometheus: {url: "http://127.0.0.1:1", scrape_interval: 250ms, window: 1s, timeout: 1s, max_age: 2s}
+interval: 200ms
+web: {host: 127.0.0.1, port: 0}
+defaults: {start_up_time: 100ms, min_samples: 5, scale_down: {stabilisation_window: 1s}}
+"""
+
+VECTOR = b'{"status": "success", "data": {"resultType": "vector", "result": []}}'
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "as.yaml"
+    path.write_text(FAST)
+    return path
+
+
+def test_a_wrong_configuration_is_one_line_for_each_fault_and_status_2(config, capsys):
+    config.write_text(FAST + "intervall: 3\nfunctions: {x: {}}\n")
+    assert main(["--config", str(config)]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert (
+        first
+        == f"slo-autoscaler: {config}: functions: 'x' must be name.namespace, such as vision.openfaas-fn"
+    )
+    assert second == f"slo-autoscaler: {config}: intervall: unknown key; did you mean interval?"
+
+
+@pytest.mark.parametrize(
+    ("content", "what"), [(None, "cannot be read: No such file"), (b"\xff", "must be UTF-8")]
+)
+def test_a_file_that_cannot_be_read_is_status_2(tmp_path, capsys, content, what):
+    path = tmp_path / "as.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    assert main(["--config", str(path)]) == 2
+    assert what in capsys.readouterr().err
+
+
+def test_once_is_status_1_when_nothing_can_be_reached(config, capsys):
+    assert main(["--config", str(config), "--once"]) == 1
+    assert capsys.readouterr().out == ""
+
+
+def test_once_is_status_0_when_all_went_well_and_flags_win_over_variables(config, capsys, monkeypatch):
+    with a_gateway(a=Function(1)) as gateway, a_gateway() as prometheus:
+        prometheus.faults["GET"] = doubles.status(200, VECTOR)
+        monkeypatch.setenv("SLO_AUTOSCALER_GATEWAY_URL", "http://127.0.0.1:1")
+        monkeypatch.setenv("SLO_AUTOSCALER_PROMETHEUS_URL", prometheus.url)
+        assert main(["--config", str(config), "--once", "--gateway-url", gateway.url]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["reason"] == "NoData"
+
+
+def test_a_port_in_use_is_status_2(config, capsys):
+    with a_gateway() as taken:
+        port = taken.url.rpartition(":")[2]
+        assert main(["--config", str(config), "--web-port", port]) == 2
+    assert "Address already in use" in capsys.readouterr().err
+
+
+def test_the_version_is_told():
+    out = subprocess.run(
+        [sys.executable, "-m", "slo_autoscaler", "--version"], capture_output=True, text=True, check=True
+    )
+    assert __version__ in out.stdout
+
+
+@contextmanager
+def running(config, tmp_path, *flags):
+    """Run the program; give its process and a function that reads its decisions so far."""
+    out = tmp_path / "decisions.jsonl"
+    with out.open("wb") as stdout, (tmp_path / "log").open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "slo_autoscaler", "--config", str(config), *flags],
+            stdout=stdout,
+            stderr=stderr,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        try:
+            yield process, lambda: [json.loads(line) for line in out.read_text().splitlines()]
+        finally:
+            process.kill()
+            process.wait()
+
+
+def reasons(decisions):
+    return [decision["reason"] for decision in decisions]
+
+
+@pytest.mark.e2e
+def test_on_a_real_prometheus_it_scales_up_and_down_and_holds_when_prometheus_dies(config, tmp_path):
+    port = free_port()
+    with a_fleet(capacity=100.0) as fleet, a_gateway(a=Function(1)) as gateway:
+        # One endpoint is scraped, so one replica serves; the others stay in starting.
+        function = gateway.functions["a"]
+        function.available = 1
+        fleet.rate = 250.0
+        with (
+            a_prometheus(tmp_path, {"a.openfaas-fn": [fleet.address]}) as prometheus,
+            running(
+                config,
+                tmp_path,
+                *("--gateway-url", gateway.url, "--prometheus-url", prometheus.url, "--web-port", str(port)),
+            ) as (process, decisions),
+        ):
+            until(lambda: function.replicas >= 3, "250/s on replicas of 100/s are at least 3 replicas")
+            until(lambda: "LoadAboveCapacity" in reasons(decisions()), "the decision is logged")
+
+            fleet.rate = 0.0
+            until(lambda: function.replicas == 1, "no traffic is the minimum")
+            fleet.rate = 250.0
+            until(lambda: function.replicas >= 3, "the peak comes back")
+
+            prometheus.kill()
+            until(lambda: reasons(decisions())[-1] == "NoData", "without Prometheus it holds")
+            held, replicas = len(gateway.posted), function.replicas
+            requests = len(gateway.requests)
+            until(lambda: len(gateway.requests) > requests + 20, "it goes on reading, past every window")
+            assert len(gateway.posted) == held
+            assert function.replicas == replicas
+
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
+                assert answer.status == 200, "holding is not being ill"
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+                text = answer.read().decode()
+            assert f'slo_autoscaler_desired_replicas{{function_name="a.openfaas-fn"}} {replicas}.0' in text
+
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
+    assert "Traceback" not in (tmp_path / "log").read_text()
