@@ -1,4 +1,4 @@
-"""Measure one function behind the watchdog, without a gateway: open loop, latency from when a request was due.
+"""Measure one function behind the watchdog, with no gateway: open loop, latency from when a request was due.
 
 ``make bench`` offers `tabular` 5,000 requests/s for 20 s and fails below its objective. Peers, more workloads
 and the search for the maximum rate come with the full bench; this is its first workload.
