@@ -74,13 +74,16 @@ def test_any_user_can_read_the_function_whose_folders_faas_cli_made_private(imag
         assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
 
 
-def test_a_failing_test_stops_the_build_unless_tests_are_off(image):
+def test_a_failing_test_stops_the_build_unless_tests_are_off_but_no_tests_do_not(image):
     again = Rehearsal(image.dockerfile, image.context, image.roots.with_name("again"), dict(image.arguments))
     again.environments = dict(image.environments)
     # What the test stage left has pytest already, which saves fetching it again.
     shutil.copytree(image.root("test"), again.root("build"), symlinks=True)
-    broken = again.root("build") / "home/app/function/handler_test.py"
-    broken.write_text("def test_it_works():\n    assert not 'today'\n")
+    tests = again.root("build") / "home/app/function/handler_test.py"
+    tests.write_text("")
+    assert "no tests ran" in again.build("test")
+    shutil.rmtree(again.root("test"))
+    tests.write_text("def test_it_works():\n    assert not 'today'\n")
     with pytest.raises(StepFailed, match="not 'today'"):
         again.build("test")
     shutil.rmtree(again.root("test"))
