@@ -76,6 +76,7 @@ class Controller:
         self._clocks = clocks
         self._dry_run = dry_run
         self._targets: dict[str, _Target] = {}
+        self._complaints: dict[str, str] = {}
         self._finished_at = clocks.monotonic()
 
     def run(self, stop: threading.Event) -> None:
@@ -137,9 +138,10 @@ class Controller:
         try:
             found = self._platform.functions()
         except PlatformError as error:
-            logger.warning("cannot list functions, going on with %d known: %s", len(self._targets), error)
-            self._metrics.failed("discover")
+            known = len(self._targets)
+            self._complain("discover", f"cannot list functions, going on with {known} known: {error}")
             return 1
+        self._complain("discover", None)
         for name in self._targets.keys() - set(found):
             self._forget(name)
         for name in found:
@@ -148,11 +150,12 @@ class Controller:
 
     def _observe(self) -> tuple[dict[str, Observation], int]:
         try:
-            return self._source.observe(), 0
+            seen = self._source.observe()
         except SourceError as error:
-            logger.warning("no observations, every function holds: %s", error)
-            self._metrics.failed("observe")
+            self._complain("observe", f"no observations, every function holds: {error}")
             return {}, 1
+        self._complain("observe", None)
+        return seen, 0
 
     def _decide(self, name: str, seen: Observation | None, scale: Scale) -> Decision:
         now = self._clocks.monotonic()
@@ -182,6 +185,18 @@ class Controller:
             "inputs": {key: _rounded(value) for key, value in decision.inputs.items()},
         }
         self._emit(json.dumps(line))
+
+    def _complain(self, where: str, message: str | None) -> None:
+        """Count a failure, and log it when it begins or changes; None is its end."""
+        before = self._complaints.pop(where, None)
+        if message is None:
+            if before is not None:
+                logger.info("%s: works again", where)
+            return
+        self._metrics.failed(where)
+        self._complaints[where] = message
+        if message != before:
+            logger.warning("%s", message)
 
     def _failed(self, name: str, where: str, error: PlatformError) -> int:
         self._metrics.failed(where)

@@ -5,6 +5,12 @@ reconcile. ``PlatformError`` concerns one function, or the list of functions, an
 """
 
 
+def brief(error: Exception) -> str:
+    """Return an HTTP client's exception in one short line: its kind, and the innermost cause it names."""
+    inner = error.args[0] if error.args else ""
+    return f"{type(error).__name__}: {str(getattr(inner, 'reason', inner))[:200]}"
+
+
 class ConfigError(Exception):
     """The configuration is wrong: one line for each fault, naming file, key, value and rule."""
 

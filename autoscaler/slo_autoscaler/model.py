@@ -104,6 +104,8 @@ class Observation:
 
     rate: float | None = None
     """Completions per second, of every outcome."""
+    gateway_rate: float | None = None
+    """Requests per second that the gateway starts; None where they come in another way."""
     in_flight: float | None = None
     """Requests inside the watchdogs now."""
     in_flight_growth: float | None = None
@@ -127,13 +129,16 @@ class Observation:
 
     @property
     def arrival_rate(self) -> float | None:
-        """Requests per second that come in.
+        """Requests per second that come in: the larger of two views, since each can only miss some.
 
-        Completions alone underestimate it under overload; what piles up in flight has arrived too.
+        Completions underestimate it under overload, so what piles up in flight is added. A replica that has
+        just started is not scraped for some seconds, and its share is missing until then; the gateway counts
+        it, but nothing that reaches a function by another way.
         """
         if self.rate is None:
             return None
-        return self.rate + max(0.0, self.in_flight_growth or 0.0)
+        inside = self.rate + max(0.0, self.in_flight_growth or 0.0)
+        return max(inside, self.gateway_rate or 0.0)
 
 
 @dataclass(frozen=True, slots=True)

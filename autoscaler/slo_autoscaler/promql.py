@@ -1,6 +1,7 @@
 """Which signals are asked for, as query text; and the API's answers as numbers. [P]
 
-One query per signal covers every function, ``by (function_name)``; the metric names are the watchdog's.
+One query per signal covers every function, ``by (function_name)``; the metric names are the watchdog's, and
+one of the gateway's.
 What the forms are for:
 
 - Quantiles: bucket rates are summed over replicas *before* the quantile is taken, and ``le`` survives the
@@ -23,6 +24,8 @@ FUNCTION_LABEL: Final = "function_name"
 
 SIGNALS: Final[dict[str, str]] = {
     "rate": "sum by (function_name) (rate(slo_requests_total[$W]))",
+    # Counted where requests start. Needs function_namespace in the gateway, for name.namespace labels.
+    "gateway_rate": "sum by (function_name) (rate(gateway_function_invocation_started[$W]))",
     # With rate, the arrivals: what came in and has not been answered grows here.
     "in_flight_growth": "sum by (function_name) (deriv(http_requests_in_flight[$W]))",
     "in_flight": "sum by (function_name) (http_requests_in_flight)",

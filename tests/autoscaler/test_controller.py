@@ -111,6 +111,24 @@ def test_a_source_that_fails_makes_every_function_hold(gateway):
         assert bench.errors("observe") == 1
 
 
+def test_a_failure_that_lasts_is_logged_once_and_so_is_its_end(gateway, caplog):
+    gateway.faults["GET /system/functions"] = doubles.status(500)
+    caplog.set_level("INFO")
+    with Bench(gateway, *[{}] * 3) as bench:
+        bench.reconcile()
+        bench.reconcile()
+        gateway.faults.clear()
+        bench.reconcile()
+        about = [
+            record.message
+            for record in caplog.records
+            if "function" in record.message or "again" in record.message
+        ]
+        assert len(about) == 2
+        assert about[1] == "discover: works again"
+        assert bench.errors("discover") == 2
+
+
 def test_a_function_that_fails_backs_off_and_stops_no_other(gateway):
     gateway.faults["GET /system/function/b"] = doubles.status(500)
     with Bench(gateway, *[{"a.openfaas-fn": BUSY}] * 8) as bench:

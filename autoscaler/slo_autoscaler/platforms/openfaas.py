@@ -17,7 +17,7 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from slo_autoscaler.config import BasicAuth, PlatformConfig
-from slo_autoscaler.errors import ConfigError, FunctionGoneError, PlatformError
+from slo_autoscaler.errors import ConfigError, FunctionGoneError, PlatformError, brief
 from slo_autoscaler.model import Scale
 
 MIN_LABEL: Final = "com.openfaas.scale.min"
@@ -102,7 +102,7 @@ class OpenFaas:
                 allow_redirects=False,
             )
         except requests.RequestException as error:
-            raise PlatformError(f"{method} {url}: {type(error).__name__}: {error}") from error
+            raise PlatformError(f"{method} {url}: {brief(error)}") from error
         if response.status_code == 404:
             raise FunctionGoneError(f"{method} {url}: 404, not found in namespace {namespace}")
         if response.status_code not in (200, 202):

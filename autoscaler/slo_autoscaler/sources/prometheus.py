@@ -13,7 +13,7 @@ from requests import RequestException
 
 from slo_autoscaler import promql
 from slo_autoscaler.config import PrometheusConfig
-from slo_autoscaler.errors import SourceError
+from slo_autoscaler.errors import SourceError, brief
 from slo_autoscaler.model import Observation
 
 CONCURRENT_QUERIES: Final = 4
@@ -46,4 +46,4 @@ class PrometheusSource:
             raise SourceError(f"{self._config.url}: wrong answer to {query}: {error}") from error
         except (RequestException, PrometheusApiClientException, ValueError, LookupError, TypeError) as error:
             # The client reads data.result without looking, so a wrong answer is a KeyError or TypeError.
-            raise SourceError(f"{self._config.url}: {type(error).__name__}: {str(error)[:300]}") from error
+            raise SourceError(f"{self._config.url}: {brief(error)}") from error

@@ -1,0 +1,21 @@
+"""How foreign exceptions are told."""
+
+import requests
+
+from autoscaler.doubles import free_port
+from slo_autoscaler.errors import brief
+
+
+def test_a_refused_connection_is_one_short_line():
+    url = f"http://127.0.0.1:{free_port()}/{'x' * 500}"
+    try:
+        requests.get(url, timeout=1)
+    except requests.RequestException as error:
+        line = brief(error)
+    assert line.startswith("ConnectionError: ")
+    assert "Connection refused" in line
+    assert len(line) < 250
+
+
+def test_an_exception_without_arguments_is_its_kind():
+    assert brief(ValueError()) == "ValueError: "
