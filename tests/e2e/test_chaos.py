@@ -1,0 +1,113 @@
+"""Everything that can be killed is killed under traffic: workers, replicas, Prometheus, the autoscaler."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from local_openfaas.demo.load import Stream, Target, offer
+from local_openfaas.demo.shape import steps
+from local_openfaas.function import Function
+from local_openfaas.platform import Platform, Settings, open_platform
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(150),
+    pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs Prometheus: make install"),
+]
+
+# One request at a time for 20 ms: a replica can do 50/s, so 60/s need a second one.
+HANDLER = """
+import time
+
+def handle(event, context):
+    time.sleep(0.02)
+    return event.body
+"""
+RATE, SECONDS = 60, 36
+
+
+async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - other processes have no event to wait for
+            await asyncio.sleep(0.02)
+
+
+def kill(pid: int | None) -> None:
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def children(pid: int) -> list[int]:
+    """Process ids below ``pid``, nearest first."""
+    nearest = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return nearest + [below for child in nearest for below in children(child)]
+
+
+def test_no_request_is_lost_and_nothing_scales_down_whatever_is_killed(tmp_path: Path):
+    (tmp_path / "fn").mkdir()
+    (tmp_path / "fn" / "handler.py").write_text(textwrap.dedent(HANDLER))
+    (tmp_path / "stack.yml").write_text(
+        "functions: {slow: {handler: fn, image: slow, environment: {workers: 1, slo_latency: 400ms}}}"
+    )
+    settings = Settings(
+        stack=tmp_path / "stack.yml",
+        port=0,
+        prometheus_port=0,
+        any_autoscaler_port=True,
+        run_dir=tmp_path / "run",
+    )
+
+    async def run() -> None:
+        async with open_platform(settings) as platform:
+            await platform.settled()
+            (function,) = platform.registry
+            target = Target(f"{platform.gateway_url}/function/slow", (b"x",))
+            traffic = asyncio.create_task(
+                offer([Stream(target, steps(f"{RATE}:{SECONDS}"), 1)], give_up_after=20.0)
+            )
+            await until(lambda: function.available >= 2)
+            kills = asyncio.create_task(wreak(platform, function))
+            records, _ = await traffic
+            await kills
+            statuses = [record.status for record in records[0]]
+            # An answer may be a 502 where its replica was killed; no answer at all is what must not be.
+            assert set(statuses) <= {200, 502}
+            assert statuses.count(502) <= RATE
+            assert {record.status for record in records[0] if record.scheduled > SECONDS - 3} == {200}
+
+    asyncio.run(run())
+
+
+async def wreak(platform: Platform, function: Function) -> None:
+    assert platform.prometheus is not None
+    assert platform.autoscaler is not None
+
+    worker = children(function.replicas[0].pid or 0)[-1]
+    kill(worker)
+    await asyncio.sleep(2)
+
+    kill(function.replicas[0].pid)
+    await asyncio.sleep(0.1)
+    await until(lambda: function.available == function.desired)
+
+    # As long as Prometheus is away nothing may be scaled down, though its last words may still scale up.
+    lowest = function.desired
+    for _ in range(40):
+        kill(platform.prometheus.pid)
+        await asyncio.sleep(0.15)
+        assert function.desired >= lowest
+        lowest = function.desired
+
+    starts = platform.autoscaler.starts
+    kill(platform.autoscaler.pid)
+    await until(lambda: platform.autoscaler is not None and platform.autoscaler.starts > starts)
+    await asyncio.sleep(3)
+    assert function.desired >= 2
