@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import aiohttp
@@ -244,7 +245,7 @@ asyncio.run(main())
 
 
 @pytest.mark.e2e
-def test_nothing_survives_a_platform_that_is_killed(tmp_path):
+def test_nothing_survives_a_platform_that_is_killed(tmp_path, monkeypatch):
     (tmp_path / "handler.py").touch()
     command = [sys.executable, "-c", UP, str(tmp_path / "run"), str(tmp_path), *STANDIN]
     environ = os.environ | {"TMPDIR": str(tmp_path)}
@@ -259,3 +260,15 @@ def test_nothing_survives_a_platform_that_is_killed(tmp_path):
             await until(lambda: not any(map(alive, pids)))
 
     asyncio.run(gone())
+
+    # The next one removes what it left behind; a folder of a living one stays.
+    (left,) = tmp_path.glob("lof-*")
+    mine = tmp_path / f"lof-{os.getpid()}-mine"
+    mine.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with_platform(tmp_path, client_does_nothing)
+    assert (left.exists(), mine.exists()) == (False, True)
+
+
+async def client_does_nothing(client):
+    pass

@@ -79,7 +79,8 @@ class Platform:
         self._owns_run_dir = settings.run_dir is None
         self.run_dir = settings.run_dir or Path(tempfile.mkdtemp(prefix="local-openfaas-"))
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        self._temporary = Path(tempfile.mkdtemp(prefix="lof-"))
+        _sweep_temporary()
+        self._temporary = Path(tempfile.mkdtemp(prefix=f"lof-{os.getpid()}-"))
         self._secrets = Secrets(self.run_dir / "secrets")
         self.images = Images()
         self.registry = Registry(
@@ -221,6 +222,24 @@ async def open_platform(settings: Settings) -> AsyncIterator[Platform]:
         yield platform
     finally:
         await platform.stop()
+
+
+def _sweep_temporary() -> None:
+    """Remove what killed platforms left behind: their replicas' folders, secrets among them."""
+    for folder in Path(tempfile.gettempdir()).glob("lof-*-*"):
+        pid = folder.name.split("-")[1]
+        if pid.isdigit() and not _running(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _raise_file_limit() -> None:
