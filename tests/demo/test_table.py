@@ -86,7 +86,7 @@ def test_replicas_that_are_not_ready_yet_are_shown_as_such():
 
 
 def test_the_verdict_counts_the_functions_that_met_their_slo():
-    text = printed(verdict([comparison(), comparison("vision", twin=False, misses=9)]), width=90)
+    text = printed(verdict([comparison(), comparison("vision", twin=False, misses=9)]), width=80)
     assert "Tailbound met the SLO on 1 of 2 functions." in text
     assert BASELINE in text
     assert "…" not in text

@@ -47,6 +47,7 @@ GIVE_UP_AFTER = 10.0
 """Seconds after which a request without an answer is given up, unless told otherwise."""
 
 _TIMER_TICK = 0.001
+_CLOSE_LIMIT = 1.0
 _EXPIRY_TICK = 0.05
 _FLUSH_INTERVAL = 0.2
 _START_DELAY = 0.2
@@ -193,8 +194,10 @@ class _Pool:
             self._waiting.append(call)
 
     def made(self, connection: _Connection) -> None:
-        """Remember a connection until it is closed."""
+        """Remember a connection until it is closed; one that comes too late is closed at once."""
         self._made.add(connection)
+        if self._all_closed is not None:
+            connection.drop()
 
     def free(self, connection: _Connection) -> None:
         """Take a connection back and give it to the longest-waiting request, if one waits."""
@@ -233,10 +236,12 @@ class _Pool:
         for connection in list(self._made):
             connection.call = None
             connection.drop()
-        # An aborted transport reports its end in the loop's next turn.
+        # An aborted transport reports its end in the loop's next turn; one that never does is not waited for.
         if self._made:
             self._all_closed = asyncio.Event()
-            await self._all_closed.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_LIMIT):
+                    await self._all_closed.wait()
 
     def _next_waiting(self) -> _Call | None:
         while self._waiting:
@@ -314,12 +319,16 @@ class Generator:
         """Send everything, the first due a while after ``start`` on the loop's clock; return the own lag."""
         self._start = start
         expiry = asyncio.create_task(self._expire(), name="expiry")
+        done = asyncio.create_task(self._all_done.wait(), name="all done")
         try:
             self._send_due()
-            await self._all_done.wait()
+            await asyncio.wait((expiry, done), return_when=asyncio.FIRST_COMPLETED)
+            if expiry.done():
+                expiry.result()  # It never ends by itself: this raises what ended it.
         finally:
             expiry.cancel()
-            await asyncio.gather(expiry, return_exceptions=True)
+            done.cancel()
+            await asyncio.gather(expiry, done, return_exceptions=True)
             for pool in self._pools:
                 await pool.close()
         lags = sorted(self._lags)
@@ -348,6 +357,8 @@ class Generator:
         self._end_if_done()
 
     def _finish(self, call: _Call, status: int) -> None:
+        if call.done:
+            return
         call.done = True
         call.connection = None
         self._outstanding -= 1

@@ -174,7 +174,7 @@ def lines(frame: Frame) -> list[str]:
 
 def verdict(comparisons: Sequence[Comparison]) -> RenderableType:
     """Return the sentence of the result and the table below it."""
-    table = _table(("attained", "p99 ms", "requests", "late", "errors", "lost", "replica-s", "max"))
+    table = _table(("attained", "p99 ms", "requests", "late", "errors", "lost", "repl-s", "max"))
     for item in comparisons:
         _add_track(table, item, TAILBOUND, item.tailbound)
         if item.baseline is not None:
