@@ -103,11 +103,16 @@ class PrometheusConfig:
     scrape_interval: PositiveDuration = 5.0
     """What Prometheus is configured with for the functions; it cannot be asked for."""
     window: PositiveDuration = 30.0
-    """Of every rate and quantile."""
+    """Of latency and attainment; arrival rates are taken over ``rate_window``."""
     timeout: PositiveDuration = 5.0
     """For each query."""
     max_age: PositiveDuration = 20.0
     """A newest sample older than this is no data."""
+
+    @property
+    def rate_window(self) -> float:
+        """The shortest window that gives a rate reliably, seconds."""
+        return MIN_SCRAPES * self.scrape_interval
 
     @field_validator("window")
     @classmethod
@@ -226,7 +231,7 @@ class Config:
             tolerance=scaling.tolerance,
             min_samples=scaling.min_samples,
             start_up_time=scaling.start_up_time,
-            rate_lag=self.prometheus.window / 2,
+            rate_lag=self.prometheus.rate_window / 2,
             settle_time=self.prometheus.window + 2 * self.prometheus.scrape_interval,
             max_age=self.prometheus.max_age,
             trend_history=scaling.trend_history,

@@ -24,7 +24,7 @@ from slo_autoscaler.sources import Source
 
 logger = logging.getLogger(__name__)
 
-MAX_BACKOFF: Final = 32
+MAX_BACKOFF: Final = 8
 """Reconciles that a function which keeps failing sits out at most."""
 
 ALIVE_INTERVALS: Final = 3
@@ -205,10 +205,13 @@ class Controller:
             self._forget(name)
             return 0
         target = self._targets[name]
-        target.failures += 1
-        target.skip = min(2 ** (target.failures - 1), MAX_BACKOFF)
         if where == "act":
             self._take_back(target)
+        if "discover" in self._complaints:
+            # The whole platform is unwell; when it is back, no function is to wait for longer.
+            return 1
+        target.failures += 1
+        target.skip = min(2 ** (target.failures - 1), MAX_BACKOFF)
         logger.warning("%s: cannot %s, sitting out %d reconciles: %s", name, where, target.skip, error)
         return 1
 

@@ -183,7 +183,8 @@ def _look_ahead(
     spec: TargetSpec, seen: Observation, scale: Scale, state: TargetState, now: float
 ) -> tuple[Outlook, TargetState]:
     rate = seen.arrival_rate or 0.0
-    start_up = spec.start_up_time if state.start_up_time is None else state.start_up_time
+    # A platform may call a replica available before its model is loaded: what is configured is the least.
+    start_up = max(spec.start_up_time, state.start_up_time or 0.0)
     horizon = start_up + spec.rate_lag
     rates = state.rates.push(now, rate)
     expected = forecast(rates.within(now, spec.trend_history), rates.within(now, start_up), now, horizon)

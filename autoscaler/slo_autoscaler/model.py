@@ -83,9 +83,9 @@ class TargetSpec:
     tolerance: float
     min_samples: int
     start_up_time: float
-    """From asking for a replica to its first answer, until it has been learnt."""
+    """From asking for a replica to its first answer; longer if scale-ups are seen to take longer."""
     rate_lag: float
-    """How old a rate over the query window is on average: half the window."""
+    """How old a rate is on average: half its window."""
     settle_time: float
     """After a change, how long the query window still holds the time before it."""
     max_age: float
@@ -100,7 +100,7 @@ class TargetSpec:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What the source says of one function over the query window; None is no data, never zero."""
+    """What the source says of one function over its windows; None is no data, never zero."""
 
     rate: float | None = None
     """Completions per second, of every outcome."""

@@ -55,9 +55,8 @@ def slo(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> 
     if wanted < scale.desired:
         return Recommendation(wanted, Reason.LOAD_BELOW_CAPACITY, raw)
     by_load = math.ceil(outlook.forecast / one - 1e-9)
-    return Recommendation(
-        wanted, Reason.LOAD_ABOVE_CAPACITY if by_load > scale.desired else Reason.BACKLOG, raw
-    )
+    # No tolerance upwards: the utilisation target is the head room, and it is used up.
+    return Recommendation(wanted, Reason.LOAD_ABOVE_CAPACITY if by_load > scale.desired else Reason.BACKLOG)
 
 
 def proportional(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> Recommendation:

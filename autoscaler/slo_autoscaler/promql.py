@@ -7,7 +7,9 @@ What the forms are for:
 - Quantiles: bucket rates are summed over replicas *before* the quantile is taken, and ``le`` survives the
   sum: quantiles of replicas cannot be averaged, and without ``le`` the result is empty.
 - ``rate`` before ``sum``: a counter reset of one replica is only seen in its own series.
-- The window must span at least four scrapes: two are needed for a rate, and one may be missed.
+- A window must span at least four scrapes: two are needed for a rate, and one may be missed. Arrival rates
+  take exactly that, because a count is as good over a short window and every second of it is delay; latency
+  quantiles and attainment take the longer one, because p99 of few requests is noise.
 - Attainment is good over *all* outcomes: sheds, errors and expiries count as misses. For the same reason
   latency is that of successes only: quick refusals would make it look better than it is.
 - A comparison drops NaN: a replica that has not learnt its capacity does not hide those that have.
@@ -23,11 +25,11 @@ from slo_autoscaler.model import Observation
 FUNCTION_LABEL: Final = "function_name"
 
 SIGNALS: Final[dict[str, str]] = {
-    "rate": "sum by (function_name) (rate(slo_requests_total[$W]))",
+    "rate": "sum by (function_name) (rate(slo_requests_total[$R]))",
     # Counted where requests start. Needs function_namespace in the gateway, for name.namespace labels.
-    "gateway_rate": "sum by (function_name) (rate(gateway_function_invocation_started[$W]))",
+    "gateway_rate": "sum by (function_name) (rate(gateway_function_invocation_started[$R]))",
     # With rate, the arrivals: what came in and has not been answered grows here.
-    "in_flight_growth": "sum by (function_name) (deriv(http_requests_in_flight[$W]))",
+    "in_flight_growth": "sum by (function_name) (deriv(http_requests_in_flight[$R]))",
     "in_flight": "sum by (function_name) (http_requests_in_flight)",
     "queue_length": "sum by (function_name) (watchdog_queue_length)",
     # The median replica: one that has just learnt something odd does not size the fleet.
@@ -47,17 +49,18 @@ SIGNALS: Final[dict[str, str]] = {
     # By Prometheus' own clock, so that clocks need not agree.
     "age": "time() - max by (function_name) (timestamp(slo_latency_seconds))",
 }
-"""Field of ``Observation`` -> query; ``$W`` stands for the window."""
+"""Field of ``Observation`` -> query; ``$W`` stands for the window, ``$R`` for that of rates."""
 
 _BUCKETS: Final = 'rate(http_request_duration_seconds_bucket{code=~"2.."}[$W])'
 
 
-def queries(window: float) -> dict[str, str]:
-    """Return the query text of every signal for a window in seconds."""
-    span = f"{round(window * 1000)}ms"
-    return {
-        signal: text.replace("$BUCKETS", _BUCKETS).replace("$W", span) for signal, text in SIGNALS.items()
-    }
+def queries(window: float, rate_window: float) -> dict[str, str]:
+    """Return the query text of every signal; both windows are in seconds."""
+    spans = {"$W": f"{round(window * 1000)}ms", "$R": f"{round(rate_window * 1000)}ms"}
+    texts = {signal: text.replace("$BUCKETS", _BUCKETS) for signal, text in SIGNALS.items()}
+    for name, span in spans.items():
+        texts = {signal: text.replace(name, span) for signal, text in texts.items()}
+    return texts
 
 
 def parse(result: object) -> dict[str, float]:

@@ -25,7 +25,7 @@ def test_two_urls_are_enough():
     config = Config.parse(MINIMAL, "as.yaml")
     assert config.platform.kind in PLATFORMS
     assert config.target("any.fn").policy in POLICIES
-    assert config.target("any.fn").rate_lag == config.prometheus.window / 2
+    assert config.target("any.fn").rate_lag == config.prometheus.rate_window / 2
 
 
 @pytest.mark.parametrize("path", [DEPLOY / "autoscaler-config.yaml", DEPLOY / "local/autoscaler.yaml"])

@@ -142,6 +142,19 @@ def test_a_function_that_fails_backs_off_and_stops_no_other(gateway):
         gateway.faults.clear()
 
 
+def test_no_function_waits_for_longer_than_a_gateway_that_was_away(gateway):
+    gateway.faults["GET"] = doubles.status(500)
+    with Bench(gateway, {}, *[{"a.openfaas-fn": BUSY}] * 4) as bench:
+        gateway.faults.clear()
+        bench.reconcile()
+        gateway.faults["GET"] = doubles.status(500)
+        for _ in range(3):
+            assert bench.reconcile() is False
+        gateway.faults.clear()
+        bench.reconcile()
+        assert gateway.functions["a"].replicas == 4
+
+
 def test_a_function_recovers_from_its_back_off(gateway):
     gateway.faults["GET /system/function/b"] = doubles.garbage
     with Bench(gateway, *[{"b.openfaas-fn": BUSY}] * 3) as bench:

@@ -146,7 +146,7 @@ def test_a_function_that_opted_out_is_left_alone(spec, observation, scale):
         (seen(slo_objective=None), TWO, Reason.NOT_MANAGED),
         (seen(), Scale(0, 0), Reason.SCALED_TO_ZERO),
         (seen(rate=140.0), TWO, Reason.WITHIN_RANGE),
-        (seen(rate=165.0), TWO, Reason.WITHIN_TOLERANCE),
+        (seen(rate=720.0, up_replicas=10.0), Scale(10, 10, max=20), Reason.WITHIN_TOLERANCE),
         (seen(rate=1000.0), FIVE, Reason.AT_MAXIMUM),
         (seen(rate=1000.0), replace(FIVE, max=9, cap=5), Reason.PLATFORM_CAP),
         (seen(capacity=0.0), TWO, Reason.WILL_NOT_HELP),
@@ -173,7 +173,7 @@ def test_a_hold_says_why(observation, scale, reason):
         (seen(rate=230.0, up_replicas=5.0), FIVE, 3, Reason.LOAD_BELOW_CAPACITY),
         (seen(rate=0.0, in_flight=0.0, up_replicas=5.0), FIVE, 3, Reason.NO_TRAFFIC),
         (seen(rate=0.0, in_flight=None, up_replicas=2.0), TWO, 1, Reason.NO_TRAFFIC),
-        (seen(rate=0.0, samples=0.0, in_flight=5000.0), Scale(1, 1), 3, Reason.BACKLOG),
+        (seen(rate=0.0, samples=0.0, in_flight=4000.0), Scale(1, 1), 3, Reason.BACKLOG),
     ],
 )
 def test_a_change_says_why(observation, scale, replicas, reason):
@@ -290,6 +290,11 @@ def test_the_start_up_time_is_learnt_from_scale_ups_and_moves_the_horizon():
     decision, state = decide(spec, busy, Scale(4, 4), state, 220.0)
     assert state.start_up_time == 30.0
     assert decision.inputs["horizon"] == 45.0
+    _, state = decide(spec, busy, Scale(4, 3), state, 300.0)
+    for _ in range(5):
+        _, state = decide(spec, busy, Scale(4, 3), state, 301.0)
+        decision, state = decide(spec, busy, Scale(4, 4), state, 301.0)
+    assert decision.inputs["horizon"] == 25.0, "never less than what is configured"
 
 
 def test_misses_with_room_shrink_the_correction_once_a_settled_period_and_quiet_time_restores_it():

@@ -67,7 +67,7 @@ def test_a_missed_objective_never_makes_slo_want_less(spec, observation, scale, 
 def test_slo_sizes_by_forecast_and_usable_capacity():
     wish = slo(a_spec(utilisation_target=0.8), seen(), TWO, replace(CALM, forecast=330.0))
     assert (wish.replicas, wish.reason) == (5, Reason.LOAD_ABOVE_CAPACITY)
-    assert wish.raw == pytest.approx(330 / 80)
+    assert wish.raw is None, "no tolerance upwards"
 
 
 def test_slo_counts_a_correction_against_the_capacity():
@@ -84,7 +84,6 @@ def test_slo_adds_capacity_for_a_backlog_that_the_rate_does_not_show():
     waiting = seen(in_flight=520.0)
     wish = slo(a_spec(), waiting, TWO, CALM)
     assert (wish.replicas, wish.reason) == (2, Reason.BACKLOG)
-    assert wish.raw == pytest.approx((100 + 50) / 80)
     assert slo(a_spec(), waiting, Scale(1, 1), CALM).reason is Reason.LOAD_ABOVE_CAPACITY
     calm = replace(CALM, forecast=70.0)
     assert slo(a_spec(), seen(in_flight=520.0), Scale(1, 1), calm).reason is Reason.BACKLOG

@@ -25,7 +25,7 @@ class PrometheusSource:
 
     def __init__(self, config: PrometheusConfig) -> None:
         self._config = config
-        self._queries = promql.queries(config.window)
+        self._queries = promql.queries(config.window, config.rate_window)
         self._connection = PrometheusConnect(url=config.url, timeout=config.timeout, retry=0)
         self._pool = ThreadPoolExecutor(CONCURRENT_QUERIES, thread_name_prefix="prometheus")
 
