@@ -205,9 +205,12 @@ class Config:
         Raises ``ConfigError`` with one line for each fault: file, key, value, rule.
         """
         try:
+            twice = _keys_given_twice(yaml.compose(text, yaml.SafeLoader))
             raw = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: a timestamp that is no date
             raise ConfigError([f"{file}: not YAML: {' '.join(str(error).split())}"]) from None
+        if twice:
+            raise ConfigError([f"{file}: {key}: is given twice, line {line}" for key, line in twice])
         raw = {} if raw is None else raw
         if not isinstance(raw, dict):
             raise ConfigError([f"{file}: must be a mapping of keys, such as platform: and prometheus:"])
@@ -243,6 +246,20 @@ class Config:
 
 
 _ADAPTER: Final = TypeAdapter(Config)
+
+
+def _keys_given_twice(node: yaml.Node | None, path: str = "") -> list[tuple[str, int]]:
+    """Return the dotted keys that stand twice in a mapping, with the line: YAML would keep the last."""
+    if not isinstance(node, yaml.MappingNode):
+        return []
+    twice, seen = [], set()
+    for key, value in node.value:
+        name = f"{path}{key.value}"
+        if name in seen:
+            twice.append((name, key.start_mark.line + 1))
+        seen.add(name)
+        twice += _keys_given_twice(value, f"{name}.")
+    return twice
 
 
 def _override(raw: dict[str, Any], path: list[str], value: object) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 is then the right thing to do, and a restart would not help.
 """
 
+import contextlib
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -43,11 +44,12 @@ class Web:
                     self._answer(404, "text/plain; charset=utf-8", b"/metrics or /healthz\n")
 
             def _answer(self, status: int, content_type: str, body: bytes) -> None:
-                self.send_response(status)
-                self.send_header("Content-Type", content_type)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                with contextlib.suppress(OSError):  # the client has gone
+                    self.send_response(status)
+                    self.send_header("Content-Type", content_type)
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base class names it)
                 """Say nothing: scrapes and probes would fill the log."""

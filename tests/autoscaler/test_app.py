@@ -102,6 +102,23 @@ def running(config, tmp_path, *flags):
             process.wait()
 
 
+def test_scaling_goes_on_when_nobody_reads_the_decisions(config):
+    with a_gateway(a=Function(1)) as gateway:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "slo_autoscaler", "--config", str(config), "--gateway-url", gateway.url],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        process.stdout.close()
+        until(lambda: len(gateway.requests) > 8, "it reconciles")
+        process.send_signal(signal.SIGINT)
+        log = process.stderr.read().decode()
+        process.stderr.close()
+        assert process.wait(10) == 0
+    assert log.count("decisions can no longer be written") == 1
+    assert "Traceback" not in log
+
+
 def reasons(decisions):
     return [decision["reason"] for decision in decisions]
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -120,6 +121,9 @@ def test_a_fault_is_named_with_file_key_value_and_rule(more, fault):
         ),
         ("[1]", "must be a mapping of keys"),
         ("a: [", "not YAML: while parsing a flow node"),
+        ("a: 2026-99-99", "not YAML: month must be in 1..12"),
+        ("interval: 3\nweb: {port: 1, port: 2}", "web.port: is given twice, line 2"),
+        ("1: 2", "platform: must be set"),
         (
             "platform: {gateway_url: http://g, kind: nomad}\nprometheus: {url: http://p}",
             "platform.kind: 'nomad' must be 'openfaas'",
@@ -145,6 +149,29 @@ def test_every_fault_has_a_line_and_an_inherited_one_is_said_once():
         "defaults.tolerance",
         "functions.a.fn.min_samples",
     ]
+
+
+_leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+_keys = st.sampled_from(
+    [
+        *("platform", "prometheus", "interval", "web", "defaults", "functions", "url", "gateway_url", "kind"),
+        *("cap", "basic_auth", "namespaces", "window", "port", "scale_up", "scale_down", "max_step", "a.fn"),
+    ]
+)
+_trees = st.recursive(
+    _leaves, lambda below: st.lists(below, max_size=2) | st.dictionaries(_keys | _leaves, below, max_size=4)
+)
+
+
+@given(st.dictionaries(_keys, _trees, max_size=5))
+def test_any_document_is_a_configuration_or_a_config_error_in_single_lines(document):
+    lines = ["as.yaml: "]
+    try:
+        Config.parse(yaml.safe_dump(document), "as.yaml")
+    except ConfigError as error:
+        lines = error.lines
+    assert lines
+    assert all("\n" not in line and line.startswith("as.yaml: ") for line in lines)
 
 
 def test_a_long_value_is_cut():
