@@ -1,5 +1,6 @@
 """An outcome with everything in it: a peak, misses, gaps, a function with a twin and one without."""
 
+from local_openfaas.demo.decisions import Decision
 from local_openfaas.demo.load import Lag
 from local_openfaas.demo.machine import Usage
 from local_openfaas.demo.scoreboard import TIMED_OUT, Comparison, Ledger, Record, Sample, reduce
@@ -39,5 +40,6 @@ def outcome(*comparisons, lag=0.001):
         host="2 cores (a processor)",
         usage=Usage(0.5, 0.01),
         load_before=0.25,
+        decisions=(Decision(4, "tabular.openfaas-fn", 1, 2, "LoadAboveCapacity"),),
         finished="2026-01-01 00:00:00 UTC",
     )

@@ -59,6 +59,8 @@ def test_the_page_is_well_formed(html):
         "50% of all CPU time at work",
         "replicas: 2 s",
         "no coordinated omission",
+        "1 to 2 at 4 s (<code>LoadAboveCapacity</code>)",
+        "The autoscaler changed nothing here",
     ],
 )
 def test_the_page_says(html, words):

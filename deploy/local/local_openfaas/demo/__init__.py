@@ -8,6 +8,7 @@ Modules in the order of a run:
 - ``queries``: what is asked of Prometheus and of the provider.
 - ``alerting`` [P] and ``baseline``: OpenFaaS CE's scaling, as a law and as the loop that obeys it.
 - ``watch``: what Prometheus and the provider say each second.
+- ``decisions`` [P]: what the autoscaler's log says it decided, and why.
 - ``scoreboard`` [P]: records and samples in, attainment, percentiles, replica-seconds and the verdict out.
 - ``table`` and ``report``: the terminal and the page that show them.
 - ``session``: one run from "up" to the results; ``__main__`` is its command line.

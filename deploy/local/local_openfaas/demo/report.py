@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from local_openfaas.demo.alerting import GROUP_INTERVAL, GROUP_WAIT, REPEAT_INTERVAL
+from local_openfaas.demo.decisions import Decision
 from local_openfaas.demo.load import GIVE_UP_AFTER
 from local_openfaas.demo.scoreboard import Comparison, Sample, Summary, Track, highest_replicas, result
 from local_openfaas.demo.session import Outcome
@@ -179,7 +180,7 @@ def page(outcome: Outcome) -> str:
         headline=f"Tailbound met the SLO on {met} of {count} functions",
         seconds=f"{outcome.duration:.0f}",
         table=_table(outcome.comparisons),
-        sections="".join(map(_section, outcome.comparisons)),
+        sections="".join(_section(item, outcome.decisions) for item in outcome.comparisons),
         baseline=BASELINE,
         give_up_after=f"{GIVE_UP_AFTER:g}",
         group_wait=f"{GROUP_WAIT:g}",
@@ -191,11 +192,26 @@ def page(outcome: Outcome) -> str:
     )
 
 
-def _section(item: Comparison) -> str:
+def _section(item: Comparison, decisions: Sequence[Decision]) -> str:
     name = escape(item.function)
     return (
         f'<section><h2>{name}</h2><p class="claim">{_claim(item)}</p>'
-        f'<div class="plot" role="img" aria-label="Plots for {name}">{svg(figure(item))}</div></section>'
+        f'<div class="plot" role="img" aria-label="Plots for {name}">{svg(figure(item))}</div>'
+        f'<p class="claim">{_scaling(item.function, decisions)}</p></section>'
+    )
+
+
+def _scaling(function: str, decisions: Sequence[Decision]) -> str:
+    ours = [item for item in decisions if item.function_name.rpartition(".")[0] == function]
+    if not ours:
+        return "The autoscaler changed nothing here: batching alone sufficed."
+    return (
+        "What the autoscaler decided: "
+        + ", ".join(
+            f"{item.before} to {item.after} at {item.seconds:.0f} s (<code>{escape(item.reason)}</code>)"
+            for item in ours
+        )
+        + "."
     )
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import aiohttp
 
 from local_openfaas.demo import load, machine
 from local_openfaas.demo.baseline import Bounds, CommunityScaler
+from local_openfaas.demo.decisions import Decision, parse
 from local_openfaas.demo.load import Lag, Stream, Target
 from local_openfaas.demo.machine import Usage
 from local_openfaas.demo.scoreboard import Comparison, Ledger, Record, reduce
@@ -78,6 +80,7 @@ class Outcome:
     host: str
     usage: Usage | None
     load_before: float
+    decisions: tuple[Decision, ...]
     finished: str
 
     @property
@@ -214,8 +217,22 @@ async def _traffic(platform: Platform, lanes: Sequence[_Lane], options: Options,
         host=machine.describe(),
         usage=machine.usage(ticks, machine.cpu_ticks()),
         load_before=load_before,
+        decisions=await asyncio.to_thread(
+            _decisions,
+            platform.log_dir / "autoscaler.log",
+            # The log tells the time of day; the run counts on the monotonic clock.
+            datetime.now(UTC) - timedelta(seconds=time.monotonic() - begun),
+            options.duration,
+        ),
         finished=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
     )
+
+
+def _decisions(log: Path, begun: datetime, duration: float) -> tuple[Decision, ...]:
+    try:
+        return parse(log.read_text(errors="replace").splitlines(), begun, duration)
+    except OSError:
+        return ()
 
 
 @contextmanager
