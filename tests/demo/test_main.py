@@ -9,7 +9,7 @@ from local_openfaas.demo.traffic import TRAFFIC
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--duration", "5"], ["--duration", "long"], ["--rate", "0"], ["--rate", "nan"], ["--fast"]]
+    "arguments", [["--duration", "4"], ["--duration", "long"], ["--rate", "0"], ["--rate", "nan"], ["--fast"]]
 )
 def test_wrong_arguments_stop_with_one_message_and_status_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:

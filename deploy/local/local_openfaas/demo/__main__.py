@@ -22,7 +22,7 @@ from local_openfaas.demo.table import Display, verdict
 from local_openfaas.errors import PlatformError
 
 _PLAIN_WIDTH = 100
-_FULL, _QUICK, _SHORTEST = 180.0, 60.0, 10.0
+_FULL, _QUICK, _SHORTEST = 180.0, 60.0, 5.0
 _DESCRIPTION = """\
 Runs the functions of stack.yml on this machine behind a real Prometheus and the autoscaler, offers them a
 traffic peak, and compares with what OpenFaaS does today under the very same arrivals. Watch the table; then
@@ -107,7 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def _run(options: Options, console: Console) -> Outcome:
     current = asyncio.current_task()
     if current is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, current.cancel)
+        # Also where SIGINT was ignored at the start, as shells do with background jobs.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, current.cancel)
 
     def write(outcome: Outcome) -> None:
         # Imported late and in a thread: drawing must not take a core from the traffic.
