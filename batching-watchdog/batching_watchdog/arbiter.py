@@ -26,6 +26,7 @@ BACKOFF_SECONDS: Final = (0.0, 0.5, 1.0)
 """What a worker waits before it loads, by how many before it in its slot died while they loaded."""
 SETTLE_SECONDS: Final = 0.5
 """What a thread that load() has joined gets to be gone from the kernel's list."""
+SHOWN_THREADS: Final = 5
 _HINTS: Final = {
     "SIGKILL": " (out of memory?)",
     "SIGSEGV": " (PYTHONFAULTHANDLER=1 shows where)",
@@ -120,8 +121,8 @@ def unsafe_to_fork() -> str | None:
     before the fork ("poison fork"), and background threads, of which a fork copies the locks but not the
     threads (https://docs.pytorch.org/docs/stable/notes/multiprocessing.html). OpenMP's pool is such threads.
     """
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    if cuda is not None and cuda.is_initialized():
         return (
             "load() initialised CUDA, which can not be used after a fork: "
             "load to the CPU and move the model in the first batch, or set preload=false"
@@ -130,9 +131,10 @@ def unsafe_to_fork() -> str | None:
     while (threads := other_threads()) and time.monotonic() < deadline:
         time.sleep(0.02)
     if threads:
+        shown = ", ".join(threads[:SHOWN_THREADS]) + (", ..." if len(threads) > SHOWN_THREADS else "")
         return (
-            f"{len(threads)} threads ({', '.join(threads)}) run after load(), and a fork would lose them: "
-            "start them (or set_num_threads) in the first batch, or set preload=false"
+            f"{len(threads)} more thread(s) run after load() ({shown}), and a fork would lose them: "
+            "start them (or call set_num_threads) in the first batch, or set preload=false"
         )
     return None
 
@@ -142,7 +144,7 @@ def other_threads() -> list[str]:
     names = {thread.native_id: thread.name for thread in threading.enumerate()}
     tasks = Path("/proc/self/task")
     if tasks.is_dir():
-        native = {int(task.name): _comm(task) for task in tasks.iterdir()}
+        native = {int(task.name): f"native {_comm(task)}" for task in tasks.iterdir()}
         names = {number: names.get(number, name) for number, name in native.items()}
     return sorted(name for number, name in names.items() if number != threading.get_native_id())
 

@@ -183,7 +183,11 @@ def test_preloaded_workers_share_the_memory_of_the_model(tmp_path: Path):
         ("os.kill(os.getpid(), 11)", "gunicorn was killed by SIGSEGV while it preloaded the handler"),
         (
             "threading.Thread(target=threading.Event().wait, name='poller', daemon=True).start()",
-            "preload=true: 1 threads (poller) run after load()",
+            "preload=true: 1 more thread(s) run after load() (poller)",
+        ),
+        (
+            "import torch; torch.set_num_threads(2); torch.rand(999, 999) @ torch.rand(999, 999)",
+            "more thread(s) run after load() (native ",
         ),
         (
             "import types, sys; sys.modules['torch'] = types.SimpleNamespace("
