@@ -40,7 +40,7 @@ def test_a_leaking_worker_is_replaced_after_max_requests_and_no_request_notices(
 
 
 def test_no_worker_is_replaced_for_its_age_while_draining(tmp_path: Path):
-    flag = tmp_path / "loaded"
+    flag, gate = tmp_path / "loaded", tmp_path / "gate"
     handler = f"""
     import os, time
     def load():
@@ -48,15 +48,19 @@ def test_no_worker_is_replaced_for_its_age_while_draining(tmp_path: Path):
             time.sleep(30)  # longer than the drain may take
         open({str(flag)!r}, "w").close()
     def handle(event, context):
-        time.sleep(0.05)
+        while not os.path.exists({str(gate)!r}):
+            time.sleep(0.01)
     """
     with (
         watchdog(handler, max_requests="20", max_batch_size="1", write_timeout="5s") as dog,
         ThreadPoolExecutor(1) as pool,
     ):
         answers = pool.submit(dog.call_all, [b"x"] * 40)
-        wait_until(lambda: dog.metric("http_requests_in_flight") >= 30, "the load is there")
-        assert dog.stop() == 0
+        wait_until(lambda: dog.metric("http_requests_in_flight") == 40, "the load is there")
+        dog.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "stopping" in dog.log, "it drains")
+        gate.touch()
+        assert dog.process.wait(timeout=20) == 0
         assert {answer.status for answer in answers.result()} == {200}
 
 
@@ -228,7 +232,7 @@ def test_each_worker_sees_its_share_of_the_devices_and_so_does_its_successor():
         import time; time.sleep(0.1)
         return context.model
     """
-    with watchdog(handler, workers="2", CUDA_VISIBLE_DEVICES="GPU-aa,GPU-bb", slo_latency="5s") as dog:
+    with watchdog(handler, workers="2", max_batch_size="1", CUDA_VISIBLE_DEVICES="GPU-aa,GPU-bb") as dog:
         for _ in range(2):
             wait_until(lambda: dog.metric('watchdog_workers{state="idle"}') == 2, "both are up")
             assert {answer.body for answer in dog.call_all([b""] * 8)} == {b"GPU-aa", b"GPU-bb"}
