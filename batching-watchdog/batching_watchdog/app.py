@@ -23,6 +23,7 @@ from batching_watchdog.batcher import Batcher
 from batching_watchdog.config import Config
 from batching_watchdog.errors import HandlerNotLoaded, StartFailed
 from batching_watchdog.latency import LatencyModel
+from batching_watchdog.machine import available_cpus, cuda_devices
 from batching_watchdog.metrics import Exposition, Metrics
 from batching_watchdog.policy import POLICIES, PolicySettings
 from batching_watchdog.protocol import Connections, Limits
@@ -47,7 +48,7 @@ def main(environ: Mapping[str, str]) -> int:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%Y/%m/%d %H:%M:%S"
     )
-    config = Config.from_env(environ, cpus=available_cpus())
+    config = Config.from_env(environ, cpus=available_cpus(), devices=cuda_devices(environ))
     folder = Path(config.function_path)
     if not (folder / "handler.py").is_file():
         raise HandlerNotLoaded(f"function_path={str(folder)!r}: there is no handler.py in {folder.resolve()}")
@@ -70,7 +71,11 @@ async def run(config: Config, environ: Mapping[str, str]) -> int:
     pool = WorkerPool(config, environ, batcher, model)
     front = Front(config, batcher, metrics, clock, worker_ready=lambda: pool.ready)
     metrics.read_gauges(
-        queue_length=lambda: batcher.queued, workers=pool.by_state, restarts=lambda: pool.restarts
+        queue_length=lambda: batcher.queued,
+        workers=pool.by_state,
+        restarts=lambda: pool.restarts,
+        recycled=lambda: pool.recycled,
+        resident_bytes=pool.resident_bytes,
     )
     limits = Limits(config.max_body_bytes, config.read_timeout, config.write_timeout)
     requests = Connections(front, limits, clock)
@@ -104,6 +109,7 @@ async def run(config: Config, environ: Mapping[str, str]) -> int:
                 await pool.stop(at_once=True)
                 pool.failed.result()
             front.healthy = False
+            pool.drain()
         draining = asyncio.create_task(
             _drain(config, signals, front, batcher, requests, listener), name="drain"
         )
@@ -207,30 +213,3 @@ async def _sweep(*listeners: Connections) -> None:
         for connections in listeners:
             connections.sweep(time.time())
         await asyncio.sleep(SWEEP_SECONDS)
-
-
-def available_cpus() -> float:
-    """CPUs this process may use: its affinity, less if the cgroup has a quota (v2 or v1)."""
-    cpus = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    for read in (_quota_v2, _quota_v1):
-        quota = read()
-        if quota is not None:
-            return min(cpus, quota)
-    return cpus
-
-
-def _quota_v2() -> float | None:
-    try:
-        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return None if limit == "max" else int(limit) / int(period)
-    except (OSError, ValueError):
-        return None
-
-
-def _quota_v1() -> float | None:
-    folder = Path("/sys/fs/cgroup/cpu")
-    try:
-        limit = int((folder / "cpu.cfs_quota_us").read_text())
-        return limit / int((folder / "cpu.cfs_period_us").read_text()) if limit > 0 else None
-    except (OSError, ValueError):
-        return None

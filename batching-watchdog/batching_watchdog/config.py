@@ -2,7 +2,7 @@
 
 Owns every variable's name, default and rule. of-watchdog's names are kept where the meaning is the same
 (https://github.com/openfaas/of-watchdog#configuration), but a bad value stops the start instead of
-falling back silently. The number of CPUs is an argument: reading cgroups is ``app``'s business.
+falling back silently. CPUs and CUDA devices are arguments: reading them is ``machine``'s business.
 """
 
 import re
@@ -17,7 +17,7 @@ from batching_watchdog.wire import MAX_PART
 _T = TypeVar("_T")
 
 MAX_AUTO_WORKERS: Final = 4
-"""Each worker holds a copy of the model, so ``auto`` never takes more than this many."""
+"""Each worker holds a copy of the model, so ``auto`` never takes more than this many for the CPUs."""
 
 DRAIN_SECONDS: Final = 15.0
 """Default limit on finishing admitted requests: with the default healthcheck_interval and the stop of the
@@ -31,8 +31,10 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     "max_batch_size": "most requests in one batch [64]",
     "max_batch_delay": "how long policy fixed waits for company [0s]",
     "late_requests": "serve | shed: what becomes of a request past its deadline [serve]",
-    "workers": "model processes, or auto: the CPU quota, at most 4 [auto]",
+    "workers": "model processes, or auto: one per CUDA device, else the CPU quota, at most 4 [auto]",
     "worker_threads": "threads of each worker's maths libraries, or auto: quota / workers [auto]",
+    "max_requests": "requests after which a worker is replaced, 0 for never [0]",
+    "preload": "true | false: load the model once and share it between the workers [false]",
     "max_inflight": "most requests queued and running; beyond it 429 [1024]",
     "max_body_bytes": "longest request body, below 4Gi; Ki, Mi, Gi are understood [16Mi]",
     "port": "HTTP port, 0 for any free one [8080]",
@@ -67,6 +69,11 @@ class Config:
     shed_late: bool
     workers: int
     worker_threads: int
+    max_requests: int
+    """0: a worker is never replaced for its age."""
+    preload: bool
+    devices: tuple[str, ...]
+    """The CUDA devices that the workers share, as ``CUDA_VISIBLE_DEVICES`` names them."""
     max_inflight: int
     max_body_bytes: int
     port: int
@@ -81,10 +88,10 @@ class Config:
     prefix_logs: bool
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str], *, cpus: float) -> "Config":
+    def from_env(cls, environ: Mapping[str, str], *, cpus: float, devices: tuple[str, ...] = ()) -> "Config":
         """Read the variables of ``DESCRIPTIONS``; an empty value counts as unset.
 
-        ``cpus`` is what this container may use (quota or affinity), for ``auto``.
+        ``cpus`` (quota or affinity) and CUDA ``devices`` are what this container may use, for ``auto``.
         Raises ``ConfigError`` that names the variable, its value and the rule.
         """
 
@@ -101,7 +108,7 @@ class Config:
         workers = read(
             "workers",
             "auto",
-            _or_auto(max(1, min(MAX_AUTO_WORKERS, int(cpus)))),
+            _or_auto(len(devices) or max(1, min(MAX_AUTO_WORKERS, int(cpus)))),
             "must be auto or a whole number of at least 1",
         )
         write_timeout = read("write_timeout", "30s", _positive(parse_duration), positive)
@@ -127,6 +134,9 @@ class Config:
                 _or_auto(max(1, int(cpus / workers))),
                 "must be auto or a whole number of at least 1",
             ),
+            max_requests=read("max_requests", "0", _whole(0, 10**9), "must be a whole number, 0 for never"),
+            preload=read("preload", "false", _truth, "must be true or false"),
+            devices=devices,
             max_inflight=read(
                 "max_inflight",
                 "1024",
@@ -147,10 +157,7 @@ class Config:
             healthcheck_interval=read("healthcheck_interval", "5s", parse_duration, duration),
             drain_timeout=write_timeout if environ.get("write_timeout", "").strip() else DRAIN_SECONDS,
             ready_path=read("ready_path", "", _path, "must begin with /"),
-            prefix_logs=read(
-                "prefix_logs", "true", _one_of("true", "1", "false", "0"), "must be true or false"
-            )
-            in ("true", "1"),
+            prefix_logs=read("prefix_logs", "true", _truth, "must be true or false"),
         )
 
 
@@ -218,6 +225,10 @@ def _one_of(*choices: str) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+def _truth(text: str) -> bool:
+    return _one_of("true", "1", "false", "0")(text) in ("true", "1")
 
 
 def _objective(text: str) -> float:

@@ -128,7 +128,8 @@ class Handler:
         try:
             self._context = Context(load() if load else None)
             self.example: bytes | None = example() if example else None
-        except Exception as error:  # whatever the function's load() raises ends the start with one message
+        # Whatever the function's load() raises ends the start with one message, and sys.exit() is no way out.
+        except (Exception, SystemExit) as error:
             raise HandlerNotLoaded(_explain("load()", error)) from error
         if not isinstance(self.example, bytes | None):
             raise HandlerNotLoaded(f"{module.__file__}: example() must return bytes")

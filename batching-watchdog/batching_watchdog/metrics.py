@@ -89,6 +89,8 @@ class Metrics(Collector):
         self._queue_length: Callable[[], int] = lambda: 0
         self._workers_by_state: Callable[[], dict[str, int]] = lambda: dict.fromkeys(STATES, 0)
         self._restarts: Callable[[], int] = lambda: 0
+        self._recycled: Callable[[], int] = lambda: 0
+        self._resident_bytes: Callable[[], dict[int, int]] = dict
 
     def read_gauges(
         self,
@@ -96,9 +98,12 @@ class Metrics(Collector):
         queue_length: Callable[[], int],
         workers: Callable[[], dict[str, int]],
         restarts: Callable[[], int],
+        recycled: Callable[[], int] = lambda: 0,
+        resident_bytes: Callable[[], dict[int, int]] = dict,
     ) -> None:
         """Where to read, at scrape time, what others know already."""
         self._queue_length, self._workers_by_state, self._restarts = queue_length, workers, restarts
+        self._recycled, self._resident_bytes = recycled, resident_bytes
 
     def request_finished(self, status: int, method: str, seconds: float, outcome: str | None) -> None:
         """Count an answer. ``outcome`` is None for what is no request of the SLO (a client's broken one)."""
@@ -168,8 +173,19 @@ class Metrics(Collector):
             predicted.add_metric((str(size),), self._model.predict(size))
         yield predicted
         yield CounterMetricFamily(
-            "watchdog_worker_restarts", "Workers that died or were replaced.", value=self._restarts()
+            "watchdog_worker_restarts", "Workers that died and were replaced.", value=self._restarts()
         )
+        yield CounterMetricFamily(
+            "watchdog_workers_recycled", "Workers replaced after max_requests.", value=self._recycled()
+        )
+        resident = GaugeMetricFamily(
+            "watchdog_worker_resident_bytes",
+            "Resident memory of the worker in this slot; what workers share counts in each.",
+            labels=("worker",),
+        )
+        for slot, size in sorted(self._resident_bytes().items()):
+            resident.add_metric((str(slot),), size)
+        yield resident
 
 
 class Exposition:

@@ -59,6 +59,8 @@ class Greeting:
     error: str | None = None
     example: bytes | None = None
     """What the handler's example() returned: a typical body to measure l(b) with."""
+    slot: int = 0
+    """Which of the pool's places the worker fills: a replaced worker's successor has its slot."""
 
 
 def request_head(method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -94,7 +96,7 @@ def encode_replies(replies: Sequence[Reply], seconds: float) -> list[bytes]:
 
 def encode_greeting(greeting: Greeting) -> list[bytes]:
     """Buffers of the frame with which a worker opens the connection."""
-    said = json.dumps({"pid": greeting.pid, "error": greeting.error}).encode()
+    said = json.dumps({"pid": greeting.pid, "error": greeting.error, "slot": greeting.slot}).encode()
     items = [(0, 0, said, b"")]
     if greeting.example is not None:
         items.append((0, 0, b"", greeting.example))
@@ -135,12 +137,12 @@ def decode_greeting(header: FrameHeader, data: memoryview) -> Greeting:
     items = _decode(header, data, Kind.GREETING)
     try:
         said = json.loads(items[0][2])
-        pid, problem = said["pid"], said["error"]
+        pid, problem, slot = said["pid"], said["error"], said["slot"]
     except (IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise FrameError(f"a greeting is not understood: {error}") from error
-    if not isinstance(pid, int) or not isinstance(problem, str | None):
-        raise FrameError(f"a greeting is not understood: pid {pid!r}, error {problem!r}")
-    return Greeting(pid, problem, items[1][3] if len(items) > 1 else None)
+    if not isinstance(pid, int) or not isinstance(problem, str | None) or not isinstance(slot, int):
+        raise FrameError(f"a greeting is not understood: pid {pid!r}, error {problem!r}, slot {slot!r}")
+    return Greeting(pid, problem, items[1][3] if len(items) > 1 else None, slot)
 
 
 def _encode(kind: Kind, items: Sequence[tuple[int, int, bytes, bytes]], seconds: float) -> list[bytes]:

@@ -1,14 +1,15 @@
 """The worker process: serves batch frames of the handler under gunicorn.
 
 gunicorn owns the process: forking, heartbeats, killing it when it hangs. ``BatchWorker`` loads the function,
-accepts one connection on gunicorn's Unix socket, greets, and serves frames on it until it closes (the other
-end is ``upstream``). There is no event loop here and nothing runs beside the model, so the GIL is the
+accepts one connection on gunicorn's Unix socket, greets, serves frames on it until it closes (the other end
+is ``upstream``), and leaves. There is no event loop here and nothing runs beside the model, so the GIL is the
 model's alone. ``create_app`` is the same function as a plain Flask application, one request at a time.
-``main`` is how ``workers`` starts gunicorn.
+``arbiter`` is the process that forks the workers.
 """
 
 import ctypes
 import gc
+import mmap
 import os
 import select
 import signal
@@ -16,9 +17,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
 
 from gunicorn.workers.base import Worker
 
@@ -37,11 +39,36 @@ JOIN_BELOW: Final = 1 << 18
 """Frames below this many bytes are sent as one buffer: one copy is cheaper than a scatter-gather call."""
 SEND_AT_ONCE: Final = 512
 """Buffers per sendmsg call; the kernel takes 1024 (IOV_MAX)."""
+THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _PR_SET_PDEATHSIG: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Preloaded:
+    """What the arbiter has loaded before the workers were forked: the handler, or why there is none."""
+
+    handler: Handler | None
+    problem: str | None
 
 
 class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
     """A gunicorn worker that serves frames instead of HTTP."""
+
+    def __init__(self, *args: Any) -> None:
+        """Runs in the arbiter, which sets the attributes before it forks."""
+        super().__init__(*args)
+        self.slot = 0
+        """Which of the pool's places this worker fills, from 0."""
+        self.load_after = 0.0
+        """Seconds to wait before loading: those before it died of that."""
+        self.report: str | None = None
+        """Do not load, but say this: too many died of it."""
+        self._loaded = mmap.mmap(-1, 1)  # the one byte that the arbiter still sees after the fork
+
+    @property
+    def has_loaded(self) -> bool:
+        """Whether the worker came through loading, in the eyes of the arbiter too."""
+        return self._loaded[0] == 1
 
     def init_process(self) -> None:
         """As gunicorn's, and die with the arbiter even if that is killed."""
@@ -50,19 +77,32 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
 
     def load_wsgi(self) -> None:
         """Load the function in place of a WSGI application; gunicorn calls this before ``run``."""
-        self._problem: str | None = None
+        self._problem: str | None = self.report
         self._handler: Handler | None = None
+        take_devices(self.slot, self.cfg.workers)
+        if self._problem is None:
+            self._wait(self.load_after)
+            self._load()
+        # The model is there for good: keep the collector from walking it again and again.
+        gc.collect()
+        gc.freeze()
+        self._loaded[0] = 1
+
+    def _load(self) -> None:
+        preloaded: Preloaded | None = self.app.callable
+        if preloaded is not None:
+            self._handler, self._problem = preloaded.handler, preloaded.problem
+            if self._handler is not None:
+                take_threads()
+            return
         with self._heartbeats():
             try:
                 self._handler = Handler(os.environ.get("function_path") or "function")
             except HandlerNotLoaded as error:
                 self._problem = str(error)
-        # The model is there for good: keep the collector from walking it again and again.
-        gc.collect()
-        gc.freeze()
 
     def run(self) -> None:
-        """Accept the watchdog's connection and serve it, until told to stop or left alone."""
+        """Accept the watchdog's connection and serve it, until it closes or gunicorn says stop."""
         listener = self.sockets[0]
         listener.setblocking(False)
         poll = select.poll()
@@ -75,26 +115,29 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
                 connection, _ = listener.accept()
             except BlockingIOError:  # another worker took it, or a signal woke us
                 continue
-            with connection:
-                try:
-                    self._serve(connection)
-                except OSError:  # the watchdog has gone; it opens a new connection if it wants one
-                    continue
+            # The watchdog closes it to be rid of this worker; it opens a new one to the next.
+            with connection, suppress(OSError):
+                self._serve(connection)
+            return
+
+    def _wait(self, seconds: float) -> None:
+        ends = time.monotonic() + seconds
+        while self._goes_on() and time.monotonic() < ends:
+            time.sleep(HEARTBEAT_SECONDS / 20)
 
     def _goes_on(self) -> bool:
         self.notify()
-        return self.alive and os.getppid() == self.ppid
+        return bool(self.alive) and os.getppid() == self.ppid
 
     def _serve(self, connection: socket.socket) -> None:
         connection.settimeout(HEARTBEAT_SECONDS)
+        greeting = wire.Greeting(os.getpid(), self._problem, slot=self.slot)
         if self._handler is None:
-            self._send(connection, wire.encode_greeting(wire.Greeting(os.getpid(), error=self._problem)))
-            ends = time.monotonic() + REPORT_SECONDS
-            while self._goes_on() and time.monotonic() < ends:
-                time.sleep(HEARTBEAT_SECONDS / 5)
-            self.alive = False
+            self._send(connection, wire.encode_greeting(greeting))
+            # gunicorn itself is started again, with a back-off, if it could not preload.
+            self._wait(REPORT_SECONDS if self.app.callable is None else HEARTBEAT_SECONDS)
             return
-        greeting = wire.Greeting(os.getpid(), example=self._handler.example)
+        greeting = replace(greeting, example=self._handler.example)
         self._send(connection, wire.encode_greeting(greeting))
         poll = select.poll()
         poll.register(connection, select.POLLIN)
@@ -205,14 +248,31 @@ def die_with_parent(signum: int, parent: int) -> None:
         os.kill(os.getpid(), signum)
 
 
-def main() -> None:
-    """Run gunicorn with this process's arguments, after the parent's process id as the first one."""
-    die_with_parent(signal.SIGTERM, int(sys.argv[1]))
-    from gunicorn.app.wsgiapp import run  # noqa: PLC0415 - only the arbiter needs gunicorn's application
+def take_devices(slot: int, workers: int) -> None:
+    """Narrow ``CUDA_VISIBLE_DEVICES`` to this worker's share, if it names several.
 
-    sys.argv = ["gunicorn", *sys.argv[2:]]
-    run()
+    CUDA reads the variable when it is initialised, which is later than this.
+    """
+    devices = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if len(devices) > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(share(devices, slot, workers))
 
 
-if __name__ == "__main__":
-    main()
+def share(devices: Sequence[str], slot: int, workers: int) -> Sequence[str]:
+    """The devices of the worker in ``slot``: disjoint shares, or one each in turn if they are too few."""
+    return devices[slot::workers] or (devices[slot % len(devices)],)
+
+
+def take_threads() -> None:
+    """After preloading, which had to do with one thread: give the maths libraries what is meant for them.
+
+    torch is told. A library that is only imported now reads its variable; any other keeps its one thread.
+    """
+    threads = os.environ.get("worker_threads", "").partition(",")[0]
+    if not threads.isdecimal():
+        return
+    for variable in THREAD_VARIABLES:
+        os.environ[variable] = threads
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(int(threads))

@@ -8,7 +8,9 @@ when a worker can serve, restarts gunicorn with back-off, stops it last. It deci
 import asyncio
 import logging
 import math
+import mmap
 import os
+import random
 import shutil
 import signal
 import sys
@@ -45,6 +47,8 @@ STOP_SECONDS: Final = 3.0
 PROFILE_SECONDS: Final = 2.0
 """What measuring l(b) with example() may take before the first worker counts as ready."""
 PROFILE_RUNS: Final = latency.TRIES
+JITTER: Final = 0.1
+"""A worker serves up to this share more than max_requests, so that they are not replaced together."""
 MAX_LOG_LINE: Final = 1 << 16
 
 
@@ -59,6 +63,9 @@ class WorkerPool:
         self._batcher = batcher
         self._model = model
         self._greeted: set[Connection] = set()
+        self._left: dict[Connection, int] = {}
+        """Requests that a worker still serves before it is replaced, with ``max_requests``."""
+        self._replaces_old = True
         self._profiled = False
         self._profile_done: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -67,6 +74,9 @@ class WorkerPool:
         self._stopping = False
         self._came_up = False
         self.restarts = 0
+        """Workers that died after they had loaded."""
+        self.recycled = 0
+        """Workers replaced after max_requests."""
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Ends with ``HandlerNotLoaded`` or ``StartFailed`` if no worker ever came up."""
 
@@ -84,11 +94,24 @@ class WorkerPool:
             "busy": len(self._greeted) - idle,
         }
 
+    def resident_bytes(self) -> dict[int, int]:
+        """Resident memory per slot, of the workers that have loaded; read from the kernel now."""
+        sizes = {
+            connection.greeting.slot: resident_bytes(connection.greeting.pid)
+            for connection in self._greeted
+            if connection.greeting is not None
+        }
+        return {slot: size for slot, size in sizes.items() if size is not None}
+
     def start(self) -> None:
         """Start gunicorn, and connect to its workers as they come up."""
         self._spawn(self._supervise(), "gunicorn")
         for number in range(self._config.workers):
             self._spawn(self._keep_connected(), f"worker-{number}")
+
+    def drain(self) -> None:
+        """Replace no worker for its age any more: loading again could outlast the drain."""
+        self._replaces_old = False
 
     async def stop(self, *, at_once: bool = False) -> None:
         """Stop gunicorn: SIGTERM, then SIGKILL after ``STOP_SECONDS`` (or straight away)."""
@@ -128,10 +151,14 @@ class WorkerPool:
                 self._profile_done.set_result(None)
             return
         self._batcher.replied(batch, replies)
-        self._batcher.worker_idle(connection)
+        if self._is_old(connection, len(batch.requests)):
+            self._recycle(connection)
+        else:
+            self._batcher.worker_idle(connection)
 
     def closed(self, connection: Connection, batch: Batch | None) -> None:
         """A worker is gone. gunicorn starts another, and ``_keep_connected`` finds it."""
+        self._left.pop(connection, None)
         if connection in self._greeted:
             self._greeted.discard(connection)
             self._batcher.worker_gone(connection)
@@ -149,7 +176,28 @@ class WorkerPool:
             log.info("the first worker has loaded the handler")
         self._came_up = True
         self._greeted.add(connection)
+        if self._config.max_requests:
+            share = 1.0 + JITTER * random.random()  # noqa: S311 - nothing secret
+            self._left[connection] = round(self._config.max_requests * share)
         self._batcher.worker_idle(connection)
+
+    def _is_old(self, connection: Connection, served: int) -> bool:
+        """Count ``served`` more requests of a worker: whether it is to be replaced now.
+
+        It stays for up to twice as long while another one is away: a pool is best replaced one by one.
+        """
+        if connection not in self._left or not self._replaces_old:
+            return False
+        self._left[connection] -= served
+        left = self._left[connection]
+        alone = len(self._greeted) < self._config.workers
+        return left <= (-self._config.max_requests if alone else 0)
+
+    def _recycle(self, connection: Connection) -> None:
+        """Replace a worker that has nothing to do: it leaves when its connection closes."""
+        self.recycled += 1
+        self._greeted.discard(connection)
+        connection.close()
 
     async def _profile(self, connection: Connection, example: bytes) -> None:
         """Measure l(b) on the first worker, size by size, before it serves; then let it serve."""
@@ -203,13 +251,11 @@ class WorkerPool:
                 return
             if not self._came_up:
                 if not self.failed.done():
-                    self.failed.set_exception(
-                        StartFailed(f"gunicorn ended with status {status} before a worker came up")
-                    )
+                    self.failed.set_exception(StartFailed(f"gunicorn {how_it_ended(status)} {self._doing}"))
                 return
-            failures = 0 if time.monotonic() - started > STABLE_SECONDS else failures + 1
-            wait = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
-            log.error("gunicorn ended with status %s; it is started again in %g s", status, wait)
+            failures = 1 if time.monotonic() - started > STABLE_SECONDS else failures + 1
+            wait = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS)) - 1]
+            log.error("gunicorn %s; it is started again in %g s", how_it_ended(status), wait)
             await asyncio.sleep(wait)
 
     async def _run_gunicorn(self) -> int:
@@ -231,6 +277,12 @@ class WorkerPool:
         return await process.wait()
 
     @property
+    def _doing(self) -> str:
+        # Its socket is there once the handler has been preloaded.
+        preloading = self._config.preload and not self._socket.exists()
+        return "while it preloaded the handler" if preloading else "before a worker came up"
+
+    @property
     def _socket(self) -> Path:
         return self._directory / "workers.sock"
 
@@ -250,7 +302,7 @@ def gunicorn_command(config: Config, socket: Path, directory: Path) -> list[str]
     # The heartbeat file is touched every second: memory is the place for it, a disk may stall.
     heartbeat = "/dev/shm" if os.access("/dev/shm", os.W_OK) else str(directory)  # noqa: S108 - gunicorn makes a safe file in it
     return [
-        *(sys.executable, "-m", "batching_watchdog.worker", str(os.getpid())),
+        *(sys.executable, "-m", "batching_watchdog.arbiter", str(os.getpid())),
         *("--bind", f"unix:{socket}"),
         *("--workers", str(config.workers)),
         *("--worker-class", "batching_watchdog.worker.BatchWorker"),
@@ -259,7 +311,7 @@ def gunicorn_command(config: Config, socket: Path, directory: Path) -> list[str]
         *("--graceful-timeout", str(math.ceil(STOP_SECONDS))),
         *("--log-level", "error"),
         "--no-control-socket",
-        "batching_watchdog.worker:create_app()",
+        *(("--preload",) if config.preload else ()),
     ]
 
 
@@ -270,9 +322,33 @@ def worker_environment(config: Config, environ: Mapping[str, str]) -> dict[str, 
     for variable in THREAD_VARIABLES:
         if chosen or variable not in environ:
             environment[variable] = str(config.worker_threads)
+    if config.preload:
+        # A pool of threads would not survive the fork, so there is none before it: see worker.take_threads.
+        environment["worker_threads"] = environment["OMP_NUM_THREADS"]
+        environment.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    if len(config.devices) > 1 and config.workers > 1:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(config.devices)  # worker.take_devices splits it
     environment.setdefault("GLIBC_TUNABLES", MALLOC_TUNABLES)
     environment["function_path"] = config.function_path
     return environment
+
+
+def how_it_ended(status: int) -> str:
+    """What a child's exit status says, in words; asyncio has signals as negative ones."""
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:  # a real-time signal
+        return f"was killed by signal {-status}"
+
+
+def resident_bytes(pid: int, proc: Path = Path("/proc")) -> int | None:
+    """Resident memory of a process; None if it has gone, or if there is no such file system."""
+    try:
+        return int((proc / str(pid) / "statm").read_text().split()[1]) * mmap.PAGESIZE
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 async def relay(source: asyncio.StreamReader, sink: TextIO, stream: str) -> None:

@@ -76,6 +76,8 @@ def test_gauges_are_read_when_scraped():
         queue_length=lambda: queue[0],
         workers=lambda: {"starting": 0, "idle": 1, "busy": 2},
         restarts=lambda: 4,
+        recycled=lambda: 6,
+        resident_bytes=lambda: {1: 4096, 0: 8192},
     )
     metrics.in_flight = 5
     metrics.batch_dispatched(3, DispatchReason.FULL)
@@ -84,6 +86,8 @@ def test_gauges_are_read_when_scraped():
     assert value(metrics, "watchdog_queue_length") == 7
     assert value(metrics, "watchdog_workers", state="busy") == 2
     assert value(metrics, "watchdog_worker_restarts_total") == 4
+    assert value(metrics, "watchdog_workers_recycled_total") == 6
+    assert value(metrics, "watchdog_worker_resident_bytes", worker="1") == 4096
     assert value(metrics, "http_requests_in_flight") == 5
     assert value(metrics, "watchdog_batch_size_bucket", le="4") == 1
     assert value(metrics, "watchdog_batch_size_sum") == 3

@@ -51,7 +51,9 @@ def test_replies_come_out_as_they_went_in(replies: list[Reply], seconds: float):
     assert frame.seconds == seconds
 
 
-@given(st.builds(Greeting, st.integers(0, 2**31), st.none() | st.text(), st.none() | PARTS))
+@given(
+    st.builds(Greeting, st.integers(0, 2**31), st.none() | st.text(), st.none() | PARTS, st.integers(0, 4095))
+)
 def test_a_greeting_comes_out_as_it_went_in(greeting: Greeting):
     assert wire.decode_greeting(*split(wire.encode_greeting(greeting))) == greeting
 
@@ -170,7 +172,9 @@ def test_a_frame_of_another_kind_is_named():
         b'{"pid": 1}',
         b"[" * 100_000,
         json.dumps({"pid": "1", "error": None}).encode(),
-        json.dumps({"pid": 1, "error": 5}).encode(),
+        json.dumps({"pid": 1, "error": 5, "slot": 0}).encode(),
+        json.dumps({"pid": 1, "error": None}).encode(),
+        json.dumps({"pid": 1, "error": None, "slot": "0"}).encode(),
     ],
 )
 def test_a_greeting_that_says_nothing_known_is_a_frame_error(said: bytes):

@@ -1,0 +1,124 @@
+"""What this container may use: CPUs (affinity and cgroup quota) and CUDA devices.
+
+Owns the reading of the kernel's files; ``config`` decides what ``auto`` makes of it. Nothing here imports a
+model library: the front end must stay without one. Every path is below ``root``, so that tests can fake it.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+ROOT: Final = Path("/")
+_DEVICE: Final = re.compile(r"nvidia\d+", re.ASCII)
+_ORDINAL: Final = re.compile(r"\d+", re.ASCII)
+_UUID_PREFIXES: Final = ("GPU-", "MIG-")
+
+
+def available_cpus(root: Path = ROOT) -> float:
+    """CPUs this process may use: its affinity, or the cgroup's quota (v2 or v1) if that is less."""
+    cpus = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    quota = cpu_quota(root)
+    return cpus if quota is None else min(cpus, quota)
+
+
+def cpu_quota(root: Path = ROOT) -> float | None:
+    """The least CPU quota among this process's cgroup and those above it; None if none has one."""
+    quotas: list[float] = []
+    for folder in _folders(root, ""):
+        quotas += _quota_v2(folder)
+    for folder in _folders(root, "cpu"):
+        quotas += _quota_v1(folder)
+    return min(quotas, default=None)
+
+
+def cuda_devices(environ: Mapping[str, str], root: Path = ROOT) -> tuple[str, ...]:
+    """The CUDA devices that a worker would see, as ``CUDA_VISIBLE_DEVICES`` names them.
+
+    As CUDA does, the list of ``CUDA_VISIBLE_DEVICES`` ends at the first entry that is no device. Without
+    it, ``NVIDIA_VISIBLE_DEVICES`` (the container runtime's) says how many, or the driver does. A variable
+    alone proves nothing, since base images set them: without a driver there are no devices.
+    """
+    driver = _driver_devices(root)
+    if driver is None:
+        return ()
+    chosen = environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return tuple(_until_invalid(chosen))
+    given = environ.get("NVIDIA_VISIBLE_DEVICES", "").strip()
+    if given in ("none", "void"):
+        return ()
+    if given and given != "all":
+        # The runtime numbers what it lets in from 0, whatever it was called outside.
+        return tuple(
+            str(number) for number in range(len([name for name in given.split(",") if name.strip()]))
+        )
+    return tuple(str(number) for number in range(driver))
+
+
+def _until_invalid(chosen: str) -> Iterator[str]:
+    seen = set()
+    for name in map(str.strip, chosen.split(",")):
+        if not (_ORDINAL.fullmatch(name) or name.startswith(_UUID_PREFIXES)) or name in seen:
+            return
+        seen.add(name)
+        yield name
+
+
+def _driver_devices(root: Path) -> int | None:
+    """How many devices the driver shows; None without a driver."""
+    listed = _names(root / "proc/driver/nvidia/gpus")
+    nodes = [name for name in _names(root / "dev") if _DEVICE.fullmatch(name)]
+    count = len(listed or nodes)
+    if count:
+        return count
+    # The driver of WSL has neither.
+    return 1 if (root / "dev/dxg").exists() else None
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def _folders(root: Path, controller: str) -> Iterator[Path]:
+    """Folders of this process's cgroup that has ``controller`` ("" for v2), from the leaf to the root.
+
+    In a container the path may be the host's, which is not mounted: then only what exists counts, and that
+    is the container's own root.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    path = PurePosixPath("/")
+    for line in lines:
+        _, controllers, where = line.split(":", 2) if line.count(":") >= 2 else ("", "?", "/")
+        if controller in controllers.split(","):
+            path = PurePosixPath(where)
+            break
+    mounts = ("", "unified") if not controller else ("cpu", "cpu,cpuacct", "cpuacct,cpu")
+    for mount in mounts:
+        top = root / "sys/fs/cgroup" / mount
+        for each in (path, *path.parents):
+            if ".." not in each.parts:  # above the root of our cgroup namespace
+                yield top / each.relative_to("/")
+
+
+def _quota_v2(folder: Path) -> list[float]:
+    try:
+        limit, period = (folder / "cpu.max").read_text().split()
+        return [] if limit == "max" else [int(limit) / int(period)]
+    except (OSError, ValueError, ZeroDivisionError):
+        return []
+
+
+def _quota_v1(folder: Path) -> list[float]:
+    try:
+        limit = int((folder / "cpu.cfs_quota_us").read_text())
+        return [limit / int((folder / "cpu.cfs_period_us").read_text())] if limit > 0 else []
+    except (OSError, ValueError, ZeroDivisionError):
+        return []

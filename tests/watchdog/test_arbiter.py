@@ -1,0 +1,46 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from batching_watchdog.arbiter import how_it_ended, other_threads
+
+
+def end_of(code: str) -> os.waitid_result:
+    process = subprocess.Popen([sys.executable, "-c", code])
+    end = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    process.wait()
+    assert end is not None
+    return end
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import os; os._exit(7)", "ended with status 7"),
+        ("import os; os.kill(os.getpid(), 9)", "was killed by SIGKILL (out of memory?)"),
+        ("import os; os.kill(os.getpid(), 15)", "was killed by SIGTERM"),
+        (f"import os; os.kill(os.getpid(), {signal.SIGRTMIN + 2})", "was killed by signal"),
+    ],
+)
+def test_an_end_is_put_into_words(code: str, words: str):
+    assert how_it_ended(end_of(code)).startswith(words)
+
+
+def test_a_worker_that_gunicorn_killed_for_its_silence_is_told_from_others():
+    end = end_of("import os; os.kill(os.getpid(), 6)")
+    assert how_it_ended(end, hung=True) == "did not react any more and was killed by SIGABRT"
+
+
+def test_threads_are_seen_by_name_and_gone_when_they_have_ended():
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait, name="poller")
+    before = other_threads()
+    thread.start()
+    assert "poller" in other_threads()
+    done.set()
+    thread.join()
+    assert "poller" not in before

@@ -1,0 +1,152 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from batching_watchdog.config import Config
+from batching_watchdog.machine import available_cpus, cpu_quota, cuda_devices
+from batching_watchdog.worker import share
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+CGROUP = "sys/fs/cgroup"
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        pytest.param({}, None, id="no files at all"),
+        pytest.param(
+            {"proc/self/cgroup": "0::/\n", f"{CGROUP}/cpu.max": "150000 100000\n"}, 1.5, id="v2, container"
+        ),
+        pytest.param(
+            {"proc/self/cgroup": "0::/\n", f"{CGROUP}/cpu.max": "max 100000\n"}, None, id="v2, no limit"
+        ),
+        pytest.param(
+            {
+                "proc/self/cgroup": "0::/kubepods/pod1/leaf\n",
+                f"{CGROUP}/kubepods/pod1/leaf/cpu.max": "max 100000\n",
+                f"{CGROUP}/kubepods/pod1/cpu.max": "50000 100000\n",
+                f"{CGROUP}/kubepods/cpu.max": "400000 100000\n",
+            },
+            0.5,
+            id="v2, nested: the parent's is less",
+        ),
+        pytest.param(
+            {
+                "proc/self/cgroup": "0::/a/b\n",
+                f"{CGROUP}/a/b/cpu.max": "300000 100000\n",
+                f"{CGROUP}/a/c/cpu.max": "100000 100000\n",
+            },
+            3.0,
+            id="v2, a sibling's does not count",
+        ),
+        pytest.param(
+            {"proc/self/cgroup": "0::/../../pod/leaf\n", f"{CGROUP}/cpu.max": "250000 100000\n"},
+            2.5,
+            id="v2, a path from outside the namespace",
+        ),
+        pytest.param(
+            {
+                "proc/self/cgroup": "5:cpu,cpuacct:/docker/abc\n1:name=systemd:/x\n",
+                f"{CGROUP}/cpu,cpuacct/cpu.cfs_quota_us": "75000\n",
+                f"{CGROUP}/cpu,cpuacct/cpu.cfs_period_us": "50000\n",
+            },
+            1.5,
+            id="v1, container: the host's path is not mounted",
+        ),
+        pytest.param(
+            {
+                "proc/self/cgroup": "4:cpu:/outer/inner\n0::/\n",
+                f"{CGROUP}/cpu/outer/inner/cpu.cfs_quota_us": "-1\n",
+                f"{CGROUP}/cpu/outer/inner/cpu.cfs_period_us": "100000\n",
+                f"{CGROUP}/cpu/outer/cpu.cfs_quota_us": "200000\n",
+                f"{CGROUP}/cpu/outer/cpu.cfs_period_us": "100000\n",
+            },
+            2.0,
+            id="v1, nested, beside an empty v2",
+        ),
+        pytest.param(
+            {"proc/self/cgroup": "nonsense\n", f"{CGROUP}/cpu.max": "nonsense\n"}, None, id="unreadable"
+        ),
+        pytest.param({f"{CGROUP}/cpu.max": "100000 0\n"}, None, id="a period of zero"),
+    ],
+)
+def test_the_quota_is_the_least_of_the_cgroup_and_those_above_it(
+    tmp_path: Path, files: dict[str, str], quota: float | None
+):
+    assert cpu_quota(write(tmp_path, files)) == quota
+
+
+def test_the_quota_counts_only_below_what_the_affinity_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5})
+    assert available_cpus(tmp_path) == 3.0
+    assert available_cpus(write(tmp_path, {f"{CGROUP}/cpu.max": "120000 100000"})) == 1.2
+    assert available_cpus(write(tmp_path, {f"{CGROUP}/cpu.max": "900000 100000"})) == 3.0
+
+
+def gpus(root: Path, count: int) -> Path:
+    for number in range(count):
+        (root / f"proc/driver/nvidia/gpus/0000:0{number}:00.0").mkdir(parents=True)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("environ", "devices"),
+    [
+        ({}, ("0", "1", "2", "3")),
+        ({"NVIDIA_VISIBLE_DEVICES": "all"}, ("0", "1", "2", "3")),
+        ({"NVIDIA_VISIBLE_DEVICES": "none"}, ()),
+        ({"NVIDIA_VISIBLE_DEVICES": "void"}, ()),
+        ({"NVIDIA_VISIBLE_DEVICES": "GPU-aa,GPU-bb"}, ("0", "1")),
+        ({"NVIDIA_VISIBLE_DEVICES": "2"}, ("0",)),
+        ({"CUDA_VISIBLE_DEVICES": "2,0", "NVIDIA_VISIBLE_DEVICES": "all"}, ("2", "0")),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-aa, MIG-bb"}, ("GPU-aa", "MIG-bb")),
+        ({"CUDA_VISIBLE_DEVICES": ""}, ()),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, ()),
+        ({"CUDA_VISIBLE_DEVICES": "0,-1,1"}, ("0",)),
+        ({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, ()),
+    ],
+)
+def test_devices_are_what_the_variables_leave_visible(
+    tmp_path: Path, environ: dict[str, str], devices: tuple[str, ...]
+):
+    assert cuda_devices(environ, gpus(tmp_path, 4)) == devices
+    # Base images set these variables on machines without a GPU too.
+    assert cuda_devices(environ, tmp_path / "without a driver") == ()
+
+
+def test_device_nodes_are_counted_where_the_driver_lists_none(tmp_path: Path):
+    write(tmp_path, {f"dev/{name}": "" for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm")})
+    assert cuda_devices({}, tmp_path) == ("0", "1")
+
+
+@pytest.mark.parametrize(("count", "workers"), [(0, 2), (1, 1), (2, 2), (8, 8)])
+def test_auto_is_one_worker_per_device_and_follows_the_cpus_without_any(
+    tmp_path: Path, count: int, workers: int
+):
+    devices = cuda_devices({}, gpus(tmp_path, count))
+    assert Config.from_env({}, cpus=2.0, devices=devices).workers == workers
+    assert Config.from_env({"workers": "3"}, cpus=2.0, devices=devices).workers == 3
+
+
+@pytest.mark.parametrize(
+    ("devices", "workers", "shares"),
+    [
+        ("ab", 2, ["a", "b"]),
+        ("abcd", 2, ["ac", "bd"]),
+        ("ab", 3, ["a", "b", "a"]),
+        ("abc", 1, ["abc"]),
+        ("abc", 2, ["ac", "b"]),
+    ],
+)
+def test_each_worker_has_its_share_of_the_devices(devices: str, workers: int, shares: list[str]):
+    assert ["".join(share(list(devices), slot, workers)) for slot in range(workers)] == shares
