@@ -2,9 +2,9 @@
 
 In place of ``workers`` when ``upstream_url`` is set. Owns the child process ``fprocess``, if there is one
 (start, restart with back-off, kill when it hangs, stop last), knows by probing whether the upstream can be
-reached, and offers ``workers`` slots to the batcher while it can. It decides nothing about requests but this: after
-a connection broke, what is tried again goes out alone, since the other batches may have died with the
-same process through no fault of theirs.
+reached, and offers ``workers`` slots to the batcher while it can. It decides nothing about requests,
+but for this: after a connection broke, what is tried again goes out alone, since the other batches may have
+died with the same process through no fault of theirs.
 """
 
 import asyncio
