@@ -37,7 +37,7 @@ from batching_watchdog.workers import (
 log = logging.getLogger(__name__)
 
 READY_SECONDS: Final = 1.0
-"""Between two GETs of ready_path while the upstream answers."""
+"""Between two looks at an upstream that can be reached."""
 
 
 class HttpWorkerPool:
@@ -188,12 +188,15 @@ class HttpWorkerPool:
         self._park()
 
     async def _watch(self) -> None:
-        """Find out when the upstream can be reached, and with ``ready_path`` whether it is ready."""
+        """Find out whether the upstream can be reached, and with ``ready_path`` whether it is ready."""
         path = self._config.ready_path
         while True:
             try:
                 await probe(self._url, path, min(PROBE_SECONDS, self._config.exec_timeout))
-            except (OSError, StartFailed):
+            except ConnectionRefusedError as error:
+                self._answers = False
+                self._mark_down(str(error))
+            except (OSError, StartFailed):  # slow, or not ready: no reason to hold requests back
                 self._answers = False
             else:
                 self._answers = True
@@ -203,7 +206,7 @@ class HttpWorkerPool:
                 await asyncio.sleep(RECONNECT_SECONDS)
                 continue
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(READY_SECONDS if path else None):
+                async with asyncio.timeout(READY_SECONDS):
                     await self._down.wait()
 
     def _kill_if_hung(self, batch: Batch) -> None:
@@ -229,8 +232,9 @@ class HttpWorkerPool:
                     )
                 return
             self._mark_down(f"fprocess ended with status {status}")
-            failures = 0 if time.monotonic() - self._started > STABLE_SECONDS else failures + 1
+            failures = 0 if time.monotonic() - self._started > STABLE_SECONDS else failures
             wait = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
+            failures += 1
             log.error("fprocess ended with status %s; it is started again in %g s", status, wait)
             await asyncio.sleep(wait)
 

@@ -17,6 +17,7 @@ from e2e.processes import Watchdog, free_port, starting_watchdog, wait_until, wa
 pytestmark = pytest.mark.e2e
 
 SCRIPT = Path(__file__).with_name("upstream.js")
+README = Path(__file__).parents[2] / "batching-watchdog/README.md"
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed: the proof for another language")
 
@@ -118,10 +119,11 @@ def test_an_upstream_that_is_down_at_the_start_is_waited_for():
         try:
             # Queued while nobody listened.
             assert {answer.status for answer in dog.call_all([b"x"] * 8)} == {201}
-            assert dog.call("GET", "/_/ready").status == 200
+            wait_until(lambda: dog.call("GET", "/_/ready").status == 200, "ready")
         finally:
-            server.kill()
+            server.terminate()
             server.wait()
+        wait_until(lambda: dog.call("GET", "/_/ready").status == 503, "not ready any more")
 
 
 @needs_node
@@ -139,6 +141,18 @@ def test_a_server_in_another_language_serves_batches():
         assert "stdout: node listens" in dog.log
         assert dog.stop() == 0
         assert dog.processes() == []
+
+
+@needs_node
+def test_the_example_of_the_readme_works(tmp_path: Path):
+    port = free_port()
+    example = README.read_text().split("```js\n")[1].split("```")[0]
+    (tmp_path / "server.js").write_text(example.replace("5000", str(port)))
+    url = f"http://127.0.0.1:{port}"
+    with watchdog(
+        "", upstream_url=url, upstream_format="jsonlines", fprocess=f"node {tmp_path}/server.js"
+    ) as dog:
+        assert [answer.body for answer in dog.call_all([b"a", b"\xc3\xa9\n"])] == [b"A", "É\n".encode()]
 
 
 @needs_node

@@ -124,6 +124,21 @@ def test_a_wrong_reply_names_its_line_and_the_rule(line: object, rule: str):
         jsonlines.decode_replies(text)
 
 
+@pytest.mark.parametrize(
+    ("line", "rule"),
+    [
+        ({"path": "/"}, "method, path and query must be strings"),
+        ({"method": "GET", "path": "/", "query": {}}, "method, path and query must be strings"),
+        ({"method": "GET", "path": "/\r\nx: y"}, "line break"),
+        ({"method": "GET", "path": "/", "headers": {"a": "b\n"}}, "line break"),
+        ({"method": "GET", "path": "/\u20ac"}, "latin-1"),
+    ],
+)
+def test_a_wrong_request_names_its_line_and_the_rule(line: object, rule: str):
+    with pytest.raises(FrameError, match=f"line 1.*{rule}"):
+        jsonlines.decode_requests(json.dumps(line).encode())
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
