@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 
 READY_SECONDS: Final = 1.0
 """Between two looks at an upstream that can be reached."""
+SETTLE_SECONDS: Final = 0.25
+"""After a connection broke: a dying server may still accept connections for a moment, and what is tried
+again there would be lost a second time through no fault of its own."""
 
 
 class HttpWorkerPool:
@@ -55,6 +58,9 @@ class HttpWorkerPool:
         self._up = asyncio.Event()
         self._down = asyncio.Event()
         self._down.set()
+        self._known_down = True
+        """Whether it is out of reach and the log says so; else it may be in doubt only."""
+        self._settled_at = 0.0
         self._answers = False
         self._came_up = False
         self._alone_since: float | None = None
@@ -138,7 +144,8 @@ class HttpWorkerPool:
         self._offered.discard(slot)
         if failure is Failure.BROKEN:
             self._alone_since = time.monotonic()
-            self._park()
+            self._settled_at = self._alone_since + SETTLE_SECONDS
+            self._withdraw()
         elif failure is Failure.TIMED_OUT:
             self._kill_if_hung(batch)
         self._batcher.died(
@@ -171,18 +178,23 @@ class HttpWorkerPool:
             self._batcher.worker_gone(slot)
 
     def _mark_up(self) -> None:
-        log.info("the upstream %s can be reached", self._url)
+        if self._known_down:
+            log.info("the upstream %s can be reached", self._url)
+        self._known_down = False
         self._came_up = True
         self._down.clear()
         self._up.set()
         self._offer()
 
     def _mark_down(self, why: str) -> None:
-        if self._down.is_set():
-            return
-        if not self._stopping:
+        if not self._known_down and not self._stopping:
             log.error("the upstream %s can not be reached: %s; requests wait for it", self._url, why)
             self.restarts += 1
+        self._known_down = True
+        self._withdraw()
+
+    def _withdraw(self) -> None:
+        """Offer nothing until ``_watch`` has seen the upstream."""
         self._up.clear()
         self._down.set()
         self._park()
@@ -191,6 +203,7 @@ class HttpWorkerPool:
         """Find out whether the upstream can be reached, and with ``ready_path`` whether it is ready."""
         path = self._config.ready_path
         while True:
+            await asyncio.sleep(max(0.0, self._settled_at - time.monotonic()))
             try:
                 await probe(self._url, path, min(PROBE_SECONDS, self._config.exec_timeout))
             except ConnectionRefusedError as error:
@@ -200,7 +213,7 @@ class HttpWorkerPool:
                 self._answers = False
             else:
                 self._answers = True
-                if not self._up.is_set():
+                if not self._up.is_set() and time.monotonic() >= self._settled_at:
                     self._mark_up()
             if not self._up.is_set():
                 await asyncio.sleep(RECONNECT_SECONDS)
