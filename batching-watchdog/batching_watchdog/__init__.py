@@ -12,8 +12,12 @@ The modules, in the order in which a request meets them ([P] = pure: no I/O, no 
 - ``policy`` [P]     how large a batch is and when it leaves
 - ``latency`` [P]    the learnt service time l(b), best size, capacity
 - ``wire`` [P]       a batch <-> one frame
+- ``jsonlines`` [P]  a batch <-> JSON lines, for upstreams in other languages
 - ``upstream``       the kept connections to the workers
+- ``http_upstream``  in place of ``upstream``, with ``upstream_url``: one POST per batch
 - ``workers``        the gunicorn child: start, ready, restart, drain
+- ``http_workers``   in place of ``workers``, with ``upstream_url``: the child ``fprocess``
+- ``launch``         ties a child process to the watchdog's life
 - ``worker``         runs inside gunicorn: loads the handler, serves batch frames
 - ``metrics``        every metric name, label and bucket
 - ``app``            builds all of the above, starts, runs and stops it

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,7 @@ from batching_watchdog import __version__
 from batching_watchdog.batcher import Batcher
 from batching_watchdog.config import Config
 from batching_watchdog.errors import HandlerNotLoaded, StartFailed
+from batching_watchdog.http_workers import HttpWorkerPool
 from batching_watchdog.latency import LatencyModel
 from batching_watchdog.machine import available_cpus, cuda_devices
 from batching_watchdog.metrics import Exposition, Metrics
@@ -50,7 +52,7 @@ def main(environ: Mapping[str, str]) -> int:
     )
     config = Config.from_env(environ, cpus=available_cpus(), devices=cuda_devices(environ))
     folder = Path(config.function_path)
-    if not (folder / "handler.py").is_file():
+    if config.upstream_url is None and not (folder / "handler.py").is_file():
         raise HandlerNotLoaded(f"function_path={str(folder)!r}: there is no handler.py in {folder.resolve()}")
     return uvloop.run(run(config, environ))
 
@@ -68,8 +70,10 @@ async def run(config: Config, environ: Mapping[str, str]) -> int:
         model=model,
     )
     batcher = Batcher(clock, scheduler, model, metrics, workers=config.workers)
-    pool = WorkerPool(config, environ, batcher, model)
-    front = Front(config, batcher, metrics, clock, worker_ready=lambda: pool.ready)
+    pool = _pool(config, environ, batcher, model)
+    # An upstream serves ready_path as a plain GET, not in a batch: the pool asks for it.
+    front_config = replace(config, ready_path="") if config.upstream_url else config
+    front = Front(front_config, batcher, metrics, clock, worker_ready=lambda: pool.ready)
     metrics.read_gauges(
         queue_length=lambda: batcher.queued,
         workers=pool.by_state,
@@ -130,6 +134,14 @@ async def run(config: Config, environ: Mapping[str, str]) -> int:
         scrapes.abort()
         if not pool.failed.done():
             pool.failed.cancel()
+
+
+def _pool(
+    config: Config, environ: Mapping[str, str], batcher: Batcher, model: LatencyModel
+) -> WorkerPool | HttpWorkerPool:
+    if config.upstream_url is None:
+        return WorkerPool(config, environ, batcher, model)
+    return HttpWorkerPool(config, config.upstream_url, environ, batcher)
 
 
 async def _drain(

@@ -20,7 +20,8 @@ from gunicorn.errors import HaltServer
 
 from batching_watchdog.errors import HandlerNotLoaded
 from batching_watchdog.handler import Handler
-from batching_watchdog.worker import BatchWorker, Preloaded, die_with_parent
+from batching_watchdog.launch import die_with_parent
+from batching_watchdog.worker import BatchWorker, Preloaded
 
 BACKOFF_SECONDS: Final = (0.0, 0.5, 1.0)
 """What a worker waits before it loads, by how many before it in its slot died while they loaded."""

@@ -126,17 +126,21 @@ class Batcher:
             if request.id in awaited:
                 self._answer(request, Answer(reply, size, batch.dispatched - request.arrived))
 
-    def died(self, batch: Batch) -> None:
-        """A worker died under ``batch``: its requests are tried once more, alone; then they fail."""
+    def died(self, batch: Batch, error: WatchdogError | None = None) -> None:
+        """A worker died under ``batch``: its requests are tried once more, alone; then they fail.
+
+        ``error`` is what they then fail with, if it was not a worker of ours.
+        """
         lost = self._scheduler.worker_died(batch)
         log.error(
-            "a worker died under a batch of %d; %d are tried again alone, %d failed (tried before)",
+            "%s a batch of %d; %d are tried again alone, %d failed (tried before)",
+            "a worker died under" if error is None else "the upstream failed on",
             len(batch.requests),
             len(batch.requests) - len(lost),
             len(lost),
         )
+        error = error or WorkerDied("the worker died under this request, and again when it was tried alone")
         for request in lost:
-            error = WorkerDied("the worker died under this request, and again when it was tried alone")
             self._answer(request, Answer(error, len(batch.requests), batch.dispatched - request.arrived))
         self._wake()
 

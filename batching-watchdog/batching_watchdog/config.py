@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
+from urllib.parse import urlsplit
 
 from batching_watchdog.errors import ConfigError
 from batching_watchdog.policy import POLICIES
@@ -45,6 +46,11 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     "healthcheck_interval": "time between failing health checks and closing the listener on SIGTERM [5s]",
     "ready_path": "function path that /_/ready calls [none]",
     "prefix_logs": "true | false: time and stream before each line of the workers [true]",
+    "upstream_url": "http://host:port/path that answers batches in place of Python workers [none]",
+    "http_upstream_url": "other name of upstream_url; wins if both are set",
+    "upstream_format": "frame | jsonlines: what a batch looks like in the POST to upstream_url [frame]",
+    "fprocess": "with upstream_url: the command that serves it, split on spaces; ignored otherwise [none]",
+    "function_process": "other name of fprocess; wins if both are set",
 }
 
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -54,6 +60,21 @@ _BYTES: Final = re.compile(r"(\d+)(Ki|Mi|Gi)?", re.ASCII)
 _FACTORS: Final = {None: 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 _LONGEST: Final = (2**63 - 1) / 1e9
 """Seconds: the longest duration in Go, some 292 years. Infinity, of all things, would pass as a number."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpUrl:
+    """An http:// URL, taken apart: where to connect, and what to ask for there."""
+
+    host: str
+    port: int
+    target: str
+    """Path and query."""
+    authority: str
+    """The Host header."""
+
+    def __str__(self) -> str:
+        return f"http://{self.authority}{self.target}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +107,10 @@ class Config:
     """write_timeout if it was set (of-watchdog uses it so), else ``DRAIN_SECONDS``."""
     ready_path: str
     prefix_logs: bool
+    upstream_url: HttpUrl | None
+    """If set there are no Python workers: batches are POSTed to it."""
+    upstream_format: str
+    fprocess: tuple[str, ...]
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], *, cpus: float, devices: tuple[str, ...] = ()) -> "Config":
@@ -111,6 +136,11 @@ class Config:
             _or_auto(len(devices) or max(1, min(MAX_AUTO_WORKERS, int(cpus)))),
             "must be auto or a whole number of at least 1",
         )
+        upstreams = [
+            read(name, "", _url, "must be a URL such as http://127.0.0.1:5000/")
+            for name in ("http_upstream_url", "upstream_url")
+        ]
+        commands = [environ.get(name, "").split() for name in ("function_process", "fprocess")]
         write_timeout = read("write_timeout", "30s", _positive(parse_duration), positive)
         return cls(
             function_path=environ.get("function_path", "").strip() or "function",
@@ -158,6 +188,11 @@ class Config:
             drain_timeout=write_timeout if environ.get("write_timeout", "").strip() else DRAIN_SECONDS,
             ready_path=read("ready_path", "", _path, "must begin with /"),
             prefix_logs=read("prefix_logs", "true", _truth, "must be true or false"),
+            upstream_url=upstreams[0] or upstreams[1],
+            upstream_format=read(
+                "upstream_format", "frame", _one_of("frame", "jsonlines"), "must be frame or jsonlines"
+            ),
+            fprocess=tuple(commands[0] or commands[1]),
         )
 
 
@@ -183,6 +218,22 @@ def parse_bytes(text: str) -> int:
     if match is None:
         raise ValueError(text)
     return int(match[1]) * _FACTORS[match[2]]
+
+
+def parse_http_url(text: str) -> HttpUrl:
+    """``text`` as an http:// URL without user and fragment. Raises ``ValueError``."""
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError(text)
+    parts = urlsplit(text)
+    port = 80 if parts.port is None else parts.port
+    if parts.scheme != "http" or not parts.hostname or "@" in parts.netloc or parts.fragment or not port:
+        raise ValueError(text)
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return HttpUrl(parts.hostname, port, target, parts.netloc)
+
+
+def _url(text: str) -> HttpUrl | None:
+    return parse_http_url(text) if text else None
 
 
 def _frameable(text: str) -> int:

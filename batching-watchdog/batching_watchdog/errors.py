@@ -6,7 +6,7 @@ Where on the path of a request each belongs::
     protocol      BadRequest, HeadersTooLarge, BodyTooLarge, RequestTimedOut
     admission     QueueFull, ShuttingDown
     queue         PredictedLate, Expired
-    worker        WorkerDied                (a handler's own failure is a Reply, made in the worker)
+    worker        WorkerDied, UpstreamFailed  (a handler's own failure is a Reply, made in the worker)
 
 ``server`` maps them to answers in one place; nothing else knows statuses.
 """
@@ -113,3 +113,10 @@ class WorkerDied(WatchdogError):
 
     status = 502
     reason = "worker_died"
+
+
+class UpstreamFailed(WatchdogError):
+    """The HTTP upstream did not answer this request as agreed, and again not when it was tried alone."""
+
+    status = 502
+    reason = "upstream_failed"

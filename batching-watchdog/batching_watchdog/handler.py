@@ -13,16 +13,12 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from batching_watchdog import wire
 from batching_watchdog.errors import HandlerNotLoaded
 from batching_watchdog.messages import Reply
-
-_HOP_BY_HOP: Final = frozenset(
-    ("connection", "content-length", "date", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade")
-)
 
 
 class Event:
@@ -231,23 +227,10 @@ def _with_status(body: Any, status: Any, headers: Mapping[str, Any]) -> Reply:
     status = int(status)
     if not 200 <= status <= 599:
         raise ValueError(f"statusCode {status} is not between 200 and 599")
-    lines = [_header_line(str(name), str(value)) for name, value in headers.items()]
+    lines = [wire.reply_header(str(name), str(value)) for name, value in headers.items()]
     if not any(str(name).lower() == "content-type" for name in headers):
         lines.insert(0, reply.head)
     return Reply(status, b"".join(lines), reply.body, reply.failed)
-
-
-def _header_line(name: str, value: str) -> bytes:
-    if name.lower() in _HOP_BY_HOP:
-        return b""
-    if (
-        not name
-        or not name.isascii()
-        or any(c in " \t\r\n:" for c in name)
-        or any(c in "\r\n\0" for c in value)
-    ):
-        raise ValueError(f"{name!r}: {value!r} is not a valid header")
-    return f"{name}: {value}\r\n".encode("latin-1")
 
 
 def _to_list(value: Any) -> Any:

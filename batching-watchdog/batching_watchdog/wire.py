@@ -31,6 +31,11 @@ MAX_PART: Final = 2**32 - 1
 
 FAILED: Final = 1
 """Flag of a reply: the handler raised for this request."""
+CONTENT_TYPE: Final = "application/vnd.tailbound.batch"
+"""Of a frame as the body of an HTTP message, between the watchdog and an HTTP upstream."""
+_HOP_BY_HOP: Final = frozenset(
+    ("connection", "content-length", "date", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade")
+)
 
 
 class Kind(IntEnum):
@@ -81,6 +86,47 @@ def parse_request_head(head: bytes) -> tuple[str, str, list[tuple[str, str]]]:
         name, _, value = field.partition(": ")
         headers.append((name, value))
     return method, target, headers
+
+
+def reply_header(name: str, value: str) -> bytes:
+    """The line of a reply's head for one header; empty for those that belong to the connection.
+
+    Raises ``ValueError`` for what would break the answer's head.
+    """
+    if name.lower() in _HOP_BY_HOP:
+        return b""
+    if (
+        not name
+        or not name.isascii()
+        or any(c in " \t\r\n:" for c in name)
+        or any(c in "\r\n\0" for c in value)
+    ):
+        raise ValueError(f"{name!r}: {value!r} is not a valid header")
+    return f"{name}: {value}\r\n".encode("latin-1")
+
+
+def checked_reply(reply: Reply) -> Reply:
+    """``reply`` from somebody who may not have made it with care, fit to be sent. Raises ``FrameError``."""
+    if not 200 <= reply.status <= 599:
+        raise FrameError(f"status {reply.status} of a reply is not between 200 and 599")
+    if not reply.head:
+        return reply
+    try:
+        fields = parse_request_head(b"- -\r\n" + reply.head)[2]
+        head = b"".join(reply_header(name, value) for name, value in fields)
+    except ValueError as error:
+        raise FrameError(f"the head of a reply: {error}") from error
+    return Reply(reply.status, head, reply.body, reply.failed)
+
+
+def decode_frame_of_requests(data: bytes) -> list[tuple[bytes, bytes]]:
+    """The (head, body) pairs of a whole frame. Raises ``FrameError``."""
+    return decode_requests(decode_header(data), memoryview(data)[HEADER_SIZE:])
+
+
+def decode_frame_of_replies(data: bytes) -> list[Reply]:
+    """The replies of a whole frame. Raises ``FrameError``."""
+    return decode_replies(decode_header(data), memoryview(data)[HEADER_SIZE:])
 
 
 def encode_requests(requests: Sequence[tuple[bytes, bytes]]) -> list[bytes]:

@@ -7,7 +7,6 @@ model's alone. ``create_app`` is the same function as a plain Flask application,
 ``arbiter`` is the process that forks the workers.
 """
 
-import ctypes
 import gc
 import mmap
 import os
@@ -24,9 +23,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gunicorn.workers.base import Worker
 
-from batching_watchdog import wire
-from batching_watchdog.errors import HandlerNotLoaded
+from batching_watchdog import jsonlines, wire
+from batching_watchdog.errors import FrameError, HandlerNotLoaded
 from batching_watchdog.handler import Event, Handler
+from batching_watchdog.launch import die_with_parent
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -37,10 +37,10 @@ REPORT_SECONDS: Final = 5.0
 """How long a worker that can not load its handler stays to say so: the back-off of such restarts."""
 JOIN_BELOW: Final = 1 << 18
 """Frames below this many bytes are sent as one buffer: one copy is cheaper than a scatter-gather call."""
+BATCH_TYPES: Final = (wire.CONTENT_TYPE, jsonlines.CONTENT_TYPE)
 SEND_AT_ONCE: Final = 512
 """Buffers per sendmsg call; the kernel takes 1024 (IOV_MAX)."""
 THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_PR_SET_PDEATHSIG: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,15 +215,34 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
 def create_app(function_path: str | None = None) -> "Flask":
     """The function as a Flask application (``gunicorn 'batching_watchdog.worker:create_app()'``).
 
-    One request at a time and no batches: for servers that speak only WSGI, and to debug a handler.
-    Raises ``HandlerNotLoaded``.
+    For servers that speak only WSGI, and to debug a handler: one request at a time. A POST to ``/`` that says
+    by its Content-Type that it is a batch is served as one: this is the reference of what ``upstream_url``
+    must answer (``http_upstream``). Raises ``HandlerNotLoaded``.
     """
     from flask import Flask, Response, request  # noqa: PLC0415 - the batch worker never needs Flask
 
     app = Flask("function")
     handler = Handler(function_path or os.environ.get("function_path") or "function")
 
+    def batch(kind: str) -> Response:
+        data = request.get_data()
+        try:
+            if kind == jsonlines.CONTENT_TYPE:
+                pairs = jsonlines.decode_requests(data)
+            else:
+                pairs = wire.decode_frame_of_requests(data)
+        except FrameError as error:
+            return Response(f"{error}\n", status=400, mimetype="text/plain")
+        started = time.perf_counter()
+        replies = handler.serve([Event(head, body) for head, body in pairs])
+        if kind == jsonlines.CONTENT_TYPE:
+            return Response(jsonlines.encode_replies(replies), content_type=kind)
+        seconds = time.perf_counter() - started
+        return Response(b"".join(wire.encode_replies(replies, seconds)), content_type=kind)
+
     def call(path: str) -> Response:
+        if request.method == "POST" and request.path == "/" and request.mimetype in BATCH_TYPES:
+            return batch(request.mimetype)
         target = request.full_path.rstrip("?").encode("latin-1", "replace")
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in request.headers]
         event = Event(wire.request_head(request.method.encode(), target, headers), request.get_data())
@@ -235,17 +254,6 @@ def create_app(function_path: str | None = None) -> "Flask":
     app.add_url_rule("/", "call", call, methods=methods, defaults={"path": ""})
     app.add_url_rule("/<path:path>", "call", call, methods=methods)
     return app
-
-
-def die_with_parent(signum: int, parent: int) -> None:
-    """Have the kernel send ``signum`` to this process when ``parent`` ends; at once if it already has.
-
-    Linux only; elsewhere a worker notices at its next heartbeat.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum)
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signum)
 
 
 def take_devices(slot: int, workers: int) -> None:

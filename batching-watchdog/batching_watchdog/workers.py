@@ -118,7 +118,7 @@ class WorkerPool:
         self._stopping = True
         process = self._process
         if process is not None and process.returncode is None:
-            # The workers die with the arbiter, see worker.die_with_parent.
+            # The workers die with the arbiter, see launch.die_with_parent.
             process.send_signal(signal.SIGKILL if at_once else signal.SIGTERM)
             try:
                 await asyncio.wait_for(process.wait(), STOP_SECONDS)

@@ -11,6 +11,7 @@ from batching_watchdog.config import (
     DRAIN_SECONDS,
     MAX_AUTO_WORKERS,
     Config,
+    HttpUrl,
     parse_bytes,
     parse_duration,
 )
@@ -21,6 +22,21 @@ TOO_LONG = "9" * 5000
 """Beyond what int() converts (sys.set_int_max_str_digits)."""
 BAD_DURATIONS = ["-1s", "+1s", "1.5", "5 s", "s", "1d", "1s5", "nan", "1e3", "9" * 400, "300000000h", "٣s"]
 BAD_WHOLE = ["-1", "1.5", "x", "1e3", "٣", "1_0", TOO_LONG]
+BAD_URLS = [
+    "127.0.0.1:5000",
+    "https://x",
+    "http://",
+    "http://:5000",
+    "http://x:y",
+    "http://x:0",
+    "http://x:65536",
+    "http://[::1",
+    "http://me@x",
+    "http://x/#a",
+    "http://x/a b",
+    "http://x/é",
+]
+ANY_TEXT = {"function_path", "fprocess", "function_process"}
 INVALID: dict[str, list[str]] = {
     "slo_latency": [*BAD_DURATIONS, "0", "0s", "0ms"],
     "slo_objective": ["0", "1", "1.0", "99", "-0.5", "nan", "inf", "x", "0.99%"],
@@ -42,6 +58,9 @@ INVALID: dict[str, list[str]] = {
     "healthcheck_interval": BAD_DURATIONS,
     "ready_path": ["-", "ready", "http://x/"],
     "prefix_logs": ["yes", "True", "2"],
+    "upstream_url": BAD_URLS,
+    "http_upstream_url": BAD_URLS,
+    "upstream_format": ["json", "Frame", "frame,jsonlines"],
 }
 VALID: dict[str, tuple[str, str, object]] = {
     "function_path": ("/srv/fn", "function_path", "/srv/fn"),
@@ -65,6 +84,11 @@ VALID: dict[str, tuple[str, str, object]] = {
     "healthcheck_interval": ("0", "healthcheck_interval", 0.0),
     "ready_path": ("/ready", "ready_path", "/ready"),
     "prefix_logs": ("0", "prefix_logs", False),
+    "upstream_url": ("http://u:5000/b?c", "upstream_url", HttpUrl("u", 5000, "/b?c", "u:5000")),
+    "http_upstream_url": ("http://[::1]", "upstream_url", HttpUrl("::1", 80, "/", "[::1]")),
+    "upstream_format": ("jsonlines", "upstream_format", "jsonlines"),
+    "fprocess": ("node  a.js 'x y'", "fprocess", ("node", "a.js", "'x", "y'")),
+    "function_process": ("cat", "fprocess", ("cat",)),
 }
 
 
@@ -109,7 +133,7 @@ def test_every_variable_that_is_read_is_described_and_the_other_way_round():
 
 def test_every_variable_is_tested_here():
     assert set(VALID) == set(DESCRIPTIONS)
-    assert set(INVALID) == set(DESCRIPTIONS) - {"function_path"}
+    assert set(INVALID) == set(DESCRIPTIONS) - ANY_TEXT
 
 
 @pytest.mark.parametrize("variable", VALID)
@@ -179,6 +203,11 @@ def test_auto_never_asks_for_more_than_the_quota_but_always_for_one(cpus: float)
 def test_auto_threads_share_the_quota_between_the_workers_asked_for():
     assert read(8.0, workers="2").worker_threads == 4
     assert read(2.0, workers="4").worker_threads == 1
+
+
+def test_of_watchdogs_other_names_win():
+    config = read(upstream_url="http://a", http_upstream_url="http://b", fprocess="a", function_process="b")
+    assert (str(config.upstream_url), config.fprocess) == ("http://b/", ("b",))
 
 
 def test_write_timeout_is_the_drain_limit_only_if_it_was_set():

@@ -18,7 +18,7 @@ def test_every_error_has_an_http_error_status_and_ends_the_process_with_a_failur
 
 def test_errors_that_answer_a_request_have_reasons_of_their_own():
     reasons = [kind.reason for kind in EVERY_ERROR if kind.reason != WatchdogError.reason]
-    assert len(reasons) == len(set(reasons)) == 9
+    assert len(reasons) == len(set(reasons)) == 10
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from batching_watchdog import wire
+from batching_watchdog import jsonlines, wire
 from batching_watchdog.errors import HandlerNotLoaded
 from batching_watchdog.handler import Event, Handler
+from batching_watchdog.http_upstream import FORMATS
 from batching_watchdog.messages import Reply
 from batching_watchdog.worker import create_app
 
@@ -196,3 +197,25 @@ def test_the_same_handler_is_a_flask_application(load: Load, tmp_path: Path):
     answer = client.put("/p/q?a=1", data=b"body", headers={"X-B": "2"})
     assert (answer.status_code, answer.headers["X-B"]) == (201, "2")
     assert json.loads(answer.data) == ["PUT", "/p/q", "body", "1"]
+
+
+@pytest.mark.parametrize("content_type", [wire.CONTENT_TYPE, jsonlines.CONTENT_TYPE])
+def test_the_flask_application_serves_a_batch_when_the_content_type_says_so(
+    load: Load, tmp_path: Path, content_type: str
+):
+    load("""
+        def handle_batch(events, context):
+            return [[len(events), event.path, event.body.decode()] for event in events]
+    """)
+    batch_format = next(each for each in FORMATS.values() if each.content_type == content_type)
+    body = b"".join(batch_format.encode([(b"GET /a\r\n", b"x"), (b"GET /b\r\n", b"y")]))
+    client = create_app(str(tmp_path)).test_client()
+    answer = client.post("/", data=body, content_type=content_type)
+    assert (answer.status_code, answer.content_type) == (200, content_type)
+    replies = batch_format.decode(answer.data)
+    assert [json.loads(reply.body) for reply in replies] == [[2, "/a", "x"], [2, "/b", "y"]]
+
+    broken = client.post("/", data=b"x" * 100, content_type=content_type)
+    assert (broken.status_code, broken.mimetype) == (400, "text/plain")
+    for alone in (client.post("/x", data=body, content_type=content_type), client.post("/", data=b"a")):
+        assert json.loads(alone.data)[0] == 1

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import math
 import struct
@@ -193,3 +194,39 @@ def test_a_greeting_without_items_is_a_frame_error():
 def test_a_status_that_no_item_can_hold_is_a_frame_error(status: int):
     with pytest.raises(FrameError, match=f"status {status}"):
         wire.encode_replies([Reply(status, b"", b"")], 0.0)
+
+
+@given(st.lists(st.tuples(PARTS, PARTS), max_size=5), st.lists(REPLIES, max_size=5), SECONDS)
+def test_a_whole_frame_decodes_in_one_call(
+    requests: list[tuple[bytes, bytes]], replies: list[Reply], seconds: float
+):
+    assert wire.decode_frame_of_requests(b"".join(wire.encode_requests(requests))) == requests
+    assert wire.decode_frame_of_replies(b"".join(wire.encode_replies(replies, seconds))) == replies
+
+
+@given(st.binary(max_size=3 * HEADER_SIZE))
+def test_any_bytes_as_a_whole_frame_decode_or_are_a_frame_error(data: bytes):
+    for candidate in (data, wire.MAGIC + data):
+        with contextlib.suppress(FrameError):
+            wire.decode_frame_of_replies(candidate)
+
+
+def test_the_headers_of_a_strangers_reply_are_those_of_the_answer_not_of_its_connection():
+    reply = Reply(200, b"X-A: 1\r\nContent-Length: 99\r\nTransfer-Encoding: chunked\r\n", b"x", failed=True)
+    assert wire.checked_reply(reply) == Reply(200, b"X-A: 1\r\n", b"x", failed=True)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(199, b"", b""),
+        Reply(600, b"", b""),
+        Reply(200, b"X-A: 1", b""),
+        Reply(200, b"X-A: 1\r\n\r\n", b""),
+        Reply(200, b"no colon\r\n", b""),
+        Reply(200, b"X-A: 1\nX-B: 2\r\n", b""),
+    ],
+)
+def test_a_strangers_reply_that_would_break_the_answer_is_a_frame_error(reply: Reply):
+    with pytest.raises(FrameError):
+        wire.checked_reply(reply)

@@ -1,0 +1,155 @@
+"""A batch as JSON lines: how the watchdog talks to an HTTP upstream in any language. [P]
+
+Owns that text, in both directions; ``wire`` is the same as a binary frame. One object per line, in order::
+
+    request = {"method", "path", "query", "headers", "body" | "body_base64"}
+    reply   = {"status", "headers"?, "body"? | "body_base64"?, "failed"?}
+
+A body is text if it is UTF-8, else base64. ``path`` is still percent-encoded, ``query`` has no "?".
+A request's header names are in lower case, repeated ones joined; a value of a reply's headers may be a list:
+one header each. Lines end with a line feed; everything beyond ASCII is escaped, so that no other character
+can be taken for the end of a line.
+"""
+
+import binascii
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from batching_watchdog.errors import FrameError
+from batching_watchdog.messages import Reply
+from batching_watchdog.wire import parse_request_head, reply_header, request_head
+
+CONTENT_TYPE: Final = "application/vnd.tailbound.batch+jsonlines"
+
+
+def encode_requests(requests: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """One line per (head, body) pair. Raises ``FrameError``."""
+    return _lines(_request(head, body) for head, body in requests)
+
+
+def decode_requests(data: bytes) -> list[tuple[bytes, bytes]]:
+    """The (head, body) pairs of ``encode_requests``. Raises ``FrameError`` that names the line."""
+    return [_decoded_request(line, number) for number, line in _objects(data)]
+
+
+def encode_replies(replies: Sequence[Reply]) -> bytes:
+    """One line per reply. Raises ``FrameError``."""
+    return _lines(_reply(reply) for reply in replies)
+
+
+def decode_replies(data: bytes) -> list[Reply]:
+    """One reply per line, in order. Raises ``FrameError`` that names the line."""
+    return [_decoded_reply(line, number) for number, line in _objects(data)]
+
+
+def _request(head: bytes, body: bytes) -> dict[str, Any]:
+    method, target, fields = parse_request_head(head)
+    path, _, query = target.partition("?")
+    headers: dict[str, str] = {}
+    for name, value in fields:
+        key = name.lower()
+        # RFC 9110 section 5.3; cookies are the exception (RFC 9113 section 8.2.3).
+        glue = "; " if key == "cookie" else ", "
+        headers[key] = f"{headers[key]}{glue}{value}" if key in headers else value
+    return {"method": method, "path": path, "query": query, "headers": headers, **_body(body)}
+
+
+def _reply(reply: Reply) -> dict[str, Any]:
+    headers: dict[str, str | list[str]] = {}
+    for name, value in parse_request_head(b"- -\r\n" + reply.head)[2]:
+        before = headers.get(name)
+        if before is None:
+            headers[name] = value
+        else:
+            headers[name] = [*before, value] if isinstance(before, list) else [before, value]
+    failed = {"failed": True} if reply.failed else {}
+    return {"status": reply.status, "headers": headers, **_body(reply.body), **failed}
+
+
+def _body(body: bytes) -> dict[str, str]:
+    try:
+        return {"body": body.decode()}
+    except UnicodeDecodeError:
+        return {"body_base64": b64encode(body).decode()}
+
+
+def _lines(objects: Iterable[dict[str, Any]]) -> bytes:
+    return b"".join(json.dumps(each, separators=(",", ":")).encode() + b"\n" for each in objects)
+
+
+def _objects(data: bytes) -> Iterable[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise FrameError(f"line {number} is not JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise FrameError(f"line {number} is not a JSON object")
+        yield number, value
+
+
+def _decoded_request(line: dict[str, Any], number: int) -> tuple[bytes, bytes]:
+    method, path = line.get("method"), line.get("path")
+    query, headers = line.get("query", ""), line.get("headers", {})
+    if not (isinstance(method, str) and isinstance(path, str) and isinstance(query, str)):
+        raise FrameError(f"line {number}: method, path and query must be strings")
+    target = f"{path}?{query}" if query else path
+    try:
+        if any(c in "\r\n" for c in method + target):
+            raise ValueError("a line break in method, path or query")
+        fields = [
+            (name.encode("latin-1"), value.encode("latin-1")) for name, value in _fields(headers, number)
+        ]
+        head = request_head(method.encode("latin-1"), target.encode("latin-1"), fields)
+    except ValueError as error:
+        raise FrameError(f"line {number}: {error}") from error
+    return head, _decoded_body(line, number)
+
+
+def _decoded_reply(line: dict[str, Any], number: int) -> Reply:
+    status, failed = line.get("status"), line.get("failed", False)
+    if type(status) is not int or not 200 <= status <= 599:
+        raise FrameError(f"line {number}: status must be a whole number from 200 to 599, not {status!r}")
+    if not isinstance(failed, bool):
+        raise FrameError(f"line {number}: failed must be true or false")
+    try:
+        fields = _fields(line.get("headers", {}), number)
+        head = b"".join(reply_header(name, value) for name, value in fields)
+    except ValueError as error:
+        raise FrameError(f"line {number}: {error}") from error
+    return Reply(status, head, _decoded_body(line, number), failed)
+
+
+def _fields(headers: Any, number: int) -> list[tuple[str, str]]:
+    if not isinstance(headers, dict):
+        raise FrameError(f"line {number}: headers must be an object")
+    fields = []
+    for name, value in headers.items():
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, bool) or not isinstance(each, str | int | float):
+                raise FrameError(
+                    f"line {number}: header {name!r} must be a string, a number or a list of them"
+                )
+            text = str(each)
+            if any(c in "\r\n" for c in name + text):
+                raise FrameError(f"line {number}: header {name!r} has a line break")
+            fields.append((name, text))
+    return fields
+
+
+def _decoded_body(line: dict[str, Any], number: int) -> bytes:
+    text, encoded = line.get("body"), line.get("body_base64")
+    if text is not None and encoded is not None:
+        raise FrameError(f"line {number} has both body and body_base64")
+    if not isinstance(text, str | None) or not isinstance(encoded, str | None):
+        raise FrameError(f"line {number}: a body must be a string (JSON in it is text: encode it twice)")
+    try:
+        if encoded is not None:
+            return b64decode(encoded, validate=True)
+        return b"" if text is None else text.encode()
+    except (binascii.Error, ValueError) as error:
+        raise FrameError(f"line {number}: its body can not be decoded: {error}") from error

@@ -1,0 +1,39 @@
+"""Tying a child process to the life of the watchdog.
+
+Owns ``die_with_parent``, and, run as a module, becomes any other program that way:
+``python -m batching_watchdog.launch PARENT COMMAND...``. Next step: the program itself.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+from typing import Final
+
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def die_with_parent(signum: int, parent: int) -> None:
+    """Have the kernel send ``signum`` to this process when ``parent`` ends; at once if it already has.
+
+    Linux only; elsewhere a worker notices at its next heartbeat.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signum)
+
+
+def main() -> None:
+    """Become the command in the arguments, after the parent's process id as the first one."""
+    command = sys.argv[2:]
+    die_with_parent(signal.SIGTERM, int(sys.argv[1]))
+    try:
+        # The kernel keeps the parent-death signal across exec.
+        os.execvp(command[0], command)  # noqa: S606 - fprocess is the operator's own command
+    except OSError as error:
+        sys.exit(f"{command[0]}: {os.strerror(error.errno or 0)}")
+
+
+if __name__ == "__main__":
+    main()
