@@ -8,11 +8,12 @@ import threading
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from bench.compare import example
 from bench.load.generator import build
 from bench.server import Server
 from bench.statistics import recovery_seconds
 from bench.systems import parse_entry
-from bench.workloads import ROOT, WORKLOADS, Model
+from bench.workloads import ROOT, WORKLOADS
 
 SLOWED = ROOT / "bench" / "workloads" / "slowed"
 OBJECTIVE = 0.99
@@ -41,7 +42,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
         flag = Path(folder) / "slow"
         extra = {"BENCH_SLOWED_FOLDER": str(workload.folder), "BENCH_SLOW_FILE": str(flag)}
         slowed = replace(workload, folder=SLOWED)
-        body = Model(workload.folder).example
+        body = example(workload)
         venvs = output / "venvs"
         with Server(entry.system, entry.settings, slowed, options.workers, body, venvs, extra) as server:
             timer = threading.Timer(changed, flag.touch)
