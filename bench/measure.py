@@ -55,7 +55,7 @@ class Effort:
 
 
 FULL = Effort(20.0, 7.0, 1.5, 8.0, 0.03, 10, (0.25, 0.5, 0.75, 1.25, 2.0))
-QUICK = Effort(4.0, 4.0, 1.0, 4.0, 0.08, 4)
+QUICK = Effort(4.0, 4.0, 1.0, 4.0, 0.08, 5)
 SMOKE = Effort(1.0, 1.0, 0.5, 1.0, 0.3, 1)
 COARSE = Effort(0.0, 0.0, 1.0, 4.0, 0.10, 3)
 """For each point of a grid; the best one is then measured like every other system."""

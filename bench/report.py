@@ -61,11 +61,10 @@ def _rows(found: Sequence[dict[str, Any]]) -> str:
         name = row["system"]
         if "grid" in row:
             name += f" (size {settings['size']}, wait {settings['wait_ms']} ms)"
-        bound = f" (failed at {row['failed_at']:,.0f})" if row["failed_at"] else " (lower bound)"
         cpu = sum(share["us_per_request"] for share in top.get("cpu", ()))
         cells = [
             name,
-            f"{row['max_rate']:,.0f}{bound}" if row["max_rate"] else "none found",
+            f"{row['max_rate']:,.0f} ({_bound(row)})" if row["max_rate"] else "none found",
             _pair(top.get("latency_ms")),
             _pair(row["low"].get("latency_ms")),
             _share(row, "overload_1.5"),
@@ -75,6 +74,15 @@ def _rows(found: Sequence[dict[str, Any]]) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _bound(row: dict[str, Any]) -> str:
+    """What closed the bracket from above: a rate that failed, or at which the generator could not keep up."""
+    failed = row["failed_at"]
+    if not failed:
+        return "lower bound"
+    lagged = any(t["rate"] == failed and t["confirm"] and "reason" in t for t in row["trials"])
+    return f"{'generator lagged' if lagged else 'failed'} at {failed:,.0f}"
 
 
 def _pair(quantiles: dict[str, float | None] | None) -> str:
