@@ -45,8 +45,8 @@ format: $(INSTALLED) ## Put the code into its form
 
 check: lint test ## What CI runs: lint, types, import contracts, tests
 
-bench: install ## Measure the data plane (BENCH_ARGS=--help for what there is)
-	$(BIN)/python bench/run.py $(BENCH_ARGS)
+bench: install ## Measure the data plane (BENCH_ARGS=--quick: beside two peers; --help for what there is)
+	$(BIN)/python -m bench $(BENCH_ARGS)
 
 clean: ## Remove what was built, but not the virtual environment
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

@@ -1,7 +1,7 @@
 """Measure one function behind the watchdog, with no gateway: open loop, latency from when a request was due.
 
-``make bench`` offers `tabular` 5,000 requests/s for 20 s and fails below its objective. Peers, more workloads
-and the search for the maximum rate come with the full bench; this is its first workload.
+``make bench`` offers `tabular` 5,000 requests/s for 20 s and fails below its objective. Peers, more
+workloads and the search for the maximum rate are :mod:`bench.compare`'s.
 """
 
 import argparse
@@ -29,9 +29,8 @@ START_SECONDS = 120.0
 WARM_UP_SECONDS = 3.0
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; ``make bench BENCH_ARGS='--rate 8000'`` passes it on."""
-    made = argparse.ArgumentParser(prog="bench/run.py", description=__doc__)
+def add_arguments(made: argparse.ArgumentParser) -> None:
+    """The options; ``make bench BENCH_ARGS='--rate 8000'`` passes them on."""
     made.add_argument("--function", default="tabular", help="a folder under functions/ [tabular]")
     made.add_argument("--rate", type=float, default=5000.0, help="requests per second [5000]")
     made.add_argument("--seconds", type=float, default=20.0, help="how long [20]")
@@ -40,12 +39,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--policy", default="slo", help="batch_policy [slo]")
     made.add_argument("--objective", type=float, default=0.99, help="fail below this attainment [0.99]")
     made.add_argument("--json", action="store_true", help="print one JSON line instead of text")
-    return made
 
 
-def main() -> int:
+def main(options: argparse.Namespace) -> int:
     """Run; 0 if the objective was met, 1 if it was missed, 2 if it could not be measured."""
-    options = parser().parse_args()
     folder = ROOT / "functions" / options.function
     if not (folder / "handler.py").is_file():
         sys.stderr.write(f"bench: --function {options.function}: there is no {folder / 'handler.py'}\n")
@@ -133,7 +130,3 @@ def _free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
-
-
-if __name__ == "__main__":
-    sys.exit(main())

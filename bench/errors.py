@@ -1,0 +1,13 @@
+"""What can go wrong with a measurement, each with a message that names what, where and the rule."""
+
+
+class BenchError(Exception):
+    """A measurement that can not be made or does not count."""
+
+
+class NotAvailable(BenchError):
+    """A system that can not be measured here: it can not be installed, or its program is not on PATH."""
+
+
+class Lagged(BenchError):
+    """The generator itself was late, so its latencies say nothing about the system."""

@@ -1,0 +1,114 @@
+"""What a server's processes use, and how to end them all: read from /proc, Linux only.
+
+Every server is started with a mark in its environment, which its children inherit whatever they do, so
+processes that leave their parent (ray's, gunicorn's after a crash) are found as well.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+MARK = "BENCH_SERVER"
+_TICKS = os.sysconf("SC_CLK_TCK")
+_SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """One process: what it is, CPU seconds since it began, and proportional memory in bytes."""
+
+    name: str
+    cpu: float
+    pss: int
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one process used during a run."""
+
+    name: str
+    cores: float
+    us_per_request: float
+
+
+def marked(mark: str) -> list[int]:
+    """The process ids whose environment carries ``mark``."""
+    needle = f"{MARK}={mark}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):  # it has ended, or is not ours to read
+                if needle in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+    return sorted(found)
+
+
+def usage(mark: str) -> dict[int, Usage]:
+    """The use of every process that carries ``mark``; one that ends meanwhile is left out."""
+    found = {}
+    for pid in marked(mark):
+        with contextlib.suppress(OSError):
+            folder = Path("/proc") / str(pid)
+            found[pid] = Usage(
+                name_of((folder / "cmdline").read_bytes()),
+                cpu_of((folder / "stat").read_text()),
+                pss_of((folder / "smaps_rollup").read_text()),
+            )
+    return found
+
+
+def shares(
+    before: Mapping[int, Usage], after: Mapping[int, Usage], wall: float, requests: int
+) -> list[Share]:
+    """What each process used between two readings, the busiest first; those that did nothing are left out."""
+    found = []
+    for pid, now in after.items():
+        used = now.cpu - (before[pid].cpu if pid in before else 0.0)
+        if used > 0:
+            found.append(Share(now.name, used / wall, used * 1e6 / max(1, requests)))
+    return sorted(found, key=lambda share: -share.cores)
+
+
+def cpu_of(stat: str) -> float:
+    """User and system CPU seconds from the text of /proc/PID/stat."""
+    fields = stat.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def pss_of(smaps_rollup: str) -> int:
+    """Bytes of memory, shared pages counted in proportion, from /proc/PID/smaps_rollup."""
+    for line in smaps_rollup.splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def name_of(cmdline: bytes) -> str:
+    """A short name from /proc/PID/cmdline: the program and its first telling argument."""
+    words = [word.decode(errors="replace") for word in cmdline.split(b"\0") if word]
+    if not words:
+        return "(ended)"
+    program = Path(words[0]).name
+    telling = next((word for word in words[1:] if not word.startswith("-")), "")
+    return f"{program} {Path(telling).name}".strip()[:_SHOWN]
+
+
+def end(process: subprocess.Popen[bytes], mark: str, grace: float = 15.0) -> None:
+    """Ask the server to stop, wait, and kill whatever of it is left."""
+    if process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(grace)
+    deadline = time.monotonic() + 5.0
+    while (left := marked(mark)) and time.monotonic() < deadline:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.poll()
+        time.sleep(0.05)
+    process.wait()
