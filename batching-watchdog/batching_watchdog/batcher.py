@@ -120,6 +120,7 @@ class Batcher:
         # A batch in which everything failed says nothing of what serving it takes.
         if not all(reply.failed for reply in replies):
             self._model.observe(size, seconds)
+            self._scheduler.observe(size, seconds)
         self._metrics.service_seconds.observe(seconds)
         awaited = {request.id for request in self._scheduler.finish(batch.requests)}
         for request, reply in zip(batch.requests, replies, strict=True):

@@ -10,7 +10,7 @@ class DispatchReason(StrEnum):
     IDLE = "idle"
     """A worker was free and the batch is all that was waiting."""
     FULL = "full"
-    """max_batch_size was reached."""
+    """max_batch_size was reached, or the largest size that policy ``aimd`` allows now."""
     BEST_SIZE = "best_size"
     """The size with the best throughput was reached; more would only add latency."""
     DEADLINE = "deadline"

@@ -133,6 +133,10 @@ class Scheduler:
         """Take out requests of a dispatched batch that are answered; those returned were still awaited."""
         return [request for request in requests if self._remove(request.id)]
 
+    def observe(self, size: int, seconds: float) -> None:
+        """Tell the policy that a worker took ``seconds`` for a batch of ``size`` requests."""
+        self._policy.observe(size, seconds)
+
     def worker_died(self, batch: Batch) -> list[Request]:
         """Queue the requests of a lost batch again, alone; those returned had been tried alone already."""
         lost: list[Request] = []

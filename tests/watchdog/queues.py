@@ -8,14 +8,15 @@ from batching_watchdog.policy import POLICIES, BatchingPolicy, PolicySettings
 
 MAX_BATCH_SIZE = 8
 DELAY = 0.02
-NEVER_WAITS = ("slo", "unbatched")
+SLO_LATENCY = 0.1
+NEVER_WAITS = ("aimd", "slo", "unbatched")
 """Policies that are work-conserving: a new one is taken to be, unless it is named among those that wait."""
 WAITS = ("fixed",)
 DEADLINE_ORDER = ("slo",)
 
 
 def policy(name: str) -> BatchingPolicy:
-    return POLICIES[name](PolicySettings(MAX_BATCH_SIZE, DELAY))
+    return POLICIES[name](PolicySettings(MAX_BATCH_SIZE, DELAY, SLO_LATENCY))
 
 
 def learnt(law: Callable[[int], float], sizes: tuple[int, ...] = (1, 2, 4, 8), limit: int = MAX_BATCH_SIZE):

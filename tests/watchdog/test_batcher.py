@@ -60,7 +60,7 @@ def scenario(
         model.observe(8, 0.01)  # batches grow only as far as sizes are known
         metrics = Metrics(slo_latency=0.1, slo_objective=0.99, workers=1, model=model)
         scheduler = Scheduler(
-            POLICIES["slo"](PolicySettings(8, 0.0)), model, max_inflight=max_inflight, shed_late=shed
+            POLICIES["slo"](PolicySettings(8, 0.0, 0.1)), model, max_inflight=max_inflight, shed_late=shed
         )
         await body(Bench(Batcher(clock, scheduler, model, metrics, workers=1), clock, metrics))
 

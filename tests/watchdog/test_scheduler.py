@@ -86,7 +86,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
         batch = self._take_batch(data)
-        self.model.observe(len(batch.requests), max(0.0, self.now - batch.dispatched))
+        seconds = max(0.0, self.now - batch.dispatched)
+        self.model.observe(len(batch.requests), seconds)
+        self.scheduler.observe(len(batch.requests), seconds)
         awaited = self.scheduler.finish(batch.requests)
         assert awaited == [each for each in batch.requests if each.id in self.running]
         for each in awaited:
