@@ -41,6 +41,8 @@ class Request:
     """When its latency budget ends; a later answer misses the SLO but is still an answer."""
     expires: float
     """When it is given up and answered 504."""
+    group: bytes = b""
+    """Only requests of one group share a batch."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,12 +121,16 @@ class Front:
     def _call(self, exchange: Exchange) -> None:
         config = self._config
         budget, timeout, spent = config.slo_latency, config.exec_timeout, 0.0
+        group = b"%b %b" % (exchange.method, exchange.path)
         for name, value in exchange.headers:
             if len(name) == 9 and name.lower() == b"x-timeout":
                 timeout = _shorter(value, timeout)
                 budget = min(budget, timeout)
             elif len(name) == 12 and name.lower() == b"x-start-time":
                 spent = _spent(value, time.time(), timeout)
+            elif len(name) == 11 and name.lower() == b"x-batch-key":
+                # A path holds no blank, so nothing else can look like this.
+                group = b"%b %b" % (group, value)
         arrived = exchange.arrived
         request = Request(
             next(self._ids),
@@ -135,6 +139,7 @@ class Front:
             arrived,
             arrived + budget - spent,
             arrived + timeout,
+            group,
         )
         self._metrics.in_flight += 1
 

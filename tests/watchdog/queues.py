@@ -31,5 +31,11 @@ def accelerator(size: int) -> float:
     return 0.008 + 0.001 * size
 
 
-def request(number: int, arrived: float = 0.0, budget: float = 0.1, timeout: float = 10.0) -> Request:
-    return Request(number, b"GET /\r\n", b"", arrived, arrived + budget, arrived + timeout)
+def request(
+    number: int,
+    arrived: float = 0.0,
+    budget: float = 0.1,
+    timeout: float = 10.0,
+    group: bytes = b"POST /",
+) -> Request:
+    return Request(number, b"GET /\r\n", b"", arrived, arrived + budget, arrived + timeout, group)

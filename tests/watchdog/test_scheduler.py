@@ -18,6 +18,7 @@ from watchdog.queues import DEADLINE_ORDER, MAX_BATCH_SIZE, NEVER_WAITS, acceler
 
 MAX_INFLIGHT = 12
 WORKERS = 2
+GROUPS = [b"a", b"a", b"b", b"c"]
 TIMEOUTS = [0.05, 0.1, 0.25, 1.0]
 MILLISECONDS = st.integers(0, 400).map(lambda number: number / 1000)
 
@@ -45,10 +46,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.left: Counter[int] = Counter()
         self.slept: float | None = None
 
-    @rule(budget=MILLISECONDS, timeout=st.sampled_from(TIMEOUTS), upstream=st.sampled_from([0.0, 0.0, 0.03]))
-    def offer(self, budget: float, timeout: float, upstream: float) -> None:
+    @rule(
+        budget=MILLISECONDS,
+        timeout=st.sampled_from(TIMEOUTS),
+        upstream=st.sampled_from([0.0, 0.0, 0.03]),
+        group=st.sampled_from(GROUPS),
+    )
+    def offer(self, budget: float, timeout: float, upstream: float, group: bytes) -> None:
         arrived = self.now - upstream
-        fresh = Request(self.next_id, b"", b"", arrived, arrived + budget, arrived + timeout)
+        fresh = Request(self.next_id, b"", b"", arrived, arrived + budget, arrived + timeout, group)
         self.next_id += 1
         if len(self._admitted()) == MAX_INFLIGHT:
             assert self.scheduler.full
@@ -165,6 +171,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert self.idle > 0
         assert 1 <= len(batch.requests) <= MAX_BATCH_SIZE
         assert batch.dispatched == self.now
+        assert len({each.group for each in batch.requests}) == 1
         if self.retrying:
             assert batch.reason is DispatchReason.RETRY
             assert len(batch.requests) == 1
@@ -181,13 +188,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.batches.append(batch)
 
     def _check_order(self, batch: Batch) -> None:
+        first, *_ = batch.requests
         if self.name in DEADLINE_ORDER:
             keys = [(each.deadline, each.id) for each in batch.requests]
             assert keys[0][0] - self.now >= self.model.predict(len(batch.requests))
         else:
             keys = [(each.arrived, each.id) for each in batch.requests]
             # No policy in order of arrival has a late lane, so none that came before is passed over.
-            assert keys == sorted((each.arrived, each.id) for each in self.waiting.values())[: len(keys)]
+            everyone = self.waiting.values()
+            waiting = sorted((each.arrived, each.id) for each in everyone if each.group == first.group)
+            assert keys == waiting[: len(keys)]
+            if self.name in NEVER_WAITS:
+                assert keys[0] == min((each.arrived, each.id) for each in everyone)
         assert keys == sorted(keys)
 
     def _check_sleep(self, sleep: Sleep) -> None:
@@ -260,6 +272,73 @@ def test_deadlines_decide_who_goes_first_under_slo_and_arrival_under_the_others(
         first = queue.next_action(0.1, 1)
         assert isinstance(first, Dispatch)
         assert first.batch.requests[0].id == (2 if name in DEADLINE_ORDER else 1)
+
+
+def test_requests_of_different_groups_never_share_a_batch():
+    for name in POLICIES:
+        queue = scheduler(name)
+        for number in range(12):
+            queue.offer(request(number, budget=1.0, group=b"ab"[number % 2 : number % 2 + 1]))
+        batches = [action.batch for action in act(queue, 0.5, 20)]
+        assert sorted(each.id for batch in batches for each in batch.requests) == list(range(12))
+        assert all(len({each.id % 2 for each in batch.requests}) == 1 for batch in batches)
+
+
+def test_the_group_with_the_earliest_deadline_has_its_turn_however_many_of_another_wait():
+    queue = scheduler()
+    for number in range(40):
+        queue.offer(request(number, budget=1.0 + number / 1000, group=b"many"))
+    queue.offer(request(40, budget=1.0005, group=b"few"))
+    first, second, third = (action.batch for action in act(queue, 0.0, 3))
+    assert ids(first.requests) == list(range(8))
+    assert ids(second.requests) == [40]
+    assert ids(third.requests) == list(range(8, 16))
+
+
+def test_a_group_whose_first_has_left_still_has_its_turn_by_what_is_left():
+    queue = scheduler()
+    for number, (budget, group) in enumerate([(0.5, b"a"), (0.9, b"a"), (0.7, b"b"), (0.6, b"a")]):
+        queue.offer(request(number, budget=budget, group=group))
+    queue.withdraw(0)
+    assert [ids(action.batch.requests) for action in act(queue, 0.0, 2)] == [[3, 1], [2]]
+
+
+def test_late_requests_are_batched_by_group_in_the_order_in_which_they_fell_late():
+    queue = scheduler()
+    for number, group in enumerate([b"a", b"b", b"a", b"b", b"c"]):
+        queue.offer(request(number, budget=number / 1000, group=group))
+    late = [action.batch for action in act(queue, 0.5, 3)]
+    assert [(ids(batch.requests), batch.reason) for batch in late] == [
+        ([0, 2], DispatchReason.LATE),
+        ([1, 3], DispatchReason.LATE),
+        ([4], DispatchReason.LATE),
+    ]
+
+
+def test_a_full_batch_of_one_group_does_not_wait_for_the_delay_of_another():
+    queue = scheduler("fixed")
+    queue.offer(request(0, group=b"a"))
+    for number in range(1, MAX_BATCH_SIZE + 1):
+        queue.offer(request(number, group=b"b"))
+    (full,) = (action.batch for action in act(queue, 0.0, 2))
+    assert (full.reason, len(full.requests)) == (DispatchReason.FULL, MAX_BATCH_SIZE)
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_groups_leave_nothing_behind_though_every_request_has_its_own(name: str):
+    queue = scheduler(name, max_inflight=50)
+    largest = 0
+    for number in range(3000):
+        now = number / 100
+        queue.offer(request(number, arrived=now, budget=0.1, timeout=0.3, group=b"%d" % number))
+        for action in act(queue, now, number % 2):
+            if isinstance(action, Dispatch):
+                queue.finish(action.batch.requests)
+        largest = max(largest, sizes(queue))
+    act(queue, 100.0)
+    assert queue.admitted == 0
+    assert not queue._groups
+    assert largest < 500
 
 
 def test_a_lost_batch_is_tried_again_one_by_one_before_anything_else_and_then_given_up():
@@ -439,8 +518,9 @@ def test_a_refusal_never_sends_anyone_away_for_more_than_a_minute():
 
 def sizes(queue: Scheduler) -> int:
     """Everything that the queue holds on to."""
-    lanes = (queue._admitted, queue._on_time, queue._late, queue._retry, queue._early)
-    return sum(map(len, lanes))
+    lanes = (queue._admitted, queue._heads, queue._late, queue._retry, queue._early, queue._groups)
+    groups = queue._groups.values()
+    return sum(map(len, lanes)) + sum(len(group.on_time) + len(group.late) for group in groups)
 
 
 @pytest.mark.parametrize("shed_late", [False, True])

@@ -1,0 +1,99 @@
+"""The front with a real queue and real sockets; only the worker is the test's."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from batching_watchdog.batcher import Batcher
+from batching_watchdog.config import Config
+from batching_watchdog.latency import LatencyModel
+from batching_watchdog.messages import Batch, Reply
+from batching_watchdog.metrics import Metrics
+from batching_watchdog.policy import POLICIES, PolicySettings
+from batching_watchdog.scheduler import Scheduler
+from batching_watchdog.server import Front
+from watchdog.http_service import Answer, Client, Clock, Service, serving
+
+
+@dataclass(eq=False)
+class Worker:
+    """Keeps what it is sent until the test answers."""
+
+    batches: list[Batch] = field(default_factory=list)
+
+    def send(self, batch: Batch) -> None:
+        self.batches.append(batch)
+
+
+@dataclass
+class Bench:
+    service: Service
+    front: Front
+    batcher: Batcher
+    clock: Clock
+    metrics: Metrics
+    model: LatencyModel
+    worker: Worker = field(default_factory=Worker)
+
+    def reply(self) -> None:
+        """The worker answers its last batch, and is idle again."""
+        batch = self.worker.batches[-1]
+        self.batcher.replied(batch, [Reply(200, b"", b"ok") for _ in batch.requests])
+        self.batcher.worker_idle(self.worker)
+
+    async def ask(self, target: str = "/", headers: str = "", body: bytes = b"") -> Client:
+        """Send a request on a connection of its own; returns when the front has it."""
+        before = self.metrics.in_flight
+        client = await self.service.connect()
+        head = f"POST {target} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {len(body)}\r\n\r\n"
+        await client.send(head.encode() + body)
+        await self.service.until(lambda: self.metrics.in_flight > before)
+        return client
+
+    async def send(self, data: bytes) -> Answer:
+        """Send ``data`` on a connection of its own; the answer that it gets."""
+        client = await self.service.connect()
+        await client.send(data)
+        async with asyncio.timeout(5):
+            return await client.answer()
+
+
+def scenario(body: Callable[[Bench], Awaitable[None]], **environ: str) -> None:
+    async def run() -> None:
+        config = Config.from_env({"slo_latency": "100ms", **environ}, cpus=1)
+        clock = Clock()
+        model = LatencyModel(config.max_batch_size)
+        metrics = Metrics(slo_latency=0.1, slo_objective=0.99, workers=1, model=model)
+        policy = POLICIES["slo"](PolicySettings(config.max_batch_size, 0.0, 0.1))
+        scheduler = Scheduler(policy, model, max_inflight=config.max_inflight, shed_late=config.shed_late)
+        batcher = Batcher(clock, scheduler, model, metrics, workers=1)
+        front = Front(config, batcher, metrics, clock, worker_ready=lambda: True)
+        async with serving(front) as service:
+            service.connections.clock = clock
+            await body(Bench(service, front, batcher, clock, metrics, model))
+
+    asyncio.run(run())
+
+
+def test_method_path_and_batch_key_keep_requests_apart_and_the_query_does_not():
+    async def body(bench: Bench) -> None:
+        bench.model.observe(8, 0.01)
+        for target, headers in (
+            ("/a?x=1", ""),
+            ("/a?x=2", ""),
+            ("/b", ""),
+            ("/a", "X-Batch-Key: short\r\n"),
+            ("/a", "x-batch-key: short\r\n"),
+            ("/a", "X-Batch-Key: long\r\n"),
+        ):
+            await bench.ask(target, headers)
+            bench.clock.now += 0.001
+        sizes = []
+        bench.batcher.worker_idle(bench.worker)
+        for number in range(4):
+            await bench.service.until(lambda number=number: len(bench.worker.batches) > number)
+            sizes.append(len(bench.worker.batches[-1].requests))
+            bench.reply()
+        assert sizes == [2, 1, 2, 1]
+
+    scenario(body)
