@@ -33,6 +33,8 @@ class Answer:
     batch_size: int = 0
     """0 if no worker has seen it."""
     queue_seconds: float = 0.0
+    batch_reason: DispatchReason | None = None
+    """Why its batch left when it did; None if it was in none."""
 
 
 class Worker(Protocol):
@@ -125,7 +127,7 @@ class Batcher:
         awaited = {request.id for request in self._scheduler.finish(batch.requests)}
         for request, reply in zip(batch.requests, replies, strict=True):
             if request.id in awaited:
-                self._answer(request, Answer(reply, size, batch.dispatched - request.arrived))
+                self._answer(request, Answer(reply, size, batch.dispatched - request.arrived, batch.reason))
 
     def died(self, batch: Batch) -> None:
         """A worker died under ``batch``: its requests are tried once more, alone; then they fail."""
@@ -138,7 +140,8 @@ class Batcher:
         )
         for request in lost:
             error = WorkerDied("the worker died under this request, and again when it was tried alone")
-            self._answer(request, Answer(error, len(batch.requests), batch.dispatched - request.arrived))
+            waited = batch.dispatched - request.arrived
+            self._answer(request, Answer(error, len(batch.requests), waited, batch.reason))
         self._wake()
 
     def _wake(self) -> None:

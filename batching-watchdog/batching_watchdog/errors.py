@@ -11,7 +11,7 @@ Where on the path of a request each belongs::
 ``server`` maps them to answers in one place; nothing else knows statuses.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class WatchdogError(Exception):
@@ -113,3 +113,8 @@ class WorkerDied(WatchdogError):
 
     status = 502
     reason = "worker_died"
+
+
+REFUSALS: Final = (QueueFull, PredictedLate, Expired, BodyTooLarge, ShuttingDown)
+"""Good requests that get no answer from the function because of us. A closed list: each has its reason in the
+metric ``watchdog_refusals_total`` and in the header X-Watchdog-Reason."""

@@ -97,3 +97,45 @@ def test_method_path_and_batch_key_keep_requests_apart_and_the_query_does_not():
         assert sizes == [2, 1, 2, 1]
 
     scenario(body)
+
+
+def refusals(bench: Bench) -> dict[str, int]:
+    return {reason: number for (reason,), number in bench.metrics.refusals.values.items() if number}
+
+
+def test_an_answer_says_why_its_batch_left():
+    async def body(bench: Bench) -> None:
+        client = await bench.ask()
+        bench.batcher.worker_idle(bench.worker)
+        await bench.service.until(lambda: bool(bench.worker.batches))
+        bench.reply()
+        answer = await client.answer()
+        assert (answer.status, answer.headers["x-batch-reason"]) == (200, "idle")
+        assert refusals(bench) == {}
+
+    scenario(body)
+
+
+def test_every_refusal_is_counted_by_the_reason_that_its_header_gives():
+    async def body(bench: Bench) -> None:
+        waiting = await bench.ask(headers="X-Timeout: 1s\r\n")
+        full = await bench.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        large = await bench.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2000\r\n\r\n")
+        bench.clock.now += 1.0
+        bench.batcher.worker_idle(bench.worker)
+        expired = await waiting.answer()
+        bench.front.accepting = False
+        closing = await bench.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        broken = await bench.send(b"GET\r\n\r\n")
+        answers = [full, large, expired, closing, broken]
+        assert [(answer.status, answer.headers["x-watchdog-reason"]) for answer in answers] == [
+            (429, "queue_full"),
+            (413, "body_too_large"),
+            (504, "expired"),
+            (503, "shutting_down"),
+            (400, "bad_request"),
+        ]
+        assert not any("x-batch-reason" in answer.headers for answer in answers)
+        assert refusals(bench) == {"queue_full": 1, "body_too_large": 1, "expired": 1, "shutting_down": 1}
+
+    scenario(body, max_inflight="1")
