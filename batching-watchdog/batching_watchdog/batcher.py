@@ -89,6 +89,15 @@ class Batcher:
         """The error with which ``submit`` would refuse now; to refuse at the header, before the body."""
         return self._scheduler.refusal(self._workers) if self._scheduler.full else None
 
+    def predicted_late(self, deadline: float) -> PredictedLate | None:
+        """The error for a request that would be answered after ``deadline``; to refuse it at the header.
+
+        None while a worker is idle, whatever was learnt: a model that was slow once must be measured again.
+        """
+        if self._idle or not self._scheduler.predicts_late(deadline, self._clock(), self._workers):
+            return None
+        return PredictedLate("the queue is too long for it to be answered within its latency budget")
+
     def submit(self, request: Request, answer: Callable[[Answer], None]) -> None:
         """Admit ``request``; ``answer`` is called once, unless it is withdrawn. Raises ``QueueFull``."""
         self._scheduler.offer(request, self._workers)

@@ -106,6 +106,7 @@ class Scheduler:
         self._retry: deque[int] = deque()
         self._early: list[tuple[float, int]] = []
         self._latest = 0.0
+        self._last_deadline = 0.0
         self._left_behind = 0
         self._counts = dict.fromkeys(_Lane, 0)
 
@@ -130,6 +131,39 @@ class Scheduler:
         per_second = max(1, workers) * size / max(self._model.predict_mean(size), 1e-6)
         return QueueFull(self._max_inflight, max(1, min(60, round(self.queued / per_second / 2))))
 
+    def predicts_late(self, deadline: float, now: float, workers: int) -> bool:
+        """Whether a request that came now would, at the learnt throughput, be answered after ``deadline``.
+
+        For refusing early, while every worker is busy. Ahead are the requests on time with earlier
+        deadlines, in full batches that take the learnt mean; the first of ``workers`` to be free is so after
+        1 / (workers + 1) of a batch, on average. While less than a full batch is ahead it errs on the side of
+        admitting, as chance has too large a part then: the policy will see when its turn comes.
+        """
+        left = deadline - now
+        if not self._policy.deadline_order:
+            return False
+        if left <= 0:
+            return True
+        ahead = self._ahead_of(deadline)
+        if not ahead:
+            return False
+        workers = max(1, workers)
+        full = max(1, min(self._model.best_size, self._model.largest_within(left / 2)))
+        if ahead < full:
+            return self._model.predict_mean(ahead + 1) > left
+        batches = 1 / (workers + 1) + ahead // full / workers + 1
+        return batches * self._model.predict_mean(full) > left
+
+    def _ahead_of(self, deadline: float) -> int:
+        """About how many wait on time for earlier deadlines, as if these were spread evenly."""
+        waiting = self._counts[_Lane.ON_TIME]
+        if not waiting or deadline >= self._last_deadline:
+            return waiting
+        first = self._heads[0][0]
+        if deadline < first:
+            return 0
+        return int(waiting * (deadline - first) / (self._last_deadline - first))
+
     def offer(self, request: Request, workers: int = 1) -> None:
         """Admit ``request``. Raises ``QueueFull`` when ``max_inflight`` requests are admitted."""
         if self.full:
@@ -141,6 +175,7 @@ class Scheduler:
                 self._sweep_early()
         else:
             self._latest = request.expires
+        self._last_deadline = max(self._last_deadline, request.deadline)
         group = self._groups.get(request.group)
         if group is None:
             group = self._groups[request.group] = _Group(request.group)

@@ -57,7 +57,11 @@ class Front:
             return None
         if not self.accepting:
             return ShuttingDown("the watchdog is shutting down")
-        return self._batcher.refusal() if self._batcher.full else None
+        if self._batcher.full:
+            return self._batcher.refusal()
+        if self._config.shed_late and not self._batcher.idle:
+            return self._batcher.predicted_late(self._terms(exchange)[0])
+        return None
 
     def handle(self, exchange: Exchange) -> None:
         """Serve a complete request."""
@@ -120,26 +124,14 @@ class Front:
         self._batcher.submit(request, deliver)
 
     def _call(self, exchange: Exchange) -> None:
-        config = self._config
-        budget, timeout, spent = config.slo_latency, config.exec_timeout, 0.0
-        group = b"%b %b" % (exchange.method, exchange.path)
-        for name, value in exchange.headers:
-            if len(name) == 9 and name.lower() == b"x-timeout":
-                timeout = _shorter(value, timeout)
-                budget = min(budget, timeout)
-            elif len(name) == 12 and name.lower() == b"x-start-time":
-                spent = _spent(value, time.time(), timeout)
-            elif len(name) == 11 and name.lower() == b"x-batch-key":
-                # A path holds no blank, so nothing else can look like this.
-                group = b"%b %b" % (group, value)
-        arrived = exchange.arrived
+        deadline, expires, group = self._terms(exchange)
         request = Request(
             next(self._ids),
             wire.request_head(exchange.method, exchange.target, exchange.headers),
             exchange.body,
-            arrived,
-            arrived + budget - spent,
-            arrived + timeout,
+            exchange.arrived,
+            deadline,
+            expires,
             group,
         )
         self._metrics.in_flight += 1
@@ -167,6 +159,23 @@ class Front:
         except WatchdogError as error:
             self._metrics.in_flight -= 1
             self.answer_error(exchange, error)
+
+    def _terms(self, exchange: Exchange) -> tuple[float, float, bytes]:
+        """Deadline, expiry and group of a request, as its header asks for them."""
+        budget, timeout, spent = self._config.slo_latency, self._config.exec_timeout, 0.0
+        arrived = exchange.arrived
+        group = b"%b %b" % (exchange.method, exchange.path)
+        for name, value in exchange.headers:
+            if len(name) == 9 and name.lower() == b"x-timeout":
+                timeout = _shorter(value, timeout)
+                budget = min(budget, timeout)
+            elif len(name) == 12 and name.lower() == b"x-start-time":
+                # Spent before it arrived: what its body took to come is no part of that.
+                spent = _spent(value, time.time() - (self._clock() - arrived), timeout)
+            elif len(name) == 11 and name.lower() == b"x-batch-key":
+                # A path holds no blank, so nothing else can look like this.
+                group = b"%b %b" % (group, value)
+        return arrived + budget - spent, arrived + timeout, group
 
     def _finish(self, exchange: Exchange, answer: Answer, meaning: str | None) -> None:
         seconds = self._clock() - exchange.arrived

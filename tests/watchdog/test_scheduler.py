@@ -113,6 +113,12 @@ class SchedulerMachine(RuleBasedStateMachine):
                 assert self.tried[each.id] == 1
                 self.retrying[each.id] = self.running.pop(each.id)
 
+    @rule(budget=MILLISECONDS, workers=st.integers(0, 3))
+    def predict(self, budget: float, workers: int) -> None:
+        late = self.scheduler.predicts_late(self.now + budget, self.now, workers)
+        if budget and not any(each.deadline <= self.now + budget for each in self.waiting.values()):
+            assert not late
+
     @precondition(lambda self: self.next_id > 0)
     @rule(data=st.data())
     def withdraw(self, data: st.DataObject) -> None:
@@ -514,6 +520,36 @@ def test_a_refusal_never_sends_anyone_away_for_more_than_a_minute():
     for number in range(100):
         queue.offer(request(number))
     assert queue.refusal(1).retry_after == 60
+
+
+def test_lateness_is_predicted_from_what_is_ahead_and_the_learnt_throughput():
+    queue = scheduler()
+    assert not queue.predicts_late(0.001, 0.0, 1)  # nothing waits: the worker will show
+    for number in range(24):
+        queue.offer(request(number, budget=0.1))
+    # Three batches of 8 take 16 ms each, half a one is running, and our own: 72 ms.
+    assert queue.predicts_late(0.1, 0.027, 1) is False
+    assert queue.predicts_late(0.1, 0.029, 1) is True
+    # Two workers: 1/3 + 3/2 + 1 batches.
+    assert queue.predicts_late(0.1, 0.054, 2) is False
+    assert queue.predicts_late(0.1, 0.056, 2) is True
+    assert queue.predicts_late(0.1, 0.1, 9) is True
+
+
+def test_a_deadline_before_those_of_the_queue_is_not_behind_them():
+    queue = scheduler()
+    for number in range(24):
+        queue.offer(request(number, budget=0.2 + number / 1000))
+    assert not queue.predicts_late(0.03, 0.0, 1)
+    assert not queue.predicts_late(0.2, 0.15, 1)
+    assert queue.predicts_late(0.223, 0.16, 1)
+
+
+def test_policies_that_know_no_deadlines_predict_nothing():
+    for name in set(POLICIES) - set(DEADLINE_ORDER):
+        queue = scheduler(name)
+        queue.offer(request(0))
+        assert not queue.predicts_late(0.0, 1.0, 1)
 
 
 def sizes(queue: Scheduler) -> int:
