@@ -16,12 +16,16 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
+from typing import Final
 
 from batching_watchdog.errors import QueueFull
 from batching_watchdog.latency import LatencyModel
 from batching_watchdog.messages import Batch, DispatchReason, Request
 from batching_watchdog.policy import BatchingPolicy, Late, QueueHead, Take, Wait
+
+PLAYED: Final = 16
+"""Batches that are played forward to see whether a request would be late; what is left is estimated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,7 @@ class Scheduler:
         self._early: list[tuple[float, int]] = []
         self._latest = 0.0
         self._last_deadline = 0.0
+        self._latest_size = 1
         self._left_behind = 0
         self._counts = dict.fromkeys(_Lane, 0)
 
@@ -134,10 +139,11 @@ class Scheduler:
     def predicts_late(self, deadline: float, now: float, workers: int) -> bool:
         """Whether a request that came now would, at the learnt throughput, be answered after ``deadline``.
 
-        For refusing early, while every worker is busy. Ahead are the requests on time with earlier
-        deadlines, in full batches that take the learnt mean; the first of ``workers`` to be free is so after
-        1 / (workers + 1) of a batch, on average. While less than a full batch is ahead it errs on the side of
-        admitting, as chance has too large a part then: the policy will see when its turn comes.
+        For refusing early, while every worker is busy. It plays forward what policy ``slo`` would do with the
+        requests on time that have earlier deadlines: batches as large as their first deadline allows, each
+        taking the learnt mean. The workers come free one after another within a batch of the latest size, the
+        first at once: the best case, since who is refused here in error is lost, while who is admitted in
+        error will be found late by the policy.
         """
         left = deadline - now
         if not self._policy.deadline_order:
@@ -147,12 +153,24 @@ class Scheduler:
         ahead = self._ahead_of(deadline)
         if not ahead:
             return False
-        workers = max(1, workers)
-        full = max(1, min(self._model.best_size, self._model.largest_within(left / 2)))
-        if ahead < full:
-            return self._model.predict_mean(ahead + 1) > left
-        batches = 1 / (workers + 1) + ahead // full / workers + 1
-        return batches * self._model.predict_mean(full) > left
+        model, workers = self._model, max(1, workers)
+        first = self._heads[0][0] - now
+        step = max(0.0, min(deadline, self._last_deadline) - now - first) / ahead
+        best = model.best_size
+        full = max(1, min(best, model.largest_within(left / 2)))
+        busy = model.predict_mean(self._latest_size)
+        free = [busy * number / workers for number in range(workers)]
+        served = 0
+        for _ in range(PLAYED):
+            start = free[0]
+            size = max(full, min(best, model.largest_within(first + served * step - start)))
+            if served + size > ahead or start > left:
+                break
+            heapreplace(free, start + model.predict_mean(size))
+            served += size
+        batches = (ahead - served) // size / workers
+        own = min(size, ahead - served + 1)
+        return free[0] + batches * model.predict_mean(size) + model.predict_mean(own) > left
 
     def _ahead_of(self, deadline: float) -> int:
         """About how many wait on time for earlier deadlines, as if these were spread evenly."""
@@ -299,6 +317,7 @@ class Scheduler:
     def _dispatch(self, entries: list[_Entry], reason: DispatchReason, now: float) -> Dispatch:
         for entry in entries:
             entry.attempts += 1
+        self._latest_size = len(entries)
         self._move(entries, _Lane.RUNNING)
         return Dispatch(Batch(tuple([entry.request for entry in entries]), reason, now))
 

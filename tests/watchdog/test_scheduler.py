@@ -527,12 +527,12 @@ def test_lateness_is_predicted_from_what_is_ahead_and_the_learnt_throughput():
     assert not queue.predicts_late(0.001, 0.0, 1)  # nothing waits: the worker will show
     for number in range(24):
         queue.offer(request(number, budget=0.1))
-    # Three batches of 8 take 16 ms each, half a one is running, and our own: 72 ms.
-    assert queue.predicts_late(0.1, 0.027, 1) is False
-    assert queue.predicts_late(0.1, 0.029, 1) is True
-    # Two workers: 1/3 + 3/2 + 1 batches.
-    assert queue.predicts_late(0.1, 0.054, 2) is False
-    assert queue.predicts_late(0.1, 0.056, 2) is True
+    # Three batches of 8 of 16 ms each, then our own of one, which takes 9 ms.
+    assert queue.predicts_late(0.1, 0.042, 1) is False
+    assert queue.predicts_late(0.1, 0.044, 1) is True
+    # Two workers: two batches at once, the third, and then our own beside it.
+    assert queue.predicts_late(0.1, 0.065, 2) is False
+    assert queue.predicts_late(0.1, 0.08, 2) is True
     assert queue.predicts_late(0.1, 0.1, 9) is True
 
 
@@ -542,7 +542,7 @@ def test_a_deadline_before_those_of_the_queue_is_not_behind_them():
         queue.offer(request(number, budget=0.2 + number / 1000))
     assert not queue.predicts_late(0.03, 0.0, 1)
     assert not queue.predicts_late(0.2, 0.15, 1)
-    assert queue.predicts_late(0.223, 0.16, 1)
+    assert queue.predicts_late(0.223, 0.2, 1)
 
 
 def test_policies_that_know_no_deadlines_predict_nothing():

@@ -145,13 +145,13 @@ def test_every_refusal_is_counted_by_the_reason_that_its_header_gives():
 def test_a_request_that_the_queue_makes_late_is_refused_before_its_body_is_read():
     async def body(bench: Bench) -> None:
         for _ in range(5):
-            bench.model.observe(1, 0.03)
-            bench.model.observe(2, 0.06)
+            bench.model.observe(1, 0.04)
+            bench.model.observe(2, 0.08)
         bench.batcher.worker_idle(bench.worker)
         for _ in range(3):
             await bench.ask()
             await bench.service.until(lambda: bool(bench.worker.batches))
-        # One is with the worker, two wait, one at a time is best: a fourth would take 105 ms or so.
+        # One is with the worker, two wait, one at a time is best: a fourth would take 120 ms.
         refused = await bench.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n")
         assert (refused.status, refused.headers["x-watchdog-reason"]) == (503, "predicted_late")
         assert refusals(bench)["predicted_late"] == 1
