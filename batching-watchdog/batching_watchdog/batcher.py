@@ -99,11 +99,17 @@ class Batcher:
         return PredictedLate("the queue is too long for it to be answered within its latency budget")
 
     def submit(self, request: Request, answer: Callable[[Answer], None]) -> None:
-        """Admit ``request``; ``answer`` is called once, unless it is withdrawn. Raises ``QueueFull``."""
-        self._scheduler.offer(request, self._workers)
+        """Admit ``request``; ``answer`` is called once, unless it is withdrawn. Raises ``QueueFull``.
+
+        Another, late one may lose its place to it, and is answered here.
+        """
+        displaced = self._scheduler.offer(request, self._workers)
         self._answers[request.id] = answer
         self._drained.clear()
         self._wake()
+        if displaced is not None:
+            error = self._scheduler.refusal(self._workers, displaced=True)
+            self._answer(displaced, Answer(error, 0, self._clock() - displaced.arrived))
 
     def withdraw(self, request: Request) -> None:
         """Forget a request whose client has gone; a batch that has left is not called back."""

@@ -80,8 +80,11 @@ class QueueFull(WatchdogError):
     status = 429
     reason = "queue_full"
 
-    def __init__(self, max_inflight: int, retry_after: int) -> None:
-        super().__init__(f"{max_inflight} requests are queued or running, the limit (max_inflight)")
+    def __init__(self, max_inflight: int, retry_after: int, *, displaced: bool = False) -> None:
+        super().__init__(
+            f"{max_inflight} requests are queued or running, the limit (max_inflight)"
+            + ("; this one was late already and made room for one that is not" if displaced else "")
+        )
         self.retry_after = retry_after
 
 

@@ -127,14 +127,18 @@ class Scheduler:
 
     @property
     def full(self) -> bool:
-        """Whether the next ``offer`` would be refused."""
-        return len(self._admitted) >= self._max_inflight
+        """Whether ``offer`` would refuse even a request that can be on time."""
+        return len(self._admitted) >= self._max_inflight and not self._counts[_Lane.LATE]
 
-    def refusal(self, workers: int) -> QueueFull:
-        """The error for a request that finds no room; Retry-After is the time to work off half the queue."""
+    def refusal(self, workers: int, *, displaced: bool = False) -> QueueFull:
+        """The error for a request that finds no room; Retry-After is the time to work off half the queue.
+
+        ``displaced``: for one that had found room, and lost it to a request that is not late.
+        """
         size = self._model.best_size
         per_second = max(1, workers) * size / max(self._model.predict_mean(size), 1e-6)
-        return QueueFull(self._max_inflight, max(1, min(60, round(self.queued / per_second / 2))))
+        retry_after = max(1, min(60, round(self.queued / per_second / 2)))
+        return QueueFull(self._max_inflight, retry_after, displaced=displaced)
 
     def predicts_late(self, deadline: float, now: float, workers: int) -> bool:
         """Whether a request that came now would, at the learnt throughput, be answered after ``deadline``.
@@ -182,10 +186,18 @@ class Scheduler:
             return 0
         return int(waiting * (deadline - first) / (self._last_deadline - first))
 
-    def offer(self, request: Request, workers: int = 1) -> None:
-        """Admit ``request``. Raises ``QueueFull`` when ``max_inflight`` requests are admitted."""
-        if self.full:
-            raise self.refusal(workers)
+    def offer(self, request: Request, workers: int = 1) -> Request | None:
+        """Admit ``request``; the one returned, if any, has lost its place to it and must be answered.
+
+        When ``max_inflight`` requests are admitted, one that can be on time takes the place of the one that
+        has been in the late lane for longest: that has missed its SLO, and its client is the least likely
+        to wait still. Raises ``QueueFull`` if there is none, or if ``request`` itself has no time left.
+        """
+        displaced = None
+        if len(self._admitted) >= self._max_inflight:
+            if not self._counts[_Lane.LATE] or request.deadline <= request.arrived:
+                raise self.refusal(workers)
+            displaced = self._leave(self._first_late()).request
         # Equal timeouts expire in order of admission; only a shorter one needs a place of its own.
         if request.expires < self._latest:
             heappush(self._early, (request.expires, request.id))
@@ -207,6 +219,7 @@ class Scheduler:
             self._announce(group)
             if len(self._heads) > 64 + 2 * len(self._admitted):
                 self._sweep()
+        return displaced
 
     def withdraw(self, request_id: int) -> bool:
         """Forget a request whose client has gone. False if it was not admitted (any more)."""
@@ -297,9 +310,7 @@ class Scheduler:
         """
         late = self._counts[_Lane.LATE]
         if idle and late and not self._counts[_Lane.ON_TIME] and not self._shed_late:
-            while not self._is_in(self._late[0], _Lane.LATE):
-                self._late.popleft()
-            group = self._admitted[self._late[0]].group
+            group = self._admitted[self._first_late()].group
             size = min(group.number_late, self._model.best_size)
             return self._dispatch(
                 [self._pop(group.late, _Lane.LATE) for _ in range(size)], DispatchReason.LATE, now
@@ -414,6 +425,11 @@ class Scheduler:
     def _drop_left(self, group: _Group) -> None:
         while group.on_time and not self._is_in(group.on_time[0][1], _Lane.ON_TIME):
             heappop(group.on_time)
+
+    def _first_late(self) -> int:
+        while not self._is_in(self._late[0], _Lane.LATE):
+            self._late.popleft()
+        return self._late[0]
 
     def _head_is_late(self, group: _Group) -> None:
         id_ = heappop(group.on_time)[1]

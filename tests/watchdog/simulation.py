@@ -98,9 +98,12 @@ class Simulation:
             outcome.refused.append(now)
             return
         try:
-            self.scheduler.offer(request, self.workers)
+            displaced = self.scheduler.offer(request, self.workers)
         except QueueFull:
             outcome.refused.append(now)
+        else:
+            if displaced is not None:
+                outcome.shed.append(displaced.arrived)
 
     def _act(self, outcome: Outcome) -> float:
         while not isinstance(action := self.scheduler.next_action(self.now, self._idle), Sleep):

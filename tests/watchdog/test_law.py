@@ -32,6 +32,14 @@ def test_nothing_is_refused_early_below_the_maximum_rate():
     assert outcome.attainment() > 0.99
 
 
+def test_late_requests_that_are_served_never_keep_fresh_ones_out():
+    simulation = Simulation(accelerator, max_inflight=400)
+    simulation.run(1000, 2)
+    outcome = simulation.run(2500, 4)
+    assert not outcome.refused
+    assert len(outcome.good) > 4 * 1200
+
+
 def maximum_rate(law: Law, slo_latency: float, *, within: float) -> float:
     """The highest rate at which 99 % of the requests are within the SLO, by bisection."""
     low, high = 10.0, 5000.0

@@ -56,14 +56,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         arrived = self.now - upstream
         fresh = Request(self.next_id, b"", b"", arrived, arrived + budget, arrived + timeout, group)
         self.next_id += 1
-        if len(self._admitted()) == MAX_INFLIGHT:
-            assert self.scheduler.full
+        if len(self._admitted()) < MAX_INFLIGHT:
+            assert not self.scheduler.full
+            assert self.scheduler.offer(fresh, WORKERS) is None
+            self.waiting[fresh.id] = fresh
+        elif self.scheduler.full or not budget:
             with pytest.raises(QueueFull):
                 self.scheduler.offer(fresh, WORKERS)
-            return
-        assert not self.scheduler.full
-        self.scheduler.offer(fresh, WORKERS)
-        self.waiting[fresh.id] = fresh
+        else:
+            displaced = self.scheduler.offer(fresh, WORKERS)
+            assert self.name in DEADLINE_ORDER
+            assert displaced is not None
+            self._leave(self.waiting, displaced)
+            self.waiting[fresh.id] = fresh
 
     @rule()
     def act_until_it_sleeps(self) -> None:
@@ -501,6 +506,33 @@ def test_a_full_queue_refuses_and_takes_again_when_one_has_left():
     queue.withdraw(1)
     queue.offer(request(3))
     assert queue.admitted == 2
+
+
+def test_a_fresh_request_takes_the_place_of_the_one_that_has_been_late_for_longest():
+    queue = scheduler(max_inflight=4)
+    for number in range(3):
+        queue.offer(request(number, budget=0.01 * (3 - number)))
+    queue.offer(request(3, arrived=0.5, budget=0.5))
+    act(queue, 0.5, 1)
+    assert not queue.full
+    assert queue.offer(request(4, arrived=0.5)) == request(2, budget=0.01)
+    assert queue.offer(request(5, arrived=0.5)) == request(1, budget=0.02)
+    with pytest.raises(QueueFull):
+        queue.offer(request(6, arrived=0.5, budget=-0.1))
+    assert queue.admitted == 4
+
+
+def test_requests_on_time_and_with_a_worker_are_never_displaced():
+    queue = scheduler(max_inflight=2)
+    queue.offer(request(1, budget=0.0))
+    queue.offer(request(2, budget=1.0))
+    (sent, late) = act(queue, 0.5, 2)
+    assert late.batch.reason is DispatchReason.LATE
+    assert queue.full
+    with pytest.raises(QueueFull):
+        queue.offer(request(3, arrived=0.5))
+    queue.finish(sent.batch.requests)
+    assert queue.offer(request(3, arrived=0.5)) is None
 
 
 def test_a_refusal_tells_when_half_the_queue_will_be_worked_off():
