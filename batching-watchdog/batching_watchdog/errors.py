@@ -4,8 +4,8 @@ Where on the path of a request each belongs::
 
     start-up      ConfigError, HandlerNotLoaded, StartFailed   (the process ends with one message)
     protocol      BadRequest, HeadersTooLarge, BodyTooLarge, RequestTimedOut
-    admission     QueueFull, ShuttingDown
-    queue         PredictedLate, Expired
+    admission     QueueFull, ShuttingDown, PredictedLate
+    queue         PredictedLate, Expired, QueueFull (a late one made room)
     worker        WorkerDied                (a handler's own failure is a Reply, made in the worker)
 
 ``server`` maps them to answers in one place; nothing else knows statuses.
