@@ -61,7 +61,8 @@ async def run(config: Config, environ: Mapping[str, str]) -> int:
     """Build, start, serve until the first signal, drain; the exit status."""
     clock = time.monotonic
     model = LatencyModel(config.max_batch_size)
-    policy = POLICIES[config.batch_policy](PolicySettings(config.max_batch_size, config.max_batch_delay))
+    settings = PolicySettings(config.max_batch_size, config.max_batch_delay, config.slo_latency)
+    policy = POLICIES[config.batch_policy](settings)
     scheduler = Scheduler(policy, model, max_inflight=config.max_inflight, shed_late=config.shed_late)
     metrics = Metrics(
         slo_latency=config.slo_latency,

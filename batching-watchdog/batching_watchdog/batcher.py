@@ -33,6 +33,8 @@ class Answer:
     batch_size: int = 0
     """0 if no worker has seen it."""
     queue_seconds: float = 0.0
+    batch_reason: DispatchReason | None = None
+    """Why its batch left when it did; None if it was in none."""
 
 
 class Worker(Protocol):
@@ -87,12 +89,27 @@ class Batcher:
         """The error with which ``submit`` would refuse now; to refuse at the header, before the body."""
         return self._scheduler.refusal(self._workers) if self._scheduler.full else None
 
+    def predicted_late(self, deadline: float) -> PredictedLate | None:
+        """The error for a request that would be answered after ``deadline``; to refuse it at the header.
+
+        None while a worker is idle, whatever was learnt: a model that was slow once must be measured again.
+        """
+        if self._idle or not self._scheduler.predicts_late(deadline, self._clock(), self._workers):
+            return None
+        return PredictedLate("the queue is too long for it to be answered within its latency budget")
+
     def submit(self, request: Request, answer: Callable[[Answer], None]) -> None:
-        """Admit ``request``; ``answer`` is called once, unless it is withdrawn. Raises ``QueueFull``."""
-        self._scheduler.offer(request, self._workers)
+        """Admit ``request``; ``answer`` is called once, unless it is withdrawn. Raises ``QueueFull``.
+
+        Another, late one may lose its place to it, and is answered here.
+        """
+        displaced = self._scheduler.offer(request, self._workers)
         self._answers[request.id] = answer
         self._drained.clear()
         self._wake()
+        if displaced is not None:
+            error = self._scheduler.refusal(self._workers, displaced=True)
+            self._answer(displaced, Answer(error, 0, self._clock() - displaced.arrived))
 
     def withdraw(self, request: Request) -> None:
         """Forget a request whose client has gone; a batch that has left is not called back."""
@@ -120,11 +137,12 @@ class Batcher:
         # A batch in which everything failed says nothing of what serving it takes.
         if not all(reply.failed for reply in replies):
             self._model.observe(size, seconds)
+            self._scheduler.observe(size, seconds)
         self._metrics.service_seconds.observe(seconds)
         awaited = {request.id for request in self._scheduler.finish(batch.requests)}
         for request, reply in zip(batch.requests, replies, strict=True):
             if request.id in awaited:
-                self._answer(request, Answer(reply, size, batch.dispatched - request.arrived))
+                self._answer(request, Answer(reply, size, batch.dispatched - request.arrived, batch.reason))
 
     def died(self, batch: Batch, error: WatchdogError | None = None) -> None:
         """A worker died under ``batch``: its requests are tried once more, alone; then they fail.
@@ -141,7 +159,8 @@ class Batcher:
         )
         error = error or WorkerDied("the worker died under this request, and again when it was tried alone")
         for request in lost:
-            self._answer(request, Answer(error, len(batch.requests), batch.dispatched - request.arrived))
+            waited = batch.dispatched - request.arrived
+            self._answer(request, Answer(error, len(batch.requests), waited, batch.reason))
         self._wake()
 
     def _wake(self) -> None:

@@ -4,14 +4,14 @@ Where on the path of a request each belongs::
 
     start-up      ConfigError, HandlerNotLoaded, StartFailed   (the process ends with one message)
     protocol      BadRequest, HeadersTooLarge, BodyTooLarge, RequestTimedOut
-    admission     QueueFull, ShuttingDown
-    queue         PredictedLate, Expired
+    admission     QueueFull, ShuttingDown, PredictedLate
+    queue         PredictedLate, Expired, QueueFull (a late one made room)
     worker        WorkerDied, UpstreamFailed  (a handler's own failure is a Reply, made in the worker)
 
 ``server`` maps them to answers in one place; nothing else knows statuses.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class WatchdogError(Exception):
@@ -80,8 +80,11 @@ class QueueFull(WatchdogError):
     status = 429
     reason = "queue_full"
 
-    def __init__(self, max_inflight: int, retry_after: int) -> None:
-        super().__init__(f"{max_inflight} requests are queued or running, the limit (max_inflight)")
+    def __init__(self, max_inflight: int, retry_after: int, *, displaced: bool = False) -> None:
+        super().__init__(
+            f"{max_inflight} requests are queued or running, the limit (max_inflight)"
+            + ("; this one was late already and made room for one that is not" if displaced else "")
+        )
         self.retry_after = retry_after
 
 
@@ -120,3 +123,8 @@ class UpstreamFailed(WatchdogError):
 
     status = 502
     reason = "upstream_failed"
+
+
+REFUSALS: Final = (QueueFull, PredictedLate, Expired, BodyTooLarge, ShuttingDown)
+"""Good requests that get no answer from the function because of us. A closed list: each has its reason in the
+metric ``watchdog_refusals_total`` and in the header X-Watchdog-Reason."""

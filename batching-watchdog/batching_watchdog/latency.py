@@ -11,12 +11,16 @@ continued as a line, because l(b) of one-shot models is close to affine.
 Sizes are found by doubling: twice the best known size is tried until it has been seen ``TRIES`` times. Where
 sizes contradict each other (a smaller one looks dearer), the one that ran last is believed, so that neither a
 slow first run nor a slow spell is remembered for longer than it takes to use the sizes again.
+
+A model that has become slower or faster is believed at once: when the last ``RECENT`` runs of a size
+contradict those before them, what is older is dropped, for every size. Of sizes that have not run since, one
+sample is kept, made slower or faster by as much.
 """
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
-from operator import itemgetter
+from collections.abc import Callable, Sequence
+from operator import itemgetter, mul
 from typing import Final
 
 QUANTILE: Final = 0.95
@@ -25,6 +29,13 @@ WINDOW: Final = 64
 """Samples kept per size: old ones are forgotten, so a slowly changing model is followed."""
 TRIES: Final = 4
 """A size with fewer samples than this is not known yet: twice the best size is tried this often."""
+RECENT: Final = 8
+"""Runs of one size: if all but one lie beyond three quarters of the earlier ones, the model has changed. By
+chance that happens less than once in a thousand tries, whatever the distribution."""
+DRIFT: Final = 1.25
+"""By how much their medians must differ besides: what is less the window follows by itself."""
+REACH: Final = 8
+"""Capacity counts sizes up to this multiple of the largest seen, by the line through those that were."""
 FORGET_EVERY: Final = 64
 """Batches after which the sizes not in use lose a quarter of their samples, until they are tried again."""
 REFIT_EVERY: Final = 8
@@ -36,25 +47,50 @@ LEAST: Final = 1e-9
 
 
 class _Samples:
-    """Recent batches whose sizes share one power of two, as (size, seconds)."""
+    """Recent batches whose sizes share one power of two, as (size, seconds, number of the batch)."""
 
-    __slots__ = ("kept", "last")
+    __slots__ = ("kept",)
 
     def __init__(self) -> None:
-        self.kept: deque[tuple[int, float]] = deque(maxlen=WINDOW)
-        self.last = 0
+        self.kept: deque[tuple[int, float, int]] = deque(maxlen=WINDOW)
+
+    @property
+    def last(self) -> int:
         """Number of the latest batch, to tell which of two sizes ran later."""
+        return self.kept[-1][2]
 
     def centre(self) -> tuple[float, float]:
         """Mean size and mean seconds, the slowest run apart: one warm-up or stall must not count as usual."""
         count = max(1, len(self.kept) - 1)
         usual = sorted(self.kept, key=itemgetter(1))[:count]
-        return sum(size for size, _ in usual) / count, max(LEAST, sum(taken for _, taken in usual) / count)
+        return sum(run[0] for run in usual) / count, max(LEAST, sum(run[1] for run in usual) / count)
 
     def upper(self, size: float, slope: float) -> float:
         """Upper quantile of seconds, as if all runs had been of ``size``; never the slowest of several."""
-        ordered = sorted(seconds - slope * (own - size) for own, seconds in self.kept)
+        ordered = sorted(seconds - slope * (own - size) for own, seconds, _ in self.kept)
         return ordered[max(0, min(int(QUANTILE * len(ordered)), len(ordered) - 2))]
+
+    def change(self, usual: Callable[[int], float]) -> float | None:
+        """How many times slower the last runs are than those before, if they contradict them; else None.
+
+        ``usual`` is what a size takes; only its shape matters, to compare runs of different sizes.
+        """
+        if len(self.kept) < 3 * RECENT:
+            return None
+        relative = [seconds / usual(size) for size, seconds, _ in self.kept]
+        before, recent = sorted(relative[:-RECENT]), sorted(relative[-RECENT:])
+        ratio = max(LEAST, recent[RECENT // 2]) / max(LEAST, before[len(before) // 2])
+        slower = ratio > DRIFT and recent[1] > before[len(before) * 3 // 4]
+        faster = ratio < 1 / DRIFT and recent[-2] < before[len(before) // 4]
+        return ratio if slower or faster else None
+
+    def restart(self, since: int, ratio: float) -> None:
+        """Drop what ran before batch ``since``; if that is all, keep the last run, ``ratio`` times slower."""
+        size, seconds, number = self.kept[-1]
+        while self.kept and self.kept[0][2] < since:
+            self.kept.popleft()
+        if not self.kept:
+            self.kept.append((size, seconds * ratio, number))
 
     def forget(self) -> None:
         """Drop the oldest quarter, but not the last one: a rough idea is better than none."""
@@ -85,14 +121,16 @@ class LatencyModel:
     def observe(self, size: int, seconds: float) -> None:
         """Learn from a batch of ``size`` requests that took a worker ``seconds``."""
         samples = self._samples.setdefault(_power(size), _Samples())
-        samples.kept.append((size, seconds))
         self._observed += 1
-        samples.last = self._observed
+        samples.kept.append((size, seconds, self._observed))
         self._largest = max(self._largest, size)
         if self._observed % FORGET_EVERY == 0:
             for other in self._samples.values():
                 if other is not samples:
                     other.forget()
+        if self._observed % (RECENT // 2) == 0 and self._drifted(samples):
+            self._refit()
+            return
         self._stale += 1
         if self._observed <= WINDOW or self._stale >= REFIT_EVERY or len(samples.kept) <= TRIES:
             self._refit()
@@ -124,13 +162,32 @@ class LatencyModel:
         """Requests per second that ``workers`` sustain within ``slo_latency`` (design.md section 4).
 
         A request waits at most for the batch ahead of it, shared between the workers, and then for its own:
-        (1 + 1/workers) x l_q(b) <= slo_latency. Only sizes up to the largest seen count.
+        (1 + 1/workers) x l_q(b) <= slo_latency. Sizes up to the largest seen count, and larger ones by the
+        line through those that were, so that little traffic is enough to tell: see ``_reach``.
         None while nothing is learnt or there is no worker; 0 if no size qualifies.
         """
         if not self.learnt or workers < 1:
             return None
-        fits = min(self._largest, self.largest_within(slo_latency / (1 + 1 / workers)))
-        return workers * max((size / self._mean[size - 1] for size in range(1, fits + 1)), default=0.0)
+        longest = slo_latency / (1 + 1 / workers)
+        fits = min(self._largest, self.largest_within(longest))
+        best = max((size / self._mean[size - 1] for size in range(1, fits + 1)), default=0.0)
+        if fits == self._largest:
+            # On a line with an intercept the largest size that fits is the best one.
+            size = fits + bisect_right(
+                range(fits + 1, self._reach() + 1), longest, key=lambda size: self._at(self._upper, size)
+            )
+            best = max(best, size / self._at(self._mean, size))
+        return workers * best
+
+    def _reach(self) -> int:
+        """The largest size that is worth a guess.
+
+        The line is known from two sizes, and nothing larger is known to be worse: the largest has the best
+        throughput. Else the largest seen.
+        """
+        known = [samples.centre() for samples in self._samples.values() if len(samples.kept) >= TRIES]
+        rising = len(known) > 1 and max(known, key=lambda run: run[0] / run[1]) == max(known)
+        return min(self._max, REACH * self._largest) if rising else self._largest
 
     def sizes_learnt(self) -> list[int]:
         """The powers of two for which there are samples, ascending."""
@@ -140,13 +197,23 @@ class LatencyModel:
         beyond = max(0, min(size, self._max) - len(curve))
         return curve[min(size, len(curve)) - 1] + self._slope * beyond
 
+    def _drifted(self, samples: _Samples) -> bool:
+        """Whether the model has changed; then what was learnt before is dropped."""
+        ratio = samples.change(self.predict_mean)
+        if ratio is None:
+            return False
+        since = samples.kept[-RECENT][2]
+        for each in self._samples.values():
+            each.restart(since, ratio)
+        return True
+
     def _refit(self) -> None:
         self._stale = 0
         known = [samples for _, samples in sorted(self._samples.items())]
         centres = [samples.centre() for samples in known]
         sizes = [size for size, _ in centres]
         means = _agree(sizes, [seconds for _, seconds in centres], known)
-        self._slope = _slope(sizes, means)
+        self._slope = _slope(sizes, means, [len(samples.kept) for samples in known])
         uppers = [
             max(mean, samples.upper(size, self._slope))
             for size, mean, samples in zip(sizes, means, known, strict=True)
@@ -189,14 +256,23 @@ def _agree(sizes: Sequence[float], seconds: Sequence[float], known: Sequence[_Sa
     return agreed
 
 
-def _slope(sizes: Sequence[float], seconds: Sequence[float]) -> float:
-    """Seconds per further request: least squares; proportional if there is only one point."""
+def _slope(sizes: Sequence[float], seconds: Sequence[float], runs: Sequence[int]) -> float:
+    """Seconds per further request: least squares; proportional if there is only one point.
+
+    A size weighs its square times its ``runs``: what is continued is the end of the curve, and yet a single
+    run of the largest size must not turn it.
+    """
     if len(sizes) == 1:
         return seconds[0] / sizes[0]
-    mean_x = sum(sizes) / len(sizes)
-    mean_y = sum(seconds) / len(seconds)
-    spread = sum((x - mean_x) ** 2 for x in sizes)
-    return max(0.0, sum((x - mean_x) * (y - mean_y) for x, y in zip(sizes, seconds, strict=True)) / spread)
+    weights: list[float] = [size * size * number for size, number in zip(sizes, runs, strict=True)]
+    total: float = sum(weights)
+    mean_x = sum(map(mul, weights, sizes)) / total
+    mean_y = sum(map(mul, weights, seconds)) / total
+    spread = sum(weight * (x - mean_x) ** 2 for weight, x in zip(weights, sizes, strict=True))
+    rise = sum(
+        weight * (x - mean_x) * (y - mean_y) for weight, x, y in zip(weights, sizes, seconds, strict=True)
+    )
+    return max(0.0, float(rise / spread))
 
 
 def _curve(sizes: Sequence[float], seconds: Sequence[float], slope: float, length: int) -> list[float]:

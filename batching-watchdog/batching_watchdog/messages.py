@@ -10,7 +10,7 @@ class DispatchReason(StrEnum):
     IDLE = "idle"
     """A worker was free and the batch is all that was waiting."""
     FULL = "full"
-    """max_batch_size was reached."""
+    """max_batch_size was reached, or the largest size that policy ``aimd`` allows now."""
     BEST_SIZE = "best_size"
     """The size with the best throughput was reached; more would only add latency."""
     DEADLINE = "deadline"
@@ -41,6 +41,8 @@ class Request:
     """When its latency budget ends; a later answer misses the SLO but is still an answer."""
     expires: float
     """When it is given up and answered 504."""
+    group: bytes = b""
+    """Only requests of one group share a batch."""
 
 
 @dataclass(frozen=True, slots=True)

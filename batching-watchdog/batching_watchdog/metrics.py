@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from batching_watchdog.errors import REFUSALS
 from batching_watchdog.latency import LatencyModel
 from batching_watchdog.messages import DispatchReason
 
@@ -83,6 +84,7 @@ class Metrics(Collector):
         self.durations: dict[_Key, Histogram] = {("200", "post"): Histogram(edges)}
         self.outcomes = Counter(*((outcome,) for outcome in OUTCOMES))
         self.dispatches = Counter(*((str(reason),) for reason in DispatchReason))
+        self.refusals = Counter(*((error.reason,) for error in REFUSALS))
         self.batch_size = Histogram((1, 2, 4, 8, 16, 32, 64, 128, 256))
         self.queue_seconds = Histogram((0.0005, 0.001, 0.0025, *edges))
         self.service_seconds = Histogram((0.0005, 0.001, 0.0025, *edges))
@@ -121,6 +123,11 @@ class Metrics(Collector):
         self.dispatches.values[reason,] += 1
         self.batch_size.observe(size)
 
+    def refused(self, reason: str) -> None:
+        """Count a refusal, if ``reason`` is one: other errors are the client's or the function's."""
+        if (reason,) in self.refusals.values:
+            self.refusals.values[reason,] += 1
+
     def collect(self) -> Iterator[Metric]:
         """Everything as prometheus-client families."""
         yield _counter("http_requests", "Requests answered.", ("code", "method"), self.requests)
@@ -152,6 +159,9 @@ class Metrics(Collector):
         )
         yield _counter(
             "watchdog_dispatch", "Batches by why they left the queue.", ("reason",), self.dispatches
+        )
+        yield _counter(
+            "watchdog_refusals", "Requests refused or given up, by why.", ("reason",), self.refusals
         )
         yield _gauge("watchdog_queue_length", "Requests that wait for a worker.", self._queue_length())
         workers = GaugeMetricFamily("watchdog_workers", "Worker processes by state.", labels=("state",))

@@ -13,6 +13,9 @@ from typing import Final, Protocol
 from batching_watchdog.latency import LatencyModel
 from batching_watchdog.messages import DispatchReason
 
+BACK_OFF: Final = 0.9
+"""What is left of the batch size of policy ``aimd`` after a batch that took too long (Clipper: 10 % less)."""
+
 
 @dataclass(frozen=True, slots=True)
 class QueueHead:
@@ -53,6 +56,9 @@ class BatchingPolicy(Protocol):
     def decide(self, head: QueueHead, now: float, model: LatencyModel) -> Take | Wait | Late:
         """Answer for a queue of ``head.length`` requests at ``now``."""
 
+    def observe(self, size: int, seconds: float) -> None:
+        """A batch of ``size`` took a worker ``seconds``: for a policy that keeps a state of its own."""
+
 
 @dataclass(frozen=True, slots=True)
 class PolicySettings:
@@ -60,6 +66,7 @@ class PolicySettings:
 
     max_batch_size: int
     max_batch_delay: float
+    slo_latency: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,9 @@ class Unbatched:
     def decide(self, head: QueueHead, now: float, model: LatencyModel) -> Take | Wait | Late:
         """Take one."""
         return Take(1, DispatchReason.IDLE)
+
+    def observe(self, size: int, seconds: float) -> None:
+        """Nothing to learn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +104,59 @@ class Fixed:
                 head.length, DispatchReason.DELAY if self.max_batch_delay > 0 else DispatchReason.IDLE
             )
         return Wait(leaves)
+
+    def observe(self, size: int, seconds: float) -> None:
+        """Nothing to learn."""
+
+
+class BatchLimit:
+    """The batch size that keeps within ``budget`` seconds: additive increase, multiplicative decrease.
+
+    A batch of the whole limit that stayed within the budget raises the limit by one; a batch that exceeded it
+    lowers the limit by a tenth. Smaller batches raise nothing: they say nothing of the limit (as in TCP,
+    RFC 7661, where an unused window does not grow).
+    """
+
+    __slots__ = ("_budget", "_max", "_size")
+
+    def __init__(self, max_batch_size: int, budget: float) -> None:
+        self._max = max_batch_size
+        self._budget = budget
+        self._size = 1.0
+
+    @property
+    def size(self) -> int:
+        """The limit now: at least 1, at most ``max_batch_size``."""
+        return int(self._size)
+
+    def observe(self, size: int, seconds: float) -> None:
+        """Learn from a batch of ``size`` requests that took a worker ``seconds``."""
+        if seconds > self._budget:
+            self._size = max(1.0, self._size * BACK_OFF)
+        elif size >= self.size:
+            self._size = min(float(self._max), self._size + 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Aimd:
+    """Clipper's adaptive batching, in order of arrival and without a delay. A baseline.
+
+    D. Crankshaw et al., "Clipper: A Low-Latency Online Prediction Serving System", NSDI'17, section 4.3: the
+    batch size grows by a fixed amount until a batch takes longer than the latency objective, then backs off
+    by 10 %. What waits is taken at once, up to that size. It does not look at deadlines.
+    """
+
+    limit: BatchLimit
+    deadline_order: bool = False
+
+    def decide(self, head: QueueHead, now: float, model: LatencyModel) -> Take | Wait | Late:
+        """Take what there is, up to the limit."""
+        size = min(head.length, self.limit.size)
+        return Take(size, DispatchReason.IDLE if size == head.length else DispatchReason.FULL)
+
+    def observe(self, size: int, seconds: float) -> None:
+        """Move the limit."""
+        self.limit.observe(size, seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +189,9 @@ class Slo:
             return Late()
         return Take(fits, DispatchReason.DEADLINE)
 
+    def observe(self, size: int, seconds: float) -> None:
+        """Nothing of its own: all that it needs is in the latency model."""
+
     def _reason(self, taken: int, waiting: int) -> DispatchReason:
         if taken == self.max_batch_size:
             return DispatchReason.FULL
@@ -134,6 +200,7 @@ class Slo:
 
 POLICIES: Final[Mapping[str, Callable[[PolicySettings], BatchingPolicy]]] = MappingProxyType(
     {
+        "aimd": lambda settings: Aimd(BatchLimit(settings.max_batch_size, settings.slo_latency)),
         "fixed": lambda settings: Fixed(settings.max_batch_size, settings.max_batch_delay),
         "slo": lambda settings: Slo(settings.max_batch_size),
         "unbatched": lambda settings: Unbatched(),

@@ -4,6 +4,10 @@ Owns every admitted request from ``offer`` to ``finish``. It has three lanes: re
 (ordered as the policy wants), and late (in the order in which they fell late, served only when nothing on
 time wants the worker). ``batcher`` asks ``next_action`` and carries it out; nothing here does.
 
+A batch holds requests of one group only. The group whose head is first (in the policy's order) has its turn,
+so that no group can keep another waiting. The heads of the groups are kept in a heap of their own, which is
+touched once per batch and not per request: with one group it costs next to nothing.
+
 Rules of this file: every admitted request leaves exactly once, as a part of a Dispatch that is finished, as
 Expire, as Shed, or withdrawn; the number admitted never passes ``max_inflight``.
 """
@@ -12,12 +16,16 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
+from typing import Final
 
 from batching_watchdog.errors import QueueFull
 from batching_watchdog.latency import LatencyModel
 from batching_watchdog.messages import Batch, DispatchReason, Request
-from batching_watchdog.policy import BatchingPolicy, Late, QueueHead, Wait
+from batching_watchdog.policy import BatchingPolicy, Late, QueueHead, Take, Wait
+
+PLAYED: Final = 16
+"""Batches that are played forward to see whether a request would be late; what is left is estimated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +63,31 @@ class _Lane(Enum):
     RUNNING = auto()
 
 
+class _Group:
+    """Requests that may share a batch. It lives as long as one of them waits."""
+
+    __slots__ = ("late", "name", "number_late", "number_on_time", "on_time")
+
+    def __init__(self, name: bytes) -> None:
+        self.name = name
+        self.on_time: list[tuple[float, int]] = []
+        self.late: deque[int] = deque()
+        self.number_on_time = 0
+        self.number_late = 0
+
+
 class _Entry:
     """One admitted request and where it is."""
 
-    __slots__ = ("attempts", "lane", "request")
+    __slots__ = ("attempts", "group", "is_head", "lane", "request")
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, group: _Group) -> None:
         self.request = request
+        self.group = group
         self.lane = _Lane.ON_TIME
         self.attempts = 0
+        self.is_head = False
+        """Whether it is in the heap of heads."""
 
 
 class Scheduler:
@@ -79,11 +103,15 @@ class Scheduler:
         self._admitted: OrderedDict[int, _Entry] = OrderedDict()
         # Lanes hold ids, so that a request which leaves from the middle of one is freed at once, body and
         # all; its id stays until it comes to the front or is swept.
-        self._on_time: list[tuple[float, int]] = []
+        self._groups: dict[bytes, _Group] = {}
+        # Of each group its first id, or one that was first and has left.
+        self._heads: list[tuple[float, int, _Group]] = []
         self._late: deque[int] = deque()
         self._retry: deque[int] = deque()
         self._early: list[tuple[float, int]] = []
         self._latest = 0.0
+        self._last_deadline = 0.0
+        self._latest_size = 1
         self._left_behind = 0
         self._counts = dict.fromkeys(_Lane, 0)
 
@@ -99,19 +127,77 @@ class Scheduler:
 
     @property
     def full(self) -> bool:
-        """Whether the next ``offer`` would be refused."""
-        return len(self._admitted) >= self._max_inflight
+        """Whether ``offer`` would refuse even a request that can be on time."""
+        return len(self._admitted) >= self._max_inflight and not self._counts[_Lane.LATE]
 
-    def refusal(self, workers: int) -> QueueFull:
-        """The error for a request that finds no room; Retry-After is the time to work off half the queue."""
+    def refusal(self, workers: int, *, displaced: bool = False) -> QueueFull:
+        """The error for a request that finds no room; Retry-After is the time to work off half the queue.
+
+        ``displaced``: for one that had found room, and lost it to a request that is not late.
+        """
         size = self._model.best_size
         per_second = max(1, workers) * size / max(self._model.predict_mean(size), 1e-6)
-        return QueueFull(self._max_inflight, max(1, min(60, round(self.queued / per_second / 2))))
+        retry_after = max(1, min(60, round(self.queued / per_second / 2)))
+        return QueueFull(self._max_inflight, retry_after, displaced=displaced)
 
-    def offer(self, request: Request, workers: int = 1) -> None:
-        """Admit ``request``. Raises ``QueueFull`` when ``max_inflight`` requests are admitted."""
-        if self.full:
-            raise self.refusal(workers)
+    def predicts_late(self, deadline: float, now: float, workers: int) -> bool:
+        """Whether a request that came now would, at the learnt throughput, be answered after ``deadline``.
+
+        For refusing early, while every worker is busy. It plays forward what policy ``slo`` would do with the
+        requests on time that have earlier deadlines: batches as large as their first deadline allows, each
+        taking the learnt mean. The workers come free one after another within a batch of the latest size, the
+        first at once: the best case, since who is refused here in error is lost, while who is admitted in
+        error will be found late by the policy.
+        """
+        left = deadline - now
+        if not self._policy.deadline_order:
+            return False
+        if left <= 0:
+            return True
+        ahead = self._ahead_of(deadline)
+        if not ahead:
+            return False
+        model, workers = self._model, max(1, workers)
+        first = self._heads[0][0] - now
+        step = max(0.0, min(deadline, self._last_deadline) - now - first) / ahead
+        best = model.best_size
+        full = max(1, min(best, model.largest_within(left / 2)))
+        busy = model.predict_mean(self._latest_size)
+        free = [busy * number / workers for number in range(workers)]
+        served = 0
+        for _ in range(PLAYED):
+            start = free[0]
+            size = max(full, min(best, model.largest_within(first + served * step - start)))
+            if served + size > ahead or start > left:
+                break
+            heapreplace(free, start + model.predict_mean(size))
+            served += size
+        batches = (ahead - served) // size / workers
+        own = min(size, ahead - served + 1)
+        return free[0] + batches * model.predict_mean(size) + model.predict_mean(own) > left
+
+    def _ahead_of(self, deadline: float) -> int:
+        """About how many wait on time for earlier deadlines, as if these were spread evenly."""
+        waiting = self._counts[_Lane.ON_TIME]
+        if not waiting or deadline >= self._last_deadline:
+            return waiting
+        first = self._heads[0][0]
+        if deadline < first:
+            return 0
+        return int(waiting * (deadline - first) / (self._last_deadline - first))
+
+    def offer(self, request: Request, workers: int = 1) -> Request | None:
+        """Admit ``request``; the one returned, if any, has lost its place to it and must be answered.
+
+        When ``max_inflight`` requests are admitted, one that can be on time takes the place of the one that
+        has been in the late lane for longest: that has missed its SLO, and its client is the least likely
+        to wait still. Raises ``QueueFull`` if there is none, or if ``request`` itself has no time left.
+        """
+        displaced = None
+        if len(self._admitted) >= self._max_inflight:
+            if not self._counts[_Lane.LATE] or request.deadline <= request.arrived:
+                raise self.refusal(workers)
+            displaced = self._leave(self._first_late()).request
         # Equal timeouts expire in order of admission; only a shorter one needs a place of its own.
         if request.expires < self._latest:
             heappush(self._early, (request.expires, request.id))
@@ -119,11 +205,21 @@ class Scheduler:
                 self._sweep_early()
         else:
             self._latest = request.expires
-        entry = _Entry(request)
+        self._last_deadline = max(self._last_deadline, request.deadline)
+        group = self._groups.get(request.group)
+        if group is None:
+            group = self._groups[request.group] = _Group(request.group)
+        entry = _Entry(request, group)
         self._admitted[request.id] = entry
         self._counts[_Lane.ON_TIME] += 1
+        group.number_on_time += 1
         key = request.deadline if self._policy.deadline_order else request.arrived
-        heappush(self._on_time, (key, request.id))
+        heappush(group.on_time, (key, request.id))
+        if group.on_time[0][1] == request.id:
+            self._announce(group)
+            if len(self._heads) > 64 + 2 * len(self._admitted):
+                self._sweep()
+        return displaced
 
     def withdraw(self, request_id: int) -> bool:
         """Forget a request whose client has gone. False if it was not admitted (any more)."""
@@ -132,6 +228,10 @@ class Scheduler:
     def finish(self, requests: Iterable[Request]) -> list[Request]:
         """Take out requests of a dispatched batch that are answered; those returned were still awaited."""
         return [request for request in requests if self._remove(request.id)]
+
+    def observe(self, size: int, seconds: float) -> None:
+        """Tell the policy that a worker took ``seconds`` for a batch of ``size`` requests."""
+        self._policy.observe(size, seconds)
 
     def worker_died(self, batch: Batch) -> list[Request]:
         """Queue the requests of a lost batch again, alone; those returned had been tried alone already."""
@@ -144,7 +244,7 @@ class Scheduler:
                 self._remove(request.id)
                 lost.append(request)
             else:
-                self._move(entry, _Lane.RETRY)
+                self._move([entry], _Lane.RETRY)
                 self._retry.append(request.id)
         return lost
 
@@ -165,20 +265,41 @@ class Scheduler:
 
     def _serve_on_time(self, now: float, idle: int) -> Dispatch | Sleep:
         while self._counts[_Lane.ON_TIME]:
-            head = self._head()
-            answer = self._policy.decide(
-                QueueHead(self._counts[_Lane.ON_TIME], head.arrived, head.deadline), now, self._model
-            )
-            if isinstance(answer, Wait):
-                return Sleep(answer.until)
+            group = self._first_group()
+            head = self._head(group)
+            answer = self._decide(group, head, now)
             if isinstance(answer, Late):
-                self._head_is_late()
+                self._head_is_late(group)
+            elif isinstance(answer, Wait):
+                # The first group waits for company: meanwhile another may have a batch.
+                return (self._serve_another(group, now) if idle else None) or Sleep(answer.until)
             elif idle:
-                return self._dispatch([self._pop_on_time() for _ in range(answer.size)], answer.reason, now)
+                return self._dispatch_on_time(group, answer, now)
             else:
                 # Looked at again when its deadline passes with every worker still busy: it may be shed then.
                 return Sleep(head.deadline)
         return Sleep(None)
+
+    def _decide(self, group: _Group, head: Request, now: float) -> Take | Wait | Late:
+        seen = QueueHead(group.number_on_time, head.arrived, head.deadline)
+        return self._policy.decide(seen, now, self._model)
+
+    def _serve_another(self, first: _Group, now: float) -> Dispatch | None:
+        for group in self._groups.values():
+            if group is not first and group.number_on_time:
+                answer = self._decide(group, self._head(group), now)
+                if isinstance(answer, Take):
+                    return self._dispatch_on_time(group, answer, now)
+        return None
+
+    def _dispatch_on_time(self, group: _Group, take: Take, now: float) -> Dispatch:
+        queue, admitted = group.on_time, self._admitted
+        entries: list[_Entry] = []
+        while len(entries) < take.size:
+            entry = admitted.get(heappop(queue)[1])
+            if entry is not None and entry.lane is _Lane.ON_TIME:
+                entries.append(entry)
+        return self._dispatch(entries, take.reason, now)
 
     def _serve_late(self, now: float, idle: int) -> Dispatch | Shed | None:
         """A batch of late requests if nothing on time wants the worker; or shed them all.
@@ -189,9 +310,10 @@ class Scheduler:
         """
         late = self._counts[_Lane.LATE]
         if idle and late and not self._counts[_Lane.ON_TIME] and not self._shed_late:
-            size = min(late, self._model.best_size)
+            group = self._admitted[self._first_late()].group
+            size = min(group.number_late, self._model.best_size)
             return self._dispatch(
-                [self._pop(self._late, _Lane.LATE) for _ in range(size)], DispatchReason.LATE, now
+                [self._pop(group.late, _Lane.LATE) for _ in range(size)], DispatchReason.LATE, now
             )
         if not late or not self._shed_late:
             return None
@@ -206,19 +328,40 @@ class Scheduler:
     def _dispatch(self, entries: list[_Entry], reason: DispatchReason, now: float) -> Dispatch:
         for entry in entries:
             entry.attempts += 1
-            self._move(entry, _Lane.RUNNING)
-        return Dispatch(Batch(tuple(entry.request for entry in entries), reason, now))
+        self._latest_size = len(entries)
+        self._move(entries, _Lane.RUNNING)
+        return Dispatch(Batch(tuple([entry.request for entry in entries]), reason, now))
 
-    def _move(self, entry: _Entry, lane: _Lane) -> None:
-        self._counts[entry.lane] -= 1
-        entry.lane = lane
-        self._counts[lane] += 1
+    def _move(self, entries: list[_Entry], lane: _Lane) -> None:
+        """Move entries of one group that share a lane."""
+        self._count(entries[0], -len(entries))
+        for entry in entries:
+            entry.lane = lane
+        self._count(entries[0], len(entries))
+        self._end_group(entries[0].group)
+
+    def _count(self, entry: _Entry, change: int) -> None:
+        lane, group = entry.lane, entry.group
+        self._counts[lane] += change
+        if lane is _Lane.ON_TIME:
+            group.number_on_time += change
+        elif lane is _Lane.LATE:
+            group.number_late += change
+
+    def _end_group(self, group: _Group) -> None:
+        # Clients choose the groups, so an empty one must not stay.
+        if not group.number_on_time and not group.number_late and self._groups.get(group.name) is group:
+            del self._groups[group.name]
 
     def _leave(self, request_id: int) -> _Entry:
         """Take an admitted request out for good."""
         entry = self._admitted.pop(request_id)
-        self._counts[entry.lane] -= 1
-        self._left_behind += entry.lane is not _Lane.RUNNING
+        if entry.lane is _Lane.RUNNING:
+            self._counts[_Lane.RUNNING] -= 1
+            return entry
+        self._count(entry, -1)
+        self._end_group(entry.group)
+        self._left_behind += 1
         if self._left_behind > 64 + self.queued:
             self._sweep()
         return entry
@@ -232,10 +375,17 @@ class Scheduler:
     def _sweep(self) -> None:
         """Drop the ids that have left their lane, so that requests which expire unserved do not pile up."""
         self._left_behind = 0
-        self._on_time = [item for item in self._on_time if self._is_in(item[1], _Lane.ON_TIME)]
-        heapify(self._on_time)
         self._late = deque(self._waiting(self._late, _Lane.LATE))
         self._retry = deque(self._waiting(self._retry, _Lane.RETRY))
+        for _, id_, _ in self._heads:
+            if id_ in self._admitted:
+                self._admitted[id_].is_head = False
+        self._heads.clear()
+        for group in self._groups.values():
+            group.on_time = [item for item in group.on_time if self._is_in(item[1], _Lane.ON_TIME)]
+            heapify(group.on_time)
+            group.late = deque(self._waiting(group.late, _Lane.LATE))
+            self._announce(group)
 
     def _sweep_early(self) -> None:
         self._early = [item for item in self._early if item[1] in self._admitted]
@@ -248,19 +398,44 @@ class Scheduler:
     def _waiting(self, ids: deque[int], lane: _Lane) -> list[int]:
         return [id_ for id_ in ids if self._is_in(id_, lane)]
 
-    def _head(self) -> Request:
-        while not self._is_in(self._on_time[0][1], _Lane.ON_TIME):
-            heappop(self._on_time)
-        return self._admitted[self._on_time[0][1]].request
+    def _announce(self, group: _Group) -> None:
+        """Put the first of ``group`` among the heads, if it has one that is not there."""
+        if group.on_time:
+            key, id_ = group.on_time[0]
+            entry = self._admitted[id_]
+            if not entry.is_head:
+                entry.is_head = True
+                heappush(self._heads, (key, id_, group))
 
-    def _pop_on_time(self) -> _Entry:
-        self._head()
-        return self._admitted[heappop(self._on_time)[1]]
+    def _first_group(self) -> _Group:
+        """The group whose head is first of all; there must be one."""
+        while True:
+            _, id_, group = self._heads[0]
+            if self._is_in(id_, _Lane.ON_TIME):
+                return group
+            # It has left, and what stands first in its group now may not have been announced.
+            heappop(self._heads)
+            self._drop_left(group)
+            self._announce(group)
 
-    def _head_is_late(self) -> None:
-        entry = self._pop_on_time()
-        self._move(entry, _Lane.LATE)
-        self._late.append(entry.request.id)
+    def _head(self, group: _Group) -> Request:
+        self._drop_left(group)
+        return self._admitted[group.on_time[0][1]].request
+
+    def _drop_left(self, group: _Group) -> None:
+        while group.on_time and not self._is_in(group.on_time[0][1], _Lane.ON_TIME):
+            heappop(group.on_time)
+
+    def _first_late(self) -> int:
+        while not self._is_in(self._late[0], _Lane.LATE):
+            self._late.popleft()
+        return self._late[0]
+
+    def _head_is_late(self, group: _Group) -> None:
+        id_ = heappop(group.on_time)[1]
+        self._move([self._admitted[id_]], _Lane.LATE)
+        self._late.append(id_)
+        group.late.append(id_)
 
     def _pop(self, ids: deque[int], lane: _Lane) -> _Entry:
         while not self._is_in(ids[0], lane):

@@ -14,7 +14,7 @@ from batching_watchdog import wire
 from batching_watchdog.batcher import Answer, Batcher
 from batching_watchdog.config import Config, parse_duration
 from batching_watchdog.errors import ShuttingDown, WatchdogError
-from batching_watchdog.messages import Reply, Request
+from batching_watchdog.messages import DispatchReason, Reply, Request
 from batching_watchdog.metrics import Exposition, Metrics
 from batching_watchdog.protocol import Exchange
 
@@ -24,6 +24,7 @@ READY_PATH: Final = b"/_/ready"
 CLOCK_SKEW_SECONDS: Final = 0.1
 """An X-Start-Time may lie this far in the future and still be believed."""
 
+_BATCH_REASONS: Final = {reason: b"X-Batch-Reason: %b\r\n" % reason.encode() for reason in DispatchReason}
 _SHED: Final = frozenset(("queue_full", "predicted_late", "shutting_down"))
 
 
@@ -56,7 +57,11 @@ class Front:
             return None
         if not self.accepting:
             return ShuttingDown("the watchdog is shutting down")
-        return self._batcher.refusal() if self._batcher.full else None
+        if self._batcher.full:
+            return self._batcher.refusal()
+        if self._config.shed_late and not self._batcher.idle:
+            return self._batcher.predicted_late(self._terms(exchange)[0])
+        return None
 
     def handle(self, exchange: Exchange) -> None:
         """Serve a complete request."""
@@ -71,7 +76,7 @@ class Front:
     def answer_error(self, exchange: Exchange, error: WatchdogError) -> None:
         """Respond with one of our own errors; a request that was never admitted is counted here too."""
         counted = error.reason in _SHED
-        self._finish(exchange, error, "shed" if counted else None, 0, 0.0)
+        self._finish(exchange, Answer(error), "shed" if counted else None)
 
     def _health(self, exchange: Exchange) -> None:
         if exchange.method != b"GET":
@@ -119,22 +124,15 @@ class Front:
         self._batcher.submit(request, deliver)
 
     def _call(self, exchange: Exchange) -> None:
-        config = self._config
-        budget, timeout, spent = config.slo_latency, config.exec_timeout, 0.0
-        for name, value in exchange.headers:
-            if len(name) == 9 and name.lower() == b"x-timeout":
-                timeout = _shorter(value, timeout)
-                budget = min(budget, timeout)
-            elif len(name) == 12 and name.lower() == b"x-start-time":
-                spent = _spent(value, time.time(), timeout)
-        arrived = exchange.arrived
+        deadline, expires, group = self._terms(exchange)
         request = Request(
             next(self._ids),
             wire.request_head(exchange.method, exchange.target, exchange.headers),
             exchange.body,
-            arrived,
-            arrived + budget - spent,
-            arrived + timeout,
+            exchange.arrived,
+            deadline,
+            expires,
+            group,
         )
         self._metrics.in_flight += 1
 
@@ -149,7 +147,7 @@ class Front:
                 meaning = "error"
             else:
                 meaning = "good" if self._clock() <= request.deadline else "slow"
-            self._finish(exchange, outcome, meaning, answer.batch_size, answer.queue_seconds)
+            self._finish(exchange, answer, meaning)
 
         def gone() -> None:
             self._metrics.in_flight -= 1
@@ -162,24 +160,38 @@ class Front:
             self._metrics.in_flight -= 1
             self.answer_error(exchange, error)
 
-    def _finish(
-        self,
-        exchange: Exchange,
-        outcome: Reply | WatchdogError,
-        meaning: str | None,
-        batch_size: int,
-        queue_seconds: float,
-    ) -> None:
+    def _terms(self, exchange: Exchange) -> tuple[float, float, bytes]:
+        """Deadline, expiry and group of a request, as its header asks for them."""
+        budget, timeout, spent = self._config.slo_latency, self._config.exec_timeout, 0.0
+        arrived = exchange.arrived
+        group = b"%b %b" % (exchange.method, exchange.path)
+        for name, value in exchange.headers:
+            if len(name) == 9 and name.lower() == b"x-timeout":
+                timeout = _shorter(value, timeout)
+                budget = min(budget, timeout)
+            elif len(name) == 12 and name.lower() == b"x-start-time":
+                # Spent before it arrived: what its body took to come is no part of that.
+                spent = _spent(value, time.time() - (self._clock() - arrived), timeout)
+            elif len(name) == 11 and name.lower() == b"x-batch-key":
+                # A path holds no blank, so nothing else can look like this.
+                group = b"%b %b" % (group, value)
+        return arrived + budget - spent, arrived + timeout, group
+
+    def _finish(self, exchange: Exchange, answer: Answer, meaning: str | None) -> None:
         seconds = self._clock() - exchange.arrived
+        outcome = answer.outcome
         if isinstance(outcome, Reply):
             head, body = outcome.head, outcome.body
         else:
             head, body = error_head(outcome), f"{outcome}\n".encode()
+            self._metrics.refused(outcome.reason)
         measured = b"X-Duration-Seconds: %.6f\r\nX-Batch-Size: %d\r\nX-Queue-Seconds: %.6f\r\n" % (
             seconds,
-            batch_size,
-            queue_seconds,
+            answer.batch_size,
+            answer.queue_seconds,
         )
+        if answer.batch_reason is not None:
+            measured += _BATCH_REASONS[answer.batch_reason]
         method = exchange.method.decode("latin-1").lower()
         self._metrics.request_finished(outcome.status, method, seconds, meaning)
         exchange.respond(outcome.status, head + measured, body)

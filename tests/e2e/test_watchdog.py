@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -31,8 +32,33 @@ def test_requests_that_come_together_are_served_in_batches_and_answered_in_order
         assert max(json.loads(answer.body)["size"] for answer in answers) > 1
         assert all(float(answer.headers["X-Duration-Seconds"]) > 0 for answer in answers)
         assert max(int(answer.headers["X-Batch-Size"]) for answer in answers) > 1
+        assert {answer.headers["X-Batch-Reason"] for answer in answers} <= {
+            "idle",
+            "best_size",
+            "full",
+            "deadline",
+            "late",
+        }
         assert dog.metric('slo_requests_total{outcome="good"}') == 24
         assert dog.metric("http_requests_in_flight") == 0
+
+
+def test_requests_with_another_path_or_batch_key_are_never_in_one_batch():
+    handler = """
+    import time
+    def handle_batch(events, context):
+        time.sleep(0.02)
+        kinds = {(event.path, event.headers.get("X-Batch-Key")) for event in events}
+        return [{"kinds": len(kinds), "size": len(events)} for _ in events]
+    """
+    with watchdog(handler, batch_policy="aimd") as dog:
+        with ThreadPoolExecutor(24) as pool:
+            calls = [("/a", "short"), ("/a", "long"), ("/b", "long")] * 8
+            answers = list(
+                pool.map(lambda call: dog.call("POST", call[0], b"", {"X-Batch-Key": call[1]}), calls)
+            )
+        assert {json.loads(answer.body)["kinds"] for answer in answers} == {1}
+        assert max(json.loads(answer.body)["size"] for answer in answers) > 1
 
 
 def test_an_unmodified_python3_http_handler_works():
@@ -199,6 +225,7 @@ def test_more_than_max_inflight_is_refused_with_429_and_retry_after():
         assert all(int(answer.headers["Retry-After"]) >= 1 for answer in refused)
         assert all(answer.headers["X-Watchdog-Reason"] == "queue_full" for answer in refused)
         assert dog.metric('slo_requests_total{outcome="shed"}') == 8
+        assert dog.metric('watchdog_refusals_total{reason="queue_full"}') == 8
 
 
 def test_x_timeout_gives_a_request_up_earlier():

@@ -8,14 +8,15 @@ from batching_watchdog.policy import POLICIES, BatchingPolicy, PolicySettings
 
 MAX_BATCH_SIZE = 8
 DELAY = 0.02
-NEVER_WAITS = ("slo", "unbatched")
+SLO_LATENCY = 0.1
+NEVER_WAITS = ("aimd", "slo", "unbatched")
 """Policies that are work-conserving: a new one is taken to be, unless it is named among those that wait."""
 WAITS = ("fixed",)
 DEADLINE_ORDER = ("slo",)
 
 
 def policy(name: str) -> BatchingPolicy:
-    return POLICIES[name](PolicySettings(MAX_BATCH_SIZE, DELAY))
+    return POLICIES[name](PolicySettings(MAX_BATCH_SIZE, DELAY, SLO_LATENCY))
 
 
 def learnt(law: Callable[[int], float], sizes: tuple[int, ...] = (1, 2, 4, 8), limit: int = MAX_BATCH_SIZE):
@@ -30,5 +31,11 @@ def accelerator(size: int) -> float:
     return 0.008 + 0.001 * size
 
 
-def request(number: int, arrived: float = 0.0, budget: float = 0.1, timeout: float = 10.0) -> Request:
-    return Request(number, b"GET /\r\n", b"", arrived, arrived + budget, arrived + timeout)
+def request(
+    number: int,
+    arrived: float = 0.0,
+    budget: float = 0.1,
+    timeout: float = 10.0,
+    group: bytes = b"POST /",
+) -> Request:
+    return Request(number, b"GET /\r\n", b"", arrived, arrived + budget, arrived + timeout, group)

@@ -60,7 +60,7 @@ def scenario(
         model.observe(8, 0.01)  # batches grow only as far as sizes are known
         metrics = Metrics(slo_latency=0.1, slo_objective=0.99, workers=1, model=model)
         scheduler = Scheduler(
-            POLICIES["slo"](PolicySettings(8, 0.0)), model, max_inflight=max_inflight, shed_late=shed
+            POLICIES["slo"](PolicySettings(8, 0.0, 0.1)), model, max_inflight=max_inflight, shed_late=shed
         )
         await body(Bench(Batcher(clock, scheduler, model, metrics, workers=1), clock, metrics))
 
@@ -129,6 +129,32 @@ def test_a_full_queue_refuses_and_admits_again_after_an_answer():
         bench.submit(2)
 
     scenario(body, max_inflight=1)
+
+
+def test_a_late_request_that_loses_its_place_is_answered_and_the_fresh_one_served():
+    async def body(bench: Bench) -> None:
+        bench.batcher.worker_idle(bench.worker)
+        bench.submit(0)
+        await turn()
+        bench.submit(1, budget=0.005)
+        bench.submit(2)
+        bench.clock.now += 0.02
+        bench.batcher.replied(bench.worker.batches[0], [Reply(200, b"", b"")])
+        bench.submit(3)
+        bench.batcher.worker_idle(bench.worker)
+        await turn()
+        bench.submit(4)
+        displaced = bench.answers[1]
+        assert isinstance(displaced.outcome, QueueFull)
+        assert "made room" in str(displaced.outcome)
+        assert displaced.queue_seconds == pytest.approx(0.02)
+        bench.reply()
+        await turn()
+        bench.reply()
+        assert set(bench.answers) == {0, 1, 2, 3, 4}
+        await asyncio.wait_for(bench.batcher.drained(), 1)
+
+    scenario(body, max_inflight=3)
 
 
 def test_a_withdrawn_request_is_neither_sent_nor_answered():

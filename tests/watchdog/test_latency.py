@@ -2,30 +2,18 @@
 
 from collections.abc import Callable
 from itertools import pairwise
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batching_watchdog.latency import FORGET_EVERY, TRIES, WINDOW, LatencyModel
+from batching_watchdog.latency import FORGET_EVERY, REACH, RECENT, TRIES, WINDOW, LatencyModel
+from watchdog.curves import TABULAR, TEXT, VISION, VISION_TUNED
 
 Law = Callable[[int], float]
 SIZES = st.integers(1, 64)
 RUNS = st.lists(st.tuples(SIZES, st.floats(0, 10)), min_size=1, max_size=200)
-
-
-def through(rates: dict[int, float]) -> Law:
-    """The law that gives these items per second at these sizes, as a line between them."""
-    sizes = sorted(rates)
-
-    def law(size: int) -> float:
-        for low, high in pairwise(sizes):
-            if size <= high:
-                at_low, at_high = low / rates[low], high / rates[high]
-                return at_low + (at_high - at_low) * (size - low) / (high - low)
-        return size / rates[sizes[-1]]
-
-    return law
 
 
 def accelerator(size: int) -> float:
@@ -34,12 +22,6 @@ def accelerator(size: int) -> float:
 
 def linear(size: int) -> float:
     return 0.005 * size
-
-
-VISION = through({1: 168, 4: 286, 8: 181, 16: 196, 32: 175})
-VISION_TUNED = through({1: 164, 4: 276, 8: 308, 16: 264, 32: 232, 64: 232})
-TEXT = through({1: 4258, 4: 10341, 8: 13558, 16: 16131, 32: 17614, 64: 12152, 128: 11824})
-TABULAR = through({1: 1602, 4: 2332, 8: 3779, 16: 5196, 32: 6606, 64: 7759, 128: 8100})
 
 
 def learn(model: LatencyModel, law: Law, sizes: range | list[int], times: int = 1) -> LatencyModel:
@@ -200,6 +182,40 @@ def test_the_deadline_test_follows_a_slower_model_long_before_its_window_has_pas
     assert model.predict(8) == pytest.approx(2 * accelerator(8), rel=0.01)
 
 
+@pytest.mark.parametrize("change", [0.5, 2.0, 10.0])
+@pytest.mark.parametrize("size", [1, 8, 64])
+def test_a_model_that_has_changed_is_believed_after_a_few_runs_of_whatever_size(change: float, size: int):
+    model = learn(LatencyModel(64), accelerator, [1, 2, 4, 8, 16, 32, 64], times=20)
+    learn(model, lambda each: change * accelerator(each), [size], times=RECENT + 4)
+    for each in (1, 2, 8, 50, 64):
+        assert model.predict(each) == pytest.approx(change * accelerator(each), rel=0.05)
+        assert model.predict_mean(each) == pytest.approx(change * accelerator(each), rel=0.05)
+
+
+def test_sizes_that_have_seen_the_change_themselves_are_not_changed_twice():
+    model = learn(LatencyModel(8), accelerator, [1, 2, 4, 8], times=20)
+    for _ in range(3 * RECENT):
+        learn(model, lambda size: 2 * accelerator(size), [1, 2, 4, 8])
+        assert model.predict_mean(8) <= 2.05 * accelerator(8)
+    for size in range(1, 9):
+        assert model.predict(size) == pytest.approx(2 * accelerator(size), rel=0.01)
+
+
+@given(st.integers(0, 2**32), st.floats(0.0, 0.1))
+def test_noise_is_not_taken_for_a_change(seed: int, noise: float):
+    model, random = LatencyModel(8), Random(seed)
+    for number in range(500):
+        model.observe(1 + number % 2, random.uniform(1 - noise, 1 + noise) * accelerator(1 + number % 2))
+    assert all(len(samples.kept) >= WINDOW * 3 // 4 for samples in model._samples.values())
+
+
+def test_a_stall_of_a_few_batches_is_not_taken_for_a_change():
+    model = learn(LatencyModel(8), accelerator, [8], times=WINDOW)
+    learn(model, lambda size: 5 * accelerator(size), [8], times=RECENT - 2)
+    learn(model, accelerator, [8], times=2)
+    assert model.predict_mean(8) < 2 * accelerator(8)
+
+
 def test_a_slow_spell_of_all_sizes_is_forgotten_though_only_the_largest_is_used_after_it():
     model = learn(LatencyModel(64), lambda size: 10 * accelerator(size), [1, 2, 4, 8, 16, 32, 64], times=30)
     learn(model, accelerator, [64], times=WINDOW + 8)
@@ -288,9 +304,31 @@ def test_capacity_by_hand(workers: int, slo_latency: float, expected: float):
     assert model.capacity(workers, slo_latency + 1e-9) == pytest.approx(expected)
 
 
-def test_capacity_promises_nothing_for_sizes_that_were_not_seen():
-    model = learn(LatencyModel(64), accelerator, [1, 2], times=10)
-    assert model.capacity(1, 1.0) == pytest.approx(2 / accelerator(2))
+def test_capacity_continues_the_line_through_the_sizes_seen_as_far_as_the_slo_allows():
+    model = learn(LatencyModel(64), accelerator, [1, 2, 4, 8], times=10)
+    # 2 x l(b) is within 40 ms up to 24 requests.
+    assert model.capacity(1, 0.0401) == pytest.approx(24 / accelerator(24))
+    assert model.capacity(1, 1.0) == pytest.approx(64 / accelerator(64))
+
+
+def test_capacity_promises_nothing_far_beyond_what_was_seen():
+    model = learn(LatencyModel(1024), accelerator, [1, 2], times=10)
+    assert model.capacity(1, 100.0) == pytest.approx(2 * REACH / accelerator(2 * REACH))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "times"), [([1], 10), ([1, 2], TRIES - 1)], ids=["one size", "too few runs of the second"]
+)
+def test_capacity_promises_nothing_for_sizes_not_seen_without_a_line_through_two(
+    sizes: list[int], times: int
+):
+    model = learn(LatencyModel(64), accelerator, sizes, times=times)
+    assert model.capacity(1, 1.0) == pytest.approx(sizes[-1] / accelerator(sizes[-1]))
+
+
+def test_capacity_promises_nothing_of_larger_sizes_when_the_largest_seen_is_known_to_be_worse():
+    model = learn(LatencyModel(64), VISION, [1, 4, 8], times=10)
+    assert model.capacity(1, 10.0) == pytest.approx(286)
 
 
 def test_capacity_without_workers_is_unknown():

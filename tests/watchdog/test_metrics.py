@@ -29,6 +29,8 @@ def test_every_outcome_and_reason_is_there_from_the_start_so_that_rates_see_the_
         assert value(metrics, "slo_requests_total", outcome=outcome) == 0
     for reason in DispatchReason:
         assert value(metrics, "watchdog_dispatch_total", reason=reason) == 0
+    for refusal in ("queue_full", "predicted_late", "expired", "body_too_large", "shutting_down"):
+        assert value(metrics, "watchdog_refusals_total", reason=refusal) == 0
 
 
 def test_one_bucket_edge_lies_exactly_on_the_slo_and_the_stock_ones_are_kept():
@@ -58,6 +60,17 @@ def test_what_is_no_request_of_the_slo_is_counted_but_has_no_outcome():
     metrics.request_finished(400, "get", 0.1, None)
     assert value(metrics, "http_requests_total", code="400", method="get") == 1
     assert sum(v for (name, _), v in samples(metrics).items() if name == "slo_requests_total") == 0
+
+
+def test_only_refusals_are_counted_as_such():
+    metrics, _ = make()
+    metrics.refused("queue_full")
+    metrics.refused("bad_request")
+    counted = {
+        labels: v for (name, labels), v in samples(metrics).items() if name == "watchdog_refusals_total"
+    }
+    assert len(counted) == 5
+    assert sum(counted.values()) == value(metrics, "watchdog_refusals_total", reason="queue_full") == 1
 
 
 def test_capacity_is_nan_until_learnt_and_then_follows_the_model():

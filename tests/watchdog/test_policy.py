@@ -1,5 +1,6 @@
 """Every policy of POLICIES runs through the same properties: a new one gets its tests by being listed."""
 
+from collections.abc import Callable
 from types import MappingProxyType
 
 import pytest
@@ -10,6 +11,8 @@ from batching_watchdog.latency import LatencyModel
 from batching_watchdog.messages import DispatchReason
 from batching_watchdog.policy import (
     POLICIES,
+    Aimd,
+    BatchLimit,
     Fixed,
     Late,
     PolicySettings,
@@ -37,15 +40,14 @@ def model_of(runs: list[tuple[int, float]]) -> LatencyModel:
     return model
 
 
-MODELS = st.builds(
-    model_of, st.lists(st.tuples(st.integers(1, MAX_BATCH_SIZE), st.floats(0, 1)), max_size=30)
-)
+RUNS = st.lists(st.tuples(st.integers(1, MAX_BATCH_SIZE), st.floats(0, 1)), max_size=30)
+MODELS = st.builds(model_of, RUNS)
 EVERY_POLICY = pytest.mark.parametrize("name", sorted(POLICIES))
 
 
 def test_the_registry_is_closed():
     assert isinstance(POLICIES, MappingProxyType)
-    assert {"fixed", "slo", "unbatched"} <= set(POLICIES)
+    assert {"aimd", "fixed", "slo", "unbatched"} <= set(POLICIES)
 
 
 def test_a_policy_is_known_to_wait_or_to_be_work_conserving():
@@ -58,6 +60,19 @@ def test_a_batch_is_never_empty_nor_larger_than_the_queue_or_the_limit(
     name: str, head: QueueHead, now: float, model: LatencyModel
 ):
     answer = policy(name).decide(head, now, model)
+    if isinstance(answer, Take):
+        assert 1 <= answer.size <= min(head.length, MAX_BATCH_SIZE)
+
+
+@EVERY_POLICY
+@given(head=HEADS, now=TIMES, runs=RUNS)
+def test_whatever_it_has_observed_a_policy_keeps_within_the_queue_and_the_limit(
+    name: str, head: QueueHead, now: float, runs: list[tuple[int, float]]
+):
+    learning = policy(name)
+    for size, seconds in runs:
+        learning.observe(size, seconds)
+    answer = learning.decide(head, now, model_of(runs))
     if isinstance(answer, Take):
         assert 1 <= answer.size <= min(head.length, MAX_BATCH_SIZE)
 
@@ -170,8 +185,54 @@ def test_fixed_without_a_delay_takes_what_there_is():
     assert Fixed(8, 0.0).decide(QueueHead(3, 1.0, 2.0), 1.0, LatencyModel(8)) == Take(3, DispatchReason.IDLE)
 
 
+def run_full(limit: BatchLimit, law: Callable[[int], float], batches: int) -> list[int]:
+    """Run batches of the whole limit, as under load; their sizes."""
+    sizes = []
+    for _ in range(batches):
+        sizes.append(limit.size)
+        limit.observe(limit.size, law(limit.size))
+    return sizes
+
+
+def test_aimd_grows_by_one_until_a_batch_exceeds_the_budget_and_then_backs_off_by_a_tenth():
+    # 8 ms + 1 ms each: 42 requests take 50 ms, 43 take longer.
+    sizes = run_full(BatchLimit(64, 0.0505), accelerator, 200)
+    assert sizes[:43] == list(range(1, 44))
+    assert sizes[43] == int(43 * 0.9)
+    assert min(sizes[43:]) >= 38
+    assert max(sizes[43:]) == 43
+
+
+def test_aimd_learns_nothing_from_batches_that_are_smaller_than_its_limit():
+    limit = BatchLimit(64, 0.05)
+    run_full(limit, accelerator, 9)
+    for _ in range(100):
+        limit.observe(3, accelerator(3))
+    assert limit.size == 10
+
+
+def test_aimd_shrinks_to_one_request_and_no_further():
+    limit = BatchLimit(64, 0.05)
+    run_full(limit, accelerator, 20)
+    for _ in range(100):
+        limit.observe(limit.size, 1.0)
+    assert limit.size == 1
+
+
+def test_aimd_takes_what_there_is_up_to_its_limit():
+    limit = BatchLimit(64, 0.05)
+    run_full(limit, accelerator, 3)
+    late = QueueHead(9, 0.0, 0.0)
+    assert Aimd(limit).decide(late, 5.0, LatencyModel(64)) == Take(4, DispatchReason.FULL)
+    assert Aimd(limit).decide(QueueHead(2, 0.0, 0.0), 5.0, LatencyModel(64)) == Take(2, DispatchReason.IDLE)
+
+
 def test_the_registry_passes_the_settings_on():
-    settings = PolicySettings(max_batch_size=5, max_batch_delay=0.5)
+    settings = PolicySettings(max_batch_size=5, max_batch_delay=0.5, slo_latency=0.2)
+    aimd = POLICIES["aimd"](settings)
+    for _ in range(9):
+        aimd.observe(5, 0.2)
+    assert aimd.decide(QueueHead(9, 0.0, 0.0), 0.0, LatencyModel(5)).size == 5
     assert POLICIES["fixed"](settings) == Fixed(5, 0.5)
     assert POLICIES["slo"](settings) == Slo(5)
     assert POLICIES["unbatched"](settings) == Unbatched()

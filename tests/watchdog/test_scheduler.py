@@ -18,6 +18,7 @@ from watchdog.queues import DEADLINE_ORDER, MAX_BATCH_SIZE, NEVER_WAITS, acceler
 
 MAX_INFLIGHT = 12
 WORKERS = 2
+GROUPS = [b"a", b"a", b"b", b"c"]
 TIMEOUTS = [0.05, 0.1, 0.25, 1.0]
 MILLISECONDS = st.integers(0, 400).map(lambda number: number / 1000)
 
@@ -45,19 +46,29 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.left: Counter[int] = Counter()
         self.slept: float | None = None
 
-    @rule(budget=MILLISECONDS, timeout=st.sampled_from(TIMEOUTS), upstream=st.sampled_from([0.0, 0.0, 0.03]))
-    def offer(self, budget: float, timeout: float, upstream: float) -> None:
+    @rule(
+        budget=MILLISECONDS,
+        timeout=st.sampled_from(TIMEOUTS),
+        upstream=st.sampled_from([0.0, 0.0, 0.03]),
+        group=st.sampled_from(GROUPS),
+    )
+    def offer(self, budget: float, timeout: float, upstream: float, group: bytes) -> None:
         arrived = self.now - upstream
-        fresh = Request(self.next_id, b"", b"", arrived, arrived + budget, arrived + timeout)
+        fresh = Request(self.next_id, b"", b"", arrived, arrived + budget, arrived + timeout, group)
         self.next_id += 1
-        if len(self._admitted()) == MAX_INFLIGHT:
-            assert self.scheduler.full
+        if len(self._admitted()) < MAX_INFLIGHT:
+            assert not self.scheduler.full
+            assert self.scheduler.offer(fresh, WORKERS) is None
+            self.waiting[fresh.id] = fresh
+        elif self.scheduler.full or not budget:
             with pytest.raises(QueueFull):
                 self.scheduler.offer(fresh, WORKERS)
-            return
-        assert not self.scheduler.full
-        self.scheduler.offer(fresh, WORKERS)
-        self.waiting[fresh.id] = fresh
+        else:
+            displaced = self.scheduler.offer(fresh, WORKERS)
+            assert self.name in DEADLINE_ORDER
+            assert displaced is not None
+            self._leave(self.waiting, displaced)
+            self.waiting[fresh.id] = fresh
 
     @rule()
     def act_until_it_sleeps(self) -> None:
@@ -86,7 +97,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
         batch = self._take_batch(data)
-        self.model.observe(len(batch.requests), max(0.0, self.now - batch.dispatched))
+        seconds = max(0.0, self.now - batch.dispatched)
+        self.model.observe(len(batch.requests), seconds)
+        self.scheduler.observe(len(batch.requests), seconds)
         awaited = self.scheduler.finish(batch.requests)
         assert awaited == [each for each in batch.requests if each.id in self.running]
         for each in awaited:
@@ -104,6 +117,12 @@ class SchedulerMachine(RuleBasedStateMachine):
             elif each.id in self.running:
                 assert self.tried[each.id] == 1
                 self.retrying[each.id] = self.running.pop(each.id)
+
+    @rule(budget=MILLISECONDS, workers=st.integers(0, 3))
+    def predict(self, budget: float, workers: int) -> None:
+        late = self.scheduler.predicts_late(self.now + budget, self.now, workers)
+        if budget and not any(each.deadline <= self.now + budget for each in self.waiting.values()):
+            assert not late
 
     @precondition(lambda self: self.next_id > 0)
     @rule(data=st.data())
@@ -163,6 +182,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert self.idle > 0
         assert 1 <= len(batch.requests) <= MAX_BATCH_SIZE
         assert batch.dispatched == self.now
+        assert len({each.group for each in batch.requests}) == 1
         if self.retrying:
             assert batch.reason is DispatchReason.RETRY
             assert len(batch.requests) == 1
@@ -179,13 +199,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.batches.append(batch)
 
     def _check_order(self, batch: Batch) -> None:
+        first, *_ = batch.requests
         if self.name in DEADLINE_ORDER:
             keys = [(each.deadline, each.id) for each in batch.requests]
             assert keys[0][0] - self.now >= self.model.predict(len(batch.requests))
         else:
             keys = [(each.arrived, each.id) for each in batch.requests]
             # No policy in order of arrival has a late lane, so none that came before is passed over.
-            assert keys == sorted((each.arrived, each.id) for each in self.waiting.values())[: len(keys)]
+            everyone = self.waiting.values()
+            waiting = sorted((each.arrived, each.id) for each in everyone if each.group == first.group)
+            assert keys == waiting[: len(keys)]
+            if self.name in NEVER_WAITS:
+                assert keys[0] == min((each.arrived, each.id) for each in everyone)
         assert keys == sorted(keys)
 
     def _check_sleep(self, sleep: Sleep) -> None:
@@ -258,6 +283,73 @@ def test_deadlines_decide_who_goes_first_under_slo_and_arrival_under_the_others(
         first = queue.next_action(0.1, 1)
         assert isinstance(first, Dispatch)
         assert first.batch.requests[0].id == (2 if name in DEADLINE_ORDER else 1)
+
+
+def test_requests_of_different_groups_never_share_a_batch():
+    for name in POLICIES:
+        queue = scheduler(name)
+        for number in range(12):
+            queue.offer(request(number, budget=1.0, group=b"ab"[number % 2 : number % 2 + 1]))
+        batches = [action.batch for action in act(queue, 0.5, 20)]
+        assert sorted(each.id for batch in batches for each in batch.requests) == list(range(12))
+        assert all(len({each.id % 2 for each in batch.requests}) == 1 for batch in batches)
+
+
+def test_the_group_with_the_earliest_deadline_has_its_turn_however_many_of_another_wait():
+    queue = scheduler()
+    for number in range(40):
+        queue.offer(request(number, budget=1.0 + number / 1000, group=b"many"))
+    queue.offer(request(40, budget=1.0005, group=b"few"))
+    first, second, third = (action.batch for action in act(queue, 0.0, 3))
+    assert ids(first.requests) == list(range(8))
+    assert ids(second.requests) == [40]
+    assert ids(third.requests) == list(range(8, 16))
+
+
+def test_a_group_whose_first_has_left_still_has_its_turn_by_what_is_left():
+    queue = scheduler()
+    for number, (budget, group) in enumerate([(0.5, b"a"), (0.9, b"a"), (0.7, b"b"), (0.6, b"a")]):
+        queue.offer(request(number, budget=budget, group=group))
+    queue.withdraw(0)
+    assert [ids(action.batch.requests) for action in act(queue, 0.0, 2)] == [[3, 1], [2]]
+
+
+def test_late_requests_are_batched_by_group_in_the_order_in_which_they_fell_late():
+    queue = scheduler()
+    for number, group in enumerate([b"a", b"b", b"a", b"b", b"c"]):
+        queue.offer(request(number, budget=number / 1000, group=group))
+    late = [action.batch for action in act(queue, 0.5, 3)]
+    assert [(ids(batch.requests), batch.reason) for batch in late] == [
+        ([0, 2], DispatchReason.LATE),
+        ([1, 3], DispatchReason.LATE),
+        ([4], DispatchReason.LATE),
+    ]
+
+
+def test_a_full_batch_of_one_group_does_not_wait_for_the_delay_of_another():
+    queue = scheduler("fixed")
+    queue.offer(request(0, group=b"a"))
+    for number in range(1, MAX_BATCH_SIZE + 1):
+        queue.offer(request(number, group=b"b"))
+    (full,) = (action.batch for action in act(queue, 0.0, 2))
+    assert (full.reason, len(full.requests)) == (DispatchReason.FULL, MAX_BATCH_SIZE)
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_groups_leave_nothing_behind_though_every_request_has_its_own(name: str):
+    queue = scheduler(name, max_inflight=50)
+    largest = 0
+    for number in range(3000):
+        now = number / 100
+        queue.offer(request(number, arrived=now, budget=0.1, timeout=0.3, group=b"%d" % number))
+        for action in act(queue, now, number % 2):
+            if isinstance(action, Dispatch):
+                queue.finish(action.batch.requests)
+        largest = max(largest, sizes(queue))
+    act(queue, 100.0)
+    assert queue.admitted == 0
+    assert not queue._groups
+    assert largest < 500
 
 
 def test_a_lost_batch_is_tried_again_one_by_one_before_anything_else_and_then_given_up():
@@ -416,6 +508,33 @@ def test_a_full_queue_refuses_and_takes_again_when_one_has_left():
     assert queue.admitted == 2
 
 
+def test_a_fresh_request_takes_the_place_of_the_one_that_has_been_late_for_longest():
+    queue = scheduler(max_inflight=4)
+    for number in range(3):
+        queue.offer(request(number, budget=0.01 * (3 - number)))
+    queue.offer(request(3, arrived=0.5, budget=0.5))
+    act(queue, 0.5, 1)
+    assert not queue.full
+    assert queue.offer(request(4, arrived=0.5)) == request(2, budget=0.01)
+    assert queue.offer(request(5, arrived=0.5)) == request(1, budget=0.02)
+    with pytest.raises(QueueFull):
+        queue.offer(request(6, arrived=0.5, budget=-0.1))
+    assert queue.admitted == 4
+
+
+def test_requests_on_time_and_with_a_worker_are_never_displaced():
+    queue = scheduler(max_inflight=2)
+    queue.offer(request(1, budget=0.0))
+    queue.offer(request(2, budget=1.0))
+    (sent, late) = act(queue, 0.5, 2)
+    assert late.batch.reason is DispatchReason.LATE
+    assert queue.full
+    with pytest.raises(QueueFull):
+        queue.offer(request(3, arrived=0.5))
+    queue.finish(sent.batch.requests)
+    assert queue.offer(request(3, arrived=0.5)) is None
+
+
 def test_a_refusal_tells_when_half_the_queue_will_be_worked_off():
     model = learnt(lambda _: 2.0, (8,))
     queue = scheduler(model=model, max_inflight=1000)
@@ -435,10 +554,41 @@ def test_a_refusal_never_sends_anyone_away_for_more_than_a_minute():
     assert queue.refusal(1).retry_after == 60
 
 
+def test_lateness_is_predicted_from_what_is_ahead_and_the_learnt_throughput():
+    queue = scheduler()
+    assert not queue.predicts_late(0.001, 0.0, 1)  # nothing waits: the worker will show
+    for number in range(24):
+        queue.offer(request(number, budget=0.1))
+    # Three batches of 8 of 16 ms each, then our own of one, which takes 9 ms.
+    assert queue.predicts_late(0.1, 0.042, 1) is False
+    assert queue.predicts_late(0.1, 0.044, 1) is True
+    # Two workers: two batches at once, the third, and then our own beside it.
+    assert queue.predicts_late(0.1, 0.065, 2) is False
+    assert queue.predicts_late(0.1, 0.08, 2) is True
+    assert queue.predicts_late(0.1, 0.1, 9) is True
+
+
+def test_a_deadline_before_those_of_the_queue_is_not_behind_them():
+    queue = scheduler()
+    for number in range(24):
+        queue.offer(request(number, budget=0.2 + number / 1000))
+    assert not queue.predicts_late(0.03, 0.0, 1)
+    assert not queue.predicts_late(0.2, 0.15, 1)
+    assert queue.predicts_late(0.223, 0.2, 1)
+
+
+def test_policies_that_know_no_deadlines_predict_nothing():
+    for name in set(POLICIES) - set(DEADLINE_ORDER):
+        queue = scheduler(name)
+        queue.offer(request(0))
+        assert not queue.predicts_late(0.0, 1.0, 1)
+
+
 def sizes(queue: Scheduler) -> int:
     """Everything that the queue holds on to."""
-    lanes = (queue._admitted, queue._on_time, queue._late, queue._retry, queue._early)
-    return sum(map(len, lanes))
+    lanes = (queue._admitted, queue._heads, queue._late, queue._retry, queue._early, queue._groups)
+    groups = queue._groups.values()
+    return sum(map(len, lanes)) + sum(len(group.on_time) + len(group.late) for group in groups)
 
 
 @pytest.mark.parametrize("shed_late", [False, True])

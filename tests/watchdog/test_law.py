@@ -1,0 +1,93 @@
+"""What the policies, the queue and the latency model reach together, in virtual time (see ``simulation``)."""
+
+import pytest
+
+from watchdog.curves import TABULAR, TEXT, VISION_TUNED
+from watchdog.simulation import Law, Simulation
+
+
+def accelerator(size: int) -> float:
+    return 0.016 + 0.001 * size
+
+
+@pytest.mark.parametrize("rate", [400, 600, 1200])
+def test_refusing_at_the_header_costs_no_goodput(rate: float):
+    outcomes = []
+    for early in (False, True):
+        simulation = Simulation(lambda size: 2 * accelerator(size), shed_late=True, early=early)
+        simulation.run(100, 5)
+        outcomes.append(simulation.run(rate, 5))
+    shed, refused = outcomes
+    assert len(refused.good) >= 0.99 * len(shed.good)
+    assert refused.refused
+    assert len(refused.shed) < len(shed.shed)
+    assert not shed.refused
+
+
+def test_nothing_is_refused_early_below_the_maximum_rate():
+    simulation = Simulation(accelerator, shed_late=True, early=True)
+    simulation.run(1000, 2)
+    outcome = simulation.run(1100, 3)
+    assert not outcome.refused
+    assert outcome.attainment() > 0.99
+
+
+def test_late_requests_that_are_served_never_keep_fresh_ones_out():
+    simulation = Simulation(accelerator, max_inflight=400)
+    simulation.run(1000, 2)
+    outcome = simulation.run(2500, 4)
+    assert not outcome.refused
+    assert len(outcome.good) > 4 * 1200
+
+
+def maximum_rate(law: Law, slo_latency: float, *, within: float) -> float:
+    """The highest rate at which 99 % of the requests are within the SLO, by bisection."""
+    low, high = 10.0, 5000.0
+    while high / low > 1 + within:
+        rate = (low * high) ** 0.5
+        simulation = Simulation(law, slo_latency=slo_latency)
+        simulation.run(rate / 2, 2)
+        if simulation.run(rate, 1 + 6000 / rate).attainment() >= 0.99:
+            low = rate
+        else:
+            high = rate
+    return low
+
+
+@pytest.mark.parametrize(
+    ("law", "slo_latency"),
+    [
+        pytest.param(lambda size: 0.02 + 0.004 * size, 0.2, id="affine"),
+        pytest.param(lambda size: 0.01 * size, 0.2, id="without intercept"),
+        pytest.param(VISION_TUNED, 0.2, id="vision-tuned"),
+        # Slower than they are, so that few requests tell as much.
+        pytest.param(lambda size: 10 * TEXT(size), 0.5, id="text"),
+        pytest.param(lambda size: 10 * TABULAR(size), 0.5, id="tabular"),
+    ],
+)
+def test_capacity_predicts_the_maximum_rate_from_traffic_at_a_third_of_it(law: Law, slo_latency: float):
+    maximum = maximum_rate(law, slo_latency, within=0.03)
+    simulation = Simulation(law, slo_latency=slo_latency)
+    simulation.run(maximum / 3, 20)
+    assert simulation.model.capacity(2, slo_latency) == pytest.approx(maximum, rel=0.15)
+
+
+@pytest.mark.parametrize("shed_late", [False, True])
+def test_a_model_that_becomes_twice_as_slow_is_followed_within_seconds(shed_late: bool):
+    simulation = Simulation(accelerator, shed_late=shed_late, early=shed_late)
+    assert simulation.run(350, 5).attainment() > 0.99
+    simulation.law = lambda size: 2 * accelerator(size)
+    changed = simulation.now
+    outcome = simulation.run(300, 10)
+    assert outcome.attainment(changed + 2) > 0.99
+    assert simulation.model.predict(16) == pytest.approx(2 * accelerator(16), rel=0.15)
+
+
+def test_a_model_that_becomes_faster_again_is_followed_within_seconds():
+    simulation = Simulation(lambda size: 2 * accelerator(size))
+    simulation.run(300, 5)
+    simulation.law = accelerator
+    changed = simulation.now
+    outcome = simulation.run(1000, 10)
+    assert outcome.attainment(changed + 2) > 0.99
+    assert simulation.model.predict(16) == pytest.approx(accelerator(16), rel=0.15)
