@@ -23,6 +23,8 @@ DRAIN_SECONDS: Final = 15.0
 """Default limit on finishing admitted requests: with the default healthcheck_interval and the stop of the
 workers it stays below 25 s, so that a pod's 30 s of grace are enough."""
 
+QUEUED_BYTES: Final = 1 << 28
+
 DESCRIPTIONS: Final[dict[str, str]] = {
     "function_path": "folder that holds handler.py [function]",
     "slo_latency": "latency target of a request, e.g. 200ms [500ms]",
@@ -35,6 +37,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     "worker_threads": "threads of each worker's maths libraries, or auto: quota / workers [auto]",
     "max_inflight": "most requests queued and running; beyond it 429 [1024]",
     "max_body_bytes": "longest request body, below 4Gi; Ki, Mi, Gi are understood [16Mi]",
+    "max_queued_bytes": "most bytes of bodies queued and running; beyond it 429 [256Mi or max_body_bytes]",
     "port": "HTTP port, 0 for any free one [8080]",
     "metrics_port": "port of /metrics, 0 for any free one [8081]",
     "read_timeout": "time in which a client must send its whole request [30s]",
@@ -69,6 +72,7 @@ class Config:
     worker_threads: int
     max_inflight: int
     max_body_bytes: int
+    max_queued_bytes: int
     port: int
     metrics_port: int
     read_timeout: float
@@ -104,6 +108,12 @@ class Config:
             _or_auto(max(1, min(MAX_AUTO_WORKERS, int(cpus)))),
             "must be auto or a whole number of at least 1",
         )
+        max_body_bytes = read(
+            "max_body_bytes",
+            "16Mi",
+            _frameable,
+            "must be a number of bytes from 1 to 4Gi - 1, such as 16Mi",
+        )
         write_timeout = read("write_timeout", "30s", _positive(parse_duration), positive)
         return cls(
             function_path=environ.get("function_path", "").strip() or "function",
@@ -133,11 +143,12 @@ class Config:
                 _whole(1, 10**9),
                 "must be a whole number of at least 1 (the queue is always bounded)",
             ),
-            max_body_bytes=read(
-                "max_body_bytes",
-                "16Mi",
-                _frameable,
-                "must be a number of bytes from 1 to 4Gi - 1, such as 16Mi",
+            max_body_bytes=max_body_bytes,
+            max_queued_bytes=read(
+                "max_queued_bytes",
+                str(max(QUEUED_BYTES, max_body_bytes)),
+                _bytes_from(max_body_bytes),
+                f"must be a number of bytes not below max_body_bytes ({max_body_bytes}), such as 256Mi",
             ),
             port=read("port", "8080", _whole(0, 65535), "must be a port number, 0 to 65535"),
             metrics_port=read("metrics_port", "8081", _whole(0, 65535), "must be a port number, 0 to 65535"),
@@ -183,6 +194,16 @@ def _frameable(text: str) -> int:
     if not 0 < value <= MAX_PART:
         raise ValueError(text)
     return value
+
+
+def _bytes_from(low: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = parse_bytes(text)
+        if value < low:
+            raise ValueError(text)
+        return value
+
+    return parse
 
 
 def _positive(parse: Callable[[str], _T]) -> Callable[[str], _T]:

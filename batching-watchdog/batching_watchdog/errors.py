@@ -75,7 +75,7 @@ class HeadersTooLarge(WatchdogError):
 
 
 class QueueFull(WatchdogError):
-    """As many requests as max_inflight allows are already queued or running."""
+    """As many requests as max_inflight, or bodies as max_queued_bytes, allow are queued or running."""
 
     status = 429
     reason = "queue_full"
@@ -83,6 +83,15 @@ class QueueFull(WatchdogError):
     def __init__(self, max_inflight: int, retry_after: int) -> None:
         super().__init__(f"{max_inflight} requests are queued or running, the limit (max_inflight)")
         self.retry_after = retry_after
+
+    @classmethod
+    def of_bytes(cls, max_queued_bytes: int) -> "QueueFull":
+        """The same for the bodies' bytes."""
+        error = cls(0, 1)
+        error.args = (
+            f"the bodies queued and running would exceed {max_queued_bytes} bytes (max_queued_bytes)",
+        )
+        return error
 
 
 class ShuttingDown(WatchdogError):

@@ -26,6 +26,7 @@ from batching_watchdog.errors import (
     BadRequest,
     BodyTooLarge,
     HeadersTooLarge,
+    QueueFull,
     RequestTimedOut,
     WatchdogError,
 )
@@ -67,6 +68,8 @@ class Limits:
     max_body_bytes: int
     read_timeout: float
     write_timeout: float
+    max_queued_bytes: int
+    """Bodies of all requests that have come and are not answered, together."""
 
 
 class Application(Protocol):
@@ -158,6 +161,8 @@ class Connections:
         self.limits = limits
         self.clock = clock
         self.closing = False
+        self.queued_bytes = 0
+        """What the bodies of unanswered requests hold."""
         self._open: set[HttpProtocol] = set()
         self._date: tuple[int, bytes] = (0, b"")
 
@@ -255,8 +260,11 @@ class HttpProtocol(asyncio.Protocol):
         self._connections.discard(self)
         self._transport = None
         for exchange in self._pending:
-            if exchange.on_disconnect is not None and exchange.answer is None:
-                exchange.on_disconnect()
+            if exchange.answer is None:
+                if not exchange.refused:
+                    self._connections.queued_bytes -= exchange.size
+                if exchange.on_disconnect is not None:
+                    exchange.on_disconnect()
         self._pending.clear()
         self._current = None
 
@@ -348,12 +356,8 @@ class HttpProtocol(asyncio.Protocol):
         _check_head(exchange, parser.get_http_version())
         exchange.head_complete = True
         length = exchange.length
-        error: WatchdogError | None = None
-        if length is not None and length > self._limits.max_body_bytes:
-            error = BodyTooLarge(
-                f"the body has {length} bytes, the limit (max_body_bytes) is {self._limits.max_body_bytes}"
-            )
-        else:
+        error = self._too_much(length) if length else None
+        if error is None:
             error = self._application.refuse(exchange)
         if parser.should_upgrade():
             # The parser leaves the body to the new protocol and ends the request; see data_received.
@@ -372,13 +376,18 @@ class HttpProtocol(asyncio.Protocol):
         """Parser: a part of the body."""
         exchange = self._current
         assert exchange is not None  # noqa: S101 - the parser calls on_message_begin first
-        exchange.size += len(body)
+        size = len(body)
+        exchange.size += size
         if exchange.refused:
             return
+        connections = self._connections
+        connections.queued_bytes += size
         if exchange.size > self._limits.max_body_bytes:
             raise BodyTooLarge(
                 f"the body is longer than {self._limits.max_body_bytes} bytes (max_body_bytes)"
             )
+        if connections.queued_bytes > self._limits.max_queued_bytes:
+            raise QueueFull.of_bytes(self._limits.max_queued_bytes)
         exchange.chunks.append(body)
 
     def on_message_complete(self) -> None:
@@ -400,6 +409,8 @@ class HttpProtocol(asyncio.Protocol):
         transport = self._transport
         if transport is None or exchange.answer is not None:
             return
+        if not exchange.refused:
+            self._connections.queued_bytes -= exchange.size
         if self._connections.closing and exchange is self._pending[-1]:
             # Not before: the answers of requests that came behind it must still leave.
             exchange.keep_alive = False
@@ -414,6 +425,10 @@ class HttpProtocol(asyncio.Protocol):
             body = b""
         line = b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b""))
         exchange.answer = (b"".join((line, self._connections.date, head, length, connection, b"\r\n")), body)
+        self._send_answers(transport)
+
+    def _send_answers(self, transport: asyncio.Transport) -> None:
+        """Send what is in order."""
         pending = self._pending
         while pending and pending[0].answer is not None:
             done = pending.popleft()
@@ -474,6 +489,20 @@ class HttpProtocol(asyncio.Protocol):
             self._pending.append(exchange)
         if exchange.answer is None:
             self._application.answer_error(exchange, error)
+
+    def _too_much(self, length: int) -> WatchdogError | None:
+        """What forbids a body of ``length`` bytes.
+
+        What is only announced is not set aside: else a few clients that send nothing would shut out the rest.
+        """
+        limits = self._limits
+        if length > limits.max_body_bytes:
+            return BodyTooLarge(
+                f"the body has {length} bytes, the limit (max_body_bytes) is {limits.max_body_bytes}"
+            )
+        if self._connections.queued_bytes + length > limits.max_queued_bytes:
+            return QueueFull.of_bytes(limits.max_queued_bytes)
+        return None
 
     def _refuse(self, exchange: Exchange, error: WatchdogError) -> None:
         """Answer at the header; the body is dropped, or no more is read if that costs too much."""

@@ -111,6 +111,23 @@ def test_slow_readers_of_big_answers_neither_stall_others_nor_grow_the_watchdog_
         assert dog.call(body=b"").body == b""
 
 
+def test_bodies_beyond_the_budget_are_refused_and_the_others_served():
+    handler = (
+        "import time\ndef handle(event, context):\n    time.sleep(0.5)\n    return str(len(event.body))\n"
+    )
+    with watchdog(handler, max_body_bytes="1Mi", max_queued_bytes="4Mi", max_batch_size="1") as dog:
+        answers = dog.call_all([b"x" * 1_000_000] * 12)
+        assert {answer.status for answer in answers} == {200, 429}
+        served = [answer.body for answer in answers if answer.status == 200]
+        assert set(served) == {b"1000000"}
+        assert len(served) >= 4
+        refused = [answer.headers for answer in answers if answer.status == 429]
+        assert {(headers["X-Watchdog-Reason"], headers["Retry-After"]) for headers in refused} == {
+            ("queue_full", "1")
+        }
+        assert dog.call(body=b"x" * 1_000_000).body == b"1000000"
+
+
 def _connections(dog: Watchdog) -> int:
     """Established connections to the function's port, as the kernel sees them at the watchdog's side."""
     port = f":{dog.port:04X}"

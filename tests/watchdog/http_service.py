@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from batching_watchdog.errors import WatchdogError
 from batching_watchdog.protocol import Connections, Exchange, Limits
 
-LIMITS = Limits(max_body_bytes=1000, read_timeout=30.0, write_timeout=30.0)
+LIMITS = Limits(max_body_bytes=1000, read_timeout=30.0, write_timeout=30.0, max_queued_bytes=1 << 20)
 
 
 @dataclass

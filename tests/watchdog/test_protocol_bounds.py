@@ -1,6 +1,7 @@
 """What one connection can cost: nothing that a client sends raises, hangs, or is kept without bound."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -68,6 +69,7 @@ def test_whatever_comes_nothing_escapes_and_what_is_kept_is_bounded(pieces: list
         assert len(made._pending) <= len(application.exchanges) + 1
     assert all(len(exchange.body) <= LIMITS.max_body_bytes for exchange in application.exchanges)
     made.connection_lost(None)
+    assert made._connections.queued_bytes == 0
 
 
 def endless(start: bytes, more: bytes) -> Callable[[], Iterator[bytes]]:
@@ -218,3 +220,58 @@ def test_hundreds_of_clients_that_dawdle_are_cut_and_others_are_served_meanwhile
         assert (await client.answer()).body == b"GET /still "
 
     scenario(body)
+
+
+def post(size: int) -> bytes:
+    return b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size
+
+
+SMALL = replace(LIMITS, max_queued_bytes=1500)
+
+
+def test_bodies_beyond_the_budget_are_refused_at_the_header_until_others_are_answered():
+    async def body(service: Service, client: Client) -> None:
+        await client.send(post(1000) + b"x" * 1000)
+        await service.until(lambda: len(service.application.exchanges) == 1)
+        other = await service.connect()
+        await other.send(post(501))
+        assert (await other.answer()).status == 429
+        await other.send(b"x" * 501 + post(0))
+        await service.until(lambda: len(service.application.exchanges) == 2)
+        for exchange in service.application.exchanges:
+            service.application.answer(exchange)
+        assert (await client.answer()).status == (await other.answer()).status == 200
+        assert service.connections.queued_bytes == 0
+        await other.send(post(1000) + b"x" * 1000)
+        await service.until(lambda: len(service.application.exchanges) == 3)
+
+    scenario(body, Echo(hold=True), SMALL)
+
+
+def test_chunked_bodies_are_counted_as_they_come_and_cut_at_the_budget():
+    async def body(service: Service, client: Client) -> None:
+        others = [await service.connect() for _ in range(2)]
+        await client.send(CHUNKED + b"384\r\n" + b"x" * 900 + b"\r\n")
+        await service.until(lambda: service.connections.queued_bytes == 900)
+        # What is announced but has not come takes nothing from the others.
+        await others[0].send(post(600))
+        await others[1].send(CHUNKED + b"384\r\n" + b"x" * 900 + b"\r\n")
+        answer = await others[1].answer()
+        assert (answer.status, answer.headers["connection"]) == (429, "close")
+        assert service.connections.queued_bytes == 900
+
+    scenario(body, limits=SMALL)
+
+
+def test_the_bodies_of_clients_that_go_away_are_given_back():
+    async def body(service: Service, client: Client) -> None:
+        other = await service.connect()
+        await client.send(post(700) + b"x" * 700)
+        await other.send(post(700) + b"x" * 300)
+        await service.until(lambda: service.connections.queued_bytes == 1000)
+        client.writer.close()
+        other.writer.close()
+        await service.until(lambda: not len(service.connections))
+        assert service.connections.queued_bytes == 0
+
+    scenario(body, Echo(hold=True), SMALL)
