@@ -45,6 +45,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     "exec_timeout": "time after which a request is given up with 504 [30s]",
     "healthcheck_interval": "time between failing health checks and closing the listener on SIGTERM [5s]",
     "ready_path": "function path that /_/ready calls [none]",
+    "access_log": "true | false: a line for each request; our own errors from 500 on always have one [false]",
     "prefix_logs": "true | false: time and stream before each line of the workers [true]",
 }
 
@@ -82,6 +83,7 @@ class Config:
     drain_timeout: float
     """write_timeout if it was set (of-watchdog uses it so), else ``DRAIN_SECONDS``."""
     ready_path: str
+    access_log: bool
     prefix_logs: bool
 
     @classmethod
@@ -158,6 +160,10 @@ class Config:
             healthcheck_interval=read("healthcheck_interval", "5s", parse_duration, duration),
             drain_timeout=write_timeout if environ.get("write_timeout", "").strip() else DRAIN_SECONDS,
             ready_path=read("ready_path", "", _path, "must begin with /"),
+            access_log=read(
+                "access_log", "false", _one_of("true", "1", "false", "0"), "must be true or false"
+            )
+            in ("true", "1"),
             prefix_logs=read(
                 "prefix_logs", "true", _one_of("true", "1", "false", "0"), "must be true or false"
             )

@@ -128,6 +128,21 @@ def test_bodies_beyond_the_budget_are_refused_and_the_others_served():
         assert dog.call(body=b"x" * 1_000_000).body == b"1000000"
 
 
+def test_our_own_errors_are_logged_and_other_requests_only_if_asked_for():
+    handler = """
+    import time
+    def handle(event, context):
+        time.sleep(float(event.body))
+    """
+    for access_log in ("false", "true"):
+        with watchdog(handler, access_log=access_log) as dog:
+            assert dog.call("POST", "/quick", b"0").status == 200
+            assert dog.call("POST", "/slow", b"1.5", {"X-Timeout": "100ms"}).status == 504
+            wait_until(lambda dog=dog: "POST /slow 504 in 0." in dog.log, "the error has its line")
+            assert "expired: not answered within" in dog.log
+            assert ("POST /quick 200 in 0." in dog.log) == (access_log == "true")
+
+
 def _connections(dog: Watchdog) -> int:
     """Established connections to the function's port, as the kernel sees them at the watchdog's side."""
     port = f":{dog.port:04X}"

@@ -40,6 +40,7 @@ INVALID: dict[str, list[str]] = {
     "exec_timeout": [*BAD_DURATIONS, "0s"],
     "healthcheck_interval": BAD_DURATIONS,
     "ready_path": ["-", "ready", "http://x/"],
+    "access_log": ["yes", "True", "2"],
     "prefix_logs": ["yes", "True", "2"],
 }
 VALID: dict[str, tuple[str, str, object]] = {
@@ -55,6 +56,7 @@ VALID: dict[str, tuple[str, str, object]] = {
     "max_inflight": ("1", "max_inflight", 1),
     "max_body_bytes": ("4294967295", "max_body_bytes", 2**32 - 1),
     "max_queued_bytes": ("1Gi", "max_queued_bytes", 2**30),
+    "access_log": ("true", "access_log", True),
     "port": ("0", "port", 0),
     "metrics_port": ("65535", "metrics_port", 65535),
     "read_timeout": ("1", "read_timeout", 1.0),
