@@ -39,7 +39,7 @@ BACKLOG: Final = 4096
 SWEEP_SECONDS: Final = 1.0
 FLUSH_SECONDS: Final = 0.5
 """After the last answer: what its bytes get to leave in."""
-METRICS_LIMITS: Final = Limits(max_body_bytes=0, read_timeout=10.0, write_timeout=10.0)
+METRICS_LIMITS: Final = Limits(max_body_bytes=0, read_timeout=10.0, write_timeout=10.0, max_queued_bytes=0)
 
 
 def main(environ: Mapping[str, str]) -> int:
@@ -82,7 +82,7 @@ async def run(config: Config, environ: Mapping[str, str]) -> int:
         recycled=lambda: pool.recycled,
         resident_bytes=pool.resident_bytes,
     )
-    limits = Limits(config.max_body_bytes, config.read_timeout, config.write_timeout)
+    limits = Limits(config.max_body_bytes, config.read_timeout, config.write_timeout, config.max_queued_bytes)
     requests = Connections(front, limits, clock)
     scrapes = Connections(MetricsPage(Exposition(metrics)), METRICS_LIMITS, clock)
     signals = _Signals()

@@ -24,6 +24,8 @@ DRAIN_SECONDS: Final = 15.0
 """Default limit on finishing admitted requests: with the default healthcheck_interval and the stop of the
 workers it stays below 25 s, so that a pod's 30 s of grace are enough."""
 
+QUEUED_BYTES: Final = 1 << 28
+
 DESCRIPTIONS: Final[dict[str, str]] = {
     "function_path": "folder that holds handler.py [function]",
     "slo_latency": "latency target of a request, e.g. 200ms [500ms]",
@@ -38,6 +40,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     "preload": "true | false: load the model once and share it between the workers [false]",
     "max_inflight": "most requests queued and running; beyond it 429 [1024]",
     "max_body_bytes": "longest request body, below 4Gi; Ki, Mi, Gi are understood [16Mi]",
+    "max_queued_bytes": "most bytes of bodies queued and running; beyond it 429 [256Mi or max_body_bytes]",
     "port": "HTTP port, 0 for any free one [8080]",
     "metrics_port": "port of /metrics, 0 for any free one [8081]",
     "read_timeout": "time in which a client must send its whole request [30s]",
@@ -45,6 +48,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     "exec_timeout": "time after which a request is given up with 504 [30s]",
     "healthcheck_interval": "time between failing health checks and closing the listener on SIGTERM [5s]",
     "ready_path": "function path that /_/ready calls [none]",
+    "access_log": "true | false: a line for each request; our own errors from 500 on always have one [false]",
     "prefix_logs": "true | false: time and stream before each line of the workers [true]",
     "upstream_url": "http://host:port/path that answers batches in place of Python workers [none]",
     "http_upstream_url": "other name of upstream_url; wins if both are set",
@@ -97,6 +101,7 @@ class Config:
     """The CUDA devices that the workers share, as ``CUDA_VISIBLE_DEVICES`` names them."""
     max_inflight: int
     max_body_bytes: int
+    max_queued_bytes: int
     port: int
     metrics_port: int
     read_timeout: float
@@ -106,6 +111,7 @@ class Config:
     drain_timeout: float
     """write_timeout if it was set (of-watchdog uses it so), else ``DRAIN_SECONDS``."""
     ready_path: str
+    access_log: bool
     prefix_logs: bool
     upstream_url: HttpUrl | None
     """If set there are no Python workers: batches are POSTed to it."""
@@ -141,6 +147,12 @@ class Config:
             for name in ("http_upstream_url", "upstream_url")
         ]
         commands = [environ.get(name, "").split() for name in ("function_process", "fprocess")]
+        max_body_bytes = read(
+            "max_body_bytes",
+            "16Mi",
+            _frameable,
+            "must be a number of bytes from 1 to 4Gi - 1, such as 16Mi",
+        )
         write_timeout = read("write_timeout", "30s", _positive(parse_duration), positive)
         return cls(
             function_path=environ.get("function_path", "").strip() or "function",
@@ -173,11 +185,12 @@ class Config:
                 _whole(1, 10**9),
                 "must be a whole number of at least 1 (the queue is always bounded)",
             ),
-            max_body_bytes=read(
-                "max_body_bytes",
-                "16Mi",
-                _frameable,
-                "must be a number of bytes from 1 to 4Gi - 1, such as 16Mi",
+            max_body_bytes=max_body_bytes,
+            max_queued_bytes=read(
+                "max_queued_bytes",
+                str(max(QUEUED_BYTES, max_body_bytes)),
+                _bytes_from(max_body_bytes),
+                f"must be a number of bytes not below max_body_bytes ({max_body_bytes}), such as 256Mi",
             ),
             port=read("port", "8080", _whole(0, 65535), "must be a port number, 0 to 65535"),
             metrics_port=read("metrics_port", "8081", _whole(0, 65535), "must be a port number, 0 to 65535"),
@@ -187,6 +200,7 @@ class Config:
             healthcheck_interval=read("healthcheck_interval", "5s", parse_duration, duration),
             drain_timeout=write_timeout if environ.get("write_timeout", "").strip() else DRAIN_SECONDS,
             ready_path=read("ready_path", "", _path, "must begin with /"),
+            access_log=read("access_log", "false", _truth, "must be true or false"),
             prefix_logs=read("prefix_logs", "true", _truth, "must be true or false"),
             upstream_url=upstreams[0] or upstreams[1],
             upstream_format=read(
@@ -241,6 +255,16 @@ def _frameable(text: str) -> int:
     if not 0 < value <= MAX_PART:
         raise ValueError(text)
     return value
+
+
+def _bytes_from(low: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = parse_bytes(text)
+        if value < low:
+            raise ValueError(text)
+        return value
+
+    return parse
 
 
 def _positive(parse: Callable[[str], _T]) -> Callable[[str], _T]:

@@ -75,7 +75,7 @@ class HeadersTooLarge(WatchdogError):
 
 
 class QueueFull(WatchdogError):
-    """As many requests as max_inflight allows are already queued or running."""
+    """As many requests as max_inflight, or bodies as max_queued_bytes, allow are queued or running."""
 
     status = 429
     reason = "queue_full"
@@ -86,6 +86,15 @@ class QueueFull(WatchdogError):
             + ("; this one was late already and made room for one that is not" if displaced else "")
         )
         self.retry_after = retry_after
+
+    @classmethod
+    def of_bytes(cls, max_queued_bytes: int) -> "QueueFull":
+        """The same for the bodies' bytes."""
+        error = cls(0, 1)
+        error.args = (
+            f"the bodies queued and running would exceed {max_queued_bytes} bytes (max_queued_bytes)",
+        )
+        return error
 
 
 class ShuttingDown(WatchdogError):

@@ -5,11 +5,14 @@ refusing at the header. It knows nothing of batches. A whole request goes to the
 ``Exchange``, which is answered once by ``respond``; answers leave in the order of their requests. Next step:
 ``server``.
 
-Parsing is httptools' (llhttp, Node's parser). This is the hot path of every request, so there is no task,
+Parsing is httptools' (llhttp, Node's parser) in its strict mode. What that still takes and RFC 9112 does not
+is refused here; tests/watchdog/test_conformance.py compares the outcome with a second implementation and
+lists every difference. This is the hot path of every request, so there is no task,
 no future and no timer per request: timeouts are checked by ``Connections.sweep`` once per second.
 """
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,12 +26,18 @@ from batching_watchdog.errors import (
     BadRequest,
     BodyTooLarge,
     HeadersTooLarge,
+    QueueFull,
     RequestTimedOut,
     WatchdogError,
 )
 
 MAX_HEADER_BYTES: Final = 1 << 16
 """Request line and headers together. of-watchdog allows 1 MiB; nginx 32 KiB, Node 16 KiB."""
+OVERHEAD_PER_BYTE: Final = 16
+"""Bytes of chunk framing that are free with each byte of a chunked body; all beyond them may not exceed
+``MAX_HEADER_BYTES``, so endless extensions, zeros and trailers are cut (Go's net/http does so too)."""
+MAX_UNSENT_BYTES: Final = 1 << 26
+"""A client that pipelines and lets more than this wait unread is cut at its next answer."""
 MAX_PIPELINED: Final = 64
 """Requests of one connection that may be unanswered before we stop reading from it."""
 KEEP_ALIVE_SECONDS: Final = 75.0
@@ -42,6 +51,13 @@ connection and the client never sees the answer that explains."""
 SMALL_BYTES: Final = 1 << 16
 """An answer's body up to this length is joined to its head: one copy is cheaper than a second write."""
 
+_FRAMING_LENGTHS: Final = frozenset(map(len, (b"host", b"expect", b"content-length", b"transfer-encoding")))
+_HOST_BYTES: Final = (
+    b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789" + b"-._~%!$&'()*+,;=" + b":[]"
+)
+"""What an authority without user information is made of (RFC 3986, 3.2.2)."""
+_ABSOLUTE: Final = re.compile(rb"https?://([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL)
+
 _REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
@@ -52,6 +68,8 @@ class Limits:
     max_body_bytes: int
     read_timeout: float
     write_timeout: float
+    max_queued_bytes: int
+    """Bodies of all requests that have come and are not answered, together."""
 
 
 class Application(Protocol):
@@ -74,13 +92,17 @@ class Exchange:
         "answer",
         "arrived",
         "body",
+        "chunked",
         "chunks",
         "context",
         "expects_continue",
         "head_complete",
+        "head_size",
         "headers",
+        "host",
         "http_1_0",
         "keep_alive",
+        "length",
         "method",
         "on_disconnect",
         "protocol",
@@ -97,7 +119,14 @@ class Exchange:
         self.headers: list[tuple[bytes, bytes]] = []
         self.chunks: list[bytes] = []
         self.body = b""
+        self.head_size = 0
+        """Bytes of header and trailer."""
         self.size = 0
+        """Bytes of the body so far."""
+        self.host: bytes | None = None
+        self.length: int | None = None
+        """Content-Length; None without a body, or if it is chunked."""
+        self.chunked = False
         self.http_1_0 = False
         self.keep_alive = True
         self.expects_continue = False
@@ -132,6 +161,8 @@ class Connections:
         self.limits = limits
         self.clock = clock
         self.closing = False
+        self.queued_bytes = 0
+        """What the bodies of unanswered requests hold."""
         self._open: set[HttpProtocol] = set()
         self._date: tuple[int, bytes] = (0, b"")
 
@@ -180,6 +211,24 @@ class Connections:
 class HttpProtocol(asyncio.Protocol):
     """One connection."""
 
+    __slots__ = (
+        "_application",
+        "_clock",
+        "_closing",
+        "_connections",
+        "_current",
+        "_excess",
+        "_limits",
+        "_lingers_until",
+        "_parser",
+        "_pending",
+        "_reading",
+        "_resumed",
+        "_since",
+        "_transport",
+        "_write_stalled_since",
+    )
+
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._application = connections.application
@@ -189,9 +238,13 @@ class HttpProtocol(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._pending: deque[Exchange] = deque()
         self._current: Exchange | None = None
-        self._header_bytes = 0
+        self._resumed: Exchange | None = None
+        """A request that asked for an upgrade, while a new parser is made to read its body."""
+        self._excess = 0
+        """Bytes that brought neither a complete header nor enough of a body."""
         self._reading = True
         self._closing = False
+        """Nothing more is read: what still comes is dropped."""
         self._since = self._clock()
         """When the request that is being received began, or else when the connection became idle."""
         self._write_stalled_since: float | None = None
@@ -207,8 +260,11 @@ class HttpProtocol(asyncio.Protocol):
         self._connections.discard(self)
         self._transport = None
         for exchange in self._pending:
-            if exchange.on_disconnect is not None and exchange.answer is None:
-                exchange.on_disconnect()
+            if exchange.answer is None:
+                if not exchange.refused:
+                    self._connections.queued_bytes -= exchange.size
+                if exchange.on_disconnect is not None:
+                    exchange.on_disconnect()
         self._pending.clear()
         self._current = None
 
@@ -230,13 +286,13 @@ class HttpProtocol(asyncio.Protocol):
         """Asyncio: bytes came."""
         if self._closing:
             return
-        if self._current is None:
-            self._since = self._clock()
+        current = self._current
+        size = 0 if current is None else current.size
+        rest: bytes | None = None
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # RFC 9110 7.8 lets a server ignore an Upgrade: the request is answered. The parser stops there.
-            self._closing = True
+        except httptools.HttpParserUpgrade as upgrade:
+            rest = data[upgrade.args[0] :]
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             if not isinstance(cause, WatchdogError):
@@ -245,60 +301,72 @@ class HttpProtocol(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._fail(BadRequest(f"not an HTTP/1.1 request: {error}"))
         else:
-            if self._current is not None and not self._current.head_complete:
-                # The parser keeps an unfinished header line to itself, so on_header can not bound it.
-                self._header_bytes += len(data)
-                if self._header_bytes > 2 * MAX_HEADER_BYTES:
-                    self._fail(HeadersTooLarge(f"the headers are longer than {MAX_HEADER_BYTES} bytes"))
+            if current is not None and current is self._current:
+                # The parser keeps unfinished lines to itself, so its callbacks can not bound them.
+                excess = self._excess + len(data) - OVERHEAD_PER_BYTE * (current.size - size)
+                self._excess = max(excess, 0)
+                if excess > MAX_HEADER_BYTES:
+                    self._fail(_headers_too_large())
+        if rest is not None:
+            self._read_body_after_upgrade(rest)
 
     def on_message_begin(self) -> None:
         """Parser: a request begins."""
+        if self._closing:
+            raise BadRequest("a request after the last one of the connection")
         now = self._clock()
         self._since = now
-        self._header_bytes = 0
+        self._excess = 0
         self._current = Exchange(self, now)
 
     def on_url(self, url: bytes) -> None:
         """Parser: a part of the target."""
-        exchange = self._exchange()
+        exchange = self._current
+        assert exchange is not None  # noqa: S101 - the parser calls on_message_begin first
         exchange.target += url
         if len(exchange.target) > MAX_HEADER_BYTES:
             raise HeadersTooLarge(f"the request line is longer than {MAX_HEADER_BYTES} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Parser: a header. They are bounded in sum, whatever their number."""
-        exchange = self._exchange()
-        exchange.size += len(name) + len(value) + 4
-        if exchange.size + len(exchange.target) > MAX_HEADER_BYTES:
-            raise HeadersTooLarge(f"the headers are longer than {MAX_HEADER_BYTES} bytes")
+        exchange = self._current
+        assert exchange is not None  # noqa: S101 - the parser calls on_message_begin first
+        exchange.head_size += len(name) + len(value) + 4
+        if exchange.head_size + len(exchange.target) > MAX_HEADER_BYTES:
+            raise _headers_too_large()
+        if exchange.head_complete:
+            # A trailer must not pass for a header (RFC 9110, 6.5.1), and nobody here asks for trailers.
+            return
+        # The parser takes off the whitespace in front only, and lets no other than blanks and tabs in.
+        value = value.rstrip()
         exchange.headers.append((name, value))
-        if len(name) == 6 and name.lower() == b"expect" and value.lower() == b"100-continue":
-            exchange.expects_continue = True
+        if len(name) in _FRAMING_LENGTHS:
+            _read_framing(exchange, name.lower(), value)
 
     def on_headers_complete(self) -> None:
         """Parser: the header is complete; refuse now what needs no body to be refused."""
-        exchange = self._exchange()
-        exchange.method = self._parser.get_method()
-        exchange.keep_alive = self._parser.should_keep_alive() and not self._parser.should_upgrade()
-        exchange.http_1_0 = self._parser.get_http_version() == "1.0"
+        exchange = self._current
+        assert exchange is not None  # noqa: S101 - the parser calls on_message_begin first
+        if self._resumed is not None:
+            self._current, self._resumed = self._resumed, None
+            return
+        parser = self._parser
+        exchange.method = parser.get_method()
+        exchange.keep_alive = parser.should_keep_alive()
+        _check_head(exchange, parser.get_http_version())
         exchange.head_complete = True
-        exchange.size = 0
-        length = _content_length(exchange)
-        error: WatchdogError | None = None
-        if length is not None and length > self._limits.max_body_bytes:
-            error = BodyTooLarge(
-                f"the body has {length} bytes, the limit (max_body_bytes) is {self._limits.max_body_bytes}"
-            )
-        else:
+        length = exchange.length
+        error = self._too_much(length) if length else None
+        if error is None:
             error = self._application.refuse(exchange)
+        if parser.should_upgrade():
+            # The parser leaves the body to the new protocol and ends the request; see data_received.
+            exchange.keep_alive = False
+            self._resumed = exchange
+            self._current = _nobody(self)
         self._pending.append(exchange)
         if error is not None:
-            if length is None and exchange.header(b"transfer-encoding") is None:
-                length = 0
-            if length is None or length > DISCARD_BYTES or (length and exchange.expects_continue):
-                exchange.keep_alive = False
-            exchange.refused = True
-            self._application.answer_error(exchange, error)
+            self._refuse(exchange, error)
         elif exchange.expects_continue and self._transport is not None and exchange is self._pending[0]:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if len(self._pending) >= MAX_PIPELINED:
@@ -306,22 +374,31 @@ class HttpProtocol(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """Parser: a part of the body."""
-        exchange = self._exchange()
-        exchange.size += len(body)
+        exchange = self._current
+        assert exchange is not None  # noqa: S101 - the parser calls on_message_begin first
+        size = len(body)
+        exchange.size += size
         if exchange.refused:
             return
+        connections = self._connections
+        connections.queued_bytes += size
         if exchange.size > self._limits.max_body_bytes:
             raise BodyTooLarge(
                 f"the body is longer than {self._limits.max_body_bytes} bytes (max_body_bytes)"
             )
+        if connections.queued_bytes > self._limits.max_queued_bytes:
+            raise QueueFull.of_bytes(self._limits.max_queued_bytes)
         exchange.chunks.append(body)
 
     def on_message_complete(self) -> None:
         """Parser: the request is complete."""
-        exchange = self._exchange()
+        exchange = self._current
+        assert exchange is not None  # noqa: S101 - the parser calls on_message_begin first
         self._current = None
         if exchange.refused:
             return
+        if not exchange.keep_alive:
+            self._closing = True
         chunks = exchange.chunks
         exchange.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         exchange.chunks = []
@@ -332,7 +409,10 @@ class HttpProtocol(asyncio.Protocol):
         transport = self._transport
         if transport is None or exchange.answer is not None:
             return
-        if self._connections.closing:
+        if not exchange.refused:
+            self._connections.queued_bytes -= exchange.size
+        if self._connections.closing and exchange is self._pending[-1]:
+            # Not before: the answers of requests that came behind it must still leave.
             exchange.keep_alive = False
         connection = b""
         if not exchange.keep_alive:
@@ -345,10 +425,19 @@ class HttpProtocol(asyncio.Protocol):
             body = b""
         line = b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b""))
         exchange.answer = (b"".join((line, self._connections.date, head, length, connection, b"\r\n")), body)
+        self._send_answers(transport)
+
+    def _send_answers(self, transport: asyncio.Transport) -> None:
+        """Send what is in order."""
         pending = self._pending
         while pending and pending[0].answer is not None:
             done = pending.popleft()
             answer_head, answer_body = done.answer  # type: ignore[misc] # just tested
+            if self._write_stalled_since is not None and (
+                transport.get_write_buffer_size() > MAX_UNSENT_BYTES
+            ):
+                self.abort()
+                return
             if len(answer_body) <= SMALL_BYTES:
                 transport.write(answer_head + answer_body)
             else:
@@ -364,11 +453,12 @@ class HttpProtocol(asyncio.Protocol):
     def check_timeouts(self, now: float) -> None:
         """Cut the connection if the client is too slow in sending or in reading, or idle for too long."""
         stalled = self._write_stalled_since
-        if self._lingers_until is not None:
+        if stalled is not None:
+            if now - stalled > self._limits.write_timeout:
+                self.abort()
+        elif self._lingers_until is not None:
             if now > self._lingers_until:
                 self.abort()
-        elif stalled is not None and now - stalled > self._limits.write_timeout:
-            self.abort()
         elif self._current is not None:
             if now - self._since > self._limits.read_timeout:
                 self._fail(
@@ -387,12 +477,10 @@ class HttpProtocol(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _exchange(self) -> Exchange:
-        assert self._current is not None, "the parser calls on_message_begin first"  # noqa: S101 - its contract
-        return self._current
-
     def _fail(self, error: WatchdogError) -> None:
         """Answer a request that can not be read to its end, after those before it, and read no further."""
+        if self._closing:
+            return
         exchange = self._current or Exchange(self, self._clock())
         self._current = exchange
         self._closing = True
@@ -402,12 +490,52 @@ class HttpProtocol(asyncio.Protocol):
         if exchange.answer is None:
             self._application.answer_error(exchange, error)
 
+    def _too_much(self, length: int) -> WatchdogError | None:
+        """What forbids a body of ``length`` bytes.
+
+        What is only announced is not set aside: else a few clients that send nothing would shut out the rest.
+        """
+        limits = self._limits
+        if length > limits.max_body_bytes:
+            return BodyTooLarge(
+                f"the body has {length} bytes, the limit (max_body_bytes) is {limits.max_body_bytes}"
+            )
+        if self._connections.queued_bytes + length > limits.max_queued_bytes:
+            return QueueFull.of_bytes(limits.max_queued_bytes)
+        return None
+
+    def _refuse(self, exchange: Exchange, error: WatchdogError) -> None:
+        """Answer at the header; the body is dropped, or no more is read if that costs too much."""
+        exchange.refused = True
+        length = exchange.length or 0
+        if exchange.chunked or length > DISCARD_BYTES or (length and exchange.expects_continue):
+            exchange.keep_alive = False
+        if not exchange.keep_alive:
+            self._closing = True
+        self._application.answer_error(exchange, error)
+
+    def _read_body_after_upgrade(self, data: bytes) -> None:
+        """Go on with a request that asked for another protocol, which RFC 9110, 7.8 lets a server ignore.
+
+        The parser can not be told to ignore it, so a new one is given the request's framing and the rest.
+        """
+        exchange = self._resumed
+        if exchange is None or self._closing:
+            return
+        self._parser = httptools.HttpRequestParser(self)
+        framing = b"Content-Length: %d\r\n" % (exchange.length or 0)
+        if exchange.chunked:
+            framing = b"Transfer-Encoding: chunked\r\n"
+        self.data_received(b"POST / HTTP/1.1\r\nHost: x\r\n" + framing + b"\r\n" + data)
+
     def _close(self) -> None:
         """Close once what was written has left; linger if the client is in the middle of a request."""
         self._closing = True
         if self._transport is None or self._lingers_until is not None:
             return
         if self._current is None:
+            # What the client does not read would keep it open for ever.
+            self._lingers_until = self._clock() + self._limits.write_timeout
             self._transport.close()
         else:
             self._lingers_until = self._clock() + LINGER_SECONDS
@@ -424,6 +552,69 @@ class HttpProtocol(asyncio.Protocol):
             self._transport.pause_reading()
 
 
-def _content_length(exchange: Exchange) -> int | None:
-    value = exchange.header(b"content-length")
-    return int(value) if value is not None else None
+def _headers_too_large() -> HeadersTooLarge:
+    return HeadersTooLarge(f"the headers are longer than {MAX_HEADER_BYTES} bytes")
+
+
+def _nobody(protocol: HttpProtocol) -> Exchange:
+    """An exchange to be ended by the parser for nothing."""
+    exchange = Exchange(protocol, 0.0)
+    exchange.head_complete = exchange.refused = True
+    return exchange
+
+
+def _read_framing(exchange: Exchange, name: bytes, value: bytes) -> None:
+    """Take note of a header that says where the request ends or whom it is for.
+
+    The parser has refused bad and duplicate lengths, a length beside chunked, and chunked that is not last.
+    """
+    if name == b"host":
+        if exchange.host is not None:
+            raise BadRequest("more than one Host header")
+        if value.translate(None, _HOST_BYTES):
+            raise BadRequest("the Host header is not a host with an optional port")
+        exchange.host = value
+    elif name == b"content-length":
+        exchange.length = int(value)
+    elif name == b"transfer-encoding":
+        if exchange.chunked or value.lower() != b"chunked":
+            raise BadRequest("a Transfer-Encoding other than chunked")
+        exchange.chunked = True
+    elif name == b"expect":
+        exchange.expects_continue = value.lower() == b"100-continue"
+
+
+def _check_head(exchange: Exchange, version: str) -> None:
+    """Refuse a head that the parser takes and RFC 9112 does not, and bring its target into origin form."""
+    if version == "1.1":
+        if exchange.host is None:
+            raise BadRequest("HTTP/1.1 without a Host header")
+    elif version == "1.0":
+        exchange.http_1_0 = True
+        exchange.expects_continue = False
+        if exchange.chunked:
+            raise BadRequest("Transfer-Encoding in HTTP/1.0")
+    else:
+        raise BadRequest(f"HTTP/{version} is not spoken here, only 1.1 and 1.0")
+    if not exchange.target.startswith(b"/") or exchange.method == b"CONNECT":
+        _bring_into_origin_form(exchange)
+
+
+def _bring_into_origin_form(exchange: Exchange) -> None:
+    """An absolute target gives the path and the Host (RFC 9112, 3.2); ``*`` is for OPTIONS alone."""
+    if exchange.method == b"CONNECT":
+        raise BadRequest("CONNECT: this is not a proxy")
+    if exchange.target == b"*":
+        if exchange.method != b"OPTIONS":
+            raise BadRequest("the target * is for OPTIONS only")
+        return
+    match = _ABSOLUTE.fullmatch(exchange.target)
+    if match is None or match[1].translate(None, _HOST_BYTES):
+        raise BadRequest("the target is neither a path nor an http URL")
+    exchange.host, rest = match[1], match[2]
+    if not rest and exchange.method == b"OPTIONS":
+        exchange.target = b"*"
+    else:
+        exchange.target = rest if rest.startswith(b"/") else b"/" + rest
+    others = [header for header in exchange.headers if header[0].lower() != b"host"]
+    exchange.headers = [(b"Host", exchange.host), *others]

@@ -6,6 +6,7 @@ speak through ``protocol``. Next step of a request: ``batcher``.
 """
 
 import itertools
+import logging
 import time
 from collections.abc import Callable
 from typing import Final
@@ -25,7 +26,14 @@ CLOCK_SKEW_SECONDS: Final = 0.1
 """An X-Start-Time may lie this far in the future and still be believed."""
 
 _BATCH_REASONS: Final = {reason: b"X-Batch-Reason: %b\r\n" % reason.encode() for reason in DispatchReason}
+ERROR_LINES: Final = 10
+"""Lines of the log per second for our own errors: an overload must not fill it."""
+LOGGED_TARGET: Final = 200
+"""Bytes of a target that a line of the log shows."""
+
 _SHED: Final = frozenset(("queue_full", "predicted_late", "shutting_down"))
+
+log = logging.getLogger(__name__)
 
 
 class Front:
@@ -46,6 +54,7 @@ class Front:
         self._clock = clock
         self._worker_ready = worker_ready
         self._ids = itertools.count()
+        self._error_lines = LineLimit(ERROR_LINES)
         self.healthy = True
         """False from the first signal on: /_/health and /_/ready answer 503, requests are still served."""
         self.accepting = True
@@ -195,6 +204,51 @@ class Front:
         method = exchange.method.decode("latin-1").lower()
         self._metrics.request_finished(outcome.status, method, seconds, meaning)
         exchange.respond(outcome.status, head + measured, body)
+        if self._config.access_log or (outcome.status >= 500 and not isinstance(outcome, Reply)):
+            self._log(exchange, outcome, seconds, answer.batch_size)
+
+    def _log(
+        self, exchange: Exchange, outcome: Reply | WatchdogError, seconds: float, batch_size: int
+    ) -> None:
+        """The request's line: always with access_log, else only so many of our errors per second."""
+        skipped = 0 if self._config.access_log else self._error_lines.admit(self._clock())
+        if skipped is None:
+            return
+        # The protocol has let no control character into either.
+        method, target = exchange.method.decode("latin-1"), exchange.target[:LOGGED_TARGET].decode("latin-1")
+        why = "" if isinstance(outcome, Reply) else f" {outcome.reason}: {outcome}"
+        more = f" ({skipped} more such lines were left out)" if skipped else ""
+        log.info(
+            "%s %s %d in %.6f s, batch of %d%s%s",
+            method or "-",
+            target or "-",
+            outcome.status,
+            seconds,
+            batch_size,
+            why,
+            more,
+        )
+
+
+class LineLimit:
+    """At most so many lines per second; what is left out is counted and said with the next."""
+
+    def __init__(self, lines: int) -> None:
+        self._lines = lines
+        self._since = float("-inf")
+        self._used = 0
+        self._skipped = 0
+
+    def admit(self, now: float) -> int | None:
+        """None: leave this line out. Else write it, and say how many were left out before it."""
+        if now - self._since >= 1.0:
+            self._since, self._used = now, 0
+        if self._used >= self._lines:
+            self._skipped += 1
+            return None
+        self._used += 1
+        skipped, self._skipped = self._skipped, 0
+        return skipped
 
 
 class MetricsPage:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from batching_watchdog.errors import WatchdogError
 from batching_watchdog.protocol import Connections, Exchange, Limits
 
-LIMITS = Limits(max_body_bytes=1000, read_timeout=30.0, write_timeout=30.0)
+LIMITS = Limits(max_body_bytes=1000, read_timeout=30.0, write_timeout=30.0, max_queued_bytes=1 << 20)
 
 
 @dataclass
@@ -98,6 +98,41 @@ class Service:
             await asyncio.sleep(0.001)
 
 
+class Wire:
+    """A transport that goes nowhere; what is written is kept while ``stalled``."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.stalled = False
+        self.unsent = 0
+        self.answers = 0
+
+    def write(self, data: bytes) -> None:
+        assert not self.closed, "written after closing"
+        self.answers += 1
+        if self.stalled:
+            self.unsent += len(data)
+
+    def writelines(self, parts: tuple[bytes, ...]) -> None:
+        self.write(b"".join(parts))
+
+    def close(self) -> None:
+        self.closed = True
+
+    write_eof = abort = close
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None:
+        pass
+
+    resume_reading = pause_reading
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+
 @asynccontextmanager
 async def serving(application: Echo | None = None, limits: Limits = LIMITS) -> AsyncIterator[Service]:
     application = application or Echo()
@@ -122,3 +157,15 @@ async def serving(application: Echo | None = None, limits: Limits = LIMITS) -> A
         server.close()
         connections.abort()
         await asyncio.sleep(0)
+
+
+def scenario(
+    body: Callable[[Service, Client], Awaitable[None]],
+    application: Echo | None = None,
+    limits: Limits = LIMITS,
+) -> None:
+    async def run() -> None:
+        async with asyncio.timeout(10), serving(application, limits) as service:
+            await body(service, await service.connect())
+
+    asyncio.run(run())

@@ -50,6 +50,7 @@ INVALID: dict[str, list[str]] = {
     "preload": ["yes", "True", "2"],
     "max_inflight": [*BAD_WHOLE, "0"],
     "max_body_bytes": ["-1", "0", "0Gi", "1.5Mi", "16M", "16MB", "Mi", "4Gi", "4294967296", "٣", TOO_LONG],
+    "max_queued_bytes": ["-1", "0", "16777215", "1M", "x", TOO_LONG],
     "port": [*BAD_WHOLE, "65536", "http"],
     "metrics_port": [*BAD_WHOLE, "65536"],
     "read_timeout": [*BAD_DURATIONS, "0"],
@@ -57,6 +58,7 @@ INVALID: dict[str, list[str]] = {
     "exec_timeout": [*BAD_DURATIONS, "0s"],
     "healthcheck_interval": BAD_DURATIONS,
     "ready_path": ["-", "ready", "http://x/"],
+    "access_log": ["yes", "True", "2"],
     "prefix_logs": ["yes", "True", "2"],
     "upstream_url": BAD_URLS,
     "http_upstream_url": BAD_URLS,
@@ -76,6 +78,8 @@ VALID: dict[str, tuple[str, str, object]] = {
     "preload": ("true", "preload", True),
     "max_inflight": ("1", "max_inflight", 1),
     "max_body_bytes": ("4294967295", "max_body_bytes", 2**32 - 1),
+    "max_queued_bytes": ("1Gi", "max_queued_bytes", 2**30),
+    "access_log": ("true", "access_log", True),
     "port": ("0", "port", 0),
     "metrics_port": ("65535", "metrics_port", 65535),
     "read_timeout": ("1", "read_timeout", 1.0),
@@ -141,7 +145,11 @@ def test_a_valid_value_is_taken_over_and_changes_nothing_else(variable: str):
     text, field, value = VALID[variable]
     config = read(**{variable: text})
     assert getattr(config, field) == value
-    dependent = {"workers": "worker_threads", "write_timeout": "drain_timeout"}.get(variable)
+    dependent = {
+        "workers": "worker_threads",
+        "write_timeout": "drain_timeout",
+        "max_body_bytes": "max_queued_bytes",
+    }.get(variable)
     default = read()
     names = [each.name for each in fields(Config)]
     changed = {name for name in names if getattr(config, name) != getattr(default, name)}
