@@ -30,7 +30,7 @@ def handle(event, context):
     time.sleep(0.02)
     return event.body
 """
-RATE, SECONDS = 60, 36
+RATE, SECONDS = 60, 30
 
 
 async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
