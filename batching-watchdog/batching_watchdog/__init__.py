@@ -18,6 +18,7 @@ The modules, in the order in which a request meets them ([P] = pure: no I/O, no 
 - ``workers``        the gunicorn child: start, ready, restart, drain
 - ``http_workers``   in place of ``workers``, with ``upstream_url``: the child ``fprocess``
 - ``launch``         ties a child process to the watchdog's life
+- ``children``       how a child is started, relayed, waited for before it is started again
 - ``worker``         runs inside gunicorn: loads the handler, serves batch frames
 - ``metrics``        every metric name, label and bucket
 - ``app``            builds all of the above, starts, runs and stops it

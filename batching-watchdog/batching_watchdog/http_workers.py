@@ -16,21 +16,18 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from batching_watchdog.batcher import Batcher
+from batching_watchdog.children import Backoff, Tasks, relay, start_child
 from batching_watchdog.config import Config, HttpUrl
 from batching_watchdog.errors import StartFailed, UpstreamFailed
 from batching_watchdog.http_upstream import FORMATS, PROBE_SECONDS, Failure, Slot, probe
 from batching_watchdog.messages import Batch, DispatchReason, Reply
 from batching_watchdog.workers import (
-    BACKOFF_SECONDS,
-    MAX_LOG_LINE,
     RECONNECT_SECONDS,
-    STABLE_SECONDS,
     STOP_SECONDS,
-    relay,
     worker_environment,
 )
 
@@ -68,13 +65,13 @@ class HttpWorkerPool:
         self._last_reply = 0.0
         self._started = 0.0
         self._process: asyncio.subprocess.Process | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self.restarts = 0
         self.recycled = 0
         """Always 0: the upstream's processes are its own."""
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Ends with ``StartFailed`` if ``fprocess`` can not be started, or ends before it ever answered."""
+        self._tasks = Tasks(self.failed)
 
     @property
     def ready(self) -> bool:
@@ -110,8 +107,8 @@ class HttpWorkerPool:
                     )
                 )
                 return
-            self._spawn(self._supervise(), "fprocess")
-        self._spawn(self._watch(), "upstream")
+            self._tasks.spawn(self._supervise(), "fprocess")
+        self._tasks.spawn(self._watch(), "upstream")
 
     async def stop(self, *, at_once: bool = False) -> None:
         """Stop ``fprocess``: SIGTERM, then SIGKILL to its group after ``STOP_SECONDS`` (or straight away)."""
@@ -129,9 +126,7 @@ class HttpWorkerPool:
                 log.warning("fprocess did not stop within %g s and is killed", STOP_SECONDS)
                 self._kill_group()
                 await process.wait()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.cancel()
         for slot in self._slots:
             slot.close()
         self._kill_group()
@@ -239,7 +234,7 @@ class HttpWorkerPool:
 
     async def _supervise(self) -> None:
         """Keep ``fprocess`` running; give up only if it never could be reached."""
-        failures = 0
+        backoff = Backoff()
         while True:
             status = await self._run_command()
             if self._stopping:
@@ -254,29 +249,20 @@ class HttpWorkerPool:
                     )
                 return
             self._mark_down(f"fprocess ended with status {status}")
-            failures = 0 if time.monotonic() - self._started > STABLE_SECONDS else failures
-            wait = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
-            failures += 1
+            wait = backoff.after(time.monotonic() - self._started)
             log.error("fprocess ended with status %s; it is started again in %g s", status, wait)
             await asyncio.sleep(wait)
 
     async def _run_command(self) -> int:
-        pipe = asyncio.subprocess.PIPE if self._config.prefix_logs else None
         self._started = time.monotonic()
-        self._process = process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "batching_watchdog.launch", str(os.getpid())),
-            *self._config.fprocess,
-            env=worker_environment(self._config, self._environ),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=pipe,
-            stderr=pipe,
-            limit=MAX_LOG_LINE,
-            # A group of its own: Ctrl-C is not for it, and what it leaves behind can be killed.
-            start_new_session=True,
+        self._process = process = await start_child(
+            (sys.executable, "-m", "batching_watchdog.launch", str(os.getpid()), *self._config.fprocess),
+            worker_environment(self._config, self._environ),
+            pipes=self._config.prefix_logs,
         )
         if process.stdout is not None and process.stderr is not None:
-            self._spawn(relay(process.stdout, sys.stdout, "stdout"), "stdout")
-            self._spawn(relay(process.stderr, sys.stderr, "stderr"), "stderr")
+            self._tasks.spawn(relay(process.stdout, sys.stdout, "stdout"), "stdout")
+            self._tasks.spawn(relay(process.stderr, sys.stderr, "stderr"), "stderr")
         status = await process.wait()
         # Processes of its own that outlive it would hold the port.
         self._kill_group()
@@ -286,13 +272,3 @@ class HttpWorkerPool:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-
-    def _spawn(self, coroutine: Coroutine[None, None, None], name: str) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None and not self.failed.done():
-            self.failed.set_exception(error)

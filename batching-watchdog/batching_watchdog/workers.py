@@ -16,12 +16,13 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final
 
 from batching_watchdog import latency, wire
 from batching_watchdog.batcher import Batcher, profile_batch
+from batching_watchdog.children import Backoff, Tasks, relay, start_child
 from batching_watchdog.config import Config
 from batching_watchdog.errors import HandlerNotLoaded, StartFailed
 from batching_watchdog.latency import LatencyModel
@@ -39,9 +40,6 @@ MALLOC_TUNABLES: Final = (
 THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 RECONNECT_SECONDS: Final = 0.05
 """Between tries to reach gunicorn's socket, while it starts."""
-BACKOFF_SECONDS: Final = (0.5, 1.0, 2.0, 5.0, 10.0)
-"""Waits before gunicorn is started again; back to the first after ``STABLE_SECONDS`` of life."""
-STABLE_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 3.0
 """What gunicorn gets to stop in, once nothing is running any more."""
 PROFILE_SECONDS: Final = 2.0
@@ -49,7 +47,6 @@ PROFILE_SECONDS: Final = 2.0
 PROFILE_RUNS: Final = latency.TRIES
 JITTER: Final = 0.1
 """A worker serves up to this share more than max_requests, so that they are not replaced together."""
-MAX_LOG_LINE: Final = 1 << 16
 
 
 class WorkerPool:
@@ -68,7 +65,6 @@ class WorkerPool:
         self._replaces_old = True
         self._profiled = False
         self._profile_done: asyncio.Future[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
         self._directory = Path(tempfile.mkdtemp(prefix="watchdog-"))
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
@@ -79,6 +75,7 @@ class WorkerPool:
         """Workers replaced after max_requests."""
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Ends with ``HandlerNotLoaded`` or ``StartFailed`` if no worker ever came up."""
+        self._tasks = Tasks(self.failed)
 
     @property
     def ready(self) -> bool:
@@ -105,9 +102,9 @@ class WorkerPool:
 
     def start(self) -> None:
         """Start gunicorn, and connect to its workers as they come up."""
-        self._spawn(self._supervise(), "gunicorn")
+        self._tasks.spawn(self._supervise(), "gunicorn")
         for number in range(self._config.workers):
-            self._spawn(self._keep_connected(), f"worker-{number}")
+            self._tasks.spawn(self._keep_connected(), f"worker-{number}")
 
     def drain(self) -> None:
         """Replace no worker for its age any more: loading again could outlast the drain."""
@@ -126,9 +123,7 @@ class WorkerPool:
                 log.warning("gunicorn did not stop within %g s and is killed", STOP_SECONDS)
                 process.kill()
                 await process.wait()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.cancel()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def greeted(self, connection: Connection, greeting: wire.Greeting) -> None:
@@ -140,7 +135,7 @@ class WorkerPool:
                 self.failed.set_exception(HandlerNotLoaded(greeting.error))
         elif greeting.example is not None and not self._profiled:
             self._profiled = True
-            self._spawn(self._profile(connection, greeting.example), "profile")
+            self._tasks.spawn(self._profile(connection, greeting.example), "profile")
         else:
             self._take_in(connection)
 
@@ -243,7 +238,7 @@ class WorkerPool:
 
     async def _supervise(self) -> None:
         """Keep gunicorn running; give up only if no worker ever came up."""
-        failures = 0
+        backoff = Backoff()
         while True:
             started = time.monotonic()
             status = await self._run_gunicorn()
@@ -253,22 +248,15 @@ class WorkerPool:
                 if not self.failed.done():
                     self.failed.set_exception(StartFailed(f"gunicorn {how_it_ended(status)} {self._doing}"))
                 return
-            failures = 1 if time.monotonic() - started > STABLE_SECONDS else failures + 1
-            wait = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS)) - 1]
+            wait = backoff.after(time.monotonic() - started)
             log.error("gunicorn %s; it is started again in %g s", how_it_ended(status), wait)
             await asyncio.sleep(wait)
 
     async def _run_gunicorn(self) -> int:
-        pipe = asyncio.subprocess.PIPE if self._config.prefix_logs else None
-        self._process = process = await asyncio.create_subprocess_exec(
-            *gunicorn_command(self._config, self._socket, self._directory),
-            env=worker_environment(self._config, self._environ),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=pipe,
-            stderr=pipe,
-            limit=MAX_LOG_LINE,
-            # Ctrl-C in a terminal goes to the whole foreground group; the workers are to be stopped last.
-            start_new_session=True,
+        self._process = process = await start_child(
+            gunicorn_command(self._config, self._socket, self._directory),
+            worker_environment(self._config, self._environ),
+            pipes=self._config.prefix_logs,
         )
         if process.stdout is not None and process.stderr is not None:
             await asyncio.gather(
@@ -285,16 +273,6 @@ class WorkerPool:
     @property
     def _socket(self) -> Path:
         return self._directory / "workers.sock"
-
-    def _spawn(self, coroutine: Coroutine[None, None, None], name: str) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None and not self.failed.done():
-            self.failed.set_exception(error)
 
 
 def gunicorn_command(config: Config, socket: Path, directory: Path) -> list[str]:
@@ -349,19 +327,3 @@ def resident_bytes(pid: int, proc: Path = Path("/proc")) -> int | None:
         return int((proc / str(pid) / "statm").read_text().split()[1]) * mmap.PAGESIZE
     except (OSError, IndexError, ValueError):
         return None
-
-
-async def relay(source: asyncio.StreamReader, sink: TextIO, stream: str) -> None:
-    """Copy a worker's output line by line, with of-watchdog's prefix. Overlong lines are cut, not lost."""
-    while True:
-        try:
-            line = await source.readuntil()
-        except asyncio.IncompleteReadError as error:
-            line = error.partial
-            if not line:
-                return
-        except asyncio.LimitOverrunError:
-            line = await source.read(MAX_LOG_LINE)
-        text = line.decode(errors="replace").rstrip("\n")
-        sink.write(f"{time.strftime('%Y/%m/%d %H:%M:%S')} {stream}: {text}\n")
-        sink.flush()

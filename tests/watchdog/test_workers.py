@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from batching_watchdog.children import MAX_LOG_LINE, relay
 from batching_watchdog.config import Config
 from batching_watchdog.workers import (
     MALLOC_TUNABLES,
-    MAX_LOG_LINE,
     gunicorn_command,
     how_it_ended,
-    relay,
     resident_bytes,
     worker_environment,
 )
