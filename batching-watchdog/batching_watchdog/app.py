@@ -39,6 +39,9 @@ BACKLOG: Final = 4096
 SWEEP_SECONDS: Final = 1.0
 FLUSH_SECONDS: Final = 0.5
 """After the last answer: what its bytes get to leave in."""
+YOUNG_OBJECTS: Final = 50_000
+"""How many more objects than before there must be until the collector looks for cycles: a request leaves
+none, and a queue of a thousand is no reason to walk it again and again."""
 METRICS_LIMITS: Final = Limits(max_body_bytes=0, read_timeout=10.0, write_timeout=10.0, max_queued_bytes=0)
 
 
@@ -70,7 +73,7 @@ async def run(config: Config, environ: Mapping[str, str]) -> int:
         workers=config.workers,
         model=model,
     )
-    batcher = Batcher(clock, scheduler, model, metrics, workers=config.workers)
+    batcher = Batcher(clock, scheduler, model, metrics, workers=config.workers, shed_late=config.shed_late)
     pool = _pool(config, environ, batcher, model)
     # An upstream serves ready_path as a plain GET, not in a batch: the pool asks for it.
     front_config = replace(config, ready_path="") if config.upstream_url else config
@@ -104,9 +107,7 @@ async def run(config: Config, environ: Mapping[str, str]) -> int:
                 config.workers,
                 config.worker_threads,
             )
-            # What lives now lives to the end: keep the collector from walking it between requests.
-            gc.collect()
-            gc.freeze()
+            _calm_collector()
             stopping = asyncio.ensure_future(signals.first.wait())
             await asyncio.wait((stopping, pool.failed), return_when=asyncio.FIRST_COMPLETED)
             if pool.failed.done():
@@ -135,6 +136,13 @@ async def run(config: Config, environ: Mapping[str, str]) -> int:
         scrapes.abort()
         if not pool.failed.done():
             pool.failed.cancel()
+
+
+def _calm_collector() -> None:
+    """What lives now lives to the end: keep the collector from walking it between requests."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS)
 
 
 def _pool(

@@ -13,8 +13,8 @@ that came alone is not delayed.
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from math import inf
+from typing import Final, NamedTuple, Protocol
 
 from batching_watchdog.errors import Expired, PredictedLate, WatchdogError, WorkerDied
 from batching_watchdog.latency import LatencyModel
@@ -24,9 +24,13 @@ from batching_watchdog.scheduler import Dispatch, Expire, Scheduler, Shed
 
 log = logging.getLogger(__name__)
 
+REFUSAL_SECONDS: Final = 0.25
+"""How long the same error serves all requests that are refused at the header: making one costs as much as
+reading the request."""
+_TOO_LONG: Final = PredictedLate("the queue is too long for it to be answered within its latency budget")
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+
+class Answer(NamedTuple):
     """What became of a request: a worker's reply or one of our errors."""
 
     outcome: Reply | WatchdogError
@@ -55,6 +59,7 @@ class Batcher:
         metrics: Metrics,
         *,
         workers: int,
+        shed_late: bool = False,
     ) -> None:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
@@ -62,6 +67,9 @@ class Batcher:
         self._model = model
         self._metrics = metrics
         self._workers = workers
+        self._shed_late = shed_late
+        self._refusal: WatchdogError | None = None
+        self._refused_at = -inf
         self._idle: list[Worker] = []
         self._answers: dict[int, Callable[[Answer], None]] = {}
         self._woken = False
@@ -85,18 +93,27 @@ class Batcher:
         """Workers that wait for a batch."""
         return len(self._idle)
 
-    def refusal(self) -> WatchdogError | None:
-        """The error with which ``submit`` would refuse now; to refuse at the header, before the body."""
-        return self._scheduler.refusal(self._workers) if self._scheduler.full else None
+    @property
+    def at_limit(self) -> bool:
+        """Whether ``max_inflight`` requests are admitted, late ones included."""
+        return self._scheduler.at_limit
 
-    def predicted_late(self, deadline: float) -> PredictedLate | None:
-        """The error for a request that would be answered after ``deadline``; to refuse it at the header.
+    def refusal(self, deadline: float) -> WatchdogError | None:
+        """The error with which a request is to be refused at its header, before its body is read.
 
-        None while a worker is idle, whatever was learnt: a model that was slow once must be measured again.
+        None while a worker is idle and there is room, whatever was learnt: a model that was slow once must be
+        measured again.
         """
-        if self._idle or not self._scheduler.predicts_late(deadline, self._clock(), self._workers):
-            return None
-        return PredictedLate("the queue is too long for it to be answered within its latency budget")
+        scheduler, now = self._scheduler, self._clock()
+        if scheduler.at_limit:
+            if not scheduler.full and not scheduler.predicts_late(deadline, now, self._workers):
+                return None  # it takes the place of a late one
+            if now - self._refused_at > REFUSAL_SECONDS:
+                self._refused_at, self._refusal = now, scheduler.refusal(self._workers)
+            return self._refusal
+        if self._shed_late and not self._idle and scheduler.predicts_late(deadline, now, self._workers):
+            return _TOO_LONG
+        return None
 
     def submit(self, request: Request, answer: Callable[[Answer], None]) -> None:
         """Admit ``request``; ``answer`` is called once, unless it is withdrawn. Raises ``QueueFull``.
@@ -121,9 +138,13 @@ class Batcher:
         await self._drained.wait()
 
     def worker_idle(self, worker: Worker) -> None:
-        """A worker has loaded, or has answered its batch."""
+        """A worker has loaded, or has answered its batch: to be called before ``replied`` for that."""
         self._idle.append(worker)
-        self._wake()
+        if self._scheduler.queued >= self._model.best_size:
+            # What may yet arrive in this turn would not make its batch better, and answers take their time.
+            self._pump()
+        else:
+            self._wake()
 
     def worker_gone(self, worker: Worker) -> None:
         """An idle worker has gone."""
@@ -139,10 +160,15 @@ class Batcher:
             self._model.observe(size, seconds)
             self._scheduler.observe(size, seconds)
         self._metrics.service_seconds.observe(seconds)
-        awaited = {request.id for request in self._scheduler.finish(batch.requests)}
+        self._scheduler.finish(batch.requests)
+        answers, dispatched, reason = self._answers, batch.dispatched, batch.reason
         for request, reply in zip(batch.requests, replies, strict=True):
-            if request.id in awaited:
-                self._answer(request, Answer(reply, size, batch.dispatched - request.arrived, batch.reason))
+            # Gone if it has expired or its client has.
+            deliver = answers.pop(request.id, None)
+            if deliver is not None:
+                deliver(Answer(reply, size, dispatched - request.arrived, reason))
+        if not answers:
+            self._drained.set()
 
     def died(self, batch: Batch, error: WatchdogError | None = None) -> None:
         """A worker died under ``batch``: its requests are tried once more, alone; then they fail.

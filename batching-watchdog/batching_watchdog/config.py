@@ -36,6 +36,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     "late_requests": "serve | shed: what becomes of a request past its deadline [serve]",
     "workers": "model processes, or auto: one per CUDA device, else the CPU quota, at most 4 [auto]",
     "worker_threads": "threads of each worker's maths libraries, or auto: quota / workers [auto]",
+    "worker_priority": "low | normal: low lets the watchdog's HTTP go before the models on a busy CPU [low]",
     "max_requests": "requests after which a worker is replaced, 0 for never [0]",
     "preload": "true | false: load the model once and share it between the workers [false]",
     "max_inflight": "most requests queued and running; beyond it 429 [1024]",
@@ -94,6 +95,8 @@ class Config:
     shed_late: bool
     workers: int
     worker_threads: int
+    low_priority: bool
+    """Whether the workers run at the kernel's idle priority, behind the watchdog."""
     max_requests: int
     """0: a worker is never replaced for its age."""
     preload: bool
@@ -176,6 +179,8 @@ class Config:
                 _or_auto(max(1, int(cpus / workers))),
                 "must be auto or a whole number of at least 1",
             ),
+            low_priority=read("worker_priority", "low", _one_of("low", "normal"), "must be low or normal")
+            == "low",
             max_requests=read("max_requests", "0", _whole(0, 10**9), "must be a whole number, 0 for never"),
             preload=read("preload", "false", _truth, "must be true or false"),
             devices=devices,

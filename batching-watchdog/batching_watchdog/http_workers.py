@@ -259,6 +259,7 @@ class HttpWorkerPool:
             (sys.executable, "-m", "batching_watchdog.launch", str(os.getpid()), *self._config.fprocess),
             worker_environment(self._config, self._environ),
             pipes=self._config.prefix_logs,
+            low_priority=self._config.low_priority,
         )
         if process.stdout is not None and process.stderr is not None:
             self._tasks.spawn(relay(process.stdout, sys.stdout, "stdout"), "stdout")

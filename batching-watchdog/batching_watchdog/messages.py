@@ -1,7 +1,12 @@
-"""What travels through the watchdog: requests, replies, batches. [P]"""
+"""What travels through the watchdog: requests, replies, batches. [P]
+
+``Request`` and ``Reply`` are made for every request, so they are named tuples: a frozen dataclass takes three
+times as long to make.
+"""
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class DispatchReason(StrEnum):
@@ -25,8 +30,7 @@ class DispatchReason(StrEnum):
     """A batch of example() bodies, to learn l(b) before there is traffic."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One admitted HTTP request. Times are seconds on the caller's monotonic clock.
 
     ``head`` is the request line and headers as ``wire.request_head`` makes them: the front end never
@@ -45,8 +49,7 @@ class Request:
     """Only requests of one group share a batch."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """A worker's answer to one request. ``head`` holds complete header lines, ready to be sent."""
 
     status: int

@@ -7,7 +7,7 @@ only when somebody scrapes.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -26,21 +26,6 @@ SLO_FRACTIONS: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0, 4.0)
 OUTCOMES: Final = ("good", "slow", "error", "shed", "expired")
 STATES: Final = ("starting", "idle", "busy")
 METHODS: Final = frozenset(("connect", "delete", "get", "head", "options", "patch", "post", "put", "trace"))
-
-_Key = tuple[str, ...]
-
-
-class Counter:
-    """A counter per label values."""
-
-    __slots__ = ("values",)
-
-    def __init__(self, *keys: _Key) -> None:
-        self.values: dict[_Key, int] = dict.fromkeys(keys, 0)
-
-    def add(self, *key: str) -> None:
-        """Count one."""
-        self.values[key] = self.values.get(key, 0) + 1
 
 
 class Histogram:
@@ -80,11 +65,11 @@ class Metrics(Collector):
         edges = tuple(sorted({*DEFAULT_BUCKETS, *(round(slo_latency * f, 9) for f in SLO_FRACTIONS)}))
         self._edges = edges
         self.in_flight = 0
-        self.requests = Counter(("200", "post"))
-        self.durations: dict[_Key, Histogram] = {("200", "post"): Histogram(edges)}
-        self.outcomes = Counter(*((outcome,) for outcome in OUTCOMES))
-        self.dispatches = Counter(*((str(reason),) for reason in DispatchReason))
-        self.refusals = Counter(*((error.reason,) for error in REFUSALS))
+        self.durations = {("200", "post"): Histogram(edges)}
+        self._durations: dict[tuple[int, bytes], Histogram] = {}
+        self.outcomes = dict.fromkeys(OUTCOMES, 0)
+        self.dispatches = dict.fromkeys(map(str, DispatchReason), 0)
+        self.refusals = dict.fromkeys((error.reason for error in REFUSALS), 0)
         self.batch_size = Histogram((1, 2, 4, 8, 16, 32, 64, 128, 256))
         self.queue_seconds = Histogram((0.0005, 0.001, 0.0025, *edges))
         self.service_seconds = Histogram((0.0005, 0.001, 0.0025, *edges))
@@ -107,37 +92,46 @@ class Metrics(Collector):
         self._queue_length, self._workers_by_state, self._restarts = queue_length, workers, restarts
         self._recycled, self._resident_bytes = recycled, resident_bytes
 
-    def request_finished(self, status: int, method: str, seconds: float, outcome: str | None) -> None:
+    def request_finished(self, status: int, method: bytes, seconds: float, outcome: str | None) -> None:
         """Count an answer. ``outcome`` is None for what is no request of the SLO (a client's broken one)."""
-        key = (str(status), method if method in METHODS else "unknown")
-        self.requests.values[key] = self.requests.values.get(key, 0) + 1
-        histogram = self.durations.get(key)
+        histogram = self._durations.get((status, method))
         if histogram is None:
-            histogram = self.durations[key] = Histogram(self._edges)
+            histogram = self._new_duration(status, method)
         histogram.observe(seconds)
         if outcome is not None:
-            self.outcomes.values[outcome,] += 1
+            self.outcomes[outcome] += 1
+
+    def _new_duration(self, status: int, method: bytes) -> Histogram:
+        """The histogram of a status and a method; methods that are not HTTP's share one."""
+        name = method.decode("latin-1").lower()
+        key = (str(status), name if name in METHODS else "unknown")
+        histogram = self.durations.setdefault(key, Histogram(self._edges))
+        if key[1] == name:
+            self._durations[status, method] = histogram
+        return histogram
 
     def batch_dispatched(self, size: int, reason: DispatchReason) -> None:
         """Count a batch that leaves for a worker."""
-        self.dispatches.values[reason,] += 1
+        self.dispatches[reason] += 1
         self.batch_size.observe(size)
 
     def refused(self, reason: str) -> None:
         """Count a refusal, if ``reason`` is one: other errors are the client's or the function's."""
-        if (reason,) in self.refusals.values:
-            self.refusals.values[reason,] += 1
+        if reason in self.refusals:
+            self.refusals[reason] += 1
 
     def collect(self) -> Iterator[Metric]:
         """Everything as prometheus-client families."""
-        yield _counter("http_requests", "Requests answered.", ("code", "method"), self.requests)
+        requests = CounterMetricFamily("http_requests", "Requests answered.", labels=("code", "method"))
         durations = HistogramMetricFamily(
             "http_request_duration_seconds",
             "Seconds from the arrival of a request to its answer.",
             labels=("code", "method"),
         )
         for key, histogram in self.durations.items():
+            requests.add_metric(key, sum(histogram.counts))
             durations.add_metric(key, histogram.cumulative(), histogram.total)
+        yield requests
         yield durations
         yield _gauge("http_requests_in_flight", "Requests received and not yet answered.", self.in_flight)
         yield _gauge("slo_latency_seconds", "The latency target of this function.", self._slo_latency)
@@ -147,7 +141,7 @@ class Metrics(Collector):
         yield _counter(
             "slo_requests",
             "Requests by what they mean for the SLO: all but good ones miss it.",
-            ("outcome",),
+            "outcome",
             self.outcomes,
         )
         yield _histogram("watchdog_batch_size", "Requests per batch.", self.batch_size)
@@ -157,12 +151,8 @@ class Metrics(Collector):
         yield _histogram(
             "watchdog_service_seconds", "Seconds a worker took for a batch.", self.service_seconds
         )
-        yield _counter(
-            "watchdog_dispatch", "Batches by why they left the queue.", ("reason",), self.dispatches
-        )
-        yield _counter(
-            "watchdog_refusals", "Requests refused or given up, by why.", ("reason",), self.refusals
-        )
+        yield _counter("watchdog_dispatch", "Batches by why they left the queue.", "reason", self.dispatches)
+        yield _counter("watchdog_refusals", "Requests refused or given up, by why.", "reason", self.refusals)
         yield _gauge("watchdog_queue_length", "Requests that wait for a worker.", self._queue_length())
         workers = GaugeMetricFamily("watchdog_workers", "Worker processes by state.", labels=("state",))
         for state, count in self._workers_by_state().items():
@@ -219,10 +209,10 @@ def _gauge(name: str, help_: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, help_, value=value)
 
 
-def _counter(name: str, help_: str, labels: tuple[str, ...], counter: Counter) -> CounterMetricFamily:
-    family = CounterMetricFamily(name, help_, labels=labels)
-    for key, value in counter.values.items():
-        family.add_metric(key, value)
+def _counter(name: str, help_: str, label: str, values: Mapping[str, int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, help_, labels=(label,))
+    for key, value in values.items():
+        family.add_metric((key,), value)
     return family
 
 

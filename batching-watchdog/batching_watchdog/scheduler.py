@@ -15,17 +15,13 @@ Expire, as Shed, or withdrawn; the number admitted never passes ``max_inflight``
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum, auto
-from heapq import heapify, heappop, heappush, heapreplace
+from heapq import heapify, heappop, heappush
 from typing import Final
 
 from batching_watchdog.errors import QueueFull
 from batching_watchdog.latency import LatencyModel
 from batching_watchdog.messages import Batch, DispatchReason, Request
 from batching_watchdog.policy import BatchingPolicy, Late, QueueHead, Take, Wait
-
-PLAYED: Final = 16
-"""Batches that are played forward to see whether a request would be late; what is left is estimated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +52,11 @@ class Sleep:
     until: float | None
 
 
-class _Lane(Enum):
-    ON_TIME = auto()
-    LATE = auto()
-    RETRY = auto()
-    RUNNING = auto()
+# Where a request is: plain numbers, since an Enum's hash is Python code and counts change with every request.
+_ON_TIME: Final = 0
+_LATE: Final = 1
+_RETRY: Final = 2
+_RUNNING: Final = 3
 
 
 class _Group:
@@ -84,7 +80,7 @@ class _Entry:
     def __init__(self, request: Request, group: _Group) -> None:
         self.request = request
         self.group = group
-        self.lane = _Lane.ON_TIME
+        self.lane = _ON_TIME
         self.attempts = 0
         self.is_head = False
         """Whether it is in the heap of heads."""
@@ -111,9 +107,8 @@ class Scheduler:
         self._early: list[tuple[float, int]] = []
         self._latest = 0.0
         self._last_deadline = 0.0
-        self._latest_size = 1
         self._left_behind = 0
-        self._counts = dict.fromkeys(_Lane, 0)
+        self._counts = [0, 0, 0, 0]
 
     @property
     def admitted(self) -> int:
@@ -123,12 +118,17 @@ class Scheduler:
     @property
     def queued(self) -> int:
         """Requests that wait for a worker, in whatever lane."""
-        return len(self._admitted) - self._counts[_Lane.RUNNING]
+        return len(self._admitted) - self._counts[_RUNNING]
+
+    @property
+    def at_limit(self) -> bool:
+        """Whether ``max_inflight`` requests are admitted: one more must take the place of a late one."""
+        return len(self._admitted) >= self._max_inflight
 
     @property
     def full(self) -> bool:
         """Whether ``offer`` would refuse even a request that can be on time."""
-        return len(self._admitted) >= self._max_inflight and not self._counts[_Lane.LATE]
+        return self.at_limit and not self._counts[_LATE]
 
     def refusal(self, workers: int, *, displaced: bool = False) -> QueueFull:
         """The error for a request that finds no room; Retry-After is the time to work off half the queue.
@@ -141,44 +141,29 @@ class Scheduler:
         return QueueFull(self._max_inflight, retry_after, displaced=displaced)
 
     def predicts_late(self, deadline: float, now: float, workers: int) -> bool:
-        """Whether a request that came now would, at the learnt throughput, be answered after ``deadline``.
+        """Whether a request that came now would probably be answered after ``deadline``.
 
-        For refusing early, while every worker is busy. It plays forward what policy ``slo`` would do with the
-        requests on time that have earlier deadlines: batches as large as their first deadline allows, each
-        taking the learnt mean. The workers come free one after another within a batch of the latest size, the
-        first at once: the best case, since who is refused here in error is lost, while who is admitted in
-        error will be found late by the policy.
+        For refusing at the header while every worker is busy, so it costs next to nothing. Those on time with
+        earlier deadlines leave in full batches at the learnt throughput, then comes the request's own batch.
+        It is the best case, in which the first worker comes free at once: who is refused in error is lost,
+        who is admitted in error will be found late by the policy.
         """
-        left = deadline - now
         if not self._policy.deadline_order:
             return False
+        left = deadline - now
         if left <= 0:
             return True
         ahead = self._ahead_of(deadline)
         if not ahead:
             return False
-        model, workers = self._model, max(1, workers)
-        first = self._heads[0][0] - now
-        step = max(0.0, min(deadline, self._last_deadline) - now - first) / ahead
-        best = model.best_size
-        full = max(1, min(best, model.largest_within(left / 2)))
-        busy = model.predict_mean(self._latest_size)
-        free = [busy * number / workers for number in range(workers)]
-        served = 0
-        for _ in range(PLAYED):
-            start = free[0]
-            size = max(full, min(best, model.largest_within(first + served * step - start)))
-            if served + size > ahead or start > left:
-                break
-            heapreplace(free, start + model.predict_mean(size))
-            served += size
-        batches = (ahead - served) // size / workers
-        own = min(size, ahead - served + 1)
-        return free[0] + batches * model.predict_mean(size) + model.predict_mean(own) > left
+        model = self._model
+        full = max(1, min(model.best_size, model.largest_within(left / 2)))
+        batches, rest = divmod(ahead, full)
+        return batches * model.predict_mean(full) / max(1, workers) + model.predict_mean(rest + 1) > left
 
     def _ahead_of(self, deadline: float) -> int:
         """About how many wait on time for earlier deadlines, as if these were spread evenly."""
-        waiting = self._counts[_Lane.ON_TIME]
+        waiting = self._counts[_ON_TIME]
         if not waiting or deadline >= self._last_deadline:
             return waiting
         first = self._heads[0][0]
@@ -195,7 +180,7 @@ class Scheduler:
         """
         displaced = None
         if len(self._admitted) >= self._max_inflight:
-            if not self._counts[_Lane.LATE] or request.deadline <= request.arrived:
+            if not self._counts[_LATE] or request.deadline <= request.arrived:
                 raise self.refusal(workers)
             displaced = self._leave(self._first_late()).request
         # Equal timeouts expire in order of admission; only a shorter one needs a place of its own.
@@ -211,7 +196,7 @@ class Scheduler:
             group = self._groups[request.group] = _Group(request.group)
         entry = _Entry(request, group)
         self._admitted[request.id] = entry
-        self._counts[_Lane.ON_TIME] += 1
+        self._counts[_ON_TIME] += 1
         group.number_on_time += 1
         key = request.deadline if self._policy.deadline_order else request.arrived
         heappush(group.on_time, (key, request.id))
@@ -227,7 +212,18 @@ class Scheduler:
 
     def finish(self, requests: Iterable[Request]) -> list[Request]:
         """Take out requests of a dispatched batch that are answered; those returned were still awaited."""
-        return [request for request in requests if self._remove(request.id)]
+        admitted, awaited = self._admitted, []
+        for request in requests:
+            entry = admitted.get(request.id)
+            if entry is None:
+                continue
+            if entry.lane == _RUNNING:
+                del admitted[request.id]
+                self._counts[_RUNNING] -= 1
+            else:
+                self._leave(request.id)
+            awaited.append(request)
+        return awaited
 
     def observe(self, size: int, seconds: float) -> None:
         """Tell the policy that a worker took ``seconds`` for a batch of ``size`` requests."""
@@ -244,7 +240,7 @@ class Scheduler:
                 self._remove(request.id)
                 lost.append(request)
             else:
-                self._move([entry], _Lane.RETRY)
+                self._move([entry], _RETRY)
                 self._retry.append(request.id)
         return lost
 
@@ -255,8 +251,8 @@ class Scheduler:
             return Expire(expired)
         if idle < 1 and not self._shed_late:
             return Sleep(self._next_expiry())
-        if idle and self._counts[_Lane.RETRY]:
-            return self._dispatch([self._pop(self._retry, _Lane.RETRY)], DispatchReason.RETRY, now)
+        if idle and self._counts[_RETRY]:
+            return self._dispatch([self._pop(self._retry, _RETRY)], DispatchReason.RETRY, now)
         action = self._serve_on_time(now, idle)
         if isinstance(action, Dispatch):
             return action
@@ -264,7 +260,7 @@ class Scheduler:
         return self._serve_late(now, idle) or Sleep(min(ends, default=None))
 
     def _serve_on_time(self, now: float, idle: int) -> Dispatch | Sleep:
-        while self._counts[_Lane.ON_TIME]:
+        while self._counts[_ON_TIME]:
             group = self._first_group()
             head = self._head(group)
             answer = self._decide(group, head, now)
@@ -297,7 +293,7 @@ class Scheduler:
         entries: list[_Entry] = []
         while len(entries) < take.size:
             entry = admitted.get(heappop(queue)[1])
-            if entry is not None and entry.lane is _Lane.ON_TIME:
+            if entry is not None and entry.lane == _ON_TIME:
                 entries.append(entry)
         return self._dispatch(entries, take.reason, now)
 
@@ -308,18 +304,18 @@ class Scheduler:
         by prediction only: nothing is lost by trying, and a model that was slow once would else never be
         measured again.
         """
-        late = self._counts[_Lane.LATE]
-        if idle and late and not self._counts[_Lane.ON_TIME] and not self._shed_late:
+        late = self._counts[_LATE]
+        if idle and late and not self._counts[_ON_TIME] and not self._shed_late:
             group = self._admitted[self._first_late()].group
             size = min(group.number_late, self._model.best_size)
             return self._dispatch(
-                [self._pop(group.late, _Lane.LATE) for _ in range(size)], DispatchReason.LATE, now
+                [self._pop(group.late, _LATE) for _ in range(size)], DispatchReason.LATE, now
             )
         if not late or not self._shed_late:
             return None
-        ids = self._waiting(self._late, _Lane.LATE)
+        ids = self._waiting(self._late, _LATE)
         last = self._admitted[ids[-1]]
-        if idle and not self._counts[_Lane.ON_TIME] and last.request.deadline > now:
+        if idle and not self._counts[_ON_TIME] and last.request.deadline > now:
             self._late = deque(ids[:-1])
             return self._dispatch([last], DispatchReason.LATE, now)
         self._late.clear()
@@ -328,11 +324,10 @@ class Scheduler:
     def _dispatch(self, entries: list[_Entry], reason: DispatchReason, now: float) -> Dispatch:
         for entry in entries:
             entry.attempts += 1
-        self._latest_size = len(entries)
-        self._move(entries, _Lane.RUNNING)
+        self._move(entries, _RUNNING)
         return Dispatch(Batch(tuple([entry.request for entry in entries]), reason, now))
 
-    def _move(self, entries: list[_Entry], lane: _Lane) -> None:
+    def _move(self, entries: list[_Entry], lane: int) -> None:
         """Move entries of one group that share a lane."""
         self._count(entries[0], -len(entries))
         for entry in entries:
@@ -343,9 +338,9 @@ class Scheduler:
     def _count(self, entry: _Entry, change: int) -> None:
         lane, group = entry.lane, entry.group
         self._counts[lane] += change
-        if lane is _Lane.ON_TIME:
+        if lane == _ON_TIME:
             group.number_on_time += change
-        elif lane is _Lane.LATE:
+        elif lane == _LATE:
             group.number_late += change
 
     def _end_group(self, group: _Group) -> None:
@@ -356,8 +351,8 @@ class Scheduler:
     def _leave(self, request_id: int) -> _Entry:
         """Take an admitted request out for good."""
         entry = self._admitted.pop(request_id)
-        if entry.lane is _Lane.RUNNING:
-            self._counts[_Lane.RUNNING] -= 1
+        if entry.lane == _RUNNING:
+            self._counts[_RUNNING] -= 1
             return entry
         self._count(entry, -1)
         self._end_group(entry.group)
@@ -375,27 +370,27 @@ class Scheduler:
     def _sweep(self) -> None:
         """Drop the ids that have left their lane, so that requests which expire unserved do not pile up."""
         self._left_behind = 0
-        self._late = deque(self._waiting(self._late, _Lane.LATE))
-        self._retry = deque(self._waiting(self._retry, _Lane.RETRY))
+        self._late = deque(self._waiting(self._late, _LATE))
+        self._retry = deque(self._waiting(self._retry, _RETRY))
         for _, id_, _ in self._heads:
             if id_ in self._admitted:
                 self._admitted[id_].is_head = False
         self._heads.clear()
         for group in self._groups.values():
-            group.on_time = [item for item in group.on_time if self._is_in(item[1], _Lane.ON_TIME)]
+            group.on_time = [item for item in group.on_time if self._is_in(item[1], _ON_TIME)]
             heapify(group.on_time)
-            group.late = deque(self._waiting(group.late, _Lane.LATE))
+            group.late = deque(self._waiting(group.late, _LATE))
             self._announce(group)
 
     def _sweep_early(self) -> None:
         self._early = [item for item in self._early if item[1] in self._admitted]
         heapify(self._early)
 
-    def _is_in(self, request_id: int, lane: _Lane) -> bool:
+    def _is_in(self, request_id: int, lane: int) -> bool:
         entry = self._admitted.get(request_id)
-        return entry is not None and entry.lane is lane
+        return entry is not None and entry.lane == lane
 
-    def _waiting(self, ids: deque[int], lane: _Lane) -> list[int]:
+    def _waiting(self, ids: deque[int], lane: int) -> list[int]:
         return [id_ for id_ in ids if self._is_in(id_, lane)]
 
     def _announce(self, group: _Group) -> None:
@@ -411,7 +406,7 @@ class Scheduler:
         """The group whose head is first of all; there must be one."""
         while True:
             _, id_, group = self._heads[0]
-            if self._is_in(id_, _Lane.ON_TIME):
+            if self._is_in(id_, _ON_TIME):
                 return group
             # It has left, and what stands first in its group now may not have been announced.
             heappop(self._heads)
@@ -423,21 +418,21 @@ class Scheduler:
         return self._admitted[group.on_time[0][1]].request
 
     def _drop_left(self, group: _Group) -> None:
-        while group.on_time and not self._is_in(group.on_time[0][1], _Lane.ON_TIME):
+        while group.on_time and not self._is_in(group.on_time[0][1], _ON_TIME):
             heappop(group.on_time)
 
     def _first_late(self) -> int:
-        while not self._is_in(self._late[0], _Lane.LATE):
+        while not self._is_in(self._late[0], _LATE):
             self._late.popleft()
         return self._late[0]
 
     def _head_is_late(self, group: _Group) -> None:
         id_ = heappop(group.on_time)[1]
-        self._move([self._admitted[id_]], _Lane.LATE)
+        self._move([self._admitted[id_]], _LATE)
         self._late.append(id_)
         group.late.append(id_)
 
-    def _pop(self, ids: deque[int], lane: _Lane) -> _Entry:
+    def _pop(self, ids: deque[int], lane: int) -> _Entry:
         while not self._is_in(ids[0], lane):
             ids.popleft()
         return self._admitted[ids.popleft()]

@@ -55,6 +55,8 @@ class Front:
         self._worker_ready = worker_ready
         self._ids = itertools.count()
         self._error_lines = LineLimit(ERROR_LINES)
+        self._refusal: WatchdogError | None = None
+        self._refusal_answer = (b"", b"")
         self.healthy = True
         """False from the first signal on: /_/health and /_/ready answer 503, requests are still served."""
         self.accepting = True
@@ -66,10 +68,8 @@ class Front:
             return None
         if not self.accepting:
             return ShuttingDown("the watchdog is shutting down")
-        if self._batcher.full:
-            return self._batcher.refusal()
-        if self._config.shed_late and not self._batcher.idle:
-            return self._batcher.predicted_late(self._terms(exchange)[0])
+        if self._batcher.at_limit or self._config.shed_late:
+            return self._batcher.refusal(self._terms(exchange)[0])
         return None
 
     def handle(self, exchange: Exchange) -> None:
@@ -84,8 +84,19 @@ class Front:
 
     def answer_error(self, exchange: Exchange, error: WatchdogError) -> None:
         """Respond with one of our own errors; a request that was never admitted is counted here too."""
-        counted = error.reason in _SHED
-        self._finish(exchange, Answer(error), "shed" if counted else None)
+        meaning = "shed" if error.reason in _SHED else None
+        if not exchange.refused:
+            self._finish(exchange, Answer(error), meaning)
+            return
+        # At the header there is nothing to measure, and under overload this is what most requests get.
+        if error is not self._refusal:
+            self._refusal, self._refusal_answer = error, (error_head(error), f"{error}\n".encode())
+        head, body = self._refusal_answer
+        self._metrics.refused(error.reason)
+        self._metrics.request_finished(error.status, exchange.method, 0.0, meaning)
+        exchange.respond(error.status, head, body)
+        if self._config.access_log or error.status >= 500:
+            self._log(exchange, error, self._clock() - exchange.arrived, 0)
 
     def _health(self, exchange: Exchange) -> None:
         if exchange.method != b"GET":
@@ -201,8 +212,7 @@ class Front:
         )
         if answer.batch_reason is not None:
             measured += _BATCH_REASONS[answer.batch_reason]
-        method = exchange.method.decode("latin-1").lower()
-        self._metrics.request_finished(outcome.status, method, seconds, meaning)
+        self._metrics.request_finished(outcome.status, exchange.method, seconds, meaning)
         exchange.respond(outcome.status, head + measured, body)
         if self._config.access_log or (outcome.status >= 500 and not isinstance(outcome, Reply)):
             self._log(exchange, outcome, seconds, answer.batch_size)

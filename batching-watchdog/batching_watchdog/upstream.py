@@ -7,6 +7,7 @@ events. Next step of a batch: ``worker``, in the worker process.
 """
 
 import asyncio
+import socket
 from typing import Final, Protocol
 
 from batching_watchdog import wire
@@ -29,18 +30,27 @@ class Events(Protocol):
         """The connection is gone, and with it ``batch`` if one was out."""
 
 
-class Connection(asyncio.BufferedProtocol):
-    """One worker, from the watchdog's side. Receives into one reused buffer."""
+class Connection:
+    """One worker, from the watchdog's side. Receives into one reused buffer.
 
-    def __init__(self, events: Events) -> None:
+    It reads and writes its socket itself: a transport would send a batch only when everything else of this
+    turn of the loop has been done, and meanwhile the worker would have nothing to do.
+    """
+
+    def __init__(self, connected: socket.socket, events: Events) -> None:
+        """``connected`` is a non-blocking stream socket; the connection owns it from now on."""
+        self._socket = connected
         self._events = events
-        self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
         self._buffer = bytearray(BUFFER_BYTES)
         self._filled = 0
+        self._unsent: list[memoryview] = []
         self._header: wire.FrameHeader | None = None
         self._batch: Batch | None = None
+        self._closing = False
         self.greeting: wire.Greeting | None = None
         self.gone = asyncio.Event()
+        self._loop.add_reader(connected, self._readable)
 
     @property
     def idle(self) -> bool:
@@ -49,55 +59,87 @@ class Connection(asyncio.BufferedProtocol):
 
     def send(self, batch: Batch) -> None:
         """Send ``batch``; ``replied`` or ``closed`` follows. The connection must be idle."""
-        assert self.idle and self._transport is not None, "one batch at a time"  # noqa: S101, PT018 - a caller's bug
+        assert self.idle, "one batch at a time"  # noqa: S101 - a caller's bug
         self._batch = batch
         frame = wire.encode_requests([(request.head, request.body) for request in batch.requests])
-        if len(frame) == 1:
-            self._transport.write(frame[0])
-        else:
-            self._transport.writelines(frame)
+        if sum(map(len, frame)) < wire.JOIN_BELOW:
+            frame = [b"".join(frame)]
+        self._unsent = [memoryview(buffer) for buffer in frame]
+        if not self._closing and not self._send():
+            self._loop.add_writer(self._socket, self._writable)
 
     def close(self) -> None:
-        """Close at once; ``closed`` follows."""
-        if self._transport is not None:
-            self._transport.abort()
+        """Close at once; ``closed`` follows, not from within this call."""
+        if not self._closing:
+            self._closing = True
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+            self._loop.call_soon(self._closed)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Asyncio: the socket is connected, but a worker accepts it only once it has loaded."""
-        self._transport = transport  # type: ignore[assignment] # a stream's; uvloop's is no asyncio.Transport
+    def _closed(self) -> None:
+        self._socket.close()
+        batch, self._batch, self.greeting = self._batch, None, None
+        self.gone.set()
+        self._events.closed(self, batch)
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Asyncio: where the next bytes go."""
-        return memoryview(self._buffer)[self._filled :]
+    def _writable(self) -> None:
+        if self._send():
+            self._loop.remove_writer(self._socket)
 
-    def buffer_updated(self, nbytes: int) -> None:
-        """Asyncio: ``nbytes`` have come. A frame is decoded once it is whole."""
-        self._filled += nbytes
+    def _send(self) -> bool:
+        """Send what the kernel takes. False if some is left."""
+        unsent = self._unsent
+        first = 0
         try:
-            if self._header is None:
-                if self._filled < wire.HEADER_SIZE:
-                    return
-                self._header = wire.decode_header(self._buffer)
-                if wire.HEADER_SIZE + self._header.size > len(self._buffer):
-                    grown = bytearray(wire.HEADER_SIZE + self._header.size)
-                    grown[: self._filled] = memoryview(self._buffer)[: self._filled]
-                    self._buffer = grown
-            end = wire.HEADER_SIZE + self._header.size
-            if self._filled < end:
-                return
-            header, self._header, self._filled = self._header, None, self._filled - end
-            if self._filled:
-                raise FrameError("a worker sent bytes that nobody asked for")
-            self._frame(header, memoryview(self._buffer)[wire.HEADER_SIZE : end])
+            while first < len(unsent):
+                sent = self._socket.sendmsg(unsent[first : first + wire.SEND_AT_ONCE])
+                while first < len(unsent) and sent >= len(unsent[first]):
+                    sent -= len(unsent[first])
+                    first += 1
+                if sent:
+                    unsent[first] = unsent[first][sent:]
+        except (BlockingIOError, InterruptedError):
+            self._unsent = unsent[first:]
+            return False
+        except OSError:
+            self.close()
+        self._unsent = []
+        return True
+
+    def _readable(self) -> None:
+        """Take what has come. A frame is decoded once it is whole."""
+        try:
+            count = self._socket.recv_into(memoryview(self._buffer)[self._filled :])
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            count = 0
+        if not count:
+            self.close()
+            return
+        self._filled += count
+        try:
+            self._received()
         except (FrameError, MemoryError):
             # A worker that does not speak the protocol is as good as dead: gunicorn starts another.
             self.close()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Asyncio: the worker is gone."""
-        batch, self._batch, self.greeting = self._batch, None, None
-        self.gone.set()
-        self._events.closed(self, batch)
+    def _received(self) -> None:
+        if self._header is None:
+            if self._filled < wire.HEADER_SIZE:
+                return
+            self._header = wire.decode_header(self._buffer)
+            if wire.HEADER_SIZE + self._header.size > len(self._buffer):
+                grown = bytearray(wire.HEADER_SIZE + self._header.size)
+                grown[: self._filled] = memoryview(self._buffer)[: self._filled]
+                self._buffer = grown
+        end = wire.HEADER_SIZE + self._header.size
+        if self._filled < end:
+            return
+        header, self._header, self._filled = self._header, None, self._filled - end
+        if self._filled:
+            raise FrameError("a worker sent bytes that nobody asked for")
+        self._frame(header, memoryview(self._buffer)[wire.HEADER_SIZE : end])
 
     def _frame(self, header: wire.FrameHeader, data: memoryview) -> None:
         if self.greeting is None:
@@ -114,6 +156,11 @@ class Connection(asyncio.BufferedProtocol):
 
 async def connect(path: str, events: Events) -> Connection:
     """Open a connection to gunicorn's socket at ``path``. Raises ``OSError`` while nobody listens there."""
-    loop = asyncio.get_running_loop()
-    _, connection = await loop.create_unix_connection(lambda: Connection(events), path)
-    return connection
+    connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connecting.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(connecting, path)
+    except BaseException:
+        connecting.close()
+        raise
+    return Connection(connecting, events)

@@ -26,6 +26,10 @@ MAGIC: Final = b"TBW1"
 _FRAME: Final = struct.Struct("<4sB3xIQd")
 _ITEM: Final = struct.Struct("<HHII")
 HEADER_SIZE: Final = _FRAME.size
+JOIN_BELOW: Final = 1 << 18
+"""Frames below this many bytes are sent as one buffer: one copy is cheaper than a scatter-gather call."""
+SEND_AT_ONCE: Final = 512
+"""Buffers per sendmsg call; the kernel takes 1024 (IOV_MAX)."""
 MAX_PART: Final = 2**32 - 1
 """The longest head or body that an item can tell the length of."""
 

@@ -35,11 +35,7 @@ HEARTBEAT_SECONDS: Final = 1.0
 """How often an idle or loading worker tells gunicorn that it lives."""
 REPORT_SECONDS: Final = 5.0
 """How long a worker that can not load its handler stays to say so: the back-off of such restarts."""
-JOIN_BELOW: Final = 1 << 18
-"""Frames below this many bytes are sent as one buffer: one copy is cheaper than a scatter-gather call."""
 BATCH_TYPES: Final = (wire.CONTENT_TYPE, jsonlines.CONTENT_TYPE)
-SEND_AT_ONCE: Final = 512
-"""Buffers per sendmsg call; the kernel takes 1024 (IOV_MAX)."""
 THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -142,7 +138,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         poll = select.poll()
         poll.register(connection, select.POLLIN)
         poll.register(self.PIPE[0], select.POLLIN)
-        buffer = bytearray(JOIN_BELOW)
+        buffer = bytearray(wire.JOIN_BELOW)
         while self._goes_on():
             if not poll.poll(HEARTBEAT_SECONDS * 1000):
                 continue
@@ -177,13 +173,13 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         return True
 
     def _send(self, connection: socket.socket, buffers: list[bytes]) -> None:
-        if sum(map(len, buffers)) < JOIN_BELOW:
+        if sum(map(len, buffers)) < wire.JOIN_BELOW:
             buffers = [b"".join(buffers)]
         views = [memoryview(buffer) for buffer in buffers]
         first = 0
         while first < len(views):
             try:
-                sent = connection.sendmsg(views[first : first + SEND_AT_ONCE])
+                sent = connection.sendmsg(views[first : first + wire.SEND_AT_ONCE])
             except TimeoutError:
                 if not self._goes_on():
                     raise ConnectionAbortedError("told to stop while sending") from None

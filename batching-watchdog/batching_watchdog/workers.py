@@ -145,11 +145,11 @@ class WorkerPool:
             if self._profile_done is not None and not self._profile_done.done():
                 self._profile_done.set_result(None)
             return
-        self._batcher.replied(batch, replies)
         if self._is_old(connection, len(batch.requests)):
             self._recycle(connection)
         else:
             self._batcher.worker_idle(connection)
+        self._batcher.replied(batch, replies)
 
     def closed(self, connection: Connection, batch: Batch | None) -> None:
         """A worker is gone. gunicorn starts another, and ``_keep_connected`` finds it."""
@@ -257,6 +257,7 @@ class WorkerPool:
             gunicorn_command(self._config, self._socket, self._directory),
             worker_environment(self._config, self._environ),
             pipes=self._config.prefix_logs,
+            low_priority=self._config.low_priority,
         )
         if process.stdout is not None and process.stderr is not None:
             await asyncio.gather(

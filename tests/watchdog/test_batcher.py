@@ -44,8 +44,8 @@ class Bench:
         """The worker answers its last batch ``seconds`` after it was sent, and is idle again."""
         self.clock.now += seconds
         batch = self.worker.batches[-1]
-        self.batcher.replied(batch, [Reply(200, b"", b"%d" % request.id) for request in batch.requests])
         self.batcher.worker_idle(self.worker)
+        self.batcher.replied(batch, [Reply(200, b"", b"%d" % request.id) for request in batch.requests])
 
     def sizes(self) -> list[int]:
         return [len(batch.requests) for batch in self.worker.batches]
@@ -120,12 +120,12 @@ def test_a_full_queue_refuses_and_admits_again_after_an_answer():
         bench.batcher.worker_idle(bench.worker)
         bench.submit(0)
         assert bench.batcher.full
-        assert isinstance(bench.batcher.refusal(), QueueFull)
+        assert isinstance(bench.batcher.refusal(bench.clock.now + 0.1), QueueFull)
         with pytest.raises(QueueFull):
             bench.submit(1)
         await turn()
         bench.reply()
-        assert bench.batcher.refusal() is None
+        assert bench.batcher.refusal(bench.clock.now + 0.1) is None
         bench.submit(2)
 
     scenario(body, max_inflight=1)

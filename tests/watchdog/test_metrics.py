@@ -35,8 +35,8 @@ def test_every_outcome_and_reason_is_there_from_the_start_so_that_rates_see_the_
 
 def test_one_bucket_edge_lies_exactly_on_the_slo_and_the_stock_ones_are_kept():
     metrics, _ = make(slo_latency=0.18)
-    metrics.request_finished(200, "post", 0.18, "good")
-    metrics.request_finished(200, "post", 0.181, "slow")
+    metrics.request_finished(200, b"POST", 0.18, "good")
+    metrics.request_finished(200, b"POST", 0.181, "slow")
     edges = {
         dict(labels)["le"]
         for name, labels in samples(metrics)
@@ -51,13 +51,13 @@ def test_one_bucket_edge_lies_exactly_on_the_slo_and_the_stock_ones_are_kept():
 
 def test_unusual_methods_share_one_label_so_that_clients_can_not_make_series():
     metrics, _ = make()
-    metrics.request_finished(404, "brew", 0.1, None)
+    metrics.request_finished(404, b"BREW", 0.1, None)
     assert value(metrics, "http_requests_total", code="404", method="unknown") == 1
 
 
 def test_what_is_no_request_of_the_slo_is_counted_but_has_no_outcome():
     metrics, _ = make()
-    metrics.request_finished(400, "get", 0.1, None)
+    metrics.request_finished(400, b"GET", 0.1, None)
     assert value(metrics, "http_requests_total", code="400", method="get") == 1
     assert sum(v for (name, _), v in samples(metrics).items() if name == "slo_requests_total") == 0
 

@@ -559,12 +559,11 @@ def test_lateness_is_predicted_from_what_is_ahead_and_the_learnt_throughput():
     assert not queue.predicts_late(0.001, 0.0, 1)  # nothing waits: the worker will show
     for number in range(24):
         queue.offer(request(number, budget=0.1))
-    # Three batches of 8 of 16 ms each, then our own of one, which takes 9 ms.
+    # 24 at 8 for each 16 ms, then our own batch of one, which takes 9 ms.
     assert queue.predicts_late(0.1, 0.042, 1) is False
     assert queue.predicts_late(0.1, 0.044, 1) is True
-    # Two workers: two batches at once, the third, and then our own beside it.
-    assert queue.predicts_late(0.1, 0.065, 2) is False
-    assert queue.predicts_late(0.1, 0.08, 2) is True
+    assert queue.predicts_late(0.1, 0.066, 2) is False
+    assert queue.predicts_late(0.1, 0.068, 2) is True
     assert queue.predicts_late(0.1, 0.1, 9) is True
 
 
