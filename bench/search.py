@@ -16,7 +16,7 @@ class Plan:
     """How to search. Rates are requests per second, durations seconds."""
 
     first_rate: float
-    growth: float = 1.3
+    growth: float = 1.5
     ramp_seconds: float = 1.5
     confirm_seconds: float = 8.0
     tolerance: float = 0.05

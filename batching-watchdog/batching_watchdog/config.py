@@ -39,7 +39,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     "worker_priority": "low | normal: low lets the watchdog's HTTP go before the models on a busy CPU [low]",
     "max_requests": "requests after which a worker is replaced, 0 for never [0]",
     "preload": "true | false: load the model once and share it between the workers [false]",
-    "max_inflight": "most requests queued and running; beyond it 429 [1024]",
+    "max_inflight": "most requests queued and running; beyond it 429 [4096]",
     "max_body_bytes": "longest request body, below 4Gi; Ki, Mi, Gi are understood [16Mi]",
     "max_queued_bytes": "most bytes of bodies queued and running; beyond it 429 [256Mi or max_body_bytes]",
     "port": "HTTP port, 0 for any free one [8080]",
@@ -186,7 +186,7 @@ class Config:
             devices=devices,
             max_inflight=read(
                 "max_inflight",
-                "1024",
+                "4096",
                 _whole(1, 10**9),
                 "must be a whole number of at least 1 (the queue is always bounded)",
             ),

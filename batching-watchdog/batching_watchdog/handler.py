@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
 from batching_watchdog import wire
@@ -206,20 +206,15 @@ def _encode_result(result: Any) -> Reply:  # noqa: PLR0911 - one return per kind
         return _failure("".join(traceback.format_exception(result)), shown=str(result))
     if (
         isinstance(result, dict)
+        and ("statusCode" in result or "body" in result)
         and result.keys() <= {"statusCode", "body", "headers"}
-        and result.keys()
-        & {
-            "statusCode",
-            "body",
-        }
     ):
         return _with_status(result.get("body"), result.get("statusCode", 200), result.get("headers") or {})
     if isinstance(result, tuple) and 2 <= len(result) <= 3 and isinstance(result[1], int):
         return _with_status(result[0], result[1], result[2] if len(result) > 2 else {})
     if hasattr(result, "get_data") and hasattr(result, "status_code"):  # a Flask or werkzeug Response
         return _with_status(result.get_data(), result.status_code, dict(result.headers))
-    body = json.dumps(result, default=_to_list, separators=(",", ":")).encode()
-    return Reply(200, b"Content-Type: application/json\r\n", body)
+    return Reply(200, b"Content-Type: application/json\r\n", _JSON.encode(result).encode())
 
 
 def _with_status(body: Any, status: Any, headers: Mapping[str, Any]) -> Reply:
@@ -238,6 +233,10 @@ def _to_list(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+# json.dumps makes a new one for each call if it is told anything.
+_JSON: Final = json.JSONEncoder(default=_to_list, separators=(",", ":"))
 
 
 def _failure(trace: str, shown: str | None = None) -> Reply:

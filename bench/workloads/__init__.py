@@ -45,6 +45,9 @@ WORKLOADS: Final[Mapping[str, Workload]] = MappingProxyType(
 """The closed registry; ``accelerator`` is a simulation that sleeps."""
 
 
+_JSON: Final = json.JSONEncoder(separators=(",", ":"))
+
+
 class Model:
     """A workload's handler, loaded: bodies in, JSON answers out, in order. What every peer serves."""
 
@@ -65,7 +68,7 @@ class Model:
         for result in results:
             if isinstance(result, dict) and "statusCode" in result:
                 raise ValueError(result["body"])
-        return [json.dumps(result, separators=(",", ":")).encode() for result in results]
+        return [_JSON.encode(result).encode() for result in results]
 
 
 def model_of_environment() -> Model:

@@ -42,12 +42,12 @@ def test_any_answers_end_within_the_confirmations_and_the_best_pass_is_the_answe
 
 def test_the_ramp_grows_by_its_factor_until_one_fails():
     _, trials = search(lambda step: step.rate <= 200)
-    assert [trial.rate for trial in trials if not trial.confirm] == [100.0, 130.0, 169.0, 169.0 * 1.3]
+    assert [trial.rate for trial in trials if not trial.confirm] == [100.0, 150.0, 225.0]
 
 
 def test_the_last_good_rate_of_the_ramp_is_confirmed_first():
     _, trials = search(lambda step: step.rate <= 200)
-    assert next(trial.rate for trial in trials if trial.confirm) == 169.0
+    assert next(trial.rate for trial in trials if trial.confirm) == 150.0
 
 
 def test_a_server_that_holds_nothing_is_told_with_none_found():

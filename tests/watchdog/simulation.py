@@ -42,7 +42,7 @@ class Simulation:
         workers: int = 2,
         slo_latency: float = 0.1,
         max_batch_size: int = 64,
-        max_inflight: int = 1024,
+        max_inflight: int = 4096,
         policy: str = "slo",
         shed_late: bool = False,
         early: bool = False,
