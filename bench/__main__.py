@@ -2,6 +2,7 @@
 
 single    one function behind our server at one rate (also without a word, as plain `make bench`)
 compare   ours and the peers on every workload (also as plain --quick)
+soak      half an hour while workers are killed
 drift     a model that becomes twice as slow in the middle of a run
 report    the last comparison again, as table and plots
 """
@@ -10,12 +11,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench import compare, drift, single
+from bench import compare, drift, single, soak
 from bench.errors import BenchError
 from bench.workloads import ROOT
 
 OUTPUT = ROOT / "build" / "bench"
-COMMANDS = ("single", "compare", "drift", "report")
+COMMANDS = ("single", "compare", "drift", "soak", "report")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     single.add_arguments(commands.add_parser("single", help="one function at one rate"))
     compare.add_arguments(commands.add_parser("compare", help="ours and the peers"))
     drift.add_arguments(commands.add_parser("drift", help="a model that becomes slower"))
+    soak.add_arguments(commands.add_parser("soak", help="a long run while workers are killed"))
     commands.add_parser("report", help="the last comparison again").add_argument(
         "--publish", action="store_true", help="write it to docs/benchmarks.md too"
     )
@@ -40,6 +42,8 @@ def main(arguments: Sequence[str]) -> int:
             return compare.main(options, OUTPUT)
         if options.command == "drift":
             return drift.main(options, OUTPUT)
+        if options.command == "soak":
+            return soak.main(options, OUTPUT)
         compare.show(compare.load_results(OUTPUT), OUTPUT, publish=options.publish)
     except BenchError as error:
         sys.stderr.write(f"bench: {error}\n")

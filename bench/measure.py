@@ -109,7 +109,21 @@ def measure(entry: Entry, workload: Workload, body: bytes, rig: Rig) -> dict[str
                 for factor in rig.effort.curve
             }
             found["curve"] = curve
+    if answer.rate and entry.system.predicts_capacity:
+        found["capacity"] = predicted(entry, settings, workload, body, rig, answer.rate)
     return found
+
+
+def predicted(
+    entry: Entry, settings: Settings, workload: Workload, body: bytes, rig: Rig, maximum: float
+) -> float | None:
+    """The capacity that a fresh server predicts from a run at a third of its maximum."""
+    with Server(entry.system, settings, workload, rig.workers, body, rig.venvs) as server:
+        bench = _Bench(server, rig)
+        bench.warm_up()
+        rig.say("a third of the maximum")
+        bench.counted(maximum / 3, rig.effort.low_seconds)
+        return server.metric("watchdog_capacity_requests_per_second")
 
 
 def tune(entry: Entry, workload: Workload, body: bytes, rig: Rig) -> tuple[Settings, list[dict[str, Any]]]:

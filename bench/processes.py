@@ -74,6 +74,22 @@ def shares(
     return sorted(found, key=lambda share: -share.cores)
 
 
+def children_named(name: str, used: Mapping[int, Usage]) -> list[int]:
+    """Those of ``used`` whose name ends with ``name`` and whose parent's does too: forked, not started."""
+    named = [pid for pid, usage in used.items() if usage.name.endswith(f" {name}")]
+    found = []
+    for pid in named:
+        with contextlib.suppress(OSError):
+            if parent_of((Path("/proc") / str(pid) / "stat").read_text()) in named:
+                found.append(pid)
+    return found
+
+
+def parent_of(stat: str) -> int:
+    """The parent's process id from the text of /proc/PID/stat."""
+    return int(stat.rpartition(")")[2].split()[1])
+
+
 def cpu_of(stat: str) -> float:
     """User and system CPU seconds from the text of /proc/PID/stat."""
     fields = stat.rpartition(")")[2].split()

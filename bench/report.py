@@ -22,6 +22,12 @@ def table(results: dict[str, Any]) -> str:
     for workload in workloads(results):
         rows = [found for found in results["measurements"] if found["workload"] == workload]
         parts += [f"### {workload}", *_limit(results["offline"].get(workload)), _rows(rows)]
+        parts += [
+            f"Capacity that {row['system']} predicts from a run at a third of its maximum: "
+            f"{row['capacity']:,.0f} requests/s, {row['capacity'] / row['max_rate']:.2f} of it."
+            for row in rows
+            if row.get("capacity")
+        ]
         reasons = [found for found in rows if found["status"] != "measured"]
         if reasons:
             parts.append(
@@ -114,11 +120,7 @@ def curve(row: dict[str, Any]) -> list[tuple[float, float]]:
 
 def draw(results: dict[str, Any], folder: Path) -> list[Path]:
     """Write the plots, two for each workload, as goodput-WORKLOAD.png and cdf-WORKLOAD.png."""
-    import matplotlib as mpl  # noqa: PLC0415 - a slow import that only this needs
-
-    mpl.use("Agg")
-    from matplotlib import pyplot  # noqa: PLC0415 - after the backend is chosen
-
+    pyplot = _pyplot()
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for workload in workloads(results):
@@ -151,6 +153,34 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
             pyplot.close(figure)
             written.append(file)
     return written
+
+
+def draw_memory(result: dict[str, Any], file: Path) -> Path:
+    """Plot the memory of a soak over time."""
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
+    minutes = [sample["at"] / 60 for sample in result["memory"]]
+    for name in ("total", "watchdog"):
+        axes.plot(minutes, [sample[name] for sample in result["memory"]], label=name)
+    axes.set(xlabel="minutes", ylabel="memory (PSS), MB", ylim=(0, None))
+    axes.set_title(
+        f"{result['workload']} at {result['rate']:,.0f} requests/s, {result['killed']} workers killed,"
+        f" {result['unanswered']} of {result['sent']:,} requests unanswered"
+    )
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(file, dpi=110)
+    pyplot.close(figure)
+    return file
+
+
+def _pyplot() -> Any:
+    import matplotlib as mpl  # noqa: PLC0415 - a slow import that only plots need
+
+    mpl.use("Agg")
+    from matplotlib import pyplot  # noqa: PLC0415 - after the backend is chosen
+
+    return pyplot
 
 
 def publish(results: dict[str, Any], page: Path) -> None:

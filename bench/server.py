@@ -3,6 +3,7 @@
 Owns the process and its mark (:mod:`bench.processes`); which program it is comes from :mod:`bench.systems`.
 """
 
+import contextlib
 import http.client
 import os
 import shutil
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import urllib.request
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,6 +56,7 @@ class Server:
         self._mark = uuid.uuid4().hex
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
+        self._metrics_port = 0
 
     def __enter__(self) -> Self:
         system = self.system
@@ -86,6 +89,15 @@ class Server:
         """Whether the process that was started still runs."""
         return self._process is not None and self._process.poll() is None
 
+    def metric(self, name: str) -> float | None:
+        """A metric without labels that the server exports; None if it does not."""
+        page = f"http://127.0.0.1:{self._metrics_port}/metrics"
+        with contextlib.suppress(OSError), urllib.request.urlopen(page, timeout=5) as response:
+            for line in response.read().decode().splitlines():
+                if line.startswith(f"{name} "):
+                    return float(line.split()[1])
+        return None
+
     def usage(self) -> dict[int, processes.Usage]:
         """CPU and memory of every process of the server."""
         return processes.usage(self._mark)
@@ -108,10 +120,13 @@ class Server:
 
     def _start(self, python: str) -> None:
         (self.folder / "body").write_bytes(self.body)
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.port = listener.getsockname()[1]
-        launch = Launch(self.port, self.workload, self.workers, self.settings, python, self.folder)
+        with socket.socket() as one, socket.socket() as other:
+            one.bind(("127.0.0.1", 0))
+            other.bind(("127.0.0.1", 0))
+            self.port, self._metrics_port = one.getsockname()[1], other.getsockname()[1]
+        launch = Launch(
+            *(self.port, self.workload, self.workers, self.settings, python, self.folder, self._metrics_port)
+        )
         command = self.system.launch(launch)
         environment = {name: value for name, value in os.environ.items() if name not in _DROPPED} | {
             processes.MARK: self._mark,

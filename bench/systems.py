@@ -49,6 +49,7 @@ class Launch:
     settings: Settings
     python: str
     temporary: Path
+    metrics_port: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,8 @@ class System:
     wrap: Callable[[bytes], tuple[bytes, str]] = _plain
     """The body and content type that it takes, from a workload's body."""
     settings: Settings = Settings()
+    predicts_capacity: bool = False
+    """Whether it exports watchdog_capacity_requests_per_second."""
     grid_waits_ms: tuple[int, ...] = ()
     """Waits that a grid search tries with each of the workload's sizes; empty: there is nothing to tune."""
 
@@ -132,7 +135,7 @@ def _ours(policy: str) -> Callable[[Launch], Command]:
         environment = {
             "function_path": str(start.workload.folder),
             "port": str(start.port),
-            "metrics_port": "0",
+            "metrics_port": str(start.metrics_port),
             "slo_latency": f"{start.workload.slo * 1e3:g}ms",
             "workers": str(start.workers),
             "worker_threads": "1",
@@ -207,7 +210,7 @@ SYSTEMS: Final[Mapping[str, System]] = MappingProxyType(
     {
         system.name: system
         for system in (
-            System("slo", "Tailbound; nothing set but slo_latency", _ours("slo")),
+            System("slo", "Tailbound; nothing set but slo_latency", _ours("slo"), predicts_capacity=True),
             System("fixed", "Tailbound, batch_policy=fixed", _ours("fixed"), grid_waits_ms=(0, 2, 5, 10)),
             System("aimd", "Tailbound, batch_policy=aimd", _ours("aimd")),
             System("unbatched", "Tailbound, batch_policy=unbatched", _ours("unbatched")),
