@@ -25,6 +25,10 @@ from batching_watchdog.worker import BatchWorker, Preloaded
 
 BACKOFF_SECONDS: Final = (0.0, 0.5, 1.0)
 """What a worker waits before it loads, by how many before it in its slot died while they loaded."""
+SHORT_LIFE_SECONDS: Final = 5.0
+SHORT_LIVES_SECONDS: Final = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0)
+"""What a worker waits before it loads, by how many before it in its slot died within ``SHORT_LIFE_SECONDS``
+of loading. The first two are free: an input that kills is tried once more, alone."""
 SETTLE_SECONDS: Final = 0.5
 """What a thread that load() has joined gets to be gone from the kernel's list."""
 SHOWN_THREADS: Final = 5
@@ -39,7 +43,8 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
     """gunicorn's arbiter, which neither starts nor replaces workers that can not load in a hot loop.
 
     A worker that has died while it loaded is replaced by one that waits first; after
-    ``len(BACKOFF_SECONDS)`` of them in one slot the next one loads nothing but reports why.
+    ``len(BACKOFF_SECONDS)`` of them in one slot the next one loads nothing but reports why. One that died soon
+    after it had loaded is replaced by one that waits, the longer the more often that happens.
     """
 
     # gunicorn ends when a worker ends with one of these, and a function may call os._exit with any status.
@@ -47,6 +52,7 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
 
     def __init__(self, app: Application) -> None:
         self._deaths: dict[int, int] = {}
+        self._short_lives: dict[int, int] = {}
         self._last_death = ""
         super().__init__(app)
 
@@ -56,7 +62,8 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
         worker.slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
         deaths = self._deaths.get(worker.slot, 0)
         if deaths < len(BACKOFF_SECONDS):
-            worker.load_after = BACKOFF_SECONDS[deaths]
+            lives = min(self._short_lives.get(worker.slot, 0), len(SHORT_LIVES_SECONDS) - 1)
+            worker.load_after = max(BACKOFF_SECONDS[deaths], SHORT_LIVES_SECONDS[lives])
         else:
             worker.report = f"{deaths} workers in a row died while loading the handler; {self._last_death}"
 
@@ -68,8 +75,14 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
             if end is None:
                 continue
             ended = True
-            if worker.has_loaded or not self.LISTENERS:  # without listeners, gunicorn is stopping
+            if worker.loaded_at or not self.LISTENERS:  # without listeners, gunicorn is stopping
                 self._deaths[worker.slot] = 0
+                short = (
+                    not ended_well(end) and time.monotonic() - worker.loaded_at < SHORT_LIFE_SECONDS
+                )
+                self._short_lives[worker.slot] = (
+                    self._short_lives.get(worker.slot, 0) + 1 if short else 0
+                )
                 continue
             self._deaths[worker.slot] = self._deaths.get(worker.slot, 0) + 1
             self._last_death = f"the last one {how_it_ended(end, hung=worker.aborted)}"
@@ -148,6 +161,11 @@ def other_threads() -> list[str]:
         native = {int(task.name): f"native {_comm(task)}" for task in tasks.iterdir()}
         names = {number: names.get(number, name) for number, name in native.items()}
     return sorted(name for number, name in names.items() if number != threading.get_native_id())
+
+
+def ended_well(end: os.waitid_result) -> bool:
+    """Whether a worker left by itself: the watchdog closed its connection to have it replaced."""
+    return end.si_code == os.CLD_EXITED and end.si_status == 0
 
 
 def how_it_ended(end: os.waitid_result, *, hung: bool = False) -> str:

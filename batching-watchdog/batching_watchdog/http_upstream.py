@@ -28,6 +28,8 @@ GRACE_SECONDS: Final = 0.25
 PROBE_SECONDS: Final = 5.0
 EXCERPT: Final = 200
 """Bytes of a wrong answer that are shown in the log."""
+MAX_RESPONSE_BYTES: Final = 1 << 28
+"""Header and body of the answer to one batch."""
 JOIN_BELOW: Final = 1 << 18
 """Bytes up to which head and body are sent as one buffer."""
 
@@ -142,13 +144,13 @@ class Slot:
         self._free()
         self._events.replied(self, batch, replies)
 
-    def broken(self, connection: "_Connection", why: str) -> None:
-        """The connection is gone, or what came over it is not HTTP."""
+    def broken(self, connection: "_Connection", why: str, failure: Failure = Failure.BROKEN) -> None:
+        """The connection is gone, or what came over it is not HTTP or has no end."""
         if connection is not self._connection:
             return
         self.close()
         if self._batch is not None:
-            self._fail(Failure.BROKEN, why)
+            self._fail(failure, why)
 
     async def _open(self, batch: Batch) -> None:
         while True:
@@ -198,6 +200,10 @@ class Slot:
         self._events.lost(self, batch, failure, why)
 
 
+class _TooLong(Exception):
+    """The upstream's response has no end that would fit into memory."""
+
+
 class _Connection(asyncio.Protocol):
     """One connection to the upstream; httptools calls the ``on_`` methods."""
 
@@ -207,6 +213,8 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
+        self._size = 0
+        """Bytes of the response so far, header included."""
         self._in_body = False
         self._delimited = False
         self.used = self._loop.time()
@@ -232,6 +240,10 @@ class _Connection(asyncio.Protocol):
         """Asyncio: bytes of a response."""
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError as error:
+            if not isinstance(error.__context__, _TooLong):
+                raise
+            self._slot.broken(self, str(error.__context__), Failure.WRONG_ANSWER)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._slot.broken(self, f"what it answered is not HTTP: {error}")
 
@@ -248,6 +260,7 @@ class _Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """httptools: one header."""
+        self._count(len(name) + len(value))
         self._delimited |= name.lower() in (b"content-length", b"transfer-encoding")
 
     def on_headers_complete(self) -> None:
@@ -256,14 +269,21 @@ class _Connection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         """httptools: a piece of the body."""
+        self._count(len(data))
         self._body.append(data)
 
     def on_message_complete(self) -> None:
         """httptools: the response is whole."""
+        self._size = 0
         if self._parser.get_status_code() < 200:  # an interim response: the real one follows
             self._body, self._in_body, self._delimited = [], False, False
         else:
             self._complete(keep=bool(self._parser.should_keep_alive()))
+
+    def _count(self, size: int) -> None:
+        self._size += size
+        if self._size > MAX_RESPONSE_BYTES:
+            raise _TooLong(f"its answer is longer than {MAX_RESPONSE_BYTES} bytes")
 
     def _complete(self, *, keep: bool) -> None:
         body, self._body = b"".join(self._body), []

@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
@@ -36,6 +37,7 @@ HEARTBEAT_SECONDS: Final = 1.0
 REPORT_SECONDS: Final = 5.0
 """How long a worker that can not load its handler stays to say so: the back-off of such restarts."""
 BATCH_TYPES: Final = (wire.CONTENT_TYPE, jsonlines.CONTENT_TYPE)
+_SECONDS: Final = struct.Struct("d")
 THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -59,12 +61,13 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         """Seconds to wait before loading: those before it died of that."""
         self.report: str | None = None
         """Do not load, but say this: too many died of it."""
-        self._loaded = mmap.mmap(-1, 1)  # the one byte that the arbiter still sees after the fork
+        self._loaded = mmap.mmap(-1, _SECONDS.size)  # what the arbiter still sees after the fork
 
     @property
-    def has_loaded(self) -> bool:
-        """Whether the worker came through loading, in the eyes of the arbiter too."""
-        return self._loaded[0] == 1
+    def loaded_at(self) -> float:
+        """When the worker came through loading (``time.monotonic``), for the arbiter too; 0 if it has not."""
+        at: float = _SECONDS.unpack_from(self._loaded)[0]
+        return at
 
     def init_process(self) -> None:
         """As gunicorn's, and die with the arbiter even if that is killed."""
@@ -82,7 +85,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         # The model is there for good: keep the collector from walking it again and again.
         gc.collect()
         gc.freeze()
-        self._loaded[0] = 1
+        _SECONDS.pack_into(self._loaded, 0, time.monotonic())
 
     def _load(self) -> None:
         preloaded: Preloaded | None = self.app.callable

@@ -95,6 +95,24 @@ def handle(event, context):
 """
 
 
+def test_workers_that_die_soon_after_they_have_loaded_come_back_ever_more_slowly(tmp_path: Path):
+    starts = tmp_path / "starts"
+    handler = f"""
+    import os, threading, time
+    def load():
+        with open({str(starts)!r}, "a") as file:
+            file.write(f"{{time.monotonic()}}\\n")
+        threading.Timer(0.2, os._exit, [9]).start()
+    def handle(event, context):
+        return "ok"
+    """
+    with starting_watchdog(handler, workers="1"):
+        wait_until(lambda: starts.exists() and len(starts.read_text().split()) >= 5, "5 have loaded")
+    times = [float(line) for line in starts.read_text().split()]
+    # The fifth had four such before it, so it waited for a second, after the fourth had lived for 0.2.
+    assert times[4] - times[3] > 1.2
+
+
 @pytest.mark.parametrize(
     ("death", "message"),
     [

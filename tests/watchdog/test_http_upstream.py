@@ -241,6 +241,23 @@ def test_a_connection_that_breaks_takes_its_batch_with_it(answer: bytes, said: s
     scenario(body)
 
 
+@pytest.mark.parametrize("part", [b"X-Pad: " + b"x" * 3000 + b"\r\n", b"\r\n" + b"x" * 3000])
+def test_an_answer_that_does_not_end_is_cut_before_it_fills_the_memory(
+    part: bytes, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(http_upstream, "MAX_RESPONSE_BYTES", 2000)
+
+    async def body(slot: Slot, log: Log, upstream: Upstream) -> None:
+        sent = await send(slot, upstream, b"a")
+        upstream.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999\r\n" + part)
+        await log.next()
+        [(lost, failure, why)] = log.failures
+        assert (lost, failure) == (sent, Failure.WRONG_ANSWER)
+        assert "longer than 2000 bytes" in why
+
+    scenario(body)
+
+
 def test_an_answer_that_nobody_asked_for_closes_the_connection():
     async def body(slot: Slot, log: Log, upstream: Upstream) -> None:
         await send(slot, upstream, b"a")
