@@ -43,8 +43,8 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
     """gunicorn's arbiter, which neither starts nor replaces workers that can not load in a hot loop.
 
     A worker that has died while it loaded is replaced by one that waits first; after
-    ``len(BACKOFF_SECONDS)`` of them in one slot the next one loads nothing but reports why. One that died soon
-    after it had loaded is replaced by one that waits, the longer the more often that happens.
+    ``len(BACKOFF_SECONDS)`` of them in one slot the next one loads nothing but reports why. One that died
+    soon after it had loaded is replaced by one that waits, the longer the more often that happens.
     """
 
     # gunicorn ends when a worker ends with one of these, and a function may call os._exit with any status.
@@ -77,12 +77,8 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
             ended = True
             if worker.loaded_at or not self.LISTENERS:  # without listeners, gunicorn is stopping
                 self._deaths[worker.slot] = 0
-                short = (
-                    not ended_well(end) and time.monotonic() - worker.loaded_at < SHORT_LIFE_SECONDS
-                )
-                self._short_lives[worker.slot] = (
-                    self._short_lives.get(worker.slot, 0) + 1 if short else 0
-                )
+                short = not ended_well(end) and time.monotonic() - worker.loaded_at < SHORT_LIFE_SECONDS
+                self._short_lives[worker.slot] = self._short_lives.get(worker.slot, 0) + 1 if short else 0
                 continue
             self._deaths[worker.slot] = self._deaths.get(worker.slot, 0) + 1
             self._last_death = f"the last one {how_it_ended(end, hung=worker.aborted)}"
