@@ -9,14 +9,23 @@ report    the last comparison again, as table and plots
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
 
 from bench import compare, drift, single, soak
 from bench.errors import BenchError
 from bench.workloads import ROOT
 
 OUTPUT = ROOT / "build" / "bench"
-COMMANDS = ("single", "compare", "drift", "soak", "report")
+_Command = tuple[Callable[[argparse.Namespace, Path], int], Callable[[argparse.ArgumentParser], None], str]
+COMMANDS: Final[Mapping[str, _Command]] = {
+    "single": (single.main, single.add_arguments, "one function at one rate"),
+    "compare": (compare.main, compare.add_arguments, "ours and the peers"),
+    "drift": (drift.main, drift.add_arguments, "a model that becomes slower"),
+    "soak": (soak.main, soak.add_arguments, "a long run while workers are killed"),
+    "report": (compare.report_again, compare.add_publish, "the last comparison again"),
+}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -26,31 +35,20 @@ def main(arguments: Sequence[str]) -> int:
         prog="bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    single.add_arguments(commands.add_parser("single", help="one function at one rate"))
-    compare.add_arguments(commands.add_parser("compare", help="ours and the peers"))
-    drift.add_arguments(commands.add_parser("drift", help="a model that becomes slower"))
-    soak.add_arguments(commands.add_parser("soak", help="a long run while workers are killed"))
-    commands.add_parser("report", help="the last comparison again").add_argument(
-        "--publish", action="store_true", help="write it to docs/benchmarks.md too"
-    )
+    for command, (run, add_arguments, text) in COMMANDS.items():
+        parser = commands.add_parser(command, help=text)
+        add_arguments(parser)
+        parser.set_defaults(run=run)
     options = made.parse_args(words)
     try:
         OUTPUT.mkdir(parents=True, exist_ok=True)
-        if options.command == "single":
-            return single.main(options)
-        if options.command == "compare":
-            return compare.main(options, OUTPUT)
-        if options.command == "drift":
-            return drift.main(options, OUTPUT)
-        if options.command == "soak":
-            return soak.main(options, OUTPUT)
-        compare.show(compare.load_results(OUTPUT), OUTPUT, publish=options.publish)
+        status: int = options.run(options, OUTPUT)
     except BenchError as error:
         sys.stderr.write(f"bench: {error}\n")
         return 2
     except KeyboardInterrupt:
         return 130
-    return 0
+    return status
 
 
 def with_command(arguments: Sequence[str]) -> list[str]:

@@ -47,8 +47,24 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
     )
     made.add_argument("--workers", type=int, default=2, help="model processes of each system [2]")
     made.add_argument(
+        "--add",
+        action="store_true",
+        help="keep what the last comparison on this machine has of other workloads",
+    )
+    add_publish(made)
+
+
+def add_publish(made: argparse.ArgumentParser) -> None:
+    """The option that ``bench report`` has too."""
+    made.add_argument(
         "--publish", action="store_true", help="write table and plots to docs/benchmarks.md too"
     )
+
+
+def report_again(options: argparse.Namespace, output: Path) -> int:
+    """``bench report``: the last comparison as table and plots."""
+    show(load_results(output), output, publish=options.publish)
+    return 0
 
 
 def main(options: argparse.Namespace, output: Path) -> int:
@@ -74,6 +90,8 @@ def main(options: argparse.Namespace, output: Path) -> int:
         "offline": {},
         "measurements": [],
     }
+    if options.add:
+        results = with_others(results, load_results(output), names)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("", total=len(names) * (len(entries) + 1))
@@ -104,6 +122,20 @@ def main(options: argparse.Namespace, output: Path) -> int:
                 progress.advance(bar)
     show(results, output, publish=options.publish)
     return 0 if all(found["status"] == "measured" for found in results["measurements"]) else 1
+
+
+def with_others(results: dict[str, Any], last: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """``results`` with what ``last`` has of workloads that are not in ``names``.
+
+    Raises ``BenchError`` if the two can not stand in one table.
+    """
+    for key in ("machine", "workers", "effort"):
+        if results[key] != last[key]:
+            raise BenchError(f"--add: the last comparison had {key} {last[key]!r}, this one {results[key]!r}")
+    return results | {
+        "offline": {name: found for name, found in last["offline"].items() if name not in names},
+        "measurements": [found for found in last["measurements"] if found["workload"] not in names],
+    }
 
 
 def show(results: dict[str, Any], output: Path, *, publish: bool) -> None:

@@ -41,7 +41,7 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
     made.add_argument("--json", action="store_true", help="print one JSON line instead of text")
 
 
-def main(options: argparse.Namespace) -> int:
+def main(options: argparse.Namespace, _output: Path) -> int:
     """Run; 0 if the objective was met, 1 if it was missed, 2 if it could not be measured."""
     folder = ROOT / "functions" / options.function
     if not (folder / "handler.py").is_file():

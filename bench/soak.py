@@ -134,7 +134,9 @@ class _Watch(threading.Thread):
             used = self._server.usage()
             total = sum(usage.pss for usage in used.values())
             own = sum(usage.pss for usage in used.values() if usage.name.endswith(" batching_watchdog"))
-            self.samples.append({"at": time.monotonic() - started, "watchdog": own / 1e6, "total": total / 1e6})
+            self.samples.append(
+                {"at": time.monotonic() - started, "watchdog": own / 1e6, "total": total / 1e6}
+            )
             if time.monotonic() >= next_kill:
                 next_kill += self._kill_every
                 self._kill()
