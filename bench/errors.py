@@ -1,5 +1,10 @@
 """What can go wrong with a measurement, each with a message that names what, where and the rule."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bench.statistics import Run
+
 
 class BenchError(Exception):
     """A measurement that can not be made or does not count."""
@@ -10,4 +15,8 @@ class NotAvailable(BenchError):
 
 
 class Lagged(BenchError):
-    """The generator itself was late, so its latencies say nothing about the system."""
+    """The generator itself was late, so its latencies say nothing about the system; ``run`` has the rest."""
+
+    def __init__(self, message: str, run: "Run") -> None:
+        super().__init__(message)
+        self.run = run

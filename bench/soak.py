@@ -104,9 +104,9 @@ def _offer(options: argparse.Namespace, slo: float, run: Any, server: Server) ->
         try:
             done = run(server.endpoint, rate=options.rate, seconds=seconds, slo=slo, seed=len(slices))
         except Lagged as error:
-            # Its latencies do not count, but it is told so.
+            # Its latencies say nothing, but what was left unanswered counts.
             sys.stderr.write(f"bench: slice {len(slices) + 1}: {error}\n")
-            continue
+            done = error.run
         slices.append({"sent": done.sent, "good": done.good, "statuses": dict(done.statuses)})
         sys.stdout.write(
             f"{len(slices):4d} min  {done.attainment:8.3%} of {done.sent:,} in time  {dict(done.statuses)}\n"

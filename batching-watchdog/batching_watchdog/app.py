@@ -72,6 +72,7 @@ async def run(config: Config, environ: Mapping[str, str]) -> int:
         slo_objective=config.slo_objective,
         workers=config.workers,
         model=model,
+        cpus=available_cpus(),
     )
     batcher = Batcher(clock, scheduler, model, metrics, workers=config.workers, shed_late=config.shed_late)
     pool = _pool(config, environ, batcher, model)
@@ -84,6 +85,7 @@ async def run(config: Config, environ: Mapping[str, str]) -> int:
         restarts=lambda: pool.restarts,
         recycled=lambda: pool.recycled,
         resident_bytes=pool.resident_bytes,
+        cpu=lambda: (clock(), time.thread_time(), pool.cpu_seconds()),
     )
     limits = Limits(config.max_body_bytes, config.read_timeout, config.write_timeout, config.max_queued_bytes)
     requests = Connections(front, limits, clock)

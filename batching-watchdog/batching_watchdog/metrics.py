@@ -6,6 +6,7 @@ since a request touches several of them, they are plain numbers here that become
 only when somebody scrapes.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
@@ -15,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from batching_watchdog.capacity import CpuCost, Reading
 from batching_watchdog.errors import REFUSALS
 from batching_watchdog.latency import LatencyModel
 from batching_watchdog.messages import DispatchReason
@@ -56,12 +58,20 @@ class Metrics(Collector):
     """What is counted, and the collector that shows it. Gauges are read from callables at scrape time."""
 
     def __init__(
-        self, *, slo_latency: float, slo_objective: float, workers: int, model: LatencyModel
+        self,
+        *,
+        slo_latency: float,
+        slo_objective: float,
+        workers: int,
+        model: LatencyModel,
+        cpus: float = math.inf,
     ) -> None:
         self._slo_latency = slo_latency
         self._slo_objective = slo_objective
         self._workers = workers
         self._model = model
+        self._cpus = cpus
+        self._cost = CpuCost()
         edges = tuple(sorted({*DEFAULT_BUCKETS, *(round(slo_latency * f, 9) for f in SLO_FRACTIONS)}))
         self._edges = edges
         self.in_flight = 0
@@ -78,6 +88,7 @@ class Metrics(Collector):
         self._restarts: Callable[[], int] = lambda: 0
         self._recycled: Callable[[], int] = lambda: 0
         self._resident_bytes: Callable[[], dict[int, int]] = dict
+        self._cpu: Callable[[], tuple[float, float, float | None]] | None = None
 
     def read_gauges(
         self,
@@ -87,10 +98,14 @@ class Metrics(Collector):
         restarts: Callable[[], int],
         recycled: Callable[[], int] = lambda: 0,
         resident_bytes: Callable[[], dict[int, int]] = dict,
+        cpu: Callable[[], tuple[float, float, float | None]] | None = None,
     ) -> None:
-        """Where to read, at scrape time, what others know already."""
+        """Where to read, at scrape time, what others know already.
+
+        ``cpu`` gives the time, and the CPU time of the front and of the workers, in seconds.
+        """
         self._queue_length, self._workers_by_state, self._restarts = queue_length, workers, restarts
-        self._recycled, self._resident_bytes = recycled, resident_bytes
+        self._recycled, self._resident_bytes, self._cpu = recycled, resident_bytes, cpu
 
     def request_finished(self, status: int, method: bytes, seconds: float, outcome: str | None) -> None:
         """Count an answer. ``outcome`` is None for what is no request of the SLO (a client's broken one)."""
@@ -158,7 +173,7 @@ class Metrics(Collector):
         for state, count in self._workers_by_state().items():
             workers.add_metric((state,), count)
         yield workers
-        capacity = self._model.capacity(self._workers, self._slo_latency)
+        capacity = self._capacity()
         yield _gauge(
             "watchdog_capacity_requests_per_second",
             "Requests per second sustained within the SLO; NaN until learnt, 0 if not even one fits.",
@@ -186,6 +201,13 @@ class Metrics(Collector):
         for slot, size in sorted(self._resident_bytes().items()):
             resident.add_metric((str(slot),), size)
         yield resident
+
+    def _capacity(self) -> float | None:
+        if self._cpu is not None:
+            served = self.outcomes["good"] + self.outcomes["slow"] + self.outcomes["error"]
+            self._cost.read(Reading(*self._cpu(), self.service_seconds.total, served))
+        capacity = self._model.capacity(self._workers, self._slo_latency)
+        return None if capacity is None else self._cost.bound(capacity, self._workers, self._cpus)
 
 
 class Exposition:

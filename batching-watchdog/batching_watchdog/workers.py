@@ -100,6 +100,16 @@ class WorkerPool:
         }
         return {slot: size for slot, size in sizes.items() if size is not None}
 
+    def cpu_seconds(self) -> float | None:
+        """CPU time of the workers that have loaded, together; None where it can not be read."""
+        spent = [
+            cpu_seconds(connection.greeting.pid)
+            for connection in self._greeted
+            if connection.greeting is not None
+        ]
+        known = [seconds for seconds in spent if seconds is not None]
+        return sum(known) if known else None
+
     def start(self) -> None:
         """Start gunicorn, and connect to its workers as they come up."""
         self._tasks.spawn(self._supervise(), "gunicorn")
@@ -326,5 +336,14 @@ def resident_bytes(pid: int, proc: Path = Path("/proc")) -> int | None:
     """Resident memory of a process; None if it has gone, or if there is no such file system."""
     try:
         return int((proc / str(pid) / "statm").read_text().split()[1]) * mmap.PAGESIZE
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def cpu_seconds(pid: int, proc: Path = Path("/proc")) -> float | None:
+    """User and system time of a process; None if it has gone, or if there is no such file system."""
+    try:
+        fields = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     except (OSError, IndexError, ValueError):
         return None

@@ -75,7 +75,8 @@ class Generator:
         if run.lagged:
             raise Lagged(
                 f"at {rate:g}/s the generator's lag was {run.lag_ms['p99']:.1f} ms at the 99th percentile;"
-                f" a tenth of the SLO, {slo * 100:g} ms, is allowed"
+                f" a tenth of the SLO, {slo * 100:g} ms, is allowed",
+                run,
             )
         return run
 

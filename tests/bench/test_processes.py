@@ -1,8 +1,11 @@
 """Reading /proc, on text and on a real process."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 from bench.processes import Share, Usage, cpu_of, name_of, pss_of, shares
 
@@ -42,3 +45,29 @@ def test_a_marked_process_and_its_orphan_are_found_and_ended():
     assert all(usage.pss for usage in processes.usage(mark).values() if usage.name != "(ended)")
     processes.end(process, mark)
     assert processes.marked(mark) == []
+
+
+def test_only_forked_children_have_the_name_of_their_parent():
+    code = "import os, time; os.fork(); os.fork(); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, "x"], start_new_session=True) as process:
+        try:
+            used = {process.pid: Usage("python x", 0.0, 0)}
+            while len(used) < 4:
+                assert process.poll() is None
+                used = {pid: Usage("python x", 0.0, 0) for pid in _session(process.pid)}
+            used[os.getpid()] = Usage("pytest", 0.0, 0)
+            assert sorted(processes.children_named("x", used)) == sorted(
+                used.keys() - {process.pid, os.getpid()}
+            )
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _session(leader: int) -> list[int]:
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            with contextlib.suppress(OSError):
+                if os.getpgid(int(folder.name)) == leader:
+                    found.append(int(folder.name))
+    return found

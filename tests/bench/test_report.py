@@ -99,3 +99,11 @@ def test_words_without_a_command_are_single_and_quick_is_compare():
     assert with_command(["--rate", "12000"]) == ["single", "--rate", "12000"]
     assert with_command(["--quick"]) == ["compare", "--quick"]
     assert with_command(["drift", "--rate", "1"]) == ["drift", "--rate", "1"]
+
+
+def test_the_predicted_capacity_stands_beside_the_maximum(results):
+    results["measurements"][0]["capacity"] = 900.0
+    line = (
+        "Capacity that mosec-grid predicts from a run at a third of its maximum: 900 requests/s, 0.90 of it."
+    )
+    assert line in report.table(results)

@@ -1,0 +1,79 @@
+"""What one replica sustains: the slowest of its workers, its front thread and its cores. [P]
+
+Owns what a request costs in CPU time. ``latency`` knows what the workers could do if nothing else held them
+up; for a small model something else does. The law is the utilisation law (Denning and Buzen, 1978, "The
+Operational Analysis of Queueing Network Models"): a resource that spends D seconds on each request serves
+at most 1/D of them per second. Next step: ``metrics`` exports the result.
+
+CPU per request falls as load rises, since more requests share each wake-up, so the bounds are on the low side
+until the load is near them. They are taken only while the front is busy: of an idle one, health checks
+and scrapes would be counted as the cost of the few requests.
+"""
+
+from typing import Final, NamedTuple
+
+READ_SECONDS: Final = 1.0
+"""Readings that are closer together are one: the kernel counts CPU time in ticks."""
+BUSY: Final = 0.1
+"""The share of a core that the front must have used for a reading to say what a request costs."""
+WEIGHT: Final = 0.5
+"""Of the newest reading."""
+
+
+class Reading(NamedTuple):
+    """What has been spent since the start. Times are seconds."""
+
+    now: float
+    front: float
+    """CPU time of the front's thread."""
+    workers: float | None
+    """CPU time of the workers; None where it can not be read."""
+    busy: float
+    """Time that workers have spent on batches, together."""
+    served: int
+    """Requests that a worker has answered."""
+
+
+class CpuCost:
+    """What a request costs in CPU time, learnt from readings."""
+
+    def __init__(self) -> None:
+        self._last: Reading | None = None
+        self._front: float | None = None
+        self._share: float | None = None
+
+    def read(self, reading: Reading) -> None:
+        """Learn from what was spent since the last reading, if that was long enough ago and load enough."""
+        last = self._last
+        if last is not None and reading.now - last.now < READ_SECONDS:
+            return
+        self._last = reading
+        if last is None:
+            return
+        front, served = reading.front - last.front, reading.served - last.served
+        if served <= 0 or front < BUSY * (reading.now - last.now):
+            return
+        self._front = _blend(self._front, front / served)
+        busy = reading.busy - last.busy
+        if reading.workers is None or last.workers is None or busy <= 0.0:
+            return
+        if (spent := reading.workers - last.workers) >= 0.0:  # else one was replaced, and its time is gone
+            self._share = _blend(self._share, spent / busy)
+
+    def bound(self, capacity: float, workers: int, cpus: float) -> float:
+        """``capacity`` (requests per second of ``workers``), or what the front or ``cpus`` cores allow.
+
+        A worker takes workers / capacity seconds for a request, and uses a core for a share of them: all of
+        it if the model computes on the CPU, hardly any if it waits for a device.
+        """
+        front = self._front
+        if front is None or capacity <= 0.0:
+            return capacity
+        bounds = [capacity, 1.0 / front]
+        if self._share is not None:
+            bounds.append(cpus / (front + self._share * workers / capacity))
+        return min(bounds)
+
+
+def _blend(old: float | None, new: float) -> float:
+    return new if old is None else old + WEIGHT * (new - old)
