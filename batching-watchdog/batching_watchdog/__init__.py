@@ -6,6 +6,7 @@ The modules, in the order in which a request meets them ([P] = pure: no I/O, no 
 - ``errors`` [P]     one tree; each error knows its HTTP status and reason
 - ``messages`` [P]   ``Request``, ``Reply``, ``Batch``
 - ``protocol``       HTTP/1.1 on httptools: limits, timeouts, keep-alive, pipelining
+- ``turns``          how far the loop lags behind what comes in
 - ``server``         routes, deadlines, errors -> statuses, drain
 - ``batcher``        where requests meet the clock and the workers
 - ``scheduler`` [P]  the queue, its lanes, ``next_action``

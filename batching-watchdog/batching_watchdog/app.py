@@ -31,6 +31,7 @@ from batching_watchdog.policy import POLICIES, PolicySettings
 from batching_watchdog.protocol import Connections, Limits
 from batching_watchdog.scheduler import Scheduler
 from batching_watchdog.server import Front, MetricsPage
+from batching_watchdog.turns import Turns
 from batching_watchdog.workers import WorkerPool
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,8 @@ async def run(config: Config, environ: Mapping[str, str]) -> int:
         cpu=lambda: (clock(), time.thread_time(), pool.cpu_seconds()),
     )
     limits = Limits(config.max_body_bytes, config.read_timeout, config.write_timeout, config.max_queued_bytes)
-    requests = Connections(front, limits, clock)
+    turns = Turns(asyncio.get_running_loop(), clock, look=pool.look)
+    requests = Connections(front, limits, clock, turns)
     scrapes = Connections(MetricsPage(Exposition(metrics)), METRICS_LIMITS, clock)
     signals = _Signals()
 

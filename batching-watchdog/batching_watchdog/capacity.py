@@ -15,7 +15,8 @@ from typing import Final, NamedTuple
 READ_SECONDS: Final = 1.0
 """Readings that are closer together are one: the kernel counts CPU time in ticks."""
 BUSY: Final = 0.1
-"""The share of a core that the front must have used for a reading to say what a request costs."""
+"""The share of a core that the front must have used for a reading to say what a request costs; the seconds
+that workers must have spent on batches for one to say how much of that is computing."""
 WEIGHT: Final = 0.5
 """Of the newest reading."""
 
@@ -55,7 +56,7 @@ class CpuCost:
             return
         self._front = _blend(self._front, front / served)
         busy = reading.busy - last.busy
-        if reading.workers is None or last.workers is None or busy <= 0.0:
+        if reading.workers is None or last.workers is None or busy < BUSY:
             return
         if (spent := reading.workers - last.workers) >= 0.0:  # else one was replaced, and its time is gone
             self._share = _blend(self._share, spent / busy)

@@ -200,10 +200,6 @@ class Slot:
         self._events.lost(self, batch, failure, why)
 
 
-class _TooLong(Exception):
-    """The upstream's response has no end that would fit into memory."""
-
-
 class _Connection(asyncio.Protocol):
     """One connection to the upstream; httptools calls the ``on_`` methods."""
 
@@ -238,14 +234,15 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Asyncio: bytes of a response."""
+        self._size += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserCallbackError as error:
-            if not isinstance(error.__context__, _TooLong):
-                raise
-            self._slot.broken(self, str(error.__context__), Failure.WRONG_ANSWER)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._slot.broken(self, f"what it answered is not HTTP: {error}")
+        else:
+            if self._size > MAX_RESPONSE_BYTES:
+                why = f"its answer is longer than {MAX_RESPONSE_BYTES} bytes"
+                self._slot.broken(self, why, Failure.WRONG_ANSWER)
 
     def eof_received(self) -> None:
         """Asyncio: the server has closed its side; a body without a length ends here."""
@@ -258,9 +255,8 @@ class _Connection(asyncio.Protocol):
             self, f"the connection broke before its answer was complete{f': {exc}' if exc else ''}"
         )
 
-    def on_header(self, name: bytes, value: bytes) -> None:
+    def on_header(self, name: bytes, _value: bytes) -> None:
         """httptools: one header."""
-        self._count(len(name) + len(value))
         self._delimited |= name.lower() in (b"content-length", b"transfer-encoding")
 
     def on_headers_complete(self) -> None:
@@ -269,7 +265,6 @@ class _Connection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         """httptools: a piece of the body."""
-        self._count(len(data))
         self._body.append(data)
 
     def on_message_complete(self) -> None:
@@ -279,11 +274,6 @@ class _Connection(asyncio.Protocol):
             self._body, self._in_body, self._delimited = [], False, False
         else:
             self._complete(keep=bool(self._parser.should_keep_alive()))
-
-    def _count(self, size: int) -> None:
-        self._size += size
-        if self._size > MAX_RESPONSE_BYTES:
-            raise _TooLong(f"its answer is longer than {MAX_RESPONSE_BYTES} bytes")
 
     def _complete(self, *, keep: bool) -> None:
         body, self._body = b"".join(self._body), []

@@ -98,6 +98,9 @@ class HttpWorkerPool:
     def drain(self) -> None:
         """Nothing to hold back: no worker is replaced for its age here."""
 
+    def look(self) -> None:
+        """Nothing: replies of an upstream come through the loop."""
+
     def start(self) -> None:
         """Start ``fprocess`` if there is one, and look for the upstream."""
         log.info("batches go to %s as %s", self._url, self._config.upstream_format)

@@ -30,6 +30,7 @@ from batching_watchdog.errors import (
     RequestTimedOut,
     WatchdogError,
 )
+from batching_watchdog.turns import Turns
 
 MAX_HEADER_BYTES: Final = 1 << 16
 """Request line and headers together. of-watchdog allows 1 MiB; nginx 32 KiB, Node 16 KiB."""
@@ -156,10 +157,18 @@ class Exchange:
 class Connections:
     """All open connections of one listener: the sweep of their timeouts, and their orderly end."""
 
-    def __init__(self, application: Application, limits: Limits, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        application: Application,
+        limits: Limits,
+        clock: Callable[[], float],
+        turns: Turns | None = None,
+    ) -> None:
+        """``turns`` knows how far the loop lags behind; without it, it does not."""
         self.application = application
         self.limits = limits
         self.clock = clock
+        self.turns = turns
         self.closing = False
         self.queued_bytes = 0
         """What the bodies of unanswered requests hold."""
@@ -309,6 +318,8 @@ class HttpProtocol(asyncio.Protocol):
                     self._fail(_headers_too_large())
         if rest is not None:
             self._read_body_after_upgrade(rest)
+        if self._connections.turns is not None:
+            self._connections.turns.read_done()
 
     def on_message_begin(self) -> None:
         """Parser: a request begins."""
@@ -317,7 +328,8 @@ class HttpProtocol(asyncio.Protocol):
         now = self._clock()
         self._since = now
         self._excess = 0
-        self._current = Exchange(self, now)
+        turns = self._connections.turns
+        self._current = Exchange(self, now if turns is None else turns.came_at(now))
 
     def on_url(self, url: bytes) -> None:
         """Parser: a part of the target."""

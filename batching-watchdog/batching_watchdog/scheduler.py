@@ -166,6 +166,7 @@ class Scheduler:
         waiting = self._counts[_ON_TIME]
         if not waiting or deadline >= self._last_deadline:
             return waiting
+        self._first_group()  # drops heads that have left
         first = self._heads[0][0]
         if deadline < first:
             return 0

@@ -68,6 +68,11 @@ class Connection:
         if not self._closing and not self._send():
             self._loop.add_writer(self._socket, self._writable)
 
+    def look(self) -> None:
+        """Take the replies now if they have come, without waiting for the loop to come round to them."""
+        if self._batch is not None and not self._closing:
+            self._readable()
+
     def close(self) -> None:
         """Close at once; ``closed`` follows, not from within this call."""
         if not self._closing:

@@ -110,6 +110,11 @@ class WorkerPool:
         known = [seconds for seconds in spent if seconds is not None]
         return sum(known) if known else None
 
+    def look(self) -> None:
+        """Take in what busy workers have answered by now."""
+        for connection in tuple(self._greeted):
+            connection.look()
+
     def start(self) -> None:
         """Start gunicorn, and connect to its workers as they come up."""
         self._tasks.spawn(self._supervise(), "gunicorn")
