@@ -26,6 +26,7 @@ STOP_SHARE = 0.0105
 """A trial that has missed more than this share of all its requests has failed, whatever comes."""
 OVERLOADS = (1.5, 2.5)
 LOW_RATE = 5.0
+CAPACITY = "watchdog_capacity_requests_per_second"
 _WARM_UP_SECONDS = 2.0
 _ATTEMPTS = 2
 
@@ -117,13 +118,17 @@ def measure(entry: Entry, workload: Workload, body: bytes, rig: Rig) -> dict[str
 def predicted(
     entry: Entry, settings: Settings, workload: Workload, body: bytes, rig: Rig, maximum: float
 ) -> float | None:
-    """The capacity that a fresh server predicts from a run at a third of its maximum."""
+    """The capacity that a fresh server predicts from a run at a third of its maximum.
+
+    Read before and after, as a scraper does: a server may learn between two readings.
+    """
     with Server(entry.system, settings, workload, rig.workers, body, rig.venvs) as server:
         bench = _Bench(server, rig)
         bench.warm_up()
         rig.say("a third of the maximum")
+        server.metric(CAPACITY)
         bench.counted(maximum / 3, rig.effort.low_seconds)
-        return server.metric("watchdog_capacity_requests_per_second")
+        return server.metric(CAPACITY)
 
 
 def tune(entry: Entry, workload: Workload, body: bytes, rig: Rig) -> tuple[Settings, list[dict[str, Any]]]:
