@@ -188,7 +188,7 @@ def _explain(what: str, error: BaseException) -> str:
 
 
 def _reply(result: Any) -> Reply:
-    """The reply that a handler's result means (design.md section 3, "Handler")."""
+    """The reply that a handler's result means (the template's README, "The handler")."""
     try:
         return _encode_result(result)
     except (TypeError, ValueError) as error:

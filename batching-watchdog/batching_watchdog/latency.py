@@ -14,7 +14,7 @@ slow first run nor a slow spell is remembered for longer than it takes to use th
 
 A model that has become slower or faster is believed at once: when the last ``RECENT`` runs of a size
 contradict those before them, what is older is dropped, for every size. Of sizes that have not run since, one
-sample is kept, made slower or faster by as much.
+sample is kept, made slower by as much; not faster, since what speeds up is often only the cost of a call.
 """
 
 from bisect import bisect_right
@@ -159,7 +159,12 @@ class LatencyModel:
         return self._best
 
     def capacity(self, workers: int, slo_latency: float) -> float | None:
-        """Requests per second that ``workers`` sustain within ``slo_latency`` (design.md section 4).
+        """Requests per second that ``workers`` sustain within ``slo_latency``: see ``sustained``."""
+        found = self.sustained(workers, slo_latency)
+        return None if found is None else found[0]
+
+    def sustained(self, workers: int, slo_latency: float) -> tuple[float, int] | None:
+        """Requests per second that ``workers`` sustain within ``slo_latency``, and in which batches.
 
         A request waits at most for the batch ahead of it, shared between the workers, and then for its own:
         (1 + 1/workers) x l_q(b) <= slo_latency. Sizes up to the largest seen count, and larger ones by the
@@ -170,14 +175,16 @@ class LatencyModel:
             return None
         longest = slo_latency / (1 + 1 / workers)
         fits = min(self._largest, self.largest_within(longest))
-        best = max((size / self._mean[size - 1] for size in range(1, fits + 1)), default=0.0)
+        best, size = max(
+            ((size / self._mean[size - 1], size) for size in range(1, fits + 1)), default=(0.0, 1)
+        )
         if fits == self._largest:
             # On a line with an intercept the largest size that fits is the best one.
-            size = fits + bisect_right(
+            larger = fits + bisect_right(
                 range(fits + 1, self._reach() + 1), longest, key=lambda size: self._at(self._upper, size)
             )
-            best = max(best, size / self._at(self._mean, size))
-        return workers * best
+            best, size = max((best, size), (larger / self._at(self._mean, larger), larger))
+        return workers * best, size
 
     def _reach(self) -> int:
         """The largest size that is worth a guess.
@@ -204,7 +211,7 @@ class LatencyModel:
             return False
         since = samples.kept[-RECENT][2]
         for each in self._samples.values():
-            each.restart(since, ratio)
+            each.restart(since, max(1.0, ratio))
         return True
 
     def _refit(self) -> None:

@@ -205,9 +205,10 @@ class Metrics(Collector):
     def _capacity(self) -> float | None:
         if self._cpu is not None:
             served = self.outcomes["good"] + self.outcomes["slow"] + self.outcomes["error"]
-            self._cost.read(Reading(*self._cpu(), self.service_seconds.total, served))
-        capacity = self._model.capacity(self._workers, self._slo_latency)
-        return None if capacity is None else self._cost.bound(capacity, self._workers, self._cpus)
+            spent = self.service_seconds
+            self._cost.read(Reading(*self._cpu(), spent.total, served, sum(spent.counts)))
+        found = self._model.sustained(self._workers, self._slo_latency)
+        return None if found is None else self._cost.bound(*found, self._workers, self._cpus)
 
 
 class Exposition:
