@@ -156,6 +156,8 @@ class ScalingConfig:
     """How a function is scaled; ``functions`` may override any of it for one function."""
 
     policy: Annotated[str, BeforeValidator(_policy)] = "slo"
+    mode: Literal["active", "shadow"] = "active"
+    """``shadow``: decide and record next to the incumbent, never act."""
     min_replicas: Count = 1
     """Where the label com.openfaas.scale.min is absent."""
     max_replicas: Count = 5
@@ -165,6 +167,8 @@ class ScalingConfig:
     min_samples: Count = 20
     start_up_time: Duration = 10.0
     trend_history: Duration = 30.0
+    scale_to_zero_after: PositiveDuration | None = None
+    """Without a single request for so long, the last replica goes too; None: never."""
     scale_up: ScaleUpConfig = Field(default_factory=ScaleUpConfig)
     scale_down: ScaleDownConfig = Field(default_factory=ScaleDownConfig)
 
@@ -228,6 +232,7 @@ class Config:
         return TargetSpec(
             function_name=function_name,
             policy=scaling.policy,
+            mode=scaling.mode,
             min_replicas=scaling.min_replicas,
             max_replicas=scaling.max_replicas,
             utilisation_target=scaling.utilisation_target,
@@ -238,6 +243,7 @@ class Config:
             settle_time=self.prometheus.window + 2 * self.prometheus.scrape_interval,
             max_age=self.prometheus.max_age,
             trend_history=scaling.trend_history,
+            scale_to_zero_after=scaling.scale_to_zero_after,
             stabilisation_window=down.stabilisation_window,
             up=RateLimit(up.max_factor, up.max_step, up.cooldown),
             down=RateLimit(down.max_factor, down.max_step, down.cooldown),

@@ -75,6 +75,8 @@ class TargetSpec:
     function_name: str
     """name.namespace"""
     policy: str
+    mode: str
+    """``active``, or ``shadow``: decided and recorded, never carried out. The controller minds it."""
     min_replicas: int
     """Where the function has no com.openfaas.scale.min label; likewise ``max_replicas``."""
     max_replicas: int
@@ -91,6 +93,8 @@ class TargetSpec:
     max_age: float
     """A newest sample older than this is no data."""
     trend_history: float
+    scale_to_zero_after: float | None
+    """Without any request for so long, on positive evidence, the wish is 0; None: never."""
     stabilisation_window: float
     up: RateLimit
     down: RateLimit

@@ -92,7 +92,7 @@ def test_overrides_win_over_the_file_and_may_supply_what_it_lacks():
         ("defaults: {tolerence: 0.1}", "defaults.tolerence: unknown key; did you mean tolerance?"),
         ("defaults: {scale_up: {max_factor: 0.5}}", "defaults.scale_up.max_factor: 0.5 must be greater than"),
         ("defaults: {scale_up: 3}", "defaults.scale_up: 3 must be a mapping of keys"),
-        ("functions: {a.fn: {zzz: 3}}", "functions.a.fn.zzz: unknown key; known here: policy, min_replicas"),
+        ("functions: {a.fn: {zzz: 3}}", "functions.a.fn.zzz: unknown key; known here: policy, mode"),
         ("functions: {a.fn: 3}", "functions.a.fn: 3 must be a mapping of keys"),
         ("functions: {vision: {}}", "functions: 'vision' must be name.namespace"),
         ("web: {port: 70000}", "web.port: 70000 must be less than or equal to 65535"),
