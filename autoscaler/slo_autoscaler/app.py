@@ -78,7 +78,7 @@ def run(config: Config, *, once: bool, dry_run: bool) -> int:
         metrics = Metrics(CollectorRegistry())
         platform = PLATFORMS[config.platform.kind](config.platform)
         closing.callback(platform.close)
-        source = PrometheusSource(config.prometheus)
+        source = PrometheusSource(config.prometheus, config.gateway_slos())
         closing.callback(source.close)
         controller = Controller(
             config,

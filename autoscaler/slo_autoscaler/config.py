@@ -24,11 +24,15 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from slo_autoscaler.errors import ConfigError
-from slo_autoscaler.model import RateLimit, TargetSpec
+from slo_autoscaler.forecast import FORECASTERS
+from slo_autoscaler.model import GatewaySlos, RateLimit, Slo, TargetSpec
 from slo_autoscaler.policies import POLICIES
 
 MIN_SCRAPES: Final = 4
 """Scrapes that the query window must span: two are needed for a rate, one may be missed, one is the edge."""
+
+MISSED_RECONCILES: Final = 4
+"""Intervals after which a reconcile that should have come has not: the clock jumped, or the machine slept."""
 
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _GO_PART: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
@@ -58,6 +62,16 @@ def _policy(value: object) -> str:
     if not isinstance(value, str) or value not in POLICIES:
         raise ValueError(f"must be one of {', '.join(POLICIES)}")
     return value
+
+
+def _forecaster(value: object) -> str:
+    if not isinstance(value, str) or value not in FORECASTERS:
+        raise ValueError(f"must be one of {', '.join(FORECASTERS)}")
+    return value
+
+
+def _optional_duration(value: object) -> float | None:
+    return None if value is None else parse_duration(value)
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0, allow_inf_nan=False)]
@@ -158,6 +172,14 @@ class ScalingConfig:
     policy: Annotated[str, BeforeValidator(_policy)] = "slo"
     mode: Literal["active", "shadow"] = "active"
     """``shadow``: decide and record next to the incumbent, never act."""
+    signals: Literal["watchdog", "gateway"] = "watchdog"
+    """``gateway``: the function has no batching watchdog; its SLO stands here, and the gateway measures."""
+    slo_latency: Annotated[
+        float | None, BeforeValidator(_optional_duration), Field(gt=0, allow_inf_nan=False)
+    ] = None
+    """With ``signals: gateway`` only: a watchdog declares its function's SLO itself."""
+    slo_objective: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    """Likewise; the share of requests that must take no longer than ``slo_latency``."""
     min_replicas: Count = 1
     """Where the label com.openfaas.scale.min is absent."""
     max_replicas: Count = 5
@@ -166,11 +188,22 @@ class ScalingConfig:
     tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.1
     min_samples: Count = 20
     start_up_time: Duration = 10.0
+    forecaster: Annotated[str, BeforeValidator(_forecaster)] = "trend"
     trend_history: Duration = 30.0
     scale_to_zero_after: PositiveDuration | None = None
     """Without a single request for so long, the last replica goes too; None: never."""
     scale_up: ScaleUpConfig = Field(default_factory=ScaleUpConfig)
     scale_down: ScaleDownConfig = Field(default_factory=ScaleDownConfig)
+
+    @field_validator("slo_latency")
+    @classmethod
+    def _where_it_is_declared(cls, latency: float | None, info: ValidationInfo) -> float | None:
+        signals = info.data.get("signals")
+        if signals == "gateway" and latency is None:
+            raise ValueError("must be set with signals: gateway, to a duration such as 250ms")
+        if signals == "watchdog" and latency is not None:
+            raise ValueError("is for signals: gateway only; a watchdog declares its function's SLO itself")
+        return latency
 
     @field_validator("max_replicas")
     @classmethod
@@ -242,6 +275,8 @@ class Config:
             rate_lag=self.prometheus.rate_window / 2,
             settle_time=self.prometheus.window + 2 * self.prometheus.scrape_interval,
             max_age=self.prometheus.max_age,
+            longest_gap=max(MISSED_RECONCILES * self.interval, self.prometheus.max_age),
+            forecaster=scaling.forecaster,
             trend_history=scaling.trend_history,
             scale_to_zero_after=scaling.scale_to_zero_after,
             stabilisation_window=down.stabilisation_window,
@@ -249,6 +284,19 @@ class Config:
             down=RateLimit(down.max_factor, down.max_step, down.cooldown),
             cap_retry=self.platform.cap_retry,
         )
+
+    def gateway_slos(self) -> GatewaySlos:
+        """Return the SLOs of the functions that are judged by the gateway's metrics."""
+        return GatewaySlos(
+            {name: _gateway_slo(scaling) for name, scaling in self.functions.items()},
+            _gateway_slo(self.defaults),
+        )
+
+
+def _gateway_slo(scaling: ScalingConfig) -> Slo | None:
+    if scaling.signals != "gateway" or scaling.slo_latency is None:
+        return None
+    return Slo(scaling.slo_latency, scaling.slo_objective)
 
 
 _ADAPTER: Final = TypeAdapter(Config)

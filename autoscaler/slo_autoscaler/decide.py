@@ -32,6 +32,7 @@ from slo_autoscaler.policies import (
     panic_limit,
     panics,
 )
+from slo_autoscaler.restart import smoothed
 
 CORRECTION_STEP: Final = 0.9
 """One settled period of misses with room takes a tenth off the learnt capacity."""
@@ -44,9 +45,6 @@ CORRECTION_RECOVERY: Final = 300.0
 
 BASELINE_MEMORY: Final = 600.0
 """Seconds in which 63 % of a lasting change of the service time become usual, while the objective is met."""
-
-LONGEST_START_UP: Final = 600.0
-"""Seconds: what took longer to become ready was broken, and says nothing of a start."""
 
 BUDGET_AMPLE: Final = 0.5
 """With this share of the error budget left scaling down needs no more caution than usual."""
@@ -200,9 +198,7 @@ def _notice(spec: TargetSpec, scale: Scale, state: TargetState, now: float) -> T
     if scale.pending:
         pending_since = now if pending_since is None else pending_since
     elif pending_since is not None:
-        took = min(max(0.0, now - pending_since), LONGEST_START_UP)
-        start_up_time = took if start_up_time is None else (start_up_time + took) / 2
-        pending_since = None
+        start_up_time, pending_since = smoothed(start_up_time, now - pending_since), None
     return replace(
         state,
         decided_at=now,

@@ -23,7 +23,7 @@ MISS_SIGMAS: Final = 2.0
 0.99, one miss in 20 requests or two in 100 are chance, three in 100 are not."""
 
 DOUBT_SIGMAS: Final = 1.0
-"""To keep replicas takes less evidence of a miss than to buy some: one miss in 20 is enough, one in 50 is not."""
+"""Keeping replicas takes less evidence of a miss than buying some: one in 20 will do, one in 50 will not."""
 
 PANIC_BURN: Final = 14.4
 """Burn rate that is not waited out: 2 % of a 30-day budget in an hour (Google's SRE workbook, chapter 5)."""
@@ -32,8 +32,8 @@ PANIC_SHARE: Final = 0.8
 """An objective of 0.9 cannot burn faster than 10. So no more than this share of misses is asked for."""
 
 PANIC_REACH: Final = 2.0
-"""Panic buys no more than this multiple of what the learnt capacity says, or one more: beyond that, capacity is
-not what is wrong."""
+"""Panic buys no more than this multiple of what the learnt capacity says, or one more: beyond that, capacity
+is not what is wrong."""
 
 GROWN: Final = 1.5
 """Execution that takes this much longer than usual has become slower; batch sizes alone make less of it while
