@@ -34,6 +34,9 @@ MIN_SCRAPES: Final = 4
 MISSED_RECONCILES: Final = 4
 """Intervals after which a reconcile that should have come has not: the clock jumped, or the machine slept."""
 
+OBJECTIVE: Final = 0.99
+"""Of functions without a watchdog, unless they are given one; it is the watchdog's default too."""
+
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _GO_PART: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 _GO_DURATION: Final = re.compile(rf"(?:{_GO_PART.pattern})+")
@@ -68,10 +71,6 @@ def _forecaster(value: object) -> str:
     if not isinstance(value, str) or value not in FORECASTERS:
         raise ValueError(f"must be one of {', '.join(FORECASTERS)}")
     return value
-
-
-def _optional_duration(value: object) -> float | None:
-    return None if value is None else parse_duration(value)
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0, allow_inf_nan=False)]
@@ -174,12 +173,10 @@ class ScalingConfig:
     """``shadow``: decide and record next to the incumbent, never act."""
     signals: Literal["watchdog", "gateway"] = "watchdog"
     """``gateway``: the function has no batching watchdog; its SLO stands here, and the gateway measures."""
-    slo_latency: Annotated[
-        float | None, BeforeValidator(_optional_duration), Field(gt=0, allow_inf_nan=False)
-    ] = None
+    slo_latency: PositiveDuration | None = None
     """With ``signals: gateway`` only: a watchdog declares its function's SLO itself."""
-    slo_objective: Annotated[float, Field(gt=0, lt=1)] = 0.99
-    """Likewise; the share of requests that must take no longer than ``slo_latency``."""
+    slo_objective: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Likewise; the share of requests that may take no longer. None: as the watchdog's default."""
     min_replicas: Count = 1
     """Where the label com.openfaas.scale.min is absent."""
     max_replicas: Count = 5
@@ -195,15 +192,15 @@ class ScalingConfig:
     scale_up: ScaleUpConfig = Field(default_factory=ScaleUpConfig)
     scale_down: ScaleDownConfig = Field(default_factory=ScaleDownConfig)
 
-    @field_validator("slo_latency")
+    @field_validator("slo_latency", "slo_objective")
     @classmethod
-    def _where_it_is_declared(cls, latency: float | None, info: ValidationInfo) -> float | None:
+    def _declared_once(cls, value: float | None, info: ValidationInfo) -> float | None:
         signals = info.data.get("signals")
-        if signals == "gateway" and latency is None:
-            raise ValueError("must be set with signals: gateway, to a duration such as 250ms")
-        if signals == "watchdog" and latency is not None:
+        if signals == "watchdog" and value is not None:
             raise ValueError("is for signals: gateway only; a watchdog declares its function's SLO itself")
-        return latency
+        if signals == "gateway" and value is None and info.field_name == "slo_latency":
+            raise ValueError("must be a duration, such as 250ms, with signals: gateway")
+        return value
 
     @field_validator("max_replicas")
     @classmethod
@@ -296,7 +293,7 @@ class Config:
 def _gateway_slo(scaling: ScalingConfig) -> Slo | None:
     if scaling.signals != "gateway" or scaling.slo_latency is None:
         return None
-    return Slo(scaling.slo_latency, scaling.slo_objective)
+    return Slo(scaling.slo_latency, scaling.slo_objective or OBJECTIVE)
 
 
 _ADAPTER: Final = TypeAdapter(Config)

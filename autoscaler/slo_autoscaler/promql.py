@@ -162,9 +162,10 @@ def _attainment(slos: GatewaySlos, span: str) -> str:
     matchers = [(edge, _matcher(names)) for edge, names in sorted(groups.items())]
     if slos.others is not None:
         matchers.append((_edge(slos.others.latency), _matcher(list(slos.named), but=True)))
-    successes = 'gateway_functions_seconds_bucket{code=~"2..",'
     quick = [
-        f'sum by (function_name) (rate({successes}le=~"{_le(edge)}",{who}}}[{span}]))' for edge, who in matchers
+        "sum by (function_name) (rate("
+        f'gateway_functions_seconds_bucket{{code=~"2..",le=~"{_le(edge)}",{who}}}[{span}]))'
+        for edge, who in matchers
     ]
     judged = f"sum by (function_name) (rate(gateway_function_invocation_total{{$JUDGED,$F}}[{span}]))"
     # Without a single success there is no bucket; that is 0, not absent.
