@@ -241,6 +241,8 @@ def _look_ahead(
         horizon,
     )
     is_missed = missed(spec, seen)
+    # A burst that is over asks for nothing, and is no fault of the capacity.
+    lasts = is_missed and (seen.burn_short is None or seen.burn_short > 1.0)
     since_change = now - state.changed_at
     settled = since_change >= spec.settle_time
     room = seen.capacity is not None and rate <= scale.available * seen.capacity * state.correction
@@ -248,9 +250,7 @@ def _look_ahead(
         seen, state.service_baseline, is_missed=is_missed, overloaded=bool(seen.capacity) and not room
     )
     correction, corrected_at = state.correction, state.corrected_at
-    # A burst that is over is no fault of the capacity, nor is execution that has become slower.
-    contradicted = is_missed and room and not is_futile and (seen.burn_short is None or seen.burn_short > 1.0)
-    if contradicted and settled and now - corrected_at >= spec.settle_time:
+    if lasts and room and not is_futile and settled and now - corrected_at >= spec.settle_time:
         correction, corrected_at = max(CORRECTION_FLOOR, correction * CORRECTION_STEP), now
     # Time without data is not quiet.
     passed = min(max(0.0, now - state.seen_at), spec.longest_gap)
@@ -260,10 +260,10 @@ def _look_ahead(
         forecast=rate if expected is None else expected,
         horizon=horizon,
         correction=correction,
-        missed=is_missed,
+        missed=lasts,
         settled=settled,
         # Twice its lag is the rate window: what it holds must have happened at the present count.
-        burning=is_missed and since_change > 2.0 * spec.rate_lag and panics(seen),
+        burning=lasts and since_change > 2.0 * spec.rate_lag and panics(seen),
         futile=is_futile,
     )
     return outlook, replace(

@@ -232,7 +232,7 @@ class Outlook:
     correction: float
     """Factor on the learnt capacity, at most 1: how far measured attainment contradicts it."""
     missed: bool
-    """The objective is missed by more than chance explains, on enough samples."""
+    """The objective is missed by more than chance explains, on enough samples, and that goes on."""
     settled: bool
     """No replica is starting, and the query window holds only the time since the last one did."""
     burning: bool = False

@@ -259,6 +259,7 @@ HOLDS = [
     Case(Reason.NOT_MANAGED, None, seen(slo_objective=None)),
     Case(Reason.SCALED_TO_ZERO, None, seen(), Scale(0, 0)),
     Case(Reason.WITHIN_RANGE, None, seen(rate=140.0)),
+    Case(Reason.WITHIN_RANGE, None, seen(rate=140.0, attainment=0.9, burn_short=0.9)),  # it is over
     Case(Reason.WITHIN_TOLERANCE, None, seen(rate=720.0, up_replicas=10.0), Scale(10, 10, max=20)),
     Case(Reason.AT_MAXIMUM, None, seen(rate=1000.0), FIVE),
     Case(Reason.PLATFORM_CAP, None, seen(rate=1000.0), replace(FIVE, max=9, cap=5)),

@@ -1,0 +1,40 @@
+"""docs/scaling.md is complete: every reason, signal, input and forecaster, and the queries as they are asked."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from autoscaler.values import a_spec, seen
+from slo_autoscaler.decide import decide
+from slo_autoscaler.forecast import FORECASTERS
+from slo_autoscaler.model import Reason, Scale, TargetState
+from slo_autoscaler.promql import GATEWAY_SIGNALS, HISTORY, RECORDED, SIGNALS
+
+ROOT = Path(__file__).parents[2]
+SCALING = (ROOT / "docs" / "scaling.md").read_text()
+CODE = set(re.findall(r"`([^`\n]+)`", SCALING))
+
+
+@pytest.mark.parametrize("path", ["docs/scaling.md", "autoscaler/README.md"])
+def test_every_reason_is_explained(path):
+    explained = set(re.findall(r"`(\w+)`", (ROOT / path).read_text()))
+    assert {reason.value for reason in Reason} <= explained
+
+
+def test_every_signal_and_forecaster_is_explained():
+    assert SIGNALS.keys() | RECORDED.keys() | GATEWAY_SIGNALS.keys() | FORECASTERS.keys() <= CODE
+
+
+def test_every_input_of_a_decision_is_named():
+    scale = Scale(2, 2)
+    decision, _ = decide(a_spec(), seen(), scale, TargetState.initial(a_spec(), scale, 0.0), 1.0)
+    assert decision.inputs.keys() <= CODE
+
+
+def test_the_queries_are_those_that_are_asked():
+    """Where one row stands for several, or text for a part, the row is not compared."""
+    asked = {text.replace("|", r"\|") for text in (SIGNALS | RECORDED | GATEWAY_SIGNALS | HISTORY).values()}
+    plain = {text for text in asked if "$BUCKETS" not in text and "$GATEWAY_BUCKETS" not in text and "$JUDGED" not in text}
+    missing = {text for text in plain - CODE if "outcome=" not in text and "queue_seconds" not in text}
+    assert not missing
