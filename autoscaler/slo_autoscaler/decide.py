@@ -11,6 +11,7 @@ from typing import Final
 from slo_autoscaler.forecast import forecast
 from slo_autoscaler.model import (
     BUDGET_STRETCH,
+    CORRECTION_FLOOR,
     Decision,
     Numbers,
     Observation,
@@ -37,14 +38,15 @@ from slo_autoscaler.restart import smoothed
 CORRECTION_STEP: Final = 0.9
 """One settled period of misses with room takes a tenth off the learnt capacity."""
 
-CORRECTION_FLOOR: Final = 0.5
-"""Below half, capacity is not what is wrong: more replicas would be bought for nothing."""
-
 CORRECTION_RECOVERY: Final = 300.0
 """Seconds in which a correction loses 63 % of itself while the objective is met."""
 
 BASELINE_MEMORY: Final = 600.0
 """Seconds in which 63 % of a lasting change of the service time become usual, while the objective is met."""
+
+KNEE_MEMORY: Final = 6 * 3600.0
+"""Seconds in which what a replica could once not do is believed e times less: a load that was too much for one
+replica fewer is tried again about every hour."""
 
 BUDGET_AMPLE: Final = 0.5
 """With this share of the error budget left scaling down needs no more caution than usual."""
@@ -73,9 +75,7 @@ def decide(
     state = _notice(spec, scale, _in_step(spec, state, now), now)
     ineligible = _data_check(spec, observation, scale)
     if ineligible is not None or observation is None:
-        held = replace(
-            state, recommendations=state.recommendations.push(now, scale.desired), idle_since=None
-        )
+        held = replace(state, recommendations=state.recommendations.push(now, scale.desired), idle_since=None)
         return Decision(None, ineligible or Reason.NO_DATA, _numbers(observation, scale, state)), held
 
     outlook, state = _look_ahead(spec, observation, scale, state, now)
@@ -256,15 +256,18 @@ def _look_ahead(
     passed = min(max(0.0, now - state.seen_at), spec.longest_gap)
     if not is_missed:
         correction = 1.0 - (1.0 - correction) * math.exp(-passed / CORRECTION_RECOVERY)
+    # Twice its lag is the rate window: what it holds must have happened at the present count.
+    shown = since_change > 2.0 * spec.rate_lag
+    knee = _knee(seen, scale, state, passed, beyond=lasts and shown and not is_futile)
     outlook = Outlook(
         forecast=rate if expected is None else expected,
         horizon=horizon,
         correction=correction,
         missed=lasts,
         settled=settled,
-        # Twice its lag is the rate window: what it holds must have happened at the present count.
-        burning=lasts and since_change > 2.0 * spec.rate_lag and panics(seen),
+        burning=lasts and shown and panics(seen),
         futile=is_futile,
+        knee=knee,
     )
     return outlook, replace(
         state,
@@ -274,6 +277,7 @@ def _look_ahead(
         seen_at=max(now, state.seen_at),
         idle_since=_idle_since(seen, scale, state, now),
         service_baseline=state.service_baseline if is_missed else _baseline(spec, seen, state, passed),
+        knee=knee,
     )
 
 
@@ -297,6 +301,25 @@ def _baseline(spec: TargetSpec, seen: Observation, state: TargetState, passed: f
         return seen.service_mean
     kept = math.exp(-passed / BASELINE_MEMORY)
     return kept * state.service_baseline + (1.0 - kept) * seen.service_mean
+
+
+def _knee(
+    seen: Observation, scale: Scale, state: TargetState, passed: float, *, beyond: bool
+) -> float | None:
+    """Return what a replica completes when it is too much for it, from the times when it was.
+
+    It stands in for the capacity of functions that report none, downwards only. What a replica does within the
+    SLO raises it.
+    """
+    each = (seen.rate or 0.0) / max(1, scale.available)
+    latency = latency_at_objective(seen)
+    slow = latency is not None and seen.slo_latency is not None and latency > seen.slo_latency
+    if beyond and slow and each > 0.0:
+        return each
+    if state.knee is None:
+        return None
+    relaxed = state.knee * math.exp(passed / KNEE_MEMORY)
+    return relaxed if slow else max(relaxed, each)
 
 
 def _bounds(spec: TargetSpec, scale: Scale, state: TargetState, now: float) -> _Bounds:
@@ -415,8 +438,9 @@ def _stretch(seen: Observation) -> float:
 def _fewest_safe(seen: Observation, scale: Scale, outlook: Outlook) -> int:
     """Return the fewest replicas that are predicted to meet the SLO.
 
-    With a learnt capacity, by it; else latency is taken to grow as the replicas shrink (the HPA's law, which
-    holds below the knee and is pessimistic there). Without either, the current count.
+    With a learnt capacity, by it; else latency is taken to grow as the replicas shrink (the HPA's law), and no
+    replica gets more than what was once too much for one: before the knee latency tells nothing of how near it
+    is. Without either, the current count.
     """
     if outlook.forecast <= 0.0 and not seen.in_flight:
         return 0
@@ -426,7 +450,8 @@ def _fewest_safe(seen: Observation, scale: Scale, outlook: Outlook) -> int:
     latency = latency_at_objective(seen)
     if latency is None or not seen.slo_latency:
         return scale.desired
-    return math.ceil(scale.available * latency / seen.slo_latency - 1e-9)
+    by_knee = math.ceil(outlook.forecast / outlook.knee - 1e-9) if outlook.knee else 0
+    return max(by_knee, math.ceil(scale.available * latency / seen.slo_latency - 1e-9))
 
 
 def _why_same(wish: Recommendation, tolerated: bool, scale: Scale, bounds: _Bounds) -> Reason:

@@ -84,7 +84,7 @@ def holt(points: Sequence[Entry], now: float, horizon: float) -> float | None:
         before = when
     steps = max(0.0, now + horizon - before) / step
     # The sum of DAMPING + DAMPING^2 + ... over that many steps.
-    return smooth + rise * DAMPING * (1.0 - DAMPING**steps) / (1.0 - DAMPING)
+    return smooth + rise * DAMPING * (1.0 - math.pow(DAMPING, steps)) / (1.0 - DAMPING)
 
 
 def level(points: Sequence[Entry], now: float, horizon: float) -> float | None:

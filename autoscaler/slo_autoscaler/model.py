@@ -15,6 +15,9 @@ Numbers = Mapping[str, float | None]
 BUDGET_STRETCH: Final = 4.0
 """The stabilisation window is this many times longer when no error budget is left."""
 
+CORRECTION_FLOOR: Final = 0.5
+"""Below half, capacity is not what is wrong: more replicas would be bought for nothing."""
+
 
 class Reason(StrEnum):
     """Why a decision is what it is: the closed list that logs, metrics and alerts may rely on."""
@@ -240,6 +243,8 @@ class Outlook:
     the time since the last change."""
     futile: bool = False
     """What is slow is execution, not waiting: more replicas would not help."""
+    knee: float | None = None
+    """Requests per second beyond which a replica was last seen to miss the SLO, if that was ever seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +304,8 @@ class TargetState:
     """Since when, without a gap, the data say that there is no request at all."""
     service_baseline: float | None
     """Seconds that a batch usually takes while the objective is met, learnt slowly."""
+    knee: float | None
+    """Requests per second that a replica completed when latency was last above the SLO; relaxes slowly."""
 
     @classmethod
     def initial(cls, spec: TargetSpec, scale: Scale, now: float) -> "TargetState":
@@ -311,9 +318,7 @@ class TargetState:
             desired=scale.desired,
             asked=None,
             refusal=None,
-            recommendations=SlidingMax(BUDGET_STRETCH * spec.stabilisation_window).push(
-                now, scale.desired
-            ),
+            recommendations=SlidingMax(BUDGET_STRETCH * spec.stabilisation_window).push(now, scale.desired),
             rates=History(max(spec.trend_history, spec.start_up_time)),
             changed_at=now,
             scaled_at=None,
@@ -325,4 +330,5 @@ class TargetState:
             seen_at=now,
             idle_since=None,
             service_baseline=None,
+            knee=None,
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
 
-from slo_autoscaler.model import TargetState
+from slo_autoscaler.model import CORRECTION_FLOOR, TargetState
 from slo_autoscaler.window import Entry
 
 LONGEST_START_UP: Final = 600.0
@@ -44,7 +44,7 @@ def warm(state: TargetState, past: Past, now: float) -> TargetState:
     return replace(
         state,
         rates=rates,
-        correction=corrections[-1] if corrections else state.correction,
+        correction=max(CORRECTION_FLOOR, corrections[-1]) if corrections else state.correction,
         start_up_time=start_up_time if start_up_time is not None else state.start_up_time,
         pending_since=pending_since if pending_since is not None else state.pending_since,
     )

@@ -109,7 +109,9 @@ def test_zero_follows_only_a_whole_idle_period_of_positive_evidence(spec, scale,
     for before, decision, _, now in play(spec, scale, story):
         observation = story[0][0]
         story = story[1:]
-        evidence = observation is not None and observation.arrival_rate == 0.0 and observation.in_flight == 0.0
+        evidence = (
+            observation is not None and observation.arrival_rate == 0.0 and observation.in_flight == 0.0
+        )
         if not evidence or before.desired == 0:
             began = math.inf
         elif now - last > spec.longest_gap or began == math.inf:
@@ -312,7 +314,9 @@ CHANGES = [
     Case(Reason.BACKLOG, 3, seen(rate=0.0, samples=0.0, in_flight=4000.0), ONE),
     Case(Reason.SLO_MISSED, 3, seen(rate=140.0, attainment=0.9)),
     Case(Reason.SLO_MISSED, 3, replace(SLOWER, rate=140.0), state={"service_baseline": 0.065}),
-    Case(Reason.SLO_MISSED, 3, replace(SLOWER, rate=140.0, queue_mean=0.01), state={"service_baseline": 0.05}),
+    Case(
+        Reason.SLO_MISSED, 3, replace(SLOWER, rate=140.0, queue_mean=0.01), state={"service_baseline": 0.05}
+    ),
     Case(Reason.BURN_RATE, 3, BURNING, state=SOME_TIME_AGO),
     Case(Reason.BURN_RATE, 4, replace(BURNING, rate=140.0), Scale(3, 3), state=SOME_TIME_AGO),
     Case(Reason.BURN_RATE, 3, replace(BURNING, p99=0.12), TWO, {"policy": "proportional"}, SOME_TIME_AGO),
@@ -629,8 +633,9 @@ def test_a_function_that_was_woken_is_judged_as_any_other():
     _, now, state = rest(600.0)
     decision, state = decide(IDLING, None, Scale(0, 0), state, now + 5.0)
     assert decision.reason is Reason.SCALED_TO_ZERO
-    decision, state = decide(IDLING, seen(rate=300.0, up_replicas=1.0), ONE, state, now + 10.0)
-    assert (decision.replicas, decision.reason) == (4, Reason.LOAD_ABOVE_CAPACITY)
+    decision, state = decide(IDLING, seen(rate=150.0, up_replicas=1.0), ONE, state, now + 10.0)
+    assert decision.reason is Reason.LOAD_ABOVE_CAPACITY
+    assert decision.replicas >= 2
 
 
 def test_an_outage_is_not_learnt_as_a_start_up_time():
@@ -651,3 +656,36 @@ def test_the_usual_service_time_is_learnt_slowly_and_only_while_the_objective_is
     learnt = state.service_baseline
     _, state = decide(spec, replace(usual, service_mean=0.2, attainment=0.5), TWO, state, 2000.0)
     assert state.service_baseline == learnt
+
+
+def test_without_a_capacity_no_replica_gets_what_was_once_too_much_for_one():
+    spec, four = a_spec(), Scale(4, 4)
+    beyond = seen(rate=300.0, capacity=None, attainment=0.5, p99=0.5, up_replicas=4.0)
+    _, state = at(spec, beyond, four)
+    assert state.knee == 75.0
+    well = seen(rate=310.0, capacity=None, p99=0.02, up_replicas=5.0)
+    decision, state = decide(spec, well, FIVE, state, LATER + 100.0)
+    assert (decision.replicas, decision.reason) == (None, Reason.SCALE_DOWN_UNSAFE)
+    _, state = decide(spec, well, FIVE, state, LATER + 101.0)
+    decision, _ = decide(spec, well, FIVE, state, LATER + 3600.0)
+    assert decision.replicas == 4, "it is tried again after an hour"
+
+
+@pytest.mark.parametrize(
+    "unlike",
+    [
+        {"p99": 0.09},
+        {"burn_short": 0.5},
+        {"attainment": 1.0},
+        {"rate": 0.0, "in_flight": 5.0},
+        {"service_one": 0.2},
+    ],
+)
+def test_misses_that_are_not_too_much_load_teach_no_knee(unlike):
+    observation = replace(seen(rate=300.0, capacity=None, attainment=0.5, p99=0.5), **unlike)
+    assert at(a_spec(), observation, FIVE)[1].knee is None
+
+
+def test_what_a_replica_does_within_the_slo_raises_its_knee():
+    state = replace(TargetState.initial(a_spec(), TWO, 0.0), knee=10.0)
+    assert at(a_spec(), seen(rate=100.0, p99=0.05), TWO, state=state)[1].knee == 50.0

@@ -29,7 +29,14 @@ def test_pending_replicas_are_never_negative():
 
 @pytest.mark.parametrize(
     ("attainment", "objective", "burn"),
-    [(1.0, 0.99, 0.0), (0.99, 0.99, 1.0), (0.9, 0.99, 10.0), (None, 0.99, None), (0.9, None, None), (0.9, 1.0, None)],
+    [
+        (1.0, 0.99, 0.0),
+        (0.99, 0.99, 1.0),
+        (0.9, 0.99, 10.0),
+        (None, 0.99, None),
+        (0.9, None, None),
+        (0.9, 1.0, None),
+    ],
 )
 def test_the_burn_rate_is_misses_over_what_the_objective_allows(attainment, objective, burn):
     seen = Observation(attainment=attainment, slo_objective=objective)

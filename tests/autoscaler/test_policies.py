@@ -205,7 +205,14 @@ def test_backlog_is_what_littles_law_does_not_explain():
 
 @pytest.mark.parametrize(
     ("attainment", "samples", "expected"),
-    [(0.95, 20, True), (0.98, 50, False), (0.0, 1, True), (1.0, 20, False), (None, 20, False), (0.0, None, False)],
+    [
+        (0.95, 20, True),
+        (0.98, 50, False),
+        (0.0, 1, True),
+        (1.0, 20, False),
+        (None, 20, False),
+        (0.0, None, False),
+    ],
 )
 def test_a_little_evidence_of_a_miss_is_doubt(attainment, samples, expected):
     assert doubtful(seen(attainment=attainment, samples=samples)) is expected

@@ -114,9 +114,7 @@ def test_only_functions_that_have_no_watchdog_are_taken_from_the_gateway():
         "attainment_short": {"plain.fn": 0.9},
     }
     assert gateway_observations(signals, slos) == {
-        "plain.fn": Observation(
-            rate=5.0, slo_latency=0.25, slo_objective=0.95, burn_short=pytest.approx(2.0)
-        )
+        "plain.fn": Observation(rate=5.0, slo_latency=0.25, slo_objective=0.95, burn_short=pytest.approx(2.0))
     }
 
 
@@ -132,7 +130,15 @@ def test_a_range_is_told_in_seconds_ago_and_leaves_out_what_is_no_number():
 
 @pytest.mark.parametrize(
     "result",
-    [None, "text", [3], [{}], [a_series("a.fn", "1")], [a_range("a.fn", (1.0, "one"))], [{"metric": {}, "values": [1]}]],
+    [
+        None,
+        "text",
+        [3],
+        [{}],
+        [a_series("a.fn", "1")],
+        [a_range("a.fn", (1.0, "one"))],
+        [{"metric": {}, "values": [1]}],
+    ],
 )
 def test_anything_but_a_range_is_an_error(result):
     with pytest.raises(SourceError, match="expected a"):

@@ -20,7 +20,6 @@ WATCHDOGS = {
     'watchdog_queue_length{function_name="a.fn",replica="0"}': "4x30",
     'watchdog_capacity_requests_per_second{function_name="a.fn",replica="0"}': "40x30",
     'watchdog_capacity_requests_per_second{function_name="a.fn",replica="1"}': "60x30",
-    'watchdog_capacity_requests_per_second{function_name="a.fn",replica="2"}': "NaNx30",
     'http_request_duration_seconds_bucket{function_name="a.fn",replica="0",code="200",le="0.1"}': "0+90x30",
     'http_request_duration_seconds_bucket{function_name="a.fn",replica="0",code="200",le="0.2"}': "0+100x30",
     'http_request_duration_seconds_bucket{function_name="a.fn",replica="0",code="200",le="+Inf"}': "0+100x30",
@@ -152,5 +151,7 @@ def test_every_query_gives_what_the_series_say(tmp_path, series, texts, expected
     assert promtool, "promtool must be installed: make install does so"
     file = tmp_path / "queries.yml"
     file.write_text(yaml.safe_dump({"rule_files": [], "tests": [a_test(series, texts, expected)]}))
-    run = subprocess.run([promtool, "test", "rules", str(file)], capture_output=True, text=True, timeout=20)
+    run = subprocess.run(
+        [promtool, "test", "rules", str(file)], check=False, capture_output=True, text=True, timeout=20
+    )
     assert run.returncode == 0, run.stdout + run.stderr

@@ -1,4 +1,4 @@
-"""docs/scaling.md is complete: every reason, signal, input and forecaster, and the queries as they are asked."""
+"""docs/scaling.md is complete: every reason, signal, input and forecaster, and the queries as asked."""
 
 import re
 from pathlib import Path
@@ -37,7 +37,11 @@ def test_the_queries_are_those_that_are_asked():
     """Of the quantiles only p99 stands there."""
     gateway = promql.gateway_queries(1.0, 1.0, GatewaySlos(others=Slo(1.0, 0.9)))
     assert gateway.keys() - GATEWAY_SIGNALS.keys() == {"attainment", "attainment_short"}
-    signals = [(signal, text) for asked in (SIGNALS, RECORDED, HISTORY, GATEWAY_SIGNALS) for signal, text in asked.items()]
+    signals = [
+        (signal, text)
+        for asked in (SIGNALS, RECORDED, HISTORY, GATEWAY_SIGNALS)
+        for signal, text in asked.items()
+    ]
     for part in ("BUCKETS", "GATEWAY_BUCKETS", "JUDGED"):
         value = getattr(promql, f"_{part}")
         signals = [(signal, text.replace(f"${part}", value)) for signal, text in signals]
