@@ -45,8 +45,8 @@ BASELINE_MEMORY: Final = 600.0
 """Seconds in which 63 % of a lasting change of the service time become usual, while the objective is met."""
 
 KNEE_MEMORY: Final = 6 * 3600.0
-"""Seconds in which what a replica could once not do is believed e times less: a load that was too much for one
-replica fewer is tried again about every hour."""
+"""Seconds in which what a replica could once not do is believed e times less: a load that was too much for
+one replica fewer is tried again about every hour."""
 
 BUDGET_AMPLE: Final = 0.5
 """With this share of the error budget left scaling down needs no more caution than usual."""
@@ -308,8 +308,8 @@ def _knee(
 ) -> float | None:
     """Return what a replica completes when it is too much for it, from the times when it was.
 
-    It stands in for the capacity of functions that report none, downwards only. What a replica does within the
-    SLO raises it.
+    It stands in for the capacity of functions that report none, downwards only. What a replica does within
+    the SLO raises it.
     """
     each = (seen.rate or 0.0) / max(1, scale.available)
     latency = latency_at_objective(seen)
@@ -438,9 +438,9 @@ def _stretch(seen: Observation) -> float:
 def _fewest_safe(seen: Observation, scale: Scale, outlook: Outlook) -> int:
     """Return the fewest replicas that are predicted to meet the SLO.
 
-    With a learnt capacity, by it; else latency is taken to grow as the replicas shrink (the HPA's law), and no
-    replica gets more than what was once too much for one: before the knee latency tells nothing of how near it
-    is. Without either, the current count.
+    With a learnt capacity, by it; else latency is taken to grow as the replicas shrink (the HPA's law), and
+    no replica gets more than what was once too much for one: before the knee latency tells nothing of how
+    near it is. Without either, the current count.
     """
     if outlook.forecast <= 0.0 and not seen.in_flight:
         return 0
