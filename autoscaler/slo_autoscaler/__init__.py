@@ -11,6 +11,8 @@ The modules, in the order in which one reconcile passes them ([P] = pure: no I/O
 - ``model`` [P]            the nouns: ``Observation``, ``Scale``, ``Decision``, ``TargetState`` and others
 - ``window`` [P]           the last seconds of a value, and their maximum
 - ``forecast`` [P]         the rate one start-up time ahead
+- ``confidence`` [P]       what a share of few requests is worth
+- ``restart`` [P]          what a new autoscaler learns from the history of the one before it
 - ``policies`` [P]         how many replicas a policy wants: ``slo``, ``proportional``, ``threshold``
 - ``decide`` [P]           from wish to action: bounds, rate limits, cooldown, stabilisation, reasons
 - ``controller``           the loop: observe, decide, act, record

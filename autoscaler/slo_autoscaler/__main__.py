@@ -2,7 +2,7 @@
 
 import sys
 
-from slo_autoscaler.app import main
+from slo_autoscaler.commands import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -21,6 +21,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 
 from slo_autoscaler import __version__
+from slo_autoscaler.commands import summary
 from slo_autoscaler.config import Config
 from slo_autoscaler.controller import Clocks, Controller
 from slo_autoscaler.errors import ConfigError
@@ -77,7 +78,7 @@ def run(config: Config, *, once: bool, dry_run: bool) -> int:
         metrics = Metrics(CollectorRegistry())
         platform = PLATFORMS[config.platform.kind](config.platform)
         closing.callback(platform.close)
-        source = PrometheusSource(config.prometheus)
+        source = PrometheusSource(config.prometheus, config.gateway_slos())
         closing.callback(source.close)
         controller = Controller(
             config,
@@ -134,7 +135,10 @@ def _emit(line: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="slo-autoscaler", description="Sizes functions so that they meet their latency SLO."
+        prog="slo-autoscaler",
+        description="Sizes functions so that they meet their latency SLO.",
+        epilog=summary(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML configuration")
     parser.add_argument("--once", action="store_true", help="reconcile once and exit")

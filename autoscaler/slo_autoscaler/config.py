@@ -24,11 +24,18 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from slo_autoscaler.errors import ConfigError
-from slo_autoscaler.model import RateLimit, TargetSpec
+from slo_autoscaler.forecast import FORECASTERS
+from slo_autoscaler.model import GatewaySlos, RateLimit, Slo, TargetSpec
 from slo_autoscaler.policies import POLICIES
 
 MIN_SCRAPES: Final = 4
 """Scrapes that the query window must span: two are needed for a rate, one may be missed, one is the edge."""
+
+MISSED_RECONCILES: Final = 4
+"""Intervals after which a reconcile that should have come has not: the clock jumped, or the machine slept."""
+
+OBJECTIVE: Final = 0.99
+"""Of functions without a watchdog, unless they are given one; it is the watchdog's default too."""
 
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _GO_PART: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
@@ -57,6 +64,12 @@ def _url(value: object) -> str:
 def _policy(value: object) -> str:
     if not isinstance(value, str) or value not in POLICIES:
         raise ValueError(f"must be one of {', '.join(POLICIES)}")
+    return value
+
+
+def _forecaster(value: object) -> str:
+    if not isinstance(value, str) or value not in FORECASTERS:
+        raise ValueError(f"must be one of {', '.join(FORECASTERS)}")
     return value
 
 
@@ -156,6 +169,14 @@ class ScalingConfig:
     """How a function is scaled; ``functions`` may override any of it for one function."""
 
     policy: Annotated[str, BeforeValidator(_policy)] = "slo"
+    mode: Literal["active", "shadow"] = "active"
+    """``shadow``: decide and record next to the incumbent, never act."""
+    signals: Literal["watchdog", "gateway"] = "watchdog"
+    """``gateway``: the function has no batching watchdog; its SLO stands here, and the gateway measures."""
+    slo_latency: PositiveDuration | None = None
+    """With ``signals: gateway`` only: a watchdog declares its function's SLO itself."""
+    slo_objective: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Likewise; the share of requests that may take no longer. None: as the watchdog's default."""
     min_replicas: Count = 1
     """Where the label com.openfaas.scale.min is absent."""
     max_replicas: Count = 5
@@ -164,9 +185,22 @@ class ScalingConfig:
     tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.1
     min_samples: Count = 20
     start_up_time: Duration = 10.0
+    forecaster: Annotated[str, BeforeValidator(_forecaster)] = "trend"
     trend_history: Duration = 30.0
+    scale_to_zero_after: PositiveDuration | None = None
+    """Without a single request for so long, the last replica goes too; None: never."""
     scale_up: ScaleUpConfig = Field(default_factory=ScaleUpConfig)
     scale_down: ScaleDownConfig = Field(default_factory=ScaleDownConfig)
+
+    @field_validator("slo_latency", "slo_objective")
+    @classmethod
+    def _declared_once(cls, value: float | None, info: ValidationInfo) -> float | None:
+        signals = info.data.get("signals")
+        if signals == "watchdog" and value is not None:
+            raise ValueError("is for signals: gateway only; a watchdog declares its function's SLO itself")
+        if signals == "gateway" and value is None and info.field_name == "slo_latency":
+            raise ValueError("must be a duration, such as 250ms, with signals: gateway")
+        return value
 
     @field_validator("max_replicas")
     @classmethod
@@ -228,6 +262,7 @@ class Config:
         return TargetSpec(
             function_name=function_name,
             policy=scaling.policy,
+            mode=scaling.mode,
             min_replicas=scaling.min_replicas,
             max_replicas=scaling.max_replicas,
             utilisation_target=scaling.utilisation_target,
@@ -237,12 +272,28 @@ class Config:
             rate_lag=self.prometheus.rate_window / 2,
             settle_time=self.prometheus.window + 2 * self.prometheus.scrape_interval,
             max_age=self.prometheus.max_age,
+            longest_gap=max(MISSED_RECONCILES * self.interval, self.prometheus.max_age),
+            forecaster=scaling.forecaster,
             trend_history=scaling.trend_history,
+            scale_to_zero_after=scaling.scale_to_zero_after,
             stabilisation_window=down.stabilisation_window,
             up=RateLimit(up.max_factor, up.max_step, up.cooldown),
             down=RateLimit(down.max_factor, down.max_step, down.cooldown),
             cap_retry=self.platform.cap_retry,
         )
+
+    def gateway_slos(self) -> GatewaySlos:
+        """Return the SLOs of the functions that are judged by the gateway's metrics."""
+        return GatewaySlos(
+            {name: _gateway_slo(scaling) for name, scaling in self.functions.items()},
+            _gateway_slo(self.defaults),
+        )
+
+
+def _gateway_slo(scaling: ScalingConfig) -> Slo | None:
+    if scaling.signals != "gateway" or scaling.slo_latency is None:
+        return None
+    return Slo(scaling.slo_latency, scaling.slo_objective or OBJECTIVE)
 
 
 _ADAPTER: Final = TypeAdapter(Config)

@@ -1,19 +1,24 @@
 """The arrival rate one start-up time ahead. [P]
 
 A replica that is asked for now serves one start-up time later, so the rate to size for is the rate then
-(Swayam, Middleware'17: scale for the demand expected one set-up time ahead). Level and trend are a least
-squares line over a short history. The forecast never falls below the recent maximum: a lull shorter than a
-start-up must not take away what could not be brought back in time.
+(Swayam, Middleware'17: scale for the demand expected one set-up time ahead). No forecast falls below the
+recent maximum, whichever way it is made: a lull shorter than a start-up must not take away what could not be
+brought back in time. None exceeds twice that maximum: what was never seen is answered by the next decision.
+
+A new way to look ahead is a function ``(history, now, horizon) -> rate or None`` and one line in
+``FORECASTERS``; ``forecast`` puts floor and ceiling around it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from slo_autoscaler.window import Entry
 
+Forecaster = Callable[[Sequence[Entry], float, float], float | None]
+
 MIN_POINTS: Final = 4
-"""With fewer points a line says nothing about a trend."""
+"""With fewer points nothing is said about a trend."""
 
 TREND_SIGNIFICANCE: Final = 2.0
 """A trend counts when it is twice its standard error; else arrivals' own noise would be extrapolated."""
@@ -21,32 +26,71 @@ TREND_SIGNIFICANCE: Final = 2.0
 MAX_GROWTH: Final = 2.0
 """A forecast is at most this multiple of the recent maximum, however steep the line."""
 
+LEVEL_WEIGHT: Final = 0.5
+"""Of the newest value in ``holt``'s level: a step is believed by three quarters after two values."""
 
-def forecast(history: Sequence[Entry], recent: Sequence[Entry], now: float, horizon: float) -> float | None:
+TREND_WEIGHT: Final = 0.3
+"""Of the newest rise in ``holt``'s trend."""
+
+DAMPING: Final = 0.9
+"""Of ``holt``'s trend for each value ahead (Gardner and McKenzie, 1985): it is worth nine values at most."""
+
+
+def forecast(
+    forecaster: str, history: Sequence[Entry], recent: Sequence[Entry], now: float, horizon: float
+) -> float | None:
     """Return the rate expected ``horizon`` seconds after ``now`` (requests per second), or None without data.
 
-    ``history`` gives level and trend, ``recent`` (its last part) the floor.
+    ``history`` is what the forecaster looks at, ``recent`` (its last part) the floor.
     """
     floor = max((value for _, value in recent or history[-1:]), default=None)
     if floor is None:
         return None
-    ahead = _line_at(history, now + horizon) if len(history) >= MIN_POINTS else None
+    ahead = FORECASTERS[forecaster](history, now, horizon) if len(history) >= MIN_POINTS else None
     if ahead is None:
         return floor
     return min(max(floor, ahead), MAX_GROWTH * floor)
 
 
-def _line_at(points: Sequence[Entry], when: float) -> float | None:
-    """Return the fitted line's value at ``when``, or None if its slope is not significant."""
+def trend(points: Sequence[Entry], now: float, horizon: float) -> float | None:
+    """Level and trend: a least squares line; None if its slope is not significant."""
     count = len(points)
-    mean_t = math.fsum(t for t, _ in points) / count
-    mean_v = math.fsum(v for _, v in points) / count
-    spread = math.fsum((t - mean_t) ** 2 for t, _ in points)
+    mean_t = sum(t for t, _ in points) / count
+    mean_v = sum(v for _, v in points) / count
+    spread = sum((t - mean_t) ** 2 for t, _ in points)
     if spread <= 0.0:
         return None
-    slope = math.fsum((t - mean_t) * (v - mean_v) for t, v in points) / spread
-    residual = math.fsum((v - mean_v - slope * (t - mean_t)) ** 2 for t, v in points)
+    slope = sum((t - mean_t) * (v - mean_v) for t, v in points) / spread
+    residual = sum((v - mean_v - slope * (t - mean_t)) ** 2 for t, v in points)
     error = math.sqrt(residual / (count - 2) / spread)
     if abs(slope) < TREND_SIGNIFICANCE * error:
         return None
-    return mean_v + slope * (when - mean_t)
+    return mean_v + slope * (now + horizon - mean_t)
+
+
+def holt(points: Sequence[Entry], now: float, horizon: float) -> float | None:
+    """Damped double exponential smoothing (Holt, 1957): the newest values count most, the trend fades.
+
+    Quicker than the line after a turn, and noisier. None if all points are of one moment.
+    """
+    step = (points[-1][0] - points[0][0]) / (len(points) - 1)
+    if step <= 0.0:
+        return None
+    (before, smooth), rise = points[0], 0.0
+    for when, value in points[1:]:
+        expected = smooth + DAMPING * rise * (when - before) / step
+        last, smooth = smooth, LEVEL_WEIGHT * value + (1.0 - LEVEL_WEIGHT) * expected
+        rise = TREND_WEIGHT * (smooth - last) + (1.0 - TREND_WEIGHT) * DAMPING * rise
+        before = when
+    steps = max(0.0, now + horizon - before) / step
+    # The sum of DAMPING + DAMPING^2 + ... over that many steps.
+    return smooth + rise * DAMPING * (1.0 - math.pow(DAMPING, steps)) / (1.0 - DAMPING)
+
+
+def level(points: Sequence[Entry], now: float, horizon: float) -> float | None:
+    """The newest rate: with the floor, the recent maximum alone. Nothing is extrapolated."""
+    del now, horizon
+    return points[-1][1]
+
+
+FORECASTERS: Final[dict[str, Forecaster]] = {"holt": holt, "level": level, "trend": trend}

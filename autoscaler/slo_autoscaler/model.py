@@ -4,12 +4,19 @@ Values only. The rules are in ``policies`` and ``decide``.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from slo_autoscaler.window import History, SlidingMax
 
 Numbers = Mapping[str, float | None]
+
+BUDGET_STRETCH: Final = 4.0
+"""The stabilisation window is this many times longer when no error budget is left."""
+
+CORRECTION_FLOOR: Final = 0.5
+"""Below half, capacity is not what is wrong: more replicas would be bought for nothing."""
 
 
 class Reason(StrEnum):
@@ -38,23 +45,29 @@ class Reason(StrEnum):
     """A higher count was recommended within the stabilisation window."""
     SCALE_DOWN_UNSAFE = "ScaleDownUnsafe"
     """The SLO is missed now, or would be with fewer replicas."""
+    BUDGET_LOW = "BudgetLow"
+    """Little error budget is left, so it takes longer until a lower count is believed."""
     # hold: more would be needed, or would not help
     AT_MAXIMUM = "AtMaximum"
     PLATFORM_CAP = "PlatformCap"
     """The platform gives no more than this, whatever the labels say."""
     WILL_NOT_HELP = "MoreReplicasWillNotHelp"
-    """Not even one request alone meets the SLO on a replica."""
+    """Not even one request alone meets the SLO, or execution has become slower while nothing queues."""
     # up
     LOAD_ABOVE_CAPACITY = "LoadAboveCapacity"
     BACKLOG = "Backlog"
     SLO_MISSED = "SloMissed"
     """Also a hold: the SLO is missed although the model says that there is room."""
+    BURN_RATE = "BurnRate"
+    """The error budget burns so fast that the sizing is not waited for."""
     LATENCY_ABOVE_TARGET = "LatencyAboveTarget"
     BELOW_MINIMUM = "BelowMinimum"
     # down
     LOAD_BELOW_CAPACITY = "LoadBelowCapacity"
     LATENCY_BELOW_TARGET = "LatencyBelowTarget"
     NO_TRAFFIC = "NoTraffic"
+    IDLE = "Idle"
+    """No request for ``scale_to_zero_after``, on positive evidence: down to 0."""
     ABOVE_MAXIMUM = "AboveMaximum"
 
 
@@ -69,12 +82,40 @@ class RateLimit:
 
 
 @dataclass(frozen=True, slots=True)
+class Slo:
+    """``latency`` seconds, met by the share ``objective`` of all requests."""
+
+    latency: float
+    objective: float
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySlos:
+    """The SLOs of functions without our watchdog, which are judged by the gateway's metrics."""
+
+    named: Mapping[str, Slo | None] = field(default_factory=dict)
+    """name.namespace -> its SLO; None: this one has a watchdog, whatever holds for the others."""
+    others: Slo | None = None
+    """For every function that is not named; None: they have watchdogs."""
+
+    def of(self, function_name: str) -> Slo | None:
+        """Return the SLO that the gateway's metrics are held against; None: the watchdog's are used."""
+        return self.named.get(function_name, self.others)
+
+    def __bool__(self) -> bool:
+        """Tell whether there is any such function."""
+        return self.others is not None or any(slo is not None for slo in self.named.values())
+
+
+@dataclass(frozen=True, slots=True)
 class TargetSpec:
     """How one function is to be scaled. Durations are seconds."""
 
     function_name: str
     """name.namespace"""
     policy: str
+    mode: str
+    """``active``, or ``shadow``: decided and recorded, never carried out. The controller minds it."""
     min_replicas: int
     """Where the function has no com.openfaas.scale.min label; likewise ``max_replicas``."""
     max_replicas: int
@@ -90,7 +131,13 @@ class TargetSpec:
     """After a change, how long the query window still holds the time before it."""
     max_age: float
     """A newest sample older than this is no data."""
+    longest_gap: float
+    """More than this between two decisions is no passing of time that anything may be concluded from."""
+    forecaster: str
+    """A name in ``forecast.FORECASTERS``."""
     trend_history: float
+    scale_to_zero_after: float | None
+    """Without any request for so long, on positive evidence, the wish is 0; None: never."""
     stabilisation_window: float
     up: RateLimit
     down: RateLimit
@@ -118,8 +165,18 @@ class Observation:
     p99: float | None = None
     attainment: float | None = None
     """Share of all requests that were good; sheds, errors and expiries count as misses."""
+    burn_short: float | None = None
+    """Burn rate over the rate window, which is shorter than attainment's: it tells what is still going on."""
+    budget_remaining: float | None = None
+    """Share of the error budget that is left over the SLO's period; below 0 it is overspent."""
     samples: float | None = None
     """Requests completed in the window."""
+    service_one: float | None = None
+    """Seconds that a request alone is predicted to take a worker (upper quantile), on the median replica."""
+    service_mean: float | None = None
+    """Mean seconds of a batch in the window."""
+    queue_mean: float | None = None
+    """Mean seconds that a request waited for a worker in the window."""
     slo_latency: float | None = None
     slo_objective: float | None = None
     up_replicas: float | None = None
@@ -139,6 +196,13 @@ class Observation:
             return None
         inside = self.rate + max(0.0, self.in_flight_growth or 0.0)
         return max(inside, self.gateway_rate or 0.0)
+
+    @property
+    def burn(self) -> float | None:
+        """How fast the error budget is spent over the window: 1 spends it exactly in the SLO's period."""
+        if self.attainment is None or self.slo_objective is None or self.slo_objective >= 1.0:
+            return None
+        return (1.0 - self.attainment) / (1.0 - self.slo_objective)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +235,16 @@ class Outlook:
     correction: float
     """Factor on the learnt capacity, at most 1: how far measured attainment contradicts it."""
     missed: bool
-    """The objective is missed by more than chance explains, on enough samples."""
+    """The objective is missed by more than chance explains, on enough samples, and that goes on."""
     settled: bool
     """No replica is starting, and the query window holds only the time since the last one did."""
+    burning: bool = False
+    """The budget burns at a panic rate over the window and still does over the rate window, which holds only
+    the time since the last change."""
+    futile: bool = False
+    """What is slow is execution, not waiting: more replicas would not help."""
+    knee: float | None = None
+    """Requests per second beyond which a replica was last seen to miss the SLO, if that was ever seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +280,8 @@ class Refusal:
 class TargetState:
     """What ``decide`` remembers of one function from one reconcile to the next; times are its ``now``."""
 
+    decided_at: float
+    """When it was last called."""
     desired: int
     """The count seen last."""
     asked: int | None
@@ -227,6 +300,12 @@ class TargetState:
     corrected_at: float
     seen_at: float
     """When usable data was last seen."""
+    idle_since: float | None
+    """Since when, without a gap, the data say that there is no request at all."""
+    service_baseline: float | None
+    """Seconds that a batch usually takes while the objective is met, learnt slowly."""
+    knee: float | None
+    """Requests per second that a replica completed when latency was last above the SLO; relaxes slowly."""
 
     @classmethod
     def initial(cls, spec: TargetSpec, scale: Scale, now: float) -> "TargetState":
@@ -235,10 +314,11 @@ class TargetState:
         So a restart of the autoscaler never makes a dip, even at a peak.
         """
         return cls(
+            decided_at=now,
             desired=scale.desired,
             asked=None,
             refusal=None,
-            recommendations=SlidingMax(spec.stabilisation_window).push(now, scale.desired),
+            recommendations=SlidingMax(BUDGET_STRETCH * spec.stabilisation_window).push(now, scale.desired),
             rates=History(max(spec.trend_history, spec.start_up_time)),
             changed_at=now,
             scaled_at=None,
@@ -248,4 +328,7 @@ class TargetState:
             correction=1.0,
             corrected_at=now,
             seen_at=now,
+            idle_since=None,
+            service_baseline=None,
+            knee=None,
         )

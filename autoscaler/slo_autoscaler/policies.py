@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Final
 
+from slo_autoscaler.confidence import wilson
 from slo_autoscaler.model import Observation, Outlook, Reason, Recommendation, Scale, TargetSpec
 
 Policy = Callable[[TargetSpec, Observation, Scale, Outlook], Recommendation]
@@ -18,11 +19,34 @@ THRESHOLD_LOW: Final = 0.5
 most doubles as long as it is service, not queueing."""
 
 MISS_SIGMAS: Final = 2.0
-"""Attainment counts as missed when it is this many standard errors below the objective: with an objective of
+"""Attainment counts as missed when the objective is this many standard errors above it: with an objective of
 0.99, one miss in 20 requests or two in 100 are chance, three in 100 are not."""
+
+DOUBT_SIGMAS: Final = 1.0
+"""Keeping replicas takes less evidence of a miss than buying some: one in 20 will do, one in 50 will not."""
+
+PANIC_BURN: Final = 14.4
+"""Burn rate that is not waited out: 2 % of a 30-day budget in an hour (Google's SRE workbook, chapter 5)."""
+
+PANIC_SHARE: Final = 0.8
+"""An objective of 0.9 cannot burn faster than 10. So no more than this share of misses is asked for."""
+
+PANIC_REACH: Final = 2.0
+"""Panic buys no more than this multiple of what the learnt capacity says, or one more: beyond that, capacity
+is not what is wrong."""
+
+GROWN: Final = 1.5
+"""Execution that takes this much longer than usual has become slower; batch sizes alone make less of it while
+nothing queues."""
+
+QUEUE_LITTLE: Final = 0.05
+"""Of the SLO's latency, in the mean: by Markov's inequality at most 5 % of requests then wait that long."""
 
 P99_FROM: Final = 0.97
 """Objectives from here on are judged by p99, lower ones by p95: the quantile that lies nearer."""
+
+P99_SAMPLES: Final = 100.0
+"""Below that many requests p99 is the slowest of them: one stall would be the latency of the function."""
 
 MAX_LATENCY_RATIO: Final = 2.0
 """``slo`` without a learnt capacity doubles at most: past the knee latency says that replicas are missing,
@@ -96,17 +120,60 @@ POLICIES: Final[dict[str, Policy]] = {"proportional": proportional, "slo": slo, 
 
 def missed(spec: TargetSpec, seen: Observation) -> bool:
     """Tell whether the objective is missed by more than chance explains, on at least ``min_samples``."""
-    if seen.attainment is None or seen.slo_objective is None or not seen.samples:
+    return (seen.samples or 0.0) >= spec.min_samples and _contradicts(seen, MISS_SIGMAS)
+
+
+def doubtful(seen: Observation) -> bool:
+    """Tell whether there is any sign that the objective is missed: no time to give replicas away."""
+    return _contradicts(seen, DOUBT_SIGMAS)
+
+
+def panics(seen: Observation) -> bool:
+    """Tell whether the budget burns at a panic rate over the window and over the shorter rate window."""
+    if seen.burn is None or seen.burn_short is None or seen.slo_objective is None:
         return False
-    if seen.samples < spec.min_samples:
+    limit = min(PANIC_BURN, PANIC_SHARE / (1.0 - seen.slo_objective))
+    return min(seen.burn, seen.burn_short) >= limit
+
+
+def panic_limit(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> int:
+    """Return the count from which on a panic adds nothing.
+
+    With a learnt capacity ``PANIC_REACH`` times what it says, or one more. Without one there is no limit but
+    the bounds, unless successes are quick: then the misses are errors, and replicas do not mend those.
+    """
+    if seen.capacity is not None:
+        if seen.capacity <= 0.0:
+            return 0
+        raw = (outlook.forecast + backlog(seen, scale) / outlook.horizon) / (
+            seen.capacity * spec.utilisation_target
+        )
+        return max(math.ceil(PANIC_REACH * raw - 1e-9), math.ceil(raw - 1e-9) + 1)
+    latency = latency_at_objective(seen)
+    quick = latency is not None and seen.slo_latency and latency < THRESHOLD_LOW * seen.slo_latency
+    return 0 if quick else scale.desired + 1
+
+
+def futile(seen: Observation, baseline: float | None, *, is_missed: bool, overloaded: bool) -> bool:
+    """Tell whether it is execution that is slow, and not waiting: then more replicas do not help.
+
+    So it is when a request alone is predicted to take longer than the SLO; or when the objective is missed
+    while batches take ``GROWN`` times their usual ``baseline`` seconds and requests hardly wait. Never while
+    the load exceeds the capacity: then requests wait, even if nobody has seen it yet.
+    """
+    if overloaded or not seen.slo_latency:
         return False
-    error = math.sqrt(seen.slo_objective * (1.0 - seen.slo_objective) / seen.samples)
-    return seen.attainment + MISS_SIGMAS * error < seen.slo_objective
+    if seen.service_one is not None and seen.service_one > seen.slo_latency:
+        return True
+    if not is_missed or not baseline or seen.service_mean is None or seen.queue_mean is None:
+        return False
+    return seen.service_mean >= GROWN * baseline and seen.queue_mean <= QUEUE_LITTLE * seen.slo_latency
 
 
 def latency_at_objective(seen: Observation) -> float | None:
-    """Return the latency quantile nearest to the objective, in seconds."""
-    return seen.p99 if (seen.slo_objective or 1.0) >= P99_FROM else seen.p95
+    """Return the latency quantile nearest to the objective that the samples can carry, in seconds."""
+    few = seen.samples is not None and seen.samples < P99_SAMPLES
+    return seen.p95 if few or (seen.slo_objective or 1.0) < P99_FROM else seen.p99
 
 
 def backlog(seen: Observation, scale: Scale) -> float:
@@ -125,3 +192,9 @@ def _by_latency_alone(spec: TargetSpec, seen: Observation, scale: Scale, outlook
         wanted = max(scale.desired + 1, math.ceil(scale.desired * ratio - 1e-9))
         return Recommendation(wanted, Reason.SLO_MISSED)
     return proportional(spec, seen, scale, outlook)
+
+
+def _contradicts(seen: Observation, sigmas: float) -> bool:
+    if seen.attainment is None or seen.slo_objective is None:
+        return False
+    return wilson(seen.attainment, seen.samples or 0.0, sigmas)[1] < seen.slo_objective

@@ -27,6 +27,10 @@ class History:
         """Return the entries of the last ``span`` seconds (at most the history's own span)."""
         return _since(self.entries, now, min(span, self.span))
 
+    def moved(self, seconds: float) -> "History":
+        """Return the same history, as if everything had happened ``seconds`` later."""
+        return replace(self, entries=tuple((when + seconds, value) for when, value in self.entries))
+
 
 @dataclass(frozen=True, slots=True)
 class SlidingMax:
@@ -45,10 +49,18 @@ class SlidingMax:
         kept = tuple(entry for entry in _since(self.entries, now, self.span) if entry[1] > value)
         return replace(self, entries=(*kept, (now, value)))
 
-    def value(self, now: float) -> float | None:
-        """Return the maximum, or None if nothing was recorded in the window."""
-        kept = _since(self.entries, now, self.span)
-        return kept[0][1] if kept else None
+    def value(self, now: float, span: float | None = None) -> float | None:
+        """Return the maximum of the last ``span`` seconds (at most, and by default, the window's own).
+
+        None if nothing was recorded in them.
+        """
+        span = self.span if span is None else min(span, self.span)
+        # Values fall from the oldest entry to the newest, so the first that is young enough is the maximum.
+        return next((value for when, value in self.entries if now - when < span), None)
+
+    def moved(self, seconds: float) -> "SlidingMax":
+        """Return the same window, as if everything had happened ``seconds`` later."""
+        return replace(self, entries=tuple((when + seconds, value) for when, value in self.entries))
 
 
 def _since(entries: tuple[Entry, ...], now: float, span: float) -> tuple[Entry, ...]:

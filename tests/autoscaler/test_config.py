@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from autoscaler.values import MINIMAL
 from slo_autoscaler.config import Config, parse_duration
 from slo_autoscaler.errors import ConfigError
+from slo_autoscaler.model import Slo
 from slo_autoscaler.platforms import PLATFORMS
 from slo_autoscaler.policies import POLICIES
 
@@ -83,6 +84,21 @@ def test_overrides_win_over_the_file_and_may_supply_what_it_lacks():
         ("interval: true", "interval: True must be a duration, such as 250ms"),
         ("defaults: {policy: fast}", "defaults.policy: 'fast' must be one of proportional, slo, threshold"),
         ("defaults: {policy: 3}", "defaults.policy: 3 must be one of proportional, slo, threshold"),
+        ("defaults: {forecaster: arima}", "defaults.forecaster: 'arima' must be one of holt, level, trend"),
+        ("defaults: {signals: cpu}", "defaults.signals: 'cpu' must be 'watchdog' or 'gateway'"),
+        (
+            "functions: {a.fn: {signals: gateway}}",
+            "functions.a.fn.slo_latency: None must be a duration, such as 250ms, with signals: gateway",
+        ),
+        (
+            "functions: {a.fn: {slo_latency: 250ms}}",
+            "functions.a.fn.slo_latency: '250ms' is for signals: gateway only; a watchdog declares",
+        ),
+        ("defaults: {slo_objective: 0.9}", "defaults.slo_objective: 0.9 is for signals: gateway only"),
+        (
+            "defaults: {signals: gateway, slo_latency: 1s, slo_objective: 99}",
+            "defaults.slo_objective: 99 must be less than 1",
+        ),
         ("defaults: {min_replicas: 7}", "defaults.max_replicas: 5 must be at least min_replicas, 7"),
         ("defaults: {min_replicas: 0}", "defaults.min_replicas: 0 must be greater than or equal to 1"),
         (
@@ -92,7 +108,7 @@ def test_overrides_win_over_the_file_and_may_supply_what_it_lacks():
         ("defaults: {tolerence: 0.1}", "defaults.tolerence: unknown key; did you mean tolerance?"),
         ("defaults: {scale_up: {max_factor: 0.5}}", "defaults.scale_up.max_factor: 0.5 must be greater than"),
         ("defaults: {scale_up: 3}", "defaults.scale_up: 3 must be a mapping of keys"),
-        ("functions: {a.fn: {zzz: 3}}", "functions.a.fn.zzz: unknown key; known here: policy, min_replicas"),
+        ("functions: {a.fn: {zzz: 3}}", "functions.a.fn.zzz: unknown key; known here: policy, mode"),
         ("functions: {a.fn: 3}", "functions.a.fn: 3 must be a mapping of keys"),
         ("functions: {vision: {}}", "functions: 'vision' must be name.namespace"),
         ("web: {port: 70000}", "web.port: 70000 must be less than or equal to 65535"),
@@ -196,3 +212,30 @@ def test_durations_are_read_as_go_writes_them(text, seconds):
 def test_the_kinds_of_platform_that_the_configuration_knows_are_those_that_exist():
     for kind in PLATFORMS:
         assert Config.parse(MINIMAL, "x", {"platform.kind": kind}).platform.kind == kind
+
+
+def test_functions_without_a_watchdog_have_their_slo_here():
+    text = """
+functions:
+  plain.fn: {signals: gateway, slo_latency: 250ms}
+  other.fn: {signals: gateway, slo_latency: 1s, slo_objective: 0.95}
+  ours.fn: {policy: slo}
+"""
+    slos = Config.parse(MINIMAL + text, "as.yaml").gateway_slos()
+    assert slos.named == {"plain.fn": Slo(0.25, 0.99), "other.fn": Slo(1.0, 0.95), "ours.fn": None}
+    assert slos.others is None
+
+
+def test_all_functions_but_some_may_be_without_a_watchdog():
+    text = """
+defaults: {signals: gateway, slo_latency: 500ms}
+functions: {ours.fn: {signals: watchdog, slo_latency: null}}
+"""
+    slos = Config.parse(MINIMAL + text, "as.yaml").gateway_slos()
+    assert (slos.of("any.fn"), slos.of("ours.fn")) == (Slo(0.5, 0.99), None)
+    assert not Config.parse(MINIMAL, "as.yaml").gateway_slos()
+
+
+@pytest.mark.parametrize(("interval", "gap"), [("1s", 20.0), ("5s", 20.0), ("30s", 120.0)])
+def test_a_reconcile_that_is_late_by_some_intervals_is_no_jump_of_the_clock(interval, gap):
+    assert Config.parse(MINIMAL + f"interval: {interval}", "as.yaml").target("a.fn").longest_gap == gap

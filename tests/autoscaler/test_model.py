@@ -2,7 +2,7 @@
 
 import pytest
 
-from slo_autoscaler.model import Observation, Scale
+from slo_autoscaler.model import GatewaySlos, Observation, Scale, Slo
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,30 @@ def test_arrivals_are_the_larger_of_what_the_watchdogs_and_the_gateway_see(rate,
 def test_pending_replicas_are_never_negative():
     assert Scale(desired=5, available=3).pending == 2
     assert Scale(desired=1, available=3).pending == 0
+
+
+@pytest.mark.parametrize(
+    ("attainment", "objective", "burn"),
+    [
+        (1.0, 0.99, 0.0),
+        (0.99, 0.99, 1.0),
+        (0.9, 0.99, 10.0),
+        (None, 0.99, None),
+        (0.9, None, None),
+        (0.9, 1.0, None),
+    ],
+)
+def test_the_burn_rate_is_misses_over_what_the_objective_allows(attainment, objective, burn):
+    seen = Observation(attainment=attainment, slo_objective=objective)
+    assert seen.burn == (None if burn is None else pytest.approx(burn))
+
+
+def test_a_function_is_judged_by_the_gateway_if_it_is_named_so_or_all_others_are():
+    slo, other = Slo(0.2, 0.99), Slo(1.0, 0.95)
+    some = GatewaySlos({"a.fn": slo, "b.fn": None})
+    assert (some.of("a.fn"), some.of("b.fn"), some.of("c.fn")) == (slo, None, None)
+    most = GatewaySlos({"b.fn": None}, other)
+    assert (most.of("b.fn"), most.of("c.fn")) == (None, other)
+    assert some
+    assert most
+    assert not GatewaySlos({"b.fn": None})

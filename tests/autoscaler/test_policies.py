@@ -12,8 +12,12 @@ from slo_autoscaler.model import Observation, Outlook, Reason, Scale
 from slo_autoscaler.policies import (
     POLICIES,
     backlog,
+    doubtful,
+    futile,
     latency_at_objective,
     missed,
+    panic_limit,
+    panics,
     proportional,
     slo,
     threshold,
@@ -29,6 +33,8 @@ outlooks = st.builds(
     correction=st.floats(0.5, 1),
     missed=st.booleans(),
     settled=st.booleans(),
+    burning=st.booleans(),
+    futile=st.booleans(),
 )
 
 
@@ -167,6 +173,11 @@ def test_latency_is_the_quantile_nearest_to_the_objective(objective, latency):
     assert latency_at_objective(Observation(p95=2.0, p99=3.0, slo_objective=objective)) == latency
 
 
+@pytest.mark.parametrize(("samples", "latency"), [(None, 3.0), (100.0, 3.0), (99.0, 2.0)])
+def test_of_few_requests_p99_would_be_the_slowest_so_p95_is_taken(samples, latency):
+    assert latency_at_objective(Observation(p95=2.0, p99=3.0, slo_objective=0.99, samples=samples)) == latency
+
+
 @pytest.mark.parametrize(
     ("attainment", "samples", "expected"),
     [
@@ -190,3 +201,81 @@ def test_backlog_is_what_littles_law_does_not_explain():
     assert backlog(seen(in_flight=25.0), TWO) == 5.0
     assert backlog(seen(in_flight=15.0), TWO) == 0.0
     assert backlog(seen(in_flight=None), TWO) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("attainment", "samples", "expected"),
+    [
+        (0.95, 20, True),
+        (0.98, 50, False),
+        (0.0, 1, True),
+        (1.0, 20, False),
+        (None, 20, False),
+        (0.0, None, False),
+    ],
+)
+def test_a_little_evidence_of_a_miss_is_doubt(attainment, samples, expected):
+    assert doubtful(seen(attainment=attainment, samples=samples)) is expected
+
+
+@given(specs, observations)
+def test_what_is_missed_is_doubtful_too(spec, observation):
+    assert doubtful(observation) or not missed(spec, observation)
+
+
+@pytest.mark.parametrize(
+    ("attainment", "short", "objective", "expected"),
+    [
+        (0.85, 15.0, 0.99, True),
+        (0.86, 15.0, 0.99, False),
+        (0.85, 14.0, 0.99, False),  # it was so, and is no longer
+        (0.19, 8.2, 0.9, True),  # nothing burns a budget of a tenth faster than 10
+        (0.21, 8.2, 0.9, False),
+        (None, 15.0, 0.99, False),
+        (0.85, None, 0.99, False),
+        (0.85, 15.0, 1.0, False),
+    ],
+)
+def test_panic_needs_a_burn_rate_in_both_windows_that_the_objective_can_reach(
+    attainment, short, objective, expected
+):
+    assert panics(seen(attainment=attainment, burn_short=short, slo_objective=objective)) is expected
+
+
+@pytest.mark.parametrize(
+    ("observation", "limit"),
+    [
+        (seen(), 3),  # 100/s are 1.25 replicas of 80/s each: twice that, rounded up
+        (seen(capacity=1000.0), 2),  # one more than the one that it takes
+        (seen(capacity=0.0), 0),
+        (seen(capacity=None, p99=0.2), 8),
+        (seen(capacity=None, p99=None), 8),
+        (seen(capacity=None, p99=0.04), 0),  # successes are quick: the misses are errors
+    ],
+)
+def test_panic_goes_as_far_as_capacity_can_be_what_is_wrong(observation, limit):
+    assert panic_limit(a_spec(), observation, Scale(7, 7), CALM) == limit
+
+
+@pytest.mark.parametrize(
+    ("changes", "overloaded", "expected"),
+    [
+        ({"service_one": 0.11}, False, True),
+        ({"service_one": 0.11}, True, False),
+        ({"service_one": 0.1}, False, False),
+        ({"service_mean": 0.03, "queue_mean": 0.005}, False, True),
+        ({"service_mean": 0.03, "queue_mean": 0.005}, True, False),
+        ({"service_mean": 0.029, "queue_mean": 0.005}, False, False),
+        ({"service_mean": 0.03, "queue_mean": 0.006}, False, False),
+        ({"service_mean": 0.03}, False, False),
+        ({"service_one": 0.11, "slo_latency": None}, False, False),
+    ],
+)
+def test_replicas_do_not_help_when_execution_is_what_is_slow(changes, overloaded, expected):
+    assert futile(seen(**changes), 0.02, is_missed=True, overloaded=overloaded) is expected
+
+
+def test_slow_execution_is_no_matter_while_the_objective_is_met_or_nobody_knows_what_is_usual():
+    slow = seen(service_mean=0.03, queue_mean=0.005)
+    assert not futile(slow, 0.02, is_missed=False, overloaded=False)
+    assert not futile(slow, None, is_missed=True, overloaded=False)

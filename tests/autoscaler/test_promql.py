@@ -8,8 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slo_autoscaler.errors import SourceError
-from slo_autoscaler.model import Observation
-from slo_autoscaler.promql import SIGNALS, observations, parse, queries
+from slo_autoscaler.model import GatewaySlos, Observation, Slo
+from slo_autoscaler.promql import (
+    GATEWAY_SIGNALS,
+    HISTORY,
+    RECORDED,
+    SIGNALS,
+    gateway_observations,
+    gateway_queries,
+    history_queries,
+    observations,
+    parse,
+    parse_range,
+    pasts,
+    queries,
+)
+from slo_autoscaler.restart import Past
 
 names = st.sampled_from(["a.fn", "b.fn", "c.fn"])
 
@@ -19,11 +33,14 @@ def a_series(name, value):
 
 
 def test_there_is_one_query_for_each_signal_of_an_observation():
-    assert set(SIGNALS) == {field.name for field in fields(Observation)}
+    assert set(SIGNALS | RECORDED) == {field.name for field in fields(Observation)}
+    assert set(GATEWAY_SIGNALS) <= set(SIGNALS)
+    assert set(HISTORY) == {field.name for field in fields(Past)}
 
 
 def test_the_window_is_written_into_every_query_and_nothing_is_left_open():
-    for text in queries(7.5, 2.0).values():
+    slos = GatewaySlos({"a.fn": Slo(0.2, 0.99)}, Slo(0.3, 0.9))
+    for text in (queries(7.5, 2.0) | history_queries(2.0) | gateway_queries(7.5, 2.0, slos)).values():
         assert "$" not in text
         assert ("[7500ms]" in text or "[2000ms]" in text) == ("[" in text)
 
@@ -84,3 +101,53 @@ def test_every_function_that_any_signal_names_is_observed_and_the_rest_is_none(s
     for name, observation in seen.items():
         for signal in SIGNALS:
             assert getattr(observation, signal) == signals.get(signal, {}).get(name)
+
+
+def test_without_functions_that_need_it_the_gateways_histogram_is_not_asked_for():
+    assert gateway_queries(30.0, 20.0, GatewaySlos({"ours.fn": None})) == {}
+
+
+def test_only_functions_that_have_no_watchdog_are_taken_from_the_gateway():
+    slos = GatewaySlos({"plain.fn": Slo(0.25, 0.95), "ours.fn": None})
+    signals = {
+        "rate": {"plain.fn": 5.0, "ours.fn": 7.0, "stranger.fn": 9.0},
+        "attainment_short": {"plain.fn": 0.9},
+    }
+    assert gateway_observations(signals, slos) == {
+        "plain.fn": Observation(rate=5.0, slo_latency=0.25, slo_objective=0.95, burn_short=pytest.approx(2.0))
+    }
+
+
+def a_range(name, *values):
+    return {"metric": {"function_name": name}, "values": [[when, value] for when, value in values]}
+
+
+def test_a_range_is_told_in_seconds_ago_and_leaves_out_what_is_no_number():
+    answer = [a_range("a.fn", (90.0, "1.5"), (95.0, "NaN"), (100, "2")), a_range("", (100.0, "3"))]
+    assert parse_range(answer, 100.0) == {"a.fn": ((10.0, 1.5), (0.0, 2.0))}
+    assert parse_range([], 100.0) == {}
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        None,
+        "text",
+        [3],
+        [{}],
+        [a_series("a.fn", "1")],
+        [a_range("a.fn", (1.0, "one"))],
+        [{"metric": {}, "values": [1]}],
+    ],
+)
+def test_anything_but_a_range_is_an_error(result):
+    with pytest.raises(SourceError, match="expected a"):
+        parse_range(result, 100.0)
+
+
+def test_the_pasts_of_functions_are_put_together_from_the_signals():
+    rate, pending = ((10.0, 1.5),), ((5.0, 2.0),)
+    assert pasts({"rate": {"a.fn": rate, "b.fn": rate}, "pending": {"a.fn": pending}, "correction": {}}) == {
+        "a.fn": Past(rate=rate, pending=pending),
+        "b.fn": Past(rate=rate),
+    }

@@ -5,14 +5,15 @@ served waits; what waited longer than the SLO is a miss. Rates are seen over a w
 them.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import pytest
 
 from autoscaler.values import a_spec
 from slo_autoscaler.decide import decide
-from slo_autoscaler.model import Observation, Scale, TargetState
+from slo_autoscaler.model import Observation, Scale, TargetSpec, TargetState
+from slo_autoscaler.restart import Past, warm
 
 CAPACITY, START, WINDOW, SLO, TICK = 100.0, 8.0, 8.0, 0.2, 1.0
 SPEC = a_spec(
@@ -35,16 +36,20 @@ class World:
     counts: list[int] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     state: TargetState | None = None
+    spec: TargetSpec = SPEC
 
     def second(self, now: float, rate: float, *, data: bool = True) -> None:
+        if self.replicas == 0 and rate:
+            # The platform holds the request and starts a replica for it.
+            self.replicas, self.coming = 1, [now + START]
         available = self.replicas - sum(at > now for at in self.coming)
         served = min(self.waiting + rate, available * CAPACITY)
         late = self.waiting > available * CAPACITY * SLO
         self.waiting += rate - served
-        self.seconds.append((served, 0.0 if late else served, self.waiting + available))
+        self.seconds.append((served, 0.0 if late else served, self.waiting + (available if served else 0)))
         scale = Scale(self.replicas, available)
-        state = self.state or TargetState.initial(SPEC, scale, now)
-        decision, self.state = decide(SPEC, self.observe(available) if data else None, scale, state, now)
+        state = self.state or TargetState.initial(self.spec, scale, now)
+        decision, self.state = decide(self.spec, self.observe(available) if data else None, scale, state, now)
         self.reasons.append(decision.reason)
         if decision.replicas is not None:
             self.coming = [at for at in self.coming if at > now]
@@ -67,6 +72,7 @@ class World:
             p95=latency if served else None,
             p99=latency if served else None,
             attainment=good / served if served else None,
+            burn_short=burn_rate(recent[-int(WINDOW / 2) :]),
             samples=served,
             slo_latency=SLO,
             slo_objective=0.99,
@@ -88,6 +94,11 @@ class World:
         """Count the changes of direction."""
         moves = [b - a for a, b in pairwise(self.counts) if b != a]
         return sum((a > 0) != (b > 0) for a, b in pairwise(moves))
+
+
+def burn_rate(seconds: list[tuple[float, float, float]]) -> float | None:
+    served = sum(second[0] for second in seconds)
+    return 100.0 * (1.0 - sum(second[1] for second in seconds) / served) if served else None
 
 
 def ramp(low: float, high: float, seconds: int) -> list[float]:
@@ -119,14 +130,72 @@ def test_a_step_beyond_all_capacity_is_answered_once_and_its_backlog_is_cleared(
 
 
 def test_without_a_learnt_capacity_latency_alone_brings_enough():
-    world = World(learnt=None).play([50.0] * 30 + [350.0] * 240)
+    world = World(learnt=None).play([50.0] * 30 + [350.0] * 600)
     assert world.counts[-1] >= 4
-    assert world.attainment(begin=200) > 0.999
+    assert world.attainment(begin=60) > 0.999, "what was too little once is not tried again soon"
 
 
 def test_a_capacity_that_was_learnt_too_high_is_corrected_by_what_is_measured():
     world = World(learnt=1.4 * CAPACITY).play([50.0] * 30 + [450.0] * 400)
     assert world.attainment(begin=300) > 0.99
+
+
+def test_a_capacity_that_is_reported_late_is_believed_at_once():
+    world = World(learnt=None).play([50.0] * 30 + [700.0] * 20)
+    blind = world.replicas
+    world.learnt = CAPACITY
+    world.play([700.0])
+    assert blind < world.replicas, "what the rate needs, in one step"
+    world.play([700.0] * 180)
+    assert world.counts[-60:] == [9] * 60
+    assert world.attainment(begin=110) > 0.999
+
+
+def test_an_idle_function_sleeps_wakes_for_a_request_and_goes_on():
+    spec = replace(SPEC, scale_to_zero_after=60.0)
+    world = World(spec=spec).play([50.0] * 30 + [0.0] * 120)
+    assert world.counts[-1] == 0
+    assert world.counts.index(0) >= 30 + 60
+    world.play([250.0] * 120)
+    assert world.counts[-1] == 4
+    assert world.waiting == 0.0
+    world.play([0.0] * 59)
+    assert world.counts[-1] >= 1, "the idle period began anew"
+    world.play([0.0] * 120)
+    assert world.counts[-1] == 0
+
+
+def test_a_source_that_is_away_puts_nothing_to_sleep():
+    world = World(spec=replace(SPEC, scale_to_zero_after=60.0)).play([50.0] * 30)
+    for second in range(30, 300):
+        world.second(float(second), 0.0, data=False)
+    assert set(world.counts) == {1}
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+def test_a_restart_in_mid_peak_makes_no_dip(remembered):
+    world = World().play(PEAK[:210])
+    peak = world.replicas
+    assert peak >= 10
+    world.state = None
+    if remembered:
+        past = tuple((float(210 - second), PEAK[second]) for second in range(180, 210))
+        fresh = TargetState.initial(SPEC, Scale(peak, peak), 210.0)
+        world.state = warm(fresh, Past(rate=past, correction=((1.0, 0.95),)), 210.0)
+        assert world.state.correction == 0.95
+    world.play(PEAK[210:240])
+    assert min(world.counts[210:]) == peak
+    assert world.attainment(begin=210) == 1.0
+
+
+@pytest.mark.parametrize("jump", [-3600.0, 3600.0])
+def test_a_clock_that_jumps_in_mid_peak_makes_no_dip(jump):
+    # A lull that is over before the stabilisation window is.
+    world = World().play(PEAK[:240])
+    world.coming = []
+    for second in range(240, 260):
+        world.second(second + (jump if second >= 250 else 0.0), 400.0)
+    assert min(world.counts[239:]) == world.counts[239]
 
 
 def test_a_gap_in_the_data_at_the_peak_lowers_nothing():

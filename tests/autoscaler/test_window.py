@@ -9,8 +9,8 @@ steps = st.lists(st.tuples(st.floats(0, 5), st.floats(-100, 100)), max_size=60)
 spans = st.sampled_from([0.0, 1.0, 7.5, 100.0])
 
 
-@given(steps, spans, st.floats(0, 20))
-def test_the_sliding_maximum_equals_the_maximum_of_a_plain_list(steps, span, later):
+@given(steps, spans, spans, st.floats(0, 20))
+def test_the_sliding_maximum_equals_the_maximum_of_a_plain_list(steps, span, shorter, later):
     window, plain, now = SlidingMax(span), [], 0.0
     for gap, value in steps:
         now += gap
@@ -18,6 +18,8 @@ def test_the_sliding_maximum_equals_the_maximum_of_a_plain_list(steps, span, lat
         plain.append((now, value))
         recent = [v for t, v in plain if now - t < span]
         assert window.value(now) == max(recent, default=None)
+        lately = [v for t, v in plain if now - t < min(span, shorter)]
+        assert window.value(now, shorter) == max(lately, default=None)
     recent = [v for t, v in plain if now + later - t < span]
     assert window.value(now + later) == max(recent, default=None)
 
@@ -44,3 +46,9 @@ def test_time_that_runs_backwards_counts_as_standing_still():
     assert window.value(109.0) == 5.0
     assert window.value(110.0) is None
     assert History(10.0).push(100.0, 5.0).push(50.0, 3.0).entries == ((100.0, 5.0), (100.0, 3.0))
+
+
+def test_what_is_moved_keeps_its_distances():
+    window = SlidingMax(10.0).push(1.0, 5.0).push(4.0, 3.0).moved(100.0)
+    assert (window.value(110.5), window.value(112.0), window.value(114.0)) == (5.0, 3.0, None)
+    assert History(10.0).push(1.0, 5.0).push(4.0, 3.0).moved(-1.0).entries == ((0.0, 5.0), (3.0, 3.0))

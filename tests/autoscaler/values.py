@@ -6,6 +6,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from slo_autoscaler.config import Config
+from slo_autoscaler.forecast import FORECASTERS
 from slo_autoscaler.model import Observation, RateLimit, Scale, TargetSpec
 from slo_autoscaler.policies import POLICIES
 
@@ -57,7 +58,12 @@ observations = st.builds(
     p95=st.none() | st.floats(0, 10),
     p99=st.none() | st.floats(0, 10),
     attainment=st.none() | st.floats(0, 1),
+    burn_short=st.none() | st.floats(0, 1000),
+    budget_remaining=st.none() | st.floats(-2, 1),
     samples=_maybe,
+    service_one=st.none() | st.floats(0, 10),
+    service_mean=st.none() | st.floats(0, 10),
+    queue_mean=st.none() | st.floats(0, 10),
     slo_latency=st.floats(0.001, 5),
     slo_objective=st.floats(0.5, 0.9999),
     up_replicas=st.integers(1, 20).map(float),
@@ -81,6 +87,8 @@ specs = st.builds(
     min_replicas=st.integers(1, 3),
     max_replicas=st.integers(3, 30),
     start_up_time=st.sampled_from([0.0, 3.0, 30.0]),
+    forecaster=st.sampled_from(sorted(FORECASTERS)),
+    scale_to_zero_after=st.sampled_from([None, 30.0, 90.0]),
     stabilisation_window=st.sampled_from([0.0, 20.0, 60.0]),
     up=limits,
     down=limits,

@@ -14,7 +14,7 @@ from requests import RequestException
 from slo_autoscaler import promql
 from slo_autoscaler.config import PrometheusConfig
 from slo_autoscaler.errors import SourceError, brief
-from slo_autoscaler.model import Observation
+from slo_autoscaler.model import GatewaySlos, Observation
 
 CONCURRENT_QUERIES: Final = 4
 """Enough to hide the round trips; few enough not to crowd a shared Prometheus."""
@@ -23,16 +23,22 @@ CONCURRENT_QUERIES: Final = 4
 class PrometheusSource:
     """Asks for every signal of all functions at once, a few queries at a time."""
 
-    def __init__(self, config: PrometheusConfig) -> None:
+    def __init__(self, config: PrometheusConfig, gateway: GatewaySlos | None = None) -> None:
+        """``gateway``: the functions that have no batching watchdog, and their SLOs."""
         self._config = config
+        self._gateway = gateway or GatewaySlos()
         self._queries = promql.queries(config.window, config.rate_window)
+        self._gateway_queries = promql.gateway_queries(config.window, config.rate_window, self._gateway)
         self._connection = PrometheusConnect(url=config.url, timeout=config.timeout, retry=0)
         self._pool = ThreadPoolExecutor(CONCURRENT_QUERIES, thread_name_prefix="prometheus")
 
     def observe(self) -> dict[str, Observation]:
         """Return the current observation of every function; ``SourceError`` if any query fails."""
-        answers = self._pool.map(self._ask, self._queries.values())
-        return promql.observations(dict(zip(self._queries, answers, strict=True)))
+        texts = [*self._queries.values(), *self._gateway_queries.values()]
+        answers = list(self._pool.map(self._ask, texts))
+        own = dict(zip(self._queries, answers, strict=False))
+        theirs = dict(zip(self._gateway_queries, answers[len(own) :], strict=True))
+        return promql.observations(own) | promql.gateway_observations(theirs, self._gateway)
 
     def close(self) -> None:
         """Give up connections and threads."""

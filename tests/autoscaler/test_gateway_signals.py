@@ -1,0 +1,90 @@
+"""Functions without our watchdog, from a gateway's metrics through the real Prometheus to a decision."""
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from autoscaler.doubles import a_prometheus, until
+from autoscaler.values import MINIMAL
+from local_openfaas.metrics import GatewayMetrics
+from slo_autoscaler.config import Config
+from slo_autoscaler.decide import decide
+from slo_autoscaler.model import Reason, Scale, TargetState
+from slo_autoscaler.sources.prometheus import PrometheusSource
+
+CONFIG = """
+prometheus: {url: "%s", scrape_interval: 250ms, window: 2s}
+platform: {gateway_url: "http://gateway:8080"}
+functions: {plain.fn: {signals: gateway, slo_latency: 250ms}}
+"""
+
+
+@pytest.fixture
+def gateway():
+    """Serve what a gateway exposes, with ten more requests at every scrape; two in ten of them too slow."""
+    metrics = GatewayMetrics(lambda: [("plain.fn", 1), ("ours.fn", 1)])
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            for name in ("plain.fn", "ours.fn"):
+                for index in range(10):
+                    metrics.started(name)
+                    metrics.finished(name, 200, 0.4 if index < 2 else 0.2)
+            body = metrics.exposition()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; version=0.0.4")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield metrics, f"127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_configuration_without_such_functions_asks_nothing_of_the_gateways_histogram():
+    config = Config.parse(MINIMAL, "test")
+    source = PrometheusSource(config.prometheus, config.gateway_slos())
+    assert source._gateway_queries == {}
+    source.close()
+
+
+@pytest.mark.e2e
+def test_a_function_without_a_watchdog_is_scaled_on_what_the_gateway_sees(tmp_path, gateway):
+    metrics, address = gateway
+    metrics.started("plain.fn")  # one more that is never answered
+    # No label of the target's stands above the function_name that the gateway writes.
+    with a_prometheus(tmp_path, {"": [address]}) as prometheus:
+        config = Config.parse(CONFIG % prometheus.url, "test")
+        source = PrometheusSource(config.prometheus, config.gateway_slos())
+        until(lambda: samples(source) > 60, "requests are seen")
+        seen = source.observe()
+        source.close()
+    plain, spec, one = seen["plain.fn"], config.target("plain.fn"), Scale(1, 1)
+    assert (plain.slo_latency, plain.slo_objective, plain.up_replicas, plain.in_flight) == (
+        0.25,
+        0.99,
+        1.0,
+        1.0,
+    )
+    assert plain.attainment == pytest.approx(0.8)
+    assert plain.burn_short == pytest.approx(20.0)
+    assert 0.25 < (plain.p95 or 0.0) <= 0.5
+    assert plain.capacity is None
+    decision, _ = decide(spec, plain, one, TargetState.initial(spec, one, -19.0), 0.0)
+    assert (decision.replicas, decision.reason) == (2, Reason.SLO_MISSED)
+    # A function of ours is not judged by the gateway: it has no SLO here.
+    assert seen["ours.fn"].slo_latency is None
+
+
+def samples(source):
+    seen = source.observe().get("plain.fn")
+    return (seen.samples or 0.0) if seen is not None else 0.0

@@ -1,0 +1,157 @@
+"""What the queries give, by Prometheus' own engine on series that are known: ``promtool test rules``."""
+
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+from slo_autoscaler.model import GatewaySlos, Slo
+from slo_autoscaler.promql import gateway_queries, history_queries, queries
+
+# Every 5 s for 150 s, judged at 120 s.
+WATCHDOGS = {
+    'slo_requests_total{function_name="a.fn",replica="0",outcome="good"}': "0+50x30",
+    'slo_requests_total{function_name="a.fn",replica="1",outcome="good"}': "0+50x21 50+50x8",  # restarted
+    'slo_requests_total{function_name="a.fn",replica="0",outcome="slow"}': "0+10x30",
+    'gateway_function_invocation_started{function_name="a.fn"}': "0+125x30",
+    'http_requests_in_flight{function_name="a.fn",replica="0"}': "2+1x30",
+    'http_requests_in_flight{function_name="a.fn",replica="1"}': "3x30",
+    'watchdog_queue_length{function_name="a.fn",replica="0"}': "4x30",
+    'watchdog_capacity_requests_per_second{function_name="a.fn",replica="0"}': "40x30",
+    'watchdog_capacity_requests_per_second{function_name="a.fn",replica="1"}': "60x30",
+    'http_request_duration_seconds_bucket{function_name="a.fn",replica="0",code="200",le="0.1"}': "0+90x30",
+    'http_request_duration_seconds_bucket{function_name="a.fn",replica="0",code="200",le="0.2"}': "0+100x30",
+    'http_request_duration_seconds_bucket{function_name="a.fn",replica="0",code="200",le="+Inf"}': "0+100x30",
+    'http_request_duration_seconds_bucket{function_name="a.fn",replica="0",code="503",le="0.1"}': "0+999x30",
+    'http_request_duration_seconds_bucket{function_name="a.fn",replica="0",code="503",le="+Inf"}': "0+999x30",
+    'watchdog_service_seconds_predicted{function_name="a.fn",replica="0",size="1"}': "0.03x30",
+    'watchdog_service_seconds_predicted{function_name="a.fn",replica="1",size="1"}': "0.05x30",
+    'watchdog_service_seconds_predicted{function_name="a.fn",replica="1",size="4"}': "9x30",
+    'watchdog_service_seconds_sum{function_name="a.fn",replica="0"}': "0+1x30",
+    'watchdog_service_seconds_count{function_name="a.fn",replica="0"}': "0+50x30",
+    'watchdog_queue_seconds_sum{function_name="a.fn",replica="0"}': "0+0.25x30",
+    'watchdog_queue_seconds_count{function_name="a.fn",replica="0"}': "0+50x30",
+    'slo_latency_seconds{function_name="a.fn",replica="0"}': "0.1x30",
+    'slo_latency_seconds{function_name="a.fn",replica="1"}': "0.2x30",
+    'slo_objective_ratio{function_name="a.fn",replica="0"}': "0.9x30",
+    'slo_objective_ratio{function_name="a.fn",replica="1"}': "0.95x30",
+    'up{function_name="a.fn",replica="0"}': "1x30",
+    'up{function_name="a.fn",replica="1"}': "0x30",
+    'slo:error_budget_remaining:ratio{function_name="a.fn"}': "0.4x30",
+    'slo_autoscaler_replicas{function_name="a.fn",state="desired"}': "5x30",
+    'slo_autoscaler_replicas{function_name="a.fn",state="available"}': "3x30",
+    'slo_autoscaler_capacity_correction_ratio{function_name="a.fn",instance="one"}': "0.8x30",
+    'slo_autoscaler_capacity_correction_ratio{function_name="a.fn",instance="two"}': "1x30",
+    # Idle is not absent.
+    'slo_requests_total{function_name="idle.fn",outcome="good"}': "7x30",
+    'slo_objective_ratio{function_name="idle.fn"}': "0.9x30",
+}
+BY_THE_WATCHDOG = {
+    "rate": {"a.fn": 22.0, "idle.fn": 0.0},
+    "gateway_rate": {"a.fn": 25.0},
+    "in_flight_growth": {"a.fn": 0.2},
+    "in_flight": {"a.fn": 29.0},
+    "queue_length": {"a.fn": 4.0},
+    "capacity": {"a.fn": 50.0},
+    "p50": {"a.fn": 0.056},
+    "p95": {"a.fn": 0.15},
+    "p99": {"a.fn": 0.19},
+    "attainment": {"a.fn": 0.909},
+    "burn_short": {"a.fn": 1.818},
+    "budget_remaining": {"a.fn": 0.4},
+    "samples": {"a.fn": 660.0, "idle.fn": 0.0},
+    "service_one": {"a.fn": 0.04},
+    "service_mean": {"a.fn": 0.02},
+    "queue_mean": {"a.fn": 0.005},
+    "slo_latency": {"a.fn": 0.1},
+    "slo_objective": {"a.fn": 0.95, "idle.fn": 0.9},
+    "up_replicas": {"a.fn": 1.0},
+    "age": {"a.fn": 0.0},
+}
+
+GATEWAY = {
+    'gateway_function_invocation_started{function_name="plain.fn"}': "3+120x30",
+    'gateway_function_invocation_total{function_name="plain.fn",code="200"}': "0+90x30",
+    'gateway_function_invocation_total{function_name="plain.fn",code="500"}': "0+10x30",
+    'gateway_function_invocation_total{function_name="plain.fn",code="404"}': "0+20x30",
+    'gateway_functions_seconds_bucket{function_name="plain.fn",code="200",le="0.1"}': "0+45x30",
+    'gateway_functions_seconds_bucket{function_name="plain.fn",code="200",le="0.25"}': "0+81x30",
+    'gateway_functions_seconds_bucket{function_name="plain.fn",code="200",le="0.5"}': "0+90x30",
+    'gateway_functions_seconds_bucket{function_name="plain.fn",code="200",le="+Inf"}': "0+90x30",
+    'gateway_functions_seconds_bucket{function_name="plain.fn",code="500",le="0.1"}': "0+10x30",
+    'gateway_service_count{function_name="plain.fn"}': "2x30",
+    # An SLO of one second, as both generations of Prometheus write the edge.
+    'gateway_function_invocation_total{function_name="whole.fn",code="200"}': "0+100x30",
+    'gateway_functions_seconds_bucket{function_name="whole.fn",code="200",le="1.0"}': "0+70x30",
+    'gateway_functions_seconds_bucket{function_name="whole.fn",code="200",le="+Inf"}': "0+100x30",
+    'gateway_function_invocation_total{function_name="dead.fn",code="502"}': "0+100x30",
+    'gateway_function_invocation_total{function_name="ours.fn",code="200"}': "0+100x30",
+}
+NAMED = GatewaySlos(
+    {"plain.fn": Slo(0.2, 0.99), "whole.fn": Slo(1.0, 0.99), "dead.fn": Slo(60.0, 0.99), "ours.fn": None}
+)
+MOST = GatewaySlos({"ours.fn": None, "whole.fn": Slo(1.0, 0.9), "dead.fn": None}, Slo(0.2, 0.99))
+RATES = {"plain.fn": 24.0, "whole.fn": 20.0, "dead.fn": 20.0}
+BY_THE_GATEWAY = {
+    "rate": RATES,
+    "gateway_rate": {"plain.fn": 24.0},
+    "in_flight": {"plain.fn": 3.0},
+    "p50": {"plain.fn": 0.1, "whole.fn": 0.714},
+    "p95": {"plain.fn": 0.375, "whole.fn": 1.0},
+    "p99": {"plain.fn": 0.475, "whole.fn": 1.0},
+    "samples": {"plain.fn": 600.0, "whole.fn": 600.0, "dead.fn": 600.0},
+    "up_replicas": {"plain.fn": 2.0},
+    "age": {"plain.fn": 0.0},
+    # 200 ms cannot be judged: 250 ms is the edge above it. Errors are misses, a client's faults are not.
+    "attainment": {"plain.fn": 0.81, "whole.fn": 0.7, "dead.fn": 0.0},
+    "attainment_short": {"plain.fn": 0.81, "whole.fn": 0.7, "dead.fn": 0.0},
+}
+BUT_THE_DEAD = {
+    signal: {name: value for name, value in expected.items() if name != "dead.fn"}
+    for signal, expected in BY_THE_GATEWAY.items()
+}
+
+
+def a_test(series, texts, expected):
+    return {
+        "interval": "5s",
+        "input_series": [{"series": name, "values": points} for name, points in series.items()],
+        "promql_expr_test": [
+            {
+                # NaN, which is no data, satisfies no comparison.
+                "expr": f"round({text}, 0.001) > -1000",
+                "eval_time": "2m",
+                "exp_samples": [
+                    {"labels": f'{{function_name="{name}"}}', "value": value}
+                    for name, value in expected[signal].items()
+                ],
+            }
+            for signal, text in texts.items()
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("series", "texts", "expected"),
+    [
+        (WATCHDOGS, queries(30.0, 20.0), BY_THE_WATCHDOG),
+        (
+            WATCHDOGS,
+            history_queries(20.0),
+            {"rate": BY_THE_WATCHDOG["rate"], "pending": {"a.fn": 2.0}, "correction": {"a.fn": 0.8}},
+        ),
+        (GATEWAY, gateway_queries(30.0, 20.0, NAMED), BY_THE_GATEWAY),
+        (GATEWAY, gateway_queries(30.0, 20.0, MOST), BUT_THE_DEAD),
+    ],
+    ids=["watchdog", "history", "gateway, named", "gateway, all but some"],
+)
+def test_every_query_gives_what_the_series_say(tmp_path, series, texts, expected):
+    promtool = shutil.which("promtool")
+    assert promtool, "promtool must be installed: make install does so"
+    file = tmp_path / "queries.yml"
+    file.write_text(yaml.safe_dump({"rule_files": [], "tests": [a_test(series, texts, expected)]}))
+    run = subprocess.run(
+        [promtool, "test", "rules", str(file)], check=False, capture_output=True, text=True, timeout=20
+    )
+    assert run.returncode == 0, run.stdout + run.stderr

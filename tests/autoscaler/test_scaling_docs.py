@@ -1,0 +1,48 @@
+"""docs/scaling.md is complete: every reason, signal, input and forecaster, and the queries as asked."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from autoscaler.values import a_spec, seen
+from slo_autoscaler import promql
+from slo_autoscaler.decide import decide
+from slo_autoscaler.forecast import FORECASTERS
+from slo_autoscaler.model import GatewaySlos, Reason, Scale, Slo, TargetState
+from slo_autoscaler.promql import GATEWAY_SIGNALS, HISTORY, RECORDED, SIGNALS
+
+ROOT = Path(__file__).parents[2]
+SCALING = (ROOT / "docs" / "scaling.md").read_text().replace(r"\|", "|")
+CODE = set(re.findall(r"`([^`\n]+)`", SCALING))
+
+
+@pytest.mark.parametrize("path", ["docs/scaling.md", "autoscaler/README.md"])
+def test_every_reason_is_explained(path):
+    explained = set(re.findall(r"`(\w+)`", (ROOT / path).read_text()))
+    assert {reason.value for reason in Reason} <= explained
+
+
+def test_every_signal_and_forecaster_is_explained():
+    assert SIGNALS.keys() | RECORDED.keys() | GATEWAY_SIGNALS.keys() | FORECASTERS.keys() <= CODE
+
+
+def test_every_input_of_a_decision_is_named():
+    scale = Scale(2, 2)
+    decision, _ = decide(a_spec(), seen(), scale, TargetState.initial(a_spec(), scale, 0.0), 1.0)
+    assert decision.inputs.keys() <= CODE
+
+
+def test_the_queries_are_those_that_are_asked():
+    """Of the quantiles only p99 stands there."""
+    gateway = promql.gateway_queries(1.0, 1.0, GatewaySlos(others=Slo(1.0, 0.9)))
+    assert gateway.keys() - GATEWAY_SIGNALS.keys() == {"attainment", "attainment_short"}
+    signals = [
+        (signal, text)
+        for asked in (SIGNALS, RECORDED, HISTORY, GATEWAY_SIGNALS)
+        for signal, text in asked.items()
+    ]
+    for part in ("BUCKETS", "GATEWAY_BUCKETS", "JUDGED"):
+        value = getattr(promql, f"_{part}")
+        signals = [(signal, text.replace(f"${part}", value)) for signal, text in signals]
+    assert not {text for signal, text in signals if signal not in ("p50", "p95")} - CODE
