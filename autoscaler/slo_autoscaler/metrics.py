@@ -4,7 +4,7 @@ What concerns one function is kept as plain numbers and becomes prometheus-clien
 scrapes: ten thousand functions are decided on in every reconcile.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -111,8 +111,7 @@ class Metrics(Collector):
         yield _gauge(
             "slo_autoscaler_desired_replicas",
             "Replicas that the last decision wants; a hold wants what is there.",
-            rows,
-            lambda row: row.wanted,
+            [(name, row.wanted) for name, row in rows],
         )
         replicas = GaugeMetricFamily(
             "slo_autoscaler_replicas", "Replicas as the platform says.", labels=["function_name", "state"]
@@ -130,16 +129,13 @@ class Metrics(Collector):
         yield replicas
         yield decisions
         for key, (series, text) in INPUTS.items():
-            yield _gauge(series, text, rows, lambda row, key=key: row.inputs.get(key))  # type: ignore[misc]
+            yield _gauge(series, text, [(name, row.inputs.get(key)) for name, row in rows])
         yield from _shadows([(name, *row.shadow) for name, row in rows if row.shadow is not None])
 
 
-def _gauge(
-    series: str, text: str, rows: list[tuple[str, _Row]], read: Callable[[_Row], float | None]
-) -> GaugeMetricFamily:
+def _gauge(series: str, text: str, values: Iterable[tuple[str, float | None]]) -> GaugeMetricFamily:
     family = GaugeMetricFamily(series, text, labels=["function_name"])
-    for name, row in rows:
-        value = read(row)
+    for name, value in values:
         if value is not None:
             family.add_metric([name], value)
     return family

@@ -43,6 +43,10 @@ class Score:
     """A replica counts from being asked for."""
     replica_seconds_shadow: float = 0.0
 
+    def document(self) -> dict[str, float]:
+        """Return the numbers by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
 
 @dataclass(frozen=True, slots=True)
 class Shadow:

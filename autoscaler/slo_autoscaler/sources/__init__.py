@@ -1,11 +1,15 @@
 """Where observations come from.
 
-A source has one method; see ``prometheus`` for the real one and ``replay`` for recordings.
+A source has two methods; see ``prometheus`` for the real one and ``replay`` for recordings.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from slo_autoscaler.model import Observation
+
+Past = Sequence[tuple[float, float]]
+"""(seconds ago, requests per second), the oldest first."""
 
 
 class Source(Protocol):
@@ -15,6 +19,13 @@ class Source(Protocol):
         """Return {function_name: Observation} as of now, or raise ``SourceError``.
 
         A function that is missing has no data. All signals or none: a reconcile on half of them would
-        take a low rate for a lull.
+        take a low rate for a lull. Returns within the time that the source is given, whatever happens.
+        """
+        ...
+
+    def history(self, span: float) -> dict[str, Past]:
+        """Return {function_name: arrivals of the last ``span`` seconds}, or raise ``SourceError``.
+
+        Asked for once, after a start: what was seen before it is known to the source alone.
         """
         ...
