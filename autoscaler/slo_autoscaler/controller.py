@@ -206,8 +206,9 @@ class Controller:
             self._complain("discover", None)
             for name in self._targets.keys() - listed.keys():
                 self._forget(name)
-            for name in listed.keys() - self._targets.keys():
-                self._targets[name] = _Target(self._config.target(name))
+            for name in listed:
+                if name not in self._targets:
+                    self._targets[name] = _Target(self._config.target(name))
             return {name: listed[name] for name in self._due(listed)}, 0
         known = len(self._targets)
         self._complain("discover", f"cannot list functions, going on with {known} known: {listed}")
