@@ -1,5 +1,6 @@
 """The lock on a file: one leads, the next follows when it ends, and a lock that is no lock is given up."""
 
+import os
 import subprocess
 import sys
 
@@ -42,8 +43,6 @@ def test_the_next_leads_when_the_first_lets_go(locks, caplog):
 
 
 def test_the_file_says_which_process_leads(locks, path):
-    import os
-
     locks[0].leads()
     assert path.read_text() == f"{os.getpid()}\n"
 
