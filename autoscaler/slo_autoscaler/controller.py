@@ -91,6 +91,7 @@ class Controller:
         self._leading = False
         self._targets: dict[str, _Target] = {}
         self._past: dict[str, Past] | None = None
+        self._recalled_at = 0.0
         self._complaints: dict[str, str] = {}
         self._finished_at = clocks.monotonic()
         self._pool = ThreadPoolExecutor(config.platform.concurrency, thread_name_prefix="platform")
@@ -184,15 +185,14 @@ class Controller:
 
     def _recall(self) -> None:
         """Ask once for the arrivals from before this start; without them forecasts begin with what is seen."""
-        now = self._clocks.monotonic()
+        self._recalled_at = self._clocks.monotonic()
         scalings = [self._config.defaults, *self._config.functions.values()]
         span = max(max(scaling.trend_history, scaling.start_up_time) for scaling in scalings)
         try:
-            past = self._source.history(span)
+            self._past = self._source.history(span)
         except SourceError as error:
             logger.warning("no history from before the start, going on without: %s", error)
-            past = {}
-        self._past = {name: [(now - ago, rate) for ago, rate in rates] for name, rates in past.items()}
+            self._past = {}
 
     def _scales(
         self, listing: Future[dict[str, Scale | PlatformError]], *, blind: bool
@@ -262,8 +262,8 @@ class Controller:
         """Return the state with what the source remembers of the time before this start."""
         past = self._past.pop(name, ()) if self._past else ()
         rates = state.rates
-        for when, rate in past:
-            rates = rates.push(when, rate)
+        for ago, rate in past:
+            rates = rates.push(self._recalled_at - ago, rate)
         return replace(state, rates=rates) if past else state
 
     def _record(self, name: str, target: _Target, real: Scale, scale: Scale, decision: Decision) -> None:

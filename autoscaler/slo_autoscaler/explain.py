@@ -71,7 +71,9 @@ SENTENCES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "MoreReplicasWillNotHelp": (
         "more replicas will not help",
-        "one request alone takes longer than the SLO, or the model has become slower",
+        "one request alone takes {service_one} of {slo_latency}",
+        "a batch takes {service_mean}, usually {service_usual}",
+        "waiting for a worker {queue_mean}",
     ),
     "LoadAboveCapacity": (
         "load above capacity",
@@ -84,7 +86,11 @@ SENTENCES: Final[Mapping[str, tuple[str, ...]]] = {
         "{ready} x {capacity}/s to do it",
     ),
     "SloMissed": ("the SLO is missed although the model says that there is room",),
-    "BurnRate": ("the error budget is being burnt",),
+    "BurnRate": (
+        "the error budget burns too fast to wait for the sizing",
+        "{burn} times as fast as it may",
+        "{burn_short} times most recently",
+    ),
     "LatencyAboveTarget": ("latency is above its target",),
     "BelowMinimum": ("there were fewer than the minimum", "that is {min}"),
     "LoadBelowCapacity": (
@@ -106,11 +112,14 @@ FACTS: Final = (
     "burn rate {burn}",
     "{budget} of the error budget left",
     "{pending} of {desired} replicas starting",
-    "capacity taken at {correction}",
+    "capacity counted at {correction}",
 )
 """What is told after every reason, as far as it is known."""
 
-_SECONDS: Final = {"age", "horizon", "p50", "p95", "p99", "slo_latency"}
+_SECONDS: Final = {
+    *("age", "horizon", "p50", "p95", "p99", "slo_latency"),
+    *("queue_mean", "service_mean", "service_one", "service_usual"),
+}
 _SHARES: Final = {"attainment", "budget", "correction", "slo_objective"}
 _NAME: Final = re.compile(r"\{(\w+)\}")
 

@@ -39,7 +39,12 @@ EVERYTHING = {
     "granted": 5,
     "recommended": 4,
     "burn": 15.2,
+    "burn_short": 16.0,
     "budget": 0.4,
+    "service_one": 0.25,
+    "service_mean": 0.05,
+    "service_usual": 0.02,
+    "queue_mean": 0.001,
 }
 
 
@@ -61,7 +66,7 @@ def test_a_change_says_when_what_why_and_the_numbers():
     assert sentence(a_decision()) == (
         "12:03:05 scaled vision.openfaas-fn from 2 to 4: load above capacity: 310 requests/s forecast 10 s ahead"
         " against 2 x 95/s; p99 180 ms of 200 ms; 97.25 % within the SLO of 99 %; burn rate 15.2;"
-        " 40 % of the error budget left; 1 of 3 replicas starting; capacity taken at 81 %"
+        " 40 % of the error budget left; 1 of 3 replicas starting; capacity counted at 81 %"
     )
 
 

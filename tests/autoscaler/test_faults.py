@@ -35,7 +35,7 @@ PEAK = 4
 
 # No stabilisation and no cooldown: only the rule under test stands between a fault and a scale-down.
 FAST = """
-platform: {{gateway_url: "{gateway}", timeout: 1s}}
+platform: {{gateway_url: "{gateway}", timeout: 400ms}}
 prometheus: {{url: "{prometheus}", scrape_interval: 250ms, window: 1s, timeout: 500ms, max_age: 2s}}
 interval: 100ms
 web: {{host: 127.0.0.1, port: 0}}
