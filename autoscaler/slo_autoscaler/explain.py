@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
@@ -171,16 +171,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if flags.log is not None:
             return _tell(*_from_log(flags.log, flags.function, flags.last), flags.function)
-        url = flags.url or _own_url(flags.config)
-        found = _asked(url, flags.function, flags.last)
+        found = _asked(flags.url or _own_url(flags.config), flags.function, flags.last)
     except ConfigError as error:
         for line in error.lines:
             _complain(line)
         return 2
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        _complain(f"{url}: no answer that makes sense, is this its web port? {reason}")
-        return 1
     if isinstance(found, str):
         _complain(found)
         return 1
@@ -204,13 +199,13 @@ def _tell(decisions: Sequence[Mapping[str, Any]], near: Sequence[str], function:
 
 
 def _from_log(path: str, function: str, last: int) -> tuple[list[dict[str, Any]], list[str]]:
-    if path == "-":
-        return of_lines(sys.stdin, function, last)
     try:
+        if path == "-":
+            return of_lines(sys.stdin, function, last)
         with Path(path).open(encoding="utf-8", errors="replace") as lines:
             return of_lines(lines, function, last)
-    except OSError as error:
-        raise ConfigError([f"--log: {path}: cannot be read: {error.strerror}"]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"--log: {path}: cannot be read: {getattr(error, 'strerror', 'not text')}"]) from None
 
 
 def _own_url(config: str | None) -> str:
@@ -232,25 +227,31 @@ def _own_url(config: str | None) -> str:
 
 
 def _asked(url: str, function: str, last: int) -> list[dict[str, Any]] | str:
-    """Return what the running autoscaler says, or what it complains of."""
+    """Return what the running autoscaler says, or what is to be complained of."""
     if not url.startswith(("http://", "https://")):
         raise ConfigError([f"--url: {url!r} must be an http:// or https:// URL"])
     address = f"{url.rstrip('/')}/decisions?{urlencode({'function': function, 'last': last})}"
     try:
-        with urlopen(address, timeout=TIMEOUT) as answer:  # noqa: S310  (checked above)
-            found = json.load(answer)["found"]
+        document = _fetched(address)
+    except URLError as error:
+        return f"{url}: the autoscaler does not answer: {error.reason}"
+    except (OSError, ValueError) as error:
+        return f"{url}: no answer that makes sense, is this its web port? {error}"
+    if isinstance(document, dict) and isinstance(document.get("found"), list):
+        return document["found"]
+    if isinstance(document, dict) and isinstance(document.get("error"), str):
+        return str(document["error"])
+    return f"{url}: no answer that makes sense, is this its web port? {str(document)[:80]}"
+
+
+def _fetched(address: str) -> object:
+    """Return the JSON of an answer, whatever its status."""
+    try:
+        answer = urlopen(address, timeout=TIMEOUT)  # noqa: S310  (only http and https come here)
     except HTTPError as error:
-        with error:
-            body = error.read()
-        try:
-            return str(json.loads(body)["error"])
-        except (ValueError, LookupError, TypeError):
-            raise ValueError(f"status {error.code}") from None
-    except LookupError as error:
-        raise ValueError(f"no {error}") from None
-    if not isinstance(found, list):
-        raise ValueError("not a list")  # noqa: TRY004  (an answer, not an argument)
-    return found
+        answer = error
+    with answer:
+        return json.load(answer)
 
 
 def _deed(decision: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ lead goes on observing and deciding, so that it knows what it needs when its tur
 import fcntl
 import logging
 import os
+import threading
 from contextlib import suppress
 from typing import Protocol
 
@@ -21,7 +22,7 @@ class Leader(Protocol):
     def leads(self) -> bool:
         """Tell whether this process may act now, trying to become the leader if it is not; never waits.
 
-        Asked before each reconcile and before each change.
+        Asked before each reconcile and before each change, from several threads.
         """
         ...
 
@@ -54,6 +55,7 @@ class FileLock:
         self._file: int | None = None
         self._leads = False
         self._waits = False
+        self._lock = threading.Lock()
         try:
             self._file = self._open()
         except OSError as error:
@@ -61,20 +63,25 @@ class FileLock:
 
     def leads(self) -> bool:
         """Tell whether the lock is held, taking it if it is free."""
-        if self._leads and not self._is_current():
-            logger.error("%s was removed or replaced: no longer the leader", self._path)
-            self.close()
-        if not self._leads:
-            self._leads = self._take()
-            if self._leads:
-                logger.info("leads, by the lock on %s", self._path)
-            elif not self._waits:
-                logger.info("another autoscaler holds the lock on %s: decides, and does not act", self._path)
-            self._waits = not self._leads
-        return self._leads
+        with self._lock:
+            if self._leads and not self._is_current():
+                logger.error("%s was removed or replaced: no longer the leader", self._path)
+                self._give_up()
+            if not self._leads:
+                self._leads = self._take()
+                if self._leads:
+                    logger.info("leads, by the lock on %s", self._path)
+                elif not self._waits:
+                    logger.info("another autoscaler holds the lock on %s: decides, and does not act", self._path)
+                self._waits = not self._leads
+            return self._leads
 
     def close(self) -> None:
         """Give the lock up."""
+        with self._lock:
+            self._give_up()
+
+    def _give_up(self) -> None:
         self._leads = False
         if self._file is not None:
             os.close(self._file)
@@ -86,14 +93,14 @@ class FileLock:
     def _take(self) -> bool:
         try:
             if self._file is None or not self._is_current():
-                self.close()
+                self._give_up()
                 self._file = self._open()
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return False
         if not self._is_current():
             # Replaced between opening and locking; the next try opens what is there then.
-            self.close()
+            self._give_up()
             return False
         with suppress(OSError):  # who holds it is a help to people, nothing more
             os.ftruncate(self._file, 0)

@@ -101,7 +101,7 @@ class Metrics(Collector):
         """Record how long a reconcile took."""
         self._reconcile.observe(seconds)
 
-    def leads(self, leading: bool) -> None:  # noqa: FBT001  (a gauge of two values)
+    def leads(self, leading: bool) -> None:
         """Set whether this autoscaler may act."""
         self._leader.set(leading)
 

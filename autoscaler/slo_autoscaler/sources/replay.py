@@ -33,7 +33,7 @@ class ReplaySource:
         except (ValueError, TypeError, AttributeError) as error:
             raise SourceError(f"line {number} of the recording: {error}") from error
 
-    def history(self, span: float) -> dict[str, Past]:  # noqa: ARG002  (the seam's)
+    def history(self, span: float) -> dict[str, Past]:
         """Return nothing: a recording begins with its first line."""
         return {}
 
