@@ -15,10 +15,14 @@ The modules, in the order in which one reconcile passes them ([P] = pure: no I/O
 - ``restart`` [P]          what a new autoscaler learns from the history of the one before it
 - ``policies`` [P]         how many replicas a policy wants: ``slo``, ``proportional``, ``threshold``
 - ``decide`` [P]           from wish to action: bounds, rate limits, cooldown, stabilisation, reasons
+- ``shadow`` [P]           what would be there in shadow mode, and the score of both
+- ``journal``              the last decisions of each function; what is news
+- ``leader``               which of several autoscalers acts
 - ``controller``           the loop: observe, decide, act, record
 - ``metrics``              every metric name and label
-- ``web``                  /metrics and /healthz
+- ``web``                  /metrics, /healthz and /decisions
 - ``app``                  builds all of the above, runs and stops it
+- ``explain``              decisions as sentences
 """
 
 __version__ = "0.1.0"

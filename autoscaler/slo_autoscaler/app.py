@@ -25,6 +25,8 @@ from slo_autoscaler.commands import summary
 from slo_autoscaler.config import Config
 from slo_autoscaler.controller import Clocks, Controller
 from slo_autoscaler.errors import ConfigError
+from slo_autoscaler.journal import Journal
+from slo_autoscaler.leader import Alone, FileLock, Leader
 from slo_autoscaler.metrics import Metrics
 from slo_autoscaler.platforms import PLATFORMS
 from slo_autoscaler.sources.prometheus import PrometheusSource
@@ -39,6 +41,8 @@ OVERRIDES: Final = {
 }
 """Flag -> (key that it overrides, variable that does so too). The flag wins, then the variable."""
 
+LOCK_VARIABLE: Final = "SLO_AUTOSCALER_LOCK"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
@@ -48,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         config = load(flags, os.environ)
-        return run(config, once=flags.once, dry_run=flags.dry_run)
+        lock = flags.lock or os.environ.get(LOCK_VARIABLE)
+        return run(config, once=flags.once, dry_run=flags.dry_run, lock=lock or None)
     except ConfigError as error:
         for line in error.lines:
             sys.stderr.write(f"slo-autoscaler: {line}\n")
@@ -72,9 +77,14 @@ def load(flags: argparse.Namespace, environ: Mapping[str, str]) -> Config:
     return Config.parse(text, path, overrides)
 
 
-def run(config: Config, *, once: bool, dry_run: bool) -> int:
-    """Build everything in the order in which it depends on each other, and reconcile."""
+def run(config: Config, *, once: bool, dry_run: bool, lock: str | None = None) -> int:
+    """Build everything in the order in which it depends on each other, and reconcile.
+
+    With ``lock``, a file, only one of several autoscalers acts.
+    """
     with ExitStack() as closing:
+        leader: Leader = Alone() if lock is None else FileLock(lock)
+        closing.callback(leader.close)
         metrics = Metrics(CollectorRegistry())
         platform = PLATFORMS[config.platform.kind](config.platform)
         closing.callback(platform.close)
@@ -85,19 +95,22 @@ def run(config: Config, *, once: bool, dry_run: bool) -> int:
             source,
             platform,
             metrics,
+            Journal(),
+            leader,
             emit=_emit,
             clocks=Clocks(time.monotonic, lambda: datetime.now(UTC)),
             dry_run=dry_run,
         )
+        closing.callback(controller.close)
         if once:
             return 0 if controller.reconcile() else 1
 
-        web = Web(config.web.host, config.web.port, metrics.registry, controller.alive)
+        web = Web(config.web.host, config.web.port, metrics.registry, controller.alive, controller)
         closing.callback(web.stop)
         stop = _stop_on_signals()
         web.start()
         logger.info(
-            "slo-autoscaler %s: %s, every %gs; /metrics and /healthz on %s:%d%s",
+            "slo-autoscaler %s: %s, every %gs; /metrics, /healthz and /decisions on %s:%d%s",
             __version__,
             config.platform.gateway_url,
             config.interval,
@@ -143,6 +156,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML configuration")
     parser.add_argument("--once", action="store_true", help="reconcile once and exit")
     parser.add_argument("--dry-run", action="store_true", help="decide and log, never scale")
+    parser.add_argument(
+        "--lock",
+        metavar="FILE",
+        help=f"of several autoscalers with the same file one acts, the others stand by; or set {LOCK_VARIABLE}",
+    )
     for flag, (key, variable) in OVERRIDES.items():
         parser.add_argument(
             f"--{flag.replace('_', '-')}", metavar="VALUE", help=f"instead of {key}; or set {variable}"

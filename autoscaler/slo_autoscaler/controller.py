@@ -1,28 +1,34 @@
 """The loop: observe, decide, act, record.
 
-Owns each function's state between reconciles, the back-off of those that fail, and the decision log. One
-function's failure never stops the others; a source that fails makes all of them hold. The rules are
-``decide``'s; clocks come in from ``app``.
+Owns each function's state between reconciles, the back-off of those that fail, and how long a reconcile may
+take. One function's failure never stops the others; a source that fails makes all of them hold. The rules are
+``decide``'s, what would be in shadow mode ``shadow``'s; clocks come in from ``app``.
 """
 
 import json
 import logging
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from slo_autoscaler.config import Config
 from slo_autoscaler.decide import decide, unapplied
 from slo_autoscaler.errors import FunctionGoneError, PlatformError, SourceError
+from slo_autoscaler.journal import Entry, Journal
+from slo_autoscaler.leader import Leader
 from slo_autoscaler.metrics import Metrics
-from slo_autoscaler.model import Decision, Observation, Reason, Scale, TargetState
+from slo_autoscaler.model import Decision, Observation, Scale, TargetSpec, TargetState
 from slo_autoscaler.platforms import Platform
+from slo_autoscaler.restart import Past, warm
+from slo_autoscaler.shadow import Shadow, imagined
 from slo_autoscaler.sources import Source
 
 logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 MAX_BACKOFF: Final = 8
 """Reconciles that a function which keeps failing sits out at most."""
@@ -43,11 +49,15 @@ class Clocks:
 class _Target:
     """What is kept of one function."""
 
+    spec: TargetSpec
     state: TargetState | None = None
     before: TargetState | None = None
     """``state`` as it was before the decision that is being carried out."""
-    told: tuple[int, int, Reason] | None = None
-    """From, to and reason of the last decision that was logged."""
+    scale: Scale | None = None
+    """What the platform said last."""
+    read_at: float = -1.0
+    shadow: Shadow | None = None
+    """What would be there, in shadow mode."""
     failures: int = 0
     skip: int = 0
     """Reconciles to sit out."""
@@ -62,6 +72,8 @@ class Controller:
         source: Source,
         platform: Platform,
         metrics: Metrics,
+        journal: Journal,
+        leader: Leader,
         emit: Callable[[str], object],
         clocks: Clocks,
         *,
@@ -72,12 +84,18 @@ class Controller:
         self._source = source
         self._platform = platform
         self._metrics = metrics
+        self._journal = journal
+        self._leader = leader
         self._emit = emit
         self._clocks = clocks
         self._dry_run = dry_run
+        self._leading = False
         self._targets: dict[str, _Target] = {}
+        self._past: dict[str, Past] | None = None
+        self._recalled_at = 0.0
         self._complaints: dict[str, str] = {}
         self._finished_at = clocks.monotonic()
+        self._pool = ThreadPoolExecutor(config.platform.concurrency, thread_name_prefix="platform")
 
     def run(self, stop: threading.Event) -> None:
         """Reconcile every interval until ``stop``; a reconcile that has begun is finished."""
@@ -94,97 +112,223 @@ class Controller:
             due = max(due + self._config.interval, now)
             stop.wait(due - now)
 
+    def close(self) -> None:
+        """Give up the threads; a request to the platform that is under way is not waited for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
     def alive(self) -> bool:
         """Tell whether the loop still turns."""
         config = self._config
         patience = ALIVE_INTERVALS * (config.interval + config.platform.timeout + config.prometheus.timeout)
         return self._clocks.monotonic() - self._finished_at <= patience
 
+    def functions(self) -> list[str]:
+        """Return the functions of which decisions are known; from any thread."""
+        return self._journal.functions()
+
+    def decisions(self, function_name: str, last: int) -> dict[str, Any] | None:
+        """Return the last decisions of one function as JSON, or None if there are none; from any thread."""
+        found = self._journal.decisions(function_name, last)
+        if found is None:
+            return None
+        target = self._targets.get(function_name)
+        shadow = None if target is None else target.shadow
+        score = {} if shadow is None else {"score": shadow.score.document()}
+        return {"function_name": function_name, "decisions": found, **score}
+
     def reconcile(self) -> bool:
-        """Observe, decide and act once for all functions; False if anything could not be reached."""
+        """Observe, decide and act once for all functions; False if anything could not be reached.
+
+        Takes no longer than the timeouts of the source and of the platform's steps (list, read twice, act)
+        together, however many functions there are and whatever does not answer.
+        """
         began = self._clocks.monotonic()
-        errors = 0
-        with ThreadPoolExecutor(self._config.platform.concurrency, thread_name_prefix="platform") as pool:
-            errors += self._discover()
-            due = [name for name, target in self._targets.items() if not _sits_out(target)]
-            reading = {name: pool.submit(self._platform.scale, name) for name in due}
-            seen, missing = self._observe()
-            errors += missing
-            acting = {}
-            for name, read in reading.items():
-                try:
-                    scale = read.result()
-                except PlatformError as error:
-                    errors += self._failed(name, "read", error)
-                    continue
-                decision = self._decide(name, seen.get(name), scale)
-                if decision.replicas is not None and not self._dry_run:
-                    acting[name] = pool.submit(self._platform.set_scale, name, decision.replicas)
-                else:
-                    self._succeeded(name, applied=False)
-            for name, act in acting.items():
-                try:
-                    act.result()
-                except PlatformError as error:
-                    errors += self._failed(name, "act", error)
-                else:
-                    self._succeeded(name, applied=True)
+        self._leading = self._leader.leads()
+        self._metrics.leads(self._leading)
+        listing = self._pool.submit(self._platform.scales)
+        seen, errors = self._observe()
+        scales, missing = self._scales(listing, blind=seen is None)
+        errors += missing
+        wanted = {}
+        for name, scale in scales.items():
+            target = self._targets[name]
+            if isinstance(scale, PlatformError):
+                errors += self._failed(name, "read", scale)
+                continue
+            target.scale = scale
+            try:
+                decision = self._decide(name, target, None if seen is None else seen.get(name), scale)
+            except Exception as error:
+                # A bug that one function's numbers bring to light is no reason to leave the others alone.
+                logger.exception("%s: cannot decide", name)
+                errors += self._failed(name, "decide", PlatformError(f"{type(error).__name__}: {error}"))
+                continue
+            if decision.replicas is not None and self._acts(target.spec):
+                wanted[name] = decision.replicas
+            else:
+                self._succeeded(target, applied=target.spec.mode == "shadow")
+        errors += self._act(wanted)
         self._finished_at = self._clocks.monotonic()
         self._metrics.reconciled(self._finished_at - began)
         return errors == 0
 
-    def _discover(self) -> int:
-        """Learn which functions there are; if that fails, go on with those that are known."""
-        try:
-            found = self._platform.functions()
-        except PlatformError as error:
-            known = len(self._targets)
-            self._complain("discover", f"cannot list functions, going on with {known} known: {error}")
-            return 1
-        self._complain("discover", None)
-        for name in self._targets.keys() - set(found):
-            self._forget(name)
-        for name in found:
-            self._targets.setdefault(name, _Target())
-        return 0
-
-    def _observe(self) -> tuple[dict[str, Observation], int]:
+    def _observe(self) -> tuple[Mapping[str, Observation] | None, int]:
+        """Return what the source sees, or None and a failure."""
         try:
             seen = self._source.observe()
         except SourceError as error:
             self._complain("observe", f"no observations, every function holds: {error}")
-            return {}, 1
+            return None, 1
         self._complain("observe", None)
+        if self._past is None:
+            self._recall()
         return seen, 0
 
-    def _decide(self, name: str, seen: Observation | None, scale: Scale) -> Decision:
+    def _recall(self) -> None:
+        """Ask once for the arrivals from before this start; without them forecasts begin with what is seen."""
+        self._recalled_at = self._clocks.monotonic()
+        scalings = [self._config.defaults, *self._config.functions.values()]
+        span = max(max(scaling.trend_history, scaling.start_up_time) for scaling in scalings)
+        try:
+            self._past = self._source.history(span)
+        except SourceError as error:
+            logger.warning("no history from before the start, going on without: %s", error)
+            self._past = {}
+
+    def _scales(
+        self, listing: Future[dict[str, Scale | PlatformError]], *, blind: bool
+    ) -> tuple[Mapping[str, Scale | PlatformError], int]:
+        """Return the scales of all functions whose turn it is; if listing them fails, of those known.
+
+        While there is nothing to decide by (``blind``), what the platform said last is good enough to hold by.
+        """
+        _, listed = next(self._results({"": listing}))
+        if not isinstance(listed, PlatformError):
+            self._complain("discover", None)
+            for name in self._targets.keys() - listed.keys():
+                self._forget(name)
+            for name in listed:
+                if name not in self._targets:
+                    self._targets[name] = _Target(self._config.target(name))
+            return {name: listed[name] for name in self._due(listed)}, 0
+        known = len(self._targets)
+        self._complain("discover", f"cannot list functions, going on with {known} known: {listed}")
+        due = self._due(sorted(self._targets, key=lambda name: self._targets[name].read_at))
+        if blind:
+            last = {name: self._targets[name].scale for name in due}
+            return {name: scale for name, scale in last.items() if scale is not None}, 1
+        return self._read(due), 1
+
+    def _read(self, names: Sequence[str]) -> dict[str, Scale | PlatformError]:
+        """Read functions one by one, as far as ``timeout`` goes; those left out come first the next time.
+
+        When none of the first few can be read, the platform is down, and the others are not tried.
+        """
+        few = self._config.platform.concurrency
+        found: dict[str, Scale | PlatformError] = {}
+        for some in (names[:few], names[few:]):
+            reading = {name: self._pool.submit(self._platform.scale, name) for name in some}
+            for name, scale in self._results(reading):
+                if not isinstance(scale, _PutOffError):
+                    found[name] = scale
+                    self._targets[name].read_at = self._clocks.monotonic()
+            if all(isinstance(scale, PlatformError) for scale in found.values()):
+                break
+        return found
+
+    def _due(self, names: Iterable[str]) -> list[str]:
+        return [name for name in names if not _sits_out(self._targets[name])]
+
+    def _decide(self, name: str, target: _Target, seen: Observation | None, scale: Scale) -> Decision:
         now = self._clocks.monotonic()
-        spec = self._config.target(name)
-        target = self._targets[name]
-        target.before = target.state or TargetState.initial(spec, scale, now)
-        decision, target.state = decide(spec, seen, scale, target.before, now)
-        self._record(name, target, scale, decision)
+        spec = target.spec
+        real = scale
+        if spec.mode == "shadow":
+            shadow = target.shadow or Shadow.beside(real, now)
+            shadow = shadow.passed(seen, real, spec.start_up_time, spec.max_age, now)
+            scale = shadow.scale(real, now)
+            seen = None if seen is None else imagined(seen, real, scale)
+            target.shadow = shadow
+        before = target.state or TargetState.initial(spec, scale, now)
+        if not before.rates.entries:
+            before = self._warmed(name, before)
+        decision, after = decide(spec, seen, scale, before, now)
+        target.before, target.state = before, after
+        if target.shadow is not None and decision.replicas is not None:
+            target.shadow = target.shadow.wanted(decision.replicas, spec.start_up_time, now)
+        self._record(name, target, real, scale, decision)
         return decision
 
-    def _record(self, name: str, target: _Target, scale: Scale, decision: Decision) -> None:
-        replicas = scale.desired if decision.replicas is None else decision.replicas
-        action = "up" if replicas > scale.desired else "down" if replicas < scale.desired else "hold"
-        self._metrics.decided(name, scale, decision, action)
-        news = (scale.desired, replicas, decision.reason)
-        if news == target.told and (action == "hold" or self._dry_run):
-            return
-        target.told = news
-        line = {
-            "time": self._clocks.wall().isoformat(timespec="milliseconds"),
-            "function_name": name,
-            "from": scale.desired,
-            "to": replicas,
-            "action": action,
-            "reason": decision.reason.value,
-            "dry_run": self._dry_run,
-            "inputs": {key: _rounded(value) for key, value in decision.inputs.items()},
-        }
-        self._emit(json.dumps(line))
+    def _warmed(self, name: str, state: TargetState) -> TargetState:
+        """Return the state with what the source remembers of the time before this start."""
+        past = self._past.pop(name, None) if self._past else None
+        return state if past is None else warm(state, past, self._recalled_at)
+
+    def _record(self, name: str, target: _Target, real: Scale, scale: Scale, decision: Decision) -> None:
+        wanted = scale.desired if decision.replicas is None else decision.replicas
+        entry = Entry(
+            at=self._clocks.wall(),
+            function_name=name,
+            before=scale.desired,
+            after=wanted,
+            reason=decision.reason.value,
+            mode=target.spec.mode if self._leading else "standby",
+            dry_run=not self._acts(target.spec),
+            inputs=decision.inputs,
+            incumbent=real.desired if target.shadow is not None else None,
+        )
+        self._metrics.decided(name, real, decision, entry.action, wanted)
+        if target.shadow is not None:
+            self._metrics.shadowed(name, target.shadow.desired, target.shadow.score)
+        if self._journal.record(entry):
+            self._emit(json.dumps(entry.document()))
+
+    def _acts(self, spec: TargetSpec) -> bool:
+        return self._leading and not self._dry_run and spec.mode == "active"
+
+    def _act(self, wanted: Mapping[str, int]) -> int:
+        """Ask the platform for all that is wanted, as far as ``timeout`` goes; return how much failed."""
+        asking = {name: self._pool.submit(self._set_scale, name, count) for name, count in wanted.items()}
+        errors = put_off = 0
+        for name, result in self._results(asking):
+            if isinstance(result, _PutOffError):
+                put_off += 1
+                self._take_back(self._targets[name])
+            elif isinstance(result, PlatformError):
+                errors += self._failed(name, "act", result)
+            else:
+                self._succeeded(self._targets[name], applied=True)
+        if put_off:
+            self._metrics.failed("act")
+            logger.warning("%d of %d changes are put off: the platform is slow", put_off, len(wanted))
+        return errors + put_off
+
+    def _set_scale(self, name: str, replicas: int) -> None:
+        if not self._leader.leads():
+            raise _PutOffError("no longer the leader")
+        self._platform.set_scale(name, replicas)
+
+    def _results(self, asked: Mapping[str, Future[_T]]) -> Iterator[tuple[str, _T | PlatformError]]:
+        """Give the result of each request to the platform, waiting for all together no longer than ``timeout``.
+
+        One that had not begun by then is put off; one that is under way may still take effect, and is seen
+        in the next reconcile.
+        """
+        timeout = self._config.platform.timeout
+        wait(asked.values(), timeout)
+        for name, future in asked.items():
+            if future.cancel():
+                yield name, _PutOffError(f"not asked for within {timeout:g} s")
+            elif not future.done():
+                yield name, PlatformError(f"no answer within {timeout:g} s")
+            else:
+                try:
+                    yield name, future.result()
+                except PlatformError as error:
+                    yield name, error
+                except Exception as error:
+                    logger.exception("%s: unforeseen", name or "list")
+                    yield name, PlatformError(f"{type(error).__name__}: {error}")
 
     def _complain(self, where: str, message: str | None) -> None:
         """Count a failure, and log it when it begins or changes; None is its end."""
@@ -215,8 +359,7 @@ class Controller:
         logger.warning("%s: cannot %s, sitting out %d reconciles: %s", name, where, target.skip, error)
         return 1
 
-    def _succeeded(self, name: str, *, applied: bool) -> None:
-        target = self._targets[name]
+    def _succeeded(self, target: _Target, *, applied: bool) -> None:
         target.failures = 0
         if not applied:
             self._take_back(target)
@@ -229,6 +372,11 @@ class Controller:
     def _forget(self, name: str) -> None:
         self._targets.pop(name, None)
         self._metrics.forget(name)
+        self._journal.forget(name)
+
+
+class _PutOffError(PlatformError):
+    """A request that was not made this time; no fault of the function."""
 
 
 def _sits_out(target: _Target) -> bool:
@@ -236,8 +384,3 @@ def _sits_out(target: _Target) -> bool:
         return False
     target.skip -= 1
     return True
-
-
-def _rounded(value: float | None) -> float | None:
-    """Six significant digits are more than any of the numbers is worth."""
-    return value if value is None or isinstance(value, int) else float(f"{value:.6g}")

@@ -1,33 +1,63 @@
-"""Every metric of the autoscaler: names, labels, buckets."""
+"""Every metric of the autoscaler: names, labels, buckets.
+
+What concerns one function is kept as plain numbers and becomes prometheus-client families only when somebody
+scrapes: ten thousand functions are decided on in every reconcile.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from slo_autoscaler.model import Decision, Scale
+from slo_autoscaler.shadow import Score
+
+PLACES: Final = ("discover", "observe", "read", "decide", "act", "reconcile")
+"""Where a failure can be."""
+
+INPUTS: Final = {
+    "forecast": (
+        "slo_autoscaler_forecast_requests_per_second",
+        "Arrivals expected one start-up time ahead.",
+    ),
+    "capacity": (
+        "slo_autoscaler_capacity_requests_per_second",
+        "What one replica can do within the SLO, as its watchdog has learnt it.",
+    ),
+    "correction": (
+        "slo_autoscaler_capacity_correction_ratio",
+        "Factor on the learnt capacity: how far measured attainment contradicts it.",
+    ),
+    "recommended": (
+        "slo_autoscaler_recommended_replicas",
+        "What the policy wants, before bounds, limits and stabilisation.",
+    ),
+}
+"""Input of a decision -> (gauge, help); a function without the number has no sample."""
 
 
-class Metrics:
+@dataclass(slots=True)
+class _Row:
+    """The numbers of one function."""
+
+    scale: Scale
+    wanted: int
+    inputs: Mapping[str, float | None]
+    decisions: dict[tuple[str, str], int] = field(default_factory=dict)
+    """(direction, reason) -> how many."""
+    shadow: tuple[int, Score] | None = None
+    """Virtual replicas and score, in shadow mode."""
+
+
+class Metrics(Collector):
     """The series of one autoscaler, in the registry it is given."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self._desired = Gauge(
-            "slo_autoscaler_desired_replicas",
-            "Replicas that the last decision wants; a hold wants what is there.",
-            ["function_name"],
-            registry=registry,
-        )
-        self._replicas = Gauge(
-            "slo_autoscaler_replicas",
-            "Replicas as the platform says.",
-            ["function_name", "state"],
-            registry=registry,
-        )
-        self._decisions = Counter(
-            "slo_autoscaler_decisions_total",
-            "Decisions by direction (up, down, hold) and reason.",
-            ["function_name", "direction", "reason"],
-            registry=registry,
-        )
+        self._rows: dict[str, _Row] = {}
         self._reconcile = Histogram(
             "slo_autoscaler_reconcile_seconds",
             "Duration of one reconcile of all functions.",
@@ -35,33 +65,33 @@ class Metrics:
             registry=registry,
         )
         self._errors = Counter(
-            "slo_autoscaler_errors_total",
-            "Failures by where: discover, observe, read, act, reconcile.",
-            ["where"],
+            "slo_autoscaler_errors_total", f"Failures by where: {', '.join(PLACES)}.", ["where"], registry=registry
+        )
+        for where in PLACES:
+            self._errors.labels(where)
+        self._leader = Gauge(
+            "slo_autoscaler_leader",
+            "1 while this autoscaler may act, 0 while it stands by for another.",
             registry=registry,
         )
-        for where in ("discover", "observe", "read", "act", "reconcile"):
-            self._errors.labels(where)
-        self._seen: dict[str, set[tuple[str, str]]] = {}
+        registry.register(self)
 
-    def decided(self, function_name: str, scale: Scale, decision: Decision, direction: str) -> None:
-        """Count one decision."""
-        wanted = scale.desired if decision.replicas is None else decision.replicas
-        self._desired.labels(function_name).set(wanted)
-        self._replicas.labels(function_name, "desired").set(scale.desired)
-        self._replicas.labels(function_name, "available").set(scale.available)
-        self._decisions.labels(function_name, direction, decision.reason.value).inc()
-        self._seen.setdefault(function_name, set()).add((direction, decision.reason.value))
+    def decided(self, function_name: str, scale: Scale, decision: Decision, direction: str, wanted: int) -> None:
+        """Count one decision; ``scale`` is the platform's, ``wanted`` the count that is to be."""
+        row = self._rows.get(function_name)
+        if row is None:
+            row = self._rows[function_name] = _Row(scale, wanted, decision.inputs)
+        row.scale, row.wanted, row.inputs = scale, wanted, decision.inputs
+        key = (direction, decision.reason.value)
+        row.decisions[key] = row.decisions.get(key, 0) + 1
+
+    def shadowed(self, function_name: str, replicas: int, score: Score) -> None:
+        """Set what a shadow would have, and how it and the incumbent have done; after ``decided``."""
+        self._rows[function_name].shadow = (replicas, score)
 
     def forget(self, function_name: str) -> None:
         """Drop the series of a function that is gone."""
-        if function_name not in self._seen:
-            return
-        self._desired.remove(function_name)
-        for state in ("desired", "available"):
-            self._replicas.remove(function_name, state)
-        for direction, reason in self._seen.pop(function_name):
-            self._decisions.remove(function_name, direction, reason)
+        self._rows.pop(function_name, None)
 
     def failed(self, where: str) -> None:
         """Count one failure."""
@@ -70,3 +100,71 @@ class Metrics:
     def reconciled(self, seconds: float) -> None:
         """Record how long a reconcile took."""
         self._reconcile.observe(seconds)
+
+    def leads(self, leading: bool) -> None:
+        """Set whether this autoscaler may act."""
+        self._leader.set(leading)
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the families of all functions, as prometheus-client asks for them."""
+        rows = list(self._rows.items())
+        yield _gauge(
+            "slo_autoscaler_desired_replicas",
+            "Replicas that the last decision wants; a hold wants what is there.",
+            [(name, row.wanted) for name, row in rows],
+        )
+        replicas = GaugeMetricFamily(
+            "slo_autoscaler_replicas", "Replicas as the platform says.", labels=["function_name", "state"]
+        )
+        decisions = CounterMetricFamily(
+            "slo_autoscaler_decisions",
+            "Decisions by direction (up, down, hold) and reason.",
+            labels=["function_name", "direction", "reason"],
+        )
+        for name, row in rows:
+            replicas.add_metric([name, "desired"], row.scale.desired)
+            replicas.add_metric([name, "available"], row.scale.available)
+            for (direction, reason), count in list(row.decisions.items()):
+                decisions.add_metric([name, direction, reason], count)
+        yield replicas
+        yield decisions
+        for key, (series, text) in INPUTS.items():
+            yield _gauge(series, text, [(name, row.inputs.get(key)) for name, row in rows])
+        yield from _shadows([(name, *row.shadow) for name, row in rows if row.shadow is not None])
+
+
+def _gauge(series: str, text: str, values: Iterable[tuple[str, float | None]]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(series, text, labels=["function_name"])
+    for name, value in values:
+        if value is not None:
+            family.add_metric([name], value)
+    return family
+
+
+def _shadows(shadows: list[tuple[str, int, Score]]) -> Iterator[Metric]:
+    replicas = GaugeMetricFamily(
+        "slo_autoscaler_shadow_replicas",
+        "Replicas that would be there if the shadow's decisions were carried out.",
+        labels=["function_name"],
+    )
+    seconds = CounterMetricFamily(
+        "slo_autoscaler_shadow_replica_seconds",
+        "Replica-seconds of the incumbent, measured, and of the shadow.",
+        labels=["function_name", "who"],
+    )
+    requests = CounterMetricFamily(
+        "slo_autoscaler_shadow_requests", "Requests in the time that is scored.", labels=["function_name"]
+    )
+    attained = CounterMetricFamily(
+        "slo_autoscaler_shadow_attained_requests",
+        "Requests within the SLO: the incumbent's measured, the shadow's predicted.",
+        labels=["function_name", "who"],
+    )
+    for name, count, score in shadows:
+        replicas.add_metric([name], count)
+        seconds.add_metric([name, "incumbent"], score.replica_seconds_incumbent)
+        seconds.add_metric([name, "shadow"], score.replica_seconds_shadow)
+        requests.add_metric([name], score.requests)
+        attained.add_metric([name, "incumbent"], score.attained_incumbent)
+        attained.add_metric([name, "shadow"], score.attained_shadow)
+    yield from (replicas, seconds, requests, attained)

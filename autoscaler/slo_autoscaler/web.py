@@ -1,19 +1,25 @@
-"""/metrics and /healthz on a small threaded server.
+"""/metrics, /healthz and /decisions on a small threaded server.
 
 /healthz is 200 while the loop is alive. A Prometheus or gateway that is away does not make it fail: holding
 is then the right thing to do, and a restart would not help.
+
+/decisions?function=NAME&last=N gives the last decisions of a function as JSON, for ``explain``; NAME may be
+without its namespace. Without NAME it gives the names that there are.
 """
 
 import contextlib
+import json
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Final
+from typing import Any, Final, Protocol
+from urllib.parse import parse_qs
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from slo_autoscaler.errors import ConfigError
+from slo_autoscaler.journal import named
 
 CLIENT_TIMEOUT: Final = 10.0
 """Seconds that a silent client may keep a thread."""
@@ -21,18 +27,40 @@ CLIENT_TIMEOUT: Final = 10.0
 STOP_POLL: Final = 0.1
 """Seconds between looks at whether to stop."""
 
+DEFAULT_LAST: Final = 10
+"""Decisions that are given when the query does not say how many."""
+
+
+class Decisions(Protocol):
+    """Where decisions come from: the controller."""
+
+    def functions(self) -> list[str]:
+        """Return the functions of which decisions are known."""
+        ...
+
+    def decisions(self, function_name: str, last: int) -> dict[str, Any] | None:
+        """Return the last decisions of one function as JSON, or None if there are none."""
+        ...
+
 
 class Web:
     """The listener; serves between ``start`` and ``stop``."""
 
-    def __init__(self, host: str, port: int, registry: CollectorRegistry, alive: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        registry: CollectorRegistry,
+        alive: Callable[[], bool],
+        decided: Decisions,
+    ) -> None:
         """Bind. Raises ``ConfigError`` when the address cannot be had."""
 
         class Handler(BaseHTTPRequestHandler):
             timeout = CLIENT_TIMEOUT
 
             def do_GET(self) -> None:
-                path = self.path.partition("?")[0]
+                path, _, query = self.path.partition("?")
                 if path == "/metrics":
                     encode, content_type = choose_encoder(self.headers.get("Accept", ""))
                     self._answer(200, content_type, encode(registry))
@@ -40,8 +68,11 @@ class Web:
                     healthy = alive()
                     text = b"ok\n" if healthy else b"no reconcile has finished for several intervals\n"
                     self._answer(200 if healthy else 503, "text/plain; charset=utf-8", text)
+                elif path == "/decisions":
+                    status, document = _decisions(decided, parse_qs(query))
+                    self._answer(status, "application/json", json.dumps(document).encode())
                 else:
-                    self._answer(404, "text/plain; charset=utf-8", b"/metrics or /healthz\n")
+                    self._answer(404, "text/plain; charset=utf-8", b"/metrics, /healthz or /decisions\n")
 
             def _answer(self, status: int, content_type: str, body: bytes) -> None:
                 with contextlib.suppress(OSError):  # the client has gone
@@ -78,3 +109,19 @@ class Web:
             self._server.shutdown()
             self._thread.join()
         self._server.server_close()
+
+
+def _decisions(decided: Decisions, query: dict[str, list[str]]) -> tuple[int, dict[str, Any]]:
+    """Return status and answer of /decisions."""
+    wanted, last = query.get("function", [""])[0], query.get("last", [str(DEFAULT_LAST)])[0]
+    functions = decided.functions()
+    if not wanted:
+        return 200, {"functions": functions}
+    if not (last.isascii() and last.isdecimal() and int(last) > 0):
+        return 400, {"error": f"last: {last!r} must be a whole number of at least 1"}
+    found, near = named(wanted, functions)
+    answers = [answer for name in found if (answer := decided.decisions(name, int(last))) is not None]
+    if not answers:
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        return 404, {"error": f"no decisions for {wanted!r}{hint}"}
+    return 200, {"found": answers}

@@ -4,6 +4,7 @@ The gateway speaks the provider contract over real sockets and can be told to mi
 what watchdogs would; Prometheus is the installed program.
 """
 
+import contextlib
 import json
 import shutil
 import socket
@@ -50,6 +51,34 @@ def hang(until: threading.Event) -> Fault:
         handler.close_connection = True
 
     return wait
+
+
+def half(body: bytes) -> Fault:
+    """Announce a body, send half of it, and hang up."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body[: len(body) // 2])
+        handler.close_connection = True
+
+    return answer
+
+
+def dribble(until: threading.Event) -> Fault:
+    """Send a body byte by byte, more often than a socket's timeout, without end."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000000")
+        handler.end_headers()
+        handler.close_connection = True
+        with contextlib.suppress(OSError):
+            while not until.wait(0.05):
+                handler.wfile.write(b" ")
+
+    return answer
 
 
 @dataclass
@@ -162,6 +191,7 @@ class Fleet:
         """Share of requests within the SLO."""
         self.capacity = capacity
         self._slo = slo
+        self.scrapes = 0
         self._counts = [0.0, 0.0]
         self._moved = time.monotonic()
         self._lock = threading.Lock()
@@ -193,8 +223,14 @@ class Fleet:
         self._thread.join()
         self._server.server_close()
 
+    def restart(self) -> None:
+        """Begin to count from zero, as a replica does that was started again."""
+        with self._lock:
+            self._counts = [0.0, 0.0]
+
     def exposition(self) -> str:
         with self._lock:
+            self.scrapes += 1
             now = time.monotonic()
             arrived = self.rate * (now - self._moved)
             self._moved = now

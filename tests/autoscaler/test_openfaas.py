@@ -29,7 +29,10 @@ def platform(gateway):
 
 def test_functions_of_the_configured_namespaces_are_found(gateway):
     both = OpenFaas(PlatformConfig(gateway_url=gateway.url, namespaces=("openfaas-fn", "staging")))
-    assert both.functions() == ["vision.openfaas-fn", "text.staging"]
+    assert both.scales() == {
+        "vision.openfaas-fn": Scale(desired=3, available=3, min=2, max=9),
+        "text.staging": Scale(desired=1, available=1),
+    }
     both.close()
 
 
@@ -76,14 +79,14 @@ def test_basic_auth_comes_from_the_files(gateway, tmp_path):
     (tmp_path / "password").write_text("secret\n")
     auth = BasicAuth(user_file=str(tmp_path / "user"), password_file=str(tmp_path / "password"))
     openfaas = OpenFaas(PlatformConfig(gateway_url=gateway.url, basic_auth=auth))
-    assert openfaas.functions() == ["vision.openfaas-fn"]
+    assert list(openfaas.scales()) == ["vision.openfaas-fn"]
     openfaas.close()
 
 
 def test_without_credentials_the_error_says_where_to_look(platform, gateway):
     gateway.auth = "Basic x"
     with pytest.raises(PlatformError, match=r"401, check platform\.basic_auth"):
-        platform.functions()
+        platform.scales()
 
 
 @pytest.mark.parametrize(("content", "why"), [(None, "No such file"), (b"\xff\xfe", "not text")])
@@ -137,13 +140,27 @@ def test_a_status_that_makes_no_sense_is_an_error(platform, gateway, body, what)
 def test_a_list_that_makes_no_sense_is_an_error(platform, gateway, body, what):
     gateway.faults["GET"] = doubles.status(200, body)
     with pytest.raises(PlatformError, match=what):
-        platform.functions()
+        platform.scales()
+
+
+def test_an_entry_that_makes_no_sense_spoils_no_other(platform, gateway):
+    gateway.functions["text"] = Function(-2)
+    scales = platform.scales()
+    assert scales["vision.openfaas-fn"].desired == 3
+    with pytest.raises(PlatformError, match=r"text\.openfaas-fn: replicas -2 must be a whole number"):
+        raise scales["text.openfaas-fn"]
+
+
+def test_half_an_answer_is_an_error(platform, gateway):
+    gateway.faults["GET"] = doubles.half(b'[{"name": "vision", "replicas": 1}]')
+    with pytest.raises(PlatformError, match=r"ChunkedEncodingError|ConnectionError"):
+        platform.scales()
 
 
 def test_a_gateway_that_panics_is_an_error(platform, gateway):
     gateway.faults["GET /system/functions"] = doubles.panic
     with pytest.raises(PlatformError, match="ConnectionError"):
-        platform.functions()
+        platform.scales()
 
 
 def test_a_gateway_that_does_not_answer_is_given_up(gateway):
@@ -151,7 +168,7 @@ def test_a_gateway_that_does_not_answer_is_given_up(gateway):
     gateway.faults["GET"] = doubles.hang(released)
     impatient = OpenFaas(PlatformConfig(gateway_url=gateway.url, timeout=0.1))
     with pytest.raises(PlatformError, match="ReadTimeout"):
-        impatient.functions()
+        impatient.scales()
     released.set()
     impatient.close()
 
@@ -159,5 +176,5 @@ def test_a_gateway_that_does_not_answer_is_given_up(gateway):
 def test_a_gateway_that_is_not_there_is_an_error():
     openfaas = OpenFaas(PlatformConfig(gateway_url=f"http://127.0.0.1:{free_port()}"))
     with pytest.raises(PlatformError, match="ConnectionError"):
-        openfaas.functions()
+        openfaas.scales()
     openfaas.close()

@@ -50,9 +50,48 @@ def test_a_wrong_answer_is_a_source_error_at_once(server, source, fault, what):
 def test_a_prometheus_that_does_not_answer_is_given_up(server, source):
     released = threading.Event()
     server.faults["GET"] = doubles.hang(released)
-    with pytest.raises(SourceError, match="ReadTimeout"):
+    with pytest.raises(SourceError, match=r"ReadTimeout|of \d+ queries not answered within 0\.3 s"):
         source.observe()
     released.set()
+
+
+def test_answers_that_never_end_do_not_hold_the_caller(server, source):
+    released = threading.Event()
+    server.faults["GET"] = doubles.dribble(released)
+    for _ in range(2):
+        with pytest.raises(SourceError, match=r"queries not answered within 0\.3 s"):
+            source.observe()
+    assert len(server.requests) <= 4, "what is late has its thread, and no more are started"
+    with pytest.raises(SourceError, match=r"no history within 0\.3 s"):
+        source.history(30.0)
+    released.set()
+
+
+def test_a_history_is_how_long_ago_and_how_much(server, source):
+    answers = {
+        "time()": b'{"status": "success", "data": {"resultType": "scalar", "result": [1000.0, "1000.5"]}}',
+        "rate": VECTOR
+        % (
+            b'[{"metric": {"function_name": "a.fn"}, "values": [[980.5, "3"], [990.5, "NaN"], [1001, "4"]]},'
+            b' {"metric": {}, "values": [[990, "9"]]}]'
+        ),
+    }
+
+    def answer(handler):
+        doubles.status(200, answers["time()" if "time%28%29" in handler.path else "rate"])(handler)
+
+    server.faults["GET"] = answer
+    assert source.history(30.0) == {"a.fn": [(20.0, 3.0), (0.0, 4.0)]}
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [(b"[]", "TypeError"), (VECTOR % b"[]", "IndexError"), (VECTOR % b'[1, "soon"]', "ValueError")],
+)
+def test_a_history_that_makes_no_sense_is_a_source_error(server, source, body, what):
+    server.faults["GET"] = doubles.status(200, body)
+    with pytest.raises(SourceError, match=what):
+        source.history(30.0)
 
 
 def test_a_prometheus_that_is_not_there_is_a_source_error():
@@ -77,6 +116,7 @@ def test_the_real_prometheus_answers_every_signal_for_all_functions_at_once(tmp_
             source = PrometheusSource(config)
             until(lambda: _samples(source) > 250, "both replicas are seen")
             busy, quiet = source.observe()["busy.fn"], source.observe()["idle.fn"]
+            past = source.history(5.0)
             source.close()
     assert busy.capacity == 60.0
     assert (busy.slo_latency, busy.slo_objective, busy.up_replicas, busy.in_flight) == (0.1, 0.99, 2.0, 4.0)
@@ -87,6 +127,9 @@ def test_the_real_prometheus_answers_every_signal_for_all_functions_at_once(tmp_
     assert busy.in_flight_growth == 0.0
     assert busy.age is not None
     assert busy.age < 5.0
+    assert past["busy.fn"][-1][1] == pytest.approx(200, rel=0.5)
+    assert all(0.0 <= ago <= 6.0 for ago, _ in past["busy.fn"])
+    assert [ago for ago, _ in past["busy.fn"]] == sorted((ago for ago, _ in past["busy.fn"]), reverse=True)
     # Idle is not absent: the rate is 0, and what has no value is None.
     assert (quiet.rate, quiet.capacity, quiet.p99, quiet.attainment) == (0.0, None, None, None)
 

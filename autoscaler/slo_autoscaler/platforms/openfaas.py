@@ -3,8 +3,9 @@
 Owns requests, basic auth, names and labels. What the contract does not say aloud, and this module minds:
 
 - The gateway clamps counts to 1..5 and still says 202, so what was given is only seen by reading again.
-- ``GET /system/functions`` panics in the gateway while Prometheus is away. It is for discovery only; the
-  replicas of each function are read one by one.
+- ``GET /system/functions`` has the replicas and labels of every function: one request for a namespace, however
+  many functions there are. But it panics in the gateway while Prometheus is away, and then a function can
+  still be read alone.
 - Go leaves out zero values: a missing count is 0.
 """
 
@@ -39,9 +40,9 @@ class OpenFaas:
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
 
-    def functions(self) -> list[str]:
-        """Return every function of the configured namespaces, as name.namespace."""
-        names = []
+    def scales(self) -> dict[str, Scale | PlatformError]:
+        """Return replicas and bounds of every function of the configured namespaces."""
+        scales: dict[str, Scale | PlatformError] = {}
         for namespace in self._config.namespaces:
             found = self._get("/system/functions", namespace)
             if not isinstance(found, list):
@@ -50,8 +51,12 @@ class OpenFaas:
                 name = status.get("name") if isinstance(status, dict) else None
                 if not isinstance(name, str) or not name:
                     raise PlatformError(f"{self._config.gateway_url}/system/functions: an entry has no name")
-                names.append(f"{name}.{status.get('namespace') or namespace}")
-        return names
+                function_name = f"{name}.{status.get('namespace') or namespace}"
+                try:
+                    scales[function_name] = self._scale(function_name, status)
+                except PlatformError as error:
+                    scales[function_name] = error
+        return scales
 
     def scale(self, function_name: str) -> Scale:
         """Return replicas and bounds of one function."""
@@ -59,16 +64,7 @@ class OpenFaas:
         status = self._get(f"/system/function/{quote(name)}", namespace)
         if not isinstance(status, dict):
             raise PlatformError(f"{function_name}: the status is not an object")
-        labels = status.get("labels")
-        labels = labels if isinstance(labels, dict) else {}
-        return Scale(
-            desired=_count(function_name, status, "replicas"),
-            available=_count(function_name, status, "availableReplicas"),
-            min=_whole(labels.get(MIN_LABEL)),
-            max=_whole(labels.get(MAX_LABEL)),
-            cap=self._config.cap,
-            enabled=str(labels.get(AUTOSCALE_LABEL, "true")).lower() != "false",
-        )
+        return self._scale(function_name, status)
 
     def set_scale(self, function_name: str, replicas: int) -> None:
         """Ask the gateway for a count."""
@@ -79,6 +75,18 @@ class OpenFaas:
     def close(self) -> None:
         """Give up connections."""
         self._session.close()
+
+    def _scale(self, function_name: str, status: Mapping[str, Any]) -> Scale:
+        labels = status.get("labels")
+        labels = labels if isinstance(labels, dict) else {}
+        return Scale(
+            desired=_count(function_name, status, "replicas"),
+            available=_count(function_name, status, "availableReplicas"),
+            min=_whole(labels.get(MIN_LABEL)),
+            max=_whole(labels.get(MAX_LABEL)),
+            cap=self._config.cap,
+            enabled=str(labels.get(AUTOSCALE_LABEL, "true")).lower() != "false",
+        )
 
     def _get(self, path: str, namespace: str) -> Any:
         response = self._request("GET", path, namespace, None)

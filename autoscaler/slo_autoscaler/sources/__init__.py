@@ -1,11 +1,12 @@
 """Where observations come from.
 
-A source has one method; see ``prometheus`` for the real one and ``replay`` for recordings.
+A source has two methods; see ``prometheus`` for the real one and ``replay`` for recordings.
 """
 
 from typing import Protocol
 
 from slo_autoscaler.model import Observation
+from slo_autoscaler.restart import Past
 
 
 class Source(Protocol):
@@ -15,6 +16,13 @@ class Source(Protocol):
         """Return {function_name: Observation} as of now, or raise ``SourceError``.
 
         A function that is missing has no data. All signals or none: a reconcile on half of them would
-        take a low rate for a lull.
+        take a low rate for a lull. Returns within the time that the source is given, whatever happens.
+        """
+        ...
+
+    def history(self, span: float) -> dict[str, Past]:
+        """Return {function_name: what the last ``span`` seconds say}, or raise ``SourceError``.
+
+        Asked for once, after a start: what was seen before it is known to the source alone.
         """
         ...

@@ -1,10 +1,13 @@
 """Observations from Prometheus' HTTP API.
 
-Owns the requests and the translation of what can go wrong with them; the queries and the reading of answers
-are ``promql``'s. There are no retries: the next reconcile asks again, and until then every function holds.
+Owns the requests, the time that they may take together, and the translation of what can go wrong with them;
+the queries and the reading of answers are ``promql``'s. There are no retries: the next reconcile asks again,
+and until then every function holds.
 """
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from datetime import UTC, datetime
 from typing import Final
 
 from prometheus_api_client import PrometheusConnect
@@ -15,41 +18,105 @@ from slo_autoscaler import promql
 from slo_autoscaler.config import PrometheusConfig
 from slo_autoscaler.errors import SourceError, brief
 from slo_autoscaler.model import GatewaySlos, Observation
+from slo_autoscaler.restart import Past
+from slo_autoscaler.window import Entry
 
 CONCURRENT_QUERIES: Final = 4
 """Enough to hide the round trips; few enough not to crowd a shared Prometheus."""
+
+_FOREIGN: Final = (
+    RequestException,
+    PrometheusApiClientException,
+    AttributeError,
+    LookupError,
+    OverflowError,
+    TypeError,
+    ValueError,
+)
+"""What can come out of the client; it reads data.result without looking, so a wrong answer is any of these."""
 
 
 class PrometheusSource:
     """Asks for every signal of all functions at once, a few queries at a time."""
 
-    def __init__(self, config: PrometheusConfig, gateway: GatewaySlos | None = None) -> None:
-        """``gateway``: the functions that have no batching watchdog, and their SLOs."""
+    def __init__(
+        self,
+        config: PrometheusConfig,
+        gateway: GatewaySlos | None = None,
+        at: Callable[[], float] | None = None,
+    ) -> None:
+        """``gateway``: the functions that have no batching watchdog, and their SLOs.
+
+        ``at`` gives the time (Unix seconds) to look at; without it, it is Prometheus' own now.
+        """
         self._config = config
         self._gateway = gateway or GatewaySlos()
+        self._at = at
         self._queries = promql.queries(config.window, config.rate_window)
         self._gateway_queries = promql.gateway_queries(config.window, config.rate_window, self._gateway)
         self._connection = PrometheusConnect(url=config.url, timeout=config.timeout, retry=0)
         self._pool = ThreadPoolExecutor(CONCURRENT_QUERIES, thread_name_prefix="prometheus")
 
     def observe(self) -> dict[str, Observation]:
-        """Return the current observation of every function; ``SourceError`` if any query fails."""
-        texts = [*self._queries.values(), *self._gateway_queries.values()]
-        answers = list(self._pool.map(self._ask, texts))
-        own = dict(zip(self._queries, answers, strict=False))
-        theirs = dict(zip(self._gateway_queries, answers[len(own) :], strict=True))
-        return promql.observations(own) | promql.gateway_observations(theirs, self._gateway)
+        """Return the current observation of every function; ``SourceError`` if any query fails.
+
+        All queries together have ``timeout``. A query that is late is left to itself: it ends when its socket
+        falls silent for as long, and until then it has one of the few threads, so late queries cannot pile up.
+        """
+        params = {} if self._at is None else {"time": self._at()}
+        own, theirs = (
+            {signal: self._pool.submit(self._ask, query, params) for signal, query in queries.items()}
+            for queries in (self._queries, self._gateway_queries)
+        )
+        asked = [*own.values(), *theirs.values()]
+        done, late = wait(asked, self._config.timeout, FIRST_EXCEPTION)
+        for query in late:
+            query.cancel()
+        failed = next((query for query in asked if query in done and query.exception()), None)
+        if failed is not None:
+            failed.result()
+        if late:
+            raise SourceError(
+                f"{self._config.url}: {len(late)} of {len(asked)} queries not answered within"
+                f" {self._config.timeout:g} s"
+            )
+        seen = promql.observations({signal: query.result() for signal, query in own.items()})
+        answers = {signal: query.result() for signal, query in theirs.items()}
+        return seen | promql.gateway_observations(answers, self._gateway)
+
+    def history(self, span: float) -> dict[str, Past]:
+        """Return what the last ``span`` seconds say, a point for each scrape, within ``timeout``.
+
+        By Prometheus' own clock, so that clocks need not agree.
+        """
+        asked = self._pool.submit(self._ask_history, span)
+        wait([asked], self._config.timeout)
+        if asked.cancel() or not asked.done():
+            raise SourceError(f"{self._config.url}: no history within {self._config.timeout:g} s")
+        return asked.result()
 
     def close(self) -> None:
         """Give up connections and threads."""
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
         self._connection.close()
 
-    def _ask(self, query: str) -> dict[str, float]:
+    def _ask(self, query: str, params: dict[str, float]) -> dict[str, float]:
         try:
-            return promql.parse(self._connection.custom_query(query))
+            return promql.parse(self._connection.custom_query(query, params))
         except SourceError as error:
             raise SourceError(f"{self._config.url}: wrong answer to {query}: {error}") from error
-        except (RequestException, PrometheusApiClientException, ValueError, LookupError, TypeError) as error:
-            # The client reads data.result without looking, so a wrong answer is a KeyError or TypeError.
+        except _FOREIGN as error:
             raise SourceError(f"{self._config.url}: {brief(error)}") from error
+
+    def _ask_history(self, span: float) -> dict[str, Past]:
+        try:
+            now = float(self._connection.custom_query("time()")[1]) if self._at is None else self._at()
+            start, end = (datetime.fromtimestamp(when, UTC) for when in (now - span, now))
+            step = f"{self._config.scrape_interval:g}"
+            ranges: dict[str, dict[str, tuple[Entry, ...]]] = {
+                signal: promql.parse_range(self._connection.custom_query_range(query, start, end, step), now)
+                for signal, query in promql.history_queries(self._config.rate_window).items()
+            }
+        except _FOREIGN as error:
+            raise SourceError(f"{self._config.url}: {brief(error)}") from error
+        return promql.pasts(ranges)

@@ -11,6 +11,7 @@ from typing import Final
 
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.model import Observation
+from slo_autoscaler.sources import Past
 
 _FIELDS: Final = {field.name for field in fields(Observation)}
 
@@ -31,6 +32,10 @@ class ReplaySource:
             return {name: _observation(values) for name, values in recorded.items()}
         except (ValueError, TypeError, AttributeError) as error:
             raise SourceError(f"line {number} of the recording: {error}") from error
+
+    def history(self, span: float) -> dict[str, Past]:
+        """Return nothing: a recording begins with its first line."""
+        return {}
 
 
 def _observation(values: dict[str, float | None]) -> Observation:

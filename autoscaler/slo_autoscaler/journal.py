@@ -1,0 +1,174 @@
+"""The last decisions of each function, for ``explain`` and the decision log.
+
+Owns what is news and what only repeats, the JSON form of a decision, and how much is remembered. Written by
+the controller's thread, read by those of ``web``. Nothing here outlives the process: the log does.
+"""
+
+import difflib
+import json
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from slo_autoscaler.model import Numbers
+
+DEPTH: Final = 20
+"""Decisions that are kept of one function, as long as there are few functions."""
+
+TOTAL: Final = 40_000
+"""Decisions that are kept altogether, a good half kilobyte each; but of no function fewer than two."""
+
+NEAR_NAMES: Final = 3
+"""Names that are suggested in the place of one that is not known."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """One decision, and how often it has been taken again since."""
+
+    at: datetime
+    function_name: str
+    before: int
+    after: int
+    reason: str
+    mode: str
+    """``active``, ``shadow``, or ``standby`` of an autoscaler that waits for the lock."""
+    dry_run: bool
+    """Nothing is carried out, whatever is decided."""
+    inputs: Numbers
+    incumbent: int | None = None
+    """In shadow mode the count that is really there; ``before`` and ``after`` are the shadow's own."""
+    repeats: int = 0
+    until: datetime | None = None
+    """When it was last taken again; the inputs are of then."""
+
+    @property
+    def action(self) -> str:
+        """``up``, ``down`` or ``hold``."""
+        return "up" if self.after > self.before else "down" if self.after < self.before else "hold"
+
+    def document(self) -> dict[str, Any]:
+        """The decision as one JSON object, as in the decision log."""
+        shadow = {} if self.incumbent is None else {"incumbent": self.incumbent}
+        return {
+            "time": self.at.isoformat(timespec="milliseconds"),
+            "function_name": self.function_name,
+            "mode": self.mode,
+            "from": self.before,
+            "to": self.after,
+            **shadow,
+            "action": self.action,
+            "reason": self.reason,
+            "dry_run": self.dry_run,
+            "inputs": {key: _rounded(value) for key, value in self.inputs.items()},
+        }
+
+    def repeated(self) -> dict[str, Any]:
+        """``document``, and what has become of it since."""
+        until = self.at if self.until is None else self.until
+        return {
+            **self.document(),
+            "repeats": self.repeats,
+            "until": until.isoformat(timespec="milliseconds"),
+        }
+
+    def says_again(self, other: "Entry") -> bool:
+        """Tell whether ``other`` says nothing new: a hold, or what a dry run cannot change."""
+        same = (self.before, self.after, self.reason, self.mode) == (
+            other.before,
+            other.after,
+            other.reason,
+            other.mode,
+        )
+        return same and (self.dry_run or self.before == self.after)
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What is remembered of one function: the newest decision as it is, those before as text."""
+
+    newest: Entry
+    older: deque[str] = field(default_factory=deque)
+
+
+class Journal:
+    """Remembers decisions by function; every method may be called from any thread."""
+
+    def __init__(self, depth: int = DEPTH, total: int = TOTAL) -> None:
+        """Keep ``depth`` decisions of each function, ``total`` of all (at least two of each)."""
+        self._depth = depth
+        self._total = total
+        self._kept: dict[str, _Kept] = {}
+        self._lock = threading.Lock()
+
+    def record(self, entry: Entry) -> bool:
+        """Remember a decision; tell whether it is news, rather than the last one taken again."""
+        with self._lock:
+            kept = self._kept.get(entry.function_name)
+            if kept is None:
+                self._kept[entry.function_name] = _Kept(entry)
+                return True
+            newest = kept.newest
+            if newest.says_again(entry):
+                newest.repeats += 1
+                newest.until = entry.at
+                newest.inputs = entry.inputs
+                newest.incumbent = entry.incumbent
+                return False
+            kept.older.append(json.dumps(newest.repeated()))
+            most = max(1, min(self._depth, self._total // len(self._kept)) - 1)
+            while len(kept.older) > most:
+                kept.older.popleft()
+            kept.newest = entry
+            return True
+
+    def forget(self, function_name: str) -> None:
+        """Drop a function that is gone."""
+        with self._lock:
+            self._kept.pop(function_name, None)
+
+    def functions(self) -> list[str]:
+        """Return the functions of which something is remembered."""
+        with self._lock:
+            return sorted(self._kept)
+
+    def decisions(self, function_name: str, last: int) -> list[dict[str, Any]] | None:
+        """Return the last decisions, oldest first, with ``repeats`` and ``until``; None if there are none."""
+        with self._lock:
+            kept = self._kept.get(function_name)
+            if kept is None or last < 1:
+                return None if kept is None else []
+            older = list(kept.older)
+            newest = kept.newest.repeated()
+        return [*map(json.loads, older), newest][-last:]
+
+
+def named(wanted: str, functions: list[str]) -> tuple[list[str], list[str]]:
+    """Return the functions that ``wanted`` names, and, if there are none, those that are spelt alike.
+
+    ``wanted`` is name.namespace, or a name alone, which may stand for one function in each namespace.
+    """
+    if wanted in functions:
+        return [wanted], []
+    found = [name for name in functions if name.rpartition(".")[0] == wanted]
+    return found, [] if found else difflib.get_close_matches(wanted, functions, NEAR_NAMES, 0.5)
+
+
+def of_log(line: str) -> dict[str, Any] | None:
+    """Return the decision on one line of a log, or None if the line is something else."""
+    if not line.startswith("{"):
+        return None
+    try:
+        found = json.loads(line)
+        datetime.fromisoformat(found["time"])
+        kinds = {"function_name": str, "from": int, "to": int, "reason": str, "inputs": dict}
+        return found if all(isinstance(found[key], kind) for key, kind in kinds.items()) else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _rounded(value: float | None) -> float | None:
+    """Six significant digits are more than any of the numbers is worth."""
+    return value if value is None or isinstance(value, int) else float(f"{value:.6g}")

@@ -1,0 +1,117 @@
+"""Which of several autoscalers acts: at most one, for two scalers cannot share a function.
+
+Owns the lock and nothing else. A leader is a class with the two methods of ``Leader``. The one that does not
+lead goes on observing and deciding, so that it knows what it needs when its turn comes.
+"""
+
+import fcntl
+import logging
+import os
+import threading
+from contextlib import suppress
+from typing import Protocol
+
+from slo_autoscaler.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+class Leader(Protocol):
+    """What the controller needs to know."""
+
+    def leads(self) -> bool:
+        """Tell whether this process may act now, trying to become the leader if it is not; never waits.
+
+        Asked before each reconcile and before each change, from several threads.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let others lead."""
+        ...
+
+
+class Alone:
+    """No lock: this autoscaler is the only one, or the configuration keeps it apart from others."""
+
+    def leads(self) -> bool:
+        """Return True."""
+        return True
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class FileLock:
+    """A lock on a file, held for life: the kernel gives it up when the process ends, however it ends.
+
+    For processes on one machine: locks on network file systems are not what they seem. A file that was
+    removed or replaced under the holder is no lock any more, and the holder stops leading.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Open the file, creating it; ``ConfigError`` if that cannot be done."""
+        self._path = path
+        self._file: int | None = None
+        self._leads = False
+        self._waits = False
+        self._lock = threading.Lock()
+        try:
+            self._file = self._open()
+        except OSError as error:
+            raise ConfigError([f"--lock: {path!r} must be a file that can be written: {error.strerror}"]) from None
+
+    def leads(self) -> bool:
+        """Tell whether the lock is held, taking it if it is free."""
+        with self._lock:
+            if self._leads and not self._is_current():
+                logger.error("%s was removed or replaced: no longer the leader", self._path)
+                self._give_up()
+            if not self._leads:
+                self._leads = self._take()
+                if self._leads:
+                    logger.info("leads, by the lock on %s", self._path)
+                elif not self._waits:
+                    logger.info("another autoscaler holds the lock on %s: decides, and does not act", self._path)
+                self._waits = not self._leads
+            return self._leads
+
+    def close(self) -> None:
+        """Give the lock up."""
+        with self._lock:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._leads = False
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _open(self) -> int:
+        return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def _take(self) -> bool:
+        try:
+            if self._file is None or not self._is_current():
+                self._give_up()
+                self._file = self._open()
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        if not self._is_current():
+            # Replaced between opening and locking; the next try opens what is there then.
+            self._give_up()
+            return False
+        with suppress(OSError):  # who holds it is a help to people, nothing more
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+        return True
+
+    def _is_current(self) -> bool:
+        """Tell whether the path still leads to the file that is open."""
+        if self._file is None:
+            return False
+        try:
+            return os.path.samestat(os.fstat(self._file), os.stat(self._path))
+        except OSError:
+            return False

@@ -1,0 +1,70 @@
+"""A proxy between the autoscaler and a real server, which can be told to spoil what passes.
+
+Every fault is an HTTP or TCP one on real sockets; what is not spoilt is the real server's answer.
+"""
+
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote_plus
+
+from autoscaler.doubles import Fault, status
+
+
+class FaultProxy:
+    """Forwards GETs; ``fault`` answers instead where the path contains ``only``."""
+
+    def __init__(self, upstream: str) -> None:
+        self.upstream = upstream
+        self.fault: Fault | None = None
+        self.only = ""
+        self.passed = 0
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                fault = proxy.fault
+                if fault is not None and proxy.only in unquote_plus(self.path):
+                    fault(self)
+                else:
+                    proxy.passed += 1
+                    status(200, proxy.real(self))(self)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def real(self, handler: BaseHTTPRequestHandler) -> bytes:
+        """Return what the real server answers."""
+        with urllib.request.urlopen(self.upstream + handler.path, timeout=20) as answer:
+            return bytes(answer.read())
+
+    def edited(self, edit: Callable[[bytes], bytes]) -> Fault:
+        """Pass on what the real server answers, changed."""
+        return lambda handler: status(200, edit(self.real(handler)))(handler)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@contextmanager
+def a_fault_proxy(upstream: str) -> Iterator[FaultProxy]:
+    proxy = FaultProxy(upstream)
+    try:
+        yield proxy
+    finally:
+        proxy.close()

@@ -1,0 +1,326 @@
+"""Whatever goes wrong around the autoscaler: a real Prometheus, real faults between, and nothing is scaled down.
+
+One Prometheus serves all tests of this file. The proxy before it spoils what the test says.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from autoscaler import doubles
+from autoscaler.doubles import Function, a_fleet, a_gateway, a_prometheus, until
+from autoscaler.fault_proxy import a_fault_proxy
+from slo_autoscaler.config import Config
+from slo_autoscaler.controller import Clocks, Controller
+from slo_autoscaler.journal import Journal
+from slo_autoscaler.leader import Alone
+from slo_autoscaler.metrics import Metrics
+from slo_autoscaler.platforms.openfaas import OpenFaas
+from slo_autoscaler.sources.prometheus import PrometheusSource
+
+pytestmark = pytest.mark.e2e
+
+PEAK = 4
+"""Replicas at the peak of load that the tests begin with: 250/s on replicas of 100/s."""
+
+# No stabilisation and no cooldown: only the rule under test stands between a fault and a scale-down.
+FAST = """
+platform: {{gateway_url: "{gateway}", timeout: 400ms}}
+prometheus: {{url: "{prometheus}", scrape_interval: 250ms, window: 1s, timeout: 500ms, max_age: 2s}}
+interval: 100ms
+web: {{host: 127.0.0.1, port: 0}}
+defaults:
+  start_up_time: 100ms
+  min_samples: 5
+  trend_history: 2s
+  scale_down: {{stabilisation_window: 0s}}
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Two functions at their peak, scraped through a proxy."""
+    with a_fleet(capacity=100.0) as peak, a_fleet(capacity=100.0) as other:
+        peak.rate, other.rate = 250.0, 70.0
+        targets = {"a.openfaas-fn": [peak.address], "b.openfaas-fn": [other.address]}
+        with (
+            a_prometheus(tmp_path_factory.mktemp("prometheus"), targets) as prometheus,
+            a_fault_proxy(prometheus.url) as proxy,
+        ):
+            yield peak, other, proxy
+
+
+@contextmanager
+def an_autoscaler(gateway, proxy):
+    """Give a controller and the list of its decisions."""
+    config = Config.parse(FAST.format(gateway=gateway.url, prometheus=proxy.url), "test")
+    source, platform = PrometheusSource(config.prometheus), OpenFaas(config.platform)
+    lines = []
+    controller = Controller(
+        config,
+        source,
+        platform,
+        Metrics(CollectorRegistry()),
+        Journal(),
+        Alone(),
+        emit=lambda line: lines.append(json.loads(line)),
+        clocks=Clocks(time.monotonic, lambda: datetime.now(UTC)),
+        dry_run=False,
+    )
+    try:
+        yield controller, lines
+    finally:
+        controller.close()
+        source.close()
+        platform.close()
+
+
+def reason(lines, name="a.openfaas-fn"):
+    return next((line["reason"] for line in reversed(lines) if line["function_name"] == name), None)
+
+
+def settled(controller, lines):
+    """Reconcile until both functions are decided on with data."""
+
+    def done():
+        controller.reconcile()
+        return {reason(lines), reason(lines, "b.openfaas-fn")}.isdisjoint({None, "NoData", "NotManaged"})
+
+    until(done, "both functions are seen")
+
+
+@pytest.fixture
+def gateway():
+    # One endpoint is scraped, so one replica serves; the others stay in starting.
+    with a_gateway(a=Function(PEAK, available=1), b=Function(1)) as double:
+        yield double
+
+
+released = threading.Event()
+"""Ends what hangs."""
+
+
+@pytest.fixture(autouse=True)
+def _release():
+    """Let go of what hangs when the test is over."""
+    released.clear()
+    yield
+    released.set()
+
+
+NOT_NUMBERS = re.compile(rb'("value":\[[\d.]+,)"[^"]+"')
+FAULTS = {
+    "dead": lambda proxy: doubles.panic,
+    "busy": lambda proxy: doubles.status(503, b'{"status":"error","errorType":"timeout","error":"slow"}'),
+    "refusing": lambda proxy: doubles.status(422, b'{"status":"error","errorType":"execution"}'),
+    "slow": lambda proxy: doubles.hang(released),
+    "endless": lambda proxy: doubles.dribble(released),
+    "a web page": lambda proxy: doubles.garbage,
+    "cut in half": lambda proxy: doubles.half(b'{"status":"success","data":{"resultType":"vector"}}'),
+    "an error with status 200": lambda proxy: doubles.status(200, b'{"status":"error"}'),
+    "of another type": lambda proxy: proxy.edited(lambda body: body.replace(b'"value"', b'"values"')),
+    "not numbers": lambda proxy: proxy.edited(lambda body: NOT_NUMBERS.sub(rb'\1"many"', body)),
+    "NaN": lambda proxy: proxy.edited(lambda body: NOT_NUMBERS.sub(rb'\1"NaN"', body)),
+    "empty": lambda proxy: proxy.edited(lambda body: re.sub(rb'"result":\[.*\]', b'"result":[]', body)),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_whatever_prometheus_does_every_function_holds_and_goes_on_afterwards(world, gateway, fault):
+    _, _, proxy = world
+    with an_autoscaler(gateway, proxy) as (controller, lines):
+        settled(controller, lines)
+        before = len(gateway.posted)
+        proxy.fault = FAULTS[fault](proxy)
+        try:
+            controller.reconcile()
+            controller.reconcile()
+            assert {reason(lines), reason(lines, "b.openfaas-fn")} == {"NoData"}
+        finally:
+            proxy.fault = None
+            released.set()
+        assert len(gateway.posted) == before
+        settled(controller, lines)
+        assert gateway.functions["a"].replicas >= PEAK - 1
+
+
+@pytest.mark.parametrize("signal_", ["slo_requests_total", "watchdog_capacity", "up{"])
+def test_one_query_of_several_that_fails_makes_every_function_hold(world, gateway, signal_):
+    _, _, proxy = world
+    with an_autoscaler(gateway, proxy) as (controller, lines):
+        settled(controller, lines)
+        before = len(gateway.posted)
+        proxy.fault, proxy.only = doubles.status(500), signal_
+        try:
+            assert controller.reconcile() is False
+            assert {reason(lines), reason(lines, "b.openfaas-fn")} == {"NoData"}
+            assert len(gateway.posted) == before
+        finally:
+            proxy.fault, proxy.only = None, ""
+
+
+def test_a_counter_that_begins_anew_is_no_lull(world, gateway):
+    peak, _, proxy = world
+    with an_autoscaler(gateway, proxy) as (controller, lines):
+        settled(controller, lines)
+        rates = []
+        peak.restart()
+        scrapes = peak.scrapes
+
+        def scraped():
+            controller.reconcile()
+            decisions = controller.decisions("a.openfaas-fn", 1)["decisions"]
+            rates.append(decisions[-1]["inputs"]["rate"])
+            return peak.scrapes > scrapes + 5
+
+        until(scraped, "the restart has passed through the window")
+        assert min(rates) > 100, "a reset is seen as one, and takes at most one scrape of the window away"
+        assert all(line["to"] >= 3 for line in lines if line["function_name"] == "a.openfaas-fn")
+
+
+def test_series_that_go_stale_make_their_function_hold_and_no_other(tmp_path, gateway):
+    with a_fleet(capacity=100.0) as peak, a_fleet(capacity=100.0) as other:
+        peak.rate, other.rate = 250.0, 150.0
+        targets = {"a.openfaas-fn": [peak.address], "b.openfaas-fn": [other.address]}
+        with a_prometheus(tmp_path, targets) as prometheus, an_autoscaler(gateway, prometheus) as (
+            controller,
+            lines,
+        ):
+            settled(controller, lines)
+            peak.close()
+
+            def stale():
+                controller.reconcile()
+                return reason(lines) == "NoData"
+
+            until(stale, "the scrape has failed")
+            lines.clear()
+            gateway.functions["b"].replicas = 1
+
+            def scaled():
+                controller.reconcile()
+                return gateway.functions["b"].replicas >= 2
+
+            until(scaled, "the other function is scaled all the same")
+            assert gateway.functions["a"].replicas >= 3
+
+
+GATEWAY_FAULTS = {
+    "dead": doubles.panic,
+    "failing": doubles.status(500),
+    "overloaded": doubles.status(429),
+    "redirecting": doubles.status(301),
+    "a web page": doubles.garbage,
+    "null": doubles.status(200, b"null"),
+    "cut in half": doubles.half(b'[{"name": "a", "replicas": 0}]'),
+    "slow": doubles.hang(released),
+    "endless": doubles.dribble(released),
+}
+
+
+@pytest.mark.parametrize("fault", GATEWAY_FAULTS)
+def test_whatever_the_gateway_does_nothing_is_scaled_down_and_it_goes_on_afterwards(world, gateway, fault):
+    _, _, proxy = world
+    with an_autoscaler(gateway, proxy) as (controller, lines):
+        settled(controller, lines)
+        before = {name: function.replicas for name, function in gateway.functions.items()}
+        gateway.faults[""] = GATEWAY_FAULTS[fault]
+        assert controller.reconcile() is False
+        assert {name: function.replicas for name, function in gateway.functions.items()} == before
+        gateway.faults.clear()
+        released.set()
+        until(controller.reconcile, "it goes on")
+        assert gateway.functions["a"].replicas >= 3
+
+
+def test_a_gateway_that_panics_on_the_list_alone_is_read_one_by_one(world, gateway):
+    _, _, proxy = world
+    with an_autoscaler(gateway, proxy) as (controller, lines):
+        settled(controller, lines)
+        gateway.functions["a"].replicas = 1
+        gateway.faults["GET /system/functions"] = doubles.panic
+
+        def scaled():
+            controller.reconcile()
+            return gateway.functions["a"].replicas >= 3
+
+        until(scaled, "it scales without the list")
+
+
+@contextmanager
+def a_process(config, log, *flags):
+    with (log.with_suffix(".jsonl")).open("wb") as stdout, log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "slo_autoscaler", "--config", str(config), *flags],
+            stdout=stdout,
+            stderr=stderr,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        try:
+            yield process, lambda: [
+                json.loads(line) for line in log.with_suffix(".jsonl").read_text().splitlines() if line
+            ]
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_of_two_autoscalers_one_acts_and_the_other_takes_over_without_a_dip(world, gateway, tmp_path):
+    _, _, proxy = world
+    config = tmp_path / "as.yaml"
+    config.write_text(FAST.format(gateway=gateway.url, prometheus=proxy.url))
+    lock = ("--lock", str(tmp_path / "lock"))
+    with a_process(config, tmp_path / "first", *lock) as (first, first_decisions):
+        until(lambda: reason(first_decisions()) not in (None, "NoData"), "the first leads")
+        with a_process(config, tmp_path / "second", *lock) as (_, second_decisions):
+            until(lambda: reason(second_decisions()) not in (None, "NoData"), "the second decides too")
+            assert {line["mode"] for line in second_decisions()} == {"standby"}
+            assert all(line["dry_run"] for line in second_decisions())
+            assert {line["mode"] for line in first_decisions()} == {"active"}
+
+            first.kill()
+            until(
+                lambda: "active" in {line["mode"] for line in second_decisions()},
+                "the second takes over",
+            )
+            gateway.functions["a"].replicas = 1
+            until(lambda: gateway.functions["a"].replicas >= 3, "and acts")
+    counts = [post["replicas"] for post in gateway.posted if post["serviceName"] == "a"]
+    assert min(counts, default=PEAK) >= 3, "no dip"
+    assert "holds the lock" in (tmp_path / "second").read_text()
+
+
+def test_a_restart_in_mid_peak_makes_no_dip(world, gateway, tmp_path):
+    _, _, proxy = world
+    config = tmp_path / "as.yaml"
+    config.write_text(FAST.format(gateway=gateway.url, prometheus=proxy.url))
+    for number in range(2):
+        with a_process(config, tmp_path / f"log{number}") as (process, decisions):
+            until(lambda: reason(decisions()) not in (None, "NoData"), "it decides")  # noqa: B023
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    counts = [post["replicas"] for post in gateway.posted if post["serviceName"] == "a"]
+    assert min(counts, default=PEAK) >= 3
+
+
+def test_a_stop_in_mid_reconcile_is_clean(gateway, tmp_path):
+    config = tmp_path / "as.yaml"
+    config.write_text(FAST.format(gateway=gateway.url, prometheus="http://127.0.0.1:1"))
+    gateway.faults["GET"] = doubles.hang(released)
+    with a_process(config, tmp_path / "log") as (process, _):
+        until(lambda: gateway.requests, "a reconcile has begun and the gateway does not answer")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0
+    log = (tmp_path / "log").read_text()
+    assert "stopped" in log
+    assert "Traceback" not in log

@@ -1,0 +1,127 @@
+"""What is remembered of decisions: what is news, what repeats, how much is kept."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slo_autoscaler.journal import Entry, Journal, named, of_log
+
+NAME = "a.fn"
+START = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
+
+
+def an_entry(seconds=0, **changes):
+    hold = Entry(
+        at=START + timedelta(seconds=seconds),
+        function_name=NAME,
+        before=2,
+        after=2,
+        reason="NoData",
+        mode="active",
+        dry_run=False,
+        inputs={"rate": 1.0},
+    )
+    return replace(hold, **changes)
+
+
+def test_a_hold_that_is_taken_again_is_no_news_and_is_counted_with_its_latest_numbers():
+    journal = Journal()
+    assert journal.record(an_entry(0))
+    assert not journal.record(an_entry(5))
+    assert not journal.record(an_entry(10, inputs={"rate": 7.0}))
+    (found,) = journal.decisions(NAME, 5)
+    assert (found["repeats"], found["time"][11:19], found["until"][11:19]) == (2, "12:00:00", "12:00:10")
+    assert found["inputs"] == {"rate": 7.0}
+
+
+@pytest.mark.parametrize("change", [{"reason": "Settling"}, {"after": 3}, {"mode": "standby"}])
+def test_a_hold_with_another_reason_count_or_mode_is_news(change):
+    journal = Journal()
+    journal.record(an_entry())
+    assert journal.record(an_entry(5, **change))
+    assert len(journal.decisions(NAME, 5)) == 2
+
+
+def test_the_same_change_twice_is_news_unless_it_is_a_dry_run():
+    journal = Journal()
+    up = an_entry(after=4, reason="Backlog")
+    assert journal.record(up)
+    assert journal.record(replace(up))
+    assert journal.record(replace(up, dry_run=True)) is True
+    assert journal.record(replace(up, dry_run=True)) is False
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3)), max_size=60), st.integers(1, 5))
+def test_the_last_decisions_come_oldest_first_and_never_more_than_are_kept(story, depth):
+    journal = Journal(depth=depth, total=1000)
+    told = {}
+    for number, (name, reason) in enumerate(story):
+        if journal.record(an_entry(number, function_name=name, reason=str(reason))):
+            told.setdefault(name, []).append(str(reason))
+    for name, reasons in told.items():
+        kept = [found["reason"] for found in journal.decisions(name, 100)]
+        assert kept == reasons[-max(2, depth) :]
+        assert journal.decisions(name, 1)[0]["reason"] == reasons[-1]
+
+
+def test_many_functions_share_the_space_and_each_keeps_at_least_two():
+    journal = Journal(depth=10, total=12)
+    for number in range(40):
+        for name in ("a", "b", "c", "d"):
+            journal.record(an_entry(number, function_name=name, reason=str(number % 7)))
+    assert [len(journal.decisions(name, 100)) for name in "abcd"] == [3, 3, 3, 3]
+    for name in map(str, range(100)):
+        journal.record(an_entry(function_name=name))
+    journal.record(an_entry(function_name="a", reason="x"))
+    journal.record(an_entry(function_name="a", reason="y"))
+    assert [found["reason"] for found in journal.decisions("a", 100)] == ["x", "y"]
+
+
+def test_what_is_forgotten_is_unknown():
+    journal = Journal()
+    journal.record(an_entry())
+    journal.forget(NAME)
+    journal.forget("never.seen")
+    assert journal.decisions(NAME, 1) is None
+    assert journal.functions() == []
+
+
+def test_a_decision_goes_through_the_log_and_back():
+    entry = an_entry(after=3, reason="Backlog", inputs={"rate": 123.456789, "p99": None}, incumbent=1)
+    line = json.dumps(entry.document())
+    assert of_log(line) == entry.document()
+    assert entry.document()["inputs"] == {"rate": 123.457, "p99": None}
+    assert (entry.document()["action"], entry.document()["incumbent"]) == ("up", 1)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "2026-01-02 INFO reconciles",
+        "{",
+        "{}",
+        "[1]",
+        '{"time": "soon", "function_name": "a.fn", "from": 1, "to": 1, "reason": "x", "inputs": {}}',
+        '{"time": "2026-01-02T12:00:00", "function_name": "a.fn", "from": 1, "to": "1", "reason": "x", "inputs": {}}',
+        '{"time": 3, "function_name": "a.fn", "from": 1, "to": 1, "reason": "x", "inputs": {}}',
+    ],
+)
+def test_a_line_that_is_no_decision_is_passed_over(line):
+    assert of_log(line) is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [("a.x", ["a.x"]), ("a", ["a.x", "a.y"]), ("b", []), ("b.c", ["b.c.x"]), ("z", [])],
+)
+def test_a_name_is_that_with_namespace_or_alone(wanted, found):
+    assert named(wanted, ["a.x", "a.y", "b.c.x"])[0] == found
+
+
+def test_names_that_are_spelt_alike_are_suggested_only_where_none_is_found():
+    assert named("vison.fn", ["vision.fn", "text.fn"]) == ([], ["vision.fn"])
+    assert named("vision", ["vision.fn", "version.fn"]) == (["vision.fn"], [])

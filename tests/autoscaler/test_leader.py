@@ -1,0 +1,109 @@
+"""The lock on a file: one leads, the next follows when it ends, and a lock that is no lock is given up."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from slo_autoscaler.errors import ConfigError
+from slo_autoscaler.leader import Alone, FileLock
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "lock"
+
+
+@pytest.fixture
+def locks(path):
+    made = [FileLock(str(path)) for _ in range(3)]
+    yield made
+    for lock in made:
+        lock.close()
+
+
+def test_without_a_lock_it_always_leads():
+    assert Alone().leads()
+    Alone().close()
+
+
+def test_one_of_several_leads_and_goes_on_to(locks):
+    assert [lock.leads() for lock in locks] == [True, False, False]
+    assert [lock.leads() for lock in locks] == [True, False, False]
+
+
+def test_the_next_leads_when_the_first_lets_go(locks, caplog):
+    caplog.set_level("INFO")
+    first, second, third = locks
+    assert (first.leads(), second.leads(), second.leads()) == (True, False, False)
+    first.close()
+    assert (second.leads(), third.leads()) == (True, False)
+    assert caplog.text.count("decides, and does not act") == 2, "once for each that waits"
+
+
+def test_the_file_says_which_process_leads(locks, path):
+    locks[0].leads()
+    assert path.read_text() == f"{os.getpid()}\n"
+
+
+def test_a_process_that_is_killed_leads_no_more(path):
+    code = (
+        "import sys; from slo_autoscaler.leader import FileLock; lock = FileLock(sys.argv[1]);"
+        "print(lock.leads(), flush=True); sys.stdin.read()"
+    )
+    follower = FileLock(str(path))
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "True\n"
+        assert not follower.leads()
+        process.kill()
+        process.wait()
+        assert follower.leads()
+    follower.close()
+
+
+def test_a_lock_whose_file_is_removed_is_given_up_and_taken_anew(locks, path, caplog):
+    first, second, _ = locks
+    assert first.leads()
+    path.unlink()
+    assert second.leads(), "there is a new file, and nobody holds it"
+    assert not first.leads()
+    assert "was removed or replaced: no longer the leader" in caplog.text
+
+
+def test_a_follower_whose_file_is_replaced_waits_for_the_new_one(locks, path):
+    first, second, third = locks
+    assert first.leads()
+    assert not second.leads()
+    path.unlink()
+    assert third.leads()
+    first.close()
+    assert not second.leads(), "the old file is free, but it is no lock any more"
+    third.close()
+    assert second.leads()
+
+
+def test_a_lock_that_was_closed_can_be_taken_again(path):
+    lock = FileLock(str(path))
+    assert lock.leads()
+    lock.close()
+    assert lock.leads()
+    lock.close()
+
+
+def test_a_folder_that_is_gone_is_nobody_s_turn(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    lock = FileLock(str(folder / "lock"))
+    (folder / "lock").unlink()
+    folder.rmdir()
+    assert not lock.leads()
+    lock.close()
+
+
+def test_a_file_that_cannot_be_opened_stops_the_start(tmp_path):
+    with pytest.raises(ConfigError, match=r"--lock: '.*no/lock' must be a file .* No such file"):
+        FileLock(str(tmp_path / "no" / "lock"))

@@ -1,0 +1,129 @@
+"""The virtual replicas of shadow mode, what they would have seen, and the score."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoscaler.values import observations, scales, seen
+from slo_autoscaler.model import Scale
+from slo_autoscaler.shadow import Shadow, imagined
+
+REAL = Scale(desired=2, available=2, min=1, max=9)
+START = 10.0
+
+
+def test_it_begins_beside_the_incumbent_with_its_bounds():
+    assert Shadow.beside(REAL, 5.0).scale(REAL, 5.0) == REAL
+
+
+def test_replicas_that_are_wanted_serve_after_the_start_up_time():
+    shadow = Shadow.beside(REAL, 0.0).wanted(5, START, 0.0)
+    assert [shadow.scale(REAL, now).available for now in (0.0, 9.9, 10.0)] == [2, 2, 5]
+    assert shadow.scale(REAL, 0.0).pending == 3
+
+
+def test_the_last_to_start_are_the_first_to_go():
+    shadow = Shadow.beside(REAL, 0.0).wanted(4, START, 0.0).wanted(6, START, 5.0).wanted(3, START, 6.0)
+    assert (shadow.desired, shadow.starting) == (3, ((10.0, 1),))
+    assert shadow.wanted(1, START, 6.0).starting == ()
+
+
+@given(st.lists(st.tuples(st.floats(0, 20), st.integers(0, 30)), max_size=30))
+def test_what_serves_and_what_starts_is_what_is_wanted(story):
+    shadow, now = Shadow.beside(REAL, 0.0), 0.0
+    for seconds, count in story:
+        now += seconds
+        before = shadow.scale(REAL, now)
+        shadow = shadow.wanted(count, START, now)
+        after = shadow.scale(REAL, now)
+        assert after.desired == count
+        assert after.available <= before.available, "nothing serves at once"
+        assert after.available == min(before.available, count), "what serves stays as long as it may"
+    assert shadow.scale(REAL, now + START).available == shadow.desired
+
+
+def test_with_the_same_replicas_it_sees_the_same():
+    observed = seen()
+    assert imagined(observed, REAL, REAL) is observed
+
+
+def test_with_more_replicas_latency_falls_and_an_overload_is_gone():
+    overloaded = seen(rate=190.0, in_flight_growth=60.0, in_flight=80.0, p99=0.4, attainment=0.6)
+    there = imagined(overloaded, REAL, Scale(4, 4))
+    assert there.arrival_rate == overloaded.arrival_rate == 250.0
+    assert (there.p99, there.in_flight, there.attainment, there.up_replicas) == (0.2, 40.0, 1.0, 4.0)
+
+
+def test_with_fewer_replicas_what_they_cannot_do_is_missed():
+    there = imagined(seen(rate=200.0), REAL, Scale(1, 1))
+    assert there.attainment == pytest.approx(0.5)
+    assert there.p99 == pytest.approx(0.18)
+
+
+def test_what_is_missed_for_other_reasons_is_missed_in_both_worlds():
+    errors = seen(rate=100.0, attainment=0.9)
+    assert imagined(errors, REAL, Scale(5, 5)).attainment == pytest.approx(0.9)
+
+
+def test_without_a_capacity_more_replicas_are_no_worse_and_of_fewer_nothing_is_said():
+    unknown = seen(capacity=None, attainment=0.97)
+    assert imagined(unknown, REAL, Scale(3, 3)).attainment == 0.97
+    assert imagined(unknown, REAL, Scale(1, 1)).attainment is None
+
+
+def test_a_replica_that_the_source_does_not_see_is_not_seen_in_the_shadow_either():
+    assert imagined(seen(up_replicas=1.0), REAL, Scale(4, 4)).up_replicas == 3.0
+
+
+@given(observations, scales, scales)
+def test_what_is_imagined_makes_sense(observed, real, virtual):
+    there = imagined(observed, real, virtual)
+    assert there.arrival_rate == pytest.approx(observed.arrival_rate)
+    assert (there.capacity, there.slo_latency, there.age) == (
+        observed.capacity,
+        observed.slo_latency,
+        observed.age,
+    )
+    assert there.attainment is None or 0.0 <= there.attainment <= 1.0
+
+
+def test_an_interval_is_scored_for_both():
+    shadow = Shadow.beside(REAL, 0.0).wanted(3, 0.0, 0.0)
+    overloaded = seen(rate=250.0, attainment=0.7)
+    score = shadow.passed(overloaded, REAL, START, 20.0, 5.0).score
+    assert (score.seconds, score.requests) == (5.0, 1250.0)
+    assert (score.replica_seconds_incumbent, score.replica_seconds_shadow) == (10.0, 15.0)
+    assert score.attained_incumbent == pytest.approx(875.0)
+    assert score.attained_shadow == pytest.approx(1250.0)
+    assert score.document()["replica_seconds_shadow"] == 15.0
+
+
+def test_an_idle_interval_costs_replicas_and_holds_no_request():
+    idle = seen(rate=0.0, attainment=None)
+    score = Shadow.beside(REAL, 0.0).passed(idle, REAL, START, 20.0, 5.0).score
+    assert (score.requests, score.replica_seconds_incumbent) == (0.0, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("observed", "now"),
+    [
+        (None, 5.0),
+        (seen(rate=None), 5.0),
+        (seen(attainment=None), 5.0),
+        (seen(), 0.0),
+        (seen(), -5.0),
+        (seen(), 25.0),
+    ],
+)
+def test_an_interval_that_cannot_be_told_is_not_scored(observed, now):
+    after = Shadow.beside(REAL, 0.0).passed(observed, REAL, START, 20.0, now)
+    assert after.score == Shadow.beside(REAL, 0.0).score
+    assert after.seen_at >= 0.0
+
+
+def test_at_zero_a_request_wakes_it_and_only_a_request():
+    asleep = Shadow.beside(REAL, 0.0).wanted(0, START, 0.0)
+    assert asleep.passed(seen(rate=0.0), REAL, START, 20.0, 5.0).desired == 0
+    assert asleep.passed(None, REAL, START, 20.0, 5.0).desired == 0
+    awake = asleep.passed(seen(rate=3.0), REAL, START, 20.0, 5.0)
+    assert (awake.desired, awake.scale(REAL, 5.0).available, awake.scale(REAL, 15.0).available) == (1, 0, 1)
