@@ -57,7 +57,11 @@ ENCODER: Final = Function(Service.affine(0.030, 0.015, 32), slo_latency=0.2)
 GENERATOR: Final = Function(Service.affine(0.6, 0.2, 16), slo_latency=2.0)
 """For the few requests per second of the language models' traces: 600 ms + 200 ms x b, 2/s within 2 s."""
 
-SYNTHETIC_RATE: Final = 150.0
+SYNTHETIC_RATE = 150.0
+"""Requests per second of the generated traces: their mean or base."""
+SECONDS = 3600
+QUICK_SECONDS = 900
+"""Of each trace, at most."""
 FEWER: Final = 2.3
 """How many times fewer misses count as better where nobody meets the objective (Faro, EuroSys'25)."""
 
@@ -334,7 +338,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace, output: Path) -> int:
     """Simulate, print and keep the table; 1 if policy ``slo`` loses anywhere."""
-    found = workloads(options.traces, 900 if options.quick else 3600)
+    found = workloads(options.traces, QUICK_SECONDS if options.quick else SECONDS)
     if options.only:
         names = set(options.only.split(","))
         unknown = names - {workload.name for workload in found}

@@ -43,7 +43,7 @@ def read(
     A gap in the data counts as no requests. Raises ``SimulationError`` for a Prometheus that does not answer, and
     where there is nothing to be seen.
     """
-    step = max(step, math.ceil(since / MOST_POINTS))
+    step = max(step, since / MOST_POINTS)
     connection = PrometheusConnect(url=url, timeout=timeout, retry=0)
     try:
         answer = connection.custom_query_range(
