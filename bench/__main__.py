@@ -5,6 +5,7 @@ compare   ours and the peers on every workload (also as plain --quick)
 soak      half an hour while workers are killed
 drift     a model that becomes twice as slow in the middle of a run
 fleet     one reconcile of up to 10,000 functions: the autoscaler's CPU time
+scaling   simulated: our scaling and other scalers' laws, tuned, on every trace
 report    the last comparison again, as table and plots
 """
 
@@ -14,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench import compare, drift, fleet, single, soak
+from bench import compare, drift, fleet, scaling, single, soak
 from bench.errors import BenchError
 from bench.workloads import ROOT
 
@@ -26,6 +27,7 @@ COMMANDS: Final[Mapping[str, _Command]] = {
     "drift": (drift.main, drift.add_arguments, "a model that becomes slower"),
     "soak": (soak.main, soak.add_arguments, "a long run while workers are killed"),
     "fleet": (fleet.main, fleet.add_arguments, "one reconcile of many functions"),
+    "scaling": (scaling.main, scaling.add_arguments, "our scaling and others', simulated"),
     "report": (compare.report_again, compare.add_publish, "the last comparison again"),
 }
 

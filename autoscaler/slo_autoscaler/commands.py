@@ -11,6 +11,7 @@ from typing import Final
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "run": ("slo_autoscaler.app", "size functions so that they meet their SLO (the default)"),
     "explain": ("slo_autoscaler.explain", "say in sentences what was decided for a function, and why"),
+    "simulate": ("slo_autoscaler.simulate.command", "replay a trace under our policies and other scalers' laws"),
 }
 """Word -> (module whose ``main(arguments)`` gives the exit status, what it does)."""
 
