@@ -1,8 +1,9 @@
 """Writes the Grafana dashboards: ``python deploy/grafana/generate.py``.
 
 Owns what each dashboard shows, in which order and by which PromQL; the JSON in ``dashboards/`` is its output
-and is committed, so that Grafana needs nothing but the files. The metric names are the watchdog's, the gateway's,
-the autoscaler's and those of the rules in ``deploy/prometheus/rules``; ``tests/contract`` holds them together.
+and is committed, so that Grafana needs nothing but the files. The metric names are the watchdog's, the
+gateway's, the autoscaler's and those that ``deploy/prometheus/rules`` records; ``tests/contract`` holds them
+together.
 """
 
 import json
@@ -16,6 +17,7 @@ Json = dict[str, Any]
 
 FOLDER: Final = Path(__file__).parent / "dashboards"
 COLUMNS: Final = 24
+LINE: Final = 110
 DATASOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
 
 
@@ -618,7 +620,8 @@ def autoscaler_dashboard() -> Json:
         graph(
             "Decisions by reason",
             Query(
-                increase("direction, reason", "slo_autoscaler_decisions_total", F), "{{direction}}: {{reason}}"
+                increase("direction, reason", "slo_autoscaler_decisions_total", F),
+                "{{direction}}: {{reason}}",
             ),
             stacked=True,
         ),
@@ -687,7 +690,19 @@ DASHBOARDS: Final = {
 
 def render(name: str) -> str:
     """The text of the file ``name`` in the folder of dashboards."""
-    return json.dumps(DASHBOARDS[name](), indent=2) + "\n"
+    return _text(DASHBOARDS[name]()) + "\n"
+
+
+def _text(value: object, indent: str = "") -> str:
+    """JSON with whatever fits on one line: a person reads panels, not brackets."""
+    flat = json.dumps(value)
+    if len(indent) + len(flat) <= LINE or not isinstance(value, dict | list):
+        return flat
+    inner = indent + "  "
+    if isinstance(value, dict):
+        items = [f"{inner}{json.dumps(key)}: {_text(item, inner)}" for key, item in value.items()]
+        return "{\n" + ",\n".join(items) + f"\n{indent}}}"
+    return "[\n" + ",\n".join(inner + _text(item, inner) for item in value) + f"\n{indent}]"
 
 
 def main() -> int:
