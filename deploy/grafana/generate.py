@@ -189,9 +189,7 @@ def table(title: str, columns: Sequence[Column], *, description: str = "", heigh
                 {"id": "thresholds", "value": steps(*column.levels)},
                 {"id": "custom.cellOptions", "value": {"type": "color-text"}},
             ]
-        overrides.append(
-            {"matcher": {"id": "byName", "options": column.title}, "properties": properties}
-        )
+        overrides.append({"matcher": {"id": "byName", "options": column.title}, "properties": properties})
     transformations = (
         {"id": "merge", "options": {}},
         {

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import yaml
-from contract.exposed import FUNCTION, PROMETHEUS, ROOT, exposed, metrics_in, recorded, scraped
-
 from deploy.grafana import generate
+
+from contract.exposed import FUNCTION, PROMETHEUS, ROOT, exposed, metrics_in, recorded, scraped
 
 GRAFANA = ROOT / "deploy" / "grafana"
 NAMES = sorted(generate.DASHBOARDS)
@@ -47,7 +47,10 @@ def series() -> list[dict[str, str]]:
     result = []
     for name, labels, value in scraped():
         text = ",".join(f'{label}="{content}"' for label, content in labels.items())
-        if name.endswith(("_total", "_bucket", "_count", "_sum", "_started")) and name != "gateway_service_count":
+        if (
+            name.endswith(("_total", "_bucket", "_count", "_sum", "_started"))
+            and name != "gateway_service_count"
+        ):
             # A bucket includes those before it.
             growth[name] = growth.get(name, 0) + 1 if name.endswith("_bucket") else 1
             values = f"0+{growth[name]}x{MINUTES}"
@@ -136,7 +139,9 @@ def test_dashboards_link_to_each_other_by_ids_that_exist() -> None:
 
 
 def test_the_provisioning_files_have_what_grafana_needs() -> None:
-    (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yml").read_text())["datasources"]
+    (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yml").read_text())[
+        "datasources"
+    ]
     assert source["type"] == "prometheus"
     assert source["url"]
     # A panel's rate covers four of these.

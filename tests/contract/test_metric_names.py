@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 import yaml
-from contract.exposed import PROMETHEUS, ROOT, exposed, metrics_in, recorded, rules
 
+from contract.exposed import PROMETHEUS, ROOT, exposed, metrics_in, recorded, rules
 from slo_autoscaler.promql import SIGNALS
 
 RECORDED_NAME = re.compile(r"\b(?:slo|function_name)\w*:[\w:]+")

@@ -66,9 +66,7 @@ def counter(phases: list[tuple[float, float]], sample: float) -> str:
 
 def groups(files: list[str]) -> list[str]:
     """The groups in the order of the files: by their names alerts would come before what they are about."""
-    return [
-        group["name"] for file in files for group in yaml.safe_load((RULES / file).read_text())["groups"]
-    ]
+    return [group["name"] for file in files for group in yaml.safe_load((RULES / file).read_text())["groups"]]
 
 
 def watchdog(name: str, phases: list[tuple[float, float]], sample: float) -> list[dict[str, str]]:
