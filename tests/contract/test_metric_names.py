@@ -4,67 +4,71 @@ import re
 from pathlib import Path
 
 import yaml
-from prometheus_client.parser import text_string_to_metric_families
 
-from batching_watchdog.latency import LatencyModel
-from batching_watchdog.metrics import Exposition, Metrics
-from local_openfaas.metrics import GatewayMetrics
+from contract.exposed import PROMETHEUS, ROOT, exposed, metrics_in, recorded, rules
 from slo_autoscaler.promql import SIGNALS
 
-ROOT = Path(__file__).resolve().parents[2]
-RULES = sorted((ROOT / "deploy" / "prometheus" / "rules").glob("*.yml"))
-
-# Prometheus' own, and words of PromQL that look like a metric.
-PROMETHEUS = {"up"}
-_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
-_NOT_A_METRIC = re.compile(r'"[^"]*"|\{[^}]*\}|\[[^\]]*\]|\b(?:by|on|without|ignoring)\s*\([^)]*\)|\$\w+')
-_FUNCTION = re.compile(r"\s*\(")
+RECORDED_NAME = re.compile(r"\b(?:slo|function_name)\w*:[\w:]+")
 
 
-def watchdog_samples() -> set[str]:
-    model = LatencyModel(4)
-    model.observe(1, 0.01)
-    metrics = Metrics(slo_latency=0.1, slo_objective=0.99, workers=1, model=model)
-    metrics.request_finished(200, "post", 0.01, "good")
-    text = Exposition(metrics).text().decode()
-    return {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
+def headings(path: Path) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    titles = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-def metrics_in(expression: str) -> set[str]:
-    """The metric names of a PromQL expression: its words that are neither labels, operators nor functions."""
-    bare = _NOT_A_METRIC.sub(" ", expression)
-    words = {
-        match.group()
-        for match in _NAME.finditer(bare)
-        if not _FUNCTION.match(bare, match.end())
-        and match.group() not in {"and", "or", "unless", "by", "bool"}
-    }
-    return {word for word in words if "_" in word or ":" in word or word in PROMETHEUS}
-
-
-def gateway_samples() -> set[str]:
-    metrics = GatewayMetrics(lambda: [("f.openfaas-fn", 1)])
-    metrics.started("f.openfaas-fn")
-    metrics.finished("f.openfaas-fn", 200, 0.01)
-    text = metrics.exposition().decode()
-    return {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
-
-
-def exported() -> set[str]:
-    return watchdog_samples() | gateway_samples() | PROMETHEUS
-
-
-def test_the_autoscaler_asks_only_for_what_is_exported():
+def test_the_autoscaler_asks_only_for_what_is_exported_or_recorded():
     asked = {name for query in SIGNALS.values() for name in metrics_in(query)}
     assert asked
-    assert asked <= exported()
+    assert asked <= exposed() | recorded()
 
 
 def test_the_rules_use_only_what_is_exported_or_recorded_before():
-    known = exported()
-    for file in RULES:
-        for group in yaml.safe_load(file.read_text())["groups"]:
-            for rule in group["rules"]:
-                assert metrics_in(str(rule["expr"])) <= known, rule
-                if "record" in rule:
-                    known = known | {rule["record"]}
+    known = exposed()
+    for rule in rules():
+        # A rule may continue its own series.
+        known = known | {rule.get("record", "")}
+        assert metrics_in(rule["expr"]) <= known, rule
+
+
+def test_what_the_alerts_say_is_asked_of_recorded_series():
+    said = {
+        name
+        for rule in rules()
+        for text in rule.get("annotations", {}).values()
+        for name in RECORDED_NAME.findall(text)
+    }
+    assert said
+    assert said <= recorded()
+
+
+def test_both_configurations_load_every_rule_file_but_the_baseline():
+    files = {f"rules/{path.name}" for path in (PROMETHEUS / "rules").glob("*.yml")}
+    for name in ("prometheus-local.yml", "prometheus-kubernetes.yml"):
+        loaded = yaml.safe_load((PROMETHEUS / name).read_text())["rule_files"]
+        assert set(loaded) == files - {"rules/openfaas-baseline.yml"}
+
+
+def test_every_alert_has_a_severity_and_a_runbook_that_exists():
+    page = ROOT / "docs" / "slo.md"
+    address = "https://github.com/tailbound/tailbound/blob/main/docs/slo.md#"
+    alerts = [rule for rule in rules() if "alert" in rule]
+    assert alerts
+    for alert in alerts:
+        assert alert["labels"]["severity"] in {"page", "ticket"}
+        assert set(alert["annotations"]) == {"summary", "description", "runbook_url"}
+        assert alert["annotations"]["runbook_url"] == address + alert["alert"].lower()
+        assert alert["alert"].lower() in headings(page)
+
+
+def test_the_page_on_metrics_names_every_recorded_series():
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    # Windows are listed once: ratio_rate{5m,30m}.
+    listed = set()
+    for name in re.findall(r"`([\w:]+(?:\{[\w,]+\}[\w:]*)?)`", text):
+        match = re.fullmatch(r"(.*)\{([\w,]+)\}(.*)", name)
+        if match:
+            listed |= {match[1] + window + match[3] for window in match[2].split(",")}
+        else:
+            listed.add(name)
+    assert recorded() <= listed

@@ -170,7 +170,13 @@ def test_the_prometheus_configuration_gets_this_runs_targets_and_keeps_the_rest(
     assert jobs["gateway"]["static_configs"] == [{"targets": ["127.0.0.1:1111"]}]
     assert jobs["autoscaler"]["static_configs"] == [{"targets": ["127.0.0.1:2222"]}]
     assert config["global"] == template["global"]
-    assert [Path(rule).name for rule in config["rule_files"]] == ["tailbound.yml", "openfaas-baseline.yml"]
+    assert [Path(rule).name for rule in config["rule_files"]] == [
+        "tailbound.yml",
+        "slo.yml",
+        "slo-gateway.yml",
+        "autoscaler.yml",
+        "openfaas-baseline.yml",
+    ]
     assert all(Path(rule).is_file() for rule in config["rule_files"])
     without = configuration(template, DEFAULT_FOLDER, Targets("127.0.0.1:1111"))
     assert "autoscaler" not in [job["job_name"] for job in without["scrape_configs"]]

@@ -1,0 +1,156 @@
+"""The Grafana dashboards: built of names that exist, of PromQL that answers, and as Grafana expects them.
+
+Grafana itself does not run here. What it would find out is checked instead: that every query parses and gives
+something on a Prometheus that scrapes the real exporters, and that the model refers only to what it has.
+"""
+
+import json
+import math
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from deploy.grafana import generate
+
+from contract.exposed import FUNCTION, PROMETHEUS, ROOT, exposed, metrics_in, recorded, scraped
+
+GRAFANA = ROOT / "deploy" / "grafana"
+NAMES = sorted(generate.DASHBOARDS)
+MACROS = {"$function": FUNCTION, "$__rate_interval": "5m"}
+MINUTES = 20
+
+needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+
+
+def model(name: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((GRAFANA / "dashboards" / name).read_text())
+    return document
+
+
+def expressions(name: str) -> list[str]:
+    return [target["expr"] for panel in model(name)["panels"] for target in panel.get("targets", ())]
+
+
+def expanded(expression: str) -> str:
+    for macro, value in MACROS.items():
+        expression = expression.replace(macro, value)
+    return expression
+
+
+def series() -> list[dict[str, str]]:
+    """The exporters' samples as promtool wants them: counters grow, the larger the bucket the faster."""
+    growth: dict[str, int] = {}
+    result = []
+    for name, labels, value in scraped():
+        text = ",".join(f'{label}="{content}"' for label, content in labels.items())
+        if (
+            name.endswith(("_total", "_bucket", "_count", "_sum", "_started"))
+            and name != "gateway_service_count"
+        ):
+            # A bucket includes those before it.
+            growth[name] = growth.get(name, 0) + 1 if name.endswith("_bucket") else 1
+            values = f"0+{growth[name]}x{MINUTES}"
+        else:
+            values = f"{1 if math.isnan(value) else value}x{MINUTES}"
+        result.append({"series": f"{name}{{{text}}}", "values": values})
+    return result
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_file_is_what_the_generator_writes(name: str) -> None:
+    assert (GRAFANA / "dashboards" / name).read_text() == generate.render(name)
+
+
+def test_there_is_no_other_file() -> None:
+    assert sorted(path.name for path in (GRAFANA / "dashboards").iterdir()) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_dashboard_uses_only_metrics_that_are_exported_or_recorded(name: str) -> None:
+    used = {metric for expression in expressions(name) for metric in metrics_in(expression)}
+    assert used
+    assert used <= exposed() | recorded()
+
+
+@needs_promtool
+@pytest.mark.parametrize("name", NAMES)
+def test_every_panel_shows_something_on_a_function_that_burns(name: str, tmp_path: Path) -> None:
+    config = yaml.safe_load((PROMETHEUS / "prometheus-local.yml").read_text())
+    questions = [
+        {
+            "expr": f"count({expanded(expression)}) > bool 0",
+            "eval_time": f"{MINUTES}m",
+            "exp_samples": [{"labels": "{}", "value": 1}],
+        }
+        for expression in expressions(name)
+    ]
+    document = {
+        "rule_files": [str(PROMETHEUS / file) for file in config["rule_files"]],
+        "evaluation_interval": "1m",
+        "tests": [{"interval": "1m", "input_series": series(), "promql_expr_test": questions}],
+    }
+    path = tmp_path / "test.yml"
+    path.write_text(yaml.safe_dump(document))
+    done = subprocess.run(
+        ["promtool", "test", "rules", str(path)], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_panels_have_ids_of_their_own_and_do_not_overlap(name: str) -> None:
+    panels = model(name)["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert place["x"] + place["w"] <= 24
+        assert not cells & taken, panel["title"]
+        taken |= cells
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_dashboard_refers_only_to_variables_that_it_has(name: str) -> None:
+    document = model(name)
+    defined = {variable["name"] for variable in document["templating"]["list"]}
+    for panel in document["panels"]:
+        for target in panel.get("targets", ()):
+            used = set(re.findall(r"\$\{?(\w+)", json.dumps(target))) - {"__rate_interval"}
+            assert "datasource" in used
+            assert used <= defined
+
+
+def test_dashboards_link_to_each_other_by_ids_that_exist() -> None:
+    documents = [model(name) for name in NAMES]
+    ids = {document["uid"] for document in documents}
+    assert len(ids) == len(documents)
+    linked = set(re.findall(r"/d/([\w-]+)", json.dumps(documents)))
+    assert linked
+    assert linked <= ids
+
+
+def test_the_provisioning_files_have_what_grafana_needs() -> None:
+    (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yml").read_text())[
+        "datasources"
+    ]
+    assert source["type"] == "prometheus"
+    assert source["url"]
+    # A panel's rate covers four of these.
+    scrape = next(
+        job["scrape_interval"]
+        for job in yaml.safe_load((PROMETHEUS / "prometheus-kubernetes.yml").read_text())["scrape_configs"]
+        if job["job_name"] == "functions"
+    )
+    assert source["jsonData"]["timeInterval"] == scrape
+    (provider,) = yaml.safe_load((GRAFANA / "provisioning/dashboards/tailbound.yml").read_text())["providers"]
+    assert provider["type"] == "file"
+    assert provider["options"]["path"]
