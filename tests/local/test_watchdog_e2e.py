@@ -80,6 +80,44 @@ def test_a_function_behind_the_watchdog_is_served_scaled_and_drained(tmp_path):
     asyncio.run(run())
 
 
+SLOW = """
+import time
+
+def handle(event, context):
+    time.sleep(0.5)
+    return event.body
+"""
+
+
+def test_at_zero_the_real_watchdog_has_finished_its_requests_and_one_request_brings_it_back(tmp_path):
+    async def run():
+        async with asyncio.timeout(50), platform_client(tmp_path, replica_command=WATCHDOG) as client:
+            (tmp_path / "handler" / "handler.py").write_text(SLOW)
+            await client.deploy(envVars={"slo_latency": "5s", "workers": "1"})
+            (function,) = client.platform.registry
+            (replica,) = function.replicas
+            slow = [
+                asyncio.create_task(client.call("POST", "/function/echo", data=b"in flight"))
+                for _ in range(2)
+            ]
+            await until(lambda: replica.outstanding == 2)
+            await client.call("POST", "/system/scale-function/echo", json={"replicas": 0})
+            assert {(answer.status, answer.body) for answer in [await task for task in slow]} == {
+                (200, b"in flight")
+            }
+            await client.platform.settled()
+            assert function.replicas == ()
+            held = [
+                asyncio.create_task(client.call("POST", "/function/echo", data=b"held")) for _ in range(3)
+            ]
+            assert {(answer.status, answer.body) for answer in [await task for task in held]} == {
+                (200, b"held")
+            }
+            assert (function.available, function.replicas[0].starts) == (1, 1)
+
+    asyncio.run(run())
+
+
 async def _log(client):
     answer = await client.call("GET", "/system/logs?name=echo")
     return [json.loads(line) for line in answer.text.splitlines()]

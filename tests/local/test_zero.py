@@ -4,8 +4,7 @@ import asyncio
 
 import pytest
 
-from local.harness import until, with_platform
-from local.test_metrics import samples
+from local.harness import samples, until, with_platform
 from local_openfaas.function import FAILED_STARTS
 from local_openfaas.logs import LogQuery
 
