@@ -4,6 +4,7 @@ single    one function behind our server at one rate (also without a word, as pl
 compare   ours and the peers on every workload (also as plain --quick)
 soak      half an hour while workers are killed
 drift     a model that becomes twice as slow in the middle of a run
+live      one bursty trace for real, scaled by the autoscaler and by OpenFaaS CE's law
 report    the last comparison again, as table and plots
 """
 
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench import compare, drift, single, soak
+from bench import compare, drift, live, single, soak
 from bench.errors import BenchError
 from bench.workloads import ROOT
 
@@ -24,6 +25,7 @@ COMMANDS: Final[Mapping[str, _Command]] = {
     "compare": (compare.main, compare.add_arguments, "ours and the peers"),
     "drift": (drift.main, drift.add_arguments, "a model that becomes slower"),
     "soak": (soak.main, soak.add_arguments, "a long run while workers are killed"),
+    "live": (live.main, live.add_arguments, "the autoscaler and OpenFaaS CE's law, for real"),
     "report": (compare.report_again, compare.add_publish, "the last comparison again"),
 }
 

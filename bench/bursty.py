@@ -7,7 +7,7 @@ for each replica at most), so that from one to five replicas are right, and two 
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from local_openfaas.demo.shape import Profile, arrivals
@@ -28,12 +28,12 @@ _FULL: Final = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Burst:
-    """From when to when (seconds), at how many requests per second, and when its spike begins, if it has one."""
+    """From when to when (seconds), at how many requests per second, and from when to when a spike in it."""
 
     begin: float
     end: float
     rate: float
-    spike: float | None = None
+    spike: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +70,12 @@ def bursty(duration: float, seed: int) -> Trace:
         end = at + draw.uniform(*_LENGTH) * scale
         if end > duration - _TAIL * scale:
             break
-        spike = (at + end - SPIKE_SECONDS) / 2 if len(found) % _EVERY else None
+        middle, half = (at + end) / 2, SPIKE_SECONDS * scale / 2
+        spike = (middle - half, middle + half) if len(found) % _EVERY else None
         found.append(Burst(at, end, draw.uniform(LOWEST, HIGHEST), spike))
         at = end + draw.uniform(*_GAP) * scale
     top = max((burst.rate for burst in found), default=HIGHEST)
-    bursts = tuple(
-        Burst(burst.begin, burst.end, HIGHEST if burst.rate == top else burst.rate, burst.spike)
-        for burst in found
-    )
+    bursts = tuple(replace(burst, rate=HIGHEST) if burst.rate == top else burst for burst in found)
     return Trace(_profile(bursts, duration, scale), bursts, seed)
 
 
@@ -86,7 +84,7 @@ def _profile(bursts: tuple[Burst, ...], duration: float, scale: float) -> Profil
     for burst in bursts:
         points += [(burst.begin, QUIET), (burst.begin + _UP * scale, burst.rate)]
         if burst.spike is not None:
-            over = burst.spike + SPIKE_SECONDS
-            points += [(burst.spike, burst.rate), (burst.spike, SPIKE), (over, SPIKE), (over, burst.rate)]
+            begin, end = burst.spike
+            points += [(begin, burst.rate), (begin, SPIKE), (end, SPIKE), (end, burst.rate)]
         points += [(burst.end - _DOWN * scale, burst.rate), (burst.end, QUIET)]
     return Profile((*points, (duration, QUIET)))
