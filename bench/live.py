@@ -61,7 +61,8 @@ _WINDOW: Final = 5.0
 _PREDICTED: Final = 'quantile by (size) (0.5, watchdog_service_seconds_predicted{function_name="$NAME"})'
 _CAPACITY: Final = 'quantile(0.5, watchdog_capacity_requests_per_second{function_name="$NAME"} >= 0)'
 _MEAN: Final = (
-    'sum(increase($METRIC_sum{function_name="$NAME"}[$W])) / sum(increase($METRIC_count{function_name="$NAME"}[$W]))'
+    'sum(increase($METRIC_sum{function_name="$NAME"}[$W]))'
+    ' / sum(increase($METRIC_count{function_name="$NAME"}[$W]))'
 )
 
 
@@ -208,7 +209,9 @@ def claims(results: Mapping[str, Mapping[str, Any]], start_up: float, *, full: b
 
 
 def _seconds(options: argparse.Namespace) -> float:
-    seconds: float = options.seconds or (QUICK_SECONDS if options.quick else FULL_SECONDS)
+    seconds: float = QUICK_SECONDS if options.quick else FULL_SECONDS
+    if options.seconds is not None:
+        seconds = options.seconds
     if not SHORTEST_SECONDS <= seconds < math.inf:
         raise BenchError(f"--seconds {seconds:g}: must be at least {SHORTEST_SECONDS:g}")
     return seconds
@@ -218,7 +221,7 @@ def _absence(trace: Trace, seconds: float) -> Absence:
     begin = trace.middle_of_peak(seconds + _ROOM_AFTER_KILL) if seconds > 0 else None
     if begin is None:
         raise BenchError(
-            f"--kill-prometheus {seconds:g}: no burst of a trace of {trace.duration:g} s is followed by that long"
+            f"--kill-prometheus {seconds:g}: no burst of a trace of {trace.duration:g} s leaves room for that"
         )
     return Absence(begin, begin + seconds)
 

@@ -41,7 +41,8 @@ def run(*, misses=1, absence=None, changes=(), decisions=()):
 
 
 def document(*runs, seconds=40.0):
-    return described(bursty(seconds, 1), dict(zip((OURS, COMMUNITY), runs, strict=False)), "interval: 1s\n", 3.0)
+    named = dict(zip((OURS, COMMUNITY), runs, strict=False))
+    return described(bursty(seconds, 1), named, "interval: 1s\n", 3.0)
 
 
 def test_the_results_hold_all_that_a_replay_needs():

@@ -62,7 +62,7 @@ class Function:
         if not active or any(replica.failed_starts < FAILED_STARTS for replica in active):
             return None
         worst = max(active, key=lambda replica: replica.failed_starts)
-        return f"{worst.name} ended {worst.failed_starts} times in a row before it was ready; its log says why"
+        return f"{worst.name} ended {worst.failed_starts} times in a row before it was ready; see its log"
 
     def scale(self, desired: int, why: str = "") -> None:
         """Want ``desired`` replicas from now on; a change, and ``why``, is a line in the function's log."""

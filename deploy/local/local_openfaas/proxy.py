@@ -78,7 +78,7 @@ class Proxy:
                 finally:
                     # The gateway's histogram leaves out what a request was held for; so does ours.
                     started = time.monotonic()
-            # From the choice to here nothing may wait: the replica's count of outstanding requests comes next.
+            # From the choice to here nothing may wait: the replica's count of outstanding is raised next.
             answer = await self._forward(request, function, replica, body)
             code = answer.status
             return answer

@@ -36,7 +36,7 @@ class Sender:
         return float(json.loads(line)["start"])
 
     async def read(self, ledgers: Sequence[Ledger]) -> Lag:
-        """Put the records into their streams' ledgers until the traffic ends; return the generator's own lag."""
+        """Put the records into their streams' ledgers until the traffic ends; return the generator's lag."""
         lag: Lag | None = None
         while line := await self._line():
             document = json.loads(line)
