@@ -36,7 +36,7 @@ from local_openfaas.demo.decisions import Decision, parse
 from local_openfaas.demo.errors import DemoError
 from local_openfaas.demo.load import GIVE_UP_AFTER, Lag, Stream, Target, parse_duration
 from local_openfaas.demo.scoreboard import Ledger, Summary, recent, summarise
-from local_openfaas.demo.sender import sending
+from local_openfaas.demo.sender import Sender, sending
 from local_openfaas.demo.session import ready, without_full_collections
 from local_openfaas.errors import PlatformError
 from local_openfaas.function import Function
@@ -191,7 +191,7 @@ def described(trace: Trace, runs: Mapping[str, Run], config: str, planned: float
 def claims(results: Mapping[str, Mapping[str, Any]], start_up: float, *, full: bool) -> list[dict[str, Any]]:
     """What the results are judged by, each in words, and whether it holds.
 
-    Attainment and cost are judged on a full trace only: on a short one OpenFaaS CE has not yet begun to scale.
+    Attainment and cost are judged on a full trace only: on a short one OpenFaaS CE has hardly begun to scale.
     """
     ours, theirs = results[OURS], results.get(COMMUNITY)
     absent = ours["prometheus_away"]
@@ -273,10 +273,11 @@ async def _offer(
     session: aiohttp.ClientSession,
 ) -> Run:
     full_name, environment = function.spec.full_name, function.spec.env_vars
+    address = platform.prometheus_url or ""
+    collected = _Collected(Ledger(parse_duration(environment["slo_latency"])))
     target = Target(
         f"{platform.gateway_url}/function/{full_name}", _BODIES, (("Content-Type", "application/json"),)
     )
-    collected = _Collected(Ledger(parse_duration(environment["slo_latency"])))
     async with sending([Stream(target, trace.profile, trace.seed)]) as sender:
         begun = await sender.begun()
 
@@ -288,51 +289,54 @@ async def _offer(
             _show(name, trace, elapsed, collected),
         ]
         if name == COMMUNITY:
-            twins = {full_name: Bounds.from_labels(function.spec.labels)}
-            scaler = CommunityScaler(session, platform.gateway_url, platform.prometheus_url or "", twins)
-            companions.append(scaler.run())
+            bounds = {full_name: Bounds.from_labels(function.spec.labels)}
+            companions.append(CommunityScaler(session, platform.gateway_url, address, bounds).run())
         if killed is not None:
             companions.append(_kill(platform, killed, elapsed, collected))
-        limit = trace.duration + GIVE_UP_AFTER + _END_LIMIT
         async with _beside(*companions) as failed:
-            reading = asyncio.create_task(sender.read([collected.ledger]))
-            waited: set[asyncio.Future[Any]] = {reading, failed}
-            try:
-                ended, _ = await asyncio.wait(waited, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                reading.cancel()
-                await asyncio.gather(reading, return_exceptions=True)
-            if failed in ended:
-                failed.result()  # They never end by themselves: this raises what ended it.
-            if not ended:
-                raise BenchError(f"live: the load generator has not ended after {limit:.0f} s")
-            lag = reading.result()
-    sys.stderr.write("\n" if sys.stderr.isatty() else "")
+            lag = await _read(sender, collected.ledger, failed, trace.duration + GIVE_UP_AFTER + _END_LIMIT)
+    # The logs tell the time of day; the run counts on the monotonic clock.
     wall = datetime.now(UTC) - timedelta(seconds=elapsed())
-    learnt = await _learnt(session, platform.prometheus_url or "", full_name, trace.duration)
-    records = collected.ledger.records
-    due = Counter(min(int(record.scheduled), int(trace.duration) - 1) for record in records)
-    good = Counter(
-        min(int(record.scheduled), int(trace.duration) - 1)
-        for record in records
-        if 200 <= record.status < 300 and record.latency <= collected.ledger.slo
-    )
+    service, means = await _learnt(session, address, full_name, trace.duration)
+    log = platform.log_dir / full_name / f"{function.spec.name}.log"
     return Run(
         environment=environment,
-        total=summarise(records, collected.ledger.slo),
-        per_second=tuple((due[second], good[second]) for second in range(int(trace.duration))),
+        total=summarise(collected.ledger.records, collected.ledger.slo),
+        per_second=_per_second(collected.ledger, int(trace.duration)),
         points=tuple(collected.points),
-        changes=tuple(
-            timeline.changes(
-                _lines(platform.log_dir / full_name / f"{function.spec.name}.log"), wall, trace.duration
-            )
-        ),
+        changes=tuple(timeline.changes(_lines(log), wall, trace.duration)),
         decisions=parse(_lines(platform.log_dir / "autoscaler.log"), wall, trace.duration, holds=True),
         lag=lag,
-        service=learnt[0],
-        means=learnt[1],
+        service=service,
+        means=means,
         absence=collected.absence,
     )
+
+
+async def _read(sender: Sender, ledger: Ledger, failed: asyncio.Future[Any], limit: float) -> Lag:
+    """Return when the traffic has ended; raise what ended a companion before it, or that it took too long."""
+    reading = asyncio.create_task(sender.read([ledger]))
+    waited: set[asyncio.Future[Any]] = {reading, failed}
+    try:
+        ended, _ = await asyncio.wait(waited, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        if failed in ended:
+            failed.result()
+        if not ended:
+            raise BenchError(f"live: the load generator has not ended after {limit:.0f} s")
+        return await reading
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+
+def _per_second(ledger: Ledger, seconds: int) -> tuple[tuple[int, int], ...]:
+    due: Counter[int] = Counter()
+    good: Counter[int] = Counter()
+    for record in ledger.records:
+        second = min(int(record.scheduled), seconds - 1)
+        due[second] += 1
+        good[second] += 200 <= record.status < 300 and record.latency <= ledger.slo
+    return tuple((due[second], good[second]) for second in range(seconds))
 
 
 @contextlib.asynccontextmanager

@@ -153,7 +153,8 @@ def publish(output: Path, page: Path) -> None:
 
     Raises ``BenchError`` if there are no results, or the marks are not there.
     """
-    files = [file for name in ("live", "live-prometheus-killed") if (file := output / f"{name}.json").exists()]
+    files = [output / f"{name}.json" for name in ("live", "live-prometheus-killed")]
+    files = [file for file in files if file.exists()]
     if not files:
         raise BenchError(f"{output}: no results of `bench live` to publish")
     body = page.read_text()
