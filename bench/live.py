@@ -377,18 +377,21 @@ async def _kill(
 async def _show(name: str, trace: Trace, elapsed: Callable[[], float], collected: _Collected) -> None:
     """Say how far it is on standard error: in place on a terminal, as lines elsewhere."""
     terminal = sys.stderr.isatty()
-    while True:
-        now = max(0.0, elapsed())
-        lately = summarise(recent(collected.ledger.records, now - _WINDOW), collected.ledger.slo)
-        share = "-" if lately.attainment is None else f"{lately.attainment:.1%}"
-        count = collected.points[-1].wanted if collected.points else 0
-        line = (
-            f"{name}: {min(now, trace.duration):3.0f} of {trace.duration:.0f} s, "
-            f"{trace.profile.rate(now):4.0f} requests/s, {count} replicas, {share} in time lately"
-        )
-        sys.stderr.write(f"\r{line:<79}" if terminal else f"{line}\n")
-        sys.stderr.flush()
-        await asyncio.sleep(1.0 if terminal else _LINES_INTERVAL)
+    try:
+        while True:
+            now = max(0.0, elapsed())
+            lately = summarise(recent(collected.ledger.records, now - _WINDOW), collected.ledger.slo)
+            share = "-" if lately.attainment is None else f"{lately.attainment:.1%}"
+            count = collected.points[-1].wanted if collected.points else 0
+            line = (
+                f"{name}: {min(now, trace.duration):3.0f} of {trace.duration:.0f} s, "
+                f"{trace.profile.rate(now):4.0f} requests/s, {count} replicas, {share} in time lately"
+            )
+            sys.stderr.write(f"\r{line:<79}" if terminal else f"{line}\n")
+            sys.stderr.flush()
+            await asyncio.sleep(1.0 if terminal else _LINES_INTERVAL)
+    finally:
+        sys.stderr.write("\n" if terminal else "")
 
 
 async def _learnt(
@@ -398,11 +401,8 @@ async def _learnt(
     mean = _MEAN.replace("$NAME", name).replace("$W", f"{max(5, round(seconds))}s")
     sizes = await _vector(session, address, _PREDICTED.replace("$NAME", name), "size")
     largest = int(ENVIRONMENT["max_batch_size"])
-    service = {
-        size: seconds
-        for size, seconds in sorted(sizes.items(), key=lambda item: int(item[0]))
-        if int(size) <= largest
-    }
+    ascending = sorted(sizes.items(), key=lambda item: int(item[0]))
+    service = {size: took for size, took in ascending if int(size) <= largest}
     if not service:
         raise BenchError("live: no watchdog has said how long its batches take; there is nothing to replay")
     means = {
