@@ -12,8 +12,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from local.harness import platform_client, until
+from local_openfaas.autoscaler import DEFAULT_CONFIG
 from local_openfaas.errors import StartError
 from local_openfaas.platform import WATCHDOG
 from local_openfaas.specs import FunctionSpec
@@ -171,6 +173,43 @@ def test_an_autoscaler_that_is_killed_comes_back_and_has_the_credentials(tmp_pat
             await until(lambda: autoscaler.starts == 2)
             # Only from the gateway's answer can it know of the function.
             await until(lambda: "echo.openfaas-fn" in autoscaler.log_file.read_text())
+
+    asyncio.run(run())
+
+
+@needs_prometheus
+def test_an_idle_function_goes_to_zero_by_the_autoscaler_and_comes_back_by_a_request(tmp_path):
+    document = yaml.safe_load(DEFAULT_CONFIG.read_text())
+    document["defaults"]["scale_to_zero_after"] = "1s"
+    config = tmp_path / "autoscaler.yaml"
+    config.write_text(yaml.safe_dump(document))
+
+    async def run():
+        settings = {"with_prometheus": True, "prometheus_port": 0, "with_autoscaler": True}
+        async with (
+            asyncio.timeout(55),
+            platform_client(
+                tmp_path,
+                replica_command=WATCHDOG,
+                autoscaler_config=config,
+                any_autoscaler_port=True,
+                **settings,
+            ) as client,
+        ):
+            (tmp_path / "handler" / "handler.py").write_text(HANDLER)
+            await client.deploy(envVars={"slo_latency": "1s", "workers": "1"})
+            assert (await client.call("POST", "/function/echo", data=b"first")).status == 200
+            (function,) = client.platform.registry
+            await until(lambda: function.desired == 0)
+            answer = await client.call("POST", "/function/echo", data=b"held")
+            assert (answer.status, answer.body.startswith(b"held from ")) == (200, True)
+            assert function.desired == 1
+            decisions = [
+                json.loads(line)
+                for line in client.platform.autoscaler.log_file.read_text().splitlines()
+                if line.startswith("{")
+            ]
+            assert [item["reason"] for item in decisions if item["to"] == 0 < item["from"]] == ["Idle"]
 
     asyncio.run(run())
 
