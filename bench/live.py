@@ -413,9 +413,7 @@ async def _learnt(
     return service, {what: next(iter(values.values()), None) for what, values in means.items()}
 
 
-async def _vector(
-    session: aiohttp.ClientSession, address: str, query: str, label: str
-) -> dict[str, float]:
+async def _vector(session: aiohttp.ClientSession, address: str, query: str, label: str) -> dict[str, float]:
     """An instant vector by one label; values that are no number are left out."""
     try:
         document = await queries.get_json(session, f"{address}/api/v1/query", {"query": query})

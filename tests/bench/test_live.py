@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from bench import live, live_report
 from bench.bursty import bursty
 from bench.errors import BenchError
 from bench.live import COMMUNITY, OURS, Absence, Run, claims, described
 from bench.timeline import Change, Point
 
+from bench import live, live_report
 from local_openfaas.demo.decisions import Decision
 from local_openfaas.demo.load import Lag
 from local_openfaas.demo.scoreboard import Record, summarise
