@@ -30,6 +30,12 @@ def test_changes_within_the_run_are_found_in_their_order():
     )
 
 
+def test_holds_are_found_where_they_are_wanted():
+    lines = [line(3, 2, 2, reason="NoData"), line(4)]
+    assert [item.reason for item in parse(lines, BEGUN, 60, holds=True)] == ["NoData", "LoadAboveCapacity"]
+    assert [item.seconds for item in parse(lines, BEGUN, 60)] == [4]
+
+
 @given(st.lists(st.text() | st.recursive(st.none() | st.integers(), st.lists).map(json.dumps)))
 def test_no_line_whatever_is_in_it_stops_the_reading(lines):
     assert parse(["{}", '{"time": 1}', line(1, time="now"), *lines], BEGUN, 60) == ()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
 
 from local_openfaas.platform import Platform, Settings, open_platform
 
@@ -87,6 +88,15 @@ def with_platform(folder: Path, scenario: Callable[[Client], Awaitable[None]], *
             await scenario(client)
 
     asyncio.run(run())
+
+
+def samples(exposition: bytes) -> dict[tuple[Any, ...], float]:
+    """The values of an exposition by name and (label, value) pairs."""
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(exposition.decode())
+        for sample in family.samples
+    }
 
 
 async def until(condition: Callable[[], Any]) -> None:

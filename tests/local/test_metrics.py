@@ -1,17 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client.parser import text_string_to_metric_families
 
-from local.harness import with_platform
+from local.harness import samples, with_platform
 from local_openfaas.metrics import GatewayMetrics
-
-
-def samples(exposition: bytes):
-    return {
-        (sample.name, *sorted(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(exposition.decode())
-        for sample in family.samples
-    }
 
 
 def test_the_exposed_names_and_labels_are_exactly_the_gateways(tmp_path):

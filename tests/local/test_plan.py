@@ -11,7 +11,7 @@ def situations(draw):
         ReplicaView(f"r{number}", draw(st.integers(1, generation)), draw(st.booleans()))
         for number in range(draw(st.integers(0, 8)))
     ]
-    return replicas, generation, draw(st.integers(1, 6))
+    return replicas, generation, draw(st.integers(0, 6))
 
 
 def apply(replicas, generation, todo, count):

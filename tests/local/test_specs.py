@@ -83,10 +83,16 @@ def test_the_min_label_gives_the_initial_replicas(label, replicas):
     assert FunctionSpec("f", "i").initial_replicas == 1
 
 
-@pytest.mark.parametrize("replicas", [0, -1, 1.5, "3", True, None, 10_001])
+@pytest.mark.parametrize("replicas", [-1, 1.5, "3", True, None, 10_001])
 def test_a_scale_request_out_of_range_is_refused(replicas):
     with pytest.raises(InvalidRequestError, match="replicas"):
         parse_scale({"serviceName": "f", "replicas": replicas})
+
+
+def test_zero_replicas_must_be_said_and_are_never_assumed():
+    assert parse_scale({"serviceName": "f", "replicas": 0}) == (0, "")
+    with pytest.raises(InvalidRequestError, match="replicas: None"):
+        parse_scale({"serviceName": "f"})
 
 
 @given(name=names, namespace=names)

@@ -53,6 +53,18 @@ def test_both_streams_are_captured_as_lines_and_long_ones_are_cut():
     assert max(map(len, first)) <= 65_536
 
 
+def test_a_child_that_was_stopped_can_be_started_again():
+    async def scenario(supervisor):
+        await until(lambda: supervisor.pid is not None)
+        await supervisor.stop(1.0)
+        assert supervisor.pid is None
+        supervisor.start()
+        await until(lambda: supervisor.pid is not None)
+        assert supervisor.starts == 2
+
+    supervised(lambda: python("import time; time.sleep(60)"), scenario)
+
+
 def test_a_program_that_does_not_exist_is_said_and_tried_again():
     async def scenario(supervisor):
         await until(lambda: supervisor.starts == 2)

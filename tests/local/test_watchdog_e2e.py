@@ -12,8 +12,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from local.harness import platform_client, until
+from local_openfaas.autoscaler import DEFAULT_CONFIG
 from local_openfaas.errors import StartError
 from local_openfaas.platform import WATCHDOG
 from local_openfaas.specs import FunctionSpec
@@ -80,6 +82,44 @@ def test_a_function_behind_the_watchdog_is_served_scaled_and_drained(tmp_path):
     asyncio.run(run())
 
 
+SLOW = """
+import time
+
+def handle(event, context):
+    time.sleep(0.5)
+    return event.body
+"""
+
+
+def test_at_zero_the_real_watchdog_has_finished_its_requests_and_one_request_brings_it_back(tmp_path):
+    async def run():
+        async with asyncio.timeout(50), platform_client(tmp_path, replica_command=WATCHDOG) as client:
+            (tmp_path / "handler" / "handler.py").write_text(SLOW)
+            await client.deploy(envVars={"slo_latency": "5s", "workers": "1"})
+            (function,) = client.platform.registry
+            (replica,) = function.replicas
+            slow = [
+                asyncio.create_task(client.call("POST", "/function/echo", data=b"in flight"))
+                for _ in range(2)
+            ]
+            await until(lambda: replica.outstanding == 2)
+            await client.call("POST", "/system/scale-function/echo", json={"replicas": 0})
+            assert {(answer.status, answer.body) for answer in [await task for task in slow]} == {
+                (200, b"in flight")
+            }
+            await client.platform.settled()
+            assert function.replicas == ()
+            held = [
+                asyncio.create_task(client.call("POST", "/function/echo", data=b"held")) for _ in range(3)
+            ]
+            assert {(answer.status, answer.body) for answer in [await task for task in held]} == {
+                (200, b"held")
+            }
+            assert (function.available, function.replicas[0].starts) == (1, 1)
+
+    asyncio.run(run())
+
+
 async def _log(client):
     answer = await client.call("GET", "/system/logs?name=echo")
     return [json.loads(line) for line in answer.text.splitlines()]
@@ -133,6 +173,43 @@ def test_an_autoscaler_that_is_killed_comes_back_and_has_the_credentials(tmp_pat
             await until(lambda: autoscaler.starts == 2)
             # Only from the gateway's answer can it know of the function.
             await until(lambda: "echo.openfaas-fn" in autoscaler.log_file.read_text())
+
+    asyncio.run(run())
+
+
+@needs_prometheus
+def test_an_idle_function_goes_to_zero_by_the_autoscaler_and_comes_back_by_a_request(tmp_path):
+    document = yaml.safe_load(DEFAULT_CONFIG.read_text())
+    document["defaults"]["scale_to_zero_after"] = "1s"
+    config = tmp_path / "autoscaler.yaml"
+    config.write_text(yaml.safe_dump(document))
+
+    async def run():
+        settings = {"with_prometheus": True, "prometheus_port": 0, "with_autoscaler": True}
+        async with (
+            asyncio.timeout(55),
+            platform_client(
+                tmp_path,
+                replica_command=WATCHDOG,
+                autoscaler_config=config,
+                any_autoscaler_port=True,
+                **settings,
+            ) as client,
+        ):
+            (tmp_path / "handler" / "handler.py").write_text(HANDLER)
+            await client.deploy(envVars={"slo_latency": "1s", "workers": "1"})
+            assert (await client.call("POST", "/function/echo", data=b"first")).status == 200
+            (function,) = client.platform.registry
+            await until(lambda: function.desired == 0)
+            answer = await client.call("POST", "/function/echo", data=b"held")
+            assert (answer.status, answer.body.startswith(b"held from ")) == (200, True)
+            assert function.desired == 1
+            decisions = [
+                json.loads(line)
+                for line in client.platform.autoscaler.log_file.read_text().splitlines()
+                if line.startswith("{")
+            ]
+            assert [item["reason"] for item in decisions if item["to"] == 0 < item["from"]] == ["Idle"]
 
     asyncio.run(run())
 

@@ -154,9 +154,9 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--hold-timeout",
         type=float,
-        default=10.0,
+        default=30.0,
         metavar="SECONDS",
-        help="how long a request waits for a first ready replica [%(default)s]",
+        help="how long a request waits for a first ready replica, from zero too [%(default)s]",
     )
     return parser
 

@@ -1,18 +1,23 @@
 """One function: holds its replicas at the count that is wanted and picks one per request.
 
 Owns the function's desired count, its generations and its replicas. Every change calls ``reconcile``, which
-asks ``plan`` what to do and does it; nothing waits there. ``registry`` holds the functions.
+asks ``plan`` what to do and does it; nothing waits there. A count of 0 is one like any other here: whose
+request wakes the function again is ``proxy``'s business. ``registry`` holds the functions.
 """
 
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from local_openfaas.logs import FunctionLog, LogLine
 from local_openfaas.plan import ReplicaView, choose_index, plan
 from local_openfaas.replica import STOP_GRACE, Replica, ReplicaSettings
 from local_openfaas.specs import FunctionSpec
+
+FAILED_STARTS: Final = 3
+"""A replica that ended so often before it was ready is not worth waiting for; it is still started again."""
 
 
 class Function:
@@ -33,7 +38,6 @@ class Function:
         self._replicas: list[Replica] = []
         self._ready: list[Replica] = []
         self._turn = 0
-        self._any_ready = asyncio.Event()
         self._changed = asyncio.Event()
         self._stops: set[asyncio.Task[None]] = set()
         self.closed = False
@@ -48,8 +52,24 @@ class Function:
         """All replicas, those that drain included."""
         return tuple(self._replicas)
 
-    def scale(self, desired: int) -> None:
-        """Want ``desired`` replicas from now on."""
+    @property
+    def failing(self) -> str | None:
+        """Why no replica is to be expected soon, in words; None if one may become ready.
+
+        Only what has failed ``FAILED_STARTS`` times counts: one bad start is tried again within 0.1 s.
+        """
+        active = [replica for replica in self._replicas if not replica.draining]
+        if not active or any(replica.failed_starts < FAILED_STARTS for replica in active):
+            return None
+        worst = max(active, key=lambda replica: replica.failed_starts)
+        return f"{worst.name} ended {worst.failed_starts} times in a row before it was ready; see its log"
+
+    def scale(self, desired: int, why: str = "") -> None:
+        """Want ``desired`` replicas from now on; a change, and ``why``, is a line in the function's log."""
+        if desired != self.desired:
+            # Under the function's own name, where the replicas' lines stand under theirs.
+            because = f": {why}" if why else ""
+            self._write(self.spec.name, f"replicas: {self.desired} -> {desired}{because}")
         self.desired = desired
         self.reconcile()
 
@@ -73,9 +93,10 @@ class Function:
                 best = replica
         return best
 
-    async def wait_ready(self) -> None:
-        """Return when at least one replica is ready; may have passed again by the time the caller runs."""
-        await self._any_ready.wait()
+    async def changed(self) -> None:
+        """Return at the next change of the replicas, their readiness or the wanted count."""
+        self._changed.clear()
+        await self._changed.wait()
 
     async def settled(self) -> None:
         """Return when exactly the wanted replicas of the newest generation run, and all are ready."""
@@ -83,8 +104,7 @@ class Function:
             len(self._replicas) == len(self._ready) == self.desired
             and all(replica.generation == self._generation for replica in self._replicas)
         ):
-            self._changed.clear()
-            await self._changed.wait()
+            await self.changed()
 
     def reconcile(self) -> None:
         """Take the next step towards the wanted replicas; called on every change."""
@@ -98,16 +118,14 @@ class Function:
             for _ in range(todo.start):
                 self._start()
         self._ready = [replica for replica in self._replicas if replica.ready and not replica.draining]
-        if self._ready:
-            self._any_ready.set()
-        else:
-            self._any_ready.clear()
         self._changed.set()
 
     async def close(self, grace: float) -> None:
         """Stop every replica; returns when all are gone."""
         self.closed = True
         self.desired = 0
+        # Who waits for a replica need not wait for the drain.
+        self._changed.set()
         for replica in self._replicas:
             if not replica.draining:
                 self._stop(replica, grace)

@@ -61,7 +61,7 @@ class GatewayMetrics:
         self._registry.register(_Exposition(self))
 
     def started(self, function_name: str) -> None:
-        """A request was handed to a replica."""
+        """A request has come in; it may be held before a replica has it."""
         self._started[function_name] = self._started.get(function_name, 0) + 1
 
     def finished(self, function_name: str, code: int, seconds: float) -> None:

@@ -30,7 +30,7 @@ class Plan:
 
 
 def plan(replicas: Sequence[ReplicaView], *, generation: int, desired: int) -> Plan:
-    """The next step towards ``desired`` replicas of ``generation``.
+    """The next step towards ``desired`` replicas of ``generation``; 0 stops them all.
 
     ``replicas`` is in the order of their start. Nothing ready is stopped while that would leave fewer than
     ``desired`` ready replicas, unless there are more of the newest generation than wanted. Applied again

@@ -64,8 +64,8 @@ class Settings:
     basic_auth_dir: Path | None = None
     max_replicas: int = 0
     """Cap on the replicas of one function; 0: none."""
-    hold_timeout: float = 10.0
-    """Seconds that a request waits for a first ready replica."""
+    hold_timeout: float = 30.0
+    """Seconds that a request waits for a first ready replica: time enough to load a model."""
     stop_grace: float = 5.0
     """Seconds that replicas have to drain when the platform stops."""
     replica_command: Sequence[str] = WATCHDOG

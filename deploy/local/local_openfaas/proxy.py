@@ -1,7 +1,8 @@
 """``/function/<name>``: one request in, one out, to the ready replica with the fewest outstanding requests.
 
 Owns the hot path: what is forwarded, what is stamped on as the gateway would, how long a request is held when
-no replica is ready, and when it may be tried again. It never logs a request and never changes a body.
+no replica is ready, that it wakes a function at zero, and when it may be tried again. It never logs a request
+and never changes a body.
 """
 
 import asyncio
@@ -42,7 +43,11 @@ _SERVED_BY: Final = f"local-openfaas/{__version__}"
 
 
 class Proxy:
-    """Forwards invocations; ``hold_timeout`` is how long one waits, in seconds, for a first ready replica."""
+    """Forwards invocations; ``hold_timeout`` is how long one waits, in seconds, for a first ready replica.
+
+    An invocation counts as started when it comes in, held or not: with what is held the autoscaler sees the
+    load that a cold start has to meet.
+    """
 
     def __init__(self, registry: Registry, metrics: GatewayMetrics, *, hold_timeout: float) -> None:
         self._registry = registry
@@ -59,35 +64,44 @@ class Proxy:
             return _error(404, f"function {name} does not exist")
         started = time.monotonic()
         body = await _body(request)
-        replica = function.pick()
-        if replica is None:
-            replica = await self._hold(function)
-            if replica is None:
-                return _error(503, f"No endpoints available for: {function.spec.full_name}")
-            # The gateway's histogram leaves out what a request was held for; so does ours.
-            started = time.monotonic()
-
-        # From the choice to here nothing may wait: the replica's count of outstanding requests comes next.
         function_name = function.spec.full_name
         self._metrics.started(function_name)
         code = 502
         try:
+            replica = function.pick()
+            if replica is None:
+                try:
+                    replica = await self._hold(function)
+                except _NoReplica as error:
+                    code = 503
+                    return _error(code, f"No endpoints available for: {function_name}: {error}")
+                finally:
+                    # The gateway's histogram leaves out what a request was held for; so does ours.
+                    started = time.monotonic()
+            # From the choice to here nothing may wait: the replica's count of outstanding is raised next.
             answer = await self._forward(request, function, replica, body)
             code = answer.status
             return answer
         finally:
             self._metrics.finished(function_name, code, time.monotonic() - started)
 
-    async def _hold(self, function: Function) -> Replica | None:
+    async def _hold(self, function: Function) -> Replica:
+        """Wait for a ready replica, waking the function if it is at zero. Raises ``_NoReplica``."""
         if function.held >= _MAX_HELD:
-            return None
+            raise _NoReplica(f"{_MAX_HELD} requests wait for a first replica already")
         function.held += 1
         try:
+            # Of many that are held only the first finds it at zero, so they start it once.
+            self._registry.wake(function)
             async with asyncio.timeout(self._hold_timeout):
                 while (replica := function.pick()) is None:
-                    await function.wait_ready()
+                    if function.closed:
+                        raise _NoReplica("it was removed")
+                    if (failing := function.failing) is not None:
+                        raise _NoReplica(failing)
+                    await function.changed()
         except TimeoutError:
-            return None
+            raise _NoReplica(f"none became ready within {self._hold_timeout:g} s") from None
         finally:
             function.held -= 1
         return replica
@@ -115,6 +129,10 @@ class Proxy:
             return await _exchange(request, another, headers, body, stamps)
         except (aiohttp.ClientError, ConnectionError) as error:
             return _lost(another, error)
+
+
+class _NoReplica(Exception):
+    """A held request cannot be served; the message says why."""
 
 
 async def _exchange(

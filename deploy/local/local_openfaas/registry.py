@@ -72,11 +72,27 @@ class Registry:
         return function
 
     def scale(self, name: str, namespace: str, replicas: int) -> int:
-        """Want ``replicas`` of a function; returns the count after the cap."""
+        """Want ``replicas`` of a function; returns the count that it got.
+
+        The cap may make it less. Zero while requests are held becomes what they would wake it to: whoever
+        asked for zero cannot have known of them.
+        """
         function = self.get(name, namespace)
-        capped = self._capped(function.spec.full_name, replicas)
-        function.scale(capped)
-        return capped
+        if replicas == 0 and function.held:
+            self._wake(function)
+        else:
+            function.scale(self._capped(function.spec.full_name, replicas))
+        return function.desired
+
+    def wake(self, function: Function) -> None:
+        """Start a function that is at zero, as a request for it has come in; else do nothing."""
+        if function.desired == 0 and not function.closed:
+            self._wake(function)
+
+    def _wake(self, function: Function) -> None:
+        # To the count of a new function, the gateway's max(1, min label); the autoscaler takes it from there.
+        woken = self._capped(function.spec.full_name, function.spec.initial_replicas)
+        function.scale(woken, "requests are held")
 
     def remove(self, name: str, namespace: str) -> None:
         """Forget a function at once; its replicas drain in the background."""

@@ -79,10 +79,13 @@ class Replica:
         self.outstanding = 0
         self.port = 0
         self.metrics_port = 0
+        self.failed_starts = 0
+        """Starts in a row that ended before the replica was ready."""
         self.base_url = URL()
         self._handler = handler
         self._settings = settings
         self._on_change = on_change
+        self._came_up = False
         # A number, not the name: short, and never shared with an older replica that still drains.
         self._folder = settings.temporary / str(next(_serial))
         self._supervisor = Supervisor(
@@ -143,6 +146,7 @@ class Replica:
         }
 
     def _launch(self) -> Launch:
+        self._came_up = False
         # New ports for every start: the old ones may still be in TIME_WAIT, or taken by someone else.
         self.port, self.metrics_port = free_ports(2)
         self.base_url = URL(f"http://127.0.0.1:{self.port}")
@@ -176,10 +180,15 @@ class Replica:
         return True
 
     def _exited(self) -> None:
+        if not self._came_up:
+            self.failed_starts += 1
         self._set_ready(False)
         self._on_change()
 
     def _set_ready(self, ready: bool) -> None:
         if ready != self.ready:
             self.ready = ready
+            if ready:
+                self._came_up = True
+                self.failed_starts = 0
             self._on_change()

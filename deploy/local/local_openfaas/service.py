@@ -43,10 +43,11 @@ class Service:
         return self._supervisor.starts
 
     async def start(self, timeout: float) -> None:  # noqa: ASYNC109 - the poll below has its own deadline
-        """Start it and return once it is ready.
+        """Start it, for the first time or after a ``stop``, and return once it is ready.
 
         Raises ``StartError`` with its last words if it exits, or is not ready within ``timeout`` seconds.
         """
+        self._exits = 0
         self._supervisor.start()
         deadline = time.monotonic() + timeout
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2.0)) as session:

@@ -112,14 +112,15 @@ def parse_deployment(body: object, query_namespace: str = "") -> FunctionSpec:
 def parse_scale(body: object) -> tuple[int, str]:
     """(replicas, namespace) of a scale request; the name comes from its path.
 
-    Zero is refused, as faas-netes CE and faasd refuse it: nothing here would wake the function again.
+    Zero is a count like any other, as in OpenFaaS Pro: a request wakes the function again. A body without
+    ``replicas`` is refused: a slip must not take a function away.
     """
     document = _mapping(body, "the body")
-    replicas = document.get("replicas", 0)
+    replicas = document.get("replicas")
     if not isinstance(replicas, int) or isinstance(replicas, bool):
         raise InvalidRequestError(f"replicas: {replicas!r} must be a whole number")
-    if replicas < 1:
-        raise InvalidRequestError(f"replicas: {replicas} must be at least 1: there is no scaling to zero")
+    if replicas < 0:
+        raise InvalidRequestError(f"replicas: {replicas} must be at least 0")
     if replicas > _MAX_REPLICAS_IN_BODY:
         raise InvalidRequestError(f"replicas: {replicas} must be at most {_MAX_REPLICAS_IN_BODY}")
     return replicas, _text(document, "namespace")

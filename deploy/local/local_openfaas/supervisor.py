@@ -85,7 +85,8 @@ class Supervisor:
         return process.pid if process is not None and process.returncode is None else None
 
     def start(self) -> None:
-        """Start the child, and keep it alive until ``stop``."""
+        """Start the child, and keep it alive until ``stop``; after that it may be started again."""
+        self._stopping.clear()
         self._task = asyncio.create_task(self._keep_alive(), name=f"supervise {self.name}")
 
     async def stop(self, grace: float) -> None:

@@ -14,7 +14,7 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One change of a function's replicas: when in the run (seconds), from how many to how many, and why."""
+    """What became of a function's replicas: when in the run (seconds), from how many to how many, and why."""
 
     seconds: float
     function_name: str
@@ -23,8 +23,13 @@ class Decision:
     reason: str
 
 
-def parse(lines: Iterable[str], begun: datetime, duration: float) -> tuple[Decision, ...]:
-    """Return the changes that were decided within ``duration`` seconds of the beginning, in their order."""
+def parse(
+    lines: Iterable[str], begun: datetime, duration: float, *, holds: bool = False
+) -> tuple[Decision, ...]:
+    """Return the changes that were decided within ``duration`` seconds of the beginning, in their order.
+
+    With ``holds`` also the decisions to change nothing; the log has one when it is news.
+    """
     found: list[Decision] = []
     for line in lines:
         if not line.startswith("{"):
@@ -40,6 +45,6 @@ def parse(lines: Iterable[str], begun: datetime, duration: float) -> tuple[Decis
             )
         except (ValueError, KeyError, TypeError):
             continue
-        if decision.before != decision.after and 0 <= decision.seconds <= duration:
+        if (holds or decision.before != decision.after) and 0 <= decision.seconds <= duration:
             found.append(decision)
     return tuple(found)

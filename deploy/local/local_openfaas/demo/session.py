@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import os
-import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,9 +22,11 @@ import aiohttp
 from local_openfaas.demo import load, machine
 from local_openfaas.demo.baseline import Bounds, CommunityScaler
 from local_openfaas.demo.decisions import Decision, parse
+from local_openfaas.demo.errors import DemoError
 from local_openfaas.demo.load import Lag, Stream, Target
 from local_openfaas.demo.machine import Usage
-from local_openfaas.demo.scoreboard import Comparison, Ledger, Record, reduce
+from local_openfaas.demo.scoreboard import Comparison, Ledger, reduce
+from local_openfaas.demo.sender import sending
 from local_openfaas.demo.shape import Profile, peak, phase
 from local_openfaas.demo.table import BASELINE, TAILBOUND, Display, Frame, row
 from local_openfaas.demo.traffic import TRAFFIC, TWIN_NAMESPACE, Traffic
@@ -39,7 +38,6 @@ from local_openfaas.specs import FunctionSpec
 _READY_LIMIT = 60.0
 _FRAME_INTERVAL = 0.5
 _ASK_LIMIT = 2.0
-_LINE_LIMIT = 2**24
 _STOP_GRACE = 2.0
 _END_LIMIT = 10.0
 _NEVER = 1_000_000
@@ -49,10 +47,6 @@ _TWIN_ENVIRONMENT = {"batch_policy": "unbatched", "workers": "1", "worker_thread
 
 One thread, because the threads of a single request would spin on the cores that the others are measured on.
 """
-
-
-class DemoError(Exception):
-    """The demo cannot go on; the message says what the user can do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +116,8 @@ async def run(options: Options, display: Display, on_outcome: Callable[[Outcome]
     display.say("Starting the platform, Prometheus, the autoscaler and the functions ...")
     async with open_platform(settings) as platform:
         lanes = _deploy_lanes(platform, options)
-        await _ready(platform)
-        with _without_full_collections():
+        await ready(platform)
+        with without_full_collections():
             outcome = await _traffic(platform, lanes, options, display)
         # The page takes a second or two, and so does stopping: together they take no longer.
         finishing = asyncio.create_task(asyncio.to_thread(on_outcome, outcome))
@@ -159,7 +153,8 @@ def _deploy_lanes(platform: Platform, options: Options) -> list[_Lane]:
     return lanes
 
 
-async def _ready(platform: Platform) -> None:
+async def ready(platform: Platform) -> None:
+    """Return when every replica is ready; raise :class:`DemoError` that names those which take too long."""
     try:
         async with asyncio.timeout(_READY_LIMIT):
             await platform.settled()
@@ -177,9 +172,9 @@ async def _traffic(platform: Platform, lanes: Sequence[_Lane], options: Options,
     metrics = platform.prometheus_url or ""
     async with (
         aiohttp.ClientSession(timeout=timeout) as session,
-        _generator(platform, lanes) as process,
+        sending([_stream(platform.gateway_url, lane) for lane in lanes]) as sender,
     ):
-        begun = await _begin(process)
+        begun = await sender.begun()
 
         def elapsed() -> float:
             return time.monotonic() - begun
@@ -193,7 +188,7 @@ async def _traffic(platform: Platform, lanes: Sequence[_Lane], options: Options,
             asyncio.create_task(baseline.run(), name="baseline"),
             asyncio.create_task(_show(display, lanes, options.duration, elapsed), name="table"),
         ]
-        reading = asyncio.create_task(_read(process, [lane.ledger for lane in lanes]), name="records")
+        reading = asyncio.create_task(sender.read([lane.ledger for lane in lanes]), name="records")
         running: set[asyncio.Task[Any]] = {reading, *companions}
         try:
             limit = options.duration + load.GIVE_UP_AFTER + _END_LIMIT
@@ -236,7 +231,7 @@ def _decisions(log: Path, begun: datetime, duration: float) -> tuple[Decision, .
 
 
 @contextmanager
-def _without_full_collections() -> Iterator[None]:
+def without_full_collections() -> Iterator[None]:
     """Keep the garbage collector's full collections out of the block.
 
     The gateway face shares this process; with the thousands of requests that an overloaded twin holds, one
@@ -273,63 +268,13 @@ def _comparisons(lanes: Sequence[_Lane], duration: float) -> list[Comparison]:
     return found
 
 
-@asynccontextmanager
-async def _generator(platform: Platform, lanes: Sequence[_Lane]) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run the generator in a process of its own for the length of the block."""
-    with tempfile.TemporaryDirectory(prefix="demo-load-") as folder:
-        plan = _write_plan(Path(folder), platform.gateway_url, lanes)
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "local_openfaas.demo.load", "--plan", str(plan)),
-            stdout=asyncio.subprocess.PIPE,
-            limit=_LINE_LIMIT,
-        )
-        try:
-            yield process
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
-
-
-def _write_plan(folder: Path, gateway: str, lanes: Sequence[_Lane]) -> Path:
-    """Write the generator's plan and its bodies; return the plan's path."""
-    streams: list[tuple[Stream, list[Path]]] = []
-    for lane in lanes:
-        paths: list[Path] = []
-        for number, body in enumerate(lane.traffic.bodies()):
-            path = folder / f"{lane.spec.name}-{number}"
-            path.write_bytes(body)
-            paths.append(path)
-        target = Target(
-            f"{gateway}/function/{lane.spec.full_name}",
-            headers=(("Content-Type", lane.traffic.content_type),),
-        )
-        streams.append((Stream(target, lane.profile, lane.seed), paths))
-    plan = folder / "plan.json"
-    plan.write_text(load.plan(streams, load.GIVE_UP_AFTER))
-    return plan
-
-
-async def _begin(process: asyncio.subprocess.Process) -> float:
-    """Return when the traffic begins, on the monotonic clock."""
-    line = await process.stdout.readline() if process.stdout else b""
-    if not line:
-        raise DemoError("the load generator did not start; its message stands above")
-    return float(json.loads(line)["start"])
-
-
-async def _read(process: asyncio.subprocess.Process, ledgers: Sequence[Ledger]) -> Lag:
-    """Put the generator's records into their ledgers until it ends; return its own lag."""
-    lag: Lag | None = None
-    while process.stdout and (line := await process.stdout.readline()):
-        document = json.loads(line)
-        for index, scheduled, latency, status in document.get("records", ()):
-            ledgers[index].add(Record(scheduled, latency, status))
-        if "lag" in document:
-            lag = Lag(**document["lag"])
-    if lag is None:
-        raise DemoError("the load generator ended before its traffic did")
-    return lag
+def _stream(gateway: str, lane: _Lane) -> Stream:
+    target = Target(
+        f"{gateway}/function/{lane.spec.full_name}",
+        lane.traffic.bodies(),
+        (("Content-Type", lane.traffic.content_type),),
+    )
+    return Stream(target, lane.profile, lane.seed)
 
 
 async def _show(
@@ -353,4 +298,4 @@ async def _show(
         await asyncio.sleep(_FRAME_INTERVAL)
 
 
-__all__ = ["DemoError", "Options", "Outcome", "PlatformError", "run"]
+__all__ = ["DemoError", "Options", "Outcome", "PlatformError", "ready", "run", "without_full_collections"]
