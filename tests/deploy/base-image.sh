@@ -1,7 +1,21 @@
 #!/bin/sh
 # Make what the Dockerfiles start from, python:<version>-slim, of Debian's packages: for a machine that reaches no
-# registry of images. Needs root, debootstrap and podman. Does nothing if such an image is there.
+# registry of images. Installs podman, buildah and debootstrap where they are absent (Debian, as root). Does nothing
+# if such an image is there.
 set -eu
+
+install() {
+    command -v "$1" >/dev/null && return
+    if ! command -v apt-get >/dev/null || [ "$(id -u)" -ne 0 ]; then
+        echo "base image: $1 is not on PATH, and only root on Debian can install it here" >&2
+        exit 1
+    fi
+    echo "base image: installing $1 from Debian"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1" >/dev/null
+}
+install podman
+install buildah
 
 release=$(. /etc/os-release && echo "$VERSION_CODENAME")
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
@@ -13,6 +27,7 @@ for version in 3.11 3.12 3.13 3.14; do
     fi
 done
 
+install debootstrap
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 echo "base image: Debian $release with its Python, from $mirror"

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,9 +55,10 @@ def wheels(version: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the builds install, for the Python of the base image: this machine may have no network in containers."""
     folder = tmp_path_factory.mktemp("pip") / "wheels"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(folder)]
-    command += ["--only-binary=:all:", f"--python-version={version}", "hatchling", "pytest"]
+    command += ["--only-binary=:all:", f"--python-version={version}", "pytest"]
     for distribution in ("batching-watchdog", "autoscaler"):
-        command.append(str(ROOT / distribution))
+        manifest = tomllib.loads((ROOT / distribution / "pyproject.toml").read_text())
+        command += [*manifest["build-system"]["requires"], *manifest["project"]["dependencies"]]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return folder
