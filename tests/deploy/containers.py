@@ -33,7 +33,11 @@ def what_is_missing() -> str | None:
     for program in ("podman", "buildah"):
         if shutil.which(program) is None:
             return f"{program} is not installed"
-    return None if base_version() else "no base image python:*-slim is there: tests/deploy/base-image.sh makes one"
+    return (
+        None
+        if base_version()
+        else "no base image python:*-slim is there: tests/deploy/base-image.sh makes one"
+    )
 
 
 def base_version() -> str | None:

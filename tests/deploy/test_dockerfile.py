@@ -38,4 +38,6 @@ def test_the_user_is_a_number_so_kubernetes_can_tell_that_it_is_not_root():
 
 def test_it_starts_on_the_mounted_configuration():
     assert [exec_form(text) for text in SHIP.texts("ENTRYPOINT")] == [["slo-autoscaler"]]
-    assert [exec_form(text) for text in SHIP.texts("CMD")] == [["--config", "/etc/slo-autoscaler/config.yaml"]]
+    assert [exec_form(text) for text in SHIP.texts("CMD")] == [
+        ["--config", "/etc/slo-autoscaler/config.yaml"]
+    ]
