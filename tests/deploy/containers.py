@@ -1,4 +1,4 @@
-"""Images and containers by buildah and podman, on the host's network: there is no other where the tests run."""
+"""Images and containers by buildah and podman, on the host's network: tests may run where there is no other."""
 
 import http.client
 import json
@@ -33,11 +33,7 @@ def what_is_missing() -> str | None:
     for program in ("podman", "buildah"):
         if shutil.which(program) is None:
             return f"{program} is not installed"
-    return (
-        None
-        if base_version()
-        else "no base image python:*-slim is there: tests/deploy/base-image.sh makes one"
-    )
+    return None if base_version() else "no base image python:*-slim: tests/deploy/base-image.sh makes one"
 
 
 def base_version() -> str | None:

@@ -1,6 +1,6 @@
 """Both images for real: built from the Dockerfiles as they stand, run as Kubernetes would run them.
 
-Left out of ``make check``: building takes a minute or two. ``make images`` installs what is needed and runs them.
+Left out of ``make check``, as building takes a while: ``make images`` installs what is needed and runs them.
 """
 
 import json
@@ -52,7 +52,7 @@ def version() -> str:
 
 @pytest.fixture(scope="module")
 def wheels(version: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the builds install, for the Python of the base image: this machine may have no network in containers."""
+    """What the builds install, for the base image's Python: containers may have no way to an index."""
     folder = tmp_path_factory.mktemp("pip") / "wheels"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(folder)]
     command += ["--only-binary=:all:", f"--python-version={version}", "pytest"]
@@ -119,7 +119,7 @@ def test_it_adds_little_to_its_base(
     tag = request.getfixturevalue(image)
     size, base = (inspect(each)["Size"] / 1e6 for each in (tag, containers.BASE.format(version)))
     with capsys.disabled():
-        print(f"\n{tag}: {size:.0f} MB, of which its base {base:.0f} MB")
+        sys.stdout.write(f"\n{tag}: {size:.0f} MB, of which its base {base:.0f} MB\n")
     assert size - base < 150
 
 

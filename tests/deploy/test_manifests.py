@@ -1,4 +1,4 @@
-"""The install manifest: what it is made of, that Kubernetes would take it, and that it asks for no more than it needs."""
+"""The install manifest: what it is made of, whether Kubernetes would take it, and that it asks for little."""
 
 import shutil
 import subprocess

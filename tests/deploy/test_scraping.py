@@ -1,4 +1,4 @@
-"""How function pods are found and called: the plain configuration, the chart's values and the operator's monitors."""
+"""How functions are found and called: the plain configuration, the chart's values, the operator's monitors."""
 
 import json
 import re
@@ -20,7 +20,7 @@ PROMETHEUS = ROOT / "deploy/prometheus"
 RULES = sorted(path for path in (PROMETHEUS / "rules").glob("*.yml") if path.stem != "openfaas-baseline")
 GUIDE = (ROOT / "docs/install-openfaas.md").read_text()
 
-# As Prometheus discovers them: one target for each port that a container declares. They are on loopback, since
+# As Prometheus discovers them: one target for each port that a container declares. They are on loopback, as
 # what is found is scraped too.
 PODS = [
     {"name": "vision-1", "function": "vision", "ip": "127.0.1.1", "scrape": "true", "port": "8081"},
@@ -31,9 +31,9 @@ PODS = [
     {"name": "no-function", "ip": "127.0.1.6", "scrape": "true", "port": "8081"},
 ]
 FOUND = {
-    ("http://127.0.1.1:8081/metrics", "functions", "vision.openfaas-fn", "vision-1"),
-    ("http://127.0.1.2:9999/metrics", "functions", "vision.openfaas-fn", "vision-2"),
-    ("http://127.0.1.3:8081/metrics", "functions", "tabular.openfaas-fn", "no-port"),
+    ("http://127.0.1.1:8081/metrics", "vision.openfaas-fn", "vision-1"),
+    ("http://127.0.1.2:9999/metrics", "vision.openfaas-fn", "vision-2"),
+    ("http://127.0.1.3:8081/metrics", "tabular.openfaas-fn", "no-port"),
 }
 
 
@@ -82,7 +82,7 @@ def job(configuration: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def as_the_operator_writes_it(monitor: dict[str, Any]) -> dict[str, Any]:
-    """The scrape job of a PodMonitor: its selectors as relabelling, then its own relabelling in snake case."""
+    """The job of a PodMonitor: its selectors as relabelling, then its own relabelling in snake case."""
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     present = [
         {
@@ -106,7 +106,7 @@ def as_the_operator_writes_it(monitor: dict[str, Any]) -> dict[str, Any]:
         {re.sub("[A-Z]", lambda letter: f"_{letter[0].lower()}", key): value for key, value in step.items()}
         for step in endpoint["relabelings"]
     ]
-    return {"job_name": "openfaas/functions", "relabel_configs": [running, *present, port, *own]}
+    return {"relabel_configs": [running, *present, port, *own]}
 
 
 @contextmanager
@@ -128,8 +128,8 @@ def prometheus(configuration: dict[str, Any], folder: Path) -> Iterator[str]:
         process.wait()
 
 
-def targets(url: str) -> list[dict[str, Any]]:
-    """The targets of all jobs, once Prometheus has them."""
+def targets(url: str, jobs: int) -> list[dict[str, Any]]:
+    """The targets, once Prometheus has some of each job."""
     end = time.monotonic() + 25
     while time.monotonic() < end:
         try:
@@ -137,39 +137,37 @@ def targets(url: str) -> list[dict[str, Any]]:
                 found: list[dict[str, Any]] = json.load(answer)["data"]["activeTargets"]
         except OSError:
             found = []
-        if found:
+        if len({target["scrapePool"] for target in found}) == jobs:
             return found
         time.sleep(0.1)
-    raise AssertionError("Prometheus found no target")
+    raise AssertionError("Prometheus did not find targets of every job")
 
 
 @pytest.mark.e2e
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
-@pytest.mark.parametrize(
-    "found_by",
-    [
-        lambda: job(plain_configuration(), "functions"),
-        lambda: job(chart_configuration(), "functions"),
-        lambda: as_the_operator_writes_it(monitors()["functions"]),
-    ],
-    ids=["plain", "chart", "operator"],
-)
 def test_only_functions_that_opted_in_are_scraped_and_they_are_called_as_the_gateway_calls_them(
-    found_by: Any, tmp_path: Path
+    tmp_path: Path,
 ):
-    scraped = {key: value for key, value in found_by().items() if key != "kubernetes_sd_configs"}
-    scraped["static_configs"] = [discovered(pod) for pod in PODS]
-    with prometheus({"scrape_configs": [scraped]}, tmp_path) as url:
-        found = targets(url)
-    assert {
-        (
-            target["scrapeUrl"],
-            target["labels"]["job"],
-            target["labels"]["function_name"],
-            target["labels"]["replica"],
-        )
-        for target in found
-    } == FOUND
+    ways = {
+        "plain": job(plain_configuration(), "functions"),
+        "chart": job(chart_configuration(), "functions"),
+        "operator": as_the_operator_writes_it(monitors()["functions"]),
+    }
+    pods = [discovered(pod) for pod in PODS]
+    jobs = [
+        {"job_name": way, "relabel_configs": found["relabel_configs"], "static_configs": pods}
+        for way, found in ways.items()
+    ]
+    with prometheus({"scrape_configs": jobs}, tmp_path) as url:
+        scraped = targets(url, len(ways))
+    for way in ways:
+        called = {
+            (target["scrapeUrl"], target["labels"]["function_name"], target["labels"]["replica"])
+            for target in scraped
+            if target["scrapePool"] == way
+        }
+        assert called == FOUND, way
+    assert {target["labels"]["job"] for target in scraped} == {"plain", "chart", "functions"}
 
 
 def test_the_chart_scrapes_functions_exactly_as_the_plain_configuration_does():
