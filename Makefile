@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 PACKAGES := -e batching-watchdog -e autoscaler -e deploy/local
 MANIFESTS := pyproject.toml batching-watchdog/pyproject.toml autoscaler/pyproject.toml deploy/local/pyproject.toml
 
-.PHONY: help install demo test check lint format bench clean
+.PHONY: help install demo test check lint format images manifests bench clean
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,13 @@ format: $(INSTALLED) ## Put the code into its form
 	$(BIN)/ruff format --quiet .
 
 check: lint test ## What CI runs: lint, types, import contracts, tests
+
+images: install ## Build both images with podman and try them; as root on Debian, where it installs what it needs
+	sh tests/deploy/base-image.sh
+	$(BIN)/pytest tests/deploy -m container $(TEST_ARGS)
+
+manifests: ## Write deploy/autoscaler.yaml and the PrometheusRule anew (kustomize or kubectl)
+	sh deploy/render.sh
 
 bench: install ## Measure the data plane (BENCH_ARGS=--quick: beside two peers; --help for what there is)
 	$(BIN)/python -m bench $(BENCH_ARGS)

@@ -92,10 +92,8 @@ def test_the_template_is_called_what_its_folder_is_in_lower_case_for_faas_cli_lo
     assert (TEMPLATE / "function/handler.py").is_file()
 
 
-def test_build_options_name_debian_packages():
-    for option in SETTINGS["build_options"]:
-        assert option.keys() == {"name", "packages"}
-        assert all(re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", package) for package in option["packages"])
+def test_the_template_has_no_build_options_which_faas_cli_would_put_among_the_packages_that_ship():
+    assert "build_options" not in SETTINGS
 
 
 def test_the_readmes_settings_and_defaults_are_the_watchdogs():

@@ -15,9 +15,12 @@ def test_it_has_four_stages_and_the_last_one_ships():
     assert list(STAGES) == ["base", "build", "test", "ship"]
 
 
-def test_it_starts_from_a_slim_python_whose_version_is_an_argument():
-    assert DOCKERFILE.arguments == {"PYTHON_VERSION": "3.12"}
-    assert STAGES["base"].base == "python:${PYTHON_VERSION}-slim"
+def test_it_starts_from_a_slim_python_whose_version_is_an_argument_and_which_can_be_pinned_by_digest():
+    assert DOCKERFILE.arguments == {
+        "PYTHON_VERSION": "3.12",
+        "PYTHON_IMAGE": "python:${PYTHON_VERSION}-slim",
+    }
+    assert STAGES["base"].base == "${PYTHON_IMAGE}"
 
 
 def test_what_ships_starts_clean_of_build_tools_and_tests():
@@ -34,6 +37,19 @@ def test_additional_debian_packages_are_an_argument_that_may_be_empty():
     assert 'ADDITIONAL_PACKAGE=""' in base.texts("ARG")
     (install,) = [text for text in base.texts("RUN") if "apt-get" in text]
     assert install.startswith('if [ -n "${ADDITIONAL_PACKAGE}" ]')
+
+
+def test_compilers_go_into_the_build_stage_from_which_only_what_they_made_ships():
+    build = STAGES["build"]
+    assert 'BUILD_PACKAGE=""' in build.texts("ARG")
+    (install,) = [text for text in build.texts("RUN") if "apt-get" in text]
+    assert install.startswith('if [ -n "${BUILD_PACKAGE}" ]')
+    assert [text.split()[1] for text in SHIP.texts("COPY")] == ["/opt/venv", "/home/app/function"]
+
+
+def test_its_labels_name_the_base_for_scanners():
+    (labels,) = SHIP.texts("LABEL")
+    assert 'org.opencontainers.image.base.name="${PYTHON_IMAGE}"' in labels
 
 
 def test_the_watchdog_is_a_layer_below_the_function_and_its_requirements():

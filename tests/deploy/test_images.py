@@ -1,0 +1,211 @@
+"""Both images for real: built from the Dockerfiles as they stand, run as Kubernetes would run them.
+
+Left out of ``make check``, as building takes a while: ``make images`` installs what is needed and runs them.
+"""
+
+import json
+import subprocess
+import sys
+import threading
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy import containers
+from deploy.containers import Container, free_port, inspect, podman, running
+from template.faas_cli import pull_template, shrinkwrap
+
+pytestmark = [pytest.mark.e2e, pytest.mark.container, pytest.mark.timeout(900)]
+
+ROOT = Path(__file__).resolve().parents[2]
+FUNCTION = "localhost/tailbound-test/function"
+AUTOSCALER = "localhost/tailbound-test/slo-autoscaler"
+COMPILERS = ("cc", "gcc", "g++", "c++", "clang", "ld", "as", "make")
+
+# Answers who it runs as, after as many seconds as the body says.
+HANDLER = """
+import os
+import time
+
+def handle(event, context):
+    time.sleep(float(event.body))
+    return {"uid": os.getuid()}
+"""
+CONFIGURATION = """
+platform: {gateway_url: "http://127.0.0.1:9"}
+prometheus: {url: "http://127.0.0.1:9", timeout: 1s}
+interval: 1s
+"""
+
+
+@pytest.fixture(scope="module")
+def version() -> str:
+    missing = containers.what_is_missing()
+    if missing is not None:
+        pytest.skip(missing)
+    found = containers.base_version()
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def wheels(version: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the builds install, for the base image's Python: containers may have no way to an index."""
+    folder = tmp_path_factory.mktemp("pip") / "wheels"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(folder)]
+    command += ["--only-binary=:all:", f"--python-version={version}", "pytest"]
+    for distribution in ("batching-watchdog", "autoscaler"):
+        manifest = tomllib.loads((ROOT / distribution / "pyproject.toml").read_text())
+        command += [*manifest["build-system"]["requires"], *manifest["project"]["dependencies"]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def function(version: str, wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The image of a function, from the context that faas-cli makes."""
+    folder = tmp_path_factory.mktemp("function")
+    handler = folder / "handler"
+    handler.mkdir()
+    (handler / "handler.py").write_text(HANDLER)
+    (handler / "requirements.txt").write_text("")
+    (handler / "handler_test.py").write_text(
+        "from function import handler\n\ndef test_it():\n    assert handler.handle\n"
+    )
+    template = pull_template(ROOT / "template/python3-inference", folder / "template")
+    context = shrinkwrap(template, handler, folder / "context")
+    containers.build(context, FUNCTION, wheels, {"PYTHON_VERSION": version})
+    yield FUNCTION
+    podman("rmi", "--force", FUNCTION)
+
+
+@pytest.fixture(scope="module")
+def autoscaler(version: str, wheels: Path) -> Iterator[str]:
+    arguments = {"PYTHON_VERSION": version, "REVISION": "0123456789abcdef"}
+    containers.build(ROOT / "autoscaler", AUTOSCALER, wheels, arguments)
+    yield AUTOSCALER
+    podman("rmi", "--force", AUTOSCALER)
+
+
+@pytest.fixture
+def configuration(tmp_path: Path) -> str:
+    """The mount of a configuration whose gateway and Prometheus are not there."""
+    tmp_path.chmod(0o755)
+    path = tmp_path / "config.yaml"
+    path.write_text(CONFIGURATION)
+    path.chmod(0o644)
+    return f"--volume={path}:/etc/slo-autoscaler/config.yaml:ro"
+
+
+def shell(image: str, script: str) -> str:
+    return podman(
+        "run", "--rm", *containers.CONFINED, "--entrypoint=/bin/sh", image, "-c", script, check=False
+    ).stdout
+
+
+@pytest.mark.parametrize("image", ["function", "autoscaler"])
+def test_no_compiler_ships(image: str, request: pytest.FixtureRequest):
+    tag = request.getfixturevalue(image)
+    assert shell(tag, f"for each in {' '.join(COMPILERS)}; do command -v $each; done; echo end") == "end\n"
+
+
+@pytest.mark.parametrize("image", ["function", "autoscaler"])
+def test_it_adds_little_to_its_base(
+    image: str, version: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+):
+    tag = request.getfixturevalue(image)
+    size, base = (inspect(each)["Size"] / 1e6 for each in (tag, containers.BASE.format(version)))
+    with capsys.disabled():
+        sys.stdout.write(f"\n{tag}: {size:.0f} MB, of which its base {base:.0f} MB\n")
+    assert size - base < 150
+
+
+@pytest.mark.parametrize("image", ["function", "autoscaler"])
+def test_its_labels_name_the_base(image: str, version: str, request: pytest.FixtureRequest):
+    labels = inspect(request.getfixturevalue(image))["Labels"]
+    assert labels["org.opencontainers.image.base.name"] == f"python:{version}-slim"
+
+
+def test_the_controllers_labels_name_the_commit_and_the_licence(autoscaler: str):
+    labels = inspect(autoscaler)["Labels"]
+    assert labels["org.opencontainers.image.revision"] == "0123456789abcdef"
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+
+
+def test_the_function_ships_without_what_tested_it(function: str):
+    listed = json.loads(shell(function, "python -m pip list --format=json"))
+    names = {package["name"].lower() for package in listed}
+    assert {"batching-watchdog", "gunicorn", "uvloop", "httptools"} <= names
+    assert not names & {"pytest", "hatchling", "torch"}
+
+
+def test_a_function_serves_as_any_user_in_a_read_only_root_and_drains_when_told_to_stop(function: str):
+    port, metrics = free_port(), free_port()
+    options = [
+        f"--env=port={port}",
+        f"--env=metrics_port={metrics}",
+        "--env=slo_latency=500ms",
+        "--env=workers=1",
+        "--env=healthcheck_interval=0s",
+        "--tmpfs=/tmp:rw,size=64m,mode=1777",
+    ]
+    with running(function, *options, http=port, metrics=metrics) as container:
+        assert container.call("GET", "/_/health", port="http")[0] == 200
+        container.wait_for("/_/ready", port="http")
+        status, answer = container.call("POST", "/", b"0", port="http")
+        assert (status, json.loads(answer)) == (200, {"uid": 12345})
+        status, exposition = container.call("GET", "/metrics", port="metrics")
+        assert status == 200
+        assert b'slo_requests_total{outcome="good"} 1.0' in exposition
+        assert podman("healthcheck", "run", container.identity, check=False).returncode == 0
+
+        answers: list[tuple[int, bytes]] = []
+        request = threading.Thread(
+            target=lambda: answers.append(container.call("POST", "/", b"2", port="http"))
+        )
+        request.start()
+        wait_for_a_request_in_flight(container)
+        assert container.terminate() == 0, container.log()
+        request.join(timeout=30)
+        assert [status for status, _ in answers] == [200], container.log()
+        assert not container.state()["OOMKilled"]
+
+
+def wait_for_a_request_in_flight(container: Container) -> None:
+    while b"\nhttp_requests_in_flight 1.0" not in container.call("GET", "/metrics", port="metrics")[1]:
+        pass
+
+
+def test_the_controller_says_its_version(autoscaler: str):
+    done = podman("run", "--rm", *containers.CONFINED, autoscaler, "--version")
+    assert done.stdout.startswith("slo-autoscaler ")
+
+
+def test_the_controller_ends_with_one_clean_line_when_nothing_answers(autoscaler: str, configuration: str):
+    done = podman(
+        "run", "--rm", *containers.CONFINED, configuration, autoscaler,
+        "--config", "/etc/slo-autoscaler/config.yaml", "--once", check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "127.0.0.1:9" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_controller_names_the_file_when_no_configuration_is_mounted(autoscaler: str):
+    done = podman("run", "--rm", *containers.CONFINED, autoscaler, check=False)
+    assert done.returncode == 2
+    assert "/etc/slo-autoscaler/config.yaml" in done.stderr
+
+
+def test_the_controller_runs_as_any_user_with_nothing_to_write_to_and_stops_when_told(
+    autoscaler: str, configuration: str
+):
+    port = free_port()
+    options = [configuration, f"--env=SLO_AUTOSCALER_WEB_PORT={port}"]
+    with running(autoscaler, *options, web=port) as container:
+        container.wait_for("/healthz", port="web")
+        assert b"slo_autoscaler_errors_total" in container.call("GET", "/metrics", port="web")[1]
+        assert container.terminate() == 0, container.log()

@@ -1,0 +1,192 @@
+"""The install manifest: what it is made of, whether Kubernetes would take it, and that it asks for little."""
+
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from slo_autoscaler import __version__
+from slo_autoscaler.config import Config
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+OVERLAYS = DEPLOY / "openfaas/overlays"
+MANIFEST = DEPLOY / "autoscaler.yaml"
+KUBERNETES = ["1.30", "1.34"]
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    return [document for document in yaml.safe_load_all(path.read_text()) if document]
+
+
+def named(kind: str) -> dict[str, Any]:
+    (document,) = [each for each in documents(MANIFEST) if each["kind"] == kind]
+    return document
+
+
+def pod() -> dict[str, Any]:
+    spec: dict[str, Any] = named("Deployment")["spec"]["template"]["spec"]
+    return spec
+
+
+def container() -> dict[str, Any]:
+    (only,) = pod()["containers"]
+    return only
+
+
+def holds(whole: object, part: object) -> bool:
+    """True if ``part`` is in ``whole``: kustomize adds keys and entries, and takes none away."""
+    if isinstance(part, dict):
+        return isinstance(whole, dict) and all(
+            key in whole and holds(whole[key], each) for key, each in part.items()
+        )
+    if isinstance(part, list):
+        return isinstance(whole, list) and all(any(holds(one, each) for one in whole) for each in part)
+    return whole == part
+
+
+def kustomize() -> list[str] | None:
+    if shutil.which("kustomize"):
+        return ["kustomize", "build"]
+    return ["kubectl", "kustomize"] if shutil.which("kubectl") else None
+
+
+@pytest.mark.skipif(kustomize() is None, reason="neither kustomize nor kubectl is on PATH")
+def test_the_manifest_is_what_kustomize_makes_of_the_overlay():
+    command = kustomize()
+    assert command is not None
+    done = subprocess.run(
+        [*command, str(OVERLAYS / "openfaas")], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = MANIFEST.read_text().splitlines(keepends=True)
+    assert "".join(line for line in lines if not line.startswith("#")) == done.stdout, "run deploy/render.sh"
+
+
+@pytest.mark.parametrize("name", ["serviceaccount", "deployment", "service"])
+def test_every_document_of_the_base_is_in_the_manifest(name: str):
+    for part in documents(DEPLOY / f"openfaas/base/{name}.yaml"):
+        assert holds(named(part["kind"]), part), "run deploy/render.sh"
+
+
+def test_every_patch_of_the_overlay_is_in_the_manifest():
+    (patch,) = documents(OVERLAYS / "openfaas/gateway-credentials.yaml")
+    assert holds(named("Deployment"), patch), "run deploy/render.sh"
+
+
+def test_the_configuration_in_it_is_the_annotated_one_word_for_word():
+    annotated = (DEPLOY / "autoscaler-config.yaml").read_text()
+    assert (OVERLAYS / "openfaas/config.yaml").read_text() == annotated, "run deploy/render.sh"
+    assert named("ConfigMap")["data"] == {"config.yaml": annotated}, "run deploy/render.sh"
+
+
+def test_the_autoscaler_takes_the_configuration_as_it_stands():
+    config = Config.parse(named("ConfigMap")["data"]["config.yaml"], "config.yaml")
+    assert config.platform.kind == "openfaas"
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_kubernetes_knows_every_field(version: str):
+    for document in documents(MANIFEST):
+        kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_a_field_that_kubernetes_does_not_know_would_be_found():
+    deployment = named("Deployment")
+    deployment["spec"]["replica"] = 2
+    with pytest.raises(kubernetes_validate.ValidationError, match="replica"):
+        kubernetes_validate.validate(deployment, KUBERNETES[0], strict=True)
+
+
+def test_everything_is_in_the_charts_namespace_which_it_neither_makes_nor_takes_along_when_deleted():
+    kinds = {document["kind"] for document in documents(MANIFEST)}
+    assert kinds == {"ServiceAccount", "ConfigMap", "Deployment", "Service"}
+    assert {document["metadata"]["namespace"] for document in documents(MANIFEST)} == {"openfaas"}
+
+
+def test_it_has_no_rights_and_no_token_as_it_never_talks_to_the_kubernetes_api():
+    assert not [each for each in documents(MANIFEST) if "Role" in each["kind"]]
+    assert named("ServiceAccount")["automountServiceAccountToken"] is False
+    assert pod()["automountServiceAccountToken"] is False
+
+
+def test_it_runs_as_no_root_with_nothing_to_write_to_and_no_capability():
+    assert pod()["securityContext"]["runAsNonRoot"] is True
+    assert pod()["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container()["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert all(mount["readOnly"] for mount in container()["volumeMounts"])
+
+
+def test_its_user_is_the_images():
+    (user,) = [
+        line.split()[1]
+        for line in (ROOT / "autoscaler/Dockerfile").read_text().splitlines()
+        if line.startswith("USER ")
+    ]
+    context = pod()["securityContext"]
+    assert user == f"{context['runAsUser']}:{context['runAsGroup']}"
+
+
+def test_no_variable_of_a_service_can_pass_for_a_setting():
+    assert pod()["enableServiceLinks"] is False
+
+
+def test_there_is_one_at_a_time():
+    spec = named("Deployment")["spec"]
+    assert spec["replicas"] == 1
+    assert spec["strategy"] == {"type": "Recreate"}
+
+
+def test_probes_and_the_service_reach_the_port_that_the_configuration_opens():
+    config = Config.parse(named("ConfigMap")["data"]["config.yaml"], "config.yaml")
+    assert container()["ports"] == [{"name": "metrics", "containerPort": config.web.port}]
+    for probe in ("livenessProbe", "readinessProbe"):
+        assert container()[probe]["httpGet"] == {"path": "/healthz", "port": "metrics"}
+    (port,) = named("Service")["spec"]["ports"]
+    assert port == {"name": "metrics", "port": config.web.port, "targetPort": "metrics"}
+    annotations = named("Deployment")["spec"]["template"]["metadata"]["annotations"]
+    assert annotations == {"prometheus.io/scrape": "true", "prometheus.io/port": str(config.web.port)}
+
+
+def test_the_selectors_find_the_pods():
+    labels = named("Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert holds(labels, named("Service")["spec"]["selector"])
+    assert holds(labels, named("Deployment")["spec"]["selector"]["matchLabels"])
+
+
+def test_the_files_that_the_configuration_names_are_mounted():
+    mounts = {mount["name"]: mount["mountPath"] for mount in container()["volumeMounts"]}
+    assert container()["args"] == ["--config", f"{mounts['config']}/config.yaml"]
+    auth = Config.parse(named("ConfigMap")["data"]["config.yaml"], "config.yaml").platform.basic_auth
+    assert auth is not None
+    # The keys of the chart's secret become the names of the files.
+    assert auth.user_file == f"{mounts['gateway-credentials']}/basic-auth-user"
+    assert auth.password_file == f"{mounts['gateway-credentials']}/basic-auth-password"
+    volumes = {volume["name"]: volume for volume in pod()["volumes"]}
+    assert volumes["gateway-credentials"]["secret"]["secretName"] == "basic-auth"
+    assert volumes["config"]["configMap"]["name"] == named("ConfigMap")["metadata"]["name"]
+
+
+def test_a_group_that_the_pod_has_may_read_the_credentials_and_others_may_not():
+    (volume,) = [each for each in pod()["volumes"] if "secret" in each]
+    assert volume["secret"]["defaultMode"] == 0o440
+    assert pod()["securityContext"]["fsGroup"] == pod()["securityContext"]["runAsGroup"]
+
+
+def test_image_and_labels_have_the_distributions_version():
+    project = tomllib.loads((ROOT / "autoscaler/pyproject.toml").read_text())["project"]
+    assert project["version"] == __version__
+    assert container()["image"] == f"ghcr.io/tailbound/slo-autoscaler:{__version__}"
+    deployment = named("Deployment")
+    for labels in (deployment["metadata"]["labels"], deployment["spec"]["template"]["metadata"]["labels"]):
+        assert labels["app.kubernetes.io/version"] == __version__
+    assert f"\nARG VERSION={__version__}\n" in (ROOT / "autoscaler/Dockerfile").read_text()

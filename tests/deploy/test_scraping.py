@@ -1,0 +1,237 @@
+"""How functions are found and called: the plain configuration, the chart's values, the operator's monitors."""
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PROMETHEUS = ROOT / "deploy/prometheus"
+RULES = sorted(path for path in (PROMETHEUS / "rules").glob("*.yml") if path.stem != "openfaas-baseline")
+GUIDE = (ROOT / "docs/install-openfaas.md").read_text()
+
+# As Prometheus discovers them: one target for each port that a container declares. They are on loopback, as
+# what is found is scraped too.
+PODS = [
+    {"name": "vision-1", "function": "vision", "ip": "127.0.1.1", "scrape": "true", "port": "8081"},
+    {"name": "vision-2", "function": "vision", "ip": "127.0.1.2", "scrape": "true", "port": "9999"},
+    {"name": "no-port", "function": "tabular", "ip": "127.0.1.3", "scrape": "true"},
+    {"name": "did-not-opt-in", "function": "other", "ip": "127.0.1.4", "scrape": "false"},
+    {"name": "ended", "function": "vision", "ip": "127.0.1.5", "scrape": "true", "phase": "Succeeded"},
+    {"name": "no-function", "ip": "127.0.1.6", "scrape": "true", "port": "8081"},
+]
+FOUND = {
+    ("http://127.0.1.1:8081/metrics", "vision.openfaas-fn", "vision-1"),
+    ("http://127.0.1.2:9999/metrics", "vision.openfaas-fn", "vision-2"),
+    ("http://127.0.1.3:8081/metrics", "tabular.openfaas-fn", "no-port"),
+}
+
+
+def discovered(pod: dict[str, str]) -> dict[str, Any]:
+    labels = {
+        "__meta_kubernetes_namespace": "openfaas-fn",
+        "__meta_kubernetes_pod_name": pod["name"],
+        "__meta_kubernetes_pod_ip": pod["ip"],
+        "__meta_kubernetes_pod_phase": pod.get("phase", "Running"),
+        "__meta_kubernetes_pod_container_port_name": "http",
+        "__meta_kubernetes_pod_annotation_prometheus_io_scrape": pod["scrape"],
+    }
+    if "function" in pod:
+        labels["__meta_kubernetes_pod_label_faas_function"] = pod["function"]
+        labels["__meta_kubernetes_pod_labelpresent_faas_function"] = "true"
+    if "port" in pod:
+        labels["__meta_kubernetes_pod_annotation_prometheus_io_port"] = pod["port"]
+    return {"targets": [f"{pod['ip']}:8080"], "labels": labels}
+
+
+def values() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((PROMETHEUS / "values.yaml").read_text())
+    return loaded
+
+
+def chart_configuration() -> dict[str, Any]:
+    """What the chart makes of the values: ``server.global`` and the lists of ``serverFiles``."""
+    configuration: dict[str, Any] = {"global": values()["server"]["global"]}
+    return configuration | values()["serverFiles"]["prometheus.yml"]
+
+
+def plain_configuration() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((PROMETHEUS / "prometheus-kubernetes.yml").read_text())
+    return loaded
+
+
+def monitors() -> dict[str, dict[str, Any]]:
+    found = yaml.safe_load_all((PROMETHEUS / "monitors.yaml").read_text())
+    return {monitor["metadata"]["name"]: monitor for monitor in found}
+
+
+def job(configuration: dict[str, Any], name: str) -> dict[str, Any]:
+    (found,) = [each for each in configuration["scrape_configs"] if each["job_name"] == name]
+    assert isinstance(found, dict)
+    return found
+
+
+def as_the_operator_writes_it(monitor: dict[str, Any]) -> dict[str, Any]:
+    """The job of a PodMonitor: its selectors as relabelling, then its own relabelling in snake case."""
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    present = [
+        {
+            "source_labels": [f"__meta_kubernetes_pod_labelpresent_{expression['key']}"],
+            "action": "keep",
+            "regex": "true",
+        }
+        for expression in monitor["spec"]["selector"]["matchExpressions"]
+    ]
+    running = {
+        "source_labels": ["__meta_kubernetes_pod_phase"],
+        "action": "drop",
+        "regex": "(Failed|Succeeded)",
+    }
+    port = {
+        "source_labels": ["__meta_kubernetes_pod_container_port_name"],
+        "action": "keep",
+        "regex": endpoint["port"],
+    }
+    own = [
+        {re.sub("[A-Z]", lambda letter: f"_{letter[0].lower()}", key): value for key, value in step.items()}
+        for step in endpoint["relabelings"]
+    ]
+    return {"relabel_configs": [running, *present, port, *own]}
+
+
+@contextmanager
+def prometheus(configuration: dict[str, Any], folder: Path) -> Iterator[str]:
+    """The installed Prometheus; its URL."""
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    arguments = [f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={address}"]
+    arguments += [f"--config.file={folder / 'prometheus.yml'}", "--scrape.discovery-reload-interval=200ms"]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(["prometheus", *arguments], stdout=log, stderr=log)
+    try:
+        yield f"http://{address}"
+        assert process.poll() is None, (folder / "log").read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def targets(url: str, jobs: int) -> list[dict[str, Any]]:
+    """The targets, once Prometheus has some of each job."""
+    end = time.monotonic() + 25
+    while time.monotonic() < end:
+        try:
+            with urllib.request.urlopen(url + "/api/v1/targets?state=active", timeout=2) as answer:
+                found: list[dict[str, Any]] = json.load(answer)["data"]["activeTargets"]
+        except OSError:
+            found = []
+        if len({target["scrapePool"] for target in found}) == jobs:
+            return found
+        time.sleep(0.1)
+    raise AssertionError("Prometheus did not find targets of every job")
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
+def test_only_functions_that_opted_in_are_scraped_and_they_are_called_as_the_gateway_calls_them(
+    tmp_path: Path,
+):
+    ways = {
+        "plain": job(plain_configuration(), "functions"),
+        "chart": job(chart_configuration(), "functions"),
+        "operator": as_the_operator_writes_it(monitors()["functions"]),
+    }
+    pods = [discovered(pod) for pod in PODS]
+    jobs = [
+        {"job_name": way, "relabel_configs": found["relabel_configs"], "static_configs": pods}
+        for way, found in ways.items()
+    ]
+    with prometheus({"scrape_configs": jobs}, tmp_path) as url:
+        scraped = targets(url, len(ways))
+    for way in ways:
+        called = {
+            (target["scrapeUrl"], target["labels"]["function_name"], target["labels"]["replica"])
+            for target in scraped
+            if target["scrapePool"] == way
+        }
+        assert called == FOUND, way
+    assert {target["labels"]["job"] for target in scraped} == {"plain", "chart", "functions"}
+
+
+def test_the_chart_scrapes_functions_exactly_as_the_plain_configuration_does():
+    assert job(chart_configuration(), "functions") == job(plain_configuration(), "functions")
+
+
+def test_the_operator_scrapes_functions_as_often_as_the_plain_configuration_does():
+    (endpoint,) = monitors()["functions"]["spec"]["podMetricsEndpoints"]
+    plain = job(plain_configuration(), "functions")
+    assert endpoint["interval"] == plain["scrape_interval"]
+    assert endpoint["scrapeTimeout"] == plain["scrape_timeout"]
+
+
+def test_chart_and_operator_scrape_the_same_jobs():
+    jobs = {each["job_name"] for each in chart_configuration()["scrape_configs"]}
+    relabelled = set()
+    for monitor in monitors().values():
+        (endpoint,) = monitor["spec"].get("podMetricsEndpoints") or monitor["spec"]["endpoints"]
+        relabelled |= {
+            step["replacement"] for step in endpoint["relabelings"] if step.get("targetLabel") == "job"
+        }
+    assert jobs == relabelled == {"functions", "gateway", "autoscaler"}
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_the_charts_configuration_is_valid(tmp_path: Path):
+    path = tmp_path / "prometheus.yml"
+    path.write_text(yaml.safe_dump(chart_configuration()))
+    done = subprocess.run(
+        ["promtool", "check", "config", path], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_charts_service_has_the_name_and_port_that_gateway_and_autoscaler_look_for():
+    server = values()["server"]
+    name, port = server["fullnameOverride"], server["service"]["servicePort"]
+    config = yaml.safe_load((ROOT / "deploy/autoscaler-config.yaml").read_text())
+    assert config["prometheus"]["url"] == f"http://{name}.openfaas.svc.cluster.local:{port}"
+
+
+def test_the_charts_own_jobs_are_off_as_they_would_scrape_functions_twice():
+    assert values()["scrapeConfigs"] is None
+
+
+def test_the_prometheusrule_holds_every_group_of_the_rules_unchanged():
+    made = yaml.safe_load((PROMETHEUS / "prometheus-rule.yaml").read_text())
+    groups = [group for path in RULES for group in yaml.safe_load(path.read_text())["groups"]]
+    assert made["kind"] == "PrometheusRule"
+    assert made["spec"] == {"groups": groups}, "run deploy/render.sh"
+
+
+def test_the_guide_gives_every_rule_file_to_the_chart_under_a_name_that_is_loaded():
+    (pattern,) = chart_configuration()["rule_files"]
+    assert pattern == "/etc/config/tailbound*.yml"
+    given = re.findall(
+        r"--set-file 'ruleFiles\.(tailbound[\w-]*)\\\.yml=deploy/prometheus/rules/([\w-]+\.yml)'", GUIDE
+    )
+    assert sorted(file for _, file in given) == [path.name for path in RULES]
+    assert len({key for key, _ in given}) == len(given)
+
+
+@pytest.mark.parametrize("name", ["functions", "gateway", "slo-autoscaler"])
+def test_monitors_stand_in_the_charts_namespace_and_can_be_labelled_together(name: str):
+    metadata = monitors()[name]["metadata"]
+    assert metadata["namespace"] == "openfaas"
+    assert metadata["labels"] == {"app.kubernetes.io/part-of": "tailbound"}
