@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+
+from bench.errors import BenchError
+from bench.workloads import ROOT
 from slo_autoscaler.config import Config
 from slo_autoscaler.simulate import report, traces
 from slo_autoscaler.simulate.baselines import (
@@ -40,9 +43,6 @@ from slo_autoscaler.simulate.oracle import Oracle
 from slo_autoscaler.simulate.scalers import Ours, Scaler
 from slo_autoscaler.simulate.traces import Trace
 from slo_autoscaler.simulate.world import Settings, run
-
-from bench.errors import BenchError
-from bench.workloads import ROOT
 
 BEGIN, END = "<!-- scaling: begin -->", "<!-- scaling: end -->"
 

@@ -19,6 +19,7 @@ from slo_autoscaler.journal import Journal
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.metrics import Metrics
 from slo_autoscaler.platforms.openfaas import OpenFaas
+from slo_autoscaler.restart import Past
 from slo_autoscaler.sources.replay import ReplaySource
 
 
@@ -412,7 +413,7 @@ def test_the_last_decisions_can_be_asked_for(gateway):
 
 
 def test_after_a_restart_the_forecast_knows_what_came_before_it(gateway):
-    past = {"a.openfaas-fn": [(20.0, 300.0), (5.0, 310.0)]}
+    past = {"a.openfaas-fn": Past(rate=((20.0, 300.0), (5.0, 310.0)))}
     with Bench(gateway, {"a.openfaas-fn": seen(rate=100.0)}, {}, past=past) as bench:
         bench.reconcile()
         assert bench.about("a.openfaas-fn")[0]["inputs"]["forecast"] == 310.0

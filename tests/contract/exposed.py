@@ -13,19 +13,13 @@ from batching_watchdog.latency import LatencyModel
 from batching_watchdog.metrics import Exposition
 from batching_watchdog.metrics import Metrics as WatchdogMetrics
 from local_openfaas.metrics import GatewayMetrics
+from slo_autoscaler.metrics import INPUTS
 from slo_autoscaler.metrics import Metrics as AutoscalerMetrics
 from slo_autoscaler.model import Decision, Reason, Scale
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 FUNCTION = "f.ns"
-
-AUTOSCALER_GAUGES = (
-    "slo_autoscaler_forecast_requests_per_second",
-    "slo_autoscaler_capacity_requests_per_second",
-    "slo_autoscaler_capacity_correction_ratio",
-    "slo_autoscaler_recommended_replicas",
-)
 
 # Prometheus' own, and words of PromQL that look like a metric.
 _OF_PROMETHEUS = {"up", "ALERTS"}
@@ -68,12 +62,10 @@ def autoscaler_samples() -> list[Sample]:
     registry = CollectorRegistry()
     metrics = AutoscalerMetrics(registry)
     metrics.reconciled(0.1)
+    inputs = dict.fromkeys(INPUTS, 1.0)
     for reason, direction in ((Reason.NO_DATA, "hold"), (Reason.BACKLOG, "up")):
-        metrics.decided(FUNCTION, Scale(1, 1), Decision(None, reason, {}), direction)
-    samples = _samples(generate_latest(registry))
-    known = {name for name, _, _ in samples}
-    planned = [name for name in AUTOSCALER_GAUGES if name not in known]
-    return samples + [(name, {"function_name": FUNCTION}, 1.0) for name in planned]
+        metrics.decided(FUNCTION, Scale(1, 1), Decision(None, reason, inputs), direction, 1)
+    return _samples(generate_latest(registry))
 
 
 def scraped() -> list[Sample]:

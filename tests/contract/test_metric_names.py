@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from contract.exposed import PROMETHEUS, ROOT, exposed, metrics_in, recorded, rules
-from slo_autoscaler.promql import SIGNALS
+from slo_autoscaler.promql import GATEWAY_SIGNALS, HISTORY, RECORDED, SIGNALS
 
 RECORDED_NAME = re.compile(r"\b(?:slo|function_name)\w*:[\w:]+")
 
@@ -18,7 +18,8 @@ def headings(path: Path) -> set[str]:
 
 
 def test_the_autoscaler_asks_only_for_what_is_exported_or_recorded():
-    asked = {name for query in SIGNALS.values() for name in metrics_in(query)}
+    queries = [*SIGNALS.values(), *RECORDED.values(), *HISTORY.values(), *GATEWAY_SIGNALS.values()]
+    asked = {name for query in queries for name in metrics_in(query)}
     assert asked
     assert asked <= exposed() | recorded()
 

@@ -34,7 +34,7 @@ class Trace:
         if not 0.0 < self.duration < math.inf:
             raise SimulationError(f"{self.name}: a trace must last some seconds, not {self.duration:g}")
         times = self.arrivals
-        if len(times) and not (0.0 <= times[0] and times[-1] < self.duration and np.all(np.diff(times) >= 0)):
+        if len(times) and not (times[0] >= 0.0 and times[-1] < self.duration and np.all(np.diff(times) >= 0)):
             raise SimulationError(f"{self.name}: arrivals must ascend from 0 to before {self.duration:g} s")
 
     @property
