@@ -92,8 +92,7 @@ class Replica:
             if first == count:
                 break
             head = idle_until
-            if head > at:
-                at = head
+            at = max(at, head)
             if at >= until:
                 break
             size = 1
