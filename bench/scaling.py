@@ -46,7 +46,9 @@ from slo_autoscaler.simulate.world import Settings, run
 
 BEGIN, END = "<!-- scaling: begin -->", "<!-- scaling: end -->"
 
-CONFIG: Final = "{platform: {gateway_url: http://none}, prometheus: {url: http://none}, defaults: {max_replicas: 30}}"
+CONFIG: Final = (
+    "{platform: {gateway_url: http://none}, prometheus: {url: http://none}, defaults: {max_replicas: 30}}"
+)
 """Ours, for every trace: the defaults, but room to grow. The baselines have the same bounds."""
 
 BOUNDS: Final = Bounds(1, 30)
@@ -150,9 +152,7 @@ def _grid(quick: bool) -> Iterator[tuple[str, str, Callable[[Workload], Scaler]]
             yield (
                 "keda-value",
                 f"threshold {share:.0%} of the SLO, down window {window:g} s",
-                lambda at, s=share, w=window: keda_value(
-                    BOUNDS, HpaSettings(s * at.function.slo_latency, w)
-                ),
+                lambda at, s=share, w=window: keda_value(BOUNDS, HpaSettings(s * at.function.slo_latency, w)),
             )
     for target in (1, 2, 3, 4, 5, 6, 8)[::every]:
         for up in (0.0, 10.0, 30.0)[::every]:
@@ -225,7 +225,9 @@ def verdict(best: Mapping[str, Mapping[str, Any]], objective: float) -> tuple[st
     missed, theirs = 1.0 - ours["attainment"], 1.0 - nearest["attainment"]
     times = theirs / missed if missed > 0.0 else math.inf
     dearer = cost / nearest["replica_seconds"] - 1.0
-    text = f"no baseline meets it; {times:.1f} times fewer misses than {name} for {dearer:+.1%} replica-seconds"
+    text = (
+        f"no baseline meets it; {times:.1f} times fewer misses than {name} for {dearer:+.1%} replica-seconds"
+    )
     if not meets and best["oracle"]["attainment"] < objective:
         return "not to be met", text
     return ("won" if meets and times >= FEWER and dearer <= 0.0 else "lost"), text
@@ -328,7 +330,11 @@ def publish(results: Mapping[str, Any], page: Path) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``scaling``."""
     parser.add_argument(
-        "--traces", type=Path, default=ROOT.parent / "shared" / "traces", metavar="DIR", help="recorded traces"
+        "--traces",
+        type=Path,
+        default=ROOT.parent / "shared" / "traces",
+        metavar="DIR",
+        help="recorded traces",
     )
     parser.add_argument("--only", metavar="NAME,...", help="only these traces")
     parser.add_argument("--quick", action="store_true", help="the first 15 minutes and half of every grid")
@@ -364,6 +370,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
     lost = [
         trace["name"]
         for trace in results["traces"]
-        if verdict(chosen([r for r in records if r["trace"] == trace["name"]], objective), objective)[0] == "lost"
+        if verdict(chosen([r for r in records if r["trace"] == trace["name"]], objective), objective)[0]
+        == "lost"
     ]
     return 1 if lost else 0

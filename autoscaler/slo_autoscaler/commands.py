@@ -11,7 +11,10 @@ from typing import Final
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "run": ("slo_autoscaler.app", "size functions so that they meet their SLO (the default)"),
     "explain": ("slo_autoscaler.explain", "say in sentences what was decided for a function, and why"),
-    "simulate": ("slo_autoscaler.simulate.command", "replay a trace under our policies and other scalers' laws"),
+    "simulate": (
+        "slo_autoscaler.simulate.command",
+        "replay a trace under our policies and other scalers' laws",
+    ),
 }
 """Word -> (module whose ``main(arguments)`` gives the exit status, what it does)."""
 
@@ -27,4 +30,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def summary() -> str:
     """Return one line for each command, for the help text."""
     return "commands:\n" + "\n".join(f"  {word:10} {about}" for word, (_, about) in COMMANDS.items())
-

@@ -5,12 +5,12 @@ import random
 from bisect import bisect_right
 from heapq import heappop, heappush
 
-from batching_watchdog.messages import Batch, Request
-from batching_watchdog.policy import POLICIES, PolicySettings
-from batching_watchdog.scheduler import Dispatch, Scheduler, Sleep
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batching_watchdog.messages import Batch, Request
+from batching_watchdog.policy import POLICIES, PolicySettings
+from batching_watchdog.scheduler import Dispatch, Scheduler, Sleep
 from slo_autoscaler.simulate.function import Function, Service
 from slo_autoscaler.simulate.replica import Replica
 

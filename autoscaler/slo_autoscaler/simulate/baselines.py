@@ -289,7 +289,7 @@ class _Hpa:
     ) -> None:
         self.name, self.interval, self.phase = name, settings.sync, 0.0
         self._bounds, self._wish = bounds, wish
-        self._wishes = SlidingMax(settings.down_window + settings.sync)
+        self._wishes = SlidingMax(settings.down_window)
         self._began = False
 
     def scale(self, view: View, now: float) -> int | None:

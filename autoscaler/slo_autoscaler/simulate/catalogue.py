@@ -84,7 +84,10 @@ def _oracle(at: Situation, target: float | None, name: str) -> Scaler:
 
 
 SCALERS: Final[Mapping[str, tuple[Maker, str]]] = {
-    **{policy: (_ours(policy), f"ours, policy {policy}; its utilisation_target") for policy in sorted(POLICIES)},
+    **{
+        policy: (_ours(policy), f"ours, policy {policy}; its utilisation_target")
+        for policy in sorted(POLICIES)
+    },
     "openfaas-ce": (_openfaas, "OpenFaaS CE's alert; successes per second that fire it (5)"),
     "kpa": (_kpa, "Knative's autoscaler; requests inside one pod (70)"),
     "hpa-cpu": (_hpa_cpu, "the HPA on CPU; share of it (0.8)"),

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 EXTRA: Final = frozenset(("numpy", "rich", "matplotlib"))
 
-NO_CONFIG: Final = "{platform: {gateway_url: http://none}, prometheus: {url: http://none}, defaults: {max_replicas: 20}}"
+NO_CONFIG: Final = (
+    "{platform: {gateway_url: http://none}, prometheus: {url: http://none}, defaults: {max_replicas: 20}}"
+)
 """What holds without --config: every default, but room to grow."""
 
 
@@ -132,7 +134,9 @@ def _function(options: argparse.Namespace) -> Function:
     else:
         parts = _numbers("--service-time", options.service_time)
         if len(parts) != 2:
-            raise SimulationError(f"--service-time {options.service_time}: must be two durations, such as 20ms,10ms")
+            raise SimulationError(
+                f"--service-time {options.service_time}: must be two durations, such as 20ms,10ms"
+            )
         service = Service.affine(parts[0], parts[1], options.max_batch)
     return Function(
         service=service,
@@ -206,18 +210,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--trace", metavar="FILE", help="requests per second or times of requests: text, CSV, JSON")
+    source.add_argument(
+        "--trace", metavar="FILE", help="requests per second or times of requests: text, CSV, JSON"
+    )
     source.add_argument(
         "--generate", metavar="KIND", help="poisson, gamma, step, ramp, spike, diurnal or on-off"
     )
     source.add_argument("--prometheus", metavar="URL", help="what a live Prometheus has seen of --function")
-    add("--since", type=_duration, default=3600.0, metavar="TIME", help="with --prometheus: how far back [1h]")
+    add(
+        "--since", type=_duration, default=3600.0, metavar="TIME", help="with --prometheus: how far back [1h]"
+    )
     add("--rate", type=float, default=100.0, help="with --generate: requests per second [100]")
     add("--duration", type=_duration, default=3600.0, metavar="TIME", help="with --generate [1h]")
     add("--cv2", type=float, help="burstiness of arrivals: 1 is Poisson [1; 4 for gamma]")
     add("--seed", type=int, default=1, help="of arrivals and routing [1]")
     add("--config", metavar="FILE", help="the autoscaler's configuration [every default, up to 20 replicas]")
-    add("--function", default="function.openfaas-fn", metavar="NAME", help="whose configuration, name.namespace")
+    add(
+        "--function",
+        default="function.openfaas-fn",
+        metavar="NAME",
+        help="whose configuration, name.namespace",
+    )
     add("--policies", metavar="NAME[:TARGET],...", help="[slo, five baselines and the oracle]")
     add("--service-time", default="20ms,10ms", metavar="A,C", help="l(b) = A + C x b [20ms,10ms]")
     add("--service-table", metavar="L1,L2,...", help="l(1), l(2), ... instead")
@@ -226,7 +239,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--slo-latency", type=_duration, default=0.2, metavar="TIME", help="[200ms]")
     add("--slo-objective", type=float, default=0.99, help="[0.99]")
     add("--start-up", type=_duration, default=10.0, metavar="TIME", help="of a replica [10s]")
-    add("--overhead", type=_duration, default=0.0, metavar="TIME", help="of a request outside the replica [0]")
+    add(
+        "--overhead", type=_duration, default=0.0, metavar="TIME", help="of a request outside the replica [0]"
+    )
     add("--routing", choices=[each.value for each in Routing], default="random", help="[random]")
     add("--replicas", type=int, help="at the beginning [what the first half minute needs]")
     add("--min-replicas", type=int, help="[the configuration's]")

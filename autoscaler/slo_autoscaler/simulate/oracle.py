@@ -26,7 +26,11 @@ def plan(trace: Trace, function: Function, utilisation: float, bounds: Bounds) -
     would be needed again before it could come back.
     """
     counts = trace.counts().astype(np.float64)
-    smooth = np.convolve(counts, np.ones(SMOOTHING) / SMOOTHING, mode="same") if len(counts) > SMOOTHING else counts
+    smooth = (
+        np.convolve(counts, np.ones(SMOOTHING) / SMOOTHING, mode="same")
+        if len(counts) > SMOOTHING
+        else counts
+    )
     one = function.capacity * utilisation
     need = np.clip(np.ceil(smooth / one - 1e-9), bounds.lowest, bounds.highest).astype(np.int64)
     # One second on either side of what the mean says, since a step inside a second is smoothed.

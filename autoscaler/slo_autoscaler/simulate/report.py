@@ -119,9 +119,7 @@ def _draw_pareto(pyplot: Any, outcomes: Sequence[Outcome], function: Function, f
 
 
 def _draw_series(pyplot: Any, outcomes: Sequence[Outcome], function: Function, file: Path) -> Path:
-    figure, (load, replicas, good) = pyplot.subplots(
-        3, 1, figsize=(9, 8), sharex=True, layout="constrained"
-    )
+    figure, (load, replicas, good) = pyplot.subplots(3, 1, figsize=(9, 8), sharex=True, layout="constrained")
     arrivals = _mean(outcomes[0].series.arrivals)
     load.plot(_minutes(arrivals), arrivals, color="0.3", lw=1)
     load.set(ylabel="requests/s")
@@ -162,9 +160,7 @@ def _pyplot() -> Any:
     try:
         import matplotlib as mpl  # noqa: PLC0415 - a slow import that only plots need
     except ModuleNotFoundError:
-        raise SimulationError(
-            "plots need matplotlib: pip install 'slo-autoscaler[simulate]'"
-        ) from None
+        raise SimulationError("plots need matplotlib: pip install 'slo-autoscaler[simulate]'") from None
 
     mpl.use("Agg")
     from matplotlib import pyplot  # noqa: PLC0415 - after the backend is chosen

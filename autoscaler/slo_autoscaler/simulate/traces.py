@@ -129,7 +129,9 @@ def _from_json(path: Path, text: str, cv2: float, seed: int) -> Trace:
         isinstance(value, int | float) and not isinstance(value, bool) for value in data
     )
     if not numbers or not data:
-        raise SimulationError(f'{path}: must be a list of numbers, or {{"times": [...]}} or {{"counts": [...]}}')
+        raise SimulationError(
+            f'{path}: must be a list of numbers, or {{"times": [...]}} or {{"counts": [...]}}'
+        )
     if kind == "times" or (kind is None and any(isinstance(value, float) for value in data)):
         return from_times(path.stem, data)
     return from_rates(path.stem, data, cv2=cv2, seed=seed)
@@ -160,7 +162,9 @@ def _moment(path: Path, number: int, row: Sequence[str], column: int) -> float:
         # Azure gives seven digits, one more than datetime takes.
         return (moment - datetime(1970, 1, 1)).total_seconds() + float(f"0.{fraction or 0}")
     except (ValueError, TypeError):  # TypeError: a date with a zone
-        raise SimulationError(f"{path}, line {number}: {text!r} must be a date and time without a zone, or seconds") from None
+        raise SimulationError(
+            f"{path}, line {number}: {text!r} must be a date and time without a zone, or seconds"
+        ) from None
 
 
 # Generators: the rate of each second. All last ``duration`` seconds around a mean or base ``rate``.
@@ -186,9 +190,7 @@ def ramp(rate: float, duration: int, factor: float = 5.0) -> Floats:
     )
 
 
-def spike(
-    rate: float, duration: int, factor: float = 4.0, length: int = 5, every: int = 600
-) -> Floats:
+def spike(rate: float, duration: int, factor: float = 4.0, length: int = 5, every: int = 600) -> Floats:
     """Return ``rate`` with a spike of ``length`` seconds, shorter than a start-up, every ``every`` seconds."""
     levels = steady(rate, duration)
     for begin in range(every // 2, duration, every):

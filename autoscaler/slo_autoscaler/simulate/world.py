@@ -165,7 +165,9 @@ class _World:
             self._start(0.0)
         shape = self._steps + 1
         # Running sums at the beginning of each step, so that any average is a difference.
-        self._inside_seconds, self._done, self._busy, self._ready_seconds = (np.zeros(shape) for _ in range(4))
+        self._inside_seconds, self._done, self._busy, self._ready_seconds = (
+            np.zeros(shape) for _ in range(4)
+        )
         self._wanted, self._served_by = np.zeros(self._steps), np.zeros(self._steps)
 
     # What scalers see.
@@ -173,9 +175,7 @@ class _World:
     @property
     def scale(self) -> Scale:
         """What the platform says."""
-        return Scale(
-            self._desired, len(self._ready), min=self._settings.lowest, max=self._settings.highest
-        )
+        return Scale(self._desired, len(self._ready), min=self._settings.lowest, max=self._settings.highest)
 
     def observe(self) -> Observation | None:
         """Return what Prometheus says."""
@@ -369,7 +369,9 @@ class _World:
         gone = np.full(len(lost), math.inf)
         self._ends = np.concatenate((self._ends, end + overhead, np.array(lost)))
         self._latencies = np.concatenate((self._latencies, end + overhead - arrived, gone))
-        self._waits = np.concatenate((self._waits, end - np.repeat(took, of_batch) - arrived, np.zeros(len(lost))))
+        self._waits = np.concatenate(
+            (self._waits, end - np.repeat(took, of_batch) - arrived, np.zeros(len(lost)))
+        )
         self._rows = np.concatenate((self._rows, np.repeat(rows, requests), np.repeat(rows, losses)))
 
     def _count(self, finished: NDArray[np.bool_]) -> None:

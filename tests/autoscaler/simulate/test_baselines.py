@@ -157,8 +157,7 @@ def test_the_hpa_without_a_metric_changes_nothing():
 def test_keda_takes_no_data_for_zero():
     scaler = keda_value(Bounds(1, 20), HpaSettings(target=0.2, down_window=0.0))
     assert scaler.scale(Seen(4, p99=0.4), 0.0) == 8
-    assert scaler.scale(Seen(8), 15.0) == 8, "the window is at least one sync"
-    assert scaler.scale(Seen(8), 30.0) == 1
+    assert scaler.scale(Seen(8), 15.0) == 1
 
 
 def test_ray_scales_up_when_the_wish_has_lasted():
@@ -191,7 +190,9 @@ def test_ray_leaves_zero_at_once_and_waits_for_what_starts():
 numbers = st.floats(0.0, 1e4)
 
 
-@given(desired=st.integers(1, 30), available=st.integers(0, 30), load=numbers, share=st.floats(0, 1), p99=numbers)
+@given(
+    desired=st.integers(1, 30), available=st.integers(0, 30), load=numbers, share=st.floats(0, 1), p99=numbers
+)
 def test_whatever_is_seen_the_bounds_hold(desired, available, load, share, p99):
     bounds = Bounds(2, 9)
     seen = Seen(desired, available, concurrency=load, successes=load, utilisation=share, p99=p99)

@@ -89,7 +89,11 @@ def test_a_trace_file_is_played(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (["--policies", "magic"], 1, "policy 'magic': must be one of proportional, slo, threshold, openfaas-ce"),
+        (
+            ["--policies", "magic"],
+            1,
+            "policy 'magic': must be one of proportional, slo, threshold, openfaas-ce",
+        ),
         (["--policies", "kpa:many"], 1, "must be a number above 0"),
         (["--service-time", "20ms"], 1, "must be two durations"),
         (["--service-time", "20ms,soon"], 1, "must be a duration"),

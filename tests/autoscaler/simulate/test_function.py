@@ -28,7 +28,9 @@ def test_a_function_too_slow_for_its_slo_has_no_capacity():
 
 def test_the_best_size_is_the_smallest_power_of_two_that_is_nearly_as_good():
     assert Service.affine(0.0, 0.01, 32).best_size == 1, "batches do not pay"
-    assert Service.affine(0.02, 0.01, 32).best_size == 32, "and here they do: 32 is 3.1 % better than 16 and more"
+    assert Service.affine(0.02, 0.01, 32).best_size == 32, (
+        "and here they do: 32 is 3.1 % better than 16 and more"
+    )
     assert Service.affine(0.02, 0.01, 20).best_size == 16, "2.2 % less than 20"
     assert Service.affine(0.1, 0.001, 20).best_size == 20, "the largest counts though it is no power of two"
 

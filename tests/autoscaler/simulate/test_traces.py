@@ -132,7 +132,9 @@ def test_a_file_that_is_not_there_is_said_to_be(tmp_path):
         traces.read(tmp_path / "none.txt")
 
 
-@pytest.mark.parametrize(("kind", "rate", "rule"), [("wave", 1.0, "must be one of"), ("step", 0.0, "above 0")])
+@pytest.mark.parametrize(
+    ("kind", "rate", "rule"), [("wave", 1.0, "must be one of"), ("step", 0.0, "above 0")]
+)
 def test_what_cannot_be_generated_is_refused(kind, rate, rule):
     with pytest.raises(SimulationError, match=rule):
         traces.generate(kind, rate, 60)

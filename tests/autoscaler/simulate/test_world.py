@@ -18,7 +18,8 @@ from slo_autoscaler.simulate.world import Settings, run
 
 FUNCTION = Function(Service.affine(0.02, 0.01, 32), slo_latency=0.2, start_up=10.0)
 CONFIG = Config.parse(
-    "{platform: {gateway_url: http://none}, prometheus: {url: http://none}, defaults: {max_replicas: 20}}", "test"
+    "{platform: {gateway_url: http://none}, prometheus: {url: http://none}, defaults: {max_replicas: 20}}",
+    "test",
 )
 
 
