@@ -7,7 +7,7 @@ from bench.bursty import HIGHEST, QUIET, SPIKE, bursty
 from hypothesis import given
 from hypothesis import strategies as st
 
-seeds, durations = st.integers(0, 10_000), st.floats(5, 600)
+seeds, durations = st.integers(0, 10_000), st.floats(2, 600)
 
 
 @given(seed=seeds, duration=durations)

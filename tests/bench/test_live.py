@@ -151,8 +151,8 @@ def options(*words):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--seconds", "4"], "--seconds 4: must be at least 5"),
-        (["--seconds", "nan"], "--seconds nan: must be at least 5"),
+        (["--seconds", "1"], "--seconds 1: must be at least 2"),
+        (["--seconds", "nan"], "--seconds nan: must be at least 2"),
         (["--quick", "--kill-prometheus", "60"], "--kill-prometheus 60: no burst"),
         (["--kill-prometheus", "-1"], "--kill-prometheus -1: no burst"),
         (["--config", "missing.yaml"], "--config: .*missing.yaml"),
@@ -178,7 +178,7 @@ sys.exit(live.main(parser.parse_args(sys.argv[2:]), Path(sys.argv[1])))
 @pytest.mark.e2e
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="Prometheus is not installed")
 def test_a_run_in_small_goes_from_the_trace_to_the_plot(tmp_path):
-    words = ["--seconds", "5", "--no-baseline"]
+    words = ["--seconds", "2", "--no-baseline"]
     done = subprocess.run(
         [sys.executable, "-c", ONCE, str(tmp_path), *words],
         cwd=ROOT,
