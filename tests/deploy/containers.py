@@ -1,7 +1,8 @@
-"""Images and containers by buildah and podman, on the host's network: tests may run where there is no other."""
+"""Images and containers by buildah and podman, on the host's network, as tests may have no other."""
 
 import http.client
 import json
+import resource
 import shutil
 import socket
 import subprocess
@@ -14,6 +15,11 @@ from typing import Any
 
 # Without systemd, which podman asks to make cgroups otherwise, it makes them itself.
 ENGINE = ["podman"] if Path("/run/systemd/system").is_dir() else ["podman", "--cgroup-manager=cgroupfs"]
+# The engines' own limits are above what a machine that is a container itself may set.
+LIMITS = [
+    "--ulimit={}={}:{}".format(name, *resource.getrlimit(limit))
+    for name, limit in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC))
+]
 BASE = "docker.io/library/python:{}-slim"
 VERSIONS = ("3.12", "3.13", "3.11", "3.14")
 
@@ -45,8 +51,7 @@ def base_version() -> str | None:
 
 
 def build(context: Path, tag: str, wheels: Path, arguments: dict[str, str]) -> None:
-    """Build a Dockerfile as it stands; pip finds ``wheels`` and nothing else, by a configuration laid over the
-    container's as it builds."""
+    """Build a Dockerfile as it stands; a configuration laid over the container's has pip find ``wheels`` only."""
     configuration = wheels.parent / "pip.conf"
     configuration.write_text("[global]\nno-index = true\nfind-links = /wheels\n")
     given = [f"--build-arg={key}={value}" for key, value in arguments.items()]
@@ -56,6 +61,7 @@ def build(context: Path, tag: str, wheels: Path, arguments: dict[str, str]) -> N
         "--network=host",
         "--pull=never",
         "--format=docker",  # the OCI's has no HEALTHCHECK
+        *LIMITS,
         f"--volume={wheels}:/wheels:ro",
         f"--volume={configuration}:/etc/pip.conf:ro",
         *given,
@@ -126,6 +132,7 @@ def running(image: str, *options: str, arguments: tuple[str, ...] = (), **ports:
 
 
 CONFINED = (
+    *LIMITS,
     "--network=host",
     "--pull=never",
     "--user=12345:12345",
