@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 # Without systemd, which podman asks to make cgroups otherwise, it makes them itself.
-ENGINE = ["podman"] if Path("/run/systemd/system").is_dir() else ["podman", "--cgroup-manager=cgroupfs"]
+MANAGER = [] if Path("/run/systemd/system").is_dir() else ["--cgroup-manager=cgroupfs"]
+# crun, which Debian's podman takes first, refuses cgroups of both versions side by side.
+RUNTIME = "--runtime=runc"
+ENGINE = ["podman", RUNTIME, *MANAGER]
 # The engines' own limits are above what a machine that is a container itself may set.
 LIMITS = [
     "--ulimit={}={}:{}".format(name, *resource.getrlimit(limit))
@@ -36,7 +39,7 @@ def podman(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[s
 
 def what_is_missing() -> str | None:
     """Why no image can be built here; None if one can."""
-    for program in ("podman", "buildah"):
+    for program in ("podman", "buildah", "runc"):
         if shutil.which(program) is None:
             return f"{program} is not installed"
     return None if base_version() else "no base image python:*-slim: tests/deploy/base-image.sh makes one"
@@ -51,13 +54,14 @@ def base_version() -> str | None:
 
 
 def build(context: Path, tag: str, wheels: Path, arguments: dict[str, str]) -> None:
-    """Build a Dockerfile as it stands; a configuration laid over the container's has pip find ``wheels`` only."""
+    """Build a Dockerfile as it stands; pip's configuration is laid over so that it finds ``wheels``."""
     configuration = wheels.parent / "pip.conf"
     configuration.write_text("[global]\nno-index = true\nfind-links = /wheels\n")
     given = [f"--build-arg={key}={value}" for key, value in arguments.items()]
     run(
         "buildah",
         "build",
+        RUNTIME,
         "--network=host",
         "--pull=never",
         "--format=docker",  # the OCI's has no HEALTHCHECK
