@@ -1,6 +1,6 @@
 #!/bin/sh
 # Make what the Dockerfiles start from, python:<version>-slim, of Debian's packages: for a machine that reaches no
-# registry of images. Installs podman, buildah and debootstrap where they are absent (Debian, as root). Does nothing
+# registry of images. Installs podman, buildah, runc and debootstrap where they are absent (Debian, as root). Does nothing
 # if such an image is there.
 set -eu
 
@@ -16,6 +16,7 @@ install() {
 }
 install podman
 install buildah
+install runc
 
 release=$(. /etc/os-release && echo "$VERSION_CODENAME")
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}

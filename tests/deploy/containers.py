@@ -1,7 +1,8 @@
-"""Images and containers by buildah and podman, on the host's network: tests may run where there is no other."""
+"""Images and containers by buildah and podman, on the host's network, as tests may have no other."""
 
 import http.client
 import json
+import resource
 import shutil
 import socket
 import subprocess
@@ -13,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 # Without systemd, which podman asks to make cgroups otherwise, it makes them itself.
-ENGINE = ["podman"] if Path("/run/systemd/system").is_dir() else ["podman", "--cgroup-manager=cgroupfs"]
+MANAGER = [] if Path("/run/systemd/system").is_dir() else ["--cgroup-manager=cgroupfs"]
+# crun, which Debian's podman takes first, refuses cgroups of both versions side by side.
+RUNTIME = "--runtime=runc"
+ENGINE = ["podman", RUNTIME, *MANAGER]
+# The engines' own limits are above what a machine that is a container itself may set.
+LIMITS = [
+    "--ulimit={}={}:{}".format(name, *resource.getrlimit(limit))
+    for name, limit in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC))
+]
 BASE = "docker.io/library/python:{}-slim"
 VERSIONS = ("3.12", "3.13", "3.11", "3.14")
 
@@ -30,7 +39,7 @@ def podman(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[s
 
 def what_is_missing() -> str | None:
     """Why no image can be built here; None if one can."""
-    for program in ("podman", "buildah"):
+    for program in ("podman", "buildah", "runc"):
         if shutil.which(program) is None:
             return f"{program} is not installed"
     return None if base_version() else "no base image python:*-slim: tests/deploy/base-image.sh makes one"
@@ -45,17 +54,18 @@ def base_version() -> str | None:
 
 
 def build(context: Path, tag: str, wheels: Path, arguments: dict[str, str]) -> None:
-    """Build a Dockerfile as it stands; pip finds ``wheels`` and nothing else, by a configuration laid over the
-    container's as it builds."""
+    """Build a Dockerfile as it stands; pip's configuration is laid over so that it finds ``wheels``."""
     configuration = wheels.parent / "pip.conf"
     configuration.write_text("[global]\nno-index = true\nfind-links = /wheels\n")
     given = [f"--build-arg={key}={value}" for key, value in arguments.items()]
     run(
         "buildah",
         "build",
+        RUNTIME,
         "--network=host",
         "--pull=never",
         "--format=docker",  # the OCI's has no HEALTHCHECK
+        *LIMITS,
         f"--volume={wheels}:/wheels:ro",
         f"--volume={configuration}:/etc/pip.conf:ro",
         *given,
@@ -126,6 +136,7 @@ def running(image: str, *options: str, arguments: tuple[str, ...] = (), **ports:
 
 
 CONFINED = (
+    *LIMITS,
     "--network=host",
     "--pull=never",
     "--user=12345:12345",

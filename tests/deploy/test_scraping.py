@@ -1,4 +1,4 @@
-"""How functions are found and called: the plain configuration, the chart's values, the operator's monitors."""
+"""How functions are found and called: plain configuration, the chart's values, the operator's monitors."""
 
 import json
 import re
