@@ -26,4 +26,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def summary() -> str:
     """Return one line for each command, for the help text."""
     return "commands:\n" + "\n".join(f"  {word:10} {about}" for word, (_, about) in COMMANDS.items())
-
