@@ -95,11 +95,12 @@ def main(options: argparse.Namespace, output: Path) -> int:
 def table(result: dict[str, Any]) -> str:
     """The sizes as a table in Markdown."""
     head = (
-        "| functions | series | CPU of a reconcile, s | of the first one, s | wall, s | of it Prometheus' CPU, s"
+        "| functions | series | CPU of a reconcile, s | of the first, s | wall, s | Prometheus' CPU, s"
         " | a scrape of ours, s | memory, MB |\n|---|---|---|---|---|---|---|---|\n"
     )
     lines = [
-        f"| {row['functions']:,} | {row['series']:,} | {row['reconcile_cpu_s']:.3f} | {row['first_cpu_s']:.3f}"
+        f"| {row['functions']:,} | {row['series']:,}"
+        f" | {row['reconcile_cpu_s']:.3f} | {row['first_cpu_s']:.3f}"
         f" | {row['reconcile_wall_s']:.2f} | {row['prometheus_cpu_s']:.2f} | {row['scrape_cpu_s']:.3f}"
         f" | {row['memory_mb']:.0f} |\n"
         for row in result["sizes"]
@@ -249,7 +250,14 @@ def _rate(number: int) -> float:
 
 def _block(folder: Path) -> None:
     program = _program("promtool")
-    command = [program, "tsdb", "create-blocks-from", "openmetrics", str(folder / "series"), str(folder / "data")]
+    command = [
+        program,
+        "tsdb",
+        "create-blocks-from",
+        "openmetrics",
+        str(folder / "series"),
+        str(folder / "data"),
+    ]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode:
         raise BenchError(f"promtool cannot make a block: {(made.stderr or made.stdout).strip()[-300:]}")

@@ -159,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--lock",
         metavar="FILE",
-        help=f"of several autoscalers with the same file one acts, the others stand by; or set {LOCK_VARIABLE}",
+        help=f"of several autoscalers with the same file one acts, others stand by; or set {LOCK_VARIABLE}",
     )
     for flag, (key, variable) in OVERRIDES.items():
         parser.add_argument(

@@ -185,7 +185,7 @@ class Controller:
         return seen, 0
 
     def _recall(self) -> None:
-        """Ask once for the arrivals from before this start; without them forecasts begin with what is seen."""
+        """Ask once for the arrivals from before this start; without them forecasts begin now."""
         self._recalled_at = self._clocks.monotonic()
         scalings = [self._config.defaults, *self._config.functions.values()]
         span = max(max(scaling.trend_history, scaling.start_up_time) for scaling in scalings)
@@ -200,9 +200,9 @@ class Controller:
     ) -> tuple[Mapping[str, Scale | PlatformError], int]:
         """Return the scales of all functions whose turn it is; if listing them fails, of those known.
 
-        While there is nothing to decide by (``blind``), what the platform said last is good enough to hold by.
+        While there is nothing to decide by (``blind``), what the platform said last is enough to hold by.
         """
-        _, listed = next(self._results({"": listing}))
+        listed = self._result("list", listing)
         if not isinstance(listed, PlatformError):
             self._complain("discover", None)
             for name in self._targets.keys() - listed.keys():
@@ -309,26 +309,31 @@ class Controller:
         self._platform.set_scale(name, replicas)
 
     def _results(self, asked: Mapping[str, Future[_T]]) -> Iterator[tuple[str, _T | PlatformError]]:
-        """Give the result of each request to the platform, waiting for all together no longer than ``timeout``.
+        """Give the result of each request to the platform, waiting for all together at most ``timeout``.
 
         One that had not begun by then is put off; one that is under way may still take effect, and is seen
         in the next reconcile.
         """
-        timeout = self._config.platform.timeout
-        wait(asked.values(), timeout)
+        wait(asked.values(), self._config.platform.timeout)
         for name, future in asked.items():
-            if future.cancel():
-                yield name, _PutOffError(f"not asked for within {timeout:g} s")
-            elif not future.done():
-                yield name, PlatformError(f"no answer within {timeout:g} s")
-            else:
-                try:
-                    yield name, future.result()
-                except PlatformError as error:
-                    yield name, error
-                except Exception as error:
-                    logger.exception("%s: unforeseen", name or "list")
-                    yield name, PlatformError(f"{type(error).__name__}: {error}")
+            result = self._result(name, future, 0.0)
+            yield name, result
+
+    def _result(self, name: str, future: Future[_T], patience: float | None = None) -> _T | PlatformError:
+        """Return what one request to the platform came to, within ``patience`` (``timeout``) seconds."""
+        timeout = self._config.platform.timeout
+        wait([future], timeout if patience is None else patience)
+        if future.cancel():
+            return _PutOffError(f"not asked for within {timeout:g} s")
+        if not future.done():
+            return PlatformError(f"no answer within {timeout:g} s")
+        try:
+            return future.result()
+        except PlatformError as error:
+            return error
+        except Exception as error:
+            logger.exception("%s: unforeseen", name)
+            return PlatformError(f"{type(error).__name__}: {error}")
 
     def _complain(self, where: str, message: str | None) -> None:
         """Count a failure, and log it when it begins or changes; None is its end."""

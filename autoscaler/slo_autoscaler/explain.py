@@ -1,7 +1,7 @@
 """``slo-autoscaler explain FUNCTION``: the last decisions as sentences.
 
-Owns the words. Decisions come from the autoscaler that runs (its /decisions), or from a decision log. A reason
-without a sentence of its own is still told, by its name and numbers.
+Owns the words. Decisions come from the autoscaler that runs (its /decisions), or from a decision log. A
+reason without a sentence of its own is still told, by its name and numbers.
 
 Exit statuses: 0 told; 1 nothing is known of the function, or the autoscaler does not answer; 2 the command
 line, the configuration or the log cannot be used.
@@ -104,7 +104,7 @@ SENTENCES: Final[Mapping[str, tuple[str, ...]]] = {
     "Idle": ("nothing has come in for long enough to do without a replica",),
     "BudgetLow": ("too little of the error budget is left to risk fewer", "{recommended} are wanted"),
 }
-"""Reason -> clauses. The first has no numbers; of the others those are told of which all numbers are known."""
+"""Reason -> clauses. The first has no numbers; the others are told if all their numbers are known."""
 
 FACTS: Final = (
     "p99 {p99} of {slo_latency}",
@@ -205,7 +205,9 @@ def _from_log(path: str, function: str, last: int) -> tuple[list[dict[str, Any]]
         with Path(path).open(encoding="utf-8", errors="replace") as lines:
             return of_lines(lines, function, last)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"--log: {path}: cannot be read: {getattr(error, 'strerror', 'not text')}"]) from None
+        raise ConfigError(
+            [f"--log: {path}: cannot be read: {getattr(error, 'strerror', 'not text')}"]
+        ) from None
 
 
 def _own_url(config: str | None) -> str:
@@ -238,7 +240,7 @@ def _asked(url: str, function: str, last: int) -> list[dict[str, Any]] | str:
     except (OSError, ValueError) as error:
         return f"{url}: no answer that makes sense, is this its web port? {error}"
     if isinstance(document, dict) and isinstance(document.get("found"), list):
-        return document["found"]
+        return list(document["found"])
     if isinstance(document, dict) and isinstance(document.get("error"), str):
         return str(document["error"])
     return f"{url}: no answer that makes sense, is this its web port? {str(document)[:80]}"
@@ -315,7 +317,7 @@ def _whole(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="slo-autoscaler explain",
-        description="Says in sentences what was decided for a function, and why; times are those of the log (UTC).",
+        description="Says in sentences what was decided for a function, and why. Times are UTC.",
     )
     parser.add_argument("function", metavar="FUNCTION", help="name.namespace, or the name alone")
     source = parser.add_mutually_exclusive_group()

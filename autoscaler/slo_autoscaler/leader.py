@@ -59,7 +59,9 @@ class FileLock:
         try:
             self._file = self._open()
         except OSError as error:
-            raise ConfigError([f"--lock: {path!r} must be a file that can be written: {error.strerror}"]) from None
+            raise ConfigError(
+                [f"--lock: {path!r} must be a file that can be written: {error.strerror}"]
+            ) from None
 
     def leads(self) -> bool:
         """Tell whether the lock is held, taking it if it is free."""
@@ -72,7 +74,9 @@ class FileLock:
                 if self._leads:
                     logger.info("leads, by the lock on %s", self._path)
                 elif not self._waits:
-                    logger.info("another autoscaler holds the lock on %s: decides, and does not act", self._path)
+                    logger.info(
+                        "another autoscaler holds the lock on %s: decides, and does not act", self._path
+                    )
                 self._waits = not self._leads
             return self._leads
 

@@ -65,7 +65,10 @@ class Metrics(Collector):
             registry=registry,
         )
         self._errors = Counter(
-            "slo_autoscaler_errors_total", f"Failures by where: {', '.join(PLACES)}.", ["where"], registry=registry
+            "slo_autoscaler_errors_total",
+            f"Failures by where: {', '.join(PLACES)}.",
+            ["where"],
+            registry=registry,
         )
         for where in PLACES:
             self._errors.labels(where)
@@ -76,7 +79,9 @@ class Metrics(Collector):
         )
         registry.register(self)
 
-    def decided(self, function_name: str, scale: Scale, decision: Decision, direction: str, wanted: int) -> None:
+    def decided(
+        self, function_name: str, scale: Scale, decision: Decision, direction: str, wanted: int
+    ) -> None:
         """Count one decision; ``scale`` is the platform's, ``wanted`` the count that is to be."""
         row = self._rows.get(function_name)
         if row is None:

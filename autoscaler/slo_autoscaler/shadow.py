@@ -23,9 +23,7 @@ from slo_autoscaler.model import Observation, Scale
 _SIGNALS: Final = tuple(field.name for field in fields(Observation))
 
 _GOES_WITH_LOAD: Final = tuple(
-    name
-    for name in _SIGNALS
-    if name in {"in_flight", "queue_length", "queue_mean", "p50", "p95", "p99"}
+    name for name in _SIGNALS if name in {"in_flight", "queue_length", "queue_mean", "p50", "p95", "p99"}
 )
 """Signals that grow as the replicas become fewer."""
 
@@ -73,7 +71,7 @@ class Shadow:
         return replace(real, desired=self.desired, available=max(0, self.desired - pending))
 
     def wanted(self, replicas: int, start_up: float, now: float) -> "Shadow":
-        """Return what becomes of it when ``replicas`` are asked for; the last to start are the first to go."""
+        """Return what becomes of it when ``replicas`` are asked for; the last to start go first."""
         starting = [(at, count) for at, count in self.starting if at > now]
         if replicas > self.desired:
             starting.append((now + start_up, replicas - self.desired))

@@ -64,9 +64,10 @@ def a_decision(**changes):
 
 def test_a_change_says_when_what_why_and_the_numbers():
     assert sentence(a_decision()) == (
-        "12:03:05 scaled vision.openfaas-fn from 2 to 4: load above capacity: 310 requests/s forecast 10 s ahead"
-        " against 2 x 95/s; p99 180 ms of 200 ms; 97.25 % within the SLO of 99 %; burn rate 15.2;"
-        " 40 % of the error budget left; 1 of 3 replicas starting; capacity counted at 81 %"
+        "12:03:05 scaled vision.openfaas-fn from 2 to 4: load above capacity: 310 requests/s forecast"
+        " 10 s ahead against 2 x 95/s; p99 180 ms of 200 ms; 97.25 % within the SLO of 99 %;"
+        " burn rate 15.2; 40 % of the error budget left; 1 of 3 replicas starting;"
+        " capacity counted at 81 %"
     )
 
 
@@ -146,7 +147,8 @@ def test_a_log_is_read_past_whatever_else_stands_in_it(tmp_path, capsys):
     log = tmp_path / "log"
     others = a_decision(function_name="text.openfaas-fn")
     log.write_text(
-        "INFO slo-autoscaler 0.1.0\n{broken\n" + a_log(a_decision(to=9), others, a_decision(), a_decision(to=3))
+        "INFO slo-autoscaler 0.1.0\n{broken\n"
+        + a_log(a_decision(to=9), others, a_decision(), a_decision(to=3))
     )
     assert main([NAME, "--log", str(log), "--last", "2"]) == 0
     first, second = capsys.readouterr().out.splitlines()

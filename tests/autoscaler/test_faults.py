@@ -1,4 +1,4 @@
-"""Whatever goes wrong around the autoscaler: a real Prometheus, real faults between, and nothing is scaled down.
+"""Whatever goes wrong around the autoscaler, nothing is scaled down: a real Prometheus, real faults between.
 
 One Prometheus serves all tests of this file. The proxy before it spoils what the test says.
 """
@@ -49,15 +49,18 @@ defaults:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Two functions at their peak, scraped through a proxy."""
-    with a_fleet(capacity=100.0) as peak, a_fleet(capacity=100.0) as other:
-        peak.rate, other.rate = 250.0, 70.0
-        targets = {"a.openfaas-fn": [peak.address], "b.openfaas-fn": [other.address]}
+    """Functions at their peak, scraped for as long as the windows are, and the proxy to read them through."""
+    with a_fleet(capacity=100.0) as peak, a_fleet(capacity=100.0) as other, a_fleet(capacity=100.0) as third:
+        peak.rate, other.rate, third.rate = 250.0, 150.0, 250.0
+        fleets = {"a": peak, "b": other, "c": third}
+        targets = {f"{name}.openfaas-fn": [fleet.address] for name, fleet in fleets.items()}
         with (
             a_prometheus(tmp_path_factory.mktemp("prometheus"), targets) as prometheus,
             a_fault_proxy(prometheus.url) as proxy,
         ):
-            yield peak, other, proxy
+            # The rate of a series that has just begun is too low until its window is full.
+            until(lambda: min(fleet.scrapes for fleet in fleets.values()) > 8, "the windows are full")
+            yield peak, third, proxy
 
 
 @contextmanager
@@ -90,19 +93,20 @@ def reason(lines, name="a.openfaas-fn"):
 
 
 def settled(controller, lines):
-    """Reconcile until both functions are decided on with data."""
+    """Reconcile until every function is decided on with data."""
 
     def done():
         controller.reconcile()
-        return {reason(lines), reason(lines, "b.openfaas-fn")}.isdisjoint({None, "NoData", "NotManaged"})
+        seen = {reason(lines, name) for name in controller.functions()} or {None}
+        return seen.isdisjoint({None, "NoData", "NotManaged"})
 
-    until(done, "both functions are seen")
+    until(done, "all functions are seen")
 
 
 @pytest.fixture
 def gateway():
     # One endpoint is scraped, so one replica serves; the others stay in starting.
-    with a_gateway(a=Function(PEAK, available=1), b=Function(1)) as double:
+    with a_gateway(a=Function(PEAK, available=1), b=Function(2)) as double:
         yield double
 
 
@@ -188,31 +192,26 @@ def test_a_counter_that_begins_anew_is_no_lull(world, gateway):
         assert all(line["to"] >= 3 for line in lines if line["function_name"] == "a.openfaas-fn")
 
 
-def test_series_that_go_stale_make_their_function_hold_and_no_other(tmp_path, gateway):
-    with a_fleet(capacity=100.0) as peak, a_fleet(capacity=100.0) as other:
-        peak.rate, other.rate = 250.0, 150.0
-        targets = {"a.openfaas-fn": [peak.address], "b.openfaas-fn": [other.address]}
-        with a_prometheus(tmp_path, targets) as prometheus, an_autoscaler(gateway, prometheus) as (
-            controller,
-            lines,
-        ):
-            settled(controller, lines)
-            peak.close()
+def test_series_that_go_stale_make_their_function_hold_and_no_other(world, gateway):
+    _, third, proxy = world
+    gateway.functions["c"] = Function(PEAK, available=1)
+    with an_autoscaler(gateway, proxy) as (controller, lines):
+        settled(controller, lines)
+        third.close()
 
-            def stale():
-                controller.reconcile()
-                return reason(lines) == "NoData"
+        def stale():
+            controller.reconcile()
+            return reason(lines, "c.openfaas-fn") == "NoData"
 
-            until(stale, "the scrape has failed")
-            lines.clear()
-            gateway.functions["b"].replicas = 1
+        until(stale, "the scrape has failed")
+        gateway.functions["b"].replicas = 1
 
-            def scaled():
-                controller.reconcile()
-                return gateway.functions["b"].replicas >= 2
+        def scaled():
+            controller.reconcile()
+            return gateway.functions["b"].replicas >= 2
 
-            until(scaled, "the other function is scaled all the same")
-            assert gateway.functions["a"].replicas >= 3
+        until(scaled, "another function is scaled all the same")
+        assert gateway.functions["c"].replicas >= 3
 
 
 GATEWAY_FAULTS = {
@@ -267,9 +266,12 @@ def a_process(config, log, *flags):
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
         try:
-            yield process, lambda: [
-                json.loads(line) for line in log.with_suffix(".jsonl").read_text().splitlines() if line
-            ]
+            yield (
+                process,
+                lambda: [
+                    json.loads(line) for line in log.with_suffix(".jsonl").read_text().splitlines() if line
+                ],
+            )
         finally:
             process.kill()
             process.wait()
@@ -306,7 +308,7 @@ def test_a_restart_in_mid_peak_makes_no_dip(world, gateway, tmp_path):
     config.write_text(FAST.format(gateway=gateway.url, prometheus=proxy.url))
     for number in range(2):
         with a_process(config, tmp_path / f"log{number}") as (process, decisions):
-            until(lambda: reason(decisions()) not in (None, "NoData"), "it decides")  # noqa: B023
+            until(lambda: reason(decisions()) not in (None, "NoData"), "it decides")
             process.send_signal(signal.SIGKILL)
             process.wait()
     counts = [post["replicas"] for post in gateway.posted if post["serviceName"] == "a"]

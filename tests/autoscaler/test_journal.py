@@ -106,7 +106,7 @@ def test_a_decision_goes_through_the_log_and_back():
         "{}",
         "[1]",
         '{"time": "soon", "function_name": "a.fn", "from": 1, "to": 1, "reason": "x", "inputs": {}}',
-        '{"time": "2026-01-02T12:00:00", "function_name": "a.fn", "from": 1, "to": "1", "reason": "x", "inputs": {}}',
+        '{"time": "2026-01-02", "function_name": "a.fn", "from": 1, "to": "1", "reason": "x", "inputs": {}}',
         '{"time": 3, "function_name": "a.fn", "from": 1, "to": 1, "reason": "x", "inputs": {}}',
     ],
 )

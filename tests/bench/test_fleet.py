@@ -4,9 +4,9 @@ import json
 import urllib.request
 
 import pytest
+from bench.errors import BenchError
 
 from bench import fleet
-from bench.errors import BenchError
 
 ROW = {
     "functions": 10_000,

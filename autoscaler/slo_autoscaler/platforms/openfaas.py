@@ -3,9 +3,9 @@
 Owns requests, basic auth, names and labels. What the contract does not say aloud, and this module minds:
 
 - The gateway clamps counts to 1..5 and still says 202, so what was given is only seen by reading again.
-- ``GET /system/functions`` has the replicas and labels of every function: one request for a namespace, however
-  many functions there are. But it panics in the gateway while Prometheus is away, and then a function can
-  still be read alone.
+- ``GET /system/functions`` has the replicas and labels of every function: one request for a namespace,
+  however many functions there are. But it panics in the gateway while Prometheus is away, and then a
+  function can still be read alone.
 - Go leaves out zero values: a missing count is 0.
 """
 

@@ -33,7 +33,7 @@ _FOREIGN: Final = (
     TypeError,
     ValueError,
 )
-"""What can come out of the client; it reads data.result without looking, so a wrong answer is any of these."""
+"""What the client raises; it reads data.result without looking, so a wrong answer is any of these."""
 
 
 class PrometheusSource:
@@ -60,8 +60,8 @@ class PrometheusSource:
     def observe(self) -> dict[str, Observation]:
         """Return the current observation of every function; ``SourceError`` if any query fails.
 
-        All queries together have ``timeout``. A query that is late is left to itself: it ends when its socket
-        falls silent for as long, and until then it has one of the few threads, so late queries cannot pile up.
+        All queries together have ``timeout``. A query that is late is left to itself: it ends when its
+        socket falls silent for as long. Until then it has one of a few threads: late queries cannot pile up.
         """
         params = {} if self._at is None else {"time": self._at()}
         own, theirs = (
