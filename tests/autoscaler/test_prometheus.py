@@ -83,7 +83,9 @@ def test_a_history_is_how_long_ago_and_how_much(server, source):
     server.faults["GET"] = answer
     past = source.history(30.0)
     assert list(past) == ["a.fn"]
-    assert past["a.fn"].rate == ((20.0, 3.0), (-0.5, 4.0)), "what a clock puts ahead of now is for warm to drop"
+    assert past["a.fn"].rate == ((20.0, 3.0), (-0.5, 4.0)), (
+        "what a clock puts ahead of now is for warm to drop"
+    )
 
 
 @pytest.mark.parametrize(
