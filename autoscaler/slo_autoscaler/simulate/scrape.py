@@ -98,10 +98,10 @@ class Scrapes:
 
     def observe(self, now: float) -> Observation | None:
         """Return what the queries of ``promql`` would answer at ``now``; None before any scrape."""
-        for name, target in list(self._targets.items()):
+        for serial, target in list(self._targets.items()):
             target.forget(now - self._keep)
             if not target.times and not target.alive:
-                del self._targets[name]
+                del self._targets[serial]
         alive = [target for target in self._targets.values() if target.alive and target.times]
         if not alive:
             return None
@@ -198,7 +198,7 @@ def quantile(share: float, bounds: Floats, counts: Floats) -> float | None:
     without any.
     """
     cumulated = np.cumsum(counts)
-    total = cumulated[-1]
+    total = float(cumulated[-1])
     if total <= 0.0:
         return None
     rank = share * total
