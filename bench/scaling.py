@@ -1,8 +1,9 @@
 """Who meets the objective, and what for: our scaling and other scalers' laws on every trace, simulated.
 
 Ours has one configuration for all traces. Every baseline is tuned for each trace by itself, over the whole of
-its grid: of its settings that meet the objective the cheapest counts, and if none does, the one with the fewest
-misses. The oracle, who knows the trace and waits for the same start-up, says which traces can be met.
+its grid: of its settings that meet the objective the cheapest counts, and if none does, the one with the
+fewest misses. The oracle, who knows the trace and waits for the same start-up, says which traces can be
+met.
 
 Nothing is measured here but simulated time; the machine may be busy.
 """
@@ -55,7 +56,7 @@ CONFIG: Final = (
 BOUNDS: Final = Bounds(1, 30)
 
 ENCODER: Final = Function(Service.affine(0.030, 0.015, 32), slo_latency=0.2)
-"""For hundreds of requests per second: l(b) = 30 ms + 15 ms x b, 44 requests/s of one replica within 200 ms."""
+"""For hundreds of requests per second: l(b) = 30 ms + 15 ms x b, 44/s of one replica within the SLO."""
 
 GENERATOR: Final = Function(Service.affine(0.6, 0.2, 16), slo_latency=2.0)
 """For the few requests per second of the language models' traces: 600 ms + 200 ms x b, 2/s within 2 s."""
@@ -268,9 +269,11 @@ def table(results: Mapping[str, Any]) -> str:
         )
         details += [_details(trace, best, objective)]
     parts = [
-        f"Simulated, {results['date']}; {len(results['records']):,} runs. One configuration of ours; every baseline"
+        f"Simulated, {results['date']}; {len(results['records']):,} runs. One configuration of ours; every"
+        f" baseline"
         f" at its best of {results['grid']} settings for each trace.",
-        "| trace | requests/s | oracle | its replica-seconds | `slo` | its replica-seconds | against tuned baselines |\n"
+        "| trace | requests/s | oracle | its replica-seconds | `slo` | its replica-seconds"
+        " | against tuned baselines |\n"
         "|---|---|---|---|---|---|---|\n" + "\n".join(heads),
         *details,
     ]
@@ -283,7 +286,8 @@ def _details(trace: Mapping[str, Any], best: Mapping[str, Mapping[str, Any]], ob
         p99 = "given up" if found["p99"] is None else report.seconds(found["p99"])
         rows.append(
             f"| {name} | {found['settings'] or 'as configured'} | {found['attainment']:.2%} | {p99}"
-            f" | {found['replica_seconds']:,.0f} | {found['max_replicas']} | {found['changes']} | {found['flips']} |"
+            f" | {found['replica_seconds']:,.0f} | {found['max_replicas']} | {found['changes']}"
+            f" | {found['flips']} |"
         )
     return (
         f"### {trace['name']}\n\n"

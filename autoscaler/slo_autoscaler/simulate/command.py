@@ -1,8 +1,8 @@
 """``slo-autoscaler simulate``: what would have happened, under our policies and under others.
 
-Owns the command line and the order of a comparison. Only the standard library is imported before it is known that
-what a simulation needs is there. Exit statuses: 0 done; 1 a trace, a Prometheus or a choice is wrong; 2 the
-command line or the configuration is wrong, or something is not installed.
+Owns the command line and the order of a comparison. Only the standard library is imported before it is
+known that what a simulation needs is there. Exit statuses: 0 done; 1 a trace, a Prometheus or a choice is
+wrong; 2 the command line or the configuration is wrong, or something is not installed.
 """
 
 import argparse
@@ -69,7 +69,8 @@ def _compare(options: argparse.Namespace) -> int:
     # In a pipe rich would take 80 columns, and cut the table.
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(
-        f"{trace.name}: {len(trace.arrivals):,} requests in {trace.duration:,.0f} s, {trace.rate:.1f}/s on average;"
+        f"{trace.name}: {len(trace.arrivals):,} requests in {trace.duration:,.0f} s,"
+        f" {trace.rate:.1f}/s on average;"
         f" a replica can do {function.capacity:.1f}/s within the SLO"
     )
     console.print(report.table(outcomes, function))
