@@ -1,8 +1,9 @@
 """Who meets the objective, and what for: our scaling and other scalers' laws on every trace, simulated.
 
-Ours has one configuration for all traces. Every baseline is tuned for each trace by itself, over the whole of its
-grid: of its settings that meet the objective the cheapest counts, and if none does, the one with the fewest
-misses. The oracle, who knows the trace and waits for the same start-up, says which traces can be met.
+Ours has one configuration for all traces. Every baseline is tuned for each trace by itself, over the whole of
+its grid: of its settings that meet the objective the cheapest counts, and if none does, the one with the
+fewest misses. The oracle, who knows the trace and waits for the same start-up, says which traces can be
+met.
 
 Nothing is measured here but simulated time; the machine may be busy.
 """
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,7 +56,7 @@ CONFIG: Final = (
 BOUNDS: Final = Bounds(1, 30)
 
 ENCODER: Final = Function(Service.affine(0.030, 0.015, 32), slo_latency=0.2)
-"""For hundreds of requests per second: l(b) = 30 ms + 15 ms x b, 44 requests/s of one replica within 200 ms."""
+"""For hundreds of requests per second: l(b) = 30 ms + 15 ms x b, 44/s of one replica within the SLO."""
 
 GENERATOR: Final = Function(Service.affine(0.6, 0.2, 16), slo_latency=2.0)
 """For the few requests per second of the language models' traces: 600 ms + 200 ms x b, 2/s within 2 s."""
@@ -117,51 +119,69 @@ def _ours(policy: str) -> Callable[[Workload], Scaler]:
     return lambda workload: Ours(spec, config.interval, config.prometheus.scrape_interval // 2, policy)
 
 
+def _oracle(at: Workload, utilisation: float) -> Scaler:
+    return Oracle(at.trace, at.function, utilisation, BOUNDS)
+
+
+def _openfaas(at: Workload, factor: float, replicas: float) -> Scaler:
+    threshold = max(5.0, replicas * at.function.capacity)
+    return OpenFaas(BOUNDS, OpenFaasRule(factor=int(factor), threshold=threshold))
+
+
+def _kpa(at: Workload, target: float, delay: float) -> Scaler:
+    return Kpa(BOUNDS, KpaSettings(target=target, down_delay=delay))
+
+
+def _hpa(at: Workload, share: float, window: float) -> Scaler:
+    return hpa_cpu(BOUNDS, HpaSettings(share, window))
+
+
+def _keda(at: Workload, share: float, window: float) -> Scaler:
+    return keda_value(BOUNDS, HpaSettings(share * at.function.slo_latency, window))
+
+
+def _ray(at: Workload, target: float, up: float, down: float) -> Scaler:
+    return RayServe(BOUNDS, RaySettings(target, up, down))
+
+
+Axis = tuple[float, ...]
+GRIDS: Final[tuple[tuple[str, str, tuple[Axis, ...], Callable[..., Scaler]], ...]] = (
+    ("oracle", "utilisation {:g}", ((1.2, 1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5),), _oracle),
+    (
+        "openfaas-ce",
+        "factor {:g}, threshold 5/s or {:g} x capacity",
+        ((10, 20, 50, 100), (0, 1, 3)),
+        _openfaas,
+    ),
+    ("kpa", "target {:g}, scale-down-delay {:g} s", ((1, 2, 3, 4, 5, 6, 8, 12), (0, 60)), _kpa),
+    ("hpa-cpu", "target {:g}, down window {:g} s", ((0.5, 0.6, 0.7, 0.8, 0.85, 0.9), (60, 300)), _hpa),
+    (
+        "keda-value",
+        "threshold {:g} x SLO, down window {:g} s",
+        ((0.5, 0.6, 0.7, 0.8, 0.9, 1.0), (60, 300)),
+        _keda,
+    ),
+    (
+        "ray-serve",
+        "target {:g}, delays {:g} s and {:g} s",
+        ((1, 2, 3, 4, 5, 6, 8), (0, 10, 30), (60, 600)),
+        _ray,
+    ),
+)
+"""System, how its settings are shown, what is tried for each of them, how it is made."""
+
+
 def _grid(quick: bool) -> Iterator[tuple[str, str, Callable[[Workload], Scaler]]]:
-    """Every (system, settings, scaler). Targets go from strict to lax; ``quick`` takes every second one."""
-    every = 2 if quick else 1
+    """Every (system, settings, scaler); ``quick`` takes every second value."""
     for policy in OURS:
         yield policy, "", _ours(policy)
-    for share in (1.2, 1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5)[::every]:
-        yield "oracle", f"utilisation {share}", lambda at, s=share: Oracle(at.trace, at.function, s, BOUNDS)
-    for factor in (10, 20, 50, 100)[::every]:
-        for replicas in (0.0, 1.0, 3.0)[::every]:
-            yield (
-                "openfaas-ce",
-                f"factor {factor}, threshold {f'{replicas:g} x capacity' if replicas else '5/s'}",
-                lambda at, f=factor, r=replicas: OpenFaas(
-                    BOUNDS, OpenFaasRule(factor=f, threshold=r * at.function.capacity or 5.0)
-                ),
-            )
-    for target in (1, 2, 3, 4, 5, 6, 8, 12)[::every]:
-        for delay in (0.0, 60.0):
-            yield (
-                "kpa",
-                f"target {target}, scale-down-delay {delay:g} s",
-                lambda at, t=target, d=delay: Kpa(BOUNDS, KpaSettings(target=t, down_delay=d)),
-            )
-    for share in (0.5, 0.6, 0.7, 0.8, 0.85, 0.9)[::every]:
-        for window in (60.0, 300.0):
-            yield (
-                "hpa-cpu",
-                f"target {share:.0%}, down window {window:g} s",
-                lambda at, s=share, w=window: hpa_cpu(BOUNDS, HpaSettings(s, w)),
-            )
-    for share in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)[::every]:
-        for window in (60.0, 300.0):
-            yield (
-                "keda-value",
-                f"threshold {share:.0%} of the SLO, down window {window:g} s",
-                lambda at, s=share, w=window: keda_value(BOUNDS, HpaSettings(s * at.function.slo_latency, w)),
-            )
-    for target in (1, 2, 3, 4, 5, 6, 8)[::every]:
-        for up in (0.0, 10.0, 30.0)[::every]:
-            for down in (60.0, 600.0):
-                yield (
-                    "ray-serve",
-                    f"target {target}, delays {up:g} s and {down:g} s",
-                    lambda at, t=target, u=up, d=down: RayServe(BOUNDS, RaySettings(t, u, d)),
-                )
+    for system, shown, axes, make in GRIDS:
+        for values in product(*(axis[:: 2 if quick else 1] for axis in axes)):
+            yield system, shown.format(*values), _bound(make, values)
+
+
+def _bound(make: Callable[..., Scaler], values: tuple[float, ...]) -> Callable[[Workload], Scaler]:
+    return lambda workload: make(workload, *values)
 
 
 _work: tuple[list[Workload], list[tuple[str, str, Callable[[Workload], Scaler]]]] = ([], [])
@@ -249,9 +269,11 @@ def table(results: Mapping[str, Any]) -> str:
         )
         details += [_details(trace, best, objective)]
     parts = [
-        f"Simulated, {results['date']}; {len(results['records']):,} runs. One configuration of ours; every baseline"
+        f"Simulated, {results['date']}; {len(results['records']):,} runs. One configuration of ours; every"
+        f" baseline"
         f" at its best of {results['grid']} settings for each trace.",
-        "| trace | requests/s | oracle | its replica-seconds | `slo` | its replica-seconds | against tuned baselines |\n"
+        "| trace | requests/s | oracle | its replica-seconds | `slo` | its replica-seconds"
+        " | against tuned baselines |\n"
         "|---|---|---|---|---|---|---|\n" + "\n".join(heads),
         *details,
     ]
@@ -264,7 +286,8 @@ def _details(trace: Mapping[str, Any], best: Mapping[str, Mapping[str, Any]], ob
         p99 = "given up" if found["p99"] is None else report.seconds(found["p99"])
         rows.append(
             f"| {name} | {found['settings'] or 'as configured'} | {found['attainment']:.2%} | {p99}"
-            f" | {found['replica_seconds']:,.0f} | {found['max_replicas']} | {found['changes']} | {found['flips']} |"
+            f" | {found['replica_seconds']:,.0f} | {found['max_replicas']} | {found['changes']}"
+            f" | {found['flips']} |"
         )
     return (
         f"### {trace['name']}\n\n"
@@ -353,7 +376,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
             raise BenchError(f"--only: no trace {', '.join(sorted(unknown))}; there are {known}")
         found = [workload for workload in found if workload.name in names]
     records = compare(found, quick=options.quick, processes=options.processes)
-    results = {
+    results: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "objective": ENCODER.slo_objective,
         "grid": len(records) // len(found),

@@ -63,7 +63,7 @@ def test_a_small_comparison_runs_and_is_published(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(scaling, "QUICK_SECONDS", 60)
     page = tmp_path / "docs" / "benchmarks.md"
     page.parent.mkdir()
-    page.write_text(f"before\n{scaling.BEGIN}\nold\n{scaling.END}\nafter\n")
+    page.write_text(f"before\n{scaling.BEGIN}\nof last time\n{scaling.END}\nafter\n")
     status = bench.main(["scaling", "--quick", "--only", "step", "--publish", "--processes", "1"])
     assert status in (0, 1)
     results = json.loads((tmp_path / "out" / "scaling.json").read_text())
@@ -72,7 +72,7 @@ def test_a_small_comparison_runs_and_is_published(tmp_path, monkeypatch, capsys)
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
-    assert "old" not in text
+    assert "of last time" not in text
     assert "| step |" in text
     assert (page.parent / "benchmarks" / "scaling.png").stat().st_size > 1000
     assert "| step |" in capsys.readouterr().out

@@ -1,4 +1,5 @@
-"""The simulator's replica and the watchdog's scheduler are the same law, written twice since they share no code."""
+"""The simulator's replica and the watchdog's scheduler are the same law, written twice since they share
+no code."""
 
 import math
 import random

@@ -1,8 +1,8 @@
 """Other scalers' published laws, re-implemented, as baselines. [P]
 
 Each is a function from settings, what was measured and a small state to a count, so that its steps can be
-checked by hand, and a class that feeds it in a simulation. All are given the bounds that ours is given: OpenFaaS
-CE's ceiling of five replicas, for one, is its licence, not its law.
+checked by hand, and a class that feeds it in a simulation. All are given the bounds that ours is given:
+OpenFaaS CE's ceiling of five replicas, for one, is its licence, not its law.
 """
 
 import math
@@ -159,8 +159,8 @@ class HpaSettings:
 def hpa_on_pods(usage: float, target: float, current: int, ready: int) -> int:
     """Return the wanted count for a metric of pods; ``usage`` is its mean over the ready ones.
 
-    ceil(ready x usage / target), nothing within 10 %. Upwards, pods that are not ready count as using nothing,
-    and when that turns the direction nothing is done.
+    ceil(ready x usage / target), nothing within 10 %. Upwards, pods that are not ready count as using
+    nothing, and when that turns the direction nothing is done.
     """
     if ready == 0:
         return current
@@ -184,7 +184,7 @@ def hpa_on_value(value: float, threshold: float, current: int, ready: int) -> in
 
 
 def hpa_limit(wanted: int, current: int, highest_wish: int, bounds: Bounds) -> int:
-    """Return what the default behaviour allows in one sync: up to twice or 4 more, down to ``highest_wish``."""
+    """Return what one sync may do by default: up to twice or 4 more, down to the highest wish."""
     wanted = min(wanted, max(2 * current, current + 4))
     if wanted < current:
         wanted = min(current, max(wanted, highest_wish))

@@ -1,7 +1,7 @@
 """Every scaler by its name: ours under each policy, the baselines, the oracle.
 
-A scaler that is added is a line in ``SCALERS``. Each has one number that may be chosen, its target; what that means is
-said there.
+A scaler that is added is a line in ``SCALERS``. Each has one number that may be chosen, its target; what
+that means is said there.
 """
 
 import math

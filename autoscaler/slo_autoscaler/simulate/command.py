@@ -1,8 +1,8 @@
 """``slo-autoscaler simulate``: what would have happened, under our policies and under others.
 
-Owns the command line and the order of a comparison. Only the standard library is imported before it is known that
-what a simulation needs is there. Exit statuses: 0 done; 1 a trace, a Prometheus or a choice is wrong; 2 the
-command line or the configuration is wrong, or something is not installed.
+Owns the command line and the order of a comparison. Only the standard library is imported before it is
+known that what a simulation needs is there. Exit statuses: 0 done; 1 a trace, a Prometheus or a choice is
+wrong; 2 the command line or the configuration is wrong, or something is not installed.
 """
 
 import argparse
@@ -43,11 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"slo-autoscaler simulate: {error}\n")
         return 1
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in EXTRA:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in EXTRA:
             raise
-        sys.stderr.write(
-            f"slo-autoscaler simulate needs {error.name}: pip install 'slo-autoscaler[simulate]'\n"
-        )
+        sys.stderr.write(f"slo-autoscaler simulate needs {missing}: pip install 'slo-autoscaler[simulate]'\n")
         return 2
 
 
@@ -67,9 +66,11 @@ def _compare(options: argparse.Namespace) -> int:
         found = {"trace": trace.name, "duration": trace.duration, "requests": len(trace.arrivals)}
         sys.stdout.write(json.dumps(found | {"outcomes": [report.as_json(each) for each in outcomes]}) + "\n")
         return 0
-    console = Console()
+    # In a pipe rich would take 80 columns, and cut the table.
+    console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(
-        f"{trace.name}: {len(trace.arrivals):,} requests in {trace.duration:,.0f} s, {trace.rate:.1f}/s on average;"
+        f"{trace.name}: {len(trace.arrivals):,} requests in {trace.duration:,.0f} s,"
+        f" {trace.rate:.1f}/s on average;"
         f" a replica can do {function.capacity:.1f}/s within the SLO"
     )
     console.print(report.table(outcomes, function))
@@ -83,7 +84,7 @@ def _run(
     options: argparse.Namespace, config: Config, function: Function, trace: "Trace", settings: "Settings"
 ) -> "list[Outcome]":
     from rich.console import Console  # noqa: PLC0415 - as above
-    from rich.progress import Progress  # noqa: PLC0415
+    from rich.progress import Progress, TaskID  # noqa: PLC0415
 
     from slo_autoscaler.simulate import catalogue, world  # noqa: PLC0415
     from slo_autoscaler.simulate.baselines import Bounds  # noqa: PLC0415
@@ -102,12 +103,11 @@ def _run(
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for scaler in scalers:
             task = progress.add_task(scaler.name, total=1.0)
-            outcomes.append(
-                world.run(
-                    trace, function, scaler, settings, lambda done, t=task: progress.update(t, completed=done)
-                )
-            )
-            progress.update(task, completed=1.0)
+
+            def tell(share: float, task: TaskID = task) -> None:
+                progress.update(task, completed=share)
+
+            outcomes.append(world.run(trace, function, scaler, settings, tell))
     return outcomes
 
 

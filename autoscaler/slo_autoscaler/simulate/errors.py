@@ -2,4 +2,4 @@
 
 
 class SimulationError(Exception):
-    """A trace, a function or a choice that cannot be simulated: the message names what, where and the rule."""
+    """What cannot be simulated: a trace, a function, a choice. The message names what, where and the rule."""

@@ -1,7 +1,7 @@
 """A trace from a live Prometheus: how a function was asked for over the last hours.
 
-Owns the one range query. What Prometheus has is a rate every scrape, so what happened between two scrapes is drawn
-anew (see ``traces.from_rates``).
+Owns the one range query. What Prometheus has is a rate every scrape, so what happened between two scrapes
+is drawn anew (see ``traces.from_rates``).
 """
 
 import math
@@ -40,8 +40,8 @@ def read(
 ) -> Trace:
     """Return the ``since`` seconds before ``end`` (Unix time) as a trace; ``step`` is the scrape interval.
 
-    A gap in the data counts as no requests. Raises ``SimulationError`` for a Prometheus that does not answer, and
-    where there is nothing to be seen.
+    A gap in the data counts as no requests. Raises ``SimulationError`` for a Prometheus that does not
+    answer, and where there is nothing to be seen.
     """
     step = max(step, since / MOST_POINTS)
     connection = PrometheusConnect(url=url, timeout=timeout, retry=0)

@@ -1,7 +1,7 @@
 """Who knows the trace: the fewest replicas that the load needs, asked for one start-up time ahead.
 
-Tells which traces can be met at all with replicas that take so long to start, and what that costs. It does not
-know more about chance than the others: requests still go to replicas at random.
+Tells which traces can be met at all with replicas that take so long to start, and what that costs. It
+does not know more about chance than the others: requests still go to replicas at random.
 """
 
 import math
@@ -21,9 +21,9 @@ SMOOTHING = 3
 def plan(trace: Trace, function: Function, utilisation: float, bounds: Bounds) -> NDArray[np.int64]:
     """Return the count to ask for in each second of the trace.
 
-    Needed in a second is the load over capacity x ``utilisation``, rounded up. Asked for is the most that is needed
-    between now and one start-up time ahead: so everything is there in time, and nothing is given up that
-    would be needed again before it could come back.
+    Needed in a second is the load over capacity x ``utilisation``, rounded up. Asked for is the most that
+    is needed between now and one start-up time ahead: so everything is there in time, and nothing is
+    given up that would be needed again before it could come back.
     """
     counts = trace.counts().astype(np.float64)
     smooth = (

@@ -1,7 +1,7 @@
 """One simulated replica: its queue, its workers, its late lane. [P]
 
-The two-lane batching law (policy ``slo`` of the watchdog), for requests that all have the same budget, so that
-order of deadline is order of arrival:
+The two-lane batching law (policy ``slo`` of the watchdog), for requests that all have the same budget, so
+that order of deadline is order of arrival:
 
 - a free worker takes work at once: what waits, up to the size with the best throughput;
 - as much of it as still meets the head's deadline;
@@ -77,7 +77,7 @@ class Replica:
         self.ends, self.sizes, self.order, self.lost = [], [], [], []
 
     def serve(self, arrivals: list[float], until: float) -> None:
-        """Take in ``arrivals`` (ascending, none after ``until``) and begin all batches that begin before ``until``."""
+        """Take in ``arrivals`` (ascending, none after ``until``), and begin what begins before ``until``."""
         waiting, late, free, times = self._waiting, self._late, self._free, self._times
         waiting += arrivals
         best, full, slo, clock = self._best, self._full, self._slo, self._clock

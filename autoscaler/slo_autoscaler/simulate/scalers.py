@@ -1,8 +1,8 @@
 """Who decides how many replicas there are: the seam of the simulation, and our own law behind it. [P]
 
-A ``Scaler`` looks at a ``View``, which gives what the platforms' scalers can read, and answers with a count or
-None: leave it. Ours is the ``decide`` of the controller, called as the controller calls it. Other scalers' laws
-are in ``baselines``.
+A ``Scaler`` looks at a ``View``, which gives what the platforms' scalers can read, and answers with a
+count or None: leave it. Ours is the ``decide`` of the controller, called as the controller calls it.
+Other scalers' laws are in ``baselines``.
 """
 
 from typing import Protocol

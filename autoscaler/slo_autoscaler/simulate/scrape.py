@@ -1,9 +1,9 @@
 """What Prometheus would have seen of the replicas.
 
-Owns the samples and what ``promql``'s queries make of them: rates over at least four scrapes of each replica's
-own counters, extrapolated as Prometheus does; quantiles from buckets with the watchdog's edges; gauges of the
-last scrape. So what a new replica does before its first scrape is not seen, and what is seen is old. Next
-step: ``world`` hands the observation to ``decide``.
+Owns the samples and what ``promql``'s queries make of them: rates over at least four scrapes of each
+replica's own counters, extrapolated as Prometheus does; quantiles from buckets with the watchdog's edges;
+gauges of the last scrape. So what a new replica does before its first scrape is not seen, and what is
+seen is old. Next step: ``world`` hands the observation to ``decide``.
 """
 
 from collections import deque
@@ -24,8 +24,8 @@ SLO_FRACTIONS: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0, 4.0)
 """With ``DEFAULT_BUCKETS`` the edges of the watchdog's histogram; one lies exactly at the SLO."""
 
 TOTAL, GOOD, QUEUED, BATCHES, BUSY, BUCKETS = range(6)
-"""Columns of a row of counters: completions, good ones, seconds waited by them, batches begun, seconds that these
-take, then one for each bucket of latency."""
+"""Columns of a row of counters: completions, good ones, seconds waited by them, batches begun, seconds
+that these take, then one for each bucket of latency."""
 
 _FIELDS: Final = {known.name for known in fields(Observation)}
 
@@ -98,10 +98,10 @@ class Scrapes:
 
     def observe(self, now: float) -> Observation | None:
         """Return what the queries of ``promql`` would answer at ``now``; None before any scrape."""
-        for name, target in list(self._targets.items()):
+        for serial, target in list(self._targets.items()):
             target.forget(now - self._keep)
             if not target.times and not target.alive:
-                del self._targets[name]
+                del self._targets[serial]
         alive = [target for target in self._targets.values() if target.alive and target.times]
         if not alive:
             return None
@@ -198,7 +198,7 @@ def quantile(share: float, bounds: Floats, counts: Floats) -> float | None:
     without any.
     """
     cumulated = np.cumsum(counts)
-    total = cumulated[-1]
+    total = float(cumulated[-1])
     if total <= 0.0:
         return None
     rank = share * total

@@ -1,8 +1,8 @@
 """When requests arrive: from files and from generators with fixed seeds.
 
 Owns the formats. A trace is the moments of its requests; per-second counts become one by a renewal process
-whose rate they are: gaps of a Gamma distribution with the squared coefficient of variation ``cv2`` (1: Poisson; 4
-or 16: as bursty as AlpaServe's traces), stretched to the rate. Next step: ``world`` plays it.
+whose rate they are: gaps of a Gamma distribution with the squared coefficient of variation ``cv2`` (1:
+Poisson; 4 or 16: as bursty as AlpaServe's traces), stretched to the rate. Next step: ``world`` plays it.
 """
 
 import csv
@@ -66,8 +66,8 @@ def from_rates(name: str, rates: Sequence[float] | Floats, *, cv2: float = 1.0, 
         reached = float(parts[-1][-1])
     moments = np.concatenate(parts) if parts else np.zeros(0)
     moments = moments[moments < expected[-1]]
-    # Where the rate is 0 the expected count stands still, and nothing may arrive: the first second that reaches a
-    # count is searched for.
+    # Where the rate is 0 the expected count stands still, and nothing may arrive: the first second that
+    # reaches a count is searched for.
     second = np.searchsorted(expected, moments, side="right") - 1
     arrivals = second + (moments - expected[second]) / levels[second]
     return Trace(name, np.minimum(arrivals, np.nextafter(len(levels), 0.0)), float(len(levels)))
@@ -88,10 +88,11 @@ def from_times(name: str, times: Sequence[float] | Floats, duration: float | Non
 def read(path: Path, *, cv2: float = 1.0, seed: int = 1) -> Trace:
     """Read a trace file. What its lines are is seen from the file:
 
-    - ``.json``: ``{"times": [...]}`` (seconds) or ``{"counts": [...]}`` (one for each second), or such a list alone;
-      numbers with a fraction are times;
+    - ``.json``: ``{"times": [...]}`` (seconds) or ``{"counts": [...]}`` (one for each second), or such a
+      list alone; numbers with a fraction are times;
     - a header with TIMESTAMP: one request for each line, dates or seconds (Azure's format);
-    - else one number on each line, the requests of one second (autothrottle's format), perhaps under a header.
+    - else one number on each line, the requests of one second (autothrottle's format), perhaps under a
+      header.
 
     Raises ``SimulationError`` that names file, line and rule.
     """
@@ -191,7 +192,7 @@ def ramp(rate: float, duration: int, factor: float = 5.0) -> Floats:
 
 
 def spike(rate: float, duration: int, factor: float = 4.0, length: int = 5, every: int = 600) -> Floats:
-    """Return ``rate`` with a spike of ``length`` seconds, shorter than a start-up, every ``every`` seconds."""
+    """Return ``rate`` with spikes of ``length`` seconds, shorter than a start-up, ``every`` so often."""
     levels = steady(rate, duration)
     for begin in range(every // 2, duration, every):
         levels[begin : begin + length] *= factor

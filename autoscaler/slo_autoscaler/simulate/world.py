@@ -1,9 +1,10 @@
 """One simulation: a trace, a function, a scaler, second by second.
 
-Owns time and the replicas' coming and going. Each step: replicas that have started begin to serve; Prometheus scrapes;
-the scaler looks and its wish is carried out; arrivals are routed; every replica begins what it can begin before
-the step ends. All that is random (routing, arrivals) is drawn beforehand from fixed seeds, the same for every
-scaler, so that outcomes differ by the scalers alone. Next step: ``report``.
+Owns time and the replicas' coming and going. Each step: replicas that have started begin to serve;
+Prometheus scrapes; the scaler looks and its wish is carried out; arrivals are routed; every replica
+begins what it can begin before the step ends. All that is random (routing, arrivals) is drawn beforehand
+from fixed seeds, the same for every scaler, so that outcomes differ by the scalers alone. Next step:
+``report``.
 """
 
 import math
@@ -108,8 +109,8 @@ def run(
 ) -> Outcome:
     """Play ``trace`` on ``function`` under ``scaler``; the same arguments give the same outcome.
 
-    ``progress`` is told the share that is done, about a hundred times. Requests that are still inside at the end are
-    served to their end.
+    ``progress`` is told the share that is done, about a hundred times. Requests that are still inside at
+    the end are served to their end.
     """
     world = _World(trace, function, settings or Settings())
     steps = math.ceil(trace.duration / STEP)

@@ -35,7 +35,8 @@ def test_rates_and_slopes_are_those_of_prometheus(tmp_path: Path):
         }
         tests += [
             f"- interval: 5s\n  input_series: [{{series: {name}, values: '{recorded}'}}]\n"
-            f"  promql_expr_test: [{{expr: 'abs({law}({name}[20s]) - {value!r}) < bool 1e-9', eval_time: {now}s,"
+            f"  promql_expr_test: [{{expr: 'abs({law}({name}[20s]) - {value!r}) < bool 1e-9',"
+            f" eval_time: {now}s,"
             f" exp_samples: [{{labels: '{{}}', value: 1}}]}}]\n"
             for law, value in ours.items()
         ]

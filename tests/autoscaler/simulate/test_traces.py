@@ -81,7 +81,8 @@ def test_a_csv_of_counts_may_have_a_header_and_more_columns(tmp_path):
 def test_a_file_of_dates_is_one_request_per_line(tmp_path):
     file = tmp_path / "azure.csv"
     file.write_text(
-        "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,4808,10\n2023-11-16 18:17:04.2299600,1,2\n"
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,4808,10\n"
+        "2023-11-16 18:17:04.2299600,1,2\n"
     )
     assert traces.read(file).arrivals.tolist() == pytest.approx([0.0, 0.25])
 
