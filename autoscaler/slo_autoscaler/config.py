@@ -244,7 +244,7 @@ class Config:
         except (yaml.YAMLError, ValueError) as error:  # ValueError: a timestamp that is no date
             raise ConfigError([f"{file}: not YAML: {' '.join(str(error).split())}"]) from None
         if twice:
-            raise ConfigError([f"{file}: {key}: is given twice, line {line}" for key, line in twice])
+            raise ConfigError([f"{file}: {_key(key)}: is given twice, line {line}" for key, line in twice])
         raw = {} if raw is None else raw
         if not isinstance(raw, dict):
             raise ConfigError([f"{file}: must be a mapping of keys, such as platform: and prometheus:"])
@@ -337,7 +337,7 @@ def _lines(error: ValidationError, file: str) -> list[str]:
     faults = error.errors(include_url=False)
     inherited = {fault["loc"][1:] for fault in faults if fault["loc"][:1] == ("defaults",)}
     return [
-        f"{file}: {'.'.join(map(str, fault['loc']))}: {_rule(fault)}"
+        f"{file}: {'.'.join(_key(part) for part in fault['loc'])}: {_rule(fault)}"
         for fault in faults
         if not (fault["loc"][:1] == ("functions",) and fault["loc"][2:] in inherited)
     ]
@@ -360,6 +360,11 @@ def _rule(fault: Any) -> str:
 def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _key(part: object) -> str:
+    """Return a key as it stands, but on one line whatever is in it."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(part))
 
 
 def _keys(kind: Any) -> tuple[str, ...]:

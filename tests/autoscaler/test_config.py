@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from autoscaler.values import MINIMAL
@@ -179,6 +179,7 @@ _trees = st.recursive(
 )
 
 
+@example({"platform": {"\n": None}})
 @given(st.dictionaries(_keys, _trees, max_size=5))
 def test_any_document_is_a_configuration_or_a_config_error_in_single_lines(document):
     lines = ["as.yaml: "]
