@@ -131,7 +131,7 @@ def test_the_real_prometheus_answers_every_signal_for_all_functions_at_once(tmp_
     assert busy.in_flight_growth == 0.0
     assert busy.age is not None
     assert busy.age < 5.0
-    assert past["busy.fn"][-1][1] == pytest.approx(200, rel=0.5)
+    assert past["busy.fn"].rate[-1][1] == pytest.approx(200, rel=0.5)
     assert all(0.0 <= ago <= 6.0 for ago, _ in past["busy.fn"])
     assert [ago for ago, _ in past["busy.fn"]] == sorted((ago for ago, _ in past["busy.fn"]), reverse=True)
     # Idle is not absent: the rate is 0, and what has no value is None.
