@@ -16,14 +16,14 @@ from typing import Final
 
 from local_openfaas.demo.shape import Profile, arrivals
 
-QUIET: Final = 40.0
-"""Requests/s between bursts."""
+QUIET: Final = 3.0
+"""Requests/s between bursts: below the five at which OpenFaaS CE's alert fires, so that it too comes down."""
 LOWEST, HIGHEST = 160.0, 330.0
 """Bursts are between these, requests/s; the highest of a trace is brought to the upper one."""
 SPIKE, SPIKE_SECONDS = 400.0, 2.0
 _LEAD, _TAIL = 12.0, 12.0
-_PAUSE, _CALM, _LENGTH = (4.0, 7.0), (20.0, 28.0), (12.0, 24.0)
-_UP, _DOWN = 3.0, 2.0
+_PAUSE, _CALM, _LENGTH = (4.0, 7.0), (20.0, 28.0), (14.0, 24.0)
+_UP, _DOWN = 5.0, 2.0
 _EVERY: Final = 2
 """Every second burst has a spike in its middle."""
 _FULL: Final = 120.0
