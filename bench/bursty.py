@@ -2,8 +2,12 @@
 
 Owns the shape and nothing else: the seed is an argument, and the same seed is the same trace everywhere. A
 burst ramps up over seconds, as traffic that people make does; a spike inside it is shorter than a replica
-takes to start and to be seen. The rates are for the simulated accelerator with batches of two (222 requests/s
-for each replica at most), so that from one to five replicas are right, and two cores carry it.
+takes to start and to be seen. After a burst comes a short pause, then another burst, then a long quiet: the
+pauses are shorter than the local configuration's stabilisation window, the quiet times are longer.
+
+The rates are for the simulated accelerator with batches of two (222 requests/s for each replica at most), and
+such that two cores carry the gateway, the replicas and their starts: at twice these rates the gateway is the
+bottleneck, and more replicas only take its CPU.
 """
 
 import random
@@ -12,14 +16,14 @@ from typing import Final
 
 from local_openfaas.demo.shape import Profile, arrivals
 
-QUIET: Final = 40.0
-"""Requests/s between bursts."""
-LOWEST, HIGHEST = 200.0, 560.0
+QUIET: Final = 3.0
+"""Requests/s between bursts: below the five at which OpenFaaS CE's alert fires, so that it too comes down."""
+LOWEST, HIGHEST = 160.0, 330.0
 """Bursts are between these, requests/s; the highest of a trace is brought to the upper one."""
-SPIKE, SPIKE_SECONDS = 660.0, 2.0
+SPIKE, SPIKE_SECONDS = 400.0, 2.0
 _LEAD, _TAIL = 12.0, 12.0
-_GAP, _LENGTH = (8.0, 18.0), (12.0, 24.0)
-_UP, _DOWN = 3.0, 2.0
+_PAUSE, _CALM, _LENGTH = (4.0, 7.0), (20.0, 28.0), (14.0, 24.0)
+_UP, _DOWN = 5.0, 2.0
 _EVERY: Final = 2
 """Every second burst has a spike in its middle."""
 _FULL: Final = 120.0
@@ -73,7 +77,7 @@ def bursty(duration: float, seed: int) -> Trace:
         middle, half = (at + end) / 2, SPIKE_SECONDS * scale / 2
         spike = (middle - half, middle + half) if len(found) % _EVERY else None
         found.append(Burst(at, end, draw.uniform(LOWEST, HIGHEST), spike))
-        at = end + draw.uniform(*_GAP) * scale
+        at = end + draw.uniform(*(_CALM if len(found) % 2 == 0 else _PAUSE)) * scale
     top = max((burst.rate for burst in found), default=HIGHEST)
     bursts = tuple(replace(burst, rate=HIGHEST) if burst.rate == top else burst for burst in found)
     return Trace(_profile(bursts, duration, scale), bursts, seed)

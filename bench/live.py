@@ -46,7 +46,7 @@ from slo_autoscaler.errors import ConfigError
 
 FUNCTION: Final = "accelerator"
 ENVIRONMENT: Final = {"max_batch_size": "2"}
-"""Batches of two make one replica small enough that this machine can offer what five of them serve."""
+"""Batches of two make one replica small enough that this machine can offer what several of them serve."""
 OURS, COMMUNITY = "ours", "openfaas_ce"
 FULL_SECONDS, QUICK_SECONDS, SHORTEST_SECONDS = 180.0, 40.0, 2.0
 _BODIES: Final = (b"{}",)

@@ -48,9 +48,9 @@ def test_the_middle_of_the_peak_leaves_the_room_that_was_asked_for(seed, room):
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_three_minutes_need_one_replica_at_times_and_most_of_five_at_others(seed):
+def test_three_minutes_need_one_replica_at_times_and_three_at_others(seed):
     trace = bursty(180, seed)
     each = 2 / 0.009  # a batch of two takes the simulated accelerator 9 ms
-    needed = [math.ceil(trace.profile.rate(second) / (0.8 * each)) for second in range(180)]
-    assert min(needed) == 1
-    assert 4 <= max(needed) <= 5
+    needed = [math.ceil(trace.profile.rate(second / 2) / (0.8 * each)) for second in range(360)]
+    assert (min(needed), max(needed)) == (1, 3)
+    assert len(trace.bursts) >= 4
