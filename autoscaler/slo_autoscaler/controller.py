@@ -245,7 +245,7 @@ class Controller:
         real = scale
         if spec.mode == "shadow":
             shadow = target.shadow or Shadow.beside(real, now)
-            shadow = shadow.passed(seen, real, spec.start_up_time, spec.max_age, now)
+            shadow = shadow.passed(seen, real, spec.start_up_time, spec.longest_gap, now)
             scale = shadow.scale(real, now)
             seen = None if seen is None else imagined(seen, real, scale)
             target.shadow = shadow

@@ -21,7 +21,7 @@ class Source(Protocol):
         ...
 
     def history(self, span: float) -> dict[str, Past]:
-        """Return {function_name: what the last ``span`` seconds say}, or raise ``SourceError``.
+        """Return {function_name: what is known of the last ``span`` seconds}, or raise ``SourceError``.
 
         Asked for once, after a start: what was seen before it is known to the source alone.
         """

@@ -5,8 +5,8 @@ the queries and the reading of answers are ``promql``'s. There are no retries: t
 and until then every function holds.
 """
 
-from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from typing import Final
 
@@ -19,7 +19,6 @@ from slo_autoscaler.config import PrometheusConfig
 from slo_autoscaler.errors import SourceError, brief
 from slo_autoscaler.model import GatewaySlos, Observation
 from slo_autoscaler.restart import Past
-from slo_autoscaler.window import Entry
 
 CONCURRENT_QUERIES: Final = 4
 """Enough to hide the round trips; few enough not to crowd a shared Prometheus."""
@@ -50,8 +49,8 @@ class PrometheusSource:
         ``at`` gives the time (Unix seconds) to look at; without it, it is Prometheus' own now.
         """
         self._config = config
-        self._gateway = gateway or GatewaySlos()
         self._at = at
+        self._gateway = gateway or GatewaySlos()
         self._queries = promql.queries(config.window, config.rate_window)
         self._gateway_queries = promql.gateway_queries(config.window, config.rate_window, self._gateway)
         self._connection = PrometheusConnect(url=config.url, timeout=config.timeout, retry=0)
@@ -64,10 +63,8 @@ class PrometheusSource:
         socket falls silent for as long. Until then it has one of a few threads: late queries cannot pile up.
         """
         params = {} if self._at is None else {"time": self._at()}
-        own, theirs = (
-            {signal: self._pool.submit(self._ask, query, params) for signal, query in queries.items()}
-            for queries in (self._queries, self._gateway_queries)
-        )
+        own = self._asked(self._queries, params)
+        theirs = self._asked(self._gateway_queries, params)
         asked = [*own.values(), *theirs.values()]
         done, late = wait(asked, self._config.timeout, FIRST_EXCEPTION)
         for query in late:
@@ -85,7 +82,7 @@ class PrometheusSource:
         return seen | promql.gateway_observations(answers, self._gateway)
 
     def history(self, span: float) -> dict[str, Past]:
-        """Return what the last ``span`` seconds say, a point for each scrape, within ``timeout``.
+        """Return what is known of the last ``span`` seconds, one value for each scrape, within ``timeout``.
 
         By Prometheus' own clock, so that clocks need not agree.
         """
@@ -100,6 +97,11 @@ class PrometheusSource:
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._connection.close()
 
+    def _asked(
+        self, queries: Mapping[str, str], params: dict[str, float]
+    ) -> dict[str, Future[dict[str, float]]]:
+        return {signal: self._pool.submit(self._ask, text, params) for signal, text in queries.items()}
+
     def _ask(self, query: str, params: dict[str, float]) -> dict[str, float]:
         try:
             return promql.parse(self._connection.custom_query(query, params))
@@ -113,10 +115,13 @@ class PrometheusSource:
             now = float(self._connection.custom_query("time()")[1]) if self._at is None else self._at()
             start, end = (datetime.fromtimestamp(when, UTC) for when in (now - span, now))
             step = f"{self._config.scrape_interval:g}"
-            ranges: dict[str, dict[str, tuple[Entry, ...]]] = {
-                signal: promql.parse_range(self._connection.custom_query_range(query, start, end, step), now)
-                for signal, query in promql.history_queries(self._config.rate_window).items()
+            queries = promql.history_queries(self._config.rate_window)
+            ranges = {
+                field: promql.parse_range(self._connection.custom_query_range(text, start, end, step), now)
+                for field, text in queries.items()
             }
+            return promql.pasts(ranges)
+        except SourceError as error:
+            raise SourceError(f"{self._config.url}: wrong answer: {error}") from error
         except _FOREIGN as error:
             raise SourceError(f"{self._config.url}: {brief(error)}") from error
-        return promql.pasts(ranges)
