@@ -8,7 +8,6 @@ its process, all threads together, so neither Prometheus' time nor the gateway's
 
 import argparse
 import cProfile
-import gc
 import io
 import json
 import pstats
@@ -35,6 +34,7 @@ from bench.processes import cpu_of
 from bench.workloads import ROOT
 from local_openfaas.demo.machine import describe
 from local_openfaas.ports import free_ports
+from slo_autoscaler.app import collect_seldom
 from slo_autoscaler.config import Config
 from slo_autoscaler.controller import Clocks, Controller
 from slo_autoscaler.journal import Journal
@@ -78,6 +78,7 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace, output: Path) -> int:
     """Measure each size; 1 if a reconcile of the most functions takes more CPU than it may."""
+    collect_seldom()
     rows = [
         measured(count, options.reconciles, profiled=options.profile and count == max(options.functions))
         for count in sorted(options.functions)
@@ -191,7 +192,6 @@ def _profile(controller: Controller) -> None:
     text = io.StringIO()
     pstats.Stats(profile, stream=text).sort_stats("tottime").print_stats(30)
     sys.stderr.write(text.getvalue())
-    gc.collect()
 
 
 def _write(path: Path, functions: int, now: int) -> int:
