@@ -45,8 +45,9 @@ OVERRIDES: Final = {
 LOCK_VARIABLE: Final = "SLO_AUTOSCALER_LOCK"
 
 GC_THRESHOLD: Final = 100_000
-"""Objects made between two looks for cycles. What Prometheus answers about thousands of functions is lists and
-dicts by the hundred thousand, none of them in a cycle: with Python's 700, half of a reconcile was looking."""
+"""Objects made between two looks for cycles. What Prometheus answers about thousands of functions is lists
+and dicts by the hundred thousand, and none is in a cycle: with Python's 700, half of a reconcile was looking.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
