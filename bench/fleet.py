@@ -30,6 +30,7 @@ from urllib.parse import urlsplit
 from prometheus_client import CollectorRegistry, generate_latest
 
 from bench.errors import BenchError, NotAvailable
+from bench.page import marks, rewrite
 from bench.processes import cpu_of
 from bench.workloads import ROOT
 from local_openfaas.demo.machine import describe
@@ -53,7 +54,8 @@ SPAN: Final = 60
 """Seconds between two samples, and from the first to the last: the longest window and some more."""
 
 NAMESPACE: Final = "openfaas-fn"
-BEGIN, END = "<!-- fleet: begin -->", "<!-- fleet: end -->"
+SECTION = "fleet"
+BEGIN, END = marks(SECTION)
 
 _EDGES: Final = (
     *("0.005", "0.01", "0.02", "0.025", "0.05", "0.1", "0.15", "0.18", "0.2", "0.25", "0.3", "0.4"),
@@ -111,11 +113,7 @@ def table(result: dict[str, Any]) -> str:
 
 def publish(text: str, page: Path) -> None:
     """Put the table into ``page`` between its marks. Raises ``BenchError`` if they are not there."""
-    whole = page.read_text()
-    if whole.count(BEGIN) != 1 or whole.count(END) != 1:
-        raise BenchError(f"{page}: it needs one line {BEGIN!r} and after it one {END!r}")
-    before, after = whole.split(BEGIN)[0], whole.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+    rewrite(page, SECTION, lambda: text.removesuffix("\n"))
 
 
 def measured(functions: int, reconciles: int, *, profiled: bool = False) -> dict[str, Any]:

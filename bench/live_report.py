@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.errors import BenchError
+from bench.page import marks, rewrite
 
-BEGIN, END = "<!-- live: begin -->", "<!-- live: end -->"
+SECTION: Final = "live"
+BEGIN, END = marks(SECTION)
 NAMES: Final = {"ours": "Tailbound", "openfaas_ce": "OpenFaaS CE's law"}
 _COLOURS: Final = {"ours": "#1769aa", "openfaas_ce": "#d9822b"}
 _COLUMNS: Final = (
@@ -157,15 +159,15 @@ def publish(output: Path, page: Path) -> None:
     files = [file for file in files if file.exists()]
     if not files:
         raise BenchError(f"{output}: no results of `bench live` to publish")
-    body = page.read_text()
-    if body.count(BEGIN) != 1 or body.count(END) != 1 or body.index(BEGIN) > body.index(END):
-        raise BenchError(f"{page}: it needs one line {BEGIN!r} and after it one {END!r}")
-    folder = page.with_suffix("")
-    folder.mkdir(exist_ok=True)
-    shown = []
-    for file in files:
-        document = read(file)
-        plot = shutil.copy(draw(document, file.with_suffix(".svg")), folder)
-        shown.append((document, f"{folder.name}/{Path(plot).name}"))
-    before, after = body.split(BEGIN)[0], body.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n\n{section(shown)}\n\n{END}{after}")
+
+    def content() -> str:
+        folder = page.with_suffix("")
+        folder.mkdir(exist_ok=True)
+        shown = []
+        for file in files:
+            document = read(file)
+            plot = shutil.copy(draw(document, file.with_suffix(".svg")), folder)
+            shown.append((document, f"{folder.name}/{Path(plot).name}"))
+        return section(shown)
+
+    rewrite(page, SECTION, content)

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError
+from bench.page import marks, rewrite
 
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+SECTION = "results"
+BEGIN, END = marks(SECTION)
 PLOTS = (("goodput", "Goodput against offered rate"), ("cdf", "Latency at the maximum"))
 
 
@@ -120,7 +121,7 @@ def curve(row: dict[str, Any]) -> list[tuple[float, float]]:
 
 def draw(results: dict[str, Any], folder: Path) -> list[Path]:
     """Write the plots, two for each workload, as goodput-WORKLOAD.png and cdf-WORKLOAD.png."""
-    pyplot = _pyplot()
+    pyplot = pyplot_for_files()
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for workload in workloads(results):
@@ -157,7 +158,7 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
 
 def draw_memory(result: dict[str, Any], file: Path) -> Path:
     """Plot the memory of a soak over time."""
-    pyplot = _pyplot()
+    pyplot = pyplot_for_files()
     figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
     minutes = [sample["at"] / 60 for sample in result["memory"]]
     for name in ("total", "watchdog"):
@@ -174,7 +175,8 @@ def draw_memory(result: dict[str, Any], file: Path) -> Path:
     return file
 
 
-def _pyplot() -> Any:
+def pyplot_for_files() -> Any:
+    """Matplotlib, drawing to files and to no window."""
     import matplotlib as mpl  # noqa: PLC0415 - a slow import that only plots need
 
     mpl.use("Agg")
@@ -188,10 +190,10 @@ def publish(results: dict[str, Any], page: Path) -> None:
 
     Raises ``BenchError`` if the marks are not there.
     """
-    text = page.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise BenchError(f"{page}: it needs one line {BEGIN!r} and after it one {END!r}")
-    plots = draw(results, page.with_suffix(""))
-    images = "\n".join(f"![{file.stem}]({file.parent.name}/{file.name})" for file in plots)
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n\n{table(results)}\n{images}\n\n{END}{after}")
+
+    def content() -> str:
+        plots = draw(results, page.with_suffix(""))
+        images = "\n".join(f"![{file.stem}]({file.parent.name}/{file.name})" for file in plots)
+        return f"{table(results)}\n{images}"
+
+    rewrite(page, SECTION, content)

@@ -24,6 +24,8 @@ from typing import Any, Final
 import numpy as np
 
 from bench.errors import BenchError
+from bench.page import marks, rewrite
+from bench.report import pyplot_for_files
 from bench.workloads import ROOT
 from slo_autoscaler.config import Config
 from slo_autoscaler.simulate import report, traces
@@ -46,7 +48,8 @@ from slo_autoscaler.simulate.scalers import Ours, Scaler
 from slo_autoscaler.simulate.traces import Trace
 from slo_autoscaler.simulate.world import Settings, run
 
-BEGIN, END = "<!-- scaling: begin -->", "<!-- scaling: end -->"
+SECTION = "scaling"
+BEGIN, END = marks(SECTION)
 
 CONFIG: Final = (
     "{platform: {gateway_url: http://none}, prometheus: {url: http://none}, defaults: {max_replicas: 30}}"
@@ -298,11 +301,7 @@ def _details(trace: Mapping[str, Any], best: Mapping[str, Mapping[str, Any]], ob
 
 def draw(results: Mapping[str, Any], file: Path) -> Path:
     """Plot every point of every grid, one panel for each trace: replica-seconds against misses."""
-    import matplotlib as mpl  # noqa: PLC0415 - a slow import that only plots need
-
-    mpl.use("Agg")
-    from matplotlib import pyplot  # noqa: PLC0415 - after the backend is chosen
-
+    pyplot = pyplot_for_files()
     found = results["traces"]
     columns = min(3, len(found))
     rows = math.ceil(len(found) / columns)
@@ -339,15 +338,14 @@ def draw(results: Mapping[str, Any], file: Path) -> Path:
 
 def publish(results: Mapping[str, Any], page: Path) -> None:
     """Put table and plot into ``page`` between its marks. Raises ``BenchError`` if they are not there."""
-    text = page.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise BenchError(f"{page}: it needs one line {BEGIN!r} and after it one {END!r}")
-    folder = page.with_suffix("")
-    folder.mkdir(exist_ok=True)
-    file = draw(results, folder / "scaling.png")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    image = f"![scaling]({folder.name}/{file.name})"
-    page.write_text(f"{before}{BEGIN}\n\n{table(results)}\n{image}\n\n{END}{after}")
+
+    def content() -> str:
+        folder = page.with_suffix("")
+        folder.mkdir(exist_ok=True)
+        file = draw(results, folder / "scaling.png")
+        return f"{table(results)}\n![scaling]({folder.name}/{file.name})"
+
+    rewrite(page, SECTION, content)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from pathlib import Path
 from types import FrameType
 from typing import Final
 
@@ -23,7 +22,8 @@ from prometheus_client import CollectorRegistry
 
 from slo_autoscaler import __version__
 from slo_autoscaler.commands import summary
-from slo_autoscaler.config import Config
+from slo_autoscaler.config import OVERRIDES, Config
+from slo_autoscaler.config_file import read_config
 from slo_autoscaler.controller import Clocks, Controller
 from slo_autoscaler.errors import ConfigError
 from slo_autoscaler.journal import Journal
@@ -34,13 +34,6 @@ from slo_autoscaler.sources.prometheus import PrometheusSource
 from slo_autoscaler.web import Web
 
 logger = logging.getLogger(__name__)
-
-OVERRIDES: Final = {
-    "gateway_url": ("platform.gateway_url", "SLO_AUTOSCALER_GATEWAY_URL"),
-    "prometheus_url": ("prometheus.url", "SLO_AUTOSCALER_PROMETHEUS_URL"),
-    "web_port": ("web.port", "SLO_AUTOSCALER_WEB_PORT"),
-}
-"""Flag -> (key that it overrides, variable that does so too). The flag wins, then the variable."""
 
 LOCK_VARIABLE: Final = "SLO_AUTOSCALER_LOCK"
 
@@ -69,19 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def load(flags: argparse.Namespace, environ: Mapping[str, str]) -> Config:
     """Read the configuration file and what overrides it."""
-    path: str = flags.config
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
-    except UnicodeDecodeError:
-        raise ConfigError([f"{path}: must be UTF-8 text"]) from None
     overrides: dict[str, object] = {}
     for flag, (key, variable) in OVERRIDES.items():
         value = getattr(flags, flag) or environ.get(variable)
         if value:
             overrides[key] = value
-    return Config.parse(text, path, overrides)
+    return read_config(flags.config, overrides)
 
 
 def run(config: Config, *, once: bool, dry_run: bool, lock: str | None = None) -> int:

@@ -37,6 +37,13 @@ MISSED_RECONCILES: Final = 4
 OBJECTIVE: Final = 0.99
 """Of functions without a watchdog, unless they are given one; it is the watchdog's default too."""
 
+OVERRIDES: Final = {
+    "gateway_url": ("platform.gateway_url", "SLO_AUTOSCALER_GATEWAY_URL"),
+    "prometheus_url": ("prometheus.url", "SLO_AUTOSCALER_PROMETHEUS_URL"),
+    "web_port": ("web.port", "SLO_AUTOSCALER_WEB_PORT"),
+}
+"""Flag -> (key that it overrides, variable that does so too). The flag wins, then the variable."""
+
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _GO_PART: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 _GO_DURATION: Final = re.compile(rf"(?:{_GO_PART.pattern})+")
@@ -118,7 +125,7 @@ class PrometheusConfig:
     window: PositiveDuration = 30.0
     """Of latency and attainment; arrival rates are taken over ``rate_window``."""
     timeout: PositiveDuration = 5.0
-    """For each query."""
+    """For all queries of a reconcile together."""
     max_age: PositiveDuration = 20.0
     """A newest sample older than this is no data."""
 

@@ -25,10 +25,10 @@ from slo_autoscaler.model import (
 )
 from slo_autoscaler.policies import (
     POLICIES,
-    backlog,
     doubtful,
     futile,
     latency_at_objective,
+    load,
     missed,
     panic_limit,
     panics,
@@ -231,12 +231,13 @@ def _look_ahead(
     spec: TargetSpec, seen: Observation, scale: Scale, state: TargetState, now: float
 ) -> tuple[Outlook, TargetState]:
     rate = seen.arrival_rate or 0.0
-    horizon = _start_up(spec, state) + spec.rate_lag
+    start_up = _start_up(spec, state)
+    horizon = start_up + spec.rate_lag
     rates = state.rates.push(now, rate)
     expected = forecast(
         spec.forecaster,
         rates.within(now, spec.trend_history),
-        rates.within(now, _start_up(spec, state)),
+        rates.within(now, start_up),
         now,
         horizon,
     )
@@ -445,8 +446,7 @@ def _fewest_safe(seen: Observation, scale: Scale, outlook: Outlook) -> int:
     if outlook.forecast <= 0.0 and not seen.in_flight:
         return 0
     if seen.capacity:
-        load = outlook.forecast + backlog(seen, scale) / outlook.horizon
-        return math.ceil(load / (seen.capacity * outlook.correction) - 1e-9)
+        return math.ceil(load(seen, scale, outlook) / (seen.capacity * outlook.correction) - 1e-9)
     latency = latency_at_objective(seen)
     if latency is None or not seen.slo_latency:
         return scale.desired

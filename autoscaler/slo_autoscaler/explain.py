@@ -21,12 +21,9 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
-from slo_autoscaler.config import Config
+from slo_autoscaler.config import OVERRIDES, Config
 from slo_autoscaler.errors import ConfigError
-from slo_autoscaler.journal import named, of_log
-
-DEFAULT_LAST: Final = 10
-"""Decisions that are told."""
+from slo_autoscaler.journal import DEFAULT_LAST, named, of_log
 
 TIMEOUT: Final = 10.0
 """Seconds that the autoscaler may take to answer."""
@@ -212,11 +209,12 @@ def _from_log(path: str, function: str, last: int) -> tuple[list[dict[str, Any]]
 
 def _own_url(config: str | None) -> str:
     """Return where the autoscaler of this machine serves, by its configuration or the default."""
-    port = os.environ.get("SLO_AUTOSCALER_WEB_PORT")
+    key, variable = OVERRIDES["web_port"]
+    port = os.environ.get(variable)
     # Only its web section is wanted here; the two URLs that must be set may come from elsewhere.
     overrides: dict[str, object] = {"platform.gateway_url": "http://-", "prometheus.url": "http://-"}
     if port:
-        overrides["web.port"] = port
+        overrides[key] = port
     try:
         text = "" if config is None else Path(config).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

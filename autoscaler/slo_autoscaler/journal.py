@@ -20,6 +20,9 @@ DEPTH: Final = 20
 TOTAL: Final = 40_000
 """Decisions that are kept altogether, a good half kilobyte each; but of no function fewer than two."""
 
+DEFAULT_LAST: Final = 10
+"""Decisions that are told when nobody says how many."""
+
 NEAR_NAMES: Final = 3
 """Names that are suggested in the place of one that is not known."""
 

@@ -69,9 +69,8 @@ def slo(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> 
     if capacity <= 0.0:
         return Recommendation(scale.desired, Reason.WILL_NOT_HELP)
 
-    waiting = backlog(seen, scale) / outlook.horizon
     one = capacity * outlook.correction * spec.utilisation_target
-    raw = (outlook.forecast + waiting) / one
+    raw = load(seen, scale, outlook) / one
     wanted = math.ceil(raw - 1e-9)
     if outlook.missed and outlook.settled and wanted <= scale.desired:
         more = wanted == scale.desired
@@ -145,9 +144,7 @@ def panic_limit(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outl
     if seen.capacity is not None:
         if seen.capacity <= 0.0:
             return 0
-        raw = (outlook.forecast + backlog(seen, scale) / outlook.horizon) / (
-            seen.capacity * spec.utilisation_target
-        )
+        raw = load(seen, scale, outlook) / (seen.capacity * spec.utilisation_target)
         return max(math.ceil(PANIC_REACH * raw - 1e-9), math.ceil(raw - 1e-9) + 1)
     latency = latency_at_objective(seen)
     quick = latency is not None and seen.slo_latency and latency < THRESHOLD_LOW * seen.slo_latency
@@ -181,6 +178,11 @@ def backlog(seen: Observation, scale: Scale) -> float:
     if seen.in_flight is None or seen.capacity is None or seen.slo_latency is None:
         return 0.0
     return max(0.0, seen.in_flight - scale.available * seen.capacity * seen.slo_latency)
+
+
+def load(seen: Observation, scale: Scale, outlook: Outlook) -> float:
+    """Return the requests per second to size for: the forecast, and the backlog over the horizon."""
+    return outlook.forecast + backlog(seen, scale) / outlook.horizon
 
 
 def _by_latency_alone(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> Recommendation:

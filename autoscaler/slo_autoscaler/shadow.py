@@ -20,14 +20,10 @@ from typing import Final
 
 from slo_autoscaler.model import Observation, Scale
 
-_SIGNALS: Final = tuple(field.name for field in fields(Observation))
-
-_GOES_WITH_LOAD: Final = tuple(
-    name for name in _SIGNALS if name in {"in_flight", "queue_length", "queue_mean", "p50", "p95", "p99"}
-)
+_GOES_WITH_LOAD: Final = ("in_flight", "queue_length", "queue_mean", "p50", "p95", "p99")
 """Signals that grow as the replicas become fewer."""
 
-_OF_THE_PAST: Final = tuple(name for name in _SIGNALS if name.startswith(("burn", "budget")))
+_OF_THE_PAST: Final = ("burn_short", "budget_remaining")
 """Signals made of what the incumbent has missed."""
 
 

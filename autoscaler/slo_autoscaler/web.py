@@ -19,16 +19,13 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from slo_autoscaler.errors import ConfigError
-from slo_autoscaler.journal import named
+from slo_autoscaler.journal import DEFAULT_LAST, named
 
 CLIENT_TIMEOUT: Final = 10.0
 """Seconds that a silent client may keep a thread."""
 
 STOP_POLL: Final = 0.1
 """Seconds between looks at whether to stop."""
-
-DEFAULT_LAST: Final = 10
-"""Decisions that are given when the query does not say how many."""
 
 
 class Decisions(Protocol):

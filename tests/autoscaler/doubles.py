@@ -83,9 +83,23 @@ def dribble(until: threading.Event) -> Fault:
 
 
 class Server(ThreadingHTTPServer):
-    """Clients that hang up are what the tests are about, and no reason for a traceback."""
+    """Serves on a free port from the start until ``close``, in a thread of its own.
+
+    Clients that hang up are what the tests are about, and no reason for a traceback.
+    """
 
     daemon_threads = True
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
+        self.address = f"127.0.0.1:{self.server_address[1]}"
+        self._serving = threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True)
+        self._serving.start()
+
+    def close(self) -> None:
+        self.shutdown()
+        self._serving.join()
+        self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exception(), ConnectionError):
@@ -129,18 +143,14 @@ class Gateway:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
-        self._thread.start()
+        self._server = Server(Handler)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"http://{self._server.address}"
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        self._server.close()
 
     def handle(self, handler: BaseHTTPRequestHandler) -> None:
         split = urlsplit(handler.path)
@@ -219,18 +229,14 @@ class Fleet:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
-        self._thread.start()
+        self._server = Server(Handler)
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self._server.server_address[1]}"
+        return self._server.address
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        self._server.close()
 
     def restart(self) -> None:
         """Begin to count from zero, as a replica does that was started again."""

@@ -3,7 +3,6 @@
 Every fault is an HTTP or TCP one on real sockets; what is not spoilt is the real server's answer.
 """
 
-import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,13 +36,11 @@ class FaultProxy:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
-        self._thread.start()
+        self._server = Server(Handler)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"http://{self._server.address}"
 
     def real(self, handler: BaseHTTPRequestHandler) -> bytes:
         """Return what the real server answers."""
@@ -55,9 +52,7 @@ class FaultProxy:
         return lambda handler: status(200, edit(self.real(handler)))(handler)
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        self._server.close()
 
 
 @contextmanager

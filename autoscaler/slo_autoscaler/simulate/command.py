@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from slo_autoscaler.config import Config, parse_duration
+from slo_autoscaler.config_file import read_config
 from slo_autoscaler.errors import ConfigError
 from slo_autoscaler.simulate.errors import SimulationError
 from slo_autoscaler.simulate.function import Function, Routing, Service
@@ -119,13 +120,7 @@ def _phase(config: Config) -> float:
 def _config(options: argparse.Namespace) -> Config:
     if options.config is None:
         return Config.parse(NO_CONFIG, "the built-in configuration")
-    try:
-        text = Path(options.config).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError([f"{options.config}: cannot be read: {error.strerror}"]) from None
-    except UnicodeDecodeError:
-        raise ConfigError([f"{options.config}: must be UTF-8 text"]) from None
-    return Config.parse(text, options.config)
+    return read_config(options.config)
 
 
 def _function(options: argparse.Namespace) -> Function:
