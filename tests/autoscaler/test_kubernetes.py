@@ -149,7 +149,9 @@ def test_a_count_that_somebody_else_has_changed_since_the_decision_is_left_as_it
     server.end_watches()
     until(lambda: not server.watches(), "it sees nothing new")
     server.put(*APPS, {**server.get(*WEB), "spec": {"replicas": 7}})
-    with pytest.raises(PlatformError, match=r"web\.shop: somebody else has set 7 replicas where there were 2"):
+    with pytest.raises(
+        PlatformError, match=r"web\.shop: somebody else has set 7 replicas where there were 2"
+    ):
         platform.set_scale("web.shop", 4)
     assert replicas(server) == 7
 

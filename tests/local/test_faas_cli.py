@@ -67,7 +67,9 @@ def test_the_requests_of_a_functions_whole_life_are_answered_as_faas_cli_wants_t
         assert logs.status == 200
         assert {json.loads(line)["name"] for line in logs.text.splitlines()} == {"echo"}
         # remove: the name is in the body
-        gone = await client.call("DELETE", "/system/functions", json={"functionName": "echo", "namespace": ""})
+        gone = await client.call(
+            "DELETE", "/system/functions", json={"functionName": "echo", "namespace": ""}
+        )
         assert gone.status in (200, 202)
         assert (await client.call("GET", "/system/functions")).json() == []
 

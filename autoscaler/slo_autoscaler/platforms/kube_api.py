@@ -139,7 +139,9 @@ class KubeApi:
         """
         return self._request("GET", path, query, patient=patient, within=within)
 
-    def pages(self, path: str, query: Mapping[str, str] | None = None) -> Iterator[tuple[list[Document], str]]:
+    def pages(
+        self, path: str, query: Mapping[str, str] | None = None
+    ) -> Iterator[tuple[list[Document], str]]:
         """Give the objects of a list a page at a time, each with the list's resourceVersion."""
         position: str | None = None
         while position != "":

@@ -119,9 +119,7 @@ class Kubernetes:
         self._asked: dict[str, _Asked] = {}
         self._lock = threading.Lock()
         self._deployments = {
-            namespace: Watched(
-                self._api, DEPLOYMENTS.path(namespace), Deployment.of, resync=config.resync
-            )
+            namespace: Watched(self._api, DEPLOYMENTS.path(namespace), Deployment.of, resync=config.resync)
             for namespace in namespaces
         }
         self._autoscalers = {
