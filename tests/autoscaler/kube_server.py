@@ -121,7 +121,17 @@ class KubeServer:
             def do_GET(self) -> None:
                 server._handle(self)
 
-            do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
+            def do_POST(self) -> None:
+                server._handle(self)
+
+            def do_PUT(self) -> None:
+                server._handle(self)
+
+            def do_PATCH(self) -> None:
+                server._handle(self)
+
+            def do_DELETE(self) -> None:
+                server._handle(self)
 
             def log_message(self, *_: object) -> None:
                 pass

@@ -1,6 +1,4 @@
-"""The platform kubernetes against an API server over real sockets: what is found, what is written, what is minded."""
-
-import threading
+"""The platform kubernetes on an API server over real sockets: what is found, written and minded."""
 
 import pytest
 
@@ -301,9 +299,8 @@ def test_a_write_that_was_held_up_by_the_network_does_nothing_once_another_has_w
         until(lambda: "web.shop" in old.scales(), "the old one knows it")
         new.scales()
         proxy.freeze()
-        writing = threading.Thread(target=lambda: pytest.raises(PlatformError, old.set_scale, "web.shop", 9))
-        writing.start()
-        writing.join()
+        with pytest.raises(PlatformError):
+            old.set_scale("web.shop", 9)
         new.set_scale("web.shop", 3)
         before = len(server.calls)
         proxy.thaw()

@@ -180,7 +180,9 @@ def test_the_server_would_take_the_manifests(api, kubeconfig, manifest, namespac
                 "-f",
                 str(DEPLOY / manifest),
             ],
-            **{"capture_output": True, "text": True, "timeout": 50},
+            capture_output=True,
+            text=True,
+            timeout=50,
             check=False,
         )
         assert done.returncode == 0, done.stderr
