@@ -100,6 +100,8 @@ class KubeServer:
         """Called with what is about to be stored; a text refuses it, as a webhook would."""
         self.bookmarks = 0.1
         """Seconds between two bookmarks of a watch that asks for them."""
+        self.longest_watch = 60.0
+        """Seconds after which the server ends a watch, however long it was asked for."""
         self.instantly_ready = True
         """A Deployment's pods are ready as soon as they are asked for."""
         self._objects: dict[tuple[str, str, str], Document] = {}
@@ -402,7 +404,7 @@ class KubeServer:
 
     def _stream(self, handler: BaseHTTPRequestHandler, target: Target, query: Mapping[str, str]) -> bool:
         """Send events until the time is up; False if the watch is broken off instead."""
-        end = time.monotonic() + float(query.get("timeoutSeconds", 60))
+        end = time.monotonic() + min(float(query.get("timeoutSeconds", 60)), self.longest_watch)
         at, bookmark = int(query.get("resourceVersion", 0)), time.monotonic() + self.bookmarks
         generation = self._generation
         while True:

@@ -161,7 +161,7 @@ def test_nothing_is_scaled_to_zero(platform, server):
     assert replicas(server) == 2
 
 
-@pytest.mark.parametrize("code", [429, 500, 503])
+@pytest.mark.parametrize("code", [429, 503])
 def test_a_busy_server_is_asked_again_and_scaled_once(platform, server, code):
     platform.scales()
 

@@ -1,4 +1,4 @@
-"""The whole program on Kubernetes: a real Prometheus, an API server that behaves, leaders that come and go."""
+"""The whole program on Kubernetes: a real Prometheus, an API server that behaves, and several leaders."""
 
 import json
 import os
