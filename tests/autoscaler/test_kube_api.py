@@ -280,7 +280,7 @@ def watched(api):
         told = []
         settings = {"resync": 300.0, "changed": told.append, "watch_seconds": 10.0, **changes}
         each = Watched(settings.pop("api", api), ALL, replicas, **settings)
-        each.told = told
+        each.told = told  # what has been told so far
         made.append(each)
         each.start()
         return each
@@ -448,14 +448,29 @@ def test_what_has_long_not_been_heard_of_is_not_current(server, tmp_path):
         client.close()
 
 
-def test_an_object_that_brings_a_bug_to_light_does_not_end_the_watch(watched, server, caplog):
+def test_an_object_that_makes_no_sense_spoils_no_other(watched, server, caplog):
     each = watched()
     each.wait(10)
     server.put("apps/v1", "deployments", {"metadata": {"name": "odd", "namespace": "shop"}})
+    put(server, "web", 4)
+    until(lambda: each.items() == {"shop/web": 4}, "it goes on")
+    assert f"watch {ALL}: shop/odd makes no sense" in caplog.text
+    other = watched()
+    assert other.wait(10), "nor when it is there from the beginning"
+    assert other.items() == {"shop/web": 4}
+
+
+def test_a_bug_that_a_change_brings_to_light_does_not_end_the_watch(watched, server):
+    def fail(key):
+        if key == "shop/odd":
+            raise KeyError(key)
+
+    each = watched(changed=fail)
+    each.wait(10)
+    put(server, "odd", 1)
     until(lambda: each.error, "the fault is known")
-    assert "KeyError: 'spec'" in str(each.error)
-    server.remove("apps/v1", "deployments", "shop", "odd")
-    until(lambda: each.error is None and each.items() == {"shop/web": 2}, "it goes on")
+    assert "KeyError: 'shop/odd'" in str(each.error)
+    until(lambda: each.error is None and each.items() == {"shop/web": 2, "shop/odd": 1}, "it goes on")
 
 
 def test_a_watch_that_waits_for_events_ends_when_it_is_told_to(watched, server):

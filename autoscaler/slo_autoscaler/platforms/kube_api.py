@@ -408,7 +408,7 @@ class Watched(Generic[T]):
             except PlatformError as error:
                 self._failed(error)
             except Exception as error:
-                # What one object brings to light is no reason to be blind for ever.
+                # A bug that an answer brings to light is no reason to be blind for ever.
                 logger.exception("watch %s", self._path)
                 self._failed(PlatformError(f"watch {self._path}: {type(error).__name__}: {error}"))
                 version = ""
@@ -437,7 +437,7 @@ class Watched(Generic[T]):
             version = as_of
             for item in items:
                 key, each = _identity(item)
-                kept = self._keep(item)
+                kept = self._made_of(key, item)
                 if kept is not None:
                     found[key] = (each, kept)
         with self._lock:
@@ -480,7 +480,7 @@ class Watched(Generic[T]):
         key, version = _identity(item)
         if event.get("type") == "BOOKMARK":
             return version
-        kept = None if event.get("type") == "DELETED" else self._keep(item)
+        kept = None if event.get("type") == "DELETED" else self._made_of(key, item)
         with self._lock:
             before = self._kept.pop(key, None)
             if kept is not None:
@@ -488,6 +488,14 @@ class Watched(Generic[T]):
         if kept is not None or before is not None:
             self._tell(key)
         return version
+
+    def _made_of(self, key: str, item: Document) -> T | None:
+        """Return what is kept of an object. One that makes no sense is not kept, and spoils no other."""
+        try:
+            return self._keep(item)
+        except Exception:
+            logger.exception("watch %s: %s makes no sense", self._path, key)
+            return None
 
     def _tell(self, key: str) -> None:
         if self._changed is not None:
