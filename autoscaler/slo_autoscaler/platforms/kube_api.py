@@ -205,7 +205,8 @@ class KubeApi:
     ) -> Document:
         end = time.monotonic() + min(self._timeout, self._timeout if within is None else within)
         for delay in _delays():
-            left = end - time.monotonic()
+            # Rounded, so that the same failure has the same words and is complained of once.
+            left = round(end - time.monotonic(), 2)
             if left <= 0:
                 raise UnreachableError(f"{method} {path}: no time is left for it")
             try:
