@@ -77,7 +77,7 @@ def run(config: Config, *, once: bool, dry_run: bool, lock: str | None = None) -
     With ``lock``, a file, or with ``leader`` in the configuration, only one of several autoscalers acts.
     """
     with ExitStack() as closing:
-        leader = _leader(config, lock)
+        leader = _leader(config, lock, dry_run=dry_run)
         closing.callback(leader.close)
         metrics = Metrics(CollectorRegistry())
         platform = build(config.platform)
@@ -117,12 +117,14 @@ def run(config: Config, *, once: bool, dry_run: bool, lock: str | None = None) -
         return 0
 
 
-def _leader(config: Config, lock: str | None) -> Leader:
+def _leader(config: Config, lock: str | None, *, dry_run: bool) -> Leader:
     """Return by what it is known whether this autoscaler acts."""
     if config.leader is None:
         return Alone() if lock is None else FileLock(lock)
     if lock is not None:
         raise ConfigError([f"--lock {lock}: with leader.lease in the configuration there must be no lock"])
+    if dry_run:
+        return Alone()  # a trial must not keep the lease from one that would act
     # Imported only where it is asked for: the Kubernetes client is large.
     leader: Leader = importlib.import_module("slo_autoscaler.platforms.lease").candidate(config)
     return leader
