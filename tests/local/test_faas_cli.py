@@ -1,7 +1,6 @@
-"""faas-cli and the platform: its requests as recorded, and the real binaries where they are installed.
+"""faas-cli and the platform: its requests, and the real binaries where they are installed.
 
-The requests were recorded from faas-cli 0.18 against a provider: which it makes for each command, with which
-query, body and header.
+The requests are those that faas-cli 0.18 makes for each command: path, query, body and header.
 """
 
 import contextlib
