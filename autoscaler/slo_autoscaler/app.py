@@ -6,6 +6,7 @@ Prometheus or the gateway; 2 the configuration or the command line is wrong.
 
 import argparse
 import gc
+import importlib
 import logging
 import os
 import signal
@@ -29,7 +30,7 @@ from slo_autoscaler.errors import ConfigError
 from slo_autoscaler.journal import Journal
 from slo_autoscaler.leader import Alone, FileLock, Leader
 from slo_autoscaler.metrics import Metrics
-from slo_autoscaler.platforms import PLATFORMS
+from slo_autoscaler.platforms import build
 from slo_autoscaler.sources.prometheus import PrometheusSource
 from slo_autoscaler.web import Web
 
@@ -73,13 +74,13 @@ def load(flags: argparse.Namespace, environ: Mapping[str, str]) -> Config:
 def run(config: Config, *, once: bool, dry_run: bool, lock: str | None = None) -> int:
     """Build everything in the order in which it depends on each other, and reconcile.
 
-    With ``lock``, a file, only one of several autoscalers acts.
+    With ``lock``, a file, or with ``leader`` in the configuration, only one of several autoscalers acts.
     """
     with ExitStack() as closing:
-        leader: Leader = Alone() if lock is None else FileLock(lock)
+        leader = _leader(config, lock, dry_run=dry_run)
         closing.callback(leader.close)
         metrics = Metrics(CollectorRegistry())
-        platform = PLATFORMS[config.platform.kind](config.platform)
+        platform = build(config.platform)
         closing.callback(platform.close)
         source = PrometheusSource(config.prometheus, config.gateway_slos())
         closing.callback(source.close)
@@ -105,7 +106,7 @@ def run(config: Config, *, once: bool, dry_run: bool, lock: str | None = None) -
         logger.info(
             "slo-autoscaler %s: %s, every %gs; /metrics, /healthz and /decisions on %s:%d%s",
             __version__,
-            config.platform.gateway_url,
+            config.platform.place,
             config.interval,
             config.web.host,
             web.port,
@@ -114,6 +115,19 @@ def run(config: Config, *, once: bool, dry_run: bool, lock: str | None = None) -
         controller.run(stop)
         logger.info("stopped")
         return 0
+
+
+def _leader(config: Config, lock: str | None, *, dry_run: bool) -> Leader:
+    """Return by what it is known whether this autoscaler acts."""
+    if config.leader is None:
+        return Alone() if lock is None else FileLock(lock)
+    if lock is not None:
+        raise ConfigError([f"--lock {lock}: with leader.lease in the configuration there must be no lock"])
+    if dry_run:
+        return Alone()  # a trial must not keep the lease from one that would act
+    # Imported only where it is asked for: the Kubernetes client is large.
+    leader: Leader = importlib.import_module("slo_autoscaler.platforms.lease").candidate(config)
+    return leader
 
 
 def collect_seldom() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from autoscaler import doubles
 from autoscaler.doubles import Function, a_fleet, a_gateway, a_prometheus, free_port, until
+from autoscaler.kube_server import a_deployment, a_kube_server
 from slo_autoscaler import __version__
 from slo_autoscaler.app import main
 
@@ -82,6 +83,57 @@ def test_the_version_is_told():
         [sys.executable, "-m", "slo_autoscaler", "--version"], capture_output=True, text=True, check=True
     )
     assert __version__ in out.stdout
+
+
+KUBERNETES = """
+platform: {{kind: kubernetes, kubeconfig: "{kubeconfig}", timeout: 2s}}
+prometheus: {{url: "http://127.0.0.1:1", timeout: 1s}}
+leader: {{lease: {{namespace: ours}}}}
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """Return an API server with a Deployment of ours, and the path of a configuration for it."""
+    with a_kube_server() as server:
+        server.put("apps/v1", "deployments", a_deployment(autoscale="true"))
+        path = tmp_path / "kubernetes.yaml"
+        path.write_text(KUBERNETES.format(kubeconfig=server.kubeconfig(tmp_path)))
+        yield server, path
+
+
+def test_on_kubernetes_once_decides_as_the_leader_and_gives_the_lease_back(cluster, capsys):
+    server, path = cluster
+    with a_gateway() as prometheus:
+        prometheus.faults["GET"] = doubles.status(200, VECTOR)
+        assert main(["--config", str(path), "--once", "--prometheus-url", prometheus.url]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    decision = json.loads(line)
+    assert (decision["function_name"], decision["mode"], decision["reason"]) == (
+        *("web.shop", "active", "NoData"),
+    )
+    (lease,) = server.all("coordination.k8s.io/v1", "leases")
+    assert "holderIdentity" not in lease["spec"]
+
+
+def test_a_dry_run_leaves_the_lease_to_those_that_act(cluster, capsys):
+    server, path = cluster
+    main(["--config", str(path), "--once", "--dry-run"])
+    assert server.all("coordination.k8s.io/v1", "leases") == []
+    assert {call.verb for call in server.calls} <= {"get", "list", "watch"}
+
+
+def test_a_lock_beside_a_lease_is_status_2(cluster, capsys, tmp_path):
+    _, path = cluster
+    assert main(["--config", str(path), "--once", "--lock", str(tmp_path / "lock")]) == 2
+    assert "with leader.lease in the configuration there must be no lock" in capsys.readouterr().err
+
+
+def test_credentials_that_are_not_there_are_status_2(cluster, capsys, tmp_path):
+    _, path = cluster
+    path.write_text(KUBERNETES.format(kubeconfig=tmp_path / "none"))
+    assert main(["--config", str(path), "--once"]) == 2
+    assert "platform.kubeconfig: " in capsys.readouterr().err
 
 
 @contextmanager

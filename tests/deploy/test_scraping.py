@@ -36,6 +36,34 @@ FOUND = {
     ("http://127.0.1.3:8081/metrics", "tabular.openfaas-fn", "no-port"),
 }
 
+# The same for plain Deployments, whose pods have an annotation of their own.
+DEPLOYMENTS = [
+    {"name": "web-5d9c-x", "set": "web-5d9c", "ip": "127.0.2.1", "port": "8081"},
+    {"name": "my-model-77f-y", "set": "my-model-77f", "ip": "127.0.2.2", "port": "9000"},
+    {"name": "no-annotation", "set": "other-77f", "ip": "127.0.2.3"},
+    {"name": "no-port", "set": "other-77f", "ip": "127.0.2.4", "port": "yes"},
+    {"name": "of-a-set", "set": "db", "ip": "127.0.2.5", "port": "8081", "controller": "StatefulSet"},
+    {"name": "ended", "set": "web-5d9c", "ip": "127.0.2.6", "port": "8081", "phase": "Failed"},
+]
+FOUND_DEPLOYMENTS = {
+    ("http://127.0.2.1:8081/metrics", "web.shop", "web-5d9c-x"),
+    ("http://127.0.2.2:9000/metrics", "my-model.shop", "my-model-77f-y"),
+}
+
+
+def deployed(pod: dict[str, str]) -> dict[str, Any]:
+    labels = {
+        "__meta_kubernetes_namespace": "shop",
+        "__meta_kubernetes_pod_name": pod["name"],
+        "__meta_kubernetes_pod_ip": pod["ip"],
+        "__meta_kubernetes_pod_phase": pod.get("phase", "Running"),
+        "__meta_kubernetes_pod_controller_kind": pod.get("controller", "ReplicaSet"),
+        "__meta_kubernetes_pod_controller_name": pod["set"],
+    }
+    if "port" in pod:
+        labels["__meta_kubernetes_pod_annotation_tailbound_dev_metrics_port"] = pod["port"]
+    return {"targets": [f"{pod['ip']}:8080"], "labels": labels}
+
 
 def discovered(pod: dict[str, str]) -> dict[str, Any]:
     labels = {
@@ -158,20 +186,35 @@ def test_only_functions_that_opted_in_are_scraped_and_they_are_called_as_the_gat
         {"job_name": way, "relabel_configs": found["relabel_configs"], "static_configs": pods}
         for way, found in ways.items()
     ]
+    (plain,) = yaml.safe_load((ROOT / "deploy/kubernetes/prometheus.yml").read_text())
+    jobs.append(
+        {
+            "job_name": "deployments",
+            "relabel_configs": plain["relabel_configs"],
+            "static_configs": [deployed(pod) for pod in DEPLOYMENTS],
+        }
+    )
     with prometheus({"scrape_configs": jobs}, tmp_path) as url:
-        scraped = targets(url, len(ways))
-    for way in ways:
+        scraped = targets(url, len(jobs))
+    for way in (*ways, "deployments"):
         called = {
             (target["scrapeUrl"], target["labels"]["function_name"], target["labels"]["replica"])
             for target in scraped
             if target["scrapePool"] == way
         }
-        assert called == FOUND, way
-    assert {target["labels"]["job"] for target in scraped} == {"plain", "chart", "functions"}
+        assert called == (FOUND_DEPLOYMENTS if way == "deployments" else FOUND), way
+    assert {target["labels"]["job"] for target in scraped} == {"plain", "chart", "functions", "deployments"}
 
 
 def test_the_chart_scrapes_functions_exactly_as_the_plain_configuration_does():
     assert job(chart_configuration(), "functions") == job(plain_configuration(), "functions")
+
+
+def test_deployments_are_scraped_as_often_as_functions_and_under_the_job_that_the_rules_ask_for():
+    (deployments,) = yaml.safe_load((ROOT / "deploy/kubernetes/prometheus.yml").read_text())
+    functions = job(plain_configuration(), "functions")
+    for key in ("job_name", "scrape_interval", "scrape_timeout"):
+        assert deployments[key] == functions[key]
 
 
 def test_the_operator_scrapes_functions_as_often_as_the_plain_configuration_does():
