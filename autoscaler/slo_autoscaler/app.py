@@ -29,7 +29,7 @@ from slo_autoscaler.errors import ConfigError
 from slo_autoscaler.journal import Journal
 from slo_autoscaler.leader import Alone, FileLock, Leader
 from slo_autoscaler.metrics import Metrics
-from slo_autoscaler.platforms import PLATFORMS
+from slo_autoscaler.platforms import build
 from slo_autoscaler.sources.prometheus import PrometheusSource
 from slo_autoscaler.web import Web
 
@@ -79,7 +79,7 @@ def run(config: Config, *, once: bool, dry_run: bool, lock: str | None = None) -
         leader: Leader = Alone() if lock is None else FileLock(lock)
         closing.callback(leader.close)
         metrics = Metrics(CollectorRegistry())
-        platform = PLATFORMS[config.platform.kind](config.platform)
+        platform = build(config.platform)
         closing.callback(platform.close)
         source = PrometheusSource(config.prometheus, config.gateway_slos())
         closing.callback(source.close)
@@ -105,7 +105,7 @@ def run(config: Config, *, once: bool, dry_run: bool, lock: str | None = None) -
         logger.info(
             "slo-autoscaler %s: %s, every %gs; /metrics, /healthz and /decisions on %s:%d%s",
             __version__,
-            config.platform.gateway_url,
+            config.platform.place,
             config.interval,
             config.web.host,
             web.port,

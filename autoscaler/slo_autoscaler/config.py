@@ -15,7 +15,9 @@ import yaml
 from pydantic import (
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     TypeAdapter,
     ValidationError,
     ValidationInfo,
@@ -43,6 +45,9 @@ OVERRIDES: Final = {
     "web_port": ("web.port", "SLO_AUTOSCALER_WEB_PORT"),
 }
 """Flag -> (key that it overrides, variable that does so too). The flag wins, then the variable."""
+
+LEASE_SHARE: Final = 3
+"""A leader acts for this less one parts of a lease; the last part is for requests that are under way."""
 
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _GO_PART: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
@@ -98,8 +103,8 @@ class BasicAuth:
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
-class PlatformConfig:
-    """Where functions are scaled."""
+class OpenFaasConfig:
+    """Functions of OpenFaaS, scaled through its gateway."""
 
     gateway_url: Url
     kind: Literal["openfaas"] = "openfaas"
@@ -113,6 +118,118 @@ class PlatformConfig:
     """The most replicas that the platform gives (OpenFaaS CE: 5). Without it, it is found by asking."""
     cap_retry: PositiveDuration = 300.0
     """How long a refusal is believed."""
+
+    @property
+    def place(self) -> str:
+        """Where this is, for the log."""
+        return self.gateway_url
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class KubernetesConfig:
+    """Deployments that carry our annotation, scaled through the Kubernetes API."""
+
+    kind: Literal["kubernetes"] = "kubernetes"
+    kubeconfig: str | None = None
+    """A file. None: the pod's service account, or outside a cluster what KUBECONFIG names."""
+    context: str | None = None
+    """Of the kubeconfig; None: its current one."""
+    namespaces: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """None: all, which takes a ClusterRole."""
+    timeout: PositiveDuration = 5.0
+    """For each request, with its retries."""
+    concurrency: Annotated[int, Field(ge=1, le=64)] = 8
+    """Requests at a time, beside one watch for each kind of object and namespace."""
+    resync: PositiveDuration = 300.0
+    """Between two lists of everything; in between watches tell what changes."""
+    cap: Count | None = None
+    """The most replicas that any Deployment is to have, whatever its annotations say."""
+    cap_retry: PositiveDuration = 300.0
+    """How long a refusal is believed."""
+
+    @property
+    def place(self) -> str:
+        """Where this is, for the log."""
+        return _cluster(self.kind, self.namespaces)
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class KnativeConfig:
+    """Revisions of Knative Serving, scaled through the Kubernetes API."""
+
+    kind: Literal["knative"] = "knative"
+    mode: Literal["class", "floor"] = "class"
+    """``class``: Revisions of the autoscaler class slo.tailbound.dev are ours. ``floor``: Knative's own
+    autoscaler keeps them, and we raise its min-scale."""
+    kubeconfig: str | None = None
+    """A file. None: the pod's service account, or outside a cluster what KUBECONFIG names."""
+    context: str | None = None
+    """Of the kubeconfig; None: its current one."""
+    namespaces: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """None: all, which takes a ClusterRole."""
+    timeout: PositiveDuration = 5.0
+    """For each request, with its retries."""
+    concurrency: Annotated[int, Field(ge=1, le=64)] = 8
+    """Requests at a time, beside one watch for each kind of object and namespace."""
+    resync: PositiveDuration = 300.0
+    """Between two lists of everything; in between watches tell what changes."""
+    cap: Count | None = None
+    """The most replicas that any Revision is to have, whatever its annotations say."""
+    cap_retry: PositiveDuration = 300.0
+    """How long a refusal is believed."""
+
+    @property
+    def place(self) -> str:
+        """Where this is, for the log."""
+        return _cluster(self.kind, self.namespaces)
+
+
+PlatformConfig = OpenFaasConfig | KubernetesConfig | KnativeConfig
+
+
+def _cluster(kind: str, namespaces: tuple[str, ...] | None) -> str:
+    return f"{kind}, {'all namespaces' if namespaces is None else ' '.join(namespaces)}"
+
+
+def _kind(platform: object) -> str:
+    """Return which platform is meant; what is no mapping fails as the default one would."""
+    kind = platform.get("kind", "openfaas") if isinstance(platform, Mapping) else "openfaas"
+    return kind if isinstance(kind, str) else repr(kind)
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class LeaseConfig:
+    """A Lease of the Kubernetes API by which one of several autoscalers acts."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,251}[a-z0-9])?$")] = "slo-autoscaler"
+    namespace: str | None = None
+    """None: the one that the autoscaler runs in."""
+    duration: Annotated[PositiveDuration, Field(ge=1)] = 15.0
+    """Whole seconds. How long after the death of the leader another one follows."""
+    renew_interval: PositiveDuration = 2.0
+    """Between two renewals, or two looks at another's lease."""
+
+    @field_validator("duration")
+    @classmethod
+    def _whole(cls, duration: float) -> float:
+        if duration != int(duration):
+            raise ValueError("must be whole seconds, as the Kubernetes API keeps it")
+        return duration
+
+    @field_validator("renew_interval")
+    @classmethod
+    def _several_tries(cls, interval: float, info: ValidationInfo) -> float:
+        duration = info.data.get("duration")
+        if duration is not None and interval > duration / LEASE_SHARE:
+            raise ValueError(f"must be at most a third of duration, {duration / LEASE_SHARE:g}s")
+        return interval
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class LeaderConfig:
+    """How several autoscalers agree on who acts; a lock on a file is the command line's (``--lock``)."""
+
+    lease: LeaseConfig = Field(default_factory=LeaseConfig)
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
@@ -222,14 +339,44 @@ class ScalingConfig:
 class Config:
     """Checked settings of one autoscaler."""
 
-    platform: PlatformConfig
+    platform: Annotated[
+        Annotated[OpenFaasConfig, Tag("openfaas")]
+        | Annotated[KubernetesConfig, Tag("kubernetes")]
+        | Annotated[KnativeConfig, Tag("knative")],
+        Discriminator(_kind),
+    ]
     prometheus: PrometheusConfig
+    leader: LeaderConfig | None = None
+    """None: this autoscaler is the only one, or a lock on a file keeps it apart from others."""
     interval: PositiveDuration = 5.0
     """Between the starts of two reconciles."""
     web: WebConfig = Field(default_factory=WebConfig)
     defaults: ScalingConfig = Field(default_factory=ScalingConfig)
     functions: dict[str, ScalingConfig] = Field(default_factory=dict)
     """name.namespace -> what differs from ``defaults``, already merged with them."""
+
+    @field_validator("leader")
+    @classmethod
+    def _outlasts_requests(cls, leader: LeaderConfig | None, info: ValidationInfo) -> LeaderConfig | None:
+        platform = info.data.get("platform")
+        if leader is not None and platform is not None:
+            least = LEASE_SHARE * platform.timeout
+            if leader.lease.duration < least:
+                raise ValueError(f"lease.duration must be at least three times platform.timeout, {least:g}s")
+        return leader
+
+    @field_validator("defaults", "functions")
+    @classmethod
+    def _can_be_woken(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(info.data.get("platform"), KubernetesConfig):
+            scalings = {"": value} if info.field_name == "defaults" else value
+            for name, scaling in scalings.items():
+                if scaling.scale_to_zero_after is not None:
+                    where = f"{name}: " if name else ""
+                    raise ValueError(
+                        f"{where}scale_to_zero_after must be null: nothing wakes a Deployment from zero"
+                    )
+        return value
 
     @field_validator("functions")
     @classmethod
@@ -256,6 +403,8 @@ class Config:
         if not isinstance(raw, dict):
             raise ConfigError([f"{file}: must be a mapping of keys, such as platform: and prometheus:"])
         for key, value in (overrides or {}).items():
+            if key == "platform.gateway_url" and _kind(raw.get("platform")) != "openfaas":
+                continue  # the other platforms have no gateway
             raw = _override(raw, key.split("."), value)
         try:
             return _ADAPTER.validate_python(_with_defaults(raw))
@@ -344,10 +493,19 @@ def _lines(error: ValidationError, file: str) -> list[str]:
     faults = error.errors(include_url=False)
     inherited = {fault["loc"][1:] for fault in faults if fault["loc"][:1] == ("defaults",)}
     return [
-        f"{file}: {'.'.join(_key(part) for part in fault['loc'])}: {_rule(fault)}"
+        f"{file}: {'.'.join(_key(part) for part in _place(fault))}: {_rule(fault)}"
         for fault in faults
         if not (fault["loc"][:1] == ("functions",) and fault["loc"][2:] in inherited)
     ]
+
+
+def _place(fault: Any) -> tuple[object, ...]:
+    """Return the keys that lead to a fault, as they stand in the file."""
+    loc: tuple[object, ...] = fault["loc"]
+    if fault["type"] == "union_tag_invalid":
+        return (*loc, "kind")
+    # Under platform the second part is which of its kinds was meant.
+    return ("platform", *loc[2:]) if loc[:1] == ("platform",) else loc
 
 
 def _rule(fault: Any) -> str:
@@ -358,10 +516,12 @@ def _rule(fault: Any) -> str:
         return f"unknown key; {hint}"
     if fault["type"].startswith("missing"):
         return "must be set"
+    if fault["type"] == "union_tag_invalid":
+        return f"{_shown(fault['input'].get('kind'))} must be one of {', '.join(_KINDS)}"
     if fault["type"] == "dataclass_type":
         return f"{_shown(fault['input'])} must be a mapping of keys"
     rule = str(fault["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
-    return rule if fault["loc"] == ("functions",) else f"{_shown(fault['input'])} {rule}"
+    return rule if fault["loc"] in _WHOLE else f"{_shown(fault['input'])} {rule}"
 
 
 def _shown(value: object) -> str:
@@ -378,10 +538,15 @@ def _keys(kind: Any) -> tuple[str, ...]:
     return tuple(field.name for field in fields(kind))
 
 
+_KINDS: Final = {"openfaas": OpenFaasConfig, "kubernetes": KubernetesConfig, "knative": KnativeConfig}
+_WHOLE: Final = (("functions",), ("defaults",), ("leader",))
+"""Sections with rules over all that is in them: these name what is wrong themselves."""
 _SCALING_KEYS: Final = _keys(ScalingConfig)
 _KEYS: Final[Mapping[str, Iterable[str]]] = {
     "": _keys(Config),
-    "platform": _keys(PlatformConfig),
+    **{kind: _keys(config) for kind, config in _KINDS.items()},
+    "leader": _keys(LeaderConfig),
+    "lease": _keys(LeaseConfig),
     "basic_auth": _keys(BasicAuth),
     "prometheus": _keys(PrometheusConfig),
     "web": _keys(WebConfig),

@@ -29,3 +29,38 @@ class PlatformError(Exception):
 
 class FunctionGoneError(PlatformError):
     """The platform does not know the function (any more)."""
+
+
+class ApiError(PlatformError):
+    """The Kubernetes API answered with an error: its HTTP status, and the reason in its words.
+
+    ``retry_after``: seconds that the server asks for before the next try, None if it says nothing.
+    """
+
+    def __init__(
+        self, message: str, status: int, reason: str = "", retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+class NotFoundError(ApiError):
+    """404: there is no such object, or no such kind of object."""
+
+
+class ConflictError(ApiError):
+    """409: the object has changed since it was read, or is there already (reason ``AlreadyExists``)."""
+
+
+class GoneError(ApiError):
+    """410: the resourceVersion that a list or a watch began at is too old; list anew."""
+
+
+class ForbiddenError(ApiError):
+    """401 or 403: the credentials are not known, or the role lacks a rule."""
+
+
+class UnreachableError(PlatformError):
+    """The Kubernetes API gave no whole answer: refused, timed out, or broken off."""

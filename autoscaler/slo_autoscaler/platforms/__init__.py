@@ -1,15 +1,16 @@
 """Where functions run and are scaled.
 
-A platform is a class with the four methods of ``Platform`` and one line in ``PLATFORMS``.
+A platform is a class with the four methods of ``Platform``, a configuration in ``config``, and one line in
+``PLATFORMS``.
 """
 
+import importlib
 from collections.abc import Callable
 from typing import Final, Protocol
 
 from slo_autoscaler.config import PlatformConfig
-from slo_autoscaler.errors import PlatformError
+from slo_autoscaler.errors import ConfigError, PlatformError
 from slo_autoscaler.model import Scale
-from slo_autoscaler.platforms.openfaas import OpenFaas
 
 
 class Platform(Protocol):
@@ -42,4 +43,18 @@ class Platform(Protocol):
         ...
 
 
-PLATFORMS: Final[dict[str, Callable[[PlatformConfig], Platform]]] = {"openfaas": OpenFaas}
+PLATFORMS: Final[dict[str, tuple[str, str]]] = {
+    "openfaas": ("slo_autoscaler.platforms.openfaas", "OpenFaas"),
+    "kubernetes": ("slo_autoscaler.platforms.kubernetes", "Kubernetes"),
+}
+"""Kind -> (module, class that takes the configuration). Only the one that is asked for is imported: the
+Kubernetes client is large, and OpenFaaS needs none of it."""
+
+
+def build(config: PlatformConfig) -> Platform:
+    """Return the platform that the configuration names; raises ``ConfigError``."""
+    if config.kind not in PLATFORMS:
+        raise ConfigError([f"platform.kind: {config.kind} is not part of this version"])
+    module, name = PLATFORMS[config.kind]
+    make: Callable[[PlatformConfig], Platform] = getattr(importlib.import_module(module), name)
+    return make(config)

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import requests
 from requests.adapters import HTTPAdapter
 
-from slo_autoscaler.config import BasicAuth, PlatformConfig
+from slo_autoscaler.config import BasicAuth, OpenFaasConfig
 from slo_autoscaler.errors import ConfigError, FunctionGoneError, PlatformError, brief
 from slo_autoscaler.model import Scale
 
@@ -31,7 +31,7 @@ labels under com.openfaas.scale at deploy."""
 class OpenFaas:
     """One gateway, some namespaces."""
 
-    def __init__(self, config: PlatformConfig) -> None:
+    def __init__(self, config: OpenFaasConfig) -> None:
         self._config = config
         self._session = requests.Session()
         self._session.auth = _credentials(config.basic_auth)

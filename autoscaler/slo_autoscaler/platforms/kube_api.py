@@ -1,0 +1,557 @@
+"""The Kubernetes API: requests and answers as plain dicts, and lists that are kept current by a watch.
+
+Owns connections, credentials, timeouts, retries and the translation of what can go wrong. Knows nothing of any
+kind of object. The kubernetes package gives credentials and TLS (kubeconfig, service account, token renewal);
+its models, its watch and its leader election are not used. What this module minds:
+
+- urllib3 would try three times within one call, and waits for ever unless it is told not to.
+- A timeout of a socket starts anew with every byte, so whole answers have a deadline as well.
+- A watch that is silent may be dead: each is asked to end by itself after a while, and a read that takes longer
+  is an error.
+- Merge patches only: the package turns other dicts into strategic patches, which custom objects do not have.
+"""
+
+import json
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+from urllib.parse import quote, urlencode
+
+import urllib3
+from kubernetes.client import ApiClient, Configuration
+from kubernetes.config import (
+    ConfigException,
+    list_kube_config_contexts,
+    load_incluster_config,
+    load_kube_config,
+)
+from urllib3.exceptions import HTTPError
+
+from slo_autoscaler import __version__
+from slo_autoscaler.errors import (
+    ApiError,
+    ConfigError,
+    ConflictError,
+    ForbiddenError,
+    GoneError,
+    NotFoundError,
+    PlatformError,
+    UnreachableError,
+    brief,
+)
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Document = dict[str, Any]
+"""An object as the API gives it."""
+
+MERGE_PATCH: Final = "application/merge-patch+json"
+PAGE: Final = 500
+"""Objects in one answer to a list."""
+WATCH_SECONDS: Final = 30.0
+"""After so long a watch ends and goes on where it was: a proof of life, for a quiet one may be a dead one."""
+FIRST_DELAY: Final = 0.1
+"""Seconds before the first retry; doubled for each further one."""
+LONGEST_DELAY: Final = 30.0
+"""Between two tries, however many have failed."""
+
+_CHUNK: Final = 1 << 16
+_NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_KINDS: Final[Mapping[int, type[ApiError]]] = {
+    401: ForbiddenError,
+    403: ForbiddenError,
+    404: NotFoundError,
+    409: ConflictError,
+    410: GoneError,
+}
+_RETRIED: Final = (429, 500, 502, 503, 504)
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A kind of object, as paths name it: ``Resource("apps/v1", "deployments")``."""
+
+    api: str
+    """``v1`` for the core group."""
+    plural: str
+
+    def path(self, namespace: str | None = None, name: str | None = None, part: str | None = None) -> str:
+        """Return the path of all of them, those of a namespace, one, or its subresource ``part``."""
+        steps = ["/api/v1" if self.api == "v1" else f"/apis/{self.api}"]
+        if namespace is not None:
+            steps += ["namespaces", quote(namespace, safe="")]
+        steps.append(self.plural)
+        steps += [quote(step, safe="") for step in (name, part) if step is not None]
+        return "/".join(steps)
+
+
+class KubeApi:
+    """One API server; every method may be called from several threads at once."""
+
+    def __init__(
+        self,
+        kubeconfig: str | None = None,
+        context: str | None = None,
+        *,
+        timeout: float,
+        connections: int,
+    ) -> None:
+        """Read the credentials; nothing is asked for yet. Raises ``ConfigError``.
+
+        ``kubeconfig`` None is the pod's service account, or outside a cluster what KUBECONFIG names, else
+        ~/.kube/config. ``timeout`` is for each call with its retries; ``connections`` are kept at most.
+        """
+        configuration, self.namespace = _loaded(kubeconfig, context)
+        configuration.retries = False
+        configuration.connection_pool_maxsize = connections
+        self._configuration = configuration
+        self._client = ApiClient(configuration)
+        self._pool: urllib3.PoolManager = self._client.rest_client.pool_manager
+        self._timeout = timeout
+        self._closed = threading.Event()
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that a call may take with its retries."""
+        return self._timeout
+
+    def get(self, path: str, query: Mapping[str, str] | None = None, *, patient: bool = True) -> Document:
+        """Return one object; raises ``PlatformError``, as all of these do.
+
+        ``patient`` waits and tries again, within the timeout, when the server is too busy (429, 5xx).
+        """
+        return self._request("GET", path, query, patient=patient)
+
+    def pages(self, path: str, query: Mapping[str, str] | None = None) -> Iterator[tuple[list[Document], str]]:
+        """Give the objects of a list a page at a time, each with the list's resourceVersion."""
+        position: str | None = None
+        while position != "":
+            where = {"limit": str(PAGE), **(query or {}), **({"continue": position} if position else {})}
+            found = self._request("GET", path, where, patient=True)
+            items, metadata = found.get("items"), found.get("metadata")
+            if not isinstance(metadata, dict) or not isinstance(items, list | None):
+                raise PlatformError(f"GET {path}: not a list of objects")
+            yield items or [], str(metadata.get("resourceVersion", ""))
+            position = str(metadata.get("continue") or "")
+
+    def create(self, path: str, body: Mapping[str, Any], *, patient: bool = True) -> Document:
+        """Create an object; ``ConflictError`` if it is there already."""
+        return self._request("POST", path, None, body, patient=patient)
+
+    def patch(
+        self, path: str, body: Any, content_type: str = MERGE_PATCH, *, patient: bool = True
+    ) -> Document:
+        """Change an object, or its subresource, and return it.
+
+        With ``metadata.resourceVersion`` in the body, ``ConflictError`` if it is not that one any more.
+        """
+        return self._request("PATCH", path, None, body, content_type, patient=patient)
+
+    def replace(self, path: str, body: Mapping[str, Any], *, patient: bool = True) -> Document:
+        """Write a whole object; ``ConflictError`` if it has changed since it was read."""
+        return self._request("PUT", path, None, body, patient=patient)
+
+    def delete(self, path: str) -> Document:
+        """Delete an object."""
+        return self._request("DELETE", path)
+
+    def watch(self, path: str, query: Mapping[str, str], seconds: float) -> "Stream":
+        """Begin to watch a list for ``seconds``."""
+        where = {"watch": "true", "timeoutSeconds": str(max(1, round(seconds))), **query}
+        silence = seconds + self._timeout
+        return Stream(self._open("GET", path, where, None, "", self._timeout, silence), f"watch {path}")
+
+    def close(self) -> None:
+        """Give up connections, and waiting for a busy server."""
+        self._closed.set()
+        self._pool.clear()
+        self._client.close()
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+        *,
+        patient: bool = True,
+    ) -> Document:
+        end = time.monotonic() + self._timeout
+        for delay in _delays():
+            left = max(0.001, end - time.monotonic())
+            try:
+                response = self._open(method, path, query, body, content_type, left, left)
+                return _document(f"{method} {path}", _whole(f"{method} {path}", response, end))
+            except ApiError as error:
+                # A creation that failed within the server may have been done; it is not tried again.
+                again = error.status == 429 or (error.status in _RETRIED and method != "POST")
+                wait = max(delay, error.retry_after or 0.0)
+                if not (patient and again) or time.monotonic() + wait >= end or self._closed.wait(wait):
+                    raise
+        raise AssertionError("delays never end")
+
+    def _open(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Any,
+        content_type: str,
+        timeout: float,
+        silence: float,
+    ) -> urllib3.BaseHTTPResponse:
+        """Return an answer whose body is yet to be read; the one place where statuses become ours."""
+        headers = {"Accept": "application/json", "User-Agent": f"slo-autoscaler/{__version__}"}
+        for setting in self._configuration.auth_settings().values():
+            if setting["in"] == "header" and setting["value"]:
+                headers[setting["key"]] = setting["value"]
+        if body is not None:
+            headers["Content-Type"] = content_type
+        url = self._configuration.host.rstrip("/") + path + (f"?{urlencode(query)}" if query else "")
+        what = f"{method} {path}"
+        try:
+            response = self._pool.request(
+                method,
+                url,
+                headers=headers,
+                body=None if body is None else json.dumps(body).encode(),
+                timeout=urllib3.Timeout(connect=timeout, read=silence),
+                retries=False,
+                redirect=False,
+                preload_content=False,
+            )
+        except HTTPError as error:
+            raise UnreachableError(f"{what}: {brief(error)}") from error
+        if response.status >= 300:
+            raise _refusal(what, response, _whole(what, response, time.monotonic() + timeout))
+        return response
+
+
+class Stream:
+    """The events of a watch, until it ends or is closed."""
+
+    def __init__(self, response: urllib3.BaseHTTPResponse, what: str) -> None:
+        self._response = response
+        self._what = what
+
+    def __iter__(self) -> Iterator[Document]:
+        """Give {type, object}; ends when the server ends the watch, raises ``PlatformError`` if it breaks.
+
+        An event of type ERROR is raised: as ``GoneError`` when the watch has to begin with a new list.
+        """
+        rest = b""
+        try:
+            while chunk := self._response.read1(_CHUNK):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    if line.strip():
+                        yield self._event(line)
+        except HTTPError as error:
+            raise UnreachableError(f"{self._what}: {brief(error)}") from error
+        finally:
+            self._response.close()
+
+    def close(self) -> None:
+        """End it from another thread, also while it waits for an event."""
+        with suppress(OSError, RuntimeError, ValueError):
+            self._response.shutdown()
+
+    def _event(self, line: bytes) -> Document:
+        event = _document(self._what, line)
+        found = event.get("object")
+        if not isinstance(found, dict):
+            raise PlatformError(f"{self._what}: an event without an object")
+        if event.get("type") == "ERROR":
+            status = found.get("code")
+            raise _error(self._what, status if isinstance(status, int) else 500, found, None)
+        return event
+
+
+class Watched(Generic[T]):
+    """A list of objects, kept current by a watch in a thread of its own.
+
+    ``keep`` makes of each object what is kept of it, or None: not this one. Make it small and immutable, for it
+    is handed to every reader as it is. Keys are ``namespace/name``.
+    """
+
+    def __init__(
+        self,
+        api: KubeApi,
+        path: str,
+        keep: Callable[[Document], T | None],
+        *,
+        query: Mapping[str, str] | None = None,
+        resync: float,
+        changed: Callable[[str], None] | None = None,
+        watch_seconds: float = WATCH_SECONDS,
+    ) -> None:
+        """Nothing is asked for before ``start``.
+
+        ``query``: selectors, for list and watch. ``resync``: seconds between two whole lists. ``changed`` is
+        called with the key of whatever came, went or changed, after it did, from the watch's thread.
+        """
+        self._api = api
+        self._path = path
+        self._keep = keep
+        self._query = dict(query or {})
+        self._resync = resync
+        self._changed = changed
+        self._watch_seconds = watch_seconds
+        self._lock = threading.Lock()
+        self._kept: dict[str, tuple[str, T]] = {}
+        """key -> (resourceVersion, what is kept)."""
+        self._listed = threading.Event()
+        self._tried = threading.Event()
+        self._contact = time.monotonic()
+        self._error: PlatformError | None = None
+        self._stream: Stream | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"watch {path}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to list and watch."""
+        self._thread.start()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the first list; False if it did not come. Returns early when it fails."""
+        end = time.monotonic() + seconds
+        self._tried.wait(seconds)
+        if self._error is None:
+            self._listed.wait(max(0.0, end - time.monotonic()))
+        return self._listed.is_set()
+
+    def items(self) -> dict[str, T]:
+        """Return all that is kept, by key; raises ``PlatformError`` if it is not known to be current.
+
+        It counts as current for some time after a watch has broken, for most are resumed without a gap.
+        """
+        self._check()
+        with self._lock:
+            return {key: kept for key, (_, kept) in self._kept.items()}
+
+    def get(self, key: str) -> T | None:
+        """Return what is kept of one object, or None; raises as ``items`` does."""
+        self._check()
+        with self._lock:
+            found = self._kept.get(key)
+        return None if found is None else found[1]
+
+    @property
+    def age(self) -> float:
+        """Seconds since the server was last heard of."""
+        return time.monotonic() - self._contact
+
+    @property
+    def error(self) -> PlatformError | None:
+        """Why the last try to list or watch failed; None when it did not."""
+        return self._error
+
+    def close(self) -> None:
+        """End the watch and its thread."""
+        self._stop.set()
+        stream = self._stream
+        if stream is not None:
+            stream.close()
+        if self._thread.is_alive():
+            self._thread.join(1.0)
+
+    def _check(self) -> None:
+        error, age = self._error, self.age
+        if not self._listed.is_set():
+            raise error or UnreachableError(f"GET {self._path}: no answer yet")
+        if isinstance(error, UnreachableError):
+            raise error
+        if age > self._watch_seconds + 2 * self._api.timeout:
+            raise error or UnreachableError(f"watch {self._path}: nothing heard for {age:.0f} s")
+
+    def _run(self) -> None:
+        version, listed_at, delays = "", 0.0, _delays()
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                if not version or time.monotonic() - listed_at >= self._resync:
+                    version, listed_at = self._list(), time.monotonic()
+                version = self._follow(version)
+            except GoneError:
+                version = ""
+            except PlatformError as error:
+                self._failed(error)
+            except Exception as error:
+                # What one object brings to light is no reason to be blind for ever.
+                logger.exception("watch %s", self._path)
+                self._failed(PlatformError(f"watch {self._path}: {type(error).__name__}: {error}"))
+                version = ""
+            # Also of a server that ends each watch at once no more is asked than of one that is away.
+            if self._error is None and time.monotonic() - began >= 1.0:
+                delays = _delays()
+            else:
+                self._stop.wait(next(delays))
+
+    def _failed(self, error: PlatformError) -> None:
+        if str(error) != str(self._error) and not self._stop.is_set():
+            logger.warning("%s", error)
+        self._error = error
+        self._tried.set()
+
+    def _reached(self) -> None:
+        if self._error is not None:
+            logger.info("watch %s: works again", self._path)
+        self._error = None
+        self._contact = time.monotonic()
+
+    def _list(self) -> str:
+        found: dict[str, tuple[str, T]] = {}
+        version = ""
+        for items, version in self._api.pages(self._path, self._query):
+            for item in items:
+                key, each = _identity(item)
+                kept = self._keep(item)
+                if kept is not None:
+                    found[key] = (each, kept)
+        with self._lock:
+            before, self._kept = self._kept, found
+        self._reached()
+        self._listed.set()
+        self._tried.set()
+        for key in before.keys() | found.keys():
+            if before.get(key, ("",))[0] != found.get(key, ("",))[0]:
+                self._tell(key)
+        if not version:
+            raise PlatformError(f"GET {self._path}: a list without resourceVersion")
+        return version
+
+    def _follow(self, version: str) -> str:
+        """Watch once from a version on; return the one to go on from. What came counts, however it ends."""
+        query = {**self._query, "resourceVersion": version, "allowWatchBookmarks": "true"}
+        # Spread out, so that many watches do not end at once.
+        seconds = self._watch_seconds * random.uniform(0.8, 1.0)  # noqa: S311
+        stream = self._api.watch(self._path, query, seconds)
+        self._stream = stream
+        self._reached()
+        try:
+            if self._stop.is_set():
+                return version
+            for event in stream:
+                self._reached()
+                version = self._apply(event)
+        except UnreachableError as error:
+            # Broken off: the next try goes on from what came, and says whether the server is there.
+            if not self._stop.is_set():
+                logger.info("%s", error)
+        finally:
+            self._stream = None
+            stream.close()
+        return version
+
+    def _apply(self, event: Document) -> str:
+        item = event["object"]
+        key, version = _identity(item)
+        if event.get("type") == "BOOKMARK":
+            return version
+        kept = None if event.get("type") == "DELETED" else self._keep(item)
+        with self._lock:
+            before = self._kept.pop(key, None)
+            if kept is not None:
+                self._kept[key] = (version, kept)
+        if kept is not None or before is not None:
+            self._tell(key)
+        return version
+
+    def _tell(self, key: str) -> None:
+        if self._changed is not None:
+            self._changed(key)
+
+
+def _identity(item: Any) -> tuple[str, str]:
+    """Return key and resourceVersion of an object."""
+    metadata = item.get("metadata") if isinstance(item, dict) else None
+    if not isinstance(metadata, dict):
+        raise PlatformError("an object without metadata")
+    return f"{metadata.get('namespace', '')}/{metadata.get('name', '')}", str(
+        metadata.get("resourceVersion", "")
+    )
+
+
+def _delays() -> Iterator[float]:
+    """Give the seconds before each further try: doubled each time, and drawn by lot from half of it on."""
+    for attempt in count():
+        delay = min(FIRST_DELAY * 2 ** min(attempt, 16), LONGEST_DELAY)
+        yield delay * random.uniform(0.5, 1.0)  # noqa: S311
+
+
+def _whole(what: str, response: urllib3.BaseHTTPResponse, end: float) -> bytes:
+    """Read a body, however slowly it comes, until ``end`` at the latest."""
+    parts = []
+    try:
+        while part := response.read1(_CHUNK):
+            parts.append(part)
+            if time.monotonic() > end:
+                raise UnreachableError(f"{what}: the answer was not complete in time")
+    except HTTPError as error:
+        raise UnreachableError(f"{what}: {brief(error)}") from error
+    finally:
+        # Read to its end, the connection is back in the pool by now; otherwise it is of no use any more.
+        response.close()
+    return b"".join(parts)
+
+
+def _document(what: str, text: bytes) -> Document:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise PlatformError(f"{what}: not JSON: {text[:80]!r}") from error
+    if not isinstance(found, dict):
+        raise PlatformError(f"{what}: not an object")
+    return found
+
+
+def _refusal(what: str, response: urllib3.BaseHTTPResponse, body: bytes) -> ApiError:
+    try:
+        status = json.loads(body)
+    except ValueError:
+        status = None
+    if not isinstance(status, dict):
+        status = {"message": body[:120].decode(errors="replace").strip()}
+    after = response.headers.get("Retry-After", "")
+    return _error(what, response.status, status, float(after) if after.isdecimal() else None)
+
+
+def _error(what: str, code: int, status: Document, retry_after: float | None) -> ApiError:
+    """Return the error for a Status object of the API."""
+    reason, message = str(status.get("reason", "")), str(status.get("message", ""))[:300]
+    kind = _KINDS.get(code, ApiError)
+    return kind(f"{what}: status {code} {reason}: {message}", code, reason, retry_after)
+
+
+def _loaded(kubeconfig: str | None, context: str | None) -> tuple[Configuration, str]:
+    """Return credentials and address, and the namespace that they belong to."""
+    configuration = Configuration()
+    try:
+        if kubeconfig is None and context is None:
+            with suppress(ConfigException):
+                load_incluster_config(client_configuration=configuration)
+                return configuration, _own_namespace()
+        load_kube_config(kubeconfig, context, client_configuration=configuration, persist_config=False)
+        contexts, active = list_kube_config_contexts(kubeconfig)
+        chosen = next((each for each in contexts if each["name"] == context), active)
+        return configuration, str(chosen["context"].get("namespace") or "default")
+    except Exception as error:  # whatever the package, its YAML reader and a broken file come to
+        where = kubeconfig or "neither a pod's service account nor KUBECONFIG nor ~/.kube/config"
+        raise ConfigError([f"platform.kubeconfig: {where}: {' '.join(str(error).split())[:200]}"]) from None
+
+
+def _own_namespace() -> str:
+    try:
+        return _NAMESPACE_FILE.read_text(encoding="utf-8").strip() or "default"
+    except OSError:
+        return "default"
