@@ -17,9 +17,12 @@ service's. So its decisions are made from the signals of all its revisions toget
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+
+from slo_autoscaler.config import parse_duration
 
 Json = Mapping[str, Any]
 
@@ -62,6 +65,9 @@ class Share:
 
 
 UNROUTED: Final = Share(None, None)
+
+CONFIG_MAP: Final = "config-autoscaler"
+CONFIG_NAMESPACE: Final = "knative-serving"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +137,36 @@ def key_of(of: Json) -> Key:
 
 def count(text: str | None) -> int | None:
     """Read a count as Knative does; None for what it would have refused, or is not there."""
-    return int(text) if text is not None and text.isascii() and text.isdecimal() else None
+    return int(text) if isinstance(text, str) and text.isascii() and text.isdecimal() else None
+
+
+def defaults_of(config_map: Json) -> Defaults:
+    """Return what config-autoscaler says; what it does not say, or says wrongly, is Knative's default."""
+    data = config_map.get("data") or {}
+    usual = Defaults()
+
+    def whole(key: str, default: int) -> int:
+        found = count(data.get(key))
+        return default if found is None else found
+
+    try:
+        grace = parse_duration(data.get("scale-to-zero-grace-period", usual.grace_period))
+    except ValueError:
+        grace = usual.grace_period
+    return Defaults(
+        class_name=data.get("pod-autoscaler-class") or usual.class_name,
+        min_scale=whole("min-scale", usual.min_scale),
+        max_scale=whole("max-scale", usual.max_scale),
+        initial_scale=whole("initial-scale", usual.initial_scale),
+        scale_to_zero=str(data.get("enable-scale-to-zero", "true")).lower() == "true",
+        grace_period=grace,
+    )
+
+
+def version_of(config_map: Json) -> tuple[int, int] | None:
+    """Return Knative's version, which its releases write on everything they install; None if it is no release."""
+    match = re.match(r"v?(\d+)\.(\d+)", label(config_map, "app.kubernetes.io/version") or "")
+    return None if match is None else (int(match[1]), int(match[2]))
 
 
 def min_scale(of: Json, defaults: Defaults) -> int:

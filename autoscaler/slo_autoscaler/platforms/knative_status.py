@@ -2,7 +2,7 @@
 
 Owns the conditions, the status and the body of the ServerlessService, as Knative's own reconcilers write them
 (knative/serving 1.23: pkg/apis/autoscaling/v1alpha1/pa_lifecycle.go, pkg/reconciler/autoscaling/hpa and kpa;
-knative/pkg apis/condition_set.go). ``knative_class`` writes them to the API.
+knative/pkg apis/condition_set.go). ``knative`` writes them to the API.
 
 The rules that are easily broken:
 
@@ -223,11 +223,12 @@ def conditions(before: Iterable[Json], verdicts: Mapping[str, Verdict], now: flo
     A condition keeps its time as long as nothing else of it changes; our own information goes when there is no
     verdict on it.
     """
-    present = {str(each.get("type")): dict(each) for each in before}
-    present.pop(TO_ZERO, None) if TO_ZERO not in verdicts else None
-    after = present | {
-        kind: _condition(kind, verdict, present.get(kind), now) for kind, verdict in verdicts.items()
+    present = {
+        str(each.get("type")): each for each in before if each.get("type") != TO_ZERO or TO_ZERO in verdicts
     }
+    after: dict[str, dict[str, Any]] = {kind: dict(each) for kind, each in present.items()}
+    for kind, verdict in verdicts.items():
+        after[kind] = _condition(kind, verdict, present.get(kind), now)
     after[READY] = _condition(READY, _happiness(after), present.get(READY), now)
     return [after[kind] for kind in sorted(after)]
 
