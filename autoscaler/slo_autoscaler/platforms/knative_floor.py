@@ -6,7 +6,10 @@ second and makes no new Revision of it (Knative 1.21 and later).
 
 The user's own ``min-scale`` is never lowered. It is given back when the floor is not above it any more, when the
 revision is not asked to have a floor any more, and when no route names it, so that it can go to zero. Who changes
-``min-scale`` by hand meanwhile has set their own.
+``min-scale`` by hand meanwhile has set their own. A floor of one is none: whether the last replica goes is for
+Knative and the user's ``min-scale`` to say.
+
+What is sized here is the floor: it is the count that a decision starts from and changes. Knative may hold more.
 """
 
 from collections.abc import Iterable
@@ -49,39 +52,47 @@ def takes_part(revision: Json) -> bool:
 
 
 def revision_of(revision: Json, share: Share, defaults: Defaults) -> Revision:
-    """Return what scaling needs to know of a Revision; ``least`` is the user's own lower bound."""
+    """Return what scaling needs to know of a Revision.
+
+    ``least`` is the user's own lower bound, ``replicas`` the floor in force: 1 where there is none, 0 while it is
+    at zero.
+    """
     namespace, name = key_of(revision)
     state = revision.get("status") or {}
+    wanted, ready_replicas = state.get("desiredReplicas") or 0, state.get("actualReplicas") or 0
     ready = any(
         each.get("type") == "Ready" and each.get("status") == "True" for each in state.get("conditions") or ()
     )
-    own = _with_own(revision)
     return Revision(
         namespace=namespace,
         name=name,
         service=service_of(revision),
         generation=generation_of(revision),
         share=share,
-        least=min_scale(own, defaults),
+        least=min_scale(_with_own(revision), defaults),
         most=max_scale(revision, defaults),
         start=initial_scale(revision, defaults),
         started=ready,
-        replicas=int(state.get("desiredReplicas") or 0),
-        ready=int(state.get("actualReplicas") or 0),
+        replicas=max(1, min_scale(revision, defaults)) if wanted or ready_replicas else 0,
+        ready=int(ready_replicas),
         rests=share == UNROUTED or not takes_part(revision),
     )
 
 
-def floors(revisions: Iterable[Revision], wanted: int) -> dict[Key, int]:
-    """Return the floor of each revision of one service, of which ``wanted`` replicas were decided; 0: none."""
+def floors(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
+    """Return the floor of each revision of one service; 0: none.
+
+    ``wanted`` is what was decided for the service; None: nothing yet, and its main revision keeps what it has.
+    """
     members = list(revisions)
     if not members:
         return {}
-    main = main_of(members).key
+    main = main_of(members)
+    whole = main.replicas if wanted is None else wanted
     return {
         each.key: 0
         if each.rests
-        else _at_most(wanted if each.key == main else part(wanted, each.share.most), each.most)
+        else _at_most(whole if each.key == main.key else part(whole, each.share.most), each.most)
         for each in members
     }
 
@@ -93,7 +104,7 @@ def change(revision: Json, floor: int, defaults: Defaults) -> dict[str, Any] | N
     """
     held, own = _held(revision), _own(revision)
     annotations: dict[str, str | None]
-    if floor > min_scale(_with_own(revision), defaults):
+    if floor > max(1, min_scale(_with_own(revision), defaults)):
         annotations = {MIN_SCALE: str(floor), GIVEN: str(floor), OWN: own or ""}
     elif annotation(revision, GIVEN) is None and annotation(revision, OWN) is None:
         return None

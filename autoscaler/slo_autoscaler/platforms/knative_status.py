@@ -96,13 +96,8 @@ ZERO_REFUSED: Final = Verdict(
 )
 
 
-def revision_of(
-    pa: Json, deployment: Json, share: Share, defaults: Defaults, now: float, *, superseded: bool = False
-) -> Revision:
-    """Return the revision that a PodAutoscaler of our class and its Deployment describe.
-
-    ``superseded``: there is a newer one of the same service that has started. ``now`` is Unix seconds.
-    """
+def revision_of(pa: Json, deployment: Json, share: Share, defaults: Defaults, *, rests: bool) -> Revision:
+    """Return the revision that a PodAutoscaler of our class and its Deployment describe."""
     namespace, name = key_of(pa)
     replicas = deployment.get("spec", {}).get("replicas")
     least = min_scale(pa, defaults)
@@ -118,7 +113,7 @@ def revision_of(
         started=has_started(pa),
         replicas=1 if replicas is None else int(replicas),
         ready=int(deployment.get("status", {}).get("readyReplicas") or 0),
-        rests=rests(pa, share, defaults, now, superseded=superseded) is not None,
+        rests=rests,
     )
 
 
@@ -129,6 +124,8 @@ def has_started(pa: Json) -> bool:
 
 def rests(pa: Json, share: Share, defaults: Defaults, now: float, *, superseded: bool) -> Verdict | None:
     """Return why a revision is to have no replicas, or None: it is to have some.
+
+    ``superseded``: there is a newer one of the same service that has started. ``now`` is Unix seconds.
 
     Knative calls a revision unreachable when no route names it, but also when all its replicas fail; so what the
     routes say is asked too, lest a routed function goes to zero because it crashes. While a route is slow to say

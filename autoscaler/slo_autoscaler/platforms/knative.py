@@ -1,0 +1,502 @@
+"""Knative Serving, in two ways: as an autoscaler class of our own, or as a floor under Knative's own autoscaler.
+
+Owns the threads' steps and what they write; the rules are ``knative_revisions``', ``knative_status``' and
+``knative_floor``'s. A function is a Service: ``<service>.<namespace>`` (``knative_revisions`` says why). What this
+module minds:
+
+- Scaling comes first and has a thread of its own. Writes of a status pass Knative's webhook, which may let each of
+  them wait for its timeout when it is away; the scale subresource does not pass it.
+- Nothing is kept that the cluster does not know: what was decided last is a memory for the time between two
+  decisions, and without it the count that is there stands.
+- Only the leader writes, and nothing is written before ``attach``: without it (a dry run) this only reads.
+- A count is written with the version of the Deployment that it was decided on, so a write that was held up
+  somewhere and comes late, when another leader has written, fails.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from slo_autoscaler.config import KnativeConfig
+from slo_autoscaler.errors import ConflictError, FunctionGoneError, NotFoundError, PlatformError
+from slo_autoscaler.leader import Leader
+from slo_autoscaler.model import Scale
+from slo_autoscaler.platforms import knative_floor, knative_status
+from slo_autoscaler.platforms.knative_cluster import (
+    DEPLOYMENTS,
+    POD_AUTOSCALERS,
+    REVISIONS,
+    ROUTES,
+    SERVICES,
+    Given,
+    Loop,
+    Objects,
+    Settings,
+    Writes,
+    api_of,
+    lean,
+    lean_deployment,
+    lean_revision,
+    lean_route,
+    version_number,
+)
+from slo_autoscaler.platforms.knative_revisions import (
+    CLASS_ANNOTATION,
+    SERVING,
+    UNROUTED,
+    Json,
+    Key,
+    Revision,
+    annotation,
+    generation_of,
+    key_of,
+    main_of,
+    newest,
+    plan,
+    service_of,
+    shares,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class _Nobody:
+    """Leads never: until somebody else is attached, nothing is written."""
+
+    def leads(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A revision of our class, with the objects that say what it is."""
+
+    autoscaler: Json
+    service: Json | None
+    deployment: Json
+    revision: Revision
+    rest: knative_status.Verdict | None
+
+
+class KnativeClass:
+    """The autoscaler class slo.tailbound.dev: every PodAutoscaler that names it is ours alone."""
+
+    def __init__(self, config: KnativeConfig) -> None:
+        """Begin to watch at once; raises ``ConfigError`` if there are no credentials."""
+        self._config = config
+        self._leader: Leader = _Nobody()
+        self._api = api_of(config, kinds=4)
+        self._settings = Settings(self._api)
+        self._given = Given()
+        self._wanted: dict[str, int] = {}
+        """What was decided last for each function."""
+        self._scaling, self._telling = Loop("knative scale", self.rescale), Loop("knative status", self.tell)
+        self._scale_writes, self._status_writes = Writes("scale"), Writes("status")
+        self._told: dict[Key, str] = {}
+        """The version of each PodAutoscaler to which its present status was the answer."""
+        self._autoscalers = Objects(self._api, POD_AUTOSCALERS, config, self._wake, lean=lean)
+        self._services = Objects(self._api, SERVICES, config, self._telling.wake, lean=lean)
+        self._deployments = Objects(
+            self._api,
+            DEPLOYMENTS,
+            config,
+            self._wake,
+            lean=lean_deployment,
+            labelled=SERVING + "revision",
+        )
+        self._routes = Objects(self._api, ROUTES, config, self._wake, lean=lean_route)
+
+    def attach(self, leader: Leader) -> None:
+        """Begin to act, whenever ``leader`` leads."""
+        self._leader = leader
+        self._scaling.start()
+        self._telling.start()
+
+    def scales(self) -> dict[str, Scale | PlatformError]:
+        """Return replicas and bounds of every Service that has a revision of our class."""
+        return {
+            name: self._scale(main_of(each.revision for each in members))
+            for name, members in self._functions().items()
+        }
+
+    def scale(self, function_name: str) -> Scale:
+        """Return replicas and bounds of one."""
+        return self._scale(main_of(each.revision for each in self._members(function_name)))
+
+    def set_scale(self, function_name: str, replicas: int) -> None:
+        """Scale the main revision now, the others with the next pass.
+
+        0 becomes 1: nothing would wake it. Raises ``PlatformError``, also when this is not the leader.
+        """
+        if not self._leader.leads():
+            raise PlatformError(f"{function_name}: not the leader")
+        members = self._members(function_name)
+        wanted = max(1, replicas)
+        targets = plan([each.revision for each in members], wanted)
+        main = main_of(each.revision for each in members).key
+        (member,) = [each for each in members if each.revision.key == main]
+        before = self._wanted.get(function_name)
+        self._wanted[function_name] = wanted
+        try:
+            self._write(member, targets[main])
+        except PlatformError:
+            # Not decided, then: the next decision is made from what is there.
+            if before is None:
+                self._wanted.pop(function_name, None)
+            else:
+                self._wanted[function_name] = before
+            raise
+        self._scaling.wake()
+
+    def close(self) -> None:
+        """Give up threads, watches and connections; the revisions stay as they are."""
+        for loop in (self._scaling, self._telling):
+            loop.close()
+        for objects in (self._autoscalers, self._services, self._deployments, self._routes):
+            objects.close()
+        self._api.close()
+
+    def rescale(self) -> None:
+        """Give every revision its count, as far as it does not have it: the step of the scaling thread."""
+        if not self._leads() or self._scale_writes.resting():
+            return
+        functions = self._functions()
+        self._wanted = {name: count for name, count in self._wanted.items() if name in functions}
+        members = {each.revision.key: each for group in functions.values() for each in group}
+        self._given.forget(members)
+        targets = self._targets(functions)
+        for key in self._scale_writes.order(members):
+            member, target = members[key], targets[key]
+            if member.rest is not None and self._may_go(member):
+                target = 0
+            if target == member.revision.replicas:
+                continue
+            if not self._leads() or not self._scale_writes.try_(key, self._writing(member, target)):
+                return
+
+    def tell(self) -> None:
+        """Keep every ServerlessService and every status: the step of the status thread."""
+        if not self._leads() or self._status_writes.resting():
+            return
+        functions = self._functions()
+        members = {each.revision.key: each for group in functions.values() for each in group}
+        targets = self._targets(functions)
+        self._told = {key: version for key, version in self._told.items() if key in members}
+        for key in self._status_writes.order(members):
+            member = members[key]
+            for write in (self._service_write(member), self._status_write(member, targets[key])):
+                if write is None:
+                    continue
+                if not self._leads() or not self._status_writes.try_(key, write):
+                    return
+
+    def _leads(self) -> bool:
+        leads = self._leader.leads()
+        if not leads:
+            # Another one decides now; what it decides is seen in the counts.
+            self._wanted.clear()
+        return leads
+
+    def _wake(self, _key: str) -> None:
+        self._scaling.wake()
+        self._telling.wake()
+
+    def _functions(self) -> dict[str, list[_Member]]:
+        """Return the members of every function; raises ``PlatformError`` if they are not known to be current."""
+        autoscalers = self._autoscalers.items()
+        services, deployments = self._services.items(), self._deployments.items()
+        routed = shares(self._routes.items().values(), newest(autoscalers.values()))
+        defaults, now = self._settings.defaults(), time.time()
+        started = _newest_started(autoscalers.values())
+        functions: dict[str, list[_Member]] = {}
+        for key, autoscaler in autoscalers.items():
+            if annotation(autoscaler, CLASS_ANNOTATION) != knative_status.CLASS:
+                continue
+            if autoscaler["metadata"].get("deletionTimestamp") is not None:
+                continue
+            deployment = deployments.get((key[0], autoscaler["spec"]["scaleTargetRef"]["name"]))
+            if deployment is None:
+                continue  # the watches are not in step: it is there before its PodAutoscaler
+            share = routed.get(key, UNROUTED)
+            superseded = started.get((key[0], service_of(autoscaler)), 0) > generation_of(autoscaler)
+            rest = knative_status.rests(autoscaler, share, defaults, now, superseded=superseded)
+            revision = knative_status.revision_of(
+                autoscaler, self._current(deployment), share, defaults, rests=rest is not None
+            )
+            member = _Member(autoscaler, services.get(key), deployment, revision, rest)
+            functions.setdefault(revision.function_name, []).append(member)
+        return functions
+
+    def _targets(self, functions: Mapping[str, Iterable[_Member]]) -> dict[Key, int]:
+        """Return the count of every revision, by what was decided for its function."""
+        return {
+            key: target
+            for name, members in functions.items()
+            for key, target in plan([each.revision for each in members], self._wanted.get(name)).items()
+        }
+
+    def _members(self, function_name: str) -> list[_Member]:
+        members = self._functions().get(function_name)
+        if not members:
+            raise FunctionGoneError(f"{function_name}: no revision of the class {knative_status.CLASS}")
+        return members
+
+    def _current(self, deployment: Json) -> Json:
+        """Return the Deployment with the count that was written, where the watch does not know it yet."""
+        replicas = deployment["spec"].get("replicas")
+        shown = 1 if replicas is None else int(replicas)
+        return {**deployment, "spec": {"replicas": self._given.count(key_of(deployment), deployment, shown)}}
+
+    def _scale(self, main: Revision) -> Scale:
+        return Scale(
+            desired=main.replicas,
+            available=main.ready,
+            min=main.least or None,
+            max=main.most,
+            cap=self._config.cap,
+        )
+
+    def _may_go(self, member: _Member) -> bool:
+        return knative_status.may_go(
+            member.autoscaler, member.service, self._settings.defaults(), time.time()
+        )
+
+    def _writing(self, member: _Member, target: int) -> Any:
+        return lambda: self._write(member, target)
+
+    def _write(self, member: _Member, target: int) -> None:
+        """Scale a Deployment, unless somebody else has since it was looked at."""
+        revision = member.revision
+        if target == revision.replicas:
+            return
+        key = key_of(member.deployment)
+        path = DEPLOYMENTS.path(*key, "scale")
+        version = self._given.version(key, member.deployment)
+        try:
+            answer = self._api.patch(path, _count(version, target))
+        except ConflictError:
+            # Most often only the status has changed.
+            found = self._api.get(path)
+            if (found.get("spec") or {}).get("replicas", 0) != revision.replicas:
+                raise
+            answer = self._api.patch(path, _count(found["metadata"]["resourceVersion"], target))
+        except NotFoundError as error:
+            raise FunctionGoneError(str(error)) from error
+        self._given.note(key, answer, target)
+        logger.info("%s/%s: scaled from %d to %d", *revision.key, revision.replicas, target)
+        self._telling.wake()
+
+    def _service_write(self, member: _Member) -> Any:
+        """Return what makes or changes the ServerlessService; None if it is as it should be."""
+        autoscaler, service = member.autoscaler, member.service
+        mode = "Serve" if member.rest is None else "Proxy"
+        namespace, name = member.revision.key
+        if service is None:
+            body = knative_status.service_body(autoscaler, mode)
+            return lambda: self._api.create(SERVICES.path(namespace), body, patient=False)
+        if not knative_status.is_owned(service, autoscaler):
+            return None
+        change = knative_status.service_change(service, autoscaler, mode)
+        if change is None:
+            return None
+        return lambda: self._api.patch(SERVICES.path(namespace, name), change, patient=False)
+
+    def _status_write(self, member: _Member, target: int) -> Any:
+        """Return what brings the status up to date; None if it is."""
+        autoscaler, key = member.autoscaler, member.revision.key
+        version = autoscaler["metadata"].get("resourceVersion", "")
+        if self._told.get(key) == version:
+            return None  # it was answered already, and the watch has not told yet
+        wanted = knative_status.status(
+            autoscaler,
+            member.service,
+            member.revision,
+            member.revision.replicas if member.rest is not None else target,
+            member.rest,
+            time.time(),
+            failed=member.service is None and self._status_writes.fails(key),
+        )
+        if wanted == autoscaler.get("status"):
+            return None
+        body = {"metadata": {"resourceVersion": version}, "status": wanted}
+
+        def write() -> None:
+            self._api.patch(POD_AUTOSCALERS.path(*key, "status"), body, patient=False)
+            self._told[key] = version
+
+        return write
+
+
+class KnativeFloor:
+    """A floor from forecast and capacity, for revisions that Knative's own autoscaler keeps."""
+
+    def __init__(self, config: KnativeConfig) -> None:
+        """Begin to watch at once; raises ``ConfigError`` if there are no credentials."""
+        self._config = config
+        self._leader: Leader = _Nobody()
+        self._api = api_of(config, kinds=2)
+        self._settings = Settings(self._api)
+        self._given: dict[Key, Json] = {}
+        """Revisions as the API answered, until the watch tells of them."""
+        self._lock = threading.Lock()
+        self._wanted: dict[str, int] = {}
+        self._loop, self._writes = Loop("knative floor", self.give), Writes("floor")
+        self._revisions = Objects(self._api, REVISIONS, config, self._loop.wake, lean=lean_revision)
+        self._routes = Objects(self._api, ROUTES, config, self._loop.wake, lean=lean_route)
+
+    def attach(self, leader: Leader) -> None:
+        """Begin to act, whenever ``leader`` leads."""
+        self._leader = leader
+        self._loop.start()
+
+    def scales(self) -> dict[str, Scale | PlatformError]:
+        """Return floor, replicas and bounds of every Service that asks for a floor."""
+        return {
+            name: self._scale(main_of(members.values()))
+            for name, members in self._functions().items()
+            if not all(member.rests for member in members.values())
+        }
+
+    def scale(self, function_name: str) -> Scale:
+        """Return floor, replicas and bounds of one."""
+        return self._scale(main_of(self._members(function_name).values()))
+
+    def set_scale(self, function_name: str, replicas: int) -> None:
+        """Give the main revision its floor now, the others theirs with the next pass."""
+        if not self._leader.leads():
+            raise PlatformError(f"{function_name}: not the leader")
+        members = self._members(function_name)
+        main = main_of(members.values()).key
+        change = self._change(main, knative_floor.floors(members.values(), replicas)[main])
+        if change is not None:
+            try:
+                self._write(main, change)
+            except ConflictError as error:
+                raise PlatformError(f"{function_name}: changed at the same moment: {error}") from error
+        self._wanted[function_name] = replicas
+        self._loop.wake()
+
+    def close(self) -> None:
+        """Give up the thread, watches and connections; the floors stay, so that a restart is no dip."""
+        self._loop.close()
+        for objects in (self._revisions, self._routes):
+            objects.close()
+        self._api.close()
+
+    def give(self) -> None:
+        """Give every revision its floor, or its user's own minimum back: the step of the thread."""
+        if not self._leader.leads():
+            self._wanted.clear()
+            return
+        if self._writes.resting():
+            return
+        functions = self._functions()
+        self._wanted = {name: count for name, count in self._wanted.items() if name in functions}
+        floors = {
+            key: floor
+            for name, members in functions.items()
+            for key, floor in knative_floor.floors(members.values(), self._wanted.get(name)).items()
+        }
+        for key in self._writes.order(floors):
+            change = self._change(key, floors[key])
+            if change is None:
+                continue
+            if not self._leader.leads() or not self._writes.try_(key, self._writing(key, change)):
+                return
+
+    def _functions(self) -> dict[str, dict[Key, Revision]]:
+        """Return the revisions of every function that has, or had, a floor."""
+        self._check_version()
+        revisions = self._current()
+        routed = shares(self._routes.items().values(), newest(revisions.values()))
+        defaults = self._settings.defaults()
+        functions: dict[str, dict[Key, Revision]] = {}
+        for key, each in revisions.items():
+            asks = knative_floor.takes_part(each) or annotation(each, knative_floor.GIVEN) is not None
+            if asks and annotation(each, CLASS_ANNOTATION) != knative_status.CLASS:
+                revision = knative_floor.revision_of(each, routed.get(key, UNROUTED), defaults)
+                functions.setdefault(revision.function_name, {})[key] = revision
+        return functions
+
+    def _members(self, function_name: str) -> dict[Key, Revision]:
+        members = self._functions().get(function_name)
+        if not members:
+            raise FunctionGoneError(f"{function_name}: no revision with the annotation {knative_floor.OPT_IN}")
+        return members
+
+    def _check_version(self) -> None:
+        version = self._settings.version()
+        if version is not None and version < knative_floor.LEAST_VERSION:
+            least = ".".join(map(str, knative_floor.LEAST_VERSION))
+            found = ".".join(map(str, version))
+            raise PlatformError(f"platform.mode: floor needs Knative {least} or later; this is {found}")
+
+    def _current(self) -> Mapping[Key, Json]:
+        """Return all Revisions, with what was written where the watch does not know it yet."""
+        revisions = self._revisions.items()
+        with self._lock:
+            self._given = {
+                key: given
+                for key, given in self._given.items()
+                if key in revisions and _is_older(revisions[key], given)
+            }
+            return revisions | self._given
+
+    def _change(self, key: Key, floor: int) -> dict[str, Any] | None:
+        revision = self._current().get(key)
+        if revision is None:
+            return None
+        return knative_floor.change(revision, floor, self._settings.defaults())
+
+    def _writing(self, key: Key, change: dict[str, Any]) -> Any:
+        return lambda: self._write(key, change)
+
+    def _write(self, key: Key, change: dict[str, Any]) -> None:
+        answer = self._api.patch(REVISIONS.path(*key), change, patient=False)
+        with self._lock:
+            self._given[key] = lean_revision(answer)
+        annotations = change["metadata"]["annotations"]
+        given = annotations.get(knative_floor.GIVEN)
+        logger.info("%s/%s: %s", *key, f"floor {given}" if given else "min-scale is the user's own again")
+
+    def _scale(self, main: Revision) -> Scale:
+        return Scale(
+            desired=main.replicas,
+            available=main.ready,
+            min=main.least or None,
+            max=main.most,
+            cap=self._config.cap,
+        )
+
+
+Knative = KnativeClass | KnativeFloor
+
+
+def knative(config: KnativeConfig) -> Knative:
+    """Return the platform for the configured mode; raises ``ConfigError``."""
+    return KnativeFloor(config) if config.mode == "floor" else KnativeClass(config)
+
+
+def _newest_started(autoscalers: Iterable[Json]) -> dict[Key, int]:
+    """Return {(namespace, service): generation of its newest revision that has started}."""
+    found: dict[Key, int] = {}
+    for each in autoscalers:
+        if knative_status.has_started(each):
+            service = key_of(each)[0], service_of(each)
+            found[service] = max(found.get(service, 0), generation_of(each))
+    return found
+
+
+def _count(version: str | None, replicas: int) -> dict[str, Any]:
+    return {"metadata": {"resourceVersion": version}, "spec": {"replicas": replicas}}
+
+
+def _is_older(one: Json, other: Json) -> bool:
+    first, second = version_number(one), version_number(other)
+    return first is not None and second is not None and first < second
