@@ -35,6 +35,7 @@ from slo_autoscaler.platforms.knative_cluster import (
     Loop,
     Objects,
     Settings,
+    Wishes,
     Writes,
     api_of,
     lean,
@@ -94,8 +95,7 @@ class KnativeClass:
         self._api = api_of(config, kinds=4)
         self._settings = Settings(self._api)
         self._given = Given()
-        self._wanted: dict[str, int] = {}
-        """What was decided last for each function."""
+        self._wishes = Wishes()
         self._scaling, self._telling = Loop("knative scale", self.rescale), Loop("knative status", self.tell)
         self._scale_writes, self._status_writes = Writes("scale"), Writes("status")
         self._told: dict[Key, str] = {}
@@ -141,16 +141,12 @@ class KnativeClass:
         targets = plan([each.revision for each in members], wanted)
         main = main_of(each.revision for each in members).key
         (member,) = [each for each in members if each.revision.key == main]
-        before = self._wanted.get(function_name)
-        self._wanted[function_name] = wanted
+        # First, lest the scaling thread undoes in between what is written here.
+        before = self._wishes.put(function_name, wanted)
         try:
             self._write(member, targets[main])
         except PlatformError:
-            # Not decided, then: the next decision is made from what is there.
-            if before is None:
-                self._wanted.pop(function_name, None)
-            else:
-                self._wanted[function_name] = before
+            self._wishes.put(function_name, before)
             raise
         self._scaling.wake()
 
@@ -167,9 +163,9 @@ class KnativeClass:
         if not self._leads() or self._scale_writes.resting():
             return
         functions = self._functions()
-        self._wanted = {name: count for name, count in self._wanted.items() if name in functions}
+        self._wishes.keep(functions)
         members = {each.revision.key: each for group in functions.values() for each in group}
-        self._given.forget(members)
+        self._given.forget(key_of(member.deployment) for member in members.values())
         targets = self._targets(functions)
         for key in self._scale_writes.order(members):
             member, target = members[key], targets[key]
@@ -200,7 +196,7 @@ class KnativeClass:
         leads = self._leader.leads()
         if not leads:
             # Another one decides now; what it decides is seen in the counts.
-            self._wanted.clear()
+            self._wishes.keep(())
         return leads
 
     def _wake(self, _key: str) -> None:
@@ -238,7 +234,7 @@ class KnativeClass:
         return {
             key: target
             for name, members in functions.items()
-            for key, target in plan([each.revision for each in members], self._wanted.get(name)).items()
+            for key, target in plan([each.revision for each in members], self._wishes.get(name)).items()
         }
 
     def _members(self, function_name: str) -> list[_Member]:
@@ -327,8 +323,9 @@ class KnativeClass:
         body = {"metadata": {"resourceVersion": version}, "status": wanted}
 
         def write() -> None:
-            self._api.patch(POD_AUTOSCALERS.path(*key, "status"), body, patient=False)
-            self._told[key] = version
+            answer = self._api.patch(POD_AUTOSCALERS.path(*key, "status"), body, patient=False)
+            if answer["metadata"].get("resourceVersion") != version:
+                self._told[key] = version
 
         return write
 
@@ -345,7 +342,7 @@ class KnativeFloor:
         self._given: dict[Key, Json] = {}
         """Revisions as the API answered, until the watch tells of them."""
         self._lock = threading.Lock()
-        self._wanted: dict[str, int] = {}
+        self._wishes = Wishes()
         self._loop, self._writes = Loop("knative floor", self.give), Writes("floor")
         self._revisions = Objects(self._api, REVISIONS, config, self._loop.wake, lean=lean_revision)
         self._routes = Objects(self._api, ROUTES, config, self._loop.wake, lean=lean_route)
@@ -379,7 +376,7 @@ class KnativeFloor:
                 self._write(main, change)
             except ConflictError as error:
                 raise PlatformError(f"{function_name}: changed at the same moment: {error}") from error
-        self._wanted[function_name] = replicas
+        self._wishes.put(function_name, replicas)
         self._loop.wake()
 
     def close(self) -> None:
@@ -392,16 +389,16 @@ class KnativeFloor:
     def give(self) -> None:
         """Give every revision its floor, or its user's own minimum back: the step of the thread."""
         if not self._leader.leads():
-            self._wanted.clear()
+            self._wishes.keep(())
             return
         if self._writes.resting():
             return
         functions = self._functions()
-        self._wanted = {name: count for name, count in self._wanted.items() if name in functions}
+        self._wishes.keep(functions)
         floors = {
             key: floor
             for name, members in functions.items()
-            for key, floor in knative_floor.floors(members.values(), self._wanted.get(name)).items()
+            for key, floor in knative_floor.floors(members.values(), self._wishes.get(name)).items()
         }
         for key in self._writes.order(floors):
             change = self._change(key, floors[key])

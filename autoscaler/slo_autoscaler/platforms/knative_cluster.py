@@ -7,7 +7,7 @@ scaling; the loops' steps are ``knative``'s.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from slo_autoscaler.config import KnativeConfig
@@ -156,6 +156,32 @@ def lean_route(item: Document) -> Json:
         "spec": {"traffic": (item.get("spec") or {}).get("traffic")},
         "status": {"traffic": (item.get("status") or {}).get("traffic")},
     }
+
+
+class Wishes:
+    """What was decided last for each function, between two decisions."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def get(self, function_name: str) -> int | None:
+        """Return the count, or None: nothing was decided yet."""
+        with self._lock:
+            return self._counts.get(function_name)
+
+    def put(self, function_name: str, replicas: int | None) -> int | None:
+        """Remember a count, or with None nothing; return what was remembered before."""
+        with self._lock:
+            before = self._counts.pop(function_name, None)
+            if replicas is not None:
+                self._counts[function_name] = replicas
+            return before
+
+    def keep(self, known: Collection[str]) -> None:
+        """Drop all but these functions'."""
+        with self._lock:
+            self._counts = {name: count for name, count in self._counts.items() if name in known}
 
 
 class Given:
