@@ -124,12 +124,20 @@ class KubeApi:
         """Seconds that a call may take with its retries."""
         return self._timeout
 
-    def get(self, path: str, query: Mapping[str, str] | None = None, *, patient: bool = True) -> Document:
+    def get(
+        self,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        *,
+        patient: bool = True,
+        within: float | None = None,
+    ) -> Document:
         """Return one object; raises ``PlatformError``, as all of these do.
 
-        ``patient`` waits and tries again, within the timeout, when the server is too busy (429, 5xx).
+        ``patient`` waits and tries again when the server is too busy (429, 5xx). All tries together take
+        ``within`` seconds, and the timeout at most.
         """
-        return self._request("GET", path, query, patient=patient)
+        return self._request("GET", path, query, patient=patient, within=within)
 
     def pages(self, path: str, query: Mapping[str, str] | None = None) -> Iterator[tuple[list[Document], str]]:
         """Give the objects of a list a page at a time, each with the list's resourceVersion."""
@@ -148,13 +156,19 @@ class KubeApi:
         return self._request("POST", path, None, body, patient=patient)
 
     def patch(
-        self, path: str, body: Any, content_type: str = MERGE_PATCH, *, patient: bool = True
+        self,
+        path: str,
+        body: Any,
+        content_type: str = MERGE_PATCH,
+        *,
+        patient: bool = True,
+        within: float | None = None,
     ) -> Document:
         """Change an object, or its subresource, and return it.
 
         With ``metadata.resourceVersion`` in the body, ``ConflictError`` if it is not that one any more.
         """
-        return self._request("PATCH", path, None, body, content_type, patient=patient)
+        return self._request("PATCH", path, None, body, content_type, patient=patient, within=within)
 
     def replace(self, path: str, body: Mapping[str, Any], *, patient: bool = True) -> Document:
         """Write a whole object; ``ConflictError`` if it has changed since it was read."""
@@ -185,10 +199,13 @@ class KubeApi:
         content_type: str = "application/json",
         *,
         patient: bool = True,
+        within: float | None = None,
     ) -> Document:
-        end = time.monotonic() + self._timeout
+        end = time.monotonic() + min(self._timeout, self._timeout if within is None else within)
         for delay in _delays():
-            left = max(0.001, end - time.monotonic())
+            left = end - time.monotonic()
+            if left <= 0:
+                raise UnreachableError(f"{method} {path}: no time is left for it")
             try:
                 response = self._open(method, path, query, body, content_type, left, left)
                 return _document(f"{method} {path}", _whole(f"{method} {path}", response, end))

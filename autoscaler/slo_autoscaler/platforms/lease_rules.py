@@ -1,0 +1,112 @@
+"""When a lease is free, whose it is, and how long its holder may act. [P]
+
+The law, after client-go's leader election: nobody compares clocks with anybody. A holder may act for a part of
+the lease's duration, counted on its own clock from just before it sent the renewal that was accepted. Anybody
+else waits until it has seen the same lease, unchanged, for the whole duration on *its* own clock, counted from
+just after it first saw it. The renewal was stored after the holder sent it and before the other saw it, so the
+holder has stopped when the other begins: however long either of them, or the network, stands still. Writes name
+the version that was read, so of two that take a free lease one fails.
+
+The last part of the duration is left for requests that the holder had sent before it stopped, and for clocks
+that do not run equally fast.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any
+
+from slo_autoscaler.config import LEASE_SHARE
+
+
+class Step(Enum):
+    """What to do about a lease."""
+
+    CREATE = "create"
+    TAKE = "take"
+    RENEW = "renew"
+    WAIT = "wait"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What the API says of a lease; equal only if nobody has written to it in between."""
+
+    version: str
+    holder: str
+    """Empty: nobody's."""
+    duration: float
+    acquired: str
+    transitions: int
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> "Lease":
+        """Read a Lease object (coordination.k8s.io/v1); what it does not say is as good as free."""
+        spec = document.get("spec") or {}
+        return cls(
+            version=str(document["metadata"]["resourceVersion"]),
+            holder=str(spec.get("holderIdentity") or ""),
+            duration=float(spec.get("leaseDurationSeconds") or 0),
+            acquired=str(spec.get("acquireTime") or ""),
+            transitions=int(spec.get("leaseTransitions") or 0),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A lease, and when it was first seen as it is."""
+
+    lease: Lease
+    since: float
+
+
+def sighted(before: Sighting | None, lease: Lease, now: float) -> Sighting:
+    """Return the sighting of a lease that has just been read; ``now`` is after the answer came."""
+    return before if before is not None and before.lease == lease else Sighting(lease, now)
+
+
+def next_step(sighting: Sighting | None, identity: str, duration: float, now: float) -> Step:
+    """Tell what ``identity`` may do; None: there is no lease yet."""
+    if sighting is None:
+        return Step.CREATE
+    lease = sighting.lease
+    if lease.holder == identity:
+        return Step.RENEW
+    if not lease.holder or now - sighting.since >= max(duration, lease.duration):
+        return Step.TAKE
+    return Step.WAIT
+
+
+def acts_until(sent: float, duration: float) -> float:
+    """Return until when the holder may act; ``sent`` is before it sent the write that was accepted."""
+    return sent + duration * (LEASE_SHARE - 1) / LEASE_SHARE
+
+
+def held(step: Step, lease: Lease | None, identity: str, duration: float, wall: datetime) -> dict[str, Any]:
+    """Return the spec that makes the lease ``identity``'s, or keeps it so; ``wall`` is for people to read."""
+    now = _text(wall)
+    taken = lease is not None and step is Step.TAKE
+    return {
+        "holderIdentity": identity,
+        "leaseDurationSeconds": int(duration),
+        "acquireTime": lease.acquired if lease is not None and step is Step.RENEW and lease.acquired else now,
+        "renewTime": now,
+        "leaseTransitions": 0 if lease is None else lease.transitions + taken,
+    }
+
+
+def released(lease: Lease, wall: datetime) -> dict[str, Any]:
+    """Return the spec by which a holder lets others lead at once."""
+    now = _text(wall)
+    return {
+        "leaseDurationSeconds": 1,
+        "acquireTime": now,
+        "renewTime": now,
+        "leaseTransitions": lease.transitions,
+    }
+
+
+def _text(wall: datetime) -> str:
+    """Return a time as the API's MicroTime."""
+    return wall.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
