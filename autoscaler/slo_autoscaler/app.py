@@ -6,6 +6,7 @@ Prometheus or the gateway; 2 the configuration or the command line is wrong.
 
 import argparse
 import gc
+import importlib
 import logging
 import os
 import signal
@@ -73,10 +74,10 @@ def load(flags: argparse.Namespace, environ: Mapping[str, str]) -> Config:
 def run(config: Config, *, once: bool, dry_run: bool, lock: str | None = None) -> int:
     """Build everything in the order in which it depends on each other, and reconcile.
 
-    With ``lock``, a file, only one of several autoscalers acts.
+    With ``lock``, a file, or with ``leader`` in the configuration, only one of several autoscalers acts.
     """
     with ExitStack() as closing:
-        leader: Leader = Alone() if lock is None else FileLock(lock)
+        leader = _leader(config, lock)
         closing.callback(leader.close)
         metrics = Metrics(CollectorRegistry())
         platform = build(config.platform)
@@ -114,6 +115,17 @@ def run(config: Config, *, once: bool, dry_run: bool, lock: str | None = None) -
         controller.run(stop)
         logger.info("stopped")
         return 0
+
+
+def _leader(config: Config, lock: str | None) -> Leader:
+    """Return by what it is known whether this autoscaler acts."""
+    if config.leader is None:
+        return Alone() if lock is None else FileLock(lock)
+    if lock is not None:
+        raise ConfigError([f"--lock {lock}: with leader.lease in the configuration there must be no lock"])
+    # Imported only where it is asked for: the Kubernetes client is large.
+    leader: Leader = importlib.import_module("slo_autoscaler.platforms.lease").candidate(config)
+    return leader
 
 
 def collect_seldom() -> None:

@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
@@ -23,6 +23,7 @@ from slo_autoscaler.metrics import Metrics
 from slo_autoscaler.model import Decision, Observation, Scale, TargetSpec, TargetState
 from slo_autoscaler.platforms import Platform
 from slo_autoscaler.restart import Past, warm
+from slo_autoscaler.rivals import BASELINE_ALERT, FEW, WITHIN, Rival
 from slo_autoscaler.shadow import Shadow, imagined
 from slo_autoscaler.sources import Source
 
@@ -32,6 +33,9 @@ _T = TypeVar("_T")
 
 MAX_BACKOFF: Final = 8
 """Reconciles that a function which keeps failing sits out at most."""
+
+ALERTS_INTERVAL: Final = 600.0
+"""Seconds between two looks at whether OpenFaaS' own scaler is at work."""
 
 ALIVE_INTERVALS: Final = 3
 """A loop that has finished no reconcile for so many intervals, and all its timeouts, counts as dead."""
@@ -58,6 +62,8 @@ class _Target:
     read_at: float = -1.0
     shadow: Shadow | None = None
     """What would be there, in shadow mode."""
+    rival: Rival = field(default_factory=Rival)
+    """What its replicas have done beside what we asked for."""
     failures: int = 0
     skip: int = 0
     """Reconciles to sit out."""
@@ -94,6 +100,11 @@ class Controller:
         self._past: dict[str, Past] | None = None
         self._recalled_at = 0.0
         self._complaints: dict[str, str] = {}
+        self._alerts_due = clocks.monotonic()
+        self._rivals: set[str] = set()
+        """Functions that somebody else scales too."""
+        self._warned: set[str] = set()
+        """Signs of another scaler that have been warned of; once is enough."""
         self._finished_at = clocks.monotonic()
         self._pool = ThreadPoolExecutor(config.platform.concurrency, thread_name_prefix="platform")
 
@@ -156,6 +167,7 @@ class Controller:
                 errors += self._failed(name, "read", scale)
                 continue
             target.scale = scale
+            self._watch_rival(name, target)
             try:
                 decision = self._decide(name, target, None if seen is None else seen.get(name), scale)
             except Exception as error:
@@ -168,6 +180,7 @@ class Controller:
             else:
                 self._succeeded(target, applied=target.spec.mode == "shadow")
         errors += self._act(wanted)
+        self._metrics.second_scaler("replicas", there=bool(self._rivals))
         self._finished_at = self._clocks.monotonic()
         self._metrics.reconciled(self._finished_at - began)
         return errors == 0
@@ -182,6 +195,8 @@ class Controller:
         self._complain("observe", None)
         if self._past is None:
             self._recall()
+        if self._config.platform.kind == "openfaas" and self._clocks.monotonic() >= self._alerts_due:
+            self._look_for_the_baseline()
         return seen, 0
 
     def _recall(self) -> None:
@@ -194,6 +209,44 @@ class Controller:
         except SourceError as error:
             logger.warning("no history from before the start, going on without: %s", error)
             self._past = {}
+
+    def _look_for_the_baseline(self) -> None:
+        """Look whether OpenFaaS' own scaler acts beside us; seldom, for it is a matter of installation."""
+        self._alerts_due = self._clocks.monotonic() + ALERTS_INTERVAL
+        try:
+            there = BASELINE_ALERT in self._source.alerts()
+        except SourceError as error:
+            logger.info("cannot tell whether OpenFaaS' own scaler is at work: %s", error)
+            return
+        self._metrics.second_scaler("alert", there=there)
+        if there and "alert" not in self._warned:
+            logger.warning(
+                "OpenFaaS' own scaler is at work: Prometheus sends the alert %s to an Alertmanager. Two scalers"
+                " cannot share a function; docs/install-openfaas.md says how to turn one off",
+                BASELINE_ALERT,
+            )
+            self._warned.add("alert")
+
+    def _watch_rival(self, name: str, target: _Target) -> None:
+        """Notice changes of a function's replicas that we have not asked for, while it is ours to scale."""
+        if target.scale is None or not target.scale.enabled or not self._acts(target.spec):
+            target.rival = Rival()
+            self._rivals.discard(name)
+            return
+        now = self._clocks.monotonic()
+        target.rival = target.rival.read(target.scale.desired, now)
+        if not target.rival.suspected(now):
+            self._rivals.discard(name)
+            return
+        if "replicas" not in self._warned:
+            logger.warning(
+                "%s: its replicas were changed %d times within %.0f s by somebody else: another scaler, such as"
+                " OpenFaaS' own or a HorizontalPodAutoscaler. Two scalers cannot share a function;"
+                " docs/install-openfaas.md says how to turn one off",
+                *(name, FEW, WITHIN),
+            )
+            self._warned.add("replicas")
+        self._rivals.add(name)
 
     def _scales(
         self, listing: Future[dict[str, Scale | PlatformError]], *, blind: bool
@@ -288,6 +341,8 @@ class Controller:
 
     def _act(self, wanted: Mapping[str, int]) -> int:
         """Ask the platform for all that is wanted, as far as ``timeout`` goes; return how much failed."""
+        for name, count in wanted.items():
+            self._targets[name].rival = self._targets[name].rival.asked(count)
         asking = {name: self._pool.submit(self._set_scale, name, count) for name, count in wanted.items()}
         errors = put_off = 0
         for name, result in self._results(asking):
@@ -376,6 +431,7 @@ class Controller:
 
     def _forget(self, name: str) -> None:
         self._targets.pop(name, None)
+        self._rivals.discard(name)
         self._metrics.forget(name)
         self._journal.forget(name)
 

@@ -18,6 +18,9 @@ from slo_autoscaler.shadow import Score
 PLACES: Final = ("discover", "observe", "read", "decide", "act", "reconcile")
 """Where a failure can be."""
 
+SIGNS: Final = ("alert", "replicas")
+"""By what a second scaler can be known."""
+
 INPUTS: Final = {
     "forecast": (
         "slo_autoscaler_forecast_requests_per_second",
@@ -77,6 +80,15 @@ class Metrics(Collector):
             "1 while this autoscaler may act, 0 while it stands by for another.",
             registry=registry,
         )
+        self._rival = Gauge(
+            "slo_autoscaler_second_scaler",
+            "1 while another scaler is at work on the same functions, by the sign of it: alert, OpenFaaS'"
+            " own alert is sent to somebody; replicas, they keep changing without being asked to.",
+            ["sign"],
+            registry=registry,
+        )
+        for sign in SIGNS:
+            self._rival.labels(sign)
         registry.register(self)
 
     def decided(
@@ -109,6 +121,10 @@ class Metrics(Collector):
     def leads(self, leading: bool) -> None:
         """Set whether this autoscaler may act."""
         self._leader.set(leading)
+
+    def second_scaler(self, sign: str, *, there: bool) -> None:
+        """Set whether a sign of another scaler is seen."""
+        self._rival.labels(sign).set(there)
 
     def collect(self) -> Iterator[Metric]:
         """Give the families of all functions, as prometheus-client asks for them."""

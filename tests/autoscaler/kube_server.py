@@ -346,7 +346,7 @@ class KubeServer:
         if target.plural == "deployments" and self.instantly_ready and replicas is not None:
             ready = {**(document.get("status") or {}), "readyReplicas": replicas}
             if ready != document.get("status"):
-                document = self._store(target, {**copy.deepcopy(document), "status": ready})
+                self._store(target, {**copy.deepcopy(document), "status": ready})
         return document
 
     def _remove(self, key: tuple[str, str, str]) -> Document:

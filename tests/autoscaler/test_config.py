@@ -111,6 +111,16 @@ def test_overrides_win_over_the_file_and_may_supply_what_it_lacks():
         ("functions: {a.fn: {zzz: 3}}", "functions.a.fn.zzz: unknown key; known here: policy, mode"),
         ("functions: {a.fn: 3}", "functions.a.fn: 3 must be a mapping of keys"),
         ("functions: {vision: {}}", "functions: 'vision' must be name.namespace"),
+        ("leader: {lease: {duration: 1.5}}", "leader.lease.duration: 1.5 must be whole seconds"),
+        ("leader: {lease: {duration: 0}}", "leader.lease.duration: 0 must be greater than 0"),
+        ("leader: {lease: {name: A_B}}", "leader.lease.name: 'A_B' String should match pattern"),
+        (
+            "leader: {lease: {renew_interval: 6s}}",
+            "leader.lease.renew_interval: '6s' must be at most a third of duration, 5s",
+        ),
+        ("leader: {lease: {duration: 9}}", "leader: lease.duration must be at least three times platform.ti"),
+        ("leader: {leese: {}}", "leader.leese: unknown key; did you mean lease?"),
+        ("leader: {lease: {period: 3s}}", "leader.lease.period: unknown key; known here: name, namespace,"),
         ("web: {port: 70000}", "web.port: 70000 must be less than or equal to 65535"),
         ("nonsense: 1", "nonsense: unknown key; known here: platform, prometheus, interval"),
     ],
@@ -142,7 +152,7 @@ def test_a_fault_is_named_with_file_key_value_and_rule(more, fault):
         ("1: 2", "platform: must be set"),
         (
             "platform: {gateway_url: http://g, kind: nomad}\nprometheus: {url: http://p}",
-            "platform.kind: 'nomad' must be 'openfaas'",
+            "platform.kind: 'nomad' must be one of openfaas, kubernetes, knative",
         ),
         (
             "platform: {gateway_url: http://g}\nprometheus: {url: http://p, window: 10s}",
@@ -172,6 +182,7 @@ _keys = st.sampled_from(
     [
         *("platform", "prometheus", "interval", "web", "defaults", "functions", "url", "gateway_url", "kind"),
         *("cap", "basic_auth", "namespaces", "window", "port", "scale_up", "scale_down", "max_step", "a.fn"),
+        *("leader", "lease", "duration", "renew_interval", "mode"),
     ]
 )
 _trees = st.recursive(
@@ -210,9 +221,67 @@ def test_durations_are_read_as_go_writes_them(text, seconds):
     assert parse_duration(text) == pytest.approx(seconds)
 
 
-def test_the_kinds_of_platform_that_the_configuration_knows_are_those_that_exist():
-    for kind in PLATFORMS:
-        assert Config.parse(MINIMAL, "x", {"platform.kind": kind}).platform.kind == kind
+@pytest.mark.parametrize("kind", PLATFORMS)
+def test_a_kind_of_platform_that_exists_can_be_configured(kind):
+    gateway = "gateway_url: http://g" if kind == "openfaas" else "namespaces: [shop]"
+    config = Config.parse(f"platform: {{kind: {kind}, {gateway}}}\nprometheus: {{url: http://p}}", "as.yaml")
+    assert config.platform.kind == kind
+
+
+KUBERNETES = """
+platform: {kind: kubernetes}
+prometheus: {url: "http://prometheus:9090"}
+"""
+
+
+def test_plain_kubernetes_needs_nothing_but_its_name():
+    platform = Config.parse(KUBERNETES, "as.yaml").platform
+    assert (platform.kubeconfig, platform.namespaces, platform.cap) == (None, None, None)
+    assert Config.parse(KUBERNETES, "as.yaml").target("a.shop").cap_retry == platform.cap_retry
+
+
+def test_a_gateway_is_overridden_where_there_is_one_only():
+    overrides = {"platform.gateway_url": "http://g:1"}
+    assert Config.parse(KUBERNETES, "as.yaml", overrides) == Config.parse(KUBERNETES, "as.yaml")
+
+
+@pytest.mark.parametrize(
+    ("platform", "fault"),
+    [
+        ("{kind: kubernetes, gateway_url: http://g}", "gateway_url: unknown key; known here: kind, kubeconfig"),
+        ("{kind: kubernetes, resink: 3}", "resink: unknown key; did you mean resync?"),
+        ("{kind: kubernetes, resync: 0}", "resync: 0 must be greater than 0"),
+        ("{kind: kubernetes, namespaces: []}", "namespaces: [] Tuple should have at least 1 item"),
+        ("{kind: knative, mode: kpa}", "mode: 'kpa' must be 'class' or 'floor'"),
+        ("{kind: 3}", "kind: 3 must be one of openfaas, kubernetes, knative"),
+        ("{kind: null}", "kind: None must be one of openfaas, kubernetes, knative"),
+        ("{openfaas: 3, gateway_url: http://g}", "openfaas: unknown key; known here: gateway_url"),
+    ],
+)
+def test_each_kind_of_platform_has_keys_of_its_own(platform, fault):
+    (line,) = faults(f"platform: {platform}\nprometheus: {{url: http://p}}")
+    assert line.startswith(f"as.yaml: platform.{fault}")
+
+
+def test_a_platform_that_is_no_mapping_is_named():
+    assert faults("platform: 3\nprometheus: {url: http://p}") == [
+        "as.yaml: platform: 3 must be a mapping of keys"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "fault"),
+    [
+        ("defaults: {scale_to_zero_after: 5m}", "defaults: scale_to_zero_after must be null: nothing wakes"),
+        (
+            "functions: {a.shop: {scale_to_zero_after: 5m}}",
+            "functions: a.shop: scale_to_zero_after must be null: nothing wakes",
+        ),
+    ],
+)
+def test_on_plain_kubernetes_nothing_goes_to_zero_for_nothing_would_wake_it(more, fault):
+    (line,) = faults(KUBERNETES + more)
+    assert line.startswith(f"as.yaml: {fault}")
 
 
 def test_functions_without_a_watchdog_have_their_slo_here():

@@ -150,13 +150,7 @@ class Kubernetes:
     def scale(self, function_name: str) -> Scale:
         """Return replicas and bounds of one Deployment, read anew."""
         name, namespace = _split(function_name)
-        try:
-            deployment = Deployment.of(self._api.get(DEPLOYMENTS.path(namespace, name)))
-        except NotFoundError as error:
-            raise FunctionGoneError(str(error)) from error
-        if deployment is None:
-            raise FunctionGoneError(f"{function_name}: the Deployment has no annotation {AUTOSCALE}")
-        return self._scale(deployment, self._others().get(f"{namespace}/{name}"))
+        return self._scale(self._read(namespace, name), self._others().get(f"{namespace}/{name}"))
 
     def set_scale(self, function_name: str, replicas: int) -> None:
         """Write the count, unless somebody else has changed it since the last decision."""
@@ -165,24 +159,21 @@ class Kubernetes:
         end = time.monotonic() + self._config.timeout
         name, namespace = _split(function_name)
         seen = self._seen(namespace, name)
+        before, version = self._latest(seen)
         path = DEPLOYMENTS.path(namespace, name, "scale")
-        version = self._newest(function_name, seen)
         try:
             try:
                 written = self._api.patch(path, _count(version, replicas), within=end - time.monotonic())
             except ConflictError:
                 found = self._api.get(path, within=end - time.monotonic())
-                now = found.get("spec", {}).get("replicas", 0)
-                before = self._desired(function_name, seen)
+                now, version = found["spec"].get("replicas", 0), found["metadata"]["resourceVersion"]
                 if now != before:
                     raise PlatformError(
                         f"{function_name}: somebody else has set {now} replicas where there were {before}"
                     ) from None
-                version = found["metadata"]["resourceVersion"]
                 written = self._api.patch(path, _count(version, replicas), within=end - time.monotonic())
         except NotFoundError as error:
             raise FunctionGoneError(str(error)) from error
-        before = self._desired(function_name, seen)
         with self._lock:
             self._asked[function_name] = _Asked(written["metadata"]["resourceVersion"], replicas)
         if before != replicas:
@@ -199,14 +190,21 @@ class Kubernetes:
     def _seen(self, namespace: str, name: str) -> Deployment:
         """Return the Deployment as it was decided on; read anew when the watch has nothing current."""
         watched = self._deployments.get(namespace) or self._deployments.get(None)
-        found = None
-        if watched is not None:
-            try:
-                found = watched.get(f"{namespace}/{name}")
-            except PlatformError:
-                found = Deployment.of(self._api.get(DEPLOYMENTS.path(namespace, name)))
+        try:
+            found = None if watched is None else watched.get(f"{namespace}/{name}")
+        except PlatformError:
+            return self._read(namespace, name)
         if found is None:
             raise FunctionGoneError(f"{name}.{namespace}: there is no such Deployment with {AUTOSCALE}")
+        return found
+
+    def _read(self, namespace: str, name: str) -> Deployment:
+        try:
+            found = Deployment.of(self._api.get(DEPLOYMENTS.path(namespace, name)))
+        except NotFoundError as error:
+            raise FunctionGoneError(str(error)) from error
+        if found is None:
+            raise FunctionGoneError(f"{name}.{namespace}: the Deployment has no annotation {AUTOSCALE}")
         return found
 
     def _scale(self, deployment: Deployment, other: str | None) -> Scale:
@@ -219,7 +217,7 @@ class Kubernetes:
                 f" delete it, or take the annotation {AUTOSCALE} away"
             )
         return Scale(
-            desired=self._desired(name, deployment),
+            desired=self._latest(deployment)[0],
             available=deployment.ready,
             min=deployment.min,
             max=deployment.max,
@@ -227,17 +225,12 @@ class Kubernetes:
             enabled=deployment.enabled,
         )
 
-    def _desired(self, function_name: str, deployment: Deployment) -> int:
-        asked = self._asked.get(function_name)
+    def _latest(self, deployment: Deployment) -> tuple[int, str]:
+        """Return the count that is wanted and the version that says so: ours, until the watch has it."""
+        asked = self._asked.get(deployment.function_name)
         if asked is not None and _older(deployment.version, asked.version):
-            return asked.replicas
-        return deployment.desired
-
-    def _newest(self, function_name: str, deployment: Deployment) -> str:
-        asked = self._asked.get(function_name)
-        if asked is not None and _older(deployment.version, asked.version):
-            return asked.version
-        return deployment.version
+            return asked.replicas, asked.version
+        return deployment.desired, deployment.version
 
     def _others(self) -> Mapping[str, str]:
         """Return {namespace/name of a Deployment: the HorizontalPodAutoscaler that scales it}.

@@ -16,7 +16,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
-from slo_autoscaler.config import LEASE_SHARE, LeaseConfig
+from slo_autoscaler.config import LEASE_SHARE, Config, LeaseConfig, OpenFaasConfig
 from slo_autoscaler.errors import ConflictError, NotFoundError, PlatformError
 from slo_autoscaler.platforms.kube_api import KubeApi, Resource
 from slo_autoscaler.platforms.lease_rules import (
@@ -46,6 +46,18 @@ def lease_timeout(duration: float) -> float:
     Reading and writing it may both take so long, fail, and be done again before the lease has run out.
     """
     return duration / (2 * LEASE_SHARE)
+
+
+def candidate(config: Config) -> "LeaseLeader":
+    """Return the leader that the configuration asks for, by the platform's API server.
+
+    OpenFaaS' configuration names none: there it is the one whose pod this is.
+    """
+    lease = LeaseConfig() if config.leader is None else config.leader.lease
+    platform = config.platform
+    where = (None, None) if isinstance(platform, OpenFaasConfig) else (platform.kubeconfig, platform.context)
+    # Connections of its own: renewals wait for nobody.
+    return LeaseLeader(KubeApi(*where, timeout=lease_timeout(lease.duration), connections=1), lease)
 
 
 class LeaseLeader:

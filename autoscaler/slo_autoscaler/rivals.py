@@ -1,0 +1,50 @@
+"""Whether somebody else scales a function too. [P]
+
+Two scalers that share a function undo each other's work. One change that we did not ask for is a person or a
+new deployment; several within minutes are another scaler. What is known of one function is a ``Rival``; what
+is done about it is the controller's.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+BASELINE_ALERT: Final = "APIHighInvocationRate"
+"""The alert by which OpenFaaS' own scaler acts, if there is anybody to whom Prometheus sends it."""
+
+FEW: Final = 3
+"""So many changes that we did not ask for are not people's any more,"""
+WITHIN: Final = 600.0
+"""when they come within so many seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """What one function's replicas have done beside what we asked for; times are the caller's ``now``."""
+
+    lowest: int | None = None
+    """The counts that are expected; None: nothing is known yet."""
+    highest: int | None = None
+    foreign: tuple[float, ...] = ()
+    """When changes were seen that we had not asked for, the last few."""
+
+    def read(self, desired: int, now: float) -> "Rival":
+        """Return what is known after the platform has said how many replicas are wanted."""
+        foreign = self.foreign
+        if self.lowest is not None and self.highest is not None:
+            # From zero a function is woken by the platform, and nobody calls that scaling.
+            woken = self.lowest == self.highest == 0
+            if not self.lowest <= desired <= self.highest and not woken:
+                foreign = (*foreign, now)[-FEW:]
+        if (desired, desired, foreign) == (self.lowest, self.highest, self.foreign):
+            return self
+        return Rival(desired, desired, foreign)
+
+    def asked(self, replicas: int) -> "Rival":
+        """Return what is known after we have asked for a count: the platform may give some of it, or nothing."""
+        lowest = replicas if self.lowest is None else min(self.lowest, replicas)
+        highest = replicas if self.highest is None else max(self.highest, replicas)
+        return Rival(lowest, highest, self.foreign)
+
+    def suspected(self, now: float) -> bool:
+        """Tell whether another scaler is at work."""
+        return len(self.foreign) == FEW and now - self.foreign[0] <= WITHIN

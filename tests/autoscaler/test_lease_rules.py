@@ -1,0 +1,167 @@
+"""The law of the lease: never two that may act, whoever and whatever stands still, and somebody in the end."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slo_autoscaler.platforms.lease_rules import (
+    Lease,
+    Sighting,
+    Step,
+    acts_until,
+    held,
+    next_step,
+    released,
+    sighted,
+)
+
+WALL = datetime(2026, 1, 1, tzinfo=UTC)
+DURATION = 15.0
+
+
+def a_lease(**changes):
+    spec = {"holderIdentity": "a", "leaseDurationSeconds": 15, "leaseTransitions": 3, **changes}
+    return Lease.of({"metadata": {"resourceVersion": "7"}, "spec": spec})
+
+
+def test_where_there_is_no_lease_one_is_created():
+    assert next_step(None, "a", DURATION, 0.0) is Step.CREATE
+
+
+def test_the_holder_renews_however_late_it_is():
+    assert next_step(Sighting(a_lease(), 0.0), "a", DURATION, 1000.0) is Step.RENEW
+
+
+def test_others_wait_for_as_long_as_they_have_seen_it_unchanged():
+    sighting = Sighting(a_lease(), 100.0)
+    assert next_step(sighting, "b", DURATION, 114.9) is Step.WAIT
+    assert next_step(sighting, "b", DURATION, 115.0) is Step.TAKE
+
+
+def test_the_longer_of_two_durations_counts():
+    longer = Sighting(a_lease(leaseDurationSeconds=60), 0.0)
+    assert next_step(longer, "b", DURATION, 59.0) is Step.WAIT
+    shorter = Sighting(a_lease(leaseDurationSeconds=1), 0.0)
+    assert next_step(shorter, "b", DURATION, 14.0) is Step.WAIT
+
+
+def test_a_lease_that_was_given_back_is_taken_at_once():
+    lease = Lease.of({"metadata": {"resourceVersion": "8"}, "spec": released(a_lease(), WALL)})
+    assert next_step(Sighting(lease, 5.0), "b", DURATION, 5.0) is Step.TAKE
+
+
+def test_a_lease_that_changes_is_seen_for_the_first_time_again():
+    first = sighted(None, a_lease(), 1.0)
+    assert sighted(first, a_lease(), 9.0) == first
+    renewed = Lease.of({"metadata": {"resourceVersion": "8"}, "spec": {"holderIdentity": "a"}})
+    assert sighted(first, renewed, 9.0).since == 9.0
+
+
+def test_who_takes_it_counts_as_a_transition_and_who_renews_it_does_not():
+    assert held(Step.CREATE, None, "a", DURATION, WALL)["leaseTransitions"] == 0
+    taken = held(Step.TAKE, a_lease(), "b", DURATION, WALL)
+    assert (taken["holderIdentity"], taken["leaseTransitions"]) == ("b", 4)
+    assert taken["acquireTime"] == taken["renewTime"] == "2026-01-01T00:00:00.000000Z"
+    renewed = held(Step.RENEW, a_lease(acquireTime="before"), "a", DURATION, WALL)
+    assert (renewed["acquireTime"], renewed["leaseTransitions"]) == ("before", 3)
+
+
+def test_a_lease_of_which_nothing_is_said_is_free():
+    lease = Lease.of({"metadata": {"resourceVersion": "1"}})
+    assert next_step(Sighting(lease, 0.0), "a", DURATION, 0.0) is Step.TAKE
+
+
+@dataclass
+class _Candidate:
+    """One autoscaler, in the steps of which any may take any time or never end."""
+
+    name: str
+    sighting: Sighting | None = None
+    acts_until: float = float("-inf")
+    intent: tuple[str, str, float, dict] | None = None
+    """What it is about to write: step, version read, when it sent it, spec."""
+    answer: tuple[float, Lease] | None = None
+    """What the server has answered, and when the write was sent; not received yet."""
+
+
+@dataclass
+class _World:
+    """A server that stores one lease, and candidates; time is one for all, as nobody compares clocks."""
+
+    now: float = 0.0
+    version: int = 0
+    stored: Lease | None = None
+    candidates: list[_Candidate] = field(default_factory=list)
+
+    def read(self, who: _Candidate) -> None:
+        """Read the lease and begin to write: the request is now somewhere in the network."""
+        if self.stored is None:
+            who.sighting = None
+        else:
+            who.sighting = sighted(who.sighting, self.stored, self.now)
+        step = next_step(who.sighting, who.name, DURATION, self.now)
+        if step is not Step.WAIT:
+            lease = None if who.sighting is None else who.sighting.lease
+            version = "" if lease is None else lease.version
+            who.intent = (step.value, version, self.now, held(step, lease, who.name, DURATION, WALL))
+
+    def arrive(self, who: _Candidate) -> None:
+        """The write reaches the server, which takes it if nobody has written since."""
+        if who.intent is None:
+            return
+        _, version, sent, spec = who.intent
+        who.intent = None
+        if version == ("" if self.stored is None else self.stored.version):
+            self.version += 1
+            self.stored = Lease.of({"metadata": {"resourceVersion": str(self.version)}, "spec": spec})
+            who.answer = (sent, self.stored)
+
+    def answered(self, who: _Candidate) -> None:
+        """The answer reaches the candidate."""
+        if who.answer is not None:
+            sent, lease = who.answer
+            who.answer = None
+            who.sighting = Sighting(lease, self.now)
+            who.acts_until = max(who.acts_until, acts_until(sent, DURATION))
+
+    def lost(self, who: _Candidate) -> None:
+        """The answer never reaches the candidate."""
+        who.answer = None
+
+    def acting(self) -> list[str]:
+        return [who.name for who in self.candidates if self.now < who.acts_until]
+
+
+_moves = st.tuples(
+    st.integers(0, 2),
+    st.sampled_from(["read", "arrive", "answered", "lost"]),
+    st.sampled_from([0.0, 0.0, 0.0, 0.1, 2.0, 4.9, 5.0, 9.9, 10.0, 14.9, 15.0, 40.0]),
+)
+
+
+@given(st.lists(_moves, max_size=80))
+def test_there_are_never_two_that_may_act_whatever_is_delayed_lost_or_frozen(moves):
+    world = _World(candidates=[_Candidate(name) for name in "abc"])
+    for index, move, passes in moves:
+        getattr(world, move)(world.candidates[index])
+        assert len(world.acting()) <= 1
+        world.now += passes
+        assert len(world.acting()) <= 1
+
+
+@given(st.lists(_moves, max_size=40))
+def test_after_any_past_somebody_leads_when_the_network_is_well_again(moves):
+    world = _World(candidates=[_Candidate(name) for name in "abc"])
+    for index, move, passes in moves:
+        getattr(world, move)(world.candidates[index])
+        world.now += passes
+    for _ in range(20):
+        for who in world.candidates:
+            who.intent = who.answer = None
+            world.read(who)
+            world.arrive(who)
+            world.answered(who)
+        world.now += 2.0
+    assert len(world.acting()) == 1
