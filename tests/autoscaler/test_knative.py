@@ -7,7 +7,7 @@ import pytest
 
 from autoscaler import doubles
 from autoscaler.doubles import until
-from autoscaler.knative_world import NAMESPACE, PA, REVISION, SKS, World, autoscaling, labels
+from autoscaler.knative_world import NAMESPACE, PA, REVISION, SKS, World, an_autoscaler, autoscaling, labels
 from autoscaler.kube_server import a_kube_server
 from slo_autoscaler.config import KnativeConfig
 from slo_autoscaler.errors import FunctionGoneError, PlatformError
@@ -49,7 +49,8 @@ def start(world, tmp_path):
     platforms = []
 
     def start(leader=None, attached=True, **settings):
-        config = KnativeConfig(kubeconfig=world.server.kubeconfig(tmp_path), timeout=2.0, **settings)
+        settings = {"timeout": 2.0, **settings}
+        config = KnativeConfig(kubeconfig=world.server.kubeconfig(tmp_path), **settings)
         platform = knative(config)
         platforms.append(platform)
         if attached:
@@ -148,7 +149,7 @@ def test_a_status_write_that_hangs_holds_up_no_revision_that_is_to_be_raised(wor
     released = threading.Event()
     world.server.faults[PA_PATH] = doubles.hang(released)
     first = world.revise(min_scale="2")
-    start()
+    start(timeout=1.0)
     try:
         until(lambda: world.replicas(first) == 2, "the first is raised")
         second = world.revise(service="vision", min_scale="3")
@@ -188,12 +189,13 @@ def test_a_podautoscaler_that_is_made_anew_starts_anew_and_keeps_its_count(world
     platform = start()
     until(is_ready(world, name), "the revision is ready")
     platform.set_scale("tabular.default", 3)
+    first = world.autoscaler(name)["metadata"]["uid"]
     world.server.remove(*PA, NAMESPACE, name)
     world.server.remove(*SKS, NAMESPACE, name)
-    again = world.revise()
-    assert world.replicas(again) == 1, "as Knative makes it"
-    until(is_ready(world, again), "it is ready again")
-    until(lambda: world.replicas(again) == 3, "what was decided stands")
+    world.server.put(*PA, an_autoscaler(name, "tabular", 1))
+    until(is_ready(world, name), "it is ready again")
+    assert world.service(name)["metadata"]["ownerReferences"][0]["uid"] != first
+    assert world.replicas(name) == 3
 
 
 def test_a_revision_that_comes_from_knatives_own_class_gets_its_service_into_serve(world, start):

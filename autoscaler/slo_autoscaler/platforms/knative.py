@@ -22,9 +22,8 @@ from typing import Any
 
 from slo_autoscaler.config import KnativeConfig
 from slo_autoscaler.errors import ConflictError, FunctionGoneError, NotFoundError, PlatformError
-from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
-from slo_autoscaler.platforms import knative_floor, knative_status
+from slo_autoscaler.platforms import Leader, knative_floor, knative_status
 from slo_autoscaler.platforms.knative_cluster import (
     DEPLOYMENTS,
     POD_AUTOSCALERS,
@@ -69,9 +68,6 @@ class _Nobody:
 
     def leads(self) -> bool:
         return False
-
-    def close(self) -> None:
-        pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +154,13 @@ class KnativeClass:
             objects.close()
         self._api.close()
 
-    def rescale(self) -> None:
-        """Give every revision its count, as far as it does not have it: the step of the scaling thread."""
+    def rescale(self) -> float:
+        """Give every revision its count, as far as it does not have it: the step of the scaling thread.
+
+        Returns the seconds after which to look again at the latest, as ``tell`` does.
+        """
         if not self._leads() or self._scale_writes.resting():
-            return
+            return self._scale_writes.pause()
         functions = self._functions()
         self._wishes.keep(functions)
         members = {each.revision.key: each for group in functions.values() for each in group}
@@ -174,12 +173,13 @@ class KnativeClass:
             if target == member.revision.replicas:
                 continue
             if not self._leads() or not self._scale_writes.try_(key, self._writing(member, target)):
-                return
+                break
+        return self._scale_writes.pause()
 
-    def tell(self) -> None:
+    def tell(self) -> float:
         """Keep every ServerlessService and every status: the step of the status thread."""
         if not self._leads() or self._status_writes.resting():
-            return
+            return self._status_writes.pause()
         functions = self._functions()
         members = {each.revision.key: each for group in functions.values() for each in group}
         targets = self._targets(functions)
@@ -190,7 +190,8 @@ class KnativeClass:
                 if write is None:
                     continue
                 if not self._leads() or not self._status_writes.try_(key, write):
-                    return
+                    return self._status_writes.pause()
+        return self._status_writes.pause()
 
     def _leads(self) -> bool:
         leads = self._leader.leads()
@@ -386,13 +387,16 @@ class KnativeFloor:
             objects.close()
         self._api.close()
 
-    def give(self) -> None:
-        """Give every revision its floor, or its user's own minimum back: the step of the thread."""
+    def give(self) -> float:
+        """Give every revision its floor, or its user's own minimum back: the step of the thread.
+
+        Returns the seconds after which to look again at the latest.
+        """
         if not self._leader.leads():
             self._wishes.keep(())
-            return
+            return self._writes.pause()
         if self._writes.resting():
-            return
+            return self._writes.pause()
         functions = self._functions()
         self._wishes.keep(functions)
         floors = {
@@ -405,7 +409,8 @@ class KnativeFloor:
             if change is None:
                 continue
             if not self._leader.leads() or not self._writes.try_(key, self._writing(key, change)):
-                return
+                break
+        return self._writes.pause()
 
     def _functions(self) -> dict[str, dict[Key, Revision]]:
         """Return the revisions of every function that has, or had, a floor."""

@@ -37,11 +37,12 @@ SETTINGS_AGE: Final = 60.0
 """Seconds for which config-autoscaler is believed."""
 
 TICK: Final = 2.0
-"""Seconds between two passes when nothing changes: what waits for time to pass is seen this late at most."""
+"""Seconds between two passes at most: what waits for time to pass is seen this late."""
 
 BREATH: Final = 0.05
 """Seconds after a change before a pass begins, so that changes that come together make one pass."""
 
+FIRST_BACK_OFF: Final = 0.2
 LONGEST_BACK_OFF: Final = 30.0
 
 
@@ -232,9 +233,9 @@ def version_number(of: Json) -> int | None:
 
 
 class Loop:
-    """Calls ``step`` when woken and at every tick, in a thread of its own, until it is closed."""
+    """Calls ``step`` when woken, and after the seconds that it returned, in a thread of its own, until closed."""
 
-    def __init__(self, name: str, step: Callable[[], None]) -> None:
+    def __init__(self, name: str, step: Callable[[], float]) -> None:
         self._step = step
         self._awake = threading.Event()
         self._stop = threading.Event()
@@ -257,14 +258,16 @@ class Loop:
             self._thread.join(1.0)
 
     def _run(self) -> None:
+        patience = 0.0
         while not self._stop.is_set():
-            self._awake.wait(TICK)
+            self._awake.wait(patience)
             self._stop.wait(BREATH)
             self._awake.clear()
             if self._stop.is_set():
                 return
+            patience = TICK
             try:
-                self._step()
+                patience = self._step()
             except PlatformError as error:
                 if str(error) != self._complaint:
                     logger.warning("%s", error)
@@ -307,6 +310,12 @@ class Writes:
         """Tell whether all writes wait."""
         return time.monotonic() < self._everything[0]
 
+    def pause(self) -> float:
+        """Return the seconds until something that waits may be tried again; a tick at most."""
+        now = time.monotonic()
+        due = [until for until, _ in (self._everything, *self._waits.values()) if until > now]
+        return min([TICK, *(until - now for until in due)])
+
     def try_(self, key: Key, write: Callable[[], object]) -> bool:
         """Write, unless it is too early; False if the pass is over."""
         now = time.monotonic()
@@ -338,7 +347,7 @@ class Writes:
 
 
 def _later(before: tuple[float, float]) -> tuple[float, float]:
-    wait = min(max(1.0, 2 * before[1]), LONGEST_BACK_OFF)
+    wait = min(max(FIRST_BACK_OFF, 2 * before[1]), LONGEST_BACK_OFF)
     return time.monotonic() + wait, wait
 
 
