@@ -2,12 +2,24 @@
 
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+import yaml
 
 from autoscaler import doubles
 from autoscaler.doubles import until
-from autoscaler.knative_world import NAMESPACE, PA, REVISION, SKS, World, an_autoscaler, autoscaling, labels
+from autoscaler.knative_world import (
+    DEPLOYMENT,
+    NAMESPACE,
+    PA,
+    REVISION,
+    SKS,
+    World,
+    an_autoscaler,
+    autoscaling,
+    labels,
+)
 from autoscaler.kube_server import a_kube_server
 from slo_autoscaler.config import KnativeConfig
 from slo_autoscaler.errors import FunctionGoneError, PlatformError
@@ -16,6 +28,7 @@ from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms.knative import KnativeClass, KnativeFloor, knative
 from slo_autoscaler.platforms.knative_floor import GIVEN, MIN_SCALE, OPT_IN, OWN
 
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy/knative"
 PA_PATH = "PATCH /apis/autoscaling.internal.knative.dev/"
 STATUS_OF = PA_PATH + "v1alpha1/namespaces/default/podautoscalers/"
 
@@ -534,3 +547,71 @@ def test_who_does_not_lead_gives_no_floor(world, start, revision):
 def test_the_mode_chooses_the_platform(start):
     assert isinstance(start(attached=False), KnativeClass)
     assert isinstance(start(attached=False, mode="floor"), KnativeFloor)
+
+
+# Rights
+
+
+def rules(way):
+    """What the roles of an installation allow, as the server checks it."""
+    found = []
+    for path in (way, "settings"):
+        for document in yaml.safe_load_all((DEPLOY / path / "role.yaml").read_text()):
+            found += document.get("rules", [])
+    return found
+
+
+def allowed(way):
+    return {
+        (verb, group, resource)
+        for rule in rules(way)
+        for verb in rule["verbs"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+
+
+def test_the_class_needs_every_right_of_its_role_and_no_other(world, start):
+    world.server.rules = rules("class")
+    world.configure(scale_to_zero_grace_period="0s")
+    old = world.revise(1)
+    world.route(r1=100)
+    platform = start()
+    until(is_ready(world, old), "the first revision is ready")
+    stale = world.server.get(*DEPLOYMENT, NAMESPACE, f"{old}-deployment")
+    with watches_held(platform):
+        # The status of the Deployment changes, and the watch does not tell.
+        world.server.put(*DEPLOYMENT, {**stale, "status": {"readyReplicas": 1, "observedGeneration": 1}})
+        platform.set_scale("tabular.default", 2)
+    assert world.replicas(old) == 2
+    new = world.revise(2)
+    until(is_ready(world, new), "the second revision is ready")
+    world.route(r2=100)
+    world.reach(old, "Unreachable")
+    until(lambda: world.replicas(old) == 0, "the first one has gone")
+    # Asked of whoever names an owner, by clusters that check it; the double does not.
+    finalizers = {("update", "autoscaling.internal.knative.dev", "podautoscalers/finalizers")}
+    assert world.server.verbs() == allowed("class") - finalizers
+
+
+def test_the_floor_needs_every_right_of_its_role_and_no_other(world, start, revision):
+    world.server.rules = rules("floor")
+    revision()
+    world.route(r1=100)
+    platform = start(mode="floor")
+    platform.set_scale("tabular.default", 4)
+    opt_out(world)
+    until(lambda: MIN_SCALE not in annotations_of(world), "its own minimum is back")
+    assert world.server.verbs() == allowed("floor")
+
+
+@contextmanager
+def watches_held(platform):
+    """What the platform sees in the block is what it saw before."""
+    deployments = platform._deployments
+    seen = deployments.items()
+    deployments.items = lambda: seen
+    try:
+        yield
+    finally:
+        del deployments.items
