@@ -1,6 +1,6 @@
 #!/bin/sh
-# Write what is made from other files: the install manifest from deploy/openfaas/, and the PrometheusRule from
-# deploy/prometheus/rules/. Needs kustomize, or kubectl, which has it built in.
+# Write what is made from other files: the install manifests from deploy/openfaas/ and deploy/kubernetes/, and the
+# PrometheusRule from deploy/prometheus/rules/. Needs kustomize, or kubectl, which has it built in.
 set -eu
 cd "$(dirname "$0")"
 
@@ -21,6 +21,13 @@ cp autoscaler-config.yaml openfaas/overlays/openfaas/config.yaml
     $build openfaas/overlays/openfaas
 } >autoscaler.yaml.new
 mv autoscaler.yaml.new autoscaler.yaml
+
+{
+    echo "# The autoscaler for plain Deployments: kubectl apply -f deploy/autoscaler-kubernetes.yaml"
+    echo "# Made from deploy/kubernetes/ by deploy/render.sh: change it there. docs/install-kubernetes.md has the rest."
+    $build kubernetes
+} >autoscaler-kubernetes.yaml.new
+mv autoscaler-kubernetes.yaml.new autoscaler-kubernetes.yaml
 
 {
     cat <<'HEADER'

@@ -9,6 +9,9 @@ The modules, in the order in which one reconcile passes them ([P] = pure: no I/O
 - ``sources.prometheus``   the queries over HTTP, all functions in one query for each signal
 - ``sources.replay``       the same from a recording
 - ``platforms.openfaas``   functions, their replicas and bounds; scaling them
+- ``platforms.kubernetes`` the same for plain Deployments that carry our annotation
+- ``platforms.kube_api``   the Kubernetes API: requests, and lists kept current by a watch
+- ``platforms.kube_events`` events on what is scaled
 - ``model`` [P]            the nouns: ``Observation``, ``Scale``, ``Decision``, ``TargetState`` and others
 - ``window`` [P]           the last seconds of a value, and their maximum
 - ``forecast`` [P]         the rate one start-up time ahead
@@ -18,7 +21,9 @@ The modules, in the order in which one reconcile passes them ([P] = pure: no I/O
 - ``decide`` [P]           from wish to action: bounds, rate limits, cooldown, stabilisation, reasons
 - ``shadow`` [P]           what would be there in shadow mode, and the score of both
 - ``journal``              the last decisions of each function; what is news
-- ``leader``               which of several autoscalers acts
+- ``rivals`` [P]           whether somebody else scales a function too
+- ``leader``               which of several autoscalers acts, by a lock on a file
+- ``platforms.lease``      the same by a Lease of the Kubernetes API; the law is ``platforms.lease_rules`` [P]
 - ``controller``           the loop: observe, decide, act, record
 - ``metrics``              every metric name and label
 - ``web``                  /metrics, /healthz and /decisions

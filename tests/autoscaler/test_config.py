@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from autoscaler.values import MINIMAL
-from slo_autoscaler.config import Config, parse_duration
+from slo_autoscaler.config import Config, LeaderConfig, parse_duration
 from slo_autoscaler.errors import ConfigError
 from slo_autoscaler.model import Slo
 from slo_autoscaler.platforms import PLATFORMS
@@ -30,7 +30,7 @@ def test_two_urls_are_enough():
     assert config.target("any.fn").rate_lag == config.prometheus.rate_window / 2
 
 
-@pytest.mark.parametrize("path", [DEPLOY / "autoscaler-config.yaml", DEPLOY / "local/autoscaler.yaml"])
+@pytest.mark.parametrize("path", [DEPLOY / "autoscaler-config.yaml", DEPLOY / "local/autoscaler.yaml", DEPLOY / "kubernetes/config.yaml"])
 def test_the_configurations_that_we_ship_are_valid(path):
     Config.parse(path.read_text(), str(path))
 
@@ -40,6 +40,7 @@ def test_the_annotated_example_shows_the_defaults_as_it_says():
     plain = Config.parse(MINIMAL, "as.yaml")
     assert example.defaults == plain.defaults
     assert (example.web, example.interval) == (plain.web, plain.interval)
+    assert example.leader == LeaderConfig()
     for part, but in (("prometheus", {"url"}), ("platform", {"gateway_url", "basic_auth", "cap"})):
         shown, default = getattr(example, part), getattr(plain, part)
         for name in set(type(shown).__dataclass_fields__) - but:
@@ -112,7 +113,7 @@ def test_overrides_win_over_the_file_and_may_supply_what_it_lacks():
         ("functions: {a.fn: 3}", "functions.a.fn: 3 must be a mapping of keys"),
         ("functions: {vision: {}}", "functions: 'vision' must be name.namespace"),
         ("leader: {lease: {duration: 1.5}}", "leader.lease.duration: 1.5 must be whole seconds"),
-        ("leader: {lease: {duration: 0}}", "leader.lease.duration: 0 must be greater than 0"),
+        ("leader: {lease: {duration: 0}}", "leader.lease.duration: 0 must be greater than"),
         ("leader: {lease: {name: A_B}}", "leader.lease.name: 'A_B' String should match pattern"),
         (
             "leader: {lease: {renew_interval: 6s}}",

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import pytest
 import yaml
 
 from slo_autoscaler import __version__
-from slo_autoscaler.config import Config
+from slo_autoscaler.config import Config, KubernetesConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 OVERLAYS = DEPLOY / "openfaas/overlays"
 MANIFEST = DEPLOY / "autoscaler.yaml"
+MADE = {MANIFEST: OVERLAYS / "openfaas", DEPLOY / "autoscaler-kubernetes.yaml": DEPLOY / "kubernetes"}
+"""Manifest -> the kustomization that it is made from."""
 KUBERNETES = ["1.30", "1.34"]
 
 
@@ -57,21 +60,23 @@ def kustomize() -> list[str] | None:
 
 
 @pytest.mark.skipif(kustomize() is None, reason="neither kustomize nor kubectl is on PATH")
-def test_the_manifest_is_what_kustomize_makes_of_the_overlay():
+@pytest.mark.parametrize("manifest", MADE, ids=lambda path: path.name)
+def test_the_manifest_is_what_kustomize_makes_of_the_overlay(manifest: Path):
     command = kustomize()
     assert command is not None
     done = subprocess.run(
-        [*command, str(OVERLAYS / "openfaas")], capture_output=True, text=True, timeout=50, check=False
+        [*command, str(MADE[manifest])], capture_output=True, text=True, timeout=50, check=False
     )
     assert done.returncode == 0, done.stderr
-    lines = MANIFEST.read_text().splitlines(keepends=True)
+    lines = manifest.read_text().splitlines(keepends=True)
     assert "".join(line for line in lines if not line.startswith("#")) == done.stdout, "run deploy/render.sh"
 
 
-@pytest.mark.parametrize("name", ["serviceaccount", "deployment", "service"])
-def test_every_document_of_the_base_is_in_the_manifest(name: str):
+@pytest.mark.parametrize("name", ["serviceaccount", "lease", "deployment", "service"])
+@pytest.mark.parametrize("manifest", MADE, ids=lambda path: path.name)
+def test_every_document_of_the_base_is_in_the_manifest(manifest: Path, name: str):
     for part in documents(DEPLOY / f"openfaas/base/{name}.yaml"):
-        assert holds(named(part["kind"]), part), "run deploy/render.sh"
+        assert any(holds(each, part) for each in documents(manifest)), "run deploy/render.sh"
 
 
 def test_every_patch_of_the_overlay_is_in_the_manifest():
@@ -91,8 +96,9 @@ def test_the_autoscaler_takes_the_configuration_as_it_stands():
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
-def test_kubernetes_knows_every_field(version: str):
-    for document in documents(MANIFEST):
+@pytest.mark.parametrize("manifest", MADE, ids=lambda path: path.name)
+def test_kubernetes_knows_every_field(manifest: Path, version: str):
+    for document in documents(manifest):
         kubernetes_validate.validate(document, version, strict=True)
 
 
@@ -105,14 +111,38 @@ def test_a_field_that_kubernetes_does_not_know_would_be_found():
 
 def test_everything_is_in_the_charts_namespace_which_it_neither_makes_nor_takes_along_when_deleted():
     kinds = {document["kind"] for document in documents(MANIFEST)}
-    assert kinds == {"ServiceAccount", "ConfigMap", "Deployment", "Service"}
+    assert kinds == {"ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Deployment", "Service"}
     assert {document["metadata"]["namespace"] for document in documents(MANIFEST)} == {"openfaas"}
 
 
-def test_it_has_no_rights_and_no_token_as_it_never_talks_to_the_kubernetes_api():
-    assert not [each for each in documents(MANIFEST) if "Role" in each["kind"]]
+def test_for_plain_deployments_everything_is_in_a_namespace_of_its_own():
+    found = documents(DEPLOY / "autoscaler-kubernetes.yaml")
+    everywhere = {"Namespace", "ClusterRole", "ClusterRoleBinding"}
+    assert {each["metadata"]["name"] for each in found if each["kind"] == "Namespace"} == {"tailbound"}
+    assert {each["metadata"]["namespace"] for each in found if each["kind"] not in everywhere} == {"tailbound"}
+    assert everywhere <= {each["kind"] for each in found}
+
+
+def test_it_has_no_rights_but_its_lease_and_no_other_pod_gets_its_token():
+    assert [each["kind"] for each in documents(MANIFEST) if "Role" in each["kind"]] == ["Role", "RoleBinding"]
+    assert {resource for rule in named("Role")["rules"] for resource in rule["resources"]} == {"leases"}
     assert named("ServiceAccount")["automountServiceAccountToken"] is False
-    assert pod()["automountServiceAccountToken"] is False
+    assert pod()["automountServiceAccountToken"] is True
+
+
+@pytest.mark.parametrize("manifest", MADE, ids=lambda path: path.name)
+def test_every_binding_is_to_the_account_that_the_pod_runs_as_in_its_namespace(manifest: Path):
+    found = documents(manifest)
+    (deployment,) = [each for each in found if each["kind"] == "Deployment"]
+    account = deployment["spec"]["template"]["spec"]["serviceAccountName"]
+    roles = {(each["kind"], each["metadata"]["name"]) for each in found if each["kind"].endswith("Role")}
+    bindings = [each for each in found if each["kind"].endswith("RoleBinding")]
+    assert bindings
+    for binding in bindings:
+        (subject,) = binding["subjects"]
+        assert (subject["kind"], subject["name"]) == ("ServiceAccount", account)
+        assert subject["namespace"] == deployment["metadata"]["namespace"]
+        assert (binding["roleRef"]["kind"], binding["roleRef"]["name"]) in roles
 
 
 def test_it_runs_as_no_root_with_nothing_to_write_to_and_no_capability():
@@ -140,10 +170,20 @@ def test_no_variable_of_a_service_can_pass_for_a_setting():
     assert pod()["enableServiceLinks"] is False
 
 
-def test_there_is_one_at_a_time():
+def test_there_is_one_and_two_are_safe_so_that_a_new_one_may_come_before_the_old_one_goes():
     spec = named("Deployment")["spec"]
     assert spec["replicas"] == 1
-    assert spec["strategy"] == {"type": "Recreate"}
+    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    assert Config.parse(named("ConfigMap")["data"]["config.yaml"], "config.yaml").leader is not None
+
+
+def test_the_configuration_for_plain_deployments_shows_every_key_of_its_platform_with_its_default():
+    text = (DEPLOY / "kubernetes/config.yaml").read_text()
+    config = Config.parse(text, "config.yaml")
+    assert config.platform == KubernetesConfig()
+    assert set(yaml.safe_load(text)["platform"]) == {each.name for each in fields(KubernetesConfig)}
+    (shipped,) = [each for each in documents(DEPLOY / "autoscaler-kubernetes.yaml") if each["kind"] == "ConfigMap"]
+    assert shipped["data"] == {"config.yaml": text}, "run deploy/render.sh"
 
 
 def test_probes_and_the_service_reach_the_port_that_the_configuration_opens():
