@@ -16,8 +16,9 @@ module minds:
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from slo_autoscaler.config import KnativeConfig
@@ -44,13 +45,13 @@ from slo_autoscaler.platforms.knative_cluster import (
     version_number,
 )
 from slo_autoscaler.platforms.knative_revisions import (
-    CLASS_ANNOTATION,
     SERVING,
     UNROUTED,
     Json,
     Key,
     Revision,
     annotation,
+    class_of,
     generation_of,
     key_of,
     main_of,
@@ -61,6 +62,8 @@ from slo_autoscaler.platforms.knative_revisions import (
 )
 
 logger = logging.getLogger(__name__)
+
+Write = Callable[[], object]
 
 
 class _Nobody:
@@ -93,7 +96,8 @@ class KnativeClass:
         self._given = Given()
         self._wishes = Wishes()
         self._scaling, self._telling = Loop("knative scale", self.rescale), Loop("knative status", self.tell)
-        self._scale_writes, self._status_writes = Writes("scale"), Writes("status")
+        self._scale_writes = Writes("scale")
+        self._service_writes, self._status_writes = Writes("ServerlessService"), Writes("status")
         self._told: dict[Key, str] = {}
         """The version of each PodAutoscaler to which its present status was the answer."""
         self._autoscalers = Objects(self._api, POD_AUTOSCALERS, config, self._wake, lean=lean)
@@ -117,13 +121,13 @@ class KnativeClass:
     def scales(self) -> dict[str, Scale | PlatformError]:
         """Return replicas and bounds of every Service that has a revision of our class."""
         return {
-            name: self._scale(main_of(each.revision for each in members))
+            name: _scale(main_of(each.revision for each in members), self._config)
             for name, members in self._functions().items()
         }
 
     def scale(self, function_name: str) -> Scale:
         """Return replicas and bounds of one."""
-        return self._scale(main_of(each.revision for each in self._members(function_name)))
+        return _scale(main_of(each.revision for each in self._members(function_name)), self._config)
 
     def set_scale(self, function_name: str, replicas: int) -> None:
         """Scale the main revision now, the others with the next pass.
@@ -159,39 +163,35 @@ class KnativeClass:
 
         Returns the seconds after which to look again at the latest, as ``tell`` does.
         """
-        if not self._leads() or self._scale_writes.resting():
+        if not self._leads():
             return self._scale_writes.pause()
         functions = self._functions()
         self._wishes.keep(functions)
         members = {each.revision.key: each for group in functions.values() for each in group}
         self._given.forget(key_of(member.deployment) for member in members.values())
         targets = self._targets(functions)
-        for key in self._scale_writes.order(members):
-            member, target = members[key], targets[key]
-            if member.rest is not None and self._may_go(member):
-                target = 0
-            if target == member.revision.replicas:
-                continue
-            if not self._leads() or not self._scale_writes.try_(key, self._writing(member, target)):
-                break
+        self._work(self._scale_writes, members, lambda each: self._scale_write(each, targets))
         return self._scale_writes.pause()
 
     def tell(self) -> float:
         """Keep every ServerlessService and every status: the step of the status thread."""
-        if not self._leads() or self._status_writes.resting():
-            return self._status_writes.pause()
-        functions = self._functions()
-        members = {each.revision.key: each for group in functions.values() for each in group}
-        targets = self._targets(functions)
-        self._told = {key: version for key, version in self._told.items() if key in members}
-        for key in self._status_writes.order(members):
-            member = members[key]
-            for write in (self._service_write(member), self._status_write(member, targets[key])):
-                if write is None:
-                    continue
-                if not self._leads() or not self._status_writes.try_(key, write):
-                    return self._status_writes.pause()
-        return self._status_writes.pause()
+        if self._leads():
+            functions = self._functions()
+            members = {each.revision.key: each for group in functions.values() for each in group}
+            targets = self._targets(functions)
+            self._told = {key: version for key, version in self._told.items() if key in members}
+            self._work(self._service_writes, members, self._service_write)
+            self._work(self._status_writes, members, lambda each: self._status_write(each, targets))
+        return min(self._service_writes.pause(), self._status_writes.pause())
+
+    def _work(
+        self, writes: Writes, members: Mapping[Key, _Member], needed: Callable[[_Member], Write | None]
+    ) -> None:
+        """Make the writes that are needed, as far as that goes."""
+        for key in writes.order(members):
+            write = None if writes.resting() else needed(members[key])
+            if write is not None and not (self._leads() and writes.attempt(key, write)):
+                return
 
     def _leads(self) -> bool:
         leads = self._leader.leads()
@@ -213,7 +213,7 @@ class KnativeClass:
         started = _newest_started(autoscalers.values())
         functions: dict[str, list[_Member]] = {}
         for key, autoscaler in autoscalers.items():
-            if annotation(autoscaler, CLASS_ANNOTATION) != knative_status.CLASS:
+            if class_of(autoscaler, defaults) != knative_status.CLASS:
                 continue
             if autoscaler["metadata"].get("deletionTimestamp") is not None:
                 continue
@@ -250,22 +250,14 @@ class KnativeClass:
         shown = 1 if replicas is None else int(replicas)
         return {**deployment, "spec": {"replicas": self._given.count(key_of(deployment), deployment, shown)}}
 
-    def _scale(self, main: Revision) -> Scale:
-        return Scale(
-            desired=main.replicas,
-            available=main.ready,
-            min=main.least or None,
-            max=main.most,
-            cap=self._config.cap,
-        )
-
-    def _may_go(self, member: _Member) -> bool:
-        return knative_status.may_go(
-            member.autoscaler, member.service, self._settings.defaults(), time.time()
-        )
-
-    def _writing(self, member: _Member, target: int) -> Any:
-        return lambda: self._write(member, target)
+    def _scale_write(self, member: _Member, targets: Mapping[Key, int]) -> Write | None:
+        """Return what gives the revision its count; None if it has it."""
+        target = targets[member.revision.key]
+        if member.rest is not None:
+            defaults = self._settings.defaults()
+            gone = knative_status.may_go(member.autoscaler, member.service, defaults, time.time())
+            target = 0 if gone else target
+        return None if target == member.revision.replicas else lambda: self._write(member, target)
 
     def _write(self, member: _Member, target: int) -> None:
         """Scale a Deployment, unless somebody else has since it was looked at."""
@@ -289,7 +281,7 @@ class KnativeClass:
         logger.info("%s/%s: scaled from %d to %d", *revision.key, revision.replicas, target)
         self._telling.wake()
 
-    def _service_write(self, member: _Member) -> Any:
+    def _service_write(self, member: _Member) -> Write | None:
         """Return what makes or changes the ServerlessService; None if it is as it should be."""
         autoscaler, service = member.autoscaler, member.service
         mode = "Serve" if member.rest is None else "Proxy"
@@ -304,7 +296,7 @@ class KnativeClass:
             return None
         return lambda: self._api.patch(SERVICES.path(namespace, name), change, patient=False)
 
-    def _status_write(self, member: _Member, target: int) -> Any:
+    def _status_write(self, member: _Member, targets: Mapping[Key, int]) -> Write | None:
         """Return what brings the status up to date; None if it is."""
         autoscaler, key = member.autoscaler, member.revision.key
         version = autoscaler["metadata"].get("resourceVersion", "")
@@ -314,10 +306,10 @@ class KnativeClass:
             autoscaler,
             member.service,
             member.revision,
-            member.revision.replicas if member.rest is not None else target,
+            targets[key],
             member.rest,
             time.time(),
-            failed=member.service is None and self._status_writes.fails(key),
+            failed=member.service is None and self._service_writes.fails(key),
         )
         if wanted == autoscaler.get("status"):
             return None
@@ -356,14 +348,14 @@ class KnativeFloor:
     def scales(self) -> dict[str, Scale | PlatformError]:
         """Return floor, replicas and bounds of every Service that asks for a floor."""
         return {
-            name: self._scale(main_of(members.values()))
+            name: _scale(main_of(members.values()), self._config)
             for name, members in self._functions().items()
             if not all(member.rests for member in members.values())
         }
 
     def scale(self, function_name: str) -> Scale:
         """Return floor, replicas and bounds of one."""
-        return self._scale(main_of(self._members(function_name).values()))
+        return _scale(main_of(self._members(function_name).values()), self._config)
 
     def set_scale(self, function_name: str, replicas: int) -> None:
         """Give the main revision its floor now, the others theirs with the next pass."""
@@ -372,12 +364,14 @@ class KnativeFloor:
         members = self._members(function_name)
         main = main_of(members.values()).key
         change = self._change(main, knative_floor.floors(members.values(), replicas)[main])
-        if change is not None:
-            try:
+        # First, as for the class.
+        before = self._wishes.put(function_name, replicas)
+        try:
+            if change is not None:
                 self._write(main, change)
-            except ConflictError as error:
-                raise PlatformError(f"{function_name}: changed at the same moment: {error}") from error
-        self._wishes.put(function_name, replicas)
+        except PlatformError:
+            self._wishes.put(function_name, before)
+            raise
         self._loop.wake()
 
     def close(self) -> None:
@@ -393,9 +387,8 @@ class KnativeFloor:
         Returns the seconds after which to look again at the latest.
         """
         if not self._leader.leads():
+            # Another one decides now; what it decides is seen in the floors.
             self._wishes.keep(())
-            return self._writes.pause()
-        if self._writes.resting():
             return self._writes.pause()
         functions = self._functions()
         self._wishes.keep(functions)
@@ -405,10 +398,10 @@ class KnativeFloor:
             for key, floor in knative_floor.floors(members.values(), self._wishes.get(name)).items()
         }
         for key in self._writes.order(floors):
-            change = self._change(key, floors[key])
+            change = None if self._writes.resting() else self._change(key, floors[key])
             if change is None:
                 continue
-            if not self._leader.leads() or not self._writes.try_(key, self._writing(key, change)):
+            if not (self._leader.leads() and self._writes.attempt(key, partial(self._write, key, change))):
                 break
         return self._writes.pause()
 
@@ -421,7 +414,7 @@ class KnativeFloor:
         functions: dict[str, dict[Key, Revision]] = {}
         for key, each in revisions.items():
             asks = knative_floor.takes_part(each) or annotation(each, knative_floor.GIVEN) is not None
-            if asks and annotation(each, CLASS_ANNOTATION) != knative_status.CLASS:
+            if asks and class_of(each, defaults) != knative_status.CLASS:
                 revision = knative_floor.revision_of(each, routed.get(key, UNROUTED), defaults)
                 functions.setdefault(revision.function_name, {})[key] = revision
         return functions
@@ -456,9 +449,6 @@ class KnativeFloor:
             return None
         return knative_floor.change(revision, floor, self._settings.defaults())
 
-    def _writing(self, key: Key, change: dict[str, Any]) -> Any:
-        return lambda: self._write(key, change)
-
     def _write(self, key: Key, change: dict[str, Any]) -> None:
         answer = self._api.patch(REVISIONS.path(*key), change, patient=False)
         with self._lock:
@@ -467,22 +457,16 @@ class KnativeFloor:
         given = annotations.get(knative_floor.GIVEN)
         logger.info("%s/%s: %s", *key, f"floor {given}" if given else "min-scale is the user's own again")
 
-    def _scale(self, main: Revision) -> Scale:
-        return Scale(
-            desired=main.replicas,
-            available=main.ready,
-            min=main.least or None,
-            max=main.most,
-            cap=self._config.cap,
-        )
-
-
-Knative = KnativeClass | KnativeFloor
-
-
-def knative(config: KnativeConfig) -> Knative:
+def knative(config: KnativeConfig) -> KnativeClass | KnativeFloor:
     """Return the platform for the configured mode; raises ``ConfigError``."""
     return KnativeFloor(config) if config.mode == "floor" else KnativeClass(config)
+
+
+def _scale(main: Revision, config: KnativeConfig) -> Scale:
+    """Return what a decision starts from: the main revision's counts and bounds."""
+    return Scale(
+        desired=main.replicas, available=main.ready, min=main.least or None, max=main.most, cap=config.cap
+    )
 
 
 def _newest_started(autoscalers: Iterable[Json]) -> dict[Key, int]:

@@ -316,7 +316,7 @@ class Writes:
         due = [until for until, _ in (self._everything, *self._waits.values()) if until > now]
         return min([TICK, *(until - now for until in due)])
 
-    def try_(self, key: Key, write: Callable[[], object]) -> bool:
+    def attempt(self, key: Key, write: Callable[[], object]) -> bool:
         """Write, unless it is too early; False if the pass is over."""
         now = time.monotonic()
         if now < self._waits.get(key, (0.0, 0.0))[0]:
