@@ -1,5 +1,7 @@
 """Knative's platforms against an API server over real sockets: the class, the floor, outages and restarts."""
 
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,7 @@ from slo_autoscaler.config import KnativeConfig
 from slo_autoscaler.errors import FunctionGoneError, PlatformError
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
+from slo_autoscaler.platforms import Resident, build
 from slo_autoscaler.platforms.knative import KnativeClass, KnativeFloor, knative
 from slo_autoscaler.platforms.knative_floor import GIVEN, MIN_SCALE, OPT_IN, OWN
 
@@ -547,6 +550,51 @@ def test_who_does_not_lead_gives_no_floor(world, start, revision):
 def test_the_mode_chooses_the_platform(start):
     assert isinstance(start(attached=False), KnativeClass)
     assert isinstance(start(attached=False, mode="floor"), KnativeFloor)
+
+
+def test_a_revision_whose_status_changes_at_the_same_moment_gets_its_floor(world, start, revision):
+    revision(desired=1)
+    world.route(r1=100)
+    platform = start(mode="floor")
+    for desired in (2, 3, 4):
+        found = world.server.get(*REVISION, NAMESPACE, "tabular-00001")
+        found["status"]["desiredReplicas"] = desired
+        world.server.put(*REVISION, found)
+        platform.set_scale("tabular.default", desired)
+        assert annotations_of(world)[MIN_SCALE] == str(desired)
+
+
+# As a whole
+
+
+@pytest.mark.e2e
+def test_the_autoscaler_keeps_revisions_while_prometheus_is_away_and_leaves_them_when_it_is_stopped(
+    world, tmp_path
+):
+    name = world.revise(min_scale="2")
+    config = tmp_path / "config.yaml"
+    platform = {"kind": "knative", "kubeconfig": world.server.kubeconfig(tmp_path), "timeout": "2s"}
+    document = {
+        "platform": platform,
+        "prometheus": {"url": "http://127.0.0.1:9"},
+        "web": {"host": "127.0.0.1", "port": 0},
+    }
+    config.write_text(yaml.safe_dump(document))
+    command = [sys.executable, "-m", "slo_autoscaler", "--config", str(config)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            until(is_ready(world, name), "the revision is ready")
+            process.terminate()
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+    assert world.replicas(name) == 2
+
+
+def test_a_platform_that_keeps_what_it_scales_is_known_as_such(world, tmp_path):
+    platform = build(KnativeConfig(kubeconfig=world.server.kubeconfig(tmp_path)))
+    assert isinstance(platform, Resident)
+    platform.close()
 
 
 # Rights

@@ -65,6 +65,10 @@ logger = logging.getLogger(__name__)
 
 Write = Callable[[], object]
 
+_TRIES = 4
+_MOMENT = 0.05
+"""Seconds between two tries to write what others change too."""
+
 
 class _Nobody:
     """Leads never: until somebody else is attached, nothing is written."""
@@ -363,12 +367,11 @@ class KnativeFloor:
             raise PlatformError(f"{function_name}: not the leader")
         members = self._members(function_name)
         main = main_of(members.values()).key
-        change = self._change(main, knative_floor.floors(members.values(), replicas)[main])
+        floor = knative_floor.floors(members.values(), replicas)[main]
         # First, as for the class.
         before = self._wishes.put(function_name, replicas)
         try:
-            if change is not None:
-                self._write(main, change)
+            self._write_floor(main, floor)
         except PlatformError:
             self._wishes.put(function_name, before)
             raise
@@ -448,6 +451,19 @@ class KnativeFloor:
         if revision is None:
             return None
         return knative_floor.change(revision, floor, self._settings.defaults())
+
+    def _write_floor(self, key: Key, floor: int) -> None:
+        """Give a revision its floor; what has changed it meanwhile, the watch tells in a moment."""
+        for left in reversed(range(_TRIES)):
+            change = self._change(key, floor)
+            if change is None:
+                return
+            try:
+                return self._write(key, change)
+            except ConflictError:
+                if not left:
+                    raise
+                time.sleep(_MOMENT)
 
     def _write(self, key: Key, change: dict[str, Any]) -> None:
         answer = self._api.patch(REVISIONS.path(*key), change, patient=False)
