@@ -6,7 +6,7 @@ Everything goes through the API, so it is the same on a server that behaves and 
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from autoscaler.kube_server import KubeServer, Target
@@ -71,7 +71,6 @@ class World:
 
     def __init__(self, server: KubeServer) -> None:
         self.server = server
-        self.config: dict[str, str] = {}
 
     def configure(self, version: str = "1.23.0", **data: str) -> None:
         self.server.put(
@@ -113,10 +112,17 @@ class World:
             },
         )
 
+    @contextmanager
+    def edit(self, kind: tuple[str, str], name: str) -> Iterator[dict[str, Any]]:
+        """Change an object in the block, and nobody else does so meanwhile."""
+        with self.server._changed:
+            document = self.server.get(*kind, NAMESPACE, name)
+            yield document
+            self.server.put(*kind, document)
+
     def reach(self, name: str, reachability: str) -> None:
-        pa = self.autoscaler(name)
-        pa["spec"]["reachability"] = reachability
-        self.server.put(*PA, pa)
+        with self.edit(PA, name) as pa:
+            pa["spec"]["reachability"] = reachability
 
     def autoscaler(self, name: str) -> dict[str, Any]:
         return self.server.get(*PA, NAMESPACE, name)
@@ -155,23 +161,20 @@ class World:
 
     def reconcile_services(self) -> None:
         """Do what the controller of ServerlessServices does."""
-        for sks in self.server.all(*SKS):
-            name = sks["metadata"]["name"]
-            try:
+        for each in self.server.all(*SKS):
+            name = each["metadata"]["name"]
+            with suppress(KeyError), self.edit(SKS, name) as sks:
                 deployment = self.server.get(*DEPLOYMENT, NAMESPACE, f"{name}-deployment")
-            except KeyError:
-                continue
-            ready = (deployment.get("status") or {}).get("readyReplicas")
-            verdict = {"status": "True"} if ready else {"status": "Unknown", "reason": "NoHealthyBackends"}
-            before = sks.get("status")
-            sks["status"] = {
-                "observedGeneration": sks["metadata"]["generation"],
-                "serviceName": name,
-                "privateServiceName": f"{name}-private",
-                "conditions": [{"type": "Ready", "lastTransitionTime": "2026-01-01T00:00:00Z", **verdict}],
-            }
-            if sks["status"] != before:
-                self.server.put(*SKS, sks)
+                ready = (deployment.get("status") or {}).get("readyReplicas")
+                verdict = {"status": "True"} if ready else {"status": "Unknown", "reason": "NoHealthyBackends"}
+                sks["status"] = {
+                    "observedGeneration": sks["metadata"]["generation"],
+                    "serviceName": name,
+                    "privateServiceName": f"{name}-private",
+                    "conditions": [
+                        {"type": "Ready", "lastTransitionTime": "2026-01-01T00:00:00Z", **verdict}
+                    ],
+                }
 
     @contextmanager
     def serving(self) -> Iterator[None]:

@@ -264,13 +264,11 @@ def test_a_class_that_changes_is_followed_in_both_directions(world, start):
     name = world.revise(**{"class": "kpa.autoscaling.knative.dev"})
     platform = start()
     until(lambda: platform.scales() == {}, "there is nothing of ours")
-    pa = world.autoscaler(name)
-    pa["metadata"]["annotations"] |= autoscaling(**{"class": "slo.tailbound.dev"})
-    world.server.put(*PA, pa)
+    with world.edit(PA, name) as pa:
+        pa["metadata"]["annotations"] |= autoscaling(**{"class": "slo.tailbound.dev"})
     until(is_ready(world, name), "it is ours")
-    pa = world.autoscaler(name)
-    pa["metadata"]["annotations"] |= autoscaling(**{"class": "kpa.autoscaling.knative.dev"})
-    world.server.put(*PA, pa)
+    with world.edit(PA, name) as pa:
+        pa["metadata"]["annotations"] |= autoscaling(**{"class": "kpa.autoscaling.knative.dev"})
     until(lambda: platform.scales() == {}, "it is not ours any more")
 
 
@@ -374,9 +372,8 @@ def test_what_somebody_else_sets_is_set_right(world, start):
     platform = start()
     until(is_ready(world, name), "the revision is ready")
     platform.set_scale("tabular.default", 2)
-    deployment = world.server.get("apps/v1", "deployments", NAMESPACE, f"{name}-deployment")
-    deployment["spec"]["replicas"] = 7
-    world.server.put("apps/v1", "deployments", deployment)
+    with world.edit(DEPLOYMENT, f"{name}-deployment") as deployment:
+        deployment["spec"]["replicas"] = 7
     until(lambda: world.replicas(name) == 2, "its count is ours")
 
 
@@ -444,9 +441,8 @@ def annotations_of(world, generation=1):
 
 
 def opt_out(world, generation=1):
-    found = world.server.get(*REVISION, NAMESPACE, f"tabular-{generation:05}")
-    found["metadata"]["annotations"].pop(OPT_IN)
-    world.server.put(*REVISION, found)
+    with world.edit(REVISION, f"tabular-{generation:05}") as found:
+        found["metadata"]["annotations"].pop(OPT_IN)
 
 
 def test_a_floor_is_written_on_the_revision_and_seen_at_once(world, start, revision):
@@ -557,9 +553,8 @@ def test_a_revision_whose_status_changes_at_the_same_moment_gets_its_floor(world
     world.route(r1=100)
     platform = start(mode="floor")
     for desired in (2, 3, 4):
-        found = world.server.get(*REVISION, NAMESPACE, "tabular-00001")
-        found["status"]["desiredReplicas"] = desired
-        world.server.put(*REVISION, found)
+        with world.edit(REVISION, "tabular-00001") as found:
+            found["status"]["desiredReplicas"] = desired
         platform.set_scale("tabular.default", desired)
         assert annotations_of(world)[MIN_SCALE] == str(desired)
 
@@ -626,10 +621,10 @@ def test_the_class_needs_every_right_of_its_role_and_no_other(world, start):
     world.route(r1=100)
     platform = start()
     until(is_ready(world, old), "the first revision is ready")
-    stale = world.server.get(*DEPLOYMENT, NAMESPACE, f"{old}-deployment")
     with watches_held(platform):
         # The status of the Deployment changes, and the watch does not tell.
-        world.server.put(*DEPLOYMENT, {**stale, "status": {"readyReplicas": 1, "observedGeneration": 1}})
+        with world.edit(DEPLOYMENT, f"{old}-deployment") as deployment:
+            deployment["status"]["observedGeneration"] = 1
         platform.set_scale("tabular.default", 2)
     assert world.replicas(old) == 2
     new = world.revise(2)

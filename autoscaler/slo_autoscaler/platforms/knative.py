@@ -459,11 +459,13 @@ class KnativeFloor:
             if change is None:
                 return
             try:
-                return self._write(key, change)
+                self._write(key, change)
             except ConflictError:
                 if not left:
                     raise
                 time.sleep(_MOMENT)
+            else:
+                return
 
     def _write(self, key: Key, change: dict[str, Any]) -> None:
         answer = self._api.patch(REVISIONS.path(*key), change, patient=False)
