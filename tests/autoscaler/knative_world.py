@@ -1,7 +1,7 @@
 """What Knative does around its revisions, so far as an autoscaler sees it, on an API server.
 
-``serve`` does in a thread what the controller of ServerlessServices does; revisions are made as Knative makes them.
-Everything goes through the API, so it is the same on a server that behaves and on a real one.
+``serve`` does in a thread what the controller of ServerlessServices does; revisions are made as Knative
+makes them. Everything goes through the API, so it is the same on a server that behaves and on a real one.
 """
 
 import threading
@@ -142,8 +142,7 @@ class World:
 
     def times(self, name: str) -> dict[str, str]:
         return {
-            each["type"]: each["lastTransitionTime"]
-            for each in self.autoscaler(name)["status"]["conditions"]
+            each["type"]: each["lastTransitionTime"] for each in self.autoscaler(name)["status"]["conditions"]
         }
 
     def admit(self, target: Target, document: dict[str, Any]) -> str | None:
@@ -166,7 +165,9 @@ class World:
             with suppress(KeyError), self.edit(SKS, name) as sks:
                 deployment = self.server.get(*DEPLOYMENT, NAMESPACE, f"{name}-deployment")
                 ready = (deployment.get("status") or {}).get("readyReplicas")
-                verdict = {"status": "True"} if ready else {"status": "Unknown", "reason": "NoHealthyBackends"}
+                verdict = (
+                    {"status": "True"} if ready else {"status": "Unknown", "reason": "NoHealthyBackends"}
+                )
                 sks["status"] = {
                     "observedGeneration": sks["metadata"]["generation"],
                     "serviceName": name,

@@ -131,7 +131,9 @@ def test_scaling_does_not_move_the_time_of_any_condition(world, start):
     times = world.times(name)
     for count in (3, 5, 1):
         platform.set_scale("tabular.default", count)
-        until(lambda count=count: world.autoscaler(name)["status"]["actualScale"] == count, "the status follows")
+        until(
+            lambda count=count: world.autoscaler(name)["status"]["actualScale"] == count, "the status follows"
+        )
     assert world.times(name) == times
 
 
@@ -256,7 +258,9 @@ def test_revisions_of_another_class_are_left_alone(world, start):
     until(is_ready(world, ours), "ours is ready")
     assert list(platform.scales()) == ["vision.default"]
     assert world.replicas(other) == 1
-    with pytest.raises(FunctionGoneError, match=r"tabular\.default: no revision of the class slo\.tailbound\.dev"):
+    with pytest.raises(
+        FunctionGoneError, match=r"tabular\.default: no revision of the class slo\.tailbound\.dev"
+    ):
         platform.set_scale("tabular.default", 2)
 
 

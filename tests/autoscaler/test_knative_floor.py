@@ -118,7 +118,9 @@ def test_at_zero_there_is_no_floor():
 
 
 @pytest.mark.parametrize(
-    ("revision", "share"), [(a_revision(floor="false"), ALL), (a_revision(), UNROUTED)], ids=["left", "unrouted"]
+    ("revision", "share"),
+    [(a_revision(floor="false"), ALL), (a_revision(), UNROUTED)],
+    ids=["left", "unrouted"],
 )
 def test_who_leaves_or_is_not_routed_gets_their_own_minimum_back(revision, share):
     it = revision_of(revision, share, Defaults())

@@ -1,7 +1,7 @@
 """Our class against a real API server with Knative's CRDs: where TEST_KUBE_APISERVER or KUBECONFIG names one.
 
-No controller is needed: what Knative's and Kubernetes' would do is done here. In a namespace of its own, which is
-deleted at the end.
+No controller is needed: what Knative's and Kubernetes' would do is done here. In a namespace of its own,
+which is deleted at the end.
 """
 
 import uuid
@@ -21,7 +21,9 @@ from slo_autoscaler.platforms.kube_api import KubeApi
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.skipif(not (ADDRESS or KUBECONFIG), reason="neither TEST_KUBE_APISERVER nor KUBECONFIG is set"),
+    pytest.mark.skipif(
+        not (ADDRESS or KUBECONFIG), reason="neither TEST_KUBE_APISERVER nor KUBECONFIG is set"
+    ),
 ]
 
 NAME = "tabular-00001"

@@ -27,9 +27,7 @@ from slo_autoscaler.platforms.knative_revisions import (
 
 
 def an_object(name="tabular-00001", labels=None, **annotations):
-    keys = {
-        f"autoscaling.knative.dev/{key.replace('_', '-')}": value for key, value in annotations.items()
-    }
+    keys = {f"autoscaling.knative.dev/{key.replace('_', '-')}": value for key, value in annotations.items()}
     return {"metadata": {"namespace": "default", "name": name, "annotations": keys, "labels": labels or {}}}
 
 
@@ -179,7 +177,9 @@ def test_the_largest_share_of_several_routes_counts():
     assert shares(routes, {}) == {("default", "a"): Share(0.7, 0.05)}
 
 
-@pytest.mark.parametrize("broken", [None, {}, {"traffic": None}, {"traffic": [{}]}, {"traffic": [{"percent": 5}]}])
+@pytest.mark.parametrize(
+    "broken", [None, {}, {"traffic": None}, {"traffic": [{}]}, {"traffic": [{"percent": 5}]}]
+)
 def test_a_route_that_says_nothing_yet_names_nothing(broken):
     assert shares([{"metadata": {"namespace": "default"}, "spec": broken, "status": broken}], {}) == {}
 

@@ -178,7 +178,9 @@ def test_what_others_wrote_is_kept():
 
 
 def test_a_revision_that_no_route_names_rests_once_it_has_started():
-    assert rests(started(reachability="Unreachable"), UNROUTED, Defaults(), NOW, superseded=False) == NO_TRAFFIC
+    assert (
+        rests(started(reachability="Unreachable"), UNROUTED, Defaults(), NOW, superseded=False) == NO_TRAFFIC
+    )
     fresh = an_autoscaler(reachability="Unreachable")
     assert rests(fresh, UNROUTED, Defaults(), NOW, superseded=False) is None, "it would never start"
 
@@ -275,7 +277,9 @@ def test_a_service_is_its_autoscalers_own_with_its_labels_and_all_annotations_bu
     }
 
 
-@given(st.sampled_from(["Serve", "Proxy"]), st.sampled_from(["Serve", "Proxy"]), st.none() | st.integers(0, 9))
+@given(
+    st.sampled_from(["Serve", "Proxy"]), st.sampled_from(["Serve", "Proxy"]), st.none() | st.integers(0, 9)
+)
 def test_a_service_is_changed_only_where_it_differs(is_, wanted, activators):
     pa = an_autoscaler()
     service = a_service(pa, mode=is_)

@@ -1,4 +1,4 @@
-"""What is installed on Knative: what kustomize makes of it, the sample Service, and how its pods are scraped."""
+"""What is installed on Knative: the kustomizations, the sample Service, and how its pods are scraped."""
 
 import re
 import shutil
@@ -225,7 +225,11 @@ def test_replicas_of_every_revision_are_scraped_under_the_name_of_their_service(
     proxies = [{**pod, "labels": dict(pod["labels"])} for pod in PODS]
     for pod in proxies:
         pod["labels"]["__meta_kubernetes_pod_container_port_name"] = "http-usermetric"
-    proxy = {"job_name": "proxy", "relabel_configs": queue_proxy()["relabel_configs"], "static_configs": proxies}
+    proxy = {
+        "job_name": "proxy",
+        "relabel_configs": queue_proxy()["relabel_configs"],
+        "static_configs": proxies,
+    }
     with prometheus({"scrape_configs": [*jobs, proxy]}, tmp_path) as url:
         scraped = targets(url, len(ways) + 1)
     for way in ways:

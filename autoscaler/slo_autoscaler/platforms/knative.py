@@ -1,11 +1,11 @@
-"""Knative Serving, in two ways: as an autoscaler class of our own, or as a floor under Knative's own autoscaler.
+"""Knative Serving: as an autoscaler class of our own, or as a floor under Knative's own autoscaler.
 
 Owns the threads' steps and what they write; the rules are ``knative_revisions``', ``knative_status``' and
-``knative_floor``'s. A function is a Service: ``<service>.<namespace>`` (``knative_revisions`` says why). What this
-module minds:
+``knative_floor``'s. A function is a Service: ``<service>.<namespace>`` (``knative_revisions`` says why).
+What this module minds:
 
-- Scaling comes first and has a thread of its own. Writes of a status pass Knative's webhook, which may let each of
-  them wait for its timeout when it is away; the scale subresource does not pass it.
+- Scaling comes first and has a thread of its own. Writes of a status pass Knative's webhook, which may let
+  each of them wait for its timeout when it is away; the scale subresource does not pass it.
 - Nothing is kept that the cluster does not know: what was decided last is a memory for the time between two
   decisions, and without it the count that is there stands.
 - Only the leader writes, and nothing is written before ``attach``: without it (a dry run) this only reads.
@@ -209,7 +209,7 @@ class KnativeClass:
         self._telling.wake()
 
     def _functions(self) -> dict[str, list[_Member]]:
-        """Return the members of every function; raises ``PlatformError`` if they are not known to be current."""
+        """Return the members of every function, or raise ``PlatformError``: they may have changed unseen."""
         autoscalers = self._autoscalers.items()
         services, deployments = self._services.items(), self._deployments.items()
         routed = shares(self._routes.items().values(), newest(autoscalers.values()))
@@ -269,21 +269,30 @@ class KnativeClass:
         if target == revision.replicas:
             return
         key = key_of(member.deployment)
-        path = DEPLOYMENTS.path(*key, "scale")
-        version = self._given.version(key, member.deployment)
         try:
-            answer = self._api.patch(path, _count(version, target))
-        except ConflictError:
-            # Most often only the status has changed.
-            found = self._api.get(path)
-            if (found.get("spec") or {}).get("replicas", 0) != revision.replicas:
-                raise
-            answer = self._api.patch(path, _count(found["metadata"]["resourceVersion"], target))
+            answer = self._patch_scale(key, self._given.version(key, member.deployment), revision, target)
         except NotFoundError as error:
             raise FunctionGoneError(str(error)) from error
         self._given.note(key, answer, target)
         logger.info("%s/%s: scaled from %d to %d", *revision.key, revision.replicas, target)
         self._telling.wake()
+
+    def _patch_scale(self, key: Key, version: str, revision: Revision, target: int) -> Json:
+        path = DEPLOYMENTS.path(*key, "scale")
+        for left in reversed(range(_TRIES)):
+            body = {"metadata": {"resourceVersion": version}, "spec": {"replicas": target}}
+            try:
+                return self._api.patch(path, body)
+            except ConflictError:
+                found = self._api.get(path)
+                now = (found.get("spec") or {}).get("replicas", 0)
+                if now == target:
+                    return found  # the other thread was quicker
+                # Most often only the status has changed; another count is for the next pass to look at.
+                if now != revision.replicas or not left:
+                    raise
+                version = found["metadata"]["resourceVersion"]
+        raise AssertionError("the last try returns or raises")
 
     def _service_write(self, member: _Member) -> Write | None:
         """Return what makes or changes the ServerlessService; None if it is as it should be."""
@@ -425,7 +434,9 @@ class KnativeFloor:
     def _members(self, function_name: str) -> dict[Key, Revision]:
         members = self._functions().get(function_name)
         if not members:
-            raise FunctionGoneError(f"{function_name}: no revision with the annotation {knative_floor.OPT_IN}")
+            raise FunctionGoneError(
+                f"{function_name}: no revision with the annotation {knative_floor.OPT_IN}"
+            )
         return members
 
     def _check_version(self) -> None:
@@ -475,6 +486,7 @@ class KnativeFloor:
         given = annotations.get(knative_floor.GIVEN)
         logger.info("%s/%s: %s", *key, f"floor {given}" if given else "min-scale is the user's own again")
 
+
 def knative(config: KnativeConfig) -> KnativeClass | KnativeFloor:
     """Return the platform for the configured mode; raises ``ConfigError``."""
     return KnativeFloor(config) if config.mode == "floor" else KnativeClass(config)
@@ -495,10 +507,6 @@ def _newest_started(autoscalers: Iterable[Json]) -> dict[Key, int]:
             service = key_of(each)[0], service_of(each)
             found[service] = max(found.get(service, 0), generation_of(each))
     return found
-
-
-def _count(version: str | None, replicas: int) -> dict[str, Any]:
-    return {"metadata": {"resourceVersion": version}, "spec": {"replicas": replicas}}
 
 
 def _is_older(one: Json, other: Json) -> bool:

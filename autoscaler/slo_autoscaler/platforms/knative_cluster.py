@@ -1,4 +1,4 @@
-"""What both of Knative's platforms stand on: the objects as they are now, and threads that keep acting on them.
+"""What both of Knative's platforms stand on: the objects as they are now, and threads that act on them.
 
 Owns the watches, the reading of config-autoscaler, and the rhythm and back-off of a loop. Knows no rule of
 scaling; the loops' steps are ``knative``'s.
@@ -63,7 +63,7 @@ class Settings:
         return self._defaults
 
     def version(self) -> tuple[int, int] | None:
-        """Return Knative's version; None if it is no release. Raises ``PlatformError`` while it is not known."""
+        """Return Knative's version, None if it is no release; raises ``PlatformError`` until it is known."""
         self._refresh()
         if self._version is None and self._error is not None:
             raise self._error
@@ -98,12 +98,10 @@ class Objects:
         lean: Callable[[Document], Json],
         labelled: str | None = None,
     ) -> None:
-        """Begin to watch. ``labelled``: only those with this label. ``lean`` takes away what is not needed."""
+        """Begin to watch; ``lean`` takes away what is not needed, ``labelled`` leaves those with a label."""
         query = {} if labelled is None else {"labelSelector": labelled}
         self._watches = [
-            Watched(
-                api, resource.path(namespace), lean, query=query, resync=config.resync, changed=changed
-            )
+            Watched(api, resource.path(namespace), lean, query=query, resync=config.resync, changed=changed)
             for namespace in config.namespaces or (None,)
         ]
         self._patience = config.timeout
@@ -188,7 +186,8 @@ class Wishes:
 class Given:
     """Counts that the API has confirmed and the watch has not told yet.
 
-    Keys are those of Deployments. Without it a decision that follows at once would take the old count for the platform's refusal.
+    Keys are those of Deployments. Without it a decision that follows at once would take the old count for
+    the platform's refusal.
     """
 
     def __init__(self) -> None:
@@ -233,7 +232,7 @@ def version_number(of: Json) -> int | None:
 
 
 class Loop:
-    """Calls ``step`` when woken, and after the seconds that it returned, in a thread of its own, until closed."""
+    """Calls ``step`` in a thread of its own: when woken, and after the seconds that it returned."""
 
     def __init__(self, name: str, step: Callable[[], float]) -> None:
         self._step = step
@@ -282,8 +281,9 @@ class Loop:
 class Writes:
     """The writes of a loop: those that fail are not tried again at once, nor keep others from their turn.
 
-    What fails for one object (refused by a rule) waits alone. What fails for all (no answer, 5xx: a webhook that
-    is away lets each write wait for its timeout) ends the pass; the next one begins with what was not tried.
+    What fails for one object (refused by a rule) waits alone. What fails for all (no answer, 5xx: a webhook
+    that is away lets each write wait for its timeout) ends the pass; the next one begins with what was not
+    tried.
     """
 
     def __init__(self, what: str) -> None:
@@ -295,7 +295,7 @@ class Writes:
         self._everything: tuple[float, float] = 0.0, 0.0
 
     def order(self, keys: Iterable[Key]) -> list[Key]:
-        """Return the keys in the order in which they have their turn: tried longest ago first; drop others."""
+        """Return the keys in the order of their turns, tried longest ago first; forget all others."""
         wanted = set(keys)
         self._waits = {key: value for key, value in self._waits.items() if key in wanted}
         self._last = {key: value for key, value in self._last.items() if key in wanted}
@@ -355,5 +355,8 @@ def api_of(config: KnativeConfig, kinds: int) -> KubeApi:
     """Return the client of a platform that watches so many kinds of object. Raises ``ConfigError``."""
     watches = kinds * len(config.namespaces or (None,))
     return KubeApi(
-        config.kubeconfig, config.context, timeout=config.timeout, connections=config.concurrency + watches + 2
+        config.kubeconfig,
+        config.context,
+        timeout=config.timeout,
+        connections=config.concurrency + watches + 2,
     )

@@ -1,15 +1,16 @@
 """The floor that a revision of Knative's own autoscaler is given, as its annotations. [P]
 
-Owns ``min-scale`` while a floor is higher than the user's own, and what is remembered of the user's: both stand on
-the Revision, so that no restart forgets them. Knative carries a Revision's annotations to its autoscaler within a
-second and makes no new Revision of it (Knative 1.21 and later).
+Owns ``min-scale`` while a floor is higher than the user's own, and what is remembered of the user's: both
+stand on the Revision, so that no restart forgets them. Knative carries a Revision's annotations to its
+autoscaler within a second and makes no new Revision of it (Knative 1.21 and later).
 
-The user's own ``min-scale`` is never lowered. It is given back when the floor is not above it any more, when the
-revision is not asked to have a floor any more, and when no route names it, so that it can go to zero. Who changes
-``min-scale`` by hand meanwhile has set their own. A floor of one is none: whether the last replica goes is for
-Knative and the user's ``min-scale`` to say.
+The user's own ``min-scale`` is never lowered. It is given back when the floor is not above it any more,
+when the revision is not asked to have a floor any more, and when no route names it, so that it can go to
+zero. Who changes ``min-scale`` by hand meanwhile has set their own. A floor of one is none: whether the
+last replica goes is for Knative and the user's ``min-scale`` to say.
 
-What is sized here is the floor: it is the count that a decision starts from and changes. Knative may hold more.
+What is sized here is the floor: it is the count that a decision starts from and changes. Knative may hold
+more.
 """
 
 from collections.abc import Iterable
@@ -54,8 +55,8 @@ def takes_part(revision: Json) -> bool:
 def revision_of(revision: Json, share: Share, defaults: Defaults) -> Revision:
     """Return what scaling needs to know of a Revision.
 
-    ``least`` is the user's own lower bound, ``replicas`` the floor in force: 1 where there is none, 0 while it is
-    at zero.
+    ``least`` is the user's own lower bound, ``replicas`` the floor in force: 1 where there is none, 0 while
+    it is at zero.
     """
     namespace, name = key_of(revision)
     state = revision.get("status") or {}
@@ -82,7 +83,8 @@ def revision_of(revision: Json, share: Share, defaults: Defaults) -> Revision:
 def floors(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
     """Return the floor of each revision of one service; 0: none.
 
-    ``wanted`` is what was decided for the service; None: nothing yet, and its main revision keeps what it has.
+    ``wanted`` is what was decided for the service; None: nothing yet, and its main revision keeps what it
+    has.
     """
     members = list(revisions)
     if not members:
@@ -103,13 +105,13 @@ def change(revision: Json, floor: int, defaults: Defaults) -> dict[str, Any] | N
     It holds the resourceVersion, so that what the user does at the same moment is not overwritten.
     """
     held, own = _held(revision), _own(revision)
-    annotations: dict[str, str | None]
+    annotations: dict[str, str | None] = {GIVEN: None, OWN: None}
     if floor > max(1, min_scale(_with_own(revision), defaults)):
         annotations = {MIN_SCALE: str(floor), GIVEN: str(floor), OWN: own or ""}
     elif annotation(revision, GIVEN) is None and annotation(revision, OWN) is None:
         return None
-    else:
-        annotations = {GIVEN: None, OWN: None} | ({MIN_SCALE: own} if held else {})
+    elif held:
+        annotations[MIN_SCALE] = own
     present = revision.get("metadata", {}).get("annotations") or {}
     if all(present.get(key) == value for key, value in annotations.items()):
         return None

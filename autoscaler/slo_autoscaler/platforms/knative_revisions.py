@@ -1,18 +1,20 @@
 """A Knative Service's revisions as what the autoscaler scales: one function. [P]
 
-Owns what their annotations mean, which of them are routed, and how one count for the service becomes a count for
-each revision. Objects are the API's JSON; the annotation rules are Knative's (pkg/apis/autoscaling/register.go,
-annotation_validation.go). What becomes of the counts is ``knative_status``'s and ``knative_floor``'s matter.
+Owns what their annotations mean, which of them are routed, and how one count for the service becomes a
+count for each revision. Objects are the API's JSON; the annotation rules are Knative's
+(pkg/apis/autoscaling/register.go, annotation_validation.go). What becomes of the counts is
+``knative_status``'s and ``knative_floor``'s matter.
 
-**A function is a Service, not a revision**: ``<service>.<namespace>``. Capacity and replicas are a revision's, but
-the objective, its error budget, what was learnt and what is configured outlive a rollout, and they are the
-service's. So its decisions are made from the signals of all its revisions together, and the counts are:
+**A function is a Service, not a revision**: ``<service>.<namespace>``. Capacity and replicas are a
+revision's, but the objective, its error budget, what was learnt and what is configured outlive a rollout,
+and they are the service's. So its decisions are made from the signals of all its revisions together, and
+the counts are:
 
-- The main revision, that with most of the traffic, has the replicas for all of it. Traffic that is moved away from
-  it can come back at once.
+- The main revision, that with most of the traffic, has the replicas for all of it. Traffic that is moved
+  away from it can come back at once.
 - Another one has replicas for its share, rounded up. The shares are what is routed and what is declared to be
-  routed, whichever is more: a revision that is about to take over is sized before it does, so that a rollout is no
-  dip. (Knative's own autoscaler starts it with ``initial-scale``.)
+  routed, whichever is more: a revision that is about to take over is sized before it does, so that a
+  rollout is no dip. (Knative's own autoscaler starts it with ``initial-scale``.)
 - One that no route names goes to rest, without replicas, once it has served (``knative_status``).
 """
 
@@ -38,7 +40,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What the ConfigMap config-autoscaler says where a revision says nothing (Knative 1.23's own defaults)."""
+    """What config-autoscaler says where a revision says nothing; here, Knative 1.23's own defaults."""
 
     class_name: str = KPA
     min_scale: int = 0
@@ -164,7 +166,7 @@ def defaults_of(config_map: Json) -> Defaults:
 
 
 def version_of(config_map: Json) -> tuple[int, int] | None:
-    """Return Knative's version, which its releases write on everything they install; None if it is no release."""
+    """Return Knative's version, with which releases label all that they install; None if it is none."""
     match = re.match(r"v?(\d+)\.(\d+)", label(config_map, "app.kubernetes.io/version") or "")
     return None if match is None else (int(match[1]), int(match[2]))
 
@@ -225,8 +227,9 @@ def newest(revisions: Iterable[Json]) -> dict[Key, str]:
 def shares(routes: Iterable[Json], latest: Mapping[Key, str]) -> dict[Key, Share]:
     """Return {(namespace, revision): its share} of every revision that a route names, by tag included.
 
-    ``latest`` is ``newest``'s answer: a route that follows a Configuration will name its newest revision, which
-    its status does only when that is ready. A revision of several routes counts with the largest share.
+    ``latest`` is ``newest``'s answer: a route that follows a Configuration will name its newest revision,
+    which its status does only when that is ready. A revision of several routes counts with the largest
+    share.
     """
     found: dict[Key, Share] = {}
     for route in routes:
@@ -246,7 +249,9 @@ def _traffic(of: Any, namespace: str, latest: Mapping[Key, str]) -> dict[str, fl
     entries = of.get("traffic") if isinstance(of, Mapping) else None
     for entry in entries or ():
         configuration = entry.get("configurationName")
-        name = entry.get("revisionName") or (latest.get((namespace, configuration)) if configuration else None)
+        name = entry.get("revisionName") or (
+            latest.get((namespace, configuration)) if configuration else None
+        )
         percent = entry.get("percent") or 0
         if isinstance(name, str) and isinstance(percent, int):
             parts[name] = min(1.0, parts.get(name, 0.0) + percent / 100)

@@ -6,20 +6,20 @@ knative/pkg apis/condition_set.go). ``knative`` writes them to the API.
 
 The rules that are easily broken:
 
-- Every text is constant. Any change of a condition moves its lastTransitionTime and costs a write, and Knative
-  reads that time as a clock: a live number in a message would set it anew in every pass.
-- ``Active`` is not False before the revision has started, but where it has failed to: Knative concludes from it that
-  the initial scale was never reached.
+- Every text is constant. Any change of a condition moves its lastTransitionTime and costs a write, and
+  Knative reads that time as a clock: a live number in a message would set it anew in every pass.
+- ``Active`` is not False before the revision has started, but where it has failed to: Knative concludes
+  from it that the initial scale was never reached.
 - ``ScaleTargetInitialized`` is what opens a revision to traffic, and is never taken back.
-- A status names ``serviceName`` and ``metricsServiceName`` always, empty if need be, and each condition its time: the
-  API refuses anything else.
+- A status names ``serviceName`` and ``metricsServiceName`` always, empty if need be, and each condition its
+  time: the API refuses anything else.
 - What others wrote into the list of conditions stays.
 
-**Zero.** A revision that a route names keeps a replica: the activator would hold its requests, but nothing would
-tell us of them, as Knative counts them for its own class only. Who asked for zero is told so by a condition of our
-own, ``ScaleToZero``. A revision that no route names has no requests to lose. It goes to zero in Knative's order:
-inactive, then the activator in its path, then the grace period, then no replicas; when it is routed again the
-activator holds what comes until the first replica is ready.
+**Zero.** A revision that a route names keeps a replica: the activator would hold its requests, but nothing
+would tell us of them, as Knative counts them for its own class only. Who asked for zero is told so by a
+condition of our own, ``ScaleToZero``. A revision that no route names has no requests to lose. It goes to
+zero in Knative's order: inactive, then the activator in its path, then the grace period, then no replicas;
+when it is routed again the activator holds what comes until the first replica is ready.
 """
 
 from collections.abc import Iterable, Mapping
@@ -127,9 +127,9 @@ def rests(pa: Json, share: Share, defaults: Defaults, now: float, *, superseded:
 
     ``superseded``: there is a newer one of the same service that has started. ``now`` is Unix seconds.
 
-    Knative calls a revision unreachable when no route names it, but also when all its replicas fail; so what the
-    routes say is asked too, lest a routed function goes to zero because it crashes. While a route is slow to say
-    anything, a revision that another has taken the place of counts as unreachable as well.
+    Knative calls a revision unreachable when no route names it, but also when all its replicas fail; so
+    what the routes say is asked too, lest a routed function goes to zero because it crashes. While a route
+    is slow to say anything, a revision that another has taken the place of counts as unreachable as well.
     """
     reach = pa.get("spec", {}).get("reachability") or ""
     if has_started(pa):
@@ -186,8 +186,9 @@ def status(
 ) -> dict[str, Any]:
     """Return the whole status of a PodAutoscaler; what it said before is ``pa``'s.
 
-    ``service`` is its ServerlessService, None if there is none (``failed``: it could not be created); ``target``
-    is the count that is asked for, ``rest`` the answer of ``rests``. If nothing has changed, neither has a time.
+    ``service`` is its ServerlessService, None if there is none (``failed``: it could not be created);
+    ``target`` is the count that is asked for, ``rest`` the answer of ``rests``. If nothing has changed,
+    neither has a time.
     """
     foreign = service is not None and not is_owned(service, pa)
     named = {} if service is None or foreign else service.get("status") or {}
@@ -217,8 +218,8 @@ def status(
 def conditions(before: Iterable[Json], verdicts: Mapping[str, Verdict], now: float) -> list[dict[str, Any]]:
     """Return the list of conditions after ``verdicts``, ``Ready`` derived, sorted by type.
 
-    A condition keeps its time as long as nothing else of it changes; our own information goes when there is no
-    verdict on it.
+    A condition keeps its time as long as nothing else of it changes; our own information goes when there is
+    no verdict on it.
     """
     present = {
         str(each.get("type")): each for each in before if each.get("type") != TO_ZERO or TO_ZERO in verdicts
