@@ -1,7 +1,7 @@
 """What Knative does around its revisions, so far as an autoscaler sees it, on an API server.
 
-``serve`` does in a thread what the controller of ServerlessServices does; revisions are made as Knative
-makes them. Everything goes through the API, so it is the same on a server that behaves and on a real one.
+``serving`` does in a thread what the controller of ServerlessServices does; revisions are made, and what is
+wrong is refused, as Knative does it.
 """
 
 import threading

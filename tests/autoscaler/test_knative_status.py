@@ -5,7 +5,7 @@ import re
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slo_autoscaler.platforms import knative_status
@@ -343,6 +343,7 @@ def without_time(found):
     return {key: value for key, value in (found or {}).items() if key != "lastTransitionTime"}
 
 
+@settings(max_examples=50)
 @given(worlds(), st.integers(1, 10**6))
 def test_reconciling_its_own_output_changes_nothing(world, later):
     pa, service, counts = world
@@ -351,6 +352,7 @@ def test_reconciling_its_own_output_changes_nothing(world, later):
     assert told(again, service, now=NOW + later, **counts) == first
 
 
+@settings(max_examples=50)
 @given(worlds())
 def test_a_time_changes_if_and_only_if_something_else_of_its_condition_does(world):
     pa, service, counts = world
@@ -362,6 +364,7 @@ def test_a_time_changes_if_and_only_if_something_else_of_its_condition_does(worl
             assert after["lastTransitionTime"] == AT
 
 
+@settings(max_examples=50)
 @given(worlds())
 def test_ready_follows_from_the_others(world):
     pa, service, counts = world
@@ -377,6 +380,7 @@ def test_ready_follows_from_the_others(world):
         assert "reason" not in ready
 
 
+@settings(max_examples=50)
 @given(worlds())
 def test_having_started_is_never_taken_back(world):
     pa, service, counts = world
@@ -384,6 +388,7 @@ def test_having_started_is_never_taken_back(world):
         assert has_started({"status": told(pa, service, **counts)})
 
 
+@settings(max_examples=50)
 @given(worlds())
 def test_before_it_has_started_it_is_inactive_only_if_it_failed_to(world):
     pa, service, counts = world
@@ -393,6 +398,7 @@ def test_before_it_has_started_it_is_inactive_only_if_it_failed_to(world):
         assert active["reason"] == "TimedOut" or (active["reason"], found["serviceName"]) == ("NotOwned", "")
 
 
+@settings(max_examples=50)
 @given(worlds())
 def test_every_text_is_one_of_a_few_and_holds_no_number(world):
     pa, service, counts = world
@@ -402,6 +408,7 @@ def test_every_text_is_one_of_a_few_and_holds_no_number(world):
             assert not re.search(r"\d", each.get("message", ""))
 
 
+@settings(max_examples=50)
 @given(worlds())
 def test_a_status_is_what_the_api_takes(world):
     pa, service, counts = world
@@ -416,6 +423,7 @@ def test_a_status_is_what_the_api_takes(world):
     assert found["observedGeneration"] == pa["metadata"]["generation"]
 
 
+@settings(max_examples=30)
 @given(st.lists(_any_condition, max_size=6, unique_by=lambda each: each["type"]))
 def test_of_several_that_are_false_the_one_that_changed_last_is_the_reason(before):
     verdicts = {

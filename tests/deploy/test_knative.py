@@ -11,13 +11,12 @@ import pytest
 import yaml
 
 from batching_watchdog.config import Config as WatchdogConfig
+from deploy.knative_scraping import KNATIVE, chart_configuration, monitor, queue_proxy, values
 from deploy.test_manifests import KUBERNETES, ROOT, kustomize
-from deploy.test_scraping import as_the_operator_writes_it, job, prometheus, targets
 from slo_autoscaler.config import Config, KnativeConfig
 from slo_autoscaler.platforms.knative_revisions import CLASS_ANNOTATION, Defaults, max_scale, min_scale
 from slo_autoscaler.platforms.knative_status import CLASS
 
-KNATIVE = ROOT / "deploy/knative"
 GUIDE = (ROOT / "docs/install-knative.md").read_text()
 WAYS = ["class", "floor"]
 
@@ -152,106 +151,12 @@ def test_the_sample_runs_as_no_root_with_a_folder_of_its_own_to_write_to():
     assert sample_container()["volumeMounts"] == [{"name": "tmp", "mountPath": "/tmp"}]
 
 
-# Scraping
-
-
-def values() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load((KNATIVE / "prometheus/values.yaml").read_text())
-    return loaded
-
-
-def chart_configuration() -> dict[str, Any]:
-    return {"global": values()["server"]["global"], **values()["serverFiles"]["prometheus.yml"]}
-
-
-def queue_proxy() -> dict[str, Any]:
-    (only,) = yaml.safe_load((KNATIVE / "prometheus/queue-proxy.yml").read_text())
-    assert isinstance(only, dict)
-    return only
-
-
-def monitor(kind: str) -> dict[str, Any]:
-    return of(list(yaml.safe_load_all((KNATIVE / "prometheus/podmonitor.yaml").read_text())), kind)
-
-
-def discovered(
-    name: str, ip: str, *, scrape: str = "true", phase: str = "Running", port: str = "", **labels: str
-) -> dict[str, Any]:
-    found = {
-        "__meta_kubernetes_namespace": "shop",
-        "__meta_kubernetes_pod_name": name,
-        "__meta_kubernetes_pod_ip": ip,
-        "__meta_kubernetes_pod_phase": phase,
-        "__meta_kubernetes_pod_container_port_name": "user-port",
-        "__meta_kubernetes_pod_annotation_prometheus_io_scrape": scrape,
-        **({"__meta_kubernetes_pod_annotation_prometheus_io_port": port} if port else {}),
-    }
-    for key, value in labels.items():
-        found[f"__meta_kubernetes_pod_label_serving_knative_dev_{key}"] = value
-        found[f"__meta_kubernetes_pod_labelpresent_serving_knative_dev_{key}"] = "true"
-    return {"targets": [f"{ip}:8080"], "labels": found}
-
-
-TABULAR = {"service": "tabular", "configuration": "tabular"}
-PODS = [
-    discovered("old", "127.0.2.1", revision="tabular-00001", port="8081", **TABULAR),
-    discovered("new", "127.0.2.2", revision="tabular-00002", port="9999", **TABULAR),
-    discovered("bare", "127.0.2.3", revision="plain-00001", configuration="plain"),
-    discovered("unasked", "127.0.2.4", revision="x-00001", scrape="false", **TABULAR),
-    discovered("ended", "127.0.2.5", revision="tabular-00001", phase="Succeeded", **TABULAR),
-    discovered("other", "127.0.2.6", port="8081"),
-]
-FOUND = {
-    ("http://127.0.2.1:8081/metrics", "tabular.shop", "tabular-00001", "old"),
-    ("http://127.0.2.2:9999/metrics", "tabular.shop", "tabular-00002", "new"),
-    ("http://127.0.2.3:8081/metrics", "plain.shop", "plain-00001", "bare"),
-}
-
-
-@pytest.mark.e2e
-@pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
-def test_replicas_of_every_revision_are_scraped_under_the_name_of_their_service(tmp_path: Path):
-    # The operator spells a label's name as Prometheus does.
-    operator = monitor("PodMonitor")
-    operator["spec"]["selector"]["matchExpressions"][0]["key"] = "serving_knative_dev_revision"
-    ways = {
-        "chart": job(chart_configuration(), "functions"),
-        "operator": as_the_operator_writes_it(operator),
-    }
-    jobs = [
-        {"job_name": way, "relabel_configs": found["relabel_configs"], "static_configs": PODS}
-        for way, found in ways.items()
-    ]
-    proxies = [{**pod, "labels": dict(pod["labels"])} for pod in PODS]
-    for pod in proxies:
-        pod["labels"]["__meta_kubernetes_pod_container_port_name"] = "http-usermetric"
-    proxy = {
-        "job_name": "proxy",
-        "relabel_configs": queue_proxy()["relabel_configs"],
-        "static_configs": proxies,
-    }
-    with prometheus({"scrape_configs": [*jobs, proxy]}, tmp_path) as url:
-        scraped = targets(url, len(ways) + 1)
-    for way in ways:
-        called = {
-            (
-                target["scrapeUrl"],
-                target["labels"]["function_name"],
-                target["labels"]["revision"],
-                target["labels"]["replica"],
-            )
-            for target in scraped
-            if target["scrapePool"] == way
-        }
-        assert called == FOUND, way
-    proxied = [target["labels"] for target in scraped if target["scrapePool"] == "proxy"]
-    assert {each.get("knative_service") for each in proxied} == {"tabular.shop", "plain.shop", None}
-    assert not any("function_name" in each for each in proxied), "they would count as replicas"
+# Scraping; what Prometheus makes of it is in test_scraping.py
 
 
 def test_the_operator_scrapes_as_often_as_the_chart():
     (endpoint,) = monitor("PodMonitor")["spec"]["podMetricsEndpoints"]
-    chart = job(chart_configuration(), "functions")
+    chart = chart_configuration()["scrape_configs"][0]
     assert (endpoint["interval"], endpoint["scrapeTimeout"]) == (
         chart["scrape_interval"],
         chart["scrape_timeout"],

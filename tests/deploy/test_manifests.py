@@ -119,7 +119,9 @@ def test_for_plain_deployments_everything_is_in_a_namespace_of_its_own():
     found = documents(DEPLOY / "autoscaler-kubernetes.yaml")
     everywhere = {"Namespace", "ClusterRole", "ClusterRoleBinding"}
     assert {each["metadata"]["name"] for each in found if each["kind"] == "Namespace"} == {"tailbound"}
-    assert {each["metadata"]["namespace"] for each in found if each["kind"] not in everywhere} == {"tailbound"}
+    assert {each["metadata"]["namespace"] for each in found if each["kind"] not in everywhere} == {
+        "tailbound"
+    }
     assert everywhere <= {each["kind"] for each in found}
 
 
@@ -182,7 +184,9 @@ def test_the_configuration_for_plain_deployments_shows_every_key_of_its_platform
     config = Config.parse(text, "config.yaml")
     assert config.platform == KubernetesConfig()
     assert set(yaml.safe_load(text)["platform"]) == {each.name for each in fields(KubernetesConfig)}
-    (shipped,) = [each for each in documents(DEPLOY / "autoscaler-kubernetes.yaml") if each["kind"] == "ConfigMap"]
+    (shipped,) = [
+        each for each in documents(DEPLOY / "autoscaler-kubernetes.yaml") if each["kind"] == "ConfigMap"
+    ]
     assert shipped["data"] == {"config.yaml": text}, "run deploy/render.sh"
 
 

@@ -54,7 +54,10 @@ def test_the_platform_kubernetes_asks_for_all_that_its_role_allows_and_for_nothi
         platform.scale("web.shop")
         for count in (3, 2, 3):
             platform.set_scale("web.shop", count)
-        until(lambda: any(call[:3] == ("patch", "", "events") for call in server.calls), "an event is counted up")
+        until(
+            lambda: any(call[:3] == ("patch", "", "events") for call in server.calls),
+            "an event is counted up",
+        )
         # The status changes, and the watch does not tell of it: the version that is written from is stale.
         server.faults["GET /apis/apps/v1/deployments"] = status(503)
         server.end_watches()

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy import knative_scraping
+
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy/prometheus"
 RULES = sorted(path for path in (PROMETHEUS / "rules").glob("*.yml") if path.stem != "openfaas-baseline")
@@ -86,7 +88,7 @@ def as_the_operator_writes_it(monitor: dict[str, Any]) -> dict[str, Any]:
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     present = [
         {
-            "source_labels": [f"__meta_kubernetes_pod_labelpresent_{expression['key']}"],
+            "source_labels": ["__meta_kubernetes_pod_labelpresent_" + re.sub(r"\W", "_", expression["key"])],
             "action": "keep",
             "regex": "true",
         }
@@ -143,31 +145,75 @@ def targets(url: str, jobs: int) -> list[dict[str, Any]]:
     raise AssertionError("Prometheus did not find targets of every job")
 
 
-@pytest.mark.e2e
-@pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
-def test_only_functions_that_opted_in_are_scraped_and_they_are_called_as_the_gateway_calls_them(
-    tmp_path: Path,
-):
-    ways = {
-        "plain": job(plain_configuration(), "functions"),
-        "chart": job(chart_configuration(), "functions"),
-        "operator": as_the_operator_writes_it(monitors()["functions"]),
-    }
+WAYS = {
+    "plain": job(plain_configuration(), "functions"),
+    "chart": job(chart_configuration(), "functions"),
+    "operator": as_the_operator_writes_it(monitors()["functions"]),
+}
+KNATIVE_WAYS = {
+    "knative chart": job(knative_scraping.chart_configuration(), "functions"),
+    "knative operator": as_the_operator_writes_it(knative_scraping.monitor("PodMonitor")),
+}
+PROXIES = "queue-proxy"
+
+
+@pytest.fixture(scope="module")
+def scraped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """What one Prometheus makes of all jobs: the targets of each."""
+    if shutil.which("prometheus") is None:
+        pytest.skip("prometheus is not installed")
     pods = [discovered(pod) for pod in PODS]
-    jobs = [
-        {"job_name": way, "relabel_configs": found["relabel_configs"], "static_configs": pods}
-        for way, found in ways.items()
+    everything = [
+        *((name, way, pods) for name, way in WAYS.items()),
+        *((name, way, knative_scraping.PODS) for name, way in KNATIVE_WAYS.items()),
+        (PROXIES, knative_scraping.queue_proxy(), knative_scraping.proxies()),
     ]
-    with prometheus({"scrape_configs": jobs}, tmp_path) as url:
-        scraped = targets(url, len(ways))
-    for way in ways:
+    jobs = [
+        {"job_name": name, "relabel_configs": way["relabel_configs"], "static_configs": found}
+        for name, way, found in everything
+    ]
+    with prometheus({"scrape_configs": jobs}, tmp_path_factory.mktemp("prometheus")) as url:
+        found = targets(url, len(jobs))
+    return {name: [each for each in found if each["scrapePool"] == name] for name, _, _ in everything}
+
+
+@pytest.mark.e2e
+def test_only_functions_that_opted_in_are_scraped_and_they_are_called_as_the_gateway_calls_them(
+    scraped: dict[str, list[dict[str, Any]]],
+):
+    for way in WAYS:
         called = {
             (target["scrapeUrl"], target["labels"]["function_name"], target["labels"]["replica"])
-            for target in scraped
-            if target["scrapePool"] == way
+            for target in scraped[way]
         }
         assert called == FOUND, way
-    assert {target["labels"]["job"] for target in scraped} == {"plain", "chart", "functions"}
+    assert {target["labels"]["job"] for way in WAYS for target in scraped[way]} == {
+        "plain",
+        "chart",
+        "functions",
+    }
+
+
+@pytest.mark.e2e
+def test_on_knative_replicas_of_every_revision_are_scraped_under_the_name_of_their_service(
+    scraped: dict[str, list[dict[str, Any]]],
+):
+    for way in KNATIVE_WAYS:
+        called = {
+            (
+                target["scrapeUrl"],
+                *(target["labels"][key] for key in ("function_name", "revision", "replica")),
+            )
+            for target in scraped[way]
+        }
+        assert called == knative_scraping.FOUND, way
+
+
+@pytest.mark.e2e
+def test_on_knative_the_proxies_are_not_taken_for_replicas(scraped: dict[str, list[dict[str, Any]]]):
+    labels = [target["labels"] for target in scraped[PROXIES]]
+    assert {each.get("knative_service") for each in labels} == {"tabular.shop", "plain.shop", None}
+    assert not any("function_name" in each for each in labels)
 
 
 def test_the_chart_scrapes_functions_exactly_as_the_plain_configuration_does():

@@ -39,7 +39,7 @@ SETTINGS_AGE: Final = 60.0
 TICK: Final = 2.0
 """Seconds between two passes at most: what waits for time to pass is seen this late."""
 
-BREATH: Final = 0.05
+BREATH: Final = 0.02
 """Seconds after a change before a pass begins, so that changes that come together make one pass."""
 
 FIRST_BACK_OFF: Final = 0.2
