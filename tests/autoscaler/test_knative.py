@@ -251,6 +251,36 @@ def test_a_service_of_somebody_else_is_left_alone_and_named(world, start):
     assert world.autoscaler(name)["status"]["serviceName"] == ""
 
 
+def test_a_service_that_cannot_be_created_is_said_and_made_when_it_can_be(world, start):
+    name = world.revise()
+    create = "POST /apis/networking.internal.knative.dev/"
+    world.server.faults[create] = doubles.status(403, b'{"message": "cannot set blockOwnerDeletion"}')
+    start()
+    until(lambda: world.says(name, "SKSReady") == "Unknown FailedCreate", "the status says so")
+    world.server.faults.clear()
+    until(is_ready(world, name), "the revision is ready")
+
+
+def test_a_revision_that_is_being_deleted_is_left_alone(world, start):
+    name = world.revise(min_scale="2")
+    with world.edit(PA, name) as pa:
+        pa["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    platform = start()
+    assert platform.scales() == {}
+    with nothing_written(world.server):
+        platform.rescale()
+        platform.tell()
+
+
+def test_a_revision_waits_for_its_deployment(world, start):
+    world.server.put(*PA, an_autoscaler("tabular-00001", "tabular", 1))
+    platform = start()
+    assert platform.scales() == {}
+    name = world.revise()
+    until(is_ready(world, name), "the revision is ready")
+    assert list(platform.scales()) == ["tabular.default"]
+
+
 def test_revisions_of_another_class_are_left_alone(world, start):
     other = world.revise(**{"class": "kpa.autoscaling.knative.dev", "min_scale": "3"})
     ours = world.revise(service="vision")
@@ -371,6 +401,36 @@ def test_a_decision_on_a_deployment_whose_status_has_changed_meanwhile_is_carrie
     assert world.replicas(name) == 3
 
 
+def test_a_decision_on_a_count_that_somebody_else_has_changed_meanwhile_is_not_carried_out(world, start):
+    name = world.revise()
+    platform = start(Standby(leading=True))
+    until(is_ready(world, name), "the revision is ready")
+    with watches_held(platform):
+        with world.edit(DEPLOYMENT, f"{name}-deployment") as deployment:
+            deployment["spec"]["replicas"] = 7
+        with pytest.raises(PlatformError, match="status 409"):
+            platform.set_scale("tabular.default", 3)
+
+
+def test_who_leads_no_more_when_its_write_comes_too_late_does_not_try_again(world, start):
+    name = world.revise()
+    leader = Standby(leading=True)
+    platform = start(leader)
+    until(is_ready(world, name), "the revision is ready")
+    scale = "PATCH /apis/apps/v1/namespaces/default/deployments/"
+    body = b'{"reason": "Conflict", "message": "the object has been modified"}'
+
+    def too_late(handler):
+        leader.leading = False
+        doubles.status(409, body)(handler)
+
+    world.server.faults[scale] = too_late
+    with pytest.raises(PlatformError, match="status 409"):
+        platform.set_scale("tabular.default", 3)
+    assert [line for line in world.server.requests if line.startswith(scale)][1:] == []
+    assert world.replicas(name) == 1
+
+
 def test_what_somebody_else_sets_is_set_right(world, start):
     name = world.revise()
     platform = start()
@@ -454,6 +514,7 @@ def test_a_floor_is_written_on_the_revision_and_seen_at_once(world, start, revis
     world.route(r1=100)
     platform = start(mode="floor")
     assert platform.scales() == {"tabular.default": Scale(desired=2, available=3, min=2, max=9)}
+    assert platform.scale("tabular.default").max == 9
     platform.set_scale("tabular.default", 5)
     assert annotations_of(world) == {
         OPT_IN: "true",

@@ -153,6 +153,10 @@ def test_a_route_that_follows_a_configuration_will_name_its_newest_revision():
     }
 
 
+def test_a_revision_without_a_configuration_is_nobodys_newest():
+    assert newest([an_object()]) == {}
+
+
 def test_entries_of_one_revision_add_up_and_a_tag_alone_is_named_without_a_share():
     route = a_route(
         status=[

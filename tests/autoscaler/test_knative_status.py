@@ -200,6 +200,23 @@ def test_where_the_cluster_forbids_zero_nothing_rests():
     assert rests(started(reachability="Unreachable"), UNROUTED, never, NOW, superseded=False) is None
 
 
+def test_a_revision_that_is_left_behind_where_zero_is_forbidden_keeps_one_replica():
+    pa = started(reachability="Unreachable", annotations={"autoscaling.knative.dev/min-scale": "5"})
+    left = revision_of(pa, a_deployment(5, 5), UNROUTED, Defaults(scale_to_zero=False), rests=False)
+    assert left.lowest == 1
+    named = revision_of(pa, a_deployment(5, 0), ROUTED, Defaults(), rests=False)
+    assert named.lowest == 5, "it is routed: all its replicas have failed"
+    assert says(status(pa, None, left, 1, None, NOW), "ScaleToZero") == (None, "")
+
+
+def test_a_revision_that_fails_to_come_up_does_not_get_what_it_would_need_to_take_over():
+    taking_over = Share(None, 1.0)
+    fresh = revision_of(an_autoscaler(), a_deployment(), taking_over, Defaults(), rests=False)
+    assert fresh.share == taking_over
+    failing = an_autoscaler(reachability="Unreachable")
+    assert revision_of(failing, a_deployment(), taking_over, Defaults(), rests=False).share == UNROUTED
+
+
 def waiting(since, reachability="Unreachable", deadline=None):
     annotations = {} if deadline is None else {"serving.knative.dev/progress-deadline": deadline}
     unknown = a_condition("ScaleTargetInitialized", "Unknown", since=since)
@@ -250,6 +267,11 @@ def test_the_retention_period_counts_where_it_is_longer():
     proxied = a_service(pa, mode="Proxy")
     assert not may_go(pa, proxied, Defaults(), NOW + 119)
     assert may_go(pa, proxied, Defaults(), NOW + 120)
+
+
+def test_a_retention_period_that_is_no_duration_does_not_count():
+    pa = resting(AT, **{"autoscaling.knative.dev/scale-to-zero-pod-retention-period": "long"})
+    assert may_go(pa, a_service(pa, mode="Proxy"), Defaults(), NOW + 30)
 
 
 def test_what_was_given_up_goes_at_once_and_what_is_not_ours_never():

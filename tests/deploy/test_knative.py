@@ -3,8 +3,9 @@
 import re
 import shutil
 import subprocess
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import kubernetes_validate
 import pytest
@@ -86,11 +87,12 @@ def test_the_pod_has_the_token_that_it_needs(built: dict[str, list[dict[str, Any
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_autoscaler_takes_the_configuration_as_it_stands(
-    built: dict[str, list[dict[str, Any]]], way: str
+    built: dict[str, list[dict[str, Any]]], way: Literal["class", "floor"]
 ):
     config = Config.parse(of(built[way], "ConfigMap")["data"]["config.yaml"], "config.yaml")
-    assert isinstance(config.platform, KnativeConfig)
-    assert config.platform.mode == way
+    assert config.platform == KnativeConfig(mode=way)
+    shown = yaml.safe_load((KNATIVE / way / "config.yaml").read_text())["platform"]
+    assert set(shown) == {each.name for each in fields(KnativeConfig)}, "every key, with its default"
     lease = of(built[way], "Role", "slo-autoscaler-lease")["rules"][1]
     assert config.leader is not None
     assert lease["resourceNames"] == [config.leader.lease.name]

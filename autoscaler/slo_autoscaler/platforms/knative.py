@@ -289,7 +289,7 @@ class KnativeClass:
                 if now == target:
                     return found  # the other thread was quicker
                 # Most often only the status has changed; another count is for the next pass to look at.
-                if now != revision.replicas or not left:
+                if now != revision.replicas or not left or not self._leader.leads():
                     raise
                 version = found["metadata"]["resourceVersion"]
         raise AssertionError("the last try returns or raises")
@@ -472,7 +472,7 @@ class KnativeFloor:
             try:
                 self._write(key, change)
             except ConflictError:
-                if not left:
+                if not left or not self._leader.leads():
                     raise
                 time.sleep(_MOMENT)
             else:

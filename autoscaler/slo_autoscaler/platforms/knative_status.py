@@ -97,17 +97,23 @@ ZERO_REFUSED: Final = Verdict(
 
 
 def revision_of(pa: Json, deployment: Json, share: Share, defaults: Defaults, *, rests: bool) -> Revision:
-    """Return the revision that a PodAutoscaler of our class and its Deployment describe."""
+    """Return the revision that a PodAutoscaler of our class and its Deployment describe.
+
+    As in Knative, min-scale does not hold for a revision that is left behind; here that takes the routes' word,
+    too. One that fails to come up gets its initial scale and not yet what it would need to take over.
+    """
     namespace, name = key_of(pa)
     replicas = deployment.get("spec", {}).get("replicas")
     least = min_scale(pa, defaults)
+    if not has_started(pa) and _reachability(pa) == "Unreachable":
+        share = Share(share.routed, None)
     return Revision(
         namespace=namespace,
         name=name,
         service=service_of(pa),
         generation=generation_of(pa),
         share=share,
-        least=least,
+        least=0 if _is_left(pa, share) else least,
         most=max_scale(pa, defaults),
         start=max(least, initial_scale(pa, defaults)),
         started=has_started(pa),
@@ -131,7 +137,7 @@ def rests(pa: Json, share: Share, defaults: Defaults, now: float, *, superseded:
     what the routes say is asked too, lest a routed function goes to zero because it crashes. While a route
     is slow to say anything, a revision that another has taken the place of counts as unreachable as well.
     """
-    reach = pa.get("spec", {}).get("reachability") or ""
+    reach = _reachability(pa)
     if has_started(pa):
         unreachable = reach == "Unreachable" or (reach == "" and superseded)
         return NO_TRAFFIC if defaults.scale_to_zero and unreachable and share == UNROUTED else None
@@ -201,7 +207,7 @@ def status(
         INITIALISED: TRUE if started else UNKNOWN,
         SERVICE_READY: service_ready,
     }
-    if rest is None and revision.least == 0:
+    if rest is None and revision.least == 0 and not _is_left(pa, revision.share):
         verdicts[TO_ZERO] = ZERO_REFUSED
     before = pa.get("status") or {}
     return {
@@ -335,6 +341,15 @@ def _service_spec(pa: Json, mode: str) -> dict[str, Any]:
     # numActivators is left out: 0, all of them. With our class there are none in the path but at zero.
     spec = pa["spec"]
     return {"mode": mode, "objectRef": dict(spec["scaleTargetRef"]), "protocolType": spec["protocolType"]}
+
+
+def _reachability(pa: Json) -> str:
+    return str(pa.get("spec", {}).get("reachability") or "")
+
+
+def _is_left(pa: Json, share: Share) -> bool:
+    """Tell whether both Knative and the routes say that nobody comes to it any more."""
+    return has_started(pa) and _reachability(pa) == "Unreachable" and share == UNROUTED
 
 
 def _says(found: Json, wanted: str) -> bool:
