@@ -41,7 +41,7 @@ from slo_autoscaler.controller import Clocks, Controller
 from slo_autoscaler.journal import Journal
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.metrics import Metrics
-from slo_autoscaler.platforms.openfaas import OpenFaas
+from slo_autoscaler.platforms import build
 from slo_autoscaler.promql import queries
 from slo_autoscaler.sources.prometheus import PrometheusSource
 
@@ -131,7 +131,7 @@ def measured(functions: int, reconciles: int, *, profiled: bool = False) -> dict
             lines: list[str] = []
             metrics = Metrics(CollectorRegistry())
             source = PrometheusSource(config.prometheus, at=lambda: float(now))
-            platform = OpenFaas(config.platform)
+            platform = build(config.platform)
             clocks = Clocks(time.monotonic, lambda: datetime.now(UTC))
             controller = Controller(
                 config, source, platform, metrics, Journal(), Alone(), lines.append, clocks, dry_run=False

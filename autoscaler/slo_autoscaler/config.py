@@ -346,11 +346,11 @@ class Config:
         Discriminator(_kind),
     ]
     prometheus: PrometheusConfig
-    leader: LeaderConfig | None = None
-    """None: this autoscaler is the only one, or a lock on a file keeps it apart from others."""
     interval: PositiveDuration = 5.0
     """Between the starts of two reconciles."""
     web: WebConfig = Field(default_factory=WebConfig)
+    leader: LeaderConfig | None = None
+    """None: this autoscaler is the only one, or a lock on a file keeps it apart from others."""
     defaults: ScalingConfig = Field(default_factory=ScalingConfig)
     functions: dict[str, ScalingConfig] = Field(default_factory=dict)
     """name.namespace -> what differs from ``defaults``, already merged with them."""

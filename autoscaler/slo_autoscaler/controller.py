@@ -221,8 +221,8 @@ class Controller:
         self._metrics.second_scaler("alert", there=there)
         if there and "alert" not in self._warned:
             logger.warning(
-                "OpenFaaS' own scaler is at work: Prometheus sends the alert %s to an Alertmanager. Two scalers"
-                " cannot share a function; docs/install-openfaas.md says how to turn one off",
+                "OpenFaaS' own scaler is at work: Prometheus sends the alert %s to an Alertmanager. Two"
+                " scalers cannot share a function; docs/install-openfaas.md says how to turn one off",
                 BASELINE_ALERT,
             )
             self._warned.add("alert")
@@ -240,8 +240,8 @@ class Controller:
             return
         if "replicas" not in self._warned:
             logger.warning(
-                "%s: its replicas were changed %d times within %.0f s by somebody else: another scaler, such as"
-                " OpenFaaS' own or a HorizontalPodAutoscaler. Two scalers cannot share a function;"
+                "%s: its replicas were changed %d times within %.0f s by somebody else: another scaler, such"
+                " as OpenFaaS' own or a HorizontalPodAutoscaler. Two scalers cannot share a function;"
                 " docs/install-openfaas.md says how to turn one off",
                 *(name, FEW, WITHIN),
             )

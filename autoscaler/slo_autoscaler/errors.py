@@ -37,9 +37,7 @@ class ApiError(PlatformError):
     ``retry_after``: seconds that the server asks for before the next try, None if it says nothing.
     """
 
-    def __init__(
-        self, message: str, status: int, reason: str = "", retry_after: float | None = None
-    ) -> None:
+    def __init__(self, message: str, status: int, reason: str = "", retry_after: float | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.reason = reason

@@ -40,7 +40,7 @@ class Rival:
         return Rival(desired, desired, foreign)
 
     def asked(self, replicas: int) -> "Rival":
-        """Return what is known after we have asked for a count: the platform may give some of it, or nothing."""
+        """Return what is known after we have asked for a count: the platform may give a part of it."""
         lowest = replicas if self.lowest is None else min(self.lowest, replicas)
         highest = replicas if self.highest is None else max(self.highest, replicas)
         return Rival(lowest, highest, self.foreign)

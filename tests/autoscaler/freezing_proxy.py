@@ -1,4 +1,4 @@
-"""A TCP proxy whose network can stand still: what is under way is neither delivered nor refused until it thaws."""
+"""A TCP proxy whose network can stand still: what is under way is neither delivered nor refused."""
 
 import contextlib
 import socket
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class FreezingProxy:
-    """Listens on a free port and passes bytes on to ``upstream`` (host:port) both ways, as long as it flows."""
+    """Listens on a free port and passes bytes on to ``upstream`` (host:port) both ways, while it flows."""
 
     def __init__(self, upstream: str) -> None:
         host, _, port = upstream.rpartition(":")

@@ -121,7 +121,17 @@ class KubeServer:
             def do_GET(self) -> None:
                 server._handle(self)
 
-            do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
+            def do_POST(self) -> None:
+                server._handle(self)
+
+            def do_PUT(self) -> None:
+                server._handle(self)
+
+            def do_PATCH(self) -> None:
+                server._handle(self)
+
+            def do_DELETE(self) -> None:
+                server._handle(self)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -160,7 +170,9 @@ class KubeServer:
 
     def put(self, api: str, plural: str, document: Document) -> Document:
         """Create or replace an object, its status included; return it as stored."""
-        target = Target(api, plural, document["metadata"].get("namespace", ""), document["metadata"]["name"], "")
+        target = Target(
+            api, plural, document["metadata"].get("namespace", ""), document["metadata"]["name"], ""
+        )
         with self._changed:
             return copy.deepcopy(self._store(target, copy.deepcopy(document)))
 
@@ -170,7 +182,9 @@ class KubeServer:
 
     def all(self, api: str, plural: str) -> list[Document]:
         with self._changed:
-            return [copy.deepcopy(found) for key, found in self._objects.items() if key[0] == _kind(api, plural)]
+            return [
+                copy.deepcopy(found) for key, found in self._objects.items() if key[0] == _kind(api, plural)
+            ]
 
     def remove(self, api: str, plural: str, namespace: str, name: str) -> None:
         with self._changed:
@@ -234,10 +248,17 @@ class KubeServer:
                 and (not rule.get("resourceNames") or call.name in rule["resourceNames"])
             ):
                 return
-        raise Refused(403, "Forbidden", f"cannot {call.verb} resource {call.resource} in group {call.group!r}")
+        raise Refused(
+            403, "Forbidden", f"cannot {call.verb} resource {call.resource} in group {call.group!r}"
+        )
 
     def _answer(
-        self, handler: BaseHTTPRequestHandler, verb: str, target: Target, query: Mapping[str, str], body: bytes
+        self,
+        handler: BaseHTTPRequestHandler,
+        verb: str,
+        target: Target,
+        query: Mapping[str, str],
+        body: bytes,
     ) -> tuple[int, Document]:
         with self._changed:
             if verb == "list":
@@ -424,7 +445,9 @@ def a_kube_server() -> Iterator[KubeServer]:
         server.close()
 
 
-def a_deployment(name: str = "web", namespace: str = "shop", replicas: int = 2, **annotations: str) -> Document:
+def a_deployment(
+    name: str = "web", namespace: str = "shop", replicas: int = 2, **annotations: str
+) -> Document:
     """Return a Deployment; an annotation's underscores stand for dashes, under tailbound.dev/."""
     return {
         "apiVersion": "apps/v1",
@@ -432,7 +455,9 @@ def a_deployment(name: str = "web", namespace: str = "shop", replicas: int = 2, 
         "metadata": {
             "name": name,
             "namespace": namespace,
-            "annotations": {f"tailbound.dev/{key.replace('_', '-')}": text for key, text in annotations.items()},
+            "annotations": {
+                f"tailbound.dev/{key.replace('_', '-')}": text for key, text in annotations.items()
+            },
         },
         "spec": {"replicas": replicas, "template": {}},
     }

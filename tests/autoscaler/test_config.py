@@ -30,7 +30,10 @@ def test_two_urls_are_enough():
     assert config.target("any.fn").rate_lag == config.prometheus.rate_window / 2
 
 
-@pytest.mark.parametrize("path", [DEPLOY / "autoscaler-config.yaml", DEPLOY / "local/autoscaler.yaml", DEPLOY / "kubernetes/config.yaml"])
+@pytest.mark.parametrize(
+    "path",
+    [DEPLOY / "autoscaler-config.yaml", DEPLOY / "local/autoscaler.yaml", DEPLOY / "kubernetes/config.yaml"],
+)
 def test_the_configurations_that_we_ship_are_valid(path):
     Config.parse(path.read_text(), str(path))
 
@@ -249,7 +252,10 @@ def test_a_gateway_is_overridden_where_there_is_one_only():
 @pytest.mark.parametrize(
     ("platform", "fault"),
     [
-        ("{kind: kubernetes, gateway_url: http://g}", "gateway_url: unknown key; known here: kind, kubeconfig"),
+        (
+            "{kind: kubernetes, gateway_url: http://g}",
+            "gateway_url: unknown key; known here: kind, kubeconfig",
+        ),
         ("{kind: kubernetes, resink: 3}", "resink: unknown key; did you mean resync?"),
         ("{kind: kubernetes, resync: 0}", "resync: 0 must be greater than 0"),
         ("{kind: kubernetes, namespaces: []}", "namespaces: [] Tuple should have at least 1 item"),

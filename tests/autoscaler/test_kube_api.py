@@ -1,4 +1,4 @@
-"""The client of the Kubernetes API and its watched lists, against a server over real sockets, well and unwell."""
+"""The client of the Kubernetes API and its watched lists, on a server over real sockets, well and unwell."""
 
 import base64
 import threading
@@ -190,7 +190,7 @@ def test_a_call_may_have_less_time_than_the_others(api):
 @pytest.mark.parametrize("fault", [doubles.garbage, doubles.status(200, b"[]"), doubles.status(200, b"")])
 def test_an_answer_that_makes_no_sense_is_an_error(api, server, fault):
     server.faults["GET"] = fault
-    with pytest.raises(PlatformError, match="not JSON|not an object"):
+    with pytest.raises(PlatformError, match=r"not JSON|not an object"):
         api.get(WEB)
     with pytest.raises(PlatformError):
         list(api.pages(ALL))
@@ -223,7 +223,7 @@ def test_an_answer_that_does_not_come_or_does_not_end_has_a_timeout(server, tmp_
 
 def test_a_server_that_is_not_there_is_unreachable(server, tmp_path):
     client = impatient(server, tmp_path, f"127.0.0.1:{free_port()}")
-    with pytest.raises(UnreachableError, match="GET .*: NewConnectionError: .*refused"):
+    with pytest.raises(UnreachableError, match=r"GET .*: NewConnectionError: .*refused"):
         client.get(WEB)
     client.close()
 

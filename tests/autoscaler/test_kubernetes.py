@@ -1,6 +1,4 @@
-"""The platform kubernetes against an API server over real sockets: what is found, what is written, what is minded."""
-
-import threading
+"""The platform kubernetes on an API server over real sockets: what is found, written and minded."""
 
 import pytest
 
@@ -149,7 +147,9 @@ def test_a_count_that_somebody_else_has_changed_since_the_decision_is_left_as_it
     server.end_watches()
     until(lambda: not server.watches(), "it sees nothing new")
     server.put(*APPS, {**server.get(*WEB), "spec": {"replicas": 7}})
-    with pytest.raises(PlatformError, match=r"web\.shop: somebody else has set 7 replicas where there were 2"):
+    with pytest.raises(
+        PlatformError, match=r"web\.shop: somebody else has set 7 replicas where there were 2"
+    ):
         platform.set_scale("web.shop", 4)
     assert replicas(server) == 7
 
@@ -299,9 +299,8 @@ def test_a_write_that_was_held_up_by_the_network_does_nothing_once_another_has_w
         until(lambda: "web.shop" in old.scales(), "the old one knows it")
         new.scales()
         proxy.freeze()
-        writing = threading.Thread(target=lambda: pytest.raises(PlatformError, old.set_scale, "web.shop", 9))
-        writing.start()
-        writing.join()
+        with pytest.raises(PlatformError):
+            old.set_scale("web.shop", 9)
         new.set_scale("web.shop", 3)
         before = len(server.calls)
         proxy.thaw()

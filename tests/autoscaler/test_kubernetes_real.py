@@ -26,7 +26,9 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.skipif(not (ADDRESS or KUBECONFIG), reason="neither TEST_KUBE_APISERVER nor KUBECONFIG is set"),
+    pytest.mark.skipif(
+        not (ADDRESS or KUBECONFIG), reason="neither TEST_KUBE_APISERVER nor KUBECONFIG is set"
+    ),
 ]
 
 DEPLOYMENTS = Resource("apps/v1", "deployments")
@@ -87,7 +89,13 @@ def test_a_stale_version_is_refused_by_the_scale_subresource(api, namespace):
     created = deploy(api, namespace)
     path = DEPLOYMENTS.path(namespace, "web", "scale")
     version = created["metadata"]["resourceVersion"]
-    api.patch(path, {"metadata": {"resourceVersion": api.get(path)["metadata"]["resourceVersion"]}, "spec": {"replicas": 3}})
+    api.patch(
+        path,
+        {
+            "metadata": {"resourceVersion": api.get(path)["metadata"]["resourceVersion"]},
+            "spec": {"replicas": 3},
+        },
+    )
     with pytest.raises(ConflictError):
         api.patch(path, {"metadata": {"resourceVersion": version}, "spec": {"replicas": 4}})
 
@@ -150,7 +158,8 @@ def test_a_frozen_network_never_makes_two_leaders(namespace, kubeconfig, tmp_pat
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not on PATH")
 @pytest.mark.parametrize(
-    ("manifest", "namespace_of_it"), [("autoscaler.yaml", "openfaas"), ("autoscaler-kubernetes.yaml", "tailbound")]
+    ("manifest", "namespace_of_it"),
+    [("autoscaler.yaml", "openfaas"), ("autoscaler-kubernetes.yaml", "tailbound")],
 )
 def test_the_server_would_take_the_manifests(api, kubeconfig, manifest, namespace_of_it):
     made = False
@@ -162,8 +171,18 @@ def test_the_server_would_take_the_manifests(api, kubeconfig, manifest, namespac
         pass  # it is there
     try:
         done = subprocess.run(
-            ["kubectl", "--kubeconfig", kubeconfig, "apply", "--dry-run=server", "-f", str(DEPLOY / manifest)],
-            **{"capture_output": True, "text": True, "timeout": 50},
+            [
+                "kubectl",
+                "--kubeconfig",
+                kubeconfig,
+                "apply",
+                "--dry-run=server",
+                "-f",
+                str(DEPLOY / manifest),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=50,
             check=False,
         )
         assert done.returncode == 0, done.stderr

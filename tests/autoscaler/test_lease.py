@@ -26,7 +26,7 @@ def server():
 
 @pytest.fixture
 def lead(server, tmp_path):
-    """Return a maker of leaders, each closed at the end; ``address`` is the server's or a proxy's before it."""
+    """Return a maker of leaders, each closed at the end; ``address`` is that of a proxy before the server."""
     made = []
 
     def make(identity, address=None, config=QUICK):

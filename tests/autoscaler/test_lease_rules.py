@@ -1,4 +1,4 @@
-"""The law of the lease: never two that may act, whoever and whatever stands still, and somebody in the end."""
+"""The law of the lease: never two that may act, whatever stands still, and somebody in the end."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime

@@ -164,7 +164,9 @@ def test_alerts_count_only_where_somebody_is_told_of_them(server, source):
     assert source.alerts() == frozenset()
 
 
-@pytest.mark.parametrize("fault", [doubles.status(404), doubles.garbage, doubles.status(200, b"{}"), doubles.panic])
+@pytest.mark.parametrize(
+    "fault", [doubles.status(404), doubles.garbage, doubles.status(200, b"{}"), doubles.panic]
+)
 def test_alerts_that_cannot_be_had_are_a_source_error(server, source, fault):
     server.faults["GET"] = fault
     with pytest.raises(SourceError):

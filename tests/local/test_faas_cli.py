@@ -61,13 +61,15 @@ def test_the_requests_of_a_functions_whole_life_are_answered_as_faas_cli_wants_t
         assert described["annotations"] == body["annotations"]
         # invoke: by the long name, as plain text
         answer = await client.call("POST", "/function/echo.openfaas-fn", data=b"hello")
-        assert (answer.status, answer.body) == (200, b"hello")
+        assert (answer.status, answer.json()["body"]) == (200, "hello")
         # logs: as JSON lines, not followed
         logs = await client.call("GET", "/system/logs?follow=false&name=echo&namespace=&since=&tail=-1")
         assert logs.status == 200
         assert {json.loads(line)["name"] for line in logs.text.splitlines()} == {"echo"}
         # remove: the name is in the body
-        gone = await client.call("DELETE", "/system/functions", json={"functionName": "echo", "namespace": ""})
+        gone = await client.call(
+            "DELETE", "/system/functions", json={"functionName": "echo", "namespace": ""}
+        )
         assert gone.status in (200, 202)
         assert (await client.call("GET", "/system/functions")).json() == []
 
@@ -83,7 +85,11 @@ def faas(folder: Path, *arguments: str, gateway: str = "", stdin: str = "") -> s
     where = ["--gateway", gateway] if gateway else []
     done = subprocess.run(
         ["faas-cli", *arguments, *where],
-        **{"cwd": folder, "input": stdin, "capture_output": True, "text": True, "timeout": 50},
+        cwd=folder,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=50,
         env={**os.environ, "HOME": str(folder), "CI": "true"},
         check=False,
     )

@@ -1,13 +1,13 @@
 """The Kubernetes API: requests and answers as plain dicts, and lists that are kept current by a watch.
 
-Owns connections, credentials, timeouts, retries and the translation of what can go wrong. Knows nothing of any
-kind of object. The kubernetes package gives credentials and TLS (kubeconfig, service account, token renewal);
-its models, its watch and its leader election are not used. What this module minds:
+Owns connections, credentials, timeouts, retries and the translation of what can go wrong. Knows nothing of
+any kind of object. The kubernetes package gives credentials and TLS (kubeconfig, service account, token
+renewal); its models, its watch and its leader election are not used. What this module minds:
 
 - urllib3 would try three times within one call, and waits for ever unless it is told not to.
 - A timeout of a socket starts anew with every byte, so whole answers have a deadline as well.
-- A watch that is silent may be dead: each is asked to end by itself after a while, and a read that takes longer
-  is an error.
+- A watch that is silent may be dead: each is asked to end by itself after a while, and a read that takes
+  longer is an error.
 - Merge patches only: the package turns other dicts into strategic patches, which custom objects do not have.
 """
 
@@ -139,7 +139,9 @@ class KubeApi:
         """
         return self._request("GET", path, query, patient=patient, within=within)
 
-    def pages(self, path: str, query: Mapping[str, str] | None = None) -> Iterator[tuple[list[Document], str]]:
+    def pages(
+        self, path: str, query: Mapping[str, str] | None = None
+    ) -> Iterator[tuple[list[Document], str]]:
         """Give the objects of a list a page at a time, each with the list's resourceVersion."""
         position: str | None = None
         while position != "":
@@ -229,7 +231,9 @@ class KubeApi:
     ) -> urllib3.BaseHTTPResponse:
         """Return an answer whose body is yet to be read; the one place where statuses become ours."""
         headers = {"Accept": "application/json", "User-Agent": f"slo-autoscaler/{__version__}"}
-        for setting in self._configuration.auth_settings().values():
+        # Asked for each time, for the token of a service account is renewed.
+        settings: Mapping[str, Any] = self._configuration.auth_settings()
+        for setting in settings.values():
             if setting["in"] == "header" and setting["value"]:
                 headers[setting["key"]] = setting["value"]
         if body is not None:
@@ -297,8 +301,8 @@ class Stream:
 class Watched(Generic[T]):
     """A list of objects, kept current by a watch in a thread of its own.
 
-    ``keep`` makes of each object what is kept of it, or None: not this one. Make it small and immutable, for it
-    is handed to every reader as it is. Keys are ``namespace/name``.
+    ``keep`` makes of each object what is kept of it, or None: not this one. Make it small and immutable, for
+    it is handed to every reader as it is. Keys are ``namespace/name``.
     """
 
     def __init__(
@@ -429,7 +433,8 @@ class Watched(Generic[T]):
     def _list(self) -> str:
         found: dict[str, tuple[str, T]] = {}
         version = ""
-        for items, version in self._api.pages(self._path, self._query):
+        for items, as_of in self._api.pages(self._path, self._query):
+            version = as_of
             for item in items:
                 key, each = _identity(item)
                 kept = self._keep(item)

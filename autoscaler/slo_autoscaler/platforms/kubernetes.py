@@ -1,15 +1,15 @@
 """Plain Kubernetes: every Deployment with our annotation, scaled through its scale subresource.
 
-Owns the names and annotations, the Deployments as a watch tells of them, and how a count is written. What this
-module minds:
+Owns the names and annotations, the Deployments as a watch tells of them, and how a count is written. What
+this module minds:
 
 - A write names the version of the Deployment that the decision was made on, so one that was held up somewhere
   and arrives late, when another leader has written, fails. A version that is old only because the status has
   changed is read again, within the time that one request may take.
 - The watch may tell of our own write later than the next reconcile asks; until then the answer to the write
   counts, for a count that is not there yet would be taken for a refusal.
-- A HorizontalPodAutoscaler on the same Deployment undoes whatever we write: such a Deployment is an error that
-  names both.
+- A HorizontalPodAutoscaler on the same Deployment undoes whatever we write: such a Deployment is an error
+  that names both.
 """
 
 import logging
@@ -119,27 +119,26 @@ class Kubernetes:
         self._asked: dict[str, _Asked] = {}
         self._lock = threading.Lock()
         self._deployments = {
-            namespace: Watched(
-                self._api, DEPLOYMENTS.path(namespace), Deployment.of, resync=config.resync
-            )
+            namespace: Watched(self._api, DEPLOYMENTS.path(namespace), Deployment.of, resync=config.resync)
             for namespace in namespaces
         }
         self._autoscalers = {
             namespace: Watched(self._api, AUTOSCALERS.path(namespace), _target, resync=config.resync)
             for namespace in namespaces
         }
-        for watched in (*self._deployments.values(), *self._autoscalers.values()):
+        self._watches: tuple[Watched[Any], ...] = (*self._deployments.values(), *self._autoscalers.values())
+        for watched in self._watches:
             watched.start()
 
     def scales(self) -> dict[str, Scale | PlatformError]:
         """Return replicas and bounds of every Deployment with our annotation, as the watches have it."""
         end = time.monotonic() + _PATIENCE * self._config.timeout
-        for watched in (*self._deployments.values(), *self._autoscalers.values()):
+        for watched in self._watches:
             watched.wait(max(0.0, end - time.monotonic()))
         others = self._others()
         scales: dict[str, Scale | PlatformError] = {}
-        for watched in self._deployments.values():
-            for key, deployment in watched.items().items():
+        for found in self._deployments.values():
+            for key, deployment in found.items().items():
                 try:
                     scales[deployment.function_name] = self._scale(deployment, others.get(key))
                 except PlatformError as error:
@@ -182,7 +181,7 @@ class Kubernetes:
 
     def close(self) -> None:
         """Give up watches, the events' thread and connections."""
-        for watched in (*self._deployments.values(), *self._autoscalers.values()):
+        for watched in self._watches:
             watched.close()
         self._events.close()
         self._api.close()

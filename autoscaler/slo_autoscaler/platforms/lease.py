@@ -1,8 +1,8 @@
 """A leader by a Lease of the Kubernetes API: of several autoscalers, on whatever nodes, one acts.
 
-Owns the thread that renews the lease and the time until which it may be acted on; the law is ``lease_rules``'s.
-A renewal that hangs delays nobody: ``leads`` only looks at the clock. A network that stands still makes the
-leader stop by itself, before anybody else may follow.
+Owns the thread that renews the lease and the time until which it may be acted on; the law is
+``lease_rules``'s. A renewal that hangs delays nobody: ``leads`` only looks at the clock. A network that
+stands still makes the leader stop by itself, before anybody else may follow.
 """
 
 import logging
@@ -18,7 +18,7 @@ from typing import Final
 
 from slo_autoscaler.config import LEASE_SHARE, Config, LeaseConfig, OpenFaasConfig
 from slo_autoscaler.errors import ConflictError, NotFoundError, PlatformError
-from slo_autoscaler.platforms.kube_api import KubeApi, Resource
+from slo_autoscaler.platforms.kube_api import Document, KubeApi, Resource
 from slo_autoscaler.platforms.lease_rules import (
     Lease,
     Sighting,
@@ -146,10 +146,8 @@ class LeaseLeader:
 
     def _try(self) -> None:
         config = self._config
-        try:
-            document = self._api.get(self._path, patient=False)
-        except NotFoundError:
-            document = None
+        document = self._read()
+        if document is None:
             self._sighting = None
         else:
             self._sighting = sighted(self._sighting, Lease.of(document), self._clock())
@@ -170,6 +168,12 @@ class LeaseLeader:
         self._holder = ""
         with self._lock:
             self._acts_until = acts_until(sent, config.duration)
+
+    def _read(self) -> Document | None:
+        try:
+            return self._api.get(self._path, patient=False)
+        except NotFoundError:
+            return None
 
     def _follows(self, holder: str) -> None:
         if holder != self._holder:

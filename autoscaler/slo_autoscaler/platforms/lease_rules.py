@@ -1,11 +1,11 @@
 """When a lease is free, whose it is, and how long its holder may act. [P]
 
-The law, after client-go's leader election: nobody compares clocks with anybody. A holder may act for a part of
-the lease's duration, counted on its own clock from just before it sent the renewal that was accepted. Anybody
-else waits until it has seen the same lease, unchanged, for the whole duration on *its* own clock, counted from
-just after it first saw it. The renewal was stored after the holder sent it and before the other saw it, so the
-holder has stopped when the other begins: however long either of them, or the network, stands still. Writes name
-the version that was read, so of two that take a free lease one fails.
+The law, after client-go's leader election: nobody compares clocks with anybody. A holder may act for a part
+of the lease's duration, counted on its own clock from just before it sent the renewal that was accepted.
+Anybody else waits until it has seen the same lease, unchanged, for the whole duration on *its* own clock,
+counted from just after it first saw it. The renewal was stored after the holder sent it and before the other
+saw it, so the holder has stopped when the other begins: however long either of them, or the network, stands
+still. Writes name the version that was read, so of two that take a free lease one fails.
 
 The last part of the duration is left for requests that the holder had sent before it stopped, and for clocks
 that do not run equally fast.
