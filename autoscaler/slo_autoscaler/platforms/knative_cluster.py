@@ -40,7 +40,8 @@ TICK: Final = 2.0
 """Seconds between two passes at most: what waits for time to pass is seen this late."""
 
 BREATH: Final = 0.02
-"""Seconds after a change before a pass begins, so that changes that come together make one pass."""
+"""Seconds after a change before a pass begins, so that changes that come together make one pass. As long as
+the last pass took, if that is more, so that many changes cost half of a core at most."""
 
 FIRST_BACK_OFF: Final = 0.2
 LONGEST_BACK_OFF: Final = 30.0
@@ -257,14 +258,14 @@ class Loop:
             self._thread.join(1.0)
 
     def _run(self) -> None:
-        patience = 0.0
+        patience, took = 0.0, 0.0
         while not self._stop.is_set():
             self._awake.wait(patience)
-            self._stop.wait(BREATH)
+            self._stop.wait(max(BREATH, took))
             self._awake.clear()
             if self._stop.is_set():
                 return
-            patience = TICK
+            patience, began = TICK, time.thread_time()
             try:
                 patience = self._step()
             except PlatformError as error:
@@ -276,6 +277,7 @@ class Loop:
                 logger.exception("%s failed", self._thread.name)
             else:
                 self._complaint = ""
+            took = time.thread_time() - began
 
 
 class Writes:

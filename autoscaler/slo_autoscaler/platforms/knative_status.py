@@ -99,8 +99,8 @@ ZERO_REFUSED: Final = Verdict(
 def revision_of(pa: Json, deployment: Json, share: Share, defaults: Defaults, *, rests: bool) -> Revision:
     """Return the revision that a PodAutoscaler of our class and its Deployment describe.
 
-    As in Knative, min-scale does not hold for a revision that is left behind; here that takes the routes' word,
-    too. One that fails to come up gets its initial scale and not yet what it would need to take over.
+    As in Knative, min-scale does not hold for a revision that is left behind; here that takes the routes'
+    word, too. One that fails to come up gets its initial scale and not yet what it would need to take over.
     """
     namespace, name = key_of(pa)
     replicas = deployment.get("spec", {}).get("replicas")
