@@ -100,6 +100,8 @@ class KubeServer:
         """Called with what is about to be stored; a text refuses it, as a webhook would."""
         self.bookmarks = 0.1
         """Seconds between two bookmarks of a watch that asks for them."""
+        self.longest_watch = 60.0
+        """Seconds after which the server ends a watch, however long it was asked for."""
         self.instantly_ready = True
         """A Deployment's pods are ready as soon as they are asked for."""
         self._objects: dict[tuple[str, str, str], Document] = {}
@@ -109,7 +111,7 @@ class KubeServer:
         self._version = 100
         self._compacted = 0
         self._changed = threading.Condition()
-        self._streams: set[BaseHTTPRequestHandler] = set()
+        self._streams: dict[BaseHTTPRequestHandler, str] = {}
         self._generation = 0
         """Of watches: those of an earlier one end."""
         self._closed = False
@@ -202,10 +204,10 @@ class KubeServer:
             self._generation += 1
             self._changed.notify_all()
 
-    def watches(self) -> int:
-        """Return how many watches are under way."""
+    def watches(self, plural: str = "") -> int:
+        """Return how many watches are under way, of one kind or of all."""
         with self._changed:
-            return len(self._streams)
+            return sum(plural in ("", watched) for watched in self._streams.values())
 
     def verbs(self) -> set[tuple[str, str, str]]:
         """Return every (verb, group, resource) that was asked for."""
@@ -387,14 +389,14 @@ class KubeServer:
         handler.send_header("Transfer-Encoding", "chunked")
         handler.end_headers()
         with self._changed:
-            self._streams.add(handler)
+            self._streams[handler] = target.plural
         try:
             whole = self._stream(handler, target, query)
         except OSError:
             whole = False
         finally:
             with self._changed:
-                self._streams.discard(handler)
+                self._streams.pop(handler, None)
         if whole:
             handler.wfile.write(b"0\r\n\r\n")
         else:
@@ -402,7 +404,7 @@ class KubeServer:
 
     def _stream(self, handler: BaseHTTPRequestHandler, target: Target, query: Mapping[str, str]) -> bool:
         """Send events until the time is up; False if the watch is broken off instead."""
-        end = time.monotonic() + float(query.get("timeoutSeconds", 60))
+        end = time.monotonic() + min(float(query.get("timeoutSeconds", 60)), self.longest_watch)
         at, bookmark = int(query.get("resourceVersion", 0)), time.monotonic() + self.bookmarks
         generation = self._generation
         while True:

@@ -138,7 +138,7 @@ def then_well(server, prefix, fault, times):
     server.faults[prefix] = once
 
 
-@pytest.mark.parametrize("code", [429, 500, 503, 504])
+@pytest.mark.parametrize("code", [429, 503])
 def test_a_busy_server_is_asked_again(api, server, code):
     then_well(server, "GET", doubles.status(code), 2)
     assert api.get(WEB)["metadata"]["name"] == "web"
@@ -341,7 +341,8 @@ def test_a_watch_that_breaks_off_goes_on_where_it_was_without_a_list(watched, se
 
 
 def test_a_watch_that_ends_by_itself_is_followed_by_the_next(watched, server):
-    each = watched(watch_seconds=1.0)
+    server.longest_watch = 0.1
+    each = watched()
     each.wait(10)
     until(lambda: sum("watch=" in request for request in server.requests) > 1, "a second watch")
     put(server, "web", 3)
@@ -380,7 +381,8 @@ def test_bookmarks_keep_a_quiet_watch_from_growing_too_old(watched, server):
 
 
 def test_everything_is_listed_again_now_and_then(watched, server):
-    each = watched(resync=0.0, watch_seconds=1.0)
+    server.longest_watch = 0.1
+    each = watched(resync=0.0)
     each.wait(10)
     until(lambda: sum("watch=" not in request for request in server.requests) > 1, "a second list")
     assert each.told == ["shop/web"], "what has not changed is not told again"
@@ -425,7 +427,8 @@ def test_before_the_first_list_nothing_is_known(watched, server):
 def test_what_has_long_not_been_heard_of_is_not_current(server, tmp_path):
     with a_freezing_proxy(server.address) as proxy:
         client = KubeApi(server.kubeconfig(tmp_path, proxy.address), timeout=0.1, connections=2)
-        each = Watched(client, ALL, replicas, resync=300.0, watch_seconds=1.0)
+        server.longest_watch = 0.1
+        each = Watched(client, ALL, replicas, resync=300.0, watch_seconds=0.2)
         each.start()
         until(lambda: each.wait(1), "it has listed")
         assert each.items() == {"shop/web": 2}

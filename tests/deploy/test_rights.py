@@ -61,7 +61,7 @@ def test_the_platform_kubernetes_asks_for_all_that_its_role_allows_and_for_nothi
         # The status changes, and the watch does not tell of it: the version that is written from is stale.
         server.faults["GET /apis/apps/v1/deployments"] = status(503)
         server.end_watches()
-        until(lambda: not server.watches(), "nothing is watched")
+        until(lambda: not server.watches("deployments"), "nothing is watched")
         stale = server.get("apps/v1", "deployments", "shop", "web")
         server.put("apps/v1", "deployments", {**stale, "status": {"readyReplicas": 1}})
         platform.set_scale("web.shop", 4)

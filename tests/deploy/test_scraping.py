@@ -38,6 +38,34 @@ FOUND = {
     ("http://127.0.1.3:8081/metrics", "tabular.openfaas-fn", "no-port"),
 }
 
+# The same for plain Deployments, whose pods have an annotation of their own.
+DEPLOYMENTS = [
+    {"name": "web-5d9c-x", "set": "web-5d9c", "ip": "127.0.2.1", "port": "8081"},
+    {"name": "my-model-77f-y", "set": "my-model-77f", "ip": "127.0.2.2", "port": "9000"},
+    {"name": "no-annotation", "set": "other-77f", "ip": "127.0.2.3"},
+    {"name": "no-port", "set": "other-77f", "ip": "127.0.2.4", "port": "yes"},
+    {"name": "of-a-set", "set": "db", "ip": "127.0.2.5", "port": "8081", "controller": "StatefulSet"},
+    {"name": "ended", "set": "web-5d9c", "ip": "127.0.2.6", "port": "8081", "phase": "Failed"},
+]
+FOUND_DEPLOYMENTS = {
+    ("http://127.0.2.1:8081/metrics", "web.shop", "web-5d9c-x"),
+    ("http://127.0.2.2:9000/metrics", "my-model.shop", "my-model-77f-y"),
+}
+
+
+def deployed(pod: dict[str, str]) -> dict[str, Any]:
+    labels = {
+        "__meta_kubernetes_namespace": "shop",
+        "__meta_kubernetes_pod_name": pod["name"],
+        "__meta_kubernetes_pod_ip": pod["ip"],
+        "__meta_kubernetes_pod_phase": pod.get("phase", "Running"),
+        "__meta_kubernetes_pod_controller_kind": pod.get("controller", "ReplicaSet"),
+        "__meta_kubernetes_pod_controller_name": pod["set"],
+    }
+    if "port" in pod:
+        labels["__meta_kubernetes_pod_annotation_tailbound_dev_metrics_port"] = pod["port"]
+    return {"targets": [f"{pod['ip']}:8080"], "labels": labels}
+
 
 def discovered(pod: dict[str, str]) -> dict[str, Any]:
     labels = {
@@ -154,7 +182,14 @@ KNATIVE_WAYS = {
     "knative chart": job(knative_scraping.chart_configuration(), "functions"),
     "knative operator": as_the_operator_writes_it(knative_scraping.monitor("PodMonitor")),
 }
+PLAIN_DEPLOYMENTS = "deployments"
 PROXIES = "queue-proxy"
+
+
+def deployments_job() -> dict[str, Any]:
+    (only,) = yaml.safe_load((ROOT / "deploy/kubernetes/prometheus.yml").read_text())
+    assert isinstance(only, dict)
+    return only
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +200,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
     pods = [discovered(pod) for pod in PODS]
     everything = [
         *((name, way, pods) for name, way in WAYS.items()),
+        (PLAIN_DEPLOYMENTS, deployments_job(), [deployed(pod) for pod in DEPLOYMENTS]),
         *((name, way, knative_scraping.PODS) for name, way in KNATIVE_WAYS.items()),
         (PROXIES, knative_scraping.queue_proxy(), knative_scraping.proxies()),
     ]
@@ -177,21 +213,25 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
     return {name: [each for each in found if each["scrapePool"] == name] for name, _, _ in everything}
 
 
+def called(target: dict[str, Any], *labels: str) -> tuple[str, ...]:
+    """Where a target is scraped, and some of its labels."""
+    return target["scrapeUrl"], *(target["labels"][each] for each in labels)
+
+
 @pytest.mark.e2e
 def test_only_functions_that_opted_in_are_scraped_and_they_are_called_as_the_gateway_calls_them(
     scraped: dict[str, list[dict[str, Any]]],
 ):
     for way in WAYS:
-        called = {
-            (target["scrapeUrl"], target["labels"]["function_name"], target["labels"]["replica"])
-            for target in scraped[way]
-        }
-        assert called == FOUND, way
-    assert {target["labels"]["job"] for way in WAYS for target in scraped[way]} == {
-        "plain",
-        "chart",
-        "functions",
-    }
+        assert {called(each, "function_name", "replica") for each in scraped[way]} == FOUND, way
+    jobs = {target["labels"]["job"] for way in WAYS for target in scraped[way]}
+    assert jobs == {"plain", "chart", "functions"}
+
+
+@pytest.mark.e2e
+def test_plain_deployments_are_scraped_under_their_own_names(scraped: dict[str, list[dict[str, Any]]]):
+    found = {called(each, "function_name", "replica") for each in scraped[PLAIN_DEPLOYMENTS]}
+    assert found == FOUND_DEPLOYMENTS
 
 
 @pytest.mark.e2e
@@ -199,14 +239,8 @@ def test_on_knative_replicas_of_every_revision_are_scraped_under_the_name_of_the
     scraped: dict[str, list[dict[str, Any]]],
 ):
     for way in KNATIVE_WAYS:
-        called = {
-            (
-                target["scrapeUrl"],
-                *(target["labels"][key] for key in ("function_name", "revision", "replica")),
-            )
-            for target in scraped[way]
-        }
-        assert called == knative_scraping.FOUND, way
+        found = {called(each, "function_name", "revision", "replica") for each in scraped[way]}
+        assert found == knative_scraping.FOUND, way
 
 
 @pytest.mark.e2e
@@ -218,6 +252,13 @@ def test_on_knative_the_proxies_are_not_taken_for_replicas(scraped: dict[str, li
 
 def test_the_chart_scrapes_functions_exactly_as_the_plain_configuration_does():
     assert job(chart_configuration(), "functions") == job(plain_configuration(), "functions")
+
+
+def test_deployments_are_scraped_as_often_as_functions_and_under_the_job_that_the_rules_ask_for():
+    (deployments,) = yaml.safe_load((ROOT / "deploy/kubernetes/prometheus.yml").read_text())
+    functions = job(plain_configuration(), "functions")
+    for key in ("job_name", "scrape_interval", "scrape_timeout"):
+        assert deployments[key] == functions[key]
 
 
 def test_the_operator_scrapes_functions_as_often_as_the_plain_configuration_does():
