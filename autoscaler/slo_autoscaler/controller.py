@@ -10,8 +10,9 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from math import isinf
 from typing import Any, Final, TypeVar
 
 from slo_autoscaler.config import Config
@@ -295,6 +296,8 @@ class Controller:
     def _decide(self, name: str, target: _Target, seen: Observation | None, scale: Scale) -> Decision:
         now = self._clocks.monotonic()
         spec = target.spec
+        if scale.zero_after is not None:
+            spec = replace(spec, scale_to_zero_after=None if isinf(scale.zero_after) else scale.zero_after)
         real = scale
         if spec.mode == "shadow":
             shadow = target.shadow or Shadow.beside(real, now)

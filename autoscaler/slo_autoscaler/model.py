@@ -217,6 +217,9 @@ class Scale:
     cap: int | None = None
     """The most that the platform gives to any function, if it is known beforehand."""
     enabled: bool = True
+    zero_after: float | None = None
+    """Seconds without a request after which the function's own labels let it go to 0, infinity for never;
+    None where they say nothing, and ``scale_to_zero_after`` holds."""
 
     @property
     def pending(self) -> int:

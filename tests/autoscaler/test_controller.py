@@ -562,3 +562,25 @@ def test_who_stands_by_sees_the_leader_at_work_and_no_other_scaler(gateway):
             gateway.functions["b"].replicas = count
             bench.reconcile()
         assert bench.value("slo_autoscaler_second_scaler", sign="replicas") == 0
+
+
+IDLE = seen(rate=0.0, in_flight=0.0, gateway_rate=0.0, samples=0.0, up_replicas=1.0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "configured", "replicas"),
+    [
+        ({"com.openfaas.scale.zero": "true", "com.openfaas.scale.zero-duration": "20s"}, None, 0),
+        ({"com.openfaas.scale.zero": "false"}, 20.0, 1),
+        ({}, 20.0, 0),
+        ({}, None, 1),
+    ],
+)
+def test_a_functions_own_labels_say_when_it_may_go_to_zero(gateway, labels, configured, replicas):
+    gateway.functions["b"].labels = labels
+    with Bench(
+        gateway, *[{"b.openfaas-fn": IDLE}] * 10, **{"defaults.scale_to_zero_after": configured}
+    ) as bench:
+        for _ in range(10):
+            bench.reconcile()
+    assert gateway.functions["b"].replicas == replicas

@@ -1,6 +1,7 @@
 """The OpenFaaS platform against a gateway over real sockets, well and unwell."""
 
 import base64
+import math
 import threading
 
 import pytest
@@ -10,7 +11,14 @@ from autoscaler.doubles import Function, a_gateway, free_port
 from slo_autoscaler.config import BasicAuth, OpenFaasConfig
 from slo_autoscaler.errors import ConfigError, FunctionGoneError, PlatformError
 from slo_autoscaler.model import Scale
-from slo_autoscaler.platforms.openfaas import AUTOSCALE_LABEL, MAX_LABEL, MIN_LABEL, OpenFaas
+from slo_autoscaler.platforms.openfaas import (
+    AUTOSCALE_LABEL,
+    MAX_LABEL,
+    MIN_LABEL,
+    ZERO_DURATION_LABEL,
+    ZERO_LABEL,
+    OpenFaas,
+)
 
 
 @pytest.fixture
@@ -59,6 +67,22 @@ def test_labels_that_are_no_numbers_fall_back_to_the_default(platform, gateway):
 def test_a_label_opts_a_function_out(platform, gateway, label, enabled):
     gateway.functions["vision"].labels = {AUTOSCALE_LABEL: label}
     assert platform.scale("vision.openfaas-fn").enabled is enabled
+
+
+@pytest.mark.parametrize(
+    ("labels", "after"),
+    [
+        ({}, None),
+        ({ZERO_DURATION_LABEL: "5m"}, None),
+        ({ZERO_LABEL: "true", ZERO_DURATION_LABEL: "5m"}, 300.0),
+        ({ZERO_LABEL: "true"}, 900.0),
+        ({ZERO_LABEL: "true", ZERO_DURATION_LABEL: "soon"}, 900.0),
+        ({ZERO_LABEL: "false", ZERO_DURATION_LABEL: "5m"}, math.inf),
+    ],
+)
+def test_the_labels_by_which_pro_lets_a_function_go_are_honoured(platform, gateway, labels, after):
+    gateway.functions["vision"].labels = labels
+    assert platform.scale("vision.openfaas-fn").zero_after == after
 
 
 def test_the_configured_cap_is_part_of_every_scale(gateway):

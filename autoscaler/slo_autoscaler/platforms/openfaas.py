@@ -9,6 +9,7 @@ Owns requests, basic auth, names and labels. What the contract does not say alou
 - Go leaves out zero values: a missing count is 0.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -17,12 +18,17 @@ from urllib.parse import quote
 import requests
 from requests.adapters import HTTPAdapter
 
-from slo_autoscaler.config import BasicAuth, OpenFaasConfig
+from slo_autoscaler.config import BasicAuth, OpenFaasConfig, parse_duration
 from slo_autoscaler.errors import ConfigError, FunctionGoneError, PlatformError, brief
 from slo_autoscaler.model import Scale
 
 MIN_LABEL: Final = "com.openfaas.scale.min"
 MAX_LABEL: Final = "com.openfaas.scale.max"
+ZERO_LABEL: Final = "com.openfaas.scale.zero"
+ZERO_DURATION_LABEL: Final = "com.openfaas.scale.zero-duration"
+"""OpenFaaS Pro's, which CE refuses at deploy: ``"true"`` lets an idle function go after so long."""
+ZERO_DURATION: Final = 900.0
+"""What Pro takes where the duration is absent, or none."""
 AUTOSCALE_LABEL: Final = "com.tailbound.autoscale"
 """``"false"`` leaves the function to others. In a domain of our own, because faas-netes refuses unknown
 labels under com.openfaas.scale at deploy."""
@@ -86,6 +92,7 @@ class OpenFaas:
             max=_whole(labels.get(MAX_LABEL)),
             cap=self._config.cap,
             enabled=str(labels.get(AUTOSCALE_LABEL, "true")).lower() != "false",
+            zero_after=_zero_after(labels),
         )
 
     def _get(self, path: str, namespace: str) -> Any:
@@ -144,6 +151,18 @@ def _count(function_name: str, status: Mapping[str, Any], key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise PlatformError(f"{function_name}: {key} {value!r} must be a whole number of at least 0")
     return value
+
+
+def _zero_after(labels: Mapping[str, Any]) -> float | None:
+    zero = labels.get(ZERO_LABEL)
+    if zero is None:
+        return None
+    if str(zero).lower() != "true":
+        return math.inf
+    try:
+        return parse_duration(labels.get(ZERO_DURATION_LABEL)) or ZERO_DURATION
+    except ValueError:
+        return ZERO_DURATION
 
 
 def _whole(text: object) -> int | None:
