@@ -3,7 +3,7 @@
 import copy
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slo_autoscaler.platforms.knative_floor import (
@@ -144,6 +144,7 @@ def test_without_a_decision_the_main_revisions_floor_stands():
 _counts = st.none() | st.integers(0, 6).map(str)
 
 
+@settings(max_examples=50)
 @given(_counts, st.lists(st.integers(0, 9), min_size=1, max_size=5))
 def test_whatever_floors_come_the_users_minimum_holds_and_comes_back(own, wanted):
     original = a_revision(**({} if own is None else {"min": own}))

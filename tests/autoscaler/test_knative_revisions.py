@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slo_autoscaler.platforms.knative_revisions import (
@@ -256,6 +256,7 @@ def services(draw):
 _wanted = st.none() | st.integers(0, 30)
 
 
+@settings(max_examples=50)
 @given(services(), _wanted)
 def test_every_count_is_within_its_revisions_bounds_and_never_zero(revisions, wanted):
     counts = plan(revisions, wanted)
@@ -267,6 +268,7 @@ def test_every_count_is_within_its_revisions_bounds_and_never_zero(revisions, wa
             assert each.most is None or counts[each.key] <= max(each.most, each.lowest)
 
 
+@settings(max_examples=50)
 @given(services(), st.integers(0, 30))
 def test_what_was_divided_once_is_not_divided_otherwise_again(revisions, wanted):
     counts = plan(revisions, wanted)
@@ -276,6 +278,7 @@ def test_what_was_divided_once_is_not_divided_otherwise_again(revisions, wanted)
     assert plan(after, None)[main] == counts[main], "a restart, which forgets what was decided"
 
 
+@settings(max_examples=50)
 @given(services(), st.integers(0, 29))
 def test_a_higher_count_gives_no_revision_less(revisions, wanted):
     less, more = plan(revisions, wanted), plan(revisions, wanted + 1)
