@@ -10,6 +10,11 @@ The modules, in the order in which one reconcile passes them ([P] = pure: no I/O
 - ``sources.replay``       the same from a recording
 - ``platforms.openfaas``   functions, their replicas and bounds; scaling them
 - ``platforms.kubernetes`` the same for plain Deployments that carry our annotation
+- ``platforms.knative``    the same for Knative's Services: a class of our own, or a floor under Knative's
+- ``platforms.knative_cluster`` the objects that it reads, and the loops in which it acts
+- ``platforms.knative_revisions`` [P] what annotations and routes mean; a service's count for each revision
+- ``platforms.knative_status`` [P] conditions, status and ServerlessService by Knative's rules
+- ``platforms.knative_floor`` [P] a floor as annotations of a Revision
 - ``platforms.kube_api``   the Kubernetes API: requests, and lists kept current by a watch
 - ``platforms.kube_events`` events on what is scaled
 - ``model`` [P]            the nouns: ``Observation``, ``Scale``, ``Decision``, ``TargetState`` and others

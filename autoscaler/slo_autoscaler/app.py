@@ -30,7 +30,7 @@ from slo_autoscaler.errors import ConfigError
 from slo_autoscaler.journal import Journal
 from slo_autoscaler.leader import Alone, FileLock, Leader
 from slo_autoscaler.metrics import Metrics
-from slo_autoscaler.platforms import build
+from slo_autoscaler.platforms import Resident, build
 from slo_autoscaler.sources.prometheus import PrometheusSource
 from slo_autoscaler.web import Web
 
@@ -82,6 +82,8 @@ def run(config: Config, *, once: bool, dry_run: bool, lock: str | None = None) -
         metrics = Metrics(CollectorRegistry())
         platform = build(config.platform)
         closing.callback(platform.close)
+        if isinstance(platform, Resident) and not dry_run:
+            platform.attach(leader)
         source = PrometheusSource(config.prometheus, config.gateway_slos())
         closing.callback(source.close)
         controller = Controller(

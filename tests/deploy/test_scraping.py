@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy import knative_scraping
+
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy/prometheus"
 RULES = sorted(path for path in (PROMETHEUS / "rules").glob("*.yml") if path.stem != "openfaas-baseline")
@@ -114,7 +116,7 @@ def as_the_operator_writes_it(monitor: dict[str, Any]) -> dict[str, Any]:
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     present = [
         {
-            "source_labels": [f"__meta_kubernetes_pod_labelpresent_{expression['key']}"],
+            "source_labels": ["__meta_kubernetes_pod_labelpresent_" + re.sub(r"\W", "_", expression["key"])],
             "action": "keep",
             "regex": "true",
         }
@@ -171,39 +173,81 @@ def targets(url: str, jobs: int) -> list[dict[str, Any]]:
     raise AssertionError("Prometheus did not find targets of every job")
 
 
-@pytest.mark.e2e
-@pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
-def test_only_functions_that_opted_in_are_scraped_and_they_are_called_as_the_gateway_calls_them(
-    tmp_path: Path,
-):
-    ways = {
-        "plain": job(plain_configuration(), "functions"),
-        "chart": job(chart_configuration(), "functions"),
-        "operator": as_the_operator_writes_it(monitors()["functions"]),
-    }
+WAYS = {
+    "plain": job(plain_configuration(), "functions"),
+    "chart": job(chart_configuration(), "functions"),
+    "operator": as_the_operator_writes_it(monitors()["functions"]),
+}
+KNATIVE_WAYS = {
+    "knative chart": job(knative_scraping.chart_configuration(), "functions"),
+    "knative operator": as_the_operator_writes_it(knative_scraping.monitor("PodMonitor")),
+}
+PLAIN_DEPLOYMENTS = "deployments"
+PROXIES = "queue-proxy"
+
+
+def deployments_job() -> dict[str, Any]:
+    (only,) = yaml.safe_load((ROOT / "deploy/kubernetes/prometheus.yml").read_text())
+    assert isinstance(only, dict)
+    return only
+
+
+@pytest.fixture(scope="module")
+def scraped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """What one Prometheus makes of all jobs: the targets of each."""
+    if shutil.which("prometheus") is None:
+        pytest.skip("prometheus is not installed")
     pods = [discovered(pod) for pod in PODS]
-    jobs = [
-        {"job_name": way, "relabel_configs": found["relabel_configs"], "static_configs": pods}
-        for way, found in ways.items()
+    everything = [
+        *((name, way, pods) for name, way in WAYS.items()),
+        (PLAIN_DEPLOYMENTS, deployments_job(), [deployed(pod) for pod in DEPLOYMENTS]),
+        *((name, way, knative_scraping.PODS) for name, way in KNATIVE_WAYS.items()),
+        (PROXIES, knative_scraping.queue_proxy(), knative_scraping.proxies()),
     ]
-    (plain,) = yaml.safe_load((ROOT / "deploy/kubernetes/prometheus.yml").read_text())
-    jobs.append(
-        {
-            "job_name": "deployments",
-            "relabel_configs": plain["relabel_configs"],
-            "static_configs": [deployed(pod) for pod in DEPLOYMENTS],
-        }
-    )
-    with prometheus({"scrape_configs": jobs}, tmp_path) as url:
-        scraped = targets(url, len(jobs))
-    for way in (*ways, "deployments"):
-        called = {
-            (target["scrapeUrl"], target["labels"]["function_name"], target["labels"]["replica"])
-            for target in scraped
-            if target["scrapePool"] == way
-        }
-        assert called == (FOUND_DEPLOYMENTS if way == "deployments" else FOUND), way
-    assert {target["labels"]["job"] for target in scraped} == {"plain", "chart", "functions", "deployments"}
+    jobs = [
+        {"job_name": name, "relabel_configs": way["relabel_configs"], "static_configs": found}
+        for name, way, found in everything
+    ]
+    with prometheus({"scrape_configs": jobs}, tmp_path_factory.mktemp("prometheus")) as url:
+        found = targets(url, len(jobs))
+    return {name: [each for each in found if each["scrapePool"] == name] for name, _, _ in everything}
+
+
+def called(target: dict[str, Any], *labels: str) -> tuple[str, ...]:
+    """Where a target is scraped, and some of its labels."""
+    return target["scrapeUrl"], *(target["labels"][each] for each in labels)
+
+
+@pytest.mark.e2e
+def test_only_functions_that_opted_in_are_scraped_and_they_are_called_as_the_gateway_calls_them(
+    scraped: dict[str, list[dict[str, Any]]],
+):
+    for way in WAYS:
+        assert {called(each, "function_name", "replica") for each in scraped[way]} == FOUND, way
+    jobs = {target["labels"]["job"] for way in WAYS for target in scraped[way]}
+    assert jobs == {"plain", "chart", "functions"}
+
+
+@pytest.mark.e2e
+def test_plain_deployments_are_scraped_under_their_own_names(scraped: dict[str, list[dict[str, Any]]]):
+    found = {called(each, "function_name", "replica") for each in scraped[PLAIN_DEPLOYMENTS]}
+    assert found == FOUND_DEPLOYMENTS
+
+
+@pytest.mark.e2e
+def test_on_knative_replicas_of_every_revision_are_scraped_under_the_name_of_their_service(
+    scraped: dict[str, list[dict[str, Any]]],
+):
+    for way in KNATIVE_WAYS:
+        found = {called(each, "function_name", "revision", "replica") for each in scraped[way]}
+        assert found == knative_scraping.FOUND, way
+
+
+@pytest.mark.e2e
+def test_on_knative_the_proxies_are_not_taken_for_replicas(scraped: dict[str, list[dict[str, Any]]]):
+    labels = [target["labels"] for target in scraped[PROXIES]]
+    assert {each.get("knative_service") for each in labels} == {"tabular.shop", "plain.shop", None}
+    assert not any("function_name" in each for each in labels)
 
 
 def test_the_chart_scrapes_functions_exactly_as_the_plain_configuration_does():

@@ -53,6 +53,7 @@ INVALID: dict[str, list[str]] = {
     "max_body_bytes": ["-1", "0", "0Gi", "1.5Mi", "16M", "16MB", "Mi", "4Gi", "4294967296", "٣", TOO_LONG],
     "max_queued_bytes": ["-1", "0", "16777215", "1M", "x", TOO_LONG],
     "port": [*BAD_WHOLE, "65536", "http"],
+    "PORT": [*BAD_WHOLE, "65536", "tcp://10.0.0.1:80"],
     "metrics_port": [*BAD_WHOLE, "65536"],
     "read_timeout": [*BAD_DURATIONS, "0"],
     "write_timeout": [*BAD_DURATIONS, "0s"],
@@ -83,6 +84,7 @@ VALID: dict[str, tuple[str, str, object]] = {
     "max_queued_bytes": ("1Gi", "max_queued_bytes", 2**30),
     "access_log": ("true", "access_log", True),
     "port": ("0", "port", 0),
+    "PORT": ("9000", "port", 9000),
     "metrics_port": ("65535", "metrics_port", 65535),
     "read_timeout": ("1", "read_timeout", 1.0),
     "write_timeout": ("2", "write_timeout", 2.0),
@@ -186,6 +188,12 @@ def test_any_text_gives_a_configuration_or_a_config_error_for_its_variable(varia
 @pytest.mark.parametrize("blank", ["", "  "])
 def test_an_empty_value_counts_as_unset(variable: str, blank: str):
     assert read(**{variable: blank}) == read()
+
+
+def test_the_port_that_knative_sets_counts_where_none_is_set_for_the_watchdog():
+    assert read(PORT="9000").port == 9000
+    assert read(PORT="9000", port="8085").port == 8085
+    assert read(PORT="", port="").port == 8080
 
 
 @pytest.mark.parametrize("policy", POLICIES)

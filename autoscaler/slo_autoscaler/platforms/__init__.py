@@ -6,7 +6,7 @@ A platform is a class with the four methods of ``Platform``, a configuration in 
 
 import importlib
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from slo_autoscaler.config import PlatformConfig
 from slo_autoscaler.errors import ConfigError, PlatformError
@@ -43,9 +43,27 @@ class Platform(Protocol):
         ...
 
 
+class Leader(Protocol):
+    """Who may write, as ``slo_autoscaler.leader`` has it."""
+
+    def leads(self) -> bool:
+        """Tell whether this process may act now; never waits."""
+        ...
+
+
+@runtime_checkable
+class Resident(Protocol):
+    """A platform that acts between reconciles too: it keeps what it scales, and not only its count."""
+
+    def attach(self, leader: Leader) -> None:
+        """Begin to act, whenever ``leader`` leads. Without it, in a dry run, nothing is written."""
+        ...
+
+
 PLATFORMS: Final[dict[str, tuple[str, str]]] = {
     "openfaas": ("slo_autoscaler.platforms.openfaas", "OpenFaas"),
     "kubernetes": ("slo_autoscaler.platforms.kubernetes", "Kubernetes"),
+    "knative": ("slo_autoscaler.platforms.knative", "knative"),
 }
 """Kind -> (module, class that takes the configuration). Only the one that is asked for is imported: the
 Kubernetes client is large, and OpenFaaS needs none of it."""

@@ -1,0 +1,301 @@
+"""A Knative Service's revisions as what the autoscaler scales: one function. [P]
+
+Owns what their annotations mean, which of them are routed, and how one count for the service becomes a
+count for each revision. Objects are the API's JSON; the annotation rules are Knative's
+(pkg/apis/autoscaling/register.go, annotation_validation.go). What becomes of the counts is
+``knative_status``'s and ``knative_floor``'s matter.
+
+**A function is a Service, not a revision**: ``<service>.<namespace>``. Capacity and replicas are a
+revision's, but the objective, its error budget, what was learnt and what is configured outlive a rollout,
+and they are the service's. So its decisions are made from the signals of all its revisions together, and
+the counts are:
+
+- The main revision, that with most of the traffic, has the replicas for all of it. Traffic that is moved
+  away from it can come back at once.
+- Another one has replicas for its share, rounded up. The shares are what is routed and what is declared to be
+  routed, whichever is more: a revision that is about to take over is sized before it does, so that a
+  rollout is no dip. (Knative's own autoscaler starts it with ``initial-scale``.)
+- One that no route names goes to rest, without replicas, once it has served (``knative_status``).
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from slo_autoscaler.config import parse_duration
+
+Json = Mapping[str, Any]
+
+AUTOSCALING: Final = "autoscaling.knative.dev/"
+SERVING: Final = "serving.knative.dev/"
+
+CLASS_ANNOTATION: Final = AUTOSCALING + "class"
+KPA: Final = "kpa.autoscaling.knative.dev"
+
+Key = tuple[str, str]
+"""(namespace, name)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What config-autoscaler says where a revision says nothing; here, Knative 1.23's own defaults."""
+
+    class_name: str = KPA
+    min_scale: int = 0
+    max_scale: int = 0
+    initial_scale: int = 1
+    scale_to_zero: bool = True
+    grace_period: float = 30.0
+    """Seconds for which an inactive revision keeps its replicas."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A revision's part of its service's traffic, 0 to 1; None where no route names it."""
+
+    routed: float | None
+    """By the route's status: what is so now."""
+    declared: float | None
+    """By the route's spec: what shall be."""
+
+    @property
+    def most(self) -> float:
+        """Return what it must be able to serve."""
+        return max(self.routed or 0.0, self.declared or 0.0)
+
+
+UNROUTED: Final = Share(None, None)
+
+CONFIG_MAP: Final = "config-autoscaler"
+CONFIG_NAMESPACE: Final = "knative-serving"
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """What scaling needs to know of one revision, whoever scales it."""
+
+    namespace: str
+    name: str
+    service: str
+    """The Service's name, or the Configuration's where there is none."""
+    generation: int
+    """Of the Configuration that it was made from: the higher, the newer."""
+    share: Share
+    least: int
+    """min-scale; 0 where it is not set."""
+    most: int | None
+    """max-scale; None: no bound."""
+    start: int
+    """What it must have had once before it counts as started: at least 1."""
+    started: bool
+    replicas: int
+    """Asked for now."""
+    ready: int
+    rests: bool = False
+    """It is to have no replicas: no route names it, or it has never come up."""
+
+    @property
+    def key(self) -> Key:
+        """Return namespace and name."""
+        return self.namespace, self.name
+
+    @property
+    def function_name(self) -> str:
+        """Return <service>.<namespace>."""
+        return f"{self.service}.{self.namespace}"
+
+    @property
+    def lowest(self) -> int:
+        """Return the least count to scale to while it does not rest.
+
+        Never 0: nothing would wake it. The activator keeps its statistics for Knative's own class only.
+        """
+        return max(1, self.least) if self.started else max(1, self.least, self.start)
+
+
+def annotation(of: Json, *names: str) -> str | None:
+    """Return the first of these annotations that the object has."""
+    annotations = of.get("metadata", {}).get("annotations") or {}
+    for name in names:
+        value = annotations.get(name)
+        if isinstance(value, str):
+            return value
+    return None
+
+
+def label(of: Json, name: str) -> str | None:
+    """Return a label of the object, if it has it and it is not empty."""
+    value = (of.get("metadata", {}).get("labels") or {}).get(name)
+    return value if isinstance(value, str) and value else None
+
+
+def key_of(of: Json) -> Key:
+    """Return namespace and name of an object; empty where it has none."""
+    metadata = of.get("metadata", {})
+    return str(metadata.get("namespace", "")), str(metadata.get("name", ""))
+
+
+def count(text: str | None) -> int | None:
+    """Read a count as Knative does; None for what it would have refused, or is not there."""
+    return int(text) if isinstance(text, str) and text.isascii() and text.isdecimal() else None
+
+
+def defaults_of(config_map: Json) -> Defaults:
+    """Return what config-autoscaler says; what it does not say, or says wrongly, is Knative's default."""
+    data = config_map.get("data") or {}
+    usual = Defaults()
+
+    def whole(key: str, default: int) -> int:
+        found = count(data.get(key))
+        return default if found is None else found
+
+    try:
+        grace = parse_duration(data.get("scale-to-zero-grace-period", usual.grace_period))
+    except ValueError:
+        grace = usual.grace_period
+    return Defaults(
+        class_name=data.get("pod-autoscaler-class") or usual.class_name,
+        min_scale=whole("min-scale", usual.min_scale),
+        max_scale=whole("max-scale", usual.max_scale),
+        initial_scale=whole("initial-scale", usual.initial_scale),
+        scale_to_zero=str(data.get("enable-scale-to-zero", "true")).lower() == "true",
+        grace_period=grace,
+    )
+
+
+def version_of(config_map: Json) -> tuple[int, int] | None:
+    """Return Knative's version, with which releases label all that they install; None if it is none."""
+    match = re.match(r"v?(\d+)\.(\d+)", label(config_map, "app.kubernetes.io/version") or "")
+    return None if match is None else (int(match[1]), int(match[2]))
+
+
+def min_scale(of: Json, defaults: Defaults) -> int:
+    """Return the user's lower bound; ``min-scale`` wins over the old ``minScale``, 0 is none."""
+    own = count(annotation(of, AUTOSCALING + "min-scale", AUTOSCALING + "minScale"))
+    return defaults.min_scale if own is None else own
+
+
+def max_scale(of: Json, defaults: Defaults) -> int | None:
+    """Return the user's upper bound, or None: no bound."""
+    own = count(annotation(of, AUTOSCALING + "max-scale", AUTOSCALING + "maxScale"))
+    return (defaults.max_scale if own is None else own) or None
+
+
+def initial_scale(of: Json, defaults: Defaults) -> int:
+    """Return the count with which a revision starts; 0 (where the cluster allows it) is the user's word."""
+    own = count(annotation(of, AUTOSCALING + "initial-scale", AUTOSCALING + "initialScale"))
+    return defaults.initial_scale if own is None else own
+
+
+def class_of(of: Json, defaults: Defaults) -> str:
+    """Return the name of the class that scales it."""
+    return annotation(of, CLASS_ANNOTATION) or defaults.class_name
+
+
+def service_of(of: Json) -> str:
+    """Return the Service that a revision, or what is made from one, belongs to.
+
+    A Configuration without a Service stands for itself, and a revision without a Configuration, too.
+    """
+    return (
+        label(of, SERVING + "service")
+        or label(of, SERVING + "configuration")
+        or label(of, SERVING + "revision")
+        or key_of(of)[1]
+    )
+
+
+def generation_of(of: Json) -> int:
+    """Return the generation of the Configuration that it was made from; 0 if it does not say."""
+    return count(label(of, SERVING + "configurationGeneration")) or 0
+
+
+def newest(revisions: Iterable[Json]) -> dict[Key, str]:
+    """Return {(namespace, configuration): the revision made from it last}; PodAutoscalers do as well."""
+    latest: dict[Key, tuple[int, str]] = {}
+    for each in revisions:
+        namespace, name = key_of(each)
+        configuration = label(each, SERVING + "configuration")
+        if configuration is not None:
+            made = generation_of(each), name
+            latest[namespace, configuration] = max(latest.get((namespace, configuration), made), made)
+    return {configuration: name for configuration, (_, name) in latest.items()}
+
+
+def shares(routes: Iterable[Json], latest: Mapping[Key, str]) -> dict[Key, Share]:
+    """Return {(namespace, revision): its share} of every revision that a route names, by tag included.
+
+    ``latest`` is ``newest``'s answer: a route that follows a Configuration will name its newest revision,
+    which its status does only when that is ready. A revision of several routes counts with the largest
+    share.
+    """
+    found: dict[Key, Share] = {}
+    for route in routes:
+        namespace, _ = key_of(route)
+        for name, percent in _traffic(route.get("status"), namespace, latest).items():
+            before = found.get((namespace, name), UNROUTED)
+            found[namespace, name] = Share(max(before.routed or 0.0, percent), before.declared)
+        for name, percent in _traffic(route.get("spec"), namespace, latest).items():
+            before = found.get((namespace, name), UNROUTED)
+            found[namespace, name] = Share(before.routed, max(before.declared or 0.0, percent))
+    return found
+
+
+def _traffic(of: Any, namespace: str, latest: Mapping[Key, str]) -> dict[str, float]:
+    """Return {revision: share} of a route's spec or status; entries of one revision add up."""
+    parts: dict[str, float] = {}
+    entries = of.get("traffic") if isinstance(of, Mapping) else None
+    for entry in entries or ():
+        configuration = entry.get("configurationName")
+        name = entry.get("revisionName") or (
+            latest.get((namespace, configuration)) if configuration else None
+        )
+        percent = entry.get("percent") or 0
+        if isinstance(name, str) and isinstance(percent, int):
+            parts[name] = min(1.0, parts.get(name, 0.0) + percent / 100)
+    return parts
+
+
+def main_of(revisions: Iterable[Revision]) -> Revision:
+    """Return the revision that stands for its service: what serves most, the newest of equals.
+
+    One that has not started serves nothing yet, whatever is declared. Raises ``ValueError`` if there is none.
+    """
+    return max(
+        revisions,
+        key=lambda each: (not each.rests, each.started, each.share.most, each.generation, each.name),
+    )
+
+
+def plan(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
+    """Return the count of each revision of one service.
+
+    ``wanted`` is what was decided for the service; without a decision, what its main revision has is as good
+    as one, so that a restart changes nothing. A revision that rests keeps what it has: when it goes is not
+    decided here.
+    """
+    members = list(revisions)
+    if not members:
+        return {}
+    main = main_of(members)
+    whole = main.replicas if wanted is None else wanted
+    return {
+        each.key: each.replicas
+        if each.rests
+        else _bounded(whole if each.key == main.key else part(whole, each.share.most), each)
+        for each in members
+    }
+
+
+def part(whole: int, share: float) -> int:
+    """Return the replicas for a share of the traffic that ``whole`` is for."""
+    # Rounded first: 0.07 x 100 is a little more than 7.
+    return math.ceil(round(whole * share, 6))
+
+
+def _bounded(replicas: int, revision: Revision) -> int:
+    """Bound as Knative does: a lower bound above the upper one wins (an initial scale may be)."""
+    most = replicas if revision.most is None else min(replicas, revision.most)
+    return max(most, revision.lowest)
