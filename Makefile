@@ -5,10 +5,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DOCUMENTS := $(VENV)/.documents
 PACKAGES := -e batching-watchdog -e autoscaler -e deploy/local
 MANIFESTS := pyproject.toml batching-watchdog/pyproject.toml autoscaler/pyproject.toml deploy/local/pyproject.toml
 
-.PHONY: help install demo test check lint format images manifests bench clean
+.PHONY: help install demo test check lint format images manifests bench docs reference clean
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +55,17 @@ manifests: ## Write deploy/autoscaler.yaml and the PrometheusRule anew (kustomiz
 
 bench: install ## Measure the data plane (BENCH_ARGS=--quick: beside two peers; --help for what there is)
 	$(BIN)/python -m bench $(BENCH_ARGS)
+
+docs: $(DOCUMENTS) ## The documentation as a site, build/site/index.html; every link is checked
+	$(BIN)/mkdocs build --strict --quiet
+
+$(DOCUMENTS): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --group docs
+	@touch $@
+
+reference: $(INSTALLED) ## Write docs/reference/ and the figures of docs/explanation/ anew, from the code
+	$(BIN)/python -m docs.generate_reference
+	$(BIN)/python -m docs.figures.draw
 
 clean: ## Remove what was built, but not the virtual environment
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

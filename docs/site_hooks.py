@@ -12,6 +12,7 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).resolve().parents[1]
 SOURCE: Final = "https://github.com/tailbound/tailbound"
 
+_NESTED: Final = re.compile(r"^   (?=[-*] )", re.MULTILINE)
 _LINK: Final = re.compile(r"(?<=\]\()(?!\w+:|#|/)([^)#\s]+)(#[^)\s]*)?(?=\))")
 
 
@@ -22,7 +23,8 @@ def on_config(config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Send links that leave docs/ to the repository."""
+    """Send links that leave docs/ to the repository; indent lists in lists as mkdocs' Markdown wants it."""
+    markdown = _NESTED.sub("    ", markdown)
     return _LINK.sub(lambda link: _outward(page.file.src_uri, link[1]) + (link[2] or ""), markdown)
 
 
