@@ -9,7 +9,7 @@ DOCUMENTS := $(VENV)/.documents
 PACKAGES := -e batching-watchdog -e autoscaler -e deploy/local
 MANIFESTS := pyproject.toml batching-watchdog/pyproject.toml autoscaler/pyproject.toml deploy/local/pyproject.toml
 
-.PHONY: help install demo test check lint format images manifests bench docs reference clean
+.PHONY: help install demo test check lint format images manifests bench docs reference tutorial clean
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ $(DOCUMENTS): $(INSTALLED)
 reference: $(INSTALLED) ## Write docs/reference/ and the figures of docs/explanation/ anew, from the code
 	$(BIN)/python -m docs.generate_reference
 	$(BIN)/python -m docs.figures.draw
+
+tutorial: install ## Follow docs/tutorial.md, command by command: half a minute
+	$(BIN)/pytest tests/docs -m tutorial $(TEST_ARGS)
 
 clean: ## Remove what was built, but not the virtual environment
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
