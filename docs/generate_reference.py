@@ -150,7 +150,7 @@ def _autoscaler() -> str:
     return "\n".join(parts)
 
 
-def _sections(kind: type, prefix: str, comments: Mapping[str, str]) -> list[str]:
+def _sections(kind: Any, prefix: str, comments: Mapping[str, str], *, optional: bool = False) -> list[str]:
     """One table for a section, then those of the sections in it."""
     docs = _attribute_docs(autoscaler_config)
     rows, below = [], []
@@ -158,13 +158,14 @@ def _sections(kind: type, prefix: str, comments: Mapping[str, str]) -> list[str]
         key = prefix + name
         section = _section(hint)
         if section is not None:
-            below += _sections(section, f"{key}.", comments)
+            default = kind.__pydantic_fields__[name].get_default(call_default_factory=True)
+            below += _sections(section, f"{key}.", comments, optional=default is None)
             continue
         meaning = comments.get(key) or docs.get((kind.__name__, name), "")
         rule = _rule(hint)
         rows.append((_code(name), _default(kind, name, rule), rule, _one_line(meaning)))
     title = f"`{prefix[:-1]}`" if prefix else "Top level"
-    about = inspect.getdoc(kind) or ""
+    about = f"{inspect.getdoc(kind)}{' Default: none.' if optional else ''}"
     return [
         f"## {title}\n\n{_one_line(about)}\n\n" + _table(("key", "default", "must be", "meaning"), rows),
         *below,

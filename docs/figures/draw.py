@@ -44,9 +44,14 @@ _BLUE, _ORANGE, _GREY, _RED = "#1769aa", "#d9822b", "#8a8a8a", "#b3261e"
 Data = dict[str, Any]
 
 
-def model_seconds(size: int) -> float:
+def steady(size: int, _now: float) -> float:
     """l(b) of the model."""
     return CONSTANT + PER_REQUEST * size
+
+
+def slower_from_20(size: int, now: float) -> float:
+    """The same until 20 s, then twice that."""
+    return steady(size, now) * (1.0 if now < 20.0 else 2.0)
 
 
 @dataclass
@@ -55,7 +60,7 @@ class Replica:
 
     policy: str = "slo"
     largest: int = LARGEST
-    law: Callable[[int, float], float] = lambda size, now: model_seconds(size)
+    law: Callable[[int, float], float] = steady
     """Seconds for a batch of a size that begins at a time."""
     answered: list[tuple[float, float]] = field(default_factory=list)
     """(arrival, latency) of each request that got an answer."""
@@ -163,7 +168,7 @@ def learnt_capacity() -> Data:
     quiet = Replica()
     quiet.serve(45.0, 30.0)
     sizes = range(1, LARGEST + 1)
-    changed = Replica(law=lambda size, now: model_seconds(size) * (1.0 if now < 20.0 else 2.0))
+    changed = Replica(law=slower_from_20)
     changed.serve(25.0, 40.0)
     return {
         "runs": [(size, _rounded(seconds * 1000)) for _, size, seconds in quiet.runs[:400]],
