@@ -102,9 +102,8 @@ def test_every_file_of_the_repository_exists(name: str):
 def test_every_key_of_the_autoscalers_configuration_exists(name: str):
     text = text_of(name)
     named = {match[0] for code in inline(text) if (match := KEY.match(code)) and "prometheus.io" not in code}
-    for block in blocks(text):
-        if block.language == "yaml":
-            named |= keys_of(yaml.safe_load(block.text))
+    for document in documents(text):
+        named |= keys_of(document)
     known = keys() | {key.removeprefix("defaults.") for key in keys()}
     assert {key.rstrip(".") for key in named} <= known
 
@@ -135,9 +134,14 @@ def dotted(document: Any, prefix: str = "") -> Iterator[str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_variable_of_the_watchdog_exists(name: str):
-    for block in blocks(text_of(name)):
+    for document in documents(text_of(name)):
+        assert set(environments(document)) <= DESCRIPTIONS.keys()
+
+
+def documents(text: str) -> Iterator[Any]:
+    for block in blocks(text):
         if block.language == "yaml":
-            assert set(environments(yaml.safe_load(block.text))) <= DESCRIPTIONS.keys()
+            yield from yaml.safe_load_all(block.text)
 
 
 def environments(document: Any) -> Iterator[str]:
