@@ -57,7 +57,7 @@ bench: install ## Measure the data plane (BENCH_ARGS=--quick: beside two peers; 
 	$(BIN)/python -m bench $(BENCH_ARGS)
 
 docs: $(DOCUMENTS) ## The documentation as a site, build/site/index.html; every link is checked
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 $(DOCUMENTS): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --group docs

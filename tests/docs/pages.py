@@ -42,8 +42,12 @@ def inline(text: str) -> list[str]:
 
 
 def lines_of_code(text: str) -> list[str]:
-    """Commands and names: every line of the blocks, continued ones joined, and every inline code."""
-    return [
-        *(line.strip() for block in blocks(text) for line in block.text.replace("\\\n", " ").splitlines()),
-        *inline(text),
-    ]
+    """Commands and names: every line of the blocks, continued ones joined, and every inline code.
+
+    A block of ``text`` is what a program has said.
+    """
+    found = inline(text)
+    for block in blocks(text):
+        if block.language != "text":
+            found += [line.strip() for line in block.text.replace("\\\n", " ").splitlines()]
+    return found
