@@ -96,7 +96,7 @@ def helps() -> dict[str, str]:
 
 def keys(kind: type = autoscaler_config.Config, prefix: str = "") -> dict[str, str]:
     """Every key of the autoscaler's configuration, dotted -> its rule."""
-    found = {}
+    found: dict[str, str] = {}
     for name, hint in get_type_hints(kind, include_extras=True).items():
         section = _section(hint)
         if section is not None:
@@ -267,7 +267,7 @@ def _metrics() -> str:
     return (
         f"{_MARK}# Exported metrics\n\n"
         "What the two exporters show. What the recording rules make of it, and the gateway's: "
-        "[metrics.md](../metrics.md). Scraped series of a function have the label `function_name` besides.\n\n"
+        "[metrics.md](../metrics.md). Scraped series of a function have the label `function_name` too.\n\n"
         "## The watchdog\n\nPort `metrics_port` (8081). The first three are of-watchdog's; process metrics "
         "(`process_*`, `python_*`) come with them.\n\n"
         + _families(_watchdog_families())

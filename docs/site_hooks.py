@@ -1,7 +1,7 @@
 """What the site needs besides Markdown; mkdocs calls these (mkdocs.yml, ``hooks``).
 
-The pages are written to be read in the repository too. So their links and anchors are GitHub's, and this makes
-them work on the site.
+The pages are written to be read in the repository too. So their links and anchors are GitHub's, and this
+makes them work on the site.
 """
 
 import posixpath

@@ -49,8 +49,8 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     "exec_timeout": "time after which a request is given up with 504 [30s]",
     "healthcheck_interval": "time between failing health checks and closing the listener on SIGTERM [5s]",
     "ready_path": "function path that /_/ready calls [none]",
-    "access_log": "which requests have a line: true (all), missed (those that missed the SLO), a share such as "
-    "0.01 (these, and that share of the others), false (our own errors from 500 on) [false]",
+    "access_log": "which requests have a line: true (all), missed (those that missed the SLO), a share such "
+    "as 0.01 (these, and that share of the others), false (our own errors from 500 on) [false]",
     "log_format": "text | json: one event is one line in both [text]",
     "prefix_logs": "true | false: put the workers' lines into that format, with time and stream [true]",
     "upstream_url": "http://host:port/path that answers batches in place of Python workers [none]",

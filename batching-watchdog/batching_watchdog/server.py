@@ -235,7 +235,7 @@ class Front:
             batch_size=answer.batch_size,
             batch_reason=answer.batch_reason,
             queue_seconds=answer.queue_seconds,
-            reason=error and error.reason,
+            reason=error.reason if error else None,
             error=str(error or ""),
             left_out=left_out,
         )

@@ -203,7 +203,7 @@ def _draw(name: str, data: Data, file: Path) -> None:
     from matplotlib import rc_context  # noqa: PLC0415 - slow, and tests of the numbers do not need it
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    settings = {
+    settings: Any = {
         "svg.hashsalt": name,
         "svg.fonttype": "none",
         "font.size": 9,
@@ -216,9 +216,7 @@ def _draw(name: str, data: Data, file: Path) -> None:
     with rc_context(settings):
         figure = Figure(figsize=(9.0, 3.4), layout="constrained")
         panels = figure.subplots(1, 1 if name == "two-lanes" else 2, squeeze=False)[0]
-        {"latency-misleads": _draw_latency, "two-lanes": _draw_lanes, "learnt-capacity": _draw_capacity}[name](
-            panels, data
-        )
+        _DRAWN[name](panels, data)
         figure.savefig(file, metadata={"Date": None, "Description": digest(data)})
 
 
@@ -252,15 +250,16 @@ def _draw_latency(panels: Any, data: Data) -> None:
             where="post",
             color=colour,
             linestyle=line,
-            label=f"{label}: {found['attainment']:.4g} % in time, {found['replica_seconds']:,.0f} replica-s",
+            label=f"{label}: {found['attainment']:.4g} %, {found['replica_seconds']:,.0f}",
         )
     scaling.set(
         title="A day in 15 minutes, 60 to 240 requests/s",
         xlabel="seconds",
         ylabel="replicas wanted",
+        yticks=range(0, 13, 3),
         ylim=(0, 20),
     )
-    scaling.legend(loc="upper left")
+    scaling.legend(loc="upper left", title="in time, replica-seconds")
 
 
 def _draw_lanes(panels: Any, data: Data) -> None:
@@ -290,7 +289,7 @@ def _draw_capacity(panels: Any, data: Data) -> None:
     curve.plot(sizes, data["mean"], color=_ORANGE, label="learnt mean")
     curve.plot(sizes, data["upper"], color=_BLUE, label="learnt upper quantile")
     curve.axhline(SLO / 2 * 1000, color=_RED, linewidth=1)
-    curve.text(LARGEST, SLO / 2 * 1000 + 3, "half of the SLO (one worker)", color=_RED, ha="right")
+    curve.text(0.6, SLO / 2 * 1000 + 3, "half of the SLO (one worker)", color=_RED)
     curve.set(
         title=f"At 45 requests/s: capacity learnt, {data['capacity']:.0f}/s",
         xlabel="batch size b",
@@ -307,6 +306,13 @@ def _draw_capacity(panels: Any, data: Data) -> None:
         ylabel="learnt capacity, requests/s",
         ylim=(0, None),
     )
+
+
+_DRAWN: Final[Mapping[str, Callable[[Any, Data], None]]] = {
+    "latency-misleads": _draw_latency,
+    "two-lanes": _draw_lanes,
+    "learnt-capacity": _draw_capacity,
+}
 
 
 def _quantile(ascending: Sequence[float], share: float) -> float:

@@ -11,7 +11,9 @@ FOLDERS = ("*", "docs/**/*", "autoscaler/*", "batching-watchdog/*", "bench/*", "
 PAGES = sorted({path for folder in FOLDERS for path in ROOT.glob(f"{folder}.md")})
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
-_FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.M | re.S)
+_FENCE = re.compile(
+    r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL
+)
 _INLINE = re.compile(r"`([^`\n]+)`")
 
 

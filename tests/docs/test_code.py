@@ -1,4 +1,4 @@
-"""What the documentation shows as code exists: targets of make, options, files, configuration keys, variables."""
+"""What the documentation shows as code exists: targets of make, options, files, keys, variables."""
 
 import functools
 import re
@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
+from bench.__main__ import with_command
 
 from batching_watchdog.config import DESCRIPTIONS
-from bench.__main__ import with_command
 from docs import generate_reference as reference
 from docs.pages import NAMES, ROOT, blocks, inline, lines_of_code
 
@@ -71,7 +71,7 @@ def commands(line: str) -> Iterator[tuple[str, list[str]]]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_make_target_exists(name: str):
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {target for line in lines_of_code(text_of(name)) for target in TARGET.findall(line)}
     assert named <= targets
 
@@ -157,7 +157,9 @@ def environments(document: Any) -> Iterator[str]:
 
 
 def test_the_tests_see_a_wrong_option_a_wrong_file_and_a_wrong_key():
-    ((program, words),) = commands("PATH=x .venv/bin/slo-autoscaler explain vision --log FILE | tail --lines 3")
+    ((program, words),) = commands(
+        "PATH=x .venv/bin/slo-autoscaler explain vision --log FILE | tail --lines 3"
+    )
     assert (program, words) == ("slo-autoscaler explain", ["vision", "--log", "FILE"])
     assert [name for name, _ in commands("make bench BENCH_ARGS='--quick'")] == ["python -m bench compare"]
     assert FILE.findall("see deploy/nothing.yml.") == ["deploy/nothing.yml."]

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import yaml
+from docs.site_hooks import anchor, on_page_markdown
 
 from docs.pages import NAMES, PAGES, ROOT, prose
-from docs.site_hooks import anchor, on_page_markdown
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 ELSEWHERE = ("http://", "https://", "mailto:")
@@ -19,7 +19,7 @@ def links(text: str) -> list[str]:
 
 
 def anchors(text: str) -> set[str]:
-    return {anchor(title) for title in re.findall(r"^#+ (.+)$", prose(text), re.M)}
+    return {anchor(title) for title in re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE)}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -60,7 +60,9 @@ class Page:
 
 
 def test_on_the_site_links_that_leave_docs_go_to_the_repository_and_others_stay():
-    text = "[a](../../deploy/autoscaler.yaml) [b](../slo.md#x) [c](../../functions) [d](https://x.y/z) [e](#f)"
+    text = (
+        "[a](../../deploy/autoscaler.yaml) [b](../slo.md#x) [c](../../functions) [d](https://x.y/z) [e](#f)"
+    )
     source = "https://github.com/tailbound/tailbound"
     assert on_page_markdown(text, Page("howto/gpu.md")) == (
         f"[a]({source}/blob/main/deploy/autoscaler.yaml) [b](../slo.md#x) [c]({source}/tree/main/functions)"

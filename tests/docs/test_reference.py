@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping
 
 import pytest
+from docs.figures import draw
 
 from docs import generate_reference as reference
-from docs.figures import draw
 from slo_autoscaler.model import Reason
 
 AGAIN = "out of date: run make reference"
@@ -40,7 +40,7 @@ def test_no_page_of_the_reference_names_a_place_of_this_machine(pages: Mapping[s
 
 
 def test_every_reason_of_a_decision_has_a_sentence(pages: Mapping[str, str]):
-    told = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", pages["reasons.md"], re.M))
+    told = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", pages["reasons.md"], re.MULTILINE))
     assert all(told[reason.value].strip() not in ("", reason.value) for reason in Reason)
 
 

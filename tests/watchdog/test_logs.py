@@ -120,7 +120,12 @@ def test_a_record_in_json_has_time_level_and_text_and_a_trace_on_the_same_line()
     assert "\n" not in line
     assert document["trace"].endswith("ValueError: torn")
     del document["trace"]
-    assert document == {"time": "2023-11-14T22:13:20.250Z", "level": "error", "event": "log", "text": "lost 3"}
+    assert document == {
+        "time": "2023-11-14T22:13:20.250Z",
+        "level": "error",
+        "event": "log",
+        "text": "lost 3",
+    }
 
 
 def test_a_requests_line_in_json_is_its_document_with_time_and_level():
