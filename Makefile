@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-DOCUMENTS := $(VENV)/.documents
+MKDOCS := build/mkdocs/bin/mkdocs
 PACKAGES := -e batching-watchdog -e autoscaler -e deploy/local
 MANIFESTS := pyproject.toml batching-watchdog/pyproject.toml autoscaler/pyproject.toml deploy/local/pyproject.toml
 
@@ -56,11 +56,14 @@ manifests: ## Write deploy/autoscaler.yaml and the PrometheusRule anew (kustomiz
 bench: install ## Measure the data plane (BENCH_ARGS=--quick: beside two peers; --help for what there is)
 	$(BIN)/python -m bench $(BENCH_ARGS)
 
-docs: $(DOCUMENTS) ## The documentation as a site, build/site/index.html; every link is checked
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+docs: $(MKDOCS) ## The documentation as a site, build/site/index.html; every link is checked
+	NO_MKDOCS_2_WARNING=1 $(MKDOCS) build --strict --quiet
 
-$(DOCUMENTS): $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --group docs
+# An environment of its own: mkdocs brings a package `watchdog`, which would hide the helpers in tests/watchdog.
+$(MKDOCS): pyproject.toml
+	$(PYTHON) -m venv build/mkdocs
+	build/mkdocs/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	build/mkdocs/bin/python -m pip install --quiet --group docs
 	@touch $@
 
 reference: $(INSTALLED) ## Write docs/reference/ and the figures of docs/explanation/ anew, from the code

@@ -34,7 +34,6 @@ from bench import __main__ as bench
 from local_openfaas import __main__ as local
 from local_openfaas.demo import __main__ as demo
 from slo_autoscaler import config as autoscaler_config
-from slo_autoscaler import model
 from slo_autoscaler.commands import COMMANDS
 from slo_autoscaler.explain import SENTENCES
 from slo_autoscaler.metrics import INPUTS
@@ -114,9 +113,9 @@ def _watchdog() -> str:
         f"{_MARK}# The watchdog's environment\n\n"
         "Set under `environment` in the stack file. `slo_latency` is the one to set; "
         "[what each of the others would do](../howto/tune-nothing.md), and why to leave it.\n"
-        "A wrong value stops the start with exit status 2 and a line that names the variable, its value and "
-        "the rule. Exact behaviour: [behaviour.md](../behaviour.md).\n\n"
-        + _table(("variable", "default", "meaning", "must be"), rows)
+        "A duration is `250ms`, `30s`, `1m30s`, or a whole number of seconds. A wrong value stops the start with "
+        "exit status 2 and a line that names the variable, its value and the rule. Exact behaviour: "
+        "[behaviour.md](../behaviour.md).\n\n" + _table(("variable", "default", "meaning", "must be"), rows)
     )
 
 
@@ -124,7 +123,8 @@ def _variable_rule(name: str) -> str:
     try:
         watchdog_config.Config.from_env({name: _WRONG}, cpus=1)
     except errors.ConfigError as error:
-        return str(error).removeprefix(f"{name}={_WRONG!r}: ").removeprefix("must be ")
+        rule = str(error).removeprefix(f"{name}={_WRONG!r}: ").removeprefix("must be ")
+        return re.sub(r",? such as .*$", "", rule)
     return ""
 
 
@@ -335,11 +335,7 @@ def _reasons() -> str:
         (_code(each.reason), str(each.status), _one_line(inspect.getdoc(each) or ""))
         for each in errors.REFUSALS
     ]
-    of_decisions = _attribute_docs(model)
-    decisions = [
-        (_code(reason.value), _sentence(reason), _one_line(of_decisions.get(("Reason", reason.name), "")))
-        for reason in Reason
-    ]
+    decisions = [(_code(reason.value), _sentence(reason)) for reason in Reason]
     return (
         f"{_MARK}# Reasons\n\n"
         "Three closed lists. Alerts, dashboards and scripts may rely on them.\n\n"
@@ -352,8 +348,7 @@ def _reasons() -> str:
         + "\n## Why the autoscaler did what it did\n\n"
         "In the decision log and in `slo_autoscaler_decisions_total{reason}`; `slo-autoscaler explain` says "
         "the sentence, with numbers where braces stand, and leaves out what it does not know. When each "
-        "applies: [scaling.md](../scaling.md#reasons).\n\n"
-        + _table(("reason", "sentence", "besides"), decisions)
+        "applies: [scaling.md](../scaling.md#reasons).\n\n" + _table(("reason", "sentence"), decisions)
     )
 
 
