@@ -113,8 +113,8 @@ def _watchdog() -> str:
         f"{_MARK}# The watchdog's environment\n\n"
         "Set under `environment` in the stack file. `slo_latency` is the one to set; "
         "[what each of the others would do](../howto/tune-nothing.md), and why to leave it.\n"
-        "A duration is `250ms`, `30s`, `1m30s`, or a whole number of seconds. A wrong value stops the start with "
-        "exit status 2 and a line that names the variable, its value and the rule. Exact behaviour: "
+        "A duration is `250ms`, `30s`, `1m30s`, or a whole number of seconds. A wrong value stops the start "
+        "with exit status 2 and a line that names the variable, its value and the rule. Exact behaviour: "
         "[behaviour.md](../behaviour.md).\n\n" + _table(("variable", "default", "meaning", "must be"), rows)
     )
 
