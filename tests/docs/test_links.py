@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from docs.site_hooks import anchor, on_page_markdown
+from docs.site_hooks import anchor, on_page_content, on_page_markdown
 
 from docs.pages import NAMES, PAGES, ROOT, prose
 
@@ -68,6 +68,11 @@ def test_on_the_site_links_that_leave_docs_go_to_the_repository_and_others_stay(
         f"[a]({source}/blob/main/deploy/autoscaler.yaml) [b](../slo.md#x) [c]({source}/tree/main/functions)"
         " [d](https://x.y/z) [e](#f)"
     )
+
+
+def test_on_the_site_a_bar_in_a_tables_code_needs_no_backslash_and_lists_in_lists_are_indented():
+    assert on_page_content(r"<td><code>a\|b</code></td><p>\|</p>") == r"<td><code>a|b</code></td><p>\|</p>"
+    assert on_page_markdown("1. a\n   - b\n", Page("x.md")) == "1. a\n    - b\n"
 
 
 def test_anchors_are_those_of_github():
