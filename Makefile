@@ -9,7 +9,7 @@ MKDOCS := build/mkdocs/bin/mkdocs
 PACKAGES := -e batching-watchdog -e autoscaler -e deploy/local
 MANIFESTS := pyproject.toml batching-watchdog/pyproject.toml autoscaler/pyproject.toml deploy/local/pyproject.toml
 
-.PHONY: help install demo test check lint format images manifests bench docs reference tutorial clean
+.PHONY: help install demo test check lint format images manifests bench clean
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,8 @@ manifests: ## Write deploy/autoscaler.yaml and the PrometheusRule anew (kustomiz
 bench: install ## Measure the data plane (BENCH_ARGS=--quick: beside two peers; --help for what there is)
 	$(BIN)/python -m bench $(BENCH_ARGS)
 
+.PHONY: docs reference tutorial
+
 docs: $(MKDOCS) ## The documentation as a site, build/site/index.html; every link is checked
 	NO_MKDOCS_2_WARNING=1 $(MKDOCS) build --strict --quiet
 
@@ -71,7 +73,7 @@ reference: $(INSTALLED) ## Write docs/reference/ and the figures of docs/explana
 	$(BIN)/python -m docs.figures.draw
 
 tutorial: install ## Follow docs/tutorial.md, command by command: half a minute
-	$(BIN)/pytest tests/docs -m tutorial $(TEST_ARGS)
+	$(BIN)/pytest tests/docs/follow_tutorial.py $(TEST_ARGS)
 
 clean: ## Remove what was built, but not the virtual environment
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

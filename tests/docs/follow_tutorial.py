@@ -1,4 +1,7 @@
-"""docs/tutorial.md as a reader follows it: its files are written, its commands run, in their order."""
+"""docs/tutorial.md as a reader follows it: its files are written, its commands run, in their order.
+
+It takes half a minute, so its name keeps it out of the usual run; ``make tutorial`` runs it.
+"""
 
 import os
 import signal
@@ -11,7 +14,7 @@ import pytest
 from docs.pages import ROOT, blocks
 from local_openfaas.ports import free_ports
 
-pytestmark = [pytest.mark.e2e, pytest.mark.tutorial, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 STAYS = "first terminal"
 
