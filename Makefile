@@ -61,7 +61,7 @@ bench: install ## Measure the data plane (BENCH_ARGS=--quick: beside two peers; 
 docs: $(MKDOCS) ## The documentation as a site, build/site/index.html; every link is checked
 	NO_MKDOCS_2_WARNING=1 $(MKDOCS) build --strict --quiet
 
-# An environment of its own: mkdocs brings a package `watchdog`, which would hide the helpers in tests/watchdog.
+# An environment of its own: mkdocs brings a package `watchdog`, which would hide the modules of tests/watchdog.
 $(MKDOCS): pyproject.toml
 	$(PYTHON) -m venv build/mkdocs
 	build/mkdocs/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
