@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+MKDOCS := build/mkdocs/bin/mkdocs
 PACKAGES := -e batching-watchdog -e autoscaler -e deploy/local
 MANIFESTS := pyproject.toml batching-watchdog/pyproject.toml autoscaler/pyproject.toml deploy/local/pyproject.toml
 
@@ -54,6 +55,25 @@ manifests: ## Write deploy/autoscaler.yaml and the PrometheusRule anew (kustomiz
 
 bench: install ## Measure the data plane (BENCH_ARGS=--quick: beside two peers; --help for what there is)
 	$(BIN)/python -m bench $(BENCH_ARGS)
+
+.PHONY: docs reference tutorial
+
+docs: $(MKDOCS) ## The documentation as a site, build/site/index.html; every link is checked
+	NO_MKDOCS_2_WARNING=1 $(MKDOCS) build --strict --quiet
+
+# An environment of its own: mkdocs brings a package `watchdog`, which would hide the modules of tests/watchdog.
+$(MKDOCS): pyproject.toml
+	$(PYTHON) -m venv build/mkdocs
+	build/mkdocs/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	build/mkdocs/bin/python -m pip install --quiet --group docs
+	@touch $@
+
+reference: $(INSTALLED) ## Write docs/reference/ and the figures of docs/explanation/ anew, from the code
+	$(BIN)/python -m docs.generate_reference
+	$(BIN)/python -m docs.figures.draw
+
+tutorial: install ## Follow docs/tutorial.md, command by command: half a minute
+	$(BIN)/pytest tests/docs/follow_tutorial.py $(TEST_ARGS)
 
 clean: ## Remove what was built, but not the virtual environment
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

@@ -22,6 +22,7 @@ The modules, in the order in which a request meets them ([P] = pure: no I/O, no 
 - ``launch``         ties a child process to the watchdog's life
 - ``children``       how a child is started, relayed, waited for before it is started again
 - ``worker``         runs inside gunicorn: loads the handler, serves batch frames
+- ``logs``           the format of the log, the line of a request, which requests have one
 - ``metrics``        every metric name, label and bucket
 - ``app``            builds all of the above, starts, runs and stops it
 """

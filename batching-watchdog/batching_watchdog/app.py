@@ -9,7 +9,6 @@ import gc
 import logging
 import os
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from typing import Final
 
 import uvloop
 
-from batching_watchdog import __version__
+from batching_watchdog import __version__, logs
 from batching_watchdog.batcher import Batcher
 from batching_watchdog.config import Config
 from batching_watchdog.errors import HandlerNotLoaded, StartFailed
@@ -51,10 +50,8 @@ def main(environ: Mapping[str, str]) -> int:
 
     Raises ``ConfigError``, ``StartFailed`` or ``HandlerNotLoaded`` for what stops the start.
     """
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%Y/%m/%d %H:%M:%S"
-    )
     config = Config.from_env(environ, cpus=available_cpus(), devices=cuda_devices(environ))
+    logs.set_up(config.log_format)
     folder = Path(config.function_path)
     if config.upstream_url is None and not (folder / "handler.py").is_file():
         raise HandlerNotLoaded(f"function_path={str(folder)!r}: there is no handler.py in {folder.resolve()}")

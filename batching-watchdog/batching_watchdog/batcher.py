@@ -39,6 +39,8 @@ class Answer(NamedTuple):
     queue_seconds: float = 0.0
     batch_reason: DispatchReason | None = None
     """Why its batch left when it did; None if it was in none."""
+    batch: int = -1
+    """The number of its batch."""
 
 
 class Worker(Protocol):
@@ -161,12 +163,12 @@ class Batcher:
             self._scheduler.observe(size, seconds)
         self._metrics.service_seconds.observe(seconds)
         self._scheduler.finish(batch.requests)
-        answers, dispatched, reason = self._answers, batch.dispatched, batch.reason
+        answers, dispatched, reason, number = self._answers, batch.dispatched, batch.reason, batch.number
         for request, reply in zip(batch.requests, replies, strict=True):
             # Gone if it has expired or its client has.
             deliver = answers.pop(request.id, None)
             if deliver is not None:
-                deliver(Answer(reply, size, dispatched - request.arrived, reason))
+                deliver(Answer(reply, size, dispatched - request.arrived, reason, number))
         if not answers:
             self._drained.set()
 
@@ -177,8 +179,9 @@ class Batcher:
         """
         lost = self._scheduler.worker_died(batch)
         log.error(
-            "%s a batch of %d; %d are tried again alone, %d failed (tried before)",
+            "%s batch %d, of %d requests; %d are tried again alone, %d failed (tried before)",
             "a worker died under" if error is None else "the upstream failed on",
+            batch.number,
             len(batch.requests),
             len(batch.requests) - len(lost),
             len(lost),
@@ -186,7 +189,7 @@ class Batcher:
         error = error or WorkerDied("the worker died under this request, and again when it was tried alone")
         for request in lost:
             waited = batch.dispatched - request.arrived
-            self._answer(request, Answer(error, len(batch.requests), waited, batch.reason))
+            self._answer(request, Answer(error, len(batch.requests), waited, batch.reason, batch.number))
         self._wake()
 
     def _wake(self) -> None:

@@ -7,8 +7,7 @@ background task which fails is noticed. It does not know what the child is: ``wo
 
 import asyncio
 import os
-import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, TextIO
 
@@ -84,8 +83,8 @@ async def start_child(
     return process
 
 
-async def relay(source: asyncio.StreamReader, sink: TextIO, stream: str) -> None:
-    """Copy a worker's output line by line, with of-watchdog's prefix. Overlong lines are cut, not lost."""
+async def relay(source: asyncio.StreamReader, sink: TextIO, line_of: Callable[[str], str]) -> None:
+    """Copy a child's output line by line, each as ``line_of`` makes it. Overlong lines are cut, not lost."""
     while True:
         try:
             line = await source.readuntil()
@@ -96,5 +95,5 @@ async def relay(source: asyncio.StreamReader, sink: TextIO, stream: str) -> None
         except asyncio.LimitOverrunError:
             line = await source.read(MAX_LOG_LINE)
         text = line.decode(errors="replace").rstrip("\n")
-        sink.write(f"{time.strftime('%Y/%m/%d %H:%M:%S')} {stream}: {text}\n")
+        sink.write(f"{line_of(text)}\n")
         sink.flush()

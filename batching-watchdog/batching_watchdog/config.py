@@ -50,8 +50,10 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     "exec_timeout": "time after which a request is given up with 504 [30s]",
     "healthcheck_interval": "time between failing health checks and closing the listener on SIGTERM [5s]",
     "ready_path": "function path that /_/ready calls [none]",
-    "access_log": "true | false: a line for each request; our own errors from 500 on always have one [false]",
-    "prefix_logs": "true | false: time and stream before each line of the workers [true]",
+    "access_log": "which requests have a line: true (all), missed (those that missed the SLO), a share such "
+    "as 0.01 (these, and that share of the others), false (our own errors from 500 on) [false]",
+    "log_format": "text | json: one event is one line in both [text]",
+    "prefix_logs": "true | false: put the workers' lines into that format, with time and stream [true]",
     "upstream_url": "http://host:port/path that answers batches in place of Python workers [none]",
     "http_upstream_url": "other name of upstream_url; wins if both are set",
     "upstream_format": "frame | jsonlines: what a batch looks like in the POST to upstream_url [frame]",
@@ -115,7 +117,10 @@ class Config:
     drain_timeout: float
     """write_timeout if it was set (of-watchdog uses it so), else ``DRAIN_SECONDS``."""
     ready_path: str
-    access_log: bool
+    access_log: float | None
+    """The share of good requests that have a line, from 0 to 1; all that missed have one then. None: only
+    our own errors have."""
+    log_format: str
     prefix_logs: bool
     upstream_url: HttpUrl | None
     """If set there are no Python workers: batches are POSTed to it."""
@@ -162,7 +167,7 @@ class Config:
             function_path=environ.get("function_path", "").strip() or "function",
             slo_latency=read("slo_latency", "500ms", _positive(parse_duration), positive),
             slo_objective=read(
-                "slo_objective", "0.99", _objective, "must be a number above 0 and below 1, such as 0.99"
+                "slo_objective", "0.99", _share, "must be a number above 0 and below 1, such as 0.99"
             ),
             batch_policy=read(
                 "batch_policy", "slo", _one_of(*POLICIES), f"must be one of {', '.join(sorted(POLICIES))}"
@@ -211,7 +216,13 @@ class Config:
             healthcheck_interval=read("healthcheck_interval", "5s", parse_duration, duration),
             drain_timeout=write_timeout if environ.get("write_timeout", "").strip() else DRAIN_SECONDS,
             ready_path=read("ready_path", "", _path, "must begin with /"),
-            access_log=read("access_log", "false", _truth, "must be true or false"),
+            access_log=read(
+                "access_log",
+                "false",
+                _access_log,
+                "must be true, missed, false, or a share above 0 and below 1, such as 0.01",
+            ),
+            log_format=read("log_format", "text", _one_of("text", "json"), "must be text or json"),
             prefix_logs=read("prefix_logs", "true", _truth, "must be true or false"),
             upstream_url=upstreams[0] or upstreams[1],
             upstream_format=read(
@@ -317,7 +328,15 @@ def _truth(text: str) -> bool:
     return _one_of("true", "1", "false", "0")(text) in ("true", "1")
 
 
-def _objective(text: str) -> float:
+def _access_log(text: str) -> float | None:
+    if text == "missed":
+        return 0.0
+    if text in ("true", "1", "false", "0"):
+        return 1.0 if _truth(text) else None
+    return _share(text)
+
+
+def _share(text: str) -> float:
     value = float(text)
     if not 0.0 < value < 1.0:
         raise ValueError(text)

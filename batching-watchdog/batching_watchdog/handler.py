@@ -137,20 +137,20 @@ class Handler:
         try:
             results = self._handle_batch(events, self._context)
             if len(results) == len(events):
-                return [_reply(result) for result in results]
+                return [_reply(result, event) for result, event in zip(results, events, strict=True)]
             problem = f"handle_batch returned {len(results)} results for {len(events)} events"
         except Exception:  # a handler may raise anything; the events are innocent until run alone
             problem = traceback.format_exc()
         if len(events) == 1:
-            return [_failure(problem)]
+            return [_failure(problem, events[0])]
         return [self.serve([event])[0] for event in events]
 
     def _serve_alone(self, event: Event) -> Reply:
         assert self._handle is not None, "checked on loading"  # noqa: S101 - for the type checker
         try:
-            return _reply(self._handle(event, self._context))
+            return _reply(self._handle(event, self._context), event)
         except Exception:  # a handler may raise anything
-            return _failure(traceback.format_exc())
+            return _failure(traceback.format_exc(), event)
 
 
 def _import_handler(folder: Path) -> ModuleType:
@@ -187,15 +187,15 @@ def _explain(what: str, error: BaseException) -> str:
     return f"{what} failed: {type(error).__name__}: {error}{where}"
 
 
-def _reply(result: Any) -> Reply:
+def _reply(result: Any, event: Event) -> Reply:
     """The reply that a handler's result means (the template's README, "The handler")."""
     try:
-        return _encode_result(result)
+        return _encode_result(result, event)
     except (TypeError, ValueError) as error:
-        return _failure(f"a result can not be sent: {error}")
+        return _failure(f"a result can not be sent: {error}", event)
 
 
-def _encode_result(result: Any) -> Reply:  # noqa: PLR0911 - one return per kind of result
+def _encode_result(result: Any, event: Event) -> Reply:  # noqa: PLR0911 - one return per kind of result
     if isinstance(result, bytes | bytearray | memoryview):
         return Reply(200, b"Content-Type: application/octet-stream\r\n", bytes(result))
     if isinstance(result, str):
@@ -203,22 +203,24 @@ def _encode_result(result: Any) -> Reply:  # noqa: PLR0911 - one return per kind
     if result is None:
         return Reply(200, b"Content-Type: text/plain; charset=utf-8\r\n", b"")
     if isinstance(result, BaseException):
-        return _failure("".join(traceback.format_exception(result)), shown=str(result))
+        return _failure("".join(traceback.format_exception(result)), event, shown=str(result))
     if (
         isinstance(result, dict)
         and ("statusCode" in result or "body" in result)
         and result.keys() <= {"statusCode", "body", "headers"}
     ):
-        return _with_status(result.get("body"), result.get("statusCode", 200), result.get("headers") or {})
+        headers = result.get("headers") or {}
+        return _with_status(result.get("body"), result.get("statusCode", 200), headers, event)
     if isinstance(result, tuple) and 2 <= len(result) <= 3 and isinstance(result[1], int):
-        return _with_status(result[0], result[1], result[2] if len(result) > 2 else {})
+        return _with_status(result[0], result[1], result[2] if len(result) > 2 else {}, event)
     if hasattr(result, "get_data") and hasattr(result, "status_code"):  # a Flask or werkzeug Response
-        return _with_status(result.get_data(), result.status_code, dict(result.headers))
+        return _with_status(result.get_data(), result.status_code, dict(result.headers), event)
     return Reply(200, b"Content-Type: application/json\r\n", _JSON.encode(result).encode())
 
 
-def _with_status(body: Any, status: Any, headers: Mapping[str, Any]) -> Reply:
-    reply = _encode_result(body) if not isinstance(body, BaseException) else _failure(str(body))
+def _with_status(body: Any, status: Any, headers: Mapping[str, Any], event: Event) -> Reply:
+    failed = isinstance(body, BaseException)
+    reply = _failure(str(body), event) if failed else _encode_result(body, event)
     status = int(status)
     if not 200 <= status <= 599:
         raise ValueError(f"statusCode {status} is not between 200 and 599")
@@ -239,9 +241,12 @@ def _to_list(value: Any) -> Any:
 _JSON: Final = json.JSONEncoder(default=_to_list, separators=(",", ":"))
 
 
-def _failure(trace: str, shown: str | None = None) -> Reply:
+def _failure(trace: str, event: Event, shown: str | None = None) -> Reply:
     """Status 500 for one event. The trace goes to the log, never to the client."""
-    sys.stderr.write(trace if trace.endswith("\n") else f"handler error: {trace}\n")
+    call_id = event.headers.get("X-Call-Id", "none")
+    # What a client sent is shown without control characters: the log may be read on a terminal.
+    named = f"{event.method} {ascii(event.path)[1:-1]} [{ascii(call_id)[1:-1]}]"
+    sys.stderr.write(f"handler error: {named}\n{trace.rstrip()}\n")
     sys.stderr.flush()
     text = shown or "the function failed on this request; its log has the reason"
     return Reply(500, b"Content-Type: text/plain; charset=utf-8\r\n", f"{text}\n".encode(), failed=True)

@@ -24,6 +24,7 @@ from batching_watchdog.children import Backoff, Tasks, relay, start_child
 from batching_watchdog.config import Config, HttpUrl
 from batching_watchdog.errors import StartFailed, UpstreamFailed
 from batching_watchdog.http_upstream import FORMATS, PROBE_SECONDS, Failure, Slot, probe
+from batching_watchdog.logs import line_maker
 from batching_watchdog.messages import Batch, DispatchReason, Reply
 from batching_watchdog.workers import (
     RECONNECT_SECONDS,
@@ -268,8 +269,9 @@ class HttpWorkerPool:
             low_priority=self._config.low_priority,
         )
         if process.stdout is not None and process.stderr is not None:
-            self._tasks.spawn(relay(process.stdout, sys.stdout, "stdout"), "stdout")
-            self._tasks.spawn(relay(process.stderr, sys.stderr, "stderr"), "stderr")
+            form = self._config.log_format
+            self._tasks.spawn(relay(process.stdout, sys.stdout, line_maker(form, "stdout")), "stdout")
+            self._tasks.spawn(relay(process.stderr, sys.stderr, line_maker(form, "stderr")), "stderr")
         status = await process.wait()
         # Processes of its own that outlive it would hold the port.
         self._kill_group()

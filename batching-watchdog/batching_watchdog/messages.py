@@ -66,3 +66,8 @@ class Batch:
     requests: tuple[Request, ...]
     reason: DispatchReason
     dispatched: float
+
+    @property
+    def number(self) -> int:
+        """What the log calls it: the id of its first request, which only a retry of that request shares."""
+        return self.requests[0].id

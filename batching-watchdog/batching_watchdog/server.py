@@ -15,6 +15,7 @@ from batching_watchdog import wire
 from batching_watchdog.batcher import Answer, Batcher
 from batching_watchdog.config import Config, parse_duration
 from batching_watchdog.errors import ShuttingDown, WatchdogError
+from batching_watchdog.logs import AccessLog, RequestLine
 from batching_watchdog.messages import DispatchReason, Reply, Request
 from batching_watchdog.metrics import Exposition, Metrics
 from batching_watchdog.protocol import Exchange
@@ -26,10 +27,6 @@ CLOCK_SKEW_SECONDS: Final = 0.1
 """An X-Start-Time may lie this far in the future and still be believed."""
 
 _BATCH_REASONS: Final = {reason: b"X-Batch-Reason: %b\r\n" % reason.encode() for reason in DispatchReason}
-ERROR_LINES: Final = 10
-"""Lines of the log per second for our own errors: an overload must not fill it."""
-LOGGED_TARGET: Final = 200
-"""Bytes of a target that a line of the log shows."""
 
 _SHED: Final = frozenset(("queue_full", "predicted_late", "shutting_down"))
 
@@ -54,7 +51,7 @@ class Front:
         self._clock = clock
         self._worker_ready = worker_ready
         self._ids = itertools.count()
-        self._error_lines = LineLimit(ERROR_LINES)
+        self._access_log = AccessLog(config.access_log, clock)
         self._refusal: WatchdogError | None = None
         self._refusal_answer = (b"", b"")
         self.healthy = True
@@ -95,8 +92,8 @@ class Front:
         self._metrics.refused(error.reason)
         self._metrics.request_finished(error.status, exchange.method, 0.0, meaning)
         exchange.respond(error.status, head, body)
-        if self._config.access_log or error.status >= 500:
-            self._log(exchange, error, self._clock() - exchange.arrived, 0)
+        if self._access_log.on or error.status >= 500:
+            self._log(exchange, Answer(error), self._clock() - exchange.arrived, len(body), meaning)
 
     def _health(self, exchange: Exchange) -> None:
         if exchange.method != b"GET":
@@ -214,51 +211,35 @@ class Front:
             measured += _BATCH_REASONS[answer.batch_reason]
         self._metrics.request_finished(outcome.status, exchange.method, seconds, meaning)
         exchange.respond(outcome.status, head + measured, body)
-        if self._config.access_log or (outcome.status >= 500 and not isinstance(outcome, Reply)):
-            self._log(exchange, outcome, seconds, answer.batch_size)
+        if self._access_log.on or (outcome.status >= 500 and not isinstance(outcome, Reply)):
+            self._log(exchange, answer, seconds, len(body), meaning)
 
     def _log(
-        self, exchange: Exchange, outcome: Reply | WatchdogError, seconds: float, batch_size: int
+        self, exchange: Exchange, answer: Answer, seconds: float, size: int, meaning: str | None
     ) -> None:
-        """The request's line: always with access_log, else only so many of our errors per second."""
-        skipped = 0 if self._config.access_log else self._error_lines.admit(self._clock())
-        if skipped is None:
+        """Write the request's line, if it has one."""
+        outcome = answer.outcome
+        left_out = self._access_log.admit(missed=meaning not in (None, "good") or outcome.status >= 500)
+        if left_out is None:
             return
-        # The protocol has let no control character into either.
-        method, target = exchange.method.decode("latin-1"), exchange.target[:LOGGED_TARGET].decode("latin-1")
-        why = "" if isinstance(outcome, Reply) else f" {outcome.reason}: {outcome}"
-        more = f" ({skipped} more such lines were left out)" if skipped else ""
-        log.info(
-            "%s %s %d in %.6f s, batch of %d%s%s",
-            method or "-",
-            target or "-",
-            outcome.status,
-            seconds,
-            batch_size,
-            why,
-            more,
+        error = outcome if isinstance(outcome, WatchdogError) else None
+        line = RequestLine(
+            method=exchange.method,
+            target=exchange.target,
+            status=outcome.status,
+            size=size,
+            seconds=seconds,
+            call_id=exchange.header(b"x-call-id"),
+            outcome=meaning,
+            batch=answer.batch,
+            batch_size=answer.batch_size,
+            batch_reason=answer.batch_reason,
+            queue_seconds=answer.queue_seconds,
+            reason=error.reason if error else None,
+            error=str(error or ""),
+            left_out=left_out,
         )
-
-
-class LineLimit:
-    """At most so many lines per second; what is left out is counted and said with the next."""
-
-    def __init__(self, lines: int) -> None:
-        self._lines = lines
-        self._since = float("-inf")
-        self._used = 0
-        self._skipped = 0
-
-    def admit(self, now: float) -> int | None:
-        """None: leave this line out. Else write it, and say how many were left out before it."""
-        if now - self._since >= 1.0:
-            self._since, self._used = now, 0
-        if self._used >= self._lines:
-            self._skipped += 1
-            return None
-        self._used += 1
-        skipped, self._skipped = self._skipped, 0
-        return skipped
+        log.log(line.level, line)
 
 
 class MetricsPage:

@@ -26,6 +26,7 @@ from batching_watchdog.children import Backoff, Tasks, relay, start_child
 from batching_watchdog.config import Config
 from batching_watchdog.errors import HandlerNotLoaded, StartFailed
 from batching_watchdog.latency import LatencyModel
+from batching_watchdog.logs import line_maker
 from batching_watchdog.messages import Batch, DispatchReason, Reply
 from batching_watchdog.upstream import Connection, connect
 
@@ -276,7 +277,8 @@ class WorkerPool:
         )
         if process.stdout is not None and process.stderr is not None:
             await asyncio.gather(
-                relay(process.stdout, sys.stdout, "stdout"), relay(process.stderr, sys.stderr, "stderr")
+                relay(process.stdout, sys.stdout, line_maker(self._config.log_format, "stdout")),
+                relay(process.stderr, sys.stderr, line_maker(self._config.log_format, "stderr")),
             )
         return await process.wait()
 

@@ -1,5 +1,6 @@
 """The watchdog's edge with real processes: many idle connections, slow clients, slow readers."""
 
+import json
 import resource
 import socket
 import struct
@@ -138,9 +139,26 @@ def test_our_own_errors_are_logged_and_other_requests_only_if_asked_for():
         with watchdog(handler, access_log=access_log) as dog:
             assert dog.call("POST", "/quick", b"0").status == 200
             assert dog.call("POST", "/slow", b"1.5", {"X-Timeout": "100ms"}).status == 504
-            wait_until(lambda dog=dog: "POST /slow 504 in 0." in dog.log, "the error has its line")
+            wait_until(lambda dog=dog: "POST /slow - 504 Gateway Timeout - " in dog.log, "it has its line")
             assert "expired: not answered within" in dog.log
-            assert ("POST /quick 200 in 0." in dog.log) == (access_log == "true")
+            assert ("POST /quick - 200 OK - ContentLength: 0B (0." in dog.log) == (access_log == "true")
+
+
+def test_in_json_every_line_is_an_object_and_a_failed_request_is_found_by_its_call_id():
+    handler = """
+    def handle(event, context):
+        return 1 / int(event.body)
+    """
+    with watchdog(handler, access_log="missed", log_format="json", slo_latency="20s") as dog:
+        assert dog.call("POST", "/ok", b"1", {"X-Call-Id": "c-1"}).status == 200
+        assert dog.call("POST", "/bad", b"0", {"X-Call-Id": "c-2"}).status == 500
+        wait_until(lambda: "ZeroDivisionError: " in dog.log and '"c-2"' in dog.log, "both have been written")
+        documents = [json.loads(line) for line in dog.log.splitlines()]
+    (line,) = [each for each in documents if each["event"] == "request"]
+    assert (line["call_id"], line["outcome"], line["level"]) == ("c-2", "error", "error")
+    assert (line["batch_size"], line["batch_reason"]) == (1, "idle")
+    assert any("POST /bad [c-2]" in each["text"] for each in documents if each["event"] == "output")
+    assert not any("c-1" in str(each) for each in documents)
 
 
 def _connections(dog: Watchdog) -> int:

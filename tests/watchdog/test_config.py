@@ -60,7 +60,8 @@ INVALID: dict[str, list[str]] = {
     "exec_timeout": [*BAD_DURATIONS, "0s"],
     "healthcheck_interval": BAD_DURATIONS,
     "ready_path": ["-", "ready", "http://x/"],
-    "access_log": ["yes", "True", "2"],
+    "access_log": ["yes", "True", "2", "1.0", "0.0", "-0.1", "nan", "1%"],
+    "log_format": ["JSON", "logfmt"],
     "prefix_logs": ["yes", "True", "2"],
     "upstream_url": BAD_URLS,
     "http_upstream_url": BAD_URLS,
@@ -82,7 +83,8 @@ VALID: dict[str, tuple[str, str, object]] = {
     "max_inflight": ("1", "max_inflight", 1),
     "max_body_bytes": ("4294967295", "max_body_bytes", 2**32 - 1),
     "max_queued_bytes": ("1Gi", "max_queued_bytes", 2**30),
-    "access_log": ("true", "access_log", True),
+    "access_log": ("0.01", "access_log", 0.01),
+    "log_format": ("json", "log_format", "json"),
     "port": ("0", "port", 0),
     "PORT": ("9000", "port", 9000),
     "metrics_port": ("65535", "metrics_port", 65535),
@@ -226,6 +228,13 @@ def test_auto_threads_share_the_quota_between_the_workers_asked_for():
 def test_of_watchdogs_other_names_win():
     config = read(upstream_url="http://a", http_upstream_url="http://b", fprocess="a", function_process="b")
     assert (str(config.upstream_url), config.fprocess) == ("http://b/", ("b",))
+
+
+@pytest.mark.parametrize(
+    ("text", "share"), [("true", 1.0), ("1", 1.0), ("missed", 0.0), ("false", None), ("0", None)]
+)
+def test_the_access_log_is_a_share_of_the_good_requests_or_nothing(text: str, share: float | None):
+    assert read(access_log=text).access_log == share
 
 
 def test_write_timeout_is_the_drain_limit_only_if_it_was_set():

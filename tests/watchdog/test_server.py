@@ -1,13 +1,17 @@
 """The front with a real queue and real sockets; only the worker is the test's."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+import pytest
+
 from batching_watchdog.batcher import Batcher
 from batching_watchdog.config import Config
 from batching_watchdog.latency import LatencyModel
+from batching_watchdog.logs import RequestLine
 from batching_watchdog.messages import Batch, Reply
 from batching_watchdog.metrics import Metrics
 from batching_watchdog.policy import POLICIES, PolicySettings
@@ -115,6 +119,35 @@ def test_an_answer_says_why_its_batch_left():
         assert refusals(bench) == {}
 
     scenario(body)
+
+
+def test_a_slow_and_a_shed_request_are_traced_by_their_call_ids_to_batch_and_reason(
+    caplog: pytest.LogCaptureFixture,
+):
+    async def body(bench: Bench) -> None:
+        good = await bench.ask("/good", "X-Call-Id: a\r\n")
+        bench.batcher.worker_idle(bench.worker)
+        await bench.service.until(lambda: bool(bench.worker.batches))
+        bench.reply()
+        await good.answer()
+        await bench.service.until(lambda: bench.batcher.idle == 1)
+        slow = await bench.ask("/slow", "X-Call-Id: b\r\n")
+        await bench.service.until(lambda: len(bench.worker.batches) > 1)
+        refused = await bench.send(b"POST /shed HTTP/1.1\r\nHost: x\r\nX-Call-Id: c\r\n\r\n")
+        bench.clock.now += 0.2
+        bench.reply()
+        await slow.answer()
+        assert refused.status == 429
+
+    with caplog.at_level(logging.INFO):
+        scenario(body, max_inflight="1", access_log="missed")
+    told = [record.msg for record in caplog.records if isinstance(record.msg, RequestLine)]
+    assert [(line.call_id, line.outcome, line.status, line.batch_size) for line in told] == [
+        (b"c", "shed", 429, 0),
+        (b"b", "slow", 200, 1),
+    ]
+    assert told[0].reason == "queue_full"
+    assert (told[1].batch, told[1].batch_reason) == (1, "idle")
 
 
 def test_every_refusal_is_counted_by_the_reason_that_its_header_gives():

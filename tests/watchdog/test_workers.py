@@ -8,6 +8,7 @@ import pytest
 
 from batching_watchdog.children import MAX_LOG_LINE, relay
 from batching_watchdog.config import Config
+from batching_watchdog.logs import line_maker
 from batching_watchdog.workers import (
     MALLOC_TUNABLES,
     cpu_seconds,
@@ -119,7 +120,7 @@ def relayed(written: bytes) -> list[str]:
         source.feed_data(written)
         source.feed_eof()
         sink = io.StringIO()
-        await relay(source, sink, "stderr")
+        await relay(source, sink, line_maker("text", "stderr"))
         return sink.getvalue()
 
     return [line.split(" stderr: ", 1)[1] for line in asyncio.run(run()).splitlines()]

@@ -1,0 +1,327 @@
+"""Draws the figures of docs/explanation/: ``make reference``, or ``python -m docs.figures.draw``.
+
+Nothing in them is made up but the model: one replica is the watchdog's own scheduler and latency model in
+virtual time, several are ``slo-autoscaler simulate``'s. Each file carries the digest of the numbers that it
+shows, and tests/docs computes them again.
+"""
+
+import hashlib
+import json
+import random
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from math import inf
+from pathlib import Path
+from typing import Any, Final
+
+from batching_watchdog.latency import LatencyModel
+from batching_watchdog.messages import Batch, Request
+from batching_watchdog.policy import POLICIES, PolicySettings
+from batching_watchdog.scheduler import Dispatch, Scheduler, Sleep
+from slo_autoscaler.config import Config
+from slo_autoscaler.simulate import catalogue, traces, world
+from slo_autoscaler.simulate.baselines import Bounds
+from slo_autoscaler.simulate.function import Function, Service
+
+FOLDER: Final = Path(__file__).resolve().parent
+DIGEST: Final = "Numbers: sha256 "
+
+CONSTANT: Final = 0.020
+PER_REQUEST: Final = 0.010
+"""The model of every figure: l(b) = 20 ms + 10 ms x b."""
+SLO: Final = 0.2
+LARGEST: Final = 16
+TIMEOUT: Final = 5.0
+NOISE: Final = 0.05
+"""Standard deviation of the logarithm of a service time."""
+CONFIG: Final = (
+    "{platform: {gateway_url: http://none}, prometheus: {url: http://none}, defaults: {max_replicas: 12}}"
+)
+
+_BLUE, _ORANGE, _GREEN, _GREY, _RED = "#1769aa", "#d9822b", "#2e7d32", "#767676", "#b3261e"
+Data = dict[str, Any]
+
+
+def steady(size: int, _now: float) -> float:
+    """l(b) of the model."""
+    return CONSTANT + PER_REQUEST * size
+
+
+def slower_from_20(size: int, now: float) -> float:
+    """The same until 20 s, then twice that."""
+    return steady(size, now) * (1.0 if now < 20.0 else 2.0)
+
+
+@dataclass
+class Replica:
+    """One watchdog with one worker, in virtual time: its real scheduler, Poisson arrivals."""
+
+    policy: str = "slo"
+    largest: int = LARGEST
+    law: Callable[[int, float], float] = steady
+    """Seconds for a batch of a size that begins at a time."""
+    answered: list[tuple[float, float]] = field(default_factory=list)
+    """(arrival, latency) of each request that got an answer."""
+    runs: list[tuple[float, int, float]] = field(default_factory=list)
+    """(end, size, seconds) of each batch."""
+    capacities: list[tuple[float, float]] = field(default_factory=list)
+    """(time, learnt capacity) after each batch."""
+
+    def __post_init__(self) -> None:
+        self.model = LatencyModel(self.largest)
+        settings = PolicySettings(self.largest, 0.0, SLO)
+        self._scheduler = Scheduler(POLICIES[self.policy](settings), self.model, max_inflight=100_000)
+        self._random = random.Random(1)  # noqa: S311 - arrivals, not secrets
+        self._running: list[tuple[float, int, Batch]] = []
+        self._number = 0
+
+    def serve(self, rate: float, seconds: float) -> None:
+        """Offer ``rate`` requests per second for ``seconds``, and let what is queued then run out."""
+        now, arrival = 0.0, self._random.expovariate(rate)
+        while True:
+            until = self._act(now)
+            ends = self._running[0][0] if self._running else inf
+            now = max(now, min(arrival, ends, inf if until is None else until))
+            if now == inf:
+                return
+            if ends <= now:
+                self._finish(now)
+            elif arrival <= now:
+                self._number += 1
+                self._scheduler.offer(Request(self._number, b"", b"", now, now + SLO, now + TIMEOUT))
+                arrival += self._random.expovariate(rate)
+                arrival = arrival if arrival < seconds else inf
+
+    def _act(self, now: float) -> float | None:
+        while not isinstance(action := self._scheduler.next_action(now, 1 - len(self._running)), Sleep):
+            if isinstance(action, Dispatch):
+                noise = self._random.lognormvariate(0.0, NOISE)
+                took = self.law(len(action.batch.requests), now) * noise
+                heappush(self._running, (now + took, self._number, action.batch))
+        return action.until
+
+    def _finish(self, now: float) -> None:
+        _, _, batch = heappop(self._running)
+        size, seconds = len(batch.requests), now - batch.dispatched
+        self.runs.append((now, size, seconds))
+        self.model.observe(size, seconds)
+        self._scheduler.observe(size, seconds)
+        for request in self._scheduler.finish(batch.requests):
+            self.answered.append((request.arrived, now - request.arrived))
+        self.capacities.append((now, self.model.capacity(1, SLO) or 0.0))
+
+
+def latency_misleads() -> Data:
+    """One replica's latency against its load, and scalers through a day."""
+    rates, p50, p99 = [5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100], [], []
+    learnt = 0.0
+    for rate in rates:
+        replica = Replica()
+        replica.serve(rate, 25.0)
+        latencies = sorted(latency for _, latency in replica.answered)
+        p50.append(_quantile(latencies, 0.5))
+        p99.append(_quantile(latencies, 0.99))
+        learnt = learnt or (replica.capacities[-1][1] if rate >= 20 else 0.0)
+    return {"rates": rates, "p50": p50, "p99": p99, "capacity": _rounded(learnt), **_day()}
+
+
+def _day() -> Data:
+    """A day in a quarter of an hour, around 150 requests/s."""
+    trace = traces.generate("diurnal", 150.0, 900, cv2=None, seed=1)
+    function = Function(Service.affine(CONSTANT, PER_REQUEST, LARGEST), slo_latency=SLO, start_up=10.0)
+    config = Config.parse(CONFIG, "the figure")
+    situation = catalogue.Situation(
+        trace, function, Bounds(1, 12), config.target("f.openfaas-fn"), config.interval, phase=2.0
+    )
+    scalers: Data = {}
+    for choice in ("slo", "proportional", "keda-value", "oracle"):
+        scaler = catalogue.make(choice, situation)
+        outcome = world.run(trace, function, scaler, world.Settings(1, 12, replicas=2))
+        scalers[choice] = {
+            "replicas": [int(count) for count in outcome.series.desired],
+            "attainment": _rounded(outcome.attainment * 100),
+            "replica_seconds": _rounded(outcome.replica_seconds),
+        }
+    return {"scalers": scalers}
+
+
+def two_lanes() -> Data:
+    """Goodput against the offered rate, with and without deadlines."""
+    rates, seconds = [20, 40, 60, 75, 90, 110, 150, 200], 12.0
+    kinds = {"slo": LARGEST, "fixed": 8, "unbatched": 1}
+    goodput: Data = {}
+    for policy, largest in kinds.items():
+        goodput[policy] = []
+        for rate in rates:
+            replica = Replica(policy, largest)
+            replica.serve(rate, seconds)
+            good = sum(latency <= SLO for _, latency in replica.answered)
+            goodput[policy].append(_rounded(good / seconds))
+    return {"rates": rates, "goodput": goodput}
+
+
+def learnt_capacity() -> Data:
+    """What a third of the load teaches, and what happens when the model becomes twice as slow."""
+    quiet = Replica()
+    quiet.serve(45.0, 30.0)
+    sizes = range(1, LARGEST + 1)
+    changed = Replica(law=slower_from_20)
+    changed.serve(25.0, 40.0)
+    return {
+        "runs": [(size, _rounded(seconds * 1000)) for _, size, seconds in quiet.runs[:400]],
+        "upper": [_rounded(quiet.model.predict(size) * 1000) for size in sizes],
+        "mean": [_rounded(quiet.model.predict_mean(size) * 1000) for size in sizes],
+        "capacity": _rounded(quiet.model.capacity(1, SLO) or 0.0),
+        "over_time": [(_rounded(now), _rounded(value)) for now, value in changed.capacities],
+    }
+
+
+FIGURES: Final[Mapping[str, Callable[[], Data]]] = {
+    "latency-misleads": latency_misleads,
+    "two-lanes": two_lanes,
+    "learnt-capacity": learnt_capacity,
+}
+"""File name without .svg -> what computes its numbers."""
+
+
+def digest(data: Data) -> str:
+    """What a file says of the numbers that it shows."""
+    return DIGEST + hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def main() -> int:
+    """Compute and draw all of them."""
+    for name, compute in FIGURES.items():
+        data = compute()
+        _draw(name, data, FOLDER / f"{name}.svg")
+    return 0
+
+
+def _draw(name: str, data: Data, file: Path) -> None:
+    from matplotlib import rc_context  # noqa: PLC0415 - slow, and tests of the numbers do not need it
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    settings: Any = {
+        "svg.hashsalt": name,
+        "svg.fonttype": "none",
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": "#e3e3e3",
+        "legend.frameon": False,
+    }
+    with rc_context(settings):
+        figure = Figure(figsize=(9.0, 3.4), layout="constrained")
+        panels = figure.subplots(1, 1 if name == "two-lanes" else 2, squeeze=False)[0]
+        _DRAWN[name](panels, data)
+        figure.savefig(file, metadata={"Date": None, "Description": digest(data)})
+
+
+def _draw_latency(panels: Any, data: Data) -> None:
+    load, scaling = panels
+    load.semilogy(data["rates"], data["p99"], "o-", color=_BLUE, label="p99")
+    load.semilogy(data["rates"], data["p50"], "o-", color=_ORANGE, label="p50")
+    load.axhline(SLO * 1000, color=_RED, linewidth=1)
+    load.text(1, SLO * 1080, "SLO", color=_RED)
+    load.axvline(data["capacity"], color=_GREY, linestyle="--")
+    load.text(data["capacity"] + 1, 12, "learnt capacity", color=_GREY)
+    load.set(
+        title="One replica: latency against load",
+        xlabel="offered, requests/s",
+        ylabel="latency, ms",
+        ylim=(10, 10_000),
+        xlim=(0, None),
+    )
+    load.legend(loc="upper left")
+    styles = {
+        "keda-value": (_ORANGE, "-", "KEDA on p99"),
+        "proportional": (_GREEN, "-", "the HPA's law on latency"),
+        "slo": (_BLUE, "-", "Tailbound"),
+        "oracle": (_GREY, "--", "who knows the day"),
+    }
+    for choice, (colour, line, label) in styles.items():
+        found = data["scalers"][choice]
+        scaling.step(
+            range(len(found["replicas"])),
+            found["replicas"],
+            where="post",
+            color=colour,
+            linestyle=line,
+            label=f"{label}: {found['attainment']:.4g} %, {found['replica_seconds']:,.0f}",
+        )
+    scaling.set(
+        title="A day in 15 minutes, 60 to 240 requests/s",
+        xlabel="seconds",
+        ylabel="replicas wanted",
+        yticks=range(0, 13, 3),
+        ylim=(0, 20),
+    )
+    scaling.legend(loc="upper left", title="in time, replica-seconds")
+
+
+def _draw_lanes(panels: Any, data: Data) -> None:
+    (panel,) = panels
+    panel.plot((0, max(data["rates"])), (0, max(data["rates"])), color=_GREY, linewidth=1, label="all of it")
+    styles = {
+        "slo": (_BLUE, "two lanes, in order of deadline (policy slo)"),
+        "fixed": (_ORANGE, "one queue, in order of arrival (policy fixed, size 8)"),
+        "unbatched": (_RED, "one queue, no batches (policy unbatched)"),
+    }
+    for policy, (colour, label) in styles.items():
+        panel.plot(data["rates"], data["goodput"][policy], "o-", color=colour, label=label)
+    panel.set(
+        title="One replica, 12 s at each rate",
+        xlabel="offered, requests/s",
+        ylabel="answered within 200 ms, /s",
+        xlim=(0, None),
+        ylim=(0, 150),
+    )
+    panel.legend(loc="upper left")
+
+
+def _draw_capacity(panels: Any, data: Data) -> None:
+    curve, time = panels
+    sizes = range(1, LARGEST + 1)
+    curve.scatter(*zip(*data["runs"], strict=True), s=6, color=_GREY, label="batches served")
+    curve.plot(sizes, data["mean"], color=_ORANGE, label="learnt mean")
+    curve.plot(sizes, data["upper"], color=_BLUE, label="learnt upper quantile")
+    curve.axhline(SLO / 2 * 1000, color=_RED, linewidth=1)
+    curve.text(0.6, SLO / 2 * 1000 + 3, "half of the SLO (one worker)", color=_RED)
+    curve.set(
+        title=f"At 45 requests/s: capacity learnt, {data['capacity']:.0f}/s",
+        xlabel="batch size b",
+        ylabel="service time l(b), ms",
+        ylim=(0, None),
+    )
+    curve.legend(loc="upper left")
+    time.step(*zip(*data["over_time"], strict=True), where="post", color=_BLUE)
+    time.axvline(20.0, color=_GREY, linestyle="--")
+    time.text(20.4, 12, "the model becomes\ntwice as slow", color=_GREY)
+    time.set(
+        title="At 25 requests/s: learnt, and learnt anew",
+        xlabel="seconds",
+        ylabel="learnt capacity, requests/s",
+        ylim=(0, None),
+    )
+
+
+_DRAWN: Final[Mapping[str, Callable[[Any, Data], None]]] = {
+    "latency-misleads": _draw_latency,
+    "two-lanes": _draw_lanes,
+    "learnt-capacity": _draw_capacity,
+}
+
+
+def _quantile(ascending: Sequence[float], share: float) -> float:
+    return _rounded(ascending[min(len(ascending) - 1, int(share * len(ascending)))] * 1000)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,422 @@
+"""Writes docs/reference/ from the code: ``make reference``, or ``python -m docs.generate_reference``.
+
+Owns how the reference looks. What it says is the code's: names, defaults and rules come from the modules that
+enforce them, meanings from their docstrings and from the comments of deploy/autoscaler-config.yaml.
+tests/docs holds the pages against it.
+"""
+
+import ast
+import inspect
+import io
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import redirect_stdout, suppress
+from dataclasses import is_dataclass
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType, UnionType
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+from unittest.mock import patch
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
+from pydantic import BeforeValidator
+from pydantic.fields import FieldInfo
+
+from batching_watchdog import config as watchdog_config
+from batching_watchdog import errors, messages
+from batching_watchdog.latency import LatencyModel
+from batching_watchdog.metrics import STATES
+from batching_watchdog.metrics import Metrics as WatchdogMetrics
+from bench import __main__ as bench
+from local_openfaas import __main__ as local
+from local_openfaas.demo import __main__ as demo
+from slo_autoscaler import config as autoscaler_config
+from slo_autoscaler.commands import COMMANDS
+from slo_autoscaler.explain import SENTENCES
+from slo_autoscaler.metrics import INPUTS
+from slo_autoscaler.metrics import Metrics as AutoscalerMetrics
+from slo_autoscaler.model import Decision, Reason, Scale
+from slo_autoscaler.shadow import Score
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+FOLDER: Final = ROOT / "docs" / "reference"
+ANNOTATED: Final = ROOT / "deploy" / "autoscaler-config.yaml"
+WIDTH: Final = 98
+"""Columns of the help texts."""
+
+_MARK: Final = "<!-- Written by docs/generate_reference.py (make reference): change the code instead. -->\n\n"
+_WRONG: Final = "?"
+"""No variable takes this, but those that take any text."""
+_CLOSED: Final = ("outcome", "reason", "state", "where", "who")
+"""Labels whose values are a closed list."""
+_GIVEN: Final = re.compile(r"^(?P<indent> *)(?P<key>[\w.-]+):(?:\s[^#]*)?(?P<comment>#.*)?$")
+
+
+def pages() -> dict[str, str]:
+    """Every page by its file name."""
+    return {
+        "watchdog.md": _watchdog(),
+        "autoscaler.md": _autoscaler(),
+        "metrics.md": _metrics(),
+        "reasons.md": _reasons(),
+        "cli.md": _commands(),
+    }
+
+
+def main() -> None:
+    """Write the pages."""
+    FOLDER.mkdir(exist_ok=True)
+    for name, text in pages().items():
+        (FOLDER / name).write_text(text)
+
+
+def helps() -> dict[str, str]:
+    """The help text of every command that has options."""
+    programs: list[tuple[str, Callable[[Sequence[str]], object], tuple[str, ...]]] = [
+        (
+            "slo-autoscaler" if word == "run" else f"slo-autoscaler {word}",
+            import_module(module).main,
+            (),
+        )
+        for word, (module, _) in COMMANDS.items()
+    ]
+    programs += [
+        ("local-openfaas", local.main, ()),
+        ("local-openfaas up", local.main, ("up",)),
+        ("python -m local_openfaas.demo", demo.main, ()),
+        ("python -m bench", bench.main, ()),
+        *((f"python -m bench {word}", bench.main, (word,)) for word in bench.COMMANDS),
+    ]
+    return {name: _help(run, words) for name, run, words in programs}
+
+
+def keys(kind: type = autoscaler_config.Config, prefix: str = "") -> dict[str, str]:
+    """Every key of the autoscaler's configuration, dotted -> its rule."""
+    found: dict[str, str] = {}
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        section = _section(hint)
+        if section is not None:
+            found |= keys(section, f"{prefix}{name}.")
+        found[prefix + name] = "a section" if section else _rule(hint)
+    return found
+
+
+def _watchdog() -> str:
+    rows = []
+    for name, text in watchdog_config.DESCRIPTIONS.items():
+        meaning, default = _split_default(text)
+        rows.append((_code(name), _code(default) if default else "", meaning, _variable_rule(name)))
+    return (
+        f"{_MARK}# The watchdog's environment\n\n"
+        "Set under `environment` in the stack file. `slo_latency` is the one to set; "
+        "[what each of the others would do](../howto/tune-nothing.md), and why to leave it.\n"
+        "A duration is `250ms`, `30s`, `1m30s`, or a whole number of seconds. A wrong value stops the start "
+        "with exit status 2 and a line that names the variable, its value and the rule. Exact behaviour: "
+        "[behaviour.md](../behaviour.md).\n\n" + _table(("variable", "default", "meaning", "must be"), rows)
+    )
+
+
+def _variable_rule(name: str) -> str:
+    try:
+        watchdog_config.Config.from_env({name: _WRONG}, cpus=1)
+    except errors.ConfigError as error:
+        rule = str(error).removeprefix(f"{name}={_WRONG!r}: ").removeprefix("must be ")
+        return re.sub(r",? such as .*$", "", rule)
+    return ""
+
+
+def _autoscaler() -> str:
+    comments = _comments(ANNOTATED.read_text())
+    parts = [
+        f"{_MARK}# The autoscaler's configuration\n\n"
+        "One YAML file, `--config`. [deploy/autoscaler-config.yaml](../../deploy/autoscaler-config.yaml) is "
+        "that file with every default.\n"
+        "A duration is `250ms`, `30s`, `1m30s`, or a number of seconds. A key that is not known, or a wrong "
+        "value, stops the start with exit status 2 and one line for each fault: file, key, value, rule.\n"
+        "What the keys of `defaults` do to a function: [scaling.md](../scaling.md).\n"
+    ]
+    parts += _sections(autoscaler_config.Config, "", comments)
+    overrides = [
+        (_code(f"--{flag.replace('_', '-')}"), _code(variable), _code(key))
+        for flag, (key, variable) in autoscaler_config.OVERRIDES.items()
+    ]
+    parts.append(
+        "## Without editing\n\nA flag wins over a variable, a variable over the file.\n\n"
+        + _table(("flag", "variable", "key"), overrides)
+    )
+    return "\n".join(parts)
+
+
+def _sections(kind: Any, prefix: str, comments: Mapping[str, str], *, optional: bool = False) -> list[str]:
+    """One table for a section, then those of the sections in it."""
+    docs = _attribute_docs(autoscaler_config)
+    rows, below = [], []
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        key = prefix + name
+        section = _section(hint)
+        if section is not None:
+            default = kind.__pydantic_fields__[name].get_default(call_default_factory=True)
+            below += _sections(section, f"{key}.", comments, optional=default is None)
+            continue
+        meaning = comments.get(key) or docs.get((kind.__name__, name), "")
+        rule = _rule(hint)
+        rows.append((_code(name), _default(kind, name, rule), rule, _one_line(meaning)))
+    title = f"`{prefix[:-1]}`" if prefix else "Top level"
+    about = f"{inspect.getdoc(kind)}{' Default: none.' if optional else ''}"
+    return [
+        f"## {title}\n\n{_one_line(about)}\n\n" + _table(("key", "default", "must be", "meaning"), rows),
+        *below,
+    ]
+
+
+def _section(hint: Any) -> type | None:
+    """The dataclass that a key holds, if it holds a section."""
+    for part in (hint, *get_args(hint)):
+        if isinstance(part, type) and is_dataclass(part) and get_origin(hint) is not dict:
+            return part
+    return None
+
+
+def _rule(hint: Any) -> str:
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _annotated(hint.__origin__, hint.__metadata__)
+    if origin is Literal:
+        return " | ".join(map(_code, parts))
+    if origin in (Union, UnionType):
+        return _rule(next(part for part in parts if part is not type(None)))
+    if origin is tuple:
+        return "a list of names"
+    if origin is dict:
+        return "name.namespace: any key of `defaults`"
+    return {int: "a whole number", float: "a number", str: "text", bool: "true | false"}[hint]
+
+
+def _annotated(base: Any, metadata: Iterable[Any]) -> str:
+    """A rule in the words of the validator, or else of the bounds."""
+    words, bounds = "", []
+    for each in metadata:
+        if isinstance(each, BeforeValidator):
+            words = _validator(each.func)
+        elif isinstance(each, FieldInfo):
+            bounds += [text for bound in each.metadata if (text := _bound(bound))]
+    return ", ".join([words or _rule(base), *bounds])
+
+
+def _validator(check: Any) -> str:
+    if check is autoscaler_config.parse_duration:
+        return "a duration"
+    try:
+        check(object())
+    except ValueError as error:
+        return str(error).removeprefix("must be ")
+    return ""
+
+
+def _bound(bound: Any) -> str:
+    for name, words in (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below")):
+        value = getattr(bound, name, None)
+        if value is not None:
+            return f"{words} {value:g}"
+    return ""
+
+
+def _default(kind: Any, name: str, rule: str) -> str:
+    field: FieldInfo = kind.__pydantic_fields__[name]
+    if field.is_required():
+        return "must be set"
+    value = field.get_default(call_default_factory=True)
+    if value is None or value == {}:
+        return "none"
+    if isinstance(value, tuple):
+        return _code(f"[{', '.join(value)}]")
+    if isinstance(value, float):
+        return _code(_duration(value) if "duration" in rule else f"{value:g}")
+    return _code(str(value))
+
+
+def _duration(seconds: float) -> str:
+    if seconds >= 60 and seconds % 60 == 0:
+        return f"{seconds / 60:g}m"
+    return f"{seconds:g}s" if seconds == 0 or seconds >= 1 else f"{seconds * 1000:g}ms"
+
+
+def _comments(text: str) -> dict[str, str]:
+    """Dotted key -> its comment in the annotated configuration; a comment goes on below itself."""
+    found: dict[str, str] = {}
+    path: list[tuple[int, str]] = []
+    column, last = -1, ""
+    for line in text.splitlines():
+        given = _GIVEN.match(line)
+        if given is not None:
+            indent = len(given["indent"])
+            path = [(depth, key) for depth, key in path if depth < indent] + [(indent, given["key"])]
+            last = ".".join(key for _, key in path)
+            column = line.index("#") if given["comment"] else -1
+            if given["comment"]:
+                found[last] = given["comment"].lstrip("# ")
+        elif column >= 0 and line.find("#") == column and not line[:column].strip():
+            found[last] += " " + line[column:].lstrip("# ")
+    return {key: re.sub(r"^(default: none|must be set)[.:]? ?", "", told) for key, told in found.items()}
+
+
+def _metrics() -> str:
+    return (
+        f"{_MARK}# Exported metrics\n\n"
+        "What the two exporters show. What the recording rules make of it, and the gateway's: "
+        "[metrics.md](../metrics.md). Scraped series of a function have the label `function_name` too.\n\n"
+        "## The watchdog\n\nPort `metrics_port` (8081). The first three are of-watchdog's; process metrics "
+        "(`process_*`, `python_*`) come with them.\n\n"
+        + _families(_watchdog_families())
+        + "\n## The autoscaler\n\nPort `web.port` (8082).\n\n"
+        + _families(_autoscaler_families())
+    )
+
+
+def _watchdog_families() -> Iterable[Metric]:
+    learnt = LatencyModel(4)
+    learnt.observe(1, 0.01)
+    metrics = WatchdogMetrics(slo_latency=0.1, slo_objective=0.99, workers=1, model=learnt)
+    metrics.read_gauges(
+        queue_length=lambda: 0,
+        workers=lambda: dict.fromkeys(STATES, 0),
+        restarts=lambda: 0,
+        resident_bytes=lambda: {0: 1},
+    )
+    return metrics.collect()
+
+
+def _autoscaler_families() -> Iterable[Metric]:
+    registry = CollectorRegistry()
+    metrics = AutoscalerMetrics(registry)
+    decision = Decision(None, Reason.NO_DATA, dict.fromkeys(INPUTS, 1.0))
+    metrics.decided("f.ns", Scale(1, 1), decision, "hold", 1)
+    metrics.shadowed("f.ns", 1, Score())
+    # Those of functions come first, as what everybody looks for.
+    return sorted(registry.collect(), key=lambda family: "function_name" not in _labels(family))
+
+
+def _families(families: Iterable[Metric]) -> str:
+    rows = []
+    for family in families:
+        name = family.name + ("_total" if family.type == "counter" else "")
+        labels = _labels(family)
+        told = ", ".join(
+            _code(label) + (f" ({', '.join(values)})" if _is_closed(family, label) else "")
+            for label, values in labels.items()
+        )
+        rows.append((_code(name), family.type, told, family.documentation))
+    return _table(("metric", "type", "labels", "meaning"), rows)
+
+
+def _is_closed(family: Metric, label: str) -> bool:
+    return label in _CLOSED and family.name != "slo_autoscaler_decisions"
+
+
+def _labels(family: Metric) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for sample in family.samples:
+        for label, value in sample.labels.items():
+            if label != "le" and value not in found.setdefault(label, []):
+                found[label].append(value)
+    return found
+
+
+def _reasons() -> str:
+    of_batches = _attribute_docs(messages)
+    batches = [
+        (_code(reason.value), _one_line(of_batches["DispatchReason", reason.name]))
+        for reason in messages.DispatchReason
+    ]
+    refusals = [
+        (_code(each.reason), str(each.status), _one_line(inspect.getdoc(each) or ""))
+        for each in errors.REFUSALS
+    ]
+    decisions = [(_code(reason.value), _sentence(reason)) for reason in Reason]
+    return (
+        f"{_MARK}# Reasons\n\n"
+        "Three closed lists. Alerts, dashboards and scripts may rely on them.\n\n"
+        "## Why a batch left\n\n"
+        "In `X-Batch-Reason`, in the access log, and in `watchdog_dispatch_total{reason}`; `profile` is in "
+        "the last only.\n\n" + _table(("reason", "meaning"), batches) + "\n## Why a request was refused\n\n"
+        "In `X-Watchdog-Reason`, in the access log, and in `watchdog_refusals_total{reason}`. The other "
+        "errors and what each counts as: [behaviour.md](../behaviour.md#statuses).\n\n"
+        + _table(("reason", "status", "meaning"), refusals)
+        + "\n## Why the autoscaler did what it did\n\n"
+        "In the decision log and in `slo_autoscaler_decisions_total{reason}`; `slo-autoscaler explain` says "
+        "the sentence, with numbers where braces stand, and leaves out what it does not know. When each "
+        "applies: [scaling.md](../scaling.md#reasons).\n\n" + _table(("reason", "sentence"), decisions)
+    )
+
+
+def _sentence(reason: Reason) -> str:
+    first, *others = SENTENCES.get(reason.value, (reason.value,))
+    return f"{first}{': ' if others else ''}{', '.join(others)}"
+
+
+def _commands() -> str:
+    parts = [
+        f"{_MARK}# Commands\n\n"
+        "`batching-watchdog` takes no arguments but `--help` and `--version`: it is configured by "
+        "[its environment](watchdog.md). Exit statuses: "
+        "[of the watchdog](../behaviour.md#signals-and-shutdown), "
+        "[of the autoscaler](../../autoscaler/README.md#exit-statuses). `make help` lists what can be made "
+        "in a clone.\n"
+    ]
+    parts += [f"## {name}\n\n```text\n{text.rstrip()}\n```\n" for name, text in helps().items()]
+    return "\n".join(parts)
+
+
+def _help(run: Callable[[Sequence[str]], object], words: Sequence[str]) -> str:
+    told = io.StringIO()
+    plain = {"COLUMNS": str(WIDTH), "NO_COLOR": "1", "PYTHON_COLORS": "0"}
+    with patch.dict(os.environ, plain), redirect_stdout(told), suppress(SystemExit):
+        run([*words, "--help"])
+    return "\n".join(line.rstrip() for line in told.getvalue().splitlines()) + "\n"
+
+
+def _attribute_docs(module: ModuleType) -> dict[tuple[str, str], str]:
+    """(class, attribute) -> the string that stands under the attribute in the source."""
+    found = {}
+    for kind in ast.parse(inspect.getsource(module)).body:
+        if not isinstance(kind, ast.ClassDef):
+            continue
+        for above, here in pairwise(kind.body):
+            target = above.targets[0] if isinstance(above, ast.Assign) else getattr(above, "target", None)
+            if (
+                isinstance(target, ast.Name)
+                and isinstance(here, ast.Expr)
+                and isinstance(here.value, ast.Constant)
+                and isinstance(here.value.value, str)
+            ):
+                found[kind.name, target.id] = here.value.value
+    return found
+
+
+def _split_default(text: str) -> tuple[str, str]:
+    match = re.fullmatch(r"(.*) \[(.+)\]", text)
+    return (match[1], "" if match[2] == "none" else match[2]) if match else (text, "")
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(_cell(cell) for cell in line)} |\n" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.replace("``", "`").split())
+
+
+def _code(text: str) -> str:
+    return f"`{text}`"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""docs/tutorial.md as a reader follows it: its files are written, its commands run, in their order.
+
+It takes half a minute, so its name keeps it out of the usual run; ``make tutorial`` runs it.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from docs.pages import ROOT, blocks
+from local_openfaas.ports import free_ports
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+STAYS = "first terminal"
+
+
+def test_whoever_follows_the_tutorial_sees_what_it_promises(tmp_path: Path):
+    gateway, prometheus = map(str, free_ports(2))
+    text = (ROOT / "docs" / "tutorial.md").read_text().replace("8080", gateway).replace("9090", prometheus)
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    # What a clone has, and no more of it than the tutorial uses.
+    (tmp_path / "bench").symlink_to(ROOT / "bench")
+    platform: subprocess.Popen[str] | None = None
+    said = ""
+    try:
+        for block in blocks(text):
+            if block.title == STAYS:
+                command = f"exec {block.text.strip()} --port {gateway} --prometheus-port {prometheus}"
+                platform = subprocess.Popen(
+                    ["sh", "-c", command], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+                )
+                assert platform.stdout is not None
+                assert any(line.startswith("Ctrl-C") for line in platform.stdout)
+            elif block.title is not None:
+                file = tmp_path / block.title
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(block.text)
+            elif block.language == "sh":
+                done = subprocess.run(
+                    ["sh", "-euc", block.text],
+                    cwd=tmp_path,
+                    env=environment,
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                assert done.returncode == 0, f"{block.text}\n{done.stderr}"
+                said += done.stdout
+    finally:
+        if platform is not None:
+            platform.send_signal(signal.SIGINT)
+            platform.communicate(timeout=30)
+    assert '{"vowels":5}' in said
+    assert "x-batch-size: 1" in said.lower()
+    assert "scaled vowels.openfaas-fn from 1 to " in said
+    assert "second: " in said
+    assert '"outcome":"good"' in said
+    assert platform is not None
+    assert platform.returncode == 0

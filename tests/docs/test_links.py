@@ -1,0 +1,81 @@
+"""Every link of the documentation leads to a file, and to a heading that is in it."""
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+from docs.site_hooks import anchor, on_page_content, on_page_markdown
+
+from docs.pages import NAMES, PAGES, ROOT, prose
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+ELSEWHERE = ("http://", "https://", "mailto:")
+
+
+def links(text: str) -> list[str]:
+    """The targets of a page's links; those in code are not links."""
+    return LINK.findall(re.sub(r"`[^`\n]*`", "", prose(text)))
+
+
+def anchors(text: str) -> set[str]:
+    return {anchor(title) for title in re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_link_of_a_page_leads_somewhere(name: str):
+    page = ROOT / name
+    for link in links(page.read_text()):
+        if link.startswith(ELSEWHERE):
+            continue
+        path, _, heading = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{name}: {link}"
+        assert ROOT in target.parents, f"{name}: {link} leaves the repository"
+        if heading:
+            assert heading in anchors(target.read_text()), f"{name}: {link}"
+
+
+def test_every_page_of_docs_is_in_the_navigation_once():
+    # The loader knows no Python tags, and needs none.
+    navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    listed = [target for target in targets(navigation) if not target.startswith(ELSEWHERE)]
+    pages = [str(page.relative_to(ROOT / "docs")) for page in PAGES if ROOT / "docs" in page.parents]
+    assert sorted(listed) == sorted(pages)
+
+
+def targets(entry: Any) -> list[str]:
+    if isinstance(entry, str):
+        return [entry]
+    parts = entry.values() if isinstance(entry, dict) else entry
+    return [target for part in parts for target in targets(part)]
+
+
+class Page:
+    """What mkdocs tells of a page."""
+
+    def __init__(self, source: str) -> None:
+        self.file = self
+        self.src_uri = source
+
+
+def test_on_the_site_links_that_leave_docs_go_to_the_repository_and_others_stay():
+    text = (
+        "[a](../../deploy/autoscaler.yaml) [b](../slo.md#x) [c](../../functions) [d](https://x.y/z) [e](#f)"
+    )
+    source = "https://github.com/tailbound/tailbound"
+    assert on_page_markdown(text, Page("howto/gpu.md")) == (
+        f"[a]({source}/blob/main/deploy/autoscaler.yaml) [b](../slo.md#x) [c]({source}/tree/main/functions)"
+        " [d](https://x.y/z) [e](#f)"
+    )
+
+
+def test_on_the_site_a_bar_in_a_tables_code_needs_no_backslash_and_lists_in_lists_are_indented():
+    assert on_page_content(r"<td><code>a\|b</code></td><p>\|</p>") == r"<td><code>a|b</code></td><p>\|</p>"
+    assert on_page_markdown("1. a\n   - b\n", Page("x.md")) == "1. a\n    - b\n"
+
+
+def test_anchors_are_those_of_github():
+    assert anchor("Two at once (`--lock FILE`, `SLO_AUTOSCALER_LOCK`)") == (
+        "two-at-once---lock-file-slo_autoscaler_lock"
+    )

@@ -1,0 +1,57 @@
+"""docs/reference/ and the figures say what the code says now."""
+
+import re
+from collections.abc import Mapping
+
+import pytest
+from docs.figures import draw
+
+from docs import generate_reference as reference
+from slo_autoscaler.model import Reason
+
+AGAIN = "out of date: run make reference"
+
+
+@pytest.fixture(scope="module")
+def pages() -> Mapping[str, str]:
+    return reference.pages()
+
+
+def words(text: str) -> list[str]:
+    """Other versions of Python break the lines of a help text elsewhere."""
+    return text.split()
+
+
+@pytest.mark.parametrize("name", ["watchdog.md", "autoscaler.md", "metrics.md", "reasons.md"])
+def test_a_page_is_what_the_code_would_write_now(pages: Mapping[str, str], name: str):
+    assert (reference.FOLDER / name).read_text() == pages[name], AGAIN
+
+
+def test_the_commands_are_what_they_say_of_themselves_now(pages: Mapping[str, str]):
+    assert words((reference.FOLDER / "cli.md").read_text()) == words(pages["cli.md"]), AGAIN
+
+
+def test_there_are_no_other_pages(pages: Mapping[str, str]):
+    assert {path.name for path in reference.FOLDER.glob("*.md")} == set(pages)
+
+
+def test_no_page_of_the_reference_names_a_place_of_this_machine(pages: Mapping[str, str]):
+    assert not [name for name, text in pages.items() if str(reference.ROOT) in text]
+
+
+def test_every_reason_of_a_decision_has_a_sentence(pages: Mapping[str, str]):
+    told = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", pages["reasons.md"], re.MULTILINE))
+    assert all(told[reason.value].strip() not in ("", reason.value) for reason in Reason)
+
+
+def test_rules_and_defaults_are_in_the_reference_as_the_code_has_them(pages: Mapping[str, str]):
+    page = pages["autoscaler.md"]
+    assert "| `utilisation_target` | `0.8` | a number, above 0, at most 1 |" in page
+    assert "| `window` | `30s` | a duration, above 0 |" in page
+    assert "| `web_port` |" not in page
+    assert "| `slo_latency` | `500ms` |" in pages["watchdog.md"]
+
+
+@pytest.mark.parametrize("name", draw.FIGURES)
+def test_a_figure_shows_the_numbers_that_the_code_gives_now(name: str):
+    assert draw.digest(draw.FIGURES[name]()) in (draw.FOLDER / f"{name}.svg").read_text(), AGAIN

@@ -1,0 +1,175 @@
+"""The log's lines and which requests have one; in test_server.py what the front makes of it."""
+
+import json
+import logging
+import sys
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batching_watchdog.logs import (
+    ERROR_LINES,
+    MISSED_LINES,
+    AccessLog,
+    JsonFormatter,
+    LineLimit,
+    RequestLine,
+    human_size,
+    line_maker,
+)
+
+SERVED = RequestLine(
+    method=b"POST",
+    target=b"/predict?x=1",
+    status=200,
+    size=5,
+    seconds=0.0123,
+    call_id=b"4e0e3ab2",
+    outcome="good",
+    batch=17,
+    batch_size=4,
+    batch_reason="best_size",
+    queue_seconds=0.004,
+)
+SHED = replace(
+    SERVED,
+    status=503,
+    size=66,
+    call_id=None,
+    outcome="shed",
+    batch=-1,
+    batch_size=0,
+    batch_reason=None,
+    queue_seconds=0.0,
+    reason="predicted_late",
+    error="the queue is too long",
+    left_out=3,
+)
+
+
+def test_the_line_is_of_watchdogs_with_outcome_batch_and_wait_behind_it():
+    assert str(SERVED) == (
+        "POST /predict?x=1 - 200 OK - ContentLength: 5B (0.0123s) [4e0e3ab2] "
+        "good, batch 17 (4, best_size), queued 0.0040s"
+    )
+
+
+def test_the_line_of_a_refusal_says_why_and_how_many_such_lines_were_left_out():
+    assert str(SHED) == (
+        "POST /predict?x=1 - 503 Service Unavailable - ContentLength: 66B (0.0123s) [none] "
+        "shed, predicted_late: the queue is too long (3 more such lines were left out)"
+    )
+
+
+def test_the_line_in_json_has_the_same_and_nothing_that_does_not_apply():
+    assert SERVED.document() == {
+        "event": "request",
+        "method": "POST",
+        "target": "/predict?x=1",
+        "status": 200,
+        "bytes": 5,
+        "seconds": 0.0123,
+        "call_id": "4e0e3ab2",
+        "outcome": "good",
+        "batch": 17,
+        "batch_size": 4,
+        "batch_reason": "best_size",
+        "queue_seconds": 0.004,
+    }
+    refusal = SHED.document()
+    assert (refusal["reason"], refusal["error"], refusal["left_out"]) == (
+        "predicted_late",
+        "the queue is too long",
+        3,
+    )
+    assert not {"call_id", "batch", "batch_size", "batch_reason", "queue_seconds"} & refusal.keys()
+
+
+@pytest.mark.parametrize(
+    ("outcome", "level"),
+    [
+        ("good", logging.INFO),
+        (None, logging.INFO),
+        ("slow", logging.WARNING),
+        ("shed", logging.WARNING),
+        ("expired", logging.WARNING),
+        ("error", logging.ERROR),
+    ],
+)
+def test_a_miss_is_a_warning_and_a_failure_an_error(outcome: str | None, level: int):
+    assert replace(SERVED, outcome=outcome).level == level
+
+
+@given(st.binary(max_size=300), st.binary(max_size=300))
+def test_whatever_a_client_sends_a_line_is_one_printable_line(target: bytes, call_id: bytes):
+    line = replace(SERVED, target=target, call_id=call_id)
+    assert str(line).isprintable()
+    assert json.loads(json.dumps(line.document()))["event"] == "request"
+
+
+def test_a_record_in_json_has_time_level_and_text_and_a_trace_on_the_same_line():
+    try:
+        raise ValueError("torn")
+    except ValueError:
+        record = logging.LogRecord("x", logging.ERROR, "", 0, "lost %d", (3,), sys.exc_info())
+    record.created = 1_700_000_000.25
+    line = JsonFormatter().format(record)
+    document = json.loads(line)
+    assert "\n" not in line
+    assert document["trace"].endswith("ValueError: torn")
+    del document["trace"]
+    assert document == {
+        "time": "2023-11-14T22:13:20.250Z",
+        "level": "error",
+        "event": "log",
+        "text": "lost 3",
+    }
+
+
+def test_a_requests_line_in_json_is_its_document_with_time_and_level():
+    record = logging.LogRecord("x", logging.WARNING, "", 0, SHED, (), None)
+    document = json.loads(JsonFormatter().format(record))
+    assert document.pop("time").endswith("Z")
+    assert document == {"level": "warning", **SHED.document()}
+
+
+def test_a_workers_line_keeps_its_stream_in_both_formats():
+    assert line_maker("text", "stderr")("gone").endswith(" stderr: gone")
+    document = json.loads(line_maker("json", "stdout")('{"own": 1}'))
+    assert (document["event"], document["stream"], document["text"]) == ("output", "stdout", '{"own": 1}')
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0B"), (999, "999B"), (1234, "1.234kB"), (16_000_000, "16MB"), (5 * 10**9, "5GB")]
+)
+def test_sizes_are_written_as_of_watchdog_writes_them(size: int, text: str):
+    assert human_size(size) == text
+
+
+def test_so_many_lines_are_written_per_second_and_the_next_says_how_many_were_left_out():
+    limit = LineLimit(2)
+    assert [limit.admit(10.0 + step / 10) for step in range(5)] == [0, 0, None, None, None]
+    assert [limit.admit(11.0), limit.admit(11.5), limit.admit(11.9)] == [3, 0, None]
+    assert limit.admit(50.0) == 1
+
+
+def lines(share: float | None, *, missed: bool, of: int) -> int:
+    log = AccessLog(share, lambda: 10.0)
+    return sum(log.admit(missed=missed) is not None for _ in range(of))
+
+
+def test_a_share_of_the_good_requests_have_a_line_by_counting():
+    assert [lines(share, missed=False, of=1000) for share in (1.0, 0.25, 0.0)] == [1000, 250, 0]
+
+
+def test_misses_have_a_line_each_but_under_overload_only_so_many_per_second():
+    assert lines(1.0, missed=True, of=1000) == 1000
+    assert lines(0.25, missed=True, of=1000) == MISSED_LINES
+    assert lines(0.0, missed=True, of=50) == 50
+    assert lines(None, missed=True, of=1000) == ERROR_LINES
+
+
+def test_without_an_access_log_nothing_is_asked_about_but_our_own_errors():
+    assert [AccessLog(share, lambda: 0.0).on for share in (None, 0.0, 1.0)] == [False, True, True]
