@@ -235,15 +235,15 @@ class Controller:
             self._rivals.discard(name)
             return
         now = self._clocks.monotonic()
-        target.rival = target.rival.read(target.scale.desired, now)
+        target.rival = target.rival.read(target.scale.desired, now, target.scale.revision)
         if not target.rival.suspected(now):
             self._rivals.discard(name)
             return
         if "replicas" not in self._warned:
             logger.warning(
                 "%s: its replicas were changed %d times within %.0f s by somebody else: another scaler, such"
-                " as OpenFaaS' own or a HorizontalPodAutoscaler. Two scalers cannot share a function;"
-                " docs/install-openfaas.md says how to turn one off",
+                " as OpenFaaS' own, a HorizontalPodAutoscaler, or on Knative somebody who writes min-scale or"
+                " scales Deployments. Two scalers cannot share a function; docs/slo.md says where to look",
                 *(name, FEW, WITHIN),
             )
             self._warned.add("replicas")

@@ -326,14 +326,15 @@ def _knee(
 def _bounds(spec: TargetSpec, scale: Scale, state: TargetState, now: float) -> _Bounds:
     """Return the bounds in force.
 
-    At least 1: nothing here wakes a function from zero, and only idleness, which a label above 0 forbids,
-    puts it to sleep.
+    At least 1: nothing here wakes a function from zero, and only idleness puts it to sleep. A minimum above 0
+    forbids that, unless the function's own labels ask for it: then it is the minimum while awake, as in
+    OpenFaaS Pro.
     """
     lowest = max(1, spec.min_replicas if scale.min is None else scale.min)
     highest = max(lowest, spec.max_replicas if scale.max is None else scale.max)
     idle = (
         spec.scale_to_zero_after is not None
-        and not scale.min
+        and (scale.zero_after is not None or not scale.min)
         and state.idle_since is not None
         and now - state.idle_since >= spec.scale_to_zero_after
     )

@@ -220,6 +220,8 @@ class Scale:
     zero_after: float | None = None
     """Seconds without a request after which the function's own labels let it go to 0, infinity for never;
     None where they say nothing, and ``scale_to_zero_after`` holds."""
+    revision: str = ""
+    """Whose counts these are, where a function has several that take over from each other (on Knative)."""
 
     @property
     def pending(self) -> int:

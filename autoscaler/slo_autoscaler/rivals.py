@@ -26,24 +26,25 @@ class Rival:
     highest: int | None = None
     foreign: tuple[float, ...] = ()
     """When changes were seen that we had not asked for, the last few."""
+    revision: str = ""
+    """Whose counts are expected: another revision's count is a hand-over, and no change."""
 
-    def read(self, desired: int, now: float) -> "Rival":
+    def read(self, desired: int, now: float, revision: str = "") -> "Rival":
         """Return what is known after the platform has said how many replicas are wanted."""
         foreign = self.foreign
-        if self.lowest is not None and self.highest is not None:
+        if self.lowest is not None and self.highest is not None and revision == self.revision:
             # From zero a function is woken by the platform, and nobody calls that scaling.
             woken = self.lowest == self.highest == 0
             if not self.lowest <= desired <= self.highest and not woken:
                 foreign = (*foreign, now)[-FEW:]
-        if (desired, desired, foreign) == (self.lowest, self.highest, self.foreign):
-            return self
-        return Rival(desired, desired, foreign)
+        known = Rival(desired, desired, foreign, revision)
+        return self if known == self else known
 
     def asked(self, replicas: int) -> "Rival":
         """Return what is known after we have asked for a count: the platform may give a part of it."""
         lowest = replicas if self.lowest is None else min(self.lowest, replicas)
         highest = replicas if self.highest is None else max(self.highest, replicas)
-        return Rival(lowest, highest, self.foreign)
+        return Rival(lowest, highest, self.foreign, self.revision)
 
     def suspected(self, now: float) -> bool:
         """Tell whether another scaler is at work."""

@@ -608,6 +608,13 @@ def test_a_label_that_asks_for_replicas_forbids_zero(label, asleep):
     assert (counts[-1] == 0) is asleep
 
 
+def test_a_function_whose_labels_ask_for_zero_goes_there_whatever_its_minimum():
+    decision, _, _ = rest(600.0, Scale(2, 2, min=2, zero_after=60.0))
+    assert (decision.replicas, decision.reason) == (1, Reason.IDLE), "within the rate limits"
+    decision, _, _ = rest(600.0, Scale(1, 1, min=1, zero_after=60.0))
+    assert (decision.replicas, decision.reason) == (0, Reason.IDLE)
+
+
 def test_without_the_key_nothing_goes_to_zero():
     decision, _, _ = rest(3600.0, spec=replace(IDLING, scale_to_zero_after=None))
     assert decision.replicas is None

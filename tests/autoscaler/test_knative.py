@@ -115,7 +115,8 @@ def test_a_decision_is_carried_out_and_seen_at_once(world, start):
     name = world.revise(min_scale="1", max_scale="8")
     platform = start()
     until(is_ready(world, name), "the revision is ready")
-    assert platform.scales() == {"tabular.default": Scale(desired=1, available=1, min=1, max=8)}
+    scale = Scale(desired=1, available=1, min=1, max=8, revision=name)
+    assert platform.scales() == {"tabular.default": scale}
     platform.set_scale("tabular.default", 3)
     assert world.replicas(name) == 3
     assert platform.scales()["tabular.default"].desired == 3
@@ -512,7 +513,8 @@ def test_a_floor_is_written_on_the_revision_and_seen_at_once(world, start, revis
     revision(min="2", max="9", desired=3, actual=3)
     world.route(r1=100)
     platform = start(mode="floor")
-    assert platform.scales() == {"tabular.default": Scale(desired=2, available=3, min=2, max=9)}
+    scale = Scale(desired=2, available=3, min=2, max=9, revision="tabular-00001")
+    assert platform.scales() == {"tabular.default": scale}
     assert platform.scale("tabular.default").max == 9
     platform.set_scale("tabular.default", 5)
     assert annotations_of(world) == {

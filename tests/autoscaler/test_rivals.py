@@ -42,6 +42,16 @@ def test_waking_from_zero_is_the_platforms_business():
     assert len(rival.foreign) == 2, "only that it went to zero"
 
 
+def test_a_revision_that_takes_over_is_not_another_scaler_but_its_changes_are():
+    rival = Rival()
+    for number in range(2 * FEW):
+        rival = rival.read(number, float(number), f"tabular-{number}")
+    assert not rival.foreign
+    for number in range(FEW + 1):
+        rival = rival.read(20 + number, float(number), "tabular-9")
+    assert rival.suspected(float(FEW))
+
+
 @given(st.lists(st.tuples(st.integers(0, 20), st.floats(0, 1)), max_size=30))
 def test_what_we_ask_for_is_never_another_scaler_however_much_of_it_is_given(asks):
     rival, count, now = Rival().read(3, 0.0), 3, 0.0

@@ -495,7 +495,12 @@ def knative(config: KnativeConfig) -> KnativeClass | KnativeFloor:
 def _scale(main: Revision, config: KnativeConfig) -> Scale:
     """Return what a decision starts from: the main revision's counts and bounds."""
     return Scale(
-        desired=main.replicas, available=main.ready, min=main.least or None, max=main.most, cap=config.cap
+        desired=main.replicas,
+        available=main.ready,
+        min=main.least or None,
+        max=main.most,
+        cap=config.cap,
+        revision=main.name,
     )
 
 
