@@ -97,10 +97,10 @@ def keys(kind: type = autoscaler_config.Config, prefix: str = "") -> dict[str, s
     """Every key of the autoscaler's configuration, dotted -> its rule."""
     found: dict[str, str] = {}
     for name, hint in get_type_hints(kind, include_extras=True).items():
-        section = _section(hint)
-        if section is not None:
-            found |= keys(section, f"{prefix}{name}.")
-        found[prefix + name] = "a section" if section else _rule(hint)
+        kinds = _kinds(hint)
+        for each in kinds:
+            found |= keys(each, f"{prefix}{name}.")
+        found[prefix + name] = "a section" if kinds else _rule(hint)
     return found
 
 
@@ -150,34 +150,39 @@ def _autoscaler() -> str:
     return "\n".join(parts)
 
 
-def _sections(kind: Any, prefix: str, comments: Mapping[str, str], *, optional: bool = False) -> list[str]:
-    """One table for a section, then those of the sections in it."""
+def _sections(
+    kind: Any, prefix: str, comments: Mapping[str, str], *, optional: bool = False, which: str = ""
+) -> list[str]:
+    """One table for a section, then those of the sections in it; ``which`` it is, where there is a choice."""
     docs = _attribute_docs(autoscaler_config)
     rows, below = [], []
     for name, hint in get_type_hints(kind, include_extras=True).items():
         key = prefix + name
-        section = _section(hint)
-        if section is not None:
+        kinds = _kinds(hint)
+        for each in kinds:
             default = kind.__pydantic_fields__[name].get_default(call_default_factory=True)
-            below += _sections(section, f"{key}.", comments, optional=default is None)
+            # The annotated file shows the first of several, and its comments are about that one.
+            told = comments if each is kinds[0] else {}
+            chosen = f" with `kind: {each.__pydantic_fields__['kind'].default}`" if len(kinds) > 1 else ""
+            below += _sections(each, f"{key}.", told, optional=default is None, which=chosen)
+        if kinds:
             continue
-        meaning = comments.get(key) or docs.get((kind.__name__, name), "")
+        meaning = comments.get(key) or re.sub(r"\bNone\b", "null", docs.get((kind.__name__, name), ""))
         rule = _rule(hint)
         rows.append((_code(name), _default(kind, name, rule), rule, _one_line(meaning)))
-    title = f"`{prefix[:-1]}`" if prefix else "Top level"
+    title = f"`{prefix[:-1]}`{which}" if prefix else "Top level"
     about = f"{inspect.getdoc(kind)}{' Default: none.' if optional else ''}"
-    return [
-        f"## {title}\n\n{_one_line(about)}\n\n" + _table(("key", "default", "must be", "meaning"), rows),
-        *below,
-    ]
+    table = "\n" + _table(("key", "default", "must be", "meaning"), rows) if rows else ""
+    return [f"## {title}\n\n{_one_line(about)}\n{table}", *below]
 
 
-def _section(hint: Any) -> type | None:
-    """The dataclass that a key holds, if it holds a section."""
-    for part in (hint, *get_args(hint)):
-        if isinstance(part, type) and is_dataclass(part) and get_origin(hint) is not dict:
-            return part
-    return None
+def _kinds(hint: Any) -> list[Any]:
+    """The dataclasses of which a key holds one, if it holds a section."""
+    if isinstance(hint, type) and is_dataclass(hint):
+        return [hint]
+    if get_origin(hint) is dict:
+        return []
+    return [kind for part in get_args(hint) for kind in _kinds(part)]
 
 
 def _rule(hint: Any) -> str:
