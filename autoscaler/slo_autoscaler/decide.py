@@ -34,6 +34,7 @@ from slo_autoscaler.policies import (
     panics,
 )
 from slo_autoscaler.restart import smoothed
+import slo_autoscaler.xp as X
 
 CORRECTION_STEP: Final = 0.9
 """One settled period of misses with room takes a tenth off the learnt capacity."""
@@ -179,6 +180,7 @@ def _in_step(spec: TargetSpec, state: TargetState, now: float) -> TargetState:
         scaled_up_at=None if state.scaled_up_at is None else state.scaled_up_at + gap,
         pending_since=None if state.pending_since is None else state.pending_since + gap,
         corrected_at=state.corrected_at + gap,
+        budget=state.budget.moved(gap),
         seen_at=state.seen_at + gap,
         idle_since=None,
     )
@@ -260,8 +262,25 @@ def _look_ahead(
     # Twice its lag is the rate window: what it holds must have happened at the present count.
     shown = since_change > 2.0 * spec.rate_lag
     knee = _knee(seen, scale, state, passed, beyond=lasts and shown and not is_futile)
+    forecast_rate = rate if expected is None else expected
+    quick = seen.arrival_rate_now
+    surge = None
+    if quick is not None:
+        scrape = spec.rate_lag / 2.0
+        if quick - rate > X.SURGE_SIGMAS * math.sqrt(max(rate, 1.0 / scrape) / scrape):
+            surge = quick
+    if surge is not None:
+        sure = surge if state.surge is not None else rate + X.FIRST * (surge - rate)
+        forecast_rate = max(forecast_rate, sure)
+    budget = state.budget
+    if not is_futile:
+        budget = budget.after(
+            now, passed, rate, max(rate, quick or 0.0), (seen.burn_short or 0.0) * (seen.rate or 0.0)
+        )
     outlook = Outlook(
-        forecast=rate if expected is None else expected,
+        forecast=forecast_rate,
+        utilisation=budget.utilisation(spec.utilisation_target, max(X.MOST, spec.utilisation_target)),
+        standing=budget.standing(now, forecast_rate) if X.STANDING else 0.0,
         horizon=horizon,
         correction=correction,
         missed=lasts,
@@ -279,6 +298,8 @@ def _look_ahead(
         idle_since=_idle_since(seen, scale, state, now),
         service_baseline=state.service_baseline if is_missed else _baseline(spec, seen, state, passed),
         knee=knee,
+        budget=budget,
+        surge=surge,
     )
 
 
@@ -348,7 +369,7 @@ def _bounds(spec: TargetSpec, scale: Scale, state: TargetState, now: float) -> _
 def _recommend(
     spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook, bounds: _Bounds
 ) -> Recommendation:
-    if outlook.forecast <= 0.0 and not seen.in_flight:
+    if outlook.forecast <= 0.0 and not seen.in_flight and (bounds.idle or outlook.standing <= 0.0):
         if bounds.idle:
             return Recommendation(0, Reason.IDLE)
         return Recommendation(bounds.lowest, Reason.NO_TRAFFIC)
@@ -443,7 +464,7 @@ def _fewest_safe(seen: Observation, scale: Scale, outlook: Outlook) -> int:
     no replica gets more than what was once too much for one: before the knee latency tells nothing of how
     near it is. Without either, the current count.
     """
-    if outlook.forecast <= 0.0 and not seen.in_flight:
+    if outlook.forecast <= 0.0 and not seen.in_flight and outlook.standing <= 0.0:
         return 0
     if seen.capacity:
         return math.ceil(load(seen, scale, outlook) / (seen.capacity * outlook.correction) - 1e-9)

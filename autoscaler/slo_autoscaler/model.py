@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from slo_autoscaler.headroom import Budget
 from slo_autoscaler.window import History, SlidingMax
 
 Numbers = Mapping[str, float | None]
@@ -153,6 +154,10 @@ class Observation:
     """Completions per second, of every outcome."""
     gateway_rate: float | None = None
     """Requests per second that the gateway starts; None where they come in another way."""
+    rate_now: float | None = None
+    """Arrivals per second between the last two scrapes, as the watchdogs count them: quick, and noisy."""
+    gateway_rate_now: float | None = None
+    """Likewise, as the gateway counts them."""
     in_flight: float | None = None
     """Requests inside the watchdogs now."""
     in_flight_growth: float | None = None
@@ -188,14 +193,21 @@ class Observation:
     def arrival_rate(self) -> float | None:
         """Requests per second that come in: the larger of two views, since each can only miss some.
 
-        Completions underestimate it under overload, so what piles up in flight is added. A replica that has
-        just started is not scraped for some seconds, and its share is missing until then; the gateway counts
-        it, but nothing that reaches a function by another way.
+        Completions underestimate it under overload, so what piles up in flight is added; while a backlog is
+        worked off they overestimate it, and what goes is subtracted. A replica that has just started is not
+        scraped for some seconds, and its share is missing until then; the gateway counts it, but nothing that
+        reaches a function by another way.
         """
         if self.rate is None:
             return None
-        inside = self.rate + max(0.0, self.in_flight_growth or 0.0)
-        return max(inside, self.gateway_rate or 0.0)
+        inside = self.rate + (self.in_flight_growth or 0.0)
+        return max(inside, self.gateway_rate or 0.0, 0.0)
+
+    @property
+    def arrival_rate_now(self) -> float | None:
+        """Requests per second that came in between the last two scrapes, likewise the larger of two views."""
+        views = [view for view in (self.rate_now, self.gateway_rate_now) if view is not None]
+        return max(0.0, *views) if views else None
 
     @property
     def burn(self) -> float | None:
@@ -241,6 +253,10 @@ class Outlook:
     burning: bool = False
     """The budget burns at a panic rate over the window and still does over the rate window, which holds only
     the time since the last change."""
+    utilisation: float = 0.8
+    """Share of the capacity to plan with."""
+    standing: float = 0.0
+    """Requests per second that must be served at once whenever they come."""
     futile: bool = False
     """What is slow is execution, not waiting: more replicas would not help."""
     knee: float | None = None
@@ -304,6 +320,10 @@ class TargetState:
     """Since when, without a gap, the data say that there is no request at all."""
     service_baseline: float | None
     """Seconds that a batch usually takes while the objective is met, learnt slowly."""
+    budget: Budget
+    """How the error budget is spent, and the recent peak."""
+    surge: float | None
+    """The rate that the last look saw suddenly, if it did."""
     knee: float | None
     """Requests per second that a replica completed when latency was last above the SLO; relaxes slowly."""
 
@@ -330,5 +350,7 @@ class TargetState:
             seen_at=now,
             idle_since=None,
             service_baseline=None,
+            budget=Budget(),
+            surge=None,
             knee=None,
         )

@@ -69,7 +69,7 @@ def slo(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> 
     if capacity <= 0.0:
         return Recommendation(scale.desired, Reason.WILL_NOT_HELP)
 
-    one = capacity * outlook.correction * spec.utilisation_target
+    one = capacity * outlook.correction * outlook.utilisation
     raw = load(seen, scale, outlook) / one
     wanted = math.ceil(raw - 1e-9)
     if outlook.missed and outlook.settled and wanted <= scale.desired:
@@ -182,7 +182,7 @@ def backlog(seen: Observation, scale: Scale) -> float:
 
 def load(seen: Observation, scale: Scale, outlook: Outlook) -> float:
     """Return the requests per second to size for: the forecast, and the backlog over the horizon."""
-    return outlook.forecast + backlog(seen, scale) / outlook.horizon
+    return max(outlook.forecast + backlog(seen, scale) / outlook.horizon, outlook.standing)
 
 
 def _by_latency_alone(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> Recommendation:
