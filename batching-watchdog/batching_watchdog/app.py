@@ -79,8 +79,7 @@ async def run(config: Config, environ: Mapping[str, str]) -> int:
     pool = _pool(config, environ, batcher, model)
     # An upstream serves ready_path as a plain GET, not in a batch: the pool asks for it.
     front_config = replace(config, ready_path="") if config.upstream_url else config
-    turns = Turns(asyncio.get_running_loop(), clock, look=pool.look)
-    front = Front(front_config, batcher, metrics, clock, worker_ready=lambda: pool.ready, turns=turns)
+    front = Front(front_config, batcher, metrics, clock, worker_ready=lambda: pool.ready)
     metrics.read_gauges(
         queue_length=lambda: batcher.queued,
         workers=pool.by_state,
@@ -90,6 +89,7 @@ async def run(config: Config, environ: Mapping[str, str]) -> int:
         cpu=lambda: (clock(), time.thread_time(), pool.cpu_seconds()),
     )
     limits = Limits(config.max_body_bytes, config.read_timeout, config.write_timeout, config.max_queued_bytes)
+    turns = Turns(asyncio.get_running_loop(), clock, look=pool.look)
     requests = Connections(front, limits, clock, turns)
     scrapes = Connections(MetricsPage(Exposition(metrics)), METRICS_LIMITS, clock)
     signals = _Signals()

@@ -27,8 +27,6 @@ log = logging.getLogger(__name__)
 REFUSAL_SECONDS: Final = 0.25
 """How long the same error serves all requests that are refused at the header: making one costs as much as
 reading the request."""
-FLOOD_BATCHES: Final = 2
-"""For every worker, of the best size: so many requests in one turn of the loop are a flood."""
 _TOO_LONG: Final = PredictedLate("the queue is too long for it to be answered within its latency budget")
 
 
@@ -110,25 +108,12 @@ class Batcher:
         if scheduler.at_limit:
             if not scheduler.full and not scheduler.predicts_late(deadline, now, self._workers):
                 return None  # it takes the place of a late one
-            return self._no_room(now)
+            if now - self._refused_at > REFUSAL_SECONDS:
+                self._refused_at, self._refusal = now, scheduler.refusal(self._workers)
+            return self._refusal
         if self._shed_late and not self._idle and scheduler.predicts_late(deadline, now, self._workers):
             return _TOO_LONG
         return None
-
-    def flooded(self, reads: int) -> WatchdogError | None:
-        """The error for a request that lay in the kernel for longer than its SLO, ``reads`` to a turn of the loop.
-
-        None if those are few. If they are many, as many come as can be read: what lies in the kernel never
-        becomes less, and everything would be late for good. To refuse them is the quickest way out.
-        """
-        if reads < FLOOD_BATCHES * self._workers * self._model.best_size:
-            return None
-        return self._no_room(self._clock())
-
-    def _no_room(self, now: float) -> WatchdogError | None:
-        if now - self._refused_at > REFUSAL_SECONDS:
-            self._refused_at, self._refusal = now, self._scheduler.refusal(self._workers)
-        return self._refusal
 
     def submit(self, request: Request, answer: Callable[[Answer], None]) -> None:
         """Admit ``request``; ``answer`` is called once, unless it is withdrawn. Raises ``QueueFull``.

@@ -18,7 +18,6 @@ from batching_watchdog.errors import ShuttingDown, WatchdogError
 from batching_watchdog.messages import DispatchReason, Reply, Request
 from batching_watchdog.metrics import Exposition, Metrics
 from batching_watchdog.protocol import Exchange
-from batching_watchdog.turns import Turns
 
 TEXT: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
 HEALTH_PATH: Final = b"/_/health"
@@ -48,11 +47,8 @@ class Front:
         clock: Callable[[], float],
         *,
         worker_ready: Callable[[], bool],
-        turns: Turns | None = None,
     ) -> None:
-        """``turns`` knows how far the loop lags behind; without it, floods are not noticed."""
         self._config = config
-        self._turns = turns
         self._batcher = batcher
         self._metrics = metrics
         self._clock = clock
@@ -72,10 +68,6 @@ class Front:
             return None
         if not self.accepting:
             return ShuttingDown("the watchdog is shutting down")
-        if self._turns is not None and self._clock() - exchange.arrived > self._config.slo_latency:
-            error = self._batcher.flooded(self._turns.reads)
-            if error is not None:
-                return error
         if self._batcher.at_limit or self._config.shed_late:
             return self._batcher.refusal(self._terms(exchange)[0])
         return None

@@ -28,7 +28,6 @@ class Turns:
         self._clock = clock
         self._look = look
         self._reads = 0
-        self._reads_before = 0
         self._noted = False
         self._began = self._ended = -inf
         self._earliest = -inf
@@ -45,19 +44,14 @@ class Turns:
             busy = now - self._ended < WAITED_SECONDS
             self._earliest = self._began if busy else now
             self._began = now
-            self._reads_before, self._reads = self._reads, 0
         return self._earliest
 
     def read_done(self) -> None:
         """One connection's bytes were taken in."""
         self._reads += 1
-        if self._reads % LOOK_EVERY == 0:
+        if self._reads >= LOOK_EVERY:
+            self._reads = 0
             self._look()
-
-    @property
-    def reads(self) -> int:
-        """How many reads the last turn had, or this one has had already if those are more."""
-        return max(self._reads, self._reads_before)
 
     def _over(self) -> None:
         self._noted = False

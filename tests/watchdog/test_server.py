@@ -5,8 +5,6 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-import pytest
-
 from batching_watchdog.batcher import Batcher
 from batching_watchdog.config import Config
 from batching_watchdog.latency import LatencyModel
@@ -15,7 +13,6 @@ from batching_watchdog.metrics import Metrics
 from batching_watchdog.policy import POLICIES, PolicySettings
 from batching_watchdog.scheduler import Scheduler
 from batching_watchdog.server import Front
-from batching_watchdog.turns import Turns
 from watchdog.http_service import Answer, Client, Clock, Service, serving
 
 
@@ -37,7 +34,6 @@ class Bench:
     clock: Clock
     metrics: Metrics
     model: LatencyModel
-    turns: Turns
     worker: Worker = field(default_factory=Worker)
 
     def reply(self) -> None:
@@ -72,11 +68,10 @@ def scenario(body: Callable[[Bench], Awaitable[None]], **environ: str) -> None:
         policy = POLICIES["slo"](PolicySettings(config.max_batch_size, 0.0, 0.1))
         scheduler = Scheduler(policy, model, max_inflight=config.max_inflight, shed_late=config.shed_late)
         batcher = Batcher(clock, scheduler, model, metrics, workers=1, shed_late=config.shed_late)
-        turns = Turns(asyncio.get_running_loop(), clock, lambda: None)
-        front = Front(config, batcher, metrics, clock, worker_ready=lambda: True, turns=turns)
+        front = Front(config, batcher, metrics, clock, worker_ready=lambda: True)
         async with serving(front) as service:
             service.connections.clock = clock
-            await body(Bench(service, front, batcher, clock, metrics, model, turns))
+            await body(Bench(service, front, batcher, clock, metrics, model))
 
     asyncio.run(run())
 
@@ -166,30 +161,6 @@ def test_a_request_that_the_queue_makes_late_is_refused_before_its_body_is_read(
         await bench.ask()
 
     scenario(body, late_requests="shed")
-
-
-@pytest.mark.parametrize(("reads", "status"), [(63, 200), (64, 429)])
-def test_what_lay_in_the_kernel_for_longer_than_the_slo_is_refused_if_it_is_a_flood(reads, status):
-    async def body(bench: Bench) -> None:
-        for _ in range(5):
-            bench.model.observe(32, 0.04)  # two batches of 32 for the one worker are a flood
-        client = await bench.service.connect()
-        await client.send(b"POST / HTTP/1.1\r\nHost: x\r\n")
-        await asyncio.sleep(0.01)
-        bench.clock.now += 0.2
-        for _ in range(reads):
-            bench.turns.read_done()
-        bench.batcher.worker_idle(bench.worker)
-        await client.send(b"Content-Length: 0\r\n\r\n")
-        if status == 200:
-            await bench.service.until(lambda: bool(bench.worker.batches))
-            bench.reply()
-        async with asyncio.timeout(5):
-            answer = await client.answer()
-        assert answer.status == status
-        assert refusals(bench)["queue_full"] == (status == 429)
-
-    scenario(body)
 
 
 def test_time_that_the_body_took_to_come_is_not_counted_twice():

@@ -71,16 +71,6 @@ def test_what_can_not_wait_is_looked_at_between_reads():
     assert loop.looks == 3
 
 
-def test_reads_are_those_of_the_last_turn_or_of_this_one_if_it_has_more():
-    loop = Loop()
-    for reads, most in ((40, 40), (3, 40), (2, 3), (5, 5)):
-        loop.read(after=1.0)
-        for _ in range(reads):
-            loop.turns.read_done()
-        assert loop.turns.reads == most
-        loop.end_turn()
-
-
 def test_a_real_loop_that_was_held_up_dates_back_what_came_meanwhile():
     async def run() -> None:
         loop = asyncio.get_running_loop()
