@@ -50,9 +50,9 @@ class Budget:
             mean = rate if rate > 0.0 else None
         else:
             mean = self.mean_rate + (rate - self.mean_rate) * min(1.0, passed / MEAN_MEMORY)
-        spent = self.overspent - passed * PLANNED
+        spent = self.overspent
         if mean:
-            spent += passed * burning / mean
+            spent += passed * (burning - PLANNED * rate) / mean
         return replace(
             self,
             overspent=min(max(spent, -CREDIT), LONGEST_DEBT),
