@@ -34,7 +34,6 @@ from slo_autoscaler.policies import (
     panics,
 )
 from slo_autoscaler.restart import smoothed
-import slo_autoscaler.xp as X
 
 CORRECTION_STEP: Final = 0.9
 """One settled period of misses with room takes a tenth off the learnt capacity."""
@@ -48,6 +47,9 @@ BASELINE_MEMORY: Final = 600.0
 KNEE_MEMORY: Final = 6 * 3600.0
 """Seconds in which what a replica could once not do is believed e times less: a load that was too much for
 one replica fewer is tried again about every hour."""
+
+SURGE_SIGMAS: Final = 4.0
+"""A rate is sudden when the newest interval shows this many standard deviations more than the whole window."""
 
 BUDGET_AMPLE: Final = 0.5
 """With this share of the error budget left scaling down needs no more caution than usual."""
@@ -180,7 +182,7 @@ def _in_step(spec: TargetSpec, state: TargetState, now: float) -> TargetState:
         scaled_up_at=None if state.scaled_up_at is None else state.scaled_up_at + gap,
         pending_since=None if state.pending_since is None else state.pending_since + gap,
         corrected_at=state.corrected_at + gap,
-        budget=state.budget.moved(gap),
+        headroom=state.headroom.moved(gap),
         seen_at=state.seen_at + gap,
         idle_since=None,
     )
@@ -243,6 +245,11 @@ def _look_ahead(
         now,
         horizon,
     )
+    likely = rate if expected is None else expected
+    surge = _surge(spec, seen, rate)
+    if surge is not None:
+        # One interval may be chance or a spike that is over before anything has started; two in a row are not.
+        likely = max(likely, surge if state.surge is not None else (rate + surge) / 2.0)
     is_missed = missed(spec, seen)
     # A burst that is over asks for nothing, and is no fault of the capacity.
     lasts = is_missed and (seen.burn_short is None or seen.burn_short > 1.0)
@@ -262,26 +269,14 @@ def _look_ahead(
     # Twice its lag is the rate window: what it holds must have happened at the present count.
     shown = since_change > 2.0 * spec.rate_lag
     knee = _knee(seen, scale, state, passed, beyond=lasts and shown and not is_futile)
-    forecast_rate = rate if expected is None else expected
-    quick = seen.arrival_rate_now
-    surge = None
-    if quick is not None:
-        scrape = spec.rate_lag / 2.0
-        if quick - rate > X.SURGE_SIGMAS * math.sqrt(max(rate, 1.0 / scrape) / scrape):
-            surge = quick
-    if surge is not None:
-        sure = surge if state.surge is not None else rate + X.FIRST * (surge - rate)
-        forecast_rate = max(forecast_rate, sure)
-    budget = state.budget
+    headroom = state.headroom
     if not is_futile:
-        budget = budget.after(
-            now, passed, rate, max(rate, quick or 0.0), (seen.burn_short or 0.0) * (seen.rate or 0.0)
-        )
+        headroom = headroom.after(now, passed, rate, seen.arrival_rate_now or 0.0, seen.burn_short or 0.0)
     outlook = Outlook(
-        forecast=forecast_rate,
-        utilisation=budget.utilisation(spec.utilisation_target, max(X.MOST, spec.utilisation_target)),
-        standing=budget.standing(now, forecast_rate) if X.STANDING else 0.0,
+        forecast=likely,
         horizon=horizon,
+        utilisation=headroom.utilisation(spec.utilisation_target, spec.utilisation_limit),
+        standing=headroom.standing(now, likely),
         correction=correction,
         missed=lasts,
         settled=settled,
@@ -297,10 +292,20 @@ def _look_ahead(
         seen_at=max(now, state.seen_at),
         idle_since=_idle_since(seen, scale, state, now),
         service_baseline=state.service_baseline if is_missed else _baseline(spec, seen, state, passed),
-        knee=knee,
-        budget=budget,
+        headroom=headroom,
         surge=surge,
+        knee=knee,
     )
+
+
+def _surge(spec: TargetSpec, seen: Observation, rate: float) -> float | None:
+    """Return the newest rate if it exceeds ``rate`` by more than the noise of Poisson arrivals explains."""
+    newest = seen.arrival_rate_now
+    if newest is None:
+        return None
+    interval = spec.rate_lag / 2.0  # half of a window of four scrapes is two of them
+    noise = math.sqrt(max(rate, 1.0 / interval) / interval)
+    return newest if newest - rate > SURGE_SIGMAS * noise else None
 
 
 def _start_up(spec: TargetSpec, state: TargetState) -> float:
@@ -369,10 +374,11 @@ def _bounds(spec: TargetSpec, scale: Scale, state: TargetState, now: float) -> _
 def _recommend(
     spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook, bounds: _Bounds
 ) -> Recommendation:
-    if outlook.forecast <= 0.0 and not seen.in_flight and (bounds.idle or outlook.standing <= 0.0):
+    if outlook.forecast <= 0.0 and not seen.in_flight:
         if bounds.idle:
             return Recommendation(0, Reason.IDLE)
-        return Recommendation(bounds.lowest, Reason.NO_TRAFFIC)
+        if outlook.standing <= 0.0:
+            return Recommendation(bounds.lowest, Reason.NO_TRAFFIC)
     wish = POLICIES[spec.policy](spec, seen, scale, outlook)
     if (
         outlook.burning
@@ -464,7 +470,7 @@ def _fewest_safe(seen: Observation, scale: Scale, outlook: Outlook) -> int:
     no replica gets more than what was once too much for one: before the knee latency tells nothing of how
     near it is. Without either, the current count.
     """
-    if outlook.forecast <= 0.0 and not seen.in_flight and outlook.standing <= 0.0:
+    if max(outlook.forecast, outlook.standing) <= 0.0 and not seen.in_flight:
         return 0
     if seen.capacity:
         return math.ceil(load(seen, scale, outlook) / (seen.capacity * outlook.correction) - 1e-9)

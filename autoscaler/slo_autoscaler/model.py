@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from slo_autoscaler.headroom import Budget
+from slo_autoscaler.headroom import Headroom
 from slo_autoscaler.window import History, SlidingMax
 
 Numbers = Mapping[str, float | None]
@@ -122,6 +122,8 @@ class TargetSpec:
     max_replicas: int
     utilisation_target: float
     """Share of the learnt capacity to plan with; of the SLO's latency in ``proportional``."""
+    utilisation_limit: float
+    """The most that it may become while error budget is in hand, at least the target."""
     tolerance: float
     min_samples: int
     start_up_time: float
@@ -155,9 +157,9 @@ class Observation:
     gateway_rate: float | None = None
     """Requests per second that the gateway starts; None where they come in another way."""
     rate_now: float | None = None
-    """Arrivals per second between the last two scrapes, as the watchdogs count them: quick, and noisy."""
+    """Arrivals per second between the newest two scrapes, by the watchdogs' count: quick, and noisy."""
     gateway_rate_now: float | None = None
-    """Likewise, as the gateway counts them."""
+    """Likewise, by the gateway's count."""
     in_flight: float | None = None
     """Requests inside the watchdogs now."""
     in_flight_growth: float | None = None
@@ -194,9 +196,9 @@ class Observation:
         """Requests per second that come in: the larger of two views, since each can only miss some.
 
         Completions underestimate it under overload, so what piles up in flight is added; while a backlog is
-        worked off they overestimate it, and what goes is subtracted. A replica that has just started is not
-        scraped for some seconds, and its share is missing until then; the gateway counts it, but nothing that
-        reaches a function by another way.
+        worked off they overestimate it, and what it loses is subtracted. A replica that has just started is
+        not scraped for some seconds, and its share is missing until then; the gateway counts it, but nothing
+        that reaches a function by another way.
         """
         if self.rate is None:
             return None
@@ -205,7 +207,7 @@ class Observation:
 
     @property
     def arrival_rate_now(self) -> float | None:
-        """Requests per second that came in between the last two scrapes, likewise the larger of two views."""
+        """Likewise, between the newest two scrapes; None where one of them was missed."""
         views = [view for view in (self.rate_now, self.gateway_rate_now) if view is not None]
         return max(0.0, *views) if views else None
 
@@ -244,6 +246,8 @@ class Outlook:
     """Arrivals per second expected one start-up time ahead."""
     horizon: float
     """How far ahead that is, seconds."""
+    utilisation: float
+    """Share of the capacity to plan with."""
     correction: float
     """Factor on the learnt capacity, at most 1: how far measured attainment contradicts it."""
     missed: bool
@@ -253,12 +257,10 @@ class Outlook:
     burning: bool = False
     """The budget burns at a panic rate over the window and still does over the rate window, which holds only
     the time since the last change."""
-    utilisation: float = 0.8
-    """Share of the capacity to plan with."""
-    standing: float = 0.0
-    """Requests per second that must be served at once whenever they come."""
     futile: bool = False
     """What is slow is execution, not waiting: more replicas would not help."""
+    standing: float = 0.0
+    """Requests per second that must be served at once whenever they come, at the capacity."""
     knee: float | None = None
     """Requests per second beyond which a replica was last seen to miss the SLO, if that was ever seen."""
 
@@ -320,10 +322,10 @@ class TargetState:
     """Since when, without a gap, the data say that there is no request at all."""
     service_baseline: float | None
     """Seconds that a batch usually takes while the objective is met, learnt slowly."""
-    budget: Budget
-    """How the error budget is spent, and the recent peak."""
+    headroom: Headroom
+    """How the error budget is spent."""
     surge: float | None
-    """The rate that the last look saw suddenly, if it did."""
+    """The rate that the last look saw all of a sudden, if it did."""
     knee: float | None
     """Requests per second that a replica completed when latency was last above the SLO; relaxes slowly."""
 
@@ -350,7 +352,7 @@ class TargetState:
             seen_at=now,
             idle_since=None,
             service_baseline=None,
-            budget=Budget(),
+            headroom=Headroom(),
             surge=None,
             knee=None,
         )

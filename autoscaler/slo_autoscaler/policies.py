@@ -48,6 +48,10 @@ P99_FROM: Final = 0.97
 P99_SAMPLES: Final = 100.0
 """Below that many requests p99 is the slowest of them: one stall would be the latency of the function."""
 
+BACKLOG_HORIZONS: Final = 3.0
+"""A backlog is worked off in this many times what is looked ahead. It is late already, and waits in a lane of its
+own, where it delays nobody who can still be on time: no reason for many replicas."""
+
 MAX_LATENCY_RATIO: Final = 2.0
 """``slo`` without a learnt capacity doubles at most: past the knee latency says that replicas are missing,
 not how many."""
@@ -56,7 +60,8 @@ not how many."""
 def slo(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> Recommendation:
     """Size by rate and learnt capacity; latency is the correction, not the measure.
 
-    replicas = ceil((forecast + backlog / horizon) / (capacity x correction x utilisation target)).
+    replicas = ceil((forecast + backlog / 3 horizons) / (capacity x correction x utilisation)), and no fewer
+    than what must stand ready needs.
 
     Backlog is what is in flight beyond what the available replicas hold within the SLO by Little's law
     (capacity x slo_latency each). The result counts every replica asked for, so pending ones are not asked
@@ -181,8 +186,13 @@ def backlog(seen: Observation, scale: Scale) -> float:
 
 
 def load(seen: Observation, scale: Scale, outlook: Outlook) -> float:
-    """Return the requests per second to size for: the forecast, and the backlog over the horizon."""
-    return max(outlook.forecast + backlog(seen, scale) / outlook.horizon, outlook.standing)
+    """Return the requests per second to size for, by the utilisation that is planned with.
+
+    The forecast and what it takes to work off the backlog; or, if that is more, what must stand ready, which may take
+    the whole capacity when it comes.
+    """
+    by_queue = backlog(seen, scale) / (BACKLOG_HORIZONS * outlook.horizon)
+    return max(outlook.forecast + by_queue, outlook.standing * outlook.utilisation)
 
 
 def _by_latency_alone(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> Recommendation:

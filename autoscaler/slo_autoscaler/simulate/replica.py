@@ -16,7 +16,6 @@ from bisect import bisect_right
 from collections import deque
 from heapq import heapreplace
 
-import slo_autoscaler.xp as X
 from slo_autoscaler.simulate.function import Function
 
 
@@ -29,7 +28,6 @@ class Replica:
         "_free",
         "_full",
         "_late",
-        "_late_best",
         "_limit",
         "_slo",
         "_timeout",
@@ -49,7 +47,6 @@ class Replica:
         # What an answer spends on its way back is no longer there to be waited for.
         self._slo = function.slo_latency - function.overhead
         self._full = min(self._best, service.largest_within(self._slo / 2))
-        self._late_best = max(1, min(self._best, service.largest_within(self._slo / (1 + 1 / function.workers)))) if X.LATE_LIMIT else self._best
         self._times = [0.0, *service.seconds[: self._best]]
         self._timeout = function.timeout
         self._limit = function.max_inflight
@@ -126,7 +123,7 @@ class Replica:
             self.lost.append(late.popleft() + self._timeout)
         if not late:
             return
-        size = min(len(late), self._late_best)
+        size = min(len(late), max(1, self._full))
         end = now + self._times[size]
         heapreplace(self._free, (end, size))
         self.ends.append(end)
