@@ -34,7 +34,10 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace, output: Path) -> int:
     """Measure every size; 0 if a body of 5 MB costs at most 2 ms on each side."""
     entry = parse_entry("slo")
-    extra = {"max_body_bytes": str(int(max(SIZES) * MIB) + 1), "max_queued_bytes": str(int(4 * max(SIZES) * MIB))}
+    extra = {
+        "max_body_bytes": str(int(max(SIZES) * MIB) + 1),
+        "max_queued_bytes": str(int(4 * max(SIZES) * MIB)),
+    }
     found: dict[str, dict[str, float]] = {}
     with Server(entry.system, entry.settings, WORKLOAD, 1, b"-", output / "venvs", extra) as server:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
@@ -43,7 +46,8 @@ def main(options: argparse.Namespace, output: Path) -> int:
             _post(connection, body, 5)
             costs = [_cost(server, connection, body, options.requests) for _ in range(options.repeats)]
             found[f"{megabytes:g}"] = {
-                side: round(statistics.median(cost[side] for cost in costs), 3) for side in ("front", "worker")
+                side: round(statistics.median(cost[side] for cost in costs), 3)
+                for side in ("front", "worker")
             }
             sys.stderr.write(f"bench: {megabytes:g} MB: {found[f'{megabytes:g}']} CPU ms a batch\n")
         connection.close()

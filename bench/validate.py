@@ -96,7 +96,9 @@ def function_of(document: Mapping[str, Any], lived: Mapping[str, Any]) -> Functi
     The watchdogs tell an upper quantile for each size and the mean over all batches; so the quantiles are
     brought down to that mean. Raises ``BenchError`` if the run measured no mean.
     """
-    quantiles = [float(seconds) for _, seconds in sorted(document["service"].items(), key=lambda i: int(i[0]))]
+    quantiles = [
+        float(seconds) for _, seconds in sorted(document["service"].items(), key=lambda i: int(i[0]))
+    ]
     mean_size, mean_service = lived["mean_batch_size"], lived["mean_service"]
     if not mean_size or not mean_service:
         raise BenchError("live.json: no batch was measured; there is nothing to simulate with")
@@ -139,9 +141,7 @@ def rows(compared: Mapping[str, tuple[Mapping[str, Any], Outcome]]) -> list[tupl
     ]
 
 
-def section(
-    document: Mapping[str, Any], compared: Mapping[str, tuple[Mapping[str, Any], Outcome]]
-) -> str:
+def section(document: Mapping[str, Any], compared: Mapping[str, tuple[Mapping[str, Any], Outcome]]) -> str:
     """Return the comparison as Markdown."""
     lines = [_COLUMNS, ("---",) * len(_COLUMNS), *rows(compared)]
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

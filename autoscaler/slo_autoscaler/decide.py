@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from slo_autoscaler.forecast import forecast
+from slo_autoscaler.headroom import PLANNED
 from slo_autoscaler.model import (
     BUDGET_STRETCH,
     CORRECTION_FLOOR,
@@ -32,6 +33,7 @@ from slo_autoscaler.policies import (
     missed,
     panic_limit,
     panics,
+    quick,
 )
 from slo_autoscaler.restart import smoothed
 
@@ -49,7 +51,7 @@ KNEE_MEMORY: Final = 6 * 3600.0
 one replica fewer is tried again about every hour."""
 
 SURGE_SIGMAS: Final = 4.0
-"""A rate is sudden when the newest interval shows this many standard deviations more than the whole window."""
+"""A rate is sudden when its newest interval is so many standard deviations above the whole window."""
 
 BUDGET_AMPLE: Final = 0.5
 """With this share of the error budget left scaling down needs no more caution than usual."""
@@ -85,6 +87,7 @@ def decide(
     bounds = _bounds(spec, scale, state, now)
     numbers = _numbers(observation, scale, state)
     numbers["forecast"], numbers["horizon"] = outlook.forecast, outlook.horizon
+    numbers["utilisation"], numbers["standing"] = outlook.utilisation, outlook.standing
     numbers["min"], numbers["max"] = bounds.lowest, bounds.highest
     if not bounds.lowest <= scale.desired <= bounds.highest:
         below = scale.desired < bounds.lowest
@@ -248,7 +251,7 @@ def _look_ahead(
     likely = rate if expected is None else expected
     surge = _surge(spec, seen, rate)
     if surge is not None:
-        # One interval may be chance or a spike that is over before anything has started; two in a row are not.
+        # One interval may be a spike that is over before anything has started; two in a row are none.
         likely = max(likely, surge if state.surge is not None else (rate + surge) / 2.0)
     is_missed = missed(spec, seen)
     # A burst that is over asks for nothing, and is no fault of the capacity.
@@ -269,9 +272,9 @@ def _look_ahead(
     # Twice its lag is the rate window: what it holds must have happened at the present count.
     shown = since_change > 2.0 * spec.rate_lag
     knee = _knee(seen, scale, state, passed, beyond=lasts and shown and not is_futile)
-    headroom = state.headroom
-    if not is_futile:
-        headroom = headroom.after(now, passed, rate, seen.arrival_rate_now or 0.0, seen.burn_short or 0.0)
+    # What more replicas would not mend is neither spent nor regretted.
+    burn = PLANNED if is_futile or quick(seen) and is_missed else seen.burn_short or 0.0
+    headroom = state.headroom.after(now, passed, rate, seen.arrival_rate_now or 0.0, burn)
     outlook = Outlook(
         forecast=likely,
         horizon=horizon,
@@ -519,6 +522,8 @@ def _numbers(seen: Observation | None, scale: Scale, state: TargetState) -> dict
         "pending": scale.pending,
         "rate": seen.arrival_rate,
         "forecast": None,
+        "utilisation": None,
+        "standing": None,
         "capacity": seen.capacity,
         "correction": state.correction,
         "in_flight": seen.in_flight,

@@ -44,7 +44,7 @@ CAUSE: Final = 45.0
 """Misses that are seen now were caused by the load of so many seconds."""
 
 AS_HIGH: Final = 0.75
-"""A load is one that was seen before if an earlier peak was this share of it: peaks are seen through windows."""
+"""A load was seen before if an earlier peak was this share of it: peaks are seen through windows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +65,8 @@ class Headroom:
     def after(self, now: float, passed: float, rate: float, quick: float, burn: float) -> "Headroom":
         """Return the accounts ``passed`` seconds later.
 
-        ``rate`` is the load (requests per second), ``quick`` the newest view of it, ``burn`` how fast the budget
-        is spent: 1 is as fast as the objective allows.
+        ``rate`` is the load (requests per second), ``quick`` the newest view of it, ``burn`` how fast the
+        budget is spent: 1 is as fast as the objective allows.
         """
         peaks = self.peaks
         for when, load in self.burst.entries:
@@ -88,7 +88,7 @@ class Headroom:
         )
 
     def utilisation(self, usual: float, most: float) -> float:
-        """Return the share of the capacity to plan with: ``usual``, up to ``most`` with credit, less with regret."""
+        """Return the utilisation to plan with: ``usual``, up to ``most`` with credit, less with regret."""
         if self.overspent > 0.0:
             return usual * (1.0 - (1.0 - CAREFUL) * min(self.regret / REGRET, 1.0))
         return usual + (most - usual) * min(max(-self.overspent / CREDIT, 0.0), 1.0)

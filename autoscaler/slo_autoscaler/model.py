@@ -57,6 +57,8 @@ class Reason(StrEnum):
     # up
     LOAD_ABOVE_CAPACITY = "LoadAboveCapacity"
     BACKLOG = "Backlog"
+    RECENT_PEAK = "RecentPeak"
+    """Misses at a load like this are regretted: what the recent peak needs is kept, as far as they are."""
     SLO_MISSED = "SloMissed"
     """Also a hold: the SLO is missed although the model says that there is room."""
     BURN_RATE = "BurnRate"

@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from bench.__main__ import main
 
 from bench import large
-from bench.__main__ import main
 
 
 @pytest.mark.e2e

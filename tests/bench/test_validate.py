@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from bench.errors import BenchError
 from bench.page import rewrite
 from bench.validate import BEGIN, END, SECTION, agree, function_of, replay, section
+
 from slo_autoscaler.simulate.function import Routing
 
 ROOT = Path(__file__).resolve().parent.parent.parent
