@@ -86,7 +86,7 @@ SIGNALS: Final[dict[str, str]] = {
     # By Prometheus' own clock, so that clocks need not agree.
     "age": "time() - max by (function_name) (timestamp(slo_latency_seconds))",
 }
-"""Field of ``Observation`` -> query; ``$W`` stands for the window, ``$R`` for that of rates, ``$N`` for its end."""
+"""Field of ``Observation`` -> query; ``$W`` is the window, ``$R`` for the one of rates, ``$N`` its end."""
 
 RECORDED: Final[dict[str, str]] = {
     "budget_remaining": "max by (function_name) (slo:error_budget_remaining:ratio)",

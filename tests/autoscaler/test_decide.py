@@ -140,9 +140,7 @@ def test_more_load_on_the_same_past_never_gets_fewer_replicas(spec, observation,
 
 @given(specs, observations, scales, st.floats(0.1, 1e3))
 def test_a_steady_load_moves_the_count_one_way_and_then_not_at_all(spec, observation, scale, capacity):
-    spec = replace(
-        spec, policy="slo", scale_to_zero_after=None, utilisation_limit=spec.utilisation_target
-    )
+    spec = replace(spec, policy="slo", scale_to_zero_after=None, utilisation_limit=spec.utilisation_target)
     steady = replace(
         observation, capacity=capacity, attainment=1.0, in_flight=0.0, in_flight_growth=None, up_replicas=30.0
     )
@@ -398,7 +396,9 @@ def test_scaling_down_stops_at_the_fewest_replicas_that_are_predicted_to_meet_th
 def test_without_capacity_and_latency_no_fewer_replicas_are_known_to_be_safe():
     assert (
         module._fewest_safe(
-            seen(capacity=None, p99=None), FIVE, module.Outlook(1.0, 1.0, 0.8, 1.0, missed=False, settled=True)
+            seen(capacity=None, p99=None),
+            FIVE,
+            module.Outlook(1.0, 1.0, 0.8, 1.0, missed=False, settled=True),
         )
         == 5
     )

@@ -84,7 +84,7 @@ def test_holt_says_nothing_of_one_moment():
 
 
 @given(st.sampled_from(sorted(FORECASTERS)), points, st.integers(0, 40), st.floats(0, 600))
-def test_every_forecast_lies_between_the_recent_maximum_and_what_it_may_grow_to(name, history, recent, horizon):
+def test_every_forecast_lies_between_the_recent_maximum_and_its_growth(name, history, recent, horizon):
     last = history[-recent:] if recent else []
     ahead = forecast(name, history, last, 60.0, horizon)
     if not history:
