@@ -4,9 +4,11 @@ single    one function behind our server at one rate (also without a word, as pl
 compare   ours and the peers on every workload (also as plain --quick)
 soak      half an hour while workers are killed
 drift     a model that becomes twice as slow in the middle of a run
+large     what carrying bodies of up to 20 MB costs
 fleet     one reconcile of up to 10,000 functions: the autoscaler's CPU time
 scaling   simulated: our scaling and other scalers' laws, tuned, on every trace
 live      one bursty trace for real, scaled by the autoscaler and by OpenFaaS CE's law
+validate  the last live run in the simulator: how far apart the two are
 report    the last comparison again, as table and plots
 """
 
@@ -16,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench import compare, drift, fleet, live, scaling, single, soak
+from bench import compare, drift, fleet, large, live, scaling, single, soak, validate
 from bench.errors import BenchError
 from bench.workloads import ROOT
 
@@ -27,9 +29,11 @@ COMMANDS: Final[Mapping[str, _Command]] = {
     "compare": (compare.main, compare.add_arguments, "ours and the peers"),
     "drift": (drift.main, drift.add_arguments, "a model that becomes slower"),
     "soak": (soak.main, soak.add_arguments, "a long run while workers are killed"),
+    "large": (large.main, large.add_arguments, "the cost of large bodies"),
     "fleet": (fleet.main, fleet.add_arguments, "one reconcile of many functions"),
     "scaling": (scaling.main, scaling.add_arguments, "our scaling and others', simulated"),
     "live": (live.main, live.add_arguments, "the autoscaler and OpenFaaS CE's law, for real"),
+    "validate": (validate.main, validate.add_arguments, "the last live run, simulated"),
     "report": (compare.report_again, compare.add_publish, "the last comparison again"),
 }
 

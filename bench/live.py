@@ -49,6 +49,8 @@ ENVIRONMENT: Final = {"max_batch_size": "2"}
 """Batches of two make one replica small enough that this machine can offer what several of them serve."""
 OURS, COMMUNITY = "ours", "openfaas_ce"
 FULL_SECONDS, QUICK_SECONDS, SHORTEST_SECONDS = 180.0, 40.0, 2.0
+FEWER: Final = 2.3
+"""So many times fewer violations are asked for where OpenFaaS CE's law misses the objective."""
 _BODIES: Final = (b"{}",)
 _SEEN_LIMIT: Final = 30.0
 _END_LIMIT: Final = 10.0
@@ -184,14 +186,21 @@ def described(trace: Trace, runs: Mapping[str, Run], config: str, planned: float
         "arrivals": [round(at, 6) for at in trace.arrivals()],
         "config": config,
         **results,
-        "claims": claims(results, judged, full=trace.duration >= FULL_SECONDS),
+        "claims": claims(
+            results,
+            start_up=judged,
+            objective=float(environment["slo_objective"]),
+            full=trace.duration >= FULL_SECONDS,
+        ),
     }
 
 
-def claims(results: Mapping[str, Mapping[str, Any]], start_up: float, *, full: bool) -> list[dict[str, Any]]:
+def claims(
+    results: Mapping[str, Mapping[str, Any]], *, start_up: float, objective: float, full: bool
+) -> list[dict[str, Any]]:
     """What the results are judged by, each in words, and whether it holds.
 
-    Attainment and cost are judged on a full trace only: on a short one OpenFaaS CE has hardly begun to scale.
+    Violations and cost are judged on a full trace only: on a short one OpenFaaS CE has hardly begun to scale.
     """
     ours, theirs = results[OURS], results.get(COMMUNITY)
     absent = ours["prometheus_away"]
@@ -201,10 +210,12 @@ def claims(results: Mapping[str, Mapping[str, Any]], start_up: float, *, full: b
         away = absent["end"] - absent["begin"]
         found.append((f"no scale-down in the {away:.0f} s without Prometheus", down == 0))
     if theirs is not None and full:
-        found += [
-            ("attainment not below OpenFaaS CE's", ours["attainment"] >= theirs["attainment"]),
-            ("at no more replica-seconds", ours["replica_seconds"] <= theirs["replica_seconds"]),
-        ]
+        if theirs["attainment"] >= objective:
+            found.append(("the objective met, as OpenFaaS CE's law does", ours["attainment"] >= objective))
+        else:
+            fewer = theirs["violations"] >= FEWER * ours["violations"]
+            found.append((f"at least {FEWER:g} times fewer violations than under OpenFaaS CE's law", fewer))
+        found.append(("at no more replica-seconds", ours["replica_seconds"] <= theirs["replica_seconds"]))
     return [{"claim": words, "holds": holds} for words, holds in found]
 
 

@@ -126,7 +126,8 @@ def draw(document: dict[str, Any], file: Path) -> Path:
         replicas.set(ylabel="replicas", xlabel="seconds", ylim=(0, None), xlim=(0, document["seconds"]))
         for axes in (load, replicas):
             axes.grid(alpha=0.3)
-            axes.legend(loc="upper left", fontsize=8)
+            # A trace ends quietly, so nothing is hidden there.
+            axes.legend(loc="upper right", fontsize=8)
         figure.savefig(file, format="svg", metadata={"Date": None})
     return file
 

@@ -353,9 +353,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--traces",
         type=Path,
-        default=ROOT.parent / "shared" / "traces",
         metavar="DIR",
-        help="recorded traces",
+        help="recorded traces too (autothrottle's *.txt, Azure's *.csv); else the generated ones alone",
     )
     parser.add_argument("--only", metavar="NAME,...", help="only these traces")
     parser.add_argument("--quick", action="store_true", help="the first 15 minutes and half of every grid")

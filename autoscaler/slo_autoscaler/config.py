@@ -306,6 +306,8 @@ class ScalingConfig:
     max_replicas: Count = 5
     """Where the label com.openfaas.scale.max is absent."""
     utilisation_target: Annotated[float, Field(gt=0, le=1)] = 0.8
+    utilisation_limit: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """How near to the capacity to plan while error budget is in hand."""
     tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.1
     min_samples: Count = 20
     start_up_time: Duration = 10.0
@@ -422,6 +424,7 @@ class Config:
             min_replicas=scaling.min_replicas,
             max_replicas=scaling.max_replicas,
             utilisation_target=scaling.utilisation_target,
+            utilisation_limit=max(scaling.utilisation_limit, scaling.utilisation_target),
             tolerance=scaling.tolerance,
             min_samples=scaling.min_samples,
             start_up_time=scaling.start_up_time,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from slo_autoscaler.forecast import forecast
+from slo_autoscaler.headroom import PLANNED
 from slo_autoscaler.model import (
     BUDGET_STRETCH,
     CORRECTION_FLOOR,
@@ -32,6 +33,7 @@ from slo_autoscaler.policies import (
     missed,
     panic_limit,
     panics,
+    quick,
 )
 from slo_autoscaler.restart import smoothed
 
@@ -47,6 +49,9 @@ BASELINE_MEMORY: Final = 600.0
 KNEE_MEMORY: Final = 6 * 3600.0
 """Seconds in which what a replica could once not do is believed e times less: a load that was too much for
 one replica fewer is tried again about every hour."""
+
+SURGE_SIGMAS: Final = 4.0
+"""A rate is sudden when its newest interval is so many standard deviations above the whole window."""
 
 BUDGET_AMPLE: Final = 0.5
 """With this share of the error budget left scaling down needs no more caution than usual."""
@@ -82,6 +87,7 @@ def decide(
     bounds = _bounds(spec, scale, state, now)
     numbers = _numbers(observation, scale, state)
     numbers["forecast"], numbers["horizon"] = outlook.forecast, outlook.horizon
+    numbers["utilisation"], numbers["standing"] = outlook.utilisation, outlook.standing
     numbers["min"], numbers["max"] = bounds.lowest, bounds.highest
     if not bounds.lowest <= scale.desired <= bounds.highest:
         below = scale.desired < bounds.lowest
@@ -179,6 +185,7 @@ def _in_step(spec: TargetSpec, state: TargetState, now: float) -> TargetState:
         scaled_up_at=None if state.scaled_up_at is None else state.scaled_up_at + gap,
         pending_since=None if state.pending_since is None else state.pending_since + gap,
         corrected_at=state.corrected_at + gap,
+        headroom=state.headroom.moved(gap),
         seen_at=state.seen_at + gap,
         idle_since=None,
     )
@@ -241,6 +248,11 @@ def _look_ahead(
         now,
         horizon,
     )
+    likely = rate if expected is None else expected
+    surge = _surge(spec, seen, rate)
+    if surge is not None:
+        # One interval may be a spike that is over before anything has started; two in a row are none.
+        likely = max(likely, surge if state.surge is not None else (rate + surge) / 2.0)
     is_missed = missed(spec, seen)
     # A burst that is over asks for nothing, and is no fault of the capacity.
     lasts = is_missed and (seen.burn_short is None or seen.burn_short > 1.0)
@@ -260,9 +272,14 @@ def _look_ahead(
     # Twice its lag is the rate window: what it holds must have happened at the present count.
     shown = since_change > 2.0 * spec.rate_lag
     knee = _knee(seen, scale, state, passed, beyond=lasts and shown and not is_futile)
+    # What more replicas would not mend is neither spent nor regretted.
+    burn = PLANNED if is_futile or (quick(seen) and is_missed) else seen.burn_short or 0.0
+    headroom = state.headroom.after(now, passed, rate, seen.arrival_rate_now or 0.0, burn)
     outlook = Outlook(
-        forecast=rate if expected is None else expected,
+        forecast=likely,
         horizon=horizon,
+        utilisation=headroom.utilisation(spec.utilisation_target, spec.utilisation_limit),
+        standing=headroom.standing(now, likely),
         correction=correction,
         missed=lasts,
         settled=settled,
@@ -278,8 +295,20 @@ def _look_ahead(
         seen_at=max(now, state.seen_at),
         idle_since=_idle_since(seen, scale, state, now),
         service_baseline=state.service_baseline if is_missed else _baseline(spec, seen, state, passed),
+        headroom=headroom,
+        surge=surge,
         knee=knee,
     )
+
+
+def _surge(spec: TargetSpec, seen: Observation, rate: float) -> float | None:
+    """Return the newest rate if it exceeds ``rate`` by more than the noise of Poisson arrivals explains."""
+    newest = seen.arrival_rate_now
+    if newest is None:
+        return None
+    interval = spec.rate_lag / 2.0  # half of a window of four scrapes is two of them
+    noise = math.sqrt(max(rate, 1.0 / interval) / interval)
+    return newest if newest - rate > SURGE_SIGMAS * noise else None
 
 
 def _start_up(spec: TargetSpec, state: TargetState) -> float:
@@ -352,7 +381,8 @@ def _recommend(
     if outlook.forecast <= 0.0 and not seen.in_flight:
         if bounds.idle:
             return Recommendation(0, Reason.IDLE)
-        return Recommendation(bounds.lowest, Reason.NO_TRAFFIC)
+        if outlook.standing <= 0.0:
+            return Recommendation(bounds.lowest, Reason.NO_TRAFFIC)
     wish = POLICIES[spec.policy](spec, seen, scale, outlook)
     if (
         outlook.burning
@@ -444,7 +474,7 @@ def _fewest_safe(seen: Observation, scale: Scale, outlook: Outlook) -> int:
     no replica gets more than what was once too much for one: before the knee latency tells nothing of how
     near it is. Without either, the current count.
     """
-    if outlook.forecast <= 0.0 and not seen.in_flight:
+    if max(outlook.forecast, outlook.standing) <= 0.0 and not seen.in_flight:
         return 0
     if seen.capacity:
         return math.ceil(load(seen, scale, outlook) / (seen.capacity * outlook.correction) - 1e-9)
@@ -493,6 +523,8 @@ def _numbers(seen: Observation | None, scale: Scale, state: TargetState) -> dict
         "pending": scale.pending,
         "rate": seen.arrival_rate,
         "forecast": None,
+        "utilisation": None,
+        "standing": None,
         "capacity": seen.capacity,
         "correction": state.correction,
         "in_flight": seen.in_flight,

@@ -82,6 +82,11 @@ SENTENCES: Final[Mapping[str, tuple[str, ...]]] = {
         "{queue_length} of them queued",
         "{ready} x {capacity}/s to do it",
     ),
+    "RecentPeak": (
+        "misses at a load that comes again: ready for the recent peak",
+        "{standing} requests/s must be served at once",
+        "{ready} x {capacity}/s",
+    ),
     "SloMissed": ("the SLO is missed although the model says that there is room",),
     "BurnRate": (
         "the error budget burns too fast to wait for the sizing",

@@ -3,7 +3,7 @@
 A replica that is asked for now serves one start-up time later, so the rate to size for is the rate then
 (Swayam, Middleware'17: scale for the demand expected one set-up time ahead). No forecast falls below the
 recent maximum, whichever way it is made: a lull shorter than a start-up must not take away what could not be
-brought back in time. None exceeds twice that maximum: what was never seen is answered by the next decision.
+brought back in time. None exceeds it by much: what was never seen is answered by the next decision.
 
 A new way to look ahead is a function ``(history, now, horizon) -> rate or None`` and one line in
 ``FORECASTERS``; ``forecast`` puts floor and ceiling around it.
@@ -23,8 +23,10 @@ MIN_POINTS: Final = 4
 TREND_SIGNIFICANCE: Final = 2.0
 """A trend counts when it is twice its standard error; else arrivals' own noise would be extrapolated."""
 
-MAX_GROWTH: Final = 2.0
-"""A forecast is at most this multiple of the recent maximum, however steep the line."""
+GROWTH_PER_SECOND: Final = 0.0075
+"""A forecast exceeds the recent maximum by at most this share for each second ahead, however steep the line:
+a load that doubles in two minutes is followed. What is steeper is a step, of which the line makes too much,
+for it goes on rising as long as the window holds the time before."""
 
 LEVEL_WEIGHT: Final = 0.5
 """Of the newest value in ``holt``'s level: a step is believed by three quarters after two values."""
@@ -49,7 +51,7 @@ def forecast(
     ahead = FORECASTERS[forecaster](history, now, horizon) if len(history) >= MIN_POINTS else None
     if ahead is None:
         return floor
-    return min(max(floor, ahead), MAX_GROWTH * floor)
+    return min(max(floor, ahead), (1.0 + GROWTH_PER_SECOND * horizon) * floor)
 
 
 def trend(points: Sequence[Entry], now: float, horizon: float) -> float | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from slo_autoscaler.headroom import Headroom
 from slo_autoscaler.window import History, SlidingMax
 
 Numbers = Mapping[str, float | None]
@@ -56,6 +57,8 @@ class Reason(StrEnum):
     # up
     LOAD_ABOVE_CAPACITY = "LoadAboveCapacity"
     BACKLOG = "Backlog"
+    RECENT_PEAK = "RecentPeak"
+    """Misses at a load like this are regretted: what the recent peak needs is kept, as far as they are."""
     SLO_MISSED = "SloMissed"
     """Also a hold: the SLO is missed although the model says that there is room."""
     BURN_RATE = "BurnRate"
@@ -121,6 +124,8 @@ class TargetSpec:
     max_replicas: int
     utilisation_target: float
     """Share of the learnt capacity to plan with; of the SLO's latency in ``proportional``."""
+    utilisation_limit: float
+    """The most that it may become while error budget is in hand, at least the target."""
     tolerance: float
     min_samples: int
     start_up_time: float
@@ -153,6 +158,10 @@ class Observation:
     """Completions per second, of every outcome."""
     gateway_rate: float | None = None
     """Requests per second that the gateway starts; None where they come in another way."""
+    rate_now: float | None = None
+    """Arrivals per second between the newest two scrapes, by the watchdogs' count: quick, and noisy."""
+    gateway_rate_now: float | None = None
+    """Likewise, by the gateway's count."""
     in_flight: float | None = None
     """Requests inside the watchdogs now."""
     in_flight_growth: float | None = None
@@ -188,14 +197,21 @@ class Observation:
     def arrival_rate(self) -> float | None:
         """Requests per second that come in: the larger of two views, since each can only miss some.
 
-        Completions underestimate it under overload, so what piles up in flight is added. A replica that has
-        just started is not scraped for some seconds, and its share is missing until then; the gateway counts
-        it, but nothing that reaches a function by another way.
+        Completions underestimate it under overload, so what piles up in flight is added; while a backlog is
+        worked off they overestimate it, and what it loses is subtracted. A replica that has just started is
+        not scraped for some seconds, and its share is missing until then; the gateway counts it, but nothing
+        that reaches a function by another way.
         """
         if self.rate is None:
             return None
-        inside = self.rate + max(0.0, self.in_flight_growth or 0.0)
-        return max(inside, self.gateway_rate or 0.0)
+        inside = self.rate + (self.in_flight_growth or 0.0)
+        return max(inside, self.gateway_rate or 0.0, 0.0)
+
+    @property
+    def arrival_rate_now(self) -> float | None:
+        """Likewise, between the newest two scrapes; None where one of them was missed."""
+        views = [view for view in (self.rate_now, self.gateway_rate_now) if view is not None]
+        return max(0.0, *views) if views else None
 
     @property
     def burn(self) -> float | None:
@@ -237,6 +253,8 @@ class Outlook:
     """Arrivals per second expected one start-up time ahead."""
     horizon: float
     """How far ahead that is, seconds."""
+    utilisation: float
+    """Share of the capacity to plan with."""
     correction: float
     """Factor on the learnt capacity, at most 1: how far measured attainment contradicts it."""
     missed: bool
@@ -248,6 +266,8 @@ class Outlook:
     the time since the last change."""
     futile: bool = False
     """What is slow is execution, not waiting: more replicas would not help."""
+    standing: float = 0.0
+    """Requests per second that must be served at once whenever they come, at the capacity."""
     knee: float | None = None
     """Requests per second beyond which a replica was last seen to miss the SLO, if that was ever seen."""
 
@@ -309,6 +329,10 @@ class TargetState:
     """Since when, without a gap, the data say that there is no request at all."""
     service_baseline: float | None
     """Seconds that a batch usually takes while the objective is met, learnt slowly."""
+    headroom: Headroom
+    """How the error budget is spent."""
+    surge: float | None
+    """The rate that the last look saw all of a sudden, if it did."""
     knee: float | None
     """Requests per second that a replica completed when latency was last above the SLO; relaxes slowly."""
 
@@ -335,5 +359,7 @@ class TargetState:
             seen_at=now,
             idle_since=None,
             service_baseline=None,
+            headroom=Headroom(),
+            surge=None,
             knee=None,
         )

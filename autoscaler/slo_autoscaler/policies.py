@@ -48,6 +48,10 @@ P99_FROM: Final = 0.97
 P99_SAMPLES: Final = 100.0
 """Below that many requests p99 is the slowest of them: one stall would be the latency of the function."""
 
+BACKLOG_HORIZONS: Final = 3.0
+"""A backlog is worked off in this many times what is looked ahead. It is late already, and waits in a lane of
+its own, where it delays nobody who can still be on time: no reason for many replicas."""
+
 MAX_LATENCY_RATIO: Final = 2.0
 """``slo`` without a learnt capacity doubles at most: past the knee latency says that replicas are missing,
 not how many."""
@@ -56,7 +60,8 @@ not how many."""
 def slo(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> Recommendation:
     """Size by rate and learnt capacity; latency is the correction, not the measure.
 
-    replicas = ceil((forecast + backlog / horizon) / (capacity x correction x utilisation target)).
+    replicas = ceil((forecast + backlog / 3 horizons) / (capacity x correction x utilisation)), and no fewer
+    than what must stand ready needs.
 
     Backlog is what is in flight beyond what the available replicas hold within the SLO by Little's law
     (capacity x slo_latency each). The result counts every replica asked for, so pending ones are not asked
@@ -69,7 +74,7 @@ def slo(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> 
     if capacity <= 0.0:
         return Recommendation(scale.desired, Reason.WILL_NOT_HELP)
 
-    one = capacity * outlook.correction * spec.utilisation_target
+    one = capacity * outlook.correction * outlook.utilisation
     raw = load(seen, scale, outlook) / one
     wanted = math.ceil(raw - 1e-9)
     if outlook.missed and outlook.settled and wanted <= scale.desired:
@@ -77,9 +82,11 @@ def slo(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> 
         return Recommendation(scale.desired + more, Reason.SLO_MISSED)
     if wanted < scale.desired:
         return Recommendation(wanted, Reason.LOAD_BELOW_CAPACITY, raw)
-    by_load = math.ceil(outlook.forecast / one - 1e-9)
-    # No tolerance upwards: the utilisation target is the head room, and it is used up.
-    return Recommendation(wanted, Reason.LOAD_ABOVE_CAPACITY if by_load > scale.desired else Reason.BACKLOG)
+    # No tolerance upwards: what is not planned with is the head room, and it is used up.
+    if math.ceil(outlook.forecast / one - 1e-9) > scale.desired:
+        return Recommendation(wanted, Reason.LOAD_ABOVE_CAPACITY)
+    kept = outlook.standing * outlook.utilisation > _arriving(seen, scale, outlook)
+    return Recommendation(wanted, Reason.RECENT_PEAK if kept else Reason.BACKLOG)
 
 
 def proportional(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> Recommendation:
@@ -146,9 +153,13 @@ def panic_limit(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outl
             return 0
         raw = load(seen, scale, outlook) / (seen.capacity * spec.utilisation_target)
         return max(math.ceil(PANIC_REACH * raw - 1e-9), math.ceil(raw - 1e-9) + 1)
+    return 0 if quick(seen) else scale.desired + 1
+
+
+def quick(seen: Observation) -> bool:
+    """Tell whether successes take less than half of the SLO: what misses then are errors."""
     latency = latency_at_objective(seen)
-    quick = latency is not None and seen.slo_latency and latency < THRESHOLD_LOW * seen.slo_latency
-    return 0 if quick else scale.desired + 1
+    return bool(latency is not None and seen.slo_latency and latency < THRESHOLD_LOW * seen.slo_latency)
 
 
 def futile(seen: Observation, baseline: float | None, *, is_missed: bool, overloaded: bool) -> bool:
@@ -181,8 +192,16 @@ def backlog(seen: Observation, scale: Scale) -> float:
 
 
 def load(seen: Observation, scale: Scale, outlook: Outlook) -> float:
-    """Return the requests per second to size for: the forecast, and the backlog over the horizon."""
-    return outlook.forecast + backlog(seen, scale) / outlook.horizon
+    """Return the requests per second to size for, by the utilisation that is planned with.
+
+    The forecast and what it takes to work off the backlog; or, if that is more, what must stand ready, which
+    may take the whole capacity when it comes.
+    """
+    return max(_arriving(seen, scale, outlook), outlook.standing * outlook.utilisation)
+
+
+def _arriving(seen: Observation, scale: Scale, outlook: Outlook) -> float:
+    return outlook.forecast + backlog(seen, scale) / (BACKLOG_HORIZONS * outlook.horizon)
 
 
 def _by_latency_alone(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> Recommendation:

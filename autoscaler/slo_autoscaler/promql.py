@@ -35,6 +35,9 @@ from slo_autoscaler.model import GatewaySlos, Observation
 from slo_autoscaler.restart import Past
 from slo_autoscaler.window import Entry
 
+NEWEST: Final = 0.55
+"""Of the rate window, which is four scrapes: two of them and no more, and none where one was missed."""
+
 FUNCTION_LABEL: Final = "function_name"
 
 SIGNALS: Final[dict[str, str]] = {
@@ -43,6 +46,12 @@ SIGNALS: Final[dict[str, str]] = {
     "gateway_rate": "sum by (function_name) (rate(gateway_function_invocation_started[$R]))",
     # With rate, the arrivals: what came in and has not been answered grows here.
     "in_flight_growth": "sum by (function_name) (deriv(http_requests_in_flight[$R]))",
+    # The same two views between the newest two scrapes: noisy, but a step shows whole after one of them.
+    "rate_now": (
+        "sum by (function_name) (irate(slo_requests_total[$N]))"
+        " + sum by (function_name) (deriv(http_requests_in_flight[$N]))"
+    ),
+    "gateway_rate_now": "sum by (function_name) (irate(gateway_function_invocation_started[$N]))",
     "in_flight": "sum by (function_name) (http_requests_in_flight)",
     "queue_length": "sum by (function_name) (watchdog_queue_length)",
     # The median replica: one that has just learnt something odd does not size the fleet.
@@ -77,7 +86,7 @@ SIGNALS: Final[dict[str, str]] = {
     # By Prometheus' own clock, so that clocks need not agree.
     "age": "time() - max by (function_name) (timestamp(slo_latency_seconds))",
 }
-"""Field of ``Observation`` -> query; ``$W`` stands for the window, ``$R`` for that of rates."""
+"""Field of ``Observation`` -> query; ``$W`` is the window, ``$R`` for the one of rates, ``$N`` its end."""
 
 RECORDED: Final[dict[str, str]] = {
     "budget_remaining": "max by (function_name) (slo:error_budget_remaining:ratio)",
@@ -101,6 +110,7 @@ GATEWAY_EDGES: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
 GATEWAY_SIGNALS: Final[dict[str, str]] = {
     "rate": "sum by (function_name) (rate(gateway_function_invocation_total{$F}[$R]))",
     "gateway_rate": "sum by (function_name) (rate(gateway_function_invocation_started{$F}[$R]))",
+    "gateway_rate_now": "sum by (function_name) (irate(gateway_function_invocation_started{$F}[$N]))",
     # Both count since the same gateway process started, so they differ by what is under way.
     "in_flight": (
         "clamp_min(sum by (function_name) (gateway_function_invocation_started{$F})"
@@ -197,6 +207,7 @@ def _filled(signals: Mapping[str, str], window: float, rate_window: float) -> di
         "$JUDGED": _JUDGED,
         "$W": f"{round(window * 1000)}ms",
         "$R": f"{round(rate_window * 1000)}ms",
+        "$N": f"{round(rate_window * NEWEST * 1000)}ms",
     }
     texts = dict(signals)
     for name, value in values.items():

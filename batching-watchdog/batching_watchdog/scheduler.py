@@ -307,8 +307,11 @@ class Scheduler:
         """
         late = self._counts[_LATE]
         if idle and late and not self._counts[_ON_TIME] and not self._shed_late:
-            group = self._admitted[self._first_late()].group
-            size = min(group.number_late, self._model.best_size)
+            first = self._admitted[self._first_late()]
+            group, budget = first.group, first.request.deadline - first.request.arrived
+            # Who comes meanwhile must still have time for a batch as long as this one, if any can be on time.
+            best = self._model.best_size
+            size = min(group.number_late, best, self._model.largest_within(budget / 2) or best)
             return self._dispatch(
                 [self._pop(group.late, _LATE) for _ in range(size)], DispatchReason.LATE, now
             )

@@ -153,10 +153,13 @@ static void idle_push(uint32_t index) {
     idle_head = index;
 }
 
+/* Who has waited for a connection until its time was up is not sent any more: under a large overload that would
+   be a connection for each of them, one after the other, long after the run. */
 static size_t next_waiting(void) {
+    double now = waiting_first < waiting_end ? now_seconds() : 0;
     while (waiting_first < waiting_end) {
         size_t index = waiting[waiting_first++];
-        if (requests[index].status == PENDING)
+        if (requests[index].status == PENDING && requests[index].due + options.timeout > now)
             return index;
     }
     waiting_first = waiting_end = 0;

@@ -12,8 +12,10 @@ from autoscaler import values
 from autoscaler.values import observations, scales, seen, specs
 from slo_autoscaler import decide as module
 from slo_autoscaler.decide import CORRECTION_FLOOR, decide, unapplied
+from slo_autoscaler.headroom import PEAK_SPAN, Headroom
 from slo_autoscaler.model import Observation, RateLimit, Reason, Scale, TargetState
 from slo_autoscaler.restart import LONGEST_START_UP
+from slo_autoscaler.window import SlidingMax
 
 TWO = Scale(desired=2, available=2)
 FIVE = Scale(desired=5, available=5)
@@ -138,7 +140,7 @@ def test_more_load_on_the_same_past_never_gets_fewer_replicas(spec, observation,
 
 @given(specs, observations, scales, st.floats(0.1, 1e3))
 def test_a_steady_load_moves_the_count_one_way_and_then_not_at_all(spec, observation, scale, capacity):
-    spec = replace(spec, policy="slo", scale_to_zero_after=None)
+    spec = replace(spec, policy="slo", scale_to_zero_after=None, utilisation_limit=spec.utilisation_target)
     steady = replace(
         observation, capacity=capacity, attainment=1.0, in_flight=0.0, in_flight_growth=None, up_replicas=30.0
     )
@@ -247,6 +249,11 @@ ONE = Scale(1, 1)
 SLOWER = seen(rate=100.0, attainment=0.9, service_mean=0.09, queue_mean=0.001)
 BURNING = seen(rate=140.0, attainment=0.8, burn_short=20.0)
 SOME_TIME_AGO = {"changed_at": LATER - 25.0}
+REGRETTED = {
+    "headroom": Headroom(
+        regret=800.0, mean_rate=100.0, peaks=SlidingMax(PEAK_SPAN).push(LATER - 600.0, 280.0)
+    )
+}
 """The rate window of 20 s holds only what was since; the window of attainment does not."""
 
 HOLDS = [
@@ -310,8 +317,10 @@ CHANGES = [
     Case(Reason.LOAD_ABOVE_CAPACITY, 4, seen(rate=150.0, in_flight_growth=150.0)),
     # Slow execution is no reason to leave load without replicas.
     Case(Reason.LOAD_ABOVE_CAPACITY, 4, replace(SLOWER, rate=300.0), state={"service_baseline": 0.05}),
-    Case(Reason.BACKLOG, 3, seen(rate=140.0, in_flight=1000.0)),
-    Case(Reason.BACKLOG, 3, seen(rate=0.0, samples=0.0, in_flight=4000.0), ONE),
+    Case(Reason.BACKLOG, 3, seen(rate=140.0, in_flight=3000.0)),
+    Case(Reason.BACKLOG, 3, seen(rate=0.0, samples=0.0, in_flight=12000.0), ONE),
+    # 280/s came in within the hour, and half as much as may be is regretted: ready for 100 + (280 - 100) / 2.
+    Case(Reason.RECENT_PEAK, 2, seen(), ONE, {"utilisation_target": 1.0}, REGRETTED),
     Case(Reason.SLO_MISSED, 3, seen(rate=140.0, attainment=0.9)),
     Case(Reason.SLO_MISSED, 3, replace(SLOWER, rate=140.0), state={"service_baseline": 0.065}),
     Case(
@@ -387,7 +396,9 @@ def test_scaling_down_stops_at_the_fewest_replicas_that_are_predicted_to_meet_th
 def test_without_capacity_and_latency_no_fewer_replicas_are_known_to_be_safe():
     assert (
         module._fewest_safe(
-            seen(capacity=None, p99=None), FIVE, module.Outlook(1.0, 1.0, 1.0, missed=False, settled=True)
+            seen(capacity=None, p99=None),
+            FIVE,
+            module.Outlook(1.0, 1.0, 0.8, 1.0, missed=False, settled=True),
         )
         == 5
     )
@@ -415,7 +426,7 @@ def test_a_scale_down_cools_down_since_any_change():
 
 
 def test_a_platform_that_gives_less_is_named_with_both_numbers_and_asked_again_later():
-    spec, busy = a_spec(max_replicas=20, cap_retry=300.0), seen(rate=700.0)
+    spec, busy = a_spec(max_replicas=20, cap_retry=300.0, utilisation_limit=0.8), seen(rate=700.0)
     decision, state = at(spec, busy, TWO, 100.0)
     assert decision.replicas == 6
     decision, state = decide(spec, busy, FIVE, state, 105.0)

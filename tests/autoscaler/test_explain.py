@@ -18,6 +18,8 @@ EVERYTHING = {
     "rate": 290.0,
     "forecast": 310.0,
     "horizon": 10.0,
+    "utilisation": 0.9,
+    "standing": 400.0,
     "capacity": 95.0,
     "correction": 0.81,
     "desired": 3,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.forecast import DAMPING, FORECASTERS, MAX_GROWTH, forecast, holt, level
+from slo_autoscaler.forecast import DAMPING, FORECASTERS, GROWTH_PER_SECOND, forecast, holt, level
 
 points = st.lists(st.tuples(st.floats(0, 60), st.floats(0, 1e4)), max_size=40).map(
     lambda entries: sorted(entries, key=lambda entry: entry[0])
@@ -20,8 +20,8 @@ def test_no_history_is_no_forecast():
 
 
 def test_a_rising_line_is_followed_to_the_horizon():
-    history = a_line(100.0, 2.0)
-    assert forecast("trend", history, history[-5:], 19.0, 10.0) == pytest.approx(100 + 2 * 29)
+    history = a_line(100.0, 0.5)
+    assert forecast("trend", history, history[-5:], 19.0, 10.0) == pytest.approx(100 + 0.5 * 29)
 
 
 def test_a_falling_line_keeps_the_recent_maximum():
@@ -39,9 +39,10 @@ def test_noise_without_a_trend_is_not_extrapolated():
     assert forecast("trend", history, history, 19.0, 1000.0) == max(value for _, value in history)
 
 
-def test_a_step_is_not_extrapolated_beyond_twice_what_was_seen():
+def test_a_step_is_extrapolated_no_faster_than_a_load_doubles_in_two_minutes():
     history = [(float(t), 0.0) for t in range(4)] + [(4.0 + t, 100.0 * t) for t in range(1, 5)]
-    assert forecast("trend", history, history, 8.0, 1000.0) == MAX_GROWTH * 400.0
+    assert forecast("trend", history, history, 8.0, 20.0) == pytest.approx(400 * (1 + 20 * GROWTH_PER_SECOND))
+    assert 100 < 1 / GROWTH_PER_SECOND < 140
 
 
 def test_too_few_points_and_points_at_one_moment_say_nothing_about_a_trend():
@@ -83,7 +84,7 @@ def test_holt_says_nothing_of_one_moment():
 
 
 @given(st.sampled_from(sorted(FORECASTERS)), points, st.integers(0, 40), st.floats(0, 600))
-def test_every_forecast_lies_between_the_recent_maximum_and_twice_that(name, history, recent, horizon):
+def test_every_forecast_lies_between_the_recent_maximum_and_its_growth(name, history, recent, horizon):
     last = history[-recent:] if recent else []
     ahead = forecast(name, history, last, 60.0, horizon)
     if not history:
@@ -91,7 +92,7 @@ def test_every_forecast_lies_between_the_recent_maximum_and_twice_that(name, his
         return
     assert ahead is not None
     floor = max(value for _, value in last or history[-1:])
-    assert floor <= ahead <= MAX_GROWTH * floor
+    assert floor <= ahead <= (1 + GROWTH_PER_SECOND * horizon) * floor
 
 
 @given(st.sampled_from(sorted(FORECASTERS)), st.floats(0, 1e4), st.integers(1, 30), st.floats(0, 600))

@@ -10,7 +10,8 @@ from slo_autoscaler.model import GatewaySlos, Observation, Scale, Slo
     [
         (100.0, None, None, 100.0),
         (100.0, 30.0, None, 130.0),
-        (100.0, -30.0, None, 100.0),
+        (100.0, -30.0, None, 70.0),
+        (10.0, -30.0, None, 0.0),
         (100.0, 30.0, 150.0, 150.0),
         (100.0, 30.0, 90.0, 130.0),
         (0.0, 0.0, 5.0, 5.0),

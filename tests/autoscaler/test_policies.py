@@ -23,13 +23,15 @@ from slo_autoscaler.policies import (
     threshold,
 )
 
-CALM = Outlook(forecast=100.0, horizon=10.0, correction=1.0, missed=False, settled=True)
+CALM = Outlook(forecast=100.0, horizon=10.0, utilisation=0.8, correction=1.0, missed=False, settled=True)
 TWO = Scale(desired=2, available=2)
 
 outlooks = st.builds(
     Outlook,
     forecast=st.floats(0, 1e4),
     horizon=st.floats(0.1, 100),
+    utilisation=st.floats(0.1, 1),
+    standing=st.sampled_from([0.0, 500.0]),
     correction=st.floats(0.5, 1),
     missed=st.booleans(),
     settled=st.booleans(),

@@ -51,6 +51,8 @@ BY_THE_WATCHDOG = {
     "rate": {"a.fn": 22.0, "idle.fn": 0.0},
     "gateway_rate": {"a.fn": 25.0},
     "in_flight_growth": {"a.fn": 0.2},
+    "rate_now": {"a.fn": 22.2},
+    "gateway_rate_now": {"a.fn": 25.0},
     "in_flight": {"a.fn": 29.0},
     "queue_length": {"a.fn": 4.0},
     "capacity": {"a.fn": 50.0},
@@ -96,6 +98,7 @@ RATES = {"plain.fn": 24.0, "whole.fn": 20.0, "dead.fn": 20.0}
 BY_THE_GATEWAY = {
     "rate": RATES,
     "gateway_rate": {"plain.fn": 24.0},
+    "gateway_rate_now": {"plain.fn": 24.0},
     "in_flight": {"plain.fn": 3.0},
     "p50": {"plain.fn": 0.1, "whole.fn": 0.714},
     "p95": {"plain.fn": 0.375, "whole.fn": 1.0},

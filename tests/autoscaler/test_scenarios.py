@@ -116,9 +116,12 @@ def test_a_ramp_is_met_before_the_slo_is_lost_and_replicas_fall_after_it():
     assert world.turns() == 1, "up, then down, and nothing between"
 
 
-def test_a_steady_load_is_one_count():
-    world = World(replicas=5).play([330.0] * 300)
-    assert set(world.counts[30:]) == {5}
+def test_a_steady_load_is_one_count_and_one_fewer_once_budget_is_in_hand():
+    world = World(replicas=5).play([330.0] * 900)
+    assert set(world.counts[30:120]) == {5}
+    assert set(world.counts[-300:]) == {4}
+    assert world.turns() == 0
+    assert world.attainment() > 0.99
 
 
 def test_a_step_beyond_all_capacity_is_answered_once_and_its_backlog_is_cleared():

@@ -50,6 +50,8 @@ _maybe = st.none() | _small
 observations = st.builds(
     Observation,
     rate=_small,
+    rate_now=_maybe,
+    gateway_rate_now=_maybe,
     in_flight=_maybe,
     in_flight_growth=st.none() | st.floats(-1e3, 1e3),
     queue_length=_maybe,

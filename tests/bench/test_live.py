@@ -63,26 +63,36 @@ def test_the_results_hold_all_that_a_replay_needs():
     json.dumps(found, allow_nan=False)
 
 
-def result(attainment=1.0, cost=100.0, flips=0, away=None):
-    return {"attainment": attainment, "replica_seconds": cost, "flips": flips, "prometheus_away": away}
+def result(violations=0, cost=100.0, flips=0, away=None):
+    return {
+        "attainment": 1 - violations / 1000,
+        "violations": violations,
+        "replica_seconds": cost,
+        "flips": flips,
+        "prometheus_away": away,
+    }
 
 
 @pytest.mark.parametrize(
     ("ours", "theirs", "held"),
     [
-        (result(), result(0.9, 200), [True, True, True]),
-        (result(0.8), result(0.9, 200), [True, False, True]),
-        (result(cost=201), result(0.9, 200), [True, True, False]),
-        (result(flips=1), result(0.9, 200), [False, True, True]),
+        # Where OpenFaaS CE's law misses the objective: 2.3 times fewer violations.
+        (result(20), result(46, 200), [True, True, True]),
+        (result(21), result(46, 200), [True, False, True]),
+        (result(20, cost=201), result(46, 200), [True, True, False]),
+        (result(20, flips=1), result(46, 200), [False, True, True]),
+        # Where it meets the objective: the objective, however few its violations.
+        (result(10), result(1, 200), [True, True, True]),
+        (result(11), result(1, 200), [True, False, True]),
     ],
 )
-def test_a_full_run_is_judged_by_attainment_cost_and_direction(ours, theirs, held):
-    found = claims({OURS: ours, COMMUNITY: theirs}, 3.0, full=True)
+def test_a_full_run_is_judged_by_direction_violations_and_cost(ours, theirs, held):
+    found = claims({OURS: ours, COMMUNITY: theirs}, start_up=3.0, objective=0.99, full=True)
     assert [claim["holds"] for claim in found] == held
 
 
 def test_a_short_run_says_nothing_of_a_law_that_takes_minutes():
-    found = claims({OURS: result(0.5), COMMUNITY: result()}, 3.0, full=False)
+    found = claims({OURS: result(500), COMMUNITY: result()}, start_up=3.0, objective=0.99, full=False)
     assert [claim["holds"] for claim in found] == [True]
 
 

@@ -83,6 +83,8 @@ class Function:
     overhead: float = 0.0
     """What each request spends outside queue and model: gateway, network, parsing."""
     routing: Routing = Routing.RANDOM
+    learnt_capacity: float | None = None
+    """What a real batcher has said of it; None: what the formula of ``capacity`` says."""
 
     def __post_init__(self) -> None:
         rules = {
@@ -105,6 +107,8 @@ class Function:
         workers x max of b / l(b) over the sizes with (1 + 1/workers) x l(b) <= slo_latency: a request waits
         at most for the batch ahead of it, shared between the workers, and then for its own.
         """
+        if self.learnt_capacity is not None:
+            return self.learnt_capacity
         longest = (self.slo_latency - self.overhead) / (1.0 + 1.0 / self.workers)
         fits = self.service.largest_within(longest)
         return self.workers * max((b / self.service.seconds[b - 1] for b in range(1, fits + 1)), default=0.0)

@@ -6,7 +6,8 @@ that order of deadline is order of arrival:
 - a free worker takes work at once: what waits, up to the size with the best throughput;
 - as much of it as still meets the head's deadline;
 - a head that can no longer be on time, or only with a batch smaller than what can be kept up while more than
-  that waits, moves to the late lane, which is served when nothing on time wants the worker.
+  that waits, moves to the late lane, which is served when nothing on time wants the worker, in batches that
+  take no more than half of the SLO, so that who comes meanwhile can still be on time.
 
 The loop runs once per batch, not per request, and decides everything that begins before ``until``; it is the
 only hot place of a simulation.
@@ -123,7 +124,7 @@ class Replica:
             self.lost.append(late.popleft() + self._timeout)
         if not late:
             return
-        size = min(len(late), self._best)
+        size = min(len(late), self._full or self._best)
         end = now + self._times[size]
         heapreplace(self._free, (end, size))
         self.ends.append(end)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slo_autoscaler.model import Observation
+from slo_autoscaler.promql import NEWEST
 from slo_autoscaler.simulate.function import Function
 
 Floats = NDArray[np.float64]
@@ -112,6 +113,8 @@ class Scrapes:
         signals: dict[str, float | None] = {
             "rate": None if over_rate_window is None else float(over_rate_window[TOTAL]),
             "gateway_rate": self._gateway_rate(now),
+            "rate_now": self._rate_now(now),
+            "gateway_rate_now": self._gateway_rate_now(now),
             "in_flight": sum(target.inside[-1] for target in alive),
             "in_flight_growth": self._growth(now),
             "queue_length": sum(target.queued for target in alive),
@@ -149,6 +152,22 @@ class Scrapes:
             return None
         values = [np.array([self._gateway[index][1]]) for index in kept]
         return float(rate(times, values, now, self._rate_window)[0])
+
+    def _rate_now(self, now: float) -> float | None:
+        found = []
+        for target in self._targets.values():
+            kept, times = _within(target.times, now - NEWEST * self._rate_window)
+            if len(kept) > 1:
+                done = target.counters[kept[-1]][TOTAL] - target.counters[kept[-2]][TOTAL]
+                inside = slope(times, [target.inside[index] for index in kept])
+                found.append(float(done) / (times[-1] - times[-2]) + inside)
+        return sum(found) if found else None
+
+    def _gateway_rate_now(self, now: float) -> float | None:
+        kept, times = _within([time for time, _ in self._gateway], now - NEWEST * self._rate_window)
+        if len(kept) < 2:
+            return None
+        return (self._gateway[kept[-1]][1] - self._gateway[kept[-2]][1]) / (times[-1] - times[-2])
 
     def _growth(self, now: float) -> float | None:
         slopes = []

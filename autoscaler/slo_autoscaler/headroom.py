@@ -1,0 +1,109 @@
+"""How much room to keep, from how the error budget is being spent. [P]
+
+Room is what late knowledge costs: the load changes, and replicas come one start-up time later. How much of it
+is right depends on the traffic, and what traffic does to a function shows only in its misses. So the error
+budget is the measure. What is in hand is spent by planning nearer to the capacity. Misses at a load that was
+seen before are regretted: more room would have avoided them, so more is kept, up to what the recent peak
+needs. In the long run as many requests miss as the objective allows, less a margin: integral control, as
+adaptive conformal inference does it for the coverage of a forecast (Gibbs and Candes, NeurIPS 2021).
+
+Accounts are in budget seconds: what the objective allows to miss in a second of mean traffic. Next step:
+``decide`` keeps the account in its state, ``policies.slo`` sizes with what it says.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from slo_autoscaler.window import History, SlidingMax
+
+PLANNED: Final = 0.5
+"""Share of the error budget that is planned to be spent; the rest is for what nobody has planned."""
+
+CREDIT: Final = 300.0
+"""Budget seconds in hand with which planning is as near to the capacity as it may be."""
+
+REGRET: Final = 600.0
+"""Budget seconds regretted with which the room is as large as it may be."""
+
+LONGEST: Final = 3600.0
+"""Budget seconds: no incident is atoned for longer than this."""
+
+CAREFUL: Final = 0.875
+"""Of the usual utilisation, at full regret."""
+
+MEAN_MEMORY: Final = 1800.0
+"""Seconds in which 63 % of a lasting change of the load enter the mean that budgets are counted in."""
+
+PEAK_SPAN: Final = 3600.0
+"""Seconds for which a peak is recent."""
+
+BURST: Final = 120.0
+"""Seconds: what is younger belongs to the burst that is going on, and is no earlier peak."""
+
+CAUSE: Final = 45.0
+"""Misses that are seen now were caused by the load of so many seconds."""
+
+AS_HIGH: Final = 0.75
+"""A load was seen before if an earlier peak was this share of it: peaks are seen through windows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Headroom:
+    """The accounts of one function, and the peaks that they are about."""
+
+    overspent: float = 0.0
+    """Budget seconds beyond what was planned, of all misses; negative: in hand."""
+    regret: float = 0.0
+    """Likewise, of those misses that more room would have avoided; never negative."""
+    mean_rate: float | None = None
+    """Requests per second; None before the first one."""
+    burst: History = field(default_factory=lambda: History(BURST))
+    """The load of the last ``BURST`` seconds."""
+    peaks: SlidingMax = field(default_factory=lambda: SlidingMax(PEAK_SPAN))
+    """The highest load before that."""
+
+    def after(self, now: float, passed: float, rate: float, quick: float, burn: float) -> "Headroom":
+        """Return the accounts ``passed`` seconds later.
+
+        ``rate`` is the load (requests per second), ``quick`` the newest view of it, ``burn`` how fast the
+        budget is spent: 1 is as fast as the objective allows.
+        """
+        peaks = self.peaks
+        for when, load in self.burst.entries:
+            if now - when >= BURST:
+                peaks = peaks.push(now, load)
+        burst = self.burst.push(now, max(rate, quick))
+        seen = replace(self, burst=burst, peaks=peaks)
+        if self.mean_rate is None:
+            return replace(seen, mean_rate=rate) if rate > 0.0 else seen
+        mean = self.mean_rate + (rate - self.mean_rate) * min(1.0, passed / MEAN_MEMORY)
+        change = passed * (burn - PLANNED) * rate / mean if mean > 0.0 else 0.0
+        cause = max(load for _, load in burst.within(now, CAUSE))
+        avoidable = (peaks.value(now) or 0.0) >= AS_HIGH * cause
+        return replace(
+            seen,
+            mean_rate=mean,
+            overspent=min(max(self.overspent + change, -CREDIT), LONGEST),
+            regret=min(max(self.regret + (change if avoidable else min(change, 0.0)), 0.0), LONGEST),
+        )
+
+    def utilisation(self, usual: float, most: float) -> float:
+        """Return the utilisation to plan with: ``usual``, up to ``most`` with credit, less with regret."""
+        if self.overspent > 0.0:
+            return usual * (1.0 - (1.0 - CAREFUL) * min(self.regret / REGRET, 1.0))
+        return usual + (most - usual) * min(max(-self.overspent / CREDIT, 0.0), 1.0)
+
+    def standing(self, now: float, load: float) -> float:
+        """Return the requests per second that must be served at once whenever they come; 0 without regret.
+
+        Between ``load`` and the recent peak, by how much is regretted.
+        """
+        share = min(self.regret / REGRET, 1.0)
+        if share <= 0.0:
+            return 0.0
+        peak = max((seen for _, seen in self.burst.entries), default=0.0)
+        return load + share * max(0.0, max(peak, self.peaks.value(now) or 0.0) - load)
+
+    def moved(self, seconds: float) -> "Headroom":
+        """Return the same accounts, as if everything had happened ``seconds`` later."""
+        return replace(self, burst=self.burst.moved(seconds), peaks=self.peaks.moved(seconds))

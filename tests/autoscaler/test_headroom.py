@@ -1,0 +1,144 @@
+"""The accounts of the error budget: what is spent, what is regretted, and what follows from both."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slo_autoscaler.headroom import (
+    BURST,
+    CAREFUL,
+    CREDIT,
+    LONGEST,
+    PEAK_SPAN,
+    PLANNED,
+    REGRET,
+    Headroom,
+)
+
+USUAL, MOST = 0.8, 1.0
+
+looks = st.lists(
+    st.tuples(st.floats(0, 20), st.floats(0, 1e4), st.floats(0, 2e4), st.floats(0, 100)), max_size=40
+)
+"""(seconds passed, rate, newest rate, burn)."""
+
+
+def play(seconds, rate, burn, headroom=None, begin=0.0, quick=0.0, every=5.0):
+    """Look every 5 s at one load; returns the accounts and the time."""
+    headroom, now = headroom or Headroom(), begin
+    while now < begin + seconds:
+        now += every
+        headroom = headroom.after(now, every, rate, quick, burn)
+    return headroom, now
+
+
+def told(headroom, now, load=0.0):
+    return headroom.utilisation(USUAL, MOST), headroom.standing(now, load)
+
+
+def test_at_first_planning_is_as_usual_and_nothing_stands_ready():
+    assert told(Headroom(), 0.0, 50.0) == (USUAL, 0.0)
+
+
+def test_budget_in_hand_is_spent_by_planning_nearer_to_the_capacity():
+    some, now = play(CREDIT / PLANNED / 2, 100.0, burn=0.0)
+    assert USUAL < some.utilisation(USUAL, MOST) < MOST
+    much, now = play(2 * CREDIT / PLANNED, 100.0, burn=0.0, headroom=some, begin=now)
+    assert told(much, now) == (MOST, 0.0)
+    assert much.overspent == -CREDIT
+
+
+def test_misses_at_the_planned_rate_change_nothing():
+    headroom, now = play(3600.0, 100.0, burn=PLANNED)
+    assert told(headroom, now) == (USUAL, 0.0)
+
+
+def test_the_first_misses_at_a_new_load_are_spent_and_not_regretted():
+    calm, now = play(600.0, 100.0, burn=PLANNED)
+    after, now = play(60.0, 300.0, burn=30.0, headroom=calm, begin=now)
+    assert after.overspent > REGRET
+    assert after.regret == 0.0
+    assert told(after, now) == (USUAL, 0.0)
+
+
+def test_misses_at_a_load_that_comes_again_are_regretted_and_its_peak_is_kept():
+    calm, now = play(600.0, 100.0, burn=PLANNED)
+    once, now = play(30.0, 300.0, burn=30.0, headroom=calm, begin=now)
+    between, now = play(BURST + 60.0, 100.0, burn=PLANNED, headroom=once, begin=now)
+    again, now = play(30.0, 300.0, burn=30.0, headroom=between, begin=now)
+    utilisation, standing = told(again, now, load=100.0)
+    assert again.regret > REGRET
+    assert standing == 300.0
+    assert utilisation == pytest.approx(CAREFUL * USUAL)
+
+
+def test_a_burst_is_no_earlier_peak_of_itself():
+    calm, now = play(600.0, 100.0, burn=PLANNED)
+    going_on, _ = play(BURST - 5.0, 300.0, burn=30.0, headroom=calm, begin=now)
+    assert going_on.regret == 0.0
+
+
+def test_some_regret_keeps_a_part_of_the_peak():
+    headroom = Headroom(regret=REGRET / 4).after(0.0, 0.0, 100.0, 300.0, PLANNED)
+    assert headroom.standing(0.0, 100.0) == 150.0
+    assert headroom.standing(0.0, 400.0) == 400.0, "a load above the peak stands for itself"
+
+
+def test_a_peak_is_forgotten_though_it_is_regretted():
+    peak = Headroom(regret=LONGEST, mean_rate=100.0).after(0.0, 0.0, 0.0, 300.0, 0.0)
+    idle, now = play(PEAK_SPAN + BURST + 10.0, 0.0, burn=0.0, headroom=peak)
+    assert idle.regret == LONGEST, "without traffic nothing is earned"
+    assert idle.standing(now, 0.0) == 0.0
+
+
+def test_quiet_time_pays_regret_off():
+    peak = Headroom(regret=REGRET, mean_rate=100.0)
+    paid, now = play(REGRET / PLANNED + 5.0, 100.0, burn=0.0, headroom=peak)
+    assert (paid.regret, paid.standing(now, 100.0)) == (0.0, 0.0)
+
+
+def test_budget_is_counted_in_requests_not_in_seconds():
+    # The same misses weigh ten times as much in a minute that has ten times the traffic.
+    base = Headroom(mean_rate=100.0)
+    small = base.after(5.0, 5.0, 10.0, 0.0, 20.0).overspent
+    large = base.after(5.0, 5.0, 100.0, 0.0, 20.0).overspent
+    assert large == pytest.approx(10 * small, rel=0.01)
+
+
+@given(looks)
+def test_the_accounts_stay_within_their_bounds_and_so_does_what_follows(story):
+    headroom, now, highest = Headroom(), 0.0, 0.0
+    for passed, rate, quick, burn in story:
+        now += passed
+        headroom = headroom.after(now, passed, rate, quick, burn)
+        highest = max(highest, rate, quick)
+        assert -CREDIT <= headroom.overspent <= LONGEST
+        assert 0.0 <= headroom.regret <= LONGEST
+        assert CAREFUL * USUAL - 1e-9 <= headroom.utilisation(USUAL, MOST) <= MOST
+        assert 0.0 <= headroom.standing(now, rate) <= max(highest, rate) * (1 + 1e-9)
+
+
+@given(looks, st.floats(0, 1000))
+def test_more_misses_never_leave_more_in_hand(story, more):
+    calm = worse = Headroom()
+    now = 0.0
+    for passed, rate, quick, burn in story:
+        now += passed
+        calm = calm.after(now, passed, rate, quick, burn)
+        worse = worse.after(now, passed, rate, quick, burn + more)
+    assert worse.overspent >= calm.overspent
+    assert worse.regret >= calm.regret
+
+
+@given(looks, st.integers(-(10**6), 10**6))
+def test_a_clock_that_jumps_changes_no_account(story, jump):
+    standing = moved = Headroom()
+    now = 0.0
+    for passed, rate, quick, burn in story:
+        now += round(passed)
+        standing = standing.after(now, passed, rate, quick, burn)
+    moved = standing.moved(jump)
+    assert told(moved, now + jump, 10.0) == told(standing, now, 10.0)
+    assert replace(moved, burst=standing.burst, peaks=standing.peaks) == standing
