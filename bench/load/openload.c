@@ -191,7 +191,8 @@ static void serve_waiting(void) {
     }
 }
 
-/* A server may close a kept connection at the moment the request leaves; HTTP clients then repeat it once. */
+/* A server may close a kept connection at the moment the request leaves; HTTP clients then repeat it once, on a
+   connection of its own: another kept one may be as stale. */
 static void lose(uint32_t index, int status) {
     Connection *c = &connections[index];
     uint32_t request = c->request;
@@ -202,7 +203,8 @@ static void lose(uint32_t index, int status) {
         requests[request].connection = NONE;
         if (again) {
             requests[request].retried = 1;
-            start_request(request);
+            if (!open_connection(request))
+                finish(request, NO_CONNECTION, now_seconds());
         } else {
             finish(request, status, now_seconds());
         }

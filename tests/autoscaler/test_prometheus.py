@@ -22,6 +22,14 @@ def server():
 
 @pytest.fixture
 def source(server):
+    prometheus = PrometheusSource(PrometheusConfig(url=server.url, timeout=30.0))
+    yield prometheus
+    prometheus.close()
+
+
+@pytest.fixture
+def hasty(server):
+    """The source where it is given up, and soon."""
     prometheus = PrometheusSource(PrometheusConfig(url=server.url, timeout=0.3))
     yield prometheus
     prometheus.close()
@@ -48,23 +56,23 @@ def test_a_wrong_answer_is_a_source_error_at_once(server, source, fault, what):
     assert len(server.requests) <= len(source._queries), "there are no retries"
 
 
-def test_a_prometheus_that_does_not_answer_is_given_up(server, source):
+def test_a_prometheus_that_does_not_answer_is_given_up(server, hasty):
     released = threading.Event()
     server.faults["GET"] = doubles.hang(released)
     with pytest.raises(SourceError, match=r"ReadTimeout|of \d+ queries not answered within 0\.3 s"):
-        source.observe()
+        hasty.observe()
     released.set()
 
 
-def test_answers_that_never_end_do_not_hold_the_caller(server, source):
+def test_answers_that_never_end_do_not_hold_the_caller(server, hasty):
     released = threading.Event()
     server.faults["GET"] = doubles.dribble(released)
     for _ in range(2):
         with pytest.raises(SourceError, match=r"queries not answered within 0\.3 s"):
-            source.observe()
+            hasty.observe()
     assert len(server.requests) <= 4, "what is late has its thread, and no more are started"
     with pytest.raises(SourceError, match=r"no history within 0\.3 s"):
-        source.history(30.0)
+        hasty.history(30.0)
     released.set()
 
 
@@ -173,9 +181,9 @@ def test_alerts_that_cannot_be_had_are_a_source_error(server, source, fault):
         source.alerts()
 
 
-def test_alerts_that_do_not_come_are_given_up(server, source):
+def test_alerts_that_do_not_come_are_given_up(server, hasty):
     released = threading.Event()
     server.faults["GET"] = doubles.hang(released)
     with pytest.raises(SourceError, match=r"ReadTimeout|no rules within 0\.3 s"):
-        source.alerts()
+        hasty.alerts()
     released.set()

@@ -179,6 +179,7 @@ def test_a_kept_connection_that_closes_as_the_request_leaves_is_tried_again(comp
     def answer(n):
         name = threading.current_thread().name
         counts[name] = counts.get(name, 0) + 1
+        time.sleep(0.03)  # so that several connections are kept, each of which may be as stale
         return OK if counts[name] <= 2 else None
 
     _, run = offer(compiled, answer)
