@@ -220,9 +220,12 @@ def charts(slo: Slo | None) -> tuple[Chart, ...]:
     return CHARTS if slo is None else GATEWAY_CHARTS
 
 
-def grid(span: float, scrape_interval: float, now: float) -> Grid:
-    """Return the moments of the ``span`` seconds before ``now``, on whole steps so that answers can be kept."""
-    step = max(1, math.ceil(max(scrape_interval, span / POINTS)))
+def grid(span: float, scrape_interval: float, now: float, most: int = POINTS) -> Grid:
+    """Return at most about ``most`` moments of the ``span`` seconds before ``now``.
+
+    They are on whole steps, so that the same ones are asked for again a little later.
+    """
+    step = max(1, math.ceil(max(scrape_interval, span / most)))
     end = math.floor(now / step) * step
     length = max(2, math.floor(span / step) + 1)
     return Grid(end - step * (length - 1), step, length)
