@@ -1,10 +1,8 @@
 """The status page's listener: a Flask application under waitress, in threads of its own.
 
-Owns the socket and the page's start and stop. A page that cannot listen is no reason not to scale: it is said,
-and the autoscaler goes on without.
+Owns the socket, and the page's start and stop.
 """
 
-import logging
 import socket
 import threading
 from collections.abc import Callable
@@ -18,8 +16,6 @@ from slo_autoscaler.web.listener import Decisions
 from slo_autoscaler.web.reader import Reader
 from slo_autoscaler.web.views import create_app
 from slo_autoscaler.web.whatif import WhatIf
-
-logger = logging.getLogger(__name__)
 
 THREADS: Final = 4
 """Requests at a time; the simulator has at most one of them."""
@@ -74,15 +70,6 @@ class Page:
     def _close(self) -> None:
         for each in list(self._sockets.values()):
             each.handle_close()
-
-
-def open_page(config: Config, decided: Decisions, alive: Callable[[], bool]) -> Page | None:
-    """Return the page that the configuration wants, or None if it wants none or the port is taken."""
-    try:
-        return Page(config, decided, alive)
-    except ConfigError as error:
-        logger.warning("%s; going on without the status page", error)
-        return None
 
 
 def _listen(host: str, port: int) -> socket.socket:
