@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _complain(line)
         return 2
     address = f"{url.rstrip('/')}/api/functions?{urlencode({'q': flags.filter, 'sort': flags.sort})}"
-    console = Console(soft_wrap=False)
+    console = Console()
     if not console.is_terminal:
         console.width = flags.width or NARROW
     elif flags.width:

@@ -59,7 +59,8 @@ def row(decision: Mapping[str, Any]) -> Row:
     known = {key: inputs.get(key) for key in _INPUTS}
     state = _state(decision["reason"], known)
     in_shadow = decision["mode"] == "shadow"
-    ready = decision.get("incumbent") if in_shadow else known["ready"]
+    there = decision.get("incumbent", decision["from"])
+    ready = there if in_shadow else known["ready"]
     name, _, namespace = decision["function_name"].rpartition(".")
     made: Row = {
         "function_name": decision["function_name"],
@@ -68,7 +69,7 @@ def row(decision: Mapping[str, Any]) -> Row:
         "state": state,
         **{key: value for key, value in known.items() if key != "ready"},
         "ready": ready,
-        "desired": decision["incumbent"] if in_shadow else decision["from"],
+        "desired": there,
         "wanted": decision["to"],
         "mode": decision["mode"],
         "dry_run": decision["dry_run"],

@@ -102,7 +102,7 @@ def asked(document: object, now: Question) -> Question:
         raise WhatIfError(400, f"max_replicas: {most!r} must be a whole number from 1 to {MOST_REPLICAS}")
     if isinstance(latency, bool) or not isinstance(latency, int | float) or not 0.001 <= latency <= 60:
         raise WhatIfError(400, f"slo_latency: {latency!r} must be seconds, from 0.001 to 60")
-    if policy not in POLICIES:
+    if not isinstance(policy, str) or policy not in POLICIES:
         raise WhatIfError(400, f"policy: {policy!r} must be one of {', '.join(POLICIES)}")
     return question
 

@@ -159,6 +159,7 @@ export class Chart {
       area: { stroke: colour.soft, width: 1, fill: colour.area },
       limit: { stroke: colour.ink, width: 1, dash: [5, 4] },
     };
+    const dot = (plot, index) => (this.#chart.lines[index - 1].role === "main" ? colour.accent : colour.ink);
     const axis = { stroke: colour.soft, font: "11px system-ui, sans-serif", grid: { stroke: colour.line, width: 1 }, ticks: { show: false } };
     const span = this.#times.at(-1) - this.#times[0];
     this.#plot = new window.uPlot(
@@ -166,7 +167,7 @@ export class Chart {
         width: Math.max(200, this.figure.clientWidth),
         height: HEIGHT,
         legend: { show: false },
-        cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false }, ...(this.#sync ? { sync: { key: this.#sync } } : {}) },
+        cursor: { y: false, points: { size: 6, stroke: dot, fill: dot }, drag: { x: false, y: false }, ...(this.#sync ? { sync: { key: this.#sync } } : {}) },
         scales: { x: { time: false }, y: { range: (plot, low, high) => this.#range(low, high) } },
         axes: [
           {
