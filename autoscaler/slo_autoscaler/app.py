@@ -125,7 +125,7 @@ def run(config: Config, *, once: bool, dry_run: bool, lock: str | None = None) -
 
 
 def _page(config: Config, controller: Controller) -> "Page | None":
-    """Return the status page, or None if none is wanted or its port is taken, for that is no reason not to scale."""
+    """Return the status page, or None if none is wanted or its port is taken: no reason not to scale."""
     if config.web.page_port is None:
         return None
     # Here and not above: without a page nothing of it is loaded.

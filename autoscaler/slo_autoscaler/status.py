@@ -1,8 +1,8 @@
 """``slo-autoscaler status``: the status page's table in a terminal.
 
 Owns how rows look in 80 columns; what is in them comes from the autoscaler that runs (its /api/functions), so
-that page and terminal never differ. Exit statuses: 0 shown; 1 the autoscaler does not answer; 2 the command line
-or the configuration cannot be used.
+that page and terminal never differ. Exit statuses: 0 shown; 1 the autoscaler does not answer; 2 the command
+line or the configuration cannot be used.
 """
 
 import argparse
@@ -155,8 +155,8 @@ def _summary(document: Mapping[str, Any]) -> str:
     summary = document["summary"]
     states = ", ".join(f"{count:,} {STATES[state]}" for state, count in summary["states"].items() if count)
     return (
-        f"{summary['functions']:,} functions{f': {states}' if states else ''}; {summary['ready']:,} replicas serve,"
-        f" {summary['wanted']:,} wanted; {document['time'][11:19]} UTC"
+        f"{summary['functions']:,} functions{f': {states}' if states else ''};"
+        f" {summary['ready']:,} replicas serve, {summary['wanted']:,} wanted; {document['time'][11:19]} UTC"
     )
 
 
@@ -187,7 +187,9 @@ def _own_url(config: str | None) -> str:
     found = Config.parse("", "environment", overrides) if config is None else read_config(config, overrides)
     web = found.web
     if not web.page_port:
-        why = "0 is any port: give the one of the log with --url" if web.page_port == 0 else "null: there is no page"
+        why = "null: there is no page"
+        if web.page_port == 0:
+            why = "0 is any port: give the one of the log with --url"
         raise ConfigError([f"{config}: web.page_port: {why}"])
     host = "127.0.0.1" if web.page_host in ("0.0.0.0", "") else web.page_host  # noqa: S104  (a comparison)
     return f"http://{f'[{host}]' if ':' in host else host}:{web.page_port}"

@@ -1,7 +1,8 @@
 """A stage for the page: an hour of two functions in a real Prometheus, and the real autoscaler on it.
 
-What Prometheus knows is written as blocks, from an hour ago to ten minutes ahead, so that the hour is there at
-once and time goes on: ``vision`` had a peak and was scaled from 2 to 5, ``text`` wants more than its label allows.
+What Prometheus knows is written as blocks, from an hour ago to ten minutes ahead, so that the hour is there
+at once and time goes on: ``vision`` had a peak and was scaled from 2 to 5, ``text`` wants more than its label
+allows.
 """
 
 import math

@@ -1,8 +1,8 @@
 """Decisions as rows of a table: what a function does now, what is wanted, whether its SLO is met.
 
-Owns what a row holds, in which order rows stand and what is said when something is wrong altogether. A row is
-one JSON object: the page, /api/functions and ``slo-autoscaler status`` show the same ones. ``shown`` in it has
-every cell as text.
+Owns what a row holds, in which order rows stand and what is said when something is wrong altogether. A row
+is one JSON object: the page, /api/functions and ``slo-autoscaler status`` show the same ones. ``shown`` in it
+has every cell as text.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

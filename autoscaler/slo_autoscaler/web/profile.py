@@ -44,9 +44,9 @@ def profile(
 
 
 def curve(predicted: Mapping[int, float]) -> list[float]:
-    """Return l(1), l(2), ... up to the largest size that was learnt: lines between what is known, never falling.
+    """Return l(1), l(2), ... up to the largest size that was learnt; empty if nothing is.
 
-    Empty if nothing is learnt.
+    Lines between what is known, never falling.
     """
     known = sorted(predicted.items())
     seconds: list[float] = []
@@ -83,8 +83,8 @@ def _why(
     if chosen is None:
         alone = sizes[0]
         return (
-            f"No size fits: a batch of {alone['size']} takes {shown.seconds(alone['seconds'])}, and with the wait for"
-            f" the one before it {shown.seconds(alone['with_wait'])} of {limit}."
+            f"No size fits: a batch of {alone['size']} takes {shown.seconds(alone['seconds'])}, and with the"
+            f" wait for the one before it {shown.seconds(alone['with_wait'])} of {limit}."
             " More replicas will not help; a faster model or a longer SLO will."
         )
     text = (
@@ -95,8 +95,8 @@ def _why(
     larger = [each for each in sizes if each["size"] > chosen["size"]]
     if larger and not larger[0]["fits"]:
         text += (
-            f". {larger[0]['size']} at a time would take {shown.seconds(larger[0]['with_wait'])} with the wait,"
-            " which is too long"
+            f". {larger[0]['size']} at a time would take {shown.seconds(larger[0]['with_wait'])} with the"
+            " wait, which is too long"
         )
     elif larger:
         text += f". Larger ones fit too, but do no more than {shown.per_second(larger[0]['throughput'])}"

@@ -1,8 +1,8 @@
 """Which time series a function's page draws, as query text; and the answers as columns. [P]
 
 Owns the charts: what stands in each, and what it is called. One range query for each line. Functions without
-our watchdog have charts of the gateway's metrics. The forms are ``promql``'s: rates before sums, buckets summed
-before the quantile, successes only.
+our watchdog have charts of the gateway's metrics. The forms are ``promql``'s: rates before sums, buckets
+summed before the quantile, successes only.
 """
 
 import math
@@ -93,7 +93,7 @@ CHARTS: Final = (
         "Requests",
         "per_second",
         (
-            # Completions are fewer than arrivals under overload; the gateway sees arrivals, if all come through it.
+            # Under overload completions are fewer than arrivals, which the gateway sees, if all come by it.
             Line(
                 "offered",
                 "offered",
@@ -324,9 +324,10 @@ def document(chosen: Sequence[Chart], found: Mapping[str, Points], at: Grid) -> 
 
 
 def by_second(found: Points, at: Grid) -> list[float]:
-    """Return the rate in each second from the first point on: the rate at a moment is that of the step before it.
+    """Return the rate in each second from the first point on.
 
-    A gap counts as no requests; what lies before the first point is not known and is left out.
+    The rate at a moment is that of the step before it. A gap counts as no requests; what lies before the first
+    point is not known and is left out.
     """
     known = [(when, value) for when, value in found if math.isfinite(value)]
     if not known:

@@ -65,7 +65,7 @@ class Column:
 COLUMNS: Final = (
     Column("function", "Function", "name.namespace", numeric=False),
     Column("state", "SLO", "whether it is met in the autoscaler's window", numeric=False),
-    Column("target", "Target", "share of all requests, and the latency within which they must be", minor=True),
+    Column("target", "Target", "share of all requests that must be within a latency", minor=True),
     Column("attainment", "Attained", "share of all requests within the target, in the window", minor=True),
     Column("budget", "Budget left", "of the misses that the objective allows in 30 days"),
     Column("burn", "Burn", "how many times too fast the budget is spent: 1 spends it in 30 days", minor=True),

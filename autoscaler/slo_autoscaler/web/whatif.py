@@ -123,15 +123,16 @@ def verdict(now: Question, question: Question, runs: list[dict[str, Any]], objec
         return "Nothing is changed, so nothing would have been different."
     met = after["attainment"] >= objective
     text = (
-        f"With {' and '.join(changes)}, {shown.share(after['attainment'])} of the requests would have been within"
-        f" {shown.seconds(question.slo_latency)}, instead of {shown.share(before['attainment'])} within"
-        f" {shown.seconds(now.slo_latency)}: the objective of {shown.share(objective)}"
-        f" {'would have been met' if met else 'would have been missed'}."
+        f"With {' and '.join(changes)}, {shown.share(after['attainment'])} of the requests would have been"
+        f" within {shown.seconds(question.slo_latency)}, instead of {shown.share(before['attainment'])} within"
+        f" {shown.seconds(now.slo_latency)}: the objective of {shown.share(objective)} would have been"
+        f" {'met' if met else 'missed'}."
     )
     paid = after["replica_seconds"] / before["replica_seconds"] - 1 if before["replica_seconds"] else 0.0
     if abs(paid) < 0.005:
         return f"{text} It would have cost as many replica-seconds."
-    return f"{text} It would have cost {shown.share(abs(paid))} {'more' if paid > 0 else 'fewer'} replica-seconds."
+    more = f"{shown.budget(abs(paid))} {'more' if paid > 0 else 'fewer'}"
+    return f"{text} It would have cost {more} replica-seconds."
 
 
 class WhatIf:
@@ -150,7 +151,7 @@ class WhatIf:
         if importlib.util.find_spec(EXTRA) is None:
             return NOT_INSTALLED
         if self._config.gateway_slos().of(row["function_name"]) is not None:
-            return "Only a function with the batching watchdog can be simulated: nobody else learns service times."
+            return "Only a function with the batching watchdog can be simulated: others learn no service times."
         if row["slo_latency"] is None:
             return "There is no SLO for it in Prometheus."
         return None
@@ -202,14 +203,14 @@ class WhatIf:
         rates = series.by_second(past["rate"], at)
         curve = profile.curve({int(size): each for size, each in learnt["predicted"].items() if size})
         if not curve:
-            raise WhatIfError(422, "Nothing is learnt of its service times yet: no replica has served a batch.")
+            raise WhatIfError(422, "Nothing is learnt of its service times yet: no batch was served.")
         if sum(rates) < 1.0:
-            raise WhatIfError(422, "Nothing has come in within the last hour, so there is nothing to replay.")
+            raise WhatIfError(422, "Nothing has come in within the last hour: there is nothing to replay.")
         if sum(rates) > MOST_REQUESTS:
             raise WhatIfError(
                 422,
-                f"{shown.count(sum(rates))} requests in the last hour are more than can be replayed while you wait;"
-                " slo-autoscaler simulate --prometheus takes its time.",
+                f"{shown.count(sum(rates))} requests in the last hour are more than can be replayed while you"
+                " wait; slo-autoscaler simulate --prometheus takes its time.",
             )
         hour = self._reader.instants(series.filled(series.HOUR, name, **windows, span=len(rates)))
         there = [count for when, count in past["replicas"] if when >= at.end - len(rates)]
