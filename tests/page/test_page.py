@@ -8,6 +8,7 @@ import pytest
 from autoscaler.doubles import a_gateway, free_port, status
 from page.serving import a_page, cells, get, get_json, post
 from page.told import NAME, Told, a_decision, a_fleet, a_hold
+from slo_autoscaler import app
 from slo_autoscaler.config import Config
 from slo_autoscaler.errors import ConfigError
 from slo_autoscaler.web.page import Page
@@ -260,6 +261,15 @@ def test_a_taken_port_is_named_and_one_that_never_served_is_given_back():
         Page(taken, Told(), lambda: True)
     page.stop()
     Page(taken, Told(), lambda: True).stop()
+
+
+def test_a_taken_port_is_no_reason_not_to_scale_and_no_port_is_no_page(caplog):
+    config = "platform: {gateway_url: 'http://g'}\nprometheus: {url: 'http://p'}\nweb: {page_port: %s}"
+    with a_gateway() as taken:
+        there = Config.parse(config % taken.url.rpartition(":")[2], "test")
+        assert app._page(there, Told()) is None
+    assert "going on without the status page" in caplog.text
+    assert app._page(Config.parse(config % "null", "test"), Told()) is None
 
 
 def test_a_prometheus_without_data_gives_charts_without_values():
