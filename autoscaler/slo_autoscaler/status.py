@@ -117,7 +117,9 @@ def shown(document: Mapping[str, Any], width: int) -> RenderableType:
         parts.append(_table(rows, width))
     else:
         matches = document["summary"]["functions"]
-        parts.append(Text("No function matches." if matches else "Nothing has been decided for any function yet."))
+        parts.append(
+            Text("No function matches." if matches else "Nothing has been decided for any function yet.")
+        )
     parts.append(Text(_summary(document), style="dim"))
     return Group(*parts)
 
@@ -230,7 +232,9 @@ def _parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--url", help="of the running autoscaler's status page [http://127.0.0.1:8083]")
     source.add_argument("--config", metavar="FILE", help="its configuration, for the address")
-    add("--filter", default="", metavar="WORDS", help="only functions with these in name, mode, SLO or reason")
+    add(
+        "--filter", default="", metavar="WORDS", help="only functions with these in name, mode, SLO or reason"
+    )
     add(
         "--sort",
         type=_sort,

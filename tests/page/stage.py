@@ -69,7 +69,9 @@ def _vision_replicas(ago: float) -> int:
 
 FUNCTIONS = (
     Recorded("vision.openfaas-fn", _peak, _vision_replicas),
-    Recorded("text.openfaas-fn", lambda ago: 100.0 + 10.0 * math.sin(ago / 200.0), lambda _: 2, most=2, budget=-0.4),
+    Recorded(
+        "text.openfaas-fn", lambda ago: 100.0 + 10.0 * math.sin(ago / 200.0), lambda _: 2, most=2, budget=-0.4
+    ),
 )
 
 
@@ -117,7 +119,9 @@ def exposition(now: float) -> str:
             series("watchdog_capacity_requests_per_second", labels, capacity)
             loads = [alive * each.load(then) for then, alive in zip(ago, up, strict=True)]
             series("http_requests_in_flight", labels, [round(9 * load**2) for load in loads])
-            series("watchdog_queue_length", labels, [round(6 * max(0.0, load - 0.5) ** 2 * 4) for load in loads])
+            series(
+                "watchdog_queue_length", labels, [round(6 * max(0.0, load - 0.5) ** 2 * 4) for load in loads]
+            )
             batch = [1 + 3 * load for load in loads]
             batches, requests, running = 0.0, 0.0, ([], [])
             for alive, then, count, size in zip(up, ago, serving, batch, strict=True):
@@ -133,7 +137,11 @@ def exposition(now: float) -> str:
         labels = f'function_name="{each.name}"'
         wanted = [float(each.replicas(then - 15.0)) for then in ago]
         series("slo_autoscaler_replicas", f'{labels},state="desired"', wanted)
-        series("slo_autoscaler_recommended_replicas", labels, [float(math.ceil(each.rate(a) / 42.4)) for a in ago])
+        series(
+            "slo_autoscaler_recommended_replicas",
+            labels,
+            [float(math.ceil(each.rate(a) / 42.4)) for a in ago],
+        )
         series("slo:error_budget_remaining:ratio", labels, [each.budget] * len(ago))
     return "\n".join(lines) + "\n# EOF\n"
 

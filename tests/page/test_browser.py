@@ -16,7 +16,9 @@ from page.serving import a_page
 from page.stage import a_stage
 from page.told import NAME, Told, a_fleet, a_hold
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: make page-test does so")
+webdriver = pytest.importorskip(
+    "selenium.webdriver", reason="selenium is not installed: make page-test does so"
+)
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -35,7 +37,13 @@ def driver() -> Iterator[Any]:
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     # Root has no sandbox in a container; the pages are our own.
-    for each in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage"):
+    for each in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--disable-dev-shm-usage",
+    ):
         options.add_argument(each)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     made = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
@@ -78,7 +86,9 @@ def find(driver: Any, selector: str) -> Any:
 
 
 def text(driver: Any, selector: str) -> str:
-    return str(driver.execute_script("return document.querySelector(arguments[0]).textContent", selector).strip())
+    return str(
+        driver.execute_script("return document.querySelector(arguments[0]).textContent", selector).strip()
+    )
 
 
 def column(driver: Any, key: str) -> list[str]:
@@ -189,8 +199,9 @@ def test_a_filter_leaves_what_has_every_word_and_is_in_the_address(driver, thous
     assert all(name.startswith("vision-") and name.endswith(".team-3") for name in found)
     assert text(driver, "#found") == f"{len(found)} of 1,000"
     assert "q=vision+team-3" in driver.current_url
-    driver.execute_script("const s = document.getElementById('state'); s.value = 'missed';"
-                          "s.dispatchEvent(new Event('change'))")
+    driver.execute_script(
+        "const s = document.getElementById('state'); s.value = 'missed';s.dispatchEvent(new Event('change'))"
+    )
     assert set(column(driver, "state")) <= {"missed"}
     field.clear()
     field.send_keys("nothing like it")
@@ -244,7 +255,13 @@ def test_a_function_says_why_and_draws_what_happened(driver, stage):
     labels = driver.execute_script(
         "return [...document.querySelectorAll('#charts [role=img]')].map((each) => each.getAttribute('aria-label'))"
     )
-    assert [label.split(".")[0] for label in labels] == ["Requests", "Latency", "Replicas", "Queue", "Batch size"]
+    assert [label.split(".")[0] for label in labels] == [
+        "Requests",
+        "Latency",
+        "Replicas",
+        "Queue",
+        "Batch size",
+    ]
     for label, words in zip(labels, ["offered", "p99", "desired", "waiting", "mean"], strict=True):
         assert f"{words}: " in label or f"{words} for a worker: " in label
         assert "now, at most" in label
@@ -264,7 +281,9 @@ def test_a_what_if_is_simulated_and_drawn(driver, stage):
     most.send_keys("2")
     find(driver, "#ask button").click()
     wait(driver, "return !document.querySelector('#ask button').disabled")
-    assert text(driver, "#verdict").startswith("With at most 2 replicas instead of 10, "), text(driver, "#asked")
+    assert text(driver, "#verdict").startswith("With at most 2 replicas instead of 10, "), text(
+        driver, "#asked"
+    )
     rows = driver.find_elements("css selector", "#compared tbody tr")
     assert [row.find_element("css selector", "th").text for row in rows] == [
         "measured",

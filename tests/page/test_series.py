@@ -38,9 +38,7 @@ def test_every_query_is_of_this_function_alone_and_nothing_is_left_to_fill_in():
 def test_prometheus_understands_every_query(tmp_path):
     promtool = shutil.which("promtool")
     assert promtool, "promtool must be installed: make install does so"
-    rules = [
-        {"record": f"q{number}", "expr": text} for number, text in enumerate(every_query().values())
-    ]
+    rules = [{"record": f"q{number}", "expr": text} for number, text in enumerate(every_query().values())]
     file = tmp_path / "rules.yml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
     command = [promtool, "check", "rules", "--lint=none", str(file)]

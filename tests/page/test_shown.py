@@ -13,14 +13,22 @@ ALL = (shown.seconds, shown.share, shown.budget, shown.factor, shown.per_second,
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.142, "142 ms"), (0.0873, "87 ms"), (0.0034, "3.4 ms"), (1.254, "1.25 s"), (0.9999, "1 s"), (0.0, "0 ms")],
+    [
+        (0.142, "142 ms"),
+        (0.0873, "87 ms"),
+        (0.0034, "3.4 ms"),
+        (1.254, "1.25 s"),
+        (0.9999, "1 s"),
+        (0.0, "0 ms"),
+    ],
 )
 def test_a_duration_is_milliseconds_below_a_second(value, text):
     assert shown.seconds(value) == text
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(1.0, "100 %"), (0.999999, "99.99 %"), (0.9931, "99.31 %"), (0.5, "50 %"), (0.0, "0 %")]
+    ("value", "text"),
+    [(1.0, "100 %"), (0.999999, "99.99 %"), (0.9931, "99.31 %"), (0.5, "50 %"), (0.0, "0 %")],
 )
 def test_a_share_is_never_100_per_cent_if_something_is_missing(value, text):
     assert shown.share(value) == text
@@ -31,7 +39,9 @@ def test_an_overspent_budget_is_below_zero(value, text):
     assert shown.budget(value) == text
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.31, "0.31"), (14.42, "14.4"), (1204.6, "1,205"), (9.96, "10")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.31, "0.31"), (14.42, "14.4"), (1204.6, "1,205"), (9.96, "10")]
+)
 def test_a_factor_has_the_digits_that_it_is_worth(value, text):
     assert shown.factor(value) == text
 

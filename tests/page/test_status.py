@@ -29,7 +29,9 @@ def drawn(width, *decisions, terminal=False, notices=()):
         "time": "2026-01-02T12:03:05+00:00",
     }
     out = io.StringIO()
-    console = Console(file=out, width=width, force_terminal=terminal, color_system="standard" if terminal else None)
+    console = Console(
+        file=out, width=width, force_terminal=terminal, color_system="standard" if terminal else None
+    )
     console.print(shown(document, width))
     return out.getvalue()
 
@@ -76,7 +78,9 @@ def test_without_functions_it_says_so():
 
 def test_the_last_line_sums_up():
     text = drawn(80, a_hold(), a_hold("b.fn", reason="NoData"))
-    assert text.splitlines()[-1] == "2 functions: 1 no data, 1 met; 10 replicas serve, 10 wanted; 12:03:05 UTC"
+    assert (
+        text.splitlines()[-1] == "2 functions: 1 no data, 1 met; 10 replicas serve, 10 wanted; 12:03:05 UTC"
+    )
 
 
 def test_the_running_autoscaler_is_asked(page, capsys):

@@ -84,7 +84,9 @@ def a_fleet(count: int) -> Told:
     """Return that many functions of every kind, the same ones each time."""
     told = Told()
     for number in range(count):
-        name = f"{('vision', 'text', 'tabular', 'speech', 'embed')[number % 5]}-{number:04d}.team-{number % 7}"
+        name = (
+            f"{('vision', 'text', 'tabular', 'speech', 'embed')[number % 5]}-{number:04d}.team-{number % 7}"
+        )
         share = (number * 37 % 101) / 100
         latency = (0.05, 0.1, 0.2, 0.5)[number % 4]
         inputs: dict[str, Any] = {

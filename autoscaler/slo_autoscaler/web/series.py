@@ -276,10 +276,7 @@ def values(result: object, label: str) -> dict[str, float]:
     if not isinstance(result, list):
         raise SourceError(f"expected a list of series, got {type(result).__name__}")
     try:
-        found = {
-            str(series["metric"].get(label, "")): float(series["value"][1])
-            for series in result
-        }
+        found = {str(series["metric"].get(label, "")): float(series["value"][1]) for series in result}
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise SourceError(f"expected series with metric and value, got {str(result)[:80]}") from None
     return {key: value for key, value in found.items() if math.isfinite(value)}

@@ -208,9 +208,7 @@ class _Views:
             slo=slo,
         )
         found = self._reader.ranges(queries, at)
-        return jsonify(
-            function_name=row["function_name"], span=_span(), **series.document(chosen, found, at)
-        )
+        return jsonify(function_name=row["function_name"], span=_span(), **series.document(chosen, found, at))
 
     def api_what_if(self, name: str) -> Response | tuple[Response, int]:
         """A question to the simulator, as JSON; other types are refused, so no form elsewhere can ask."""

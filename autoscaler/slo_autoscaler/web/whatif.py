@@ -151,7 +151,9 @@ class WhatIf:
         if importlib.util.find_spec(EXTRA) is None:
             return NOT_INSTALLED
         if self._config.gateway_slos().of(row["function_name"]) is not None:
-            return "Only a function with the batching watchdog can be simulated: others learn no service times."
+            return (
+                "Only a function with the batching watchdog can be simulated: others learn no service times."
+            )
         if row["slo_latency"] is None:
             return "There is no SLO for it in Prometheus."
         return None
