@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from autoscaler.doubles import Function, a_gateway, free_port, until
@@ -62,7 +63,7 @@ def _peak(ago: float) -> float:
 
 
 def _vision_replicas(ago: float) -> int:
-    if 1440.0 < ago:
+    if ago > 1440.0:
         return 2
     return 4 if ago > 1380.0 else 5 if ago > 500.0 else 3 if ago > 380.0 else 2
 
@@ -98,7 +99,7 @@ def exposition(now: float) -> str:
         for replica in range(each.most):
             labels = f'function_name="{each.name}",instance="10.0.0.{replica}:8081"'
             up = [1.0 if replica < count else 0.0 for count in serving]
-            counted = {edge: 0.0 for edge in _EDGES}
+            counted = dict.fromkeys(_EDGES, 0.0)
             rows: dict[float, list[float]] = {edge: [] for edge in _EDGES}
             for then, alive, count in zip(ago, up, serving, strict=True):
                 arrived = STEP * alive * each.rate(then) / count
@@ -129,6 +130,14 @@ def exposition(now: float) -> str:
                 requests, batches = requests + arrived, batches + arrived / size
                 running[0].append(requests)
                 running[1].append(batches)
+            for edge in (1, 2, 4, 8):
+                # As if sizes were even between 1 and twice the mean.
+                below = [
+                    min(1.0, edge / (2 * size)) * ran for size, ran in zip(batch, running[1], strict=True)
+                ]
+                rising = list(accumulate(below, max))
+                series("watchdog_batch_size_bucket", f'{labels},le="{edge}"', rising)
+            series("watchdog_batch_size_bucket", f'{labels},le="+Inf"', running[1])
             series("watchdog_batch_size_sum", labels, running[0])
             series("watchdog_batch_size_count", labels, running[1])
             series("watchdog_workers", f'{labels},state="idle"', up)
@@ -150,7 +159,8 @@ def exposition(now: float) -> str:
 def an_hour(folder: Path) -> Iterator[str]:
     """Run Prometheus on the hour; give its URL."""
     prometheus, promtool = shutil.which("prometheus"), shutil.which("promtool")
-    assert prometheus and promtool, "Prometheus must be installed: make install does so"
+    assert prometheus is not None, "Prometheus must be installed: make install does so"
+    assert promtool is not None, "Prometheus must be installed: make install does so"
     recording = folder / "hour.om"
     recording.write_text(exposition(math.floor(time.time() / STEP) * STEP))
     blocks = [promtool, "tsdb", "create-blocks-from", "openmetrics", str(recording), str(folder / "data")]

@@ -253,7 +253,7 @@ def test_a_function_says_why_and_draws_what_happened(driver, stage):
     look(driver)
     visit(driver, f"{stage}/functions/{NAME}", CHARTS_READY)
     labels = driver.execute_script(
-        "return [...document.querySelectorAll('#charts [role=img]')].map((each) => each.getAttribute('aria-label'))"
+        "return [...document.querySelectorAll('#charts [role=img]')].map((each) => each.ariaLabel)"
     )
     assert [label.split(".")[0] for label in labels] == [
         "Requests",

@@ -102,11 +102,13 @@ def test_every_word_must_be_found():
     assert all(row["name"].startswith("vision") and row["reason"] == "AtMaximum" for row in found)
 
 
-@given(st.text(max_size=20), st.sampled_from(["", *fleet.STATES]))
+SOME = rows(40)
+
+
+@given(st.text("visontex-0 ", max_size=20), st.sampled_from(["", *fleet.STATES]))
 def test_what_is_found_is_part_of_what_there_is(text, state):
-    some = rows(40)
-    found = fleet.matching(some, text, state)
-    assert [row for row in some if row in found] == found
+    found = fleet.matching(SOME, text, state)
+    assert [row for row in SOME if row in found] == found
     assert all(not state or row["state"] == state for row in found)
 
 

@@ -1,4 +1,4 @@
-"""The page over a real socket: its addresses, its headers, who may ask, and what is said when things go wrong."""
+"""The page over a real socket: its addresses, its headers, who may ask, what is said when things go wrong."""
 
 import json
 import re

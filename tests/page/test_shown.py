@@ -34,7 +34,7 @@ def test_a_share_is_never_100_per_cent_if_something_is_missing(value, text):
     assert shown.share(value) == text
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.415, "42 %"), (-0.3, "−30 %"), (1.0, "100 %")])
+@pytest.mark.parametrize(("value", "text"), [(0.415, "42 %"), (-0.3, "\N{MINUS SIGN}30 %"), (1.0, "100 %")])
 def test_an_overspent_budget_is_below_zero(value, text):
     assert shown.budget(value) == text
 

@@ -81,8 +81,8 @@ def a_run(attainment, replica_seconds):
 def test_the_verdict_says_what_was_changed_and_what_came_of_it():
     text = verdict(NOW, Question(5, 0.15, "kpa"), [a_run(0.995, 1000.0), a_run(0.97, 880.0)], 0.99)
     assert text.startswith(
-        "With at most 5 replicas instead of 10 and an SLO of 150 ms instead of 200 ms and policy kpa instead of"
-        " slo, 97 % of the requests would have been within 150 ms, instead of 99.5 % within 200 ms"
+        "With at most 5 replicas instead of 10 and an SLO of 150 ms instead of 200 ms and policy kpa instead"
+        " of slo, 97 % of the requests would have been within 150 ms, instead of 99.5 % within 200 ms"
     )
     assert "the objective of 99 % would have been missed" in text
     assert text.endswith("12 % fewer replica-seconds.")
@@ -140,7 +140,7 @@ def test_without_the_simulator_it_is_said_how_to_get_it(monkeypatch):
 
 
 def test_a_simulation_that_takes_too_long_is_given_up():
-    with pytest.raises(WhatIfError, match="took longer than 0.01 s") as caught:
+    with pytest.raises(WhatIfError, match=r"took longer than 0\.01 s") as caught:
         WhatIf(CONFIG, Answers(), timeout=0.01).answer(row(), {})
     assert caught.value.status == 504
 

@@ -66,7 +66,10 @@ class Reader:
         )
 
     def instants(self, queries: Mapping[str, str], label: str = "") -> dict[str, dict[str, float]]:
-        """Return {query: {value of the label: value}}; a single series is under "". Raises ``SourceError``."""
+        """Return {query: {value of the label: value}}, "" for a series without it.
+
+        Raises ``SourceError``.
+        """
         key = (tuple(queries.values()), label)
         return self._remembered(
             key, lambda: self._all({name: self._instant(text, label) for name, text in queries.items()})

@@ -323,8 +323,8 @@ def document(chosen: Sequence[Chart], found: Mapping[str, Points], at: Grid) -> 
 def by_second(found: Points, at: Grid) -> list[float]:
     """Return the rate in each second from the first point on.
 
-    The rate at a moment is that of the step before it. A gap counts as no requests; what lies before the first
-    point is not known and is left out.
+    The rate at a moment is that of the step before it. A gap counts as no requests; what lies before the
+    first point is not known and is left out.
     """
     known = [(when, value) for when, value in found if math.isfinite(value)]
     if not known:

@@ -6,7 +6,7 @@ Owns how many digits a number is worth, and that one which is not known is a das
 import math
 from typing import Final
 
-NOTHING: Final = "–"
+NOTHING: Final = "\N{EN DASH}"
 """For what is not known."""
 
 TARGET_DIGITS: Final = 4
@@ -36,7 +36,7 @@ def budget(value: float | None) -> str:
     """Return what is left of an error budget: whole per cent, and below zero what is overspent."""
     if value is None or not math.isfinite(value):
         return NOTHING
-    return f"{round(value * 100):,d} %".replace("-", "−")
+    return f"{round(value * 100):,d} %".replace("-", "\N{MINUS SIGN}")
 
 
 def factor(value: float | None) -> str:

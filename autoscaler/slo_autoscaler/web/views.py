@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from flask import Flask, Response, jsonify, render_template, request
+from flask.json.provider import DefaultJSONProvider
 from werkzeug.exceptions import HTTPException
 
 from slo_autoscaler import __version__
@@ -83,7 +84,9 @@ def create_app(
     """Return the WSGI application."""
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MOST_ASKED
-    app.json.sort_keys = False  # type: ignore[attr-defined]  (the provider that Flask comes with has it)
+    provider = DefaultJSONProvider(app)
+    provider.sort_keys = False
+    app.json = provider
     app.jinja_env.globals.update(shown=shown, version=__version__)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     views = _Views(config, decided, Board(decided, alive, reader), reader, what_if)

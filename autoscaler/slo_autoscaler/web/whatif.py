@@ -124,8 +124,8 @@ def verdict(now: Question, question: Question, runs: list[dict[str, Any]], objec
     met = after["attainment"] >= objective
     text = (
         f"With {' and '.join(changes)}, {shown.share(after['attainment'])} of the requests would have been"
-        f" within {shown.seconds(question.slo_latency)}, instead of {shown.share(before['attainment'])} within"
-        f" {shown.seconds(now.slo_latency)}: the objective of {shown.share(objective)} would have been"
+        f" within {shown.seconds(question.slo_latency)}, instead of {shown.share(before['attainment'])}"
+        f" within {shown.seconds(now.slo_latency)}: the objective of {shown.share(objective)} would have been"
         f" {'met' if met else 'missed'}."
     )
     paid = after["replica_seconds"] / before["replica_seconds"] - 1 if before["replica_seconds"] else 0.0
@@ -198,10 +198,15 @@ class WhatIf:
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return what the simulation is told, and what was measured in the same time."""
         name, prometheus = row["function_name"], self._config.prometheus
-        windows = {"rate_window": prometheus.rate_window, "window": prometheus.window}
+
+        def of_it(queries: Mapping[str, str], span: float = 0.0) -> dict[str, str]:
+            return series.filled(
+                queries, name, rate_window=prometheus.rate_window, window=prometheus.window, span=span
+            )
+
         at = series.grid(SPAN, prometheus.scrape_interval, self._reader.now(), most=SPAN)
-        past = self._reader.ranges(series.filled(series.ARRIVALS, name, **windows), at)
-        learnt = self._reader.instants(series.filled(series.LEARNT, name, **windows), "size")
+        past = self._reader.ranges(of_it(series.ARRIVALS), at)
+        learnt = self._reader.instants(of_it(series.LEARNT), "size")
         rates = series.by_second(past["rate"], at)
         curve = profile.curve({int(size): each for size, each in learnt["predicted"].items() if size})
         if not curve:
@@ -214,7 +219,7 @@ class WhatIf:
                 f"{shown.count(sum(rates))} requests in the last hour are more than can be replayed while you"
                 " wait; slo-autoscaler simulate --prometheus takes its time.",
             )
-        hour = self._reader.instants(series.filled(series.HOUR, name, **windows, span=len(rates)))
+        hour = self._reader.instants(of_it(series.HOUR, len(rates)))
         there = [count for when, count in past["replicas"] if when >= at.end - len(rates)]
         measured = {
             **{key: hour[key].get("") for key in series.HOUR},
@@ -243,7 +248,7 @@ class WhatIf:
         environment = {**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), "PYTHONDONTWRITEBYTECODE": "1"}
         if self._closed:
             raise WhatIfError(503, "The autoscaler is stopping.")
-        with subprocess.Popen(  # noqa: S603  (our own program, and nothing of the question on its command line)
+        with subprocess.Popen(
             [sys.executable, "-m", "slo_autoscaler.web.simulation"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
