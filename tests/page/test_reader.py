@@ -80,7 +80,7 @@ def test_one_that_hangs_is_given_up_after_the_timeout(prometheus):
     until = threading.Event()
     prometheus.faults["GET"] = doubles.hang(until)
     reader = Reader(PrometheusConfig(url=prometheus.url, timeout=0.2))
-    with pytest.raises(SourceError, match=r"2 of 2 queries not answered within 0\.2 s|Timeout"):
+    with pytest.raises(SourceError, match=r"not answered within 0\.2 s|Timeout"):
         reader.ranges({"a": "x", "b": "y"}, AT)
     until.set()
     reader.close()

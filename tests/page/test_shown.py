@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from slo_autoscaler.web import shown
 
-ALL = (shown.seconds, shown.share, shown.budget, shown.factor, shown.per_second, shown.count)
+ALL = (shown.seconds, shown.share, shown.attained, shown.budget, shown.factor, shown.per_second, shown.count)
 
 
 @pytest.mark.parametrize(
@@ -34,13 +34,27 @@ def test_a_share_is_never_100_per_cent_if_something_is_missing(value, text):
     assert shown.share(value) == text
 
 
+@pytest.mark.parametrize(("value", "text"), [(1.0, "100 %"), (0.999999, "99.99 %"), (0.994, "99.40 %")])
+def test_in_a_column_a_share_has_two_places(value, text):
+    assert shown.attained(value) == text
+
+
 @pytest.mark.parametrize(("value", "text"), [(0.415, "42 %"), (-0.3, "\N{MINUS SIGN}30 %"), (1.0, "100 %")])
 def test_an_overspent_budget_is_below_zero(value, text):
     assert shown.budget(value) == text
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.31, "0.31"), (14.42, "14.4"), (1204.6, "1,205"), (9.96, "10")]
+    ("value", "text"),
+    [
+        (0.31, "0.31"),
+        (0.027, "0.03"),
+        (0.0, "0"),
+        (4.72, "4.7"),
+        (14.42, "14.4"),
+        (1204.6, "1,205"),
+        (9.96, "10"),
+    ],
 )
 def test_a_factor_has_the_digits_that_it_is_worth(value, text):
     assert shown.factor(value) == text

@@ -137,7 +137,7 @@ def blind(rows: Sequence[Row]) -> bool:
 def notices(rows: Sequence[Row], *, alive: bool, problem: str | None = None) -> list[Notice]:
     """Return what is wrong altogether, in words, the worst first.
 
-    ``alive``: the loop turns. ``problem``: what Prometheus said, if it was asked for being suspect.
+    Warnings are of single functions, errors of all. ``alive``: the loop turns. ``problem``: what Prometheus said, if it was asked for being suspect.
     """
     found: list[Notice] = []
     if not alive:
@@ -219,7 +219,7 @@ def _shown(made: Row) -> dict[str, str]:
         "function": made["function_name"],
         "state": STATES[made["state"]],
         "target": shown.target(made["slo_latency"], made["slo_objective"]),
-        "attainment": shown.share(made["attainment"]),
+        "attainment": shown.attained(made["attainment"]),
         "budget": shown.budget(made["budget"]),
         "burn": shown.factor(made["burn"]),
         "p95": shown.seconds(made["p95"]),

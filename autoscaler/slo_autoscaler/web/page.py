@@ -68,8 +68,9 @@ class Page:
         self._reader.close()
 
     def _close(self) -> None:
-        for each in list(self._sockets.values()):
-            each.handle_close()
+        self._server.close()
+        for connection in list(self._sockets.values()):
+            connection.handle_close()
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -196,7 +196,8 @@ GATEWAY_CHARTS: Final = (
 LEARNT: Final[Mapping[str, str]] = {
     # The median replica's, as for the sizing.
     "predicted": "quantile by (size) (0.5, watchdog_service_seconds_predicted{$F})",
-    "workers": "quantile(0.5, sum by (instance) (watchdog_workers{$F}))",
+    # Not of replicas that have none yet.
+    "workers": "quantile(0.5, sum by (instance) (watchdog_workers{$F}) > 0)",
     "capacity": "quantile(0.5, watchdog_capacity_requests_per_second{$F} >= 0)",
 }
 """What ``profile`` is made of, as instant queries."""

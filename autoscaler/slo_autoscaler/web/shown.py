@@ -22,14 +22,19 @@ def seconds(value: float | None) -> str:
 
 
 def share(value: float | None) -> str:
-    """Return a share of all requests: ``99.31 %``, and never 100 % for what is only nearly all."""
+    """Return a share as it stands in a sentence: ``99.4 %``, ``99 %``; 100 only if nothing is missing."""
+    text = attained(value)
+    return f"{text[:-2].rstrip('0').rstrip('.')} %" if "." in text else text
+
+
+def attained(value: float | None) -> str:
+    """Return a share as it stands in a column: ``99.40 %``, and ``100 %`` only if nothing is missing."""
     if value is None or not math.isfinite(value):
         return NOTHING
-    percent = value * 100
-    text = f"{percent:.2f}".rstrip("0").rstrip(".")
-    if text == "100" and value < 1.0:
-        text = "99.99"
-    return f"{'0' if text == '-0' else text} %"
+    text = f"{value * 100:.2f}"
+    if text == "100.00":
+        text = "100" if value >= 1.0 else "99.99"
+    return f"{text} %"
 
 
 def budget(value: float | None) -> str:
@@ -40,8 +45,10 @@ def budget(value: float | None) -> str:
 
 
 def factor(value: float | None) -> str:
-    """Return a burn rate or another number without a unit: ``0.3``, ``14.4``, ``120``."""
-    return NOTHING if value is None or not math.isfinite(value) else _digits(value, 2 if value < 10 else 3)
+    """Return a burn rate: ``0.03``, ``4.7``, ``14.4``, ``120``."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    return f"{value:.2f}" if 0.0 < value < 0.995 else _digits(value, 2 if value < 10 else 3)
 
 
 def per_second(value: float | None) -> str:

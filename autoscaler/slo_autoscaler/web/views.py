@@ -271,7 +271,8 @@ class _Views:
             "interval": self._config.interval,
             "policy": spec.policy,
             "row": row,
-            "notices": self._board.notices(),
+            # Warnings are of other functions, or are what the row itself says.
+            "notices": [each for each in self._board.notices() if each["level"] != "warning"],
             "last_change": next((each for each in decisions if each["action"] != "hold"), None),
             "decisions": decisions,
             "score": numbers and {**numbers, "sentence": score(name, numbers)},

@@ -207,7 +207,7 @@ class WhatIf:
         at = series.grid(SPAN, prometheus.scrape_interval, self._reader.now(), most=SPAN)
         past = self._reader.ranges(of_it(series.ARRIVALS), at)
         learnt = self._reader.instants(of_it(series.LEARNT), "size")
-        rates = series.by_second(past["rate"], at)
+        rates = series.by_second(past["rate"], at)[-SPAN:]
         curve = profile.curve({int(size): each for size, each in learnt["predicted"].items() if size})
         if not curve:
             raise WhatIfError(422, "Nothing is learnt of its service times yet: no batch was served.")

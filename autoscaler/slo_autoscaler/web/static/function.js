@@ -114,7 +114,7 @@ const SECONDS = (value) => (value === null || value === undefined ? "–" : valu
 const WHOLE = (value) => (value === null || value === undefined ? "–" : Math.round(value).toLocaleString("en"));
 
 function share(value) {
-  return value === null || value === undefined ? "–" : `${Number((100 * value).toFixed(2))} %`;
+  return value === null || value === undefined ? "–" : `${(100 * value).toFixed(2)} %`;
 }
 
 function showAnswer(answer) {
@@ -130,7 +130,8 @@ function showAnswer(answer) {
     line.append(
       name,
       attained,
-      ...[run.p50, run.p95, run.p99].map((value) => text("td", SECONDS(value), "number")),
+      // A simulated latency that is none is that of requests which were given up.
+      ...[run.p50, run.p95, run.p99].map((value) => text("td", value === null && index ? "given up" : SECONDS(value), "number")),
       ...[run.replica_seconds, run.most, run.changes].map((value) => text("td", WHOLE(value), "number")),
     );
     return line;
