@@ -137,7 +137,8 @@ def blind(rows: Sequence[Row]) -> bool:
 def notices(rows: Sequence[Row], *, alive: bool, problem: str | None = None) -> list[Notice]:
     """Return what is wrong altogether, in words, the worst first.
 
-    Warnings are of single functions, errors of all. ``alive``: the loop turns. ``problem``: what Prometheus said, if it was asked for being suspect.
+    Warnings are of single functions, errors of all. ``alive``: the loop turns. ``problem``: what Prometheus
+    said, if it was asked for being suspect.
     """
     found: list[Notice] = []
     if not alive:
