@@ -138,6 +138,11 @@ def exposition(now: float) -> str:
                 rising = list(accumulate(below, max))
                 series("watchdog_batch_size_bucket", f'{labels},le="{edge}"', rising)
             series("watchdog_batch_size_bucket", f'{labels},le="+Inf"', running[1])
+            wait = [STEP * 0.01 * load**3 for load in loads]
+            series("watchdog_queue_seconds_sum", labels, list(accumulate(wait)))
+            series("watchdog_queue_seconds_count", labels, [float(STEP * n) for n in range(len(ago))])
+            series("watchdog_service_seconds_sum", labels, [0.06 * ran for ran in running[1]])
+            series("watchdog_service_seconds_count", labels, running[1])
             series("watchdog_batch_size_sum", labels, running[0])
             series("watchdog_batch_size_count", labels, running[1])
             series("watchdog_workers", f'{labels},state="idle"', up)

@@ -128,7 +128,7 @@ def violations(driver: Any) -> list[str]:
 
 FOLLOWS = "return !document.querySelector('.live label').hidden"
 FLEET_READY = f"{FOLLOWS} && document.querySelectorAll('#fleet tbody tr').length > 0"
-CHARTS_READY = "return document.querySelectorAll('#charts canvas').length >= 5"
+CHARTS_READY = "return document.querySelectorAll('#charts canvas').length === 6"
 
 
 def test_the_table_shows_what_the_autoscaler_does_on_a_real_prometheus(driver, stage):
@@ -260,9 +260,10 @@ def test_a_function_says_why_and_draws_what_happened(driver, stage):
         "Latency",
         "Replicas",
         "Queue",
+        "Where the time goes, in the mean",
         "Batch size",
     ]
-    for label, words in zip(labels, ["offered", "p99", "desired", "waiting", "mean"], strict=True):
+    for label, words in zip(labels, ["offered", "p99", "desired", "waiting", "waiting", "mean"], strict=True):
         assert f"{words}: " in label or f"{words} for a worker: " in label
         assert "now, at most" in label
     assert "requests/s forecast" in text(driver, "#now") or "count is right" in text(driver, "#now")

@@ -1,7 +1,9 @@
 """The page over a real socket: its addresses, its headers, who may ask, what is said when things go wrong."""
 
+import gzip
 import json
 import re
+import urllib.request
 
 import pytest
 
@@ -239,6 +241,18 @@ def test_what_is_served_is_never_kept_but_files_may_be_asked_about(page):
     _, headers, _ = get(page + "/static/page.css")
     assert headers["Cache-Control"] == "no-cache"
     assert get(page + "/static/page.css", **{"If-None-Match": headers["ETag"]})[0] == 304
+
+
+def test_a_long_answer_is_packed_for_who_can_unpack_it(page):
+    request = urllib.request.Request(page + "/api/functions", headers={"Accept-Encoding": "gzip"})
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        assert answer.headers["Content-Encoding"] == "gzip"
+        packed = answer.read()
+    document = json.loads(gzip.decompress(packed))
+    assert len(document["functions"]) == 64
+    _, headers, plain = get(page + "/api/functions")
+    assert headers["Content-Encoding"] is None
+    assert len(packed) < len(plain) / 4
 
 
 def test_a_bug_is_500_and_logged_and_the_next_request_is_answered(caplog):

@@ -151,12 +151,12 @@ def notices(rows: Sequence[Row], *, alive: bool, problem: str | None = None) -> 
         )
     without = sum(row["reason"] == "NoData" for row in rows)
     if blind(rows):
-        why = f" {problem}" if problem else ""
+        why = f" What it said: {problem}" if problem else ""
         found.append(
             _notice(
                 "error",
                 "Prometheus gives no usable data, so every function stays at its count until it does."
-                f"{why} Numbers below may be old.",
+                f" What is shown may be old.{why}",
             )
         )
     elif without:

@@ -130,6 +130,26 @@ CHARTS: Final = (
         ),
     ),
     Chart(
+        "time",
+        "Where the time goes, in the mean",
+        "seconds",
+        (
+            Line(
+                "waiting",
+                "waiting for a worker",
+                "sum(rate(watchdog_queue_seconds_sum{$F}[$W]))"
+                " / sum(rate(watchdog_queue_seconds_count{$F}[$W]))",
+            ),
+            Line(
+                "model",
+                "in the model, per batch",
+                "sum(rate(watchdog_service_seconds_sum{$F}[$W]))"
+                " / sum(rate(watchdog_service_seconds_count{$F}[$W]))",
+                "second",
+            ),
+        ),
+    ),
+    Chart(
         "batches",
         "Batch size",
         "count",

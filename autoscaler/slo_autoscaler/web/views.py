@@ -5,6 +5,7 @@ read-only; the one POST asks the simulator. What is shown is worked out by ``boa
 and ``whatif``. docs/status-page.md documents the JSON.
 """
 
+import gzip
 import ipaddress
 import logging
 from collections.abc import Callable, Mapping
@@ -32,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 MOST_ROWS: Final = 1000
 """Of one table; who wants others filters. /api/functions has them all."""
+
+WORTH_PACKING: Final = 4096
+"""Bytes of an answer. A thousand functions are a megabyte of JSON, every few seconds, often through a tunnel."""
 
 MOST_ASKED: Final = 4096
 """Bytes of a question."""
@@ -103,8 +107,12 @@ def create_app(
         response.headers.update(HEADERS)
         if request.endpoint == "static":
             response.headers["Cache-Control"] = "no-cache"
-        else:
-            response.headers["Cache-Control"] = "no-store"
+            return response
+        response.headers["Cache-Control"] = "no-store"
+        response.vary.add("Accept-Encoding")
+        if request.accept_encodings["gzip"] and len(response.get_data()) > WORTH_PACKING:
+            response.set_data(gzip.compress(response.get_data(), compresslevel=1))
+            response.content_encoding = "gzip"
         return response
 
     @app.errorhandler(WhatIfError)

@@ -110,6 +110,7 @@ function draw() {
   say(document.getElementById("found"), text.replace(/^, /, ""));
   document.getElementById("no-match").hidden = found.length > 0 || rows.length === 0;
   document.getElementById("no-function").hidden = rows.length > 0;
+  document.getElementById("there").hidden = rows.length === 0;
   for (const head of heads) {
     const key = head.dataset.key;
     if (sort === key) head.setAttribute("aria-sort", "ascending");

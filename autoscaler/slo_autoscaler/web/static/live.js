@@ -12,10 +12,12 @@ export function follow(address, interval, show) {
   for (const each of document.querySelectorAll(".unscripted")) each.hidden = true;
   let timer = 0;
   let latest = 0;
+  let took = 0;
 
   async function ask() {
     clearTimeout(timer);
     const mine = ++latest;
+    const began = performance.now();
     try {
       const answer = await fetchJson(address());
       if (mine !== latest) return;
@@ -25,13 +27,16 @@ export function follow(address, interval, show) {
     } catch (error) {
       if (mine === latest) showNotices([{ level: "error", text: silence(error) }]);
     } finally {
+      took = performance.now() - began;
       if (mine === latest) again();
     }
   }
 
   function again() {
     clearTimeout(timer);
-    if (live.checked && !document.hidden) timer = setTimeout(ask, Math.max(LEAST, interval * 1000));
+    // Who is slow to answer, or far away, is not asked the more.
+    const pause = Math.max(LEAST, interval * 1000, 10 * took);
+    if (live.checked && !document.hidden) timer = setTimeout(ask, pause);
   }
 
   live.addEventListener("change", () => (live.checked ? ask() : clearTimeout(timer)));
