@@ -260,7 +260,7 @@ def test_a_function_says_why_and_draws_what_happened(driver, stage):
         "Latency",
         "Replicas",
         "Queue",
-        "Where the time goes, in the mean",
+        "Where the time goes",
         "Batch size",
     ]
     for label, words in zip(labels, ["offered", "p99", "desired", "waiting", "waiting", "mean"], strict=True):

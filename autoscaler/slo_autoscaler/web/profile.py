@@ -14,6 +14,10 @@ from slo_autoscaler.web import shown
 TIE: Final = 0.03
 """Throughputs this close are as good; the smaller batch adds less latency."""
 
+BEYOND: Final = 0.25
+"""A capacity so much above the best throughput that was seen is one of sizes that were not: means and upper
+quantiles do not differ by so much."""
+
 
 def profile(
     predicted: Mapping[int, float], workers: int | None, slo_latency: float | None, capacity: float | None
@@ -102,6 +106,8 @@ def _why(
         text += f". Larger ones fit too, but do no more than {shown.per_second(larger[0]['throughput'])}"
     if capacity is not None:
         text += f". The autoscaler counts on {shown.per_second(capacity)} of a replica"
+        if capacity > (1 + BEYOND) * chosen["throughput"]:
+            text += ": by the line through these sizes, larger batches that still fit would do so much"
     return text + "."
 
 

@@ -131,18 +131,18 @@ CHARTS: Final = (
     ),
     Chart(
         "time",
-        "Where the time goes, in the mean",
+        "Where the time goes",
         "seconds",
         (
             Line(
                 "waiting",
-                "waiting for a worker",
+                "waiting",
                 "sum(rate(watchdog_queue_seconds_sum{$F}[$W]))"
                 " / sum(rate(watchdog_queue_seconds_count{$F}[$W]))",
             ),
             Line(
                 "model",
-                "in the model, per batch",
+                "in the model",
                 "sum(rate(watchdog_service_seconds_sum{$F}[$W]))"
                 " / sum(rate(watchdog_service_seconds_count{$F}[$W]))",
                 "second",

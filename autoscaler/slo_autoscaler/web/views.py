@@ -35,7 +35,7 @@ MOST_ROWS: Final = 1000
 """Of one table; who wants others filters. /api/functions has them all."""
 
 WORTH_PACKING: Final = 4096
-"""Bytes of an answer. A thousand functions are a megabyte of JSON, every few seconds, often through a tunnel."""
+"""Bytes. A thousand functions are a megabyte of JSON, every few seconds, often through a tunnel."""
 
 MOST_ASKED: Final = 4096
 """Bytes of a question."""

@@ -83,15 +83,24 @@ async function showSeries(at_once = false) {
     const answer = await fetchJson(`${place.dataset.series}?span=${wanted}`);
     if (wanted !== span) return;
     problem.hidden = true;
+    const first = begins(answer);
     for (const chart of answer.charts) {
       if (!charts.has(chart.key)) charts.set(chart.key, new Chart(into, { sync: "function" }));
-      charts.get(chart.key).update(chart, answer.times);
+      const lines = chart.lines.map((line) => ({ ...line, values: line.values.slice(first) }));
+      charts.get(chart.key).update({ ...chart, lines }, answer.times.slice(first));
     }
   } catch (error) {
     say(problem, `No charts: ${error.message}`);
     problem.hidden = false;
   }
   into.setAttribute("aria-busy", "false");
+}
+
+// What lies before the first value of all would be empty paper: a new function, or a new Prometheus.
+function begins(answer) {
+  const lines = answer.charts.flatMap((chart) => chart.lines);
+  const found = answer.times.findIndex((_, index) => lines.some((line) => line.values[index] !== null));
+  return Math.max(0, Math.min(found - 1, answer.times.length - 12));
 }
 
 for (const link of document.querySelectorAll(".spans a")) {
@@ -184,7 +193,7 @@ form?.addEventListener("submit", async (event) => {
     );
     say(told, "");
   } catch (error) {
-    told.className = "over";
+    told.className = "failed";
     say(told, error instanceof TypeError ? "The autoscaler does not answer." : error.message);
   } finally {
     button.disabled = false;
