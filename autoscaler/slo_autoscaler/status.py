@@ -7,9 +7,10 @@ line or the configuration cannot be used.
 
 import argparse
 import json
+import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
@@ -48,6 +49,17 @@ _COLUMNS: Final = (
     ("last", "LAST DECISION", "left", False),
 )
 """Key of a row's cell, heading, side, whether it needs a wide terminal."""
+
+_HELD: Final = re.compile(r"^held at \d+: ")
+
+_SHORTER: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
+    "replicas": lambda row: str(row["shown"]["replicas"]).partition(" (")[0].replace(" ", ""),
+    # The count that is held stands beside it, but for a shadow's.
+    "last": lambda row: _HELD.sub(
+        f"shadow {row['wanted']}: " if row["mode"] == "shadow" else "", row["last"]
+    ),
+}
+"""Cells that leave something out where there is little room."""
 
 _STYLES: Final = {"error": "bold red", "warning": "yellow", "info": "dim"}
 
@@ -141,12 +153,14 @@ def _table(rows: Sequence[Mapping[str, Any]], width: int) -> Table:
         )
     table.expand = True
     for row in rows:
-        table.add_row(*(_cell(row, key) for key, *_ in columns))
+        table.add_row(*(_cell(row, key, short=width < WIDE) for key, *_ in columns))
     return table
 
 
-def _cell(row: Mapping[str, Any], key: str) -> Text:
+def _cell(row: Mapping[str, Any], key: str, *, short: bool) -> Text:
     text = str(row["shown"][key])
+    if short and key in _SHORTER:
+        text = _SHORTER[key](row)
     if key in row["breaches"]:
         # Without colours a breach must still be seen.
         return Text(text.upper() if key == "state" else f"!{text}", style="bold red")

@@ -45,10 +45,15 @@ def test_in_80_columns_every_number_is_whole_and_no_line_is_longer():
     heading = text.splitlines()[0]
     assert heading.split() == ["FUNCTION", "SLO", "BUDGET", "P99", "REPLICAS", "LAST", "DECISION"]
     assert "142 ms" in text
-    assert "2 / 5 / 10" in text
+    assert "2/5/10" in text
     assert "!1.25 s" in text
-    assert "120 / 150 / 200" in text
+    assert "120/150/200" in text
     assert "2 → 5: load" in text
+
+
+def test_in_80_columns_a_hold_is_told_by_its_reason_and_a_shadows_with_its_count():
+    assert drawn(80, a_hold()).splitlines()[1].rstrip().endswith("5/5/10 the count is right")
+    assert "shadow 5: the count" in drawn(80, a_hold(mode="shadow", incumbent=3))
 
 
 def test_a_wide_terminal_shows_all_that_the_page_has():
