@@ -97,9 +97,9 @@ def column(driver: Any, key: str) -> list[str]:
 
 
 def picture(driver: Any, name: str, size: tuple[int, int], scheme: str) -> None:
-    """Save the whole page as a picture."""
-    height = driver.execute_script("return document.documentElement.scrollHeight")
-    look(driver, scheme, (size[0], max(size[1], min(int(height), 4000))))
+    """Save a picture of the whole page, or of what is seen of a very long one."""
+    height = int(driver.execute_script("return document.documentElement.scrollHeight"))
+    look(driver, scheme, (size[0], max(size[1], height if height < 5000 else 0)))
     time.sleep(0.2)  # charts fit themselves to the width
     shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)

@@ -19,10 +19,12 @@ def test_the_size_with_the_best_throughput_that_fits_is_chosen_and_the_next_one_
     assert found["why"].endswith("The autoscaler counts on 53/s of a replica.")
 
 
-def test_a_capacity_of_sizes_that_were_not_seen_is_said_to_be_one():
-    words = "by the line through these sizes"
-    assert words in profile({1: 0.014, 4: 0.0145}, 1, 0.2, 397.0)["why"]
-    assert words not in profile(LEARNT, 1, 0.2, 55.0)["why"]
+@pytest.mark.parametrize(
+    ("capacity", "words"),
+    [(397.0, "of a replica: capacity goes by mean times"), (30.0, "CPU time"), (53.0, "53/s of a replica.")],
+)
+def test_why_a_capacity_differs_from_the_throughput_is_said(capacity, words):
+    assert words in profile(LEARNT, 1, 0.2, capacity)["why"]
 
 
 def test_of_nearly_equal_ones_the_smallest_is_chosen():

@@ -22,6 +22,12 @@ THREADS: Final = 4
 
 CONNECTIONS: Final = 100
 
+MOST_READ: Final = 64 * 1024
+"""Bytes of a request's body that are read at all."""
+
+MOST_WRITTEN: Final = 256 * 1024 * 1024
+"""Bytes of an answer that are held in memory: the file that waitress would take may not be writable."""
+
 CLIENT_TIMEOUT: Final = 30
 """Seconds that a silent client may keep a connection."""
 
@@ -47,6 +53,9 @@ class Page:
             threads=THREADS,
             connection_limit=CONNECTIONS,
             channel_timeout=CLIENT_TIMEOUT,
+            max_request_body_size=MOST_READ,
+            outbuf_overflow=MOST_WRITTEN,
+            outbuf_high_watermark=MOST_WRITTEN,
             ident=None,
         )
         self._thread = threading.Thread(target=self._server.run, name="page", daemon=True)

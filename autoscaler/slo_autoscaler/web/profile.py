@@ -14,9 +14,8 @@ from slo_autoscaler.web import shown
 TIE: Final = 0.03
 """Throughputs this close are as good; the smaller batch adds less latency."""
 
-BEYOND: Final = 0.25
-"""A capacity so much above the best throughput that was seen is one of sizes that were not: means and upper
-quantiles do not differ by so much."""
+APART: Final = 0.05
+"""From here on the exported capacity differs from the throughput of upper quantiles, and why is said."""
 
 
 def profile(
@@ -106,8 +105,10 @@ def _why(
         text += f". Larger ones fit too, but do no more than {shown.per_second(larger[0]['throughput'])}"
     if capacity is not None:
         text += f". The autoscaler counts on {shown.per_second(capacity)} of a replica"
-        if capacity > (1 + BEYOND) * chosen["throughput"]:
-            text += ": by the line through these sizes, larger batches that still fit would do so much"
+        if capacity > (1 + APART) * chosen["throughput"]:
+            text += ": capacity goes by mean times, and by larger batches where they are predicted to fit"
+        elif capacity < (1 - APART) * chosen["throughput"]:
+            text += ": its cores and front end do no more, by the CPU time that a request costs"
     return text + "."
 
 

@@ -32,6 +32,10 @@ function clock(seconds, span, whole) {
   return whole ? at.slice(11, 19) : at.slice(11, 16);
 }
 
+function elapsed(seconds) {
+  return `${Math.floor(seconds / 60)}:${String(Math.round(seconds % 60)).padStart(2, "0")}`;
+}
+
 // A line that is red where it is above the limit.
 function warned(limit, plain, over) {
   return (plot) => {
@@ -67,7 +71,7 @@ export class Chart {
   /** `options.sync`: charts with the same one share their cursor. `options.relative`: times count from 0. */
   constructor(place, options = {}) {
     this.#sync = options.sync;
-    this.#clock = options.relative ? (seconds) => `${Math.round(seconds / 60)} min` : clock;
+    this.#clock = options.relative ? elapsed : clock;
     this.figure = document.createElement("figure");
     this.figure.className = "chart";
     this.caption = document.createElement("figcaption");
