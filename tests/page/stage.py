@@ -22,11 +22,13 @@ from pathlib import Path
 from autoscaler.doubles import Function, a_gateway, free_port, until
 
 STEP = 10
+"""Seconds between scrapes, unless it is said."""
+
 PAST, AHEAD = 3600, 600
 
 CONFIG = """
 platform: {{gateway_url: "{gateway}", timeout: 2s}}
-prometheus: {{url: "{prometheus}", scrape_interval: {step}s, window: {window}s, timeout: 5s, max_age: 30s}}
+prometheus: {{url: "{prometheus}", scrape_interval: {step}s, window: {window}s, timeout: 5s, max_age: {age}s}}
 interval: 1s
 web: {{host: 127.0.0.1, port: 0, page_port: 0}}
 defaults: {{start_up_time: 5s, max_replicas: 10}}
@@ -84,9 +86,9 @@ def _share_below(edge: float, load: float, slo: float) -> float:
     return 1.0 / (1.0 + (middle / edge) ** 6.5)
 
 
-def exposition(now: float) -> str:
+def exposition(now: float, step: int) -> str:
     """Return all samples as OpenMetrics text, series by series."""
-    moments = [now - PAST + STEP * index for index in range((PAST + AHEAD) // STEP + 1)]
+    moments = [now - PAST + step * index for index in range((PAST + AHEAD) // step + 1)]
     lines: list[str] = []
 
     def series(name: str, labels: str, values: list[float]) -> None:
@@ -102,7 +104,7 @@ def exposition(now: float) -> str:
             counted = dict.fromkeys(_EDGES, 0.0)
             rows: dict[float, list[float]] = {edge: [] for edge in _EDGES}
             for then, alive, count in zip(ago, up, serving, strict=True):
-                arrived = STEP * alive * each.rate(then) / count
+                arrived = step * alive * each.rate(then) / count
                 for edge in _EDGES:
                     counted[edge] += arrived * _share_below(edge, each.load(then), each.slo)
                     rows[edge].append(counted[edge])
@@ -126,7 +128,7 @@ def exposition(now: float) -> str:
             batch = [1 + 3 * load for load in loads]
             batches, requests, running = 0.0, 0.0, ([], [])
             for alive, then, count, size in zip(up, ago, serving, batch, strict=True):
-                arrived = STEP * alive * each.rate(then) / count
+                arrived = step * alive * each.rate(then) / count
                 requests, batches = requests + arrived, batches + arrived / size
                 running[0].append(requests)
                 running[1].append(batches)
@@ -138,9 +140,9 @@ def exposition(now: float) -> str:
                 rising = list(accumulate(below, max))
                 series("watchdog_batch_size_bucket", f'{labels},le="{edge}"', rising)
             series("watchdog_batch_size_bucket", f'{labels},le="+Inf"', running[1])
-            wait = [STEP * 0.01 * load**3 for load in loads]
+            wait = [step * 0.01 * load**3 for load in loads]
             series("watchdog_queue_seconds_sum", labels, list(accumulate(wait)))
-            series("watchdog_queue_seconds_count", labels, [float(STEP * n) for n in range(len(ago))])
+            series("watchdog_queue_seconds_count", labels, [float(step * n) for n in range(len(ago))])
             series("watchdog_service_seconds_sum", labels, [0.06 * ran for ran in running[1]])
             series("watchdog_service_seconds_count", labels, running[1])
             series("watchdog_batch_size_sum", labels, running[0])
@@ -161,13 +163,13 @@ def exposition(now: float) -> str:
 
 
 @contextmanager
-def an_hour(folder: Path) -> Iterator[str]:
+def an_hour(folder: Path, step: int = STEP) -> Iterator[str]:
     """Run Prometheus on the hour; give its URL."""
     prometheus, promtool = shutil.which("prometheus"), shutil.which("promtool")
     assert prometheus is not None, "Prometheus must be installed: make install does so"
     assert promtool is not None, "Prometheus must be installed: make install does so"
     recording = folder / "hour.om"
-    recording.write_text(exposition(math.floor(time.time() / STEP) * STEP))
+    recording.write_text(exposition(math.floor(time.time() / step) * step, step))
     blocks = [promtool, "tsdb", "create-blocks-from", "openmetrics", str(recording), str(folder / "data")]
     subprocess.run(blocks, check=True, capture_output=True, timeout=60)
     recording.unlink()
@@ -193,17 +195,19 @@ def an_hour(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def a_stage(folder: Path) -> Iterator[str]:
+def a_stage(folder: Path, step: int = STEP) -> Iterator[str]:
     """Run Prometheus on the hour, a gateway and the autoscaler; give the URL of its status page."""
     functions = {
         "vision": Function(2, {"com.openfaas.scale.max": "10"}),
         "text": Function(2, {"com.openfaas.scale.max": "2"}),
         "resize": Function(1),
     }
-    with an_hour(folder) as prometheus, a_gateway(**functions) as gateway:
+    with an_hour(folder, step) as prometheus, a_gateway(**functions) as gateway:
         config = folder / "autoscaler.yaml"
         config.write_text(
-            CONFIG.format(gateway=gateway.url, prometheus=prometheus, step=STEP, window=4 * STEP)
+            CONFIG.format(
+                gateway=gateway.url, prometheus=prometheus, step=step, window=4 * step, age=3 * step
+            )
         )
         log = folder / "autoscaler.log"
         with log.open("wb") as out:
