@@ -1,6 +1,7 @@
 """The status page in a real Chromium: `make page-test`. Pictures of every state go to build/screenshots."""
 
 import base64
+import io
 import json
 import shutil
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from autoscaler.doubles import until
 from page.serving import a_page
@@ -103,7 +105,9 @@ def picture(driver: Any, name: str, size: tuple[int, int], scheme: str) -> None:
     time.sleep(0.2)  # charts fit themselves to the width
     shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    (SCREENSHOTS / f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
+    drawn = Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
+    # A page has few colours; so pictures are small enough for the documentation.
+    drawn.quantize(96, dither=Image.Dither.NONE).save(SCREENSHOTS / f"{name}.png", optimize=True)
     look(driver, scheme, size)
 
 
