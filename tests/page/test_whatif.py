@@ -103,7 +103,9 @@ def test_the_last_hour_is_replayed_as_it_is_and_as_asked():
     assert max(after["desired"]) == 2
     assert before["attainment"] > after["attainment"]
     assert before["replica_seconds"] > after["replica_seconds"]
-    assert len(found["times"]) == len(before["desired"]) == len(after["attained"])
+    for key in ("desired", "attained", "offered", "p99_seen"):
+        assert len(found["times"]) == len(before[key]) == len(after[key])
+    assert max(filter(None, after["p99_seen"])) > 0.2 > before["p99_seen"][-1]
     assert found["seconds"] == pytest.approx(600, abs=10)
     assert found["measured"]["attainment"] == 0.98
     assert found["measured"]["p99"] is None

@@ -19,6 +19,7 @@ from slo_autoscaler.simulate import catalogue, world
 from slo_autoscaler.simulate.baselines import Bounds
 from slo_autoscaler.simulate.errors import SimulationError
 from slo_autoscaler.simulate.function import Function, Service
+from slo_autoscaler.simulate.scalers import Scaler, View
 from slo_autoscaler.simulate.traces import Trace, from_rates
 
 NICENESS: Final = 10
@@ -80,7 +81,8 @@ def _played(job: dict[str, Any], trace: Trace, run: dict[str, Any], width: int) 
         window=job["window"],
         rate_window=job["rate_window"],
     )
-    outcome = world.run(trace, function, catalogue.make(run["policy"], situation), settings)
+    scaler = _Watched(catalogue.make(run["policy"], situation))
+    outcome = world.run(trace, function, scaler, settings)
     seen = outcome.series
     arrivals, good = _sums(seen.arrivals, width), _sums(seen.good, width)
     return {
@@ -94,12 +96,39 @@ def _played(job: dict[str, Any], trace: Trace, run: dict[str, Any], width: int) 
         "most": outcome.most,
         "changes": outcome.changes,
         "desired": [int(max(part)) for part in _parts(seen.desired, width)],
+        "p99_seen": scaler.worst(len(arrivals), width),
         "offered": [float(f"{each / width:.5g}") for each in arrivals],
         "attained": [
             float(f"{min(1.0, inside / came):.5g}") if came else None
             for inside, came in zip(good, arrivals, strict=True)
         ],
     }
+
+
+class _Watched:
+    """A scaler, and the p99 that Prometheus would have shown each time that it looked."""
+
+    def __init__(self, scaler: Scaler) -> None:
+        self.name, self.interval, self.phase = scaler.name, scaler.interval, scaler.phase
+        self._scaler = scaler
+        self._seen: list[tuple[float, float]] = []
+
+    def scale(self, view: View, now: float) -> int | None:
+        """Let it decide."""
+        seen = view.observe()
+        if seen is not None and seen.p99 is not None and math.isfinite(seen.p99):
+            self._seen.append((now, seen.p99))
+        return self._scaler.scale(view, now)
+
+    def worst(self, bins: int, width: int) -> list[float | None]:
+        """Return the highest of each bin; one without a look is like the one before it."""
+        found: list[float | None] = [None] * bins
+        for when, seconds in self._seen:
+            index = min(bins - 1, int(when / width))
+            found[index] = max(found[index] or 0.0, float(f"{seconds:.5g}"))
+        for index in range(1, bins):
+            found[index] = found[index - 1] if found[index] is None else found[index]
+        return found
 
 
 def _parts(values: Any, width: int) -> list[Any]:

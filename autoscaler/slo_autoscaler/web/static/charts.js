@@ -172,7 +172,7 @@ export class Chart {
         height: HEIGHT,
         legend: { show: false },
         cursor: { y: false, points: { size: 6, stroke: dot, fill: dot }, drag: { x: false, y: false }, ...(this.#sync ? { sync: { key: this.#sync } } : {}) },
-        scales: { x: { time: false }, y: { range: (plot, low, high) => this.#range(low, high) } },
+        scales: { x: { time: false }, y: { distr: this.#chart.log ? 3 : 1, range: (plot, low, high) => this.#range(low, high) } },
         axes: [
           {
             ...axis,
@@ -181,7 +181,7 @@ export class Chart {
             incrs: [1, 5, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, DAY],
             values: (plot, splits) => splits.map((at) => this.#clock(at, span, splits[1] - splits[0] < 60)),
           },
-          { ...axis, size: 62, space: 34, values: (plot, splits) => splits.map((value) => unit(value)) },
+          { ...axis, size: 62, space: 34, values: (plot, splits) => splits.map((value) => (value === null ? null : unit(value))) },
         ],
         series: [
           {},
@@ -202,6 +202,7 @@ export class Chart {
 
   #range(low, high) {
     if (this.#chart.unit === "share") return [Math.max(0, Math.min(low ?? 0, 0.98) - 0.01), 1.002];
+    if (this.#chart.log) return [(low ?? 0.01) * 0.7, (high ?? 1) * 1.4];
     const top = high === null || high <= 0 ? 1 : high * 1.08;
     return [0, this.#chart.unit === "count" ? Math.max(1, top) : top];
   }

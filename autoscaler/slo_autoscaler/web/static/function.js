@@ -152,16 +152,14 @@ function showAnswer(answer) {
     { key: "before", label: "as it is", role: "area", values: before[key] },
     { key: "after", label: "as asked", role: "main", values: after[key] },
   ];
+  const target = { key: "target", label: "target", role: "limit", values: answer.times.map(() => after.slo_latency) };
+  const behind = (lines) => lines.map((line) => (line.key === "before" ? { ...line, role: "second" } : line));
   const objective = { key: "objective", label: "objective", role: "limit", values: answer.times.map(() => answer.slo_objective) };
   const drawn = [
     { key: "replicas", title: "Replicas wanted", unit: "count", stepped: true, lines: lined("desired") },
-    {
-      key: "attained",
-      title: "Within the SLO",
-      unit: "share",
-      lines: [...lined("attained").map((line) => (line.key === "before" ? { ...line, role: "second" } : line)), objective],
-    },
-    { key: "load", title: "Requests", unit: "per_second", lines: [{ key: "offered", label: "offered", role: "area", values: after.offered }] },
+    // Logarithmic: what is given up after half a minute would make all else a flat line.
+    { key: "latency", title: "p99 of answers", unit: "seconds", log: true, lines: [...behind(lined("p99_seen")), target] },
+    { key: "attained", title: "Within the SLO", unit: "share", lines: [...behind(lined("attained")), objective] },
   ];
   for (const chart of drawn) {
     const key = `what-if ${chart.key}`;
