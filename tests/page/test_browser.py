@@ -135,9 +135,10 @@ def violations(driver: Any) -> list[str]:
     return [json.dumps([each["id"], [node["html"] for node in each.get("nodes", [])][:3]]) for each in found]
 
 
-FOLLOWS = "return !document.querySelector('.live label').hidden"
+# Not before the first answer: until then the page is the server's.
+FOLLOWS = "return document.getElementById('notices').dataset.shown !== undefined"
 FLEET_READY = f"{FOLLOWS} && document.querySelectorAll('#fleet tbody tr').length > 0"
-CHARTS_READY = "return document.querySelectorAll('#charts canvas').length === 6"
+CHARTS_READY = f"{FOLLOWS} && document.querySelectorAll('#charts canvas').length === 6"
 
 
 def test_the_table_shows_what_the_autoscaler_does_on_a_real_prometheus(driver, stage):
@@ -195,7 +196,6 @@ def test_the_browser_sorts_as_the_server_does(driver, thousand, key, way):
         ".then((found) => found.functions.map((row) => row.function_name))",
         f"/api/functions?sort={way}{key}",
     )
-    wait(driver, "return document.getElementById('notices').dataset.shown !== undefined")
     assert column(driver, "function") == served
 
 
@@ -312,7 +312,6 @@ def test_when_the_autoscaler_is_gone_the_page_says_since_when(driver):
     with a_page(a_fleet(12)) as url:
         look(driver)
         visit(driver, url, FLEET_READY)
-        wait(driver, "return document.getElementById('notices').dataset.shown !== undefined")
     wait(driver, "return document.querySelector('#notices .error') !== null")
     assert "The autoscaler does not answer. What is shown is of " in text(driver, "#notices")
     assert len(column(driver, "function")) == 12, "what was known stays"
