@@ -1,13 +1,15 @@
 """The page over a real socket: its addresses, its headers, who may ask, what is said when things go wrong."""
 
 import gzip
+import http.client
 import json
 import re
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from autoscaler.doubles import a_gateway, free_port, status
+from autoscaler.doubles import a_gateway, free_port, status, until
 from page.serving import a_page, cells, get, get_json, post
 from page.told import NAME, Told, a_decision, a_fleet, a_hold
 from slo_autoscaler import app
@@ -284,6 +286,24 @@ def test_a_taken_port_is_no_reason_not_to_scale_and_no_port_is_no_page(caplog):
         assert app._page(there, Told()) is None
     assert "going on without the status page" in caplog.text
     assert app._page(Config.parse(config % "null", "test"), Told()) is None
+
+
+def test_a_page_stops_whoever_is_asking(told):
+    for _ in range(8):
+        with ThreadPoolExecutor(3) as askers, a_page(told) as url:
+            asked = [askers.submit(keep_asking, url + "/api/functions") for _ in range(3)]
+            until(lambda url=url: get(url + "/api")[0] == 200, "it answers")
+        assert all(each.result() for each in asked)
+        assert keep_asking(url + "/api") == "refused", "the port is given back"
+
+
+def keep_asking(url):
+    """Ask until there is no answer any more; return what there was instead."""
+    while True:
+        try:
+            get(url)
+        except (OSError, http.client.HTTPException) as error:
+            return "refused" if isinstance(getattr(error, "reason", None), ConnectionRefusedError) else "lost"
 
 
 def test_a_prometheus_without_data_gives_charts_without_values():

@@ -68,18 +68,21 @@ class Page:
         """Stop serving and give the port back; a simulation under way is killed."""
         self._what_if.close()
         if self._thread.is_alive():
-            # The loop owns the sockets, so it is the loop that closes them.
-            self._server.trigger.pull_trigger(self._close)
+            # The loop owns the connections, so it is the loop that closes them.
+            self._server.trigger.pull_trigger(self._leave)
             self._thread.join(STOPPING)
-        else:
-            self._close()
         self._server.task_dispatcher.shutdown(timeout=STOPPING)
+        # Last, as whoever has an answer writes to the trigger.
+        self._server.close()
         self._reader.close()
 
-    def _close(self) -> None:
-        self._server.close()
-        for connection in list(self._sockets.values()):
-            connection.handle_close()
+    def _leave(self) -> None:
+        """Close every connection and end the loop, which goes on as long as it has something to look at."""
+        kept = (self._server, self._server.trigger)
+        for each in list(self._sockets.values()):
+            if each not in kept:
+                each.handle_close()
+        self._sockets.clear()
 
 
 def _listen(host: str, port: int) -> socket.socket:
