@@ -31,7 +31,7 @@ MOST_WRITTEN: Final = 256 * 1024 * 1024
 CLIENT_TIMEOUT: Final = 30
 """Seconds that a silent client may keep a connection."""
 
-STOPPING: Final = 5.0
+STOPPING: Final = 2.0
 """Seconds that requests under way have to end."""
 
 
