@@ -9,10 +9,10 @@ MKDOCS := build/mkdocs/bin/mkdocs
 PACKAGES := -e batching-watchdog -e autoscaler -e deploy/local
 MANIFESTS := pyproject.toml batching-watchdog/pyproject.toml autoscaler/pyproject.toml deploy/local/pyproject.toml
 
-.PHONY: help install demo test check lint format images manifests bench clean
+.PHONY: help install demo test check lint format images page-test manifests bench clean
 
 help: ## What can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) prometheus ## Virtual environment with everything editable, and Prometheus if absent
 
@@ -49,6 +49,11 @@ check: lint test ## What CI runs: lint, types, import contracts, tests
 images: install ## Build both images with podman and try them; as root on Debian, where it installs what it needs
 	sh tests/deploy/base-image.sh
 	$(BIN)/pytest tests/deploy -m container $(TEST_ARGS)
+
+page-test: install ## The status page in Chromium, pictures in build/screenshots; as root on Debian, installs what it needs
+	sh tests/page/install-browser.sh
+	$(BIN)/python -m pip install --quiet --group browser
+	$(BIN)/pytest tests/page -m browser $(TEST_ARGS)
 
 manifests: ## Write deploy/autoscaler.yaml and the PrometheusRule anew (kustomize or kubectl)
 	sh deploy/render.sh

@@ -31,9 +31,10 @@ The modules, in the order in which one reconcile passes them ([P] = pure: no I/O
 - ``platforms.lease``      the same by a Lease of the Kubernetes API; the law is ``platforms.lease_rules`` [P]
 - ``controller``           the loop: observe, decide, act, record
 - ``metrics``              every metric name and label
-- ``web``                  /metrics, /healthz and /decisions
-- ``app``                  builds all of the above, runs and stops it
 - ``explain``              decisions as sentences
+- ``web``                  /metrics, /healthz and /decisions; the status page
+- ``app``                  builds all of the above, runs and stops it
+- ``status``               the status page's table in a terminal
 """
 
 __version__ = "0.1.0"

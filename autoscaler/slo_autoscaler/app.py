@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from types import FrameType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry
 
@@ -33,6 +33,9 @@ from slo_autoscaler.metrics import Metrics
 from slo_autoscaler.platforms import Resident, build
 from slo_autoscaler.sources.prometheus import PrometheusSource
 from slo_autoscaler.web import Web
+
+if TYPE_CHECKING:
+    from slo_autoscaler.web.page import Page
 
 logger = logging.getLogger(__name__)
 
@@ -103,20 +106,39 @@ def run(config: Config, *, once: bool, dry_run: bool, lock: str | None = None) -
 
         web = Web(config.web.host, config.web.port, metrics.registry, controller.alive, controller)
         closing.callback(web.stop)
+        page = _page(config, controller)
         stop = _stop_on_signals()
         web.start()
+        if page is not None:
+            closing.callback(page.stop)
+            page.start()
         logger.info(
-            "slo-autoscaler %s: %s, every %gs; /metrics, /healthz and /decisions on %s:%d%s",
+            "slo-autoscaler %s: %s, every %gs; /metrics, /healthz and /decisions on %s:%d%s%s",
             __version__,
             config.platform.place,
             config.interval,
             config.web.host,
             web.port,
+            "" if page is None else f"; status page on {page.url}",
             "; dry run" if dry_run else "",
         )
         controller.run(stop)
         logger.info("stopped")
         return 0
+
+
+def _page(config: Config, controller: Controller) -> "Page | None":
+    """Return the status page, or None if none is wanted or its port is taken: no reason not to scale."""
+    if config.web.page_port is None:
+        return None
+    # Here and not above: without a page nothing of it is loaded.
+    from slo_autoscaler.web.page import Page  # noqa: PLC0415
+
+    try:
+        return Page(config, controller, controller.alive)
+    except ConfigError as error:
+        logger.warning("%s; going on without the status page", error)
+        return None
 
 
 def _leader(config: Config, lock: str | None, *, dry_run: bool) -> Leader:

@@ -262,11 +262,17 @@ class PrometheusConfig:
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
 class WebConfig:
-    """Where /metrics and /healthz are served."""
+    """Where /metrics and /healthz are served, to machines, and where the status page is, to people."""
 
     host: str = "0.0.0.0"  # noqa: S104  (a pod is scraped from outside; the local platform sets loopback)
     port: Annotated[int, Field(ge=0, le=65535)] = 8082
     """0 is any free port; the log says which."""
+    page_host: str = "127.0.0.1"
+    """The page asks nobody who they are: beyond loopback, put it behind something that does."""
+    page_port: Annotated[int, Field(ge=0, le=65535)] | None = 8083
+    """As ``port``; None: no page."""
+    page_names: tuple[str, ...] = ()
+    """Host names by which browsers may ask for the page, besides localhost and addresses."""
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)

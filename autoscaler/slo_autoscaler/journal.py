@@ -143,9 +143,10 @@ class Journal:
             kept = self._kept.get(function_name)
             if kept is None or last < 1:
                 return None if kept is None else []
-            older = list(kept.older)
+            # Only what is asked for: a table of all functions wants one decision of each.
+            older = list(kept.older)[-(last - 1) :] if last > 1 else []
             newest = kept.newest.repeated()
-        return [*map(json.loads, older), newest][-last:]
+        return [*map(json.loads, older), newest]
 
 
 def named(wanted: str, functions: list[str]) -> tuple[list[str], list[str]]:

@@ -1,4 +1,4 @@
-"""/metrics, /healthz and /decisions on a small threaded server.
+"""/metrics, /healthz and /decisions on a small threaded server, for machines.
 
 /healthz is 200 while the loop is alive. A Prometheus or gateway that is away does not make it fail: holding
 is then the right thing to do, and a restart would not help.

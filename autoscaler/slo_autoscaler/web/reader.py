@@ -1,0 +1,137 @@
+"""Prometheus for the page: bounded in time and number, and no oftener than every few seconds.
+
+Owns the requests and what is remembered of their answers. Separate from the source that decisions come from:
+somebody who looks must never make a reconcile wait. What is asked is ``series``'s.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
+
+from prometheus_api_client import PrometheusConnect
+from prometheus_api_client.exceptions import PrometheusApiClientException
+from requests import RequestException
+
+from slo_autoscaler.config import PrometheusConfig
+from slo_autoscaler.errors import SourceError, brief
+from slo_autoscaler.web.series import Grid, Points, points, values
+
+CONCURRENT: Final = 4
+"""Queries at a time, of all who look together."""
+
+KEPT: Final = 5.0
+"""Seconds that an answer is good for."""
+
+MOST_KEPT: Final = 64
+"""Answers that are remembered."""
+
+_FOREIGN: Final = (
+    RequestException,
+    PrometheusApiClientException,
+    AttributeError,
+    LookupError,
+    OverflowError,
+    TypeError,
+    ValueError,
+)
+"""What the client raises; it reads data.result without looking."""
+
+_T = TypeVar("_T")
+
+
+class Reader:
+    """Asks, and remembers for a few seconds; every method may be called from any thread."""
+
+    def __init__(self, config: PrometheusConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        self._url = config.url
+        self._timeout = config.timeout
+        self._clock = clock
+        self._connection = PrometheusConnect(url=config.url, timeout=config.timeout, retry=0)
+        self._pool = ThreadPoolExecutor(CONCURRENT, thread_name_prefix="page-prometheus")
+        self._lock = threading.Lock()
+        self._kept: dict[object, tuple[float, Any]] = {}
+
+    def now(self) -> float:
+        """Return the Unix time by Prometheus' own clock, so that clocks need not agree."""
+        return self._remembered("now", lambda: self._all({"now": self._time})["now"])
+
+    def ranges(self, queries: Mapping[str, str], at: Grid) -> dict[str, Points]:
+        """Return the points of every query, each of one series at most. Raises ``SourceError``."""
+        key = (tuple(queries.values()), at)
+        return self._remembered(
+            key, lambda: self._all({name: self._range(text, at) for name, text in queries.items()})
+        )
+
+    def instants(self, queries: Mapping[str, str], label: str = "") -> dict[str, dict[str, float]]:
+        """Return {query: {value of the label: value}}, "" for a series without it.
+
+        Raises ``SourceError``.
+        """
+        key = (tuple(queries.values()), label)
+        return self._remembered(
+            key, lambda: self._all({name: self._instant(text, label) for name, text in queries.items()})
+        )
+
+    def problem(self) -> str | None:
+        """Return in words why Prometheus cannot be asked, or None."""
+
+        def ask() -> str | None:
+            try:
+                self._all({"now": self._time})
+            except SourceError as error:
+                return f"{error}."
+            return None
+
+        return self._remembered("problem", ask)
+
+    def close(self) -> None:
+        """Give up connections and threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._connection.close()
+
+    def _remembered(self, key: object, ask: Callable[[], _T]) -> _T:
+        now = self._clock()
+        with self._lock:
+            until, found = self._kept.get(key, (now, None))
+            if until > now:
+                return found  # type: ignore[no-any-return]
+        found = ask()
+        with self._lock:
+            self._kept = {other: entry for other, entry in self._kept.items() if entry[0] > now}
+            while len(self._kept) >= MOST_KEPT:
+                self._kept.pop(next(iter(self._kept)))
+            self._kept[key] = (self._clock() + KEPT, found)
+        return found
+
+    def _all(self, asks: Mapping[str, Callable[[], _T]]) -> dict[str, _T]:
+        """Run everything, a few at a time and all of it within ``timeout``."""
+        asked: dict[str, Future[_T]] = {name: self._pool.submit(ask) for name, ask in asks.items()}
+        _, late = wait(asked.values(), self._timeout)
+        for query in late:
+            query.cancel()
+        if late:
+            raise SourceError(
+                f"{self._url}: {len(late)} of {len(asked)} queries not answered within {self._timeout:g} s"
+            )
+        return {name: self._answer(query) for name, query in asked.items()}
+
+    def _answer(self, query: Future[_T]) -> _T:
+        try:
+            return query.result()
+        except SourceError as error:
+            raise SourceError(f"{self._url}: wrong answer: {error}") from error
+        except _FOREIGN as error:
+            raise SourceError(f"{self._url}: {brief(error)}") from error
+
+    def _time(self) -> float:
+        return float(self._connection.custom_query("time()")[1])
+
+    def _range(self, text: str, at: Grid) -> Callable[[], Points]:
+        start, end = (datetime.fromtimestamp(when, UTC) for when in (at.start, at.end))
+        return lambda: points(self._connection.custom_query_range(text, start, end, str(at.step)))
+
+    def _instant(self, text: str, label: str) -> Callable[[], dict[str, float]]:
+        return lambda: values(self._connection.custom_query(text), label)

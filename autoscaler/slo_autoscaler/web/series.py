@@ -1,0 +1,359 @@
+"""Which time series a function's page draws, as query text; and the answers as columns. [P]
+
+Owns the charts: what stands in each, and what it is called. One range query for each line. Functions without
+our watchdog have charts of the gateway's metrics. The forms are ``promql``'s: rates before sums, buckets
+summed before the quantile, successes only.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from slo_autoscaler.errors import SourceError
+from slo_autoscaler.model import Slo
+
+Points = Sequence[tuple[float, float]]
+"""(Unix time, value), ascending."""
+
+SPANS: Final[Mapping[str, int]] = {"15m": 900, "1h": 3600, "6h": 21_600, "24h": 86_400}
+"""What can be looked at -> seconds."""
+
+DEFAULT_SPAN: Final = "1h"
+
+POINTS: Final = 240
+"""Of one line: as many as a chart has room for."""
+
+DIGITS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a chart."""
+
+    key: str
+    label: str
+    query: str
+    role: str = "main"
+    """How it is drawn: ``main``, ``second``, ``area`` (filled, behind the others) or ``limit`` (dashed)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """Lines with one unit: ``seconds``, ``per_second`` or ``count``."""
+
+    key: str
+    title: str
+    unit: str
+    lines: tuple[Line, ...]
+    stepped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The moments of all columns, Unix seconds."""
+
+    start: int
+    step: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """The last moment."""
+        return self.start + self.step * (self.length - 1)
+
+    @property
+    def times(self) -> list[int]:
+        """Every moment."""
+        return [self.start + self.step * index for index in range(self.length)]
+
+
+_QUICK: Final = 'rate(http_request_duration_seconds_bucket{$F,code=~"2.."}[$Q])'
+_COMPLETED: Final = "sum(rate(slo_requests_total{$F}[$W]))"
+
+_REPLICAS: Final = Chart(
+    "replicas",
+    "Replicas",
+    "count",
+    (
+        Line("serving", "serving", "sum(up{$F})", "area"),
+        Line(
+            "desired",
+            "desired",
+            'max(slo_autoscaler_replicas{$F,state="desired"}) or max(gateway_service_count{$F})',
+        ),
+        Line("recommended", "wanted by the policy", "max(slo_autoscaler_recommended_replicas{$F})", "second"),
+    ),
+    stepped=True,
+)
+
+CHARTS: Final = (
+    Chart(
+        "load",
+        "Requests",
+        "per_second",
+        (
+            # Under overload completions are fewer than arrivals, which the gateway sees, if all come by it.
+            Line(
+                "offered",
+                "offered",
+                f"(sum(rate(gateway_function_invocation_started{{$F}}[$W])) > {_COMPLETED}) or {_COMPLETED}",
+                "area",
+            ),
+            Line("good", "within the SLO", 'sum(rate(slo_requests_total{$F,outcome="good"}[$W]))'),
+            Line(
+                "capacity",
+                "capacity",
+                "sum(watchdog_capacity_requests_per_second{$F} >= 0)",
+                "limit",
+            ),
+        ),
+    ),
+    Chart(
+        "latency",
+        "Latency",
+        "seconds",
+        (
+            Line("p95", "p95", f"histogram_quantile(0.95, sum by (le) ({_QUICK}))", "second"),
+            Line("p99", "p99", f"histogram_quantile(0.99, sum by (le) ({_QUICK}))"),
+            Line("target", "target", "min(slo_latency_seconds{$F})", "limit"),
+        ),
+    ),
+    _REPLICAS,
+    Chart(
+        "queue",
+        "Queue",
+        "count",
+        (
+            Line("in_flight", "in flight", "sum(http_requests_in_flight{$F})", "area"),
+            Line("waiting", "waiting for a worker", "sum(watchdog_queue_length{$F})"),
+        ),
+    ),
+    Chart(
+        "time",
+        "Where the time goes",
+        "seconds",
+        (
+            Line(
+                "waiting",
+                "waiting",
+                "sum(rate(watchdog_queue_seconds_sum{$F}[$W]))"
+                " / sum(rate(watchdog_queue_seconds_count{$F}[$W]))",
+            ),
+            Line(
+                "model",
+                "in the model",
+                "sum(rate(watchdog_service_seconds_sum{$F}[$W]))"
+                " / sum(rate(watchdog_service_seconds_count{$F}[$W]))",
+                "second",
+            ),
+        ),
+    ),
+    Chart(
+        "batches",
+        "Batch size",
+        "count",
+        (
+            Line(
+                "p95",
+                "p95",
+                "histogram_quantile(0.95, sum by (le) (rate(watchdog_batch_size_bucket{$F}[$Q])))",
+                "second",
+            ),
+            Line(
+                "mean",
+                "mean",
+                "sum(rate(watchdog_batch_size_sum{$F}[$W])) / sum(rate(watchdog_batch_size_count{$F}[$W]))",
+            ),
+        ),
+    ),
+)
+"""Of a function with the batching watchdog."""
+
+_GATEWAY_QUICK: Final = 'rate(gateway_functions_seconds_bucket{$F,code=~"2.."}[$Q])'
+
+GATEWAY_CHARTS: Final = (
+    Chart(
+        "load",
+        "Requests",
+        "per_second",
+        (
+            Line("offered", "offered", "sum(rate(gateway_function_invocation_started{$F}[$W]))", "area"),
+            Line(
+                "good",
+                "successes",
+                'sum(rate(gateway_function_invocation_total{$F,code=~"2.."}[$W]))',
+            ),
+        ),
+    ),
+    Chart(
+        "latency",
+        "Latency, at the gateway",
+        "seconds",
+        (
+            Line("p95", "p95", f"histogram_quantile(0.95, sum by (le) ({_GATEWAY_QUICK}))", "second"),
+            Line("p99", "p99", f"histogram_quantile(0.99, sum by (le) ({_GATEWAY_QUICK}))"),
+            Line("target", "target", "vector($SLO)", "limit"),
+        ),
+    ),
+    Chart(
+        "replicas",
+        "Replicas",
+        "count",
+        (
+            Line("desired", "desired", "max(gateway_service_count{$F})", "area"),
+            Line(
+                "recommended",
+                "wanted by the policy",
+                "max(slo_autoscaler_recommended_replicas{$F})",
+            ),
+        ),
+        stepped=True,
+    ),
+)
+"""Of one that is judged by the gateway's metrics."""
+
+LEARNT: Final[Mapping[str, str]] = {
+    # The median replica's, as for the sizing.
+    "predicted": "quantile by (size) (0.5, watchdog_service_seconds_predicted{$F})",
+    # Not of replicas that have none yet.
+    "workers": "quantile(0.5, sum by (instance) (watchdog_workers{$F}) > 0)",
+    "capacity": "quantile(0.5, watchdog_capacity_requests_per_second{$F} >= 0)",
+}
+"""What ``profile`` is made of, as instant queries."""
+
+HOUR: Final[Mapping[str, str]] = {
+    "attainment": (
+        'sum(increase(slo_requests_total{$F,outcome="good"}[$S])) / sum(increase(slo_requests_total{$F}[$S]))'
+    ),
+    "p50": "histogram_quantile(0.5, sum by (le) ($QUICK))",
+    "p95": "histogram_quantile(0.95, sum by (le) ($QUICK))",
+    "p99": "histogram_quantile(0.99, sum by (le) ($QUICK))",
+}
+"""What was measured over the time that a what-if replays, as instant queries; ``$S`` is that time."""
+
+ARRIVALS: Final[Mapping[str, str]] = {"rate": _COMPLETED, "replicas": "sum(up{$F})"}
+"""What a what-if replays, and the replicas that were there, as range queries."""
+
+
+def charts(slo: Slo | None) -> tuple[Chart, ...]:
+    """Return the charts of a function; ``slo``: it is judged by the gateway's metrics, against this."""
+    return CHARTS if slo is None else GATEWAY_CHARTS
+
+
+def grid(span: float, scrape_interval: float, now: float, most: int = POINTS) -> Grid:
+    """Return at most about ``most`` moments of the ``span`` seconds before ``now``.
+
+    They are on whole steps, so that the same ones are asked for again a little later.
+    """
+    step = max(1, math.ceil(max(scrape_interval, span / most)))
+    end = math.floor(now / step) * step
+    length = max(2, math.floor(span / step) + 1)
+    return Grid(end - step * (length - 1), step, length)
+
+
+def filled(
+    queries: Mapping[str, str],
+    function_name: str,
+    *,
+    rate_window: float,
+    window: float,
+    span: float = 0.0,
+    slo: Slo | None = None,
+) -> dict[str, str]:
+    """Return the queries of one function. Windows are seconds: of rates, of quantiles, of the whole."""
+    quoted = function_name.replace("\\", r"\\").replace('"', r"\"")
+    values = {
+        "$QUICK": _QUICK.replace("$Q", "$S"),
+        "$F": f'function_name="{quoted}"',
+        "$W": f"{round(rate_window * 1000)}ms",
+        "$Q": f"{round(window * 1000)}ms",
+        "$SLO": "0" if slo is None else f"{slo.latency:g}",
+        "$S": f"{round(span)}s",
+    }
+    texts = dict(queries)
+    for name, value in values.items():
+        texts = {key: text.replace(name, value) for key, text in texts.items()}
+    return texts
+
+
+def lines(chosen: Sequence[Chart]) -> dict[str, str]:
+    """Return {chart.line: query} of all charts."""
+    return {f"{chart.key}.{line.key}": line.query for chart in chosen for line in chart.lines}
+
+
+def points(result: object) -> list[tuple[float, float]]:
+    """Return the points of a range answer of one series at most. Raises ``SourceError``."""
+    if not isinstance(result, list):
+        raise SourceError(f"expected a list of series, got {type(result).__name__}")
+    try:
+        return [(float(when), float(value)) for series in result[:1] for when, value in series["values"]]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise SourceError(f"expected a series with values, got {str(result)[:80]}") from None
+
+
+def values(result: object, label: str) -> dict[str, float]:
+    """Return {value of the label: value} of an instant answer, without NaN. Raises ``SourceError``."""
+    if not isinstance(result, list):
+        raise SourceError(f"expected a list of series, got {type(result).__name__}")
+    try:
+        found = {str(series["metric"].get(label, "")): float(series["value"][1]) for series in result}
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        raise SourceError(f"expected series with metric and value, got {str(result)[:80]}") from None
+    return {key: value for key, value in found.items() if math.isfinite(value)}
+
+
+def column(found: Points, at: Grid) -> list[float | None]:
+    """Return one value for each moment of the grid; None where there is none."""
+    made: list[float | None] = [None] * at.length
+    for when, value in found:
+        index = round((when - at.start) / at.step)
+        if 0 <= index < at.length and math.isfinite(value):
+            made[index] = float(f"{value:.{DIGITS}g}")
+    return made
+
+
+def document(chosen: Sequence[Chart], found: Mapping[str, Points], at: Grid) -> dict[str, Any]:
+    """Return the charts with their columns as JSON; ``found``: {chart.line: points}."""
+    return {
+        "start": at.start,
+        "end": at.end,
+        "step": at.step,
+        "times": at.times,
+        "charts": [
+            {
+                "key": chart.key,
+                "title": chart.title,
+                "unit": chart.unit,
+                "stepped": chart.stepped,
+                "lines": [
+                    {
+                        "key": line.key,
+                        "label": line.label,
+                        "role": line.role,
+                        "values": column(found.get(f"{chart.key}.{line.key}", ()), at),
+                    }
+                    for line in chart.lines
+                ],
+            }
+            for chart in chosen
+        ],
+    }
+
+
+def by_second(found: Points, at: Grid) -> list[float]:
+    """Return the rate in each second from the first point on.
+
+    The rate at a moment is that of the step before it. A gap counts as no requests; what lies before the
+    first point is not known and is left out.
+    """
+    known = [(when, value) for when, value in found if math.isfinite(value)]
+    if not known:
+        return []
+    first = math.floor(known[0][0]) - at.step
+    rates = [0.0] * max(0, at.end - first)
+    for when, value in known:
+        last = math.floor(when) - first
+        for second in range(max(0, last - at.step), min(last, len(rates))):
+            rates[second] = max(0.0, value)
+    return rates

@@ -1,0 +1,30 @@
+#!/bin/sh
+# What tests/page needs beyond the virtual environment: Chromium with its driver, and axe-core. Idempotent; takes
+# Chromium from Debian (as root) and axe-core from npm, and leaves out what cannot be had: tests then say so.
+set -eu
+cd "$(dirname "$0")/../.."
+
+if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then
+    if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+            chromium chromium-driver fonts-dejavu-core >/dev/null
+    else
+        echo "install chromium and chromium-driver for the tests of the status page" >&2
+    fi
+fi
+
+AXE_VERSION=4.10.3
+if ! [ -f build/page-test/axe.min.js ]; then
+    if command -v npm >/dev/null; then
+        mkdir -p build/page-test
+        (
+            cd build/page-test
+            npm pack --silent "axe-core@$AXE_VERSION" >/dev/null
+            tar -xzf "axe-core-$AXE_VERSION.tgz" --strip-components=1 package/axe.min.js package/LICENSE
+            rm "axe-core-$AXE_VERSION.tgz"
+        )
+    else
+        echo "npm is not installed: accessibility is not checked" >&2
+    fi
+fi

@@ -1,0 +1,381 @@
+"""The status page in a real Chromium: `make page-test`. Pictures of every state go to build/screenshots."""
+
+import base64
+import io
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from autoscaler.doubles import until
+from page.serving import a_page
+from page.stage import a_stage
+from page.told import NAME, Told, a_fleet, a_hold
+
+try:
+    from selenium import webdriver
+except ModuleNotFoundError:
+    webdriver = None
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).resolve().parents[2]
+SCREENSHOTS = ROOT / "build/screenshots"
+AXE = ROOT / "build/page-test/axe.min.js"
+WIDE, NARROW = (1440, 900), (390, 844)
+SCHEMES = ("light", "dark")
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Any]:
+    if webdriver is None:
+        pytest.skip("selenium is not installed: make page-test does so")
+    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or chromedriver is None:
+        pytest.skip("Chromium and its driver are not installed: make page-test does so")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    # Root has no sandbox in a container; the pages are our own.
+    for each in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--disable-dev-shm-usage",
+    ):
+        options.add_argument(each)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    made = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
+    yield made
+    made.quit()
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with a_stage(tmp_path_factory.mktemp("stage")) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def thousand() -> Iterator[str]:
+    with a_page(a_fleet(1000)) as url:
+        yield url
+
+
+def look(driver: Any, scheme: str = "light", size: tuple[int, int] = WIDE) -> None:
+    """Set what the browser is asked to look like."""
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def visit(driver: Any, url: str, ready: str = "return true") -> None:
+    driver.get_log("browser")
+    driver.get(url)
+    wait(driver, ready)
+
+
+def wait(driver: Any, script: str) -> None:
+    until(lambda: driver.execute_script(script), script)
+
+
+def find(driver: Any, selector: str) -> Any:
+    return driver.find_element("css selector", selector)
+
+
+def text(driver: Any, selector: str) -> str:
+    return str(
+        driver.execute_script("return document.querySelector(arguments[0]).textContent", selector).strip()
+    )
+
+
+def column(driver: Any, key: str) -> list[str]:
+    script = "return [...document.querySelectorAll(arguments[0])].map((cell) => cell.textContent)"
+    return list(driver.execute_script(script, f"#fleet td.{key}" if key != "function" else "#fleet tbody th"))
+
+
+def picture(driver: Any, name: str, size: tuple[int, int], scheme: str) -> None:
+    """Save a picture of the whole page, or of what is seen of a very long one."""
+    height = int(driver.execute_script("return document.documentElement.scrollHeight"))
+    look(driver, scheme, (size[0], max(size[1], height if height < 5000 else 0)))
+    time.sleep(0.2)  # charts fit themselves to the width
+    shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    drawn = Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
+    # A page has few colours; so pictures are small enough for the documentation.
+    drawn.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+        SCREENSHOTS / f"{name}.png", optimize=True
+    )
+    look(driver, scheme, size)
+
+
+def complaints(driver: Any, but: str = "\0") -> list[str]:
+    """Return what the browser complained of since the last visit."""
+    return [entry["message"] for entry in driver.get_log("browser") if but not in entry["message"]]
+
+
+def violations(driver: Any) -> list[str]:
+    if not AXE.exists():
+        pytest.skip("axe-core is not there: make page-test fetches it with npm")
+    driver.execute_script(AXE.read_text())
+    tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+    found = driver.execute_async_script(
+        "const [tags, done] = arguments;"
+        "axe.run(document, {runOnly: tags})"
+        ".then((found) => done(found.violations), (error) => done([{id: String(error)}]))",
+        tags,
+    )
+    return [json.dumps([each["id"], [node["html"] for node in each.get("nodes", [])][:3]]) for each in found]
+
+
+# Not before the first answer: until then the page is the server's.
+FOLLOWS = "return document.getElementById('notices').dataset.shown !== undefined"
+FLEET_READY = f"{FOLLOWS} && document.querySelectorAll('#fleet tbody tr').length > 0"
+CHARTS_READY = f"{FOLLOWS} && document.querySelectorAll('#charts canvas').length === 6"
+
+
+def test_the_table_shows_what_the_autoscaler_does_on_a_real_prometheus(driver, stage):
+    look(driver)
+    visit(driver, stage, FLEET_READY)
+    names = column(driver, "function")
+    assert set(names) == {NAME, "text.openfaas-fn", "resize.openfaas-fn"}
+    assert names[0] == "text.openfaas-fn", "trouble comes first"
+    assert text(driver, "[data-sum=missed]") == "1"
+    assert "/ 10" in column(driver, "replicas")[names.index(NAME)]
+    assert complaints(driver) == []
+
+
+def test_everything_comes_from_the_page_itself(driver, stage):
+    visit(driver, f"{stage}/functions/{NAME}", CHARTS_READY)
+    script = "return performance.getEntriesByType('resource').map((entry) => entry.name)"
+    loaded = driver.execute_script(script)
+    assert len(loaded) >= 6
+    assert all(each.startswith(stage) for each in loaded)
+
+
+def test_the_table_follows_and_can_be_told_not_to(driver, stage):
+    look(driver)
+    visit(driver, stage, FLEET_READY)
+    before = text(driver, "#as-of")
+    wait(driver, f"return document.getElementById('as-of').textContent !== '{before}'")
+    find(driver, "#live").click()
+    time.sleep(0.5)  # an answer that is under way
+    stopped = text(driver, "#as-of")
+    time.sleep(3)
+    assert text(driver, "#as-of") == stopped
+
+
+def test_a_header_sorts_up_and_then_down_and_says_so(driver, thousand):
+    look(driver)
+    visit(driver, thousand, FLEET_READY)
+    wait(driver, "return document.querySelectorAll('#fleet tbody tr').length === 1000")
+    find(driver, "th[data-key=function] button").click()
+    names = column(driver, "function")
+    assert names == sorted(names)
+    assert find(driver, "th[data-key=function]").get_attribute("aria-sort") == "ascending"
+    find(driver, "th[data-key=function] button").click()
+    assert column(driver, "function") == sorted(names, reverse=True)
+    assert find(driver, "th[data-key=function]").get_attribute("aria-sort") == "descending"
+    assert "sort=-function" in driver.current_url
+    assert complaints(driver) == []
+
+
+@pytest.mark.parametrize("key", ["state", "p99", "budget", "replicas", "last"])
+@pytest.mark.parametrize("way", ["", "-"])
+def test_the_browser_sorts_as_the_server_does(driver, thousand, key, way):
+    visit(driver, f"{thousand}/?sort={way}{key}", FLEET_READY)
+    served = driver.execute_script(
+        "return fetch(arguments[0]).then((answer) => answer.json())"
+        ".then((found) => found.functions.map((row) => row.function_name))",
+        f"/api/functions?sort={way}{key}",
+    )
+    assert column(driver, "function") == served
+
+
+def test_a_filter_leaves_what_has_every_word_and_is_in_the_address(driver, thousand):
+    visit(driver, thousand, FLEET_READY)
+    field = find(driver, "#q")
+    field.send_keys("vision team-3")
+    found = column(driver, "function")
+    assert 0 < len(found) < 100
+    assert all(name.startswith("vision-") and name.endswith(".team-3") for name in found)
+    assert text(driver, "#found") == f"{len(found)} of 1,000"
+    assert "q=vision+team-3" in driver.current_url
+    driver.execute_script(
+        "const s = document.getElementById('state'); s.value = 'missed';s.dispatchEvent(new Event('change'))"
+    )
+    assert set(column(driver, "state")) <= {"missed"}
+    field.clear()
+    field.send_keys("nothing like it")
+    assert column(driver, "function") == []
+    assert find(driver, "#no-match").is_displayed()
+    assert complaints(driver) == []
+
+
+def test_with_the_keyboard_alone_a_table_is_sorted_and_a_function_is_opened(driver, thousand):
+    look(driver)
+    visit(driver, f"{thousand}/?q=vision-0000", FLEET_READY)
+    keys = webdriver.Keys
+    press = webdriver.ActionChains(driver)
+    press.send_keys(keys.TAB).perform()
+    assert driver.switch_to.active_element.text == "Skip to the content"
+    for _ in range(40):
+        webdriver.ActionChains(driver).send_keys(keys.TAB).perform()
+        outline = driver.execute_script(
+            "const s = getComputedStyle(document.activeElement); return [s.outlineStyle, s.outlineWidth]"
+        )
+        assert outline[0] != "none", driver.switch_to.active_element.get_attribute("outerHTML")
+        if driver.switch_to.active_element.text == "p99":
+            break
+    webdriver.ActionChains(driver).send_keys(keys.ENTER).perform()
+    assert find(driver, "th[data-key=p99]").get_attribute("aria-sort") == "ascending"
+    assert driver.switch_to.active_element.text.startswith("p99"), "the focus stays where it is"
+    for _ in range(10):
+        webdriver.ActionChains(driver).send_keys(keys.TAB).perform()
+        if driver.switch_to.active_element.tag_name == "a":
+            break
+    webdriver.ActionChains(driver).send_keys(keys.ENTER).perform()
+    wait(driver, "return location.pathname.startsWith('/functions/vision-0000')")
+
+
+def test_without_javascript_the_server_sorts(driver, thousand):
+    driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        driver.get(f"{thousand}/?q=vision")
+        find(driver, "th[data-key=function] button").click()
+        until(lambda: "sort=function" in driver.current_url, "the form is sent")
+        names = [each.text for each in driver.find_elements("css selector", "#fleet tbody th")[:20]]
+    finally:
+        driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    assert names == sorted(names)
+    assert all(name.startswith("vision") for name in names)
+
+
+def test_a_function_says_why_and_draws_what_happened(driver, stage):
+    look(driver)
+    visit(driver, f"{stage}/functions/{NAME}", CHARTS_READY)
+    labels = driver.execute_script(
+        "return [...document.querySelectorAll('#charts [role=img]')].map((each) => each.ariaLabel)"
+    )
+    assert [label.split(".")[0] for label in labels] == [
+        "Requests",
+        "Latency",
+        "Replicas",
+        "Queue",
+        "Where the time goes",
+        "Batch size",
+    ]
+    for label, words in zip(labels, ["offered", "p99", "desired", "waiting", "waiting", "mean"], strict=True):
+        assert f"{words}: " in label or f"{words} for a worker: " in label
+        assert "now, at most" in label
+    assert "requests/s forecast" in text(driver, "#now") or "count is right" in text(driver, "#now")
+    assert "Batches of up to 4" in driver.page_source
+    find(driver, ".spans a[data-span='15m']").click()
+    wait(driver, "return document.querySelector('.spans [aria-current]').dataset.span === '15m'")
+    assert "span=15m" in driver.current_url
+    assert complaints(driver) == []
+
+
+def test_a_what_if_is_simulated_and_drawn(driver, stage):
+    look(driver)
+    visit(driver, f"{stage}/functions/{NAME}", CHARTS_READY)
+    most = find(driver, "#most")
+    most.clear()
+    most.send_keys("2")
+    find(driver, "#ask button").click()
+    wait(driver, "return !document.querySelector('#ask button').disabled")
+    assert text(driver, "#verdict").startswith("With at most 2 replicas instead of 10, "), text(
+        driver, "#asked"
+    )
+    rows = driver.find_elements("css selector", "#compared tbody tr")
+    assert [row.find_element("css selector", "th").text for row in rows] == [
+        "measured",
+        "simulated as it is",
+        "simulated as asked",
+    ]
+    wait(driver, "return document.querySelectorAll('#answered canvas').length === 3")
+    assert complaints(driver) == []
+    assert violations(driver) == []
+    for scheme in SCHEMES:
+        look(driver, scheme)
+        picture(driver, f"what-if-wide-{scheme}", WIDE, scheme)
+
+
+def test_when_the_autoscaler_is_gone_the_page_says_since_when(driver):
+    with a_page(a_fleet(12)) as url:
+        look(driver)
+        visit(driver, url, FLEET_READY)
+    wait(driver, "return document.querySelector('#notices .error') !== null")
+    assert "The autoscaler does not answer. What is shown is of " in text(driver, "#notices")
+    assert len(column(driver, "function")) == 12, "what was known stays"
+    picture(driver, "gone-wide-light", WIDE, "light")
+
+
+@contextmanager
+def stale() -> Iterator[str]:
+    told = Told(*(a_hold(f"{name}.openfaas-fn", reason="NoData") for name in ("vision", "text", "tabular")))
+    with a_page(told) as url:
+        yield url
+
+
+@contextmanager
+def stopped() -> Iterator[str]:
+    told = a_fleet(12)
+    told.alive = False
+    with a_page(told) as url:
+        yield url
+
+
+@contextmanager
+def some() -> Iterator[str]:
+    with a_page(a_fleet(24)) as url:
+        yield url
+
+
+@contextmanager
+def empty() -> Iterator[str]:
+    with a_page(Told()) as url:
+        yield url
+
+
+@contextmanager
+def at(url: str) -> Iterator[str]:
+    yield url
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
+@pytest.mark.parametrize(
+    "state",
+    ["fleet", "some", "thousand", "function", "unmet", "nodata", "empty", "stale", "stopped", "unknown"],
+)
+def test_every_state_is_accessible_and_has_its_picture(driver, stage, thousand, state, size, scheme):
+    place, path, ready = {
+        "fleet": (at(stage), "/", FLEET_READY),
+        "some": (some(), "/", FLEET_READY),
+        "thousand": (at(thousand), "/", FLEET_READY),
+        "function": (at(stage), f"/functions/{NAME}", CHARTS_READY),
+        "unmet": (at(stage), "/functions/text.openfaas-fn", CHARTS_READY),
+        "nodata": (at(stage), "/functions/resize.openfaas-fn", "return document.querySelector('.nothing')"),
+        "empty": (empty(), "/", FOLLOWS),
+        "stale": (stale(), "/", FLEET_READY),
+        "stopped": (stopped(), "/", FLEET_READY),
+        "unknown": (at(stage), "/functions/vison.openfaas-fn", "return true"),
+    }[state]
+    with place as url:
+        look(driver, scheme, size)
+        visit(driver, url + path, ready)
+        width = driver.execute_script("return document.documentElement.scrollWidth")
+        assert width <= size[0], "nothing but tables scrolls sideways"
+        assert complaints(driver, but="404" if state == "unknown" else "\0") == []
+        name = "wide" if size == WIDE else "narrow"
+        picture(driver, f"{state}-{name}-{scheme}", size, scheme)
+        # axe takes minutes over a thousand rows, which are like the fleet's.
+        assert state == "thousand" or violations(driver) == []

@@ -1,0 +1,174 @@
+"""The table in a terminal: what stands in 80 columns, colours, and what is said when there is no answer."""
+
+import io
+import json
+import threading
+
+import pytest
+from rich.console import Console
+
+from autoscaler.doubles import a_gateway, until
+from page.serving import NOBODY, a_page
+from page.told import NAME, Told, a_decision, a_fleet, a_hold
+from slo_autoscaler.status import main, shown
+from slo_autoscaler.web import fleet
+
+
+@pytest.fixture(scope="module")
+def page():
+    with a_page(a_fleet(60)) as url:
+        yield url
+
+
+def drawn(width, *decisions, terminal=False, notices=()):
+    rows = fleet.ordered(fleet.row(decision) for decision in decisions)
+    document = {
+        "notices": list(notices),
+        "functions": rows,
+        "summary": fleet.summary(rows),
+        "time": "2026-01-02T12:03:05+00:00",
+    }
+    out = io.StringIO()
+    console = Console(
+        file=out, width=width, force_terminal=terminal, color_system="standard" if terminal else None
+    )
+    console.print(shown(document, width))
+    return out.getvalue()
+
+
+LONG = "a-model-with-a-very-long-name-indeed-v2.a-namespace-that-is-long-too"
+
+
+def test_in_80_columns_every_number_is_whole_and_no_line_is_longer():
+    text = drawn(80, a_decision(), a_hold(LONG, {"p99": 1.254, "ready": 120, "max": 200}, to=150))
+    assert all(len(line) <= 80 for line in text.splitlines())
+    heading = text.splitlines()[0]
+    assert heading.split() == ["FUNCTION", "SLO", "BUDGET", "P99", "REPLICAS", "LAST", "DECISION"]
+    assert "142 ms" in text
+    assert "2/5/10" in text
+    assert "!1.25 s" in text
+    assert "120/150/200" in text
+    assert "2 → 5: load" in text
+
+
+def test_in_80_columns_a_hold_is_told_by_its_reason_and_a_shadows_with_its_count():
+    assert drawn(80, a_hold()).splitlines()[1].rstrip().endswith("5/5/10 the count is right")
+    assert "shadow 5: the count" in drawn(80, a_hold(mode="shadow", incumbent=3))
+
+
+def test_a_wide_terminal_shows_all_that_the_page_has():
+    heading = drawn(160, a_decision()).splitlines()[0]
+    for word in ("TARGET", "ATTAINED", "BURN", "P95", "MODE"):
+        assert word in heading
+    assert "2 → 5: load above capacity" in drawn(160, a_decision())
+
+
+def test_a_breach_is_seen_without_colours_too():
+    missed = a_hold(inputs={"attainment": 0.9, "p99": 0.31})
+    text = drawn(80, missed)
+    assert "MISSED" in text
+    assert "!310 ms" in text
+    assert "\x1b[" not in text
+    assert "\x1b[1;31mMISSED" in drawn(80, missed, terminal=True)
+
+
+def test_what_is_wrong_comes_first():
+    notice = {"level": "error", "text": "Nothing is being scaled."}
+    assert drawn(80, a_hold(), notices=[notice]).startswith("Error: Nothing is being scaled.")
+
+
+def test_without_functions_it_says_so():
+    assert "Nothing has been decided" in drawn(80)
+
+
+def test_the_last_line_sums_up():
+    text = drawn(80, a_hold(), a_hold("b.fn", reason="NoData"))
+    assert (
+        text.splitlines()[-1] == "2 functions: 1 no data, 1 met; 10 replicas serve, 10 wanted; 12:03:05 UTC"
+    )
+
+
+def test_the_running_autoscaler_is_asked(page, capsys):
+    assert main(["--url", page, "--sort=-p99", "--filter", "vision"]) == 0
+    out = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in out.splitlines())
+    assert out.count("vision-") == 12
+    assert "text-" not in out
+
+
+def test_the_json_is_the_pages(page, capsys):
+    assert main(["--url", page, "--json", "--sort", "function"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    names = [row["function_name"] for row in document["functions"]]
+    assert names == sorted(names)
+    assert len(names) == 60
+
+
+def test_the_address_may_come_from_the_configuration(page, tmp_path, capsys):
+    config = tmp_path / "as.yaml"
+    config.write_text(f"web: {{page_port: {page.rpartition(':')[2]}}}\n")
+    assert main(["--config", str(config)]) == 0
+    assert "60 functions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("web", "words"),
+    [
+        ("{page_port: 0}", "0 is any port: give the one of the log with --url"),
+        ("{page_port: null}", "there is no page"),
+        ("{page_port: x}", "web.page_port"),
+    ],
+)
+def test_a_configuration_without_an_address_is_status_2(tmp_path, capsys, web, words):
+    config = tmp_path / "as.yaml"
+    config.write_text(f"web: {web}\n")
+    assert main(["--config", str(config)]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_url_that_is_none_is_status_2(capsys):
+    assert main(["--url", "127.0.0.1:8083"]) == 2
+    assert "must be an http:// or https:// URL" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--sort", "size"], ["--interval", "0"], ["--width", "7"]])
+def test_a_wrong_word_is_status_2(words):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("words", [[], ["--watch"], ["--json"]])
+def test_an_autoscaler_that_does_not_answer_is_status_1(capsys, words):
+    assert main(["--url", NOBODY, *words]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert f"{NOBODY}: the status page does not answer" in captured.err
+
+
+def test_somebody_else_who_answers_is_found_out(capsys):
+    with a_gateway() as other:
+        assert main(["--url", other.url]) == 1
+        assert "status 404" in capsys.readouterr().err
+
+
+class Counting(Told):
+    """Counts how often it is looked at."""
+
+    looks = 0
+
+    def functions(self):
+        self.looks += 1
+        return super().functions()
+
+
+def test_watching_goes_on_until_the_autoscaler_is_gone(capsys):
+    told, ended = Counting(a_hold()), []
+    with a_page(told) as url:
+        words = ["--url", url, "--watch", "--interval", "0.2"]
+        watching = threading.Thread(target=lambda: ended.append(main(words)))
+        watching.start()
+        until(lambda: told.looks >= 2, "it asks again")
+    watching.join(10)
+    assert ended == [1]
+    assert capsys.readouterr().out.count(NAME) >= 2
