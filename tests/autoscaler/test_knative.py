@@ -638,7 +638,7 @@ def test_the_autoscaler_keeps_revisions_while_prometheus_is_away_and_leaves_them
     document = {
         "platform": platform,
         "prometheus": {"url": "http://127.0.0.1:9"},
-        "web": {"host": "127.0.0.1", "port": 0},
+        "web": {"host": "127.0.0.1", "port": 0, "page_port": None},
     }
     config.write_text(yaml.safe_dump(document))
     command = [sys.executable, "-m", "slo_autoscaler", "--config", str(config)]

@@ -16,7 +16,7 @@ CONFIG = """
 platform: {{kind: kubernetes, kubeconfig: "{kubeconfig}", timeout: 600ms}}
 prometheus: {{url: "{prometheus}", scrape_interval: 250ms, window: 1s, timeout: 1s, max_age: 2s}}
 interval: 100ms
-web: {{host: 127.0.0.1, port: 0}}
+web: {{host: 127.0.0.1, port: 0, page_port: null}}
 leader: {{lease: {{duration: 2s, renew_interval: 200ms}}}}
 defaults: {{start_up_time: 100ms, min_samples: 5, scale_down: {{stabilisation_window: 0s}}}}
 """
