@@ -122,6 +122,7 @@ static void judge(double now) {
 }
 
 static void start_request(size_t index);
+static int open_connection(size_t request);
 
 static void finish(size_t index, int status, double now) {
     Request *r = &requests[index];

@@ -92,7 +92,7 @@ def test_a_lease_that_its_holder_left_behind_is_taken_when_it_has_run_out(server
             "spec": {"holderIdentity": "killed", "leaseDurationSeconds": 1},
         },
     )
-    leader = lead("b")
+    leader = lead("b", config=QUICK)
     assert not leader.leads()
     until(leader.leads, "the lease runs out")
 
