@@ -5,11 +5,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# More than two cores' worth: most of the end-to-end tests wait for others.
+# More than there are cores: end-to-end tests wait most of the time. 0: all in one, for a debugger.
 TEST_PROCESSES ?= 4
 MKDOCS := build/mkdocs/bin/mkdocs
 PACKAGES := -e batching-watchdog -e autoscaler -e deploy/local
 MANIFESTS := pyproject.toml batching-watchdog/pyproject.toml autoscaler/pyproject.toml deploy/local/pyproject.toml
+
+# The tests start hundreds of processes: where bytecode is not kept, each would compile the same sources.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo test check lint format images page-test manifests bench clean
 
@@ -34,7 +37,7 @@ demo: install ## The main job on one machine (DEMO_ARGS=--quick: within 90 s; --
 	$(BIN)/python -m local_openfaas.demo $(DEMO_ARGS)
 
 test: install ## All tests (TEST_ARGS='-k name' for some, TEST_ARGS='-m "not e2e"' for the fast ones)
-	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(TEST_ARGS)
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
 
 lint: $(INSTALLED) ## Style, types and import contracts
 	$(BIN)/ruff check .
