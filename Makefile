@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # More than there are cores: end-to-end tests wait most of the time. 0: all in one, for a debugger.
-TEST_PROCESSES ?= 4
+TEST_PROCESSES ?= 6
 MKDOCS := build/mkdocs/bin/mkdocs
 PACKAGES := -e batching-watchdog -e autoscaler -e deploy/local
 MANIFESTS := pyproject.toml batching-watchdog/pyproject.toml autoscaler/pyproject.toml deploy/local/pyproject.toml

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms import Resident, build
 from slo_autoscaler.platforms.knative import KnativeClass, KnativeFloor, knative
+from slo_autoscaler.platforms.knative_cluster import BREATH
 from slo_autoscaler.platforms.knative_floor import GIVEN, MIN_SCALE, OPT_IN, OWN
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy/knative"
@@ -94,6 +96,17 @@ def nothing_written(server):
     assert writes(server)[before:] == []
 
 
+def settle(server):
+    """Wait until there has been nothing to write for several passes of the threads."""
+
+    def is_quiet():
+        before = len(writes(server))
+        time.sleep(15 * BREATH)
+        return len(writes(server)) == before
+
+    until(is_quiet, "all is written")
+
+
 # The class
 
 
@@ -142,6 +155,7 @@ def test_while_nothing_changes_nothing_is_written(world, start):
     name = world.revise()
     platform = start()
     until(is_ready(world, name), "the revision is ready")
+    settle(world.server)
     platform.scales()
     with nothing_written(world.server):
         for _ in range(3):
@@ -193,6 +207,7 @@ def test_a_restart_changes_no_count_and_no_condition(world, start):
     until(is_ready(world, name), "the revision is ready")
     first.set_scale("tabular.default", 4)
     until(lambda: world.autoscaler(name)["status"]["actualScale"] == 4, "the status follows")
+    settle(world.server)
     first.close()
     before = world.autoscaler(name)
     with nothing_written(world.server):
