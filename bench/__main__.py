@@ -7,6 +7,7 @@ drift     a model that becomes twice as slow in the middle of a run
 large     what carrying bodies of up to 20 MB costs
 fleet     one reconcile of up to 10,000 functions: the autoscaler's CPU time
 scaling   simulated: our scaling and other scalers' laws, tuned, on every trace
+unseen    simulated: our scaling on traces that it was not made on
 live      one bursty trace for real, scaled by the autoscaler and by OpenFaaS CE's law
 validate  the last live run in the simulator: how far apart the two are
 report    the last comparison again, as table and plots
@@ -18,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench import compare, drift, fleet, large, live, scaling, single, soak, validate
+from bench import compare, drift, fleet, large, live, scaling, single, soak, unseen, validate
 from bench.errors import BenchError
 from bench.workloads import ROOT
 
@@ -32,6 +33,7 @@ COMMANDS: Final[Mapping[str, _Command]] = {
     "large": (large.main, large.add_arguments, "the cost of large bodies"),
     "fleet": (fleet.main, fleet.add_arguments, "one reconcile of many functions"),
     "scaling": (scaling.main, scaling.add_arguments, "our scaling and others', simulated"),
+    "unseen": (unseen.main, unseen.add_arguments, "our scaling on other traces, simulated"),
     "live": (live.main, live.add_arguments, "the autoscaler and OpenFaaS CE's law, for real"),
     "validate": (validate.main, validate.add_arguments, "the last live run, simulated"),
     "report": (compare.report_again, compare.add_publish, "the last comparison again"),

@@ -113,7 +113,8 @@ def _cut(trace: Trace, duration: int) -> Trace:
     return Trace(trace.name, trace.arrivals[trace.arrivals < duration], float(duration))
 
 
-def _ours(policy: str) -> Callable[[Workload], Scaler]:
+def ours(policy: str) -> Callable[[Workload], Scaler]:
+    """Return what makes one of our policies for a workload, as configured by default."""
     config = Config.parse(CONFIG, "bench")
     spec = config.target("function.openfaas-fn")
     if policy != spec.policy:
@@ -177,7 +178,7 @@ GRIDS: Final[tuple[tuple[str, str, tuple[Axis, ...], Callable[..., Scaler]], ...
 def _grid(quick: bool) -> Iterator[tuple[str, str, Callable[[Workload], Scaler]]]:
     """Every (system, settings, scaler); ``quick`` takes every second value."""
     for policy in OURS:
-        yield policy, "", _ours(policy)
+        yield policy, "", ours(policy)
     for system, shown, axes, make in GRIDS:
         for values in product(*(axis[:: 2 if quick else 1] for axis in axes)):
             yield system, shown.format(*values), _bound(make, values)

@@ -166,3 +166,19 @@ def _connections(dog: Watchdog) -> int:
     port = f":{dog.port:04X}"
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     return sum(fields[1].endswith(port) and fields[3] == "01" for fields in map(str.split, lines))
+
+
+def test_the_memory_of_large_bodies_is_taken_over_and_not_mapped_anew():
+    def faults() -> int:
+        return int(Path(f"/proc/{dog.process.pid}/stat").read_text().rpartition(")")[2].split()[7])
+
+    body = b"x" * 5_000_000
+    pages = len(body) // resource.getpagesize()
+    with watchdog("def handle(event, context):\n    return len(event.body)\n", workers="1") as dog:
+        for _ in range(3):
+            assert dog.call(body=body).status == 200
+        before = faults()
+        for _ in range(10):
+            assert dog.call(body=body).status == 200
+        # Mapped anew, each body would cost its pages once or twice.
+        assert (faults() - before) / 10 < pages / 4

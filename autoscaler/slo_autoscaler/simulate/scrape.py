@@ -57,13 +57,19 @@ class _Target:
 class Scrapes:
     """The samples of the last minutes. Times are seconds of the simulation."""
 
-    def __init__(self, function: Function, window: float, rate_window: float, keep: float) -> None:
-        """``window`` is that of latency and attainment, ``keep`` how long samples are remembered at least."""
+    def __init__(
+        self, function: Function, window: float, rate_window: float, keep: float, *, budget: bool = True
+    ) -> None:
+        """``window`` is that of latency and attainment, ``keep`` how long samples are remembered at least.
+
+        Without ``budget`` nobody tells how much of the error budget is left.
+        """
         self._function = function
         self._edges = edges(function.slo_latency)
         self._window = window
         self._rate_window = rate_window
         self._keep = max(window, rate_window, keep)
+        self._told_budget = budget
         self._targets: dict[int, _Target] = {}
         self._gateway: deque[tuple[float, float]] = deque()
         self._scraped_at = -np.inf
@@ -179,7 +185,7 @@ class Scrapes:
 
     def _budget(self) -> float | None:
         total, good = self._totals[TOTAL], self._totals[GOOD]
-        if total <= 0.0:
+        if total <= 0.0 or not self._told_budget:
             return None
         return float(1.0 - (1.0 - good / total) / (1.0 - self._function.slo_objective))
 

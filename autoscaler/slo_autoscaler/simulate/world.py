@@ -51,6 +51,8 @@ class Settings:
     scrape_interval: float = 5.0
     window: float = 30.0
     rate_window: float = 20.0
+    budget: bool = True
+    """Whether rules are loaded that tell how much of the error budget is left, counted from the beginning."""
     seed: int = 1
     """Of the routing."""
 
@@ -140,7 +142,11 @@ class _World:
         self._bounds = np.searchsorted(arrivals, np.arange(self._steps + 1) * STEP).tolist()
         self._lots = np.random.default_rng(settings.seed).random(len(arrivals))
         self._scrapes = scrape.Scrapes(
-            function, settings.window, settings.rate_window, keep=2 * settings.rate_window
+            function,
+            settings.window,
+            settings.rate_window,
+            keep=2 * settings.rate_window,
+            budget=settings.budget,
         )
         self._edges = scrape.edges(function.slo_latency)
         self._service = np.array([0.0, *function.service.seconds])
