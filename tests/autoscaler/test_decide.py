@@ -144,8 +144,8 @@ def test_a_steady_load_moves_the_count_one_way_and_then_not_at_all(spec, observa
     steady = replace(
         observation, capacity=capacity, attainment=1.0, in_flight=0.0, in_flight_growth=None, up_replicas=30.0
     )
-    # A newest rate is of a load that changes.
-    steady = replace(steady, rate_now=None, gateway_rate_now=None)
+    # A newest rate is of a load that changes, and a budget that burns makes room with time.
+    steady = replace(steady, rate_now=None, gateway_rate_now=None, burn_short=0.0)
     counts = [scale.desired]
     for before, decision, _, _ in play(spec, scale, [(steady, 20.0)] * 80):
         counts.append(before.desired if decision.replicas is None else decision.replicas)
