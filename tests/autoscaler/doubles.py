@@ -7,7 +7,6 @@ what watchdogs would; Prometheus is the installed program.
 import contextlib
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +21,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
+
+from local_openfaas.ports import free_ports
 
 Fault = Callable[[BaseHTTPRequestHandler], None]
 """Answers a request wrongly, or not at all."""
@@ -280,9 +281,7 @@ def a_fleet(**settings: float) -> Iterator[Fleet]:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
 class Prometheus:

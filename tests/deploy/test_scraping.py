@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import socket
 import subprocess
 import time
 import urllib.request
@@ -16,6 +15,7 @@ import pytest
 import yaml
 
 from deploy import knative_scraping
+from local_openfaas.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy/prometheus"
@@ -143,9 +143,7 @@ def as_the_operator_writes_it(monitor: dict[str, Any]) -> dict[str, Any]:
 def prometheus(configuration: dict[str, Any], folder: Path) -> Iterator[str]:
     """The installed Prometheus; its URL."""
     (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_ports(1)[0]}"
     arguments = [f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={address}"]
     arguments += [f"--config.file={folder / 'prometheus.yml'}", "--scrape.discovery-reload-interval=200ms"]
     with (folder / "log").open("w") as log:

@@ -112,7 +112,8 @@ def test_an_upstream_that_is_down_at_the_start_is_waited_for():
     with starting_watchdog(ECHO, upstream_url=f"http://127.0.0.1:{port}", workers="2") as dog:
         wait_until(lambda: dog.call("GET", "/_/health").status == 200, "healthy")
         assert dog.call("GET", "/_/ready").status == 503
-        assert dog.metric('watchdog_workers{state="starting"}') == 2
+        # The listener for metrics opens after the other.
+        wait_until(lambda: dog.metric('watchdog_workers{state="starting"}') == 2, "two starting")
         assert dog.call(headers={"X-Timeout": "100ms"}).status == 504
         environment = {**os.environ, "function_path": str(dog.folder)}
         server = subprocess.Popen(under_gunicorn(port).split(), env=environment)

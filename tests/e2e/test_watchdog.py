@@ -198,7 +198,8 @@ def test_health_is_good_at_once_and_ready_only_when_the_model_is_loaded(tmp_path
         assert (dog.folder / ".lock").exists()
         assert dog.call("GET", "/_/ready").status == 503
         assert dog.call("POST", "/_/health").status == 405
-        assert dog.metric('watchdog_workers{state="starting"}') == 1
+        # The listener for metrics opens after the other.
+        wait_until(lambda: dog.metric('watchdog_workers{state="starting"}') == 1, "one starting")
         gate.touch()
         # A request that came before the model was loaded is queued, not refused.
         assert dog.call().status == 200

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from local_openfaas.ports import free_ports
 from template.dockerfile import Rehearsal, StepFailed, exec_form, parse
 from template.faas_cli import pull_template, send_to_builder, shrinkwrap
 
@@ -267,7 +267,4 @@ def other_user(image: Rehearsal) -> int | None:
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    return free_ports(1)[0]
