@@ -24,7 +24,7 @@ from slo_autoscaler.restart import Past
 CONCURRENT_QUERIES: Final = 4
 """Enough to hide the round trips; few enough not to crowd a shared Prometheus."""
 
-_FOREIGN: Final = (
+FOREIGN: Final = (
     RequestException,
     PrometheusApiClientException,
     AttributeError,
@@ -116,7 +116,7 @@ class PrometheusSource:
             return promql.parse(self._connection.custom_query(query, params))
         except SourceError as error:
             raise SourceError(f"{self._config.url}: wrong answer to {query}: {error}") from error
-        except _FOREIGN as error:
+        except FOREIGN as error:
             raise SourceError(f"{self._config.url}: {brief(error)}") from error
 
     def _ask_history(self, span: float) -> dict[str, Past]:
@@ -132,7 +132,7 @@ class PrometheusSource:
             return promql.pasts(ranges)
         except SourceError as error:
             raise SourceError(f"{self._config.url}: wrong answer: {error}") from error
-        except _FOREIGN as error:
+        except FOREIGN as error:
             raise SourceError(f"{self._config.url}: {brief(error)}") from error
 
     def _ask_alerts(self) -> frozenset[str]:
@@ -141,7 +141,7 @@ class PrometheusSource:
                 return frozenset()
             groups = self._api("rules", type="alert")["groups"]
             return frozenset(str(rule["name"]) for group in groups for rule in group["rules"])
-        except _FOREIGN as error:
+        except FOREIGN as error:
             raise SourceError(f"{self._config.url}: {brief(error)}") from error
 
     def _api(self, what: str, **params: str) -> Any:

@@ -12,11 +12,10 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 from prometheus_api_client import PrometheusConnect
-from prometheus_api_client.exceptions import PrometheusApiClientException
-from requests import RequestException
 
 from slo_autoscaler.config import PrometheusConfig
 from slo_autoscaler.errors import SourceError, brief
+from slo_autoscaler.sources.prometheus import FOREIGN
 from slo_autoscaler.web.series import Grid, Points, points, values
 
 CONCURRENT: Final = 4
@@ -27,17 +26,6 @@ KEPT: Final = 5.0
 
 MOST_KEPT: Final = 64
 """Answers that are remembered."""
-
-_FOREIGN: Final = (
-    RequestException,
-    PrometheusApiClientException,
-    AttributeError,
-    LookupError,
-    OverflowError,
-    TypeError,
-    ValueError,
-)
-"""What the client raises; it reads data.result without looking."""
 
 _T = TypeVar("_T")
 
@@ -123,7 +111,7 @@ class Reader:
             return query.result()
         except SourceError as error:
             raise SourceError(f"{self._url}: wrong answer: {error}") from error
-        except _FOREIGN as error:
+        except FOREIGN as error:
             raise SourceError(f"{self._url}: {brief(error)}") from error
 
     def _time(self) -> float:
