@@ -15,6 +15,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Final
 from urllib.error import HTTPError, URLError
@@ -240,7 +241,7 @@ def _asked(url: str, function: str, last: int) -> list[dict[str, Any]] | str:
         document = _fetched(address)
     except URLError as error:
         return f"{url}: the autoscaler does not answer: {error.reason}"
-    except (OSError, ValueError) as error:
+    except (HTTPException, OSError, ValueError) as error:
         return f"{url}: no answer that makes sense, is this its web port? {error}"
     if isinstance(document, dict) and isinstance(document.get("found"), list):
         return list(document["found"])

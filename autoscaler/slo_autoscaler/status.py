@@ -11,6 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from http.client import HTTPException
 from typing import Any, Final
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
@@ -189,7 +190,7 @@ def _asked(url: str, address: str) -> dict[str, Any] | str:
             return f"{url}: status {error.code}: {error.read(200).decode(errors='replace').strip()}"
     except URLError as error:
         return f"{url}: the status page does not answer: {error.reason}"
-    except (OSError, ValueError) as error:
+    except (HTTPException, OSError, ValueError) as error:
         return f"{url}: no answer that makes sense, is this the status page's port? {error}"
     if isinstance(document, dict) and isinstance(document.get("functions"), list):
         return document

@@ -2,6 +2,7 @@
 
 import io
 import json
+import socket
 import threading
 
 import pytest
@@ -10,6 +11,7 @@ from rich.console import Console
 from autoscaler.doubles import a_gateway, until
 from page.serving import NOBODY, a_page
 from page.told import NAME, Told, a_decision, a_fleet, a_hold
+from slo_autoscaler.explain import main as explain
 from slo_autoscaler.status import main, shown
 from slo_autoscaler.web import fleet
 
@@ -150,6 +152,23 @@ def test_somebody_else_who_answers_is_found_out(capsys):
     with a_gateway() as other:
         assert main(["--url", other.url]) == 1
         assert "status 404" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [main, lambda words: explain([NAME, *words])])
+def test_an_answer_that_ends_in_the_middle_is_complained_of_in_a_line(command, capsys):
+    def cut_off():
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        answering = threading.Thread(target=cut_off)
+        answering.start()
+        assert command(["--url", f"http://127.0.0.1:{listener.getsockname()[1]}"]) == 1
+        answering.join(10)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no answer that makes sense" in line
 
 
 class Counting(Told):
