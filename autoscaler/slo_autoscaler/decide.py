@@ -53,6 +53,9 @@ one replica fewer is tried again about every hour."""
 SURGE_SIGMAS: Final = 4.0
 """A rate is sudden when its newest interval is so many standard deviations above the whole window."""
 
+KNOWN = 1.1
+RESUMED = 0.1
+
 BUDGET_AMPLE: Final = 0.5
 """With this share of the error budget left scaling down needs no more caution than usual."""
 
@@ -144,7 +147,7 @@ def _judge(
     state = replace(state, recommendations=state.recommendations.push(now, bounded))
 
     if bounded > scale.desired:
-        held_up = _why_not_up(spec, observation, state, now)
+        held_up = _why_not_up(spec, observation, wish, state, now)
         if held_up is not None:
             return Decision(None, held_up, numbers), state
         most = max(math.floor(scale.desired * spec.up.max_factor), scale.desired + spec.up.max_step)
@@ -252,7 +255,12 @@ def _look_ahead(
     surge = _surge(spec, seen, rate)
     if surge is not None:
         # One interval may be a spike that is over before anything has started; two in a row are none.
-        likely = max(likely, surge if state.surge is not None else (rate + surge) / 2.0)
+        known = (
+            KNOWN > 0
+            and surge <= state.headroom.peak(now) * KNOWN
+            and min((v for _, v in state.headroom.burst.entries), default=rate) < RESUMED * surge
+        )
+        likely = max(likely, surge if known or state.surge is not None else (rate + surge) / 2.0)
     is_missed = missed(spec, seen)
     # A burst that is over asks for nothing, and is no fault of the capacity.
     lasts = is_missed and (seen.burn_short is None or seen.burn_short > 1.0)
@@ -279,7 +287,7 @@ def _look_ahead(
         forecast=likely,
         horizon=horizon,
         utilisation=headroom.utilisation(spec.utilisation_target, spec.utilisation_limit),
-        standing=headroom.standing(now, likely),
+        standing=headroom.standing(now, likely, horizon),
         correction=correction,
         missed=lasts,
         settled=settled,
@@ -405,9 +413,13 @@ def _within_tolerance(spec: TargetSpec, scale: Scale, wish: Recommendation) -> b
     return abs(wish.raw / scale.desired - 1.0) <= spec.tolerance + 1e-9
 
 
-def _why_not_up(spec: TargetSpec, seen: Observation, state: TargetState, now: float) -> Reason | None:
-    # What is in flight counts as evidence too: a function that hangs completes nothing.
-    if (seen.samples or 0.0) + (seen.in_flight or 0.0) < spec.min_samples:
+def _why_not_up(
+    spec: TargetSpec, seen: Observation, wish: Recommendation, state: TargetState, now: float
+) -> Reason | None:
+    # What is in flight counts as evidence too: a function that hangs completes nothing. A peak that is due
+    # has had its evidence when it was here.
+    evidence = (seen.samples or 0.0) + (seen.in_flight or 0.0)
+    if evidence < spec.min_samples and wish.reason is not Reason.RECENT_PEAK:
         return Reason.TOO_FEW_SAMPLES
     if state.scaled_up_at is not None and now - state.scaled_up_at < spec.up.cooldown:
         return Reason.COOLING_DOWN
@@ -446,7 +458,9 @@ def _too_early(
     usual = max(lower, int(state.recommendations.value(now, window) or 0))
     if usual >= scale.desired:
         return Reason.SCALE_DOWN_STABILISED, usual
-    lower = max(lower, int(state.recommendations.value(now, _stretch(seen) * window) or 0))
+    known = state.headroom.recurrence.distances is not None
+    stretch = 1.0 if known else _stretch(seen)
+    lower = max(lower, int(state.recommendations.value(now, stretch * window) or 0))
     return (Reason.BUDGET_LOW if lower >= scale.desired else None), lower
 
 

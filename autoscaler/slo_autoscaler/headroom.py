@@ -14,6 +14,7 @@ Accounts are in budget seconds: what the objective allows to miss in a second of
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from slo_autoscaler.recurrence import Recurrence
 from slo_autoscaler.window import History, SlidingMax
 
 PLANNED: Final = 0.5
@@ -61,6 +62,8 @@ class Headroom:
     """The load of the last ``BURST`` seconds."""
     peaks: SlidingMax = field(default_factory=lambda: SlidingMax(PEAK_SPAN))
     """The highest load before that."""
+    recurrence: Recurrence = field(default_factory=Recurrence)
+    """When peaks began."""
 
     def after(self, now: float, passed: float, rate: float, quick: float, burn: float) -> "Headroom":
         """Return the accounts ``passed`` seconds later.
@@ -73,7 +76,9 @@ class Headroom:
             if now - when >= BURST:
                 peaks = peaks.push(now, load)
         burst = self.burst.push(now, max(rate, quick))
-        seen = replace(self, burst=burst, peaks=peaks)
+        before = min((load for _, load in self.burst.within(now, BURST)), default=rate)
+        recurrence = self.recurrence.after(now, max(rate, quick), before, self.peak(now), BURST)
+        seen = replace(self, burst=burst, peaks=peaks, recurrence=recurrence)
         if self.mean_rate is None:
             return replace(seen, mean_rate=rate) if rate > 0.0 else seen
         mean = self.mean_rate + (rate - self.mean_rate) * min(1.0, passed / MEAN_MEMORY)
@@ -93,17 +98,21 @@ class Headroom:
             return usual * (1.0 - (1.0 - CAREFUL) * min(self.regret / REGRET, 1.0))
         return usual + (most - usual) * min(max(-self.overspent / CREDIT, 0.0), 1.0)
 
-    def standing(self, now: float, load: float) -> float:
+    def peak(self, now: float) -> float:
+        """Return the highest load of the last hour, requests per second."""
+        return max(max((load for _, load in self.burst.entries), default=0.0), self.peaks.value(now) or 0.0)
+
+    def standing(self, now: float, load: float, ahead: float) -> float:
         """Return the requests per second that must be served at once whenever they come; 0 without regret.
 
-        Between ``load`` and the recent peak, by how much is regretted.
+        Between ``load`` and the recent peak, by how much is regretted; and 0 as long as no peak is due within
+        ``ahead`` seconds.
         """
         share = min(self.regret / REGRET, 1.0)
-        if share <= 0.0:
+        if share <= 0.0 or not self.recurrence.due(now, ahead):
             return 0.0
-        peak = max((seen for _, seen in self.burst.entries), default=0.0)
-        return load + share * max(0.0, max(peak, self.peaks.value(now) or 0.0) - load)
+        return load + share * max(0.0, self.peak(now) - load)
 
     def moved(self, seconds: float) -> "Headroom":
         """Return the same accounts, as if everything had happened ``seconds`` later."""
-        return replace(self, burst=self.burst.moved(seconds), peaks=self.peaks.moved(seconds))
+        return replace(self, burst=self.burst.moved(seconds), peaks=self.peaks.moved(seconds), recurrence=self.recurrence.moved(seconds))

@@ -1,0 +1,68 @@
+"""When the next peak may come: known if peaks begin at equal distances. [P]
+
+Much of serverless traffic is started by timers, or by people who come back every hour. A platform that knows
+the distances can have replicas ready before, and none between (the pre-warming window of the hybrid
+histogram policy: Shahrad et al., USENIX ATC'20). Here the begins of the last peaks are kept; as long as the
+distances between them are alike, the next peak is expected after as many seconds again, and otherwise at any
+time.
+
+Next step: ``headroom`` keeps what the recent peak needs ready only while a peak may come.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+SUDDEN: Final = 2.0
+"""A peak begins when the load is so many times what it just was,"""
+
+HIGH: Final = 0.5
+"""and so much of the highest recent one: peaks are seen through windows."""
+
+FEWEST: Final = 2
+"""Distances that make a rhythm, all alike; one that is not ends it."""
+
+ALIKE: Final = 0.1
+"""Of the shortest distance: the longest is no longer than that beyond it."""
+
+SLACK: Final = 15.0
+"""Seconds: the begin of a peak is seen up to this much later or earlier than the distance says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrence:
+    """The begins of the last peaks, in seconds, oldest first."""
+
+    begins: tuple[float, ...] = ()
+
+    def after(self, now: float, load: float, before: float, peak: float, apart: float) -> "Recurrence":
+        """Return what is known after one more look at the ``load``.
+
+        ``before`` is the lowest load of the last ``apart`` seconds, ``peak`` the highest recent one; peaks
+        that begin less than ``apart`` seconds apart are one.
+        """
+        sudden = load > 0.0 and load >= SUDDEN * before and load >= HIGH * peak
+        if not sudden or (self.begins and now - self.begins[-1] < apart):
+            return self
+        return Recurrence((*self.begins[-int(FEWEST):], now))
+
+    @property
+    def distances(self) -> tuple[float, float] | None:
+        """The shortest and the longest, in seconds, if they are alike; None without a rhythm."""
+        gaps = [later - earlier for earlier, later in pairwise(self.begins)]
+        if len(gaps) < FEWEST:
+            return None
+        shortest, longest = min(gaps), max(gaps)
+        return (shortest, longest) if longest - shortest <= max(SLACK, ALIKE * shortest) else None
+
+    def due(self, now: float, ahead: float) -> bool:
+        """Tell whether a peak may begin within ``ahead`` seconds; so it may at any time without a rhythm."""
+        distances = self.distances
+        if distances is None:
+            return True
+        # Overdue: the rhythm is over, or this peak is left out. Nobody knows.
+        return now - self.begins[-1] + ahead >= distances[0] - SLACK
+
+    def moved(self, seconds: float) -> "Recurrence":
+        """Return the same, as if everything had happened ``seconds`` later."""
+        return Recurrence(tuple(when + seconds for when in self.begins))
