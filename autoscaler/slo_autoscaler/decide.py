@@ -53,9 +53,6 @@ one replica fewer is tried again about every hour."""
 SURGE_SIGMAS: Final = 4.0
 """A rate is sudden when its newest interval is so many standard deviations above the whole window."""
 
-KNOWN = 1.1
-RESUMED = 0.1
-
 BUDGET_AMPLE: Final = 0.5
 """With this share of the error budget left scaling down needs no more caution than usual."""
 
@@ -91,6 +88,7 @@ def decide(
     numbers = _numbers(observation, scale, state)
     numbers["forecast"], numbers["horizon"] = outlook.forecast, outlook.horizon
     numbers["utilisation"], numbers["standing"] = outlook.utilisation, outlook.standing
+    numbers["peak_every"] = state.headroom.recurrence.every
     numbers["min"], numbers["max"] = bounds.lowest, bounds.highest
     if not bounds.lowest <= scale.desired <= bounds.highest:
         below = scale.desired < bounds.lowest
@@ -254,13 +252,10 @@ def _look_ahead(
     likely = rate if expected is None else expected
     surge = _surge(spec, seen, rate)
     if surge is not None:
-        # One interval may be a spike that is over before anything has started; two in a row are none.
-        known = (
-            KNOWN > 0
-            and surge <= state.headroom.peak(now) * KNOWN
-            and min((v for _, v in state.headroom.burst.entries), default=rate) < RESUMED * surge
-        )
-        likely = max(likely, surge if known or state.surge is not None else (rate + surge) / 2.0)
+        # One interval may be a spike that is over before anything has started; two in a row are none, nor is
+        # work that is taken up again.
+        believed = state.surge is not None or state.headroom.resumed(now, surge)
+        likely = max(likely, surge if believed else (rate + surge) / 2.0)
     is_missed = missed(spec, seen)
     # A burst that is over asks for nothing, and is no fault of the capacity.
     lasts = is_missed and (seen.burn_short is None or seen.burn_short > 1.0)
@@ -458,8 +453,8 @@ def _too_early(
     usual = max(lower, int(state.recommendations.value(now, window) or 0))
     if usual >= scale.desired:
         return Reason.SCALE_DOWN_STABILISED, usual
-    known = state.headroom.recurrence.distances is not None
-    stretch = 1.0 if known else _stretch(seen)
+    # What comes back at known times is ready then; the longer window is for what comes back at any time.
+    stretch = 1.0 if state.headroom.recurrence.distances is not None else _stretch(seen)
     lower = max(lower, int(state.recommendations.value(now, stretch * window) or 0))
     return (Reason.BUDGET_LOW if lower >= scale.desired else None), lower
 
@@ -539,6 +534,7 @@ def _numbers(seen: Observation | None, scale: Scale, state: TargetState) -> dict
         "forecast": None,
         "utilisation": None,
         "standing": None,
+        "peak_every": None,
         "capacity": seen.capacity,
         "correction": state.correction,
         "in_flight": seen.in_flight,

@@ -85,6 +85,7 @@ SENTENCES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "RecentPeak": (
         "misses at a load that comes again: ready for the recent peak",
+        "it comes every {peak_every}",
         "{standing} requests/s must be served at once",
         "{ready} x {capacity}/s",
     ),
@@ -120,7 +121,7 @@ FACTS: Final = (
 """What is told after every reason, as far as it is known."""
 
 _SECONDS: Final = {
-    *("age", "horizon", "p50", "p95", "p99", "slo_latency"),
+    *("age", "horizon", "peak_every", "p50", "p95", "p99", "slo_latency"),
     *("queue_mean", "service_mean", "service_one", "service_usual"),
 }
 _SHARES: Final = {"attainment", "budget", "correction", "slo_objective"}

@@ -7,6 +7,8 @@ seen before are regretted: more room would have avoided them, so more is kept, u
 needs. In the long run as many requests miss as the objective allows, less a margin: integral control, as
 adaptive conformal inference does it for the coverage of a forecast (Gibbs and Candes, NeurIPS 2021).
 
+Peaks that begin at equal distances (``recurrence``) need not be ready for between.
+
 Accounts are in budget seconds: what the objective allows to miss in a second of mean traffic. Next step:
 ``decide`` keeps the account in its state, ``policies.slo`` sizes with what it says.
 """
@@ -17,7 +19,7 @@ from typing import Final
 from slo_autoscaler.recurrence import Recurrence
 from slo_autoscaler.window import History, SlidingMax
 
-PLANNED: Final = 0.5
+PLANNED: Final = 0.55
 """Share of the error budget that is planned to be spent; the rest is for what nobody has planned."""
 
 CREDIT: Final = 300.0
@@ -29,8 +31,8 @@ REGRET: Final = 600.0
 LONGEST: Final = 3600.0
 """Budget seconds: no incident is atoned for longer than this."""
 
-CAREFUL: Final = 0.875
-"""Of the usual utilisation, at full regret."""
+CAREFUL: Final = 0.8
+"""Of the usual utilisation, with ``LONGEST`` overspent."""
 
 MEAN_MEMORY: Final = 1800.0
 """Seconds in which 63 % of a lasting change of the load enter the mean that budgets are counted in."""
@@ -43,6 +45,9 @@ BURST: Final = 120.0
 
 CAUSE: Final = 45.0
 """Misses that are seen now were caused by the load of so many seconds."""
+
+RESUMED: Final = 0.1
+"""Traffic had stopped if it was below this share of what it is again."""
 
 AS_HIGH: Final = 0.75
 """A load was seen before if an earlier peak was this share of it: peaks are seen through windows."""
@@ -75,9 +80,11 @@ class Headroom:
         for when, load in self.burst.entries:
             if now - when >= BURST:
                 peaks = peaks.push(now, load)
-        burst = self.burst.push(now, max(rate, quick))
+        newest = max(rate, quick)
+        # At the first look the rate, which is of a longer window, is all that is known of before.
         before = min((load for _, load in self.burst.within(now, BURST)), default=rate)
-        recurrence = self.recurrence.after(now, max(rate, quick), before, self.peak(now), BURST)
+        recurrence = self.recurrence.after(now, newest, before, self.peak(now), BURST)
+        burst = self.burst.push(now, newest)
         seen = replace(self, burst=burst, peaks=peaks, recurrence=recurrence)
         if self.mean_rate is None:
             return replace(seen, mean_rate=rate) if rate > 0.0 else seen
@@ -93,9 +100,9 @@ class Headroom:
         )
 
     def utilisation(self, usual: float, most: float) -> float:
-        """Return the utilisation to plan with: ``usual``, up to ``most`` with credit, less with regret."""
+        """Return the utilisation to plan with: ``usual``, up to ``most`` with credit, less when overspent."""
         if self.overspent > 0.0:
-            return usual * (1.0 - (1.0 - CAREFUL) * min(self.regret / REGRET, 1.0))
+            return usual * (1.0 - (1.0 - CAREFUL) * self.overspent / LONGEST)
         return usual + (most - usual) * min(max(-self.overspent / CREDIT, 0.0), 1.0)
 
     def peak(self, now: float) -> float:
@@ -113,6 +120,16 @@ class Headroom:
             return 0.0
         return load + share * max(0.0, self.peak(now) - load)
 
+    def resumed(self, now: float, load: float) -> bool:
+        """Tell whether ``load`` follows (nearly) nothing and is one of the last hour: work taken up again."""
+        lowest = min((seen for _, seen in self.burst.within(now, BURST)), default=load)
+        return lowest < RESUMED * load <= RESUMED * self.peak(now)
+
     def moved(self, seconds: float) -> "Headroom":
         """Return the same accounts, as if everything had happened ``seconds`` later."""
-        return replace(self, burst=self.burst.moved(seconds), peaks=self.peaks.moved(seconds), recurrence=self.recurrence.moved(seconds))
+        return replace(
+            self,
+            burst=self.burst.moved(seconds),
+            peaks=self.peaks.moved(seconds),
+            recurrence=self.recurrence.moved(seconds),
+        )

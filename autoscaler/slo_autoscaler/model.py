@@ -13,7 +13,7 @@ from slo_autoscaler.window import History, SlidingMax
 
 Numbers = Mapping[str, float | None]
 
-BUDGET_STRETCH: Final = 4.0
+BUDGET_STRETCH: Final = 2.0
 """The stabilisation window is this many times longer when no error budget is left."""
 
 CORRECTION_FLOOR: Final = 0.5

@@ -19,13 +19,13 @@ SUDDEN: Final = 2.0
 HIGH: Final = 0.5
 """and so much of the highest recent one: peaks are seen through windows."""
 
-FEWEST: Final = 2
-"""Distances that make a rhythm, all alike; one that is not ends it."""
+FEWEST: Final = 3
+"""Distances that make a rhythm, all alike: two are so by chance too often. One that is not ends it."""
 
 ALIKE: Final = 0.1
 """Of the shortest distance: the longest is no longer than that beyond it."""
 
-SLACK: Final = 15.0
+SLACK: Final = 10.0
 """Seconds: the begin of a peak is seen up to this much later or earlier than the distance says."""
 
 
@@ -44,7 +44,7 @@ class Recurrence:
         sudden = load > 0.0 and load >= SUDDEN * before and load >= HIGH * peak
         if not sudden or (self.begins and now - self.begins[-1] < apart):
             return self
-        return Recurrence((*self.begins[-int(FEWEST):], now))
+        return Recurrence((*self.begins[-FEWEST:], now))
 
     @property
     def distances(self) -> tuple[float, float] | None:
@@ -54,6 +54,11 @@ class Recurrence:
             return None
         shortest, longest = min(gaps), max(gaps)
         return (shortest, longest) if longest - shortest <= max(SLACK, ALIKE * shortest) else None
+
+    @property
+    def every(self) -> float | None:
+        """The usual distance, in seconds; None without a rhythm."""
+        return None if self.distances is None else sum(self.distances) / 2.0
 
     def due(self, now: float, ahead: float) -> bool:
         """Tell whether a peak may begin within ``ahead`` seconds; so it may at any time without a rhythm."""

@@ -14,6 +14,7 @@ from slo_autoscaler import decide as module
 from slo_autoscaler.decide import CORRECTION_FLOOR, decide, unapplied
 from slo_autoscaler.headroom import PEAK_SPAN, Headroom
 from slo_autoscaler.model import Observation, RateLimit, Reason, Scale, TargetState
+from slo_autoscaler.recurrence import Recurrence
 from slo_autoscaler.restart import LONGEST_START_UP
 from slo_autoscaler.window import SlidingMax
 
@@ -298,7 +299,7 @@ HOLDS = [
         None,
         seen(rate=100.0, up_replicas=5.0, budget_remaining=0.25),
         FIVE,
-        lately=(LATER - 149.0, 5),
+        lately=(LATER - 89.0, 5),
     ),
     Case(
         Reason.BUDGET_LOW,
@@ -564,7 +565,28 @@ def test_little_budget_makes_scaling_down_slower_and_much_does_not():
             now += 5.0
             decision, state = decide(spec, calm, FIVE, state, now)
         held_for[budget] = now
-    assert held_for == {None: 60.0, 1.0: 60.0, 0.5: 60.0, 0.25: 150.0, 0.0: 240.0, -3.0: 240.0}
+    assert held_for == {None: 60.0, 1.0: 60.0, 0.5: 60.0, 0.25: 90.0, 0.0: 120.0, -3.0: 120.0}
+
+
+def test_peaks_at_known_times_need_no_longer_window():
+    spec, calm = a_spec(stabilisation_window=60.0), seen(up_replicas=5.0, budget_remaining=0.0)
+    rhythm = Recurrence((-1700.0, -1100.0, -500.0, 100.0))
+    state = replace(TargetState.initial(spec, FIVE, 100.0), headroom=Headroom(recurrence=rhythm))
+    decision, _ = decide(spec, calm, FIVE, state, 165.0)
+    assert (decision.replicas, decision.reason) == (3, Reason.LOAD_BELOW_CAPACITY)
+
+
+def test_a_peak_that_is_due_is_made_ready_for_while_nothing_comes_in():
+    def on(begun):
+        rhythm = Recurrence(tuple(begun - 300.0 * ago for ago in (3, 2, 1, 0)))
+        headroom = replace(REGRETTED["headroom"], regret=3600.0, recurrence=rhythm)
+        state = replace(TargetState.initial(a_spec(), ONE, 0.0), headroom=headroom)
+        decision, _ = at(a_spec(), resting, ONE, state=state)
+        return decision
+
+    assert on(begun=LATER - 150.0).replicas is None
+    ready = on(begun=LATER - 290.0)
+    assert (ready.replicas, ready.reason) == (3, Reason.RECENT_PEAK)
 
 
 def test_one_miss_in_twenty_keeps_replicas_and_one_in_fifty_does_not():

@@ -20,6 +20,7 @@ EVERYTHING = {
     "horizon": 10.0,
     "utilisation": 0.9,
     "standing": 400.0,
+    "peak_every": 600.0,
     "capacity": 95.0,
     "correction": 0.81,
     "desired": 3,

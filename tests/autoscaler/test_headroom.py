@@ -18,6 +18,7 @@ from slo_autoscaler.headroom import (
 )
 
 USUAL, MOST = 0.8, 1.0
+AHEAD = 20.0
 
 looks = st.lists(
     st.tuples(st.floats(0, 20), st.floats(0, 1e4), st.floats(0, 2e4), st.floats(0, 100)), max_size=40
@@ -35,7 +36,21 @@ def play(seconds, rate, burn, headroom=None, begin=0.0, quick=0.0, every=5.0):
 
 
 def told(headroom, now, load=0.0):
-    return headroom.utilisation(USUAL, MOST), headroom.standing(now, load)
+    return headroom.utilisation(USUAL, MOST), headroom.standing(now, load, AHEAD)
+
+
+def care(headroom):
+    """The utilisation when budget is overspent."""
+    return USUAL * (1 - (1 - CAREFUL) * headroom.overspent / LONGEST)
+
+
+def spiky(distances):
+    """Spikes to 400/s on 100/s, most of it too late, and the seconds from each begin to the next."""
+    headroom, now = play(600.0, 100.0, burn=PLANNED)
+    for distance in distances:
+        headroom, now = play(15.0, 400.0, burn=60.0, headroom=headroom, begin=now)
+        headroom, now = play(distance - 15.0, 100.0, burn=PLANNED, headroom=headroom, begin=now)
+    return headroom, now
 
 
 def test_at_first_planning_is_as_usual_and_nothing_stands_ready():
@@ -60,7 +75,7 @@ def test_the_first_misses_at_a_new_load_are_spent_and_not_regretted():
     after, now = play(60.0, 300.0, burn=30.0, headroom=calm, begin=now)
     assert after.overspent > REGRET
     assert after.regret == 0.0
-    assert told(after, now) == (USUAL, 0.0)
+    assert told(after, now) == (pytest.approx(care(after)), 0.0)
 
 
 def test_misses_at_a_load_that_comes_again_are_regretted_and_its_peak_is_kept():
@@ -71,7 +86,8 @@ def test_misses_at_a_load_that_comes_again_are_regretted_and_its_peak_is_kept():
     utilisation, standing = told(again, now, load=100.0)
     assert again.regret > REGRET
     assert standing == 300.0
-    assert utilisation == pytest.approx(CAREFUL * USUAL)
+    assert utilisation == pytest.approx(care(again))
+    assert utilisation < USUAL
 
 
 def test_a_burst_is_no_earlier_peak_of_itself():
@@ -82,21 +98,21 @@ def test_a_burst_is_no_earlier_peak_of_itself():
 
 def test_some_regret_keeps_a_part_of_the_peak():
     headroom = Headroom(regret=REGRET / 4).after(0.0, 0.0, 100.0, 300.0, PLANNED)
-    assert headroom.standing(0.0, 100.0) == 150.0
-    assert headroom.standing(0.0, 400.0) == 400.0, "a load above the peak stands for itself"
+    assert headroom.standing(0.0, 100.0, AHEAD) == 150.0
+    assert headroom.standing(0.0, 400.0, AHEAD) == 400.0, "a load above the peak stands for itself"
 
 
 def test_a_peak_is_forgotten_though_it_is_regretted():
     peak = Headroom(regret=LONGEST, mean_rate=100.0).after(0.0, 0.0, 0.0, 300.0, 0.0)
     idle, now = play(PEAK_SPAN + BURST + 10.0, 0.0, burn=0.0, headroom=peak)
     assert idle.regret == LONGEST, "without traffic nothing is earned"
-    assert idle.standing(now, 0.0) == 0.0
+    assert idle.standing(now, 0.0, AHEAD) == 0.0
 
 
 def test_quiet_time_pays_regret_off():
     peak = Headroom(regret=REGRET, mean_rate=100.0)
     paid, now = play(REGRET / PLANNED + 5.0, 100.0, burn=0.0, headroom=peak)
-    assert (paid.regret, paid.standing(now, 100.0)) == (0.0, 0.0)
+    assert (paid.regret, paid.standing(now, 100.0, AHEAD)) == (0.0, 0.0)
 
 
 def test_budget_is_counted_in_requests_not_in_seconds():
@@ -105,6 +121,27 @@ def test_budget_is_counted_in_requests_not_in_seconds():
     small = base.after(5.0, 5.0, 10.0, 0.0, 20.0).overspent
     large = base.after(5.0, 5.0, 100.0, 0.0, 20.0).overspent
     assert large == pytest.approx(10 * small, rel=0.01)
+
+
+def test_peaks_that_come_at_equal_distances_are_stood_for_when_they_are_due():
+    headroom, now = spiky([600.0] * 4)
+    between, then = spiky([600.0] * 3 + [300.0])
+    assert headroom.standing(now, 100.0, AHEAD) == 400.0
+    assert between.standing(then, 100.0, AHEAD) == 0.0
+
+
+def test_peaks_that_come_at_any_time_are_stood_for_at_all_times():
+    headroom, now = spiky([600.0, 400.0, 700.0, 300.0])
+    assert headroom.standing(now, 100.0, AHEAD) == 400.0
+
+
+def test_work_is_resumed_when_a_load_of_the_last_hour_follows_nothing():
+    busy, now = play(60.0, 100.0, burn=0.0)
+    paused, now = play(30.0, 0.0, burn=0.0, headroom=busy, begin=now)
+    assert paused.resumed(now, 100.0)
+    assert not paused.resumed(now, 101.0), "so much there never was"
+    assert not busy.resumed(60.0, 100.0), "nothing had stopped"
+    assert not Headroom().resumed(0.0, 100.0)
 
 
 @given(looks)
@@ -117,7 +154,7 @@ def test_the_accounts_stay_within_their_bounds_and_so_does_what_follows(story):
         assert -CREDIT <= headroom.overspent <= LONGEST
         assert 0.0 <= headroom.regret <= LONGEST
         assert CAREFUL * USUAL - 1e-9 <= headroom.utilisation(USUAL, MOST) <= MOST
-        assert 0.0 <= headroom.standing(now, rate) <= max(highest, rate) * (1 + 1e-9)
+        assert 0.0 <= headroom.standing(now, rate, AHEAD) <= max(highest, rate) * (1 + 1e-9)
 
 
 @given(looks, st.floats(0, 1000))
@@ -141,4 +178,5 @@ def test_a_clock_that_jumps_changes_no_account(story, jump):
         standing = standing.after(now, passed, rate, quick, burn)
     moved = standing.moved(jump)
     assert told(moved, now + jump, 10.0) == told(standing, now, 10.0)
-    assert replace(moved, burst=standing.burst, peaks=standing.peaks) == standing
+    same = {name: getattr(standing, name) for name in ("burst", "peaks", "recurrence")}
+    assert replace(moved, **same) == standing

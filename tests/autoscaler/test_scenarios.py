@@ -5,6 +5,7 @@ served waits; what waited longer than the SLO is a miss. Rates are seen over a w
 them.
 """
 
+import math
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -12,6 +13,7 @@ import pytest
 
 from autoscaler.values import a_spec
 from slo_autoscaler.decide import decide
+from slo_autoscaler.headroom import CAREFUL
 from slo_autoscaler.model import Observation, Scale, TargetSpec, TargetState
 from slo_autoscaler.restart import Past, warm
 
@@ -150,7 +152,8 @@ def test_a_capacity_that_is_reported_late_is_believed_at_once():
     world.play([700.0])
     assert blind < world.replicas, "what the rate needs, in one step"
     world.play([700.0] * 180)
-    assert world.counts[-60:] == [9] * 60
+    (settled,) = set(world.counts[-60:])
+    assert 9 <= settled <= math.ceil(9 / CAREFUL), "more carefully for what was missed"
     assert world.attainment(begin=110) > 0.999
 
 
