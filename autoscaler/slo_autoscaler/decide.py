@@ -53,6 +53,9 @@ one replica fewer is tried again about every hour."""
 SURGE_SIGMAS: Final = 4.0
 """A rate is sudden when its newest interval is so many standard deviations above the whole window."""
 
+KEPT_HORIZONS: Final = 3.0
+"""What a peak needs that is due within so many horizons is not given away: it would hardly be gone before."""
+
 BUDGET_AMPLE: Final = 0.5
 """With this share of the error budget left scaling down needs no more caution than usual."""
 
@@ -283,6 +286,7 @@ def _look_ahead(
         horizon=horizon,
         utilisation=headroom.utilisation(spec.utilisation_target, spec.utilisation_limit),
         standing=headroom.standing(now, likely, horizon),
+        kept=headroom.standing(now, likely, KEPT_HORIZONS * horizon),
         correction=correction,
         missed=lasts,
         settled=settled,
@@ -483,10 +487,11 @@ def _fewest_safe(seen: Observation, scale: Scale, outlook: Outlook) -> int:
     no replica gets more than what was once too much for one: before the knee latency tells nothing of how
     near it is. Without either, the current count.
     """
-    if max(outlook.forecast, outlook.standing) <= 0.0 and not seen.in_flight:
+    if max(outlook.forecast, outlook.kept) <= 0.0 and not seen.in_flight:
         return 0
     if seen.capacity:
-        return math.ceil(load(seen, scale, outlook) / (seen.capacity * outlook.correction) - 1e-9)
+        needed = max(load(seen, scale, outlook), outlook.kept)
+        return math.ceil(needed / (seen.capacity * outlook.correction) - 1e-9)
     latency = latency_at_objective(seen)
     if latency is None or not seen.slo_latency:
         return scale.desired

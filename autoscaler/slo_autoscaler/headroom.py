@@ -25,13 +25,13 @@ PLANNED: Final = 0.55
 CREDIT: Final = 300.0
 """Budget seconds in hand with which planning is as near to the capacity as it may be."""
 
-REGRET: Final = 600.0
+REGRET: Final = 200.0
 """Budget seconds regretted with which the room is as large as it may be."""
 
-LONGEST: Final = 3600.0
-"""Budget seconds: no incident is atoned for longer than this."""
+LONGEST: Final = 800.0
+"""Budget seconds: no incident counts for more than this."""
 
-CAREFUL: Final = 0.8
+CAREFUL: Final = 0.84
 """Of the usual utilisation, with ``LONGEST`` overspent."""
 
 MEAN_MEMORY: Final = 1800.0
@@ -63,6 +63,8 @@ class Headroom:
     """Likewise, of those misses that more room would have avoided; never negative."""
     mean_rate: float | None = None
     """Requests per second; None before the first one."""
+    known_for: float = 0.0
+    """Seconds that the mean is of; at most ``MEAN_MEMORY``."""
     burst: History = field(default_factory=lambda: History(BURST))
     """The load of the last ``BURST`` seconds."""
     peaks: SlidingMax = field(default_factory=lambda: SlidingMax(PEAK_SPAN))
@@ -88,13 +90,15 @@ class Headroom:
         seen = replace(self, burst=burst, peaks=peaks, recurrence=recurrence)
         if self.mean_rate is None:
             return replace(seen, mean_rate=rate) if rate > 0.0 else seen
-        mean = self.mean_rate + (rate - self.mean_rate) * min(1.0, passed / MEAN_MEMORY)
+        known = min(self.known_for + passed, MEAN_MEMORY)
+        mean = self.mean_rate + (rate - self.mean_rate) * (passed / known if known > 0.0 else 0.0)
         change = passed * (burn - PLANNED) * rate / mean if mean > 0.0 else 0.0
         cause = max(load for _, load in burst.within(now, CAUSE))
         avoidable = (peaks.value(now) or 0.0) >= AS_HIGH * cause
         return replace(
             seen,
             mean_rate=mean,
+            known_for=known,
             overspent=min(max(self.overspent + change, -CREDIT), LONGEST),
             regret=min(max(self.regret + (change if avoidable else min(change, 0.0)), 0.0), LONGEST),
         )

@@ -268,6 +268,8 @@ class Outlook:
     """What is slow is execution, not waiting: more replicas would not help."""
     standing: float = 0.0
     """Requests per second that must be served at once whenever they come, at the capacity."""
+    kept: float = 0.0
+    """Likewise, so soon that what it takes is not given away before."""
     knee: float | None = None
     """Requests per second beyond which a replica was last seen to miss the SLO, if that was ever seen."""
 

@@ -12,7 +12,7 @@ from autoscaler import values
 from autoscaler.values import observations, scales, seen, specs
 from slo_autoscaler import decide as module
 from slo_autoscaler.decide import CORRECTION_FLOOR, decide, unapplied
-from slo_autoscaler.headroom import PEAK_SPAN, Headroom
+from slo_autoscaler.headroom import PEAK_SPAN, PLANNED, REGRET, Headroom
 from slo_autoscaler.model import Observation, RateLimit, Reason, Scale, TargetState
 from slo_autoscaler.recurrence import Recurrence
 from slo_autoscaler.restart import LONGEST_START_UP
@@ -254,7 +254,9 @@ BURNING = seen(rate=140.0, attainment=0.8, burn_short=20.0)
 SOME_TIME_AGO = {"changed_at": LATER - 25.0}
 REGRETTED = {
     "headroom": Headroom(
-        regret=800.0, mean_rate=100.0, peaks=SlidingMax(PEAK_SPAN).push(LATER - 600.0, 280.0)
+        regret=REGRET / 2.0 + PLANNED * LATER,
+        mean_rate=100.0,
+        peaks=SlidingMax(PEAK_SPAN).push(LATER - 600.0, 280.0),
     )
 }
 """The rate window of 20 s holds only what was since; the window of attainment does not."""

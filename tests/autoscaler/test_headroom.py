@@ -117,7 +117,7 @@ def test_quiet_time_pays_regret_off():
 
 def test_budget_is_counted_in_requests_not_in_seconds():
     # The same misses weigh ten times as much in a minute that has ten times the traffic.
-    base = Headroom(mean_rate=100.0)
+    base = Headroom(mean_rate=100.0, known_for=3600.0)
     small = base.after(5.0, 5.0, 10.0, 0.0, 20.0).overspent
     large = base.after(5.0, 5.0, 100.0, 0.0, 20.0).overspent
     assert large == pytest.approx(10 * small, rel=0.01)

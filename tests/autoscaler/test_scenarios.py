@@ -196,12 +196,16 @@ def test_a_restart_in_mid_peak_makes_no_dip(remembered):
 
 @pytest.mark.parametrize("jump", [-3600.0, 3600.0])
 def test_a_clock_that_jumps_in_mid_peak_makes_no_dip(jump):
-    # A lull that is over before the stabilisation window is.
-    world = World().play(PEAK[:240])
-    world.coming = []
-    for second in range(240, 260):
-        world.second(second + (jump if second >= 250 else 0.0), 400.0)
-    assert min(world.counts[239:]) == world.counts[239]
+    def lull(jump):
+        # It is over before the stabilisation window is.
+        world = World().play(PEAK[:240])
+        world.coming = []
+        for second in range(240, 260):
+            world.second(second + (jump if second >= 250 else 0.0), 400.0)
+        return world.counts
+
+    assert lull(jump) == lull(0.0)
+    assert min(lull(jump)[239:]) >= 10
 
 
 def test_a_gap_in_the_data_at_the_peak_lowers_nothing():
@@ -218,5 +222,5 @@ def test_a_gap_in_the_data_at_the_peak_lowers_nothing():
 @pytest.mark.parametrize("period", [10, 20, 40])
 def test_on_and_off_faster_than_the_stabilisation_window_never_loses_what_on_needs(period):
     world = World(replicas=6).play(([400.0] * period + [40.0] * period) * (400 // period))
-    assert min(world.counts) >= 5
+    assert min(world.counts) >= 400.0 / CAPACITY
     assert world.attainment() == 1.0
