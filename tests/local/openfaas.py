@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 GATEWAY = "http://127.0.0.1:8080"
 GATEWAY_METRICS = "127.0.0.1:8082"
@@ -83,7 +84,7 @@ class Gateway:
     """The real gateway before a provider; it can be ended and started again."""
 
     def __init__(self, provider: str, folder: Path, settings: Mapping[str, str]) -> None:
-        self._log = folder / "gateway.log"
+        self._log_file = folder / "gateway.log"
         self._folder = folder
         self._settings = {
             "functions_provider_url": f"{provider}/",
@@ -93,9 +94,14 @@ class Gateway:
         }
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def log(self) -> str:
+        """Its log, over all starts."""
+        return self._log_file.read_text()
+
     def start(self) -> None:
         """Start it and wait until it answers."""
-        with self._log.open("a") as log:
+        with self._log_file.open("a") as log:
             self._process = subprocess.Popen(
                 ["gateway"],
                 env={**os.environ, **self._settings},
@@ -113,7 +119,7 @@ class Gateway:
 
     def _answers(self) -> bool:
         assert self._process is not None
-        assert self._process.poll() is None, self._log.read_text()
+        assert self._process.poll() is None, self.log
         return call(GATEWAY + "/healthz")[0] == 200
 
 
@@ -134,6 +140,39 @@ def real_gateway(
             yield gateway
         finally:
             gateway.kill()
+
+
+@contextmanager
+def a_prometheus(folder: Path, address: str, provider: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The installed Prometheus, scraping the real gateway and what runs behind it."""
+    folder.mkdir(exist_ok=True)
+    jobs = [
+        {
+            "job_name": "functions",
+            "http_sd_configs": [{"url": f"{provider}/sd/replicas", "refresh_interval": "500ms"}],
+        },
+        {"job_name": "gateway", "static_configs": [{"targets": [GATEWAY_METRICS]}]},
+    ]
+    config = {"global": {"scrape_interval": "500ms", "scrape_timeout": "500ms"}, "scrape_configs": jobs}
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    process = subprocess.Popen(
+        [
+            "prometheus",
+            f"--config.file={folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={folder / 'data'}",
+            f"--web.listen-address={address}",
+            "--scrape.discovery-reload-interval=500ms",
+            "--log.level=error",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until(lambda: call(f"http://{address}/-/ready")[0] == 200, "Prometheus is ready")
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def call(
