@@ -1,4 +1,4 @@
-"""OpenFaaS' own programs for the tests, where they are on PATH: faas-cli, and the gateway before our provider.
+"""OpenFaaS' own programs where they are on PATH: faas-cli, and the gateway before our provider.
 
 The gateway listens on 8080 and 8082, whatever it is told, so one test at a time has it.
 """

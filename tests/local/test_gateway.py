@@ -1,6 +1,6 @@
 """The main path through OpenFaaS' own gateway: faas-cli's requests, load, Prometheus, and the autoscaler.
 
-The gateway is of the Community Edition: 1 to 5 replicas, whatever is asked for. Not run where it is not on PATH.
+The gateway is of the Community Edition: 1 to 5 replicas, whatever is asked for. Skipped if it is not on PATH.
 """
 
 import asyncio
