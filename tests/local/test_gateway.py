@@ -18,10 +18,12 @@ from typing import Any
 
 import aiohttp
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from local.openfaas import (
     BASIC,
     GATEWAY,
+    GATEWAY_METRICS,
     a_prometheus,
     call,
     credentials,
@@ -216,3 +218,53 @@ def test_the_autoscaler_follows_the_load_through_the_real_gateway_and_its_failur
         autoscaler.process.send_signal(signal.SIGTERM)
         assert autoscaler.process.wait(10) == 0
         assert "Traceback" not in autoscaler.log
+
+
+def gateway_series(exposition: bytes) -> set[tuple[str, frozenset[tuple[str, str]]]]:
+    """The gateway's own samples by name and labels.
+
+    Edges as numbers, which Go and Python write differently; without the ending that the parser adds to counters.
+    """
+    return {
+        (
+            sample.name.removesuffix("_total"),
+            frozenset(
+                (label, str(float(value)) if label == "le" else value)
+                for label, value in sample.labels.items()
+            ),
+        )
+        for family in text_string_to_metric_families(exposition.decode())
+        for sample in family.samples
+        if sample.name.startswith("gateway_")
+    }
+
+
+@pytest.mark.e2e
+@missing("gateway")
+def test_the_platforms_metrics_are_the_real_gateways(tmp_path):
+    handler = tmp_path / "sleeper"
+    handler.mkdir()
+    (handler / "handler.py").write_text(HANDLER)
+    with (
+        local_platform(
+            "--no-prometheus", "--no-autoscaler", "--image", f"sleeper:latest={handler}"
+        ) as provider,
+        real_gateway(provider, tmp_path),
+    ):
+        body = json.dumps(FUNCTION).encode()
+        assert call(f"{GATEWAY}/system/functions", method="POST", body=body)[0] == 202
+        # Each is held until there is a replica.
+        for path in ("sleeper", "sleeper.openfaas-fn", "sleeper/below?a=b"):
+            assert call(f"{GATEWAY}/function/{path}", method="POST", body=b"x") == (200, b"x")
+
+        def exposed() -> list[set[tuple[str, frozenset[tuple[str, str]]]]]:
+            return [
+                gateway_series(call(f"{url}/metrics")[1]) for url in (f"http://{GATEWAY_METRICS}", provider)
+            ]
+
+        # The gateway asks for the functions every five seconds.
+        until(
+            lambda: any(name == "gateway_service_count" for name, _ in exposed()[0]), "it knows the function"
+        )
+        theirs, ours = exposed()
+        assert theirs == ours
