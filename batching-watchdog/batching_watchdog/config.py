@@ -165,7 +165,9 @@ class Config:
         )
         write_timeout = read("write_timeout", "30s", _positive(parse_duration), positive)
         # Read for this alone: what its owner believes to be protected must not be served to everybody.
-        read("jwt_auth", "false", _one_of("false", "0"), "must be false: callers' tokens are not checked here")
+        read(
+            "jwt_auth", "false", _one_of("false", "0"), "must be false: callers' tokens are not checked here"
+        )
         return cls(
             function_path=environ.get("function_path", "").strip() or "function",
             slo_latency=read("slo_latency", "500ms", _positive(parse_duration), positive),

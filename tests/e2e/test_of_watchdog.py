@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.processes import Watchdog, free_port, starting_watchdog, wait_until, watchdog
+from e2e.processes import Watchdog, free_port, wait_until, watchdog
 
 PROGRAM = shutil.which("fwatchdog") or shutil.which("of-watchdog")
 pytestmark = [
@@ -338,9 +338,3 @@ def test_after_sigterm_ours_serves_what_still_comes_and_of_watchdog_has_ended_it
             )
         wait_until(lambda: ask(theirs.port, request(), "POST").status == 500, "the function is gone")
         assert ask(ours.port, request(), "POST").status == 200
-
-
-def test_jwt_auth_protects_or_stops_the_start():
-    with starting_watchdog(HANDLER, jwt_auth="true") as ours:
-        assert ours.process.wait(20) == 2
-        assert "jwt_auth='true'" in ours.log

@@ -223,7 +223,8 @@ def test_the_autoscaler_follows_the_load_through_the_real_gateway_and_its_failur
 def gateway_series(exposition: bytes) -> set[tuple[str, frozenset[tuple[str, str]]]]:
     """The gateway's own samples by name and labels.
 
-    Edges as numbers, which Go and Python write differently; without the ending that the parser adds to counters.
+    Edges as numbers, which Go and Python write differently; names without the ending that the parser adds to
+    counters.
     """
     return {
         (
