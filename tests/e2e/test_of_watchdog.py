@@ -5,7 +5,6 @@ of-watchdog's program, ``fwatchdog``, is not on PATH.
 """
 
 import contextlib
-import fcntl
 import http.client
 import os
 import shutil
@@ -23,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from e2e.processes import Watchdog, free_port, wait_until, watchdog
+from local.openfaas import fixed_ports
 
 PROGRAM = shutil.which("fwatchdog") or shutil.which("of-watchdog")
 pytestmark = [
@@ -31,7 +31,7 @@ pytestmark = [
 ]
 
 OF_METRICS = 8081
-"""It has no variable for that, so one test at a time has it."""
+"""It has no variable for that."""
 
 HANDLER = """
 import time
@@ -144,8 +144,7 @@ class OfWatchdog:
 @contextmanager
 def both(**environment: str) -> Iterator[tuple[OfWatchdog, Watchdog]]:
     """Of-watchdog and ours with the same settings, ready."""
-    with (Path(tempfile.gettempdir()) / "tailbound-tests-fwatchdog.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with fixed_ports(OF_METRICS):
         theirs = OfWatchdog(environment)
         try:
             with watchdog(HANDLER, **{"slo_latency": "5s", **environment}) as ours:

@@ -6,6 +6,7 @@ The gateway listens on 8080 and 8082, whatever it is told, so one test at a time
 import fcntl
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +129,7 @@ def real_gateway(
     provider: str, folder: Path, *, prometheus: str = "", basic_auth: Path | None = None
 ) -> Iterator[Gateway]:
     """The real gateway; without ``prometheus`` (``host:port``) it has none that answers."""
-    with (Path(tempfile.gettempdir()) / "tailbound-tests-gateway.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with fixed_ports(8080, 8082):
         host, _, port = (prometheus or "127.0.0.1:1").partition(":")
         settings = {"faas_prometheus_host": host, "faas_prometheus_port": port, "basic_auth": "false"}
         if basic_auth is not None:
@@ -173,6 +173,32 @@ def a_prometheus(folder: Path, address: str, provider: str) -> Iterator[subproce
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def fixed_ports(*ports: int) -> Iterator[None]:
+    """Have ports for oneself that a program cannot be told to change; skip if something else keeps one."""
+    with ExitStack() as stack:
+        for port in ports:
+            lock = stack.enter_context(
+                (Path(tempfile.gettempdir()) / f"tailbound-port-{port}.lock").open("w")
+            )
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        end = time.monotonic() + 10
+        while taken := [port for port in ports if not free(port)]:
+            if time.monotonic() > end:
+                pytest.skip(f"ports {taken} are taken, and this program listens on no others")
+            time.sleep(0.1)
+        yield
+
+
+def free(port: int) -> bool:
+    """Whether nothing listens on a port of any address."""
+    try:
+        socket.create_server(("", port)).close()
+    except OSError:
+        return False
+    return True
 
 
 def call(
