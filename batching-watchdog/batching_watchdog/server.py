@@ -271,7 +271,7 @@ class MetricsPage:
 
 
 def error_head(error: WatchdogError) -> bytes:
-    """The header lines of an error's answer: that it is not the function's, what it is, when to come again."""
+    """The header lines of an error's answer: that it is not the function's, what it is, when to retry."""
     head = TEXT + _OURS + b"X-Watchdog-Reason: %b\r\n" % error.reason.encode()
     if error.retry_after is not None:
         head += b"Retry-After: %d\r\n" % error.retry_after
