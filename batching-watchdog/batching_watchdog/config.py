@@ -59,6 +59,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     "upstream_format": "frame | jsonlines: what a batch looks like in the POST to upstream_url [frame]",
     "fprocess": "with upstream_url: the command that serves it, split on spaces; ignored otherwise [none]",
     "function_process": "other name of fprocess; wins if both are set",
+    "jwt_auth": "of-watchdog's check of who calls; there is none here, so true stops the start [false]",
 }
 
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -163,6 +164,10 @@ class Config:
             "must be a number of bytes from 1 to 4Gi - 1, such as 16Mi",
         )
         write_timeout = read("write_timeout", "30s", _positive(parse_duration), positive)
+        # Read for this alone: what its owner believes to be protected must not be served to everybody.
+        read(
+            "jwt_auth", "false", _one_of("false", "0"), "must be false: callers' tokens are not checked here"
+        )
         return cls(
             function_path=environ.get("function_path", "").strip() or "function",
             slo_latency=read("slo_latency", "500ms", _positive(parse_duration), positive),

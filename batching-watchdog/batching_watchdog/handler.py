@@ -20,18 +20,21 @@ from batching_watchdog import wire
 from batching_watchdog.errors import HandlerNotLoaded
 from batching_watchdog.messages import Reply
 
+_Convert = Callable[[str], Any] | None
+
 
 class Event:
     """One request as the handler sees it: python3-http's event, plus ``json()``.
 
-    ``body`` (bytes), ``method``, ``path`` (decoded, without the query), ``query`` and ``headers`` (mappings).
+    ``body`` (bytes), ``method``, ``path`` (decoded, without the query), ``query`` and ``headers``: mappings,
+    with what such handlers use of Flask's besides (``getlist``, ``get`` with ``type``, ``to_dict``).
     """
 
     __slots__ = ("_head", "_parsed", "body")
 
     def __init__(self, head: bytes, body: bytes) -> None:
         self._head = head
-        self._parsed: tuple[str, str, Headers, Mapping[str, str]] | None = None
+        self._parsed: tuple[str, str, Headers, Query] | None = None
         self.body = body
 
     @property
@@ -50,7 +53,7 @@ class Event:
         return self._parse()[2]
 
     @property
-    def query(self) -> Mapping[str, str]:
+    def query(self) -> "Query":
         """The query's parameters; of a repeated one, the first."""
         return self._parse()[3]
 
@@ -58,13 +61,12 @@ class Event:
         """The body as JSON. Raises ``ValueError`` if it is not."""
         return json.loads(self.body)
 
-    def _parse(self) -> "tuple[str, str, Headers, Mapping[str, str]]":
+    def _parse(self) -> "tuple[str, str, Headers, Query]":
         # Most handlers look at the body only, so the head is parsed on first use.
         if self._parsed is None:
             method, target, headers = wire.parse_request_head(self._head)
             path, _, query = target.partition("?")
-            parameters = dict(reversed(parse_qsl(query, keep_blank_values=True)))
-            self._parsed = (method, unquote(path), Headers(headers), parameters)
+            self._parsed = (method, unquote(path), Headers(headers), Query(query))
         return self._parsed
 
 
@@ -91,6 +93,60 @@ class Headers(Mapping[str, str]):
 
     def __repr__(self) -> str:
         return f"Headers({dict(self)!r})"
+
+    def get(self, name: str, default: Any = None, type: _Convert = None) -> Any:  # noqa: A002 - Flask's name
+        """The header, as ``type`` has it; ``default`` if there is none, or ``type`` does not take it."""
+        return _converted(self, name, default, type)
+
+    def getlist(self, name: str) -> list[str]:
+        """The header in a list, which is empty if there is none."""
+        return [self[name]] if name in self else []
+
+
+class Query(Mapping[str, str]):
+    """Read-only parameters; of a repeated one, the first."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, query: str) -> None:
+        self._values: dict[str, list[str]] = {}
+        for name, value in parse_qsl(query, keep_blank_values=True):
+            self._values.setdefault(name, []).append(value)
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name][0]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Query({self._values!r})"
+
+    def get(self, name: str, default: Any = None, type: _Convert = None) -> Any:  # noqa: A002 - Flask's name
+        """The parameter, as ``type`` has it; ``default`` if there is none, or ``type`` does not take it."""
+        return _converted(self, name, default, type)
+
+    def getlist(self, name: str) -> list[str]:
+        """All values of a parameter, in their order."""
+        return list(self._values.get(name, ()))
+
+    def to_dict(self) -> dict[str, str]:
+        """The first value of each parameter."""
+        return dict(self)
+
+
+def _converted(values: Mapping[str, str], name: str, default: Any, convert: "_Convert") -> Any:
+    if name not in values:
+        return default
+    if convert is None:
+        return values[name]
+    try:
+        return convert(values[name])
+    except (TypeError, ValueError):
+        return default
 
 
 class Context:
@@ -149,7 +205,10 @@ class Handler:
         assert self._handle is not None, "checked on loading"  # noqa: S101 - for the type checker
         try:
             return _reply(self._handle(event, self._context), event)
-        except Exception:  # a handler may raise anything
+        except Exception as error:  # a handler may raise anything
+            answer = getattr(error, "get_response", None)
+            if callable(answer):  # Flask's abort() raises what is to be answered
+                return _reply(answer(), event)
             return _failure(traceback.format_exc(), event)
 
 
@@ -214,18 +273,20 @@ def _encode_result(result: Any, event: Event) -> Reply:  # noqa: PLR0911 - one r
     if isinstance(result, tuple) and 2 <= len(result) <= 3 and isinstance(result[1], int):
         return _with_status(result[0], result[1], result[2] if len(result) > 2 else {}, event)
     if hasattr(result, "get_data") and hasattr(result, "status_code"):  # a Flask or werkzeug Response
-        return _with_status(result.get_data(), result.status_code, dict(result.headers), event)
+        return _with_status(result.get_data(), result.status_code, result.headers, event)
     return Reply(200, b"Content-Type: application/json\r\n", _JSON.encode(result).encode())
 
 
-def _with_status(body: Any, status: Any, headers: Mapping[str, Any], event: Event) -> Reply:
+def _with_status(body: Any, status: Any, headers: Any, event: Event) -> Reply:
+    """The reply to a result with status and headers: a mapping or pairs, so that a name can be repeated."""
     failed = isinstance(body, BaseException)
     reply = _failure(str(body), event) if failed else _encode_result(body, event)
     status = int(status)
     if not 200 <= status <= 599:
         raise ValueError(f"statusCode {status} is not between 200 and 599")
-    lines = [wire.reply_header(str(name), str(value)) for name, value in headers.items()]
-    if not any(str(name).lower() == "content-type" for name in headers):
+    pairs = list(headers.items() if hasattr(headers, "items") else headers)
+    lines = [wire.reply_header(str(name), str(value)) for name, value in pairs]
+    if not any(str(name).lower() == "content-type" for name, _ in pairs):
         lines.insert(0, reply.head)
     return Reply(status, b"".join(lines), reply.body, reply.failed)
 

@@ -26,6 +26,9 @@ READY_PATH: Final = b"/_/ready"
 CLOCK_SKEW_SECONDS: Final = 0.1
 """An X-Start-Time may lie this far in the future and still be believed."""
 
+_OURS: Final = b"X-OpenFaaS-Internal: batching-watchdog\r\n"
+"""By this header OpenFaaS' parts mark answers that are theirs and not the function's."""
+
 _BATCH_REASONS: Final = {reason: b"X-Batch-Reason: %b\r\n" % reason.encode() for reason in DispatchReason}
 
 _SHED: Final = frozenset(("queue_full", "predicted_late", "shutting_down"))
@@ -268,8 +271,8 @@ class MetricsPage:
 
 
 def error_head(error: WatchdogError) -> bytes:
-    """The header lines of an error's answer: what it is, and when to come again."""
-    head = TEXT + b"X-Watchdog-Reason: %b\r\n" % error.reason.encode()
+    """The header lines of an error's answer: that it is not the function's, what it is, when to retry."""
+    head = TEXT + _OURS + b"X-Watchdog-Reason: %b\r\n" % error.reason.encode()
     if error.retry_after is not None:
         head += b"Retry-After: %d\r\n" % error.retry_after
     return head

@@ -6,21 +6,28 @@ The requests are those that faas-cli 0.18 makes for each command: path, query, b
 import contextlib
 import json
 import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from local.harness import with_platform
+from local.openfaas import (
+    GATEWAY,
+    PASSWORD,
+    USER,
+    a_prometheus,
+    credentials,
+    faas,
+    local_platform,
+    missing,
+    real_gateway,
+    run_faas,
+)
+from local_openfaas.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
+IMAGE = "registry.local/me/my-model:latest"
+ALONE = ("--no-prometheus", "--no-autoscaler")
 
 # Not logged in, it sends a token all the same.
 HEADERS = {"Authorization": "Bearer ", "User-Agent": "faas-cli/0.18.12"}
@@ -75,87 +82,20 @@ def test_the_requests_of_a_functions_whole_life_are_answered_as_faas_cli_wants_t
     with_platform(tmp_path, life)
 
 
-def installed(*names: str) -> bool:
-    return all(shutil.which(name) for name in names)
-
-
-def faas(folder: Path, *arguments: str, gateway: str = "", stdin: str = "") -> str:
-    """Run faas-cli; its output. It must succeed."""
-    where = ["--gateway", gateway] if gateway else []
-    done = subprocess.run(
-        ["faas-cli", *arguments, *where],
-        cwd=folder,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=50,
-        env={**os.environ, "HOME": str(folder), "CI": "true"},
-        check=False,
-    )
-    assert done.returncode == 0, f"faas-cli {' '.join(arguments)}: {done.stdout}{done.stderr}"
-    return done.stdout + done.stderr
-
-
-@contextmanager
-def local_platform(*images: str) -> Iterator[str]:
-    """The platform as a user starts it, with the real watchdog; its URL."""
-    command = [sys.executable, "-m", "local_openfaas", "up", "--no-prometheus", "--port", "0"]
-    command += [part for image in images for part in ("--image", image)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            url = next(line.split()[1] for line in process.stdout if line.startswith("gateway"))
-            yield url
-        finally:
-            process.terminate()
-            process.communicate(timeout=20)
-
-
-@contextmanager
-def real_gateway(provider: str, folder: Path) -> Iterator[str]:
-    """The real gateway before a provider; it can listen on 8080 and 8082 only, and wants some Prometheus."""
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        settings = {
-            "functions_provider_url": f"{provider}/",
-            "function_namespace": "openfaas-fn",
-            "basic_auth": "false",
-            "scale_from_zero": "true",
-            "faas_prometheus_host": "127.0.0.1",
-            "faas_prometheus_port": str(nobody.getsockname()[1]),
-        }
-        with (folder / "gateway.log").open("w") as log:
-            process = subprocess.Popen(
-                ["gateway"], env={**os.environ, **settings}, cwd=folder, stdout=log, stderr=log
-            )
-        try:
-            end = time.monotonic() + 20
-            while time.monotonic() < end:
-                with contextlib.suppress(OSError), urllib.request.urlopen("http://127.0.0.1:8080/healthz"):
-                    break
-                time.sleep(0.1)
-            yield "http://127.0.0.1:8080"
-        finally:
-            process.kill()
-            process.wait()
-
-
 @pytest.fixture(scope="module")
-def function(tmp_path_factory) -> Path:
+def folder(tmp_path_factory) -> Path:
     """A folder in which a function was made from our template, by the real faas-cli."""
     folder = tmp_path_factory.mktemp("cli")
     faas(folder, "template", "pull", str(ROOT))
-    faas(folder, "new", "my-model", "--lang", "python3-inference")
+    faas(folder, "new", "my-model", "--lang", "python3-inference", "--prefix", "registry.local/me")
     return folder
 
 
-needs_cli = pytest.mark.skipif(not installed("faas-cli"), reason="faas-cli is not on PATH")
-
-
 @pytest.mark.e2e
-@needs_cli
-def test_the_real_faas_cli_makes_a_build_context_of_the_template(function):
-    faas(function, "build", "--shrinkwrap", "-f", "stack.yaml")
-    context = function / "build/my-model"
+@missing("faas-cli")
+def test_the_real_faas_cli_makes_a_build_context_of_the_template(folder):
+    faas(folder, "build", "--shrinkwrap", "-f", "stack.yaml")
+    context = folder / "build/my-model"
     assert (context / "Dockerfile").is_file()
     assert (context / "function/handler.py").is_file()
     assert (context / "batching-watchdog/pyproject.toml").is_file()
@@ -163,36 +103,96 @@ def test_the_real_faas_cli_makes_a_build_context_of_the_template(function):
 
 
 @pytest.mark.e2e
-@needs_cli
+@missing("faas-cli")
+def test_the_real_faas_cli_builds_pushes_and_deploys_in_one_command(folder, monkeypatch, tmp_path):
+    # It only calls docker, so what it calls it with is all there is to see here.
+    docker = tmp_path / "docker"
+    docker.write_text(f'#!/bin/sh\necho "$PWD: $*" >> {tmp_path}/calls\n')
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with local_platform(*ALONE, "--image", f"{IMAGE}={folder / 'my-model'}") as url:
+        said = faas(folder, "up", "-f", "stack.yaml", gateway=url)
+        assert "202 Accepted" in said
+        build, push = (tmp_path / "calls").read_text().splitlines()
+        assert build.startswith(f"{folder / 'build/my-model'}: build ")
+        assert build.endswith(f"--tag {IMAGE} .")
+        assert push.endswith(f": push {IMAGE}")
+        assert "my-model" in faas(folder, "list", "--quiet", gateway=url)
+
+
+@pytest.mark.e2e
+@missing("faas-cli")
 @pytest.mark.parametrize(
-    "front",
-    [
-        "provider",
-        pytest.param(
-            "gateway",
-            marks=pytest.mark.skipif(not installed("gateway"), reason="OpenFaaS' gateway is not on PATH"),
-        ),
-    ],
+    "front", ["provider", pytest.param("gateway", marks=missing("gateway", "prometheus"))]
 )
-def test_the_real_faas_cli_deploys_shows_calls_and_removes_a_function(function, tmp_path, front):
+def test_the_real_faas_cli_goes_through_a_functions_life(folder, tmp_path, front):
     with contextlib.ExitStack() as stack:
-        url = stack.enter_context(local_platform(f"my-model:latest={function / 'my-model'}"))
-        provider = url
+        provider = url = stack.enter_context(
+            local_platform(*ALONE, "--image", f"{IMAGE}={folder / 'my-model'}")
+        )
         if front == "gateway":
-            url = stack.enter_context(real_gateway(url, tmp_path))
-        faas(function, "deploy", "-f", "stack.yaml", gateway=url)
-        end = time.monotonic() + 30
-        while time.monotonic() < end:
-            with urllib.request.urlopen(f"{provider}/system/function/my-model") as answer:
-                if json.load(answer).get("availableReplicas"):
-                    break
-            time.sleep(0.1)
-        if front == "provider":
-            # Through the gateway a list needs a Prometheus that answers.
-            assert "my-model" in faas(function, "list", gateway=url)
-            assert "my-model" in faas(function, "describe", "my-model", gateway=url)
-        assert faas(function, "invoke", "my-model", gateway=url, stdin='{"x": [1, 2, 3, 4]}')
-        assert faas(function, "logs", "my-model", "--tail=false", gateway=url)
-        faas(function, "remove", "-f", "stack.yaml", gateway=url)
-        with urllib.request.urlopen(f"{provider}/system/functions") as answer:
-            assert json.load(answer) == []
+            # A list has its invocations from there.
+            prometheus = f"127.0.0.1:{free_ports(1)[0]}"
+            stack.enter_context(a_prometheus(tmp_path / "prometheus", prometheus, provider))
+            stack.enter_context(real_gateway(provider, tmp_path, prometheus=prometheus))
+            url = GATEWAY
+
+        def cli(*arguments: str, stdin: str = "") -> str:
+            return faas(folder, *arguments, gateway=url, stdin=stdin)
+
+        def refused(*arguments: str) -> str:
+            done = run_faas(folder, *arguments, gateway=url)
+            assert done.returncode == 1, done.stdout
+            return done.stdout + done.stderr
+
+        assert "local-openfaas" in run_faas(folder, "version", gateway=url).stdout
+        assert "202 Accepted" in cli("secret", "create", "key", "--from-literal", "value")
+        assert "already exists" in cli("secret", "create", "key", "--from-literal", "value")
+        assert "key" in cli("secret", "list")
+
+        deployed = cli("deploy", "-f", "stack.yaml", "--label", "com.openfaas.scale.min=1", "--secret", "key")
+        assert "202 Accepted" in deployed
+        assert "is ready" in cli("ready", "my-model")
+        assert "202 Accepted" in cli("deploy", "-f", "stack.yaml", "--env", "slo_latency=300ms")
+        assert "is ready" in cli("ready", "my-model")
+
+        assert json.loads(cli("invoke", "my-model", stdin='{"x": [1, 2, 3, 4]}').splitlines()[-1])["y"]
+        assert "400" in refused("invoke", "my-model")
+        assert "404" in refused("invoke", "nobody")
+
+        listed = cli("list", "--verbose")
+        assert IMAGE in listed
+        described = cli("describe", "my-model")
+        assert "Available Replicas: 1" in described
+        assert f"{url}/function/my-model" in described
+        assert "No such function" in refused("describe", "nobody")
+        logs = cli("logs", "my-model", "--tail=false", "--instance")
+        assert "my-model-1" in logs
+        assert "listens on" in logs
+
+        assert "dev" not in cli("namespace", "list")
+        cli("namespace", "create", "dev", "--label", "team=a")
+        assert "dev" in cli("namespace", "list")
+        assert "my-model" not in cli("list", "--quiet", "--namespace", "dev")
+        cli("namespace", "delete", "dev")
+
+        assert "Removing old function" in cli("remove", "-f", "stack.yaml")
+        assert "No existing function" in refused("remove", "my-model")
+        assert "my-model" not in cli("list", "--quiet")
+        assert "OK" in cli("secret", "remove", "key")
+
+
+@pytest.mark.e2e
+@missing("faas-cli", "gateway")
+def test_the_real_faas_cli_logs_in_where_gateway_and_provider_share_credentials(folder, tmp_path):
+    secrets = credentials(tmp_path / "secrets")
+    with (
+        local_platform(*ALONE, "--basic-auth-dir", str(secrets)) as provider,
+        real_gateway(provider, tmp_path, basic_auth=secrets),
+    ):
+        for url in (provider, GATEWAY):
+            assert run_faas(folder, "list", gateway=url).returncode == 1
+            faas(folder, "login", "--username", USER, "--password-stdin", gateway=url, stdin=PASSWORD)
+            # With nothing deployed the gateway asks no Prometheus.
+            faas(folder, "list", gateway=url)
+            faas(folder, "logout", gateway=url)

@@ -277,6 +277,17 @@ def test_namespaces_are_created_used_and_removed(tmp_path):
     with_platform(tmp_path, scenario)
 
 
+def test_a_new_namespace_may_have_its_name_in_the_body_alone_as_faas_cli_sends_it(tmp_path):
+    async def scenario(client):
+        path = "/system/namespace/"
+        assert (await client.call("POST", path, json={"name": "dev"})).status == 202
+        assert (await client.call("POST", path, json={"name": "dev"})).status == 409
+        assert (await client.call("POST", path, json={})).status == 400
+        assert (await client.call("GET", "/system/namespaces")).json() == ["dev", "openfaas-fn"]
+
+    with_platform(tmp_path, scenario)
+
+
 def test_secrets_are_kept_privately_listed_without_values_and_given_to_functions(tmp_path):
     async def scenario(client):
         call = client.call

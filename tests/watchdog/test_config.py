@@ -66,6 +66,7 @@ INVALID: dict[str, list[str]] = {
     "upstream_url": BAD_URLS,
     "http_upstream_url": BAD_URLS,
     "upstream_format": ["json", "Frame", "frame,jsonlines"],
+    "jwt_auth": ["true", "1", "yes"],
 }
 VALID: dict[str, tuple[str, str, object]] = {
     "function_path": ("/srv/fn", "function_path", "/srv/fn"),
@@ -99,6 +100,8 @@ VALID: dict[str, tuple[str, str, object]] = {
     "upstream_format": ("jsonlines", "upstream_format", "jsonlines"),
     "fprocess": ("node  a.js 'x y'", "fprocess", ("node", "a.js", "'x", "y'")),
     "function_process": ("cat", "fprocess", ("cat",)),
+    # Kept nowhere: it is only refused.
+    "jwt_auth": ("0", "prefix_logs", True),
 }
 
 

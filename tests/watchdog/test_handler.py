@@ -57,6 +57,44 @@ def test_an_event_has_what_python3_http_gives():
     assert seen.json() == {"a": 1}
 
 
+def test_an_events_query_and_headers_answer_as_flasks_do():
+    seen = event(b"", b"/?n=5&x=1&x=2&m=q", (b"X-N", b"5"))
+    query, headers = seen.query, seen.headers
+    assert (query.get("n", type=int), query.get("m", default=7, type=int), query.get("o")) == (5, 7, None)
+    assert (query.getlist("x"), query.getlist("y")) == (["1", "2"], [])
+    assert query.to_dict() == {"n": "5", "x": "1", "m": "q"}
+    assert len(query) == 3
+    assert repr(query) == "Query({'n': ['5'], 'x': ['1', '2'], 'm': ['q']})"
+    assert (headers.get("x-n", type=int), headers.get("nope", "d"), headers.get("X-N")) == (5, "d", "5")
+    assert (headers.getlist("x-N"), headers.getlist("nope")) == (["5"], [])
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        '{"body": "x", "headers": [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")]}',
+        '("x", 200, [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")])',
+        'flask.Response("x", headers=[("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")])',
+    ],
+)
+def test_a_header_can_be_repeated(load: Load, result: str):
+    reply = one(load(f"import flask\ndef handle(event, context):\n    return {result}"))
+    assert (reply.status, reply.body) == (200, b"x")
+    assert b"Set-Cookie: a=1\r\nSet-Cookie: b=2\r\n" in reply.head
+
+
+def test_flasks_abort_is_an_answer(load: Load):
+    reply = one(load("import flask\ndef handle(event, context):\n    flask.abort(404)"))
+    assert reply.status == 404
+    assert not reply.failed
+
+
+@pytest.mark.parametrize("headers", ["5", '"text"', "[1]", '[("a", "b", "c")]'])
+def test_headers_that_are_none_fail_that_request(load: Load, headers: str):
+    reply = one(load(f'def handle(event, context):\n    return {{"body": "", "headers": {headers}}}'))
+    assert (reply.status, reply.failed) == (500, True)
+
+
 def test_load_runs_once_and_its_result_is_the_model(load: Load):
     handler = load("""
         calls = []

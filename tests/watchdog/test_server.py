@@ -170,6 +170,7 @@ def test_every_refusal_is_counted_by_the_reason_that_its_header_gives():
             (400, "bad_request"),
         ]
         assert not any("x-batch-reason" in answer.headers for answer in answers)
+        assert {answer.headers["x-openfaas-internal"] for answer in answers} == {"batching-watchdog"}
         assert refusals(bench) == {"queue_full": 1, "body_too_large": 1, "expired": 1, "shutting_down": 1}
 
     scenario(body, max_inflight="1")

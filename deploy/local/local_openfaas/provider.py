@@ -53,7 +53,8 @@ class Provider:
             ("GET", "/system/info", self.info),
             ("GET", "/system/namespaces", self.list_namespaces),
             ("GET", "/system/namespace/{namespace}", self.read_namespace),
-            ("POST", "/system/namespace/{namespace}", self.create_namespace),
+            # faas-cli has the name of a new namespace in the body alone.
+            ("POST", "/system/namespace/{namespace:[^/]*}", self.create_namespace),
             ("PUT", "/system/namespace/{namespace}", self.update_namespace),
             ("DELETE", "/system/namespace/{namespace}", self.delete_namespace),
             ("GET", "/system/secrets", self.list_secrets),
@@ -168,11 +169,11 @@ class Provider:
         return web.json_response(dict(found))
 
     async def create_namespace(self, request: web.Request) -> web.Response:
-        """Create; 409 if it is there."""
-        name = request.match_info["namespace"]
+        """Create; 409 if it is there. The name is in the path or in the body."""
+        named, annotations, labels = specs.parse_namespace(await _json(request, empty={}))
+        name = request.match_info["namespace"] or named
         if name in self._registry.namespaces():
             raise ConflictError(f"namespace {name} exists")
-        _, annotations, labels = specs.parse_namespace(await _json(request, empty={}))
         self._registry.put_namespace(name, annotations, labels)
         return web.Response(status=202)
 

@@ -206,11 +206,13 @@ def _forwarded_headers(request: web.Request) -> tuple[CIMultiDict[str], dict[str
     if "X-Forwarded-For" not in headers and request.remote:
         peer = request.transport.get_extra_info("peername") if request.transport is not None else None
         headers["X-Forwarded-For"] = f"{peer[0]}:{peer[1]}" if peer else request.remote
+    if "X-Start-Time" in headers:
+        # A gateway in front of us has stamped request and answer already, and earlier.
+        return headers, {}
     stamps = {"X-Served-By": _SERVED_BY}
     if "X-Call-Id" not in headers:
         headers["X-Call-Id"] = stamps["X-Call-Id"] = str(uuid.uuid4())
-    # A gateway in front of us has stamped it already, and earlier.
-    stamps["X-Start-Time"] = headers.setdefault("X-Start-Time", str(time.time_ns()))
+    headers["X-Start-Time"] = stamps["X-Start-Time"] = str(time.time_ns())
     return headers, stamps
 
 

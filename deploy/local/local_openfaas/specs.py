@@ -144,7 +144,7 @@ def parse_secret_name(body: object) -> tuple[str, str, Mapping[str, Any]]:
 
 
 def parse_namespace(body: object) -> tuple[str, dict[str, str], dict[str, str]]:
-    """(name, annotations, labels) of a namespace request; the name may be empty: the path has it."""
+    """(name, annotations, labels) of a namespace request; the name may be empty: the path may have it."""
     document = _mapping(body, "the body")
     return _text(document, "name"), _text_map(document, "annotations"), _text_map(document, "labels")
 
