@@ -52,6 +52,8 @@ def driver() -> Iterator[Any]:
         options.add_argument(each)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     made = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
+    # Half a minute is what axe takes over a thousand rows where nothing else runs.
+    made.set_script_timeout(200)
     yield made
     made.quit()
 
@@ -128,7 +130,8 @@ def violations(driver: Any) -> list[str]:
     tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
     found = driver.execute_async_script(
         "const [tags, done] = arguments;"
-        "axe.run(document, {runOnly: tags})"
+        # Of what passes, one node tells enough; all of a thousand rows would take minutes.
+        "axe.run(document, {runOnly: tags, resultTypes: ['violations']})"
         ".then((found) => done(found.violations), (error) => done([{id: String(error)}]))",
         tags,
     )
@@ -377,5 +380,4 @@ def test_every_state_is_accessible_and_has_its_picture(driver, stage, thousand, 
         assert complaints(driver, but="404" if state == "unknown" else "\0") == []
         name = "wide" if size == WIDE else "narrow"
         picture(driver, f"{state}-{name}-{scheme}", size, scheme)
-        # axe takes minutes over a thousand rows, which are like the fleet's.
-        assert state == "thousand" or violations(driver) == []
+        assert violations(driver) == []
