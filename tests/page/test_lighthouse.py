@@ -53,7 +53,9 @@ def audited(url: str, scheme: str, screen: str, folder: Path) -> dict[str, Any]:
     if node is None or not LIGHTHOUSE.exists():
         pytest.skip("Lighthouse is not there: make page-test fetches it with npm")
     report = folder / "report.json"
-    flags = f"--headless=new --no-sandbox --disable-gpu --blink-settings=preferredColorScheme={SCHEMES[scheme]}"
+    flags = (
+        f"--headless=new --no-sandbox --disable-gpu --blink-settings=preferredColorScheme={SCHEMES[scheme]}"
+    )
     done = subprocess.run(
         [
             *(node, str(LIGHTHOUSE), url, "--quiet", "--no-enable-error-reporting"),
