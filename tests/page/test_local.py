@@ -134,6 +134,7 @@ def test_a_newcomer_sees_on_the_page_why_two_replicas_became_five(driver, tmp_pa
             until(lambda: "to 5" in text(driver, "#change"), "the page says what the change was")
             why = text(driver, "#change")
             assert re.search(r"scaled captions\.openfaas-fn from [234] to 5: .*requests/s|burn", why), why
+            assert text(driver, ".spans [aria-current]") == "5m", "an hour would be empty but for its edge"
             until(lambda: 200 < offered(driver) < 300, "the chart has come to what is sent", 90)
             assert "Batches of up to" in driver.page_source
             document = driver.execute_script(
