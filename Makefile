@@ -55,10 +55,10 @@ images: install ## Build both images with podman and try them; as root on Debian
 	sh tests/deploy/base-image.sh
 	$(BIN)/pytest tests/deploy -m container $(TEST_ARGS)
 
-page-test: install ## The status page in Chromium, pictures in build/screenshots; as root on Debian, installs what it needs
+page-test: install ## The status page in Chromium, and the dashboards; as root on Debian, installs what it needs
 	sh tests/page/install-browser.sh
 	$(BIN)/python -m pip install --quiet --group browser
-	$(BIN)/pytest tests/page -m browser $(TEST_ARGS)
+	$(BIN)/pytest tests/page tests/contract/test_grafana_schema.py -m browser $(TEST_ARGS)
 
 manifests: ## Write deploy/autoscaler.yaml and the PrometheusRule anew (kustomize or kubectl)
 	sh deploy/render.sh

@@ -1,4 +1,4 @@
-"""One request is found again by its X-Call-Id: from the gateway's answer to the batch that it was served in."""
+"""One request is found again by its X-Call-Id: from the gateway's answer to the batch that it was in."""
 
 import asyncio
 import json

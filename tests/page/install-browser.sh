@@ -1,6 +1,6 @@
 #!/bin/sh
-# What tests/page needs beyond the virtual environment: Chromium with its driver, axe-core and Lighthouse.
-# Idempotent; takes Chromium from Debian (as root) and the others from npm, and leaves out what cannot be had: tests
+# What tests/page needs beyond the virtual environment: Chromium with its driver, axe-core, Lighthouse, and
+# Grafana's types of dashboards. Idempotent; takes Chromium from Debian (as root) and the others from npm, and leaves out what cannot be had: tests
 # then say so.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -30,17 +30,20 @@ if ! [ -f build/page-test/axe.min.js ]; then
     fi
 fi
 
-# The newest that runs on Debian's Node.js.
-LIGHTHOUSE_VERSION=12.2.3
-if ! [ -f build/page-test/lighthouse/node_modules/lighthouse/cli/index.js ]; then
+# Lighthouse is the newest that runs on Debian's Node.js; each set is in a folder of its own, or npm would take the
+# repository for its project.
+from_npm() { # FOLDER A_FILE_OF_IT WHAT_IS_NOT_DONE_WITHOUT_IT PACKAGE...
+    folder=build/page-test/$1 file=$2 without=$3
+    shift 3
+    [ -f "$folder/node_modules/$file" ] && return
     if command -v npm >/dev/null; then
-        # In a folder of its own, or npm would take the repository for its project.
-        mkdir -p build/page-test/lighthouse
-        echo '{"private": true}' >build/page-test/lighthouse/package.json
-        npm install --prefix build/page-test/lighthouse --silent --no-audit --no-fund --save-exact \
-            "lighthouse@$LIGHTHOUSE_VERSION" >/dev/null \
-            || echo "Lighthouse cannot be installed: its scores are not checked" >&2
-    else
-        echo "npm is not installed: Lighthouse's scores are not checked" >&2
+        mkdir -p "$folder"
+        echo '{"private": true}' >"$folder/package.json"
+        npm install --prefix "$folder" --silent --no-audit --no-fund --save-exact "$@" >/dev/null && return
     fi
-fi
+    echo "npm cannot install $*: $without" >&2
+}
+
+from_npm lighthouse lighthouse/cli/index.js "pages are not scored" lighthouse@12.2.3
+from_npm grafana @grafana/schema/package.json "dashboards are not checked by Grafana's types" \
+    @grafana/schema@13.2.3 typescript@5.6.3
