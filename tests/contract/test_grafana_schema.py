@@ -1,7 +1,7 @@
 """The dashboards against the types that Grafana publishes of its own models: `make page-test`.
 
-No package registry has Grafana's server, but npm has `@grafana/schema`: what its kinds and panels allow, generated
-from Grafana's own schemas. A dashboard is given to TypeScript as an object of these types, so a
+No package registry has Grafana's server, but npm has `@grafana/schema`: what its kinds and panels allow,
+generated from Grafana's own schemas. A dashboard is given to TypeScript as an object of these types, so a
 name that does not exist, a value that is none of its kind's, and what is required and absent are errors.
 """
 
@@ -22,8 +22,8 @@ TYPES = MODULES / "@grafana/schema/dist/types"
 TSC = MODULES / "typescript/bin/tsc"
 DASHBOARDS = ROOT / "deploy/grafana/dashboards"
 PANELS = ("heatmap", "stat", "table", "timeseries")
-# In JSON an enumeration is its value. A panel's own options and fields are open in the dashboard's schema; they
-# are put there here. What a panel does not say has its default in Grafana.
+# In JSON an enumeration is its value. A panel's own options and fields are open in the dashboard's schema;
+# they are put there here. What a panel does not say has its default in Grafana.
 PRELUDE = """
 type Loose<T> = T extends string ? `${T}` : T extends Array<infer U> ? Array<Loose<U>>
     : T extends object ? { [K in keyof T]: Loose<T[K]> } : T;

@@ -6,15 +6,20 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import yaml
 
 from autoscaler.doubles import until
+from contract.test_dashboards import NAMES as DASHBOARDS
+from contract.test_dashboards import expressions
 from page.chromium import (
     CHARTS_READY,
     FLEET_READY,
@@ -60,8 +65,8 @@ STACK = {
 
 
 @contextmanager
-def the_platform(folder: Path) -> Iterator[tuple[str, str]]:
-    """Run `local-openfaas up` with one function; give the URLs of its gateway and of its status page."""
+def the_platform(folder: Path) -> Iterator[dict[str, str]]:
+    """Run `local-openfaas up` with one function; give the URLs that it says."""
     (folder / "captions").mkdir()
     (folder / "captions/handler.py").write_text(HANDLER)
     (folder / "stack.yml").write_text(yaml.safe_dump(STACK))
@@ -84,8 +89,7 @@ def the_platform(folder: Path) -> Iterator[tuple[str, str]]:
                 said += line
                 if line.startswith("Ctrl-C"):
                     break
-            found = dict(re.findall(r"^(gateway|status page) +(http\S+)$", said, re.MULTILINE))
-            yield found["gateway"], found["status page"]
+            yield dict(re.findall(r"^(\w+(?: page)?) +(http\S+)$", said, re.MULTILINE))
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(30)
@@ -118,8 +122,24 @@ def offered(driver: Any) -> float:
     return float(re.search(r"offered: ([\d.]+)/s", label)[1])
 
 
+def queries() -> list[str]:
+    """Return what the panels of the dashboards ask, of this function."""
+    macros = {"$function": NAME, "$__rate_interval": "10s"}
+    found = [expression for name in DASHBOARDS for expression in expressions(name)]
+    return [reduce(lambda text, macro: text.replace(*macro), macros.items(), each) for each in found]
+
+
+def answer(prometheus: str, query: str) -> list[Any]:
+    """Return the series that a query finds on the platform's Prometheus; a query that fails raises."""
+    with urllib.request.urlopen(
+        f"{prometheus}/api/v1/query?{urlencode({'query': query})}", timeout=10
+    ) as got:
+        return list(json.load(got)["data"]["result"])
+
+
 def test_a_newcomer_sees_on_the_page_why_two_replicas_became_five(driver, tmp_path):
-    with the_platform(tmp_path) as (gateway, page):
+    with the_platform(tmp_path) as platform:
+        gateway, page = platform["gateway"], platform["status page"]
         look(driver)
         visit(driver, page, FLEET_READY)
         with load(gateway, 40.0, tmp_path):
@@ -158,3 +178,6 @@ def test_a_newcomer_sees_on_the_page_why_two_replicas_became_five(driver, tmp_pa
         wait(driver, "return document.querySelectorAll('#answered canvas').length === 3")
         picture(driver, "local-what-if-wide-light", WIDE, "light")
         assert complaints(driver) == []
+        silent = {query for query in queries() if not answer(platform["Prometheus"], query)}
+        # Recorded series come with the rules' next evaluation, which may be minutes away.
+        assert not {query for query in silent if "slo:" not in query}
