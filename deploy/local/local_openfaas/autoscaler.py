@@ -19,7 +19,7 @@ from local_openfaas.ports import free_ports
 from local_openfaas.service import Service
 from local_openfaas.supervisor import Launch
 
-_STARTED: Final = re.compile(r"/healthz and /decisions on \S+(?: status page on (?P<page>[^\s;]+))?")
+_STARTED: Final = re.compile(r"/healthz and /decisions on \S+(?: status page on (?P<page>[^\s;\"]+))?")
 _PATIENCE: Final = 3.0
 
 DEFAULT_CONFIG: Final = Path(__file__).resolve().parents[1] / "autoscaler.yaml"
