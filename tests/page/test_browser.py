@@ -1,5 +1,6 @@
 """The status page in a real Chromium: `make page-test`. Pictures of every state go to build/screenshots."""
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -201,6 +202,7 @@ def test_a_what_if_is_simulated_and_drawn(driver, stage):
     assert text(driver, "#verdict").startswith("With at most 2 replicas instead of 10, "), text(
         driver, "#asked"
     )
+    assert re.search(r"Replayed: (59|60) min, [\d,]{7} requests\.$", text(driver, "#verdict"))
     rows = driver.find_elements("css selector", "#compared tbody tr")
     assert [row.find_element("css selector", "th").text for row in rows] == [
         "measured",

@@ -156,7 +156,9 @@ function share(value) {
 
 function showAnswer(answer) {
   const [before, after] = answer.runs;
-  say(document.getElementById("verdict"), answer.verdict);
+  // A function that is new has less than an hour.
+  const replayed = answer.seconds < 120 ? `${WHOLE(answer.seconds)} s` : `${WHOLE(answer.seconds / 60)} min`;
+  say(document.getElementById("verdict"), `${answer.verdict} Replayed: ${replayed}, ${WHOLE(answer.requests)} requests.`);
   const names = ["measured", "simulated as it is", "simulated as asked"];
   const lines = [answer.measured, before, after].map((run, index) => {
     const line = document.createElement("tr");
