@@ -14,7 +14,7 @@ MANIFESTS := pyproject.toml batching-watchdog/pyproject.toml autoscaler/pyprojec
 # The tests start hundreds of processes: where bytecode is not kept, each would compile the same sources.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test check lint format images page-test manifests bench clean
+.PHONY: help install demo test check lint format images page-test pictures manifests bench clean
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,10 +55,13 @@ images: install ## Build both images with podman and try them; as root on Debian
 	sh tests/deploy/base-image.sh
 	$(BIN)/pytest tests/deploy -m container $(TEST_ARGS)
 
-page-test: install ## The status page in Chromium, pictures in build/screenshots; as root on Debian, installs what it needs
+page-test: install ## The status page in Chromium, and the dashboards; as root on Debian, installs what it needs
 	sh tests/page/install-browser.sh
 	$(BIN)/python -m pip install --quiet --group browser
-	$(BIN)/pytest tests/page -m browser $(TEST_ARGS)
+	$(BIN)/pytest tests/page tests/contract/test_grafana_schema.py -m browser $(TEST_ARGS)
+
+pictures: page-test ## Put the pictures of that run into the documentation
+	for each in docs/figures/pages/*.png; do cp "build/screenshots/$${each##*/}" "$$each" || exit 1; done
 
 manifests: ## Write deploy/autoscaler.yaml and the PrometheusRule anew (kustomize or kubectl)
 	sh deploy/render.sh

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry
 
-from slo_autoscaler import __version__
+from slo_autoscaler import __version__, logs
 from slo_autoscaler.commands import summary
 from slo_autoscaler.config import OVERRIDES, Config
 from slo_autoscaler.config_file import read_config
@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 LOCK_VARIABLE: Final = "SLO_AUTOSCALER_LOCK"
 
+LOG_FORMAT_VARIABLE: Final = "SLO_AUTOSCALER_LOG_FORMAT"
+
 GC_THRESHOLD: Final = 100_000
 """Objects made between two looks for cycles. What Prometheus answers about thousands of functions is lists
 and dicts by the hundred thousand, and none is in a cycle: with Python's 700, half of a reconcile was looking.
@@ -50,10 +52,8 @@ and dicts by the hundred thousand, and none is in a cycle: with Python's 700, ha
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     flags = _parser().parse_args(arguments)
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
     try:
+        logs.set_up(_log_format(flags, os.environ))
         config = load(flags, os.environ)
         collect_seldom()
         lock = flags.lock or os.environ.get(LOCK_VARIABLE)
@@ -62,6 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in error.lines:
             sys.stderr.write(f"slo-autoscaler: {line}\n")
         return 2
+
+
+def _log_format(flags: argparse.Namespace, environ: Mapping[str, str]) -> str:
+    found = flags.log_format or environ.get(LOG_FORMAT_VARIABLE) or logs.FORMATS[0]
+    if found not in logs.FORMATS:
+        raise ConfigError([f"{LOG_FORMAT_VARIABLE}: {found!r} must be one of {', '.join(logs.FORMATS)}"])
+    return str(found)
 
 
 def load(flags: argparse.Namespace, environ: Mapping[str, str]) -> Config:
@@ -196,6 +203,11 @@ def _parser() -> argparse.ArgumentParser:
         "--lock",
         metavar="FILE",
         help=f"of several autoscalers with the same file one acts, others stand by; or set {LOCK_VARIABLE}",
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=logs.FORMATS,
+        help=f"of standard error [text]; or set {LOG_FORMAT_VARIABLE}. Decisions are always JSON",
     )
     for flag, (key, variable) in OVERRIDES.items():
         parser.add_argument(

@@ -11,7 +11,9 @@ import argparse
 import json
 import os
 import re
+import shutil
 import sys
+import textwrap
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -28,6 +30,9 @@ from slo_autoscaler.journal import DEFAULT_LAST, named, of_log
 
 TIMEOUT: Final = 10.0
 """Seconds that the autoscaler may take to answer."""
+
+NARROWEST: Final = 40
+"""Columns of a terminal for which lines are broken."""
 
 SENTENCES: Final[Mapping[str, tuple[str, ...]]] = {
     "Disabled": ("its label com.tailbound.autoscale is false",),
@@ -137,7 +142,11 @@ def sentence(decision: Mapping[str, Any], *, with_date: bool = False) -> str:
     times = f", {repeats + 1} times over" if repeats else ""
     numbers = _numbers(decision.get("inputs") or {})
     first, *others = SENTENCES.get(decision["reason"], (decision["reason"],))
-    why = ", ".join(_told(others, numbers))
+    told = _told(others, numbers)
+    if decision["reason"] == "NoData" and "age" in numbers and "rate" not in numbers:
+        # Else a function that has just started would be told of by the age of a sample that is fresh.
+        told.append("no rate of requests is known yet")
+    why = ", ".join(told)
     facts = "; ".join(_told(FACTS, numbers))
     return f"{at} {_deed(decision)}{times}: {first}{': ' if why else ''}{why}{'; ' if facts else ''}{facts}"
 
@@ -149,7 +158,7 @@ def score(function_name: str, numbers: Mapping[str, float]) -> str:
         return f"{function_name}: nothing could be scored yet"
 
     def world(who: str) -> str:
-        share = f"{numbers[f'attained_{who}'] / requests:.2%}" if requests else "no request"
+        share = f"{100 * numbers[f'attained_{who}'] / requests:.2f} %" if requests else "no request"
         return f"{share} within the SLO for {numbers[f'replica_seconds_{who}']:,.0f} replica-seconds"
 
     return (
@@ -187,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     status = _tell(decisions, [], flags.function)
     for answer in found:
         if "score" in answer:
-            sys.stdout.write(score(answer["function_name"], answer["score"]) + "\n")
+            _say(score(answer["function_name"], answer["score"]))
     return status
 
 
@@ -198,7 +207,7 @@ def _tell(decisions: Sequence[Mapping[str, Any]], near: Sequence[str], function:
         return 1
     several_days = len({str(decision["time"])[:10] for decision in decisions}) > 1
     for decision in decisions:
-        sys.stdout.write(sentence(decision, with_date=several_days) + "\n")
+        _say(sentence(decision, with_date=several_days))
     return 0
 
 
@@ -307,6 +316,14 @@ def _shown(key: str, value: float) -> str:
 
 def _moment(text: str, *, with_date: bool) -> str:
     return datetime.fromisoformat(text).strftime("%Y-%m-%d %H:%M:%S" if with_date else "%H:%M:%S")
+
+
+def _say(text: str) -> None:
+    """Write a line; a terminal gets it broken between words, a pipe whole."""
+    if sys.stdout.isatty():
+        width = max(shutil.get_terminal_size().columns, NARROWEST)
+        text = textwrap.fill(text, width, subsequent_indent="    ", break_on_hyphens=False)
+    sys.stdout.write(text + "\n")
 
 
 def _complain(line: str) -> None:

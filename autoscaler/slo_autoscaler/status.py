@@ -9,6 +9,7 @@ import argparse
 import json
 import re
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPException
@@ -114,27 +115,39 @@ def _watch(console: Console, url: str, address: str, flags: argparse.Namespace) 
             if isinstance(document, str):
                 live.update(Group(Text(document, style=_STYLES["error"]), last), refresh=True)
             else:
-                last = shown(document, console.width)
+                # Less what is said above it when the autoscaler goes.
+                last = shown(document, console.width, console.height - 2)
                 live.update(last, refresh=True)
             time.sleep(interval)
 
 
-def shown(document: Mapping[str, Any], width: int) -> RenderableType:
-    """Return what /api/functions says as it looks in ``width`` columns."""
-    parts: list[RenderableType] = [
+def shown(document: Mapping[str, Any], width: int, height: int | None = None) -> RenderableType:
+    """Return what /api/functions says as it looks in ``width`` columns (and ``height`` lines, if given)."""
+    notices = [
         Text(f"{_WORDS[notice['level']]}: {notice['text']}", style=_STYLES[notice["level"]])
         for notice in document["notices"]
     ]
+    parts: list[RenderableType] = [*notices]
     rows = document["functions"]
+    summary = Text(_summary(document), style="dim")
     if rows:
-        parts.append(_table(rows, width))
+        kept = len(rows) if height is None else _fitting(len(rows), [*notices, summary], width, height)
+        parts.append(_table(rows[:kept], width))
+        if kept < len(rows):
+            parts.append(Text(f"… {len(rows) - kept:,} more; --filter and --sort choose", style="dim"))
     else:
         matches = document["summary"]["functions"]
         parts.append(
             Text("No function matches." if matches else "Nothing has been decided for any function yet.")
         )
-    parts.append(Text(_summary(document), style="dim"))
+    parts.append(summary)
     return Group(*parts)
+
+
+def _fitting(rows: int, around: Sequence[Text], width: int, height: int) -> int:
+    """Return how many of the rows have room beside their heading and the texts around them."""
+    room = height - 1 - sum(len(textwrap.wrap(text.plain, width)) for text in around)
+    return rows if rows <= room else max(1, room - 1)
 
 
 def _table(rows: Sequence[Mapping[str, Any]], width: int) -> Table:

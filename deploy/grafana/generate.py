@@ -111,7 +111,7 @@ def graph(
     if lines_at:
         defaults["thresholds"] = steps(*lines_at)
     options = {
-        "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
+        "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []},
         "tooltip": {"mode": "multi", "sort": "desc"},
     }
     return Panel("timeseries", title, queries, description, width, 8, defaults, options)
@@ -145,7 +145,14 @@ def heat_map(title: str, expr: str, *, unit: str, description: str = "", width: 
     options = {
         "calculate": False,
         "cellGap": 1,
-        "color": {"mode": "scheme", "scheme": "Oranges", "steps": 64, "exponent": 0.5, "fill": "orange"},
+        "color": {
+            "mode": "scheme",
+            "scheme": "Oranges",
+            "steps": 64,
+            "exponent": 0.5,
+            "fill": "orange",
+            "reverse": False,
+        },
         "filterValues": {"le": 1e-9},
         "legend": {"show": True},
         "tooltip": {"mode": "single", "yHistogram": True},
@@ -232,7 +239,6 @@ def function_variable(metric: str) -> Json:
         "label": "Function",
         "type": "query",
         "datasource": DATASOURCE,
-        "definition": query,
         "query": {"query": query, "refId": "function"},
         # When the time range changes: a function that has gone can still be looked at.
         "refresh": 2,
@@ -284,6 +290,9 @@ def dashboard(
                 "asDropdown": False,
                 "includeVars": True,
                 "keepTime": True,
+                "targetBlank": False,
+                "icon": "external link",
+                "tooltip": "",
             }
         ],
         "templating": {"list": [datasource_variable(), *variables]},

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import sys
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -135,8 +136,8 @@ def test_a_score_compares_both_worlds():
         "replica_seconds_shadow": 180.0,
     }
     assert score(NAME, numbers) == (
-        f"{NAME}, over 60 s and 6,000 requests: incumbent 90.00% within the SLO for 120 replica-seconds;"
-        " shadow, as predicted, 99.90% within the SLO for 180 replica-seconds"
+        f"{NAME}, over 60 s and 6,000 requests: incumbent 90.00 % within the SLO for 120 replica-seconds;"
+        " shadow, as predicted, 99.90 % within the SLO for 180 replica-seconds"
     )
     assert "no request within" in score(NAME, numbers | {"requests": 0.0})
     assert score(NAME, numbers | {"seconds": 0.0}) == f"{NAME}: nothing could be scored yet"
@@ -212,7 +213,29 @@ def test_the_running_autoscaler_is_asked_and_a_shadow_has_its_score(port, capsys
     assert main(["vision", "--url", f"http://127.0.0.1:{port}/", "--last", "2"]) == 0
     *told, last = capsys.readouterr().out.splitlines()
     assert told == [sentence(a_decision())] * 2
-    assert last.startswith(f"{NAME}, over 5 s and 1 requests: incumbent 100.00%")
+    assert last.startswith(f"{NAME}, over 5 s and 1 requests: incumbent 100.00 %")
+
+
+def test_a_function_that_has_just_started_is_told_of_by_what_is_lacking():
+    told = sentence(
+        a_decision(reason="NoData", to=2, inputs={"age": 0.044, "rate": None, "up_replicas": 2.0})
+    )
+    assert "the newest sample is 44 ms old, no rate of requests is known yet" in told
+
+
+def test_a_terminal_gets_lines_that_are_broken_between_words_and_a_pipe_gets_them_whole(
+    port, capsys, monkeypatch
+):
+    arguments = ["vision", "--url", f"http://127.0.0.1:{port}/", "--last", "1"]
+    assert main(arguments) == 0
+    whole = capsys.readouterr().out.splitlines()
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main(arguments) == 0
+    broken = capsys.readouterr().out.splitlines()
+    assert max(map(len, broken)) <= 60
+    assert " ".join(line.strip() for line in broken) == " ".join(whole)
+    assert [line.startswith("    ") for line in broken[:2]] == [False, True]
 
 
 def test_the_port_comes_from_the_configuration_or_the_environment(port, tmp_path, capsys, monkeypatch):

@@ -139,7 +139,7 @@ def test_no_data_for_anybody_is_prometheus_fault_and_what_it_said_is_told():
 
 def test_no_data_for_some_is_a_warning_with_their_number():
     some = [fleet.row(a_hold("a.fn", reason="NoData")), fleet.row(a_hold("b.fn"))]
-    assert fleet.notices(some, alive=True)[0]["text"].startswith("1 of 2 functions")
+    assert fleet.notices(some, alive=True)[0]["text"].startswith("No usable data for 1 of 2 functions")
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_the_json_behind_it_has_the_newest_decision_first_with_its_sentence(page
 def test_a_shadows_score_is_told(page):
     _, document = get_json(page + "/api/functions/shadow.openfaas-fn")
     assert document["score"]["requests"] == 1000.0
-    assert "incumbent 99.00% within the SLO" in document["score"]["sentence"]
+    assert "incumbent 99.00 % within the SLO" in document["score"]["sentence"]
     assert "Shadow:" in get(page + "/functions/shadow.openfaas-fn")[2]
 
 

@@ -17,7 +17,7 @@ def test_the_page_of_a_running_autoscaler_shows_the_hour_that_prometheus_has(tmp
         assert rows["text.openfaas-fn"]["state"] == "missed"
         assert rows["text.openfaas-fn"]["mode"] == "shadow"
         assert rows["resize.openfaas-fn"]["state"] == "unknown"
-        assert fleet["notices"][0]["text"].startswith("1 of 3 functions")
+        assert fleet["notices"][0]["text"].startswith("No usable data for 1 of 3 functions")
 
         _, shown = get_json(f"{url}/api/functions/{NAME}/series?span=1h")
         lines = {

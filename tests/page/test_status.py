@@ -22,7 +22,7 @@ def page():
         yield url
 
 
-def drawn(width, *decisions, terminal=False, notices=()):
+def drawn(width, *decisions, terminal=False, notices=(), height=None):
     rows = fleet.ordered(fleet.row(decision) for decision in decisions)
     document = {
         "notices": list(notices),
@@ -34,7 +34,7 @@ def drawn(width, *decisions, terminal=False, notices=()):
     console = Console(
         file=out, width=width, force_terminal=terminal, color_system="standard" if terminal else None
     )
-    console.print(shown(document, width))
+    console.print(shown(document, width, height))
     return out.getvalue()
 
 
@@ -88,6 +88,19 @@ def test_the_last_line_sums_up():
     assert (
         text.splitlines()[-1] == "2 functions: 1 no data, 1 met; 10 replicas serve, 10 wanted; 12:03:05 UTC"
     )
+
+
+def test_a_screen_that_is_too_low_for_all_says_how_many_are_not_seen():
+    many = [a_hold(f"f{number:02}.fn") for number in range(30)]
+    notice = {"level": "error", "text": "Nothing is being scaled: " + "a long reason " * 10}
+    lines = drawn(80, *many, notices=[notice], height=20).splitlines()
+    assert len(lines) == 20
+    assert lines[0].startswith("Error: Nothing")
+    assert lines[-3].startswith("f13.fn")
+    assert lines[-2].startswith("… 16 more")
+    assert lines[-1].startswith("30 functions: ")
+    assert len(drawn(80, *many, height=32).splitlines()) == 32
+    assert "more;" not in drawn(80, *many, height=32)
 
 
 def test_the_running_autoscaler_is_asked(page, capsys):

@@ -67,8 +67,7 @@ def _compare(options: argparse.Namespace) -> int:
         found = {"trace": trace.name, "duration": trace.duration, "requests": len(trace.arrivals)}
         sys.stdout.write(json.dumps(found | {"outcomes": [report.as_json(each) for each in outcomes]}) + "\n")
         return 0
-    # In a pipe rich would take 80 columns, and cut the table.
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(highlight=False)
     console.print(
         f"{trace.name}: {len(trace.arrivals):,} requests in {trace.duration:,.0f} s,"
         f" {trace.rate:.1f}/s on average;"

@@ -36,7 +36,7 @@ def cells(outcome: Outcome) -> tuple[str, ...]:
     """Return one row of the table, in the order of ``COLUMNS``."""
     return (
         outcome.scaler,
-        f"{outcome.attainment:.2%}",
+        f"{100 * outcome.attainment:.2f} %",
         *(seconds(value) for value in (outcome.p50, outcome.p95, outcome.p99)),
         f"{outcome.replica_seconds:,.0f}",
         str(outcome.most),
@@ -55,9 +55,13 @@ def seconds(value: float) -> str:
 def table(outcomes: Sequence[Outcome], function: Function) -> Table:
     """Return the table; what meets the objective is green, its cheapest bold."""
     objective = function.slo_objective
-    made = Table(title=f"objective: {objective:.4g} within {seconds(function.slo_latency)}")
+    # 80 columns must hold the longest row: a cell that is cut says nothing.
+    made = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+    made.title = f"objective: {objective:.4g} within {seconds(function.slo_latency)}"
+    made.title_justify = "left"
     for number, name in enumerate(COLUMNS):
-        made.add_column(name, justify="right" if number else "left", no_wrap=True)
+        heading = name.upper().replace("-", "-\n")
+        made.add_column(heading, justify="right" if number else "left", vertical="bottom", no_wrap=True)
     met = [outcome.replica_seconds for outcome in outcomes if outcome.attainment >= objective]
     for outcome in outcomes:
         good = outcome.attainment >= objective

@@ -163,7 +163,7 @@ def notices(rows: Sequence[Row], *, alive: bool, problem: str | None = None) -> 
         found.append(
             _notice(
                 "warning",
-                f"{without:,} of {len(rows):,} functions have no usable data and stay at their count:"
+                f"No usable data for {without:,} of {len(rows):,} functions, which stay at their count:"
                 " not scraped, scraped too long ago, or never asked for anything.",
             )
         )

@@ -16,7 +16,7 @@ from slo_autoscaler.model import Slo
 Points = Sequence[tuple[float, float]]
 """(Unix time, value), ascending."""
 
-SPANS: Final[Mapping[str, int]] = {"15m": 900, "1h": 3600, "6h": 21_600, "24h": 86_400}
+SPANS: Final[Mapping[str, int]] = {"5m": 300, "15m": 900, "1h": 3600, "6h": 21_600, "24h": 86_400}
 """What can be looked at -> seconds."""
 
 DEFAULT_SPAN: Final = "1h"

@@ -68,6 +68,7 @@ def _introduce(platform: Platform) -> None:
         ("gateway", platform.gateway_url),
         ("Prometheus", platform.prometheus_url or "off"),
         ("autoscaler", platform.autoscaler_url or "off"),
+        ("status page", platform.page_url or "none"),
         ("logs", str(platform.log_dir)),
         ("Ctrl-C stops everything.",),
     ]

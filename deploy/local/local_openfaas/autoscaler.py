@@ -4,7 +4,9 @@ Owns only its start: nothing in the autoscaler knows that it runs here.
 """
 
 import os
+import re
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +18,9 @@ from local_openfaas.gateway import PASSWORD_FILE, USER_FILE
 from local_openfaas.ports import free_ports
 from local_openfaas.service import Service
 from local_openfaas.supervisor import Launch
+
+_STARTED: Final = re.compile(r"/healthz and /decisions on \S+(?: status page on (?P<page>[^\s;\"]+))?")
+_PATIENCE: Final = 3.0
 
 DEFAULT_CONFIG: Final = Path(__file__).resolve().parents[1] / "autoscaler.yaml"
 
@@ -29,6 +34,19 @@ def metrics_port(path: Path, *, any_port: bool) -> int:
     web = _section(_read(path), "web")
     port = web.get("port")
     return port if isinstance(port, int) and port > 0 and not any_port else free_ports(1)[0]
+
+
+def page_url(log: Path) -> str | None:
+    """Where the autoscaler's status page is, by what it said at its last start; None if it has none.
+
+    Its own port may be taken, and then it goes on without a page.
+    """
+    for _ in range(round(_PATIENCE / 0.05)):
+        said = list(_STARTED.finditer(log.read_text(errors="replace"))) if log.exists() else []
+        if said:
+            return said[-1]["page"]
+        time.sleep(0.05)
+    return None
 
 
 def with_credentials(path: Path, run_dir: Path, basic_auth_dir: Path) -> Path:

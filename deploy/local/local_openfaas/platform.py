@@ -97,6 +97,7 @@ class Platform:
         self.prometheus: Service | None = None
         self.autoscaler: Service | None = None
         self.autoscaler_url: str | None = None
+        self.page_url: str | None = None
         self._gateway: Gateway | None = None
         self._grace = settings.stop_grace
         self._hurried: set[asyncio.Task[None]] = set()
@@ -211,6 +212,7 @@ class Platform:
                 prometheus_url=self.prometheus_url,
             )
             await self.autoscaler.start(_AUTOSCALER_START)
+            self.page_url = await asyncio.to_thread(autoscaler.page_url, self.autoscaler.log_file)
 
 
 @asynccontextmanager

@@ -42,6 +42,16 @@ def test_the_table_has_a_row_for_each_policy(capsys):
     assert "kpa:4" in out
 
 
+def test_80_columns_hold_the_table_whatever_is_in_it(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    flags = ("--generate", "spike", "--rate", "300", "--duration", "200s")
+    status, out, _ = run(capsys, *flags, "--max-replicas", "2", "--policies", "proportional,slo,openfaas-ce")
+    assert status == 0
+    assert "…" not in out
+    assert "given up" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
 def test_plots_are_written(capsys, tmp_path):
     status, out, _ = run(capsys, "--policies", "slo", "--plot", str(tmp_path / "plots"))
     assert status == 0

@@ -8,6 +8,9 @@ const charts = new Map();
 const SLOWEST = 10_000;
 
 let span = place.dataset.span;
+// Until somebody chooses: the shortest that holds all there is. An hour of a new function would be two points.
+let automatic = !new URLSearchParams(location.search).has("span");
+let shortest = 0;
 let asked = 0;
 
 function text(tag, content, name = "") {
@@ -83,6 +86,12 @@ async function showSeries(at_once = false) {
     const answer = await fetchJson(`${place.dataset.series}?span=${wanted}`);
     if (wanted !== span) return;
     problem.hidden = true;
+    const fitting = automatic ? fits(answer) : span;
+    if (fitting !== span) {
+      choose(fitting);
+      await showSeries(true);
+      return;
+    }
     const first = begins(answer);
     for (const chart of answer.charts) {
       if (!charts.has(chart.key)) charts.set(chart.key, new Chart(into, { sync: "function" }));
@@ -98,20 +107,39 @@ async function showSeries(at_once = false) {
 
 // What lies before the first value of all would be empty paper: a new function, or a new Prometheus.
 function begins(answer) {
+  return Math.max(0, Math.min(firstValue(answer) - 1, answer.times.length - 12));
+}
+
+function firstValue(answer) {
   const lines = answer.charts.flatMap((chart) => chart.lines);
-  const found = answer.times.findIndex((_, index) => lines.some((line) => line.values[index] !== null));
-  return Math.max(0, Math.min(found - 1, answer.times.length - 12));
+  return answer.times.findIndex((_, index) => lines.some((line) => line.values[index] !== null));
+}
+
+// The shortest span that holds all there is, at most the usual one; once found it only grows.
+function fits(answer) {
+  const first = firstValue(answer);
+  if (first < 0) return span;
+  const age = answer.times.at(-1) - answer.times[first];
+  const links = [...document.querySelectorAll(".spans a")];
+  const usual = links.findIndex((link) => link.dataset.span === place.dataset.span);
+  while (shortest < usual && age > 0.95 * Number(links[shortest].dataset.seconds)) shortest++;
+  return links[shortest].dataset.span;
+}
+
+function choose(wanted) {
+  span = wanted;
+  for (const link of document.querySelectorAll(".spans a")) {
+    if (link.dataset.span === wanted) link.setAttribute("aria-current", "true");
+    else link.removeAttribute("aria-current");
+  }
 }
 
 for (const link of document.querySelectorAll(".spans a")) {
   link.addEventListener("click", (event) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
-    span = link.dataset.span;
-    for (const other of document.querySelectorAll(".spans a")) {
-      if (other === link) other.setAttribute("aria-current", "true");
-      else other.removeAttribute("aria-current");
-    }
+    automatic = false;
+    choose(link.dataset.span);
     history.replaceState(null, "", link.href);
     showSeries(true);
   });
@@ -128,7 +156,9 @@ function share(value) {
 
 function showAnswer(answer) {
   const [before, after] = answer.runs;
-  say(document.getElementById("verdict"), answer.verdict);
+  // A function that is new has less than an hour.
+  const replayed = answer.seconds < 120 ? `${WHOLE(answer.seconds)} s` : `${WHOLE(answer.seconds / 60)} min`;
+  say(document.getElementById("verdict"), `${answer.verdict} Replayed: ${replayed}, ${WHOLE(answer.requests)} requests.`);
   const names = ["measured", "simulated as it is", "simulated as asked"];
   const lines = [answer.measured, before, after].map((run, index) => {
     const line = document.createElement("tr");

@@ -99,6 +99,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(
         f"Report: {wanted.out / 'report.html'}   logs: {wanted.out / 'run' / 'logs'}", highlight=False
     )
+    console.print(
+        f"Why: {session.explain(wanted)} --log {wanted.out / 'run' / 'logs' / 'autoscaler.log'}",
+        highlight=False,
+        soft_wrap=True,
+    )
     for comparison in outcome.comparisons:
         sys.stdout.write(json.dumps(result(comparison), allow_nan=False) + "\n")
     return 0 if outcome.met else 1

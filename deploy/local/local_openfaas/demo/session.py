@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -117,6 +118,7 @@ async def run(options: Options, display: Display, on_outcome: Callable[[Outcome]
     async with open_platform(settings) as platform:
         lanes = _deploy_lanes(platform, options)
         await ready(platform)
+        _say_where(display, platform, options)
         with without_full_collections():
             outcome = await _traffic(platform, lanes, options, display)
         # The page takes a second or two, and so does stopping: together they take no longer.
@@ -151,6 +153,19 @@ def _deploy_lanes(platform: Platform, options: Options) -> list[_Lane]:
             platform.deploy(twin)
             lanes.append(replace(lane, spec=twin, ledger=Ledger(slo)))
     return lanes
+
+
+def explain(options: Options) -> str:
+    """The command that explains what was decided for the first function, without its source."""
+    program = os.path.relpath(Path(sys.executable).with_name("slo-autoscaler"))
+    return f"{program} explain {options.traffic[0].function}"
+
+
+def _say_where(display: Display, platform: Platform, options: Options) -> None:
+    """Say where the reasons are, while it runs."""
+    if platform.page_url is not None:
+        display.say(f"Every function, its replicas and why, while this runs: {platform.page_url}/")
+    display.say(f"In words: {explain(options)} --url {platform.autoscaler_url}")
 
 
 async def ready(platform: Platform) -> None:

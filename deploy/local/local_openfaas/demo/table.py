@@ -224,7 +224,8 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print one line above whatever is live."""
-        self.console.print(text, highlight=False)
+        # The terminal breaks it: so what is copied is whole.
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def update(self, frame: Frame) -> None:
         """Show a frame: at once on a terminal, every few seconds as lines."""

@@ -1,0 +1,38 @@
+"""The log on stderr: one event, one line, as text or as JSON.
+
+Owns the form of lines. Decisions are not here: they go to stdout, as JSON always (``journal``). Levels: ERROR
+is for what somebody has to mend, WARNING for what was not done and is tried again, INFO for the rest.
+"""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any, Final
+
+FORMATS: Final = ("text", "json")
+
+_TEXT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def set_up(form: str) -> None:
+    """Send every logger's lines to stderr; ``form`` is one of ``FORMATS``."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if form == "json" else logging.Formatter(_TEXT))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+class JsonLines(logging.Formatter):
+    """Lines for a log collector."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return an object: ``time`` (UTC), ``level``, ``logger``, ``text``; ``trace`` if there is one."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "text": record.getMessage(),
+        }
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)

@@ -1,0 +1,65 @@
+"""The autoscaler's own log, as text and as JSON."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import logging
+from slo_autoscaler.logs import set_up
+
+set_up({form!r})
+logger = logging.getLogger("slo_autoscaler.test")
+logger.info("told of %d functions", 3)
+logger.warning("not done: two\\nlines")
+try:
+    1 / 0
+except ZeroDivisionError:
+    logger.exception("a bug")
+"""
+
+
+def said(form: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(form=form)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == ""
+    return done.stderr.splitlines()
+
+
+def test_in_json_one_event_is_one_line_whatever_is_in_it():
+    lines = [json.loads(line) for line in said("json")]
+    assert [(line["level"], line["text"]) for line in lines] == [
+        ("info", "told of 3 functions"),
+        ("warning", "not done: two\nlines"),
+        ("error", "a bug"),
+    ]
+    assert {line["logger"] for line in lines} == {"slo_autoscaler.test"}
+    assert all(line["time"].endswith("+00:00") for line in lines)
+    assert "ZeroDivisionError" in lines[2]["trace"]
+
+
+def test_as_text_a_line_has_time_level_and_logger():
+    first = said("text")[0]
+    assert first.endswith(" INFO slo_autoscaler.test: told of 3 functions")
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment"),
+    [(["--log-format", "xml"], {}), ([], {"SLO_AUTOSCALER_LOG_FORMAT": "xml"})],
+    ids=["flag", "variable"],
+)
+def test_another_form_is_refused_with_the_two_that_there_are(flags, environment, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "slo_autoscaler", "--config", str(tmp_path / "none.yaml"), *flags],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert re.search("xml.*text.*json", done.stderr)
