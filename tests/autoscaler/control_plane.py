@@ -185,9 +185,7 @@ def an_api_server(folder: Path) -> Iterator[Access]:
         log = folder / "kube-apiserver.log"
         process = running.enter_context(a_process(*server, log=log))
         authority = certificates / "apiserver.crt"
-        access = Access(
-            {"server": url, "certificate-authority": str(authority)}, {"token": token}, folder
-        )
+        access = Access({"server": url, "certificate-authority": str(authority)}, {"token": token}, folder)
 
         config = access.kubeconfig(folder)
 

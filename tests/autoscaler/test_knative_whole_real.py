@@ -1,0 +1,252 @@
+"""The whole program as an autoscaler class, among Knative's own controllers and its webhook.
+
+Pods are said to be ready, and nothing else of a node is there; so is no ingress, and Routes stay as they
+are.
+"""
+
+import json
+import signal
+import threading
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from autoscaler import knative_plane
+from autoscaler.control_plane import a_kubelet, a_namespace, a_token, controllers, kubectl, real
+from autoscaler.doubles import a_fleet, a_prometheus, until
+from autoscaler.knative_plane import KNATIVE_SERVICES, a_knative_service, knative
+from autoscaler.test_kubernetes_e2e import a_process
+from autoscaler.test_kubernetes_real import DEPLOY, DEPLOYMENTS
+from slo_autoscaler.errors import PlatformError
+from slo_autoscaler.platforms.knative_cluster import POD_AUTOSCALERS, REVISIONS, SERVICES
+from slo_autoscaler.platforms.knative_status import CLASS, condition
+
+pytestmark = [
+    *real("etcd", "kube-apiserver", "kube-controller-manager", "kubectl"),
+    pytest.mark.skipif(not knative_plane.PRESENT, reason=knative_plane.REASON),
+    pytest.mark.timeout(180),
+]
+
+NAME = "tabular-00001"
+CLASS_ANNOTATION = "autoscaling.knative.dev/class"
+KPA = "kpa.autoscaling.knative.dev"
+
+CONFIG = """
+platform: {{kind: knative, mode: class, kubeconfig: "{kubeconfig}", timeout: 2s}}
+prometheus: {{url: "{prometheus}", scrape_interval: 250ms, window: 1s, timeout: 1s, max_age: 2s}}
+interval: 100ms
+web: {{host: 127.0.0.1, port: 0, page_port: null}}
+leader: {{lease: {{namespace: tailbound, duration: 2s, renew_interval: 200ms}}}}
+defaults: {{start_up_time: 100ms, min_samples: 5, max_replicas: 9, scale_down: {{stabilisation_window: 0s}}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def plane(access, tmp_path_factory):
+    if access.folder is None:
+        pytest.skip("the API server was not started here, and its controllers are not known")
+    folder = tmp_path_factory.mktemp("knative")
+    with ExitStack() as running:
+        api = access.api(folder)
+        running.callback(api.close)
+        running.enter_context(controllers(access))
+        running.enter_context(a_kubelet(api))
+        yield running.enter_context(knative(access, api, folder))
+
+
+@pytest.fixture
+def namespace(plane, cluster):
+    with a_namespace(cluster) as name:
+        yield name
+
+
+class Story:
+    """Every version of an object that a watch told of."""
+
+    def __init__(self, api, path):
+        self.versions = []
+        self._stream = api.watch(path, {}, 170.0)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self):
+        try:
+            for event in self._stream:
+                if event["type"] != "BOOKMARK":
+                    self.versions.append(event["object"])
+        except PlatformError:
+            pass  # closed
+
+    def close(self):
+        self._stream.close()
+        self._thread.join(5)
+
+    def changes(self, kind):
+        """The condition as it was said, each time that anything of it changed."""
+        said = []
+        for each in self.versions:
+            found = condition(each, kind)
+            if found and (not said or said[-1] != found):
+                said.append(found)
+        return said
+
+
+class Stage:
+    """A Service of our class in a namespace, and the program that scales it."""
+
+    def __init__(self, access, cluster, token, namespace, prometheus, folder):
+        self._access = access
+        self._cluster = cluster
+        self._token = token
+        self._namespace = namespace
+        self._prometheus = prometheus
+        self._folder = folder
+
+    @contextmanager
+    def autoscaler(self, name):
+        config = self._folder / f"{name}.yaml"
+        kubeconfig = self._access.kubeconfig(self._folder, token=self._token)
+        config.write_text(CONFIG.format(kubeconfig=kubeconfig, prometheus=self._prometheus.url))
+        with a_process(config, self._folder / name) as (process, _):
+            yield process
+        log = (self._folder / name).read_text()
+        assert "Traceback" not in log
+        assert "Forbidden" not in log
+
+    def serve(self, **annotations):
+        keys = {f"autoscaling.knative.dev/{key.replace('_', '-')}": text for key, text in annotations.items()}
+        body = a_knative_service("tabular", **{CLASS_ANNOTATION: CLASS, **keys})
+        self._cluster.create(KNATIVE_SERVICES.path(self._namespace), body)
+
+    def story(self):
+        return Story(self._cluster, POD_AUTOSCALERS.path(self._namespace))
+
+    def autoscaler_of(self, name=NAME):
+        return self._cluster.get(POD_AUTOSCALERS.path(self._namespace, name))
+
+    def service(self, name=NAME):
+        return self._cluster.get(SERVICES.path(self._namespace, name))
+
+    def revision(self, name=NAME):
+        return self._cluster.get(REVISIONS.path(self._namespace, name))
+
+    def annotate(self, name=NAME, **annotations):
+        self._cluster.patch(REVISIONS.path(self._namespace, name), {"metadata": {"annotations": annotations}})
+
+    def replicas(self, name=NAME):
+        path = DEPLOYMENTS.path(self._namespace, f"{name}-deployment")
+        return self._cluster.get(path)["spec"]["replicas"]
+
+    def is_ready(self, name=NAME):
+        def ready():
+            try:
+                found = self.autoscaler_of(name), self.revision(name)
+            except PlatformError:
+                return False
+            return all(condition(each, "Ready").get("status") == "True" for each in found)
+
+        return ready
+
+    def delete(self, name=NAME):
+        self._cluster.delete(POD_AUTOSCALERS.path(self._namespace, name))
+
+
+@pytest.fixture
+def fleet():
+    with a_fleet(capacity=100.0) as fleet:
+        yield fleet
+
+
+@pytest.fixture
+def stage(access, cluster, kubeconfig, namespace, fleet, tmp_path):
+    kubectl(kubeconfig, "apply", "-k", DEPLOY / "knative/class")
+    token = a_token(cluster, "tailbound", "slo-autoscaler")
+    with a_prometheus(tmp_path, {f"tabular.{namespace}": [fleet.address]}) as prometheus:
+        yield Stage(access, cluster, token, namespace, prometheus, tmp_path)
+
+
+def test_a_revision_becomes_ready_follows_the_load_and_its_conditions_stand(stage, fleet):
+    story = stage.story()
+    with stage.autoscaler("first"):
+        stage.serve(min_scale="2", max_scale="6")
+        until(stage.is_ready(), "PodAutoscaler and Revision are ready", 50.0)
+        assert stage.replicas() == 2
+        fleet.rate = 350.0
+        until(lambda: stage.replicas() >= 4, "350/s on replicas of 100/s are at least 4")
+        until(lambda: stage.revision()["status"].get("desiredReplicas", 0) >= 4, "the Revision shows it")
+        fleet.rate = 0.0
+        until(lambda: stage.replicas() == 2, "it comes back to its minimum")
+        until(lambda: stage.autoscaler_of()["status"]["actualScale"] == 2, "the status has followed")
+        quiet = stage.autoscaler_of()["metadata"]["resourceVersion"]
+        with pytest.raises(AssertionError, match="never"):
+            until(lambda: stage.autoscaler_of()["metadata"]["resourceVersion"] != quiet, "never", 5.0)
+    story.close()
+    for kind in ("Active", "Ready", "SKSReady", "ScaleTargetInitialized"):
+        told = [each["status"] for each in story.changes(kind)]
+        assert told in (["Unknown", "True"], ["True"]), (kind, json.dumps(story.changes(kind)))
+
+
+def test_while_the_webhook_hangs_counts_are_followed_and_the_status_comes_afterwards(stage, plane, fleet):
+    with stage.autoscaler("first"):
+        stage.serve(min_scale="1", max_scale="6")
+        until(stage.is_ready(), "it is ready", 50.0)
+        plane.webhook.freeze()
+        try:
+            fleet.rate = 350.0
+            until(lambda: stage.replicas() >= 4, "counts do not pass the webhook")
+            assert stage.autoscaler_of()["status"]["desiredScale"] == 1
+            fleet.rate = 0.0
+            until(lambda: stage.replicas() == 1, "nor do they wait for a status that hangs")
+            fleet.rate = 350.0
+            until(lambda: stage.replicas() >= 4, "and again")
+        finally:
+            plane.webhook.thaw()
+        until(lambda: stage.autoscaler_of()["status"]["desiredScale"] >= 4, "the status has followed", 50.0)
+        assert stage.is_ready()()
+
+
+def test_a_restart_changes_neither_count_nor_condition(stage, fleet):
+    with stage.autoscaler("first") as first:
+        stage.serve(min_scale="1", max_scale="6")
+        until(stage.is_ready(), "it is ready", 50.0)
+        fleet.rate = 350.0
+        until(lambda: stage.autoscaler_of()["status"]["actualScale"] >= 4, "it has grown")
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(10) == 0
+    before, story = stage.autoscaler_of()["status"], stage.story()
+    with stage.autoscaler("second"):
+        fleet.rate = 550.0
+        until(lambda: stage.autoscaler_of()["status"]["actualScale"] >= 6, "the second acts")
+    story.close()
+    assert min(each["status"]["desiredScale"] for each in story.versions) >= before["desiredScale"]
+    assert stage.autoscaler_of()["status"]["conditions"] == before["conditions"]
+
+
+def test_a_podautoscaler_that_is_deleted_is_made_anew_and_becomes_ready(stage):
+    with stage.autoscaler("first"):
+        stage.serve(min_scale="2", max_scale="6")
+        until(stage.is_ready(), "it is ready", 50.0)
+        uid = stage.autoscaler_of()["metadata"]["uid"]
+        stage.delete()
+        until(lambda: stage.is_ready()() and stage.autoscaler_of()["metadata"]["uid"] != uid, "again", 50.0)
+        assert stage.service()["metadata"]["ownerReferences"][0]["uid"] != uid
+        assert stage.replicas() == 2
+
+
+def test_a_live_revision_can_go_to_knatives_class_and_come_back(stage):
+    with stage.autoscaler("first"):
+        stage.serve(min_scale="1", max_scale="6")
+        until(stage.is_ready(), "it is ready", 50.0)
+        stage.annotate(**{CLASS_ANNOTATION: KPA})
+        until(
+            lambda: stage.autoscaler_of()["metadata"]["annotations"][CLASS_ANNOTATION] == KPA,
+            "the PodAutoscaler follows its Revision",
+        )
+        left = stage.autoscaler_of()["metadata"]["resourceVersion"]
+        stage.annotate(**{CLASS_ANNOTATION: CLASS})
+        until(
+            lambda: stage.autoscaler_of()["metadata"]["annotations"][CLASS_ANNOTATION] == CLASS,
+            "and back",
+        )
+        until(stage.is_ready(), "it is ready")
+        assert left
