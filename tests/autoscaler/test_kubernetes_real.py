@@ -4,12 +4,12 @@ What is made here is in namespaces of its own, which are deleted at the end.
 """
 
 import shutil
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import yaml
 
-from autoscaler.control_plane import NAMESPACES, a_namespace, kubectl, real
+from autoscaler.control_plane import a_namespace, kubectl, real
 from autoscaler.doubles import until
 from autoscaler.freezing_proxy import a_freezing_proxy
 from slo_autoscaler.config import KubernetesConfig, LeaseConfig
@@ -118,16 +118,22 @@ def test_a_frozen_network_never_makes_two_leaders(access, namespace, kubeconfig,
         second.close()
 
 
+def a_namespace_file(folder, name):
+    path = folder / "namespace.yaml"
+    metadata = {"name": name, "labels": {"app.kubernetes.io/part-of": "tailbound"}}
+    path.write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}))
+    return path
+
+
 @needs_kubectl
 @pytest.mark.parametrize(
     ("manifest", "where"),
     [("autoscaler.yaml", "openfaas"), ("autoscaler-kubernetes.yaml", "tailbound")],
 )
-def test_the_server_takes_the_manifests(cluster, kubeconfig, manifest, where):
+def test_the_server_takes_the_manifests(kubeconfig, tmp_path, manifest, where):
     """A dry run first, then in earnest, then once more: which changes nothing."""
-    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": where}}
-    with suppress(ConflictError):
-        cluster.create(NAMESPACES.path(), body)
+    # A dry run makes no namespace, and what is to be in it is refused without.
+    kubectl(kubeconfig, "apply", "-f", a_namespace_file(tmp_path, where))
     kubectl(kubeconfig, "apply", "--dry-run=server", "-f", DEPLOY / manifest)
     kubectl(kubeconfig, "apply", "-f", DEPLOY / manifest)
     again = kubectl(kubeconfig, "apply", "-f", DEPLOY / manifest).splitlines()
