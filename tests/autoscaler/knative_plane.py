@@ -192,7 +192,7 @@ def a_knative_service(name: str, **annotations: str) -> dict[str, Any]:
         "metadata": {"name": name},
         "spec": {
             "template": {
-                "metadata": {"annotations": annotations},
+                "metadata": {"annotations": {"prometheus.io/scrape": "true", **annotations}},
                 "spec": {"containers": [{"image": "dev.local/none"}]},
             }
         },

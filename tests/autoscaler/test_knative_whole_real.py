@@ -10,11 +10,13 @@ import threading
 from contextlib import ExitStack, contextmanager
 
 import pytest
+import yaml
 
 from autoscaler import knative_plane
 from autoscaler.control_plane import a_kubelet, a_namespace, a_token, controllers, kubectl, real
-from autoscaler.doubles import a_fleet, a_prometheus, until
+from autoscaler.doubles import a_prometheus, until
 from autoscaler.knative_plane import KNATIVE_SERVICES, a_knative_service, knative
+from autoscaler.pods import some_pods
 from autoscaler.test_kubernetes_e2e import a_process
 from autoscaler.test_kubernetes_real import DEPLOY, DEPLOYMENTS
 from slo_autoscaler.errors import PlatformError
@@ -32,11 +34,11 @@ CLASS_ANNOTATION = "autoscaling.knative.dev/class"
 KPA = "kpa.autoscaling.knative.dev"
 
 CONFIG = """
-platform: {{kind: knative, mode: class, kubeconfig: "{kubeconfig}", timeout: 2s}}
+platform: {{kind: knative, mode: class, kubeconfig: "{kubeconfig}", timeout: 1s}}
 prometheus: {{url: "{prometheus}", scrape_interval: 250ms, window: 1s, timeout: 1s, max_age: 2s}}
 interval: 100ms
 web: {{host: 127.0.0.1, port: 0, page_port: null}}
-leader: {{lease: {{namespace: tailbound, duration: 2s, renew_interval: 200ms}}}}
+leader: {{lease: {{namespace: tailbound, duration: 3s, renew_interval: 200ms}}}}
 defaults: {{start_up_time: 100ms, min_samples: 5, max_replicas: 9, scale_down: {{stabilisation_window: 0s}}}}
 """
 
@@ -152,29 +154,31 @@ class Stage:
 
 
 @pytest.fixture
-def fleet():
-    with a_fleet(capacity=100.0) as fleet:
-        yield fleet
+def pods():
+    with some_pods(capacity=100.0) as pods:
+        yield pods
 
 
 @pytest.fixture
-def stage(access, cluster, kubeconfig, namespace, fleet, tmp_path):
+def stage(access, cluster, kubeconfig, namespace, pods, tmp_path):
     kubectl(kubeconfig, "apply", "-k", DEPLOY / "knative/class")
     token = a_token(cluster, "tailbound", "slo-autoscaler")
-    with a_prometheus(tmp_path, {f"tabular.{namespace}": [fleet.address]}) as prometheus:
+    values = yaml.safe_load((DEPLOY / "knative/prometheus/values.yaml").read_text())
+    (job, _) = values["serverFiles"]["prometheus.yml"]["scrape_configs"]
+    with a_prometheus(tmp_path, {}, [pods.scraped(access, job)]) as prometheus:
         yield Stage(access, cluster, token, namespace, prometheus, tmp_path)
 
 
-def test_a_revision_becomes_ready_follows_the_load_and_its_conditions_stand(stage, fleet):
+def test_a_revision_becomes_ready_follows_the_load_and_its_conditions_stand(stage, pods):
     story = stage.story()
     with stage.autoscaler("first"):
         stage.serve(min_scale="2", max_scale="6")
         until(stage.is_ready(), "PodAutoscaler and Revision are ready", 50.0)
         assert stage.replicas() == 2
-        fleet.rate = 350.0
+        pods.rate = 350.0
         until(lambda: stage.replicas() >= 4, "350/s on replicas of 100/s are at least 4")
         until(lambda: stage.revision()["status"].get("desiredReplicas", 0) >= 4, "the Revision shows it")
-        fleet.rate = 0.0
+        pods.rate = 0.0
         until(lambda: stage.replicas() == 2, "it comes back to its minimum")
         until(lambda: stage.autoscaler_of()["status"]["actualScale"] == 2, "the status has followed")
         quiet = stage.autoscaler_of()["metadata"]["resourceVersion"]
@@ -186,18 +190,18 @@ def test_a_revision_becomes_ready_follows_the_load_and_its_conditions_stand(stag
         assert told in (["Unknown", "True"], ["True"]), (kind, json.dumps(story.changes(kind)))
 
 
-def test_while_the_webhook_hangs_counts_are_followed_and_the_status_comes_afterwards(stage, plane, fleet):
+def test_while_the_webhook_hangs_counts_are_followed_and_the_status_comes_afterwards(stage, plane, pods):
     with stage.autoscaler("first"):
         stage.serve(min_scale="1", max_scale="6")
         until(stage.is_ready(), "it is ready", 50.0)
         plane.webhook.freeze()
         try:
-            fleet.rate = 350.0
+            pods.rate = 350.0
             until(lambda: stage.replicas() >= 4, "counts do not pass the webhook")
             assert stage.autoscaler_of()["status"]["desiredScale"] == 1
-            fleet.rate = 0.0
+            pods.rate = 0.0
             until(lambda: stage.replicas() == 1, "nor do they wait for a status that hangs")
-            fleet.rate = 350.0
+            pods.rate = 350.0
             until(lambda: stage.replicas() >= 4, "and again")
         finally:
             plane.webhook.thaw()
@@ -205,17 +209,17 @@ def test_while_the_webhook_hangs_counts_are_followed_and_the_status_comes_afterw
         assert stage.is_ready()()
 
 
-def test_a_restart_changes_neither_count_nor_condition(stage, fleet):
+def test_a_restart_changes_neither_count_nor_condition(stage, pods):
     with stage.autoscaler("first") as first:
         stage.serve(min_scale="1", max_scale="6")
         until(stage.is_ready(), "it is ready", 50.0)
-        fleet.rate = 350.0
+        pods.rate = 350.0
         until(lambda: stage.autoscaler_of()["status"]["actualScale"] >= 4, "it has grown")
         first.send_signal(signal.SIGTERM)
         assert first.wait(10) == 0
     before, story = stage.autoscaler_of()["status"], stage.story()
     with stage.autoscaler("second"):
-        fleet.rate = 550.0
+        pods.rate = 550.0
         until(lambda: stage.autoscaler_of()["status"]["actualScale"] >= 6, "the second acts")
     story.close()
     assert min(each["status"]["desiredScale"] for each in story.versions) >= before["desiredScale"]

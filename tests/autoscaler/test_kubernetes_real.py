@@ -36,7 +36,8 @@ def namespace(cluster):
 def a_deployment(name="web", replicas=2):
     labels = {"app": name}
     container = {"name": "c", "image": "example.invalid/none"}
-    template = {"metadata": {"labels": labels}, "spec": {"containers": [container]}}
+    scraped = {"tailbound.dev/metrics-port": "8081"}
+    template = {"metadata": {"labels": labels, "annotations": scraped}, "spec": {"containers": [container]}}
     annotations = {"tailbound.dev/autoscale": "true", "tailbound.dev/max-replicas": "9"}
     return {
         "apiVersion": "apps/v1",

@@ -1,16 +1,18 @@
 """The whole program on a real control plane, with the rights of its own ServiceAccount and no others.
 
 kube-controller-manager makes the pods; nobody runs them, and they are said to be ready. Prometheus is the
-installed one.
+installed one, with the scrape job that is shipped, and finds them by the API.
 """
 
 import signal
 
 import pytest
+import yaml
 
 from autoscaler.control_plane import a_kubelet, a_namespace, a_token, controllers, kubectl, real
-from autoscaler.doubles import a_fleet, a_prometheus, until
+from autoscaler.doubles import a_prometheus, until
 from autoscaler.freezing_proxy import a_freezing_proxy
+from autoscaler.pods import some_pods
 from autoscaler.test_kubernetes_e2e import CONFIG, a_process
 from autoscaler.test_kubernetes_real import DEPLOY, DEPLOYMENTS, deploy, events
 from slo_autoscaler.errors import NotFoundError
@@ -55,7 +57,10 @@ class Stage:
         kubeconfig = self._access.kubeconfig(self._folder, address, self._token)
         text = CONFIG.format(kubeconfig=kubeconfig, prometheus=self._prometheus.url)
         lease = "lease: {namespace: tailbound, "
-        config.write_text(text.replace("lease: {", lease).replace("600ms", "2s"))
+        text = text.replace("2s, renew", "3s, renew").replace("600ms", "1s")
+        config.write_text(
+            text.replace("lease: {", lease).replace("600ms", "1s").replace("2s, renew", "3s, renew")
+        )
         return a_process(config, self._folder / name)
 
     def replicas(self):
@@ -78,21 +83,22 @@ class Stage:
 
 
 @pytest.fixture
-def fleet():
-    with a_fleet(capacity=100.0) as fleet:
-        fleet.rate = 250.0
-        yield fleet
+def pods():
+    with some_pods(capacity=100.0) as pods:
+        pods.rate = 250.0
+        yield pods
 
 
 @pytest.fixture
-def stage(access, cluster, token, namespace, fleet, tmp_path):
+def stage(access, cluster, token, namespace, pods, tmp_path):
     deploy(cluster, namespace, replicas=1)
-    watched = {f"web.{namespace}": [fleet.address]}
-    with a_prometheus(tmp_path, watched) as prometheus, a_kubelet(cluster):
+    (job,) = yaml.safe_load((DEPLOY / "kubernetes/prometheus.yml").read_text())
+    found = [pods.scraped(access, job)]
+    with a_prometheus(tmp_path, {}, found) as prometheus, a_kubelet(cluster):
         yield Stage(access, cluster, token, namespace, prometheus, tmp_path)
 
 
-def test_a_deployment_follows_prometheus_and_its_leaders_follow_each_other(stage, fleet):
+def test_a_deployment_follows_prometheus_and_its_leaders_follow_each_other(stage, pods):
     with stage.autoscaler("first") as (first, _):
         until(lambda: stage.ready() >= 3, "250/s on replicas of 100/s are at least 3, which are ready")
         leader = stage.holder()
@@ -101,7 +107,7 @@ def test_a_deployment_follows_prometheus_and_its_leaders_follow_each_other(stage
             assert {line["mode"] for line in decisions()} == {"standby"}
             first.kill()
             until(lambda: stage.holder() not in (None, leader), "the lease of the killed one runs out")
-            fleet.rate = 0.0
+            pods.rate = 0.0
             until(lambda: stage.replicas() == 1, "the second acts")
             second.send_signal(signal.SIGTERM)
             assert second.wait(10) == 0
