@@ -47,6 +47,8 @@ AUDIT = {
 NAMESPACES = Resource("v1", "namespaces")
 PODS = Resource("v1", "pods")
 ACCOUNTS = Resource("v1", "serviceaccounts")
+NODES = Resource("v1", "nodes")
+NODE = "tailbound-test"
 
 
 class Asked(NamedTuple):
@@ -217,6 +219,8 @@ def controllers(access: Access) -> Iterator[None]:
         f"--kubeconfig={access.kubeconfig(access.folder)}",
         "--leader-elect=false",
         "--secure-port=0",
+        # The one node has no kubelet that would say every few seconds that it is there.
+        "--controllers=*,-node-lifecycle-controller",
         f"--service-account-private-key-file={access.folder / 'accounts.key'}",
     )
     with a_process(*command, log=access.folder / "kube-controller-manager.log"):
@@ -255,13 +259,15 @@ def kubectl(kubeconfig: str, *arguments: str | Path) -> str:
 
 
 class Kubelet:
-    """Says of every pod that it runs and, while ``ready``, that it is ready; starts nothing."""
+    """A node: says of every pod that it runs and, while ``ready``, that it is ready; starts nothing."""
 
     def __init__(self, api: KubeApi) -> None:
         self._api = api
         self._numbers = count(1)
         self._ready = True
         self._lock = threading.Lock()
+        with suppress(ConflictError):
+            api.create(NODES.path(), {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}})
         self._pods = Watched(api, PODS.path(), lambda pod: pod, resync=60.0, changed=lambda _: self._tend())
         self._pods.start()
 
@@ -287,7 +293,17 @@ class Kubelet:
         state = pod.get("status") or {}
         told = "True" if self._ready else "False"
         said = {each["type"]: each["status"] for each in state.get("conditions") or ()}
-        if said.get("Ready") == told or pod["metadata"].get("deletionTimestamp"):
+        metadata = pod["metadata"]
+        path = PODS.path(metadata["namespace"], metadata["name"])
+        if metadata.get("deletionTimestamp"):
+            self._api.delete(f"{path}?gracePeriodSeconds=0")
+            return
+        if not pod["spec"].get("nodeName"):
+            target = {"apiVersion": "v1", "kind": "Node", "name": NODE}
+            binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": metadata["name"]}}
+            self._api.create(f"{path}/binding", {**binding, "target": target})
+            return
+        if said.get("Ready") == told:
             return
         number = next(self._numbers)
         address = state.get("podIP") or f"10.{1 + number // 65536}.{number // 256 % 256}.{number % 256}"
@@ -315,8 +331,7 @@ class Kubelet:
                 for kind, value in (("Ready", told), ("ContainersReady", told), ("PodScheduled", "True"))
             ],
         }
-        metadata = pod["metadata"]
-        self._api.patch(PODS.path(metadata["namespace"], metadata["name"], "status"), {"status": status})
+        self._api.patch(f"{path}/status", {"status": status})
 
 
 @contextmanager

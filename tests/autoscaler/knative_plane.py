@@ -117,9 +117,10 @@ def knative(access: Access, api: KubeApi, folder: Path) -> Iterator[Knative]:
                 a_process(
                     name,
                     f"--kubeconfig={kubeconfig}",
-                    "--disable-ha",
                     log=folder / f"{name}.log",
                     SYSTEM_NAMESPACE="knative-serving",
+                    # Of a server that was built without one.
+                    KUBERNETES_MIN_VERSION="0.0.0-0",
                     POD_NAME=f"{name}-{uuid.uuid4().hex[:6]}",
                     CONFIG_LOGGING_NAME="config-logging",
                     CONFIG_OBSERVABILITY_NAME="config-observability",
@@ -128,6 +129,8 @@ def knative(access: Access, api: KubeApi, folder: Path) -> Iterator[Knative]:
                     WEBHOOK_PORT=str(port),
                 )
             )
+        for resource, body in _activator():
+            api.create(resource.path("knative-serving"), body)
         admission = folder / "admission.yaml"
         admission.write_text(yaml.safe_dump_all(_admission(config / "webhooks", proxy.address)))
         kubectl(kubeconfig, "apply", "-f", admission)
@@ -141,6 +144,17 @@ def knative(access: Access, api: KubeApi, folder: Path) -> Iterator[Knative]:
                     for each in items:
                         if "knative.dev" in each["metadata"]["name"]:
                             api.delete(f"{path}/{each['metadata']['name']}")
+
+
+def _activator() -> Iterator[tuple[Resource, dict[str, Any]]]:
+    """Give the Service of an activator at an address where none is, for Knative asks for its endpoints."""
+    metadata = {"name": "activator-service"}
+    ports = [{"name": name, "port": port} for name, port in (("http", 8012), ("http2", 8013))]
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": ports}}
+    yield Resource("v1", "services"), service
+    subsets = [{"addresses": [{"ip": "192.0.2.8"}], "ports": ports}]
+    endpoints = {"apiVersion": "v1", "kind": "Endpoints", "metadata": metadata, "subsets": subsets}
+    yield Resource("v1", "endpoints"), endpoints
 
 
 def _files(*paths: Path) -> list[str | Path]:

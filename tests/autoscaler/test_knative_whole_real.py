@@ -22,6 +22,7 @@ from autoscaler.test_kubernetes_real import DEPLOY, DEPLOYMENTS
 from slo_autoscaler.errors import PlatformError
 from slo_autoscaler.platforms.knative_cluster import POD_AUTOSCALERS, REVISIONS, SERVICES
 from slo_autoscaler.platforms.knative_status import CLASS, condition
+from slo_autoscaler.platforms.kube_api import KubeApi
 
 pytestmark = [
     *real("etcd", "kube-apiserver", "kube-controller-manager", "kubectl"),
@@ -49,7 +50,7 @@ def plane(access, tmp_path_factory):
         pytest.skip("the API server was not started here, and its controllers are not known")
     folder = tmp_path_factory.mktemp("knative")
     with ExitStack() as running:
-        api = access.api(folder)
+        api = KubeApi(access.kubeconfig(folder), timeout=10.0, connections=8)
         running.callback(api.close)
         running.enter_context(controllers(access))
         running.enter_context(a_kubelet(api))
