@@ -2,7 +2,8 @@
 
 Without Knative the kinds that we use can be made as stand-ins, which take anything. With TEST_KNATIVE, a
 checkout of knative/serving, and its programs on PATH as kn-controller and kn-webhook, what Knative does is
-done by Knative: its own kinds, settings and admission. There is no ingress, no activator and no queue-proxy.
+done by Knative: its own kinds, settings and admission. Its port for probes, 8080, must be free. There is no
+gateway, no activator and no queue-proxy.
 """
 
 import os
@@ -22,7 +23,7 @@ from autoscaler.freezing_proxy import FreezingProxy, a_freezing_proxy
 from local_openfaas.ports import free_ports
 from slo_autoscaler.errors import ConflictError, NotFoundError, PlatformError
 from slo_autoscaler.platforms.knative_cluster import POD_AUTOSCALERS, REVISIONS, ROUTES, SERVICES
-from slo_autoscaler.platforms.kube_api import KubeApi, Resource
+from slo_autoscaler.platforms.kube_api import KubeApi, Resource, Watched
 
 CHECKOUT = os.environ.get("TEST_KNATIVE", "")
 PROGRAMS = ("kn-controller", "kn-webhook")
@@ -31,6 +32,7 @@ REASON = "TEST_KNATIVE names no checkout, or not all of these are on PATH: " + "
 
 CRDS = Resource("apiextensions.k8s.io/v1", "customresourcedefinitions")
 CONFIG_MAPS = Resource("v1", "configmaps")
+INGRESSES = Resource("networking.internal.knative.dev/v1alpha1", "ingresses")
 KNATIVE_SERVICES = Resource("serving.knative.dev/v1", "services")
 HOOKS = ("mutatingwebhookconfigurations", "validatingwebhookconfigurations")
 
@@ -87,6 +89,47 @@ def _stand_in(resource: Resource, kind: str) -> dict[str, Any]:
             ],
         },
     }
+
+
+class Ingresses:
+    """Says of every Ingress of Knative's that it is ready, as a gateway would; there is none."""
+
+    def __init__(self, api: KubeApi) -> None:
+        self._api = api
+        self._found = Watched(api, INGRESSES.path(), lambda found: found, resync=60.0, changed=self._tell)
+        self._found.start()
+
+    def close(self) -> None:
+        self._found.close()
+
+    def _tell(self, key: str) -> None:
+        with suppress(PlatformError):
+            found = self._found.get(key)
+            if found is None:
+                return
+            generation = found["metadata"]["generation"]
+            if (found.get("status") or {}).get("observedGeneration") == generation:
+                return
+            gateway = {"ingress": [{"domainInternal": "gateway.test.svc.cluster.local"}]}
+            true = {"status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+            kinds = ("LoadBalancerReady", "NetworkConfigured", "Ready")
+            status = {
+                "observedGeneration": generation,
+                "publicLoadBalancer": gateway,
+                "privateLoadBalancer": gateway,
+                "conditions": [{"type": kind, **true} for kind in kinds],
+            }
+            namespace, _, name = key.partition("/")
+            self._api.patch(INGRESSES.path(namespace, name, "status"), {"status": status})
+
+
+@contextmanager
+def ingresses(api: KubeApi) -> Iterator[None]:
+    found = Ingresses(api)
+    try:
+        yield
+    finally:
+        found.close()
 
 
 class Knative:
