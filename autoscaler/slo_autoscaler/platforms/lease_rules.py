@@ -89,7 +89,7 @@ def free_at(sighting: Sighting, duration: float) -> float:
 def pause(sighting: Sighting | None, identity: str, duration: float, interval: float, now: float) -> float:
     """Return the seconds until the next look, of one that renews every ``interval``.
 
-    One that waits looks more often, and when the lease has run out to the moment: a renewal that it sees late,
+    One that waits looks more often, and the moment the lease has run out: a renewal that it sees late,
     or that the lease has been given back, is time in which nobody acts.
     """
     if sighting is None or sighting.lease.holder == identity:
