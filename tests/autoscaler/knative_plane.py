@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from autoscaler.control_plane import NAMESPACES, Access, a_process, kubectl
@@ -44,9 +45,14 @@ KINDS = {
 }
 
 
-def make_kinds(api: KubeApi) -> None:
-    """Make sure that there are Knative's kinds, its own or stand-ins, and its namespace."""
+def make_kinds(access: Access, api: KubeApi) -> None:
+    """Make sure that there are Knative's kinds, its own or stand-ins, and its namespace.
+
+    Stand-ins are for a server that was started here: on others they would be in Knative's way.
+    """
     for resource, kind in KINDS.items():
+        if access.folder is None and not _is_served(api, resource.path()):
+            pytest.skip(f"there is no {kind} on this server: Knative is not installed")
         with suppress(ConflictError):
             api.create(CRDS.path(), _stand_in(resource, kind))
         until(partial(_is_served, api, resource.path()), f"{kind} is served")
@@ -147,8 +153,9 @@ def knative(access: Access, api: KubeApi, folder: Path) -> Iterator[Knative]:
     make_namespace(api)
     # Two of the files are links to what is in the folder as well.
     kinds = (config / "300-resources", config / "300-imagecache.yaml")
-    kubectl(kubeconfig, "apply", "--server-side", *_files(*kinds, config / "configmaps"))
-    kubectl(kubeconfig, "apply", "--server-side", *_files(config / "webhooks/secret.yaml"))
+    files = (*kinds, config / "configmaps", config / "webhooks/secret.yaml")
+    # By force: other tests may have made stand-ins.
+    kubectl(kubeconfig, "apply", "--server-side", "--force-conflicts", *_files(*files))
     # Nobody resolves tags of dev.local, so no registry is asked.
     sidecar = {"data": {"queue-sidecar-image": "dev.local/queue"}}
     api.patch(CONFIG_MAPS.path("knative-serving", "config-deployment"), sidecar)

@@ -24,8 +24,8 @@ NAME = "tabular-00001"
 
 
 @pytest.fixture
-def namespace(cluster):
-    make_kinds(cluster)
+def namespace(access, cluster):
+    make_kinds(access, cluster)
     with a_namespace(cluster) as name:
         yield name
 

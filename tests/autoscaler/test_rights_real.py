@@ -132,9 +132,9 @@ def test_a_leader_needs_every_right_of_its_role_and_no_other(cluster, install, m
 
 
 @pytest.fixture
-def a_revision(cluster, namespace):
+def a_revision(access, cluster, namespace):
     """A PodAutoscaler of our class with its Deployment; of its ServerlessService the rest is done here."""
-    make_kinds(cluster)
+    make_kinds(access, cluster)
     cluster.create(DEPLOYMENTS.path(namespace), a_deployment())
     autoscaler = an_autoscaler(NAME, "tabular", 1, min_scale="2", max_scale="6")
     autoscaler["metadata"]["namespace"] = namespace
@@ -143,9 +143,9 @@ def a_revision(cluster, namespace):
 
 
 @pytest.fixture
-def settings(cluster):
+def settings(access, cluster):
     """Knative's config-autoscaler, if it is not there."""
-    make_kinds(cluster)
+    make_kinds(access, cluster)
     metadata = {"name": "config-autoscaler", "labels": {"app.kubernetes.io/version": "1.23.0"}}
     body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
     with suppress(ConflictError):
