@@ -348,6 +348,8 @@ def real(*programs: str) -> list[pytest.MarkDecorator]:
     missing = [each for each in programs if shutil.which(each) is None]
     return [
         pytest.mark.e2e,
+        # Of a server that TEST_KUBE_APISERVER names, nobody knows who vouches for it.
+        pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning"),
         pytest.mark.skipif(not PRESENT, reason=REASON),
         pytest.mark.skipif(bool(missing), reason=f"not on PATH: {', '.join(missing)}"),
     ]
