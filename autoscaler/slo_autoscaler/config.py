@@ -205,9 +205,9 @@ class LeaseConfig:
     namespace: str | None = None
     """None: the one that the autoscaler runs in."""
     duration: Annotated[PositiveDuration, Field(ge=1)] = 15.0
-    """Whole seconds. How long after the death of the leader another one follows."""
+    """Whole seconds. How long after the last renewal of a leader that has died another one follows."""
     renew_interval: PositiveDuration = 2.0
-    """Between two renewals, or two looks at another's lease."""
+    """Between two renewals; another's lease is looked at four times as often."""
 
     @field_validator("duration")
     @classmethod

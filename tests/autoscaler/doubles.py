@@ -287,8 +287,10 @@ def free_port() -> int:
 class Prometheus:
     """The installed Prometheus, scraping replicas four times a second."""
 
-    def __init__(self, folder: Path, targets: dict[str, list[str]]) -> None:
-        """``targets``: function_name -> addresses."""
+    def __init__(
+        self, folder: Path, targets: dict[str, list[str]], found: list[dict[str, Any]] | None = None
+    ) -> None:
+        """``targets``: function_name -> addresses; ``found``: scrape configurations instead of them."""
         program = shutil.which("prometheus")
         assert program, "prometheus must be installed: make install does so"
         jobs = [
@@ -298,7 +300,7 @@ class Prometheus:
         ]
         config = {
             "global": {"scrape_interval": "250ms", "scrape_timeout": "250ms"},
-            "scrape_configs": [{"job_name": "functions", "static_configs": jobs}],
+            "scrape_configs": [{"job_name": "functions", "static_configs": jobs}] if found is None else found,
         }
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
         port = free_port()
@@ -330,8 +332,10 @@ class Prometheus:
 
 
 @contextmanager
-def a_prometheus(folder: Path, targets: dict[str, list[str]]) -> Iterator[Prometheus]:
-    prometheus = Prometheus(folder, targets)
+def a_prometheus(
+    folder: Path, targets: dict[str, list[str]], found: list[dict[str, Any]] | None = None
+) -> Iterator[Prometheus]:
+    prometheus = Prometheus(folder, targets, found)
     try:
         until(prometheus.ready, "Prometheus is ready")
         yield prometheus

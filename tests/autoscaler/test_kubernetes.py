@@ -141,6 +141,25 @@ def test_a_status_that_changed_in_between_is_no_reason_to_give_up(platform, serv
     assert replicas(server) == 4
 
 
+def test_a_status_that_changes_again_while_it_is_read_anew_is_no_reason_to_give_up_either(platform, server):
+    # While pods come up a real one changes some ten times a second.
+    platform.scales()
+    times = []
+
+    def overtaken(handler):
+        times.append(handler.path)
+        if len(times) == 3:
+            server.faults.clear()
+        document = server.get(*WEB)
+        generation = document["status"].get("observedGeneration", 0) + 1
+        server.put(*APPS, {**document, "status": {**document["status"], "observedGeneration": generation}})
+        return doubles.status(409)(handler)
+
+    server.faults[SCALE] = overtaken
+    platform.set_scale("web.shop", 4)
+    assert replicas(server) == 4
+
+
 def test_a_count_that_somebody_else_has_changed_since_the_decision_is_left_as_it_is(platform, server):
     platform.scales()
     server.faults["GET /apis/apps/v1/deployments"] = doubles.status(503)

@@ -13,6 +13,7 @@ from slo_autoscaler.platforms.lease_rules import (
     acts_until,
     held,
     next_step,
+    pause,
     released,
     sighted,
 )
@@ -50,6 +51,27 @@ def test_the_longer_of_two_durations_counts():
 def test_a_lease_that_was_given_back_is_taken_at_once():
     lease = Lease.of({"metadata": {"resourceVersion": "8"}, "spec": released(a_lease(), WALL)})
     assert next_step(Sighting(lease, 5.0), "b", DURATION, 5.0) is Step.TAKE
+
+
+def test_the_holder_looks_as_often_as_it_renews_and_others_more_often():
+    sighting = Sighting(a_lease(), 100.0)
+    assert pause(sighting, "a", DURATION, 2.0, 101.0) == 2.0
+    assert pause(sighting, "b", DURATION, 2.0, 101.0) == 0.5
+    assert pause(None, "b", DURATION, 2.0, 101.0) == 2.0
+
+
+def test_others_look_at_the_moment_when_the_lease_has_run_out():
+    sighting = Sighting(a_lease(), 100.0)
+    assert pause(sighting, "b", DURATION, 2.0, 114.75) == 0.25
+    # It is theirs to take, and could not be taken the last time.
+    assert pause(sighting, "b", DURATION, 2.0, 115.0) == 0.5
+
+
+@given(st.floats(0, 1e6), st.floats(1, 600), st.floats(0.01, 60), st.floats(0, 1e3))
+def test_nobody_waits_longer_than_for_a_renewal_nor_looks_without_a_pause(since, duration, interval, after):
+    for identity in ("a", "b"):
+        wait = pause(Sighting(a_lease(), since), identity, duration, interval, since + after)
+        assert 0 < wait <= interval
 
 
 def test_a_lease_that_changes_is_seen_for_the_first_time_again():

@@ -153,6 +153,11 @@ def test_the_sample_runs_as_no_root_with_a_folder_of_its_own_to_write_to():
     assert sample_container()["volumeMounts"] == [{"name": "tmp", "mountPath": "/tmp"}]
 
 
+def test_the_way_back_to_knatives_class_gives_it_a_metric_which_its_webhook_asks_for():
+    (way,) = re.findall(r"annotate revision <name>[^`]*class=kpa[^`]*```", GUIDE)
+    assert "autoscaling.knative.dev/metric=concurrency" in way
+
+
 # Scraping; what Prometheus makes of it is in test_scraping.py
 
 

@@ -35,6 +35,8 @@ MAX_REPLICAS: Final = "tailbound.dev/max-replicas"
 DEPLOYMENTS: Final = Resource("apps/v1", "deployments")
 AUTOSCALERS: Final = Resource("autoscaling/v2", "horizontalpodautoscalers")
 
+_TRIES: Final = 4
+"""Of one write. While pods come up the status changes some ten times a second."""
 _PATIENCE: Final = 0.8
 """Share of the timeout that the first list is waited for."""
 
@@ -161,16 +163,19 @@ class Kubernetes:
         before, version = self._latest(seen)
         path = DEPLOYMENTS.path(namespace, name, "scale")
         try:
-            try:
-                written = self._api.patch(path, _count(version, replicas), within=end - time.monotonic())
-            except ConflictError:
-                found = self._api.get(path, within=end - time.monotonic())
-                now, version = found["spec"].get("replicas", 0), found["metadata"]["resourceVersion"]
-                if now != before:
-                    raise PlatformError(
-                        f"{function_name}: somebody else has set {now} replicas where there were {before}"
-                    ) from None
-                written = self._api.patch(path, _count(version, replicas), within=end - time.monotonic())
+            for left in reversed(range(_TRIES)):
+                try:
+                    written = self._api.patch(path, _count(version, replicas), within=end - time.monotonic())
+                    break
+                except ConflictError:
+                    if not left:
+                        raise
+                    found = self._api.get(path, within=end - time.monotonic())
+                    now, version = found["spec"].get("replicas", 0), found["metadata"]["resourceVersion"]
+                    if now != before:
+                        raise PlatformError(
+                            f"{function_name}: somebody else has set {now} replicas where there were {before}"
+                        ) from None
         except NotFoundError as error:
             raise FunctionGoneError(str(error)) from error
         with self._lock:

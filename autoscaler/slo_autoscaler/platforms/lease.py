@@ -26,6 +26,7 @@ from slo_autoscaler.platforms.lease_rules import (
     acts_until,
     held,
     next_step,
+    pause,
     released,
     sighted,
 )
@@ -121,8 +122,15 @@ class LeaseLeader:
         self._api.close()
 
     def _run(self) -> None:
-        while not self._stop.wait(self._config.renew_interval * random.uniform(0.8, 1.0)):  # noqa: S311
+        while not self._stop.wait(self._pause()):
             self._look()
+
+    def _pause(self) -> float:
+        """Return the seconds until the next look."""
+        interval = self._config.renew_interval * random.uniform(0.8, 1.0)  # noqa: S311
+        if self._complaint:
+            return interval
+        return pause(self._sighting, self.identity, self._config.duration, interval, self._clock())
 
     def _look(self) -> None:
         """Read the lease, and do about it what may be done."""

@@ -15,9 +15,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from slo_autoscaler.config import LEASE_SHARE
+
+LOOKS: Final = 4
+"""At another's lease, in the time of one renewal."""
 
 
 class Step(Enum):
@@ -73,9 +76,26 @@ def next_step(sighting: Sighting | None, identity: str, duration: float, now: fl
     lease = sighting.lease
     if lease.holder == identity:
         return Step.RENEW
-    if not lease.holder or now - sighting.since >= max(duration, lease.duration):
+    if not lease.holder or now >= free_at(sighting, duration):
         return Step.TAKE
     return Step.WAIT
+
+
+def free_at(sighting: Sighting, duration: float) -> float:
+    """Return when another's lease may be taken, if it is still as it was seen."""
+    return sighting.since + max(duration, sighting.lease.duration)
+
+
+def pause(sighting: Sighting | None, identity: str, duration: float, interval: float, now: float) -> float:
+    """Return the seconds until the next look, of one that renews every ``interval``.
+
+    One that waits looks more often, and the moment the lease has run out: a renewal that it sees late,
+    or that the lease has been given back, is time in which nobody acts.
+    """
+    if sighting is None or sighting.lease.holder == identity:
+        return interval
+    left = free_at(sighting, duration) - now
+    return min(interval / LOOKS, left) if left > 0 else interval / LOOKS
 
 
 def acts_until(sent: float, duration: float) -> float:
