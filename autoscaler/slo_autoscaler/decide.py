@@ -53,6 +53,9 @@ one replica fewer is tried again about every hour."""
 SURGE_SIGMAS: Final = 4.0
 """A rate is sudden when its newest interval is so many standard deviations above the whole window."""
 
+RHYTHM_HORIZONS: Final = 2.0
+"""The stabilisation window is no longer than so many horizons when the next peak is prepared for."""
+
 KEPT_HORIZONS: Final = 3.0
 """What a peak needs that is due within so many horizons is not given away: it would hardly be gone before."""
 
@@ -440,7 +443,7 @@ def _why_not_down(
         return Reason.COOLING_DOWN, lower
     # The idle period is a window of its own, and nothing was burnt in it.
     if wish.reason is not Reason.IDLE:
-        early, lower = _too_early(spec, seen, scale, state, lower, now)
+        early, lower = _too_early(spec, seen, scale, outlook, state, lower, now)
         if early is not None:
             return early, lower
     if (seen.up_replicas or 0.0) < scale.available:
@@ -449,16 +452,23 @@ def _why_not_down(
 
 
 def _too_early(
-    spec: TargetSpec, seen: Observation, scale: Scale, state: TargetState, lower: int, now: float
+    spec: TargetSpec,
+    seen: Observation,
+    scale: Scale,
+    outlook: Outlook,
+    state: TargetState,
+    lower: int,
+    now: float,
 ) -> tuple[Reason | None, int]:
     if state.scaled_up_at is not None and now - state.scaled_up_at < _start_up(spec, state):
         return Reason.SCALE_DOWN_STABILISED, lower
-    window = spec.stabilisation_window
+    window, stretch = spec.stabilisation_window, _stretch(seen)
+    if state.headroom.prepared:
+        # The windows are for what comes back at any time; what comes at known times is made ready for then.
+        window, stretch = min(window, RHYTHM_HORIZONS * outlook.horizon), 1.0
     usual = max(lower, int(state.recommendations.value(now, window) or 0))
     if usual >= scale.desired:
         return Reason.SCALE_DOWN_STABILISED, usual
-    # What comes back at known times is ready then; the longer window is for what comes back at any time.
-    stretch = 1.0 if state.headroom.recurrence.distances is not None else _stretch(seen)
     lower = max(lower, int(state.recommendations.value(now, stretch * window) or 0))
     return (Reason.BUDGET_LOW if lower >= scale.desired else None), lower
 

@@ -16,7 +16,7 @@ Accounts are in budget seconds: what the objective allows to miss in a second of
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from slo_autoscaler.recurrence import Recurrence
+from slo_autoscaler.recurrence import BURST, Recurrence
 from slo_autoscaler.window import History, SlidingMax
 
 PLANNED: Final = 0.55
@@ -31,7 +31,7 @@ REGRET: Final = 200.0
 LONGEST: Final = 800.0
 """Budget seconds: no incident counts for more than this."""
 
-CAREFUL: Final = 0.84
+CAREFUL: Final = 0.83
 """Of the usual utilisation, with ``LONGEST`` overspent."""
 
 MEAN_MEMORY: Final = 1800.0
@@ -39,9 +39,6 @@ MEAN_MEMORY: Final = 1800.0
 
 PEAK_SPAN: Final = 3600.0
 """Seconds for which a peak is recent."""
-
-BURST: Final = 120.0
-"""Seconds: what is younger belongs to the burst that is going on, and is no earlier peak."""
 
 CAUSE: Final = 45.0
 """Misses that are seen now were caused by the load of so many seconds."""
@@ -84,8 +81,9 @@ class Headroom:
                 peaks = peaks.push(now, load)
         newest = max(rate, quick)
         # At the first look the rate, which is of a longer window, is all that is known of before.
-        before = min((load for _, load in self.burst.within(now, BURST)), default=rate)
-        recurrence = self.recurrence.after(now, newest, before, self.peak(now), BURST)
+        lowest = min((load for _, load in self.burst.within(now, BURST)), default=rate)
+        earlier = peaks.value(now) or 0.0
+        recurrence = self.recurrence.after(now, newest, lowest, self.peak(now), earlier)
         burst = self.burst.push(now, newest)
         seen = replace(self, burst=burst, peaks=peaks, recurrence=recurrence)
         if self.mean_rate is None:
@@ -123,6 +121,11 @@ class Headroom:
         if share <= 0.0 or not self.recurrence.due(now, ahead):
             return 0.0
         return load + share * max(0.0, self.peak(now) - load)
+
+    @property
+    def prepared(self) -> bool:
+        """The next peak will find all that the recent one needed, for it is known when it comes."""
+        return self.regret >= REGRET and self.recurrence.distances is not None
 
     def resumed(self, now: float, load: float) -> bool:
         """Tell whether ``load`` follows (nearly) nothing and is one of the last hour: work taken up again."""

@@ -49,8 +49,8 @@ P99_SAMPLES: Final = 100.0
 """Below that many requests p99 is the slowest of them: one stall would be the latency of the function."""
 
 BACKLOG_HORIZONS: Final = 3.0
-"""A backlog is worked off in this many times what is looked ahead. It is late already, and waits in a lane of
-its own, where it delays nobody who can still be on time: no reason for many replicas."""
+"""A backlog is worked off in this many times what is looked ahead, by the head room first. It is late already
+and waits in a lane of its own, where it delays nobody who can still be on time: no reason for many."""
 
 MAX_LATENCY_RATIO: Final = 2.0
 """``slo`` without a learnt capacity doubles at most: past the knee latency says that replicas are missing,
@@ -60,8 +60,8 @@ not how many."""
 def slo(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> Recommendation:
     """Size by rate and learnt capacity; latency is the correction, not the measure.
 
-    replicas = ceil((forecast + backlog / 3 horizons) / (capacity x correction x utilisation)), and no fewer
-    than what must stand ready needs.
+    replicas = ceil(forecast / (capacity x correction x utilisation)), and no fewer than what
+    (forecast + backlog / 3 horizons) or what must stand ready need at the whole capacity x correction.
 
     Backlog is what is in flight beyond what the available replicas hold within the SLO by Little's law
     (capacity x slo_latency each). The result counts every replica asked for, so pending ones are not asked
@@ -194,14 +194,15 @@ def backlog(seen: Observation, scale: Scale) -> float:
 def load(seen: Observation, scale: Scale, outlook: Outlook) -> float:
     """Return the requests per second to size for, by the utilisation that is planned with.
 
-    The forecast and what it takes to work off the backlog; or, if that is more, what must stand ready, which
-    may take the whole capacity when it comes.
+    The forecast; or, if that is more, what may take the whole capacity: the forecast and what it takes to
+    work off the backlog, or what must stand ready.
     """
     return max(_arriving(seen, scale, outlook), outlook.standing * outlook.utilisation)
 
 
 def _arriving(seen: Observation, scale: Scale, outlook: Outlook) -> float:
-    return outlook.forecast + backlog(seen, scale) / (BACKLOG_HORIZONS * outlook.horizon)
+    worked_off = backlog(seen, scale) / (BACKLOG_HORIZONS * outlook.horizon)
+    return max(outlook.forecast, (outlook.forecast + worked_off) * outlook.utilisation)
 
 
 def _by_latency_alone(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> Recommendation:

@@ -9,15 +9,21 @@ time.
 Next step: ``headroom`` keeps what the recent peak needs ready only while a peak may come.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
+
+BURST: Final = 120.0
+"""Seconds: what is younger belongs to the burst that is going on, and is no earlier peak."""
 
 SUDDEN: Final = 2.0
 """A peak begins when the load is so many times what it just was,"""
 
 HIGH: Final = 0.5
 """and so much of the highest recent one: peaks are seen through windows."""
+
+LOW: Final = 0.4
+"""Below this share of it a peak is over."""
 
 FEWEST: Final = 3
 """Distances that make a rhythm, all alike: two are so by chance too often. One that is not ends it."""
@@ -31,20 +37,27 @@ SLACK: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Recurrence:
-    """The begins of the last peaks, in seconds, oldest first."""
+    """The begins of the last peaks."""
 
     begins: tuple[float, ...] = ()
+    """Seconds, oldest first."""
+    high: bool = True
+    """The load is that of a peak, or nothing has been seen yet."""
 
-    def after(self, now: float, load: float, before: float, peak: float, apart: float) -> "Recurrence":
-        """Return what is known after one more look at the ``load``.
+    def after(self, now: float, load: float, lowest: float, known: float, earlier: float) -> "Recurrence":
+        """Return what is known after one more look at the ``load``, all in requests per second.
 
-        ``before`` is the lowest load of the last ``apart`` seconds, ``peak`` the highest recent one; peaks
-        that begin less than ``apart`` seconds apart are one.
+        ``lowest`` is that of the last ``BURST`` seconds, ``known`` the highest of the last hour, ``earlier``
+        the highest before the burst that is going on.
         """
-        sudden = load > 0.0 and load >= SUDDEN * before and load >= HIGH * peak
-        if not sudden or (self.begins and now - self.begins[-1] < apart):
-            return self
-        return Recurrence((*self.begins[-FEWEST:], now))
+        if load <= 0.0 or load < HIGH * known:
+            return replace(self, high=self.high and load >= LOW * known > 0.0)
+        # Higher than ever is a peak too, though the load was that of one by what was known.
+        fresh = not self.begins or now - self.begins[-1] >= BURST
+        rises = not self.high or (fresh and load >= SUDDEN * earlier)
+        if not rises or load < SUDDEN * lowest:
+            return replace(self, high=True)
+        return Recurrence((*self.begins[-FEWEST:], now), high=True)
 
     @property
     def distances(self) -> tuple[float, float] | None:
@@ -70,4 +83,4 @@ class Recurrence:
 
     def moved(self, seconds: float) -> "Recurrence":
         """Return the same, as if everything had happened ``seconds`` later."""
-        return Recurrence(tuple(when + seconds for when in self.begins))
+        return replace(self, begins=tuple(when + seconds for when in self.begins))

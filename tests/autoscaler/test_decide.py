@@ -12,7 +12,7 @@ from autoscaler import values
 from autoscaler.values import observations, scales, seen, specs
 from slo_autoscaler import decide as module
 from slo_autoscaler.decide import CORRECTION_FLOOR, decide, unapplied
-from slo_autoscaler.headroom import PEAK_SPAN, PLANNED, REGRET, Headroom
+from slo_autoscaler.headroom import LONGEST, PEAK_SPAN, PLANNED, REGRET, Headroom
 from slo_autoscaler.model import Observation, RateLimit, Reason, Scale, TargetState
 from slo_autoscaler.recurrence import Recurrence
 from slo_autoscaler.restart import LONGEST_START_UP
@@ -322,8 +322,8 @@ CHANGES = [
     Case(Reason.LOAD_ABOVE_CAPACITY, 4, seen(rate=150.0, in_flight_growth=150.0)),
     # Slow execution is no reason to leave load without replicas.
     Case(Reason.LOAD_ABOVE_CAPACITY, 4, replace(SLOWER, rate=300.0), state={"service_baseline": 0.05}),
-    Case(Reason.BACKLOG, 3, seen(rate=140.0, in_flight=3000.0)),
-    Case(Reason.BACKLOG, 3, seen(rate=0.0, samples=0.0, in_flight=12000.0), ONE),
+    Case(Reason.BACKLOG, 3, seen(rate=140.0, in_flight=6000.0)),
+    Case(Reason.BACKLOG, 3, seen(rate=0.0, samples=0.0, in_flight=16000.0), ONE),
     # 280/s came in within the hour, and half as much as may be is regretted: ready for 100 + (280 - 100) / 2.
     Case(Reason.RECENT_PEAK, 2, seen(), ONE, {"utilisation_target": 1.0}, REGRETTED),
     Case(Reason.SLO_MISSED, 3, seen(rate=140.0, attainment=0.9)),
@@ -573,8 +573,12 @@ def test_little_budget_makes_scaling_down_slower_and_much_does_not():
 def test_peaks_at_known_times_need_no_longer_window():
     spec, calm = a_spec(stabilisation_window=60.0), seen(up_replicas=5.0, budget_remaining=0.0)
     rhythm = Recurrence((-1700.0, -1100.0, -500.0, 100.0))
-    state = replace(TargetState.initial(spec, FIVE, 100.0), headroom=Headroom(recurrence=rhythm))
-    decision, _ = decide(spec, calm, FIVE, state, 165.0)
+    state = replace(
+        TargetState.initial(spec, FIVE, 100.0), headroom=Headroom(regret=LONGEST, recurrence=rhythm)
+    )
+    decision, state = decide(spec, calm, FIVE, state, 125.0)
+    assert (decision.replicas, decision.reason) == (None, Reason.SCALE_DOWN_STABILISED)
+    decision, _ = decide(spec, calm, FIVE, state, 155.0)
     assert (decision.replicas, decision.reason) == (3, Reason.LOAD_BELOW_CAPACITY)
 
 

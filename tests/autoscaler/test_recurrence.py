@@ -5,19 +5,18 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.recurrence import ALIKE, FEWEST, SLACK, Recurrence
-
-APART = 120.0
+from slo_autoscaler.recurrence import ALIKE, BURST, FEWEST, HIGH, SLACK, SUDDEN, Recurrence
 
 
-def looks(story, recurrence=None, peak=0.0):
-    """Look at each (seconds, load), with the lowest load of two minutes before it."""
+def looks(story, recurrence=None, known=0.0):
+    """Look at each (seconds, load), as the accounts do."""
     recurrence, seen = recurrence or Recurrence(), []
     for when, load in story:
-        lately = [value for then, value in seen if when - then < APART]
-        recurrence = recurrence.after(when, load, min(lately, default=load), peak, APART)
+        lately = [value for then, value in seen if when - then < BURST]
+        earlier = max((value for then, value in seen if when - then >= BURST), default=0.0)
+        recurrence = recurrence.after(when, load, min(lately, default=load), known, earlier)
         seen.append((when, load))
-        peak = max(peak, load)
+        known = max(known, load)
     return recurrence
 
 
@@ -39,12 +38,12 @@ def test_a_peak_begins_once_when_the_load_has_doubled():
 
 def test_what_a_function_begins_with_is_no_peak_and_a_rise_is_none_before_it_is_high():
     assert looks([(0.0, 100.0), (5.0, 100.0)]).begins == ()
-    assert looks([(0.0, 1.0), (5.0, 3.0)], peak=100.0).begins == ()
+    assert looks([(0.0, 1.0), (5.0, 3.0)], known=100.0).begins == ()
     assert looks([(0.0, 0.0), (5.0, 0.0)]).begins == ()
 
 
 def test_work_that_is_taken_up_again_is_a_peak():
-    assert looks([(0.0, 0.0), (5.0, 60.0), (10.0, 100.0)], peak=100.0).begins == (5.0,)
+    assert looks([(0.0, 0.0), (5.0, 60.0), (10.0, 100.0)], known=100.0).begins == (5.0,)
 
 
 def test_equal_distances_are_a_rhythm_from_the_fourth_peak_on():
@@ -79,15 +78,23 @@ def test_with_a_rhythm_it_is_due_one_look_ahead_of_its_time_and_for_as_long_as_i
     assert recurrence.due(9999.0, 20.0)
 
 
+def test_peaks_that_follow_quickly_are_told_apart_when_the_load_fell_between():
+    story = [(float(now), 400.0 if now % 80 < 40 else 40.0) for now in range(0, 500, 5)]
+    assert looks(story).begins == (240.0, 320.0, 400.0, 480.0)
+
+
 @given(st.lists(st.tuples(st.floats(0.5, 60.0), st.floats(0.0, 1e4)), max_size=80))
-def test_peaks_are_apart_and_no_more_are_kept_than_a_rhythm_takes(story):
-    recurrence, now, before = Recurrence(), 0.0, 0.0
+def test_no_more_is_kept_than_a_rhythm_takes_and_only_what_rises_begins(story):
+    recurrence, now, last = Recurrence(), 0.0, 0.0
     for passed, load in story:
         now += passed
-        recurrence = recurrence.after(now, load, before, 1e3, APART)
-        before = load
-    assert len(recurrence.begins) <= FEWEST + 1
-    assert all(later - earlier >= APART for earlier, later in pairwise(recurrence.begins))
+        after = recurrence.after(now, load, last, 1e3, 1e3)
+        if after.begins != recurrence.begins:
+            assert after.begins[-1] == now
+            assert load >= max(HIGH * 1e3, SUDDEN * last)
+        recurrence, last = after, load
+        assert len(recurrence.begins) <= FEWEST + 1
+        assert all(one < other for one, other in pairwise(recurrence.begins))
 
 
 @given(st.floats(200.0, 3600.0), st.floats(0.0, 1.0), st.floats(0.0, 60.0), st.floats(0.0, 1e6))
