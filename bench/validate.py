@@ -36,6 +36,9 @@ SHARE: Final = 0.10
 BOUNDS: Final = Bounds(1, 5)
 """The local platform's, as OpenFaaS CE's."""
 
+EVALUATION: Final = 1.0
+"""Seconds between two looks of Prometheus at OpenFaaS CE's alert: as in deploy/prometheus/prometheus-local.yml."""
+
 _COLUMNS: Final = (
     "scaled by",
     "in time, live",
@@ -71,7 +74,7 @@ def replay(document: Mapping[str, Any]) -> dict[str, tuple[Mapping[str, Any], Ou
     spec = config.target(f"{document['function']}.openfaas-fn")
     scalers: dict[str, Callable[[], Scaler]] = {
         "ours": lambda: Ours(spec, config.interval, 0.0),
-        "openfaas_ce": lambda: OpenFaas(BOUNDS, OpenFaasRule()),
+        "openfaas_ce": lambda: OpenFaas(BOUNDS, OpenFaasRule(evaluation=EVALUATION)),
     }
     trace = traces.Trace("live", np.array(document["arrivals"]), float(document["seconds"]))
     prometheus = config.prometheus

@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from bench.errors import BenchError
 from bench.page import rewrite
-from bench.validate import BEGIN, END, SECTION, agree, function_of, replay, section
+from bench.validate import BEGIN, END, EVALUATION, SECTION, agree, function_of, replay, section
 
 from slo_autoscaler.simulate.function import Routing
 
@@ -82,3 +83,8 @@ def test_the_page_has_a_place_for_the_comparison(tmp_path):
     text = page.read_text().split(BEGIN)[1].split(END)[0]
     assert "| Tailbound | 100.00% | 100.00% |" in text
     assert math.isclose(compared["ours"][1].attainment, 1.0)
+
+
+def test_alerts_are_looked_at_as_often_as_the_local_prometheus_does():
+    config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus-local.yml").read_text())
+    assert config["global"]["evaluation_interval"] == f"{EVALUATION:g}s"
