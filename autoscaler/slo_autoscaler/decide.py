@@ -94,7 +94,9 @@ def decide(
     numbers = _numbers(observation, scale, state)
     numbers["forecast"], numbers["horizon"] = outlook.forecast, outlook.horizon
     numbers["utilisation"], numbers["standing"] = outlook.utilisation, outlook.standing
-    numbers["peak_every"] = state.headroom.recurrence.every
+    headroom = state.headroom
+    numbers["overspent"], numbers["regret"] = headroom.overspent, headroom.regret
+    numbers["peak"], numbers["peak_every"] = headroom.peak(now), headroom.recurrence.every
     numbers["min"], numbers["max"] = bounds.lowest, bounds.highest
     if not bounds.lowest <= scale.desired <= bounds.highest:
         below = scale.desired < bounds.lowest
@@ -549,6 +551,9 @@ def _numbers(seen: Observation | None, scale: Scale, state: TargetState) -> dict
         "forecast": None,
         "utilisation": None,
         "standing": None,
+        "overspent": state.headroom.overspent,
+        "regret": state.headroom.regret,
+        "peak": None,
         "peak_every": None,
         "capacity": seen.capacity,
         "correction": state.correction,

@@ -34,6 +34,18 @@ INPUTS: Final = {
         "slo_autoscaler_capacity_correction_ratio",
         "Factor on the learnt capacity: how far measured attainment contradicts it.",
     ),
+    "overspent": (
+        "slo_autoscaler_overspent_budget_seconds",
+        "Error budget spent beyond what was planned, in seconds of mean traffic; negative: in hand.",
+    ),
+    "regret": (
+        "slo_autoscaler_regretted_budget_seconds",
+        "Of what is overspent, what more replicas would have saved at a load that was seen before.",
+    ),
+    "peak": (
+        "slo_autoscaler_recent_peak_requests_per_second",
+        "Highest arrival rate of the last hour.",
+    ),
     "recommended": (
         "slo_autoscaler_recommended_replicas",
         "What the policy wants, before bounds, limits and stabilisation.",

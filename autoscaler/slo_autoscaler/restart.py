@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
 
+from slo_autoscaler.headroom import CREDIT, LONGEST, Headroom
 from slo_autoscaler.model import CORRECTION_FLOOR, TargetState
 from slo_autoscaler.window import Entry
 
@@ -27,13 +28,19 @@ class Past:
     """Replicas that were asked for and did not serve yet, as the autoscaler before this one saw it."""
     correction: tuple[Entry, ...] = ()
     """Factor on the learnt capacity, likewise."""
+    overspent: tuple[Entry, ...] = ()
+    """Budget seconds, likewise; so is ``regret``."""
+    regret: tuple[Entry, ...] = ()
+    peak: tuple[Entry, ...] = ()
+    """Highest arrival rate of an hour, likewise."""
 
 
 def warm(state: TargetState, past: Past, now: float) -> TargetState:
     """Return ``state``, fresh from ``TargetState.initial``, with what the past says.
 
-    The rates become the forecast's history, the last correction is taken over, and each spell of pending
-    replicas that began and ended within the past was a start-up; one that lasts began when it began.
+    The rates become the forecast's history, the last correction and the accounts of the error budget are
+    taken over, and each spell of pending replicas that began and ended within the past was a start-up; one
+    that lasts began when it began.
     """
     rates = replace(state.rates, entries=())
     for when, rate in _in_order(past.rate, now):
@@ -47,6 +54,7 @@ def warm(state: TargetState, past: Past, now: float) -> TargetState:
         correction=max(CORRECTION_FLOOR, corrections[-1]) if corrections else state.correction,
         start_up_time=start_up_time if start_up_time is not None else state.start_up_time,
         pending_since=pending_since if pending_since is not None else state.pending_since,
+        headroom=_accounts(state.headroom, past, now),
     )
 
 
@@ -54,6 +62,20 @@ def smoothed(known: float | None, took: float) -> float:
     """Return the learnt start-up time after one more start-up took ``took`` seconds."""
     took = min(max(0.0, took), LONGEST_START_UP)
     return took if known is None else (known + took) / 2
+
+
+def _accounts(known: Headroom, past: Past, now: float) -> Headroom:
+    """Return the last balances; the peak is as old as the last look at it. A rhythm is learnt anew."""
+    overspent, regret, peak = (_in_order(of, now)[-1:] for of in (past.overspent, past.regret, past.peak))
+    peaks = known.peaks
+    for when, load in peak:
+        peaks = peaks.push(when, load)
+    return replace(
+        known,
+        overspent=min(max(overspent[0][1], -CREDIT), LONGEST) if overspent else known.overspent,
+        regret=min(max(regret[0][1], 0.0), LONGEST) if regret else known.regret,
+        peaks=peaks,
+    )
 
 
 def _in_order(entries: Iterable[Entry], now: float) -> list[Entry]:

@@ -43,6 +43,9 @@ WATCHDOGS = {
     'slo_autoscaler_replicas{function_name="a.fn",state="available"}': "3x30",
     'slo_autoscaler_capacity_correction_ratio{function_name="a.fn",instance="one"}': "0.8x30",
     'slo_autoscaler_capacity_correction_ratio{function_name="a.fn",instance="two"}': "1x30",
+    'slo_autoscaler_overspent_budget_seconds{function_name="a.fn"}': "-20x30",
+    'slo_autoscaler_regretted_budget_seconds{function_name="a.fn"}': "30x30",
+    'slo_autoscaler_recent_peak_requests_per_second{function_name="a.fn"}': "40x30",
     # Idle is not absent.
     'slo_requests_total{function_name="idle.fn",outcome="good"}': "7x30",
     'slo_objective_ratio{function_name="idle.fn"}': "0.9x30",
@@ -142,7 +145,14 @@ def a_test(series, texts, expected):
         (
             WATCHDOGS,
             history_queries(20.0),
-            {"rate": BY_THE_WATCHDOG["rate"], "pending": {"a.fn": 2.0}, "correction": {"a.fn": 0.8}},
+            {
+                "rate": BY_THE_WATCHDOG["rate"],
+                "pending": {"a.fn": 2.0},
+                "correction": {"a.fn": 0.8},
+                "overspent": {"a.fn": -20.0},
+                "regret": {"a.fn": 30.0},
+                "peak": {"a.fn": 40.0},
+            },
         ),
         (GATEWAY, gateway_queries(30.0, 20.0, NAMED), BY_THE_GATEWAY),
         (GATEWAY, gateway_queries(30.0, 20.0, MOST), BUT_THE_DEAD),

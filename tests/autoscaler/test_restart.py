@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from autoscaler.values import a_spec, seen
 from slo_autoscaler.decide import decide
+from slo_autoscaler.headroom import CREDIT, LONGEST, REGRET
 from slo_autoscaler.model import Scale, TargetState
 from slo_autoscaler.restart import LONGEST_START_UP, Past, smoothed, warm
 
@@ -43,6 +44,13 @@ def test_the_last_correction_is_taken_over_unless_it_is_none():
     assert warm(fresh(), Past(correction=((5.0, 0.0), (6.0, 3.0))), NOW).correction == 1.0
 
 
+def test_the_accounts_of_the_error_budget_are_taken_over():
+    past = Past(overspent=((10.0, 1.0), (5.0, 300.0)), regret=((5.0, REGRET),), peak=((5.0, 400.0),))
+    headroom = warm(fresh(), past, NOW).headroom
+    assert (headroom.overspent, headroom.regret) == (300.0, REGRET)
+    assert headroom.standing(NOW, 100.0, 20.0) == 400.0
+
+
 def test_start_ups_are_the_spells_of_pending_replicas_from_begin_to_end():
     pending = tuple(zip(range(60, 0, -5), (2, 0, 0, 1, 1, 1, 1, 0, 0, 1, 1, 0), strict=True))
     state = warm(fresh(), Past(pending=tuple((float(ago), float(count)) for ago, count in pending)), NOW)
@@ -65,9 +73,11 @@ def test_what_took_too_long_counts_as_the_longest_start_up():
 entries = st.lists(st.tuples(st.floats(-50, 500), st.floats(-5, 1e4)), max_size=30).map(tuple)
 
 
-@given(entries, entries, entries)
-def test_whatever_the_past_says_the_state_stays_sound(rate, pending, correction):
-    state = warm(fresh(), Past(rate, pending, correction), NOW)
+@given(entries, entries, entries, entries, entries, entries)
+def test_whatever_the_past_says_the_state_stays_sound(rate, pending, correction, overspent, regret, peak):
+    state = warm(fresh(), Past(rate, pending, correction, overspent, regret, peak), NOW)
+    assert -CREDIT <= state.headroom.overspent <= LONGEST
+    assert 0.0 <= state.headroom.regret <= LONGEST
     assert 0.0 < state.correction <= 1.0
     assert state.start_up_time is None or 0.0 <= state.start_up_time <= LONGEST_START_UP
     assert all(when <= NOW for when, _ in state.rates.entries)
