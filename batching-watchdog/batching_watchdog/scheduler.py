@@ -1,8 +1,9 @@
 """The queue: which requests are admitted, which leave next, and why. [P]
 
 Owns every admitted request from ``offer`` to ``finish``. It has three lanes: retries (alone, first), on time
-(ordered as the policy wants), and late (in the order in which they fell late, served only when nothing on
-time wants the worker). ``batcher`` asks ``next_action`` and carries it out; nothing here does.
+(ordered as the policy wants), and late (in the order in which they fell late, served when nothing on time
+wants the worker, or the room beside it in a batch). ``batcher`` asks ``next_action`` and carries it out;
+nothing here does.
 
 A batch holds requests of one group only. The group whose head is first (in the policy's order) has its turn,
 so that no group can keep another waiting. The heads of the groups are kept in a heap of their own, which is
@@ -13,7 +14,7 @@ Expire, as Shed, or withdrawn; the number admitted never passes ``max_inflight``
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import Final
@@ -296,7 +297,24 @@ class Scheduler:
             entry = admitted.get(heappop(queue)[1])
             if entry is not None and entry.lane == _ON_TIME:
                 entries.append(entry)
-        return self._dispatch(entries, take.reason, now)
+        rides = group.number_late and not self._shed_late
+        late = self._that_ride_along(group, entries, now) if rides else ()
+        return self._dispatch(entries, take.reason, now, late)
+
+    def _that_ride_along(self, group: _Group, entries: list[_Entry], now: float) -> Sequence[_Entry]:
+        """Late requests for the room beside ``entries``, if no other on time could have it.
+
+        Most of what a batch costs it costs at any size. Without this, small batches of those that are on time
+        would take all of the workers' time under a load that they can well carry, and the late ones would
+        wait for as long as it lasts.
+        """
+        if self._counts[_ON_TIME] > len(entries):
+            return []
+        head = entries[0].request
+        # As for a batch of late ones alone, and what is on time stays so.
+        span = min(head.deadline - now, (head.deadline - head.arrived) / 2)
+        room = min(self._model.best_size, self._model.largest_within(span)) - len(entries)
+        return [self._pop(group.late, _LATE) for _ in range(min(room, group.number_late))]
 
     def _serve_late(self, now: float, idle: int) -> Dispatch | Shed | None:
         """A batch of late requests if nothing on time wants the worker; or shed them all.
@@ -325,13 +343,18 @@ class Scheduler:
         self._late.clear()
         return Shed(tuple(self._leave(id_).request for id_ in ids))
 
-    def _dispatch(self, entries: list[_Entry], reason: DispatchReason, now: float) -> Dispatch:
+    def _dispatch(
+        self, entries: list[_Entry], reason: DispatchReason, now: float, late: Sequence[_Entry] = ()
+    ) -> Dispatch:
+        self._move(entries, _RUNNING)
+        if late:
+            self._move(late, _RUNNING)
+            entries = [*entries, *late]
         for entry in entries:
             entry.attempts += 1
-        self._move(entries, _RUNNING)
         return Dispatch(Batch(tuple([entry.request for entry in entries]), reason, now))
 
-    def _move(self, entries: list[_Entry], lane: int) -> None:
+    def _move(self, entries: Sequence[_Entry], lane: int) -> None:
         """Move entries of one group that share a lane."""
         self._count(entries[0], -len(entries))
         for entry in entries:

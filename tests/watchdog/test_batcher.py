@@ -34,9 +34,11 @@ class Bench:
     worker: Worker = field(default_factory=Worker)
     answers: dict[int, Answer] = field(default_factory=dict)
 
-    def submit(self, number: int, *, budget: float = 0.1, timeout: float = 30.0) -> Request:
+    def submit(
+        self, number: int, *, budget: float = 0.1, timeout: float = 30.0, group: bytes = b"POST /"
+    ) -> Request:
         now = self.clock.now
-        request = Request(number, b"POST /\r\n", b"", now, now + budget, now + timeout)
+        request = Request(number, b"POST /\r\n", b"", now, now + budget, now + timeout, group)
         self.batcher.submit(request, lambda answer: self.answers.__setitem__(number, answer))
         return request
 
@@ -136,7 +138,7 @@ def test_a_late_request_that_loses_its_place_is_answered_and_the_fresh_one_serve
         bench.batcher.worker_idle(bench.worker)
         bench.submit(0)
         await turn()
-        bench.submit(1, budget=0.005)
+        bench.submit(1, budget=0.005, group=b"another")
         bench.submit(2)
         bench.clock.now += 0.02
         bench.batcher.replied(bench.worker.batches[0], [Reply(200, b"", b"")])

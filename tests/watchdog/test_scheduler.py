@@ -3,6 +3,7 @@
 import gc
 import weakref
 from collections import Counter
+from itertools import pairwise, takewhile
 
 import pytest
 from hypothesis import settings
@@ -13,6 +14,7 @@ from batching_watchdog.errors import QueueFull
 from batching_watchdog.latency import LatencyModel
 from batching_watchdog.messages import Batch, DispatchReason, Request
 from batching_watchdog.policy import POLICIES
+from batching_watchdog.scheduler import _ON_TIME as ON_TIME
 from batching_watchdog.scheduler import Dispatch, Expire, Scheduler, Shed, Sleep
 from watchdog.queues import DEADLINE_ORDER, MAX_BATCH_SIZE, NEVER_WAITS, accelerator, learnt, policy, request
 
@@ -206,6 +208,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         if self.name in DEADLINE_ORDER:
             keys = [(each.deadline, each.id) for each in batch.requests]
             assert keys[0][0] - self.now >= self.model.predict(len(batch.requests))
+            on_time = 1 + len([*takewhile(lambda pair: pair[0] < pair[1], pairwise(keys))])
+            if on_time < len(keys):
+                assert not self.shed_late, "late requests ride along"
+                assert not self.scheduler._counts[ON_TIME], "where nobody on time could have the room"
+            keys = keys[:on_time]
         else:
             keys = [(each.arrived, each.id) for each in batch.requests]
             # No policy in order of arrival has a late lane, so none that came before is passed over.
@@ -428,17 +435,53 @@ def test_late_requests_are_served_when_nothing_on_time_wants_the_worker():
     queue = scheduler()
     for number in range(3):
         queue.offer(request(number, budget=0.0))
-    queue.offer(request(3, budget=1.0))
+    queue.offer(request(3, budget=1.0, group=b"another"))
     first, second = act(queue, 0.5, 2)
     assert (ids(first.batch.requests), first.batch.reason) == ([3], DispatchReason.IDLE)
     assert (ids(second.batch.requests), second.batch.reason) == ([0, 1, 2], DispatchReason.LATE)
+
+
+def test_late_requests_have_the_room_beside_those_on_time():
+    queue = scheduler()
+    for number in range(3):
+        queue.offer(request(number, budget=0.0))
+    queue.offer(request(3, budget=1.0))
+    (first,) = act(queue, 0.5, 1)
+    assert (ids(first.batch.requests), first.batch.reason) == ([3, 0, 1, 2], DispatchReason.IDLE)
+
+
+def test_late_requests_have_no_room_that_somebody_on_time_could_have():
+    queue = scheduler()
+    queue.offer(request(0, budget=0.0))
+    for number in range(1, MAX_BATCH_SIZE + 2):
+        queue.offer(request(number, budget=1.0))
+    first, second = act(queue, 0.5, 2)
+    assert ids(first.batch.requests) == list(range(1, MAX_BATCH_SIZE + 1))
+    assert ids(second.batch.requests) == [MAX_BATCH_SIZE + 1, 0]
+
+
+def test_late_requests_have_no_room_that_those_on_time_would_be_late_for():
+    queue = scheduler()
+    for number in range(6):
+        queue.offer(request(number, budget=0.0))
+    queue.offer(request(6, budget=0.5 + accelerator(4)))
+    (first,) = act(queue, 0.5, 1)
+    assert ids(first.batch.requests) == [6, 0, 1, 2]
+
+
+def test_nobody_rides_along_when_late_requests_are_shed():
+    queue = scheduler(shed_late=True)
+    queue.offer(request(0, budget=0.0))
+    queue.offer(request(1, budget=1.0))
+    first, *_ = act(queue, 0.5, 1)
+    assert ids(first.batch.requests) == [1]
 
 
 def test_a_late_request_can_be_withdrawn():
     queue = scheduler()
     for number in range(4):
         queue.offer(request(number, budget=0.0))
-    queue.offer(request(4, budget=1.0))
+    queue.offer(request(4, budget=1.0, group=b"another"))
     act(queue, 0.5, 1)
     assert queue.withdraw(0)
     assert queue.withdraw(2)
@@ -515,7 +558,7 @@ def test_a_fresh_request_takes_the_place_of_the_one_that_has_been_late_for_longe
     queue = scheduler(max_inflight=4)
     for number in range(3):
         queue.offer(request(number, budget=0.01 * (3 - number)))
-    queue.offer(request(3, arrived=0.5, budget=0.5))
+    queue.offer(request(3, arrived=0.5, budget=0.5, group=b"another"))
     act(queue, 0.5, 1)
     assert not queue.full
     assert queue.offer(request(4, arrived=0.5)) == request(2, budget=0.01)
@@ -528,7 +571,7 @@ def test_a_fresh_request_takes_the_place_of_the_one_that_has_been_late_for_longe
 def test_requests_on_time_and_with_a_worker_are_never_displaced():
     queue = scheduler(max_inflight=2)
     queue.offer(request(1, budget=0.0))
-    queue.offer(request(2, budget=1.0))
+    queue.offer(request(2, budget=1.0, group=b"another"))
     (sent, late) = act(queue, 0.5, 2)
     assert late.batch.reason is DispatchReason.LATE
     assert queue.full

@@ -6,8 +6,9 @@ that order of deadline is order of arrival:
 - a free worker takes work at once: what waits, up to the size with the best throughput;
 - as much of it as still meets the head's deadline;
 - a head that can no longer be on time, or only with a batch smaller than what can be kept up while more than
-  that waits, moves to the late lane, which is served when nothing on time wants the worker, in batches that
-  take no more than half of the SLO, so that who comes meanwhile can still be on time.
+  that waits, moves to the late lane, which is served when nothing on time wants the worker, or in the room of
+  a batch that has taken all that is on time; with late ones batches take no more than half of the SLO, so
+  that who comes meanwhile can still be on time.
 
 The loop runs once per batch, not per request, and decides everything that begins before ``until``; it is the
 only hot place of a simulation.
@@ -108,20 +109,29 @@ class Replica:
                     first += 1
                     continue
                 size = fits
+            order += waiting[first : first + size]
+            first += size
+            if late and (first == count or waiting[first] > at):
+                size += self._ride_along(at, min(slack, slo / 2), size)
             end = at + times[size]
             heapreplace(free, (end, size))
             ends.append(end)
             sizes.append(size)
-            order += waiting[first : first + size]
-            first += size
         del waiting[:first]
         self._clock = clock
         self._give_up(until)
 
+    def _ride_along(self, now: float, span: float, size: int) -> int:
+        """Add late requests to a batch of ``size``, so that it takes ``span`` at most; return how many."""
+        late = self._late
+        self._drop_expired(now)
+        riding = max(0, min(len(late), bisect_right(self._times, span) - 1 - size))
+        self.order += [late.popleft() for _ in range(riding)]
+        return riding
+
     def _serve_late(self, now: float) -> None:
         late = self._late
-        while late and late[0] + self._timeout <= now:
-            self.lost.append(late.popleft() + self._timeout)
+        self._drop_expired(now)
         if not late:
             return
         size = min(len(late), self._full or self._best)
@@ -131,11 +141,15 @@ class Replica:
         self.sizes.append(size)
         self.order += [late.popleft() for _ in range(size)]
 
+    def _drop_expired(self, now: float) -> None:
+        late = self._late
+        while late and late[0] + self._timeout <= now:
+            self.lost.append(late.popleft() + self._timeout)
+
     def _give_up(self, until: float) -> None:
         """Drop who has waited for too long; and of too many the longest late, then those who came last."""
         late = self._late
-        while late and late[0] + self._timeout <= until:
-            self.lost.append(late.popleft() + self._timeout)
+        self._drop_expired(until)
         for _ in range(self.queued - self._limit):
             if late:
                 late.popleft()

@@ -66,10 +66,10 @@ def test_a_batch_is_no_larger_than_its_head_can_afford():
     assert replica.sizes == [3, 2]
 
 
-def test_a_request_that_cannot_be_on_time_lets_the_others_go_first():
+def test_a_request_that_cannot_be_on_time_lets_the_others_go_first_and_rides_along():
     replica = Replica(FUNCTION, 0.19)
     replica.serve([0.0, 0.18], 1.0)
-    assert [batch for _, batch in served(replica)] == [[0.18], [0.0]]
+    assert [batch for _, batch in served(replica)] == [[0.18, 0.0]]
 
 
 def test_a_late_request_is_given_up_after_its_timeout():
