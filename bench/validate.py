@@ -37,7 +37,7 @@ BOUNDS: Final = Bounds(1, 5)
 """The local platform's, as OpenFaaS CE's."""
 
 EVALUATION: Final = 1.0
-"""Seconds between two looks of Prometheus at OpenFaaS CE's alert: as in deploy/prometheus/prometheus-local.yml."""
+"""Seconds between two looks at OpenFaaS CE's alert: as in deploy/prometheus/prometheus-local.yml."""
 
 _COLUMNS: Final = (
     "scaled by",

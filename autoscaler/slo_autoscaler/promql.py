@@ -105,7 +105,7 @@ HISTORY: Final[dict[str, str]] = {
     "regret": "max by (function_name) (slo_autoscaler_regretted_budget_seconds)",
     "peak": "max by (function_name) (slo_autoscaler_recent_peak_requests_per_second)",
 }
-"""Field of ``restart.Past`` -> range query. All but the first are what an autoscaler before this one exported."""
+"""Field of ``restart.Past`` -> range query. All but the first are what the autoscaler before exported."""
 
 GATEWAY_EDGES: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, math.inf)
 """Of the gateway's histogram, in seconds."""
