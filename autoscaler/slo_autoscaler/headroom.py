@@ -81,7 +81,7 @@ class Headroom:
                 peaks = peaks.push(now, load)
         newest = max(rate, quick)
         # At the first look the rate, which is of a longer window, is all that is known of before.
-        lowest = min((load for _, load in self.burst.within(now, BURST)), default=rate)
+        lowest = self._lowest(now, rate)
         earlier = peaks.value(now) or 0.0
         recurrence = self.recurrence.after(now, newest, lowest, self.peak(now), earlier)
         burst = self.burst.push(now, newest)
@@ -129,8 +129,7 @@ class Headroom:
 
     def resumed(self, now: float, load: float) -> bool:
         """Tell whether ``load`` follows (nearly) nothing and is one of the last hour: work taken up again."""
-        lowest = min((seen for _, seen in self.burst.within(now, BURST)), default=load)
-        return lowest < RESUMED * load <= RESUMED * self.peak(now)
+        return self._lowest(now, load) < RESUMED * load <= RESUMED * self.peak(now)
 
     def moved(self, seconds: float) -> "Headroom":
         """Return the same accounts, as if everything had happened ``seconds`` later."""
@@ -140,3 +139,7 @@ class Headroom:
             peaks=self.peaks.moved(seconds),
             recurrence=self.recurrence.moved(seconds),
         )
+
+    def _lowest(self, now: float, unseen: float) -> float:
+        """The lowest load of the burst that is going on; ``unseen`` if nothing of it has been seen."""
+        return min((load for _, load in self.burst.within(now, BURST)), default=unseen)

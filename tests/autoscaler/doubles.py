@@ -203,6 +203,24 @@ def a_gateway(**functions: Function) -> Iterator[Gateway]:
         gateway.close()
 
 
+def exposing(exposition: Callable[[str], str]) -> Server:
+    """A server of metrics: what ``exposition`` says of each path that is asked for."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = exposition(self.path).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; version=0.0.4")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Server(Handler)
+
+
 class Fleet:
     """Replicas of one function behind one metrics endpoint, with counters that time moves."""
 
@@ -216,21 +234,7 @@ class Fleet:
         self._counts = [0.0, 0.0]
         self._moved = time.monotonic()
         self._lock = threading.Lock()
-        fleet = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                body = fleet.exposition().encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "text/plain; version=0.0.4")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = Server(Handler)
+        self._server = exposing(lambda _: self.exposition())
 
     @property
     def address(self) -> str:

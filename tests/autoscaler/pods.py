@@ -4,11 +4,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from autoscaler.control_plane import Access
-from autoscaler.doubles import Fleet, Server
+from autoscaler.doubles import Fleet, exposing
 
 AWAY = 1.0
 """Seconds after which a pod that is not scraped any more serves no requests."""
@@ -23,21 +22,7 @@ class Pods:
         self._pods: dict[str, tuple[Fleet, float]] = {}
         """Path -> its counters, and when they were scraped last."""
         self._lock = threading.Lock()
-        pods = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                body = pods.exposition(self.path).encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "text/plain; version=0.0.4")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = Server(Handler)
+        self._server = exposing(self.exposition)
 
     def close(self) -> None:
         self._server.close()
