@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from slo_autoscaler.forecast import forecast
-from slo_autoscaler.headroom import PLANNED
 from slo_autoscaler.model import (
     BUDGET_STRETCH,
     CORRECTION_FLOOR,
@@ -284,7 +283,7 @@ def _look_ahead(
     shown = since_change > 2.0 * spec.rate_lag
     knee = _knee(seen, scale, state, passed, beyond=lasts and shown and not is_futile)
     # What more replicas would not mend is neither spent nor regretted.
-    burn = PLANNED if is_futile or (quick(seen) and is_missed) else seen.burn_short or 0.0
+    burn = None if is_futile or (quick(seen) and is_missed) else seen.burn_short or 0.0
     headroom = state.headroom.after(now, passed, rate, seen.arrival_rate_now or 0.0, burn)
     outlook = Outlook(
         forecast=likely,

@@ -23,9 +23,9 @@ MIN_POINTS: Final = 4
 TREND_SIGNIFICANCE: Final = 2.0
 """A trend counts when it is twice its standard error; else arrivals' own noise would be extrapolated."""
 
-GROWTH_PER_SECOND: Final = 0.0075
+GROWTH_PER_SECOND: Final = 0.006
 """A forecast exceeds the recent maximum by at most this share for each second ahead, however steep the line:
-a load that doubles in two minutes is followed. What is steeper is a step, of which the line makes too much,
+a load that doubles in three minutes is followed. What is steeper is a step, of which the line makes too much,
 for it goes on rising as long as the window holds the time before."""
 
 LEVEL_WEIGHT: Final = 0.5

@@ -22,6 +22,12 @@ from slo_autoscaler.window import History, SlidingMax
 PLANNED: Final = 0.55
 """Share of the error budget that is planned to be spent; the rest is for what nobody has planned."""
 
+STEADY: Final = 0.9
+"""Likewise, of a load that has been steady for ``MEAN_MEMORY``: it holds little that nobody has planned."""
+
+SURPRISE: Final = 2.0
+"""A load is steady if its highest is its mean; no longer at all if it is so many times that."""
+
 CREDIT: Final = 300.0
 """Budget seconds in hand with which planning is as near to the capacity as it may be."""
 
@@ -69,11 +75,11 @@ class Headroom:
     recurrence: Recurrence = field(default_factory=Recurrence)
     """When peaks began."""
 
-    def after(self, now: float, passed: float, rate: float, quick: float, burn: float) -> "Headroom":
+    def after(self, now: float, passed: float, rate: float, quick: float, burn: float | None) -> "Headroom":
         """Return the accounts ``passed`` seconds later.
 
         ``rate`` is the load (requests per second), ``quick`` the newest view of it, ``burn`` how fast the
-        budget is spent: 1 is as fast as the objective allows.
+        budget is spent: 1 is as fast as the objective allows, None is not told and changes no account.
         """
         peaks = self.peaks
         for when, load in self.burst.entries:
@@ -90,7 +96,8 @@ class Headroom:
             return replace(seen, mean_rate=rate) if rate > 0.0 else seen
         known = min(self.known_for + passed, MEAN_MEMORY)
         mean = self.mean_rate + (rate - self.mean_rate) * (passed / known if known > 0.0 else 0.0)
-        change = passed * (burn - PLANNED) * rate / mean if mean > 0.0 else 0.0
+        planned = _planned(seen.peak(now) / mean if mean > 0.0 else SURPRISE, known)
+        change = passed * (burn - planned) * rate / mean if burn is not None and mean > 0.0 else 0.0
         cause = max(load for _, load in burst.within(now, CAUSE))
         avoidable = (peaks.value(now) or 0.0) >= AS_HIGH * cause
         return replace(
@@ -143,3 +150,12 @@ class Headroom:
     def _lowest(self, now: float, unseen: float) -> float:
         """The lowest load of the burst that is going on; ``unseen`` if nothing of it has been seen."""
         return min((load for _, load in self.burst.within(now, BURST)), default=unseen)
+
+
+def _planned(surprise: float, known_for: float) -> float:
+    """The share of the budget that is planned to be spent.
+
+    ``surprise`` is the highest load as a multiple of its mean, which is of ``known_for`` seconds.
+    """
+    steadiness = min(max((SURPRISE - surprise) / (SURPRISE - 1.0), 0.0), 1.0)
+    return PLANNED + (STEADY - PLANNED) * steadiness * min(known_for / MEAN_MEMORY, 1.0)

@@ -44,7 +44,7 @@ RECONNECT_SECONDS: Final = 0.05
 STOP_SECONDS: Final = 3.0
 """What gunicorn gets to stop in, once nothing is running any more."""
 PROFILE_SECONDS: Final = 2.0
-"""What measuring l(b) with example() may take before the first worker counts as ready."""
+"""What measuring l(b) with example() may take before the first workers count as ready."""
 PROFILE_RUNS: Final = latency.TRIES
 JITTER: Final = 0.1
 """A worker serves up to this share more than max_requests, so that they are not replaced together."""
@@ -64,8 +64,9 @@ class WorkerPool:
         self._left: dict[Connection, int] = {}
         """Requests that a worker still serves before it is replaced, with ``max_requests``."""
         self._replaces_old = True
-        self._profiled = False
-        self._profile_done: asyncio.Future[None] | None = None
+        self._profiles = True
+        """Workers measure the handler before they serve: until the first serves, or one died of it."""
+        self._profiling: dict[Connection, asyncio.Future[None]] = {}
         self._directory = Path(tempfile.mkdtemp(prefix="watchdog-"))
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
@@ -149,8 +150,7 @@ class WorkerPool:
                 log.error("a worker could not load the handler again: %s", greeting.error)
             elif not self.failed.done():
                 self.failed.set_exception(HandlerNotLoaded(greeting.error))
-        elif greeting.example is not None and not self._profiled:
-            self._profiled = True
+        elif greeting.example is not None and self._profiles:
             self._tasks.spawn(self._profile(connection, greeting.example), "profile")
         else:
             self._take_in(connection)
@@ -158,8 +158,8 @@ class WorkerPool:
     def replied(self, connection: Connection, batch: Batch, replies: list[Reply]) -> None:
         """A worker answered and is idle again."""
         if batch.reason is DispatchReason.PROFILE:
-            if self._profile_done is not None and not self._profile_done.done():
-                self._profile_done.set_result(None)
+            if not (done := self._profiling.pop(connection)).done():
+                done.set_result(None)
             return
         if self._is_old(connection, len(batch.requests)):
             self._recycle(connection)
@@ -177,8 +177,8 @@ class WorkerPool:
         if batch is None:
             return
         if batch.reason is DispatchReason.PROFILE:
-            if self._profile_done is not None and not self._profile_done.done():
-                self._profile_done.set_exception(ConnectionResetError("the worker died"))
+            if not (done := self._profiling.pop(connection)).done():
+                done.set_exception(ConnectionResetError("the worker died"))
         else:
             self._batcher.died(batch)
 
@@ -186,6 +186,7 @@ class WorkerPool:
         if not self._came_up:
             log.info("the first worker has loaded the handler")
         self._came_up = True
+        self._profiles = False
         self._greeted.add(connection)
         if self._config.max_requests:
             share = 1.0 + JITTER * random.random()  # noqa: S311 - nothing secret
@@ -211,7 +212,11 @@ class WorkerPool:
         connection.close()
 
     async def _profile(self, connection: Connection, example: bytes) -> None:
-        """Measure l(b) on the first worker, size by size, before it serves; then let it serve."""
+        """Measure l(b) on a worker, size by size, before it serves; then let it serve.
+
+        All workers that load before the first serves do so at once: what runs together under load is measured
+        together, and none has still to warm up when requests come.
+        """
         ends = time.monotonic() + PROFILE_SECONDS
         head = wire.request_head(b"POST", b"/", ())
         size = 1
@@ -223,6 +228,7 @@ class WorkerPool:
                 size *= 2
         except ConnectionResetError as error:
             log.warning("measuring the handler with example() ended at size %d: %s", size, error)
+            self._profiles = False
             return
         self._take_in(connection)
 
@@ -230,10 +236,10 @@ class WorkerPool:
         seconds = 0.0
         # The first run of a size allocates what later ones reuse: it is not representative.
         for run in range(PROFILE_RUNS + 1):
-            self._profile_done = asyncio.get_running_loop().create_future()
+            done = self._profiling[connection] = asyncio.get_running_loop().create_future()
             started = time.monotonic()
             connection.send(profile_batch(example, head, size, started))
-            await self._profile_done
+            await done
             seconds = time.monotonic() - started
             if run:
                 self._model.observe(size, seconds)

@@ -11,19 +11,20 @@ from slo_autoscaler.headroom import (
     CAREFUL,
     CREDIT,
     LONGEST,
+    MEAN_MEMORY,
     PEAK_SPAN,
     PLANNED,
     REGRET,
+    STEADY,
     Headroom,
 )
 
 USUAL, MOST = 0.8, 1.0
 AHEAD = 20.0
 
-looks = st.lists(
-    st.tuples(st.floats(0, 20), st.floats(0, 1e4), st.floats(0, 2e4), st.floats(0, 100)), max_size=40
-)
-"""(seconds passed, rate, newest rate, burn)."""
+burns = st.none() | st.floats(0, 100)
+looks = st.lists(st.tuples(st.floats(0, 20), st.floats(0, 1e4), st.floats(0, 2e4), burns), max_size=40)
+"""(seconds passed, rate, newest rate, burn); without a burn nothing is told."""
 
 
 def play(seconds, rate, burn, headroom=None, begin=0.0, quick=0.0, every=5.0):
@@ -46,10 +47,10 @@ def care(headroom):
 
 def spiky(distances):
     """Spikes to 400/s on 100/s, most of it too late, and the seconds from each begin to the next."""
-    headroom, now = play(600.0, 100.0, burn=PLANNED)
+    headroom, now = play(600.0, 100.0, burn=None)
     for distance in distances:
         headroom, now = play(15.0, 400.0, burn=60.0, headroom=headroom, begin=now)
-        headroom, now = play(distance - 15.0, 100.0, burn=PLANNED, headroom=headroom, begin=now)
+        headroom, now = play(distance - 15.0, 100.0, burn=None, headroom=headroom, begin=now)
     return headroom, now
 
 
@@ -65,13 +66,34 @@ def test_budget_in_hand_is_spent_by_planning_nearer_to_the_capacity():
     assert much.overspent == -CREDIT
 
 
-def test_misses_at_the_planned_rate_change_nothing():
-    headroom, now = play(3600.0, 100.0, burn=PLANNED)
+def test_misses_that_are_not_told_change_nothing():
+    headroom, now = play(3600.0, 100.0, burn=None)
     assert told(headroom, now) == (USUAL, 0.0)
+    assert headroom.overspent == headroom.regret == 0.0
+
+
+def test_of_a_load_that_jumps_part_of_the_budget_is_kept_for_what_nobody_has_planned():
+    headroom, now = play(MEAN_MEMORY, 100.0, burn=None)
+    headroom, now = play(15.0, 250.0, burn=None, headroom=headroom, begin=now)
+    planned, _ = play(300.0, 100.0, burn=PLANNED, headroom=headroom, begin=now)
+    assert planned.overspent == pytest.approx(0.0, abs=1e-6)
+    more, _ = play(300.0, 100.0, burn=STEADY, headroom=headroom, begin=now)
+    assert more.overspent == pytest.approx(300.0 * (STEADY - PLANNED), rel=0.05)
+
+
+def test_of_a_load_that_has_been_steady_for_long_nearly_all_of_the_budget_may_be_spent():
+    unknown, _ = play(100.0, 100.0, burn=STEADY)
+    assert unknown.overspent > 0.9 * 100.0 * (STEADY - PLANNED)
+    known, now = play(MEAN_MEMORY, 100.0, burn=None)
+    steady, _ = play(300.0, 100.0, burn=STEADY, headroom=known, begin=now)
+    assert steady.overspent == pytest.approx(0.0, abs=1e-6)
+    wavy, now = play(60.0, 150.0, burn=None, headroom=known, begin=now)
+    wavy, _ = play(300.0, 100.0, burn=STEADY, headroom=wavy, begin=now)
+    assert 0.0 < wavy.overspent < 300.0 * (STEADY - PLANNED)
 
 
 def test_the_first_misses_at_a_new_load_are_spent_and_not_regretted():
-    calm, now = play(600.0, 100.0, burn=PLANNED)
+    calm, now = play(600.0, 100.0, burn=None)
     after, now = play(60.0, 300.0, burn=30.0, headroom=calm, begin=now)
     assert after.overspent > REGRET
     assert after.regret == 0.0
@@ -79,9 +101,9 @@ def test_the_first_misses_at_a_new_load_are_spent_and_not_regretted():
 
 
 def test_misses_at_a_load_that_comes_again_are_regretted_and_its_peak_is_kept():
-    calm, now = play(600.0, 100.0, burn=PLANNED)
+    calm, now = play(600.0, 100.0, burn=None)
     once, now = play(30.0, 300.0, burn=30.0, headroom=calm, begin=now)
-    between, now = play(BURST + 60.0, 100.0, burn=PLANNED, headroom=once, begin=now)
+    between, now = play(BURST + 60.0, 100.0, burn=None, headroom=once, begin=now)
     again, now = play(30.0, 300.0, burn=30.0, headroom=between, begin=now)
     utilisation, standing = told(again, now, load=100.0)
     assert again.regret > REGRET
@@ -91,7 +113,7 @@ def test_misses_at_a_load_that_comes_again_are_regretted_and_its_peak_is_kept():
 
 
 def test_a_burst_is_no_earlier_peak_of_itself():
-    calm, now = play(600.0, 100.0, burn=PLANNED)
+    calm, now = play(600.0, 100.0, burn=None)
     going_on, _ = play(BURST - 5.0, 300.0, burn=30.0, headroom=calm, begin=now)
     assert going_on.regret == 0.0
 
@@ -164,7 +186,7 @@ def test_more_misses_never_leave_more_in_hand(story, more):
     for passed, rate, quick, burn in story:
         now += passed
         calm = calm.after(now, passed, rate, quick, burn)
-        worse = worse.after(now, passed, rate, quick, burn + more)
+        worse = worse.after(now, passed, rate, quick, None if burn is None else burn + more)
     assert worse.overspent >= calm.overspent
     assert worse.regret >= calm.regret
 

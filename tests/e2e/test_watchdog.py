@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -287,6 +288,30 @@ def test_example_bodies_teach_the_latency_before_traffic():
         # 8 requests in 13 ms; a noisy machine can only make it look slower.
         assert 200 < capacity < 8 / 0.013
         assert dog.metric('watchdog_service_seconds_predicted{size="8"}') >= 0.013
+
+
+def test_no_worker_serves_before_the_handler_has_been_measured_on_those_that_have_loaded(tmp_path: Path):
+    handler = f"""
+    import os, time
+    def load():
+        # None is ready before the other has been seen.
+        open({str(tmp_path)!r} + f"/loaded-{{os.getpid()}}", "w").close()
+        while len([name for name in os.listdir({str(tmp_path)!r}) if name.startswith("loaded")]) < 2:
+            time.sleep(0.01)
+    def example():
+        return b"typical"
+    def handle_batch(events, context):
+        if events[0].body == b"typical":
+            with open({str(tmp_path)!r} + f"/measured-{{os.getpid()}}", "a") as file:
+                file.write(f"{{len(events)}} ")
+        time.sleep(0.03)
+        return [event.body for event in events]
+    """
+    with watchdog(handler, workers="2", max_batch_size="4", slo_latency="1s") as dog:
+        assert dog.call(body=b"mine").status == 200
+        wait_until(lambda: dog.metric('watchdog_workers{state="idle"}') == 2, "both serve")
+        measured = [set(file.read_text().split()) for file in tmp_path.glob("measured-*")]
+    assert measured == [{"1", "2", "4"}, {"1", "2", "4"}]
 
 
 async def _hammer(dog: Watchdog, count: int, until: asyncio.Event, seen: list[int | None]) -> None:
