@@ -275,7 +275,10 @@ class HttpProtocol(asyncio.Protocol):
                 if exchange.on_disconnect is not None:
                     exchange.on_disconnect()
         self._pending.clear()
-        self._current = None
+        self._current = self._resumed = None
+        # The parser holds methods of this object. Without that cycle all of it is freed now: collections are
+        # rare (see ``app``), and what they find in connections that lived long they find last.
+        del self._parser
 
     def eof_received(self) -> bool:
         """Asyncio: the client closed its side. Like Go's server and nginx we take that for gone."""

@@ -1,4 +1,5 @@
 import asyncio
+import gc
 
 import pytest
 
@@ -27,6 +28,32 @@ def test_a_connection_is_kept_for_the_next_request():
         assert len(service.connections) == 1
 
     scenario(body)
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["answered", "withdrawn"])
+def test_a_connection_that_is_gone_is_freed_without_the_collector(held: bool):
+    def alive() -> int:
+        return sum(isinstance(each, protocol.HttpProtocol | protocol.Exchange) for each in gc.get_objects())
+
+    async def body(service: Service, client: Client) -> None:
+        await client.send(GET)
+        if held:
+            await service.until(lambda: len(service.application.exchanges) == 1)
+        else:
+            await client.answer()
+        assert alive() >= 1
+        service.application.exchanges.clear()
+        client.writer.close()
+        await service.until(lambda: not len(service.connections))
+        await asyncio.sleep(0)
+        assert alive() == 0
+
+    gc.collect()
+    gc.disable()
+    try:
+        scenario(body, Echo(hold=held))
+    finally:
+        gc.enable()
 
 
 def test_connection_close_is_honoured_and_said():
