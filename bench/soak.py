@@ -15,17 +15,21 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from bench import processes, report
-from bench.compare import example
+from bench.compare import PAGE, example
 from bench.errors import Lagged
 from bench.load.generator import build
+from bench.page import rewrite
 from bench.server import Server
 from bench.systems import parse_entry
 from bench.workloads import WORKLOADS
+from local_openfaas.demo.machine import describe
 
+SECTION = "soak"
 SLICE_SECONDS = 60.0
 SAMPLE_SECONDS = 5.0
 UNANSWERED = ("timeout", "broken", "no_connection", "unfinished")
@@ -43,6 +47,7 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
     made.add_argument("--minutes", type=float, default=30.0, help="how long [30]")
     made.add_argument("--kill-every", type=float, default=10.0, help="seconds between two kills [10]")
     made.add_argument("--workers", type=int, default=2)
+    made.add_argument("--publish", action="store_true", help="put result and plot into docs/benchmarks.md")
 
 
 def main(options: argparse.Namespace, output: Path) -> int:
@@ -64,6 +69,8 @@ def main(options: argparse.Namespace, output: Path) -> int:
     for each in slices:
         statuses.update(each["statuses"])
     result = {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": describe(),
         "workload": workload.name,
         "rate": options.rate,
         "minutes": options.minutes,
@@ -81,8 +88,29 @@ def main(options: argparse.Namespace, output: Path) -> int:
     shown = ("sent", "statuses", "unanswered", "attainment", "killed", "growth")
     sys.stdout.writelines(f"{name:<12} {result[name]}\n" for name in shown)
     sys.stdout.write(f"{output / 'soak.json'}\n{plot}\n")
+    if options.publish:
+        publish(result, PAGE)
     flat = all(share is not None and share <= GROWTH_ALLOWED for share in result["growth"].values())
     return 0 if alive and not result["unanswered"] and flat else 1
+
+
+def publish(result: dict[str, Any], page: Path) -> None:
+    """Put result and plot into ``page``. Raises ``BenchError`` if the marks are not there."""
+    rewrite(page, SECTION, lambda: _section(result, page.parent / "benchmarks"))
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The outcome in a paragraph of Markdown."""
+    others = {name: count for name, count in result["statuses"].items() if name != "200"}
+    first, last = result["memory"][0]["watchdog"], result["memory"][-1]["watchdog"]
+    return (
+        f"{result['machine']}, {result['date']}.\n\n"
+        f"`{result['workload']}` at {result['rate']:,.0f} requests/s for {result['minutes']:g} minutes,"
+        f" {result['killed']} workers killed: {result['sent']:,} requests, {result['unanswered']} unanswered,"
+        f" {sum(others.values())} with another status than 200, {result['attainment']:.2%} in time. The"
+        f" watchdog's memory: {first:.1f} MB at first, {last:.1f} MB at the end"
+        f" ({_percent(result['growth']['watchdog'])} from the second fifth of the run to the last)."
+    )
 
 
 def growth(samples: Sequence[dict[str, float]], name: str) -> float | None:
@@ -93,6 +121,16 @@ def growth(samples: Sequence[dict[str, float]], name: str) -> float | None:
     early = sorted(sample[name] for sample in samples[fifth : 2 * fifth])
     late = sorted(sample[name] for sample in samples[-fifth:])
     return late[len(late) // 2] / early[len(early) // 2] - 1
+
+
+def _percent(share: float | None) -> str:
+    return "too short to judge" if share is None else f"{share:+.1%}"
+
+
+def _section(result: dict[str, Any], folder: Path) -> str:
+    folder.mkdir(exist_ok=True)
+    plot = report.draw_memory(result, folder / "soak.png")
+    return f"{summary(result)}\n\n![memory over time](benchmarks/{plot.name})"
 
 
 def _offer(options: argparse.Namespace, slo: float, run: Any, server: Server) -> list[dict[str, Any]]:
