@@ -101,13 +101,13 @@ def publish(result: dict[str, Any], page: Path) -> None:
 
 def summary(result: dict[str, Any]) -> str:
     """The outcome in a paragraph of Markdown."""
-    others = {name: count for name, count in result["statuses"].items() if name != "200"}
+    others = result["sent"] - result["statuses"].get("200", 0)
     first, last = result["memory"][0]["watchdog"], result["memory"][-1]["watchdog"]
     return (
         f"{result['machine']}, {result['date']}.\n\n"
         f"`{result['workload']}` at {result['rate']:,.0f} requests/s for {result['minutes']:g} minutes,"
         f" {result['killed']} workers killed: {result['sent']:,} requests, {result['unanswered']} unanswered,"
-        f" {sum(others.values())} with another status than 200, {result['attainment']:.2%} in time. The"
+        f" {others:,} with another status than 200, {result['attainment']:.2%} in time. The"
         f" watchdog's memory: {first:.1f} MB at first, {last:.1f} MB at the end"
         f" ({_percent(result['growth']['watchdog'])} from the second fifth of the run to the last)."
     )
