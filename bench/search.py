@@ -3,7 +3,8 @@
 A pure function of the trials so far, so that it can be tested without a clock or a server. A trial is a run
 at one rate that passed (at least 99 % of what was offered, within the SLO) or failed. Ramp trials are
 short, and one that failed is only a hint; confirmations are long, and both ends of the answer's bracket are
-confirmed. The shell that carries trials out is :mod:`bench.measure`.
+confirmed. A stall of the machine fails a run that the server would have held, so a rate has failed only when
+it failed more than once. The shell that carries trials out is :mod:`bench.measure`.
 """
 
 from collections.abc import Sequence
@@ -22,6 +23,9 @@ class Plan:
     tolerance: float = 0.05
     """Stop when the lowest failed rate is at most this share above the highest passed one."""
     max_confirms: int = 8
+    """Of different rates."""
+    attempts: int = 2
+    """A rate that failed so often did not hold; one pass and it did."""
     lowest_rate: float = 1.0
     highest_rate: float = 200_000.0
 
@@ -60,16 +64,19 @@ def next_step(trials: Sequence[Trial], plan: Plan) -> Next | Found:
         rate = ramp[-1].rate * plan.growth if ramp else plan.first_rate
         if rate <= plan.highest_rate:
             return Next(rate, plan.ramp_seconds, confirm=False)
+    if confirms and not confirms[-1].passed:
+        last = confirms[-1].rate
+        if sum(trial.rate == last for trial in confirms) < plan.attempts:
+            return Next(last, plan.confirm_seconds, confirm=True)
     good = max((trial.rate for trial in confirms if trial.passed), default=0.0)
     # A rate that failed once and passed above is noise: only failures above the best pass bound it.
     bad = min((trial.rate for trial in confirms if not trial.passed and trial.rate > good), default=None)
-    if len(confirms) >= plan.max_confirms:
+    close = good > 0.0 and bad is not None and bad <= good * (1 + plan.tolerance)
+    if close or len({trial.rate for trial in confirms}) >= plan.max_confirms:
         return Found(good, bad)
     if not confirms:
         hints = [trial.rate for trial in ramp if trial.passed]
         return Next(max(hints, default=plan.first_rate / 2), plan.confirm_seconds, confirm=True)
-    if good and bad is not None and bad <= good * (1 + plan.tolerance):
-        return Found(good, bad)
     rate = _between(good, bad, ramp, plan)
     if rate < plan.lowest_rate or rate > plan.highest_rate:
         return Found(good, bad)

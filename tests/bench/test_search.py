@@ -35,7 +35,8 @@ def test_any_answers_end_within_the_confirmations_and_the_best_pass_is_the_answe
     replies = iter(answers)
     found, trials = search(lambda step: next(replies, False))
     confirmed = [trial for trial in trials if trial.confirm]
-    assert len(confirmed) <= PLAN.max_confirms
+    assert len({trial.rate for trial in confirmed}) <= PLAN.max_confirms
+    assert len(confirmed) <= PLAN.max_confirms * PLAN.attempts
     assert found.rate == max((trial.rate for trial in confirmed if trial.passed), default=0.0)
     assert found.failed_at is None or found.failed_at > found.rate
 
@@ -48,6 +49,26 @@ def test_the_ramp_grows_by_its_factor_until_one_fails():
 def test_the_last_good_rate_of_the_ramp_is_confirmed_first():
     _, trials = search(lambda step: step.rate <= 200)
     assert next(trial.rate for trial in trials if trial.confirm) == 150.0
+
+
+def test_a_run_that_a_stall_failed_is_repeated_and_does_not_bound_the_answer():
+    stalled = set()
+
+    def holds(step):
+        if step.confirm and step.rate not in stalled:
+            stalled.add(step.rate)
+            return False
+        return step.rate <= 200
+
+    found, _ = search(holds)
+    assert found.rate <= 200 < found.failed_at <= found.rate * (1 + PLAN.tolerance)
+
+
+def test_a_rate_that_failed_twice_is_not_tried_again():
+    _, trials = search(lambda step: step.rate <= 200)
+    failed = [trial.rate for trial in trials if trial.confirm and not trial.passed]
+    assert failed
+    assert all(failed.count(rate) == PLAN.attempts for rate in failed)
 
 
 def test_a_server_that_holds_nothing_is_told_with_none_found():
