@@ -15,13 +15,13 @@ from typing import Final
 import numpy as np
 
 from bench.page import marks, rewrite
-from bench.scaling import BOUNDS, ENCODER, SECONDS, Workload, ours
+from bench.scaling import BOUNDS, ENCODER, RUN, SECONDS, Workload, ours
 from bench.workloads import ROOT
 from slo_autoscaler.simulate import traces
 from slo_autoscaler.simulate.baselines import HpaSettings, hpa_cpu
 from slo_autoscaler.simulate.oracle import Oracle
 from slo_autoscaler.simulate.traces import Floats
-from slo_autoscaler.simulate.world import Outcome, Settings, run
+from slo_autoscaler.simulate.world import Outcome, run
 
 SECTION: Final = "unseen"
 BEGIN, END = marks(SECTION)
@@ -92,8 +92,7 @@ def outcomes(workload: Workload) -> Row:
         Oracle(workload.trace, workload.function, UTILISATION, BOUNDS),
         hpa_cpu(BOUNDS, HpaSettings(0.7)),
     )
-    settings = Settings(highest=BOUNDS.highest)
-    mine, oracle, hpa = (run(workload.trace, workload.function, scaler, settings) for scaler in scalers)
+    mine, oracle, hpa = (run(workload.trace, workload.function, scaler, RUN) for scaler in scalers)
     return workload.name, mine, oracle, hpa
 
 

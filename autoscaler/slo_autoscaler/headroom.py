@@ -19,7 +19,7 @@ from typing import Final
 from slo_autoscaler.recurrence import BURST, Recurrence
 from slo_autoscaler.window import History, SlidingMax
 
-PLANNED: Final = 0.55
+PLANNED: Final = 0.5
 """Share of the error budget that is planned to be spent; the rest is for what nobody has planned."""
 
 STEADY: Final = 0.9
@@ -37,7 +37,7 @@ REGRET: Final = 200.0
 LONGEST: Final = 800.0
 """Budget seconds: no incident counts for more than this."""
 
-CAREFUL: Final = 0.83
+CAREFUL: Final = 0.77
 """Of the usual utilisation, with ``LONGEST`` overspent."""
 
 MEAN_MEMORY: Final = 1800.0
@@ -89,21 +89,22 @@ class Headroom:
         # At the first look the rate, which is of a longer window, is all that is known of before.
         lowest = self._lowest(now, rate)
         earlier = peaks.value(now) or 0.0
-        recurrence = self.recurrence.after(now, newest, lowest, self.peak(now), earlier)
+        known = self.peak(now)
+        recurrence = self.recurrence.after(now, newest, lowest, known, earlier)
         burst = self.burst.push(now, newest)
         seen = replace(self, burst=burst, peaks=peaks, recurrence=recurrence)
         if self.mean_rate is None:
             return replace(seen, mean_rate=rate) if rate > 0.0 else seen
-        known = min(self.known_for + passed, MEAN_MEMORY)
-        mean = self.mean_rate + (rate - self.mean_rate) * (passed / known if known > 0.0 else 0.0)
-        planned = _planned(seen.peak(now) / mean if mean > 0.0 else SURPRISE, known)
+        span = min(self.known_for + passed, MEAN_MEMORY)
+        mean = self.mean_rate + (rate - self.mean_rate) * (passed / span if span > 0.0 else 0.0)
+        planned = _planned(max(known, newest) / mean if mean > 0.0 else SURPRISE, span)
         change = passed * (burn - planned) * rate / mean if burn is not None and mean > 0.0 else 0.0
         cause = max(load for _, load in burst.within(now, CAUSE))
-        avoidable = (peaks.value(now) or 0.0) >= AS_HIGH * cause
+        avoidable = earlier >= AS_HIGH * cause
         return replace(
             seen,
             mean_rate=mean,
-            known_for=known,
+            known_for=span,
             overspent=min(max(self.overspent + change, -CREDIT), LONGEST),
             regret=min(max(self.regret + (change if avoidable else min(change, 0.0)), 0.0), LONGEST),
         )

@@ -17,6 +17,10 @@ BACK_OFF: Final = 0.9
 """What is left of the batch size of policy ``aimd`` after a batch that took too long (Clipper: 10 % less)."""
 
 
+RESERVE: Final = 0.025
+"""Of a request's budget: what ``slo`` leaves unused under overload, for an answer's way to the client."""
+
+
 @dataclass(frozen=True, slots=True)
 class QueueHead:
     """What a policy may know of the requests that wait and are not late. ``length`` is at least 1."""
@@ -24,6 +28,8 @@ class QueueHead:
     length: int
     arrived: float
     deadline: float
+    late: bool = False
+    """Whether late requests wait beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +178,10 @@ class Slo:
     would go the same way (Nexus, SOSP'19, "early drop": heads are judged against the full batch). Full is
     what can be kept up: the largest b with 2 x l_q(b) <= budget, since under load a request first waits
     for the batch ahead of it. Judged against a larger one, every head would be late.
+
+    Such a queue, served in order of deadline, has all that it serves in time end just before its deadline,
+    and a millisecond on the way to the client makes most of that late. So once heads go late, those that
+    follow are judged with ``RESERVE`` of the budget to spare: as many are served, and they stay in time.
     """
 
     max_batch_size: int
@@ -181,11 +191,14 @@ class Slo:
         """Take the largest batch that is worth while and on time; the head is late if there is none."""
         best = min(model.best_size, self.max_batch_size)
         wanted = min(head.length, best)
-        fits = model.largest_within(head.deadline - now)
+        budget = head.deadline - head.arrived
+        full = min(best, model.largest_within(budget / 2))
+        crowded = 0 < full < head.length
+        reserve = RESERVE * budget if crowded and head.late else 0.0
+        fits = model.largest_within(head.deadline - now - reserve)
         if fits >= wanted:
             return Take(wanted, self._reason(wanted, head.length))
-        full = min(best, model.largest_within((head.deadline - head.arrived) / 2))
-        if fits == 0 or fits < full < head.length:
+        if fits < (full if crowded else 1):
             return Late()
         return Take(fits, DispatchReason.DEADLINE)
 

@@ -279,7 +279,7 @@ class Scheduler:
         return Sleep(None)
 
     def _decide(self, group: _Group, head: Request, now: float) -> Take | Wait | Late:
-        seen = QueueHead(group.number_on_time, head.arrived, head.deadline)
+        seen = QueueHead(group.number_on_time, head.arrived, head.deadline, self._counts[_LATE] > 0)
         return self._policy.decide(seen, now, self._model)
 
     def _serve_another(self, first: _Group, now: float) -> Dispatch | None:

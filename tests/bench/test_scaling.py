@@ -78,6 +78,32 @@ def test_a_small_comparison_runs_and_is_published(tmp_path, monkeypatch, capsys)
     assert "| step |" in capsys.readouterr().out
 
 
+def test_ours_alone_can_be_played_again_beside_the_baselines_of_the_last_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "OUTPUT", tmp_path)
+    monkeypatch.setattr(scaling, "SYNTHETIC_RATE", 20.0)
+    monkeypatch.setattr(scaling, "QUICK_SECONDS", 60)
+    quick = ["scaling", "--quick", "--only", "step", "--processes", "1"]
+    assert bench.main([*quick, "--ours"]) == 2
+    assert "run scaling without it first" in capsys.readouterr().err
+    bench.main(quick)
+    last = json.loads((tmp_path / "scaling.json").read_text())["records"]
+    bench.main([*quick, "--ours"])
+    again = json.loads((tmp_path / "scaling.json").read_text())["records"]
+    assert sorted(map(json.dumps, again)) == sorted(map(json.dumps, last))
+    assert bench.main(["scaling", "--quick", "--only", "spike", "--processes", "1", "--ours"]) == 2
+    assert "was without spike" in capsys.readouterr().err
+
+
+def test_several_routings_count_by_their_mean_and_by_the_worst_of_what_is_rare():
+    def played(attainment, p99, flips):
+        return a_record("slo", attainment, 100.0, p99=p99, flips=flips)
+
+    seen = scaling.together([played(0.98, 0.1, 0), played(1.0, 0.3, 2)])
+    assert seen["attainment"] == pytest.approx(0.99)
+    assert (seen["p99"], seen["flips"], seen["replica_seconds"]) == (0.3, 2, 100.0)
+    assert scaling.together([played(0.98, 0.1, 0), played(0.5, None, 0)])["p99"] is None
+
+
 def test_a_trace_that_is_not_there_is_refused_by_name(capsys):
     assert bench.main(["scaling", "--traces", "/none", "--only", "steps"]) == 2
     assert "no trace steps; there are spike, step, on-off" in capsys.readouterr().err

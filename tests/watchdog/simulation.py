@@ -47,12 +47,14 @@ class Simulation:
         shed_late: bool = False,
         early: bool = False,
         timeout: float = 30.0,
+        way_back: float = 0.0,
     ) -> None:
         self.law = law
         self.workers = workers
         self.slo_latency = slo_latency
         self.early = early
         self.timeout = timeout
+        self.way_back = way_back
         self.now = 0.0
         self.model = LatencyModel(max_batch_size)
         self.scheduler = Scheduler(
@@ -126,5 +128,5 @@ class Simulation:
         self.model.observe(len(batch.requests), seconds)
         self.scheduler.observe(len(batch.requests), seconds)
         for request in self.scheduler.finish(batch.requests):
-            on_time = self.now <= request.deadline
+            on_time = self.now + self.way_back <= request.deadline
             (outcome.good if on_time else outcome.slow).append(request.arrived)

@@ -18,7 +18,8 @@ def test_refusing_at_the_header_costs_no_goodput(rate: float):
         simulation.run(100, 5)
         outcomes.append(simulation.run(rate, 5))
     shed, refused = outcomes
-    assert len(refused.good) >= 0.99 * len(shed.good)
+    # A batch more or less is two in a hundred.
+    assert len(refused.good) >= 0.98 * len(shed.good)
     assert refused.refused
     assert len(refused.shed) < len(shed.shed)
     assert not shed.refused
@@ -38,6 +39,15 @@ def test_late_requests_that_are_served_never_keep_fresh_ones_out():
     outcome = simulation.run(2500, 4)
     assert not outcome.refused
     assert len(outcome.good) > 4 * 1200
+
+
+def test_an_overloaded_queue_leaves_its_answers_time_for_their_way_to_the_client():
+    goodput = []
+    for way_back in (0.0, 0.002):
+        simulation = Simulation(accelerator, way_back=way_back)
+        simulation.run(1000, 2)
+        goodput.append(len(simulation.run(2500, 4).good))
+    assert goodput[1] > 0.985 * goodput[0]
 
 
 def maximum_rate(law: Law, slo_latency: float, *, within: float) -> float:

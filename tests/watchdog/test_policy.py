@@ -1,6 +1,7 @@
 """Every policy of POLICIES runs through the same properties: a new one gets its tests by being listed."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
@@ -26,10 +27,11 @@ from watchdog.queues import MAX_BATCH_SIZE, NEVER_WAITS, WAITS, accelerator, lea
 
 TIMES = st.floats(0, 100)
 HEADS = st.builds(
-    lambda length, arrived, budget: QueueHead(length, arrived, arrived + budget),
+    lambda length, arrived, budget, late: QueueHead(length, arrived, arrived + budget, late),
     st.integers(1, 50),
     TIMES,
     st.floats(0, 1),
+    st.booleans(),
 )
 
 
@@ -146,6 +148,19 @@ def test_slo_gives_up_a_head_that_would_shrink_the_batch_while_more_than_a_full_
     model = learnt(accelerator)
     assert Slo(8).decide(QueueHead(8, 0.0, 0.1), 0.09, model) == Take(2, DispatchReason.DEADLINE)
     assert Slo(8).decide(QueueHead(9, 0.0, 0.1), 0.09, model) == Late()
+
+
+def test_slo_keeps_some_of_the_budget_for_the_way_back_once_heads_go_late():
+    model = learnt(accelerator)
+    left = model.predict(8) + 0.001
+    head = QueueHead(9, 0.0, 0.1)
+    assert Slo(8).decide(head, 0.1 - left, model) == Take(8, DispatchReason.FULL)
+    assert Slo(8).decide(replace(head, late=True), 0.1 - left, model) == Late()
+    assert isinstance(Slo(8).decide(replace(head, late=True), 0.0985 - left, model), Take)
+    # Not for a queue that one batch empties.
+    assert Slo(8).decide(replace(head, length=8, late=True), 0.1 - left, model) == Take(
+        8, DispatchReason.FULL
+    )
 
 
 def test_slo_judges_by_the_batch_that_its_budget_allows_however_good_larger_ones_are():

@@ -109,6 +109,5 @@ class Function:
         """
         if self.learnt_capacity is not None:
             return self.learnt_capacity
-        longest = (self.slo_latency - self.overhead) / (1.0 + 1.0 / self.workers)
-        fits = self.service.largest_within(longest)
+        fits = self.service.largest_within(self.slo_latency / (1.0 + 1.0 / self.workers))
         return self.workers * max((b / self.service.seconds[b - 1] for b in range(1, fits + 1)), default=0.0)

@@ -6,7 +6,8 @@ that order of deadline is order of arrival:
 - a free worker takes work at once: what waits, up to the size with the best throughput;
 - as much of it as still meets the head's deadline;
 - a head that can no longer be on time, or only with a batch smaller than what can be kept up while more than
-  that waits, moves to the late lane, which is served when nothing on time wants the worker, or in the room of
+  that waits, moves to the late lane; the heads that follow then need ``RESERVE`` of the budget to spare;
+- the late lane is served when nothing on time wants the worker, or in the room of
   a batch that has taken all that is on time; with late ones batches take no more than half of the SLO, so
   that who comes meanwhile can still be on time.
 
@@ -17,8 +18,12 @@ only hot place of a simulation.
 from bisect import bisect_right
 from collections import deque
 from heapq import heapreplace
+from typing import Final
 
 from slo_autoscaler.simulate.function import Function
+
+RESERVE: Final = 0.025
+"""Of the SLO: what the batcher leaves unused under overload, for an answer's way to the client."""
 
 
 class Replica:
@@ -46,8 +51,7 @@ class Replica:
         """``row`` is the caller's: where it counts what this replica has done."""
         service = function.service
         self._best = service.best_size
-        # What an answer spends on its way back is no longer there to be waited for.
-        self._slo = function.slo_latency - function.overhead
+        self._slo = function.slo_latency
         self._full = min(self._best, service.largest_within(self._slo / 2))
         self._times = [0.0, *service.seconds[: self._best]]
         self._timeout = function.timeout
@@ -83,6 +87,7 @@ class Replica:
         waiting, late, free, times = self._waiting, self._late, self._free, self._times
         waiting += arrivals
         best, full, slo, clock = self._best, self._full, self._slo, self._clock
+        reserve = RESERVE * slo
         ends, sizes, order = self.ends, self.sizes, self.order
         first, count = 0, len(waiting)
         while first < count or late:
@@ -100,10 +105,11 @@ class Replica:
             size = 1
             if first + 1 < count and waiting[first + 1] <= at:
                 size = bisect_right(waiting, at, first + 1, min(first + best, count)) - first
-            slack = head + slo - at
+            crowded = 0 < full < count - first and waiting[first + full] <= at
+            slack = head + slo - at - (reserve if crowded and late else 0.0)
             if times[size] > slack:
                 fits = bisect_right(times, slack) - 1
-                if fits < 1 or fits < full < bisect_right(waiting, at, first) - first:
+                if fits < (full if crowded else 1):
                     late.append(head)
                     clock = at
                     first += 1
