@@ -31,7 +31,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     "slo_latency": "latency target of a request, e.g. 200ms [500ms]",
     "slo_objective": "share of requests that must meet it, between 0 and 1 [0.99]",
     "batch_policy": f"one of {', '.join(sorted(POLICIES))} [slo]",
-    "max_batch_size": "most requests in one batch [64]",
+    "max_batch_size": "most requests in one batch [256]",
     "max_batch_delay": "how long policy fixed waits for company [0s]",
     "late_requests": "serve | shed: what becomes of a request past its deadline [serve]",
     "workers": "model processes, or auto: one per CUDA device, else the CPU quota, at most 4 [auto]",
@@ -178,7 +178,7 @@ class Config:
                 "batch_policy", "slo", _one_of(*POLICIES), f"must be one of {', '.join(sorted(POLICIES))}"
             ),
             max_batch_size=read(
-                "max_batch_size", "64", _whole(1, 65536), "must be a whole number from 1 to 65536"
+                "max_batch_size", "256", _whole(1, 65536), "must be a whole number from 1 to 65536"
             ),
             max_batch_delay=read("max_batch_delay", "0s", parse_duration, duration),
             shed_late=read("late_requests", "serve", _one_of("serve", "shed"), "must be serve or shed")

@@ -215,15 +215,17 @@ class WorkerPool:
         """Measure l(b) on a worker, size by size, before it serves; then let it serve.
 
         All workers that load before the first serves do so at once: what runs together under load is measured
-        together, and none has still to warm up when requests come.
+        together, and none has still to warm up when requests come. Sizes double until one takes longer than
+        the SLO, would hold more than may ever be queued, or two in a row have brought nothing.
         """
         ends = time.monotonic() + PROFILE_SECONDS
         head = wire.request_head(b"POST", b"/", ())
-        size = 1
+        config, size = self._config, 1
+        largest = min(config.max_batch_size, config.max_queued_bytes // max(1, len(example)))
         try:
-            while size <= self._config.max_batch_size and time.monotonic() < ends:
+            while size <= largest and time.monotonic() < ends:
                 seconds = await self._measure(connection, example, head, size)
-                if seconds > self._config.slo_latency:
+                if seconds > config.slo_latency or size >= 4 * self._model.best_size:
                     break
                 size *= 2
         except ConnectionResetError as error:
