@@ -21,12 +21,12 @@ from bench.errors import BenchError, NotAvailable
 from bench.load.generator import build
 from bench.measure import FULL, QUICK, SMOKE, Rig, measure
 from bench.offline import limits
+from bench.page import PAGE
 from bench.peers import python_of, version_of
 from bench.systems import Entry, parse_entry
-from bench.workloads import ROOT, WORKLOADS, Workload
+from bench.workloads import WORKLOADS, Workload
 from local_openfaas.demo.machine import describe
 
-PAGE = ROOT / "docs" / "benchmarks.md"
 EFFORTS = {"full": FULL, "quick": QUICK, "smoke": SMOKE}
 SYSTEMS_FULL = "slo,fixed-grid,aimd,unbatched,gunicorn,waitress,of-watchdog,mosec,mosec-grid,litserve,bentoml"
 SYSTEMS_QUICK = "slo,mosec,gunicorn"

@@ -27,6 +27,7 @@ import uvloop
 from bench import live_report, timeline
 from bench.bursty import Trace, bursty
 from bench.errors import BenchError
+from bench.page import PAGE
 from bench.timeline import Change, Point
 from bench.workloads import ROOT
 from local_openfaas import autoscaler
@@ -151,7 +152,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
     # A plot belongs to the results that it was drawn from, so each of the two files has its own.
     sys.stdout.write(f"\n{file}\n{live_report.draw(document, file.with_suffix('.svg'))}\n")
     if options.publish:
-        live_report.publish(output, ROOT / "docs" / "benchmarks.md")
+        live_report.publish(output, PAGE)
     return 0 if all(claim["holds"] for claim in document["claims"]) else 1
 
 

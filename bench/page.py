@@ -5,8 +5,12 @@ Owns how a section is found and replaced; what stands in it is the caller's.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from bench.errors import BenchError
+from bench.workloads import ROOT
+
+PAGE: Final = ROOT / "docs" / "benchmarks.md"
 
 
 def marks(name: str) -> tuple[str, str]:

@@ -25,9 +25,8 @@ from typing import Any, Final
 import numpy as np
 
 from bench.errors import BenchError
-from bench.page import marks, rewrite
+from bench.page import PAGE, marks, rewrite
 from bench.report import pyplot_for_files
-from bench.workloads import ROOT
 from slo_autoscaler.config import Config
 from slo_autoscaler.simulate import report, traces
 from slo_autoscaler.simulate.baselines import (
@@ -432,7 +431,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
     draw(results, output / "scaling.png")
     sys.stdout.write(table(results))
     if options.publish:
-        publish(results, ROOT / "docs" / "benchmarks.md")
+        publish(results, PAGE)
     objective = ENCODER.slo_objective
     lost = [
         trace["name"]

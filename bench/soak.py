@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import processes, report
-from bench.compare import PAGE, example
+from bench.compare import example
 from bench.errors import Lagged
 from bench.load.generator import build
-from bench.page import rewrite
+from bench.page import PAGE, rewrite
 from bench.server import Server
 from bench.systems import parse_entry
 from bench.workloads import WORKLOADS

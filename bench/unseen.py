@@ -14,9 +14,8 @@ from typing import Final
 
 import numpy as np
 
-from bench.page import marks, rewrite
+from bench.page import PAGE, marks, rewrite
 from bench.scaling import BOUNDS, ENCODER, RUN, SECONDS, Workload, ours
-from bench.workloads import ROOT
 from slo_autoscaler.simulate import traces
 from slo_autoscaler.simulate.baselines import HpaSettings, hpa_cpu
 from slo_autoscaler.simulate.oracle import Oracle
@@ -79,7 +78,7 @@ def main(options: argparse.Namespace, _output: Path) -> int:
     text = table(rows)
     sys.stdout.write(text)
     if options.publish:
-        rewrite(ROOT / "docs" / "benchmarks.md", SECTION, text.rstrip)
+        rewrite(PAGE, SECTION, text.rstrip)
     objective = ENCODER.slo_objective
     missed = [row for row in rows if row[1].attainment < objective <= row[2].attainment]
     return 1 if missed else 0

@@ -15,8 +15,7 @@ import numpy as np
 
 from bench import live_report
 from bench.errors import BenchError
-from bench.page import marks, rewrite
-from bench.workloads import ROOT
+from bench.page import PAGE, marks, rewrite
 from slo_autoscaler.config import Config
 from slo_autoscaler.simulate import traces
 from slo_autoscaler.simulate.baselines import Bounds, OpenFaas, OpenFaasRule
@@ -64,7 +63,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
     lines = ["  ".join(cells) for cells in (_COLUMNS, *rows(compared))]
     sys.stdout.write("\n".join([_headline(document), "", *lines, ""]))
     if options.publish:
-        rewrite(ROOT / "docs" / "benchmarks.md", SECTION, lambda: section(document, compared))
+        rewrite(PAGE, SECTION, lambda: section(document, compared))
     return 0 if all(agree(lived, simulated) for lived, simulated in compared.values()) else 1
 
 

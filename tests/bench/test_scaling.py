@@ -57,7 +57,7 @@ def test_what_counts_as_won(systems, word):
 
 
 def test_a_small_comparison_runs_and_is_published(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(scaling, "ROOT", tmp_path)
+    monkeypatch.setattr(scaling, "PAGE", tmp_path / "docs" / "benchmarks.md")
     monkeypatch.setattr(bench, "OUTPUT", tmp_path / "out")
     monkeypatch.setattr(scaling, "SYNTHETIC_RATE", 20.0)
     monkeypatch.setattr(scaling, "QUICK_SECONDS", 60)

@@ -314,6 +314,31 @@ def test_no_worker_serves_before_the_handler_has_been_measured_on_those_that_hav
     assert measured == [{"1", "2", "4"}, {"1", "2", "4"}]
 
 
+@pytest.mark.parametrize(
+    ("cost", "settings", "largest"),
+    [
+        pytest.param("0.02 * len(events)", {}, 4, id="no larger batch is worth it"),
+        pytest.param("0.01", {"max_body_bytes": "1Ki", "max_queued_bytes": "2Ki"}, 2, id="no more fits"),
+    ],
+)
+def test_no_larger_batches_are_measured_than_could_be_of_use(
+    tmp_path: Path, cost: str, settings: dict[str, str], largest: int
+):
+    handler = f"""
+    import time
+    def example():
+        return b"x" * 800
+    def handle_batch(events, context):
+        with open({str(tmp_path / "measured")!r}, "a") as file:
+            file.write(f"{{len(events)}} ")
+        time.sleep({cost})
+        return [event.body for event in events]
+    """
+    with watchdog(handler, workers="1", slo_latency="10s", **settings):
+        measured = (tmp_path / "measured").read_text().split()
+    assert max(map(int, measured)) == largest
+
+
 async def _hammer(dog: Watchdog, count: int, until: asyncio.Event, seen: list[int | None]) -> None:
     """Keep ``count`` connections busy; each request's status, or None if it was cut off unanswered."""
 
