@@ -317,7 +317,7 @@ def test_no_worker_serves_before_the_handler_has_been_measured_on_those_that_hav
 @pytest.mark.parametrize(
     ("cost", "settings", "largest"),
     [
-        pytest.param("0.02 * len(events)", {}, 4, id="no larger batch is worth it"),
+        pytest.param("0.01 * len(events) ** 2", {}, 4, id="no larger batch is worth it"),
         pytest.param("0.01", {"max_body_bytes": "1Ki", "max_queued_bytes": "2Ki"}, 2, id="no more fits"),
     ],
 )
