@@ -7,9 +7,9 @@ that order of deadline is order of arrival:
 - as much of it as still meets the head's deadline;
 - a head that can no longer be on time, or only with a batch smaller than what can be kept up while more than
   that waits, moves to the late lane; the heads that follow then need ``RESERVE`` of the budget to spare;
-- the late lane is served when nothing on time wants the worker, or in the room of
-  a batch that has taken all that is on time; with late ones batches take no more than half of the SLO, so
-  that who comes meanwhile can still be on time.
+- the late lane is served when nothing on time wants the worker, or in the room of a batch that has taken all
+  that is on time; with late ones batches take no more than half of the SLO, so that who comes meanwhile can
+  still be on time.
 
 The loop runs once per batch, not per request, and decides everything that begins before ``until``; it is the
 only hot place of a simulation.
