@@ -397,11 +397,11 @@ def _baselines(file: Path, found: Sequence[Workload], *, quick: bool) -> list[di
         last = json.loads(file.read_text())
     except FileNotFoundError:
         raise BenchError(f"--ours: there is no {file}; run scaling without it first") from None
-    missing = {workload.name for workload in found} - {trace["name"] for trace in last["traces"]}
+    names = {workload.name for workload in found}
+    missing = names - {trace["name"] for trace in last["traces"]}
     if missing or last.get("quick") != quick:
         what = f"without {', '.join(sorted(missing))}" if missing else "of another length (--quick)"
         raise BenchError(f"--ours: the last run ({file}) was {what}; run scaling without --ours first")
-    names = {workload.name for workload in found}
     return [r for r in last["records"] if r["system"] not in OURS and r["trace"] in names]
 
 

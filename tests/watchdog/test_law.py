@@ -16,10 +16,10 @@ def test_refusing_at_the_header_costs_no_goodput(rate: float):
     for early in (False, True):
         simulation = Simulation(lambda size: 2 * accelerator(size), shed_late=True, early=early)
         simulation.run(100, 5)
-        outcomes.append(simulation.run(rate, 5))
+        # Long enough that a batch more or less is no hundredth.
+        outcomes.append(simulation.run(rate, 40))
     shed, refused = outcomes
-    # A batch more or less is two in a hundred.
-    assert len(refused.good) >= 0.98 * len(shed.good)
+    assert len(refused.good) >= 0.99 * len(shed.good)
     assert refused.refused
     assert len(refused.shed) < len(shed.shed)
     assert not shed.refused
