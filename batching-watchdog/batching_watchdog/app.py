@@ -88,7 +88,7 @@ async def run(config: Config, environ: Mapping[str, str]) -> int:
         restarts=lambda: pool.restarts,
         recycled=lambda: pool.recycled,
         resident_bytes=pool.resident_bytes,
-        cpu=lambda: (clock(), time.thread_time(), pool.cpu_seconds()),
+        cpu=lambda: (clock(), time.thread_time()),
     )
     limits = Limits(config.max_body_bytes, config.read_timeout, config.write_timeout, config.max_queued_bytes)
     turns = Turns(asyncio.get_running_loop(), clock, look=pool.look)

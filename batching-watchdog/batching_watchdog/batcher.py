@@ -153,13 +153,19 @@ class Batcher:
         if worker in self._idle:
             self._idle.remove(worker)
 
-    def replied(self, batch: Batch, replies: list[Reply]) -> None:
+    def learn(self, size: int, seconds: float, cpu_seconds: float) -> None:
+        """A worker took ``seconds`` for ``size`` requests, ``cpu_seconds`` of CPU time (0: not known)."""
+        self._model.observe(size, seconds)
+        if cpu_seconds:
+            self._metrics.cost.observe(size, cpu_seconds)
+
+    def replied(self, batch: Batch, replies: list[Reply], cpu_seconds: float = 0.0) -> None:
         """A worker answered ``batch``: learn from it, answer its requests."""
         seconds = self._clock() - batch.dispatched
         size = len(batch.requests)
         # A batch in which everything failed says nothing of what serving it takes.
         if not all(reply.failed for reply in replies):
-            self._model.observe(size, seconds)
+            self.learn(size, seconds, cpu_seconds)
             self._scheduler.observe(size, seconds)
         self._metrics.service_seconds.observe(seconds)
         self._scheduler.finish(batch.requests)

@@ -93,9 +93,6 @@ class HttpWorkerPool:
         """Nothing: the upstream's processes are its own."""
         return {}
 
-    def cpu_seconds(self) -> None:
-        """Nothing: as above."""
-
     def drain(self) -> None:
         """Nothing to hold back: no worker is replaced for its age here."""
 

@@ -14,14 +14,16 @@ slow first run nor a slow spell is remembered for longer than it takes to use th
 
 A model that has become slower or faster is believed at once: when the last ``RECENT`` runs of a size
 contradict those before them, what is older is dropped, for every size. Of sizes that have not run since, one
-sample is kept, made slower by as much; not faster, since what speeds up is often only the cost of a call.
+sample is kept. It follows the size in which the change was seen, and counts as slower by as much as that is
+now, so that busy cores that come and go leave no trace; never as faster than it was, since what speeds up is
+often only the cost of a call.
 """
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter, mul
-from typing import Final
+from typing import Final, NamedTuple
 
 QUANTILE: Final = 0.95
 """Of the service times of one size: what the deadline test uses."""
@@ -49,15 +51,21 @@ LEAST: Final = 1e-9
 class _Samples:
     """Recent batches whose sizes share one power of two, as (size, seconds, number of the batch)."""
 
-    __slots__ = ("kept",)
+    __slots__ = ("_follows", "kept")
 
     def __init__(self) -> None:
         self.kept: deque[tuple[int, float, int]] = deque(maxlen=WINDOW)
+        self._follows: _Follows | None = None
 
     @property
     def last(self) -> int:
         """Number of the latest batch, to tell which of two sizes ran later."""
         return self.kept[-1][2]
+
+    def add(self, size: int, seconds: float, number: int) -> None:
+        """One more run: the size is in use, and follows no other."""
+        self._follows = None
+        self.kept.append((size, seconds, number))
 
     def centre(self) -> tuple[float, float]:
         """Mean size and mean seconds, the slowest run apart: one warm-up or stall must not count as usual."""
@@ -84,13 +92,26 @@ class _Samples:
         faster = ratio < 1 / DRIFT and recent[-2] < before[len(before) // 4]
         return ratio if slower or faster else None
 
-    def restart(self, since: int, ratio: float) -> None:
-        """Drop what ran before batch ``since``; if that is all, keep the last run, ``ratio`` times slower."""
-        size, seconds, number = self.kept[-1]
+    def restart(self, since: int, changed: "_Samples", before: tuple[int, float]) -> None:
+        """Drop what ran before batch ``since``; if that is all, the last run follows ``changed``.
+
+        ``before`` is the usual run of that until it changed.
+        """
+        last = self.kept[-1]
         while self.kept and self.kept[0][2] < since:
             self.kept.popleft()
         if not self.kept:
-            self.kept.append((size, seconds * ratio, number))
+            self.kept.append(last)
+            self._follows = self._follows or _Follows(changed, before, last[1])
+
+    def follow(self, slope: float) -> None:
+        """Make the run of a size that has not run since the model changed slower by as much as that has."""
+        if self._follows is None:
+            return
+        changed, (size, seconds), measured = self._follows
+        now_size, now_seconds = _middle(changed.kept)
+        ratio = now_seconds / max(LEAST, seconds + slope * (now_size - size))
+        self.kept[0] = (self.kept[0][0], measured * max(1.0, ratio), self.kept[0][2])
 
     def forget(self) -> None:
         """Drop the oldest quarter, but not the last one: a rough idea is better than none."""
@@ -98,11 +119,19 @@ class _Samples:
             self.kept.popleft()
 
 
+class _Follows(NamedTuple):
+    """The size in whose runs a change was seen, its usual run before, and the seconds measured before."""
+
+    changed: _Samples
+    before: tuple[int, float]
+    measured: float
+
+
 class LatencyModel:
     """Online estimate of l(b) for 1 <= b <= ``max_batch_size``, from (size, seconds) of finished batches."""
 
     def __init__(self, max_batch_size: int) -> None:
-        self._max = max_batch_size
+        self.max_batch_size = max_batch_size
         self._samples: dict[int, _Samples] = {}
         self._observed = 0
         self._stale = 0
@@ -122,7 +151,7 @@ class LatencyModel:
         """Learn from a batch of ``size`` requests that took a worker ``seconds``."""
         samples = self._samples.setdefault(_power(size), _Samples())
         self._observed += 1
-        samples.kept.append((size, seconds, self._observed))
+        samples.add(size, seconds, self._observed)
         self._largest = max(self._largest, size)
         if self._observed % FORGET_EVERY == 0:
             for other in self._samples.values():
@@ -194,14 +223,14 @@ class LatencyModel:
         """
         known = [samples.centre() for samples in self._samples.values() if len(samples.kept) >= TRIES]
         rising = len(known) > 1 and max(known, key=lambda run: run[0] / run[1]) == max(known)
-        return min(self._max, REACH * self._largest) if rising else self._largest
+        return min(self.max_batch_size, REACH * self._largest) if rising else self._largest
 
     def sizes_learnt(self) -> list[int]:
         """The powers of two for which there are samples, ascending."""
-        return sorted(min(2**power, self._max) for power in self._samples)
+        return sorted(min(2**power, self.max_batch_size) for power in self._samples)
 
     def _at(self, curve: list[float], size: int) -> float:
-        beyond = max(0, min(size, self._max) - len(curve))
+        beyond = max(0, min(size, self.max_batch_size) - len(curve))
         return curve[min(size, len(curve)) - 1] + self._slope * beyond
 
     def _drifted(self, samples: _Samples) -> bool:
@@ -210,13 +239,16 @@ class LatencyModel:
         if ratio is None:
             return False
         since = samples.kept[-RECENT][2]
+        before = _middle(run for run in samples.kept if run[2] < since)
         for each in self._samples.values():
-            each.restart(since, max(1.0, ratio))
+            each.restart(since, samples, before)
         return True
 
     def _refit(self) -> None:
         self._stale = 0
         known = [samples for _, samples in sorted(self._samples.items())]
+        for samples in known:
+            samples.follow(self._slope)
         centres = [samples.centre() for samples in known]
         sizes = [size for size, _ in centres]
         means = _agree(sizes, [seconds for _, seconds in centres], known)
@@ -225,7 +257,7 @@ class LatencyModel:
             max(mean, samples.upper(size, self._slope))
             for size, mean, samples in zip(sizes, means, known, strict=True)
         ]
-        length = min(self._max, 2 * self._largest)
+        length = min(self.max_batch_size, 2 * self._largest)
         self._mean = _curve(sizes, means, self._slope, length)
         self._upper = _curve(sizes, _agree(sizes, uppers, known), self._slope, length)
         self._best = self._find_best()
@@ -237,8 +269,14 @@ class LatencyModel:
         best = min(size for size, rate in rates.items() if rate >= enough)
         double = self._samples.get(_power(best) + 1)
         if double is None or len(double.kept) < TRIES:
-            return min(2 * best, 2 * self._largest, self._max)
+            return min(2 * best, 2 * self._largest, self.max_batch_size)
         return best
+
+
+def _middle(runs: Iterable[tuple[int, float, int]]) -> tuple[int, float]:
+    """Size and seconds of the run that takes the median time: of a change it shows all at once."""
+    ordered = sorted(runs, key=itemgetter(1))
+    return ordered[len(ordered) // 2][:2]
 
 
 def _power(size: int) -> int:

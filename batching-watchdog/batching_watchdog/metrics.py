@@ -71,7 +71,7 @@ class Metrics(Collector):
         self._workers = workers
         self._model = model
         self._cpus = cpus
-        self._cost = CpuCost()
+        self.cost = CpuCost(model.max_batch_size)
         edges = tuple(sorted({*DEFAULT_BUCKETS, *(round(slo_latency * f, 9) for f in SLO_FRACTIONS)}))
         self._edges = edges
         self.in_flight = 0
@@ -88,7 +88,7 @@ class Metrics(Collector):
         self._restarts: Callable[[], int] = lambda: 0
         self._recycled: Callable[[], int] = lambda: 0
         self._resident_bytes: Callable[[], dict[int, int]] = dict
-        self._cpu: Callable[[], tuple[float, float, float | None]] | None = None
+        self._cpu: Callable[[], tuple[float, float]] | None = None
 
     def read_gauges(
         self,
@@ -98,11 +98,11 @@ class Metrics(Collector):
         restarts: Callable[[], int],
         recycled: Callable[[], int] = lambda: 0,
         resident_bytes: Callable[[], dict[int, int]] = dict,
-        cpu: Callable[[], tuple[float, float, float | None]] | None = None,
+        cpu: Callable[[], tuple[float, float]] | None = None,
     ) -> None:
         """Where to read, at scrape time, what others know already.
 
-        ``cpu`` gives the time, and the CPU time of the front and of the workers, in seconds.
+        ``cpu`` gives the time, and the CPU time of the front, in seconds.
         """
         self._queue_length, self._workers_by_state, self._restarts = queue_length, workers, restarts
         self._recycled, self._resident_bytes, self._cpu = recycled, resident_bytes, cpu
@@ -205,10 +205,9 @@ class Metrics(Collector):
     def _capacity(self) -> float | None:
         if self._cpu is not None:
             served = self.outcomes["good"] + self.outcomes["slow"] + self.outcomes["error"]
-            spent = self.service_seconds
-            self._cost.read(Reading(*self._cpu(), spent.total, served, sum(spent.counts)))
+            self.cost.read(Reading(*self._cpu(), served, sum(self.service_seconds.counts)))
         found = self._model.sustained(self._workers, self._slo_latency)
-        return None if found is None else self._cost.bound(*found, self._workers, self._cpus)
+        return None if found is None else self.cost.bound(*found, self._cpus)
 
 
 class Exposition:

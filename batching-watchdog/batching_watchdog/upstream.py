@@ -23,7 +23,9 @@ class Events(Protocol):
     def greeted(self, connection: "Connection", greeting: wire.Greeting) -> None:
         """The worker has accepted the connection: it has loaded its handler, or says why not."""
 
-    def replied(self, connection: "Connection", batch: Batch, replies: list[Reply]) -> None:
+    def replied(
+        self, connection: "Connection", batch: Batch, replies: list[Reply], cpu_seconds: float
+    ) -> None:
         """The replies of ``batch``, one per request and in order; the worker is idle again."""
 
     def closed(self, connection: "Connection", batch: Batch | None) -> None:
@@ -156,7 +158,7 @@ class Connection:
         if batch is None or len(replies) != len(batch.requests):
             raise FrameError("a worker answered another number of requests than it was sent")
         self._batch = None
-        self._events.replied(self, batch, replies)
+        self._events.replied(self, batch, replies, header.seconds)
 
 
 async def connect(path: str, events: Events) -> Connection:

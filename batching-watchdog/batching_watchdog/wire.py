@@ -8,8 +8,8 @@ little-endian. Bodies pass through untouched and uncopied on the way out; nothin
     item    = status u16, flags u16, head length u32, body length u32
 
 A request's head is its request line and header lines; a reply's head is header lines ready to be sent;
-``seconds`` of a reply frame is what the handler took. The greeting carries, in JSON, what the watchdog must
-know before the first batch.
+``seconds`` of a reply frame is the CPU time that the worker has spent on it, 0 if that is not known. The
+greeting carries, in JSON, what the watchdog must know before the first batch.
 """
 
 import json
@@ -139,7 +139,7 @@ def encode_requests(requests: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
 
 
 def encode_replies(replies: Sequence[Reply], seconds: float) -> list[bytes]:
-    """Buffers of the frame that carries a worker's replies back; the handler took ``seconds``."""
+    """Buffers of the frame that carries a worker's replies back, which took ``seconds`` of CPU time."""
     items = [(reply.status, FAILED if reply.failed else 0, reply.head, reply.body) for reply in replies]
     return _encode(Kind.REPLIES, items, seconds)
 

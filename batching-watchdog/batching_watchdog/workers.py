@@ -66,7 +66,8 @@ class WorkerPool:
         self._replaces_old = True
         self._profiles = True
         """Workers measure the handler before they serve: until the first serves, or one died of it."""
-        self._profiling: dict[Connection, asyncio.Future[None]] = {}
+        self._profiling: dict[Connection, asyncio.Future[float]] = {}
+        """Ends with the CPU time that the batch took."""
         self._directory = Path(tempfile.mkdtemp(prefix="watchdog-"))
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
@@ -101,16 +102,6 @@ class WorkerPool:
             if connection.greeting is not None
         }
         return {slot: size for slot, size in sizes.items() if size is not None}
-
-    def cpu_seconds(self) -> float | None:
-        """CPU time of the workers that have loaded, together; None where it can not be read."""
-        spent = [
-            cpu_seconds(connection.greeting.pid)
-            for connection in self._greeted
-            if connection.greeting is not None
-        ]
-        known = [seconds for seconds in spent if seconds is not None]
-        return sum(known) if known else None
 
     def look(self) -> None:
         """Take in what busy workers have answered by now."""
@@ -155,17 +146,17 @@ class WorkerPool:
         else:
             self._take_in(connection)
 
-    def replied(self, connection: Connection, batch: Batch, replies: list[Reply]) -> None:
+    def replied(self, connection: Connection, batch: Batch, replies: list[Reply], cpu_seconds: float) -> None:
         """A worker answered and is idle again."""
         if batch.reason is DispatchReason.PROFILE:
             if not (done := self._profiling.pop(connection)).done():
-                done.set_result(None)
+                done.set_result(cpu_seconds)
             return
         if self._is_old(connection, len(batch.requests)):
             self._recycle(connection)
         else:
             self._batcher.worker_idle(connection)
-        self._batcher.replied(batch, replies)
+        self._batcher.replied(batch, replies, cpu_seconds)
 
     def closed(self, connection: Connection, batch: Batch | None) -> None:
         """A worker is gone. gunicorn starts another, and ``_keep_connected`` finds it."""
@@ -241,10 +232,10 @@ class WorkerPool:
             done = self._profiling[connection] = asyncio.get_running_loop().create_future()
             started = time.monotonic()
             connection.send(profile_batch(example, head, size, started))
-            await done
+            cpu_seconds = await done
             seconds = time.monotonic() - started
             if run:
-                self._model.observe(size, seconds)
+                self._batcher.learn(size, seconds, cpu_seconds)
         return seconds
 
     async def _keep_connected(self) -> None:
@@ -351,14 +342,5 @@ def resident_bytes(pid: int, proc: Path = Path("/proc")) -> int | None:
     """Resident memory of a process; None if it has gone, or if there is no such file system."""
     try:
         return int((proc / str(pid) / "statm").read_text().split()[1]) * mmap.PAGESIZE
-    except (OSError, IndexError, ValueError):
-        return None
-
-
-def cpu_seconds(pid: int, proc: Path = Path("/proc")) -> float | None:
-    """User and system time of a process; None if it has gone, or if there is no such file system."""
-    try:
-        fields = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     except (OSError, IndexError, ValueError):
         return None

@@ -290,6 +290,26 @@ def test_example_bodies_teach_the_latency_before_traffic():
         assert dog.metric('watchdog_service_seconds_predicted{size="8"}') >= 0.013
 
 
+@pytest.mark.parametrize("computes", [True, False])
+def test_the_cores_bound_the_capacity_of_what_computes_and_not_of_what_waits(*, computes: bool):
+    busy = "while time.process_time() < ends: pass" if computes else "time.sleep(0.01 * len(events))"
+    handler = f"""
+    import time
+    def example():
+        return b"typical"
+    def handle_batch(events, context):
+        ends = time.process_time() + 0.01 * len(events)
+        {busy}
+        return [event.body for event in events]
+    """
+    cores = len(os.sched_getaffinity(0))
+    with watchdog(handler, workers=str(4 * cores), worker_threads="1", slo_latency="1s") as dog:
+        wait_until(lambda: dog.metric('watchdog_workers{state="idle"}') == 4 * cores, "all serve")
+        capacity = dog.metric("watchdog_capacity_requests_per_second")
+    # A core that does nothing else computes 100 requests per second.
+    assert (capacity < 100 * cores) == computes
+
+
 def test_no_worker_serves_before_the_handler_has_been_measured_on_those_that_have_loaded(tmp_path: Path):
     handler = f"""
     import os, time

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from batching_watchdog.batcher import Answer, Batcher
+from batching_watchdog.capacity import BUSIEST
 from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WorkerDied
 from batching_watchdog.latency import LatencyModel
 from batching_watchdog.messages import Batch, DispatchReason, Reply, Request
@@ -42,12 +43,13 @@ class Bench:
         self.batcher.submit(request, lambda answer: self.answers.__setitem__(number, answer))
         return request
 
-    def reply(self, seconds: float = 0.01) -> None:
+    def reply(self, seconds: float = 0.01, cpu_seconds: float = 0.0) -> None:
         """The worker answers its last batch ``seconds`` after it was sent, and is idle again."""
         self.clock.now += seconds
         batch = self.worker.batches[-1]
         self.batcher.worker_idle(self.worker)
-        self.batcher.replied(batch, [Reply(200, b"", b"%d" % request.id) for request in batch.requests])
+        replies = [Reply(200, b"", b"%d" % request.id) for request in batch.requests]
+        self.batcher.replied(batch, replies, cpu_seconds)
 
     def sizes(self) -> list[int]:
         return [len(batch.requests) for batch in self.worker.batches]
@@ -262,6 +264,18 @@ def test_a_batch_in_which_everything_failed_teaches_nothing():
         bench.submit(1)
         await turn()
         assert bench.worker.batches[-1].reason is DispatchReason.IDLE  # on time, as far as is known
+
+    scenario(body)
+
+
+@pytest.mark.parametrize(("told", "bound"), [(0.02, BUSIEST / 0.02), (0.0, 1000.0)])
+def test_the_cpu_time_of_a_batch_is_learnt_if_the_worker_tells_it(told: float, bound: float):
+    async def body(bench: Bench) -> None:
+        bench.batcher.worker_idle(bench.worker)
+        bench.submit(0)
+        await turn()
+        bench.reply(cpu_seconds=told)
+        assert bench.metrics.cost.bound(1000.0, 1, 1.0) == pytest.approx(bound)
 
     scenario(body)
 

@@ -4,101 +4,120 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batching_watchdog.capacity import CpuCost, Reading
+from batching_watchdog.capacity import BUSIEST, EVERY, FIRST, CpuCost, Reading
 
 LARGE = 10**9
 """Batches so large that their own cost is nothing for each request."""
 
 
-def learnt(*readings: tuple[float, float, float | None, float, int], batches: int = 0) -> CpuCost:
-    cost = CpuCost()
-    cost.read(Reading(0.0, 0.0, 0.0, 0.0, 0, 0))
+def learnt(*readings: tuple[float, float, int], batches: int = 0, worker: float = 0.0) -> CpuCost:
+    """From readings of (now, front, served), and ``worker`` seconds of CPU time for each request."""
+    cost = CpuCost(1024)
+    if worker:
+        for size in (1, 2, 4):
+            cost.observe(size, size * worker)
+    cost.read(Reading(0.0, 0.0, 0, 0))
     for reading in readings:
         cost.read(Reading(*reading, batches))
     return cost
 
 
 def test_without_a_reading_the_workers_alone_decide():
-    assert CpuCost().bound(500.0, LARGE, 2, 1.0) == 500.0
+    assert CpuCost(8).bound(500.0, 8, 1.0) == 500.0
 
 
 def test_one_thread_answers_no_more_than_its_cpu_time_for_each_request_allows():
     # 20 us in the front, and workers that wait for a device.
-    cost = learnt((10.0, 2.0, 0.0, 10.0, 100_000))
-    assert cost.bound(80_000.0, LARGE, 2, 8.0) == pytest.approx(50_000)
-    assert cost.bound(30_000.0, LARGE, 2, 8.0) == 30_000
+    cost = learnt((10.0, 2.0, 100_000))
+    assert cost.bound(80_000.0, LARGE, 8.0) == pytest.approx(50_000)
+    assert cost.bound(30_000.0, LARGE, 8.0) == 30_000
 
 
 def test_front_and_workers_share_the_cores():
-    # 20 us in the front; workers need 40 us at their best size and compute all of that time.
-    cost = learnt((10.0, 2.0, 8.0, 8.0, 100_000))
-    assert cost.bound(50_000.0, LARGE, 2, 2.0) == pytest.approx(2 / 60e-6)
-    assert cost.bound(50_000.0, LARGE, 2, 4.0) == pytest.approx(50_000)
+    # 20 us in the front, and 40 us in a worker.
+    cost = learnt((10.0, 2.0, 100_000), worker=40e-6)
+    assert cost.bound(50_000.0, 1024, 2.0) == pytest.approx(BUSIEST * 2 / 60e-6, rel=0.005)
+    assert cost.bound(50_000.0, 1024, 8.0) == pytest.approx(1 / 20e-6, rel=0.005)
+
+
+def test_what_the_workers_compute_counts_before_there_is_any_load():
+    assert learnt(worker=40e-6).bound(50_000.0, 1024, 1.0) == pytest.approx(BUSIEST / 40e-6)
+
+
+def test_of_a_large_batch_the_cost_is_what_it_took_and_not_that_of_as_many_small_ones():
+    cost = CpuCost(64)
+    for size in (1, 2, 4, 64):
+        cost.observe(size, 0.001 + 0.0001 * size)
+    assert cost.bound(1e6, 64, 1.0) == pytest.approx(BUSIEST * 64 / 0.0074)
+    assert cost.bound(1e6, 4, 1.0) == pytest.approx(BUSIEST * 4 / 0.0014)
+
+
+def test_small_batches_under_load_leave_what_large_ones_cost():
+    cost = CpuCost(64)
+    for size in (1, 2, 4, 8, 16, 32, 64):
+        for _ in range(8):
+            cost.observe(size, 0.001 + 0.0001 * size)
+    for _ in range(10 * FIRST):
+        cost.observe(3, 0.0013)
+    assert cost.bound(1e6, 64, 1.0) == pytest.approx(BUSIEST * 64 / 0.0074, rel=0.01)
+
+
+def test_a_model_that_computes_twice_as_much_is_followed_though_one_batch_in_several_counts():
+    cost = CpuCost(8)
+    for _ in range(FIRST):
+        cost.observe(8, 0.008)
+    for _ in range(32 * EVERY):
+        cost.observe(8, 0.016)
+    assert cost.bound(1e6, 8, 1.0) == pytest.approx(BUSIEST * 8 / 0.016, rel=0.01)
 
 
 def test_what_small_batches_cost_is_not_expected_of_large_ones():
     # 100 us a request in batches of 2, so 33 us apart from the batch, and 133 us for each batch.
-    cost = learnt((10.0, 2.0, 0.0, 10.0, 20_000), batches=10_000)
-    assert cost.bound(80_000.0, 2, 2, 8.0) == pytest.approx(1 / 100e-6)
-    assert cost.bound(80_000.0, 40, 2, 8.0) == pytest.approx(1 / (33.3333e-6 * 1.1), rel=1e-3)
+    cost = learnt((10.0, 2.0, 20_000), batches=10_000)
+    assert cost.bound(80_000.0, 2, 8.0) == pytest.approx(1 / 100e-6)
+    assert cost.bound(80_000.0, 40, 8.0) == pytest.approx(1 / (33.3333e-6 * 1.1), rel=1e-3)
 
 
 def test_an_idle_front_says_nothing_since_scrapes_would_count_as_the_cost_of_requests():
-    cost = learnt((10.0, 0.05, 0.0, 0.1, 50))
-    assert cost.bound(3_000.0, LARGE, 2, 2.0) == 3_000
+    cost = learnt((10.0, 0.05, 50))
+    assert cost.bound(3_000.0, LARGE, 2.0) == 3_000
 
 
 def test_what_was_learnt_under_load_stays_when_the_load_goes():
-    cost = learnt((10.0, 2.0, 0.0, 10.0, 100_000), (20.0, 2.01, 0.0, 10.0, 100_010))
-    assert cost.bound(80_000.0, LARGE, 2, 8.0) == pytest.approx(50_000)
+    cost = learnt((10.0, 2.0, 100_000), (20.0, 2.01, 100_010))
+    assert cost.bound(80_000.0, LARGE, 8.0) == pytest.approx(50_000)
 
 
 def test_overload_that_is_refused_is_no_capacity():
     # All of a core, and a quarter of it for each 10,000 that were served: the rest went into refusals.
-    cost = learnt((1.0, 1.0, 0.0, 1.0, 40_000))
-    assert cost.bound(80_000.0, LARGE, 2, 8.0) == pytest.approx(40_000)
+    cost = learnt((1.0, 1.0, 40_000))
+    assert cost.bound(80_000.0, LARGE, 8.0) == pytest.approx(40_000)
 
 
 def test_readings_close_together_are_one():
-    cost = learnt((0.5, 0.4, 0.0, 0.5, 10), (10.0, 2.0, 0.0, 10.0, 100_000))
-    assert cost.bound(80_000.0, LARGE, 2, 8.0) == pytest.approx(50_000)
-
-
-def test_a_replaced_worker_takes_its_cpu_time_along_and_that_reading_is_left_out():
-    cost = learnt((10.0, 2.0, 8.0, 8.0, 100_000), (20.0, 4.0, 1.0, 16.0, 200_000))
-    assert cost.bound(50_000.0, LARGE, 2, 2.0) == pytest.approx(2 / 60e-6)
-
-
-def test_workers_whose_cpu_time_can_not_be_read_are_not_counted():
-    cost = learnt((10.0, 2.0, None, 8.0, 100_000))
-    assert cost.bound(50_000.0, LARGE, 2, 1.0) == pytest.approx(50_000)
+    cost = learnt((0.5, 0.4, 10), (10.0, 2.0, 100_000))
+    assert cost.bound(80_000.0, LARGE, 8.0) == pytest.approx(50_000)
 
 
 def test_the_cost_follows_the_readings_by_half():
-    cost = learnt((10.0, 2.0, 0.0, 10.0, 100_000), (20.0, 6.0, 0.0, 20.0, 200_000))
-    assert cost.bound(80_000.0, LARGE, 2, 8.0) == pytest.approx(1 / 30e-6)
+    cost = learnt((10.0, 2.0, 100_000), (20.0, 6.0, 200_000))
+    assert cost.bound(80_000.0, LARGE, 8.0) == pytest.approx(1 / 30e-6)
 
 
 @given(
     capacity=st.just(0.0) | st.floats(0.001, 1e6),
     size=st.integers(1, 1024),
-    workers=st.integers(1, 8),
     cpus=st.floats(0.1, 64),
     front=st.floats(0, 10),
-    spent=st.floats(0, 20),
-    busy=st.floats(0, 20),
     served=st.integers(0, 10**6),
+    batches=st.lists(st.tuples(st.integers(1, 1024), st.floats(1e-9, 100)), max_size=20),
 )
 def test_a_bound_only_ever_lowers_and_stays_positive(
-    capacity: float,
-    size: int,
-    workers: int,
-    cpus: float,
-    front: float,
-    spent: float,
-    busy: float,
-    served: int,
+    capacity: float, size: int, cpus: float, front: float, served: int, batches: list[tuple[int, float]]
 ):
-    bound = learnt((10.0, front, spent, busy, served)).bound(capacity, size, workers, cpus)
+    cost = learnt((10.0, front, served))
+    for count, seconds in batches:
+        cost.observe(count, seconds)
+    bound = cost.bound(capacity, size, cpus)
     assert 0.0 <= bound <= capacity
     assert bound > 0.0 or capacity == 0.0

@@ -205,6 +205,25 @@ def test_a_model_that_has_become_faster_is_believed_for_the_sizes_that_ran(size:
     assert model.predict_mean(64) == pytest.approx(0.5 * accelerator(64), rel=0.05)
 
 
+def test_busy_cores_that_come_and_go_leave_no_trace_in_the_sizes_that_do_not_run():
+    model = learn(LatencyModel(64), accelerator, [1, 2, 4, 8, 16, 32, 64], times=20)
+    for _ in range(10):
+        learn(model, lambda size: 1.6 * accelerator(size), [2], times=30)
+        assert model.predict_mean(64) == pytest.approx(1.6 * accelerator(64), rel=0.05)
+        learn(model, accelerator, [2], times=30)
+        assert model.predict_mean(64) == pytest.approx(accelerator(64), rel=0.05)
+
+
+def test_sizes_that_do_not_run_recover_as_slowly_as_those_that_do():
+    model = learn(LatencyModel(64), accelerator, [1, 2, 4, 8, 16, 32, 64], times=20)
+    for _ in range(5):
+        learn(model, lambda size: 1.6 * accelerator(size), [2], times=30)
+        for percent in range(59, -1, -1):  # too slowly to be a change
+            learn(model, lambda size: (1 + percent / 100) * accelerator(size), [2], times=8)  # noqa: B023
+        learn(model, accelerator, [2], times=WINDOW)
+    assert model.predict_mean(64) == pytest.approx(accelerator(64), rel=0.05)
+
+
 def test_sizes_that_have_seen_the_change_themselves_are_not_changed_twice():
     model = learn(LatencyModel(8), accelerator, [1, 2, 4, 8], times=20)
     for _ in range(3 * RECENT):

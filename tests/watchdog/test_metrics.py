@@ -113,7 +113,7 @@ def test_the_capacity_is_no_more_than_the_cpu_time_of_the_front_allows():
     metrics, model = make()
     for _ in range(8):
         model.observe(1, 0.001)
-    cpu = iter([(0.0, 0.0, None), (10.0, 5.0, None)])
+    cpu = iter([(0.0, 0.0), (10.0, 5.0)])
     metrics.read_gauges(queue_length=lambda: 0, workers=dict, restarts=lambda: 0, cpu=lambda: next(cpu))
     assert value(metrics, "watchdog_capacity_requests_per_second") == model.capacity(1, 0.2)
     for _ in range(100):

@@ -19,6 +19,7 @@ class Log:
 
     greetings: list[wire.Greeting] = field(default_factory=list)
     replies: list[list[Reply]] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
     lost: list[Batch | None] = field(default_factory=list)
     word: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -26,8 +27,9 @@ class Log:
         self.greetings.append(greeting)
         self.word.set()
 
-    def replied(self, connection: Connection, batch: Batch, replies: list[Reply]) -> None:
+    def replied(self, connection: Connection, batch: Batch, replies: list[Reply], cpu_seconds: float) -> None:
         self.replies.append(replies)
+        self.cpu_seconds.append(cpu_seconds)
         self.word.set()
 
     def closed(self, connection: Connection, batch: Batch | None) -> None:
@@ -102,7 +104,7 @@ def test_a_worker_that_could_not_load_is_never_idle():
     scenario(body)
 
 
-def test_a_batch_goes_out_and_its_replies_come_back_in_order():
+def test_a_batch_goes_out_and_its_replies_come_back_in_order_with_the_cpu_time_they_took():
     async def body(connection: Connection, log: Log, worker: Worker) -> None:
         await greet(log, worker)
         connection.send(batch(b"a", b"b"))
@@ -115,6 +117,7 @@ def test_a_batch_goes_out_and_its_replies_come_back_in_order():
             await asyncio.sleep(0)
         await log.next()
         assert log.replies == [replies]
+        assert log.cpu_seconds == [0.1]
         assert connection.idle
 
     scenario(body)

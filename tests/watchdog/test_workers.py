@@ -1,7 +1,6 @@
 import asyncio
 import io
 import mmap
-import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from batching_watchdog.config import Config
 from batching_watchdog.logs import line_maker
 from batching_watchdog.workers import (
     MALLOC_TUNABLES,
-    cpu_seconds,
     gunicorn_command,
     how_it_ended,
     resident_bytes,
@@ -78,14 +76,6 @@ def test_resident_memory_is_read_in_bytes_and_a_process_that_has_gone_has_none(t
     (tmp_path / "7" / "statm").write_text("900 100 50 1 0 300 0\n")
     assert resident_bytes(7, tmp_path) == 100 * mmap.PAGESIZE
     assert resident_bytes(8, tmp_path) is None
-
-
-def test_cpu_time_is_of_user_and_system_and_a_process_that_has_gone_has_none(tmp_path: Path):
-    ticks = os.sysconf("SC_CLK_TCK")
-    (tmp_path / "7").mkdir()
-    (tmp_path / "7" / "stat").write_text(f"7 (a) b) S {'0 ' * 10}{ticks} {2 * ticks} 0 0\n")
-    assert cpu_seconds(7, tmp_path) == 3.0
-    assert cpu_seconds(8, tmp_path) is None
 
 
 @pytest.mark.parametrize(
