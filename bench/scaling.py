@@ -199,11 +199,17 @@ def _simulate(job: tuple[int, int]) -> dict[str, Any]:
     found, grid = _work
     workload = found[job[0]]
     system, settings, make = grid[job[1]]
-    played = [
-        report.as_json(run(workload.trace, workload.function, make(workload), replace(RUN, seed=seed)))
-        for seed in ROUTINGS
-    ]
-    return {"trace": workload.name, "system": system, "settings": settings, **together(played)}
+    return {"trace": workload.name, "system": system, "settings": settings, **played(workload, make)}
+
+
+def played(workload: Workload, make: Callable[[Workload], Scaler]) -> dict[str, Any]:
+    """Return what becomes of a workload under a scaler, over all routings: see ``together``."""
+    return together(
+        [
+            report.as_json(run(workload.trace, workload.function, make(workload), replace(RUN, seed=seed)))
+            for seed in ROUTINGS
+        ]
+    )
 
 
 def together(played: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

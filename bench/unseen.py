@@ -1,7 +1,7 @@
 """``bench unseen``: our scaling on traces that its constants were not set on, tuned for none of them.
 
 Beside it the oracle, who knows the trace, and the HPA on CPU as people set it up: 70 %, the default window.
-Simulated, as ``scaling`` is.
+Simulated, as ``scaling`` is, with its routings.
 """
 
 import argparse
@@ -10,17 +10,16 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from bench.page import PAGE, marks, rewrite
-from bench.scaling import BOUNDS, ENCODER, RUN, SECONDS, Workload, ours
+from bench.scaling import BOUNDS, ENCODER, SECONDS, Workload, ours, played
 from slo_autoscaler.simulate import traces
 from slo_autoscaler.simulate.baselines import HpaSettings, hpa_cpu
 from slo_autoscaler.simulate.oracle import Oracle
 from slo_autoscaler.simulate.traces import Floats
-from slo_autoscaler.simulate.world import Outcome, run
 
 SECTION: Final = "unseen"
 BEGIN, END = marks(SECTION)
@@ -34,7 +33,8 @@ UTILISATION: Final = 0.8
 SLOW_START: Final = 40.0
 """Seconds, for some of the traces."""
 
-Row = tuple[str, Outcome, Outcome, Outcome]
+Record = dict[str, Any]
+Row = tuple[str, Record, Record, Record]
 
 
 def workloads(seconds: int) -> Iterator[Workload]:
@@ -80,19 +80,18 @@ def main(options: argparse.Namespace, _output: Path) -> int:
     if options.publish:
         rewrite(PAGE, SECTION, text.rstrip)
     objective = ENCODER.slo_objective
-    missed = [row for row in rows if row[1].attainment < objective <= row[2].attainment]
+    missed = [row for row in rows if row[1]["attainment"] < objective <= row[2]["attainment"]]
     return 1 if missed else 0
 
 
 def outcomes(workload: Workload) -> Row:
     """Return the trace's name and what becomes of it: under ours, the oracle and the HPA."""
-    scalers = (
-        ours("slo")(workload),
-        Oracle(workload.trace, workload.function, UTILISATION, BOUNDS),
-        hpa_cpu(BOUNDS, HpaSettings(0.7)),
+    return (
+        workload.name,
+        played(workload, ours("slo")),
+        played(workload, lambda at: Oracle(at.trace, at.function, UTILISATION, BOUNDS)),
+        played(workload, lambda _: hpa_cpu(BOUNDS, HpaSettings(0.7))),
     )
-    mine, oracle, hpa = (run(workload.trace, workload.function, scaler, RUN) for scaler in scalers)
-    return workload.name, mine, oracle, hpa
 
 
 def table(rows: list[Row]) -> str:
@@ -102,6 +101,8 @@ def table(rows: list[Row]) -> str:
         " its replica-seconds |\n|---|---|---|---|---|---|---|\n"
     )
     return head + "".join(
-        f"| {name} | " + " | ".join(f"{o.attainment:.2%} | {o.replica_seconds:,.0f}" for o in found) + " |\n"
+        f"| {name} | "
+        + " | ".join(f"{o['attainment']:.2%} | {o['replica_seconds']:,.0f}" for o in found)
+        + " |\n"
         for name, *found in rows
     )
