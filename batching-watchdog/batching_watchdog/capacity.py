@@ -27,7 +27,7 @@ batches of 1 to 50: 4.2 (tabular), 4.4 (text), 4.3 (accelerator) on one machine.
 BUSIEST: Final = 0.85
 """The share of the cores that front and workers can use while 99 % are in time: the rest is for the kernel,
 for who else is there, and for arrivals in bunches. At the maximum rate of models that the cores limit it was
-0.82 to 0.84, and 0.92 to 0.94 with the clients on the same cores (tabular, text)."""
+0.76 to 0.85, and 0.86 to 0.94 with the clients on the same cores (tabular, text)."""
 WEIGHT: Final = 0.5
 """Of the newest reading."""
 FIRST: Final = 256

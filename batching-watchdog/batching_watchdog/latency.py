@@ -78,19 +78,19 @@ class _Samples:
         ordered = sorted(seconds - slope * (own - size) for own, seconds, _ in self.kept)
         return ordered[max(0, min(int(QUANTILE * len(ordered)), len(ordered) - 2))]
 
-    def change(self, usual: Callable[[int], float]) -> float | None:
-        """How many times slower the last runs are than those before, if they contradict them; else None.
+    def changed(self, usual: Callable[[int], float]) -> bool:
+        """Whether the last runs contradict those before: all but one are slower, or all but one faster.
 
         ``usual`` is what a size takes; only its shape matters, to compare runs of different sizes.
         """
         if len(self.kept) < 3 * RECENT:
-            return None
+            return False
         relative = [seconds / usual(size) for size, seconds, _ in self.kept]
         before, recent = sorted(relative[:-RECENT]), sorted(relative[-RECENT:])
         ratio = max(LEAST, recent[RECENT // 2]) / max(LEAST, before[len(before) // 2])
         slower = ratio > DRIFT and recent[1] > before[len(before) * 3 // 4]
         faster = ratio < 1 / DRIFT and recent[-2] < before[len(before) // 4]
-        return ratio if slower or faster else None
+        return slower or faster
 
     def restart(self, since: int, changed: "_Samples", before: tuple[int, float]) -> None:
         """Drop what ran before batch ``since``; if that is all, the last run follows ``changed``.
@@ -235,8 +235,7 @@ class LatencyModel:
 
     def _drifted(self, samples: _Samples) -> bool:
         """Whether the model has changed; then what was learnt before is dropped."""
-        ratio = samples.change(self.predict_mean)
-        if ratio is None:
+        if not samples.changed(self.predict_mean):
             return False
         since = samples.kept[-RECENT][2]
         before = _middle(run for run in samples.kept if run[2] < since)

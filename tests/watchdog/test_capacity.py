@@ -44,6 +44,12 @@ def test_what_the_workers_compute_counts_before_there_is_any_load():
     assert learnt(worker=40e-6).bound(50_000.0, 1024, 1.0) == pytest.approx(BUSIEST / 40e-6)
 
 
+def test_workers_that_tell_no_cpu_time_leave_the_cores_to_the_front():
+    cost = learnt((10.0, 2.0, 100_000))
+    assert cost.bound(80_000.0, LARGE, 2.0) == pytest.approx(50_000)
+    assert cost.bound(80_000.0, LARGE, 0.5) == pytest.approx(BUSIEST * 0.5 / 20e-6)
+
+
 def test_of_a_large_batch_the_cost_is_what_it_took_and_not_that_of_as_many_small_ones():
     cost = CpuCost(64)
     for size in (1, 2, 4, 64):
