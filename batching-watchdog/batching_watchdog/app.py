@@ -5,6 +5,7 @@ makes no decision about a request.
 """
 
 import asyncio
+import contextlib
 import ctypes
 import gc
 import logging
@@ -12,7 +13,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -98,10 +99,8 @@ async def run(config: Config, environ: Mapping[str, str]) -> int:
 
     sweeper = asyncio.create_task(_sweep(requests, scrapes), name="sweep")
     try:
-        listener = await _listen(requests, config.port, "port")
-        scrape_listener = await _listen(scrapes, config.metrics_port, "metrics_port")
-        pool.start()
-        with _LockFile():
+        async with _healthy(config, requests, scrapes) as (listener, scrape_listener):
+            pool.start()
             log.info(
                 "batching-watchdog %s listens on %d, metrics on %d: "
                 "policy %s, slo_latency %gs, %d workers with %d threads",
@@ -236,11 +235,42 @@ class _LockFile:
         self._path.unlink(missing_ok=True)
 
 
-async def _listen(connections: Connections, port: int, variable: str) -> asyncio.Server:
-    loop = asyncio.get_running_loop()
+@contextlib.asynccontextmanager
+async def _healthy(
+    config: Config, requests: Connections, scrapes: Connections
+) -> AsyncIterator[tuple[asyncio.Server, asyncio.Server]]:
+    """Listen, with the lock file until the block ends; the listeners outlive it.
+
+    Bound first: who finds the port taken must not remove its holder's lock file. Listening last: who is told
+    "healthy" finds the file.
+    """
+    with _start_failed("port", config.port):
+        listener = await _bound(requests, config.port)
+    with _start_failed("metrics_port", config.metrics_port):
+        scrape_listener = await _bound(scrapes, config.metrics_port)
+    with _LockFile():
+        with _start_failed("port", config.port):
+            await listener.start_serving()
+        with _start_failed("metrics_port", config.metrics_port):
+            await scrape_listener.start_serving()
+        yield listener, scrape_listener
+
+
+async def _bound(connections: Connections, port: int) -> asyncio.Server:
+    # Containers are reached from outside: all interfaces, as of-watchdog does.
+    return await asyncio.get_running_loop().create_server(
+        connections.protocol,
+        "0.0.0.0",  # noqa: S104 - see above
+        port,
+        backlog=BACKLOG,
+        start_serving=False,
+    )
+
+
+@contextlib.contextmanager
+def _start_failed(variable: str, port: int) -> Iterator[None]:
     try:
-        # Containers are reached from outside: all interfaces, as of-watchdog does.
-        return await loop.create_server(connections.protocol, "0.0.0.0", port, backlog=BACKLOG)  # noqa: S104 - see above
+        yield
     except OSError as error:
         reason = os.strerror(error.errno or 0)
         raise StartFailed(f"{variable}={port}: can not listen on it: {reason}") from error

@@ -463,3 +463,12 @@ def test_a_taken_port_stops_the_start_and_names_the_variable():
         assert second.log.splitlines()[-1] == (
             f"batching-watchdog: port={dog.port}: can not listen on it: Address already in use"
         )
+
+
+def test_a_taken_port_leaves_its_holders_lock_file_alone():
+    with (
+        watchdog(SLOW) as dog,
+        starting_watchdog(SLOW, port=str(dog.port), TMPDIR=str(dog.folder)) as second,
+    ):
+        assert second.process.wait(timeout=20) == 1
+        assert (dog.folder / ".lock").exists()
