@@ -123,9 +123,11 @@ class Batcher:
         Another, late one may lose its place to it, and is answered here.
         """
         displaced = self._scheduler.offer(request, self._workers)
+        if not self._answers:
+            self._drained.clear()
         self._answers[request.id] = answer
-        self._drained.clear()
-        self._wake()
+        if not self._woken:
+            self._wake()
         if displaced is not None:
             error = self._scheduler.refusal(self._workers, displaced=True)
             self._answer(displaced, Answer(error, 0, self._clock() - displaced.arrived))

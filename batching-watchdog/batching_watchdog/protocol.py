@@ -13,12 +13,12 @@ no future and no timer per request: timeouts are checked by ``Connections.sweep`
 
 import asyncio
 import re
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Any, Final, Protocol
+from types import MappingProxyType
+from typing import Final, Protocol
 
 import httptools
 
@@ -59,7 +59,11 @@ _HOST_BYTES: Final = (
 """What an authority without user information is made of (RFC 3986, 3.2.2)."""
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL)
 
-_REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
+_NOTHING: Final[Mapping[bytes, bytes]] = MappingProxyType({})
+
+_STATUS_LINES: Final = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,10 @@ class Limits:
 
 class Application(Protocol):
     """What is served. Both calls are synchronous; an answer may come at once or later."""
+
+    @property
+    def noted_headers(self) -> frozenset[bytes]:
+        """The headers, in lower case, that an exchange is to find by name (``Exchange.noted``)."""
 
     def refuse(self, exchange: "Exchange") -> WatchdogError | None:
         """Look at a request whose header is complete; an error answers it before its body is read."""
@@ -95,7 +103,6 @@ class Exchange:
         "body",
         "chunked",
         "chunks",
-        "context",
         "expects_continue",
         "head_complete",
         "head_size",
@@ -105,6 +112,7 @@ class Exchange:
         "keep_alive",
         "length",
         "method",
+        "noted",
         "on_disconnect",
         "protocol",
         "refused",
@@ -118,10 +126,13 @@ class Exchange:
         self.method = b""
         self.target = b""
         self.headers: list[tuple[bytes, bytes]] = []
-        self.chunks: list[bytes] = []
+        self.noted = _NOTHING
+        """The first values of those headers that the application wants by name."""
         self.body = b""
+        self.chunks: list[bytes] | None = None
+        """The body's parts, until it is complete, if there is more than one."""
         self.head_size = 0
-        """Bytes of header and trailer."""
+        """Bytes of the target, the header and the trailer."""
         self.size = 0
         """Bytes of the body so far."""
         self.host: bytes | None = None
@@ -135,19 +146,13 @@ class Exchange:
         self.refused = False
         self.answer: tuple[bytes, bytes] | None = None
         self.on_disconnect: Callable[[], None] | None = None
-        self.context: Any = None
+        """Called if the client goes before it is answered. Dropped with the answer, since it may lead back here,
+        and only what is in no cycle is freed at once."""
 
     @property
     def path(self) -> bytes:
         """The target without its query."""
         return self.target.partition(b"?")[0]
-
-    def header(self, name: bytes) -> bytes | None:
-        """The first value of a header; ``name`` in lower case."""
-        for field, value in self.headers:
-            if field.lower() == name:
-                return value
-        return None
 
     def respond(self, status: int, head: bytes, body: bytes) -> None:
         """Answer. ``head`` is complete header lines without Content-Length, Date and Connection."""
@@ -169,11 +174,15 @@ class Connections:
         self.limits = limits
         self.clock = clock
         self.turns = turns
+        self.noted = application.noted_headers
+        self.lengths = _FRAMING_LENGTHS.union(map(len, self.noted))
+        """Of the names of the headers that matter here, so that most others need not be looked at."""
         self.closing = False
         self.queued_bytes = 0
         """What the bodies of unanswered requests hold."""
         self._open: set[HttpProtocol] = set()
-        self._date: tuple[int, bytes] = (0, b"")
+        self.date_line = b""
+        """The Date header line, as of the last sweep."""
 
     def __len__(self) -> int:
         return len(self._open)
@@ -195,15 +204,10 @@ class Connections:
 
     def sweep(self, wall_clock: float) -> None:
         """Cut what has timed out, and renew the Date header. To be called about once per second."""
-        self._date = (int(wall_clock), f"Date: {formatdate(wall_clock, usegmt=True)}\r\n".encode())
+        self.date_line = f"Date: {formatdate(wall_clock, usegmt=True)}\r\n".encode()
         now = self.clock()
         for protocol in self:
             protocol.check_timeouts(now)
-
-    @property
-    def date(self) -> bytes:
-        """The Date header line, as of the last sweep."""
-        return self._date[1]
 
     def close_idle(self) -> None:
         """Close connections without a request; the others close after their next answer."""
@@ -245,7 +249,8 @@ class HttpProtocol(asyncio.Protocol):
         self._clock = connections.clock
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
-        self._pending: deque[Exchange] = deque()
+        # A list, since there is seldom more than one: a deque is twenty times as large, in each of thousands.
+        self._pending: list[Exchange] = []
         self._current: Exchange | None = None
         self._resumed: Exchange | None = None
         """A request that asked for an upgrade, while a new parser is made to read its body."""
@@ -272,8 +277,9 @@ class HttpProtocol(asyncio.Protocol):
             if exchange.answer is None:
                 if not exchange.refused:
                     self._connections.queued_bytes -= exchange.size
-                if exchange.on_disconnect is not None:
-                    exchange.on_disconnect()
+                gone, exchange.on_disconnect = exchange.on_disconnect, None
+                if gone is not None:
+                    gone()
         self._pending.clear()
         self._current = self._resumed = None
         # The parser holds methods of this object. Without that cycle all of it is freed now: collections are
@@ -339,24 +345,30 @@ class HttpProtocol(asyncio.Protocol):
         exchange = self._current
         assert exchange is not None  # noqa: S101 - the parser calls on_message_begin first
         exchange.target += url
-        if len(exchange.target) > MAX_HEADER_BYTES:
+        exchange.head_size += len(url)
+        if exchange.head_size > MAX_HEADER_BYTES:
             raise HeadersTooLarge(f"the request line is longer than {MAX_HEADER_BYTES} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Parser: a header. They are bounded in sum, whatever their number."""
         exchange = self._current
         assert exchange is not None  # noqa: S101 - the parser calls on_message_begin first
-        exchange.head_size += len(name) + len(value) + 4
-        if exchange.head_size + len(exchange.target) > MAX_HEADER_BYTES:
+        size = exchange.head_size + len(name) + len(value) + 4
+        if size > MAX_HEADER_BYTES:
             raise _headers_too_large()
+        exchange.head_size = size
         if exchange.head_complete:
             # A trailer must not pass for a header (RFC 9110, 6.5.1), and nobody here asks for trailers.
             return
         # The parser takes off the whitespace in front only, and lets no other than blanks and tabs in.
         value = value.rstrip()
         exchange.headers.append((name, value))
-        if len(name) in _FRAMING_LENGTHS:
-            _read_framing(exchange, name.lower(), value)
+        if len(name) in self._connections.lengths:
+            name = name.lower()
+            if name in self._connections.noted:
+                exchange.noted = {name: value, **exchange.noted}
+            else:
+                _read_framing(exchange, name, value)
 
     def on_headers_complete(self) -> None:
         """Parser: the header is complete; refuse now what needs no body to be refused."""
@@ -403,7 +415,12 @@ class HttpProtocol(asyncio.Protocol):
             )
         if connections.queued_bytes > self._limits.max_queued_bytes:
             raise QueueFull.of_bytes(self._limits.max_queued_bytes)
-        exchange.chunks.append(body)
+        if size == exchange.size:
+            exchange.body = body
+        elif exchange.chunks is None:
+            exchange.chunks = [exchange.body, body]
+        else:
+            exchange.chunks.append(body)
 
     def on_message_complete(self) -> None:
         """Parser: the request is complete."""
@@ -414,9 +431,9 @@ class HttpProtocol(asyncio.Protocol):
             return
         if not exchange.keep_alive:
             self._closing = True
-        chunks = exchange.chunks
-        exchange.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        exchange.chunks = []
+        if exchange.chunks is not None:
+            exchange.body = b"".join(exchange.chunks)
+            exchange.chunks = None
         self._application.handle(exchange)
 
     def respond(self, exchange: Exchange, status: int, head: bytes, body: bytes) -> None:
@@ -424,6 +441,7 @@ class HttpProtocol(asyncio.Protocol):
         transport = self._transport
         if transport is None or exchange.answer is not None:
             return
+        exchange.on_disconnect = None
         if not exchange.refused:
             self._connections.queued_bytes -= exchange.size
         if self._connections.closing and exchange is self._pending[-1]:
@@ -438,15 +456,18 @@ class HttpProtocol(asyncio.Protocol):
         length = b"" if no_body else b"Content-Length: %d\r\n" % len(body)
         if no_body or exchange.method == b"HEAD":
             body = b""
-        line = b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b""))
-        exchange.answer = (b"".join((line, self._connections.date, head, length, connection, b"\r\n")), body)
+        line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+        exchange.answer = (
+            b"".join((line, self._connections.date_line, head, length, connection, b"\r\n")),
+            body,
+        )
         self._send_answers(transport)
 
     def _send_answers(self, transport: asyncio.Transport) -> None:
         """Send what is in order."""
         pending = self._pending
         while pending and pending[0].answer is not None:
-            done = pending.popleft()
+            done = pending.pop(0)
             answer_head, answer_body = done.answer  # type: ignore[misc] # just tested
             if self._write_stalled_since is not None and (
                 transport.get_write_buffer_size() > MAX_UNSENT_BYTES

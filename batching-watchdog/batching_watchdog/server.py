@@ -23,6 +23,10 @@ from batching_watchdog.protocol import Exchange
 TEXT: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
 HEALTH_PATH: Final = b"/_/health"
 READY_PATH: Final = b"/_/ready"
+TIMEOUT: Final = b"x-timeout"
+START_TIME: Final = b"x-start-time"
+BATCH_KEY: Final = b"x-batch-key"
+CALL_ID: Final = b"x-call-id"
 CLOCK_SKEW_SECONDS: Final = 0.1
 """An X-Start-Time may lie this far in the future and still be believed."""
 
@@ -38,6 +42,8 @@ log = logging.getLogger(__name__)
 
 class Front:
     """The application on the function's port."""
+
+    noted_headers = frozenset((TIMEOUT, START_TIME, BATCH_KEY, CALL_ID))
 
     def __init__(
         self,
@@ -57,6 +63,8 @@ class Front:
         self._access_log = AccessLog(config.access_log, clock)
         self._refusal: WatchdogError | None = None
         self._refusal_answer = (b"", b"")
+        self._grouped = (b"", b"")
+        self._last_group = b""
         self.healthy = True
         """False from the first signal on: /_/health and /_/ready answer 503, requests are still served."""
         self.accepting = True
@@ -86,7 +94,7 @@ class Front:
         """Respond with one of our own errors; a request that was never admitted is counted here too."""
         meaning = "shed" if error.reason in _SHED else None
         if not exchange.refused:
-            self._finish(exchange, Answer(error), meaning)
+            self._finish(exchange, Answer(error), meaning, self._clock())
             return
         # At the header there is nothing to measure, and under overload this is what most requests get.
         if error is not self._refusal:
@@ -154,51 +162,59 @@ class Front:
             expires,
             group,
         )
+        exchange.headers = []  # they are in the request's head, and the queue may be long
+        call = _Call(self, exchange, request)
+        exchange.on_disconnect = call.gone
         self._metrics.in_flight += 1
-
-        def deliver(answer: Answer) -> None:
-            self._metrics.in_flight -= 1
-            outcome = answer.outcome
-            if not isinstance(outcome, Reply):
-                meaning = (
-                    "expired" if outcome.status == 504 else "shed" if outcome.reason in _SHED else "error"
-                )
-            elif outcome.failed or outcome.status >= 500:
-                meaning = "error"
-            else:
-                meaning = "good" if self._clock() <= request.deadline else "slow"
-            self._finish(exchange, answer, meaning)
-
-        def gone() -> None:
-            self._metrics.in_flight -= 1
-            self._batcher.withdraw(request)
-
-        exchange.on_disconnect = gone
         try:
-            self._batcher.submit(request, deliver)
+            self._batcher.submit(request, call.deliver)
         except WatchdogError as error:
             self._metrics.in_flight -= 1
             self.answer_error(exchange, error)
 
+    def deliver(self, exchange: Exchange, request: Request, answer: Answer) -> None:
+        """Answer a request that was admitted, and count what that means for the SLO."""
+        self._metrics.in_flight -= 1
+        outcome, now = answer.outcome, self._clock()
+        if not isinstance(outcome, Reply):
+            meaning = "expired" if outcome.status == 504 else "shed" if outcome.reason in _SHED else "error"
+        elif outcome.failed or outcome.status >= 500:
+            meaning = "error"
+        else:
+            meaning = "good" if now <= request.deadline else "slow"
+        self._finish(exchange, answer, meaning, now)
+
+    def withdraw(self, request: Request) -> None:
+        """Forget a request whose client has gone."""
+        self._metrics.in_flight -= 1
+        self._batcher.withdraw(request)
+
     def _terms(self, exchange: Exchange) -> tuple[float, float, bytes]:
         """Deadline, expiry and group of a request, as its header asks for them."""
         budget, timeout, spent = self._config.slo_latency, self._config.exec_timeout, 0.0
-        arrived = exchange.arrived
-        group = b"%b %b" % (exchange.method, exchange.path)
-        for name, value in exchange.headers:
-            if len(name) == 9 and name.lower() == b"x-timeout":
-                timeout = _shorter(value, timeout)
+        arrived, noted = exchange.arrived, exchange.noted
+        group = self._group(exchange)
+        if noted:
+            if TIMEOUT in noted:
+                timeout = _shorter(noted[TIMEOUT], timeout)
                 budget = min(budget, timeout)
-            elif len(name) == 12 and name.lower() == b"x-start-time":
+            if START_TIME in noted:
                 # Spent before it arrived: what its body took to come is no part of that.
-                spent = _spent(value, time.time() - (self._clock() - arrived), timeout)
-            elif len(name) == 11 and name.lower() == b"x-batch-key":
+                spent = _spent(noted[START_TIME], time.time() - (self._clock() - arrived), timeout)
+            if BATCH_KEY in noted:
                 # A path holds no blank, so nothing else can look like this.
-                group = b"%b %b" % (group, value)
+                group = b"%b %b" % (group, noted[BATCH_KEY])
         return arrived + budget - spent, arrived + timeout, group
 
-    def _finish(self, exchange: Exchange, answer: Answer, meaning: str | None) -> None:
-        seconds = self._clock() - exchange.arrived
+    def _group(self, exchange: Exchange) -> bytes:
+        """Method and path. Most requests are for the same as the one before."""
+        key = (exchange.method, exchange.target)
+        if key != self._grouped:
+            self._grouped, self._last_group = key, b"%b %b" % (exchange.method, exchange.path)
+        return self._last_group
+
+    def _finish(self, exchange: Exchange, answer: Answer, meaning: str | None, now: float) -> None:
+        seconds = now - exchange.arrived
         outcome = answer.outcome
         if isinstance(outcome, Reply):
             head, body = outcome.head, outcome.body
@@ -232,7 +248,7 @@ class Front:
             status=outcome.status,
             size=size,
             seconds=seconds,
-            call_id=exchange.header(b"x-call-id"),
+            call_id=exchange.noted.get(CALL_ID),
             outcome=meaning,
             batch=answer.batch,
             batch_size=answer.batch_size,
@@ -245,8 +261,27 @@ class Front:
         log.log(line.level, line)
 
 
+class _Call:
+    """A request between admission and answer. Thousands may wait, and this is less than two closures."""
+
+    __slots__ = ("_exchange", "_front", "_request")
+
+    def __init__(self, front: Front, exchange: Exchange, request: Request) -> None:
+        self._front = front
+        self._exchange = exchange
+        self._request = request
+
+    def deliver(self, answer: Answer) -> None:
+        self._front.deliver(self._exchange, self._request, answer)
+
+    def gone(self) -> None:
+        self._front.withdraw(self._request)
+
+
 class MetricsPage:
     """The application on the metrics port: /metrics and nothing else."""
+
+    noted_headers: frozenset[bytes] = frozenset()
 
     def __init__(self, exposition: Exposition) -> None:
         self._exposition = exposition

@@ -74,9 +74,10 @@ class Greeting:
 
 def request_head(method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """The head of a request: ``METHOD target`` and one ``name: value`` line per header."""
-    lines = [b"%b %b\r\n" % (method, target)]
-    lines += [b"%b: %b\r\n" % header for header in headers]
-    return b"".join(lines)
+    parts = [method, b" ", target, b"\r\n"]
+    for name, value in headers:
+        parts += (name, b": ", value, b"\r\n")
+    return b"".join(parts)
 
 
 def parse_request_head(head: bytes) -> tuple[str, str, list[tuple[str, str]]]:

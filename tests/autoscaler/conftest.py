@@ -1,15 +1,11 @@
-"""Hypothesis judges answers here, never speed: the machine may be busy with other tests."""
+"""The API server of the tests that need a real one."""
 
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from autoscaler.control_plane import Access, an_access
 from slo_autoscaler.platforms.kube_api import KubeApi
-
-settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")

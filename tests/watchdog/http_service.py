@@ -30,6 +30,7 @@ class Echo:
     hold: bool = False
     exchanges: list[Exchange] = field(default_factory=list)
     disconnected: int = 0
+    noted_headers: frozenset[bytes] = frozenset((b"x-timeout",))
 
     def refuse(self, exchange: Exchange) -> WatchdogError | None:
         return self.refusal

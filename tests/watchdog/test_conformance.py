@@ -87,6 +87,8 @@ class Reading:
 class Recorder:
     """Answers at once and remembers what it was given."""
 
+    noted_headers: frozenset[bytes] = frozenset()
+
     def __init__(self) -> None:
         self.reading = Reading()
 

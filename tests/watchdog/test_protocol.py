@@ -56,6 +56,17 @@ def test_a_connection_that_is_gone_is_freed_without_the_collector(held: bool):
         gc.enable()
 
 
+def test_headers_that_the_application_notes_are_found_by_name_the_first_of_several():
+    async def body(service: Service, client: Client) -> None:
+        await client.send(
+            b"GET / HTTP/1.1\r\nHost: x\r\nX-Timeout: 1s\r\nX-Other: a\r\nx-timeOut: 2s\r\n\r\n"
+        )
+        await client.answer()
+        assert service.application.exchanges[0].noted == {b"x-timeout": b"1s"}
+
+    scenario(body)
+
+
 def test_connection_close_is_honoured_and_said():
     async def body(service: Service, client: Client) -> None:
         await client.send(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
