@@ -146,8 +146,8 @@ class Exchange:
         self.refused = False
         self.answer: tuple[bytes, bytes] | None = None
         self.on_disconnect: Callable[[], None] | None = None
-        """Called if the client goes before it is answered. Dropped with the answer, since it may lead back here,
-        and only what is in no cycle is freed at once."""
+        """Called if the client goes before it is answered. Dropped with the answer, since it may lead back to
+        this object, and only what is in no cycle is freed at once."""
 
     @property
     def path(self) -> bytes:
