@@ -60,6 +60,10 @@ _RETRY: Final = 2
 _RUNNING: Final = 3
 
 
+TRY_ALONE_EVERY: Final = 8
+"""Batches of late requests, while by what was learnt nothing can be on time."""
+
+
 class _Group:
     """Requests that may share a batch. It lives as long as one of them waits."""
 
@@ -109,6 +113,7 @@ class Scheduler:
         self._latest = 0.0
         self._last_deadline = 0.0
         self._left_behind = 0
+        self._hopeless = 0
         self._counts = [0, 0, 0, 0]
 
     @property
@@ -327,9 +332,7 @@ class Scheduler:
         if idle and late and not self._counts[_ON_TIME] and not self._shed_late:
             first = self._admitted[self._first_late()]
             group, budget = first.group, first.request.deadline - first.request.arrived
-            # Who comes meanwhile must still have time for a batch as long as this one, if any can be on time.
-            best = self._model.best_size
-            size = min(group.number_late, best, self._model.largest_within(budget / 2) or best)
+            size = min(group.number_late, self._late_size(budget / 2))
             return self._dispatch(
                 [self._pop(group.late, _LATE) for _ in range(size)], DispatchReason.LATE, now
             )
@@ -342,6 +345,20 @@ class Scheduler:
             return self._dispatch([last], DispatchReason.LATE, now)
         self._late.clear()
         return Shed(tuple(self._leave(id_).request for id_ in ids))
+
+    def _late_size(self, span: float) -> int:
+        """The size for a batch of late requests, which leaves ``span`` seconds to who comes meanwhile.
+
+        By what was learnt nobody may be on time any more: then the size with the best throughput. But it may
+        be wrong, after a stall of the machine, and large batches do not show what a small one takes: so at
+        times one request goes alone.
+        """
+        best = self._model.best_size
+        fits = self._model.largest_within(span)
+        if fits:
+            return min(fits, best)
+        self._hopeless += 1
+        return best if self._hopeless % TRY_ALONE_EVERY else 1
 
     def _dispatch(
         self, entries: list[_Entry], reason: DispatchReason, now: float, late: Sequence[_Entry] = ()

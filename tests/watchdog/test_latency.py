@@ -381,3 +381,10 @@ def test_memory_and_work_do_not_grow_with_the_largest_size_allowed():
     model = learn(LatencyModel(65536), accelerator, [1, 2, 4], times=500)
     assert len(model._upper) == len(model._mean) == 8
     assert all(len(samples.kept) <= WINDOW for samples in model._samples.values())
+
+
+def test_of_sizes_that_contradict_each_other_the_one_that_ran_last_is_believed_whatever_lies_between():
+    model = learn(LatencyModel(64), accelerator, [1, 2, 4, 8, 16, 32, 64], times=30)
+    learn(model, lambda size: 10 * accelerator(64), [1], times=30)
+    learn(model, accelerator, [64], times=1)
+    assert model.predict(1) <= 1.01 * accelerator(64)

@@ -50,6 +50,20 @@ def test_an_overloaded_queue_leaves_its_answers_time_for_their_way_to_the_client
     assert goodput[1] > 0.985 * goodput[0]
 
 
+@pytest.mark.parametrize("span", [0.064, 0.12], ids=["the largest batch fits", "it does not"])
+def test_a_stall_under_overload_is_forgotten_though_by_what_it_taught_nothing_can_be_on_time(span: float):
+    """While that is believed only late requests are served, and in the largest batches."""
+
+    def law(size: int) -> float:
+        stalls = 400 < len(simulation.sizes) <= 430
+        return 0.002 + span * size / 64 + 0.2 * stalls
+
+    simulation = Simulation(law)
+    outcome = simulation.run(2.5 * 2 * 64 / (0.002 + span), 40)
+    assert outcome.attainment(10, 11) == 0.0
+    assert outcome.attainment(20, 40) > 0.9 * outcome.attainment(2, 6) > 0.3
+
+
 def maximum_rate(law: Law, slo_latency: float, *, within: float) -> float:
     """The highest rate at which 99 % of the requests are within the SLO, by bisection."""
     low, high = 10.0, 5000.0
