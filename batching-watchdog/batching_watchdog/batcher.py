@@ -126,8 +126,7 @@ class Batcher:
         if not self._answers:
             self._drained.clear()
         self._answers[request.id] = answer
-        if not self._woken:
-            self._wake()
+        self._wake()
         if displaced is not None:
             error = self._scheduler.refusal(self._workers, displaced=True)
             self._answer(displaced, Answer(error, 0, self._clock() - displaced.arrived))

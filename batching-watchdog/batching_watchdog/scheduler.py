@@ -24,6 +24,10 @@ from batching_watchdog.latency import LatencyModel
 from batching_watchdog.messages import Batch, DispatchReason, Request
 from batching_watchdog.policy import BatchingPolicy, Late, QueueHead, Take, Wait
 
+TRY_ALONE_EVERY: Final = 8
+"""Of so many batches of late requests one is of a single request while, by what was learnt, nobody can be on
+time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
@@ -58,10 +62,6 @@ _ON_TIME: Final = 0
 _LATE: Final = 1
 _RETRY: Final = 2
 _RUNNING: Final = 3
-
-
-TRY_ALONE_EVERY: Final = 8
-"""Batches of late requests, while by what was learnt nothing can be on time."""
 
 
 class _Group:
