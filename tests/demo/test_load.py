@@ -298,8 +298,10 @@ def start_plan(url, tmp_path, rate):
     body.write_bytes(b"x")
     path = tmp_path / "plan.json"
     path.write_text(plan([(Stream(Target(url), steps(rate), 1), [body])], 2.0))
+    # Who runs the tests as a background job ignores SIGINT, and its children would too.
+    listening = ("env", "--default-signal=INT")
     return subprocess.Popen(
-        [sys.executable, "-m", "local_openfaas.demo.load", "--plan", str(path)],
+        [*listening, sys.executable, "-m", "local_openfaas.demo.load", "--plan", str(path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
