@@ -22,7 +22,6 @@ often only the cost of a call.
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from math import inf
 from operator import itemgetter, mul
 from typing import Final, NamedTuple
 
@@ -290,11 +289,11 @@ def _agree(sizes: Sequence[float], seconds: Sequence[float], known: Sequence[_Sa
     The only run of a size counts for no more than as many requests cost at the next smaller size: a batch is
     seldom dearer than its parts, and first runs are often slow.
     """
-    agreed = list(seconds)
-    for index, samples in enumerate(known):
-        # Not of the next size alone: that may have run last before either.
-        later = (seconds[n] for n in range(index + 1, len(known)) if known[n].last > samples.last)
-        agreed[index] = min(agreed[index], min(later, default=inf))
+    # Larger ones of any distance: the next size may have run last before either.
+    agreed = [
+        min(seconds[n] for n in range(index, len(known)) if known[n].last >= samples.last)
+        for index, samples in enumerate(known)
+    ]
     for index in range(1, len(agreed)):
         if len(known[index].kept) == 1:
             agreed[index] = min(agreed[index], agreed[index - 1] * sizes[index] / sizes[index - 1])

@@ -1,4 +1,4 @@
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from local.harness import samples, with_platform
@@ -33,7 +33,6 @@ def test_the_exposed_names_and_labels_are_exactly_the_gateways(tmp_path):
     with_platform(tmp_path, scenario)
 
 
-@settings(deadline=None)
 @given(seconds=st.lists(st.floats(0, 20), min_size=1, max_size=30))
 def test_buckets_count_what_is_not_longer_than_their_edge(seconds):
     metrics = GatewayMetrics(list)

@@ -1,9 +1,10 @@
 """A listener of ``protocol`` in the test's own event loop, and a client that sees every byte."""
 
 import asyncio
+import gc
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 from batching_watchdog.errors import WatchdogError
@@ -170,3 +171,19 @@ def scenario(
             await body(service, await service.connect())
 
     asyncio.run(run())
+
+
+@contextmanager
+def no_collector() -> Iterator[None]:
+    """The collector does not run: what is in a cycle stays alive."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def alive(*kinds: type) -> int:
+    """How many objects of these kinds there are."""
+    return sum(isinstance(each, kinds) for each in gc.get_objects())

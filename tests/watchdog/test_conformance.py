@@ -295,14 +295,14 @@ def split(data: bytes, cuts: set[int]) -> list[bytes]:
 CUTS = st.sets(st.integers(1, 600), max_size=6)
 
 
-@settings(deadline=None, derandomize=not FUZZ_EXAMPLES, max_examples=FUZZ_EXAMPLES or 300)
+@settings(derandomize=not FUZZ_EXAMPLES, max_examples=FUZZ_EXAMPLES or 300)
 @given(st.lists(messages(), min_size=1, max_size=4), CUTS)
 def test_requests_are_read_as_h11_reads_them(parts: list[bytes], cuts: set[int]):
     data = b"".join(parts)
     compare(data, split(data, cuts))
 
 
-@settings(deadline=None, derandomize=not FUZZ_EXAMPLES, max_examples=FUZZ_EXAMPLES or 900)
+@settings(derandomize=not FUZZ_EXAMPLES, max_examples=FUZZ_EXAMPLES or 900)
 @given(mutants(), CUTS)
 @example(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n", set())
 def test_broken_requests_are_refused_as_h11_refuses_them_but_for_listed_differences(
@@ -311,7 +311,7 @@ def test_broken_requests_are_refused_as_h11_refuses_them_but_for_listed_differen
     compare(data, split(data, cuts))
 
 
-@settings(deadline=None, derandomize=not FUZZ_EXAMPLES, max_examples=FUZZ_EXAMPLES or 300)
+@settings(derandomize=not FUZZ_EXAMPLES, max_examples=FUZZ_EXAMPLES or 300)
 @given(mutants(), CUTS)
 def test_where_the_reads_end_makes_no_difference(data: bytes, cuts: set[int]):
     whole = read([data])

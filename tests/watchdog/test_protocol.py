@@ -1,11 +1,10 @@
 import asyncio
-import gc
 
 import pytest
 
 from batching_watchdog import protocol
 from batching_watchdog.errors import QueueFull
-from watchdog.http_service import LIMITS, Client, Echo, Service, scenario
+from watchdog.http_service import LIMITS, Client, Echo, Service, alive, no_collector, scenario
 
 GET = b"GET /a?b=c HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -32,8 +31,7 @@ def test_a_connection_is_kept_for_the_next_request():
 
 @pytest.mark.parametrize("held", [False, True], ids=["answered", "withdrawn"])
 def test_a_connection_that_is_gone_is_freed_without_the_collector(held: bool):
-    def alive() -> int:
-        return sum(isinstance(each, protocol.HttpProtocol | protocol.Exchange) for each in gc.get_objects())
+    kinds = protocol.HttpProtocol, protocol.Exchange
 
     async def body(service: Service, client: Client) -> None:
         await client.send(GET)
@@ -41,19 +39,15 @@ def test_a_connection_that_is_gone_is_freed_without_the_collector(held: bool):
             await service.until(lambda: len(service.application.exchanges) == 1)
         else:
             await client.answer()
-        assert alive() >= 1
+        assert alive(*kinds) >= 1
         service.application.exchanges.clear()
         client.writer.close()
         await service.until(lambda: not len(service.connections))
         await asyncio.sleep(0)
-        assert alive() == 0
+        assert alive(*kinds) == 0
 
-    gc.collect()
-    gc.disable()
-    try:
+    with no_collector():
         scenario(body, Echo(hold=held))
-    finally:
-        gc.enable()
 
 
 def test_headers_that_the_application_notes_are_found_by_name_the_first_of_several():

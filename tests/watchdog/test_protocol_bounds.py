@@ -54,7 +54,7 @@ PIECES = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(PIECES, max_size=30), st.booleans())
 def test_whatever_comes_nothing_escapes_and_what_is_kept_is_bounded(pieces: list[bytes], hold: bool):
     made, _, application = connect(Echo(hold=hold))

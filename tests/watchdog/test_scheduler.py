@@ -256,7 +256,7 @@ def machine(policy_name: str, late: str) -> type:
         (SchedulerMachine,),
         {"name": policy_name, "shed_late": late == "shed"},
     )
-    kind.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+    kind.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
     return kind.TestCase
 
 

@@ -1,7 +1,6 @@
 """The front with a real queue and real sockets; only the worker is the test's."""
 
 import asyncio
-import gc
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -19,7 +18,7 @@ from batching_watchdog.policy import POLICIES, PolicySettings
 from batching_watchdog.protocol import Exchange
 from batching_watchdog.scheduler import Scheduler
 from batching_watchdog.server import Front
-from watchdog.http_service import Answer, Client, Clock, Service, serving
+from watchdog.http_service import Answer, Client, Clock, Service, alive, no_collector, serving
 
 
 @dataclass(eq=False)
@@ -108,12 +107,9 @@ def test_method_path_and_batch_key_keep_requests_apart_and_the_query_does_not():
 
 @pytest.mark.parametrize("answered", [True, False])
 def test_a_request_that_is_answered_or_withdrawn_is_freed_without_the_collector(answered: bool):
-    def alive() -> int:
-        return sum(isinstance(each, Exchange) for each in gc.get_objects())
-
     async def body(bench: Bench) -> None:
         client = await bench.ask()
-        assert alive() == 1
+        assert alive(Exchange) == 1
         if answered:
             bench.batcher.worker_idle(bench.worker)
             await bench.service.until(lambda: bool(bench.worker.batches))
@@ -122,14 +118,10 @@ def test_a_request_that_is_answered_or_withdrawn_is_freed_without_the_collector(
         else:
             client.writer.close()
             await bench.service.until(lambda: bench.metrics.in_flight == 0)
-        assert alive() == 0
+        assert alive(Exchange) == 0
 
-    gc.collect()
-    gc.disable()
-    try:
+    with no_collector():
         scenario(body)
-    finally:
-        gc.enable()
 
 
 def refusals(bench: Bench) -> dict[str, int]:
