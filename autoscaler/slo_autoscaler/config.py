@@ -312,7 +312,7 @@ class ScalingConfig:
     max_replicas: Count = 5
     """Where the label com.openfaas.scale.max is absent."""
     utilisation_target: Annotated[float, Field(gt=0, le=1)] = 0.8
-    utilisation_limit: Annotated[float, Field(gt=0, le=1)] = 1.0
+    utilisation_limit: Annotated[float, Field(gt=0, le=1)] = 0.9
     """How near to the capacity to plan while error budget is in hand."""
     tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.1
     min_samples: Count = 20

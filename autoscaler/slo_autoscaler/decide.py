@@ -257,6 +257,7 @@ def _look_ahead(
         horizon,
     )
     likely = rate if expected is None else expected
+    highest = max((value for _, value in rates.within(now, start_up)), default=rate)
     surge = _surge(spec, seen, rate)
     if surge is not None:
         # One interval may be a spike that is over before anything has started; two in a row are none, nor is
@@ -272,27 +273,29 @@ def _look_ahead(
     is_futile = futile(
         seen, state.service_baseline, is_missed=is_missed, overloaded=bool(seen.capacity) and not room
     )
-    correction, corrected_at = state.correction, state.corrected_at
-    if lasts and room and not is_futile and settled and now - corrected_at >= spec.settle_time:
-        correction, corrected_at = max(CORRECTION_FLOOR, correction * CORRECTION_STEP), now
-    # Time without data is not quiet.
+    # What more replicas would not mend is neither spent nor regretted. Time without data is not quiet.
+    burn = None if is_futile or (quick(seen) and is_missed) else seen.burn_short or 0.0
     passed = min(max(0.0, now - state.seen_at), spec.longest_gap)
+    headroom = state.headroom.after(now, passed, rate, seen.arrival_rate_now or 0.0, burn)
+    # A capacity is doubted when there are more misses than head room answers.
+    doubted = lasts and (headroom.excessive or is_futile or not seen.capacity)
+    correction, corrected_at = state.correction, state.corrected_at
+    if doubted and room and not is_futile and settled and now - corrected_at >= spec.settle_time:
+        correction, corrected_at = max(CORRECTION_FLOOR, correction * CORRECTION_STEP), now
     if not is_missed:
         correction = 1.0 - (1.0 - correction) * math.exp(-passed / CORRECTION_RECOVERY)
     # Twice its lag is the rate window: what it holds must have happened at the present count.
     shown = since_change > 2.0 * spec.rate_lag
     knee = _knee(seen, scale, state, passed, beyond=lasts and shown and not is_futile)
-    # What more replicas would not mend is neither spent nor regretted.
-    burn = None if is_futile or (quick(seen) and is_missed) else seen.burn_short or 0.0
-    headroom = state.headroom.after(now, passed, rate, seen.arrival_rate_now or 0.0, burn)
     outlook = Outlook(
         forecast=likely,
         horizon=horizon,
+        rising=expected is not None and expected > highest,
         utilisation=headroom.utilisation(spec.utilisation_target, spec.utilisation_limit),
         standing=headroom.standing(now, likely, horizon),
         kept=headroom.standing(now, likely, KEPT_HORIZONS * horizon),
         correction=correction,
-        missed=lasts,
+        missed=doubted,
         settled=settled,
         burning=lasts and shown and panics(seen),
         futile=is_futile,
@@ -520,7 +523,13 @@ def _why_same(wish: Recommendation, tolerated: bool, scale: Scale, bounds: _Boun
     return Reason.WITHIN_RANGE
 
 
-_HOLDS: Final = {Reason.WILL_NOT_HELP, Reason.SLO_MISSED, Reason.SETTLING, Reason.TOO_FEW_SAMPLES}
+_HOLDS: Final = {
+    Reason.SETTLING,
+    Reason.SLO_MISSED,
+    Reason.TOO_FEW_SAMPLES,
+    Reason.WILL_NOT_HELP,
+    Reason.WITHIN_TOLERANCE,
+}
 """Reasons for which a policy itself wants the current count."""
 
 

@@ -20,8 +20,13 @@ Forecaster = Callable[[Sequence[Entry], float, float], float | None]
 MIN_POINTS: Final = 4
 """With fewer points nothing is said about a trend."""
 
-TREND_SIGNIFICANCE: Final = 2.0
-"""A trend counts when it is twice its standard error; else arrivals' own noise would be extrapolated."""
+TREND_SIGNIFICANCE: Final = 8.0
+"""A trend counts when it is eight times its standard error. Two would do if the values were independent; but
+rates are of windows that overlap, so noise comes as short slopes, and those would be extrapolated."""
+
+STEEP: Final = 0.4
+"""A trend counts when it leads to more than the newest value by this share. What is less fits into what is not
+planned with, and is noise more often than not."""
 
 GROWTH_PER_SECOND: Final = 0.006
 """A forecast exceeds the recent maximum by at most this share for each second ahead, however steep the line:
@@ -55,7 +60,7 @@ def forecast(
 
 
 def trend(points: Sequence[Entry], now: float, horizon: float) -> float | None:
-    """Level and trend: a least squares line; None if its slope is not significant."""
+    """Level and trend: a least squares line; None if its slope is not significant, or hardly leads up."""
     count = len(points)
     mean_t = sum(t for t, _ in points) / count
     mean_v = sum(v for _, v in points) / count
@@ -67,7 +72,8 @@ def trend(points: Sequence[Entry], now: float, horizon: float) -> float | None:
     error = math.sqrt(residual / (count - 2) / spread)
     if abs(slope) < TREND_SIGNIFICANCE * error:
         return None
-    return mean_v + slope * (now + horizon - mean_t)
+    ahead = mean_v + slope * (now + horizon - mean_t)
+    return ahead if ahead >= (1.0 + STEEP) * points[-1][1] else None
 
 
 def holt(points: Sequence[Entry], now: float, horizon: float) -> float | None:

@@ -19,17 +19,27 @@ from typing import Final
 from slo_autoscaler.recurrence import BURST, Recurrence
 from slo_autoscaler.window import History, SlidingMax
 
-PLANNED: Final = 0.5
+PLANNED: Final = 0.55
 """Share of the error budget that is planned to be spent; the rest is for what nobody has planned."""
 
-STEADY: Final = 0.9
-"""Likewise, of a load that has been steady for ``MEAN_MEMORY``: it holds little that nobody has planned."""
+STEADY: Final = 0.98
+"""Likewise, of a load that has been steady for ``FAMILIAR``: it holds little that nobody has planned."""
 
-SURPRISE: Final = 2.0
-"""A load is steady if its highest is its mean; no longer at all if it is so many times that."""
+CALM: Final = 1.5
+"""A load is steady if its highest is no more than so many times its mean;"""
 
-CREDIT: Final = 300.0
+SURPRISE: Final = 1.7
+"""no longer at all if it is so many times that."""
+
+FAMILIAR: Final = 1200.0
+"""Seconds after which a load that has been steady is expected to stay so."""
+
+CREDIT: Final = 400.0
 """Budget seconds in hand with which planning is as near to the capacity as it may be."""
+
+EXCESS: Final = 100.0
+"""Budget seconds overspent from which misses speak against the capacity: fewer are the chance that the room is
+for, and answered by more of it."""
 
 REGRET: Final = 200.0
 """Budget seconds regretted with which the room is as large as it may be."""
@@ -37,7 +47,7 @@ REGRET: Final = 200.0
 LONGEST: Final = 800.0
 """Budget seconds: no incident counts for more than this."""
 
-CAREFUL: Final = 0.77
+CAREFUL: Final = 0.68
 """Of the usual utilisation, with ``LONGEST`` overspent."""
 
 MEAN_MEMORY: Final = 1800.0
@@ -63,7 +73,8 @@ class Headroom:
     overspent: float = 0.0
     """Budget seconds beyond what was planned, of all misses; negative: in hand."""
     regret: float = 0.0
-    """Likewise, of those misses that more room would have avoided; never negative."""
+    """Likewise, of those misses that more room would have avoided, and nothing in hand paid for; never
+    negative."""
     mean_rate: float | None = None
     """Requests per second; None before the first one."""
     known_for: float = 0.0
@@ -97,10 +108,13 @@ class Headroom:
             return replace(seen, mean_rate=rate) if rate > 0.0 else seen
         span = min(self.known_for + passed, MEAN_MEMORY)
         mean = self.mean_rate + (rate - self.mean_rate) * (passed / span if span > 0.0 else 0.0)
-        planned = _planned(max(known, newest) / mean if mean > 0.0 else SURPRISE, span)
+        # After a sudden peak the next may come, unless it is known when.
+        sudden = recurrence.distances is None and recurrence.repeated(now, PEAK_SPAN)
+        surprise = SURPRISE if sudden or mean <= 0.0 else max(known, newest) / mean
+        planned = _planned(surprise, span)
         change = passed * (burn - planned) * rate / mean if burn is not None and mean > 0.0 else 0.0
         cause = max(load for _, load in burst.within(now, CAUSE))
-        avoidable = earlier >= AS_HIGH * cause
+        avoidable = earlier >= AS_HIGH * cause and self.overspent >= 0.0
         return replace(
             seen,
             mean_rate=mean,
@@ -131,6 +145,11 @@ class Headroom:
         return load + share * max(0.0, self.peak(now) - load)
 
     @property
+    def excessive(self) -> bool:
+        """More is overspent than by chance: misses may mean that the capacity is not what it was learnt to be."""
+        return self.overspent > EXCESS
+
+    @property
     def prepared(self) -> bool:
         """The next peak will find all that the recent one needed, for it is known when it comes."""
         return self.regret >= REGRET and self.recurrence.distances is not None
@@ -158,5 +177,5 @@ def _planned(surprise: float, known_for: float) -> float:
 
     ``surprise`` is the highest load as a multiple of its mean, which is of ``known_for`` seconds.
     """
-    steadiness = min(max((SURPRISE - surprise) / (SURPRISE - 1.0), 0.0), 1.0)
-    return PLANNED + (STEADY - PLANNED) * steadiness * min(known_for / MEAN_MEMORY, 1.0)
+    steadiness = min(max((SURPRISE - surprise) / (SURPRISE - CALM), 0.0), 1.0)
+    return PLANNED + (STEADY - PLANNED) * steadiness * min(known_for / FAMILIAR, 1.0)

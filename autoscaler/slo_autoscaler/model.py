@@ -13,7 +13,7 @@ from slo_autoscaler.window import History, SlidingMax
 
 Numbers = Mapping[str, float | None]
 
-BUDGET_STRETCH: Final = 2.0
+BUDGET_STRETCH: Final = 1.5
 """The stabilisation window is this many times longer when no error budget is left."""
 
 CORRECTION_FLOOR: Final = 0.5
@@ -261,6 +261,8 @@ class Outlook:
     """The objective is missed by more than chance explains, on enough samples, and that goes on."""
     settled: bool
     """No replica is starting, and the query window holds only the time since the last one did."""
+    rising: bool = False
+    """The forecast is higher than what there lately was."""
     burning: bool = False
     """The budget burns at a panic rate over the window and still does over the rate window, which holds only
     the time since the last change."""

@@ -52,6 +52,10 @@ BACKLOG_HORIZONS: Final = 3.0
 """A backlog is worked off in this many times what is looked ahead, by the head room first. It is late already
 and waits in a lane of its own, where it delays nobody who can still be on time: no reason for many."""
 
+UP_TOLERANCE: Final = 0.05
+"""``slo`` lives with so many per cent fewer replicas than are wanted, and asks for more from there on: what is
+not planned with covers it, and a load at the edge between two counts would be followed for nothing."""
+
 MAX_LATENCY_RATIO: Final = 2.0
 """``slo`` without a learnt capacity doubles at most: past the knee latency says that replicas are missing,
 not how many."""
@@ -61,7 +65,8 @@ def slo(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> 
     """Size by rate and learnt capacity; latency is the correction, not the measure.
 
     replicas = ceil(forecast / (capacity x correction x utilisation)), and no fewer than what
-    (forecast + backlog / 3 horizons) or what must stand ready need at the whole capacity x correction.
+    (forecast + backlog / 3 horizons) or what must stand ready need at the whole capacity x correction. Less
+    than ``UP_TOLERANCE`` above the current count is the current count.
 
     Backlog is what is in flight beyond what the available replicas hold within the SLO by Little's law
     (capacity x slo_latency each). The result counts every replica asked for, so pending ones are not asked
@@ -77,12 +82,16 @@ def slo(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> 
     one = capacity * outlook.correction * outlook.utilisation
     raw = load(seen, scale, outlook) / one
     wanted = math.ceil(raw - 1e-9)
+    tolerated = not outlook.rising and scale.desired < raw <= scale.desired * (1.0 + UP_TOLERANCE)
+    if tolerated:
+        wanted = scale.desired
     if outlook.missed and outlook.settled and wanted <= scale.desired:
         more = wanted == scale.desired
         return Recommendation(scale.desired + more, Reason.SLO_MISSED)
     if wanted < scale.desired:
         return Recommendation(wanted, Reason.LOAD_BELOW_CAPACITY, raw)
-    # No tolerance upwards: what is not planned with is the head room, and it is used up.
+    if tolerated:
+        return Recommendation(wanted, Reason.WITHIN_TOLERANCE)
     if math.ceil(outlook.forecast / one - 1e-9) > scale.desired:
         return Recommendation(wanted, Reason.LOAD_ABOVE_CAPACITY)
     kept = outlook.standing * outlook.utilisation > _arriving(seen, scale, outlook)

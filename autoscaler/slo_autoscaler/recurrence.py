@@ -73,6 +73,10 @@ class Recurrence:
         """The usual distance, in seconds; None without a rhythm."""
         return None if self.distances is None else sum(self.distances) / 2.0
 
+    def repeated(self, now: float, span: float) -> bool:
+        """Tell whether a peak began in the last ``span`` seconds that was not the first one known."""
+        return len(self.begins) > 1 and now - self.begins[-1] < span
+
     def due(self, now: float, ahead: float) -> bool:
         """Tell whether a peak may begin within ``ahead`` seconds; so it may at any time without a rhythm."""
         distances = self.distances

@@ -12,11 +12,12 @@ from autoscaler import values
 from autoscaler.values import observations, scales, seen, specs
 from slo_autoscaler import decide as module
 from slo_autoscaler.decide import CORRECTION_FLOOR, decide, unapplied
-from slo_autoscaler.headroom import LONGEST, PEAK_SPAN, PLANNED, REGRET, Headroom
+from slo_autoscaler.headroom import CREDIT, EXCESS, LONGEST, PEAK_SPAN, PLANNED, REGRET, Headroom
 from slo_autoscaler.model import Observation, RateLimit, Reason, Scale, TargetState
+from slo_autoscaler.policies import UP_TOLERANCE
 from slo_autoscaler.recurrence import Recurrence
 from slo_autoscaler.restart import LONGEST_START_UP
-from slo_autoscaler.window import SlidingMax
+from slo_autoscaler.window import History, SlidingMax
 
 TWO = Scale(desired=2, available=2)
 FIVE = Scale(desired=5, available=5)
@@ -252,6 +253,7 @@ ONE = Scale(1, 1)
 SLOWER = seen(rate=100.0, attainment=0.9, service_mean=0.09, queue_mean=0.001)
 BURNING = seen(rate=140.0, attainment=0.8, burn_short=20.0)
 SOME_TIME_AGO = {"changed_at": LATER - 25.0}
+OVERSPENT = {"headroom": Headroom(overspent=1.2 * EXCESS, mean_rate=100.0), "seen_at": LATER - 1.0}
 REGRETTED = {
     "headroom": Headroom(
         regret=REGRET / 2.0 + PLANNED * LATER,
@@ -301,7 +303,7 @@ HOLDS = [
         None,
         seen(rate=100.0, up_replicas=5.0, budget_remaining=0.25),
         FIVE,
-        lately=(LATER - 89.0, 5),
+        lately=(LATER - 74.0, 5),
     ),
     Case(
         Reason.BUDGET_LOW,
@@ -310,7 +312,7 @@ HOLDS = [
         FIVE,
     ),
     # The objective is missed, and what it takes is there: the capacity's correction is next.
-    Case(Reason.SLO_MISSED, None, seen(rate=100.0, up_replicas=5.0, attainment=0.9), FIVE),
+    Case(Reason.SLO_MISSED, None, seen(rate=100.0, up_replicas=5.0, attainment=0.9), FIVE, state=OVERSPENT),
     Case(Reason.WILL_NOT_HELP, None, seen(capacity=0.0)),
     Case(Reason.WILL_NOT_HELP, None, seen(attainment=0.9, service_one=0.11)),
     Case(Reason.WILL_NOT_HELP, None, SLOWER, state={"service_baseline": 0.05}),
@@ -325,12 +327,18 @@ CHANGES = [
     Case(Reason.BACKLOG, 3, seen(rate=140.0, in_flight=6000.0)),
     Case(Reason.BACKLOG, 3, seen(rate=0.0, samples=0.0, in_flight=16000.0), ONE),
     # 280/s came in within the hour, and half as much as may be is regretted: ready for 100 + (280 - 100) / 2.
-    Case(Reason.RECENT_PEAK, 2, seen(), ONE, {"utilisation_target": 1.0}, REGRETTED),
-    Case(Reason.SLO_MISSED, 3, seen(rate=140.0, attainment=0.9)),
-    Case(Reason.SLO_MISSED, 3, replace(SLOWER, rate=140.0), state={"service_baseline": 0.065}),
     Case(
-        Reason.SLO_MISSED, 3, replace(SLOWER, rate=140.0, queue_mean=0.01), state={"service_baseline": 0.05}
+        Reason.RECENT_PEAK, 2, seen(), ONE, {"utilisation_target": 1.0, "utilisation_limit": 1.0}, REGRETTED
     ),
+    Case(Reason.SLO_MISSED, 3, seen(rate=140.0, attainment=0.9), state=OVERSPENT),
+    Case(Reason.SLO_MISSED, 3, replace(SLOWER, rate=140.0), state={"service_baseline": 0.065} | OVERSPENT),
+    Case(
+        Reason.SLO_MISSED,
+        3,
+        replace(SLOWER, rate=140.0, queue_mean=0.01),
+        state={"service_baseline": 0.05} | OVERSPENT,
+    ),
+    Case(Reason.SLO_MISSED, 3, seen(capacity=None, attainment=0.9, p99=0.11)),
     Case(Reason.BURN_RATE, 3, BURNING, state=SOME_TIME_AGO),
     Case(Reason.BURN_RATE, 4, replace(BURNING, rate=140.0), Scale(3, 3), state=SOME_TIME_AGO),
     Case(Reason.BURN_RATE, 3, replace(BURNING, p99=0.12), TWO, {"policy": "proportional"}, SOME_TIME_AGO),
@@ -471,8 +479,10 @@ def test_the_start_up_time_is_learnt_from_scale_ups_and_moves_the_horizon():
 
 
 def test_misses_with_room_shrink_the_correction_once_a_settled_period_and_quiet_time_restores_it():
-    spec, bad = a_spec(settle_time=40.0), seen(rate=100.0, attainment=0.9, up_replicas=5.0)
+    spec = a_spec(settle_time=40.0)
+    bad = seen(rate=100.0, attainment=0.9, burn_short=10.0, up_replicas=5.0)
     state = TargetState.initial(spec, FIVE, 0.0)
+    _, state = decide(spec, bad, FIVE, state, 20.0)
     _, state = decide(spec, bad, FIVE, state, 39.0)
     assert state.correction == 1.0
     for now in (40.0, 45.0, 79.0):
@@ -544,10 +554,35 @@ def test_panic_adds_one_and_waits_until_the_rate_window_shows_what_came_of_it():
     assert ups == [(25, 3, Reason.BURN_RATE), (50, 4, Reason.BURN_RATE)]
 
 
+def test_misses_that_the_head_room_is_for_are_not_the_capacitys_fault():
+    bad = seen(rate=140.0, attainment=0.9, burn_short=2.0, up_replicas=5.0)
+    in_hand = {"headroom": Headroom(overspent=-CREDIT, mean_rate=140.0), "seen_at": LATER - 5.0}
+    for headroom, corrected in ((in_hand, 1.0), (OVERSPENT, 0.9)):
+        state = replace(TargetState.initial(a_spec(), FIVE, 0.0), **headroom)
+        decision, state = at(a_spec(), bad, FIVE, state=state)
+        assert state.correction == pytest.approx(corrected)
+        assert decision.reason is (Reason.SLO_MISSED if corrected < 1.0 else Reason.SCALE_DOWN_UNSAFE)
+
+
+def test_a_load_at_the_edge_of_two_counts_is_not_followed_unless_it_rises():
+    spec = a_spec(utilisation_target=0.8, utilisation_limit=0.8)
+    edge = 160.0 * (1.0 + UP_TOLERANCE)
+    decision, state = at(spec, seen(rate=edge), TWO)
+    assert (decision.replicas, decision.reason) == (None, Reason.WITHIN_TOLERANCE)
+    assert at(spec, seen(rate=edge + 1.0), TWO)[0].replicas == 3
+    rising = replace(state, rates=History(60.0))
+    for ago in range(30, 0, -5):
+        rising = replace(rising, rates=rising.rates.push(LATER - ago, 144.0 - 3.0 * ago))
+    decision, _ = at(spec, seen(rate=144.0), TWO, state=rising)
+    assert decision.inputs["forecast"] < edge
+    assert (decision.replicas, decision.reason) == (3, Reason.LOAD_ABOVE_CAPACITY)
+
+
 def test_panic_ends_where_capacity_cannot_be_what_is_wrong():
     # 140/s on replicas of 100/s, four fifths of it planned with: twice what that takes is 3.5.
     spec = a_spec(max_replicas=20)
-    decision, _ = at(spec, replace(BURNING, up_replicas=4.0), Scale(4, 4))
+    state = replace(TargetState.initial(spec, Scale(4, 4), 0.0), **OVERSPENT)
+    decision, _ = at(spec, replace(BURNING, up_replicas=4.0), Scale(4, 4), state=state)
     assert (decision.replicas, decision.reason) == (None, Reason.SLO_MISSED)
 
 
@@ -567,7 +602,7 @@ def test_little_budget_makes_scaling_down_slower_and_much_does_not():
             now += 5.0
             decision, state = decide(spec, calm, FIVE, state, now)
         held_for[budget] = now
-    assert held_for == {None: 60.0, 1.0: 60.0, 0.5: 60.0, 0.25: 90.0, 0.0: 120.0, -3.0: 120.0}
+    assert held_for == {None: 60.0, 1.0: 60.0, 0.5: 60.0, 0.25: 75.0, 0.0: 90.0, -3.0: 90.0}
 
 
 def test_peaks_at_known_times_need_no_longer_window():

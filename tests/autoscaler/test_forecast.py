@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.forecast import DAMPING, FORECASTERS, GROWTH_PER_SECOND, forecast, holt, level
+from slo_autoscaler.forecast import DAMPING, FORECASTERS, GROWTH_PER_SECOND, STEEP, forecast, holt, level
 
 points = st.lists(st.tuples(st.floats(0, 60), st.floats(0, 1e4)), max_size=40).map(
     lambda entries: sorted(entries, key=lambda entry: entry[0])
@@ -21,7 +21,18 @@ def test_no_history_is_no_forecast():
 
 def test_a_rising_line_is_followed_to_the_horizon():
     history = a_line(100.0, 0.5)
-    assert forecast("trend", history, history[-5:], 19.0, 10.0) == pytest.approx(100 + 0.5 * 29)
+    horizon = 120.0
+    assert forecast("trend", history, history[-5:], 19.0, horizon) == pytest.approx(
+        100 + 0.5 * (19 + horizon)
+    )
+
+
+def test_a_rise_that_the_head_room_takes_is_not_followed():
+    history = a_line(100.0, 0.5)
+    reaching = (1.0 + STEEP) * 109.5
+    horizon = (reaching - 109.5) / 0.5
+    assert forecast("trend", history, history[-5:], 19.0, horizon - 0.1) == 109.5
+    assert forecast("trend", history, history[-5:], 19.0, horizon + 0.1) == pytest.approx(reaching, rel=1e-3)
 
 
 def test_a_falling_line_keeps_the_recent_maximum():
@@ -40,7 +51,7 @@ def test_noise_without_a_trend_is_not_extrapolated():
 
 
 def test_a_step_is_extrapolated_no_faster_than_a_load_doubles_in_three_minutes():
-    history = [(float(t), 0.0) for t in range(4)] + [(4.0 + t, 100.0 * t) for t in range(1, 5)]
+    history = [(float(t), max(0.0, 100.0 * (t - 4))) for t in range(3, 9)]
     assert forecast("trend", history, history, 8.0, 20.0) == pytest.approx(400 * (1 + 20 * GROWTH_PER_SECOND))
     assert 150 < 1 / GROWTH_PER_SECOND < 180
 

@@ -9,13 +9,17 @@ from hypothesis import strategies as st
 from slo_autoscaler.headroom import (
     BURST,
     CAREFUL,
+    CALM,
     CREDIT,
+    EXCESS,
+    FAMILIAR,
     LONGEST,
     MEAN_MEMORY,
     PEAK_SPAN,
     PLANNED,
     REGRET,
     STEADY,
+    SURPRISE,
     Headroom,
 )
 
@@ -84,12 +88,39 @@ def test_of_a_load_that_jumps_part_of_the_budget_is_kept_for_what_nobody_has_pla
 def test_of_a_load_that_has_been_steady_for_long_nearly_all_of_the_budget_may_be_spent():
     unknown, _ = play(100.0, 100.0, burn=STEADY)
     assert unknown.overspent > 0.9 * 100.0 * (STEADY - PLANNED)
-    known, now = play(MEAN_MEMORY, 100.0, burn=None)
-    steady, _ = play(300.0, 100.0, burn=STEADY, headroom=known, begin=now)
-    assert steady.overspent == pytest.approx(0.0, abs=1e-6)
-    wavy, now = play(60.0, 150.0, burn=None, headroom=known, begin=now)
-    wavy, _ = play(300.0, 100.0, burn=STEADY, headroom=wavy, begin=now)
-    assert 0.0 < wavy.overspent < 300.0 * (STEADY - PLANNED)
+    known, now = play(FAMILIAR, 100.0, burn=None)
+    for peak, rest in ((100.0, 0.0), (CALM * 100.0, 0.0), (1.6 * 100.0, 0.5), (SURPRISE * 103.0, 1.0)):
+        quick, begin = play(5.0, 100.0, burn=None, headroom=known, begin=now, quick=peak)
+        wavy, _ = play(300.0, 100.0, burn=STEADY, headroom=quick, begin=begin)
+        assert wavy.overspent == pytest.approx(rest * 300.0 * (STEADY - PLANNED), abs=1e-6)
+
+
+def test_sudden_peaks_leave_nothing_to_be_planned_with_until_they_are_known_or_an_hour_is_over():
+    calm, now = play(FAMILIAR, 100.0, burn=None)
+    for _ in range(2):
+        quiet, now = play(BURST + 5.0, 10.0, burn=None, headroom=calm, begin=now)
+        calm, now = play(BURST + 5.0, 100.0, burn=None, headroom=quiet, begin=now)
+    assert calm.recurrence.distances is None
+    seen, now = play(BURST, 100.0, burn=None, headroom=calm, begin=now)
+    after, _ = play(300.0, 100.0, burn=PLANNED, headroom=seen, begin=now)
+    assert after.overspent == pytest.approx(seen.overspent, abs=1e-6)
+    later, now = play(PEAK_SPAN, 100.0, burn=None, headroom=seen, begin=now)
+    after, _ = play(300.0, 100.0, burn=STEADY, headroom=later, begin=now)
+    assert after.overspent == pytest.approx(later.overspent, abs=1e-6)
+
+
+def test_misses_that_credit_pays_for_are_not_regretted():
+    calm, now = play(600.0, 100.0, burn=None)
+    rich, now = play(300.0, 100.0, burn=0.0, headroom=calm, begin=now)
+    spent, now = play(-rich.overspent / 10.0, 100.0, burn=10.0, headroom=rich, begin=now)
+    assert spent.regret <= 5.0 * 10.0, "no more than what one look may hold"
+    poor, _ = play(30.0, 100.0, burn=10.0, headroom=spent, begin=now)
+    assert poor.regret > 200.0
+
+
+def test_little_overspent_is_chance_and_much_is_not():
+    assert not Headroom(overspent=EXCESS).excessive
+    assert Headroom(overspent=EXCESS + 1.0).excessive
 
 
 def test_the_first_misses_at_a_new_load_are_spent_and_not_regretted():

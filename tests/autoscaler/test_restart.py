@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from autoscaler.values import a_spec, seen
 from slo_autoscaler.decide import decide
+from slo_autoscaler.forecast import GROWTH_PER_SECOND
 from slo_autoscaler.headroom import CREDIT, LONGEST, REGRET
 from slo_autoscaler.model import Scale, TargetState
 from slo_autoscaler.restart import LONGEST_START_UP, Past, smoothed, warm
@@ -23,14 +24,16 @@ def test_nothing_known_changes_nothing():
 
 
 def test_the_rates_of_the_past_are_the_history_of_the_forecast():
-    rising = tuple((float(ago), 400.0 - 2.0 * ago) for ago in range(25, 0, -5))
+    rising = tuple((float(ago), 400.0 - 10.0 * ago) for ago in range(25, 0, -5))
     spec = a_spec(max_replicas=20)
     cold, _ = decide(spec, seen(rate=400.0, up_replicas=5.0), FIVE, fresh(), NOW)
     known, _ = decide(
         spec, seen(rate=400.0, up_replicas=5.0), FIVE, warm(fresh(), Past(rate=rising), NOW), NOW
     )
     assert cold.inputs["forecast"] == 400.0
-    assert known.inputs["forecast"] == pytest.approx(400.0 + 2.0 * known.inputs["horizon"])
+    assert known.inputs["forecast"] == pytest.approx(
+        400.0 * (1.0 + GROWTH_PER_SECOND * known.inputs["horizon"])
+    )
     assert known.replicas > 5
 
 
