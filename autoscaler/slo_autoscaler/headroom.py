@@ -38,8 +38,8 @@ CREDIT: Final = 400.0
 """Budget seconds in hand with which planning is as near to the capacity as it may be."""
 
 EXCESS: Final = 100.0
-"""Budget seconds overspent from which misses speak against the capacity: fewer are the chance that the room is
-for, and answered by more of it."""
+"""Budget seconds overspent from which misses speak against the capacity: fewer are chance, for which the room
+is there, and answered by more of it."""
 
 REGRET: Final = 200.0
 """Budget seconds regretted with which the room is as large as it may be."""
@@ -146,7 +146,7 @@ class Headroom:
 
     @property
     def excessive(self) -> bool:
-        """More is overspent than by chance: misses may mean that the capacity is not what it was learnt to be."""
+        """More is overspent than by chance: the capacity may not be what was learnt."""
         return self.overspent > EXCESS
 
     @property

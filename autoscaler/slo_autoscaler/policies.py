@@ -53,8 +53,8 @@ BACKLOG_HORIZONS: Final = 3.0
 and waits in a lane of its own, where it delays nobody who can still be on time: no reason for many."""
 
 UP_TOLERANCE: Final = 0.05
-"""``slo`` lives with so many per cent fewer replicas than are wanted, and asks for more from there on: what is
-not planned with covers it, and a load at the edge between two counts would be followed for nothing."""
+"""``slo`` lives with this share less than is wanted while the load does not rise: what is not planned with covers
+it, and a load at the edge between two counts would be followed for nothing."""
 
 MAX_LATENCY_RATIO: Final = 2.0
 """``slo`` without a learnt capacity doubles at most: past the knee latency says that replicas are missing,
@@ -90,12 +90,7 @@ def slo(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> 
         return Recommendation(scale.desired + more, Reason.SLO_MISSED)
     if wanted < scale.desired:
         return Recommendation(wanted, Reason.LOAD_BELOW_CAPACITY, raw)
-    if tolerated:
-        return Recommendation(wanted, Reason.WITHIN_TOLERANCE)
-    if math.ceil(outlook.forecast / one - 1e-9) > scale.desired:
-        return Recommendation(wanted, Reason.LOAD_ABOVE_CAPACITY)
-    kept = outlook.standing * outlook.utilisation > _arriving(seen, scale, outlook)
-    return Recommendation(wanted, Reason.RECENT_PEAK if kept else Reason.BACKLOG)
+    return Recommendation(wanted, _why(seen, scale, outlook, one, tolerated=tolerated))
 
 
 def proportional(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> Recommendation:
@@ -207,6 +202,16 @@ def load(seen: Observation, scale: Scale, outlook: Outlook) -> float:
     work off the backlog, or what must stand ready.
     """
     return max(_arriving(seen, scale, outlook), outlook.standing * outlook.utilisation)
+
+
+def _why(seen: Observation, scale: Scale, outlook: Outlook, one: float, *, tolerated: bool) -> Reason:
+    """Return why ``slo`` wants no fewer than there are; a replica is planned with ``one`` request per second."""
+    if tolerated:
+        return Reason.WITHIN_TOLERANCE
+    if math.ceil(outlook.forecast / one - 1e-9) > scale.desired:
+        return Reason.LOAD_ABOVE_CAPACITY
+    kept = outlook.standing * outlook.utilisation > _arriving(seen, scale, outlook)
+    return Reason.RECENT_PEAK if kept else Reason.BACKLOG
 
 
 def _arriving(seen: Observation, scale: Scale, outlook: Outlook) -> float:

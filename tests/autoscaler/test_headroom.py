@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from slo_autoscaler.headroom import (
     BURST,
-    CAREFUL,
     CALM,
+    CAREFUL,
     CREDIT,
     EXCESS,
     FAMILIAR,
