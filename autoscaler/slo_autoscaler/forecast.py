@@ -25,8 +25,8 @@ TREND_SIGNIFICANCE: Final = 8.0
 rates are of windows that overlap, so noise comes as short slopes, and those would be extrapolated."""
 
 STEEP: Final = 0.4
-"""A trend counts when it leads beyond the newest value by this share. What is less fits into what is not planned
-with, and is noise more often than not."""
+"""A trend counts when it leads beyond the newest value by this share. What is less fits into what is not
+planned with, and is noise more often than not."""
 
 GROWTH_PER_SECOND: Final = 0.006
 """A forecast exceeds the recent maximum by at most this share for each second ahead, however steep the line:

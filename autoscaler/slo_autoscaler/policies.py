@@ -53,8 +53,8 @@ BACKLOG_HORIZONS: Final = 3.0
 and waits in a lane of its own, where it delays nobody who can still be on time: no reason for many."""
 
 UP_TOLERANCE: Final = 0.05
-"""``slo`` lives with this share less than is wanted while the load does not rise: what is not planned with covers
-it, and a load at the edge between two counts would be followed for nothing."""
+"""``slo`` lives with this share less than is wanted while the load does not rise: what is not planned with
+covers it, and a load at the edge between two counts would be followed for nothing."""
 
 MAX_LATENCY_RATIO: Final = 2.0
 """``slo`` without a learnt capacity doubles at most: past the knee latency says that replicas are missing,
@@ -66,7 +66,7 @@ def slo(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> 
 
     replicas = ceil(forecast / (capacity x correction x utilisation)), and no fewer than what
     (forecast + backlog / 3 horizons) or what must stand ready need at the whole capacity x correction. Less
-    than ``UP_TOLERANCE`` above the current count is the current count.
+    than ``UP_TOLERANCE`` above the current count, and within its whole capacity, is the current count.
 
     Backlog is what is in flight beyond what the available replicas hold within the SLO by Little's law
     (capacity x slo_latency each). The result counts every replica asked for, so pending ones are not asked
@@ -82,7 +82,8 @@ def slo(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> 
     one = capacity * outlook.correction * outlook.utilisation
     raw = load(seen, scale, outlook) / one
     wanted = math.ceil(raw - 1e-9)
-    tolerated = not outlook.rising and scale.desired < raw <= scale.desired * (1.0 + UP_TOLERANCE)
+    most = scale.desired * min(1.0 + UP_TOLERANCE, 1.0 / outlook.utilisation)
+    tolerated = not outlook.rising and scale.desired < raw <= most
     if tolerated:
         wanted = scale.desired
     if outlook.missed and outlook.settled and wanted <= scale.desired:
@@ -205,7 +206,7 @@ def load(seen: Observation, scale: Scale, outlook: Outlook) -> float:
 
 
 def _why(seen: Observation, scale: Scale, outlook: Outlook, one: float, *, tolerated: bool) -> Reason:
-    """Return why ``slo`` wants no fewer than there are; a replica is planned with ``one`` request per second."""
+    """Return why ``slo`` wants no fewer than there are; ``one``: requests per second to plan a replica with."""
     if tolerated:
         return Reason.WITHIN_TOLERANCE
     if math.ceil(outlook.forecast / one - 1e-9) > scale.desired:

@@ -570,6 +570,8 @@ def test_a_load_at_the_edge_of_two_counts_is_not_followed_unless_it_rises():
     decision, state = at(spec, seen(rate=edge), TWO)
     assert (decision.replicas, decision.reason) == (None, Reason.WITHIN_TOLERANCE)
     assert at(spec, seen(rate=edge + 1.0), TWO)[0].replicas == 3
+    whole = a_spec(utilisation_target=1.0, utilisation_limit=1.0)
+    assert at(whole, seen(rate=201.0), TWO)[0].replicas == 3, "nothing is left that would cover it"
     rising = replace(state, rates=History(60.0))
     for ago in range(30, 0, -5):
         rising = replace(rising, rates=rising.rates.push(LATER - ago, 144.0 - 3.0 * ago))
