@@ -290,7 +290,7 @@ def _look_ahead(
     outlook = Outlook(
         forecast=likely,
         horizon=horizon,
-        rising=expected is not None and expected > highest,
+        rising=likely > highest,
         utilisation=headroom.utilisation(spec.utilisation_target, spec.utilisation_limit),
         standing=headroom.standing(now, likely, horizon),
         kept=headroom.standing(now, likely, KEPT_HORIZONS * horizon),

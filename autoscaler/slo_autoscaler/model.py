@@ -262,7 +262,7 @@ class Outlook:
     settled: bool
     """No replica is starting, and the query window holds only the time since the last one did."""
     rising: bool = False
-    """The forecast is higher than what there lately was."""
+    """More is expected than there lately was."""
     burning: bool = False
     """The budget burns at a panic rate over the window and still does over the rate window, which holds only
     the time since the last change."""
