@@ -206,7 +206,7 @@ def load(seen: Observation, scale: Scale, outlook: Outlook) -> float:
 
 
 def _why(seen: Observation, scale: Scale, outlook: Outlook, one: float, *, tolerated: bool) -> Reason:
-    """Return why ``slo`` wants no fewer than there are; ``one``: requests per second to plan a replica with."""
+    """Return why ``slo`` wants no fewer than there are; ``one`` is what a replica is planned with."""
     if tolerated:
         return Reason.WITHIN_TOLERANCE
     if math.ceil(outlook.forecast / one - 1e-9) > scale.desired:
