@@ -56,6 +56,9 @@ UP_TOLERANCE: Final = 0.05
 """``slo`` lives with this share less than is wanted while the load does not rise: what is not planned with
 covers it, and a load at the edge between two counts would be followed for nothing."""
 
+TOLERANT_FROM: Final = 4
+"""Replicas: with fewer the next count is a large step, which only a change of the load asks for."""
+
 MAX_LATENCY_RATIO: Final = 2.0
 """``slo`` without a learnt capacity doubles at most: past the knee latency says that replicas are missing,
 not how many."""
@@ -66,7 +69,8 @@ def slo(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> 
 
     replicas = ceil(forecast / (capacity x correction x utilisation)), and no fewer than what
     (forecast + backlog / 3 horizons) or what must stand ready need at the whole capacity x correction. Less
-    than ``UP_TOLERANCE`` above the current count, and within its whole capacity, is the current count.
+    than ``UP_TOLERANCE`` above the current count, and within its whole capacity, is the current count, if
+    that is ``TOLERANT_FROM`` or more.
 
     Backlog is what is in flight beyond what the available replicas hold within the SLO by Little's law
     (capacity x slo_latency each). The result counts every replica asked for, so pending ones are not asked
@@ -83,7 +87,7 @@ def slo(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> 
     raw = load(seen, scale, outlook) / one
     wanted = math.ceil(raw - 1e-9)
     most = scale.desired * min(1.0 + UP_TOLERANCE, 1.0 / outlook.utilisation)
-    tolerated = not outlook.rising and scale.desired < raw <= most
+    tolerated = not outlook.rising and TOLERANT_FROM <= scale.desired < raw <= most
     if tolerated:
         wanted = scale.desired
     if outlook.missed and outlook.settled and wanted <= scale.desired:

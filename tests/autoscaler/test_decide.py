@@ -14,7 +14,7 @@ from slo_autoscaler import decide as module
 from slo_autoscaler.decide import CORRECTION_FLOOR, decide, unapplied
 from slo_autoscaler.headroom import CREDIT, EXCESS, LONGEST, PEAK_SPAN, PLANNED, REGRET, Headroom
 from slo_autoscaler.model import Observation, RateLimit, Reason, Scale, TargetState
-from slo_autoscaler.policies import UP_TOLERANCE
+from slo_autoscaler.policies import TOLERANT_FROM, UP_TOLERANCE
 from slo_autoscaler.recurrence import Recurrence
 from slo_autoscaler.restart import LONGEST_START_UP
 from slo_autoscaler.window import History, SlidingMax
@@ -330,12 +330,12 @@ CHANGES = [
     Case(
         Reason.RECENT_PEAK, 2, seen(), ONE, {"utilisation_target": 1.0, "utilisation_limit": 1.0}, REGRETTED
     ),
-    Case(Reason.SLO_MISSED, 3, seen(rate=140.0, attainment=0.9), state=OVERSPENT),
-    Case(Reason.SLO_MISSED, 3, replace(SLOWER, rate=140.0), state={"service_baseline": 0.065} | OVERSPENT),
+    Case(Reason.SLO_MISSED, 3, seen(rate=130.0, attainment=0.9), state=OVERSPENT),
+    Case(Reason.SLO_MISSED, 3, replace(SLOWER, rate=130.0), state={"service_baseline": 0.065} | OVERSPENT),
     Case(
         Reason.SLO_MISSED,
         3,
-        replace(SLOWER, rate=140.0, queue_mean=0.01),
+        replace(SLOWER, rate=130.0, queue_mean=0.01),
         state={"service_baseline": 0.05} | OVERSPENT,
     ),
     Case(Reason.SLO_MISSED, 3, seen(capacity=None, attainment=0.9, p99=0.11)),
@@ -547,7 +547,7 @@ def test_panic_adds_one_and_waits_until_the_rate_window_shows_what_came_of_it():
     spec = a_spec(rate_lag=10.0, max_replicas=20)
     state, scale, ups = TargetState.initial(spec, TWO, 0.0), TWO, []
     for now in range(5, 65, 5):
-        decision, state = decide(spec, BURNING, scale, state, float(now))
+        decision, state = decide(spec, replace(BURNING, rate=130.0), scale, state, float(now))
         if decision.replicas is not None:
             ups.append((now, decision.replicas, decision.reason))
             scale = Scale(decision.replicas, decision.replicas)
@@ -565,19 +565,21 @@ def test_misses_that_the_head_room_is_for_are_not_the_capacitys_fault():
 
 
 def test_a_load_at_the_edge_of_two_counts_is_not_followed_unless_it_rises():
-    spec = a_spec(utilisation_target=0.8, utilisation_limit=0.8)
-    edge = 160.0 * (1.0 + UP_TOLERANCE)
-    decision, state = at(spec, seen(rate=edge), TWO)
+    spec = a_spec(utilisation_target=0.8, utilisation_limit=0.8, max_replicas=20)
+    few, many = Scale(TOLERANT_FROM - 1, TOLERANT_FROM - 1), Scale(TOLERANT_FROM, TOLERANT_FROM)
+    edge = 80.0 * TOLERANT_FROM * (1.0 + UP_TOLERANCE)
+    decision, state = at(spec, seen(rate=edge, up_replicas=4.0), many)
     assert (decision.replicas, decision.reason) == (None, Reason.WITHIN_TOLERANCE)
-    assert at(spec, seen(rate=edge + 1.0), TWO)[0].replicas == 3
-    whole = a_spec(utilisation_target=1.0, utilisation_limit=1.0)
-    assert at(whole, seen(rate=201.0), TWO)[0].replicas == 3, "nothing is left that would cover it"
+    assert at(spec, seen(rate=edge + 1.0, up_replicas=4.0), many)[0].replicas == TOLERANT_FROM + 1
+    assert at(spec, seen(rate=80.0 * few.desired + 1.0, up_replicas=3.0), few)[0].replicas == TOLERANT_FROM
+    whole = a_spec(utilisation_target=1.0, utilisation_limit=1.0, max_replicas=20)
+    fuller = at(whole, seen(rate=100.0 * TOLERANT_FROM + 1.0, up_replicas=4.0), many)[0]
+    assert fuller.replicas == TOLERANT_FROM + 1, "nothing is left that would cover it"
     rising = replace(state, rates=History(60.0))
     for ago in range(30, 0, -5):
-        rising = replace(rising, rates=rising.rates.push(LATER - ago, 144.0 - 3.0 * ago))
-    decision, _ = at(spec, seen(rate=144.0), TWO, state=rising)
-    assert decision.inputs["forecast"] < edge
-    assert (decision.replicas, decision.reason) == (3, Reason.LOAD_ABOVE_CAPACITY)
+        rising = replace(rising, rates=rising.rates.push(LATER - ago, 322.0 - 9.0 * ago))
+    decision, _ = at(spec, seen(rate=322.0, up_replicas=4.0), many, state=rising)
+    assert (decision.replicas, decision.reason) == (TOLERANT_FROM + 1, Reason.LOAD_ABOVE_CAPACITY)
 
 
 def test_panic_ends_where_capacity_cannot_be_what_is_wrong():
