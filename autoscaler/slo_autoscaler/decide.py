@@ -249,15 +249,16 @@ def _look_ahead(
     start_up = _start_up(spec, state)
     horizon = start_up + spec.rate_lag
     rates = state.rates.push(now, rate)
+    recent = rates.within(now, start_up)
     expected = forecast(
         spec.forecaster,
         rates.within(now, spec.trend_history),
-        rates.within(now, start_up),
+        recent,
         now,
         horizon,
     )
     likely = rate if expected is None else expected
-    highest = max((value for _, value in rates.within(now, start_up)), default=rate)
+    highest = max((value for _, value in recent), default=rate)
     surge = _surge(spec, seen, rate)
     if surge is not None:
         # One interval may be a spike that is over before anything has started; two in a row are none, nor is
