@@ -1,5 +1,6 @@
 """Tests of the handler: run ``pytest`` in this folder. They also run when the image is built."""
 
+import importlib
 import sys
 import zlib
 from types import SimpleNamespace
@@ -24,6 +25,17 @@ def call(*bodies: bytes) -> list:
 def test_a_batch_takes_eight_milliseconds_and_half_a_millisecond_per_item(slept, size, seconds):
     call(*[b"x"] * size)
     assert slept == [pytest.approx(seconds)]
+
+
+def test_a_slower_device_takes_so_many_times_as_long(slept, monkeypatch):
+    monkeypatch.setenv("device_slowdown", "2")
+    try:
+        importlib.reload(handler)
+        call(b"x")
+    finally:
+        monkeypatch.undo()
+        importlib.reload(handler)
+    assert slept == [pytest.approx(0.017)]
 
 
 def test_each_answer_belongs_to_its_request(slept):

@@ -46,7 +46,7 @@ def _nothing() -> tuple[bytes, ...]:
 
 
 TRAFFIC: tuple[Traffic, ...] = (
-    Traffic("accelerator", base=60, peak=400, bodies=_nothing, content_type="application/json"),
+    Traffic("accelerator", base=30, peak=200, bodies=_nothing, content_type="application/json"),
     Traffic("tabular", base=20, peak=80, bodies=_json_rows, content_type="application/json"),
     Traffic("vision", base=2, peak=8, bodies=_images, content_type="application/octet-stream", twin=False),
 )
