@@ -19,7 +19,7 @@ now, so that busy cores that come and go leave no trace; never as faster than it
 often only the cost of a call.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter, mul
@@ -51,11 +51,12 @@ LEAST: Final = 1e-9
 class _Samples:
     """Recent batches whose sizes share one power of two, as (size, seconds, number of the batch)."""
 
-    __slots__ = ("_follows", "kept")
+    __slots__ = ("_centre", "_follows", "kept")
 
     def __init__(self) -> None:
         self.kept: deque[tuple[int, float, int]] = deque(maxlen=WINDOW)
         self._follows: _Follows | None = None
+        self._centre: tuple[float, float] | None = None
 
     @property
     def last(self) -> int:
@@ -64,18 +65,21 @@ class _Samples:
 
     def add(self, size: int, seconds: float, number: int) -> None:
         """One more run: the size is in use, and follows no other."""
-        self._follows = None
+        self._follows = self._centre = None
         self.kept.append((size, seconds, number))
 
     def centre(self) -> tuple[float, float]:
         """Mean size and mean seconds, the slowest run apart: one warm-up or stall must not count as usual."""
-        count = max(1, len(self.kept) - 1)
-        usual = sorted(self.kept, key=itemgetter(1))[:count]
-        return sum(run[0] for run in usual) / count, max(LEAST, sum(run[1] for run in usual) / count)
+        if self._centre is None:
+            count = max(1, len(self.kept) - 1)
+            usual = sorted(self.kept, key=itemgetter(1))[:count]
+            seconds = max(LEAST, sum(run[1] for run in usual) / count)
+            self._centre = sum(run[0] for run in usual) / count, seconds
+        return self._centre
 
     def upper(self, size: float, slope: float) -> float:
         """Upper quantile of seconds, as if all runs had been of ``size``; never the slowest of several."""
-        ordered = sorted(seconds - slope * (own - size) for own, seconds, _ in self.kept)
+        ordered = sorted([seconds - slope * (own - size) for own, seconds, _ in self.kept])
         return ordered[max(0, min(int(QUANTILE * len(ordered)), len(ordered) - 2))]
 
     def changed(self, usual: Callable[[int], float]) -> bool:
@@ -85,7 +89,9 @@ class _Samples:
         """
         if len(self.kept) < 3 * RECENT:
             return False
-        relative = [seconds / usual(size) for size, seconds, _ in self.kept]
+        # A few sizes, many runs of each.
+        usually = {size: usual(size) for size in {size for size, _, _ in self.kept}}
+        relative = [seconds / usually[size] for size, seconds, _ in self.kept]
         before, recent = sorted(relative[:-RECENT]), sorted(relative[-RECENT:])
         ratio = max(LEAST, recent[RECENT // 2]) / max(LEAST, before[len(before) // 2])
         slower = ratio > DRIFT and recent[1] > before[len(before) * 3 // 4]
@@ -97,6 +103,7 @@ class _Samples:
 
         ``before`` is the usual run of that until it changed.
         """
+        self._centre = None
         last = self.kept[-1]
         while self.kept and self.kept[0][2] < since:
             self.kept.popleft()
@@ -111,10 +118,12 @@ class _Samples:
         changed, (size, seconds), measured = self._follows
         now_size, now_seconds = _middle(changed.kept)
         ratio = now_seconds / max(LEAST, seconds + slope * (now_size - size))
+        self._centre = None
         self.kept[0] = (self.kept[0][0], measured * max(1.0, ratio), self.kept[0][2])
 
     def forget(self) -> None:
         """Drop the oldest quarter, but not the last one: a rough idea is better than none."""
+        self._centre = None
         for _ in range(min((len(self.kept) + 3) // 4, len(self.kept) - 1)):
             self.kept.popleft()
 
@@ -127,6 +136,25 @@ class _Follows(NamedTuple):
     measured: float
 
 
+class _Curve(NamedTuple):
+    """Seconds by batch size: flat before the first size, linear between, ``slope`` beyond the last."""
+
+    sizes: Sequence[float]
+    seconds: Sequence[float]
+    slope: float
+
+    def at(self, size: int) -> float:
+        """The value for ``size``."""
+        sizes, seconds, slope = self
+        index = bisect_left(sizes, size)
+        if index == 0:
+            return seconds[0]
+        before, low = sizes[index - 1], seconds[index - 1]
+        if index == len(sizes):
+            return low + slope * (size - before)
+        return low + (seconds[index] - low) * ((size - before) / (sizes[index] - before))
+
+
 class LatencyModel:
     """Online estimate of l(b) for 1 <= b <= ``max_batch_size``, from (size, seconds) of finished batches."""
 
@@ -135,10 +163,9 @@ class LatencyModel:
         self._samples: dict[int, _Samples] = {}
         self._observed = 0
         self._stale = 0
-        # The curves end where the next try would: max_batch_size may be far beyond what is ever used.
-        self._upper: list[float] = [0.0]
-        self._mean: list[float] = [0.0]
-        self._slope = 0.0
+        self._upper = self._mean = _Curve((1.0,), (0.0,), 0.0)
+        # Where the next try would be: max_batch_size may be far beyond what is ever used.
+        self._longest = 1
         self._largest = 0
         self._best = 1
 
@@ -166,18 +193,18 @@ class LatencyModel:
 
     def predict(self, size: int) -> float:
         """Upper quantile of the service time of ``size`` requests, in seconds; 0 while nothing is learnt."""
-        return self._at(self._upper, size)
+        return self._upper.at(min(size, self.max_batch_size))
 
     def predict_mean(self, size: int) -> float:
         """Mean service time of ``size`` requests, in seconds; 0 while nothing is learnt."""
-        return self._at(self._mean, size)
+        return self._mean.at(min(size, self.max_batch_size))
 
     def largest_within(self, seconds: float) -> int:
         """The largest batch whose upper quantile is at most ``seconds``; 0 if not even one request fits.
 
         Never more than twice the largest size seen: nothing is promised beyond the next try.
         """
-        return bisect_right(self._upper, seconds)
+        return bisect_right(range(1, self._longest + 1), seconds, key=self._upper.at)
 
     @property
     def best_size(self) -> int:
@@ -205,14 +232,12 @@ class LatencyModel:
         longest = slo_latency / (1 + 1 / workers)
         fits = min(self._largest, self.largest_within(longest))
         best, size = max(
-            ((size / self._mean[size - 1], size) for size in range(1, fits + 1)), default=(0.0, 1)
+            ((size / self._mean.at(size), size) for size in range(1, fits + 1)), default=(0.0, 1)
         )
         if fits == self._largest:
             # On a line with an intercept the largest size that fits is the best one.
-            larger = fits + bisect_right(
-                range(fits + 1, self._reach() + 1), longest, key=lambda size: self._at(self._upper, size)
-            )
-            best, size = max((best, size), (larger / self._at(self._mean, larger), larger))
+            larger = fits + bisect_right(range(fits + 1, self._reach() + 1), longest, key=self._upper.at)
+            best, size = max((best, size), (larger / self._mean.at(larger), larger))
         return workers * best, size
 
     def _reach(self) -> int:
@@ -229,10 +254,6 @@ class LatencyModel:
         """The powers of two for which there are samples, ascending."""
         return sorted(min(2**power, self.max_batch_size) for power in self._samples)
 
-    def _at(self, curve: list[float], size: int) -> float:
-        beyond = max(0, min(size, self.max_batch_size) - len(curve))
-        return curve[min(size, len(curve)) - 1] + self._slope * beyond
-
     def _drifted(self, samples: _Samples) -> bool:
         """Whether the model has changed; then what was learnt before is dropped."""
         if not samples.changed(self.predict_mean):
@@ -247,18 +268,18 @@ class LatencyModel:
         self._stale = 0
         known = [samples for _, samples in sorted(self._samples.items())]
         for samples in known:
-            samples.follow(self._slope)
+            samples.follow(self._mean.slope)
         centres = [samples.centre() for samples in known]
         sizes = [size for size, _ in centres]
         means = _agree(sizes, [seconds for _, seconds in centres], known)
-        self._slope = _slope(sizes, means, [len(samples.kept) for samples in known])
+        slope = _slope(sizes, means, [len(samples.kept) for samples in known])
         uppers = [
-            max(mean, samples.upper(size, self._slope))
+            max(mean, samples.upper(size, slope))
             for size, mean, samples in zip(sizes, means, known, strict=True)
         ]
-        length = min(self.max_batch_size, 2 * self._largest)
-        self._mean = _curve(sizes, means, self._slope, length)
-        self._upper = _curve(sizes, _agree(sizes, uppers, known), self._slope, length)
+        self._longest = min(self.max_batch_size, 2 * self._largest)
+        self._mean = _Curve(sizes, means, slope)
+        self._upper = _Curve(sizes, _agree(sizes, uppers, known), slope)
         self._best = self._find_best()
 
     def _find_best(self) -> int:
@@ -290,9 +311,10 @@ def _agree(sizes: Sequence[float], seconds: Sequence[float], known: Sequence[_Sa
     seldom dearer than its parts, and first runs are often slow.
     """
     # Larger ones of any distance: the next size may have run last before either.
+    ran = [samples.last for samples in known]
     agreed = [
-        min(seconds[n] for n in range(index, len(known)) if known[n].last >= samples.last)
-        for index, samples in enumerate(known)
+        min([seconds[n] for n in range(index, len(known)) if ran[n] >= last])
+        for index, last in enumerate(ran)
     ]
     for index in range(1, len(agreed)):
         if len(known[index].kept) == 1:
@@ -318,20 +340,3 @@ def _slope(sizes: Sequence[float], seconds: Sequence[float], runs: Sequence[int]
         weight * (x - mean_x) * (y - mean_y) for weight, x, y in zip(weights, sizes, seconds, strict=True)
     )
     return max(0.0, float(rise / spread))
-
-
-def _curve(sizes: Sequence[float], seconds: Sequence[float], slope: float, length: int) -> list[float]:
-    """Values at 1..``length``: flat before the first point, linear between, ``slope`` beyond the last."""
-    values: list[float] = []
-    index = 0
-    for size in range(1, length + 1):
-        while index < len(sizes) and sizes[index] < size:
-            index += 1
-        if index == 0:
-            values.append(seconds[0])
-        elif index == len(sizes):
-            values.append(seconds[-1] + slope * (size - sizes[-1]))
-        else:
-            share = (size - sizes[index - 1]) / (sizes[index] - sizes[index - 1])
-            values.append(seconds[index - 1] + (seconds[index] - seconds[index - 1]) * share)
-    return values
