@@ -126,7 +126,10 @@ class Batcher:
         if not self._answers:
             self._drained.clear()
         self._answers[request.id] = answer
-        self._wake()
+        # While every worker is busy there is nothing to decide but what expires, and a timer sees to that.
+        timed = self._timer is not None and request.arrived < self._timer_at <= request.expires
+        if self._idle or self._shed_late or not timed:
+            self._wake()
         if displaced is not None:
             error = self._scheduler.refusal(self._workers, displaced=True)
             self._answer(displaced, Answer(error, 0, self._clock() - displaced.arrived))
