@@ -14,6 +14,7 @@ The modules, in the order in which a request meets them ([P] = pure: no I/O, no 
 - ``latency`` [P]    the learnt service time l(b), best size, capacity of the workers
 - ``capacity`` [P]   what the front and the cores leave of that
 - ``wire`` [P]       a batch <-> one frame
+- ``speedups`` [P]   plain requests and frames, in C where the build has it
 - ``jsonlines`` [P]  a batch <-> JSON lines, for upstreams in other languages
 - ``upstream``       the kept connections to the workers
 - ``http_upstream``  in place of ``upstream``, with ``upstream_url``: one POST per batch

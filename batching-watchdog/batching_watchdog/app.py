@@ -32,6 +32,7 @@ from batching_watchdog.policy import POLICIES, PolicySettings
 from batching_watchdog.protocol import Connections, Limits
 from batching_watchdog.scheduler import Scheduler
 from batching_watchdog.server import Front, MetricsPage
+from batching_watchdog.speedups import compiled
 from batching_watchdog.turns import Turns
 from batching_watchdog.workers import WorkerPool
 
@@ -103,7 +104,7 @@ async def run(config: Config, environ: Mapping[str, str]) -> int:
             pool.start()
             log.info(
                 "batching-watchdog %s listens on %d, metrics on %d: "
-                "policy %s, slo_latency %gs, %d workers with %d threads",
+                "policy %s, slo_latency %gs, %d workers with %d threads%s",
                 __version__,
                 listener.sockets[0].getsockname()[1],
                 scrape_listener.sockets[0].getsockname()[1],
@@ -111,6 +112,9 @@ async def run(config: Config, environ: Mapping[str, str]) -> int:
                 config.slo_latency,
                 config.workers,
                 config.worker_threads,
+                ""
+                if compiled is not None
+                else "; built without its compiled part, so requests cost more CPU",
             )
             _calm_collector()
             stopping = asyncio.ensure_future(signals.first.wait())

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from batching_watchdog import wire
 from batching_watchdog.batcher import Answer, Batcher
 from batching_watchdog.config import Config, parse_duration
 from batching_watchdog.errors import ShuttingDown, WatchdogError
@@ -134,7 +133,7 @@ class Front:
         now = self._clock()
         request = Request(
             next(self._ids),
-            wire.request_head(b"GET", target, exchange.headers),
+            b"GET %b\r\n%b" % (target, exchange.head.partition(b"\r\n")[2]),
             b"",
             now,
             now + self._config.slo_latency,
@@ -155,14 +154,13 @@ class Front:
         deadline, expires, group = self._terms(exchange)
         request = Request(
             next(self._ids),
-            wire.request_head(exchange.method, exchange.target, exchange.headers),
+            exchange.head,
             exchange.body,
             exchange.arrived,
             deadline,
             expires,
             group,
         )
-        exchange.headers = []  # they are in the request's head, and the queue may be long
         call = _Call(self, exchange, request)
         exchange.on_disconnect = call.gone
         self._metrics.in_flight += 1

@@ -21,6 +21,7 @@ from typing import Final
 
 from batching_watchdog.errors import FrameError
 from batching_watchdog.messages import Reply
+from batching_watchdog.speedups import compiled
 
 MAGIC: Final = b"TBW1"
 _FRAME: Final = struct.Struct("<4sB3xIQd")
@@ -136,11 +137,19 @@ def decode_frame_of_replies(data: bytes) -> list[Reply]:
 
 def encode_requests(requests: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
     """Buffers of the frame that carries these (head, body) pairs to a worker."""
+    if compiled is not None:
+        frame = compiled.encode_requests(tuple(requests), JOIN_BELOW)
+        if frame is not None:
+            return [frame]
     return _encode(Kind.REQUESTS, [(0, 0, head, body) for head, body in requests], 0.0)
 
 
 def encode_replies(replies: Sequence[Reply], seconds: float) -> list[bytes]:
     """Buffers of the frame that carries a worker's replies back, which took ``seconds`` of CPU time."""
+    if compiled is not None:
+        frame = compiled.encode_replies(tuple(replies), seconds, JOIN_BELOW)
+        if frame is not None:
+            return [frame]
     items = [(reply.status, FAILED if reply.failed else 0, reply.head, reply.body) for reply in replies]
     return _encode(Kind.REPLIES, items, seconds)
 
@@ -172,11 +181,19 @@ def decode_header(data: bytes | bytearray | memoryview) -> FrameHeader:
 
 def decode_requests(header: FrameHeader, data: memoryview) -> list[tuple[bytes, bytes]]:
     """The (head, body) pairs in the ``header.size`` bytes after the header. Raises ``FrameError``."""
+    if compiled is not None and header.kind is Kind.REQUESTS and len(data) == header.size:
+        requests = compiled.decode_requests(header.count, data)
+        if requests is not None:
+            return requests
     return [(head, body) for _, _, head, body in _decode(header, data, Kind.REQUESTS)]
 
 
 def decode_replies(header: FrameHeader, data: memoryview) -> list[Reply]:
     """The replies in the ``header.size`` bytes after the header, in order. Raises ``FrameError``."""
+    if compiled is not None and header.kind is Kind.REPLIES and len(data) == header.size:
+        replies = compiled.decode_replies(header.count, data, Reply)
+        if replies is not None:
+            return replies
     return [
         Reply(status, head, body, bool(flags & FAILED))
         for status, flags, head, body in _decode(header, data, Kind.REPLIES)

@@ -42,10 +42,13 @@ def copy(source: Path, destination: Path) -> None:
 def ignored(path: PurePosixPath, patterns: list[str]) -> bool:
     """True if .dockerignore keeps ``path`` from the builder; knows the two kinds of patterns that we use."""
     for pattern in patterns:
-        anywhere = pattern.startswith("**/")
-        parts = path.parts if anywhere else path.parts[:1]
-        if any(PurePosixPath(part).match(pattern.removeprefix("**/")) for part in parts):
-            return True
+        if pattern.startswith("**/"):
+            if any(PurePosixPath(part).match(pattern.removeprefix("**/")) for part in path.parts):
+                return True
+        else:
+            depth = len(PurePosixPath(pattern).parts)
+            if PurePosixPath(*path.parts[:depth]).match(pattern):
+                return True
     return False
 
 

@@ -25,6 +25,7 @@ def context(tmp_path_factory):
         (handler / name).mkdir()
         (handler / name / "file.pyc").touch()
     (handler / "data/table.csv").touch()
+    (template / "batching-watchdog/batching_watchdog/_speedups.cpython-312-x86_64-linux-gnu.so").touch()
     (template / "batching-watchdog/batching_watchdog/__pycache__").mkdir(exist_ok=True)
     (template / "batching-watchdog/batching_watchdog/__pycache__/app.cpython-312.pyc").touch()
     return send_to_builder(shrinkwrap(template, handler, folder / "build"), folder / "sent")
@@ -39,6 +40,8 @@ def test_the_builder_gets_the_watchdog_and_the_function_and_nothing_else(context
     modules = {f"batching-watchdog/{path.relative_to(distribution)}" for path in distribution.rglob("*.py")}
     assert files(context) == modules | {
         "batching-watchdog/README.md",
+        "batching-watchdog/batching_watchdog/_speedups.c",
+        "batching-watchdog/batching_watchdog/_speedups.pyi",
         "batching-watchdog/batching_watchdog/py.typed",
         "batching-watchdog/pyproject.toml",
         "function/data/table.csv",
@@ -75,10 +78,13 @@ def test_the_watchdogs_folder_has_no_way_back_into_the_template():
         ("batching-watchdog/README.md", False),
         ("README.md", True),
         ("function/a.pyc", True),
+        ("watchdog/lib/a.so", True),
+        ("watchdog/lib/deep/a.so", False),
+        ("function/a.so", False),
     ],
 )
 def test_dockerignore_patterns_are_read_as_docker_reads_them(path, hidden):
-    patterns = ["meta.json", "README.md", "**/__pycache__", "**/*.pyc"]
+    patterns = ["meta.json", "README.md", "**/__pycache__", "**/*.pyc", "watchdog/lib/*.so"]
     assert ignored(PurePosixPath(path), patterns) == hidden
 
 

@@ -1,4 +1,5 @@
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -42,9 +43,26 @@ def test_additional_debian_packages_are_an_argument_that_may_be_empty():
 def test_compilers_go_into_the_build_stage_from_which_only_what_they_made_ships():
     build = STAGES["build"]
     assert 'BUILD_PACKAGE=""' in build.texts("ARG")
-    (install,) = [text for text in build.texts("RUN") if "apt-get" in text]
+    install, _ = [text for text in build.texts("RUN") if "apt-get" in text]
     assert install.startswith('if [ -n "${BUILD_PACKAGE}" ]')
     assert [text.split()[1] for text in SHIP.texts("COPY")] == ["/opt/venv", "/home/app/function"]
+
+
+def test_a_compiler_that_can_not_be_had_does_not_stop_the_build():
+    build = STAGES["build"]
+    assert "SPEEDUPS=true" in build.texts("ARG")
+    _, install = [text for text in build.texts("RUN") if "apt-get" in text]
+    for speedups in ("true", "false"):
+        # There is no apt-get on this path, as if Debian's mirror were away.
+        done = subprocess.run(
+            ["/bin/sh", "-c", install.replace("rm -rf", ": ")],
+            env={"PATH": "/nowhere", "SPEEDUPS": speedups},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0
+        assert ("built without its compiled part" in done.stderr) == (speedups == "true")
 
 
 def test_its_labels_name_the_base_for_scanners():

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from batching_watchdog.speedups import compiled
 from local_openfaas.ports import free_ports
 from template.dockerfile import Rehearsal, StepFailed, exec_form, parse
 from template.faas_cli import pull_template, send_to_builder, shrinkwrap
@@ -47,7 +48,12 @@ def image(folder: Path) -> Rehearsal:
     template = pull_template(TEMPLATE, folder / "template")
     context = shrinkwrap(template, ROOT / "functions/accelerator", folder / "context")
     sent = send_to_builder(context, folder / "sent")
-    arguments = {"PIP_NO_CACHE_DIR": "0", "PIP_EXTRA_INDEX_URL": os.environ.get("PIP_EXTRA_INDEX_URL", "")}
+    # A compiler is there or not, but none is installed on the machine that tests.
+    arguments = {
+        "SPEEDUPS": "false",
+        "PIP_NO_CACHE_DIR": "0",
+        "PIP_EXTRA_INDEX_URL": os.environ.get("PIP_EXTRA_INDEX_URL", ""),
+    }
     rehearsal = Rehearsal(parse((context / "Dockerfile").read_text()), sent, folder / "roots", arguments)
     for stage in ("base", "build", "test", "ship"):
         rehearsal.build(stage)
@@ -60,6 +66,12 @@ def test_the_shipped_environment_has_the_watchdog_and_neither_pytest_nor_anythin
     names = {package["name"].lower() for package in json.loads(listed)}
     assert {"batching-watchdog", "gunicorn", "uvloop", "httptools"} <= names
     assert not names & {"pytest", "torch", "hatchling", "slo-autoscaler", "local-openfaas"}
+
+
+def test_the_compiled_part_is_there_if_there_was_a_compiler(image):
+    python = image.root("ship") / "opt/venv/bin/python"
+    script = "from batching_watchdog.speedups import compiled; print(compiled is not None)"
+    assert subprocess.check_output([python, "-c", script], text=True).strip() == str(compiled is not None)
 
 
 def test_the_function_folder_ships_without_what_the_tests_left_behind(image):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from batching_watchdog.errors import WatchdogError
 from batching_watchdog.protocol import Connections, Exchange, Limits
+from batching_watchdog.wire import parse_request_head
 
 LIMITS = Limits(max_body_bytes=1000, read_timeout=30.0, write_timeout=30.0, max_queued_bytes=1 << 20)
 
@@ -50,6 +51,14 @@ class Echo:
 
     def _disconnect(self) -> None:
         self.disconnected += 1
+
+
+def headers(exchange: Exchange) -> list[tuple[bytes, bytes]]:
+    """The headers as they go to the worker."""
+    return [
+        (name.encode("latin-1"), value.encode("latin-1"))
+        for name, value in parse_request_head(exchange.head)[2]
+    ]
 
 
 @dataclass

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from batching_watchdog.errors import WatchdogError
 from batching_watchdog.protocol import Connections, Exchange, HttpProtocol, Limits
-from watchdog.http_service import Wire
+from watchdog.http_service import Wire, headers
 
 LIMITS = Limits(max_body_bytes=1 << 20, read_timeout=30.0, write_timeout=30.0, max_queued_bytes=1 << 30)
 
@@ -96,8 +96,8 @@ class Recorder:
         return None
 
     def handle(self, exchange: Exchange) -> None:
-        headers = tuple((name.lower(), value) for name, value in exchange.headers)
-        self.reading.messages.append(Message(exchange.method, exchange.target, headers, exchange.body))
+        fields = tuple((name.lower(), value) for name, value in headers(exchange))
+        self.reading.messages.append(Message(exchange.method, exchange.target, fields, exchange.body))
         exchange.respond(200, b"", b"")
 
     def answer_error(self, exchange: Exchange, error: WatchdogError) -> None:
