@@ -154,6 +154,23 @@ class _Curve(NamedTuple):
             return low + slope * (size - before)
         return low + (seconds[index] - low) * ((size - before) / (sizes[index] - before))
 
+    def largest_within(self, limit: float, longest: int) -> int:
+        """The largest size up to ``longest`` whose value is at most ``limit``; 0 if there is none."""
+        sizes, seconds, slope = self
+        index = bisect_right(seconds, limit)
+        if index == 0:
+            return 0
+        before, rest = sizes[index - 1], limit - seconds[index - 1]
+        if index < len(sizes):
+            slope = (seconds[index] - seconds[index - 1]) / (sizes[index] - before)
+        # The line turned round, but ``at`` has the last word: what it says of a size must hold for this one.
+        size = int(min(before + rest / slope, longest)) if slope > 0.0 else longest
+        while size < longest and self.at(size + 1) <= limit:
+            size += 1
+        while size > 0 and self.at(size) > limit:
+            size -= 1
+        return size
+
 
 class LatencyModel:
     """Online estimate of l(b) for 1 <= b <= ``max_batch_size``, from (size, seconds) of finished batches."""
@@ -204,7 +221,7 @@ class LatencyModel:
 
         Never more than twice the largest size seen: nothing is promised beyond the next try.
         """
-        return bisect_right(range(1, self._longest + 1), seconds, key=self._upper.at)
+        return self._upper.largest_within(seconds, self._longest)
 
     @property
     def best_size(self) -> int:
