@@ -9,6 +9,7 @@ import base64
 import json
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -165,6 +166,37 @@ def _module(name: str) -> Callable[[Launch], Command]:
     return lambda start: Command((start.python, "-m", f"bench.servers.{name}", str(start.port)), {})
 
 
+def _bare(start: Launch) -> Command:
+    """Our own workers, with the least that a front can do before them (servers/bare.c)."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        raise NotAvailable("there is no C compiler")
+    binary, workers = start.temporary / "bare", start.temporary / "workers.sock"
+    source = Path(__file__).with_name("servers") / "bare.c"
+    done = subprocess.run(
+        [compiler, "-O2", "-std=c11", "-o", str(binary), str(source)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise BenchError(f"{compiler} can not compile {source}:\n{done.stderr.strip()}")
+    return Command(
+        (
+            *(str(binary), str(start.port), str(start.workers), str(start.settings.size), str(workers)),
+            *(start.python, "-m", "batching_watchdog.arbiter", "PARENT", "--bind", f"unix:{workers}"),
+            *("--workers", str(start.workers), "--log-level", "error", "--no-control-socket"),
+            *("--worker-class", "batching_watchdog.worker.BatchWorker"),
+        ),
+        {
+            "function_path": str(start.workload.folder),
+            "workers": str(start.workers),
+            "worker_threads": "1",
+            "GLIBC_TUNABLES": MALLOC,
+        },
+    )
+
+
 def _of_watchdog(start: Launch) -> Command:
     binary = shutil.which("of-watchdog") or shutil.which("fwatchdog")
     if binary is None:
@@ -214,6 +246,13 @@ SYSTEMS: Final[Mapping[str, System]] = MappingProxyType(
             System("fixed", "Tailbound, batch_policy=fixed", _ours("fixed"), grid_waits_ms=(0, 2, 5, 10)),
             System("aimd", "Tailbound, batch_policy=aimd", _ours("aimd")),
             System("unbatched", "Tailbound, batch_policy=unbatched", _ours("unbatched")),
+            System(
+                "bare",
+                "our workers behind the least that a front can do: what there is to gain before them",
+                _bare,
+                settings=Settings(64, 0),
+                grid_waits_ms=(0,),
+            ),
             System("gunicorn", "gunicorn's sync workers and Flask, no batches", _gunicorn),
             System(
                 "waitress",

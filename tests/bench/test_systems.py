@@ -1,11 +1,16 @@
 """How systems are named, and that each can be started by its entry."""
 
+import http.client
+import json
+import shutil
 import subprocess
 import sys
+import zlib
 
 import pytest
 from bench.errors import BenchError, NotAvailable
 from bench.peers import python_of
+from bench.server import Server
 from bench.systems import SYSTEMS, Launch, Settings, grid_of, parse_entry
 from bench.workloads import WORKLOADS
 
@@ -72,3 +77,27 @@ def test_text_answers_bad_bodies_alone():
         "assert a['statusCode'] == 400, a; assert 0 <= b['score'] <= 1, b"
     )
     subprocess.run([sys.executable, "-c", code], cwd=WORKLOADS["text"].folder, check=True)
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", ["bare", "slo"])
+def test_the_bare_front_answers_what_the_watchdog_answers(name, tmp_path):
+    """In pieces, one after the other on one connection, several at once: as the generator sends."""
+    system, workload = SYSTEMS[name], WORKLOADS["accelerator"]
+    if name == "bare" and not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        pytest.skip("there is no C compiler")
+    bodies = [b"", b"x", b"y" * 100_000]
+    with Server(system, system.settings, workload, 2, b"warm", tmp_path) as server:
+        connections = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=30) for _ in bodies]
+        for _ in range(2):
+            for connection, body in zip(connections, bodies, strict=True):
+                connection.request("POST", "/", body)
+            for connection, body in zip(connections, bodies, strict=True):
+                response = connection.getresponse()
+                told = {"checksum": zlib.crc32(body), "bytes": len(body)}
+                assert (response.status, json.loads(response.read())) == (200, told)
+                assert response.getheader("Content-Type") == "application/json"
+        for connection in connections:
+            connection.close()
+        assert server.alive
