@@ -434,12 +434,13 @@ class HttpProtocol(asyncio.Protocol):
         exchange.keep_alive = parser.should_keep_alive()
         _check_head(exchange, parser.get_http_version())
         exchange.head_complete = True
-        exchange.head = wire.request_head(exchange.method, exchange.target, exchange.headers)
-        exchange.headers = []  # they are in the head, and the queue may be long
         length = exchange.length
         error = self._too_much(length) if length else None
         if error is None:
             error = self._application.refuse(exchange)
+        if error is None:
+            exchange.head = wire.request_head(exchange.method, exchange.target, exchange.headers)
+        exchange.headers = []  # they are in the head, and the queue may be long
         if parser.should_upgrade():
             # The parser leaves the body to the new protocol and ends the request; see data_received.
             exchange.keep_alive = False
