@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from batching_watchdog.speedups import compiled
 from e2e.processes import Watchdog, starting_watchdog, wait_until, watchdog
 from watchdog.http_service import Client
 
@@ -42,6 +43,20 @@ def test_requests_that_come_together_are_served_in_batches_and_answered_in_order
         }
         assert dog.metric('slo_requests_total{outcome="good"}') == 24
         assert dog.metric("http_requests_in_flight") == 0
+
+
+def test_it_serves_without_its_compiled_part_and_says_that_it_lacks_it(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nsys.modules['batching_watchdog._speedups'] = None\n"  # importing it fails
+    )
+    with watchdog(ECHO, PYTHONPATH=str(tmp_path)) as dog:
+        bodies = [b"%d" % number for number in range(24)]
+        answers = [json.loads(answer.body) for answer in dog.call_all(bodies)]
+        assert [answer["echo"] for answer in answers] == [body.decode() for body in bodies]
+        assert max(answer["size"] for answer in answers) > 1
+        assert "; built without its compiled part" in dog.log
+    with watchdog(ECHO) as dog:
+        assert ("; built without its compiled part" in dog.log) == (compiled is None)
 
 
 def test_requests_with_another_path_or_batch_key_are_never_in_one_batch():
