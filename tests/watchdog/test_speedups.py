@@ -37,6 +37,7 @@ HEADERS = (
     b"Content-Length: +3",
     b"Content-Length: 3, 3",
     b"Content-Length: 9999999999999999",
+    b"Content-Length: 18446744073709551619",  # 3, if 64 bits overflow
     b"Transfer-Encoding: chunked",
     b"Connection: keep-alive",
     b"Connection: Keep-Alive",
@@ -59,6 +60,7 @@ HEADERS = (
     b"X_Y!#$: ~ \t\x80",
     b"Content-Type: application/json",
     b"A: \x00",
+    b"A: b\rC: d",
     b"A: \x7f",
     b": empty",
     b"no colon",
@@ -85,6 +87,9 @@ LINES = (
     b"POST /",
     b"",
 )
+
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n"
 
 
 @dataclass(frozen=True)
@@ -175,6 +180,11 @@ def requests(draw: st.DrawFn) -> bytes:
 
 @settings(max_examples=FUZZ_EXAMPLES or 3000, derandomize=not FUZZ_EXAMPLES)
 @given(st.lists(requests(), min_size=1, max_size=3))
+@example([GET + b"Content-Length: 18446744073709551619\r\n\r\nabc"])
+@example([GET + b"X-Call-Id: a\r\nx-call-id: b\r\n\r\n"])
+@example([GET + b"A: b\rC: d\r\n\r\n"])
+@example([GET + b"A: b\rXC: d\r\n\r\n"])
+@example([GET + b"\rX"])
 @example([b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"])
 @example([b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nabPOST / HTTP/1.1\r\nHost: x\r\n\r\n"])
 @example([b"\r\n", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"])
@@ -302,10 +312,11 @@ def test_counts_that_can_not_be_are_left_to_the_code_in_python(count: int, size:
     assert compiled.decode_replies(count, memoryview(bytes(size)), Reply) is None
 
 
-def test_lengths_whose_sum_would_overflow_do_not_add_up():
+def test_lengths_whose_sum_would_overflow_or_is_too_small_do_not_add_up():
     assert compiled is not None
     item = b"\0\0\0\0" + b"\xff" * 8
     assert compiled.decode_requests(4, memoryview(item * 4)) is None
+    assert compiled.decode_requests(1, memoryview(bytes(12) + b"x")) is None
 
 
 def test_only_tuples_of_bytes_are_encoded_and_only_tuples_are_made():
