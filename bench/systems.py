@@ -9,7 +9,6 @@ import base64
 import json
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from types import MappingProxyType
 from typing import Final
 
 from batching_watchdog.policy import POLICIES
+from bench import compiler
 from bench.errors import BenchError, NotAvailable
 from bench.workloads import Workload
 
@@ -168,19 +168,11 @@ def _module(name: str) -> Callable[[Launch], Command]:
 
 def _bare(start: Launch) -> Command:
     """Our own workers, with the least that a front can do before them (servers/bare.c)."""
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
+    found = compiler.find()
+    if found is None:
         raise NotAvailable("there is no C compiler")
     binary, workers = start.temporary / "bare", start.temporary / "workers.sock"
-    source = Path(__file__).with_name("servers") / "bare.c"
-    done = subprocess.run(
-        [compiler, "-O2", "-std=c11", "-o", str(binary), str(source)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise BenchError(f"{compiler} can not compile {source}:\n{done.stderr.strip()}")
+    compiler.build(found, Path(__file__).with_name("servers") / "bare.c", binary)
     return Command(
         (
             *(str(binary), str(start.port), str(start.workers), str(start.settings.size), str(workers)),

@@ -51,12 +51,11 @@ LEAST: Final = 1e-9
 class _Samples:
     """Recent batches whose sizes share one power of two, as (size, seconds, number of the batch)."""
 
-    __slots__ = ("_centre", "_follows", "kept")
+    __slots__ = ("_follows", "kept")
 
     def __init__(self) -> None:
         self.kept: deque[tuple[int, float, int]] = deque(maxlen=WINDOW)
         self._follows: _Follows | None = None
-        self._centre: tuple[float, float] | None = None
 
     @property
     def last(self) -> int:
@@ -65,17 +64,14 @@ class _Samples:
 
     def add(self, size: int, seconds: float, number: int) -> None:
         """One more run: the size is in use, and follows no other."""
-        self._follows = self._centre = None
+        self._follows = None
         self.kept.append((size, seconds, number))
 
     def centre(self) -> tuple[float, float]:
         """Mean size and mean seconds, the slowest run apart: one warm-up or stall must not count as usual."""
-        if self._centre is None:
-            count = max(1, len(self.kept) - 1)
-            usual = sorted(self.kept, key=itemgetter(1))[:count]
-            seconds = max(LEAST, sum(run[1] for run in usual) / count)
-            self._centre = sum(run[0] for run in usual) / count, seconds
-        return self._centre
+        count = max(1, len(self.kept) - 1)
+        usual = sorted(self.kept, key=itemgetter(1))[:count]
+        return sum(run[0] for run in usual) / count, max(LEAST, sum(run[1] for run in usual) / count)
 
     def upper(self, size: float, slope: float) -> float:
         """Upper quantile of seconds, as if all runs had been of ``size``; never the slowest of several."""
@@ -103,7 +99,6 @@ class _Samples:
 
         ``before`` is the usual run of that until it changed.
         """
-        self._centre = None
         last = self.kept[-1]
         while self.kept and self.kept[0][2] < since:
             self.kept.popleft()
@@ -118,12 +113,10 @@ class _Samples:
         changed, (size, seconds), measured = self._follows
         now_size, now_seconds = _middle(changed.kept)
         ratio = now_seconds / max(LEAST, seconds + slope * (now_size - size))
-        self._centre = None
         self.kept[0] = (self.kept[0][0], measured * max(1.0, ratio), self.kept[0][2])
 
     def forget(self) -> None:
         """Drop the oldest quarter, but not the last one: a rough idea is better than none."""
-        self._centre = None
         for _ in range(min((len(self.kept) + 3) // 4, len(self.kept) - 1)):
             self.kept.popleft()
 
@@ -253,7 +246,7 @@ class LatencyModel:
         )
         if fits == self._largest:
             # On a line with an intercept the largest size that fits is the best one.
-            larger = fits + bisect_right(range(fits + 1, self._reach() + 1), longest, key=self._upper.at)
+            larger = self._upper.largest_within(longest, self._reach())
             best, size = max((best, size), (larger / self._mean.at(larger), larger))
         return workers * best, size
 

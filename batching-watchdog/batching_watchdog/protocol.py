@@ -367,9 +367,7 @@ class HttpProtocol(asyncio.Protocol):
             exchange.noted = noted
         if length >= 0:
             exchange.length = length
-        error = self._too_much(length) if length > 0 else None
-        if error is None:
-            error = self._application.refuse(exchange)
+        error = self._refusal(exchange)
         exchange.size = len(body)
         self._pending.append(exchange)
         if error is not None:
@@ -434,10 +432,7 @@ class HttpProtocol(asyncio.Protocol):
         exchange.keep_alive = parser.should_keep_alive()
         _check_head(exchange, parser.get_http_version())
         exchange.head_complete = True
-        length = exchange.length
-        error = self._too_much(length) if length else None
-        if error is None:
-            error = self._application.refuse(exchange)
+        error = self._refusal(exchange)
         if error is None:
             exchange.head = wire.request_head(exchange.method, exchange.target, exchange.headers)
         exchange.headers = []  # they are in the head, and the queue may be long
@@ -581,19 +576,20 @@ class HttpProtocol(asyncio.Protocol):
         if exchange.answer is None:
             self._application.answer_error(exchange, error)
 
-    def _too_much(self, length: int) -> WatchdogError | None:
-        """What forbids a body of ``length`` bytes.
+    def _refusal(self, exchange: Exchange) -> WatchdogError | None:
+        """Why a request whose head is complete is refused before its body is read; None if it is not.
 
         What is only announced is not set aside: else a few clients that send nothing would shut out the rest.
         """
-        limits = self._limits
-        if length > limits.max_body_bytes:
-            return BodyTooLarge(
-                f"the body has {length} bytes, the limit (max_body_bytes) is {limits.max_body_bytes}"
-            )
-        if self._connections.queued_bytes + length > limits.max_queued_bytes:
-            return QueueFull.of_bytes(limits.max_queued_bytes)
-        return None
+        length, limits = exchange.length, self._limits
+        if length:
+            if length > limits.max_body_bytes:
+                return BodyTooLarge(
+                    f"the body has {length} bytes, the limit (max_body_bytes) is {limits.max_body_bytes}"
+                )
+            if self._connections.queued_bytes + length > limits.max_queued_bytes:
+                return QueueFull.of_bytes(limits.max_queued_bytes)
+        return self._application.refuse(exchange)
 
     def _refuse(self, exchange: Exchange, error: WatchdogError) -> None:
         """Answer at the header; the body is dropped, or no more is read if that costs too much."""

@@ -4,13 +4,14 @@ Owns the generator's command line and its exit status. What its answer means is 
 """
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import compiler
+from bench.compiler import COMPILERS
 from bench.errors import BenchError, Lagged
 from bench.statistics import Run, parse_run
 
@@ -81,28 +82,19 @@ class Generator:
         return run
 
 
-def build(
-    folder: Path, notice: Callable[[str], None], compilers: Sequence[str] = ("cc", "gcc", "clang")
-) -> Generator:
+def build(folder: Path, notice: Callable[[str], None], compilers: Sequence[str] = COMPILERS) -> Generator:
     """Compile openload.c into ``folder`` if that is newer than what is there; without a compiler, Python's.
 
     Raises ``BenchError`` with the compiler's own words if it fails.
     """
-    compiler = next((path for name in compilers if (path := shutil.which(name))), None)
-    if compiler is None:
+    found = compiler.find(compilers)
+    if found is None:
         notice(f"there is no C compiler ({', '.join(compilers)}): the slower Python generator is used")
         return Generator((sys.executable, "-m", "bench.load.openload"))
     binary = folder / "openload"
     if not binary.exists() or binary.stat().st_mtime < SOURCE.stat().st_mtime:
         folder.mkdir(parents=True, exist_ok=True)
         fresh = folder / f"openload.{os.getpid()}"
-        done = subprocess.run(
-            [compiler, "-O2", "-std=c11", "-o", str(fresh), str(SOURCE), "-lm"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise BenchError(f"{compiler} can not compile {SOURCE}:\n{done.stderr.strip()}")
+        compiler.build(found, SOURCE, fresh)
         fresh.replace(binary)
     return Generator((str(binary),))

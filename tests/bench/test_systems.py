@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import shutil
 import subprocess
 import sys
 import zlib
@@ -13,6 +12,8 @@ from bench.peers import python_of
 from bench.server import Server
 from bench.systems import SYSTEMS, Launch, Settings, grid_of, parse_entry
 from bench.workloads import WORKLOADS
+
+from bench import compiler
 
 
 def test_a_name_alone_has_the_systems_own_settings():
@@ -85,7 +86,7 @@ def test_text_answers_bad_bodies_alone():
 def test_the_bare_front_answers_what_the_watchdog_answers(name, tmp_path):
     """In pieces, one after the other on one connection, several at once: as the generator sends."""
     system, workload = SYSTEMS[name], WORKLOADS["accelerator"]
-    if name == "bare" and not any(map(shutil.which, ("cc", "gcc", "clang"))):
+    if name == "bare" and compiler.find() is None:
         pytest.skip("there is no C compiler")
     bodies = [b"", b"x", b"y" * 100_000]
     with Server(system, system.settings, workload, 2, b"warm", tmp_path) as server:
