@@ -2,6 +2,7 @@
 
 single    one function behind our server at one rate (also without a word, as plain `make bench`)
 compare   ours and the peers on every workload (also as plain --quick)
+turns     a few systems side by side, several times: what a ratio is worth
 soak      half an hour while workers are killed
 drift     a model that becomes twice as slow in the middle of a run
 large     what carrying bodies of up to 20 MB costs
@@ -19,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench import compare, drift, fleet, large, live, scaling, single, soak, unseen, validate
+from bench import compare, drift, fleet, large, live, scaling, single, soak, turns, unseen, validate
 from bench.errors import BenchError
 from bench.workloads import ROOT
 
@@ -28,6 +29,7 @@ _Command = tuple[Callable[[argparse.Namespace, Path], int], Callable[[argparse.A
 COMMANDS: Final[Mapping[str, _Command]] = {
     "single": (single.main, single.add_arguments, "one function at one rate"),
     "compare": (compare.main, compare.add_arguments, "ours and the peers"),
+    "turns": (turns.main, turns.add_arguments, "a few systems side by side"),
     "drift": (drift.main, drift.add_arguments, "a model that becomes slower"),
     "soak": (soak.main, soak.add_arguments, "a long run while workers are killed"),
     "large": (large.main, large.add_arguments, "the cost of large bodies"),

@@ -91,7 +91,7 @@ def measure(entry: Entry, workload: Workload, body: bytes, rig: Rig) -> dict[str
     if grid is not None:
         found["grid"] = grid
     with Server(entry.system, settings, workload, rig.workers, body, rig.venvs) as server:
-        bench = _Bench(server, rig)
+        bench = Bench(server, rig)
         bench.warm_up()
         rig.say(f"{LOW_RATE:g} requests/s")
         found["low"] = bench.counted(LOW_RATE, rig.effort.low_seconds)
@@ -123,7 +123,7 @@ def predicted(
     Read before and after, as a scraper does: a server may learn between two readings.
     """
     with Server(entry.system, settings, workload, rig.workers, body, rig.venvs) as server:
-        bench = _Bench(server, rig)
+        bench = Bench(server, rig)
         bench.warm_up()
         rig.say("a third of the maximum")
         server.metric(CAPACITY)
@@ -145,7 +145,7 @@ def tune(entry: Entry, workload: Workload, body: bytes, rig: Rig) -> tuple[Setti
         rig.say(f"grid {index}/{len(candidates)}: size {settings.size}, wait {settings.wait_ms} ms")
         plan = effort.plan(workload)
         with Server(entry.system, settings, workload, rig.workers, body, rig.venvs) as server:
-            bench = _Bench(server, rig)
+            bench = Bench(server, rig)
             bench.warm_up()
             if top and not bench.holds(top * (1 + RACE_MARGIN), plan.confirm_seconds):
                 points.append({**asdict(settings), "max_rate": None})
@@ -157,12 +157,13 @@ def tune(entry: Entry, workload: Workload, body: bytes, rig: Rig) -> tuple[Setti
     return best, points
 
 
-class _Bench:
+class Bench:
     """Runs against one live server, and what the search has seen of it."""
 
     def __init__(self, server: Server, rig: Rig) -> None:
         self._server, self._rig = server, rig
         self._seed = 0
+        self._history: list[Trial] = []
         self.trials: list[dict[str, Any]] = []
         self.at_maximum: dict[str, Any] | None = None
 
@@ -176,12 +177,19 @@ class _Bench:
 
     def maximum(self, plan: Plan) -> Found:
         """The highest rate that holds; every trial is kept in ``trials``."""
-        history: list[Trial] = []
-        while isinstance(step := next_step(history, plan), Next):
-            kind = "confirming" if step.confirm else "ramp"
-            self._rig.say(f"{kind} {step.rate:,.0f} requests/s")
-            history.append(self._try(step))
-        return step
+        while (answer := self.advance(plan)) is None:
+            pass
+        return answer
+
+    def advance(self, plan: Plan) -> Found | None:
+        """One more trial of the search for the maximum, or the answer once there is one."""
+        step = next_step(self._history, plan)
+        if isinstance(step, Found):
+            return step
+        kind = "confirming" if step.confirm else "ramp"
+        self._rig.say(f"{kind} {step.rate:,.0f} requests/s")
+        self._history.append(self._try(step))
+        return None
 
     def holds(self, rate: float, seconds: float) -> bool:
         """Whether ``rate`` holds in one of two runs: one may fail by the machine's noise."""

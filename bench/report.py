@@ -14,6 +14,9 @@ SECTION = "results"
 BEGIN, END = marks(SECTION)
 PLOTS = (("goodput", "Goodput against offered rate"), ("cdf", "Latency at the maximum"))
 
+_COLOURS = 10
+"""Matplotlib's cycle has so many; a line beyond them is dashed."""
+
 
 def table(results: dict[str, Any]) -> str:
     """All measurements, one table for each workload, with what was skipped and why."""
@@ -131,11 +134,16 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
             continue
         for kind, title in PLOTS:
             figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-            for row in rows:
+            for index, row in enumerate(rows):
                 points = curve(row) if kind == "goodput" else row["at_max"]["cdf"]
                 marker = "o" if kind == "goodput" else None
                 axes.plot(
-                    [x for x, _ in points], [y for _, y in points], marker=marker, ms=3, label=row["system"]
+                    [x for x, _ in points],
+                    [y for _, y in points],
+                    "-" if index < _COLOURS else "--",
+                    marker=marker,
+                    ms=3,
+                    label=row["system"],
                 )
             if kind == "goodput":
                 top = max((x for row in rows for x, _ in curve(row)), default=1.0)

@@ -64,10 +64,10 @@ def next_step(trials: Sequence[Trial], plan: Plan) -> Next | Found:
         rate = ramp[-1].rate * plan.growth if ramp else plan.first_rate
         if rate <= plan.highest_rate:
             return Next(rate, plan.ramp_seconds, confirm=False)
-    if confirms and not confirms[-1].passed:
-        last = confirms[-1].rate
-        if sum(trial.rate == last for trial in confirms) < plan.attempts:
-            return Next(last, plan.confirm_seconds, confirm=True)
+    runs = confirms or ramp
+    if runs and not runs[-1].passed and sum(trial.rate == runs[-1].rate for trial in runs) < plan.attempts:
+        again = runs[-1]
+        return Next(again.rate, plan.confirm_seconds if again.confirm else plan.ramp_seconds, again.confirm)
     good = max((trial.rate for trial in confirms if trial.passed), default=0.0)
     # A rate that failed once and passed above is noise: only failures above the best pass bound it.
     bad = min((trial.rate for trial in confirms if not trial.passed and trial.rate > good), default=None)
@@ -86,7 +86,9 @@ def next_step(trials: Sequence[Trial], plan: Plan) -> Next | Found:
 def _between(good: float, bad: float | None, ramp: Sequence[Trial], plan: Plan) -> float:
     """The next rate to confirm, above ``good`` and below ``bad``."""
     if bad is None:
-        hint = min((trial.rate for trial in ramp if not trial.passed and trial.rate > good), default=None)
+        held = {trial.rate for trial in ramp if trial.passed}
+        failed = (trial.rate for trial in ramp if trial.rate not in held and trial.rate > good)
+        hint = min(failed, default=None)
         if hint is None:
             return good * plan.growth
         # The ramp says that hint fails: confirm halfway, and hint itself once that is near.

@@ -43,7 +43,7 @@ def test_any_answers_end_within_the_confirmations_and_the_best_pass_is_the_answe
 
 def test_the_ramp_grows_by_its_factor_until_one_fails():
     _, trials = search(lambda step: step.rate <= 200)
-    assert [trial.rate for trial in trials if not trial.confirm] == [100.0, 150.0, 225.0]
+    assert [trial.rate for trial in trials if not trial.confirm] == [100.0, 150.0, 225.0, 225.0]
 
 
 def test_the_last_good_rate_of_the_ramp_is_confirmed_first():
@@ -62,6 +62,13 @@ def test_a_run_that_a_stall_failed_is_repeated_and_does_not_bound_the_answer():
 
     found, _ = search(holds)
     assert found.rate <= 200 < found.failed_at <= found.rate * (1 + PLAN.tolerance)
+
+
+def test_a_stall_in_the_ramp_neither_ends_it_nor_bounds_the_answer():
+    stalls = iter([False])
+    found, trials = search(lambda step: step.rate <= 1000 and (step.rate < 200 or next(stalls, True)))
+    assert [trial.rate for trial in trials if not trial.confirm][:5] == [100.0, 150.0, 225.0, 225.0, 337.5]
+    assert found.rate <= 1000 < found.failed_at <= found.rate * (1 + PLAN.tolerance)
 
 
 def test_a_rate_that_failed_twice_is_not_tried_again():
