@@ -114,7 +114,7 @@ def together(searches: Mapping[str, Callable[[], Found | None]]) -> dict[str, Fo
 def tables(results: Mapping[str, Any]) -> str:
     """A table for each workload: the maxima of every round, and what the first system is to each other."""
     parts = [f"{results['machine']}, {results['workers']} workers, {results['date']}."]
-    parts += [f"### {name}, in turn\n\n{table(rounds)}" for name, rounds in results["workloads"].items()]
+    parts += [f"#### {name}, in turn\n\n{table(rounds)}" for name, rounds in results["workloads"].items()]
     return "\n\n".join(parts)
 
 
