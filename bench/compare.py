@@ -72,9 +72,9 @@ def main(options: argparse.Namespace, output: Path) -> int:
     """Measure, write, print; 0 if everything was measured, 1 if something was skipped or failed."""
     short = options.quick or options.smoke
     entries = [
-        parse_entry(text) for text in _split(options.systems, SYSTEMS_QUICK if short else SYSTEMS_FULL)
+        parse_entry(text) for text in listed(options.systems, SYSTEMS_QUICK if short else SYSTEMS_FULL)
     ]
-    names = _split(options.workloads, WORKLOADS_QUICK if short else ",".join(WORKLOADS))
+    names = listed(options.workloads, WORKLOADS_QUICK if short else ",".join(WORKLOADS))
     if unknown := [name for name in names if name not in WORKLOADS]:
         raise BenchError(f"--workloads {unknown[0]}: there is no such one; there are {', '.join(WORKLOADS)}")
     if options.workers < 1:
@@ -174,6 +174,11 @@ def example(workload: Workload) -> bytes:
     return done.stdout
 
 
+def listed(text: str | None, otherwise: str = "") -> Sequence[str]:
+    """The parts of a comma-separated option, or of what is meant without it."""
+    return [part.strip() for part in (text or otherwise).split(",") if part.strip()]
+
+
 def _measured(entry: Entry, workload: Workload, body: bytes, rig: Rig) -> dict[str, Any]:
     identity: dict[str, Any] = {"system": entry.label, "workload": workload.name}
     try:
@@ -187,7 +192,3 @@ def _measured(entry: Entry, workload: Workload, body: bytes, rig: Rig) -> dict[s
         return identity | {"status": "skipped", "reason": str(error)}
     except BenchError as error:
         return identity | {"status": "failed", "reason": str(error)}
-
-
-def _split(text: str | None, otherwise: str) -> Sequence[str]:
-    return [part.strip() for part in (text or otherwise).split(",") if part.strip()]

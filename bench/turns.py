@@ -20,7 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench.compare import example
+from bench.compare import example, listed
 from bench.errors import BenchError
 from bench.load.generator import build
 from bench.measure import FULL, SMOKE, Bench, Rig
@@ -53,7 +53,7 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace, output: Path) -> int:
     """Measure, write build/bench/turns.json and print; what it has of other workloads stays, if of here."""
-    entries = [parse_entry(text.strip()) for text in options.systems.split(",") if text.strip()]
+    entries = [parse_entry(text) for text in listed(options.systems)]
     if len({entry.label for entry in entries}) != len(entries) or len(entries) < 2:
         raise BenchError(f"--systems {options.systems}: it must name at least two, each once")
     if tuned := [entry.label for entry in entries if entry.grid]:
