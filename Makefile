@@ -8,9 +8,9 @@ INSTALLED := $(VENV)/.installed
 # More than there are cores: end-to-end tests wait most of the time. 0: all in one, for a debugger.
 TEST_PROCESSES ?= 6
 MKDOCS := build/mkdocs/bin/mkdocs
-PACKAGES := -e batching-watchdog -e autoscaler -e deploy/local
+PACKAGES := -e batching-watchdog -e autoscaler -e lab
 # What is installed anew when it changes.
-MANIFESTS := pyproject.toml batching-watchdog/pyproject.toml autoscaler/pyproject.toml deploy/local/pyproject.toml \
+MANIFESTS := pyproject.toml batching-watchdog/pyproject.toml autoscaler/pyproject.toml lab/pyproject.toml \
 	batching-watchdog/batching_watchdog/_speedups.c
 
 # The tests start hundreds of processes: where bytecode is not kept, each would compile the same sources.
@@ -33,10 +33,10 @@ $(INSTALLED): $(MANIFESTS)
 
 .PHONY: prometheus
 prometheus:
-	@PATH="$$PATH:/usr/sbin:/sbin" command -v prometheus promtool >/dev/null 2>&1 || sh deploy/local/install-prometheus.sh
+	@PATH="$$PATH:/usr/sbin:/sbin" command -v prometheus promtool >/dev/null 2>&1 || sh lab/install-prometheus.sh
 
 demo: install ## The main job on one machine (DEMO_ARGS=--quick: within 90 s; --help for the rest)
-	$(BIN)/python -m local_openfaas.demo $(DEMO_ARGS)
+	$(BIN)/python -m tailbound_lab.demo $(DEMO_ARGS)
 
 test: install ## All tests (TEST_ARGS='-k name' for some, TEST_ARGS='-m "not e2e"' for the fast ones)
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
@@ -69,7 +69,7 @@ manifests: ## Write deploy/autoscaler.yaml and the PrometheusRule anew (kustomiz
 	sh deploy/render.sh
 
 bench: install ## Measure the data plane (BENCH_ARGS=--quick: beside two peers; --help for what there is)
-	$(BIN)/python -m bench $(BENCH_ARGS)
+	$(BIN)/python -m tailbound_lab.bench $(BENCH_ARGS)
 
 .PHONY: docs reference tutorial
 

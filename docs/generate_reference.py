@@ -27,19 +27,20 @@ from pydantic.fields import FieldInfo
 
 from batching_watchdog import config as watchdog_config
 from batching_watchdog import errors, messages
-from batching_watchdog.latency import LatencyModel
+from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.metrics import STATES
 from batching_watchdog.metrics import Metrics as WatchdogMetrics
-from bench import __main__ as bench
-from local_openfaas import __main__ as local
-from local_openfaas.demo import __main__ as demo
 from slo_autoscaler import config as autoscaler_config
+from slo_autoscaler.cli.explain import SENTENCES
 from slo_autoscaler.commands import COMMANDS
-from slo_autoscaler.explain import SENTENCES
 from slo_autoscaler.metrics import INPUTS
 from slo_autoscaler.metrics import Metrics as AutoscalerMetrics
 from slo_autoscaler.model import Decision, Reason, Scale
 from slo_autoscaler.shadow import Score
+from tailbound_lab.bench import __main__ as bench
+from tailbound_lab.demo import __main__ as demo
+from tailbound_lab.local import __main__ as local
+from tailbound_lab.simulate import __main__ as simulate
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 FOLDER: Final = ROOT / "docs" / "reference"
@@ -84,11 +85,12 @@ def helps() -> dict[str, str]:
         for word, (module, _) in COMMANDS.items()
     ]
     programs += [
+        ("tailbound-simulate", simulate.main, ()),
         ("local-openfaas", local.main, ()),
         ("local-openfaas up", local.main, ("up",)),
-        ("python -m local_openfaas.demo", demo.main, ()),
-        ("python -m bench", bench.main, ()),
-        *((f"python -m bench {word}", bench.main, (word,)) for word in bench.COMMANDS),
+        ("python -m tailbound_lab.demo", demo.main, ()),
+        ("python -m tailbound_lab.bench", bench.main, ()),
+        *((f"python -m tailbound_lab.bench {word}", bench.main, (word,)) for word in bench.COMMANDS),
     ]
     return {name: _help(run, words) for name, run, words in programs}
 

@@ -157,7 +157,7 @@ def _leader(config: Config, lock: str | None, *, dry_run: bool) -> Leader:
     if dry_run:
         return Alone()  # a trial must not keep the lease from one that would act
     # Imported only where it is asked for: the Kubernetes client is large.
-    leader: Leader = importlib.import_module("slo_autoscaler.platforms.lease").candidate(config)
+    leader: Leader = importlib.import_module("slo_autoscaler.kube.lease").candidate(config)
     return leader
 
 

@@ -10,12 +10,11 @@ from typing import Final
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "run": ("slo_autoscaler.app", "size functions so that they meet their SLO (the default)"),
-    "status": ("slo_autoscaler.status", "show every function: whether its SLO is met, its replicas, and why"),
-    "explain": ("slo_autoscaler.explain", "say in sentences what was decided for a function, and why"),
-    "simulate": (
-        "slo_autoscaler.simulate.command",
-        "replay a trace under our policies and other scalers' laws",
+    "status": (
+        "slo_autoscaler.cli.status",
+        "show every function: whether its SLO is met, its replicas, and why",
     ),
+    "explain": ("slo_autoscaler.cli.explain", "say in sentences what was decided for a function, and why"),
 }
 """Word -> (module whose ``main(arguments)`` gives the exit status, what it does)."""
 

@@ -26,9 +26,9 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from slo_autoscaler.errors import ConfigError
-from slo_autoscaler.forecast import FORECASTERS
+from slo_autoscaler.law.forecast import FORECASTERS
+from slo_autoscaler.law.policies import POLICIES
 from slo_autoscaler.model import GatewaySlos, RateLimit, Slo, TargetSpec
-from slo_autoscaler.policies import POLICIES
 
 MIN_SCRAPES: Final = 4
 """Scrapes that the query window must span: two are needed for a rate, one may be missed, one is the edge."""

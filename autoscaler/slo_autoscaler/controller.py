@@ -16,15 +16,16 @@ from math import isinf
 from typing import Any, Final, TypeVar
 
 from slo_autoscaler.config import Config
-from slo_autoscaler.decide import decide, unapplied
+from slo_autoscaler.conflict import BASELINE_ALERT, FEW, WITHIN, Rival
 from slo_autoscaler.errors import FunctionGoneError, PlatformError, SourceError
 from slo_autoscaler.journal import Entry, Journal
+from slo_autoscaler.law.decide import decide, unapplied
+from slo_autoscaler.law.memory import TargetState
+from slo_autoscaler.law.restart import Past, warm
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.metrics import Metrics
-from slo_autoscaler.model import Decision, Observation, Scale, TargetSpec, TargetState
+from slo_autoscaler.model import Decision, Observation, Scale, TargetSpec
 from slo_autoscaler.platforms import Platform
-from slo_autoscaler.restart import Past, warm
-from slo_autoscaler.rivals import BASELINE_ALERT, FEW, WITHIN, Rival
 from slo_autoscaler.shadow import Shadow, imagined
 from slo_autoscaler.sources import Source
 

@@ -23,18 +23,18 @@ import uvloop
 from batching_watchdog import __version__, logs
 from batching_watchdog.batcher import Batcher
 from batching_watchdog.config import Config
+from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.engine.policy import POLICIES, PolicySettings
+from batching_watchdog.engine.scheduler import Scheduler
 from batching_watchdog.errors import HandlerNotLoaded, StartFailed
-from batching_watchdog.http_workers import HttpWorkerPool
-from batching_watchdog.latency import LatencyModel
+from batching_watchdog.front.loop_lag import Turns
+from batching_watchdog.front.protocol import Connections, Limits
+from batching_watchdog.front.routes import Front, MetricsPage
 from batching_watchdog.machine import available_cpus, cuda_devices
 from batching_watchdog.metrics import Exposition, Metrics
-from batching_watchdog.policy import POLICIES, PolicySettings
-from batching_watchdog.protocol import Connections, Limits
-from batching_watchdog.scheduler import Scheduler
-from batching_watchdog.server import Front, MetricsPage
+from batching_watchdog.pool.remote import HttpWorkerPool
+from batching_watchdog.pool.supervisor import WorkerPool
 from batching_watchdog.speedups import compiled
-from batching_watchdog.turns import Turns
-from batching_watchdog.workers import WorkerPool
 
 log = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from collections.abc import Callable
 from math import inf
 from typing import Final, NamedTuple, Protocol
 
+from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.engine.scheduler import Dispatch, Expire, Scheduler, Shed
 from batching_watchdog.errors import Expired, PredictedLate, WatchdogError, WorkerDied
-from batching_watchdog.latency import LatencyModel
 from batching_watchdog.messages import Batch, DispatchReason, Reply, Request
 from batching_watchdog.metrics import Metrics
-from batching_watchdog.scheduler import Dispatch, Expire, Scheduler, Shed
 
 log = logging.getLogger(__name__)
 

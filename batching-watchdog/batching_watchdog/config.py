@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
+from batching_watchdog.engine.policy import POLICIES
 from batching_watchdog.errors import ConfigError
-from batching_watchdog.policy import POLICIES
 from batching_watchdog.wire import MAX_PART
 
 _T = TypeVar("_T")

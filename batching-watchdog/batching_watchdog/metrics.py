@@ -16,9 +16,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from batching_watchdog.capacity import CpuCost, Reading
+from batching_watchdog.engine.capacity import CpuCost, Reading
+from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.errors import REFUSALS
-from batching_watchdog.latency import LatencyModel
 from batching_watchdog.messages import DispatchReason
 
 DEFAULT_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

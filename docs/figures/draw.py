@@ -1,7 +1,7 @@
 """Draws the figures of docs/explanation/: ``make reference``, or ``python -m docs.figures.draw``.
 
 Nothing in them is made up but the model: one replica is the watchdog's own scheduler and latency model in
-virtual time, several are ``slo-autoscaler simulate``'s. Each file carries the digest of the numbers that it
+virtual time, several are ``tailbound-simulate``'s. Each file carries the digest of the numbers that it
 shows, and tests/docs computes them again.
 """
 
@@ -16,14 +16,14 @@ from math import inf
 from pathlib import Path
 from typing import Any, Final
 
-from batching_watchdog.latency import LatencyModel
+from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.engine.policy import POLICIES, PolicySettings
+from batching_watchdog.engine.scheduler import Dispatch, Scheduler, Sleep
 from batching_watchdog.messages import Batch, Request
-from batching_watchdog.policy import POLICIES, PolicySettings
-from batching_watchdog.scheduler import Dispatch, Scheduler, Sleep
 from slo_autoscaler.config import Config
-from slo_autoscaler.simulate import catalogue, traces, world
-from slo_autoscaler.simulate.baselines import Bounds
-from slo_autoscaler.simulate.function import Function, Service
+from tailbound_lab.simulate import catalogue, traces, world
+from tailbound_lab.simulate.baselines import Bounds
+from tailbound_lab.simulate.function import Function, Service
 
 FOLDER: Final = Path(__file__).resolve().parent
 DIGEST: Final = "Numbers: sha256 "

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from autoscaler.control_plane import Access, an_access
-from slo_autoscaler.platforms.kube_api import KubeApi
+from slo_autoscaler.kube.client import KubeApi
 
 
 @pytest.fixture(scope="session")

@@ -24,9 +24,9 @@ import pytest
 import yaml
 
 from autoscaler.doubles import until
-from local_openfaas.ports import free_ports
 from slo_autoscaler.errors import ConflictError, NotFoundError, PlatformError
-from slo_autoscaler.platforms.kube_api import Document, KubeApi, Resource, Watched
+from slo_autoscaler.kube.client import Document, KubeApi, Resource, Watched
+from tailbound_lab.local.ports import free_ports
 
 ADDRESS = os.environ.get("TEST_KUBE_APISERVER", "")
 KUBECONFIG = os.environ.get("KUBECONFIG", "")

@@ -22,7 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
-from local_openfaas.ports import free_ports
+from tailbound_lab.local.ports import free_ports
 
 Fault = Callable[[BaseHTTPRequestHandler], None]
 """Answers a request wrongly, or not at all."""

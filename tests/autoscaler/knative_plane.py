@@ -23,10 +23,10 @@ import yaml
 from autoscaler.control_plane import NAMESPACES, Access, a_process, kubectl
 from autoscaler.doubles import until
 from autoscaler.freezing_proxy import FreezingProxy, a_freezing_proxy
-from local_openfaas.ports import free_ports
 from slo_autoscaler.errors import ConflictError, NotFoundError, PlatformError
-from slo_autoscaler.platforms.knative_cluster import POD_AUTOSCALERS, REVISIONS, ROUTES, SERVICES
-from slo_autoscaler.platforms.kube_api import KubeApi, Resource, Watched
+from slo_autoscaler.kube.client import KubeApi, Resource, Watched
+from slo_autoscaler.platforms.knative.objects import POD_AUTOSCALERS, REVISIONS, ROUTES, SERVICES
+from tailbound_lab.local.ports import free_ports
 
 CHECKOUT = os.environ.get("TEST_KNATIVE", "")
 PROGRAMS = ("kn-controller", "kn-webhook")

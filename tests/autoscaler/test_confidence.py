@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.confidence import wilson
+from slo_autoscaler.law.confidence import wilson
 
 shares = st.floats(0, 1)
 trials = st.floats(0, 1e9)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from autoscaler.values import MINIMAL
 from slo_autoscaler.config import Config, LeaderConfig, parse_duration
 from slo_autoscaler.errors import ConfigError
+from slo_autoscaler.law.policies import POLICIES
 from slo_autoscaler.model import Slo
 from slo_autoscaler.platforms import PLATFORMS
-from slo_autoscaler.policies import POLICIES
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -32,7 +32,11 @@ def test_two_urls_are_enough():
 
 @pytest.mark.parametrize(
     "path",
-    [DEPLOY / "autoscaler-config.yaml", DEPLOY / "local/autoscaler.yaml", DEPLOY / "kubernetes/config.yaml"],
+    [
+        DEPLOY / "autoscaler-config.yaml",
+        DEPLOY.parent / "lab/autoscaler.yaml",
+        DEPLOY / "kubernetes/config.yaml",
+    ],
 )
 def test_the_configurations_that_we_ship_are_valid(path):
     Config.parse(path.read_text(), str(path))

@@ -16,10 +16,10 @@ from slo_autoscaler.config import Config
 from slo_autoscaler.controller import Clocks, Controller
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.journal import Journal
+from slo_autoscaler.law.restart import Past
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.metrics import Metrics
 from slo_autoscaler.platforms.openfaas import OpenFaas
-from slo_autoscaler.restart import Past
 from slo_autoscaler.sources.replay import ReplaySource
 
 

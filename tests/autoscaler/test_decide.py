@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 
 from autoscaler import values
 from autoscaler.values import observations, scales, seen, specs
-from slo_autoscaler import decide as module
-from slo_autoscaler.decide import CORRECTION_FLOOR, decide, unapplied
-from slo_autoscaler.headroom import CREDIT, EXCESS, LONGEST, PEAK_SPAN, PLANNED, REGRET, Headroom
-from slo_autoscaler.model import Observation, RateLimit, Reason, Scale, TargetState
-from slo_autoscaler.policies import TOLERANT_FROM, UP_TOLERANCE
-from slo_autoscaler.recurrence import Recurrence
-from slo_autoscaler.restart import LONGEST_START_UP
-from slo_autoscaler.window import History, SlidingMax
+from slo_autoscaler.law import decide as module
+from slo_autoscaler.law.decide import CORRECTION_FLOOR, decide, unapplied
+from slo_autoscaler.law.headroom import CREDIT, EXCESS, LONGEST, PEAK_SPAN, PLANNED, REGRET, Headroom
+from slo_autoscaler.law.memory import TargetState
+from slo_autoscaler.law.policies import TOLERANT_FROM, UP_TOLERANCE
+from slo_autoscaler.law.recurrence import Recurrence
+from slo_autoscaler.law.restart import LONGEST_START_UP
+from slo_autoscaler.law.window import History, SlidingMax
+from slo_autoscaler.model import Observation, RateLimit, Reason, Scale
 
 TWO = Scale(desired=2, available=2)
 FIVE = Scale(desired=5, available=5)

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from autoscaler import doubles
 from autoscaler.doubles import a_gateway, free_port
-from slo_autoscaler.explain import SENTENCES, main, of_lines, score, sentence
+from slo_autoscaler.cli.explain import SENTENCES, main, of_lines, score, sentence
 from slo_autoscaler.model import Reason
 from slo_autoscaler.web import Web
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.forecast import DAMPING, FORECASTERS, GROWTH_PER_SECOND, STEEP, forecast, holt, level
+from slo_autoscaler.law.forecast import DAMPING, FORECASTERS, GROWTH_PER_SECOND, STEEP, forecast, holt, level
 
 points = st.lists(st.tuples(st.floats(0, 60), st.floats(0, 1e4)), max_size=40).map(
     lambda entries: sorted(entries, key=lambda entry: entry[0])

@@ -7,11 +7,12 @@ import pytest
 
 from autoscaler.doubles import a_prometheus, until
 from autoscaler.values import MINIMAL
-from local_openfaas.metrics import GatewayMetrics
 from slo_autoscaler.config import Config
-from slo_autoscaler.decide import decide
-from slo_autoscaler.model import Reason, Scale, TargetState
+from slo_autoscaler.law.decide import decide
+from slo_autoscaler.law.memory import TargetState
+from slo_autoscaler.model import Reason, Scale
 from slo_autoscaler.sources.prometheus import PrometheusSource
+from tailbound_lab.local.metrics import GatewayMetrics
 
 CONFIG = """
 prometheus: {url: "%s", scrape_interval: 250ms, window: 2s}

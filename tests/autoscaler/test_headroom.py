@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.headroom import (
+from slo_autoscaler.law.headroom import (
     BURST,
     CALM,
     CAREFUL,

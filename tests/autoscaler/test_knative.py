@@ -29,9 +29,9 @@ from slo_autoscaler.errors import FunctionGoneError, PlatformError
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms import Resident, build
-from slo_autoscaler.platforms.knative import KnativeClass, KnativeFloor, knative
-from slo_autoscaler.platforms.knative_cluster import BREATH
-from slo_autoscaler.platforms.knative_floor import GIVEN, MIN_SCALE, OPT_IN, OWN
+from slo_autoscaler.platforms.knative.minimum import GIVEN, MIN_SCALE, OPT_IN, OWN
+from slo_autoscaler.platforms.knative.objects import BREATH
+from slo_autoscaler.platforms.knative.own_class import KnativeClass, KnativeFloor, knative
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy/knative"
 PA_PATH = "PATCH /apis/autoscaling.internal.knative.dev/"

@@ -4,7 +4,7 @@ import threading
 
 from autoscaler.doubles import until
 from slo_autoscaler.errors import ApiError, ConflictError, PlatformError, UnreachableError
-from slo_autoscaler.platforms.knative_cluster import TICK, Given, Loop, Wishes, Writes, lean_deployment
+from slo_autoscaler.platforms.knative.objects import TICK, Given, Loop, Wishes, Writes, lean_deployment
 
 A, B = ("default", "a"), ("default", "b")
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slo_autoscaler.platforms.knative_floor import (
+from slo_autoscaler.platforms.knative.allocation import UNROUTED, Defaults, Share
+from slo_autoscaler.platforms.knative.minimum import (
     GIVEN,
     MIN_SCALE,
     OPT_IN,
@@ -16,7 +17,6 @@ from slo_autoscaler.platforms.knative_floor import (
     revision_of,
     takes_part,
 )
-from slo_autoscaler.platforms.knative_revisions import UNROUTED, Defaults, Share
 
 ALL = Share(1.0, 1.0)
 

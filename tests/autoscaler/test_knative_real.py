@@ -14,9 +14,9 @@ from autoscaler.test_kubernetes_real import DEPLOYMENTS
 from slo_autoscaler.config import KnativeConfig
 from slo_autoscaler.errors import NotFoundError
 from slo_autoscaler.leader import Alone
-from slo_autoscaler.platforms.knative import KnativeClass
-from slo_autoscaler.platforms.knative_cluster import POD_AUTOSCALERS, SERVICES
-from slo_autoscaler.platforms.knative_status import condition
+from slo_autoscaler.platforms.knative.objects import POD_AUTOSCALERS, SERVICES
+from slo_autoscaler.platforms.knative.own_class import KnativeClass
+from slo_autoscaler.platforms.knative.status import condition
 
 pytestmark = real()
 

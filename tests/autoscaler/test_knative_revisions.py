@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slo_autoscaler.platforms.knative_revisions import (
+from slo_autoscaler.platforms.knative.allocation import (
     UNROUTED,
     Defaults,
     Revision,

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slo_autoscaler.platforms import knative_status
-from slo_autoscaler.platforms.knative_revisions import UNROUTED, Defaults, Share
-from slo_autoscaler.platforms.knative_status import (
+from slo_autoscaler.platforms.knative import status as knative_status
+from slo_autoscaler.platforms.knative.allocation import UNROUTED, Defaults, Share
+from slo_autoscaler.platforms.knative.status import (
     DEPENDENTS,
     NO_TRAFFIC,
     TIMED_OUT,

@@ -19,9 +19,9 @@ from autoscaler.pods import some_pods
 from autoscaler.test_kubernetes_e2e import a_process
 from autoscaler.test_kubernetes_real import DEPLOY, DEPLOYMENTS
 from slo_autoscaler.errors import PlatformError
-from slo_autoscaler.platforms.knative_cluster import POD_AUTOSCALERS, REVISIONS, SERVICES
-from slo_autoscaler.platforms.knative_status import CLASS, condition
-from slo_autoscaler.platforms.kube_api import KubeApi
+from slo_autoscaler.kube.client import KubeApi
+from slo_autoscaler.platforms.knative.objects import POD_AUTOSCALERS, REVISIONS, SERVICES
+from slo_autoscaler.platforms.knative.status import CLASS, condition
 
 pytestmark = [
     *real("etcd", "kube-apiserver", "kube-controller-manager", "kubectl"),

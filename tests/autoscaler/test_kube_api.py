@@ -20,8 +20,8 @@ from slo_autoscaler.errors import (
     PlatformError,
     UnreachableError,
 )
-from slo_autoscaler.platforms import kube_api
-from slo_autoscaler.platforms.kube_api import KubeApi, Resource, Watched
+from slo_autoscaler.kube import client as kube_api
+from slo_autoscaler.kube.client import KubeApi, Resource, Watched
 
 DEPLOYMENTS = Resource("apps/v1", "deployments")
 EVENTS = Resource("v1", "events")

@@ -14,9 +14,9 @@ from autoscaler.doubles import until
 from autoscaler.freezing_proxy import a_freezing_proxy
 from slo_autoscaler.config import KubernetesConfig, LeaseConfig
 from slo_autoscaler.errors import ConflictError
-from slo_autoscaler.platforms.kube_api import KubeApi, Resource
+from slo_autoscaler.kube.client import KubeApi, Resource
+from slo_autoscaler.kube.lease import LEASES, LeaseLeader, lease_timeout
 from slo_autoscaler.platforms.kubernetes import Kubernetes
-from slo_autoscaler.platforms.lease import LEASES, LeaseLeader, lease_timeout
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 

@@ -16,7 +16,7 @@ from autoscaler.pods import some_pods
 from autoscaler.test_kubernetes_e2e import CONFIG, a_process
 from autoscaler.test_kubernetes_real import DEPLOY, DEPLOYMENTS, deploy, events
 from slo_autoscaler.errors import NotFoundError
-from slo_autoscaler.platforms.lease import LEASES
+from slo_autoscaler.kube.lease import LEASES
 
 pytestmark = real("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
 

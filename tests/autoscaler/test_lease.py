@@ -11,8 +11,8 @@ from autoscaler.doubles import free_port, until
 from autoscaler.freezing_proxy import a_freezing_proxy
 from autoscaler.kube_server import a_kube_server
 from slo_autoscaler.config import Config, LeaseConfig
-from slo_autoscaler.platforms.kube_api import KubeApi
-from slo_autoscaler.platforms.lease import LeaseLeader, candidate, lease_timeout
+from slo_autoscaler.kube.client import KubeApi
+from slo_autoscaler.kube.lease import LeaseLeader, candidate, lease_timeout
 
 LEASE = ("coordination.k8s.io/v1", "leases", "ours", "slo-autoscaler")
 QUICK = LeaseConfig(duration=1.0, renew_interval=0.1)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.platforms.lease_rules import (
+from slo_autoscaler.kube.lease_rules import (
     Lease,
     Sighting,
     Step,

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoscaler.values import a_spec, observations, scales, seen, specs
-from slo_autoscaler.model import Observation, Outlook, Reason, Scale
-from slo_autoscaler.policies import (
+from slo_autoscaler.law.memory import Outlook
+from slo_autoscaler.law.policies import (
     POLICIES,
     backlog,
     doubtful,
@@ -22,6 +22,7 @@ from slo_autoscaler.policies import (
     slo,
     threshold,
 )
+from slo_autoscaler.model import Observation, Reason, Scale
 
 CALM = Outlook(forecast=100.0, horizon=10.0, utilisation=0.8, correction=1.0, missed=False, settled=True)
 TWO = Scale(desired=2, available=2)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slo_autoscaler.errors import SourceError
+from slo_autoscaler.law.restart import Past
 from slo_autoscaler.model import GatewaySlos, Observation, Slo
 from slo_autoscaler.promql import (
     GATEWAY_SIGNALS,
@@ -23,7 +24,6 @@ from slo_autoscaler.promql import (
     pasts,
     queries,
 )
-from slo_autoscaler.restart import Past
 
 names = st.sampled_from(["a.fn", "b.fn", "c.fn"])
 

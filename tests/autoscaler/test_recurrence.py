@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.recurrence import ALIKE, BURST, FEWEST, HIGH, SLACK, SUDDEN, Recurrence
+from slo_autoscaler.law.recurrence import ALIKE, BURST, FEWEST, HIGH, SLACK, SUDDEN, Recurrence
 
 
 def looks(story, recurrence=None, known=0.0):

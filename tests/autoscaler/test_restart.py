@@ -5,11 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoscaler.values import a_spec, seen
-from slo_autoscaler.decide import decide
-from slo_autoscaler.forecast import GROWTH_PER_SECOND
-from slo_autoscaler.headroom import CREDIT, LONGEST, REGRET
-from slo_autoscaler.model import Scale, TargetState
-from slo_autoscaler.restart import LONGEST_START_UP, Past, smoothed, warm
+from slo_autoscaler.law.decide import decide
+from slo_autoscaler.law.forecast import GROWTH_PER_SECOND
+from slo_autoscaler.law.headroom import CREDIT, LONGEST, REGRET
+from slo_autoscaler.law.memory import TargetState
+from slo_autoscaler.law.restart import LONGEST_START_UP, Past, smoothed, warm
+from slo_autoscaler.model import Scale
 
 FIVE = Scale(5, 5)
 NOW = 1000.0

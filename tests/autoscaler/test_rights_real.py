@@ -16,13 +16,13 @@ from autoscaler.test_knative_real import NAME, a_deployment, service
 from autoscaler.test_kubernetes_real import DEPLOY, DEPLOYMENTS, deploy
 from slo_autoscaler.config import KnativeConfig, KubernetesConfig, LeaseConfig
 from slo_autoscaler.errors import ConflictError, NotFoundError
+from slo_autoscaler.kube.client import KubeApi, Resource
+from slo_autoscaler.kube.lease import LEASES, LeaseLeader, lease_timeout
 from slo_autoscaler.leader import Alone
-from slo_autoscaler.platforms.knative import KnativeClass, KnativeFloor
-from slo_autoscaler.platforms.knative_cluster import POD_AUTOSCALERS, REVISIONS, SERVICES
-from slo_autoscaler.platforms.knative_floor import MIN_SCALE, OPT_IN
-from slo_autoscaler.platforms.kube_api import KubeApi, Resource
+from slo_autoscaler.platforms.knative.minimum import MIN_SCALE, OPT_IN
+from slo_autoscaler.platforms.knative.objects import POD_AUTOSCALERS, REVISIONS, SERVICES
+from slo_autoscaler.platforms.knative.own_class import KnativeClass, KnativeFloor
 from slo_autoscaler.platforms.kubernetes import Kubernetes
-from slo_autoscaler.platforms.lease import LEASES, LeaseLeader, lease_timeout
 
 pytestmark = real("etcd", "kube-apiserver", "kubectl")
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.rivals import FEW, WITHIN, Rival
+from slo_autoscaler.conflict import FEW, WITHIN, Rival
 
 
 def after(*counts, rival=None, every=5.0):

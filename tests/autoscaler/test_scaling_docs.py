@@ -7,9 +7,10 @@ import pytest
 
 from autoscaler.values import a_spec, seen
 from slo_autoscaler import promql
-from slo_autoscaler.decide import decide
-from slo_autoscaler.forecast import FORECASTERS
-from slo_autoscaler.model import GatewaySlos, Reason, Scale, Slo, TargetState
+from slo_autoscaler.law.decide import decide
+from slo_autoscaler.law.forecast import FORECASTERS
+from slo_autoscaler.law.memory import TargetState
+from slo_autoscaler.model import GatewaySlos, Reason, Scale, Slo
 from slo_autoscaler.promql import GATEWAY_SIGNALS, HISTORY, RECORDED, SIGNALS
 
 ROOT = Path(__file__).parents[2]

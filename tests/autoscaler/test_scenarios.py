@@ -12,10 +12,11 @@ from itertools import pairwise
 import pytest
 
 from autoscaler.values import a_spec
-from slo_autoscaler.decide import decide
-from slo_autoscaler.headroom import CAREFUL
-from slo_autoscaler.model import Observation, Scale, TargetSpec, TargetState
-from slo_autoscaler.restart import Past, warm
+from slo_autoscaler.law.decide import decide
+from slo_autoscaler.law.headroom import CAREFUL
+from slo_autoscaler.law.memory import TargetState
+from slo_autoscaler.law.restart import Past, warm
+from slo_autoscaler.model import Observation, Scale, TargetSpec
 
 CAPACITY, START, WINDOW, SLO, TICK = 100.0, 8.0, 8.0, 0.2, 1.0
 SPEC = a_spec(

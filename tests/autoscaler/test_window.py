@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.window import History, SlidingMax
+from slo_autoscaler.law.window import History, SlidingMax
 
 steps = st.lists(st.tuples(st.floats(0, 5), st.floats(-100, 100)), max_size=60)
 spans = st.sampled_from([0.0, 1.0, 7.5, 100.0])

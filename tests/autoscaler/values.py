@@ -6,9 +6,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from slo_autoscaler.config import Config
-from slo_autoscaler.forecast import FORECASTERS
+from slo_autoscaler.law.forecast import FORECASTERS
+from slo_autoscaler.law.policies import POLICIES
 from slo_autoscaler.model import Observation, RateLimit, Scale, TargetSpec
-from slo_autoscaler.policies import POLICIES
 
 MINIMAL = """
 platform: {gateway_url: "http://gateway:8080"}

@@ -9,13 +9,13 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from batching_watchdog.latency import LatencyModel
+from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.metrics import Exposition
 from batching_watchdog.metrics import Metrics as WatchdogMetrics
-from local_openfaas.metrics import GatewayMetrics
 from slo_autoscaler.metrics import INPUTS
 from slo_autoscaler.metrics import Metrics as AutoscalerMetrics
 from slo_autoscaler.model import Decision, Reason, Scale
+from tailbound_lab.local.metrics import GatewayMetrics
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"

@@ -9,11 +9,11 @@ from heapq import heappop, heappush
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batching_watchdog.engine.policy import POLICIES, PolicySettings
+from batching_watchdog.engine.scheduler import Dispatch, Scheduler, Sleep
 from batching_watchdog.messages import Batch, Request
-from batching_watchdog.policy import POLICIES, PolicySettings
-from batching_watchdog.scheduler import Dispatch, Scheduler, Sleep
-from slo_autoscaler.simulate.function import Function, Service
-from slo_autoscaler.simulate.replica import Replica
+from tailbound_lab.simulate.function import Function, Service
+from tailbound_lab.simulate.replica import Replica
 
 
 class Known:

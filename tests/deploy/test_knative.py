@@ -15,8 +15,8 @@ from batching_watchdog.config import Config as WatchdogConfig
 from deploy.knative_scraping import KNATIVE, chart_configuration, monitor, queue_proxy, values
 from deploy.test_manifests import KUBERNETES, ROOT, kustomize
 from slo_autoscaler.config import Config, KnativeConfig
-from slo_autoscaler.platforms.knative_revisions import CLASS_ANNOTATION, Defaults, max_scale, min_scale
-from slo_autoscaler.platforms.knative_status import CLASS
+from slo_autoscaler.platforms.knative.allocation import CLASS_ANNOTATION, Defaults, max_scale, min_scale
+from slo_autoscaler.platforms.knative.status import CLASS
 
 GUIDE = (ROOT / "docs/install-knative.md").read_text()
 WAYS = ["class", "floor"]

@@ -10,9 +10,9 @@ import yaml
 from autoscaler.doubles import status, until
 from autoscaler.kube_server import KubeServer, a_deployment, a_kube_server
 from slo_autoscaler.config import Config, KubernetesConfig, LeaseConfig
-from slo_autoscaler.platforms.kube_api import KubeApi
+from slo_autoscaler.kube.client import KubeApi
+from slo_autoscaler.kube.lease import LeaseLeader, lease_timeout
 from slo_autoscaler.platforms.kubernetes import Kubernetes
-from slo_autoscaler.platforms.lease import LeaseLeader, lease_timeout
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from deploy import knative_scraping
-from local_openfaas.ports import free_ports
+from tailbound_lab.local.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy/prometheus"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from docs.pages import ROOT, blocks
-from local_openfaas.ports import free_ports
+from tailbound_lab.local.ports import free_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("*", "docs/**/*", "autoscaler/*", "batching-watchdog/*", "bench/*", "deploy/**/*", "template/*/*")
+FOLDERS = ("*", "docs/**/*", "autoscaler/*", "batching-watchdog/*", "lab/**/*", "deploy/**/*", "template/*/*")
 PAGES = sorted({path for folder in FOLDERS for path in ROOT.glob(f"{folder}.md")})
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 

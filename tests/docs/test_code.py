@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
-from bench.__main__ import with_command
 
 from batching_watchdog.config import DESCRIPTIONS
 from contract.exposed import rules
 from docs import generate_reference as reference
 from docs.pages import NAMES, ROOT, blocks, inline, lines_of_code
+from tailbound_lab.bench.__main__ import with_command
 
 TARGET = re.compile(r"(?:^|[\s(])make ([a-z][a-z-]*)\b")
 FILE = re.compile(
@@ -58,7 +58,10 @@ def commands(line: str) -> Iterator[tuple[str, list[str]]]:
     except ValueError:  # prose, or a quote that is closed in another line
         return
     for index, word in enumerate(words):
-        for variable, module in (("BENCH_ARGS=", "bench"), ("DEMO_ARGS=", "local_openfaas.demo")):
+        for variable, module in (
+            ("BENCH_ARGS=", "tailbound_lab.bench"),
+            ("DEMO_ARGS=", "tailbound_lab.demo"),
+        ):
             if word.startswith(variable):
                 yield from commands(f"python -m {module} {word.removeprefix(variable)}")
         before = words[index - 1] if index else ";"
@@ -68,7 +71,7 @@ def commands(line: str) -> Iterator[tuple[str, list[str]]]:
         rest = words[index + 1 :]
         if name == "python" and rest[:1] == ["-m"] and len(rest) > 1:
             name, rest = f"python -m {rest[1]}", rest[2:]
-        if name == "python -m bench":
+        if name == "python -m tailbound_lab.bench":
             rest = with_command(rest)
         if rest and f"{name} {rest[0]}" in helps():
             name, rest = f"{name} {rest[0]}", rest[1:]
@@ -185,7 +188,9 @@ def test_the_tests_see_a_wrong_option_a_wrong_file_and_a_wrong_key():
         "PATH=x .venv/bin/slo-autoscaler explain vision --log FILE | tail --lines 3"
     )
     assert (program, words) == ("slo-autoscaler explain", ["vision", "--log", "FILE"])
-    assert [name for name, _ in commands("make bench BENCH_ARGS='--quick'")] == ["python -m bench compare"]
+    assert [name for name, _ in commands("make bench BENCH_ARGS='--quick'")] == [
+        "python -m tailbound_lab.bench compare"
+    ]
     assert FILE.findall("see deploy/nothing.yml.") == ["deploy/nothing.yml."]
     assert keys_of({"defaults": {"scale_up": {"step": 1}}}) == {
         "defaults",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from local_openfaas.ports import free_ports
+from tailbound_lab.local.ports import free_ports
 
 START_SECONDS = 30.0
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from local_openfaas.demo.load import Stream, Target, offer
-from local_openfaas.demo.shape import steps
-from local_openfaas.function import Function
-from local_openfaas.platform import Platform, Settings, open_platform
+from tailbound_lab.load.arrivals import steps
+from tailbound_lab.load.openloop import Stream, Target, offer
+from tailbound_lab.local.function import Function
+from tailbound_lab.local.platform import Platform, Settings, open_platform
 
 pytestmark = [
     pytest.mark.e2e,

@@ -38,7 +38,7 @@ def handle_batch(events, context):
 
 
 def under_gunicorn(port: int, *more: str) -> str:
-    app = "batching_watchdog.worker:create_app()"
+    app = "batching_watchdog.worker.serve:create_app()"
     return " ".join(
         [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--preload", *more, app]
     )

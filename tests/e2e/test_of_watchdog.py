@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from e2e.processes import Watchdog, free_port, wait_until, watchdog
-from local.openfaas import fixed_ports
+from lab.local.openfaas import fixed_ports
 
 PROGRAM = shutil.which("fwatchdog") or shutil.which("of-watchdog")
 pytestmark = [
@@ -114,7 +114,7 @@ class OfWatchdog:
                     "mode": "http",
                     "port": str(self.port),
                     "upstream_url": f"http://127.0.0.1:{behind}",
-                    "fprocess": f"{sys.executable} {serve} batching_watchdog.worker:create_app()",
+                    "fprocess": f"{sys.executable} {serve} batching_watchdog.worker.serve:create_app()",
                     "healthcheck_interval": "0s",
                     **environment,
                 },

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from page.told import a_decision, a_fleet, a_hold
 from slo_autoscaler.model import Reason
-from slo_autoscaler.web import fleet
+from slo_autoscaler.web import rows as fleet
 
 
 @pytest.mark.parametrize(

@@ -71,12 +71,12 @@ def the_platform(folder: Path) -> Iterator[dict[str, str]]:
     (folder / "captions").mkdir()
     (folder / "captions/handler.py").write_text(HANDLER)
     (folder / "stack.yml").write_text(yaml.safe_dump(STACK))
-    config = yaml.safe_load((ROOT / "deploy/local/autoscaler.yaml").read_text())
+    config = yaml.safe_load((ROOT / "lab/autoscaler.yaml").read_text())
     config["web"]["page_port"] = 0
     (folder / "autoscaler.yaml").write_text(yaml.safe_dump(config))
     with subprocess.Popen(
         [
-            *(sys.executable, "-m", "local_openfaas", "up", "--port", "0", "--prometheus-port", "0"),
+            *(sys.executable, "-m", "tailbound_lab.local", "up", "--port", "0", "--prometheus-port", "0"),
             *("--stack", str(folder / "stack.yml"), "--run-dir", str(folder / "run")),
             *("--autoscaler-config", str(folder / "autoscaler.yaml")),
         ],
@@ -104,7 +104,15 @@ def load(gateway: str, rate: float, folder: Path) -> Iterator[None]:
     port = gateway.rpartition(":")[2]
     with subprocess.Popen(
         [
-            *(sys.executable, "-m", "bench.load.openload", "--port", port, "--path", f"/function/{NAME}"),
+            *(
+                sys.executable,
+                "-m",
+                "tailbound_lab.load.openload",
+                "--port",
+                port,
+                "--path",
+                f"/function/{NAME}",
+            ),
             *("--body", str(body), "--rate", str(rate), "--seconds", "180", "--max-lag-ms", "10000"),
         ],
         cwd=ROOT,

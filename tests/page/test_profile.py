@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.simulate.function import Function, Service
 from slo_autoscaler.web.profile import curve, profile
+from tailbound_lab.simulate.function import Function, Service
 
 LEARNT = {1: 0.028, 2: 0.044, 4: 0.075, 8: 0.14}
 

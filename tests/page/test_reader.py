@@ -9,8 +9,8 @@ from autoscaler.doubles import a_gateway
 from slo_autoscaler.config import PrometheusConfig
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.web import reader as web_reader
+from slo_autoscaler.web.charts import Grid
 from slo_autoscaler.web.reader import Reader
-from slo_autoscaler.web.series import Grid
 
 AT = Grid(1000, 10, 3)
 VECTOR = b'{"status": "success", "data": {"resultType": "vector", "result": []}}'

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.model import Slo
-from slo_autoscaler.web import series
+from slo_autoscaler.web import charts as series
 
 WINDOWS = {"rate_window": 20.0, "window": 30.0}
 SLO = Slo(0.25, 0.95)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.web import shown
+from slo_autoscaler import words as shown
 
 ALL = (shown.seconds, shown.share, shown.attained, shown.budget, shown.factor, shown.per_second, shown.count)
 

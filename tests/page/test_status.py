@@ -11,9 +11,9 @@ from rich.console import Console
 from autoscaler.doubles import a_gateway, until
 from page.serving import NOBODY, a_page
 from page.told import NAME, Told, a_decision, a_fleet, a_hold
-from slo_autoscaler.explain import main as explain
-from slo_autoscaler.status import main, shown
-from slo_autoscaler.web import fleet
+from slo_autoscaler.cli.explain import main as explain
+from slo_autoscaler.cli.status import main, shown
+from slo_autoscaler.web import rows as fleet
 
 
 @pytest.fixture(scope="module")

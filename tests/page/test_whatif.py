@@ -8,9 +8,10 @@ import pytest
 from page.told import NAME, a_hold
 from slo_autoscaler.config import Config
 from slo_autoscaler.errors import SourceError
-from slo_autoscaler.simulate.catalogue import SCALERS
-from slo_autoscaler.web import fleet, whatif
+from slo_autoscaler.web import rows as fleet
+from slo_autoscaler.web import whatif
 from slo_autoscaler.web.whatif import Question, WhatIf, WhatIfError, asked, verdict
+from tailbound_lab.simulate.catalogue import SCALERS
 
 NOW = Question(10, 0.2, "slo")
 CONFIG = Config.parse(
@@ -136,7 +137,7 @@ def test_a_function_without_a_watchdog_cannot_be_asked_about():
 
 def test_without_the_simulator_it_is_said_how_to_get_it(monkeypatch):
     monkeypatch.setattr(whatif, "EXTRA", "no_such_package")
-    with pytest.raises(WhatIfError, match=r"pip install 'slo-autoscaler\[simulate\]'") as caught:
+    with pytest.raises(WhatIfError, match="pip install 'tailbound-lab'") as caught:
         WhatIf(CONFIG, Answers()).answer(row(), {})
     assert caught.value.status == 501
 

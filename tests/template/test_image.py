@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from batching_watchdog.speedups import compiled
-from local_openfaas.ports import free_ports
+from tailbound_lab.local.ports import free_ports
 from template.dockerfile import Rehearsal, StepFailed, exec_form, parse
 from template.faas_cli import pull_template, send_to_builder, shrinkwrap
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 from batching_watchdog.errors import WatchdogError
-from batching_watchdog.protocol import Connections, Exchange, Limits
+from batching_watchdog.front.protocol import Connections, Exchange, Limits
 from batching_watchdog.wire import parse_request_head
 
 LIMITS = Limits(max_body_bytes=1000, read_timeout=30.0, write_timeout=30.0, max_queued_bytes=1 << 20)

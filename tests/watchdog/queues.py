@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from batching_watchdog.latency import LatencyModel
+from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.engine.policy import POLICIES, BatchingPolicy, PolicySettings
 from batching_watchdog.messages import Request
-from batching_watchdog.policy import POLICIES, BatchingPolicy, PolicySettings
 
 MAX_BATCH_SIZE = 8
 DELAY = 0.02

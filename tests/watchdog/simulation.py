@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import inf
 
+from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.engine.policy import POLICIES, PolicySettings
+from batching_watchdog.engine.scheduler import Dispatch, Expire, Scheduler, Shed, Sleep
 from batching_watchdog.errors import QueueFull
-from batching_watchdog.latency import LatencyModel
 from batching_watchdog.messages import Batch, Request
-from batching_watchdog.policy import POLICIES, PolicySettings
-from batching_watchdog.scheduler import Dispatch, Expire, Scheduler, Shed, Sleep
 
 Law = Callable[[int], float]
 

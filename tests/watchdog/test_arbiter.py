@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from batching_watchdog.arbiter import how_it_ended, other_threads
+from batching_watchdog.worker.arbiter import how_it_ended, other_threads
 
 
 def end_of(code: str) -> os.waitid_result:

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 import pytest
 
 from batching_watchdog.batcher import Answer, Batcher
-from batching_watchdog.capacity import BUSIEST
+from batching_watchdog.engine.capacity import BUSIEST
+from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.engine.policy import POLICIES, PolicySettings
+from batching_watchdog.engine.scheduler import Scheduler
 from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WorkerDied
-from batching_watchdog.latency import LatencyModel
 from batching_watchdog.messages import Batch, DispatchReason, Reply, Request
 from batching_watchdog.metrics import Metrics
-from batching_watchdog.policy import POLICIES, PolicySettings
-from batching_watchdog.scheduler import Scheduler
 from watchdog.http_service import Clock
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batching_watchdog.capacity import BUSIEST, EVERY, FIRST, CpuCost, Reading
+from batching_watchdog.engine.capacity import BUSIEST, EVERY, FIRST, CpuCost, Reading
 
 LARGE = 10**9
 """Batches so large that their own cost is nothing for each request."""

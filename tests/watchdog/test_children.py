@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from batching_watchdog.children import BACKOFF_SECONDS, STABLE_SECONDS, Backoff, Tasks
+from batching_watchdog.pool.child import BACKOFF_SECONDS, STABLE_SECONDS, Backoff, Tasks
 
 
 def test_every_short_life_lengthens_the_wait_up_to_the_longest():

@@ -15,8 +15,8 @@ from batching_watchdog.config import (
     parse_bytes,
     parse_duration,
 )
+from batching_watchdog.engine.policy import POLICIES
 from batching_watchdog.errors import ConfigError
-from batching_watchdog.policy import POLICIES
 
 TOO_LONG = "9" * 5000
 """Beyond what int() converts (sys.set_int_max_str_digits)."""

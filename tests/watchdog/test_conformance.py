@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batching_watchdog.errors import WatchdogError
-from batching_watchdog.protocol import Connections, Exchange, HttpProtocol, Limits
+from batching_watchdog.front.protocol import Connections, Exchange, HttpProtocol, Limits
 from watchdog.http_service import Wire, headers
 
 LIMITS = Limits(max_body_bytes=1 << 20, read_timeout=30.0, write_timeout=30.0, max_queued_bytes=1 << 30)

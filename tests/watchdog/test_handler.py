@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from batching_watchdog import jsonlines, wire
+from batching_watchdog import wire
 from batching_watchdog.errors import HandlerNotLoaded
-from batching_watchdog.handler import Event, Handler
-from batching_watchdog.http_upstream import FORMATS
 from batching_watchdog.messages import Reply
-from batching_watchdog.worker import create_app
+from batching_watchdog.pool import jsonlines
+from batching_watchdog.pool.http_upstream import FORMATS
+from batching_watchdog.worker.handler import Event, Handler
+from batching_watchdog.worker.serve import create_app
 
 Load = Callable[[str], Handler]
 

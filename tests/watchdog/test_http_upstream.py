@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from batching_watchdog import http_upstream, wire
+from batching_watchdog import wire
 from batching_watchdog.config import HttpUrl
 from batching_watchdog.errors import StartFailed
-from batching_watchdog.http_upstream import FORMATS, Failure, Slot, probe
 from batching_watchdog.messages import Batch, DispatchReason, Reply, Request
+from batching_watchdog.pool import http_upstream
+from batching_watchdog.pool.http_upstream import FORMATS, Failure, Slot, probe
 
 
 @dataclass

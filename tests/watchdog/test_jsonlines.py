@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batching_watchdog import jsonlines, wire
+from batching_watchdog import wire
 from batching_watchdog.errors import FrameError
 from batching_watchdog.messages import Reply
+from batching_watchdog.pool import jsonlines
 
 WORDS = st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1, max_size=10)
 VALUES = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF), max_size=20)

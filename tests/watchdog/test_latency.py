@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batching_watchdog.latency import FORGET_EVERY, REACH, RECENT, TRIES, WINDOW, LatencyModel
+from batching_watchdog.engine.latency import FORGET_EVERY, REACH, RECENT, TRIES, WINDOW, LatencyModel
 from watchdog.curves import TABULAR, TEXT, VISION, VISION_TUNED
 
 Law = Callable[[int], float]

@@ -1,7 +1,7 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from batching_watchdog.latency import LatencyModel
+from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.messages import DispatchReason
 from batching_watchdog.metrics import DEFAULT_BUCKETS, Exposition, Metrics
 

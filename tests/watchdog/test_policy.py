@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batching_watchdog.latency import LatencyModel
-from batching_watchdog.messages import DispatchReason
-from batching_watchdog.policy import (
+from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.engine.policy import (
     POLICIES,
     Aimd,
     BatchLimit,
@@ -23,6 +22,7 @@ from batching_watchdog.policy import (
     Unbatched,
     Wait,
 )
+from batching_watchdog.messages import DispatchReason
 from watchdog.queues import MAX_BATCH_SIZE, NEVER_WAITS, WAITS, accelerator, learnt, policy
 
 TIMES = st.floats(0, 100)

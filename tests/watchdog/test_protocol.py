@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
-from batching_watchdog import protocol
 from batching_watchdog.errors import QueueFull
+from batching_watchdog.front import protocol
 from watchdog.http_service import LIMITS, Client, Echo, Service, alive, no_collector, scenario
 
 GET = b"GET /a?b=c HTTP/1.1\r\nHost: x\r\n\r\n"

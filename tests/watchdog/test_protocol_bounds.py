@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batching_watchdog import protocol
-from batching_watchdog.protocol import Connections, Exchange, HttpProtocol
+from batching_watchdog.front import protocol
+from batching_watchdog.front.protocol import Connections, Exchange, HttpProtocol
 from watchdog.http_service import LIMITS, Client, Clock, Echo, Service, Wire, scenario
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"

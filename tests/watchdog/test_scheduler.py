@@ -10,12 +10,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.engine.policy import POLICIES
+from batching_watchdog.engine.scheduler import _ON_TIME as ON_TIME
+from batching_watchdog.engine.scheduler import Dispatch, Expire, Scheduler, Shed, Sleep
 from batching_watchdog.errors import QueueFull
-from batching_watchdog.latency import LatencyModel
 from batching_watchdog.messages import Batch, DispatchReason, Request
-from batching_watchdog.policy import POLICIES
-from batching_watchdog.scheduler import _ON_TIME as ON_TIME
-from batching_watchdog.scheduler import Dispatch, Expire, Scheduler, Shed, Sleep
 from watchdog.queues import DEADLINE_ORDER, MAX_BATCH_SIZE, NEVER_WAITS, accelerator, learnt, policy, request
 
 MAX_INFLIGHT = 12

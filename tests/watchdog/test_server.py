@@ -10,14 +10,14 @@ import pytest
 
 from batching_watchdog.batcher import Batcher
 from batching_watchdog.config import Config
-from batching_watchdog.latency import LatencyModel
+from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.engine.policy import POLICIES, PolicySettings
+from batching_watchdog.engine.scheduler import Scheduler
+from batching_watchdog.front.protocol import Exchange
+from batching_watchdog.front.routes import Front
 from batching_watchdog.logs import RequestLine
 from batching_watchdog.messages import Batch, Reply
 from batching_watchdog.metrics import Metrics
-from batching_watchdog.policy import POLICIES, PolicySettings
-from batching_watchdog.protocol import Exchange
-from batching_watchdog.scheduler import Scheduler
-from batching_watchdog.server import Front
 from watchdog.http_service import Answer, Client, Clock, Service, alive, no_collector, serving
 
 

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from batching_watchdog import protocol, wire
+from batching_watchdog import wire
 from batching_watchdog.errors import FrameError, WatchdogError
+from batching_watchdog.front import protocol
+from batching_watchdog.front.protocol import MAX_HEADER_BYTES, Connections, Exchange, HttpProtocol, Limits
 from batching_watchdog.messages import Reply
-from batching_watchdog.protocol import MAX_HEADER_BYTES, Connections, Exchange, HttpProtocol, Limits
 from batching_watchdog.speedups import compiled
 from watchdog.http_service import Wire
 

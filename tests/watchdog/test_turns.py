@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from batching_watchdog.turns import LOOK_EVERY, Turns
+from batching_watchdog.front.loop_lag import LOOK_EVERY, Turns
 
 
 class Loop:

@@ -10,7 +10,7 @@ import pytest
 
 from batching_watchdog import wire
 from batching_watchdog.messages import Batch, DispatchReason, Reply, Request
-from batching_watchdog.upstream import BUFFER_BYTES, Connection, connect
+from batching_watchdog.pool.connection import BUFFER_BYTES, Connection, connect
 
 
 @dataclass

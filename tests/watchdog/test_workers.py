@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from batching_watchdog.children import MAX_LOG_LINE, relay
 from batching_watchdog.config import Config
 from batching_watchdog.logs import line_maker
-from batching_watchdog.workers import (
+from batching_watchdog.pool.child import MAX_LOG_LINE, relay
+from batching_watchdog.pool.supervisor import (
     MALLOC_TUNABLES,
     gunicorn_command,
     how_it_ended,

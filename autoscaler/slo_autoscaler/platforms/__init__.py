@@ -63,7 +63,7 @@ class Resident(Protocol):
 PLATFORMS: Final[dict[str, tuple[str, str]]] = {
     "openfaas": ("slo_autoscaler.platforms.openfaas", "OpenFaas"),
     "kubernetes": ("slo_autoscaler.platforms.kubernetes", "Kubernetes"),
-    "knative": ("slo_autoscaler.platforms.knative", "knative"),
+    "knative": ("slo_autoscaler.platforms.knative.own_class", "knative"),
 }
 """Kind -> (module, class that takes the configuration). Only the one that is asked for is imported: the
 Kubernetes client is large, and OpenFaaS needs none of it."""

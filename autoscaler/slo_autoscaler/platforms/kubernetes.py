@@ -21,9 +21,9 @@ from typing import Any, Final
 
 from slo_autoscaler.config import KubernetesConfig
 from slo_autoscaler.errors import ConflictError, FunctionGoneError, NotFoundError, PlatformError
+from slo_autoscaler.kube.client import Document, KubeApi, Resource, Watched
+from slo_autoscaler.kube.events import Events, Reference
 from slo_autoscaler.model import Scale
-from slo_autoscaler.platforms.kube_api import Document, KubeApi, Resource, Watched
-from slo_autoscaler.platforms.kube_events import Events, Reference
 
 logger = logging.getLogger(__name__)
 

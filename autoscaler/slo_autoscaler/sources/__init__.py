@@ -5,8 +5,8 @@ A source has three methods; see ``prometheus`` for the real one and ``replay`` f
 
 from typing import Protocol
 
+from slo_autoscaler.law.restart import Past
 from slo_autoscaler.model import Observation
-from slo_autoscaler.restart import Past
 
 
 class Source(Protocol):

@@ -18,8 +18,8 @@ from requests import RequestException
 from slo_autoscaler import promql
 from slo_autoscaler.config import PrometheusConfig
 from slo_autoscaler.errors import SourceError, brief
+from slo_autoscaler.law.restart import Past
 from slo_autoscaler.model import GatewaySlos, Observation
-from slo_autoscaler.restart import Past
 
 CONCURRENT_QUERIES: Final = 4
 """Enough to hide the round trips; few enough not to crowd a shared Prometheus."""

@@ -10,8 +10,8 @@ from dataclasses import fields
 from typing import Final
 
 from slo_autoscaler.errors import SourceError
+from slo_autoscaler.law.restart import Past
 from slo_autoscaler.model import Observation
-from slo_autoscaler.restart import Past
 
 _FIELDS: Final = {field.name for field in fields(Observation)}
 

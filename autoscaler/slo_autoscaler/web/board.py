@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from slo_autoscaler.web import fleet
-from slo_autoscaler.web.fleet import Notice, Row
+from slo_autoscaler.web import rows as fleet
 from slo_autoscaler.web.listener import Decisions
 from slo_autoscaler.web.reader import Reader
+from slo_autoscaler.web.rows import Notice, Row
 
 KEPT: Final = 1.0
 """Seconds."""

@@ -9,7 +9,7 @@ nearly equal ones the smallest. Seconds are upper quantiles as exported, so thro
 from collections.abc import Mapping
 from typing import Any, Final
 
-from slo_autoscaler.web import shown
+from slo_autoscaler import words as shown
 
 TIE: Final = 0.03
 """Throughputs this close are as good; the smaller batch adds less latency."""

@@ -16,7 +16,7 @@ from prometheus_api_client import PrometheusConnect
 from slo_autoscaler.config import PrometheusConfig
 from slo_autoscaler.errors import SourceError, brief
 from slo_autoscaler.sources.prometheus import FOREIGN
-from slo_autoscaler.web.series import Grid, Points, points, values
+from slo_autoscaler.web.charts import Grid, Points, points, values
 
 CONCURRENT: Final = 4
 """Queries at a time, of all who look together."""

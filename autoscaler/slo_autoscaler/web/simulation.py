@@ -15,12 +15,12 @@ from typing import Any, Final
 import numpy as np
 
 from slo_autoscaler.model import RateLimit, TargetSpec
-from slo_autoscaler.simulate import catalogue, world
-from slo_autoscaler.simulate.baselines import Bounds
-from slo_autoscaler.simulate.errors import SimulationError
-from slo_autoscaler.simulate.function import Function, Service
-from slo_autoscaler.simulate.scalers import Scaler, View
-from slo_autoscaler.simulate.traces import Trace, from_rates
+from tailbound_lab.simulate import catalogue, world
+from tailbound_lab.simulate.baselines import Bounds
+from tailbound_lab.simulate.errors import SimulationError
+from tailbound_lab.simulate.function import Function, Service
+from tailbound_lab.simulate.scalers import Scaler, View
+from tailbound_lab.simulate.traces import Trace, from_rates
 
 NICENESS: Final = 10
 

@@ -18,15 +18,18 @@ from flask.json.provider import DefaultJSONProvider
 from werkzeug.exceptions import HTTPException
 
 from slo_autoscaler import __version__
+from slo_autoscaler import words as shown
+from slo_autoscaler.cli.explain import score, sentence
 from slo_autoscaler.config import Config
 from slo_autoscaler.errors import SourceError
-from slo_autoscaler.explain import score, sentence
 from slo_autoscaler.journal import DEPTH, named
-from slo_autoscaler.web import fleet, profile, series, shown, whatif
+from slo_autoscaler.web import charts as series
+from slo_autoscaler.web import profile, whatif
+from slo_autoscaler.web import rows as fleet
 from slo_autoscaler.web.board import Board
-from slo_autoscaler.web.fleet import Row
 from slo_autoscaler.web.listener import Decisions
 from slo_autoscaler.web.reader import Reader
+from slo_autoscaler.web.rows import Row
 from slo_autoscaler.web.whatif import WhatIf, WhatIfError
 
 logger = logging.getLogger(__name__)

@@ -18,11 +18,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
 
+from slo_autoscaler import words as shown
 from slo_autoscaler.config import Config
 from slo_autoscaler.model import TargetSpec
-from slo_autoscaler.web import profile, series, shown
-from slo_autoscaler.web.fleet import Row
+from slo_autoscaler.web import charts as series
+from slo_autoscaler.web import profile
 from slo_autoscaler.web.reader import Reader
+from slo_autoscaler.web.rows import Row
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +43,8 @@ EXTRA: Final = "numpy"
 """The package that is there if the extra ``simulate`` is."""
 
 NOT_INSTALLED: Final = (
-    "The simulator is not installed here: pip install 'slo-autoscaler[simulate]', or run"
-    " slo-autoscaler simulate on a machine that has it."
+    "The simulator is not installed here: pip install 'tailbound-lab', or run"
+    " tailbound-simulate on a machine that has it."
 )
 
 POLICIES: Final[Mapping[str, str]] = {
@@ -55,7 +57,7 @@ POLICIES: Final[Mapping[str, str]] = {
     "keda-value": "KEDA on p99",
     "ray-serve": "Ray Serve",
 }
-"""What may be asked for -> what it is. Ours first; the others as ``slo-autoscaler simulate`` knows them."""
+"""What may be asked for -> what it is. Ours first; the others as ``tailbound-simulate`` knows them."""
 
 _ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -217,7 +219,7 @@ class WhatIf:
             raise WhatIfError(
                 422,
                 f"{shown.count(sum(rates))} requests in the last hour are more than can be replayed while you"
-                " wait; slo-autoscaler simulate --prometheus takes its time.",
+                " wait; tailbound-simulate --prometheus takes its time.",
             )
         hour = self._reader.instants(of_it(series.HOUR, len(rates)))
         there = [count for when, count in past["replicas"] if when >= at.end - len(rates)]

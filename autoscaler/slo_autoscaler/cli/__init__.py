@@ -1,0 +1,1 @@
+"""The commands that ask a running autoscaler: ``explain`` and ``status``."""

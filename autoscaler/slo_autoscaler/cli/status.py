@@ -1,0 +1,277 @@
+"""``slo-autoscaler status``: the status page's table in a terminal.
+
+Owns how rows look in 80 columns; what is in them comes from the autoscaler that runs (its /api/functions), so
+that page and terminal never differ. Exit statuses: 0 shown; 1 the autoscaler does not answer; 2 the command
+line or the configuration cannot be used.
+"""
+
+import argparse
+import json
+import re
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Mapping, Sequence
+from http.client import HTTPException
+from typing import Any, Final
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from slo_autoscaler.config import Config
+from slo_autoscaler.config_file import read_config
+from slo_autoscaler.errors import ConfigError
+from slo_autoscaler.web.rows import DEFAULT_SORT, SORTS, STATES
+
+TIMEOUT: Final = 10.0
+"""Seconds that the autoscaler may take to answer."""
+
+NARROW: Final = 80
+"""Columns in a pipe, where nobody says how many there are; a table is never wider than its terminal."""
+
+WIDE: Final = 120
+"""Columns from which everything that the page has is shown."""
+
+_COLUMNS: Final = (
+    ("function", "FUNCTION", "left", False),
+    ("state", "SLO", "left", False),
+    ("target", "TARGET", "left", True),
+    ("attainment", "ATTAINED", "right", True),
+    ("budget", "BUDGET", "right", False),
+    ("burn", "BURN", "right", True),
+    ("p95", "P95", "right", True),
+    ("p99", "P99", "right", False),
+    ("replicas", "REPLICAS", "right", False),
+    ("mode", "MODE", "left", True),
+    ("last", "LAST DECISION", "left", False),
+)
+"""Key of a row's cell, heading, side, whether it needs a wide terminal."""
+
+_HELD: Final = re.compile(r"^held at \d+: ")
+
+_SHORTER: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
+    "replicas": lambda row: str(row["shown"]["replicas"]).partition(" (")[0].replace(" ", ""),
+    # The count that is held stands beside it, but for a shadow's.
+    "last": lambda row: _HELD.sub(
+        f"shadow {row['wanted']}: " if row["mode"] == "shadow" else "", row["last"]
+    ),
+}
+"""Cells that leave something out where there is little room."""
+
+_STYLES: Final = {"error": "bold red", "warning": "yellow", "info": "dim"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    flags = _parser().parse_args(arguments)
+    try:
+        url = flags.url or _own_url(flags.config)
+        if not url.startswith(("http://", "https://")):
+            raise ConfigError([f"--url: {url!r} must be an http:// or https:// URL"])
+    except ConfigError as error:
+        for line in error.lines:
+            _complain(line)
+        return 2
+    address = f"{url.rstrip('/')}/api/functions?{urlencode({'q': flags.filter, 'sort': flags.sort})}"
+    console = Console()
+    if not console.is_terminal:
+        console.width = flags.width or NARROW
+    elif flags.width:
+        console.width = flags.width
+    try:
+        return _watch(console, url, address, flags) if flags.watch else _once(console, url, address, flags)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _once(console: Console, url: str, address: str, flags: argparse.Namespace) -> int:
+    document = _asked(url, address)
+    if isinstance(document, str):
+        _complain(document)
+        return 1
+    if flags.json:
+        sys.stdout.write(json.dumps(document) + "\n")
+    else:
+        console.print(shown(document, console.width))
+    return 0
+
+
+def _watch(console: Console, url: str, address: str, flags: argparse.Namespace) -> int:
+    """Show it again every interval until it is interrupted; an autoscaler that is away is waited for."""
+    interval = flags.interval
+    if flags.json or not console.is_terminal:
+        while _once(console, url, address, flags) == 0:
+            time.sleep(interval)
+        return 1
+    with Live(console=console, auto_refresh=False, screen=True) as live:
+        last: RenderableType = ""
+        while True:
+            document = _asked(url, address)
+            if isinstance(document, str):
+                live.update(Group(Text(document, style=_STYLES["error"]), last), refresh=True)
+            else:
+                # Less what is said above it when the autoscaler goes.
+                last = shown(document, console.width, console.height - 2)
+                live.update(last, refresh=True)
+            time.sleep(interval)
+
+
+def shown(document: Mapping[str, Any], width: int, height: int | None = None) -> RenderableType:
+    """Return what /api/functions says as it looks in ``width`` columns (and ``height`` lines, if given)."""
+    notices = [
+        Text(f"{_WORDS[notice['level']]}: {notice['text']}", style=_STYLES[notice["level"]])
+        for notice in document["notices"]
+    ]
+    parts: list[RenderableType] = [*notices]
+    rows = document["functions"]
+    summary = Text(_summary(document), style="dim")
+    if rows:
+        kept = len(rows) if height is None else _fitting(len(rows), [*notices, summary], width, height)
+        parts.append(_table(rows[:kept], width))
+        if kept < len(rows):
+            parts.append(Text(f"… {len(rows) - kept:,} more; --filter and --sort choose", style="dim"))
+    else:
+        matches = document["summary"]["functions"]
+        parts.append(
+            Text("No function matches." if matches else "Nothing has been decided for any function yet.")
+        )
+    parts.append(summary)
+    return Group(*parts)
+
+
+def _fitting(rows: int, around: Sequence[Text], width: int, height: int) -> int:
+    """Return how many of the rows have room beside their heading and the texts around them."""
+    room = height - 1 - sum(len(textwrap.wrap(text.plain, width)) for text in around)
+    return rows if rows <= room else max(1, room - 1)
+
+
+def _table(rows: Sequence[Mapping[str, Any]], width: int) -> Table:
+    columns = [column for column in _COLUMNS if width >= WIDE or not column[3]]
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim", expand=False)
+    for key, heading, side, _ in columns:
+        last = key == "last"
+        table.add_column(
+            heading,
+            justify="right" if side == "right" else "left",
+            no_wrap=True,
+            overflow="ellipsis",
+            # Names and decisions give way, numbers do not.
+            ratio=1 if last else None,
+            max_width=max(12, width * 3 // 10) if key == "function" else None,
+            min_width=None if last or key == "function" else len(heading),
+        )
+    table.expand = True
+    for row in rows:
+        table.add_row(*(_cell(row, key, short=width < WIDE) for key, *_ in columns))
+    return table
+
+
+def _cell(row: Mapping[str, Any], key: str, *, short: bool) -> Text:
+    text = str(row["shown"][key])
+    if short and key in _SHORTER:
+        text = _SHORTER[key](row)
+    if key in row["breaches"]:
+        # Without colours a breach must still be seen.
+        return Text(text.upper() if key == "state" else f"!{text}", style="bold red")
+    return Text(text, style="dim" if key == "state" and row["state"] != "met" else "")
+
+
+def _summary(document: Mapping[str, Any]) -> str:
+    summary = document["summary"]
+    states = ", ".join(f"{count:,} {STATES[state]}" for state, count in summary["states"].items() if count)
+    return (
+        f"{summary['functions']:,} functions{f': {states}' if states else ''};"
+        f" {summary['ready']:,} replicas serve, {summary['wanted']:,} wanted; {document['time'][11:19]} UTC"
+    )
+
+
+_WORDS: Final = {"error": "Error", "warning": "Warning", "info": "Note"}
+
+
+def _asked(url: str, address: str) -> dict[str, Any] | str:
+    """Return what the page says, or what is to be complained of."""
+    try:
+        with urlopen(address, timeout=TIMEOUT) as answer:  # noqa: S310  (only http and https come here)
+            document = json.load(answer)
+    except HTTPError as error:
+        with error:
+            return f"{url}: status {error.code}: {error.read(200).decode(errors='replace').strip()}"
+    except URLError as error:
+        return f"{url}: the status page does not answer: {error.reason}"
+    except (HTTPException, OSError, ValueError) as error:
+        return f"{url}: no answer that makes sense, is this the status page's port? {error}"
+    if isinstance(document, dict) and isinstance(document.get("functions"), list):
+        return document
+    return f"{url}: no answer that makes sense, is this the status page's port? {str(document)[:80]}"
+
+
+def _own_url(config: str | None) -> str:
+    """Return where the page of this machine's autoscaler is, by its configuration or the default."""
+    # Only its web section is wanted here; the two URLs that must be set may come from elsewhere.
+    overrides: dict[str, object] = {"platform.gateway_url": "http://-", "prometheus.url": "http://-"}
+    found = Config.parse("", "environment", overrides) if config is None else read_config(config, overrides)
+    web = found.web
+    if not web.page_port:
+        why = "null: there is no page"
+        if web.page_port == 0:
+            why = "0 is any port: give the one of the log with --url"
+        raise ConfigError([f"{config}: web.page_port: {why}"])
+    host = "127.0.0.1" if web.page_host in ("0.0.0.0", "") else web.page_host  # noqa: S104  (a comparison)
+    return f"http://{f'[{host}]' if ':' in host else host}:{web.page_port}"
+
+
+def _complain(line: str) -> None:
+    sys.stderr.write(f"slo-autoscaler: {line}\n")
+
+
+def _sort(text: str) -> str:
+    if text.removeprefix("-") not in SORTS:
+        raise argparse.ArgumentTypeError(f"{text!r} must be one of {', '.join(SORTS)}, with - for downwards")
+    return text
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.2 <= value <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} must be seconds, from 0.2 to 3600")
+    return value
+
+
+def _columns(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or int(text) < 40:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 40")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="slo-autoscaler status",
+        description="Shows every function: whether its SLO is met, its replicas, and the last decision.",
+    )
+    add = parser.add_argument
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--url", help="of the running autoscaler's status page [http://127.0.0.1:8083]")
+    source.add_argument("--config", metavar="FILE", help="its configuration, for the address")
+    add(
+        "--filter", default="", metavar="WORDS", help="only functions with these in name, mode, SLO or reason"
+    )
+    add(
+        "--sort",
+        type=_sort,
+        default=DEFAULT_SORT,
+        metavar="COLUMN",
+        help=f"{', '.join(SORTS)}; --sort=-COLUMN for downwards [{DEFAULT_SORT}: trouble first]",
+    )
+    add("--watch", action="store_true", help="show it again and again, until Ctrl-C")
+    add("--interval", type=_seconds, default=2.0, metavar="SECONDS", help="with --watch [2]")
+    add("--json", action="store_true", help="print the JSON behind it")
+    add("--width", type=_columns, metavar="COLUMNS", help="of the table [the terminal's; 80 in a pipe]")
+    return parser

@@ -1,0 +1,143 @@
+"""Events on the objects that are scaled: what ``kubectl describe`` shows.
+
+Owns a thread, so that scaling never waits for an event, and what is known of earlier events: the same thing
+said again counts up the event that is there. An event that cannot be written is lost, and once complained of.
+"""
+
+import logging
+import queue
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from slo_autoscaler.errors import NotFoundError, PlatformError
+from slo_autoscaler.kube.client import KubeApi, Resource
+
+logger = logging.getLogger(__name__)
+
+EVENTS: Final = Resource("v1", "events")
+COMPONENT: Final = "slo-autoscaler"
+WAITING: Final = 1000
+"""Events that wait to be written; beyond that they are lost."""
+REMEMBERED: Final = 4096
+REPEATED_WITHIN: Final = 600.0
+"""Seconds after which the same thing is a new event; the API keeps events for an hour."""
+
+_LONGEST_NAME: Final = 230
+"""Of the object, so that the event's own name stays within the API's 253."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The object that an event is about."""
+
+    api: str
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(slots=True)
+class _Written:
+    """An event that is there."""
+
+    name: str
+    count: int
+    at: float
+
+
+class Events:
+    """Writes events in the order in which they are told, from a thread of its own."""
+
+    def __init__(self, api: KubeApi) -> None:
+        self._api = api
+        self._instance = f"{COMPONENT}-{uuid.uuid4().hex[:8]}"
+        self._waiting: queue.Queue[tuple[Reference, str, str, str, datetime] | None] = queue.Queue(WAITING)
+        self._written: OrderedDict[tuple[Reference, str, str], _Written] = OrderedDict()
+        self._complained = False
+        self._thread = threading.Thread(target=self._run, name="events", daemon=True)
+        self._thread.start()
+
+    def tell(self, about: Reference, reason: str, message: str, kind: str = "Normal") -> None:
+        """Write an event, soon. ``reason`` is one word, ``kind`` Normal or Warning."""
+        try:
+            self._waiting.put_nowait((about, reason, message, kind, datetime.now(UTC)))
+        except queue.Full:
+            self._complain("too many events wait to be written")
+
+    def close(self) -> None:
+        """Write what waits, as far as a second goes."""
+        try:
+            self._waiting.put_nowait(None)
+        except queue.Full:
+            return
+        self._thread.join(1.0)
+
+    def _run(self) -> None:
+        while (told := self._waiting.get()) is not None:
+            try:
+                self._write(*told)
+                self._complained = False
+            except PlatformError as error:
+                self._complain(str(error))
+            except Exception:
+                logger.exception("event")
+
+    def _complain(self, why: str) -> None:
+        if not self._complained:
+            logger.warning("events are lost, scaling goes on: %s", why)
+        self._complained = True
+
+    def _write(self, about: Reference, reason: str, message: str, kind: str, at: datetime) -> None:
+        key = (about, reason, message)
+        before = self._written.pop(key, None)
+        if before is not None and time.monotonic() - before.at < REPEATED_WITHIN:
+            change = {"count": before.count + 1, "lastTimestamp": _text(at)}
+            try:
+                self._api.patch(EVENTS.path(about.namespace, before.name), change)
+            except NotFoundError:
+                pass
+            else:
+                self._written[key] = _Written(before.name, before.count + 1, time.monotonic())
+                return
+        event = _event(about, reason, message, kind, at, self._instance)
+        self._api.create(EVENTS.path(about.namespace), event)
+        self._written[key] = _Written(event["metadata"]["name"], 1, time.monotonic())
+        while len(self._written) > REMEMBERED:
+            self._written.popitem(last=False)
+
+
+def _event(
+    about: Reference, reason: str, message: str, kind: str, at: datetime, instance: str
+) -> dict[str, Any]:
+    name = f"{about.name[:_LONGEST_NAME]}.{uuid.uuid4().hex[:16]}"
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": name, "namespace": about.namespace},
+        "involvedObject": {
+            "apiVersion": about.api,
+            "kind": about.kind,
+            "namespace": about.namespace,
+            "name": about.name,
+            "uid": about.uid,
+        },
+        "type": kind,
+        "reason": reason,
+        "message": message,
+        "count": 1,
+        "firstTimestamp": _text(at),
+        "lastTimestamp": _text(at),
+        "source": {"component": COMPONENT},
+        "reportingComponent": COMPONENT,
+        "reportingInstance": instance,
+    }
+
+
+def _text(at: datetime) -> str:
+    return at.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,192 @@
+"""A leader by a Lease of the Kubernetes API: of several autoscalers, on whatever nodes, one acts.
+
+Owns the thread that renews the lease and the time until which it may be acted on; the law is
+``lease_rules``'s. A renewal that hangs delays nobody: ``leads`` only looks at the clock. A network that
+stands still makes the leader stop by itself, before anybody else may follow.
+"""
+
+import logging
+import random
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Final
+
+from slo_autoscaler.config import LEASE_SHARE, Config, LeaseConfig, OpenFaasConfig
+from slo_autoscaler.errors import ConflictError, NotFoundError, PlatformError
+from slo_autoscaler.kube.client import Document, KubeApi, Resource
+from slo_autoscaler.kube.lease_rules import (
+    Lease,
+    Sighting,
+    Step,
+    acts_until,
+    held,
+    next_step,
+    pause,
+    released,
+    sighted,
+)
+
+logger = logging.getLogger(__name__)
+
+LEASES: Final = Resource("coordination.k8s.io/v1", "leases")
+
+
+def own_clock() -> float:
+    """Return seconds that never run backwards and go on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def lease_timeout(duration: float) -> float:
+    """Return the seconds that one request about a lease may take.
+
+    Reading and writing it may both take so long, fail, and be done again before the lease has run out.
+    """
+    return duration / (2 * LEASE_SHARE)
+
+
+def candidate(config: Config) -> "LeaseLeader":
+    """Return the leader that the configuration asks for, by the platform's API server.
+
+    OpenFaaS' configuration names none: there it is the one whose pod this is.
+    """
+    lease = LeaseConfig() if config.leader is None else config.leader.lease
+    platform = config.platform
+    where = (None, None) if isinstance(platform, OpenFaasConfig) else (platform.kubeconfig, platform.context)
+    # Connections of its own: renewals wait for nobody.
+    return LeaseLeader(KubeApi(*where, timeout=lease_timeout(lease.duration), connections=1), lease)
+
+
+class LeaseLeader:
+    """One candidate; leads after the first look, which is made at once, if the lease is free."""
+
+    def __init__(
+        self,
+        api: KubeApi,
+        config: LeaseConfig,
+        identity: str | None = None,
+        clock: Callable[[], float] = own_clock,
+    ) -> None:
+        """``api`` is closed by ``close``; its timeout should be ``lease_timeout``'s."""
+        self._api = api
+        self._config = config
+        self._namespace = config.namespace or api.namespace
+        self._path = LEASES.path(self._namespace, config.name)
+        self._clock = clock
+        self.identity = identity or f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
+        self._sighting: Sighting | None = None
+        self._acts_until = float("-inf")
+        self._led = False
+        self._complaint = ""
+        self._holder = ""
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._look()
+        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+        self._thread.start()
+
+    def leads(self) -> bool:
+        """Tell whether the lease is ours for now."""
+        with self._lock:
+            leads = not self._stop.is_set() and self._clock() < self._acts_until
+            if leads != self._led:
+                self._led = leads
+                if leads:
+                    logger.info("leads, by the lease %s/%s", self._namespace, self._config.name)
+                elif not self._stop.is_set():
+                    logger.error(
+                        "the lease %s/%s could not be renewed in time: no longer the leader",
+                        self._namespace,
+                        self._config.name,
+                    )
+            return leads
+
+    def close(self) -> None:
+        """Stop leading, and let others lead at once. Takes some of the API's timeouts at most."""
+        self._stop.set()
+        self._thread.join(4 * self._api.timeout)
+        if self._acts_until > self._clock():
+            # What fails here costs the others one lease duration and nothing else.
+            with suppress(PlatformError):
+                document = self._api.get(self._path, patient=False)
+                lease = Lease.of(document)
+                if lease.holder == self.identity:
+                    document["spec"] = released(lease, datetime.now(UTC))
+                    self._api.replace(self._path, document, patient=False)
+                    logger.info("the lease %s/%s is given back", self._namespace, self._config.name)
+        self._acts_until = float("-inf")
+        self._api.close()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._pause()):
+            self._look()
+
+    def _pause(self) -> float:
+        """Return the seconds until the next look."""
+        interval = self._config.renew_interval * random.uniform(0.8, 1.0)  # noqa: S311
+        if self._complaint:
+            return interval
+        return pause(self._sighting, self.identity, self._config.duration, interval, self._clock())
+
+    def _look(self) -> None:
+        """Read the lease, and do about it what may be done."""
+        try:
+            self._try()
+        except ConflictError:
+            # Somebody else wrote between reading and writing; the next look shows who.
+            return
+        except PlatformError as error:
+            if str(error) != self._complaint:
+                logger.warning("lease: %s", error)
+            self._complaint = str(error)
+            return
+        except Exception:
+            # A thread that ends would make this candidate wait for ever, and say nothing.
+            logger.exception("lease")
+            return
+        if self._complaint:
+            logger.info("lease: works again")
+        self._complaint = ""
+
+    def _try(self) -> None:
+        config = self._config
+        document = self._read()
+        if document is None:
+            self._sighting = None
+        else:
+            self._sighting = sighted(self._sighting, Lease.of(document), self._clock())
+        lease = None if self._sighting is None else self._sighting.lease
+        step = next_step(self._sighting, self.identity, config.duration, self._clock())
+        if step is Step.WAIT:
+            self._follows("" if lease is None else lease.holder)
+            return
+        sent = self._clock()
+        spec = held(step, lease, self.identity, config.duration, datetime.now(UTC))
+        if document is None:
+            metadata = {"name": config.name, "namespace": self._namespace}
+            body = {"apiVersion": LEASES.api, "kind": "Lease", "metadata": metadata, "spec": spec}
+            written = self._api.create(LEASES.path(self._namespace), body, patient=False)
+        else:
+            written = self._api.replace(self._path, {**document, "spec": spec}, patient=False)
+        self._sighting = Sighting(Lease.of(written), self._clock())
+        self._holder = ""
+        with self._lock:
+            self._acts_until = acts_until(sent, config.duration)
+
+    def _read(self) -> Document | None:
+        try:
+            return self._api.get(self._path, patient=False)
+        except NotFoundError:
+            return None
+
+    def _follows(self, holder: str) -> None:
+        if holder != self._holder:
+            logger.info(
+                "%s holds the lease %s/%s: decides, and does not act",
+                *(holder, self._namespace, self._config.name),
+            )
+        self._holder = holder

@@ -1,0 +1,13 @@
+"""The scaling policy: from an observation to a decision. [P]
+
+- ``window``      the last seconds of a value, and their maximum
+- ``confidence``  how much a share of few requests can be trusted
+- ``recurrence``  peaks at equal distances
+- ``headroom``    how the error budget is spent
+- ``forecast``    the rate one start-up time ahead
+- ``policies``    how many replicas a policy recommends; ``POLICIES``
+- ``restart``     what a new autoscaler learns from the history of the one before it
+- ``decide``      from recommendation to decision: bounds, rate limits, stabilization, reasons
+
+Reads no clock, acts on nothing. ``controller`` calls ``decide``.
+"""

@@ -1,0 +1,145 @@
+"""The floor that a revision of Knative's own autoscaler is given, as its annotations. [P]
+
+Owns ``min-scale`` while a floor is higher than the user's own, and what is remembered of the user's: both
+stand on the Revision, so that no restart forgets them. Knative carries a Revision's annotations to its
+autoscaler within a second and makes no new Revision of it (Knative 1.21 and later).
+
+The user's own ``min-scale`` is never lowered. It is given back when the floor is not above it any more,
+when the revision is not asked to have a floor any more, and when no route names it, so that it can go to
+zero. Who changes ``min-scale`` by hand meanwhile has set their own. A floor of one is none: whether the
+last replica goes is for Knative and the user's ``min-scale`` to say.
+
+What is sized here is the floor: it is the count that a decision starts from and changes. Knative may hold
+more.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from slo_autoscaler.platforms.knative.allocation import (
+    AUTOSCALING,
+    UNROUTED,
+    Defaults,
+    Json,
+    Key,
+    Revision,
+    Share,
+    annotation,
+    generation_of,
+    initial_scale,
+    key_of,
+    main_of,
+    max_scale,
+    min_scale,
+    part,
+    service_of,
+)
+
+OPT_IN: Final = "slo.tailbound.dev/floor"
+"""``"true"`` on the Service's template: this function is to have a floor."""
+GIVEN: Final = "slo.tailbound.dev/floor-given"
+"""The floor, as it was written into min-scale."""
+OWN: Final = "slo.tailbound.dev/floor-instead-of"
+"""The user's min-scale, which it stands in for; empty if there was none."""
+MIN_SCALE: Final = AUTOSCALING + "min-scale"
+
+LEAST_VERSION: Final = (1, 21)
+"""Of Knative: before it, annotations of a Revision that is there already are not carried on."""
+
+
+def takes_part(revision: Json) -> bool:
+    """Tell whether the user wants a floor for this revision."""
+    return (annotation(revision, OPT_IN) or "").lower() == "true"
+
+
+def revision_of(revision: Json, share: Share, defaults: Defaults) -> Revision:
+    """Return what scaling needs to know of a Revision.
+
+    ``least`` is the user's own lower bound, ``replicas`` the floor in force: 1 where there is none, 0 while
+    it is at zero.
+    """
+    namespace, name = key_of(revision)
+    state = revision.get("status") or {}
+    wanted, ready_replicas = state.get("desiredReplicas") or 0, state.get("actualReplicas") or 0
+    ready = any(
+        each.get("type") == "Ready" and each.get("status") == "True" for each in state.get("conditions") or ()
+    )
+    return Revision(
+        namespace=namespace,
+        name=name,
+        service=service_of(revision),
+        generation=generation_of(revision),
+        share=share,
+        least=min_scale(_with_own(revision), defaults),
+        most=max_scale(revision, defaults),
+        start=initial_scale(revision, defaults),
+        started=ready,
+        replicas=max(1, min_scale(revision, defaults)) if wanted or ready_replicas else 0,
+        ready=int(ready_replicas),
+        rests=share == UNROUTED or not takes_part(revision),
+    )
+
+
+def floors(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
+    """Return the floor of each revision of one service; 0: none.
+
+    ``wanted`` is what was decided for the service; None: nothing yet, and its main revision keeps what it
+    has.
+    """
+    members = list(revisions)
+    if not members:
+        return {}
+    main = main_of(members)
+    whole = main.replicas if wanted is None else wanted
+    return {
+        each.key: 0
+        if each.rests
+        else _at_most(whole if each.key == main.key else part(whole, each.share.most), each.most)
+        for each in members
+    }
+
+
+def change(revision: Json, floor: int, defaults: Defaults) -> dict[str, Any] | None:
+    """Return the merge patch that gives a Revision this floor, or takes it back (0); None: it is so already.
+
+    It holds the resourceVersion, so that what the user does at the same moment is not overwritten.
+    """
+    held, own = _held(revision), _own(revision)
+    annotations: dict[str, str | None] = {GIVEN: None, OWN: None}
+    if floor > max(1, min_scale(_with_own(revision), defaults)):
+        annotations = {MIN_SCALE: str(floor), GIVEN: str(floor), OWN: own or ""}
+    elif annotation(revision, GIVEN) is None and annotation(revision, OWN) is None:
+        return None
+    elif held:
+        annotations[MIN_SCALE] = own
+    present = revision.get("metadata", {}).get("annotations") or {}
+    if all(present.get(key) == value for key, value in annotations.items()):
+        return None
+    version = revision.get("metadata", {}).get("resourceVersion")
+    return {"metadata": {"resourceVersion": version, "annotations": annotations}}
+
+
+def _held(revision: Json) -> bool:
+    """Tell whether its min-scale is the floor that was given, and not the user's."""
+    given = annotation(revision, GIVEN)
+    return given is not None and annotation(revision, MIN_SCALE) == given
+
+
+def _own(revision: Json) -> str | None:
+    """Return the user's min-scale as it was written; None if there is none under this name."""
+    return (annotation(revision, OWN) or None) if _held(revision) else annotation(revision, MIN_SCALE)
+
+
+def _with_own(revision: Json) -> Json:
+    """Return the Revision as its user left it, as far as min-scale goes."""
+    metadata = revision.get("metadata", {})
+    annotations = dict(metadata.get("annotations") or {})
+    annotations.pop(MIN_SCALE, None)
+    own = _own(revision)
+    if own is not None:
+        annotations[MIN_SCALE] = own
+    return {**revision, "metadata": {**metadata, "annotations": annotations}}
+
+
+def _at_most(replicas: int, most: int | None) -> int:
+    return replicas if most is None else min(replicas, most)

@@ -1,0 +1,379 @@
+"""What a PodAutoscaler of our class is told, and its ServerlessService. [P]
+
+Owns the conditions, the status and the body of the ServerlessService, as Knative's own reconcilers write them
+(knative/serving 1.23: pkg/apis/autoscaling/v1alpha1/pa_lifecycle.go, pkg/reconciler/autoscaling/hpa and kpa;
+knative/pkg apis/condition_set.go). ``knative`` writes them to the API.
+
+The rules that are easily broken:
+
+- Every text is constant. Any change of a condition moves its lastTransitionTime and costs a write, and
+  Knative reads that time as a clock: a live number in a message would set it anew in every pass.
+- ``Active`` is not False before the revision has started, but where it has failed to: Knative concludes
+  from it that the initial scale was never reached.
+- ``ScaleTargetInitialized`` is what opens a revision to traffic, and is never taken back.
+- A status names ``serviceName`` and ``metricsServiceName`` always, empty if need be, and each condition its
+  time: the API refuses anything else.
+- What others wrote into the list of conditions stays.
+
+**Zero.** A revision that a route names keeps a replica: the activator would hold its requests, but nothing
+would tell us of them, as Knative counts them for its own class only. Who asked for zero is told so by a
+condition of our own, ``ScaleToZero``. A revision that no route names has no requests to lose. It goes to
+zero in Knative's order: inactive, then the activator in its path, then the grace period, then no replicas;
+when it is routed again the activator holds what comes until the first replica is ready.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from slo_autoscaler.config import parse_duration
+from slo_autoscaler.platforms.knative.allocation import (
+    AUTOSCALING,
+    SERVING,
+    UNROUTED,
+    Defaults,
+    Json,
+    Revision,
+    Share,
+    annotation,
+    generation_of,
+    initial_scale,
+    key_of,
+    max_scale,
+    min_scale,
+    service_of,
+)
+
+CLASS: Final = "slo.tailbound.dev"
+"""The value of autoscaling.knative.dev/class. Knative refuses unknown ones under knative.dev."""
+
+ACTIVE: Final = "Active"
+INITIALISED: Final = "ScaleTargetInitialized"
+SERVICE_READY: Final = "SKSReady"
+READY: Final = "Ready"
+TO_ZERO: Final = "ScaleToZero"
+
+DEPENDENTS: Final = (ACTIVE, INITIALISED, SERVICE_READY)
+"""What ``Ready`` follows from; other conditions are information."""
+
+PROGRESS_DEADLINE: Final = 600.0
+"""Seconds a revision has to come up where it does not say (Knative's default)."""
+
+DIAGNOSIS: Final = 30.0
+"""Seconds after its deadline in which Knative finds out why it did not come up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a condition says."""
+
+    status: str
+    """True, False or Unknown."""
+    reason: str = ""
+    message: str = ""
+    severity: str = ""
+    """Empty is an error; Info is no matter of ``Ready``."""
+
+
+TRUE: Final = Verdict("True")
+UNKNOWN: Final = Verdict("Unknown")
+STARTING: Final = Verdict("Unknown", "Queued", "Requests are held by the activator until a replica is ready.")
+NO_TRAFFIC: Final = Verdict("False", "NoTraffic", "No route names this revision.")
+TIMED_OUT: Final = Verdict("False", "TimedOut", "The revision did not come up within its progress deadline.")
+NOT_OWNED: Final = Verdict(
+    "False", "NotOwned", "There is a ServerlessService of this name that this PodAutoscaler does not own."
+)
+SERVICE_NOT_READY: Final = Verdict("Unknown", "NotReady", "The ServerlessService is not ready.")
+SERVICE_NOT_CREATED: Final = Verdict(
+    "Unknown", "FailedCreate", "The ServerlessService could not be created; the autoscaler's log says why."
+)
+ZERO_REFUSED: Final = Verdict(
+    "False",
+    "NotSupported",
+    f"The class {CLASS} keeps a replica of every revision that is routed: nothing would wake it from zero.",
+    "Info",
+)
+
+
+def revision_of(pa: Json, deployment: Json, share: Share, defaults: Defaults, *, rests: bool) -> Revision:
+    """Return the revision that a PodAutoscaler of our class and its Deployment describe.
+
+    As in Knative, min-scale does not hold for a revision that is left behind; here that takes the routes'
+    word, too. One that fails to come up gets its initial scale and not yet what it would need to take over.
+    """
+    namespace, name = key_of(pa)
+    replicas = deployment.get("spec", {}).get("replicas")
+    least = min_scale(pa, defaults)
+    if not has_started(pa) and _reachability(pa) == "Unreachable":
+        share = Share(share.routed, None)
+    return Revision(
+        namespace=namespace,
+        name=name,
+        service=service_of(pa),
+        generation=generation_of(pa),
+        share=share,
+        least=0 if _is_left(pa, share) else least,
+        most=max_scale(pa, defaults),
+        start=max(least, initial_scale(pa, defaults)),
+        started=has_started(pa),
+        replicas=1 if replicas is None else int(replicas),
+        ready=int(deployment.get("status", {}).get("readyReplicas") or 0),
+        rests=rests,
+    )
+
+
+def has_started(pa: Json) -> bool:
+    """Tell whether the revision has had its initial scale once."""
+    return _says(condition(pa, INITIALISED), "True")
+
+
+def rests(pa: Json, share: Share, defaults: Defaults, now: float, *, superseded: bool) -> Verdict | None:
+    """Return why a revision is to have no replicas, or None: it is to have some.
+
+    ``superseded``: there is a newer one of the same service that has started. ``now`` is Unix seconds.
+
+    Knative calls a revision unreachable when no route names it, but also when all its replicas fail; so
+    what the routes say is asked too, lest a routed function goes to zero because it crashes. While a route
+    is slow to say anything, a revision that another has taken the place of counts as unreachable as well.
+    """
+    reach = _reachability(pa)
+    if has_started(pa):
+        unreachable = reach == "Unreachable" or (reach == "" and superseded)
+        return NO_TRAFFIC if defaults.scale_to_zero and unreachable and share == UNROUTED else None
+    if share.routed:
+        return None
+    active = condition(pa, ACTIVE)
+    if _says(active, "False") and active.get("reason") == TIMED_OUT.reason:
+        # It stays so: with no replicas it would look as if it could be tried again, and again.
+        return TIMED_OUT
+    waiting = condition(pa, INITIALISED)
+    since = _seconds(waiting.get("lastTransitionTime"))
+    late = since is not None and now - since > _progress_deadline(pa) + DIAGNOSIS
+    return TIMED_OUT if reach == "Unreachable" and _says(waiting, "Unknown") and late else None
+
+
+def may_go(pa: Json, service: Json | None, defaults: Defaults, now: float) -> bool:
+    """Tell whether the replicas of a revision that rests may go: everybody has known for long enough.
+
+    That is, the status that is written says so, the activator is in its path, and the grace period is over.
+    """
+    active = condition(pa, ACTIVE)
+    if not _says(active, "False"):
+        return False
+    if active.get("reason") == TIMED_OUT.reason:
+        return True
+    since = _seconds(active.get("lastTransitionTime"))
+    proxied = service is not None and service.get("spec", {}).get("mode") == "Proxy"
+    if active.get("reason") != NO_TRAFFIC.reason or since is None or not proxied:
+        return False
+    kept = annotation(pa, AUTOSCALING + "scale-to-zero-pod-retention-period")
+    return now - since >= max(defaults.grace_period, _duration(kept) or 0.0)
+
+
+def condition(of: Json, kind: str) -> Json:
+    """Return a condition of an object's status; empty if there is none."""
+    for each in (of.get("status") or {}).get("conditions") or ():
+        if each.get("type") == kind:
+            found: Json = each
+            return found
+    return {}
+
+
+def status(
+    pa: Json,
+    service: Json | None,
+    revision: Revision,
+    target: int,
+    rest: Verdict | None,
+    now: float,
+    *,
+    failed: bool = False,
+) -> dict[str, Any]:
+    """Return the whole status of a PodAutoscaler; what it said before is ``pa``'s.
+
+    ``service`` is its ServerlessService, None if there is none (``failed``: it could not be created);
+    ``target`` is the count that is asked for, ``rest`` the answer of ``rests``. If nothing has changed,
+    neither has a time.
+    """
+    foreign = service is not None and not is_owned(service, pa)
+    named = {} if service is None or foreign else service.get("status") or {}
+    service_ready = _service_verdict(service, failed=failed, foreign=foreign)
+    service_name = str(named.get("serviceName") or "")
+    complete = revision.ready >= revision.lowest and service_name != "" and service_ready == TRUE
+    started = revision.started or complete
+    verdicts = {
+        ACTIVE: _active(revision, rest, foreign=foreign, started=started),
+        INITIALISED: TRUE if started else UNKNOWN,
+        SERVICE_READY: service_ready,
+    }
+    if rest is None and revision.least == 0 and not _is_left(pa, revision.share):
+        verdicts[TO_ZERO] = ZERO_REFUSED
+    before = pa.get("status") or {}
+    return {
+        **before,
+        "observedGeneration": pa.get("metadata", {}).get("generation", 0),
+        "serviceName": service_name,
+        "metricsServiceName": str(named.get("privateServiceName") or ""),
+        "desiredScale": target,
+        "actualScale": revision.ready,
+        "conditions": conditions(before.get("conditions") or (), verdicts, now),
+    }
+
+
+def conditions(before: Iterable[Json], verdicts: Mapping[str, Verdict], now: float) -> list[dict[str, Any]]:
+    """Return the list of conditions after ``verdicts``, ``Ready`` derived, sorted by type.
+
+    A condition keeps its time as long as nothing else of it changes; our own information goes when there is
+    no verdict on it.
+    """
+    present = {
+        str(each.get("type")): each for each in before if each.get("type") != TO_ZERO or TO_ZERO in verdicts
+    }
+    after: dict[str, dict[str, Any]] = {kind: dict(each) for kind, each in present.items()}
+    for kind, verdict in verdicts.items():
+        after[kind] = _condition(kind, verdict, present.get(kind), now)
+    after[READY] = _condition(READY, _happiness(after), present.get(READY), now)
+    return [after[kind] for kind in sorted(after)]
+
+
+def _active(revision: Revision, rest: Verdict | None, *, foreign: bool, started: bool) -> Verdict:
+    if foreign:
+        return NOT_OWNED
+    if rest is not None:
+        return rest
+    # One is enough afterwards: with less than the minimum a function is slow, not inactive.
+    return TRUE if revision.ready >= (1 if started else revision.lowest) else STARTING
+
+
+def _service_verdict(service: Json | None, *, failed: bool, foreign: bool) -> Verdict:
+    if failed:
+        return SERVICE_NOT_CREATED
+    if service is None or foreign:
+        return SERVICE_NOT_READY
+    current = (service.get("status") or {}).get("observedGeneration") == service.get("metadata", {}).get(
+        "generation"
+    )
+    return TRUE if current and _says(condition(service, READY), "True") else SERVICE_NOT_READY
+
+
+def _happiness(after: Mapping[str, Json]) -> Verdict:
+    """Return what ``Ready`` says: the False one that changed last, else the Unknown one, else True."""
+    dependents = sorted(
+        (after[kind] for kind in DEPENDENTS),
+        key=lambda each: _seconds(each.get("lastTransitionTime")) or 0.0,
+        reverse=True,
+    )
+    for status_ in ("False", "Unknown"):
+        for each in dependents:
+            if _says(each, status_):
+                return Verdict(status_, each.get("reason", ""), each.get("message", ""))
+    return TRUE
+
+
+def _condition(kind: str, verdict: Verdict, before: Json | None, now: float) -> dict[str, Any]:
+    said = {"severity": verdict.severity, "reason": verdict.reason, "message": verdict.message}
+    document = {
+        "type": kind,
+        "status": verdict.status,
+        **{key: value for key, value in said.items() if value},
+    }
+    time = None if before is None else before.get("lastTransitionTime")
+    unchanged = before is not None and document == {
+        key: value for key, value in before.items() if key != "lastTransitionTime" and value
+    }
+    return document | {"lastTransitionTime": time if unchanged and time else _stamp(now)}
+
+
+def service_body(pa: Json, mode: str) -> dict[str, Any]:
+    """Return the ServerlessService of a PodAutoscaler, to be created in ``mode`` Serve or Proxy.
+
+    It goes with its owner. The labels are how Knative's controller finds the pods.
+    """
+    metadata = pa["metadata"]
+    annotations = metadata.get("annotations") or {}
+    return {
+        "apiVersion": "networking.internal.knative.dev/v1alpha1",
+        "kind": "ServerlessService",
+        "metadata": {
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "labels": dict(metadata.get("labels") or {}),
+            "annotations": {
+                key: value for key, value in annotations.items() if key != AUTOSCALING + "metric"
+            },
+            "ownerReferences": [
+                {
+                    "apiVersion": "autoscaling.internal.knative.dev/v1alpha1",
+                    "kind": "PodAutoscaler",
+                    "name": metadata["name"],
+                    "uid": metadata["uid"],
+                    "controller": True,
+                    "blockOwnerDeletion": True,
+                }
+            ],
+        },
+        "spec": _service_spec(pa, mode),
+    }
+
+
+def service_change(service: Json, pa: Json, mode: str) -> dict[str, Any] | None:
+    """Return the merge patch that makes the ServerlessService what it should be, or None: it is."""
+    wanted = _service_spec(pa, mode)
+    spec = dict(service.get("spec") or {})
+    if not spec.get("numActivators"):
+        spec.pop("numActivators", None)
+    if spec == wanted:
+        return None
+    version = service.get("metadata", {}).get("resourceVersion")
+    dropped = dict.fromkeys(spec.keys() - wanted.keys())
+    return {"metadata": {"resourceVersion": version}, "spec": {**wanted, **dropped}}
+
+
+def is_owned(service: Json, pa: Json) -> bool:
+    """Tell whether the PodAutoscaler is what controls the ServerlessService."""
+    owners = service.get("metadata", {}).get("ownerReferences") or ()
+    uid = pa.get("metadata", {}).get("uid")
+    return any(owner.get("controller") and owner.get("uid") == uid for owner in owners)
+
+
+def _service_spec(pa: Json, mode: str) -> dict[str, Any]:
+    # numActivators is left out: 0, all of them. With our class there are none in the path but at zero.
+    spec = pa["spec"]
+    return {"mode": mode, "objectRef": dict(spec["scaleTargetRef"]), "protocolType": spec["protocolType"]}
+
+
+def _reachability(pa: Json) -> str:
+    return str(pa.get("spec", {}).get("reachability") or "")
+
+
+def _is_left(pa: Json, share: Share) -> bool:
+    """Tell whether both Knative and the routes say that nobody comes to it any more."""
+    return has_started(pa) and _reachability(pa) == "Unreachable" and share == UNROUTED
+
+
+def _says(found: Json, wanted: str) -> bool:
+    return found.get("status") == wanted
+
+
+def _progress_deadline(pa: Json) -> float:
+    own = _duration(annotation(pa, SERVING + "progress-deadline"))
+    return PROGRESS_DEADLINE if own is None else own
+
+
+def _duration(text: str | None) -> float | None:
+    try:
+        return None if text is None else parse_duration(text)
+    except ValueError:
+        return None
+
+
+def _stamp(now: float) -> str:
+    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _seconds(stamp: object) -> float | None:
+    try:
+        return datetime.fromisoformat(str(stamp)).timestamp() if stamp else None
+    except ValueError:
+        return None

@@ -1,0 +1,8 @@
+"""HTTP towards clients, and nothing else.
+
+- ``protocol``  bytes to exchanges and back: limits, timeouts, keep-alive, pipelining
+- ``loop_lag``  how far the event loop lags behind the kernel
+- ``routes``    function path, health, readiness; errors to statuses
+
+Knows no worker. The next step is ``batcher``, which gives a request to the engine.
+"""

@@ -1,0 +1,707 @@
+"""HTTP/1.1 on one connection: bytes in, requests out; answers in, bytes out.
+
+Owns everything that is HTTP: limits on header and body, timeouts, keep-alive, pipelining, Expect, HEAD,
+refusing at the header. It knows nothing of batches. A whole request goes to the ``Application`` as an
+``Exchange``, which is answered once by ``respond``; answers leave in the order of their requests. Next step:
+``server``.
+
+Parsing is httptools' (llhttp, Node's parser) in its strict mode. What that still takes and RFC 9112 does not
+is refused here; tests/watchdog/test_conformance.py compares the outcome with a second implementation and
+lists every difference. Where the build has ``speedups``, a request that came whole and holds nothing unusual
+is read by that in one step; it takes nothing that the parser would not take, and refuses nothing.
+
+This is the hot path of every request, so there is no task, no future and no timer per request: timeouts are
+checked by ``Connections.sweep`` once per second.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from email.utils import formatdate
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import Final, Protocol
+
+import httptools
+
+from batching_watchdog import wire
+from batching_watchdog.errors import (
+    BadRequest,
+    BodyTooLarge,
+    HeadersTooLarge,
+    QueueFull,
+    RequestTimedOut,
+    WatchdogError,
+)
+from batching_watchdog.front.loop_lag import Turns
+from batching_watchdog.speedups import compiled
+
+MAX_HEADER_BYTES: Final = 1 << 16
+"""Request line and headers together. of-watchdog allows 1 MiB; nginx 32 KiB, Node 16 KiB."""
+OVERHEAD_PER_BYTE: Final = 16
+"""Bytes of chunk framing that are free with each byte of a chunked body; all beyond them may not exceed
+``MAX_HEADER_BYTES``, so endless extensions, zeros and trailers are cut (Go's net/http does so too)."""
+MAX_UNSENT_BYTES: Final = 1 << 26
+"""A client that pipelines and lets more than this wait unread is cut at its next answer."""
+MAX_PIPELINED: Final = 64
+"""Requests of one connection that may be unanswered before we stop reading from it."""
+KEEP_ALIVE_SECONDS: Final = 75.0
+"""How long a connection may be idle: longer than the idle timeouts of the proxies in front (OpenFaaS'
+provider closes after 5 s, Envoy and nginx after 60 s), so that they close first and no request is lost."""
+DISCARD_BYTES: Final = 1 << 16
+"""A refused request's body up to this length is read and dropped to keep the connection; else we close."""
+LINGER_SECONDS: Final = 2.0
+"""How long we go on reading after closing on a client that still sends: without it the kernel resets the
+connection and the client never sees the answer that explains."""
+SMALL_BYTES: Final = 1 << 16
+"""An answer's body up to this length is joined to its head: one copy is cheaper than a second write."""
+
+_FRAMING_LENGTHS: Final = frozenset(map(len, (b"host", b"expect", b"content-length", b"transfer-encoding")))
+_HOST_BYTES: Final = (
+    b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789" + b"-._~%!$&'()*+,;=" + b":[]"
+)
+"""What an authority without user information is made of (RFC 3986, 3.2.2)."""
+_ABSOLUTE: Final = re.compile(rb"https?://([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL)
+
+_NOTHING: Final[Mapping[bytes, bytes]] = MappingProxyType({})
+
+_STATUS_LINES: Final = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a client may cost. Durations are seconds."""
+
+    max_body_bytes: int
+    read_timeout: float
+    write_timeout: float
+    max_queued_bytes: int
+    """Bodies of all requests that have come and are not answered, together."""
+
+
+class Application(Protocol):
+    """What is served. Both calls are synchronous; an answer may come at once or later."""
+
+    @property
+    def noted_headers(self) -> frozenset[bytes]:
+        """The headers, in lower case, that an exchange is to find by name (``Exchange.noted``)."""
+
+    def refuse(self, exchange: "Exchange") -> WatchdogError | None:
+        """Look at a request whose header is complete; an error answers it before its body is read."""
+
+    def handle(self, exchange: "Exchange") -> None:
+        """Take a complete request; ``exchange.respond`` must be called once."""
+
+    def answer_error(self, exchange: "Exchange", error: WatchdogError) -> None:
+        """Respond with ``error``."""
+
+
+class Exchange:
+    """One request and its answer."""
+
+    __slots__ = (
+        "answer",
+        "arrived",
+        "body",
+        "chunked",
+        "chunks",
+        "expects_continue",
+        "head",
+        "head_complete",
+        "head_size",
+        "headers",
+        "host",
+        "http_1_0",
+        "keep_alive",
+        "length",
+        "method",
+        "noted",
+        "on_disconnect",
+        "protocol",
+        "refused",
+        "size",
+        "target",
+    )
+
+    def __init__(self, protocol: "HttpProtocol", arrived: float) -> None:
+        self.protocol = protocol
+        self.arrived = arrived
+        self.method = b""
+        self.target = b""
+        self.head = b""
+        """Request line and headers, as ``wire.request_head`` makes it."""
+        self.headers: list[tuple[bytes, bytes]] = []
+        """The headers so far, until they are complete."""
+        self.noted = _NOTHING
+        """The first values of those headers that the application wants by name."""
+        self.body = b""
+        self.chunks: list[bytes] | None = None
+        """The body's parts, until it is complete, if there is more than one."""
+        self.head_size = 0
+        """Bytes of the target, the header and the trailer."""
+        self.size = 0
+        """Bytes of the body so far."""
+        self.host: bytes | None = None
+        self.length: int | None = None
+        """Content-Length; None without a body, or if it is chunked."""
+        self.chunked = False
+        self.http_1_0 = False
+        self.keep_alive = True
+        self.expects_continue = False
+        self.head_complete = False
+        self.refused = False
+        self.answer: tuple[bytes, bytes] | None = None
+        self.on_disconnect: Callable[[], None] | None = None
+        """Called if the client goes before it is answered. Dropped with the answer, since it may lead back to
+        this object, and only what is in no cycle is freed at once."""
+
+    @property
+    def path(self) -> bytes:
+        """The target without its query."""
+        return self.target.partition(b"?")[0]
+
+    def respond(self, status: int, head: bytes, body: bytes) -> None:
+        """Answer. ``head`` is complete header lines without Content-Length, Date and Connection."""
+        self.protocol.respond(self, status, head, body)
+
+
+class Connections:
+    """All open connections of one listener: the sweep of their timeouts, and their orderly end."""
+
+    def __init__(
+        self,
+        application: Application,
+        limits: Limits,
+        clock: Callable[[], float],
+        turns: Turns | None = None,
+    ) -> None:
+        """``turns`` knows how far the loop lags behind; without it, it does not."""
+        self.application = application
+        self.limits = limits
+        self.clock = clock
+        self.turns = turns
+        self.noted = application.noted_headers
+        self.noted_names = tuple(self.noted)
+        self.lengths = _FRAMING_LENGTHS.union(map(len, self.noted))
+        """Of the names of the headers that matter here, so that most others need not be looked at."""
+        self.closing = False
+        self.queued_bytes = 0
+        """What the bodies of unanswered requests hold."""
+        self._open: set[HttpProtocol] = set()
+        self.date_line = b""
+        """The Date header line, as of the last sweep."""
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Iterator["HttpProtocol"]:
+        return iter(tuple(self._open))
+
+    def protocol(self) -> "HttpProtocol":
+        """A protocol for a new connection: the listener's factory."""
+        return HttpProtocol(self)
+
+    def add(self, protocol: "HttpProtocol") -> None:
+        """A connection was made."""
+        self._open.add(protocol)
+
+    def discard(self, protocol: "HttpProtocol") -> None:
+        """A connection was lost."""
+        self._open.discard(protocol)
+
+    def sweep(self, wall_clock: float) -> None:
+        """Cut what has timed out, and renew the Date header. To be called about once per second."""
+        self.date_line = f"Date: {formatdate(wall_clock, usegmt=True)}\r\n".encode()
+        now = self.clock()
+        for protocol in self:
+            protocol.check_timeouts(now)
+
+    def close_idle(self) -> None:
+        """Close connections without a request; the others close after their next answer."""
+        self.closing = True
+        for protocol in self:
+            protocol.close_if_idle()
+
+    def abort(self) -> None:
+        """Close everything at once."""
+        for protocol in self:
+            protocol.abort()
+
+
+class HttpProtocol(asyncio.Protocol):
+    """One connection."""
+
+    __slots__ = (
+        "_application",
+        "_clock",
+        "_closing",
+        "_connections",
+        "_current",
+        "_excess",
+        "_limits",
+        "_lingers_until",
+        "_parser",
+        "_pending",
+        "_reading",
+        "_resumed",
+        "_since",
+        "_transport",
+        "_write_stalled_since",
+    )
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._application = connections.application
+        self._limits = connections.limits
+        self._clock = connections.clock
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport | None = None
+        # A list, since there is seldom more than one: a deque is twenty times as large, in each of thousands.
+        self._pending: list[Exchange] = []
+        self._current: Exchange | None = None
+        self._resumed: Exchange | None = None
+        """A request that asked for an upgrade, while a new parser is made to read its body."""
+        self._excess = 0
+        """Bytes that brought neither a complete header nor enough of a body."""
+        self._reading = True
+        self._closing = False
+        """Nothing more is read: what still comes is dropped."""
+        self._since = self._clock()
+        """When the request that is being received began, or else when the connection became idle."""
+        self._write_stalled_since: float | None = None
+        self._lingers_until: float | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Asyncio: a client connected."""
+        self._transport = transport  # type: ignore[assignment] # a stream connection
+        self._connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Asyncio: the client has gone; what it asked for is withdrawn."""
+        self._connections.discard(self)
+        self._transport = None
+        for exchange in self._pending:
+            if exchange.answer is None:
+                if not exchange.refused:
+                    self._connections.queued_bytes -= exchange.size
+                gone, exchange.on_disconnect = exchange.on_disconnect, None
+                if gone is not None:
+                    gone()
+        self._pending.clear()
+        self._current = self._resumed = None
+        # The parser holds methods of this object. Without that cycle all of it is freed now: collections are
+        # rare (see ``app``), and what they find in connections that lived long they find last.
+        del self._parser
+
+    def eof_received(self) -> bool:
+        """Asyncio: the client closed its side. Like Go's server and nginx we take that for gone."""
+        return False
+
+    def pause_writing(self) -> None:
+        """Asyncio: the client does not read as fast as we answer: stop taking requests from it."""
+        self._write_stalled_since = self._clock()
+        self._update_reading()
+
+    def resume_writing(self) -> None:
+        """Asyncio: the client reads again."""
+        self._write_stalled_since = None
+        self._update_reading()
+
+    def data_received(self, data: bytes) -> None:
+        """Asyncio: bytes came."""
+        if self._closing:
+            return
+        plain = None
+        if compiled is not None and self._current is None and not self._pending:
+            plain = compiled.plain_request(data, self._connections.noted_names, MAX_HEADER_BYTES)
+        if plain is None:
+            self._parse(data)
+        else:
+            self._take(*plain)
+        if self._connections.turns is not None:
+            self._connections.turns.read_done()
+
+    def _parse(self, data: bytes) -> None:
+        """Give it to the parser, whose callbacks are below."""
+        current = self._current
+        size = 0 if current is None else current.size
+        rest: bytes | None = None
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            rest = data[upgrade.args[0] :]
+        except httptools.HttpParserCallbackError as error:
+            cause = error.__context__
+            if not isinstance(cause, WatchdogError):
+                raise
+            self._fail(cause)
+        except httptools.HttpParserError as error:
+            self._fail(BadRequest(f"not an HTTP/1.1 request: {error}"))
+        else:
+            if current is not None and current is self._current:
+                # The parser keeps unfinished lines to itself, so its callbacks can not bound them.
+                excess = self._excess + len(data) - OVERHEAD_PER_BYTE * (current.size - size)
+                self._excess = max(excess, 0)
+                if excess > MAX_HEADER_BYTES:
+                    self._fail(_headers_too_large())
+        if rest is not None:
+            self._read_body_after_upgrade(rest)
+
+    def _take(
+        self,
+        method: bytes,
+        target: bytes,
+        head: bytes,
+        noted: Mapping[bytes, bytes] | None,
+        length: int,
+        body: bytes,
+    ) -> None:
+        """Take a request that came whole and plain: what the parser's callbacks below do, in one step."""
+        exchange = self._begin()
+        exchange.method, exchange.target, exchange.head = method, target, head
+        exchange.head_complete = True
+        if noted is not None:
+            exchange.noted = noted
+        if length >= 0:
+            exchange.length = length
+        error = self._refusal(exchange)
+        exchange.size = len(body)
+        self._pending.append(exchange)
+        if error is not None:
+            self._refuse(exchange, error)
+            return
+        self._connections.queued_bytes += exchange.size
+        exchange.body = body
+        self._application.handle(exchange)
+
+    def _begin(self) -> Exchange:
+        now = self._clock()
+        self._since = now
+        turns = self._connections.turns
+        return Exchange(self, now if turns is None else turns.came_at(now))
+
+    def on_message_begin(self) -> None:
+        """Parser: a request begins."""
+        if self._closing:
+            raise BadRequest("a request after the last one of the connection")
+        self._excess = 0
+        self._current = self._begin()
+
+    def on_url(self, url: bytes) -> None:
+        """Parser: a part of the target."""
+        exchange = self._current
+        assert exchange is not None  # noqa: S101 - the parser calls on_message_begin first
+        exchange.target += url
+        exchange.head_size += len(url)
+        if exchange.head_size > MAX_HEADER_BYTES:
+            raise HeadersTooLarge(f"the request line is longer than {MAX_HEADER_BYTES} bytes")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Parser: a header. They are bounded in sum, whatever their number."""
+        exchange = self._current
+        assert exchange is not None  # noqa: S101 - the parser calls on_message_begin first
+        size = exchange.head_size + len(name) + len(value) + 4
+        if size > MAX_HEADER_BYTES:
+            raise _headers_too_large()
+        exchange.head_size = size
+        if exchange.head_complete:
+            # A trailer must not pass for a header (RFC 9110, 6.5.1), and nobody here asks for trailers.
+            return
+        # The parser takes off the whitespace in front only, and lets no other than blanks and tabs in.
+        value = value.rstrip()
+        exchange.headers.append((name, value))
+        if len(name) in self._connections.lengths:
+            name = name.lower()
+            if name in self._connections.noted:
+                exchange.noted = {name: value, **exchange.noted}
+            else:
+                _read_framing(exchange, name, value)
+
+    def on_headers_complete(self) -> None:
+        """Parser: the header is complete; refuse now what needs no body to be refused."""
+        exchange = self._current
+        assert exchange is not None  # noqa: S101 - the parser calls on_message_begin first
+        if self._resumed is not None:
+            self._current, self._resumed = self._resumed, None
+            return
+        parser = self._parser
+        exchange.method = parser.get_method()
+        exchange.keep_alive = parser.should_keep_alive()
+        _check_head(exchange, parser.get_http_version())
+        exchange.head_complete = True
+        error = self._refusal(exchange)
+        if error is None:
+            exchange.head = wire.request_head(exchange.method, exchange.target, exchange.headers)
+        exchange.headers = []  # they are in the head, and the queue may be long
+        if parser.should_upgrade():
+            # The parser leaves the body to the new protocol and ends the request; see data_received.
+            exchange.keep_alive = False
+            self._resumed = exchange
+            self._current = _nobody(self)
+        self._pending.append(exchange)
+        if error is not None:
+            self._refuse(exchange, error)
+        elif exchange.expects_continue and self._transport is not None and exchange is self._pending[0]:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if len(self._pending) >= MAX_PIPELINED:
+            self._update_reading()
+
+    def on_body(self, body: bytes) -> None:
+        """Parser: a part of the body."""
+        exchange = self._current
+        assert exchange is not None  # noqa: S101 - the parser calls on_message_begin first
+        size = len(body)
+        exchange.size += size
+        if exchange.refused:
+            return
+        connections = self._connections
+        connections.queued_bytes += size
+        if exchange.size > self._limits.max_body_bytes:
+            raise BodyTooLarge(
+                f"the body is longer than {self._limits.max_body_bytes} bytes (max_body_bytes)"
+            )
+        if connections.queued_bytes > self._limits.max_queued_bytes:
+            raise QueueFull.of_bytes(self._limits.max_queued_bytes)
+        if size == exchange.size:
+            exchange.body = body
+        elif exchange.chunks is None:
+            exchange.chunks = [exchange.body, body]
+        else:
+            exchange.chunks.append(body)
+
+    def on_message_complete(self) -> None:
+        """Parser: the request is complete."""
+        exchange = self._current
+        assert exchange is not None  # noqa: S101 - the parser calls on_message_begin first
+        self._current = None
+        if exchange.refused:
+            return
+        if not exchange.keep_alive:
+            self._closing = True
+        if exchange.chunks is not None:
+            exchange.body = b"".join(exchange.chunks)
+            exchange.chunks = None
+        self._application.handle(exchange)
+
+    def respond(self, exchange: Exchange, status: int, head: bytes, body: bytes) -> None:
+        """Put an answer in its place, and send what is in order."""
+        transport = self._transport
+        if transport is None or exchange.answer is not None:
+            return
+        exchange.on_disconnect = None
+        if not exchange.refused:
+            self._connections.queued_bytes -= exchange.size
+        if self._connections.closing and exchange is self._pending[-1]:
+            # Not before: the answers of requests that came behind it must still leave.
+            exchange.keep_alive = False
+        connection = b""
+        if not exchange.keep_alive:
+            connection = b"Connection: close\r\n"
+        elif exchange.http_1_0:
+            connection = b"Connection: keep-alive\r\n"
+        no_body = status in (204, 304)
+        length = b"" if no_body else b"Content-Length: %d\r\n" % len(body)
+        if no_body or exchange.method == b"HEAD":
+            body = b""
+        line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+        exchange.answer = (
+            b"".join((line, self._connections.date_line, head, length, connection, b"\r\n")),
+            body,
+        )
+        self._send_answers(transport)
+
+    def _send_answers(self, transport: asyncio.Transport) -> None:
+        """Send what is in order."""
+        pending = self._pending
+        while pending and pending[0].answer is not None:
+            done = pending.pop(0)
+            answer_head, answer_body = done.answer  # type: ignore[misc] # just tested
+            if self._write_stalled_since is not None and (
+                transport.get_write_buffer_size() > MAX_UNSENT_BYTES
+            ):
+                self.abort()
+                return
+            if len(answer_body) <= SMALL_BYTES:
+                transport.write(answer_head + answer_body)
+            else:
+                transport.writelines((answer_head, answer_body))
+            if not done.keep_alive:
+                self._close()
+                return
+        if not pending and self._current is None:
+            self._since = self._clock()
+        if not self._reading:
+            self._update_reading()
+
+    def check_timeouts(self, now: float) -> None:
+        """Cut the connection if the client is too slow in sending or in reading, or idle for too long."""
+        stalled = self._write_stalled_since
+        if stalled is not None:
+            if now - stalled > self._limits.write_timeout:
+                self.abort()
+        elif self._lingers_until is not None:
+            if now > self._lingers_until:
+                self.abort()
+        elif self._current is not None:
+            if now - self._since > self._limits.read_timeout:
+                self._fail(
+                    RequestTimedOut(f"the request did not come within {self._limits.read_timeout:g} s")
+                )
+        elif not self._pending and now - self._since > KEEP_ALIVE_SECONDS:
+            self._close()
+
+    def close_if_idle(self) -> None:
+        """Close a connection on which no request is under way."""
+        if not self._pending and self._current is None:
+            self._close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _fail(self, error: WatchdogError) -> None:
+        """Answer a request that can not be read to its end, after those before it, and read no further."""
+        if self._closing:
+            return
+        exchange = self._current or Exchange(self, self._clock())
+        self._current = exchange
+        self._closing = True
+        exchange.keep_alive = False
+        if exchange not in self._pending:
+            self._pending.append(exchange)
+        if exchange.answer is None:
+            self._application.answer_error(exchange, error)
+
+    def _refusal(self, exchange: Exchange) -> WatchdogError | None:
+        """Why a request whose head is complete is refused before its body is read; None if it is not.
+
+        What is only announced is not set aside: else a few clients that send nothing would shut out the rest.
+        """
+        length, limits = exchange.length, self._limits
+        if length:
+            if length > limits.max_body_bytes:
+                return BodyTooLarge(
+                    f"the body has {length} bytes, the limit (max_body_bytes) is {limits.max_body_bytes}"
+                )
+            if self._connections.queued_bytes + length > limits.max_queued_bytes:
+                return QueueFull.of_bytes(limits.max_queued_bytes)
+        return self._application.refuse(exchange)
+
+    def _refuse(self, exchange: Exchange, error: WatchdogError) -> None:
+        """Answer at the header; the body is dropped, or no more is read if that costs too much."""
+        exchange.refused = True
+        length = exchange.length or 0
+        if exchange.chunked or length > DISCARD_BYTES or (length and exchange.expects_continue):
+            exchange.keep_alive = False
+        if not exchange.keep_alive:
+            self._closing = True
+        self._application.answer_error(exchange, error)
+
+    def _read_body_after_upgrade(self, data: bytes) -> None:
+        """Go on with a request that asked for another protocol, which RFC 9110, 7.8 lets a server ignore.
+
+        The parser can not be told to ignore it, so a new one is given the request's framing and the rest.
+        """
+        exchange = self._resumed
+        if exchange is None or self._closing:
+            return
+        self._parser = httptools.HttpRequestParser(self)
+        framing = b"Content-Length: %d\r\n" % (exchange.length or 0)
+        if exchange.chunked:
+            framing = b"Transfer-Encoding: chunked\r\n"
+        self._parse(b"POST / HTTP/1.1\r\nHost: x\r\n" + framing + b"\r\n" + data)
+
+    def _close(self) -> None:
+        """Close once what was written has left; linger if the client is in the middle of a request."""
+        self._closing = True
+        if self._transport is None or self._lingers_until is not None:
+            return
+        if self._current is None:
+            # What the client does not read would keep it open for ever.
+            self._lingers_until = self._clock() + self._limits.write_timeout
+            self._transport.close()
+        else:
+            self._lingers_until = self._clock() + LINGER_SECONDS
+            self._transport.write_eof()
+
+    def _update_reading(self) -> None:
+        wanted = self._write_stalled_since is None and len(self._pending) < MAX_PIPELINED
+        if wanted == self._reading or self._transport is None or self._transport.is_closing():
+            return
+        self._reading = wanted
+        if wanted:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+
+def _headers_too_large() -> HeadersTooLarge:
+    return HeadersTooLarge(f"the headers are longer than {MAX_HEADER_BYTES} bytes")
+
+
+def _nobody(protocol: HttpProtocol) -> Exchange:
+    """An exchange to be ended by the parser for nothing."""
+    exchange = Exchange(protocol, 0.0)
+    exchange.head_complete = exchange.refused = True
+    return exchange
+
+
+def _read_framing(exchange: Exchange, name: bytes, value: bytes) -> None:
+    """Take note of a header that says where the request ends or whom it is for.
+
+    The parser has refused bad and duplicate lengths, a length beside chunked, and chunked that is not last.
+    """
+    if name == b"host":
+        if exchange.host is not None:
+            raise BadRequest("more than one Host header")
+        if value.translate(None, _HOST_BYTES):
+            raise BadRequest("the Host header is not a host with an optional port")
+        exchange.host = value
+    elif name == b"content-length":
+        exchange.length = int(value)
+    elif name == b"transfer-encoding":
+        if exchange.chunked or value.lower() != b"chunked":
+            raise BadRequest("a Transfer-Encoding other than chunked")
+        exchange.chunked = True
+    elif name == b"expect":
+        exchange.expects_continue = value.lower() == b"100-continue"
+
+
+def _check_head(exchange: Exchange, version: str) -> None:
+    """Refuse a head that the parser takes and RFC 9112 does not, and bring its target into origin form."""
+    if version == "1.1":
+        if exchange.host is None:
+            raise BadRequest("HTTP/1.1 without a Host header")
+    elif version == "1.0":
+        exchange.http_1_0 = True
+        exchange.expects_continue = False
+        if exchange.chunked:
+            raise BadRequest("Transfer-Encoding in HTTP/1.0")
+    else:
+        raise BadRequest(f"HTTP/{version} is not spoken here, only 1.1 and 1.0")
+    if not exchange.target.startswith(b"/") or exchange.method == b"CONNECT":
+        _bring_into_origin_form(exchange)
+
+
+def _bring_into_origin_form(exchange: Exchange) -> None:
+    """An absolute target gives the path and the Host (RFC 9112, 3.2); ``*`` is for OPTIONS alone."""
+    if exchange.method == b"CONNECT":
+        raise BadRequest("CONNECT: this is not a proxy")
+    if exchange.target == b"*":
+        if exchange.method != b"OPTIONS":
+            raise BadRequest("the target * is for OPTIONS only")
+        return
+    match = _ABSOLUTE.fullmatch(exchange.target)
+    if match is None or match[1].translate(None, _HOST_BYTES):
+        raise BadRequest("the target is neither a path nor an http URL")
+    exchange.host, rest = match[1], match[2]
+    if not rest and exchange.method == b"OPTIONS":
+        exchange.target = b"*"
+    else:
+        exchange.target = rest if rest.startswith(b"/") else b"/" + rest
+    others = [header for header in exchange.headers if header[0].lower() != b"host"]
+    exchange.headers = [(b"Host", exchange.host), *others]

@@ -1,0 +1,329 @@
+"""The HTTP front: routes, deadlines, and how everything that can happen becomes a status.
+
+Owns what of-watchdog's users expect to find: the function on every path, ``/_/health``, ``/_/ready``,
+and the headers of every answer. ``Front`` is the function's port, ``MetricsPage`` the metrics port; both
+speak through ``protocol``. Next step of a request: ``batcher``.
+"""
+
+import itertools
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from batching_watchdog.batcher import Answer, Batcher
+from batching_watchdog.config import Config, parse_duration
+from batching_watchdog.errors import ShuttingDown, WatchdogError
+from batching_watchdog.front.protocol import Exchange
+from batching_watchdog.logs import AccessLog, RequestLine
+from batching_watchdog.messages import DispatchReason, Reply, Request
+from batching_watchdog.metrics import Exposition, Metrics
+
+TEXT: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
+HEALTH_PATH: Final = b"/_/health"
+READY_PATH: Final = b"/_/ready"
+TIMEOUT: Final = b"x-timeout"
+START_TIME: Final = b"x-start-time"
+BATCH_KEY: Final = b"x-batch-key"
+CALL_ID: Final = b"x-call-id"
+CLOCK_SKEW_SECONDS: Final = 0.1
+"""An X-Start-Time may lie this far in the future and still be believed."""
+
+_OURS: Final = b"X-OpenFaaS-Internal: batching-watchdog\r\n"
+"""By this header OpenFaaS' parts mark answers that are theirs and not the function's."""
+
+_BATCH_REASONS: Final = {reason: b"X-Batch-Reason: %b\r\n" % reason.encode() for reason in DispatchReason}
+
+_SHED: Final = frozenset(("queue_full", "predicted_late", "shutting_down"))
+
+log = logging.getLogger(__name__)
+
+
+class Front:
+    """The application on the function's port."""
+
+    noted_headers = frozenset((TIMEOUT, START_TIME, BATCH_KEY, CALL_ID))
+
+    def __init__(
+        self,
+        config: Config,
+        batcher: Batcher,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        *,
+        worker_ready: Callable[[], bool],
+    ) -> None:
+        self._config = config
+        self._batcher = batcher
+        self._metrics = metrics
+        self._clock = clock
+        self._worker_ready = worker_ready
+        self._ids = itertools.count()
+        self._access_log = AccessLog(config.access_log, clock)
+        self._refusal: WatchdogError | None = None
+        self._refusal_answer = (b"", b"")
+        self._grouped = (b"", b"")
+        self._last_group = b""
+        self.healthy = True
+        """False from the first signal on: /_/health and /_/ready answer 503, requests are still served."""
+        self.accepting = True
+        """False once the listener is closed: what still comes on open connections is refused."""
+
+    def refuse(self, exchange: Exchange) -> WatchdogError | None:
+        """Refuse at the header what would be refused anyway, so that its body is not read."""
+        if exchange.target.startswith(b"/_/") and exchange.path in (HEALTH_PATH, READY_PATH):
+            return None
+        if not self.accepting:
+            return ShuttingDown("the watchdog is shutting down")
+        if self._batcher.at_limit or self._config.shed_late:
+            return self._batcher.refusal(self._terms(exchange)[0])
+        return None
+
+    def handle(self, exchange: Exchange) -> None:
+        """Serve a complete request."""
+        if exchange.target.startswith(b"/_/"):
+            path = exchange.path
+            if path == HEALTH_PATH:
+                return self._health(exchange)
+            if path == READY_PATH:
+                return self._ready(exchange)
+        return self._call(exchange)
+
+    def answer_error(self, exchange: Exchange, error: WatchdogError) -> None:
+        """Respond with one of our own errors; a request that was never admitted is counted here too."""
+        meaning = "shed" if error.reason in _SHED else None
+        if not exchange.refused:
+            self._finish(exchange, Answer(error), meaning, self._clock())
+            return
+        # At the header there is nothing to measure, and under overload this is what most requests get.
+        if error is not self._refusal:
+            self._refusal, self._refusal_answer = error, (error_head(error), f"{error}\n".encode())
+        head, body = self._refusal_answer
+        self._metrics.refused(error.reason)
+        self._metrics.request_finished(error.status, exchange.method, 0.0, meaning)
+        exchange.respond(error.status, head, body)
+        if self._access_log.on or error.status >= 500:
+            self._log(exchange, Answer(error), self._clock() - exchange.arrived, len(body), meaning)
+
+    def _health(self, exchange: Exchange) -> None:
+        if exchange.method != b"GET":
+            exchange.respond(405, TEXT, b"")
+        elif self.healthy:
+            exchange.respond(200, TEXT, b"OK")
+        else:
+            exchange.respond(503, TEXT, b"")
+
+    def _ready(self, exchange: Exchange) -> None:
+        if exchange.method != b"GET":
+            exchange.respond(405, TEXT, b"")
+        elif not self.healthy:
+            exchange.respond(503, TEXT, b"shutting down\n")
+        elif not self._worker_ready():
+            exchange.respond(503, TEXT, b"no worker has loaded the handler yet\n")
+        elif self._batcher.full:
+            exchange.respond(429, TEXT, b"as many requests as max_inflight allows are queued or running\n")
+        elif self._config.ready_path:
+            self._probe(exchange)
+        else:
+            exchange.respond(200, TEXT, b"")
+
+    def _probe(self, exchange: Exchange) -> None:
+        """Ask the function itself (ready_path); a probe is no request of a user, so nothing is counted."""
+        target = self._config.ready_path.encode()
+        now = self._clock()
+        request = Request(
+            next(self._ids),
+            b"GET %b\r\n%b" % (target, exchange.head.partition(b"\r\n")[2]),
+            b"",
+            now,
+            now + self._config.slo_latency,
+            now + self._config.exec_timeout,
+        )
+
+        def deliver(answer: Answer) -> None:
+            outcome = answer.outcome
+            if isinstance(outcome, Reply):
+                exchange.respond(outcome.status, outcome.head, outcome.body)
+            else:
+                exchange.respond(outcome.status, TEXT, f"{outcome}\n".encode())
+
+        exchange.on_disconnect = lambda: self._batcher.withdraw(request)
+        self._batcher.submit(request, deliver)
+
+    def _call(self, exchange: Exchange) -> None:
+        deadline, expires, group = self._terms(exchange)
+        request = Request(
+            next(self._ids),
+            exchange.head,
+            exchange.body,
+            exchange.arrived,
+            deadline,
+            expires,
+            group,
+        )
+        call = _Call(self, exchange, request)
+        exchange.on_disconnect = call.gone
+        self._metrics.in_flight += 1
+        try:
+            self._batcher.submit(request, call.deliver)
+        except WatchdogError as error:
+            self._metrics.in_flight -= 1
+            self.answer_error(exchange, error)
+
+    def deliver(self, exchange: Exchange, request: Request, answer: Answer) -> None:
+        """Answer a request that was admitted, and count what that means for the SLO."""
+        self._metrics.in_flight -= 1
+        outcome, now = answer.outcome, self._clock()
+        if not isinstance(outcome, Reply):
+            meaning = "expired" if outcome.status == 504 else "shed" if outcome.reason in _SHED else "error"
+        elif outcome.failed or outcome.status >= 500:
+            meaning = "error"
+        else:
+            meaning = "good" if now <= request.deadline else "slow"
+        self._finish(exchange, answer, meaning, now)
+
+    def withdraw(self, request: Request) -> None:
+        """Forget a request whose client has gone."""
+        self._metrics.in_flight -= 1
+        self._batcher.withdraw(request)
+
+    def _terms(self, exchange: Exchange) -> tuple[float, float, bytes]:
+        """Deadline, expiry and group of a request, as its header asks for them."""
+        budget, timeout, spent = self._config.slo_latency, self._config.exec_timeout, 0.0
+        arrived, noted = exchange.arrived, exchange.noted
+        group = self._group(exchange)
+        if noted:
+            if TIMEOUT in noted:
+                timeout = _shorter(noted[TIMEOUT], timeout)
+                budget = min(budget, timeout)
+            if START_TIME in noted:
+                # Spent before it arrived: what its body took to come is no part of that.
+                spent = _spent(noted[START_TIME], time.time() - (self._clock() - arrived), timeout)
+            if BATCH_KEY in noted:
+                # A path holds no blank, so nothing else can look like this.
+                group = b"%b %b" % (group, noted[BATCH_KEY])
+        return arrived + budget - spent, arrived + timeout, group
+
+    def _group(self, exchange: Exchange) -> bytes:
+        """Method and path. Most requests are for the same as the one before."""
+        key = (exchange.method, exchange.target)
+        if key != self._grouped:
+            self._grouped, self._last_group = key, b"%b %b" % (exchange.method, exchange.path)
+        return self._last_group
+
+    def _finish(self, exchange: Exchange, answer: Answer, meaning: str | None, now: float) -> None:
+        seconds = now - exchange.arrived
+        outcome = answer.outcome
+        if isinstance(outcome, Reply):
+            head, body = outcome.head, outcome.body
+        else:
+            head, body = error_head(outcome), f"{outcome}\n".encode()
+            self._metrics.refused(outcome.reason)
+        measured = b"X-Duration-Seconds: %.6f\r\nX-Batch-Size: %d\r\nX-Queue-Seconds: %.6f\r\n" % (
+            seconds,
+            answer.batch_size,
+            answer.queue_seconds,
+        )
+        if answer.batch_reason is not None:
+            measured += _BATCH_REASONS[answer.batch_reason]
+        self._metrics.request_finished(outcome.status, exchange.method, seconds, meaning)
+        exchange.respond(outcome.status, head + measured, body)
+        if self._access_log.on or (outcome.status >= 500 and not isinstance(outcome, Reply)):
+            self._log(exchange, answer, seconds, len(body), meaning)
+
+    def _log(
+        self, exchange: Exchange, answer: Answer, seconds: float, size: int, meaning: str | None
+    ) -> None:
+        """Write the request's line, if it has one."""
+        outcome = answer.outcome
+        left_out = self._access_log.admit(missed=meaning not in (None, "good") or outcome.status >= 500)
+        if left_out is None:
+            return
+        error = outcome if isinstance(outcome, WatchdogError) else None
+        line = RequestLine(
+            method=exchange.method,
+            target=exchange.target,
+            status=outcome.status,
+            size=size,
+            seconds=seconds,
+            call_id=exchange.noted.get(CALL_ID),
+            outcome=meaning,
+            batch=answer.batch,
+            batch_size=answer.batch_size,
+            batch_reason=answer.batch_reason,
+            queue_seconds=answer.queue_seconds,
+            reason=error.reason if error else None,
+            error=str(error or ""),
+            left_out=left_out,
+        )
+        log.log(line.level, line)
+
+
+class _Call:
+    """A request between admission and answer. Thousands may wait, and this is less than two closures."""
+
+    __slots__ = ("_exchange", "_front", "_request")
+
+    def __init__(self, front: Front, exchange: Exchange, request: Request) -> None:
+        self._front = front
+        self._exchange = exchange
+        self._request = request
+
+    def deliver(self, answer: Answer) -> None:
+        self._front.deliver(self._exchange, self._request, answer)
+
+    def gone(self) -> None:
+        self._front.withdraw(self._request)
+
+
+class MetricsPage:
+    """The application on the metrics port: /metrics and nothing else."""
+
+    noted_headers: frozenset[bytes] = frozenset()
+
+    def __init__(self, exposition: Exposition) -> None:
+        self._exposition = exposition
+        self._head = f"Content-Type: {exposition.content_type}\r\n".encode()
+
+    def refuse(self, exchange: Exchange) -> WatchdogError | None:
+        """Nothing is refused at the header."""
+        return None
+
+    def handle(self, exchange: Exchange) -> None:
+        """Serve /metrics."""
+        if exchange.path != b"/metrics":
+            exchange.respond(404, TEXT, b"/metrics is here, the function is on its own port\n")
+        elif exchange.method not in (b"GET", b"HEAD"):
+            exchange.respond(405, TEXT, b"")
+        else:
+            exchange.respond(200, self._head, self._exposition.text())
+
+    def answer_error(self, exchange: Exchange, error: WatchdogError) -> None:
+        """Respond with an error of the protocol."""
+        exchange.respond(error.status, error_head(error), f"{error}\n".encode())
+
+
+def error_head(error: WatchdogError) -> bytes:
+    """The header lines of an error's answer: that it is not the function's, what it is, when to retry."""
+    head = TEXT + _OURS + b"X-Watchdog-Reason: %b\r\n" % error.reason.encode()
+    if error.retry_after is not None:
+        head += b"Retry-After: %d\r\n" % error.retry_after
+    return head
+
+
+def _shorter(value: bytes, timeout: float) -> float:
+    """The request's X-Timeout if it is a duration below ``timeout``; else ignored, as by of-watchdog."""
+    try:
+        asked = parse_duration(value.decode("ascii"))
+    except ValueError:
+        return timeout
+    return asked if 0.0 < asked < timeout else timeout
+
+
+def _spent(value: bytes, wall_clock: float, timeout: float) -> float:
+    """Seconds since the gateway's X-Start-Time (UTC nanoseconds); 0 if that can not be true."""
+    try:
+        spent = wall_clock - int(value) * 1e-9
+    except ValueError:
+        return 0.0
+    return max(0.0, spent) if -CLOCK_SKEW_SECONDS <= spent < timeout else 0.0

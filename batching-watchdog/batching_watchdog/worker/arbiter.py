@@ -1,0 +1,196 @@
+"""The gunicorn arbiter: which worker takes which slot, what a death while loading means, preloading.
+
+gunicorn owns the processes; this module only watches them end. It runs in the arbiter process, started by
+``pool.supervisor`` as ``python -m batching_watchdog.worker.arbiter``. With ``preload`` it loads the function
+once, before the workers are forked, and refuses where a fork would break it.
+Next step: ``serve``, in the forked process.
+"""
+
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from gunicorn.app.base import Application
+from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
+
+from batching_watchdog.errors import HandlerNotLoaded
+from batching_watchdog.launch import die_with_parent
+from batching_watchdog.worker.handler import Handler
+from batching_watchdog.worker.serve import BatchWorker, Preloaded
+
+BACKOFF_SECONDS: Final = (0.0, 0.5, 1.0)
+"""What a worker waits before it loads, by how many before it in its slot died while they loaded."""
+SHORT_LIFE_SECONDS: Final = 5.0
+SHORT_LIVES_SECONDS: Final = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0)
+"""What a worker waits before it loads, by how many before it in its slot died within ``SHORT_LIFE_SECONDS``
+of loading. The first two are free: an input that kills is tried once more, alone."""
+SETTLE_SECONDS: Final = 0.5
+"""What a thread that load() has joined gets to be gone from the kernel's list."""
+SHOWN_THREADS: Final = 5
+_HINTS: Final = {
+    "SIGKILL": " (out of memory?)",
+    "SIGSEGV": " (PYTHONFAULTHANDLER=1 shows where)",
+    "SIGABRT": " (PYTHONFAULTHANDLER=1 shows where)",
+}
+
+
+class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
+    """gunicorn's arbiter, which neither starts nor replaces workers that can not load in a hot loop.
+
+    A worker that has died while it loaded is replaced by one that waits first; after
+    ``len(BACKOFF_SECONDS)`` of them in one slot the next one loads nothing but reports why. One that died
+    soon after it had loaded is replaced by one that waits, the longer the more often that happens.
+    """
+
+    # gunicorn ends when a worker ends with one of these, and a function may call os._exit with any status.
+    WORKER_BOOT_ERROR = APP_LOAD_ERROR = -1
+
+    def __init__(self, app: Application) -> None:
+        self._deaths: dict[int, int] = {}
+        self._short_lives: dict[int, int] = {}
+        self._last_death = ""
+        super().__init__(app)
+
+    def prepare(self, worker: BatchWorker) -> None:
+        """Give ``worker``, which is about to be forked, the lowest free slot, and what it must know of it."""
+        taken = {each.slot for each in self.WORKERS.values()}
+        worker.slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
+        deaths = self._deaths.get(worker.slot, 0)
+        if deaths < len(BACKOFF_SECONDS):
+            lives = min(self._short_lives.get(worker.slot, 0), len(SHORT_LIVES_SECONDS) - 1)
+            worker.load_after = max(BACKOFF_SECONDS[deaths], SHORT_LIVES_SECONDS[lives])
+        else:
+            worker.report = f"{deaths} workers in a row died while loading the handler; {self._last_death}"
+
+    def reap_workers(self) -> None:
+        """As gunicorn's, but look at how they ended first."""
+        ended = False
+        for pid, worker in self.WORKERS.items():
+            end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if end is None:
+                continue
+            ended = True
+            if worker.loaded_at or not self.LISTENERS:  # without listeners, gunicorn is stopping
+                self._deaths[worker.slot] = 0
+                short = not ended_well(end) and time.monotonic() - worker.loaded_at < SHORT_LIFE_SECONDS
+                self._short_lives[worker.slot] = self._short_lives.get(worker.slot, 0) + 1 if short else 0
+                continue
+            self._deaths[worker.slot] = self._deaths.get(worker.slot, 0) + 1
+            self._last_death = f"the last one {how_it_ended(end, hung=worker.aborted)}"
+        super().reap_workers()
+        preloaded = self.app.callable
+        if ended and self.LISTENERS and preloaded is not None and preloaded.problem is not None:
+            # Every fork of this process has the same problem; only a new one may load.
+            raise HaltServer(preloaded.problem, 1)
+
+
+class FunctionApplication(Application):  # type: ignore[misc] # gunicorn is not typed
+    """The function as gunicorn's application: no WSGI, and loaded here only to be preloaded."""
+
+    def init(self, parser: Any, opts: Any, args: Any) -> None:
+        """gunicorn's: settings from beside the command line; none."""
+
+    def load_config(self) -> None:
+        """As gunicorn's, with our hook before each fork."""
+        super().load_config()
+        self.cfg.set("pre_fork", BatchArbiter.prepare)
+
+    def load(self) -> Preloaded:
+        """gunicorn's, called before the workers are forked if ``--preload`` is set."""
+        return preload(os.environ.get("function_path") or "function")
+
+    def run(self) -> None:
+        """As gunicorn's, with our arbiter."""
+        BatchArbiter(self).run()
+
+
+def preload(function_path: str) -> Preloaded:
+    """Load the function for workers yet to be forked; a problem is kept for them to report."""
+    try:
+        handler = Handler(function_path)
+    except HandlerNotLoaded as error:
+        return Preloaded(None, str(error))
+    reason = unsafe_to_fork()
+    if reason is not None:
+        return Preloaded(None, f"preload=true: {reason}")
+    # What is frozen is never walked by a collector, so its pages stay shared with the workers.
+    gc.collect()
+    gc.freeze()
+    return Preloaded(handler, None)
+
+
+def unsafe_to_fork() -> str | None:
+    """Why the workers must not be forked from this process now, or None.
+
+    PyTorch's notes on multiprocessing name both reasons: an accelerator's runtime that was initialised
+    before the fork ("poison fork"), and background threads, of which a fork copies the locks but not the
+    threads (https://docs.pytorch.org/docs/stable/notes/multiprocessing.html). OpenMP's pool is such threads.
+    """
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    if cuda is not None and cuda.is_initialized():
+        return (
+            "load() initialised CUDA, which can not be used after a fork: "
+            "load to the CPU and move the model in the first batch, or set preload=false"
+        )
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while (threads := other_threads()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    if threads:
+        shown = ", ".join(threads[:SHOWN_THREADS]) + (", ..." if len(threads) > SHOWN_THREADS else "")
+        return (
+            f"{len(threads)} more thread(s) run after load() ({shown}), and a fork would lose them: "
+            "start them (or call set_num_threads) in the first batch, or set preload=false"
+        )
+    return None
+
+
+def other_threads() -> list[str]:
+    """Names of this process's threads but the calling one, those of native libraries too (Linux)."""
+    names = {thread.native_id: thread.name for thread in threading.enumerate()}
+    tasks = Path("/proc/self/task")
+    if tasks.is_dir():
+        native = {int(task.name): f"native {_comm(task)}" for task in tasks.iterdir()}
+        names = {number: names.get(number, name) for number, name in native.items()}
+    return sorted(name for number, name in names.items() if number != threading.get_native_id())
+
+
+def ended_well(end: os.waitid_result) -> bool:
+    """Whether a worker left by itself: the watchdog closed its connection to have it replaced."""
+    return end.si_code == os.CLD_EXITED and end.si_status == 0
+
+
+def how_it_ended(end: os.waitid_result, *, hung: bool = False) -> str:
+    """What happened to a process, in words."""
+    if end.si_code == os.CLD_EXITED:
+        return f"ended with status {end.si_status}"
+    try:
+        name = signal.Signals(end.si_status).name
+    except ValueError:  # a real-time signal
+        name = f"signal {end.si_status}"
+    if hung:
+        return f"did not react any more and was killed by {name}"
+    return f"was killed by {name}{_HINTS.get(name, '')}"
+
+
+def _comm(task: Path) -> str:
+    try:
+        return (task / "comm").read_text().strip()
+    except OSError:  # it has just ended
+        return "ended"
+
+
+def main() -> None:
+    """Run gunicorn with this process's arguments, after the parent's process id as the first one."""
+    die_with_parent(signal.SIGTERM, int(sys.argv[1]))
+    sys.argv = ["gunicorn", *sys.argv[2:]]
+    FunctionApplication("%(prog)s [OPTIONS]").run()
+
+
+if __name__ == "__main__":
+    main()

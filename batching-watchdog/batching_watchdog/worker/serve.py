@@ -1,0 +1,286 @@
+"""The worker process: serves batch frames of the handler under gunicorn.
+
+gunicorn owns the process: forking, heartbeats, killing it when it hangs. ``BatchWorker`` loads the function,
+accepts one connection on gunicorn's Unix socket, greets, serves frames on it until it closes (the other end
+is ``upstream``), and leaves. There is no event loop here and nothing runs beside the model, so the GIL is the
+model's alone. ``create_app`` is the same function as a plain Flask application, one request at a time.
+``arbiter`` is the process that forks the workers.
+"""
+
+import gc
+import mmap
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from gunicorn.workers.base import Worker
+
+from batching_watchdog import wire
+from batching_watchdog.errors import FrameError, HandlerNotLoaded
+from batching_watchdog.launch import die_with_parent
+from batching_watchdog.pool import jsonlines
+from batching_watchdog.worker.handler import Event, Handler
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+HEARTBEAT_SECONDS: Final = 1.0
+"""How often an idle or loading worker tells gunicorn that it lives."""
+REPORT_SECONDS: Final = 5.0
+"""How long a worker that can not load its handler stays to say so: the back-off of such restarts."""
+BATCH_TYPES: Final = (wire.CONTENT_TYPE, jsonlines.CONTENT_TYPE)
+_SECONDS: Final = struct.Struct("d")
+THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(frozen=True, slots=True)
+class Preloaded:
+    """What the arbiter has loaded before the workers were forked: the handler, or why there is none."""
+
+    handler: Handler | None
+    problem: str | None
+
+
+class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
+    """A gunicorn worker that serves frames instead of HTTP."""
+
+    def __init__(self, *args: Any) -> None:
+        """Runs in the arbiter, which sets the attributes before it forks."""
+        super().__init__(*args)
+        self.slot = 0
+        """Which of the pool's places this worker fills, from 0."""
+        self.load_after = 0.0
+        """Seconds to wait before loading: those before it died of that."""
+        self.report: str | None = None
+        """Do not load, but say this: too many died of it."""
+        self._loaded = mmap.mmap(-1, _SECONDS.size)  # what the arbiter still sees after the fork
+
+    @property
+    def loaded_at(self) -> float:
+        """When the worker came through loading (``time.monotonic``), for the arbiter too; 0 if it has not."""
+        at: float = _SECONDS.unpack_from(self._loaded)[0]
+        return at
+
+    def init_process(self) -> None:
+        """As gunicorn's, and die with the arbiter even if that is killed."""
+        die_with_parent(signal.SIGKILL, self.ppid)
+        super().init_process()
+
+    def load_wsgi(self) -> None:
+        """Load the function in place of a WSGI application; gunicorn calls this before ``run``."""
+        self._problem: str | None = self.report
+        self._handler: Handler | None = None
+        take_devices(self.slot, self.cfg.workers)
+        if self._problem is None:
+            self._wait(self.load_after)
+            self._load()
+        # The model is there for good: keep the collector from walking it again and again.
+        gc.collect()
+        gc.freeze()
+        _SECONDS.pack_into(self._loaded, 0, time.monotonic())
+
+    def _load(self) -> None:
+        preloaded: Preloaded | None = self.app.callable
+        if preloaded is not None:
+            self._handler, self._problem = preloaded.handler, preloaded.problem
+            if self._handler is not None:
+                take_threads()
+            return
+        with self._heartbeats():
+            try:
+                self._handler = Handler(os.environ.get("function_path") or "function")
+            except HandlerNotLoaded as error:
+                self._problem = str(error)
+
+    def run(self) -> None:
+        """Accept the watchdog's connection and serve it, until it closes or gunicorn says stop."""
+        listener = self.sockets[0]
+        listener.setblocking(False)
+        poll = select.poll()
+        poll.register(listener, select.POLLIN)
+        poll.register(self.PIPE[0], select.POLLIN)
+        while self._goes_on():
+            if not poll.poll(HEARTBEAT_SECONDS * 1000):
+                continue
+            try:
+                connection, _ = listener.accept()
+            except BlockingIOError:  # another worker took it, or a signal woke us
+                continue
+            # The watchdog closes it to be rid of this worker; it opens a new one to the next.
+            with connection, suppress(OSError):
+                self._serve(connection)
+            return
+
+    def _wait(self, seconds: float) -> None:
+        ends = time.monotonic() + seconds
+        while self._goes_on() and time.monotonic() < ends:
+            time.sleep(HEARTBEAT_SECONDS / 20)
+
+    def _goes_on(self) -> bool:
+        self.notify()
+        return bool(self.alive) and os.getppid() == self.ppid
+
+    def _serve(self, connection: socket.socket) -> None:
+        connection.settimeout(HEARTBEAT_SECONDS)
+        greeting = wire.Greeting(os.getpid(), self._problem, slot=self.slot)
+        if self._handler is None:
+            self._send(connection, wire.encode_greeting(greeting))
+            # gunicorn itself is started again, with a back-off, if it could not preload.
+            self._wait(REPORT_SECONDS if self.app.callable is None else HEARTBEAT_SECONDS)
+            return
+        greeting = replace(greeting, example=self._handler.example)
+        self._send(connection, wire.encode_greeting(greeting))
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        poll.register(self.PIPE[0], select.POLLIN)
+        buffer = bytearray(wire.JOIN_BELOW)
+        spent = time.process_time()
+        while self._goes_on():
+            if not poll.poll(HEARTBEAT_SECONDS * 1000):
+                continue
+            if not self.alive:
+                return
+            if not self._receive(connection, memoryview(buffer)[: wire.HEADER_SIZE]):
+                return
+            header = wire.decode_header(buffer)
+            if header.size > len(buffer):
+                buffer = bytearray(header.size)
+            data = memoryview(buffer)[: header.size]
+            if not self._receive(connection, data):
+                return
+            events = [Event(head, body) for head, body in wire.decode_requests(header, data)]
+            replies = self._handler.serve(events)
+            # Since the last reply, so that what it takes to receive and to send is not left out.
+            earlier, spent = spent, time.process_time()
+            self._send(connection, wire.encode_replies(replies, spent - earlier))
+
+    def _receive(self, connection: socket.socket, view: memoryview) -> bool:
+        """Fill ``view``. False if the connection closed, or the worker was told to stop."""
+        filled = 0
+        while filled < len(view):
+            try:
+                count = connection.recv_into(view[filled:])
+            except TimeoutError:
+                if not self._goes_on():
+                    return False
+                continue
+            if not count:
+                return False
+            filled += count
+        return True
+
+    def _send(self, connection: socket.socket, buffers: list[bytes]) -> None:
+        if sum(map(len, buffers)) < wire.JOIN_BELOW:
+            buffers = [b"".join(buffers)]
+        views = [memoryview(buffer) for buffer in buffers]
+        first = 0
+        while first < len(views):
+            try:
+                sent = connection.sendmsg(views[first : first + wire.SEND_AT_ONCE])
+            except TimeoutError:
+                if not self._goes_on():
+                    raise ConnectionAbortedError("told to stop while sending") from None
+                continue
+            while first < len(views) and sent >= len(views[first]):
+                sent -= len(views[first])
+                first += 1
+            if sent:
+                views[first] = views[first][sent:]
+
+    @contextmanager
+    def _heartbeats(self) -> Iterator[None]:
+        """Keep gunicorn from taking a long load() for a hang."""
+        loaded = threading.Event()
+
+        def beat() -> None:
+            while not loaded.wait(HEARTBEAT_SECONDS):
+                self.notify()
+
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            loaded.set()
+            thread.join()
+
+
+def create_app(function_path: str | None = None) -> "Flask":
+    """The function as a Flask application (``gunicorn 'batching_watchdog.worker.serve:create_app()'``).
+
+    For servers that speak only WSGI, and to debug a handler: one request at a time. A POST to ``/`` that says
+    by its Content-Type that it is a batch is served as one: this is the reference of what ``upstream_url``
+    must answer (``http_upstream``). Raises ``HandlerNotLoaded``.
+    """
+    from flask import Flask, Response, request  # noqa: PLC0415 - the batch worker never needs Flask
+
+    app = Flask("function")
+    handler = Handler(function_path or os.environ.get("function_path") or "function")
+
+    def batch(kind: str) -> Response:
+        data = request.get_data()
+        try:
+            if kind == jsonlines.CONTENT_TYPE:
+                pairs = jsonlines.decode_requests(data)
+            else:
+                pairs = wire.decode_frame_of_requests(data)
+        except FrameError as error:
+            return Response(f"{error}\n", status=400, mimetype="text/plain")
+        replies = handler.serve([Event(head, body) for head, body in pairs])
+        if kind == jsonlines.CONTENT_TYPE:
+            return Response(jsonlines.encode_replies(replies), content_type=kind)
+        return Response(b"".join(wire.encode_replies(replies, 0.0)), content_type=kind)
+
+    def call(path: str) -> Response:
+        if request.method == "POST" and request.path == "/" and request.mimetype in BATCH_TYPES:
+            return batch(request.mimetype)
+        target = request.full_path.rstrip("?").encode("latin-1", "replace")
+        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in request.headers]
+        event = Event(wire.request_head(request.method.encode(), target, headers), request.get_data())
+        reply = handler.serve([event])[0]
+        fields = wire.parse_request_head(b"- -\r\n" + reply.head)[2]
+        return Response(reply.body, status=reply.status, headers=fields)
+
+    methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+    app.add_url_rule("/", "call", call, methods=methods, defaults={"path": ""})
+    app.add_url_rule("/<path:path>", "call", call, methods=methods)
+    return app
+
+
+def take_devices(slot: int, workers: int) -> None:
+    """Narrow ``CUDA_VISIBLE_DEVICES`` to this worker's share, if it names several.
+
+    CUDA reads the variable when it is initialised, which is later than this.
+    """
+    devices = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if len(devices) > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(share(devices, slot, workers))
+
+
+def share(devices: Sequence[str], slot: int, workers: int) -> Sequence[str]:
+    """The devices of the worker in ``slot``: disjoint shares, or one each in turn if they are too few."""
+    return devices[slot::workers] or (devices[slot % len(devices)],)
+
+
+def take_threads() -> None:
+    """After preloading, which had to do with one thread: give the maths libraries what is meant for them.
+
+    torch is told. A library that is only imported now reads its variable; any other keeps its one thread.
+    """
+    threads = os.environ.get("worker_threads", "").partition(",")[0]
+    if not threads.isdecimal():
+        return
+    for variable in THREAD_VARIABLES:
+        os.environ[variable] = threads
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(int(threads))

@@ -1,1 +1,0 @@
-"""The peers' servers, one small program for each: all of them serve :class:`bench.workloads.Model`."""

@@ -1,0 +1,1 @@
+"""Questions about a fleet: how it is scaled, simulated and for real."""

@@ -1,0 +1,386 @@
+"""``bench fleet``: one reconcile of 100, 1,000 and 10,000 functions; how does the time grow?
+
+A real Prometheus holds the series of all functions, made by promtool from OpenMetrics text. The gateway is a
+stand-in in a process of its own (this module run as a program) with the statuses of all functions. The
+controller is the production one with its production source and platform; what is counted is the CPU time of
+its process, all threads together, so neither Prometheus' time nor the gateway's.
+"""
+
+import argparse
+import cProfile
+import io
+import json
+import pstats
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from statistics import median
+from typing import Any, Final, TextIO
+from urllib.parse import urlsplit
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from slo_autoscaler.app import collect_seldom
+from slo_autoscaler.config import Config
+from slo_autoscaler.controller import Clocks, Controller
+from slo_autoscaler.journal import Journal
+from slo_autoscaler.leader import Alone
+from slo_autoscaler.metrics import Metrics
+from slo_autoscaler.platforms import build
+from slo_autoscaler.promql import queries
+from slo_autoscaler.sources.prometheus import PrometheusSource
+from tailbound_lab.bench.page import PAGE, marks, rewrite
+from tailbound_lab.bench.rig.processes import cpu_of
+from tailbound_lab.bench.workloads import ROOT
+from tailbound_lab.live.machine import describe
+from tailbound_lab.load.errors import BenchError, NotAvailable
+from tailbound_lab.local.ports import free_ports
+
+SIZES: Final = (100, 1_000, 10_000)
+TARGET: Final = 2.0
+"""CPU seconds that a reconcile of the most functions may take."""
+
+SCRAPE: Final = 5
+SPAN: Final = 60
+"""Seconds between two samples, and from the first to the last: the longest window and some more."""
+
+NAMESPACE: Final = "openfaas-fn"
+SECTION = "fleet"
+BEGIN, END = marks(SECTION)
+
+_EDGES: Final = (
+    *("0.005", "0.01", "0.02", "0.025", "0.05", "0.1", "0.15", "0.18", "0.2", "0.25", "0.3", "0.4"),
+    *("0.5", "0.8", "1.0", "2.5", "5.0", "10.0", "+Inf"),
+)
+
+CONFIG: Final = """
+platform: {{gateway_url: "{gateway}", timeout: 30s}}
+prometheus: {{url: "{prometheus}", scrape_interval: 5s, window: 30s, timeout: 60s}}
+"""
+
+
+def add_arguments(made: argparse.ArgumentParser) -> None:
+    """The options of ``bench fleet``."""
+    made.add_argument(
+        "--functions", type=int, nargs="+", default=list(SIZES), metavar="N", help="how many [100 1000 10000]"
+    )
+    made.add_argument("--reconciles", type=int, default=5, metavar="N", help="after the first [5]")
+    made.add_argument("--profile", action="store_true", help="where the time of the last size goes")
+    made.add_argument("--publish", action="store_true", help="write the table to docs/benchmarks.md too")
+
+
+def main(options: argparse.Namespace, output: Path) -> int:
+    """Measure each size; 1 if a reconcile of the most functions takes more CPU than it may."""
+    collect_seldom()
+    rows = [
+        measured(count, options.reconciles, profiled=options.profile and count == max(options.functions))
+        for count in sorted(options.functions)
+    ]
+    result = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": describe(), "sizes": rows}
+    (output / "fleet.json").write_text(json.dumps(result, indent=1) + "\n")
+    text = table(result)
+    sys.stdout.write(text)
+    if options.publish:
+        publish(text, PAGE)
+    slowest: float = rows[-1]["reconcile_cpu_s"]
+    return 0 if slowest <= TARGET else 1
+
+
+def table(result: dict[str, Any]) -> str:
+    """The sizes as a table in Markdown."""
+    head = (
+        "| functions | series | CPU of a reconcile, s | of the first, s | wall, s | Prometheus' CPU, s"
+        " | a scrape of ours, s | memory, MB |\n|---|---|---|---|---|---|---|---|\n"
+    )
+    lines = [
+        f"| {row['functions']:,} | {row['series']:,}"
+        f" | {row['reconcile_cpu_s']:.3f} | {row['first_cpu_s']:.3f}"
+        f" | {row['reconcile_wall_s']:.2f} | {row['prometheus_cpu_s']:.2f} | {row['scrape_cpu_s']:.3f}"
+        f" | {row['memory_mb']:.0f} |\n"
+        for row in result["sizes"]
+    ]
+    return f"{result['machine']}, {result['date']}.\n\n{head}{''.join(lines)}"
+
+
+def publish(text: str, page: Path) -> None:
+    """Put the table into ``page`` between its marks. Raises ``BenchError`` if they are not there."""
+    rewrite(page, SECTION, lambda: text.removesuffix("\n"))
+
+
+def measured(functions: int, reconciles: int, *, profiled: bool = False) -> dict[str, Any]:
+    """Return what the first and the later reconciles of so many functions take."""
+    # In the middle of a block of two hours, so that one block holds it all.
+    now = int(time.time()) // 7200 * 7200 - 3600
+    with tempfile.TemporaryDirectory(prefix="bench-fleet-") as name:
+        folder = Path(name)
+        _say(f"{functions:,} functions: writing their series")
+        series = _write(folder / "series", functions, now)
+        _say(f"{functions:,} functions: {series:,} series into a block")
+        _block(folder)
+        with _prometheus(folder) as (prometheus, prometheus_url), _gateway(functions) as gateway_url:
+            config = Config.parse(CONFIG.format(gateway=gateway_url, prometheus=prometheus_url), "bench")
+            lines: list[str] = []
+            metrics = Metrics(CollectorRegistry())
+            source = PrometheusSource(config.prometheus, at=lambda: float(now))
+            platform = build(config.platform)
+            clocks = Clocks(time.monotonic, lambda: datetime.now(UTC))
+            controller = Controller(
+                config, source, platform, metrics, Journal(), Alone(), lines.append, clocks, dry_run=False
+            )
+            try:
+                costs = []
+                for number in range(1 + reconciles):
+                    costs.append(_cost(controller, prometheus))
+                    _say(f"{functions:,} functions: reconcile {number}: {costs[-1]['cpu']:.3f} s of CPU")
+                if profiled:
+                    _profile(controller)
+                scrape = _cpu_of_scrape(metrics)
+            finally:
+                controller.close()
+                source.close()
+                platform.close()
+            told = [json.loads(line) for line in lines]
+            if len(told) < functions or any(line["reason"] == "NoData" for line in told):
+                raise BenchError(f"{functions} functions: not all of them were decided on with data")
+    later = costs[1:]
+    return {
+        "functions": functions,
+        "series": series,
+        "first_cpu_s": costs[0]["cpu"],
+        "reconcile_cpu_s": median(cost["cpu"] for cost in later),
+        "reconcile_wall_s": median(cost["wall"] for cost in later),
+        "prometheus_cpu_s": median(cost["prometheus"] for cost in later),
+        "scrape_cpu_s": scrape,
+        "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "scaled": sum(line["action"] != "hold" for line in told),
+    }
+
+
+def _cost(controller: Controller, prometheus: subprocess.Popen[bytes]) -> dict[str, float]:
+    stat = Path("/proc") / str(prometheus.pid) / "stat"
+    theirs, cpu, wall = cpu_of(stat.read_text()), time.process_time(), time.perf_counter()
+    if not controller.reconcile():
+        raise BenchError("a reconcile failed, see the log above")
+    return {
+        "cpu": time.process_time() - cpu,
+        "wall": time.perf_counter() - wall,
+        "prometheus": cpu_of(stat.read_text()) - theirs,
+    }
+
+
+def _cpu_of_scrape(metrics: Metrics) -> float:
+    began = time.process_time()
+    generate_latest(metrics.registry)
+    return time.process_time() - began
+
+
+def _profile(controller: Controller) -> None:
+    """Say where the time of one more reconcile goes; profiling itself makes it several times slower."""
+    profile = cProfile.Profile()
+    profile.runcall(controller.reconcile)
+    text = io.StringIO()
+    pstats.Stats(profile, stream=text).sort_stats("tottime").print_stats(30)
+    sys.stderr.write(text.getvalue())
+
+
+def _write(path: Path, functions: int, now: int) -> int:
+    """Write the samples of all functions up to ``now`` as OpenMetrics text; return how many series."""
+    asked = " ".join(queries(30, 20).values())
+    with path.open("w") as out:
+        series = sum(_write_one(out, _name(number), _rate(number), now, asked) for number in range(functions))
+        out.write("# EOF\n")
+    return series
+
+
+def _write_one(out: TextIO, name: str, rate: float, now: int, asked: str) -> int:
+    """Write one function's series, as far as a query asks for their metric."""
+    who = f'function_name="{name}"'
+    replica = f'{who},job="functions",instance="10.0.0.1:8081"'
+    # (metric, labels, value at the start, change per second)
+    series: list[tuple[str, str, float, float]] = [
+        ("up", replica, 1, 0),
+        ("slo_latency_seconds", replica, 0.2, 0),
+        ("slo_objective_ratio", replica, 0.99, 0),
+        ("http_requests_in_flight", replica, 2, 0),
+        ("watchdog_queue_length", replica, 0, 0),
+        ("watchdog_capacity_requests_per_second", replica, 100, 0),
+        ("watchdog_service_seconds_predicted", f'{replica},size="1"', 0.02, 0),
+        ("watchdog_service_seconds_sum", replica, 0, rate * 0.02),
+        ("watchdog_service_seconds_count", replica, 0, rate),
+        ("watchdog_queue_seconds_sum", replica, 0, rate * 0.001),
+        ("watchdog_queue_seconds_count", replica, 0, rate),
+        ("slo:error_budget_remaining:ratio", who, 0.8, 0),
+        ("gateway_function_invocation_started", f'{who},job="gateway"', 0, rate),
+    ]
+    for outcome, share in (("good", 0.999), ("slow", 0.001), ("error", 0), ("shed", 0), ("expired", 0)):
+        series.append(("slo_requests_total", f'{replica},outcome="{outcome}"', 0, rate * share))
+    for index, edge in enumerate(_EDGES):
+        share = min(1.0, (index + 1) / 8)
+        labels = f'{replica},code="200",method="post",le="{edge}"'
+        series.append(("http_request_duration_seconds_bucket", labels, 0, rate * share))
+    written = [each for each in series if each[0] in asked]
+    for metric, labels, value, change in written:
+        start = f"{metric}{{{labels}}} "
+        out.writelines(
+            f"{start}{value + change * (second + SPAN):.6g} {now + second}\n"
+            for second in range(-SPAN, 1, SCRAPE)
+        )
+    return len(written)
+
+
+def _name(number: int) -> str:
+    return f"function-{number:05d}.{NAMESPACE}"
+
+
+def _rate(number: int) -> float:
+    """Most need the one replica that they have; one in fifty needs another."""
+    return 150.0 if number % 50 == 0 else 20.0 + number % 50
+
+
+def _block(folder: Path) -> None:
+    program = _program("promtool")
+    command = [
+        program,
+        "tsdb",
+        "create-blocks-from",
+        "openmetrics",
+        str(folder / "series"),
+        str(folder / "data"),
+    ]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode:
+        raise BenchError(f"promtool cannot make a block: {(made.stderr or made.stdout).strip()[-300:]}")
+    (folder / "series").unlink()
+
+
+@contextmanager
+def _prometheus(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    (port,) = free_ports(1)
+    (folder / "prometheus.yml").write_text("global: {}\n")
+    command = [
+        *(_program("prometheus"), f"--config.file={folder / 'prometheus.yml'}", "--log.level=error"),
+        *(f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address=127.0.0.1:{port}"),
+        "--storage.tsdb.retention.time=10y",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _until_ready(process, url + "/-/ready")
+            yield process, url
+        finally:
+            process.kill()
+
+
+@contextmanager
+def _gateway(functions: int) -> Iterator[str]:
+    command = [sys.executable, "-m", "tailbound_lab.bench.fleet.reconcile", str(functions)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        try:
+            assert process.stdout is not None
+            port = process.stdout.readline().strip()
+            if not port:
+                raise BenchError("the stand-in for the gateway did not start, see above")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.kill()
+
+
+def _until_ready(process: subprocess.Popen[bytes], url: str, seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < end:
+        try:
+            with urllib.request.urlopen(url, timeout=1) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.1)
+    raise BenchError(f"Prometheus is not ready within {seconds:g} s: {url}")
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        raise NotAvailable(f"{name} must be installed: make install does so")
+    return found
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"bench: {text}\n")
+
+
+class StandIn:
+    """The list of all functions and their scaling, as a gateway answers them."""
+
+    def __init__(self, functions: int) -> None:
+        self._statuses = {_name(number): self._status(number) for number in range(functions)}
+        self._body: bytes | None = None
+
+    @staticmethod
+    def _status(number: int) -> dict[str, Any]:
+        name = _name(number).rpartition(".")[0]
+        return {
+            "name": name,
+            "image": f"registry.example.com/{name}:1.0",
+            "namespace": NAMESPACE,
+            "envProcess": "batching-watchdog",
+            "labels": {"com.openfaas.scale.min": "1", "com.openfaas.scale.max": "5", "faas_function": name},
+            "annotations": {"prometheus.io.scrape": "false"},
+            "replicas": 1,
+            "availableReplicas": 1,
+            "invocationCount": 1234,
+            "createdAt": "2026-01-02T12:00:00Z",
+        }
+
+    def listed(self) -> bytes:
+        """The answer to ``GET /system/functions``."""
+        if self._body is None:
+            self._body = json.dumps(list(self._statuses.values())).encode()
+        return self._body
+
+    def scaled(self, name: str, replicas: int) -> None:
+        """Do what ``POST /system/scale-function/NAME`` asks for, at once."""
+        self._statuses[f"{name}.{NAMESPACE}"] |= {"replicas": replicas, "availableReplicas": replicas}
+        self._body = None
+
+
+def serve(functions: int) -> None:
+    """Serve the stand-in on a free port, which is printed, for ever."""
+    standin = StandIn(functions)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self._answer(200, standin.listed())
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            standin.scaled(urlsplit(self.path).path.rpartition("/")[2], body["replicas"])
+            self._answer(202, b"")
+
+        def _answer(self, status: int, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base class names it)
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    sys.stdout.write(f"{server.server_address[1]}\n")
+    sys.stdout.flush()
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))

@@ -1,0 +1,1 @@
+"""Questions about one replica: how much it serves, how that changes."""

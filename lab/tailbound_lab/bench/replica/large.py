@@ -1,0 +1,85 @@
+"""``bench large``: what carrying a large body costs, CPU of the front and of the worker for each batch.
+
+One request at a time, so each is a batch of its own; the model looks at nothing but the length.
+"""
+
+import argparse
+import http.client
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Final
+
+from tailbound_lab.bench.rig.server import Server
+from tailbound_lab.bench.rig.systems import parse_entry
+from tailbound_lab.bench.workloads import FOLDER, Workload
+from tailbound_lab.live.machine import describe
+from tailbound_lab.load.errors import BenchError
+
+WORKLOAD: Final = Workload("length", FOLDER / "length", 1.0, (1,), 1.0)
+MIB: Final = 1 << 20
+SIZES: Final = (0.0, 0.15, 1.0, 5.0, 20.0)
+LIMIT_MS: Final = 2.0
+"""CPU milliseconds on each side that a body of ``JUDGED`` megabytes may cost."""
+JUDGED: Final = 5.0
+
+
+def add_arguments(made: argparse.ArgumentParser) -> None:
+    """The options of ``bench large``."""
+    made.add_argument("--requests", type=int, default=300, help="of each size [300]")
+    made.add_argument("--repeats", type=int, default=3, help="of which the median counts [3]")
+
+
+def main(options: argparse.Namespace, output: Path) -> int:
+    """Measure every size; 0 if a body of 5 MB costs at most 2 ms on each side."""
+    entry = parse_entry("slo")
+    extra = {
+        "max_body_bytes": str(int(max(SIZES) * MIB) + 1),
+        "max_queued_bytes": str(int(4 * max(SIZES) * MIB)),
+    }
+    found: dict[str, dict[str, float]] = {}
+    with Server(entry.system, entry.settings, WORKLOAD, 1, b"-", output / "venvs", extra) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        for megabytes in SIZES:
+            body = bytes(int(megabytes * MIB) or 1)
+            _post(connection, body, 5)
+            costs = [_cost(server, connection, body, options.requests) for _ in range(options.repeats)]
+            found[f"{megabytes:g}"] = {
+                side: round(statistics.median(cost[side] for cost in costs), 3)
+                for side in ("front", "worker")
+            }
+            sys.stderr.write(f"bench: {megabytes:g} MB: {found[f'{megabytes:g}']} CPU ms a batch\n")
+        connection.close()
+    result = {"machine": describe(), "requests": options.requests, "cpu_ms_per_batch": found}
+    (output / "large.json").write_text(json.dumps(result, indent=1) + "\n")
+    sys.stdout.write(f"{'MB':>6} {'front, CPU ms':>14} {'worker, CPU ms':>15}\n")
+    for size, cost in found.items():
+        sys.stdout.write(f"{size:>6} {cost['front']:>14.2f} {cost['worker']:>15.2f}\n")
+    return 0 if all(cost <= LIMIT_MS for cost in found[f"{JUDGED:g}"].values()) else 1
+
+
+def _cost(
+    server: Server, connection: http.client.HTTPConnection, body: bytes, requests: int
+) -> dict[str, float]:
+    """CPU milliseconds for each request, of the front and of everything else (the worker and its parent)."""
+    before = server.usage()
+    _post(connection, body, requests)
+    after = server.usage()
+    used = {
+        pid: (use.name, use.cpu - (before[pid].cpu if pid in before else 0.0)) for pid, use in after.items()
+    }
+    front = [cpu for name, cpu in used.values() if name.endswith("batching_watchdog")]
+    return {
+        "front": sum(front) * 1e3 / requests,
+        "worker": (sum(cpu for _, cpu in used.values()) - sum(front)) * 1e3 / requests,
+    }
+
+
+def _post(connection: http.client.HTTPConnection, body: bytes, times: int) -> None:
+    for _ in range(times):
+        connection.request("POST", "/", body)
+        response = connection.getresponse()
+        answer = response.read()
+        if response.status != 200 or answer != str(len(body)).encode():
+            raise BenchError(f"large: status {response.status}: {answer[:200]!r}")

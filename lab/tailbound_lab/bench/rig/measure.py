@@ -1,0 +1,277 @@
+"""The measurement of one system on one workload: low rate, maximum, overload, curve, CPU and memory.
+
+A thin shell: which rate to try next is :mod:`tailbound_lab.bench.rig.search`'s decision, what a run means
+:mod:`tailbound_lab.load.statistics`'. A run in which the generator lagged does not count: it is repeated
+once, then given up with the reason.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tailbound_lab.bench.rig import processes
+from tailbound_lab.bench.rig.search import Found, Next, Plan, Trial, next_step
+from tailbound_lab.bench.rig.server import Server
+from tailbound_lab.bench.rig.systems import Entry, Settings, grid_of
+from tailbound_lab.bench.workloads import Workload
+from tailbound_lab.load.errors import BenchError, Lagged
+from tailbound_lab.load.generator import Generator
+from tailbound_lab.load.statistics import Run, cdf
+
+OBJECTIVE = 0.99
+STOP_SHARE = 0.0105
+"""A trial that has missed more than this share of all its requests has failed, whatever comes."""
+OVERLOADS = (1.5, 2.5)
+LOW_RATE = 5.0
+CAPACITY = "watchdog_capacity_requests_per_second"
+_WARM_UP_SECONDS = 2.0
+_ATTEMPTS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long everything takes."""
+
+    low_seconds: float
+    overload_seconds: float
+    ramp_seconds: float
+    confirm_seconds: float
+    tolerance: float
+    max_confirms: int
+    curve: tuple[float, ...] = ()
+    """Further multiples of the maximum, for the plot of goodput against offered rate."""
+
+    def plan(self, workload: Workload) -> Plan:
+        """The search for the maximum."""
+        return Plan(
+            first_rate=workload.first_rate,
+            ramp_seconds=self.ramp_seconds,
+            confirm_seconds=self.confirm_seconds,
+            tolerance=self.tolerance,
+            max_confirms=self.max_confirms,
+        )
+
+
+FULL = Effort(12.0, 6.0, 1.5, 6.0, 0.03, 10, (0.5, 0.75, 2.0))
+QUICK = Effort(4.0, 4.0, 1.0, 4.0, 0.08, 5)
+SMOKE = Effort(1.0, 1.0, 0.5, 1.0, 0.3, 1)
+RACE_MARGIN = 0.02
+COARSE = Effort(0.0, 0.0, 1.0, 4.0, 0.10, 3)
+"""For each point of a grid; the best one is then measured like every other system."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """What all measurements share."""
+
+    generator: Generator
+    venvs: Path
+    workers: int
+    effort: Effort
+    say: Callable[[str], None]
+    """Told what is being done, for the progress bar."""
+
+
+def measure(entry: Entry, workload: Workload, body: bytes, rig: Rig) -> dict[str, Any]:
+    """All measures of one system on one workload, as data for JSON. Raises ``BenchError``."""
+    settings, grid = entry.settings, None
+    if entry.grid:
+        settings, grid = tune(entry, workload, body, rig)
+    found: dict[str, Any] = {
+        "system": entry.label,
+        "about": entry.system.about,
+        "workload": workload.name,
+        "slo_ms": workload.slo * 1e3,
+        "settings": asdict(settings),
+        "status": "measured",
+    }
+    if grid is not None:
+        found["grid"] = grid
+    with Server(entry.system, settings, workload, rig.workers, body, rig.venvs) as server:
+        bench = Bench(server, rig)
+        bench.warm_up()
+        rig.say(f"{LOW_RATE:g} requests/s")
+        found["low"] = bench.counted(LOW_RATE, rig.effort.low_seconds)
+        answer = bench.maximum(rig.effort.plan(workload))
+        found |= {"max_rate": answer.rate, "failed_at": answer.failed_at, "trials": bench.trials}
+        found["at_max"] = bench.at_maximum
+        if answer.rate:
+            for factor in OVERLOADS:
+                rig.say(f"{factor:g} x the maximum")
+                found[f"overload_{factor:g}"] = bench.counted(
+                    answer.rate * factor, rig.effort.overload_seconds
+                )
+            rig.say("curve")
+            curve = {
+                f"{factor:g}": bench.counted(answer.rate * factor, rig.effort.overload_seconds)
+                for factor in rig.effort.curve
+            }
+            found["curve"] = curve
+    if answer.rate and entry.system.predicts_capacity:
+        found["capacity"] = predicted(entry, settings, workload, body, rig, answer.rate)
+    return found
+
+
+def predicted(
+    entry: Entry, settings: Settings, workload: Workload, body: bytes, rig: Rig, maximum: float
+) -> float | None:
+    """The capacity that a fresh server predicts from a run at a third of its maximum.
+
+    Read before and after, as a scraper does: a server may learn between two readings.
+    """
+    with Server(entry.system, settings, workload, rig.workers, body, rig.venvs) as server:
+        bench = Bench(server, rig)
+        bench.warm_up()
+        rig.say("a third of the maximum")
+        server.metric(CAPACITY)
+        bench.counted(maximum / 3, rig.effort.low_seconds)
+        return server.metric(CAPACITY)
+
+
+def tune(entry: Entry, workload: Workload, body: bytes, rig: Rig) -> tuple[Settings, list[dict[str, Any]]]:
+    """The best of the grid, and what each point reached.
+
+    A race: a point that does not hold a little more than the best so far is out (``max_rate`` None); for one
+    that does the maximum is searched, coarsely, from there.
+    """
+    points: list[dict[str, Any]] = []
+    best, top = entry.settings, 0.0
+    effort = COARSE if rig.effort is not SMOKE else SMOKE
+    candidates = grid_of(entry, workload)
+    for index, settings in enumerate(candidates, 1):
+        rig.say(f"grid {index}/{len(candidates)}: size {settings.size}, wait {settings.wait_ms} ms")
+        plan = effort.plan(workload)
+        with Server(entry.system, settings, workload, rig.workers, body, rig.venvs) as server:
+            bench = Bench(server, rig)
+            bench.warm_up()
+            if top and not bench.holds(top * (1 + RACE_MARGIN), plan.confirm_seconds):
+                points.append({**asdict(settings), "max_rate": None})
+                continue
+            rate = bench.maximum(replace(plan, first_rate=max(plan.first_rate, top))).rate
+        points.append({**asdict(settings), "max_rate": rate})
+        if rate > top:
+            best, top = settings, rate
+    return best, points
+
+
+class Bench:
+    """Runs against one live server, and what the search has seen of it."""
+
+    def __init__(self, server: Server, rig: Rig) -> None:
+        self._server, self._rig = server, rig
+        self._seed = 0
+        self._history: list[Trial] = []
+        self.trials: list[dict[str, Any]] = []
+        self.at_maximum: dict[str, Any] | None = None
+
+    def warm_up(self) -> None:
+        """Some load whose outcome does not matter: lazy initialisation, learnt models, caches."""
+        self._rig.say("warm-up")
+        rate = self._server.workload.first_rate / 4
+        with contextlib.suppress(Lagged):
+            self._run(rate, _WARM_UP_SECONDS)
+        self._settle()
+
+    def maximum(self, plan: Plan) -> Found:
+        """The highest rate that holds; every trial is kept in ``trials``."""
+        while (answer := self.advance(plan)) is None:
+            pass
+        return answer
+
+    def advance(self, plan: Plan) -> Found | None:
+        """One more trial of the search for the maximum, or the answer once there is one."""
+        step = next_step(self._history, plan)
+        if isinstance(step, Found):
+            return step
+        kind = "confirming" if step.confirm else "ramp"
+        self._rig.say(f"{kind} {step.rate:,.0f} requests/s")
+        self._history.append(self._try(step))
+        return None
+
+    def holds(self, rate: float, seconds: float) -> bool:
+        """Whether ``rate`` holds in one of two runs: one may fail by the machine's noise."""
+        return any(self._try(Next(rate, seconds, confirm=True)).passed for _ in range(_ATTEMPTS))
+
+    def counted(self, rate: float, seconds: float) -> dict[str, Any]:
+        """A run that is reported; with ``reason`` alone if the generator lagged each time."""
+        reason = ""
+        for _ in range(_ATTEMPTS):
+            try:
+                before, start = self._server.usage(), time.monotonic()
+                run = self._run(rate, seconds)
+                after, wall = self._server.usage(), time.monotonic() - start
+            except Lagged as error:
+                reason = str(error)
+            else:
+                return describe(run, processes.shares(before, after, wall, run.ok), after)
+            finally:
+                self._settle()
+        return {"rate": rate, "reason": reason}
+
+    def _try(self, step: Next) -> Trial:
+        record: dict[str, Any] = {"rate": step.rate, "confirm": step.confirm}
+        passed = False
+        for _ in range(_ATTEMPTS):
+            before, start = self._server.usage() if step.confirm else {}, time.monotonic()
+            try:
+                run = self._run(step.rate, step.seconds, STOP_SHARE)
+            except Lagged as error:
+                record["reason"] = str(error)
+                self._settle()
+                continue
+            record.pop("reason", None)
+            passed = run.attainment >= OBJECTIVE and not run.stopped_early
+            if passed and step.confirm:
+                after, wall = self._server.usage(), time.monotonic() - start
+                shown = describe(run, processes.shares(before, after, wall, run.ok), after)
+                if self.at_maximum is None or shown["rate"] > self.at_maximum["rate"]:
+                    self.at_maximum = shown
+            record |= {
+                "attainment": run.attainment,
+                "goodput": None if run.stopped_early else run.goodput,
+                "stopped_early": run.stopped_early,
+            }
+            self._settle()
+            break
+        self.trials.append(record | {"passed": passed})
+        return Trial(step.rate, step.confirm, passed)
+
+    def _run(self, rate: float, seconds: float, stop_share: float = 1.0) -> Run:
+        self._seed += 1
+        return self._rig.generator.run(
+            self._server.endpoint,
+            rate=rate,
+            seconds=seconds,
+            slo=self._server.workload.slo,
+            seed=self._seed,
+            stop_share=stop_share,
+        )
+
+    def _settle(self) -> None:
+        if not self._server.alive:
+            raise BenchError(f"{self._server.system.name} ended under load:\n{self._server.log_tail()}")
+        if not self._server.settled():
+            self._rig.say("still slow after a rest; going on")
+
+
+def describe(run: Run, used: list[processes.Share], memory: dict[int, processes.Usage]) -> dict[str, Any]:
+    """A counted run as data for JSON. Latencies are milliseconds, misses count as endless (None)."""
+    return {
+        "rate": run.rate,
+        "seconds": run.seconds,
+        "sent": run.sent,
+        "attainment": run.attainment,
+        "goodput": run.goodput,
+        "statuses": dict(run.statuses),
+        "latency_ms": dict(run.latency_ms),
+        "ok_latency_ms": dict(run.ok_latency_ms),
+        "lag_ms": dict(run.lag_ms),
+        "cdf": cdf(run.histogram, run.sent) if run.sent else [],
+        "per_second": [asdict(second) for second in run.per_second],
+        "generator_us_per_request": run.cpu_s * 1e6 / max(1, run.sent),
+        "cpu": [asdict(share) for share in used],
+        "pss_mb": round(sum(usage.pss for usage in memory.values()) / 1e6, 1),
+    }

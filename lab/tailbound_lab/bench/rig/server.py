@@ -1,0 +1,191 @@
+"""One server under measurement: start it, wait until it answers, read what it uses, stop it.
+
+Owns the process and its mark (``processes``); which program it is comes from ``systems``.
+"""
+
+import contextlib
+import http.client
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tailbound_lab.bench.rig import processes
+from tailbound_lab.bench.rig.peers import python_of
+from tailbound_lab.bench.rig.systems import MALLOC, OWN_PYTHON, Launch, Settings, System
+from tailbound_lab.bench.workloads import ROOT, Workload
+from tailbound_lab.load.errors import BenchError
+from tailbound_lab.load.generator import Endpoint
+
+START_SECONDS = 120.0
+SETTLE_SECONDS = 20.0
+PROBES = 5
+PROBE_TIMEOUT = 10.0
+_LOG_TAIL = 1500
+# Variables of the caller's that would change what is measured.
+_DROPPED = ("GLIBC_TUNABLES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+
+
+class Server:
+    """A running system; a context manager that leaves no process behind.
+
+    Entering it raises ``NotAvailable`` if the peer can not be installed, ``BenchError`` if it does not start.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        settings: Settings,
+        workload: Workload,
+        workers: int,
+        body: bytes,
+        venvs: Path,
+        extra: Mapping[str, str] | None = None,
+    ) -> None:
+        self.system, self.settings, self.workload, self.workers = system, settings, workload, workers
+        self.body, self.content_type = system.wrap(body)
+        self._venvs, self._extra = venvs, dict(extra or {})
+        self._mark = uuid.uuid4().hex
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+        self._metrics_port = 0
+
+    def __enter__(self) -> Self:
+        system = self.system
+        python = (
+            str(python_of(self._venvs, system.requirements[-1].partition("[")[0], system.requirements))
+            if system.requirements
+            else OWN_PYTHON
+        )
+        self.folder = Path(tempfile.mkdtemp(prefix="bench-"))  # short: Unix sockets go below it
+        try:
+            self._start(python)
+            self._wait_ready()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the generator sends, and what."""
+        return Endpoint(self.port, self.system.path, self.content_type, (self.folder / "body",))
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process that was started still runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def metric(self, name: str) -> float | None:
+        """A metric without labels that the server exports; None if it does not."""
+        page = f"http://127.0.0.1:{self._metrics_port}/metrics"
+        with contextlib.suppress(OSError), urllib.request.urlopen(page, timeout=5) as response:
+            for line in response.read().decode().splitlines():
+                if line.startswith(f"{name} "):
+                    return float(line.split()[1])
+        return None
+
+    def usage(self) -> dict[int, processes.Usage]:
+        """CPU and memory of every process of the server."""
+        return processes.usage(self._mark)
+
+    def settled(self) -> bool:
+        """Whether the queue of an earlier overload is gone: calls in a row are answered within the SLO."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        quick = 0
+        while quick < PROBES and time.monotonic() < deadline:
+            start = time.monotonic()
+            good = self._call() == 200 and time.monotonic() - start < self.workload.slo
+            quick = quick + 1 if good else 0
+            if not good:
+                time.sleep(0.1)
+        return quick >= PROBES
+
+    def log_tail(self) -> str:
+        """The last of what the server said."""
+        return (self.folder / "log").read_text(errors="replace")[-_LOG_TAIL:].strip()
+
+    def _start(self, python: str) -> None:
+        (self.folder / "body").write_bytes(self.body)
+        with socket.socket() as one, socket.socket() as other:
+            one.bind(("127.0.0.1", 0))
+            other.bind(("127.0.0.1", 0))
+            self.port, self._metrics_port = one.getsockname()[1], other.getsockname()[1]
+        launch = Launch(
+            *(self.port, self.workload, self.workers, self.settings, python, self.folder, self._metrics_port)
+        )
+        command = self.system.launch(launch)
+        environment = {name: value for name, value in os.environ.items() if name not in _DROPPED} | {
+            processes.MARK: self._mark,
+            "TMPDIR": str(self.folder),
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+            "BENCH_FOLDER": str(self.workload.folder),
+            "BENCH_WORKERS": str(self.workers),
+            "BENCH_SIZE": str(self.settings.size or 1),
+            "BENCH_WAIT": str(self.settings.wait_ms or 0),
+        }
+        if self.settings.malloc:
+            environment["GLIBC_TUNABLES"] = MALLOC
+        with (self.folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                command.arguments,
+                env={**environment, **command.environment, **self._extra},
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _wait_ready(self) -> None:
+        # A real request for every system, some for each worker; the measurement's warm-up does the rest.
+        deadline = time.monotonic() + START_SECONDS
+        answered = 0
+        last: object = "no answer"
+        while answered < PROBES * self.workers:
+            if not self.alive:
+                raise BenchError(f"{self.system.name} ended while starting:\n{self.log_tail()}")
+            if time.monotonic() > deadline:
+                raise BenchError(
+                    f"{self.system.name} was not ready in {START_SECONDS:g} s ({last}):\n{self.log_tail()}"
+                )
+            last = self._call()
+            if last == 200:
+                answered += 1
+            else:
+                time.sleep(0.1)
+
+    def _call(self) -> int | str:
+        """The status of one request, or what went wrong."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PROBE_TIMEOUT)
+        try:
+            connection.request("POST", self.system.path, self.body, {"Content-Type": self.content_type})
+            response = connection.getresponse()
+            response.read()
+        except (OSError, http.client.HTTPException) as error:
+            return repr(error)
+        else:
+            return response.status
+        finally:
+            connection.close()
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            processes.end(self._process, self._mark)
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,302 @@
+"""What is measured: our own server under each policy, and the peers, all behind one small interface.
+
+A system is data: how it is started on a port with so many workers, what pip installs for it, and how a body
+is wrapped for it. Adding a peer is a program in ``servers`` and an entry in ``SYSTEMS``. The next
+step is :mod:`tailbound_lab.bench.rig.server`, which starts, waits and stops.
+"""
+
+import base64
+import json
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from batching_watchdog.engine.policy import POLICIES
+from tailbound_lab.bench.workloads import Workload
+from tailbound_lab.load import compiler
+from tailbound_lab.load.errors import BenchError, NotAvailable
+
+MALLOC: Final = (
+    "glibc.malloc.mmap_threshold=268435456"
+    ":glibc.malloc.trim_threshold=1073741824"
+    ":glibc.malloc.top_pad=67108864"
+)
+"""``+malloc``: keep glibc from returning large tensors to the kernel after every forward."""
+
+JSON: Final = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The knobs of a batching server; those it does not have are ignored, None leaves its default."""
+
+    size: int | None = None
+    wait_ms: int | None = None
+    malloc: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What to start: where, which workload, how many workers, which interpreter."""
+
+    port: int
+    workload: Workload
+    workers: int
+    settings: Settings
+    python: str
+    temporary: Path
+    metrics_port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A program with its arguments, and what it adds to the environment."""
+
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+def _plain(body: bytes) -> tuple[bytes, str]:
+    return body, JSON
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One server that can be measured."""
+
+    name: str
+    about: str
+    launch: Callable[[Launch], Command]
+    requirements: tuple[str, ...] = ()
+    """What pip installs into its own environment; empty: it runs in the bench's."""
+    path: str = "/"
+    wrap: Callable[[bytes], tuple[bytes, str]] = _plain
+    """The body and content type that it takes, from a workload's body."""
+    settings: Settings = Settings()
+    predicts_capacity: bool = False
+    """Whether it exports watchdog_capacity_requests_per_second."""
+    grid_waits_ms: tuple[int, ...] = ()
+    """Waits that a grid search tries with each of the workload's sizes; empty: there is nothing to tune."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A system as the command line names it: ``mosec``, ``mosec:64:10``, ``mosec-grid+malloc``."""
+
+    label: str
+    system: System
+    settings: Settings
+    grid: bool = False
+
+
+def parse_entry(text: str) -> Entry:
+    """Read NAME[:SIZE:WAIT_MS][-grid][+malloc]. Raises ``BenchError`` that names the text and the rule."""
+    rest, plus, option = text.partition("+")
+    if plus and option != "malloc":
+        raise BenchError(f"system {text!r}: after + only malloc is known")
+    name, *numbers = rest.split(":")
+    grid = name.endswith("-grid")
+    name = name.removesuffix("-grid")
+    if name not in SYSTEMS:
+        raise BenchError(f"system {text!r}: there is no {name!r}; there are {', '.join(SYSTEMS)}")
+    system = SYSTEMS[name]
+    if grid and (numbers or not system.grid_waits_ms):
+        rule = "takes no numbers" if numbers else f"{name} has nothing to tune"
+        raise BenchError(f"system {text!r}: -grid {rule}")
+    size, wait = system.settings.size, system.settings.wait_ms
+    if numbers:
+        if len(numbers) != 2 or not all(n.isdigit() for n in numbers) or int(numbers[0]) < 1:
+            raise BenchError(
+                f"system {text!r}: expected NAME:SIZE:WAIT_MS, two whole numbers, such as mosec:32:5"
+            )
+        size, wait = int(numbers[0]), int(numbers[1])
+    return Entry(text, system, Settings(size, wait, bool(plus)), grid)
+
+
+def grid_of(entry: Entry, workload: Workload) -> list[Settings]:
+    """Every setting that the entry's grid search tries on a workload."""
+    return [
+        Settings(size, wait, entry.settings.malloc)
+        for size in workload.sizes
+        for wait in entry.system.grid_waits_ms
+    ]
+
+
+def _ours(policy: str) -> Callable[[Launch], Command]:
+    def launch(start: Launch) -> Command:
+        if policy not in POLICIES:
+            raise NotAvailable(f"this version has no batch_policy={policy}")
+        # The target is all that is set; workers and threads are what every system gets. The rest is the
+        # bench's business: where to listen, and not to sleep on SIGTERM.
+        environment = {
+            "function_path": str(start.workload.folder),
+            "port": str(start.port),
+            "metrics_port": str(start.metrics_port),
+            "slo_latency": f"{start.workload.slo * 1e3:g}ms",
+            "workers": str(start.workers),
+            "worker_threads": "1",
+            "batch_policy": policy,
+            "healthcheck_interval": "0s",
+        }
+        if start.settings.size is not None:
+            environment["max_batch_size"] = str(start.settings.size)
+        if start.settings.wait_ms is not None:
+            environment["max_batch_delay"] = f"{start.settings.wait_ms}ms"
+        return Command((start.python, "-m", "batching_watchdog"), environment)
+
+    return launch
+
+
+def _gunicorn(start: Launch) -> Command:
+    return Command(
+        (
+            *(start.python, "-m", "gunicorn", "--workers", str(start.workers), "--log-level", "warning"),
+            *("--bind", f"127.0.0.1:{start.port}", "batching_watchdog.worker.serve:create_app()"),
+        ),
+        {"function_path": str(start.workload.folder)},
+    )
+
+
+def _module(name: str) -> Callable[[Launch], Command]:
+    return lambda start: Command(
+        (start.python, "-m", f"tailbound_lab.bench.servers.{name}", str(start.port)), {}
+    )
+
+
+def _bare(start: Launch) -> Command:
+    """Our own workers, with the least that a front can do before them (servers/bare.c)."""
+    found = compiler.find()
+    if found is None:
+        raise NotAvailable("there is no C compiler")
+    binary, workers = start.temporary / "bare", start.temporary / "workers.sock"
+    compiler.build(found, Path(__file__).parents[1] / "servers" / "bare.c", binary)
+    return Command(
+        (
+            *(str(binary), str(start.port), str(start.workers), str(start.settings.size), str(workers)),
+            *(start.python, "-m", "batching_watchdog.worker.arbiter", "PARENT", "--bind", f"unix:{workers}"),
+            *("--workers", str(start.workers), "--log-level", "error", "--no-control-socket"),
+            *("--worker-class", "batching_watchdog.worker.serve.BatchWorker"),
+        ),
+        {
+            "function_path": str(start.workload.folder),
+            "workers": str(start.workers),
+            "worker_threads": "1",
+            "GLIBC_TUNABLES": MALLOC,
+        },
+    )
+
+
+def _of_watchdog(start: Launch) -> Command:
+    binary = shutil.which("of-watchdog") or shutil.which("fwatchdog")
+    if binary is None:
+        raise NotAvailable("there is no of-watchdog (or fwatchdog) on PATH")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        behind = listener.getsockname()[1]
+    return Command(
+        (binary,),
+        {
+            "mode": "http",
+            "port": str(start.port),
+            "upstream_url": f"http://127.0.0.1:{behind}",
+            "fprocess": f"{start.python} -m tailbound_lab.bench.servers.flask_app {behind}",
+            "exec_timeout": "30s",
+            "read_timeout": "30s",
+            "write_timeout": "30s",
+        },
+    )
+
+
+def _mosec(start: Launch) -> Command:
+    arguments = ("--address", "127.0.0.1", "--port", str(start.port), "--log-level", "warning")
+    path = ("--path", str(start.temporary / "mosec"))
+    return Command((start.python, "-m", "tailbound_lab.bench.servers.mosec_server", *arguments, *path), {})
+
+
+def _bentoml(start: Launch) -> Command:
+    service = "tailbound_lab.bench.servers.bentoml_service:Predict"
+    where = ("--host", "127.0.0.1", "--port", str(start.port))
+    return Command(
+        (start.python, "-m", "bentoml", "serve", service, *where),
+        {"BENTOML_DO_NOT_TRACK": "true", "BENTOML_HOME": str(start.temporary / "bentoml")},
+    )
+
+
+def _bentoml_body(body: bytes) -> tuple[bytes, str]:
+    text = body.decode() if body.isascii() else "base64:" + base64.b64encode(body).decode()
+    return json.dumps({"bodies": [text]}).encode(), JSON
+
+
+SYSTEMS: Final[Mapping[str, System]] = MappingProxyType(
+    {
+        system.name: system
+        for system in (
+            System("slo", "Tailbound; nothing set but slo_latency", _ours("slo"), predicts_capacity=True),
+            System("fixed", "Tailbound, batch_policy=fixed", _ours("fixed"), grid_waits_ms=(0, 2, 5, 10)),
+            System("aimd", "Tailbound, batch_policy=aimd", _ours("aimd")),
+            System("unbatched", "Tailbound, batch_policy=unbatched", _ours("unbatched")),
+            System(
+                "bare",
+                "our workers behind the least that a front can do: what there is to gain before them",
+                _bare,
+                settings=Settings(64, 0),
+                grid_waits_ms=(0,),
+            ),
+            System("gunicorn", "gunicorn's sync workers and Flask, no batches", _gunicorn),
+            System(
+                "waitress",
+                "Flask and waitress as the python3-http template runs them, one process",
+                _module("flask_app"),
+                ("flask", "waitress"),
+            ),
+            System(
+                "of-watchdog",
+                "of-watchdog (mode=http) before Flask and waitress: the python3-http template",
+                _of_watchdog,
+                ("flask", "waitress"),
+            ),
+            System(
+                "mosec",
+                "mosec; batch 4 within 10 ms unless said otherwise, as in its README",
+                _mosec,
+                ("mosec",),
+                path="/inference",
+                settings=Settings(4, 10),
+                grid_waits_ms=(1, 5, 10),
+            ),
+            System(
+                "litserve",
+                "LitServe; batch 32 within 5 ms unless said otherwise",
+                _module("litserve_server"),
+                ("litserve",),
+                path="/predict",
+                settings=Settings(32, 5),
+                grid_waits_ms=(1, 5, 10),
+            ),
+            System(
+                "bentoml",
+                "BentoML; adaptive batches of at most 32, max_latency_ms 60,000 (its default)",
+                _bentoml,
+                ("bentoml",),
+                wrap=_bentoml_body,
+                settings=Settings(32, 60_000),
+            ),
+            System(
+                "ray",
+                "Ray Serve; batch 32 within 5 ms unless said otherwise",
+                _module("ray_server"),
+                ("ray[serve]",),
+                settings=Settings(32, 5),
+                grid_waits_ms=(1, 5, 10),
+            ),
+        )
+    }
+)
+"""The closed registry of what can be measured."""
+
+OWN_PYTHON: Final = sys.executable

@@ -1,0 +1,128 @@
+"""The demo's command line: ``python -m tailbound_lab.demo``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+import uvloop
+from rich.console import Console
+
+from tailbound_lab.demo.table import Display, verdict
+from tailbound_lab.live import session
+from tailbound_lab.live.session import DemoError, Options, Outcome
+from tailbound_lab.load.records import result
+from tailbound_lab.local.errors import PlatformError
+
+_PLAIN_WIDTH = 100
+_FULL, _QUICK, _SHORTEST = 180.0, 60.0, 5.0
+_DESCRIPTION = """\
+Runs the functions of stack.yml on this machine behind a real Prometheus and the autoscaler, offers them a
+traffic peak, and compares with what OpenFaaS does today under the very same arrivals. Watch the table; then
+read the report. The last lines of standard output are one JSON object for each function."""
+_EPILOG = (
+    "exit status: 0 if every function met its SLO, 1 if one did not or the demo could not run, "
+    "2 for wrong arguments, 130 when interrupted."
+)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tailbound_lab.demo", description=_DESCRIPTION, epilog=_EPILOG
+    )
+    add = parser.add_argument
+    add("--quick", action="store_true", help=f"{_QUICK:.0f} s of traffic instead of {_FULL:.0f} s")
+    add("--duration", type=_duration, metavar="SECONDS", help="seconds of traffic, in place of both")
+    add("--seed", type=int, default=1, help="of the arrivals; the same seed, the same traffic [%(default)s]")
+    add("--rate", type=_factor, default=1.0, metavar="FACTOR", help="times the table's rates [%(default)s]")
+    add("--no-baseline", action="store_true", help="no twins: Tailbound alone, with the machine to itself")
+    add("--stack", type=Path, default=Path("stack.yml"), metavar="FILE", help="the functions [%(default)s]")
+    add(
+        "--out",
+        type=Path,
+        default=Path("build/demo"),
+        metavar="DIR",
+        help="where report.html, result.json and the run's logs go [%(default)s]",
+    )
+    return parser
+
+
+def _duration(text: str) -> float:
+    return _number(text, "a number of seconds", _SHORTEST)
+
+
+def _factor(text: str) -> float:
+    return _number(text, "a factor", 0.01)
+
+
+def _number(text: str, what: str, least: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not least <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected {what}, at least {least:g}")
+    return value
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo; return the exit status that the help text states."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(message)s", stream=sys.stderr)
+    wanted = Options(
+        stack=options.stack,
+        out=options.out,
+        duration=options.duration or (_QUICK if options.quick else _FULL),
+        seed=options.seed,
+        with_twins=not options.no_baseline,
+        rate=options.rate,
+    )
+    console = Console()
+    if not console.is_terminal:
+        console.width = _PLAIN_WIDTH
+    try:
+        outcome = uvloop.run(_run(wanted, console))
+    except (DemoError, PlatformError) as error:
+        sys.stderr.write(f"demo: {error}\n")
+        return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.stderr.write("demo: stopped before its end; there is no result\n")
+        return 130
+    console.print(verdict(outcome.comparisons))
+    console.print(
+        f"Report: {wanted.out / 'report.html'}   logs: {wanted.out / 'run' / 'logs'}", highlight=False
+    )
+    console.print(
+        f"Why: {session.explain(wanted)} --log {wanted.out / 'run' / 'logs' / 'autoscaler.log'}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for comparison in outcome.comparisons:
+        sys.stdout.write(json.dumps(result(comparison), allow_nan=False) + "\n")
+    return 0 if outcome.met else 1
+
+
+async def _run(options: Options, console: Console) -> Outcome:
+    current = asyncio.current_task()
+    if current is not None:
+        # Also where SIGINT was ignored at the start, as shells do with background jobs.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, current.cancel)
+
+    def write(outcome: Outcome) -> None:
+        # Imported late and in a thread: drawing must not take a core from the traffic.
+        import_module("tailbound_lab.demo.report").write(outcome, options.out)
+
+    with Display(console) as display:
+        return await session.run(options, display, write)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

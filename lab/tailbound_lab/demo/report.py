@@ -1,0 +1,327 @@
+"""The page that a run leaves behind: report.html, whole in one file, and result.json beside it.
+
+Owns the plots and the prose. It draws with matplotlib's object interface, so it may run in a thread, and it
+imports matplotlib only here, so that no core is taken from the traffic.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Callable, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from tailbound_lab.demo.table import BASELINE, TAILBOUND, milliseconds, number, percent
+from tailbound_lab.live.alerting import GROUP_INTERVAL, GROUP_WAIT, REPEAT_INTERVAL
+from tailbound_lab.live.decisions import Decision
+from tailbound_lab.live.session import Outcome
+from tailbound_lab.load.openloop import GIVE_UP_AFTER
+from tailbound_lab.load.records import Comparison, Sample, Summary, Track, highest_replicas, result
+
+_OURS, _THEIRS, _OFFERED, _LIMIT = "#1769aa", "#d9822b", "#c9d1d9", "#b3261e"
+_LAG_SHARE = 0.05
+_STYLE: Any = {  # matplotlib types each key of its settings as a literal
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#8b949e",
+    "axes.labelcolor": "#24292f",
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#eaeef2",
+    "xtick.color": "#57606a",
+    "ytick.color": "#57606a",
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "demo",
+}
+
+
+def figure(comparison: Comparison) -> Figure:
+    """Draw one function's run: traffic, latency, replicas and batch size over the same seconds."""
+    with rc_context(_STYLE):
+        drawn = Figure(figsize=(9.6, 8.4), layout="constrained")
+        rate, latency, replicas, batch = drawn.subplots(
+            4, 1, sharex=True, gridspec_kw={"height_ratios": [2.0, 2.6, 1.3, 1.3]}
+        )
+        _draw_rate(rate, comparison)
+        _draw_latency(latency, comparison)
+        _draw_samples(replicas, comparison, "Replicas", lambda sample: sample.replicas, stepped=True)
+        _draw_samples(batch, comparison, "Mean batch size", lambda sample: sample.batch, stepped=False)
+        batch.set_xlabel("seconds")
+        batch.set_xlim(0, len(comparison.offered))
+        # With constrained layout the labels align only when told to.
+        drawn.align_ylabels()
+    return drawn
+
+
+def _tracks(comparison: Comparison) -> list[tuple[str, str, Track]]:
+    tracks = [(TAILBOUND, _OURS, comparison.tailbound)]
+    if comparison.baseline is not None:
+        tracks.insert(0, (BASELINE, _THEIRS, comparison.baseline))
+    return tracks
+
+
+def _draw_rate(axes: Axes, comparison: Comparison) -> None:
+    seconds = range(len(comparison.offered))
+    sent = [second.sent for second in comparison.tailbound.seconds][: len(seconds)]
+    axes.fill_between(seconds, sent, step="post", color=_OFFERED, linewidth=0, label="offered")
+    for name, colour, track in _tracks(comparison):
+        good = [second.good for second in track.seconds][: len(seconds)]
+        axes.step(seconds, good, where="post", color=colour, linewidth=1.5, label=f"{name}, within the SLO")
+    axes.set_title("Requests per second: offered, and answered within the SLO")
+    axes.set_ylabel("requests/s")
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="upper right")
+
+
+def _draw_latency(axes: Axes, comparison: Comparison) -> None:
+    top = GIVE_UP_AFTER * 1e3
+    for name, colour, track in _tracks(comparison):
+        p50, p95, p99 = (_line(track.seconds, pick, top) for pick in _PERCENTILES)
+        seconds = range(len(p50))
+        middles = [second + 0.5 for second in seconds]
+        axes.fill_between(middles, p50, p99, color=colour, alpha=0.16, linewidth=0)
+        axes.plot(middles, p99, color=colour, linewidth=1.8, label=f"{name} p99")
+        axes.plot(middles, p95, color=colour, linewidth=1.0, linestyle=(0, (4, 2)), label="p95")
+        axes.plot(middles, p50, color=colour, linewidth=0.9, alpha=0.75, linestyle=(0, (1, 1.5)), label="p50")
+    slo = comparison.slo * 1e3
+    axes.axhline(slo, color=_LIMIT, linewidth=1.4)
+    axes.annotate(
+        f"SLO {slo:g} ms",
+        (1.0, slo),
+        xycoords=("axes fraction", "data"),
+        xytext=(-2, 3),
+        textcoords="offset points",
+        color=_LIMIT,
+        ha="right",
+        va="bottom",
+        fontweight="bold",
+    )
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(_log_label))
+    axes.set_title("Latency from the moment a request was due, by the second it was due in")
+    axes.set_ylabel("ms (log scale)")
+    axes.legend(loc="upper left", ncols=2)
+
+
+_PERCENTILES: tuple[Callable[[Summary], float | None], ...] = (
+    lambda second: second.p50,
+    lambda second: second.p95,
+    lambda second: second.p99,
+)
+
+
+def _line(seconds: Sequence[Summary], pick: Callable[[Summary], float | None], top: float) -> list[float]:
+    """Return milliseconds; misses stand at the top of the scale, seconds without requests are gaps."""
+    values = (pick(second) for second in seconds)
+    return [math.nan if value is None else min(value * 1e3, top) for value in values]
+
+
+def _log_label(value: float, _: object) -> str:
+    return f"{value:,.0f}" if value >= 1 else f"{value:g}"
+
+
+def _draw_samples(
+    axes: Axes,
+    comparison: Comparison,
+    title: str,
+    pick: Callable[[Sample], float | None],
+    *,
+    stepped: bool,
+) -> None:
+    for name, colour, track in _tracks(comparison):
+        seconds = [sample.seconds for sample in track.samples]
+        values = [math.nan if (value := pick(sample)) is None else value for sample in track.samples]
+        axes.plot(
+            seconds,
+            values,
+            color=colour,
+            linewidth=1.8,
+            drawstyle="steps-post" if stepped else "default",
+            label=name,
+        )
+    axes.set_title(title)
+    axes.set_ylim(bottom=0)
+    axes.margins(y=0.15)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+
+
+def svg(drawn: Figure) -> str:
+    """Return a figure as an SVG element to stand in a page."""
+    target = io.StringIO()
+    with rc_context(_STYLE):
+        drawn.savefig(target, format="svg", metadata={"Date": None})
+    text = target.getvalue()
+    return text[text.index("<svg") :]
+
+
+def page(outcome: Outcome) -> str:
+    """Return the whole report as one HTML page without any reference outside itself."""
+    met, count = sum(item.met for item in outcome.comparisons), len(outcome.comparisons)
+    template = resources.files("tailbound_lab.demo").joinpath("page.html").read_text(encoding="utf-8")
+    return Template(template).substitute(
+        verdict="good" if outcome.met else "bad",
+        headline=f"Tailbound met the SLO on {met} of {count} functions",
+        seconds=f"{outcome.duration:.0f}",
+        table=_table(outcome.comparisons),
+        sections="".join(_section(item, outcome.decisions) for item in outcome.comparisons),
+        baseline=BASELINE,
+        give_up_after=f"{GIVE_UP_AFTER:g}",
+        group_wait=f"{GROUP_WAIT:g}",
+        group_interval=f"{GROUP_INTERVAL:g}",
+        repeat_interval=f"{REPEAT_INTERVAL:g}",
+        conditions="".join(
+            f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in _conditions(outcome)
+        ),
+    )
+
+
+def _section(item: Comparison, decisions: Sequence[Decision]) -> str:
+    name = escape(item.function)
+    return (
+        f'<section><h2>{name}</h2><p class="claim">{_claim(item)}</p>'
+        f'<div class="plot" role="img" aria-label="Plots for {name}">{svg(figure(item))}</div>'
+        f'<p class="claim">{_scaling(item.function, decisions)}</p></section>'
+    )
+
+
+def _scaling(function: str, decisions: Sequence[Decision]) -> str:
+    ours = [item for item in decisions if item.function_name.rpartition(".")[0] == function]
+    if not ours:
+        return "The autoscaler changed nothing here: batching alone sufficed."
+    return (
+        "What the autoscaler decided: "
+        + ", ".join(
+            f"{item.before} to {item.after} at {item.seconds:.0f} s (<code>{escape(item.reason)}</code>)"
+            for item in ours
+        )
+        + "."
+    )
+
+
+def _claim(item: Comparison) -> str:
+    ours = item.tailbound
+    claim = (
+        f"{percent(ours.total.attainment)} of {ours.total.sent:,} requests answered well within "
+        f"{item.slo * 1e3:g} ms (objective {percent(item.objective)}), "
+        f"p99 {milliseconds(ours.total.p99)} ms, "
+        f"{number(ours.replica_seconds)} replica-seconds, replicas at most {number(highest_replicas(ours))}."
+    )
+    theirs = item.baseline
+    if theirs is not None:
+        claim += (
+            f" {BASELINE}: {percent(theirs.total.attainment)}, p99 {milliseconds(theirs.total.p99)} ms, "
+            f"{number(theirs.replica_seconds)} replica-seconds, "
+            f"replicas at most {number(highest_replicas(theirs))}."
+        )
+    else:
+        claim += " No twin: its work would take the cores that the others are measured on."
+    return escape(claim)
+
+
+_COLUMNS = (
+    ("attained", "share of all requests answered well within the SLO"),
+    ("p50 ms", "half of all requests took at most this long"),
+    ("p95 ms", ""),
+    ("p99 ms", "endless (∞) when more than 1 % were refused, failed or lost"),
+    ("requests", ""),
+    ("slow", "answered well, but later than the SLO"),
+    ("refused", "429 or 503"),
+    ("failed", "other error statuses"),
+    ("lost", "no answer at all"),
+    ("replica-seconds", "the cost: replicas, integrated over the run"),
+    ("peak replicas", ""),
+)
+
+
+def _table(comparisons: Sequence[Comparison]) -> str:
+    heads = "".join(f'<th scope="col" title="{escape(why)}">{escape(name)}</th>' for name, why in _COLUMNS)
+    rows = "".join(_rows(item) for item in comparisons)
+    return (
+        '<table><thead><tr><th scope="col">function</th><th scope="col">served by</th>'
+        f"{heads}</tr></thead><tbody>{rows}</tbody></table>"
+    )
+
+
+def _rows(item: Comparison) -> str:
+    span = 1 if item.baseline is None else 2
+    name = (
+        f'<th scope="rowgroup" rowspan="{span}">{escape(item.function)}'
+        f"<small>{percent(item.objective)} within {item.slo * 1e3:g} ms</small></th>"
+    )
+    rows = f'<tr class="first">{name}{_cells(item, TAILBOUND, item.tailbound)}</tr>'
+    if item.baseline is not None:
+        rows += f"<tr>{_cells(item, BASELINE, item.baseline)}</tr>"
+    return rows
+
+
+def _cells(item: Comparison, system: str, track: Track) -> str:
+    total = track.total
+    attained = total.attainment is not None and total.attainment >= item.objective
+    in_time = total.p99 is not None and total.p99 <= item.slo
+    cells = [
+        (percent(total.attainment), "good" if attained else "bad"),
+        (milliseconds(total.p50), ""),
+        (milliseconds(total.p95), ""),
+        (milliseconds(total.p99), "good" if in_time else "bad"),
+        *((f"{count:,}", "") for count in (total.sent, total.slow, total.refused, total.failed)),
+        (f"{total.lost:,}", "bad" if total.lost else ""),
+        (number(track.replica_seconds), ""),
+        (number(highest_replicas(track)), ""),
+    ]
+    kind = "ours" if system == TAILBOUND else "theirs"
+    return f'<td class="system {kind}">{escape(system)}</td>' + "".join(
+        f'<td class="{style}">{escape(text)}</td>' for text, style in cells
+    )
+
+
+def _conditions(outcome: Outcome) -> list[tuple[str, str]]:
+    lag = outcome.lag
+    tightest = min((item.slo for item in outcome.comparisons), default=math.inf)
+    limit = _LAG_SHARE * tightest
+    judgement = "Within" if lag.p999 <= limit else "Tails look worse than they were: above"
+    used = (
+        "unknown"
+        if outcome.usage is None
+        else f"{outcome.usage.busy:.0%} of all CPU time at work, {outcome.usage.stolen:.1%} taken by the host"
+    )
+    gaps = ", ".join(f"{what}: {times} s" for what, times in outcome.gaps) or "none"
+    return [
+        ("Finished", outcome.finished),
+        ("Machine", outcome.host),
+        ("CPU during the run", f"{used}; load average before it {outcome.load_before:.2f}"),
+        (
+            "Generator's own lag",
+            f"p50 {lag.p50 * 1e3:.1f} ms, p99 {lag.p99 * 1e3:.1f} ms, p99.9 {lag.p999 * 1e3:.1f} ms, "
+            f"worst {lag.worst * 1e3:.1f} ms; every latency contains it. {judgement} the limit of "
+            f"{limit * 1e3:g} ms at p99.9, 5 % of the tightest SLO",
+        ),
+        ("Seed of the arrivals", str(outcome.seed)),
+        ("Samples that could not be read", gaps),
+    ]
+
+
+def write(outcome: Outcome, folder: Path) -> Path:
+    """Write report.html and result.json into a folder; return the report's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    results = [result(item) for item in outcome.comparisons]
+    (folder / "result.json").write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
+    target = folder / "report.html"
+    target.write_text(page(outcome), encoding="utf-8")
+    return target

@@ -1,0 +1,134 @@
+"""Offered rates over time and the Poisson arrivals drawn from them.
+
+Owns the traffic's mathematics and nothing else: no clock and no randomness of its own (uniform draws are an
+argument). The next step is :mod:`tailbound_lab.load.openloop`, which sends a request at each arrival.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+# Shares of the whole run at which the peak's corners lie: base, ramp up, hold, ramp down, base. The last base
+# phase is the longest because replicas may fall only after the autoscaler's stabilisation window.
+_RAMP_STARTS, _HOLD_STARTS, _HOLD_ENDS, _RAMP_ENDS = 0.20, 0.37, 0.60, 0.65
+
+
+class ShapeError(ValueError):
+    """A rate profile that cannot be: the message names the text or the point, and the rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """An offered rate, linear between points of (seconds, requests per second).
+
+    Two points at one time make a step; the later one holds from there on.
+    """
+
+    points: tuple[tuple[float, float], ...]
+
+    def __post_init__(self) -> None:
+        if len(self.points) < 2:
+            raise ShapeError(f"a profile needs at least two points, got {len(self.points)}")
+        if self.points[0][0] != 0:
+            raise ShapeError(f"a profile starts at 0 s, got {self.points[0][0]:g} s")
+        for (earlier, _), (later, _) in pairwise(self.points):
+            if not later >= earlier:
+                raise ShapeError(f"a profile's times must not fall: {later:g} s comes after {earlier:g} s")
+        for seconds, rate in self.points:
+            if not (math.isfinite(seconds) and math.isfinite(rate) and rate >= 0):
+                raise ShapeError(f"a rate must be finite and 0 or more, got {rate:g}/s at {seconds:g} s")
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first point to the last."""
+        return self.points[-1][0]
+
+    @property
+    def highest(self) -> float:
+        """The highest rate, requests per second."""
+        return max(rate for _, rate in self.points)
+
+    def rate(self, seconds: float) -> float:
+        """Return the offered rate at a moment; 0 outside the profile."""
+        if not 0 <= seconds <= self.duration:
+            return 0.0
+        found = self.points[-1][1]
+        for (t0, r0), (t1, r1) in pairwise(self.points):
+            if t0 <= seconds < t1:
+                found = r0 + (r1 - r0) * ((seconds - t0) / (t1 - t0))
+                break
+        return found
+
+    def expected(self) -> float:
+        """Return the expected number of requests: the area under the rate."""
+        return sum((t1 - t0) * (r0 + r1) / 2 for (t0, r0), (t1, r1) in pairwise(self.points))
+
+
+def peak(base: float, top: float, duration: float) -> Profile:
+    """Return one peak: base, a ramp, the top, a ramp down, base again (seconds, requests per second)."""
+    return Profile(
+        (
+            (0.0, base),
+            (duration * _RAMP_STARTS, base),
+            (duration * _HOLD_STARTS, top),
+            (duration * _HOLD_ENDS, top),
+            (duration * _RAMP_ENDS, base),
+            (duration, base),
+        )
+    )
+
+
+def phase(seconds: float, duration: float) -> str:
+    """Return which part of :func:`peak` a moment falls in, in one or two words."""
+    share = seconds / duration if duration > 0 else 1.0
+    if share < _RAMP_STARTS:
+        return "base"
+    if share < _HOLD_STARTS:
+        return "ramp up"
+    if share < _HOLD_ENDS:
+        return "peak"
+    return "ramp down" if share < _RAMP_ENDS else "base again"
+
+
+def steps(text: str) -> Profile:
+    """Read ``rate:seconds[,rate:seconds...]``, each rate held for its seconds, as ``100:5,500:10``."""
+    points: list[tuple[float, float]] = []
+    begin = 0.0
+    for part in text.split(","):
+        rate_text, colon, seconds_text = part.partition(":")
+        try:
+            rate, seconds = float(rate_text), float(seconds_text)
+        except ValueError as error:
+            raise ShapeError(f"rate {part!r}: expected RATE:SECONDS, as 100:5") from error
+        if not (colon and 0 < seconds < math.inf):
+            raise ShapeError(f"rate {part!r}: seconds must be finite and more than 0")
+        points += [(begin, rate), (begin + seconds, rate)]
+        begin += seconds
+    return Profile(tuple(points))
+
+
+def arrivals(profile: Profile, uniform: Callable[[], float]) -> list[float]:
+    """Draw the arrival times (seconds, ascending) of a Poisson process with the profile's rate.
+
+    Unit-exponential gaps are laid along the cumulative rate and mapped back to time (time-rescaling, Cinlar
+    1975): exact for a piecewise-linear rate, and one draw from [0, 1) for each request.
+    """
+    times: list[float] = []
+    gap = -math.log1p(-uniform())
+    for (t0, r0), (t1, r1) in pairwise(profile.points):
+        length = t1 - t0
+        area = length * (r0 + r1) / 2
+        if area <= 0:
+            continue
+        slope = (r1 - r0) / length
+        reached = 0.0
+        while reached + gap <= area:
+            reached += gap
+            root = math.sqrt(max(r0 * r0 + 2 * slope * reached, 0.0))
+            times.append(min(t0 + 2 * reached / (r0 + root), t1))
+            gap = -math.log1p(-uniform())
+        gap -= area - reached
+    return times

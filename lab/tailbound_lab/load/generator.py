@@ -1,0 +1,100 @@
+"""Builds and runs the load generator: openload.c where there is a compiler, its Python twin elsewhere.
+
+Owns the generator's command line and its exit status. What its answer means is ``statistics``'.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tailbound_lab.load import compiler
+from tailbound_lab.load.compiler import COMPILERS
+from tailbound_lab.load.errors import BenchError, Lagged
+from tailbound_lab.load.statistics import Run, parse_run
+
+SOURCE = Path(__file__).with_name("openload.c")
+LAGGED_STATUS = 3
+CLIENT_TIMEOUT = 5.0
+MARGIN_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where requests go and the files that hold their bodies (sent in turn)."""
+
+    port: int
+    path: str
+    content_type: str
+    bodies: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Generator:
+    """A load generator that is ready to run."""
+
+    command: tuple[str, ...]
+
+    def run(
+        self,
+        endpoint: Endpoint,
+        *,
+        rate: float,
+        seconds: float,
+        slo: float,
+        seed: int = 1,
+        stop_share: float = 1.0,
+    ) -> Run:
+        """Offer ``rate`` for ``seconds``; a run with more misses than ``stop_share`` of all is cut short.
+
+        The lag that is allowed is a tenth of the SLO at the 99th percentile. Raises ``Lagged`` beyond it, and
+        ``BenchError`` if the generator fails.
+        """
+        arguments = [
+            *("--port", str(endpoint.port), "--path", endpoint.path),
+            *("--content-type", endpoint.content_type),
+            *(word for body in endpoint.bodies for word in ("--body", str(body))),
+            *("--rate", f"{rate:.4f}", "--seconds", f"{seconds:.4f}", "--slo-ms", f"{slo * 1e3:.4f}"),
+            *("--timeout", f"{max(CLIENT_TIMEOUT, 2 * slo):g}", "--max-lag-ms", f"{slo * 100:.4f}"),
+            *("--stop-share", f"{stop_share:g}", "--seed", str(seed)),
+        ]
+        try:
+            done = subprocess.run(
+                [*self.command, *arguments],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=seconds + CLIENT_TIMEOUT + MARGIN_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            raise BenchError(f"the load generator did not end {MARGIN_SECONDS:g} s after its run") from None
+        if done.returncode not in (0, LAGGED_STATUS):
+            raise BenchError(f"the load generator ended with status {done.returncode}: {done.stderr.strip()}")
+        run = parse_run(done.stdout)
+        if run.lagged:
+            raise Lagged(
+                f"at {rate:g}/s the generator's lag was {run.lag_ms['p99']:.1f} ms at the 99th percentile;"
+                f" a tenth of the SLO, {slo * 100:g} ms, is allowed",
+                run,
+            )
+        return run
+
+
+def build(folder: Path, notice: Callable[[str], None], compilers: Sequence[str] = COMPILERS) -> Generator:
+    """Compile openload.c into ``folder`` if that is newer than what is there; without a compiler, Python's.
+
+    Raises ``BenchError`` with the compiler's own words if it fails.
+    """
+    found = compiler.find(compilers)
+    if found is None:
+        notice(f"there is no C compiler ({', '.join(compilers)}): the slower Python generator is used")
+        return Generator((sys.executable, "-m", "tailbound_lab.load.openload"))
+    binary = folder / "openload"
+    if not binary.exists() or binary.stat().st_mtime < SOURCE.stat().st_mtime:
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh = folder / f"openload.{os.getpid()}"
+        compiler.build(found, SOURCE, fresh)
+        fresh.replace(binary)
+    return Generator((str(binary),))

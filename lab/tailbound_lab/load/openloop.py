@@ -1,0 +1,566 @@
+"""An open-loop HTTP/1.1 load generator: requests leave when they are due, whatever became of those before.
+
+Owns the sending and its clock. Latency counts from the moment a request was due, so a server that stalls
+shows the stall in every request due meanwhile (no coordinated omission). During the demo it runs in a process
+of its own, so that it neither waits for the platform nor makes it wait. It is a library for tests too, and a
+tool: ``python -m tailbound_lab.load.openloop --url URL --rate 100:5,500:10 --slo 100ms``.
+The next step is :mod:`tailbound_lab.load.records`, which says what the records mean.
+
+Limits: answers must carry Content-Length or be chunked; plain ``http`` only; one request in flight for each
+connection.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import json
+import math
+import os
+import random
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+from urllib.parse import urlsplit
+
+import httptools
+import uvloop
+
+from tailbound_lab.load.arrivals import Profile, ShapeError, arrivals, steps
+from tailbound_lab.load.records import (
+    BROKEN,
+    NO_CONNECTION,
+    TIMED_OUT,
+    Record,
+    Summary,
+    percentile,
+    summarise,
+)
+
+GIVE_UP_AFTER = 10.0
+"""Seconds after which a request without an answer is given up, unless told otherwise."""
+
+_TIMER_TICK = 0.001
+_CLOSE_LIMIT = 1.0
+_EXPIRY_TICK = 0.05
+_FLUSH_INTERVAL = 0.2
+_START_DELAY = 0.2
+_NICENESS = -10
+_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where requests go and what they carry; several bodies are sent in turn."""
+
+    url: str
+    bodies: tuple[bytes, ...] = (b"",)
+    headers: tuple[tuple[str, str], ...] = ()
+    max_connections: int = 2048
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme != "http" or not parts.hostname:
+            raise ValueError(f"url {self.url!r}: expected http://HOST[:PORT]/PATH")
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One target's arrivals: a profile and a seed, so that two streams with both alike are the very same."""
+
+    target: Target
+    profile: Profile
+    seed: int = 0
+
+    def times(self) -> list[float]:
+        """Draw the arrival times, seconds from the start."""
+        # A seeded generator is the point: the same arrivals again, for a twin or for another run.
+        return arrivals(self.profile, random.Random(self.seed).random)
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How late the generator itself was at sending, seconds; its own error, contained in every latency."""
+
+    p50: float = 0.0
+    p99: float = 0.0
+    p999: float = 0.0
+    worst: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """One request on its way, from when it is due until its record is written."""
+
+    stream: int
+    due: float
+    body: int
+    done: bool = False
+    retried: bool = False
+    connection: _Connection | None = field(default=None, repr=False)
+
+
+class _Connection(asyncio.Protocol):
+    """A kept connection that carries one request at a time."""
+
+    __slots__ = ("call", "got", "parser", "pool", "transport", "used")
+
+    def __init__(self, pool: _Pool) -> None:
+        self.pool = pool
+        self.parser = httptools.HttpResponseParser(self)
+        self.transport: asyncio.Transport | None = None
+        self.call: _Call | None = None
+        self.got = False
+        self.used = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # create_connection gives a full transport; uvloop's is one without being asyncio's subclass.
+        self.transport = cast("asyncio.Transport", transport)
+        self.pool.made(self)
+
+    def send(self, call: _Call) -> None:
+        """Put one request on the wire."""
+        self.call, self.got = call, False
+        call.connection = self
+        if self.transport is not None:
+            for piece in self.pool.pieces[call.body]:
+                self.transport.write(piece)
+
+    def data_received(self, data: bytes) -> None:
+        self.got = True
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.drop()
+
+    def on_message_complete(self) -> None:
+        """Record the answer and give the connection back (called by the parser)."""
+        call, self.call = self.call, None
+        keep = self.parser.should_keep_alive()
+        if call is None:
+            self.drop()
+            return
+        self.used = True
+        self.pool.finish(call, self.parser.get_status_code())
+        if keep:
+            self.pool.free(self)
+        else:
+            self.drop()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        call, self.call = self.call, None
+        self.transport = None
+        self.pool.closed(self, call)
+
+    def drop(self) -> None:
+        """Close at once, whatever is in flight."""
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class _Pool:
+    """The connections to one target: the youngest idle one first, new ones as needed, up to a limit."""
+
+    def __init__(self, target: Target, index: int, finish: Callable[[_Call, int], None]) -> None:
+        parts = urlsplit(target.url)
+        self.host, self.port = parts.hostname or "", parts.port or 80
+        self.limit = target.max_connections
+        self.index = index
+        self.finish = finish
+        self.pieces = [_request(target, body) for body in target.bodies]
+        self._idle: list[_Connection] = []
+        self._waiting: deque[_Call] = deque()
+        self._open = 0
+        self._made: set[_Connection] = set()
+        self._all_closed: asyncio.Event | None = None
+        self._connecting: set[asyncio.Task[None]] = set()
+
+    def start(self, call: _Call) -> None:
+        """Send on an idle connection, or on a new one, or queue for the next that comes free."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.transport is not None and not connection.transport.is_closing():
+                connection.send(call)
+                return
+        if self._open < self.limit:
+            self._connect(call)
+        else:
+            self._waiting.append(call)
+
+    def made(self, connection: _Connection) -> None:
+        """Remember a connection until it is closed; one that comes too late is closed at once."""
+        self._made.add(connection)
+        if self._all_closed is not None:
+            connection.drop()
+
+    def free(self, connection: _Connection) -> None:
+        """Take a connection back and give it to the longest-waiting request, if one waits."""
+        call = self._next_waiting()
+        if call is None:
+            self._idle.append(connection)
+        else:
+            connection.send(call)
+
+    def closed(self, connection: _Connection, call: _Call | None) -> None:
+        """Forget a connection. A request on it is lost, or sent once more if the server cannot have seen it.
+
+        A server may close a kept connection in the moment the request leaves; HTTP clients then repeat it.
+        """
+        self._open -= 1
+        self._made.discard(connection)
+        if self._all_closed is not None and not self._made:
+            self._all_closed.set()
+        if call is not None and not call.done:
+            if connection.used and not connection.got and not call.retried:
+                call.retried = True
+                self._connect(call)
+            else:
+                self.finish(call, BROKEN)
+        waiting = self._next_waiting()
+        if waiting is not None:
+            self.start(waiting)
+
+    async def close(self) -> None:
+        """Close every connection and end every attempt to make one; return when they are closed."""
+        tasks = list(self._connecting)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._waiting.clear()
+        for connection in list(self._made):
+            connection.call = None
+            connection.drop()
+        # An aborted transport reports its end in the loop's next turn; one that never does is not waited for.
+        if self._made:
+            self._all_closed = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_LIMIT):
+                    await self._all_closed.wait()
+
+    def _next_waiting(self) -> _Call | None:
+        while self._waiting:
+            call = self._waiting.popleft()
+            if not call.done:
+                return call
+        return None
+
+    def _connect(self, call: _Call) -> None:
+        self._open += 1
+        task = asyncio.get_running_loop().create_task(self._connect_and_send(call))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect_and_send(self, call: _Call) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            _, connection = await loop.create_connection(lambda: _Connection(self), self.host, self.port)
+        except OSError:
+            self._open -= 1
+            if not call.done:
+                self.finish(call, NO_CONNECTION)
+            waiting = self._next_waiting()
+            if waiting is not None:
+                self.start(waiting)
+            return
+        if call.done:
+            self.free(connection)
+        else:
+            connection.send(call)
+
+
+def _request(target: Target, body: bytes) -> tuple[bytes, ...]:
+    parts = urlsplit(target.url)
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    names = {name.lower() for name, _ in target.headers}
+    lines = [f"POST {path} HTTP/1.1", f"Host: {parts.netloc}"]
+    if "content-type" not in names:
+        lines.append("Content-Type: application/octet-stream")
+    lines += [f"{name}: {value}" for name, value in target.headers]
+    lines.append(f"Content-Length: {len(body)}")
+    head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
+    # One write for what fits into a socket buffer; a large body is not copied into its head.
+    return (head + body,) if len(body) < 16_384 else (head, body)
+
+
+class Generator:
+    """Sends every stream's requests when they are due; :meth:`run` ends when all are answered or given up."""
+
+    def __init__(
+        self,
+        streams: Sequence[Stream],
+        on_record: Callable[[int, Record], None],
+        *,
+        timeout: float = GIVE_UP_AFTER,
+    ) -> None:
+        self._on_record = on_record
+        self._timeout = timeout
+        self._schedule = sorted((at, index) for index, stream in enumerate(streams) for at in stream.times())
+        self._pools = [_Pool(stream.target, index, self._finish) for index, stream in enumerate(streams)]
+        self._calls: deque[_Call] = deque()
+        self._sent = [0] * len(streams)
+        self._position = 0
+        self._outstanding = 0
+        self._lags: list[float] = []
+        self._start = 0.0
+        self._all_done = asyncio.Event()
+
+    @property
+    def planned(self) -> int:
+        """How many requests there will be."""
+        return len(self._schedule)
+
+    async def run(self, start: float) -> Lag:
+        """Send everything, the first due a while after ``start`` on the loop's clock; return the own lag."""
+        self._start = start
+        expiry = asyncio.create_task(self._expire(), name="expiry")
+        done = asyncio.create_task(self._all_done.wait(), name="all done")
+        try:
+            self._send_due()
+            await asyncio.wait((expiry, done), return_when=asyncio.FIRST_COMPLETED)
+            if expiry.done():
+                expiry.result()  # It never ends by itself: this raises what ended it.
+        finally:
+            expiry.cancel()
+            done.cancel()
+            await asyncio.gather(expiry, done, return_exceptions=True)
+            for pool in self._pools:
+                await pool.close()
+        lags = sorted(self._lags)
+        p50, p99, p999 = (percentile(lags, share) or 0.0 for share in (0.5, 0.99, 0.999))
+        return Lag(p50, p99, p999, lags[-1] if lags else 0.0)
+
+    def _send_due(self) -> None:
+        loop = asyncio.get_running_loop()
+        schedule = self._schedule
+        while self._position < len(schedule):
+            at, stream = schedule[self._position]
+            due = self._start + at
+            now = loop.time()
+            if due > now:
+                # uvloop's timers count whole milliseconds, and one of none is a busy loop until it is due.
+                loop.call_later(max(due - now, _TIMER_TICK), self._send_due)
+                return
+            self._position += 1
+            self._outstanding += 1
+            pool = self._pools[stream]
+            call = _Call(stream, due, self._sent[stream] % len(pool.pieces))
+            self._sent[stream] += 1
+            self._calls.append(call)
+            self._lags.append(now - due)
+            pool.start(call)
+        self._end_if_done()
+
+    def _finish(self, call: _Call, status: int) -> None:
+        if call.done:
+            return
+        call.done = True
+        call.connection = None
+        self._outstanding -= 1
+        latency = asyncio.get_running_loop().time() - call.due
+        self._on_record(call.stream, Record(call.due - self._start, latency, status))
+        self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        if self._outstanding == 0 and self._position == len(self._schedule):
+            self._all_done.set()
+
+    async def _expire(self) -> None:
+        # One timeout for all, so requests run out in the order in which they were due: a queue is enough.
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_EXPIRY_TICK)
+            limit = loop.time() - self._timeout
+            while self._calls and (self._calls[0].done or self._calls[0].due <= limit):
+                call = self._calls.popleft()
+                if not call.done:
+                    connection = call.connection
+                    self._finish(call, TIMED_OUT)
+                    if connection is not None:
+                        connection.call = None
+                        connection.drop()
+
+
+async def offer(
+    streams: Sequence[Stream], *, give_up_after: float = GIVE_UP_AFTER, delay: float = 0.0
+) -> tuple[list[list[Record]], Lag]:
+    """Offer the streams' traffic in this loop; return each stream's records and the generator's own lag."""
+    records: list[list[Record]] = [[] for _ in streams]
+    generator = Generator(streams, lambda index, record: records[index].append(record), timeout=give_up_after)
+    lag = await generator.run(asyncio.get_running_loop().time() + delay)
+    return records, lag
+
+
+def parse_duration(text: str) -> float:
+    """Read a duration such as ``100ms``, ``1.5s`` or plain seconds; return seconds."""
+    number = text.strip().rstrip("musn")
+    unit = text.strip()[len(number) :] or "s"
+    try:
+        seconds = float(number) * _UNITS[unit]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"duration {text!r}: expected a number and one of us, ms, s, m, as 100ms") from error
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise ValueError(f"duration {text!r}: must be finite and more than 0")
+    return seconds
+
+
+def plan(streams: Sequence[tuple[Stream, Sequence[Path]]], timeout: float) -> str:
+    """Write streams down for a generator in another process (``--plan``); bodies stay in their files."""
+    return json.dumps(
+        {
+            "timeout": timeout,
+            "streams": [
+                {
+                    "url": stream.target.url,
+                    "headers": stream.target.headers,
+                    "bodies": [str(path) for path in paths],
+                    "profile": stream.profile.points,
+                    "seed": stream.seed,
+                }
+                for stream, paths in streams
+            ],
+        }
+    )
+
+
+def _read_plan(path: Path) -> tuple[list[Stream], float]:
+    document = json.loads(path.read_text())
+    return [
+        Stream(
+            Target(
+                item["url"],
+                tuple(Path(body).read_bytes() for body in item["bodies"]),
+                tuple((name, value) for name, value in item["headers"]),
+            ),
+            Profile(tuple((seconds, rate) for seconds, rate in item["profile"])),
+            item["seed"],
+        )
+        for item in document["streams"]
+    ], document["timeout"]
+
+
+class _Lines:
+    """Records gathered and written as JSON lines a few times a second, not one by one."""
+
+    def __init__(self) -> None:
+        self._pending: list[tuple[int, float, float, int]] = []
+
+    def add(self, stream: int, record: Record) -> None:
+        self._pending.append(
+            (stream, round(record.scheduled, 6), round(record.latency, 6), record.status),
+        )
+
+    def flush(self) -> None:
+        if self._pending:
+            self.write({"records": self._pending})
+            self._pending = []
+
+    @staticmethod
+    def write(line: dict[str, object]) -> None:
+        sys.stdout.write(json.dumps(line, separators=(",", ":")) + "\n")
+        sys.stdout.flush()
+
+    async def keep_flushing(self) -> None:
+        while True:
+            await asyncio.sleep(_FLUSH_INTERVAL)
+            self.flush()
+
+
+async def _run_plan(path: Path) -> None:
+    # The measuring instrument goes before what it measures, where the user may order that.
+    with contextlib.suppress(PermissionError):
+        os.nice(_NICENESS)
+    streams, timeout = _read_plan(path)
+    lines = _Lines()
+    generator = Generator(streams, lines.add, timeout=timeout)
+    start = asyncio.get_running_loop().time() + _START_DELAY
+    # The machine's monotonic clock, so whoever reads this line can place the start in its own time.
+    offset = time.monotonic() - asyncio.get_running_loop().time()
+    lines.write({"start": start + offset, "planned": generator.planned})
+    flushing = asyncio.create_task(lines.keep_flushing(), name="flush")
+    running = asyncio.create_task(generator.run(start), name="generate")
+    await asyncio.wait((flushing, running), return_when=asyncio.FIRST_COMPLETED)
+    if flushing.done():  # The reader has gone: there is nobody left to generate for.
+        running.cancel()
+        await asyncio.gather(running, flushing, return_exceptions=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return
+    flushing.cancel()
+    await asyncio.gather(flushing, return_exceptions=True)
+    lag = running.result()
+    lines.flush()
+    lines.write({"lag": {"p50": lag.p50, "p99": lag.p99, "p999": lag.p999, "worst": lag.worst}})
+
+
+def render(summary: Summary, lag: Lag, slo: float, duration: float) -> str:
+    """Return the tool's few lines of result."""
+
+    def milliseconds(seconds: float | None) -> str:
+        if seconds is None:
+            return "-"
+        return "endless" if math.isinf(seconds) else f"{seconds * 1e3:.1f} ms"
+
+    attainment = "-" if summary.attainment is None else f"{summary.attainment:.4%}"
+    return (
+        f"requests   {summary.sent} in {duration:g} s ({summary.sent / duration:.1f}/s)\n"
+        f"attainment {attainment} within {slo * 1e3:g} ms\n"
+        f"outcomes   good {summary.good}, slow {summary.slow}, refused {summary.refused}, "
+        f"failed {summary.failed}, lost {summary.lost}\n"
+        f"latency    p50 {milliseconds(summary.p50)}, p95 {milliseconds(summary.p95)}, "
+        f"p99 {milliseconds(summary.p99)} (from when each was due; misses are endless)\n"
+        f"own lag    p99 {milliseconds(lag.p99)}, worst {milliseconds(lag.worst)}\n"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tailbound_lab.load.openloop",
+        description="Offer open-loop Poisson traffic to one URL and say how it was answered.",
+    )
+    add = parser.add_argument
+    add("--url", help="where to POST, as http://127.0.0.1:8080/function/tabular")
+    add("--rate", default="100:5", metavar="RATE:SECONDS[,...]", help="rates in turn (default: %(default)s)")
+    add("--slo", default="100ms", help="answers later than this are misses (default: %(default)s)")
+    add("--body", metavar="FILE", help="file whose bytes are the body (default: an empty body)")
+    add("--content-type", default="application/json", help="of the body (default: %(default)s)")
+    add("--timeout", default="10s", help="give a request up after this (default: %(default)s)")
+    add("--seed", type=int, default=1, help="of the arrivals (default: %(default)s)")
+    add("--plan", metavar="FILE", help=argparse.SUPPRESS)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the tool; return 0 if every request was answered, 1 if some were lost, 2 for wrong arguments."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    gc.freeze()
+    try:
+        if options.plan:
+            uvloop.run(_run_plan(Path(options.plan)))
+            return 0
+        if not options.url:
+            parser.error("--url is missing")
+        body = Path(options.body).read_bytes() if options.body else b""
+        target = Target(options.url, (body,), (("Content-Type", options.content_type),))
+        stream = Stream(target, steps(options.rate), options.seed)
+        slo, timeout = parse_duration(options.slo), parse_duration(options.timeout)
+        records, lag = uvloop.run(offer([stream], give_up_after=timeout))
+    except (ValueError, OSError) as error:
+        # ShapeError is a ValueError; both name the argument and the rule.
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    except KeyboardInterrupt:
+        return 130
+    summary = summarise(records[0], slo)
+    sys.stdout.write(render(summary, lag, slo, stream.profile.duration))
+    return 1 if summary.lost else 0
+
+
+__all__ = ["Generator", "Lag", "ShapeError", "Stream", "Target", "main", "offer", "parse_duration", "plan"]
+
+if __name__ == "__main__":
+    sys.exit(main())

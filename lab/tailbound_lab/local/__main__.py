@@ -1,0 +1,186 @@
+"""The command line: ``local-openfaas up``."""
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
+
+import uvloop
+
+from tailbound_lab import __version__
+from tailbound_lab.local import autoscaler
+from tailbound_lab.local.errors import PlatformError
+from tailbound_lab.local.platform import Platform, Settings, open_platform
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 after a clean stop, 1 if the platform cannot start, 2 for a wrong argument."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        settings = _settings(options)
+        uvloop.run(_up(settings))
+    except PlatformError as error:
+        sys.stderr.write(f"local-openfaas: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+async def _up(settings: Settings) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with open_platform(settings) as platform:
+
+        def again() -> None:
+            sys.stderr.write("stopping at once\n")
+            platform.hurry()
+
+        _introduce(platform)
+        await stop.wait()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, again)
+        sys.stderr.write("stopping; once more to stop at once\n")
+
+
+def _introduce(platform: Platform) -> None:
+    images = platform.images.items()
+    rows: list[tuple[str, ...]] = [("FUNCTION", "REPLICAS", "URL", "HANDLER")]
+    rows += [
+        (
+            function.spec.full_name,
+            f"{function.available} of {function.desired} ready",
+            f"{platform.gateway_url}/function/{function.spec.full_name}",
+            str(images[function.spec.image]),
+        )
+        for function in platform.registry
+    ]
+    if len(rows) == 1:
+        rows = [("No functions yet: deploy some, or start with --stack.",)]
+    rows += [
+        ("",),
+        ("gateway", platform.gateway_url),
+        ("Prometheus", platform.prometheus_url or "off"),
+        ("autoscaler", platform.autoscaler_url or "off"),
+        ("status page", platform.page_url or "none"),
+        ("logs", str(platform.log_dir)),
+        ("Ctrl-C stops everything.",),
+    ]
+    sys.stdout.write(_columns(rows))
+    sys.stdout.flush()
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> str:
+    """Left-aligned columns; a row of one cell does not widen its column."""
+    wide = [row for row in rows if len(row) > 1]
+    widths = [max(map(len, column)) for column in zip_longest(*wide, fillvalue="")]
+    padded = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in rows)
+    return "".join(f"{line.rstrip()}\n" for line in padded)
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    return Settings(
+        stack=options.stack,
+        images=dict(options.image),
+        host=options.host,
+        port=options.port,
+        with_prometheus=not options.no_prometheus,
+        prometheus_port=options.prometheus_port,
+        baseline_rules=options.baseline_rules,
+        with_autoscaler=not (options.no_autoscaler or options.no_prometheus),
+        autoscaler_config=options.autoscaler_config,
+        run_dir=options.run_dir,
+        basic_auth_dir=options.basic_auth_dir,
+        max_replicas=options.max_replicas,
+        hold_timeout=options.hold_timeout,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="local-openfaas",
+        description="An OpenFaaS provider and gateway that runs replicas as processes on this machine. "
+        "For development, the demo and tests: nothing is isolated.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    up = commands.add_parser("up", help="start the platform and stay; Ctrl-C stops everything")
+    up.add_argument("--stack", type=Path, metavar="FILE", help="deploy the functions of this stack.yml")
+    up.add_argument(
+        "--image",
+        type=_image,
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="let deployments use image NAME: the handler in FOLDER (repeatable; --stack adds its own)",
+    )
+    up.add_argument("--host", default="127.0.0.1", help="address to listen on [%(default)s: loopback only]")
+    up.add_argument("--port", type=_port, default=8080, help="gateway port, 0 for any [%(default)s]")
+    up.add_argument(
+        "--prometheus-port", type=_port, default=9090, help="Prometheus' port, 0 for any [%(default)s]"
+    )
+    up.add_argument("--no-prometheus", action="store_true", help="no Prometheus, and so no autoscaler")
+    up.add_argument(
+        "--baseline-rules", action="store_true", help="also load OpenFaaS CE's own alert rule into Prometheus"
+    )
+    up.add_argument("--no-autoscaler", action="store_true", help="do not start the autoscaler")
+    up.add_argument(
+        "--autoscaler-config",
+        type=Path,
+        default=autoscaler.DEFAULT_CONFIG,
+        metavar="FILE",
+        help="the autoscaler's configuration [lab/autoscaler.yaml]",
+    )
+    up.add_argument(
+        "--run-dir",
+        type=Path,
+        metavar="DIR",
+        help="logs, secrets and Prometheus' data; kept [a temporary folder, removed at the end]",
+    )
+    up.add_argument(
+        "--basic-auth-dir",
+        type=Path,
+        metavar="DIR",
+        help="protect /system with the basic-auth-user and basic-auth-password files in DIR [off]",
+    )
+    up.add_argument(
+        "--max-replicas", type=_count, default=0, metavar="N", help="cap on one function's replicas [none]"
+    )
+    up.add_argument(
+        "--hold-timeout",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="how long a request waits for a first ready replica, from zero too [%(default)s]",
+    )
+    return parser
+
+
+def _image(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    if not (name and equals and folder):
+        raise argparse.ArgumentTypeError(f"{text!r} must be NAME=FOLDER")
+    return name, Path(folder)
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a port number, 0 to 65535")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

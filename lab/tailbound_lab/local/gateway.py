@@ -1,0 +1,125 @@
+"""The listener: routes, basic authentication, errors -> statuses.
+
+Owns the HTTP server and the edge. ``proxy`` and ``provider`` hold what happens behind the routes.
+"""
+
+import base64
+import binascii
+import hmac
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+
+from tailbound_lab.local.errors import PlatformError, StartError
+from tailbound_lab.local.provider import Handler, Provider
+from tailbound_lab.local.proxy import Proxy
+
+_log = logging.getLogger(__name__)
+
+_CHALLENGE: Final = {"WWW-Authenticate": 'Basic realm="Restricted"'}
+_SHUTDOWN_SECONDS: Final = 1.0
+_MAX_SYSTEM_BODY: Final = 4 * 2**20
+USER_FILE: Final = "basic-auth-user"
+PASSWORD_FILE: Final = "basic-auth-password"  # noqa: S105 - a file name
+
+
+@dataclass(frozen=True, slots=True)
+class BasicAuth:
+    """The one user that may use ``/system``."""
+
+    user: str
+    password: str
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "BasicAuth":
+        """Read the two files that OpenFaaS keeps its credentials in. Raises ``StartError``."""
+        try:
+            user, password = ((folder / name).read_text().strip() for name in (USER_FILE, PASSWORD_FILE))
+        except OSError as error:
+            raise StartError(f"basic auth: cannot read {error.filename}: {error.strerror}") from None
+        if not user or not password:
+            raise StartError(f"basic auth: {USER_FILE} and {PASSWORD_FILE} in {folder} must not be empty")
+        return cls(user, password)
+
+    def accepts(self, authorization: str) -> bool:
+        """Whether an Authorization header holds these credentials; takes the same time for any wrong ones."""
+        scheme, _, encoded = authorization.partition(" ")
+        try:
+            given = base64.b64decode(encoded.strip(), validate=True)
+        except (binascii.Error, ValueError):
+            return False
+        wanted = f"{self.user}:{self.password}".encode()
+        return scheme.lower() == "basic" and hmac.compare_digest(given, wanted)
+
+
+class Gateway:
+    """The one HTTP port of the platform."""
+
+    def __init__(self, provider: Provider, proxy: Proxy, auth: BasicAuth | None) -> None:
+        application = web.Application(client_max_size=_MAX_SYSTEM_BODY)
+        # First, as it is the hot path.
+        application.router.add_route("*", "/function/{name}", proxy.handle)
+        application.router.add_route("*", "/function/{name}/{path:.*}", proxy.handle)
+        _add(application, provider.system_routes(), auth)
+        _add(application, provider.open_routes(), None)
+        # A client that goes away cancels its handler, so the function's queue loses the request as well.
+        self._runner = web.AppRunner(
+            application,
+            access_log=None,
+            handler_cancellation=True,
+            auto_decompress=False,
+            shutdown_timeout=_SHUTDOWN_SECONDS,
+        )
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; returns the port, which the kernel chose if ``port`` is 0. Raises ``StartError``."""
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, host, port, backlog=1024).start()
+        except OSError as error:
+            raise StartError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+        bound: int = self._runner.addresses[0][1]
+        return bound
+
+    async def stop(self) -> None:
+        """Close the listener and, after a second, every connection."""
+        await self._runner.cleanup()
+
+
+def _add(
+    application: web.Application, routes: Sequence[tuple[str, str, Handler]], auth: BasicAuth | None
+) -> None:
+    for method, path, handler in routes:
+        guarded = _errors_as_statuses(handler if auth is None else _authenticated(handler, auth))
+        if method == "GET":
+            application.router.add_get(path, guarded)
+        else:
+            application.router.add_route(method, path, guarded)
+
+
+def _errors_as_statuses(handler: Handler) -> Handler:
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except PlatformError as error:
+            return web.Response(status=error.status, text=f"{error}\n")
+        except web.HTTPException:
+            raise
+        except Exception:  # the edge: an unforeseen error in one request must not end the platform
+            _log.exception("%s %s failed", request.method, request.path)
+            return web.Response(status=500, text="internal error; the platform's log has it\n")
+
+    return guarded
+
+
+def _authenticated(handler: Handler, auth: BasicAuth) -> Handler:
+    async def checked(request: web.Request) -> web.StreamResponse:
+        if not auth.accepts(request.headers.get("Authorization", "")):
+            return web.Response(status=401, text="invalid credentials\n", headers=_CHALLENGE)
+        return await handler(request)
+
+    return checked

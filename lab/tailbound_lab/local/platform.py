@@ -1,0 +1,258 @@
+"""The composition root: builds the platform, starts it, stops it. Usable in-process.
+
+``async with open_platform(Settings(...)) as platform`` runs the same thing as ``local-openfaas up``, in the
+running event loop, on free ports where a port is 0. Nothing outlives the block.
+"""
+
+import asyncio
+import os
+import resource
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from tailbound_lab.local import autoscaler, prometheus
+from tailbound_lab.local.autoscaler import autoscaler_service
+from tailbound_lab.local.errors import StackError, StartError
+from tailbound_lab.local.function import Function
+from tailbound_lab.local.gateway import BasicAuth, Gateway
+from tailbound_lab.local.images import Images
+from tailbound_lab.local.metrics import GatewayMetrics
+from tailbound_lab.local.ports import free_ports
+from tailbound_lab.local.prometheus import Targets, prometheus_service
+from tailbound_lab.local.provider import Provider
+from tailbound_lab.local.proxy import Proxy
+from tailbound_lab.local.registry import Registry
+from tailbound_lab.local.replica import ReplicaSettings
+from tailbound_lab.local.secrets import Secrets
+from tailbound_lab.local.service import Service
+from tailbound_lab.local.specs import FunctionSpec
+from tailbound_lab.local.stack import parse_stack
+
+WATCHDOG: Final = (sys.executable, "-m", "batching_watchdog")
+_PROMETHEUS_START: Final = 30.0
+_AUTOSCALER_START: Final = 30.0
+_CHILD_GRACE: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What to run. A port of 0 means any free one."""
+
+    stack: Path | None = None
+    """Its functions are deployed at the start, and its images become known."""
+    images: Mapping[str, Path] = field(default_factory=dict)
+    host: str = "127.0.0.1"
+    port: int = 8080
+    with_prometheus: bool = True
+    prometheus_port: int = 9090
+    prometheus_folder: Path = prometheus.DEFAULT_FOLDER
+    baseline_rules: bool = False
+    """Also load OpenFaaS CE's own alert rule, which the demo compares with."""
+    with_autoscaler: bool = True
+    """Needs Prometheus."""
+    autoscaler_config: Path = autoscaler.DEFAULT_CONFIG
+    any_autoscaler_port: bool = False
+    """Let the autoscaler serve its metrics on a free port rather than on the one its file names."""
+    run_dir: Path | None = None
+    """Logs, secrets and Prometheus' data; None: a temporary folder that a clean stop removes."""
+    basic_auth_dir: Path | None = None
+    max_replicas: int = 0
+    """Cap on the replicas of one function; 0: none."""
+    hold_timeout: float = 30.0
+    """Seconds that a request waits for a first ready replica: time enough to load a model."""
+    stop_grace: float = 5.0
+    """Seconds that replicas have to drain when the platform stops."""
+    replica_command: Sequence[str] = WATCHDOG
+
+
+class Platform:
+    """The running platform; ``open_platform`` makes one."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._owns_run_dir = settings.run_dir is None
+        self.run_dir = settings.run_dir or Path(tempfile.mkdtemp(prefix="local-openfaas-"))
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        _sweep_temporary()
+        self._temporary = Path(tempfile.mkdtemp(prefix=f"lof-{os.getpid()}-"))
+        self._secrets = Secrets(self.run_dir / "secrets")
+        self.images = Images()
+        self.registry = Registry(
+            self.images,
+            ReplicaSettings(tuple(settings.replica_command), self._temporary, self._secrets),
+            self.log_dir,
+            max_replicas=settings.max_replicas,
+        )
+        self.metrics = GatewayMetrics(
+            lambda: ((function.spec.full_name, function.desired) for function in self.registry)
+        )
+        self.gateway_url = ""
+        self.prometheus_url: str | None = None
+        self.prometheus: Service | None = None
+        self.autoscaler: Service | None = None
+        self.autoscaler_url: str | None = None
+        self.page_url: str | None = None
+        self._gateway: Gateway | None = None
+        self._grace = settings.stop_grace
+        self._hurried: set[asyncio.Task[None]] = set()
+
+    @property
+    def log_dir(self) -> Path:
+        """One folder per function with a file per replica, and the files of Prometheus and the autoscaler."""
+        return self.run_dir / "logs"
+
+    async def start(self) -> None:
+        """Listen, deploy the stack, then start Prometheus and the autoscaler and wait for those two.
+
+        Raises ``PlatformError`` for whatever the user can do something about.
+        """
+        settings = self.settings
+        if settings.with_autoscaler and not settings.with_prometheus:
+            raise StartError("the autoscaler needs Prometheus: switch both off, or neither")
+        _raise_file_limit()
+        auth = BasicAuth.from_folder(settings.basic_auth_dir) if settings.basic_auth_dir else None
+        for image, folder in settings.images.items():
+            self.images.add(image, folder)
+        provider = Provider(self.registry, self._secrets, self.metrics)
+        proxy = Proxy(self.registry, self.metrics, hold_timeout=settings.hold_timeout)
+        self._gateway = Gateway(provider, proxy, auth)
+        port = await self._gateway.start(settings.host, settings.port)
+        gateway = f"{_reachable(settings.host)}:{port}"
+        self.gateway_url = f"http://{gateway}"
+        if settings.stack is not None:
+            self.deploy_stack(settings.stack)
+        if settings.with_prometheus:
+            await self._start_monitoring(gateway)
+
+    async def stop(self) -> None:
+        """Stop everything, bounded; first those that would miss what is stopped after them."""
+        await asyncio.gather(*(service.stop(_CHILD_GRACE) for service in self._services()))
+        if self._gateway is not None:
+            await self._gateway.stop()
+        await self.registry.close(self._grace)
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        if self._owns_run_dir:
+            shutil.rmtree(self.run_dir, ignore_errors=True)
+
+    def hurry(self) -> None:
+        """Kill what ``stop`` still waits for."""
+        self._grace = 0.0
+        for stop in (self.registry.close(0.0), *(service.stop(0.0) for service in self._services())):
+            task = asyncio.create_task(stop)
+            self._hurried.add(task)
+            task.add_done_callback(self._hurried.discard)
+
+    def deploy_stack(
+        self, path: Path, environment: Mapping[str, str] | None = None, only: Sequence[str] | None = None
+    ) -> list[Function]:
+        """Deploy the functions of a stack file, or ``only`` those named; returns at once.
+
+        ``environment`` overrides every function's own. Raises ``StackError``.
+        """
+        folder = path.resolve().parent
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise StackError(f"{path}: {error}") from None
+        functions = parse_stack(text, os.environ, lambda name: (folder / name).read_text(), str(path))
+        chosen = [item for item in functions if only is None or item.spec.name in only]
+        for item in chosen:
+            self.images.add(item.spec.image, folder / item.handler)
+        return [
+            self.deploy(replace(item.spec, env_vars={**item.spec.env_vars, **(environment or {})}))
+            for item in chosen
+        ]
+
+    def deploy(self, spec: FunctionSpec) -> Function:
+        """Deploy or update one function; returns at once, its replicas start on their own."""
+        return self.registry.deploy(spec)
+
+    async def settled(self) -> None:
+        """Return when every function has exactly the replicas that are wanted, all ready."""
+        await asyncio.gather(*(function.settled() for function in self.registry))
+
+    def _services(self) -> list[Service]:
+        return [service for service in (self.autoscaler, self.prometheus) if service is not None]
+
+    async def _start_monitoring(self, gateway: str) -> None:
+        settings = self.settings
+        autoscaler_port = (
+            autoscaler.metrics_port(settings.autoscaler_config, any_port=settings.any_autoscaler_port)
+            if settings.with_autoscaler
+            else None
+        )
+        port = settings.prometheus_port or free_ports(1)[0]
+        # Never on another address: the platform's own user alone needs it.
+        self.prometheus_url = f"http://127.0.0.1:{port}"
+        self.prometheus = prometheus_service(
+            settings.prometheus_folder,
+            self.run_dir,
+            "127.0.0.1",
+            port,
+            Targets(gateway, f"127.0.0.1:{autoscaler_port}" if autoscaler_port is not None else None),
+            extra_rules=(prometheus.BASELINE_RULES,) if settings.baseline_rules else (),
+        )
+        await self.prometheus.start(_PROMETHEUS_START)
+        if autoscaler_port is not None:
+            config = settings.autoscaler_config
+            if settings.basic_auth_dir is not None:
+                config = autoscaler.with_credentials(config, self.run_dir, settings.basic_auth_dir)
+            self.autoscaler_url = f"http://127.0.0.1:{autoscaler_port}"
+            self.autoscaler = autoscaler_service(
+                config,
+                autoscaler_port,
+                self.run_dir,
+                gateway_url=self.gateway_url,
+                prometheus_url=self.prometheus_url,
+            )
+            await self.autoscaler.start(_AUTOSCALER_START)
+            self.page_url = await asyncio.to_thread(autoscaler.page_url, self.autoscaler.log_file)
+
+
+@asynccontextmanager
+async def open_platform(settings: Settings) -> AsyncIterator[Platform]:
+    """Run the platform for the length of the block."""
+    platform = Platform(settings)
+    try:
+        await platform.start()
+        yield platform
+    finally:
+        await platform.stop()
+
+
+def _sweep_temporary() -> None:
+    """Remove what killed platforms left behind: their replicas' folders, secrets among them."""
+    for folder in Path(tempfile.gettempdir()).glob("lof-*-*"):
+        pid = folder.name.split("-")[1]
+        if pid.isdigit() and not _running(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _raise_file_limit() -> None:
+    """Take the open files that we may have: every invocation holds two connections, and 1024 is common."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _reachable(host: str) -> str:
+    """The address under which the platform's own children reach it."""
+    if host in ("0.0.0.0", "::", ""):  # noqa: S104 - a comparison, nothing is bound here
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host

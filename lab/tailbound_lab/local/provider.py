@@ -1,0 +1,288 @@
+"""The provider's REST contract under ``/system``, ``/healthz``, ``/metrics`` and ``/sd/replicas``.
+
+Owns which status means what (faas-netes and faasd are the models; where they differ, what faas-cli and the
+gateway both accept). Reads a request, calls ``registry`` or ``secrets``, writes the answer; errors are raised
+and become statuses in ``gateway``.
+"""
+
+import json
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from aiohttp import web
+
+from tailbound_lab import __version__
+from tailbound_lab.local import specs
+from tailbound_lab.local.errors import (
+    ConflictError,
+    InvalidRequestError,
+    NotFoundError,
+    UnprocessableQueryError,
+)
+from tailbound_lab.local.function import Function
+from tailbound_lab.local.logs import LogLine, LogQuery
+from tailbound_lab.local.metrics import CONTENT_TYPE, GatewayMetrics
+from tailbound_lab.local.registry import Registry
+from tailbound_lab.local.secrets import Secrets
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_VERSION: Final = {"release": __version__, "sha": "local"}
+_DEFAULT_SINCE: Final = timedelta(minutes=5)
+_TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+_FALSE: Final = frozenset({"", "0", "f", "F", "FALSE", "false", "False"})
+
+
+class Provider:
+    """The routes, over a registry, its secrets and its metrics."""
+
+    def __init__(self, registry: Registry, secrets: Secrets, metrics: GatewayMetrics) -> None:
+        self._registry = registry
+        self._secrets = secrets
+        self._metrics = metrics
+
+    def system_routes(self) -> list[tuple[str, str, Handler]]:
+        """(method, path, handler) of everything that basic authentication protects."""
+        return [
+            ("GET", "/system/functions", self.list_functions),
+            ("POST", "/system/functions", self.deploy),
+            ("PUT", "/system/functions", self.update),
+            ("DELETE", "/system/functions", self.remove),
+            ("GET", "/system/function/{name}", self.read_function),
+            ("POST", "/system/scale-function/{name}", self.scale),
+            ("GET", "/system/info", self.info),
+            ("GET", "/system/namespaces", self.list_namespaces),
+            ("GET", "/system/namespace/{namespace}", self.read_namespace),
+            # faas-cli has the name of a new namespace in the body alone.
+            ("POST", "/system/namespace/{namespace:[^/]*}", self.create_namespace),
+            ("PUT", "/system/namespace/{namespace}", self.update_namespace),
+            ("DELETE", "/system/namespace/{namespace}", self.delete_namespace),
+            ("GET", "/system/secrets", self.list_secrets),
+            ("POST", "/system/secrets", self.create_secret),
+            ("PUT", "/system/secrets", self.update_secret),
+            ("DELETE", "/system/secrets", self.delete_secret),
+            ("GET", "/system/logs", self.logs),
+            ("GET", "/system/telemetry", self.telemetry),
+        ]
+
+    def open_routes(self) -> list[tuple[str, str, Handler]]:
+        """(method, path, handler) of what is never protected, as in the gateway."""
+        return [
+            ("GET", "/healthz", self.healthz),
+            ("GET", "/metrics", self.metrics),
+            ("GET", "/sd/replicas", self.replicas),
+        ]
+
+    async def list_functions(self, request: web.Request) -> web.Response:
+        """Every function of a namespace: ``[]``, never null, when there is none."""
+        namespace = request.query.get("namespace") or specs.DEFAULT_NAMESPACE
+        self._registry.check_namespace(namespace)
+        return web.json_response(
+            [self._status(function) for function in self._registry if function.spec.namespace == namespace]
+        )
+
+    async def deploy(self, request: web.Request) -> web.Response:
+        """Create (202: faas-cli counts a 201 as a failure); replicas start on their own."""
+        self._registry.deploy(specs.parse_deployment(await _json(request), _namespace(request)))
+        return web.Response(status=202)
+
+    async def update(self, request: web.Request) -> web.Response:
+        """Update; 404 for an unknown function, so that faas-cli goes on to create it."""
+        self._registry.update(specs.parse_deployment(await _json(request), _namespace(request)))
+        return web.Response(status=202)
+
+    async def remove(self, request: web.Request) -> web.Response:
+        """Remove; replicas drain in the background."""
+        name, namespace = specs.parse_delete(await _json(request))
+        self._registry.remove(*self._registry.resolve(name, _namespace(request), namespace))
+        return web.Response(status=202)
+
+    async def read_function(self, request: web.Request) -> web.Response:
+        """One function's status."""
+        resolved = self._registry.resolve(request.match_info["name"], _namespace(request))
+        return web.json_response(self._status(self._registry.get(*resolved)))
+
+    async def scale(self, request: web.Request) -> web.Response:
+        """Want a number of replicas from now on."""
+        replicas, namespace = specs.parse_scale(await _json(request))
+        resolved = self._registry.resolve(request.match_info["name"], _namespace(request), namespace)
+        self._registry.scale(*resolved, replicas)
+        return web.Response(status=202)
+
+    def _status(self, function: Function) -> dict[str, Any]:
+        return function.spec.status(
+            replicas=function.desired,
+            available=function.available,
+            invocations=self._metrics.invocations(function.spec.full_name),
+            created_at=function.created_at,
+        )
+
+    async def info(self, request: web.Request) -> web.Response:
+        """Two shapes under one path: a gateway asks for the provider's, faas-cli for the gateway's.
+
+        Only a gateway's request has X-Forwarded-Host.
+        """
+        provider = {"provider": "local-openfaas", "version": _VERSION, "orchestration": "processes"}
+        if "X-Forwarded-Host" in request.headers:
+            return web.json_response(provider)
+        return web.json_response({"provider": provider, "version": _VERSION, "arch": ""})
+
+    async def healthz(self, request: web.Request) -> web.Response:
+        """200 while the listener is up; HEAD too."""
+        return web.Response(text="OK")
+
+    async def telemetry(self, request: web.Request) -> web.Response:
+        """Nothing is collected here."""
+        return web.Response(status=501, text="telemetry is not collected\n")
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """The gateway's metrics, for Prometheus."""
+        return web.Response(body=self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def replicas(self, request: web.Request) -> web.Response:
+        """Prometheus' http_sd: a target for every running replica, until it is gone.
+
+        A replica that drains still answers requests, and their outcomes count.
+        """
+        return web.json_response(
+            [
+                {
+                    "targets": [f"127.0.0.1:{replica.metrics_port}"],
+                    "labels": {"function_name": function.spec.full_name, "replica": replica.name},
+                }
+                for function in self._registry.with_removed()
+                for replica in function.replicas
+                if replica.pid is not None
+            ]
+        )
+
+    async def list_namespaces(self, request: web.Request) -> web.Response:
+        """The names of all namespaces."""
+        return web.json_response(sorted(self._registry.namespaces()))
+
+    async def read_namespace(self, request: web.Request) -> web.Response:
+        """One namespace."""
+        name = request.match_info["namespace"]
+        found = self._registry.namespaces().get(name)
+        if found is None:
+            raise NotFoundError(f"namespace {name} does not exist")
+        return web.json_response(dict(found))
+
+    async def create_namespace(self, request: web.Request) -> web.Response:
+        """Create; 409 if it is there. The name is in the path or in the body."""
+        named, annotations, labels = specs.parse_namespace(await _json(request, empty={}))
+        name = request.match_info["namespace"] or named
+        if name in self._registry.namespaces():
+            raise ConflictError(f"namespace {name} exists")
+        self._registry.put_namespace(name, annotations, labels)
+        return web.Response(status=202)
+
+    async def update_namespace(self, request: web.Request) -> web.Response:
+        """Replace annotations and labels; 404 if it is not there."""
+        name = request.match_info["namespace"]
+        if name not in self._registry.namespaces():
+            raise NotFoundError(f"namespace {name} does not exist")
+        _, annotations, labels = specs.parse_namespace(await _json(request, empty={}))
+        self._registry.put_namespace(name, annotations, labels)
+        return web.Response(status=202)
+
+    async def delete_namespace(self, request: web.Request) -> web.Response:
+        """Remove an empty namespace."""
+        self._registry.delete_namespace(request.match_info["namespace"])
+        return web.Response(status=202)
+
+    async def list_secrets(self, request: web.Request) -> web.Response:
+        """Names only; values never leave the platform."""
+        namespace = _namespace(request) or specs.DEFAULT_NAMESPACE
+        self._registry.check_namespace(namespace)
+        return web.json_response(
+            [{"name": name, "namespace": namespace} for name in self._secrets.names(namespace)]
+        )
+
+    async def create_secret(self, request: web.Request) -> web.Response:
+        """Create; 409 if it is there, which faas-cli reports as such."""
+        self._secrets.create(*await self._secret(request))
+        return web.Response(status=202)
+
+    async def update_secret(self, request: web.Request) -> web.Response:
+        """Replace the value; running replicas keep the old one until they are started again."""
+        self._secrets.update(*await self._secret(request))
+        return web.Response(status=202)
+
+    async def delete_secret(self, request: web.Request) -> web.Response:
+        """Remove."""
+        name, namespace, _ = await self._secret(request)
+        self._secrets.delete(name, namespace)
+        return web.Response(status=202)
+
+    async def _secret(self, request: web.Request) -> tuple[str, str, Any]:
+        name, namespace, document = specs.parse_secret_name(await _json(request))
+        namespace = _namespace(request) or namespace or specs.DEFAULT_NAMESPACE
+        self._registry.check_namespace(namespace)
+        return name, namespace, document
+
+    async def logs(self, request: web.Request) -> web.StreamResponse:
+        """NDJSON, oldest first; with ``follow`` the answer goes on until the client leaves."""
+        name = request.query.get("name", "")
+        if not name:
+            raise UnprocessableQueryError("name: required: the function whose logs to read")
+        query = _log_query(request)
+        follow = _flag(request, "follow")
+        function = self._registry.get(*self._registry.resolve(name, _namespace(request)))
+        answer = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        # Subscribed before the kept lines are read, so that none is lost in between; nothing waits here.
+        with function.log.following() as coming:
+            kept = function.log.lines(query)
+            await answer.prepare(request)
+            await answer.write(b"".join(map(_ndjson, kept)))
+            while follow and (line := await coming.get()) is not None:
+                if query.accepts(line):
+                    await answer.write(_ndjson(line))
+        await answer.write_eof()
+        return answer
+
+
+def _ndjson(line: LogLine) -> bytes:
+    return json.dumps(line.document()).encode() + b"\n"
+
+
+def _log_query(request: web.Request) -> LogQuery:
+    since_text, tail_text = request.query.get("since", ""), request.query.get("tail", "") or "0"
+    since = datetime.now(UTC) - _DEFAULT_SINCE
+    if since_text:
+        try:
+            since = datetime.fromisoformat(since_text)
+        except ValueError:
+            raise UnprocessableQueryError(f"since: {since_text!r} must be an RFC 3339 time") from None
+        if since.tzinfo is None:
+            raise UnprocessableQueryError(f"since: {since_text!r} must be an RFC 3339 time, with its zone")
+    try:
+        tail = int(tail_text)
+    except ValueError:
+        raise UnprocessableQueryError(f"tail: {tail_text!r} must be a whole number") from None
+    return LogQuery(since, tail, request.query.get("instance", ""))
+
+
+def _flag(request: web.Request, key: str) -> bool:
+    text = request.query.get(key, "")
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise UnprocessableQueryError(f"{key}: {text!r} must be true or false")
+
+
+def _namespace(request: web.Request) -> str:
+    return request.query.get("namespace", "")
+
+
+async def _json(request: web.Request, empty: object = None) -> object:
+    """The body as JSON whatever its content type says; it may be chunked."""
+    text = await request.read()
+    if not text.strip() and empty is not None:
+        return empty
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InvalidRequestError(f"the body must be JSON: {error}") from None

@@ -1,0 +1,252 @@
+"""``/function/<name>``: one request in, one out, to the ready replica with the fewest outstanding requests.
+
+Owns the hot path: what is forwarded, what is stamped on as the gateway would, how long a request is held when
+no replica is ready, that it wakes a function at zero, and when it may be tried again. It never logs a request
+and never changes a body.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Final
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict
+from yarl import URL
+
+from tailbound_lab import __version__
+from tailbound_lab.local.function import Function
+from tailbound_lab.local.metrics import GatewayMetrics
+from tailbound_lab.local.registry import Registry
+from tailbound_lab.local.replica import Replica
+
+PREFIX: Final = "/function/"
+
+_METHODS: Final = frozenset({"POST", "PUT", "PATCH", "DELETE", "GET", "OPTIONS", "HEAD"})
+_HOP_BY_HOP: Final = (
+    "Connection",
+    "Keep-Alive",
+    "Proxy-Authenticate",
+    "Proxy-Authorization",
+    "Proxy-Connection",
+    "TE",
+    "Trailer",
+    "Transfer-Encoding",
+    "Upgrade",
+)
+_SMALL_BODY: Final = 65_536
+"""Bodies up to this size are read whole and sent in one write; longer ones stream."""
+_MAX_HELD: Final = 1024
+_SERVED_BY: Final = f"local-openfaas/{__version__}"
+
+
+class Proxy:
+    """Forwards invocations; ``hold_timeout`` is how long one waits, in seconds, for a first ready replica.
+
+    An invocation counts as started when it comes in, held or not: with what is held the autoscaler sees the
+    load that a cold start has to meet.
+    """
+
+    def __init__(self, registry: Registry, metrics: GatewayMetrics, *, hold_timeout: float) -> None:
+        self._registry = registry
+        self._metrics = metrics
+        self._hold_timeout = hold_timeout
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer one invocation: the function's answer, or 404, 405, 502 or 503 of our own."""
+        name = request.match_info["name"]
+        if request.method not in _METHODS:
+            return _error(405, f"{request.method} is not allowed on a function")
+        function = self._registry.find(name)
+        if function is None:
+            return _error(404, f"function {name} does not exist")
+        started = time.monotonic()
+        body = await _body(request)
+        function_name = function.spec.full_name
+        self._metrics.started(function_name)
+        code = 502
+        try:
+            replica = function.pick()
+            if replica is None:
+                try:
+                    replica = await self._hold(function)
+                except _NoReplica as error:
+                    code = 503
+                    return _error(code, f"No endpoints available for: {function_name}: {error}")
+                finally:
+                    # The gateway's histogram leaves out what a request was held for; so does ours.
+                    started = time.monotonic()
+            # From the choice to here nothing may wait: the replica's count of outstanding is raised next.
+            answer = await self._forward(request, function, replica, body)
+            code = answer.status
+            return answer
+        finally:
+            self._metrics.finished(function_name, code, time.monotonic() - started)
+
+    async def _hold(self, function: Function) -> Replica:
+        """Wait for a ready replica, waking the function if it is at zero. Raises ``_NoReplica``."""
+        if function.held >= _MAX_HELD:
+            raise _NoReplica(f"{_MAX_HELD} requests wait for a first replica already")
+        function.held += 1
+        try:
+            # Of many that are held only the first finds it at zero, so they start it once.
+            self._registry.wake(function)
+            async with asyncio.timeout(self._hold_timeout):
+                while (replica := function.pick()) is None:
+                    if function.closed:
+                        raise _NoReplica("it was removed")
+                    if (failing := function.failing) is not None:
+                        raise _NoReplica(failing)
+                    await function.changed()
+        except TimeoutError:
+            raise _NoReplica(f"none became ready within {self._hold_timeout:g} s") from None
+        finally:
+            function.held -= 1
+        return replica
+
+    async def _forward(
+        self,
+        request: web.Request,
+        function: Function,
+        replica: Replica,
+        body: bytes | AsyncIterator[bytes] | None,
+    ) -> web.StreamResponse:
+        headers, stamps = _forwarded_headers(request)
+        try:
+            return await _exchange(request, replica, headers, body, stamps)
+        except aiohttp.ClientConnectorError:
+            # The connection was refused: nothing was sent, the body is untouched, and another may have it.
+            # (A method that is idempotent may have been sent before, on a kept connection that broke: HTTP
+            # lets those be repeated, and aiohttp does.)
+            another = _another(function, replica)
+            if another is None:
+                return _error(502, f"{replica.name} refused the connection and no other replica is ready")
+        except (aiohttp.ClientError, ConnectionError) as error:
+            return _lost(replica, error)
+        try:
+            return await _exchange(request, another, headers, body, stamps)
+        except (aiohttp.ClientError, ConnectionError) as error:
+            return _lost(another, error)
+
+
+class _NoReplica(Exception):
+    """A held request cannot be served; the message says why."""
+
+
+async def _exchange(
+    request: web.Request,
+    replica: Replica,
+    headers: CIMultiDict[str],
+    body: bytes | AsyncIterator[bytes] | None,
+    stamps: dict[str, str],
+) -> web.StreamResponse:
+    """Send the request to ``replica`` and relay its answer.
+
+    Raises ``aiohttp.ClientError`` only while no byte of an answer has gone out. If the replica dies later the
+    client's connection is closed in the middle of the body, as that is all HTTP/1.1 has to say so.
+    """
+    url = URL(f"http://127.0.0.1:{replica.port}{_path(request)}", encoded=True)
+    replica.outstanding += 1
+    try:
+        async with replica.session.request(
+            request.method, url, headers=headers, data=body, allow_redirects=False
+        ) as upstream:
+            relayed = _relayed_headers(request, upstream, stamps)
+            length = upstream.content_length
+            if request.method == "HEAD":
+                return web.Response(status=upstream.status, reason=upstream.reason, headers=relayed)
+            if length is not None and length <= _SMALL_BODY:
+                content = await upstream.read()
+                return web.Response(
+                    status=upstream.status, reason=upstream.reason, headers=relayed, body=content
+                )
+            answer = web.StreamResponse(status=upstream.status, reason=upstream.reason, headers=relayed)
+            await answer.prepare(request)
+            try:
+                async for chunk in upstream.content.iter_any():
+                    await answer.write(chunk)
+                await answer.write_eof()
+            except aiohttp.ClientError:
+                answer.force_close()
+                if request.transport is not None:
+                    request.transport.abort()
+            return answer
+    finally:
+        replica.outstanding -= 1
+
+
+async def _body(request: web.Request) -> bytes | AsyncIterator[bytes] | None:
+    if not request.body_exists:
+        return None
+    length = request.content_length
+    if length is not None and length <= _SMALL_BODY:
+        return await request.read()
+    return request.content.iter_any()
+
+
+def _path(request: web.Request) -> str:
+    """What the function sees: the rest of the path and the query, as they were sent."""
+    target = request.raw_path
+    if not target.startswith("/"):
+        target = request.rel_url.raw_path_qs
+    rest = target[len(PREFIX) :]
+    end = min((at for at in (rest.find("/"), rest.find("?")) if at >= 0), default=len(rest))
+    return rest[end:] if rest[end : end + 1] == "/" else f"/{rest[end:]}"
+
+
+def _forwarded_headers(request: web.Request) -> tuple[CIMultiDict[str], dict[str, str]]:
+    """The request's headers for the function, and those that the gateway adds to the answer."""
+    headers = _without_hop_by_hop(CIMultiDict(request.headers))
+    host = headers.pop("Host", "")
+    # The body is sent on by us, and we have told the client to go on already.
+    headers.pop("Expect", None)
+    headers.setdefault("X-Forwarded-Host", host)
+    if "X-Forwarded-For" not in headers and request.remote:
+        peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+        headers["X-Forwarded-For"] = f"{peer[0]}:{peer[1]}" if peer else request.remote
+    if "X-Start-Time" in headers:
+        # A gateway in front of us has stamped request and answer already, and earlier.
+        return headers, {}
+    stamps = {"X-Served-By": _SERVED_BY}
+    if "X-Call-Id" not in headers:
+        headers["X-Call-Id"] = stamps["X-Call-Id"] = str(uuid.uuid4())
+    headers["X-Start-Time"] = stamps["X-Start-Time"] = str(time.time_ns())
+    return headers, stamps
+
+
+def _relayed_headers(
+    request: web.Request, upstream: aiohttp.ClientResponse, stamps: dict[str, str]
+) -> CIMultiDict[str]:
+    headers = _without_hop_by_hop(CIMultiDict(upstream.headers))
+    if "Content-Type" not in headers:
+        # As the reference proxy: the upstream's, else the request's, else plain text.
+        headers["Content-Type"] = request.headers.get("Content-Type", "text/plain")
+    headers.extend(stamps)
+    return headers
+
+
+def _without_hop_by_hop(headers: CIMultiDict[str]) -> CIMultiDict[str]:
+    if (named := headers.get("Connection")) is not None:
+        for name in named.split(","):
+            headers.popall(name.strip(), None)
+    for name in _HOP_BY_HOP:
+        headers.popall(name, None)
+    return headers
+
+
+def _another(function: Function, tried: Replica) -> Replica | None:
+    """The least loaded ready replica except ``tried``, which the probes have not found out about yet."""
+    ready = [item for item in function.replicas if item.ready and not item.draining and item is not tried]
+    return min(ready, key=lambda item: item.outstanding, default=None)
+
+
+def _lost(replica: Replica, error: Exception) -> web.Response:
+    # It may have been accepted, so it must not be sent again: the client decides.
+    what = str(error) or type(error).__name__
+    return _error(502, f"the connection to {replica.name} broke before it answered: {what}")
+
+
+def _error(status: int, message: str) -> web.Response:
+    return web.Response(status=status, text=f"{message}\n", headers={"X-OpenFaaS-Internal": "proxy"})

@@ -1,0 +1,194 @@
+"""One replica: a watchdog process, supervised and probed.
+
+Owns the replica's ports, temporary folder, environment and readiness. A replica is ready while ``/_/health``
+and ``/_/ready`` both answer 200, as the kubelet would see it; only then does ``function`` route to it.
+Readiness never kills: a process is started again when it exits, not when it is slow.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+from yarl import URL
+
+from tailbound_lab.local.ports import free_ports
+from tailbound_lab.local.secrets import Secrets
+from tailbound_lab.local.specs import FunctionSpec
+from tailbound_lab.local.supervisor import Launch, Supervisor
+
+STOP_GRACE: Final = 25.0
+"""Seconds between SIGTERM and SIGKILL on scale-down: the watchdog drains in less."""
+
+_PROBE_WHILE_STARTING: Final = 0.1
+_PROBE_PERIOD: Final = 1.0
+_PROBE_TIMEOUT: Final = aiohttp.ClientTimeout(total=2.0)
+_FAILURE_THRESHOLD: Final = 3
+_PROBED: Final = ("/_/health", "/_/ready")
+_serial: Final = itertools.count(1)
+_INHERITED: Final = (
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "PATH",
+    "PYTHONPATH",
+    "SSL_CERT_FILE",
+    "TZ",
+    "VIRTUAL_ENV",
+)
+"""A container would start clean. A shell's own ``port`` or ``workers`` must not reach a function."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSettings:
+    """What all replicas share: the command, the handler's folder, and where temporary files go."""
+
+    command: Sequence[str]
+    temporary: Path
+    """Short: the watchdog puts Unix sockets below it, and their paths end at 107 characters."""
+    secrets: Secrets
+
+
+class Replica:
+    """One replica of one generation; ``on_change`` is called when ``ready`` or the process has changed."""
+
+    def __init__(
+        self,
+        spec: FunctionSpec,
+        index: int,
+        generation: int,
+        handler: Path,
+        settings: ReplicaSettings,
+        *,
+        on_line: Callable[[str, str], None],
+        on_change: Callable[[], None],
+    ) -> None:
+        self.spec = spec
+        self.index = index
+        self.generation = generation
+        self.name = f"{spec.name}-{index}"
+        self.ready = False
+        self.draining = False
+        self.outstanding = 0
+        self.port = 0
+        self.metrics_port = 0
+        self.failed_starts = 0
+        """Starts in a row that ended before the replica was ready."""
+        self.base_url = URL()
+        self._handler = handler
+        self._settings = settings
+        self._on_change = on_change
+        self._came_up = False
+        # A number, not the name: short, and never shared with an older replica that still drains.
+        self._folder = settings.temporary / str(next(_serial))
+        self._supervisor = Supervisor(
+            f"{self.name}.{spec.namespace}",
+            self._launch,
+            lambda text: on_line(self.name, text),
+            watch=self._probe,
+            on_exit=self._exited,
+        )
+        # auto_decompress off: bodies pass through as they are. No limit: the watchdog bounds its queue.
+        self.session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None),
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+        )
+
+    @property
+    def pid(self) -> int | None:
+        """The watchdog's process id, or None while it is not running."""
+        return self._supervisor.pid
+
+    @property
+    def starts(self) -> int:
+        """How often the process was started."""
+        return self._supervisor.starts
+
+    def start(self) -> None:
+        """Start the process; readiness follows by itself."""
+        self._supervisor.start()
+
+    async def stop(self, grace: float = STOP_GRACE) -> None:
+        """Take the replica out of routing at once, let it drain, and return when it is gone."""
+        self.draining = True
+        self._set_ready(False)
+        await self._supervisor.stop(grace)
+        await self.session.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def environment(self) -> dict[str, str]:
+        """The whole environment of the process, as a container of this function would have it."""
+        inherited = {key: os.environ[key] for key in _INHERITED if key in os.environ}
+        fprocess = {"fprocess": self.spec.env_process} if self.spec.env_process else {}
+        return {
+            **inherited,
+            # The replica is out of routing before SIGTERM, so nobody has to see the health check fail first.
+            "healthcheck_interval": "1s",
+            "PYTHONUNBUFFERED": "1",
+            **fprocess,
+            **self.spec.env_vars,
+            "HOSTNAME": self.name,
+            "TMPDIR": str(self._folder / "tmp"),
+            "secret_mount_path": str(self._folder / "secrets"),
+            "function_path": str(self._handler),
+            "port": str(self.port),
+            "metrics_port": str(self.metrics_port),
+        }
+
+    def _launch(self) -> Launch:
+        self._came_up = False
+        # New ports for every start: the old ones may still be in TIME_WAIT, or taken by someone else.
+        self.port, self.metrics_port = free_ports(2)
+        self.base_url = URL(f"http://127.0.0.1:{self.port}")
+        shutil.rmtree(self._folder, ignore_errors=True)
+        (self._folder / "tmp").mkdir(parents=True)
+        self._settings.secrets.mount(self.spec.secrets, self.spec.namespace, self._folder / "secrets")
+        return Launch(self._settings.command, self.environment(), cwd=self._handler.parent)
+
+    async def _probe(self) -> None:
+        failures = 0
+        while True:
+            if await self._answers():
+                failures = 0
+                self._set_ready(not self.draining)
+            else:
+                failures += 1
+                if failures >= _FAILURE_THRESHOLD:
+                    self._set_ready(False)
+            await asyncio.sleep(_PROBE_PERIOD if self.ready else _PROBE_WHILE_STARTING)
+
+    async def _answers(self) -> bool:
+        for path in _PROBED:
+            # Anything but a 200 in time, a refused connection included, is "not ready" and no more than that.
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+                url = self.base_url.with_path(path)
+                async with self.session.get(url, timeout=_PROBE_TIMEOUT, allow_redirects=False) as answer:
+                    await answer.read()
+                    if answer.status == 200:
+                        continue
+            return False
+        return True
+
+    def _exited(self) -> None:
+        if not self._came_up:
+            self.failed_starts += 1
+        self._set_ready(False)
+        self._on_change()
+
+    def _set_ready(self, ready: bool) -> None:
+        if ready != self.ready:
+            self.ready = ready
+            if ready:
+                self._came_up = True
+                self.failed_starts = 0
+            self._on_change()

@@ -1,0 +1,245 @@
+"""``tailbound-simulate``: what would have happened, under our policies and under others.
+
+Owns the command line and the order of a comparison. Only the standard library is imported before it is
+known that what a simulation needs is there. Exit statuses: 0 done; 1 a trace, a Prometheus or a choice is
+wrong; 2 the command line or the configuration is wrong, or something is not installed.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from slo_autoscaler.config import Config, parse_duration
+from slo_autoscaler.config_file import read_config
+from slo_autoscaler.errors import ConfigError
+from tailbound_lab.simulate.errors import SimulationError
+from tailbound_lab.simulate.function import Function, Routing, Service
+
+if TYPE_CHECKING:
+    from tailbound_lab.simulate.traces import Trace
+    from tailbound_lab.simulate.world import Outcome, Settings
+
+EXTRA: Final = frozenset(("numpy", "rich", "matplotlib"))
+
+NO_CONFIG: Final = (
+    "{platform: {gateway_url: http://none}, prometheus: {url: http://none}, defaults: {max_replicas: 20}}"
+)
+"""What holds without --config: every default, but room to grow."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _compare(options)
+    except ConfigError as error:
+        for line in error.lines:
+            sys.stderr.write(f"tailbound-simulate: {line}\n")
+        return 2
+    except SimulationError as error:
+        sys.stderr.write(f"tailbound-simulate: {error}\n")
+        return 1
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in EXTRA:
+            raise
+        sys.stderr.write(f"tailbound-simulate needs {missing}: pip install 'tailbound-lab'\n")
+        return 2
+
+
+def _compare(options: argparse.Namespace) -> int:
+    # Here and not above, so that without the extra there is one line and no traceback.
+    from rich.console import Console  # noqa: PLC0415
+
+    from tailbound_lab.simulate import report  # noqa: PLC0415
+
+    config = _config(options)
+    function = _function(options)
+    trace = _trace(options, config)
+    settings = _settings(options, config)
+    outcomes = _run(options, config, function, trace, settings)
+    written = report.draw(outcomes, function, Path(options.plot)) if options.plot else []
+    if options.json:
+        found = {"trace": trace.name, "duration": trace.duration, "requests": len(trace.arrivals)}
+        sys.stdout.write(json.dumps(found | {"outcomes": [report.as_json(each) for each in outcomes]}) + "\n")
+        return 0
+    console = Console(highlight=False)
+    console.print(
+        f"{trace.name}: {len(trace.arrivals):,} requests in {trace.duration:,.0f} s,"
+        f" {trace.rate:.1f}/s on average;"
+        f" a replica can do {function.capacity:.1f}/s within the SLO"
+    )
+    console.print(report.table(outcomes, function))
+    console.print("replica-seconds: wanted, starting ones included; flips: turns within one start-up time")
+    for file in written:
+        console.print(f"wrote {file}")
+    return 0
+
+
+def _run(
+    options: argparse.Namespace, config: Config, function: Function, trace: "Trace", settings: "Settings"
+) -> "list[Outcome]":
+    from rich.console import Console  # noqa: PLC0415 - as above
+    from rich.progress import Progress, TaskID  # noqa: PLC0415
+
+    from tailbound_lab.simulate import catalogue, world  # noqa: PLC0415
+    from tailbound_lab.simulate.baselines import Bounds  # noqa: PLC0415
+
+    situation = catalogue.Situation(
+        trace=trace,
+        function=function,
+        bounds=Bounds(settings.lowest, settings.highest),
+        spec=config.target(options.function),
+        interval=config.interval,
+        phase=_phase(config),
+    )
+    chosen = options.policies.split(",") if options.policies else catalogue.USUAL
+    scalers = [catalogue.make(choice.strip(), situation) for choice in chosen]
+    outcomes = []
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        for scaler in scalers:
+            task = progress.add_task(scaler.name, total=1.0)
+
+            def tell(share: float, task: TaskID = task) -> None:
+                progress.update(task, completed=share)
+
+            outcomes.append(world.run(trace, function, scaler, settings, tell))
+    return outcomes
+
+
+def _phase(config: Config) -> float:
+    """Reconciles come half a scrape interval after a scrape: neither lucky nor unlucky."""
+    return float(config.prometheus.scrape_interval // 2)
+
+
+def _config(options: argparse.Namespace) -> Config:
+    if options.config is None:
+        return Config.parse(NO_CONFIG, "the built-in configuration")
+    return read_config(options.config)
+
+
+def _function(options: argparse.Namespace) -> Function:
+    if options.service_table:
+        service = Service(tuple(_numbers("--service-table", options.service_table)))
+    else:
+        parts = _numbers("--service-time", options.service_time)
+        if len(parts) != 2:
+            raise SimulationError(
+                f"--service-time {options.service_time}: must be two durations, such as 20ms,10ms"
+            )
+        service = Service.affine(parts[0], parts[1], options.max_batch)
+    return Function(
+        service=service,
+        workers=options.workers,
+        slo_latency=options.slo_latency,
+        slo_objective=options.slo_objective,
+        start_up=options.start_up,
+        overhead=options.overhead,
+        routing=Routing(options.routing),
+    )
+
+
+def _numbers(flag: str, text: str) -> list[float]:
+    try:
+        return [parse_duration(part.strip()) for part in text.split(",")]
+    except ValueError as error:
+        raise SimulationError(f"{flag} {text}: {error}") from None
+
+
+def _trace(options: argparse.Namespace, config: Config) -> "Trace":
+    from tailbound_lab.simulate import traces  # noqa: PLC0415 - as above
+
+    if options.trace:
+        return traces.read(Path(options.trace), cv2=options.cv2 or 1.0, seed=options.seed)
+    if options.generate:
+        return traces.generate(
+            options.generate, options.rate, round(options.duration), cv2=options.cv2, seed=options.seed
+        )
+    from tailbound_lab.simulate import history  # noqa: PLC0415
+
+    return history.read(
+        options.prometheus,
+        options.function,
+        since=options.since,
+        end=time.time(),
+        step=config.prometheus.scrape_interval,
+        rate_window=config.prometheus.rate_window,
+        timeout=config.prometheus.timeout,
+        cv2=options.cv2 or 1.0,
+        seed=options.seed,
+    )
+
+
+def _settings(options: argparse.Namespace, config: Config) -> "Settings":
+    from tailbound_lab.simulate.world import Settings  # noqa: PLC0415 - as above
+
+    spec = config.target(options.function)
+    return Settings(
+        lowest=options.min_replicas or spec.min_replicas,
+        highest=options.max_replicas or spec.max_replicas,
+        replicas=options.replicas,
+        scrape_interval=config.prometheus.scrape_interval,
+        window=config.prometheus.window,
+        rate_window=config.prometheus.rate_window,
+        seed=options.seed,
+    )
+
+
+def _duration(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tailbound-simulate",
+        description="What would have happened to a trace, under our policies and under other scalers' laws.",
+        epilog="Policies, their targets, and what is and is not simulated: docs/simulator.md.",
+    )
+    add = parser.add_argument
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--trace", metavar="FILE", help="requests per second or times of requests: text, CSV, JSON"
+    )
+    source.add_argument(
+        "--generate", metavar="KIND", help="poisson, gamma, step, ramp, spike, diurnal or on-off"
+    )
+    source.add_argument("--prometheus", metavar="URL", help="what a live Prometheus has seen of --function")
+    add(
+        "--since", type=_duration, default=3600.0, metavar="TIME", help="with --prometheus: how far back [1h]"
+    )
+    add("--rate", type=float, default=100.0, help="with --generate: requests per second [100]")
+    add("--duration", type=_duration, default=3600.0, metavar="TIME", help="with --generate [1h]")
+    add("--cv2", type=float, help="burstiness of arrivals: 1 is Poisson [1; 4 for gamma]")
+    add("--seed", type=int, default=1, help="of arrivals and routing [1]")
+    add("--config", metavar="FILE", help="the autoscaler's configuration [every default, up to 20 replicas]")
+    add(
+        "--function",
+        default="function.openfaas-fn",
+        metavar="NAME",
+        help="whose configuration, name.namespace",
+    )
+    add("--policies", metavar="NAME[:TARGET],...", help="[slo, five baselines and the oracle]")
+    add("--service-time", default="20ms,10ms", metavar="A,C", help="l(b) = A + C x b [20ms,10ms]")
+    add("--service-table", metavar="L1,L2,...", help="l(1), l(2), ... instead")
+    add("--max-batch", type=int, default=32, help="largest batch [32]")
+    add("--workers", type=int, default=1, help="of one replica [1]")
+    add("--slo-latency", type=_duration, default=0.2, metavar="TIME", help="[200ms]")
+    add("--slo-objective", type=float, default=0.99, help="[0.99]")
+    add("--start-up", type=_duration, default=10.0, metavar="TIME", help="of a replica [10s]")
+    add(
+        "--overhead", type=_duration, default=0.0, metavar="TIME", help="of a request outside the replica [0]"
+    )
+    add("--routing", choices=[each.value for each in Routing], default="random", help="[random]")
+    add("--replicas", type=int, help="at the beginning [what the first half minute needs]")
+    add("--min-replicas", type=int, help="[the configuration's]")
+    add("--max-replicas", type=int, help="[the configuration's]")
+    add("--json", action="store_true", help="print JSON instead of the table")
+    add("--plot", metavar="DIR", help="write pareto.png and series.png there")
+    return parser

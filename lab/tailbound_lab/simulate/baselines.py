@@ -1,0 +1,350 @@
+"""Other scalers' published laws, re-implemented, as baselines. [P]
+
+Each is a function from settings, what was measured and a small state to a count, so that its steps can be
+checked by hand, and a class that feeds it in a simulation. All are given the bounds that ours is given:
+OpenFaaS CE's ceiling of five replicas, for one, is its licence, not its law.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from slo_autoscaler.law.window import SlidingMax
+from tailbound_lab.simulate.scalers import View
+
+TICK: Final = 1.0
+"""Seconds: the simulation's resolution; laws that look more often look this often."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The fewest and the most replicas."""
+
+    lowest: int
+    highest: int
+
+    def clamp(self, replicas: int) -> int:
+        """Return the nearest count that is allowed."""
+        return min(max(replicas, self.lowest), self.highest)
+
+
+# OpenFaaS CE: an alert on the rate of successes, Alertmanager's grouping, one step up for each notification.
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFaasRule:
+    """The chart's alert rule, its Alertmanager and the gateway's answer (faas 8d803bf, faas-netes)."""
+
+    threshold: float = 5.0
+    """Successes per second of the whole function, over 10 s."""
+    factor: int = 20
+    """Per cent of the maximum that one notification adds; the label com.openfaas.scale.factor."""
+    window: float = 10.0
+    hold: float = 5.0
+    """How long the condition must hold before the alert fires."""
+    evaluation: float = 15.0
+    group_wait: float = 5.0
+    group_interval: float = 10.0
+    repeat: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """The alert and its group. Times are ``now``s; None: not so."""
+
+    pending_since: float | None = None
+    firing: bool = False
+    evaluate_at: float = 0.0
+    flush_at: float | None = None
+    told: bool = False
+    """The last notification said that it fires."""
+    told_at: float = -math.inf
+
+
+def openfaas(
+    rule: OpenFaasRule, bounds: Bounds, current: int, successes: float, alert: Alert, now: float
+) -> tuple[int, Alert]:
+    """Return the count after ``now``, given the rate of successes, and the alert.
+
+    While the alert fires: one step up with the first notification and with each repeat. When it is resolved:
+    straight to the minimum.
+    """
+    if now >= alert.evaluate_at:
+        above = successes > rule.threshold
+        since = (now if alert.pending_since is None else alert.pending_since) if above else None
+        fires = since is not None and now - since >= rule.hold
+        alert = replace(alert, pending_since=since, firing=fires, evaluate_at=now + rule.evaluation)
+    if alert.flush_at is None:
+        if not alert.firing:
+            return current, alert
+        alert = replace(alert, flush_at=now + rule.group_wait)
+    if alert.flush_at is None or now < alert.flush_at:
+        return current, alert
+    if not alert.firing:
+        count = bounds.lowest if alert.told else current
+        return count, replace(alert, flush_at=None, told=False)
+    alert = replace(alert, flush_at=now + rule.group_interval)
+    if alert.told and now - alert.told_at < rule.repeat:
+        return current, alert
+    step = -(-bounds.highest * rule.factor // 100)
+    return min(current + step, bounds.highest), replace(alert, told=True, told_at=now)
+
+
+# Knative's KPA.
+
+
+@dataclass(frozen=True, slots=True)
+class KpaSettings:
+    """config-autoscaler's keys (knative/serving 98e5ef9)."""
+
+    target: float = 70.0
+    """Requests inside one pod: container-concurrency-target-default 100 x target-percentage 70 %."""
+    stable_window: float = 60.0
+    panic_window: float = 6.0
+    panic_threshold: float = 2.0
+    up_rate: float = 1000.0
+    down_rate: float = 2.0
+    down_delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class KpaState:
+    """Since when there is panic (None: there is none), and the most that was wanted in it."""
+
+    panic_since: float | None = None
+    most: int = 0
+
+
+def kpa(
+    settings: KpaSettings, ready: int, stable: float, panic: float, state: KpaState, now: float
+) -> tuple[int, KpaState]:
+    """Return the wanted count for the concurrency averaged over both windows, before bounds and delay.
+
+    Both wishes are held between ready / ``down_rate`` and ready x ``up_rate``. Panic begins when the short
+    window wants ``panic_threshold`` times what is ready, and ends a stable window after it last did; in panic
+    the count never falls (pkg/autoscaler/scaling/autoscaler.go).
+    """
+    ready = max(1, ready)
+    most, least = math.ceil(settings.up_rate * ready), math.floor(ready / settings.down_rate)
+    wanted_panic = math.ceil(panic / settings.target)
+    by_stable = min(max(math.ceil(stable / settings.target), least), most)
+    by_panic = min(max(wanted_panic, least), most)
+    if wanted_panic / ready >= settings.panic_threshold:
+        state = replace(state, panic_since=now)
+    elif state.panic_since is not None and now - state.panic_since > settings.stable_window:
+        state = KpaState()
+    if state.panic_since is None:
+        return by_stable, state
+    wanted = max(by_stable, by_panic, state.most)
+    return wanted, replace(state, most=wanted)
+
+
+# Kubernetes' HPA, on CPU and (through KEDA) on an external value.
+
+HPA_TOLERANCE: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class HpaSettings:
+    """The controller's defaults (kubernetes.io, Horizontal Pod Autoscaling)."""
+
+    target: float = 0.8
+    """Of the metric: the share of the requested CPU, or the external value."""
+    down_window: float = 300.0
+    """Stabilisation: down only to the highest wish of so many seconds."""
+    sync: float = 15.0
+
+
+def hpa_on_pods(usage: float, target: float, current: int, ready: int) -> int:
+    """Return the wanted count for a metric of pods; ``usage`` is its mean over the ready ones.
+
+    ceil(ready x usage / target), nothing within 10 %. Upwards, pods that are not ready count as using
+    nothing, and when that turns the direction nothing is done.
+    """
+    if ready == 0:
+        return current
+    ratio = usage / target
+    if abs(ratio - 1.0) <= HPA_TOLERANCE:
+        return current
+    if ratio > 1.0 and current > ready:
+        diluted = usage * ready / (current * target)
+        if diluted < 1.0 or abs(diluted - 1.0) <= HPA_TOLERANCE:
+            return current
+        return max(current, math.ceil(diluted * current - 1e-9))
+    return math.ceil(ratio * ready - 1e-9)
+
+
+def hpa_on_value(value: float, threshold: float, current: int, ready: int) -> int:
+    """Return the wanted count for an external metric of type ``Value``: ceil(ready x value / threshold)."""
+    ratio = value / threshold
+    if abs(ratio - 1.0) <= HPA_TOLERANCE:
+        return current
+    return math.ceil(ratio * ready - 1e-9)
+
+
+def hpa_limit(wanted: int, current: int, highest_wish: int, bounds: Bounds) -> int:
+    """Return what one sync may do by default: up to twice or 4 more, down to the highest wish."""
+    wanted = min(wanted, max(2 * current, current + 4))
+    if wanted < current:
+        wanted = min(current, max(wanted, highest_wish))
+    return bounds.clamp(wanted)
+
+
+# Ray Serve.
+
+
+@dataclass(frozen=True, slots=True)
+class RaySettings:
+    """autoscaling_config's keys (ray, serve/autoscaling_policy.py)."""
+
+    target: float = 2.0
+    """target_ongoing_requests of one replica."""
+    up_delay: float = 30.0
+    down_delay: float = 600.0
+    look_back: float = 30.0
+    up_factor: float = 1.0
+    down_factor: float = 1.0
+
+
+def ray(
+    settings: RaySettings, ongoing: float, running: int, current: int, streak: int, interval: float
+) -> tuple[int, int]:
+    """Return the count and the streak of like wishes: above 0 upwards, below 0 downwards.
+
+    The wish is running x (1 + factor x (ongoing / (target x running) - 1)), rounded up; it must have been on
+    one side for longer than the delay. From zero it is at once.
+    """
+    if current == 0:
+        return (math.ceil(ongoing / settings.target) if ongoing > 0.0 else 0), 0
+    if running == 0:
+        return current, streak
+    excess = ongoing / (settings.target * running) - 1.0
+    factor = settings.up_factor if excess >= 0.0 else settings.down_factor
+    wanted = math.ceil(running * (1.0 + factor * excess) - 1e-9)
+    if excess < 0.0 and wanted == current and factor < 1.0:
+        wanted -= 1
+    if wanted > current:
+        streak = max(streak, 0) + 1
+        return (wanted, 0) if streak > settings.up_delay / interval else (current, streak)
+    if wanted < current:
+        streak = min(streak, 0) - 1
+        return (wanted, 0) if -streak > settings.down_delay / interval else (current, streak)
+    return current, 0
+
+
+# The same laws, fed by a simulation.
+
+
+class OpenFaas:
+    """OpenFaaS CE."""
+
+    def __init__(self, bounds: Bounds, rule: OpenFaasRule | None = None, name: str = "openfaas-ce") -> None:
+        self.name, self.interval, self.phase = name, TICK, 0.0
+        self._bounds, self._rule, self._alert = bounds, rule or OpenFaasRule(), Alert()
+
+    def scale(self, view: View, now: float) -> int | None:
+        """Look at the alert."""
+        successes = view.successes(self._rule.window)
+        count, self._alert = openfaas(
+            self._rule, self._bounds, view.scale.desired, successes, self._alert, now
+        )
+        return count
+
+
+class Kpa:
+    """Knative's default autoscaler on concurrency."""
+
+    def __init__(self, bounds: Bounds, settings: KpaSettings | None = None, name: str = "kpa") -> None:
+        self.name, self.interval, self.phase = name, 2.0, 0.0
+        self._bounds, self._settings = bounds, settings or KpaSettings()
+        self._state: KpaState | None = None
+        self._wishes = SlidingMax(max(self._settings.down_delay, self.interval))
+
+    def scale(self, view: View, now: float) -> int | None:
+        """Average, want, delay, bound."""
+        settings, ready = self._settings, view.scale.available
+        if self._state is None:
+            # A new autoscaler that finds more than one pod begins in panic.
+            self._state = KpaState(now, ready) if ready > 1 else KpaState()
+        wanted, self._state = kpa(
+            settings,
+            ready,
+            view.concurrency(settings.stable_window),
+            view.concurrency(settings.panic_window),
+            self._state,
+            now,
+        )
+        if settings.down_delay > 0.0:
+            self._wishes = self._wishes.push(now, wanted)
+            wanted = int(self._wishes.value(now) or wanted)
+        return self._bounds.clamp(wanted)
+
+
+class _Hpa:
+    """The sync loop and the behaviour that both uses of the HPA share: what they want is a function."""
+
+    def __init__(
+        self, bounds: Bounds, settings: HpaSettings, wish: Callable[[View], int | None], name: str
+    ) -> None:
+        self.name, self.interval, self.phase = name, settings.sync, 0.0
+        self._bounds, self._wish = bounds, wish
+        self._wishes = SlidingMax(settings.down_window)
+        self._began = False
+
+    def scale(self, view: View, now: float) -> int | None:
+        """Want, stabilise, limit."""
+        current = view.scale.desired
+        if not self._began:
+            # What is there when the controller begins counts as a wish.
+            self._wishes, self._began = self._wishes.push(now, current), True
+        wanted = self._wish(view)
+        if wanted is None:
+            return None
+        self._wishes = self._wishes.push(now, wanted)
+        return hpa_limit(wanted, current, int(self._wishes.value(now) or wanted), self._bounds)
+
+
+def hpa_cpu(bounds: Bounds, settings: HpaSettings | None = None, name: str = "hpa-cpu") -> _Hpa:
+    """Return the HPA on CPU. A worker that works is taken to use all of the CPU that it requested."""
+    chosen = settings or HpaSettings()
+
+    def wish(view: View) -> int | None:
+        usage = view.utilisation(chosen.sync)
+        scale = view.scale
+        if usage is None:
+            return None
+        return hpa_on_pods(usage, chosen.target, scale.desired, scale.available)
+
+    return _Hpa(bounds, chosen, wish, name)
+
+
+def keda_value(bounds: Bounds, settings: HpaSettings, name: str = "keda-value") -> _Hpa:
+    """Return KEDA's Prometheus scaler with metricType Value on p99 latency; ``target`` is seconds.
+
+    A query without a result counts as 0 (ignoreNullValues, the default).
+    """
+
+    def wish(view: View) -> int | None:
+        seen, scale = view.observe(), view.scale
+        value = 0.0 if seen is None or seen.p99 is None else seen.p99
+        return hpa_on_value(value, settings.target, scale.desired, scale.available)
+
+    return _Hpa(bounds, settings, wish, name)
+
+
+class RayServe:
+    """Ray Serve's request-based autoscaler."""
+
+    def __init__(self, bounds: Bounds, settings: RaySettings | None = None, name: str = "ray-serve") -> None:
+        self.name, self.interval, self.phase = name, TICK, 0.0
+        self._bounds, self._settings, self._streak = bounds, settings or RaySettings(), 0
+
+    def scale(self, view: View, now: float) -> int | None:
+        """Average, want, wait until it has lasted, bound."""
+        scale = view.scale
+        ongoing = view.concurrency(self._settings.look_back)
+        count, self._streak = ray(
+            self._settings, ongoing, scale.available, scale.desired, self._streak, self.interval
+        )
+        return self._bounds.clamp(count)

@@ -1,0 +1,113 @@
+"""The simulated function: what a batch costs, how many work at it, what it promises. [P]
+
+Owns l(b) and what the batcher would learn from it. The numbers are given, not learnt: a simulation asks what
+would happen if the function were so. Next step: ``replica`` serves with it.
+"""
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from tailbound_lab.simulate.errors import SimulationError
+
+TIE: Final = 0.03
+"""Batch sizes whose throughput is within this share of the best are as good; the smallest is used, as the
+batcher does."""
+
+
+class Routing(StrEnum):
+    """How a request finds its replica."""
+
+    RANDOM = "random"
+    """Uniformly at random: OpenFaaS. Each replica gets a thinned stream."""
+    LEAST_LOADED = "least-loaded"
+    """To the replica with the fewest requests inside: Knative's activator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Seconds that one worker needs for a batch of 1, 2, ... requests; never falling."""
+
+    seconds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.seconds:
+            raise SimulationError("service times: at least that of one request must be given")
+        before = 0.0
+        for size, seconds in enumerate(self.seconds, 1):
+            if not before <= seconds < float("inf") or seconds <= 0.0:
+                raise SimulationError(
+                    f"service times: {seconds:g} s for a batch of {size} must be positive and no less than"
+                    f" the {before:g} s before it"
+                )
+            before = seconds
+
+    @classmethod
+    def affine(cls, constant: float, per_request: float, max_batch: int) -> "Service":
+        """Return l(b) = constant + per_request x b for 1 <= b <= ``max_batch``."""
+        if max_batch < 1:
+            raise SimulationError(f"max_batch: {max_batch} must be at least 1")
+        return cls(tuple(constant + per_request * size for size in range(1, max_batch + 1)))
+
+    @property
+    def best_size(self) -> int:
+        """The smallest power of two (or the largest size) with, but for ``TIE``, the best throughput."""
+        largest = len(self.seconds)
+        sizes = [1 << power for power in range(largest.bit_length()) if 1 << power <= largest]
+        sizes += [largest] if largest not in sizes else []
+        rates = {size: size / self.seconds[size - 1] for size in sizes}
+        enough = max(rates.values()) * (1.0 - TIE)
+        return min(size for size, rate in rates.items() if rate >= enough)
+
+    def largest_within(self, seconds: float) -> int:
+        """Return the largest batch that takes at most ``seconds``; 0 if not even one request fits."""
+        return bisect_right(self.seconds, seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """One function as the simulation knows it. Durations are seconds."""
+
+    service: Service
+    workers: int = 1
+    """Of one replica."""
+    slo_latency: float = 0.2
+    slo_objective: float = 0.99
+    start_up: float = 10.0
+    """From asking for a replica to its first answer."""
+    timeout: float = 30.0
+    """After which a request that waits is given up."""
+    max_inflight: int = 4096
+    """Requests that one replica admits."""
+    overhead: float = 0.0
+    """What each request spends outside queue and model: gateway, network, parsing."""
+    routing: Routing = Routing.RANDOM
+    learnt_capacity: float | None = None
+    """What a real batcher has said of it; None: what the formula of ``capacity`` says."""
+
+    def __post_init__(self) -> None:
+        rules = {
+            "workers": (self.workers >= 1, "at least 1"),
+            "slo_latency": (self.slo_latency > 0.0, "positive"),
+            "slo_objective": (0.0 < self.slo_objective < 1.0, "between 0 and 1"),
+            "start_up": (self.start_up >= 0.0, "0 or more"),
+            "timeout": (self.timeout >= self.slo_latency, "at least slo_latency"),
+            "max_inflight": (self.max_inflight >= 1, "at least 1"),
+            "overhead": (self.overhead >= 0.0, "0 or more"),
+        }
+        for name, (holds, rule) in rules.items():
+            if not holds:
+                raise SimulationError(f"{name}: {getattr(self, name)} must be {rule}")
+
+    @property
+    def capacity(self) -> float:
+        """Requests per second of one replica within the SLO, as the batcher exports it; 0: it cannot.
+
+        workers x max of b / l(b) over the sizes with (1 + 1/workers) x l(b) <= slo_latency: a request waits
+        at most for the batch ahead of it, shared between the workers, and then for its own.
+        """
+        if self.learnt_capacity is not None:
+            return self.learnt_capacity
+        fits = self.service.largest_within(self.slo_latency / (1.0 + 1.0 / self.workers))
+        return self.workers * max((b / self.service.seconds[b - 1] for b in range(1, fits + 1)), default=0.0)

@@ -1,0 +1,71 @@
+"""A trace from a live Prometheus: how a function was asked for over the last hours.
+
+Owns the one range query. What Prometheus has is a rate every scrape, so what happened between two scrapes
+is drawn anew (see ``traces.from_rates``).
+"""
+
+import math
+from datetime import UTC, datetime
+from typing import Final
+
+from prometheus_api_client import PrometheusConnect
+from prometheus_api_client.exceptions import PrometheusApiClientException
+from requests import RequestException
+
+from slo_autoscaler.errors import brief
+from tailbound_lab.simulate.errors import SimulationError
+from tailbound_lab.simulate.traces import Trace, from_rates
+
+MOST_POINTS: Final = 10_000
+"""Of one answer: Prometheus refuses more than 11,000."""
+
+
+def query(function_name: str, rate_window: float) -> str:
+    """Return the text that asks for a function's completions per second."""
+    quoted = function_name.replace("\\", r"\\").replace('"', r"\"")
+    return f'sum(rate(slo_requests_total{{function_name="{quoted}"}}[{round(rate_window * 1000)}ms]))'
+
+
+def read(
+    url: str,
+    function_name: str,
+    *,
+    since: float,
+    end: float,
+    step: float,
+    rate_window: float,
+    timeout: float = 30.0,
+    cv2: float = 1.0,
+    seed: int = 1,
+) -> Trace:
+    """Return the ``since`` seconds before ``end`` (Unix time) as a trace; ``step`` is the scrape interval.
+
+    A gap in the data counts as no requests. Raises ``SimulationError`` for a Prometheus that does not
+    answer, and where there is nothing to be seen.
+    """
+    step = max(step, since / MOST_POINTS)
+    connection = PrometheusConnect(url=url, timeout=timeout, retry=0)
+    try:
+        answer = connection.custom_query_range(
+            query(function_name, rate_window),
+            start_time=datetime.fromtimestamp(end - since, UTC),
+            end_time=datetime.fromtimestamp(end, UTC),
+            step=f"{step:g}",
+        )
+        points = [(float(time), float(value)) for series in answer for time, value in series["values"]]
+    except (RequestException, PrometheusApiClientException, ValueError, LookupError, TypeError) as error:
+        raise SimulationError(f"{url}: {brief(error)}") from error
+    finally:
+        connection.close()
+    rates = [0.0] * math.ceil(since)
+    for time, value in points:
+        # The rate at a moment is that of the step before it.
+        last = time - (end - since)
+        for second in range(max(0, math.floor(last - step)), min(len(rates), math.ceil(last))):
+            rates[second] = value if math.isfinite(value) else 0.0
+    if not any(rates):
+        raise SimulationError(
+            f"{url}: no requests of {function_name} in the last {since:g} s; is it the full name, such as"
+            " vision.openfaas-fn?"
+        )
+    return from_rates(function_name, rates, cv2=cv2, seed=seed)

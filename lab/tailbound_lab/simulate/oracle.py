@@ -1,0 +1,55 @@
+"""Who knows the trace: the fewest replicas that the load needs, asked for one start-up time ahead.
+
+Tells which traces can be met at all with replicas that take so long to start, and what that costs. It
+does not know more about chance than the others: requests still go to replicas at random.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailbound_lab.simulate.baselines import TICK, Bounds
+from tailbound_lab.simulate.function import Function
+from tailbound_lab.simulate.scalers import View
+from tailbound_lab.simulate.traces import Trace
+
+SMOOTHING = 3
+"""Seconds over which arrivals are averaged: what is shorter is chance."""
+
+
+def plan(trace: Trace, function: Function, utilisation: float, bounds: Bounds) -> NDArray[np.int64]:
+    """Return the count to ask for in each second of the trace.
+
+    Needed in a second is the load over capacity x ``utilisation``, rounded up. Asked for is the most that
+    is needed between now and one start-up time ahead: so everything is there in time, and nothing is
+    given up that would be needed again before it could come back.
+    """
+    counts = trace.counts().astype(np.float64)
+    smooth = (
+        np.convolve(counts, np.ones(SMOOTHING) / SMOOTHING, mode="same")
+        if len(counts) > SMOOTHING
+        else counts
+    )
+    one = function.capacity * utilisation
+    need = np.clip(np.ceil(smooth / one - 1e-9), bounds.lowest, bounds.highest).astype(np.int64)
+    # One second on either side of what the mean says, since a step inside a second is smoothed.
+    ahead = math.ceil(function.start_up) + 2
+    padded = np.concatenate((need[:1], need, np.full(ahead, need[-1])))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, ahead + 2)
+    most: NDArray[np.int64] = windows.max(axis=1)[: len(need)]
+    return most
+
+
+class Oracle:
+    """Follows its plan."""
+
+    def __init__(
+        self, trace: Trace, function: Function, utilisation: float, bounds: Bounds, name: str = "oracle"
+    ) -> None:
+        self.name, self.interval, self.phase = name, TICK, 0.0
+        self._plan = plan(trace, function, utilisation, bounds)
+
+    def scale(self, view: View, now: float) -> int | None:
+        """Return the plan's count."""
+        return int(self._plan[min(int(now), len(self._plan) - 1)])

@@ -1,0 +1,172 @@
+"""Outcomes for people and for machines: a table, JSON, plots.
+
+Owns how they are shown; nothing is computed here that ``Outcome`` does not have.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+from tailbound_lab.simulate.errors import SimulationError
+from tailbound_lab.simulate.function import Function
+from tailbound_lab.simulate.world import Outcome
+
+COLUMNS: Final = (
+    "policy",
+    "attainment",
+    "p50",
+    "p95",
+    "p99",
+    "replica-seconds",
+    "max",
+    "changes",
+    "flips",
+)
+
+SMOOTH: Final = 10
+"""Seconds over which the plots average."""
+
+
+def cells(outcome: Outcome) -> tuple[str, ...]:
+    """Return one row of the table, in the order of ``COLUMNS``."""
+    return (
+        outcome.scaler,
+        f"{100 * outcome.attainment:.2f} %",
+        *(seconds(value) for value in (outcome.p50, outcome.p95, outcome.p99)),
+        f"{outcome.replica_seconds:,.0f}",
+        str(outcome.most),
+        str(outcome.changes),
+        str(outcome.flips),
+    )
+
+
+def seconds(value: float) -> str:
+    """Return a latency as text."""
+    if math.isinf(value):
+        return "given up"
+    return f"{value * 1000:.0f} ms" if value < 1.0 else f"{value:.1f} s"
+
+
+def table(outcomes: Sequence[Outcome], function: Function) -> Table:
+    """Return the table; what meets the objective is green, its cheapest bold."""
+    objective = function.slo_objective
+    # 80 columns must hold the longest row: a cell that is cut says nothing.
+    made = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+    made.title = f"objective: {objective:.4g} within {seconds(function.slo_latency)}"
+    made.title_justify = "left"
+    for number, name in enumerate(COLUMNS):
+        heading = name.upper().replace("-", "-\n")
+        made.add_column(heading, justify="right" if number else "left", vertical="bottom", no_wrap=True)
+    met = [outcome.replica_seconds for outcome in outcomes if outcome.attainment >= objective]
+    for outcome in outcomes:
+        good = outcome.attainment >= objective
+        style = "bold green" if good and outcome.replica_seconds == min(met) else "green" if good else ""
+        made.add_row(*cells(outcome), style=style)
+    return made
+
+
+def as_json(outcome: Outcome) -> dict[str, Any]:
+    """Return what JSON can hold; a latency of requests that were given up is null."""
+    return {
+        "policy": outcome.scaler,
+        "trace": outcome.trace,
+        "requests": outcome.requests,
+        "attainment": outcome.attainment,
+        **{
+            name: value if math.isfinite(value) else None
+            for name, value in (("p50", outcome.p50), ("p95", outcome.p95), ("p99", outcome.p99))
+        },
+        "replica_seconds": outcome.replica_seconds,
+        "max_replicas": outcome.most,
+        "changes": outcome.changes,
+        "flips": outcome.flips,
+        "replicas": [int(count) for count in outcome.series.desired],
+    }
+
+
+def draw(outcomes: Sequence[Outcome], function: Function, folder: Path) -> list[Path]:
+    """Write pareto.png and series.png into ``folder``. Raises ``SimulationError`` without matplotlib."""
+    pyplot = _pyplot()
+    folder.mkdir(parents=True, exist_ok=True)
+    return [
+        _draw_pareto(pyplot, outcomes, function, folder / "pareto.png"),
+        _draw_series(pyplot, outcomes, function, folder / "series.png"),
+    ]
+
+
+def _draw_pareto(pyplot: Any, outcomes: Sequence[Outcome], function: Function, file: Path) -> Path:
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    for outcome in outcomes:
+        axes.scatter(outcome.replica_seconds, 100 * (1 - outcome.attainment), label=outcome.scaler)
+        axes.annotate(
+            outcome.scaler,
+            (outcome.replica_seconds, 100 * (1 - outcome.attainment)),
+            xytext=(4, 4),
+            textcoords="offset points",
+            fontsize=8,
+        )
+    axes.axhline(100 * (1 - function.slo_objective), color="0.5", ls=":", lw=1)
+    # Logarithmic down to a hundredth of a per cent, so that 99 % and 99.9 % can be told apart.
+    axes.set_yscale("symlog", linthresh=0.01)
+    axes.set_ylim(bottom=0)
+    axes.set(xlabel="replica-seconds", ylabel="missed, % of all requests")
+    axes.set_title(f"{outcomes[0].trace}: below and left is better; dotted: the objective")
+    axes.grid(alpha=0.3)
+    figure.savefig(file, dpi=110)
+    pyplot.close(figure)
+    return file
+
+
+def _draw_series(pyplot: Any, outcomes: Sequence[Outcome], function: Function, file: Path) -> Path:
+    figure, (load, replicas, good) = pyplot.subplots(3, 1, figsize=(9, 8), sharex=True, layout="constrained")
+    arrivals = _mean(outcomes[0].series.arrivals)
+    load.plot(_minutes(arrivals), arrivals, color="0.3", lw=1)
+    load.set(ylabel="requests/s")
+    load.set_title(outcomes[0].trace)
+    for outcome in outcomes:
+        series = outcome.series
+        counts = series.desired
+        replicas.step(np.arange(len(counts)) / 60, counts, where="post", lw=1, label=outcome.scaler)
+        arrived, answered = _mean(series.arrivals), _mean(series.good)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = np.where(arrived > 0.0, 100 * answered / arrived, np.nan)
+        good.plot(_minutes(share), share, lw=1)
+    replicas.set(ylabel="replicas")
+    replicas.legend(fontsize=8, ncols=4)
+    good.axhline(100 * function.slo_objective, color="0.5", ls=":", lw=1)
+    good.set(ylabel="within the SLO, %", xlabel="minutes", ylim=(None, 101))
+    for axes in (load, replicas, good):
+        axes.grid(alpha=0.3)
+    figure.savefig(file, dpi=110)
+    pyplot.close(figure)
+    return file
+
+
+def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    whole = len(values) // SMOOTH * SMOOTH
+    if not whole:
+        return values
+    means: NDArray[np.float64] = values[:whole].reshape(-1, SMOOTH).mean(axis=1)
+    return means
+
+
+def _minutes(means: NDArray[np.float64]) -> NDArray[np.float64]:
+    minutes: NDArray[np.float64] = (np.arange(len(means)) + 0.5) * SMOOTH / 60
+    return minutes
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib as mpl  # noqa: PLC0415 - a slow import that only plots need
+    except ModuleNotFoundError:
+        raise SimulationError("plots need matplotlib: pip install 'tailbound-lab'") from None
+
+    mpl.use("Agg")
+    from matplotlib import pyplot  # noqa: PLC0415 - after the backend is chosen
+
+    return pyplot

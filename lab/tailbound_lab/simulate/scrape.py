@@ -1,0 +1,255 @@
+"""What Prometheus would have seen of the replicas.
+
+Owns the samples and what ``promql``'s queries make of them: rates over at least four scrapes of each
+replica's own counters, extrapolated as Prometheus does; quantiles from buckets with the watchdog's edges;
+gauges of the last scrape. So what a new replica does before its first scrape is not seen, and what is
+seen is old. Next step: ``world`` hands the observation to ``decide``.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slo_autoscaler.model import Observation
+from slo_autoscaler.promql import NEWEST
+from tailbound_lab.simulate.function import Function
+
+Floats = NDArray[np.float64]
+
+DEFAULT_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+SLO_FRACTIONS: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0, 4.0)
+"""With ``DEFAULT_BUCKETS`` the edges of the watchdog's histogram; one lies exactly at the SLO."""
+
+TOTAL, GOOD, QUEUED, BATCHES, BUSY, BUCKETS = range(6)
+"""Columns of a row of counters: completions, good ones, seconds waited by them, batches begun, seconds
+that these take, then one for each bucket of latency."""
+
+_FIELDS: Final = {known.name for known in fields(Observation)}
+
+
+def edges(slo_latency: float) -> Floats:
+    """Return the upper bounds of the latency histogram's buckets, seconds, without +Inf."""
+    own = (round(slo_latency * fraction, 9) for fraction in SLO_FRACTIONS)
+    return np.array(sorted({*DEFAULT_BUCKETS, *own}))
+
+
+@dataclass(slots=True)
+class _Target:
+    """The samples of one replica's series; ``alive`` until its pod has gone."""
+
+    times: deque[float] = field(default_factory=deque)
+    counters: deque[Floats] = field(default_factory=deque)
+    inside: deque[float] = field(default_factory=deque)
+    queued: float = 0.0
+    alive: bool = True
+
+    def forget(self, before: float) -> None:
+        while self.times and self.times[0] <= before:
+            self.times.popleft()
+            self.counters.popleft()
+            self.inside.popleft()
+
+
+class Scrapes:
+    """The samples of the last minutes. Times are seconds of the simulation."""
+
+    def __init__(
+        self, function: Function, window: float, rate_window: float, keep: float, *, budget: bool = True
+    ) -> None:
+        """``window`` is that of latency and attainment, ``keep`` how long samples are remembered at least.
+
+        Without ``budget`` nobody tells how much of the error budget is left.
+        """
+        self._function = function
+        self._edges = edges(function.slo_latency)
+        self._window = window
+        self._rate_window = rate_window
+        self._keep = max(window, rate_window, keep)
+        self._told_budget = budget
+        self._targets: dict[int, _Target] = {}
+        self._gateway: deque[tuple[float, float]] = deque()
+        self._scraped_at = -np.inf
+        self._totals = np.zeros(BUCKETS)
+
+    @property
+    def columns(self) -> int:
+        """How many counters a replica has."""
+        return BUCKETS + len(self._edges) + 1
+
+    def record(self, target: int, now: float, counters: Floats, inside: float, queued: float) -> None:
+        """Scrape one replica: its counters since it started, and its gauges."""
+        seen = self._targets.setdefault(target, _Target())
+        before = seen.counters[-1] if seen.counters else np.zeros(self.columns)
+        self._totals += counters[:BUCKETS] - before[:BUCKETS]
+        seen.forget(now - self._keep)
+        seen.times.append(now)
+        seen.counters.append(counters.copy())
+        seen.inside.append(inside)
+        seen.queued = queued
+        self._scraped_at = now
+
+    def record_gateway(self, now: float, started: float) -> None:
+        """Scrape the gateway: how many requests it has started."""
+        while self._gateway and self._gateway[0][0] <= now - self._keep:
+            self._gateway.popleft()
+        self._gateway.append((now, started))
+
+    def gone(self, target: int) -> None:
+        """Stop scraping a replica; what has been seen of it stays in the windows."""
+        if target in self._targets:
+            self._targets[target].alive = False
+
+    def observe(self, now: float) -> Observation | None:
+        """Return what the queries of ``promql`` would answer at ``now``; None before any scrape."""
+        for serial, target in list(self._targets.items()):
+            target.forget(now - self._keep)
+            if not target.times and not target.alive:
+                del self._targets[serial]
+        alive = [target for target in self._targets.values() if target.alive and target.times]
+        if not alive:
+            return None
+        function = self._function
+        over_window = self._rates(now, self._window)
+        over_rate_window = self._rates(now, self._rate_window)
+        objective = function.slo_objective
+        signals: dict[str, float | None] = {
+            "rate": None if over_rate_window is None else float(over_rate_window[TOTAL]),
+            "gateway_rate": self._gateway_rate(now),
+            "rate_now": self._rate_now(now),
+            "gateway_rate_now": self._gateway_rate_now(now),
+            "in_flight": sum(target.inside[-1] for target in alive),
+            "in_flight_growth": self._growth(now),
+            "queue_length": sum(target.queued for target in alive),
+            "capacity": function.capacity,
+            "attainment": _attainment(over_window),
+            "samples": None if over_window is None else float(over_window[TOTAL]) * self._window,
+            "slo_latency": function.slo_latency,
+            "slo_objective": objective,
+            "up_replicas": float(len(alive)),
+            "age": now - self._scraped_at,
+            "service_one": function.service.seconds[0],
+            "service_mean": _ratio(over_window, BUSY, BATCHES),
+            "queue_mean": _ratio(over_window, QUEUED, TOTAL),
+            "burn_short": _burn(_attainment(over_rate_window), objective),
+            "budget_remaining": self._budget(),
+        }
+        for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
+            counts = None if over_window is None else over_window[BUCKETS:]
+            signals[name] = None if counts is None else quantile(share, self._edges, counts)
+        return Observation(**{name: value for name, value in signals.items() if name in _FIELDS})
+
+    def _rates(self, now: float, window: float) -> Floats | None:
+        """Sum the targets' rates; None where no series has two samples in the window."""
+        found = [
+            rate(times, [target.counters[index] for index in kept], now, window)
+            for target in self._targets.values()
+            for kept, times in [_within(target.times, now - window)]
+            if len(kept) > 1
+        ]
+        return np.sum(found, axis=0) if found else None
+
+    def _gateway_rate(self, now: float) -> float | None:
+        kept, times = _within([time for time, _ in self._gateway], now - self._rate_window)
+        if len(kept) < 2:
+            return None
+        values = [np.array([self._gateway[index][1]]) for index in kept]
+        return float(rate(times, values, now, self._rate_window)[0])
+
+    def _rate_now(self, now: float) -> float | None:
+        found = []
+        for target in self._targets.values():
+            kept, times = _within(target.times, now - NEWEST * self._rate_window)
+            if len(kept) > 1:
+                done = target.counters[kept[-1]][TOTAL] - target.counters[kept[-2]][TOTAL]
+                inside = slope(times, [target.inside[index] for index in kept])
+                found.append(float(done) / (times[-1] - times[-2]) + inside)
+        return sum(found) if found else None
+
+    def _gateway_rate_now(self, now: float) -> float | None:
+        kept, times = _within([time for time, _ in self._gateway], now - NEWEST * self._rate_window)
+        if len(kept) < 2:
+            return None
+        return (self._gateway[kept[-1]][1] - self._gateway[kept[-2]][1]) / (times[-1] - times[-2])
+
+    def _growth(self, now: float) -> float | None:
+        slopes = []
+        for target in self._targets.values():
+            kept, times = _within(target.times, now - self._rate_window)
+            if len(kept) > 1:
+                slopes.append(slope(times, [target.inside[index] for index in kept]))
+        return sum(slopes) if slopes else None
+
+    def _budget(self) -> float | None:
+        total, good = self._totals[TOTAL], self._totals[GOOD]
+        if total <= 0.0 or not self._told_budget:
+            return None
+        return float(1.0 - (1.0 - good / total) / (1.0 - self._function.slo_objective))
+
+
+def rate(times: Sequence[float], counters: Sequence[Floats], now: float, window: float) -> Floats:
+    """Return the per-second rate of counters that never reset, by Prometheus' own extrapolation.
+
+    The increase between first and last sample is extended to the window's edges, but by no more than half the
+    mean distance of samples where the next one is further away than 1.1 of it, and not below zero
+    (``extrapolatedRate`` in promql/functions.go). At least two samples.
+    """
+    increase = counters[-1] - counters[0]
+    sampled = times[-1] - times[0]
+    apart = sampled / (len(times) - 1)
+    before, after = times[0] - (now - window), now - times[-1]
+    to_start = apart / 2 if before >= 1.1 * apart else before
+    to_end = apart / 2 if after >= 1.1 * apart else after
+    with np.errstate(divide="ignore", invalid="ignore"):
+        to_zero = np.where(increase > 0.0, sampled * counters[0] / increase, np.inf)
+    extended: Floats = sampled + np.minimum(to_start, to_zero) + to_end
+    return increase * extended / sampled / window
+
+
+def slope(times: Sequence[float], values: Sequence[float]) -> float:
+    """Return the least squares slope per second, as ``deriv`` does. At least two different times."""
+    mean_t, mean_v = sum(times) / len(times), sum(values) / len(values)
+    spread = sum((t - mean_t) ** 2 for t in times)
+    return sum((t - mean_t) * (v - mean_v) for t, v in zip(times, values, strict=True)) / spread
+
+
+def quantile(share: float, bounds: Floats, counts: Floats) -> float | None:
+    """Return ``histogram_quantile``: linear inside a bucket, the highest bound in the last one.
+
+    ``counts`` are those of each bucket, not cumulated, with that beyond the last bound as the last. None
+    without any.
+    """
+    cumulated = np.cumsum(counts)
+    total = float(cumulated[-1])
+    if total <= 0.0:
+        return None
+    rank = share * total
+    index = int(np.searchsorted(cumulated, rank))
+    if index >= len(bounds):
+        return float(bounds[-1])
+    low = float(bounds[index - 1]) if index else 0.0
+    below = float(cumulated[index - 1]) if index else 0.0
+    return low + (float(bounds[index]) - low) * (rank - below) / float(counts[index])
+
+
+def _within(times: Sequence[float] | deque[float], after: float) -> tuple[list[int], list[float]]:
+    kept = [index for index, time in enumerate(times) if time > after]
+    return kept, [times[index] for index in kept]
+
+
+def _attainment(rates: Floats | None) -> float | None:
+    share = _ratio(rates, GOOD, TOTAL)
+    return None if share is None else min(1.0, share)
+
+
+def _ratio(rates: Floats | None, above: int, below: int) -> float | None:
+    if rates is None or rates[below] <= 0.0:
+        return None
+    return float(rates[above] / rates[below])
+
+
+def _burn(attainment: float | None, objective: float) -> float | None:
+    return None if attainment is None else (1.0 - attainment) / (1.0 - objective)

@@ -1,0 +1,422 @@
+"""One simulation: a trace, a function, a scaler, second by second.
+
+Owns time and the replicas' coming and going. Each step: replicas that have started begin to serve;
+Prometheus scrapes; the scaler looks and its wish is carried out; arrivals are routed; every replica
+begins what it can begin before the step ends. All that is random (routing, arrivals) is drawn beforehand
+from fixed seeds, the same for every scaler, so that outcomes differ by the scalers alone. Next step:
+``report``.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slo_autoscaler.model import Observation, Scale
+from tailbound_lab.simulate import scrape
+from tailbound_lab.simulate.errors import SimulationError
+from tailbound_lab.simulate.function import Function, Routing
+from tailbound_lab.simulate.replica import Replica
+from tailbound_lab.simulate.scalers import Scaler
+from tailbound_lab.simulate.traces import Trace
+
+Floats = NDArray[np.float64]
+
+STEP: Final = 1.0
+"""Seconds between two moments at which anything but requests happens."""
+
+GLANCE: Final = 0.02
+"""Seconds between two looks of a least-loaded router at what the replicas hold; what it has sent meanwhile it
+knows."""
+
+PLANNED_SHARE: Final = 0.8
+"""Of the capacity: how many replicas there are at the beginning, unless it is said."""
+
+_NOWHERE: Final = 0
+"""The row of counters that nobody reads: of replicas that are no longer scraped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How it is watched and bounded. Durations are seconds."""
+
+    lowest: int = 1
+    highest: int = 20
+    replicas: int | None = None
+    """At the beginning; None: what the trace's first half minute needs at 80 % of the capacity."""
+    scrape_interval: float = 5.0
+    window: float = 30.0
+    rate_window: float = 20.0
+    budget: bool = True
+    """Whether rules are loaded that tell how much of the error budget is left, counted from the beginning."""
+    seed: int = 1
+    """Of the routing."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.lowest <= self.highest:
+            raise SimulationError(
+                f"replicas: the fewest, {self.lowest}, must be at least 1 and at most {self.highest}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """What happened in each second."""
+
+    arrivals: Floats
+    good: Floats
+    """Requests that arrived in it and were answered within the SLO."""
+    desired: Floats
+    ready: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a trace under one scaler."""
+
+    scaler: str
+    trace: str
+    requests: int
+    attainment: float
+    """Share of all requests that were answered within the SLO."""
+    p50: float
+    """Seconds, of all requests; infinite where so many were given up. Likewise ``p95`` and ``p99``."""
+    p95: float
+    p99: float
+    replica_seconds: float
+    """Of replicas that were wanted, starting ones included: what is paid for."""
+    most: int
+    """Replicas wanted at the same time."""
+    changes: int
+    flips: int
+    """Changes against the direction of the last one, less than a start-up time after it."""
+    series: Series
+
+    @property
+    def misses(self) -> int:
+        """Requests that were not answered within the SLO."""
+        return round(self.requests * (1.0 - self.attainment))
+
+
+def run(
+    trace: Trace,
+    function: Function,
+    scaler: Scaler,
+    settings: Settings | None = None,
+    progress: Callable[[float], object] | None = None,
+) -> Outcome:
+    """Play ``trace`` on ``function`` under ``scaler``; the same arguments give the same outcome.
+
+    ``progress`` is told the share that is done, about a hundred times. Requests that are still inside at
+    the end are served to their end.
+    """
+    world = _World(trace, function, settings or Settings())
+    steps = math.ceil(trace.duration / STEP)
+    look_at = scaler.phase
+    every = max(1, steps // 100)
+    for index in range(steps):
+        now = index * STEP
+        world.begin(now)
+        if now >= look_at:
+            look_at += scaler.interval * max(1, math.ceil((now - look_at + 1e-9) / scaler.interval))
+            wanted = scaler.scale(world, now)
+            if wanted is not None:
+                world.resize(wanted)
+        world.step()
+        if progress is not None and index % every == every - 1:
+            progress((index + 1) / steps)
+    return world.finish(scaler.name)
+
+
+class _World:
+    """The replicas and what has been measured; also the ``View`` that scalers get."""
+
+    def __init__(self, trace: Trace, function: Function, settings: Settings) -> None:
+        self._trace, self._function, self._settings = trace, function, settings
+        arrivals = trace.arrivals
+        self._steps = math.ceil(trace.duration / STEP)
+        self._bounds = np.searchsorted(arrivals, np.arange(self._steps + 1) * STEP).tolist()
+        self._lots = np.random.default_rng(settings.seed).random(len(arrivals))
+        self._scrapes = scrape.Scrapes(
+            function,
+            settings.window,
+            settings.rate_window,
+            keep=2 * settings.rate_window,
+            budget=settings.budget,
+        )
+        self._edges = scrape.edges(function.slo_latency)
+        self._service = np.array([0.0, *function.service.seconds])
+        self._counters = np.zeros((64, self._scrapes.columns))
+        self._unused = list(range(len(self._counters) - 1, _NOWHERE, -1))
+        self._scrape_at = 0.0
+        self._index = -1
+        # Of answers that are still to come: end, latency, seconds waited, row.
+        self._ends, self._latencies, self._waits = np.zeros(0), np.zeros(0), np.zeros(0)
+        self._rows = np.zeros(0, dtype=np.int64)
+        self._answered: list[tuple[Floats, Floats]] = []
+        self._held: list[float] = []
+        self._serial = 0
+        self._ready: list[tuple[int, Replica]] = []
+        self._starting: list[float] = []
+        first = settings.replicas
+        if first is None:
+            begin = min(30.0, trace.duration)
+            load = float(np.searchsorted(arrivals, begin)) / begin
+            first = math.ceil(load / (PLANNED_SHARE * function.capacity)) if function.capacity else 1
+        self._desired = min(max(first, settings.lowest), settings.highest)
+        for _ in range(self._desired):
+            self._start(0.0)
+        shape = self._steps + 1
+        # Running sums at the beginning of each step, so that any average is a difference.
+        self._inside_seconds, self._done, self._busy, self._ready_seconds = (
+            np.zeros(shape) for _ in range(4)
+        )
+        self._wanted, self._served_by = np.zeros(self._steps), np.zeros(self._steps)
+
+    # What scalers see.
+
+    @property
+    def scale(self) -> Scale:
+        """What the platform says."""
+        return Scale(self._desired, len(self._ready), min=self._settings.lowest, max=self._settings.highest)
+
+    def observe(self) -> Observation | None:
+        """Return what Prometheus says."""
+        return self._scrapes.observe(self._index * STEP)
+
+    def concurrency(self, span: float) -> float:
+        """Return the mean number of requests inside."""
+        return self._mean(self._inside_seconds, span)
+
+    def successes(self, span: float) -> float:
+        """Return the rate of answers."""
+        return self._mean(self._done, span)
+
+    def utilisation(self, span: float) -> float | None:
+        """Return the mean share of the workers' time that was worked."""
+        ready = self._mean(self._ready_seconds, span)
+        if ready <= 0.0:
+            return None
+        return min(1.0, self._mean(self._busy, span) / (ready * self._function.workers))
+
+    def _mean(self, sums: Floats, span: float) -> float:
+        begin = max(0, self._index - round(span / STEP))
+        return float(sums[self._index] - sums[begin]) / max(STEP, (self._index - begin) * STEP)
+
+    # What happens.
+
+    def begin(self, now: float) -> None:
+        """Let replicas that have started serve, and Prometheus scrape."""
+        self._index += 1
+        for ready_at in [ready_at for ready_at in self._starting if ready_at <= now + 1e-9]:
+            self._starting.remove(ready_at)
+            self._start(now)
+        if now >= self._scrape_at:
+            self._scrape_at += self._settings.scrape_interval
+            self._scrape(now)
+
+    def resize(self, wanted: int) -> None:
+        """Ask for more replicas, or let some go: those that are starting first, then the youngest."""
+        wanted = min(max(wanted, 0), self._settings.highest)
+        now = self._index * STEP
+        self._starting += [now + self._function.start_up] * (wanted - self._desired)
+        for _ in range(self._desired - wanted):
+            if self._starting:
+                self._starting.pop()
+                continue
+            serial, replica = self._ready.pop()
+            replica.serve([], math.inf)
+            self._collect([replica])
+            self._rows[self._rows == replica.row] = _NOWHERE
+            self._counters[replica.row] = 0.0
+            self._unused.append(replica.row)
+            self._scrapes.gone(serial)
+        self._desired = wanted
+
+    def step(self) -> None:
+        """Route the step's arrivals, serve, and count what was answered in it."""
+        begin, end = self._index * STEP, (self._index + 1) * STEP
+        low, high = self._bounds[self._index], self._bounds[self._index + 1]
+        arrivals, lots = self._trace.arrivals[low:high], self._lots[low:high]
+        held_before = len(self._held)
+        inside_before = len(self._ends) + held_before + sum(replica.queued for _, replica in self._ready)
+        if not self._ready:
+            self._held += arrivals.tolist()
+        elif self._function.routing is Routing.RANDOM or len(self._ready) == 1:
+            self._route(arrivals, lots, end)
+        else:
+            self._route_by_load(arrivals.tolist(), begin, end)
+        self._collect([replica for _, replica in self._ready])
+
+        finished = self._ends <= end
+        ends = self._ends[finished]
+        self._count(finished)
+        answered = ends[np.isfinite(self._latencies[finished])]
+        index = self._index
+        inside = inside_before * STEP + float(np.sum(end - arrivals)) - float(np.sum(end - ends))
+        self._inside_seconds[index + 1] = self._inside_seconds[index] + max(0.0, inside)
+        self._done[index + 1] = self._done[index] + len(answered)
+        self._ready_seconds[index + 1] = self._ready_seconds[index] + len(self._ready) * STEP
+        self._wanted[index], self._served_by[index] = self._desired, len(self._ready)
+        self._keep(~finished)
+
+    def finish(self, scaler: str) -> Outcome:
+        """Serve what is left, and sum up."""
+        for _, replica in self._ready:
+            replica.serve([], math.inf)
+        self._collect([replica for _, replica in self._ready])
+        self._answered.append((self._ends - self._latencies, self._latencies))
+        # What nobody has taken in, and what was given up, has no latency.
+        latencies = np.concatenate([latency for _, latency in self._answered])
+        served = np.isfinite(latencies)
+        arrived = np.concatenate([arrival for arrival, _ in self._answered])[served]
+        latencies = latencies[served]
+        requests = len(self._trace.arrivals)
+        good = latencies <= self._function.slo_latency + 1e-9
+        lost = np.full(requests - len(latencies), math.inf)
+        quantiles = _quantiles(np.concatenate((latencies, lost)))
+        seconds = np.clip(arrived[good], 0.0, self._steps - 0.5).astype(np.int64)
+        moves = [
+            (index * STEP, after - before)
+            for index, (before, after) in enumerate(pairwise(self._wanted.tolist()), 1)
+            if after != before
+        ]
+        flips = sum(
+            (first > 0) != (second > 0) and later - earlier < self._function.start_up
+            for (earlier, first), (later, second) in pairwise(moves)
+        )
+        return Outcome(
+            scaler=scaler,
+            trace=self._trace.name,
+            requests=requests,
+            attainment=float(np.count_nonzero(good)) / requests if requests else 1.0,
+            p50=quantiles[0],
+            p95=quantiles[1],
+            p99=quantiles[2],
+            replica_seconds=float(np.sum(self._wanted)) * STEP,
+            most=int(np.max(self._wanted)),
+            changes=len(moves),
+            flips=flips,
+            series=Series(
+                arrivals=np.diff(np.array(self._bounds, dtype=np.float64)),
+                good=np.bincount(seconds, minlength=self._steps).astype(np.float64),
+                desired=self._wanted,
+                ready=self._served_by,
+            ),
+        )
+
+    def _start(self, now: float) -> None:
+        if not self._unused:
+            self._unused = list(range(2 * len(self._counters) - 1, len(self._counters) - 1, -1))
+            self._counters = np.concatenate((self._counters, np.zeros_like(self._counters)))
+        self._serial += 1
+        self._ready.append((self._serial, Replica(self._function, now, self._unused.pop())))
+
+    def _route(self, arrivals: Floats, lots: Floats, end: float) -> None:
+        replicas = len(self._ready)
+        chosen = (lots * replicas).astype(np.int64)
+        order = np.argsort(chosen, kind="stable")
+        moments = arrivals[order].tolist()
+        cuts = np.searchsorted(chosen[order], np.arange(replicas + 1)).tolist()
+        for index, (_, replica) in enumerate(self._ready):
+            own = moments[cuts[index] : cuts[index + 1]]
+            replica.serve(self._held[index::replicas] + own if self._held else own, end)
+        self._held = []
+
+    def _route_by_load(self, arrivals: list[float], begin: float, end: float) -> None:
+        arrivals, self._held = self._held + arrivals, []
+        replicas = [replica for _, replica in self._ready]
+        glances = round((end - begin) / GLANCE)
+        taken = 0
+        for number in range(1, glances + 1):
+            until = begin + number * GLANCE if number < glances else end
+            given: list[list[float]] = [[] for _ in replicas]
+            if taken < len(arrivals) and arrivals[taken] < until:
+                inside = [replica.inside(until - GLANCE) for replica in replicas]
+                while taken < len(arrivals) and arrivals[taken] < until:
+                    least = inside.index(min(inside))
+                    given[least].append(arrivals[taken])
+                    inside[least] += 1
+                    taken += 1
+            for replica, own in zip(replicas, given, strict=True):
+                replica.serve(own, until)
+
+    def _collect(self, replicas: list[Replica]) -> None:
+        """Take over what the replicas have begun: when each request will be answered."""
+        ends: list[float] = []
+        sizes: list[int] = []
+        order: list[float] = []
+        lost: list[float] = []
+        batches, requests, losses = [], [], []
+        for replica in replicas:
+            ends += replica.ends
+            sizes += replica.sizes
+            order += replica.order
+            lost += replica.lost
+            batches.append(len(replica.ends))
+            requests.append(len(replica.order))
+            losses.append(len(replica.lost))
+            replica.clear()
+        if not ends and not lost:
+            return
+        rows = np.array([replica.row for replica in replicas], dtype=np.int64)
+        of_batch, took = np.array(sizes, dtype=np.int64), self._service[np.array(sizes, dtype=np.int64)]
+        rows_of_batches = np.repeat(rows, batches)
+        height = len(self._counters)
+        self._counters[:, scrape.BATCHES] += np.bincount(rows_of_batches, minlength=height)
+        self._counters[:, scrape.BUSY] += np.bincount(rows_of_batches, took, minlength=height)
+        self._busy[self._index + 1] += float(np.sum(took))
+
+        arrived, end = np.array(order), np.repeat(np.array(ends), of_batch)
+        overhead = self._function.overhead
+        gone = np.full(len(lost), math.inf)
+        self._ends = np.concatenate((self._ends, end + overhead, np.array(lost)))
+        self._latencies = np.concatenate((self._latencies, end + overhead - arrived, gone))
+        self._waits = np.concatenate(
+            (self._waits, end - np.repeat(took, of_batch) - arrived, np.zeros(len(lost)))
+        )
+        self._rows = np.concatenate((self._rows, np.repeat(rows, requests), np.repeat(rows, losses)))
+
+    def _count(self, finished: NDArray[np.bool_]) -> None:
+        """Add the answers of this step to their replicas' counters."""
+        rows, latencies = self._rows[finished], self._latencies[finished]
+        counters, height = self._counters, len(self._counters)
+        good = latencies <= self._function.slo_latency + 1e-9
+        served = np.isfinite(latencies)
+        counters[:, scrape.TOTAL] += np.bincount(rows, minlength=height)
+        counters[:, scrape.GOOD] += np.bincount(rows[good], minlength=height)
+        counters[:, scrape.QUEUED] += np.bincount(rows, self._waits[finished], minlength=height)
+        buckets = len(self._edges) + 1
+        # A latency exactly at an edge belongs below it, whatever floating point has made of it.
+        bucket = np.searchsorted(self._edges, latencies[served] - 1e-9)
+        cells = np.bincount(rows[served] * buckets + bucket, minlength=height * buckets)
+        counters[:, scrape.BUCKETS :] += cells.reshape(height, buckets)
+        if len(latencies):
+            self._answered.append((self._ends[finished] - latencies, latencies))
+
+    def _keep(self, kept: NDArray[np.bool_]) -> None:
+        self._ends, self._latencies = self._ends[kept], self._latencies[kept]
+        self._waits, self._rows = self._waits[kept], self._rows[kept]
+        index = self._index
+        self._busy[index + 1] += self._busy[index]
+
+    def _scrape(self, now: float) -> None:
+        running = np.bincount(self._rows, minlength=len(self._counters))
+        for serial, replica in self._ready:
+            queued = float(replica.queued)
+            inside = queued + float(running[replica.row])
+            self._scrapes.record(serial, now, self._counters[replica.row], inside, queued)
+        self._scrapes.record_gateway(now, float(self._bounds[self._index]))
+
+
+def _quantiles(latencies: Floats) -> tuple[float, float, float]:
+    """Return p50, p95 and p99, each a latency that was seen (nearest rank)."""
+    if not len(latencies):
+        return 0.0, 0.0, 0.0
+    ranks = [max(0, math.ceil(share * len(latencies)) - 1) for share in (0.5, 0.95, 0.99)]
+    ordered = np.partition(latencies, ranks)
+    return float(ordered[ranks[0]]), float(ordered[ranks[1]]), float(ordered[ranks[2]])

@@ -1,0 +1,59 @@
+"""The demo whole, in small: real platform, Prometheus, autoscaler, replicas, generator."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[3]
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+
+def start(out, *arguments):
+    command = (sys.executable, "-m", "tailbound_lab.demo", "--duration", "5", "--rate", "0.2")
+    return subprocess.Popen(
+        (*command, "--out", str(out), *arguments),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_a_run_ends_with_a_report_and_one_line_of_results_for_each_function(tmp_path):
+    with start(tmp_path / "out") as process:
+        out, err = process.communicate(timeout=110)
+    # Whether the SLO was met is this machine's affair just now; that there is a result is not.
+    assert process.returncode in (0, 1), err
+    results = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    assert out.splitlines()[-len(results) :] == [line for line in out.splitlines() if line.startswith("{")]
+    assert {item["function"] for item in results} == {"accelerator", "tabular", "vision"}
+    assert all(item["requests"] > 0 for item in results)
+    assert (process.returncode == 0) == all(item["met"] for item in results)
+    assert json.loads((tmp_path / "out" / "result.json").read_text()) == results
+    assert "<svg" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_an_interrupt_stops_everything_and_leaves_nothing_behind(tmp_path):
+    # Which models are loaded when it is stopped does not matter: those that load at once.
+    stack = yaml.safe_load((ROOT / "stack.yml").read_text())
+    for function in stack["functions"].values():
+        function["handler"] = str(ROOT / "functions/accelerator")
+    (tmp_path / "stack.yml").write_text(yaml.safe_dump(stack))
+    with start(tmp_path / "out", "--no-baseline", "--stack", str(tmp_path / "stack.yml")) as process:
+        while "base" not in process.stdout.readline():  # until traffic runs
+            assert process.poll() is None
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.startswith("demo: stopped before its end")
+    assert "Traceback" not in err
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)

@@ -1,0 +1,94 @@
+"""The traffic's mathematics: profiles, the peak, and Poisson arrivals."""
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tailbound_lab.load.arrivals import Profile, ShapeError, arrivals, peak, phase, steps
+
+rates = st.floats(0, 200)
+lengths = st.floats(0.01, 20)
+profiles = st.lists(st.tuples(lengths, rates), min_size=2, max_size=6).map(
+    lambda parts: Profile(
+        tuple((sum(length for length, _ in parts[1 : i + 1]), rate) for i, (_, rate) in enumerate(parts))
+    )
+)
+
+
+@given(profiles, st.integers(0, 2**32))
+def test_arrivals_ascend_within_the_profile(profile, seed):
+    times = arrivals(profile, random.Random(seed).random)
+    assert times == sorted(times)
+    assert all(0 <= at <= profile.duration + 1e-9 for at in times)
+
+
+@given(profiles, st.integers(0, 2**32))
+def test_the_same_seed_gives_the_very_same_arrivals(profile, seed):
+    first = arrivals(profile, random.Random(seed).random)
+    assert first == arrivals(profile, random.Random(seed).random)
+
+
+@given(profiles, st.integers(0, 2**32))
+def test_the_number_of_arrivals_is_poisson_around_the_area_under_the_rate(profile, seed):
+    expected = profile.expected()
+    count = len(arrivals(profile, random.Random(seed).random))
+    assert abs(count - expected) <= 8 * math.sqrt(expected) + 12
+
+
+def test_arrivals_follow_the_rate_second_by_second():
+    profile = peak(100, 2000, 60)
+    times = arrivals(profile, random.Random(7).random)
+    for second in range(60):
+        expected = (profile.rate(second) + profile.rate(second + 1)) / 2
+        assert abs(sum(second <= at < second + 1 for at in times) - expected) < 6 * math.sqrt(expected) + 30
+
+
+def test_no_rate_means_no_arrivals():
+    assert arrivals(Profile(((0, 0), (10, 0))), random.Random(1).random) == []
+
+
+@given(st.floats(1, 1000), st.floats(1, 1000), st.floats(5, 600))
+def test_a_peak_starts_and_ends_at_its_base_and_holds_its_top(base, top, duration):
+    profile = peak(base, top, duration)
+    assert profile.duration == duration
+    assert (profile.rate(0), profile.rate(duration)) == (base, base)
+    assert profile.rate(duration / 2) == pytest.approx(top)
+
+
+def test_the_parts_of_a_peak_have_names():
+    names = [phase(second, 60) for second in (0, 15, 30, 37, 50, 60)]
+    assert names == ["base", "ramp up", "peak", "ramp down", "base again", "base again"]
+
+
+def test_a_rate_outside_the_profile_is_zero():
+    assert (steps("5:2").rate(-1), steps("5:2").rate(3)) == (0, 0)
+
+
+def test_steps_hold_each_rate_for_its_seconds():
+    profile = steps("100:5,500:10")
+    assert [profile.rate(at) for at in (0, 4.9, 5, 14)] == [100, 100, 500, 500]
+    assert profile.expected() == 5500
+    assert profile.highest == 500
+
+
+@pytest.mark.parametrize("text", ["", "100", "x:1", "100:", "100:0", "100:-1", "-1:5", "nan:5", "5:inf"])
+def test_a_wrong_rate_names_itself_and_the_rule(text):
+    with pytest.raises(ShapeError, match=r"rate|seconds"):
+        steps(text)
+
+
+@pytest.mark.parametrize(
+    ("points", "rule"),
+    [
+        (((0.0, 1.0),), "two points"),
+        (((1.0, 1.0), (2.0, 1.0)), "starts at 0"),
+        (((0.0, 1.0), (2.0, 1.0), (1.0, 1.0)), "must not fall"),
+        (((0.0, 1.0), (2.0, math.inf)), "finite"),
+    ],
+)
+def test_an_impossible_profile_names_the_rule(points, rule):
+    with pytest.raises(ShapeError, match=rule):
+        Profile(points)
