@@ -1,4 +1,4 @@
-"""What pyproject.toml can not say: the compiled part, without which the package is whole too, and slower."""
+"""What pyproject.toml cannot say: the compiled part, without which the package is whole too, and slower."""
 
 from setuptools import Extension, setup
 

@@ -51,7 +51,7 @@ WIDTH: Final = 98
 _MARK: Final = "<!-- Written by docs/generate_reference.py (make reference): change the code instead. -->\n\n"
 _WRONG: Final = "?"
 """No variable takes this, but those that take any text."""
-_CLOSED: Final = ("outcome", "reason", "state", "where", "who")
+_CLOSED: Final = ("outcome", "reason", "state", "stage", "scaler", "detected_by")
 """Labels whose values are a closed list."""
 _GIVEN: Final = re.compile(r"^(?P<indent> *)(?P<key>[\w.-]+):(?:\s[^#]*)?(?P<comment>#.*)?$")
 
@@ -116,8 +116,8 @@ def _watchdog() -> str:
         "Set under `environment` in the stack file. `slo_latency` is the one to set; "
         "[what each of the others would do](../howto/tune-nothing.md), and why to leave it.\n"
         "A duration is `250ms`, `30s`, `1m30s`, or a whole number of seconds. A wrong value stops the start "
-        "with exit status 2 and a line that names the variable, its value and the rule. Exact behaviour: "
-        "[behaviour.md](../behaviour.md).\n\n" + _table(("variable", "default", "meaning", "must be"), rows)
+        "with exit status 2 and a line that names the variable, its value and the rule. Exact behavior: "
+        "[behavior.md](../behavior.md).\n\n" + _table(("variable", "default", "meaning", "must be"), rows)
     )
 
 
@@ -284,9 +284,9 @@ def _metrics() -> str:
 
 
 def _watchdog_families() -> Iterable[Metric]:
-    learnt = LatencyModel(4)
-    learnt.observe(1, 0.01)
-    metrics = WatchdogMetrics(slo_latency=0.1, slo_objective=0.99, workers=1, model=learnt)
+    learned = LatencyModel(4)
+    learned.observe(1, 0.01)
+    metrics = WatchdogMetrics(slo_latency=0.1, slo_objective=0.99, workers=1, model=learned)
     metrics.read_gauges(
         queue_length=lambda: 0,
         workers=lambda: dict.fromkeys(STATES, 0),
@@ -350,7 +350,7 @@ def _reasons() -> str:
         "In `X-Batch-Reason`, in the access log, and in `watchdog_dispatch_total{reason}`; `profile` is in "
         "the last only.\n\n" + _table(("reason", "meaning"), batches) + "\n## Why a request was refused\n\n"
         "In `X-Watchdog-Reason`, in the access log, and in `watchdog_refusals_total{reason}`. The other "
-        "errors and what each counts as: [behaviour.md](../behaviour.md#statuses).\n\n"
+        "errors and what each counts as: [behavior.md](../behavior.md#statuses).\n\n"
         + _table(("reason", "status", "meaning"), refusals)
         + "\n## Why the autoscaler did what it did\n\n"
         "In the decision log and in `slo_autoscaler_decisions_total{reason}`; `slo-autoscaler explain` says "
@@ -369,7 +369,7 @@ def _commands() -> str:
         f"{_MARK}# Commands\n\n"
         "`batching-watchdog` takes no arguments but `--help` and `--version`: it is configured by "
         "[its environment](watchdog.md). Exit statuses: "
-        "[of the watchdog](../behaviour.md#signals-and-shutdown), "
+        "[of the watchdog](../behavior.md#signals-and-shutdown), "
         "[of the autoscaler](../../autoscaler/README.md#exit-statuses). `make help` lists what can be made "
         "in a clone.\n"
     ]

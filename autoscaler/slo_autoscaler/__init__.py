@@ -23,7 +23,7 @@ The modules, in the order in which one reconcile passes them ([P] = pure: no I/O
 - ``confidence`` [P]       what a share of few requests is worth
 - ``restart`` [P]          what a new autoscaler learns from the history of the one before it
 - ``policies`` [P]         how many replicas a policy wants: ``slo``, ``proportional``, ``threshold``
-- ``decide`` [P]           from wish to action: bounds, rate limits, cooldown, stabilisation, reasons
+- ``decide`` [P]           from wish to action: bounds, rate limits, cooldown, stabilization, reasons
 - ``shadow`` [P]           what would be there in shadow mode, and the score of both
 - ``journal``              the last decisions of each function; what is news
 - ``rivals`` [P]           whether somebody else scales a function too

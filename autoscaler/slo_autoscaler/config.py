@@ -271,7 +271,7 @@ class WebConfig:
     """The page asks nobody who they are: beyond loopback, put it behind something that does."""
     page_port: Annotated[int, Field(ge=0, le=65535)] | None = 8083
     """As ``port``; None: no page."""
-    page_names: tuple[str, ...] = ()
+    page_allowed_hosts: tuple[str, ...] = ()
     """Host names by which browsers may ask for the page, besides localhost and addresses."""
 
 
@@ -291,7 +291,7 @@ class ScaleDownConfig:
     max_factor: Factor = 2.0
     max_step: Count = 1
     cooldown: Duration = 0.0
-    stabilisation_window: Duration = 60.0
+    stabilization_window: Duration = 60.0
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
@@ -311,8 +311,8 @@ class ScalingConfig:
     """Where the label com.openfaas.scale.min is absent."""
     max_replicas: Count = 5
     """Where the label com.openfaas.scale.max is absent."""
-    utilisation_target: Annotated[float, Field(gt=0, le=1)] = 0.8
-    utilisation_limit: Annotated[float, Field(gt=0, le=1)] = 0.9
+    utilization_target: Annotated[float, Field(gt=0, le=1)] = 0.8
+    utilization_limit: Annotated[float, Field(gt=0, le=1)] = 0.9
     """How near to the capacity to plan while error budget is in hand."""
     tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.1
     min_samples: Count = 20
@@ -429,8 +429,8 @@ class Config:
             mode=scaling.mode,
             min_replicas=scaling.min_replicas,
             max_replicas=scaling.max_replicas,
-            utilisation_target=scaling.utilisation_target,
-            utilisation_limit=max(scaling.utilisation_limit, scaling.utilisation_target),
+            utilization_target=scaling.utilization_target,
+            utilization_limit=max(scaling.utilization_limit, scaling.utilization_target),
             tolerance=scaling.tolerance,
             min_samples=scaling.min_samples,
             start_up_time=scaling.start_up_time,
@@ -441,7 +441,7 @@ class Config:
             forecaster=scaling.forecaster,
             trend_history=scaling.trend_history,
             scale_to_zero_after=scaling.scale_to_zero_after,
-            stabilisation_window=down.stabilisation_window,
+            stabilization_window=down.stabilization_window,
             up=RateLimit(up.max_factor, up.max_step, up.cooldown),
             down=RateLimit(down.max_factor, down.max_step, down.cooldown),
             cap_retry=self.platform.cap_retry,

@@ -150,7 +150,7 @@ class Journal:
 
 
 def named(wanted: str, functions: list[str]) -> tuple[list[str], list[str]]:
-    """Return the functions that ``wanted`` names, and, if there are none, those that are spelt alike.
+    """Return the functions that ``wanted`` names, and, if there are none, those that are spelled alike.
 
     ``wanted`` is name.namespace, or a name alone, which may stand for one function in each namespace.
     """

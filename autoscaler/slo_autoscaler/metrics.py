@@ -15,10 +15,10 @@ from prometheus_client.registry import Collector
 from slo_autoscaler.model import Decision, Scale
 from slo_autoscaler.shadow import Score
 
-PLACES: Final = ("discover", "observe", "read", "decide", "act", "reconcile")
+STAGES: Final = ("discover", "observe", "read", "decide", "act", "reconcile")
 """Where a failure can be."""
 
-SIGNS: Final = ("alert", "replicas")
+DETECTIONS: Final = ("alert", "replicas")
 """By what a second scaler can be known."""
 
 INPUTS: Final = {
@@ -28,11 +28,11 @@ INPUTS: Final = {
     ),
     "capacity": (
         "slo_autoscaler_capacity_requests_per_second",
-        "What one replica can do within the SLO, as its watchdog has learnt it.",
+        "What one replica can do within the SLO, as its watchdog has learned it.",
     ),
     "correction": (
         "slo_autoscaler_capacity_correction_ratio",
-        "Factor on the learnt capacity: how far measured attainment contradicts it.",
+        "Factor on the learned capacity: how far measured attainment contradicts it.",
     ),
     "overspent": (
         "slo_autoscaler_overspent_budget_seconds",
@@ -48,7 +48,7 @@ INPUTS: Final = {
     ),
     "recommended": (
         "slo_autoscaler_recommended_replicas",
-        "What the policy wants, before bounds, limits and stabilisation.",
+        "What the policy wants, before bounds, limits and stabilization.",
     ),
 }
 """Input of a decision -> (gauge, help); a function without the number has no sample."""
@@ -81,25 +81,25 @@ class Metrics(Collector):
         )
         self._errors = Counter(
             "slo_autoscaler_errors_total",
-            f"Failures by where: {', '.join(PLACES)}.",
-            ["where"],
+            f"Failures by stage: {', '.join(STAGES)}.",
+            ["stage"],
             registry=registry,
         )
-        for where in PLACES:
-            self._errors.labels(where)
+        for stage in STAGES:
+            self._errors.labels(stage)
         self._leader = Gauge(
             "slo_autoscaler_leader",
             "1 while this autoscaler may act, 0 while it stands by for another.",
             registry=registry,
         )
         self._rival = Gauge(
-            "slo_autoscaler_second_scaler",
+            "slo_autoscaler_conflicting_scaler",
             "1 while another scaler is at work on the same functions, by the sign of it: alert, OpenFaaS'"
             " own alert is sent to somebody; replicas, they keep changing without being asked to.",
-            ["sign"],
+            ["detected_by"],
             registry=registry,
         )
-        for sign in SIGNS:
+        for sign in DETECTIONS:
             self._rival.labels(sign)
         registry.register(self)
 
@@ -122,9 +122,9 @@ class Metrics(Collector):
         """Drop the series of a function that is gone."""
         self._rows.pop(function_name, None)
 
-    def failed(self, where: str) -> None:
+    def failed(self, stage: str) -> None:
         """Count one failure."""
-        self._errors.labels(where).inc()
+        self._errors.labels(stage).inc()
 
     def reconciled(self, seconds: float) -> None:
         """Record how long a reconcile took."""
@@ -183,7 +183,7 @@ def _shadows(shadows: list[tuple[str, int, Score]]) -> Iterator[Metric]:
     seconds = CounterMetricFamily(
         "slo_autoscaler_shadow_replica_seconds",
         "Replica-seconds of the incumbent, measured, and of the shadow.",
-        labels=["function_name", "who"],
+        labels=["function_name", "scaler"],
     )
     requests = CounterMetricFamily(
         "slo_autoscaler_shadow_requests", "Requests in the time that is scored.", labels=["function_name"]
@@ -191,7 +191,7 @@ def _shadows(shadows: list[tuple[str, int, Score]]) -> Iterator[Metric]:
     attained = CounterMetricFamily(
         "slo_autoscaler_shadow_attained_requests",
         "Requests within the SLO: the incumbent's measured, the shadow's predicted.",
-        labels=["function_name", "who"],
+        labels=["function_name", "scaler"],
     )
     for name, count, score in shadows:
         replicas.add_metric([name], count)

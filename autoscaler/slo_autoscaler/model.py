@@ -32,8 +32,8 @@ class Reason(StrEnum):
     SETTLING = "Settling"
     """Replicas are starting, or the query window still holds the time before they served."""
     COOLING_DOWN = "CoolingDown"
-    SCALE_DOWN_STABILISED = "ScaleDownStabilised"
-    """A higher count was recommended within the stabilisation window."""
+    SCALE_DOWN_STABILIZED = "ScaleDownStabilized"
+    """A higher count was recommended within the stabilization window."""
     SCALE_DOWN_UNSAFE = "ScaleDownUnsafe"
     """The SLO is missed now, or would be with fewer replicas."""
     BUDGET_LOW = "BudgetLow"
@@ -112,9 +112,9 @@ class TargetSpec:
     min_replicas: int
     """Where the function has no com.openfaas.scale.min label; likewise ``max_replicas``."""
     max_replicas: int
-    utilisation_target: float
-    """Share of the learnt capacity to plan with; of the SLO's latency in ``proportional``."""
-    utilisation_limit: float
+    utilization_target: float
+    """Share of the learned capacity to plan with; of the SLO's latency in ``proportional``."""
+    utilization_limit: float
     """The most that it may become while error budget is in hand, at least the target."""
     tolerance: float
     min_samples: int
@@ -133,7 +133,7 @@ class TargetSpec:
     trend_history: float
     scale_to_zero_after: float | None
     """Without any request for so long, on positive evidence, the wish is 0; None: never."""
-    stabilisation_window: float
+    stabilization_window: float
     up: RateLimit
     down: RateLimit
     cap_retry: float
@@ -158,7 +158,7 @@ class Observation:
     """Change of ``in_flight``, per second."""
     queue_length: float | None = None
     capacity: float | None = None
-    """Requests per second of one replica within the SLO, as the batcher has learnt it."""
+    """Requests per second of one replica within the SLO, as the batcher has learned it."""
     p50: float | None = None
     p95: float | None = None
     p99: float | None = None
@@ -170,7 +170,7 @@ class Observation:
     """Share of the error budget that is left over the SLO's period; below 0 it is overspent."""
     samples: float | None = None
     """Requests completed in the window."""
-    service_one: float | None = None
+    service_time_single: float | None = None
     """Seconds that a request alone is predicted to take a worker (upper quantile), on the median replica."""
     service_mean: float | None = None
     """Mean seconds of a batch in the window."""

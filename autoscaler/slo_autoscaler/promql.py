@@ -13,7 +13,7 @@ whose SLO stands in the autoscaler's configuration, those of the gateway alone (
   quantiles and attainment take the longer one, because p99 of few requests is noise.
 - Attainment is good over *all* outcomes: sheds, errors and expiries count as misses. For the same reason
   latency is that of successes only: quick refusals would make it look better than it is.
-- A comparison drops NaN: a replica that has not learnt its capacity does not hide those that have.
+- A comparison drops NaN: a replica that has not learned its capacity does not hide those that have.
 - Burn rates come from the raw counters over the autoscaler's own windows; it needs no rules to be loaded. The
   error budget is the exception: 30 days of counters are the rules' business, and without them it is unknown.
 - Service and queueing times are compared with what is usual, so they are means: exact, where a quantile would
@@ -54,7 +54,7 @@ SIGNALS: Final[dict[str, str]] = {
     "gateway_rate_now": "sum by (function_name) (irate(gateway_function_invocation_started[$N]))",
     "in_flight": "sum by (function_name) (http_requests_in_flight)",
     "queue_length": "sum by (function_name) (watchdog_queue_length)",
-    # The median replica: one that has just learnt something odd does not size the fleet.
+    # The median replica: one that has just learned something odd does not size the fleet.
     "capacity": "quantile by (function_name) (0.5, watchdog_capacity_requests_per_second >= 0)",
     "p50": "histogram_quantile(0.5, sum by (function_name, le) ($BUCKETS))",
     "p95": "histogram_quantile(0.95, sum by (function_name, le) ($BUCKETS))",
@@ -70,7 +70,7 @@ SIGNALS: Final[dict[str, str]] = {
     ),
     "samples": "sum by (function_name) (increase(slo_requests_total[$W]))",
     # Of one request: a larger batch may take longer than the SLO and be no fault.
-    "service_one": 'quantile by (function_name) (0.5, watchdog_service_seconds_predicted{size="1"})',
+    "service_time_single": 'quantile by (function_name) (0.5, watchdog_service_seconds_predicted{size="1"})',
     "service_mean": (
         "sum by (function_name) (rate(watchdog_service_seconds_sum[$W]))"
         " / sum by (function_name) (rate(watchdog_service_seconds_count[$W]))"

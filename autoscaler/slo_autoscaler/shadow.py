@@ -6,8 +6,8 @@ in between. How the two worlds differ is known of the replicas alone, so:
 
 - What comes in, what one replica can do, and the SLO are the same in both worlds.
 - With the same replicas serving, everything is the same.
-- Else, with a learnt capacity, the share that is served in time is what the replicas can do of what comes in,
-  times what is missed for other reasons (errors): attainment as measured while the incumbent has room.
+- Else, with a learned capacity, the share that is served in time is what the replicas can do of what comes
+  in, times what is missed for other reasons (errors): attainment as measured while the incumbent has room.
 - Latency and what is in flight go with the load of a replica (the HPA's law, as in ``decide``); what is made
   of the past misses of the incumbent (burn rates, budget) says nothing of the shadow, and is no data.
 - Replicas of the shadow take the configured start-up time. Requests that it would have left waiting are not

@@ -11,7 +11,7 @@ The modules, in the order in which a request meets them ([P] = pure: no I/O, no 
 - ``batcher``        where requests meet the clock and the workers
 - ``scheduler`` [P]  the queue, its lanes, ``next_action``
 - ``policy`` [P]     how large a batch is and when it leaves
-- ``latency`` [P]    the learnt service time l(b), best size, capacity of the workers
+- ``latency`` [P]    the learned service time l(b), best size, capacity of the workers
 - ``capacity`` [P]   what the front and the cores leave of that
 - ``wire`` [P]       a batch <-> one frame
 - ``speedups`` [P]   plain requests and frames, in C where the build has it

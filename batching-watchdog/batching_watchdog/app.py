@@ -1,6 +1,6 @@
 """The composition root: builds the watchdog in the order in which its parts need each other, and runs it.
 
-Owns the life of the process: sockets, signals, the lock file, the order of shutdown (docs/behaviour.md). It
+Owns the life of the process: sockets, signals, the lock file, the order of shutdown (docs/behavior.md). It
 makes no decision about a request.
 """
 
@@ -223,7 +223,7 @@ class _Signals:
 
 
 class _LockFile:
-    """``/tmp/.lock`` (TMPDIR is honoured): what exec probes and the image's HEALTHCHECK look for."""
+    """``/tmp/.lock`` (TMPDIR is honored): what exec probes and the image's HEALTHCHECK look for."""
 
     def __init__(self) -> None:
         self._path = Path(tempfile.gettempdir()) / ".lock"
@@ -233,7 +233,7 @@ class _LockFile:
             self._path.write_bytes(b"")
         except OSError as error:
             # HTTP probes do not need it, so a read-only /tmp must not stop the function.
-            log.warning("the lock file can not be written, exec health probes will fail: %s", error)
+            log.warning("the lock file cannot be written, exec health probes will fail: %s", error)
 
     def __exit__(self, *_: object) -> None:
         self._path.unlink(missing_ok=True)
@@ -277,7 +277,7 @@ def _start_failed(variable: str, port: int) -> Iterator[None]:
         yield
     except OSError as error:
         reason = os.strerror(error.errno or 0)
-        raise StartFailed(f"{variable}={port}: can not listen on it: {reason}") from error
+        raise StartFailed(f"{variable}={port}: cannot listen on it: {reason}") from error
 
 
 async def _sweep(*listeners: Connections) -> None:

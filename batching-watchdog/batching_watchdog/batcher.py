@@ -103,8 +103,8 @@ class Batcher:
     def refusal(self, deadline: float) -> WatchdogError | None:
         """The error with which a request is to be refused at its header, before its body is read.
 
-        None while a worker is idle and there is room, whatever was learnt: a model that was slow once must be
-        measured again.
+        None while a worker is idle and there is room, whatever was learned: a model that was slow once must
+        be measured again.
         """
         scheduler, now = self._scheduler, self._clock()
         if scheduler.at_limit:

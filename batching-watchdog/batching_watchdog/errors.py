@@ -35,11 +35,11 @@ class ConfigError(WatchdogError):
 
 
 class HandlerNotLoaded(WatchdogError):
-    """The function's handler can not be imported, has no handle function, or its load() failed."""
+    """The function's handler cannot be imported, has no handle function, or its load() failed."""
 
 
 class StartFailed(WatchdogError):
-    """A port is taken, or gunicorn can not be started."""
+    """A port is taken, or gunicorn cannot be started."""
 
 
 class FrameError(WatchdogError):

@@ -176,15 +176,15 @@ class Metrics(Collector):
         capacity = self._capacity()
         yield _gauge(
             "watchdog_capacity_requests_per_second",
-            "Requests per second sustained within the SLO; NaN until learnt, 0 if not even one fits.",
+            "Requests per second sustained within the SLO; NaN until learned, 0 if not even one fits.",
             float("nan") if capacity is None else capacity,
         )
         predicted = GaugeMetricFamily(
             "watchdog_service_seconds_predicted",
-            "Upper quantile of the service time of a batch of this size, as learnt.",
+            "Upper quantile of the service time of a batch of this size, as learned.",
             labels=("size",),
         )
-        for size in self._model.sizes_learnt():
+        for size in self._model.sizes_learned():
             predicted.add_metric((str(size),), self._model.predict(size))
         yield predicted
         yield CounterMetricFamily(

@@ -63,7 +63,7 @@ class FrameHeader:
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
-    """What a worker says once it can serve, or why it can not."""
+    """What a worker says once it can serve, or why it cannot."""
 
     pid: int
     error: str | None = None
@@ -173,7 +173,7 @@ def decode_header(data: bytes | bytearray | memoryview) -> FrameHeader:
     if kind not in Kind.__members__.values():
         raise FrameError(f"a frame is of unknown kind {kind}")
     if not count * _ITEM.size <= size <= count * (_ITEM.size + 2 * MAX_PART):
-        raise FrameError(f"{count} items can not make a frame of {size} bytes")
+        raise FrameError(f"{count} items cannot make a frame of {size} bytes")
     if not 0.0 <= seconds < float("inf"):
         raise FrameError(f"a frame says that it took {seconds} seconds")
     return FrameHeader(Kind(kind), count, size, seconds)

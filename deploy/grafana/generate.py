@@ -77,8 +77,8 @@ class Panel:
 
 
 def steps(*levels: tuple[float | None, str]) -> Json:
-    """Thresholds: (from this value on, colour); the first has no lower end."""
-    return {"mode": "absolute", "steps": [{"value": value, "color": colour} for value, colour in levels]}
+    """Thresholds: (from this value on, color); the first has no lower end."""
+    return {"mode": "absolute", "steps": [{"value": value, "color": color} for value, color in levels]}
 
 
 def graph(
@@ -410,7 +410,7 @@ def function_dashboard() -> Json:
             unit="s",
         ),
         graph(
-            "Service time as learnt, by batch size",
+            "Service time as learned, by batch size",
             Query(f"max by (size) (watchdog_service_seconds_predicted{{{F}}})", "{{size}}"),
             unit="s",
         ),
@@ -605,7 +605,7 @@ def autoscaler_dashboard() -> Json:
             Query(f"max(slo_autoscaler_desired_replicas{{{F}}})", "decided"),
             Query(f'max(slo_autoscaler_replicas{{{F},state="desired"}})', "asked of the platform"),
             Query(f'max(slo_autoscaler_replicas{{{F},state="available"}})', "available"),
-            description="Recommended by the policy; decided after bounds, rate limits and stabilisation.",
+            description="Recommended by the policy; decided after bounds, rate limits and stabilization.",
         ),
         graph(
             "Load, forecast and capacity",
@@ -614,7 +614,7 @@ def autoscaler_dashboard() -> Json:
             Query(
                 f"max(slo_autoscaler_capacity_requests_per_second{{{F}}})"
                 f' * max(slo_autoscaler_replicas{{{F},state="available"}})',
-                "capacity of the available replicas, as learnt",
+                "capacity of the available replicas, as learned",
             ),
             Query(
                 f"max(slo_autoscaler_capacity_requests_per_second{{{F}}})"
@@ -640,7 +640,7 @@ def autoscaler_dashboard() -> Json:
             highest=1,
         ),
         graph(
-            "Correction of the learnt capacity",
+            "Correction of the learned capacity",
             Query(f"max(slo_autoscaler_capacity_correction_ratio{{{F}}})", "correction"),
             unit="percentunit",
             highest=1,
@@ -675,7 +675,7 @@ def autoscaler_dashboard() -> Json:
         ),
         graph(
             "Failures by where",
-            Query(increase("where", "slo_autoscaler_errors_total", ""), "{{where}}"),
+            Query(increase("stage", "slo_autoscaler_errors_total", ""), "{{stage}}"),
             stacked=True,
             width=8,
         ),

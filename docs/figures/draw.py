@@ -21,7 +21,7 @@ from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.engine.scheduler import Dispatch, Scheduler, Sleep
 from batching_watchdog.messages import Batch, Request
 from slo_autoscaler.config import Config
-from tailbound_lab.simulate import catalogue, traces, world
+from tailbound_lab.simulate import catalog, traces, world
 from tailbound_lab.simulate.baselines import Bounds
 from tailbound_lab.simulate.function import Function, Service
 
@@ -40,7 +40,7 @@ CONFIG: Final = (
     "{platform: {gateway_url: http://none}, prometheus: {url: http://none}, defaults: {max_replicas: 12}}"
 )
 
-_BLUE, _ORANGE, _GREEN, _GREY, _RED = "#1769aa", "#d9822b", "#2e7d32", "#767676", "#b3261e"
+_BLUE, _ORANGE, _GREEN, _GRAY, _RED = "#1769aa", "#d9822b", "#2e7d32", "#767676", "#b3261e"
 Data = dict[str, Any]
 
 
@@ -67,7 +67,7 @@ class Replica:
     runs: list[tuple[float, int, float]] = field(default_factory=list)
     """(end, size, seconds) of each batch."""
     capacities: list[tuple[float, float]] = field(default_factory=list)
-    """(time, learnt capacity) after each batch."""
+    """(time, learned capacity) after each batch."""
 
     def __post_init__(self) -> None:
         self.model = LatencyModel(self.largest)
@@ -116,15 +116,15 @@ class Replica:
 def latency_misleads() -> Data:
     """One replica's latency against its load, and scalers through a day."""
     rates, p50, p99 = [5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100], [], []
-    learnt = 0.0
+    learned = 0.0
     for rate in rates:
         replica = Replica()
         replica.serve(rate, 25.0)
         latencies = sorted(latency for _, latency in replica.answered)
         p50.append(_quantile(latencies, 0.5))
         p99.append(_quantile(latencies, 0.99))
-        learnt = learnt or (replica.capacities[-1][1] if rate >= 20 else 0.0)
-    return {"rates": rates, "p50": p50, "p99": p99, "capacity": _rounded(learnt), **_day()}
+        learned = learned or (replica.capacities[-1][1] if rate >= 20 else 0.0)
+    return {"rates": rates, "p50": p50, "p99": p99, "capacity": _rounded(learned), **_day()}
 
 
 def _day() -> Data:
@@ -132,12 +132,12 @@ def _day() -> Data:
     trace = traces.generate("diurnal", 150.0, 900, cv2=None, seed=1)
     function = Function(Service.affine(CONSTANT, PER_REQUEST, LARGEST), slo_latency=SLO, start_up=10.0)
     config = Config.parse(CONFIG, "the figure")
-    situation = catalogue.Situation(
+    situation = catalog.Situation(
         trace, function, Bounds(1, 12), config.target("f.openfaas-fn"), config.interval, phase=2.0
     )
     scalers: Data = {}
     for choice in ("slo", "proportional", "keda-value", "oracle"):
-        scaler = catalogue.make(choice, situation)
+        scaler = catalog.make(choice, situation)
         outcome = world.run(trace, function, scaler, world.Settings(1, 12, replicas=2))
         scalers[choice] = {
             "replicas": [int(count) for count in outcome.series.desired],
@@ -162,7 +162,7 @@ def two_lanes() -> Data:
     return {"rates": rates, "goodput": goodput}
 
 
-def learnt_capacity() -> Data:
+def learned_capacity() -> Data:
     """What a third of the load teaches, and what happens when the model becomes twice as slow."""
     quiet = Replica()
     quiet.serve(45.0, 30.0)
@@ -181,7 +181,7 @@ def learnt_capacity() -> Data:
 FIGURES: Final[Mapping[str, Callable[[], Data]]] = {
     "latency-misleads": latency_misleads,
     "two-lanes": two_lanes,
-    "learnt-capacity": learnt_capacity,
+    "learned-capacity": learned_capacity,
 }
 """File name without .svg -> what computes its numbers."""
 
@@ -226,8 +226,8 @@ def _draw_latency(panels: Any, data: Data) -> None:
     load.semilogy(data["rates"], data["p50"], "o-", color=_ORANGE, label="p50")
     load.axhline(SLO * 1000, color=_RED, linewidth=1)
     load.text(1, SLO * 1080, "SLO", color=_RED)
-    load.axvline(data["capacity"], color=_GREY, linestyle="--")
-    load.text(data["capacity"] + 1, 12, "learnt capacity", color=_GREY)
+    load.axvline(data["capacity"], color=_GRAY, linestyle="--")
+    load.text(data["capacity"] + 1, 12, "learned capacity", color=_GRAY)
     load.set(
         title="One replica: latency against load",
         xlabel="offered, requests/s",
@@ -240,15 +240,15 @@ def _draw_latency(panels: Any, data: Data) -> None:
         "keda-value": (_ORANGE, "-", "KEDA on p99"),
         "proportional": (_GREEN, "-", "the HPA's law on latency"),
         "slo": (_BLUE, "-", "Tailbound"),
-        "oracle": (_GREY, "--", "who knows the day"),
+        "oracle": (_GRAY, "--", "who knows the day"),
     }
-    for choice, (colour, line, label) in styles.items():
+    for choice, (color, line, label) in styles.items():
         found = data["scalers"][choice]
         scaling.step(
             range(len(found["replicas"])),
             found["replicas"],
             where="post",
-            color=colour,
+            color=color,
             linestyle=line,
             label=f"{label}: {found['attainment']:.4g} %, {found['replica_seconds']:,.0f}",
         )
@@ -264,14 +264,14 @@ def _draw_latency(panels: Any, data: Data) -> None:
 
 def _draw_lanes(panels: Any, data: Data) -> None:
     (panel,) = panels
-    panel.plot((0, max(data["rates"])), (0, max(data["rates"])), color=_GREY, linewidth=1, label="all of it")
+    panel.plot((0, max(data["rates"])), (0, max(data["rates"])), color=_GRAY, linewidth=1, label="all of it")
     styles = {
         "slo": (_BLUE, "two lanes, in order of deadline (policy slo)"),
         "fixed": (_ORANGE, "one queue, in order of arrival (policy fixed, size 8)"),
         "unbatched": (_RED, "one queue, no batches (policy unbatched)"),
     }
-    for policy, (colour, label) in styles.items():
-        panel.plot(data["rates"], data["goodput"][policy], "o-", color=colour, label=label)
+    for policy, (color, label) in styles.items():
+        panel.plot(data["rates"], data["goodput"][policy], "o-", color=color, label=label)
     panel.set(
         title="One replica, 12 s at each rate",
         xlabel="offered, requests/s",
@@ -285,25 +285,25 @@ def _draw_lanes(panels: Any, data: Data) -> None:
 def _draw_capacity(panels: Any, data: Data) -> None:
     curve, time = panels
     sizes = range(1, LARGEST + 1)
-    curve.scatter(*zip(*data["runs"], strict=True), s=6, color=_GREY, label="batches served")
-    curve.plot(sizes, data["mean"], color=_ORANGE, label="learnt mean")
-    curve.plot(sizes, data["upper"], color=_BLUE, label="learnt upper quantile")
+    curve.scatter(*zip(*data["runs"], strict=True), s=6, color=_GRAY, label="batches served")
+    curve.plot(sizes, data["mean"], color=_ORANGE, label="learned mean")
+    curve.plot(sizes, data["upper"], color=_BLUE, label="learned upper quantile")
     curve.axhline(SLO / 2 * 1000, color=_RED, linewidth=1)
     curve.text(0.6, SLO / 2 * 1000 + 3, "half of the SLO (one worker)", color=_RED)
     curve.set(
-        title=f"At 45 requests/s: capacity learnt, {data['capacity']:.0f}/s",
+        title=f"At 45 requests/s: capacity learned, {data['capacity']:.0f}/s",
         xlabel="batch size b",
         ylabel="service time l(b), ms",
         ylim=(0, None),
     )
     curve.legend(loc="upper left")
     time.step(*zip(*data["over_time"], strict=True), where="post", color=_BLUE)
-    time.axvline(20.0, color=_GREY, linestyle="--")
-    time.text(20.4, 12, "the model becomes\ntwice as slow", color=_GREY)
+    time.axvline(20.0, color=_GRAY, linestyle="--")
+    time.text(20.4, 12, "the model becomes\ntwice as slow", color=_GRAY)
     time.set(
-        title="At 25 requests/s: learnt, and learnt anew",
+        title="At 25 requests/s: learned, and learned anew",
         xlabel="seconds",
-        ylabel="learnt capacity, requests/s",
+        ylabel="learned capacity, requests/s",
         ylim=(0, None),
     )
 
@@ -311,7 +311,7 @@ def _draw_capacity(panels: Any, data: Data) -> None:
 _DRAWN: Final[Mapping[str, Callable[[Any, Data], None]]] = {
     "latency-misleads": _draw_latency,
     "two-lanes": _draw_lanes,
-    "learnt-capacity": _draw_capacity,
+    "learned-capacity": _draw_capacity,
 }
 
 

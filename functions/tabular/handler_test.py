@@ -59,7 +59,7 @@ def test_the_same_seed_makes_the_same_model():
     ],
     ids=lambda bad: repr(bad[:20] + bad[-10:]),
 )
-def test_a_malformed_row_is_answered_400_and_leaves_its_neighbours_alone(bad):
+def test_a_malformed_row_is_answered_400_and_leaves_its_neighbors_alone(bad):
     before, refused, after = call(body_of([0.5] * handler.FEATURES), bad, handler.example())
     assert refused["statusCode"] == 400
     assert "features" in refused["body"]["error"]

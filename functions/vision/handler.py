@@ -48,14 +48,14 @@ def handle_batch(events: Sequence[Any], context: Any) -> list[Any]:
 
 def classify(model: nn.Module, bodies: Sequence[bytes]) -> list[dict[str, Any]]:
     """The best class of each image, in one forward for all."""
-    best, classes = model(normalise(bodies)).softmax(dim=1).max(dim=1)
+    best, classes = model(normalize(bodies)).softmax(dim=1).max(dim=1)
     return [{"class": c, "score": s} for c, s in zip(classes.tolist(), best.tolist(), strict=True)]
 
 
-def normalise(bodies: Sequence[bytes]) -> Tensor:
-    """Bodies as one tensor (image, channel, row, column) of normalised floats.
+def normalize(bodies: Sequence[bytes]) -> Tensor:
+    """Bodies as one tensor (image, channel, row, column) of normalized floats.
 
-    A pixel's channels are neighbours in the body, which is torch's channels_last format: the permutation
+    A pixel's channels are neighbors in the body, which is torch's channels_last format: the permutation
     moves no data, and convolutions are faster on it.
     """
     pixels = torch.frombuffer(bytearray().join(bodies), dtype=torch.uint8)
@@ -74,7 +74,7 @@ def spread(model: nn.Module) -> None:
     """Make random weights answer differently to different images, as trained ones would.
 
     Untrained, the signal dies on its way and every image gets the same answer; statistics of some noise in
-    the normalisation layers and a wider last layer prevent that.
+    the normalization layers and a wider last layer prevent that.
     """
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):

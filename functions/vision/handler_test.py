@@ -29,8 +29,8 @@ def test_different_images_get_different_answers():
     assert len({(answer["class"], answer["score"]) for answer in answers}) == 4
 
 
-def test_pixels_are_normalised_with_the_statistics_of_their_channel():
-    tensor = handler.normalise([image(0, 255, 0), image(255, 0, 0)])
+def test_pixels_are_normalized_with_the_statistics_of_their_channel():
+    tensor = handler.normalize([image(0, 255, 0), image(255, 0, 0)])
     assert tensor.shape == (2, 3, handler.SIDE, handler.SIDE)
     expected = torch.tensor([(0 - 0.485) / 0.229, (1 - 0.456) / 0.224, (0 - 0.406) / 0.225])
     torch.testing.assert_close(tensor[0, :, 7, 100], expected)
@@ -40,14 +40,14 @@ def test_pixels_are_normalised_with_the_statistics_of_their_channel():
 def test_rows_and_columns_keep_their_places():
     pixels = bytearray(handler.BODY_BYTES)
     pixels[(10 * handler.SIDE + 20) * 3 + 1] = 255
-    green = handler.normalise([bytes(pixels)])[0, 1]
+    green = handler.normalize([bytes(pixels)])[0, 1]
     assert (green == green.max()).nonzero().tolist() == [[10, 20]]
 
 
 @pytest.mark.parametrize(
     "size", [0, 1, handler.BODY_BYTES - 1, handler.BODY_BYTES + 1, 2 * handler.BODY_BYTES]
 )
-def test_a_body_of_the_wrong_length_is_answered_400_and_leaves_its_neighbours_alone(size):
+def test_a_body_of_the_wrong_length_is_answered_400_and_leaves_its_neighbors_alone(size):
     before, refused, after = call(image(1, 2, 3), bytes(size), image(200, 100, 0))
     assert refused["statusCode"] == 400
     assert str(handler.BODY_BYTES) in refused["body"]["error"]

@@ -21,7 +21,7 @@ platform: {gateway_url: "http://127.0.0.1:1", timeout: 1s}
 prometheus: {url: "http://127.0.0.1:1", scrape_interval: 250ms, window: 1s, timeout: 1s, max_age: 2s}
 interval: 200ms
 web: {host: 127.0.0.1, port: 0, page_port: null}
-defaults: {start_up_time: 100ms, min_samples: 5, scale_down: {stabilisation_window: 1s}}
+defaults: {start_up_time: 100ms, min_samples: 5, scale_down: {stabilization_window: 1s}}
 """
 
 VECTOR = b'{"status": "success", "data": {"resultType": "vector", "result": []}}'

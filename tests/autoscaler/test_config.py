@@ -110,8 +110,8 @@ def test_overrides_win_over_the_file_and_may_supply_what_it_lacks():
         ("defaults: {min_replicas: 7}", "defaults.max_replicas: 5 must be at least min_replicas, 7"),
         ("defaults: {min_replicas: 0}", "defaults.min_replicas: 0 must be greater than or equal to 1"),
         (
-            "defaults: {utilisation_target: 1.2}",
-            "defaults.utilisation_target: 1.2 must be less than or equal",
+            "defaults: {utilization_target: 1.2}",
+            "defaults.utilization_target: 1.2 must be less than or equal",
         ),
         ("defaults: {tolerence: 0.1}", "defaults.tolerence: unknown key; did you mean tolerance?"),
         ("defaults: {scale_up: {max_factor: 0.5}}", "defaults.scale_up.max_factor: 0.5 must be greater than"),

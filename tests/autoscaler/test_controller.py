@@ -74,7 +74,7 @@ class Bench:
         return self.controller.reconcile()
 
     def errors(self, where):
-        return self.value("slo_autoscaler_errors_total", where=where)
+        return self.value("slo_autoscaler_errors_total", stage=where)
 
     def value(self, series, **labels):
         return self.metrics.registry.get_sample_value(series, labels)
@@ -396,7 +396,7 @@ def test_a_shadow_is_scored_beside_the_incumbent(gateway):
         assert score["replica_seconds_shadow"] == 4 * 20
         assert score["attained_incumbent"] == pytest.approx(0.6 * 300 * 20)
         assert score["attained_shadow"] > score["attained_incumbent"]
-        labels = {"function_name": "a.openfaas-fn", "who": "shadow"}
+        labels = {"function_name": "a.openfaas-fn", "scaler": "shadow"}
         assert bench.value("slo_autoscaler_shadow_replica_seconds_total", **labels) == 80
 
 
@@ -438,7 +438,7 @@ def test_a_time_of_day_that_jumps_changes_no_decision(gateway):
         bench.reconcile()
         bench.wall = datetime(1999, 1, 1, tzinfo=UTC)
         bench.reconcile()
-        assert gateway.posted == [], "the stabilisation window has not passed"
+        assert gateway.posted == [], "the stabilization window has not passed"
 
 
 def test_decisions_are_read_while_they_are_made(gateway):
@@ -517,7 +517,7 @@ def test_openfaas_own_scaler_is_warned_of_once(gateway, caplog):
         for waited in (0.0, 0.0, 300.0, 300.0):
             bench.now += waited
             bench.reconcile()
-        assert bench.value("slo_autoscaler_second_scaler", sign="alert") == 1
+        assert bench.value("slo_autoscaler_conflicting_scaler", detected_by="alert") == 1
         assert bench.controller._source.asked == 2, "every ten minutes"
     assert caplog.text.count("OpenFaaS' own scaler is at work") == 1
 
@@ -527,7 +527,7 @@ def test_without_its_alert_there_is_no_other_scaler(gateway, caplog, sent):
     with Bench(gateway) as bench:
         bench.controller._source = Alerting(sent, 1)
         assert bench.reconcile() is True
-        assert bench.value("slo_autoscaler_second_scaler", sign="alert") == 0
+        assert bench.value("slo_autoscaler_conflicting_scaler", detected_by="alert") == 0
     assert "at work:" not in "".join(r.message for r in caplog.records if r.levelname == "WARNING")
 
 
@@ -536,10 +536,10 @@ def test_replicas_that_keep_changing_without_being_asked_to_are_another_scaler(g
         for count in (1, 2, 3, 4, 5):
             gateway.functions["b"].replicas = count
             bench.reconcile()
-        assert bench.value("slo_autoscaler_second_scaler", sign="replicas") == 1
+        assert bench.value("slo_autoscaler_conflicting_scaler", detected_by="replicas") == 1
         del gateway.functions["b"]
         bench.reconcile()
-        assert bench.value("slo_autoscaler_second_scaler", sign="replicas") == 0
+        assert bench.value("slo_autoscaler_conflicting_scaler", detected_by="replicas") == 0
     assert caplog.text.count("b.openfaas-fn: its replicas were changed 3 times within 600 s by somebody") == 1
 
 
@@ -549,7 +549,7 @@ def test_our_own_changes_are_not_another_scaler(gateway):
         for _ in loads:
             bench.reconcile()
         assert len(gateway.posted) > 1
-        assert bench.value("slo_autoscaler_second_scaler", sign="replicas") == 0
+        assert bench.value("slo_autoscaler_conflicting_scaler", detected_by="replicas") == 0
 
 
 def test_who_stands_by_sees_the_leader_at_work_and_no_other_scaler(gateway):
@@ -561,7 +561,7 @@ def test_who_stands_by_sees_the_leader_at_work_and_no_other_scaler(gateway):
         for count in (1, 2, 3, 4, 5):
             gateway.functions["b"].replicas = count
             bench.reconcile()
-        assert bench.value("slo_autoscaler_second_scaler", sign="replicas") == 0
+        assert bench.value("slo_autoscaler_conflicting_scaler", detected_by="replicas") == 0
 
 
 IDLE = seen(rate=0.0, in_flight=0.0, gateway_rate=0.0, samples=0.0, up_replicas=1.0)

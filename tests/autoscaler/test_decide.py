@@ -78,7 +78,7 @@ def test_a_step_stays_within_the_rate_limits_unless_it_restores_the_bounds(spec,
 
 
 @given(specs, scales, stories)
-def test_nothing_scales_down_within_the_stabilisation_window_of_the_start_or_of_a_scale_up(
+def test_nothing_scales_down_within_the_stabilization_window_of_the_start_or_of_a_scale_up(
     spec, scale, story
 ):
     raised_at = 0.0
@@ -88,7 +88,7 @@ def test_nothing_scales_down_within_the_stabilisation_window_of_the_start_or_of_
         if decision.replicas > before.desired:
             raised_at = now
         elif decision.reason not in (Reason.ABOVE_MAXIMUM, Reason.IDLE):
-            assert now - raised_at >= spec.stabilisation_window
+            assert now - raised_at >= spec.stabilization_window
 
 
 @given(specs, scales, stories)
@@ -143,7 +143,7 @@ def test_more_load_on_the_same_past_never_gets_fewer_replicas(spec, observation,
 
 @given(specs, observations, scales, st.floats(0.1, 1e3))
 def test_a_steady_load_moves_the_count_one_way_and_then_not_at_all(spec, observation, scale, capacity):
-    spec = replace(spec, policy="slo", scale_to_zero_after=None, utilisation_limit=spec.utilisation_target)
+    spec = replace(spec, policy="slo", scale_to_zero_after=None, utilization_limit=spec.utilization_target)
     steady = replace(
         observation, capacity=capacity, attainment=1.0, in_flight=0.0, in_flight_growth=None, up_replicas=30.0
     )
@@ -210,7 +210,7 @@ def test_without_data_everything_holds_and_afterwards_no_dip_follows(spec, scale
     held, state = decide(spec, nothing, scale, state, now + 300)
     assert (held.replicas, held.reason) == (None, Reason.NO_DATA)
     after, _ = decide(spec, seen(rate=0.0, in_flight=0.0), scale, state, now + 301)
-    if spec.stabilisation_window > 1.0 and after.reason is not Reason.ABOVE_MAXIMUM:
+    if spec.stabilization_window > 1.0 and after.reason is not Reason.ABOVE_MAXIMUM:
         assert after.replicas is None or after.replicas > scale.desired
 
 
@@ -290,9 +290,9 @@ HOLDS = [
         spec={"up": RateLimit(2.0, 4, 30.0)},
         state={"scaled_up_at": LATER - 29.0},
     ),
-    Case(Reason.SCALE_DOWN_STABILISED, None, seen(rate=100.0, up_replicas=5.0), FIVE, lately=(950.0, 5)),
+    Case(Reason.SCALE_DOWN_STABILIZED, None, seen(rate=100.0, up_replicas=5.0), FIVE, lately=(950.0, 5)),
     Case(
-        Reason.SCALE_DOWN_STABILISED,
+        Reason.SCALE_DOWN_STABILIZED,
         None,
         seen(rate=100.0, up_replicas=5.0),
         FIVE,
@@ -315,10 +315,10 @@ HOLDS = [
     # The objective is missed, and what it takes is there: the capacity's correction is next.
     Case(Reason.SLO_MISSED, None, seen(rate=100.0, up_replicas=5.0, attainment=0.9), FIVE, state=OVERSPENT),
     Case(Reason.WILL_NOT_HELP, None, seen(capacity=0.0)),
-    Case(Reason.WILL_NOT_HELP, None, seen(attainment=0.9, service_one=0.11)),
+    Case(Reason.WILL_NOT_HELP, None, seen(attainment=0.9, service_time_single=0.11)),
     Case(Reason.WILL_NOT_HELP, None, SLOWER, state={"service_baseline": 0.05}),
-    Case(Reason.WILL_NOT_HELP, None, replace(BURNING, service_one=0.11), state=SOME_TIME_AGO),
-    Case(Reason.WILL_NOT_HELP, None, seen(p99=0.5, service_one=0.11), spec={"policy": "threshold"}),
+    Case(Reason.WILL_NOT_HELP, None, replace(BURNING, service_time_single=0.11), state=SOME_TIME_AGO),
+    Case(Reason.WILL_NOT_HELP, None, seen(p99=0.5, service_time_single=0.11), spec={"policy": "threshold"}),
 ]
 CHANGES = [
     Case(Reason.LOAD_ABOVE_CAPACITY, 4, seen(rate=300.0)),
@@ -329,7 +329,7 @@ CHANGES = [
     Case(Reason.BACKLOG, 3, seen(rate=0.0, samples=0.0, in_flight=16000.0), ONE),
     # 280/s came in within the hour, and half as much as may be is regretted: ready for 100 + (280 - 100) / 2.
     Case(
-        Reason.RECENT_PEAK, 2, seen(), ONE, {"utilisation_target": 1.0, "utilisation_limit": 1.0}, REGRETTED
+        Reason.RECENT_PEAK, 2, seen(), ONE, {"utilization_target": 1.0, "utilization_limit": 1.0}, REGRETTED
     ),
     Case(Reason.SLO_MISSED, 3, seen(rate=130.0, attainment=0.9), state=OVERSPENT),
     Case(Reason.SLO_MISSED, 3, replace(SLOWER, rate=130.0), state={"service_baseline": 0.065} | OVERSPENT),
@@ -371,11 +371,11 @@ def test_every_decision_tells_the_numbers_that_it_came_from(case):
     assert asked | {"attainment", "burn", "budget"} <= case.decide().inputs.keys()
 
 
-def test_scaling_down_waits_for_the_stabilisation_window():
-    spec, idle = a_spec(stabilisation_window=60.0), seen(rate=100.0, up_replicas=5.0)
+def test_scaling_down_waits_for_the_stabilization_window():
+    spec, idle = a_spec(stabilization_window=60.0), seen(rate=100.0, up_replicas=5.0)
     state = TargetState.initial(spec, FIVE, 0.0)
     decision, state = decide(spec, idle, FIVE, state, 59.0)
-    assert (decision.replicas, decision.reason) == (None, Reason.SCALE_DOWN_STABILISED)
+    assert (decision.replicas, decision.reason) == (None, Reason.SCALE_DOWN_STABILIZED)
     decision, _ = decide(spec, idle, FIVE, state, 60.0)
     assert decision.replicas == 3
 
@@ -399,7 +399,7 @@ def test_scaling_down_stops_at_the_highest_recommendation_of_the_window():
     ],
 )
 def test_scaling_down_stops_at_the_fewest_replicas_that_are_predicted_to_meet_the_slo(observation, replicas):
-    spec = a_spec(policy="proportional", utilisation_target=1.0, tolerance=0.0)
+    spec = a_spec(policy="proportional", utilization_target=1.0, tolerance=0.0)
     if observation.capacity == 25.0 and replicas is None:
         observation = replace(observation, rate=101.0)
     decision, _ = at(spec, observation, FIVE)
@@ -431,7 +431,7 @@ def test_a_scale_up_cools_down():
 
 
 def test_a_scale_down_cools_down_since_any_change():
-    spec = a_spec(stabilisation_window=0.0, down=RateLimit(max_factor=1.0, max_step=1, cooldown=30.0))
+    spec = a_spec(stabilization_window=0.0, down=RateLimit(max_factor=1.0, max_step=1, cooldown=30.0))
     idle = seen(rate=0.0, in_flight=0.0, up_replicas=5.0)
     decision, state = at(spec, idle, FIVE, 100.0)
     assert decision.replicas == 4
@@ -440,7 +440,7 @@ def test_a_scale_down_cools_down_since_any_change():
 
 
 def test_a_platform_that_gives_less_is_named_with_both_numbers_and_asked_again_later():
-    spec, busy = a_spec(max_replicas=20, cap_retry=300.0, utilisation_limit=0.8), seen(rate=700.0)
+    spec, busy = a_spec(max_replicas=20, cap_retry=300.0, utilization_limit=0.8), seen(rate=700.0)
     decision, state = at(spec, busy, TWO, 100.0)
     assert decision.replicas == 6
     decision, state = decide(spec, busy, FIVE, state, 105.0)
@@ -452,16 +452,16 @@ def test_a_platform_that_gives_less_is_named_with_both_numbers_and_asked_again_l
     assert decision.replicas == 9
 
 
-def test_a_count_that_somebody_else_set_stands_for_one_stabilisation_window():
-    spec, calm = a_spec(stabilisation_window=60.0), seen(rate=100.0, up_replicas=5.0)
+def test_a_count_that_somebody_else_set_stands_for_one_stabilization_window():
+    spec, calm = a_spec(stabilization_window=60.0), seen(rate=100.0, up_replicas=5.0)
     _, state = at(spec, calm, TWO, 1000.0)
     decision, state = decide(spec, calm, FIVE, state, 1005.0)
-    assert decision.reason is Reason.SCALE_DOWN_STABILISED
+    assert decision.reason is Reason.SCALE_DOWN_STABILIZED
     decision, _ = decide(spec, calm, FIVE, state, 1065.0)
     assert decision.replicas == 3
 
 
-def test_the_start_up_time_is_learnt_from_scale_ups_and_moves_the_horizon():
+def test_the_start_up_time_is_learned_from_scale_ups_and_moves_the_horizon():
     spec, busy = a_spec(start_up_time=10.0, rate_lag=15.0), seen(rate=300.0)
     decision, state = at(spec, busy, TWO, 100.0)
     assert decision.inputs["horizon"] == 25.0
@@ -521,7 +521,7 @@ def test_time_without_data_restores_no_correction():
     assert state.correction == pytest.approx(0.5, abs=0.04)
 
 
-def test_a_decision_that_was_not_carried_out_leaves_no_trace_but_what_was_learnt():
+def test_a_decision_that_was_not_carried_out_leaves_no_trace_but_what_was_learned():
     spec = a_spec()
     before = TargetState.initial(spec, TWO, 0.0)
     decision, after = at(spec, seen(rate=300.0), TWO, 100.0, before)
@@ -541,7 +541,7 @@ def test_a_decision_that_was_not_carried_out_leaves_no_trace_but_what_was_learnt
 def test_a_restart_in_mid_peak_makes_no_dip():
     spec, first_look = a_spec(), seen(rate=0.0, in_flight=0.0, up_replicas=5.0)
     decision, _ = decide(spec, first_look, FIVE, TargetState.initial(spec, FIVE, 500.0), 500.0)
-    assert (decision.replicas, decision.reason) == (None, Reason.SCALE_DOWN_STABILISED)
+    assert (decision.replicas, decision.reason) == (None, Reason.SCALE_DOWN_STABILIZED)
 
 
 def test_panic_adds_one_and_waits_until_the_rate_window_shows_what_came_of_it():
@@ -566,14 +566,14 @@ def test_misses_that_the_head_room_is_for_are_not_the_capacitys_fault():
 
 
 def test_a_load_at_the_edge_of_two_counts_is_not_followed_unless_it_rises():
-    spec = a_spec(utilisation_target=0.8, utilisation_limit=0.8, max_replicas=20)
+    spec = a_spec(utilization_target=0.8, utilization_limit=0.8, max_replicas=20)
     few, many = Scale(TOLERANT_FROM - 1, TOLERANT_FROM - 1), Scale(TOLERANT_FROM, TOLERANT_FROM)
     edge = 80.0 * TOLERANT_FROM * (1.0 + UP_TOLERANCE)
     decision, state = at(spec, seen(rate=edge, up_replicas=4.0), many)
     assert (decision.replicas, decision.reason) == (None, Reason.WITHIN_TOLERANCE)
     assert at(spec, seen(rate=edge + 1.0, up_replicas=4.0), many)[0].replicas == TOLERANT_FROM + 1
     assert at(spec, seen(rate=80.0 * few.desired + 1.0, up_replicas=3.0), few)[0].replicas == TOLERANT_FROM
-    whole = a_spec(utilisation_target=1.0, utilisation_limit=1.0, max_replicas=20)
+    whole = a_spec(utilization_target=1.0, utilization_limit=1.0, max_replicas=20)
     fuller = at(whole, seen(rate=100.0 * TOLERANT_FROM + 1.0, up_replicas=4.0), many)[0]
     assert fuller.replicas == TOLERANT_FROM + 1, "nothing is left that would cover it"
     rising = replace(state, rates=History(60.0))
@@ -600,7 +600,7 @@ def test_no_panic_while_replicas_are_starting():
 def test_little_budget_makes_scaling_down_slower_and_much_does_not():
     held_for = {}
     for budget in (None, 1.0, 0.5, 0.25, 0.0, -3.0):
-        spec, calm = a_spec(stabilisation_window=60.0), seen(up_replicas=5.0, budget_remaining=budget)
+        spec, calm = a_spec(stabilization_window=60.0), seen(up_replicas=5.0, budget_remaining=budget)
         state, now = TargetState.initial(spec, FIVE, 0.0), 0.0
         decision = None
         while decision is None or decision.replicas is None:
@@ -611,13 +611,13 @@ def test_little_budget_makes_scaling_down_slower_and_much_does_not():
 
 
 def test_peaks_at_known_times_need_no_longer_window():
-    spec, calm = a_spec(stabilisation_window=60.0), seen(up_replicas=5.0, budget_remaining=0.0)
+    spec, calm = a_spec(stabilization_window=60.0), seen(up_replicas=5.0, budget_remaining=0.0)
     rhythm = Recurrence((-1700.0, -1100.0, -500.0, 100.0))
     state = replace(
         TargetState.initial(spec, FIVE, 100.0), headroom=Headroom(regret=LONGEST, recurrence=rhythm)
     )
     decision, state = decide(spec, calm, FIVE, state, 125.0)
-    assert (decision.replicas, decision.reason) == (None, Reason.SCALE_DOWN_STABILISED)
+    assert (decision.replicas, decision.reason) == (None, Reason.SCALE_DOWN_STABILIZED)
     decision, _ = decide(spec, calm, FIVE, state, 155.0)
     assert (decision.replicas, decision.reason) == (3, Reason.LOAD_BELOW_CAPACITY)
 
@@ -726,13 +726,13 @@ def test_a_function_that_was_woken_is_judged_as_any_other():
     assert decision.replicas >= 2
 
 
-def test_an_outage_is_not_learnt_as_a_start_up_time():
+def test_an_outage_is_not_learned_as_a_start_up_time():
     state = replace(TargetState.initial(a_spec(), TWO, 0.0), pending_since=0.0)
     _, state = at(a_spec(), seen(), TWO, 1e6, state)
     assert state.start_up_time == LONGEST_START_UP
 
 
-def test_the_usual_service_time_is_learnt_slowly_and_only_while_the_objective_is_met():
+def test_the_usual_service_time_is_learned_slowly_and_only_while_the_objective_is_met():
     spec, usual = a_spec(), seen(service_mean=0.02)
     state = TargetState.initial(spec, TWO, 0.0)
     _, state = decide(spec, replace(usual, samples=3.0), TWO, state, 5.0)
@@ -741,9 +741,9 @@ def test_the_usual_service_time_is_learnt_slowly_and_only_while_the_objective_is
     assert state.service_baseline == 0.02
     _, state = decide(spec, replace(usual, service_mean=0.04), TWO, state, 10.0 + module.BASELINE_MEMORY)
     assert state.service_baseline == pytest.approx(0.04 - 0.02 * math.exp(-1))
-    learnt = state.service_baseline
+    learned = state.service_baseline
     _, state = decide(spec, replace(usual, service_mean=0.2, attainment=0.5), TWO, state, 2000.0)
-    assert state.service_baseline == learnt
+    assert state.service_baseline == learned
 
 
 def test_without_a_capacity_no_replica_gets_what_was_once_too_much_for_one():
@@ -766,7 +766,7 @@ def test_without_a_capacity_no_replica_gets_what_was_once_too_much_for_one():
         {"burn_short": 0.5},
         {"attainment": 1.0},
         {"rate": 0.0, "in_flight": 5.0},
-        {"service_one": 0.2},
+        {"service_time_single": 0.2},
     ],
 )
 def test_misses_that_are_not_too_much_load_teach_no_knee(unlike):

@@ -19,7 +19,7 @@ EVERYTHING = {
     "rate": 290.0,
     "forecast": 310.0,
     "horizon": 10.0,
-    "utilisation": 0.9,
+    "utilization": 0.9,
     "standing": 400.0,
     "peak_every": 600.0,
     "capacity": 95.0,
@@ -45,9 +45,9 @@ EVERYTHING = {
     "burn": 15.2,
     "burn_short": 16.0,
     "budget": 0.4,
-    "service_one": 0.25,
+    "service_time_single": 0.25,
     "service_mean": 0.05,
-    "service_usual": 0.02,
+    "service_time_baseline": 0.02,
     "queue_mean": 0.001,
 }
 

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.e2e
 PEAK = 4
 """Replicas at the peak of load that the tests begin with: 250/s on replicas of 100/s."""
 
-# No stabilisation and no cooldown: only the rule under test stands between a fault and a scale-down.
+# No stabilization and no cooldown: only the rule under test stands between a fault and a scale-down.
 FAST = """
 platform: {{gateway_url: "{gateway}", timeout: 400ms}}
 prometheus: {{url: "{prometheus}", scrape_interval: 250ms, window: 1s, timeout: 500ms, max_age: 2s}}
@@ -43,7 +43,7 @@ defaults:
   start_up_time: 100ms
   min_samples: 5
   trend_history: 2s
-  scale_down: {{stabilisation_window: 0s}}
+  scale_down: {{stabilization_window: 0s}}
 """
 
 

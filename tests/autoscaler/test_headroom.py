@@ -41,11 +41,11 @@ def play(seconds, rate, burn, headroom=None, begin=0.0, quick=0.0, every=5.0):
 
 
 def told(headroom, now, load=0.0):
-    return headroom.utilisation(USUAL, MOST), headroom.standing(now, load, AHEAD)
+    return headroom.utilization(USUAL, MOST), headroom.standing(now, load, AHEAD)
 
 
 def care(headroom):
-    """The utilisation when budget is overspent."""
+    """The utilization when budget is overspent."""
     return USUAL * (1 - (1 - CAREFUL) * headroom.overspent / LONGEST)
 
 
@@ -64,7 +64,7 @@ def test_at_first_planning_is_as_usual_and_nothing_stands_ready():
 
 def test_budget_in_hand_is_spent_by_planning_nearer_to_the_capacity():
     some, now = play(CREDIT / PLANNED / 2, 100.0, burn=0.0)
-    assert USUAL < some.utilisation(USUAL, MOST) < MOST
+    assert USUAL < some.utilization(USUAL, MOST) < MOST
     much, now = play(2 * CREDIT / PLANNED, 100.0, burn=0.0, headroom=some, begin=now)
     assert told(much, now) == (MOST, 0.0)
     assert much.overspent == -CREDIT
@@ -136,11 +136,11 @@ def test_misses_at_a_load_that_comes_again_are_regretted_and_its_peak_is_kept():
     once, now = play(30.0, 300.0, burn=30.0, headroom=calm, begin=now)
     between, now = play(BURST + 60.0, 100.0, burn=None, headroom=once, begin=now)
     again, now = play(30.0, 300.0, burn=30.0, headroom=between, begin=now)
-    utilisation, standing = told(again, now, load=100.0)
+    utilization, standing = told(again, now, load=100.0)
     assert again.regret > REGRET
     assert standing == 300.0
-    assert utilisation == pytest.approx(care(again))
-    assert utilisation < USUAL
+    assert utilization == pytest.approx(care(again))
+    assert utilization < USUAL
 
 
 def test_a_burst_is_no_earlier_peak_of_itself():
@@ -206,7 +206,7 @@ def test_the_accounts_stay_within_their_bounds_and_so_does_what_follows(story):
         highest = max(highest, rate, quick)
         assert -CREDIT <= headroom.overspent <= LONGEST
         assert 0.0 <= headroom.regret <= LONGEST
-        assert CAREFUL * USUAL - 1e-9 <= headroom.utilisation(USUAL, MOST) <= MOST
+        assert CAREFUL * USUAL - 1e-9 <= headroom.utilization(USUAL, MOST) <= MOST
         assert 0.0 <= headroom.standing(now, rate, AHEAD) <= max(highest, rate) * (1 + 1e-9)
 
 

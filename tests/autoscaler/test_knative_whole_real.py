@@ -39,7 +39,7 @@ prometheus: {{url: "{prometheus}", scrape_interval: 250ms, window: 1s, timeout: 
 interval: 100ms
 web: {{host: 127.0.0.1, port: 0, page_port: null}}
 leader: {{lease: {{namespace: tailbound, duration: 3s, renew_interval: 200ms}}}}
-defaults: {{start_up_time: 100ms, min_samples: 5, max_replicas: 9, scale_down: {{stabilisation_window: 0s}}}}
+defaults: {{start_up_time: 100ms, min_samples: 5, max_replicas: 9, scale_down: {{stabilization_window: 0s}}}}
 """
 
 

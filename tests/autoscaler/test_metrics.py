@@ -20,8 +20,8 @@ def test_a_decision_sets_its_series():
     assert value("slo_autoscaler_replicas", {"function_name": "a.fn", "state": "available"}) == 1
     labels = {"function_name": "a.fn", "direction": "up", "reason": "Backlog"}
     assert value("slo_autoscaler_decisions_total", labels) == 1
-    assert value("slo_autoscaler_errors_total", {"where": "act"}) == 1
-    assert value("slo_autoscaler_errors_total", {"where": "read"}) == 0
+    assert value("slo_autoscaler_errors_total", {"stage": "act"}) == 1
+    assert value("slo_autoscaler_errors_total", {"stage": "read"}) == 0
     assert value("slo_autoscaler_reconcile_seconds_count") == 1
 
 
@@ -67,8 +67,8 @@ def test_a_shadow_has_its_replicas_and_the_score_of_both():
         ("slo_autoscaler_shadow_replica_seconds_total", 20, 30),
         ("slo_autoscaler_shadow_attained_requests_total", 90, 99),
     ):
-        assert value(series, {"function_name": "a.fn", "who": "incumbent"}) == incumbent
-        assert value(series, {"function_name": "a.fn", "who": "shadow"}) == shadow
+        assert value(series, {"function_name": "a.fn", "scaler": "incumbent"}) == incumbent
+        assert value(series, {"function_name": "a.fn", "scaler": "shadow"}) == shadow
 
 
 def test_leading_is_1_and_standing_by_0():

@@ -80,7 +80,7 @@ def test_a_label_opts_a_function_out(platform, gateway, label, enabled):
         ({ZERO_LABEL: "false", ZERO_DURATION_LABEL: "5m"}, math.inf),
     ],
 )
-def test_the_labels_by_which_pro_lets_a_function_go_are_honoured(platform, gateway, labels, after):
+def test_the_labels_by_which_pro_lets_a_function_go_are_honored(platform, gateway, labels, after):
     gateway.functions["vision"].labels = labels
     assert platform.scale("vision.openfaas-fn").zero_after == after
 

@@ -24,14 +24,14 @@ from slo_autoscaler.law.policies import (
 )
 from slo_autoscaler.model import Observation, Reason, Scale
 
-CALM = Outlook(forecast=100.0, horizon=10.0, utilisation=0.8, correction=1.0, missed=False, settled=True)
+CALM = Outlook(forecast=100.0, horizon=10.0, utilization=0.8, correction=1.0, missed=False, settled=True)
 TWO = Scale(desired=2, available=2)
 
 outlooks = st.builds(
     Outlook,
     forecast=st.floats(0, 1e4),
     horizon=st.floats(0.1, 100),
-    utilisation=st.floats(0.1, 1),
+    utilization=st.floats(0.1, 1),
     standing=st.sampled_from([0.0, 500.0]),
     correction=st.floats(0.5, 1),
     missed=st.booleans(),
@@ -74,7 +74,7 @@ def test_a_missed_objective_never_makes_slo_want_less(spec, observation, scale, 
 
 
 def test_slo_sizes_by_forecast_and_usable_capacity():
-    wish = slo(a_spec(utilisation_target=0.8), seen(), TWO, replace(CALM, forecast=330.0))
+    wish = slo(a_spec(utilization_target=0.8), seen(), TWO, replace(CALM, forecast=330.0))
     assert (wish.replicas, wish.reason) == (5, Reason.LOAD_ABOVE_CAPACITY)
     assert wish.raw is None, "no tolerance upwards"
 
@@ -124,7 +124,7 @@ def test_slo_holds_when_not_even_one_request_fits():
 
 
 @pytest.mark.parametrize(("p99", "replicas"), [(0.05, 3), (0.11, 3), (0.17, 4), (5.0, 4), (None, 3)])
-def test_slo_grows_by_latency_alone_while_no_capacity_is_learnt(p99, replicas):
+def test_slo_grows_by_latency_alone_while_no_capacity_is_learned(p99, replicas):
     wish = slo(a_spec(), seen(capacity=None, p99=p99), TWO, replace(CALM, missed=True))
     assert (wish.replicas, wish.reason) == (replicas, Reason.SLO_MISSED)
 
@@ -135,10 +135,10 @@ def test_slo_without_a_capacity_and_without_misses_is_proportional():
 
 
 def test_proportional_is_the_law_of_the_hpa():
-    wish = proportional(a_spec(utilisation_target=0.8), seen(p99=0.12), Scale(4, 4), CALM)
+    wish = proportional(a_spec(utilization_target=0.8), seen(p99=0.12), Scale(4, 4), CALM)
     assert (wish.replicas, wish.reason) == (6, Reason.LATENCY_ABOVE_TARGET)
     assert wish.raw == pytest.approx(4 * 0.12 / 0.08)
-    wish = proportional(a_spec(utilisation_target=0.8), seen(p99=0.03), Scale(4, 4), CALM)
+    wish = proportional(a_spec(utilization_target=0.8), seen(p99=0.03), Scale(4, 4), CALM)
     assert (wish.replicas, wish.reason) == (2, Reason.LATENCY_BELOW_TARGET)
 
 
@@ -263,15 +263,15 @@ def test_panic_goes_as_far_as_capacity_can_be_what_is_wrong(observation, limit):
 @pytest.mark.parametrize(
     ("changes", "overloaded", "expected"),
     [
-        ({"service_one": 0.11}, False, True),
-        ({"service_one": 0.11}, True, False),
-        ({"service_one": 0.1}, False, False),
+        ({"service_time_single": 0.11}, False, True),
+        ({"service_time_single": 0.11}, True, False),
+        ({"service_time_single": 0.1}, False, False),
         ({"service_mean": 0.03, "queue_mean": 0.005}, False, True),
         ({"service_mean": 0.03, "queue_mean": 0.005}, True, False),
         ({"service_mean": 0.029, "queue_mean": 0.005}, False, False),
         ({"service_mean": 0.03, "queue_mean": 0.006}, False, False),
         ({"service_mean": 0.03}, False, False),
-        ({"service_one": 0.11, "slo_latency": None}, False, False),
+        ({"service_time_single": 0.11, "slo_latency": None}, False, False),
     ],
 )
 def test_replicas_do_not_help_when_execution_is_what_is_slow(changes, overloaded, expected):

@@ -66,7 +66,7 @@ BY_THE_WATCHDOG = {
     "burn_short": {"a.fn": 1.818},
     "budget_remaining": {"a.fn": 0.4},
     "samples": {"a.fn": 660.0, "idle.fn": 0.0},
-    "service_one": {"a.fn": 0.04},
+    "service_time_single": {"a.fn": 0.04},
     "service_mean": {"a.fn": 0.02},
     "queue_mean": {"a.fn": 0.005},
     "slo_latency": {"a.fn": 0.1},

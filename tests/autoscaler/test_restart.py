@@ -86,4 +86,4 @@ def test_whatever_the_past_says_the_state_stays_sound(rate, pending, correction,
     assert state.start_up_time is None or 0.0 <= state.start_up_time <= LONGEST_START_UP
     assert all(when <= NOW for when, _ in state.rates.entries)
     decision, _ = decide(a_spec(), seen(rate=0.0, in_flight=0.0, up_replicas=5.0), FIVE, state, NOW)
-    assert decision.replicas is None, "the count stands for one stabilisation window"
+    assert decision.replicas is None, "the count stands for one stabilization window"

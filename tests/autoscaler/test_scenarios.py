@@ -29,7 +29,7 @@ class World:
     """One function, one second at a time."""
 
     replicas: int = 1
-    learnt: float | None = CAPACITY
+    learned: float | None = CAPACITY
     """What the batcher says of its capacity."""
     coming: list[float] = field(default_factory=list)
     """When replicas that are starting will serve."""
@@ -71,7 +71,7 @@ class World:
             rate=served / len(recent),
             in_flight=recent[-1][2],
             in_flight_growth=growth,
-            capacity=self.learnt,
+            capacity=self.learned,
             p95=latency if served else None,
             p99=latency if served else None,
             attainment=good / served if served else None,
@@ -135,21 +135,21 @@ def test_a_step_beyond_all_capacity_is_answered_once_and_its_backlog_is_cleared(
     assert world.attainment(begin=90) > 0.999
 
 
-def test_without_a_learnt_capacity_latency_alone_brings_enough():
-    world = World(learnt=None).play([50.0] * 30 + [350.0] * 600)
+def test_without_a_learned_capacity_latency_alone_brings_enough():
+    world = World(learned=None).play([50.0] * 30 + [350.0] * 600)
     assert world.counts[-1] >= 4
     assert world.attainment(begin=60) > 0.999, "what was too little once is not tried again soon"
 
 
-def test_a_capacity_that_was_learnt_too_high_is_corrected_by_what_is_measured():
-    world = World(learnt=1.4 * CAPACITY).play([50.0] * 30 + [450.0] * 400)
+def test_a_capacity_that_was_learned_too_high_is_corrected_by_what_is_measured():
+    world = World(learned=1.4 * CAPACITY).play([50.0] * 30 + [450.0] * 400)
     assert world.attainment(begin=300) > 0.99
 
 
 def test_a_capacity_that_is_reported_late_is_believed_at_once():
-    world = World(learnt=None).play([50.0] * 30 + [700.0] * 20)
+    world = World(learned=None).play([50.0] * 30 + [700.0] * 20)
     blind = world.replicas
-    world.learnt = CAPACITY
+    world.learned = CAPACITY
     world.play([700.0])
     assert blind < world.replicas, "what the rate needs, in one step"
     world.play([700.0] * 240)
@@ -199,7 +199,7 @@ def test_a_restart_in_mid_peak_makes_no_dip(remembered):
 @pytest.mark.parametrize("jump", [-3600.0, 3600.0])
 def test_a_clock_that_jumps_in_mid_peak_makes_no_dip(jump):
     def lull(jump):
-        # It is over before the stabilisation window is.
+        # It is over before the stabilization window is.
         world = World().play(PEAK[:240])
         world.coming = []
         for second in range(240, 260):
@@ -221,7 +221,7 @@ def test_a_gap_in_the_data_at_the_peak_lowers_nothing():
 
 
 @pytest.mark.parametrize("period", [10, 20, 40])
-def test_on_and_off_faster_than_the_stabilisation_window_never_loses_what_on_needs(period):
+def test_on_and_off_faster_than_the_stabilization_window_never_loses_what_on_needs(period):
     world = World(replicas=6).play(([400.0] * period + [40.0] * period) * (400 // period))
     assert min(world.counts) >= 400.0 / CAPACITY
     assert world.attainment() == 1.0

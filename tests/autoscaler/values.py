@@ -63,7 +63,7 @@ observations = st.builds(
     burn_short=st.none() | st.floats(0, 1000),
     budget_remaining=st.none() | st.floats(-2, 1),
     samples=_maybe,
-    service_one=st.none() | st.floats(0, 10),
+    service_time_single=st.none() | st.floats(0, 10),
     service_mean=st.none() | st.floats(0, 10),
     queue_mean=st.none() | st.floats(0, 10),
     slo_latency=st.floats(0.001, 5),
@@ -83,7 +83,7 @@ limits = st.builds(
 specs = st.builds(
     a_spec,
     policy=st.sampled_from(sorted(POLICIES)),
-    utilisation_target=st.floats(0.1, 1),
+    utilization_target=st.floats(0.1, 1),
     tolerance=st.sampled_from([0.0, 0.1, 0.3]),
     min_samples=st.sampled_from([1, 20]),
     min_replicas=st.integers(1, 3),
@@ -91,7 +91,7 @@ specs = st.builds(
     start_up_time=st.sampled_from([0.0, 3.0, 30.0]),
     forecaster=st.sampled_from(sorted(FORECASTERS)),
     scale_to_zero_after=st.sampled_from([None, 30.0, 90.0]),
-    stabilisation_window=st.sampled_from([0.0, 20.0, 60.0]),
+    stabilization_window=st.sampled_from([0.0, 20.0, 60.0]),
     up=limits,
     down=limits,
 )

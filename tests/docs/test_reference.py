@@ -46,7 +46,7 @@ def test_every_reason_of_a_decision_has_a_sentence(pages: Mapping[str, str]):
 
 def test_rules_and_defaults_are_in_the_reference_as_the_code_has_them(pages: Mapping[str, str]):
     page = pages["autoscaler.md"]
-    assert "| `utilisation_target` | `0.8` | a number, above 0, at most 1 |" in page
+    assert "| `utilization_target` | `0.8` | a number, above 0, at most 1 |" in page
     assert "| `window` | `30s` | a duration, above 0 |" in page
     assert "| `web_port` |" not in page
     assert "| `slo_latency` | `500ms` |" in pages["watchdog.md"]

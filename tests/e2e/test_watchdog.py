@@ -1,4 +1,4 @@
-"""The watchdog with real gunicorn workers, over real sockets: every promise of docs/behaviour.md."""
+"""The watchdog with real gunicorn workers, over real sockets: every promise of docs/behavior.md."""
 
 import asyncio
 import contextlib
@@ -476,7 +476,7 @@ def test_a_taken_port_stops_the_start_and_names_the_variable():
     with watchdog(SLOW) as dog, starting_watchdog(SLOW, port=str(dog.port)) as second:
         assert second.process.wait(timeout=20) == 1
         assert second.log.splitlines()[-1] == (
-            f"batching-watchdog: port={dog.port}: can not listen on it: Address already in use"
+            f"batching-watchdog: port={dog.port}: cannot listen on it: Address already in use"
         )
 
 

@@ -1,4 +1,4 @@
-"""Workers that leak, that can not load, that are preloaded: with real gunicorn processes."""
+"""Workers that leak, that cannot load, that are preloaded: with real gunicorn processes."""
 
 import json
 import os
@@ -214,7 +214,7 @@ def test_preloaded_workers_share_the_memory_of_the_model(tmp_path: Path):
         (
             "import types, sys; sys.modules['torch'] = types.SimpleNamespace("
             "cuda=types.SimpleNamespace(is_initialized=lambda: True))",
-            "preload=true: load() initialised CUDA",
+            "preload=true: load() initialized CUDA",
         ),
     ],
 )

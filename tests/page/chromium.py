@@ -65,7 +65,7 @@ def picture(driver: Any, name: str, size: tuple[int, int], scheme: str) -> None:
     shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     drawn = Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
-    # A page has few colours; so pictures are small enough for the documentation.
+    # A page has few colors; so pictures are small enough for the documentation.
     drawn.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
         SCREENSHOTS / f"{name}.png", optimize=True
     )

@@ -15,7 +15,7 @@ from slo_autoscaler.web.page import Page
 CONFIG = """
 platform: {{gateway_url: "http://127.0.0.1:1"}}
 prometheus: {{url: "{prometheus}", timeout: 10s}}
-web: {{page_port: 0, page_names: [status.example.org]}}
+web: {{page_port: 0, page_allowed_hosts: [status.example.org]}}
 functions: {{resize.openfaas-fn: {{signals: gateway, slo_latency: 500ms}}}}
 """
 

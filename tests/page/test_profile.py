@@ -1,4 +1,4 @@
-"""What a watchdog has learnt: which size it uses, and the words for it."""
+"""What a watchdog has learned: which size it uses, and the words for it."""
 
 import pytest
 from hypothesis import given
@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from slo_autoscaler.web.profile import curve, profile
 from tailbound_lab.simulate.function import Function, Service
 
-LEARNT = {1: 0.028, 2: 0.044, 4: 0.075, 8: 0.14}
+LEARNED = {1: 0.028, 2: 0.044, 4: 0.075, 8: 0.14}
 
 
 def test_the_size_with_the_best_throughput_that_fits_is_chosen_and_the_next_one_is_told():
-    found = profile(LEARNT, 1, 0.2, 53.0)
+    found = profile(LEARNED, 1, 0.2, 53.0)
     assert found["chosen"] == 4
     assert [each["fits"] for each in found["sizes"]] == [True, True, True, False]
     assert "150 ms with the wait for the one before it, of 200 ms" in found["why"]
@@ -24,7 +24,7 @@ def test_the_size_with_the_best_throughput_that_fits_is_chosen_and_the_next_one_
     [(397.0, "of a replica: capacity goes by mean times"), (30.0, "CPU time"), (53.0, "53/s of a replica.")],
 )
 def test_why_a_capacity_differs_from_the_throughput_is_said(capacity, words):
-    assert words in profile(LEARNT, 1, 0.2, capacity)["why"]
+    assert words in profile(LEARNED, 1, 0.2, capacity)["why"]
 
 
 def test_of_nearly_equal_ones_the_smallest_is_chosen():
@@ -32,7 +32,7 @@ def test_of_nearly_equal_ones_the_smallest_is_chosen():
 
 
 def test_more_workers_share_the_wait_and_add_their_throughput():
-    one, four = profile(LEARNT, 1, 0.2, None), profile(LEARNT, 4, 0.2, None)
+    one, four = profile(LEARNED, 1, 0.2, None), profile(LEARNED, 4, 0.2, None)
     assert four["chosen"] == 8
     assert four["sizes"][0]["throughput"] == pytest.approx(4 * one["sizes"][0]["throughput"])
     assert "4 workers" in four["why"]
@@ -41,9 +41,9 @@ def test_more_workers_share_the_wait_and_add_their_throughput():
 @pytest.mark.parametrize(
     ("predicted", "latency", "words"),
     [
-        ({}, 0.2, "Nothing is learnt yet"),
+        ({}, 0.2, "Nothing is learned yet"),
         ({1: 0.3}, 0.2, "More replicas will not help"),
-        (LEARNT, None, "There is no SLO"),
+        (LEARNED, None, "There is no SLO"),
     ],
 )
 def test_without_a_choice_the_reason_is_told(predicted, latency, words):
@@ -66,7 +66,7 @@ def test_the_curve_is_what_a_simulation_takes_and_passes_through_the_largest_val
     Function(Service(tuple(seconds)))
 
 
-def test_nothing_learnt_is_no_curve():
+def test_nothing_learned_is_no_curve():
     assert curve({}) == []
 
 

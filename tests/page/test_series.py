@@ -21,7 +21,7 @@ def every_query():
     texts = {
         **series.lines(series.CHARTS),
         **{f"gateway.{key}": text for key, text in series.lines(series.GATEWAY_CHARTS).items()},
-        **series.LEARNT,
+        **series.LEARNED,
         **series.HOUR,
         **series.ARRIVALS,
     }

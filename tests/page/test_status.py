@@ -1,4 +1,4 @@
-"""The table in a terminal: what stands in 80 columns, colours, and what is said when there is no answer."""
+"""The table in a terminal: what stands in 80 columns, colors, and what is said when there is no answer."""
 
 import io
 import json
@@ -65,7 +65,7 @@ def test_a_wide_terminal_shows_all_that_the_page_has():
     assert "2 → 5: load above capacity" in drawn(160, a_decision())
 
 
-def test_a_breach_is_seen_without_colours_too():
+def test_a_breach_is_seen_without_colors_too():
     missed = a_hold(inputs={"attainment": 0.9, "p99": 0.31})
     text = drawn(80, missed)
     assert "MISSED" in text

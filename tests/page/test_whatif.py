@@ -11,7 +11,7 @@ from slo_autoscaler.errors import SourceError
 from slo_autoscaler.web import rows as fleet
 from slo_autoscaler.web import whatif
 from slo_autoscaler.web.whatif import Question, WhatIf, WhatIfError, asked, verdict
-from tailbound_lab.simulate.catalogue import SCALERS
+from tailbound_lab.simulate.catalog import SCALERS
 
 NOW = Question(10, 0.2, "slo")
 CONFIG = Config.parse(
@@ -117,7 +117,7 @@ def test_the_last_hour_is_replayed_as_it_is_and_as_asked():
 @pytest.mark.parametrize(
     ("answers", "words"),
     [
-        (Answers(predicted={}), "Nothing is learnt of its service times"),
+        (Answers(predicted={}), "Nothing is learned of its service times"),
         (Answers(rate=0.0), "Nothing has come in"),
         (Answers(rate=1e6), "more than can be replayed while you wait"),
     ],

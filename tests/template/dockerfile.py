@@ -107,7 +107,7 @@ class Rehearsal:
     def environment(self, stage: str) -> dict[str, str]:
         """The stage's ENV, for a process that runs in its folder."""
         return {
-            key: self._localise(value, self.root(stage)) for key, value in self.environments[stage].items()
+            key: self._localize(value, self.root(stage)) for key, value in self.environments[stage].items()
         }
 
     def _copy(self, text: str, root: Path, workdir: str) -> None:
@@ -127,10 +127,10 @@ class Rehearsal:
 
     def _run(self, text: str, root: Path, workdir: str, environment: Mapping[str, str]) -> str:
         result = subprocess.run(
-            ["sh", "-c", self._localise(text, root)],
+            ["sh", "-c", self._localize(text, root)],
             cwd=root / workdir.lstrip("/"),
             env=host_environment()
-            | {key: self._localise(value, root) for key, value in environment.items() if key != "PWD"},
+            | {key: self._localize(value, root) for key, value in environment.items() if key != "PWD"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -140,7 +140,7 @@ class Rehearsal:
             raise StepFailed(f"RUN {text}\n{result.stdout}")
         return result.stdout
 
-    def _localise(self, text: str, root: Path) -> str:
+    def _localize(self, text: str, root: Path) -> str:
         """``text`` with the image's folders in ``root``; a ${PATH} in it becomes ours."""
         path = f"{Path(sys.executable).parent}:{os.defpath}"
         return re.sub(r"/(?=opt/venv|home/app)", f"{root}/", text).replace("${PATH}", path)

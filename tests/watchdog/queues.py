@@ -19,7 +19,7 @@ def policy(name: str) -> BatchingPolicy:
     return POLICIES[name](PolicySettings(MAX_BATCH_SIZE, DELAY, SLO_LATENCY))
 
 
-def learnt(law: Callable[[int], float], sizes: tuple[int, ...] = (1, 2, 4, 8), limit: int = MAX_BATCH_SIZE):
+def learned(law: Callable[[int], float], sizes: tuple[int, ...] = (1, 2, 4, 8), limit: int = MAX_BATCH_SIZE):
     model = LatencyModel(limit)
     for _ in range(5):
         for size in sizes:

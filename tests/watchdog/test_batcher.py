@@ -173,7 +173,7 @@ def test_a_withdrawn_request_is_neither_sent_nor_answered():
     scenario(body)
 
 
-def test_a_withdrawn_request_in_a_running_batch_does_not_disturb_its_neighbours():
+def test_a_withdrawn_request_in_a_running_batch_does_not_disturb_its_neighbors():
     async def body(bench: Bench) -> None:
         gone, _ = bench.submit(0), bench.submit(1)
         bench.batcher.worker_idle(bench.worker)
@@ -269,7 +269,7 @@ def test_a_batch_in_which_everything_failed_teaches_nothing():
 
 
 @pytest.mark.parametrize(("told", "bound"), [(0.02, BUSIEST / 0.02), (0.0, 1000.0)])
-def test_the_cpu_time_of_a_batch_is_learnt_if_the_worker_tells_it(told: float, bound: float):
+def test_the_cpu_time_of_a_batch_is_learned_if_the_worker_tells_it(told: float, bound: float):
     async def body(bench: Bench) -> None:
         bench.batcher.worker_idle(bench.worker)
         bench.submit(0)

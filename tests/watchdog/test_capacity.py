@@ -10,7 +10,7 @@ LARGE = 10**9
 """Batches so large that their own cost is nothing for each request."""
 
 
-def learnt(*readings: tuple[float, float, int], batches: int = 0, worker: float = 0.0) -> CpuCost:
+def learned(*readings: tuple[float, float, int], batches: int = 0, worker: float = 0.0) -> CpuCost:
     """From readings of (now, front, served), and ``worker`` seconds of CPU time for each request."""
     cost = CpuCost(1024)
     if worker:
@@ -28,24 +28,24 @@ def test_without_a_reading_the_workers_alone_decide():
 
 def test_one_thread_answers_no_more_than_its_cpu_time_for_each_request_allows():
     # 20 us in the front, and workers that wait for a device.
-    cost = learnt((10.0, 2.0, 100_000))
+    cost = learned((10.0, 2.0, 100_000))
     assert cost.bound(80_000.0, LARGE, 8.0) == pytest.approx(50_000)
     assert cost.bound(30_000.0, LARGE, 8.0) == 30_000
 
 
 def test_front_and_workers_share_the_cores():
     # 20 us in the front, and 40 us in a worker.
-    cost = learnt((10.0, 2.0, 100_000), worker=40e-6)
+    cost = learned((10.0, 2.0, 100_000), worker=40e-6)
     assert cost.bound(50_000.0, 1024, 2.0) == pytest.approx(BUSIEST * 2 / 60e-6, rel=0.005)
     assert cost.bound(50_000.0, 1024, 8.0) == pytest.approx(1 / 20e-6, rel=0.005)
 
 
 def test_what_the_workers_compute_counts_before_there_is_any_load():
-    assert learnt(worker=40e-6).bound(50_000.0, 1024, 1.0) == pytest.approx(BUSIEST / 40e-6)
+    assert learned(worker=40e-6).bound(50_000.0, 1024, 1.0) == pytest.approx(BUSIEST / 40e-6)
 
 
 def test_workers_that_tell_no_cpu_time_leave_the_cores_to_the_front():
-    cost = learnt((10.0, 2.0, 100_000))
+    cost = learned((10.0, 2.0, 100_000))
     assert cost.bound(80_000.0, LARGE, 2.0) == pytest.approx(50_000)
     assert cost.bound(80_000.0, LARGE, 0.5) == pytest.approx(BUSIEST * 0.5 / 20e-6)
 
@@ -79,34 +79,34 @@ def test_a_model_that_computes_twice_as_much_is_followed_though_one_batch_in_sev
 
 def test_what_small_batches_cost_is_not_expected_of_large_ones():
     # 100 us a request in batches of 2, so 33 us apart from the batch, and 133 us for each batch.
-    cost = learnt((10.0, 2.0, 20_000), batches=10_000)
+    cost = learned((10.0, 2.0, 20_000), batches=10_000)
     assert cost.bound(80_000.0, 2, 8.0) == pytest.approx(1 / 100e-6)
     assert cost.bound(80_000.0, 40, 8.0) == pytest.approx(1 / (33.3333e-6 * 1.1), rel=1e-3)
 
 
 def test_an_idle_front_says_nothing_since_scrapes_would_count_as_the_cost_of_requests():
-    cost = learnt((10.0, 0.05, 50))
+    cost = learned((10.0, 0.05, 50))
     assert cost.bound(3_000.0, LARGE, 2.0) == 3_000
 
 
-def test_what_was_learnt_under_load_stays_when_the_load_goes():
-    cost = learnt((10.0, 2.0, 100_000), (20.0, 2.01, 100_010))
+def test_what_was_learned_under_load_stays_when_the_load_goes():
+    cost = learned((10.0, 2.0, 100_000), (20.0, 2.01, 100_010))
     assert cost.bound(80_000.0, LARGE, 8.0) == pytest.approx(50_000)
 
 
 def test_overload_that_is_refused_is_no_capacity():
     # All of a core, and a quarter of it for each 10,000 that were served: the rest went into refusals.
-    cost = learnt((1.0, 1.0, 40_000))
+    cost = learned((1.0, 1.0, 40_000))
     assert cost.bound(80_000.0, LARGE, 8.0) == pytest.approx(40_000)
 
 
 def test_readings_close_together_are_one():
-    cost = learnt((0.5, 0.4, 10), (10.0, 2.0, 100_000))
+    cost = learned((0.5, 0.4, 10), (10.0, 2.0, 100_000))
     assert cost.bound(80_000.0, LARGE, 8.0) == pytest.approx(50_000)
 
 
 def test_the_cost_follows_the_readings_by_half():
-    cost = learnt((10.0, 2.0, 100_000), (20.0, 6.0, 200_000))
+    cost = learned((10.0, 2.0, 100_000), (20.0, 6.0, 200_000))
     assert cost.bound(80_000.0, LARGE, 8.0) == pytest.approx(1 / 30e-6)
 
 
@@ -121,7 +121,7 @@ def test_the_cost_follows_the_readings_by_half():
 def test_a_bound_only_ever_lowers_and_stays_positive(
     capacity: float, size: int, cpus: float, front: float, served: int, batches: list[tuple[int, float]]
 ):
-    cost = learnt((10.0, front, served))
+    cost = learned((10.0, front, served))
     for count, seconds in batches:
         cost.observe(count, seconds)
     bound = cost.bound(capacity, size, cpus)

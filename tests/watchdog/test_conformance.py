@@ -64,7 +64,7 @@ H11_IS_STRICTER: dict[str, str] = {
     r"illegal chunk header": "leading zeros: h11 takes twenty digits, we bound framing as a whole",
     r"Receive buffer too long": "h11's own limit",
 }
-"""h11's reason, and why our taking it can not move the end of a message."""
+"""h11's reason, and why our taking it cannot move the end of a message."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def load(tmp_path: Path) -> Iterator[Load]:
 
     yield write_and_load
     sys.path[:] = path
-    # Only the function's own: numpy, once imported, can not be imported anew in the same process.
+    # Only the function's own: numpy, once imported, cannot be imported anew in the same process.
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if name == "function" or (file is not None and Path(file).is_relative_to(tmp_path)):
@@ -168,7 +168,7 @@ def test_a_result_that_can_not_be_sent_is_a_failure_of_that_request(
 ):
     reply = one(load(f"def handle(event, context):\n    return {result}\n"))
     assert (reply.status, reply.failed) == (500, True)
-    assert "can not be sent" in capsys.readouterr().err
+    assert "cannot be sent" in capsys.readouterr().err
 
 
 def test_headers_that_frame_the_message_are_not_the_functions_to_set(load: Load):

@@ -40,12 +40,12 @@ def saturate(model: LatencyModel, law: Law, batches: int) -> list[int]:
     return sizes
 
 
-def test_nothing_is_promised_before_anything_is_learnt():
+def test_nothing_is_promised_before_anything_is_learned():
     model = LatencyModel(64)
-    assert not model.learnt
+    assert not model.learned
     assert model.predict(1) == model.predict(64) == model.predict_mean(64) == 0.0
     assert model.capacity(2, 0.1) is None
-    assert model.sizes_learnt() == []
+    assert model.sizes_learned() == []
     assert model.best_size == 1
 
 
@@ -372,9 +372,9 @@ def test_the_best_throughput_may_be_at_less_than_the_largest_size_that_fits():
     assert model.capacity(2, 10.0) == pytest.approx(2 * 286, rel=0.01)
 
 
-def test_sizes_learnt_are_the_powers_of_two_that_hold_them():
+def test_sizes_learned_are_the_powers_of_two_that_hold_them():
     model = learn(LatencyModel(48), linear, [1, 3, 5, 40])
-    assert model.sizes_learnt() == [1, 4, 8, 48]
+    assert model.sizes_learned() == [1, 4, 8, 48]
 
 
 def test_memory_and_work_do_not_grow_with_the_largest_size_allowed():

@@ -26,7 +26,7 @@ def test_reasons_are_a_closed_list_of_metric_label_values():
 )
 def test_messages_can_not_be_changed_on_their_way(value: object):
     with pytest.raises((AttributeError, TypeError)):
-        value.body = b"other"  # type: ignore[attr-defined] # that it can not be set is the point
+        value.body = b"other"  # type: ignore[attr-defined] # that it cannot be set is the point
 
 
 def test_a_reply_is_no_failure_unless_it_says_so():

@@ -74,7 +74,7 @@ def test_only_refusals_are_counted_as_such():
     assert sum(counted.values()) == value(metrics, "watchdog_refusals_total", reason="queue_full") == 1
 
 
-def test_capacity_is_nan_until_learnt_and_then_follows_the_model():
+def test_capacity_is_nan_until_learned_and_then_follows_the_model():
     metrics, model = make()
     capacity = value(metrics, "watchdog_capacity_requests_per_second")
     assert capacity != capacity

@@ -23,7 +23,7 @@ from batching_watchdog.engine.policy import (
     Wait,
 )
 from batching_watchdog.messages import DispatchReason
-from watchdog.queues import MAX_BATCH_SIZE, NEVER_WAITS, WAITS, accelerator, learnt, policy
+from watchdog.queues import MAX_BATCH_SIZE, NEVER_WAITS, WAITS, accelerator, learned, policy
 
 TIMES = st.floats(0, 100)
 HEADS = st.builds(
@@ -120,38 +120,38 @@ def test_slo_gives_no_request_up_that_could_be_on_time_while_the_queue_fits_into
 
 
 def test_slo_takes_all_that_waits_and_says_that_a_worker_was_idle():
-    answer = Slo(8).decide(QueueHead(3, 0.0, 1.0), 0.0, learnt(accelerator))
+    answer = Slo(8).decide(QueueHead(3, 0.0, 1.0), 0.0, learned(accelerator))
     assert answer == Take(3, DispatchReason.IDLE)
 
 
 def test_slo_takes_no_more_than_the_largest_batch():
-    answer = Slo(8).decide(QueueHead(20, 0.0, 1.0), 0.0, learnt(accelerator))
+    answer = Slo(8).decide(QueueHead(20, 0.0, 1.0), 0.0, learned(accelerator))
     assert answer == Take(8, DispatchReason.FULL)
 
 
 def test_slo_takes_no_more_than_the_best_size():
-    model = learnt(lambda size: 0.01 if size <= 4 else 0.04)
+    model = learned(lambda size: 0.01 if size <= 4 else 0.04)
     assert Slo(8).decide(QueueHead(20, 0.0, 1.0), 0.0, model) == Take(4, DispatchReason.BEST_SIZE)
 
 
 def test_slo_shrinks_the_batch_to_meet_the_tightest_deadline():
     # l(4) = 12 ms fits into the 12.5 ms that are left, l(5) = 13 ms does not.
-    answer = Slo(8).decide(QueueHead(8, 0.0, 0.0125), 0.0, learnt(accelerator))
+    answer = Slo(8).decide(QueueHead(8, 0.0, 0.0125), 0.0, learned(accelerator))
     assert answer == Take(4, DispatchReason.DEADLINE)
 
 
 def test_slo_gives_up_a_head_that_not_even_a_batch_of_one_can_save():
-    assert Slo(8).decide(QueueHead(1, 0.0, 0.1), 0.095, learnt(accelerator)) == Late()
+    assert Slo(8).decide(QueueHead(1, 0.0, 0.1), 0.095, learned(accelerator)) == Late()
 
 
 def test_slo_gives_up_a_head_that_would_shrink_the_batch_while_more_than_a_full_one_waits():
-    model = learnt(accelerator)
+    model = learned(accelerator)
     assert Slo(8).decide(QueueHead(8, 0.0, 0.1), 0.09, model) == Take(2, DispatchReason.DEADLINE)
     assert Slo(8).decide(QueueHead(9, 0.0, 0.1), 0.09, model) == Late()
 
 
 def test_slo_keeps_some_of_the_budget_for_the_way_back_once_heads_go_late():
-    model = learnt(accelerator)
+    model = learned(accelerator)
     left = model.predict(8) + 0.001
     head = QueueHead(9, 0.0, 0.1)
     assert Slo(8).decide(head, 0.1 - left, model) == Take(8, DispatchReason.FULL)
@@ -165,7 +165,7 @@ def test_slo_keeps_some_of_the_budget_for_the_way_back_once_heads_go_late():
 
 def test_slo_judges_by_the_batch_that_its_budget_allows_however_good_larger_ones_are():
     # 2 x l(4) is within the budget of 25 ms, so four are a full batch; 15 ms are left for seven.
-    model = learnt(accelerator)
+    model = learned(accelerator)
     assert Slo(8).decide(QueueHead(50, 0.0, 0.025), 0.0095, model) == Take(7, DispatchReason.DEADLINE)
     assert Slo(8).decide(QueueHead(50, 0.0, 0.025), 0.0145, model) == Late()
 

@@ -61,7 +61,7 @@ def test_headers_that_the_application_notes_are_found_by_name_the_first_of_sever
     scenario(body)
 
 
-def test_connection_close_is_honoured_and_said():
+def test_connection_close_is_honored_and_said():
     async def body(service: Service, client: Client) -> None:
         await client.send(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert (await client.answer()).headers["connection"] == "close"

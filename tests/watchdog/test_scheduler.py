@@ -16,7 +16,7 @@ from batching_watchdog.engine.scheduler import _ON_TIME as ON_TIME
 from batching_watchdog.engine.scheduler import Dispatch, Expire, Scheduler, Shed, Sleep
 from batching_watchdog.errors import QueueFull
 from batching_watchdog.messages import Batch, DispatchReason, Request
-from watchdog.queues import DEADLINE_ORDER, MAX_BATCH_SIZE, NEVER_WAITS, accelerator, learnt, policy, request
+from watchdog.queues import DEADLINE_ORDER, MAX_BATCH_SIZE, NEVER_WAITS, accelerator, learned, policy, request
 
 MAX_INFLIGHT = 12
 WORKERS = 2
@@ -34,7 +34,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @initialize(known=st.booleans())
     def start(self, known: bool) -> None:
         self.now = 1.0
-        self.model = learnt(accelerator) if known else LatencyModel(MAX_BATCH_SIZE)
+        self.model = learned(accelerator) if known else LatencyModel(MAX_BATCH_SIZE)
         self.scheduler = Scheduler(
             policy(self.name), self.model, max_inflight=MAX_INFLIGHT, shed_late=self.shed_late
         )
@@ -48,7 +48,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.left: Counter[int] = Counter()
         self.slept: float | None = None
         self.slowest = self.model.predict(MAX_BATCH_SIZE)
-        """The longest prediction so far: what was found late by it is shed, whatever is learnt since."""
+        """The longest prediction so far: what was found late by it is shed, whatever is learned since."""
 
     @rule(
         budget=MILLISECONDS,
@@ -269,7 +269,7 @@ def scheduler(
     name: str = "slo", *, model: LatencyModel | None = None, max_inflight: int = 64, shed_late: bool = False
 ):
     return Scheduler(
-        policy(name), model or learnt(accelerator), max_inflight=max_inflight, shed_late=shed_late
+        policy(name), model or learned(accelerator), max_inflight=max_inflight, shed_late=shed_late
     )
 
 
@@ -582,7 +582,7 @@ def test_requests_on_time_and_with_a_worker_are_never_displaced():
 
 
 def test_a_refusal_tells_when_half_the_queue_will_be_worked_off():
-    model = learnt(lambda _: 2.0, (8,))
+    model = learned(lambda _: 2.0, (8,))
     queue = scheduler(model=model, max_inflight=1000)
     assert queue.refusal(1).retry_after == 1
     for number in range(160):
@@ -594,13 +594,13 @@ def test_a_refusal_tells_when_half_the_queue_will_be_worked_off():
 
 
 def test_a_refusal_never_sends_anyone_away_for_more_than_a_minute():
-    queue = scheduler(model=learnt(lambda _: 100.0, (1,)), max_inflight=100)
+    queue = scheduler(model=learned(lambda _: 100.0, (1,)), max_inflight=100)
     for number in range(100):
         queue.offer(request(number))
     assert queue.refusal(1).retry_after == 60
 
 
-def test_lateness_is_predicted_from_what_is_ahead_and_the_learnt_throughput():
+def test_lateness_is_predicted_from_what_is_ahead_and_the_learned_throughput():
     queue = scheduler()
     assert not queue.predicts_late(0.001, 0.0, 1)  # nothing waits: the worker will show
     for number in range(24):

@@ -55,8 +55,8 @@ SENTENCES: Final[Mapping[str, tuple[str, ...]]] = {
     "WithinTolerance": ("the count is as good as the one that is wanted", "that is {recommended}"),
     "Settling": ("replicas are starting, or the window still holds the time before they served",),
     "CoolingDown": ("the last change was too short a while ago", "{recommended} are wanted"),
-    "ScaleDownStabilised": (
-        "more was recommended within the stabilisation window",
+    "ScaleDownStabilized": (
+        "more was recommended within the stabilization window",
         "{recommended} would do now",
     ),
     "ScaleDownUnsafe": (
@@ -74,8 +74,8 @@ SENTENCES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "MoreReplicasWillNotHelp": (
         "more replicas will not help",
-        "one request alone takes {service_one} of {slo_latency}",
-        "a batch takes {service_mean}, usually {service_usual}",
+        "one request alone takes {service_time_single} of {slo_latency}",
+        "a batch takes {service_mean}, usually {service_time_baseline}",
         "waiting for a worker {queue_mean}",
     ),
     "LoadAboveCapacity": (
@@ -127,7 +127,7 @@ FACTS: Final = (
 
 _SECONDS: Final = {
     *("age", "horizon", "peak_every", "p50", "p95", "p99", "slo_latency"),
-    *("queue_mean", "service_mean", "service_one", "service_usual"),
+    *("queue_mean", "service_mean", "service_time_single", "service_time_baseline"),
 }
 _SHARES: Final = {"attainment", "budget", "correction", "slo_objective"}
 _NAME: Final = re.compile(r"\{(\w+)\}")
@@ -168,7 +168,7 @@ def score(function_name: str, numbers: Mapping[str, float]) -> str:
 
 
 def of_lines(lines: Iterable[str], wanted: str, last: int) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the last decisions of a log for ``wanted``, and names spelt alike when there are none."""
+    """Return the last decisions of a log for ``wanted``, and names spelled alike when there are none."""
     found: dict[str, deque[dict[str, Any]]] = {}
     for line in lines:
         decision = of_log(line)

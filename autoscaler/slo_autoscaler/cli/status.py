@@ -176,7 +176,7 @@ def _cell(row: Mapping[str, Any], key: str, *, short: bool) -> Text:
     if short and key in _SHORTER:
         text = _SHORTER[key](row)
     if key in row["breaches"]:
-        # Without colours a breach must still be seen.
+        # Without colors a breach must still be seen.
         return Text(text.upper() if key == "state" else f"!{text}", style="bold red")
     return Text(text, style="dim" if key == "state" and row["state"] != "met" else "")
 

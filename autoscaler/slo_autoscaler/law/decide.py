@@ -25,7 +25,7 @@ from slo_autoscaler.law.restart import smoothed
 from slo_autoscaler.model import Decision, Numbers, Observation, Reason, Recommendation, Scale, TargetSpec
 
 CORRECTION_STEP: Final = 0.9
-"""One settled period of misses with room takes a tenth off the learnt capacity."""
+"""One settled period of misses with room takes a tenth off the learned capacity."""
 
 CORRECTION_RECOVERY: Final = 300.0
 """Seconds in which a correction loses 63 % of itself while the objective is met."""
@@ -41,7 +41,7 @@ SURGE_SIGMAS: Final = 4.0
 """A rate is sudden when its newest interval is so many standard deviations above the whole window."""
 
 RHYTHM_HORIZONS: Final = 2.0
-"""The stabilisation window is no longer than so many horizons when the next peak is prepared for."""
+"""The stabilization window is no longer than so many horizons when the next peak is prepared for."""
 
 KEPT_HORIZONS: Final = 3.0
 """What a peak needs that is due within so many horizons is not given away: it would hardly be gone before."""
@@ -65,7 +65,7 @@ def decide(
     5. Tolerance: a wish that is within it is the current count.
     6. Bounds: labels, then what the platform is known to give.
     7. Up: enough samples; cooldown; rate limit.
-    8. Down: rate limit; cooldown; not before what was last asked for could have served; stabilisation (no
+    8. Down: rate limit; cooldown; not before what was last asked for could have served; stabilization (no
        lower than the highest recommendation of the window, which is longer when little error budget is left);
        safety (every replica is seen, nothing says that the SLO is missed, no exhausted budget burns on, and
        the lower count is predicted to meet the SLO).
@@ -80,7 +80,7 @@ def decide(
     bounds = _bounds(spec, scale, state, now)
     numbers = _numbers(observation, scale, state)
     numbers["forecast"], numbers["horizon"] = outlook.forecast, outlook.horizon
-    numbers["utilisation"], numbers["standing"] = outlook.utilisation, outlook.standing
+    numbers["utilization"], numbers["standing"] = outlook.utilization, outlook.standing
     headroom = state.headroom
     numbers["overspent"], numbers["regret"] = headroom.overspent, headroom.regret
     numbers["peak"], numbers["peak_every"] = headroom.peak(now), headroom.recurrence.every
@@ -98,7 +98,7 @@ def decide(
 def unapplied(before: TargetState, after: TargetState) -> TargetState:
     """Return the state after a decision that was not carried out (a dry run, or the platform failed).
 
-    ``before`` went into ``decide``, ``after`` came out. What was learnt stays; nothing was changed or asked.
+    ``before`` went into ``decide``, ``after`` came out. What was learned stays; nothing was changed or asked.
     """
     return replace(
         after,
@@ -193,7 +193,7 @@ def _notice(spec: TargetSpec, scale: Scale, state: TargetState, now: float) -> T
         refusal = Refusal(state.asked, scale.desired, now + spec.cap_retry)
     recommendations, idle_since = state.recommendations, state.idle_since
     if scale.desired != (state.desired if state.asked is None else state.asked):
-        # Somebody else set this count: it stands for one stabilisation window before it is lowered, and for
+        # Somebody else set this count: it stands for one stabilization window before it is lowered, and for
         # one idle period before it is 0. So a platform that does not give 0 is not asked again at once.
         recommendations, idle_since = recommendations.push(now, scale.desired), None
 
@@ -266,7 +266,7 @@ def _look_ahead(
     burn = None if is_futile or (quick(seen) and is_missed) else seen.burn_short or 0.0
     passed = min(max(0.0, now - state.seen_at), spec.longest_gap)
     headroom = state.headroom.after(now, passed, rate, seen.arrival_rate_now or 0.0, burn)
-    # A capacity is doubted when there are more misses than head room answers.
+    # A capacity is doubted when there are more misses than headroom answers.
     doubted = lasts and (headroom.excessive or is_futile or not seen.capacity)
     correction, corrected_at = state.correction, state.corrected_at
     if doubted and room and not is_futile and settled and now - corrected_at >= spec.settle_time:
@@ -280,7 +280,7 @@ def _look_ahead(
         forecast=likely,
         horizon=horizon,
         rising=likely > highest,
-        utilisation=headroom.utilisation(spec.utilisation_target, spec.utilisation_limit),
+        utilization=headroom.utilization(spec.utilization_target, spec.utilization_limit),
         standing=headroom.standing(now, likely, horizon),
         kept=headroom.standing(now, likely, KEPT_HORIZONS * horizon),
         correction=correction,
@@ -454,14 +454,14 @@ def _too_early(
     now: float,
 ) -> tuple[Reason | None, int]:
     if state.scaled_up_at is not None and now - state.scaled_up_at < _start_up(spec, state):
-        return Reason.SCALE_DOWN_STABILISED, lower
-    window, stretch = spec.stabilisation_window, _stretch(seen)
+        return Reason.SCALE_DOWN_STABILIZED, lower
+    window, stretch = spec.stabilization_window, _stretch(seen)
     if state.headroom.prepared:
         # The windows are for what comes back at any time; what comes at known times is made ready for then.
         window, stretch = min(window, RHYTHM_HORIZONS * outlook.horizon), 1.0
     usual = max(lower, int(state.recommendations.value(now, window) or 0))
     if usual >= scale.desired:
-        return Reason.SCALE_DOWN_STABILISED, usual
+        return Reason.SCALE_DOWN_STABILIZED, usual
     lower = max(lower, int(state.recommendations.value(now, stretch * window) or 0))
     return (Reason.BUDGET_LOW if lower >= scale.desired else None), lower
 
@@ -476,7 +476,7 @@ def _too_risky(seen: Observation, scale: Scale, outlook: Outlook, lower: int) ->
 
 
 def _stretch(seen: Observation) -> float:
-    """Return how many times longer the stabilisation window is for the error budget that is left."""
+    """Return how many times longer the stabilization window is for the error budget that is left."""
     if seen.budget_remaining is None:
         return 1.0
     left = min(max(seen.budget_remaining / BUDGET_AMPLE, 0.0), 1.0)
@@ -486,7 +486,7 @@ def _stretch(seen: Observation) -> float:
 def _fewest_safe(seen: Observation, scale: Scale, outlook: Outlook) -> int:
     """Return the fewest replicas that are predicted to meet the SLO.
 
-    With a learnt capacity, by it; else latency is taken to grow as the replicas shrink (the HPA's law), and
+    With a learned capacity, by it; else latency is taken to grow as the replicas shrink (the HPA's law), and
     no replica gets more than what was once too much for one: before the knee latency tells nothing of how
     near it is. Without either, the current count.
     """
@@ -546,7 +546,7 @@ def _numbers(seen: Observation | None, scale: Scale, state: TargetState) -> dict
         "pending": scale.pending,
         "rate": seen.arrival_rate,
         "forecast": None,
-        "utilisation": None,
+        "utilization": None,
         "standing": None,
         "overspent": state.headroom.overspent,
         "regret": state.headroom.regret,
@@ -564,9 +564,9 @@ def _numbers(seen: Observation | None, scale: Scale, state: TargetState) -> dict
         "burn_short": seen.burn_short,
         "budget": seen.budget_remaining,
         "samples": seen.samples,
-        "service_one": seen.service_one,
+        "service_time_single": seen.service_time_single,
         "service_mean": seen.service_mean,
-        "service_usual": state.service_baseline,
+        "service_time_baseline": state.service_baseline,
         "queue_mean": seen.queue_mean,
         "slo_latency": seen.slo_latency,
         "slo_objective": seen.slo_objective,

@@ -48,7 +48,7 @@ LONGEST: Final = 800.0
 """Budget seconds: no incident counts for more than this."""
 
 CAREFUL: Final = 0.68
-"""Of the usual utilisation, with ``LONGEST`` overspent."""
+"""Of the usual utilization, with ``LONGEST`` overspent."""
 
 MEAN_MEMORY: Final = 1800.0
 """Seconds in which 63 % of a lasting change of the load enter the mean that budgets are counted in."""
@@ -123,8 +123,8 @@ class Headroom:
             regret=min(max(self.regret + (change if avoidable else min(change, 0.0)), 0.0), LONGEST),
         )
 
-    def utilisation(self, usual: float, most: float) -> float:
-        """Return the utilisation to plan with: ``usual``, up to ``most`` with credit, less when overspent."""
+    def utilization(self, usual: float, most: float) -> float:
+        """Return the utilization to plan with: ``usual``, up to ``most`` with credit, less when overspent."""
         if self.overspent > 0.0:
             return usual * (1.0 - (1.0 - CAREFUL) * self.overspent / LONGEST)
         return usual + (most - usual) * min(max(-self.overspent / CREDIT, 0.0), 1.0)
@@ -146,7 +146,7 @@ class Headroom:
 
     @property
     def excessive(self) -> bool:
-        """More is overspent than by chance: the capacity may not be what was learnt."""
+        """More is overspent than by chance: the capacity may not be what was learned."""
         return self.overspent > EXCESS
 
     @property

@@ -11,7 +11,7 @@ from slo_autoscaler.law.window import History, SlidingMax
 from slo_autoscaler.model import Scale, TargetSpec
 
 BUDGET_STRETCH: Final = 1.5
-"""The stabilisation window is this many times longer when no error budget is left."""
+"""The stabilization window is this many times longer when no error budget is left."""
 
 CORRECTION_FLOOR: Final = 0.5
 """Below half, capacity is not what is wrong: more replicas would be bought for nothing."""
@@ -25,10 +25,10 @@ class Outlook:
     """Arrivals per second expected one start-up time ahead."""
     horizon: float
     """How far ahead that is, seconds."""
-    utilisation: float
+    utilization: float
     """Share of the capacity to plan with."""
     correction: float
-    """Factor on the learnt capacity, at most 1: how far measured attainment contradicts it."""
+    """Factor on the learned capacity, at most 1: how far measured attainment contradicts it."""
     missed: bool
     """The objective is missed by more than chance explains, on enough samples, and that goes on."""
     settled: bool
@@ -76,7 +76,7 @@ class TargetState:
     scaled_up_at: float | None
     pending_since: float | None
     start_up_time: float | None
-    """Learnt; None until a scale-up has been watched."""
+    """Learned; None until a scale-up has been watched."""
     correction: float
     corrected_at: float
     seen_at: float
@@ -84,7 +84,7 @@ class TargetState:
     idle_since: float | None
     """Since when, without a gap, the data say that there is no request at all."""
     service_baseline: float | None
-    """Seconds that a batch usually takes while the objective is met, learnt slowly."""
+    """Seconds that a batch usually takes while the objective is met, learned slowly."""
     headroom: Headroom
     """How the error budget is spent."""
     surge: float | None
@@ -103,7 +103,7 @@ class TargetState:
             desired=scale.desired,
             asked=None,
             refusal=None,
-            recommendations=SlidingMax(BUDGET_STRETCH * spec.stabilisation_window).push(now, scale.desired),
+            recommendations=SlidingMax(BUDGET_STRETCH * spec.stabilization_window).push(now, scale.desired),
             rates=History(max(spec.trend_history, spec.start_up_time)),
             changed_at=now,
             scaled_at=None,

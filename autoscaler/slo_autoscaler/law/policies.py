@@ -33,7 +33,7 @@ PANIC_SHARE: Final = 0.8
 """An objective of 0.9 cannot burn faster than 10. So no more than this share of misses is asked for."""
 
 PANIC_REACH: Final = 2.0
-"""Panic buys no more than this multiple of what the learnt capacity says, or one more: beyond that, capacity
+"""Panic buys no more than this multiple of what the learned capacity says, or one more: beyond that, capacity
 is not what is wrong."""
 
 GROWN: Final = 1.5
@@ -50,7 +50,7 @@ P99_SAMPLES: Final = 100.0
 """Below that many requests p99 is the slowest of them: one stall would be the latency of the function."""
 
 BACKLOG_HORIZONS: Final = 3.0
-"""A backlog is worked off in this many times what is looked ahead, by the head room first. It is late already
+"""A backlog is worked off in this many times what is looked ahead, by the headroom first. It is late already
 and waits in a lane of its own, where it delays nobody who can still be on time: no reason for many."""
 
 UP_TOLERANCE: Final = 0.05
@@ -61,14 +61,14 @@ TOLERANT_FROM: Final = 4
 """Replicas: with fewer the next count is a large step, which only a change of the load asks for."""
 
 MAX_LATENCY_RATIO: Final = 2.0
-"""``slo`` without a learnt capacity doubles at most: past the knee latency says that replicas are missing,
+"""``slo`` without a learned capacity doubles at most: past the knee latency says that replicas are missing,
 not how many."""
 
 
 def slo(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> Recommendation:
-    """Size by rate and learnt capacity; latency is the correction, not the measure.
+    """Size by rate and learned capacity; latency is the correction, not the measure.
 
-    replicas = ceil(forecast / (capacity x correction x utilisation)), and no fewer than what
+    replicas = ceil(forecast / (capacity x correction x utilization)), and no fewer than what
     (forecast + backlog / 3 horizons) or what must stand ready need at the whole capacity x correction. Less
     than ``UP_TOLERANCE`` above the current count, and within its whole capacity, is the current count, if
     that is ``TOLERANT_FROM`` or more.
@@ -76,7 +76,7 @@ def slo(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> 
     Backlog is what is in flight beyond what the available replicas hold within the SLO by Little's law
     (capacity x slo_latency each). The result counts every replica asked for, so pending ones are not asked
     for again. Attainment below the objective while the sizing says "enough" adds one, once things have
-    settled. Without a learnt capacity, latency alone decides; with a capacity of 0, nothing would help.
+    settled. Without a learned capacity, latency alone decides; with a capacity of 0, nothing would help.
     """
     capacity = seen.capacity
     if capacity is None:
@@ -84,10 +84,10 @@ def slo(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> 
     if capacity <= 0.0:
         return Recommendation(scale.desired, Reason.WILL_NOT_HELP)
 
-    one = capacity * outlook.correction * outlook.utilisation
+    one = capacity * outlook.correction * outlook.utilization
     raw = load(seen, scale, outlook) / one
     wanted = math.ceil(raw - 1e-9)
-    most = scale.desired * min(1.0 + UP_TOLERANCE, 1.0 / outlook.utilisation)
+    most = scale.desired * min(1.0 + UP_TOLERANCE, 1.0 / outlook.utilization)
     tolerated = not outlook.rising and TOLERANT_FROM <= scale.desired < raw <= most
     if tolerated:
         wanted = scale.desired
@@ -102,7 +102,7 @@ def slo(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> 
 def proportional(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> Recommendation:
     """Apply the law of the Kubernetes HPA to latency: ceil(available x latency / target).
 
-    The target is ``utilisation_target`` of the SLO's latency. Ratios within ``tolerance`` do nothing. While
+    The target is ``utilization_target`` of the SLO's latency. Ratios within ``tolerance`` do nothing. While
     replicas start, or the query window still holds the time before they did, nothing is done: the ratio
     would answer the same shortage twice.
     """
@@ -111,7 +111,7 @@ def proportional(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Out
         return Recommendation(scale.desired, Reason.TOO_FEW_SAMPLES)
     if not outlook.settled or scale.available == 0:
         return Recommendation(scale.desired, Reason.SETTLING)
-    raw = scale.available * latency / (spec.utilisation_target * seen.slo_latency)
+    raw = scale.available * latency / (spec.utilization_target * seen.slo_latency)
     wanted = math.ceil(raw - 1e-9)
     reason = Reason.LATENCY_ABOVE_TARGET if wanted > scale.desired else Reason.LATENCY_BELOW_TARGET
     return Recommendation(wanted, reason, raw)
@@ -155,13 +155,13 @@ def panics(seen: Observation) -> bool:
 def panic_limit(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> int:
     """Return the count from which on a panic adds nothing.
 
-    With a learnt capacity ``PANIC_REACH`` times what it says, or one more. Without one there is no limit but
+    With a learned capacity ``PANIC_REACH`` times what it says, or one more. Without one there is no limit but
     the bounds, unless successes are quick: then the misses are errors, and replicas do not mend those.
     """
     if seen.capacity is not None:
         if seen.capacity <= 0.0:
             return 0
-        raw = load(seen, scale, outlook) / (seen.capacity * spec.utilisation_target)
+        raw = load(seen, scale, outlook) / (seen.capacity * spec.utilization_target)
         return max(math.ceil(PANIC_REACH * raw - 1e-9), math.ceil(raw - 1e-9) + 1)
     return 0 if quick(seen) else scale.desired + 1
 
@@ -181,7 +181,7 @@ def futile(seen: Observation, baseline: float | None, *, is_missed: bool, overlo
     """
     if overloaded or not seen.slo_latency:
         return False
-    if seen.service_one is not None and seen.service_one > seen.slo_latency:
+    if seen.service_time_single is not None and seen.service_time_single > seen.slo_latency:
         return True
     if not is_missed or not baseline or seen.service_mean is None or seen.queue_mean is None:
         return False
@@ -202,12 +202,12 @@ def backlog(seen: Observation, scale: Scale) -> float:
 
 
 def load(seen: Observation, scale: Scale, outlook: Outlook) -> float:
-    """Return the requests per second to size for, by the utilisation that is planned with.
+    """Return the requests per second to size for, by the utilization that is planned with.
 
     The forecast; or, if that is more, what may take the whole capacity: the forecast and what it takes to
     work off the backlog, or what must stand ready.
     """
-    return max(_arriving(seen, scale, outlook), outlook.standing * outlook.utilisation)
+    return max(_arriving(seen, scale, outlook), outlook.standing * outlook.utilization)
 
 
 def _why(seen: Observation, scale: Scale, outlook: Outlook, one: float, *, tolerated: bool) -> Reason:
@@ -216,13 +216,13 @@ def _why(seen: Observation, scale: Scale, outlook: Outlook, one: float, *, toler
         return Reason.WITHIN_TOLERANCE
     if math.ceil(outlook.forecast / one - 1e-9) > scale.desired:
         return Reason.LOAD_ABOVE_CAPACITY
-    kept = outlook.standing * outlook.utilisation > _arriving(seen, scale, outlook)
+    kept = outlook.standing * outlook.utilization > _arriving(seen, scale, outlook)
     return Reason.RECENT_PEAK if kept else Reason.BACKLOG
 
 
 def _arriving(seen: Observation, scale: Scale, outlook: Outlook) -> float:
     worked_off = backlog(seen, scale) / (BACKLOG_HORIZONS * outlook.horizon)
-    return max(outlook.forecast, (outlook.forecast + worked_off) * outlook.utilisation)
+    return max(outlook.forecast, (outlook.forecast + worked_off) * outlook.utilization)
 
 
 def _by_latency_alone(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> Recommendation:

@@ -1,7 +1,7 @@
 """What a new autoscaler learns from the history of the one before it. [P]
 
 A controller that starts in mid-peak knows the current count, which ``TargetState.initial`` keeps for one
-stabilisation window, and nothing else: its forecast would be flat and its corrections gone, so that a dip
+stabilization window, and nothing else: its forecast would be flat and its corrections gone, so that a dip
 would follow later. ``promql.history_queries`` asks for what is needed, ``warm`` puts it into the state.
 """
 
@@ -27,7 +27,7 @@ class Past:
     pending: tuple[Entry, ...] = ()
     """Replicas that were asked for and did not serve yet, as the autoscaler before this one saw it."""
     correction: tuple[Entry, ...] = ()
-    """Factor on the learnt capacity, likewise."""
+    """Factor on the learned capacity, likewise."""
     overspent: tuple[Entry, ...] = ()
     """Budget seconds, likewise; so is ``regret``."""
     regret: tuple[Entry, ...] = ()
@@ -59,13 +59,13 @@ def warm(state: TargetState, past: Past, now: float) -> TargetState:
 
 
 def smoothed(known: float | None, took: float) -> float:
-    """Return the learnt start-up time after one more start-up took ``took`` seconds."""
+    """Return the learned start-up time after one more start-up took ``took`` seconds."""
     took = min(max(0.0, took), LONGEST_START_UP)
     return took if known is None else (known + took) / 2
 
 
 def _accounts(known: Headroom, past: Past, now: float) -> Headroom:
-    """Return the last balances; the peak is as old as the last look at it. A rhythm is learnt anew."""
+    """Return the last balances; the peak is as old as the last look at it. A rhythm is learned anew."""
     overspent, regret, peak = (_in_order(of, now)[-1:] for of in (past.overspent, past.regret, past.peak))
     peaks = known.peaks
     for when, load in peak:
@@ -84,13 +84,13 @@ def _in_order(entries: Iterable[Entry], now: float) -> list[Entry]:
 
 
 def _start_ups(pending: list[Entry]) -> tuple[float | None, float | None]:
-    """Return the learnt start-up time and since when replicas are pending now."""
-    learnt: float | None = None
+    """Return the learned start-up time and since when replicas are pending now."""
+    learned: float | None = None
     since: float | None = None
     # A spell that the history begins with has begun earlier; nobody knows when.
     for (_, before), (when, count) in pairwise(pending):
         if count > 0.0 and before <= 0.0:
             since = when
         elif count <= 0.0 and since is not None:
-            learnt, since = smoothed(learnt, when - since), None
-    return learnt, since
+            learned, since = smoothed(learned, when - since), None
+    return learned, since

@@ -213,7 +213,7 @@ GATEWAY_CHARTS: Final = (
 )
 """Of one that is judged by the gateway's metrics."""
 
-LEARNT: Final[Mapping[str, str]] = {
+LEARNED: Final[Mapping[str, str]] = {
     # The median replica's, as for the sizing.
     "predicted": "quantile by (size) (0.5, watchdog_service_seconds_predicted{$F})",
     # Not of replicas that have none yet.

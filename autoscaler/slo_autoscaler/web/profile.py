@@ -1,4 +1,4 @@
-"""What a watchdog has learnt of its model: seconds and throughput by batch size, and which size it uses. [P]
+"""What a watchdog has learned of its model: seconds and throughput by batch size, and which size it uses. [P]
 
 Owns the words in which the choice is explained. The rule is the watchdog's: a request waits at most for the
 batch ahead of it, shared between the workers, and then for its own, so a size fits if
@@ -23,7 +23,7 @@ def profile(
 ) -> dict[str, Any]:
     """Return the profile as JSON; ``predicted``: batch size -> seconds, of one worker.
 
-    ``chosen`` is None while nothing is learnt or nothing fits; ``why`` says so.
+    ``chosen`` is None while nothing is learned or nothing fits; ``why`` says so.
     """
     crew = max(1, workers or 1)
     sizes = [
@@ -47,7 +47,7 @@ def profile(
 
 
 def curve(predicted: Mapping[int, float]) -> list[float]:
-    """Return l(1), l(2), ... up to the largest size that was learnt; empty if nothing is.
+    """Return l(1), l(2), ... up to the largest size that was learned; empty if nothing is.
 
     Lines between what is known, never falling.
     """
@@ -79,7 +79,7 @@ def _why(
     capacity: float | None,
 ) -> str:
     if not sizes:
-        return "Nothing is learnt yet: no replica has served a batch, or none is scraped."
+        return "Nothing is learned yet: no replica has served a batch, or none is scraped."
     limit = shown.seconds(slo_latency)
     if slo_latency is None:
         return "There is no SLO to choose a size by."

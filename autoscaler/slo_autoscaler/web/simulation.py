@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from slo_autoscaler.model import RateLimit, TargetSpec
-from tailbound_lab.simulate import catalogue, world
+from tailbound_lab.simulate import catalog, world
 from tailbound_lab.simulate.baselines import Bounds
 from tailbound_lab.simulate.errors import SimulationError
 from tailbound_lab.simulate.function import Function, Service
@@ -63,7 +63,7 @@ def _played(job: dict[str, Any], trace: Trace, run: dict[str, Any], width: int) 
     )
     raw = job["spec"]
     spec = TargetSpec(**{**raw, "up": RateLimit(**raw["up"]), "down": RateLimit(**raw["down"])})
-    situation = catalogue.Situation(
+    situation = catalog.Situation(
         trace=trace,
         function=function,
         bounds=Bounds(lowest, highest),
@@ -81,7 +81,7 @@ def _played(job: dict[str, Any], trace: Trace, run: dict[str, Any], width: int) 
         window=job["window"],
         rate_window=job["rate_window"],
     )
-    scaler = _Watched(catalogue.make(run["policy"], situation))
+    scaler = _Watched(catalog.make(run["policy"], situation))
     outcome = world.run(trace, function, scaler, settings)
     seen = outcome.series
     arrivals, good = _sums(seen.arrivals, width), _sums(seen.good, width)

@@ -97,13 +97,13 @@ def create_app(
     app.jinja_env.globals.update(shown=shown, version=__version__)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     views = _Views(config, decided, Board(decided, alive, reader), reader, what_if)
-    names = {"localhost", *(name.lower() for name in config.web.page_names)}
+    names = {"localhost", *(name.lower() for name in config.web.page_allowed_hosts)}
 
     @app.before_request
     def _known_name() -> tuple[str, int] | None:
         if _may_be_asked_as(request.host, names):
             return None
-        return f"{request.host}: not a name of this page; web.page_names has them\n", 421
+        return f"{request.host}: not a name of this page; web.page_allowed_hosts has them\n", 421
 
     @app.after_request
     def _headers(response: Response) -> Response:
@@ -188,7 +188,7 @@ class _Views:
         return jsonify(self._fleet_document(rows))
 
     def function(self, name: str) -> str | tuple[str, int]:
-        """One function: what it does, what it has learnt, what was decided and why."""
+        """One function: what it does, what it has learned, what was decided and why."""
         row = self._row(name)
         if isinstance(row, str):
             return render_template("error.html", status=404, name="No such function", text=row), 404
@@ -274,7 +274,7 @@ class _Views:
         ]
         spec = self._config.target(name)
         numbers = told.get("score")
-        learnt, problem = self._learnt(row)
+        learned, problem = self._learned(row)
         why_not = self._what_if.why_not(row)
         now = whatif.current(row, spec)
         return {
@@ -287,7 +287,7 @@ class _Views:
             "last_change": next((each for each in decisions if each["action"] != "hold"), None),
             "decisions": decisions,
             "score": numbers and {**numbers, "sentence": score(name, numbers)},
-            "profile": learnt,
+            "profile": learned,
             "profile_problem": problem,
             "what_if": {
                 "why_not": why_not,
@@ -297,13 +297,13 @@ class _Views:
             },
         }
 
-    def _learnt(self, row: Row) -> tuple[dict[str, Any] | None, str | None]:
-        """Return what the watchdogs have learnt, or why that is not known."""
+    def _learned(self, row: Row) -> tuple[dict[str, Any] | None, str | None]:
+        """Return what the watchdogs have learned, or why that is not known."""
         name, prometheus = row["function_name"], self._config.prometheus
         if self._config.gateway_slos().of(name) is not None:
             return None, "This function has no batching watchdog, and nobody else learns service times."
         queries = series.filled(
-            series.LEARNT, name, rate_window=prometheus.rate_window, window=prometheus.window
+            series.LEARNED, name, rate_window=prometheus.rate_window, window=prometheus.window
         )
         try:
             found = self._reader.instants(queries, "size")

@@ -1,6 +1,6 @@
 """What if the last hour had gone otherwise: a question to the simulator, answered in a process of its own.
 
-Owns what may be asked, what the simulator is told of the function (its learnt service times, its last hour's
+Owns what may be asked, what the simulator is told of the function (its learned service times, its last hour's
 arrivals), how long it may take, and that there is one at a time. The process is ``simulation``'s program; it
 runs at low priority, with one thread, and is killed when it takes too long or the page stops. Nothing is ever
 changed by an answer.
@@ -208,11 +208,11 @@ class WhatIf:
 
         at = series.grid(SPAN, prometheus.scrape_interval, self._reader.now(), most=SPAN)
         past = self._reader.ranges(of_it(series.ARRIVALS), at)
-        learnt = self._reader.instants(of_it(series.LEARNT), "size")
+        learned = self._reader.instants(of_it(series.LEARNED), "size")
         rates = series.by_second(past["rate"], at)[-SPAN:]
-        curve = profile.curve({int(size): each for size, each in learnt["predicted"].items() if size})
+        curve = profile.curve({int(size): each for size, each in learned["predicted"].items() if size})
         if not curve:
-            raise WhatIfError(422, "Nothing is learnt of its service times yet: no batch was served.")
+            raise WhatIfError(422, "Nothing is learned of its service times yet: no batch was served.")
         if sum(rates) < 1.0:
             raise WhatIfError(422, "Nothing has come in within the last hour: there is nothing to replay.")
         if sum(rates) > MOST_REQUESTS:
@@ -232,7 +232,7 @@ class WhatIf:
             "name": name,
             "rates": rates,
             "service": curve,
-            "workers": round(learnt["workers"].get("", 1)),
+            "workers": round(learned["workers"].get("", 1)),
             "slo_objective": row["slo_objective"],
             "start_up": spec.start_up_time,
             "interval": self._config.interval,

@@ -1,7 +1,7 @@
 """What one replica sustains: the slowest of its workers, its front thread and its cores. [P]
 
 Owns what a request costs in CPU time. ``latency`` knows what the workers could do if nothing else held them
-up; for a small model something else does. The law is the utilisation law (Denning and Buzen, 1978, "The
+up; for a small model something else does. The law is the utilization law (Denning and Buzen, 1978, "The
 Operational Analysis of Queueing Network Models"): a resource that spends D seconds on each request serves
 at most 1/D of them per second. Next step: ``metrics`` exports the result.
 
@@ -9,7 +9,7 @@ CPU per request falls as load rises, since more requests share a batch and a wak
 what the front's would be with full batches. Its readings count only while it is busy: of an idle one, health
 checks and scrapes would be taken for the cost of the few requests.
 
-What a batch costs a worker is learnt by size, as its service time is, but from CPU time: on busy cores a
+What a batch costs a worker is learned by size, as its service time is, but from CPU time: on busy cores a
 batch takes longer and computes no more, so that what was measured on idle ones still holds.
 """
 
@@ -31,9 +31,9 @@ for who else is there, and for arrivals in bunches. At the maximum rate of model
 WEIGHT: Final = 0.5
 """Of the newest reading."""
 FIRST: Final = 256
-"""Batches whose CPU time is learnt one by one, those of ``example()`` among them."""
+"""Batches whose CPU time is learned one by one, those of ``example()`` among them."""
 EVERY: Final = 8
-"""Batches per one that is learnt from after that: CPU time varies little, and learning has its price too."""
+"""Batches per one that is learned from after that: CPU time varies little, and learning has its price too."""
 
 
 class Reading(NamedTuple):

@@ -1,4 +1,4 @@
-"""What a batch costs: the learnt service time l(b). [P]
+"""What a batch costs: the learned service time l(b). [P]
 
 Owns the samples and the curve through them. The policy asks it how many requests fit into the time that is
 left; ``metrics`` exports its capacity for the autoscaler. Next step of a request: ``policy``.
@@ -180,7 +180,7 @@ class LatencyModel:
         self._best = 1
 
     @property
-    def learnt(self) -> bool:
+    def learned(self) -> bool:
         """Whether any batch has been observed."""
         return self._observed > 0
 
@@ -202,11 +202,11 @@ class LatencyModel:
             self._refit()
 
     def predict(self, size: int) -> float:
-        """Upper quantile of the service time of ``size`` requests, in seconds; 0 while nothing is learnt."""
+        """Upper quantile of the service time of ``size`` requests, in seconds; 0 while nothing is learned."""
         return self._upper.at(min(size, self.max_batch_size))
 
     def predict_mean(self, size: int) -> float:
-        """Mean service time of ``size`` requests, in seconds; 0 while nothing is learnt."""
+        """Mean service time of ``size`` requests, in seconds; 0 while nothing is learned."""
         return self._mean.at(min(size, self.max_batch_size))
 
     def largest_within(self, seconds: float) -> int:
@@ -220,7 +220,7 @@ class LatencyModel:
     def best_size(self) -> int:
         """The power of two with the best throughput, or twice that while the double is not known.
 
-        At most ``max_batch_size`` and twice the largest size seen; 1 while nothing is learnt.
+        At most ``max_batch_size`` and twice the largest size seen; 1 while nothing is learned.
         """
         return self._best
 
@@ -235,9 +235,9 @@ class LatencyModel:
         A request waits at most for the batch ahead of it, shared between the workers, and then for its own:
         (1 + 1/workers) x l_q(b) <= slo_latency. Sizes up to the largest seen count, and larger ones by the
         line through those that were, so that little traffic is enough to tell: see ``_reach``.
-        None while nothing is learnt or there is no worker; 0 if no size qualifies.
+        None while nothing is learned or there is no worker; 0 if no size qualifies.
         """
-        if not self.learnt or workers < 1:
+        if not self.learned or workers < 1:
             return None
         longest = slo_latency / (1 + 1 / workers)
         fits = min(self._largest, self.largest_within(longest))
@@ -260,12 +260,12 @@ class LatencyModel:
         rising = len(known) > 1 and max(known, key=lambda run: run[0] / run[1]) == max(known)
         return min(self.max_batch_size, REACH * self._largest) if rising else self._largest
 
-    def sizes_learnt(self) -> list[int]:
+    def sizes_learned(self) -> list[int]:
         """The powers of two for which there are samples, ascending."""
         return sorted(min(2**power, self.max_batch_size) for power in self._samples)
 
     def _drifted(self, samples: _Samples) -> bool:
-        """Whether the model has changed; then what was learnt before is dropped."""
+        """Whether the model has changed; then what was learned before is dropped."""
         if not samples.changed(self.predict_mean):
             return False
         since = samples.kept[-RECENT][2]
@@ -294,7 +294,7 @@ class LatencyModel:
 
     def _find_best(self) -> int:
         # Powers of two only: among all sizes, ties would let the best creep down, and its samples with it.
-        rates = {size: size / self.predict_mean(size) for size in self.sizes_learnt()}
+        rates = {size: size / self.predict_mean(size) for size in self.sizes_learned()}
         enough = max(rates.values()) * (1 - TIE)
         best = min(size for size, rate in rates.items() if rate >= enough)
         double = self._samples.get(_power(best) + 1)

@@ -1,8 +1,8 @@
 """Which requests go together, and when: the batching policies. [P]
 
-A policy looks at the head of the queue, the time and the learnt l(b), and answers ``Take`` (so many, for this
-reason), ``Wait`` (until then), or ``Late`` (the head can no longer be on time). It never touches the queue:
-``scheduler`` carries the answer out. To add one, see docs/extending.md.
+A policy looks at the head of the queue, the time and the learned l(b), and answers ``Take`` (so many, for
+this reason), ``Wait`` (until then), or ``Late`` (the head can no longer be on time). It never touches the
+queue: ``scheduler`` carries the answer out. To add one, see docs/extending.md.
 """
 
 from collections.abc import Callable, Mapping

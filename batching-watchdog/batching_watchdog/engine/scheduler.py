@@ -25,7 +25,7 @@ from batching_watchdog.errors import QueueFull
 from batching_watchdog.messages import Batch, DispatchReason, Request
 
 TRY_ALONE_EVERY: Final = 8
-"""Of so many batches of late requests one is of a single request while, by what was learnt, nobody can be on
+"""Of so many batches of late requests one is of a single request while, by what was learned, nobody can be on
 time."""
 
 
@@ -45,7 +45,7 @@ class Expire:
 
 @dataclass(frozen=True, slots=True)
 class Shed:
-    """Answer these with 503: they can not be on time, and late requests are not served."""
+    """Answer these with 503: they cannot be on time, and late requests are not served."""
 
     requests: tuple[Request, ...]
 
@@ -150,7 +150,7 @@ class Scheduler:
         """Whether a request that came now would probably be answered after ``deadline``.
 
         For refusing at the header while every worker is busy, so it costs next to nothing. Those on time with
-        earlier deadlines leave in full batches at the learnt throughput, then comes the request's own batch.
+        earlier deadlines leave in full batches at the learned throughput, then comes the request's own batch.
         It is the best case, in which the first worker comes free at once: who is refused in error is lost,
         who is admitted in error will be found late by the policy.
         """
@@ -349,7 +349,7 @@ class Scheduler:
     def _late_size(self, span: float) -> int:
         """The size for a batch of late requests, which leaves ``span`` seconds to who comes meanwhile.
 
-        By what was learnt nobody may be on time any more: then the size with the best throughput. But it may
+        By what was learned nobody may be on time any more: then the size with the best throughput. But it may
         be wrong, after a stall of the machine, and large batches do not show what a small one takes: so at
         times one request goes alone.
         """

@@ -14,7 +14,7 @@ from typing import Final
 WAITED_SECONDS: Final = 0.0005
 """A loop that has been away for longer than this between two turns has waited for something to come."""
 LOOK_EVERY: Final = 16
-"""Reads between two looks at what can not wait: half a millisecond or less."""
+"""Reads between two looks at what cannot wait: half a millisecond or less."""
 
 
 class Turns:

@@ -342,7 +342,7 @@ class HttpProtocol(asyncio.Protocol):
             self._fail(BadRequest(f"not an HTTP/1.1 request: {error}"))
         else:
             if current is not None and current is self._current:
-                # The parser keeps unfinished lines to itself, so its callbacks can not bound them.
+                # The parser keeps unfinished lines to itself, so its callbacks cannot bound them.
                 excess = self._excess + len(data) - OVERHEAD_PER_BYTE * (current.size - size)
                 self._excess = max(excess, 0)
                 if excess > MAX_HEADER_BYTES:
@@ -564,7 +564,7 @@ class HttpProtocol(asyncio.Protocol):
             self._transport.abort()
 
     def _fail(self, error: WatchdogError) -> None:
-        """Answer a request that can not be read to its end, after those before it, and read no further."""
+        """Answer a request that cannot be read to its end, after those before it, and read no further."""
         if self._closing:
             return
         exchange = self._current or Exchange(self, self._clock())
@@ -604,7 +604,7 @@ class HttpProtocol(asyncio.Protocol):
     def _read_body_after_upgrade(self, data: bytes) -> None:
         """Go on with a request that asked for another protocol, which RFC 9110, 7.8 lets a server ignore.
 
-        The parser can not be told to ignore it, so a new one is given the request's framing and the rest.
+        The parser cannot be told to ignore it, so a new one is given the request's framing and the rest.
         """
         exchange = self._resumed
         if exchange is None or self._closing:

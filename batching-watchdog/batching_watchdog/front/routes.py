@@ -321,7 +321,7 @@ def _shorter(value: bytes, timeout: float) -> float:
 
 
 def _spent(value: bytes, wall_clock: float, timeout: float) -> float:
-    """Seconds since the gateway's X-Start-Time (UTC nanoseconds); 0 if that can not be true."""
+    """Seconds since the gateway's X-Start-Time (UTC nanoseconds); 0 if that cannot be true."""
     try:
         spent = wall_clock - int(value) * 1e-9
     except ValueError:

@@ -152,4 +152,4 @@ def _decoded_body(line: dict[str, Any], number: int) -> bytes:
             return b64decode(encoded, validate=True)
         return b"" if text is None else text.encode()
     except (binascii.Error, ValueError) as error:
-        raise FrameError(f"line {number}: its body can not be decoded: {error}") from error
+        raise FrameError(f"line {number}: its body cannot be decoded: {error}") from error

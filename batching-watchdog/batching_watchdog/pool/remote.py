@@ -71,7 +71,7 @@ class HttpWorkerPool:
         self.recycled = 0
         """Always 0: the upstream's processes are its own."""
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Ends with ``StartFailed`` if ``fprocess`` can not be started, or ends before it ever answered."""
+        """Ends with ``StartFailed`` if ``fprocess`` cannot be started, or ends before it ever answered."""
         self._tasks = Tasks(self.failed)
 
     @property
@@ -196,7 +196,7 @@ class HttpWorkerPool:
 
     def _mark_down(self, why: str) -> None:
         if not self._known_down and not self._stopping:
-            log.error("the upstream %s can not be reached: %s; requests wait for it", self._url, why)
+            log.error("the upstream %s cannot be reached: %s; requests wait for it", self._url, why)
             self.restarts += 1
         self._known_down = True
         self._withdraw()

@@ -41,7 +41,7 @@ _HINTS: Final = {
 
 
 class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
-    """gunicorn's arbiter, which neither starts nor replaces workers that can not load in a hot loop.
+    """gunicorn's arbiter, which neither starts nor replaces workers that cannot load in a hot loop.
 
     A worker that has died while it loaded is replaced by one that waits first; after
     ``len(BACKOFF_SECONDS)`` of them in one slot the next one loads nothing but reports why. One that died
@@ -128,14 +128,14 @@ def preload(function_path: str) -> Preloaded:
 def unsafe_to_fork() -> str | None:
     """Why the workers must not be forked from this process now, or None.
 
-    PyTorch's notes on multiprocessing name both reasons: an accelerator's runtime that was initialised
+    PyTorch's notes on multiprocessing name both reasons: an accelerator's runtime that was initialized
     before the fork ("poison fork"), and background threads, of which a fork copies the locks but not the
     threads (https://docs.pytorch.org/docs/stable/notes/multiprocessing.html). OpenMP's pool is such threads.
     """
     cuda = getattr(sys.modules.get("torch"), "cuda", None)
     if cuda is not None and cuda.is_initialized():
         return (
-            "load() initialised CUDA, which can not be used after a fork: "
+            "load() initialized CUDA, which cannot be used after a fork: "
             "load to the CPU and move the model in the first batch, or set preload=false"
         )
     deadline = time.monotonic() + SETTLE_SECONDS

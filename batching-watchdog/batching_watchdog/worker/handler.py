@@ -251,7 +251,7 @@ def _reply(result: Any, event: Event) -> Reply:
     try:
         return _encode_result(result, event)
     except (TypeError, ValueError) as error:
-        return _failure(f"a result can not be sent: {error}", event)
+        return _failure(f"a result cannot be sent: {error}", event)
 
 
 def _encode_result(result: Any, event: Event) -> Reply:  # noqa: PLR0911 - one return per kind of result

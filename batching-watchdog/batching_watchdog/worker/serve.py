@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 HEARTBEAT_SECONDS: Final = 1.0
 """How often an idle or loading worker tells gunicorn that it lives."""
 REPORT_SECONDS: Final = 5.0
-"""How long a worker that can not load its handler stays to say so: the back-off of such restarts."""
+"""How long a worker that cannot load its handler stays to say so: the back-off of such restarts."""
 BATCH_TYPES: Final = (wire.CONTENT_TYPE, jsonlines.CONTENT_TYPE)
 _SECONDS: Final = struct.Struct("d")
 THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -259,7 +259,7 @@ def create_app(function_path: str | None = None) -> "Flask":
 def take_devices(slot: int, workers: int) -> None:
     """Narrow ``CUDA_VISIBLE_DEVICES`` to this worker's share, if it names several.
 
-    CUDA reads the variable when it is initialised, which is later than this.
+    CUDA reads the variable when it is initialized, which is later than this.
     """
     devices = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     if len(devices) > 1:

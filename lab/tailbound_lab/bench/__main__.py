@@ -47,7 +47,7 @@ COMMANDS: Final[Mapping[str, _Command]] = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a command; 2 for what can not be measured at all."""
+    """Run a command; 2 for what cannot be measured at all."""
     words = with_command(arguments)
     made = argparse.ArgumentParser(
         prog="bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

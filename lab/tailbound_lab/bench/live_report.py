@@ -15,7 +15,7 @@ from tailbound_lab.load.errors import BenchError
 SECTION: Final = "live"
 BEGIN, END = marks(SECTION)
 NAMES: Final = {"ours": "Tailbound", "openfaas_ce": "OpenFaaS CE's law"}
-_COLOURS: Final = {"ours": "#1769aa", "openfaas_ce": "#d9822b"}
+_COLORS: Final = {"ours": "#1769aa", "openfaas_ce": "#d9822b"}
 _COLUMNS: Final = (
     "scaled by",
     "in time",
@@ -110,13 +110,13 @@ def draw(document: dict[str, Any], file: Path) -> Path:
         for key, name in NAMES.items():
             if key not in document:
                 continue
-            result, colour = document[key], _COLOURS[key]
+            result, color = document[key], _COLORS[key]
             good = [in_time for _, in_time in result["per_second"]]
-            load.step(range(len(good)), good, where="post", color=colour, lw=1.2, label=f"{name}, in time")
+            load.step(range(len(good)), good, where="post", color=color, lw=1.2, label=f"{name}, in time")
             steps = [*result["replicas"], [document["seconds"], result["replicas"][-1][1]]]
-            replicas.step(*_columns(steps), where="post", color=colour, lw=1.6, label=f"{name}, wanted")
+            replicas.step(*_columns(steps), where="post", color=color, lw=1.6, label=f"{name}, wanted")
             ready = [*result["ready"], [document["seconds"], result["ready"][-1][1]]]
-            replicas.step(*_columns(ready), where="post", color=colour, lw=0.8, ls=":", label="ready")
+            replicas.step(*_columns(ready), where="post", color=color, lw=0.8, ls=":", label="ready")
         away = document["ours"]["prometheus_away"]
         if away is not None:
             for axes in (load, replicas):

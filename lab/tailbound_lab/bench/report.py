@@ -14,7 +14,7 @@ SECTION = "results"
 BEGIN, END = marks(SECTION)
 PLOTS = (("goodput", "Goodput against offered rate"), ("cdf", "Latency at the maximum"))
 
-_COLOURS = 10
+_COLORS = 10
 """Matplotlib's cycle has so many; a line beyond them is dashed."""
 
 
@@ -140,7 +140,7 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
                 axes.plot(
                     [x for x, _ in points],
                     [y for _, y in points],
-                    "-" if index < _COLOURS else "--",
+                    "-" if index < _COLORS else "--",
                     marker=marker,
                     ms=3,
                     label=row["system"],

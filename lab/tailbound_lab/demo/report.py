@@ -81,9 +81,9 @@ def _draw_rate(axes: Axes, comparison: Comparison) -> None:
     seconds = range(len(comparison.offered))
     sent = [second.sent for second in comparison.tailbound.seconds][: len(seconds)]
     axes.fill_between(seconds, sent, step="post", color=_OFFERED, linewidth=0, label="offered")
-    for name, colour, track in _tracks(comparison):
+    for name, color, track in _tracks(comparison):
         good = [second.good for second in track.seconds][: len(seconds)]
-        axes.step(seconds, good, where="post", color=colour, linewidth=1.5, label=f"{name}, within the SLO")
+        axes.step(seconds, good, where="post", color=color, linewidth=1.5, label=f"{name}, within the SLO")
     axes.set_title("Requests per second: offered, and answered within the SLO")
     axes.set_ylabel("requests/s")
     axes.set_ylim(bottom=0)
@@ -92,14 +92,14 @@ def _draw_rate(axes: Axes, comparison: Comparison) -> None:
 
 def _draw_latency(axes: Axes, comparison: Comparison) -> None:
     top = GIVE_UP_AFTER * 1e3
-    for name, colour, track in _tracks(comparison):
+    for name, color, track in _tracks(comparison):
         p50, p95, p99 = (_line(track.seconds, pick, top) for pick in _PERCENTILES)
         seconds = range(len(p50))
         middles = [second + 0.5 for second in seconds]
-        axes.fill_between(middles, p50, p99, color=colour, alpha=0.16, linewidth=0)
-        axes.plot(middles, p99, color=colour, linewidth=1.8, label=f"{name} p99")
-        axes.plot(middles, p95, color=colour, linewidth=1.0, linestyle=(0, (4, 2)), label="p95")
-        axes.plot(middles, p50, color=colour, linewidth=0.9, alpha=0.75, linestyle=(0, (1, 1.5)), label="p50")
+        axes.fill_between(middles, p50, p99, color=color, alpha=0.16, linewidth=0)
+        axes.plot(middles, p99, color=color, linewidth=1.8, label=f"{name} p99")
+        axes.plot(middles, p95, color=color, linewidth=1.0, linestyle=(0, (4, 2)), label="p95")
+        axes.plot(middles, p50, color=color, linewidth=0.9, alpha=0.75, linestyle=(0, (1, 1.5)), label="p50")
     slo = comparison.slo * 1e3
     axes.axhline(slo, color=_LIMIT, linewidth=1.4)
     axes.annotate(
@@ -145,13 +145,13 @@ def _draw_samples(
     *,
     stepped: bool,
 ) -> None:
-    for name, colour, track in _tracks(comparison):
+    for name, color, track in _tracks(comparison):
         seconds = [sample.seconds for sample in track.samples]
         values = [math.nan if (value := pick(sample)) is None else value for sample in track.samples]
         axes.plot(
             seconds,
             values,
-            color=colour,
+            color=color,
             linewidth=1.8,
             drawstyle="steps-post" if stepped else "default",
             label=name,
@@ -295,7 +295,7 @@ def _conditions(outcome: Outcome) -> list[tuple[str, str]]:
     lag = outcome.lag
     tightest = min((item.slo for item in outcome.comparisons), default=math.inf)
     limit = _LAG_SHARE * tightest
-    judgement = "Within" if lag.p999 <= limit else "Tails look worse than they were: above"
+    judgment = "Within" if lag.p999 <= limit else "Tails look worse than they were: above"
     used = (
         "unknown"
         if outcome.usage is None
@@ -309,7 +309,7 @@ def _conditions(outcome: Outcome) -> list[tuple[str, str]]:
         (
             "Generator's own lag",
             f"p50 {lag.p50 * 1e3:.1f} ms, p99 {lag.p99 * 1e3:.1f} ms, p99.9 {lag.p999 * 1e3:.1f} ms, "
-            f"worst {lag.worst * 1e3:.1f} ms; every latency contains it. {judgement} the limit of "
+            f"worst {lag.worst * 1e3:.1f} ms; every latency contains it. {judgment} the limit of "
             f"{limit * 1e3:g} ms at p99.9, 5 % of the tightest SLO",
         ),
         ("Seed of the arrivals", str(outcome.seed)),

@@ -1,6 +1,6 @@
 """What the terminal shows: a live table while traffic runs, the verdict at the end.
 
-Owns the words and colours on the terminal; it reads ledgers and decides nothing. Where standard output is no
+Owns the words and colors on the terminal; it reads ledgers and decides nothing. Where standard output is no
 terminal, the same numbers come as plain lines every few seconds.
 """
 
@@ -25,7 +25,7 @@ from tailbound_lab.load.records import (
     Track,
     highest_replicas,
     recent,
-    summarise,
+    summarize,
 )
 
 TAILBOUND, BASELINE = "Tailbound", "OpenFaaS CE"
@@ -71,7 +71,7 @@ def row(function: str, system: str, ledger: Ledger, *, objective: float, rate: f
         slo=ledger.slo,
         objective=objective,
         rate=rate,
-        window=summarise(recent(ledger.records, elapsed - _WINDOW), ledger.slo),
+        window=summarize(recent(ledger.records, elapsed - _WINDOW), ledger.slo),
         attainment=ledger.attainment,
         lost=ledger.lost,
         replicas=sample.replicas if sample else None,

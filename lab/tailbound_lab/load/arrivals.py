@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 # Shares of the whole run at which the peak's corners lie: base, ramp up, hold, ramp down, base. The last base
-# phase is the longest because replicas may fall only after the autoscaler's stabilisation window.
+# phase is the longest because replicas may fall only after the autoscaler's stabilization window.
 _RAMP_STARTS, _HOLD_STARTS, _HOLD_ENDS, _RAMP_ENDS = 0.20, 0.37, 0.60, 0.65
 
 

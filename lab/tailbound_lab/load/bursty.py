@@ -3,7 +3,7 @@
 Owns the shape and nothing else: the seed is an argument, and the same seed is the same trace everywhere. A
 burst ramps up over seconds, as traffic that people make does; a spike inside it is shorter than a replica
 takes to start and to be seen. After a burst comes a short pause, then another burst, then a long quiet: the
-pauses are shorter than the local configuration's stabilisation window, the quiet times are longer.
+pauses are shorter than the local configuration's stabilization window, the quiet times are longer.
 
 The rates are for the simulated accelerator with batches of two (222 requests/s for each replica at most), and
 such that two cores carry the gateway, the replicas and their starts: at twice these rates the gateway is the

@@ -25,4 +25,4 @@ def build(compiler: str, source: Path, binary: Path) -> None:
         check=False,
     )
     if done.returncode:
-        raise BenchError(f"{compiler} can not compile {source}:\n{done.stderr.strip()}")
+        raise BenchError(f"{compiler} cannot compile {source}:\n{done.stderr.strip()}")

@@ -7,11 +7,11 @@ if TYPE_CHECKING:
 
 
 class BenchError(Exception):
-    """A measurement that can not be made or does not count."""
+    """A measurement that cannot be made or does not count."""
 
 
 class NotAvailable(BenchError):
-    """A system that can not be measured here: it can not be installed, or its program is not on PATH."""
+    """A system that cannot be measured here: it cannot be installed, or its program is not on PATH."""
 
 
 class Lagged(BenchError):

@@ -732,7 +732,7 @@ static void read_message(int index, const char *file) {
                         "POST %s HTTP/1.1\r\nHost: %s:%s\r\nContent-Type: %s\r\nContent-Length: %ld\r\n\r\n", options.path,
                         options.host, options.port, options.content_type, length);
     if (length < 0 || size >= (int)sizeof head)
-        fail(file, "can not be sent: not a plain file, or --path is too long");
+        fail(file, "cannot be sent: not a plain file, or --path is too long");
     Message *m = &messages[index];
     m->length = (size_t)size + (size_t)length;
     m->bytes = checked(malloc(m->length));

@@ -40,7 +40,7 @@ from tailbound_lab.load.records import (
     Record,
     Summary,
     percentile,
-    summarise,
+    summarize,
 )
 
 GIVE_UP_AFTER = 10.0
@@ -555,7 +555,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.exit(2, f"{parser.prog}: {error}\n")
     except KeyboardInterrupt:
         return 130
-    summary = summarise(records[0], slo)
+    summary = summarize(records[0], slo)
     sys.stdout.write(render(summary, lag, slo, stream.profile.duration))
     return 1 if summary.lost else 0
 

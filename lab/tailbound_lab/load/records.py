@@ -121,7 +121,7 @@ def percentile(ascending: Sequence[float], share: float) -> float | None:
     return ascending[max(0, math.ceil(share * len(ascending)) - 1)]
 
 
-def summarise(records: Iterable[Record], slo: float) -> Summary:
+def summarize(records: Iterable[Record], slo: float) -> Summary:
     """Count outcomes against an SLO (seconds) and take percentiles over all requests, misses as endless."""
     good = slow = refused = failed = lost = 0
     latencies: list[float] = []
@@ -159,7 +159,7 @@ def per_second(records: Iterable[Record], slo: float, duration: float) -> tuple[
     buckets: list[list[Record]] = [[] for _ in range(max(1, math.ceil(duration)))]
     for record in records:
         buckets[min(int(record.scheduled), len(buckets) - 1)].append(record)
-    return tuple(summarise(bucket, slo) for bucket in buckets)
+    return tuple(summarize(bucket, slo) for bucket in buckets)
 
 
 def recent(records: Sequence[Record], since: float) -> list[Record]:
@@ -195,7 +195,7 @@ def reduce(ledger: Ledger, duration: float) -> Track:
     for record in ledger.records:
         counts[record.status] = counts.get(record.status, 0) + 1
     return Track(
-        total=summarise(ledger.records, ledger.slo),
+        total=summarize(ledger.records, ledger.slo),
         seconds=per_second(ledger.records, ledger.slo, duration),
         samples=tuple(ledger.samples),
         replica_seconds=replica_seconds(ledger.samples, duration),

@@ -86,7 +86,7 @@ def parse_run(text: str) -> Run:
             ),
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise BenchError(f"the generator's answer can not be read: {error!r} in {text[:200]!r}") from None
+        raise BenchError(f"the generator's answer cannot be read: {error!r} in {text[:200]!r}") from None
 
 
 def cdf(histogram: Sequence[tuple[float, int]], total: int) -> list[tuple[float, float]]:

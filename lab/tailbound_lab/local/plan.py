@@ -38,7 +38,7 @@ def plan(replicas: Sequence[ReplicaView], *, generation: int, desired: int) -> P
     """
     current = [replica for replica in replicas if replica.generation == generation]
     old = [replica for replica in replicas if replica.generation != generation]
-    # The youngest goes first: it has learnt least. What is not ready goes before what is.
+    # The youngest goes first: it has learned least. What is not ready goes before what is.
     current.sort(key=lambda replica: not replica.ready)
     surplus = current[desired:]
     ready = sum(replica.ready for replica in replicas) - sum(replica.ready for replica in surplus)

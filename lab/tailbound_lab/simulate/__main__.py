@@ -86,10 +86,10 @@ def _run(
     from rich.console import Console  # noqa: PLC0415 - as above
     from rich.progress import Progress, TaskID  # noqa: PLC0415
 
-    from tailbound_lab.simulate import catalogue, world  # noqa: PLC0415
+    from tailbound_lab.simulate import catalog, world  # noqa: PLC0415
     from tailbound_lab.simulate.baselines import Bounds  # noqa: PLC0415
 
-    situation = catalogue.Situation(
+    situation = catalog.Situation(
         trace=trace,
         function=function,
         bounds=Bounds(settings.lowest, settings.highest),
@@ -97,8 +97,8 @@ def _run(
         interval=config.interval,
         phase=_phase(config),
     )
-    chosen = options.policies.split(",") if options.policies else catalogue.USUAL
-    scalers = [catalogue.make(choice.strip(), situation) for choice in chosen]
+    chosen = options.policies.split(",") if options.policies else catalog.USUAL
+    scalers = [catalog.make(choice.strip(), situation) for choice in chosen]
     outcomes = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for scaler in scalers:

@@ -2,7 +2,7 @@
 
 Each is a function from settings, what was measured and a small state to a count, so that its steps can be
 checked by hand, and a class that feeds it in a simulation. All are given the bounds that ours is given:
-OpenFaaS CE's ceiling of five replicas, for one, is its licence, not its law.
+OpenFaaS CE's ceiling of five replicas, for one, is its license, not its law.
 """
 
 import math
@@ -152,7 +152,7 @@ class HpaSettings:
     target: float = 0.8
     """Of the metric: the share of the requested CPU, or the external value."""
     down_window: float = 300.0
-    """Stabilisation: down only to the highest wish of so many seconds."""
+    """Stabilization: down only to the highest wish of so many seconds."""
     sync: float = 15.0
 
 
@@ -282,7 +282,7 @@ class Kpa:
 
 
 class _Hpa:
-    """The sync loop and the behaviour that both uses of the HPA share: what they want is a function."""
+    """The sync loop and the behavior that both uses of the HPA share: what they want is a function."""
 
     def __init__(
         self, bounds: Bounds, settings: HpaSettings, wish: Callable[[View], int | None], name: str
@@ -293,7 +293,7 @@ class _Hpa:
         self._began = False
 
     def scale(self, view: View, now: float) -> int | None:
-        """Want, stabilise, limit."""
+        """Want, stabilize, limit."""
         current = view.scale.desired
         if not self._began:
             # What is there when the controller begins counts as a wish.
@@ -310,7 +310,7 @@ def hpa_cpu(bounds: Bounds, settings: HpaSettings | None = None, name: str = "hp
     chosen = settings or HpaSettings()
 
     def wish(view: View) -> int | None:
-        usage = view.utilisation(chosen.sync)
+        usage = view.utilization(chosen.sync)
         scale = view.scale
         if usage is None:
             return None

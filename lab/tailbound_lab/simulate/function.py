@@ -1,6 +1,6 @@
 """The simulated function: what a batch costs, how many work at it, what it promises. [P]
 
-Owns l(b) and what the batcher would learn from it. The numbers are given, not learnt: a simulation asks what
+Owns l(b) and what the batcher would learn from it. The numbers are given, not learned: a simulation asks what
 would happen if the function were so. Next step: ``replica`` serves with it.
 """
 
@@ -83,7 +83,7 @@ class Function:
     overhead: float = 0.0
     """What each request spends outside queue and model: gateway, network, parsing."""
     routing: Routing = Routing.RANDOM
-    learnt_capacity: float | None = None
+    learned_capacity: float | None = None
     """What a real batcher has said of it; None: what the formula of ``capacity`` says."""
 
     def __post_init__(self) -> None:
@@ -107,7 +107,7 @@ class Function:
         workers x max of b / l(b) over the sizes with (1 + 1/workers) x l(b) <= slo_latency: a request waits
         at most for the batch ahead of it, shared between the workers, and then for its own.
         """
-        if self.learnt_capacity is not None:
-            return self.learnt_capacity
+        if self.learned_capacity is not None:
+            return self.learned_capacity
         fits = self.service.largest_within(self.slo_latency / (1.0 + 1.0 / self.workers))
         return self.workers * max((b / self.service.seconds[b - 1] for b in range(1, fits + 1)), default=0.0)

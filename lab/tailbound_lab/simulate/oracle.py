@@ -18,10 +18,10 @@ SMOOTHING = 3
 """Seconds over which arrivals are averaged: what is shorter is chance."""
 
 
-def plan(trace: Trace, function: Function, utilisation: float, bounds: Bounds) -> NDArray[np.int64]:
+def plan(trace: Trace, function: Function, utilization: float, bounds: Bounds) -> NDArray[np.int64]:
     """Return the count to ask for in each second of the trace.
 
-    Needed in a second is the load over capacity x ``utilisation``, rounded up. Asked for is the most that
+    Needed in a second is the load over capacity x ``utilization``, rounded up. Asked for is the most that
     is needed between now and one start-up time ahead: so everything is there in time, and nothing is
     given up that would be needed again before it could come back.
     """
@@ -31,7 +31,7 @@ def plan(trace: Trace, function: Function, utilisation: float, bounds: Bounds) -
         if len(counts) > SMOOTHING
         else counts
     )
-    one = function.capacity * utilisation
+    one = function.capacity * utilization
     need = np.clip(np.ceil(smooth / one - 1e-9), bounds.lowest, bounds.highest).astype(np.int64)
     # One second on either side of what the mean says, since a step inside a second is smoothed.
     ahead = math.ceil(function.start_up) + 2
@@ -45,10 +45,10 @@ class Oracle:
     """Follows its plan."""
 
     def __init__(
-        self, trace: Trace, function: Function, utilisation: float, bounds: Bounds, name: str = "oracle"
+        self, trace: Trace, function: Function, utilization: float, bounds: Bounds, name: str = "oracle"
     ) -> None:
         self.name, self.interval, self.phase = name, TICK, 0.0
-        self._plan = plan(trace, function, utilisation, bounds)
+        self._plan = plan(trace, function, utilization, bounds)
 
     def scale(self, view: View, now: float) -> int | None:
         """Return the plan's count."""

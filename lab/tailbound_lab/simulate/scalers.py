@@ -28,7 +28,7 @@ class View(Protocol):
     def successes(self, span: float) -> float:
         """Return the requests per second that were answered over the last ``span``."""
 
-    def utilisation(self, span: float) -> float | None:
+    def utilization(self, span: float) -> float | None:
         """Return the mean share of their workers' time that ready replicas worked; None: none was ready."""
 
 

@@ -131,7 +131,7 @@ class Scrapes:
             "slo_objective": objective,
             "up_replicas": float(len(alive)),
             "age": now - self._scraped_at,
-            "service_one": function.service.seconds[0],
+            "service_time_single": function.service.seconds[0],
             "service_mean": _ratio(over_window, BUSY, BATCHES),
             "queue_mean": _ratio(over_window, QUEUED, TOTAL),
             "burn_short": _burn(_attainment(over_rate_window), objective),

@@ -196,7 +196,7 @@ class _World:
         """Return the rate of answers."""
         return self._mean(self._done, span)
 
-    def utilisation(self, span: float) -> float | None:
+    def utilization(self, span: float) -> float | None:
         """Return the mean share of the workers' time that was worked."""
         ready = self._mean(self._ready_seconds, span)
         if ready <= 0.0:

@@ -17,7 +17,7 @@ from tailbound_lab.live.decisions import Decision
 from tailbound_lab.load.bursty import bursty
 from tailbound_lab.load.errors import BenchError
 from tailbound_lab.load.openloop import Lag
-from tailbound_lab.load.records import Record, summarise
+from tailbound_lab.load.records import Record, summarize
 from tailbound_lab.load.timeline import Change, Point
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -29,7 +29,7 @@ def run(*, misses=1, absence=None, changes=(), decisions=()):
     records += [Record(at / 10, 3.0, 503) for at in range(misses)]
     return Run(
         environment=ENVIRONMENT,
-        total=summarise(records, 0.2),
+        total=summarize(records, 0.2),
         per_second=((10, 10),) * 40,
         points=(Point(-0.1, 1, 1), Point(5, 3, 1), Point(6.5, 3, 3), Point(30, 2, 2)),
         changes=(Change(5, 1, 3), Change(30, 3, 2), *changes),

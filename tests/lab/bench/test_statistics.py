@@ -43,7 +43,7 @@ def test_a_run_without_requests_attained_nothing():
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps(RAW | {"rate": "fast"})])
 def test_an_unreadable_answer_is_an_error_that_shows_it(text):
-    with pytest.raises(BenchError, match="can not be read"):
+    with pytest.raises(BenchError, match="cannot be read"):
         parse_run(text)
 
 

@@ -22,7 +22,7 @@ from tailbound_lab.load.records import (
     reduce,
     replica_seconds,
     result,
-    summarise,
+    summarize,
 )
 
 statuses = st.sampled_from([200, 204, 429, 500, 502, 503, 504, NO_CONNECTION, TIMED_OUT, BROKEN])
@@ -34,14 +34,14 @@ samples = st.lists(
 
 @given(records, st.floats(0.001, 10))
 def test_every_request_has_exactly_one_outcome(found, slo):
-    summary = summarise(found, slo)
+    summary = summarize(found, slo)
     assert summary.sent == len(found)
     assert summary.sent == (summary.good + summary.slow + summary.refused + summary.failed + summary.lost)
 
 
 @given(records.filter(bool), st.floats(0.001, 10))
 def test_attainment_reaches_99_percent_exactly_when_p99_is_within_the_slo(found, slo):
-    summary = summarise(found, slo)
+    summary = summarize(found, slo)
     assert (summary.attainment >= 0.99 - 1e-12) == (summary.p99 <= slo)
 
 
@@ -50,22 +50,22 @@ def test_the_seconds_add_up_to_the_whole(found, slo):
     seconds = per_second(found, slo, 60)
     assert len(seconds) == 60
     for name in ("sent", "good", "slow", "refused", "failed", "lost"):
-        assert sum(getattr(second, name) for second in seconds) == getattr(summarise(found, slo), name)
+        assert sum(getattr(second, name) for second in seconds) == getattr(summarize(found, slo), name)
 
 
 def test_a_miss_counts_as_an_endless_latency():
-    summary = summarise([Record(0, 0.01, 200), Record(0, 0.001, 503), Record(0, 10.0, TIMED_OUT)], 0.1)
+    summary = summarize([Record(0, 0.01, 200), Record(0, 0.001, 503), Record(0, 10.0, TIMED_OUT)], 0.1)
     assert summary.p50 == math.inf
     assert (summary.good, summary.refused, summary.lost) == (1, 1, 1)
 
 
 def test_a_late_answer_is_slow_and_one_exactly_at_the_slo_is_good():
-    summary = summarise([Record(0, 0.1, 200), Record(0, 0.1001, 200)], 0.1)
+    summary = summarize([Record(0, 0.1, 200), Record(0, 0.1001, 200)], 0.1)
     assert (summary.good, summary.slow) == (1, 1)
 
 
 def test_without_requests_there_is_no_attainment_and_no_percentile():
-    summary = summarise([], 0.1)
+    summary = summarize([], 0.1)
     assert (summary.attainment, summary.p50, summary.p99) == (None, None, None)
 
 
@@ -89,7 +89,7 @@ def test_a_ledger_counts_as_the_summary_does(found, slo):
     ledger = Ledger(slo)
     for record in found:
         ledger.add(record)
-    summary = summarise(found, slo)
+    summary = summarize(found, slo)
     assert (ledger.good, ledger.lost, ledger.attainment) == (summary.good, summary.lost, summary.attainment)
 
 

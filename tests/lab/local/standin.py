@@ -1,4 +1,4 @@
-"""A stand-in for the watchdog: honours ``port``, ``metrics_port`` and SIGTERM, and can misbehave when asked.
+"""A stand-in for the watchdog: honors ``port``, ``metrics_port`` and SIGTERM, and can misbehave when asked.
 
 Only the standard library, so that it starts in some tens of milliseconds.
 """

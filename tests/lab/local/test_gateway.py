@@ -60,7 +60,7 @@ prometheus: {{url: "http://{prometheus}", scrape_interval: 500ms, window: 3s, ti
 interval: 250ms
 web: {{host: 127.0.0.1, port: 0, page_port: null}}
 defaults: {{start_up_time: 1s, min_samples: 5, trend_history: 3s, scale_to_zero_after: 4s,
-  scale_down: {{stabilisation_window: 4s}}}}
+  scale_down: {{stabilization_window: 4s}}}}
 """
 
 

@@ -181,7 +181,7 @@ def test_an_autoscaler_that_is_killed_comes_back_and_has_the_credentials(tmp_pat
 def test_an_idle_function_goes_to_zero_by_the_autoscaler_and_comes_back_by_a_request(tmp_path):
     document = yaml.safe_load(DEFAULT_CONFIG.read_text())
     document["defaults"]["scale_to_zero_after"] = "1s"
-    document["defaults"]["scale_down"]["stabilisation_window"] = "1s"
+    document["defaults"]["scale_down"]["stabilization_window"] = "1s"
     config = tmp_path / "autoscaler.yaml"
     config.write_text(yaml.safe_dump(document))
 

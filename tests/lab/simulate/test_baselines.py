@@ -45,8 +45,8 @@ class Seen:
     def successes(self, span: float) -> float:
         return self._numbers["successes"]
 
-    def utilisation(self, span: float) -> float | None:
-        return self._numbers.get("utilisation")
+    def utilization(self, span: float) -> float | None:
+        return self._numbers.get("utilization")
 
 
 def openfaas_counts(rates: list[float], rule: OpenFaasRule) -> list[int]:
@@ -145,9 +145,9 @@ def test_the_hpa_goes_up_by_four_or_twofold_and_down_to_the_highest_wish(wanted,
 
 def test_the_hpa_on_cpu_stays_for_the_down_window():
     scaler = hpa_cpu(Bounds(1, 20), HpaSettings(target=0.5, down_window=60.0))
-    assert scaler.scale(Seen(4, utilisation=0.2), 0.0) == 4
-    assert scaler.scale(Seen(4, utilisation=0.2), 15.0) == 4
-    assert scaler.scale(Seen(4, utilisation=0.2), 80.0) == 2
+    assert scaler.scale(Seen(4, utilization=0.2), 0.0) == 4
+    assert scaler.scale(Seen(4, utilization=0.2), 15.0) == 4
+    assert scaler.scale(Seen(4, utilization=0.2), 80.0) == 2
 
 
 def test_the_hpa_without_a_metric_changes_nothing():
@@ -195,7 +195,7 @@ numbers = st.floats(0.0, 1e4)
 )
 def test_whatever_is_seen_the_bounds_hold(desired, available, load, share, p99):
     bounds = Bounds(2, 9)
-    seen = Seen(desired, available, concurrency=load, successes=load, utilisation=share, p99=p99)
+    seen = Seen(desired, available, concurrency=load, successes=load, utilization=share, p99=p99)
     scalers = [Kpa(bounds), hpa_cpu(bounds), keda_value(bounds, HpaSettings(0.2)), RayServe(bounds)]
     for scaler in scalers:
         for now in range(0, 120, 15):

@@ -37,13 +37,13 @@ class Plan:
         self.seen: list[Observation | None] = []
         self.available: list[int] = []
         self.concurrency: list[float] = []
-        self.utilisation: list[float | None] = []
+        self.utilization: list[float | None] = []
 
     def scale(self, view: View, now: float) -> int | None:
         self.seen.append(view.observe())
         self.available.append(view.scale.available)
         self.concurrency.append(view.concurrency(10.0))
-        self.utilisation.append(view.utilisation(10.0))
+        self.utilization.append(view.utilization(10.0))
         return self.counts.get(int(now))
 
 
@@ -147,13 +147,13 @@ def test_observations_are_as_old_as_the_last_scrape_and_miss_what_is_new():
     assert last.gateway_rate == pytest.approx(50.0, rel=0.2)
 
 
-def test_concurrency_follows_littles_law_and_utilisation_the_batches():
+def test_concurrency_follows_littles_law_and_utilization_the_batches():
     trace = Trace("even", np.arange(600) * 0.1 + 0.05, 60.0)
     plan = Plan({})
     run(trace, FUNCTION, plan, Settings(replicas=1))
     # Ten requests per second, each alone for 30 ms.
     assert plan.concurrency[30] == pytest.approx(0.3)
-    assert plan.utilisation[30] == pytest.approx(0.3)
+    assert plan.utilization[30] == pytest.approx(0.3)
 
 
 def test_policy_slo_meets_its_objective_where_the_oracle_does_and_never_turns_within_a_start_up():

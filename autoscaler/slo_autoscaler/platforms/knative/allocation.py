@@ -6,7 +6,7 @@ count for each revision. Objects are the API's JSON; the annotation rules are Kn
 ``knative_status``'s and ``knative_floor``'s matter.
 
 **A function is a Service, not a revision**: ``<service>.<namespace>``. Capacity and replicas are a
-revision's, but the objective, its error budget, what was learnt and what is configured outlive a rollout,
+revision's, but the objective, its error budget, what was learned and what is configured outlive a rollout,
 and they are the service's. So its decisions are made from the signals of all its revisions together, and
 the counts are:
 

@@ -37,9 +37,9 @@ from slo_autoscaler.platforms.knative.allocation import (
 
 OPT_IN: Final = "slo.tailbound.dev/floor"
 """``"true"`` on the Service's template: this function is to have a floor."""
-GIVEN: Final = "slo.tailbound.dev/floor-given"
+GIVEN: Final = "slo.tailbound.dev/floor-applied"
 """The floor, as it was written into min-scale."""
-OWN: Final = "slo.tailbound.dev/floor-instead-of"
+OWN: Final = "slo.tailbound.dev/floor-original-min-scale"
 """The user's min-scale, which it stands in for; empty if there was none."""
 MIN_SCALE: Final = AUTOSCALING + "min-scale"
 

@@ -49,12 +49,12 @@ CLASS: Final = "slo.tailbound.dev"
 """The value of autoscaling.knative.dev/class. Knative refuses unknown ones under knative.dev."""
 
 ACTIVE: Final = "Active"
-INITIALISED: Final = "ScaleTargetInitialized"
+INITIALIZED: Final = "ScaleTargetInitialized"
 SERVICE_READY: Final = "SKSReady"
 READY: Final = "Ready"
 TO_ZERO: Final = "ScaleToZero"
 
-DEPENDENTS: Final = (ACTIVE, INITIALISED, SERVICE_READY)
+DEPENDENTS: Final = (ACTIVE, INITIALIZED, SERVICE_READY)
 """What ``Ready`` follows from; other conditions are information."""
 
 PROGRESS_DEADLINE: Final = 600.0
@@ -125,7 +125,7 @@ def revision_of(pa: Json, deployment: Json, share: Share, defaults: Defaults, *,
 
 def has_started(pa: Json) -> bool:
     """Tell whether the revision has had its initial scale once."""
-    return _says(condition(pa, INITIALISED), "True")
+    return _says(condition(pa, INITIALIZED), "True")
 
 
 def rests(pa: Json, share: Share, defaults: Defaults, now: float, *, superseded: bool) -> Verdict | None:
@@ -147,7 +147,7 @@ def rests(pa: Json, share: Share, defaults: Defaults, now: float, *, superseded:
     if _says(active, "False") and active.get("reason") == TIMED_OUT.reason:
         # It stays so: with no replicas it would look as if it could be tried again, and again.
         return TIMED_OUT
-    waiting = condition(pa, INITIALISED)
+    waiting = condition(pa, INITIALIZED)
     since = _seconds(waiting.get("lastTransitionTime"))
     late = since is not None and now - since > _progress_deadline(pa) + DIAGNOSIS
     return TIMED_OUT if reach == "Unreachable" and _says(waiting, "Unknown") and late else None
@@ -204,7 +204,7 @@ def status(
     started = revision.started or complete
     verdicts = {
         ACTIVE: _active(revision, rest, foreign=foreign, started=started),
-        INITIALISED: TRUE if started else UNKNOWN,
+        INITIALIZED: TRUE if started else UNKNOWN,
         SERVICE_READY: service_ready,
     }
     if rest is None and revision.least == 0 and not _is_left(pa, revision.share):

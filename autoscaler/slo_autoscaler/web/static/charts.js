@@ -18,7 +18,7 @@ function digits(value) {
   return Number(value.toFixed(Math.min(places, 6))).toLocaleString("en", { maximumFractionDigits: 6 });
 }
 
-function colours() {
+function colors() {
   const style = getComputedStyle(document.documentElement);
   const of = (name) => style.getPropertyValue(`--${name}`).trim();
   return { accent: of("accent"), ink: of("ink"), soft: of("soft"), line: of("line"), area: of("area"), over: of("over") };
@@ -154,17 +154,17 @@ export class Chart {
       return;
     }
     this.canvas.replaceChildren();
-    const colour = colours();
+    const color = colors();
     const limit = this.#limit(this.#chart);
     const unit = SHOW[this.#chart.unit];
     const strokes = {
-      main: { stroke: warned(limit, colour.accent, colour.over), width: 2 },
-      second: { stroke: warned(limit, colour.ink, colour.over), width: 1 },
-      area: { stroke: colour.soft, width: 1, fill: colour.area },
-      limit: { stroke: colour.ink, width: 1, dash: [5, 4] },
+      main: { stroke: warned(limit, color.accent, color.over), width: 2 },
+      second: { stroke: warned(limit, color.ink, color.over), width: 1 },
+      area: { stroke: color.soft, width: 1, fill: color.area },
+      limit: { stroke: color.ink, width: 1, dash: [5, 4] },
     };
-    const dot = (plot, index) => (this.#chart.lines[index - 1].role === "main" ? colour.accent : colour.ink);
-    const axis = { stroke: colour.soft, font: "11px system-ui, sans-serif", grid: { stroke: colour.line, width: 1 }, ticks: { show: false } };
+    const dot = (plot, index) => (this.#chart.lines[index - 1].role === "main" ? color.accent : color.ink);
+    const axis = { stroke: color.soft, font: "11px system-ui, sans-serif", grid: { stroke: color.line, width: 1 }, ticks: { show: false } };
     const span = this.#times.at(-1) - this.#times[0];
     this.#plot = new window.uPlot(
       {

@@ -27,7 +27,7 @@ BEGIN, END = marks(SECTION)
 SEED: Final = 2
 """Of the arrivals; ``scaling`` has 1."""
 
-UTILISATION: Final = 0.8
+UTILIZATION: Final = 0.8
 """The oracle's."""
 
 SLOW_START: Final = 40.0
@@ -89,7 +89,7 @@ def outcomes(workload: Workload) -> Row:
     return (
         workload.name,
         played(workload, ours("slo")),
-        played(workload, lambda at: Oracle(at.trace, at.function, UTILISATION, BOUNDS)),
+        played(workload, lambda at: Oracle(at.trace, at.function, UTILIZATION, BOUNDS)),
         played(workload, lambda _: hpa_cpu(BOUNDS, HpaSettings(0.7))),
     )
 

@@ -37,7 +37,7 @@ from tailbound_lab.load import timeline
 from tailbound_lab.load.bursty import Trace, bursty
 from tailbound_lab.load.errors import BenchError, DemoError
 from tailbound_lab.load.openloop import GIVE_UP_AFTER, Lag, Stream, Target, parse_duration
-from tailbound_lab.load.records import Ledger, Summary, recent, summarise
+from tailbound_lab.load.records import Ledger, Summary, recent, summarize
 from tailbound_lab.load.sender import Sender, sending
 from tailbound_lab.load.timeline import Change, Point
 from tailbound_lab.local import autoscaler
@@ -94,9 +94,9 @@ class Run:
     """From the autoscaler's, holds too; none under OpenFaaS CE."""
     lag: Lag
     service: Mapping[str, float]
-    """Seconds by batch size, as the watchdogs have learnt it: an upper quantile."""
+    """Seconds by batch size, as the watchdogs have learned it: an upper quantile."""
     means: Mapping[str, float | None]
-    """Measured over the run: batch size, service time of a batch, and the learnt capacity."""
+    """Measured over the run: batch size, service time of a batch, and the learned capacity."""
     absence: Absence | None
 
 
@@ -310,11 +310,11 @@ async def _offer(
             lag = await _read(sender, collected.ledger, failed, trace.duration + GIVE_UP_AFTER + _END_LIMIT)
     # The logs tell the time of day; the run counts on the monotonic clock.
     wall = datetime.now(UTC) - timedelta(seconds=elapsed())
-    service, means = await _learnt(session, address, full_name, trace.duration)
+    service, means = await _learned(session, address, full_name, trace.duration)
     log = platform.log_dir / full_name / f"{function.spec.name}.log"
     return Run(
         environment=environment,
-        total=summarise(collected.ledger.records, collected.ledger.slo),
+        total=summarize(collected.ledger.records, collected.ledger.slo),
         per_second=_per_second(collected.ledger, int(trace.duration)),
         points=tuple(collected.points),
         changes=tuple(timeline.changes(_lines(log), wall, trace.duration)),
@@ -393,7 +393,7 @@ async def _show(name: str, trace: Trace, elapsed: Callable[[], float], collected
     try:
         while True:
             now = max(0.0, elapsed())
-            lately = summarise(recent(collected.ledger.records, now - _WINDOW), collected.ledger.slo)
+            lately = summarize(recent(collected.ledger.records, now - _WINDOW), collected.ledger.slo)
             share = "-" if lately.attainment is None else f"{lately.attainment:.1%}"
             count = collected.points[-1].wanted if collected.points else 0
             line = (
@@ -407,10 +407,10 @@ async def _show(name: str, trace: Trace, elapsed: Callable[[], float], collected
         sys.stderr.write("\n" if terminal else "")
 
 
-async def _learnt(
+async def _learned(
     session: aiohttp.ClientSession, address: str, name: str, seconds: float
 ) -> tuple[dict[str, float], dict[str, float | None]]:
-    """What the watchdogs have learnt, by batch size; and means over the run, None where there are none."""
+    """What the watchdogs have learned, by batch size; and means over the run, None where there are none."""
     mean = _MEAN.replace("$NAME", name).replace("$W", f"{max(5, round(seconds))}s")
     sizes = await _vector(session, address, _PREDICTED.replace("$NAME", name), "size")
     largest = int(ENVIRONMENT["max_batch_size"])

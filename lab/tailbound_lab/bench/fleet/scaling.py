@@ -126,8 +126,8 @@ def ours(policy: str) -> Callable[[Workload], Scaler]:
     return lambda workload: Ours(spec, config.interval, config.prometheus.scrape_interval // 2, policy)
 
 
-def _oracle(at: Workload, utilisation: float) -> Scaler:
-    return Oracle(at.trace, at.function, utilisation, BOUNDS)
+def _oracle(at: Workload, utilization: float) -> Scaler:
+    return Oracle(at.trace, at.function, utilization, BOUNDS)
 
 
 def _openfaas(at: Workload, factor: float, replicas: float) -> Scaler:
@@ -153,7 +153,7 @@ def _ray(at: Workload, target: float, up: float, down: float) -> Scaler:
 
 Axis = tuple[float, ...]
 GRIDS: Final[tuple[tuple[str, str, tuple[Axis, ...], Callable[..., Scaler]], ...]] = (
-    ("oracle", "utilisation {:g}", ((1.2, 1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5),), _oracle),
+    ("oracle", "utilization {:g}", ((1.2, 1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5),), _oracle),
     (
         "openfaas-ce",
         "factor {:g}, threshold 5/s or {:g} x capacity",

@@ -1,7 +1,7 @@
 """``bench validate``: the last run of ``bench live`` again in the simulator, and how far apart the two are.
 
 The simulator is given what the live run had: the arrivals, the configuration, how long a replica took to
-start, the capacity that the batchers had learnt, and how long batches took in the mean. It is not given
+start, the capacity that the batchers had learned, and how long batches took in the mean. It is not given
 what is compared.
 """
 
@@ -115,7 +115,7 @@ def function_of(document: Mapping[str, Any], lived: Mapping[str, Any]) -> Functi
         slo_latency=document["slo_latency"],
         slo_objective=document["slo_objective"],
         start_up=document["start_up"],
-        learnt_capacity=lived["capacity"],
+        learned_capacity=lived["capacity"],
         routing=Routing(document["routing"]),
     )
 

@@ -1,6 +1,6 @@
 """``bench compare``: ours and the peers on every workload, to build/bench/results.json, a report and plots.
 
-A system that can not be measured stands in the results with the reason; the others go on. Results are
+A system that cannot be measured stands in the results with the reason; the others go on. Results are
 written after every measurement, so a run that is stopped keeps what it has.
 """
 
@@ -128,7 +128,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
 def with_others(results: dict[str, Any], last: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """``results`` with what ``last`` has of workloads that are not in ``names``.
 
-    Raises ``BenchError`` if the two can not stand in one table.
+    Raises ``BenchError`` if the two cannot stand in one table.
     """
     for key in ("machine", "workers", "effort"):
         if results[key] != last[key]:
@@ -158,7 +158,7 @@ def load_results(output: Path) -> dict[str, Any]:
         results: dict[str, Any] = json.loads((output / "results.json").read_text())
     except (OSError, ValueError) as error:
         raise BenchError(
-            f"{output / 'results.json'} can not be read ({error}): run bench compare first"
+            f"{output / 'results.json'} cannot be read ({error}): run bench compare first"
         ) from None
     return results
 

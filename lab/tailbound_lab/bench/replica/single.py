@@ -23,7 +23,7 @@ from tailbound_lab.bench.workloads import ROOT
 from tailbound_lab.live.machine import describe
 from tailbound_lab.load.arrivals import steps
 from tailbound_lab.load.openloop import Stream, Target, offer, parse_duration
-from tailbound_lab.load.records import summarise
+from tailbound_lab.load.records import summarize
 
 START_SECONDS = 120.0
 WARM_UP_SECONDS = 3.0
@@ -85,7 +85,7 @@ async def measure(options: argparse.Namespace, url: str, body: bytes) -> dict[st
     await asyncio.sleep(0.5)
     stream = Stream(target, steps(f"{options.rate:g}:{options.seconds:g}"), 2)
     records, lag = await offer([stream], give_up_after=10.0)
-    summary = summarise(records[0], parse_duration(options.slo))
+    summary = summarize(records[0], parse_duration(options.slo))
     return {
         "function": options.function,
         "policy": options.policy,

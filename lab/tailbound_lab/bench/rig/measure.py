@@ -168,7 +168,7 @@ class Bench:
         self.at_maximum: dict[str, Any] | None = None
 
     def warm_up(self) -> None:
-        """Some load whose outcome does not matter: lazy initialisation, learnt models, caches."""
+        """Some load whose outcome does not matter: lazy initialization, learned models, caches."""
         self._rig.say("warm-up")
         rate = self._server.workload.first_rate / 4
         with contextlib.suppress(Lagged):

@@ -57,7 +57,7 @@ def _run(workload: Workload, count: int, seconds: float, sizes: tuple[int, ...])
     ]
     outputs = [process.communicate()[0] for process in started]
     if any(process.returncode for process in started):
-        raise BenchError(f"the model of {workload.folder} can not be run offline, see above")
+        raise BenchError(f"the model of {workload.folder} cannot be run offline, see above")
     return [json.loads(output) for output in outputs]
 
 

@@ -19,7 +19,7 @@ INSTALL_SECONDS = 900
 def python_of(folder: Path, name: str, requirements: tuple[str, ...]) -> Path:
     """The interpreter of a peer's environment, made on first use.
 
-    Raises ``NotAvailable`` if it can not be made; a half-made one is removed.
+    Raises ``NotAvailable`` if it cannot be made; a half-made one is removed.
     """
     environment = folder / name
     python = environment / "bin" / "python"
@@ -38,7 +38,7 @@ def python_of(folder: Path, name: str, requirements: tuple[str, ...]) -> Path:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         shutil.rmtree(environment, ignore_errors=True)
-        raise NotAvailable(f"its environment {environment} can not be made: {error}") from None
+        raise NotAvailable(f"its environment {environment} cannot be made: {error}") from None
     if finished.returncode:
         shutil.rmtree(environment, ignore_errors=True)
         words = (finished.stderr.strip() or finished.stdout.strip()).splitlines()
@@ -51,7 +51,7 @@ def python_of(folder: Path, name: str, requirements: tuple[str, ...]) -> Path:
 
 
 def version_of(python: Path, package: str) -> str:
-    """The version of an installed package; "unknown" if it can not be told."""
+    """The version of an installed package; "unknown" if it cannot be told."""
     code = f"from importlib.metadata import version; print(version({package!r}))"
     found = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=False)
     return found.stdout.strip() or "unknown"

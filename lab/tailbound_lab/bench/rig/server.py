@@ -37,7 +37,7 @@ _DROPPED = ("GLIBC_TUNABLES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONPATH"
 class Server:
     """A running system; a context manager that leaves no process behind.
 
-    Entering it raises ``NotAvailable`` if the peer can not be installed, ``BenchError`` if it does not start.
+    Entering it raises ``NotAvailable`` if the peer cannot be installed, ``BenchError`` if it does not start.
     """
 
     def __init__(

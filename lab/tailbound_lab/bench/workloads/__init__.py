@@ -55,7 +55,7 @@ class Model:
     def __init__(self, folder: Path) -> None:
         spec = importlib.util.spec_from_file_location("bench_handler", folder / "handler.py")
         if spec is None or spec.loader is None:
-            raise ImportError(f"{folder / 'handler.py'} can not be imported")
+            raise ImportError(f"{folder / 'handler.py'} cannot be imported")
         handler: Any = importlib.util.module_from_spec(spec)
         sys.modules["bench_handler"] = handler
         spec.loader.exec_module(handler)

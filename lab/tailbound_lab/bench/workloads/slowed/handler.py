@@ -15,7 +15,7 @@ from typing import Any
 _folder = Path(os.environ["BENCH_SLOWED_FOLDER"])
 _spec = importlib.util.spec_from_file_location("slowed_handler", _folder / "handler.py")
 if _spec is None or _spec.loader is None:
-    raise ImportError(f"{_folder / 'handler.py'} can not be imported")
+    raise ImportError(f"{_folder / 'handler.py'} cannot be imported")
 _handler: Any = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_handler)
 _slow_file = os.environ["BENCH_SLOW_FILE"]

@@ -52,7 +52,7 @@ def _ours(policy: str) -> Maker:
     def make(at: Situation, target: float | None, name: str) -> Scaler:
         spec = replace(at.spec, policy=policy)
         if target is not None:
-            spec = replace(spec, utilisation_target=target)
+            spec = replace(spec, utilization_target=target)
         return Ours(spec, at.interval, at.phase, name)
 
     return make
@@ -85,7 +85,7 @@ def _oracle(at: Situation, target: float | None, name: str) -> Scaler:
 
 SCALERS: Final[Mapping[str, tuple[Maker, str]]] = {
     **{
-        policy: (_ours(policy), f"ours, policy {policy}; its utilisation_target")
+        policy: (_ours(policy), f"ours, policy {policy}; its utilization_target")
         for policy in sorted(POLICIES)
     },
     "openfaas-ce": (_openfaas, "OpenFaaS CE's alert; successes per second that fire it (5)"),
