@@ -13,12 +13,10 @@ else
     exit 1
 fi
 
-# A kustomization may not read what lies above it, so it has a copy.
-cp autoscaler-config.yaml openfaas/overlays/openfaas/config.yaml
 {
     echo "# The autoscaler on OpenFaaS: kubectl apply -f deploy/autoscaler.yaml"
     echo "# Made from deploy/openfaas/ by deploy/render.sh: change it there. docs/install-openfaas.md has the rest."
-    $build openfaas/overlays/openfaas
+    $build openfaas
 } >autoscaler.yaml.new
 mv autoscaler.yaml.new autoscaler.yaml
 
@@ -44,10 +42,6 @@ spec:
   groups:
 HEADER
     for rules in prometheus/rules/*.yml; do
-        case $rules in
-        # What OpenFaaS does without Tailbound; only the demo needs it.
-        */openfaas-baseline.yml) ;;
-        *) sed -e '/^groups:/d' -e 's/^./  &/' "$rules" ;;
-        esac
+        sed -e '/^groups:/d' -e 's/^./  &/' "$rules"
     done
 } >prometheus/prometheus-rule.yaml

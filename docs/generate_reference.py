@@ -1,7 +1,7 @@
 """Writes docs/reference/ from the code: ``make reference``, or ``python -m docs.generate_reference``.
 
 Owns how the reference looks. What it says is the code's: names, defaults and rules come from the modules that
-enforce them, meanings from their docstrings and from the comments of deploy/autoscaler-config.yaml.
+enforce them, meanings from their docstrings and from the comments of deploy/openfaas/config.yaml.
 tests/docs holds the pages against it.
 """
 
@@ -44,7 +44,7 @@ from tailbound_lab.simulate import __main__ as simulate
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 FOLDER: Final = ROOT / "docs" / "reference"
-ANNOTATED: Final = ROOT / "deploy" / "autoscaler-config.yaml"
+ANNOTATED: Final = ROOT / "deploy" / "openfaas" / "config.yaml"
 WIDTH: Final = 98
 """Columns of the help texts."""
 
@@ -134,7 +134,7 @@ def _autoscaler() -> str:
     comments = _comments(ANNOTATED.read_text())
     parts = [
         f"{_MARK}# The autoscaler's configuration\n\n"
-        "One YAML file, `--config`. [deploy/autoscaler-config.yaml](../../deploy/autoscaler-config.yaml) is "
+        "One YAML file, `--config`. [deploy/openfaas/config.yaml](../../deploy/openfaas/config.yaml) is "
         "that file with every default.\n"
         "A duration is `250ms`, `30s`, `1m30s`, or a number of seconds. A key that is not known, or a wrong "
         "value, stops the start with exit status 2 and one line for each fault: file, key, value, rule.\n"

@@ -33,7 +33,7 @@ def test_two_urls_are_enough():
 @pytest.mark.parametrize(
     "path",
     [
-        DEPLOY / "autoscaler-config.yaml",
+        DEPLOY / "openfaas/config.yaml",
         DEPLOY.parent / "lab/autoscaler.yaml",
         DEPLOY / "kubernetes/config.yaml",
     ],
@@ -43,7 +43,7 @@ def test_the_configurations_that_we_ship_are_valid(path):
 
 
 def test_the_annotated_example_shows_the_defaults_as_it_says():
-    example = Config.parse((DEPLOY / "autoscaler-config.yaml").read_text(), "example")
+    example = Config.parse((DEPLOY / "openfaas/config.yaml").read_text(), "example")
     plain = Config.parse(MINIMAL, "as.yaml")
     assert example.defaults == plain.defaults
     assert (example.web, example.interval) == (plain.web, plain.interval)

@@ -81,7 +81,7 @@ def exposed() -> set[str]:
 
 def rules() -> list[dict[str, Any]]:
     """Every rule of the files that the configurations load, in their order."""
-    config = yaml.safe_load((PROMETHEUS / "prometheus-local.yml").read_text())
+    config = yaml.safe_load((PROMETHEUS / "prometheus-kubernetes.yml").read_text())
     return [
         rule
         for file in config["rule_files"]

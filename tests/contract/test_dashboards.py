@@ -79,7 +79,7 @@ def test_a_dashboard_uses_only_metrics_that_are_exported_or_recorded(name: str) 
 @needs_promtool
 @pytest.mark.parametrize("name", NAMES)
 def test_every_panel_shows_something_on_a_function_that_burns(name: str, tmp_path: Path) -> None:
-    config = yaml.safe_load((PROMETHEUS / "prometheus-local.yml").read_text())
+    config = yaml.safe_load((PROMETHEUS / "prometheus-kubernetes.yml").read_text())
     questions = [
         {
             "expr": f"count({expanded(expression)}) > bool 0",

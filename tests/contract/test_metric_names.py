@@ -43,11 +43,11 @@ def test_what_the_alerts_say_is_asked_of_recorded_series():
     assert said <= recorded()
 
 
-def test_both_configurations_load_every_rule_file_but_the_baseline():
-    files = {f"rules/{path.name}" for path in (PROMETHEUS / "rules").glob("*.yml")}
-    for name in ("prometheus-local.yml", "prometheus-kubernetes.yml"):
-        loaded = yaml.safe_load((PROMETHEUS / name).read_text())["rule_files"]
-        assert set(loaded) == files - {"rules/openfaas-baseline.yml"}
+def test_both_configurations_load_every_rule_file():
+    files = set((PROMETHEUS / "rules").glob("*.yml"))
+    for path in (ROOT / "lab/prometheus/prometheus.yml", PROMETHEUS / "prometheus-kubernetes.yml"):
+        loaded = yaml.safe_load(path.read_text())["rule_files"]
+        assert {(path.parent / name).resolve() for name in loaded} == files
 
 
 def test_every_alert_has_a_severity_and_a_runbook_that_exists():

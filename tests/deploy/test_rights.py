@@ -90,7 +90,7 @@ def test_a_leader_asks_for_all_that_its_role_allows_and_for_nothing_else(
 
 @pytest.mark.parametrize(
     ("manifest", "config"),
-    [("autoscaler.yaml", "autoscaler-config.yaml"), ("autoscaler-kubernetes.yaml", "kubernetes/config.yaml")],
+    [("autoscaler.yaml", "openfaas/config.yaml"), ("autoscaler-kubernetes.yaml", "kubernetes/config.yaml")],
 )
 def test_the_lease_that_the_role_names_is_the_one_that_the_configuration_asks_for(manifest: str, config: str):
     settings = Config.parse((DEPLOY / config).read_text(), config)

@@ -19,7 +19,7 @@ from tailbound_lab.local.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy/prometheus"
-RULES = sorted(path for path in (PROMETHEUS / "rules").glob("*.yml") if path.stem != "openfaas-baseline")
+RULES = sorted((PROMETHEUS / "rules").glob("*.yml"))
 GUIDE = (ROOT / "docs/install-openfaas.md").read_text()
 
 # As Prometheus discovers them: one target for each port that a container declares. They are on loopback, as
@@ -290,7 +290,7 @@ def test_the_charts_configuration_is_valid(tmp_path: Path):
 def test_the_charts_service_has_the_name_and_port_that_gateway_and_autoscaler_look_for():
     server = values()["server"]
     name, port = server["fullnameOverride"], server["service"]["servicePort"]
-    config = yaml.safe_load((ROOT / "deploy/autoscaler-config.yaml").read_text())
+    config = yaml.safe_load((ROOT / "deploy/openfaas/config.yaml").read_text())
     assert config["prometheus"]["url"] == f"http://{name}.openfaas.svc.cluster.local:{port}"
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "prometheus"
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGURATIONS = ["lab/prometheus/prometheus.yml", "deploy/prometheus/prometheus-kubernetes.yml"]
+RULES = [*(ROOT / "deploy/prometheus/rules").glob("*.yml"), ROOT / "lab/prometheus/openfaas-baseline.yml"]
 RULE_TESTS = sorted((Path(__file__).parent / "rules").glob("*.yml"))
 
 pytestmark = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
@@ -20,12 +22,12 @@ def promtool(*arguments: str | Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("name", ["prometheus-local.yml", "prometheus-kubernetes.yml"])
+@pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_a_configuration_is_valid_as_it_stands(name: str) -> None:
-    promtool("check", "config", FOLDER / name)
+    promtool("check", "config", ROOT / name)
 
 
-@pytest.mark.parametrize("path", sorted((FOLDER / "rules").glob("*.yml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(RULES), ids=lambda path: path.stem)
 def test_a_rule_file_is_valid_and_free_of_lint(path: Path) -> None:
     promtool("check", "rules", "--lint=all", "--lint-fatal", path)
 

@@ -1,6 +1,6 @@
 """The Prometheus child: the real program on the repository's own configuration and rules.
 
-Owns the step from ``deploy/prometheus/prometheus-local.yml`` to a configuration for this run: the addresses
+Owns the step from ``lab/prometheus/prometheus.yml`` to a configuration for this run: the addresses
 that this run listens on and the absolute paths of the rules. The file is usable as it stands; only its
 targets are replaced.
 """
@@ -18,9 +18,9 @@ from tailbound_lab.local.errors import StartError
 from tailbound_lab.local.service import Service
 from tailbound_lab.local.supervisor import Launch
 
-DEFAULT_FOLDER: Final = Path(__file__).resolve().parents[3] / "deploy" / "prometheus"
-CONFIG_NAME: Final = "prometheus-local.yml"
-BASELINE_RULES: Final = "rules/openfaas-baseline.yml"
+DEFAULT_FOLDER: Final = Path(__file__).resolve().parents[2] / "prometheus"
+CONFIG_NAME: Final = "prometheus.yml"
+BASELINE_RULES: Final = "openfaas-baseline.yml"
 
 _RETENTION: Final = "6h"
 

@@ -95,5 +95,5 @@ def test_the_page_has_a_place_for_the_comparison(tmp_path):
 
 
 def test_alerts_are_looked_at_as_often_as_the_local_prometheus_does():
-    config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus-local.yml").read_text())
+    config = yaml.safe_load((ROOT / "lab/prometheus/prometheus.yml").read_text())
     assert config["global"]["evaluation_interval"] == f"{EVALUATION:g}s"

@@ -162,7 +162,7 @@ def test_the_prometheus_configuration_gets_this_runs_targets_and_keeps_the_rest(
         template,
         DEFAULT_FOLDER,
         Targets("127.0.0.1:1111", "127.0.0.1:2222"),
-        extra_rules=["rules/openfaas-baseline.yml"],
+        extra_rules=["openfaas-baseline.yml"],
     )
     jobs = {job["job_name"]: job for job in config["scrape_configs"]}
     (discovery,) = jobs["functions"]["http_sd_configs"]

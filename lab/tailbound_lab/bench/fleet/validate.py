@@ -36,7 +36,7 @@ BOUNDS: Final = Bounds(1, 5)
 """The local platform's, as OpenFaaS CE's."""
 
 EVALUATION: Final = 1.0
-"""Seconds between two looks at OpenFaaS CE's alert: as in deploy/prometheus/prometheus-local.yml."""
+"""Seconds between two looks at OpenFaaS CE's alert: as in lab/prometheus/prometheus.yml."""
 
 _COLUMNS: Final = (
     "scaled by",
