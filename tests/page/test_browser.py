@@ -1,6 +1,5 @@
 """The status page in a real Chromium: `make page-test`. Pictures of every state go to build/screenshots."""
 
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -189,32 +188,6 @@ def test_a_function_says_why_and_draws_what_happened(driver, stage):
     wait(driver, "return document.querySelector('.spans [aria-current]').dataset.span === '15m'")
     assert "span=15m" in driver.current_url
     assert complaints(driver) == []
-
-
-def test_a_what_if_is_simulated_and_drawn(driver, stage):
-    look(driver)
-    visit(driver, f"{stage}/functions/{NAME}", CHARTS_READY)
-    most = find(driver, "#most")
-    most.clear()
-    most.send_keys("2")
-    find(driver, "#ask button").click()
-    wait(driver, "return !document.querySelector('#ask button').disabled")
-    assert text(driver, "#verdict").startswith("With at most 2 replicas instead of 10, "), text(
-        driver, "#asked"
-    )
-    assert re.search(r"Replayed: (59|60) min, [\d,]{7} requests\.$", text(driver, "#verdict"))
-    rows = driver.find_elements("css selector", "#compared tbody tr")
-    assert [row.find_element("css selector", "th").text for row in rows] == [
-        "measured",
-        "simulated as it is",
-        "simulated as asked",
-    ]
-    wait(driver, "return document.querySelectorAll('#answered canvas').length === 3")
-    assert complaints(driver) == []
-    assert violations(driver) == []
-    for scheme in SCHEMES:
-        look(driver, scheme)
-        picture(driver, f"what-if-wide-{scheme}", WIDE, scheme)
 
 
 def test_when_the_autoscaler_is_gone_the_page_says_since_when(driver):

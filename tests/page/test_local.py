@@ -176,16 +176,6 @@ def test_a_newcomer_sees_on_the_page_why_two_replicas_became_five(driver, tmp_pa
             find(driver, "#log .up summary").click()
             picture(driver, "local-function-wide-light", WIDE, "light")
             assert violations(driver) == []
-        most = find(driver, "#most")
-        most.clear()
-        most.send_keys("2")
-        find(driver, "#ask button").click()
-        wait(driver, "return !document.querySelector('#ask button').disabled")
-        assert text(driver, "#verdict").startswith("With at most 2 replicas instead of 5, "), text(
-            driver, "#asked"
-        )
-        wait(driver, "return document.querySelectorAll('#answered canvas').length === 3")
-        picture(driver, "local-what-if-wide-light", WIDE, "light")
         assert complaints(driver) == []
         silent = {query for query in queries() if not answer(platform["Prometheus"], query)}
         # Recorded series and alerts come with the rules' next evaluation, which may be minutes away.

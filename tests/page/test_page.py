@@ -143,7 +143,6 @@ def test_the_json_behind_it_has_the_newest_decision_first_with_its_sentence(page
     assert [each["action"] for each in document["decisions"]] == ["hold", "up"]
     assert document["last_change"]["to"] == 5
     assert document["row"]["shown"]["p99"] == "142 ms"
-    assert document["what_if"]["now"] == {"max_replicas": 10, "slo_latency": 0.2, "policy": "slo"}
 
 
 def test_a_shadows_score_is_told(page):
@@ -153,11 +152,10 @@ def test_a_shadows_score_is_told(page):
     assert "Shadow:" in get(page + "/functions/shadow.openfaas-fn")[2]
 
 
-def test_a_function_without_a_watchdog_has_no_profile_and_no_what_if(page):
+def test_a_function_without_a_watchdog_has_no_profile(page):
     _, document = get_json(page + "/api/functions/resize.openfaas-fn")
     assert document["profile"] is None
     assert "no batching watchdog" in document["profile_problem"]
-    assert "batching watchdog" in document["what_if"]["why_not"]
 
 
 @pytest.mark.parametrize("path", ["/functions/vison.openfaas-fn", "/api/functions/vison.openfaas-fn"])
@@ -174,8 +172,6 @@ def test_when_prometheus_does_not_answer_the_charts_say_so_and_the_rest_is_there
     code, _, body = get(f"{page}/functions/{NAME}")
     assert code == 200
     assert "Prometheus does not say" in body
-    code, document = post(f"{page}/api/functions/{NAME}/what-if", {})
-    assert code == 502
 
 
 def test_when_no_function_has_data_prometheus_is_asked_why():
@@ -193,25 +189,6 @@ def test_a_loop_that_stands_still_is_said_on_every_page(page, told):
             assert "Nothing is being scaled" in get(page + path)[2]
     finally:
         told.alive = True
-
-
-@pytest.mark.parametrize(
-    ("document", "content_type", "code", "words"),
-    [
-        ({"max_replicas": 0}, "application/json", 400, "max_replicas: 0 must be"),
-        (b"{", "application/json", 400, ""),
-        ({}, "text/plain", 415, "application/json"),
-        (b'{"x": "' + b"y" * 5000 + b'"}', "application/json", 413, ""),
-    ],
-)
-def test_a_question_that_cannot_be_one_is_refused(page, document, content_type, code, words):
-    status_, answer = post(f"{page}/api/functions/{NAME}/what-if", document, content_type)
-    assert status_ == code
-    assert words in answer["error"]
-
-
-def test_a_question_about_nobody_is_404(page):
-    assert post(page + "/api/functions/none.fn/what-if", {})[0] == 404
 
 
 @pytest.mark.parametrize("path", ["/", "/api/functions", f"/functions/{NAME}"])

@@ -22,10 +22,8 @@ def every_query():
         **series.lines(series.CHARTS),
         **{f"gateway.{key}": text for key, text in series.lines(series.GATEWAY_CHARTS).items()},
         **series.LEARNED,
-        **series.HOUR,
-        **series.ARRIVALS,
     }
-    return series.filled(texts, "vision.openfaas-fn", **WINDOWS, span=3600, slo=SLO)
+    return series.filled(texts, "vision.openfaas-fn", **WINDOWS, slo=SLO)
 
 
 def test_every_query_is_of_this_function_alone_and_nothing_is_left_to_fill_in():
@@ -90,12 +88,6 @@ def test_a_document_has_every_line_of_every_chart():
     good = found["charts"][0]["lines"][1]
     assert (good["key"], good["values"]) == ("good", [None, 5.0, None])
     assert found["times"] == [100, 110, 120]
-
-
-def test_the_rate_at_a_moment_is_that_of_the_seconds_before_it():
-    at = series.Grid(100, 10, 4)
-    assert series.by_second([(110, 1.0), (130, 3.0)], at) == [1.0] * 10 + [0.0] * 10 + [3.0] * 10
-    assert series.by_second([], at) == []
 
 
 @pytest.mark.parametrize("answer", [None, {}, [{}], [{"values": [[1]]}], [{"values": [["x", "y"]]}]])

@@ -9,8 +9,6 @@
 - ``series`` [P]    which time series are drawn, as query text; answers -> columns
 - ``shown`` [P]     numbers as text
 - ``reader``        Prometheus for all of this: bounded, and no oftener than every few seconds
-- ``whatif``        a question to the simulator, and the process that answers it
-- ``simulation``    that process's program
 
 The two ports have nothing in common but the decisions that they show, so that nothing that people do can keep
 a probe or a scrape waiting.

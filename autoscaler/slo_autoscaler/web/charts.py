@@ -222,31 +222,18 @@ LEARNED: Final[Mapping[str, str]] = {
 }
 """What ``profile`` is made of, as instant queries."""
 
-HOUR: Final[Mapping[str, str]] = {
-    "attainment": (
-        'sum(increase(slo_requests_total{$F,outcome="good"}[$S])) / sum(increase(slo_requests_total{$F}[$S]))'
-    ),
-    "p50": "histogram_quantile(0.5, sum by (le) ($QUICK))",
-    "p95": "histogram_quantile(0.95, sum by (le) ($QUICK))",
-    "p99": "histogram_quantile(0.99, sum by (le) ($QUICK))",
-}
-"""What was measured over the time that a what-if replays, as instant queries; ``$S`` is that time."""
-
-ARRIVALS: Final[Mapping[str, str]] = {"rate": _COMPLETED, "replicas": "sum(up{$F})"}
-"""What a what-if replays, and the replicas that were there, as range queries."""
-
 
 def charts(slo: Slo | None) -> tuple[Chart, ...]:
     """Return the charts of a function; ``slo``: it is judged by the gateway's metrics, against this."""
     return CHARTS if slo is None else GATEWAY_CHARTS
 
 
-def grid(span: float, scrape_interval: float, now: float, most: int = POINTS) -> Grid:
-    """Return at most about ``most`` moments of the ``span`` seconds before ``now``.
+def grid(span: float, scrape_interval: float, now: float) -> Grid:
+    """Return at most about ``POINTS`` moments of the ``span`` seconds before ``now``.
 
     They are on whole steps, so that the same ones are asked for again a little later.
     """
-    step = max(1, math.ceil(max(scrape_interval, span / most)))
+    step = max(1, math.ceil(max(scrape_interval, span / POINTS)))
     end = math.floor(now / step) * step
     length = max(2, math.floor(span / step) + 1)
     return Grid(end - step * (length - 1), step, length)
@@ -258,18 +245,15 @@ def filled(
     *,
     rate_window: float,
     window: float,
-    span: float = 0.0,
     slo: Slo | None = None,
 ) -> dict[str, str]:
-    """Return the queries of one function. Windows are seconds: of rates, of quantiles, of the whole."""
+    """Return the queries of one function. Windows are seconds: of rates, of quantiles."""
     quoted = function_name.replace("\\", r"\\").replace('"', r"\"")
     values = {
-        "$QUICK": _QUICK.replace("$Q", "$S"),
         "$F": f'function_name="{quoted}"',
         "$W": f"{round(rate_window * 1000)}ms",
         "$Q": f"{round(window * 1000)}ms",
         "$SLO": "0" if slo is None else f"{slo.latency:g}",
-        "$S": f"{round(span)}s",
     }
     texts = dict(queries)
     for name, value in values.items():
@@ -339,21 +323,3 @@ def document(chosen: Sequence[Chart], found: Mapping[str, Points], at: Grid) -> 
             for chart in chosen
         ],
     }
-
-
-def by_second(found: Points, at: Grid) -> list[float]:
-    """Return the rate in each second from the first point on.
-
-    The rate at a moment is that of the step before it. A gap counts as no requests; what lies before the
-    first point is not known and is left out.
-    """
-    known = [(when, value) for when, value in found if math.isfinite(value)]
-    if not known:
-        return []
-    first = math.floor(known[0][0]) - at.step
-    rates = [0.0] * max(0, at.end - first)
-    for when, value in known:
-        last = math.floor(when) - first
-        for second in range(max(0, last - at.step), min(last, len(rates))):
-            rates[second] = max(0.0, value)
-    return rates

@@ -15,10 +15,9 @@ from slo_autoscaler.errors import ConfigError
 from slo_autoscaler.web.listener import Decisions
 from slo_autoscaler.web.reader import Reader
 from slo_autoscaler.web.views import create_app
-from slo_autoscaler.web.whatif import WhatIf
 
 THREADS: Final = 4
-"""Requests at a time; the simulator has at most one of them."""
+"""Requests at a time."""
 
 CONNECTIONS: Final = 100
 
@@ -44,10 +43,9 @@ class Page:
         listening = _listen(web.page_host, web.page_port or 0)
         self.url = _url(web.page_host, listening.getsockname()[1])
         self._reader = Reader(config.prometheus)
-        self._what_if = WhatIf(config, self._reader)
         self._sockets: dict[int, Any] = {}
         self._server = create_server(
-            create_app(config, decided, alive, self._reader, self._what_if),
+            create_app(config, decided, alive, self._reader),
             map=self._sockets,
             sockets=[listening],
             threads=THREADS,
@@ -65,8 +63,7 @@ class Page:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop serving and give the port back; a simulation under way is killed."""
-        self._what_if.close()
+        """Stop serving and give the port back."""
         if self._thread.is_alive():
             # The loop owns the connections, so it is the loop that closes them.
             self._server.trigger.pull_trigger(self._leave)

@@ -1,15 +1,15 @@
 """The status page's addresses: HTML for people, and behind every view the same as JSON under /api.
 
 Owns what is asked for and how it is answered: statuses, headers, who may ask under which name. Everything is
-read-only; the one POST asks the simulator. What is shown is worked out by ``board``, ``series``, ``profile``
-and ``whatif``. docs/status-page.md documents the JSON.
+read-only. What is shown is worked out by ``board``, ``charts`` and ``profile``. docs/status-page.md documents
+the JSON.
 """
 
 import gzip
 import ipaddress
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -24,13 +24,12 @@ from slo_autoscaler.config import Config
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.journal import DEPTH, named
 from slo_autoscaler.web import charts as series
-from slo_autoscaler.web import profile, whatif
+from slo_autoscaler.web import profile
 from slo_autoscaler.web import rows as fleet
 from slo_autoscaler.web.board import Board
 from slo_autoscaler.web.listener import Decisions
 from slo_autoscaler.web.reader import Reader
 from slo_autoscaler.web.rows import Row
-from slo_autoscaler.web.whatif import WhatIf, WhatIfError
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +38,6 @@ MOST_ROWS: Final = 1000
 
 WORTH_PACKING: Final = 4096
 """Bytes. A thousand functions are a megabyte of JSON, every few seconds, often through a tunnel."""
-
-MOST_ASKED: Final = 4096
-"""Bytes of a question."""
 
 HEADERS: Final[Mapping[str, str]] = {
     # Nothing but what this server sends, no code or style within a page, no frame around it.
@@ -85,18 +81,15 @@ COLUMNS: Final = (
 )
 
 
-def create_app(
-    config: Config, decided: Decisions, alive: Callable[[], bool], reader: Reader, what_if: WhatIf
-) -> Flask:
+def create_app(config: Config, decided: Decisions, alive: Callable[[], bool], reader: Reader) -> Flask:
     """Return the WSGI application."""
     app = Flask(__name__)
-    app.config["MAX_CONTENT_LENGTH"] = MOST_ASKED
     provider = DefaultJSONProvider(app)
     provider.sort_keys = False
     app.json = provider
     app.jinja_env.globals.update(shown=shown, version=__version__)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
-    views = _Views(config, decided, Board(decided, alive, reader), reader, what_if)
+    views = _Views(config, decided, Board(decided, alive, reader), reader)
     names = {"localhost", *(name.lower() for name in config.web.page_allowed_hosts)}
 
     @app.before_request
@@ -117,10 +110,6 @@ def create_app(
             response.set_data(gzip.compress(response.get_data(), compresslevel=1))
             response.content_encoding = "gzip"
         return response
-
-    @app.errorhandler(WhatIfError)
-    def _no_answer(error: WhatIfError) -> tuple[Response, int]:
-        return jsonify(error=str(error)), error.status
 
     @app.errorhandler(SourceError)
     def _no_prometheus(error: SourceError) -> tuple[Response, int]:
@@ -147,21 +136,17 @@ def create_app(
     app.add_url_rule("/api/functions", "api_fleet", views.api_fleet)
     app.add_url_rule("/api/functions/<name>", "api_function", views.api_function)
     app.add_url_rule("/api/functions/<name>/series", "api_series", views.api_series)
-    app.add_url_rule("/api/functions/<name>/what-if", "api_what_if", views.api_what_if, methods=["POST"])
     return app
 
 
 class _Views:
     """What each address answers."""
 
-    def __init__(
-        self, config: Config, decided: Decisions, board: Board, reader: Reader, what_if: WhatIf
-    ) -> None:
+    def __init__(self, config: Config, decided: Decisions, board: Board, reader: Reader) -> None:
         self._config = config
         self._decided = decided
         self._board = board
         self._reader = reader
-        self._what_if = what_if
 
     def fleet(self) -> str:
         """The table of all functions."""
@@ -224,15 +209,6 @@ class _Views:
         found = self._reader.ranges(queries, at)
         return jsonify(function_name=row["function_name"], span=_span(), **series.document(chosen, found, at))
 
-    def api_what_if(self, name: str) -> Response | tuple[Response, int]:
-        """A question to the simulator, as JSON; other types are refused, so no form elsewhere can ask."""
-        row = self._row(name)
-        if isinstance(row, str):
-            return jsonify(error=row), 404
-        if not request.is_json:
-            return jsonify(error="the question must be of the type application/json"), 415
-        return jsonify(self._what_if.answer(row, request.get_json()))
-
     def api(self) -> Response:
         """What there is."""
         return jsonify(
@@ -240,7 +216,6 @@ class _Views:
             functions="/api/functions?q=TEXT&state=STATE&sort=COLUMN",
             function="/api/functions/NAME",
             series="/api/functions/NAME/series?span=SPAN",
-            what_if="POST /api/functions/NAME/what-if",
             states=dict(fleet.STATES),
             sorts=list(fleet.SORTS),
             spans=list(series.SPANS),
@@ -275,8 +250,6 @@ class _Views:
         spec = self._config.target(name)
         numbers = told.get("score")
         learned, problem = self._learned(row)
-        why_not = self._what_if.why_not(row)
-        now = whatif.current(row, spec)
         return {
             "time": _now(),
             "interval": self._config.interval,
@@ -289,12 +262,6 @@ class _Views:
             "score": numbers and {**numbers, "sentence": score(name, numbers)},
             "profile": learned,
             "profile_problem": problem,
-            "what_if": {
-                "why_not": why_not,
-                "now": None if now is None or why_not else asdict(now),
-                "policies": dict(whatif.POLICIES),
-                "most_replicas": whatif.MOST_REPLICAS,
-            },
         }
 
     def _learned(self, row: Row) -> tuple[dict[str, Any] | None, str | None]:

@@ -9,7 +9,6 @@ const SHOW = {
   seconds: (value) => (value >= 1 ? `${digits(value)} s` : `${digits(value * 1000)} ms`),
   per_second: (value) => `${digits(value)}/s`,
   count: (value) => digits(value),
-  share: (value) => `${(100 * value).toFixed(value < 0.995 ? 1 : 2)} %`,
 };
 
 function digits(value) {
@@ -30,10 +29,6 @@ function clock(seconds, span, whole) {
   const at = new Date(seconds * 1000).toISOString();
   if (span > 2 * DAY) return at.slice(5, 10);
   return whole ? at.slice(11, 19) : at.slice(11, 16);
-}
-
-function elapsed(seconds) {
-  return `${Math.floor(seconds / 60)}:${String(Math.round(seconds % 60)).padStart(2, "0")}`;
 }
 
 // A line that is red where it is above the limit.
@@ -65,13 +60,8 @@ export class Chart {
   #chart = null;
   #times = [];
   #plot = null;
-  #sync;
-  #clock;
 
-  /** `options.sync`: charts with the same one share their cursor. `options.relative`: times count from 0. */
-  constructor(place, options = {}) {
-    this.#sync = options.sync;
-    this.#clock = options.relative ? elapsed : clock;
+  constructor(place) {
     this.figure = document.createElement("figure");
     this.figure.className = "chart";
     this.caption = document.createElement("figcaption");
@@ -171,17 +161,17 @@ export class Chart {
         width: Math.max(200, this.figure.clientWidth),
         height: HEIGHT,
         legend: { show: false },
-        cursor: { y: false, points: { size: 6, stroke: dot, fill: dot }, drag: { x: false, y: false }, ...(this.#sync ? { sync: { key: this.#sync } } : {}) },
-        scales: { x: { time: false }, y: { distr: this.#chart.log ? 3 : 1, range: (plot, low, high) => this.#range(low, high) } },
+        cursor: { y: false, points: { size: 6, stroke: dot, fill: dot }, drag: { x: false, y: false }, sync: { key: "function" } },
+        scales: { x: { time: false }, y: { range: (plot, low, high) => this.#range(high) } },
         axes: [
           {
             ...axis,
             size: 26,
             space: 70,
             incrs: [1, 5, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, DAY],
-            values: (plot, splits) => splits.map((at) => this.#clock(at, span, splits[1] - splits[0] < 60)),
+            values: (plot, splits) => splits.map((at) => clock(at, span, splits[1] - splits[0] < 60)),
           },
-          { ...axis, size: 62, space: 34, values: (plot, splits) => splits.map((value) => (value === null ? null : unit(value))) },
+          { ...axis, size: 62, space: 34, values: (plot, splits) => splits.map(unit) },
         ],
         series: [
           {},
@@ -200,9 +190,7 @@ export class Chart {
     this.#values(null);
   }
 
-  #range(low, high) {
-    if (this.#chart.unit === "share") return [Math.max(0, Math.min(low ?? 0, 0.98) - 0.01), 1.002];
-    if (this.#chart.log) return [(low ?? 0.01) * 0.7, (high ?? 1) * 1.4];
+  #range(high) {
     const top = high === null || high <= 0 ? 1 : high * 1.08;
     return [0, this.#chart.unit === "count" ? Math.max(1, top) : top];
   }

@@ -1,4 +1,4 @@
-// One function's page: follows the autoscaler and Prometheus, and asks the simulator.
+// One function's page: follows the autoscaler and Prometheus.
 
 import { Chart } from "./charts.js";
 import { fetchJson, follow, say } from "./live.js";
@@ -94,7 +94,7 @@ async function showSeries(at_once = false) {
     }
     const first = begins(answer);
     for (const chart of answer.charts) {
-      if (!charts.has(chart.key)) charts.set(chart.key, new Chart(into, { sync: "function" }));
+      if (!charts.has(chart.key)) charts.set(chart.key, new Chart(into));
       const lines = chart.lines.map((line) => ({ ...line, values: line.values.slice(first) }));
       charts.get(chart.key).update({ ...chart, lines }, answer.times.slice(first));
     }
@@ -144,88 +144,5 @@ for (const link of document.querySelectorAll(".spans a")) {
     showSeries(true);
   });
 }
-
-// What if.
-
-const SECONDS = (value) => (value === null || value === undefined ? "–" : value >= 1 ? `${Number(value.toPrecision(3))} s` : `${Number((value * 1000).toPrecision(3))} ms`);
-const WHOLE = (value) => (value === null || value === undefined ? "–" : Math.round(value).toLocaleString("en"));
-
-function share(value) {
-  return value === null || value === undefined ? "–" : `${(100 * value).toFixed(2)} %`;
-}
-
-function showAnswer(answer) {
-  const [before, after] = answer.runs;
-  // A function that is new has less than an hour.
-  const replayed = answer.seconds < 120 ? `${WHOLE(answer.seconds)} s` : `${WHOLE(answer.seconds / 60)} min`;
-  say(document.getElementById("verdict"), `${answer.verdict} Replayed: ${replayed}, ${WHOLE(answer.requests)} requests.`);
-  const names = ["measured", "simulated as it is", "simulated as asked"];
-  const lines = [answer.measured, before, after].map((run, index) => {
-    const line = document.createElement("tr");
-    const name = text("th", names[index]);
-    name.scope = "row";
-    const attained = text("td", share(run.attainment), "number");
-    attained.classList.toggle("over", run.attainment !== null && run.attainment < answer.slo_objective);
-    line.append(
-      name,
-      attained,
-      // A simulated latency that is none is that of requests which were given up.
-      ...[run.p50, run.p95, run.p99].map((value) => text("td", value === null && index ? "given up" : SECONDS(value), "number")),
-      ...[run.replica_seconds, run.most, run.changes].map((value) => text("td", WHOLE(value), "number")),
-    );
-    return line;
-  });
-  document.querySelector("#compared tbody").replaceChildren(...lines);
-  document.getElementById("answer").hidden = false;
-  const into = document.getElementById("answered");
-  const lined = (key) => [
-    { key: "before", label: "as it is", role: "area", values: before[key] },
-    { key: "after", label: "as asked", role: "main", values: after[key] },
-  ];
-  const target = { key: "target", label: "target", role: "limit", values: answer.times.map(() => after.slo_latency) };
-  const behind = (lines) => lines.map((line) => (line.key === "before" ? { ...line, role: "second" } : line));
-  const objective = { key: "objective", label: "objective", role: "limit", values: answer.times.map(() => answer.slo_objective) };
-  const drawn = [
-    { key: "replicas", title: "Replicas wanted", unit: "count", stepped: true, lines: lined("desired") },
-    // Logarithmic: what is given up after half a minute would make all else a flat line.
-    { key: "latency", title: "p99 of answers", unit: "seconds", log: true, lines: [...behind(lined("p99_seen")), target] },
-    { key: "attained", title: "Within the SLO", unit: "share", lines: [...behind(lined("attained")), objective] },
-  ];
-  for (const chart of drawn) {
-    const key = `what-if ${chart.key}`;
-    if (!charts.has(key)) charts.set(key, new Chart(into, { sync: "what-if", relative: true }));
-    charts.get(key).update(chart, answer.times);
-  }
-}
-
-const form = document.getElementById("ask");
-form?.addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const button = form.querySelector("button");
-  const told = document.getElementById("asked");
-  button.disabled = true;
-  told.className = "";
-  say(told, "Simulating the last hour twice…");
-  try {
-    const question = {
-      max_replicas: Number(form.max_replicas.value),
-      slo_latency: Number(form.slo_latency.value) / 1000,
-      policy: form.policy.value,
-    };
-    showAnswer(
-      await fetchJson(form.dataset.api, {
-        method: "POST",
-        headers: { "Content-Type": "application/json", Accept: "application/json" },
-        body: JSON.stringify(question),
-      }),
-    );
-    say(told, "");
-  } catch (error) {
-    told.className = "failed";
-    say(told, error instanceof TypeError ? "The autoscaler does not answer." : error.message);
-  } finally {
-    button.disabled = false;
-  }
-});
 
 follow(() => place.dataset.api, Number(place.dataset.interval), showNow);
