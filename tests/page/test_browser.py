@@ -183,7 +183,6 @@ def test_a_function_says_why_and_draws_what_happened(driver, stage):
         assert f"{words}: " in label or f"{words} for a worker: " in label
         assert "now, at most" in label
     assert "requests/s forecast" in text(driver, "#now") or "count is right" in text(driver, "#now")
-    assert "Batches of up to 4" in driver.page_source
     find(driver, ".spans a[data-span='15m']").click()
     wait(driver, "return document.querySelector('.spans [aria-current]').dataset.span === '15m'")
     assert "span=15m" in driver.current_url

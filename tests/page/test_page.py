@@ -171,7 +171,7 @@ def test_when_prometheus_does_not_answer_the_charts_say_so_and_the_rest_is_there
     assert "127.0.0.1:1" in document["error"]
     code, _, body = get(f"{page}/functions/{NAME}")
     assert code == 200
-    assert "Prometheus does not say" in body
+    assert "Prometheus does not answer" in body
 
 
 def test_when_no_function_has_data_prometheus_is_asked_why():

@@ -109,3 +109,15 @@ def test_values_are_by_label_and_without_nan():
         {"metric": {}, "value": [0, "3"]},
     ]
     assert series.values(answer, "size") == {"1": 0.5, "": 3.0}
+
+
+def test_the_profile_is_by_size_with_the_throughput_of_all_workers():
+    found = {"predicted": {"8": 0.1, "1": 0.02, "x": 1.0}, "workers": {"": 2.0}, "capacity": {}}
+    assert series.profile(found) == {
+        "workers": 2,
+        "capacity": None,
+        "sizes": [
+            {"size": 1, "seconds": 0.02, "throughput": 100.0},
+            {"size": 8, "seconds": 0.1, "throughput": 160.0},
+        ],
+    }

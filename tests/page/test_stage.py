@@ -2,7 +2,7 @@
 
 import pytest
 
-from page.serving import get, get_json
+from page.serving import get_json
 from page.stage import a_stage
 from page.told import NAME
 
@@ -32,8 +32,7 @@ def test_the_page_of_a_running_autoscaler_shows_the_hour_that_prometheus_has(tmp
         assert [key for key, values in lines.items() if len(values) < 100] == []
 
         _, function = get_json(f"{url}/api/functions/{NAME}")
-        assert function["profile"]["chosen"] == 4
+        assert [each["size"] for each in function["profile"]["sizes"]] == [1, 2, 4, 8]
         assert function["profile"]["capacity"] == 53.0
-        assert "Batches of up to 4" in get(f"{url}/functions/{NAME}")[2]
         _, shadow = get_json(f"{url}/api/functions/text.openfaas-fn")
         assert shadow["score"]["sentence"].startswith("text.openfaas-fn")

@@ -5,7 +5,6 @@
 - ``views``         its addresses: HTML for people, the same as JSON under /api
 - ``board``         what is shown now, worked out once a second
 - ``fleet``         decisions -> rows of the table, their order, what is wrong altogether
-- ``profile`` [P]   what a watchdog has learned -> which batch size it uses, and why
 - ``series`` [P]    which time series are drawn, as query text; answers -> columns
 - ``shown`` [P]     numbers as text
 - ``reader``        Prometheus for all of this: bounded, and no oftener than every few seconds

@@ -1,8 +1,8 @@
 """Which time series a function's page draws, as query text; and the answers as columns. [P]
 
-Owns the charts: what stands in each, and what it is called. One range query for each line. Functions without
-our watchdog have charts of the gateway's metrics. The forms are ``promql``'s: rates before sums, buckets
-summed before the quantile, successes only.
+Owns the charts, what stands in each and what it is called, and the table of batch sizes. One range query for
+each line. Functions without our watchdog have charts of the gateway's metrics. The forms are ``promql``'s:
+rates before sums, buckets summed before the quantile, successes only.
 """
 
 import math
@@ -220,7 +220,7 @@ LEARNED: Final[Mapping[str, str]] = {
     "workers": "quantile(0.5, sum by (instance) (watchdog_workers{$F}) > 0)",
     "capacity": "quantile(0.5, watchdog_capacity_requests_per_second{$F} >= 0)",
 }
-"""What ``profile`` is made of, as instant queries."""
+"""What ``profile`` shows, as instant queries by ``size``."""
 
 
 def charts(slo: Slo | None) -> tuple[Chart, ...]:
@@ -321,5 +321,26 @@ def document(chosen: Sequence[Chart], found: Mapping[str, Points], at: Grid) -> 
                 ],
             }
             for chart in chosen
+        ],
+    }
+
+
+def profile(found: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Return the learned service times as JSON; ``found``: the answers to ``LEARNED``.
+
+    The throughput of a size is that of a replica whose workers are all busy with batches of it.
+    """
+    workers = found["workers"].get("")
+    predicted = {int(size): seconds for size, seconds in found["predicted"].items() if size.isdecimal()}
+    return {
+        "workers": None if workers is None else round(workers),
+        "capacity": found["capacity"].get(""),
+        "sizes": [
+            {
+                "size": size,
+                "seconds": seconds,
+                "throughput": round(workers or 1) * size / seconds if seconds > 0 else None,
+            }
+            for size, seconds in sorted(predicted.items())
         ],
     }

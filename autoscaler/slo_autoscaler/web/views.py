@@ -1,8 +1,7 @@
 """The status page's addresses: HTML for people, and behind every view the same as JSON under /api.
 
 Owns what is asked for and how it is answered: statuses, headers, who may ask under which name. Everything is
-read-only. What is shown is worked out by ``board``, ``charts`` and ``profile``. docs/status-page.md documents
-the JSON.
+read-only. What is shown is worked out by ``board`` and ``charts``. docs/status-page.md documents the JSON.
 """
 
 import gzip
@@ -24,7 +23,6 @@ from slo_autoscaler.config import Config
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.journal import DEPTH, named
 from slo_autoscaler.web import charts as series
-from slo_autoscaler.web import profile
 from slo_autoscaler.web import rows as fleet
 from slo_autoscaler.web.board import Board
 from slo_autoscaler.web.listener import Decisions
@@ -268,22 +266,15 @@ class _Views:
         """Return what the watchdogs have learned, or why that is not known."""
         name, prometheus = row["function_name"], self._config.prometheus
         if self._config.gateway_slos().of(name) is not None:
-            return None, "This function has no batching watchdog, and nobody else learns service times."
+            return None, "This function has no batching watchdog, which would learn service times."
         queries = series.filled(
             series.LEARNED, name, rate_window=prometheus.rate_window, window=prometheus.window
         )
         try:
             found = self._reader.instants(queries, "size")
         except SourceError as error:
-            return None, f"Prometheus does not say: {error}"
-        predicted = {int(size): seconds for size, seconds in found["predicted"].items() if size.isdecimal()}
-        workers = found["workers"].get("")
-        return profile.profile(
-            predicted,
-            None if workers is None else round(workers),
-            row["slo_latency"],
-            found["capacity"].get(""),
-        ), None
+            return None, f"Prometheus does not answer: {error}"
+        return series.profile(found), None
 
 
 def _wanted() -> tuple[str, str, str]:
