@@ -101,19 +101,10 @@ def load(gateway: str, rate: float, folder: Path) -> Iterator[None]:
     """Offer requests for as long as the block lasts."""
     body = folder / "body"
     body.write_bytes(b"an image")
-    port = gateway.rpartition(":")[2]
     with subprocess.Popen(
         [
-            *(
-                sys.executable,
-                "-m",
-                "tailbound_lab.load.openload",
-                "--port",
-                port,
-                "--path",
-                f"/function/{NAME}",
-            ),
-            *("--body", str(body), "--rate", str(rate), "--seconds", "180", "--max-lag-ms", "10000"),
+            *(sys.executable, "-m", "tailbound_lab.load.openloop", "--url", f"{gateway}/function/{NAME}"),
+            *("--body", str(body), "--rate", f"{rate:g}:180"),
         ],
         cwd=ROOT,
         env=os.environ,

@@ -1,12 +1,11 @@
-"""Builds and runs the load generator: openload.c where there is a compiler, its Python twin elsewhere.
+"""Compiles and runs the load generator openload.c.
 
-Owns the generator's command line and its exit status. What its answer means is ``statistics``'.
+Owns its command line and its exit status. What its answer means is ``statistics``'.
 """
 
 import os
 import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,15 +81,14 @@ class Generator:
         return run
 
 
-def build(folder: Path, notice: Callable[[str], None], compilers: Sequence[str] = COMPILERS) -> Generator:
-    """Compile openload.c into ``folder`` if that is newer than what is there; without a compiler, Python's.
+def build(folder: Path, compilers: Sequence[str] = COMPILERS) -> Generator:
+    """Compile openload.c into ``folder``, unless what is there is newer.
 
-    Raises ``BenchError`` with the compiler's own words if it fails.
+    Raises ``BenchError`` without a compiler, and with the compiler's own words if it fails.
     """
     found = compiler.find(compilers)
     if found is None:
-        notice(f"there is no C compiler ({', '.join(compilers)}): the slower Python generator is used")
-        return Generator((sys.executable, "-m", "tailbound_lab.load.openload"))
+        raise BenchError(f"the load generator is C: install a compiler ({', '.join(compilers)} on PATH)")
     binary = folder / "openload"
     if not binary.exists() or binary.stat().st_mtime < SOURCE.stat().st_mtime:
         folder.mkdir(parents=True, exist_ok=True)

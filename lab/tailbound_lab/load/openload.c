@@ -5,8 +5,8 @@
  * answer within --slo-ms is a miss. The generator measures its own lag (how late it handed requests to the
  * kernel); if its 99th percentile is above --max-lag-ms it says "lagged" and ends with status 3.
  *
- * One JSON object on standard output; `openload` in generator.py reads it, and openload.py is the same tool in
- * Python for machines without a C compiler. Limits: IPv4, plain HTTP, one request at a time for each connection.
+ * One JSON object on standard output, which records.py reads. Limits: IPv4, plain HTTP, one request at a time for
+ * each connection.
  */
 #define _GNU_SOURCE
 #include <errno.h>

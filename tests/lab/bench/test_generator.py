@@ -1,17 +1,16 @@
-"""Both generators against small real servers: counts, statuses, broken connections, early end, lag."""
+"""The generator against small real servers: counts, statuses, broken connections, early end, lag."""
 
 import contextlib
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 
 import pytest
 
 from tailbound_lab.load.errors import BenchError, Lagged
-from tailbound_lab.load.generator import Endpoint, Generator, build
+from tailbound_lab.load.generator import Endpoint, build
 from tailbound_lab.load.statistics import parse_run
 
 pytestmark = pytest.mark.e2e
@@ -74,14 +73,7 @@ class Server:
 def compiled(tmp_path_factory):
     if not any(shutil.which(name) for name in ("cc", "gcc", "clang")):
         pytest.skip("needs a C compiler")
-    return build(tmp_path_factory.mktemp("load"), pytest.fail)
-
-
-@pytest.fixture(params=["c", "python"])
-def generator(request):
-    if request.param == "python":
-        return Generator((sys.executable, "-m", "tailbound_lab.load.openload"))
-    return request.getfixturevalue("compiled")
+    return build(tmp_path_factory.mktemp("load"))
 
 
 @pytest.fixture
@@ -114,8 +106,8 @@ def test_an_answer_that_ends_with_the_connection_is_one(compiled, offer):
     [(OK, False), (OK, True), (CHUNKED, False)],
     ids=["kept", "closed", "chunked"],
 )
-def test_every_request_is_sent_whole_and_every_answer_counted(generator, offer, reply, close):
-    server, run = offer(generator, lambda n: reply, close=close)
+def test_every_request_is_sent_whole_and_every_answer_counted(compiled, offer, reply, close):
+    server, run = offer(compiled, lambda n: reply, close=close)
     assert 20 < run.sent < 90
     assert run.sent == run.ok == run.good == len(server.requests)
     assert set(server.requests) == {(b"POST /there?a=1 HTTP/1.1", b"x" * 1000)}
@@ -124,11 +116,11 @@ def test_every_request_is_sent_whole_and_every_answer_counted(generator, offer, 
     assert run.latency_ms["p99"] <= run.latency_ms["max"]
 
 
-def test_refusals_and_broken_connections_are_misses(generator, offer):
+def test_refusals_and_broken_connections_are_misses(compiled, offer):
     def answer(n):
         return {0: b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", 1: None}.get(n % 4, OK)
 
-    _, run = offer(generator, answer, close=True)
+    _, run = offer(compiled, answer, close=True)
     assert run.statuses["503"] + run.statuses["broken"] + run.statuses["200"] == run.sent
     assert run.good == run.statuses["200"] < run.sent
     assert run.latency_ms["p99"] is None
@@ -163,12 +155,12 @@ def test_answers_after_the_target_are_no_goodput(compiled, tmp_path):
     assert run.ok_latency_ms["p50"] >= 100.0
 
 
-def test_nobody_listening_is_a_miss_and_not_a_failure(generator, tmp_path):
+def test_nobody_listening_is_a_miss_and_not_a_failure(compiled, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     body = tmp_path / "body"
     body.write_bytes(b"")
-    run = generator.run(Endpoint(port, "/", "a/b", (body,)), rate=50.0, seconds=0.3, slo=5.0)
+    run = compiled.run(Endpoint(port, "/", "a/b", (body,)), rate=50.0, seconds=0.3, slo=5.0)
     assert run.statuses == {"no_connection": run.sent}
     assert run.goodput == 0.0
 
@@ -211,8 +203,6 @@ def test_a_body_that_is_not_there_is_an_error_with_its_name(compiled, tmp_path):
         compiled.run(endpoint, rate=1.0, seconds=1.0, slo=1.0)
 
 
-def test_without_a_compiler_the_python_generator_is_used_and_said_so(tmp_path):
-    said = []
-    generator = build(tmp_path, said.append, compilers=("no-such-compiler",))
-    assert "tailbound_lab.load.openload" in generator.command
-    assert "no C compiler" in said[0]
+def test_build_without_a_compiler_says_what_to_install(tmp_path):
+    with pytest.raises(BenchError, match="install a compiler"):
+        build(tmp_path, compilers=("no-such-compiler",))

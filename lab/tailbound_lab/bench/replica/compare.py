@@ -82,7 +82,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
     effort = "smoke" if options.smoke else "quick" if options.quick else "full"
     output.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
-    generator = build(output, lambda text: console.print(f"bench: {text}"))
+    generator = build(output)
     results: dict[str, Any] = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": describe(),

@@ -37,7 +37,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
     entry = parse_entry(options.system)
     workload = WORKLOADS[options.workload]
     changed = int(options.seconds / 3)
-    generator = build(output, lambda text: print(f"bench: {text}", file=sys.stderr))  # noqa: T201 - a tool
+    generator = build(output)
     with tempfile.TemporaryDirectory(prefix="bench-drift-") as folder:
         flag = Path(folder) / "slow"
         extra = {"BENCH_SLOWED_FOLDER": str(workload.folder), "BENCH_SLOW_FILE": str(flag)}

@@ -63,7 +63,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
             raise BenchError(f"--{name} {getattr(options, name)}: it must be at least 1")
     workload = WORKLOADS[options.workload]
     console = Console(stderr=True)
-    generator = build(output, lambda text: console.print(f"bench: {text}"))
+    generator = build(output)
     body, file = example(workload), output / "turns.json"
     rounds: list[dict[str, dict[str, Any]]] = []
     with console.status("") as status:

@@ -55,7 +55,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
     """Run; 0 if every request was answered and memory is flat."""
     workload = WORKLOADS[options.workload]
     entry = parse_entry("slo")
-    generator = build(output, lambda text: print(f"bench: {text}", file=sys.stderr))  # noqa: T201 - a tool
+    generator = build(output)
     with Server(
         entry.system, entry.settings, workload, options.workers, example(workload), output / "venvs"
     ) as server:
