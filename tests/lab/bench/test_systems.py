@@ -12,7 +12,6 @@ from tailbound_lab.bench.rig.peers import python_of
 from tailbound_lab.bench.rig.server import Server
 from tailbound_lab.bench.rig.systems import SYSTEMS, Launch, Settings, grid_of, parse_entry
 from tailbound_lab.bench.workloads import WORKLOADS
-from tailbound_lab.load import compiler
 from tailbound_lab.load.errors import BenchError, NotAvailable
 
 
@@ -82,23 +81,15 @@ def test_text_answers_bad_bodies_alone():
 
 @pytest.mark.e2e
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("name", ["bare", "slo"])
-def test_the_bare_front_answers_what_the_watchdog_answers(name, tmp_path):
-    """In pieces, one after the other on one connection, several at once: as the generator sends."""
-    system, workload = SYSTEMS[name], WORKLOADS["accelerator"]
-    if name == "bare" and compiler.find() is None:
-        pytest.skip("there is no C compiler")
-    bodies = [b"", b"x", b"y" * 100_000]
-    with Server(system, system.settings, workload, 2, b"warm", tmp_path) as server:
-        connections = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=30) for _ in bodies]
-        for _ in range(2):
-            for connection, body in zip(connections, bodies, strict=True):
-                connection.request("POST", "/", body)
-            for connection, body in zip(connections, bodies, strict=True):
-                response = connection.getresponse()
-                told = {"checksum": zlib.crc32(body), "bytes": len(body)}
-                assert (response.status, json.loads(response.read())) == (200, told)
-                assert response.getheader("Content-Type") == "application/json"
-        for connection in connections:
-            connection.close()
-        assert server.alive
+def test_server_under_measurement_answers_and_leaves_no_process(tmp_path):
+    system, workload = SYSTEMS["slo"], WORKLOADS["accelerator"]
+    with Server(system, system.settings, workload, 1, b"warm", tmp_path) as server:
+        body = b"y" * 100_000
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        connection.request("POST", "/", body)
+        response = connection.getresponse()
+        told = {"checksum": zlib.crc32(body), "bytes": len(body)}
+        assert (response.status, json.loads(response.read())) == (200, told)
+        connection.close()
+        assert server.usage()
+    assert not server.usage()

@@ -44,7 +44,7 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
     made.add_argument("--workloads", help=f"comma-separated, of {', '.join(WORKLOADS)} [all]")
     made.add_argument(
         "--systems",
-        help=f"comma-separated NAME[:SIZE:WAIT_MS][-grid][+malloc] [{SYSTEMS_FULL}]; also: bare, ray",
+        help=f"comma-separated NAME[:SIZE:WAIT_MS][-grid][+malloc] [{SYSTEMS_FULL}]; also: ray",
     )
     made.add_argument("--workers", type=int, default=2, help="model processes of each system [2]")
     made.add_argument(

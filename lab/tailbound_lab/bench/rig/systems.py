@@ -18,7 +18,6 @@ from typing import Final
 
 from batching_watchdog.engine.policy import POLICIES
 from tailbound_lab.bench.workloads import Workload
-from tailbound_lab.load import compiler
 from tailbound_lab.load.errors import BenchError, NotAvailable
 
 MALLOC: Final = (
@@ -168,29 +167,6 @@ def _module(name: str) -> Callable[[Launch], Command]:
     )
 
 
-def _bare(start: Launch) -> Command:
-    """Our own workers, with the least that a front can do before them (servers/bare.c)."""
-    found = compiler.find()
-    if found is None:
-        raise NotAvailable("there is no C compiler")
-    binary, workers = start.temporary / "bare", start.temporary / "workers.sock"
-    compiler.build(found, Path(__file__).parents[1] / "servers" / "bare.c", binary)
-    return Command(
-        (
-            *(str(binary), str(start.port), str(start.workers), str(start.settings.size), str(workers)),
-            *(start.python, "-m", "batching_watchdog.worker.arbiter", "PARENT", "--bind", f"unix:{workers}"),
-            *("--workers", str(start.workers), "--log-level", "error", "--no-control-socket"),
-            *("--worker-class", "batching_watchdog.worker.serve.BatchWorker"),
-        ),
-        {
-            "function_path": str(start.workload.folder),
-            "workers": str(start.workers),
-            "worker_threads": "1",
-            "GLIBC_TUNABLES": MALLOC,
-        },
-    )
-
-
 def _of_watchdog(start: Launch) -> Command:
     binary = shutil.which("of-watchdog") or shutil.which("fwatchdog")
     if binary is None:
@@ -240,13 +216,6 @@ SYSTEMS: Final[Mapping[str, System]] = MappingProxyType(
             System("fixed", "Tailbound, batch_policy=fixed", _ours("fixed"), grid_waits_ms=(0, 2, 5, 10)),
             System("aimd", "Tailbound, batch_policy=aimd", _ours("aimd")),
             System("unbatched", "Tailbound, batch_policy=unbatched", _ours("unbatched")),
-            System(
-                "bare",
-                "our workers behind the least that a front can do: what there is to gain before them",
-                _bare,
-                settings=Settings(64, 0),
-                grid_waits_ms=(0,),
-            ),
             System("gunicorn", "gunicorn's sync workers and Flask, no batches", _gunicorn),
             System(
                 "waitress",
