@@ -26,7 +26,7 @@ from tailbound_lab.bench.fleet import reconcile as fleet
 from tailbound_lab.bench.replica import compare, drift, large, single, soak
 from tailbound_lab.bench.replica import interleaved as turns
 from tailbound_lab.bench.workloads import ROOT
-from tailbound_lab.load.errors import BenchError
+from tailbound_lab.load.records import BenchError
 
 OUTPUT = ROOT / "build" / "bench"
 _Command = tuple[Callable[[argparse.Namespace, Path], int], Callable[[argparse.ArgumentParser], None], str]

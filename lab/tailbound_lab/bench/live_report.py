@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tailbound_lab.bench.page import marks, rewrite
-from tailbound_lab.load.errors import BenchError
+from tailbound_lab.load.records import BenchError
 
 SECTION: Final = "live"
 BEGIN, END = marks(SECTION)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from tailbound_lab.bench.workloads import ROOT
-from tailbound_lab.load.errors import BenchError
+from tailbound_lab.load.records import BenchError
 
 PAGE: Final = ROOT / "docs" / "benchmarks.md"
 

@@ -29,9 +29,8 @@ from tailbound_lab.live.twins import Bounds, CommunityScaler
 from tailbound_lab.live.watch import Watch
 from tailbound_lab.load import openloop as load
 from tailbound_lab.load.arrivals import Profile, peak, phase
-from tailbound_lab.load.errors import DemoError
 from tailbound_lab.load.openloop import Lag, Stream, Target
-from tailbound_lab.load.records import Comparison, Ledger, reduce
+from tailbound_lab.load.records import Comparison, DemoError, Ledger, reduce
 from tailbound_lab.load.sender import sending
 from tailbound_lab.local.errors import PlatformError
 from tailbound_lab.local.platform import Platform, Settings, open_platform

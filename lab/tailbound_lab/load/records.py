@@ -1,16 +1,45 @@
-"""What the records and samples of a run say: attainment, percentiles, replica-seconds, the verdict.
+"""What happened in a run, and what it means: records of requests, replica counts, the generator's report. [P]
 
-Pure: records and samples in, numbers out. A request that failed or got no answer counts as a miss, and as an
-endless latency in every percentile; leaving it out would flatter whoever refuses the most.
+Owns what counts as a miss. A request that failed or got no answer is one, and an infinite latency in every
+percentile; leaving it out would flatter a system that refuses the most. Next step: ``demo`` and ``bench``
+show these numbers.
+
+Three sources, in this order: records and samples of a function that is watched (``demo``), replica counts
+over time (``bench live``), and the JSON of ``openload.c``.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import NamedTuple
+from datetime import datetime
+from itertools import accumulate, pairwise
+from typing import Any, Final, NamedTuple
+
+
+class BenchError(Exception):
+    """A measurement that cannot be made or does not count."""
+
+
+class NotAvailable(BenchError):
+    """A system that cannot be measured here: pip cannot install it, or its program is not on PATH."""
+
+
+class DemoError(Exception):
+    """The run cannot go on; the message says what the user can do."""
+
+
+class Lagged(BenchError):
+    """The generator itself was late, so its latencies say nothing about the system; ``run`` has the rest."""
+
+    def __init__(self, message: str, run: Run) -> None:
+        super().__init__(message)
+        self.run = run
+
 
 NO_CONNECTION = 0
 """Status of a request for which no connection could be made."""
@@ -172,13 +201,12 @@ def recent(records: Sequence[Record], since: float) -> list[Record]:
     return found
 
 
-def replica_seconds(samples: Sequence[Sample], duration: float) -> float | None:
-    """Integrate the replica count over the run, each count held until the next one was read.
+def replica_seconds(counts: Sequence[tuple[float, float]], duration: float) -> float | None:
+    """Integrate (seconds, replicas) over the run, each count held until the next; None without any count.
 
-    A gap keeps the last count, because replicas do not vanish when nobody can read how many there are;
-    before the first count its value is taken. None when no count was ever read.
+    A gap keeps the last count, because replicas do not vanish when nothing can read how many there are;
+    before the first count its value is taken.
     """
-    counts = [(sample.seconds, sample.replicas) for sample in samples if sample.replicas is not None]
     if not counts:
         return None
     edges = [0.0, *(min(max(seconds, 0.0), duration) for seconds, _ in counts[1:]), duration]
@@ -191,15 +219,14 @@ def replica_seconds(samples: Sequence[Sample], duration: float) -> float | None:
 
 def reduce(ledger: Ledger, duration: float) -> Track:
     """Turn what was collected about one deployed function into its track."""
-    counts: dict[int, int] = {}
-    for record in ledger.records:
-        counts[record.status] = counts.get(record.status, 0) + 1
+    statuses = Counter(record.status for record in ledger.records)
+    counts = [(sample.seconds, sample.replicas) for sample in ledger.samples if sample.replicas is not None]
     return Track(
         total=summarize(ledger.records, ledger.slo),
         seconds=per_second(ledger.records, ledger.slo, duration),
         samples=tuple(ledger.samples),
-        replica_seconds=replica_seconds(ledger.samples, duration),
-        statuses=tuple(sorted(counts.items())),
+        replica_seconds=replica_seconds(counts, duration),
+        statuses=tuple(sorted(statuses.items())),
     )
 
 
@@ -245,3 +272,167 @@ def _milliseconds(seconds: float | None) -> float | None:
 
 def _rounded(value: float | None, digits: int) -> float | None:
     return None if value is None else round(value, digits)
+
+
+# Replica counts over time. Times are seconds from the beginning of the run.
+
+_LINE: Final = re.compile(r"(\S+) replicas: (\d+) -> (\d+)")
+
+
+class Point(NamedTuple):
+    """From ``seconds`` on so many replicas were wanted, and so many were ready."""
+
+    seconds: float
+    wanted: int
+    ready: int
+
+
+class Change(NamedTuple):
+    """The provider changed the wanted count."""
+
+    seconds: float
+    before: int
+    after: int
+
+
+def changes(lines: Iterable[str], begun: datetime, duration: float) -> list[Change]:
+    """The changes of a run in the log of a function, which may hold other lines and other times."""
+    found: list[Change] = []
+    for line in lines:
+        match = _LINE.match(line)
+        if match is None:
+            continue
+        seconds = (datetime.fromisoformat(match[1]) - begun).total_seconds()
+        if 0 <= seconds <= duration:
+            found.append(Change(seconds, int(match[2]), int(match[3])))
+    return found
+
+
+def reversals(changed: Sequence[Change], within: float) -> int:
+    """How often the direction reversed no more than ``within`` seconds after the change before."""
+    return sum(
+        (earlier.after > earlier.before) != (later.after > later.before)
+        and later.seconds - earlier.seconds <= within
+        for earlier, later in pairwise(changed)
+    )
+
+
+def scale_downs(changed: Iterable[Change], begin: float, end: float) -> int:
+    """How many changes between two moments lowered the count."""
+    return sum(change.after < change.before and begin <= change.seconds <= end for change in changed)
+
+
+def start_ups(points: Sequence[Point]) -> list[float]:
+    """Seconds from wanting a replica until that many were ready, for each that came while it was wanted.
+
+    The n-th replica is wanted when the count first reaches n, and has come when n are ready. One that is no
+    longer wanted before it came is not counted, and neither is one that was there at the beginning.
+    """
+    took: list[float] = []
+    asked: dict[int, float] = {}
+    for before, now in pairwise(points):
+        for number in range(before.wanted + 1, now.wanted + 1):
+            asked[number] = now.seconds
+        for number in range(now.wanted + 1, before.wanted + 1):
+            asked.pop(number, None)
+        took += [
+            now.seconds - asked.pop(number)
+            for number in range(before.ready + 1, now.ready + 1)
+            if number in asked
+        ]
+    return took
+
+
+# The generator's report.
+
+
+@dataclass(frozen=True, slots=True)
+class Second:
+    """What became of the requests that were due in one second of a run."""
+
+    second: int
+    offered: int
+    ok: int
+    good: int
+
+    @property
+    def attainment(self) -> float:
+        """Share of the offered that were good; 1 if none was due."""
+        return self.good / self.offered if self.offered else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a generator. Latencies are milliseconds; a quantile that misses reach is None."""
+
+    generator: str
+    rate: float
+    seconds: float
+    sent: int
+    ok: int
+    good: int
+    stopped_early: bool
+    lagged: bool
+    cpu_s: float
+    statuses: Mapping[str, int]
+    latency_ms: Mapping[str, float | None]
+    """Over all requests, misses as endless."""
+    ok_latency_ms: Mapping[str, float | None]
+    """Over the 2xx answers alone."""
+    lag_ms: Mapping[str, float | None]
+    histogram: tuple[tuple[float, int], ...]
+    """(upper edge in ms, count) of the 2xx answers, ascending, without empty buckets."""
+    per_second: tuple[Second, ...]
+
+    @property
+    def attainment(self) -> float:
+        """Share of all sent requests that were answered well within the SLO."""
+        return self.good / self.sent if self.sent else 0.0
+
+    @property
+    def goodput(self) -> float:
+        """Requests per second answered well within the SLO."""
+        return self.good / self.seconds
+
+
+def parse_run(text: str) -> Run:
+    """Read a generator's line of JSON. Raises ``BenchError`` that says what is wrong with it."""
+    try:
+        raw: dict[str, Any] = json.loads(text)
+        return Run(
+            generator=raw["generator"],
+            rate=float(raw["rate"]),
+            seconds=float(raw["seconds"]),
+            sent=int(raw["sent"]),
+            ok=int(raw["ok"]),
+            good=int(raw["good"]),
+            stopped_early=bool(raw["stopped_early"]),
+            lagged=bool(raw["lagged"]),
+            cpu_s=float(raw["cpu_s"]),
+            statuses=dict(raw["statuses"]),
+            latency_ms=dict(raw["latency_ms"]),
+            ok_latency_ms=dict(raw["ok_latency_ms"]),
+            lag_ms=dict(raw["lag_ms"]),
+            histogram=tuple((float(edge), int(count)) for edge, count in raw["histogram"]),
+            per_second=tuple(
+                Second(int(s["second"]), int(s["offered"]), int(s["ok"]), int(s["good"]))
+                for s in raw["per_second"]
+            ),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise BenchError(f"the generator's answer cannot be read: {error!r} in {text[:200]!r}") from None
+
+
+def cdf(histogram: Sequence[tuple[float, int]], total: int) -> list[tuple[float, float]]:
+    """Points (ms, share of ``total``) of the distribution: it ends below 1 if some were never answered."""
+    counts = accumulate(count for _, count in histogram)
+    return [(edge, count / total) for (edge, _), count in zip(histogram, counts, strict=True)]
+
+
+def recovery_seconds(seconds: Sequence[Second], changed: int, objective: float) -> int | None:
+    """Whole seconds from ``changed`` until attainment is at ``objective`` and stays; None if it never is."""
+    after = [second for second in seconds if second.second >= changed]
+    bad = [second.second for second in after if second.attainment < objective]
+    if not bad:
+        return 0
+    return bad[-1] + 1 - changed if after and bad[-1] < after[-1].second else None

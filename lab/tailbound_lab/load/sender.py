@@ -15,9 +15,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tailbound_lab.load import openloop as load
-from tailbound_lab.load.errors import DemoError
 from tailbound_lab.load.openloop import Lag, Stream
-from tailbound_lab.load.records import Ledger, Record
+from tailbound_lab.load.records import DemoError, Ledger, Record
 
 _LINE_LIMIT = 2**24
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailbound_lab.load.bursty import HIGHEST, QUIET, SPIKE, bursty
+from tailbound_lab.load.arrivals import HIGHEST, QUIET, SPIKE, bursty
 
 seeds, durations = st.integers(0, 10_000), st.floats(2, 600)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tailbound_lab.bench.replica.compare import with_others
-from tailbound_lab.load.errors import BenchError
+from tailbound_lab.load.records import BenchError
 
 
 def results(*workloads: str, machine: str = "2 cores") -> dict:

@@ -6,7 +6,7 @@ import urllib.request
 import pytest
 
 from tailbound_lab.bench.fleet import reconcile as fleet
-from tailbound_lab.load.errors import BenchError
+from tailbound_lab.load.records import BenchError
 
 ROW = {
     "functions": 10_000,

@@ -9,9 +9,8 @@ import time
 
 import pytest
 
-from tailbound_lab.load.errors import BenchError, Lagged
 from tailbound_lab.load.generator import Endpoint, build
-from tailbound_lab.load.statistics import parse_run
+from tailbound_lab.load.records import BenchError, Lagged, parse_run
 
 pytestmark = pytest.mark.e2e
 

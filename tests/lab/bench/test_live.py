@@ -14,11 +14,9 @@ from tailbound_lab.bench import live_report
 from tailbound_lab.bench.fleet import live
 from tailbound_lab.bench.fleet.live import COMMUNITY, OURS, Absence, Run, claims, described
 from tailbound_lab.live.decisions import Decision
-from tailbound_lab.load.bursty import bursty
-from tailbound_lab.load.errors import BenchError
+from tailbound_lab.load.arrivals import bursty
 from tailbound_lab.load.openloop import Lag
-from tailbound_lab.load.records import Record, summarize
-from tailbound_lab.load.timeline import Change, Point
+from tailbound_lab.load.records import BenchError, Change, Point, Record, summarize
 
 ROOT = Path(__file__).resolve().parents[3]
 ENVIRONMENT = {"slo_latency": "200ms", "slo_objective": "0.99", "workers": "1", "max_batch_size": "2"}

@@ -5,7 +5,7 @@ from matplotlib import image
 
 from tailbound_lab.bench import report
 from tailbound_lab.bench.__main__ import with_command
-from tailbound_lab.load.errors import BenchError
+from tailbound_lab.load.records import BenchError
 
 QUANTILES = {"p50": 1.0, "p99": None}
 

@@ -6,7 +6,7 @@ import pytest
 
 from tailbound_lab.bench import __main__ as bench
 from tailbound_lab.bench.fleet import scaling
-from tailbound_lab.load.errors import BenchError
+from tailbound_lab.load.records import BenchError
 
 
 def a_record(system: str, attainment: float, cost: float, **more: object) -> dict[str, object]:

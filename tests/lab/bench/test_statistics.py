@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from tailbound_lab.load.errors import BenchError
-from tailbound_lab.load.statistics import Second, cdf, parse_run, recovery_seconds
+from tailbound_lab.load.records import BenchError, Second, cdf, parse_run, recovery_seconds
 
 QUANTILES = {"p50": 1.0, "p95": 2.0, "p99": None, "p999": None, "max": None}
 RAW = {

@@ -12,7 +12,7 @@ from tailbound_lab.bench.rig.peers import python_of
 from tailbound_lab.bench.rig.server import Server
 from tailbound_lab.bench.rig.systems import SYSTEMS, Launch, Settings, grid_of, parse_entry
 from tailbound_lab.bench.workloads import WORKLOADS
-from tailbound_lab.load.errors import BenchError, NotAvailable
+from tailbound_lab.load.records import BenchError, NotAvailable
 
 
 def test_a_name_alone_has_the_systems_own_settings():

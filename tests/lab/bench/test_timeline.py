@@ -4,16 +4,23 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tailbound_lab.load.timeline import Change, Point, changes, flips, replica_seconds, scale_downs, start_ups
+from tailbound_lab.load.records import (
+    Change,
+    Point,
+    changes,
+    replica_seconds,
+    reversals,
+    scale_downs,
+    start_ups,
+)
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 def test_the_cost_is_the_wanted_count_over_time():
-    points = [Point(-1, 1, 1), Point(4, 3, 1), Point(6, 3, 3), Point(8, 2, 2), Point(30, 5, 5)]
-    assert replica_seconds(points, 10) == 4 * 1 + 4 * 3 + 2 * 2
-    assert replica_seconds([Point(-2, 1, 0), Point(-1, 2, 0)], 10) == 20
-    assert replica_seconds([], 10) == 0
+    assert replica_seconds([(-1, 1), (4, 3), (8, 2), (30, 5)], 10) == 4 * 1 + 4 * 3 + 2 * 2
+    assert replica_seconds([(-2, 1), (-1, 2)], 10) == 20
+    assert replica_seconds([], 10) is None
 
 
 def test_the_log_of_a_function_has_its_changes_among_other_lines_and_other_times():
@@ -29,10 +36,10 @@ def test_the_log_of_a_function_has_its_changes_among_other_lines_and_other_times
 
 def test_a_flip_is_a_turn_soon_after_the_change_before():
     up, more, down, late = Change(1, 1, 2), Change(2, 2, 4), Change(4, 4, 3), Change(20, 3, 5)
-    assert flips([up, more, down, late], within=2) == 1
-    assert flips([up, more, down, late], within=1) == 0
-    assert flips([up, more, down, late], within=16) == 2
-    assert flips([up, more], within=9) == 0
+    assert reversals([up, more, down, late], within=2) == 1
+    assert reversals([up, more, down, late], within=1) == 0
+    assert reversals([up, more, down, late], within=16) == 2
+    assert reversals([up, more], within=9) == 0
 
 
 def test_only_what_lowers_the_count_in_the_time_given_is_a_scale_down():

@@ -9,7 +9,7 @@ from tailbound_lab.bench.replica import interleaved as module
 from tailbound_lab.bench.replica.interleaved import add_arguments, table, together
 from tailbound_lab.bench.replica.interleaved import main as turns
 from tailbound_lab.bench.rig.search import Found
-from tailbound_lab.load.errors import BenchError
+from tailbound_lab.load.records import BenchError
 
 
 def row(rate: float, cpu: float = 50.0) -> dict:

@@ -18,7 +18,7 @@ from tailbound_lab.bench.fleet.validate import (
     section,
 )
 from tailbound_lab.bench.page import rewrite
-from tailbound_lab.load.errors import BenchError
+from tailbound_lab.load.records import BenchError
 from tailbound_lab.simulate.function import Routing
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -20,7 +20,6 @@ from tailbound_lab.load.records import (
     percentile,
     recent,
     reduce,
-    replica_seconds,
     result,
     summarize,
 )
@@ -96,7 +95,7 @@ def test_a_ledger_counts_as_the_summary_does(found, slo):
 @given(samples)
 def test_replica_seconds_lie_between_the_lowest_and_highest_count_for_the_whole_run(found):
     counts = [sample.replicas for sample in found if sample.replicas is not None]
-    total = replica_seconds(found, 60.0)
+    total = reduce(Ledger(0.1, samples=found), 60.0).replica_seconds
     if not counts:
         assert total is None
     else:
@@ -105,7 +104,7 @@ def test_replica_seconds_lie_between_the_lowest_and_highest_count_for_the_whole_
 
 def test_replica_seconds_hold_the_last_count_through_a_gap():
     found = [Sample(0, 1), Sample(10, 3), Sample(15, None), Sample(20, 2)]
-    assert replica_seconds(found, 30) == 10 * 1 + 10 * 3 + 10 * 2
+    assert reduce(Ledger(0.1, samples=found), 30).replica_seconds == 10 * 1 + 10 * 3 + 10 * 2
 
 
 def comparison(*, objective=0.99, good=99, bad=1):

@@ -33,13 +33,20 @@ from tailbound_lab.live import machine, queries
 from tailbound_lab.live.decisions import Decision, parse
 from tailbound_lab.live.session import ready, without_full_collections
 from tailbound_lab.live.twins import Bounds, CommunityScaler
-from tailbound_lab.load import timeline
-from tailbound_lab.load.bursty import Trace, bursty
-from tailbound_lab.load.errors import BenchError, DemoError
+from tailbound_lab.load import records
+from tailbound_lab.load.arrivals import Trace, bursty
 from tailbound_lab.load.openloop import GIVE_UP_AFTER, Lag, Stream, Target, parse_duration
-from tailbound_lab.load.records import Ledger, Summary, recent, summarize
+from tailbound_lab.load.records import (
+    BenchError,
+    Change,
+    DemoError,
+    Ledger,
+    Point,
+    Summary,
+    recent,
+    summarize,
+)
 from tailbound_lab.load.sender import Sender, sending
-from tailbound_lab.load.timeline import Change, Point
 from tailbound_lab.local import autoscaler
 from tailbound_lab.local.errors import PlatformError
 from tailbound_lab.local.function import Function
@@ -164,7 +171,7 @@ def described(trace: Trace, runs: Mapping[str, Run], config: str, planned: float
     """
     ours = runs[OURS]
     environment = ours.environment
-    took = timeline.start_ups(ours.points)
+    took = records.start_ups(ours.points)
     # A flip is judged by the longer one: that of the law, or the longest that was seen.
     judged = max([planned, *took])
     results = {name: _result(run, trace.duration, judged) for name, run in runs.items()}
@@ -317,7 +324,7 @@ async def _offer(
         total=summarize(collected.ledger.records, collected.ledger.slo),
         per_second=_per_second(collected.ledger, int(trace.duration)),
         points=tuple(collected.points),
-        changes=tuple(timeline.changes(_lines(log), wall, trace.duration)),
+        changes=tuple(records.changes(_lines(log), wall, trace.duration)),
         decisions=parse(_lines(platform.log_dir / "autoscaler.log"), wall, trace.duration, holds=True),
         lag=lag,
         service=service,
@@ -448,12 +455,12 @@ def _result(run: Run, duration: float, start_up: float) -> dict[str, Any]:
         "violations": total.sent - total.good,
         **{name: getattr(total, name) for name in ("good", "slow", "refused", "failed", "lost")},
         **{f"{name}_ms": _milliseconds(getattr(total, name)) for name in ("p50", "p95", "p99")},
-        "replica_seconds": round(timeline.replica_seconds(run.points, duration), 2),
+        "replica_seconds": round(_cost(run.points, duration), 2),
         "replicas_max": max((point.wanted for point in run.points), default=0),
         "replicas": _steps(run.points, duration, lambda point: point.wanted),
         "ready": _steps(run.points, duration, lambda point: point.ready),
         "changes": [[round(item.seconds, 3), item.before, item.after] for item in run.changes],
-        "flips": timeline.flips(run.changes, start_up),
+        "flips": records.reversals(run.changes, start_up),
         "decisions": [[round(i.seconds, 3), i.before, i.after, i.reason] for i in decided],
         "per_second": [list(counts) for counts in run.per_second],
         "mean_batch_size": run.means["batch_size"],
@@ -462,6 +469,10 @@ def _result(run: Run, duration: float, start_up: float) -> dict[str, Any]:
         "generator_lag_p999_ms": _milliseconds(run.lag.p999),
         "prometheus_away": _away(run),
     }
+
+
+def _cost(points: Sequence[Point], duration: float) -> float:
+    return records.replica_seconds([(point.seconds, point.wanted) for point in points], duration) or 0.0
 
 
 def _away(run: Run) -> dict[str, Any] | None:
@@ -473,8 +484,8 @@ def _away(run: Run) -> dict[str, Any] | None:
     return {
         "begin": round(absence.begin, 2),
         "end": round(absence.end, 2),
-        "scale_downs_decided": timeline.scale_downs(decided, absence.begin, absence.end),
-        "scale_downs_done": timeline.scale_downs(run.changes, absence.begin, absence.end),
+        "scale_downs_decided": records.scale_downs(decided, absence.begin, absence.end),
+        "scale_downs_done": records.scale_downs(run.changes, absence.begin, absence.end),
         "reasons": dict(Counter(item.reason for item in inside)),
     }
 

@@ -42,7 +42,7 @@ from tailbound_lab.bench.page import PAGE, marks, rewrite
 from tailbound_lab.bench.rig.processes import cpu_of
 from tailbound_lab.bench.workloads import ROOT
 from tailbound_lab.live.machine import describe
-from tailbound_lab.load.errors import BenchError, NotAvailable
+from tailbound_lab.load.records import BenchError, NotAvailable
 from tailbound_lab.local.ports import free_ports
 
 SIZES: Final = (100, 1_000, 10_000)

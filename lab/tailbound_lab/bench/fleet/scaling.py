@@ -27,7 +27,7 @@ import numpy as np
 from slo_autoscaler.config import Config
 from tailbound_lab.bench.page import PAGE, marks, rewrite
 from tailbound_lab.bench.report import pyplot_for_files
-from tailbound_lab.load.errors import BenchError
+from tailbound_lab.load.records import BenchError
 from tailbound_lab.simulate import report, traces
 from tailbound_lab.simulate.baselines import (
     Bounds,

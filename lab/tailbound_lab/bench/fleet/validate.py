@@ -16,7 +16,7 @@ import numpy as np
 from slo_autoscaler.config import Config
 from tailbound_lab.bench import live_report
 from tailbound_lab.bench.page import PAGE, marks, rewrite
-from tailbound_lab.load.errors import BenchError
+from tailbound_lab.load.records import BenchError
 from tailbound_lab.simulate import traces
 from tailbound_lab.simulate.baselines import Bounds, OpenFaas, OpenFaasRule
 from tailbound_lab.simulate.function import Function, Routing, Service

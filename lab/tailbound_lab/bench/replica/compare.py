@@ -24,8 +24,8 @@ from tailbound_lab.bench.rig.peers import python_of, version_of
 from tailbound_lab.bench.rig.systems import Entry, parse_entry
 from tailbound_lab.bench.workloads import WORKLOADS, Workload
 from tailbound_lab.live.machine import describe
-from tailbound_lab.load.errors import BenchError, NotAvailable
 from tailbound_lab.load.generator import build
+from tailbound_lab.load.records import BenchError, NotAvailable
 
 EFFORTS = {"full": FULL, "quick": QUICK, "smoke": SMOKE}
 SYSTEMS_FULL = "slo,fixed-grid,aimd,unbatched,gunicorn,waitress,of-watchdog,mosec,mosec-grid,litserve,bentoml"

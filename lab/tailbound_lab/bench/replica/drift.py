@@ -13,7 +13,7 @@ from tailbound_lab.bench.rig.server import Server
 from tailbound_lab.bench.rig.systems import parse_entry
 from tailbound_lab.bench.workloads import FOLDER, WORKLOADS
 from tailbound_lab.load.generator import build
-from tailbound_lab.load.statistics import recovery_seconds
+from tailbound_lab.load.records import recovery_seconds
 
 SLOWED = FOLDER / "slowed"
 OBJECTIVE = 0.99

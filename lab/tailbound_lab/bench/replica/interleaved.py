@@ -28,8 +28,8 @@ from tailbound_lab.bench.rig.server import Server
 from tailbound_lab.bench.rig.systems import Entry, parse_entry
 from tailbound_lab.bench.workloads import WORKLOADS, Workload
 from tailbound_lab.live.machine import describe
-from tailbound_lab.load.errors import BenchError
 from tailbound_lab.load.generator import build
+from tailbound_lab.load.records import BenchError
 
 SECTION = "turns"
 

@@ -15,7 +15,7 @@ from tailbound_lab.bench.rig.server import Server
 from tailbound_lab.bench.rig.systems import parse_entry
 from tailbound_lab.bench.workloads import FOLDER, Workload
 from tailbound_lab.live.machine import describe
-from tailbound_lab.load.errors import BenchError
+from tailbound_lab.load.records import BenchError
 
 WORKLOAD: Final = Workload("length", FOLDER / "length", 1.0, (1,), 1.0)
 MIB: Final = 1 << 20

@@ -27,8 +27,8 @@ from tailbound_lab.bench.rig.server import Server
 from tailbound_lab.bench.rig.systems import parse_entry
 from tailbound_lab.bench.workloads import WORKLOADS
 from tailbound_lab.live.machine import describe
-from tailbound_lab.load.errors import Lagged
 from tailbound_lab.load.generator import build
+from tailbound_lab.load.records import Lagged
 
 SECTION = "soak"
 SLICE_SECONDS = 60.0

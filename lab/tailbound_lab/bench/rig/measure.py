@@ -1,7 +1,7 @@
 """The measurement of one system on one workload: low rate, maximum, overload, curve, CPU and memory.
 
 A thin shell: which rate to try next is :mod:`tailbound_lab.bench.rig.search`'s decision, what a run means
-:mod:`tailbound_lab.load.statistics`'. A run in which the generator lagged does not count: it is repeated
+:mod:`tailbound_lab.load.records`'. A run in which the generator lagged does not count: it is repeated
 once, then given up with the reason.
 """
 
@@ -17,9 +17,8 @@ from tailbound_lab.bench.rig.search import Found, Next, Plan, Trial, next_step
 from tailbound_lab.bench.rig.server import Server
 from tailbound_lab.bench.rig.systems import Entry, Settings, grid_of
 from tailbound_lab.bench.workloads import Workload
-from tailbound_lab.load.errors import BenchError, Lagged
 from tailbound_lab.load.generator import Generator
-from tailbound_lab.load.statistics import Run, cdf
+from tailbound_lab.load.records import BenchError, Lagged, Run, cdf
 
 OBJECTIVE = 0.99
 STOP_SHARE = 0.0105

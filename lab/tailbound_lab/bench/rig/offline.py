@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from tailbound_lab.bench.workloads import ROOT, Model, Workload
-from tailbound_lab.load.errors import BenchError
+from tailbound_lab.load.records import BenchError
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 

@@ -11,7 +11,7 @@ import sysconfig
 import venv
 from pathlib import Path
 
-from tailbound_lab.load.errors import NotAvailable
+from tailbound_lab.load.records import NotAvailable
 
 INSTALL_SECONDS = 900
 

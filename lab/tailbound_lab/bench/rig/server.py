@@ -22,8 +22,8 @@ from tailbound_lab.bench.rig import processes
 from tailbound_lab.bench.rig.peers import python_of
 from tailbound_lab.bench.rig.systems import MALLOC, OWN_PYTHON, Launch, Settings, System
 from tailbound_lab.bench.workloads import ROOT, Workload
-from tailbound_lab.load.errors import BenchError
 from tailbound_lab.load.generator import Endpoint
+from tailbound_lab.load.records import BenchError
 
 START_SECONDS = 120.0
 SETTLE_SECONDS = 20.0

@@ -18,7 +18,7 @@ from typing import Final
 
 from batching_watchdog.engine.policy import POLICIES
 from tailbound_lab.bench.workloads import Workload
-from tailbound_lab.load.errors import BenchError, NotAvailable
+from tailbound_lab.load.records import BenchError, NotAvailable
 
 MALLOC: Final = (
     "glibc.malloc.mmap_threshold=268435456"
