@@ -22,7 +22,7 @@ The modules, in the order in which one reconcile passes them ([P] = pure: no I/O
 - ``forecast`` [P]         the rate one start-up time ahead
 - ``confidence`` [P]       what a share of few requests is worth
 - ``restart`` [P]          what a new autoscaler learns from the history of the one before it
-- ``policies`` [P]         how many replicas a policy wants: ``slo``, ``proportional``, ``threshold``
+- ``policies`` [P]         how many replicas a policy wants: ``slo``, ``proportional``
 - ``decide`` [P]           from wish to action: bounds, rate limits, cooldown, stabilization, reasons
 - ``shadow`` [P]           what would be there in shadow mode, and the score of both
 - ``journal``              the last decisions of each function; what is news

@@ -59,13 +59,13 @@ def test_a_function_inherits_what_it_does_not_override():
         MINIMAL
         + """
 defaults: {tolerance: 0.2, scale_down: {cooldown: 5s, max_step: 3}}
-functions: {a.fn: {policy: threshold, scale_down: {cooldown: 1m}}}
+functions: {a.fn: {policy: proportional, scale_down: {cooldown: 1m}}}
 """,
         "as.yaml",
     )
     spec = config.target("a.fn")
     assert (spec.policy, spec.tolerance, spec.down.cooldown, spec.down.max_step) == (
-        "threshold",
+        "proportional",
         0.2,
         60.0,
         3,
@@ -90,8 +90,8 @@ def test_overrides_win_over_the_file_and_may_supply_what_it_lacks():
         ("interval: -3s", "interval: '-3s' must be a duration, such as 250ms"),
         ("interval: [1]", "interval: [1] must be a duration, such as 250ms"),
         ("interval: true", "interval: True must be a duration, such as 250ms"),
-        ("defaults: {policy: fast}", "defaults.policy: 'fast' must be one of proportional, slo, threshold"),
-        ("defaults: {policy: 3}", "defaults.policy: 3 must be one of proportional, slo, threshold"),
+        ("defaults: {policy: fast}", "defaults.policy: 'fast' must be one of proportional, slo"),
+        ("defaults: {policy: 3}", "defaults.policy: 3 must be one of proportional, slo"),
         ("defaults: {forecaster: arima}", "defaults.forecaster: 'arima' must be one of holt, level, trend"),
         ("defaults: {signals: cpu}", "defaults.signals: 'cpu' must be 'watchdog' or 'gateway'"),
         (

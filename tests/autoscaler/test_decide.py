@@ -318,7 +318,9 @@ HOLDS = [
     Case(Reason.WILL_NOT_HELP, None, seen(attainment=0.9, service_time_single=0.11)),
     Case(Reason.WILL_NOT_HELP, None, SLOWER, state={"service_baseline": 0.05}),
     Case(Reason.WILL_NOT_HELP, None, replace(BURNING, service_time_single=0.11), state=SOME_TIME_AGO),
-    Case(Reason.WILL_NOT_HELP, None, seen(p99=0.5, service_time_single=0.11), spec={"policy": "threshold"}),
+    Case(
+        Reason.WILL_NOT_HELP, None, seen(p99=0.5, service_time_single=0.11), spec={"policy": "proportional"}
+    ),
 ]
 CHANGES = [
     Case(Reason.LOAD_ABOVE_CAPACITY, 4, seen(rate=300.0)),

@@ -20,7 +20,6 @@ from slo_autoscaler.law.policies import (
     panics,
     proportional,
     slo,
-    threshold,
 )
 from slo_autoscaler.model import Observation, Reason, Scale
 
@@ -153,22 +152,6 @@ def test_proportional_is_the_law_of_the_hpa():
 def test_proportional_wants_what_is_there_when_latency_says_nothing(scale, settled, p99, reason):
     wish = proportional(a_spec(), seen(p99=p99), scale, replace(CALM, settled=settled))
     assert (wish.replicas, wish.reason) == (scale.desired, reason)
-
-
-@pytest.mark.parametrize(
-    ("p99", "settled", "replicas", "reason"),
-    [
-        (0.101, True, 3, Reason.LATENCY_ABOVE_TARGET),
-        (0.1, True, 2, Reason.WITHIN_RANGE),
-        (0.05, True, 2, Reason.WITHIN_RANGE),
-        (0.049, True, 1, Reason.LATENCY_BELOW_TARGET),
-        (0.5, False, 2, Reason.SETTLING),
-        (None, True, 2, Reason.TOO_FEW_SAMPLES),
-    ],
-)
-def test_threshold_steps_by_one(p99, settled, replicas, reason):
-    wish = threshold(a_spec(), seen(p99=p99), TWO, replace(CALM, settled=settled))
-    assert (wish.replicas, wish.reason) == (replicas, reason)
 
 
 @pytest.mark.parametrize(("objective", "latency"), [(0.999, 3.0), (0.99, 3.0), (0.95, 2.0), (None, 3.0)])

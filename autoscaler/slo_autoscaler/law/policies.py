@@ -15,9 +15,8 @@ from slo_autoscaler.model import Observation, Reason, Recommendation, Scale, Tar
 
 Policy = Callable[[TargetSpec, Observation, Scale, Outlook], Recommendation]
 
-THRESHOLD_LOW: Final = 0.5
-"""``threshold`` steps down below this share of the SLO's latency: with one replica of two gone, latency at
-most doubles as long as it is service, not queueing."""
+QUICK_SHARE: Final = 0.5
+"""Of the SLO's latency: successes below it are quick, so what misses then are errors."""
 
 MISS_SIGMAS: Final = 2.0
 """Attainment counts as missed when the objective is this many standard errors above it: with an objective of
@@ -117,21 +116,7 @@ def proportional(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Out
     return Recommendation(wanted, reason, raw)
 
 
-def threshold(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> Recommendation:
-    """Step by one: up when the latency exceeds the SLO, down when it is below half of it."""
-    latency = latency_at_objective(seen)
-    if latency is None or seen.slo_latency is None:
-        return Recommendation(scale.desired, Reason.TOO_FEW_SAMPLES)
-    if not outlook.settled:
-        return Recommendation(scale.desired, Reason.SETTLING)
-    if latency > seen.slo_latency:
-        return Recommendation(scale.desired + 1, Reason.LATENCY_ABOVE_TARGET)
-    if latency < THRESHOLD_LOW * seen.slo_latency:
-        return Recommendation(scale.desired - 1, Reason.LATENCY_BELOW_TARGET)
-    return Recommendation(scale.desired, Reason.WITHIN_RANGE)
-
-
-POLICIES: Final[dict[str, Policy]] = {"proportional": proportional, "slo": slo, "threshold": threshold}
+POLICIES: Final[dict[str, Policy]] = {"proportional": proportional, "slo": slo}
 
 
 def missed(spec: TargetSpec, seen: Observation) -> bool:
@@ -169,7 +154,7 @@ def panic_limit(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outl
 def quick(seen: Observation) -> bool:
     """Tell whether successes take less than half of the SLO: what misses then are errors."""
     latency = latency_at_objective(seen)
-    return bool(latency is not None and seen.slo_latency and latency < THRESHOLD_LOW * seen.slo_latency)
+    return bool(latency is not None and seen.slo_latency and latency < QUICK_SHARE * seen.slo_latency)
 
 
 def futile(seen: Observation, baseline: float | None, *, is_missed: bool, overloaded: bool) -> bool:

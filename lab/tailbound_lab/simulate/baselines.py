@@ -233,6 +233,28 @@ def ray(
     return current, 0
 
 
+# Steps on latency.
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdSettings:
+    """One more replica above the SLO's latency, one less below a share of it."""
+
+    low: float = 0.5
+    """Share of the SLO's latency: with one replica of two gone, service time at most doubles."""
+    settle: float = 40.0
+    """Seconds after a change for which the query window still holds the time before it."""
+    down_window: float = 60.0
+    sync: float = 5.0
+
+
+def threshold(settings: ThresholdSettings, latency: float, slo_latency: float, current: int) -> int:
+    """Return the wanted count for the latency quantile at the objective."""
+    if latency > slo_latency:
+        return current + 1
+    return current - 1 if latency < settings.low * slo_latency else current
+
+
 # The same laws, fed by a simulation.
 
 
@@ -249,6 +271,35 @@ class OpenFaas:
         count, self._alert = openfaas(
             self._rule, self._bounds, view.scale.desired, successes, self._alert, now
         )
+        return count
+
+
+class Threshold:
+    """Steps on p99; waits after each change, and goes down to the highest wish of the last minute."""
+
+    def __init__(
+        self, bounds: Bounds, settings: ThresholdSettings | None = None, name: str = "threshold"
+    ) -> None:
+        self._settings = settings or ThresholdSettings()
+        self.name, self.interval, self.phase = name, self._settings.sync, 0.0
+        self._bounds = bounds
+        self._wishes = SlidingMax(self._settings.down_window)
+        self._changed_at = -math.inf
+
+    def scale(self, view: View, now: float) -> int | None:
+        """Step, stabilize, bound."""
+        seen, scale = view.observe(), view.scale
+        if scale.pending:
+            self._changed_at = now
+        if seen is None or seen.p99 is None or seen.slo_latency is None:
+            return None
+        if now - self._changed_at < self._settings.settle:
+            return None
+        wanted = threshold(self._settings, seen.p99, seen.slo_latency, scale.desired)
+        self._wishes = self._wishes.push(now, wanted)
+        count = self._bounds.clamp(max(wanted, int(self._wishes.value(now) or wanted)))
+        if count != scale.desired:
+            self._changed_at = now
         return count
 
 

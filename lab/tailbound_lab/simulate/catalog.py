@@ -20,6 +20,8 @@ from tailbound_lab.simulate.baselines import (
     OpenFaasRule,
     RayServe,
     RaySettings,
+    Threshold,
+    ThresholdSettings,
     hpa_cpu,
     keda_value,
 )
@@ -79,6 +81,10 @@ def _ray(at: Situation, target: float | None, name: str) -> Scaler:
     return RayServe(at.bounds, RaySettings() if target is None else RaySettings(target=target), name)
 
 
+def _threshold(at: Situation, target: float | None, name: str) -> Scaler:
+    return Threshold(at.bounds, ThresholdSettings() if target is None else ThresholdSettings(target), name)
+
+
 def _oracle(at: Situation, target: float | None, name: str) -> Scaler:
     return Oracle(at.trace, at.function, 0.8 if target is None else target, at.bounds, name)
 
@@ -93,6 +99,7 @@ SCALERS: Final[Mapping[str, tuple[Maker, str]]] = {
     "hpa-cpu": (_hpa_cpu, "the HPA on CPU; share of it (0.8)"),
     "keda-value": (_keda_value, "KEDA, type Value, on p99; share of the SLO's latency (1)"),
     "ray-serve": (_ray, "Ray Serve; ongoing requests of one replica (2)"),
+    "threshold": (_threshold, "steps on p99; share of the SLO's latency below which one goes (0.5)"),
     "oracle": (_oracle, "knows the trace; share of the capacity that it plans with (0.8)"),
 }
 """Name -> (how it is made, what it is and what its target means)."""

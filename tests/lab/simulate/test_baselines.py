@@ -16,6 +16,8 @@ from tailbound_lab.simulate.baselines import (
     OpenFaasRule,
     RayServe,
     RaySettings,
+    Threshold,
+    ThresholdSettings,
     hpa_cpu,
     hpa_limit,
     hpa_on_pods,
@@ -37,7 +39,7 @@ class Seen:
         self._numbers = numbers
 
     def observe(self) -> Observation | None:
-        return Observation(p99=self._numbers["p99"]) if "p99" in self._numbers else None
+        return Observation(p99=self._numbers["p99"], slo_latency=0.2) if "p99" in self._numbers else None
 
     def concurrency(self, span: float) -> float:
         return self._numbers["concurrency"]
@@ -205,3 +207,17 @@ def test_whatever_is_seen_the_bounds_hold(desired, available, load, share, p99):
 
 def test_openfaas_leaves_a_count_that_nothing_is_said_about():
     assert OpenFaas(FIVE).scale(Seen(3, successes=1.0), 0.0) == 3
+
+
+@pytest.mark.parametrize(
+    ("p99", "starting", "count"), [(0.21, 0, 3), (0.2, 0, 2), (0.1, 0, 2), (0.09, 0, 1), (0.5, 1, None)]
+)
+def test_threshold_when_settled_steps_by_one(p99, starting, count):
+    scaler = Threshold(FIVE, ThresholdSettings(down_window=1.0))
+    assert scaler.scale(Seen(2, 2 - starting, p99=p99), 100.0) == count
+
+
+def test_threshold_after_a_change_waits_until_it_has_settled():
+    scaler = Threshold(FIVE, ThresholdSettings(settle=40.0))
+    counts = [scaler.scale(Seen(2, p99=0.5), now) for now in (0.0, 39.0, 40.0)]
+    assert counts == [3, None, 3]

@@ -102,7 +102,7 @@ def test_a_trace_file_is_played(capsys, tmp_path):
         (
             ["--policies", "magic"],
             1,
-            "policy 'magic': must be one of proportional, slo, threshold, openfaas-ce",
+            "policy 'magic': must be one of proportional, slo, openfaas-ce",
         ),
         (["--policies", "kpa:many"], 1, "must be a number above 0"),
         (["--service-time", "20ms"], 1, "must be two durations"),

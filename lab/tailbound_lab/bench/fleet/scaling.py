@@ -38,6 +38,8 @@ from tailbound_lab.simulate.baselines import (
     OpenFaasRule,
     RayServe,
     RaySettings,
+    Threshold,
+    ThresholdSettings,
     hpa_cpu,
     keda_value,
 )
@@ -75,7 +77,7 @@ QUICK_SECONDS = 900
 FEWER: Final = 2.3
 """How many times fewer misses count as better where nobody meets the objective (Faro, EuroSys'25)."""
 
-OURS: Final = ("slo", "proportional", "threshold")
+OURS: Final = ("slo", "proportional")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,11 @@ def _openfaas(at: Workload, factor: float, replicas: float) -> Scaler:
     return OpenFaas(BOUNDS, OpenFaasRule(factor=int(factor), threshold=threshold))
 
 
+def _threshold(at: Workload, low: float) -> Scaler:
+    del at
+    return Threshold(BOUNDS, ThresholdSettings(low))
+
+
 def _kpa(at: Workload, target: float, delay: float) -> Scaler:
     return Kpa(BOUNDS, KpaSettings(target=target, down_delay=delay))
 
@@ -160,6 +167,7 @@ GRIDS: Final[tuple[tuple[str, str, tuple[Axis, ...], Callable[..., Scaler]], ...
         ((10, 20, 50, 100), (0, 1, 3)),
         _openfaas,
     ),
+    ("threshold", "down below {:g} x SLO", ((0.5,),), _threshold),
     ("kpa", "target {:g}, scale-down-delay {:g} s", ((1, 2, 3, 4, 5, 6, 8, 12), (0, 60)), _kpa),
     ("hpa-cpu", "target {:g}, down window {:g} s", ((0.5, 0.6, 0.7, 0.8, 0.85, 0.9), (60, 300)), _hpa),
     (
