@@ -26,7 +26,6 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from slo_autoscaler.errors import ConfigError
-from slo_autoscaler.law.forecast import FORECASTERS
 from slo_autoscaler.law.policies import POLICIES
 from slo_autoscaler.model import GatewaySlos, RateLimit, Slo, TargetSpec
 
@@ -76,12 +75,6 @@ def _url(value: object) -> str:
 def _policy(value: object) -> str:
     if not isinstance(value, str) or value not in POLICIES:
         raise ValueError(f"must be one of {', '.join(POLICIES)}")
-    return value
-
-
-def _forecaster(value: object) -> str:
-    if not isinstance(value, str) or value not in FORECASTERS:
-        raise ValueError(f"must be one of {', '.join(FORECASTERS)}")
     return value
 
 
@@ -317,8 +310,6 @@ class ScalingConfig:
     tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.1
     min_samples: Count = 20
     start_up_time: Duration = 10.0
-    forecaster: Annotated[str, BeforeValidator(_forecaster)] = "trend"
-    trend_history: Duration = 30.0
     scale_to_zero_after: PositiveDuration | None = None
     """Without a single request for so long, the last replica goes too; None: never."""
     scale_up: ScaleUpConfig = Field(default_factory=ScaleUpConfig)
@@ -438,8 +429,6 @@ class Config:
             settle_time=self.prometheus.window + 2 * self.prometheus.scrape_interval,
             max_age=self.prometheus.max_age,
             longest_gap=max(MISSED_RECONCILES * self.interval, self.prometheus.max_age),
-            forecaster=scaling.forecaster,
-            trend_history=scaling.trend_history,
             scale_to_zero_after=scaling.scale_to_zero_after,
             stabilization_window=down.stabilization_window,
             up=RateLimit(up.max_factor, up.max_step, up.cooldown),

@@ -20,6 +20,7 @@ from slo_autoscaler.conflict import BASELINE_ALERT, FEW, WITHIN, Rival
 from slo_autoscaler.errors import FunctionGoneError, PlatformError, SourceError
 from slo_autoscaler.journal import Entry, Journal
 from slo_autoscaler.law.decide import decide, unapplied
+from slo_autoscaler.law.forecast import TREND_HISTORY
 from slo_autoscaler.law.memory import TargetState
 from slo_autoscaler.law.restart import Past, warm
 from slo_autoscaler.leader import Leader
@@ -205,7 +206,7 @@ class Controller:
         """Ask once for the arrivals from before this start; without them forecasts begin now."""
         self._recalled_at = self._clocks.monotonic()
         scalings = [self._config.defaults, *self._config.functions.values()]
-        span = max(max(scaling.trend_history, scaling.start_up_time) for scaling in scalings)
+        span = max(TREND_HISTORY, *(scaling.start_up_time for scaling in scalings))
         try:
             self._past = self._source.history(span)
         except SourceError as error:

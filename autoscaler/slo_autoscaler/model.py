@@ -128,9 +128,6 @@ class TargetSpec:
     """A newest sample older than this is no data."""
     longest_gap: float
     """More than this between two decisions is no passing of time that anything may be concluded from."""
-    forecaster: str
-    """A name in ``forecast.FORECASTERS``."""
-    trend_history: float
     scale_to_zero_after: float | None
     """Without any request for so long, on positive evidence, the wish is 0; None: never."""
     stabilization_window: float

@@ -92,7 +92,6 @@ def test_overrides_win_over_the_file_and_may_supply_what_it_lacks():
         ("interval: true", "interval: True must be a duration, such as 250ms"),
         ("defaults: {policy: fast}", "defaults.policy: 'fast' must be one of proportional, slo"),
         ("defaults: {policy: 3}", "defaults.policy: 3 must be one of proportional, slo"),
-        ("defaults: {forecaster: arima}", "defaults.forecaster: 'arima' must be one of holt, level, trend"),
         ("defaults: {signals: cpu}", "defaults.signals: 'cpu' must be 'watchdog' or 'gateway'"),
         (
             "functions: {a.fn: {signals: gateway}}",

@@ -42,7 +42,6 @@ web: {{host: 127.0.0.1, port: 0, page_port: null}}
 defaults:
   start_up_time: 100ms
   min_samples: 5
-  trend_history: 2s
   scale_down: {{stabilization_window: 0s}}
 """
 

@@ -39,7 +39,7 @@ def test_the_rates_of_the_past_are_the_history_of_the_forecast():
 
 
 def test_what_is_older_than_the_history_is_forgotten():
-    state = warm(fresh(trend_history=30.0), Past(rate=((31.0, 1e6), (10.0, 5.0))), NOW)
+    state = warm(fresh(), Past(rate=((31.0, 1e6), (10.0, 5.0))), NOW)
     assert state.rates.within(NOW, 100.0) == ((990.0, 5.0),)
 
 

@@ -1,4 +1,4 @@
-"""docs/scaling.md is complete: every reason, signal, input and forecaster, and the queries as asked."""
+"""docs/scaling.md is complete: every reason, signal and input, and the queries as asked."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,6 @@ import pytest
 from autoscaler.values import a_spec, seen
 from slo_autoscaler import promql
 from slo_autoscaler.law.decide import decide
-from slo_autoscaler.law.forecast import FORECASTERS
 from slo_autoscaler.law.memory import TargetState
 from slo_autoscaler.model import GatewaySlos, Reason, Scale, Slo
 from slo_autoscaler.promql import GATEWAY_SIGNALS, HISTORY, RECORDED, SIGNALS
@@ -24,8 +23,8 @@ def test_every_reason_is_explained(path):
     assert {reason.value for reason in Reason} <= explained
 
 
-def test_every_signal_and_forecaster_is_explained():
-    assert SIGNALS.keys() | RECORDED.keys() | GATEWAY_SIGNALS.keys() | FORECASTERS.keys() <= CODE
+def test_every_signal_is_explained():
+    assert SIGNALS.keys() | RECORDED.keys() | GATEWAY_SIGNALS.keys() <= CODE
 
 
 def test_every_input_of_a_decision_is_named():

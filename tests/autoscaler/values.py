@@ -6,7 +6,6 @@ from typing import Any
 from hypothesis import strategies as st
 
 from slo_autoscaler.config import Config
-from slo_autoscaler.law.forecast import FORECASTERS
 from slo_autoscaler.law.policies import POLICIES
 from slo_autoscaler.model import Observation, RateLimit, Scale, TargetSpec
 
@@ -89,7 +88,6 @@ specs = st.builds(
     min_replicas=st.integers(1, 3),
     max_replicas=st.integers(3, 30),
     start_up_time=st.sampled_from([0.0, 3.0, 30.0]),
-    forecaster=st.sampled_from(sorted(FORECASTERS)),
     scale_to_zero_after=st.sampled_from([None, 30.0, 90.0]),
     stabilization_window=st.sampled_from([0.0, 20.0, 60.0]),
     up=limits,

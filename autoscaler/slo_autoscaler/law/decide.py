@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Final
 
-from slo_autoscaler.law.forecast import forecast
+from slo_autoscaler.law.forecast import TREND_HISTORY, forecast
 from slo_autoscaler.law.memory import BUDGET_STRETCH, CORRECTION_FLOOR, Outlook, Refusal, TargetState
 from slo_autoscaler.law.policies import (
     POLICIES,
@@ -238,13 +238,7 @@ def _look_ahead(
     horizon = start_up + spec.rate_lag
     rates = state.rates.push(now, rate)
     recent = rates.within(now, start_up)
-    expected = forecast(
-        spec.forecaster,
-        rates.within(now, spec.trend_history),
-        recent,
-        now,
-        horizon,
-    )
+    expected = forecast(rates.within(now, TREND_HISTORY), recent, now, horizon)
     likely = rate if expected is None else expected
     highest = max((value for _, value in recent), default=rate)
     surge = _surge(spec, seen, rate)

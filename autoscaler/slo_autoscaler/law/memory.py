@@ -6,6 +6,7 @@ Values only; the rules that change them are in ``decide``. Times are ``decide``'
 from dataclasses import dataclass
 from typing import Final
 
+from slo_autoscaler.law.forecast import TREND_HISTORY
 from slo_autoscaler.law.headroom import Headroom
 from slo_autoscaler.law.window import History, SlidingMax
 from slo_autoscaler.model import Scale, TargetSpec
@@ -104,7 +105,7 @@ class TargetState:
             asked=None,
             refusal=None,
             recommendations=SlidingMax(BUDGET_STRETCH * spec.stabilization_window).push(now, scale.desired),
-            rates=History(max(spec.trend_history, spec.start_up_time)),
+            rates=History(max(TREND_HISTORY, spec.start_up_time)),
             changed_at=now,
             scaled_at=None,
             scaled_up_at=None,

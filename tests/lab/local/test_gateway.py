@@ -59,7 +59,7 @@ platform:
 prometheus: {{url: "http://{prometheus}", scrape_interval: 500ms, window: 3s, timeout: 2s, max_age: 3s}}
 interval: 250ms
 web: {{host: 127.0.0.1, port: 0, page_port: null}}
-defaults: {{start_up_time: 1s, min_samples: 5, trend_history: 3s, scale_to_zero_after: 4s,
+defaults: {{start_up_time: 1s, min_samples: 5, scale_to_zero_after: 4s,
   scale_down: {{stabilization_window: 4s}}}}
 """
 
