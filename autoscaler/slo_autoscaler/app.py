@@ -28,9 +28,9 @@ from slo_autoscaler.config_file import read_config
 from slo_autoscaler.controller import Clocks, Controller
 from slo_autoscaler.errors import ConfigError
 from slo_autoscaler.journal import Journal
-from slo_autoscaler.leader import Alone, FileLock, Leader
+from slo_autoscaler.leader import Alone, FileLock, Leader, Nobody
 from slo_autoscaler.metrics import Metrics
-from slo_autoscaler.platforms import Resident, build
+from slo_autoscaler.platforms import build
 from slo_autoscaler.sources.prometheus import PrometheusSource
 from slo_autoscaler.web import Web
 
@@ -90,10 +90,8 @@ def run(config: Config, *, once: bool, dry_run: bool, lock: str | None = None) -
         leader = _leader(config, lock, dry_run=dry_run)
         closing.callback(leader.close)
         metrics = Metrics(CollectorRegistry())
-        platform = build(config.platform)
+        platform = build(config.platform, Nobody() if dry_run else leader)
         closing.callback(platform.close)
-        if isinstance(platform, Resident) and not dry_run:
-            platform.attach(leader)
         source = PrometheusSource(config.prometheus, config.gateway_slos())
         closing.callback(source.close)
         controller = Controller(

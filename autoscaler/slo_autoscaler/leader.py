@@ -42,6 +42,17 @@ class Alone:
         """Do nothing."""
 
 
+class Nobody:
+    """Never the leader: nothing is written in a dry run."""
+
+    def leads(self) -> bool:
+        """Return False."""
+        return False
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 class FileLock:
     """A lock on a file, held for life: the kernel gives it up when the process ends, however it ends.
 
@@ -75,7 +86,8 @@ class FileLock:
                     logger.info("leads, by the lock on %s", self._path)
                 elif not self._waits:
                     logger.info(
-                        "another autoscaler holds the lock on %s: decides, and does not act", self._path
+                        "another autoscaler holds the lock on %s: standing by; not applying decisions",
+                        self._path,
                     )
                 self._waits = not self._leads
             return self._leads

@@ -25,7 +25,8 @@ import yaml
 
 from autoscaler.doubles import until
 from slo_autoscaler.errors import ConflictError, NotFoundError, PlatformError
-from slo_autoscaler.kube.client import Document, KubeApi, Resource, Watched
+from slo_autoscaler.kube.client import Document, KubeApi, Resource
+from slo_autoscaler.kube.informer import Informer
 from tailbound_lab.local.ports import free_ports
 
 ADDRESS = os.environ.get("TEST_KUBE_APISERVER", "")
@@ -268,7 +269,7 @@ class Kubelet:
         self._lock = threading.Lock()
         with suppress(ConflictError):
             api.create(NODES.path(), {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}})
-        self._pods = Watched(api, PODS.path(), lambda pod: pod, resync=60.0, changed=lambda _: self._tend())
+        self._pods = Informer(api, PODS, None, lambda pod: pod, resync=60.0, changed=lambda _: self._tend())
         self._pods.start()
 
     @property

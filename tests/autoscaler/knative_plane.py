@@ -24,7 +24,8 @@ from autoscaler.control_plane import NAMESPACES, Access, a_process, kubectl
 from autoscaler.doubles import until
 from autoscaler.freezing_proxy import FreezingProxy, a_freezing_proxy
 from slo_autoscaler.errors import ConflictError, NotFoundError, PlatformError
-from slo_autoscaler.kube.client import KubeApi, Resource, Watched
+from slo_autoscaler.kube.client import KubeApi, Resource
+from slo_autoscaler.kube.informer import Informer, Key
 from slo_autoscaler.platforms.knative.objects import POD_AUTOSCALERS, REVISIONS, ROUTES, SERVICES
 from tailbound_lab.local.ports import free_ports
 
@@ -106,13 +107,13 @@ class Ingresses:
 
     def __init__(self, api: KubeApi) -> None:
         self._api = api
-        self._found = Watched(api, INGRESSES.path(), lambda found: found, resync=60.0, changed=self._tell)
+        self._found = Informer(api, INGRESSES, None, lambda found: found, resync=60.0, changed=self._tell)
         self._found.start()
 
     def close(self) -> None:
         self._found.close()
 
-    def _tell(self, key: str) -> None:
+    def _tell(self, key: Key) -> None:
         with suppress(PlatformError):
             found = self._found.get(key)
             if found is None:
@@ -129,8 +130,7 @@ class Ingresses:
                 "privateLoadBalancer": gateway,
                 "conditions": [{"type": kind, **true} for kind in kinds],
             }
-            namespace, _, name = key.partition("/")
-            self._api.patch(INGRESSES.path(namespace, name, "status"), {"status": status})
+            self._api.patch(INGRESSES.path(*key, "status"), {"status": status})
 
 
 @contextmanager

@@ -44,7 +44,7 @@ class Bench:
     def __init__(self, gateway, *reconciles, dry_run=False, leader=None, past=None, **settings):
         overrides = {"platform.gateway_url": gateway.url, **settings}
         self.config = Config.parse(MINIMAL, "test", overrides)
-        self.platform = OpenFaas(self.config.platform)
+        self.platform = OpenFaas(self.config.platform, Alone())
         self.metrics = Metrics(CollectorRegistry())
         self.lines = []
         self.now = 100.0

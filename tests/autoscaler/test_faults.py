@@ -66,7 +66,7 @@ def world(tmp_path_factory):
 def an_autoscaler(gateway, proxy):
     """Give a controller and the list of its decisions."""
     config = Config.parse(FAST.format(gateway=gateway.url, prometheus=proxy.url), "test")
-    source, platform = PrometheusSource(config.prometheus), OpenFaas(config.platform)
+    source, platform = PrometheusSource(config.prometheus), OpenFaas(config.platform, Alone())
     lines = []
     controller = Controller(
         config,

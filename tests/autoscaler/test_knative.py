@@ -26,12 +26,13 @@ from autoscaler.knative_world import (
 from autoscaler.kube_server import a_kube_server
 from slo_autoscaler.config import KnativeConfig
 from slo_autoscaler.errors import FunctionGoneError, PlatformError
+from slo_autoscaler.kube.loop import DEBOUNCE_SECONDS
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
-from slo_autoscaler.platforms import Resident, build
-from slo_autoscaler.platforms.knative.minimum import GIVEN, MIN_SCALE, OPT_IN, OWN
-from slo_autoscaler.platforms.knative.objects import BREATH
-from slo_autoscaler.platforms.knative.own_class import KnativeClass, KnativeFloor, knative
+from slo_autoscaler.platforms.knative import knative
+from slo_autoscaler.platforms.knative.floor import Floor
+from slo_autoscaler.platforms.knative.minimum import APPLIED, MIN_SCALE, OPT_IN, ORIGINAL
+from slo_autoscaler.platforms.knative.own_class import OwnClass
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy/knative"
 PA_PATH = "PATCH /apis/autoscaling.internal.knative.dev/"
@@ -66,13 +67,11 @@ def start(world, tmp_path):
     """Start platforms on the server, and close them at the end."""
     platforms = []
 
-    def start(leader=None, attached=True, **settings):
+    def start(leader=None, **settings):
         settings = {"timeout": 2.0, **settings}
         config = KnativeConfig(kubeconfig=world.server.kubeconfig(tmp_path), **settings)
-        platform = knative(config)
+        platform = knative(config, leader or Alone())
         platforms.append(platform)
-        if attached:
-            platform.attach(leader or Alone())
         return platform
 
     yield start
@@ -101,7 +100,7 @@ def settle(server):
 
     def is_quiet():
         before = len(writes(server))
-        time.sleep(15 * BREATH)
+        time.sleep(15 * DEBOUNCE_SECONDS)
         return len(writes(server)) == before
 
     until(is_quiet, "all is written")
@@ -159,8 +158,8 @@ def test_while_nothing_changes_nothing_is_written(world, start):
     platform.scales()
     with nothing_written(world.server):
         for _ in range(3):
-            platform.rescale()
-            platform.tell()
+            platform.reconcile_scale()
+            platform.reconcile_status()
 
 
 def test_the_scale_comes_before_the_status_and_a_webhook_that_is_away_does_not_hold_it_up(world, start):
@@ -213,8 +212,8 @@ def test_a_restart_changes_no_count_and_no_condition(world, start):
     with nothing_written(world.server):
         second = start()
         assert second.scales()["tabular.default"].desired == 4
-        second.rescale()
-        second.tell()
+        second.reconcile_scale()
+        second.reconcile_status()
     assert world.autoscaler(name) == before
 
 
@@ -284,8 +283,8 @@ def test_a_revision_that_is_being_deleted_is_left_alone(world, start):
     platform = start()
     assert platform.scales() == {}
     with nothing_written(world.server):
-        platform.rescale()
-        platform.tell()
+        platform.reconcile_scale()
+        platform.reconcile_status()
 
 
 def test_a_revision_waits_for_its_deployment(world, start):
@@ -357,7 +356,7 @@ def test_an_old_revision_keeps_its_replicas_until_its_status_could_be_written(wo
     world.route(r2=100)
     world.reach(old, "Unreachable")
     until(lambda: world.service(old)["spec"]["mode"] == "Proxy", "the activator is put into the path")
-    platform.rescale()
+    platform.reconcile_scale()
     assert world.replicas(old) == 1
     world.server.faults.clear()
     until(lambda: world.replicas(old) == 0, "now it goes")
@@ -390,21 +389,12 @@ def test_who_does_not_lead_writes_nothing_and_takes_over_what_is_there(world, st
     platform = start(leader)
     with nothing_written(world.server):
         assert platform.scales()["tabular.default"].desired == 1
-        platform.rescale()
-        platform.tell()
+        platform.reconcile_scale()
+        platform.reconcile_status()
         with pytest.raises(PlatformError, match=r"tabular\.default: not the leader"):
             platform.set_scale("tabular.default", 5)
     leader.leading = True
     until(is_ready(world, name), "it leads now")
-
-
-def test_without_a_leader_attached_as_in_a_dry_run_it_only_reads(world, start):
-    world.revise()
-    platform = start(attached=False)
-    with nothing_written(world.server):
-        assert platform.scales()["tabular.default"].desired == 1
-        platform.rescale()
-        platform.tell()
 
 
 def test_a_decision_on_a_deployment_whose_status_has_changed_meanwhile_is_carried_out(world, start):
@@ -430,9 +420,16 @@ def test_a_decision_on_a_count_that_somebody_else_has_changed_meanwhile_is_not_c
 
 def test_who_leads_no_more_when_its_write_comes_too_late_does_not_try_again(world, start):
     name = world.revise()
-    leader = Standby(leading=True)
-    platform = start(attached=False)
-    platform._leader = leader  # without the threads, which might write the same
+    here = threading.current_thread()
+
+    class Here(Standby):
+        """Leads in this thread alone: the platform's own might write the same."""
+
+        def leads(self):
+            return self.leading and threading.current_thread() is here
+
+    leader = Here(leading=True)
+    platform = start(leader)
     scale = "PATCH /apis/apps/v1/namespaces/default/deployments/"
 
     def too_late(handler):
@@ -535,8 +532,8 @@ def test_a_floor_is_written_on_the_revision_and_seen_at_once(world, start, revis
     assert annotations_of(world) == {
         OPT_IN: "true",
         MIN_SCALE: "5",
-        GIVEN: "5",
-        OWN: "2",
+        APPLIED: "5",
+        ORIGINAL: "2",
         "autoscaling.knative.dev/max-scale": "9",
     }
     assert platform.scales()["tabular.default"].desired == 5
@@ -561,7 +558,7 @@ def test_a_restart_keeps_the_floor(world, start, revision):
     with nothing_written(world.server):
         second = start(mode="floor")
         assert second.scales()["tabular.default"].desired == 4
-        second.give()
+        second.reconcile_floors()
 
 
 def test_a_rollout_takes_the_floor_along(world, start, revision):
@@ -621,12 +618,12 @@ def test_who_does_not_lead_gives_no_floor(world, start, revision):
     platform = start(Standby(), mode="floor")
     with nothing_written(world.server), pytest.raises(PlatformError, match="not the leader"):
         platform.set_scale("tabular.default", 5)
-    platform.give()
+    platform.reconcile_floors()
 
 
 def test_the_mode_chooses_the_platform(start):
-    assert isinstance(start(attached=False), KnativeClass)
-    assert isinstance(start(attached=False, mode="floor"), KnativeFloor)
+    assert isinstance(start(), OwnClass)
+    assert isinstance(start(mode="floor"), Floor)
 
 
 def test_a_revision_whose_status_changes_at_the_same_moment_gets_its_floor(world, start, revision):
@@ -665,12 +662,6 @@ def test_the_autoscaler_keeps_revisions_while_prometheus_is_away_and_leaves_them
         finally:
             process.kill()
     assert world.replicas(name) == 2
-
-
-def test_a_platform_that_keeps_what_it_scales_is_known_as_such(world, tmp_path):
-    platform = build(KnativeConfig(kubeconfig=world.server.kubeconfig(tmp_path)))
-    assert isinstance(platform, Resident)
-    platform.close()
 
 
 # Rights

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from slo_autoscaler.platforms.knative.allocation import UNROUTED, Defaults, Share
 from slo_autoscaler.platforms.knative.minimum import (
-    GIVEN,
+    APPLIED,
     MIN_SCALE,
     OPT_IN,
-    OWN,
+    ORIGINAL,
     change,
     floors,
     revision_of,
@@ -26,8 +26,8 @@ def a_revision(name="tabular-00001", desired=3, actual=2, ready="True", **annota
         "min": MIN_SCALE,
         "old_min": "autoscaling.knative.dev/minScale",
         "max": "autoscaling.knative.dev/max-scale",
-        "given": GIVEN,
-        "own": OWN,
+        "given": APPLIED,
+        "own": ORIGINAL,
         "floor": OPT_IN,
     }
     return {
@@ -71,7 +71,7 @@ def given_floor(revision, floor):
 def test_a_floor_is_min_scale_and_what_it_stands_in_for_is_remembered():
     patch = change(a_revision(min="2"), 5, Defaults())
     assert patch == {
-        "metadata": {"resourceVersion": "7", "annotations": {MIN_SCALE: "5", GIVEN: "5", OWN: "2"}}
+        "metadata": {"resourceVersion": "7", "annotations": {MIN_SCALE: "5", APPLIED: "5", ORIGINAL: "2"}}
     }
 
 
@@ -96,7 +96,12 @@ def test_a_minimum_that_the_user_sets_meanwhile_is_theirs():
     floored = given_floor(a_revision(min="1"), 5)
     by_hand = after(floored, {"metadata": {"annotations": {MIN_SCALE: "7"}}})
     assert annotations(given_floor(by_hand, 5)) == {OPT_IN: "true", MIN_SCALE: "7"}
-    assert annotations(given_floor(by_hand, 9)) == {OPT_IN: "true", MIN_SCALE: "9", GIVEN: "9", OWN: "7"}
+    assert annotations(given_floor(by_hand, 9)) == {
+        OPT_IN: "true",
+        MIN_SCALE: "9",
+        APPLIED: "9",
+        ORIGINAL: "7",
+    }
 
 
 @pytest.mark.parametrize(("text", "asks"), [("true", True), ("True", True), ("false", False), ("", False)])
@@ -124,7 +129,7 @@ def test_at_zero_there_is_no_floor():
 )
 def test_who_leaves_or_is_not_routed_gets_their_own_minimum_back(revision, share):
     it = revision_of(revision, share, Defaults())
-    assert it.rests
+    assert it.inactive
     assert floors([it], 9) == {it.key: 0}
 
 

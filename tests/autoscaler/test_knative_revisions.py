@@ -18,8 +18,8 @@ from slo_autoscaler.platforms.knative.allocation import (
     max_scale,
     min_scale,
     newest,
-    part,
     plan,
+    replicas_for_share,
     service_of,
     shares,
     version_of,
@@ -215,7 +215,7 @@ def test_until_it_has_started_a_revision_has_its_initial_scale_at_least():
 
 
 def test_a_revision_that_rests_keeps_what_it_has():
-    main, old = a_revision("tabular-00002"), a_revision(share=UNROUTED, rests=True, replicas=4)
+    main, old = a_revision("tabular-00002"), a_revision(share=UNROUTED, inactive=True, replicas=4)
     assert plan([main, old], 9) == {main.key: 9, old.key: 4}
     assert main_of([main, old]) is main
 
@@ -225,9 +225,9 @@ def test_no_revision_has_no_counts():
 
 
 def test_a_share_is_rounded_up_but_not_for_what_floats_are():
-    assert part(100, 0.07) == 7
-    assert part(15, 0.1) == 2
-    assert part(15, 0.0) == 0
+    assert replicas_for_share(100, 0.07) == 7
+    assert replicas_for_share(15, 0.1) == 2
+    assert replicas_for_share(15, 0.0) == 0
 
 
 _share = st.none() | st.integers(0, 100).map(lambda percent: percent / 100)
@@ -247,7 +247,7 @@ def services(draw):
                 start=draw(st.integers(0, 5)),
                 started=draw(st.booleans()),
                 replicas=draw(st.integers(0, 20)),
-                rests=draw(st.booleans()),
+                inactive=draw(st.booleans()),
             )
         )
     return revisions
@@ -261,7 +261,7 @@ _wanted = st.none() | st.integers(0, 30)
 def test_every_count_is_within_its_revisions_bounds_and_never_zero(revisions, wanted):
     counts = plan(revisions, wanted)
     for each in revisions:
-        if each.rests:
+        if each.inactive:
             assert counts[each.key] == each.replicas
         else:
             assert counts[each.key] >= each.lowest >= 1

@@ -14,13 +14,13 @@ from slo_autoscaler.platforms.knative.status import (
     DEPENDENTS,
     NO_TRAFFIC,
     TIMED_OUT,
-    Verdict,
+    Condition,
     condition,
     conditions,
     has_started,
+    inactivity,
     is_owned,
     may_go,
-    rests,
     revision_of,
     service_body,
     service_change,
@@ -31,7 +31,7 @@ NOW = datetime(2026, 11, 25, 12, 0, 0, tzinfo=UTC).timestamp()
 AT = "2026-11-25T12:00:00Z"
 LONG_AGO = "2026-11-25T10:00:00Z"
 ROUTED = Share(1.0, 1.0)
-SAYINGS = {each.message for each in vars(knative_status).values() if isinstance(each, Verdict)}
+SAYINGS = {each.message for each in vars(knative_status).values() if isinstance(each, Condition)}
 
 
 def an_autoscaler(reachability="", conditions_=(), generation=1, annotations=None, **status_):
@@ -90,7 +90,7 @@ def a_deployment(replicas=1, ready=1):
 
 
 def told(pa, service, replicas=1, ready=1, rest=None, now=NOW, **more):
-    revision = revision_of(pa, a_deployment(replicas, ready), ROUTED, Defaults(), rests=rest is not None)
+    revision = revision_of(pa, a_deployment(replicas, ready), ROUTED, Defaults(), inactive=rest is not None)
     return status(pa, service, revision, replicas, rest, now, **more)
 
 
@@ -179,42 +179,43 @@ def test_what_others_wrote_is_kept():
 
 def test_a_revision_that_no_route_names_rests_once_it_has_started():
     assert (
-        rests(started(reachability="Unreachable"), UNROUTED, Defaults(), NOW, superseded=False) == NO_TRAFFIC
+        inactivity(started(reachability="Unreachable"), UNROUTED, Defaults(), NOW, superseded=False)
+        == NO_TRAFFIC
     )
     fresh = an_autoscaler(reachability="Unreachable")
-    assert rests(fresh, UNROUTED, Defaults(), NOW, superseded=False) is None, "it would never start"
+    assert inactivity(fresh, UNROUTED, Defaults(), NOW, superseded=False) is None, "it would never start"
 
 
 @pytest.mark.parametrize("share", [Share(0.0, None), Share(None, 0.0), ROUTED])
 def test_a_revision_that_a_route_names_does_not_rest_though_knative_calls_it_unreachable(share):
-    assert rests(started(reachability="Unreachable"), share, Defaults(), NOW, superseded=True) is None
+    assert inactivity(started(reachability="Unreachable"), share, Defaults(), NOW, superseded=True) is None
 
 
 def test_a_revision_that_was_never_routed_rests_when_a_newer_one_has_started():
-    assert rests(started(), UNROUTED, Defaults(), NOW, superseded=False) is None
-    assert rests(started(), UNROUTED, Defaults(), NOW, superseded=True) == NO_TRAFFIC
+    assert inactivity(started(), UNROUTED, Defaults(), NOW, superseded=False) is None
+    assert inactivity(started(), UNROUTED, Defaults(), NOW, superseded=True) == NO_TRAFFIC
 
 
 def test_where_the_cluster_forbids_zero_nothing_rests():
     never = Defaults(scale_to_zero=False)
-    assert rests(started(reachability="Unreachable"), UNROUTED, never, NOW, superseded=False) is None
+    assert inactivity(started(reachability="Unreachable"), UNROUTED, never, NOW, superseded=False) is None
 
 
 def test_a_revision_that_is_left_behind_where_zero_is_forbidden_keeps_one_replica():
     pa = started(reachability="Unreachable", annotations={"autoscaling.knative.dev/min-scale": "5"})
-    left = revision_of(pa, a_deployment(5, 5), UNROUTED, Defaults(scale_to_zero=False), rests=False)
+    left = revision_of(pa, a_deployment(5, 5), UNROUTED, Defaults(scale_to_zero=False), inactive=False)
     assert left.lowest == 1
-    named = revision_of(pa, a_deployment(5, 0), ROUTED, Defaults(), rests=False)
+    named = revision_of(pa, a_deployment(5, 0), ROUTED, Defaults(), inactive=False)
     assert named.lowest == 5, "it is routed: all its replicas have failed"
     assert says(status(pa, None, left, 1, None, NOW), "ScaleToZero") == (None, "")
 
 
 def test_a_revision_that_fails_to_come_up_does_not_get_what_it_would_need_to_take_over():
     taking_over = Share(None, 1.0)
-    fresh = revision_of(an_autoscaler(), a_deployment(), taking_over, Defaults(), rests=False)
+    fresh = revision_of(an_autoscaler(), a_deployment(), taking_over, Defaults(), inactive=False)
     assert fresh.share == taking_over
     failing = an_autoscaler(reachability="Unreachable")
-    assert revision_of(failing, a_deployment(), taking_over, Defaults(), rests=False).share == UNROUTED
+    assert revision_of(failing, a_deployment(), taking_over, Defaults(), inactive=False).share == UNROUTED
 
 
 def waiting(since, reachability="Unreachable", deadline=None):
@@ -235,15 +236,15 @@ def waiting(since, reachability="Unreachable", deadline=None):
     ],
 )
 def test_a_revision_that_does_not_come_up_within_its_deadline_is_given_up(pa, gives_up):
-    verdict = rests(pa, UNROUTED, Defaults(), NOW, superseded=False)
+    verdict = inactivity(pa, UNROUTED, Defaults(), NOW, superseded=False)
     assert verdict == (TIMED_OUT if gives_up else None)
 
 
 def test_a_revision_that_was_given_up_stays_so_until_it_is_routed():
     pa = waiting(AT, reachability="")
     pa["status"]["conditions"].append(a_condition("Active", "False", "TimedOut"))
-    assert rests(pa, Share(None, 1.0), Defaults(), NOW, superseded=False) == TIMED_OUT
-    assert rests(pa, ROUTED, Defaults(), NOW, superseded=False) is None
+    assert inactivity(pa, Share(None, 1.0), Defaults(), NOW, superseded=False) == TIMED_OUT
+    assert inactivity(pa, ROUTED, Defaults(), NOW, superseded=False) is None
 
 
 def resting(since, reason="NoTraffic", **annotations):
@@ -353,7 +354,7 @@ def worlds(draw):
             service["metadata"]["ownerReferences"] = []
     replicas, ready = draw(st.integers(0, 4)), draw(st.integers(0, 4))
     share = draw(st.sampled_from([UNROUTED, ROUTED]))
-    rest = rests(pa, share, Defaults(), NOW, superseded=draw(st.booleans()))
+    rest = inactivity(pa, share, Defaults(), NOW, superseded=draw(st.booleans()))
     return pa, service, {"replicas": replicas, "ready": ready, "rest": rest, "failed": draw(st.booleans())}
 
 
@@ -449,9 +450,9 @@ def test_a_status_is_what_the_api_takes(world):
 @given(st.lists(_any_condition, max_size=6, unique_by=lambda each: each["type"]))
 def test_of_several_that_are_false_the_one_that_changed_last_is_the_reason(before):
     verdicts = {
-        "Active": Verdict("False", "First", "First."),
-        "SKSReady": Verdict("False", "Second", "Second."),
-        "ScaleTargetInitialized": Verdict("True"),
+        "Active": Condition("False", "First", "First."),
+        "SKSReady": Condition("False", "Second", "Second."),
+        "ScaleTargetInitialized": Condition("True"),
     }
     earlier = [each for each in before if each["type"] not in verdicts]
     old = a_condition("Active", "False", "First") | {"message": "First."}

@@ -8,6 +8,7 @@ from autoscaler.freezing_proxy import a_freezing_proxy
 from autoscaler.kube_server import a_deployment, a_kube_server
 from slo_autoscaler.config import KubernetesConfig
 from slo_autoscaler.errors import FunctionGoneError, PlatformError, UnreachableError
+from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms.kubernetes import Kubernetes
 
@@ -31,7 +32,9 @@ def connect(server, tmp_path):
 
     def make(address=None, **settings):
         settings = {"timeout": 5.0, **settings}
-        platform = Kubernetes(KubernetesConfig(kubeconfig=server.kubeconfig(tmp_path, address), **settings))
+        platform = Kubernetes(
+            KubernetesConfig(kubeconfig=server.kubeconfig(tmp_path, address), **settings), Alone()
+        )
         made.append(platform)
         return platform
 
@@ -167,7 +170,7 @@ def test_a_count_that_somebody_else_has_changed_since_the_decision_is_left_as_it
     until(lambda: not server.watches("deployments"), "it sees nothing new")
     server.put(*APPS, {**server.get(*WEB), "spec": {"replicas": 7}})
     with pytest.raises(
-        PlatformError, match=r"web\.shop: somebody else has set 7 replicas where there were 2"
+        PlatformError, match=r"web\.shop: another writer has set 7 replicas where there were 2"
     ):
         platform.set_scale("web.shop", 4)
     assert replicas(server) == 7

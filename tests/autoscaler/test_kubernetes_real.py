@@ -16,6 +16,7 @@ from slo_autoscaler.config import KubernetesConfig, LeaseConfig
 from slo_autoscaler.errors import ConflictError
 from slo_autoscaler.kube.client import KubeApi, Resource
 from slo_autoscaler.kube.lease import LEASES, LeaseLeader, lease_timeout
+from slo_autoscaler.leader import Alone
 from slo_autoscaler.platforms.kubernetes import Kubernetes
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -68,7 +69,9 @@ def test_a_stale_version_is_refused_by_the_scale_subresource(cluster, namespace)
 
 def test_a_deployment_is_found_scaled_and_has_its_event(cluster, namespace, kubeconfig):
     deploy(cluster, namespace)
-    platform = Kubernetes(KubernetesConfig(kubeconfig=kubeconfig, namespaces=(namespace,), timeout=10.0))
+    platform = Kubernetes(
+        KubernetesConfig(kubeconfig=kubeconfig, namespaces=(namespace,), timeout=10.0), Alone()
+    )
     try:
         name = f"web.{namespace}"
         assert platform.scales()[name].desired == 2

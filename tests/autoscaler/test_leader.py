@@ -39,7 +39,7 @@ def test_the_next_leads_when_the_first_lets_go(locks, caplog):
     assert (first.leads(), second.leads(), second.leads()) == (True, False, False)
     first.close()
     assert (second.leads(), third.leads()) == (True, False)
-    assert caplog.text.count("decides, and does not act") == 2, "once for each that waits"
+    assert caplog.text.count("standing by; not applying decisions") == 2, "once for each that waits"
 
 
 def test_the_file_says_which_process_leads(locks, path):

@@ -19,9 +19,10 @@ from slo_autoscaler.errors import ConflictError, NotFoundError
 from slo_autoscaler.kube.client import KubeApi, Resource
 from slo_autoscaler.kube.lease import LEASES, LeaseLeader, lease_timeout
 from slo_autoscaler.leader import Alone
+from slo_autoscaler.platforms.knative.floor import Floor
 from slo_autoscaler.platforms.knative.minimum import MIN_SCALE, OPT_IN
 from slo_autoscaler.platforms.knative.objects import POD_AUTOSCALERS, REVISIONS, SERVICES
-from slo_autoscaler.platforms.knative.own_class import KnativeClass, KnativeFloor
+from slo_autoscaler.platforms.knative.own_class import OwnClass
 from slo_autoscaler.platforms.kubernetes import Kubernetes
 
 pytestmark = real("etcd", "kube-apiserver", "kubectl")
@@ -86,7 +87,7 @@ def test_deployments_need_every_right_of_their_role_and_no_other(cluster, namesp
     role = cluster.get(CLUSTER_ROLES.path(name="slo-autoscaler"))
     deploy(cluster, namespace)
     function = f"web.{namespace}"
-    platform = Kubernetes(KubernetesConfig(**installed.where(namespace)))
+    platform = Kubernetes(KubernetesConfig(**installed.where(namespace)), Alone())
     try:
         assert platform.scales()[function].desired == 2
         platform.scale(function)
@@ -160,8 +161,7 @@ def test_the_class_needs_every_right_of_its_role_and_no_other(cluster, settings,
     namespace = a_revision
     installed = install("-k", DEPLOY / "knative/class")
     role = cluster.get(CLUSTER_ROLES.path(name="slo-autoscaler-knative-class"))
-    platform = KnativeClass(KnativeConfig(**installed.where(a_revision)))
-    platform.attach(Alone())
+    platform = OwnClass(KnativeConfig(**installed.where(a_revision)), Alone())
     try:
         until(lambda: service(cluster, namespace), "there is a ServerlessService")
         until(
@@ -193,8 +193,7 @@ def test_without_the_right_to_finalizers_no_service_of_an_owner_can_be_made(
     role = cluster.get(path)
     short = [each for each in role["rules"] if "podautoscalers/finalizers" not in each["resources"]]
     cluster.patch(path, {"rules": short})
-    platform = KnativeClass(KnativeConfig(**installed.where(a_revision)))
-    platform.attach(Alone())
+    platform = OwnClass(KnativeConfig(**installed.where(a_revision)), Alone())
     autoscaler = POD_AUTOSCALERS.path(a_revision, NAME)
 
     def said():
@@ -227,8 +226,7 @@ def test_the_floor_needs_every_right_of_its_role_and_no_other(cluster, settings,
         "spec": {"traffic": [{"revisionName": NAME, "percent": 100}]},
     }
     cluster.create(Resource(REVISIONS.api, "routes").path(namespace), route)
-    platform = KnativeFloor(KnativeConfig(mode="floor", **installed.where(namespace)))
-    platform.attach(Alone())
+    platform = Floor(KnativeConfig(mode="floor", **installed.where(namespace)), Alone())
     try:
         until(lambda: f"tabular.{namespace}" in platform.scales(), "it is found")
         platform.set_scale(f"tabular.{namespace}", 4)

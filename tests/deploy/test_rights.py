@@ -12,6 +12,7 @@ from autoscaler.kube_server import KubeServer, a_deployment, a_kube_server
 from slo_autoscaler.config import Config, KubernetesConfig, LeaseConfig
 from slo_autoscaler.kube.client import KubeApi
 from slo_autoscaler.kube.lease import LeaseLeader, lease_timeout
+from slo_autoscaler.leader import Alone
 from slo_autoscaler.platforms.kubernetes import Kubernetes
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -47,7 +48,7 @@ def test_the_platform_kubernetes_asks_for_all_that_its_role_allows_and_for_nothi
     role = rules("autoscaler-kubernetes.yaml", "ClusterRole", "slo-autoscaler")
     server.rules = role
     server.put("apps/v1", "deployments", a_deployment(autoscale="true"))
-    platform = Kubernetes(KubernetesConfig(kubeconfig=server.kubeconfig(tmp_path), timeout=5.0))
+    platform = Kubernetes(KubernetesConfig(kubeconfig=server.kubeconfig(tmp_path), timeout=5.0), Alone())
     try:
         assert platform.scales()["web.shop"].desired == 2
         until(lambda: server.watches() == 2, "both kinds are watched")

@@ -1,6 +1,8 @@
 """The Kubernetes API for any platform that needs it; knows no scaling.
 
-- ``client``            requests, credentials, time limits, and lists kept current by watches
+- ``client``            requests, credentials, time limits, errors
+- ``informer``          lists kept current by watches, own writes laid over them
+- ``loop``              a thread per duty: wake, back off, retry per object
 - ``events``            events on what is scaled
 - ``lease``             leader election by a Lease
 - ``lease_rules`` [P]   its rules

@@ -1,27 +1,25 @@
-"""The Kubernetes API: requests and answers as plain dicts, and lists that are kept current by a watch.
+"""Sends requests to the Kubernetes API; objects are plain dicts.
 
-Owns connections, credentials, timeouts, retries and the translation of what can go wrong. Knows nothing of
-any kind of object. The kubernetes package gives credentials and TLS (kubeconfig, service account, token
-renewal); its models, its watch and its leader election are not used. What this module minds:
+Owns connections, credentials, time limits, retries and the translation of errors. Knows no kind of object;
+``informer`` keeps lists current with it. The kubernetes package gives credentials and TLS (kubeconfig,
+service account, token renewal). Its models, its watch and its leader election are not used. Pitfalls:
 
-- urllib3 would try three times within one call, and waits for ever unless it is told not to.
-- A timeout of a socket starts anew with every byte, so whole answers have a deadline as well.
-- A watch that is silent may be dead: each is asked to end by itself after a while, and a read that takes
-  longer is an error.
-- Merge patches only: the package turns other dicts into strategic patches, which custom objects do not have.
+- urllib3 retries three times within one call and has no timeout, unless both are set.
+- A socket timeout starts anew with every byte. So a whole answer has a deadline as well.
+- A silent watch may be dead. The server is asked to end each watch, and a read that takes longer is an error.
+- Only merge patches are sent. Custom objects do not take the strategic patches that the package makes.
 """
 
 import json
-import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 import urllib3
@@ -47,22 +45,16 @@ from slo_autoscaler.errors import (
     brief,
 )
 
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
 Document = dict[str, Any]
 """An object as the API gives it."""
 
 MERGE_PATCH: Final = "application/merge-patch+json"
 PAGE: Final = 500
 """Objects in one answer to a list."""
-WATCH_SECONDS: Final = 30.0
-"""After so long a watch ends and goes on where it was: a proof of life, for a quiet one may be a dead one."""
 FIRST_DELAY: Final = 0.1
 """Seconds before the first retry; doubled for each further one."""
 LONGEST_DELAY: Final = 30.0
-"""Between two tries, however many have failed."""
+"""Seconds between two tries at most."""
 
 _CHUNK: Final = 1 << 16
 _NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -84,13 +76,15 @@ class Resource:
     """``v1`` for the core group."""
     plural: str
 
-    def path(self, namespace: str | None = None, name: str | None = None, part: str | None = None) -> str:
-        """Return the path of all of them, those of a namespace, one, or its subresource ``part``."""
+    def path(
+        self, namespace: str | None = None, name: str | None = None, subresource: str | None = None
+    ) -> str:
+        """Return the path of all objects, of a namespace's, of one object, or of its subresource."""
         steps = ["/api/v1" if self.api == "v1" else f"/apis/{self.api}"]
         if namespace is not None:
             steps += ["namespaces", quote(namespace, safe="")]
         steps.append(self.plural)
-        steps += [quote(step, safe="") for step in (name, part) if step is not None]
+        steps += [quote(step, safe="") for step in (name, subresource) if step is not None]
         return "/".join(steps)
 
 
@@ -204,7 +198,7 @@ class KubeApi:
         within: float | None = None,
     ) -> Document:
         end = time.monotonic() + min(self._timeout, self._timeout if within is None else within)
-        for delay in _delays():
+        for delay in delays():
             # Rounded, so that the same failure has the same words and is complained of once.
             left = round(end - time.monotonic(), 2)
             if left <= 0:
@@ -299,221 +293,7 @@ class Stream:
         return event
 
 
-class Watched(Generic[T]):
-    """A list of objects, kept current by a watch in a thread of its own.
-
-    ``keep`` makes of each object what is kept of it, or None: not this one. Make it small and immutable, for
-    it is handed to every reader as it is. Keys are ``namespace/name``.
-    """
-
-    def __init__(
-        self,
-        api: KubeApi,
-        path: str,
-        keep: Callable[[Document], T | None],
-        *,
-        query: Mapping[str, str] | None = None,
-        resync: float,
-        changed: Callable[[str], None] | None = None,
-        watch_seconds: float = WATCH_SECONDS,
-    ) -> None:
-        """Nothing is asked for before ``start``.
-
-        ``query``: selectors, for list and watch. ``resync``: seconds between two whole lists. ``changed`` is
-        called with the key of whatever came, went or changed, after it did, from the watch's thread.
-        """
-        self._api = api
-        self._path = path
-        self._keep = keep
-        self._query = dict(query or {})
-        self._resync = resync
-        self._changed = changed
-        self._watch_seconds = watch_seconds
-        self._lock = threading.Lock()
-        self._kept: dict[str, tuple[str, T]] = {}
-        """key -> (resourceVersion, what is kept)."""
-        self._listed = threading.Event()
-        self._tried = threading.Event()
-        self._contact = time.monotonic()
-        self._error: PlatformError | None = None
-        self._stream: Stream | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"watch {path}", daemon=True)
-
-    def start(self) -> None:
-        """Begin to list and watch."""
-        self._thread.start()
-
-    def wait(self, seconds: float) -> bool:
-        """Wait for the first list; False if it did not come. Returns early when it fails."""
-        end = time.monotonic() + seconds
-        self._tried.wait(seconds)
-        if self._error is None:
-            self._listed.wait(max(0.0, end - time.monotonic()))
-        return self._listed.is_set()
-
-    def items(self) -> dict[str, T]:
-        """Return all that is kept, by key; raises ``PlatformError`` if it is not known to be current.
-
-        It counts as current for some time after a watch has broken, for most are resumed without a gap.
-        """
-        self._check()
-        with self._lock:
-            return {key: kept for key, (_, kept) in self._kept.items()}
-
-    def get(self, key: str) -> T | None:
-        """Return what is kept of one object, or None; raises as ``items`` does."""
-        self._check()
-        with self._lock:
-            found = self._kept.get(key)
-        return None if found is None else found[1]
-
-    @property
-    def age(self) -> float:
-        """Seconds since the server was last heard of."""
-        return time.monotonic() - self._contact
-
-    @property
-    def error(self) -> PlatformError | None:
-        """Why the last try to list or watch failed; None when it did not."""
-        return self._error
-
-    def close(self) -> None:
-        """End the watch and its thread."""
-        self._stop.set()
-        stream = self._stream
-        if stream is not None:
-            stream.close()
-        if self._thread.is_alive():
-            self._thread.join(1.0)
-
-    def _check(self) -> None:
-        error, age = self._error, self.age
-        if not self._listed.is_set():
-            raise error or UnreachableError(f"GET {self._path}: no answer yet")
-        if isinstance(error, UnreachableError):
-            raise error
-        if age > self._watch_seconds + 2 * self._api.timeout:
-            raise error or UnreachableError(f"watch {self._path}: nothing heard for {age:.0f} s")
-
-    def _run(self) -> None:
-        version, listed_at, delays = "", 0.0, _delays()
-        while not self._stop.is_set():
-            began = time.monotonic()
-            try:
-                if not version or time.monotonic() - listed_at >= self._resync:
-                    version, listed_at = self._list(), time.monotonic()
-                version = self._follow(version)
-            except GoneError:
-                version = ""
-            except PlatformError as error:
-                self._failed(error)
-            except Exception as error:
-                # A bug that an answer brings to light is no reason to be blind for ever.
-                logger.exception("watch %s", self._path)
-                self._failed(PlatformError(f"watch {self._path}: {type(error).__name__}: {error}"))
-                version = ""
-            # Also of a server that ends each watch at once no more is asked than of one that is away.
-            if self._error is None and time.monotonic() - began >= 1.0:
-                delays = _delays()
-            else:
-                self._stop.wait(next(delays))
-
-    def _failed(self, error: PlatformError) -> None:
-        if str(error) != str(self._error) and not self._stop.is_set():
-            logger.warning("%s", error)
-        self._error = error
-        self._tried.set()
-
-    def _reached(self) -> None:
-        if self._error is not None:
-            logger.info("watch %s: works again", self._path)
-        self._error = None
-        self._contact = time.monotonic()
-
-    def _list(self) -> str:
-        found: dict[str, tuple[str, T]] = {}
-        version = ""
-        for items, as_of in self._api.pages(self._path, self._query):
-            version = as_of
-            for item in items:
-                key, each = _identity(item)
-                kept = self._made_of(key, item)
-                if kept is not None:
-                    found[key] = (each, kept)
-        with self._lock:
-            before, self._kept = self._kept, found
-        self._reached()
-        self._listed.set()
-        self._tried.set()
-        for key in before.keys() | found.keys():
-            if before.get(key, ("",))[0] != found.get(key, ("",))[0]:
-                self._tell(key)
-        if not version:
-            raise PlatformError(f"GET {self._path}: a list without resourceVersion")
-        return version
-
-    def _follow(self, version: str) -> str:
-        """Watch once from a version on; return the one to go on from. What came counts, however it ends."""
-        query = {**self._query, "resourceVersion": version, "allowWatchBookmarks": "true"}
-        # Spread out, so that many watches do not end at once.
-        seconds = self._watch_seconds * random.uniform(0.8, 1.0)  # noqa: S311
-        stream = self._api.watch(self._path, query, seconds)
-        self._stream = stream
-        self._reached()
-        try:
-            if self._stop.is_set():
-                return version
-            for event in stream:
-                self._reached()
-                version = self._apply(event)
-        except UnreachableError as error:
-            # Broken off: the next try goes on from what came, and says whether the server is there.
-            if not self._stop.is_set():
-                logger.info("%s", error)
-        finally:
-            self._stream = None
-            stream.close()
-        return version
-
-    def _apply(self, event: Document) -> str:
-        item = event["object"]
-        key, version = _identity(item)
-        if event.get("type") == "BOOKMARK":
-            return version
-        kept = None if event.get("type") == "DELETED" else self._made_of(key, item)
-        with self._lock:
-            before = self._kept.pop(key, None)
-            if kept is not None:
-                self._kept[key] = (version, kept)
-        if kept is not None or before is not None:
-            self._tell(key)
-        return version
-
-    def _made_of(self, key: str, item: Document) -> T | None:
-        """Return what is kept of an object. One that makes no sense is not kept, and spoils no other."""
-        try:
-            return self._keep(item)
-        except Exception:
-            logger.exception("watch %s: %s makes no sense", self._path, key)
-            return None
-
-    def _tell(self, key: str) -> None:
-        if self._changed is not None:
-            self._changed(key)
-
-
-def _identity(item: Any) -> tuple[str, str]:
-    """Return key and resourceVersion of an object."""
-    metadata = item.get("metadata") if isinstance(item, dict) else None
-    if not isinstance(metadata, dict):
-        raise PlatformError("an object without metadata")
-    return f"{metadata.get('namespace', '')}/{metadata.get('name', '')}", str(
-        metadata.get("resourceVersion", "")
-    )
-
-
-def _delays() -> Iterator[float]:
+def delays() -> Iterator[float]:
     """Give the seconds before each further try: doubled each time, and drawn by lot from half of it on."""
     for attempt in count():
         delay = min(FIRST_DELAY * 2 ** min(attempt, 16), LONGEST_DELAY)

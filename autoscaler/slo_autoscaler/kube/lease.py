@@ -1,8 +1,8 @@
-"""A leader by a Lease of the Kubernetes API: of several autoscalers, on whatever nodes, one acts.
+"""Elects a leader by a Lease of the Kubernetes API: of several autoscalers, on any nodes, one acts.
 
-Owns the thread that renews the lease and the time until which it may be acted on; the law is
-``lease_rules``'s. A renewal that hangs delays nobody: ``leads`` only looks at the clock. A network that
-stands still makes the leader stop by itself, before anybody else may follow.
+Owns the thread that renews the lease, and the time until which this process may act. The rules are
+``lease_rules``'. A renewal that hangs delays no caller: ``leads`` only reads the clock. A leader whose
+network stands still stops by itself, before another may follow.
 """
 
 import logging
@@ -62,7 +62,7 @@ def candidate(config: Config) -> "LeaseLeader":
 
 
 class LeaseLeader:
-    """One candidate; leads after the first look, which is made at once, if the lease is free."""
+    """One candidate. It polls at once, and leads if the lease is free."""
 
     def __init__(
         self,
@@ -81,11 +81,11 @@ class LeaseLeader:
         self._sighting: Sighting | None = None
         self._acts_until = float("-inf")
         self._led = False
-        self._complaint = ""
+        self._logged = ""
         self._holder = ""
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._look()
+        self._poll()
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
         self._thread.start()
 
@@ -123,34 +123,34 @@ class LeaseLeader:
 
     def _run(self) -> None:
         while not self._stop.wait(self._pause()):
-            self._look()
+            self._poll()
 
     def _pause(self) -> float:
-        """Return the seconds until the next look."""
+        """Return the seconds until the next poll."""
         interval = self._config.renew_interval * random.uniform(0.8, 1.0)  # noqa: S311
-        if self._complaint:
+        if self._logged:
             return interval
         return pause(self._sighting, self.identity, self._config.duration, interval, self._clock())
 
-    def _look(self) -> None:
-        """Read the lease, and do about it what may be done."""
+    def _poll(self) -> None:
+        """Read the lease, and take or renew it if that is allowed."""
         try:
             self._try()
         except ConflictError:
-            # Somebody else wrote between reading and writing; the next look shows who.
+            # Another candidate wrote between reading and writing; the next poll shows which.
             return
         except PlatformError as error:
-            if str(error) != self._complaint:
+            if str(error) != self._logged:
                 logger.warning("lease: %s", error)
-            self._complaint = str(error)
+            self._logged = str(error)
             return
         except Exception:
-            # A thread that ends would make this candidate wait for ever, and say nothing.
+            # Without its thread this candidate would stand by for ever, in silence.
             logger.exception("lease")
             return
-        if self._complaint:
-            logger.info("lease: works again")
-        self._complaint = ""
+        if self._logged:
+            logger.info("lease: recovered")
+        self._logged = ""
 
     def _try(self) -> None:
         config = self._config
@@ -186,7 +186,7 @@ class LeaseLeader:
     def _follows(self, holder: str) -> None:
         if holder != self._holder:
             logger.info(
-                "%s holds the lease %s/%s: decides, and does not act",
+                "%s holds the lease %s/%s: standing by; not applying decisions",
                 *(holder, self._namespace, self._config.name),
             )
         self._holder = holder

@@ -1,14 +1,14 @@
-"""When a lease is free, whose it is, and how long its holder may act. [P]
+"""Decides when a lease is free, who holds it, and how long its holder may act. [P]
 
-The law, after client-go's leader election: nobody compares clocks with anybody. A holder may act for a part
-of the lease's duration, counted on its own clock from just before it sent the renewal that was accepted.
-Anybody else waits until it has seen the same lease, unchanged, for the whole duration on *its* own clock,
-counted from just after it first saw it. The renewal was stored after the holder sent it and before the other
-saw it, so the holder has stopped when the other begins: however long either of them, or the network, stands
-still. Writes name the version that was read, so of two that take a free lease one fails.
+As in client-go's leader election, no clocks are compared. A holder may act for a part of the lease's
+duration, counted on its own clock from just before it sent the accepted renewal. A standby waits until it
+has seen the lease unchanged for the whole duration, counted on its own clock from just after it first saw
+it. The renewal was stored after the holder sent it and before the standby saw it. So the holder has stopped
+when the standby begins, however long either of them, or the network, stands still. Writes name the version
+that was read, so of two candidates that take a free lease one fails.
 
-The last part of the duration is left for requests that the holder had sent before it stopped, and for clocks
-that do not run equally fast.
+The last part of the duration is for requests that the holder sent before it stopped, and for clocks that
+run at different speeds.
 """
 
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ from typing import Any, Final
 
 from slo_autoscaler.config import LEASE_SHARE
 
-LOOKS: Final = 4
-"""At another's lease, in the time of one renewal."""
+POLLS_PER_RENEWAL: Final = 4
+"""How often a standby reads the lease in the time of one renewal."""
 
 
 class Step(Enum):
@@ -87,15 +87,16 @@ def free_at(sighting: Sighting, duration: float) -> float:
 
 
 def pause(sighting: Sighting | None, identity: str, duration: float, interval: float, now: float) -> float:
-    """Return the seconds until the next look, of one that renews every ``interval``.
+    """Return the seconds until the next poll, of a candidate that renews every ``interval``.
 
-    One that waits looks more often, and the moment the lease has run out: a renewal that it sees late,
-    or that the lease has been given back, is time in which nobody acts.
+    A standby polls more often, and at the moment when the lease runs out: until it sees that the lease is
+    free, no autoscaler acts.
     """
     if sighting is None or sighting.lease.holder == identity:
         return interval
     left = free_at(sighting, duration) - now
-    return min(interval / LOOKS, left) if left > 0 else interval / LOOKS
+    poll = interval / POLLS_PER_RENEWAL
+    return min(poll, left) if left > 0 else poll
 
 
 def acts_until(sent: float, duration: float) -> float:

@@ -1,15 +1,20 @@
 """Where functions run and are scaled.
 
 A platform is a class with the four methods of ``Platform``, a configuration in ``config``, and one line in
-``PLATFORMS``.
+``PLATFORMS``. It decides nothing.
+
+- ``openfaas``     the REST API of a gateway or a provider
+- ``kubernetes``   Deployments, through the Kubernetes API
+- ``knative``      revisions of Knative Serving, through the Kubernetes API
 """
 
 import importlib
 from collections.abc import Callable
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, Protocol
 
 from slo_autoscaler.config import PlatformConfig
 from slo_autoscaler.errors import PlatformError
+from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
 
 
@@ -43,34 +48,20 @@ class Platform(Protocol):
         ...
 
 
-class Leader(Protocol):
-    """Who may write, as ``slo_autoscaler.leader`` has it."""
-
-    def leads(self) -> bool:
-        """Tell whether this process may act now; never waits."""
-        ...
-
-
-@runtime_checkable
-class Resident(Protocol):
-    """A platform that acts between reconciles too: it keeps what it scales, and not only its count."""
-
-    def attach(self, leader: Leader) -> None:
-        """Begin to act, whenever ``leader`` leads. Without it, in a dry run, nothing is written."""
-        ...
-
-
 PLATFORMS: Final[dict[str, tuple[str, str]]] = {
     "openfaas": ("slo_autoscaler.platforms.openfaas", "OpenFaas"),
     "kubernetes": ("slo_autoscaler.platforms.kubernetes", "Kubernetes"),
-    "knative": ("slo_autoscaler.platforms.knative.own_class", "knative"),
+    "knative": ("slo_autoscaler.platforms.knative", "knative"),
 }
-"""Kind -> (module, class that takes the configuration). Only the one that is asked for is imported: the
-Kubernetes client is large, and OpenFaaS needs none of it."""
+"""Kind -> (module, maker of the platform). Only the one that is asked for is imported: the Kubernetes
+client is large, and OpenFaaS needs none of it."""
 
 
-def build(config: PlatformConfig) -> Platform:
-    """Return the platform that the configuration names; raises ``ConfigError``."""
+def build(config: PlatformConfig, leader: Leader) -> Platform:
+    """Return the platform that the configuration names; raises ``ConfigError``.
+
+    A platform that acts between reconciles acts while ``leader`` leads. In a dry run that is never.
+    """
     module, name = PLATFORMS[config.kind]
-    make: Callable[[PlatformConfig], Platform] = getattr(importlib.import_module(module), name)
-    return make(config)
+    make: Callable[[PlatformConfig, Leader], Platform] = getattr(importlib.import_module(module), name)
+    return make(config, leader)

@@ -20,6 +20,7 @@ from requests.adapters import HTTPAdapter
 
 from slo_autoscaler.config import BasicAuth, OpenFaasConfig, parse_duration
 from slo_autoscaler.errors import ConfigError, FunctionGoneError, PlatformError, brief
+from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
 
 MIN_LABEL: Final = "com.openfaas.scale.min"
@@ -35,9 +36,13 @@ labels under com.openfaas.scale at deploy."""
 
 
 class OpenFaas:
-    """One gateway, some namespaces."""
+    """The functions of one gateway, in some namespaces."""
 
-    def __init__(self, config: OpenFaasConfig) -> None:
+    def __init__(self, config: OpenFaasConfig, _leader: Leader) -> None:
+        """Read the credentials; raises ``ConfigError``.
+
+        Nothing is written but what the controller asks for, so the leader is not asked here.
+        """
         self._config = config
         self._session = requests.Session()
         self._session.auth = _credentials(config.basic_auth)

@@ -3,7 +3,7 @@
 Owns what their annotations mean, which of them are routed, and how one count for the service becomes a
 count for each revision. Objects are the API's JSON; the annotation rules are Knative's
 (pkg/apis/autoscaling/register.go, annotation_validation.go). What becomes of the counts is
-``knative_status``'s and ``knative_floor``'s matter.
+``status``'s and ``minimum``'s matter.
 
 **A function is a Service, not a revision**: ``<service>.<namespace>``. Capacity and replicas are a
 revision's, but the objective, its error budget, what was learned and what is configured outlive a rollout,
@@ -15,7 +15,7 @@ the counts are:
 - Another one has replicas for its share, rounded up. The shares are what is routed and what is declared to be
   routed, whichever is more: a revision that is about to take over is sized before it does, so that a
   rollout is no dip. (Knative's own autoscaler starts it with ``initial-scale``.)
-- One that no route names goes to rest, without replicas, once it has served (``knative_status``).
+- One that no route names becomes inactive, without replicas, once it has served (``status``).
 """
 
 import math
@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from slo_autoscaler.config import parse_duration
+from slo_autoscaler.model import Scale
 
 Json = Mapping[str, Any]
 
@@ -93,7 +94,7 @@ class Revision:
     replicas: int
     """Asked for now."""
     ready: int
-    rests: bool = False
+    inactive: bool = False
     """It is to have no replicas: no route names it, or it has never come up."""
 
     @property
@@ -108,7 +109,7 @@ class Revision:
 
     @property
     def lowest(self) -> int:
-        """Return the least count to scale to while it does not rest.
+        """Return the least count to scale to while it is not inactive.
 
         Never 0: nothing would wake it. The activator keeps its statistics for Knative's own class only.
         """
@@ -265,7 +266,7 @@ def main_of(revisions: Iterable[Revision]) -> Revision:
     """
     return max(
         revisions,
-        key=lambda each: (not each.rests, each.started, each.share.most, each.generation, each.name),
+        key=lambda each: (not each.inactive, each.started, each.share.most, each.generation, each.name),
     )
 
 
@@ -273,7 +274,7 @@ def plan(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
     """Return the count of each revision of one service.
 
     ``wanted`` is what was decided for the service; without a decision, what its main revision has is as good
-    as one, so that a restart changes nothing. A revision that rests keeps what it has: when it goes is not
+    as one, so that a restart changes nothing. An inactive revision keeps what it has: when it goes is not
     decided here.
     """
     members = list(revisions)
@@ -283,13 +284,25 @@ def plan(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
     whole = main.replicas if wanted is None else wanted
     return {
         each.key: each.replicas
-        if each.rests
-        else _bounded(whole if each.key == main.key else part(whole, each.share.most), each)
+        if each.inactive
+        else _bounded(whole if each.key == main.key else replicas_for_share(whole, each.share.most), each)
         for each in members
     }
 
 
-def part(whole: int, share: float) -> int:
+def scale_of(main: Revision, cap: int | None) -> Scale:
+    """Return the counts and bounds that a decision starts from: the main revision's."""
+    return Scale(
+        desired=main.replicas,
+        available=main.ready,
+        min=main.least or None,
+        max=main.most,
+        cap=cap,
+        revision=main.name,
+    )
+
+
+def replicas_for_share(whole: int, share: float) -> int:
     """Return the replicas for a share of the traffic that ``whole`` is for."""
     # Rounded first: 0.07 x 100 is a little more than 7.
     return math.ceil(round(whole * share, 6))

@@ -31,15 +31,15 @@ from slo_autoscaler.platforms.knative.allocation import (
     main_of,
     max_scale,
     min_scale,
-    part,
+    replicas_for_share,
     service_of,
 )
 
 OPT_IN: Final = "slo.tailbound.dev/floor"
 """``"true"`` on the Service's template: this function is to have a floor."""
-GIVEN: Final = "slo.tailbound.dev/floor-applied"
+APPLIED: Final = "slo.tailbound.dev/floor-applied"
 """The floor, as it was written into min-scale."""
-OWN: Final = "slo.tailbound.dev/floor-original-min-scale"
+ORIGINAL: Final = "slo.tailbound.dev/floor-original-min-scale"
 """The user's min-scale, which it stands in for; empty if there was none."""
 MIN_SCALE: Final = AUTOSCALING + "min-scale"
 
@@ -76,7 +76,7 @@ def revision_of(revision: Json, share: Share, defaults: Defaults) -> Revision:
         started=ready,
         replicas=max(1, min_scale(revision, defaults)) if wanted or ready_replicas else 0,
         ready=int(ready_replicas),
-        rests=share == UNROUTED or not takes_part(revision),
+        inactive=share == UNROUTED or not takes_part(revision),
     )
 
 
@@ -93,8 +93,10 @@ def floors(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
     whole = main.replicas if wanted is None else wanted
     return {
         each.key: 0
-        if each.rests
-        else _at_most(whole if each.key == main.key else part(whole, each.share.most), each.most)
+        if each.inactive
+        else _at_most(
+            whole if each.key == main.key else replicas_for_share(whole, each.share.most), each.most
+        )
         for each in members
     }
 
@@ -105,10 +107,10 @@ def change(revision: Json, floor: int, defaults: Defaults) -> dict[str, Any] | N
     It holds the resourceVersion, so that what the user does at the same moment is not overwritten.
     """
     held, own = _held(revision), _own(revision)
-    annotations: dict[str, str | None] = {GIVEN: None, OWN: None}
+    annotations: dict[str, str | None] = {APPLIED: None, ORIGINAL: None}
     if floor > max(1, min_scale(_with_own(revision), defaults)):
-        annotations = {MIN_SCALE: str(floor), GIVEN: str(floor), OWN: own or ""}
-    elif annotation(revision, GIVEN) is None and annotation(revision, OWN) is None:
+        annotations = {MIN_SCALE: str(floor), APPLIED: str(floor), ORIGINAL: own or ""}
+    elif annotation(revision, APPLIED) is None and annotation(revision, ORIGINAL) is None:
         return None
     elif held:
         annotations[MIN_SCALE] = own
@@ -121,13 +123,13 @@ def change(revision: Json, floor: int, defaults: Defaults) -> dict[str, Any] | N
 
 def _held(revision: Json) -> bool:
     """Tell whether its min-scale is the floor that was given, and not the user's."""
-    given = annotation(revision, GIVEN)
+    given = annotation(revision, APPLIED)
     return given is not None and annotation(revision, MIN_SCALE) == given
 
 
 def _own(revision: Json) -> str | None:
     """Return the user's min-scale as it was written; None if there is none under this name."""
-    return (annotation(revision, OWN) or None) if _held(revision) else annotation(revision, MIN_SCALE)
+    return (annotation(revision, ORIGINAL) or None) if _held(revision) else annotation(revision, MIN_SCALE)
 
 
 def _with_own(revision: Json) -> Json:

@@ -2,7 +2,7 @@
 
 Owns the conditions, the status and the body of the ServerlessService, as Knative's own reconcilers write them
 (knative/serving 1.23: pkg/apis/autoscaling/v1alpha1/pa_lifecycle.go, pkg/reconciler/autoscaling/hpa and kpa;
-knative/pkg apis/condition_set.go). ``knative`` writes them to the API.
+knative/pkg apis/condition_set.go). ``own_class`` writes them to the API.
 
 The rules that are easily broken:
 
@@ -65,7 +65,7 @@ DIAGNOSIS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Condition:
     """What a condition says."""
 
     status: str
@@ -76,19 +76,23 @@ class Verdict:
     """Empty is an error; Info is no matter of ``Ready``."""
 
 
-TRUE: Final = Verdict("True")
-UNKNOWN: Final = Verdict("Unknown")
-STARTING: Final = Verdict("Unknown", "Queued", "Requests are held by the activator until a replica is ready.")
-NO_TRAFFIC: Final = Verdict("False", "NoTraffic", "No route names this revision.")
-TIMED_OUT: Final = Verdict("False", "TimedOut", "The revision did not come up within its progress deadline.")
-NOT_OWNED: Final = Verdict(
+TRUE: Final = Condition("True")
+UNKNOWN: Final = Condition("Unknown")
+STARTING: Final = Condition(
+    "Unknown", "Queued", "Requests are held by the activator until a replica is ready."
+)
+NO_TRAFFIC: Final = Condition("False", "NoTraffic", "No route names this revision.")
+TIMED_OUT: Final = Condition(
+    "False", "TimedOut", "The revision did not come up within its progress deadline."
+)
+NOT_OWNED: Final = Condition(
     "False", "NotOwned", "There is a ServerlessService of this name that this PodAutoscaler does not own."
 )
-SERVICE_NOT_READY: Final = Verdict("Unknown", "NotReady", "The ServerlessService is not ready.")
-SERVICE_NOT_CREATED: Final = Verdict(
+SERVICE_NOT_READY: Final = Condition("Unknown", "NotReady", "The ServerlessService is not ready.")
+SERVICE_NOT_CREATED: Final = Condition(
     "Unknown", "FailedCreate", "The ServerlessService could not be created; the autoscaler's log says why."
 )
-ZERO_REFUSED: Final = Verdict(
+ZERO_REFUSED: Final = Condition(
     "False",
     "NotSupported",
     f"The class {CLASS} keeps a replica of every revision that is routed: nothing would wake it from zero.",
@@ -96,7 +100,7 @@ ZERO_REFUSED: Final = Verdict(
 )
 
 
-def revision_of(pa: Json, deployment: Json, share: Share, defaults: Defaults, *, rests: bool) -> Revision:
+def revision_of(pa: Json, deployment: Json, share: Share, defaults: Defaults, *, inactive: bool) -> Revision:
     """Return the revision that a PodAutoscaler of our class and its Deployment describe.
 
     As in Knative, min-scale does not hold for a revision that is left behind; here that takes the routes'
@@ -119,7 +123,7 @@ def revision_of(pa: Json, deployment: Json, share: Share, defaults: Defaults, *,
         started=has_started(pa),
         replicas=1 if replicas is None else int(replicas),
         ready=int(deployment.get("status", {}).get("readyReplicas") or 0),
-        rests=rests,
+        inactive=inactive,
     )
 
 
@@ -128,7 +132,9 @@ def has_started(pa: Json) -> bool:
     return _says(condition(pa, INITIALIZED), "True")
 
 
-def rests(pa: Json, share: Share, defaults: Defaults, now: float, *, superseded: bool) -> Verdict | None:
+def inactivity(
+    pa: Json, share: Share, defaults: Defaults, now: float, *, superseded: bool
+) -> Condition | None:
     """Return why a revision is to have no replicas, or None: it is to have some.
 
     ``superseded``: there is a newer one of the same service that has started. ``now`` is Unix seconds.
@@ -154,7 +160,7 @@ def rests(pa: Json, share: Share, defaults: Defaults, now: float, *, superseded:
 
 
 def may_go(pa: Json, service: Json | None, defaults: Defaults, now: float) -> bool:
-    """Tell whether the replicas of a revision that rests may go: everybody has known for long enough.
+    """Tell whether the replicas of an inactive revision may go: all components have known for long enough.
 
     That is, the status that is written says so, the activator is in its path, and the grace period is over.
     """
@@ -185,7 +191,7 @@ def status(
     service: Json | None,
     revision: Revision,
     target: int,
-    rest: Verdict | None,
+    inactive: Condition | None,
     now: float,
     *,
     failed: bool = False,
@@ -193,22 +199,22 @@ def status(
     """Return the whole status of a PodAutoscaler; what it said before is ``pa``'s.
 
     ``service`` is its ServerlessService, None if there is none (``failed``: it could not be created);
-    ``target`` is the count that is asked for, ``rest`` the answer of ``rests``. If nothing has changed,
-    neither has a time.
+    ``target`` is the count that is asked for, ``inactive`` the answer of ``inactivity``. If nothing has
+    changed, neither has a time.
     """
     foreign = service is not None and not is_owned(service, pa)
     named = {} if service is None or foreign else service.get("status") or {}
-    service_ready = _service_verdict(service, failed=failed, foreign=foreign)
+    service_ready = _service_condition(service, failed=failed, foreign=foreign)
     service_name = str(named.get("serviceName") or "")
     complete = revision.ready >= revision.lowest and service_name != "" and service_ready == TRUE
     started = revision.started or complete
-    verdicts = {
-        ACTIVE: _active(revision, rest, foreign=foreign, started=started),
+    wanted = {
+        ACTIVE: _active(revision, inactive, foreign=foreign, started=started),
         INITIALIZED: TRUE if started else UNKNOWN,
         SERVICE_READY: service_ready,
     }
-    if rest is None and revision.least == 0 and not _is_left(pa, revision.share):
-        verdicts[TO_ZERO] = ZERO_REFUSED
+    if inactive is None and revision.least == 0 and not _is_left(pa, revision.share):
+        wanted[TO_ZERO] = ZERO_REFUSED
     before = pa.get("status") or {}
     return {
         **before,
@@ -217,36 +223,36 @@ def status(
         "metricsServiceName": str(named.get("privateServiceName") or ""),
         "desiredScale": target,
         "actualScale": revision.ready,
-        "conditions": conditions(before.get("conditions") or (), verdicts, now),
+        "conditions": conditions(before.get("conditions") or (), wanted, now),
     }
 
 
-def conditions(before: Iterable[Json], verdicts: Mapping[str, Verdict], now: float) -> list[dict[str, Any]]:
-    """Return the list of conditions after ``verdicts``, ``Ready`` derived, sorted by type.
+def conditions(before: Iterable[Json], wanted: Mapping[str, Condition], now: float) -> list[dict[str, Any]]:
+    """Return the list of conditions with the ``wanted`` ones, ``Ready`` derived, sorted by type.
 
-    A condition keeps its time as long as nothing else of it changes; our own information goes when there is
-    no verdict on it.
+    A condition keeps its time as long as nothing else of it changes; our own information goes when none is
+    wanted.
     """
     present = {
-        str(each.get("type")): each for each in before if each.get("type") != TO_ZERO or TO_ZERO in verdicts
+        str(each.get("type")): each for each in before if each.get("type") != TO_ZERO or TO_ZERO in wanted
     }
     after: dict[str, dict[str, Any]] = {kind: dict(each) for kind, each in present.items()}
-    for kind, verdict in verdicts.items():
-        after[kind] = _condition(kind, verdict, present.get(kind), now)
-    after[READY] = _condition(READY, _happiness(after), present.get(READY), now)
+    for kind, each in wanted.items():
+        after[kind] = _document(kind, each, present.get(kind), now)
+    after[READY] = _document(READY, _ready_condition(after), present.get(READY), now)
     return [after[kind] for kind in sorted(after)]
 
 
-def _active(revision: Revision, rest: Verdict | None, *, foreign: bool, started: bool) -> Verdict:
+def _active(revision: Revision, inactive: Condition | None, *, foreign: bool, started: bool) -> Condition:
     if foreign:
         return NOT_OWNED
-    if rest is not None:
-        return rest
+    if inactive is not None:
+        return inactive
     # One is enough afterwards: with less than the minimum a function is slow, not inactive.
     return TRUE if revision.ready >= (1 if started else revision.lowest) else STARTING
 
 
-def _service_verdict(service: Json | None, *, failed: bool, foreign: bool) -> Verdict:
+def _service_condition(service: Json | None, *, failed: bool, foreign: bool) -> Condition:
     if failed:
         return SERVICE_NOT_CREATED
     if service is None or foreign:
@@ -257,7 +263,7 @@ def _service_verdict(service: Json | None, *, failed: bool, foreign: bool) -> Ve
     return TRUE if current and _says(condition(service, READY), "True") else SERVICE_NOT_READY
 
 
-def _happiness(after: Mapping[str, Json]) -> Verdict:
+def _ready_condition(after: Mapping[str, Json]) -> Condition:
     """Return what ``Ready`` says: the False one that changed last, else the Unknown one, else True."""
     dependents = sorted(
         (after[kind] for kind in DEPENDENTS),
@@ -267,15 +273,15 @@ def _happiness(after: Mapping[str, Json]) -> Verdict:
     for status_ in ("False", "Unknown"):
         for each in dependents:
             if _says(each, status_):
-                return Verdict(status_, each.get("reason", ""), each.get("message", ""))
+                return Condition(status_, each.get("reason", ""), each.get("message", ""))
     return TRUE
 
 
-def _condition(kind: str, verdict: Verdict, before: Json | None, now: float) -> dict[str, Any]:
-    said = {"severity": verdict.severity, "reason": verdict.reason, "message": verdict.message}
+def _document(kind: str, wanted: Condition, before: Json | None, now: float) -> dict[str, Any]:
+    said = {"severity": wanted.severity, "reason": wanted.reason, "message": wanted.message}
     document = {
         "type": kind,
-        "status": verdict.status,
+        "status": wanted.status,
         **{key: value for key, value in said.items() if value},
     }
     time = None if before is None else before.get("lastTransitionTime")

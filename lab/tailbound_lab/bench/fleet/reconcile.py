@@ -131,7 +131,7 @@ def measured(functions: int, reconciles: int, *, profiled: bool = False) -> dict
             lines: list[str] = []
             metrics = Metrics(CollectorRegistry())
             source = PrometheusSource(config.prometheus, at=lambda: float(now))
-            platform = build(config.platform)
+            platform = build(config.platform, Alone())
             clocks = Clocks(time.monotonic, lambda: datetime.now(UTC))
             controller = Controller(
                 config, source, platform, metrics, Journal(), Alone(), lines.append, clocks, dry_run=False

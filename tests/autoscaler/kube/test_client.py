@@ -1,14 +1,12 @@
-"""The client of the Kubernetes API and its watched lists, on a server over real sockets, well and unwell."""
+"""The client of the Kubernetes API on a server over real sockets, well and unwell."""
 
 import base64
 import threading
-import time
 
 import pytest
 
 from autoscaler import doubles
-from autoscaler.doubles import free_port, until
-from autoscaler.freezing_proxy import a_freezing_proxy
+from autoscaler.doubles import free_port
 from autoscaler.kube_server import a_deployment, a_kube_server
 from slo_autoscaler.errors import (
     ApiError,
@@ -21,7 +19,7 @@ from slo_autoscaler.errors import (
     UnreachableError,
 )
 from slo_autoscaler.kube import client as kube_api
-from slo_autoscaler.kube.client import KubeApi, Resource, Watched
+from slo_autoscaler.kube.client import KubeApi, Resource
 
 DEPLOYMENTS = Resource("apps/v1", "deployments")
 EVENTS = Resource("v1", "events")
@@ -168,7 +166,7 @@ def test_one_that_stays_busy_is_an_error_when_the_time_is_up(server, tmp_path):
     client.close()
 
 
-def test_who_is_not_patient_asks_once(api, server):
+def test_get_without_patience_sends_one_request(api, server):
     server.faults["GET"] = doubles.status(503)
     with pytest.raises(ApiError):
         api.get(WEB, patient=False)
@@ -267,219 +265,6 @@ def test_a_kubeconfig_that_is_none_stops_the_start(tmp_path, content):
         path.write_text(content)
     with pytest.raises(ConfigError, match=r"platform\.kubeconfig: .*config: "):
         KubeApi(str(path), timeout=1.0, connections=1)
-
-
-# Watched lists
-
-
-@pytest.fixture
-def watched(api):
-    made = []
-
-    def make(**changes):
-        told = []
-        settings = {"resync": 300.0, "changed": told.append, "watch_seconds": 10.0, **changes}
-        each = Watched(settings.pop("api", api), ALL, replicas, **settings)
-        each.told = told  # what has been told so far
-        made.append(each)
-        each.start()
-        return each
-
-    yield make
-    for each in made:
-        each.close()
-
-
-def replicas(document):
-    """Keep the count; Deployments named after nobody are not ours."""
-    return None if document["metadata"]["name"] == "nobody" else document["spec"]["replicas"]
-
-
-def put(server, name, count):
-    server.put("apps/v1", "deployments", a_deployment(name, replicas=count))
-
-
-def test_what_is_there_is_known_after_the_first_list(watched, server):
-    put(server, "nobody", 1)
-    each = watched()
-    assert each.wait(10)
-    assert each.items() == {"shop/web": 2}
-    assert (each.get("shop/web"), each.get("shop/nobody")) == (2, None)
-    assert each.error is None
-
-
-def test_what_comes_changes_and_goes_is_told_of(watched, server):
-    each = watched()
-    each.wait(10)
-    put(server, "new", 7)
-    until(lambda: each.items() == {"shop/web": 2, "shop/new": 7}, "the new one is known")
-    put(server, "web", 4)
-    until(lambda: each.get("shop/web") == 4, "the change is known")
-    server.remove("apps/v1", "deployments", "shop", "new")
-    until(lambda: each.items() == {"shop/web": 4}, "the removal is known")
-    assert {"shop/web", "shop/new"} == set(each.told)
-    assert sum(request.startswith("GET") and "watch" not in request for request in server.requests) == 1
-
-
-def test_one_namespace_may_be_watched_alone(api, server):
-    server.put("apps/v1", "deployments", a_deployment("web", "other", 9))
-    each = Watched(api, DEPLOYMENTS.path("other"), replicas, resync=300.0)
-    each.start()
-    assert each.wait(10)
-    assert each.items() == {"other/web": 9}
-    each.close()
-
-
-def test_a_watch_that_breaks_off_goes_on_where_it_was_without_a_list(watched, server):
-    each = watched()
-    each.wait(10)
-    until(server.watches, "it watches")
-    server.end_watches()
-    put(server, "web", 6)
-    until(lambda: each.items() == {"shop/web": 6}, "what happened in between is known")
-    assert sum("watch=" not in request for request in server.requests) == 1
-
-
-def test_a_watch_that_ends_by_itself_is_followed_by_the_next(watched, server):
-    server.longest_watch = 0.1
-    each = watched()
-    each.wait(10)
-    until(lambda: sum("watch=" in request for request in server.requests) > 1, "a second watch")
-    put(server, "web", 3)
-    until(lambda: each.get("shop/web") == 3, "the change is known")
-
-
-def test_a_version_that_is_too_old_is_followed_by_a_list(watched, server):
-    each = watched()
-    each.wait(10)
-    until(server.watches, "it watches")
-    server.faults["GET /apis/apps/v1/deployments"] = doubles.panic
-    server.end_watches()
-    until(lambda: not server.watches(), "it is broken off")
-    put(server, "web", 8)
-    put(server, "gone", 1)
-    server.remove("apps/v1", "deployments", "shop", "gone")
-    server.compact()
-    server.faults.clear()
-    until(lambda: each.error is None and each.items() == {"shop/web": 8}, "it has listed anew")
-    assert "shop/gone" not in each.told
-
-
-def test_bookmarks_keep_a_quiet_watch_from_growing_too_old(watched, server):
-    server.bookmarks = 0.01
-    each = watched()
-    each.wait(10)
-    until(server.watches, "it watches")
-    # Other kinds move the version on, of which this watch hears by bookmarks alone.
-    server.put("v1", "events", {"metadata": {"name": "e", "namespace": "shop"}})
-    heard = time.monotonic()
-    until(lambda: each.age < time.monotonic() - heard - 0.05, "bookmarks are heard")
-    server.compact()
-    server.end_watches()
-    until(lambda: sum("watch=" in request for request in server.requests) == 2, "it watches again")
-    assert sum("watch=" not in request for request in server.requests) == 1
-
-
-def test_everything_is_listed_again_now_and_then(watched, server):
-    server.longest_watch = 0.1
-    each = watched(resync=0.0)
-    each.wait(10)
-    until(lambda: sum("watch=" not in request for request in server.requests) > 1, "a second list")
-    assert each.told == ["shop/web"], "what has not changed is not told again"
-
-
-def test_while_the_server_is_away_there_is_an_error_and_afterwards_what_is_new(watched, server, caplog):
-    caplog.set_level("INFO")
-    each = watched()
-    each.wait(10)
-    until(server.watches, "it watches")
-    server.faults["GET"] = doubles.panic
-    server.end_watches()
-    until(lambda: each.error, "it has noticed")
-    with pytest.raises(UnreachableError):
-        each.items()
-    with pytest.raises(UnreachableError):
-        each.get("shop/web")
-    put(server, "web", 1)
-    server.faults.clear()
-    until(lambda: each.error is None and each.items() == {"shop/web": 1}, "it is current again")
-    assert f"watch {ALL}: works again" in caplog.text
-
-
-def test_a_server_that_is_busy_leaves_what_is_known(watched, server):
-    each = watched()
-    each.wait(10)
-    until(server.watches, "it watches")
-    server.faults["GET"] = doubles.status(429)
-    server.end_watches()
-    until(lambda: each.error, "it has noticed")
-    assert each.items() == {"shop/web": 2}
-
-
-def test_before_the_first_list_nothing_is_known(watched, server):
-    server.rules = []
-    each = watched()
-    assert not each.wait(10)
-    with pytest.raises(ForbiddenError, match="cannot list resource deployments"):
-        each.items()
-
-
-def test_what_has_long_not_been_heard_of_is_not_current(server, tmp_path):
-    with a_freezing_proxy(server.address) as proxy:
-        client = KubeApi(server.kubeconfig(tmp_path, proxy.address), timeout=0.1, connections=2)
-        server.longest_watch = 0.1
-        each = Watched(client, ALL, replicas, resync=300.0, watch_seconds=0.2)
-        each.start()
-        until(lambda: each.wait(1), "it has listed")
-        assert each.items() == {"shop/web": 2}
-        proxy.freeze()
-
-        def stale():
-            try:
-                each.items()
-            except UnreachableError:
-                return True
-            return False
-
-        until(stale, "the silence is noticed")
-        proxy.thaw()
-        until(lambda: each.error is None and not stale(), "it is current again")
-        each.close()
-        client.close()
-
-
-def test_an_object_that_makes_no_sense_spoils_no_other(watched, server, caplog):
-    each = watched()
-    each.wait(10)
-    server.put("apps/v1", "deployments", {"metadata": {"name": "odd", "namespace": "shop"}})
-    put(server, "web", 4)
-    until(lambda: each.items() == {"shop/web": 4}, "it goes on")
-    assert f"watch {ALL}: shop/odd makes no sense" in caplog.text
-    other = watched()
-    assert other.wait(10), "nor when it is there from the beginning"
-    assert other.items() == {"shop/web": 4}
-
-
-def test_a_bug_that_a_change_brings_to_light_does_not_end_the_watch(watched, server):
-    def fail(key):
-        if key == "shop/odd":
-            raise KeyError(key)
-
-    each = watched(changed=fail)
-    each.wait(10)
-    put(server, "odd", 1)
-    until(lambda: each.error, "the fault is known")
-    assert "KeyError: 'shop/odd'" in str(each.error)
-    until(lambda: each.error is None and each.items() == {"shop/web": 2, "shop/odd": 1}, "it goes on")
-
-
-def test_a_watch_that_waits_for_events_ends_when_it_is_told_to(watched, server):
-    server.bookmarks = 60.0
-    each = watched(watch_seconds=60.0)
-    each.wait(10)
-    until(server.watches, "it watches")
-    each.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == f"watch {ALL}"]
 
 
 def test_events_that_make_no_sense_are_errors(api, server):

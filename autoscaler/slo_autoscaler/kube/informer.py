@@ -1,0 +1,320 @@
+"""Keeps lists of objects current by watches, and lays own writes over them.
+
+Owns the threads that list and watch, and the cached values. Knows no kind of object and writes nothing; the
+requests are ``client``'s.
+
+A watch may report an own write later than the next reader asks. The old state would then pass for a refusal.
+So a writer reports the answer to its write (``wrote``), which counts until the watch has its version or a
+newer one. No other module lays own writes over stale reads.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+from slo_autoscaler.errors import GoneError, PlatformError, UnreachableError
+from slo_autoscaler.kube.client import Document, KubeApi, Resource, Stream, delays
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Key = tuple[str, str]
+"""(namespace, name)"""
+
+WATCH_SECONDS: Final = 30.0
+"""A watch ends after so long and is resumed, which proves that the server lives: a silent one may be dead."""
+
+
+class _Version(NamedTuple, Generic[T]):
+    """An object as it was at a resourceVersion."""
+
+    number: str
+    value: T
+
+
+class Informer(Generic[T]):
+    """The objects of one kind, in all namespaces or in some.
+
+    ``transform`` returns the value to cache, or None to skip the object. Return small immutable values:
+    readers share them.
+    """
+
+    def __init__(
+        self,
+        api: KubeApi,
+        resource: Resource,
+        namespaces: Sequence[str] | None,
+        transform: Callable[[Document], T | None],
+        *,
+        resync: float,
+        query: Mapping[str, str] | None = None,
+        changed: Callable[[Key], None] | None = None,
+        watch_seconds: float = WATCH_SECONDS,
+    ) -> None:
+        """Send nothing before ``start``.
+
+        ``namespaces`` None is all of them. ``resync`` is the seconds between two whole lists. ``query`` holds
+        selectors for list and watch. ``changed`` is called from a watch's thread with the key of each object
+        that appeared, changed or vanished, after it did.
+        """
+        told = changed or (lambda _: None)
+        self._lists = {
+            namespace: _List(
+                api, resource.path(namespace), transform, dict(query or {}), resync, told, watch_seconds
+            )
+            for namespace in namespaces or (None,)
+        }
+
+    def start(self) -> None:
+        """Begin to list and watch."""
+        for each in self._lists.values():
+            each.start()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the first lists; False if one did not come. Returns early when they fail."""
+        end = time.monotonic() + seconds
+        listed = [each.wait(max(0.0, end - time.monotonic())) for each in self._lists.values()]
+        return all(listed)
+
+    def items(self, *, skip_failed: bool = False) -> dict[Key, T]:
+        """Return every value by key; raises ``PlatformError`` if they are not known to be current.
+
+        They count as current for some time after a watch has broken, since most are resumed without a gap.
+        ``skip_failed`` leaves out namespaces whose last list or watch failed.
+        """
+        found: dict[Key, T] = {}
+        for each in self._lists.values():
+            if not (skip_failed and each.error is not None):
+                found |= each.items()
+        return found
+
+    def get(self, key: Key) -> T | None:
+        """Return the value of one object, or None; raises as ``items`` does."""
+        found = self._of(key)
+        return None if found is None else found.get(key)
+
+    def wrote(self, key: Key, version: str, value: T) -> None:
+        """Lay an own write over what the watch reports; ``version`` is the answer's resourceVersion."""
+        found = self._of(key)
+        if found is not None:
+            found.wrote(key, _Version(version, value))
+
+    def close(self) -> None:
+        """End the watches and their threads."""
+        for each in self._lists.values():
+            each.close()
+
+    def _of(self, key: Key) -> "_List[T] | None":
+        return self._lists.get(key[0]) or self._lists.get(None)
+
+
+class _List(Generic[T]):
+    """One list, all namespaces' or one's, with its watch in a thread."""
+
+    def __init__(
+        self,
+        api: KubeApi,
+        path: str,
+        transform: Callable[[Document], T | None],
+        query: Mapping[str, str],
+        resync: float,
+        changed: Callable[[Key], None],
+        watch_seconds: float,
+    ) -> None:
+        self._api = api
+        self._path = path
+        self._transform = transform
+        self._query = query
+        self._resync = resync
+        self._changed = changed
+        self._watch_seconds = watch_seconds
+        self._lock = threading.Lock()
+        self._seen: dict[Key, _Version[T]] = {}
+        self._written: dict[Key, _Version[T]] = {}
+        """Own writes that the watch has not reported yet."""
+        self._listed = threading.Event()
+        self._tried = threading.Event()
+        self._contact = time.monotonic()
+        """When the server was last heard."""
+        self.error: PlatformError | None = None
+        """Why the last list or watch failed; None when it did not."""
+        self._stream: Stream | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"watch {path}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wait(self, seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        self._tried.wait(seconds)
+        if self.error is None:
+            self._listed.wait(max(0.0, end - time.monotonic()))
+        return self._listed.is_set()
+
+    def items(self) -> dict[Key, T]:
+        self._check()
+        with self._lock:
+            for key in list(self._written):
+                self._newest(key)
+            return {key: each.value for key, each in (self._seen | self._written).items()}
+
+    def get(self, key: Key) -> T | None:
+        self._check()
+        with self._lock:
+            found = self._newest(key)
+        return None if found is None else found.value
+
+    def wrote(self, key: Key, version: _Version[T]) -> None:
+        with self._lock:
+            self._written[key] = version
+
+    def close(self) -> None:
+        self._stop.set()
+        stream = self._stream
+        if stream is not None:
+            stream.close()
+        if self._thread.is_alive():
+            self._thread.join(1.0)
+
+    def _newest(self, key: Key) -> _Version[T] | None:
+        """Return the own write or the watched version, whichever is newer; drop a write that was reported."""
+        seen, own = self._seen.get(key), self._written.get(key)
+        if own is not None and seen is not None and _is_older(seen.number, own.number):
+            return own
+        self._written.pop(key, None)
+        return seen
+
+    def _check(self) -> None:
+        silence = time.monotonic() - self._contact
+        if not self._listed.is_set():
+            raise self.error or UnreachableError(f"GET {self._path}: no answer yet")
+        if isinstance(self.error, UnreachableError):
+            raise self.error
+        if silence > self._watch_seconds + 2 * self._api.timeout:
+            raise self.error or UnreachableError(f"watch {self._path}: silent for {silence:.0f} s")
+
+    def _run(self) -> None:
+        version, listed_at, waits = "", 0.0, delays()
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                if not version or time.monotonic() - listed_at >= self._resync:
+                    version, listed_at = self._list(), time.monotonic()
+                version = self._follow(version)
+            except GoneError:
+                version = ""
+            except PlatformError as error:
+                self._failed(error)
+            except Exception as error:
+                # A bug must not end the thread: its readers would be blind for ever.
+                logger.exception("watch %s", self._path)
+                self._failed(PlatformError(f"watch {self._path}: {type(error).__name__}: {error}"))
+                version = ""
+            # A server that ends each watch at once is asked no more often than one that is away.
+            if self.error is None and time.monotonic() - began >= 1.0:
+                waits = delays()
+            else:
+                self._stop.wait(next(waits))
+
+    def _failed(self, error: PlatformError) -> None:
+        if str(error) != str(self.error) and not self._stop.is_set():
+            logger.warning("%s", error)
+        self.error = error
+        self._tried.set()
+
+    def _reached(self) -> None:
+        if self.error is not None:
+            logger.info("watch %s: recovered", self._path)
+        self.error = None
+        self._contact = time.monotonic()
+
+    def _list(self) -> str:
+        found: dict[Key, _Version[T]] = {}
+        version = ""
+        for items, as_of in self._api.pages(self._path, self._query):
+            version = as_of
+            for item in items:
+                key, number = _identity(item)
+                value = self._value(key, item)
+                if value is not None:
+                    found[key] = _Version(number, value)
+        with self._lock:
+            before, self._seen = self._seen, found
+        self._reached()
+        self._listed.set()
+        self._tried.set()
+        for key in before.keys() | found.keys():
+            old, new = before.get(key), found.get(key)
+            if old is None or new is None or old.number != new.number:
+                self._changed(key)
+        if not version:
+            raise PlatformError(f"GET {self._path}: a list without resourceVersion")
+        return version
+
+    def _follow(self, version: str) -> str:
+        """Watch once from a version; return the version to resume from, also when the watch broke."""
+        query = {**self._query, "resourceVersion": version, "allowWatchBookmarks": "true"}
+        # Spread out, so that many watches do not end at once.
+        seconds = self._watch_seconds * random.uniform(0.8, 1.0)  # noqa: S311
+        stream = self._api.watch(self._path, query, seconds)
+        self._stream = stream
+        self._reached()
+        try:
+            if self._stop.is_set():
+                return version
+            for event in stream:
+                self._reached()
+                version = self._apply(event)
+        except UnreachableError as error:
+            # The next try resumes here, and shows whether the server is there.
+            if not self._stop.is_set():
+                logger.info("%s", error)
+        finally:
+            self._stream = None
+            stream.close()
+        return version
+
+    def _apply(self, event: Document) -> str:
+        item = event["object"]
+        key, number = _identity(item)
+        if event.get("type") == "BOOKMARK":
+            return number
+        value = None if event.get("type") == "DELETED" else self._value(key, item)
+        with self._lock:
+            before = self._seen.pop(key, None)
+            if value is not None:
+                self._seen[key] = _Version(number, value)
+        if value is not None or before is not None:
+            self._changed(key)
+        return number
+
+    def _value(self, key: Key, item: Document) -> T | None:
+        """Return the value to cache. An object that cannot be read is skipped, and spoils no other."""
+        try:
+            return self._transform(item)
+        except Exception:
+            logger.exception("watch %s: cannot read %s/%s", self._path, *key)
+            return None
+
+
+def _identity(item: Any) -> tuple[Key, str]:
+    """Return key and resourceVersion of an object."""
+    metadata = item.get("metadata") if isinstance(item, dict) else None
+    if not isinstance(metadata, dict):
+        raise PlatformError("an object without metadata")
+    key = str(metadata.get("namespace", "")), str(metadata.get("name", ""))
+    return key, str(metadata.get("resourceVersion", ""))
+
+
+def _is_older(one: str, other: str) -> bool:
+    """Tell whether a resourceVersion is older than another of the same object.
+
+    Every API server numbers them upwards. Versions that are no numbers are not compared.
+    """
+    digits = all(each.isascii() and each.isdecimal() for each in (one, other))
+    return digits and int(one) < int(other)

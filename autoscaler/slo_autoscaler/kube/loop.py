@@ -1,0 +1,153 @@
+"""Runs a duty in a thread of its own, and backs off from objects whose writes fail.
+
+Owns the thread, the rhythm and the back-off. Knows no kind of object: the step of a loop is its owner's.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple
+
+from slo_autoscaler.errors import ApiError, ConflictError, NotFoundError, PlatformError, UnreachableError
+from slo_autoscaler.kube.informer import Key
+
+logger = logging.getLogger(__name__)
+
+MAX_WAIT_SECONDS: Final = 2.0
+"""Seconds between two passes at most: a step that depends on time sees it this late."""
+
+DEBOUNCE_SECONDS: Final = 0.02
+"""Seconds between a change and its pass, so that changes that come together make one pass. If the last pass
+took longer, it is that long: so many changes use half of a core at most."""
+
+FIRST_BACK_OFF: Final = 0.2
+MAX_BACK_OFF: Final = 30.0
+
+
+class Loop:
+    """Calls ``step`` in a thread of its own: when woken, and after the seconds that it returned."""
+
+    def __init__(self, name: str, step: Callable[[], float]) -> None:
+        self._step = step
+        self._awake = threading.Event()
+        self._stop = threading.Event()
+        self._logged = ""
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin with a pass."""
+        self._thread.start()
+
+    def wake(self, _key: Key | None = None) -> None:
+        """Ask for a pass soon."""
+        self._awake.set()
+
+    def close(self) -> None:
+        """End; wait a second at most for a request that is under way."""
+        self._stop.set()
+        self._awake.set()
+        if self._thread.is_alive():
+            self._thread.join(1.0)
+
+    def _run(self) -> None:
+        wait, took = 0.0, 0.0
+        while not self._stop.is_set():
+            self._awake.wait(wait)
+            self._stop.wait(max(DEBOUNCE_SECONDS, took))
+            self._awake.clear()
+            if self._stop.is_set():
+                return
+            wait, began = MAX_WAIT_SECONDS, time.thread_time()
+            try:
+                wait = self._step()
+            except PlatformError as error:
+                if str(error) != self._logged:
+                    logger.warning("%s", error)
+                self._logged = str(error)
+            except Exception:
+                # The loop outlives its own bugs: the next pass starts from what is there.
+                logger.exception("%s failed", self._thread.name)
+            else:
+                self._logged = ""
+            took = time.thread_time() - began
+
+
+class _Wait(NamedTuple):
+    """A back-off: when it ends, and how many seconds it took."""
+
+    until: float = 0.0
+    seconds: float = 0.0
+
+    def longer(self) -> "_Wait":
+        seconds = min(max(FIRST_BACK_OFF, 2 * self.seconds), MAX_BACK_OFF)
+        return _Wait(time.monotonic() + seconds, seconds)
+
+
+class Writes:
+    """The writes of a loop: a failed one backs off, and keeps no other from its turn.
+
+    A write that fails for one object (refused by a rule) backs off alone. A failure that concerns all
+    writes (no answer, 5xx: a webhook that is away makes each write wait for its timeout) ends the pass; the
+    next pass begins with the writes that were not tried.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._waits: dict[Key, _Wait] = {}
+        self._all = _Wait()
+        self._last: dict[Key, float] = {}
+        """When each was tried last."""
+        self._errors: dict[Key, str] = {}
+
+    def order(self, keys: Iterable[Key]) -> list[Key]:
+        """Return the keys in the order of their turns, tried longest ago first; forget all others."""
+        wanted = set(keys)
+        for kept in (self._waits, self._last, self._errors):
+            for key in kept.keys() - wanted:
+                del kept[key]
+        return sorted(wanted, key=lambda key: (self._last.get(key, 0.0), key))
+
+    def failed(self, key: Key) -> bool:
+        """Tell whether the last write for this object failed."""
+        return key in self._errors
+
+    def backing_off(self) -> bool:
+        """Tell whether all writes back off."""
+        return time.monotonic() < self._all.until
+
+    def pause(self) -> float:
+        """Return the seconds until a write that backs off may be tried again, MAX_WAIT_SECONDS at most."""
+        now = time.monotonic()
+        due = [each.until - now for each in (self._all, *self._waits.values()) if each.until > now]
+        return min([MAX_WAIT_SECONDS, *due])
+
+    def attempt(self, key: Key, write: Callable[[], object]) -> bool:
+        """Write, unless the object backs off; False if the pass is over."""
+        now = time.monotonic()
+        before = self._waits.get(key, _Wait())
+        if now < before.until:
+            return True
+        self._last[key] = now
+        try:
+            write()
+        except (ConflictError, NotFoundError):
+            # The state that was read is old; the watch reports the new one.
+            return True
+        except PlatformError as error:
+            self._log_once(key, error)
+            if isinstance(error, UnreachableError) or (isinstance(error, ApiError) and error.status >= 500):
+                self._all = self._all.longer()
+                return False
+            self._waits[key] = before.longer()
+            return True
+        self._all = _Wait()
+        self._waits.pop(key, None)
+        if self._errors.pop(key, None) is not None:
+            logger.info("%s of %s/%s: recovered", self._what, *key)
+        return True
+
+    def _log_once(self, key: Key, error: PlatformError) -> None:
+        if self._errors.get(key) != str(error):
+            logger.warning("%s of %s/%s: %s", self._what, *key, error)
+        self._errors[key] = str(error)

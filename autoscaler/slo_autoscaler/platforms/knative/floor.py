@@ -1,0 +1,168 @@
+"""Raises min-scale to a floor from forecast and capacity, for revisions that Knative's autoscaler scales.
+
+Owns the step of one thread and its writes; the rules are ``allocation``'s and ``minimum``'s. Only the leader
+writes. All state is in the annotations of the Revisions, so a restart changes nothing.
+"""
+
+import logging
+import time
+from functools import partial
+from typing import Any, Final
+
+from slo_autoscaler.config import KnativeConfig
+from slo_autoscaler.errors import ConflictError, FunctionGoneError, PlatformError
+from slo_autoscaler.kube.loop import Loop, Writes
+from slo_autoscaler.leader import Leader
+from slo_autoscaler.model import Scale
+from slo_autoscaler.platforms.knative import minimum
+from slo_autoscaler.platforms.knative.allocation import (
+    UNROUTED,
+    Key,
+    Revision,
+    annotation,
+    class_of,
+    main_of,
+    newest,
+    scale_of,
+    shares,
+)
+from slo_autoscaler.platforms.knative.objects import (
+    REVISIONS,
+    ROUTES,
+    TRIES,
+    ClusterDefaults,
+    DesiredReplicas,
+    api_of,
+    informer_of,
+    strip_revision,
+    strip_route,
+    version,
+)
+from slo_autoscaler.platforms.knative.status import CLASS
+
+logger = logging.getLogger(__name__)
+
+_RETRY_SECONDS: Final = 0.05
+"""Between two tries of a write: the watch reports the conflicting change meanwhile."""
+
+
+class Floor:
+    """The Services whose template asks for a floor."""
+
+    def __init__(self, config: KnativeConfig, leader: Leader) -> None:
+        """Begin to watch at once, and to act whenever ``leader`` leads; raises ``ConfigError``."""
+        self._config = config
+        self._leader = leader
+        self._api = api_of(config, kinds=2)
+        self._cluster = ClusterDefaults(self._api)
+        self._desired = DesiredReplicas()
+        self._loop, self._writes = Loop("knative floor", self.reconcile_floors), Writes("floor")
+        watch = partial(informer_of, self._api, config=config, changed=self._loop.wake)
+        self._revisions = watch(REVISIONS, transform=strip_revision)
+        self._routes = watch(ROUTES, transform=strip_route)
+        self._loop.start()
+
+    def scales(self) -> dict[str, Scale | PlatformError]:
+        """Return floor, replicas and bounds of every Service that asks for a floor."""
+        return {
+            name: scale_of(main_of(members.values()), self._config.cap)
+            for name, members in self._functions().items()
+            if not all(member.inactive for member in members.values())
+        }
+
+    def scale(self, function_name: str) -> Scale:
+        """Return floor, replicas and bounds of one Service."""
+        return scale_of(main_of(self._members(function_name).values()), self._config.cap)
+
+    def set_scale(self, function_name: str, replicas: int) -> None:
+        """Give the main revision its floor now, the others theirs with the next pass."""
+        if not self._leader.leads():
+            raise PlatformError(f"{function_name}: not the leader")
+        members = self._members(function_name)
+        main = main_of(members.values()).key
+        floor = minimum.floors(members.values(), replicas)[main]
+        with self._desired.deciding(function_name, replicas):
+            self._write_floor(main, floor)
+        self._loop.wake()
+
+    def close(self) -> None:
+        """Give up the thread, watches and connections; the floors stay, so that a restart is no dip."""
+        for each in (self._loop, self._revisions, self._routes, self._api):
+            each.close()
+
+    def reconcile_floors(self) -> float:
+        """Give every revision its floor, or its user's own minimum back: the step of the thread.
+
+        Returns the seconds until the next pass at most.
+        """
+        if not self._leader.leads():
+            # Another leader decides now; its decisions are seen in the floors.
+            self._desired.keep(())
+            return self._writes.pause()
+        functions = self._functions()
+        self._desired.keep(functions)
+        floors = {
+            key: floor
+            for name, members in functions.items()
+            for key, floor in minimum.floors(members.values(), self._desired.get(name)).items()
+        }
+        for key in self._writes.order(floors):
+            change = None if self._writes.backing_off() else self._change(key, floors[key])
+            if change is None:
+                continue
+            if not (self._leader.leads() and self._writes.attempt(key, partial(self._write, key, change))):
+                break
+        return self._writes.pause()
+
+    def _functions(self) -> dict[str, dict[Key, Revision]]:
+        """Return the revisions of every function that has, or had, a floor."""
+        self._check_version()
+        for informer in (self._revisions, self._routes):
+            informer.wait(self._config.timeout)
+        revisions = self._revisions.items()
+        routed = shares(self._routes.items().values(), newest(revisions.values()))
+        defaults = self._cluster.defaults()
+        functions: dict[str, dict[Key, Revision]] = {}
+        for key, each in revisions.items():
+            asks = minimum.takes_part(each) or annotation(each, minimum.APPLIED) is not None
+            if asks and class_of(each, defaults) != CLASS:
+                revision = minimum.revision_of(each, routed.get(key, UNROUTED), defaults)
+                functions.setdefault(revision.function_name, {})[key] = revision
+        return functions
+
+    def _members(self, function_name: str) -> dict[Key, Revision]:
+        members = self._functions().get(function_name)
+        if not members:
+            raise FunctionGoneError(f"{function_name}: no revision with the annotation {minimum.OPT_IN}")
+        return members
+
+    def _check_version(self) -> None:
+        found = self._cluster.version()
+        if found is not None and found < minimum.LEAST_VERSION:
+            least, present = (".".join(map(str, each)) for each in (minimum.LEAST_VERSION, found))
+            raise PlatformError(f"platform.mode: floor needs Knative {least} or later; this is {present}")
+
+    def _change(self, key: Key, floor: int) -> dict[str, Any] | None:
+        revision = self._revisions.get(key)
+        return None if revision is None else minimum.change(revision, floor, self._cluster.defaults())
+
+    def _write_floor(self, key: Key, floor: int) -> None:
+        """Give a revision its floor, read anew by the watch after each conflict."""
+        for left in reversed(range(TRIES)):
+            change = self._change(key, floor)
+            if change is None:
+                return
+            try:
+                self._write(key, change)
+            except ConflictError:
+                if not left or not self._leader.leads():
+                    raise
+                time.sleep(_RETRY_SECONDS)
+            else:
+                return
+
+    def _write(self, key: Key, change: dict[str, Any]) -> None:
+        answer = self._api.patch(REVISIONS.path(*key), change, patient=False)
+        self._revisions.wrote(key, version(answer), strip_revision(answer))
+        floor = change["metadata"]["annotations"].get(minimum.APPLIED)
+        logger.info("%s/%s: %s", *key, f"floor {floor}" if floor else "min-scale is the user's own again")

@@ -1,0 +1,76 @@
+"""Loops in their threads, and writes that back off."""
+
+import threading
+
+from autoscaler.doubles import until
+from slo_autoscaler.errors import ApiError, ConflictError, PlatformError, UnreachableError
+from slo_autoscaler.kube.loop import MAX_WAIT_SECONDS, Loop, Writes
+
+A, B = ("default", "a"), ("default", "b")
+
+
+def fail(error):
+    def write():
+        raise error
+
+    return write
+
+
+def test_a_loop_is_woken_and_outlives_its_own_bugs(caplog):
+    passes = threading.Semaphore(0)
+    bugs = [ValueError("a bug"), PlatformError("away"), PlatformError("away")]
+
+    def step():
+        passes.release()
+        if bugs:
+            raise bugs.pop(0)
+        return 60.0
+
+    loop = Loop("a loop", step)
+    loop.start()
+    for _ in range(5):
+        assert passes.acquire(timeout=10)
+        loop.wake()
+    loop.close()
+    assert "a loop failed" in caplog.text
+    assert caplog.text.count("away") == 1, "a complaint that goes on is made once"
+
+
+def test_a_loop_that_was_never_started_can_be_closed():
+    Loop("a loop", lambda: 1.0).close()
+
+
+def test_a_write_that_is_refused_waits_alone(caplog):
+    writes, done = Writes("status"), []
+    assert writes.attempt(A, fail(ApiError("refused", 422)))
+    assert writes.attempt(A, lambda: done.append("a")), "too early"
+    assert writes.attempt(B, lambda: done.append("b"))
+    assert done == ["b"]
+    assert writes.failed(A)
+    assert not writes.failed(B)
+    assert 0.0 < writes.pause() < MAX_WAIT_SECONDS
+    until(lambda: writes.attempt(A, lambda: done.append("a")) and "a" in done, "it is tried again")
+    assert not writes.failed(A)
+    assert caplog.text.count("status of default/a: refused") == 1
+
+
+def test_what_fails_for_all_ends_the_pass_and_all_wait():
+    for error in (UnreachableError("no answer"), ApiError("webhook", 500)):
+        writes = Writes("status")
+        assert not writes.attempt(A, fail(error))
+        assert writes.backing_off()
+        assert writes.order([A, B])[0] == B, "what was not tried has its turn first"
+
+
+def test_a_conflict_is_no_failure_for_the_watch_will_tell():
+    writes = Writes("status")
+    assert writes.attempt(A, fail(ConflictError("stale", 409)))
+    assert not writes.failed(A)
+    assert writes.pause() == MAX_WAIT_SECONDS
+
+
+def test_what_is_gone_is_forgotten():
+    writes = Writes("status")
+    writes.attempt(A, fail(ApiError("refused", 422)))
+    assert writes.order([B]) == [B]
+    assert not writes.failed(A)
