@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import logging
 import signal
 import sys
@@ -15,18 +14,18 @@ from pathlib import Path
 import uvloop
 from rich.console import Console
 
-from tailbound_lab.demo.table import Display, verdict
-from tailbound_lab.live import session
-from tailbound_lab.live.session import DemoError, Options, Outcome
-from tailbound_lab.load.records import result
+from tailbound_lab.demo.table import Terminal, explain, verdict
+from tailbound_lab.demo.traffic import TRAFFIC
+from tailbound_lab.live.session import Options, Outcome, run
+from tailbound_lab.load.records import DemoError
 from tailbound_lab.local.errors import PlatformError
 
 _PLAIN_WIDTH = 100
 _FULL, _QUICK, _SHORTEST = 180.0, 60.0, 5.0
 _DESCRIPTION = """\
 Runs the functions of stack.yml on this machine behind a real Prometheus and the autoscaler, offers them a
-traffic peak, and compares with what OpenFaaS does today under the very same arrivals. Watch the table; then
-read the report. The last lines of standard output are one JSON object for each function."""
+traffic peak, and compares with what OpenFaaS does today under the very same arrivals. Watch the table, read
+the verdict, open the report."""
 _EPILOG = (
     "exit status: 0 if every function met its SLO, 1 if one did not or the demo could not run, "
     "2 for wrong arguments, 130 when interrupted."
@@ -81,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out=options.out,
         duration=options.duration or (_QUICK if options.quick else _FULL),
         seed=options.seed,
+        traffic=TRAFFIC,
         with_twins=not options.no_baseline,
         rate=options.rate,
     )
@@ -95,17 +95,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.stderr.write("demo: stopped before its end; there is no result\n")
         return 130
+    logs = wanted.out / "run" / "logs"
+    for line in (
+        f"Report: {wanted.out / 'report.html'}   results: {wanted.out / 'result.json'}   logs: {logs}",
+        f"Why: {explain(TRAFFIC[0].function)} --log {logs / 'autoscaler.log'}",
+    ):
+        console.print(line, highlight=False, soft_wrap=True)
     console.print(verdict(outcome.comparisons))
-    console.print(
-        f"Report: {wanted.out / 'report.html'}   logs: {wanted.out / 'run' / 'logs'}", highlight=False
-    )
-    console.print(
-        f"Why: {session.explain(wanted)} --log {wanted.out / 'run' / 'logs' / 'autoscaler.log'}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    for comparison in outcome.comparisons:
-        sys.stdout.write(json.dumps(result(comparison), allow_nan=False) + "\n")
     return 0 if outcome.met else 1
 
 
@@ -120,8 +116,8 @@ async def _run(options: Options, console: Console) -> Outcome:
         # Imported late and in a thread: drawing must not take a core from the traffic.
         import_module("tailbound_lab.demo.report").write(outcome, options.out)
 
-    with Display(console) as display:
-        return await session.run(options, display, write)
+    with Terminal(console, options.duration) as terminal:
+        return await run(options, terminal, write)
 
 
 if __name__ == "__main__":

@@ -22,11 +22,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from tailbound_lab.demo.table import BASELINE, TAILBOUND, milliseconds, number, percent
-from tailbound_lab.live.alerting import GROUP_INTERVAL, GROUP_WAIT, REPEAT_INTERVAL
-from tailbound_lab.live.decisions import Decision
 from tailbound_lab.live.session import Outcome
+from tailbound_lab.live.watch import Decision
 from tailbound_lab.load.openloop import GIVE_UP_AFTER
 from tailbound_lab.load.records import Comparison, Sample, Summary, Track, highest_replicas, result
+from tailbound_lab.simulate.baselines import OpenFaasRule
 
 _OURS, _THEIRS, _OFFERED, _LIMIT = "#1769aa", "#d9822b", "#c9d1d9", "#b3261e"
 _LAG_SHARE = 0.05
@@ -174,6 +174,7 @@ def svg(drawn: Figure) -> str:
 def page(outcome: Outcome) -> str:
     """Return the whole report as one HTML page without any reference outside itself."""
     met, count = sum(item.met for item in outcome.comparisons), len(outcome.comparisons)
+    rule = OpenFaasRule()
     template = resources.files("tailbound_lab.demo").joinpath("page.html").read_text(encoding="utf-8")
     return Template(template).substitute(
         verdict="good" if outcome.met else "bad",
@@ -183,9 +184,9 @@ def page(outcome: Outcome) -> str:
         sections="".join(_section(item, outcome.decisions) for item in outcome.comparisons),
         baseline=BASELINE,
         give_up_after=f"{GIVE_UP_AFTER:g}",
-        group_wait=f"{GROUP_WAIT:g}",
-        group_interval=f"{GROUP_INTERVAL:g}",
-        repeat_interval=f"{REPEAT_INTERVAL:g}",
+        group_wait=f"{rule.group_wait:g}",
+        group_interval=f"{rule.group_interval:g}",
+        repeat_interval=f"{rule.repeat:g}",
         conditions="".join(
             f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in _conditions(outcome)
         ),
@@ -218,17 +219,17 @@ def _scaling(function: str, decisions: Sequence[Decision]) -> str:
 def _claim(item: Comparison) -> str:
     ours = item.tailbound
     claim = (
-        f"{percent(ours.total.attainment)} of {ours.total.sent:,} requests answered well within "
+        f"{percent(ours.total.attainment)} of {ours.total.sent:,} requests answered within "
         f"{item.slo * 1e3:g} ms (objective {percent(item.objective)}), "
         f"p99 {milliseconds(ours.total.p99)} ms, "
-        f"{number(ours.replica_seconds)} replica-seconds, replicas at most {number(highest_replicas(ours))}."
+        f"{number(ours.replica_seconds)} replica-seconds, max replicas {number(highest_replicas(ours))}."
     )
     theirs = item.baseline
     if theirs is not None:
         claim += (
             f" {BASELINE}: {percent(theirs.total.attainment)}, p99 {milliseconds(theirs.total.p99)} ms, "
             f"{number(theirs.replica_seconds)} replica-seconds, "
-            f"replicas at most {number(highest_replicas(theirs))}."
+            f"max replicas {number(highest_replicas(theirs))}."
         )
     else:
         claim += " No twin: its work would take the cores that the others are measured on."
@@ -236,17 +237,17 @@ def _claim(item: Comparison) -> str:
 
 
 _COLUMNS = (
-    ("attained", "share of all requests answered well within the SLO"),
+    ("within SLO", "share of all requests answered with a 2xx status within the SLO"),
     ("p50 ms", "half of all requests took at most this long"),
     ("p95 ms", ""),
-    ("p99 ms", "endless (∞) when more than 1 % were refused, failed or lost"),
+    ("p99 ms", "infinite (∞) when more than 1% were refused, failed or lost"),
     ("requests", ""),
-    ("slow", "answered well, but later than the SLO"),
+    ("slow", "answered with a 2xx status, but later than the SLO"),
     ("refused", "429 or 503"),
     ("failed", "other error statuses"),
     ("lost", "no answer at all"),
     ("replica-seconds", "the cost: replicas, integrated over the run"),
-    ("peak replicas", ""),
+    ("max replicas", ""),
 )
 
 
@@ -274,12 +275,12 @@ def _rows(item: Comparison) -> str:
 def _cells(item: Comparison, system: str, track: Track) -> str:
     total = track.total
     attained = total.attainment is not None and total.attainment >= item.objective
-    in_time = total.p99 is not None and total.p99 <= item.slo
+    within = total.p99 is not None and total.p99 <= item.slo
     cells = [
         (percent(total.attainment), "good" if attained else "bad"),
         (milliseconds(total.p50), ""),
         (milliseconds(total.p95), ""),
-        (milliseconds(total.p99), "good" if in_time else "bad"),
+        (milliseconds(total.p99), "good" if within else "bad"),
         *((f"{count:,}", "") for count in (total.sent, total.slow, total.refused, total.failed)),
         (f"{total.lost:,}", "bad" if total.lost else ""),
         (number(track.replica_seconds), ""),
@@ -310,7 +311,7 @@ def _conditions(outcome: Outcome) -> list[tuple[str, str]]:
             "Generator's own lag",
             f"p50 {lag.p50 * 1e3:.1f} ms, p99 {lag.p99 * 1e3:.1f} ms, p99.9 {lag.p999 * 1e3:.1f} ms, "
             f"worst {lag.worst * 1e3:.1f} ms; every latency contains it. {judgment} the limit of "
-            f"{limit * 1e3:g} ms at p99.9, 5 % of the tightest SLO",
+            f"{limit * 1e3:g} ms at p99.9, 5% of the tightest SLO",
         ),
         ("Seed of the arrivals", str(outcome.seed)),
         ("Samples that could not be read", gaps),

@@ -1,14 +1,18 @@
 """What the terminal shows: a live table while traffic runs, the verdict at the end.
 
 Owns the words and colors on the terminal; it reads ledgers and decides nothing. Where standard output is no
-terminal, the same numbers come as plain lines every few seconds.
+terminal, each function gets a plain line every ten seconds.
 """
 
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
 from types import TracebackType
 
 from rich import box
@@ -18,19 +22,23 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tailbound_lab.live.session import Deployed
+from tailbound_lab.load.arrivals import phase
 from tailbound_lab.load.records import (
     Comparison,
     Ledger,
+    Sample,
     Summary,
     Track,
     highest_replicas,
     recent,
     summarize,
 )
+from tailbound_lab.local.platform import Platform
 
 TAILBOUND, BASELINE = "Tailbound", "OpenFaaS CE"
 _WINDOW = 5.0
-_PLAIN_INTERVAL = 5.0
+_PLAIN_INTERVAL = 10.0
 _GOOD, _BAD, _DIM = "green", "bold red", "dim"
 
 
@@ -46,10 +54,7 @@ class Row:
     window: Summary
     attainment: float | None
     lost: int
-    replicas: float | None
-    ready: float | None
-    batch: float | None
-    queue: float | None
+    sample: Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,6 @@ class Frame:
 
 def row(function: str, system: str, ledger: Ledger, *, objective: float, rate: float, elapsed: float) -> Row:
     """Return a ledger's row at a moment of the run (seconds)."""
-    sample = ledger.samples[-1] if ledger.samples else None
     return Row(
         function=function,
         system=system,
@@ -74,10 +78,25 @@ def row(function: str, system: str, ledger: Ledger, *, objective: float, rate: f
         window=summarize(recent(ledger.records, elapsed - _WINDOW), ledger.slo),
         attainment=ledger.attainment,
         lost=ledger.lost,
-        replicas=sample.replicas if sample else None,
-        ready=sample.ready if sample else None,
-        batch=sample.batch if sample else None,
-        queue=sample.queue if sample else None,
+        sample=ledger.samples[-1] if ledger.samples else Sample(elapsed),
+    )
+
+
+def frame(elapsed: float, duration: float, deployed: Sequence[Deployed]) -> Frame:
+    """Return the picture of a run at a moment."""
+    rows = (
+        row(
+            item.spec.name,
+            BASELINE if item.is_twin else TAILBOUND,
+            item.ledger,
+            objective=item.objective,
+            rate=item.profile.rate(elapsed),
+            elapsed=elapsed,
+        )
+        for item in deployed
+    )
+    return Frame(
+        elapsed, duration, phase(elapsed, duration) if elapsed < duration else "last answers", tuple(rows)
     )
 
 
@@ -92,7 +111,7 @@ def percent(share: float | None) -> str:
     """Return a share as a percentage that never rounds a miss up to 100."""
     if share is None:
         return "-"
-    return f"{math.floor(share * 1e4) / 100:.2f} %"
+    return f"{math.floor(share * 1e4) / 100:.2f}%"
 
 
 def number(value: float | None, digits: int = 0) -> str:
@@ -100,10 +119,10 @@ def number(value: float | None, digits: int = 0) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
-def _replicas(item: Row) -> str:
-    if item.replicas is None or item.ready is None or item.ready == item.replicas:
-        return number(item.replicas)
-    return f"{item.ready:.0f} of {item.replicas:.0f}"
+def _replicas(sample: Sample) -> str:
+    if sample.replicas is None or sample.ready is None or sample.ready == sample.replicas:
+        return number(sample.replicas)
+    return f"{sample.ready:.0f} of {sample.replicas:.0f}"
 
 
 def _latency(seconds: float | None, slo: float) -> Text:
@@ -116,6 +135,10 @@ def _attainment(share: float | None, objective: float) -> Text:
     return Text(percent(share), style)
 
 
+def _lost(count: int) -> Text:
+    return Text(f"{count:,}", _BAD if count else _DIM)
+
+
 def _table(headings: Sequence[str]) -> Table:
     # 80 columns must do: no space is spent on borders, and units stand in the headings.
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
@@ -126,55 +149,58 @@ def _table(headings: Sequence[str]) -> Table:
     return table
 
 
-def _system(name: str) -> Text:
-    return Text(name, "cyan" if name == TAILBOUND else "yellow")
+def _names(function: str, system: str, slo: float) -> tuple[Text, Text]:
+    if system == TAILBOUND:
+        return Text(function, "bold"), Text(system, "cyan")
+    return Text(f"SLO {slo * 1e3:.0f} ms", _DIM), Text(system, "yellow")
 
 
-def picture(frame: Frame) -> RenderableType:
+def picture(shown: Frame) -> RenderableType:
     """Return the live table with its progress bar."""
-    table = _table(("rate/s", "p95 ms", "p99 ms", "attained", "replicas", "batch", "queue", "lost"))
-    previous = ""
-    for item in frame.rows:
-        first = item.function != previous
-        if previous and first:
+    table = _table(("rate/s", "p95 ms", "p99 ms", "within\nSLO", "replicas", "batch", "queue", "lost"))
+    for item in shown.rows:
+        if item.system == TAILBOUND:
             table.add_section()
-        previous = item.function
         table.add_row(
-            Text(item.function, "bold") if first else Text(f"SLO {item.slo * 1e3:.0f} ms", _DIM),
-            _system(item.system),
+            *_names(item.function, item.system, item.slo),
             f"{item.rate:,.0f}",
             _latency(item.window.p95, item.slo),
             _latency(item.window.p99, item.slo),
             _attainment(item.attainment, item.objective),
-            _replicas(item),
-            number(item.batch, 1),
-            number(item.queue),
-            Text(f"{item.lost:,}", _BAD if item.lost else _DIM),
+            _replicas(item.sample),
+            number(item.sample.batch, 1),
+            number(item.sample.queue),
+            _lost(item.lost),
         )
     bar = Table.grid(padding=(0, 1))
     bar.add_row(
-        ProgressBar(frame.duration, min(frame.elapsed, frame.duration), width=46),
-        f"{min(frame.elapsed, frame.duration):3.0f} of {frame.duration:.0f} s",
-        Text(frame.phase, "bold"),
+        ProgressBar(shown.duration, min(shown.elapsed, shown.duration), width=46),
+        f"{min(shown.elapsed, shown.duration):3.0f} of {shown.duration:.0f} s",
+        Text(shown.phase, "bold"),
     )
     return Group(table, bar)
 
 
-def lines(frame: Frame) -> list[str]:
-    """Return the same as plain text, one line for each row."""
+def lines(shown: Frame) -> list[str]:
+    """Return the picture as plain text: one line for each function, its twin on the same line."""
     return [
-        f"{frame.elapsed:4.0f} s  {frame.phase:12}  {item.function:12} {item.system:11}"
-        f" {item.rate:5.0f}/s  p95 {milliseconds(item.window.p95):>6} ms"
-        f"  p99 {milliseconds(item.window.p99):>6} ms"
-        f"  attained {percent(item.attainment):>8}  replicas {_replicas(item):>6}"
-        f"  batch {number(item.batch, 1):>4}  queue {number(item.queue):>5}  lost {item.lost}"
-        for item in frame.rows
+        f"{shown.elapsed:4.0f} s  {shown.phase:10}  {function:11} {rate:3.0f}/s" + "".join(map(_words, rows))
+        for (function, rate), rows in groupby(shown.rows, lambda item: (item.function, item.rate))
     ]
 
 
+def _words(item: Row) -> str:
+    return (
+        f"  {item.system}: {percent(item.attainment)} within {item.slo * 1e3:.0f} ms,"
+        f" p99 {milliseconds(item.window.p99)} ms, replicas {_replicas(item.sample)}"
+    )
+
+
 def verdict(comparisons: Sequence[Comparison]) -> RenderableType:
-    """Return the sentence of the result and the table below it."""
-    table = _table(("attained", "p99 ms", "requests", "late", "errors", "lost", "repl-s", "max"))
+    """Return the table of the result and the sentence below it."""
+    table = _table(
+        ("within\nSLO", "p99 ms", "requests", "errors", "lost", "replica-\nseconds", "max\nreplicas")
+    )
     for item in comparisons:
         _add_track(table, item, TAILBOUND, item.tailbound)
         if item.baseline is not None:
@@ -182,36 +208,42 @@ def verdict(comparisons: Sequence[Comparison]) -> RenderableType:
         table.add_section()
     met = sum(item.met for item in comparisons)
     headline = f"Tailbound met the SLO on {met} of {len(comparisons)} functions."
-    return Group(Text(headline, f"bold {'green' if met == len(comparisons) else 'red'}"), table)
+    return Group(table, Text(headline, f"bold {'green' if met == len(comparisons) else 'red'}"))
 
 
 def _add_track(table: Table, item: Comparison, system: str, track: Track) -> None:
     total = track.total
-    name = Text(item.function, "bold") if system == TAILBOUND else Text(f"SLO {item.slo * 1e3:.0f} ms", _DIM)
     table.add_row(
-        name,
-        _system(system),
+        *_names(item.function, system, item.slo),
         _attainment(total.attainment, item.objective),
         _latency(total.p99, item.slo),
-        *(f"{count:,}" for count in (total.sent, total.slow, total.refused + total.failed)),
-        Text(f"{total.lost:,}", _BAD if total.lost else ""),
+        f"{total.sent:,}",
+        f"{total.refused + total.failed:,}",
+        _lost(total.lost),
         number(track.replica_seconds),
         number(highest_replicas(track)),
     )
 
 
-class Display:
+def explain(function: str) -> str:
+    """Return the command that explains what was decided for a function, without its source."""
+    program = os.path.relpath(Path(sys.executable).with_name("slo-autoscaler"))
+    return f"{program} explain {function}"
+
+
+class Terminal:
     """The terminal for the length of a run: live where there is one, lines elsewhere."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console, duration: float) -> None:
+        self._console = console
+        self._duration = duration
         self._live: Live | None = None
         self._next_lines = 0.0
 
-    def __enter__(self) -> Display:
-        if self.console.is_terminal:
+    def __enter__(self) -> Terminal:
+        if self._console.is_terminal:
             # Refreshed by update(): a refreshing thread would compete with the gateway for the interpreter.
-            self._live = Live(console=self.console, auto_refresh=False, transient=True)
+            self._live = Live(console=self._console, auto_refresh=False, transient=True)
             self._live.start()
         return self
 
@@ -222,16 +254,26 @@ class Display:
             self._live.stop()
             self._live = None
 
-    def say(self, text: str) -> None:
-        """Print one line above whatever is live."""
-        # The terminal breaks it: so what is copied is whole.
-        self.console.print(text, highlight=False, soft_wrap=True)
+    def starting(self) -> None:
+        """Say what takes the first seconds."""
+        self._say("Starting the platform, Prometheus, the autoscaler and the functions ...")
 
-    def update(self, frame: Frame) -> None:
-        """Show a frame: at once on a terminal, every few seconds as lines."""
+    def started(self, platform: Platform) -> None:
+        """Say where the reasons are while it runs."""
+        if platform.page_url is not None:
+            self._say(f"Every function, its replicas and why, while this runs: {platform.page_url}/")
+        first = next(iter(platform.registry)).spec.name
+        self._say(f"In words: {explain(first)} --url {platform.autoscaler_url}")
+
+    def update(self, elapsed: float, deployed: Sequence[Deployed]) -> None:
+        """Show a frame: at once on a terminal, every ten seconds as lines."""
         if self._live is not None:
-            self._live.update(picture(frame), refresh=True)
-        elif frame.elapsed >= self._next_lines:
-            self._next_lines = frame.elapsed + _PLAIN_INTERVAL
-            for line in lines(frame):
-                self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+            self._live.update(picture(frame(elapsed, self._duration, deployed)), refresh=True)
+        elif self._next_lines <= elapsed < self._duration:
+            self._next_lines += _PLAIN_INTERVAL
+            for line in lines(frame(elapsed, self._duration, deployed)):
+                self._say(line)
+
+    def _say(self, text: str) -> None:
+        # The terminal breaks it: so what is copied is whole.
+        self._console.print(text, highlight=False, soft_wrap=True, markup=False)

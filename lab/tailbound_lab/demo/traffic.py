@@ -1,4 +1,4 @@
-"""Which functions get how much traffic, and with what bodies. [P]
+"""Which functions get how much traffic, and with what bodies.
 
 The one place to change rates: everything else reads :data:`TRAFFIC`. Rates are chosen so that two shared
 cores carry the functions, the twins, the gateway face and the generator together; the replicas of a simulated
@@ -8,27 +8,12 @@ accelerator sleep, so they cost next to nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 
-TWIN_NAMESPACE = "baseline"
-"""Where the twins live: the autoscaler looks after the functions' own namespace only."""
+from tailbound_lab.live.session import Traffic
 
 _VISION_BYTES = 3 * 224 * 224
 _FEATURES = 32
 _VARIANTS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """The traffic of one function: requests per second at the base and at the peak, and what they carry."""
-
-    function: str
-    base: float
-    peak: float
-    bodies: Callable[[], tuple[bytes, ...]]
-    content_type: str
-    twin: bool = True
 
 
 def _json_rows() -> tuple[bytes, ...]:

@@ -1,7 +1,8 @@
-"""One run of the demo: platform up, twins beside the functions, traffic for both, results.
+"""One real run: the platform up, traffic for its functions and their twins, what came out.
 
-The composition root of the demo: it builds the parts, starts them, and takes them down in reverse order
-whatever happens. It measures nothing itself; :mod:`tailbound_lab.load.records` says what came out.
+The composition root of a run: it builds the parts, starts them, and takes them down in reverse order whatever
+happens. Traffic and display are arguments. It measures nothing itself; :mod:`tailbound_lab.load.records` says
+what came out.
 """
 
 from __future__ import annotations
@@ -9,45 +10,46 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 
-from tailbound_lab.demo.table import BASELINE, TAILBOUND, Display, Frame, row
-from tailbound_lab.demo.traffic import TRAFFIC, TWIN_NAMESPACE, Traffic
 from tailbound_lab.live import machine
-from tailbound_lab.live.decisions import Decision, parse
 from tailbound_lab.live.machine import Usage
-from tailbound_lab.live.twins import Bounds, CommunityScaler
-from tailbound_lab.live.watch import Watch
-from tailbound_lab.load import openloop as load
-from tailbound_lab.load.arrivals import Profile, peak, phase
-from tailbound_lab.load.openloop import Lag, Stream, Target
+from tailbound_lab.live.twins import TWIN_NAMESPACE, CommunityScaler, twin
+from tailbound_lab.live.watch import Decision, Watch, decisions
+from tailbound_lab.load.arrivals import Profile, peak
+from tailbound_lab.load.openloop import GIVE_UP_AFTER, Lag, Stream, Target, parse_duration
 from tailbound_lab.load.records import Comparison, DemoError, Ledger, reduce
 from tailbound_lab.load.sender import sending
-from tailbound_lab.local.errors import PlatformError
 from tailbound_lab.local.platform import Platform, Settings, open_platform
 from tailbound_lab.local.specs import FunctionSpec
 
 _READY_LIMIT = 60.0
 _FRAME_INTERVAL = 0.5
-_ASK_LIMIT = 2.0
+_REQUEST_LIMIT = 2.0
 _STOP_GRACE = 2.0
 _END_LIMIT = 10.0
 _NEVER = 1_000_000
 _OBJECTIVE_DEFAULT = 0.99
-_TWIN_ENVIRONMENT = {"batch_policy": "unbatched", "workers": "1", "worker_threads": "1"}
-"""One request at a time in one worker; everything else, the SLO too, as the function has it.
 
-One thread, because the threads of a single request would spin on the cores that the others are measured on.
-"""
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """The traffic of one function: requests per second at the base and at the peak, and what they carry."""
+
+    function: str
+    base: float
+    peak: float
+    bodies: Callable[[], tuple[bytes, ...]]
+    content_type: str
+    twin: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +60,9 @@ class Options:
     out: Path
     duration: float
     seed: int
+    traffic: tuple[Traffic, ...]
     with_twins: bool = True
     rate: float = 1.0
-    traffic: tuple[Traffic, ...] = TRAFFIC
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class _Lane:
+class Deployed:
     """A deployed function with its traffic: one of Tailbound's, or a twin."""
 
     spec: FunctionSpec
@@ -97,11 +99,25 @@ class _Lane:
 
     @property
     def is_twin(self) -> bool:
+        """Whether it is served and scaled as OpenFaaS does today."""
         return self.spec.namespace == TWIN_NAMESPACE
 
 
+class Display(Protocol):
+    """Who watches a run."""
+
+    def starting(self) -> None:
+        """The platform is about to start."""
+
+    def started(self, platform: Platform) -> None:
+        """Every replica is ready; traffic begins now."""
+
+    def update(self, elapsed: float, deployed: Sequence[Deployed]) -> None:
+        """Twice a second: how far the run is (seconds), and the ledgers as they are."""
+
+
 async def run(options: Options, display: Display, on_outcome: Callable[[Outcome], None]) -> Outcome:
-    """Run the demo and return its outcome; ``on_outcome`` runs in a thread while the platform stops.
+    """Run and return the outcome; ``on_outcome`` runs in a thread while the platform stops.
 
     Raises :class:`DemoError` or ``PlatformError`` with a message for the user.
     """
@@ -114,58 +130,44 @@ async def run(options: Options, display: Display, on_outcome: Callable[[Outcome]
         run_dir=options.out / "run",
         stop_grace=_STOP_GRACE,
     )
-    display.say("Starting the platform, Prometheus, the autoscaler and the functions ...")
+    display.starting()
     async with open_platform(settings) as platform:
-        lanes = _deploy_lanes(platform, options)
+        deployed = _deploy(platform, options)
         await ready(platform)
-        _say_where(display, platform, options)
+        display.started(platform)
         with without_full_collections():
-            outcome = await _traffic(platform, lanes, options, display)
+            outcome = await _traffic(platform, deployed, options, display)
         # The page takes a second or two, and so does stopping: together they take no longer.
         finishing = asyncio.create_task(asyncio.to_thread(on_outcome, outcome))
     await finishing
     return outcome
 
 
-def _deploy_lanes(platform: Platform, options: Options) -> list[_Lane]:
+def _deploy(platform: Platform, options: Options) -> list[Deployed]:
     """Pair the deployed functions with their traffic and deploy a twin for those that shall have one."""
     specs = {function.spec.name: function.spec for function in platform.registry}
     missing = [item.function for item in options.traffic if item.function not in specs]
     if missing:
-        raise DemoError(f"{options.stack}: the demo has traffic for {', '.join(missing)}, which it lacks")
+        raise DemoError(f"{options.stack}: there is traffic for {', '.join(missing)}, which it lacks")
     platform.registry.put_namespace(TWIN_NAMESPACE, {}, {})
-    lanes: list[_Lane] = []
+    deployed: list[Deployed] = []
     for index, item in enumerate(options.traffic):
         spec = specs[item.function]
-        environment = spec.env_vars
         try:
-            slo = load.parse_duration(environment["slo_latency"])
-            objective = float(environment.get("slo_objective", _OBJECTIVE_DEFAULT))
+            slo = parse_duration(spec.env_vars["slo_latency"])
+            objective = float(spec.env_vars.get("slo_objective", _OBJECTIVE_DEFAULT))
         except (KeyError, ValueError) as error:
             raise DemoError(
                 f"{options.stack}: {item.function}: slo_latency, slo_objective: {error}"
             ) from error
         profile = peak(item.base * options.rate, item.peak * options.rate, options.duration)
-        lane = _Lane(spec, item, profile, options.seed * 1000 + index, Ledger(slo), objective)
-        lanes.append(lane)
+        seed = options.seed * 1000 + index
+        found = [spec]
         if item.twin and options.with_twins:
-            twin = replace(spec, namespace=TWIN_NAMESPACE, env_vars={**environment, **_TWIN_ENVIRONMENT})
-            platform.deploy(twin)
-            lanes.append(replace(lane, spec=twin, ledger=Ledger(slo)))
-    return lanes
-
-
-def explain(options: Options) -> str:
-    """The command that explains what was decided for the first function, without its source."""
-    program = os.path.relpath(Path(sys.executable).with_name("slo-autoscaler"))
-    return f"{program} explain {options.traffic[0].function}"
-
-
-def _say_where(display: Display, platform: Platform, options: Options) -> None:
-    """Say where the reasons are, while it runs."""
-    if platform.page_url is not None:
-        display.say(f"Every function, its replicas and why, while this runs: {platform.page_url}/")
-    display.say(f"In words: {explain(options)} --url {platform.autoscaler_url}")
+            found.append(twin(spec))
+            platform.deploy(found[-1])
+        deployed += [Deployed(each, item, profile, seed, Ledger(slo), objective) for each in found]
+    return deployed
 
 
 async def ready(platform: Platform) -> None:
@@ -180,33 +182,36 @@ async def ready(platform: Platform) -> None:
         ) from None
 
 
-async def _traffic(platform: Platform, lanes: Sequence[_Lane], options: Options, display: Display) -> Outcome:
+async def _traffic(
+    platform: Platform, deployed: Sequence[Deployed], options: Options, display: Display
+) -> Outcome:
     """Offer the traffic, watch, scale the twins; return when every request has ended."""
     ticks, load_before = machine.cpu_ticks(), os.getloadavg()[0]
-    timeout = aiohttp.ClientTimeout(total=_ASK_LIMIT)
     metrics = platform.prometheus_url or ""
     async with (
-        aiohttp.ClientSession(timeout=timeout) as session,
-        sending([_stream(platform.gateway_url, lane) for lane in lanes]) as sender,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_REQUEST_LIMIT)) as session,
+        sending([_stream(platform.gateway_url, item) for item in deployed]) as sender,
     ):
         begun = await sender.begun()
 
         def elapsed() -> float:
             return time.monotonic() - begun
 
-        ledgers = {lane.spec.full_name: lane.ledger for lane in lanes}
-        watch = Watch(session, platform.gateway_url, metrics, ledgers)
-        twins = {lane.spec.full_name: Bounds.from_labels(lane.spec.labels) for lane in lanes if lane.is_twin}
-        baseline = CommunityScaler(session, platform.gateway_url, metrics, twins)
+        watch = Watch(
+            session, platform.gateway_url, metrics, {item.spec.full_name: item.ledger for item in deployed}
+        )
+        twins = {item.spec.full_name: item.spec.labels for item in deployed if item.is_twin}
         companions = [
             asyncio.create_task(watch.run(elapsed), name="watch"),
-            asyncio.create_task(baseline.run(), name="baseline"),
-            asyncio.create_task(_show(display, lanes, options.duration, elapsed), name="table"),
+            asyncio.create_task(
+                CommunityScaler(session, platform.gateway_url, metrics, twins).run(), name="twins"
+            ),
+            asyncio.create_task(_show(display, deployed, elapsed), name="display"),
         ]
-        reading = asyncio.create_task(sender.read([lane.ledger for lane in lanes]), name="records")
+        reading = asyncio.create_task(sender.read([item.ledger for item in deployed]), name="records")
         running: set[asyncio.Task[Any]] = {reading, *companions}
         try:
-            limit = options.duration + load.GIVE_UP_AFTER + _END_LIMIT
+            limit = options.duration + GIVE_UP_AFTER + _END_LIMIT
             ended, _ = await asyncio.wait(running, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             if not ended:
                 raise DemoError(f"the load generator has not ended after {limit:.0f} s")
@@ -219,7 +224,7 @@ async def _traffic(platform: Platform, lanes: Sequence[_Lane], options: Options,
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
     return Outcome(
-        comparisons=tuple(_comparisons(lanes, options.duration)),
+        comparisons=tuple(_comparisons(deployed, options.duration)),
         duration=options.duration,
         seed=options.seed,
         lag=lag,
@@ -240,7 +245,7 @@ async def _traffic(platform: Platform, lanes: Sequence[_Lane], options: Options,
 
 def _decisions(log: Path, begun: datetime, duration: float) -> tuple[Decision, ...]:
     try:
-        return parse(log.read_text(errors="replace").splitlines(), begun, duration)
+        return decisions(log.read_text(errors="replace").splitlines(), begun, duration)
     except OSError:
         return ()
 
@@ -250,7 +255,7 @@ def without_full_collections() -> Iterator[None]:
     """Keep the garbage collector's full collections out of the block.
 
     The gateway face shares this process; with the thousands of requests that an overloaded twin holds, one
-    such collection stops it for 80 to 150 ms, which would be the demo's own doing.
+    such collection stops it for 80 to 150 ms, which would be the run's own doing.
     """
     thresholds = gc.get_threshold()
     gc.collect()
@@ -263,54 +268,32 @@ def without_full_collections() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _comparisons(lanes: Sequence[_Lane], duration: float) -> list[Comparison]:
-    twins = {lane.spec.name: lane for lane in lanes if lane.is_twin}
-    found: list[Comparison] = []
-    for lane in lanes:
-        if lane.is_twin:
+def _comparisons(deployed: Sequence[Deployed], duration: float) -> Iterator[Comparison]:
+    twins = {item.spec.name: item for item in deployed if item.is_twin}
+    for item in deployed:
+        if item.is_twin:
             continue
-        twin = twins.get(lane.spec.name)
-        found.append(
-            Comparison(
-                function=lane.spec.name,
-                slo=lane.ledger.slo,
-                objective=lane.objective,
-                offered=tuple(lane.profile.rate(second + 0.5) for second in range(int(duration))),
-                tailbound=reduce(lane.ledger, duration),
-                baseline=reduce(twin.ledger, duration) if twin else None,
-            )
+        other = twins.get(item.spec.name)
+        yield Comparison(
+            function=item.spec.name,
+            slo=item.ledger.slo,
+            objective=item.objective,
+            offered=tuple(item.profile.rate(second + 0.5) for second in range(int(duration))),
+            tailbound=reduce(item.ledger, duration),
+            baseline=reduce(other.ledger, duration) if other else None,
         )
-    return found
 
 
-def _stream(gateway: str, lane: _Lane) -> Stream:
+def _stream(gateway: str, item: Deployed) -> Stream:
     target = Target(
-        f"{gateway}/function/{lane.spec.full_name}",
-        lane.traffic.bodies(),
-        (("Content-Type", lane.traffic.content_type),),
+        f"{gateway}/function/{item.spec.full_name}",
+        item.traffic.bodies(),
+        (("Content-Type", item.traffic.content_type),),
     )
-    return Stream(target, lane.profile, lane.seed)
+    return Stream(target, item.profile, item.seed)
 
 
-async def _show(
-    display: Display, lanes: Sequence[_Lane], duration: float, elapsed: Callable[[], float]
-) -> None:
+async def _show(display: Display, deployed: Sequence[Deployed], elapsed: Callable[[], float]) -> None:
     while True:
-        now = elapsed()
-        rows = tuple(
-            row(
-                lane.spec.name,
-                BASELINE if lane.is_twin else TAILBOUND,
-                lane.ledger,
-                objective=lane.objective,
-                rate=lane.profile.rate(max(0.0, now)),
-                elapsed=now,
-            )
-            for lane in lanes
-        )
-        part = phase(now, duration) if now < duration else "last answers"
-        display.update(Frame(max(0.0, now), duration, part, rows))
+        display.update(max(0.0, elapsed()), deployed)
         await asyncio.sleep(_FRAME_INTERVAL)
-
-
-__all__ = ["DemoError", "Options", "Outcome", "PlatformError", "ready", "run", "without_full_collections"]

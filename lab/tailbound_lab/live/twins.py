@@ -1,9 +1,9 @@
-"""OpenFaaS CE's default scaler, for the twins: the loop around :mod:`tailbound_lab.live.alerting`.
+"""Twins: each function once more, as OpenFaaS serves and scales it today, under the very same arrivals.
 
-Each second it asks Prometheus which alerts of the chart's rule fire, stands in for Alertmanager and for the
-gateway's ``/system/alert``, and scales through the same REST API as everybody else. It may not touch a
-function outside the twins. A Prometheus that does not answer changes nothing, as an Alertmanager that hears
-nothing keeps its group.
+Owns what a twin is and the loop that scales twins. Each second it asks Prometheus which alerts of the chart's
+rule fire, stands in for Alertmanager and for the gateway's ``/system/alert`` by the law in
+:mod:`tailbound_lab.simulate.baselines`, and scales through the REST API that every scaler uses. It touches no
+function but the twins. A Prometheus that does not answer changes nothing.
 """
 
 from __future__ import annotations
@@ -11,56 +11,71 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 
 import aiohttp
 
-from tailbound_lab.live import queries
-from tailbound_lab.live.alerting import Group, Notification, desired_replicas, observe
+from tailbound_lab.live.watch import NoAnswerError, get_json
+from tailbound_lab.local.specs import FunctionSpec
+from tailbound_lab.simulate.baselines import (
+    AlertGroup,
+    Bounds,
+    Notification,
+    OpenFaasRule,
+    notify,
+    openfaas_step,
+)
+
+TWIN_NAMESPACE = "baseline"
+"""Where the twins live: the autoscaler looks after the functions' own namespace only."""
 
 ALERT = "APIHighInvocationRate"
 """The chart's alert: more than 5 answers 200 a second over 10 s, for 5 s."""
 
+MAX_REPLICAS = 5
+"""OpenFaaS CE's ceiling, whatever the label says."""
+
+_TWIN_ENVIRONMENT = {"batch_policy": "unbatched", "workers": "1", "worker_threads": "1"}
+"""One request at a time in one worker; everything else, the SLO too, as the function has it.
+
+One thread, because the threads of a single request would spin on the cores that the others are measured on.
+"""
 _POLL_INTERVAL = 1.0
-_FACTOR_DEFAULT = 10
-_LABELS = ("com.openfaas.scale.min", "com.openfaas.scale.max", "com.openfaas.scale.factor")
+_MIN, _MAX, _FACTOR = ("com.openfaas.scale.min", "com.openfaas.scale.max", "com.openfaas.scale.factor")
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What the gateway reads from a function's labels: replicas at least, at most, and percent for a step."""
+def twin(spec: FunctionSpec) -> FunctionSpec:
+    """Return the function's twin."""
+    return replace(spec, namespace=TWIN_NAMESPACE, env_vars={**spec.env_vars, **_TWIN_ENVIRONMENT})
 
-    minimum: int = 1
-    maximum: int = 5
-    factor: int = _FACTOR_DEFAULT
 
-    @classmethod
-    def from_labels(cls, labels: Mapping[str, str]) -> Bounds:
-        """Read the labels; the gateway's defaults stand for what is missing or no number."""
-        defaults = cls()
-        values = [
-            int(text) if (text := labels.get(label, "")).isdecimal() else default
-            for label, default in zip(
-                _LABELS, (defaults.minimum, defaults.maximum, defaults.factor), strict=True
-            )
-        ]
-        return cls(*values)
+def rule_and_bounds(labels: Mapping[str, str]) -> tuple[OpenFaasRule, Bounds]:
+    """Read a function's labels; the gateway's defaults stand for what is missing or no number."""
+    lowest, highest, factor = (
+        int(text) if (text := labels.get(label, "")).isdecimal() else default
+        for label, default in ((_MIN, 1), (_MAX, MAX_REPLICAS), (_FACTOR, 10))
+    )
+    return OpenFaasRule(factor=factor), Bounds(lowest, min(highest, MAX_REPLICAS))
 
 
 class CommunityScaler:
-    """Scales twins as OpenFaaS CE would; :meth:`run` goes on until cancelled."""
+    """Scales functions as OpenFaaS CE would; :meth:`run` goes on until cancelled."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, gateway: str, metrics: str, twins: Mapping[str, Bounds]
+        self,
+        session: aiohttp.ClientSession,
+        gateway: str,
+        metrics: str,
+        labels: Mapping[str, Mapping[str, str]],
     ) -> None:
-        """Take a client, the gateway's and Prometheus' addresses, and the twins by their full names."""
+        """Take a client, the gateway's and Prometheus' addresses, and each function's labels by full name."""
         self._session = session
         self._gateway = gateway
         self._metrics = metrics
-        self._twins = twins
-        self._group = Group()
+        self._rules = {name: rule_and_bounds(item) for name, item in labels.items()}
+        self._group = AlertGroup()
 
     async def run(self) -> None:
         """Look each second, and act on the notifications."""
@@ -69,31 +84,36 @@ class CommunityScaler:
             begun = loop.time()
             try:
                 await self.look(begun)
-            except queries.NoAnswerError as error:
-                _log.debug("no look at the alerts", extra={"error": str(error)})
+            except NoAnswerError as error:
+                _log.debug("cannot read the alerts: %s", error)
             await asyncio.sleep(max(0.0, begun + _POLL_INTERVAL - loop.time()))
 
     async def look(self, now: float) -> Notification | None:
         """Look once and act on what is due; return the notification that went out, if one did."""
-        alerts = await queries.firing(self._session, self._metrics, ALERT)
-        self._group, notification = observe(self._group, alerts & self._twins.keys(), now)
+        firing = await self._firing()
+        self._group, notification = notify(OpenFaasRule(), self._group, firing & self._rules.keys(), now)
         if notification is not None:
-            for twin in sorted(notification.firing | notification.resolved):
-                await self._obey(twin, firing=twin in notification.firing)
+            for name in sorted(notification.firing | notification.resolved):
+                await self._obey(name, firing=name in notification.firing)
         return notification
 
-    async def _obey(self, twin: str, *, firing: bool) -> None:
-        name, _, namespace = twin.rpartition(".")
+    async def _firing(self) -> frozenset[str]:
+        document = await get_json(self._session, f"{self._metrics}/api/v1/alerts", {})
+        try:
+            return frozenset(
+                item["labels"].get("function_name", "")
+                for item in document["data"]["alerts"]
+                if item["labels"].get("alertname") == ALERT and item["state"] == "firing"
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise NoAnswerError(f"{self._metrics}: not a list of alerts: {error!r}") from error
+
+    async def _obey(self, full_name: str, *, firing: bool) -> None:
+        name, _, namespace = full_name.rpartition(".")
         where = {"namespace": namespace}
-        status = await queries.get_json(self._session, f"{self._gateway}/system/function/{name}", where)
-        current, bounds = int(status.get("replicas", 0)), self._twins[twin]
-        desired = desired_replicas(
-            current,
-            firing=firing,
-            minimum=bounds.minimum,
-            maximum=bounds.maximum,
-            factor=bounds.factor,
-        )
+        status = await get_json(self._session, f"{self._gateway}/system/function/{name}", where)
+        current = int(status.get("replicas", 0))
+        desired = openfaas_step(*self._rules[full_name], current, firing=firing)
         if desired == current:
             return
         body = {"serviceName": name, "replicas": desired, "namespace": namespace}
@@ -101,6 +121,6 @@ class CommunityScaler:
         try:
             async with self._session.post(url, params=where, json=body) as answer:
                 if answer.status not in (200, 202):
-                    raise queries.NoAnswerError(f"{url}: status {answer.status}")
+                    raise NoAnswerError(f"{url}: status {answer.status}")
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise queries.NoAnswerError(f"{url}: {error or type(error).__name__}") from error
+            raise NoAnswerError(f"{url}: {error or type(error).__name__}") from error

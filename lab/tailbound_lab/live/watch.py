@@ -1,6 +1,6 @@
-"""What Prometheus and the provider say about each function, once a second.
+"""What Prometheus, the provider and the autoscaler's log say about each function during a run.
 
-Owns the queries for the table and the plots, and keeps them few: one list for each namespace, two queries for
+Owns the HTTP to the first two and keeps it little: each second a list for each namespace and two queries for
 all functions together. A question without an answer leaves a gap (None) and is counted; it never stops a run.
 The next step is :mod:`tailbound_lab.load.records`.
 """
@@ -8,13 +8,16 @@ The next step is :mod:`tailbound_lab.load.records`.
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
 
 import aiohttp
 
-from tailbound_lab.live import queries
 from tailbound_lab.load.records import Ledger, Sample
 
 _T = TypeVar("_T")
@@ -25,6 +28,34 @@ _BATCH = (
     " / sum by (function_name) (rate(watchdog_batch_size_count[5s]))"
 )
 _QUEUE = "sum by (function_name) (watchdog_queue_length)"
+
+
+class NoAnswerError(Exception):
+    """Prometheus or the provider did not answer, or not with what its API promises."""
+
+
+async def get_json(session: aiohttp.ClientSession, url: str, query: Mapping[str, str]) -> Any:
+    """Return what a GET answers, decoded; raise :class:`NoAnswerError` for anything but 200 and JSON."""
+    try:
+        async with session.get(url, params=query) as answer:
+            if answer.status != 200:
+                raise NoAnswerError(f"{url}: status {answer.status}")
+            return await answer.json(content_type=None)
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        raise NoAnswerError(f"{url}: {error or type(error).__name__}") from error
+
+
+async def by_function(session: aiohttp.ClientSession, address: str, query: str) -> dict[str, float]:
+    """Return an instant query's values by their ``function_name``; values that are no number left out."""
+    document = await get_json(session, f"{address}/api/v1/query", {"query": query})
+    try:
+        values = {
+            series["metric"].get("function_name", ""): float(series["value"][1])
+            for series in document["data"]["result"]
+        }
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise NoAnswerError(f"{address}: not a query result: {error!r}") from error
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 class Watch:
@@ -56,8 +87,8 @@ class Watch:
     async def sample(self, seconds: float) -> None:
         """Take one sample of every function."""
         batches, queues, counts = await asyncio.gather(
-            self._values("batch size", queries.by_function(self._session, self._metrics, _BATCH)),
-            self._values("queue length", queries.by_function(self._session, self._metrics, _QUEUE)),
+            self._values("batch size", by_function(self._session, self._metrics, _BATCH)),
+            self._values("queue length", by_function(self._session, self._metrics, _QUEUE)),
             self._values("replicas", self._counts()),
         )
         for name, ledger in self._ledgers.items():
@@ -69,19 +100,58 @@ class Watch:
         counts: dict[str, tuple[float, float]] = {}
         try:
             for namespace in self._namespaces:
-                for item in await queries.get_json(self._session, url, {"namespace": namespace}):
+                for item in await get_json(self._session, url, {"namespace": namespace}):
                     counts[f"{item['name']}.{namespace}"] = (
                         # Go's encoder leaves zeros out, so absence is zero (not a gap).
                         float(item.get("replicas", 0)),
                         float(item.get("availableReplicas", 0)),
                     )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise queries.NoAnswerError(f"{url}: not a list of functions: {error!r}") from error
+            raise NoAnswerError(f"{url}: not a list of functions: {error!r}") from error
         return counts
 
     async def _values(self, what: str, question: Awaitable[dict[str, _T]]) -> dict[str, _T]:
         try:
             return await question
-        except queries.NoAnswerError:
+        except NoAnswerError:
             self.gaps[what] += 1
             return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What became of a function's replicas: when in the run (seconds), from how many to how many, and why."""
+
+    seconds: float
+    function_name: str
+    before: int
+    after: int
+    reason: str
+
+
+def decisions(
+    lines: Iterable[str], begun: datetime, duration: float, *, holds: bool = False
+) -> tuple[Decision, ...]:
+    """Return the changes in an autoscaler's log within ``duration`` seconds of the beginning, in their order.
+
+    The log has one JSON object on each line, among other lines; whatever is no decision is passed over. With
+    ``holds`` also the decisions to change nothing; the log has one when it is news.
+    """
+    found: list[Decision] = []
+    for line in lines:
+        if not line.startswith("{"):
+            continue
+        try:
+            item = json.loads(line)
+            decision = Decision(
+                seconds=(datetime.fromisoformat(item["time"]) - begun).total_seconds(),
+                function_name=item["function_name"],
+                before=int(item["from"]),
+                after=int(item["to"]),
+                reason=str(item["reason"]),
+            )
+        except (ValueError, KeyError, TypeError):
+            continue
+        if (holds or decision.before != decision.after) and 0 <= decision.seconds <= duration:
+            found.append(decision)
+    return tuple(found)

@@ -50,45 +50,84 @@ class OpenFaasRule:
 
 
 @dataclass(frozen=True, slots=True)
+class AlertGroup:
+    """Alertmanager's one group: its alerts, when to look at it next (None: it is empty), what was told."""
+
+    alerts: frozenset[str] = frozenset()
+    flush_at: float | None = None
+    told: frozenset[str] = frozenset()
+    told_at: float = -math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """One post to the gateway: the functions whose alert fires, and those whose alert has been resolved."""
+
+    firing: frozenset[str]
+    resolved: frozenset[str]
+
+
+def notify(
+    rule: OpenFaasRule, group: AlertGroup, firing: frozenset[str], now: float
+) -> tuple[AlertGroup, Notification | None]:
+    """Return the group after a look at the firing alerts, and the notification that goes out now, if any.
+
+    All functions' alerts share the group, so one function's news is every firing function's step.
+
+    1. New alerts join the group; a group's first alert starts the group wait.
+    2. Nothing goes out before the group's next flush.
+    3. At a flush a notification goes out if an alert fires that was not in the last one, if one of the last
+       one's no longer fires, or if the last one is a repeat interval old and alerts still fire.
+    4. Alerts that no longer fire leave the group; an empty group has no next flush.
+    """
+    alerts = group.alerts | firing
+    if not alerts:
+        return group, None
+    due = now + rule.group_wait if group.flush_at is None else group.flush_at
+    if now < due:
+        return replace(group, alerts=alerts, flush_at=due), None
+    resolved = alerts - firing
+    news = bool(firing - group.told) or bool(resolved & group.told)
+    repeat = bool(firing) and now - group.told_at >= rule.repeat
+    following = now + rule.group_interval if firing else None
+    if not (news or repeat):
+        return AlertGroup(firing, following, group.told & firing, group.told_at), None
+    return AlertGroup(firing, following, firing, now), Notification(firing, resolved)
+
+
+def openfaas_step(rule: OpenFaasRule, bounds: Bounds, current: int, *, firing: bool) -> int:
+    """Return the count that the gateway sets: one step up while the alert fires, the minimum afterwards.
+
+    A count above the highest is lowered to it.
+    """
+    if not firing:
+        return bounds.lowest
+    # Integers, not floats: 5 * 20 / 100 must be 1, whatever the rounding.
+    return min(current - (-bounds.highest * rule.factor // 100), bounds.highest)
+
+
+@dataclass(frozen=True, slots=True)
 class Alert:
-    """The alert and its group. Times are ``now``s; None: not so."""
+    """One function's alert in Prometheus, and its group. Times are ``now``s; None: not so."""
 
     pending_since: float | None = None
     firing: bool = False
     evaluate_at: float = 0.0
-    flush_at: float | None = None
-    told: bool = False
-    """The last notification said that it fires."""
-    told_at: float = -math.inf
+    group: AlertGroup = AlertGroup()
 
 
 def openfaas(
     rule: OpenFaasRule, bounds: Bounds, current: int, successes: float, alert: Alert, now: float
 ) -> tuple[int, Alert]:
-    """Return the count after ``now``, given the rate of successes, and the alert.
-
-    While the alert fires: one step up with the first notification and with each repeat. When it is resolved:
-    straight to the minimum.
-    """
+    """Return the count after ``now``, given the rate of successes, and the alert."""
     if now >= alert.evaluate_at:
         above = successes > rule.threshold
         since = (now if alert.pending_since is None else alert.pending_since) if above else None
         fires = since is not None and now - since >= rule.hold
         alert = replace(alert, pending_since=since, firing=fires, evaluate_at=now + rule.evaluation)
-    if alert.flush_at is None:
-        if not alert.firing:
-            return current, alert
-        alert = replace(alert, flush_at=now + rule.group_wait)
-    if alert.flush_at is None or now < alert.flush_at:
-        return current, alert
-    if not alert.firing:
-        count = bounds.lowest if alert.told else current
-        return count, replace(alert, flush_at=None, told=False)
-    alert = replace(alert, flush_at=now + rule.group_interval)
-    if alert.told and now - alert.told_at < rule.repeat:
-        return current, alert
-    step = -(-bounds.highest * rule.factor // 100)
-    return min(current + step, bounds.highest), replace(alert, told=True, told_at=now)
+    group, told = notify(rule, alert.group, frozenset({"alert"} if alert.firing else ()), now)
+    count = current if told is None else openfaas_step(rule, bounds, current, firing=bool(told.firing))
+    return count, replace(alert, group=group)
 
 
 # Knative's KPA.

@@ -13,7 +13,7 @@ import pytest
 from tailbound_lab.bench import live_report
 from tailbound_lab.bench.fleet import live
 from tailbound_lab.bench.fleet.live import COMMUNITY, OURS, Absence, Run, claims, described
-from tailbound_lab.live.decisions import Decision
+from tailbound_lab.live.watch import Decision
 from tailbound_lab.load.arrivals import bursty
 from tailbound_lab.load.openloop import Lag
 from tailbound_lab.load.records import BenchError, Change, Point, Record, summarize

@@ -1,8 +1,8 @@
 """An outcome with everything in it: a peak, misses, gaps, a function with a twin and one without."""
 
-from tailbound_lab.live.decisions import Decision
 from tailbound_lab.live.machine import Usage
 from tailbound_lab.live.session import Outcome
+from tailbound_lab.live.watch import Decision
 from tailbound_lab.load.openloop import Lag
 from tailbound_lab.load.records import TIMED_OUT, Comparison, Ledger, Record, Sample, reduce
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,33 +28,31 @@ def start(out, *arguments):
     )
 
 
-def test_a_run_ends_with_a_report_and_one_line_of_results_for_each_function(tmp_path):
+def test_a_run_leaves_a_report_and_results_and_ends_with_the_verdict(tmp_path):
     with start(tmp_path / "out") as process:
         out, err = process.communicate(timeout=110)
     # Whether the SLO was met is this machine's affair just now; that there is a result is not.
     assert process.returncode in (0, 1), err
-    results = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
-    assert out.splitlines()[-len(results) :] == [line for line in out.splitlines() if line.startswith("{")]
+    results = json.loads((tmp_path / "out" / "result.json").read_text())
     assert {item["function"] for item in results} == {"accelerator", "tabular", "vision"}
     assert all(item["requests"] > 0 for item in results)
     assert (process.returncode == 0) == all(item["met"] for item in results)
-    assert json.loads((tmp_path / "out" / "result.json").read_text()) == results
+    assert f"{sum(item['met'] for item in results)} of 3" in out.splitlines()[-1]
     assert "<svg" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
-def test_an_interrupt_stops_everything_and_leaves_nothing_behind(tmp_path):
+def test_an_interrupted_run_leaves_nothing_behind(tmp_path):
     # Which models are loaded when it is stopped does not matter: those that load at once.
     stack = yaml.safe_load((ROOT / "stack.yml").read_text())
     for function in stack["functions"].values():
         function["handler"] = str(ROOT / "functions/accelerator")
     (tmp_path / "stack.yml").write_text(yaml.safe_dump(stack))
     with start(tmp_path / "out", "--no-baseline", "--stack", str(tmp_path / "stack.yml")) as process:
-        while "base" not in process.stdout.readline():  # until traffic runs
-            assert process.poll() is None
+        while not re.search(r"\d/s", line := process.stdout.readline()):  # until traffic runs
+            assert line
         os.killpg(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.startswith("demo: stopped before its end")
-    assert "Traceback" not in err
+    assert len(err.splitlines()) == 1
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)

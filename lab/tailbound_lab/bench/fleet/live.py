@@ -29,10 +29,10 @@ from slo_autoscaler.errors import ConfigError
 from tailbound_lab.bench import live_report
 from tailbound_lab.bench.page import PAGE
 from tailbound_lab.bench.workloads import ROOT
-from tailbound_lab.live import machine, queries
-from tailbound_lab.live.decisions import Decision, parse
+from tailbound_lab.live import machine
 from tailbound_lab.live.session import ready, without_full_collections
-from tailbound_lab.live.twins import Bounds, CommunityScaler
+from tailbound_lab.live.twins import CommunityScaler
+from tailbound_lab.live.watch import Decision, NoAnswerError, by_function, decisions, get_json
 from tailbound_lab.load import records
 from tailbound_lab.load.arrivals import Trace, bursty
 from tailbound_lab.load.openloop import GIVE_UP_AFTER, Lag, Stream, Target, parse_duration
@@ -277,8 +277,8 @@ async def _seen(session: aiohttp.ClientSession, platform: Platform, function: Fu
     address = platform.prometheus_url or ""
     deadline = time.monotonic() + _SEEN_LIMIT
     while time.monotonic() < deadline:
-        with contextlib.suppress(queries.NoAnswerError):
-            if function.spec.full_name in await queries.by_function(session, address, "slo_latency_seconds"):
+        with contextlib.suppress(NoAnswerError):
+            if function.spec.full_name in await by_function(session, address, "slo_latency_seconds"):
                 return
         await asyncio.sleep(0.2)
     raise BenchError(f"live: Prometheus has not scraped {function.spec.full_name} after {_SEEN_LIMIT:g} s")
@@ -309,8 +309,8 @@ async def _offer(
             _show(name, trace, elapsed, collected),
         ]
         if name == COMMUNITY:
-            bounds = {full_name: Bounds.from_labels(function.spec.labels)}
-            companions.append(CommunityScaler(session, platform.gateway_url, address, bounds).run())
+            labels = {full_name: function.spec.labels}
+            companions.append(CommunityScaler(session, platform.gateway_url, address, labels).run())
         if killed is not None:
             companions.append(_kill(platform, killed, elapsed, collected))
         async with _beside(*companions) as failed:
@@ -325,7 +325,7 @@ async def _offer(
         per_second=_per_second(collected.ledger, int(trace.duration)),
         points=tuple(collected.points),
         changes=tuple(records.changes(_lines(log), wall, trace.duration)),
-        decisions=parse(_lines(platform.log_dir / "autoscaler.log"), wall, trace.duration, holds=True),
+        decisions=decisions(_lines(platform.log_dir / "autoscaler.log"), wall, trace.duration, holds=True),
         lag=lag,
         service=service,
         means=means,
@@ -436,12 +436,12 @@ async def _learned(
 async def _vector(session: aiohttp.ClientSession, address: str, query: str, label: str) -> dict[str, float]:
     """An instant vector by one label; values that are no number are left out."""
     try:
-        document = await queries.get_json(session, f"{address}/api/v1/query", {"query": query})
+        document = await get_json(session, f"{address}/api/v1/query", {"query": query})
         found = {
             str(series["metric"].get(label, "")): float(series["value"][1])
             for series in document["data"]["result"]
         }
-    except (queries.NoAnswerError, KeyError, TypeError, ValueError) as error:
+    except (NoAnswerError, KeyError, TypeError, ValueError) as error:
         raise BenchError(f"live: Prometheus has no answer to {query}: {error}") from error
     return {key: value for key, value in found.items() if math.isfinite(value)}
 

@@ -1,5 +1,6 @@
-"""A gateway and a Prometheus in one small real HTTP server, as far as the demo asks them anything."""
+"""A gateway and a Prometheus in one small real HTTP server, as far as a real run asks them anything."""
 
+import asyncio
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -16,6 +17,8 @@ class Cluster:
         self.results = {}
         self.scaled = []
         self.broken = set()
+        self.refused = asyncio.Event()
+        self.document = None
 
     async def alerts(self, _):
         alerts = [
@@ -29,6 +32,8 @@ class Cluster:
         return web.json_response({"status": "success", "data": {"alerts": alerts}})
 
     async def query(self, request):
+        if self.document is not None:
+            return web.json_response(self.document)
         series = next((v for k, v in self.results.items() if k in request.query["query"]), {})
         result = [{"metric": {"function_name": k}, "value": [0, v]} for k, v in series.items()]
         return web.json_response({"status": "success", "data": {"result": result}})
@@ -59,6 +64,7 @@ class Cluster:
     @web.middleware
     async def breakage(self, request, handler):
         if any(request.path.startswith(path) for path in self.broken):
+            self.refused.set()
             return web.Response(status=500)
         return await handler(request)
 
