@@ -5,6 +5,7 @@ import resource
 import socket
 import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from e2e.processes import Watchdog, wait_until, watchdog
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 ECHO = "def handle(event, context):\n    return event.body\n"
 HEALTH = b"GET /_/health HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -35,7 +36,7 @@ def connect(dog: Watchdog, *, receive_buffer: int | None = None) -> socket.socke
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     if receive_buffer is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    connection.settimeout(30)
+    connection.settimeout(120)
     connection.connect(("127.0.0.1", dog.port))
     return connection
 
@@ -95,7 +96,10 @@ def test_hundreds_of_slow_senders_are_cut_after_read_timeout_and_others_are_serv
 def test_slow_readers_of_big_answers_neither_stall_others_nor_grow_the_watchdog_for_ever():
     handler = "def handle(event, context):\n    return event.body * 5_000_000\n"
     post = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n"
-    with ExitStack() as stack, watchdog(handler, write_timeout="2s", slo_latency="9s") as dog:
+    with (
+        ExitStack() as stack,
+        watchdog(handler, write_timeout="2s", slo_latency="100s", exec_timeout="200s") as dog,
+    ):
         assert len(dog.call(body=b"a").body) == 5_000_000
         before = memory(dog)
         readers = [stack.enter_context(connect(dog, receive_buffer=4096)) for _ in range(8)]
@@ -113,15 +117,21 @@ def test_slow_readers_of_big_answers_neither_stall_others_nor_grow_the_watchdog_
 
 
 def test_bodies_beyond_the_budget_are_refused_and_the_others_served():
-    handler = (
-        "import time\ndef handle(event, context):\n    time.sleep(0.5)\n    return str(len(event.body))\n"
-    )
-    with watchdog(handler, max_body_bytes="1Mi", max_queued_bytes="4Mi", max_batch_size="1") as dog:
-        answers = dog.call_all([b"x" * 1_000_000] * 12)
-        assert {answer.status for answer in answers} == {200, 429}
-        served = [answer.body for answer in answers if answer.status == 200]
-        assert set(served) == {b"1000000"}
-        assert len(served) >= 4
+    handler = """
+    import pathlib, time
+    def handle(event, context):
+        while not pathlib.Path(__file__).with_name("go").exists():
+            time.sleep(0.01)
+        return len(event.body)
+    """
+    limits = {"max_body_bytes": "1Mi", "max_queued_bytes": "4Mi", "max_batch_size": "1"}
+    with watchdog(handler, exec_timeout="200s", **limits) as dog, ThreadPoolExecutor(12) as pool:
+        calls = [pool.submit(dog.call, body=b"x" * 1_000_000) for _ in range(12)]
+        wait_until(lambda: sum(call.done() for call in calls) == 8, "only four bodies have room")
+        (dog.folder / "go").touch()
+        answers = [call.result() for call in calls]
+        assert sorted(answer.status for answer in answers) == [200] * 4 + [429] * 8
+        assert {answer.body for answer in answers if answer.status == 200} == {b"1000000"}
         refused = [answer.headers for answer in answers if answer.status == 429]
         assert {(headers["X-Watchdog-Reason"], headers["Retry-After"]) for headers in refused} == {
             ("queue_full", "1")
@@ -129,27 +139,14 @@ def test_bodies_beyond_the_budget_are_refused_and_the_others_served():
         assert dog.call(body=b"x" * 1_000_000).body == b"1000000"
 
 
-def test_our_own_errors_are_logged_and_other_requests_only_if_asked_for():
-    handler = """
-    import time
-    def handle(event, context):
-        time.sleep(float(event.body))
-    """
-    for access_log in ("false", "true"):
-        with watchdog(handler, access_log=access_log) as dog:
-            assert dog.call("POST", "/quick", b"0").status == 200
-            assert dog.call("POST", "/slow", b"1.5", {"X-Timeout": "100ms"}).status == 504
-            wait_until(lambda dog=dog: "POST /slow - 504 Gateway Timeout - " in dog.log, "it has its line")
-            assert "expired: not answered within" in dog.log
-            assert ("POST /quick - 200 OK - ContentLength: 0B (0." in dog.log) == (access_log == "true")
-
-
 def test_in_json_every_line_is_an_object_and_a_failed_request_is_found_by_its_call_id():
     handler = """
     def handle(event, context):
         return 1 / int(event.body)
     """
-    with watchdog(handler, access_log="missed", log_format="json", slo_latency="20s") as dog:
+    with watchdog(
+        handler, access_log="missed", log_format="json", slo_latency="100s", exec_timeout="200s"
+    ) as dog:
         assert dog.call("POST", "/ok", b"1", {"X-Call-Id": "c-1"}).status == 200
         assert dog.call("POST", "/bad", b"0", {"X-Call-Id": "c-2"}).status == 500
         wait_until(lambda: "ZeroDivisionError: " in dog.log and '"c-2"' in dog.log, "both have been written")

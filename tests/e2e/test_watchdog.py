@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from batching_watchdog.speedups import compiled
+from e2e.client import Client
 from e2e.processes import Watchdog, starting_watchdog, wait_until, watchdog
-from watchdog.http_service import Client
 
 pytestmark = pytest.mark.e2e
 

@@ -12,7 +12,7 @@ from batching_watchdog.engine.scheduler import Scheduler
 from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WorkerDied
 from batching_watchdog.messages import Batch, DispatchReason, Reply, Request
 from batching_watchdog.metrics import Metrics
-from watchdog.http_service import Clock
+from watchdog.front.connection import Clock
 
 
 @dataclass(eq=False)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from watchdog.http_service import Client, Echo, Service, headers, scenario
+from watchdog.front.connection import CHUNKED, GET, POST, Connection, Echo
 
-POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
-CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+pytestmark = pytest.mark.usefixtures("speedups")
+
 END = b"0\r\n\r\n"
 
 CASES = {
@@ -80,31 +80,28 @@ CASES = {
     "a target with NUL": b"GET /\0 HTTP/1.1\r\nHost: x\r\n\r\n",
     "HTTP/0.9": b"GET /\r\n\r\n",
     "HTTP/2.0": b"GET / HTTP/2.0\r\nHost: x\r\n\r\n",
+    "no HTTP": b"hello\r\n\r\n",
+    "a negative length": POST + b"Content-Length: -1\r\n\r\n",
     "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 }
 
 
-@pytest.mark.parametrize("data", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize("data", CASES.values(), ids=CASES)
 def test_what_can_be_read_in_two_ways_gets_400_and_nothing_behind_it_is_served(data: bytes):
-    async def body(service: Service, client: Client) -> None:
-        await client.send(data + b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n")
-        answer = await client.answer()
-        assert (answer.status, answer.headers["connection"]) == (400, "close")
-        assert await client.closed()
-        assert not service.application.exchanges
-
-    scenario(body)
+    client = Connection()
+    (answer,) = client.send(data + GET)
+    assert (answer.status, answer.headers["connection"]) == (400, "close")
+    assert client.wire.closed
+    assert not client.application.messages
 
 
 def test_a_trailer_does_not_pass_for_a_header():
-    async def body(service: Service, client: Client) -> None:
-        await client.send(CHUNKED + b"2\r\nab\r\n0\r\nHost: y\r\nX-Timeout: 1s\r\n\r\n")
-        assert (await client.answer()).body == b"POST / ab"
-        assert b"X-Timeout" not in dict(headers(service.application.exchanges[0]))
-        assert not service.application.exchanges[0].noted
-        assert dict(headers(service.application.exchanges[0]))[b"Host"] == b"x"
-
-    scenario(body)
+    client = Connection()
+    client.send(CHUNKED + b"2\r\nab\r\n0\r\nHost: y\r\nX-Timeout: 1s\r\n\r\n")
+    (message,) = client.application.messages
+    assert message.body == b"ab"
+    assert message.noted == {}
+    assert message.headers == [(b"host", b"x"), (b"transfer-encoding", b"chunked")]
 
 
 @pytest.mark.parametrize(
@@ -118,43 +115,14 @@ def test_a_trailer_does_not_pass_for_a_header():
     ],
 )
 def test_an_absolute_target_gives_the_path_and_the_host(line: bytes, target: bytes, host: bytes):
-    async def body(service: Service, client: Client) -> None:
-        await client.send(line + b"\r\nHost: x\r\n\r\n")
-        assert (await client.answer()).status == 200
-        exchange = service.application.exchanges[0]
-        assert (exchange.target, dict(headers(exchange))[b"Host"]) == (target, host)
-
-    scenario(body)
+    client = Connection()
+    client.send(line + b"\r\nHost: x\r\n\r\n")
+    (message,) = client.application.messages
+    assert (message.target, message.headers) == (target, [(b"host", host)])
 
 
-@pytest.mark.parametrize(
-    ("framing", "sent"),
-    [
-        (b"Content-Length: 4\r\n", [b"abcd"]),
-        (b"Content-Length: 4\r\n", [b"", b"ab", b"cd"]),
-        (b"Transfer-Encoding: chunked\r\n", [b"4\r\nab", b"cd\r\n0\r\n\r\n"]),
-    ],
-)
-def test_the_body_of_a_request_that_asks_for_an_upgrade_is_not_lost(framing: bytes, sent: list[bytes]):
-    async def body(service: Service, client: Client) -> None:
-        await client.send(POST + b"Connection: upgrade\r\nUpgrade: h2c\r\n" + framing + b"\r\n" + sent[0])
-        for piece in sent[1:]:
-            await client.send(piece)
-        answer = await client.answer()
-        assert (answer.body, answer.headers["connection"]) == (b"POST / abcd", "close")
-        assert await client.closed()
-
-    scenario(body)
-
-
-def test_nothing_is_served_behind_a_request_that_closes_the_connection():
-    async def body(service: Service, client: Client) -> None:
-        last = b"GET /last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-        await client.send(last + b"GET /more HTTP/1.1\r\nHost: x\r\n\r\n")
-        await service.until(lambda: bool(service.application.exchanges))
-        service.application.answer(service.application.exchanges[0])
-        assert (await client.answer()).body == b"GET /last "
-        assert await client.closed()
-        assert len(service.application.exchanges) == 1
-
-    scenario(body, Echo(hold=True))
+def test_nothing_is_taken_behind_the_last_request_though_it_is_not_answered_yet():
+    client = Connection(Echo(hold=True))
+    client.send(b"GET /last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" + GET, GET)
+    assert [answer.body for answer in client.release()] == [b"GET /last "]
+    assert client.wire.closed

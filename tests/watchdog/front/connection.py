@@ -1,0 +1,241 @@
+"""Connections of ``protocol`` in memory: bytes in, what comes out, on a clock that the test moves."""
+
+import asyncio
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from batching_watchdog.errors import WatchdogError
+from batching_watchdog.front import protocol
+from batching_watchdog.front.protocol import Connections, Exchange, Limits
+from batching_watchdog.wire import parse_request_head
+
+LIMITS = Limits(max_body_bytes=1000, read_timeout=30.0, write_timeout=30.0, max_queued_bytes=1 << 20)
+GET = b"GET /a?b=c HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@dataclass
+class Clock:
+    """A clock that the test moves."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass(frozen=True)
+class Message:
+    """A request as the application gets it."""
+
+    method: bytes
+    target: bytes
+    head: bytes
+    noted: dict[bytes, bytes]
+    length: int | None
+    size: int
+    body: bytes
+    keep_alive: bool
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Names in lower case, as they go to the worker."""
+        fields = parse_request_head(self.head)[2]
+        return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in fields]
+
+
+@dataclass
+class Echo:
+    """Answers with method, target and body; keeps exchanges when told to hold them."""
+
+    refusal: WatchdogError | None = None
+    hold: bool = False
+    status: int = 200
+    answer_size: int = 0
+    noted_headers: frozenset[bytes] = frozenset((b"x-call-id", b"x-timeout"))
+    exchanges: list[Exchange] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    errors: list[WatchdogError] = field(default_factory=list)
+    disconnected: int = 0
+
+    def refuse(self, exchange: Exchange) -> WatchdogError | None:
+        return self.refusal
+
+    def handle(self, exchange: Exchange) -> None:
+        values = (getattr(exchange, name) for name in Message.__dataclass_fields__)
+        self.messages.append(replace(Message(*values), noted=dict(exchange.noted)))
+        self.exchanges.append(exchange)
+        exchange.on_disconnect = self._disconnect
+        if not self.hold:
+            self.answer(exchange)
+
+    def answer(self, exchange: Exchange) -> None:
+        body = exchange.method + b" " + exchange.target + b" " + exchange.body
+        exchange.respond(self.status, b"", body.ljust(self.answer_size))
+
+    def answer_error(self, exchange: Exchange, error: WatchdogError) -> None:
+        self.errors.append(error)
+        exchange.respond(error.status, b"", b"")
+
+    def _disconnect(self) -> None:
+        self.disconnected += 1
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Wire(asyncio.Transport):
+    """A client's end: what was written to it, and whether it is read from and still open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent = bytearray()
+        self.unread = 0
+        """Bytes that the client has not taken, as the kernel would tell."""
+        self.reading = True
+        self.closed = self.aborted = False
+
+    def write(self, data: bytes) -> None:
+        assert not self.closed, "written after closing"
+        self.sent += data
+
+    def writelines(self, parts: tuple[bytes, ...]) -> None:
+        self.write(b"".join(parts))
+
+    def close(self) -> None:
+        self.closed = True
+
+    write_eof = close
+
+    def abort(self) -> None:
+        self.closed = self.aborted = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread
+
+
+class Connection:
+    """One client. ``beside`` is another client of the same listener."""
+
+    def __init__(
+        self,
+        application: Echo | None = None,
+        limits: Limits = LIMITS,
+        beside: "Connection | None" = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.clock = beside.clock if beside else clock or Clock()
+        self.application = beside.application if beside else application or Echo()
+        self.connections = beside.connections if beside else Connections(self.application, limits, self.clock)
+        self.connections.sweep(0.0)
+        self.protocol = self.connections.protocol()
+        self.wire = Wire()
+        self.protocol.connection_made(self.wire)
+
+    def send(self, *pieces: bytes) -> list[Answer]:
+        """Each piece is one read of the server's; what is answered to them."""
+        for piece in pieces:
+            self.protocol.data_received(piece)
+        return self.answers()
+
+    def answers(self) -> list[Answer]:
+        """What came since it was asked for last."""
+        data, found = bytes(self.wire.sent), []
+        self.wire.sent.clear()
+        while data:
+            head, _, data = data.partition(b"\r\n\r\n")
+            line, *lines = head.decode("latin-1").split("\r\n")
+            headers = {name.lower(): value for name, _, value in (each.partition(": ") for each in lines)}
+            length = int(headers.get("content-length", "0"))
+            found.append(Answer(int(line.split(" ")[1]), headers, data[:length]))
+            data = data[length:]
+        return found
+
+    def release(self, *which: int) -> list[Answer]:
+        """Answer the exchanges that are held, in this order; what is sent then."""
+        for number in which or range(len(self.application.exchanges)):
+            self.application.answer(self.application.exchanges[number])
+        return self.answers()
+
+    def pass_time(self, seconds: float) -> list[Answer]:
+        """What the sweep says when so much time has passed."""
+        self.clock.now += seconds
+        self.connections.sweep(0.0)
+        return self.answers()
+
+    def lose(self) -> None:
+        """The client goes away."""
+        self.protocol.connection_lost(None)
+
+
+@dataclass
+class Reading:
+    """What became of a stream: complete requests, then ``open``, ``closed`` or ``refused`` and why."""
+
+    messages: list[Message] = field(default_factory=list)
+    end: str = "open"
+    reason: str = ""
+    sent: bytes = b""
+
+
+@contextmanager
+def without_c() -> Iterator[None]:
+    """The protocol as it is where no C compiler was at hand."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocol, "compiled", None)
+        yield
+
+
+def read_twice(pieces: list[bytes]) -> Reading:
+    """What becomes of a connection on which these pieces come, with the compiled part and without it."""
+    reading = _read(pieces)
+    with without_c():
+        assert _read(pieces) == reading
+    return reading
+
+
+def _read(pieces: list[bytes]) -> Reading:
+    connection = Connection(limits=replace(LIMITS, max_body_bytes=1 << 20))
+    for piece in pieces:
+        connection.protocol.data_received(piece)
+    application = connection.application
+    end = "refused" if application.errors else "closed" if connection.wire.closed else "open"
+    assert connection.wire.closed == (end != "open")
+    connection.lose()
+    assert connection.connections.queued_bytes == 0
+    reason = "; ".join(map(str, application.errors))
+    return Reading(application.messages, end, reason, bytes(connection.wire.sent))
+
+
+@contextmanager
+def no_collector() -> Iterator[None]:
+    """The collector does not run: what is in a cycle stays alive."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def alive(*kinds: type) -> int:
+    """How many objects of these kinds there are."""
+    return sum(isinstance(each, kinds) for each in gc.get_objects())

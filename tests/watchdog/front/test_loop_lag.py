@@ -1,0 +1,77 @@
+"""When a request came in, if the loop was too busy to read it at once."""
+
+import asyncio
+
+import pytest
+
+from batching_watchdog.front.loop_lag import LOOK_EVERY, WAITED_SECONDS, Turns
+
+
+class Loop:
+    """Turns of a loop that the test takes, on a clock that it moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.soon = []
+        self.looks = 0
+        self.turns = Turns(self, lambda: self.now, self._look)
+
+    def call_soon(self, callback):
+        self.soon.append(callback)
+
+    def turn(self, *reads: float, then_waits: float = 0.0) -> list[float]:
+        """One turn that reads after each of these times; when its reads came in."""
+        came = []
+        for seconds in reads:
+            self.now += seconds
+            came.append(self.turns.came_at(self.now))
+        while self.soon:
+            self.soon.pop()()
+        self.now += then_waits
+        return came
+
+    def _look(self) -> None:
+        self.looks += 1
+
+
+def test_what_a_waiting_loop_reads_came_just_now():
+    loop = Loop()
+    assert loop.turn(0.0, then_waits=5.0) == [100.0]
+    assert loop.turn(0.0) == [105.0]
+
+
+@pytest.mark.parametrize(("pause", "came"), [(WAITED_SECONDS / 2, 100.0), (WAITED_SECONDS * 2, 100.051)])
+def test_all_that_a_busy_loop_reads_may_have_come_at_the_beginning_of_its_last_turn(
+    pause: float, came: float
+):
+    loop = Loop()
+    assert loop.turn(0.0, 0.050, then_waits=pause) == [100.0, 100.0]
+    assert loop.turn(0.0, 0.001, 0.001) == [pytest.approx(came)] * 3
+
+
+def test_a_backlog_is_forgotten_when_the_loop_has_had_to_wait():
+    loop = Loop()
+    loop.turn(0.0, 0.050)
+    loop.turn(0.0, then_waits=0.001)
+    assert loop.turn(0.0) == [loop.now]
+
+
+def test_what_cannot_wait_is_looked_at_between_reads():
+    loop = Loop()
+    for _ in range(3 * LOOK_EVERY):
+        loop.turns.read_done()
+    assert loop.looks == 3
+
+
+def test_a_real_loop_that_was_held_up_dates_back_what_came_meanwhile():
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        now = [0.0]
+        turns = Turns(loop, lambda: now[0], lambda: None)
+        first = turns.came_at(0.0)
+        now[0] = 0.020
+        seen = loop.create_future()
+        loop.call_soon(lambda: loop.call_soon(lambda: seen.set_result(turns.came_at(now[0]))))
+        assert await seen == first
+
+    asyncio.run(run())

@@ -1,0 +1,124 @@
+"""The compiled part reads a request that came whole and plain just as the code in Python does.
+
+FUZZ_EXAMPLES=20000 in the environment tries so many new requests.
+"""
+
+import os
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from batching_watchdog.front.protocol import MAX_HEADER_BYTES
+from batching_watchdog.speedups import compiled
+from watchdog.front.connection import Echo, Message, read_twice
+
+pytestmark = [
+    pytest.mark.skipif(compiled is None, reason="built without a C compiler"),
+    pytest.mark.timeout(600),
+]
+
+FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
+NOTED = tuple(Echo().noted_headers)
+HOST, LENGTH = b"Host: x", b"Content-Length: 3"
+HEADERS = (
+    *(HOST, b"host: 127.0.0.1:8080", b"Host: [::1]:80", b"Host: a b", b"Host: x/y", b"Host:"),
+    *(LENGTH, b"content-length: 0", b"Content-Length: 003", b"Content-Length: +3", b"Content-Length: 3, 3"),
+    b"Content-Length: 9999999999999999",
+    b"Content-Length: 18446744073709551619",  # 3, if 64 bits overflow
+    *(b"Transfer-Encoding: chunked", b"Connection: keep-alive", b"Connection: Keep-Alive"),
+    *(b"Connection: close", b"Connection: keep-alive, upgrade", b"Proxy-Connection: close"),
+    *(b"Keep-Alive: timeout=5", b"Upgrade: h2c", b"Expect: 100-continue", b"TE: trailers", b"Trailer: X"),
+    *(b"X-Call-Id: a1", b"x-call-ID: second", b"X-Timeout: 1s", b"X-Timeout:  1s", b"X-Timeout: 1s "),
+    *(b"X-Timeout:1s", b"X-Timeout : 1s", b" X-Timeout: 1s", b"X_Y!#$: ~ \t\x80", b"Accept: a/b"),
+    *(b"A: \x00", b"A: b\rC: d", b"A: \x7f", b": empty", b"no colon"),
+)
+LINE = b"POST / HTTP/1.1"
+LINES = (
+    *(LINE, b"GET /a/b?c=%20d&e HTTP/1.1", b"PUT /f HTTP/1.1", b"PATCH /:@!$&'()*+,;= HTTP/1.1"),
+    *(b"DELETE /~._- HTTP/1.1", b"HEAD / HTTP/1.1", b"OPTIONS * HTTP/1.1", b"post / HTTP/1.1"),
+    *(b"POST / HTTP/1.0", b"POST / HTTP/1.2", b"POST / http/1.1", b"POST  / HTTP/1.1", b"POST / HTTP/1.1 "),
+    *(b"POST http://x/ HTTP/1.1", b"POST /#a HTTP/1.1", b'POST /"{} HTTP/1.1', b"POST /\x80 HTTP/1.1"),
+    *(b"POST x HTTP/1.1", b"POST /", b""),
+)
+
+
+def request(*lines: bytes, body: bytes = b"abc") -> bytes:
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def agree(*pieces: bytes) -> None:
+    """Pieces take the same course either way, and what is plain alone is one whole request that is kept."""
+    assert compiled is not None
+    read_twice(list(pieces))
+    for data in pieces:
+        found = compiled.plain_request(data, NOTED, MAX_HEADER_BYTES)
+        if found is not None:
+            method, target, head, noted, length, body = found
+            size = None if length < 0 else length
+            reading = read_twice([data])
+            assert reading.messages == [
+                Message(method, target, head, noted or {}, size, len(body), body, keep_alive=True)
+            ]
+            assert reading.end == "open"
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_request_line_is_read_alike(line: bytes):
+    agree(request(line, HOST, LENGTH), request(LINE, HOST, LENGTH))
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_a_header_is_read_alike_wherever_it_stands(header: bytes):
+    for lines in ((HOST, header, LENGTH), (header, HOST, LENGTH), (header, LENGTH), (HOST, header)):
+        agree(request(LINE, *lines))
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> bytes:
+    body = draw(st.binary(max_size=5))
+    lines = [draw(st.sampled_from(LINES)) if draw(st.integers(0, 4)) == 0 else LINE]
+    if draw(st.integers(0, 9)):
+        lines.append(HOST)
+    lines += draw(st.lists(st.sampled_from(HEADERS), max_size=4))
+    if draw(st.integers(0, 4)):
+        lines.insert(draw(st.integers(1, len(lines))), b"Content-Length: %d" % len(body))
+    data = bytearray(request(*lines, body=body))
+    for _ in range(draw(st.sampled_from((0, 0, 0, 1, 2)))):
+        data[draw(st.integers(0, len(data) - 1))] = draw(st.sampled_from(b"\r\n\0 :\t/aZ0\x7f\x80"))
+    return bytes(data[: draw(st.integers(1, len(data)))] if draw(st.integers(0, 9)) == 0 else data)
+
+
+@settings(max_examples=FUZZ_EXAMPLES or 500, derandomize=not FUZZ_EXAMPLES)
+@given(st.lists(requests(), min_size=1, max_size=3))
+@example([b"GET / HTTP/1.1\r\nHost: x\r\n\rX"])
+@example([b"GET / HTTP/1.1\r\nHost: x\r\nA: b\rXC: d\r\n\r\n"])
+@example([request(LINE, HOST, LENGTH, body=b"abcPOST / HTTP/1.1\r\nHost: x\r\n\r\n")])
+@example([request(LINE, HOST, b"X-Call-Id: a", b"x-call-id: b", body=b"")])
+@example([b"\r\n", request(LINE, HOST, body=b"")])
+@example([b"P", request(LINE, HOST, body=b"")[1:]])
+def test_a_connection_takes_the_same_course_with_it_and_without_it(pieces: list[bytes]):
+    agree(*pieces)
+
+
+def test_most_requests_that_platforms_send_are_plain():
+    assert compiled is not None
+    gateway = request(
+        *(b"POST /function/a?b=c HTTP/1.1", b"Host: 10.42.0.7:8080", b"User-Agent: curl/8.5.0"),
+        *(LENGTH, b"Accept: */*", b"Content-Type: application/json", b"X-Call-Id: 9e5f"),
+        *(b"X-Forwarded-For: 10.0.0.1:4242", b"X-Forwarded-Host: gateway.openfaas:8080"),
+        *(b"X-Start-Time: 1732622222222222222", b"Accept-Encoding: gzip"),
+    )
+    python = request(LINE, HOST, b"Connection: keep-alive", b"Accept-Encoding: gzip, deflate", body=b"")
+    assert compiled.plain_request(python, NOTED, MAX_HEADER_BYTES) is not None
+    assert compiled.plain_request(gateway, NOTED, len(gateway) - 3) is not None
+    assert compiled.plain_request(gateway, NOTED, len(gateway) - 4) is None
+
+
+@pytest.mark.parametrize("data", ["text", bytearray(b"GET / HTTP/1.1\r\n"), None])
+def test_it_reads_bytes_only(data: object):
+    assert compiled is not None
+    with pytest.raises(TypeError):
+        compiled.plain_request(data, NOTED, MAX_HEADER_BYTES)
+    with pytest.raises(TypeError):
+        compiled.plain_request(b"", (data,), 1)

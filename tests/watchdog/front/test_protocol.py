@@ -1,0 +1,362 @@
+"""HTTP on one connection: what is answered to which bytes, and when a connection ends."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from batching_watchdog.errors import QueueFull
+from batching_watchdog.front.protocol import (
+    DISCARD_BYTES,
+    KEEP_ALIVE_SECONDS,
+    LINGER_SECONDS,
+    MAX_PIPELINED,
+    MAX_UNSENT_BYTES,
+    SMALL_BYTES,
+    Connections,
+)
+from watchdog.front.connection import CHUNKED, GET, LIMITS, POST, Clock, Connection, Echo
+
+pytestmark = pytest.mark.usefixtures("speedups")
+
+UPGRADE = POST + b"Connection: upgrade\r\nUpgrade: h2c\r\n"
+EXPECT = POST + b"Expect: 100-continue\r\n"
+LARGE = replace(LIMITS, max_body_bytes=1 << 20)
+
+SERVED = {
+    "one request": ([GET], [b"GET /a?b=c "], None),
+    "three in a row": ([GET, GET, GET], [b"GET /a?b=c "] * 3, None),
+    "three at once": ([GET * 3], [b"GET /a?b=c "] * 3, None),
+    "a length": ([POST + b"Content-Length: 10\r\n\r\n0123456789"], [b"POST / 0123456789"], None),
+    "a length in pieces": (
+        [POST + b"Content-Length: 10\r\n\r\n01234", b"56", b"789"],
+        [b"POST / 0123456789"],
+        None,
+    ),
+    "chunked": ([CHUNKED + b"3\r\nabc\r\n", b"4;ext=1\r\ndefg\r\n0\r\n\r\n"], [b"POST / abcdefg"], None),
+    "Connection: close": ([b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"], [b"GET / "], "close"),
+    "nothing behind a close": (
+        [b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" + GET],
+        [b"GET / "],
+        "close",
+    ),
+    "HTTP/1.0": ([b"GET / HTTP/1.0\r\n\r\n"], [b"GET / "], "close"),
+    "HTTP/1.0 to be kept": (
+        [b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"],
+        [b"GET / "],
+        "keep-alive",
+    ),
+    "HTTP/1.0 expects nothing": (
+        [b"POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n", b"ok"],
+        [b"POST / ok"],
+        "close",
+    ),
+    "Expect": ([EXPECT + b"Content-Length: 2\r\n\r\n", b"ok"], [b"", b"POST / ok"], None),
+    "another expectation": ([POST + b"Expect: x\r\nContent-Length: 2\r\n\r\n", b"ok"], [b"POST / ok"], None),
+    "an upgrade": ([UPGRADE + b"\r\nframe"], [b"POST / "], "close"),
+    "an upgrade with a body": ([UPGRADE + b"Content-Length: 4\r\n\r\nabcd"], [b"POST / abcd"], "close"),
+    "an upgrade with a body in pieces": (
+        [UPGRADE + b"Content-Length: 4\r\n\r\n", b"ab", b"cd"],
+        [b"POST / abcd"],
+        "close",
+    ),
+    "an upgrade in chunks": (
+        [UPGRADE + b"Transfer-Encoding: chunked\r\n\r\n4\r\nab", b"cd\r\n0\r\n\r\n"],
+        [b"POST / abcd"],
+        "close",
+    ),
+    "the longest body": (
+        [POST + b"Content-Length: 1000\r\n\r\n" + b"x" * 1000],
+        [b"POST / " + b"x" * 1000],
+        None,
+    ),
+    "the longest in chunks": (
+        [CHUNKED + b"3e8\r\n" + b"x" * 1000 + b"\r\n0\r\n\r\n"],
+        [b"POST / " + b"x" * 1000],
+        None,
+    ),
+}
+"""Reads; the bodies of the answers; the last one's Connection header."""
+
+
+@pytest.mark.parametrize(("pieces", "bodies", "connection"), SERVED.values(), ids=SERVED)
+def test_a_request_is_answered_and_the_connection_kept_or_closed(
+    pieces: list[bytes], bodies: list[bytes], connection: str | None
+):
+    client = Connection()
+    answers = client.send(*pieces)
+    assert [answer.body for answer in answers] == bodies
+    assert {answer.status for answer in answers[:-1]} <= {100, 200}
+    assert (answers[-1].status, answers[-1].headers.get("connection")) == (200, connection)
+    assert answers[-1].headers["date"] == "Thu, 01 Jan 1970 00:00:00 GMT"
+    assert client.wire.closed == (connection == "close")
+    assert client.connections.queued_bytes == 0
+
+
+def test_the_answer_to_head_has_the_length_but_not_the_body():
+    client = Connection()
+    client.protocol.data_received(b"HEAD /x HTTP/1.1\r\nHost: x\r\n\r\n")
+    head, _, body = bytes(client.wire.sent).partition(b"\r\n\r\n")
+    assert b"Content-Length: 8" in head.split(b"\r\n")
+    assert body == b""
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_a_status_without_content_has_neither_body_nor_length(status: int):
+    answers = Connection(Echo(status=status)).send(GET * 2)
+    assert [answer.status for answer in answers] == [status] * 2
+    assert "content-length" not in answers[0].headers
+
+
+@pytest.mark.parametrize("size", [SMALL_BYTES, SMALL_BYTES + 1])
+def test_an_answer_of_any_size_and_unknown_status_comes_whole(size: int):
+    (answer,) = Connection(Echo(status=299, answer_size=size)).send(GET)
+    assert (answer.status, answer.body) == (299, b"GET /a?b=c ".ljust(size))
+
+
+def test_the_first_of_several_headers_with_a_noted_name_is_found():
+    client = Connection()
+    client.send(b"GET / HTTP/1.1\r\nHost: x\r\nX-Timeout: 1s\r\nX-Other: a\r\nx-timeOut: 2s\r\n\r\n")
+    assert client.application.messages[0].noted == {b"x-timeout": b"1s"}
+
+
+def test_pipelined_requests_are_answered_in_order_whatever_order_they_finish_in():
+    client = Connection(Echo(hold=True))
+    client.send(b"".join(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number for number in range(3)))
+    assert client.release(2, 1) == []
+    assert [answer.body for answer in client.release(0)] == [b"GET /0 ", b"GET /1 ", b"GET /2 "]
+
+
+def test_a_second_answer_to_the_same_request_is_ignored():
+    client = Connection()
+    client.send(GET)
+    assert client.release(0) == []
+    assert [answer.body for answer in client.send(GET)] == [b"GET /a?b=c "]
+
+
+def test_a_bad_request_is_refused_after_the_good_ones_before_it_are_answered():
+    client = Connection(Echo(hold=True))
+    assert client.send(GET + b"nonsense\r\n\r\n") == []
+    assert [answer.status for answer in client.release(0)] == [200, 400]
+    assert client.wire.closed
+
+
+REFUSED_AT_THE_HEADER = {
+    "no body": (GET, b"", False),
+    "a body to be dropped": (POST + b"Content-Length: 3\r\n\r\n", b"abc", False),
+    "the longest to be dropped": (
+        POST + b"Content-Length: %d\r\n\r\n" % DISCARD_BYTES,
+        b"x" * DISCARD_BYTES,
+        False,
+    ),
+    "too long to be dropped": (POST + b"Content-Length: %d\r\n\r\n" % (DISCARD_BYTES + 1), b"", True),
+    "chunked": (CHUNKED, b"", True),
+    "expects 100": (EXPECT + b"Content-Length: 2\r\n\r\n", b"", True),
+    "expects 100 without a body": (EXPECT + b"\r\n", b"", False),
+    "its last request": (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"", True),
+}
+"""Head; body; whether the connection is closed."""
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "closes"), REFUSED_AT_THE_HEADER.values(), ids=REFUSED_AT_THE_HEADER
+)
+def test_a_refusal_leaves_before_the_body_and_keeps_the_connection_if_the_body_can_be_dropped(
+    head: bytes, body: bytes, closes: bool
+):
+    client = Connection(Echo(refusal=QueueFull(1, 1)), LARGE)
+    (answer,) = client.send(head)
+    assert (answer.status, answer.headers.get("connection")) == (429, "close" if closes else None)
+    client.application.refusal = None
+    assert [each.body for each in client.send(body + GET)] == ([] if closes else [b"GET /a?b=c "])
+    assert client.connections.queued_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("pieces", "taken"),
+    [
+        ([GET[:20]], 0),
+        ([POST + b"Content-Length: 9\r\n\r\n1", b"2"], 0),
+        ([CHUNKED + b"5", b"\r\na"], 0),
+        ([GET, GET[:5]], 1),
+    ],
+    ids=["header", "body", "chunks", "the second request"],
+)
+def test_a_request_that_does_not_come_within_read_timeout_is_cut_with_408(pieces: list[bytes], taken: int):
+    client = Connection()
+    client.send(*pieces)
+    assert client.pass_time(LIMITS.read_timeout) == []
+    (answer,) = client.pass_time(1)
+    assert (answer.status, answer.headers["connection"]) == (408, "close")
+    assert len(client.application.messages) == taken
+    # What comes now is dropped, but read: else a reset would overtake the answer.
+    client.send(GET)
+    client.pass_time(LINGER_SECONDS)
+    assert not client.wire.aborted
+    client.pass_time(1)
+    assert client.wire.aborted
+
+
+def test_a_byte_now_and_then_does_not_prolong_read_timeout():
+    client = Connection()
+    client.send(GET[:5])
+    client.pass_time(LIMITS.read_timeout - 1)
+    client.send(GET[5:6])
+    assert [answer.status for answer in client.pass_time(2)] == [408]
+
+
+def test_an_idle_connection_is_closed_after_a_while_and_not_before():
+    client = Connection()
+    client.send(GET)
+    client.pass_time(KEEP_ALIVE_SECONDS)
+    assert len(client.send(GET)) == 1
+    client.pass_time(KEEP_ALIVE_SECONDS)
+    # Empty lines are no request.
+    client.send(b"\r\n")
+    assert not client.wire.closed
+    client.pass_time(1)
+    assert client.wire.closed
+
+
+def test_a_request_that_waits_for_its_answer_is_neither_late_nor_idle():
+    client = Connection(Echo(hold=True))
+    client.send(GET)
+    client.pass_time(1000)
+    assert [answer.status for answer in client.release()] == [200]
+    assert client.pass_time(KEEP_ALIVE_SECONDS) == []
+    assert not client.wire.closed
+
+
+def test_a_client_that_does_not_read_is_read_no_further_and_cut_after_write_timeout():
+    reader, stalled = Connection(), Connection()
+    for client in (reader, stalled):
+        client.protocol.pause_writing()
+        assert not client.wire.reading
+        client.pass_time(LIMITS.write_timeout)
+        assert not client.wire.aborted
+    reader.protocol.resume_writing()
+    assert reader.wire.reading
+    for client in (reader, stalled):
+        client.pass_time(1)
+    assert (reader.wire.aborted, stalled.wire.aborted) == (False, True)
+
+
+def test_a_client_that_pipelines_and_does_not_read_is_cut_when_too_much_waits_for_it():
+    client = Connection(Echo(hold=True))
+    client.send(GET * 3)
+    client.protocol.pause_writing()
+    client.wire.unread = MAX_UNSENT_BYTES
+    assert len(client.release(0)) == 1
+    client.wire.unread += 1
+    assert client.release(1, 2) == []
+    assert client.wire.aborted
+
+
+def test_an_answer_that_is_never_read_does_not_keep_a_closed_connection():
+    client = Connection()
+    client.send(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    client.pass_time(LIMITS.write_timeout)
+    assert not client.wire.aborted
+    client.pass_time(1)
+    assert client.wire.aborted
+
+
+def test_a_pipeline_is_read_only_so_far_ahead():
+    client = Connection(Echo(hold=True))
+    client.send(GET * (MAX_PIPELINED - 1))
+    assert client.wire.reading
+    client.send(GET)
+    assert not client.wire.reading
+    client.release(0)
+    assert client.wire.reading
+
+
+def test_a_client_that_goes_away_is_told_to_the_application_once_for_what_is_not_answered():
+    client = Connection(Echo(hold=True))
+    client.send(GET * 2)
+    client.release(0)
+    client.lose()
+    assert client.application.disconnected == 1
+    assert client.release(1) == []
+    assert len(client.connections) == 0
+
+
+def test_closing_ends_idle_connections_and_lets_the_others_finish():
+    busy = Connection(Echo(hold=True))
+    idle, half = Connection(beside=busy), Connection(beside=busy)
+    busy.send(GET * 2)
+    half.send(GET[:5])
+    busy.connections.close_idle()
+    assert (idle.wire.closed, busy.wire.closed, half.wire.closed) == (True, False, False)
+    first, last = busy.release()
+    assert ("connection" in first.headers, last.headers["connection"]) == (False, "close")
+    assert busy.wire.closed
+    half.send(GET[5:])
+    assert half.release(2)[0].headers["connection"] == "close"
+
+
+def test_abort_cuts_every_connection():
+    clients = [Connection()]
+    clients.append(Connection(beside=clients[0]))
+    clients[0].connections.abort()
+    assert [client.wire.aborted for client in clients] == [True, True]
+
+
+class Lag:
+    """A loop that lags behind by a second."""
+
+    reads = 0
+
+    def came_at(self, now: float) -> float:
+        return now - 1.0
+
+    def read_done(self) -> None:
+        self.reads += 1
+
+
+@pytest.mark.parametrize("pieces", [[GET], [GET[:9], GET[9:]]], ids=["whole", "in two reads"])
+def test_a_request_has_come_when_the_loop_could_first_have_read_it(pieces: list[bytes]):
+    client, lag = Connection(), Lag()
+    client.connections.turns = lag
+    client.send(*pieces)
+    assert client.application.exchanges[0].arrived == client.clock.now - 1.0
+    assert lag.reads == len(pieces)
+
+
+@asynccontextmanager
+async def listening(application: Echo) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A client of a real listener, both in this loop."""
+    connections = Connections(application, LIMITS, Clock())
+    server = await asyncio.get_running_loop().create_server(connections.protocol, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        server.close()
+        connections.abort()
+        await asyncio.sleep(0)
+
+
+def test_over_a_real_socket_a_client_that_sends_all_of_a_long_body_first_reads_its_413():
+    async def run() -> None:
+        async with listening(Echo()) as (reader, writer):
+            writer.write(POST + b"Content-Length: 4000000\r\n\r\n" + b"x" * 4_000_000)
+            assert (await reader.read()).startswith(b"HTTP/1.1 413 ")
+
+    asyncio.run(run())
+
+
+def test_over_a_real_socket_a_client_that_reads_late_gets_all_it_asked_for():
+    async def run() -> None:
+        application = Echo(answer_size=10_000_000)
+        async with listening(application) as (reader, writer):
+            writer.write(GET)
+            await reader.readexactly(1)
+            writer.write(GET.replace(b"Host", b"Connection: close\r\nHost"))
+            assert len(await reader.read()) > 2 * 10_000_000
+            assert len(application.exchanges) == 2
+
+    asyncio.run(run())

@@ -1,0 +1,290 @@
+"""The front with a real queue; only the worker and the clock are the test's."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pytest
+
+from batching_watchdog.batcher import Batcher
+from batching_watchdog.config import Config
+from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.engine.policy import POLICIES, PolicySettings
+from batching_watchdog.engine.scheduler import Scheduler
+from batching_watchdog.front import routes
+from batching_watchdog.front.protocol import Exchange, HttpProtocol
+from batching_watchdog.front.routes import Front
+from batching_watchdog.logs import RequestLine
+from batching_watchdog.messages import Batch, Reply
+from batching_watchdog.metrics import Metrics
+from watchdog.front.connection import GET, Answer, Clock, Connection, alive, no_collector
+
+
+@dataclass(eq=False)
+class Bench:
+    """A front, its clock, clients, and one worker that keeps what it is sent until the test answers."""
+
+    front: Front
+    batcher: Batcher
+    clock: Clock
+    metrics: Metrics
+    model: LatencyModel
+    batches: list[Batch] = field(default_factory=list)
+
+    def send(self, batch: Batch) -> None:
+        self.batches.append(batch)
+
+    def client(self) -> Connection:
+        return Connection(self.front, clock=self.clock)
+
+    async def ask(self, target: str = "/", headers: str = "", body: bytes = b"") -> Connection:
+        """Send a request on a connection of its own; it has been offered to the worker."""
+        client = self.client()
+        head = f"POST {target} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {len(body)}\r\n\r\n"
+        client.protocol.data_received(head.encode() + body)
+        await self.turn()
+        return client
+
+    def answer(self, data: bytes) -> Answer:
+        """The answer that ``data`` gets at once."""
+        (answer,) = self.client().send(data)
+        return answer
+
+    async def reply(self, body: bytes = b"ok") -> None:
+        """The worker answers its last batch, and is idle again."""
+        batch = self.batches[-1]
+        self.batcher.worker_idle(self)
+        self.batcher.replied(batch, [Reply(200, b"", body) for _ in batch.requests])
+        await self.turn()
+
+    async def worker_idle(self) -> None:
+        self.batcher.worker_idle(self)
+        await self.turn()
+
+    @staticmethod
+    async def turn() -> None:
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    def refusals(self) -> dict[str, int]:
+        return {reason: number for reason, number in self.metrics.refusals.items() if number}
+
+
+def scenario(body: Callable[[Bench], Awaitable[None]], **environ: str) -> None:
+    async def run() -> None:
+        config = Config.from_env({"slo_latency": "100ms", **environ}, cpus=1)
+        clock, model = Clock(), LatencyModel(config.max_batch_size)
+        metrics = Metrics(slo_latency=0.1, slo_objective=0.99, workers=1, model=model)
+        policy = POLICIES["slo"](PolicySettings(config.max_batch_size, 0.0, 0.1))
+        scheduler = Scheduler(policy, model, max_inflight=config.max_inflight, shed_late=config.shed_late)
+        batcher = Batcher(clock, scheduler, model, metrics, workers=1, shed_late=config.shed_late)
+        front = Front(config, batcher, metrics, clock, worker_ready=lambda: True)
+        await body(Bench(front, batcher, clock, metrics, model))
+
+    asyncio.run(run())
+
+
+def test_method_path_and_batch_key_keep_requests_apart_and_the_query_does_not():
+    async def body(bench: Bench) -> None:
+        bench.model.observe(8, 0.01)
+        for target, headers in (
+            ("/a?x=1", ""),
+            ("/a?x=2", ""),
+            ("/b", ""),
+            ("/a", "X-Batch-Key: short\r\n"),
+            ("/a", "x-batch-key: short\r\n"),
+            ("/a", "X-Batch-Key: long\r\n"),
+        ):
+            await bench.ask(target, headers)
+            bench.clock.now += 0.001
+        await bench.worker_idle()
+        for _ in range(3):
+            await bench.reply()
+        assert [len(batch.requests) for batch in bench.batches] == [2, 1, 2, 1]
+
+    scenario(body)
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_request_and_its_connection_are_freed_without_the_collector(answered: bool):
+    async def body(bench: Bench) -> None:
+        client = await bench.ask()
+        assert alive(Exchange, HttpProtocol) == 2
+        if answered:
+            await bench.worker_idle()
+            await bench.reply()
+            assert alive(Exchange, HttpProtocol) == 1
+        client.lose()
+        del client
+        assert bench.metrics.in_flight == 0
+        assert alive(Exchange, HttpProtocol) == 0
+
+    with no_collector():
+        scenario(body)
+
+
+def test_an_answer_has_the_functions_status_and_body_and_says_why_its_batch_left():
+    async def body(bench: Bench) -> None:
+        client = await bench.ask()
+        bench.clock.now += 0.010
+        await bench.worker_idle()
+        bench.clock.now += 0.015
+        await bench.reply(b"hello")
+        (answer,) = client.answers()
+        assert (answer.status, answer.body) == (200, b"hello")
+        assert answer.headers["x-batch-reason"] == "idle"
+        assert answer.headers["x-batch-size"] == "1"
+        assert float(answer.headers["x-queue-seconds"]) == pytest.approx(0.010)
+        assert float(answer.headers["x-duration-seconds"]) == pytest.approx(0.025)
+        assert bench.metrics.outcomes["good"] == 1
+        assert bench.refusals() == {}
+
+    scenario(body)
+
+
+def test_an_answer_at_its_deadline_is_good_and_after_it_slow():
+    async def body(bench: Bench) -> None:
+        await bench.worker_idle()
+        for waited in (0.125, 0.126):
+            await bench.ask()
+            bench.clock.now += waited
+            await bench.reply()
+        assert (bench.metrics.outcomes["good"], bench.metrics.outcomes["slow"]) == (1, 1)
+
+    # A power of two: no rounding at the deadline.
+    scenario(body, slo_latency="125ms")
+
+
+def test_a_slow_and_a_shed_request_are_traced_by_their_call_ids_to_batch_and_reason(
+    caplog: pytest.LogCaptureFixture,
+):
+    async def body(bench: Bench) -> None:
+        await bench.ask("/good", "X-Call-Id: a\r\n")
+        await bench.worker_idle()
+        await bench.reply()
+        await bench.ask("/slow", "X-Call-Id: b\r\n")
+        assert bench.answer(b"POST /shed HTTP/1.1\r\nHost: x\r\nX-Call-Id: c\r\n\r\n").status == 429
+        bench.clock.now += 0.2
+        await bench.reply()
+
+    with caplog.at_level(logging.INFO):
+        scenario(body, max_inflight="1", access_log="missed")
+    told = [record.msg for record in caplog.records if isinstance(record.msg, RequestLine)]
+    assert [(line.call_id, line.outcome, line.status, line.batch_size) for line in told] == [
+        (b"c", "shed", 429, 0),
+        (b"b", "slow", 200, 1),
+    ]
+    assert told[0].reason == "queue_full"
+    assert (told[1].batch, told[1].batch_reason) == (1, "idle")
+
+
+@pytest.mark.parametrize(("access_log", "lines"), [("false", [b"/late"]), ("true", [b"/good", b"/late"])])
+def test_our_own_errors_are_logged_and_other_requests_only_if_asked_for(
+    access_log: str, lines: list[bytes], caplog: pytest.LogCaptureFixture
+):
+    async def body(bench: Bench) -> None:
+        await bench.worker_idle()
+        await bench.ask("/good")
+        await bench.reply()
+        late = await bench.ask("/late", "X-Timeout: 1s\r\n")
+        bench.clock.now += 1.0
+        await bench.ask("/next")
+        assert [answer.status for answer in late.answers()] == [504]
+
+    with caplog.at_level(logging.INFO):
+        scenario(body, access_log=access_log)
+    assert [record.msg.target for record in caplog.records if isinstance(record.msg, RequestLine)] == lines
+
+
+def test_every_refusal_is_counted_by_the_reason_that_its_header_gives():
+    async def body(bench: Bench) -> None:
+        waiting = await bench.ask(headers="X-Timeout: 1s\r\n")
+        full = bench.answer(GET)
+        large = bench.answer(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2000\r\n\r\n")
+        bench.clock.now += 1.0
+        await bench.worker_idle()
+        (expired,) = waiting.answers()
+        bench.front.accepting = False
+        answers = [full, large, expired, bench.answer(GET), bench.answer(b"GET\r\n\r\n")]
+        assert [(answer.status, answer.headers["x-watchdog-reason"]) for answer in answers] == [
+            (429, "queue_full"),
+            (413, "body_too_large"),
+            (504, "expired"),
+            (503, "shutting_down"),
+            (400, "bad_request"),
+        ]
+        assert not any("x-batch-reason" in answer.headers for answer in answers)
+        assert {answer.headers["x-openfaas-internal"] for answer in answers} == {"batching-watchdog"}
+        assert bench.refusals() == {"queue_full": 1, "body_too_large": 1, "expired": 1, "shutting_down": 1}
+
+    scenario(body, max_inflight="1")
+
+
+def test_a_request_that_the_queue_makes_late_is_refused_before_its_body_is_read():
+    async def body(bench: Bench) -> None:
+        for _ in range(5):
+            bench.model.observe(1, 0.04)
+            bench.model.observe(2, 0.08)
+        bench.batcher.worker_idle(bench)
+        for _ in range(3):
+            await bench.ask()
+        # One is with the worker, two wait, one at a time is best: a fourth would take 120 ms.
+        refused = bench.answer(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n")
+        assert (refused.status, refused.headers["x-watchdog-reason"]) == (503, "predicted_late")
+        assert bench.refusals() == {"predicted_late": 1}
+        assert bench.metrics.outcomes["shed"] == 1
+        await bench.reply()
+        assert (await bench.ask()).answers() == []
+
+    scenario(body, late_requests="shed")
+
+
+def test_a_full_queue_is_not_ready_but_healthy():
+    async def body(bench: Bench) -> None:
+        assert bench.answer(b"GET /_/ready HTTP/1.1\r\nHost: x\r\n\r\n").status == 200
+        await bench.ask()
+        assert bench.answer(b"GET /_/ready HTTP/1.1\r\nHost: x\r\n\r\n").status == 429
+        assert bench.answer(b"GET /_/health HTTP/1.1\r\nHost: x\r\n\r\n").status == 200
+
+    scenario(body, max_inflight="1")
+
+
+def gateway(seconds: float) -> str:
+    """What the gateway adds to a request that it got so long before we did, at 1001000 s by its clock."""
+    return f"X-Start-Time: {1_001_000_000_000_000 - round(seconds * 1e9)}\r\n"
+
+
+TERMS = {
+    "nothing": ("", 0.1, 30.0),
+    "a timeout": ("X-Timeout: 1s\r\n", 0.1, 1.0),
+    "a timeout below the budget": ("X-Timeout: 50ms\r\n", 0.05, 0.05),
+    "a timeout that is none": ("X-Timeout: soon\r\n", 0.1, 30.0),
+    "a timeout of nothing": ("X-Timeout: 0s\r\n", 0.1, 30.0),
+    "a longer timeout": ("X-Timeout: 5m\r\n", 0.1, 30.0),
+    "a start": (gateway(0.02), 0.08, 30.0),
+    "a start before the budget": (gateway(0.5), -0.4, 30.0),
+    "a start before the timeout": (gateway(31.0), 0.1, 30.0),
+    "a start in the future": (gateway(-0.5), 0.1, 30.0),
+    "a start that is none": ("X-Start-Time: now\r\n", 0.1, 30.0),
+}
+"""Headers; seconds from arrival to the deadline, and to the timeout."""
+
+
+@pytest.mark.parametrize(("headers", "budget", "timeout"), TERMS.values(), ids=TERMS)
+def test_a_request_sets_its_own_terms_and_the_time_that_its_body_takes_counts_once(
+    headers: str, budget: float, timeout: float, monkeypatch: pytest.MonkeyPatch
+):
+    async def body(bench: Bench) -> None:
+        monkeypatch.setattr(routes, "time", SimpleNamespace(time=lambda: bench.clock.now + 1_000_000))
+        client = bench.client()
+        client.send(f"POST / HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: 1\r\n\r\n".encode())
+        bench.clock.now += 0.025
+        client.send(b"x")
+        await bench.worker_idle()
+        ((request,),) = (batch.requests for batch in bench.batches)
+        assert request.deadline - request.arrived == pytest.approx(budget)
+        assert request.expires - request.arrived == pytest.approx(timeout)
+
+    scenario(body)
