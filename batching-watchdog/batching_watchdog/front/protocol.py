@@ -6,7 +6,7 @@ refusing at the header. It knows nothing of batches. A whole request goes to the
 ``server``.
 
 Parsing is httptools' (llhttp, Node's parser) in its strict mode. What that still takes and RFC 9112 does not
-is refused here; tests/watchdog/front/test_conformance.py compares the outcome with a second implementation and
+is refused here; tests/watchdog/front/test_conformance.py compares the outcome with another implementation and
 lists every difference. Where the build has ``speedups``, a request that came whole and holds nothing unusual
 is read by that in one step; it takes nothing that the parser would not take, and refuses nothing.
 
