@@ -51,7 +51,7 @@ WIDTH: Final = 98
 _MARK: Final = "<!-- Written by docs/generate_reference.py (make reference): change the code instead. -->\n\n"
 _WRONG: Final = "?"
 """No variable takes this, but those that take any text."""
-_CLOSED: Final = ("outcome", "reason", "state", "stage", "scaler", "detected_by")
+_CLOSED: Final = ("outcome", "reason", "state", "stage", "scaler")
 """Labels whose values are a closed list."""
 _GIVEN: Final = re.compile(r"^(?P<indent> *)(?P<key>[\w.-]+):(?:\s[^#]*)?(?P<comment>#.*)?$")
 

@@ -8,9 +8,6 @@ is done about it is the controller's.
 from dataclasses import dataclass
 from typing import Final
 
-BASELINE_ALERT: Final = "APIHighInvocationRate"
-"""The alert by which OpenFaaS' own scaler acts, if there is anybody to whom Prometheus sends it."""
-
 FEW: Final = 3
 """So many changes that we did not ask for are not people's any more,"""
 WITHIN: Final = 600.0

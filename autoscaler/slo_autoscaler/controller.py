@@ -16,7 +16,7 @@ from math import isinf
 from typing import Any, Final, TypeVar
 
 from slo_autoscaler.config import Config
-from slo_autoscaler.conflict import BASELINE_ALERT, FEW, WITHIN, Rival
+from slo_autoscaler.conflict import FEW, WITHIN, Rival
 from slo_autoscaler.errors import FunctionGoneError, PlatformError, SourceError
 from slo_autoscaler.journal import Entry, Journal
 from slo_autoscaler.law.decide import decide, unapplied
@@ -36,9 +36,6 @@ _T = TypeVar("_T")
 
 MAX_BACKOFF: Final = 8
 """Reconciles that a function which keeps failing sits out at most."""
-
-ALERTS_INTERVAL: Final = 600.0
-"""Seconds between two looks at whether OpenFaaS' own scaler is at work."""
 
 ALIVE_INTERVALS: Final = 3
 """A loop that has finished no reconcile for so many intervals, and all its timeouts, counts as dead."""
@@ -103,11 +100,10 @@ class Controller:
         self._past: dict[str, Past] | None = None
         self._recalled_at = 0.0
         self._complaints: dict[str, str] = {}
-        self._alerts_due = clocks.monotonic()
         self._rivals: set[str] = set()
         """Functions that somebody else scales too."""
-        self._warned: set[str] = set()
-        """Signs of another scaler that have been warned of; once is enough."""
+        self._warned = False
+        """Of another scaler; once is enough."""
         self._finished_at = clocks.monotonic()
         self._pool = ThreadPoolExecutor(config.platform.concurrency, thread_name_prefix="platform")
 
@@ -183,7 +179,7 @@ class Controller:
             else:
                 self._succeeded(target, applied=target.spec.mode == "shadow")
         errors += self._act(wanted)
-        self._metrics.second_scaler("replicas", there=bool(self._rivals))
+        self._metrics.conflicting_scaler(there=bool(self._rivals))
         self._finished_at = self._clocks.monotonic()
         self._metrics.reconciled(self._finished_at - began)
         return errors == 0
@@ -198,8 +194,6 @@ class Controller:
         self._complain("observe", None)
         if self._past is None:
             self._recall()
-        if self._config.platform.kind == "openfaas" and self._clocks.monotonic() >= self._alerts_due:
-            self._look_for_the_baseline()
         return seen, 0
 
     def _recall(self) -> None:
@@ -213,23 +207,6 @@ class Controller:
             logger.warning("no history from before the start, going on without: %s", error)
             self._past = {}
 
-    def _look_for_the_baseline(self) -> None:
-        """Look whether OpenFaaS' own scaler acts beside us; seldom, for it is a matter of installation."""
-        self._alerts_due = self._clocks.monotonic() + ALERTS_INTERVAL
-        try:
-            there = BASELINE_ALERT in self._source.alerts()
-        except SourceError as error:
-            logger.info("cannot tell whether OpenFaaS' own scaler is at work: %s", error)
-            return
-        self._metrics.second_scaler("alert", there=there)
-        if there and "alert" not in self._warned:
-            logger.warning(
-                "OpenFaaS' own scaler is at work: Prometheus sends the alert %s to an Alertmanager. Two"
-                " scalers cannot share a function; docs/install-openfaas.md says how to turn one off",
-                BASELINE_ALERT,
-            )
-            self._warned.add("alert")
-
     def _watch_rival(self, name: str, target: _Target) -> None:
         """Notice changes of a function's replicas that we have not asked for, while it is ours to scale."""
         if target.scale is None or not target.scale.enabled or not self._acts(target.spec):
@@ -241,14 +218,14 @@ class Controller:
         if not target.rival.suspected(now):
             self._rivals.discard(name)
             return
-        if "replicas" not in self._warned:
+        if not self._warned:
             logger.warning(
                 "%s: its replicas were changed %d times within %.0f s by somebody else: another scaler, such"
                 " as OpenFaaS' own, a HorizontalPodAutoscaler, or on Knative somebody who writes min-scale or"
                 " scales Deployments. Two scalers cannot share a function; docs/slo.md says where to look",
                 *(name, FEW, WITHIN),
             )
-            self._warned.add("replicas")
+            self._warned = True
         self._rivals.add(name)
 
     def _scales(

@@ -18,9 +18,6 @@ from slo_autoscaler.shadow import Score
 STAGES: Final = ("discover", "observe", "read", "decide", "act", "reconcile")
 """Where a failure can be."""
 
-DETECTIONS: Final = ("alert", "replicas")
-"""By what a second scaler can be known."""
-
 INPUTS: Final = {
     "forecast": (
         "slo_autoscaler_forecast_requests_per_second",
@@ -92,15 +89,11 @@ class Metrics(Collector):
             "1 while this autoscaler may act, 0 while it stands by for another.",
             registry=registry,
         )
-        self._rival = Gauge(
+        self._conflict = Gauge(
             "slo_autoscaler_conflicting_scaler",
-            "1 while another scaler is at work on the same functions, by the sign of it: alert, OpenFaaS'"
-            " own alert is sent to somebody; replicas, they keep changing without being asked to.",
-            ["detected_by"],
+            "1 while replicas keep changing that this autoscaler did not ask for: another scaler is at work.",
             registry=registry,
         )
-        for sign in DETECTIONS:
-            self._rival.labels(sign)
         registry.register(self)
 
     def decided(
@@ -134,9 +127,9 @@ class Metrics(Collector):
         """Set whether this autoscaler may act."""
         self._leader.set(leading)
 
-    def second_scaler(self, sign: str, *, there: bool) -> None:
-        """Set whether a sign of another scaler is seen."""
-        self._rival.labels(sign).set(there)
+    def conflicting_scaler(self, *, there: bool) -> None:
+        """Set whether another scaler is at work."""
+        self._conflict.set(there)
 
     def collect(self) -> Iterator[Metric]:
         """Give the families of all functions, as prometheus-client asks for them."""

@@ -496,50 +496,15 @@ def test_the_loop_outlives_a_bug(gateway, monkeypatch, caplog):
         assert "reconcile failed" in caplog.text
 
 
-class Alerting(Recorded):
-    """A recording beside which a Prometheus sends alerts on; an error is raised."""
-
-    def __init__(self, alerts, *reconciles):
-        super().__init__([json.dumps({}) for _ in range(reconciles[0])], None)
-        self.sent = alerts
-        self.asked = 0
-
-    def alerts(self):
-        self.asked += 1
-        if isinstance(self.sent, Exception):
-            raise self.sent
-        return self.sent
-
-
-def test_openfaas_own_scaler_is_warned_of_once(gateway, caplog):
-    with Bench(gateway) as bench:
-        bench.controller._source = Alerting(frozenset({"APIHighInvocationRate", "other"}), 4)
-        for waited in (0.0, 0.0, 300.0, 300.0):
-            bench.now += waited
-            bench.reconcile()
-        assert bench.value("slo_autoscaler_conflicting_scaler", detected_by="alert") == 1
-        assert bench.controller._source.asked == 2, "every ten minutes"
-    assert caplog.text.count("OpenFaaS' own scaler is at work") == 1
-
-
-@pytest.mark.parametrize("sent", [frozenset(), frozenset({"other"}), SourceError("404")])
-def test_without_its_alert_there_is_no_other_scaler(gateway, caplog, sent):
-    with Bench(gateway) as bench:
-        bench.controller._source = Alerting(sent, 1)
-        assert bench.reconcile() is True
-        assert bench.value("slo_autoscaler_conflicting_scaler", detected_by="alert") == 0
-    assert "at work:" not in "".join(r.message for r in caplog.records if r.levelname == "WARNING")
-
-
 def test_replicas_that_keep_changing_without_being_asked_to_are_another_scaler(gateway, caplog):
     with Bench(gateway, *[{"a.openfaas-fn": CALM}] * 5) as bench:
         for count in (1, 2, 3, 4, 5):
             gateway.functions["b"].replicas = count
             bench.reconcile()
-        assert bench.value("slo_autoscaler_conflicting_scaler", detected_by="replicas") == 1
+        assert bench.value("slo_autoscaler_conflicting_scaler") == 1
         del gateway.functions["b"]
         bench.reconcile()
-        assert bench.value("slo_autoscaler_conflicting_scaler", detected_by="replicas") == 0
+        assert bench.value("slo_autoscaler_conflicting_scaler") == 0
     assert caplog.text.count("b.openfaas-fn: its replicas were changed 3 times within 600 s by somebody") == 1
 
 
@@ -549,7 +514,7 @@ def test_our_own_changes_are_not_another_scaler(gateway):
         for _ in loads:
             bench.reconcile()
         assert len(gateway.posted) > 1
-        assert bench.value("slo_autoscaler_conflicting_scaler", detected_by="replicas") == 0
+        assert bench.value("slo_autoscaler_conflicting_scaler") == 0
 
 
 def test_who_stands_by_sees_the_leader_at_work_and_no_other_scaler(gateway):
@@ -561,7 +526,7 @@ def test_who_stands_by_sees_the_leader_at_work_and_no_other_scaler(gateway):
         for count in (1, 2, 3, 4, 5):
             gateway.functions["b"].replicas = count
             bench.reconcile()
-        assert bench.value("slo_autoscaler_conflicting_scaler", detected_by="replicas") == 0
+        assert bench.value("slo_autoscaler_conflicting_scaler") == 0
 
 
 IDLE = seen(rate=0.0, in_flight=0.0, gateway_rate=0.0, samples=0.0, up_replicas=1.0)

@@ -1,6 +1,5 @@
 """The Prometheus source: what goes wrong becomes one kind of error, at once; and the real program answers."""
 
-import json
 import threading
 
 import pytest
@@ -150,40 +149,3 @@ def test_the_real_prometheus_answers_every_signal_for_all_functions_at_once(tmp_
 def _samples(source: PrometheusSource) -> float:
     seen = source.observe().get("busy.fn")
     return (seen.samples or 0.0) if seen is not None else 0.0
-
-
-def answers(**parts):
-    """Answer each part of the API with its data."""
-
-    def answer(handler):
-        part = handler.path.partition("?")[0].rpartition("/")[2]
-        doubles.status(200, json.dumps({"status": "success", "data": parts[part]}).encode())(handler)
-
-    return answer
-
-
-RULES = {"groups": [{"rules": [{"name": "One"}, {"name": "Two"}]}, {"rules": []}]}
-
-
-def test_alerts_count_only_where_somebody_is_told_of_them(server, source):
-    server.faults["GET"] = answers(rules=RULES, alertmanagers={"activeAlertmanagers": [{"url": "x"}]})
-    assert source.alerts() == {"One", "Two"}
-    server.faults["GET"] = answers(rules=RULES, alertmanagers={"activeAlertmanagers": []})
-    assert source.alerts() == frozenset()
-
-
-@pytest.mark.parametrize(
-    "fault", [doubles.status(404), doubles.garbage, doubles.status(200, b"{}"), doubles.panic]
-)
-def test_alerts_that_cannot_be_had_are_a_source_error(server, source, fault):
-    server.faults["GET"] = fault
-    with pytest.raises(SourceError):
-        source.alerts()
-
-
-def test_alerts_that_do_not_come_are_given_up(server, hasty):
-    released = threading.Event()
-    server.faults["GET"] = doubles.hang(released)
-    with pytest.raises(SourceError, match=r"ReadTimeout|no rules within 0\.3 s"):
-        hasty.alerts()
-    released.set()

@@ -1,6 +1,6 @@
 """Where observations come from.
 
-A source has three methods; see ``prometheus`` for the real one and ``replay`` for recordings.
+A source has two methods; see ``prometheus`` for the real one and ``replay`` for recordings.
 """
 
 from typing import Protocol
@@ -24,12 +24,5 @@ class Source(Protocol):
         """Return {function_name: what is known of the last ``span`` seconds}, or raise ``SourceError``.
 
         Asked for once, after a start: what was seen before it is known to the source alone.
-        """
-        ...
-
-    def alerts(self) -> frozenset[str]:
-        """Return the names of the alerts that the source sends on to somebody, or raise ``SourceError``.
-
-        Asked for seldom: OpenFaaS' own scaler is an alert, and must not be at work beside this one.
         """
         ...

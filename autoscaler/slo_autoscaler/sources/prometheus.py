@@ -8,9 +8,8 @@ and until then every function holds.
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
-import requests
 from prometheus_api_client import PrometheusConnect
 from prometheus_api_client.exceptions import PrometheusApiClientException
 from requests import RequestException
@@ -93,14 +92,6 @@ class PrometheusSource:
             raise SourceError(f"{self._config.url}: no history within {self._config.timeout:g} s")
         return asked.result()
 
-    def alerts(self) -> frozenset[str]:
-        """Return the names of all alerts, if there is an Alertmanager that they are sent to."""
-        asked = self._pool.submit(self._ask_alerts)
-        wait([asked], self._config.timeout)
-        if asked.cancel() or not asked.done():
-            raise SourceError(f"{self._config.url}: no rules within {self._config.timeout:g} s")
-        return asked.result()
-
     def close(self) -> None:
         """Give up connections and threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -134,19 +125,3 @@ class PrometheusSource:
             raise SourceError(f"{self._config.url}: wrong answer: {error}") from error
         except FOREIGN as error:
             raise SourceError(f"{self._config.url}: {brief(error)}") from error
-
-    def _ask_alerts(self) -> frozenset[str]:
-        try:
-            if not self._api("alertmanagers")["activeAlertmanagers"]:
-                return frozenset()
-            groups = self._api("rules", type="alert")["groups"]
-            return frozenset(str(rule["name"]) for group in groups for rule in group["rules"])
-        except FOREIGN as error:
-            raise SourceError(f"{self._config.url}: {brief(error)}") from error
-
-    def _api(self, what: str, **params: str) -> Any:
-        """Return the data of one part of Prometheus' API that its client does not know."""
-        url = f"{self._config.url}/api/v1/{what}"
-        answer = requests.get(url, params=params, timeout=self._config.timeout)
-        answer.raise_for_status()
-        return answer.json()["data"]

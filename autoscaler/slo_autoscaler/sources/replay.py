@@ -37,10 +37,6 @@ class ReplaySource:
         """Return nothing: a recording begins with its first line."""
         return {}
 
-    def alerts(self) -> frozenset[str]:
-        """Return nothing: a recording tells nobody."""
-        return frozenset()
-
 
 def _observation(values: dict[str, float | None]) -> Observation:
     unknown = set(values) - _FIELDS
