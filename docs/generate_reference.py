@@ -13,7 +13,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import is_dataclass
-from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType, UnionType
@@ -31,8 +30,9 @@ from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.metrics import STATES
 from batching_watchdog.metrics import Metrics as WatchdogMetrics
 from slo_autoscaler import config as autoscaler_config
+from slo_autoscaler.__main__ import COMMANDS
+from slo_autoscaler.__main__ import main as autoscaler
 from slo_autoscaler.cli.explain import SENTENCES
-from slo_autoscaler.commands import COMMANDS
 from slo_autoscaler.metrics import INPUTS
 from slo_autoscaler.metrics import Metrics as AutoscalerMetrics
 from slo_autoscaler.model import Decision, Reason, Scale
@@ -79,10 +79,10 @@ def helps() -> dict[str, str]:
     programs: list[tuple[str, Callable[[Sequence[str]], object], tuple[str, ...]]] = [
         (
             "slo-autoscaler" if word == "run" else f"slo-autoscaler {word}",
-            import_module(module).main,
-            (),
+            autoscaler,
+            (word,),
         )
-        for word, (module, _) in COMMANDS.items()
+        for word in COMMANDS
     ]
     programs += [
         ("tailbound-simulate", simulate.main, ()),

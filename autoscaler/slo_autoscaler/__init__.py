@@ -2,8 +2,7 @@
 
 The modules, in the order in which one reconcile passes them ([P] = pure: no I/O, no clock):
 
-- ``config`` [P]           YAML text -> frozen ``Config``; wrong values are named with key, value and rule
-- ``config_file``          the file, read
+- ``config``               YAML text -> frozen ``Config``; wrong values are named with key, value and rule
 - ``errors`` [P]           what can fail, and how it is said
 - ``promql`` [P]           which signals are asked for, as query text; API answers -> numbers
 - ``sources.prometheus``   the queries over HTTP, all functions in one query for each signal

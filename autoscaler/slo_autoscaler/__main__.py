@@ -1,8 +1,38 @@
-"""``python -m slo_autoscaler`` and the ``slo-autoscaler`` command."""
+"""The ``slo-autoscaler`` command: ``run`` (also without a word, for it is the main job) and its companions.
 
+Owns which words there are. Only the command that is asked for is imported. Next step: ``app`` for ``run``,
+``cli`` for the others.
+"""
+
+import importlib
 import sys
+from collections.abc import Callable, Sequence
+from typing import Final
 
-from slo_autoscaler.commands import main
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "run": ("slo_autoscaler.app", "size functions so that they meet their SLO (the default)"),
+    "status": (
+        "slo_autoscaler.cli.status",
+        "show every function: whether its SLO is met, its replicas, and why",
+    ),
+    "explain": ("slo_autoscaler.cli.explain", "say in sentences what was decided for a function, and why"),
+}
+"""Word -> (module whose ``main(arguments)`` gives the exit status, what it does)."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that the first word names; return its exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    word = words.pop(0) if words and words[0] in COMMANDS else "run"
+    module, _ = COMMANDS[word]
+    run: Callable[..., int] = importlib.import_module(module).main
+    return run(words, epilog=_summary()) if word == "run" else run(words)
+
+
+def _summary() -> str:
+    """Return one line for each command, for the help text."""
+    return "commands:\n" + "\n".join(f"  {word:10} {about}" for word, (_, about) in COMMANDS.items())
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -22,9 +22,7 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client import CollectorRegistry
 
 from slo_autoscaler import __version__, logs
-from slo_autoscaler.commands import summary
-from slo_autoscaler.config import OVERRIDES, Config
-from slo_autoscaler.config_file import read_config
+from slo_autoscaler.config import OVERRIDES, Config, read_config
 from slo_autoscaler.controller import Clocks, Controller
 from slo_autoscaler.errors import ConfigError
 from slo_autoscaler.journal import Journal
@@ -49,9 +47,9 @@ and dicts by the hundred thousand, and none is in a cycle: with Python's 700, ha
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    flags = _parser().parse_args(arguments)
+def main(arguments: Sequence[str] | None = None, epilog: str = "") -> int:
+    """Run the command; return its exit status. ``epilog`` ends its help text."""
+    flags = _parser(epilog).parse_args(arguments)
     try:
         logs.set_up(_log_format(flags, os.environ))
         config = load(flags, os.environ)
@@ -187,11 +185,11 @@ def _emit(line: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(epilog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="slo-autoscaler",
         description="Sizes functions so that they meet their latency SLO.",
-        epilog=summary(),
+        epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML configuration")

@@ -1,14 +1,15 @@
-"""The YAML configuration as a frozen ``Config``. [P]
+"""The YAML configuration as a frozen ``Config``.
 
-Owns every key's name, default and rule, and the words in which a wrong one is reported. The file is read by
-``app``; environment and flags come in as ``overrides``. Durations are Go syntax (``1m30s``, ``250ms``) or a
-plain number of seconds, and are seconds here.
+Owns every key's name, default and rule, and the words in which a wrong one is reported. Environment and flags
+come in as ``overrides``. Durations are Go syntax (``1m30s``, ``250ms``) or a plain number of seconds, and are
+seconds here.
 """
 
 import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import yaml
@@ -448,6 +449,17 @@ def _gateway_slo(scaling: ScalingConfig) -> Slo | None:
     if scaling.signals != "gateway" or scaling.slo_latency is None:
         return None
     return Slo(scaling.slo_latency, scaling.slo_objective or OBJECTIVE)
+
+
+def read_config(path: str, overrides: Mapping[str, object] | None = None) -> Config:
+    """Return the configuration in the file, with what overrides it. Raises ``ConfigError``."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
+    except UnicodeDecodeError:
+        raise ConfigError([f"{path}: must be UTF-8 text"]) from None
+    return Config.parse(text, path, overrides)
 
 
 _ADAPTER: Final = TypeAdapter(Config)

@@ -23,8 +23,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from slo_autoscaler.config import Config
-from slo_autoscaler.config_file import read_config
+from slo_autoscaler.config import Config, read_config
 from slo_autoscaler.errors import ConfigError
 from slo_autoscaler.web.rows import DEFAULT_SORT, SORTS, STATES
 

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from slo_autoscaler.config import Config, parse_duration
-from slo_autoscaler.config_file import read_config
+from slo_autoscaler.config import Config, parse_duration, read_config
 from slo_autoscaler.errors import ConfigError
 from tailbound_lab.simulate.errors import SimulationError
 from tailbound_lab.simulate.function import Function, Routing, Service
