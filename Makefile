@@ -87,7 +87,7 @@ reference: $(INSTALLED) ## Write docs/reference/ and the figures of docs/explana
 	$(BIN)/python -m docs.generate_reference
 	$(BIN)/python -m docs.figures.draw
 
-tutorial: install ## Follow docs/tutorial.md, command by command: half a minute
+tutorial: install ## Follow docs/tutorial.md, command by command: a minute
 	$(BIN)/pytest tests/docs/follow_tutorial.py $(TEST_ARGS)
 
 clean: ## Remove what was built, but not the virtual environment

@@ -1,9 +1,11 @@
 """docs/tutorial.md as a reader follows it: its files are written, its commands run, in their order.
 
-It takes half a minute, so its name keeps it out of the usual run; ``make tutorial`` runs it.
+It takes a minute, so its name keeps it out of the usual run; ``make tutorial`` runs it. The page's commands
+wait for what they promise, so only a machine that never gets there fails, at the time limit.
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,17 +16,15 @@ import pytest
 from docs.pages import ROOT, blocks
 from tailbound_lab.local.ports import free_ports
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 STAYS = "first terminal"
 
 
-def test_whoever_follows_the_tutorial_sees_what_it_promises(tmp_path: Path):
+def test_tutorial_followed_to_its_end_shows_what_it_promises(tmp_path: Path):
     gateway, prometheus = map(str, free_ports(2))
     text = (ROOT / "docs" / "tutorial.md").read_text().replace("8080", gateway).replace("9090", prometheus)
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    # What a clone has, and no more of it than the tutorial uses.
-    (tmp_path / "bench").symlink_to(ROOT / "bench")
     platform: subprocess.Popen[str] | None = None
     said = ""
     try:
@@ -55,10 +55,14 @@ def test_whoever_follows_the_tutorial_sees_what_it_promises(tmp_path: Path):
         if platform is not None:
             platform.send_signal(signal.SIGINT)
             platform.communicate(timeout=30)
-    assert '{"vowels":5}' in said
-    assert "x-batch-size: 1" in said.lower()
-    assert "scaled vowels.openfaas-fn from 1 to " in said
-    assert "second: " in said
-    assert '"outcome":"good"' in said
+    for promise in (
+        r'{"vowels":5}',
+        r"(?i)x-batch-size: 1",
+        r"scaled vowels.openfaas-fn from 1 to [2-4]: ",
+        r"attainment \d+\.\d+% within 200 ms",
+        r"scaled vowels.openfaas-fn from [2-4] to 1: ",
+        r'"outcome":"good"',
+    ):
+        assert re.search(promise, said), promise
     assert platform is not None
     assert platform.returncode == 0
