@@ -1,16 +1,18 @@
-"""The page over a real socket, on what it is told."""
+"""The page over a real socket, showing given decisions."""
 
 import json
-import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from page.told import Told
 from slo_autoscaler.config import Config
 from slo_autoscaler.web.page import Page
+
+NAME = "vision.openfaas-fn"
+NOBODY = "http://127.0.0.1:1"
+"""Where nothing listens."""
 
 CONFIG = """
 platform: {{gateway_url: "http://127.0.0.1:1"}}
@@ -19,15 +21,117 @@ web: {{page_port: 0, page_allowed_hosts: [status.example.org]}}
 functions: {{resize.openfaas-fn: {{signals: gateway, slo_latency: 500ms}}}}
 """
 
-NOBODY = "http://127.0.0.1:1"
-"""Where nothing listens."""
+INPUTS: dict[str, float | None] = {
+    "desired": 2,
+    "ready": 2,
+    "pending": 0,
+    "min": 1,
+    "max": 10,
+    "recommended": 5,
+    "rate": 190.0,
+    "forecast": 212.0,
+    "horizon": 15.0,
+    "capacity": 53.0,
+    "correction": 1.0,
+    "in_flight": 12.0,
+    "queue_length": 3.0,
+    "samples": 5000.0,
+    "age": 1.2,
+    "p50": 0.061,
+    "p95": 0.12,
+    "p99": 0.142,
+    "slo_latency": 0.2,
+    "slo_objective": 0.99,
+    "attainment": 0.9931,
+    "burn": 0.69,
+    "burn_short": 0.7,
+    "budget": 0.41,
+}
+
+
+def a_decision(name: str = NAME, inputs: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    """Return a scale-up as the decision log has it, with changes."""
+    return {
+        "time": "2026-01-02T12:03:05.123+00:00",
+        "until": "2026-01-02T12:03:05.123+00:00",
+        "repeats": 0,
+        "function_name": name,
+        "mode": "active",
+        "dry_run": False,
+        "from": 2,
+        "to": 5,
+        "action": "up",
+        "reason": "LoadAboveCapacity",
+        "inputs": {**INPUTS, **(inputs or {})},
+        **changes,
+    }
+
+
+def a_hold(name: str = NAME, inputs: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    """Return a hold at five replicas."""
+    held = {"from": 5, "to": 5, "action": "hold", "reason": "DesiredWithinRange", **changes}
+    return a_decision(name, {"desired": 5, "ready": 5, **(inputs or {})}, **held)
+
+
+class Told:
+    """Stands for the controller: has the decisions that it was given."""
+
+    def __init__(self, *decisions: dict[str, Any], scores: dict[str, dict[str, float]] | None = None) -> None:
+        self.kept: dict[str, list[dict[str, Any]]] = {}
+        self.scores = scores or {}
+        self.alive = True
+        for decision in decisions:
+            self.add(decision)
+
+    def add(self, decision: dict[str, Any]) -> None:
+        self.kept.setdefault(decision["function_name"], []).append(decision)
+
+    def functions(self) -> list[str]:
+        return sorted(self.kept)
+
+    def decisions(self, function_name: str, last: int) -> dict[str, Any] | None:
+        found = self.kept.get(function_name)
+        if found is None:
+            return None
+        score = {"score": self.scores[function_name]} if function_name in self.scores else {}
+        return {"function_name": function_name, "decisions": found[-last:], **score}
+
+
+def a_fleet(count: int) -> Told:
+    """Return that many functions in every state, the same ones each time."""
+    told = Told()
+    for number in range(count):
+        kind = ("vision", "text", "tabular", "speech", "embed")[number % 5]
+        share, latency, replicas = (number * 37 % 101) / 100, (0.05, 0.1, 0.2)[number % 3], 1 + number % 9
+        inputs: dict[str, Any] = {
+            "slo_latency": latency,
+            "ready": replicas,
+            "desired": replicas,
+            "p95": latency * (0.3 + 0.4 * share),
+            "p99": latency * (0.4 + 0.55 * share),
+            "attainment": 1.0 - 0.009 * share,
+            "burn": 0.9 * share,
+            "budget": 1.0 - 0.9 * share,
+        }
+        changes: dict[str, Any] = {"from": replicas, "to": replicas}
+        if number % 23 == 3:
+            inputs |= {"p99": latency * 1.7, "attainment": 0.953, "burn": 4.7, "budget": -0.3}
+            changes |= {"reason": "AtMaximum"}
+        elif number % 41 == 5:
+            inputs, changes = dict.fromkeys(INPUTS), {"reason": "NoData"}
+        elif number % 17 == 4:
+            inputs |= {"p95": None, "p99": None, "attainment": None, "burn": None, "budget": 1.0}
+            changes |= {"reason": "NoTraffic"}
+        elif number % 29 == 6:
+            changes |= {"mode": "shadow", "incumbent": 3}
+        told.add(a_hold(f"{kind}-{number:04d}.team-{number % 7}", inputs, **changes))
+    return told
 
 
 @contextmanager
 def a_page(told: Told, prometheus: str = NOBODY) -> Iterator[str]:
     """Serve a page; give its URL."""
-    config = Config.parse(CONFIG.format(prometheus=prometheus), "test")
-    page = Page(config, told, lambda: told.alive)
+    page = Page(Config.parse(CONFIG.format(prometheus=prometheus), "test"), told, lambda: told.alive)
     page.start()
     try:
         yield page.url
@@ -35,33 +139,19 @@ def a_page(told: Told, prometheus: str = NOBODY) -> Iterator[str]:
         page.stop()
 
 
-def get(url: str, **headers: str) -> tuple[int, Any, str]:
+def get(url: str, method: str = "GET", **headers: str) -> tuple[int, Any, bytes]:
     """Return status, headers and body of an answer, whatever its status."""
-    return send(urllib.request.Request(url, headers=headers))
-
-
-def send(request: urllib.request.Request) -> tuple[int, Any, str]:
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return answer.status, answer.headers, answer.read().decode()
+        with urllib.request.urlopen(
+            urllib.request.Request(url, method=method, headers=headers), timeout=20
+        ) as answer:
+            return answer.status, answer.headers, answer.read()
     except urllib.error.HTTPError as error:
         with error:
-            return error.code, error.headers, error.read().decode()
+            return error.code, error.headers, error.read()
 
 
-def get_json(url: str) -> tuple[int, Any]:
-    status, headers, body = get(url)
+def get_json(url: str, method: str = "GET") -> tuple[int, Any]:
+    status, headers, body = get(url, method)
     assert headers["Content-Type"] == "application/json", body
     return status, json.loads(body)
-
-
-def post(url: str, document: object, content_type: str = "application/json") -> tuple[int, Any]:
-    body = document if isinstance(document, bytes) else json.dumps(document).encode()
-    request = urllib.request.Request(url, body, {"Content-Type": content_type})
-    status, _, text = send(request)
-    return status, json.loads(text)
-
-
-def cells(html: str) -> list[str]:
-    """Return the names of the rows, in their order."""
-    return re.findall(r'href="/functions/([^"?]+)"', html)

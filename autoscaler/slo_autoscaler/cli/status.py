@@ -25,7 +25,7 @@ from rich.text import Text
 
 from slo_autoscaler.config import Config, read_config
 from slo_autoscaler.errors import ConfigError
-from slo_autoscaler.web.rows import DEFAULT_SORT, SORTS, STATES
+from slo_autoscaler.web.rows import COLUMNS, DEFAULT_SORT, SORTS, STATES
 
 TIMEOUT: Final = 10.0
 """Seconds that the autoscaler may take to answer."""
@@ -36,28 +36,13 @@ NARROW: Final = 80
 WIDE: Final = 120
 """Columns from which everything that the page has is shown."""
 
-_COLUMNS: Final = (
-    ("function", "FUNCTION", "left", False),
-    ("state", "SLO", "left", False),
-    ("target", "TARGET", "left", True),
-    ("attainment", "ATTAINED", "right", True),
-    ("budget", "BUDGET", "right", False),
-    ("burn", "BURN", "right", True),
-    ("p95", "P95", "right", True),
-    ("p99", "P99", "right", False),
-    ("replicas", "REPLICAS", "right", False),
-    ("mode", "MODE", "left", True),
-    ("last", "LAST DECISION", "left", False),
-)
-"""Key of a row's cell, heading, side, whether it needs a wide terminal."""
-
 _HELD: Final = re.compile(r"^held at \d+: ")
 
 _SHORTER: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
-    "replicas": lambda row: str(row["shown"]["replicas"]).partition(" (")[0].replace(" ", ""),
+    "replicas": lambda row: str(row["display"]["replicas"]).partition(" (")[0].replace(" ", ""),
     # The count that is held stands beside it, but for a shadow's.
     "last": lambda row: _HELD.sub(
-        f"shadow {row['wanted']}: " if row["mode"] == "shadow" else "", row["last"]
+        f"shadow {row['target_replicas']}: " if row["mode"] == "shadow" else "", row["last"]
     ),
 }
 """Cells that leave something out where there is little room."""
@@ -150,28 +135,28 @@ def _fitting(rows: int, around: Sequence[Text], width: int, height: int) -> int:
 
 
 def _table(rows: Sequence[Mapping[str, Any]], width: int) -> Table:
-    columns = [column for column in _COLUMNS if width >= WIDE or not column[3]]
+    columns = [column for column in COLUMNS if width >= WIDE or not column.minor]
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim", expand=False)
-    for key, heading, side, _ in columns:
-        last = key == "last"
+    for column in columns:
+        heading, last = column.title.upper(), column.key == "last"
         table.add_column(
             heading,
-            justify="right" if side == "right" else "left",
+            justify="right" if column.numeric else "left",
             no_wrap=True,
             overflow="ellipsis",
             # Names and decisions give way, numbers do not.
             ratio=1 if last else None,
-            max_width=max(12, width * 3 // 10) if key == "function" else None,
-            min_width=None if last or key == "function" else len(heading),
+            max_width=max(12, width * 3 // 10) if column.key == "function" else None,
+            min_width=None if last or column.key == "function" else len(heading),
         )
     table.expand = True
     for row in rows:
-        table.add_row(*(_cell(row, key, short=width < WIDE) for key, *_ in columns))
+        table.add_row(*(_cell(row, column.key, short=width < WIDE) for column in columns))
     return table
 
 
 def _cell(row: Mapping[str, Any], key: str, *, short: bool) -> Text:
-    text = str(row["shown"][key])
+    text = str(row["display"][key])
     if short and key in _SHORTER:
         text = _SHORTER[key](row)
     if key in row["breaches"]:
@@ -185,7 +170,8 @@ def _summary(document: Mapping[str, Any]) -> str:
     states = ", ".join(f"{count:,} {STATES[state]}" for state, count in summary["states"].items() if count)
     return (
         f"{summary['functions']:,} functions{f': {states}' if states else ''};"
-        f" {summary['ready']:,} replicas serve, {summary['wanted']:,} wanted; {document['time'][11:19]} UTC"
+        f" {summary['ready']:,} replicas serving, target {summary['target_replicas']:,};"
+        f" {document['time'][11:19]} UTC"
     )
 
 

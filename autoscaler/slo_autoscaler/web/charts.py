@@ -82,7 +82,7 @@ _REPLICAS: Final = Chart(
             "desired",
             'max(slo_autoscaler_replicas{$F,state="desired"}) or max(gateway_service_count{$F})',
         ),
-        Line("recommended", "wanted by the policy", "max(slo_autoscaler_recommended_replicas{$F})", "second"),
+        Line("recommended", "recommended", "max(slo_autoscaler_recommended_replicas{$F})", "second"),
     ),
     stepped=True,
 )
@@ -204,7 +204,7 @@ GATEWAY_CHARTS: Final = (
             Line("desired", "desired", "max(gateway_service_count{$F})", "area"),
             Line(
                 "recommended",
-                "wanted by the policy",
+                "recommended",
                 "max(slo_autoscaler_recommended_replicas{$F})",
             ),
         ),

@@ -24,7 +24,7 @@ CONCURRENT: Final = 4
 KEPT: Final = 5.0
 """Seconds that an answer is good for."""
 
-MOST_KEPT: Final = 64
+MAX_KEPT: Final = 64
 """Answers that are remembered."""
 
 _T = TypeVar("_T")
@@ -89,7 +89,7 @@ class Reader:
         found = ask()
         with self._lock:
             self._kept = {other: entry for other, entry in self._kept.items() if entry[0] > now}
-            while len(self._kept) >= MOST_KEPT:
+            while len(self._kept) >= MAX_KEPT:
                 self._kept.pop(next(iter(self._kept)))
             self._kept[key] = (self._clock() + KEPT, found)
         return found

@@ -1,76 +1,179 @@
-"""Decisions as rows of a table: what a function does now, what is wanted, whether its SLO is met.
+"""Decisions as rows of a table: what a function has now, what is recommended, whether its SLO is met.
 
-Owns what a row holds, in which order rows stand and what is said when something is wrong altogether. A row
-is one JSON object: the page, /api/functions and ``slo-autoscaler status`` show the same ones. ``shown`` in it
-has every cell as text.
+Owns the columns, what a row holds, the order of rows, the notices of what is wrong altogether, and how old a
+row may be. A row is one JSON object: the page, /api/functions and ``slo-autoscaler status`` show its
+``display``. A new column is a line of ``COLUMNS`` and one of ``_CELLS``.
 """
 
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
-from slo_autoscaler import words as shown
+from slo_autoscaler import words
 from slo_autoscaler.cli.explain import SENTENCES, sentence
 from slo_autoscaler.law.confidence import wilson
+from slo_autoscaler.web.listener import Decisions
+from slo_autoscaler.web.reader import Reader
 
 Row = dict[str, Any]
 Notice = dict[str, str]
 """``level``: error, warning or info; ``text``."""
 
+KEPT: Final = 1.0
+"""Seconds that the rows are good for, however many look."""
+
 SIGMAS: Final = 2.0
 """Standard errors by which an objective must be contradicted to count as missed, as for ``decide``."""
 
 PAGE_BURN: Final = 14.4
-"""The burn rate that wakes somebody: deploy/prometheus/rules/slo.yml."""
+"""The burn rate that wakes the person on call: deploy/prometheus/rules/slo.yml."""
 
 STATES: Final[Mapping[str, str]] = {
     "missed": "missed",
-    "unknown": "no data",
-    "unsure": "too few to tell",
-    "none": "no SLO",
-    "idle": "no traffic",
+    "no_data": "no data",
+    "insufficient_data": "insufficient data",
+    "no_slo": "no SLO",
+    "no_traffic": "no traffic",
     "met": "met",
 }
-"""What can be said of an SLO -> how; what needs somebody to look comes first."""
+"""State of an SLO -> its label; those that need attention come first."""
 
 DEFAULT_SORT: Final = "state"
 
-_SORTS: Final[Mapping[str, Callable[[Row], Any]]] = {
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of the table; ``key`` is that of its cell in ``display``."""
+
+    key: str
+    title: str
+    hint: str
+    numeric: bool = True
+    minor: bool = False
+    """Left out where there is little room."""
+
+
+COLUMNS: Final = (
+    Column("function", "Function", "name.namespace", numeric=False),
+    Column("state", "SLO", "whether it is met in the autoscaler's window", numeric=False),
+    Column(
+        "target", "Target", "share of all requests that must be within a latency", numeric=False, minor=True
+    ),
+    Column("attainment", "Attained", "share of all requests within the target, in the window", minor=True),
+    Column("budget", "Budget", "share of the error budget of 30 days that is left"),
+    Column("burn", "Burn", "rate at which the error budget is spent: 1 spends it in 30 days", minor=True),
+    Column("p95", "p95", "latency of successes; sorted by its share of the target", minor=True),
+    Column("p99", "p99", "latency of successes; sorted by its share of the target"),
+    Column("replicas", "Replicas", "serving / target / maximum"),
+    Column("mode", "Mode", "active, shadow or standby", numeric=False, minor=True),
+    Column("last", "Last decision", "the newest decision and its reason", numeric=False),
+)
+
+SORTS: Final = tuple(column.key for column in COLUMNS)
+"""What rows can be sorted by; a leading - reverses the order."""
+
+
+def _replicas(row: Row) -> str:
+    shadow = row["mode"] == "shadow"
+    counts = [row["ready"], row["desired"] if shadow else row["target_replicas"], row["max"]]
+    beside = f" (shadow {row['target_replicas']})" if shadow else ""
+    return " / ".join(words.count(each) for each in counts) + beside
+
+
+def _of_target(row: Row, key: str) -> float | None:
+    return row[key] / row["slo_latency"] if row[key] is not None and row["slo_latency"] else None
+
+
+_CELLS: Final[Mapping[str, Callable[[Row], str]]] = {
     "function": lambda row: row["function_name"],
-    "state": lambda row: (_rank(row["state"]), 1.0 if row["budget"] is None else row["budget"]),
+    "state": lambda row: STATES[row["state"]],
+    "target": lambda row: words.target(row["slo_latency"], row["slo_objective"]),
+    "attainment": lambda row: words.attained(row["attainment"]),
+    "budget": lambda row: words.budget(row["budget"]),
+    "burn": lambda row: words.factor(row["burn"]),
+    "p95": lambda row: words.seconds(row["p95"]),
+    "p99": lambda row: words.seconds(row["p99"]),
+    "replicas": _replicas,
+    "mode": lambda row: row["mode"] + (", dry run" if row["dry_run"] and row["mode"] == "active" else ""),
+    "last": lambda row: row["last"],
+}
+"""Column -> its text."""
+
+_ORDERS: Final[Mapping[str, Callable[[Row], Any]]] = {
+    "function": lambda row: row["function_name"],
+    "state": lambda row: (list(STATES).index(row["state"]), 1.0 if row["budget"] is None else row["budget"]),
     "target": lambda row: row["slo_latency"],
-    "attainment": lambda row: row["attainment"],
-    "budget": lambda row: row["budget"],
-    "burn": lambda row: row["burn"],
     # Against the target: a fleet has as many targets as functions.
     "p95": lambda row: _of_target(row, "p95"),
     "p99": lambda row: _of_target(row, "p99"),
     "replicas": lambda row: row["ready"],
-    "mode": lambda row: row["mode"],
     "last": lambda row: row["decided_at"],
 }
+"""Column -> what it is sorted by, where that is not the value of its key."""
 
-SORTS: Final = tuple(_SORTS)
-"""What rows can be sorted by; with a - before it, downwards."""
+_INPUTS: Final = (
+    *("slo_latency", "slo_objective", "attainment", "samples", "budget", "burn", "p50", "p95", "p99"),
+    *("rate", "forecast", "capacity", "in_flight", "queue_length", "age", "min", "max"),
+)
 
 
-def row(decision: Mapping[str, Any]) -> Row:
+class Rows:
+    """The rows of all functions, worked out once a second; every method may be called from any thread."""
+
+    def __init__(
+        self,
+        decided: Decisions,
+        alive: Callable[[], bool],
+        reader: Reader,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._decided = decided
+        self._alive = alive
+        self._reader = reader
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._until = -1.0
+        self._rows: list[Row] = []
+
+    def all(self) -> list[Row]:
+        """Return the row of every function, in the default order."""
+        with self._lock:
+            if self._clock() >= self._until:
+                found = (self.of(name) for name in self._decided.functions())
+                self._rows = ordered(row for row in found if row is not None)
+                self._until = self._clock() + KEPT
+            return self._rows
+
+    def of(self, function_name: str) -> Row | None:
+        """Return the row of one function, or None if nothing was decided for it."""
+        found = self._decided.decisions(function_name, 1)
+        return row_of(found["decisions"][-1]) if found and found["decisions"] else None
+
+    def notices(self) -> list[Notice]:
+        """Return what is wrong altogether; asks Prometheus only if no function has data."""
+        rows = self.all()
+        problem = self._reader.problem() if blind(rows) else None
+        return notices(rows, alive=self._alive(), problem=problem)
+
+
+def row_of(decision: Mapping[str, Any]) -> Row:
     """Return the row of a function from its newest decision, one object of the decision log."""
     inputs: Mapping[str, Any] = decision["inputs"]
     known = {key: inputs.get(key) for key in _INPUTS}
     state = _state(decision["reason"], known)
-    in_shadow = decision["mode"] == "shadow"
-    there = decision.get("incumbent", decision["from"])
-    ready = there if in_shadow else known["ready"]
+    before = decision.get("incumbent", decision["from"])
     name, _, namespace = decision["function_name"].rpartition(".")
-    made: Row = {
+    row: Row = {
         "function_name": decision["function_name"],
         "name": name,
         "namespace": namespace,
         "state": state,
-        **{key: value for key, value in known.items() if key != "ready"},
-        "ready": ready,
-        "desired": there,
-        "wanted": decision["to"],
+        **known,
+        "ready": before if decision["mode"] == "shadow" else inputs.get("ready"),
+        "desired": before,
+        "target_replicas": decision["to"],
         "mode": decision["mode"],
         "dry_run": decision["dry_run"],
         "reason": decision["reason"],
@@ -80,8 +183,8 @@ def row(decision: Mapping[str, Any]) -> Row:
         "sentence": sentence(decision),
         "breaches": _breaches(state, known),
     }
-    made["shown"] = _shown(made)
-    return made
+    row["display"] = {key: cell(row) for key, cell in _CELLS.items()}
+    return row
 
 
 def short(decision: Mapping[str, Any]) -> str:
@@ -94,28 +197,29 @@ def short(decision: Mapping[str, Any]) -> str:
     return f"{'would be ' if only_said else ''}{before} → {after}: {why}"
 
 
-def ordered(rows: Iterable[Row], sort: str = DEFAULT_SORT) -> list[Row]:
-    """Return the rows sorted by one of ``SORTS``, with a - before it downwards; what is not known comes last.
+def inputs(decision: Mapping[str, Any]) -> dict[str, str]:
+    """Return the inputs of a decision as text."""
+    values = decision["inputs"].items()
+    return {name: words.NOTHING if value is None else f"{value:.6g}" for name, value in values}
 
-    Raises ``ValueError`` with the rule for anything else.
-    """
+
+def ordered(rows: Iterable[Row], sort: str = DEFAULT_SORT) -> list[Row]:
+    """Return the rows sorted by one of ``SORTS``; a leading - reverses; unknown values come last."""
     by_name = sorted(rows, key=lambda row: row["function_name"])
     key = sort.removeprefix("-")
-    if key not in _SORTS:
-        raise ValueError(f"{sort!r} must be one of {', '.join(SORTS)}, with a - before it for downwards")
-    value = _SORTS[key]
-    known = [row for row in by_name if value(row) is not None]
-    unknown = [row for row in by_name if value(row) is None]
-    return sorted(known, key=value, reverse=sort.startswith("-")) + unknown
+    order: Callable[[Row], Any] = _ORDERS.get(key, lambda row: row[key])
+    known = [row for row in by_name if order(row) is not None]
+    unknown = [row for row in by_name if order(row) is None]
+    return sorted(known, key=order, reverse=sort.startswith("-")) + unknown
 
 
 def matching(rows: Iterable[Row], text: str = "", state: str = "") -> list[Row]:
     """Return the rows that have every word of ``text`` in name, mode, reason or decision, and the state."""
-    words = text.lower().split()
+    wanted = text.lower().split()
     return [
         row
         for row in rows
-        if (not state or row["state"] == state) and all(word in _searched(row) for word in words)
+        if (not state or row["state"] == state) and all(word in _searched(row) for word in wanted)
     ]
 
 
@@ -125,7 +229,9 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
         "functions": len(rows),
         "states": {state: sum(row["state"] == state for row in rows) for state in STATES},
         "ready": sum(row["ready"] or 0 for row in rows),
-        "wanted": sum(row["desired"] if row["mode"] == "shadow" else row["wanted"] for row in rows),
+        "target_replicas": sum(
+            row["desired"] if row["mode"] == "shadow" else row["target_replicas"] for row in rows
+        ),
     }
 
 
@@ -137,8 +243,8 @@ def blind(rows: Sequence[Row]) -> bool:
 def notices(rows: Sequence[Row], *, alive: bool, problem: str | None = None) -> list[Notice]:
     """Return what is wrong altogether, in words, the worst first.
 
-    Warnings are of single functions, errors of all. ``alive``: the loop turns. ``problem``: what Prometheus
-    said, if it was asked for being suspect.
+    Warnings are of single functions, errors of all. ``alive``: the loop turns. ``problem``: why Prometheus
+    cannot be queried, if it was asked.
     """
     found: list[Notice] = []
     if not alive:
@@ -151,12 +257,11 @@ def notices(rows: Sequence[Row], *, alive: bool, problem: str | None = None) -> 
         )
     without = sum(row["reason"] == "NoData" for row in rows)
     if blind(rows):
-        why = f" What it said: {problem}" if problem else ""
         found.append(
             _notice(
                 "error",
                 "Prometheus gives no usable data, so every function stays at its count until it does."
-                f" What is shown may be old.{why}",
+                f" The table may be old.{f' The error: {problem}' if problem else ''}",
             )
         )
     elif without:
@@ -164,22 +269,16 @@ def notices(rows: Sequence[Row], *, alive: bool, problem: str | None = None) -> 
             _notice(
                 "warning",
                 f"No usable data for {without:,} of {len(rows):,} functions, which stay at their count:"
-                " not scraped, scraped too long ago, or never asked for anything.",
+                " not scraped, scraped too long ago, or without a request so far.",
             )
         )
     if rows and all(row["mode"] == "standby" for row in rows):
         found.append(
-            _notice("info", "This autoscaler stands by: another one acts. Counts are what it would want.")
+            _notice("info", "This autoscaler is a standby: another one acts. Counts are its recommendations.")
         )
     elif rows and all(row["dry_run"] and row["mode"] == "active" for row in rows):
         found.append(_notice("info", "Dry run: decisions are made and logged, and none is carried out."))
     return found
-
-
-_INPUTS: Final = (
-    *("slo_latency", "slo_objective", "attainment", "samples", "budget", "burn", "p50", "p95", "p99"),
-    *("rate", "forecast", "capacity", "in_flight", "queue_length", "age", "ready", "min", "max"),
-)
 
 
 def _notice(level: str, text: str) -> Notice:
@@ -188,16 +287,16 @@ def _notice(level: str, text: str) -> Notice:
 
 def _state(reason: str, known: Mapping[str, Any]) -> str:
     if reason == "NoData":
-        return "unknown"
+        return "no_data"
     objective, attainment = known["slo_objective"], known["attainment"]
     if objective is None or reason == "NotManaged":
-        return "idle" if reason == "ScaledToZero" else "none"
+        return "no_traffic" if reason == "ScaledToZero" else "no_slo"
     if attainment is None:
-        return "idle"
+        return "no_traffic"
     if attainment >= objective:
         return "met"
     _, upper = wilson(attainment, known["samples"] or 0.0, SIGMAS)
-    return "missed" if upper < objective else "unsure"
+    return "missed" if upper < objective else "insufficient_data"
 
 
 def _breaches(state: str, known: Mapping[str, Any]) -> list[str]:
@@ -213,34 +312,6 @@ def _breaches(state: str, known: Mapping[str, Any]) -> list[str]:
     return over
 
 
-def _shown(made: Row) -> dict[str, str]:
-    counts = [made["ready"], made["desired"] if made["mode"] == "shadow" else made["wanted"], made["max"]]
-    beside = f" (shadow {made['wanted']})" if made["mode"] == "shadow" else ""
-    return {
-        "function": made["function_name"],
-        "state": STATES[made["state"]],
-        "target": shown.target(made["slo_latency"], made["slo_objective"]),
-        "attainment": shown.attained(made["attainment"]),
-        "budget": shown.budget(made["budget"]),
-        "burn": shown.factor(made["burn"]),
-        "p95": shown.seconds(made["p95"]),
-        "p99": shown.seconds(made["p99"]),
-        "replicas": " / ".join(shown.count(each) for each in counts) + beside,
-        "mode": f"{made['mode']}, dry run" if made["dry_run"] and made["mode"] == "active" else made["mode"],
-        "last": made["last"],
-    }
-
-
-def _rank(state: str) -> int:
-    return list(STATES).index(state)
-
-
-def _of_target(row: Row, key: str) -> float | None:
-    if row[key] is None or not row["slo_latency"]:
-        return None
-    return float(row[key] / row["slo_latency"])
-
-
 def _searched(row: Row) -> str:
-    cells = row["shown"]
+    cells = row["display"]
     return f"{row['function_name']} {cells['mode']} {row['reason']} {cells['state']} {row['last']}".lower()

@@ -25,13 +25,13 @@ function text(tag, content, name = "") {
 function showNow(answer) {
   const { row, decisions } = answer;
   for (const cell of document.querySelectorAll("[data-cell]")) {
-    say(cell, row.shown[cell.dataset.cell]);
+    say(cell, row.display[cell.dataset.cell]);
     cell.classList.toggle("over", row.breaches.includes(cell.dataset.cell));
   }
   const badge = document.getElementById("badge");
-  say(badge, row.shown.state);
+  say(badge, row.display.state);
   badge.className = `badge ${row.state}`;
-  say(document.getElementById("why"), `Why ${row.shown.replicas.split(" ")[0]} replica${row.ready === 1 ? "" : "s"}`);
+  say(document.getElementById("why"), `Why ${row.display.replicas.split(" ")[0]} replica${row.ready === 1 ? "" : "s"}`);
   say(document.getElementById("now"), `${row.sentence}.`);
   const change = document.getElementById("change");
   const other = answer.last_change && answer.last_change.sentence !== decisions[0]?.sentence;
@@ -60,9 +60,9 @@ function showLog(decisions) {
     }
     entry.className = decision.action;
     say(entry.querySelector("summary"), `${decision.sentence}.`);
-    const inputs = Object.entries(decision.inputs).map(([name, value]) => {
+    const inputs = Object.entries(decision.display).map(([name, value]) => {
       const pair = document.createElement("div");
-      pair.append(text("dt", name), text("dd", value === null ? "–" : String(Number(value.toPrecision(6)))));
+      pair.append(text("dt", name), text("dd", value));
       return pair;
     });
     entry.querySelector("dl").replaceChildren(...inputs);

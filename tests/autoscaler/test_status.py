@@ -9,11 +9,10 @@ import pytest
 from rich.console import Console
 
 from autoscaler.doubles import a_gateway, until
-from page.serving import NOBODY, a_page
-from page.told import NAME, Told, a_decision, a_fleet, a_hold
+from page.serving import NAME, NOBODY, Told, a_decision, a_fleet, a_hold, a_page
 from slo_autoscaler.cli.explain import main as explain
 from slo_autoscaler.cli.status import main, shown
-from slo_autoscaler.web import rows as fleet
+from slo_autoscaler.web import rows
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +22,11 @@ def page():
 
 
 def drawn(width, *decisions, terminal=False, notices=(), height=None):
-    rows = fleet.ordered(fleet.row(decision) for decision in decisions)
+    table = rows.ordered(rows.row_of(decision) for decision in decisions)
     document = {
         "notices": list(notices),
-        "functions": rows,
-        "summary": fleet.summary(rows),
+        "functions": table,
+        "summary": rows.summary(table),
         "time": "2026-01-02T12:03:05+00:00",
     }
     out = io.StringIO()
@@ -86,7 +85,7 @@ def test_without_functions_it_says_so():
 def test_the_last_line_sums_up():
     text = drawn(80, a_hold(), a_hold("b.fn", reason="NoData"))
     assert (
-        text.splitlines()[-1] == "2 functions: 1 no data, 1 met; 10 replicas serve, 10 wanted; 12:03:05 UTC"
+        text.splitlines()[-1] == "2 functions: 1 no data, 1 met; 10 replicas serving, target 10; 12:03:05 UTC"
     )
 
 

@@ -7,14 +7,14 @@ import pytest
 
 from batching_watchdog.config import Config
 from batching_watchdog.logs import line_maker
-from batching_watchdog.pool.child import (
+from batching_watchdog.pool.child import MAX_LOG_LINE, relay
+from batching_watchdog.pool.supervisor import (
     MALLOC_TUNABLES,
-    MAX_LOG_LINE,
+    gunicorn_command,
     how_it_ended,
-    relay,
+    resident_bytes,
     worker_environment,
 )
-from batching_watchdog.pool.supervisor import gunicorn_command, resident_bytes
 
 
 def config(*devices: str, **environment: str) -> Config:

@@ -1,0 +1,121 @@
+"""Charts: the queries are PromQL of one function, answers stand on one grid."""
+
+import math
+import shutil
+import subprocess
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slo_autoscaler.errors import SourceError
+from slo_autoscaler.model import Slo
+from slo_autoscaler.web import charts
+
+WINDOWS = {"rate_window": 20.0, "window": 30.0}
+SLO = Slo(0.25, 0.95)
+GRID = charts.Grid(100, 10, 3)
+
+
+def every_query():
+    texts = {
+        **charts.lines(charts.charts(None)),
+        **{f"gateway.{key}": text for key, text in charts.lines(charts.charts(SLO)).items()},
+        **charts.LEARNED,
+    }
+    return charts.filled(texts, "vision.openfaas-fn", **WINDOWS, slo=SLO)
+
+
+def test_every_selector_is_of_this_function_alone_and_nothing_is_left_to_fill_in():
+    for key, text in every_query().items():
+        assert "$" not in text, key
+        if key != "gateway.latency.target":
+            assert text.count('function_name="vision.openfaas-fn"') == text.count("{") > 0, key
+    assert every_query()["gateway.latency.target"] == "vector(0.25)"
+
+
+def test_prometheus_parses_every_query(tmp_path):
+    promtool = shutil.which("promtool")
+    assert promtool, "promtool must be installed: make install does so"
+    rules = [{"record": f"q{number}", "expr": text} for number, text in enumerate(every_query().values())]
+    file = tmp_path / "rules.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
+    command = [promtool, "check", "rules", "--lint=none", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_name_with_quotes_stays_inside_its_label():
+    (text,) = charts.filled({"x": "up{$F}"}, 'a"} or up{b="\\', **WINDOWS).values()
+    assert text == 'up{function_name="a\\"} or up{b=\\"\\\\"}'
+
+
+@given(st.sampled_from(list(charts.SPANS.values())), st.floats(0.1, 60), st.floats(1e9, 2e9))
+def test_a_grid_is_on_whole_steps_ends_now_and_is_no_finer_than_scrapes(span, scrape, now):
+    at = charts.grid(span, scrape, now)
+    assert at.start % at.step == at.end % at.step == 0
+    assert now - at.step < at.end <= now
+    assert at.step >= scrape
+    assert at.times == list(range(at.start, at.end + 1, at.step))
+    assert 2 <= at.length <= charts.POINTS + 1
+
+
+@pytest.mark.parametrize(
+    ("points", "column"),
+    [
+        ([], [None, None, None]),
+        ([(100, 1.0), (110, 2.0), (120, 3.0)], [1.0, 2.0, 3.0]),
+        ([(90, 1.0), (100, math.nan), (111, 2.0), (130, 3.0)], [None, 2.0, None]),
+        ([(100, math.inf), (120, 1.23456789)], [None, None, 1.2346]),
+    ],
+)
+def test_a_column_has_a_value_for_each_moment_that_has_a_finite_one(points, column):
+    assert charts.column(points, GRID) == column
+
+
+@pytest.mark.parametrize("slo", [None, SLO])
+def test_a_document_has_every_line_of_every_chart(slo):
+    chosen = charts.charts(slo)
+    found = charts.document(chosen, {"load.good": [(110, 5.0)]}, GRID)
+    values = {
+        f"{chart['key']}.{line['key']}": line["values"]
+        for chart in found["charts"]
+        for line in chart["lines"]
+    }
+    assert values.keys() == charts.lines(chosen).keys()
+    assert values.pop("load.good") == [None, 5.0, None]
+    assert all(column == [None] * 3 for column in values.values())
+    assert (found["times"], found["start"], found["end"], found["step"]) == ([100, 110, 120], 100, 120, 10)
+
+
+@pytest.mark.parametrize(
+    ("read", "answer"),
+    [
+        *[(charts.points, answer) for answer in (None, {}, [{}], [{"values": [[1]]}])],
+        (charts.points, [{"values": [["x", "y"]]}]),
+        *[(lambda found: charts.values(found, "size"), answer) for answer in (None, [{}])],
+        (lambda found: charts.values(found, "size"), [{"metric": {}, "value": [1, "x"]}]),
+    ],
+)
+def test_an_answer_of_the_wrong_shape_is_a_source_error(read, answer):
+    with pytest.raises(SourceError, match="expected"):
+        read(answer)
+
+
+def test_points_are_of_the_first_series_and_values_by_label_without_nan():
+    assert charts.points([{"values": [[1, "2"]]}, {"values": [[1, "3"]]}]) == [(1.0, 2.0)]
+    assert charts.points([]) == []
+    sizes = [({"size": "1"}, "0.5"), ({"size": "2"}, "NaN"), ({}, "3")]
+    answer = [{"metric": metric, "value": [0, value]} for metric, value in sizes]
+    assert charts.values(answer, "size") == {"1": 0.5, "": 3.0}
+
+
+def test_the_profile_is_by_size_with_the_throughput_of_all_workers():
+    found = {"predicted": {"8": 0.1, "1": 0.02, "2": 0.0, "x": 1.0}, "workers": {"": 2.0}, "capacity": {}}
+    profile = charts.profile(found)
+    sizes = [(each["size"], each["seconds"], each["throughput"]) for each in profile["sizes"]]
+    assert sizes == [(1, 0.02, 100.0), (2, 0.0, None), (8, 0.1, 160.0)]
+    assert (profile["workers"], profile["capacity"]) == (2, None)
+    alone = charts.profile({**found, "workers": {}, "capacity": {"": 50.0}})
+    assert (alone["workers"], alone["capacity"], alone["sizes"][0]["throughput"]) == (None, 50.0, 50.0)

@@ -1,0 +1,167 @@
+"""Rows of the table: the state of an SLO, cells, order, filter, notices."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from page.serving import a_decision, a_fleet, a_hold
+from slo_autoscaler.model import Reason
+from slo_autoscaler.web import rows
+from slo_autoscaler.web.rows import Rows, row_of
+
+
+def a_table(count):
+    told = a_fleet(count)
+    return [row_of(told.decisions(name, 1)["decisions"][0]) for name in told.functions()]
+
+
+TABLE = a_table(200)
+
+
+@pytest.mark.parametrize(
+    ("reason", "inputs", "state"),
+    [
+        ("DesiredWithinRange", {"attainment": 0.99}, "met"),
+        ("DesiredWithinRange", {"attainment": 0.985, "samples": 5000.0}, "missed"),
+        ("DesiredWithinRange", {"attainment": 0.95, "samples": 20.0}, "insufficient_data"),
+        ("DesiredWithinRange", {"attainment": 0.95, "samples": None}, "insufficient_data"),
+        ("DesiredWithinRange", {"attainment": None}, "no_traffic"),
+        ("DesiredWithinRange", {"slo_objective": None}, "no_slo"),
+        ("NotManaged", {}, "no_slo"),
+        ("ScaledToZero", {"slo_objective": None}, "no_traffic"),
+        ("NoData", {"attainment": 0.5}, "no_data"),
+    ],
+)
+def test_state_follows_attainment_unless_chance_or_missing_data_explains_it(reason, inputs, state):
+    assert row_of(a_hold(inputs=inputs, reason=reason))["state"] == state
+
+
+@pytest.mark.parametrize("changes", [{}, {"inputs": dict.fromkeys(a_hold()["inputs"])}])
+def test_row_has_text_for_every_column_and_is_json(changes):
+    row = row_of({**a_decision(), **changes})
+    assert tuple(row["display"]) == rows.SORTS
+    assert all(isinstance(text, str) and text for text in row["display"].values())
+    json.dumps(row, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "counts"),
+    [({}, ["2", "5", "10"]), ({"mode": "shadow", "incumbent": 7}, ["7", "7", "10", "5"])],
+)
+def test_replicas_are_serving_target_maximum_and_beside_them_a_shadows(changes, counts):
+    row = row_of(a_decision(**changes))
+    cell = row["display"]["replicas"]
+    assert "".join(each if each.isdigit() else " " for each in cell).split() == counts
+    assert row["target_replicas"] == 5
+
+
+@pytest.mark.parametrize("key", ["p95", "p99", "budget", "burn", "attainment"])
+def test_a_value_at_its_limit_breaches_it_only_where_the_limit_is_excluded(key):
+    at_limit = {"p95": 0.2, "p99": 0.2, "budget": 0.0, "burn": rows.PAGE_BURN, "attainment": 0.99}[key]
+    beyond = {"p95": 0.201, "p99": 0.201, "budget": -0.01, "burn": 20.0, "attainment": 0.9}[key]
+    assert (key in row_of(a_hold(inputs={key: at_limit}))["breaches"]) == (key in ("budget", "burn"))
+    assert key in row_of(a_hold(inputs={key: beyond}))["breaches"]
+    assert row_of(a_hold())["breaches"] == []
+
+
+def test_a_miss_breaches_its_state():
+    assert {"state", "attainment"} <= set(row_of(a_hold(inputs={"attainment": 0.9}))["breaches"])
+
+
+@pytest.mark.parametrize("reason", [each.value for each in Reason])
+def test_every_reason_has_words_in_the_last_cell(reason):
+    assert reason not in row_of(a_hold(reason=reason))["last"]
+
+
+def test_the_last_cell_tells_a_change_a_hold_and_a_dry_run_apart():
+    cells = {row_of(each)["last"] for each in (a_decision(), a_hold(), a_decision(dry_run=True))}
+    assert len(cells) == 3
+
+
+def test_inputs_are_text_with_a_dash_for_none():
+    shown = rows.inputs(a_hold(inputs={"p50": None}))
+    assert shown.keys() == a_hold()["inputs"].keys()
+    assert shown["p50"] == "\N{EN DASH}"
+    assert shown["forecast"].startswith("212")
+
+
+@pytest.mark.parametrize("sort", rows.SORTS)
+@pytest.mark.parametrize("way", ["", "-"])
+def test_an_order_keeps_all_rows_ties_by_name_and_puts_unknown_values_last(sort, way):
+    table = rows.ordered(TABLE, way + sort)
+    assert table == rows.ordered(reversed(TABLE), way + sort)
+    assert sorted(map(id, table)) == sorted(map(id, TABLE))
+    if sort in ("p95", "p99"):
+        known = [row[sort] is not None for row in table]
+        assert known == sorted(known, reverse=True)
+        shares = [row[sort] / row["slo_latency"] for row in table if row[sort] is not None]
+        assert shares == sorted(shares, reverse=way == "-")
+
+
+def test_trouble_comes_first_by_default_and_the_least_budget_within_a_state():
+    table = [(list(rows.STATES).index(row["state"]), row["budget"] or 1.0) for row in rows.ordered(TABLE)]
+    assert table == sorted(table)
+    assert table[0][0] == 0
+
+
+@given(st.text("visontexAM-0 ", max_size=20), st.sampled_from(["", *rows.STATES]))
+def test_a_filter_keeps_the_order_and_exactly_the_rows_with_every_word(text, state):
+    found = rows.matching(TABLE, text, state)
+    assert [row for row in TABLE if row in found] == found
+    for row in TABLE:
+        cells = (
+            f"{row['function_name']} {row['mode']} {row['reason']} {row['display']['state']} {row['last']}"
+        )
+        has = all(word.lower() in cells.lower() for word in text.split())
+        assert (row in found) == (has and state in ("", row["state"]))
+
+
+def test_the_summary_counts_every_function_once_and_a_shadows_incumbent():
+    summary = rows.summary(TABLE)
+    assert sum(summary["states"].values()) == summary["functions"] == len(TABLE)
+    two = [row_of(a_decision()), row_of(a_decision(mode="shadow", incumbent=3))]
+    assert (rows.summary(two)["ready"], rows.summary(two)["target_replicas"]) == (2 + 3, 5 + 3)
+
+
+BLIND = [row_of(a_hold(name, reason="NoData")) for name in ("a.fn", "b.fn")]
+
+
+@pytest.mark.parametrize(
+    ("table", "alive", "levels"),
+    [
+        ([], True, []),
+        ([row_of(a_hold())], True, []),
+        ([row_of(a_hold())], False, ["error"]),
+        (BLIND, True, ["error"]),
+        ([*BLIND, row_of(a_hold())], True, ["warning"]),
+        ([row_of(a_hold(mode="standby", dry_run=True))], True, ["info"]),
+        ([row_of(a_hold(dry_run=True))], True, ["info"]),
+        ([row_of(a_hold(dry_run=True)), row_of(a_hold())], True, []),
+    ],
+)
+def test_notices_are_errors_of_all_warnings_of_some_and_hints_when_nothing_is_carried_out(
+    table, alive, levels
+):
+    assert [notice["level"] for notice in rows.notices(table, alive=alive)] == levels
+
+
+def test_without_any_data_the_notice_has_prometheus_own_words():
+    assert "connection refused" in rows.notices(BLIND, alive=True, problem="connection refused")[0]["text"]
+
+
+class Healthy:
+    def problem(self):
+        return None
+
+
+def test_rows_are_worked_out_once_a_second_however_many_look():
+    told, now = a_fleet(3), [100.0]
+    table = Rows(told, lambda: True, Healthy(), lambda: now[0])
+    assert len(table.all()) == 3
+    told.add(a_hold())
+    assert len(table.all()) == 3
+    now[0] += rows.KEPT
+    assert len(table.all()) == 4
+    assert table.notices() == []
