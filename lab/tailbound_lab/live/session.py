@@ -149,7 +149,6 @@ def _deploy(platform: Platform, options: Options) -> list[Deployed]:
     missing = [item.function for item in options.traffic if item.function not in specs]
     if missing:
         raise DemoError(f"{options.stack}: there is traffic for {', '.join(missing)}, which it lacks")
-    platform.registry.put_namespace(TWIN_NAMESPACE, {}, {})
     deployed: list[Deployed] = []
     for index, item in enumerate(options.traffic):
         spec = specs[item.function]

@@ -14,12 +14,7 @@ from aiohttp import web
 
 from tailbound_lab import __version__
 from tailbound_lab.local import specs
-from tailbound_lab.local.errors import (
-    ConflictError,
-    InvalidRequestError,
-    NotFoundError,
-    UnprocessableQueryError,
-)
+from tailbound_lab.local.errors import InvalidRequestError, UnprocessableQueryError
 from tailbound_lab.local.function import Function
 from tailbound_lab.local.logs import LogLine, LogQuery
 from tailbound_lab.local.metrics import CONTENT_TYPE, GatewayMetrics
@@ -52,12 +47,6 @@ class Provider:
             ("GET", "/system/function/{name}", self.read_function),
             ("POST", "/system/scale-function/{name}", self.scale),
             ("GET", "/system/info", self.info),
-            ("GET", "/system/namespaces", self.list_namespaces),
-            ("GET", "/system/namespace/{namespace}", self.read_namespace),
-            # faas-cli has the name of a new namespace in the body alone.
-            ("POST", "/system/namespace/{namespace:[^/]*}", self.create_namespace),
-            ("PUT", "/system/namespace/{namespace}", self.update_namespace),
-            ("DELETE", "/system/namespace/{namespace}", self.delete_namespace),
             ("GET", "/system/secrets", self.list_secrets),
             ("POST", "/system/secrets", self.create_secret),
             ("PUT", "/system/secrets", self.update_secret),
@@ -77,7 +66,6 @@ class Provider:
     async def list_functions(self, request: web.Request) -> web.Response:
         """Every function of a namespace: ``[]``, never null, when there is none."""
         namespace = request.query.get("namespace") or specs.DEFAULT_NAMESPACE
-        self._registry.check_namespace(namespace)
         return web.json_response(
             [self._status(function) for function in self._registry if function.spec.namespace == namespace]
         )
@@ -157,45 +145,9 @@ class Provider:
             ]
         )
 
-    async def list_namespaces(self, request: web.Request) -> web.Response:
-        """The names of all namespaces."""
-        return web.json_response(sorted(self._registry.namespaces()))
-
-    async def read_namespace(self, request: web.Request) -> web.Response:
-        """One namespace."""
-        name = request.match_info["namespace"]
-        found = self._registry.namespaces().get(name)
-        if found is None:
-            raise NotFoundError(f"namespace {name} does not exist")
-        return web.json_response(dict(found))
-
-    async def create_namespace(self, request: web.Request) -> web.Response:
-        """Create; 409 if it is there. The name is in the path or in the body."""
-        named, annotations, labels = specs.parse_namespace(await _json(request, empty={}))
-        name = request.match_info["namespace"] or named
-        if name in self._registry.namespaces():
-            raise ConflictError(f"namespace {name} exists")
-        self._registry.put_namespace(name, annotations, labels)
-        return web.Response(status=202)
-
-    async def update_namespace(self, request: web.Request) -> web.Response:
-        """Replace annotations and labels; 404 if it is not there."""
-        name = request.match_info["namespace"]
-        if name not in self._registry.namespaces():
-            raise NotFoundError(f"namespace {name} does not exist")
-        _, annotations, labels = specs.parse_namespace(await _json(request, empty={}))
-        self._registry.put_namespace(name, annotations, labels)
-        return web.Response(status=202)
-
-    async def delete_namespace(self, request: web.Request) -> web.Response:
-        """Remove an empty namespace."""
-        self._registry.delete_namespace(request.match_info["namespace"])
-        return web.Response(status=202)
-
     async def list_secrets(self, request: web.Request) -> web.Response:
         """Names only; values never leave the platform."""
         namespace = _namespace(request) or specs.DEFAULT_NAMESPACE
-        self._registry.check_namespace(namespace)
         return web.json_response(
             [{"name": name, "namespace": namespace} for name in self._secrets.names(namespace)]
         )
@@ -219,7 +171,6 @@ class Provider:
     async def _secret(self, request: web.Request) -> tuple[str, str, Any]:
         name, namespace, document = specs.parse_secret_name(await _json(request))
         namespace = _namespace(request) or namespace or specs.DEFAULT_NAMESPACE
-        self._registry.check_namespace(namespace)
         return name, namespace, document
 
     async def logs(self, request: web.Request) -> web.StreamResponse:
@@ -277,11 +228,9 @@ def _namespace(request: web.Request) -> str:
     return request.query.get("namespace", "")
 
 
-async def _json(request: web.Request, empty: object = None) -> object:
+async def _json(request: web.Request) -> object:
     """The body as JSON whatever its content type says; it may be chunked."""
     text = await request.read()
-    if not text.strip() and empty is not None:
-        return empty
     try:
         return json.loads(text)
     except ValueError as error:

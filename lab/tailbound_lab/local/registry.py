@@ -1,21 +1,20 @@
 """Every function by namespace and name: deploy, update, scale, remove.
 
-Owns the namespaces and the rules across functions. ``provider`` and ``platform`` change it; ``proxy``,
-``metrics`` and ``discovery`` read it.
+Owns the rules across functions. A namespace is part of a name: it is there while a function is in it.
+``provider`` and ``platform`` change the registry; ``proxy`` and ``metrics`` read it.
 """
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from tailbound_lab.local.errors import ConflictError, InvalidRequestError, NotFoundError
+from tailbound_lab.local.errors import NotFoundError
 from tailbound_lab.local.function import Function
 from tailbound_lab.local.images import Images
 from tailbound_lab.local.logs import FunctionLog
 from tailbound_lab.local.replica import STOP_GRACE, ReplicaSettings
-from tailbound_lab.local.specs import DEFAULT_NAMESPACE, FunctionSpec, check_label, split_name
+from tailbound_lab.local.specs import DEFAULT_NAMESPACE, FunctionSpec, split_name
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +31,6 @@ class Registry:
         self._max_replicas = max_replicas
         self._functions: dict[str, Function] = {}
         self._short_names: dict[str, Function] = {}
-        self._namespaces: dict[str, dict[str, Any]] = {DEFAULT_NAMESPACE: {"name": DEFAULT_NAMESPACE}}
         self._removed: dict[asyncio.Task[None], Function] = {}
 
     def __iter__(self) -> Iterator[Function]:
@@ -45,8 +43,8 @@ class Registry:
     def deploy(self, spec: FunctionSpec) -> Function:
         """Create the function, or update it if it is there already, as faasd does.
 
-        Returns at once: replicas start on their own. Raises ``InvalidRequestError`` for an unknown image,
-        namespace or secret.
+        Returns at once: replicas start on their own. Raises ``InvalidRequestError`` for an unknown image or
+        secret.
         """
         function = self._functions.get(spec.full_name)
         if function is not None:
@@ -120,40 +118,12 @@ class Registry:
         name, suffix = split_name(path_name)
         return name, next(filter(None, (*namespaces, suffix)), DEFAULT_NAMESPACE)
 
-    def namespaces(self) -> Mapping[str, Mapping[str, Any]]:
-        """Every namespace by name."""
-        return self._namespaces
-
-    def check_namespace(self, namespace: str) -> None:
-        """Raise ``InvalidRequestError`` if there is no such namespace."""
-        if namespace not in self._namespaces:
-            raise InvalidRequestError(
-                f"namespace: {namespace!r} does not exist (known: {', '.join(sorted(self._namespaces))})"
-            )
-
-    def put_namespace(self, name: str, annotations: dict[str, str], labels: dict[str, str]) -> None:
-        """Create a namespace or replace its annotations and labels."""
-        check_label("name", name)
-        self._namespaces[name] = {"name": name, "annotations": annotations, "labels": labels}
-
-    def delete_namespace(self, name: str) -> None:
-        """Forget an empty namespace. Raises ``ConflictError`` for the default one, or one with functions."""
-        if name not in self._namespaces:
-            raise NotFoundError(f"namespace {name} does not exist")
-        if name == DEFAULT_NAMESPACE:
-            raise ConflictError(f"namespace {name} is the default and cannot be removed")
-        inside = [function.spec.name for function in self if function.spec.namespace == name]
-        if inside:
-            raise ConflictError(f"namespace {name} still has functions: {', '.join(sorted(inside))}")
-        del self._namespaces[name]
-
     async def close(self, grace: float) -> None:
         """Stop every replica of every function; returns when all are gone."""
         functions = (*self._functions.values(), *self._removed.values())
         await asyncio.gather(*(function.close(grace) for function in functions))
 
     def _check(self, spec: FunctionSpec) -> Path:
-        self.check_namespace(spec.namespace)
         self._settings.secrets.check(spec.secrets, spec.namespace)
         return self.images.folder(spec.image)
 

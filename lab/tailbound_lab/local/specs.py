@@ -143,12 +143,6 @@ def parse_secret_name(body: object) -> tuple[str, str, Mapping[str, Any]]:
     return name, _text(document, "namespace"), document
 
 
-def parse_namespace(body: object) -> tuple[str, dict[str, str], dict[str, str]]:
-    """(name, annotations, labels) of a namespace request; the name may be empty: the path may have it."""
-    document = _mapping(body, "the body")
-    return _text(document, "name"), _text_map(document, "annotations"), _text_map(document, "labels")
-
-
 def split_name(name: str) -> tuple[str, str]:
     """``fn`` or ``fn.ns`` as (name, namespace or empty): split at the last dot, as faas-provider does."""
     base, dot, namespace = name.rpartition(".")

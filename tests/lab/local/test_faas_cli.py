@@ -170,12 +170,6 @@ def test_the_real_faas_cli_goes_through_a_functions_life(folder, tmp_path, front
         assert "my-model-1" in logs
         assert "listens on" in logs
 
-        assert "dev" not in cli("namespace", "list")
-        cli("namespace", "create", "dev", "--label", "team=a")
-        assert "dev" in cli("namespace", "list")
-        assert "my-model" not in cli("list", "--quiet", "--namespace", "dev")
-        cli("namespace", "delete", "dev")
-
         assert "Removing old function" in cli("remove", "-f", "stack.yaml")
         assert "No existing function" in refused("remove", "my-model")
         assert "my-model" not in cli("list", "--quiet")

@@ -119,7 +119,6 @@ def test_a_removed_function_is_gone_at_once_and_its_processes_soon(tmp_path):
         ({"service": "Echo", "image": "echo:latest"}, "DNS label"),
         ({"service": "echo"}, "image: required"),
         ({"service": "echo", "image": "other"}, "'other' is not known here"),
-        ({"service": "echo", "image": "echo:latest", "namespace": "nowhere"}, "'nowhere' does not exist"),
         ({"service": "echo", "image": "echo:latest", "secrets": ["token"]}, "'token' does not exist"),
         ({"service": "echo", "image": "echo:latest", "envVars": {"a": 1}}, "envVars"),
         ("text", "JSON object"),
@@ -246,44 +245,14 @@ def test_info_has_the_shape_that_its_reader_wants(tmp_path):
     with_platform(tmp_path, scenario)
 
 
-def test_namespaces_are_created_used_and_removed(tmp_path):
+def test_namespaces_keep_functions_of_one_name_apart(tmp_path):
     async def scenario(client):
-        assert (await client.call("GET", "/system/namespaces")).json() == ["openfaas-fn"]
-        path = "/system/namespace/dev"
-        assert (await client.call("GET", path)).status == 404
-        assert (await client.call("PUT", path, json={"name": "dev"})).status == 404
-        body = {"name": "dev", "labels": {"a": "b"}}
-        assert (await client.call("POST", path, json=body)).status == 202
-        assert (await client.call("POST", path, json=body)).status == 409
-        assert (await client.call("PUT", path, json={**body, "labels": {"a": "c"}})).status == 202
-        assert (await client.call("GET", path)).json() == {
-            "name": "dev",
-            "annotations": {},
-            "labels": {"a": "c"},
-        }
         await client.deploy(namespace="dev")
         assert (await client.call("GET", "/system/functions")).json() == []
         (function,) = (await client.call("GET", "/system/functions?namespace=dev")).json()
         assert function["namespace"] == "dev"
         assert (await client.call("GET", "/function/echo")).status == 404
         assert (await client.call("GET", "/function/echo.dev")).status == 200
-        assert (await client.call("DELETE", path)).status == 409
-        await client.call("DELETE", "/system/functions?namespace=dev", json={"functionName": "echo"})
-        assert (await client.call("DELETE", path)).status == 202
-        assert (await client.call("DELETE", path)).status == 404
-        assert (await client.call("GET", "/system/functions?namespace=dev")).status == 400
-        assert (await client.call("DELETE", "/system/namespace/openfaas-fn")).status == 409
-
-    with_platform(tmp_path, scenario)
-
-
-def test_a_new_namespace_may_have_its_name_in_the_body_alone_as_faas_cli_sends_it(tmp_path):
-    async def scenario(client):
-        path = "/system/namespace/"
-        assert (await client.call("POST", path, json={"name": "dev"})).status == 202
-        assert (await client.call("POST", path, json={"name": "dev"})).status == 409
-        assert (await client.call("POST", path, json={})).status == 400
-        assert (await client.call("GET", "/system/namespaces")).json() == ["dev", "openfaas-fn"]
 
     with_platform(tmp_path, scenario)
 

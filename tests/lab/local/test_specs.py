@@ -7,7 +7,6 @@ from tailbound_lab.local.specs import (
     FunctionSpec,
     parse_delete,
     parse_deployment,
-    parse_namespace,
     parse_scale,
     parse_secret_name,
     split_name,
@@ -30,7 +29,7 @@ def test_labels_annotations_and_environment_come_back_unchanged(labels, annotati
 
 @given(body=st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=5))
 def test_anything_that_is_not_an_object_is_refused_in_words(body):
-    for parse in (parse_deployment, parse_scale, parse_delete, parse_secret_name, parse_namespace):
+    for parse in (parse_deployment, parse_scale, parse_delete, parse_secret_name):
         with pytest.raises(InvalidRequestError, match="must be a JSON object"):
             parse(body)
 
