@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from tailbound_lab.local.logs import FunctionLog, LogLine
+from tailbound_lab.local.logs import FunctionLog
 from tailbound_lab.local.plan import ReplicaView, choose_index, plan
 from tailbound_lab.local.replica import STOP_GRACE, Replica, ReplicaSettings
 from tailbound_lab.local.specs import FunctionSpec
@@ -69,7 +69,7 @@ class Function:
         if desired != self.desired:
             # Under the function's own name, where the replicas' lines stand under theirs.
             because = f": {why}" if why else ""
-            self._write(self.spec.name, f"replicas: {self.desired} -> {desired}{because}")
+            self.log.write(self.spec.name, f"replicas: {self.desired} -> {desired}{because}")
         self.desired = desired
         self.reconcile()
 
@@ -144,7 +144,7 @@ class Function:
             self._generation,
             self._handler,
             self._settings,
-            on_line=self._write,
+            on_line=self.log.write,
             on_change=self.reconcile,
         )
         self._replicas.append(replica)
@@ -163,6 +163,3 @@ class Function:
         finally:
             self._replicas.remove(replica)
             self.reconcile()
-
-    def _write(self, instance: str, text: str) -> None:
-        self.log.write(LogLine(self.spec.name, self.spec.namespace, instance, datetime.now(UTC), text))

@@ -16,7 +16,6 @@ from tailbound_lab import __version__
 from tailbound_lab.local import specs
 from tailbound_lab.local.errors import InvalidRequestError, UnprocessableQueryError
 from tailbound_lab.local.function import Function
-from tailbound_lab.local.logs import LogLine, LogQuery
 from tailbound_lab.local.metrics import CONTENT_TYPE, GatewayMetrics
 from tailbound_lab.local.registry import Registry
 from tailbound_lab.local.secrets import Secrets
@@ -25,8 +24,6 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _VERSION: Final = {"release": __version__, "sha": "local"}
 _DEFAULT_SINCE: Final = timedelta(minutes=5)
-_TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})
-_FALSE: Final = frozenset({"", "0", "f", "F", "FALSE", "false", "False"})
 
 
 class Provider:
@@ -173,55 +170,29 @@ class Provider:
         namespace = _namespace(request) or namespace or specs.DEFAULT_NAMESPACE
         return name, namespace, document
 
-    async def logs(self, request: web.Request) -> web.StreamResponse:
-        """NDJSON, oldest first; with ``follow`` the answer goes on until the client leaves."""
-        name = request.query.get("name", "")
-        if not name:
-            raise UnprocessableQueryError("name: required: the function whose logs to read")
-        query = _log_query(request)
-        follow = _flag(request, "follow")
-        function = self._registry.get(*self._registry.resolve(name, _namespace(request)))
-        answer = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-        # Subscribed before the kept lines are read, so that none is lost in between; nothing waits here.
-        with function.log.following() as coming:
-            kept = function.log.lines(query)
-            await answer.prepare(request)
-            await answer.write(b"".join(map(_ndjson, kept)))
-            while follow and (line := await coming.get()) is not None:
-                if query.accepts(line):
-                    await answer.write(_ndjson(line))
-        await answer.write_eof()
-        return answer
-
-
-def _ndjson(line: LogLine) -> bytes:
-    return json.dumps(line.document()).encode() + b"\n"
-
-
-def _log_query(request: web.Request) -> LogQuery:
-    since_text, tail_text = request.query.get("since", ""), request.query.get("tail", "") or "0"
-    since = datetime.now(UTC) - _DEFAULT_SINCE
-    if since_text:
+    async def logs(self, request: web.Request) -> web.Response:
+        """The last lines as NDJSON, oldest first. ``follow`` is not answered: the lines so far are all."""
+        query = request.query
         try:
-            since = datetime.fromisoformat(since_text)
-        except ValueError:
-            raise UnprocessableQueryError(f"since: {since_text!r} must be an RFC 3339 time") from None
-        if since.tzinfo is None:
-            raise UnprocessableQueryError(f"since: {since_text!r} must be an RFC 3339 time, with its zone")
-    try:
-        tail = int(tail_text)
-    except ValueError:
-        raise UnprocessableQueryError(f"tail: {tail_text!r} must be a whole number") from None
-    return LogQuery(since, tail, request.query.get("instance", ""))
-
-
-def _flag(request: web.Request, key: str) -> bool:
-    text = request.query.get(key, "")
-    if text in _TRUE:
-        return True
-    if text in _FALSE:
-        return False
-    raise UnprocessableQueryError(f"{key}: {text!r} must be true or false")
+            since = datetime.fromisoformat(query["since"]) if query.get("since") else None
+            tail = int(query.get("tail") or 0)
+        except ValueError as error:
+            raise UnprocessableQueryError(f"since must be an RFC 3339 time, tail a number: {error}") from None
+        if since is not None and since.tzinfo is None:
+            raise UnprocessableQueryError(f"since: {query['since']!r} must have a time zone")
+        if not query.get("name"):
+            raise UnprocessableQueryError("name: required: the function whose logs to read")
+        function = self._registry.get(*self._registry.resolve(query["name"], _namespace(request)))
+        lines = function.log.lines(
+            since=since or datetime.now(UTC) - _DEFAULT_SINCE, tail=tail, instance=query.get("instance", "")
+        )
+        names = {"name": function.spec.name, "namespace": function.spec.namespace}
+        documents = (
+            {**names, "instance": line.instance, "timestamp": line.timestamp.isoformat(), "text": line.text}
+            for line in lines
+        )
+        text = "".join(f"{json.dumps(document)}\n" for document in documents)
+        return web.Response(body=text.encode(), content_type="application/x-ndjson")
 
 
 def _namespace(request: web.Request) -> str:

@@ -8,16 +8,16 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final
 
 import aiohttp
 
 from tailbound_lab.local.errors import StartError
+from tailbound_lab.local.logs import LogFile
 from tailbound_lab.local.supervisor import Launch, Supervisor
 
 _LAST_LINES: Final = 8
 _POLL: Final = 0.1
-_FILE_BYTES: Final = 16 * 2**20
 
 
 class Service:
@@ -28,7 +28,7 @@ class Service:
         self.log_file = log_file
         self._ready_url = ready_url
         self._last: deque[str] = deque(maxlen=_LAST_LINES)
-        self._file: TextIO | None = None
+        self._log = LogFile(log_file)
         self._supervisor = Supervisor(name, launch, self._write, on_exit=self._exited)
         self._exits = 0
 
@@ -64,9 +64,7 @@ class Service:
     async def stop(self, grace: float) -> None:
         """Stop it; returns when it is gone."""
         await self._supervisor.stop(grace)
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._log.close()
 
     def _exited(self) -> None:
         self._exits += 1
@@ -76,15 +74,7 @@ class Service:
 
     def _write(self, line: str) -> None:
         self._last.append(line)
-        if self._file is not None and self._file.tell() >= _FILE_BYTES:
-            self._file.close()
-            self.log_file.replace(f"{self.log_file}.1")
-            self._file = None
-        if self._file is None:
-            self.log_file.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.log_file.open("a", encoding="utf-8")
-        self._file.write(f"{line}\n")
-        self._file.flush()
+        self._log.write(line)
 
 
 async def _is_ready(session: aiohttp.ClientSession, url: str) -> bool:

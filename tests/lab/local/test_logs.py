@@ -1,58 +1,29 @@
+"""The last lines of a function, in memory and in files."""
+
 from datetime import UTC, datetime, timedelta
 
-import pytest
-
-from tailbound_lab.local import logs
-from tailbound_lab.local.logs import FunctionLog, LogLine, LogQuery
-
-NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+from tailbound_lab.local.logs import FunctionLog, LogFile
 
 
-def line(number: int, instance: str = "f-1") -> LogLine:
-    return LogLine("f", "ns", instance, NOON + timedelta(seconds=number), f"line {number}")
-
-
-@pytest.fixture
-def log(tmp_path):
-    log = FunctionLog(tmp_path / "f.ns")
-    yield log
+def test_a_log_keeps_its_last_lines_by_time_count_and_instance(tmp_path):
+    log = FunctionLog(tmp_path / "f.ns", kept_lines=4)
+    for number in range(5):
+        log.write(f"f-{number % 2}", f"line {number}")
     log.close()
+    assert [line.text for line in log.lines()] == ["line 1", "line 2", "line 3", "line 4"]
+    assert [line.text for line in log.lines(tail=1)] == ["line 4"]
+    assert len(log.lines(tail=-1)) == 4
+    assert [line.text for line in log.lines(instance="f-0")] == ["line 2", "line 4"]
+    third = log.lines()[2].timestamp
+    assert log.lines(since=third)[-2:] == log.lines()[2:]
+    assert log.lines(since=datetime.now(UTC) + timedelta(hours=1)) == []
+    assert (tmp_path / "f.ns" / "f-0.log").read_text().count("line") == 3
 
 
-def test_only_the_last_lines_are_kept(log, monkeypatch, tmp_path):
-    monkeypatch.setattr(logs, "_KEPT_LINES", 3)
-    short = FunctionLog(tmp_path / "short")
+def test_a_full_file_is_put_aside_once(tmp_path):
+    file = LogFile(tmp_path / "deep" / "f.log", full_bytes=10)
     for number in range(5):
-        short.write(line(number))
-    short.close()
-    assert [item.text for item in short.lines(LogQuery())] == ["line 2", "line 3", "line 4"]
-
-
-def test_since_includes_its_own_moment_and_tail_counts_from_the_end(log):
-    for number in range(4):
-        log.write(line(number, f"f-{number % 2}"))
-    assert [item.text for item in log.lines(LogQuery(since=NOON + timedelta(seconds=2)))] == [
-        "line 2",
-        "line 3",
-    ]
-    assert [item.text for item in log.lines(LogQuery(tail=1))] == ["line 3"]
-    assert len(log.lines(LogQuery(tail=-1))) == 4
-    assert [item.text for item in log.lines(LogQuery(instance="f-0"))] == ["line 0", "line 2"]
-
-
-def test_a_full_file_is_put_aside_once(log, monkeypatch, tmp_path):
-    monkeypatch.setattr(logs, "_FILE_BYTES", 60)
-    for number in range(5):
-        log.write(line(number))
-    folder = tmp_path / "f.ns"
-    assert sorted(path.name for path in folder.iterdir()) == ["f-1.log", "f-1.log.1"]
-    assert (folder / "f-1.log").read_text().endswith("line 4\n")
-
-
-def test_a_follower_that_does_not_read_loses_lines_and_nothing_else(log, monkeypatch):
-    monkeypatch.setattr(logs, "_FOLLOWER_LINES", 2)
-    with log.following() as coming:
-        for number in range(4):
-            log.write(line(number))
-        assert [coming.get_nowait().text for _ in range(coming.qsize())] == ["line 0", "line 1"]
-    assert len(log.lines(LogQuery())) == 4
+        file.write(f"line {number}")
+    file.close()
+    assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == ["f.log", "f.log.1"]
+    assert file.path.read_text() == "line 4\n"

@@ -17,7 +17,6 @@ import yaml
 from lab.local.harness import STANDIN, platform_client, until, with_platform
 from tailbound_lab.local.errors import StartError
 from tailbound_lab.local.images import Images
-from tailbound_lab.local.logs import LogQuery
 from tailbound_lab.local.platform import Platform, Settings, open_platform
 from tailbound_lab.local.ports import free_ports
 from tailbound_lab.local.prometheus import CONFIG_NAME, DEFAULT_FOLDER, Targets, configuration
@@ -64,7 +63,7 @@ def test_a_replica_that_crashes_is_started_again_on_new_ports(tmp_path):
         await client.platform.settled()
         assert replica.port != before
         assert (await client.call("GET", "/function/echo")).status == 200
-        texts = [line.text for line in function.log.lines(LogQuery())]
+        texts = [line.text for line in function.log.lines()]
         assert any(text.startswith("exited with status 3; starting again in") for text in texts)
 
     with_platform(tmp_path, scenario)

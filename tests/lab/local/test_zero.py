@@ -6,7 +6,6 @@ import pytest
 
 from lab.local.harness import samples, until, with_platform
 from tailbound_lab.local.function import FAILED_STARTS
-from tailbound_lab.local.logs import LogQuery
 
 NAME = ("function_name", "echo.openfaas-fn")
 
@@ -201,12 +200,10 @@ def test_a_change_of_the_count_is_a_line_in_the_functions_log(tmp_path, replicas
         (function,) = client.platform.registry
         for _ in range(2):
             await client.call("POST", "/system/scale-function/echo", json={"replicas": replicas})
-        texts = [line.text for line in function.log.lines(LogQuery(instance="echo"))]
+        texts = [line.text for line in function.log.lines(instance="echo")]
         assert texts == [f"replicas: 1 -> {replicas}"]
         if replicas == 0:
             await client.call("GET", "/function/echo")
-            assert function.log.lines(LogQuery(instance="echo"))[-1].text == (
-                "replicas: 0 -> 1: requests are held"
-            )
+            assert function.log.lines(instance="echo")[-1].text == ("replicas: 0 -> 1: requests are held")
 
     with_platform(tmp_path, scenario)
