@@ -13,7 +13,7 @@ import pytest
 
 from tailbound_lab.load.arrivals import steps
 from tailbound_lab.load.openloop import Stream, Target, offer
-from tailbound_lab.local.function import Function
+from tailbound_lab.local.functions import Function
 from tailbound_lab.local.platform import Platform, Settings, open_platform
 
 pytestmark = [

@@ -12,9 +12,9 @@ from pathlib import Path
 import uvloop
 
 from tailbound_lab import __version__
-from tailbound_lab.local import autoscaler
 from tailbound_lab.local.errors import PlatformError
 from tailbound_lab.local.platform import Platform, Settings, open_platform
+from tailbound_lab.local.services import AUTOSCALER_CONFIG
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--autoscaler-config",
         type=Path,
-        default=autoscaler.DEFAULT_CONFIG,
+        default=AUTOSCALER_CONFIG,
         metavar="FILE",
         help="the autoscaler's configuration [lab/autoscaler.yaml]",
     )

@@ -16,21 +16,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from tailbound_lab.local import autoscaler, prometheus
-from tailbound_lab.local.autoscaler import autoscaler_service
 from tailbound_lab.local.errors import StackError, StartError
-from tailbound_lab.local.function import Function
+from tailbound_lab.local.functions import Function, Images, Registry
 from tailbound_lab.local.gateway import BasicAuth, Gateway
-from tailbound_lab.local.images import Images
 from tailbound_lab.local.metrics import GatewayMetrics
 from tailbound_lab.local.ports import free_ports
-from tailbound_lab.local.prometheus import Targets, prometheus_service
 from tailbound_lab.local.provider import Provider
 from tailbound_lab.local.proxy import Proxy
-from tailbound_lab.local.registry import Registry
 from tailbound_lab.local.replica import ReplicaSettings
 from tailbound_lab.local.secrets import Secrets
-from tailbound_lab.local.service import Service
+from tailbound_lab.local.services import (
+    AUTOSCALER_CONFIG,
+    BASELINE_RULES,
+    PROMETHEUS_FOLDER,
+    Service,
+    Targets,
+    autoscaler_port,
+    autoscaler_service,
+    page_url,
+    prometheus_service,
+)
 from tailbound_lab.local.specs import FunctionSpec
 from tailbound_lab.local.stack import parse_stack
 
@@ -51,12 +56,11 @@ class Settings:
     port: int = 8080
     with_prometheus: bool = True
     prometheus_port: int = 9090
-    prometheus_folder: Path = prometheus.DEFAULT_FOLDER
     baseline_rules: bool = False
     """Also load OpenFaaS CE's own alert rule, which the demo compares with."""
     with_autoscaler: bool = True
     """Needs Prometheus."""
-    autoscaler_config: Path = autoscaler.DEFAULT_CONFIG
+    autoscaler_config: Path = AUTOSCALER_CONFIG
     any_autoscaler_port: bool = False
     """Let the autoscaler serve its metrics on a free port rather than on the one its file names."""
     run_dir: Path | None = None
@@ -182,37 +186,33 @@ class Platform:
 
     async def _start_monitoring(self, gateway: str) -> None:
         settings = self.settings
-        autoscaler_port = (
-            autoscaler.metrics_port(settings.autoscaler_config, any_port=settings.any_autoscaler_port)
+        own_port = (
+            autoscaler_port(settings.autoscaler_config, any_port=settings.any_autoscaler_port)
             if settings.with_autoscaler
             else None
         )
         port = settings.prometheus_port or free_ports(1)[0]
-        # Never on another address: the platform's own user alone needs it.
         self.prometheus_url = f"http://127.0.0.1:{port}"
         self.prometheus = prometheus_service(
-            settings.prometheus_folder,
+            PROMETHEUS_FOLDER,
             self.run_dir,
-            "127.0.0.1",
             port,
-            Targets(gateway, f"127.0.0.1:{autoscaler_port}" if autoscaler_port is not None else None),
-            extra_rules=(prometheus.BASELINE_RULES,) if settings.baseline_rules else (),
+            Targets(gateway, f"127.0.0.1:{own_port}" if own_port is not None else None),
+            extra_rules=(BASELINE_RULES,) if settings.baseline_rules else (),
         )
         await self.prometheus.start(_PROMETHEUS_START)
-        if autoscaler_port is not None:
-            config = settings.autoscaler_config
-            if settings.basic_auth_dir is not None:
-                config = autoscaler.with_credentials(config, self.run_dir, settings.basic_auth_dir)
-            self.autoscaler_url = f"http://127.0.0.1:{autoscaler_port}"
+        if own_port is not None:
+            self.autoscaler_url = f"http://127.0.0.1:{own_port}"
             self.autoscaler = autoscaler_service(
-                config,
-                autoscaler_port,
+                settings.autoscaler_config,
+                own_port,
                 self.run_dir,
                 gateway_url=self.gateway_url,
                 prometheus_url=self.prometheus_url,
+                auth_dir=settings.basic_auth_dir,
             )
             await self.autoscaler.start(_AUTOSCALER_START)
-            self.page_url = await asyncio.to_thread(autoscaler.page_url, self.autoscaler.log_file)
+            self.page_url = await asyncio.to_thread(page_url, self.autoscaler.log_file)
 
 
 @asynccontextmanager

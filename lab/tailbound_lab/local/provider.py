@@ -15,9 +15,8 @@ from aiohttp import web
 from tailbound_lab import __version__
 from tailbound_lab.local import specs
 from tailbound_lab.local.errors import InvalidRequestError, UnprocessableQueryError
-from tailbound_lab.local.function import Function
+from tailbound_lab.local.functions import Function, Registry
 from tailbound_lab.local.metrics import CONTENT_TYPE, GatewayMetrics
-from tailbound_lab.local.registry import Registry
 from tailbound_lab.local.secrets import Secrets
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

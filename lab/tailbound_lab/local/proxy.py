@@ -17,9 +17,8 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from tailbound_lab import __version__
-from tailbound_lab.local.function import Function
+from tailbound_lab.local.functions import Function, Registry
 from tailbound_lab.local.metrics import GatewayMetrics
-from tailbound_lab.local.registry import Registry
 from tailbound_lab.local.replica import Replica
 
 PREFIX: Final = "/function/"

@@ -16,26 +16,26 @@ from tailbound_lab.local.errors import ConflictError, InvalidRequestError, NotFo
 
 
 class Secrets:
-    """The secrets of every namespace."""
+    """The secrets of every namespace; callers have checked the names."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def names(self, namespace: str) -> list[str]:
         """The names of a namespace's secrets, sorted; values never leave this module."""
-        folder = self._folder / namespace
-        return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        return sorted(path.name for path in (self._folder / namespace).glob("*"))
 
     def create(self, name: str, namespace: str, document: Mapping[str, Any]) -> None:
         """Keep a new secret. Raises ``ConflictError`` if there is one of that name."""
-        if self._path(name, namespace).exists():
+        path = self._folder / namespace / name
+        if path.exists():
             raise ConflictError(f"secret {name} exists in namespace {namespace}")
-        self._write(name, namespace, _value(document))
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _write_private(path, _value(document))
 
     def update(self, name: str, namespace: str, document: Mapping[str, Any]) -> None:
         """Replace a secret's value; a replica sees it when it is started again."""
-        self._existing(name, namespace)
-        self._write(name, namespace, _value(document))
+        _write_private(self._existing(name, namespace), _value(document))
 
     def delete(self, name: str, namespace: str) -> None:
         """Forget a secret."""
@@ -44,7 +44,7 @@ class Secrets:
     def check(self, names: Iterable[str], namespace: str) -> None:
         """Raise ``InvalidRequestError`` that names the first secret which does not exist."""
         for name in names:
-            if not self._path(name, namespace).is_file():
+            if not (self._folder / namespace / name).is_file():
                 raise InvalidRequestError(f"secrets: {name!r} does not exist in namespace {namespace}")
 
     def mount(self, names: Iterable[str], namespace: str, folder: Path) -> None:
@@ -52,39 +52,30 @@ class Secrets:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, mode=0o700)
         for name in names:
-            source = self._path(name, namespace)
+            source = self._folder / namespace / name
             if source.is_file():
                 _write_private(folder / name, source.read_bytes())
 
-    def _path(self, name: str, namespace: str) -> Path:
-        return self._folder / namespace / name
-
     def _existing(self, name: str, namespace: str) -> Path:
-        path = self._path(name, namespace)
+        path = self._folder / namespace / name
         if not path.is_file():
             raise NotFoundError(f"secret {name} does not exist in namespace {namespace}")
         return path
 
-    def _write(self, name: str, namespace: str, value: bytes) -> None:
-        path = self._path(name, namespace)
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _write_private(path, value)
-
 
 def _write_private(path: Path, value: bytes) -> None:
     # Never readable by others, not even between creation and a chmod.
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(value)
 
 
 def _value(document: Mapping[str, Any]) -> bytes:
     raw, text = document.get("rawValue"), document.get("value")
-    if isinstance(raw, str) and raw:
-        try:
+    try:
+        if isinstance(raw, str) and raw:
             return base64.b64decode(raw, validate=True)
-        except binascii.Error as error:
-            raise InvalidRequestError(f"rawValue: must be base64: {error}") from None
+    except binascii.Error as error:
+        raise InvalidRequestError(f"rawValue: must be base64: {error}") from None
     if isinstance(text, str) and text:
         return text.encode()
     raise InvalidRequestError("value: required: the secret's value, or rawValue in base64")

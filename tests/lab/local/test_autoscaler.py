@@ -2,7 +2,7 @@
 
 import pytest
 
-from tailbound_lab.local.autoscaler import page_url
+from tailbound_lab.local.services import page_url
 
 STARTED = "INFO slo-autoscaler 0.1.0: gateway, every 1s; /metrics, /healthz and /decisions on 127.0.0.1:20427"
 

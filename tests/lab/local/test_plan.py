@@ -1,7 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailbound_lab.local.plan import SURGE, Plan, ReplicaView, choose_index, plan
+from tailbound_lab.local.functions import _SURGE as SURGE
+from tailbound_lab.local.functions import Plan, ReplicaView, plan
 
 
 @st.composite
@@ -70,10 +71,3 @@ def test_an_update_starts_one_ahead_and_keeps_the_old_until_it_is_ready():
     assert plan(old, generation=2, desired=2) == Plan(start=1)
     assert plan([*old, ReplicaView("c", 2, False)], generation=2, desired=2) == Plan()
     assert plan([*old, ReplicaView("c", 2, True)], generation=2, desired=2) == Plan(start=1, stop=("a",))
-
-
-@given(taken=st.lists(st.integers(1, 12)))
-def test_the_lowest_free_number_is_chosen(taken):
-    index = choose_index(taken)
-    assert index not in taken
-    assert set(range(1, index)) <= set(taken)

@@ -16,10 +16,13 @@ import yaml
 
 from lab.local.harness import STANDIN, platform_client, until, with_platform
 from tailbound_lab.local.errors import StartError
-from tailbound_lab.local.images import Images
+from tailbound_lab.local.functions import Images
 from tailbound_lab.local.platform import Platform, Settings, open_platform
 from tailbound_lab.local.ports import free_ports
-from tailbound_lab.local.prometheus import CONFIG_NAME, DEFAULT_FOLDER, Targets, configuration
+from tailbound_lab.local.services import PROMETHEUS_CONFIG as CONFIG_NAME
+from tailbound_lab.local.services import PROMETHEUS_FOLDER as DEFAULT_FOLDER
+from tailbound_lab.local.services import Targets
+from tailbound_lab.local.services import prometheus_configuration as configuration
 
 
 def alive(pid: int) -> bool:

@@ -5,7 +5,7 @@ import os
 import sys
 
 from tailbound_lab.local.ports import free_ports
-from tailbound_lab.local.service import Service
+from tailbound_lab.local.services import Service
 from tailbound_lab.local.supervisor import Launch
 
 

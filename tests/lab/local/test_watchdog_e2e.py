@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from lab.local.harness import platform_client, until
-from tailbound_lab.local.autoscaler import DEFAULT_CONFIG
 from tailbound_lab.local.errors import StartError
 from tailbound_lab.local.platform import WATCHDOG
+from tailbound_lab.local.services import AUTOSCALER_CONFIG
 from tailbound_lab.local.specs import FunctionSpec
 
 HANDLER = """
@@ -179,7 +179,7 @@ def test_an_autoscaler_that_is_killed_comes_back_and_has_the_credentials(tmp_pat
 
 @needs_prometheus
 def test_an_idle_function_goes_to_zero_by_the_autoscaler_and_comes_back_by_a_request(tmp_path):
-    document = yaml.safe_load(DEFAULT_CONFIG.read_text())
+    document = yaml.safe_load(AUTOSCALER_CONFIG.read_text())
     document["defaults"]["scale_to_zero_after"] = "1s"
     document["defaults"]["scale_down"]["stabilization_window"] = "1s"
     config = tmp_path / "autoscaler.yaml"

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from lab.local.harness import samples, until, with_platform
-from tailbound_lab.local.function import FAILED_STARTS
+from tailbound_lab.local.functions import FAILED_STARTS
 
 NAME = ("function_name", "echo.openfaas-fn")
 

@@ -47,10 +47,10 @@ from tailbound_lab.load.records import (
     summarize,
 )
 from tailbound_lab.load.sender import Sender, sending
-from tailbound_lab.local import autoscaler
 from tailbound_lab.local.errors import PlatformError
-from tailbound_lab.local.function import Function
+from tailbound_lab.local.functions import Function
 from tailbound_lab.local.platform import Platform, Settings, open_platform
+from tailbound_lab.local.services import AUTOSCALER_CONFIG
 
 FUNCTION: Final = "accelerator"
 ENVIRONMENT: Final = {"max_batch_size": "2", "device_slowdown": "1"}
@@ -124,7 +124,7 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--config",
         type=Path,
-        default=autoscaler.DEFAULT_CONFIG,
+        default=AUTOSCALER_CONFIG,
         metavar="FILE",
         help="the autoscaler's configuration [lab/autoscaler.yaml]",
     )

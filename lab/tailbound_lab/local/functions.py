@@ -1,0 +1,365 @@
+"""The deployed functions: every one by namespace and name, its replicas, and which to start and stop.
+
+Owns the rules across functions (``Registry``), one function's desired count and generations (``Function``),
+the rollout (``plan``, a pure function), and what stands in for a container registry (``Images``). A change
+calls ``reconcile``, which asks ``plan`` what to do and does it; nothing waits there. A count of 0 is a count;
+whose request wakes a function again is ``proxy``'s business.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from tailbound_lab.local.errors import InvalidRequestError, NotFoundError, StartError
+from tailbound_lab.local.logs import FunctionLog
+from tailbound_lab.local.replica import STOP_GRACE, Replica, ReplicaSettings
+from tailbound_lab.local.specs import DEFAULT_NAMESPACE, FunctionSpec, split_name
+
+FAILED_STARTS: Final = 3
+"""A replica that ended so often before it was ready is not worth waiting for; it is still started again."""
+_SURGE: Final = 1
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaView:
+    """What the plan needs to know of a replica that is not already on its way out."""
+
+    name: str
+    generation: int
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How many replicas of the newest generation to start, and the names of those to stop."""
+
+    start: int = 0
+    stop: tuple[str, ...] = ()
+
+
+def plan(replicas: Sequence[ReplicaView], *, generation: int, desired: int) -> Plan:
+    """The next step towards ``desired`` replicas of ``generation``; 0 stops them all. [P]
+
+    A new generation comes up one replica ahead of the count, and an old replica goes only when enough others
+    are ready: Kubernetes' RollingUpdate with maxSurge 1 and maxUnavailable 0, which faas-netes sets.
+
+    ``replicas`` is in the order of their start. Nothing ready is stopped while that would leave fewer than
+    ``desired`` ready replicas, unless there are more of the newest generation than wanted. Applied again
+    after every change it ends with exactly ``desired`` replicas of ``generation``.
+    """
+    current = [replica for replica in replicas if replica.generation == generation]
+    old = [replica for replica in replicas if replica.generation != generation]
+    # The youngest goes first: it has learned least. What is not ready goes before what is.
+    current.sort(key=lambda replica: not replica.ready)
+    surplus = current[desired:]
+    ready = sum(replica.ready for replica in replicas) - sum(replica.ready for replica in surplus)
+    spare = max(0, ready - desired)
+    stop = surplus + [replica for replica in old if not replica.ready]
+    stop += [replica for replica in old if replica.ready][:spare]
+    left = len(replicas) - len(stop)
+    room = desired + (_SURGE if len(old) > 0 else 0) - left
+    start = max(0, min(desired - len(current), room))
+    return Plan(start, tuple(replica.name for replica in stop))
+
+
+class Function:
+    """A deployed function."""
+
+    def __init__(
+        self, spec: FunctionSpec, handler: Path, desired: int, settings: ReplicaSettings, log: FunctionLog
+    ) -> None:
+        self.spec = spec
+        self.desired = desired
+        self.created_at = datetime.now(UTC).isoformat(timespec="seconds")
+        self.log = log
+        self.held = 0
+        """Requests that wait for a first ready replica."""
+        self._handler = handler
+        self._settings = settings
+        self._generation = 1
+        self._replicas: list[Replica] = []
+        self._ready: list[Replica] = []
+        self._turn = 0
+        self._changed = asyncio.Event()
+        self._stops: set[asyncio.Task[None]] = set()
+        self.closed = False
+
+    @property
+    def available(self) -> int:
+        """Replicas that are ready to serve now."""
+        return len(self._ready)
+
+    @property
+    def replicas(self) -> Sequence[Replica]:
+        """All replicas, those that drain included."""
+        return tuple(self._replicas)
+
+    @property
+    def failing(self) -> str | None:
+        """Why no replica is to be expected soon, in words; None if one may become ready.
+
+        Only what has failed ``FAILED_STARTS`` times counts: one bad start is tried again within 0.1 s.
+        """
+        active = [replica for replica in self._replicas if not replica.draining]
+        if not active or any(replica.failed_starts < FAILED_STARTS for replica in active):
+            return None
+        worst = max(active, key=lambda replica: replica.failed_starts)
+        return f"{worst.name} ended {worst.failed_starts} times in a row before it was ready; see its log"
+
+    def scale(self, desired: int, why: str = "") -> None:
+        """Want ``desired`` replicas from now on; a change, and ``why``, is a line in the function's log."""
+        if desired != self.desired:
+            # Under the function's own name, where the replicas' lines stand under theirs.
+            because = f": {why}" if why else ""
+            self.log.write(self.spec.name, f"replicas: {self.desired} -> {desired}{because}")
+        self.desired = desired
+        self.reconcile()
+
+    def update(self, spec: FunctionSpec, handler: Path) -> None:
+        """Roll to a new generation at the same count: new replicas come up before old ones go."""
+        self.spec = spec
+        self._handler = handler
+        self._generation += 1
+        self.reconcile()
+
+    def pick(self) -> Replica | None:
+        """The ready replica with the fewest outstanding requests, or None; equals take turns."""
+        ready = self._ready
+        if not ready:
+            return None
+        # Starting the search one further each time makes equals take turns.
+        self._turn = turn = (self._turn + 1) % len(ready)
+        best = ready[turn]
+        for replica in ready:
+            if replica.outstanding < best.outstanding:
+                best = replica
+        return best
+
+    async def changed(self) -> None:
+        """Return at the next change of the replicas, their readiness or the wanted count."""
+        self._changed.clear()
+        await self._changed.wait()
+
+    async def settled(self) -> None:
+        """Return when exactly the wanted replicas of the newest generation run, and all are ready."""
+        while not (
+            len(self._replicas) == len(self._ready) == self.desired
+            and all(replica.generation == self._generation for replica in self._replicas)
+        ):
+            await self.changed()
+
+    def reconcile(self) -> None:
+        """Take the next step towards the wanted replicas; called on every change."""
+        if not self.closed:
+            active = [replica for replica in self._replicas if not replica.draining]
+            views = [ReplicaView(replica.name, replica.generation, replica.ready) for replica in active]
+            todo = plan(views, generation=self._generation, desired=self.desired)
+            for replica in active:
+                if replica.name in todo.stop:
+                    self._stop(replica, STOP_GRACE)
+            for _ in range(todo.start):
+                self._start()
+        self._ready = [replica for replica in self._replicas if replica.ready and not replica.draining]
+        self._changed.set()
+
+    async def close(self, grace: float) -> None:
+        """Stop every replica; returns when all are gone."""
+        self.closed = True
+        self.desired = 0
+        # Who waits for a replica need not wait for the drain.
+        self._changed.set()
+        for replica in self._replicas:
+            if not replica.draining:
+                self._stop(replica, grace)
+        while self._stops:
+            _, late = await asyncio.wait(set(self._stops), timeout=grace)
+            if late:
+                # They began to drain with a longer grace than we have now.
+                await asyncio.gather(*(replica.stop(0.0) for replica in self._replicas))
+        self.log.close()
+
+    def _start(self) -> None:
+        taken = {replica.index for replica in self._replicas}
+        # The lowest free number, from 1: names stay short and series few.
+        index = next(number for number in range(1, len(taken) + 2) if number not in taken)
+        replica = Replica(
+            self.spec,
+            index,
+            self._generation,
+            self._handler,
+            self._settings,
+            on_line=self.log.write,
+            on_change=self.reconcile,
+        )
+        self._replicas.append(replica)
+        replica.start()
+
+    def _stop(self, replica: Replica, grace: float) -> None:
+        # At once, before any other request picks it.
+        replica.draining = True
+        task = asyncio.create_task(self._stop_and_forget(replica, grace), name=f"stop {replica.name}")
+        self._stops.add(task)
+        task.add_done_callback(self._stops.discard)
+
+    async def _stop_and_forget(self, replica: Replica, grace: float) -> None:
+        try:
+            await replica.stop(grace)
+        finally:
+            self._replicas.remove(replica)
+            self.reconcile()
+
+
+class Images:
+    """Every known image and its handler folder."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, Path] = {}
+
+    def add(self, image: str, folder: Path) -> None:
+        """Make ``image`` deployable. Raises ``StartError`` if the folder cannot be one of a handler."""
+        folder = folder.resolve()
+        if not folder.is_dir():
+            raise StartError(f"image {image}: {folder} is not a folder")
+        if not any((folder / entry).exists() for entry in ("handler.py", "handler/__init__.py")):
+            raise StartError(f"image {image}: there is no handler.py in {folder}")
+        known = self._folders.setdefault(image, folder)
+        if known != folder:
+            raise StartError(
+                f"image {image}: names both {known} and {folder}; give each handler its own image"
+            )
+
+    def folder(self, image: str) -> Path:
+        """The handler folder of ``image``. Raises ``InvalidRequestError`` if there is none."""
+        try:
+            return self._folders[image]
+        except KeyError:
+            known = ", ".join(sorted(self._folders)) or "none"
+            raise InvalidRequestError(
+                f"image: {image!r} is not known here: images are not pulled but map to handler folders, by "
+                f"--stack or --image NAME=FOLDER (known: {known})"
+            ) from None
+
+    def items(self) -> Mapping[str, Path]:
+        """All of them."""
+        return dict(self._folders)
+
+
+class Registry:
+    """The deployed functions; ``max_replicas`` of 0 means no cap."""
+
+    def __init__(
+        self, images: Images, settings: ReplicaSettings, log_folder: Path, *, max_replicas: int = 0
+    ) -> None:
+        self.images = images
+        self._settings = settings
+        self._log_folder = log_folder
+        self._max_replicas = max_replicas
+        self._functions: dict[str, Function] = {}
+        self._short_names: dict[str, Function] = {}
+        self._removed: dict[asyncio.Task[None], Function] = {}
+
+    def __iter__(self) -> Iterator[Function]:
+        return iter(tuple(self._functions.values()))
+
+    def with_removed(self) -> Iterator[Function]:
+        """The functions, and those removed whose replicas still drain."""
+        return iter((*self._functions.values(), *self._removed.values()))
+
+    def deploy(self, spec: FunctionSpec) -> Function:
+        """Create the function, or update it if it is there already, as faasd does.
+
+        Returns at once: replicas start on their own. Raises ``InvalidRequestError`` for an unknown image or
+        secret.
+        """
+        function = self._functions.get(spec.full_name)
+        if function is not None:
+            return self.update(spec)
+        handler = self._check(spec)
+        function = Function(
+            spec,
+            handler,
+            self._capped(spec.full_name, spec.initial_replicas),
+            self._settings,
+            FunctionLog(self._log_folder / spec.full_name),
+        )
+        self._functions[spec.full_name] = function
+        if spec.namespace == DEFAULT_NAMESPACE:
+            self._short_names[spec.name] = function
+        function.reconcile()
+        return function
+
+    def update(self, spec: FunctionSpec) -> Function:
+        """Roll the function to ``spec`` at its present count. Raises ``NotFoundError`` if there is none."""
+        function = self.get(spec.name, spec.namespace)
+        function.update(spec, self._check(spec))
+        return function
+
+    def scale(self, name: str, namespace: str, replicas: int) -> int:
+        """Want ``replicas`` of a function; returns the count that it got.
+
+        The cap may make it less. Zero while requests are held becomes what they would wake it to: whoever
+        asked for zero cannot have known of them.
+        """
+        function = self.get(name, namespace)
+        if replicas == 0 and function.held:
+            self._wake(function)
+        else:
+            function.scale(self._capped(function.spec.full_name, replicas))
+        return function.desired
+
+    def wake(self, function: Function) -> None:
+        """Start a function that is at zero, as a request for it has come in; else do nothing."""
+        if function.desired == 0 and not function.closed:
+            self._wake(function)
+
+    def _wake(self, function: Function) -> None:
+        # To the count of a new function, the gateway's max(1, min label); the autoscaler takes it from there.
+        woken = self._capped(function.spec.full_name, function.spec.initial_replicas)
+        function.scale(woken, "requests are held")
+
+    def remove(self, name: str, namespace: str) -> None:
+        """Forget a function at once; its replicas drain in the background."""
+        function = self.get(name, namespace)
+        del self._functions[function.spec.full_name]
+        if namespace == DEFAULT_NAMESPACE:
+            del self._short_names[name]
+        task = asyncio.create_task(function.close(STOP_GRACE), name=f"remove {name}")
+        self._removed[task] = function
+        task.add_done_callback(self._removed.pop)
+
+    def get(self, name: str, namespace: str) -> Function:
+        """The function. Raises ``NotFoundError``."""
+        function = self._functions.get(f"{name}.{namespace}")
+        if function is None:
+            raise NotFoundError(f"function {name} does not exist in namespace {namespace}")
+        return function
+
+    def find(self, path_name: str) -> Function | None:
+        """The function that ``fn`` or ``fn.ns`` in a path means, or None."""
+        return self._short_names.get(path_name) or self._functions.get(path_name)
+
+    def resolve(self, path_name: str, *namespaces: str) -> tuple[str, str]:
+        """(name, namespace) of a path's name: the first namespace given that is not empty wins."""
+        name, suffix = split_name(path_name)
+        return name, next(filter(None, (*namespaces, suffix)), DEFAULT_NAMESPACE)
+
+    async def close(self, grace: float) -> None:
+        """Stop every replica of every function; returns when all are gone."""
+        functions = (*self._functions.values(), *self._removed.values())
+        await asyncio.gather(*(function.close(grace) for function in functions))
+
+    def _check(self, spec: FunctionSpec) -> Path:
+        self._settings.secrets.check(spec.secrets, spec.namespace)
+        return self.images.folder(spec.image)
+
+    def _capped(self, name: str, replicas: int) -> int:
+        if 0 < self._max_replicas < replicas:
+            _log.warning("%s: %d replicas asked for, capped at %d", name, replicas, self._max_replicas)
+            return self._max_replicas
+        return replicas

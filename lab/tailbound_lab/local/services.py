@@ -1,0 +1,242 @@
+"""The programs beside the functions: the real Prometheus and the production autoscaler, as children.
+
+Owns their start on this run's addresses: supervised, logged to a file, waited for. The configurations are the
+repository's own and usable as they stand; only addresses and paths are replaced. Neither program knows that
+it runs here.
+"""
+
+import asyncio
+import os
+import re
+import shutil
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import yaml
+
+from tailbound_lab.local.errors import StartError
+from tailbound_lab.local.gateway import PASSWORD_FILE, USER_FILE
+from tailbound_lab.local.logs import LogFile
+from tailbound_lab.local.ports import free_ports
+from tailbound_lab.local.supervisor import Launch, Supervisor
+
+_LAB: Final = Path(__file__).resolve().parents[2]
+AUTOSCALER_CONFIG: Final = _LAB / "autoscaler.yaml"
+PROMETHEUS_FOLDER: Final = _LAB / "prometheus"
+PROMETHEUS_CONFIG: Final = "prometheus.yml"
+BASELINE_RULES: Final = "openfaas-baseline.yml"
+
+_RETENTION: Final = "6h"
+_LAST_LINES: Final = 8
+_POLL: Final = 0.1
+_PAGE_PATIENCE: Final = 3.0
+_STARTED: Final = re.compile(r"/healthz and /decisions on \S+(?: status page on (?P<page>[^\s;\"]+))?")
+
+
+class Service:
+    """One such program; ``ready_url`` answers 200 once it can be used."""
+
+    def __init__(self, name: str, launch: Callable[[], Launch], log_file: Path, ready_url: str) -> None:
+        self.name = name
+        self.log_file = log_file
+        self._ready_url = ready_url
+        self._last: deque[str] = deque(maxlen=_LAST_LINES)
+        self._log = LogFile(log_file)
+        self._supervisor = Supervisor(name, launch, self._write, on_exit=self._exited)
+        self._exits = 0
+
+    @property
+    def pid(self) -> int | None:
+        """The program's process id, or None while it is not running."""
+        return self._supervisor.pid
+
+    @property
+    def starts(self) -> int:
+        """How often it was started."""
+        return self._supervisor.starts
+
+    async def start(self, timeout: float) -> None:  # noqa: ASYNC109 - the poll below has its own deadline
+        """Start it, for the first time or after a ``stop``, and return once it is ready.
+
+        Raises ``StartError`` with its last words if it exits, or is not ready within ``timeout`` seconds.
+        """
+        self._exits = 0
+        self._supervisor.start()
+        deadline = time.monotonic() + timeout
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2.0)) as session:
+            while not await _is_ready(session, self._ready_url):
+                words = "\n  ".join(self._last) or "(nothing)"
+                if self._exits:
+                    raise StartError(f"{self.name} does not start; it said:\n  {words}")
+                if time.monotonic() > deadline:
+                    raise StartError(
+                        f"{self.name} is not ready after {timeout:g} s (no 200 from {self._ready_url}); "
+                        f"its log is {self.log_file}; it said:\n  {words}"
+                    )
+                await asyncio.sleep(_POLL)
+
+    async def stop(self, grace: float) -> None:
+        """Stop it; returns when it is gone."""
+        await self._supervisor.stop(grace)
+        self._log.close()
+
+    def _exited(self) -> None:
+        self._exits += 1
+
+    def _write(self, line: str) -> None:
+        self._last.append(line)
+        self._log.write(line)
+
+
+async def _is_ready(session: aiohttp.ClientSession, url: str) -> bool:
+    try:
+        async with session.get(url) as answer:
+            return answer.status == 200
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Where this run's parts listen, as ``host:port``; no autoscaler, no scrape job for it."""
+
+    gateway: str
+    autoscaler: str | None = None
+
+
+def prometheus_configuration(
+    template: Mapping[str, Any], folder: Path, targets: Targets, *, extra_rules: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The configuration of this run: ``template`` with this run's targets and absolute rule paths.
+
+    Raises ``StartError`` if the template lacks a job that is to be filled.
+    """
+    jobs = {job["job_name"]: dict(job) for job in template.get("scrape_configs") or ()}
+    for name in ("functions", "gateway", "autoscaler"):
+        if name not in jobs:
+            raise StartError(f"{folder / PROMETHEUS_CONFIG}: there is no scrape job {name!r} to fill")
+    jobs["functions"]["http_sd_configs"] = [
+        {**config, "url": f"http://{targets.gateway}/sd/replicas"}
+        for config in jobs["functions"].get("http_sd_configs") or ({"refresh_interval": "1s"},)
+    ]
+    jobs["gateway"]["static_configs"] = [{"targets": [targets.gateway]}]
+    if targets.autoscaler is None:
+        del jobs["autoscaler"]
+    else:
+        jobs["autoscaler"]["static_configs"] = [{"targets": [targets.autoscaler]}]
+    rules = [str(folder / rule) for rule in (*(template.get("rule_files") or ()), *extra_rules)]
+    return {**template, "rule_files": rules, "scrape_configs": list(jobs.values())}
+
+
+def prometheus_service(
+    folder: Path, run_dir: Path, port: int, targets: Targets, *, extra_rules: Sequence[str] = ()
+) -> Service:
+    """Write the configuration and return the supervised program; a restart keeps its data.
+
+    Raises ``StartError`` if the program is not installed or the configuration cannot be read.
+    """
+    program = shutil.which("prometheus")
+    if program is None:
+        raise StartError(
+            "prometheus is not installed: `apt-get install prometheus`, or `make install`; or run without it "
+            "(--no-prometheus --no-autoscaler)"
+        )
+    document = prometheus_configuration(
+        _read("prometheus", folder / PROMETHEUS_CONFIG), folder, targets, extra_rules=extra_rules
+    )
+    config_file = run_dir / PROMETHEUS_CONFIG
+    config_file.write_text(yaml.safe_dump(document, sort_keys=False))
+    data = run_dir / "prometheus"
+    # A run starts empty: samples of an earlier run would be read as this one's past.
+    shutil.rmtree(data, ignore_errors=True)
+    command = (
+        program,
+        f"--config.file={config_file}",
+        f"--storage.tsdb.path={data}",
+        f"--storage.tsdb.retention.time={_RETENTION}",
+        # Never on another address: the platform's own user alone needs it.
+        f"--web.listen-address=127.0.0.1:{port}",
+        # It takes up new targets every 5 s by default: long, when a peak lasts a minute.
+        "--scrape.discovery-reload-interval=1s",
+        "--log.level=warn",
+    )
+    return Service(
+        "prometheus",
+        # Debian's build looks for its console templates and default options in the environment too.
+        lambda: Launch(command, os.environ),
+        run_dir / "logs" / "prometheus.log",
+        f"http://127.0.0.1:{port}/-/ready",
+    )
+
+
+def autoscaler_port(path: Path, *, any_port: bool) -> int:
+    """The port that the configuration names for the autoscaler's own metrics, else a free one.
+
+    ``any_port`` takes a free one whatever it names. Raises ``StartError`` if the file cannot be read; what is
+    in it is the autoscaler's to check.
+    """
+    port = _section(_read("autoscaler", path), "web").get("port")
+    return port if isinstance(port, int) and port > 0 and not any_port else free_ports(1)[0]
+
+
+def autoscaler_service(
+    path: Path, port: int, run_dir: Path, *, gateway_url: str, prometheus_url: str, auth_dir: Path | None
+) -> Service:
+    """The supervised program; its decisions, one JSON object per line, are in ``logs/autoscaler.log``.
+
+    It takes credentials from its file alone, as they belong on no command line: with ``auth_dir`` it gets a
+    copy of the file that names this platform's.
+    """
+    if auth_dir is not None:
+        document = _read("autoscaler", path)
+        credentials = {
+            "user_file": str((auth_dir / USER_FILE).resolve()),
+            "password_file": str((auth_dir / PASSWORD_FILE).resolve()),
+        }
+        platform = {**_section(document, "platform"), "basic_auth": credentials}
+        path = run_dir / "autoscaler.yaml"
+        path.write_text(yaml.safe_dump({**document, "platform": platform}))
+    command = (
+        *(sys.executable, "-m", "slo_autoscaler", "--config", str(path), "--web-port", str(port)),
+        *("--gateway-url", gateway_url, "--prometheus-url", prometheus_url),
+    )
+    return Service(
+        "autoscaler",
+        lambda: Launch(command, {**os.environ, "PYTHONUNBUFFERED": "1"}),
+        run_dir / "logs" / "autoscaler.log",
+        f"http://127.0.0.1:{port}/healthz",
+    )
+
+
+def page_url(log: Path) -> str | None:
+    """Where the autoscaler's status page is, by what it said at its last start; None if it has none.
+
+    Its own port may be taken, and then it goes on without a page.
+    """
+    for _ in range(round(_PAGE_PATIENCE / _POLL)):
+        said = list(_STARTED.finditer(log.read_text(errors="replace"))) if log.exists() else []
+        if said:
+            return said[-1]["page"]
+        time.sleep(_POLL)
+    return None
+
+
+def _read(what: str, path: Path) -> Mapping[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise StartError(f"{what}: {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        raise StartError(f"{what}: {path}: must be a map")
+    return document
+
+
+def _section(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    section = document.get(key)
+    return section if isinstance(section, dict) else {}
