@@ -57,18 +57,18 @@ static int is(const char *text, Py_ssize_t length, const char *lower, Py_ssize_t
 }
 
 /* The first value of each of these names (bytes, lower case), into a dictionary that is made when needed. -1: error. */
-static int note(PyObject **noted, PyObject *names, const char *name, Py_ssize_t length, const char *value,
+static int capture(PyObject **captured, PyObject *names, const char *name, Py_ssize_t length, const char *value,
                 Py_ssize_t value_length) {
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(names); i++) {
         PyObject *wanted = PyTuple_GET_ITEM(names, i);
         if (!is(name, length, PyBytes_AS_STRING(wanted), PyBytes_GET_SIZE(wanted)))
             continue;
-        if (*noted == NULL && (*noted = PyDict_New()) == NULL)
+        if (*captured == NULL && (*captured = PyDict_New()) == NULL)
             return -1;
         PyObject *made = PyBytes_FromStringAndSize(value, value_length);
         if (made == NULL)
             return -1;
-        int failed = PyDict_SetDefault(*noted, wanted, made) == NULL;
+        int failed = PyDict_SetDefault(*captured, wanted, made) == NULL;
         Py_DECREF(made);
         return failed ? -1 : 1;
     }
@@ -78,10 +78,10 @@ static int note(PyObject **noted, PyObject *names, const char *name, Py_ssize_t 
 static PyObject *plain_request(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
     (void)self;
     if (count != 3 || !PyBytes_Check(arguments[0]) || !PyTuple_Check(arguments[1])) {
-        PyErr_SetString(PyExc_TypeError, "plain_request(data: bytes, noted: tuple of bytes, max_head: int)");
+        PyErr_SetString(PyExc_TypeError, "plain_request(data: bytes, captured: tuple of bytes, max_head: int)");
         return NULL;
     }
-    PyObject *names = arguments[1], *noted = NULL;
+    PyObject *names = arguments[1], *captured = NULL;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(names); i++)
         if (!PyBytes_Check(PyTuple_GET_ITEM(names, i))) {
             PyErr_SetString(PyExc_TypeError, "the names of headers are bytes");
@@ -135,7 +135,7 @@ static PyObject *plain_request(PyObject *self, PyObject *const *arguments, Py_ss
             for (size_t i = 0; i < sizeof left_to_the_parser / sizeof *left_to_the_parser; i++)
                 if (is(at, name_length, left_to_the_parser[i], (Py_ssize_t)strlen(left_to_the_parser[i])))
                     goto other;
-            if (note(&noted, names, at, name_length, value, value_length) < 0)
+            if (capture(&captured, names, at, name_length, value, value_length) < 0)
                 goto failed;
         }
         at = value_end + 2;
@@ -144,7 +144,7 @@ static PyObject *plain_request(PyObject *self, PyObject *const *arguments, Py_ss
         end - (at + 2) != (length < 0 ? 0 : length))
         goto other;
 
-    /* As wire.request_head makes it: the request line without the version, then the lines. */
+    /* As wire.request_header_block makes it: the request line without the version, then the lines. */
     PyObject *head = PyBytes_FromStringAndSize(NULL, (target_end - data) + 2 + (at - lines));
     if (head == NULL)
         goto failed;
@@ -152,17 +152,17 @@ static PyObject *plain_request(PyObject *self, PyObject *const *arguments, Py_ss
     memcpy(to, data, (size_t)(target_end - data));
     memcpy(to + (target_end - data), "\r\n", 2);
     memcpy(to + (target_end - data) + 2, lines, (size_t)(at - lines));
-    if (noted == NULL) {
-        noted = Py_None;
-        Py_INCREF(noted);
+    if (captured == NULL) {
+        captured = Py_None;
+        Py_INCREF(captured);
     }
-    return Py_BuildValue("(Oy#NNny#)", method, target, (Py_ssize_t)(target_end - target), head, noted, length, at + 2,
+    return Py_BuildValue("(Oy#NNny#)", method, target, (Py_ssize_t)(target_end - target), head, captured, length, at + 2,
                          (Py_ssize_t)(end - at - 2));
 other:
-    Py_XDECREF(noted);
+    Py_XDECREF(captured);
     Py_RETURN_NONE;
 failed:
-    Py_XDECREF(noted);
+    Py_XDECREF(captured);
     return NULL;
 }
 

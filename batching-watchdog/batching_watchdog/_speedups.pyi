@@ -3,9 +3,9 @@
 from batching_watchdog.messages import Reply
 
 def plain_request(
-    data: bytes, noted: tuple[bytes, ...], max_head: int
+    data: bytes, captured: tuple[bytes, ...], max_head: int
 ) -> tuple[bytes, bytes, bytes, dict[bytes, bytes] | None, int, bytes] | None:
-    """Method, target, head (``wire.request_head``), noted headers, Content-Length (or -1), body."""
+    """Method, target, ``wire.request_header_block``, captured headers, Content-Length (or -1), body."""
 
 def encode_requests(requests: tuple[tuple[bytes, bytes], ...], below: int) -> bytes | None:
     """The frame of these (head, body) pairs, if it has less than ``below`` bytes."""

@@ -27,12 +27,12 @@ from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.engine.scheduler import Scheduler
 from batching_watchdog.errors import HandlerNotLoaded, StartFailed
-from batching_watchdog.front.loop_lag import Turns
+from batching_watchdog.front.loop_lag import LoopLag
 from batching_watchdog.front.protocol import Connections, Limits
 from batching_watchdog.front.routes import Front, MetricsPage
 from batching_watchdog.machine import available_cpus, cuda_devices
 from batching_watchdog.metrics import Exposition, Metrics
-from batching_watchdog.pool.remote import HttpWorkerPool
+from batching_watchdog.pool.remote import RemotePool
 from batching_watchdog.pool.supervisor import WorkerPool
 from batching_watchdog.speedups import compiled
 
@@ -93,8 +93,8 @@ async def run(config: Config, environ: Mapping[str, str]) -> int:
         cpu=lambda: (clock(), time.thread_time()),
     )
     limits = Limits(config.max_body_bytes, config.read_timeout, config.write_timeout, config.max_queued_bytes)
-    turns = Turns(asyncio.get_running_loop(), clock, look=pool.look)
-    requests = Connections(front, limits, clock, turns)
+    loop_lag = LoopLag(asyncio.get_running_loop(), clock, pool.poll_workers)
+    requests = Connections(front, limits, clock, loop_lag)
     scrapes = Connections(MetricsPage(Exposition(metrics)), METRICS_LIMITS, clock)
     signals = _Signals()
 
@@ -116,7 +116,7 @@ async def run(config: Config, environ: Mapping[str, str]) -> int:
                 if compiled is not None
                 else "; built without its compiled part, so requests cost more CPU",
             )
-            _calm_collector()
+            freeze_gc()
             stopping = asyncio.ensure_future(signals.first.wait())
             await asyncio.wait((stopping, pool.failed), return_when=asyncio.FIRST_COMPLETED)
             if pool.failed.done():
@@ -158,8 +158,8 @@ def keep_freed_memory(environ: Mapping[str, str]) -> None:
             mallopt(parameter, value)
 
 
-def _calm_collector() -> None:
-    """What lives now lives to the end: keep the collector from walking it between requests."""
+def freeze_gc() -> None:
+    """Freeze start-up objects so that garbage collection skips them."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS)
@@ -167,10 +167,10 @@ def _calm_collector() -> None:
 
 def _pool(
     config: Config, environ: Mapping[str, str], batcher: Batcher, model: LatencyModel
-) -> WorkerPool | HttpWorkerPool:
+) -> WorkerPool | RemotePool:
     if config.upstream_url is None:
         return WorkerPool(config, environ, batcher, model)
-    return HttpWorkerPool(config, config.upstream_url, environ, batcher)
+    return RemotePool(config, config.upstream_url, environ, batcher)
 
 
 async def _drain(
@@ -243,10 +243,10 @@ class _LockFile:
 async def _healthy(
     config: Config, requests: Connections, scrapes: Connections
 ) -> AsyncIterator[tuple[asyncio.Server, asyncio.Server]]:
-    """Listen, with the lock file until the block ends; the listeners outlive it.
+    """Open both listeners; hold the lock file until the block ends. The listeners outlive it.
 
-    Bound first: who finds the port taken must not remove its holder's lock file. Listening last: who is told
-    "healthy" finds the file.
+    Bind before creating the file: if the port is taken, the file belongs to the other process. Accept
+    connections last: a healthy answer implies that the file exists.
     """
     with _start_failed("port", config.port):
         listener = await _bound(requests, config.port)

@@ -259,9 +259,3 @@ class Batcher:
         if not self._answers:
             self._drained.set()
         return deliver
-
-
-def profile_batch(example: bytes, head: bytes, size: int, now: float) -> Batch:
-    """A batch of ``size`` example bodies, which no client waits for."""
-    requests = tuple(Request(-1, head, example, now, now, now) for _ in range(size))
-    return Batch(requests, DispatchReason.PROFILE, now)

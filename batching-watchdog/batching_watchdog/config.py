@@ -56,7 +56,6 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     "prefix_logs": "true | false: put the workers' lines into that format, with time and stream [true]",
     "upstream_url": "http://host:port/path that answers batches in place of Python workers [none]",
     "http_upstream_url": "other name of upstream_url; wins if both are set",
-    "upstream_format": "frame | jsonlines: what a batch looks like in the POST to upstream_url [frame]",
     "fprocess": "with upstream_url: the command that serves it, split on spaces; ignored otherwise [none]",
     "function_process": "other name of fprocess; wins if both are set",
     "jwt_auth": "of-watchdog's check of who calls; there is none here, so true stops the start [false]",
@@ -125,7 +124,6 @@ class Config:
     prefix_logs: bool
     upstream_url: HttpUrl | None
     """If set there are no Python workers: batches are POSTed to it."""
-    upstream_format: str
     fprocess: tuple[str, ...]
 
     @classmethod
@@ -230,9 +228,6 @@ class Config:
             log_format=read("log_format", "text", _one_of("text", "json"), "must be text or json"),
             prefix_logs=read("prefix_logs", "true", _truth, "must be true or false"),
             upstream_url=upstreams[0] or upstreams[1],
-            upstream_format=read(
-                "upstream_format", "frame", _one_of("frame", "jsonlines"), "must be frame or jsonlines"
-            ),
             fprocess=tuple(commands[0] or commands[1]),
         )
 

@@ -11,6 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 ROOT: Final = Path("/")
+THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""By these the maths libraries know how many threads they may have."""
 _DEVICE: Final = re.compile(r"nvidia\d+", re.ASCII)
 _ORDINAL: Final = re.compile(r"\d+", re.ASCII)
 _UUID_PREFIXES: Final = ("GPU-", "MIG-")

@@ -33,12 +33,12 @@ class DispatchReason(StrEnum):
 class Request(NamedTuple):
     """One admitted HTTP request. Times are seconds on the caller's monotonic clock.
 
-    ``head`` is the request line and headers as ``wire.request_head`` makes them: the front end never
-    looks into it again, and the worker parses it only when the handler asks.
+    ``header_block`` is the request line and headers as ``wire.request_header_block`` makes them: the front
+    end never looks into it again, and the worker parses it only when the handler asks.
     """
 
     id: int
-    head: bytes
+    header_block: bytes
     body: bytes
     arrived: float
     deadline: float
@@ -50,10 +50,10 @@ class Request(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """A worker's answer to one request. ``head`` holds complete header lines, ready to be sent."""
+    """A worker's answer to one request. ``header_block`` holds complete header lines, ready to be sent."""
 
     status: int
-    head: bytes
+    header_block: bytes
     body: bytes
     failed: bool = False
     """True if the handler raised: counted as an error of the SLO whatever the status."""

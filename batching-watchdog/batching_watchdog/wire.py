@@ -9,7 +9,7 @@ little-endian. Bodies pass through untouched and uncopied on the way out; nothin
 
 A request's head is its request line and header lines; a reply's head is header lines ready to be sent;
 ``seconds`` of a reply frame is the CPU time that the worker has spent on it, 0 if that is not known. The
-greeting carries, in JSON, what the watchdog must know before the first batch.
+handshake carries, in JSON, what the watchdog must know before the first batch.
 """
 
 import json
@@ -36,8 +36,6 @@ MAX_PART: Final = 2**32 - 1
 
 FAILED: Final = 1
 """Flag of a reply: the handler raised for this request."""
-CONTENT_TYPE: Final = "application/vnd.tailbound.batch"
-"""Of a frame as the body of an HTTP message, between the watchdog and an HTTP upstream."""
 _HOP_BY_HOP: Final = frozenset(
     ("connection", "content-length", "date", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade")
 )
@@ -46,7 +44,7 @@ _HOP_BY_HOP: Final = frozenset(
 class Kind(IntEnum):
     """What a frame is."""
 
-    GREETING = 1
+    HANDSHAKE = 1
     REQUESTS = 2
     REPLIES = 3
 
@@ -62,7 +60,7 @@ class FrameHeader:
 
 
 @dataclass(frozen=True, slots=True)
-class Greeting:
+class Handshake:
     """What a worker says once it can serve, or why it cannot."""
 
     pid: int
@@ -73,16 +71,16 @@ class Greeting:
     """Which of the pool's places the worker fills: a replaced worker's successor has its slot."""
 
 
-def request_head(method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The head of a request: ``METHOD target`` and one ``name: value`` line per header."""
+def request_header_block(method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """``METHOD target`` and one ``name: value`` line per header."""
     parts = [method, b" ", target, b"\r\n"]
     for name, value in headers:
         parts += (name, b": ", value, b"\r\n")
     return b"".join(parts)
 
 
-def parse_request_head(head: bytes) -> tuple[str, str, list[tuple[str, str]]]:
-    """Method, target and headers of ``request_head``'s result, decoded as latin-1. Raises ``FrameError``."""
+def parse_header_block(head: bytes) -> tuple[str, str, list[tuple[str, str]]]:
+    """Method, target and headers, decoded as latin-1. Raises ``FrameError``."""
     if not head.endswith(b"\r\n"):
         raise FrameError("the head of a request does not end with its line")
     line, *lines = head.decode("latin-1").split("\r\n")[:-1]
@@ -111,30 +109,6 @@ def reply_header(name: str, value: str) -> bytes:
     return f"{name}: {value}\r\n".encode("latin-1")
 
 
-def checked_reply(reply: Reply) -> Reply:
-    """``reply`` from somebody who may not have made it with care, fit to be sent. Raises ``FrameError``."""
-    if not 200 <= reply.status <= 599:
-        raise FrameError(f"status {reply.status} of a reply is not between 200 and 599")
-    if not reply.head:
-        return reply
-    try:
-        fields = parse_request_head(b"- -\r\n" + reply.head)[2]
-        head = b"".join(reply_header(name, value) for name, value in fields)
-    except ValueError as error:
-        raise FrameError(f"the head of a reply: {error}") from error
-    return Reply(reply.status, head, reply.body, reply.failed)
-
-
-def decode_frame_of_requests(data: bytes) -> list[tuple[bytes, bytes]]:
-    """The (head, body) pairs of a whole frame. Raises ``FrameError``."""
-    return decode_requests(decode_header(data), memoryview(data)[HEADER_SIZE:])
-
-
-def decode_frame_of_replies(data: bytes) -> list[Reply]:
-    """The replies of a whole frame. Raises ``FrameError``."""
-    return decode_replies(decode_header(data), memoryview(data)[HEADER_SIZE:])
-
-
 def encode_requests(requests: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
     """Buffers of the frame that carries these (head, body) pairs to a worker."""
     if compiled is not None:
@@ -150,17 +124,19 @@ def encode_replies(replies: Sequence[Reply], seconds: float) -> list[bytes]:
         frame = compiled.encode_replies(tuple(replies), seconds, JOIN_BELOW)
         if frame is not None:
             return [frame]
-    items = [(reply.status, FAILED if reply.failed else 0, reply.head, reply.body) for reply in replies]
+    items = [
+        (reply.status, FAILED if reply.failed else 0, reply.header_block, reply.body) for reply in replies
+    ]
     return _encode(Kind.REPLIES, items, seconds)
 
 
-def encode_greeting(greeting: Greeting) -> list[bytes]:
+def encode_handshake(handshake: Handshake) -> list[bytes]:
     """Buffers of the frame with which a worker opens the connection."""
-    said = json.dumps({"pid": greeting.pid, "error": greeting.error, "slot": greeting.slot}).encode()
+    said = json.dumps({"pid": handshake.pid, "error": handshake.error, "slot": handshake.slot}).encode()
     items = [(0, 0, said, b"")]
-    if greeting.example is not None:
-        items.append((0, 0, b"", greeting.example))
-    return _encode(Kind.GREETING, items, 0.0)
+    if handshake.example is not None:
+        items.append((0, 0, b"", handshake.example))
+    return _encode(Kind.HANDSHAKE, items, 0.0)
 
 
 def decode_header(data: bytes | bytearray | memoryview) -> FrameHeader:
@@ -200,17 +176,17 @@ def decode_replies(header: FrameHeader, data: memoryview) -> list[Reply]:
     ]
 
 
-def decode_greeting(header: FrameHeader, data: memoryview) -> Greeting:
-    """The greeting in the ``header.size`` bytes after the header. Raises ``FrameError``."""
-    items = _decode(header, data, Kind.GREETING)
+def decode_handshake(header: FrameHeader, data: memoryview) -> Handshake:
+    """The handshake in the ``header.size`` bytes after the header. Raises ``FrameError``."""
+    items = _decode(header, data, Kind.HANDSHAKE)
     try:
         said = json.loads(items[0][2])
         pid, problem, slot = said["pid"], said["error"], said["slot"]
     except (IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise FrameError(f"a greeting is not understood: {error}") from error
+        raise FrameError(f"a handshake is not understood: {error}") from error
     if not isinstance(pid, int) or not isinstance(problem, str | None) or not isinstance(slot, int):
-        raise FrameError(f"a greeting is not understood: pid {pid!r}, error {problem!r}, slot {slot!r}")
-    return Greeting(pid, problem, items[1][3] if len(items) > 1 else None, slot)
+        raise FrameError(f"a handshake is not understood: pid {pid!r}, error {problem!r}, slot {slot!r}")
+    return Handshake(pid, problem, items[1][3] if len(items) > 1 else None, slot)
 
 
 def _encode(kind: Kind, items: Sequence[tuple[int, int, bytes, bytes]], seconds: float) -> list[bytes]:

@@ -15,6 +15,7 @@ import pytest
 
 from deploy import containers
 from deploy.containers import Container, free_port, inspect, podman, running
+from slo_autoscaler import __version__
 from template.faas_cli import pull_template, shrinkwrap
 
 pytestmark = [pytest.mark.e2e, pytest.mark.container, pytest.mark.timeout(900)]
@@ -64,20 +65,23 @@ def wheels(version: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def function(version: str, wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The image of a function, from the context that faas-cli makes."""
-    folder = tmp_path_factory.mktemp("function")
+def build_function(version: str, wheels: Path, folder: Path, test: str, **arguments: str) -> None:
+    """Build from the context that faas-cli makes of a handler with one test."""
     handler = folder / "handler"
     handler.mkdir()
     (handler / "handler.py").write_text(HANDLER)
     (handler / "requirements.txt").write_text("")
-    (handler / "handler_test.py").write_text(
-        "from function import handler\n\ndef test_it():\n    assert handler.handle\n"
-    )
+    (handler / "handler_test.py").write_text(f"from function import handler\n\n{test}\n")
     template = pull_template(ROOT / "template/python3-inference", folder / "template")
     context = shrinkwrap(template, handler, folder / "context")
-    containers.build(context, FUNCTION, wheels, {"PYTHON_VERSION": version})
+    containers.build(context, FUNCTION, wheels, {"PYTHON_VERSION": version, **arguments})
+
+
+@pytest.fixture(scope="module")
+def function(version: str, wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The image of a function."""
+    test = "def test_it():\n    assert handler.handle"
+    build_function(version, wheels, tmp_path_factory.mktemp("function"), test)
     yield FUNCTION
     podman("rmi", "--force", FUNCTION)
 
@@ -107,42 +111,43 @@ def shell(image: str, script: str) -> str:
 
 
 @pytest.mark.parametrize("image", ["function", "autoscaler"])
-def test_no_compiler_ships(image: str, request: pytest.FixtureRequest):
+def test_image_is_its_base_and_little_more(image: str, version: str, request: pytest.FixtureRequest):
     tag = request.getfixturevalue(image)
     assert shell(tag, f"for each in {' '.join(COMPILERS)}; do command -v $each; done; echo end") == "end\n"
+    found, base = inspect(tag), inspect(containers.BASE.format(version))
+    assert found["Size"] - base["Size"] < 150e6
+    assert found["Labels"]["org.opencontainers.image.base.name"] == f"python:{version}-slim"
+    # From a number alone Kubernetes can tell that it is not root.
+    assert all(int(part) > 0 for part in found["Config"]["User"].split(":"))
 
 
-@pytest.mark.parametrize("image", ["function", "autoscaler"])
-def test_it_adds_little_to_its_base(
-    image: str, version: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
-):
-    tag = request.getfixturevalue(image)
-    size, base = (inspect(each)["Size"] / 1e6 for each in (tag, containers.BASE.format(version)))
-    with capsys.disabled():
-        sys.stdout.write(f"\n{tag}: {size:.0f} MB, of which its base {base:.0f} MB\n")
-    assert size - base < 150
-
-
-@pytest.mark.parametrize("image", ["function", "autoscaler"])
-def test_its_labels_name_the_base(image: str, version: str, request: pytest.FixtureRequest):
-    labels = inspect(request.getfixturevalue(image))["Labels"]
-    assert labels["org.opencontainers.image.base.name"] == f"python:{version}-slim"
-
-
-def test_the_controllers_labels_name_the_commit_and_the_licence(autoscaler: str):
+def test_controllers_labels_name_commit_version_and_license(autoscaler: str):
     labels = inspect(autoscaler)["Labels"]
     assert labels["org.opencontainers.image.revision"] == "0123456789abcdef"
+    assert labels["org.opencontainers.image.version"] == __version__
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
 
 
-def test_the_function_ships_without_what_tested_it(function: str):
+def test_function_ships_without_what_built_and_tested_it(function: str):
     listed = json.loads(shell(function, "python -m pip list --format=json"))
     names = {package["name"].lower() for package in listed}
     assert {"batching-watchdog", "gunicorn", "uvloop", "httptools"} <= names
     assert not names & {"pytest", "hatchling", "torch"}
+    assert shell(function, "ls -A . function").split() == [
+        *(".:", "function", "function:", "handler.py", "handler_test.py", "requirements.txt"),
+    ]
 
 
-def test_a_function_serves_as_any_user_in_a_read_only_root_and_drains_when_told_to_stop(function: str):
+def test_failing_test_stops_the_build_unless_tests_are_off(
+    version: str, wheels: Path, function: str, tmp_path_factory: pytest.TempPathFactory
+):
+    test = "def test_it():\n    assert not 'today'"
+    with pytest.raises(AssertionError, match="not 'today'"):
+        build_function(version, wheels, tmp_path_factory.mktemp("failing"), test)
+    build_function(version, wheels, tmp_path_factory.mktemp("off"), test, TEST_ENABLED="false")
+
+
+def test_function_serves_as_any_user_in_a_read_only_root_and_drains_when_told_to_stop(function: str):
     port, metrics = free_port(), free_port()
     options = [
         f"--env=port={port}",
@@ -179,12 +184,7 @@ def wait_for_a_request_in_flight(container: Container) -> None:
         pass
 
 
-def test_the_controller_says_its_version(autoscaler: str):
-    done = podman("run", "--rm", *containers.CONFINED, autoscaler, "--version")
-    assert done.stdout.startswith("slo-autoscaler ")
-
-
-def test_the_controller_ends_with_one_clean_line_when_nothing_answers(autoscaler: str, configuration: str):
+def test_controller_ends_with_one_clean_line_when_nothing_answers(autoscaler: str, configuration: str):
     done = podman(
         "run", "--rm", *containers.CONFINED, configuration, autoscaler,
         "--config", "/etc/slo-autoscaler/config.yaml", "--once", check=False,
@@ -194,13 +194,13 @@ def test_the_controller_ends_with_one_clean_line_when_nothing_answers(autoscaler
     assert "Traceback" not in done.stderr
 
 
-def test_the_controller_names_the_file_when_no_configuration_is_mounted(autoscaler: str):
+def test_controller_names_the_file_when_no_configuration_is_mounted(autoscaler: str):
     done = podman("run", "--rm", *containers.CONFINED, autoscaler, check=False)
     assert done.returncode == 2
     assert "/etc/slo-autoscaler/config.yaml" in done.stderr
 
 
-def test_the_controller_runs_as_any_user_with_nothing_to_write_to_and_stops_when_told(
+def test_controller_runs_as_any_user_with_nothing_to_write_to_and_stops_when_told(
     autoscaler: str, configuration: str
 ):
     port = free_port()

@@ -1,9 +1,11 @@
-"""The install manifest: what it is made of, whether Kubernetes would take it, and that it asks for little."""
+"""What is applied to a cluster: it is built of its parts, Kubernetes takes it, and it asks for little."""
 
+import re
 import shutil
 import subprocess
 import tomllib
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,224 +13,227 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from batching_watchdog.config import Config as WatchdogConfig
 from slo_autoscaler import __version__
-from slo_autoscaler.config import Config, KubernetesConfig
+from slo_autoscaler.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
-MANIFEST = DEPLOY / "autoscaler.yaml"
-MADE = {MANIFEST: DEPLOY / "openfaas", DEPLOY / "autoscaler-kubernetes.yaml": DEPLOY / "kubernetes"}
-"""Manifest -> the kustomization that it is made from."""
+MANIFESTS = {"openfaas": "autoscaler.yaml", "kubernetes": "autoscaler-kubernetes.yaml"}
+"""Kustomization -> what deploy/render.sh makes of it."""
+EVERYWHERE = {"Namespace", "ClusterRole", "ClusterRoleBinding"}
 KUBERNETES = ["1.30", "1.34"]
 
-
-def documents(path: Path) -> list[dict[str, Any]]:
-    return [document for document in yaml.safe_load_all(path.read_text()) if document]
-
-
-def named(kind: str) -> dict[str, Any]:
-    (document,) = [each for each in documents(MANIFEST) if each["kind"] == kind]
-    return document
+Document = dict[str, Any]
+Built = Callable[[str], list[Document]]
 
 
-def pod() -> dict[str, Any]:
-    spec: dict[str, Any] = named("Deployment")["spec"]["template"]["spec"]
-    return spec
-
-
-def container() -> dict[str, Any]:
-    (only,) = pod()["containers"]
-    return only
-
-
-def holds(whole: object, part: object) -> bool:
-    """True if ``part`` is in ``whole``: kustomize adds keys and entries, and takes none away."""
-    if isinstance(part, dict):
-        return isinstance(whole, dict) and all(
-            key in whole and holds(whole[key], each) for key, each in part.items()
-        )
-    if isinstance(part, list):
-        return isinstance(whole, list) and all(any(holds(one, each) for one in whole) for each in part)
-    return whole == part
-
-
-def kustomize() -> list[str] | None:
-    if shutil.which("kustomize"):
-        return ["kustomize", "build"]
-    return ["kubectl", "kustomize"] if shutil.which("kubectl") else None
-
-
-@pytest.mark.skipif(kustomize() is None, reason="neither kustomize nor kubectl is on PATH")
-@pytest.mark.parametrize("manifest", MADE, ids=lambda path: path.name)
-def test_the_manifest_is_what_kustomize_makes_of_the_overlay(manifest: Path):
-    command = kustomize()
-    assert command is not None
+def text_built(kustomization: str) -> str:
+    command = next(
+        (each for each in (["kustomize", "build"], ["kubectl", "kustomize"]) if shutil.which(each[0])), None
+    )
+    if command is None:
+        pytest.skip("neither kustomize nor kubectl is on PATH")
     done = subprocess.run(
-        [*command, str(MADE[manifest])], capture_output=True, text=True, timeout=50, check=False
+        [*command, DEPLOY / kustomization], capture_output=True, text=True, timeout=50, check=False
     )
     assert done.returncode == 0, done.stderr
-    lines = manifest.read_text().splitlines(keepends=True)
-    assert "".join(line for line in lines if not line.startswith("#")) == done.stdout, "run deploy/render.sh"
+    return done.stdout
 
 
-@pytest.mark.parametrize("name", ["serviceaccount", "lease", "deployment", "service"])
-@pytest.mark.parametrize("manifest", MADE, ids=lambda path: path.name)
-def test_every_document_of_the_base_is_in_the_manifest(manifest: Path, name: str):
-    for part in documents(DEPLOY / f"base/{name}.yaml"):
-        assert any(holds(each, part) for each in documents(manifest)), "run deploy/render.sh"
+@pytest.fixture(scope="module", params=["openfaas", "kubernetes", "knative/class", "knative/floor"])
+def kustomization(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
-def test_every_patch_of_the_overlay_is_in_the_manifest():
-    (patch,) = documents(DEPLOY / "openfaas/gateway-credentials.yaml")
-    assert holds(named("Deployment"), patch), "run deploy/render.sh"
+@pytest.fixture(scope="module")
+def documents(kustomization: str) -> list[Document]:
+    """What is applied."""
+    manifest = MANIFESTS.get(kustomization)
+    text = (DEPLOY / manifest).read_text() if manifest else text_built(kustomization)
+    return [each for each in yaml.safe_load_all(text) if each]
 
 
-def test_the_configuration_in_it_is_the_annotated_one_word_for_word():
-    annotated = (DEPLOY / "openfaas/config.yaml").read_text()
-    assert named("ConfigMap")["data"] == {"config.yaml": annotated}, "run deploy/render.sh"
+def only(documents: list[Document], kind: str, name: str | None = None) -> Document:
+    (found,) = [
+        each for each in documents if each["kind"] == kind and name in (None, each["metadata"]["name"])
+    ]
+    return found
 
 
-def test_the_autoscaler_takes_the_configuration_as_it_stands():
-    config = Config.parse(named("ConfigMap")["data"]["config.yaml"], "config.yaml")
-    assert config.platform.kind == "openfaas"
+def pod(documents: list[Document]) -> Document:
+    template: Document = only(documents, "Deployment")["spec"]["template"]
+    return template
+
+
+def container(documents: list[Document]) -> Document:
+    (found,) = pod(documents)["spec"]["containers"]
+    assert isinstance(found, dict)
+    return found
+
+
+def configuration(documents: list[Document]) -> Config:
+    return Config.parse(only(documents, "ConfigMap")["data"]["config.yaml"], "config.yaml")
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_manifest_is_what_kustomize_builds_of_its_parts(name: str):
+    lines = (DEPLOY / MANIFESTS[name]).read_text().splitlines(keepends=True)
+    assert "".join(line for line in lines if not line.startswith("#")) == text_built(name), (
+        "run deploy/render.sh"
+    )
+
+
+def test_prometheus_rule_has_every_group_of_the_rules():
+    made = yaml.safe_load((DEPLOY / "prometheus/prometheus-rule.yaml").read_text())
+    files = sorted((DEPLOY / "prometheus/rules").glob("*.yml"))
+    groups = [group for path in files for group in yaml.safe_load(path.read_text())["groups"]]
+    assert made["spec"] == {"groups": groups}, "run deploy/render.sh"
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
-@pytest.mark.parametrize("manifest", MADE, ids=lambda path: path.name)
-def test_kubernetes_knows_every_field(manifest: Path, version: str):
-    for document in documents(manifest):
+def test_manifest_has_no_field_that_kubernetes_does_not_know(documents: list[Document], version: str):
+    for document in documents:
         kubernetes_validate.validate(document, version, strict=True)
+    unknown = only(documents, "Service") | {"specs": {}}
+    with pytest.raises(kubernetes_validate.ValidationError, match="specs"):
+        kubernetes_validate.validate(unknown, version, strict=True)
 
 
-def test_a_field_that_kubernetes_does_not_know_would_be_found():
-    deployment = named("Deployment")
-    deployment["spec"]["replica"] = 2
-    with pytest.raises(kubernetes_validate.ValidationError, match="replica"):
-        kubernetes_validate.validate(deployment, KUBERNETES[0], strict=True)
-
-
-def test_everything_is_in_the_charts_namespace_which_it_neither_makes_nor_takes_along_when_deleted():
-    kinds = {document["kind"] for document in documents(MANIFEST)}
-    assert kinds == {"ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Deployment", "Service"}
-    assert {document["metadata"]["namespace"] for document in documents(MANIFEST)} == {"openfaas"}
-
-
-def test_for_plain_deployments_everything_is_in_a_namespace_of_its_own():
-    found = documents(DEPLOY / "autoscaler-kubernetes.yaml")
-    everywhere = {"Namespace", "ClusterRole", "ClusterRoleBinding"}
-    assert {each["metadata"]["name"] for each in found if each["kind"] == "Namespace"} == {"tailbound"}
-    assert {each["metadata"]["namespace"] for each in found if each["kind"] not in everywhere} == {
-        "tailbound"
+def test_manifest_stays_in_one_namespace_but_for_knatives_own_settings(
+    documents: list[Document], kustomization: str
+):
+    elsewhere = {
+        (each["kind"], each["metadata"]["namespace"])
+        for each in documents
+        if each["kind"] not in EVERYWHERE
+        and each["metadata"]["namespace"] != ("openfaas" if kustomization == "openfaas" else "tailbound")
     }
-    assert everywhere <= {each["kind"] for each in found}
+    knatives = {("Role", "knative-serving"), ("RoleBinding", "knative-serving")}
+    assert elsewhere == (knatives if "knative" in kustomization else set())
+    # kubectl delete would take a namespace along, and OpenFaaS is in its own.
+    assert ("Namespace" in {each["kind"] for each in documents}) == (kustomization != "openfaas")
 
 
-def test_it_has_no_rights_but_its_lease_and_no_other_pod_gets_its_token():
-    assert [each["kind"] for each in documents(MANIFEST) if "Role" in each["kind"]] == ["Role", "RoleBinding"]
-    assert {resource for rule in named("Role")["rules"] for resource in rule["resources"]} == {"leases"}
-    assert named("ServiceAccount")["automountServiceAccountToken"] is False
-    assert pod()["automountServiceAccountToken"] is True
-
-
-@pytest.mark.parametrize("manifest", MADE, ids=lambda path: path.name)
-def test_every_binding_is_to_the_account_that_the_pod_runs_as_in_its_namespace(manifest: Path):
-    found = documents(manifest)
-    (deployment,) = [each for each in found if each["kind"] == "Deployment"]
-    account = deployment["spec"]["template"]["spec"]["serviceAccountName"]
-    roles = {(each["kind"], each["metadata"]["name"]) for each in found if each["kind"].endswith("Role")}
-    bindings = [each for each in found if each["kind"].endswith("RoleBinding")]
-    assert bindings
+def test_binding_is_of_a_role_that_is_there_to_the_account_of_the_pod(documents: list[Document]):
+    account = only(documents, "ServiceAccount", pod(documents)["spec"]["serviceAccountName"])
+    assert account["automountServiceAccountToken"] is False, "no other pod gets its token"
+    assert pod(documents)["spec"]["automountServiceAccountToken"] is True
+    bindings = [each for each in documents if each["kind"].endswith("Binding")]
+    roles = [each for each in documents if each["kind"].endswith("Role")]
+    assert len(bindings) == len(roles) > 0
     for binding in bindings:
+        role = only(documents, binding["roleRef"]["kind"], binding["roleRef"]["name"])
+        assert role["metadata"].get("namespace") == binding["metadata"].get("namespace")
         (subject,) = binding["subjects"]
-        assert (subject["kind"], subject["name"]) == ("ServiceAccount", account)
-        assert subject["namespace"] == deployment["metadata"]["namespace"]
-        assert (binding["roleRef"]["kind"], binding["roleRef"]["name"]) in roles
+        assert (subject["kind"], subject["name"]) == ("ServiceAccount", account["metadata"]["name"])
+        assert subject["namespace"] == account["metadata"]["namespace"]
 
 
-def test_it_runs_as_no_root_with_nothing_to_write_to_and_no_capability():
-    assert pod()["securityContext"]["runAsNonRoot"] is True
-    assert pod()["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert container()["securityContext"] == {
+def test_configuration_is_accepted_and_shows_every_key_of_its_platform(
+    documents: list[Document], kustomization: str
+):
+    config = configuration(documents)
+    kind, _, mode = kustomization.partition("/")
+    assert config.platform.kind == kind
+    shown = yaml.safe_load(only(documents, "ConfigMap")["data"]["config.yaml"])["platform"]
+    assert set(shown) == {each.name for each in fields(config.platform)}
+    if kind != "openfaas":  # whose URL and credentials have no default
+        assert config.platform == replace(type(config.platform)(), **({"mode": mode} if mode else {}))
+
+
+def test_role_names_the_lease_that_the_configuration_asks_for(documents: list[Document]):
+    leader = configuration(documents).leader
+    assert leader is not None
+    rules = only(documents, "Role", "slo-autoscaler-lease")["rules"]
+    assert [rule["resourceNames"] for rule in rules if "resourceNames" in rule] == [[leader.lease.name]]
+    assert leader.lease.namespace is None, "the role is in the pod's own namespace"
+
+
+def test_pod_has_no_root_no_capability_and_nothing_to_write_to(documents: list[Document]):
+    context = pod(documents)["spec"]["securityContext"]
+    assert context["runAsNonRoot"]
+    assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+    user = re.search(r"^USER (.*)$", (ROOT / "autoscaler/Dockerfile").read_text(), re.MULTILINE)
+    assert user
+    assert user[1] == f"{context['runAsUser']}:{context['runAsGroup']}"
+    assert container(documents)["securityContext"] == {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    assert all(mount["readOnly"] for mount in container()["volumeMounts"])
+    assert all(mount["readOnly"] for mount in container(documents)["volumeMounts"])
+    # The variables of a Service's link would pass for settings.
+    assert pod(documents)["spec"]["enableServiceLinks"] is False
 
 
-def test_its_user_is_the_images():
-    (user,) = [
-        line.split()[1]
-        for line in (ROOT / "autoscaler/Dockerfile").read_text().splitlines()
-        if line.startswith("USER ")
-    ]
-    context = pod()["securityContext"]
-    assert user == f"{context['runAsUser']}:{context['runAsGroup']}"
-
-
-def test_no_variable_of_a_service_can_pass_for_a_setting():
-    assert pod()["enableServiceLinks"] is False
-
-
-def test_there_is_one_and_two_are_safe_so_that_a_new_one_may_come_before_the_old_one_goes():
-    spec = named("Deployment")["spec"]
+def test_replacement_comes_before_its_predecessor_goes(documents: list[Document]):
+    spec = only(documents, "Deployment")["spec"]
     assert spec["replicas"] == 1
     assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
-    assert Config.parse(named("ConfigMap")["data"]["config.yaml"], "config.yaml").leader is not None
 
 
-def test_the_configuration_for_plain_deployments_shows_every_key_of_its_platform_with_its_default():
-    text = (DEPLOY / "kubernetes/config.yaml").read_text()
-    config = Config.parse(text, "config.yaml")
-    assert config.platform == KubernetesConfig()
-    assert set(yaml.safe_load(text)["platform"]) == {each.name for each in fields(KubernetesConfig)}
-    (shipped,) = [
-        each for each in documents(DEPLOY / "autoscaler-kubernetes.yaml") if each["kind"] == "ConfigMap"
-    ]
-    assert shipped["data"] == {"config.yaml": text}, "run deploy/render.sh"
-
-
-def test_probes_and_the_service_reach_the_port_that_the_configuration_opens():
-    config = Config.parse(named("ConfigMap")["data"]["config.yaml"], "config.yaml")
-    assert container()["ports"] == [{"name": "metrics", "containerPort": config.web.port}]
+def test_probes_service_and_scrapes_reach_the_port_of_the_configuration(documents: list[Document]):
+    port = configuration(documents).web.port
+    assert container(documents)["ports"] == [{"name": "metrics", "containerPort": port}]
     for probe in ("livenessProbe", "readinessProbe"):
-        assert container()[probe]["httpGet"] == {"path": "/healthz", "port": "metrics"}
-    (port,) = named("Service")["spec"]["ports"]
-    assert port == {"name": "metrics", "port": config.web.port, "targetPort": "metrics"}
-    annotations = named("Deployment")["spec"]["template"]["metadata"]["annotations"]
-    assert annotations == {"prometheus.io/scrape": "true", "prometheus.io/port": str(config.web.port)}
+        assert container(documents)[probe]["httpGet"] == {"path": "/healthz", "port": "metrics"}
+    service, deployment = only(documents, "Service")["spec"], only(documents, "Deployment")["spec"]
+    assert service["ports"] == [{"name": "metrics", "port": port, "targetPort": "metrics"}]
+    metadata = pod(documents)["metadata"]
+    assert metadata["annotations"]["prometheus.io/port"] == str(port)
+    for selector in (service["selector"], deployment["selector"]["matchLabels"]):
+        assert selector.items() <= metadata["labels"].items()
 
 
-def test_the_selectors_find_the_pods():
-    labels = named("Deployment")["spec"]["template"]["metadata"]["labels"]
-    assert holds(labels, named("Service")["spec"]["selector"])
-    assert holds(labels, named("Deployment")["spec"]["selector"]["matchLabels"])
+def test_files_that_are_read_are_mounted_and_credentials_are_the_pods_alone(
+    documents: list[Document], kustomization: str
+):
+    mounts = {mount["name"]: mount["mountPath"] for mount in container(documents)["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod(documents)["spec"]["volumes"]}
+    assert volumes["config"]["configMap"]["name"] == only(documents, "ConfigMap")["metadata"]["name"]
+    assert container(documents)["args"] == ["--config", f"{mounts['config']}/config.yaml"]
+    assert ("gateway-credentials" in mounts) == (kustomization == "openfaas")
+    if kustomization == "openfaas":
+        auth = configuration(documents).platform.basic_auth
+        # The keys of the chart's secret become the names of the files.
+        folder = mounts["gateway-credentials"]
+        assert auth
+        assert [auth.user_file, auth.password_file] == [
+            f"{folder}/basic-auth-{each}" for each in ("user", "password")
+        ]
+        secret = volumes["gateway-credentials"]["secret"]
+        assert (secret["secretName"], secret["defaultMode"]) == ("basic-auth", 0o440)
+        context = pod(documents)["spec"]["securityContext"]
+        assert context["fsGroup"] == context["runAsGroup"]
 
 
-def test_the_files_that_the_configuration_names_are_mounted():
-    mounts = {mount["name"]: mount["mountPath"] for mount in container()["volumeMounts"]}
-    assert container()["args"] == ["--config", f"{mounts['config']}/config.yaml"]
-    auth = Config.parse(named("ConfigMap")["data"]["config.yaml"], "config.yaml").platform.basic_auth
-    assert auth is not None
-    # The keys of the chart's secret become the names of the files.
-    assert auth.user_file == f"{mounts['gateway-credentials']}/basic-auth-user"
-    assert auth.password_file == f"{mounts['gateway-credentials']}/basic-auth-password"
-    volumes = {volume["name"]: volume for volume in pod()["volumes"]}
-    assert volumes["gateway-credentials"]["secret"]["secretName"] == "basic-auth"
-    assert volumes["config"]["configMap"]["name"] == named("ConfigMap")["metadata"]["name"]
-
-
-def test_a_group_that_the_pod_has_may_read_the_credentials_and_others_may_not():
-    (volume,) = [each for each in pod()["volumes"] if "secret" in each]
-    assert volume["secret"]["defaultMode"] == 0o440
-    assert pod()["securityContext"]["fsGroup"] == pod()["securityContext"]["runAsGroup"]
-
-
-def test_image_and_labels_have_the_distributions_version():
+def test_version_is_the_distributions_everywhere(documents: list[Document]):
     project = tomllib.loads((ROOT / "autoscaler/pyproject.toml").read_text())["project"]
     assert project["version"] == __version__
-    assert container()["image"] == f"ghcr.io/tailbound/slo-autoscaler:{__version__}"
-    deployment = named("Deployment")
-    for labels in (deployment["metadata"]["labels"], deployment["spec"]["template"]["metadata"]["labels"]):
-        assert labels["app.kubernetes.io/version"] == __version__
+    assert container(documents)["image"] == f"ghcr.io/tailbound/slo-autoscaler:{__version__}"
+    for metadata in (only(documents, "Deployment")["metadata"], pod(documents)["metadata"]):
+        assert metadata["labels"]["app.kubernetes.io/version"] == __version__
     assert f"\nARG VERSION={__version__}\n" in (ROOT / "autoscaler/Dockerfile").read_text()
+
+
+def test_sample_for_knative_is_the_stacks_function_and_fits_the_watchdog():
+    template = yaml.safe_load((DEPLOY / "knative/tabular.yaml").read_text())["spec"]["template"]
+    (sample,) = template["spec"]["containers"]
+    environ = {each["name"]: each["value"] for each in sample["env"]}
+    stack = yaml.safe_load((ROOT / "stack.yml").read_text())["functions"]["tabular"]
+    assert stack["environment"].items() <= environ.items()
+    assert sample["resources"] == {key: stack[key] for key in ("requests", "limits")}
+    (port,) = sample["ports"]
+    config = WatchdogConfig.from_env(environ | {"PORT": str(port["containerPort"])}, cpus=2.0)
+    assert config.port == port["containerPort"]
+    annotations = template["metadata"]["annotations"]
+    assert annotations["prometheus.io/port"] == str(config.metrics_port)
+    assert annotations["autoscaling.knative.dev/class"] == "slo.tailbound.dev"
+    # Knative refuses the way back to its own class where a metric of another is set.
+    assert "autoscaling.knative.dev/metric" not in annotations
+    stop = config.healthcheck_interval + config.drain_timeout + 3
+    assert template["spec"]["timeoutSeconds"] > stop
+    context = sample["securityContext"]
+    assert (context["readOnlyRootFilesystem"], context["runAsNonRoot"]) == (True, True)
+    assert [mount["mountPath"] for mount in sample["volumeMounts"]] == ["/tmp"]

@@ -9,7 +9,7 @@ import yaml
 
 from autoscaler.doubles import status, until
 from autoscaler.kube_server import KubeServer, a_deployment, a_kube_server
-from slo_autoscaler.config import Config, KubernetesConfig, LeaseConfig
+from slo_autoscaler.config import KubernetesConfig, LeaseConfig
 from slo_autoscaler.kube.client import KubeApi
 from slo_autoscaler.kube.lease import LeaseLeader, lease_timeout
 from slo_autoscaler.leader import Alone
@@ -87,15 +87,3 @@ def test_a_leader_asks_for_all_that_its_role_allows_and_for_nothing_else(
         leader.close()
     assert server.verbs() == allowed(role)
     assert {call.name for call in server.calls} == {"", config.name}, "the rule names this lease and no other"
-
-
-@pytest.mark.parametrize(
-    ("manifest", "config"),
-    [("autoscaler.yaml", "openfaas/config.yaml"), ("autoscaler-kubernetes.yaml", "kubernetes/config.yaml")],
-)
-def test_the_lease_that_the_role_names_is_the_one_that_the_configuration_asks_for(manifest: str, config: str):
-    settings = Config.parse((DEPLOY / config).read_text(), config)
-    assert settings.leader is not None
-    (named,) = [rule for rule in rules(manifest, "Role", "slo-autoscaler-lease") if "resourceNames" in rule]
-    assert named["resourceNames"] == [settings.leader.lease.name]
-    assert settings.leader.lease.namespace is None, "the role is in the pod's own namespace"

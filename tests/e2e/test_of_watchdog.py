@@ -114,7 +114,7 @@ class OfWatchdog:
                     "mode": "http",
                     "port": str(self.port),
                     "upstream_url": f"http://127.0.0.1:{behind}",
-                    "fprocess": f"{sys.executable} {serve} batching_watchdog.worker.serve:create_app()",
+                    "fprocess": f"{sys.executable} {serve} batching_watchdog.worker.wsgi:create_app()",
                     "healthcheck_interval": "0s",
                     **environment,
                 },

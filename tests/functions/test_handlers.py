@@ -1,4 +1,4 @@
-"""The sample handlers as the watchdog runs them: through its ``Handler``, in a process of their own.
+"""The sample handlers and the template's starter in the watchdog's ``Handler``, in a process of their own.
 
 Every handler is the module ``function.handler``, so no two can be loaded in one process.
 """
@@ -14,7 +14,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("accelerator", "tabular", "vision")
+NAMES = (
+    "functions/accelerator",
+    "functions/tabular",
+    "functions/vision",
+    "template/python3-inference/function",
+)
 
 # Prints [status, body] of each of: the batch of three bodies, then each body alone; and what was imported.
 SCRIPT = """
@@ -36,7 +41,7 @@ def environment() -> dict[str, str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_requires_what_it_imports(name):
-    folder = ROOT / "functions" / name
+    folder = ROOT / name
     lines = (folder / "requirements.txt").read_text().splitlines()
     required = {re.split(r"[^\w.-]", line)[0] for line in lines if line and not line.startswith("#")}
     nodes = list(ast.walk(ast.parse((folder / "handler.py").read_text())))
@@ -49,9 +54,10 @@ def test_it_requires_what_it_imports(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_its_own_tests_pass(name):
-    command = [sys.executable, "-m", "pytest", "--quiet", "--override-ini", "timeout=0", "."]
+    command = [sys.executable, "-m", "pytest", "--quiet", "--override-ini=timeout=0", "--rootdir=."]
+    command += [f"--config-file={ROOT / 'functions/pytest.ini'}", "."]
     result = subprocess.run(
-        command, cwd=ROOT / "functions" / name, env=environment(), capture_output=True, text=True, check=False
+        command, cwd=ROOT / name, env=environment(), capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stdout + result.stderr
 
@@ -59,13 +65,13 @@ def test_its_own_tests_pass(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_batch_is_answered_as_its_requests_are_one_by_one(name):
     output = subprocess.check_output(
-        [sys.executable, "-c", SCRIPT, str(ROOT / "functions" / name)], env=environment(), text=True
+        [sys.executable, "-c", SCRIPT, str(ROOT / name)], env=environment(), text=True
     )
     answers = json.loads(output)
     together, alone = answers[:3], answers[3:]
     assert [status for status, _ in together] == [status for status, _ in alone]
     assert together[0][0] == 200
-    assert together[2][0] == (200 if name == "accelerator" else 400)
+    assert together[2][0] == (200 if name.endswith("accelerator") else 400)
     for (status, one), (_, other) in zip(together, alone, strict=True):
         expected = json.loads(other) if status == 400 else pytest.approx(json.loads(other), rel=1e-4)
         assert json.loads(one) == expected

@@ -65,7 +65,6 @@ INVALID: dict[str, list[str]] = {
     "prefix_logs": ["yes", "True", "2"],
     "upstream_url": BAD_URLS,
     "http_upstream_url": BAD_URLS,
-    "upstream_format": ["json", "Frame", "frame,jsonlines"],
     "jwt_auth": ["true", "1", "yes"],
 }
 VALID: dict[str, tuple[str, str, object]] = {
@@ -97,7 +96,6 @@ VALID: dict[str, tuple[str, str, object]] = {
     "prefix_logs": ("0", "prefix_logs", False),
     "upstream_url": ("http://u:5000/b?c", "upstream_url", HttpUrl("u", 5000, "/b?c", "u:5000")),
     "http_upstream_url": ("http://[::1]", "upstream_url", HttpUrl("::1", 80, "/", "[::1]")),
-    "upstream_format": ("jsonlines", "upstream_format", "jsonlines"),
     "fprocess": ("node  a.js 'x y'", "fprocess", ("node", "a.js", "'x", "y'")),
     "function_process": ("cat", "fprocess", ("cat",)),
     # Kept nowhere: it is only refused.

@@ -5,7 +5,7 @@ import pytest
 
 from batching_watchdog.config import Config
 from batching_watchdog.machine import available_cpus, cpu_quota, cuda_devices
-from batching_watchdog.worker.serve import share
+from batching_watchdog.worker.devices import share
 
 
 def write(root: Path, files: dict[str, str]) -> Path:

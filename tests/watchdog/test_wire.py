@@ -1,4 +1,3 @@
-import contextlib
 import json
 import math
 import struct
@@ -11,10 +10,10 @@ from hypothesis import strategies as st
 from batching_watchdog import wire
 from batching_watchdog.errors import FrameError
 from batching_watchdog.messages import Reply
-from batching_watchdog.wire import HEADER_SIZE, FrameHeader, Greeting, Kind
+from batching_watchdog.wire import HEADER_SIZE, FrameHeader, Handshake, Kind
 
 DECODERS: dict[Kind, Callable[[FrameHeader, memoryview], object]] = {
-    Kind.GREETING: wire.decode_greeting,
+    Kind.HANDSHAKE: wire.decode_handshake,
     Kind.REQUESTS: wire.decode_requests,
     Kind.REPLIES: wire.decode_replies,
 }
@@ -53,10 +52,12 @@ def test_replies_come_out_as_they_went_in(replies: list[Reply], seconds: float):
 
 
 @given(
-    st.builds(Greeting, st.integers(0, 2**31), st.none() | st.text(), st.none() | PARTS, st.integers(0, 4095))
+    st.builds(
+        Handshake, st.integers(0, 2**31), st.none() | st.text(), st.none() | PARTS, st.integers(0, 4095)
+    )
 )
-def test_a_greeting_comes_out_as_it_went_in(greeting: Greeting):
-    assert wire.decode_greeting(*split(wire.encode_greeting(greeting))) == greeting
+def test_a_handshake_comes_out_as_it_went_in(handshake: Handshake):
+    assert wire.decode_handshake(*split(wire.encode_handshake(handshake))) == handshake
 
 
 @given(TOKENS, TOKENS, st.lists(st.tuples(TOKENS, VALUES)))
@@ -64,8 +65,8 @@ def test_a_request_head_comes_out_as_it_went_in(
     method: bytes, target: bytes, fields: list[tuple[bytes, bytes]]
 ):
     expected = [(name.decode(), value.decode("latin-1")) for name, value in fields]
-    head = wire.request_head(method, target, fields)
-    assert wire.parse_request_head(head) == (method.decode(), target.decode(), expected)
+    head = wire.request_header_block(method, target, fields)
+    assert wire.parse_header_block(head) == (method.decode(), target.decode(), expected)
 
 
 def test_large_bodies_are_not_copied_on_the_way_out():
@@ -106,7 +107,7 @@ def test_any_bytes_as_a_frame_body_decode_or_are_a_frame_error(
 def test_any_bytes_as_a_request_head_parse_or_are_a_frame_error(data: bytes):
     for candidate in (data, data + b"\r\n"):
         try:
-            wire.parse_request_head(candidate)
+            wire.parse_header_block(candidate)
         except FrameError:
             assert not candidate.endswith(b"\r\n")
 
@@ -178,55 +179,19 @@ def test_a_frame_of_another_kind_is_named():
         json.dumps({"pid": 1, "error": None, "slot": "0"}).encode(),
     ],
 )
-def test_a_greeting_that_says_nothing_known_is_a_frame_error(said: bytes):
+def test_a_handshake_that_says_nothing_known_is_a_frame_error(said: bytes):
     item = struct.pack("<HHII", 0, 0, len(said), 0)
     data = item + said
-    with pytest.raises(FrameError, match="greeting"):
-        wire.decode_greeting(FrameHeader(Kind.GREETING, 1, len(data), 0.0), memoryview(data))
+    with pytest.raises(FrameError, match="handshake"):
+        wire.decode_handshake(FrameHeader(Kind.HANDSHAKE, 1, len(data), 0.0), memoryview(data))
 
 
-def test_a_greeting_without_items_is_a_frame_error():
-    with pytest.raises(FrameError, match="greeting"):
-        wire.decode_greeting(FrameHeader(Kind.GREETING, 0, 0, 0.0), memoryview(b""))
+def test_a_handshake_without_items_is_a_frame_error():
+    with pytest.raises(FrameError, match="handshake"):
+        wire.decode_handshake(FrameHeader(Kind.HANDSHAKE, 0, 0, 0.0), memoryview(b""))
 
 
 @pytest.mark.parametrize("status", [-1, 65536])
 def test_a_status_that_no_item_can_hold_is_a_frame_error(status: int):
     with pytest.raises(FrameError, match=f"status {status}"):
         wire.encode_replies([Reply(status, b"", b"")], 0.0)
-
-
-@given(st.lists(st.tuples(PARTS, PARTS), max_size=5), st.lists(REPLIES, max_size=5), SECONDS)
-def test_a_whole_frame_decodes_in_one_call(
-    requests: list[tuple[bytes, bytes]], replies: list[Reply], seconds: float
-):
-    assert wire.decode_frame_of_requests(b"".join(wire.encode_requests(requests))) == requests
-    assert wire.decode_frame_of_replies(b"".join(wire.encode_replies(replies, seconds))) == replies
-
-
-@given(st.binary(max_size=3 * HEADER_SIZE))
-def test_any_bytes_as_a_whole_frame_decode_or_are_a_frame_error(data: bytes):
-    for candidate in (data, wire.MAGIC + data):
-        with contextlib.suppress(FrameError):
-            wire.decode_frame_of_replies(candidate)
-
-
-def test_the_headers_of_a_strangers_reply_are_those_of_the_answer_not_of_its_connection():
-    reply = Reply(200, b"X-A: 1\r\nContent-Length: 99\r\nTransfer-Encoding: chunked\r\n", b"x", failed=True)
-    assert wire.checked_reply(reply) == Reply(200, b"X-A: 1\r\n", b"x", failed=True)
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        Reply(199, b"", b""),
-        Reply(600, b"", b""),
-        Reply(200, b"X-A: 1", b""),
-        Reply(200, b"X-A: 1\r\n\r\n", b""),
-        Reply(200, b"no colon\r\n", b""),
-        Reply(200, b"X-A: 1\nX-B: 2\r\n", b""),
-    ],
-)
-def test_a_strangers_reply_that_would_break_the_answer_is_a_frame_error(reply: Reply):
-    with pytest.raises(FrameError):
-        wire.checked_reply(reply)

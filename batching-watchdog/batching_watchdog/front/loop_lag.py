@@ -1,9 +1,8 @@
-"""How far the event loop lags behind what comes in, and what must not wait for it.
+"""Measures event-loop lag.
 
-Under overload hundreds of connections are readable in one turn of the loop, and the turn takes longer than
-a batch does. Two things follow, and this module owns both: a request has lain in the kernel before it is
-read, and that time counts; and a worker that answers early in the turn would have nothing to do for the rest
-of it. It knows neither requests nor workers. Used by ``protocol``.
+Under overload one iteration of the loop reads hundreds of connections and outlasts a batch. So the time that
+a request lay in the kernel before it was read counts as latency, and workers are polled within the iteration,
+or one that answers early would idle until its end. Knows neither requests nor workers. Used by ``protocol``.
 """
 
 import asyncio
@@ -11,24 +10,25 @@ from collections.abc import Callable
 from math import inf
 from typing import Final
 
-WAITED_SECONDS: Final = 0.0005
-"""A loop that has been away for longer than this between two turns has waited for something to come."""
-LOOK_EVERY: Final = 16
-"""Reads between two looks at what cannot wait: half a millisecond or less."""
+IDLE_SECONDS: Final = 0.0005
+"""A loop that has been away for longer than this between two iterations has waited for something to come."""
+READS_PER_POLL: Final = 16
+"""Reads between two polls of the workers: half a millisecond or less."""
 
 
-class Turns:
-    """The turns of one loop, as seen by who reads in them."""
+class LoopLag:
+    """The iterations of one loop, as seen by what reads in them."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float], look: Callable[[], None]
+        self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float], poll_workers: Callable[[], None]
     ) -> None:
-        """``look`` is called every ``LOOK_EVERY`` reads."""
+        """``poll_workers`` is called every ``READS_PER_POLL`` reads."""
         self._loop = loop
         self._clock = clock
-        self._look = look
+        self._poll_workers = poll_workers
         self._reads = 0
-        self._noted = False
+        self._measured = False
+        """Whether this iteration has been."""
         self._began = self._ended = -inf
         self._earliest = -inf
 
@@ -36,12 +36,12 @@ class Turns:
         """The earliest time at which what is read ``now`` may have come in, on the same clock.
 
         A loop that has waited for it reads it at once. One that has been busy may find what came in just
-        after it looked last, at the beginning of its last turn.
+        after it last polled its sockets, at the beginning of its last iteration.
         """
-        if not self._noted:
-            self._noted = True
+        if not self._measured:
+            self._measured = True
             self._loop.call_soon(self._over)
-            busy = now - self._ended < WAITED_SECONDS
+            busy = now - self._ended < IDLE_SECONDS
             self._earliest = self._began if busy else now
             self._began = now
         return self._earliest
@@ -49,10 +49,10 @@ class Turns:
     def read_done(self) -> None:
         """One connection's bytes were taken in."""
         self._reads += 1
-        if self._reads >= LOOK_EVERY:
+        if self._reads >= READS_PER_POLL:
             self._reads = 0
-            self._look()
+            self._poll_workers()
 
     def _over(self) -> None:
-        self._noted = False
+        self._measured = False
         self._ended = self._clock()

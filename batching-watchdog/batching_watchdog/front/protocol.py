@@ -15,7 +15,6 @@ checked by ``Connections.sweep`` once per second.
 """
 
 import asyncio
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -34,7 +33,8 @@ from batching_watchdog.errors import (
     RequestTimedOut,
     WatchdogError,
 )
-from batching_watchdog.front.loop_lag import Turns
+from batching_watchdog.front.head import FRAMING_NAMES, check_head, read_framing
+from batching_watchdog.front.loop_lag import LoopLag
 from batching_watchdog.speedups import compiled
 
 MAX_HEADER_BYTES: Final = 1 << 16
@@ -56,13 +56,6 @@ LINGER_SECONDS: Final = 2.0
 connection and the client never sees the answer that explains."""
 SMALL_BYTES: Final = 1 << 16
 """An answer's body up to this length is joined to its head: one copy is cheaper than a second write."""
-
-_FRAMING_LENGTHS: Final = frozenset(map(len, (b"host", b"expect", b"content-length", b"transfer-encoding")))
-_HOST_BYTES: Final = (
-    b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789" + b"-._~%!$&'()*+,;=" + b":[]"
-)
-"""What an authority without user information is made of (RFC 3986, 3.2.2)."""
-_ABSOLUTE: Final = re.compile(rb"https?://([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL)
 
 _NOTHING: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
@@ -86,8 +79,8 @@ class Application(Protocol):
     """What is served. Both calls are synchronous; an answer may come at once or later."""
 
     @property
-    def noted_headers(self) -> frozenset[bytes]:
-        """The headers, in lower case, that an exchange is to find by name (``Exchange.noted``)."""
+    def captured_headers(self) -> frozenset[bytes]:
+        """The headers, in lower case, that an exchange is to find by name (``Exchange.captured_headers``)."""
 
     def refuse(self, exchange: "Exchange") -> WatchdogError | None:
         """Look at a request whose header is complete; an error answers it before its body is read."""
@@ -106,19 +99,19 @@ class Exchange:
         "answer",
         "arrived",
         "body",
+        "captured_headers",
         "chunked",
         "chunks",
         "expects_continue",
-        "head",
         "head_complete",
         "head_size",
+        "header_block",
         "headers",
         "host",
         "http_1_0",
         "keep_alive",
         "length",
         "method",
-        "noted",
         "on_disconnect",
         "protocol",
         "refused",
@@ -131,11 +124,11 @@ class Exchange:
         self.arrived = arrived
         self.method = b""
         self.target = b""
-        self.head = b""
-        """Request line and headers, as ``wire.request_head`` makes it."""
+        self.header_block = b""
+        """Request line and headers, as ``wire.request_header_block`` makes it."""
         self.headers: list[tuple[bytes, bytes]] = []
         """The headers so far, until they are complete."""
-        self.noted = _NOTHING
+        self.captured_headers = _NOTHING
         """The first values of those headers that the application wants by name."""
         self.body = b""
         self.chunks: list[bytes] | None = None
@@ -176,16 +169,16 @@ class Connections:
         application: Application,
         limits: Limits,
         clock: Callable[[], float],
-        turns: Turns | None = None,
+        loop_lag: LoopLag | None = None,
     ) -> None:
-        """``turns`` knows how far the loop lags behind; without it, it does not."""
+        """``loop_lag`` tells how long a request lay in the kernel; without it that counts as nothing."""
         self.application = application
         self.limits = limits
         self.clock = clock
-        self.turns = turns
-        self.noted = application.noted_headers
-        self.noted_names = tuple(self.noted)
-        self.lengths = _FRAMING_LENGTHS.union(map(len, self.noted))
+        self.loop_lag = loop_lag
+        self.captured = application.captured_headers
+        self.captured_names = tuple(self.captured)
+        self.lengths = frozenset(map(len, FRAMING_NAMES | self.captured))
         """Of the names of the headers that matter here, so that most others need not be looked at."""
         self.closing = False
         self.queued_bytes = 0
@@ -316,13 +309,13 @@ class HttpProtocol(asyncio.Protocol):
             return
         plain = None
         if compiled is not None and self._current is None and not self._pending:
-            plain = compiled.plain_request(data, self._connections.noted_names, MAX_HEADER_BYTES)
+            plain = compiled.plain_request(data, self._connections.captured_names, MAX_HEADER_BYTES)
         if plain is None:
             self._parse(data)
         else:
             self._take(*plain)
-        if self._connections.turns is not None:
-            self._connections.turns.read_done()
+        if self._connections.loop_lag is not None:
+            self._connections.loop_lag.read_done()
 
     def _parse(self, data: bytes) -> None:
         """Give it to the parser, whose callbacks are below."""
@@ -354,17 +347,17 @@ class HttpProtocol(asyncio.Protocol):
         self,
         method: bytes,
         target: bytes,
-        head: bytes,
-        noted: Mapping[bytes, bytes] | None,
+        header_block: bytes,
+        captured: Mapping[bytes, bytes] | None,
         length: int,
         body: bytes,
     ) -> None:
         """Take a request that came whole and plain: what the parser's callbacks below do, in one step."""
         exchange = self._begin()
-        exchange.method, exchange.target, exchange.head = method, target, head
+        exchange.method, exchange.target, exchange.header_block = method, target, header_block
         exchange.head_complete = True
-        if noted is not None:
-            exchange.noted = noted
+        if captured is not None:
+            exchange.captured_headers = captured
         if length >= 0:
             exchange.length = length
         error = self._refusal(exchange)
@@ -380,8 +373,8 @@ class HttpProtocol(asyncio.Protocol):
     def _begin(self) -> Exchange:
         now = self._clock()
         self._since = now
-        turns = self._connections.turns
-        return Exchange(self, now if turns is None else turns.came_at(now))
+        loop_lag = self._connections.loop_lag
+        return Exchange(self, now if loop_lag is None else loop_lag.came_at(now))
 
     def on_message_begin(self) -> None:
         """Parser: a request begins."""
@@ -415,10 +408,10 @@ class HttpProtocol(asyncio.Protocol):
         exchange.headers.append((name, value))
         if len(name) in self._connections.lengths:
             name = name.lower()
-            if name in self._connections.noted:
-                exchange.noted = {name: value, **exchange.noted}
+            if name in self._connections.captured:
+                exchange.captured_headers = {name: value, **exchange.captured_headers}
             else:
-                _read_framing(exchange, name, value)
+                read_framing(exchange, name, value)
 
     def on_headers_complete(self) -> None:
         """Parser: the header is complete; refuse now what needs no body to be refused."""
@@ -430,11 +423,13 @@ class HttpProtocol(asyncio.Protocol):
         parser = self._parser
         exchange.method = parser.get_method()
         exchange.keep_alive = parser.should_keep_alive()
-        _check_head(exchange, parser.get_http_version())
+        check_head(exchange, parser.get_http_version())
         exchange.head_complete = True
         error = self._refusal(exchange)
         if error is None:
-            exchange.head = wire.request_head(exchange.method, exchange.target, exchange.headers)
+            exchange.header_block = wire.request_header_block(
+                exchange.method, exchange.target, exchange.headers
+            )
         exchange.headers = []  # they are in the head, and the queue may be long
         if parser.should_upgrade():
             # The parser leaves the body to the new protocol and ends the request; see data_received.
@@ -648,60 +643,3 @@ def _nobody(protocol: HttpProtocol) -> Exchange:
     exchange = Exchange(protocol, 0.0)
     exchange.head_complete = exchange.refused = True
     return exchange
-
-
-def _read_framing(exchange: Exchange, name: bytes, value: bytes) -> None:
-    """Take note of a header that says where the request ends or whom it is for.
-
-    The parser has refused bad and duplicate lengths, a length beside chunked, and chunked that is not last.
-    """
-    if name == b"host":
-        if exchange.host is not None:
-            raise BadRequest("more than one Host header")
-        if value.translate(None, _HOST_BYTES):
-            raise BadRequest("the Host header is not a host with an optional port")
-        exchange.host = value
-    elif name == b"content-length":
-        exchange.length = int(value)
-    elif name == b"transfer-encoding":
-        if exchange.chunked or value.lower() != b"chunked":
-            raise BadRequest("a Transfer-Encoding other than chunked")
-        exchange.chunked = True
-    elif name == b"expect":
-        exchange.expects_continue = value.lower() == b"100-continue"
-
-
-def _check_head(exchange: Exchange, version: str) -> None:
-    """Refuse a head that the parser takes and RFC 9112 does not, and bring its target into origin form."""
-    if version == "1.1":
-        if exchange.host is None:
-            raise BadRequest("HTTP/1.1 without a Host header")
-    elif version == "1.0":
-        exchange.http_1_0 = True
-        exchange.expects_continue = False
-        if exchange.chunked:
-            raise BadRequest("Transfer-Encoding in HTTP/1.0")
-    else:
-        raise BadRequest(f"HTTP/{version} is not spoken here, only 1.1 and 1.0")
-    if not exchange.target.startswith(b"/") or exchange.method == b"CONNECT":
-        _bring_into_origin_form(exchange)
-
-
-def _bring_into_origin_form(exchange: Exchange) -> None:
-    """An absolute target gives the path and the Host (RFC 9112, 3.2); ``*`` is for OPTIONS alone."""
-    if exchange.method == b"CONNECT":
-        raise BadRequest("CONNECT: this is not a proxy")
-    if exchange.target == b"*":
-        if exchange.method != b"OPTIONS":
-            raise BadRequest("the target * is for OPTIONS only")
-        return
-    match = _ABSOLUTE.fullmatch(exchange.target)
-    if match is None or match[1].translate(None, _HOST_BYTES):
-        raise BadRequest("the target is neither a path nor an http URL")
-    exchange.host, rest = match[1], match[2]
-    if not rest and exchange.method == b"OPTIONS":
-        exchange.target = b"*"
-    else:
-        exchange.target = rest if rest.startswith(b"/") else b"/" + rest
-    others = [header for header in exchange.headers if header[0].lower() != b"host"]
-    exchange.headers = [(b"Host", exchange.host), *others]

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 class Front:
     """The application on the function's port."""
 
-    noted_headers = frozenset((TIMEOUT, START_TIME, BATCH_KEY, CALL_ID))
+    captured_headers = frozenset((TIMEOUT, START_TIME, BATCH_KEY, CALL_ID))
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class Front:
         now = self._clock()
         request = Request(
             next(self._ids),
-            b"GET %b\r\n%b" % (target, exchange.head.partition(b"\r\n")[2]),
+            b"GET %b\r\n%b" % (target, exchange.header_block.partition(b"\r\n")[2]),
             b"",
             now,
             now + self._config.slo_latency,
@@ -143,7 +143,7 @@ class Front:
         def deliver(answer: Answer) -> None:
             outcome = answer.outcome
             if isinstance(outcome, Reply):
-                exchange.respond(outcome.status, outcome.head, outcome.body)
+                exchange.respond(outcome.status, outcome.header_block, outcome.body)
             else:
                 exchange.respond(outcome.status, TEXT, f"{outcome}\n".encode())
 
@@ -154,7 +154,7 @@ class Front:
         deadline, expires, group = self._terms(exchange)
         request = Request(
             next(self._ids),
-            exchange.head,
+            exchange.header_block,
             exchange.body,
             exchange.arrived,
             deadline,
@@ -190,18 +190,18 @@ class Front:
     def _terms(self, exchange: Exchange) -> tuple[float, float, bytes]:
         """Deadline, expiry and group of a request, as its header asks for them."""
         budget, timeout, spent = self._config.slo_latency, self._config.exec_timeout, 0.0
-        arrived, noted = exchange.arrived, exchange.noted
+        arrived, captured = exchange.arrived, exchange.captured_headers
         group = self._group(exchange)
-        if noted:
-            if TIMEOUT in noted:
-                timeout = _shorter(noted[TIMEOUT], timeout)
+        if captured:
+            if TIMEOUT in captured:
+                timeout = _shorter(captured[TIMEOUT], timeout)
                 budget = min(budget, timeout)
-            if START_TIME in noted:
+            if START_TIME in captured:
                 # Spent before it arrived: what its body took to come is no part of that.
-                spent = _spent(noted[START_TIME], time.time() - (self._clock() - arrived), timeout)
-            if BATCH_KEY in noted:
+                spent = _spent(captured[START_TIME], time.time() - (self._clock() - arrived), timeout)
+            if BATCH_KEY in captured:
                 # A path holds no blank, so nothing else can look like this.
-                group = b"%b %b" % (group, noted[BATCH_KEY])
+                group = b"%b %b" % (group, captured[BATCH_KEY])
         return arrived + budget - spent, arrived + timeout, group
 
     def _group(self, exchange: Exchange) -> bytes:
@@ -215,7 +215,7 @@ class Front:
         seconds = now - exchange.arrived
         outcome = answer.outcome
         if isinstance(outcome, Reply):
-            head, body = outcome.head, outcome.body
+            head, body = outcome.header_block, outcome.body
         else:
             head, body = error_head(outcome), f"{outcome}\n".encode()
             self._metrics.refused(outcome.reason)
@@ -246,7 +246,7 @@ class Front:
             status=outcome.status,
             size=size,
             seconds=seconds,
-            call_id=exchange.noted.get(CALL_ID),
+            call_id=exchange.captured_headers.get(CALL_ID),
             outcome=meaning,
             batch=answer.batch,
             batch_size=answer.batch_size,
@@ -279,7 +279,7 @@ class _Call:
 class MetricsPage:
     """The application on the metrics port: /metrics and nothing else."""
 
-    noted_headers: frozenset[bytes] = frozenset()
+    captured_headers: frozenset[bytes] = frozenset()
 
     def __init__(self, exposition: Exposition) -> None:
         self._exposition = exposition

@@ -1,20 +1,42 @@
-"""A child process and the tasks around it: what the two worker pools have in common.
+"""A child process and the tasks around it: what the two kinds of workers have in common.
 
-Owns how a child is started with its output relayed, how long to wait before it is started again, and that a
-background task which fails is noticed. It does not know what the child is: ``workers`` runs gunicorn,
-``http_workers`` a command of the user's.
+Owns how a child is started with its output relayed, when it is started again, how it is stopped with all that
+it has started, and that a background task which fails is noticed. It does not know what the child is:
+``supervisor`` runs gunicorn, ``remote`` a command of the operator's.
 """
 
 import asyncio
+import logging
 import os
+import signal
+import sys
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, TextIO
 
+from batching_watchdog.config import Config
+from batching_watchdog.logs import line_maker
+from batching_watchdog.machine import THREAD_VARIABLES
+
+log = logging.getLogger(__name__)
+
 BACKOFF_SECONDS: Final = (0.5, 1.0, 2.0, 5.0, 10.0)
 """Waits before a child is started again; back to the first after ``STABLE_SECONDS`` of life."""
 STABLE_SECONDS: Final = 30.0
+RECONNECT_SECONDS: Final = 0.05
+"""Between tries to reach what a child listens on, while it starts."""
+STOP_SECONDS: Final = 3.0
+"""What a child gets to stop in, once nothing is running any more."""
+FLUSH_SECONDS: Final = 0.5
+"""What is left of a child's output may take this long; a process that left its group can hold the pipe."""
 MAX_LOG_LINE: Final = 1 << 16
+MALLOC_TUNABLES: Final = (
+    "glibc.malloc.mmap_threshold=268435456"
+    ":glibc.malloc.trim_threshold=1073741824"
+    ":glibc.malloc.top_pad=67108864"
+)
+"""Keep big tensors from being unmapped after every forward: two thirds more throughput on a vision model."""
 
 
 class Backoff:
@@ -32,15 +54,21 @@ class Backoff:
 class Tasks:
     """Named background tasks; the first that fails ends ``failed`` with its error."""
 
-    def __init__(self, failed: asyncio.Future[None]) -> None:
-        self._failed = failed
+    def __init__(self) -> None:
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._running: set[asyncio.Task[None]] = set()
 
-    def spawn(self, coroutine: Coroutine[None, None, None], name: str) -> None:
+    def spawn(self, coroutine: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
         """Run ``coroutine`` beside the caller."""
         task = asyncio.get_running_loop().create_task(coroutine, name=name)
         self._running.add(task)
         task.add_done_callback(self._ended)
+        return task
+
+    def fail(self, error: Exception) -> None:
+        """End ``failed`` with ``error``, unless another one came first."""
+        if not self.failed.done():
+            self.failed.set_exception(error)
 
     async def cancel(self) -> None:
         """Cancel all of them and wait for their end."""
@@ -50,37 +78,110 @@ class Tasks:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None and not self._failed.done():
-            self._failed.set_exception(error)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            self.fail(error)
 
 
-async def start_child(
-    command: Sequence[str], environment: Mapping[str, str], *, pipes: bool, low_priority: bool
-) -> asyncio.subprocess.Process:
-    """Start ``command``, with ``pipes`` for ``relay`` or with our own output.
+class Child:
+    """A command that is started again whenever it ends, until it is stopped."""
 
-    In a session of its own: Ctrl-C in a terminal goes to the whole foreground group, and workers are to be
-    stopped last; and what it leaves behind can be killed as a group.
+    def __init__(
+        self, name: str, command: Sequence[str], config: Config, environ: Mapping[str, str], tasks: Tasks
+    ) -> None:
+        """``name`` is what the log calls it."""
+        self._name = name
+        self._command = command
+        self._config = config
+        self._environment = worker_environment(config, environ)
+        self._tasks = tasks
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = False
+        self.started = 0.0
+        """When it was started last (``time.monotonic``)."""
 
-    ``low_priority``: at the kernel's idle priority (``SCHED_IDLE``), with all that it starts. Else we wait
-    for a model to have had its turn whenever we wake to read a request, even while another CPU is idle:
-    measured, the highest rate within the SLO was a fifth lower. It matters between us and the child only:
-    between containers the cgroups share out the CPUs.
+    async def keep_running(self, ended: Callable[[str], None]) -> None:
+        """Run the command until it is stopped. ``ended`` is told in words how it ended, and may raise."""
+        backoff = Backoff()
+        while True:
+            self.started = time.monotonic()
+            how = how_it_ended(await self._run())
+            if self._stopping:
+                return
+            ended(how)
+            wait = backoff.after(time.monotonic() - self.started)
+            log.error("%s %s; it is started again in %g s", self._name, how, wait)
+            await asyncio.sleep(wait)
+
+    async def stop(self, *, at_once: bool) -> None:
+        """SIGTERM, then SIGKILL to its group after ``STOP_SECONDS`` (or straight away)."""
+        self._stopping = True
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        if at_once:
+            self.kill()
+        else:
+            with suppress(ProcessLookupError):
+                process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), STOP_SECONDS)
+        except TimeoutError:
+            log.warning("%s did not stop within %g s and is killed", self._name, STOP_SECONDS)
+            self.kill()
+            await process.wait()
+
+    def kill(self) -> None:
+        """Kill it and what it has started."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def _run(self) -> int:
+        """Run the command once; its exit status, negative if a signal ended it.
+
+        In a session of its own: Ctrl-C in a terminal goes to the whole foreground group, and workers are to
+        be stopped last; and what it leaves behind can be killed as a group.
+        """
+        config = self._config
+        output = asyncio.subprocess.PIPE if config.prefix_logs else None
+        process = self._process = await asyncio.create_subprocess_exec(
+            *self._command,
+            env=self._environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            limit=MAX_LOG_LINE,
+            start_new_session=True,
+        )
+        if config.low_priority:
+            _lower_priority(process.pid)
+        relays = [
+            self._tasks.spawn(relay(source, sink, line_maker(config.log_format, stream)), stream)
+            for source, sink, stream in (
+                (process.stdout, sys.stdout, "stdout"),
+                (process.stderr, sys.stderr, "stderr"),
+            )
+            if source is not None
+        ]
+        try:
+            return await process.wait()
+        finally:
+            self.kill()  # processes of its own that outlive it would hold its port
+            if relays:
+                await asyncio.wait(relays, timeout=FLUSH_SECONDS)
+
+
+def _lower_priority(pid: int) -> None:
+    """Have the kernel run a process at its idle priority (``SCHED_IDLE``), with all that it starts.
+
+    Else we wait for a model to have had its turn whenever we wake to read a request, even while another CPU
+    is idle: measured, the highest rate within the SLO was a fifth lower. It matters between us and the child
+    only: between containers the cgroups share out the CPUs.
     """
-    output = asyncio.subprocess.PIPE if pipes else None
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        env=environment,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=output,
-        stderr=output,
-        limit=MAX_LOG_LINE,
-        start_new_session=True,
-    )
-    if low_priority and hasattr(os, "SCHED_IDLE"):
+    if hasattr(os, "SCHED_IDLE"):
         with suppress(OSError):  # it has ended already
-            os.sched_setscheduler(process.pid, os.SCHED_IDLE, os.sched_param(0))
-    return process
+            os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
 
 
 async def relay(source: asyncio.StreamReader, sink: TextIO, line_of: Callable[[str], str]) -> None:
@@ -97,3 +198,31 @@ async def relay(source: asyncio.StreamReader, sink: TextIO, line_of: Callable[[s
         text = line.decode(errors="replace").rstrip("\n")
         sink.write(f"{line_of(text)}\n")
         sink.flush()
+
+
+def worker_environment(config: Config, environ: Mapping[str, str]) -> dict[str, str]:
+    """The workers' environment: ours, with thread counts and malloc set unless the user did."""
+    environment = dict(environ)
+    chosen = environ.get("worker_threads", "").strip() not in ("", "auto")
+    for variable in THREAD_VARIABLES:
+        if chosen or variable not in environ:
+            environment[variable] = str(config.worker_threads)
+    if config.preload:
+        # A pool of threads would not survive the fork, so there is none before it: see devices.take_threads.
+        environment["worker_threads"] = environment["OMP_NUM_THREADS"]
+        environment.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    if len(config.devices) > 1 and config.workers > 1:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(config.devices)  # devices.take_devices splits it
+    environment.setdefault("GLIBC_TUNABLES", MALLOC_TUNABLES)
+    environment["function_path"] = config.function_path
+    return environment
+
+
+def how_it_ended(status: int) -> str:
+    """What a child's exit status says, in words; asyncio has signals as negative ones."""
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:  # a real-time signal
+        return f"was killed by signal {-status}"

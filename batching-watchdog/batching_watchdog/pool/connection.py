@@ -1,6 +1,6 @@
 """The kept connections to the workers: one batch out, its replies in.
 
-Owns one Unix-socket connection per worker and what it says about that worker: greeted = loaded and idle,
+Owns one Unix-socket connection per worker and what it says about that worker: handshake = loaded and idle,
 closed = dead. Foreign errors end here: whatever goes wrong on the socket is "this worker is gone", and the
 batch that it had is known. It decides nothing; ``workers`` holds the connections, ``batcher`` gets the
 events. Next step of a batch: ``worker``, in the worker process.
@@ -20,7 +20,7 @@ BUFFER_BYTES: Final = 1 << 18
 class Events(Protocol):
     """Who is told what happens on a connection. At most one batch is out per connection."""
 
-    def greeted(self, connection: "Connection", greeting: wire.Greeting) -> None:
+    def loaded(self, connection: "Connection", handshake: wire.Handshake) -> None:
         """The worker has accepted the connection: it has loaded its handler, or says why not."""
 
     def replied(
@@ -50,27 +50,27 @@ class Connection:
         self._header: wire.FrameHeader | None = None
         self._batch: Batch | None = None
         self._closing = False
-        self.greeting: wire.Greeting | None = None
+        self.handshake: wire.Handshake | None = None
         self.gone = asyncio.Event()
         self._loop.add_reader(connected, self._readable)
 
     @property
     def idle(self) -> bool:
         """Whether a batch may be sent."""
-        return self.greeting is not None and self.greeting.error is None and self._batch is None
+        return self.handshake is not None and self.handshake.error is None and self._batch is None
 
     def send(self, batch: Batch) -> None:
         """Send ``batch``; ``replied`` or ``closed`` follows. The connection must be idle."""
         assert self.idle, "one batch at a time"  # noqa: S101 - a caller's bug
         self._batch = batch
-        frame = wire.encode_requests([(request.head, request.body) for request in batch.requests])
+        frame = wire.encode_requests([(request.header_block, request.body) for request in batch.requests])
         if sum(map(len, frame)) < wire.JOIN_BELOW:
             frame = [b"".join(frame)]
         self._unsent = [memoryview(buffer) for buffer in frame]
         if not self._closing and not self._send():
             self._loop.add_writer(self._socket, self._writable)
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Take the replies now if they have come, without waiting for the loop to come round to them."""
         if self._batch is not None and not self._closing:
             self._readable()
@@ -85,7 +85,7 @@ class Connection:
 
     def _closed(self) -> None:
         self._socket.close()
-        batch, self._batch, self.greeting = self._batch, None, None
+        batch, self._batch, self.handshake = self._batch, None, None
         self.gone.set()
         self._events.closed(self, batch)
 
@@ -145,18 +145,18 @@ class Connection:
             return
         header, self._header, self._filled = self._header, None, self._filled - end
         if self._filled:
-            raise FrameError("a worker sent bytes that nobody asked for")
+            raise FrameError("worker sent bytes without a batch")
         self._frame(header, memoryview(self._buffer)[wire.HEADER_SIZE : end])
 
     def _frame(self, header: wire.FrameHeader, data: memoryview) -> None:
-        if self.greeting is None:
-            self.greeting = wire.decode_greeting(header, data)
-            self._events.greeted(self, self.greeting)
+        if self.handshake is None:
+            self.handshake = wire.decode_handshake(header, data)
+            self._events.loaded(self, self.handshake)
             return
         replies = wire.decode_replies(header, data)
         batch = self._batch
         if batch is None or len(replies) != len(batch.requests):
-            raise FrameError("a worker answered another number of requests than it was sent")
+            raise FrameError("worker returned a different number of replies than requests")
         self._batch = None
         self._events.replied(self, batch, replies, header.seconds)
 

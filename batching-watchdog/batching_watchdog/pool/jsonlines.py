@@ -1,6 +1,6 @@
 """A batch as JSON lines: how the watchdog talks to an HTTP upstream in any language. [P]
 
-Owns that text, in both directions; ``wire`` is the same as a binary frame. One object per line, in order::
+Owns that text: requests out, replies in. One object per line, in order::
 
     request = {"method", "path", "query", "headers", "body" | "body_base64"}
     reply   = {"status", "headers"?, "body"? | "body_base64"?, "failed"?}
@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from batching_watchdog.errors import FrameError
 from batching_watchdog.messages import Reply
-from batching_watchdog.wire import parse_request_head, reply_header, request_head
+from batching_watchdog.wire import parse_header_block, reply_header
 
 CONTENT_TYPE: Final = "application/vnd.tailbound.batch+jsonlines"
 
@@ -29,23 +29,13 @@ def encode_requests(requests: Sequence[tuple[bytes, bytes]]) -> bytes:
     return _lines(_request(head, body) for head, body in requests)
 
 
-def decode_requests(data: bytes) -> list[tuple[bytes, bytes]]:
-    """The (head, body) pairs of ``encode_requests``. Raises ``FrameError`` that names the line."""
-    return [_decoded_request(line, number) for number, line in _objects(data)]
-
-
-def encode_replies(replies: Sequence[Reply]) -> bytes:
-    """One line per reply. Raises ``FrameError``."""
-    return _lines(_reply(reply) for reply in replies)
-
-
 def decode_replies(data: bytes) -> list[Reply]:
     """One reply per line, in order. Raises ``FrameError`` that names the line."""
     return [_decoded_reply(line, number) for number, line in _objects(data)]
 
 
 def _request(head: bytes, body: bytes) -> dict[str, Any]:
-    method, target, fields = parse_request_head(head)
+    method, target, fields = parse_header_block(head)
     path, _, query = target.partition("?")
     headers: dict[str, str] = {}
     for name, value in fields:
@@ -54,18 +44,6 @@ def _request(head: bytes, body: bytes) -> dict[str, Any]:
         glue = "; " if key == "cookie" else ", "
         headers[key] = f"{headers[key]}{glue}{value}" if key in headers else value
     return {"method": method, "path": path, "query": query, "headers": headers, **_body(body)}
-
-
-def _reply(reply: Reply) -> dict[str, Any]:
-    headers: dict[str, str | list[str]] = {}
-    for name, value in parse_request_head(b"- -\r\n" + reply.head)[2]:
-        before = headers.get(name)
-        if before is None:
-            headers[name] = value
-        else:
-            headers[name] = [*before, value] if isinstance(before, list) else [before, value]
-    failed = {"failed": True} if reply.failed else {}
-    return {"status": reply.status, "headers": headers, **_body(reply.body), **failed}
 
 
 def _body(body: bytes) -> dict[str, str]:
@@ -90,24 +68,6 @@ def _objects(data: bytes) -> Iterable[tuple[int, dict[str, Any]]]:
         if not isinstance(value, dict):
             raise FrameError(f"line {number} is not a JSON object")
         yield number, value
-
-
-def _decoded_request(line: dict[str, Any], number: int) -> tuple[bytes, bytes]:
-    method, path = line.get("method"), line.get("path")
-    query, headers = line.get("query", ""), line.get("headers", {})
-    if not (isinstance(method, str) and isinstance(path, str) and isinstance(query, str)):
-        raise FrameError(f"line {number}: method, path and query must be strings")
-    target = f"{path}?{query}" if query else path
-    try:
-        if any(c in "\r\n" for c in method + target):
-            raise ValueError("a line break in method, path or query")
-        fields = [
-            (name.encode("latin-1"), value.encode("latin-1")) for name, value in _fields(headers, number)
-        ]
-        head = request_head(method.encode("latin-1"), target.encode("latin-1"), fields)
-    except ValueError as error:
-        raise FrameError(f"line {number}: {error}") from error
-    return head, _decoded_body(line, number)
 
 
 def _decoded_reply(line: dict[str, Any], number: int) -> Reply:

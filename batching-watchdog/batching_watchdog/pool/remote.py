@@ -1,10 +1,11 @@
-"""The upstream that serves batches over HTTP, and the pool of slots towards it.
+"""Workers in another language: one POST of JSON lines to ``upstream_url`` per batch.
 
-In place of ``workers`` when ``upstream_url`` is set. Owns the child process ``fprocess``, if there is one
-(start, restart with back-off, kill when it hangs, stop last), knows by probing whether the upstream can be
-reached, and offers ``workers`` slots to the batcher while it can. It decides nothing about requests,
-but for this: after a connection broke, what is tried again goes out alone, since the other batches may have
-died with the same process through no fault of theirs.
+In place of ``supervisor`` when ``upstream_url`` is set. A ``Slot`` owns the HTTP of it: the connection that
+is kept, the response parser (httptools), and what counts as a wrong answer: it must be 200 with one reply per
+request, in order. ``RemotePool`` owns the child process ``fprocess``, if there is one, knows by probing
+whether the upstream can be reached, and offers ``workers`` slots to the batcher while it can. It decides
+nothing about requests but this: after a connection broke, what is tried again goes out alone, since the other
+batches may have died with the same process through no fault of theirs.
 """
 
 import asyncio
@@ -13,46 +14,205 @@ import logging
 import os
 import shlex
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Mapping
 from typing import Final
 
+import httptools
+
 from batching_watchdog.batcher import Batcher
 from batching_watchdog.config import Config, HttpUrl
-from batching_watchdog.errors import StartFailed, UpstreamFailed
-from batching_watchdog.logs import line_maker
+from batching_watchdog.errors import FrameError, StartFailed, UpstreamFailed
 from batching_watchdog.messages import Batch, DispatchReason, Reply
-from batching_watchdog.pool.child import Backoff, Tasks, relay, start_child
-from batching_watchdog.pool.http_upstream import FORMATS, PROBE_SECONDS, Failure, Slot, probe
-from batching_watchdog.pool.supervisor import (
-    RECONNECT_SECONDS,
-    STOP_SECONDS,
-    worker_environment,
-)
+from batching_watchdog.pool import jsonlines
+from batching_watchdog.pool.child import RECONNECT_SECONDS, Child, Tasks
 
 log = logging.getLogger(__name__)
 
+KEEP_SECONDS: Final = 1.0
+"""A connection idle for longer is not used again: servers close theirs (gunicorn after 2 s, Node after 5 s),
+and a batch sent at that very moment would look as if it had killed the server."""
+GRACE_SECONDS: Final = 0.25
+"""On top of exec_timeout: the requests are given up first, so that none of them is tried again."""
+PROBE_SECONDS: Final = 5.0
 READY_SECONDS: Final = 1.0
-"""Between two looks at an upstream that can be reached."""
+"""Between two probes of an upstream that can be reached."""
 SETTLE_SECONDS: Final = 0.25
 """After a connection broke: a dying server may still accept connections for a moment, and what is tried
 again there would be lost a second time through no fault of its own."""
+EXCERPT: Final = 200
+"""Bytes of a wrong answer that are shown in the log."""
+MAX_RESPONSE_BYTES: Final = 1 << 28
+"""Header and body of the answer to one batch."""
 
 
-class HttpWorkerPool:
-    """Slots as the batcher sees them: idle, busy, out of reach. Implements ``http_upstream.Events``."""
+class Slot:
+    """One batch at a time to the upstream, over a connection that is kept for the next one."""
+
+    def __init__(self, url: HttpUrl) -> None:
+        self._url = url
+        self._connection: _Connection | None = None
+
+    async def connect(self) -> None:
+        """Open a connection, unless the kept one can still be used. Raises ``OSError``."""
+        loop = asyncio.get_running_loop()
+        kept = self._connection
+        if kept is None or kept.broken or loop.time() - kept.used > KEEP_SECONDS:
+            self.close()
+            _, self._connection = await loop.create_connection(_Connection, self._url.host, self._url.port)
+
+    async def post(self, batch: Batch) -> list[Reply]:
+        """The replies to ``batch``, one per request and in order. It must be connected.
+
+        Raises ``FrameError`` for a wrong answer, ``ConnectionError`` if the connection broke. Only a
+        connection whose answer was right is kept.
+        """
+        connection, self._connection = self._connection, None
+        assert connection is not None, "connected"  # noqa: S101 - a caller's bug
+        body = jsonlines.encode_requests([(request.header_block, request.body) for request in batch.requests])
+        header_block = (
+            f"POST {self._url.target} HTTP/1.1\r\nHost: {self._url.authority}\r\n"
+            f"Content-Type: {jsonlines.CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        try:
+            status, answer = await connection.post(header_block.encode(), body)
+            if status != 200:
+                raise FrameError(f"status {status}: {answer[:EXCERPT].decode(errors='replace').strip()!r}")
+            replies = jsonlines.decode_replies(answer)
+            if len(replies) != len(batch.requests):
+                raise FrameError(f"{len(replies)} replies for {len(batch.requests)} requests")
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        return replies
+
+    def close(self) -> None:
+        """Close the kept connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+class _Connection(asyncio.Protocol):
+    """One connection to the upstream; httptools calls the ``on_`` methods."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
+        self._body: list[bytes] = []
+        self._size = 0
+        """Bytes of the response so far, header included."""
+        self._in_body = False
+        self._delimited = False
+        self.broken = False
+        """Whether it is not to be used again."""
+        self.used = self._loop.time()
+
+    async def post(self, header_block: bytes, body: bytes) -> tuple[int, bytes]:
+        """Send one request; status and body of its answer. Raises ``FrameError`` or ``ConnectionError``."""
+        assert self._transport is not None, "connected"  # noqa: S101 - for the type checker
+        self._answer = self._loop.create_future()
+        self._transport.writelines((header_block, body))
+        return await self._answer
+
+    def close(self) -> None:
+        """Close at once."""
+        self.broken = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Asyncio: connected."""
+        self._transport = transport  # type: ignore[assignment] # a stream's; uvloop's is no asyncio.Transport
+
+    def data_received(self, data: bytes) -> None:
+        """Asyncio: bytes of a response. What nobody has asked for ends the connection."""
+        self._size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._fail(ConnectionError(f"what it answered is not HTTP: {error}"))
+        else:
+            if self._size > MAX_RESPONSE_BYTES:
+                self._fail(FrameError(f"it is longer than {MAX_RESPONSE_BYTES} bytes"))
+
+    def eof_received(self) -> None:
+        """Asyncio: the server has closed its side; a body without a length ends here."""
+        if self._in_body and not self._delimited:
+            self._complete(keep=False)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Asyncio: the connection is gone."""
+        why = f": {exc}" if exc else ""
+        self._fail(ConnectionError(f"the connection broke before its answer was complete{why}"))
+
+    def on_header(self, name: bytes, _value: bytes) -> None:
+        """httptools: one header."""
+        self._delimited |= name.lower() in (b"content-length", b"transfer-encoding")
+
+    def on_headers_complete(self) -> None:
+        """httptools: the body follows."""
+        self._in_body = True
+
+    def on_body(self, data: bytes) -> None:
+        """httptools: a piece of the body."""
+        self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        """httptools: the response is whole."""
+        self._size = 0
+        if self._parser.get_status_code() < 200:  # an interim response: the real one follows
+            self._body, self._in_body, self._delimited = [], False, False
+        else:
+            self._complete(keep=bool(self._parser.should_keep_alive()))
+
+    def _complete(self, *, keep: bool) -> None:
+        body, self._body = b"".join(self._body), []
+        self._in_body = self._delimited = False
+        self.used = self._loop.time()
+        answer, self._answer = self._answer, None
+        if answer is None or not keep:
+            self.close()
+        if answer is not None and not answer.done():
+            answer.set_result((self._parser.get_status_code(), body))
+
+    def _fail(self, error: Exception) -> None:
+        self.close()
+        answer, self._answer = self._answer, None
+        if answer is not None and not answer.done():
+            answer.set_exception(error)
+
+
+class _Worker:
+    """A slot as the batcher sees it."""
+
+    def __init__(self, slot: Slot, pool: "RemotePool") -> None:
+        self.slot = slot
+        self._pool = pool
+        self.busy = False
+
+    def send(self, batch: Batch) -> None:
+        """Start ``batch``."""
+        assert not self.busy, "one batch at a time"  # noqa: S101 - a caller's bug
+        self.busy = True
+        self._pool.serve(self, batch)
+
+
+class RemotePool:
+    """The upstream's slots from the batcher's point of view: idle, busy, out of reach."""
 
     def __init__(self, config: Config, url: HttpUrl, environ: Mapping[str, str], batcher: Batcher) -> None:
         self._config = config
         self._url = url
         self._environ = environ
         self._batcher = batcher
-        batch_format = FORMATS[config.upstream_format]
-        self._slots = [Slot(url, batch_format, config.exec_timeout, self) for _ in range(config.workers)]
-        self._offered: set[Slot] = set()
-        """Slots that the batcher may use or is using; the others are parked here."""
+        self._workers = [_Worker(Slot(url), self) for _ in range(config.workers)]
+        self._offered: set[_Worker] = set()
+        """Those that the batcher may use or is using; the others are parked here."""
         self._up = asyncio.Event()
         self._down = asyncio.Event()
         self._down.set()
@@ -64,15 +224,17 @@ class HttpWorkerPool:
         self._alone_since: float | None = None
         """When a connection broke: until the retries are through, one slot only is offered."""
         self._last_reply = 0.0
-        self._started = 0.0
-        self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
         self.restarts = 0
         self.recycled = 0
         """Always 0: the upstream's processes are its own."""
-        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._tasks = Tasks()
+        self.failed = self._tasks.failed
         """Ends with ``StartFailed`` if ``fprocess`` cannot be started, or ends before it ever answered."""
-        self._tasks = Tasks(self.failed)
+        self._child: Child | None = None
+        if config.fprocess:
+            command = [sys.executable, "-m", "batching_watchdog.launch", str(os.getpid()), *config.fprocess]
+            self._child = Child("fprocess", command, config, environ, self._tasks)
 
     @property
     def ready(self) -> bool:
@@ -81,13 +243,10 @@ class HttpWorkerPool:
 
     def by_state(self) -> dict[str, int]:
         """Number of slots whose upstream is out of reach, idle and busy."""
-        busy = sum(slot.busy for slot in self._slots)
-        free = len(self._slots) - busy
-        return {
-            "starting": 0 if self._up.is_set() else free,
-            "idle": free if self._up.is_set() else 0,
-            "busy": busy,
-        }
+        busy = sum(worker.busy for worker in self._workers)
+        free = len(self._workers) - busy
+        up = self._up.is_set()
+        return {"starting": 0 if up else free, "idle": free if up else 0, "busy": busy}
 
     def resident_bytes(self) -> dict[int, int]:
         """Nothing: the upstream's processes are its own."""
@@ -96,49 +255,70 @@ class HttpWorkerPool:
     def drain(self) -> None:
         """Nothing to hold back: no worker is replaced for its age here."""
 
-    def look(self) -> None:
+    def poll_workers(self) -> None:
         """Nothing: replies of an upstream come through the loop."""
 
     def start(self) -> None:
         """Start ``fprocess`` if there is one, and look for the upstream."""
-        log.info("batches go to %s as %s", self._url, self._config.upstream_format)
+        log.info("batches go to %s", self._url)
         command = self._config.fprocess
-        if command:
+        if self._child is not None:
             if shutil.which(command[0], path=self._environ.get("PATH")) is None:
-                self.failed.set_exception(
-                    StartFailed(
-                        f"fprocess={shlex.join(command)!r}: there is no program {command[0]!r} on PATH"
-                    )
-                )
+                problem = f"fprocess={shlex.join(command)!r}: there is no program {command[0]!r} on PATH"
+                self._tasks.fail(StartFailed(problem))
                 return
-            self._tasks.spawn(self._supervise(), "fprocess")
+            self._tasks.spawn(self._child.keep_running(self._ended), "fprocess")
         self._tasks.spawn(self._watch(), "upstream")
 
     async def stop(self, *, at_once: bool = False) -> None:
-        """Stop ``fprocess``: SIGTERM, then SIGKILL to its group after ``STOP_SECONDS`` (or straight away)."""
+        """Stop ``fprocess``, and forget what is out."""
         self._stopping = True
-        process = self._process
-        if process is not None and process.returncode is None:
-            if at_once:
-                self._kill_group()
-            else:
-                with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(signal.SIGTERM)
-            try:
-                await asyncio.wait_for(process.wait(), STOP_SECONDS)
-            except TimeoutError:
-                log.warning("fprocess did not stop within %g s and is killed", STOP_SECONDS)
-                self._kill_group()
-                await process.wait()
+        if self._child is not None:
+            await self._child.stop(at_once=at_once)
         await self._tasks.cancel()
-        for slot in self._slots:
-            slot.close()
-        self._kill_group()
+        for worker in self._workers:
+            worker.slot.close()
 
-    def replied(self, slot: Slot, batch: Batch, replies: list[Reply]) -> None:
-        """The upstream answered a batch."""
+    def serve(self, worker: _Worker, batch: Batch) -> None:
+        """Have ``batch`` served; ``worker`` is offered again afterwards, whatever comes of it."""
+        self._tasks.spawn(self._serve(worker, batch), "batch")
+
+    async def _serve(self, worker: _Worker, batch: Batch) -> None:
+        connected = False
+        try:
+            async with asyncio.timeout(self._config.exec_timeout + GRACE_SECONDS):
+                await self._connect(worker.slot)
+                connected = True
+                replies = await worker.slot.post(batch)
+        except FrameError as error:
+            self._lost(worker, batch, f"wrong answer: {error}")
+        except TimeoutError:
+            what = "answer" if connected else "connection"
+            if connected:
+                self._kill_if_hung(batch)
+            self._lost(worker, batch, f"no {what} within exec_timeout ({self._config.exec_timeout:g} s)")
+        except OSError as error:
+            # The server, or one of its processes, may have died.
+            self._alone_since = time.monotonic()
+            self._settled_at = self._alone_since + SETTLE_SECONDS
+            self._withdraw()
+            self._lost(worker, batch, str(error))
+        else:
+            self._replied(worker, batch, replies)
+
+    async def _connect(self, slot: Slot) -> None:
+        """Connect, however long that takes."""
+        while True:
+            try:
+                return await slot.connect()
+            except OSError as error:
+                self._mark_down(str(error))
+            await asyncio.sleep(RECONNECT_SECONDS)
+            await self._up.wait()
+
+    def _replied(self, worker: _Worker, batch: Batch, replies: list[Reply]) -> None:
         self._last_reply = time.monotonic()
-        self._offered.discard(slot)
+        self._release(worker)
         since = self._alone_since
         # Retries go first, so a batch of another kind means that they are through.
         if since is not None and batch.reason is not DispatchReason.RETRY and batch.dispatched >= since:
@@ -146,44 +326,33 @@ class HttpWorkerPool:
         self._batcher.replied(batch, replies)
         self._offer()
 
-    def lost(self, slot: Slot, batch: Batch, failure: Failure, why: str) -> None:
+    def _lost(self, worker: _Worker, batch: Batch, why: str) -> None:
         """A batch came to nothing: its requests are tried again one by one, those that were already fail."""
         log.error("upstream %s: batch of %d: %s", self._url, len(batch.requests), why)
-        self._offered.discard(slot)
-        if failure is Failure.BROKEN:
-            self._alone_since = time.monotonic()
-            self._settled_at = self._alone_since + SETTLE_SECONDS
-            self._withdraw()
-        elif failure is Failure.TIMED_OUT:
-            self._kill_if_hung(batch)
-        self._batcher.died(
-            batch,
-            UpstreamFailed("the upstream did not answer this request, and again not when it was tried alone"),
-        )
+        self._release(worker)
+        self._batcher.died(batch, UpstreamFailed("upstream failed on this request and on its retry alone"))
         self._offer()
 
-    async def unreachable(self, why: str) -> None:
-        """Wait until the upstream can be reached again."""
-        self._mark_down(why)
-        await asyncio.sleep(RECONNECT_SECONDS)
-        await self._up.wait()
+    def _release(self, worker: _Worker) -> None:
+        worker.busy = False
+        self._offered.discard(worker)
 
     def _offer(self) -> None:
         """Give the batcher the parked slots that it may have now."""
         if not self._up.is_set():
             return
-        for slot in self._slots:
+        for worker in self._workers:
             if self._alone_since is not None and self._offered:
                 return
-            if slot not in self._offered:
-                self._offered.add(slot)
-                self._batcher.worker_idle(slot)
+            if worker not in self._offered:
+                self._offered.add(worker)
+                self._batcher.worker_idle(worker)
 
     def _park(self) -> None:
         """Take the idle slots back from the batcher."""
-        for slot in [slot for slot in self._offered if not slot.busy]:
-            self._offered.discard(slot)
-            self._batcher.worker_gone(slot)
+        for worker in [worker for worker in self._offered if not worker.busy]:
+            self._offered.discard(worker)
+            self._batcher.worker_gone(worker)
 
     def _mark_up(self) -> None:
         if self._known_down:
@@ -232,49 +401,34 @@ class HttpWorkerPool:
 
     def _kill_if_hung(self, batch: Batch) -> None:
         """Kill ``fprocess`` if it has answered nothing at all since ``batch`` was sent to it."""
-        if self._started <= batch.dispatched and self._last_reply < batch.dispatched and self._process:
+        child = self._child
+        if child is not None and child.started <= batch.dispatched and self._last_reply < batch.dispatched:
             log.error("fprocess has answered nothing for %g s and is killed", self._config.exec_timeout)
-            self._kill_group()
+            child.kill()
 
-    async def _supervise(self) -> None:
-        """Keep ``fprocess`` running; give up only if it never could be reached."""
-        backoff = Backoff()
-        while True:
-            status = await self._run_command()
-            if self._stopping:
-                return
+    def _ended(self, how: str) -> None:
+        """``fprocess`` ended. Raises ``StartFailed`` if it never could be reached."""
+        if not self._came_up:
             command = shlex.join(self._config.fprocess)
-            if not self._came_up:
-                if not self.failed.done():
-                    self.failed.set_exception(
-                        StartFailed(
-                            f"fprocess={command!r} ended with status {status} before {self._url} answered"
-                        )
-                    )
+            raise StartFailed(f"fprocess={command!r} {how} before {self._url} answered")
+        self._mark_down(f"fprocess {how}")
+
+
+async def probe(url: HttpUrl, path: str, seconds: float) -> None:
+    """See whether the upstream accepts a connection and, with ``path``, answers a GET of it below 400.
+
+    Raises ``OSError`` (``TimeoutError`` is one) or ``StartFailed`` with what came instead.
+    """
+    async with asyncio.timeout(seconds):
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        try:
+            if not path:
                 return
-            self._mark_down(f"fprocess ended with status {status}")
-            wait = backoff.after(time.monotonic() - self._started)
-            log.error("fprocess ended with status %s; it is started again in %g s", status, wait)
-            await asyncio.sleep(wait)
-
-    async def _run_command(self) -> int:
-        self._started = time.monotonic()
-        self._process = process = await start_child(
-            (sys.executable, "-m", "batching_watchdog.launch", str(os.getpid()), *self._config.fprocess),
-            worker_environment(self._config, self._environ),
-            pipes=self._config.prefix_logs,
-            low_priority=self._config.low_priority,
-        )
-        if process.stdout is not None and process.stderr is not None:
-            form = self._config.log_format
-            self._tasks.spawn(relay(process.stdout, sys.stdout, line_maker(form, "stdout")), "stdout")
-            self._tasks.spawn(relay(process.stderr, sys.stderr, line_maker(form, "stderr")), "stderr")
-        status = await process.wait()
-        # Processes of its own that outlive it would hold the port.
-        self._kill_group()
-        return status
-
-    def _kill_group(self) -> None:
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            request = f"GET {path} HTTP/1.1\r\nHost: {url.authority}\r\nConnection: close\r\n\r\n"
+            writer.write(request.encode())
+            line = (await reader.read(1 << 12)).split(b"\r\n")[0]
+            status = line.split(b" ")[1] if line.startswith(b"HTTP/1.") and b" " in line else b""
+            if not (status.isdigit() and 200 <= int(status) < 400):
+                raise StartFailed(f"GET {path} is answered with {line[:EXCERPT]!r}")
+        finally:
+            writer.transport.abort()

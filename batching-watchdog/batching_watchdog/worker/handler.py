@@ -64,7 +64,7 @@ class Event:
     def _parse(self) -> "tuple[str, str, Headers, Query]":
         # Most handlers look at the body only, so the head is parsed on first use.
         if self._parsed is None:
-            method, target, headers = wire.parse_request_head(self._head)
+            method, target, headers = wire.parse_header_block(self._head)
             path, _, query = target.partition("?")
             self._parsed = (method, unquote(path), Headers(headers), Query(query))
         return self._parsed
@@ -287,7 +287,7 @@ def _with_status(body: Any, status: Any, headers: Any, event: Event) -> Reply:
     pairs = list(headers.items() if hasattr(headers, "items") else headers)
     lines = [wire.reply_header(str(name), str(value)) for name, value in pairs]
     if not any(str(name).lower() == "content-type" for name, _ in pairs):
-        lines.insert(0, reply.head)
+        lines.insert(0, reply.header_block)
     return Reply(status, b"".join(lines), reply.body, reply.failed)
 
 

@@ -1,10 +1,9 @@
 """The worker process: serves batch frames of the handler under gunicorn.
 
 gunicorn owns the process: forking, heartbeats, killing it when it hangs. ``BatchWorker`` loads the function,
-accepts one connection on gunicorn's Unix socket, greets, serves frames on it until it closes (the other end
-is ``upstream``), and leaves. There is no event loop here and nothing runs beside the model, so the GIL is the
-model's alone. ``create_app`` is the same function as a plain Flask application, one request at a time.
-``arbiter`` is the process that forks the workers.
+accepts one connection on gunicorn's Unix socket, sends its handshake, serves frames until the connection
+closes (the other end is ``pool.connection``), and leaves. There is no event loop here and nothing runs beside
+the model, so the GIL is the model's alone. Forked by ``arbiter``. Next step: ``handler``.
 """
 
 import gc
@@ -14,32 +13,26 @@ import select
 import signal
 import socket
 import struct
-import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from gunicorn.workers.base import Worker
 
 from batching_watchdog import wire
-from batching_watchdog.errors import FrameError, HandlerNotLoaded
+from batching_watchdog.errors import HandlerNotLoaded
 from batching_watchdog.launch import die_with_parent
-from batching_watchdog.pool import jsonlines
+from batching_watchdog.worker.devices import take_devices, take_threads
 from batching_watchdog.worker.handler import Event, Handler
-
-if TYPE_CHECKING:
-    from flask import Flask
 
 HEARTBEAT_SECONDS: Final = 1.0
 """How often an idle or loading worker tells gunicorn that it lives."""
 REPORT_SECONDS: Final = 5.0
 """How long a worker that cannot load its handler stays to say so: the back-off of such restarts."""
-BATCH_TYPES: Final = (wire.CONTENT_TYPE, jsonlines.CONTENT_TYPE)
 _SECONDS: Final = struct.Struct("d")
-THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +124,14 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
 
     def _serve(self, connection: socket.socket) -> None:
         connection.settimeout(HEARTBEAT_SECONDS)
-        greeting = wire.Greeting(os.getpid(), self._problem, slot=self.slot)
+        handshake = wire.Handshake(os.getpid(), self._problem, slot=self.slot)
         if self._handler is None:
-            self._send(connection, wire.encode_greeting(greeting))
+            self._send(connection, wire.encode_handshake(handshake))
             # gunicorn itself is started again, with a back-off, if it could not preload.
             self._wait(REPORT_SECONDS if self.app.callable is None else HEARTBEAT_SECONDS)
             return
-        greeting = replace(greeting, example=self._handler.example)
-        self._send(connection, wire.encode_greeting(greeting))
+        handshake = replace(handshake, example=self._handler.example)
+        self._send(connection, wire.encode_handshake(handshake))
         poll = select.poll()
         poll.register(connection, select.POLLIN)
         poll.register(self.PIPE[0], select.POLLIN)
@@ -212,75 +205,3 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         finally:
             loaded.set()
             thread.join()
-
-
-def create_app(function_path: str | None = None) -> "Flask":
-    """The function as a Flask application (``gunicorn 'batching_watchdog.worker.serve:create_app()'``).
-
-    For servers that speak only WSGI, and to debug a handler: one request at a time. A POST to ``/`` that says
-    by its Content-Type that it is a batch is served as one: this is the reference of what ``upstream_url``
-    must answer (``http_upstream``). Raises ``HandlerNotLoaded``.
-    """
-    from flask import Flask, Response, request  # noqa: PLC0415 - the batch worker never needs Flask
-
-    app = Flask("function")
-    handler = Handler(function_path or os.environ.get("function_path") or "function")
-
-    def batch(kind: str) -> Response:
-        data = request.get_data()
-        try:
-            if kind == jsonlines.CONTENT_TYPE:
-                pairs = jsonlines.decode_requests(data)
-            else:
-                pairs = wire.decode_frame_of_requests(data)
-        except FrameError as error:
-            return Response(f"{error}\n", status=400, mimetype="text/plain")
-        replies = handler.serve([Event(head, body) for head, body in pairs])
-        if kind == jsonlines.CONTENT_TYPE:
-            return Response(jsonlines.encode_replies(replies), content_type=kind)
-        return Response(b"".join(wire.encode_replies(replies, 0.0)), content_type=kind)
-
-    def call(path: str) -> Response:
-        if request.method == "POST" and request.path == "/" and request.mimetype in BATCH_TYPES:
-            return batch(request.mimetype)
-        target = request.full_path.rstrip("?").encode("latin-1", "replace")
-        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in request.headers]
-        event = Event(wire.request_head(request.method.encode(), target, headers), request.get_data())
-        reply = handler.serve([event])[0]
-        fields = wire.parse_request_head(b"- -\r\n" + reply.head)[2]
-        return Response(reply.body, status=reply.status, headers=fields)
-
-    methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-    app.add_url_rule("/", "call", call, methods=methods, defaults={"path": ""})
-    app.add_url_rule("/<path:path>", "call", call, methods=methods)
-    return app
-
-
-def take_devices(slot: int, workers: int) -> None:
-    """Narrow ``CUDA_VISIBLE_DEVICES`` to this worker's share, if it names several.
-
-    CUDA reads the variable when it is initialized, which is later than this.
-    """
-    devices = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    if len(devices) > 1:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(share(devices, slot, workers))
-
-
-def share(devices: Sequence[str], slot: int, workers: int) -> Sequence[str]:
-    """The devices of the worker in ``slot``: disjoint shares, or one each in turn if they are too few."""
-    return devices[slot::workers] or (devices[slot % len(devices)],)
-
-
-def take_threads() -> None:
-    """After preloading, which had to do with one thread: give the maths libraries what is meant for them.
-
-    torch is told. A library that is only imported now reads its variable; any other keeps its one thread.
-    """
-    threads = os.environ.get("worker_threads", "").partition(",")[0]
-    if not threads.isdecimal():
-        return
-    for variable in THREAD_VARIABLES:
-        os.environ[variable] = threads
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.set_num_threads(int(threads))

@@ -11,7 +11,7 @@ import pytest
 from batching_watchdog.errors import WatchdogError
 from batching_watchdog.front import protocol
 from batching_watchdog.front.protocol import Connections, Exchange, Limits
-from batching_watchdog.wire import parse_request_head
+from batching_watchdog.wire import parse_header_block
 
 LIMITS = Limits(max_body_bytes=1000, read_timeout=30.0, write_timeout=30.0, max_queued_bytes=1 << 20)
 GET = b"GET /a?b=c HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -35,8 +35,8 @@ class Message:
 
     method: bytes
     target: bytes
-    head: bytes
-    noted: dict[bytes, bytes]
+    header_block: bytes
+    captured_headers: dict[bytes, bytes]
     length: int | None
     size: int
     body: bytes
@@ -45,7 +45,7 @@ class Message:
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Names in lower case, as they go to the worker."""
-        fields = parse_request_head(self.head)[2]
+        fields = parse_header_block(self.header_block)[2]
         return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in fields]
 
 
@@ -57,7 +57,7 @@ class Echo:
     hold: bool = False
     status: int = 200
     answer_size: int = 0
-    noted_headers: frozenset[bytes] = frozenset((b"x-call-id", b"x-timeout"))
+    captured_headers: frozenset[bytes] = frozenset((b"x-call-id", b"x-timeout"))
     exchanges: list[Exchange] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     errors: list[WatchdogError] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Echo:
 
     def handle(self, exchange: Exchange) -> None:
         values = (getattr(exchange, name) for name in Message.__dataclass_fields__)
-        self.messages.append(replace(Message(*values), noted=dict(exchange.noted)))
+        self.messages.append(replace(Message(*values), captured_headers=dict(exchange.captured_headers)))
         self.exchanges.append(exchange)
         exchange.on_disconnect = self._disconnect
         if not self.hold:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from batching_watchdog.wire import request_head
+from batching_watchdog.wire import request_header_block
 from watchdog.front.connection import Message, Reading, read_twice
 
 pytestmark = pytest.mark.timeout(600)
@@ -115,7 +115,7 @@ def _in_origin_form(request: h11.Request, body: bytes) -> Message:
             target = b"*"
         elif not target.startswith(b"/"):
             target = b"/" + target
-    head = request_head(bytes(request.method), target, headers)
+    head = request_header_block(bytes(request.method), target, headers)
     return Message(bytes(request.method), target, head, {}, None, len(body), body, keep_alive=True)
 
 

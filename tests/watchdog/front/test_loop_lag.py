@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from batching_watchdog.front.loop_lag import LOOK_EVERY, WAITED_SECONDS, Turns
+from batching_watchdog.front.loop_lag import IDLE_SECONDS, READS_PER_POLL, LoopLag
 
 
 class Loop:
@@ -14,7 +14,7 @@ class Loop:
         self.now = 100.0
         self.soon = []
         self.looks = 0
-        self.turns = Turns(self, lambda: self.now, self._look)
+        self.lag = LoopLag(self, lambda: self.now, self._look)
 
     def call_soon(self, callback):
         self.soon.append(callback)
@@ -24,7 +24,7 @@ class Loop:
         came = []
         for seconds in reads:
             self.now += seconds
-            came.append(self.turns.came_at(self.now))
+            came.append(self.lag.came_at(self.now))
         while self.soon:
             self.soon.pop()()
         self.now += then_waits
@@ -40,7 +40,7 @@ def test_what_a_waiting_loop_reads_came_just_now():
     assert loop.turn(0.0) == [105.0]
 
 
-@pytest.mark.parametrize(("pause", "came"), [(WAITED_SECONDS / 2, 100.0), (WAITED_SECONDS * 2, 100.051)])
+@pytest.mark.parametrize(("pause", "came"), [(IDLE_SECONDS / 2, 100.0), (IDLE_SECONDS * 2, 100.051)])
 def test_all_that_a_busy_loop_reads_may_have_come_at_the_beginning_of_its_last_turn(
     pause: float, came: float
 ):
@@ -58,8 +58,8 @@ def test_a_backlog_is_forgotten_when_the_loop_has_had_to_wait():
 
 def test_what_cannot_wait_is_looked_at_between_reads():
     loop = Loop()
-    for _ in range(3 * LOOK_EVERY):
-        loop.turns.read_done()
+    for _ in range(3 * READS_PER_POLL):
+        loop.lag.read_done()
     assert loop.looks == 3
 
 
@@ -67,11 +67,11 @@ def test_a_real_loop_that_was_held_up_dates_back_what_came_meanwhile():
     async def run() -> None:
         loop = asyncio.get_running_loop()
         now = [0.0]
-        turns = Turns(loop, lambda: now[0], lambda: None)
-        first = turns.came_at(0.0)
+        lag = LoopLag(loop, lambda: now[0], lambda: None)
+        first = lag.came_at(0.0)
         now[0] = 0.020
         seen = loop.create_future()
-        loop.call_soon(lambda: loop.call_soon(lambda: seen.set_result(turns.came_at(now[0]))))
+        loop.call_soon(lambda: loop.call_soon(lambda: seen.set_result(lag.came_at(now[0]))))
         assert await seen == first
 
     asyncio.run(run())

@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
-NOTED = tuple(Echo().noted_headers)
+NOTED = tuple(Echo().captured_headers)
 HOST, LENGTH = b"Host: x", b"Content-Length: 3"
 HEADERS = (
     *(HOST, b"host: 127.0.0.1:8080", b"Host: [::1]:80", b"Host: a b", b"Host: x/y", b"Host:"),
@@ -54,11 +54,11 @@ def agree(*pieces: bytes) -> None:
     for data in pieces:
         found = compiled.plain_request(data, NOTED, MAX_HEADER_BYTES)
         if found is not None:
-            method, target, head, noted, length, body = found
+            method, target, head, captured, length, body = found
             size = None if length < 0 else length
             reading = read_twice([data])
             assert reading.messages == [
-                Message(method, target, head, noted or {}, size, len(body), body, keep_alive=True)
+                Message(method, target, head, captured or {}, size, len(body), body, keep_alive=True)
             ]
             assert reading.end == "open"
 

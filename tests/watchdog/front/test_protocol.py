@@ -116,10 +116,10 @@ def test_an_answer_of_any_size_and_unknown_status_comes_whole(size: int):
     assert (answer.status, answer.body) == (299, b"GET /a?b=c ".ljust(size))
 
 
-def test_the_first_of_several_headers_with_a_noted_name_is_found():
+def test_the_first_of_several_headers_with_a_captured_name_is_found():
     client = Connection()
     client.send(b"GET / HTTP/1.1\r\nHost: x\r\nX-Timeout: 1s\r\nX-Other: a\r\nx-timeOut: 2s\r\n\r\n")
-    assert client.application.messages[0].noted == {b"x-timeout": b"1s"}
+    assert client.application.messages[0].captured_headers == {b"x-timeout": b"1s"}
 
 
 def test_pipelined_requests_are_answered_in_order_whatever_order_they_finish_in():
@@ -319,7 +319,7 @@ class Lag:
 @pytest.mark.parametrize("pieces", [[GET], [GET[:9], GET[9:]]], ids=["whole", "in two reads"])
 def test_a_request_has_come_when_the_loop_could_first_have_read_it(pieces: list[bytes]):
     client, lag = Connection(), Lag()
-    client.connections.turns = lag
+    client.connections.loop_lag = lag
     client.send(*pieces)
     assert client.application.exchanges[0].arrived == client.clock.now - 1.0
     assert lag.reads == len(pieces)

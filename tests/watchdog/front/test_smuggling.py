@@ -100,7 +100,7 @@ def test_a_trailer_does_not_pass_for_a_header():
     client.send(CHUNKED + b"2\r\nab\r\n0\r\nHost: y\r\nX-Timeout: 1s\r\n\r\n")
     (message,) = client.application.messages
     assert message.body == b"ab"
-    assert message.noted == {}
+    assert message.captured_headers == {}
     assert message.headers == [(b"host", b"x"), (b"transfer-encoding", b"chunked")]
 
 

@@ -155,7 +155,7 @@ def _gunicorn(start: Launch) -> Command:
     return Command(
         (
             *(start.python, "-m", "gunicorn", "--workers", str(start.workers), "--log-level", "warning"),
-            *("--bind", f"127.0.0.1:{start.port}", "batching_watchdog.worker.serve:create_app()"),
+            *("--bind", f"127.0.0.1:{start.port}", "batching_watchdog.worker.wsgi:create_app()"),
         ),
         {"function_path": str(start.workload.folder)},
     )

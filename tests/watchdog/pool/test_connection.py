@@ -17,14 +17,14 @@ from batching_watchdog.pool.connection import BUFFER_BYTES, Connection, connect
 class Log:
     """What the connection said, and an event per word."""
 
-    greetings: list[wire.Greeting] = field(default_factory=list)
+    handshakes: list[wire.Handshake] = field(default_factory=list)
     replies: list[list[Reply]] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
     lost: list[Batch | None] = field(default_factory=list)
     word: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def greeted(self, connection: Connection, greeting: wire.Greeting) -> None:
-        self.greetings.append(greeting)
+    def loaded(self, connection: Connection, handshake: wire.Handshake) -> None:
+        self.handshakes.append(handshake)
         self.word.set()
 
     def replied(self, connection: Connection, batch: Batch, replies: list[Reply], cpu_seconds: float) -> None:
@@ -76,8 +76,8 @@ def scenario(body: Body) -> None:
     asyncio.run(run())
 
 
-async def greet(log: Log, worker: Worker) -> None:
-    worker[1].write(b"".join(wire.encode_greeting(wire.Greeting(1))))
+async def shake_hands(log: Log, worker: Worker) -> None:
+    worker[1].write(b"".join(wire.encode_handshake(wire.Handshake(1))))
     await log.next()
 
 
@@ -86,27 +86,27 @@ async def receive(worker: Worker) -> list[tuple[bytes, bytes]]:
     return wire.decode_requests(header, memoryview(await worker[0].readexactly(header.size)))
 
 
-def test_a_greeted_connection_is_an_idle_worker():
+def test_a_connection_with_a_handshake_is_an_idle_worker():
     async def body(connection: Connection, log: Log, worker: Worker) -> None:
         assert not connection.idle
-        await greet(log, worker)
-        assert (connection.idle, log.greetings[0].pid) == (True, 1)
+        await shake_hands(log, worker)
+        assert (connection.idle, log.handshakes[0].pid) == (True, 1)
 
     scenario(body)
 
 
 def test_a_worker_that_could_not_load_is_never_idle():
     async def body(connection: Connection, log: Log, worker: Worker) -> None:
-        worker[1].write(b"".join(wire.encode_greeting(wire.Greeting(1, error="no weights"))))
+        worker[1].write(b"".join(wire.encode_handshake(wire.Handshake(1, error="no weights"))))
         await log.next()
-        assert (connection.idle, log.greetings[0].error) == (False, "no weights")
+        assert (connection.idle, log.handshakes[0].error) == (False, "no weights")
 
     scenario(body)
 
 
 def test_a_batch_goes_out_and_its_replies_come_back_in_order_with_the_cpu_time_they_took():
     async def body(connection: Connection, log: Log, worker: Worker) -> None:
-        await greet(log, worker)
+        await shake_hands(log, worker)
         connection.send(batch(b"a", b"b"))
         assert not connection.idle
         assert [sent for _, sent in await receive(worker)] == [b"a", b"b"]
@@ -125,7 +125,7 @@ def test_a_batch_goes_out_and_its_replies_come_back_in_order_with_the_cpu_time_t
 
 def test_a_frame_larger_than_the_buffer_is_received_whole():
     async def body(connection: Connection, log: Log, worker: Worker) -> None:
-        await greet(log, worker)
+        await shake_hands(log, worker)
         large = bytes(range(256)) * (BUFFER_BYTES // 64)
         for _ in range(2):
             connection.send(batch(large))
@@ -139,7 +139,7 @@ def test_a_frame_larger_than_the_buffer_is_received_whole():
 
 def test_a_worker_that_dies_takes_its_batch_with_it():
     async def body(connection: Connection, log: Log, worker: Worker) -> None:
-        await greet(log, worker)
+        await shake_hands(log, worker)
         sent = batch(b"a")
         connection.send(sent)
         worker[1].close()
@@ -162,7 +162,7 @@ def test_a_worker_that_dies_takes_its_batch_with_it():
 )
 def test_a_worker_that_breaks_the_protocol_counts_as_dead(answer: bytes):
     async def body(connection: Connection, log: Log, worker: Worker) -> None:
-        await greet(log, worker)
+        await shake_hands(log, worker)
         sent = batch(b"a")
         connection.send(sent)
         worker[1].write(answer)

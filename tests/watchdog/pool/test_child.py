@@ -23,8 +23,8 @@ def test_the_first_task_that_fails_ends_the_whole_and_a_cancelled_one_does_not()
         raise ValueError(text)
 
     async def run() -> None:
-        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        tasks = Tasks(failed)
+        tasks = Tasks()
+        failed = tasks.failed
         tasks.spawn(asyncio.sleep(60), "sleeps")
         await tasks.cancel()
         assert not failed.done()

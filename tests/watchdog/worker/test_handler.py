@@ -9,10 +9,8 @@ import pytest
 from batching_watchdog import wire
 from batching_watchdog.errors import HandlerNotLoaded
 from batching_watchdog.messages import Reply
-from batching_watchdog.pool import jsonlines
-from batching_watchdog.pool.http_upstream import FORMATS
 from batching_watchdog.worker.handler import Event, Handler
-from batching_watchdog.worker.serve import create_app
+from batching_watchdog.worker.wsgi import create_app
 
 Load = Callable[[str], Handler]
 
@@ -36,7 +34,7 @@ def load(tmp_path: Path) -> Iterator[Load]:
 
 
 def event(body: bytes = b"", target: bytes = b"/", *headers: tuple[bytes, bytes]) -> Event:
-    return Event(wire.request_head(b"POST", target, headers), body)
+    return Event(wire.request_header_block(b"POST", target, headers), body)
 
 
 def one(handler: Handler, request: Event | None = None) -> Reply:
@@ -81,7 +79,7 @@ def test_an_events_query_and_headers_answer_as_flasks_do():
 def test_a_header_can_be_repeated(load: Load, result: str):
     reply = one(load(f"import flask\ndef handle(event, context):\n    return {result}"))
     assert (reply.status, reply.body) == (200, b"x")
-    assert b"Set-Cookie: a=1\r\nSet-Cookie: b=2\r\n" in reply.head
+    assert b"Set-Cookie: a=1\r\nSet-Cookie: b=2\r\n" in reply.header_block
 
 
 def test_flasks_abort_is_an_answer(load: Load):
@@ -145,7 +143,7 @@ def test_a_result_means_what_its_type_says(
     load: Load, result: str, status: int, content_type: str | None, body: bytes | None
 ):
     reply = one(load(f"def handle(event, context):\n    return {result}\n"))
-    headers = dict(wire.parse_request_head(b"- -\r\n" + reply.head)[2])
+    headers = dict(wire.parse_header_block(b"- -\r\n" + reply.header_block)[2])
     assert reply.status == status
     if content_type is not None:
         assert (headers["Content-Type"], reply.body) == (content_type, body)
@@ -175,7 +173,7 @@ def test_headers_that_frame_the_message_are_not_the_functions_to_set(load: Load)
     handler = load(
         "def handle(e, c):\n    return {'body': '', 'headers': {'Content-Length': '9', 'X-A': 'b'}}\n"
     )
-    assert b"Content-Length" not in one(handler).head
+    assert b"Content-Length" not in one(handler).header_block
 
 
 def test_a_batch_that_raises_is_run_again_one_by_one(load: Load):
@@ -239,25 +237,3 @@ def test_the_same_handler_is_a_flask_application(load: Load, tmp_path: Path):
     answer = client.put("/p/q?a=1", data=b"body", headers={"X-B": "2"})
     assert (answer.status_code, answer.headers["X-B"]) == (201, "2")
     assert json.loads(answer.data) == ["PUT", "/p/q", "body", "1"]
-
-
-@pytest.mark.parametrize("content_type", [wire.CONTENT_TYPE, jsonlines.CONTENT_TYPE])
-def test_the_flask_application_serves_a_batch_when_the_content_type_says_so(
-    load: Load, tmp_path: Path, content_type: str
-):
-    load("""
-        def handle_batch(events, context):
-            return [[len(events), event.path, event.body.decode()] for event in events]
-    """)
-    batch_format = next(each for each in FORMATS.values() if each.content_type == content_type)
-    body = b"".join(batch_format.encode([(b"GET /a\r\n", b"x"), (b"GET /b\r\n", b"y")]))
-    client = create_app(str(tmp_path)).test_client()
-    answer = client.post("/", data=body, content_type=content_type)
-    assert (answer.status_code, answer.content_type) == (200, content_type)
-    replies = batch_format.decode(answer.data)
-    assert [json.loads(reply.body) for reply in replies] == [[2, "/a", "x"], [2, "/b", "y"]]
-
-    broken = client.post("/", data=b"x" * 100, content_type=content_type)
-    assert (broken.status_code, broken.mimetype) == (400, "text/plain")
-    for alone in (client.post("/x", data=body, content_type=content_type), client.post("/", data=b"a")):
-        assert json.loads(alone.data)[0] == 1

@@ -7,14 +7,14 @@ import pytest
 
 from batching_watchdog.config import Config
 from batching_watchdog.logs import line_maker
-from batching_watchdog.pool.child import MAX_LOG_LINE, relay
-from batching_watchdog.pool.supervisor import (
+from batching_watchdog.pool.child import (
     MALLOC_TUNABLES,
-    gunicorn_command,
+    MAX_LOG_LINE,
     how_it_ended,
-    resident_bytes,
+    relay,
     worker_environment,
 )
+from batching_watchdog.pool.supervisor import gunicorn_command, resident_bytes
 
 
 def config(*devices: str, **environment: str) -> Config:

@@ -1,0 +1,32 @@
+"""The function as a plain Flask application: ``gunicorn 'batching_watchdog.worker.wsgi:create_app()'``.
+
+For servers that speak only WSGI, and to debug a handler: one request at a time, without batches, deadlines or
+metrics. The same ``handler`` as in ``serve``, so a request gets the same answer.
+"""
+
+import os
+
+from flask import Flask, Response, request
+
+from batching_watchdog import wire
+from batching_watchdog.worker.handler import Event, Handler
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+def create_app(function_path: str | None = None) -> Flask:
+    """The application that serves the handler in ``function_path``. Raises ``HandlerNotLoaded``."""
+    app = Flask("function")
+    handler = Handler(function_path or os.environ.get("function_path") or "function")
+
+    def call(path: str) -> Response:
+        target = request.full_path.rstrip("?").encode("latin-1", "replace")
+        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in request.headers]
+        event = Event(wire.request_header_block(request.method.encode(), target, headers), request.get_data())
+        reply = handler.serve([event])[0]
+        fields = wire.parse_header_block(b"- -\r\n" + reply.header_block)[2]
+        return Response(reply.body, status=reply.status, headers=fields)
+
+    app.add_url_rule("/", "call", call, methods=METHODS, defaults={"path": ""})
+    app.add_url_rule("/<path:path>", "call", call, methods=METHODS)
+    return app
