@@ -49,8 +49,6 @@ WIDTH: Final = 98
 """Columns of the help texts."""
 
 _MARK: Final = "<!-- Written by docs/generate_reference.py (make reference): change the code instead. -->\n\n"
-_WRONG: Final = "?"
-"""No variable takes this, but those that take any text."""
 _CLOSED: Final = ("outcome", "reason", "state", "stage", "scaler")
 """Labels whose values are a closed list."""
 _GIVEN: Final = re.compile(r"^(?P<indent> *)(?P<key>[\w.-]+):(?:\s[^#]*)?(?P<comment>#.*)?$")
@@ -108,9 +106,11 @@ def keys(kind: type = autoscaler_config.Config, prefix: str = "") -> dict[str, s
 
 def _watchdog() -> str:
     rows = []
-    for name, text in watchdog_config.DESCRIPTIONS.items():
-        meaning, default = _split_default(text)
-        rows.append((_code(name), _code(default) if default else "", meaning, _variable_rule(name)))
+    for each in watchdog_config.VARIABLES.values():
+        default = _code(each.shown) if each.shown else ""
+        others = [f"{_code(name)} is another name, and wins" for name in each.before]
+        others += [f"{_code(name)} is another name, which loses" for name in each.after]
+        rows.append((_code(each.name), default, "; ".join([each.meaning, *others]), each.rule.words))
     return (
         f"{_MARK}# The watchdog's environment\n\n"
         "Set under `environment` in the stack file. `slo_latency` is the one to set; "
@@ -119,15 +119,6 @@ def _watchdog() -> str:
         "with exit status 2 and a line that names the variable, its value and the rule. Exact behavior: "
         "[behavior.md](../behavior.md).\n\n" + _table(("variable", "default", "meaning", "must be"), rows)
     )
-
-
-def _variable_rule(name: str) -> str:
-    try:
-        watchdog_config.Config.from_env({name: _WRONG}, cpus=1)
-    except errors.ConfigError as error:
-        rule = str(error).removeprefix(f"{name}={_WRONG!r}: ").removeprefix("must be ")
-        return re.sub(r",? such as .*$", "", rule)
-    return ""
 
 
 def _autoscaler() -> str:
@@ -401,11 +392,6 @@ def _attribute_docs(module: ModuleType) -> dict[tuple[str, str], str]:
             ):
                 found[kind.name, target.id] = here.value.value
     return found
-
-
-def _split_default(text: str) -> tuple[str, str]:
-    match = re.fullmatch(r"(.*) \[(.+)\]", text)
-    return (match[1], "" if match[2] == "none" else match[2]) if match else (text, "")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,14 +1,15 @@
 """The environment as a frozen ``Config``. [P]
 
-Owns every variable's name, default and rule. of-watchdog's names are kept where the meaning is the same
-(https://github.com/openfaas/of-watchdog#configuration), but a bad value stops the start instead of
+Each variable stands in one place, a field of ``Config``: its names, default, rule and meaning. Parsing,
+--help, the reference and the errors follow from it. of-watchdog's names are kept where the meaning is the
+same (https://github.com/openfaas/of-watchdog#configuration), but a bad value stops the start instead of
 falling back silently. CPUs and CUDA devices are arguments: reading them is ``machine``'s business.
 """
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Final, TypeVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from batching_watchdog.engine.policy import POLICIES
@@ -25,41 +26,7 @@ DRAIN_SECONDS: Final = 15.0
 workers it stays below 25 s, so that a pod's 30 s of grace are enough."""
 
 QUEUED_BYTES: Final = 1 << 28
-
-DESCRIPTIONS: Final[dict[str, str]] = {
-    "function_path": "folder that holds handler.py [function]",
-    "slo_latency": "latency target of a request, e.g. 200ms [500ms]",
-    "slo_objective": "share of requests that must meet it, between 0 and 1 [0.99]",
-    "batch_policy": f"one of {', '.join(sorted(POLICIES))} [slo]",
-    "max_batch_size": "most requests in one batch [256]",
-    "max_batch_delay": "how long policy fixed waits for company [0s]",
-    "late_requests": "serve | shed: what becomes of a request past its deadline [serve]",
-    "workers": "model processes, or auto: one per CUDA device, else the CPU quota, at most 4 [auto]",
-    "worker_threads": "threads of each worker's maths libraries, or auto: quota / workers [auto]",
-    "worker_priority": "low | normal: low lets the watchdog's HTTP go before the models on a busy CPU [low]",
-    "max_requests": "requests after which a worker is replaced, 0 for never [0]",
-    "preload": "true | false: load the model once and share it between the workers [false]",
-    "max_inflight": "most requests queued and running; beyond it 429 [4096]",
-    "max_body_bytes": "longest request body, below 4Gi; Ki, Mi, Gi are understood [16Mi]",
-    "max_queued_bytes": "most bytes of bodies queued and running; beyond it 429 [256Mi or max_body_bytes]",
-    "port": "HTTP port, 0 for any free one [8080]",
-    "PORT": "other name of port, which Knative sets; port wins if both are set",
-    "metrics_port": "port of /metrics, 0 for any free one [8081]",
-    "read_timeout": "time in which a client must send its whole request [30s]",
-    "write_timeout": "time a client may stall while reading an answer; if set, also the drain limit [30s]",
-    "exec_timeout": "time after which a request is given up with 504 [30s]",
-    "healthcheck_interval": "time between failing health checks and closing the listener on SIGTERM [5s]",
-    "ready_path": "function path that /_/ready calls [none]",
-    "access_log": "which requests have a line: true (all), missed (those that missed the SLO), a share such "
-    "as 0.01 (these, and that share of the others), false (our own errors from 500 on) [false]",
-    "log_format": "text | json: one event is one line in both [text]",
-    "prefix_logs": "true | false: put the workers' lines into that format, with time and stream [true]",
-    "upstream_url": "http://host:port/path that answers batches in place of Python workers [none]",
-    "http_upstream_url": "other name of upstream_url; wins if both are set",
-    "fprocess": "with upstream_url: the command that serves it, split on spaces; ignored otherwise [none]",
-    "function_process": "other name of fprocess; wins if both are set",
-    "jwt_auth": "of-watchdog's check of who calls; there is none here, so true stops the start [false]",
-}
+"""Default of max_queued_bytes, if that is not below max_body_bytes."""
 
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _GO_PART: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
@@ -68,168 +35,6 @@ _BYTES: Final = re.compile(r"(\d+)(Ki|Mi|Gi)?", re.ASCII)
 _FACTORS: Final = {None: 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 _LONGEST: Final = (2**63 - 1) / 1e9
 """Seconds: the longest duration in Go, some 292 years. Infinity, of all things, would pass as a number."""
-
-
-@dataclass(frozen=True, slots=True)
-class HttpUrl:
-    """An http:// URL, taken apart: where to connect, and what to ask for there."""
-
-    host: str
-    port: int
-    target: str
-    """Path and query."""
-    authority: str
-    """The Host header."""
-
-    def __str__(self) -> str:
-        return f"http://{self.authority}{self.target}"
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """Checked settings of one watchdog. Durations are seconds."""
-
-    function_path: str
-    slo_latency: float
-    slo_objective: float
-    batch_policy: str
-    max_batch_size: int
-    max_batch_delay: float
-    shed_late: bool
-    workers: int
-    worker_threads: int
-    low_priority: bool
-    """Whether the workers run at the kernel's idle priority, behind the watchdog."""
-    max_requests: int
-    """0: a worker is never replaced for its age."""
-    preload: bool
-    devices: tuple[str, ...]
-    """The CUDA devices that the workers share, as ``CUDA_VISIBLE_DEVICES`` names them."""
-    max_inflight: int
-    max_body_bytes: int
-    max_queued_bytes: int
-    port: int
-    metrics_port: int
-    read_timeout: float
-    write_timeout: float
-    exec_timeout: float
-    healthcheck_interval: float
-    drain_timeout: float
-    """write_timeout if it was set (of-watchdog uses it so), else ``DRAIN_SECONDS``."""
-    ready_path: str
-    access_log: float | None
-    """The share of good requests that have a line, from 0 to 1; all that missed have one then. None: only
-    our own errors have."""
-    log_format: str
-    prefix_logs: bool
-    upstream_url: HttpUrl | None
-    """If set there are no Python workers: batches are POSTed to it."""
-    fprocess: tuple[str, ...]
-
-    @classmethod
-    def from_env(cls, environ: Mapping[str, str], *, cpus: float, devices: tuple[str, ...] = ()) -> "Config":
-        """Read the variables of ``DESCRIPTIONS``; an empty value counts as unset.
-
-        ``cpus`` (quota or affinity) and CUDA ``devices`` are what this container may use, for ``auto``.
-        Raises ``ConfigError`` that names the variable, its value and the rule.
-        """
-
-        def read(name: str, default: str, parse: Callable[[str], _T], rule: str) -> _T:
-            text = environ.get(name, "").strip() or default
-            try:
-                return parse(text)
-            except ValueError:
-                raise ConfigError(name, text, rule) from None
-
-        syntax = "such as 250ms, 30s or 1m30s (a plain whole number is seconds)"
-        positive = f"must be a duration above zero, {syntax}"
-        duration = f"must be a duration, {syntax}"
-        workers = read(
-            "workers",
-            "auto",
-            _or_auto(len(devices) or max(1, min(MAX_AUTO_WORKERS, int(cpus)))),
-            "must be auto or a whole number of at least 1",
-        )
-        upstreams = [
-            read(name, "", _url, "must be a URL such as http://127.0.0.1:5000/")
-            for name in ("http_upstream_url", "upstream_url")
-        ]
-        commands = [environ.get(name, "").split() for name in ("function_process", "fprocess")]
-        max_body_bytes = read(
-            "max_body_bytes",
-            "16Mi",
-            _frameable,
-            "must be a number of bytes from 1 to 4Gi - 1, such as 16Mi",
-        )
-        write_timeout = read("write_timeout", "30s", _positive(parse_duration), positive)
-        # Read for this alone: what its owner believes to be protected must not be served to everybody.
-        read(
-            "jwt_auth", "false", _one_of("false", "0"), "must be false: callers' tokens are not checked here"
-        )
-        return cls(
-            function_path=environ.get("function_path", "").strip() or "function",
-            slo_latency=read("slo_latency", "500ms", _positive(parse_duration), positive),
-            slo_objective=read(
-                "slo_objective", "0.99", _share, "must be a number above 0 and below 1, such as 0.99"
-            ),
-            batch_policy=read(
-                "batch_policy", "slo", _one_of(*POLICIES), f"must be one of {', '.join(sorted(POLICIES))}"
-            ),
-            max_batch_size=read(
-                "max_batch_size", "256", _whole(1, 65536), "must be a whole number from 1 to 65536"
-            ),
-            max_batch_delay=read("max_batch_delay", "0s", parse_duration, duration),
-            shed_late=read("late_requests", "serve", _one_of("serve", "shed"), "must be serve or shed")
-            == "shed",
-            workers=workers,
-            worker_threads=read(
-                "worker_threads",
-                "auto",
-                _or_auto(max(1, int(cpus / workers))),
-                "must be auto or a whole number of at least 1",
-            ),
-            low_priority=read("worker_priority", "low", _one_of("low", "normal"), "must be low or normal")
-            == "low",
-            max_requests=read("max_requests", "0", _whole(0, 10**9), "must be a whole number, 0 for never"),
-            preload=read("preload", "false", _truth, "must be true or false"),
-            devices=devices,
-            max_inflight=read(
-                "max_inflight",
-                "4096",
-                _whole(1, 10**9),
-                "must be a whole number of at least 1 (the queue is always bounded)",
-            ),
-            max_body_bytes=max_body_bytes,
-            max_queued_bytes=read(
-                "max_queued_bytes",
-                str(max(QUEUED_BYTES, max_body_bytes)),
-                _bytes_from(max_body_bytes),
-                f"must be a number of bytes not below max_body_bytes ({max_body_bytes}), such as 256Mi",
-            ),
-            port=read(
-                "port" if environ.get("port", "").strip() else "PORT",
-                "8080",
-                _whole(0, 65535),
-                "must be a port number, 0 to 65535",
-            ),
-            metrics_port=read("metrics_port", "8081", _whole(0, 65535), "must be a port number, 0 to 65535"),
-            read_timeout=read("read_timeout", "30s", _positive(parse_duration), positive),
-            write_timeout=write_timeout,
-            exec_timeout=read("exec_timeout", "30s", _positive(parse_duration), positive),
-            healthcheck_interval=read("healthcheck_interval", "5s", parse_duration, duration),
-            drain_timeout=write_timeout if environ.get("write_timeout", "").strip() else DRAIN_SECONDS,
-            ready_path=read("ready_path", "", _path, "must begin with /"),
-            access_log=read(
-                "access_log",
-                "false",
-                _access_log,
-                "must be true, missed, false, or a share above 0 and below 1, such as 0.01",
-            ),
-            log_format=read("log_format", "text", _one_of("text", "json"), "must be text or json"),
-            prefix_logs=read("prefix_logs", "true", _truth, "must be true or false"),
-            upstream_url=upstreams[0] or upstreams[1],
-            fprocess=tuple(commands[0] or commands[1]),
-        )
 
 
 def parse_duration(text: str) -> float:
@@ -256,6 +61,21 @@ def parse_bytes(text: str) -> int:
     return int(match[1]) * _FACTORS[match[2]]
 
 
+@dataclass(frozen=True, slots=True)
+class HttpUrl:
+    """An http:// URL, taken apart: where to connect, and what to ask for there."""
+
+    host: str
+    port: int
+    target: str
+    """Path and query."""
+    authority: str
+    """The Host header."""
+
+    def __str__(self) -> str:
+        return f"http://{self.authority}{self.target}"
+
+
 def parse_http_url(text: str) -> HttpUrl:
     """``text`` as an http:// URL without user and fragment. Raises ``ValueError``."""
     if not text.isascii() or not text.isprintable() or " " in text:
@@ -268,82 +88,264 @@ def parse_http_url(text: str) -> HttpUrl:
     return HttpUrl(parts.hostname, port, target, parts.netloc)
 
 
-def _url(text: str) -> HttpUrl | None:
-    return parse_http_url(text) if text else None
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a variable must be, in words, and how it is read; ``parse`` raises ``ValueError``."""
+
+    words: str
+    parse: Callable[[str], Any]
 
 
-def _frameable(text: str) -> int:
-    value = parse_bytes(text)
-    if not 0 < value <= MAX_PART:
-        raise ValueError(text)
-    return value
-
-
-def _bytes_from(low: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        value = parse_bytes(text)
-        if value < low:
-            raise ValueError(text)
-        return value
-
-    return parse
-
-
-def _positive(parse: Callable[[str], _T]) -> Callable[[str], _T]:
-    def parse_positive(text: str) -> _T:
-        value = parse(text)
-        if not value:
-            raise ValueError(text)
-        return value
-
-    return parse_positive
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
+def _whole(low: int, high: int, words: str) -> Rule:
     def parse(text: str) -> int:
         if not (text.isascii() and text.isdigit()) or not low <= int(text) <= high:
             raise ValueError(text)
         return int(text)
 
-    return parse
+    return Rule(words, parse)
 
 
-def _or_auto(auto: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        return auto if text == "auto" else _whole(1, 4096)(text)
-
-    return parse
+def _or_auto(rule: Rule) -> Rule:
+    """As ``rule``, or None for ``auto``."""
+    return Rule(f"auto or {rule.words}", lambda text: None if text == "auto" else rule.parse(text))
 
 
-def _one_of(*choices: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in choices:
+def _or_unset(rule: Rule) -> Rule:
+    """As ``rule``, or None if it is not set."""
+    return Rule(rule.words, lambda text: rule.parse(text) if text else None)
+
+
+def _where(allowed: Callable[[_T], bool], parse: Callable[[str], _T], words: str) -> Rule:
+    def checked(text: str) -> _T:
+        value = parse(text)
+        if not allowed(value):
             raise ValueError(text)
-        return text
+        return value
 
-    return parse
+    return Rule(words, checked)
 
 
-def _truth(text: str) -> bool:
-    return _one_of("true", "1", "false", "0")(text) in ("true", "1")
+def _choice(values: Mapping[str, Any], words: str = "") -> Rule:
+    """One of the words in ``values``, read as what it stands for there."""
+
+    def parse(text: str) -> Any:
+        if text not in values:
+            raise ValueError(text)
+        return values[text]
+
+    *others, last = values
+    return Rule(words or f"{', '.join(others)} or {last}", parse)
 
 
 def _access_log(text: str) -> float | None:
-    if text == "missed":
-        return 0.0
-    if text in ("true", "1", "false", "0"):
-        return 1.0 if _truth(text) else None
-    return _share(text)
+    shares = {"true": 1.0, "1": 1.0, "missed": 0.0, "false": None, "0": None}
+    return shares[text] if text in shares else SHARE.parse(text)
 
 
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0.0 < value < 1.0:
-        raise ValueError(text)
-    return value
+DURATION_SYNTAX: Final = "such as 250ms, 30s, 1m30s or whole seconds"
+TEXT: Final = Rule("any text", str)
+WORDS: Final = Rule("words", lambda text: tuple(text.split()))
+DURATION: Final = Rule(f"a duration, {DURATION_SYNTAX}", parse_duration)
+POSITIVE: Final = _where(bool, parse_duration, f"a duration above zero, {DURATION_SYNTAX}")
+SHARE: Final = _where(lambda share: 0.0 < share < 1.0, float, "a number above 0 and below 1, such as 0.99")
+COUNT: Final = _or_auto(_whole(1, 4096, "a whole number from 1 to 4096"))
+PORT: Final = _whole(0, 65535, "a port number from 1 to 65535, or 0 for any free one")
+BODY_BYTES: Final = _where(
+    lambda size: 0 < size <= MAX_PART, parse_bytes, "a number of bytes from 1 to 4Gi - 1, such as 16Mi"
+)
+QUEUE_BYTES: Final = _or_unset(Rule("a number of bytes not below max_body_bytes, such as 256Mi", parse_bytes))
+TRUTH: Final = _choice({"true": True, "1": True, "false": False, "0": False}, "true or false")
+PATH: Final = _where(lambda path: not path or path.startswith("/"), str, "a path that begins with /")
+URL: Final = _or_unset(Rule("a URL such as http://127.0.0.1:5000/", parse_http_url))
+LOGGED: Final = Rule("true, missed, false, or a share above 0 and below 1, such as 0.01", _access_log)
 
 
-def _path(text: str) -> str:
-    if text and not text.startswith("/"):
-        raise ValueError(text)
-    return text
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One variable of the environment."""
+
+    default: str
+    rule: Rule
+    meaning: str
+    name: str
+    before: tuple[str, ...]
+    """Other names that win over it."""
+    after: tuple[str, ...]
+    """Other names over which it wins."""
+    shown: str
+    """The default in words; empty if there is none."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of its names; the first that is set counts."""
+        return (*self.before, self.name, *self.after)
+
+    def read(self, environ: Mapping[str, str]) -> Any:
+        """Its value; an empty text counts as unset. Raises ``ConfigError``."""
+        texts = [(name, text) for name in self.names if (text := environ.get(name, "").strip())]
+        name, text = texts[0] if texts else (self.name, self.default)
+        try:
+            return self.rule.parse(text)
+        except ValueError:
+            raise self.error(name, text) from None
+
+    def error(self, name: str, text: str) -> ConfigError:
+        """The error that says which variable has which value, and what it must be."""
+        return ConfigError(name, text, f"must be {self.rule.words}")
+
+
+def variable(
+    default: str,
+    rule: Rule,
+    meaning: str,
+    *,
+    name: str = "",
+    before: tuple[str, ...] = (),
+    after: tuple[str, ...] = (),
+    shown: str | None = None,
+) -> Any:
+    """A field of ``Config``, and the variable that sets it: of the same name, unless ``name`` is another."""
+    shown = default if shown is None else shown
+    return field(metadata={"variable": Variable(default, rule, meaning, name, before, after, shown)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Checked settings of one watchdog. Durations are seconds."""
+
+    function_path: str = variable("function", TEXT, "folder that holds handler.py")
+    slo_latency: float = variable("500ms", POSITIVE, "latency target of a request")
+    slo_objective: float = variable("0.99", SHARE, "share of requests that must meet it")
+    batch_policy: str = variable(
+        "slo", _choice({name: name for name in sorted(POLICIES)}), "how batches are made"
+    )
+    max_batch_size: int = variable(
+        "256", _whole(1, 65536, "a whole number from 1 to 65536"), "most requests in one batch"
+    )
+    max_batch_delay: float = variable("0s", DURATION, "how long policy fixed waits for a batch to fill")
+    shed_late: bool = variable(
+        "serve",
+        _choice({"serve": False, "shed": True}),
+        "what becomes of a request past its deadline",
+        name="late_requests",
+    )
+    workers: int = variable(
+        "auto",
+        COUNT,
+        f"model processes; auto: one per CUDA device, else the CPU quota, at most {MAX_AUTO_WORKERS}",
+    )
+    worker_threads: int = variable(
+        "auto", COUNT, "threads of each worker's maths libraries; auto: quota / workers"
+    )
+    low_priority: bool = variable(
+        "low",
+        _choice({"low": True, "normal": False}),
+        "low lets the watchdog's HTTP go before the models on a busy CPU",
+        name="worker_priority",
+    )
+    max_requests: int = variable(
+        "0", _whole(0, 10**9, "a whole number, 0 for never"), "requests after which a worker is replaced"
+    )
+    preload: bool = variable(
+        "false", TRUTH, "whether the model is loaded once and shared between the workers"
+    )
+    max_inflight: int = variable(
+        "4096",
+        _whole(1, 10**9, "a whole number of at least 1: the queue is always bounded"),
+        "most requests queued and running; beyond it 429",
+    )
+    max_body_bytes: int = variable("16Mi", BODY_BYTES, "longest request body")
+    max_queued_bytes: int = variable(
+        "",
+        QUEUE_BYTES,
+        "most bytes of bodies queued and running; beyond it 429",
+        shown=f"{QUEUED_BYTES >> 20}Mi or max_body_bytes",
+    )
+    port: int = variable("8080", PORT, "HTTP port", after=("PORT",))
+    metrics_port: int = variable("8081", PORT, "port of /metrics")
+    read_timeout: float = variable("30s", POSITIVE, "time in which a client must send its whole request")
+    write_timeout: float = variable(
+        "30s", POSITIVE, "time a client may stall while reading an answer; if set, also the drain limit"
+    )
+    exec_timeout: float = variable("30s", POSITIVE, "time after which a request is given up with 504")
+    healthcheck_interval: float = variable(
+        "5s", DURATION, "time between failing health checks and closing the listener on SIGTERM"
+    )
+    ready_path: str = variable("", PATH, "function path that /_/ready calls")
+    access_log: float | None = variable(
+        "false",
+        LOGGED,
+        "which requests have a line: all (true), those that missed the SLO (missed), these and a share of "
+        "the others, or our own errors from 500 on (false)",
+    )
+    """The share of good requests that have a line, from 0 to 1; all that missed have one then. None: only
+    our own errors have."""
+    log_format: str = variable(
+        "text", _choice({"text": "text", "json": "json"}), "form of the log: one event is one line in both"
+    )
+    prefix_logs: bool = variable(
+        "true", TRUTH, "whether the workers' lines get that form, with time and stream"
+    )
+    upstream_url: HttpUrl | None = variable(  # noqa: RUF009 - a field, as the others are
+        "",
+        URL,
+        "where batches are POSTed as JSON lines, in place of Python workers",
+        before=("http_upstream_url",),
+    )
+    fprocess: tuple[str, ...] = variable(
+        "",
+        WORDS,
+        "with upstream_url: the command that serves it, split on spaces; ignored otherwise",
+        before=("function_process",),
+    )
+    jwt_auth: bool = variable(
+        "false",
+        _choice({"false": False, "0": False}, "false: callers' tokens are not checked here"),
+        "of-watchdog's check of who calls; there is none here, so true stops the start",
+    )
+    devices: tuple[str, ...]
+    """The CUDA devices that the workers share, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    drain_timeout: float
+    """write_timeout if it was set (of-watchdog uses it so), else ``DRAIN_SECONDS``."""
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str], *, cpus: float, devices: tuple[str, ...] = ()) -> "Config":
+        """Read the ``VARIABLES``.
+
+        ``cpus`` (quota or affinity) and CUDA ``devices`` are what this container may use, for ``auto``.
+        Raises ``ConfigError`` that names the variable, its value and the rule.
+        """
+        values = {name: each.read(environ) for name, each in VARIABLES.items()}
+        if values["workers"] is None:
+            values["workers"] = len(devices) or max(1, min(MAX_AUTO_WORKERS, int(cpus)))
+        if values["worker_threads"] is None:
+            values["worker_threads"] = max(1, int(cpus / values["workers"]))
+        largest = values["max_body_bytes"]
+        if values["max_queued_bytes"] is None:
+            values["max_queued_bytes"] = max(QUEUED_BYTES, largest)
+        elif values["max_queued_bytes"] < largest:
+            text = environ["max_queued_bytes"].strip()
+            raise VARIABLES["max_queued_bytes"].error("max_queued_bytes", text)
+        drain_timeout = values["write_timeout"] if environ.get("write_timeout", "").strip() else DRAIN_SECONDS
+        return cls(**values, devices=devices, drain_timeout=drain_timeout)
+
+
+VARIABLES: Final[Mapping[str, Variable]] = {
+    each.name: replace(each.metadata["variable"], name=each.metadata["variable"].name or each.name)
+    for each in fields(Config)
+    if each.metadata
+}
+"""Every variable, by the field of ``Config`` that it sets."""
+
+
+def _descriptions() -> dict[str, str]:
+    lines = {}
+    for each in VARIABLES.values():
+        lines[each.name] = f"{each.meaning} ({each.rule.words}) [{each.shown or 'none'}]"
+        lines |= dict.fromkeys(each.before, f"other name of {each.name}, and wins over it")
+        lines |= dict.fromkeys(each.after, f"other name of {each.name}, which wins over it")
+    return lines
+
+
+DESCRIPTIONS: Final[Mapping[str, str]] = _descriptions()
+"""Every name that is read, and what --help says of it."""
