@@ -12,11 +12,11 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
-from dataclasses import is_dataclass
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType, UnionType
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+from types import ModuleType, SimpleNamespace, UnionType
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 from unittest.mock import patch
 
 from prometheus_client import CollectorRegistry
@@ -30,13 +30,14 @@ from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.metrics import STATES
 from batching_watchdog.metrics import Metrics as WatchdogMetrics
 from slo_autoscaler import config as autoscaler_config
+from slo_autoscaler import fields
 from slo_autoscaler.__main__ import COMMANDS
 from slo_autoscaler.__main__ import main as autoscaler
-from slo_autoscaler.cli.explain import SENTENCES
 from slo_autoscaler.metrics import INPUTS
 from slo_autoscaler.metrics import Metrics as AutoscalerMetrics
 from slo_autoscaler.model import Decision, Reason, Scale
 from slo_autoscaler.shadow import Score
+from slo_autoscaler.words import SENTENCES
 from tailbound_lab.bench import __main__ as bench
 from tailbound_lab.demo import __main__ as demo
 from tailbound_lab.local import __main__ as local
@@ -96,8 +97,8 @@ def helps() -> dict[str, str]:
 def keys(kind: type = autoscaler_config.Config, prefix: str = "") -> dict[str, str]:
     """Every key of the autoscaler's configuration, dotted -> its rule."""
     found: dict[str, str] = {}
-    for name, hint in get_type_hints(kind, include_extras=True).items():
-        kinds = _kinds(hint)
+    for name, hint in fields.keys(kind).items():
+        kinds = _kinds(kind, name)
         for each in kinds:
             found |= keys(each, f"{prefix}{name}.")
         found[prefix + name] = "a section" if kinds else _rule(hint)
@@ -147,11 +148,11 @@ def _sections(
     kind: Any, prefix: str, comments: Mapping[str, str], *, optional: bool = False, which: str = ""
 ) -> list[str]:
     """One table for a section, then those of the sections in it; ``which`` it is, where there is a choice."""
-    docs = _attribute_docs(autoscaler_config)
+    docs = _attribute_docs(import_module(kind.__module__))
     rows, below = [], []
-    for name, hint in get_type_hints(kind, include_extras=True).items():
+    for name, hint in fields.keys(kind).items():
         key = prefix + name
-        kinds = _kinds(hint)
+        kinds = _kinds(kind, name)
         for each in kinds:
             default = kind.__pydantic_fields__[name].get_default(call_default_factory=True)
             # The annotated file shows the first of several, and its comments are about that one.
@@ -169,13 +170,9 @@ def _sections(
     return [f"## {title}\n\n{_one_line(about)}\n{table}", *below]
 
 
-def _kinds(hint: Any) -> list[Any]:
-    """The dataclasses of which a key holds one, if it holds a section."""
-    if isinstance(hint, type) and is_dataclass(hint):
-        return [hint]
-    if get_origin(hint) is dict:
-        return []
-    return [kind for part in get_args(hint) for kind in _kinds(part)]
+def _kinds(kind: Any, name: str) -> list[Any]:
+    """The sections of which a key holds one; ``functions`` holds those of ``defaults`` again."""
+    return [] if name == "functions" else autoscaler_config.sections(kind, name)
 
 
 def _rule(hint: Any) -> str:
@@ -205,10 +202,13 @@ def _annotated(base: Any, metadata: Iterable[Any]) -> str:
 
 
 def _validator(check: Any) -> str:
-    if check is autoscaler_config.parse_duration:
+    if check is fields.parse_duration:
         return "a duration"
     try:
-        check(object())
+        if len(inspect.signature(check).parameters) > 1:
+            check(object(), SimpleNamespace(context=autoscaler_config.CONTEXT))
+        else:
+            check(object())
     except ValueError as error:
         return str(error).removeprefix("must be ")
     return ""

@@ -30,7 +30,7 @@ from slo_autoscaler.leader import Alone, FileLock, Leader, Nobody
 from slo_autoscaler.metrics import Metrics
 from slo_autoscaler.platforms import build
 from slo_autoscaler.sources.prometheus import PrometheusSource
-from slo_autoscaler.web import Web
+from slo_autoscaler.web.listener import Web
 
 if TYPE_CHECKING:
     from slo_autoscaler.web.page import Page
@@ -153,7 +153,9 @@ def _leader(config: Config, lock: str | None, *, dry_run: bool) -> Leader:
     if dry_run:
         return Alone()  # a trial must not keep the lease from one that would act
     # Imported only where it is asked for: the Kubernetes client is large.
-    leader: Leader = importlib.import_module("slo_autoscaler.kube.lease").candidate(config)
+    leader: Leader = importlib.import_module("slo_autoscaler.kube.lease").candidate(
+        config.leader.lease, config.platform.cluster
+    )
     return leader
 
 

@@ -1,43 +1,32 @@
-"""The YAML configuration as a frozen ``Config``.
+"""The YAML configuration as a frozen ``Config``: the sections of the rooms that use them, composed.
 
-Owns every key's name, default and rule, and the words in which a wrong one is reported. Environment and flags
-come in as ``overrides``. Durations are Go syntax (``1m30s``, ``250ms``) or a plain number of seconds, and are
-seconds here.
+Owns how they are read together, the rules across sections, and the words for a fault. A key is a field of a
+section: here, in ``spec``, or in its room's ``Settings``. Environment and flags come in as ``overrides``.
 """
 
 import difflib
+import importlib
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 import yaml
-from pydantic import (
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    TypeAdapter,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
-from pydantic.dataclasses import dataclass
+from pydantic import Field, PlainValidator, TypeAdapter, ValidationError, ValidationInfo, field_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from slo_autoscaler import fields, sources
 from slo_autoscaler.errors import ConfigError
+from slo_autoscaler.fields import PositiveDuration, settings
+from slo_autoscaler.kube import lease_rules
 from slo_autoscaler.law.policies import POLICIES
-from slo_autoscaler.model import GatewaySlos, RateLimit, Slo, TargetSpec
-
-MIN_SCRAPES: Final = 4
-"""Scrapes that the query window must span: two are needed for a rate, one may be missed, one is the edge."""
+from slo_autoscaler.platforms import PLATFORMS, PlatformSettings
+from slo_autoscaler.spec import GatewaySlos, Spec, Timing
+from slo_autoscaler.web import Settings as WebSettings
 
 MISSED_RECONCILES: Final = 4
 """Intervals after which a reconcile that should have come has not: the clock jumped, or the machine slept."""
-
-OBJECTIVE: Final = 0.99
-"""Of functions without a watchdog, unless they are given one; it is the watchdog's default too."""
 
 OVERRIDES: Final = {
     "gateway_url": ("platform.gateway_url", "SLO_AUTOSCALER_GATEWAY_URL"),
@@ -46,143 +35,16 @@ OVERRIDES: Final = {
 }
 """Flag -> (key that it overrides, variable that does so too). The flag wins, then the variable."""
 
-LEASE_SHARE: Final = 3
-"""A leader acts for this less one parts of a lease; the last part is for requests that are under way."""
+CONTEXT: Final = {"policies": POLICIES}
+"""What rules of ``spec`` are held against."""
 
-_UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_GO_PART: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
-_GO_DURATION: Final = re.compile(rf"(?:{_GO_PART.pattern})+")
-_NUMBER: Final = re.compile(r"\d+(?:\.\d*)?")
 _FUNCTION_NAME: Final = re.compile(r"[A-Za-z0-9_.-]+\.[a-z0-9-]+")
 
 
-def parse_duration(value: object) -> float:
-    """Return seconds from Go syntax or a number. Raises ``ValueError`` with the rule."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, str) and _GO_DURATION.fullmatch(value):
-        return sum(float(number) * _UNITS[unit] for number, unit in _GO_PART.findall(value))
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
-        return float(value)
-    raise ValueError("must be a duration, such as 250ms, 30s or 1m30s (a plain number is seconds)")
-
-
-def _url(value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", value):
-        raise ValueError("must be an http:// or https:// URL without query")
-    return value.rstrip("/")
-
-
-def _policy(value: object) -> str:
-    if not isinstance(value, str) or value not in POLICIES:
-        raise ValueError(f"must be one of {', '.join(POLICIES)}")
-    return value
-
-
-Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0, allow_inf_nan=False)]
-PositiveDuration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, allow_inf_nan=False)]
-Url = Annotated[str, BeforeValidator(_url)]
-Factor = Annotated[float, Field(ge=1, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1, strict=True)]
-
-_STRICT: Final = ConfigDict(extra="forbid", validate_default=True)
-
-
-@dataclass(frozen=True, slots=True, config=_STRICT)
-class BasicAuth:
-    """Files that hold the gateway's user and password, as OpenFaaS mounts them."""
-
-    user_file: str
-    password_file: str
-
-
-@dataclass(frozen=True, slots=True, config=_STRICT)
-class OpenFaasConfig:
-    """Functions of OpenFaaS, scaled through its gateway."""
-
-    gateway_url: Url
-    kind: Literal["openfaas"] = "openfaas"
-    basic_auth: BasicAuth | None = None
-    namespaces: Annotated[tuple[str, ...], Field(min_length=1)] = ("openfaas-fn",)
-    timeout: PositiveDuration = 5.0
-    """For each request."""
-    concurrency: Annotated[int, Field(ge=1, le=64)] = 8
-    """Requests at a time."""
-    cap: Count | None = None
-    """The most replicas that the platform gives (OpenFaaS CE: 5). Without it, it is found by asking."""
-    cap_retry: PositiveDuration = 300.0
-    """How long a refusal is believed."""
-
-    @property
-    def place(self) -> str:
-        """Where this is, for the log."""
-        return self.gateway_url
-
-
-@dataclass(frozen=True, slots=True, config=_STRICT)
-class KubernetesConfig:
-    """Deployments that carry our annotation, scaled through the Kubernetes API."""
-
-    kind: Literal["kubernetes"] = "kubernetes"
-    kubeconfig: str | None = None
-    """A file. None: the pod's service account, or outside a cluster what KUBECONFIG names."""
-    context: str | None = None
-    """Of the kubeconfig; None: its current one."""
-    namespaces: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """None: all, which takes a ClusterRole."""
-    timeout: PositiveDuration = 5.0
-    """For each request, with its retries."""
-    concurrency: Annotated[int, Field(ge=1, le=64)] = 8
-    """Requests at a time, beside one watch for each kind of object and namespace."""
-    resync: PositiveDuration = 300.0
-    """Between two lists of everything; in between watches tell what changes."""
-    cap: Count | None = None
-    """The most replicas that any Deployment is to have, whatever its annotations say."""
-    cap_retry: PositiveDuration = 300.0
-    """How long a refusal is believed."""
-
-    @property
-    def place(self) -> str:
-        """Where this is, for the log."""
-        return _cluster(self.kind, self.namespaces)
-
-
-@dataclass(frozen=True, slots=True, config=_STRICT)
-class KnativeConfig:
-    """Revisions of Knative Serving, scaled through the Kubernetes API."""
-
-    kind: Literal["knative"] = "knative"
-    mode: Literal["class", "floor"] = "class"
-    """``class``: Revisions of the autoscaler class slo.tailbound.dev are ours. ``floor``: Knative's own
-    autoscaler keeps them, and we raise its min-scale."""
-    kubeconfig: str | None = None
-    """A file. None: the pod's service account, or outside a cluster what KUBECONFIG names."""
-    context: str | None = None
-    """Of the kubeconfig; None: its current one."""
-    namespaces: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """None: all, which takes a ClusterRole."""
-    timeout: PositiveDuration = 5.0
-    """For each request, with its retries."""
-    concurrency: Annotated[int, Field(ge=1, le=64)] = 8
-    """Requests at a time, beside one watch for each kind of object and namespace."""
-    resync: PositiveDuration = 300.0
-    """Between two lists of everything; in between watches tell what changes."""
-    cap: Count | None = None
-    """The most replicas that any Revision is to have, whatever its annotations say."""
-    cap_retry: PositiveDuration = 300.0
-    """How long a refusal is believed."""
-
-    @property
-    def place(self) -> str:
-        """Where this is, for the log."""
-        return _cluster(self.kind, self.namespaces)
-
-
-PlatformConfig = OpenFaasConfig | KubernetesConfig | KnativeConfig
-
-
-def _cluster(kind: str, namespaces: tuple[str, ...] | None) -> str:
-    return f"{kind}, {'all namespaces' if namespaces is None else ' '.join(namespaces)}"
+def platform_section(kind: str) -> type:
+    """Return the section of one kind of platform; loads that platform and no other."""
+    section: type = importlib.import_module(PLATFORMS[kind][0]).Settings
+    return section
 
 
 def _kind(platform: object) -> str:
@@ -191,176 +53,46 @@ def _kind(platform: object) -> str:
     return kind if isinstance(kind, str) else repr(kind)
 
 
-@dataclass(frozen=True, slots=True, config=_STRICT)
-class LeaseConfig:
-    """A Lease of the Kubernetes API by which one of several autoscalers acts."""
-
-    name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,251}[a-z0-9])?$")] = "slo-autoscaler"
-    namespace: str | None = None
-    """None: the one that the autoscaler runs in."""
-    duration: Annotated[PositiveDuration, Field(ge=1)] = 15.0
-    """Whole seconds. How long after the last renewal of a leader that has died another one follows."""
-    renew_interval: PositiveDuration = 2.0
-    """Between two renewals; another's lease is looked at four times as often."""
-
-    @field_validator("duration")
-    @classmethod
-    def _whole(cls, duration: float) -> float:
-        if duration != int(duration):
-            raise ValueError("must be whole seconds, as the Kubernetes API keeps it")
-        return duration
-
-    @field_validator("renew_interval")
-    @classmethod
-    def _several_tries(cls, interval: float, info: ValidationInfo) -> float:
-        duration = info.data.get("duration")
-        if duration is not None and interval > duration / LEASE_SHARE:
-            raise ValueError(f"must be at most a third of duration, {duration / LEASE_SHARE:g}s")
-        return interval
+def _platform(value: object) -> PlatformSettings:
+    """Check the section by the class of its kind."""
+    kind = _kind(value)
+    if kind not in PLATFORMS:
+        rule = PydanticCustomError("one_of", f"must be one of {', '.join(PLATFORMS)}")
+        shown = value.get("kind") if isinstance(value, Mapping) else value
+        fault = InitErrorDetails(type=rule, loc=("kind",), input=shown)
+        raise ValidationError.from_exception_data("platform", [fault])
+    checked: PlatformSettings = TypeAdapter(platform_section(kind)).validate_python(value)
+    return checked
 
 
-@dataclass(frozen=True, slots=True, config=_STRICT)
-class LeaderConfig:
+@settings
+class LeaderSettings:
     """How several autoscalers agree on who acts; a lock on a file is the command line's (``--lock``)."""
 
-    lease: LeaseConfig = Field(default_factory=LeaseConfig)
+    lease: lease_rules.Settings = Field(default_factory=lease_rules.Settings)
 
 
-@dataclass(frozen=True, slots=True, config=_STRICT)
-class PrometheusConfig:
-    """Where observations come from."""
-
-    url: Url
-    scrape_interval: PositiveDuration = 5.0
-    """What Prometheus is configured with for the functions; it cannot be asked for."""
-    window: PositiveDuration = 30.0
-    """Of latency and attainment; arrival rates are taken over ``rate_window``."""
-    timeout: PositiveDuration = 5.0
-    """For all queries of a reconcile together."""
-    max_age: PositiveDuration = 20.0
-    """A newest sample older than this is no data."""
-
-    @property
-    def rate_window(self) -> float:
-        """The shortest window that gives a rate reliably, seconds."""
-        return MIN_SCRAPES * self.scrape_interval
-
-    @field_validator("window")
-    @classmethod
-    def _spans_scrapes(cls, window: float, info: ValidationInfo) -> float:
-        scrape = info.data.get("scrape_interval")
-        if scrape is not None and window < MIN_SCRAPES * scrape:
-            raise ValueError(f"must span at least {MIN_SCRAPES} scrapes, {MIN_SCRAPES * scrape:g}s")
-        return window
-
-
-@dataclass(frozen=True, slots=True, config=_STRICT)
-class WebConfig:
-    """Where /metrics and /healthz are served, to machines, and where the status page is, to people."""
-
-    host: str = "0.0.0.0"  # noqa: S104  (a pod is scraped from outside; the local platform sets loopback)
-    port: Annotated[int, Field(ge=0, le=65535)] = 8082
-    """0 is any free port; the log says which."""
-    page_host: str = "127.0.0.1"
-    """The page asks nobody who they are: beyond loopback, put it behind something that does."""
-    page_port: Annotated[int, Field(ge=0, le=65535)] | None = 8083
-    """As ``port``; None: no page."""
-    page_allowed_hosts: tuple[str, ...] = ()
-    """Host names by which browsers may ask for the page, besides localhost and addresses."""
-
-
-@dataclass(frozen=True, slots=True, config=_STRICT)
-class ScaleUpConfig:
-    """One decision may multiply by ``max_factor`` or add ``max_step``, whichever allows more."""
-
-    max_factor: Factor = 2.0
-    max_step: Count = 4
-    cooldown: Duration = 0.0
-
-
-@dataclass(frozen=True, slots=True, config=_STRICT)
-class ScaleDownConfig:
-    """One decision may divide by ``max_factor`` or take away ``max_step``, whichever allows more."""
-
-    max_factor: Factor = 2.0
-    max_step: Count = 1
-    cooldown: Duration = 0.0
-    stabilization_window: Duration = 60.0
-
-
-@dataclass(frozen=True, slots=True, config=_STRICT)
-class ScalingConfig:
-    """How a function is scaled; ``functions`` may override any of it for one function."""
-
-    policy: Annotated[str, BeforeValidator(_policy)] = "slo"
-    mode: Literal["active", "shadow"] = "active"
-    """``shadow``: decide and record next to the incumbent, never act."""
-    signals: Literal["watchdog", "gateway"] = "watchdog"
-    """``gateway``: the function has no batching watchdog; its SLO stands here, and the gateway measures."""
-    slo_latency: PositiveDuration | None = None
-    """With ``signals: gateway`` only: a watchdog declares its function's SLO itself."""
-    slo_objective: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Likewise; the share of requests that may take no longer. None: as the watchdog's default."""
-    min_replicas: Count = 1
-    """Where the label com.openfaas.scale.min is absent."""
-    max_replicas: Count = 5
-    """Where the label com.openfaas.scale.max is absent."""
-    utilization_target: Annotated[float, Field(gt=0, le=1)] = 0.8
-    utilization_limit: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """How near to the capacity to plan while error budget is in hand."""
-    tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    min_samples: Count = 20
-    start_up_time: Duration = 10.0
-    scale_to_zero_after: PositiveDuration | None = None
-    """Without a single request for so long, the last replica goes too; None: never."""
-    scale_up: ScaleUpConfig = Field(default_factory=ScaleUpConfig)
-    scale_down: ScaleDownConfig = Field(default_factory=ScaleDownConfig)
-
-    @field_validator("slo_latency", "slo_objective")
-    @classmethod
-    def _declared_once(cls, value: float | None, info: ValidationInfo) -> float | None:
-        signals = info.data.get("signals")
-        if signals == "watchdog" and value is not None:
-            raise ValueError("is for signals: gateway only; a watchdog declares its function's SLO itself")
-        if signals == "gateway" and value is None and info.field_name == "slo_latency":
-            raise ValueError("must be a duration, such as 250ms, with signals: gateway")
-        return value
-
-    @field_validator("max_replicas")
-    @classmethod
-    def _above_minimum(cls, most: int, info: ValidationInfo) -> int:
-        least = info.data.get("min_replicas")
-        if least is not None and most < least:
-            raise ValueError(f"must be at least min_replicas, {least}")
-        return most
-
-
-@dataclass(frozen=True, slots=True, config=_STRICT)
+@settings
 class Config:
     """Checked settings of one autoscaler."""
 
-    platform: Annotated[
-        Annotated[OpenFaasConfig, Tag("openfaas")]
-        | Annotated[KubernetesConfig, Tag("kubernetes")]
-        | Annotated[KnativeConfig, Tag("knative")],
-        Discriminator(_kind),
-    ]
-    prometheus: PrometheusConfig
+    platform: Annotated[PlatformSettings, PlainValidator(_platform)]
+    prometheus: sources.Settings
     interval: PositiveDuration = 5.0
     """Between the starts of two reconciles."""
-    web: WebConfig = Field(default_factory=WebConfig)
-    leader: LeaderConfig | None = None
+    web: WebSettings = Field(default_factory=WebSettings)
+    leader: LeaderSettings | None = None
     """None: this autoscaler is the only one, or a lock on a file keeps it apart from others."""
-    defaults: ScalingConfig = Field(default_factory=ScalingConfig)
-    functions: dict[str, ScalingConfig] = Field(default_factory=dict)
+    defaults: Spec = Field(default_factory=Spec)
+    functions: dict[str, Spec] = Field(default_factory=dict)
     """name.namespace -> what differs from ``defaults``, already merged with them."""
 
     @field_validator("leader")
     @classmethod
-    def _outlasts_requests(cls, leader: LeaderConfig | None, info: ValidationInfo) -> LeaderConfig | None:
+    def _outlasts_requests(cls, leader: LeaderSettings | None, info: ValidationInfo) -> LeaderSettings | None:
         platform = info.data.get("platform")
         if leader is not None and platform is not None:
-            least = LEASE_SHARE * platform.timeout
+            least = lease_rules.LEASE_SHARE * platform.timeout
             if leader.lease.duration < least:
                 raise ValueError(f"lease.duration must be at least three times platform.timeout, {least:g}s")
         return leader
@@ -368,10 +100,11 @@ class Config:
     @field_validator("defaults", "functions")
     @classmethod
     def _can_be_woken(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(info.data.get("platform"), KubernetesConfig):
-            scalings = {"": value} if info.field_name == "defaults" else value
-            for name, scaling in scalings.items():
-                if scaling.scale_to_zero_after is not None:
+        platform = info.data.get("platform")
+        if platform is not None and not platform.wakes:
+            specs = {"": value} if info.field_name == "defaults" else value
+            for name, spec in specs.items():
+                if spec.scale_to_zero_after is not None:
                     where = f"{name}: " if name else ""
                     raise ValueError(
                         f"{where}scale_to_zero_after must be null: nothing wakes a Deployment from zero"
@@ -380,7 +113,7 @@ class Config:
 
     @field_validator("functions")
     @classmethod
-    def _full_names(cls, functions: dict[str, ScalingConfig]) -> dict[str, ScalingConfig]:
+    def _full_names(cls, functions: dict[str, Spec]) -> dict[str, Spec]:
         for name in functions:
             if not _FUNCTION_NAME.fullmatch(name):
                 raise ValueError(f"{name!r} must be name.namespace, such as vision.openfaas-fn")
@@ -392,77 +125,91 @@ class Config:
 
         Raises ``ConfigError`` with one line for each fault: file, key, value, rule.
         """
-        try:
-            twice = _keys_given_twice(yaml.compose(text, yaml.SafeLoader))
-            raw = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError) as error:  # ValueError: a timestamp that is no date
-            raise ConfigError([f"{file}: not YAML: {' '.join(str(error).split())}"]) from None
-        if twice:
-            raise ConfigError([f"{file}: {_key(key)}: is given twice, line {line}" for key, line in twice])
-        raw = {} if raw is None else raw
-        if not isinstance(raw, dict):
-            raise ConfigError([f"{file}: must be a mapping of keys, such as platform: and prometheus:"])
+        raw = _mapping(text, file)
         for key, value in (overrides or {}).items():
-            if key == "platform.gateway_url" and _kind(raw.get("platform")) != "openfaas":
-                continue  # the other platforms have no gateway
+            if key == "platform.gateway_url" and "gateway_url" not in _platform_keys(raw):
+                continue
             raw = _override(raw, key.split("."), value)
         try:
-            return _ADAPTER.validate_python(_with_defaults(raw))
+            return _ADAPTER.validate_python(_with_defaults(raw), context=CONTEXT)
         except ValidationError as error:
-            raise ConfigError(_lines(error, file)) from None
+            raise ConfigError(_lines(error, file, raw)) from None
 
-    def target(self, function_name: str) -> TargetSpec:
+    def target(self, function_name: str) -> Spec:
         """Return how one function (name.namespace) is to be scaled."""
-        scaling = self.functions.get(function_name, self.defaults)
-        up, down = scaling.scale_up, scaling.scale_down
-        return TargetSpec(
-            function_name=function_name,
-            policy=scaling.policy,
-            mode=scaling.mode,
-            min_replicas=scaling.min_replicas,
-            max_replicas=scaling.max_replicas,
-            utilization_target=scaling.utilization_target,
-            utilization_limit=max(scaling.utilization_limit, scaling.utilization_target),
-            tolerance=scaling.tolerance,
-            min_samples=scaling.min_samples,
-            start_up_time=scaling.start_up_time,
-            rate_lag=self.prometheus.rate_window / 2,
-            settle_time=self.prometheus.window + 2 * self.prometheus.scrape_interval,
-            max_age=self.prometheus.max_age,
-            longest_gap=max(MISSED_RECONCILES * self.interval, self.prometheus.max_age),
-            scale_to_zero_after=scaling.scale_to_zero_after,
-            stabilization_window=down.stabilization_window,
-            up=RateLimit(up.max_factor, up.max_step, up.cooldown),
-            down=RateLimit(down.max_factor, down.max_step, down.cooldown),
+        source = self.prometheus
+        timing = Timing(
+            rate_lag=source.rate_window / 2,
+            settle_time=source.window + 2 * source.scrape_interval,
+            max_age=source.max_age,
+            longest_gap=max(MISSED_RECONCILES * self.interval, source.max_age),
             cap_retry=self.platform.cap_retry,
         )
+        return replace(self.functions.get(function_name, self.defaults), timing=timing)
+
+    @property
+    def longest_start_up(self) -> float:
+        """The longest start-up time of any function, seconds."""
+        return max(spec.start_up_time for spec in (self.defaults, *self.functions.values()))
 
     def gateway_slos(self) -> GatewaySlos:
         """Return the SLOs of the functions that are judged by the gateway's metrics."""
-        return GatewaySlos(
-            {name: _gateway_slo(scaling) for name, scaling in self.functions.items()},
-            _gateway_slo(self.defaults),
-        )
+        named = {name: spec.gateway_slo for name, spec in self.functions.items()}
+        return GatewaySlos(named, self.defaults.gateway_slo)
 
 
-def _gateway_slo(scaling: ScalingConfig) -> Slo | None:
-    if scaling.signals != "gateway" or scaling.slo_latency is None:
-        return None
-    return Slo(scaling.slo_latency, scaling.slo_objective or OBJECTIVE)
+_ADAPTER: Final = TypeAdapter(Config)
+_WEB: Final = TypeAdapter(WebSettings)
 
 
 def read_config(path: str, overrides: Mapping[str, object] | None = None) -> Config:
     """Return the configuration in the file, with what overrides it. Raises ``ConfigError``."""
+    return Config.parse(_text(path), path, overrides)
+
+
+def read_web(path: str | None, overrides: Mapping[str, object] | None = None) -> WebSettings:
+    """Return the section ``web`` alone, for those who ask a running autoscaler. Raises ``ConfigError``.
+
+    ``path`` None is a file without one; nothing else of the file is checked.
+    """
+    raw = {} if path is None else _mapping(_text(path), path)
+    for key, value in (overrides or {}).items():
+        raw = _override(raw, key.split("."), value)
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        return _WEB.validate_python(raw.get("web", {}))
+    except ValidationError as error:
+        faults = [{**fault, "loc": ("web", *fault["loc"])} for fault in error.errors(include_url=False)]
+        raise ConfigError([_line(fault, path or "environment", raw) for fault in faults]) from None
+
+
+def sections(section: type, key: str) -> list[type]:
+    """Return the sections that a key of a section may hold: of ``platform`` one for each kind."""
+    if section is Config and key == "platform":
+        return [platform_section(kind) for kind in PLATFORMS]
+    return fields.sections(fields.keys(section)[key])
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
     except UnicodeDecodeError:
         raise ConfigError([f"{path}: must be UTF-8 text"]) from None
-    return Config.parse(text, path, overrides)
 
 
-_ADAPTER: Final = TypeAdapter(Config)
+def _mapping(text: str, file: str) -> dict[str, Any]:
+    """Return the keys of YAML text. Raises ``ConfigError``."""
+    try:
+        twice = _keys_given_twice(yaml.compose(text, yaml.SafeLoader))
+        raw = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a timestamp that is no date
+        raise ConfigError([f"{file}: not YAML: {' '.join(str(error).split())}"]) from None
+    if twice:
+        raise ConfigError([f"{file}: {_key(key)}: is given twice, line {line}" for key, line in twice])
+    if raw is not None and not isinstance(raw, dict):
+        raise ConfigError([f"{file}: must be a mapping of keys, such as platform: and prometheus:"])
+    return raw or {}
 
 
 def _keys_given_twice(node: yaml.Node | None, path: str = "") -> list[tuple[str, int]]:
@@ -499,39 +246,47 @@ def _merged(below: object, above: object) -> object:
     return below | {key: _merged(below.get(key), value) for key, value in above.items()}
 
 
-def _lines(error: ValidationError, file: str) -> list[str]:
+def _lines(error: ValidationError, file: str, raw: Mapping[str, Any]) -> list[str]:
     faults = error.errors(include_url=False)
     inherited = {fault["loc"][1:] for fault in faults if fault["loc"][:1] == ("defaults",)}
     return [
-        f"{file}: {'.'.join(_key(part) for part in _place(fault))}: {_rule(fault)}"
+        _line(fault, file, raw)
         for fault in faults
         if not (fault["loc"][:1] == ("functions",) and fault["loc"][2:] in inherited)
     ]
 
 
-def _place(fault: Any) -> tuple[object, ...]:
-    """Return the keys that lead to a fault, as they stand in the file."""
-    loc: tuple[object, ...] = fault["loc"]
-    if fault["type"] == "union_tag_invalid":
-        return (*loc, "kind")
-    # Under platform the second part is which of its kinds was meant.
-    return ("platform", *loc[2:]) if loc[:1] == ("platform",) else loc
+def _line(fault: Any, file: str, raw: Mapping[str, Any]) -> str:
+    return f"{file}: {'.'.join(map(_key, fault['loc']))}: {_rule(fault, raw)}"
 
 
-def _rule(fault: Any) -> str:
+def _rule(fault: Any, raw: Mapping[str, Any]) -> str:
     if fault["type"] == "unexpected_keyword_argument":
-        known = _KEYS.get(str(fault["loc"][-2]) if len(fault["loc"]) > 1 else "", _SCALING_KEYS)
+        known = _known(fault["loc"][:-1], raw)
         near = difflib.get_close_matches(str(fault["loc"][-1]), known, 1)
         hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
         return f"unknown key; {hint}"
     if fault["type"].startswith("missing"):
         return "must be set"
-    if fault["type"] == "union_tag_invalid":
-        return f"{_shown(fault['input'].get('kind'))} must be one of {', '.join(_KINDS)}"
     if fault["type"] == "dataclass_type":
         return f"{_shown(fault['input'])} must be a mapping of keys"
     rule = str(fault["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
     return rule if fault["loc"] in _WHOLE else f"{_shown(fault['input'])} {rule}"
+
+
+def _known(place: tuple[object, ...], raw: Mapping[str, Any]) -> list[str]:
+    """Return the keys of the section at a place in the file."""
+    section: type = Config
+    for part in place:
+        if section is Config and part == "platform":
+            section = platform_section(_kind(raw.get("platform")))
+        elif part in fields.keys(section):
+            section = sections(section, str(part))[0]
+    return list(fields.keys(section))
+
+
+def _platform_keys(raw: Mapping[str, Any]) -> list[str]:
+    return _known(("platform",), raw) if _kind(raw.get("platform")) in PLATFORMS else []
 
 
 def _shown(value: object) -> str:
@@ -544,24 +299,5 @@ def _key(part: object) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(part))
 
 
-def _keys(kind: Any) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind))
-
-
-_KINDS: Final = {"openfaas": OpenFaasConfig, "kubernetes": KubernetesConfig, "knative": KnativeConfig}
 _WHOLE: Final = (("functions",), ("defaults",), ("leader",))
 """Sections with rules over all that is in them: these name what is wrong themselves."""
-_SCALING_KEYS: Final = _keys(ScalingConfig)
-_KEYS: Final[Mapping[str, Iterable[str]]] = {
-    "": _keys(Config),
-    **{kind: _keys(config) for kind, config in _KINDS.items()},
-    "leader": _keys(LeaderConfig),
-    "lease": _keys(LeaseConfig),
-    "basic_auth": _keys(BasicAuth),
-    "prometheus": _keys(PrometheusConfig),
-    "web": _keys(WebConfig),
-    "defaults": _SCALING_KEYS,
-    "scale_up": _keys(ScaleUpConfig),
-    "scale_down": _keys(ScaleDownConfig),
-}
-"""Section -> its keys; what is not here is one function's overrides."""

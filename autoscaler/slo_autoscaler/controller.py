@@ -13,9 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from math import isinf
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
-from slo_autoscaler.config import Config
 from slo_autoscaler.conflict import FEW, WITHIN, Rival
 from slo_autoscaler.errors import FunctionGoneError, PlatformError, SourceError
 from slo_autoscaler.journal import Entry, Journal
@@ -25,10 +24,11 @@ from slo_autoscaler.law.memory import TargetState
 from slo_autoscaler.law.restart import Past, warm
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.metrics import Metrics
-from slo_autoscaler.model import Decision, Observation, Scale, TargetSpec
-from slo_autoscaler.platforms import Platform
+from slo_autoscaler.model import Decision, Observation, Scale
+from slo_autoscaler.platforms import Platform, PlatformSettings
 from slo_autoscaler.shadow import Shadow, imagined
-from slo_autoscaler.sources import Source
+from slo_autoscaler.sources import Settings, Source
+from slo_autoscaler.spec import Spec
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Clocks:
 class _Target:
     """What is kept of one function."""
 
-    spec: TargetSpec
+    spec: Spec
     state: TargetState | None = None
     before: TargetState | None = None
     """``state`` as it was before the decision that is being carried out."""
@@ -69,12 +69,40 @@ class _Target:
     """Reconciles to sit out."""
 
 
+class Plan(Protocol):
+    """What the controller needs of the configuration."""
+
+    @property
+    def interval(self) -> float:
+        """Seconds between the starts of two reconciles."""
+        ...
+
+    @property
+    def platform(self) -> PlatformSettings:
+        """How long a step may take, and how many requests are made at a time."""
+        ...
+
+    @property
+    def prometheus(self) -> Settings:
+        """How long observing may take."""
+        ...
+
+    @property
+    def longest_start_up(self) -> float:
+        """Seconds, as configured: so much history is asked for."""
+        ...
+
+    def target(self, function_name: str) -> Spec:
+        """Return how a function is scaled."""
+        ...
+
+
 class Controller:
     """Reconciles all functions; ``run`` does so until it is told to stop."""
 
     def __init__(
         self,
-        config: Config,
+        config: Plan,
         source: Source,
         platform: Platform,
         metrics: Metrics,
@@ -199,10 +227,8 @@ class Controller:
     def _recall(self) -> None:
         """Ask once for the arrivals from before this start; without them forecasts begin now."""
         self._recalled_at = self._clocks.monotonic()
-        scalings = [self._config.defaults, *self._config.functions.values()]
-        span = max(TREND_HISTORY, *(scaling.start_up_time for scaling in scalings))
         try:
-            self._past = self._source.history(span)
+            self._past = self._source.history(max(TREND_HISTORY, self._config.longest_start_up))
         except SourceError as error:
             logger.warning("no history from before the start, going on without: %s", error)
             self._past = {}
@@ -280,7 +306,7 @@ class Controller:
         real = scale
         if spec.mode == "shadow":
             shadow = target.shadow or Shadow.beside(real, now)
-            shadow = shadow.passed(seen, real, spec.start_up_time, spec.longest_gap, now)
+            shadow = shadow.passed(seen, real, spec.start_up_time, spec.timing.longest_gap, now)
             scale = shadow.scale(real, now)
             seen = None if seen is None else imagined(seen, real, scale)
             target.shadow = shadow
@@ -318,7 +344,7 @@ class Controller:
         if self._journal.record(entry):
             self._emit(json.dumps(entry.document()))
 
-    def _acts(self, spec: TargetSpec) -> bool:
+    def _acts(self, spec: Spec) -> bool:
         return self._leading and not self._dry_run and spec.mode == "active"
 
     def _act(self, wanted: Mapping[str, int]) -> int:

@@ -4,7 +4,7 @@ Values only. The rules are in ``policies`` and ``decide``.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 Numbers = Mapping[str, float | None]
@@ -62,79 +62,6 @@ class Reason(StrEnum):
     IDLE = "Idle"
     """No request for ``scale_to_zero_after``, on positive evidence: down to 0."""
     ABOVE_MAXIMUM = "AboveMaximum"
-
-
-@dataclass(frozen=True, slots=True)
-class RateLimit:
-    """How far one decision may go: by ``max_factor`` or by ``max_step``, whichever allows more."""
-
-    max_factor: float
-    max_step: int
-    cooldown: float
-    """Seconds: upwards since the last scale-up, downwards since the last change in either direction."""
-
-
-@dataclass(frozen=True, slots=True)
-class Slo:
-    """``latency`` seconds, met by the share ``objective`` of all requests."""
-
-    latency: float
-    objective: float
-
-
-@dataclass(frozen=True, slots=True)
-class GatewaySlos:
-    """The SLOs of functions without our watchdog, which are judged by the gateway's metrics."""
-
-    named: Mapping[str, Slo | None] = field(default_factory=dict)
-    """name.namespace -> its SLO; None: this one has a watchdog, whatever holds for the others."""
-    others: Slo | None = None
-    """For every function that is not named; None: they have watchdogs."""
-
-    def of(self, function_name: str) -> Slo | None:
-        """Return the SLO that the gateway's metrics are held against; None: the watchdog's are used."""
-        return self.named.get(function_name, self.others)
-
-    def __bool__(self) -> bool:
-        """Tell whether there is any such function."""
-        return self.others is not None or any(slo is not None for slo in self.named.values())
-
-
-@dataclass(frozen=True, slots=True)
-class TargetSpec:
-    """How one function is to be scaled. Durations are seconds."""
-
-    function_name: str
-    """name.namespace"""
-    policy: str
-    mode: str
-    """``active``, or ``shadow``: decided and recorded, never carried out. The controller minds it."""
-    min_replicas: int
-    """Where the function has no com.openfaas.scale.min label; likewise ``max_replicas``."""
-    max_replicas: int
-    utilization_target: float
-    """Share of the learned capacity to plan with; of the SLO's latency in ``proportional``."""
-    utilization_limit: float
-    """The most that it may become while error budget is in hand, at least the target."""
-    tolerance: float
-    min_samples: int
-    start_up_time: float
-    """From asking for a replica to its first answer; longer if scale-ups are seen to take longer."""
-    rate_lag: float
-    """How old a rate is on average: half its window."""
-    settle_time: float
-    """After a change, how long the query window still holds the time before it."""
-    max_age: float
-    """A newest sample older than this is no data."""
-    longest_gap: float
-    """More than this between two decisions is no passing of time that anything may be concluded from."""
-    scale_to_zero_after: float | None
-    """Without any request for so long, on positive evidence, the wish is 0; None: never."""
-    stabilization_window: float
-    up: RateLimit
-    down: RateLimit
-    cap_retry: float
-    """How long a platform's refusal to give more is believed before it is asked again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from autoscaler.values import MINIMAL
-from slo_autoscaler.config import Config, LeaderConfig, parse_duration
+from slo_autoscaler.config import Config, LeaderSettings
 from slo_autoscaler.errors import ConfigError
+from slo_autoscaler.fields import parse_duration
 from slo_autoscaler.law.policies import POLICIES
-from slo_autoscaler.model import Slo
 from slo_autoscaler.platforms import PLATFORMS
+from slo_autoscaler.spec import Slo
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -27,7 +28,7 @@ def test_two_urls_are_enough():
     config = Config.parse(MINIMAL, "as.yaml")
     assert config.platform.kind in PLATFORMS
     assert config.target("any.fn").policy in POLICIES
-    assert config.target("any.fn").rate_lag == config.prometheus.rate_window / 2
+    assert config.target("any.fn").timing.rate_lag == config.prometheus.rate_window / 2
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_the_annotated_example_shows_the_defaults_as_it_says():
     plain = Config.parse(MINIMAL, "as.yaml")
     assert example.defaults == plain.defaults
     assert (example.web, example.interval) == (plain.web, plain.interval)
-    assert example.leader == LeaderConfig()
+    assert example.leader == LeaderSettings()
     for part, but in (("prometheus", {"url"}), ("platform", {"gateway_url", "basic_auth", "cap"})):
         shown, default = getattr(example, part), getattr(plain, part)
         for name in set(type(shown).__dataclass_fields__) - but:
@@ -64,14 +65,14 @@ functions: {a.fn: {policy: proportional, scale_down: {cooldown: 1m}}}
         "as.yaml",
     )
     spec = config.target("a.fn")
-    assert (spec.policy, spec.tolerance, spec.down.cooldown, spec.down.max_step) == (
+    assert (spec.policy, spec.tolerance, spec.scale_down.cooldown, spec.scale_down.max_step) == (
         "proportional",
         0.2,
         60.0,
         3,
     )
     assert config.target("b.fn").policy == "slo"
-    assert config.target("b.fn").down.cooldown == 5.0
+    assert config.target("b.fn").scale_down.cooldown == 5.0
 
 
 def test_overrides_win_over_the_file_and_may_supply_what_it_lacks():
@@ -244,7 +245,7 @@ prometheus: {url: "http://prometheus:9090"}
 def test_plain_kubernetes_needs_nothing_but_its_name():
     platform = Config.parse(KUBERNETES, "as.yaml").platform
     assert (platform.kubeconfig, platform.namespaces, platform.cap) == (None, None, None)
-    assert Config.parse(KUBERNETES, "as.yaml").target("a.shop").cap_retry == platform.cap_retry
+    assert Config.parse(KUBERNETES, "as.yaml").target("a.shop").timing.cap_retry == platform.cap_retry
 
 
 def test_a_gateway_is_overridden_where_there_is_one_only():
@@ -318,4 +319,4 @@ functions: {ours.fn: {signals: watchdog, slo_latency: null}}
 
 @pytest.mark.parametrize(("interval", "gap"), [("1s", 20.0), ("5s", 20.0), ("30s", 120.0)])
 def test_a_reconcile_that_is_late_by_some_intervals_is_no_jump_of_the_clock(interval, gap):
-    assert Config.parse(MINIMAL + f"interval: {interval}", "as.yaml").target("a.fn").longest_gap == gap
+    assert Config.parse(MINIMAL + f"interval: {interval}", "as.yaml").target("a.fn").timing.longest_gap == gap

@@ -19,7 +19,8 @@ from slo_autoscaler.law.policies import TOLERANT_FROM, UP_TOLERANCE
 from slo_autoscaler.law.recurrence import Recurrence
 from slo_autoscaler.law.restart import LONGEST_START_UP
 from slo_autoscaler.law.window import History, SlidingMax
-from slo_autoscaler.model import Observation, RateLimit, Reason, Scale
+from slo_autoscaler.model import Observation, Reason, Scale
+from slo_autoscaler.spec import ScaleDown, ScaleUp
 
 TWO = Scale(desired=2, available=2)
 FIVE = Scale(desired=5, available=5)
@@ -74,8 +75,12 @@ def test_a_step_stays_within_the_rate_limits_unless_it_restores_the_bounds(spec,
         if decision.replicas is None or decision.reason in (Reason.BELOW_MINIMUM, Reason.ABOVE_MAXIMUM):
             continue
         now = before.desired
-        assert decision.replicas <= max(math.floor(now * spec.up.max_factor), now + spec.up.max_step)
-        assert decision.replicas >= min(math.ceil(now / spec.down.max_factor), now - spec.down.max_step)
+        assert decision.replicas <= max(
+            math.floor(now * spec.scale_up.max_factor), now + spec.scale_up.max_step
+        )
+        assert decision.replicas >= min(
+            math.ceil(now / spec.scale_down.max_factor), now - spec.scale_down.max_step
+        )
 
 
 @given(specs, scales, stories)
@@ -89,7 +94,7 @@ def test_nothing_scales_down_within_the_stabilization_window_of_the_start_or_of_
         if decision.replicas > before.desired:
             raised_at = now
         elif decision.reason not in (Reason.ABOVE_MAXIMUM, Reason.IDLE):
-            assert now - raised_at >= spec.stabilization_window
+            assert now - raised_at >= spec.scale_down.stabilization_window
 
 
 @given(specs, scales, stories)
@@ -120,7 +125,7 @@ def test_zero_follows_only_a_whole_idle_period_of_positive_evidence(spec, scale,
         )
         if not evidence or before.desired == 0:
             began = math.inf
-        elif now - last > spec.longest_gap or began == math.inf:
+        elif now - last > spec.timing.longest_gap or began == math.inf:
             began = now
         last = now
         if decision.reason is Reason.IDLE:
@@ -133,7 +138,8 @@ def test_zero_follows_only_a_whole_idle_period_of_positive_evidence(spec, scale,
 @given(specs, observations, scales, st.floats(1, 10))
 def test_more_load_on_the_same_past_never_gets_fewer_replicas(spec, observation, scale, more):
     """Where the objective is met: whether a miss is the capacity's fault depends on the load itself."""
-    spec, observation = replace(spec, longest_gap=math.inf), replace(observation, attainment=None)
+    spec = replace(spec, timing=replace(spec.timing, longest_gap=math.inf))
+    observation = replace(observation, attainment=None)
     counts = [
         at(spec, loaded, scale)[0].replicas
         for loaded in (observation, replace(observation, rate=observation.rate * more))
@@ -180,10 +186,10 @@ def test_cooldowns_are_kept(spec, scale, story):
             continue
         restores = decision.reason in (Reason.BELOW_MINIMUM, Reason.ABOVE_MAXIMUM)
         if decision.replicas > before.desired:
-            assert restores or now - up_at >= spec.up.cooldown
+            assert restores or now - up_at >= spec.scale_up.cooldown
             up_at = now
         else:
-            assert restores or now - any_at >= spec.down.cooldown
+            assert restores or now - any_at >= spec.scale_down.cooldown
         any_at = now
 
 
@@ -210,7 +216,7 @@ def test_without_data_everything_holds_and_afterwards_no_dip_follows(spec, scale
     held, state = decide(spec, nothing, scale, state, now + 300)
     assert (held.replicas, held.reason) == (None, Reason.NO_DATA)
     after, _ = decide(spec, seen(rate=0.0, in_flight=0.0), scale, state, now + 301)
-    if spec.stabilization_window > 1.0 and after.reason is not Reason.ABOVE_MAXIMUM:
+    if spec.scale_down.stabilization_window > 1.0 and after.reason is not Reason.ABOVE_MAXIMUM:
         assert after.replicas is None or after.replicas > scale.desired
 
 
@@ -287,7 +293,7 @@ HOLDS = [
         Reason.COOLING_DOWN,
         None,
         seen(rate=1000.0),
-        spec={"up": RateLimit(2.0, 4, 30.0)},
+        spec={"scale_up": ScaleUp(2.0, 4, 30.0)},
         state={"scaled_up_at": LATER - 29.0},
     ),
     Case(Reason.SCALE_DOWN_STABILIZED, None, seen(rate=100.0, up_replicas=5.0), FIVE, lately=(950.0, 5)),
@@ -374,7 +380,7 @@ def test_every_decision_tells_the_numbers_that_it_came_from(case):
 
 
 def test_scaling_down_waits_for_the_stabilization_window():
-    spec, idle = a_spec(stabilization_window=60.0), seen(rate=100.0, up_replicas=5.0)
+    spec, idle = a_spec(), seen(rate=100.0, up_replicas=5.0)
     state = TargetState.initial(spec, FIVE, 0.0)
     decision, state = decide(spec, idle, FIVE, state, 59.0)
     assert (decision.replicas, decision.reason) == (None, Reason.SCALE_DOWN_STABILIZED)
@@ -421,7 +427,7 @@ def test_without_capacity_and_latency_no_fewer_replicas_are_known_to_be_safe():
 
 
 def test_a_scale_up_cools_down():
-    spec = a_spec(up=RateLimit(max_factor=1.0, max_step=1, cooldown=30.0))
+    spec = a_spec(scale_up=ScaleUp(max_factor=1.0, max_step=1, cooldown=30.0))
     busy = seen(rate=1000.0)
     decision, state = at(spec, busy, TWO, 100.0)
     assert decision.replicas == 3
@@ -433,7 +439,7 @@ def test_a_scale_up_cools_down():
 
 
 def test_a_scale_down_cools_down_since_any_change():
-    spec = a_spec(stabilization_window=0.0, down=RateLimit(max_factor=1.0, max_step=1, cooldown=30.0))
+    spec = a_spec(scale_down=ScaleDown(max_factor=1.0, max_step=1, cooldown=30.0, stabilization_window=0.0))
     idle = seen(rate=0.0, in_flight=0.0, up_replicas=5.0)
     decision, state = at(spec, idle, FIVE, 100.0)
     assert decision.replicas == 4
@@ -455,7 +461,7 @@ def test_a_platform_that_gives_less_is_named_with_both_numbers_and_asked_again_l
 
 
 def test_a_count_that_somebody_else_set_stands_for_one_stabilization_window():
-    spec, calm = a_spec(stabilization_window=60.0), seen(rate=100.0, up_replicas=5.0)
+    spec, calm = a_spec(), seen(rate=100.0, up_replicas=5.0)
     _, state = at(spec, calm, TWO, 1000.0)
     decision, state = decide(spec, calm, FIVE, state, 1005.0)
     assert decision.reason is Reason.SCALE_DOWN_STABILIZED
@@ -602,7 +608,7 @@ def test_no_panic_while_replicas_are_starting():
 def test_little_budget_makes_scaling_down_slower_and_much_does_not():
     held_for = {}
     for budget in (None, 1.0, 0.5, 0.25, 0.0, -3.0):
-        spec, calm = a_spec(stabilization_window=60.0), seen(up_replicas=5.0, budget_remaining=budget)
+        spec, calm = a_spec(), seen(up_replicas=5.0, budget_remaining=budget)
         state, now = TargetState.initial(spec, FIVE, 0.0), 0.0
         decision = None
         while decision is None or decision.replicas is None:
@@ -613,7 +619,7 @@ def test_little_budget_makes_scaling_down_slower_and_much_does_not():
 
 
 def test_peaks_at_known_times_need_no_longer_window():
-    spec, calm = a_spec(stabilization_window=60.0), seen(up_replicas=5.0, budget_remaining=0.0)
+    spec, calm = a_spec(), seen(up_replicas=5.0, budget_remaining=0.0)
     rhythm = Recurrence((-1700.0, -1100.0, -500.0, 100.0))
     state = replace(
         TargetState.initial(spec, FIVE, 100.0), headroom=Headroom(regret=LONGEST, recurrence=rhythm)

@@ -10,9 +10,10 @@ from prometheus_client import CollectorRegistry
 
 from autoscaler import doubles
 from autoscaler.doubles import a_gateway, free_port
-from slo_autoscaler.cli.explain import SENTENCES, main, of_lines, score, sentence
+from slo_autoscaler.cli.explain import main, of_lines
 from slo_autoscaler.model import Reason
-from slo_autoscaler.web import Web
+from slo_autoscaler.web.listener import Web
+from slo_autoscaler.words import SENTENCES, score, sentence
 
 NAME = "vision.openfaas-fn"
 EVERYTHING = {

@@ -24,11 +24,11 @@ from autoscaler.knative_world import (
     labels,
 )
 from autoscaler.kube_server import a_kube_server
-from slo_autoscaler.config import KnativeConfig
 from slo_autoscaler.errors import FunctionGoneError, PlatformError
 from slo_autoscaler.kube.loop import DEBOUNCE_SECONDS
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
+from slo_autoscaler.platforms.knative import Settings as KnativeSettings
 from slo_autoscaler.platforms.knative import knative
 from slo_autoscaler.platforms.knative.floor import Floor
 from slo_autoscaler.platforms.knative.minimum import APPLIED, MIN_SCALE, OPT_IN, ORIGINAL
@@ -69,7 +69,7 @@ def start(world, tmp_path):
 
     def start(leader=None, **settings):
         settings = {"timeout": 2.0, **settings}
-        config = KnativeConfig(kubeconfig=world.server.kubeconfig(tmp_path), **settings)
+        config = KnativeSettings(kubeconfig=world.server.kubeconfig(tmp_path), **settings)
         platform = knative(config, leader or Alone())
         platforms.append(platform)
         return platform

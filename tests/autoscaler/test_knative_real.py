@@ -11,9 +11,9 @@ from autoscaler.doubles import until
 from autoscaler.knative_plane import make_kinds
 from autoscaler.knative_world import an_autoscaler, labels
 from autoscaler.test_kubernetes_real import DEPLOYMENTS
-from slo_autoscaler.config import KnativeConfig
 from slo_autoscaler.errors import NotFoundError
 from slo_autoscaler.leader import Alone
+from slo_autoscaler.platforms.knative import Settings as KnativeSettings
 from slo_autoscaler.platforms.knative.objects import POD_AUTOSCALERS, SERVICES
 from slo_autoscaler.platforms.knative.own_class import OwnClass
 from slo_autoscaler.platforms.knative.status import condition
@@ -50,7 +50,9 @@ def test_a_revision_of_our_class_becomes_ready_and_follows_decisions(cluster, na
     autoscaler = an_autoscaler(NAME, "tabular", 1, min_scale="2", max_scale="6")
     autoscaler["metadata"]["namespace"] = namespace
     cluster.create(POD_AUTOSCALERS.path(namespace), autoscaler)
-    platform = OwnClass(KnativeConfig(kubeconfig=kubeconfig, namespaces=(namespace,), timeout=10.0), Alone())
+    platform = OwnClass(
+        KnativeSettings(kubeconfig=kubeconfig, namespaces=(namespace,), timeout=10.0), Alone()
+    )
     deployment = DEPLOYMENTS.path(namespace, f"{NAME}-deployment")
     try:
         until(lambda: cluster.get(deployment)["spec"]["replicas"] == 2, "it is raised to its minimum")

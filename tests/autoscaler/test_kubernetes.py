@@ -6,11 +6,11 @@ from autoscaler import doubles
 from autoscaler.doubles import until
 from autoscaler.freezing_proxy import a_freezing_proxy
 from autoscaler.kube_server import a_deployment, a_kube_server
-from slo_autoscaler.config import KubernetesConfig
 from slo_autoscaler.errors import FunctionGoneError, PlatformError, UnreachableError
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms.kubernetes import Kubernetes
+from slo_autoscaler.platforms.kubernetes import Settings as KubernetesSettings
 
 APPS = ("apps/v1", "deployments")
 WEB = ("apps/v1", "deployments", "shop", "web")
@@ -33,7 +33,7 @@ def connect(server, tmp_path):
     def make(address=None, **settings):
         settings = {"timeout": 5.0, **settings}
         platform = Kubernetes(
-            KubernetesConfig(kubeconfig=server.kubeconfig(tmp_path, address), **settings), Alone()
+            KubernetesSettings(kubeconfig=server.kubeconfig(tmp_path, address), **settings), Alone()
         )
         made.append(platform)
         return platform

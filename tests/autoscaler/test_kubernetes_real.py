@@ -12,12 +12,13 @@ import yaml
 from autoscaler.control_plane import a_namespace, kubectl, real
 from autoscaler.doubles import until
 from autoscaler.freezing_proxy import a_freezing_proxy
-from slo_autoscaler.config import KubernetesConfig, LeaseConfig
 from slo_autoscaler.errors import ConflictError
 from slo_autoscaler.kube.client import KubeApi, Resource
 from slo_autoscaler.kube.lease import LEASES, LeaseLeader, lease_timeout
+from slo_autoscaler.kube.lease_rules import Settings as LeaseSettings
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.platforms.kubernetes import Kubernetes
+from slo_autoscaler.platforms.kubernetes import Settings as KubernetesSettings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -70,7 +71,7 @@ def test_a_stale_version_is_refused_by_the_scale_subresource(cluster, namespace)
 def test_a_deployment_is_found_scaled_and_has_its_event(cluster, namespace, kubeconfig):
     deploy(cluster, namespace)
     platform = Kubernetes(
-        KubernetesConfig(kubeconfig=kubeconfig, namespaces=(namespace,), timeout=10.0), Alone()
+        KubernetesSettings(kubeconfig=kubeconfig, namespaces=(namespace,), timeout=10.0), Alone()
     )
     try:
         name = f"web.{namespace}"
@@ -86,7 +87,7 @@ def test_a_deployment_is_found_scaled_and_has_its_event(cluster, namespace, kube
 
 
 def lead(kubeconfig, namespace, identity, **changes):
-    config = LeaseConfig(**{"namespace": namespace, "duration": 3.0, "renew_interval": 0.5, **changes})
+    config = LeaseSettings(**{"namespace": namespace, "duration": 3.0, "renew_interval": 0.5, **changes})
     api = KubeApi(kubeconfig, timeout=lease_timeout(config.duration), connections=1)
     return LeaseLeader(api, config, identity)
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from slo_autoscaler.model import GatewaySlos, Observation, Scale, Slo
+from slo_autoscaler.model import Observation, Scale
+from slo_autoscaler.spec import GatewaySlos, Slo
 
 
 @pytest.mark.parametrize(

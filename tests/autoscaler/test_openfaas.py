@@ -8,7 +8,6 @@ import pytest
 
 from autoscaler import doubles
 from autoscaler.doubles import Function, a_gateway, free_port
-from slo_autoscaler.config import BasicAuth, OpenFaasConfig
 from slo_autoscaler.errors import ConfigError, FunctionGoneError, PlatformError
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
@@ -18,8 +17,10 @@ from slo_autoscaler.platforms.openfaas import (
     MIN_LABEL,
     ZERO_DURATION_LABEL,
     ZERO_LABEL,
+    BasicAuth,
     OpenFaas,
 )
+from slo_autoscaler.platforms.openfaas import Settings as OpenFaasSettings
 
 
 @pytest.fixture
@@ -31,13 +32,13 @@ def gateway():
 
 @pytest.fixture
 def platform(gateway):
-    openfaas = OpenFaas(OpenFaasConfig(gateway_url=gateway.url, timeout=2.0), Alone())
+    openfaas = OpenFaas(OpenFaasSettings(gateway_url=gateway.url, timeout=2.0), Alone())
     yield openfaas
     openfaas.close()
 
 
 def test_functions_of_the_configured_namespaces_are_found(gateway):
-    both = OpenFaas(OpenFaasConfig(gateway_url=gateway.url, namespaces=("openfaas-fn", "staging")), Alone())
+    both = OpenFaas(OpenFaasSettings(gateway_url=gateway.url, namespaces=("openfaas-fn", "staging")), Alone())
     assert both.scales() == {
         "vision.openfaas-fn": Scale(desired=3, available=3, min=2, max=9),
         "text.staging": Scale(desired=1, available=1),
@@ -87,7 +88,7 @@ def test_the_labels_by_which_pro_lets_a_function_go_are_honored(platform, gatewa
 
 
 def test_the_configured_cap_is_part_of_every_scale(gateway):
-    capped = OpenFaas(OpenFaasConfig(gateway_url=gateway.url, cap=5), Alone())
+    capped = OpenFaas(OpenFaasSettings(gateway_url=gateway.url, cap=5), Alone())
     assert capped.scale("vision.openfaas-fn").cap == 5
     capped.close()
 
@@ -103,7 +104,7 @@ def test_basic_auth_comes_from_the_files(gateway, tmp_path):
     (tmp_path / "user").write_text("admin\n")
     (tmp_path / "password").write_text("secret\n")
     auth = BasicAuth(user_file=str(tmp_path / "user"), password_file=str(tmp_path / "password"))
-    openfaas = OpenFaas(OpenFaasConfig(gateway_url=gateway.url, basic_auth=auth), Alone())
+    openfaas = OpenFaas(OpenFaasSettings(gateway_url=gateway.url, basic_auth=auth), Alone())
     assert list(openfaas.scales()) == ["vision.openfaas-fn"]
     openfaas.close()
 
@@ -123,7 +124,7 @@ def test_a_secret_that_cannot_be_read_stops_the_start(tmp_path, content, why):
     with pytest.raises(
         ConfigError, match=rf"platform\.basic_auth\.user_file: .* must be a readable file: {why}"
     ):
-        OpenFaas(OpenFaasConfig(gateway_url="http://127.0.0.1:1", basic_auth=auth), Alone())
+        OpenFaas(OpenFaasSettings(gateway_url="http://127.0.0.1:1", basic_auth=auth), Alone())
 
 
 def test_a_function_that_is_not_there_is_gone(platform):
@@ -191,7 +192,7 @@ def test_a_gateway_that_panics_is_an_error(platform, gateway):
 def test_a_gateway_that_does_not_answer_is_given_up(gateway):
     released = threading.Event()
     gateway.faults["GET"] = doubles.hang(released)
-    impatient = OpenFaas(OpenFaasConfig(gateway_url=gateway.url, timeout=0.1), Alone())
+    impatient = OpenFaas(OpenFaasSettings(gateway_url=gateway.url, timeout=0.1), Alone())
     with pytest.raises(PlatformError, match="ReadTimeout"):
         impatient.scales()
     released.set()
@@ -199,7 +200,7 @@ def test_a_gateway_that_does_not_answer_is_given_up(gateway):
 
 
 def test_a_gateway_that_is_not_there_is_an_error():
-    openfaas = OpenFaas(OpenFaasConfig(gateway_url=f"http://127.0.0.1:{free_port()}"), Alone())
+    openfaas = OpenFaas(OpenFaasSettings(gateway_url=f"http://127.0.0.1:{free_port()}"), Alone())
     with pytest.raises(PlatformError, match="ConnectionError"):
         openfaas.scales()
     openfaas.close()

@@ -6,8 +6,8 @@ import pytest
 
 from autoscaler import doubles
 from autoscaler.doubles import a_fleet, a_gateway, a_prometheus, free_port, until
-from slo_autoscaler.config import PrometheusConfig
 from slo_autoscaler.errors import SourceError
+from slo_autoscaler.sources import Settings as PrometheusSettings
 from slo_autoscaler.sources.prometheus import PrometheusSource
 
 VECTOR = b'{"status": "success", "data": {"resultType": "vector", "result": %s}}'
@@ -21,7 +21,7 @@ def server():
 
 @pytest.fixture
 def source(server):
-    prometheus = PrometheusSource(PrometheusConfig(url=server.url, timeout=30.0))
+    prometheus = PrometheusSource(PrometheusSettings(url=server.url, timeout=30.0))
     yield prometheus
     prometheus.close()
 
@@ -29,7 +29,7 @@ def source(server):
 @pytest.fixture
 def hasty(server):
     """The source where it is given up, and soon."""
-    prometheus = PrometheusSource(PrometheusConfig(url=server.url, timeout=0.3))
+    prometheus = PrometheusSource(PrometheusSettings(url=server.url, timeout=0.3))
     yield prometheus
     prometheus.close()
 
@@ -104,7 +104,7 @@ def test_a_history_that_makes_no_sense_is_a_source_error(server, source, body, w
 
 
 def test_a_prometheus_that_is_not_there_is_a_source_error():
-    source = PrometheusSource(PrometheusConfig(url=f"http://127.0.0.1:{free_port()}"))
+    source = PrometheusSource(PrometheusSettings(url=f"http://127.0.0.1:{free_port()}"))
     with pytest.raises(SourceError, match="ConnectionError"):
         source.observe()
     source.close()
@@ -121,7 +121,7 @@ def test_the_real_prometheus_answers_every_signal_for_all_functions_at_once(tmp_
         one.rate, one.good, two.rate = 100.0, 0.9, 100.0
         targets = {"busy.fn": [one.address, two.address], "idle.fn": [idle.address]}
         with a_prometheus(tmp_path, targets) as prometheus:
-            config = PrometheusConfig(url=prometheus.url, scrape_interval=0.25, window=2.0)
+            config = PrometheusSettings(url=prometheus.url, scrape_interval=0.25, window=2.0)
             source = PrometheusSource(config)
             until(lambda: _samples(source) > 250, "both replicas are seen")
             busy, quiet = source.observe()["busy.fn"], source.observe()["idle.fn"]

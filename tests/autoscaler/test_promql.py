@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.law.restart import Past
-from slo_autoscaler.model import GatewaySlos, Observation, Slo
-from slo_autoscaler.promql import (
+from slo_autoscaler.model import Observation
+from slo_autoscaler.sources.promql import (
     GATEWAY_SIGNALS,
     HISTORY,
     RECORDED,
@@ -24,6 +24,7 @@ from slo_autoscaler.promql import (
     pasts,
     queries,
 )
+from slo_autoscaler.spec import GatewaySlos, Slo
 
 names = st.sampled_from(["a.fn", "b.fn", "c.fn"])
 

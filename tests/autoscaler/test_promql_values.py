@@ -6,8 +6,8 @@ import subprocess
 import pytest
 import yaml
 
-from slo_autoscaler.model import GatewaySlos, Slo
-from slo_autoscaler.promql import gateway_queries, history_queries, queries
+from slo_autoscaler.sources.promql import gateway_queries, history_queries, queries
+from slo_autoscaler.spec import GatewaySlos, Slo
 
 # Every 5 s for 150 s, judged at 120 s.
 WATCHDOGS = {

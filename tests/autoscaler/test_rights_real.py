@@ -14,16 +14,18 @@ from autoscaler.knative_plane import CONFIG_MAPS, make_kinds
 from autoscaler.knative_world import an_autoscaler, labels
 from autoscaler.test_knative_real import NAME, a_deployment, service
 from autoscaler.test_kubernetes_real import DEPLOY, DEPLOYMENTS, deploy
-from slo_autoscaler.config import KnativeConfig, KubernetesConfig, LeaseConfig
 from slo_autoscaler.errors import ConflictError, NotFoundError
 from slo_autoscaler.kube.client import KubeApi, Resource
 from slo_autoscaler.kube.lease import LEASES, LeaseLeader, lease_timeout
+from slo_autoscaler.kube.lease_rules import Settings as LeaseSettings
 from slo_autoscaler.leader import Alone
+from slo_autoscaler.platforms.knative import Settings as KnativeSettings
 from slo_autoscaler.platforms.knative.floor import Floor
 from slo_autoscaler.platforms.knative.minimum import MIN_SCALE, OPT_IN
 from slo_autoscaler.platforms.knative.objects import POD_AUTOSCALERS, REVISIONS, SERVICES
 from slo_autoscaler.platforms.knative.own_class import OwnClass
 from slo_autoscaler.platforms.kubernetes import Kubernetes
+from slo_autoscaler.platforms.kubernetes import Settings as KubernetesSettings
 
 pytestmark = real("etcd", "kube-apiserver", "kubectl")
 
@@ -87,7 +89,7 @@ def test_deployments_need_every_right_of_their_role_and_no_other(cluster, namesp
     role = cluster.get(CLUSTER_ROLES.path(name="slo-autoscaler"))
     deploy(cluster, namespace)
     function = f"web.{namespace}"
-    platform = Kubernetes(KubernetesConfig(**installed.where(namespace)), Alone())
+    platform = Kubernetes(KubernetesSettings(**installed.where(namespace)), Alone())
     try:
         assert platform.scales()[function].desired == 2
         platform.scale(function)
@@ -121,7 +123,7 @@ def test_a_leader_needs_every_right_of_its_role_and_no_other(cluster, install, m
     role = cluster.get(ROLES.path(where, "slo-autoscaler-lease"))
     with suppress(NotFoundError):
         cluster.delete(LEASES.path(where, "slo-autoscaler"))
-    config = LeaseConfig(duration=15.0, renew_interval=0.2, namespace=where)
+    config = LeaseSettings(duration=15.0, renew_interval=0.2, namespace=where)
     leader = LeaseLeader(
         KubeApi(installed.kubeconfig, timeout=lease_timeout(config.duration), connections=1), config
     )
@@ -161,7 +163,7 @@ def test_the_class_needs_every_right_of_its_role_and_no_other(cluster, settings,
     namespace = a_revision
     installed = install("-k", DEPLOY / "knative/class")
     role = cluster.get(CLUSTER_ROLES.path(name="slo-autoscaler-knative-class"))
-    platform = OwnClass(KnativeConfig(**installed.where(a_revision)), Alone())
+    platform = OwnClass(KnativeSettings(**installed.where(a_revision)), Alone())
     try:
         until(lambda: service(cluster, namespace), "there is a ServerlessService")
         until(
@@ -193,7 +195,7 @@ def test_without_the_right_to_finalizers_no_service_of_an_owner_can_be_made(
     role = cluster.get(path)
     short = [each for each in role["rules"] if "podautoscalers/finalizers" not in each["resources"]]
     cluster.patch(path, {"rules": short})
-    platform = OwnClass(KnativeConfig(**installed.where(a_revision)), Alone())
+    platform = OwnClass(KnativeSettings(**installed.where(a_revision)), Alone())
     autoscaler = POD_AUTOSCALERS.path(a_revision, NAME)
 
     def said():
@@ -226,7 +228,7 @@ def test_the_floor_needs_every_right_of_its_role_and_no_other(cluster, settings,
         "spec": {"traffic": [{"revisionName": NAME, "percent": 100}]},
     }
     cluster.create(Resource(REVISIONS.api, "routes").path(namespace), route)
-    platform = Floor(KnativeConfig(mode="floor", **installed.where(namespace)), Alone())
+    platform = Floor(KnativeSettings(mode="floor", **installed.where(namespace)), Alone())
     try:
         until(lambda: f"tabular.{namespace}" in platform.scales(), "it is found")
         platform.set_scale(f"tabular.{namespace}", 4)

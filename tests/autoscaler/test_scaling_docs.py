@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from autoscaler.values import a_spec, seen
-from slo_autoscaler import promql
 from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.memory import TargetState
-from slo_autoscaler.model import GatewaySlos, Reason, Scale, Slo
-from slo_autoscaler.promql import GATEWAY_SIGNALS, HISTORY, RECORDED, SIGNALS
+from slo_autoscaler.model import Reason, Scale
+from slo_autoscaler.sources import promql
+from slo_autoscaler.sources.promql import GATEWAY_SIGNALS, HISTORY, RECORDED, SIGNALS
+from slo_autoscaler.spec import GatewaySlos, Slo
 
 ROOT = Path(__file__).parents[2]
 SCALING = (ROOT / "docs" / "scaling.md").read_text().replace(r"\|", "|")

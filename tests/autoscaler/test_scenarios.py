@@ -16,7 +16,8 @@ from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.headroom import CAREFUL
 from slo_autoscaler.law.memory import TargetState
 from slo_autoscaler.law.restart import Past, warm
-from slo_autoscaler.model import Observation, Scale, TargetSpec
+from slo_autoscaler.model import Observation, Scale
+from slo_autoscaler.spec import Spec
 
 CAPACITY, START, WINDOW, SLO, TICK = 100.0, 8.0, 8.0, 0.2, 1.0
 SPEC = a_spec(max_replicas=20, rate_lag=WINDOW / 2, settle_time=WINDOW + 2, start_up_time=START)
@@ -37,7 +38,7 @@ class World:
     counts: list[int] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     state: TargetState | None = None
-    spec: TargetSpec = SPEC
+    spec: Spec = SPEC
 
     def second(self, now: float, rate: float, *, data: bool = True) -> None:
         if self.replicas == 0 and rate:

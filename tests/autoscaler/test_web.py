@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from slo_autoscaler.errors import ConfigError
-from slo_autoscaler.web import Web
+from slo_autoscaler.web.listener import Web
 
 
 class Decided:

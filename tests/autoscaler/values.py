@@ -1,13 +1,14 @@
 """Values and hypothesis strategies that the autoscaler's tests share."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from hypothesis import strategies as st
 
 from slo_autoscaler.config import Config
 from slo_autoscaler.law.policies import POLICIES
-from slo_autoscaler.model import Observation, RateLimit, Scale, TargetSpec
+from slo_autoscaler.model import Observation, Scale
+from slo_autoscaler.spec import ScaleDown, ScaleUp, Spec, Timing
 
 MINIMAL = """
 platform: {gateway_url: "http://gateway:8080"}
@@ -17,9 +18,11 @@ prometheus: {url: "http://prometheus:9090"}
 NAME = "vision.openfaas-fn"
 
 
-def a_spec(**changes: Any) -> TargetSpec:
-    """Return the spec of the default configuration, with changes."""
-    return replace(Config.parse(MINIMAL, "test").target(NAME), **changes)
+def a_spec(**changes: Any) -> Spec:
+    """Return the spec of the default configuration, with changes to it and to its timing."""
+    spec = Config.parse(MINIMAL, "test").target(NAME)
+    timing = {field.name: changes.pop(field.name) for field in fields(Timing) if field.name in changes}
+    return replace(spec, timing=replace(spec.timing, **timing), **changes)
 
 
 def seen(**changes: Any) -> Observation:
@@ -72,12 +75,11 @@ observations = st.builds(
 )
 """With data and an SLO; signals beyond that may be missing."""
 
-limits = st.builds(
-    RateLimit,
-    max_factor=st.floats(1, 4),
-    max_step=st.integers(1, 5),
-    cooldown=st.sampled_from([0.0, 7.0, 30.0]),
-)
+limits: dict[str, Any] = {
+    "max_factor": st.floats(1, 4),
+    "max_step": st.integers(1, 5),
+    "cooldown": st.sampled_from([0.0, 7.0, 30.0]),
+}
 
 specs = st.builds(
     a_spec,
@@ -89,9 +91,8 @@ specs = st.builds(
     max_replicas=st.integers(3, 30),
     start_up_time=st.sampled_from([0.0, 3.0, 30.0]),
     scale_to_zero_after=st.sampled_from([None, 30.0, 90.0]),
-    stabilization_window=st.sampled_from([0.0, 20.0, 60.0]),
-    up=limits,
-    down=limits,
+    scale_up=st.builds(ScaleUp, **limits),
+    scale_down=st.builds(ScaleDown, stabilization_window=st.sampled_from([0.0, 20.0, 60.0]), **limits),
 )
 
 scales = st.builds(

@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from contract.exposed import PROMETHEUS, ROOT, exposed, metrics_in, recorded, rules
-from slo_autoscaler.promql import GATEWAY_SIGNALS, HISTORY, RECORDED, SIGNALS
+from slo_autoscaler.sources.promql import GATEWAY_SIGNALS, HISTORY, RECORDED, SIGNALS
 
 RECORDED_NAME = re.compile(r"\b(?:slo|function_name)\w*:[\w:]+")
 

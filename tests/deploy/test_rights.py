@@ -9,11 +9,12 @@ import yaml
 
 from autoscaler.doubles import status, until
 from autoscaler.kube_server import KubeServer, a_deployment, a_kube_server
-from slo_autoscaler.config import KubernetesConfig, LeaseConfig
 from slo_autoscaler.kube.client import KubeApi
 from slo_autoscaler.kube.lease import LeaseLeader, lease_timeout
+from slo_autoscaler.kube.lease_rules import Settings as LeaseSettings
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.platforms.kubernetes import Kubernetes
+from slo_autoscaler.platforms.kubernetes import Settings as KubernetesSettings
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 
@@ -48,7 +49,7 @@ def test_the_platform_kubernetes_asks_for_all_that_its_role_allows_and_for_nothi
     role = rules("autoscaler-kubernetes.yaml", "ClusterRole", "slo-autoscaler")
     server.rules = role
     server.put("apps/v1", "deployments", a_deployment(autoscale="true"))
-    platform = Kubernetes(KubernetesConfig(kubeconfig=server.kubeconfig(tmp_path), timeout=5.0), Alone())
+    platform = Kubernetes(KubernetesSettings(kubeconfig=server.kubeconfig(tmp_path), timeout=5.0), Alone())
     try:
         assert platform.scales()["web.shop"].desired == 2
         until(lambda: server.watches() == 2, "both kinds are watched")
@@ -77,7 +78,7 @@ def test_a_leader_asks_for_all_that_its_role_allows_and_for_nothing_else(
 ):
     role = rules(manifest, "Role", "slo-autoscaler-lease")
     server.rules = role
-    config = LeaseConfig(duration=15.0, renew_interval=0.05)
+    config = LeaseSettings(duration=15.0, renew_interval=0.05)
     api = KubeApi(server.kubeconfig(tmp_path), timeout=lease_timeout(config.duration), connections=1)
     leader = LeaseLeader(api, config)
     try:

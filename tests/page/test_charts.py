@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slo_autoscaler.errors import SourceError
-from slo_autoscaler.model import Slo
+from slo_autoscaler.spec import Slo
 from slo_autoscaler.web import charts
 
 WINDOWS = {"rate_window": 20.0, "window": 30.0}

@@ -6,8 +6,8 @@ import pytest
 
 from autoscaler import doubles
 from autoscaler.doubles import a_gateway
-from slo_autoscaler.config import PrometheusConfig
 from slo_autoscaler.errors import SourceError
+from slo_autoscaler.sources import Settings as PrometheusSettings
 from slo_autoscaler.web import reader as web_reader
 from slo_autoscaler.web.charts import Grid
 from slo_autoscaler.web.reader import Reader
@@ -30,7 +30,7 @@ def clock():
 
 @pytest.fixture
 def reader(prometheus, clock):
-    reader = Reader(PrometheusConfig(url=prometheus.url, timeout=20.0), lambda: clock[0])
+    reader = Reader(PrometheusSettings(url=prometheus.url, timeout=20.0), lambda: clock[0])
     yield reader
     reader.close()
 
@@ -75,7 +75,7 @@ def test_any_failure_is_one_line_with_the_address(reader, prometheus, fault, wor
 def test_a_prometheus_that_hangs_is_given_up_after_the_timeout(prometheus):
     until = threading.Event()
     prometheus.faults["GET"] = doubles.hang(until)
-    reader = Reader(PrometheusConfig(url=prometheus.url, timeout=0.2))
+    reader = Reader(PrometheusSettings(url=prometheus.url, timeout=0.2))
     with pytest.raises(SourceError, match=r"not answered within 0\.2 s|Timeout"):
         reader.ranges({"a": "x", "b": "y"}, AT)
     until.set()

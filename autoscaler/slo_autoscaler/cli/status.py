@@ -23,7 +23,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from slo_autoscaler.config import Config, read_config
+from slo_autoscaler.config import read_web
 from slo_autoscaler.errors import ConfigError
 from slo_autoscaler.web.rows import COLUMNS, DEFAULT_SORT, SORTS, STATES
 
@@ -197,10 +197,7 @@ def _asked(url: str, address: str) -> dict[str, Any] | str:
 
 def _own_url(config: str | None) -> str:
     """Return where the page of this machine's autoscaler is, by its configuration or the default."""
-    # Only its web section is wanted here; the two URLs that must be set may come from elsewhere.
-    overrides: dict[str, object] = {"platform.gateway_url": "http://-", "prometheus.url": "http://-"}
-    found = Config.parse("", "environment", overrides) if config is None else read_config(config, overrides)
-    web = found.web
+    web = read_web(config)
     if not web.page_port:
         why = "null: there is no page"
         if web.page_port == 0:

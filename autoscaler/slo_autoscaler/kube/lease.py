@@ -16,11 +16,12 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
-from slo_autoscaler.config import LEASE_SHARE, Config, LeaseConfig, OpenFaasConfig
 from slo_autoscaler.errors import ConflictError, NotFoundError, PlatformError
 from slo_autoscaler.kube.client import Document, KubeApi, Resource
 from slo_autoscaler.kube.lease_rules import (
+    LEASE_SHARE,
     Lease,
+    Settings,
     Sighting,
     Step,
     acts_until,
@@ -49,16 +50,11 @@ def lease_timeout(duration: float) -> float:
     return duration / (2 * LEASE_SHARE)
 
 
-def candidate(config: Config) -> "LeaseLeader":
-    """Return the leader that the configuration asks for, by the platform's API server.
-
-    OpenFaaS' configuration names none: there it is the one whose pod this is.
-    """
-    lease = LeaseConfig() if config.leader is None else config.leader.lease
-    platform = config.platform
-    where = (None, None) if isinstance(platform, OpenFaasConfig) else (platform.kubeconfig, platform.context)
+def candidate(settings: Settings, cluster: tuple[str | None, str | None]) -> "LeaseLeader":
+    """Return the leader by the lease that the settings name; ``cluster``: kubeconfig and context, or None."""
     # Connections of its own: renewals wait for nobody.
-    return LeaseLeader(KubeApi(*where, timeout=lease_timeout(lease.duration), connections=1), lease)
+    api = KubeApi(*cluster, timeout=lease_timeout(settings.duration), connections=1)
+    return LeaseLeader(api, settings)
 
 
 class LeaseLeader:
@@ -67,15 +63,15 @@ class LeaseLeader:
     def __init__(
         self,
         api: KubeApi,
-        config: LeaseConfig,
+        settings: Settings,
         identity: str | None = None,
         clock: Callable[[], float] = own_clock,
     ) -> None:
         """``api`` is closed by ``close``; its timeout should be ``lease_timeout``'s."""
         self._api = api
-        self._config = config
-        self._namespace = config.namespace or api.namespace
-        self._path = LEASES.path(self._namespace, config.name)
+        self._settings = settings
+        self._namespace = settings.namespace or api.namespace
+        self._path = LEASES.path(self._namespace, settings.name)
         self._clock = clock
         self.identity = identity or f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
         self._sighting: Sighting | None = None
@@ -96,12 +92,12 @@ class LeaseLeader:
             if leads != self._led:
                 self._led = leads
                 if leads:
-                    logger.info("leads, by the lease %s/%s", self._namespace, self._config.name)
+                    logger.info("leads, by the lease %s/%s", self._namespace, self._settings.name)
                 elif not self._stop.is_set():
                     logger.error(
                         "the lease %s/%s could not be renewed in time: no longer the leader",
                         self._namespace,
-                        self._config.name,
+                        self._settings.name,
                     )
             return leads
 
@@ -117,7 +113,7 @@ class LeaseLeader:
                 if lease.holder == self.identity:
                     document["spec"] = released(lease, datetime.now(UTC))
                     self._api.replace(self._path, document, patient=False)
-                    logger.info("the lease %s/%s is given back", self._namespace, self._config.name)
+                    logger.info("the lease %s/%s is given back", self._namespace, self._settings.name)
         self._acts_until = float("-inf")
         self._api.close()
 
@@ -127,10 +123,10 @@ class LeaseLeader:
 
     def _pause(self) -> float:
         """Return the seconds until the next poll."""
-        interval = self._config.renew_interval * random.uniform(0.8, 1.0)  # noqa: S311
+        interval = self._settings.renew_interval * random.uniform(0.8, 1.0)  # noqa: S311
         if self._logged:
             return interval
-        return pause(self._sighting, self.identity, self._config.duration, interval, self._clock())
+        return pause(self._sighting, self.identity, self._settings.duration, interval, self._clock())
 
     def _poll(self) -> None:
         """Read the lease, and take or renew it if that is allowed."""
@@ -153,7 +149,7 @@ class LeaseLeader:
         self._logged = ""
 
     def _try(self) -> None:
-        config = self._config
+        config = self._settings
         document = self._read()
         if document is None:
             self._sighting = None
@@ -187,6 +183,6 @@ class LeaseLeader:
         if holder != self._holder:
             logger.info(
                 "%s holds the lease %s/%s: standing by; not applying decisions",
-                *(holder, self._namespace, self._config.name),
+                *(holder, self._namespace, self._settings.name),
             )
         self._holder = holder

@@ -15,12 +15,45 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from slo_autoscaler.config import LEASE_SHARE
+from pydantic import Field, ValidationInfo, field_validator
+
+from slo_autoscaler.fields import PositiveDuration, settings
+
+LEASE_SHARE: Final = 3
+"""A leader acts for this less one parts of a lease; the last part is for requests that are under way."""
 
 POLLS_PER_RENEWAL: Final = 4
 """How often a standby reads the lease in the time of one renewal."""
+
+
+@settings
+class Settings:
+    """A Lease of the Kubernetes API by which one of several autoscalers acts."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,251}[a-z0-9])?$")] = "slo-autoscaler"
+    namespace: str | None = None
+    """None: the one that the autoscaler runs in."""
+    duration: Annotated[PositiveDuration, Field(ge=1)] = 15.0
+    """Whole seconds. How long after the last renewal of a leader that has died another one follows."""
+    renew_interval: PositiveDuration = 2.0
+    """Between two renewals; another's lease is looked at four times as often."""
+
+    @field_validator("duration")
+    @classmethod
+    def _whole(cls, duration: float) -> float:
+        if duration != int(duration):
+            raise ValueError("must be whole seconds, as the Kubernetes API keeps it")
+        return duration
+
+    @field_validator("renew_interval")
+    @classmethod
+    def _several_tries(cls, interval: float, info: ValidationInfo) -> float:
+        duration = info.data.get("duration")
+        if duration is not None and interval > duration / LEASE_SHARE:
+            raise ValueError(f"must be at most a third of duration, {duration / LEASE_SHARE:g}s")
+        return interval
 
 
 class Step(Enum):

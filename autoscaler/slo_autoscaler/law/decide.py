@@ -22,7 +22,8 @@ from slo_autoscaler.law.policies import (
     quick,
 )
 from slo_autoscaler.law.restart import smoothed
-from slo_autoscaler.model import Decision, Numbers, Observation, Reason, Recommendation, Scale, TargetSpec
+from slo_autoscaler.model import Decision, Numbers, Observation, Reason, Recommendation, Scale
+from slo_autoscaler.spec import Spec
 
 CORRECTION_STEP: Final = 0.9
 """One settled period of misses with room takes a tenth off the learned capacity."""
@@ -51,7 +52,7 @@ BUDGET_AMPLE: Final = 0.5
 
 
 def decide(
-    spec: TargetSpec, observation: Observation | None, scale: Scale, state: TargetState, now: float
+    spec: Spec, observation: Observation | None, scale: Scale, state: TargetState, now: float
 ) -> tuple[Decision, TargetState]:
     """Return what to do with one function now, and what to remember. Every step can end in a hold.
 
@@ -121,7 +122,7 @@ class _Bounds:
 
 
 def _judge(
-    spec: TargetSpec,
+    spec: Spec,
     observation: Observation,
     scale: Scale,
     outlook: Outlook,
@@ -143,11 +144,13 @@ def _judge(
         held_up = _why_not_up(spec, observation, wish, state, now)
         if held_up is not None:
             return Decision(None, held_up, numbers), state
-        most = max(math.floor(scale.desired * spec.up.max_factor), scale.desired + spec.up.max_step)
+        up = spec.scale_up
+        most = max(math.floor(scale.desired * up.max_factor), scale.desired + up.max_step)
         return _scaled(min(bounded, most), wish.reason, numbers, scale, state, now)
 
     if bounded < scale.desired:
-        least = min(math.ceil(scale.desired / spec.down.max_factor), scale.desired - spec.down.max_step)
+        down = spec.scale_down
+        least = min(math.ceil(scale.desired / down.max_factor), scale.desired - down.max_step)
         lower = max(bounded, least)
         held_down, lower = _why_not_down(spec, observation, scale, outlook, wish, state, lower, now)
         if held_down is not None:
@@ -160,14 +163,14 @@ def _judge(
     return Decision(None, reason, numbers), state
 
 
-def _in_step(spec: TargetSpec, state: TargetState, now: float) -> TargetState:
+def _in_step(spec: Spec, state: TargetState, now: float) -> TargetState:
     """Move all remembered times by what the clock jumped, so that the jump is no time that passed.
 
     Backwards, or forwards by more than ``longest_gap`` (a machine that slept): no window may run out, and no
     cooldown last for hours, by that alone. What must hold without a gap, the idle period, begins anew.
     """
     gap = now - state.decided_at
-    if 0.0 <= gap <= spec.longest_gap:
+    if 0.0 <= gap <= spec.timing.longest_gap:
         return state
     refusal = state.refusal
     return replace(
@@ -187,10 +190,10 @@ def _in_step(spec: TargetSpec, state: TargetState, now: float) -> TargetState:
     )
 
 
-def _notice(spec: TargetSpec, scale: Scale, state: TargetState, now: float) -> TargetState:
+def _notice(spec: Spec, scale: Scale, state: TargetState, now: float) -> TargetState:
     refusal = state.refusal if state.refusal is not None and now < state.refusal.until else None
     if state.asked is not None and scale.desired < state.asked:
-        refusal = Refusal(state.asked, scale.desired, now + spec.cap_retry)
+        refusal = Refusal(state.asked, scale.desired, now + spec.timing.cap_retry)
     recommendations, idle_since = state.recommendations, state.idle_since
     if scale.desired != (state.desired if state.asked is None else state.asked):
         # Somebody else set this count: it stands for one stabilization window before it is lowered, and for
@@ -216,12 +219,12 @@ def _notice(spec: TargetSpec, scale: Scale, state: TargetState, now: float) -> T
     )
 
 
-def _data_check(spec: TargetSpec, seen: Observation | None, scale: Scale) -> Reason | None:
+def _data_check(spec: Spec, seen: Observation | None, scale: Scale) -> Reason | None:
     if not scale.enabled:
         return Reason.DISABLED
     if scale.desired == 0:
         return Reason.SCALED_TO_ZERO
-    if seen is None or seen.age is None or seen.age > spec.max_age:
+    if seen is None or seen.age is None or seen.age > spec.timing.max_age:
         return Reason.NO_DATA
     if seen.slo_latency is None or seen.slo_objective is None:
         return Reason.NOT_MANAGED
@@ -231,11 +234,11 @@ def _data_check(spec: TargetSpec, seen: Observation | None, scale: Scale) -> Rea
 
 
 def _look_ahead(
-    spec: TargetSpec, seen: Observation, scale: Scale, state: TargetState, now: float
+    spec: Spec, seen: Observation, scale: Scale, state: TargetState, now: float
 ) -> tuple[Outlook, TargetState]:
     rate = seen.arrival_rate or 0.0
     start_up = _start_up(spec, state)
-    horizon = start_up + spec.rate_lag
+    horizon = start_up + spec.timing.rate_lag
     rates = state.rates.push(now, rate)
     recent = rates.within(now, start_up)
     expected = forecast(rates.within(now, TREND_HISTORY), recent, now, horizon)
@@ -251,30 +254,32 @@ def _look_ahead(
     # A burst that is over asks for nothing, and is no fault of the capacity.
     lasts = is_missed and (seen.burn_short is None or seen.burn_short > 1.0)
     since_change = now - state.changed_at
-    settled = since_change >= spec.settle_time
+    settled = since_change >= spec.timing.settle_time
     room = seen.capacity is not None and rate <= scale.available * seen.capacity * state.correction
     is_futile = futile(
         seen, state.service_baseline, is_missed=is_missed, overloaded=bool(seen.capacity) and not room
     )
     # What more replicas would not mend is neither spent nor regretted. Time without data is not quiet.
     burn = None if is_futile or (quick(seen) and is_missed) else seen.burn_short or 0.0
-    passed = min(max(0.0, now - state.seen_at), spec.longest_gap)
+    passed = min(max(0.0, now - state.seen_at), spec.timing.longest_gap)
     headroom = state.headroom.after(now, passed, rate, seen.arrival_rate_now or 0.0, burn)
     # A capacity is doubted when there are more misses than headroom answers.
     doubted = lasts and (headroom.excessive or is_futile or not seen.capacity)
     correction, corrected_at = state.correction, state.corrected_at
-    if doubted and room and not is_futile and settled and now - corrected_at >= spec.settle_time:
+    if doubted and room and not is_futile and settled and now - corrected_at >= spec.timing.settle_time:
         correction, corrected_at = max(CORRECTION_FLOOR, correction * CORRECTION_STEP), now
     if not is_missed:
         correction = 1.0 - (1.0 - correction) * math.exp(-passed / CORRECTION_RECOVERY)
     # Twice its lag is the rate window: what it holds must have happened at the present count.
-    shown = since_change > 2.0 * spec.rate_lag
+    shown = since_change > 2.0 * spec.timing.rate_lag
     knee = _knee(seen, scale, state, passed, beyond=lasts and shown and not is_futile)
     outlook = Outlook(
         forecast=likely,
         horizon=horizon,
         rising=likely > highest,
-        utilization=headroom.utilization(spec.utilization_target, spec.utilization_limit),
+        utilization=headroom.utilization(
+            spec.utilization_target, max(spec.utilization_limit, spec.utilization_target)
+        ),
         standing=headroom.standing(now, likely, horizon),
         kept=headroom.standing(now, likely, KEPT_HORIZONS * horizon),
         correction=correction,
@@ -298,17 +303,17 @@ def _look_ahead(
     )
 
 
-def _surge(spec: TargetSpec, seen: Observation, rate: float) -> float | None:
+def _surge(spec: Spec, seen: Observation, rate: float) -> float | None:
     """Return the newest rate if it exceeds ``rate`` by more than the noise of Poisson arrivals explains."""
     newest = seen.arrival_rate_now
     if newest is None:
         return None
-    interval = spec.rate_lag / 2.0  # half of a window of four scrapes is two of them
+    interval = spec.timing.rate_lag / 2.0  # half of a window of four scrapes is two of them
     noise = math.sqrt(max(rate, 1.0 / interval) / interval)
     return newest if newest - rate > SURGE_SIGMAS * noise else None
 
 
-def _start_up(spec: TargetSpec, state: TargetState) -> float:
+def _start_up(spec: Spec, state: TargetState) -> float:
     """Seconds; a platform may call a replica available early, so what is configured is the least."""
     return max(spec.start_up_time, state.start_up_time or 0.0)
 
@@ -321,7 +326,7 @@ def _idle_since(seen: Observation, scale: Scale, state: TargetState, now: float)
     return now if state.idle_since is None else state.idle_since
 
 
-def _baseline(spec: TargetSpec, seen: Observation, state: TargetState, passed: float) -> float | None:
+def _baseline(spec: Spec, seen: Observation, state: TargetState, passed: float) -> float | None:
     if seen.service_mean is None or (seen.samples or 0.0) < spec.min_samples:
         return state.service_baseline
     if state.service_baseline is None:
@@ -349,7 +354,7 @@ def _knee(
     return relaxed if slow else max(relaxed, each)
 
 
-def _bounds(spec: TargetSpec, scale: Scale, state: TargetState, now: float) -> _Bounds:
+def _bounds(spec: Spec, scale: Scale, state: TargetState, now: float) -> _Bounds:
     """Return the bounds in force.
 
     At least 1: nothing here wakes a function from zero, and only idleness puts it to sleep. A minimum above 0
@@ -373,7 +378,7 @@ def _bounds(spec: TargetSpec, scale: Scale, state: TargetState, now: float) -> _
 
 
 def _recommend(
-    spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook, bounds: _Bounds
+    spec: Spec, seen: Observation, scale: Scale, outlook: Outlook, bounds: _Bounds
 ) -> Recommendation:
     if outlook.forecast <= 0.0 and not seen.in_flight:
         if bounds.idle:
@@ -396,27 +401,27 @@ _ANSWERS_TO_MISSES: Final = {Reason.BURN_RATE, Reason.LATENCY_ABOVE_TARGET, Reas
 """Reasons that hope for fewer misses from more replicas; the others count load."""
 
 
-def _within_tolerance(spec: TargetSpec, scale: Scale, wish: Recommendation) -> bool:
+def _within_tolerance(spec: Spec, scale: Scale, wish: Recommendation) -> bool:
     if wish.raw is None or wish.replicas == scale.desired:
         return False
     return abs(wish.raw / scale.desired - 1.0) <= spec.tolerance + 1e-9
 
 
 def _why_not_up(
-    spec: TargetSpec, seen: Observation, wish: Recommendation, state: TargetState, now: float
+    spec: Spec, seen: Observation, wish: Recommendation, state: TargetState, now: float
 ) -> Reason | None:
     # What is in flight counts as evidence too: a function that hangs completes nothing. A peak that is due
     # has had its evidence when it was here.
     evidence = (seen.samples or 0.0) + (seen.in_flight or 0.0)
     if evidence < spec.min_samples and wish.reason is not Reason.RECENT_PEAK:
         return Reason.TOO_FEW_SAMPLES
-    if state.scaled_up_at is not None and now - state.scaled_up_at < spec.up.cooldown:
+    if state.scaled_up_at is not None and now - state.scaled_up_at < spec.scale_up.cooldown:
         return Reason.COOLING_DOWN
     return None
 
 
 def _why_not_down(
-    spec: TargetSpec,
+    spec: Spec,
     seen: Observation,
     scale: Scale,
     outlook: Outlook,
@@ -426,7 +431,7 @@ def _why_not_down(
     now: float,
 ) -> tuple[Reason | None, int]:
     """Return the reason to keep the count, if there is one, and the lowest count that may be set."""
-    if state.scaled_at is not None and now - state.scaled_at < spec.down.cooldown:
+    if state.scaled_at is not None and now - state.scaled_at < spec.scale_down.cooldown:
         return Reason.COOLING_DOWN, lower
     # The idle period is a window of its own, and nothing was burnt in it.
     if wish.reason is not Reason.IDLE:
@@ -439,7 +444,7 @@ def _why_not_down(
 
 
 def _too_early(
-    spec: TargetSpec,
+    spec: Spec,
     seen: Observation,
     scale: Scale,
     outlook: Outlook,
@@ -449,7 +454,7 @@ def _too_early(
 ) -> tuple[Reason | None, int]:
     if state.scaled_up_at is not None and now - state.scaled_up_at < _start_up(spec, state):
         return Reason.SCALE_DOWN_STABILIZED, lower
-    window, stretch = spec.stabilization_window, _stretch(seen)
+    window, stretch = spec.scale_down.stabilization_window, _stretch(seen)
     if state.headroom.prepared:
         # The windows are for what comes back at any time; what comes at known times is made ready for then.
         window, stretch = min(window, RHYTHM_HORIZONS * outlook.horizon), 1.0

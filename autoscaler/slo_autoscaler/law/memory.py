@@ -9,7 +9,8 @@ from typing import Final
 from slo_autoscaler.law.forecast import TREND_HISTORY
 from slo_autoscaler.law.headroom import Headroom
 from slo_autoscaler.law.window import History, SlidingMax
-from slo_autoscaler.model import Scale, TargetSpec
+from slo_autoscaler.model import Scale
+from slo_autoscaler.spec import Spec
 
 BUDGET_STRETCH: Final = 1.5
 """The stabilization window is this many times longer when no error budget is left."""
@@ -94,17 +95,18 @@ class TargetState:
     """Requests per second that a replica completed when latency was last above the SLO; relaxes slowly."""
 
     @classmethod
-    def initial(cls, spec: TargetSpec, scale: Scale, now: float) -> "TargetState":
+    def initial(cls, spec: Spec, scale: Scale, now: float) -> "TargetState":
         """Start from what is there: the current count stands as a recommendation for one window.
 
         So a restart of the autoscaler never makes a dip, even at a peak.
         """
+        window = BUDGET_STRETCH * spec.scale_down.stabilization_window
         return cls(
             decided_at=now,
             desired=scale.desired,
             asked=None,
             refusal=None,
-            recommendations=SlidingMax(BUDGET_STRETCH * spec.stabilization_window).push(now, scale.desired),
+            recommendations=SlidingMax(window).push(now, scale.desired),
             rates=History(max(TREND_HISTORY, spec.start_up_time)),
             changed_at=now,
             scaled_at=None,

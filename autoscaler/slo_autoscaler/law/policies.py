@@ -11,9 +11,10 @@ from typing import Final
 
 from slo_autoscaler.law.confidence import wilson
 from slo_autoscaler.law.memory import Outlook
-from slo_autoscaler.model import Observation, Reason, Recommendation, Scale, TargetSpec
+from slo_autoscaler.model import Observation, Reason, Recommendation, Scale
+from slo_autoscaler.spec import Spec
 
-Policy = Callable[[TargetSpec, Observation, Scale, Outlook], Recommendation]
+Policy = Callable[[Spec, Observation, Scale, Outlook], Recommendation]
 
 QUICK_SHARE: Final = 0.5
 """Of the SLO's latency: successes below it are quick, so what misses then are errors."""
@@ -64,7 +65,7 @@ MAX_LATENCY_RATIO: Final = 2.0
 not how many."""
 
 
-def slo(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> Recommendation:
+def slo(spec: Spec, seen: Observation, scale: Scale, outlook: Outlook) -> Recommendation:
     """Size by rate and learned capacity; latency is the correction, not the measure.
 
     replicas = ceil(forecast / (capacity x correction x utilization)), and no fewer than what
@@ -98,7 +99,7 @@ def slo(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> 
     return Recommendation(wanted, _why(seen, scale, outlook, one, tolerated=tolerated))
 
 
-def proportional(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> Recommendation:
+def proportional(spec: Spec, seen: Observation, scale: Scale, outlook: Outlook) -> Recommendation:
     """Apply the law of the Kubernetes HPA to latency: ceil(available x latency / target).
 
     The target is ``utilization_target`` of the SLO's latency. Ratios within ``tolerance`` do nothing. While
@@ -119,7 +120,7 @@ def proportional(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Out
 POLICIES: Final[dict[str, Policy]] = {"proportional": proportional, "slo": slo}
 
 
-def missed(spec: TargetSpec, seen: Observation) -> bool:
+def missed(spec: Spec, seen: Observation) -> bool:
     """Tell whether the objective is missed by more than chance explains, on at least ``min_samples``."""
     return (seen.samples or 0.0) >= spec.min_samples and _contradicts(seen, MISS_SIGMAS)
 
@@ -137,7 +138,7 @@ def panics(seen: Observation) -> bool:
     return min(seen.burn, seen.burn_short) >= limit
 
 
-def panic_limit(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> int:
+def panic_limit(spec: Spec, seen: Observation, scale: Scale, outlook: Outlook) -> int:
     """Return the count from which on a panic adds nothing.
 
     With a learned capacity ``PANIC_REACH`` times what it says, or one more. Without one there is no limit but
@@ -210,7 +211,7 @@ def _arriving(seen: Observation, scale: Scale, outlook: Outlook) -> float:
     return max(outlook.forecast, (outlook.forecast + worked_off) * outlook.utilization)
 
 
-def _by_latency_alone(spec: TargetSpec, seen: Observation, scale: Scale, outlook: Outlook) -> Recommendation:
+def _by_latency_alone(spec: Spec, seen: Observation, scale: Scale, outlook: Outlook) -> Recommendation:
     """When the objective is missed, grow by latency / SLO (one replica to a doubling); else as the HPA."""
     if outlook.missed and outlook.settled:
         latency = latency_at_objective(seen)

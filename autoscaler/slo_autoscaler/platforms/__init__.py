@@ -1,7 +1,7 @@
 """Where functions run and are scaled.
 
-A platform is a class with the four methods of ``Platform``, a configuration in ``config``, and one line in
-``PLATFORMS``. It decides nothing.
+A platform is a module with a class that has the four methods of ``Platform``, the section ``Settings`` of the
+configuration, and one line in ``PLATFORMS``. It decides nothing.
 
 - ``openfaas``     the REST API of a gateway or a provider
 - ``kubernetes``   Deployments, through the Kubernetes API
@@ -12,10 +12,48 @@ import importlib
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from slo_autoscaler.config import PlatformConfig
 from slo_autoscaler.errors import PlatformError
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
+
+
+class PlatformSettings(Protocol):
+    """What every platform's ``Settings`` say; the other keys are its own."""
+
+    @property
+    def kind(self) -> str:
+        """Its name in ``PLATFORMS``."""
+        ...
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that one request may take."""
+        ...
+
+    @property
+    def concurrency(self) -> int:
+        """Requests at a time."""
+        ...
+
+    @property
+    def cap_retry(self) -> float:
+        """Seconds that a refusal is believed."""
+        ...
+
+    @property
+    def wakes(self) -> bool:
+        """A request wakes a function from zero."""
+        ...
+
+    @property
+    def place(self) -> str:
+        """Where this is, for the log."""
+        ...
+
+    @property
+    def cluster(self) -> tuple[str | None, str | None]:
+        """Kubeconfig and context of the API server that goes with it; None: the pod's own."""
+        ...
 
 
 class Platform(Protocol):
@@ -57,11 +95,16 @@ PLATFORMS: Final[dict[str, tuple[str, str]]] = {
 client is large, and OpenFaaS needs none of it."""
 
 
-def build(config: PlatformConfig, leader: Leader) -> Platform:
+def build(settings: PlatformSettings, leader: Leader) -> Platform:
     """Return the platform that the configuration names; raises ``ConfigError``.
 
     A platform that acts between reconciles acts while ``leader`` leads. In a dry run that is never.
     """
-    module, name = PLATFORMS[config.kind]
-    make: Callable[[PlatformConfig, Leader], Platform] = getattr(importlib.import_module(module), name)
-    return make(config, leader)
+    module, name = PLATFORMS[settings.kind]
+    make: Callable[[PlatformSettings, Leader], Platform] = getattr(importlib.import_module(module), name)
+    return make(settings, leader)
+
+
+def place(kind: str, namespaces: tuple[str, ...] | None) -> str:
+    """Return where a platform on Kubernetes is, for the log."""
+    return f"{kind}, {'all namespaces' if namespaces is None else ' '.join(namespaces)}"

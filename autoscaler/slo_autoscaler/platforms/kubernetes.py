@@ -11,15 +11,16 @@ Owns the names, the annotations and how a count is written. Decides nothing. Pit
 
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Literal
 
-from slo_autoscaler.config import KubernetesConfig
 from slo_autoscaler.errors import ConflictError, FunctionGoneError, NotFoundError, PlatformError
+from slo_autoscaler.fields import Concurrency, Count, Namespaces, PositiveDuration, settings
 from slo_autoscaler.kube.client import Document, KubeApi, Resource
 from slo_autoscaler.kube.events import Events, Reference
 from slo_autoscaler.kube.informer import Informer, Key
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
+from slo_autoscaler.platforms import place
 
 AUTOSCALE: Final = "tailbound.dev/autoscale"
 """"true": scale this Deployment. Any other value: decide, and do not act."""
@@ -33,6 +34,41 @@ _TRIES: Final = 4
 """Of one write. While pods start, the status changes some ten times a second."""
 _FIRST_LIST_SHARE: Final = 0.8
 """Of the timeout: how long a reader waits for the first lists."""
+
+
+@settings
+class Settings:
+    """Deployments that carry our annotation, scaled through the Kubernetes API."""
+
+    kind: Literal["kubernetes"] = "kubernetes"
+    kubeconfig: str | None = None
+    """A file. None: the pod's service account, or outside a cluster what KUBECONFIG names."""
+    context: str | None = None
+    """Of the kubeconfig; None: its current one."""
+    namespaces: Namespaces | None = None
+    """None: all, which takes a ClusterRole."""
+    timeout: PositiveDuration = 5.0
+    """For each request, with its retries."""
+    concurrency: Concurrency = 8
+    """Requests at a time, beside one watch for each kind of object and namespace."""
+    resync: PositiveDuration = 300.0
+    """Between two lists of everything; in between watches tell what changes."""
+    cap: Count | None = None
+    """The most replicas that any Deployment is to have, whatever its annotations say."""
+    cap_retry: PositiveDuration = 300.0
+    """How long a refusal is believed."""
+
+    wakes: ClassVar[bool] = False
+
+    @property
+    def place(self) -> str:
+        """Where this is, for the log."""
+        return place(self.kind, self.namespaces)
+
+    @property
+    def cluster(self) -> tuple[str | None, str | None]:
+        """Kubeconfig and context."""
+        return self.kubeconfig, self.context
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +129,7 @@ class Deployment:
 class Kubernetes:
     """The Deployments of one API server, in some namespaces or all."""
 
-    def __init__(self, config: KubernetesConfig, _leader: Leader) -> None:
+    def __init__(self, config: Settings, _leader: Leader) -> None:
         """Begin to watch at once; raises ``ConfigError`` if there are no credentials.
 
         Nothing is written but what the controller asks for, so the leader is not asked here.

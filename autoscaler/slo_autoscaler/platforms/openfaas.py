@@ -12,14 +12,22 @@ Owns requests, basic auth, names and labels. What the contract does not say alou
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Literal
 from urllib.parse import quote
 
 import requests
 from requests.adapters import HTTPAdapter
 
-from slo_autoscaler.config import BasicAuth, OpenFaasConfig, parse_duration
 from slo_autoscaler.errors import ConfigError, FunctionGoneError, PlatformError, brief
+from slo_autoscaler.fields import (
+    Concurrency,
+    Count,
+    Namespaces,
+    PositiveDuration,
+    Url,
+    parse_duration,
+    settings,
+)
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
 
@@ -35,10 +43,48 @@ AUTOSCALE_LABEL: Final = "com.tailbound.autoscale"
 labels under com.openfaas.scale at deploy."""
 
 
+@settings
+class BasicAuth:
+    """Files that hold the gateway's user and password, as OpenFaaS mounts them."""
+
+    user_file: str
+    password_file: str
+
+
+@settings
+class Settings:
+    """Functions of OpenFaaS, scaled through its gateway."""
+
+    gateway_url: Url
+    kind: Literal["openfaas"] = "openfaas"
+    basic_auth: BasicAuth | None = None
+    namespaces: Namespaces = ("openfaas-fn",)
+    timeout: PositiveDuration = 5.0
+    """For each request."""
+    concurrency: Concurrency = 8
+    """Requests at a time."""
+    cap: Count | None = None
+    """The most replicas that the platform gives (OpenFaaS CE: 5). Without it, it is found by asking."""
+    cap_retry: PositiveDuration = 300.0
+    """How long a refusal is believed."""
+
+    wakes: ClassVar[bool] = True
+
+    @property
+    def place(self) -> str:
+        """Where this is, for the log."""
+        return self.gateway_url
+
+    @property
+    def cluster(self) -> tuple[str | None, str | None]:
+        """The gateway's API server is that of our pod."""
+        return None, None
+
+
 class OpenFaas:
     """The functions of one gateway, in some namespaces."""
 
-    def __init__(self, config: OpenFaasConfig, _leader: Leader) -> None:
+    def __init__(self, config: Settings, _leader: Leader) -> None:
         """Read the credentials; raises ``ConfigError``.
 
         Nothing is written but what the controller asks for, so the leader is not asked here.

@@ -14,11 +14,11 @@ from prometheus_api_client import PrometheusConnect
 from prometheus_api_client.exceptions import PrometheusApiClientException
 from requests import RequestException
 
-from slo_autoscaler import promql
-from slo_autoscaler.config import PrometheusConfig
 from slo_autoscaler.errors import SourceError, brief
 from slo_autoscaler.law.restart import Past
-from slo_autoscaler.model import GatewaySlos, Observation
+from slo_autoscaler.model import Observation
+from slo_autoscaler.sources import Settings, promql
+from slo_autoscaler.spec import GatewaySlos
 
 CONCURRENT_QUERIES: Final = 4
 """Enough to hide the round trips; few enough not to crowd a shared Prometheus."""
@@ -40,7 +40,7 @@ class PrometheusSource:
 
     def __init__(
         self,
-        config: PrometheusConfig,
+        config: Settings,
         gateway: GatewaySlos | None = None,
         at: Callable[[], float] | None = None,
     ) -> None:

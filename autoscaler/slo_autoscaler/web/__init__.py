@@ -11,6 +11,56 @@ The two ports share nothing but the decisions that they show, so that no user of
 a scrape.
 """
 
-from slo_autoscaler.web.listener import Decisions, Web
+from typing import Protocol
 
-__all__ = ["Decisions", "Web"]
+from slo_autoscaler import sources
+from slo_autoscaler.fields import Port, settings
+from slo_autoscaler.platforms import PlatformSettings
+from slo_autoscaler.spec import GatewaySlos, Spec
+
+
+@settings
+class Settings:
+    """Where /metrics and /healthz are served, to machines, and where the status page is, to people."""
+
+    host: str = "0.0.0.0"  # noqa: S104  (a pod is scraped from outside; the local platform sets loopback)
+    port: Port = 8082
+    """0 is any free port; the log says which."""
+    page_host: str = "127.0.0.1"
+    """The page asks nobody who they are: beyond loopback, put it behind something that does."""
+    page_port: Port | None = 8083
+    """As ``port``; None: no page."""
+    page_allowed_hosts: tuple[str, ...] = ()
+    """Host names by which browsers may ask for the page, besides localhost and addresses."""
+
+
+class Plan(Protocol):
+    """What the page needs of the configuration."""
+
+    @property
+    def web(self) -> Settings:
+        """Where it is served."""
+        ...
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two reconciles."""
+        ...
+
+    @property
+    def platform(self) -> PlatformSettings:
+        """What is scaled."""
+        ...
+
+    @property
+    def prometheus(self) -> sources.Settings:
+        """What charts are drawn from."""
+        ...
+
+    def target(self, function_name: str) -> Spec:
+        """Return how a function is scaled."""
+        ...
+
+    def gateway_slos(self) -> GatewaySlos:
+        """Return the SLOs of functions without a watchdog."""
+        ...

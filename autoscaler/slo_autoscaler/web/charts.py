@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from slo_autoscaler.errors import SourceError
-from slo_autoscaler.model import Slo
+from slo_autoscaler.spec import Slo
 
 Points = Sequence[tuple[float, float]]
 """(Unix time, value), ascending."""

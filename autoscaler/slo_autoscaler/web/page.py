@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from waitress.server import create_server
 
-from slo_autoscaler.config import Config
 from slo_autoscaler.errors import ConfigError
+from slo_autoscaler.web import Plan
 from slo_autoscaler.web.listener import Decisions
 from slo_autoscaler.web.reader import Reader
 from slo_autoscaler.web.views import create_app
@@ -37,7 +37,7 @@ STOPPING: Final = 2.0
 class Page:
     """The page; serves between ``start`` and ``stop``."""
 
-    def __init__(self, config: Config, decided: Decisions, alive: Callable[[], bool]) -> None:
+    def __init__(self, config: Plan, decided: Decisions, alive: Callable[[], bool]) -> None:
         """Bind. Raises ``ConfigError`` when the address cannot be had."""
         web = config.web
         listening = _listen(web.page_host, web.page_port or 0)

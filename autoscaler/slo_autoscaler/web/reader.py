@@ -13,8 +13,8 @@ from typing import Any, Final, TypeVar
 
 from prometheus_api_client import PrometheusConnect
 
-from slo_autoscaler.config import PrometheusConfig
 from slo_autoscaler.errors import SourceError, brief
+from slo_autoscaler.sources import Settings
 from slo_autoscaler.sources.prometheus import FOREIGN
 from slo_autoscaler.web.charts import Grid, Points, points, values
 
@@ -33,7 +33,7 @@ _T = TypeVar("_T")
 class Reader:
     """Asks, and remembers for a few seconds; every method may be called from any thread."""
 
-    def __init__(self, config: PrometheusConfig, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, config: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._url = config.url
         self._timeout = config.timeout
         self._clock = clock

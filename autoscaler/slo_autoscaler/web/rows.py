@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from slo_autoscaler import words
-from slo_autoscaler.cli.explain import SENTENCES, sentence
 from slo_autoscaler.law.confidence import wilson
 from slo_autoscaler.web.listener import Decisions
 from slo_autoscaler.web.reader import Reader
+from slo_autoscaler.words import SENTENCES, sentence
 
 Row = dict[str, Any]
 Notice = dict[str, str]

@@ -16,14 +16,13 @@ from flask.json.provider import DefaultJSONProvider
 from werkzeug.exceptions import HTTPException
 
 from slo_autoscaler import __version__, words
-from slo_autoscaler.cli.explain import score, sentence
-from slo_autoscaler.config import Config
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.journal import DEPTH, named
-from slo_autoscaler.web import charts, rows
+from slo_autoscaler.web import Plan, charts, rows
 from slo_autoscaler.web.listener import Decisions
 from slo_autoscaler.web.reader import Reader
 from slo_autoscaler.web.rows import Row, Rows
+from slo_autoscaler.words import score, sentence
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ HEADERS: Final[Mapping[str, str]] = {
 """Of every answer."""
 
 
-def create_app(config: Config, decided: Decisions, alive: Callable[[], bool], reader: Reader) -> Flask:
+def create_app(config: Plan, decided: Decisions, alive: Callable[[], bool], reader: Reader) -> Flask:
     """Return the WSGI application."""
     app = Flask(__name__)
     provider = DefaultJSONProvider(app)
@@ -104,7 +103,7 @@ def create_app(config: Config, decided: Decisions, alive: Callable[[], bool], re
 class _Views:
     """What each address answers."""
 
-    def __init__(self, config: Config, decided: Decisions, table: Rows, reader: Reader) -> None:
+    def __init__(self, config: Plan, decided: Decisions, table: Rows, reader: Reader) -> None:
         self._config = config
         self._decided = decided
         self._rows = table

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from slo_autoscaler.config import Config, parse_duration, read_config
+from slo_autoscaler.config import Config, read_config
 from slo_autoscaler.errors import ConfigError
+from slo_autoscaler.fields import parse_duration
 from tailbound_lab.simulate.errors import SimulationError
 from tailbound_lab.simulate.function import Function, Routing, Service
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from slo_autoscaler.law.policies import POLICIES
-from slo_autoscaler.model import TargetSpec
+from slo_autoscaler.spec import Spec
 from tailbound_lab.simulate.baselines import (
     Bounds,
     HpaSettings,
@@ -39,7 +39,7 @@ class Situation:
     trace: Trace
     function: Function
     bounds: Bounds
-    spec: TargetSpec
+    spec: Spec
     """Ours: how the function is configured."""
     interval: float
     """Ours: seconds between two reconciles."""

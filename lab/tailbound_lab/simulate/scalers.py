@@ -9,7 +9,8 @@ from typing import Protocol
 
 from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.memory import TargetState
-from slo_autoscaler.model import Decision, Observation, Scale, TargetSpec
+from slo_autoscaler.model import Decision, Observation, Scale
+from slo_autoscaler.spec import Spec
 
 
 class View(Protocol):
@@ -54,7 +55,7 @@ class Scaler(Protocol):
 class Ours:
     """The controller's loop around ``decide``, for one function."""
 
-    def __init__(self, spec: TargetSpec, interval: float, phase: float, name: str | None = None) -> None:
+    def __init__(self, spec: Spec, interval: float, phase: float, name: str | None = None) -> None:
         """``phase``: reconciles come so long after scrapes, so that samples have a usual age."""
         self.name = name or spec.policy
         self.interval = interval

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slo_autoscaler.model import Observation
-from slo_autoscaler.promql import NEWEST
+from slo_autoscaler.sources.promql import NEWEST
 from tailbound_lab.simulate.function import Function
 
 Floats = NDArray[np.float64]

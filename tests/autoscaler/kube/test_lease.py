@@ -10,13 +10,13 @@ from autoscaler import doubles
 from autoscaler.doubles import free_port, until
 from autoscaler.freezing_proxy import a_freezing_proxy
 from autoscaler.kube_server import a_kube_server
-from slo_autoscaler.config import Config, LeaseConfig
 from slo_autoscaler.kube.client import KubeApi
 from slo_autoscaler.kube.lease import LeaseLeader, candidate, lease_timeout
+from slo_autoscaler.kube.lease_rules import Settings as LeaseSettings
 
 LEASE = ("coordination.k8s.io/v1", "leases", "ours", "slo-autoscaler")
-QUICK = LeaseConfig(duration=1.0, renew_interval=0.1)
-LASTING = LeaseConfig(duration=60.0, renew_interval=0.1)
+QUICK = LeaseSettings(duration=1.0, renew_interval=0.1)
+LASTING = LeaseSettings(duration=60.0, renew_interval=0.1)
 """Nobody loses it because the machine is busy."""
 
 
@@ -175,13 +175,9 @@ def test_with_the_leaders_network_frozen_there_are_never_two_and_the_other_follo
         assert spec(server)["holderIdentity"] == "b"
 
 
-def test_a_leader_is_made_from_the_configuration(server, tmp_path):
-    text = f"""
-platform: {{kind: kubernetes, kubeconfig: "{server.kubeconfig(tmp_path)}"}}
-prometheus: {{url: "http://prometheus:9090"}}
-leader: {{lease: {{name: mine, namespace: there}}}}
-"""
-    leader = candidate(Config.parse(text, "as.yaml"))
+def test_a_leader_is_made_from_its_settings(server, tmp_path):
+    settings = LeaseSettings(name="mine", namespace="there")
+    leader = candidate(settings, (str(server.kubeconfig(tmp_path)), None))
     assert leader.leads()
     assert server.get(*LEASE[:2], "there", "mine")["spec"]["holderIdentity"] == leader.identity
     leader.close()

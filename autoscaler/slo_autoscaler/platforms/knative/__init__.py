@@ -12,18 +12,56 @@ A function is a Service, ``<service>.<namespace>``; ``allocation`` says why.
 
 import importlib
 from collections.abc import Callable
-from typing import Final
+from typing import ClassVar, Final, Literal
 
-from slo_autoscaler.config import KnativeConfig
+from slo_autoscaler.fields import Concurrency, Count, Namespaces, PositiveDuration, settings
 from slo_autoscaler.leader import Leader
-from slo_autoscaler.platforms import Platform
+from slo_autoscaler.platforms import Platform, place
 
 _MODES: Final = {"class": ("own_class", "OwnClass"), "floor": ("floor", "Floor")}
 
 
-def knative(config: KnativeConfig, leader: Leader) -> Platform:
+@settings
+class Settings:
+    """Revisions of Knative Serving, scaled through the Kubernetes API."""
+
+    kind: Literal["knative"] = "knative"
+    mode: Literal["class", "floor"] = "class"
+    """``class``: Revisions of the autoscaler class slo.tailbound.dev are ours. ``floor``: Knative's own
+    autoscaler keeps them, and we raise its min-scale."""
+    kubeconfig: str | None = None
+    """A file. None: the pod's service account, or outside a cluster what KUBECONFIG names."""
+    context: str | None = None
+    """Of the kubeconfig; None: its current one."""
+    namespaces: Namespaces | None = None
+    """None: all, which takes a ClusterRole."""
+    timeout: PositiveDuration = 5.0
+    """For each request, with its retries."""
+    concurrency: Concurrency = 8
+    """Requests at a time, beside one watch for each kind of object and namespace."""
+    resync: PositiveDuration = 300.0
+    """Between two lists of everything; in between watches tell what changes."""
+    cap: Count | None = None
+    """The most replicas that any Revision is to have, whatever its annotations say."""
+    cap_retry: PositiveDuration = 300.0
+    """How long a refusal is believed."""
+
+    wakes: ClassVar[bool] = True
+
+    @property
+    def place(self) -> str:
+        """Where this is, for the log."""
+        return place(self.kind, self.namespaces)
+
+    @property
+    def cluster(self) -> tuple[str | None, str | None]:
+        """Kubeconfig and context."""
+        return self.kubeconfig, self.context
+
+
+def knative(config: Settings, leader: Leader) -> Platform:
     """Return the platform for the configured mode, the only one that is loaded; raises ``ConfigError``."""
     module, name = _MODES[config.mode]
-    make: Callable[[KnativeConfig, Leader], Platform]
+    make: Callable[[Settings, Leader], Platform]
     make = getattr(importlib.import_module(f"{__name__}.{module}"), name)
     return make(config, leader)

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from slo_autoscaler.config import parse_duration
+from slo_autoscaler.fields import parse_duration
 from slo_autoscaler.model import Scale
 
 Json = Mapping[str, Any]

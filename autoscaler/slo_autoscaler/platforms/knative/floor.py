@@ -9,12 +9,11 @@ import time
 from functools import partial
 from typing import Any, Final
 
-from slo_autoscaler.config import KnativeConfig
 from slo_autoscaler.errors import ConflictError, FunctionGoneError, PlatformError
 from slo_autoscaler.kube.loop import Loop, Writes
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
-from slo_autoscaler.platforms.knative import minimum
+from slo_autoscaler.platforms.knative import Settings, minimum
 from slo_autoscaler.platforms.knative.allocation import (
     UNROUTED,
     Key,
@@ -49,7 +48,7 @@ _RETRY_SECONDS: Final = 0.05
 class Floor:
     """The Services whose template asks for a floor."""
 
-    def __init__(self, config: KnativeConfig, leader: Leader) -> None:
+    def __init__(self, config: Settings, leader: Leader) -> None:
         """Begin to watch at once, and to act whenever ``leader`` leads; raises ``ConfigError``."""
         self._config = config
         self._leader = leader

@@ -11,10 +11,10 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
-from slo_autoscaler.config import KnativeConfig
 from slo_autoscaler.errors import PlatformError
 from slo_autoscaler.kube.client import Document, KubeApi, Resource
 from slo_autoscaler.kube.informer import Informer
+from slo_autoscaler.platforms.knative import Settings
 from slo_autoscaler.platforms.knative.allocation import (
     CONFIG_MAP,
     CONFIG_NAMESPACE,
@@ -120,7 +120,7 @@ class DesiredReplicas:
                 self._counts[function_name] = replicas
 
 
-def api_of(config: KnativeConfig, kinds: int) -> KubeApi:
+def api_of(config: Settings, kinds: int) -> KubeApi:
     """Return the client of a platform that watches so many kinds of object. Raises ``ConfigError``."""
     watches = kinds * len(config.namespaces or (None,))
     return KubeApi(
@@ -134,7 +134,7 @@ def api_of(config: KnativeConfig, kinds: int) -> KubeApi:
 def informer_of(
     api: KubeApi,
     resource: Resource,
-    config: KnativeConfig,
+    config: Settings,
     transform: Callable[[Document], Json],
     changed: Callable[[Key], None],
     *,

@@ -17,12 +17,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from slo_autoscaler.config import KnativeConfig
 from slo_autoscaler.errors import ConflictError, FunctionGoneError, NotFoundError, PlatformError
 from slo_autoscaler.kube.loop import Loop, Writes
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
-from slo_autoscaler.platforms.knative import status
+from slo_autoscaler.platforms.knative import Settings, status
 from slo_autoscaler.platforms.knative.allocation import (
     SERVING,
     UNROUTED,
@@ -75,7 +74,7 @@ class _Member:
 class OwnClass:
     """The autoscaler class slo.tailbound.dev: every PodAutoscaler that names it is ours alone."""
 
-    def __init__(self, config: KnativeConfig, leader: Leader) -> None:
+    def __init__(self, config: Settings, leader: Leader) -> None:
         """Begin to watch at once, and to act whenever ``leader`` leads; raises ``ConfigError``."""
         self._config = config
         self._leader = leader

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from slo_autoscaler.config import parse_duration
+from slo_autoscaler.fields import parse_duration
 from slo_autoscaler.platforms.knative.allocation import (
     AUTOSCALING,
     SERVING,

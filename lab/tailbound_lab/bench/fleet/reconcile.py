@@ -36,8 +36,8 @@ from slo_autoscaler.journal import Journal
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.metrics import Metrics
 from slo_autoscaler.platforms import build
-from slo_autoscaler.promql import queries
 from slo_autoscaler.sources.prometheus import PrometheusSource
+from slo_autoscaler.sources.promql import queries
 from tailbound_lab.bench.page import PAGE, marks, rewrite
 from tailbound_lab.bench.rig.processes import cpu_of
 from tailbound_lab.bench.workloads import ROOT

@@ -33,7 +33,8 @@ from typing import Final
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.law.restart import Past
 from slo_autoscaler.law.window import Entry
-from slo_autoscaler.model import GatewaySlos, Observation
+from slo_autoscaler.model import Observation
+from slo_autoscaler.spec import GatewaySlos
 
 NEWEST: Final = 0.55
 """Of the rate window, which is four scrapes: two of them and no more, and none where one was missed."""
