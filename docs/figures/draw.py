@@ -21,9 +21,10 @@ from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.engine.scheduler import Dispatch, Scheduler, Sleep
 from batching_watchdog.messages import Batch, Request
 from slo_autoscaler.config import Config
-from tailbound_lab.simulate import catalog, traces, world
+from tailbound_lab.simulate import traces, world
 from tailbound_lab.simulate.baselines import Bounds
 from tailbound_lab.simulate.function import Function, Service
+from tailbound_lab.simulate.scalers import Situation, make
 
 FOLDER: Final = Path(__file__).resolve().parent
 DIGEST: Final = "Numbers: sha256 "
@@ -132,12 +133,12 @@ def _day() -> Data:
     trace = traces.generate("diurnal", 150.0, 900, cv2=None, seed=1)
     function = Function(Service.affine(CONSTANT, PER_REQUEST, LARGEST), slo_latency=SLO, start_up=10.0)
     config = Config.parse(CONFIG, "the figure")
-    situation = catalog.Situation(
+    situation = Situation(
         trace, function, Bounds(1, 12), config.target("f.openfaas-fn"), config.interval, phase=2.0
     )
     scalers: Data = {}
     for choice in ("slo", "proportional", "keda-value", "oracle"):
-        scaler = catalog.make(choice, situation)
+        scaler = make(choice, situation)
         outcome = world.run(trace, function, scaler, world.Settings(1, 12, replicas=2))
         scalers[choice] = {
             "replicas": [int(count) for count in outcome.series.desired],

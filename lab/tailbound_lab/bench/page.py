@@ -1,31 +1,206 @@
-"""The sections of docs/benchmarks.md that the bench rewrites: each stands between two marks of its name.
+"""How results are shown: tables in Markdown, plots, and the sections of docs/benchmarks.md.
 
-Owns how a section is found and replaced; what stands in it is the caller's.
+Owns the form; it measures nothing. A section of the page stands between two marks of its name, and
+``--publish`` replaces what is between them.
 """
 
-from collections.abc import Callable
+import argparse
+import json
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tailbound_lab.bench.workloads import ROOT
 from tailbound_lab.load.records import BenchError
 
 PAGE: Final = ROOT / "docs" / "benchmarks.md"
+_COLORS: Final = 10
+"""Matplotlib's cycle has so many; a line beyond them is dashed."""
 
 
-def marks(name: str) -> tuple[str, str]:
-    """The lines before and after the section ``name``."""
-    return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+def add_publish(parser: argparse.ArgumentParser) -> None:
+    """Add ``--publish``, which every command with a section has."""
+    parser.add_argument(
+        "--publish", action="store_true", help="write the results into their section of docs/benchmarks.md"
+    )
 
 
-def rewrite(page: Path, name: str, content: Callable[[], str]) -> None:
-    """Put ``content()`` into ``page`` between the marks of ``name``, in place of what is there.
+def rewrite(name: str, content: Callable[[Path], str], page: Path = PAGE) -> None:
+    """Replace the section ``name`` with ``content(folder for its plots)``.
 
-    Raises ``BenchError`` if the marks are not there, before it asks for the content, which may draw plots.
+    Raises ``BenchError`` without the section's marks, before it asks for the content.
     """
-    begin, end = marks(name)
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     text = page.read_text()
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise BenchError(f"{page}: it needs one line {begin!r} and after it one {end!r}")
     before, after = text.split(begin)[0], text.split(end)[1]
-    page.write_text(f"{before}{begin}\n\n{content()}\n\n{end}{after}")
+    page.write_text(f"{before}{begin}\n\n{content(page.with_suffix('')).strip()}\n\n{end}{after}")
+
+
+def read(file: Path, **here: object) -> dict[str, Any]:
+    """Return the results of an earlier run. Raises ``BenchError`` unless it has the values of ``here``."""
+    try:
+        document: dict[str, Any] = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise BenchError(f"{file}: no results of an earlier run: {error}") from None
+    for name, value in here.items():
+        if document.get(name) != value:
+            raise BenchError(f"{file}: the earlier run had {name} {document.get(name)!r}, not {value!r}")
+    return document
+
+
+def image(file: Path) -> str:
+    """Return the Markdown of a plot that lies in the page's folder."""
+    return f"![{file.stem}]({file.parent.name}/{file.name})"
+
+
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [columns, ("---",) * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def share(value: float) -> str:
+    """Return a share of requests in percent, never rounded up: 100.00% is for no violation at all."""
+    return f"{int(value * 1e4) / 100:.2f}%"
+
+
+def figure(rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, Any]:
+    """Return a Matplotlib figure and its axes, drawn to files and to no window."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - a slow import that only plots need
+
+    made = Figure(layout="constrained", figsize=options.pop("figsize", (8, 5)))
+    return made, made.subplots(rows, columns, **options)
+
+
+def comparison(results: dict[str, Any]) -> str:
+    """Return all measurements of ``bench compare``: one table for each workload, and what was skipped."""
+    parts = [
+        f"{results['machine']}, {results['workers']} workers, {results['effort']} run of {results['date']}."
+    ]
+    for workload in _workloads(results):
+        rows = [found for found in results["measurements"] if found["workload"] == workload]
+        measured = [row for row in rows if row["status"] == "measured"]
+        parts.append(f"### {workload}")
+        if alone := results["offline"].get(workload):
+            parts.append(
+                f"The model alone, decode included: {alone['all_workers']:,.0f} items/s with"
+                f" {alone['workers']} processes at once and batches of {alone['best_size']}."
+            )
+        parts.append(markdown(_COLUMNS, map(_row, sorted(measured, key=lambda row: -row["max_rate"]))))
+        parts += [
+            f"Capacity that {row['system']} predicts from a run at a third of its maximum: "
+            f"{row['capacity']:,.0f} requests/s, {row['capacity'] / row['max_rate']:.2f} of it."
+            for row in measured
+            if row.get("capacity")
+        ]
+        others = [row for row in rows if row["status"] != "measured"]
+        if others:
+            parts.append("\n".join(f"- {r['system']}: {r['status']}, {_first_line(r)}" for r in others))
+    return "\n\n".join(parts) + "\n"
+
+
+def plots(results: dict[str, Any], folder: Path) -> list[Path]:
+    """Write goodput-WORKLOAD.png and cdf-WORKLOAD.png for each workload of ``bench compare``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for workload in _workloads(results):
+        rows = [r for r in results["measurements"] if r["workload"] == workload and r.get("max_rate")]
+        if not rows:
+            continue
+        goodput, axes = figure()
+        for index, row in enumerate(rows):
+            line = "-" if index < _COLORS else "--"
+            axes.plot(*zip(*curve(row), strict=True), line, marker="o", ms=3, label=row["system"])
+        top = max(x for row in rows for x, _ in curve(row))
+        axes.plot([0, top], [0, top], color="0.8", lw=1, zorder=0)
+        axes.set(xlabel="offered, requests/s", ylabel="answered within the SLO, requests/s")
+        written.append(_save(goodput, axes, "Goodput against offered rate", folder / f"goodput-{workload}"))
+        cdf, axes = figure()
+        for index, row in enumerate(rows):
+            line = "-" if index < _COLORS else "--"
+            axes.plot(*zip(*row["at_max"]["cdf"], strict=True), line, label=row["system"])
+        axes.axvline(rows[0]["slo_ms"], color="0.6", ls=":", lw=1)
+        axes.set(xlabel="latency from when it was due, ms", ylabel="share of all requests", xscale="log")
+        written.append(_save(cdf, axes, "Latency at the maximum", folder / f"cdf-{workload}"))
+    return written
+
+
+def curve(row: dict[str, Any]) -> list[tuple[float, float]]:
+    """Return (offered, goodput), ascending, of every run of a measurement that was not cut short."""
+    runs = [row.get(name) for name in ("at_max", "overload_1.5", "overload_2.5")]
+    runs += row.get("curve", {}).values()
+    points = [(run["rate"], run["goodput"]) for run in runs if run and "goodput" in run]
+    points += [(t["rate"], t["goodput"]) for t in row.get("trials", ()) if t["confirm"] and t.get("goodput")]
+    return sorted(set(points))
+
+
+_COLUMNS: Final = (
+    "system",
+    "maximum, requests/s",
+    "p50 / p99 there, ms",
+    "p50 / p99 at 5/s, ms",
+    "goodput at 1.5x",
+    "at 2.5x",
+    "CPU, us per request: server + generator",
+    "memory, MB",
+)
+
+
+def _save(made: Any, axes: Any, title: str, file: Path) -> Path:
+    axes.set_title(f"{title}: {file.name.partition('-')[2]}")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    file = file.with_suffix(".png")
+    made.savefig(file, dpi=110)
+    return file
+
+
+def _workloads(results: dict[str, Any]) -> list[str]:
+    """The workloads of the results, in the order in which they were measured."""
+    return list(dict.fromkeys(found["workload"] for found in results["measurements"]))
+
+
+def _first_line(row: dict[str, Any]) -> str:
+    return str(row["reason"]).strip().partition("\n")[0] or "no reason given"
+
+
+def _row(row: dict[str, Any]) -> Sequence[str]:
+    top, settings, name = row["at_max"] or {}, row["settings"], row["system"]
+    if "grid" in row:
+        name += f" (size {settings['size']}, wait {settings['wait_ms']} ms)"
+    cpu = sum(used["us_per_request"] for used in top.get("cpu", ()))
+    return (
+        name,
+        f"{row['max_rate']:,.0f} ({_bound(row)})" if row["max_rate"] else "none found",
+        _pair(top.get("latency_ms")),
+        _pair(row["low"].get("latency_ms")),
+        _kept(row, "overload_1.5"),
+        _kept(row, "overload_2.5"),
+        f"{cpu:,.0f} + {top['generator_us_per_request']:.0f}" if top else "-",
+        f"{top['pss_mb']:,.0f}" if top else "-",
+    )
+
+
+def _bound(row: dict[str, Any]) -> str:
+    """What closed the bracket from above: a rate that failed, or at which the generator could not keep up."""
+    failed = row["failed_at"]
+    if not failed:
+        return "lower bound"
+    lagged = any(t["rate"] == failed and t["confirm"] and "reason" in t for t in row["trials"])
+    return f"{'generator lagged' if lagged else 'failed'} at {failed:,.0f}"
+
+
+def _pair(quantiles: dict[str, float | None] | None) -> str:
+    if quantiles is None:
+        return "-"
+    return " / ".join("missed" if q is None else f"{q:.1f}" for q in (quantiles["p50"], quantiles["p99"]))
+
+
+def _kept(row: dict[str, Any], overload: str) -> str:
+    """Goodput under overload as a share of the maximum, which it would keep if overload cost nothing."""
+    run = row.get(overload)
+    if run is None:
+        return "-"
+    return "generator lagged" if "reason" in run else f"{run['goodput'] / row['max_rate']:.1%}"

@@ -1,15 +1,14 @@
-"""Offered rates over time and the Poisson arrivals drawn from them.
+"""Offered rates over time, the Poisson arrivals drawn from them, and the shapes of traffic. [P]
 
-Owns the traffic's mathematics and nothing else: no clock and no randomness of its own (uniform draws are an
-argument). The next step is :mod:`tailbound_lab.load.openloop`, which sends a request at each arrival.
+Owns the traffic's mathematics: no clock, and uniform draws are an argument. Next step: ``openloop`` sends a
+request at each arrival.
 """
 
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
@@ -136,6 +135,10 @@ def arrivals(profile: Profile, uniform: Callable[[], float]) -> list[float]:
     return times
 
 
+# The bursty trace of ``bench live``. Its rates are for the simulated accelerator with batches of two (222
+# requests/s for each replica at most), and such that two cores carry the gateway, the replicas and their
+# starts: at twice these rates the gateway is the bottleneck, and more replicas only take its CPU.
+
 QUIET: Final = 3.0
 """Requests/s between bursts: below the five at which OpenFaaS CE's alert fires, so that it too comes down."""
 LOWEST, HIGHEST = 160.0, 330.0
@@ -144,71 +147,41 @@ SPIKE, SPIKE_SECONDS = 400.0, 2.0
 _LEAD, _TAIL = 12.0, 12.0
 _PAUSE, _CALM, _LENGTH = (4.0, 7.0), (20.0, 28.0), (14.0, 24.0)
 _UP, _DOWN = 5.0, 2.0
-_EVERY: Final = 2
-"""Every second burst has a spike in its middle."""
+_SPIKE_EVERY: Final = 2
 _FULL: Final = 120.0
 """Traces that are shorter than this have all their lengths scaled down."""
 
 
-@dataclass(frozen=True, slots=True)
-class Burst:
-    """From when to when (seconds), at how many requests per second, and from when to when a spike in it."""
+def bursty(duration: float, uniform: Callable[[], float]) -> Profile:
+    """Return a trace of ``duration`` seconds; ``uniform`` draws from [0, 1).
 
-    begin: float
-    end: float
-    rate: float
-    spike: tuple[float, float] | None = None
+    A burst ramps up over seconds, as traffic that people make does; every second one has a spike in its
+    middle that is shorter than a replica takes to start and to be seen. A short pause follows a burst, then
+    another burst, then a long quiet: the pauses are shorter than the local configuration's stabilization
+    window, the quiet times are longer. The highest burst is brought to ``HIGHEST``.
+    """
 
+    def between(low: float, high: float) -> float:
+        return low + (high - low) * uniform()
 
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """What is offered: the rate over time, its bursts, and the seed of the arrivals."""
-
-    profile: Profile
-    bursts: tuple[Burst, ...]
-    seed: int
-
-    @property
-    def duration(self) -> float:
-        """Seconds."""
-        return self.profile.duration
-
-    def arrivals(self) -> list[float]:
-        """When each request is due, seconds from the start; the generator draws the very same."""
-        return arrivals(self.profile, random.Random(self.seed).random)
-
-    def middle_of_peak(self, room: float) -> float | None:
-        """The middle of the highest burst after which ``room`` seconds are left; None if there is none."""
-        fitting = [burst for burst in self.bursts if (burst.begin + burst.end) / 2 + room <= self.duration]
-        best = max(fitting, key=lambda burst: burst.rate, default=None)
-        return None if best is None else (best.begin + best.end) / 2
-
-
-def bursty(duration: float, seed: int) -> Trace:
-    """A trace of ``duration`` seconds."""
-    draw = random.Random(seed)
     scale = min(1.0, duration / _FULL)
-    found: list[Burst] = []
+    bursts: list[tuple[float, float, float]] = []
     at = _LEAD * scale
-    while True:
-        end = at + draw.uniform(*_LENGTH) * scale
-        if end > duration - _TAIL * scale:
-            break
-        middle, half = (at + end) / 2, SPIKE_SECONDS * scale / 2
-        spike = (middle - half, middle + half) if len(found) % _EVERY else None
-        found.append(Burst(at, end, draw.uniform(LOWEST, HIGHEST), spike))
-        at = end + draw.uniform(*(_CALM if len(found) % 2 == 0 else _PAUSE)) * scale
-    top = max((burst.rate for burst in found), default=HIGHEST)
-    bursts = tuple(replace(burst, rate=HIGHEST) if burst.rate == top else burst for burst in found)
-    return Trace(_profile(bursts, duration, scale), bursts, seed)
-
-
-def _profile(bursts: tuple[Burst, ...], duration: float, scale: float) -> Profile:
+    while (end := at + between(*_LENGTH) * scale) <= duration - _TAIL * scale:
+        bursts.append((at, end, between(LOWEST, HIGHEST)))
+        at = end + between(*(_CALM if len(bursts) % 2 == 0 else _PAUSE)) * scale
+    top = max((rate for _, _, rate in bursts), default=HIGHEST)
     points = [(0.0, QUIET)]
-    for burst in bursts:
-        points += [(burst.begin, QUIET), (burst.begin + _UP * scale, burst.rate)]
-        if burst.spike is not None:
-            begin, end = burst.spike
-            points += [(begin, burst.rate), (begin, SPIKE), (end, SPIKE), (end, burst.rate)]
-        points += [(burst.end - _DOWN * scale, burst.rate), (burst.end, QUIET)]
+    for index, (begin, end, drawn) in enumerate(bursts):
+        rate = HIGHEST if drawn == top else drawn
+        points += [(begin, QUIET), (begin + _UP * scale, rate)]
+        if index % _SPIKE_EVERY:
+            middle, half = (begin + end) / 2, SPIKE_SECONDS * scale / 2
+            points += [
+                (middle - half, rate),
+                (middle - half, SPIKE),
+                (middle + half, SPIKE),
+                (middle + half, rate),
+            ]
+        points += [(end - _DOWN * scale, rate), (end, QUIET)]
     return Profile((*points, (duration, QUIET)))

@@ -1,8 +1,7 @@
 """``tailbound-simulate``: what would have happened, under our policies and under others.
 
-Owns the command line and the order of a comparison. Only the standard library is imported before it is
-known that what a simulation needs is there. Exit statuses: 0 done; 1 a trace, a Prometheus or a choice is
-wrong; 2 the command line or the configuration is wrong, or something is not installed.
+Owns the command line and the order of a comparison. Exit statuses: 0 done; 1 a trace, a Prometheus or a
+choice is wrong; 2 the command line or the configuration is wrong.
 """
 
 import argparse
@@ -11,19 +10,19 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+from rich.console import Console
+from rich.progress import Progress, TaskID
 
 from slo_autoscaler.config import Config, read_config
 from slo_autoscaler.errors import ConfigError
 from slo_autoscaler.fields import parse_duration
-from tailbound_lab.simulate.errors import SimulationError
+from tailbound_lab.simulate import SimulationError, history, report, scalers, traces, world
+from tailbound_lab.simulate.baselines import Bounds
 from tailbound_lab.simulate.function import Function, Routing, Service
-
-if TYPE_CHECKING:
-    from tailbound_lab.simulate.traces import Trace
-    from tailbound_lab.simulate.world import Outcome, Settings
-
-EXTRA: Final = frozenset(("numpy", "rich", "matplotlib"))
+from tailbound_lab.simulate.traces import Trace
+from tailbound_lab.simulate.world import Outcome, Settings
 
 NO_CONFIG: Final = (
     "{platform: {gateway_url: http://none}, prometheus: {url: http://none}, defaults: {max_replicas: 20}}"
@@ -43,20 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SimulationError as error:
         sys.stderr.write(f"tailbound-simulate: {error}\n")
         return 1
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in EXTRA:
-            raise
-        sys.stderr.write(f"tailbound-simulate needs {missing}: pip install 'tailbound-lab'\n")
-        return 2
 
 
 def _compare(options: argparse.Namespace) -> int:
-    # Here and not above, so that without the extra there is one line and no traceback.
-    from rich.console import Console  # noqa: PLC0415
-
-    from tailbound_lab.simulate import report  # noqa: PLC0415
-
     config = _config(options)
     function = _function(options)
     trace = _trace(options, config)
@@ -74,22 +62,17 @@ def _compare(options: argparse.Namespace) -> int:
         f" a replica can do {function.capacity:.1f}/s within the SLO"
     )
     console.print(report.table(outcomes, function))
-    console.print("replica-seconds: wanted, starting ones included; flips: turns within one start-up time")
+    console.print("replica-seconds: wanted, starting ones included")
+    console.print("reversals: changes of direction within one start-up time")
     for file in written:
         console.print(f"wrote {file}")
     return 0
 
 
 def _run(
-    options: argparse.Namespace, config: Config, function: Function, trace: "Trace", settings: "Settings"
-) -> "list[Outcome]":
-    from rich.console import Console  # noqa: PLC0415 - as above
-    from rich.progress import Progress, TaskID  # noqa: PLC0415
-
-    from tailbound_lab.simulate import catalog, world  # noqa: PLC0415
-    from tailbound_lab.simulate.baselines import Bounds  # noqa: PLC0415
-
-    situation = catalog.Situation(
+    options: argparse.Namespace, config: Config, function: Function, trace: Trace, settings: Settings
+) -> list[Outcome]:
+    situation = scalers.Situation(
         trace=trace,
         function=function,
         bounds=Bounds(settings.lowest, settings.highest),
@@ -97,11 +80,11 @@ def _run(
         interval=config.interval,
         phase=_phase(config),
     )
-    chosen = options.policies.split(",") if options.policies else catalog.USUAL
-    scalers = [catalog.make(choice.strip(), situation) for choice in chosen]
+    chosen = options.policies.split(",") if options.policies else scalers.DEFAULT_POLICIES
+    made = [scalers.make(choice.strip(), situation) for choice in chosen]
     outcomes = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        for scaler in scalers:
+        for scaler in made:
             task = progress.add_task(scaler.name, total=1.0)
 
             def tell(share: float, task: TaskID = task) -> None:
@@ -150,17 +133,13 @@ def _numbers(flag: str, text: str) -> list[float]:
         raise SimulationError(f"{flag} {text}: {error}") from None
 
 
-def _trace(options: argparse.Namespace, config: Config) -> "Trace":
-    from tailbound_lab.simulate import traces  # noqa: PLC0415 - as above
-
+def _trace(options: argparse.Namespace, config: Config) -> Trace:
     if options.trace:
         return traces.read(Path(options.trace), cv2=options.cv2 or 1.0, seed=options.seed)
     if options.generate:
         return traces.generate(
             options.generate, options.rate, round(options.duration), cv2=options.cv2, seed=options.seed
         )
-    from tailbound_lab.simulate import history  # noqa: PLC0415
-
     return history.read(
         options.prometheus,
         options.function,
@@ -174,9 +153,7 @@ def _trace(options: argparse.Namespace, config: Config) -> "Trace":
     )
 
 
-def _settings(options: argparse.Namespace, config: Config) -> "Settings":
-    from tailbound_lab.simulate.world import Settings  # noqa: PLC0415 - as above
-
+def _settings(options: argparse.Namespace, config: Config) -> Settings:
     spec = config.target(options.function)
     return Settings(
         lowest=options.min_replicas or spec.min_replicas,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from slo_autoscaler.law.window import SlidingMax
-from tailbound_lab.simulate.scalers import View
+from tailbound_lab.simulate.function import View
 
 TICK: Final = 1.0
 """Seconds: the simulation's resolution; laws that look more often look this often."""

@@ -1,15 +1,17 @@
-"""The simulated function: what a batch costs, how many work at it, what it promises. [P]
+"""The simulated function, and the seam between it and a scaler. [P]
 
-Owns l(b) and what the batcher would learn from it. The numbers are given, not learned: a simulation asks what
-would happen if the function were so. Next step: ``replica`` serves with it.
+Owns l(b) and what the batcher would learn from it; the numbers are given, because a simulation asks what
+would happen if the function were so. A ``Scaler`` gets a ``View``, which has what platforms' scalers can
+read, and answers with a replica count. Next step: ``replica`` serves with it.
 """
 
 from bisect import bisect_right
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Protocol
 
-from tailbound_lab.simulate.errors import SimulationError
+from slo_autoscaler.model import Observation, Scale
+from tailbound_lab.simulate import SimulationError
 
 TIE: Final = 0.03
 """Batch sizes whose throughput is within this share of the best are as good; the smallest is used, as the
@@ -111,3 +113,42 @@ class Function:
             return self.learned_capacity
         fits = self.service.largest_within(self.slo_latency / (1.0 + 1.0 / self.workers))
         return self.workers * max((b / self.service.seconds[b - 1] for b in range(1, fits + 1)), default=0.0)
+
+
+class View(Protocol):
+    """What may be known at one moment. Spans are seconds."""
+
+    @property
+    def scale(self) -> Scale:
+        """What the platform says."""
+
+    def observe(self) -> Observation | None:
+        """Return what Prometheus says, as old as it is."""
+
+    def concurrency(self, span: float) -> float:
+        """Return how many requests were inside the replicas on average over the last ``span``."""
+
+    def successes(self, span: float) -> float:
+        """Return the requests per second that were answered over the last ``span``."""
+
+    def utilization(self, span: float) -> float | None:
+        """Return the mean share of their workers' time that ready replicas worked; None: none was ready."""
+
+
+class Scaler(Protocol):
+    """One scaling law with its memory; made anew for each run."""
+
+    @property
+    def name(self) -> str:
+        """How it is called in tables."""
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two calls."""
+
+    @property
+    def phase(self) -> float:
+        """Seconds of the first call."""
+
+    def scale(self, view: View, now: float) -> int | None:
+        """Return the wanted count, or None to leave it as it is."""

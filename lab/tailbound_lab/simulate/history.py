@@ -13,7 +13,7 @@ from prometheus_api_client.exceptions import PrometheusApiClientException
 from requests import RequestException
 
 from slo_autoscaler.errors import brief
-from tailbound_lab.simulate.errors import SimulationError
+from tailbound_lab.simulate import SimulationError
 from tailbound_lab.simulate.traces import Trace, from_rates
 
 MOST_POINTS: Final = 10_000

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailbound_lab.simulate.baselines import TICK, Bounds
-from tailbound_lab.simulate.function import Function
-from tailbound_lab.simulate.scalers import View
+from tailbound_lab.simulate.function import Function, View
 from tailbound_lab.simulate.traces import Trace
 
 SMOOTHING = 3

@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.table import Table
 
-from tailbound_lab.simulate.errors import SimulationError
 from tailbound_lab.simulate.function import Function
 from tailbound_lab.simulate.world import Outcome
 
 COLUMNS: Final = (
     "policy",
-    "attainment",
+    "within SLO",
     "p50",
     "p95",
     "p99",
     "replica-seconds",
     "max",
     "changes",
-    "flips",
+    "reversals",
 )
 
 SMOOTH: Final = 10
@@ -36,19 +36,19 @@ def cells(outcome: Outcome) -> tuple[str, ...]:
     """Return one row of the table, in the order of ``COLUMNS``."""
     return (
         outcome.scaler,
-        f"{100 * outcome.attainment:.2f} %",
+        f"{100 * outcome.attainment:.2f}%",
         *(seconds(value) for value in (outcome.p50, outcome.p95, outcome.p99)),
         f"{outcome.replica_seconds:,.0f}",
-        str(outcome.most),
+        str(outcome.max_replicas),
         str(outcome.changes),
-        str(outcome.flips),
+        str(outcome.reversals),
     )
 
 
 def seconds(value: float) -> str:
     """Return a latency as text."""
     if math.isinf(value):
-        return "given up"
+        return "timed out"
     return f"{value * 1000:.0f} ms" if value < 1.0 else f"{value:.1f} s"
 
 
@@ -60,7 +60,7 @@ def table(outcomes: Sequence[Outcome], function: Function) -> Table:
     made.title = f"objective: {objective:.4g} within {seconds(function.slo_latency)}"
     made.title_justify = "left"
     for number, name in enumerate(COLUMNS):
-        heading = name.upper().replace("-", "-\n")
+        heading = name.upper().replace("-", "-\n").replace(" ", "\n")
         made.add_column(heading, justify="right" if number else "left", vertical="bottom", no_wrap=True)
     met = [outcome.replica_seconds for outcome in outcomes if outcome.attainment >= objective]
     for outcome in outcomes:
@@ -71,7 +71,7 @@ def table(outcomes: Sequence[Outcome], function: Function) -> Table:
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
-    """Return what JSON can hold; a latency of requests that were given up is null."""
+    """Return what JSON can hold; an infinite latency, of requests that timed out, is null."""
     return {
         "policy": outcome.scaler,
         "trace": outcome.trace,
@@ -82,25 +82,25 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
             for name, value in (("p50", outcome.p50), ("p95", outcome.p95), ("p99", outcome.p99))
         },
         "replica_seconds": outcome.replica_seconds,
-        "max_replicas": outcome.most,
+        "max_replicas": outcome.max_replicas,
         "changes": outcome.changes,
-        "flips": outcome.flips,
+        "reversals": outcome.reversals,
         "replicas": [int(count) for count in outcome.series.desired],
     }
 
 
 def draw(outcomes: Sequence[Outcome], function: Function, folder: Path) -> list[Path]:
-    """Write pareto.png and series.png into ``folder``. Raises ``SimulationError`` without matplotlib."""
-    pyplot = _pyplot()
+    """Write pareto.png and series.png into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     return [
-        _draw_pareto(pyplot, outcomes, function, folder / "pareto.png"),
-        _draw_series(pyplot, outcomes, function, folder / "series.png"),
+        _draw_pareto(outcomes, function, folder / "pareto.png"),
+        _draw_series(outcomes, function, folder / "series.png"),
     ]
 
 
-def _draw_pareto(pyplot: Any, outcomes: Sequence[Outcome], function: Function, file: Path) -> Path:
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+def _draw_pareto(outcomes: Sequence[Outcome], function: Function, file: Path) -> Path:
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
     for outcome in outcomes:
         axes.scatter(outcome.replica_seconds, 100 * (1 - outcome.attainment), label=outcome.scaler)
         axes.annotate(
@@ -118,12 +118,12 @@ def _draw_pareto(pyplot: Any, outcomes: Sequence[Outcome], function: Function, f
     axes.set_title(f"{outcomes[0].trace}: below and left is better; dotted: the objective")
     axes.grid(alpha=0.3)
     figure.savefig(file, dpi=110)
-    pyplot.close(figure)
     return file
 
 
-def _draw_series(pyplot: Any, outcomes: Sequence[Outcome], function: Function, file: Path) -> Path:
-    figure, (load, replicas, good) = pyplot.subplots(3, 1, figsize=(9, 8), sharex=True, layout="constrained")
+def _draw_series(outcomes: Sequence[Outcome], function: Function, file: Path) -> Path:
+    figure = Figure(figsize=(9, 8), layout="constrained")
+    load, replicas, good = figure.subplots(3, 1, sharex=True)
     arrivals = _mean(outcomes[0].series.arrivals)
     load.plot(_minutes(arrivals), arrivals, color="0.3", lw=1)
     load.set(ylabel="requests/s")
@@ -143,7 +143,6 @@ def _draw_series(pyplot: Any, outcomes: Sequence[Outcome], function: Function, f
     for axes in (load, replicas, good):
         axes.grid(alpha=0.3)
     figure.savefig(file, dpi=110)
-    pyplot.close(figure)
     return file
 
 
@@ -158,15 +157,3 @@ def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _minutes(means: NDArray[np.float64]) -> NDArray[np.float64]:
     minutes: NDArray[np.float64] = (np.arange(len(means)) + 0.5) * SMOOTH / 60
     return minutes
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib as mpl  # noqa: PLC0415 - a slow import that only plots need
-    except ModuleNotFoundError:
-        raise SimulationError("plots need matplotlib: pip install 'tailbound-lab'") from None
-
-    mpl.use("Agg")
-    from matplotlib import pyplot  # noqa: PLC0415 - after the backend is chosen
-
-    return pyplot

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tailbound_lab.simulate.errors import SimulationError
+from tailbound_lab.simulate import SimulationError
 
 Floats = NDArray[np.float64]
 
@@ -41,6 +41,12 @@ class Trace:
     def rate(self) -> float:
         """Requests per second on average."""
         return len(self.arrivals) / self.duration
+
+    def cut(self, duration: float) -> "Trace":
+        """Return its beginning, or all of it if it is no longer than that."""
+        if self.duration <= duration:
+            return self
+        return Trace(self.name, self.arrivals[self.arrivals < duration], float(duration))
 
     def counts(self, span: float = 1.0) -> NDArray[np.int64]:
         """Return the arrivals in each ``span`` seconds."""

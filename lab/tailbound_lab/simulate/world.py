@@ -17,11 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slo_autoscaler.model import Observation, Scale
-from tailbound_lab.simulate import scrape
-from tailbound_lab.simulate.errors import SimulationError
-from tailbound_lab.simulate.function import Function, Routing
+from tailbound_lab.simulate import SimulationError, scrape
+from tailbound_lab.simulate.function import Function, Routing, Scaler
 from tailbound_lab.simulate.replica import Replica
-from tailbound_lab.simulate.scalers import Scaler
 from tailbound_lab.simulate.traces import Trace
 
 Floats = NDArray[np.float64]
@@ -84,15 +82,15 @@ class Outcome:
     attainment: float
     """Share of all requests that were answered within the SLO."""
     p50: float
-    """Seconds, of all requests; infinite where so many were given up. Likewise ``p95`` and ``p99``."""
+    """Seconds, of all requests; infinite where so many timed out. Likewise ``p95`` and ``p99``."""
     p95: float
     p99: float
     replica_seconds: float
     """Of replicas that were wanted, starting ones included: what is paid for."""
-    most: int
+    max_replicas: int
     """Replicas wanted at the same time."""
     changes: int
-    flips: int
+    reversals: int
     """Changes against the direction of the last one, less than a start-up time after it."""
     series: Series
 
@@ -140,7 +138,7 @@ class _World:
         arrivals = trace.arrivals
         self._steps = math.ceil(trace.duration / STEP)
         self._bounds = np.searchsorted(arrivals, np.arange(self._steps + 1) * STEP).tolist()
-        self._lots = np.random.default_rng(settings.seed).random(len(arrivals))
+        self._draws = np.random.default_rng(settings.seed).random(len(arrivals))
         self._scrapes = scrape.Scrapes(
             function,
             settings.window,
@@ -241,13 +239,13 @@ class _World:
         """Route the step's arrivals, serve, and count what was answered in it."""
         begin, end = self._index * STEP, (self._index + 1) * STEP
         low, high = self._bounds[self._index], self._bounds[self._index + 1]
-        arrivals, lots = self._trace.arrivals[low:high], self._lots[low:high]
+        arrivals, draws = self._trace.arrivals[low:high], self._draws[low:high]
         held_before = len(self._held)
         inside_before = len(self._ends) + held_before + sum(replica.queued for _, replica in self._ready)
         if not self._ready:
             self._held += arrivals.tolist()
         elif self._function.routing is Routing.RANDOM or len(self._ready) == 1:
-            self._route(arrivals, lots, end)
+            self._route(arrivals, draws, end)
         else:
             self._route_by_load(arrivals.tolist(), begin, end)
         self._collect([replica for _, replica in self._ready])
@@ -270,7 +268,7 @@ class _World:
             replica.serve([], math.inf)
         self._collect([replica for _, replica in self._ready])
         self._answered.append((self._ends - self._latencies, self._latencies))
-        # What nobody has taken in, and what was given up, has no latency.
+        # What nobody has taken in, and what timed out, has no latency.
         latencies = np.concatenate([latency for _, latency in self._answered])
         served = np.isfinite(latencies)
         arrived = np.concatenate([arrival for arrival, _ in self._answered])[served]
@@ -285,7 +283,7 @@ class _World:
             for index, (before, after) in enumerate(pairwise(self._wanted.tolist()), 1)
             if after != before
         ]
-        flips = sum(
+        reversals = sum(
             (first > 0) != (second > 0) and later - earlier < self._function.start_up
             for (earlier, first), (later, second) in pairwise(moves)
         )
@@ -298,9 +296,9 @@ class _World:
             p95=quantiles[1],
             p99=quantiles[2],
             replica_seconds=float(np.sum(self._wanted)) * STEP,
-            most=int(np.max(self._wanted)),
+            max_replicas=int(np.max(self._wanted)),
             changes=len(moves),
-            flips=flips,
+            reversals=reversals,
             series=Series(
                 arrivals=np.diff(np.array(self._bounds, dtype=np.float64)),
                 good=np.bincount(seconds, minlength=self._steps).astype(np.float64),
@@ -316,9 +314,9 @@ class _World:
         self._serial += 1
         self._ready.append((self._serial, Replica(self._function, now, self._unused.pop())))
 
-    def _route(self, arrivals: Floats, lots: Floats, end: float) -> None:
+    def _route(self, arrivals: Floats, draws: Floats, end: float) -> None:
         replicas = len(self._ready)
-        chosen = (lots * replicas).astype(np.int64)
+        chosen = (draws * replicas).astype(np.int64)
         order = np.argsort(chosen, kind="stable")
         moments = arrivals[order].tolist()
         cuts = np.searchsorted(chosen[order], np.arange(replicas + 1)).tolist()

@@ -1,95 +1,120 @@
-"""How systems are named, and that each can be started by its entry."""
+"""The registry of systems, their processes, and that one can be started, measured and ended."""
 
 import http.client
-import json
+import os
+import signal
 import subprocess
 import sys
-import zlib
 
 import pytest
 
+from tailbound_lab.bench.rig import processes
 from tailbound_lab.bench.rig.peers import python_of
-from tailbound_lab.bench.rig.server import Server
+from tailbound_lab.bench.rig.processes import Share, Usage, cpu_of, name_of, pss_of, shares
+from tailbound_lab.bench.rig.server import Server, example
 from tailbound_lab.bench.rig.systems import SYSTEMS, Launch, Settings, grid_of, parse_entry
 from tailbound_lab.bench.workloads import WORKLOADS
 from tailbound_lab.load.records import BenchError, NotAvailable
 
 
-def test_a_name_alone_has_the_systems_own_settings():
-    entry = parse_entry("mosec")
-    assert (entry.settings, entry.grid) == (Settings(4, 10), False)
-
-
-def test_size_and_wait_may_follow_the_name():
-    assert parse_entry("fixed:32:5+malloc").settings == Settings(32, 5, malloc=True)
-
-
-def test_a_grid_has_every_size_of_the_workload_with_every_wait():
-    points = grid_of(parse_entry("mosec-grid+malloc"), WORKLOADS["vision"])
-    assert len(points) == len(set(points)) == len(WORKLOADS["vision"].sizes) * 3
-    assert all(point.malloc for point in points)
+@pytest.mark.parametrize(
+    ("text", "settings"),
+    [("mosec", SYSTEMS["mosec"].settings), ("fixed:32:5+malloc", Settings(32, 5, malloc=True))],
+)
+def test_entry_has_the_named_settings_or_the_systems_own(text, settings):
+    assert parse_entry(text).settings == settings
 
 
 @pytest.mark.parametrize(
     "text", ["", "mosek", "mosec:1", "mosec:0:1", "mosec:a:1", "mosec+speed", "slo-grid", "mosec-grid:1:2"]
 )
-def test_a_name_that_means_nothing_is_refused_with_its_text(text):
+def test_entry_that_means_nothing_is_refused_by_its_text(text):
     with pytest.raises(BenchError, match=f"system '{text.replace('+', '.')}'"):
         parse_entry(text)
 
 
+def test_grid_has_every_size_of_the_workload_with_every_wait():
+    points = grid_of(parse_entry("mosec-grid+malloc"), WORKLOADS["vision"])
+    assert len(points) == len(set(points)) == len(WORKLOADS["vision"].sizes) * 3
+    assert all(point.malloc for point in points)
+
+
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_every_system_says_how_it_is_started_or_why_it_can_not(name, tmp_path):
-    system = SYSTEMS[name]
-    launch = Launch(1234, WORKLOADS["tabular"], 2, system.settings, "/python", tmp_path)
+def test_every_system_listens_on_the_port_that_it_is_given(name, tmp_path):
+    launch = Launch(1234, WORKLOADS["tabular"], 2, SYSTEMS[name].settings, "/python", tmp_path)
     try:
-        command = system.launch(launch)
+        command = SYSTEMS[name].launch(launch)
     except NotAvailable:
         pytest.skip(f"{name} is not available here")
-    told = [*command.arguments, *command.environment.values()]
-    assert any("1234" in word for word in told)
+    assert any("1234" in word for word in (*command.arguments, *command.environment.values()))
 
 
-def test_only_the_target_is_set_for_the_policy_slo(tmp_path):
+def test_slo_system_sets_nothing_but_the_target(tmp_path):
     launch = Launch(1234, WORKLOADS["text"], 2, Settings(), "/python", tmp_path)
     environment = SYSTEMS["slo"].launch(launch).environment
     assert environment["slo_latency"] == "50ms"
     assert not {"max_batch_size", "max_batch_delay", "max_inflight"} & environment.keys()
 
 
-def test_a_peer_that_can_not_be_installed_is_not_available_and_leaves_nothing(tmp_path):
+def test_peer_that_pip_cannot_install_is_not_available_and_leaves_nothing(tmp_path):
     with pytest.raises(NotAvailable, match="pip install"):
         python_of(tmp_path, "broken", (str(tmp_path / "no-such-package"),))
     assert not (tmp_path / "broken").exists()
 
 
-def test_every_workload_has_a_handler_with_an_example():
-    for workload in WORKLOADS.values():
-        source = (workload.folder / "handler.py").read_text()
-        assert "def handle_batch(" in source
-        assert "def example(" in source
+@pytest.mark.parametrize("workload", WORKLOADS.values(), ids=WORKLOADS)
+def test_every_workload_has_a_handler_that_is_served_in_batches(workload):
+    assert "def handle_batch(" in (workload.folder / "handler.py").read_text()
 
 
-def test_text_answers_bad_bodies_alone():
+def test_proc_texts_are_read_whatever_the_process_is_called():
+    ticks = os.sysconf("SC_CLK_TCK")
+    assert cpu_of("7 (a) b) c) S " + " ".join(["0"] * 10) + f" {ticks} {2 * ticks} 0 0") == 3.0
+    assert pss_of("Rss: 9 kB\nPss:      12 kB\nPss_Anon: 1 kB\n") == 12 * 1024
+    assert pss_of("") == 0
+    assert name_of(b"/usr/bin/python3\0-m\0/x/gunicorn\0--bind\0") == "python3 gunicorn"
+    assert name_of(b"") == "(ended)"
+
+
+def test_shares_are_of_the_run_alone_and_sorted():
+    before = {1: Usage("a", 10.0, 0)}
+    after = {1: Usage("a", 10.5, 0), 2: Usage("b", 1.0, 0), 3: Usage("c", 0.0, 0)}
+    assert shares(before, after, 2.0, 1000) == [Share("b", 0.5, 1000.0), Share("a", 0.25, 500.0)]
+
+
+def test_end_kills_a_marked_process_and_its_orphan():
+    mark = f"test-{os.getpid()}"
     code = (
-        "import handler; from types import SimpleNamespace as N; c = N(model=handler.load());"
-        "a, b = handler.handle_batch([N(body=b'{}'), N(body=handler.example())], c);"
-        "assert a['statusCode'] == 400, a; assert 0 <= b['score'] <= 1, b"
+        "import subprocess, time; subprocess.Popen(['sleep', '60'], start_new_session=True); time.sleep(60)"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=WORKLOADS["text"].folder, check=True)
+    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {processes.MARK: mark})
+    while len(processes.marked(mark)) < 2:
+        assert process.poll() is None
+    processes.end(process, mark)
+    assert processes.marked(mark) == []
+
+
+def test_children_named_are_forked_and_not_started():
+    code = "import os, time; os.fork(); os.write(1, b'%d\\n' % os.getpid()); time.sleep(60)"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE) as process:
+        try:
+            pids = {int(process.stdout.readline()) for _ in range(2)}
+            used = {pid: Usage("python x", 0.0, 0) for pid in pids} | {os.getpid(): Usage("pytest", 0.0, 0)}
+            assert set(processes.children_named("x", used)) == pids - {process.pid}
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 def test_server_under_measurement_answers_and_leaves_no_process(tmp_path):
     system, workload = SYSTEMS["slo"], WORKLOADS["accelerator"]
-    with Server(system, system.settings, workload, 1, b"warm", tmp_path) as server:
-        body = b"y" * 100_000
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
-        connection.request("POST", "/", body)
+    with Server(system, system.settings, workload, 1, example(workload), tmp_path) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        connection.request("POST", "/", b"y" * 100_000)
         response = connection.getresponse()
-        told = {"checksum": zlib.crc32(body), "bytes": len(body)}
-        assert (response.status, json.loads(response.read())) == (200, told)
+        assert (response.status, b"100000" in response.read()) == (200, True)
         connection.close()
         assert server.usage()
     assert not server.usage()

@@ -7,7 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailbound_lab.load.arrivals import Profile, ShapeError, arrivals, peak, phase, steps
+from tailbound_lab.load.arrivals import (
+    HIGHEST,
+    LOWEST,
+    QUIET,
+    SPIKE,
+    Profile,
+    ShapeError,
+    arrivals,
+    bursty,
+    peak,
+    phase,
+    steps,
+)
 
 rates = st.floats(0, 200)
 lengths = st.floats(0.01, 20)
@@ -92,3 +104,21 @@ def test_a_wrong_rate_names_itself_and_the_rule(text):
 def test_an_impossible_profile_names_the_rule(points, rule):
     with pytest.raises(ShapeError, match=rule):
         Profile(points)
+
+
+@given(seed=st.integers(0, 10_000), duration=st.floats(2, 600))
+def test_bursty_begins_and_ends_quietly_and_reaches_its_peak_in_between(seed, duration):
+    profile = bursty(duration, random.Random(seed).random)
+    heights = {rate for _, rate in profile.points}
+    assert profile.duration == duration
+    assert (profile.points[0][1], profile.points[-1][1]) == (QUIET, QUIET)
+    assert HIGHEST in heights
+    assert heights - {QUIET, SPIKE} <= {rate for rate in heights if LOWEST <= rate <= HIGHEST}
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_bursty_needs_one_replica_at_times_and_three_at_others(seed):
+    profile = bursty(180, random.Random(seed).random)
+    each = 2 / 0.009  # a batch of two takes the simulated accelerator 9 ms
+    needed = [math.ceil(profile.rate(second / 2) / (0.8 * each)) for second in range(360)]
+    assert (min(needed), max(needed)) == (1, 3)

@@ -48,7 +48,7 @@ def test_80_columns_hold_the_table_whatever_is_in_it(capsys, monkeypatch):
     status, out, _ = run(capsys, *flags, "--max-replicas", "2", "--policies", "proportional,slo,openfaas-ce")
     assert status == 0
     assert "…" not in out
-    assert "given up" in out
+    assert "timed out" in out
     assert max(map(len, out.splitlines())) <= 80
 
 
@@ -121,18 +121,6 @@ def test_what_is_wrong_is_said_in_one_line(capsys, words, status, message):
     assert message in err
     assert err.startswith("tailbound-simulate: ")
     assert err.count("\n") == 1
-
-
-@pytest.mark.parametrize("missing", ["numpy", "rich"])
-def test_without_the_extra_it_says_what_to_install(missing):
-    code = (
-        f"import sys; sys.modules['{missing}'] = None\n"
-        "from tailbound_lab.simulate.__main__ import main\n"
-        "sys.exit(main(['--generate', 'step']))"
-    )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert told.returncode == 2
-    assert told.stderr == f"tailbound-simulate needs {missing}: pip install 'tailbound-lab'\n"
 
 
 def test_the_controller_loads_nothing_of_it():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailbound_lab.simulate.errors import SimulationError
+from tailbound_lab.simulate import SimulationError
 from tailbound_lab.simulate.function import Function, Service
 
 

@@ -7,8 +7,7 @@ import pytest
 
 from autoscaler import doubles
 from autoscaler.doubles import a_fleet, a_gateway, a_prometheus, until
-from tailbound_lab.simulate import history
-from tailbound_lab.simulate.errors import SimulationError
+from tailbound_lab.simulate import SimulationError, history
 from tailbound_lab.simulate.traces import Trace
 
 NAME = "vision.openfaas-fn"

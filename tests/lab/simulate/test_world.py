@@ -10,9 +10,9 @@ from slo_autoscaler.config import Config
 from slo_autoscaler.model import Observation
 from tailbound_lab.simulate import traces
 from tailbound_lab.simulate.baselines import Bounds
-from tailbound_lab.simulate.function import Function, Routing, Service
+from tailbound_lab.simulate.function import Function, Routing, Service, View
 from tailbound_lab.simulate.oracle import Oracle
-from tailbound_lab.simulate.scalers import Fixed, Ours, View
+from tailbound_lab.simulate.scalers import DecideScaler, Fixed
 from tailbound_lab.simulate.traces import Trace
 from tailbound_lab.simulate.world import Settings, run
 
@@ -23,8 +23,8 @@ CONFIG = Config.parse(
 )
 
 
-def ours(policy: str = "slo") -> Ours:
-    return Ours(replace(CONFIG.target("f.openfaas-fn"), policy=policy), CONFIG.interval, 2.0)
+def ours(policy: str = "slo") -> DecideScaler:
+    return DecideScaler(replace(CONFIG.target("f.openfaas-fn"), policy=policy), CONFIG.interval, 2.0)
 
 
 class Plan:
@@ -84,17 +84,17 @@ def test_replicas_are_paid_for_from_asking_and_serve_after_their_start_up():
     outcome = run(steady(10.0, 60), FUNCTION, plan, Settings(replicas=1))
     assert outcome.replica_seconds == 5 * 1 + 25 * 3 + 30 * 2
     assert outcome.series.ready.tolist() == [1.0] * 15 + [3.0] * 15 + [2.0] * 30
-    assert (outcome.most, outcome.changes, outcome.flips) == (3, 2, 0)
+    assert (outcome.max_replicas, outcome.changes, outcome.reversals) == (3, 2, 0)
 
 
 def test_what_is_starting_goes_first():
     outcome = run(steady(10.0, 40), FUNCTION, Plan({5: 4, 8: 2}), Settings(replicas=1))
     assert outcome.series.ready.tolist() == [1.0] * 15 + [2.0] * 25
-    assert outcome.flips == 1, "a turn within a start-up time"
+    assert outcome.reversals == 1, "a turn within a start-up time"
 
 
 def test_a_wish_beyond_the_bounds_is_cut():
-    assert run(steady(10.0, 20), FUNCTION, Fixed(99), Settings(highest=4)).most == 4
+    assert run(steady(10.0, 20), FUNCTION, Fixed(99), Settings(highest=4)).max_replicas == 4
 
 
 def test_requests_wait_while_there_is_no_replica():
@@ -162,8 +162,8 @@ def test_policy_slo_meets_its_objective_where_the_oracle_does_and_never_turns_wi
     outcome = run(trace, FUNCTION, ours())
     assert known.attainment >= 0.99
     assert outcome.attainment >= 0.99
-    assert outcome.flips == 0
-    assert outcome.most > 3
+    assert outcome.reversals == 0
+    assert outcome.max_replicas > 3
 
 
 @pytest.mark.parametrize("policy", ["slo", "proportional"])

@@ -7,10 +7,7 @@ its process, all threads together, so neither Prometheus' time nor the gateway's
 """
 
 import argparse
-import cProfile
-import io
 import json
-import pstats
 import resource
 import shutil
 import subprocess
@@ -38,7 +35,7 @@ from slo_autoscaler.metrics import Metrics
 from slo_autoscaler.platforms import build
 from slo_autoscaler.sources.prometheus import PrometheusSource
 from slo_autoscaler.sources.promql import queries
-from tailbound_lab.bench.page import PAGE, marks, rewrite
+from tailbound_lab.bench import page
 from tailbound_lab.bench.rig.processes import cpu_of
 from tailbound_lab.bench.workloads import ROOT
 from tailbound_lab.live.machine import describe
@@ -54,12 +51,16 @@ SPAN: Final = 60
 """Seconds between two samples, and from the first to the last: the longest window and some more."""
 
 NAMESPACE: Final = "openfaas-fn"
-SECTION = "fleet"
-BEGIN, END = marks(SECTION)
+SECTION: Final = "fleet"
 
 _EDGES: Final = (
     *("0.005", "0.01", "0.02", "0.025", "0.05", "0.1", "0.15", "0.18", "0.2", "0.25", "0.3", "0.4"),
     *("0.5", "0.8", "1.0", "2.5", "5.0", "10.0", "+Inf"),
+)
+
+_COLUMNS: Final = (
+    *("functions", "series", "CPU of a reconcile, s", "of the first, s", "wall, s", "Prometheus' CPU, s"),
+    *("a scrape of ours, s", "memory, MB"),
 )
 
 CONFIG: Final = """
@@ -74,49 +75,39 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
         "--functions", type=int, nargs="+", default=list(SIZES), metavar="N", help="how many [100 1000 10000]"
     )
     made.add_argument("--reconciles", type=int, default=5, metavar="N", help="after the first [5]")
-    made.add_argument("--profile", action="store_true", help="where the time of the last size goes")
-    made.add_argument("--publish", action="store_true", help="write the table to docs/benchmarks.md too")
+    page.add_publish(made)
 
 
 def main(options: argparse.Namespace, output: Path) -> int:
     """Measure each size; 1 if a reconcile of the most functions takes more CPU than it may."""
     collect_seldom()
-    rows = [
-        measured(count, options.reconciles, profiled=options.profile and count == max(options.functions))
-        for count in sorted(options.functions)
-    ]
+    rows = [measured(count, options.reconciles) for count in sorted(options.functions)]
     result = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": describe(), "sizes": rows}
     (output / "fleet.json").write_text(json.dumps(result, indent=1) + "\n")
-    text = table(result)
-    sys.stdout.write(text)
+    text = _table(result)
+    sys.stdout.write(text + "\n")
     if options.publish:
-        publish(text, PAGE)
+        page.rewrite(SECTION, lambda _: text)
     slowest: float = rows[-1]["reconcile_cpu_s"]
     return 0 if slowest <= TARGET else 1
 
 
-def table(result: dict[str, Any]) -> str:
-    """The sizes as a table in Markdown."""
-    head = (
-        "| functions | series | CPU of a reconcile, s | of the first, s | wall, s | Prometheus' CPU, s"
-        " | a scrape of ours, s | memory, MB |\n|---|---|---|---|---|---|---|---|\n"
-    )
-    lines = [
-        f"| {row['functions']:,} | {row['series']:,}"
-        f" | {row['reconcile_cpu_s']:.3f} | {row['first_cpu_s']:.3f}"
-        f" | {row['reconcile_wall_s']:.2f} | {row['prometheus_cpu_s']:.2f} | {row['scrape_cpu_s']:.3f}"
-        f" | {row['memory_mb']:.0f} |\n"
+def _table(result: dict[str, Any]) -> str:
+    rows = (
+        (
+            f"{row['functions']:,}",
+            f"{row['series']:,}",
+            *(f"{row[name]:.3f}" for name in ("reconcile_cpu_s", "first_cpu_s")),
+            *(f"{row[name]:.2f}" for name in ("reconcile_wall_s", "prometheus_cpu_s")),
+            f"{row['scrape_cpu_s']:.3f}",
+            f"{row['memory_mb']:.0f}",
+        )
         for row in result["sizes"]
-    ]
-    return f"{result['machine']}, {result['date']}.\n\n{head}{''.join(lines)}"
+    )
+    return f"{result['machine']}, {result['date']}.\n\n{page.markdown(_COLUMNS, rows)}"
 
 
-def publish(text: str, page: Path) -> None:
-    """Put the table into ``page`` between its marks. Raises ``BenchError`` if they are not there."""
-    rewrite(page, SECTION, lambda: text.removesuffix("\n"))
-
-
-def measured(functions: int, reconciles: int, *, profiled: bool = False) -> dict[str, Any]:
+def measured(functions: int, reconciles: int) -> dict[str, Any]:
     """Return what the first and the later reconciles of so many functions take."""
     # In the middle of a block of two hours, so that one block holds it all.
     now = int(time.time()) // 7200 * 7200 - 3600
@@ -141,8 +132,6 @@ def measured(functions: int, reconciles: int, *, profiled: bool = False) -> dict
                 for number in range(1 + reconciles):
                     costs.append(_cost(controller, prometheus))
                     _say(f"{functions:,} functions: reconcile {number}: {costs[-1]['cpu']:.3f} s of CPU")
-                if profiled:
-                    _profile(controller)
                 scrape = _cpu_of_scrape(metrics)
             finally:
                 controller.close()
@@ -181,15 +170,6 @@ def _cpu_of_scrape(metrics: Metrics) -> float:
     began = time.process_time()
     generate_latest(metrics.registry)
     return time.process_time() - began
-
-
-def _profile(controller: Controller) -> None:
-    """Say where the time of one more reconcile goes; profiling itself makes it several times slower."""
-    profile = cProfile.Profile()
-    profile.runcall(controller.reconcile)
-    text = io.StringIO()
-    pstats.Stats(profile, stream=text).sort_stats("tottime").print_stats(30)
-    sys.stderr.write(text.getvalue())
 
 
 def _write(path: Path, functions: int, now: int) -> int:

@@ -8,8 +8,7 @@ import threading
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from tailbound_lab.bench.replica.compare import example
-from tailbound_lab.bench.rig.server import Server
+from tailbound_lab.bench.rig.server import Server, example
 from tailbound_lab.bench.rig.systems import parse_entry
 from tailbound_lab.bench.workloads import FOLDER, WORKLOADS
 from tailbound_lab.load.generator import build

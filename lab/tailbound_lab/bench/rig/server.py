@@ -34,6 +34,16 @@ _LOG_TAIL = 1500
 _DROPPED = ("GLIBC_TUNABLES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 
 
+def example(workload: Workload) -> bytes:
+    """Return a typical body from the workload's own ``example()``, in a process that may load torch."""
+    code = "import sys, handler; sys.stdout.buffer.write(handler.example())"
+    done = subprocess.run([OWN_PYTHON, "-c", code], cwd=workload.folder, check=False, capture_output=True)
+    if done.returncode:
+        words = done.stderr.decode(errors="replace").strip()
+        raise BenchError(f"{workload.folder}: example() failed:\n{words}")
+    return done.stdout
+
+
 class Server:
     """A running system; a context manager that leaves no process behind.
 

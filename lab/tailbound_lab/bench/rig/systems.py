@@ -93,6 +93,11 @@ class Entry:
     grid: bool = False
 
 
+def listed(text: str) -> list[str]:
+    """Return the parts of a comma-separated option."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def parse_entry(text: str) -> Entry:
     """Read NAME[:SIZE:WAIT_MS][-grid][+malloc]. Raises ``BenchError`` that names the text and the rule."""
     rest, plus, option = text.partition("+")

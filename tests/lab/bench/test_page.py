@@ -1,0 +1,99 @@
+"""Sections of the page, earlier results, the comparison as table and plots, and the commands."""
+
+import json
+
+import pytest
+from matplotlib import image
+
+from tailbound_lab.bench import page
+from tailbound_lab.bench.__main__ import with_command
+from tailbound_lab.load.records import BenchError
+
+
+def test_rewrite_replaces_what_is_between_the_marks_and_nothing_else(tmp_path):
+    file = tmp_path / "page.md"
+    file.write_text("before\n<!-- live: begin -->\nold\n<!-- live: end -->\nafter\n")
+    page.rewrite("live", lambda folder: f"new in {folder.name}\n", file)
+    assert file.read_text() == "before\n<!-- live: begin -->\n\nnew in page\n\n<!-- live: end -->\nafter\n"
+    with pytest.raises(BenchError):
+        page.rewrite("soak", lambda _: pytest.fail("asked for the content"), file)
+
+
+def test_every_section_that_a_command_publishes_has_its_marks():
+    sections = ("results", "interleaved", "soak", "fleet", "scaling", "held-out", "live", "validation")
+    text = page.PAGE.read_text()
+    assert [name for name in sections if text.count(f"<!-- {name}: begin -->") != 1] == []
+
+
+def test_read_refuses_results_of_another_machine_and_none(tmp_path):
+    file = tmp_path / "results.json"
+    with pytest.raises(BenchError, match="no results"):
+        page.read(file)
+    file.write_text(json.dumps({"machine": "64 cores"}))
+    assert page.read(file, machine="64 cores") == {"machine": "64 cores"}
+    with pytest.raises(BenchError, match="64 cores"):
+        page.read(file, machine="2 cores")
+
+
+def test_share_is_never_rounded_up():
+    assert (page.share(0.99999), page.share(1.0)) == ("99.99%", "100.00%")
+
+
+def run(rate, goodput):
+    return {
+        "rate": rate,
+        "goodput": goodput,
+        "latency_ms": {"p50": 1.0, "p99": None},
+        "cpu": [{"us_per_request": 100.0}],
+        "generator_us_per_request": 20.0,
+        "pss_mb": 300.0,
+        "cdf": [(1.0, 0.5), (90.0, 0.99)],
+    }
+
+
+def measured(**changes):
+    row = {"system": "mosec", "workload": "text", "status": "measured", "settings": {}, "slo_ms": 50.0}
+    row |= {"low": run(5, 5), "max_rate": 1000.0, "failed_at": 1050.0, "at_max": run(1000, 999)}
+    row |= {"overload_1.5": run(1500, 950.0), "overload_2.5": {"rate": 2500.0, "reason": "lagged"}}
+    return row | {"trials": [{"rate": 900.0, "confirm": True, "goodput": 900.0}]} | changes
+
+
+NOTHING_HELD = {"max_rate": 0.0, "at_max": None, "overload_1.5": None, "overload_2.5": None}
+
+
+def results(*rows):
+    head = {"machine": "2 cores", "workers": 2, "effort": "quick", "date": "2026-01-01", "offline": {}}
+    return head | {"measurements": rows}
+
+
+@pytest.mark.parametrize(
+    ("row", "shown"),
+    [
+        (measured(), ("1,000", "1,050", "missed", "95.0%", "generator lagged")),
+        (measured(**NOTHING_HELD), ("none found",)),
+        (measured(capacity=900.0), ("900 requests/s, 0.90 of it",)),
+        (
+            {"system": "ray", "workload": "text", "status": "skipped", "reason": "no wheel\nhere"},
+            ("no wheel",),
+        ),
+    ],
+    ids=["measured", "nothing held", "capacity", "skipped"],
+)
+def test_comparison_shows_what_was_measured_or_why_not(row, shown):
+    text = page.comparison(results(row))
+    assert all(word in text for word in shown)
+
+
+def test_curve_and_plots_have_every_run_that_was_not_cut_short(tmp_path):
+    assert page.curve(measured()) == [(900.0, 900.0), (1000, 999), (1500, 950.0)]
+    files = page.plots(results(measured(), measured(system="slo")), tmp_path)
+    assert [file.name for file in files] == ["goodput-text.png", "cdf-text.png"]
+    assert all(image.imread(file).std() > 0 for file in files)
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [([], "single"), (["--rate", "12"], "single"), (["--quick"], "compare"), (["drift"], "drift")],
+)
+def test_words_without_a_command_are_single_or_compare(words, command):
+    assert with_command(words)[0] == command

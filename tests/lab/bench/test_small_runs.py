@@ -1,0 +1,88 @@
+"""Whole commands on something small: from the trace to results, table and plot."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tailbound_lab.bench import __main__ as bench
+from tailbound_lab.bench.fleet import scaling
+
+
+def test_scaling_of_one_short_trace_and_ours_again_beside_the_same_baselines(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "OUTPUT", tmp_path)
+    monkeypatch.setattr(scaling, "GRIDS", scaling.GRIDS[:2])
+    monkeypatch.setattr(scaling, "QUICK_SECONDS", 30)
+    words = ["scaling", "--quick", "--processes", "1", "--only"]
+    assert bench.main([*words, "step", "--ours"]) == 2, "there is no earlier run"
+    assert bench.main([*words, "step"]) in (0, 1)
+    first = json.loads((tmp_path / "scaling.json").read_text())["records"]
+    assert {found["system"] for found in first} == {*scaling.OURS, "oracle", "openfaas-ce"}
+    assert bench.main([*words, "step", "--ours"]) in (0, 1)
+    again = json.loads((tmp_path / "scaling.json").read_text())["records"]
+    assert sorted(map(json.dumps, again)) == sorted(map(json.dumps, first))
+    assert bench.main([*words, "spike", "--ours"]) == 2, "the earlier run was without it"
+    assert bench.main([*words, "steps"]) == 2
+    assert (tmp_path / "scaling.png").exists()
+    assert "| step |" in capsys.readouterr().out
+
+
+ONCE = """
+import sys
+from pathlib import Path
+from tailbound_lab.bench import __main__ as bench
+bench.OUTPUT = Path(sys.argv[1])
+sys.exit(bench.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(180)
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="Prometheus is not installed")
+def test_live_run_in_small_has_results_that_can_be_shown_again(tmp_path):
+    def live(*words):
+        command = [sys.executable, "-c", ONCE, str(tmp_path), "live", *words]
+        # A process of its own, since the run sets the garbage collector and the event loop of all of it.
+        done = subprocess.run(command, capture_output=True, text=True, timeout=170, check=False)
+        # Whether the claims hold is this machine's affair just now.
+        assert done.returncode in (0, 1), done.stderr
+        return done.stdout
+
+    shown = live("--seconds", "2", "--no-baseline")
+    found = json.loads((tmp_path / "live.json").read_text())
+    assert found["ours"]["requests"] == len(found["arrivals"]) > 0
+    assert found["ours"]["replicas"][0] == [0.0, 1]
+    assert set(found["service"]) <= {"1", "2"}
+    assert "<svg" in (tmp_path / "live.svg").read_text()
+    assert live("--last") == shown
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["live", "--seconds", "1"],
+        ["live", "--seconds", "nan"],
+        ["live", "--quick", "--kill-prometheus", "60"],
+        ["live", "--kill-prometheus", "-1"],
+        ["live", "--config", "missing.yaml"],
+        ["live", "--last"],
+        ["interleaved", "--systems", "slo"],
+        ["interleaved", "--systems", "slo,slo"],
+        ["interleaved", "--systems", "slo,mosec-grid"],
+        ["interleaved", "--rounds", "0"],
+        ["compare", "--workloads", "none"],
+        ["compare", "--workers", "0"],
+        ["single", "--function", "none"],
+        ["single", "--slo", "soon"],
+        ["report"],
+        ["validate"],
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_measured_is_refused_before_anything_starts(tmp_path, monkeypatch, capsys, words):
+    monkeypatch.setattr(bench, "OUTPUT", tmp_path)
+    assert bench.main(words) == 2
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().err.startswith("bench: ")
