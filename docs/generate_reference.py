@@ -27,7 +27,7 @@ from pydantic.fields import FieldInfo
 from batching_watchdog import config as watchdog_config
 from batching_watchdog import errors, messages
 from batching_watchdog.engine.latency import LatencyModel
-from batching_watchdog.metrics import STATES
+from batching_watchdog.metrics import Gauges
 from batching_watchdog.metrics import Metrics as WatchdogMetrics
 from slo_autoscaler import config as autoscaler_config
 from slo_autoscaler import fields
@@ -278,12 +278,7 @@ def _watchdog_families() -> Iterable[Metric]:
     learned = LatencyModel(4)
     learned.observe(1, 0.01)
     metrics = WatchdogMetrics(slo_latency=0.1, slo_objective=0.99, workers=1, model=learned)
-    metrics.read_gauges(
-        queue_length=lambda: 0,
-        workers=lambda: dict.fromkeys(STATES, 0),
-        restarts=lambda: 0,
-        resident_bytes=lambda: {0: 1},
-    )
+    metrics.gauges = Gauges(resident_bytes=lambda: {0: 1})
     return metrics.collect()
 
 

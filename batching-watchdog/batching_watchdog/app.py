@@ -31,7 +31,7 @@ from batching_watchdog.front.loop_lag import LoopLag
 from batching_watchdog.front.protocol import Connections, Limits
 from batching_watchdog.front.routes import Front, MetricsPage
 from batching_watchdog.machine import available_cpus, cuda_devices
-from batching_watchdog.metrics import Exposition, Metrics
+from batching_watchdog.metrics import Exposition, Gauges, Metrics
 from batching_watchdog.pool.remote import RemotePool
 from batching_watchdog.pool.supervisor import WorkerPool
 from batching_watchdog.speedups import compiled
@@ -84,7 +84,7 @@ async def run(config: Config, environ: Mapping[str, str]) -> int:
     # An upstream serves ready_path as a plain GET, not in a batch: the pool asks for it.
     front_config = replace(config, ready_path="") if config.upstream_url else config
     front = Front(front_config, batcher, metrics, clock, worker_ready=lambda: pool.ready)
-    metrics.read_gauges(
+    metrics.gauges = Gauges(
         queue_length=lambda: batcher.queued,
         workers=pool.by_state,
         restarts=lambda: pool.restarts,

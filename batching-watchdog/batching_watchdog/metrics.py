@@ -1,4 +1,4 @@
-"""Every metric of the watchdog: name, labels, buckets, help.
+"""Every metric of the watchdog: name, kind, help, labels, buckets, one row each.
 
 The autoscaler, the rules and the dashboards know the watchdog by these names alone (tests/contract holds them
 together). The first three are of-watchdog's. One process measures, so there is no multiprocess mode; and
@@ -9,7 +9,8 @@ only when somebody scrapes.
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -25,6 +26,9 @@ DEFAULT_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 """of-watchdog's and the gateway's."""
 SLO_FRACTIONS: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0, 4.0)
 """Further edges, as multiples of slo_latency. One lies exactly on it: attainment needs no interpolation."""
+SHORT_BUCKETS: Final = (0.0005, 0.001, 0.0025)
+"""Further edges of what can be much shorter than a request."""
+SIZE_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 OUTCOMES: Final = ("good", "slow", "error", "shed", "expired")
 STATES: Final = ("starting", "idle", "busy")
 METHODS: Final = frozenset(("connect", "delete", "get", "head", "options", "patch", "post", "put", "trace"))
@@ -54,8 +58,21 @@ class Histogram:
         return pairs
 
 
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """Where to read, at scrape time, what others know already."""
+
+    queue_length: Callable[[], int] = lambda: 0
+    workers: Callable[[], Mapping[str, int]] = lambda: dict.fromkeys(STATES, 0)
+    restarts: Callable[[], int] = lambda: 0
+    recycled: Callable[[], int] = lambda: 0
+    resident_bytes: Callable[[], Mapping[int, int]] = dict
+    cpu: Callable[[], tuple[float, float]] | None = None
+    """The time, and the CPU time of the front end, in seconds."""
+
+
 class Metrics(Collector):
-    """What is counted, and the collector that shows it. Gauges are read from callables at scrape time."""
+    """What is counted, and the collector that shows it."""
 
     def __init__(
         self,
@@ -66,46 +83,23 @@ class Metrics(Collector):
         model: LatencyModel,
         cpus: float = math.inf,
     ) -> None:
-        self._slo_latency = slo_latency
-        self._slo_objective = slo_objective
+        self.slo_latency = slo_latency
+        self.slo_objective = slo_objective
+        self.model = model
         self._workers = workers
-        self._model = model
         self._cpus = cpus
         self.cost = CpuCost(model.max_batch_size)
-        edges = tuple(sorted({*DEFAULT_BUCKETS, *(round(slo_latency * f, 9) for f in SLO_FRACTIONS)}))
-        self._edges = edges
+        self.gauges = Gauges()
+        self._edges = tuple(sorted({*DEFAULT_BUCKETS, *(round(slo_latency * f, 9) for f in SLO_FRACTIONS)}))
         self.in_flight = 0
-        self.durations = {("200", "post"): Histogram(edges)}
+        self.durations = {("200", "post"): Histogram(self._edges)}
         self._durations: dict[tuple[int, bytes], Histogram] = {}
         self.outcomes = dict.fromkeys(OUTCOMES, 0)
         self.dispatches = dict.fromkeys(map(str, DispatchReason), 0)
         self.refusals = dict.fromkeys((error.reason for error in REFUSALS), 0)
-        self.batch_size = Histogram((1, 2, 4, 8, 16, 32, 64, 128, 256))
-        self.queue_seconds = Histogram((0.0005, 0.001, 0.0025, *edges))
-        self.service_seconds = Histogram((0.0005, 0.001, 0.0025, *edges))
-        self._queue_length: Callable[[], int] = lambda: 0
-        self._workers_by_state: Callable[[], dict[str, int]] = lambda: dict.fromkeys(STATES, 0)
-        self._restarts: Callable[[], int] = lambda: 0
-        self._recycled: Callable[[], int] = lambda: 0
-        self._resident_bytes: Callable[[], dict[int, int]] = dict
-        self._cpu: Callable[[], tuple[float, float]] | None = None
-
-    def read_gauges(
-        self,
-        *,
-        queue_length: Callable[[], int],
-        workers: Callable[[], dict[str, int]],
-        restarts: Callable[[], int],
-        recycled: Callable[[], int] = lambda: 0,
-        resident_bytes: Callable[[], dict[int, int]] = dict,
-        cpu: Callable[[], tuple[float, float]] | None = None,
-    ) -> None:
-        """Where to read, at scrape time, what others know already.
-
-        ``cpu`` gives the time, and the CPU time of the front, in seconds.
-        """
-        self._queue_length, self._workers_by_state, self._restarts = queue_length, workers, restarts
-        self._recycled, self._resident_bytes, self._cpu = recycled, resident_bytes, cpu
+        self.batch_size = Histogram(SIZE_BUCKETS)
+        self.queue_seconds = Histogram((*SHORT_BUCKETS, *self._edges))
+        self.service_seconds = Histogram((*SHORT_BUCKETS, *self._edges))
 
     def request_finished(self, status: int, method: bytes, seconds: float, outcome: str | None) -> None:
         """Count an answer. ``outcome`` is None for what is no request of the SLO (a client's broken one)."""
@@ -135,79 +129,140 @@ class Metrics(Collector):
         if reason in self.refusals:
             self.refusals[reason] += 1
 
+    def capacity(self) -> float:
+        """Requests per second within the SLO; NaN until learned."""
+        if self.gauges.cpu is not None:
+            served = self.outcomes["good"] + self.outcomes["slow"] + self.outcomes["error"]
+            self.cost.read(Reading(*self.gauges.cpu(), served, sum(self.service_seconds.counts)))
+        found = self.model.sustained(self._workers, self.slo_latency)
+        return math.nan if found is None else self.cost.bound(*found, self._cpus)
+
     def collect(self) -> Iterator[Metric]:
         """Everything as prometheus-client families."""
-        requests = CounterMetricFamily("http_requests", "Requests answered.", labels=("code", "method"))
-        durations = HistogramMetricFamily(
-            "http_request_duration_seconds",
-            "Seconds from the arrival of a request to its answer.",
-            labels=("code", "method"),
-        )
-        for key, histogram in self.durations.items():
-            requests.add_metric(key, sum(histogram.counts))
-            durations.add_metric(key, histogram.cumulative(), histogram.total)
-        yield requests
-        yield durations
-        yield _gauge("http_requests_in_flight", "Requests received and not yet answered.", self.in_flight)
-        yield _gauge("slo_latency_seconds", "The latency target of this function.", self._slo_latency)
-        yield _gauge(
-            "slo_objective_ratio", "The share of requests that must meet the target.", self._slo_objective
-        )
-        yield _counter(
-            "slo_requests",
-            "Requests by what they mean for the SLO: all but good ones miss it.",
-            "outcome",
-            self.outcomes,
-        )
-        yield _histogram("watchdog_batch_size", "Requests per batch.", self.batch_size)
-        yield _histogram(
-            "watchdog_queue_seconds", "Seconds a request waited for a worker.", self.queue_seconds
-        )
-        yield _histogram(
-            "watchdog_service_seconds", "Seconds a worker took for a batch.", self.service_seconds
-        )
-        yield _counter("watchdog_dispatch", "Batches by why they left the queue.", "reason", self.dispatches)
-        yield _counter("watchdog_refusals", "Requests refused or given up, by why.", "reason", self.refusals)
-        yield _gauge("watchdog_queue_length", "Requests that wait for a worker.", self._queue_length())
-        workers = GaugeMetricFamily("watchdog_workers", "Worker processes by state.", labels=("state",))
-        for state, count in self._workers_by_state().items():
-            workers.add_metric((state,), count)
-        yield workers
-        capacity = self._capacity()
-        yield _gauge(
-            "watchdog_capacity_requests_per_second",
-            "Requests per second sustained within the SLO; NaN until learned, 0 if not even one fits.",
-            float("nan") if capacity is None else capacity,
-        )
-        predicted = GaugeMetricFamily(
-            "watchdog_service_seconds_predicted",
-            "Upper quantile of the service time of a batch of this size, as learned.",
-            labels=("size",),
-        )
-        for size in self._model.sizes_learned():
-            predicted.add_metric((str(size),), self._model.predict(size))
-        yield predicted
-        yield CounterMetricFamily(
-            "watchdog_worker_restarts", "Workers that died and were replaced.", value=self._restarts()
-        )
-        yield CounterMetricFamily(
-            "watchdog_workers_recycled", "Workers replaced after max_requests.", value=self._recycled()
-        )
-        resident = GaugeMetricFamily(
-            "watchdog_worker_resident_bytes",
-            "Resident memory of the worker in this slot; what workers share counts in each.",
-            labels=("worker",),
-        )
-        for slot, size in sorted(self._resident_bytes().items()):
-            resident.add_metric((str(slot),), size)
-        yield resident
+        for row in ROWS:
+            yield row.family(self)
 
-    def _capacity(self) -> float | None:
-        if self._cpu is not None:
-            served = self.outcomes["good"] + self.outcomes["slow"] + self.outcomes["error"]
-            self.cost.read(Reading(*self._cpu(), served, sum(self.service_seconds.counts)))
-        found = self._model.sustained(self._workers, self._slo_latency)
-        return None if found is None else self.cost.bound(*found, self._cpus)
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One metric."""
+
+    name: str
+    """Without the ``_total`` of a counter."""
+    kind: Callable[..., Any]
+    help: str
+    read: Callable[[Metrics], Any]
+    """A number or a ``Histogram``; with labels a mapping from their values to those."""
+    labels: tuple[str, ...] = ()
+
+    def family(self, metrics: Metrics) -> Metric:
+        """The metric now."""
+        family: Any = self.kind(self.name, self.help, labels=self.labels)
+        found = self.read(metrics)
+        for labels, value in found.items() if self.labels else (((), found),):
+            names = labels if isinstance(labels, tuple) else (str(labels),)
+            parts = (value.cumulative(), value.total) if isinstance(value, Histogram) else (value,)
+            family.add_metric(names, *parts)
+        result: Metric = family
+        return result
+
+
+COUNTER, GAUGE, HISTOGRAM = CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+ROWS: Final = (
+    Row(
+        "http_requests",
+        COUNTER,
+        "Requests answered.",
+        lambda m: {key: sum(each.counts) for key, each in m.durations.items()},
+        ("code", "method"),
+    ),
+    Row(
+        "http_request_duration_seconds",
+        HISTOGRAM,
+        "Seconds from the arrival of a request to its answer.",
+        lambda m: m.durations,
+        ("code", "method"),
+    ),
+    Row("http_requests_in_flight", GAUGE, "Requests received and not yet answered.", lambda m: m.in_flight),
+    Row("slo_latency_seconds", GAUGE, "The latency target of this function.", lambda m: m.slo_latency),
+    Row(
+        "slo_objective_ratio",
+        GAUGE,
+        "The share of requests that must meet the target.",
+        lambda m: m.slo_objective,
+    ),
+    Row(
+        "slo_requests",
+        COUNTER,
+        "Requests by what they mean for the SLO: all but good ones miss it.",
+        lambda m: m.outcomes,
+        ("outcome",),
+    ),
+    Row("watchdog_batch_size", HISTOGRAM, "Requests per batch.", lambda m: m.batch_size),
+    Row(
+        "watchdog_queue_seconds",
+        HISTOGRAM,
+        "Seconds a request waited for a worker.",
+        lambda m: m.queue_seconds,
+    ),
+    Row(
+        "watchdog_service_seconds",
+        HISTOGRAM,
+        "Seconds a worker took for a batch.",
+        lambda m: m.service_seconds,
+    ),
+    Row(
+        "watchdog_dispatch",
+        COUNTER,
+        "Batches by why they left the queue.",
+        lambda m: m.dispatches,
+        ("reason",),
+    ),
+    Row(
+        "watchdog_refusals",
+        COUNTER,
+        "Requests refused or given up, by why.",
+        lambda m: m.refusals,
+        ("reason",),
+    ),
+    Row(
+        "watchdog_queue_length", GAUGE, "Requests that wait for a worker.", lambda m: m.gauges.queue_length()
+    ),
+    Row("watchdog_workers", GAUGE, "Worker processes by state.", lambda m: m.gauges.workers(), ("state",)),
+    Row(
+        "watchdog_capacity_requests_per_second",
+        GAUGE,
+        "Requests per second sustained within the SLO; NaN until learned, 0 if not even one fits.",
+        lambda m: m.capacity(),
+    ),
+    Row(
+        "watchdog_service_seconds_predicted",
+        GAUGE,
+        "Upper quantile of the service time of a batch of this size, as learned.",
+        lambda m: {size: m.model.predict(size) for size in m.model.sizes_learned()},
+        ("size",),
+    ),
+    Row(
+        "watchdog_worker_restarts",
+        COUNTER,
+        "Workers that died and were replaced.",
+        lambda m: m.gauges.restarts(),
+    ),
+    Row(
+        "watchdog_workers_recycled",
+        COUNTER,
+        "Workers replaced after max_requests.",
+        lambda m: m.gauges.recycled(),
+    ),
+    Row(
+        "watchdog_worker_resident_bytes",
+        GAUGE,
+        "Resident memory of the worker in this slot; what workers share counts in each.",
+        lambda m: m.gauges.resident_bytes(),
+        ("worker",),
+    ),
+)
 
 
 class Exposition:
@@ -225,18 +280,3 @@ class Exposition:
     def text(self) -> bytes:
         """The exposition now."""
         return generate_latest(self._registry)
-
-
-def _gauge(name: str, help_: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(name, help_, value=value)
-
-
-def _counter(name: str, help_: str, label: str, values: Mapping[str, int]) -> CounterMetricFamily:
-    family = CounterMetricFamily(name, help_, labels=(label,))
-    for key, value in values.items():
-        family.add_metric((key,), value)
-    return family
-
-
-def _histogram(name: str, help_: str, histogram: Histogram) -> HistogramMetricFamily:
-    return HistogramMetricFamily(name, help_, buckets=histogram.cumulative(), sum_value=histogram.total)

@@ -3,7 +3,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.messages import DispatchReason
-from batching_watchdog.metrics import DEFAULT_BUCKETS, Exposition, Metrics
+from batching_watchdog.metrics import DEFAULT_BUCKETS, Exposition, Gauges, Metrics
 
 
 def make(slo_latency: float = 0.2) -> tuple[Metrics, LatencyModel]:
@@ -86,7 +86,7 @@ def test_capacity_is_nan_until_learned_and_then_follows_the_model():
 def test_gauges_are_read_when_scraped():
     metrics, _ = make()
     queue = [3]
-    metrics.read_gauges(
+    metrics.gauges = Gauges(
         queue_length=lambda: queue[0],
         workers=lambda: {"starting": 0, "idle": 1, "busy": 2},
         restarts=lambda: 4,
@@ -114,7 +114,7 @@ def test_the_capacity_is_no_more_than_the_cpu_time_of_the_front_allows():
     for _ in range(8):
         model.observe(1, 0.001)
     cpu = iter([(0.0, 0.0), (10.0, 5.0)])
-    metrics.read_gauges(queue_length=lambda: 0, workers=dict, restarts=lambda: 0, cpu=lambda: next(cpu))
+    metrics.gauges = Gauges(cpu=lambda: next(cpu))
     assert value(metrics, "watchdog_capacity_requests_per_second") == model.capacity(1, 0.2)
     for _ in range(100):
         metrics.request_finished(200, b"POST", 0.01, "good")
