@@ -2,7 +2,7 @@
 
 Owns the loop "ask the scheduler, do what it says": ``submit`` admits a request, every event (a request, an
 idle worker, a timer) wakes the pump, and the pump sends batches and hands out answers. It imports neither
-``upstream`` nor ``workers``: a worker is anything with ``send(batch)``. Next step: ``upstream``.
+anything of ``pool``: a worker is anything with ``send(batch)``. Next step: ``pool.connection``.
 
 Everything is synchronous on one event loop, so there is nothing to lock. ``clock`` is an argument,
 since uvloop's own counts whole milliseconds. The pump runs once per turn of the
@@ -196,7 +196,7 @@ class Batcher:
             len(batch.requests) - len(lost),
             len(lost),
         )
-        error = error or WorkerDied("the worker died under this request, and again when it was tried alone")
+        error = error or WorkerDied("the worker died under this request and under its retry alone")
         for request in lost:
             waited = batch.dispatched - request.arrived
             self._answer(request, Answer(error, len(batch.requests), waited, batch.reason, batch.number))

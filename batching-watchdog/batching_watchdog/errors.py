@@ -8,7 +8,7 @@ Where on the path of a request each belongs::
     queue         PredictedLate, Expired, QueueFull (a late one made room)
     worker        WorkerDied, UpstreamFailed  (a handler's own failure is a Reply, made in the worker)
 
-``server`` maps them to answers in one place; nothing else knows statuses.
+``front.routes`` maps them to answers in one place; nothing else knows statuses.
 """
 
 from typing import ClassVar, Final
@@ -39,7 +39,7 @@ class HandlerNotLoaded(WatchdogError):
 
 
 class StartFailed(WatchdogError):
-    """A port is taken, or gunicorn cannot be started."""
+    """A port is taken, or gunicorn or fprocess cannot be started."""
 
 
 class FrameError(WatchdogError):
@@ -121,14 +121,14 @@ class Expired(WatchdogError):
 
 
 class WorkerDied(WatchdogError):
-    """The worker died under this request, and died again when the request was tried alone."""
+    """The worker died under this request, and under its retry alone."""
 
     status = 502
     reason = "worker_died"
 
 
 class UpstreamFailed(WatchdogError):
-    """The HTTP upstream did not answer this request as agreed, and again not when it was tried alone."""
+    """The HTTP upstream failed on this request, and on its retry alone."""
 
     status = 502
     reason = "upstream_failed"

@@ -1,8 +1,8 @@
 """The compiled parts, where this build has them. [P]
 
-``_speedups.c`` does the plain case of what is done for every request; each caller has the same in Python, for
-all other cases and for builds without a C compiler. It makes no decision and knows no error: those are the
-callers'. Without it everything is the same, and a request costs more.
+``_speedups.c`` reads plain requests and packs and unpacks frames. It returns None for all other input; then
+its caller's Python code handles the input and reports every error. So the C code rejects nothing and accepts
+a subset. Without it everything is the same, and a request costs more.
 """
 
 try:

@@ -3,7 +3,7 @@
 Owns everything that is HTTP: limits on header and body, timeouts, keep-alive, pipelining, Expect, HEAD,
 refusing at the header. It knows nothing of batches. A whole request goes to the ``Application`` as an
 ``Exchange``, which is answered once by ``respond``; answers leave in the order of their requests. Next step:
-``server``.
+``routes``.
 
 Parsing is httptools' (llhttp, Node's parser) in its strict mode. What that still takes and RFC 9112 does not
 is refused here; tests/watchdog/front/test_conformance.py compares the outcome with another implementation and

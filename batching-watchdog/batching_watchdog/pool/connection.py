@@ -2,8 +2,8 @@
 
 Owns one Unix-socket connection per worker and what it says about that worker: handshake = loaded and idle,
 closed = dead. Foreign errors end here: whatever goes wrong on the socket is "this worker is gone", and the
-batch that it had is known. It decides nothing; ``workers`` holds the connections, ``batcher`` gets the
-events. Next step of a batch: ``worker``, in the worker process.
+batch that it had is known. It decides nothing; ``supervisor`` holds the connections and hears
+the events. Next step of a batch: ``worker.serve``, in the worker process.
 """
 
 import asyncio

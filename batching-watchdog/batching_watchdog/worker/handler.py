@@ -2,7 +2,7 @@
 
 Owns the handler contract (design: python3-http's conventions, plus batches). It runs in the worker process
 and knows nothing of gunicorn, sockets or frames: events in, replies out. Exceptions of the function never
-leave it. Next step: ``worker`` sends the replies back.
+leave it. Next step: ``serve`` sends the replies back.
 """
 
 import importlib.util
