@@ -360,3 +360,15 @@ def test_over_a_real_socket_a_client_that_reads_late_gets_all_it_asked_for():
             assert len(application.exchanges) == 2
 
     asyncio.run(run())
+
+
+def test_over_a_real_socket_a_client_that_closes_its_side_is_taken_for_gone():
+    async def run() -> None:
+        application = Echo(hold=True)
+        async with listening(application) as (reader, writer):
+            writer.write(GET)
+            writer.write_eof()
+            assert await reader.read() == b""
+            assert application.disconnected == 1
+
+    asyncio.run(run())

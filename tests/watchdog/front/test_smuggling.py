@@ -126,3 +126,4 @@ def test_nothing_is_taken_behind_the_last_request_though_it_is_not_answered_yet(
     client.send(b"GET /last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" + GET, GET)
     assert [answer.body for answer in client.release()] == [b"GET /last "]
     assert client.wire.closed
+    assert not client.application.errors

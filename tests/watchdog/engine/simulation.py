@@ -1,7 +1,6 @@
 """The law in virtual time: scheduler and latency model as they are, made-up workers, Poisson arrivals."""
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import inf
@@ -11,8 +10,7 @@ from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.engine.scheduler import Dispatch, Expire, Scheduler, Shed, Sleep
 from batching_watchdog.errors import QueueFull
 from batching_watchdog.messages import Batch, Request
-
-Law = Callable[[int], float]
+from watchdog.engine.queues import Law
 
 
 @dataclass

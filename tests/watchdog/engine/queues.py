@@ -1,0 +1,69 @@
+"""Policies, requests, and models that have learned a made-up or measured l(b)."""
+
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+
+from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.engine.policy import POLICIES, BatchingPolicy, PolicySettings
+from batching_watchdog.messages import Request
+
+MAX_BATCH_SIZE = 8
+DELAY = 0.02
+SLO_LATENCY = 0.1
+NEVER_WAITS = ("aimd", "slo", "unbatched")
+"""Policies that are work-conserving: a new one is taken to be, unless it is named among those that wait."""
+WAITS = ("fixed",)
+DEADLINE_ORDER = ("slo",)
+
+Law = Callable[[int], float]
+"""Seconds by batch size."""
+
+
+def policy(name: str) -> BatchingPolicy:
+    return POLICIES[name](PolicySettings(MAX_BATCH_SIZE, DELAY, SLO_LATENCY))
+
+
+def learned(law: Law, sizes: Iterable[int] = (1, 2, 4, 8), limit: int = MAX_BATCH_SIZE, times: int = 5):
+    return learn(LatencyModel(limit), law, sizes, times)
+
+
+def learn(model: LatencyModel, law: Law, sizes: Iterable[int], times: int = 1) -> LatencyModel:
+    for _ in range(times):
+        for size in sizes:
+            model.observe(size, law(size))
+    return model
+
+
+def request(
+    number: int,
+    arrived: float = 0.0,
+    budget: float = 0.1,
+    timeout: float = 10.0,
+    group: bytes = b"POST /",
+) -> Request:
+    return Request(number, b"GET /\r\n", b"", arrived, arrived + budget, arrived + timeout, group)
+
+
+def accelerator(size: int) -> float:
+    return 0.008 + 0.001 * size
+
+
+def through(rates: dict[int, float]) -> Law:
+    """The law that gives these items per second at these sizes, as a line between them."""
+    sizes = sorted(rates)
+
+    def law(size: int) -> float:
+        for low, high in pairwise(sizes):
+            if size <= high:
+                at_low, at_high = low / rates[low], high / rates[high]
+                return at_low + (at_high - at_low) * (size - low) / (high - low)
+        return size / rates[sizes[-1]]
+
+    return law
+
+
+# Measured: items per second by size.
+VISION = through({1: 168, 4: 286, 8: 181, 16: 196, 32: 175})
+VISION_TUNED = through({1: 164, 4: 276, 8: 308, 16: 264, 32: 232, 64: 232})
+TEXT = through({1: 4258, 4: 10341, 8: 13558, 16: 16131, 32: 17614, 64: 12152, 128: 11824})
+TABULAR = through({1: 1602, 4: 2332, 8: 3779, 16: 5196, 32: 6606, 64: 7759, 128: 8100})
