@@ -314,6 +314,11 @@ COURSES = {
         (0.5, 2),
         [("idle", [2]), ("late", [0, 1])],
     ),
+    "late requests leave half of their budget to those that come": (
+        [(0.021, b"a")] * 4,
+        (0.5, 2),
+        [("late", [0, 1]), ("late", [2, 3])],
+    ),
     "late requests have the room beside those on time": (
         [(0.0, b"a"), (0.0, b"a"), (1.0, b"a")],
         (0.5, 1),
@@ -371,9 +376,10 @@ def test_a_full_batch_of_one_group_does_not_wait_for_the_delay_of_another():
 
 def test_a_group_whose_first_has_left_still_has_its_turn_by_what_is_left():
     queue = scheduler()
-    for number, (budget, group) in enumerate([(0.5, b"a"), (0.9, b"a"), (0.7, b"b"), (0.6, b"a")]):
-        queue.offer(request(number, budget=budget, group=group))
+    for number, budget in enumerate([0.5, 0.9, 0.7, 0.6, 0.8]):
+        queue.offer(request(number, budget=budget, group=b"b" if number == 2 else b"a"))
     queue.withdraw(0)
+    queue.withdraw(4)
     assert told(act(queue, 0.0, 2)) == [("idle", [3, 1]), ("idle", [2])]
 
 
