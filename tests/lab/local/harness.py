@@ -1,6 +1,8 @@
 """Runs the platform in-process on the stand-in watchdog, with real processes and sockets."""
 
 import asyncio
+import functools
+import inspect
 import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from prometheus_client.parser import text_string_to_metric_families
 
+from tailbound_lab.local.functions import Function
 from tailbound_lab.local.platform import Platform, Settings, open_platform
 
 STANDIN = (sys.executable, str(Path(__file__).with_name("standin.py")))
+TWO = {"com.openfaas.scale.min": "2"}
 
 
 @dataclass
@@ -37,8 +40,14 @@ class Client:
 
     platform: Platform
     session: aiohttp.ClientSession
-    image: str = "echo:latest"
+    folder: Path
     defaults: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def function(self) -> Function:
+        """The only function."""
+        (function,) = self.platform.registry
+        return function
 
     async def call(self, method: str, path: str, **options: Any) -> Answer:
         url = self.platform.gateway_url + path
@@ -47,16 +56,27 @@ class Client:
         ) as answer:
             return Answer(answer.status, answer.headers, await answer.read())
 
-    async def deploy(self, name: str = "echo", *, ready: bool = True, **body: Any) -> None:
-        answer = await self.call(
-            "POST", "/system/functions", json={"service": name, "image": self.image, **body}
-        )
+    async def status(self, method: str, path: str, body: object = None) -> int:
+        return (await self.call(method, path, json=body)).status
+
+    async def deploy(self, *, method: str = "POST", ready: bool = True, **body: Any) -> None:
+        body = {"service": "echo", "image": "echo:latest", **body}
+        answer = await self.call(method, "/system/functions", json=body)
         assert answer.status == 202, answer.text
         if ready:
             await self.platform.settled()
 
-    async def read(self, name: str = "echo") -> Any:
-        return (await self.call("GET", f"/system/function/{name}")).json()
+    async def scale(self, replicas: object) -> int:
+        return await self.status("POST", "/system/scale-function/echo", {"replicas": replicas})
+
+    async def read(self) -> tuple[int, int]:
+        """(replicas, available) as a client is told."""
+        found = (await self.call("GET", "/system/function/echo")).json()
+        return found["replicas"], found["availableReplicas"]
+
+    def start(self, path: str) -> "asyncio.Task[Answer]":
+        """A request that takes its time."""
+        return asyncio.create_task(self.call("POST", f"/function/{path}", data=b"x"))
 
 
 @asynccontextmanager
@@ -75,31 +95,40 @@ async def platform_client(folder: Path, **settings: Any) -> AsyncIterator[Client
     }
     async with (
         open_platform(Settings(**{**defaults, **settings})) as platform,
-        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=50)) as session,
     ):
-        yield Client(platform, session)
+        yield Client(platform, session, folder)
 
 
-def with_platform(folder: Path, scenario: Callable[[Client], Awaitable[None]], **settings: Any) -> None:
-    """Run ``scenario`` against a fresh platform."""
+def on_platform(**settings: Any) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:
+    """Make of ``async def scenario(client, ...)`` a test against a fresh platform."""
 
-    async def run() -> None:
-        async with asyncio.timeout(30), platform_client(folder, **settings) as client:
-            await scenario(client)
+    def decorate(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+        @functools.wraps(scenario)
+        def test(tmp_path: Path, **given: Any) -> None:
+            async def run() -> None:
+                async with asyncio.timeout(55), platform_client(tmp_path, **settings) as client:
+                    await scenario(client, **given)
 
-    asyncio.run(run())
+            asyncio.run(run())
 
+        _, *rest = inspect.signature(scenario).parameters.values()
+        folder = inspect.Parameter("tmp_path", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        test.__signature__ = inspect.Signature([folder, *rest])  # type: ignore[attr-defined]
+        return test
 
-def samples(exposition: bytes) -> dict[tuple[Any, ...], float]:
-    """The values of an exposition by name and (label, value) pairs."""
-    return {
-        (sample.name, *sorted(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(exposition.decode())
-        for sample in family.samples
-    }
+    return decorate
 
 
 async def until(condition: Callable[[], Any]) -> None:
     """Return when ``condition()`` holds; the test's own timeout is the limit."""
     while not condition():  # noqa: ASYNC110 - processes and sockets give no event to wait for
         await asyncio.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -60,8 +60,8 @@ def faas(folder: Path, *arguments: str, gateway: str = "", stdin: str = "") -> s
 
 @contextmanager
 def local_platform(*options: str) -> Iterator[str]:
-    """The platform as a user starts it, with the real watchdog; its URL."""
-    command = [sys.executable, "-m", "tailbound_lab.local", "up", "--port", "0", *options]
+    """The platform as a user starts it, alone, with the real watchdog; its URL."""
+    command = [sys.executable, "-m", "tailbound_lab.local", "up", "--port", "0", "--no-prometheus", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

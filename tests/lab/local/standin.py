@@ -1,6 +1,7 @@
 """A stand-in for the watchdog: honors ``port``, ``metrics_port`` and SIGTERM, and can misbehave when asked.
 
-Only the standard library, so that it starts in some tens of milliseconds.
+Only the standard library, so that it starts in some tens of milliseconds. It waits for files, so a test
+decides when.
 """
 
 import asyncio
@@ -8,10 +9,7 @@ import json
 import os
 import signal
 import sys
-import time
-
-STARTED = time.monotonic()
-DELAY = float(os.environ.get("ready_delay", "0"))
+from pathlib import Path
 
 
 async def read_request(reader):
@@ -34,11 +32,19 @@ async def read_request(reader):
     return method, target, headers, body
 
 
+def there(path):
+    return path is None or Path(path).exists()
+
+
+async def until_there(path):
+    while not there(path):  # noqa: ASYNC110 - a file gives no event
+        await asyncio.sleep(0.01)
+
+
 async def serve(reader, writer):
     try:
         while True:
-            method, target, headers, body = await read_request(reader)
-            await answer(writer, method, target, headers, body)
+            await answer(writer, *await read_request(reader))
             await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError):
         pass
@@ -56,35 +62,25 @@ async def answer(writer, method, target, headers, body):
     if path == "/_/health":
         reply(writer, "200 OK", b"OK")
     elif path == "/_/ready":
-        ready = time.monotonic() - STARTED >= DELAY and os.environ.get("never_ready") != "true"
-        reply(writer, "200 OK" if ready else "503 Service Unavailable", b"")
-    elif path == "/metrics":
-        reply(writer, "200 OK", b"slo_objective_ratio 0.99\n", "Content-Type: text/plain; version=0.0.4")
-    elif path == "/sleep":
-        await asyncio.sleep(float(query))
+        reply(writer, "200 OK" if there(os.environ.get("ready_file")) else "503 No", b"")
+    elif path == "/wait":
+        await until_there(query)
         reply(writer, "200 OK", os.environ["HOSTNAME"].encode())
     elif path == "/echo":
-        reply(
-            writer, "200 OK", body, "Content-Type: application/octet-stream", "X-Duration-Seconds: 0.001000"
-        )
+        reply(writer, "200 OK", body, "Content-Type: application/octet-stream", "X-Own: 1")
     elif path == "/exit":
         os._exit(3)
     elif path == "/drop":
         writer.close()
     elif path == "/status":
         reply(writer, f"{query} Whatever", b"answer", "Connection: keep-alive, X-Private", "X-Private: 1")
-    elif path == "/stream":
-        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-        for part in (b"one", b"two"):
-            writer.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
-            await writer.drain()
-            await asyncio.sleep(0.05)
-        writer.write(b"0\r\n\r\n")
-    elif path == "/broken":
+    elif path in ("/stream", "/broken"):
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n")
         await writer.drain()
-        await asyncio.sleep(0.05)
-        os._exit(3)
+        await until_there(query)
+        if path == "/broken":
+            os._exit(3)
+        writer.write(b"3\r\ntwo\r\n0\r\n\r\n")
     elif path == "/say":
         sys.stdout.write(query + "\n")
         reply(writer, "200 OK", b"")
@@ -98,24 +94,16 @@ async def answer(writer, method, target, headers, body):
             "environ": dict(os.environ),
             "pid": os.getpid(),
         }
-        reply(
-            writer,
-            "200 OK",
-            json.dumps(seen).encode(),
-            "Content-Type: application/json",
-            head=method == "HEAD",
-        )
+        kind = "Content-Type: application/json"
+        reply(writer, "200 OK", json.dumps(seen).encode(), kind, head=method == "HEAD")
 
 
 async def main():
     if os.environ.get("crash_on_start") == "true":
         sys.exit("cannot start: told to crash")
-    loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    if os.environ.get("ignore_sigterm") == "true":
-        loop.add_signal_handler(signal.SIGTERM, lambda: None)
-    else:
-        loop.add_signal_handler(signal.SIGTERM, stop.set)
+    deaf = os.environ.get("ignore_sigterm") == "true"
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, (lambda: None) if deaf else stop.set)
     for port in (os.environ["port"], os.environ["metrics_port"]):
         await asyncio.start_server(serve, "127.0.0.1", int(port))
     sys.stdout.write("stand-in listens\n")

@@ -1,4 +1,4 @@
-"""``/function/<name>``: what reaches a function, what comes back, and which replica is chosen."""
+"""``/function/<name>``: what reaches a function, what comes back, which replica is chosen, and its faults."""
 
 import asyncio
 import io
@@ -10,7 +10,8 @@ import socket
 import aiohttp
 import pytest
 
-from lab.local.harness import until, with_platform
+from lab.local.harness import TWO, on_platform, until
+from tailbound_lab.local.functions import FAILED_STARTS
 
 
 async def raw(client, request: bytes) -> bytes:
@@ -24,281 +25,268 @@ async def raw(client, request: bytes) -> bytes:
         writer.close()
 
 
-def test_the_function_sees_its_own_path_and_the_query_as_sent(tmp_path):
+@on_platform()
+async def test_the_function_sees_method_body_and_its_own_path_as_sent(client):
+    await client.deploy()
+    for sent, seen in (
+        ("/function/echo", "/"),
+        ("/function/echo?a=1", "/?a=1"),
+        ("/function/echo.openfaas-fn/x/y?a=1&b=%20c", "/x/y?a=1&b=%20c"),
+        ("/function/echo/a%2Fb//c?q=a/b", "/a%2Fb//c?q=a/b"),
+    ):
+        answer = await raw(client, f"GET {sent} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode())
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["target"] == seen
+    for method in ("POST", "PUT", "PATCH", "DELETE", "GET", "OPTIONS"):
+        found = (await client.call(method, "/function/echo", data=b"body")).json()
+        assert (found["method"], found["body"]) == (method, "body")
+    answer = await client.call("HEAD", "/function/echo")
+    assert (answer.status, answer.body, int(answer.headers["Content-Length"]) > 0) == (200, b"", True)
+    assert await client.status("PROPFIND", "/function/echo") == 405
+    answer = await client.call("POST", "/function/nope", data=b"x")
+    assert (answer.status, answer.headers["X-OpenFaaS-Internal"]) == (404, "proxy")
+
+
+@on_platform()
+async def test_the_gateways_headers_are_stamped_on_unless_a_gateway_in_front_has(client):
+    await client.deploy()
+    answer = await client.call("POST", "/function/echo", data=b"x", headers={"Host": "example.com"})
+    seen = answer.json()["headers"]
+    assert seen["x-forwarded-host"] == "example.com"
+    assert seen["x-forwarded-for"].startswith("127.0.0.1:")
+    assert seen["x-call-id"] == answer.headers["X-Call-Id"]
+    assert seen["x-start-time"] == answer.headers["X-Start-Time"]
+    assert len(seen["x-start-time"]) == 19
+    stamped = {
+        "X-Call-Id": "id",
+        "X-Start-Time": "1700000000000000000",
+        "X-Forwarded-Host": "outer",
+        "X-Forwarded-For": "10.0.0.1:9",
+    }
+    answer = await client.call("GET", "/function/echo", headers=stamped)
+    assert {name: answer.json()["headers"][name.lower()] for name in stamped} == stamped
+    assert not {"X-Call-Id", "X-Start-Time", "X-Served-By"} & set(answer.headers)
+
+
+@on_platform()
+async def test_hop_by_hop_headers_stop_here_in_both_directions(client):
+    await client.deploy()
+    request = (
+        b"POST /function/echo HTTP/1.1\r\nHost: h\r\nConnection: close, X-Mine\r\nX-Mine: 1\r\n"
+        b"TE: trailers\r\nProxy-Authorization: secret\r\nUpgrade: h2c\r\nX-Yours: 3\r\n"
+        b"Content-Length: 2\r\n\r\nhi"
+    )
+    seen = json.loads((await raw(client, request)).partition(b"\r\n\r\n")[2])["headers"]
+    assert not {"x-mine", "te", "proxy-authorization", "upgrade"} & set(seen)
+    assert (seen["x-yours"], seen["content-length"]) == ("3", "2")
+    assert "X-Private" not in (await client.call("GET", "/function/echo/status?200")).headers
+
+
+async def chunks(*parts: bytes):
+    for part in parts:
+        yield part
+
+
+@on_platform()
+async def test_bodies_statuses_and_headers_pass_as_they_are(client):
+    await client.deploy()
+    for status in (201, 301, 404, 418, 429, 500, 503):
+        answer = await client.call("POST", f"/function/echo/status?{status}", data=b"")
+        assert (answer.status, answer.text) == (status, "answer")
+    large = os.urandom(3_000_000)
+    for sent, body in (
+        (b"\x00\xff", b"\x00\xff"),
+        (chunks(b"in ", b"parts"), b"in parts"),
+        (io.BytesIO(large), large),
+    ):
+        answer = await client.call("POST", "/function/echo/echo", data=sent)
+        assert (answer.body, answer.headers["X-Own"]) == (body, "1")
+    request = (
+        b"POST /function/echo/echo HTTP/1.1\r\nHost: h\r\nContent-Encoding: gzip\r\nExpect: 100-continue\r\n"
+        b"Connection: close\r\nContent-Length: 5\r\n\r\nnotgz"
+    )
+    answer = await raw(client, request)
+    assert b"100 Continue" in answer
+    assert answer.endswith(b"notgz")
+
+
+@on_platform()
+async def test_a_stream_arrives_while_it_is_made_and_one_that_breaks_does_not_look_complete(client):
+    await client.deploy()
+    url = f"{client.platform.gateway_url}/function/echo"
+    for kind in ("stream", "broken"):
+        gate = client.folder / kind
+        async with client.session.get(f"{url}/{kind}?{gate}") as answer:
+            assert await answer.content.readany() == b"one"
+            gate.touch()
+            if kind == "stream":
+                assert await answer.content.read() == b"two"
+            else:
+                with pytest.raises(aiohttp.ClientError):
+                    await answer.content.read()
+
+
+@on_platform()
+async def test_a_request_goes_to_the_replica_with_the_fewest_outstanding(client):
+    await client.deploy(labels={"com.openfaas.scale.min": "3"})
+    replicas = client.function.replicas
+    names = [(await client.call("GET", "/function/echo")).json()["replica"] for _ in range(6)]
+    assert sorted(names) == sorted(replica.name for replica in replicas * 2)  # equals take turns
+    gate = client.folder / "gate"
+    slow = [client.start(f"echo/wait?{gate}") for _ in range(2)]
+    await until(lambda: sum(replica.outstanding for replica in replicas) == 2)
+    (idle,) = [replica.name for replica in replicas if replica.outstanding == 0]
+    assert {(await client.call("GET", "/function/echo")).json()["replica"] for _ in range(6)} == {idle}
+    gate.touch()
+    assert len({(await task).text for task in slow} | {idle}) == 3
+    assert not any(replica.outstanding for replica in replicas)
+
+
+@on_platform()
+async def test_a_connection_that_breaks_under_a_request_is_502_and_not_tried_again(client):
+    await client.deploy(labels=TWO)
+    answer = await client.call("POST", "/function/echo/drop", data=b"x")
+    assert (answer.status, answer.headers["X-OpenFaaS-Internal"]) == (502, "proxy")
+
+
+@on_platform()
+async def test_a_refused_connection_is_tried_on_another_replica(client):
+    await client.deploy(labels=TWO)
+    broken, good = client.function.replicas
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        # As if it had died a moment ago and nobody had noticed: bound, but nobody listens.
+        broken.port = unused.getsockname()[1]
+        for _ in range(4):
+            assert (await client.call("POST", "/function/echo", data=b"x")).json()["replica"] == good.name
+        good.draining = True
+        statuses = {await client.status("POST", "/function/echo") for _ in range(2)}
+        good.draining = False
+    assert 502 in statuses
+
+
+@on_platform()
+async def test_a_killed_replica_costs_its_own_requests_and_is_started_again_on_new_ports(client):
+    await client.deploy(labels=TWO)
+    gate = client.folder / "gate"
+    victim, other = client.function.replicas
+    port = victim.port
+    slow = [client.start(f"echo/wait?{gate}") for _ in range(2)]
+    await until(lambda: victim.outstanding == other.outstanding == 1)
+    os.kill(victim.pid, signal.SIGKILL)
+    await until(lambda: victim.outstanding == 0)
+    assert await client.status("GET", "/function/echo") == 200
+    gate.touch()
+    assert sorted([(await task).status for task in slow]) == [200, 502]
+    await until(lambda: victim.starts == 2)
+    await client.platform.settled()
+    assert victim.port != port
+    assert any("SIGKILL" in line.text for line in client.function.log.lines(instance=victim.name))
+
+
+@on_platform()
+async def test_a_client_that_goes_away_takes_its_request_along(client):
+    await client.deploy()
+    task = client.start("echo/wait?/never")
+    await until(lambda: client.function.replicas[0].outstanding == 1)
+    task.cancel()
+    await until(lambda: client.function.replicas[0].outstanding == 0)
+
+
+# Functions at zero, and requests that wait for a first replica.
+
+
+async def at_zero(client, **env):
+    """Deploy a function, take it to zero, and return it once its last process has gone."""
+    await client.deploy()
+    assert await client.scale(0) == 202
+    await client.platform.settled()
+    await client.deploy(method="PUT", envVars=env)
+    return client.function
+
+
+@on_platform()
+async def test_a_function_at_zero_has_no_replica_and_every_face_says_so(client):
+    function = await at_zero(client)
+    assert (function.replicas, await client.read()) == ((), (0, 0))
+    assert (await client.call("GET", "/sd/replicas")).json() == []
+    assert (
+        'gateway_service_count{function_name="echo.openfaas-fn"} 0.0'
+        in (await client.call("GET", "/metrics")).text
+    )
+
+
+@on_platform()
+async def test_held_requests_start_one_replica_and_are_counted_as_they_come(client):
+    gate = client.folder / "gate"
+    function = await at_zero(client, ready_file=str(gate))
+    held = [client.start("echo") for _ in range(10)]
+    await until(lambda: function.held == 10)
+    assert await client.scale(0) == 202  # must not strand what is held
+    assert function.desired == len(function.replicas) == 1
+    assert (
+        'invocation_started{function_name="echo.openfaas-fn"} 10.0'
+        in (await client.call("GET", "/metrics")).text
+    )
+    gate.touch()
+    answers = [await task for task in held]
+    assert {answer.json()["pid"] for answer in answers} == {function.replicas[0].pid}
+    assert (function.held, function.replicas[0].starts) == (0, 1)
+    assert "replicas: 0 -> 1" in function.log.lines(instance="echo")[-1].text
+
+
+@pytest.mark.parametrize(("cap", "woken"), [(0, 2), (1, 1)])
+def test_a_function_wakes_to_its_minimum_within_the_cap(tmp_path, cap, woken):
+    @on_platform(max_replicas=cap)
     async def scenario(client):
-        await client.deploy()
-        for sent, seen in (
-            ("/function/echo", "/"),
-            ("/function/echo/", "/"),
-            ("/function/echo?a=1", "/?a=1"),
-            ("/function/echo.openfaas-fn/x/y?a=1&b=%20c", "/x/y?a=1&b=%20c"),
-            ("/function/echo/a%2Fb//c?q=a/b", "/a%2Fb//c?q=a/b"),
-        ):
-            answer = await raw(
-                client, f"GET {sent} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode()
-            )
-            assert json.loads(answer.partition(b"\r\n\r\n")[2])["target"] == seen
-
-    with_platform(tmp_path, scenario)
-
-
-@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "GET", "OPTIONS"])
-def test_a_method_of_the_contract_reaches_the_function(tmp_path, method):
-    async def scenario(client):
-        await client.deploy()
-        answer = await client.call(method, "/function/echo", data=b"body")
-        assert (answer.json()["method"], answer.json()["body"]) == (method, "body")
-
-    with_platform(tmp_path, scenario)
-
-
-def test_head_is_relayed_with_the_length_and_another_method_is_405(tmp_path):
-    async def scenario(client):
-        await client.deploy()
-        answer = await client.call("HEAD", "/function/echo")
-        assert (answer.status, answer.body) == (200, b"")
-        assert int(answer.headers["Content-Length"]) > 0
-        assert (await client.call("PROPFIND", "/function/echo")).status == 405
-
-    with_platform(tmp_path, scenario)
-
-
-def test_the_gateways_headers_are_stamped_on(tmp_path):
-    async def scenario(client):
-        await client.deploy()
-        answer = await client.call("POST", "/function/echo", data=b"x", headers={"Host": "example.com"})
-        seen = answer.json()["headers"]
-        assert seen["x-forwarded-host"] == "example.com"
-        assert seen["x-forwarded-for"].startswith("127.0.0.1:")
-        assert seen["x-call-id"] == answer.headers["X-Call-Id"]
-        assert seen["x-start-time"] == answer.headers["X-Start-Time"]
-        assert len(seen["x-start-time"]) == 19
-        assert answer.headers["X-Served-By"].startswith("local-openfaas/")
-
-    with_platform(tmp_path, scenario)
-
-
-def test_what_a_gateway_in_front_has_stamped_is_kept(tmp_path):
-    async def scenario(client):
-        await client.deploy()
-        stamped = {
-            "X-Call-Id": "id",
-            "X-Start-Time": "1700000000000000000",
-            "X-Forwarded-Host": "outer",
-            "X-Forwarded-For": "10.0.0.1:9",
-        }
-        answer = await client.call("GET", "/function/echo", headers=stamped)
-        seen = answer.json()["headers"]
-        assert {name: seen[name.lower()] for name in stamped} == stamped
-        # What goes on the answer is that gateway's too.
-        assert not {"X-Call-Id", "X-Start-Time", "X-Served-By"} & set(answer.headers)
-
-    with_platform(tmp_path, scenario)
-
-
-def test_hop_by_hop_headers_stop_here_in_both_directions(tmp_path):
-    async def scenario(client):
-        await client.deploy()
-        request = (
-            b"POST /function/echo HTTP/1.1\r\nHost: h\r\nConnection: close, X-Mine\r\nX-Mine: 1\r\n"
-            b"TE: trailers\r\n"
-            b"Proxy-Authorization: secret\r\nUpgrade: h2c\r\nX-Yours: 2\r\nX-Yours: 3\r\n"
-            b"Content-Length: 2\r\n\r\nhi"
-        )
-        seen = json.loads((await raw(client, request)).partition(b"\r\n\r\n")[2])["headers"]
-        assert not {"x-mine", "te", "proxy-authorization", "upgrade"} & set(seen)
-        assert seen["x-yours"] == "3"
-        assert seen["content-length"] == "2"
-        answer = await client.call("GET", "/function/echo/status?200")
-        assert "X-Private" not in answer.headers
-
-    with_platform(tmp_path, scenario)
-
-
-def test_statuses_and_headers_of_the_function_are_its_own(tmp_path):
-    async def scenario(client):
-        await client.deploy()
-        for status in (201, 301, 404, 418, 429, 500, 503):
-            answer = await client.call("POST", f"/function/echo/status?{status}", data=b"")
-            assert (answer.status, answer.text) == (status, "answer")
-        answer = await client.call("POST", "/function/echo/echo", data=b"\x00\xff")
-        assert answer.headers["X-Duration-Seconds"] == "0.001000"
-        assert answer.body == b"\x00\xff"
-
-    with_platform(tmp_path, scenario)
-
-
-def test_large_bodies_pass_both_ways_whole(tmp_path):
-    async def scenario(client):
-        await client.deploy()
-        body = os.urandom(3_000_000)
-        answer = await client.call("POST", "/function/echo/echo", data=io.BytesIO(body))
-        assert answer.body == body
-
-    with_platform(tmp_path, scenario)
-
-
-def test_a_stream_arrives_while_it_is_made(tmp_path):
-    async def scenario(client):
-        await client.deploy()
-        async with client.session.get(client.platform.gateway_url + "/function/echo/stream") as answer:
-            assert answer.headers["Transfer-Encoding"] == "chunked"
-            assert [part async for part in answer.content.iter_any()] == [b"one", b"two"]
-
-    with_platform(tmp_path, scenario)
-
-
-def test_an_answer_that_breaks_off_does_not_look_complete(tmp_path):
-    async def scenario(client):
-        await client.deploy()
-        with pytest.raises(aiohttp.ClientError):
-            await client.call("GET", "/function/echo/broken")
-
-    with_platform(tmp_path, scenario)
-
-
-def test_an_encoded_body_is_not_touched(tmp_path):
-    async def scenario(client):
-        await client.deploy()
-        answer = await raw(
-            client,
-            b"POST /function/echo/echo HTTP/1.1\r\nHost: h\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n"
-            b"Connection: close\r\n\r\nnotgz",
-        )
-        assert answer.endswith(b"notgz")
-
-    with_platform(tmp_path, scenario)
-
-
-def test_expect_100_continue_is_answered(tmp_path):
-    async def scenario(client):
-        await client.deploy()
-        async with client.session.post(
-            client.platform.gateway_url + "/function/echo/echo", data=b"body", expect100=True
-        ) as answer:
-            assert await answer.read() == b"body"
-
-    with_platform(tmp_path, scenario)
-
-
-def test_an_unknown_function_is_404(tmp_path):
-    async def scenario(client):
-        answer = await client.call("POST", "/function/nope", data=b"x")
-        assert answer.status == 404
-        assert answer.headers["X-OpenFaaS-Internal"] == "proxy"
-
-    with_platform(tmp_path, scenario)
-
-
-def test_requests_go_to_the_replica_with_the_fewest_outstanding(tmp_path):
-    async def scenario(client):
-        await client.deploy(labels={"com.openfaas.scale.min": "3"})
-        (function,) = client.platform.registry
-        slow = [asyncio.create_task(client.call("GET", "/function/echo/sleep?1")) for _ in range(2)]
-        await until(lambda: sum(replica.outstanding for replica in function.replicas) == 2)
-        (free,) = [replica.name for replica in function.replicas if replica.outstanding == 0]
-        quick = {(await client.call("GET", "/function/echo")).json()["replica"] for _ in range(6)}
-        assert quick == {free}
-        assert len({(await task).text for task in slow} | {free}) == 3
-        assert all(replica.outstanding == 0 for replica in function.replicas)
-
-    with_platform(tmp_path, scenario)
-
-
-def test_equally_loaded_replicas_take_turns(tmp_path):
-    async def scenario(client):
-        await client.deploy(labels={"com.openfaas.scale.min": "3"})
-        names = [(await client.call("GET", "/function/echo")).json()["replica"] for _ in range(6)]
-        assert sorted(names) == sorted(["echo-1", "echo-2", "echo-3"] * 2)
-
-    with_platform(tmp_path, scenario)
-
-
-def test_a_request_is_held_until_a_first_replica_is_ready(tmp_path):
-    async def scenario(client):
-        await client.deploy(ready=False, envVars={"ready_delay": "0.3"})
-        answer = await client.call("GET", "/function/echo")
-        assert answer.status == 200
-
-    with_platform(tmp_path, scenario)
-
-
-def test_a_held_request_becomes_a_503_that_names_the_function(tmp_path):
-    async def scenario(client):
-        await client.deploy(ready=False, envVars={"never_ready": "true"})
-        answer = await client.call("GET", "/function/echo")
-        assert (answer.status, "echo.openfaas-fn" in answer.text) == (503, True)
-
-    with_platform(tmp_path, scenario, hold_timeout=0.05)
-
-
-def test_a_replica_that_drains_gets_nothing_new_and_finishes_what_it_has(tmp_path):
-    async def scenario(client):
-        await client.deploy(labels={"com.openfaas.scale.min": "2"}, envVars={"ignore_sigterm": "true"})
-        (function,) = client.platform.registry
-        slow = [asyncio.create_task(client.call("GET", "/function/echo/sleep?0.4")) for _ in range(2)]
-        await until(lambda: all(replica.outstanding == 1 for replica in function.replicas))
-        await client.call("POST", "/system/scale-function/echo", json={"replicas": 1})
-        names = {(await client.call("GET", "/function/echo")).json()["replica"] for _ in range(4)}
-        assert len(names) == 1
-        assert {(await task).status for task in slow} == {200}
-
-    with_platform(tmp_path, scenario)
-
-
-def test_a_connection_that_breaks_under_a_request_is_502_and_not_tried_again(tmp_path):
-    async def scenario(client):
-        await client.deploy(labels={"com.openfaas.scale.min": "2"})
-        answer = await client.call("POST", "/function/echo/drop", data=b"x")
-        assert answer.status == 502
-        assert answer.headers["X-OpenFaaS-Internal"] == "proxy"
-        assert "broke before it answered" in answer.text
-
-    with_platform(tmp_path, scenario)
-
-
-def test_a_refused_connection_is_tried_on_another_replica(tmp_path):
-    async def scenario(client):
-        await client.deploy(labels={"com.openfaas.scale.min": "2"})
-        (function,) = client.platform.registry
-        broken, good = function.replicas
-        with socket.socket() as unused:
-            unused.bind(("127.0.0.1", 0))
-            # As if it had died a moment ago and nobody had noticed: bound, but nobody listens.
-            broken.port = unused.getsockname()[1]
-            names = [
-                (await client.call("POST", "/function/echo", data=b"x")).json()["replica"] for _ in range(4)
-            ]
-        assert names == [good.name] * 4
-
-    with_platform(tmp_path, scenario)
-
-
-def test_a_killed_replica_costs_only_its_own_requests_and_is_started_again(tmp_path):
-    async def scenario(client):
-        await client.deploy(labels={"com.openfaas.scale.min": "2"})
-        (function,) = client.platform.registry
-        slow = [
-            asyncio.create_task(client.call("POST", "/function/echo/sleep?0.4", data=b"x")) for _ in range(2)
-        ]
-        await until(lambda: all(replica.outstanding == 1 for replica in function.replicas))
-        victim = function.replicas[0]
-        os.kill(victim.pid, signal.SIGKILL)
-        assert sorted([(await task).status for task in slow]) == [200, 502]
-        assert (await client.call("GET", "/function/echo")).status == 200
+        await client.deploy(labels=TWO)
+        await client.scale(0)
         await client.platform.settled()
-        assert (victim.starts, function.available) == (2, 2)
+        assert await client.status("GET", "/function/echo") == 200
+        assert client.function.desired == woken
 
-    with_platform(tmp_path, scenario)
+    scenario(tmp_path)
 
 
-def test_a_client_that_goes_away_takes_its_request_along(tmp_path):
-    async def scenario(client):
-        await client.deploy()
-        (function,) = client.platform.registry
-        task = asyncio.create_task(client.call("GET", "/function/echo/sleep?10"))
-        await until(lambda: function.replicas[0].outstanding == 1)
-        task.cancel()
-        await until(lambda: function.replicas[0].outstanding == 0)
+@on_platform(hold_timeout=3600.0)
+async def test_a_start_that_fails_again_and_again_answers_what_is_held_until_it_is_mended(client):
+    function = await at_zero(client, crash_on_start="true")
+    held = [client.start("echo") for _ in range(2)]
+    assert {(await task).status for task in held} == {503}
+    assert function.replicas[0].failed_starts >= FAILED_STARTS
+    assert await client.status("GET", "/function/echo") == 503  # it need not wait for the same
+    await client.deploy(method="PUT", ready=False)
+    assert await client.status("GET", "/function/echo") == 200
+    assert function.failing is None
 
-    with_platform(tmp_path, scenario)
+
+@on_platform(hold_timeout=0.1)
+async def test_a_start_that_takes_too_long_is_a_503(client):
+    await at_zero(client, ready_file="/never")
+    answer = await client.call("GET", "/function/echo")
+    assert (answer.status, answer.headers["X-OpenFaaS-Internal"]) == (503, "proxy")
+    assert await client.read() == (1, 0)
+
+
+@on_platform()
+async def test_a_held_request_goes_with_its_client_or_its_function(client):
+    function = await at_zero(client, ready_file="/never")
+    leaving, staying = client.start("echo"), client.start("echo")
+    await until(lambda: function.held == 2)
+    leaving.cancel()
+    await until(lambda: function.held == 1)
+    assert await client.status("DELETE", "/system/functions", {"functionName": "echo"}) == 202
+    assert (await staying).status == 503
+
+
+@on_platform(stop_grace=0.1)
+async def test_a_replica_that_drains_finishes_its_requests_and_gets_no_new_ones(client):
+    await client.deploy(envVars={"ignore_sigterm": "true"})
+    gate = client.folder / "gate"
+    (leaving,) = client.function.replicas
+    slow = client.start(f"echo/wait?{gate}")
+    await until(lambda: leaving.outstanding == 1)
+    assert await client.scale(0) == 202
+    answer = await client.call("GET", "/function/echo")  # wakes it
+    assert answer.json()["replica"] == "echo-2"
+    gate.touch()
+    assert ((await slow).status, (await slow).text) == (200, "echo-1")
