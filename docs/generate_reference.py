@@ -6,16 +6,16 @@ tests/docs holds the pages against it.
 """
 
 import ast
+import functools
 import inspect
 import io
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
-from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType, SimpleNamespace, UnionType
+from types import SimpleNamespace, UnionType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 from unittest.mock import patch
 
@@ -38,8 +38,6 @@ from slo_autoscaler.metrics import Metrics as AutoscalerMetrics
 from slo_autoscaler.model import Decision, Reason, Scale
 from slo_autoscaler.shadow import Score
 from slo_autoscaler.words import SENTENCES
-from tailbound_lab.bench import __main__ as bench
-from tailbound_lab.demo import __main__ as demo
 from tailbound_lab.local import __main__ as local
 from tailbound_lab.simulate import __main__ as simulate
 
@@ -73,25 +71,24 @@ def main() -> None:
         (FOLDER / name).write_text(text)
 
 
+def help_of(run: Callable[[Sequence[str]], object], *words: str) -> str:
+    """What a command says to ``--help``, in columns of ``WIDTH``."""
+    told = io.StringIO()
+    plain = {"COLUMNS": str(WIDTH), "NO_COLOR": "1", "PYTHON_COLORS": "0"}
+    with patch.dict(os.environ, plain), redirect_stdout(told), suppress(SystemExit):
+        run([*words, "--help"])
+    return "\n".join(line.rstrip() for line in told.getvalue().splitlines()) + "\n"
+
+
 def helps() -> dict[str, str]:
-    """The help text of every command that has options."""
-    programs: list[tuple[str, Callable[[Sequence[str]], object], tuple[str, ...]]] = [
-        (
-            "slo-autoscaler" if word == "run" else f"slo-autoscaler {word}",
-            autoscaler,
-            (word,),
-        )
-        for word in COMMANDS
-    ]
-    programs += [
-        ("tailbound-simulate", simulate.main, ()),
-        ("local-openfaas", local.main, ()),
-        ("local-openfaas up", local.main, ("up",)),
-        ("python -m tailbound_lab.demo", demo.main, ()),
-        ("python -m tailbound_lab.bench", bench.main, ()),
-        *((f"python -m tailbound_lab.bench {word}", bench.main, (word,)) for word in bench.COMMANDS),
-    ]
-    return {name: _help(run, words) for name, run, words in programs}
+    """The help text of every command that is installed."""
+    return {
+        "slo-autoscaler": help_of(autoscaler, "run"),
+        **{f"slo-autoscaler {word}": help_of(autoscaler, word) for word in COMMANDS if word != "run"},
+        "tailbound-simulate": help_of(simulate.main),
+        "local-openfaas": help_of(local.main),
+        "local-openfaas up": help_of(local.main, "up"),
+    }
 
 
 def keys(kind: type = autoscaler_config.Config, prefix: str = "") -> dict[str, str]:
@@ -148,7 +145,7 @@ def _sections(
     kind: Any, prefix: str, comments: Mapping[str, str], *, optional: bool = False, which: str = ""
 ) -> list[str]:
     """One table for a section, then those of the sections in it; ``which`` it is, where there is a choice."""
-    docs = _attribute_docs(import_module(kind.__module__))
+    docs = _attribute_docs(kind)
     rows, below = [], []
     for name, hint in fields.keys(kind).items():
         key = prefix + name
@@ -161,7 +158,7 @@ def _sections(
             below += _sections(each, f"{key}.", told, optional=default is None, which=chosen)
         if kinds:
             continue
-        meaning = comments.get(key) or re.sub(r"\bNone\b", "null", docs.get((kind.__name__, name), ""))
+        meaning = comments.get(key) or re.sub(r"\bNone\b", "null", docs.get(name, ""))
         rule = _rule(hint)
         rows.append((_code(name), _default(kind, name, rule), rule, _one_line(meaning)))
     title = f"`{prefix[:-1]}`{which}" if prefix else "Top level"
@@ -274,6 +271,21 @@ def _metrics() -> str:
     )
 
 
+def families() -> list[Metric]:
+    """Every metric that is exported; where a label's values are a closed list, with a sample of each."""
+    return [*_watchdog_families(), *_autoscaler_families()]
+
+
+def labels(family: Metric) -> dict[str, list[str]]:
+    """The labels of a metric, and the values that its samples have."""
+    found: dict[str, list[str]] = {}
+    for sample in family.samples:
+        for label, value in sample.labels.items():
+            if label != "le" and value not in found.setdefault(label, []):
+                found[label].append(value)
+    return found
+
+
 def _watchdog_families() -> Iterable[Metric]:
     learned = LatencyModel(4)
     learned.observe(1, 0.01)
@@ -289,17 +301,16 @@ def _autoscaler_families() -> Iterable[Metric]:
     metrics.decided("f.ns", Scale(1, 1), decision, "hold", 1)
     metrics.shadowed("f.ns", 1, Score())
     # Those of functions come first, as what everybody looks for.
-    return sorted(registry.collect(), key=lambda family: "function_name" not in _labels(family))
+    return sorted(registry.collect(), key=lambda family: "function_name" not in labels(family))
 
 
 def _families(families: Iterable[Metric]) -> str:
     rows = []
     for family in families:
         name = family.name + ("_total" if family.type == "counter" else "")
-        labels = _labels(family)
         told = ", ".join(
             _code(label) + (f" ({', '.join(values)})" if _is_closed(family, label) else "")
-            for label, values in labels.items()
+            for label, values in labels(family).items()
         )
         rows.append((_code(name), family.type, told, family.documentation))
     return _table(("metric", "type", "labels", "meaning"), rows)
@@ -309,20 +320,10 @@ def _is_closed(family: Metric, label: str) -> bool:
     return label in _CLOSED and family.name != "slo_autoscaler_decisions"
 
 
-def _labels(family: Metric) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for sample in family.samples:
-        for label, value in sample.labels.items():
-            if label != "le" and value not in found.setdefault(label, []):
-                found[label].append(value)
-    return found
-
-
 def _reasons() -> str:
-    of_batches = _attribute_docs(messages)
+    of_batches = _attribute_docs(messages.DispatchReason)
     batches = [
-        (_code(reason.value), _one_line(of_batches["DispatchReason", reason.name]))
-        for reason in messages.DispatchReason
+        (_code(reason.value), _one_line(of_batches[reason.name])) for reason in messages.DispatchReason
     ]
     refusals = [
         (_code(each.reason), str(each.status), _one_line(inspect.getdoc(each) or ""))
@@ -363,30 +364,18 @@ def _commands() -> str:
     return "\n".join(parts)
 
 
-def _help(run: Callable[[Sequence[str]], object], words: Sequence[str]) -> str:
-    told = io.StringIO()
-    plain = {"COLUMNS": str(WIDTH), "NO_COLOR": "1", "PYTHON_COLORS": "0"}
-    with patch.dict(os.environ, plain), redirect_stdout(told), suppress(SystemExit):
-        run([*words, "--help"])
-    return "\n".join(line.rstrip() for line in told.getvalue().splitlines()) + "\n"
-
-
-def _attribute_docs(module: ModuleType) -> dict[tuple[str, str], str]:
-    """(class, attribute) -> the string that stands under the attribute in the source."""
-    found = {}
-    for kind in ast.parse(inspect.getsource(module)).body:
-        if not isinstance(kind, ast.ClassDef):
-            continue
-        for above, here in pairwise(kind.body):
-            target = above.targets[0] if isinstance(above, ast.Assign) else getattr(above, "target", None)
-            if (
-                isinstance(target, ast.Name)
-                and isinstance(here, ast.Expr)
-                and isinstance(here.value, ast.Constant)
-                and isinstance(here.value.value, str)
-            ):
-                found[kind.name, target.id] = here.value.value
-    return found
+@functools.cache
+def _attribute_docs(kind: type) -> dict[str, str]:
+    """Attribute -> the string that stands under it in the source of ``kind``."""
+    (found,) = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(found, ast.ClassDef)  # noqa: S101 - for the type checker
+    docs = {}
+    for above, here in pairwise(found.body):
+        target = above.targets[0] if isinstance(above, ast.Assign) else getattr(above, "target", None)
+        text = here.value if isinstance(here, ast.Expr) else None
+        if isinstance(target, ast.Name) and isinstance(text, ast.Constant) and isinstance(text.value, str):
+            docs[target.id] = text.value
+    return docs
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,56 +1,187 @@
-"""What the documentation shows as code exists: targets of make, options, files, keys, variables."""
+"""What the documentation shows as code exists.
 
+Targets of make, options, files, modules, configuration keys, variables, metrics, reasons and alerts.
+"""
+
+import ast
 import functools
 import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from batching_watchdog.config import DESCRIPTIONS
-from contract.exposed import rules
+from contract.exposed import exposed, recorded, rules
 from docs import generate_reference as reference
 from docs.pages import NAMES, ROOT, blocks, inline, lines_of_code
-from tailbound_lab.bench.__main__ import with_command
+from slo_autoscaler.model import Reason
+from tailbound_lab.bench import __main__ as bench
+from tailbound_lab.demo import __main__ as demo
 
 CURRENT = [name for name in NAMES if name != "CHANGELOG.md"]
 """The changelog names what is gone."""
+PACKAGES = {
+    "batching_watchdog": ROOT / "batching-watchdog",
+    "slo_autoscaler": ROOT / "autoscaler",
+    "tailbound_lab": ROOT / "lab",
+}
 TARGET = re.compile(r"(?:^|[\s(])make ([a-z][a-z-]*)\b")
-FILE = re.compile(
-    r"(?<![\w./-])((?:autoscaler|batching[-_]watchdog|bench|deploy|docs|functions|slo_autoscaler|template|tests)/"
-    r"[\w./-]*)"
+# A path from the root, or a source file by the end of its path, which a name in it may follow.
+PATH = re.compile(
+    r"(?<![\w./-])(?:autoscaler|batching-watchdog|deploy|docs|functions|lab|template|tests)/[\w./-]*"
 )
-NO_FILES = {"deploy/slo-autoscaler"}
-"""What kubectl calls a Deployment."""
-PACKAGES = {"batching_watchdog": "batching-watchdog", "slo_autoscaler": "autoscaler"}
-KEY = re.compile(r"(?:platform|prometheus|web|defaults|scale_up|scale_down)\.[a-z_.]+")
+SOURCE = re.compile(r"(?<![\w./-])((?:[\w-]+/)*[a-z_]\w*[a-z0-9_]\.(?:py|c|sh|js))\b(?::([\w.]+))?")
+MODULE = re.compile(
+    r"(?<![\w./-])(?:batching_watchdog|slo_autoscaler|tailbound_lab"
+    r"|front|pool|worker|engine|law|kube|sources|platforms|cli)(?:\.[A-Za-z_]\w*)+"
+)
+KEY = re.compile(r"(?:platform|prometheus|leader|web|defaults|scale_up|scale_down)\.[a-z_.]+")
 NO_KEY = re.compile(r"prometheus\.(?:io|log|create)\b")
 """Annotations, the local platform's log, a value of OpenFaaS' chart."""
+METRIC = re.compile(
+    r"(?<![\w./-])(?P<name>(?:slo_autoscaler|watchdog)_\w*[a-z0-9]|slo_requests\w*|(?:slo|function_name\w*):[a-z][\w:]*\w)"
+    r"(?:\{(?P<labels>[a-z_]+(?:,[a-z_]+)*)\})?(?P<family>:?\{|_\*|:\*)?"
+)
+CAMEL = re.compile(r"[A-Z][a-z]+(?:[A-Z][a-z]+)+")
+OF_OTHERS = {
+    *("CreateContainerConfigError", "FailedCreate", "KeyError", "NotOwned", "NotSupported"),
+    *("OwnerReferencesPermissionEnforcement", "ScaleToZero", "TimedOut"),
+    *("deploy/slo-autoscaler", "_real.py", "utils.py"),
+    *("--build-arg", "--build-label", "--build-option", "--label", "--set", "--shrinkwrap"),
+    *("--preload", "--storage.tsdb.retention.time"),
+}
+"""Reasons of Kubernetes and Knative; a Deployment as kubectl names it; ends of files, and one that must not be;
+options of faas-cli, docker, helm, gunicorn and Prometheus."""
 OPTION = re.compile(r"--[a-z][a-z.-]*")
 ENDS = {"|", "&", "&&", ";", ">", "<", "||"}
 BEGINNINGS = ENDS | {"--", "$", "exec"}
 """After these a word is a program (or after a variable that is set for it)."""
-OF_OTHERS = {
-    *("--build-arg", "--build-label", "--build-option", "--label", "--set", "--shrinkwrap"),
-    *("--preload", "--storage.tsdb.retention.time"),
-}
-"""Options of faas-cli, docker, helm, gunicorn and Prometheus that sentences name."""
 
 
 @functools.cache
 def helps() -> dict[str, str]:
-    return reference.helps()
+    return {
+        **reference.helps(),
+        "python -m tailbound_lab.demo": reference.help_of(demo.main),
+        "python -m tailbound_lab.bench": reference.help_of(bench.main),
+        **{
+            f"python -m tailbound_lab.bench {word}": reference.help_of(bench.main, word)
+            for word in bench.COMMANDS
+        },
+    }
 
 
 @functools.cache
 def keys() -> frozenset[str]:
-    return frozenset(reference.keys())
+    found = reference.keys()
+    return frozenset(found) | {key.removeprefix("defaults.") for key in found}
 
 
-def text_of(name: str) -> str:
-    return (ROOT / name).read_text()
+@functools.cache
+def sources() -> dict[str, Path]:
+    """Every file by its path from the root."""
+    left_out = {".git", ".venv", "build", "node_modules"}
+    return {
+        str(path.relative_to(ROOT)): path
+        for path in ROOT.rglob("*.*")
+        if not left_out & set(path.relative_to(ROOT).parts)
+    }
+
+
+@functools.cache
+def definitions(path: Path) -> frozenset[str]:
+    """The names that a module defines or imports, and its classes' as Class.name."""
+    found = set()
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {(alias.asname or alias.name) for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            found.add(node.name)
+            for inner in node.body if isinstance(node, ast.ClassDef) else ():
+                name = getattr(inner, "name", None) or getattr(getattr(inner, "target", None), "id", None)
+                found |= {f"{node.name}.{name}"} if name else set()
+    return frozenset(found)
+
+
+@functools.cache
+def camels() -> frozenset[str]:
+    """What our programs call something in words that run together: reasons, alerts, classes."""
+    classes = {
+        name
+        for path in sources().values()
+        if path.suffix == ".py" and any(package in path.parents for package in PACKAGES.values())
+        for name in definitions(path)
+    }
+    return frozenset({reason.value for reason in Reason} | {rule.get("alert") for rule in rules()} | classes)
+
+
+@functools.cache
+def metrics() -> dict[str, set[str]]:
+    """Metric -> its labels; a recorded series is said to have any of those that rules keep."""
+    found = {name: {"function_name", "reason"} for name in exposed() | recorded()}
+    for family in reference.families():
+        name = family.name + ("_total" if family.type == "counter" else "")
+        for sample in family.samples:
+            found.setdefault(sample.name, set()).update({*sample.labels, "function_name"})
+        found.setdefault(name, set()).update({*reference.labels(family), "function_name"})
+    return found
+
+
+def module_exists(dotted: str) -> bool:
+    parts = dotted.split(".")
+    roots = [folder / name for name, folder in PACKAGES.items()]
+    place = PACKAGES[parts[0]] / parts.pop(0) if parts[0] in PACKAGES else None
+    for root in [place] if place else roots:
+        for taken in range(len(parts), -1, -1):
+            path = root.joinpath(*parts[:taken])
+            for file in (path.with_suffix(".py"), path / "__init__.py"):
+                if file.is_file() and (taken == len(parts) or ".".join(parts[taken:]) in definitions(file)):
+                    return True
+    return False
+
+
+def source_exists(path: str, name: str | None) -> bool:
+    found = [file for known, file in sources().items() if f"/{known}".endswith(f"/{path}")]
+    return any(name is None or name in definitions(file) for file in found)
+
+
+def metric_exists(match: re.Match[str]) -> bool:
+    name, family = match["name"], match["family"]
+    if family:  # windows in braces, or all that begin so
+        return any(known.startswith(name) for known in metrics())
+    return name in metrics() and set((match["labels"] or "function_name").split(",")) <= metrics()[name]
+
+
+def unknown(text: str) -> Iterator[str]:
+    """The names in a page that nothing has."""
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for line in lines_of_code(text):
+        yield from (f"make {each}" for each in TARGET.findall(line) if each not in targets)
+        yield from (each for each in PATH.findall(line) if not (ROOT / each.rstrip(".")).exists())
+        yield from (each for each in MODULE.findall(line) if not module_exists(each))
+        yield from (each[0] for each in METRIC.finditer(line) if not metric_exists(each))
+    for code in inline(text):
+        yield from (each[0] for each in SOURCE.finditer(code) if not source_exists(each[1], each[2]))
+        if CAMEL.fullmatch(code) and code not in camels():
+            yield code
+        key = KEY.match(code)
+        if key and not NO_KEY.match(code) and key[0].rstrip(".") not in keys():
+            yield key[0]
+        option = OPTION.match(code)
+        if option and not any(
+            option[0] in OPTION.findall(each) for each in (*helps().values(), "--help --version")
+        ):
+            yield option[0]
+    for document in documents(text):
+        yield from (key for key in keys_of(document) if key not in keys())
+        yield from (name for name in environments(document) if name not in DESCRIPTIONS)
 
 
 def commands(line: str) -> Iterator[tuple[str, list[str]]]:
@@ -60,12 +191,9 @@ def commands(line: str) -> Iterator[tuple[str, list[str]]]:
     except ValueError:  # prose, or a quote that is closed in another line
         return
     for index, word in enumerate(words):
-        for variable, module in (
-            ("BENCH_ARGS=", "tailbound_lab.bench"),
-            ("DEMO_ARGS=", "tailbound_lab.demo"),
-        ):
+        for variable, module in (("BENCH_ARGS=", "bench"), ("DEMO_ARGS=", "demo")):
             if word.startswith(variable):
-                yield from commands(f"python -m {module} {word.removeprefix(variable)}")
+                yield from commands(f"python -m tailbound_lab.{module} {word.removeprefix(variable)}")
         before = words[index - 1] if index else ";"
         if before not in BEGINNINGS and "=" not in before:
             continue
@@ -74,55 +202,12 @@ def commands(line: str) -> Iterator[tuple[str, list[str]]]:
         if name == "python" and rest[:1] == ["-m"] and len(rest) > 1:
             name, rest = f"python -m {rest[1]}", rest[2:]
         if name == "python -m tailbound_lab.bench":
-            rest = with_command(rest)
+            rest = bench.with_command(rest)
         if rest and f"{name} {rest[0]}" in helps():
             name, rest = f"{name} {rest[0]}", rest[1:]
         if name in helps():
             end = next((place for place, each in enumerate(rest) if each in ENDS), len(rest))
             yield name, rest[:end]
-
-
-@pytest.mark.parametrize("name", CURRENT)
-def test_every_make_target_exists(name: str):
-    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = {target for line in lines_of_code(text_of(name)) for target in TARGET.findall(line)}
-    assert named <= targets
-
-
-@pytest.mark.parametrize("name", CURRENT)
-def test_every_option_of_a_command_of_ours_exists(name: str):
-    for line in lines_of_code(text_of(name)):
-        for program, words in commands(line):
-            for option in (word.partition("=")[0] for word in words if word.startswith("--")):
-                assert re.search(rf"{option}\b(?!-)", helps()[program]), f"{name}: {line}: {option}"
-
-
-@pytest.mark.parametrize("name", CURRENT)
-def test_every_option_that_a_sentence_names_is_somebodys(name: str):
-    known = {option for text in helps().values() for option in OPTION.findall(text)} | OF_OTHERS
-    named = {OPTION.match(code)[0] for code in inline(text_of(name)) if OPTION.match(code)}
-    assert named <= known | {"--help", "--version"}
-
-
-@pytest.mark.parametrize("name", CURRENT)
-def test_every_file_of_the_repository_exists(name: str):
-    for line in lines_of_code(text_of(name)):
-        for path in FILE.findall(line):
-            first, _, rest = path.rstrip(".").partition("/")
-            if path in NO_FILES:
-                continue
-            places = [ROOT / PACKAGES[first] / first / rest] if first in PACKAGES else [ROOT / first / rest]
-            assert any(place.exists() for place in places), f"{name}: {path}"
-
-
-@pytest.mark.parametrize("name", CURRENT)
-def test_every_key_of_the_autoscalers_configuration_exists(name: str):
-    text = text_of(name)
-    named = {match[0] for code in inline(text) if (match := KEY.match(code)) and not NO_KEY.match(code)}
-    for document in documents(text):
-        named |= keys_of(document)
-    known = keys() | {key.removeprefix("defaults.") for key in keys()}
-    assert {key.rstrip(".") for key in named} <= known
 
 
 def keys_of(document: Any) -> set[str]:
@@ -135,11 +220,8 @@ def keys_of(document: Any) -> set[str]:
     )
     if not ours:
         return set()
-    rest = {key: value for key, value in document.items() if key != "functions"}
-    found = set(dotted(rest))
-    for function in functions.values():
-        found |= {f"defaults.{key}" for key in dotted(function)}
-    return found
+    found = set(dotted({key: value for key, value in document.items() if key != "functions"}))
+    return found.union(*({f"defaults.{key}" for key in dotted(function)} for function in functions.values()))
 
 
 def dotted(document: Any, prefix: str = "") -> Iterator[str]:
@@ -147,12 +229,6 @@ def dotted(document: Any, prefix: str = "") -> Iterator[str]:
         yield f"{prefix}{key}"
         if isinstance(value, dict):
             yield from dotted(value, f"{prefix}{key}.")
-
-
-@pytest.mark.parametrize("name", CURRENT)
-def test_every_variable_of_the_watchdog_exists(name: str):
-    for document in documents(text_of(name)):
-        assert set(environments(document)) <= DESCRIPTIONS.keys()
 
 
 def documents(text: str) -> Iterator[Any]:
@@ -171,31 +247,53 @@ def environments(document: Any) -> Iterator[str]:
             yield from environments(value)
 
 
-def test_every_knob_that_one_is_told_to_leave_exists():
-    rows = re.findall(r"^\| (`[^|]+`) \|", text_of("docs/howto/tune-nothing.md"), re.MULTILINE)
-    knobs = {knob for row in rows for knob in re.findall(r"`(\w+)`", row)}
-    assert len(knobs) > 20
-    assert knobs <= DESCRIPTIONS.keys() | {key.rpartition(".")[2] for key in keys()}
+@pytest.mark.parametrize("page", CURRENT)
+def test_page_names_only_what_exists(page: str):
+    assert set(unknown((ROOT / page).read_text())) - OF_OTHERS == set()
 
 
-def test_whoever_is_on_call_finds_every_alert():
-    text = text_of("docs/howto/on-call.md")
-    alerts = {rule["alert"] for rule in rules() if "alert" in rule}
-    assert alerts
-    assert not {alert for alert in alerts if not re.search(rf"\b{alert}\b", text)}
+@pytest.mark.parametrize("page", CURRENT)
+def test_command_of_ours_has_the_options_that_a_page_gives_it(page: str):
+    for line in lines_of_code((ROOT / page).read_text()):
+        for program, words in commands(line):
+            for option in (word.partition("=")[0] for word in words if word.startswith("--")):
+                assert re.search(rf"{option}\b(?!-)", helps()[program]), f"{line}: {option}"
 
 
-def test_the_tests_see_a_wrong_option_a_wrong_file_and_a_wrong_key():
-    ((program, words),) = commands(
-        "PATH=x .venv/bin/slo-autoscaler explain vision --log FILE | tail --lines 3"
-    )
-    assert (program, words) == ("slo-autoscaler explain", ["vision", "--log", "FILE"])
-    assert [name for name, _ in commands("make bench BENCH_ARGS='--quick'")] == [
-        "python -m tailbound_lab.bench compare"
-    ]
-    assert FILE.findall("see deploy/nothing.yml.") == ["deploy/nothing.yml."]
-    assert keys_of({"defaults": {"scale_up": {"step": 1}}}) == {
-        "defaults",
-        "defaults.scale_up",
-        "defaults.scale_up.step",
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *("make nothing", "deploy/nothing.yml", "nothing.py", "batcher.py:Batcher.nothing", "--nothing"),
+        *("batching_watchdog.nothing", "law.decide.nothing", "platform.nothing", "NoSuchReason"),
+        *("slo_autoscaler_nothing_total", "slo_autoscaler_errors_total{where}", "slo:nothing:ratio"),
+        *("slo:nothing:ratio_rate{5m,1h}", "watchdog_nothing_*"),
+    ],
+)
+def test_name_that_nothing_has_is_found(wrong: str):
+    assert list(unknown(f"A sentence with `{wrong}` in it.")) != []
+
+
+def test_key_variable_and_option_that_nothing_has_are_found_in_blocks():
+    yaml_block = "```yaml\n{}\n```\n"
+    assert list(unknown(yaml_block.format("defaults: {scale_up: {step: 1}}"))) == ["defaults.scale_up.step"]
+    assert list(unknown(yaml_block.format("environment: {slo_latency: 1s, nothing: 1}"))) == ["nothing"]
+    line = "PATH=x .venv/bin/slo-autoscaler explain vision --log FILE | tail --lines 3"
+    assert list(commands(line)) == [("slo-autoscaler explain", ["vision", "--log", "FILE"])]
+    assert [name for name, _ in commands("make demo DEMO_ARGS='--quick'")] == ["python -m tailbound_lab.demo"]
+
+
+def test_settings_that_one_is_told_to_leave_exist():
+    text = (ROOT / "docs/howto/tune-nothing.md").read_text()
+    named = {
+        name
+        for row in re.findall(r"^\| (`[^|]+`) \|", text, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", row)
     }
+    assert named
+    assert named <= DESCRIPTIONS.keys() | {key.rpartition(".")[2] for key in keys()}
+
+
+def test_page_for_who_is_on_call_has_every_alert():
+    text = (ROOT / "docs/howto/on-call.md").read_text()
+    alerts = {rule["alert"] for rule in rules() if "alert" in rule}
+    assert {alert for alert in alerts if not re.search(rf"\b{alert}\b", text)} == set()
