@@ -54,8 +54,10 @@ OF_OTHERS = {
     *("--build-arg", "--build-label", "--build-option", "--label", "--set", "--shrinkwrap"),
     *("--preload", "--storage.tsdb.retention.time"),
 }
-"""Reasons of Kubernetes and Knative; a Deployment as kubectl names it; ends of files, and one that must not be;
-options of faas-cli, docker, helm, gunicorn and Prometheus."""
+"""Reasons of Kubernetes and Knative; a Deployment as kubectl names it; ends of files, and one that must not be.
+
+And options of faas-cli, docker, helm, gunicorn and Prometheus.
+"""
 OPTION = re.compile(r"--[a-z][a-z.-]*")
 ENDS = {"|", "&", "&&", ";", ">", "<", "||"}
 BEGINNINGS = ENDS | {"--", "$", "exec"}
