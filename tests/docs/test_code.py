@@ -54,7 +54,7 @@ OF_OTHERS = {
     *("--build-arg", "--build-label", "--build-option", "--label", "--set", "--shrinkwrap"),
     *("--preload", "--storage.tsdb.retention.time"),
 }
-"""Reasons of Kubernetes and Knative; a Deployment as kubectl names it; ends of files, and one that must not be.
+"""Reasons of Kubernetes and Knative; a Deployment; ends of names of files, and a file that must not be.
 
 And options of faas-cli, docker, helm, gunicorn and Prometheus.
 """
