@@ -88,7 +88,8 @@ def comparison(results: dict[str, Any]) -> str:
                 f"The model alone, decode included: {alone['all_workers']:,.0f} items/s with"
                 f" {alone['workers']} processes at once and batches of {alone['best_size']}."
             )
-        parts.append(markdown(_COLUMNS, map(_row, sorted(measured, key=lambda row: -row["max_rate"]))))
+        if measured:
+            parts.append(markdown(_COLUMNS, map(_row, sorted(measured, key=lambda row: -row["max_rate"]))))
         parts += [
             f"Capacity that {row['system']} predicts from a run at a third of its maximum: "
             f"{row['capacity']:,.0f} requests/s, {row['capacity'] / row['max_rate']:.2f} of it."

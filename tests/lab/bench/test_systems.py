@@ -13,7 +13,7 @@ from tailbound_lab.bench.rig.peers import python_of
 from tailbound_lab.bench.rig.processes import Share, Usage, cpu_of, name_of, pss_of, shares
 from tailbound_lab.bench.rig.server import Server, example
 from tailbound_lab.bench.rig.systems import SYSTEMS, Launch, Settings, grid_of, parse_entry
-from tailbound_lab.bench.workloads import WORKLOADS
+from tailbound_lab.bench.workloads import IMPORTS, WORKLOADS
 from tailbound_lab.load.records import BenchError, NotAvailable
 
 
@@ -65,6 +65,11 @@ def test_peer_that_pip_cannot_install_is_not_available_and_leaves_nothing(tmp_pa
 @pytest.mark.parametrize("workload", WORKLOADS.values(), ids=WORKLOADS)
 def test_every_workload_has_a_handler_that_is_served_in_batches(workload):
     assert "def handle_batch(" in (workload.folder / "handler.py").read_text()
+
+
+def test_peers_interpreter_without_our_packages_can_serve_a_workload():
+    command = [sys.executable, "-S", "-c", "import tailbound_lab.bench.workloads"]
+    subprocess.run(command, env={"PYTHONPATH": str(IMPORTS)}, check=True)
 
 
 def test_proc_texts_are_read_whatever_the_process_is_called():

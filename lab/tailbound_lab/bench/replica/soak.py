@@ -100,6 +100,7 @@ def growth(samples: Sequence[dict[str, float]], name: str) -> float | None:
 def _summary(result: dict[str, Any]) -> str:
     grown = result["growth"]["watchdog"]
     others = result["sent"] - result["statuses"].get("200", 0)
+    since = "" if grown is None else " from the second fifth of the run to the last"
     memory = [sample["watchdog"] for sample in result["memory"]] or [0.0]
     return (
         f"{result['machine']}, {result['date']}.\n\n"
@@ -107,8 +108,7 @@ def _summary(result: dict[str, Any]) -> str:
         f" {result['killed']} workers killed: {result['sent']:,} requests, {result['unanswered']} unanswered,"
         f" {others:,} with another status than 200, {page.share(result['attainment'])} within SLO. The"
         f" watchdog's memory: {memory[0]:.1f} MB at first, {memory[-1]:.1f} MB at the end"
-        f" ({'too short to judge' if grown is None else f'{grown:+.1%}'}"
-        " from the second fifth of the run to the last)."
+        f" ({'too short a run to judge growth' if grown is None else f'{grown:+.1%}'}{since})."
     )
 
 

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from tailbound_lab.bench.workloads import ROOT, Model, Workload
+from tailbound_lab.bench.workloads import IMPORTS, Model, Workload
 from tailbound_lab.load.records import BenchError
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -51,7 +51,7 @@ def _run(workload: Workload, count: int, seconds: float, sizes: tuple[int, ...])
         str(seconds),
         *map(str, sizes),
     ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(IMPORTS)}
     started = [
         subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(count)
     ]

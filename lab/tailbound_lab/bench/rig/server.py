@@ -21,7 +21,7 @@ from typing import Self
 from tailbound_lab.bench.rig import processes
 from tailbound_lab.bench.rig.peers import python_of
 from tailbound_lab.bench.rig.systems import MALLOC, OWN_PYTHON, Launch, Settings, System
-from tailbound_lab.bench.workloads import ROOT, Workload
+from tailbound_lab.bench.workloads import IMPORTS, Workload
 from tailbound_lab.load.generator import Endpoint
 from tailbound_lab.load.records import BenchError
 
@@ -141,7 +141,7 @@ class Server:
         environment = {name: value for name, value in os.environ.items() if name not in _DROPPED} | {
             processes.MARK: self._mark,
             "TMPDIR": str(self.folder),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": str(IMPORTS),
             "PYTHONUNBUFFERED": "1",
             "OMP_NUM_THREADS": "1",
             "MKL_NUM_THREADS": "1",

@@ -17,6 +17,8 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parents[4]
+IMPORTS: Final = ROOT / "lab"
+"""Where a peer's interpreter, which has packages of its own, finds this one."""
 FOLDER: Final = Path(__file__).resolve().parent
 
 
