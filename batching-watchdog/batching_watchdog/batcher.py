@@ -1,8 +1,8 @@
 """Where requests meet the clock and the workers.
 
 Owns the loop "ask the scheduler, do what it says": ``submit`` admits a request, every event (a request, an
-idle worker, a timer) wakes the pump, and the pump sends batches and hands out answers. It imports neither
-anything of ``pool``: a worker is anything with ``send(batch)``. Next step: ``pool.connection``.
+idle worker, a timer) wakes the pump, and the pump sends batches and hands out answers. It imports
+nothing of ``pool``: a worker is anything with ``send(batch)``. Next step: ``pool.connection``.
 
 Everything is synchronous on one event loop, so there is nothing to lock. ``clock`` is an argument,
 since uvloop's own counts whole milliseconds. The pump runs once per turn of the

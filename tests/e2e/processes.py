@@ -1,8 +1,13 @@
-"""Real watchdog processes for the e2e tests: start, call, count their children, stop."""
+"""Real watchdog processes for the e2e tests: start, call, count their children, stop.
+
+Nothing here or in the tests depends on how busy the machine is: waits are for conditions, requests have long
+timeouts and a long SLO unless a test is about those, and what must overlap is held by a gate.
+"""
 
 import contextlib
 import http.client
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,14 +15,25 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tailbound_lab.local.ports import free_ports
 
-START_SECONDS = 30.0
+PATIENCE = 100.0
+"""Seconds for what takes one on an idle machine."""
+ECHO = "def handle(event, context):\n    return event.body\n"
+GATED = """
+import pathlib, time
+
+def handle(event, context):
+    while not pathlib.Path(__file__).with_name("gate").exists():
+        time.sleep(0.01)
+    return event.body
+"""
+"""Answers once the test has called ``open_gate``."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +48,7 @@ def free_port() -> int:
     return free_ports(1)[0]
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = START_SECONDS) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
     """Poll ``condition`` until it is true; fail, naming ``what``, after ``seconds``."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -50,34 +66,43 @@ class Watchdog:
         self.folder = Path(tempfile.mkdtemp(prefix="e2e-"))
         (self.folder / "handler.py").write_text(textwrap.dedent(handler))
         self.port, self.metrics_port = free_port(), free_port()
-        self.log_file = (self.folder / "log").open("w+")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "batching_watchdog"],
-            env={
-                "PATH": os.environ["PATH"],
-                "TMPDIR": str(self.folder),
-                "function_path": str(self.folder),
-                "port": str(self.port),
-                "metrics_port": str(self.metrics_port),
-                "workers": "1",
-                "worker_threads": "1",
-                "healthcheck_interval": "0s",
-                **environment,
-            },
-            stdout=self.log_file,
-            stderr=subprocess.STDOUT,
-        )
+        with (self.folder / "log").open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "batching_watchdog"],
+                env={
+                    "PATH": os.environ["PATH"],
+                    "TMPDIR": str(self.folder),
+                    "function_path": str(self.folder),
+                    "port": str(self.port),
+                    "metrics_port": str(self.metrics_port),
+                    "workers": "1",
+                    "worker_threads": "1",
+                    "slo_latency": f"{PATIENCE:.0f}s",
+                    "exec_timeout": f"{PATIENCE:.0f}s",
+                    "healthcheck_interval": "0s",
+                    **environment,
+                },
+                stdout=log,
+                stderr=log,
+            )
 
     @property
     def log(self) -> str:
         return (self.folder / "log").read_text()
 
+    def open_gate(self) -> None:
+        """Let the ``GATED`` handler answer."""
+        (self.folder / "gate").touch()
+
     def wait_ready(self) -> None:
-        wait_until(self.ready_or_dead, f"ready\n{self.log}")
+        wait_until(lambda: self.process.poll() is not None or self.ready(), f"ready\n{self.log}")
         assert self.process.poll() is None, self.log
 
-    def ready_or_dead(self) -> bool:
-        return self.process.poll() is not None or self.call("GET", "/_/ready").status == 200
+    def wait_idle(self, workers: int) -> None:
+        wait_until(lambda: self.metric('watchdog_workers{state="idle"}') == workers, f"{workers} idle")
+
+    def ready(self) -> bool:
+        return self.call("GET", "/_/ready").status == 200
 
     def call(
         self,
@@ -88,7 +113,7 @@ class Watchdog:
         *,
         port: int | None = None,
     ) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=2 * PATIENCE)
         try:
             connection.request(method, path, body, dict(headers or {}))
             response = connection.getresponse()
@@ -96,13 +121,10 @@ class Watchdog:
         finally:
             connection.close()
 
-    def call_all(self, bodies: list[bytes], headers: Mapping[str, str] | None = None) -> list[Answer]:
+    def call_all(self, bodies: list[bytes]) -> list[Answer]:
         """Call once per body, all at the same time; the answers in the order of the bodies."""
         with ThreadPoolExecutor(len(bodies)) as pool:
-            futures: list[Future[Answer]] = [
-                pool.submit(self.call, "POST", "/", body, headers) for body in bodies
-            ]
-            return [future.result() for future in futures]
+            return list(pool.map(lambda body: self.call(body=body), bodies))
 
     def metric(self, name: str) -> float:
         """The value of the sample ``name``, labels included as they are exposed."""
@@ -125,18 +147,32 @@ class Watchdog:
 
     def gunicorn(self) -> int:
         """The process id of the gunicorn arbiter."""
-        children = [pid for pid in self.processes() if _parent(pid) == self.process.pid]
-        return children[0]
+        return next(pid for pid in self.processes() if _parent(pid) == self.process.pid)
 
     def workers(self) -> list[int]:
         """The process ids of the workers."""
         arbiter = self.gunicorn()
         return [pid for pid in self.processes() if _parent(pid) == arbiter]
 
+    def kill_workers(self) -> None:
+        """SIGKILL to every worker, and wait until others stand in for them."""
+        workers, before = self.workers(), self.metric("watchdog_worker_restarts_total")
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        after = before + len(workers)
+        wait_until(lambda: self.metric("watchdog_worker_restarts_total") == after, "all have died")
+        self.wait_idle(len(workers))
+
     def stop(self) -> int:
         """SIGTERM, and the exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=30)
+        return self.ended()
+
+    def ended(self) -> int:
+        """The exit status, once it has ended and left no process behind."""
+        status = self.process.wait(timeout=PATIENCE)
+        wait_until(lambda: not self.processes(), "no process is left")
+        return status
 
     def clean_up(self) -> None:
         self.process.kill()
@@ -144,8 +180,7 @@ class Watchdog:
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self.log_file.close()
-        subprocess.run(["rm", "-rf", str(self.folder)], check=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _parent(pid: int) -> int:
@@ -158,12 +193,9 @@ def _parent(pid: int) -> int:
 @contextlib.contextmanager
 def watchdog(handler: str, **environment: str) -> Iterator[Watchdog]:
     """A watchdog that is ready, and is gone afterwards whatever happens."""
-    started = Watchdog(handler, environment)
-    try:
+    with starting_watchdog(handler, **environment) as started:
         started.wait_ready()
         yield started
-    finally:
-        started.clean_up()
 
 
 @contextlib.contextmanager
