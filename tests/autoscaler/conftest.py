@@ -1,10 +1,11 @@
-"""The API server of the tests that need a real one."""
+"""The API server of the tests that need one: a double of it, or a real one."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from autoscaler.control_plane import Access, an_access
+from autoscaler.kube.control_plane import Access, a_namespace, an_access, real
+from autoscaler.kube.kube_server import KubeServer, a_kube_server
 from slo_autoscaler.kube.client import KubeApi
 
 
@@ -15,15 +16,32 @@ def access(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Access]:
         yield found
 
 
+@pytest.fixture(params=["double", pytest.param("real", marks=real())])
+def api(request: pytest.FixtureRequest) -> Iterator[KubeServer | Access]:
+    """An API server; each test that asks for it runs on the double, and on a real one where there is one."""
+    if request.param == "real":
+        yield request.getfixturevalue("access")
+    else:
+        with a_kube_server() as server:
+            yield server
+
+
 @pytest.fixture
-def kubeconfig(access: Access, tmp_path) -> str:
+def kubeconfig(api: KubeServer | Access, tmp_path) -> str:
     """Of a user who may do all."""
-    return access.kubeconfig(tmp_path)
+    return api.kubeconfig(tmp_path)
 
 
 @pytest.fixture
 def cluster(kubeconfig: str) -> Iterator[KubeApi]:
-    """The API of the real server, for a user who may do all."""
-    client = KubeApi(kubeconfig, timeout=10.0, connections=8)
+    """The client of a user who may do all."""
+    client = KubeApi(kubeconfig, timeout=30.0, connections=8)
     yield client
     client.close()
+
+
+@pytest.fixture
+def namespace(cluster: KubeApi) -> Iterator[str]:
+    """A namespace of the test's own."""
+    with a_namespace(cluster) as name:
+        yield name

@@ -12,7 +12,7 @@ import pytest
 
 from autoscaler import doubles
 from autoscaler.doubles import Function, a_fleet, a_gateway, a_prometheus, free_port, until
-from autoscaler.kube_server import a_deployment, a_kube_server
+from autoscaler.kube.kube_server import a_deployment, a_kube_server
 from slo_autoscaler import __version__
 from slo_autoscaler.app import main
 

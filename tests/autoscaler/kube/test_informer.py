@@ -1,4 +1,4 @@
-"""Informers on an API server over real sockets, well and unwell, and own writes laid over them."""
+"""Informers over real sockets, on servers that are well and unwell, and own writes laid over them."""
 
 import threading
 import time
@@ -7,295 +7,287 @@ import pytest
 
 from autoscaler import doubles
 from autoscaler.doubles import until
-from autoscaler.freezing_proxy import a_freezing_proxy
-from autoscaler.kube_server import a_deployment, a_kube_server
+from autoscaler.kube.control_plane import on_double
+from autoscaler.kube.freezing_proxy import a_freezing_proxy
+from autoscaler.kube.kube_server import a_deployment
 from slo_autoscaler.errors import ForbiddenError, UnreachableError
 from slo_autoscaler.kube.client import KubeApi, Resource
 from slo_autoscaler.kube.informer import Informer
 
 DEPLOYMENTS = Resource("apps/v1", "deployments")
-ALL = DEPLOYMENTS.path()
-WEB, NEW, ODD, NOBODY = ("shop", "web"), ("shop", "new"), ("shop", "odd"), ("shop", "nobody")
+LISTS = "GET /apis/apps/v1/"
 
 
-@pytest.fixture
-def server():
-    with a_kube_server() as double:
-        double.put("apps/v1", "deployments", a_deployment())
-        yield double
+class Shop:
+    """Deployments of a namespace, and informers of their counts, each closed at the end."""
 
+    def __init__(self, api, cluster, namespace, folder):
+        self.api = api
+        self.namespace = namespace
+        self.path = DEPLOYMENTS.path(namespace)
+        self._cluster = cluster
+        self._client = KubeApi(api.kubeconfig(folder), timeout=10.0, connections=4)
+        self._informers = []
 
-@pytest.fixture
-def api(server, tmp_path):
-    client = KubeApi(server.kubeconfig(tmp_path), timeout=2.0, connections=4)
-    yield client
-    client.close()
+    def add(self, name, count):
+        self._cluster.create(self.path, a_deployment(name, self.namespace, count))
 
+    def scale(self, name, count):
+        self._cluster.patch(f"{self.path}/{name}", {"spec": {"replicas": count}})
 
-@pytest.fixture
-def watched(api):
-    """Make informers, each closed at the end."""
-    made = []
+    def remove(self, name):
+        self._cluster.delete(f"{self.path}/{name}")
 
-    def make(**changes):
+    def key(self, name):
+        return self.namespace, name
+
+    def keys(self, **counts):
+        return {self.key(name): count for name, count in counts.items()}
+
+    def informer(self, *, client=None, listed=True, **settings):
+        """Start one, and wait for its first list; ``told`` are the keys that it reported."""
         told = []
-        settings = {"resync": 300.0, "changed": told.append, "watch_seconds": 10.0, **changes}
-        each = Informer(api, DEPLOYMENTS, settings.pop("namespaces", None), replicas, **settings)
-        each.told = told  # what has been told so far
-        made.append(each)
-        each.start()
-        return each
+        settings = {
+            "namespaces": [self.namespace],
+            "resync": 300.0,
+            "changed": told.append,
+            "watch_seconds": 10.0,
+            **settings,
+        }
+        informer = Informer(client or self._client, DEPLOYMENTS, transform=_count, **settings)
+        informer.told = told
+        self._informers.append(informer)
+        informer.start()
+        if listed:
+            until(lambda: informer.wait(1), "it has listed")
+            if hasattr(self.api, "watches"):
+                until(self.api.watches, "it watches")
+        return informer
 
-    yield make
-    for each in made:
-        each.close()
+    def break_watches(self):
+        """End every watch, and wait until one is asked for again, in vain if the test says so."""
+        before = len(self.watches())
+        self.api.end_watches()
+        until(lambda: len(self.watches()) > before, "it tries to watch again")
+
+    def watches(self):
+        return [line for line in self.api.requests if "watch=" in line]
+
+    def lists(self):
+        return [line for line in self.api.requests if line.startswith(LISTS) and "watch=" not in line]
+
+    def close(self):
+        for informer in self._informers:
+            informer.close()
+        self._client.close()
+
+
+@pytest.fixture
+def shop(api, cluster, namespace, tmp_path):
+    shop = Shop(api, cluster, namespace, tmp_path)
+    shop.add("web", 2)
+    yield shop
+    shop.close()
+
+
+def _count(document):
+    return None if document["metadata"]["name"] == "skipped" else document["spec"]["replicas"]
 
 
 def error_of(informer):
-    """Why its last list or watch failed."""
-    return informer._lists[None].error
+    """Why its only list or watch failed last."""
+    (found,) = informer._lists.values()
+    return found.error
 
 
-def replicas(document):
-    """Keep the count; Deployments named after nobody are not ours."""
-    return None if document["metadata"]["name"] == "nobody" else document["spec"]["replicas"]
+def test_an_object_that_comes_changes_and_goes_is_reported(shop):
+    shop.add("skipped", 1)
+    each = shop.informer()
+    assert each.items() == shop.keys(web=2)
+    assert (each.get(shop.key("web")), each.get(shop.key("skipped"))) == (2, None)
+    shop.add("new", 7)
+    until(lambda: each.items() == shop.keys(web=2, new=7), "the new one is known")
+    shop.scale("web", 4)
+    until(lambda: each.get(shop.key("web")) == 4, "the change is known")
+    shop.remove("new")
+    until(lambda: each.items() == shop.keys(web=4), "the removal is known")
+    assert set(each.told) == {shop.key("web"), shop.key("new")}
 
 
-def put(server, name, count):
-    server.put("apps/v1", "deployments", a_deployment(name, replicas=count))
+def test_namespaces_are_all_or_those_that_are_named(shop, namespace):
+    everywhere = shop.informer(namespaces=None)
+    assert everywhere.get(shop.key("web")) == 2
+    several = shop.informer(namespaces=["elsewhere", namespace])
+    assert several.items() == shop.keys(web=2)
+    elsewhere = shop.informer(namespaces=["elsewhere"])
+    elsewhere.wrote(shop.key("web"), "1000000000", 5)
+    assert (elsewhere.items(), elsewhere.get(shop.key("web"))) == ({}, None)
 
 
-def test_what_is_there_is_known_after_the_first_list(watched, server):
-    put(server, "nobody", 1)
-    each = watched()
-    assert each.wait(10)
-    assert each.items() == {WEB: 2}
-    assert (each.get(WEB), each.get(NOBODY)) == (2, None)
-    assert error_of(each) is None
-
-
-def test_what_comes_changes_and_goes_is_told_of(watched, server):
-    each = watched()
-    each.wait(10)
-    put(server, "new", 7)
-    until(lambda: each.items() == {WEB: 2, NEW: 7}, "the new one is known")
-    put(server, "web", 4)
-    until(lambda: each.get(WEB) == 4, "the change is known")
-    server.remove("apps/v1", "deployments", "shop", "new")
-    until(lambda: each.items() == {WEB: 4}, "the removal is known")
-    assert {WEB, NEW} == set(each.told)
-    assert sum(request.startswith("GET") and "watch" not in request for request in server.requests) == 1
-
-
-def test_one_namespace_may_be_watched_alone(api, server):
-    server.put("apps/v1", "deployments", a_deployment("web", "other", 9))
-    each = Informer(api, DEPLOYMENTS, ["other"], replicas, resync=300.0)
-    each.start()
-    assert each.wait(10)
-    assert each.items() == {("other", "web"): 9}
+def test_close_ends_a_watch_that_waits_for_events(shop):
+    each = shop.informer(watch_seconds=60.0)
+    (name,) = [thread.name for thread in threading.enumerate() if thread.name == f"watch {shop.path}"]
     each.close()
-
-
-def test_a_watch_that_breaks_off_goes_on_where_it_was_without_a_list(watched, server):
-    each = watched()
-    each.wait(10)
-    until(server.watches, "it watches")
-    server.end_watches()
-    put(server, "web", 6)
-    until(lambda: each.items() == {WEB: 6}, "what happened in between is known")
-    assert sum("watch=" not in request for request in server.requests) == 1
-
-
-def test_a_watch_that_ends_by_itself_is_followed_by_the_next(watched, server):
-    server.longest_watch = 0.1
-    each = watched()
-    each.wait(10)
-    until(lambda: sum("watch=" in request for request in server.requests) > 1, "a second watch")
-    put(server, "web", 3)
-    until(lambda: each.get(WEB) == 3, "the change is known")
-
-
-def test_a_version_that_is_too_old_is_followed_by_a_list(watched, server):
-    each = watched()
-    each.wait(10)
-    until(server.watches, "it watches")
-    server.faults["GET /apis/apps/v1/deployments"] = doubles.panic
-    server.end_watches()
-    until(lambda: not server.watches(), "it is broken off")
-    put(server, "web", 8)
-    put(server, "gone", 1)
-    server.remove("apps/v1", "deployments", "shop", "gone")
-    server.compact()
-    server.faults.clear()
-    until(lambda: error_of(each) is None and each.items() == {WEB: 8}, "it has listed anew")
-    assert ("shop", "gone") not in each.told
-
-
-def test_bookmarks_keep_a_quiet_watch_from_growing_too_old(watched, server):
-    server.bookmarks = 0.01
-    each = watched()
-    each.wait(10)
-    until(server.watches, "it watches")
-    # Other kinds move the version on, of which this watch hears by bookmarks alone.
-    server.put("v1", "events", {"metadata": {"name": "e", "namespace": "shop"}})
-    heard = time.monotonic()
-    until(lambda: each._lists[None]._contact > heard + 0.05, "bookmarks are heard")
-    server.compact()
-    server.end_watches()
-    until(lambda: sum("watch=" in request for request in server.requests) == 2, "it watches again")
-    assert sum("watch=" not in request for request in server.requests) == 1
-
-
-def test_everything_is_listed_again_now_and_then(watched, server):
-    server.longest_watch = 0.1
-    each = watched(resync=0.0)
-    each.wait(10)
-    until(lambda: sum("watch=" not in request for request in server.requests) > 1, "a second list")
-    assert each.told == [WEB], "what has not changed is not told again"
-
-
-def test_while_the_server_is_away_there_is_an_error_and_afterwards_what_is_new(watched, server, caplog):
-    caplog.set_level("INFO")
-    each = watched()
-    each.wait(10)
-    until(server.watches, "it watches")
-    server.faults["GET"] = doubles.panic
-    server.end_watches()
-    until(lambda: error_of(each), "it has noticed")
-    with pytest.raises(UnreachableError):
-        each.items()
-    with pytest.raises(UnreachableError):
-        each.get(WEB)
-    put(server, "web", 1)
-    server.faults.clear()
-    until(lambda: error_of(each) is None and each.items() == {WEB: 1}, "it is current again")
-    assert f"watch {ALL}: recovered" in caplog.text
-
-
-def test_a_server_that_is_busy_leaves_what_is_known(watched, server):
-    each = watched()
-    each.wait(10)
-    until(server.watches, "it watches")
-    server.faults["GET"] = doubles.status(429)
-    server.end_watches()
-    until(lambda: error_of(each), "it has noticed")
-    assert each.items() == {WEB: 2}
-
-
-def test_before_the_first_list_nothing_is_known(watched, server):
-    server.rules = []
-    each = watched()
-    assert not each.wait(10)
-    with pytest.raises(ForbiddenError, match="cannot list resource deployments"):
-        each.items()
-
-
-def test_what_has_long_not_been_heard_of_is_not_current(server, tmp_path):
-    with a_freezing_proxy(server.address) as proxy:
-        client = KubeApi(server.kubeconfig(tmp_path, proxy.address), timeout=0.1, connections=2)
-        server.longest_watch = 0.1
-        each = Informer(client, DEPLOYMENTS, None, replicas, resync=300.0, watch_seconds=0.2)
-        each.start()
-        until(lambda: each.wait(1), "it has listed")
-        assert each.items() == {WEB: 2}
-        proxy.freeze()
-
-        def stale():
-            try:
-                each.items()
-            except UnreachableError:
-                return True
-            return False
-
-        until(stale, "the silence is noticed")
-        proxy.thaw()
-        until(lambda: error_of(each) is None and not stale(), "it is current again")
-        each.close()
-        client.close()
-
-
-def test_an_object_that_makes_no_sense_spoils_no_other(watched, server, caplog):
-    each = watched()
-    each.wait(10)
-    server.put("apps/v1", "deployments", {"metadata": {"name": "odd", "namespace": "shop"}})
-    put(server, "web", 4)
-    until(lambda: each.items() == {WEB: 4}, "it goes on")
-    assert f"watch {ALL}: cannot read shop/odd" in caplog.text
-    other = watched()
-    assert other.wait(10), "nor when it is there from the beginning"
-    assert other.items() == {WEB: 4}
-
-
-def test_a_bug_that_a_change_brings_to_light_does_not_end_the_watch(watched, server):
-    def fail(key):
-        if key == ODD:
-            raise KeyError(key)
-
-    each = watched(changed=fail)
-    each.wait(10)
-    put(server, "odd", 1)
-    until(lambda: error_of(each), "the fault is known")
-    assert "KeyError: ('shop', 'odd')" in str(error_of(each))
-    until(lambda: error_of(each) is None and each.items() == {WEB: 2, ODD: 1}, "it goes on")
-
-
-def test_a_watch_that_waits_for_events_ends_when_it_is_told_to(watched, server):
-    server.bookmarks = 60.0
-    each = watched(watch_seconds=60.0)
-    each.wait(10)
-    until(server.watches, "it watches")
-    each.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == f"watch {ALL}"]
+    assert name not in {thread.name for thread in threading.enumerate()}
 
 
 # Own writes
 
 
-def test_wrote_newer_than_the_watch_counts_until_the_watch_reports_it(watched, server):
-    each = watched()
-    each.wait(10)
-    each.wrote(WEB, "1000000", 5)
-    put(server, "web", 3)
-    put(server, "new", 7)
-    until(lambda: NEW in each.items(), "the watch has reported both")
-    assert (each.get(WEB), each.items()) == (5, {WEB: 5, NEW: 7})
-    server._version = 1_000_000 - 1
-    put(server, "web", 4)
-    until(lambda: each.get(WEB) == 4, "the watch has the version of the write")
-    assert each.items() == {WEB: 4, NEW: 7}
+def test_wrote_newer_than_the_watch_counts_until_the_watch_reports_it(shop):
+    each = shop.informer()
+    each.wrote(shop.key("web"), "1000000000000", 5)
+    shop.add("new", 7)
+    shop.scale("web", 3)
+    until(lambda: shop.key("new") in each.items(), "the watch reports")
+    assert (each.get(shop.key("web")), each.items()) == (5, shop.keys(web=5, new=7))
+    shop.remove("web")
+    until(lambda: each.items() == shop.keys(new=7), "what is gone has no own write")
+    shop.add("web", 6)
+    until(lambda: each.get(shop.key("web")) == 6, "made anew, it has its own count")
+
+
+@on_double
+def test_wrote_is_dropped_when_the_watch_has_its_version(shop, api):
+    each = shop.informer()
+    each.wrote(shop.key("web"), "2000", 5)
+    api._version = 1998
+    shop.scale("web", 3)  # 1999, and 2000 when its pods are ready
+    until(lambda: each.get(shop.key("web")) == 3, "the watch has the version of the write")
 
 
 @pytest.mark.parametrize("version", ["1", "the watch's", "x", ""])
-def test_wrote_not_newer_than_the_watch_changes_nothing(watched, server, version):
-    each = watched()
-    each.wait(10)
-    server_version = int(server.get("apps/v1", "deployments", *WEB)["metadata"]["resourceVersion"])
-    each.wrote(WEB, str(server_version) if version == "the watch's" else version, 9)
-    assert (each.get(WEB), each.items()) == (2, {WEB: 2})
+def test_wrote_not_newer_than_the_watch_changes_nothing(shop, cluster, version):
+    each = shop.informer()
+    if version == "the watch's":
+        (found,) = each._lists.values()
+        version = found._seen[shop.key("web")].number
+    each.wrote(shop.key("web"), version, 9)
+    assert (each.get(shop.key("web")), each.items()) == (2, shop.keys(web=2))
 
 
-def test_wrote_to_an_object_that_vanished_is_forgotten(watched, server):
-    each = watched()
-    each.wait(10)
-    each.wrote(WEB, "1000000", 5)
-    server.remove("apps/v1", "deployments", *WEB)
-    until(lambda: each.items() == {}, "it is gone")
-    put(server, "web", 3)
-    until(lambda: each.get(WEB) == 3, "made anew, it has its own count")
+# Faults
 
 
-def test_wrote_in_a_namespace_that_is_not_watched_is_ignored(watched):
-    each = watched(namespaces=["other"])
-    each.wait(10)
-    each.wrote(WEB, "1000000", 5)
-    assert (each.get(WEB), each.items()) == (None, {})
+@on_double
+def test_a_watch_that_breaks_off_is_resumed_without_a_list(shop):
+    each = shop.informer()
+    shop.break_watches()
+    shop.scale("web", 6)
+    until(lambda: each.items() == shop.keys(web=6), "the change in between is known")
+    assert len(shop.lists()) == 1
 
 
-def test_items_skip_failed_leaves_out_a_namespace_whose_list_fails(watched, server):
-    server.faults["GET /apis/apps/v1/namespaces/other"] = doubles.status(403)
-    each = watched(namespaces=["other", "shop"])
-    assert not each.wait(10)
-    until(lambda: each._lists["shop"].error is None and each._lists["other"].error, "both were tried")
-    assert each.items(skip_failed=True) == {WEB: 2}
-    with pytest.raises(ForbiddenError):
+@on_double
+def test_a_watch_that_ends_is_followed_by_the_next_and_now_and_then_by_a_list(shop, api):
+    api.longest_watch = 0.1
+    each = shop.informer(resync=0.0)
+    until(lambda: len(shop.lists()) > 2, "further lists")
+    assert each.told == [shop.key("web")], "what has not changed is not reported again"
+    shop.scale("web", 3)
+    until(lambda: each.get(shop.key("web")) == 3, "the change is known")
+
+
+@on_double
+def test_a_version_that_is_too_old_is_followed_by_a_list(shop, api):
+    each = shop.informer()
+    api.faults[LISTS] = doubles.panic
+    shop.break_watches()
+    shop.scale("web", 8)
+    shop.add("gone", 1)
+    shop.remove("gone")
+    api.compact()
+    api.faults.clear()
+    until(lambda: error_of(each) is None and each.items() == shop.keys(web=8), "it has listed anew")
+    assert shop.key("gone") not in each.told
+
+
+@on_double
+def test_bookmarks_keep_a_quiet_watch_from_growing_too_old(shop, api, namespace):
+    api.bookmarks = 0.01
+    each = shop.informer()
+    # Other kinds move the version on, which this watch hears by bookmarks alone.
+    api.put("v1", "events", {"metadata": {"name": "e", "namespace": namespace}})
+    (heard, found) = time.monotonic(), each._lists[namespace]
+    until(lambda: found._contact > heard + 0.05, "bookmarks are heard")
+    api.compact()
+    shop.break_watches()
+    assert len(shop.lists()) == 1
+
+
+@on_double
+def test_while_the_server_is_away_there_is_an_error_and_afterwards_the_news(shop, api, caplog):
+    caplog.set_level("INFO")
+    each = shop.informer()
+    api.faults[LISTS] = doubles.panic
+    shop.break_watches()
+    until(lambda: error_of(each), "it has noticed")
+    for read in (each.items, lambda: each.get(shop.key("web"))):
+        with pytest.raises(UnreachableError):
+            read()
+    shop.scale("web", 1)
+    api.faults.clear()
+    until(lambda: error_of(each) is None and each.items() == shop.keys(web=1), "it is current again")
+    assert f"watch {shop.path}: recovered" in caplog.text
+
+
+@on_double
+def test_a_busy_server_leaves_what_is_known(shop, api):
+    each = shop.informer()
+    api.faults[LISTS] = doubles.status(429)
+    shop.break_watches()
+    until(lambda: error_of(each), "it has noticed")
+    assert each.items() == shop.keys(web=2)
+
+
+@on_double
+def test_items_of_a_list_that_failed_are_an_error_or_left_out(shop, api):
+    api.faults[f"{LISTS}namespaces/forbidden/"] = doubles.status(403)
+    each = shop.informer(namespaces=["forbidden", shop.namespace], listed=False)
+    until(lambda: each.wait(1) or each._lists[shop.namespace].wait(1), "the other one has listed")
+    with pytest.raises(ForbiddenError, match="status 403"):
         each.items()
+    assert each.items(skip_failed=True) == shop.keys(web=2)
+
+
+@on_double
+def test_a_silent_server_is_noticed(shop, api, tmp_path):
+    with a_freezing_proxy(api.address) as proxy:
+        client = KubeApi(api.kubeconfig(tmp_path, proxy.address), timeout=0.1, connections=2)
+        api.longest_watch = 0.1
+        each = shop.informer(client=client, watch_seconds=0.2)
+
+        def is_current():
+            try:
+                return each.items() == shop.keys(web=2)
+            except UnreachableError:
+                return False
+
+        until(is_current, "it has listed")
+        proxy.freeze()
+        until(lambda: not is_current(), "the silence is noticed")
+        proxy.thaw()
+        until(is_current, "it is current again")
+        each.close()
+        client.close()
+
+
+@on_double
+def test_an_object_that_cannot_be_read_spoils_no_other(shop, api, caplog):
+    each = shop.informer()
+    api.put("apps/v1", "deployments", {"metadata": {"name": "odd", "namespace": shop.namespace}})
+    shop.scale("web", 4)
+    until(lambda: each.items() == shop.keys(web=4), "it goes on")
+    assert f"watch {shop.path}: cannot read {shop.namespace}/odd" in caplog.text
+    assert shop.informer().items() == shop.keys(web=4), "nor when it is there from the beginning"
+
+
+def test_a_bug_that_a_change_brings_to_light_does_not_end_the_watch(shop, caplog):
+    def fail(key):
+        if key == shop.key("odd"):
+            raise KeyError(key)
+
+    each = shop.informer(changed=fail)
+    shop.add("odd", 1)
+    until(lambda: "KeyError" in caplog.text, "the bug is known")
+    until(lambda: error_of(each) is None and each.items() == shop.keys(web=2, odd=1), "it goes on")

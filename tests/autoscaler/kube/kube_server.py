@@ -2,8 +2,8 @@
 
 Objects of any kind in a dict, with resourceVersions that grow, conflicts on stale ones, merge patches, the
 subresources scale and status, lists in pages, and watches with bookmarks that fail with 410 once history is
-compacted. ``faults`` spoil what is asked, ``calls`` tell what was asked in the words of RBAC, and ``rules``,
-where set, refuse what a Role does not allow.
+compacted. ``faults`` spoil requests, ``asked`` lists them in the words of RBAC, and ``rules`` refuse what a
+user's roles do not allow.
 """
 
 import copy
@@ -58,13 +58,13 @@ class Target(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A request in the words of a Role's rule, and where it was made."""
+    """A request in the words of a Role's rule."""
 
     verb: str
     group: str
     resource: str
-    namespace: str = ""
-    name: str = ""
+    name: str
+    user: str
 
 
 class Refused(Exception):
@@ -92,10 +92,10 @@ class KubeServer:
         self.calls: list[Call] = []
         self.requests: list[str] = []
         """Method, path and query of each request."""
-        self.rules: list[Mapping[str, Any]] | None = None
-        """Rules of a Role or ClusterRole; None allows all."""
+        self.rules: dict[str, list[Mapping[str, Any]]] = {}
+        """User, who is a bearer token -> rules of a Role or ClusterRole; any other user may do all."""
         self.token: str | None = None
-        """The bearer token that is asked for."""
+        """The only bearer token that is taken; None takes all."""
         self.admission: Callable[[Target, Document], str | None] | None = None
         """Called with what is about to be stored; a text refuses it, as a webhook would."""
         self.bookmarks = 0.1
@@ -153,9 +153,10 @@ class KubeServer:
         self.end_watches()
         self._server.close()
 
-    def kubeconfig(self, folder: Path, address: str | None = None) -> str:
-        """Write a kubeconfig for this server, or for a proxy before it; return its path."""
-        user = {} if self.token is None else {"token": self.token}
+    def kubeconfig(self, folder: Path, address: str | None = None, token: str | None = None) -> str:
+        """Write a kubeconfig, by way of a proxy at ``address`` or as another user; return its path."""
+        token = token or self.token
+        user = {} if token is None else {"token": token}
         document = {
             "apiVersion": "v1",
             "kind": "Config",
@@ -209,9 +210,9 @@ class KubeServer:
         with self._changed:
             return sum(plural in ("", watched) for watched in self._streams.values())
 
-    def verbs(self) -> set[tuple[str, str, str]]:
-        """Return every (verb, group, resource) that was asked for."""
-        return {call[:3] for call in self.calls}
+    def writes(self) -> list[str]:
+        """Return the requests that read nothing, in their order."""
+        return [line for line in self.requests if not line.startswith("GET ")]
 
     # Requests
 
@@ -225,11 +226,12 @@ class KubeServer:
             if f"{handler.command} {split.path}".startswith(prefix):
                 return fault(handler)
         try:
-            if self.token is not None and handler.headers.get("Authorization") != f"Bearer {self.token}":
+            user = handler.headers.get("Authorization", "").removeprefix("Bearer ")
+            if self.token not in (None, user):
                 raise Refused(401, "Unauthorized", "Unauthorized")
             target = _target(split.path)
             verb = _verb(handler.command, target, query)
-            call = Call(verb, target.group, target.resource, target.namespace, target.name)
+            call = Call(verb, target.group, target.resource, target.name, user)
             self.calls.append(call)
             self._allow(call)
             if verb == "watch":
@@ -240,9 +242,9 @@ class KubeServer:
         return status(code, json.dumps(answer).encode())(handler)
 
     def _allow(self, call: Call) -> None:
-        if self.rules is None:
+        if call.user not in self.rules:
             return
-        for rule in self.rules:
+        for rule in self.rules[call.user]:
             if (
                 call.verb in rule["verbs"]
                 and call.group in rule["apiGroups"]
@@ -461,7 +463,17 @@ def a_deployment(
                 f"tailbound.dev/{key.replace('_', '-')}": text for key, text in annotations.items()
             },
         },
-        "spec": {"replicas": replicas, "template": {}},
+        "spec": {"replicas": replicas, **a_template(app=name)},
+    }
+
+
+def a_template(**labels: str) -> Document:
+    """Return selector and template of a Deployment whose pods nobody could run."""
+    metadata = {"labels": labels, "annotations": {"tailbound.dev/metrics-port": "8081"}}
+    containers = [{"name": "c", "image": "example.invalid/none"}]
+    return {
+        "selector": {"matchLabels": labels},
+        "template": {"metadata": metadata, "spec": {"containers": containers}},
     }
 
 

@@ -11,27 +11,31 @@ from itertools import groupby
 import pytest
 import yaml
 
-from autoscaler import knative_plane
-from autoscaler.control_plane import a_kubelet, a_namespace, a_token, controllers, kubectl, real
 from autoscaler.doubles import a_prometheus, until
-from autoscaler.knative_plane import CONFIG_MAPS, KNATIVE_SERVICES, a_knative_service, ingresses, knative
-from autoscaler.pods import some_pods
-from autoscaler.test_kubernetes_e2e import a_process
-from autoscaler.test_kubernetes_real import DEPLOY, DEPLOYMENTS
+from autoscaler.kube.control_plane import a_kubelet, a_namespace, a_token, controllers, kubectl, on_real
+from autoscaler.platforms import knative_plane
+from autoscaler.platforms.knative_plane import (
+    CONFIG_MAPS,
+    KNATIVE_SERVICES,
+    a_knative_service,
+    ingresses,
+    knative,
+)
+from autoscaler.platforms.pods import some_pods
+from autoscaler.platforms.test_whole_kubernetes import DEPLOY, a_process
 from slo_autoscaler.errors import PlatformError
 from slo_autoscaler.kube.client import KubeApi
-from slo_autoscaler.platforms.knative.objects import POD_AUTOSCALERS, REVISIONS, SERVICES
+from slo_autoscaler.platforms.knative.allocation import CLASS_ANNOTATION, KPA
+from slo_autoscaler.platforms.knative.objects import DEPLOYMENTS, POD_AUTOSCALERS, REVISIONS, SERVICES
 from slo_autoscaler.platforms.knative.status import CLASS, condition
 
 pytestmark = [
-    *real("etcd", "kube-apiserver", "kube-controller-manager", "kubectl"),
+    on_real("etcd", "kube-apiserver", "kube-controller-manager", "kubectl"),
     pytest.mark.skipif(not knative_plane.PRESENT, reason=knative_plane.REASON),
     pytest.mark.timeout(180),
 ]
 
 NAME = "tabular-00001"
-CLASS_ANNOTATION = "autoscaling.knative.dev/class"
-KPA = "kpa.autoscaling.knative.dev"
 
 CONFIG = """
 platform: {{kind: knative, mode: class, kubeconfig: "{kubeconfig}", timeout: 1s}}

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from autoscaler.control_plane import Access
 from autoscaler.doubles import Fleet, exposing
+from autoscaler.kube.control_plane import Access
 
 AWAY = 1.0
 """Seconds after which a pod that is not scraped any more serves no requests."""

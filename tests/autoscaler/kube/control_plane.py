@@ -344,6 +344,15 @@ def a_kubelet(api: KubeApi) -> Iterator[Kubelet]:
         kubelet.close()
 
 
+on_double = pytest.mark.parametrize("api", ["double"], indirect=True)
+"""For tests that spoil what the API server answers, or need to know each request."""
+
+
+def on_real(*programs: str) -> pytest.MarkDecorator:
+    """For tests that need what the double is not, and these programs on PATH."""
+    return pytest.mark.parametrize("api", [pytest.param("real", marks=real(*programs))], indirect=True)
+
+
 def real(*programs: str) -> list[pytest.MarkDecorator]:
     """Return the marks of tests that need an API server, and these programs on PATH."""
     missing = [each for each in programs if shutil.which(each) is None]

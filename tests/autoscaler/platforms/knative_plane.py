@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 import yaml
 
-from autoscaler.control_plane import NAMESPACES, Access, a_process, kubectl
 from autoscaler.doubles import until
-from autoscaler.freezing_proxy import FreezingProxy, a_freezing_proxy
+from autoscaler.kube.control_plane import NAMESPACES, Access, a_process, kubectl
+from autoscaler.kube.freezing_proxy import FreezingProxy, a_freezing_proxy
 from slo_autoscaler.errors import ConflictError, NotFoundError, PlatformError
 from slo_autoscaler.kube.client import KubeApi, Resource
 from slo_autoscaler.kube.informer import Informer, Key

@@ -1,0 +1,398 @@
+"""The autoscaler class of our own on an API server: revisions, rollouts, outages and restarts."""
+
+import json
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from autoscaler import doubles
+from autoscaler.doubles import until
+from autoscaler.kube.control_plane import on_double
+from autoscaler.platforms.knative_world import KPA, OURS, Standby, autoscaling, drive
+from autoscaler.platforms.test_whole_kubernetes import a_process
+from slo_autoscaler.errors import FunctionGoneError, PlatformError
+from slo_autoscaler.leader import Alone
+from slo_autoscaler.model import Scale
+from slo_autoscaler.platforms.knative import own_class
+from slo_autoscaler.platforms.knative.objects import DEPLOYMENTS, POD_AUTOSCALERS, SERVICES
+
+AUTOSCALERS = "PATCH /apis/autoscaling.internal.knative.dev/"
+SCALE = "PATCH /apis/apps/v1/"
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Set the time of day that the platform goes by: ``clock.now``."""
+    clock = SimpleNamespace(now=1.8e9)
+    clock.time = lambda: clock.now
+    monkeypatch.setattr(own_class, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def status_of(world):
+    """What a request for a PodAutoscaler's status begins with."""
+    path = POD_AUTOSCALERS.path(world.namespace)
+    return lambda name: f"PATCH {path}/{name}/status"
+
+
+@pytest.fixture
+def one(world, start):
+    """A revision of our class that is ready, and the platform that the test drives."""
+    platform = start()
+    name = world.revise(min_scale="1", max_scale="8")
+    world.until(world.is_ready(name), "the revision is ready", platform)
+    return platform, name
+
+
+# By itself
+
+
+def test_a_revision_becomes_ready_follows_decisions_and_what_others_set_is_set_right(world, start):
+    platform = start(Alone())
+    name = world.revise(min_scale="2", max_scale="6")
+    world.until(world.is_ready(name), "the revision is ready")
+    state, service = world.status(name), world.get(SERVICES, name)
+    assert (state["serviceName"], state["metricsServiceName"]) == (name, f"{name}-private")
+    assert (state["desiredScale"], state["actualScale"]) == (2, 2)
+    autoscaler = world.get(POD_AUTOSCALERS, name)["metadata"]
+    assert state["observedGeneration"] == autoscaler["generation"]
+    assert service["spec"]["mode"] == "Serve"
+    assert service["metadata"]["ownerReferences"][0]["uid"] == autoscaler["uid"]
+    scale = Scale(desired=2, available=2, min=2, max=6, revision=name)
+    world.until(lambda: platform.scales() == {world.function: scale}, "the watch reports it")
+    platform.set_scale(world.function, 5)
+    assert world.replicas(name) == 5
+    assert platform.scales()[world.function].desired == 5, "seen at once"
+    world.until(lambda: platform.scale(world.function).available == 5, "its replicas are seen")
+    world.until(lambda: world.status(name)["actualScale"] == 5, "the status follows")
+    world.change(DEPLOYMENTS, f"{name}-deployment", spec={"replicas": 3})
+    world.until(lambda: world.replicas(name) == 5, "its count is ours")
+
+
+def test_standby_writes_nothing_and_takes_over_what_is_there(world, start):
+    name, leader = world.revise(), Standby()
+    platform = start(leader)
+    world.until(lambda: world.function in platform.scales(), "it is seen")
+    before = world.versions()
+    with pytest.raises(PlatformError, match=f"{world.function}: not the leader"):
+        platform.set_scale(world.function, 5)
+    drive(platform)
+    assert world.versions() == before
+    leader.leading = True
+    world.until(world.is_ready(name), "it leads now")
+
+
+# Counts and conditions
+
+
+def test_scaling_moves_the_time_of_no_condition_and_when_all_is_done_nothing_is_written(world, one, clock):
+    platform, name = one
+    conditions = world.status(name)["conditions"]
+    for count in (3, 5, 1):
+        clock.now += 3600.0
+        platform.set_scale(world.function, count)
+        world.until(lambda count=count: world.status(name)["actualScale"] == count, "it is told", platform)
+    assert world.status(name)["conditions"] == conditions
+
+
+@on_double
+def test_while_nothing_changes_nothing_is_written(api, world, one):
+    platform, _ = one
+    world.settle(platform)
+    before = api.writes()
+    platform.scales()
+    for _ in range(3):
+        drive(platform)
+    assert api.writes() == before
+
+
+def test_a_restart_changes_no_count_and_no_condition(world, one, start):
+    first, name = one
+    first.set_scale(world.function, 4)
+    world.settle(first)
+    assert world.status(name)["desiredScale"] == 4
+    before = world.versions()
+    first.close()
+    second = start()
+    world.until(lambda: second.scales()[world.function].desired == 4, "it sees the count")
+    world.settle(second)
+    assert world.versions() == before
+
+
+def test_a_podautoscaler_that_is_made_anew_starts_anew_and_keeps_its_count(world, one):
+    platform, name = one
+    platform.set_scale(world.function, 3)
+    first = world.get(POD_AUTOSCALERS, name)["metadata"]["uid"]
+    for resource in (POD_AUTOSCALERS, SERVICES):
+        world.cluster.delete(resource.path(world.namespace, name))
+    world.autoscale(name, "tabular", 1)
+    world.until(world.is_ready(name), "it is ready again", platform)
+    assert world.get(SERVICES, name)["metadata"]["ownerReferences"][0]["uid"] != first
+    assert world.replicas(name) == 3
+
+
+def test_a_decision_is_carried_out_though_the_status_has_changed_meanwhile(world, one):
+    platform, name = one
+    platform.set_scale(world.function, 2)
+    # Not every change of the status is reported yet.
+    for generation in range(3):
+        world.change(DEPLOYMENTS, f"{name}-deployment", status={"observedGeneration": generation})
+        platform.set_scale(world.function, 3 + generation)
+        assert world.replicas(name) == 3 + generation
+
+
+def test_a_decision_on_a_count_that_another_writer_has_changed_is_not_carried_out(world, one):
+    platform, name = one
+    world.settle(platform)
+    platform._deployments.close()  # it sees nothing new
+    world.change(DEPLOYMENTS, f"{name}-deployment", spec={"replicas": 7})
+    with pytest.raises(PlatformError, match="status 409"):
+        platform.set_scale(world.function, 3)
+    assert world.replicas(name) == 7
+    platform.set_scale(world.function, 7)
+    assert platform.scales()[world.function].desired == 7, "what is there is no conflict"
+
+
+def test_zero_is_refused_and_whoever_allowed_it_is_told(world, start):
+    platform = start()
+    name = world.revise(min_scale="0")
+    world.until(world.is_ready(name), "the revision is ready", platform)
+    for count in (3, 0):
+        platform.set_scale(world.function, count)
+    assert world.replicas(name) == 1
+    assert world.says(name, "ScaleToZero") == "False NotSupported"
+
+
+# Whose it is
+
+
+def test_revisions_of_another_class_are_left_alone_until_their_class_changes(world, start):
+    platform = start()
+    theirs = world.revise(**{"class": KPA, "min_scale": "3"})
+    ours = world.revise(service="vision")
+    world.until(world.is_ready(ours), "ours is ready", platform)
+    assert list(platform.scales()) == [f"vision.{world.namespace}"]
+    assert world.replicas(theirs) == 1
+    for name in (world.function, f"nope.{world.namespace}"):
+        with pytest.raises(FunctionGoneError, match=rf"{name}: no revision of the class {OURS}"):
+            platform.set_scale(name, 2)
+    world.change(POD_AUTOSCALERS, theirs, metadata={"annotations": autoscaling(**{"class": OURS})})
+    world.until(world.is_ready(theirs), "it is ours", platform)
+    assert world.replicas(theirs) == 3
+    world.change(POD_AUTOSCALERS, theirs, metadata={"annotations": autoscaling(**{"class": KPA})})
+    world.until(lambda: world.function not in platform.scales(), "it is not ours any more", platform)
+
+
+def test_a_revision_waits_for_its_deployment(world, start):
+    platform = start()
+    world.autoscale("tabular-00001", "tabular", 1)
+    world.until(platform._autoscalers.items, "it is seen")
+    assert platform.scales() == {}
+    world.deploy("tabular-00001", "tabular", 1)
+    world.until(world.is_ready("tabular-00001"), "it is ready", platform)
+
+
+@on_double
+def test_a_revision_that_is_being_deleted_is_left_alone(api, world, start):
+    name = world.revise(min_scale="2")
+    world.change(POD_AUTOSCALERS, name, metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"})
+    platform, before = start(), api.writes()
+    world.until(platform._autoscalers.items, "it is seen", platform)
+    assert platform.scales() == {}
+    assert api.writes() == before
+
+
+def a_service(world, name, **metadata):
+    target = world.get(POD_AUTOSCALERS, name)["spec"]["scaleTargetRef"]
+    spec = {"mode": "Proxy", "numActivators": 5, "objectRef": target, "protocolType": "http1"}
+    world.put(SERVICES, {"metadata": {"name": name, **metadata}, "spec": spec})
+
+
+def test_a_revision_that_comes_from_knatives_own_class_gets_its_service_into_serve(world, start):
+    name, platform = world.revise(), start()
+    uid = world.get(POD_AUTOSCALERS, name)["metadata"]["uid"]
+    owner = {"apiVersion": POD_AUTOSCALERS.api, "kind": "PodAutoscaler", "name": name, "uid": uid}
+    a_service(world, name, ownerReferences=[{**owner, "controller": True}])
+    world.until(world.is_ready(name), "the revision is ready", platform)
+    spec = world.get(SERVICES, name)["spec"]
+    assert (spec["mode"], "numActivators" in spec) == ("Serve", False)
+
+
+def test_a_service_of_another_owner_is_left_alone_and_named(world, start):
+    name, platform = world.revise(), start()
+    a_service(world, name)
+    world.until(lambda: world.says(name, "Ready") == "False NotOwned", "the status says so", platform)
+    assert world.mode(name) == "Proxy"
+    assert world.status(name)["serviceName"] == ""
+
+
+# Rollouts
+
+
+def test_a_rollout_takes_over_the_count_and_the_old_revision_goes_after_its_grace_period(world, one, clock):
+    platform, old = one
+    world.route(r1=100)
+    platform.set_scale(world.function, 4)
+    new = world.revise(2)
+    world.until(lambda: world.replicas(new) == 4, "it has as many before it is routed", platform)
+    world.until(world.is_ready(new), "the new one is ready", platform)
+    assert world.replicas(old) == 4
+    world.route(r2=100)
+    world.reach(old, "Unreachable")
+    world.until(lambda: world.says(old, "Active") == "False NoTraffic", "it is inactive", platform)
+    world.settle(platform)
+    assert (world.mode(old), world.replicas(old)) == ("Proxy", 4), "it is in its grace period"
+    clock.now += 30.0
+    world.until(lambda: world.replicas(old) == 0, "it goes", platform)
+    assert platform.scales()[world.function].desired == 4
+    world.route(r1=100)
+    world.reach(old, "Reachable")
+    world.until(lambda: world.replicas(old) == 4, "rolled back, it has the count for all traffic", platform)
+    world.until(world.is_ready(old), "and serves", platform)
+    assert world.mode(old) == "Serve"
+
+
+@on_double
+def test_an_old_revision_keeps_its_replicas_until_its_status_could_be_written(
+    api, world, one, clock, status_of
+):
+    platform, old = one
+    new = world.revise(2)
+    world.route(r1=50, r2=50)
+    world.until(world.is_ready(new), "the new one is ready", platform)
+    api.faults[status_of(old)] = doubles.status(403)
+    world.route(r2=100)
+    world.reach(old, "Unreachable")
+    world.until(lambda: world.mode(old) == "Proxy", "the activator is put into its path", platform)
+    clock.now += 3600.0
+    drive(platform)
+    assert world.replicas(old) == 1
+    api.faults.clear()
+    world.until(lambda: world.says(old, "Active") == "False NoTraffic", "all know", platform)
+    clock.now += 3600.0
+    world.until(lambda: world.replicas(old) == 0, "now it goes", platform)
+
+
+def test_a_canary_has_replicas_for_its_share(world, one):
+    platform, stable = one
+    canary = world.revise(2)
+    world.route(r1=80, r2=20)
+    world.until(world.is_ready(canary), "both are there", platform)
+    world.settle(platform)
+    platform.set_scale(world.function, 10)
+    assert world.replicas(stable) == 8, "its own maximum"
+    world.until(lambda: world.replicas(canary) == 2, "a fifth", platform)
+
+
+# Faults
+
+
+@on_double
+def test_a_webhook_that_is_away_holds_up_no_count(api, world, one):
+    platform, name = one
+    conditions = world.status(name)["conditions"]
+    api.faults[AUTOSCALERS] = doubles.status(500, b'{"message": "failed calling webhook"}')
+    for count in (2, 4, 3):
+        platform.set_scale(world.function, count)
+        drive(platform)
+        assert world.replicas(name) == count
+    assert world.status(name)["desiredScale"] == 1, "its status could not be written"
+    api.faults.clear()
+    world.until(lambda: world.status(name)["desiredScale"] == 3, "it follows when it can", platform)
+    world.settle(platform)
+    assert world.status(name)["conditions"] == conditions
+
+
+@on_double
+def test_a_status_write_that_hangs_holds_up_no_revision_that_is_to_be_raised(api, world, start):
+    released = threading.Event()
+    api.faults[AUTOSCALERS] = doubles.hang(released)
+    first = world.revise(min_scale="2")
+    start(Alone())
+    try:
+        world.until(lambda: world.replicas(first) == 2, "the first is raised")
+        second = world.revise(service="vision", min_scale="3")
+        world.until(lambda: world.replicas(second) == 3, "the second too, while the status hangs")
+    finally:
+        api.faults.clear()
+        released.set()
+    world.until(world.is_ready(first, second), "each status is written in the end")
+
+
+@on_double
+def test_a_refused_status_of_one_revision_keeps_no_other_from_becoming_ready(api, world, start, status_of):
+    platform = start()
+    bad, good = world.revise(), world.revise(service="vision")
+    api.faults[status_of(bad)] = doubles.status(422)
+    world.until(world.is_ready(good), "the other one is ready", platform)
+    assert world.says(bad, "Ready") == ""
+
+
+@on_double
+def test_a_service_that_cannot_be_created_is_said_and_made_when_it_can_be(api, world, start):
+    platform, name = start(), world.revise()
+    create = "POST /apis/networking.internal.knative.dev/"
+    api.faults[create] = doubles.status(403, b'{"message": "cannot set blockOwnerDeletion"}')
+    world.until(
+        lambda: world.says(name, "SKSReady") == "Unknown FailedCreate", "the status says so", platform
+    )
+    api.faults.clear()
+    world.until(world.is_ready(name), "the revision is ready", platform)
+
+
+@on_double
+@pytest.mark.parametrize("why", ["not the leader any more", "another count"])
+def test_a_write_that_comes_too_late_is_not_tried_again(api, world, one, why):
+    platform, name = one
+    world.settle(platform)
+    leader, written = platform._leader, len(api.writes())
+
+    def too_late(handler):
+        if why == "another count":
+            del api.faults[SCALE]
+            world.change(DEPLOYMENTS, f"{name}-deployment", spec={"replicas": 6})
+        else:
+            leader.leading = False
+        doubles.status(409, b'{"reason": "Conflict", "message": "the object has been modified"}')(handler)
+
+    api.faults[SCALE] = too_late
+    with pytest.raises(PlatformError, match="status 409"):
+        platform.set_scale(world.function, 3)
+    assert [line for line in api.writes()[written:] if line.endswith("/scale")] == [
+        f"PATCH {DEPLOYMENTS.path(world.namespace, f'{name}-deployment', 'scale')}"
+    ]
+
+
+@on_double
+def test_while_the_api_server_is_away_decisions_are_errors_and_nothing_is_lost(api, world, one):
+    platform, name = one
+    platform.set_scale(world.function, 3)
+    for method in ("GET /apis", "PATCH /apis"):
+        api.faults[method] = doubles.panic
+    with pytest.raises(PlatformError):
+        platform.set_scale(world.function, 5)
+    api.faults.clear()
+    until(lambda: drive(platform) or platform._desired.get(world.function) == 3, "the decision before stands")
+    world.settle(platform)
+    assert world.replicas(name) == 3
+
+
+@on_double
+@pytest.mark.e2e
+def test_the_program_keeps_revisions_while_prometheus_is_away_and_leaves_them_when_it_is_stopped(
+    world, kubeconfig, tmp_path
+):
+    name, config = world.revise(min_scale="2"), tmp_path / "config.yaml"
+    document = {
+        "platform": {"kind": "knative", "kubeconfig": kubeconfig},
+        "prometheus": {"url": "http://127.0.0.1:9"},
+        "web": {"host": "127.0.0.1", "port": 0, "page_port": None},
+    }
+    config.write_text(json.dumps(document))
+    with a_process(config, tmp_path / "log") as (process, _):
+        world.until(world.is_ready(name), "the revision is ready")
+        process.terminate()
+        assert process.wait(20) == 0
+    assert world.replicas(name) == 2

@@ -1,0 +1,143 @@
+"""A floor under Knative's own autoscaler, on an API server."""
+
+import pytest
+
+from autoscaler import doubles
+from autoscaler.kube.control_plane import on_double
+from autoscaler.platforms.knative_world import Standby, drive
+from slo_autoscaler.errors import FunctionGoneError, PlatformError
+from slo_autoscaler.leader import Alone
+from slo_autoscaler.model import Scale
+from slo_autoscaler.platforms.knative.minimum import APPLIED, MIN_SCALE, OPT_IN, ORIGINAL
+from slo_autoscaler.platforms.knative.objects import REVISIONS
+
+MAX_SCALE = "autoscaling.knative.dev/max-scale"
+
+
+@pytest.fixture
+def floor(start):
+    """Start the platform; without a leader the test takes its thread's steps."""
+    return lambda leader=None: start(leader, mode="floor")
+
+
+def opt_out(world, name):
+    world.change(REVISIONS, name, metadata={"annotations": {OPT_IN: None}})
+
+
+def test_a_floor_is_written_seen_at_once_and_the_users_minimum_comes_back(world, floor):
+    name = world.revision(desired=3, **{MIN_SCALE: "2", MAX_SCALE: "9"})
+    world.route(r1=100)
+    platform = floor(Alone())
+    scale = Scale(desired=2, available=3, min=2, max=9, revision=name)
+    world.until(lambda: platform.scales() == {world.function: scale}, "it is seen")
+    assert platform.scale(world.function) == scale
+    platform.set_scale(world.function, 5)
+    given = {MIN_SCALE: "5", APPLIED: "5", ORIGINAL: "2"}
+    assert world.annotations() == {OPT_IN: "true", MAX_SCALE: "9", **given}
+    assert platform.scales()[world.function].desired == 5
+    opt_out(world, name)
+    world.until(lambda: world.annotations() == {MIN_SCALE: "2", MAX_SCALE: "9"}, "its own minimum is back")
+    world.until(lambda: platform.scales() == {}, "it is not ours any more")
+
+
+def test_a_restart_keeps_the_floor(world, floor):
+    world.revision()
+    world.route(r1=100)
+    first = floor()
+    first.set_scale(world.function, 4)
+    first.close()
+    before, second = world.versions(), floor()
+    world.until(lambda: second.scales()[world.function].desired == 4, "it sees the floor")
+    world.settle(second)
+    assert world.versions() == before
+
+
+def test_a_rollout_takes_the_floor_along(world, floor):
+    world.revision(1)
+    world.route(r1=100)
+    platform = floor()
+    platform.set_scale(world.function, 4)
+    world.revision(2, ready="Unknown")
+    world.until(lambda: world.annotations(2).get(MIN_SCALE) == "4", "before it is routed", platform)
+    world.revision(2)
+    world.route(r2=100)
+    world.until(lambda: MIN_SCALE not in world.annotations(1), "the old one may go to zero", platform)
+    world.settle(platform)
+    assert world.annotations(2)[MIN_SCALE] == "4"
+
+
+def test_a_revision_whose_status_changes_at_the_same_moment_gets_its_floor(world, floor):
+    name = world.revision()
+    world.route(r1=100)
+    platform = floor()
+    for desired in (2, 3, 4):
+        world.change(REVISIONS, name, status={"desiredReplicas": desired})
+        platform.set_scale(world.function, desired)
+        assert world.annotations()[MIN_SCALE] == str(desired)
+
+
+def test_standby_gives_no_floor(world, floor):
+    world.revision()
+    world.route(r1=100)
+    platform = floor(Standby())
+    world.until(lambda: world.function in platform.scales(), "it is seen")
+    with pytest.raises(PlatformError, match="not the leader"):
+        platform.set_scale(world.function, 5)
+    drive(platform)
+    assert MIN_SCALE not in world.annotations()
+
+
+def test_a_function_that_does_not_ask_gets_no_floor(world, floor):
+    world.revision(**{OPT_IN: "false"})
+    world.route(r1=100)
+    platform = floor()
+    world.until(platform._revisions.items, "it is seen", platform)
+    assert platform.scales() == {}
+    with pytest.raises(FunctionGoneError, match=rf"no revision with the annotation {OPT_IN}"):
+        platform.set_scale(world.function, 5)
+
+
+@on_double
+def test_a_knative_that_is_too_old_or_unknown_is_refused_by_name(api, world, floor):
+    world.revision()
+    world.configure(version="1.20.1")
+    with pytest.raises(PlatformError, match=r"floor needs Knative 1\.21 or later; this is 1\.20"):
+        floor().scales()
+    api.remove("v1", "configmaps", "knative-serving", "config-autoscaler")
+    with pytest.raises(PlatformError, match="config-autoscaler"):
+        floor().scales()
+
+
+@on_double
+def test_a_refused_floor_is_an_error_that_says_why_and_no_decision(api, world, floor):
+    world.revision()
+    world.route(r1=100)
+    why = b'{"message": "validation failed: max-scale=6 is less than min-scale=9"}'
+    api.faults["PATCH /apis/serving.knative.dev"] = doubles.status(400, why)
+    platform = floor()
+    with pytest.raises(PlatformError, match="max-scale=6 is less than min-scale=9"):
+        platform.set_scale(world.function, 9)
+    api.faults.clear()
+    world.settle(platform)
+    assert MIN_SCALE not in world.annotations()
+
+
+@on_double
+def test_a_floor_that_conflicts_again_and_again_is_given_up(api, world, floor):
+    world.revision()
+    world.route(r1=100)
+    platform, before = floor(), len(api.writes())
+    api.faults["PATCH /apis/serving.knative.dev"] = doubles.status(409)
+    with pytest.raises(PlatformError, match="status 409"):
+        platform.set_scale(world.function, 9)
+    assert len(api.writes()) - before > 1, "it was tried again"
+    tried = len(api.writes())
+
+    def too_late(handler):
+        platform._leader.leading = False
+        doubles.status(409)(handler)
+
+    api.faults["PATCH /apis/serving.knative.dev"] = too_late
+    with pytest.raises(PlatformError, match="status 409"):
+        platform.set_scale(world.function, 9)
+    assert len(api.writes()) == tried + 1, "who leads no more does not try again"

@@ -1,0 +1,309 @@
+"""The platform kubernetes on an API server: which Deployments it finds, and what it writes."""
+
+import json
+
+import pytest
+
+from autoscaler import doubles
+from autoscaler.doubles import until
+from autoscaler.kube.control_plane import on_double
+from autoscaler.kube.freezing_proxy import a_freezing_proxy
+from autoscaler.kube.kube_server import a_deployment
+from slo_autoscaler.errors import FunctionGoneError, PlatformError, UnreachableError
+from slo_autoscaler.kube.client import Resource
+from slo_autoscaler.leader import Alone
+from slo_autoscaler.model import Scale
+from slo_autoscaler.platforms.kubernetes import AUTOSCALERS, DEPLOYMENTS, Kubernetes
+from slo_autoscaler.platforms.kubernetes import Settings as KubernetesSettings
+
+EVENTS = Resource("v1", "events")
+
+
+class Shop:
+    """Deployments of a namespace; ``web`` is ours and has two replicas."""
+
+    def __init__(self, cluster, namespace):
+        self.cluster = cluster
+        self.namespace = namespace
+        self.web = f"web.{namespace}"
+        self.scale = Scale(desired=2, available=0, min=2, max=9)
+
+    def deploy(self, name, replicas=2, **annotations):
+        body = a_deployment(name, self.namespace, replicas, **annotations)
+        self.cluster.create(DEPLOYMENTS.path(self.namespace), body)
+        return f"{name}.{self.namespace}"
+
+    def change(self, name="web", **parts):
+        path = DEPLOYMENTS.path(self.namespace, name)
+        self.cluster.patch(f"{path}/status" if "status" in parts else path, parts)
+
+    def replicas(self, name="web"):
+        return self.cluster.get(DEPLOYMENTS.path(self.namespace, name))["spec"]["replicas"]
+
+    def hpa(self, name, kind="Deployment"):
+        target = {"apiVersion": "apps/v1", "kind": kind, "name": "web"}
+        body = {
+            "apiVersion": AUTOSCALERS.api,
+            "kind": "HorizontalPodAutoscaler",
+            "metadata": {"name": name, "namespace": self.namespace},
+            "spec": {"scaleTargetRef": target, "minReplicas": 1, "maxReplicas": 3},
+        }
+        self.cluster.create(AUTOSCALERS.path(self.namespace), body)
+
+    def events(self):
+        return [each for items, _ in self.cluster.pages(EVENTS.path(self.namespace)) for each in items]
+
+
+@pytest.fixture
+def shop(api, cluster, namespace):
+    if hasattr(api, "instantly_ready"):
+        api.instantly_ready = False  # on no server here are there pods
+    shop = Shop(cluster, namespace)
+    shop.deploy("web", autoscale="true", min_replicas="2", max_replicas="9")
+    shop.deploy("other")
+    return shop
+
+
+@pytest.fixture
+def connect(api, tmp_path, shop):
+    """Make platforms that have seen the shop, each closed at the end; ``address`` is a proxy's."""
+    made = []
+
+    def make(address=None, *, sees_others=True, **settings):
+        settings = {"namespaces": (shop.namespace,), "timeout": 10.0, **settings}
+        config = KubernetesSettings(kubeconfig=api.kubeconfig(tmp_path, address), **settings)
+        platform = Kubernetes(config, Alone())
+        made.append(platform)
+        until(lambda: platform._deployments.wait(1), "it has listed")
+        until(lambda: platform._autoscalers.wait(1) or not sees_others, "it has listed these as well")
+        return platform
+
+    yield make
+    for platform in made:
+        platform.close()
+
+
+@pytest.fixture
+def platform(connect):
+    return connect()
+
+
+@pytest.fixture
+def blind(platform):
+    """Call it, and the platform's watch of Deployments reports nothing any more."""
+    return platform._deployments.close
+
+
+def test_scales_are_those_of_every_deployment_with_our_annotation(platform, shop):
+    assert platform.scales() == {shop.web: shop.scale}
+    off = shop.deploy("off", autoscale="false")
+    fresh = shop.deploy("fresh", 1, autoscale="true")
+    until(lambda: set(platform.scales()) == {shop.web, off, fresh}, "they are found")
+    assert platform.scale(off) == Scale(desired=2, available=0, enabled=False)
+    assert platform.scale(fresh) == platform.scales()[fresh] == Scale(desired=1, available=0)
+    shop.change(status={"replicas": 2, "readyReplicas": 1})
+    until(lambda: platform.scales()[shop.web].available == 1, "a ready replica is available")
+
+
+def test_namespaces_are_those_configured_or_all_and_the_cap_is_part_of_every_scale(connect, shop):
+    assert connect(namespaces=("elsewhere",)).scales() == {}
+    assert connect(namespaces=("elsewhere", shop.namespace), cap=4).scales()[shop.web].cap == 4
+    assert connect(namespaces=None).scales()[shop.web] == shop.scale
+
+
+@on_double
+def test_a_count_that_was_never_given_is_one(api, platform, shop):
+    body = a_deployment("fresh", shop.namespace, autoscale="true")
+    del body["spec"]["replicas"]  # a real server gives its default
+    api.put("apps/v1", "deployments", body)
+    assert platform.scale(f"fresh.{shop.namespace}").desired == 1
+
+
+@pytest.mark.parametrize("text", ["many", "-1", "0", "1.5", ""])
+def test_a_bound_that_is_no_count_is_an_error_of_this_deployment_alone(platform, shop, text):
+    odd = shop.deploy("odd", autoscale="true", max_replicas=text)
+    until(lambda: odd in platform.scales(), "it is found")
+    scales = platform.scales()
+    assert f"{odd}: annotation tailbound.dev/max-replicas: {text!r} must be" in str(scales[odd])
+    assert scales[shop.web] == shop.scale
+
+
+def test_another_autoscaler_on_the_same_deployment_is_named_and_nothing_is_decided(platform, shop):
+    other = shop.deploy("ours", autoscale="true")
+    shop.hpa("for-a-set", "StatefulSet")
+    shop.hpa("web-hpa")
+    until(lambda: isinstance(platform.scales()[shop.web], PlatformError), "it is noticed")
+    assert f"{shop.web}: HorizontalPodAutoscaler web-hpa scales it too" in str(platform.scales()[shop.web])
+    until(lambda: isinstance(platform.scales()[other], Scale), "no other is concerned")
+    with pytest.raises(PlatformError, match="web-hpa"):
+        platform.scale(shop.web)
+    shop.cluster.delete(AUTOSCALERS.path(shop.namespace, "web-hpa"))
+    until(lambda: platform.scales()[shop.web] == shop.scale, "it is gone")
+
+
+@on_double
+def test_without_the_right_to_see_other_autoscalers_there_are_none(api, connect, shop, caplog):
+    api.faults["GET /apis/autoscaling"] = doubles.status(403)
+    assert connect(sees_others=False).scales() == {shop.web: shop.scale}
+    assert "horizontalpodautoscalers: status 403" in caplog.text
+
+
+# Writes
+
+
+def test_set_scale_writes_the_count_which_is_seen_at_once_until_another_writer_changes_it(platform, shop):
+    platform.set_scale(shop.web, 5)
+    assert shop.replicas() == 5
+    assert platform.scales()[shop.web].desired == 5
+    shop.change(spec={"replicas": 1})
+    until(lambda: platform.scales()[shop.web].desired == 1, "the watch reports it")
+
+
+@on_double
+def test_set_scale_writes_to_the_scale_subresource_and_nothing_else(api, platform, shop):
+    before = len(api.writes())
+    platform.set_scale(shop.web, 5)
+    writes = [line for line in api.writes()[before:] if "/events" not in line]
+    assert writes == [f"PATCH {DEPLOYMENTS.path(shop.namespace, 'web', 'scale')}"]
+
+
+def test_a_count_that_was_written_is_seen_however_late_the_watch_is(platform, shop, blind):
+    blind()
+    for count in (5, 3):
+        platform.set_scale(shop.web, count)
+        assert platform.scales()[shop.web].desired == count
+    assert shop.replicas() == 3
+
+
+def test_a_status_that_changed_since_the_decision_is_no_reason_to_give_up(platform, shop, blind):
+    blind()
+    shop.change(status={"replicas": 2})
+    platform.set_scale(shop.web, 4)
+    assert shop.replicas() == 4
+
+
+@on_double
+def test_a_status_that_changes_with_each_try_is_given_up_in_the_end(api, platform, shop):
+    # While pods start, a real one changes some ten times a second.
+    scale, tries = f"PATCH {DEPLOYMENTS.path(shop.namespace, 'web', 'scale')}", []
+
+    def overtaken(handler):
+        tries.append(handler.path)
+        if len(tries) == 3:
+            api.faults.clear()
+        doubles.status(409)(handler)
+
+    api.faults[scale] = overtaken
+    platform.set_scale(shop.web, 4)
+    assert shop.replicas() == 4
+    api.faults[scale] = doubles.status(409)
+    with pytest.raises(PlatformError, match="status 409"):
+        platform.set_scale(shop.web, 5)
+
+
+def test_a_count_that_another_writer_has_changed_since_the_decision_is_left_as_it_is(platform, shop, blind):
+    blind()
+    shop.change(spec={"replicas": 7})
+    with pytest.raises(PlatformError, match=f"{shop.web}: another writer has set 7 replicas where .* 2"):
+        platform.set_scale(shop.web, 4)
+    assert shop.replicas() == 7
+
+
+def test_nothing_is_scaled_to_zero(platform, shop):
+    with pytest.raises(PlatformError, match="nothing wakes a Deployment from zero"):
+        platform.set_scale(shop.web, 0)
+    assert shop.replicas() == 2
+
+
+def test_a_deployment_that_is_gone_or_never_was_ours_is_gone(platform, shop, blind):
+    for name in (f"nope.{shop.namespace}", f"other.{shop.namespace}", "web.elsewhere"):
+        with pytest.raises(FunctionGoneError, match=r"404|no annotation tailbound\.dev/autoscale"):
+            platform.scale(name)
+        with pytest.raises(FunctionGoneError, match="no such Deployment"):
+            platform.set_scale(name, 2)
+    blind()
+    shop.cluster.delete(DEPLOYMENTS.path(shop.namespace, "web"))
+    with pytest.raises(FunctionGoneError, match="404"):
+        platform.set_scale(shop.web, 3)
+
+
+@on_double
+def test_while_the_list_fails_each_deployment_can_be_read_alone_and_scaled(api, platform, shop):
+    path = DEPLOYMENTS.path(shop.namespace)
+
+    def away(handler):
+        """Lists and watches fail; a Deployment can be read."""
+        if handler.path.partition("?")[0] == path:
+            return doubles.panic(handler)
+        body = json.dumps(api.get("apps/v1", "deployments", shop.namespace, "web")).encode()
+        return doubles.status(200, body)(handler)
+
+    api.faults[f"GET {path}"] = away
+    api.end_watches()
+
+    def is_blind():
+        try:
+            platform.scales()
+        except UnreachableError:
+            return True
+        return False
+
+    until(is_blind, "the list is not current")
+    assert platform.scale(shop.web) == shop.scale
+    platform.set_scale(shop.web, 4)
+    assert shop.replicas() == 4
+
+
+# Events
+
+
+def test_each_scaling_is_an_event_and_the_same_again_counts_it_up(platform, shop):
+    for _ in range(3):
+        platform.set_scale(shop.web, 3)
+        platform.set_scale(shop.web, 2)
+    until(lambda: [each["count"] for each in shop.events()] == [3, 3], "two events, thrice each")
+    found = {(each["reason"], each["message"], each["type"]) for each in shop.events()}
+    assert found == {
+        ("ScaledUp", "Scaled from 2 to 3 replicas", "Normal"),
+        ("ScaledDown", "Scaled from 3 to 2 replicas", "Normal"),
+    }
+    uid = shop.cluster.get(DEPLOYMENTS.path(shop.namespace, "web"))["metadata"]["uid"]
+    about = {"apiVersion": "apps/v1", "kind": "Deployment", "namespace": shop.namespace, "name": "web"}
+    assert shop.events()[0]["involvedObject"] == {**about, "uid": uid}
+
+
+def test_an_event_that_has_been_deleted_is_written_anew(platform, shop):
+    platform.set_scale(shop.web, 3)
+    until(shop.events, "there is an event")
+    (event,) = shop.events()
+    shop.cluster.delete(EVENTS.path(shop.namespace, event["metadata"]["name"]))
+    platform.set_scale(shop.web, 2)
+    platform.set_scale(shop.web, 3)
+    until(lambda: {each["reason"] for each in shop.events()} == {"ScaledUp", "ScaledDown"}, "both are there")
+
+
+@on_double
+def test_events_that_cannot_be_written_stop_nothing_and_are_logged_once(api, platform, shop, caplog):
+    api.faults[f"POST {EVENTS.path(shop.namespace)}"] = doubles.status(403)
+    for count in (3, 4, 5):
+        platform.set_scale(shop.web, count)
+    assert shop.replicas() == 5
+    tried = f"POST {EVENTS.path(shop.namespace)}"
+    until(lambda: api.requests.count(tried) == 3, "each was tried")
+    platform.close()
+    assert caplog.text.count("events are lost, scaling goes on") == 1
+
+
+@pytest.mark.e2e
+def test_a_write_that_the_network_delayed_does_nothing_once_another_has_written(api, connect, shop):
+    with a_freezing_proxy(api.address) as proxy:
+        old, new = connect(proxy.address, timeout=1.0), connect()
+        proxy.freeze()
+        with pytest.raises(PlatformError):
+            old.set_scale(shop.web, 9)
+        new.set_scale(shop.web, 3)
+        proxy.thaw()
+        until(lambda: old.scales()[shop.web].desired == 3, "the network is well again")
+        if hasattr(api, "writes"):
+            until(lambda: sum(line.endswith("/scale") for line in api.writes()) == 2, "the write arrives")
+        assert shop.replicas() == 3
