@@ -1,8 +1,7 @@
 """Writes docs/reference/ from the code: ``make reference``, or ``python -m docs.generate_reference``.
 
 Owns how the reference looks. What it says is the code's: names, defaults and rules come from the modules that
-enforce them, meanings from their docstrings and from the comments of deploy/openfaas/config.yaml.
-tests/docs holds the pages against it.
+enforce them, meanings from their docstrings. tests/docs holds the pages against it.
 """
 
 import ast
@@ -10,8 +9,7 @@ import functools
 import inspect
 import io
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -43,14 +41,12 @@ from tailbound_lab.simulate import __main__ as simulate
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 FOLDER: Final = ROOT / "docs" / "reference"
-ANNOTATED: Final = ROOT / "deploy" / "openfaas" / "config.yaml"
 WIDTH: Final = 98
 """Columns of the help texts."""
 
 _MARK: Final = "<!-- Written by docs/generate_reference.py (make reference): change the code instead. -->\n\n"
 _CLOSED: Final = ("outcome", "reason", "state", "stage", "scaler")
 """Labels whose values are a closed list."""
-_GIVEN: Final = re.compile(r"^(?P<indent> *)(?P<key>[\w.-]+):(?:\s[^#]*)?(?P<comment>#.*)?$")
 
 
 def pages() -> dict[str, str]:
@@ -120,7 +116,6 @@ def _watchdog() -> str:
 
 
 def _autoscaler() -> str:
-    comments = _comments(ANNOTATED.read_text())
     parts = [
         f"{_MARK}# The autoscaler's configuration\n\n"
         "One YAML file, `--config`. [deploy/openfaas/config.yaml](../../deploy/openfaas/config.yaml) is "
@@ -129,7 +124,7 @@ def _autoscaler() -> str:
         "value, stops the start with exit status 2 and one line for each fault: file, key, value, rule.\n"
         "What the keys of `defaults` do to a function: [scaling.md](../scaling.md).\n"
     ]
-    parts += _sections(autoscaler_config.Config, "", comments)
+    parts += _sections(autoscaler_config.Config, "")
     overrides = [
         (_code(f"--{flag.replace('_', '-')}"), _code(variable), _code(key))
         for flag, (key, variable) in autoscaler_config.OVERRIDES.items()
@@ -141,9 +136,7 @@ def _autoscaler() -> str:
     return "\n".join(parts)
 
 
-def _sections(
-    kind: Any, prefix: str, comments: Mapping[str, str], *, optional: bool = False, which: str = ""
-) -> list[str]:
+def _sections(kind: Any, prefix: str, *, optional: bool = False, which: str = "") -> list[str]:
     """One table for a section, then those of the sections in it; ``which`` it is, where there is a choice."""
     docs = _attribute_docs(kind)
     rows, below = [], []
@@ -152,14 +145,11 @@ def _sections(
         kinds = _kinds(kind, name)
         for each in kinds:
             default = kind.__pydantic_fields__[name].get_default(call_default_factory=True)
-            # The annotated file shows the first of several, and its comments are about that one.
-            told = comments if each is kinds[0] else {}
             chosen = f" with `kind: {each.__pydantic_fields__['kind'].default}`" if len(kinds) > 1 else ""
-            below += _sections(each, f"{key}.", told, optional=default is None, which=chosen)
+            below += _sections(each, f"{key}.", optional=default is None, which=chosen)
         if kinds:
             continue
-        meaning = comments.get(key) or re.sub(r"\bNone\b", "null", docs.get(name, ""))
-        rule = _rule(hint)
+        rule, meaning = _rule(hint), docs.get(name, "").replace("None", "null")
         rows.append((_code(name), _default(kind, name, rule), rule, _one_line(meaning)))
     title = f"`{prefix[:-1]}`{which}" if prefix else "Top level"
     about = f"{inspect.getdoc(kind)}{' Default: none.' if optional else ''}"
@@ -237,25 +227,6 @@ def _duration(seconds: float) -> str:
     if seconds >= 60 and seconds % 60 == 0:
         return f"{seconds / 60:g}m"
     return f"{seconds:g}s" if seconds == 0 or seconds >= 1 else f"{seconds * 1000:g}ms"
-
-
-def _comments(text: str) -> dict[str, str]:
-    """Dotted key -> its comment in the annotated configuration; a comment goes on below itself."""
-    found: dict[str, str] = {}
-    path: list[tuple[int, str]] = []
-    column, last = -1, ""
-    for line in text.splitlines():
-        given = _GIVEN.match(line)
-        if given is not None:
-            indent = len(given["indent"])
-            path = [(depth, key) for depth, key in path if depth < indent] + [(indent, given["key"])]
-            last = ".".join(key for _, key in path)
-            column = line.index("#") if given["comment"] else -1
-            if given["comment"]:
-                found[last] = given["comment"].lstrip("# ")
-        elif column >= 0 and line.find("#") == column and not line[:column].strip():
-            found[last] += " " + line[column:].lstrip("# ")
-    return {key: re.sub(r"^(default: none|must be set)[.:]? ?", "", told) for key, told in found.items()}
 
 
 def _metrics() -> str:

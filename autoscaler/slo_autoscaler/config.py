@@ -85,7 +85,7 @@ class Config:
     """None: this autoscaler is the only one, or a lock on a file keeps it apart from others."""
     defaults: Spec = Field(default_factory=Spec)
     functions: dict[str, Spec] = Field(default_factory=dict)
-    """name.namespace -> what differs from ``defaults``, already merged with them."""
+    """What differs from ``defaults`` for one function; merged with them already."""
 
     @field_validator("leader")
     @classmethod

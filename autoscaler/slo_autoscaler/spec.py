@@ -40,7 +40,7 @@ class ScaleUp:
     max_factor: Factor = 2.0
     max_step: Count = 4
     cooldown: Duration = 0.0
-    """Since the last scale-up."""
+    """Since the last scale-up. Replicas that are starting count as capacity anyway."""
 
 
 @settings
@@ -52,6 +52,8 @@ class ScaleDown:
     cooldown: Duration = 0.0
     """Since the last change in either direction."""
     stabilization_window: Duration = 60.0
+    """Down only to the highest recommendation of this window. It is up to 1.5 times as long when less than
+    half of the error budget is left."""
 
 
 def _policy(value: object, info: ValidationInfo) -> str:
@@ -66,6 +68,7 @@ class Spec:
     """How a function is scaled; ``functions`` may override any of it for one function."""
 
     policy: Annotated[str, BeforeValidator(_policy)] = "slo"
+    """``slo`` sizes by load, capacity and error budget, ``proportional`` by latency alone."""
     mode: Literal["active", "shadow"] = "active"
     """``shadow``: decide and record next to the incumbent, never act."""
     signals: Literal["watchdog", "gateway"] = "watchdog"
@@ -83,7 +86,9 @@ class Spec:
     utilization_limit: Share = 0.9
     """How near to the capacity to plan while error budget is in hand; at least the target."""
     tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """A recommendation this close to the current count changes nothing (``slo``: down; up 0.05)."""
     min_samples: Count = 20
+    """Fewer requests (completed or in flight) never cause a scale-up."""
     start_up_time: Duration = 10.0
     """From asking for a replica to its first answer; longer if scale-ups are seen to take longer."""
     scale_to_zero_after: PositiveDuration | None = None

@@ -36,9 +36,11 @@ class Settings:
     namespace: str | None = None
     """None: the one that the autoscaler runs in."""
     duration: Annotated[PositiveDuration, Field(ge=1)] = 15.0
-    """Whole seconds. How long after the last renewal of a leader that has died another one follows."""
+    """Whole seconds, at least three times ``platform.timeout``. How long after the last renewal of a leader
+    that has died another one follows."""
     renew_interval: PositiveDuration = 2.0
-    """Between two renewals; another's lease is looked at four times as often."""
+    """Between two renewals, at most a third of ``duration``. Another's lease is looked at four times as
+    often."""
 
     @field_validator("duration")
     @classmethod

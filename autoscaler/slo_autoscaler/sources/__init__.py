@@ -27,9 +27,9 @@ class Settings:
     scrape_interval: PositiveDuration = 5.0
     """What Prometheus is configured with for the functions; it cannot be asked for."""
     window: PositiveDuration = 30.0
-    """Of latency and attainment; arrival rates are taken over ``rate_window``."""
+    """Of latency and attainment, at least four scrapes; arrival rates are taken over exactly four."""
     timeout: PositiveDuration = 5.0
-    """For all queries of a reconcile together."""
+    """For all queries of a reconcile together. No retries: without an answer every function holds."""
     max_age: PositiveDuration = 20.0
     """A newest sample older than this is no data."""
 

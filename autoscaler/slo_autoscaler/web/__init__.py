@@ -24,6 +24,7 @@ class Settings:
     """Where /metrics and /healthz are served, to machines, and where the status page is, to people."""
 
     host: str = "0.0.0.0"  # noqa: S104  (a pod is scraped from outside; the local platform sets loopback)
+    """For /metrics, /healthz and /decisions, on ``port``."""
     port: Port = 8082
     """0 is any free port; the log says which."""
     page_host: str = "127.0.0.1"
