@@ -196,7 +196,7 @@ def page(outcome: Outcome) -> str:
 def _section(item: Comparison, decisions: Sequence[Decision]) -> str:
     name = escape(item.function)
     return (
-        f'<section><h2>{name}</h2><p class="claim">{_claim(item)}</p>'
+        f"<section><h2>{name}</h2>"
         f'<div class="plot" role="img" aria-label="Plots for {name}">{svg(figure(item))}</div>'
         f'<p class="claim">{_scaling(item.function, decisions)}</p></section>'
     )
@@ -214,26 +214,6 @@ def _scaling(function: str, decisions: Sequence[Decision]) -> str:
         )
         + "."
     )
-
-
-def _claim(item: Comparison) -> str:
-    ours = item.tailbound
-    claim = (
-        f"{percent(ours.total.attainment)} of {ours.total.sent:,} requests answered within "
-        f"{item.slo * 1e3:g} ms (objective {percent(item.objective)}), "
-        f"p99 {milliseconds(ours.total.p99)} ms, "
-        f"{number(ours.replica_seconds)} replica-seconds, max replicas {number(highest_replicas(ours))}."
-    )
-    theirs = item.baseline
-    if theirs is not None:
-        claim += (
-            f" {BASELINE}: {percent(theirs.total.attainment)}, p99 {milliseconds(theirs.total.p99)} ms, "
-            f"{number(theirs.replica_seconds)} replica-seconds, "
-            f"max replicas {number(highest_replicas(theirs))}."
-        )
-    else:
-        claim += " No twin: its work would take the cores that the others are measured on."
-    return escape(claim)
 
 
 _COLUMNS = (

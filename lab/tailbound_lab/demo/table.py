@@ -10,7 +10,6 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +25,6 @@ from tailbound_lab.live.session import Deployed
 from tailbound_lab.load.arrivals import phase
 from tailbound_lab.load.records import (
     Comparison,
-    Ledger,
     Sample,
     Summary,
     Track,
@@ -40,64 +38,6 @@ TAILBOUND, BASELINE = "Tailbound", "OpenFaaS CE"
 _WINDOW = 5.0
 _PLAIN_INTERVAL = 10.0
 _GOOD, _BAD, _DIM = "green", "bold red", "dim"
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One deployed function just now; ``window`` covers the requests that ended in the last seconds."""
-
-    function: str
-    system: str
-    slo: float
-    objective: float
-    rate: float
-    window: Summary
-    attainment: float | None
-    lost: int
-    sample: Sample
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One picture: how far the run is, in which part of its traffic, and the rows."""
-
-    elapsed: float
-    duration: float
-    phase: str
-    rows: tuple[Row, ...]
-
-
-def row(function: str, system: str, ledger: Ledger, *, objective: float, rate: float, elapsed: float) -> Row:
-    """Return a ledger's row at a moment of the run (seconds)."""
-    return Row(
-        function=function,
-        system=system,
-        slo=ledger.slo,
-        objective=objective,
-        rate=rate,
-        window=summarize(recent(ledger.records, elapsed - _WINDOW), ledger.slo),
-        attainment=ledger.attainment,
-        lost=ledger.lost,
-        sample=ledger.samples[-1] if ledger.samples else Sample(elapsed),
-    )
-
-
-def frame(elapsed: float, duration: float, deployed: Sequence[Deployed]) -> Frame:
-    """Return the picture of a run at a moment."""
-    rows = (
-        row(
-            item.spec.name,
-            BASELINE if item.is_twin else TAILBOUND,
-            item.ledger,
-            objective=item.objective,
-            rate=item.profile.rate(elapsed),
-            elapsed=elapsed,
-        )
-        for item in deployed
-    )
-    return Frame(
-        elapsed, duration, phase(elapsed, duration) if elapsed < duration else "last answers", tuple(rows)
-    )
 
 
 def milliseconds(seconds: float | None) -> str:
@@ -155,45 +95,59 @@ def _names(function: str, system: str, slo: float) -> tuple[Text, Text]:
     return Text(f"SLO {slo * 1e3:.0f} ms", _DIM), Text(system, "yellow")
 
 
-def picture(shown: Frame) -> RenderableType:
-    """Return the live table with its progress bar."""
+def picture(elapsed: float, duration: float, deployed: Sequence[Deployed]) -> RenderableType:
+    """Return the live table of a moment, with its progress bar."""
     table = _table(("rate/s", "p95 ms", "p99 ms", "within\nSLO", "replicas", "batch", "queue", "lost"))
-    for item in shown.rows:
-        if item.system == TAILBOUND:
+    for item in deployed:
+        if not item.is_twin:
             table.add_section()
+        window, sample = _window(item, elapsed), _sample(item)
         table.add_row(
-            *_names(item.function, item.system, item.slo),
-            f"{item.rate:,.0f}",
-            _latency(item.window.p95, item.slo),
-            _latency(item.window.p99, item.slo),
-            _attainment(item.attainment, item.objective),
-            _replicas(item.sample),
-            number(item.sample.batch, 1),
-            number(item.sample.queue),
-            _lost(item.lost),
+            *_names(item.spec.name, _system(item), item.ledger.slo),
+            f"{item.profile.rate(elapsed):,.0f}",
+            _latency(window.p95, item.ledger.slo),
+            _latency(window.p99, item.ledger.slo),
+            _attainment(item.ledger.attainment, item.objective),
+            _replicas(sample),
+            number(sample.batch, 1),
+            number(sample.queue),
+            _lost(item.ledger.lost),
         )
     bar = Table.grid(padding=(0, 1))
-    bar.add_row(
-        ProgressBar(shown.duration, min(shown.elapsed, shown.duration), width=46),
-        f"{min(shown.elapsed, shown.duration):3.0f} of {shown.duration:.0f} s",
-        Text(shown.phase, "bold"),
-    )
+    done = min(elapsed, duration)
+    part = phase(elapsed, duration) if elapsed < duration else "last answers"
+    bar.add_row(ProgressBar(duration, done, width=46), f"{done:3.0f} of {duration:.0f} s", Text(part, "bold"))
     return Group(table, bar)
 
 
-def lines(shown: Frame) -> list[str]:
-    """Return the picture as plain text: one line for each function, its twin on the same line."""
+def lines(elapsed: float, duration: float, deployed: Sequence[Deployed]) -> list[str]:
+    """Return the same as plain text: one line for each function, its twin on the same line."""
     return [
-        f"{shown.elapsed:4.0f} s  {shown.phase:10}  {function:11} {rate:3.0f}/s" + "".join(map(_words, rows))
-        for (function, rate), rows in groupby(shown.rows, lambda item: (item.function, item.rate))
+        f"{elapsed:4.0f} s  {phase(elapsed, duration):10}  {function:11}"
+        f" {items[0].profile.rate(elapsed):3.0f}/s" + "".join(_words(item, elapsed) for item in items)
+        for function, found in groupby(deployed, lambda item: item.spec.name)
+        if (items := list(found))
     ]
 
 
-def _words(item: Row) -> str:
+def _words(item: Deployed, elapsed: float) -> str:
     return (
-        f"  {item.system}: {percent(item.attainment)} within {item.slo * 1e3:.0f} ms,"
-        f" p99 {milliseconds(item.window.p99)} ms, replicas {_replicas(item.sample)}"
+        f"  {_system(item)}: {percent(item.ledger.attainment)} within {item.ledger.slo * 1e3:.0f} ms,"
+        f" p99 {milliseconds(_window(item, elapsed).p99)} ms, replicas {_replicas(_sample(item))}"
     )
+
+
+def _system(item: Deployed) -> str:
+    return BASELINE if item.is_twin else TAILBOUND
+
+
+def _window(item: Deployed, elapsed: float) -> Summary:
+    """The requests that ended in the last seconds."""
+    return summarize(recent(item.ledger.records, elapsed - _WINDOW), item.ledger.slo)
+
+
+def _sample(item: Deployed) -> Sample:
+    return item.ledger.samples[-1] if item.ledger.samples else Sample(0.0)
 
 
 def verdict(comparisons: Sequence[Comparison]) -> RenderableType:
@@ -268,10 +222,10 @@ class Terminal:
     def update(self, elapsed: float, deployed: Sequence[Deployed]) -> None:
         """Show a frame: at once on a terminal, every ten seconds as lines."""
         if self._live is not None:
-            self._live.update(picture(frame(elapsed, self._duration, deployed)), refresh=True)
+            self._live.update(picture(elapsed, self._duration, deployed), refresh=True)
         elif self._next_lines <= elapsed < self._duration:
             self._next_lines += _PLAIN_INTERVAL
-            for line in lines(frame(elapsed, self._duration, deployed)):
+            for line in lines(elapsed, self._duration, deployed):
                 self._say(line)
 
     def _say(self, text: str) -> None:

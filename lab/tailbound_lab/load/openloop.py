@@ -1,10 +1,9 @@
 """An open-loop HTTP/1.1 load generator: requests leave when they are due, whatever became of those before.
 
 Owns the sending and its clock. Latency counts from the moment a request was due, so a server that stalls
-shows the stall in every request due meanwhile (no coordinated omission). During the demo it runs in a process
-of its own, so that it neither waits for the platform nor makes it wait. It is a library for tests too, and a
-tool: ``python -m tailbound_lab.load.openloop --url URL --rate 100:5,500:10 --slo 100ms``.
-The next step is :mod:`tailbound_lab.load.records`, which says what the records mean.
+shows the stall in every request due meanwhile (no coordinated omission). A library, and a tool:
+``python -m tailbound_lab.load.openloop --url URL --rate 100:5,500:10 --slo 100ms``. The next step is
+:mod:`tailbound_lab.load.records`, which says what the records mean.
 
 Limits: answers must carry Content-Length or be chunked; plain ``http`` only; one request in flight for each
 connection.
@@ -16,12 +15,9 @@ import argparse
 import asyncio
 import contextlib
 import gc
-import json
 import math
-import os
 import random
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +28,7 @@ from urllib.parse import urlsplit
 import httptools
 import uvloop
 
-from tailbound_lab.load.arrivals import Profile, ShapeError, arrivals, steps
+from tailbound_lab.load.arrivals import Profile, arrivals, steps
 from tailbound_lab.load.records import (
     BROKEN,
     NO_CONNECTION,
@@ -49,9 +45,6 @@ GIVE_UP_AFTER = 10.0
 _TIMER_TICK = 0.001
 _CLOSE_LIMIT = 1.0
 _EXPIRY_TICK = 0.05
-_FLUSH_INTERVAL = 0.2
-_START_DELAY = 0.2
-_NICENESS = -10
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 
 
@@ -310,11 +303,6 @@ class Generator:
         self._start = 0.0
         self._all_done = asyncio.Event()
 
-    @property
-    def planned(self) -> int:
-        """How many requests there will be."""
-        return len(self._schedule)
-
     async def run(self, start: float) -> Lag:
         """Send everything, the first due a while after ``start`` on the loop's clock; return the own lag."""
         self._start = start
@@ -409,94 +397,6 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
-def plan(streams: Sequence[tuple[Stream, Sequence[Path]]], timeout: float) -> str:
-    """Write streams down for a generator in another process (``--plan``); bodies stay in their files."""
-    return json.dumps(
-        {
-            "timeout": timeout,
-            "streams": [
-                {
-                    "url": stream.target.url,
-                    "headers": stream.target.headers,
-                    "bodies": [str(path) for path in paths],
-                    "profile": stream.profile.points,
-                    "seed": stream.seed,
-                }
-                for stream, paths in streams
-            ],
-        }
-    )
-
-
-def _read_plan(path: Path) -> tuple[list[Stream], float]:
-    document = json.loads(path.read_text())
-    return [
-        Stream(
-            Target(
-                item["url"],
-                tuple(Path(body).read_bytes() for body in item["bodies"]),
-                tuple((name, value) for name, value in item["headers"]),
-            ),
-            Profile(tuple((seconds, rate) for seconds, rate in item["profile"])),
-            item["seed"],
-        )
-        for item in document["streams"]
-    ], document["timeout"]
-
-
-class _Lines:
-    """Records gathered and written as JSON lines a few times a second, not one by one."""
-
-    def __init__(self) -> None:
-        self._pending: list[tuple[int, float, float, int]] = []
-
-    def add(self, stream: int, record: Record) -> None:
-        self._pending.append(
-            (stream, round(record.scheduled, 6), round(record.latency, 6), record.status),
-        )
-
-    def flush(self) -> None:
-        if self._pending:
-            self.write({"records": self._pending})
-            self._pending = []
-
-    @staticmethod
-    def write(line: dict[str, object]) -> None:
-        sys.stdout.write(json.dumps(line, separators=(",", ":")) + "\n")
-        sys.stdout.flush()
-
-    async def keep_flushing(self) -> None:
-        while True:
-            await asyncio.sleep(_FLUSH_INTERVAL)
-            self.flush()
-
-
-async def _run_plan(path: Path) -> None:
-    # The measuring instrument goes before what it measures, where the user may order that.
-    with contextlib.suppress(PermissionError):
-        os.nice(_NICENESS)
-    streams, timeout = _read_plan(path)
-    lines = _Lines()
-    generator = Generator(streams, lines.add, timeout=timeout)
-    start = asyncio.get_running_loop().time() + _START_DELAY
-    # The machine's monotonic clock, so whoever reads this line can place the start in its own time.
-    offset = time.monotonic() - asyncio.get_running_loop().time()
-    lines.write({"start": start + offset, "planned": generator.planned})
-    flushing = asyncio.create_task(lines.keep_flushing(), name="flush")
-    running = asyncio.create_task(generator.run(start), name="generate")
-    await asyncio.wait((flushing, running), return_when=asyncio.FIRST_COMPLETED)
-    if flushing.done():  # The reader has gone: there is nobody left to generate for.
-        running.cancel()
-        await asyncio.gather(running, flushing, return_exceptions=True)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return
-    flushing.cancel()
-    await asyncio.gather(flushing, return_exceptions=True)
-    lag = running.result()
-    lines.flush()
-    lines.write({"lag": {"p50": lag.p50, "p99": lag.p99, "p999": lag.p999, "worst": lag.worst}})
-
-
 def render(summary: Summary, lag: Lag, slo: float, duration: float) -> str:
     """Return the tool's few lines of result."""
 
@@ -530,7 +430,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--content-type", default="application/json", help="of the body (default: %(default)s)")
     add("--timeout", default="10s", help="give a request up after this (default: %(default)s)")
     add("--seed", type=int, default=1, help="of the arrivals (default: %(default)s)")
-    add("--plan", metavar="FILE", help=argparse.SUPPRESS)
     return parser
 
 
@@ -540,9 +439,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     gc.freeze()
     try:
-        if options.plan:
-            uvloop.run(_run_plan(Path(options.plan)))
-            return 0
         if not options.url:
             parser.error("--url is missing")
         body = Path(options.body).read_bytes() if options.body else b""
@@ -559,8 +455,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.stdout.write(render(summary, lag, slo, stream.profile.duration))
     return 1 if summary.lost else 0
 
-
-__all__ = ["Generator", "Lag", "ShapeError", "Stream", "Target", "main", "offer", "parse_duration", "plan"]
 
 if __name__ == "__main__":
     sys.exit(main())

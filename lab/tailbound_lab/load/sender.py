@@ -1,24 +1,33 @@
-"""The load generator in a process of its own, as its parent sees it.
+"""The open-loop generator in a process of its own, so that it neither waits for a platform nor makes it wait.
 
-Owns the hand-over: streams go down in a plan, records come back as lines on a pipe. The process is gone when
-the block ends, whatever happened. :mod:`tailbound_lab.load.openloop` is what runs in it.
+Owns both ends of the hand-over: streams go down as a pickle on standard input, records come back as lines of
+JSON. The process is gone when the block ends, whatever happened. :mod:`tailbound_lab.load.openloop` is what
+runs in it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import json
+import os
+import pickle
 import sys
-import tempfile
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
+from dataclasses import asdict
 
-from tailbound_lab.load import openloop as load
-from tailbound_lab.load.openloop import Lag, Stream
+import uvloop
+
+from tailbound_lab.load.openloop import Generator, Lag, Stream
 from tailbound_lab.load.records import DemoError, Ledger, Record
 
 _LINE_LIMIT = 2**24
+_FLUSH_INTERVAL = 0.2
+_START_DELAY = 0.2
+_NICENESS = -10
 
 
 class Sender:
@@ -54,31 +63,75 @@ class Sender:
 @asynccontextmanager
 async def sending(streams: Sequence[Stream]) -> AsyncIterator[Sender]:
     """Run the generator on some streams for the length of the block."""
-    with tempfile.TemporaryDirectory(prefix="demo-load-") as folder:
-        plan = _write_plan(Path(folder), streams)
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tailbound_lab.load.openloop", "--plan", str(plan)),
-            stdout=asyncio.subprocess.PIPE,
-            limit=_LINE_LIMIT,
-        )
-        try:
-            yield Sender(process)
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", "from tailbound_lab.load.sender import child; child()"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        limit=_LINE_LIMIT,
+    )
+    try:
+        if process.stdin is not None:
+            process.stdin.write(pickle.dumps(streams))
+            process.stdin.close()
+        yield Sender(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
 
 
-def _write_plan(folder: Path, streams: Sequence[Stream]) -> Path:
-    """Write the plan and the bodies that it names; return the plan's path."""
-    entries: list[tuple[Stream, list[Path]]] = []
-    for index, stream in enumerate(streams):
-        paths: list[Path] = []
-        for number, body in enumerate(stream.target.bodies):
-            path = folder / f"{index}-{number}"
-            path.write_bytes(body)
-            paths.append(path)
-        entries.append((stream, paths))
-    plan = folder / "plan.json"
-    plan.write_text(load.plan(entries, load.GIVE_UP_AFTER))
-    return plan
+def child() -> None:
+    """Generate what standard input says; the process's whole work."""
+    streams: Sequence[Stream] = pickle.load(sys.stdin.buffer)
+    gc.freeze()
+    with contextlib.suppress(KeyboardInterrupt):
+        uvloop.run(_generate(streams))
+
+
+class _Lines:
+    """Records gathered and written as JSON lines a few times a second, not one by one."""
+
+    def __init__(self) -> None:
+        self._pending: list[tuple[int, float, float, int]] = []
+
+    def add(self, stream: int, record: Record) -> None:
+        self._pending.append((stream, round(record.scheduled, 6), round(record.latency, 6), record.status))
+
+    def flush(self) -> None:
+        if self._pending:
+            self.write({"records": self._pending})
+            self._pending = []
+
+    @staticmethod
+    def write(line: dict[str, object]) -> None:
+        sys.stdout.write(json.dumps(line, separators=(",", ":")) + "\n")
+        sys.stdout.flush()
+
+    async def keep_flushing(self) -> None:
+        while True:
+            await asyncio.sleep(_FLUSH_INTERVAL)
+            self.flush()
+
+
+async def _generate(streams: Sequence[Stream]) -> None:
+    # The measuring instrument goes before what it measures, where the user may order that.
+    with contextlib.suppress(PermissionError):
+        os.nice(_NICENESS)
+    lines = _Lines()
+    generator = Generator(streams, lines.add)
+    start = asyncio.get_running_loop().time() + _START_DELAY
+    # The machine's monotonic clock, so that the parent can place the start in its own time.
+    lines.write({"start": start + time.monotonic() - asyncio.get_running_loop().time()})
+    flushing = asyncio.create_task(lines.keep_flushing(), name="flush")
+    running = asyncio.create_task(generator.run(start), name="generate")
+    await asyncio.wait((flushing, running), return_when=asyncio.FIRST_COMPLETED)
+    if flushing.done():  # The reader has gone: there is nobody left to generate for.
+        running.cancel()
+        await asyncio.gather(running, flushing, return_exceptions=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return
+    flushing.cancel()
+    await asyncio.gather(flushing, return_exceptions=True)
+    lag = running.result()
+    lines.flush()
+    lines.write({"lag": asdict(lag)})

@@ -13,7 +13,7 @@ from rich.console import Console
 from lab.demo.results import DURATION, comparison, ledger, outcome
 from tailbound_lab.demo.__main__ import main
 from tailbound_lab.demo.report import page, write
-from tailbound_lab.demo.table import Terminal, frame, lines, milliseconds, number, percent, picture, verdict
+from tailbound_lab.demo.table import Terminal, lines, milliseconds, number, percent, picture, verdict
 from tailbound_lab.demo.traffic import TRAFFIC
 from tailbound_lab.live.session import Deployed
 from tailbound_lab.live.twins import twin
@@ -37,7 +37,7 @@ def printed(renderable, width=80):
 @pytest.mark.parametrize(
     "shown",
     [
-        picture(frame(5.0, DURATION, deployed())),
+        picture(5.0, DURATION, deployed()),
         verdict([comparison(), comparison("accelerator", twin=False, misses=9)]),
     ],
     ids=["live", "verdict"],
@@ -49,7 +49,7 @@ def test_a_table_fits_80_columns_with_nothing_cut_off(shown):
 
 
 def test_a_line_holds_a_function_and_its_twin():
-    (line,) = lines(frame(13.0, DURATION, deployed()))
+    (line,) = lines(13.0, DURATION, deployed())
     assert line.count("tabular") == 1
     assert "100.00%" in line
     assert "∞" in line  # the twin's misses
@@ -58,12 +58,12 @@ def test_a_line_holds_a_function_and_its_twin():
 def test_replicas_that_are_not_ready_yet_are_shown_as_such():
     both = deployed()
     both[0].ledger.samples[-1] = Sample(9, 3, 1)
-    assert "1 of 3" in lines(frame(9, DURATION, both))[0]
+    assert "1 of 3" in lines(9, DURATION, both)[0]
 
 
 @pytest.mark.parametrize("elapsed", [0, 5, 20])
 def test_a_picture_can_be_made_before_anything_has_come_in(elapsed):
-    assert lines(frame(elapsed, DURATION, [replace(deployed()[0], ledger=Ledger(0.1))]))
+    assert lines(elapsed, DURATION, [replace(deployed()[0], ledger=Ledger(0.1))])
 
 
 def test_lines_come_every_ten_seconds_where_there_is_no_terminal():
