@@ -28,90 +28,80 @@ from tailbound_lab.simulate.baselines import (
     ray,
 )
 
-FIVE = Bounds(1, 5)
+FIVE, TWENTY = Bounds(1, 5), Bounds(1, 20)
 
 
 class Seen:
     """A view with given numbers."""
 
-    def __init__(self, desired: int = 1, available: int | None = None, **numbers: float) -> None:
+    def __init__(self, desired=1, available=None, **numbers):
         self.scale = Scale(desired, desired if available is None else available)
         self._numbers = numbers
 
-    def observe(self) -> Observation | None:
+    def observe(self):
         return Observation(p99=self._numbers["p99"], slo_latency=0.2) if "p99" in self._numbers else None
 
-    def concurrency(self, span: float) -> float:
+    def concurrency(self, span):
         return self._numbers["concurrency"]
 
-    def successes(self, span: float) -> float:
+    def successes(self, span):
         return self._numbers["successes"]
 
-    def utilization(self, span: float) -> float | None:
+    def utilization(self, span):
         return self._numbers.get("utilization")
 
 
-def openfaas_counts(rates: list[float], rule: OpenFaasRule) -> list[int]:
-    """The count after each second."""
-    count, alert, counts = 1, Alert(), []
+def counts(scaler, *looks):
+    """The scaler's answers to (now, view)."""
+    return [scaler.scale(view, float(now)) for now, view in looks]
+
+
+@pytest.mark.parametrize(
+    ("rates", "rule", "changes"),
+    [
+        # Evaluated at 0 (pending) and 15 s (firing), 5 s of group wait, then a repeat every 30 s; to the
+        # minimum at once when it is resolved.
+        ([10.0] * 111 + [0.0] * 40, OpenFaasRule(), [(20, 2), (50, 3), (80, 4), (110, 5), (120, 1)]),
+        ([5.0] * 200, OpenFaasRule(), []),
+        ([10.0] * 40, OpenFaasRule(factor=50), [(20, 4)]),
+    ],
+    ids=["up and down", "at the threshold", "a larger step"],
+)
+def test_openfaas_steps_with_each_notification(rates, rule, changes):
+    count, alert, found = 1, Alert(), []
     for now, rate in enumerate(rates):
+        before = count
         count, alert = openfaas(rule, FIVE, count, rate, alert, float(now))
-        counts.append(count)
-    return counts
+        found += [(now, count)] if count != before else []
+    assert found == changes
+    assert counts(OpenFaas(FIVE), (0, Seen(3, successes=1.0))) == [3], "nothing is said about it"
 
 
-def test_openfaas_takes_two_minutes_from_one_to_five():
-    counts = openfaas_counts([10.0] * 130, OpenFaasRule())
-    # Evaluated at 0 (pending) and 15 s (firing), 5 s of group wait, then a repeat every 30 s.
-    changes = [(now, counts[now]) for now in range(1, 130) if counts[now] != counts[now - 1]]
-    assert changes == [(20, 2), (50, 3), (80, 4), (110, 5)]
+@pytest.mark.parametrize(
+    ("ready", "stable", "panic", "state", "now", "count", "after"),
+    [
+        (3, 35.0, 35.0, KpaState(), 0.0, 4, KpaState()),
+        (10, 5.0, 5.0, KpaState(), 0.0, 5, KpaState()),
+        (2, 15.0, 35.0, KpaState(), 0.0, 4, KpaState(0.0, 4)),
+        (8, 12.0, 12.0, KpaState(0.0, 8), 60.0, 8, KpaState(0.0, 8)),
+        (8, 12.0, 12.0, KpaState(0.0, 8), 62.0, 4, KpaState()),
+    ],
+    ids=["stable window", "half at most", "panic at twice", "never down in panic", "panic ends"],
+)
+def test_kpa_counts_by_window_and_panic(ready, stable, panic, state, now, count, after):
+    assert kpa(KpaSettings(target=10), ready, stable, panic, state, now) == (count, after)
 
 
-def test_openfaas_falls_to_the_minimum_at_once_when_the_alert_is_resolved():
-    counts = openfaas_counts([10.0] * 111 + [0.0] * 40, OpenFaasRule())
-    assert counts[119] == 5
-    assert counts[120] == 1
-
-
-def test_openfaas_does_nothing_at_five_per_second():
-    assert set(openfaas_counts([5.0] * 200, OpenFaasRule())) == {1}
-
-
-def test_openfaas_steps_by_a_share_of_the_maximum():
-    assert max(openfaas_counts([10.0] * 40, OpenFaasRule(factor=50))) == 1 + 3
-
-
-def test_kpa_sizes_by_the_stable_window():
-    assert kpa(KpaSettings(target=10), 3, 35.0, 35.0, KpaState(), 0.0) == (4, KpaState())
-
-
-def test_kpa_panics_when_the_short_window_wants_twice_what_is_ready():
-    count, state = kpa(KpaSettings(target=10), 2, 15.0, 35.0, KpaState(), 0.0)
-    assert (count, state) == (4, KpaState(0.0, 4))
-
-
-def test_kpa_in_panic_never_falls_and_ends_it_a_stable_window_later():
-    settings, panic = KpaSettings(target=10), KpaState(0.0, 8)
-    assert kpa(settings, 8, 12.0, 12.0, panic, 60.0) == (8, panic)
-    assert kpa(settings, 8, 12.0, 12.0, panic, 62.0) == (4, KpaState()), "half of 8 ready is the least"
-
-
-def test_kpa_falls_by_half_at_most():
-    assert kpa(KpaSettings(target=10), 10, 5.0, 5.0, KpaState(), 0.0)[0] == 5
-
-
-def test_kpa_begins_in_panic_when_there_is_more_than_one_pod():
-    scaler = Kpa(Bounds(1, 20), KpaSettings(target=10))
-    assert scaler.scale(Seen(6, concurrency=1.0), 0.0) == 6
-    assert scaler.scale(Seen(6, concurrency=1.0), 61.0) == 3
+def test_kpa_begins_in_panic_with_more_than_one_pod():
+    few = Seen(6, concurrency=1.0)
+    assert counts(Kpa(TWENTY, KpaSettings(target=10)), (0, few), (61, few)) == [6, 3]
 
 
 def test_kpa_with_a_delay_falls_only_to_the_most_that_was_wanted_in_it():
-    scaler = Kpa(Bounds(1, 20), KpaSettings(target=10, down_delay=30.0))
-    assert scaler.scale(Seen(1, concurrency=15.0), 0.0) == 2
-    assert scaler.scale(Seen(2, concurrency=5.0), 61.5) == 1
-    assert scaler.scale(Seen(1, concurrency=15.0), 100.0) == 2
-    assert scaler.scale(Seen(2, concurrency=5.0), 129.0) == 2
+    looks = [(0, 1, 15.0), (61.5, 2, 5.0), (100, 1, 15.0), (129, 2, 5.0)]
+    scaler = Kpa(TWENTY, KpaSettings(target=10, down_delay=30.0))
+    seen = [(now, Seen(desired, concurrency=load)) for now, desired, load in looks]
+    assert counts(scaler, *seen) == [2, 1, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -126,14 +116,14 @@ def test_kpa_with_a_delay_falls_only_to_the_most_that_was_wanted_in_it():
         (0.9, 0.6, 1, 0, 1),
     ],
 )
-def test_the_hpa_on_pods(usage, target, current, ready, wanted):
+def test_hpa_on_pods(usage, target, current, ready, wanted):
     assert hpa_on_pods(usage, target, current, ready) == wanted
 
 
 @pytest.mark.parametrize(
     ("value", "current", "ready", "wanted"), [(0.4, 3, 3, 6), (0.21, 3, 3, 3), (0.1, 4, 4, 2), (0.0, 3, 3, 0)]
 )
-def test_the_hpa_on_an_external_value(value, current, ready, wanted):
+def test_hpa_on_an_external_value(value, current, ready, wanted):
     assert hpa_on_value(value, 0.2, current, ready) == wanted
 
 
@@ -141,52 +131,60 @@ def test_the_hpa_on_an_external_value(value, current, ready, wanted):
     ("wanted", "current", "highest", "allowed"),
     [(30, 3, 30, 7), (30, 6, 30, 12), (2, 5, 4, 4), (2, 5, 9, 5), (0, 2, 0, 1), (99, 30, 99, 40)],
 )
-def test_the_hpa_goes_up_by_four_or_twofold_and_down_to_the_highest_wish(wanted, current, highest, allowed):
+def test_hpa_goes_up_by_four_or_twofold_and_down_to_the_highest_wish(wanted, current, highest, allowed):
     assert hpa_limit(wanted, current, highest, Bounds(1, 40)) == allowed
 
 
-def test_the_hpa_on_cpu_stays_for_the_down_window():
-    scaler = hpa_cpu(Bounds(1, 20), HpaSettings(target=0.5, down_window=60.0))
-    assert scaler.scale(Seen(4, utilization=0.2), 0.0) == 4
-    assert scaler.scale(Seen(4, utilization=0.2), 15.0) == 4
-    assert scaler.scale(Seen(4, utilization=0.2), 80.0) == 2
-
-
-def test_the_hpa_without_a_metric_changes_nothing():
-    assert hpa_cpu(FIVE).scale(Seen(4), 0.0) is None
+def test_hpa_on_cpu_stays_for_the_down_window_and_without_a_metric():
+    scaler, idle = hpa_cpu(TWENTY, HpaSettings(target=0.5, down_window=60.0)), Seen(4, utilization=0.2)
+    assert counts(scaler, (0, idle), (15, idle), (80, idle), (95, Seen(4))) == [4, 4, 2, None]
 
 
 def test_keda_takes_no_data_for_zero():
-    scaler = keda_value(Bounds(1, 20), HpaSettings(target=0.2, down_window=0.0))
-    assert scaler.scale(Seen(4, p99=0.4), 0.0) == 8
-    assert scaler.scale(Seen(8), 15.0) == 1
+    scaler = keda_value(TWENTY, HpaSettings(target=0.2, down_window=0.0))
+    assert counts(scaler, (0, Seen(4, p99=0.4)), (15, Seen(8))) == [8, 1]
 
 
-def test_ray_scales_up_when_the_wish_has_lasted():
-    settings = RaySettings(target=2, up_delay=2.0)
-    assert ray(settings, 12.0, 3, 3, 0, 1.0) == (3, 1)
-    assert ray(settings, 12.0, 3, 3, 1, 1.0) == (3, 2)
-    assert ray(settings, 12.0, 3, 3, 2, 1.0) == (6, 0)
+@pytest.mark.parametrize(
+    ("settings", "ongoing", "running", "current", "streak", "after"),
+    [
+        ({"up_delay": 2.0}, 12.0, 3, 3, 0, (3, 1)),
+        ({"up_delay": 2.0}, 12.0, 3, 3, 1, (3, 2)),
+        ({"up_delay": 2.0}, 12.0, 3, 3, 2, (6, 0)),
+        ({"down_delay": 5.0}, 2.0, 3, 3, 4, (3, -1)),
+        ({}, 6.0, 3, 3, 4, (3, 0)),
+        ({"down_delay": 2.0}, 2.0, 3, 3, -2, (1, 0)),
+        ({"down_delay": 0.0, "down_factor": 0.5}, 5.9, 3, 3, 0, (2, 0)),
+        ({}, 3.0, 0, 0, 0, (2, 0)),
+        ({}, 3.0, 0, 2, 7, (2, 7)),
+    ],
+    ids=[
+        "new",
+        "waits",
+        "up",
+        "turns",
+        "as wanted",
+        "down",
+        "stuck on its way down",
+        "from zero",
+        "starting",
+    ],
+)
+def test_ray_acts_when_its_wish_has_lasted(settings, ongoing, running, current, streak, after):
+    assert ray(RaySettings(target=2, **settings), ongoing, running, current, streak, 1.0) == after
 
 
-def test_ray_begins_to_wait_again_when_the_wish_turns():
-    settings = RaySettings(target=2, up_delay=5.0, down_delay=5.0)
-    assert ray(settings, 2.0, 3, 3, 4, 1.0) == (3, -1)
-    assert ray(settings, 6.0, 3, 3, 4, 1.0) == (3, 0)
-
-
-def test_ray_scales_down_when_the_wish_has_lasted():
-    assert ray(RaySettings(target=2, down_delay=2.0), 2.0, 3, 3, -2, 1.0) == (1, 0)
-
-
-def test_ray_that_is_stuck_on_its_way_down_takes_one_away():
-    settings = RaySettings(target=2, down_delay=0.0, down_factor=0.5)
-    assert ray(settings, 5.9, 3, 3, 0, 1.0) == (2, 0)
-
-
-def test_ray_leaves_zero_at_once_and_waits_for_what_starts():
-    assert ray(RaySettings(target=2), 3.0, 0, 0, 0, 1.0) == (2, 0)
-    assert ray(RaySettings(target=2), 3.0, 0, 2, 7, 1.0) == (2, 7)
+@pytest.mark.parametrize(
+    ("p99", "available", "count"),
+    [(0.21, 4, 5), (0.2, 4, 4), (0.1, 4, 4), (0.09, 4, 3), (0.3, 3, None), (None, 4, None)],
+)
+def test_threshold_steps_by_one_once_it_has_settled(p99, available, count):
+    seen = Seen(4, available) if p99 is None else Seen(4, available, p99=p99)
+    scaler = Threshold(TWENTY, ThresholdSettings(down_window=0.0))
+    assert counts(scaler, (0, seen)) == [count]
+    if count == 5:
+        more = Seen(5, p99=0.3)
+        assert counts(scaler, (39, more), (40, more)) == [None, 6]
 
 
 numbers = st.floats(0.0, 1e4)
@@ -195,29 +193,10 @@ numbers = st.floats(0.0, 1e4)
 @given(
     desired=st.integers(1, 30), available=st.integers(0, 30), load=numbers, share=st.floats(0, 1), p99=numbers
 )
-def test_whatever_is_seen_the_bounds_hold(desired, available, load, share, p99):
+def test_every_scaler_stays_within_the_bounds_whatever_it_sees(desired, available, load, share, p99):
     bounds = Bounds(2, 9)
     seen = Seen(desired, available, concurrency=load, successes=load, utilization=share, p99=p99)
     scalers = [Kpa(bounds), hpa_cpu(bounds), keda_value(bounds, HpaSettings(0.2)), RayServe(bounds)]
-    for scaler in scalers:
-        for now in range(0, 120, 15):
-            count = scaler.scale(seen, float(now))
-            assert count is None or 2 <= count <= 9
-
-
-def test_openfaas_leaves_a_count_that_nothing_is_said_about():
-    assert OpenFaas(FIVE).scale(Seen(3, successes=1.0), 0.0) == 3
-
-
-@pytest.mark.parametrize(
-    ("p99", "starting", "count"), [(0.21, 0, 3), (0.2, 0, 2), (0.1, 0, 2), (0.09, 0, 1), (0.5, 1, None)]
-)
-def test_threshold_when_settled_steps_by_one(p99, starting, count):
-    scaler = Threshold(FIVE, ThresholdSettings(down_window=1.0))
-    assert scaler.scale(Seen(2, 2 - starting, p99=p99), 100.0) == count
-
-
-def test_threshold_after_a_change_waits_until_it_has_settled():
-    scaler = Threshold(FIVE, ThresholdSettings(settle=40.0))
-    counts = [scaler.scale(Seen(2, p99=0.5), now) for now in (0.0, 39.0, 40.0)]
-    assert counts == [3, None, 3]
+    for scaler in [*scalers, Threshold(bounds)]:
+        found = counts(scaler, *((now, seen) for now in range(0, 120, 15)))
+        assert all(count is None or 2 <= count <= 9 for count in found)

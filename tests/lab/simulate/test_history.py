@@ -23,12 +23,6 @@ def read(url: str):
     return history.read(url, NAME, since=60.0, end=1060.0, step=5.0, rate_window=20.0, timeout=1.0)
 
 
-def test_the_query_asks_for_one_function_over_the_rate_window():
-    assert history.query(NAME, 20.0) == (
-        'sum(rate(slo_requests_total{function_name="vision.openfaas-fn"}[20000ms]))'
-    )
-
-
 def test_each_rate_holds_for_the_step_before_it_and_gaps_are_silent():
     with a_gateway() as server:
         server.faults["GET"] = an_answer([(1010.0, "80"), (1015.0, "NaN"), (1020.0, "40")])
@@ -43,11 +37,11 @@ def test_each_rate_holds_for_the_step_before_it_and_gaps_are_silent():
 @pytest.mark.parametrize(
     ("fault", "what"),
     [
-        (doubles.status(503), "HTTP Status Code 503"),
-        (doubles.garbage, "JSONDecodeError"),
-        (doubles.status(200, b"[]"), "TypeError"),
-        (an_answer([]), "no requests of vision.openfaas-fn in the last 60 s"),
-        (an_answer([(1010.0, "0")]), "no requests of"),
+        (doubles.status(503), "503"),
+        (doubles.garbage, "127.0.0.1"),
+        (doubles.status(200, b"[]"), "127.0.0.1"),
+        (an_answer([]), NAME),
+        (an_answer([(1010.0, "0")]), NAME),
     ],
 )
 def test_what_cannot_be_used_is_said_with_the_url(fault, what):

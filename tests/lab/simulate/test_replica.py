@@ -1,4 +1,4 @@
-"""The two-lane law of one replica."""
+"""One replica's queue. That its batches are the watchdog's: tests/contract/test_simulated_batching.py."""
 
 import math
 import random
@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tailbound_lab.simulate import SimulationError
 from tailbound_lab.simulate.function import Function, Service
 from tailbound_lab.simulate.replica import Replica
 
 FUNCTION = Function(Service.affine(0.02, 0.01, 8), slo_latency=0.2)
 
 
-def served(replica: Replica) -> list[tuple[float, list[float]]]:
+def served(replica):
     """(end, arrivals) of each batch."""
     batches, at = [], 0
     for end, size in zip(replica.ends, replica.sizes, strict=True):
@@ -22,7 +23,7 @@ def served(replica: Replica) -> list[tuple[float, list[float]]]:
     return batches
 
 
-def poisson(rate: float, seconds: float, seed: int) -> list[float]:
+def poisson(rate, seconds, seed):
     draw = random.Random(seed)
     arrivals, now = [], draw.expovariate(rate)
     while now < seconds:
@@ -31,79 +32,48 @@ def poisson(rate: float, seconds: float, seed: int) -> list[float]:
     return arrivals
 
 
-def test_a_lone_request_is_served_at_once():
-    replica = Replica(FUNCTION, 0.0)
-    replica.serve([1.0], 2.0)
-    assert served(replica) == [(pytest.approx(1.03), [1.0])]
+@pytest.mark.parametrize(
+    ("ready_at", "arrivals", "batches"),
+    [
+        (0.0, [1.0, 1.01, 1.02], [(1.03, [1.0]), (1.07, [1.01, 1.02])]),
+        (5.0, [1.0], [(5.03, [1.0])]),
+        # The head has 50 ms left when the worker comes: l(3) = 50 ms.
+        (0.15, [0.0001, 0.1, 0.11, 0.12, 0.13], [(0.2, [0.0001, 0.1, 0.11]), (0.24, [0.12, 0.13])]),
+        (0.19, [0.0, 0.18], [(0.23, [0.18, 0.0])]),
+    ],
+    ids=["together behind a batch", "not before it is ready", "what the head affords", "late ones fill up"],
+)
+def test_batches_by_hand(ready_at, arrivals, batches):
+    replica = Replica(FUNCTION, ready_at)
+    replica.serve(arrivals, 6.0)
+    assert [(pytest.approx(end), batch) for end, batch in batches] == served(replica)
 
 
-def test_what_comes_while_the_worker_is_busy_goes_together():
-    replica = Replica(FUNCTION, 0.0)
-    replica.serve([1.0, 1.01, 1.02], 2.0)
-    assert served(replica) == [(pytest.approx(1.03), [1.0]), (pytest.approx(1.07), [1.01, 1.02])]
-
-
-def test_a_second_worker_takes_what_the_first_cannot():
-    replica = Replica(Function(FUNCTION.service, workers=2), 0.0)
-    replica.serve([1.0, 1.01, 1.02], 2.0)
-    assert served(replica) == [
-        (pytest.approx(1.03), [1.0]),
-        (pytest.approx(1.04), [1.01]),
-        (pytest.approx(1.06), [1.02]),
-    ]
-
-
-def test_nothing_begins_before_the_replica_is_ready():
-    replica = Replica(FUNCTION, 5.0)
-    replica.serve([1.0], 6.0)
-    assert replica.ends == [pytest.approx(5.03)]
-
-
-def test_a_batch_is_no_larger_than_its_head_can_afford():
-    replica = Replica(FUNCTION, 0.15)
-    # The head has 50 ms left when the worker comes: l(3) = 50 ms, so three of five go.
-    replica.serve([0.0001, 0.1, 0.11, 0.12, 0.13], 1.0)
-    assert replica.sizes == [3, 2]
-
-
-def test_a_request_that_cannot_be_on_time_lets_the_others_go_first_and_rides_along():
-    replica = Replica(FUNCTION, 0.19)
-    replica.serve([0.0, 0.18], 1.0)
-    assert [batch for _, batch in served(replica)] == [[0.18, 0.0]]
-
-
-def test_a_late_request_is_given_up_after_its_timeout():
-    function = Function(FUNCTION.service, slo_latency=0.2, timeout=0.5)
-    replica = Replica(function, 1.0)
+def test_late_request_times_out_and_beyond_max_inflight_the_latest_goes():
+    replica = Replica(Function(FUNCTION.service, timeout=0.5), 1.0)
     replica.serve([0.0, 0.9], 2.0)
-    assert replica.order == [0.9]
-    assert replica.lost == [0.5]
-
-
-def test_beyond_max_inflight_the_longest_late_are_given_up_first():
-    replica = Replica(Function(FUNCTION.service, max_inflight=2), 10.0)
-    replica.serve([1.0, 2.0, 3.0], 4.0)
-    assert (replica.queued, replica.lost) == (2, [4.0])
-
-
-def test_under_overload_what_is_served_on_time_stays_at_the_capacity():
-    replica = Replica(FUNCTION, 0.0)
-    replica.serve(poisson(3 * FUNCTION.capacity, 60.0, 1), 60.0)
-    good = sum(len(batch) for end, batch in served(replica) if end - batch[0] <= FUNCTION.slo_latency)
-    assert good / 60.0 > 0.9 * FUNCTION.capacity
+    assert (replica.order, replica.lost) == ([0.9], [0.5])
+    full = Replica(Function(FUNCTION.service, max_inflight=2), 10.0)
+    full.serve([1.0, 2.0, 3.0], 4.0)
+    assert (full.queued, full.lost) == (2, [4.0])
 
 
 @given(
-    rate=st.floats(5.0, 250.0),
+    rate=st.floats(5.0, 400.0),
     seed=st.integers(0, 10_000),
     workers=st.integers(1, 3),
+    timeout=st.floats(0.2, 2.0) | st.just(30.0),
     cuts=st.lists(st.floats(0.0, 5.0), max_size=8).map(sorted),
 )
-def test_it_makes_no_difference_how_time_is_cut_up(rate, seed, workers, cuts):
-    function = Function(FUNCTION.service, workers)
+def test_every_request_is_served_once_or_lost_however_time_is_cut_up(rate, seed, workers, timeout, cuts):
+    function = Function(FUNCTION.service, workers, timeout=timeout)
     arrivals = poisson(rate, 5.0, seed)
     whole, pieces = Replica(function, 0.0), Replica(function, 0.0)
     whole.serve(list(arrivals), math.inf)
+    assert len(whole.order) + len(whole.lost) == len(arrivals)
+    assert set(whole.order) <= set(arrivals)
+    assert all(1 <= size <= 8 for size in whole.sizes)
+    assert whole.inside(math.inf) == 0
     for cut in [*cuts, math.inf]:
         now = [arrival for arrival in arrivals if arrival < cut]
         arrivals = arrivals[len(now) :]
@@ -111,21 +81,66 @@ def test_it_makes_no_difference_how_time_is_cut_up(rate, seed, workers, cuts):
     assert served(pieces) == served(whole)
 
 
-@given(rate=st.floats(5.0, 400.0), seed=st.integers(0, 10_000), timeout=st.floats(0.2, 2.0))
-def test_every_request_is_served_once_or_lost(rate, seed, timeout):
-    arrivals = poisson(rate, 4.0, seed)
-    replica = Replica(Function(FUNCTION.service, timeout=timeout), 0.0)
-    replica.serve(list(arrivals), math.inf)
-    assert len(replica.order) + len(replica.lost) == len(arrivals)
-    assert set(replica.order) <= set(arrivals)
-    assert all(1 <= size <= 8 for size in replica.sizes)
-    assert replica.inside(math.inf) == 0
-
-
-def test_what_is_inside_is_what_waits_and_what_runs():
+def test_inside_is_what_waits_and_what_runs():
     replica = Replica(FUNCTION, 0.0)
     replica.serve([1.0, 1.001, 1.002], 1.01)
     assert replica.inside(1.01) == 3
     replica.serve([], 1.05)
-    assert replica.inside(1.05) == 2
-    assert replica.inside(1.08) == 0
+    assert (replica.inside(1.05), replica.inside(1.08)) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("function", "capacity"),
+    [
+        # One worker: 2 x l(b) within the SLO, l(8) = 100 ms is the largest, 8 / 0.1 s.
+        (Function(Service.affine(0.02, 0.01, 32), slo_latency=0.2001), 80.0),
+        # Two workers share the batch ahead: 1.5 x l(b), l(11) = 130 ms.
+        (Function(Service.affine(0.02, 0.01, 32), 2, 0.2), 2 * 11 / 0.13),
+        (Function(Service.affine(0.15, 0.01, 32), slo_latency=0.2), 0.0),
+        (Function(Service.affine(0.15, 0.01, 32), learned_capacity=7.0), 7.0),
+    ],
+    ids=["one worker", "two workers", "too slow", "learned"],
+)
+def test_capacity_counts_the_batch_ahead_and_the_own_one(function, capacity):
+    assert function.capacity == pytest.approx(capacity)
+
+
+@pytest.mark.parametrize(
+    ("service", "best"),
+    [
+        (Service.affine(0.0, 0.01, 32), 1),
+        (Service.affine(0.02, 0.01, 32), 32),
+        (Service.affine(0.02, 0.01, 20), 16),
+        (Service.affine(0.1, 0.001, 20), 20),
+    ],
+    ids=["batches do not pay", "3.1% better than 16", "2.2% worse than 20", "no power of two"],
+)
+def test_best_size_is_the_smallest_power_of_two_that_is_nearly_as_good(service, best):
+    assert service.best_size == best
+
+
+@given(st.lists(st.floats(0.001, 1.0), min_size=1, max_size=40).map(sorted), st.floats(0.0, 2.0))
+def test_largest_within_takes_no_longer_and_the_next_size_does(times, seconds):
+    service = Service(tuple(times))
+    size = service.largest_within(seconds)
+    assert size == 0 or service.seconds[size - 1] <= seconds
+    assert size == len(times) or service.seconds[size] > seconds
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(lambda times=times: Service(times) for times in ((), (0.2, 0.1), (0.0,))),
+        lambda: Service.affine(0.01, 0.01, 0),
+        *(
+            lambda wrong=wrong: Function(Service((0.01,)), **wrong)
+            for wrong in (
+                *({"workers": 0}, {"slo_latency": 0.0}, {"slo_objective": 1.0}, {"start_up": -1.0}),
+                *({"timeout": 0.1}, {"max_inflight": 0}, {"overhead": -1.0}),
+            )
+        ),
+    ],
+)
+def test_function_that_cannot_be_is_refused(make):
+    with pytest.raises(SimulationError):
+        make()

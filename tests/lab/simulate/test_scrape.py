@@ -46,81 +46,59 @@ def test_rates_and_slopes_are_those_of_prometheus(tmp_path: Path):
     assert told.returncode == 0, told.stdout + told.stderr
 
 
-def test_a_quantile_lies_on_the_line_through_its_bucket():
-    bounds = np.array([0.1, 0.2, 0.4])
-    assert scrape.quantile(0.5, bounds, np.array([0.0, 10.0, 0.0, 0.0])) == pytest.approx(0.15)
-    assert scrape.quantile(0.9, bounds, np.array([5.0, 0.0, 5.0, 0.0])) == pytest.approx(0.36)
+@pytest.mark.parametrize(
+    ("share", "bounds", "counts", "expected"),
+    [
+        (0.5, [0.1, 0.2, 0.4], [0.0, 10.0, 0.0, 0.0], pytest.approx(0.15)),
+        (0.9, [0.1, 0.2, 0.4], [5.0, 0.0, 5.0, 0.0], pytest.approx(0.36)),
+        (0.99, [0.1, 0.2], [1.0, 0.0, 9.0], 0.2),
+        (0.5, [0.1], [0.0, 0.0], None),
+    ],
+    ids=["on the line through its bucket", "in a later bucket", "beyond the last bound", "of nothing"],
+)
+def test_quantile_is_histogram_quantile(share, bounds, counts, expected):
+    assert scrape.quantile(share, np.array(bounds), np.array(counts)) == expected
 
 
-def test_a_quantile_beyond_the_last_bound_is_that_bound():
-    assert scrape.quantile(0.99, np.array([0.1, 0.2]), np.array([1.0, 0.0, 9.0])) == 0.2
+def scraped(rows, *targets, inside=3.0):
+    """Scrapes every 5 s of (total, good) rows."""
+    scrapes = Scrapes(FUNCTION, 30.0, 20.0, 40.0)
+    for tick, (total, good) in enumerate(rows):
+        row = np.zeros(scrapes.columns)
+        row[scrape.TOTAL], row[scrape.GOOD], row[scrape.BUCKETS] = total, good, good
+        for target in targets:
+            scrapes.record(target, 5.0 * tick, row, inside, 1.0)
+        scrapes.record_gateway(5.0 * tick, 60.0 * tick)
+    return scrapes
 
 
-def test_there_is_no_quantile_of_nothing():
-    assert scrape.quantile(0.5, np.array([0.1]), np.zeros(2)) is None
-
-
-def test_one_edge_lies_at_the_slo():
+def test_before_any_scrape_there_is_no_observation_and_one_edge_is_the_slo():
+    assert scraped([]).observe(3.0) is None
     assert 0.3 in scrape.edges(0.3)
 
 
-def a_row(scrapes: Scrapes, total: float, good: float) -> np.ndarray:
-    row = np.zeros(scrapes.columns)
-    row[scrape.TOTAL], row[scrape.GOOD] = total, good
-    row[scrape.BUCKETS] = good
-    return row
-
-
-def test_before_any_scrape_there_is_no_observation():
-    assert Scrapes(FUNCTION, 30.0, 20.0, 40.0).observe(3.0) is None
-
-
-def test_a_function_that_answers_is_seen_as_a_scraper_sees_it():
-    scrapes = Scrapes(FUNCTION, 30.0, 20.0, 40.0)
-    for tick in range(9):
-        now = 5.0 * tick
-        scrapes.record(1, now, a_row(scrapes, 100 + 50.0 * tick, 99 + 49.0 * tick), 3.0, 1.0)
-        scrapes.record_gateway(now, 60.0 * tick)
-    seen = scrapes.observe(42.0)
-    assert seen is not None
-    assert seen.rate == pytest.approx(10.0)
-    assert seen.gateway_rate == pytest.approx(12.0)
-    assert seen.attainment == pytest.approx(0.98)
-    assert seen.samples == pytest.approx(300.0)
+def test_function_that_answers_is_seen_as_a_scraper_sees_it():
+    seen = scraped([(100 + 50.0 * tick, 99 + 49.0 * tick) for tick in range(9)], 1).observe(42.0)
+    rates = (seen.rate, seen.gateway_rate, seen.attainment, seen.samples, seen.capacity)
+    assert rates == pytest.approx((10.0, 12.0, 0.98, 300.0, FUNCTION.capacity))
     assert (seen.in_flight, seen.queue_length, seen.in_flight_growth) == (3.0, 1.0, 0.0)
     assert (seen.up_replicas, seen.age) == (1.0, 2.0)
-    assert seen.capacity == pytest.approx(FUNCTION.capacity)
 
 
 def test_what_a_new_replica_did_before_its_first_scrape_is_not_in_the_rate():
-    scrapes = Scrapes(FUNCTION, 30.0, 20.0, 40.0)
-    scrapes.record(1, 5.0, a_row(scrapes, 500.0, 500.0), 0.0, 0.0)
-    seen = scrapes.observe(7.0)
-    assert seen is not None
+    seen = scraped([(500.0, 500.0)], 1).observe(2.0)
     assert (seen.rate, seen.samples, seen.attainment) == (None, None, None)
-    scrapes.record(1, 10.0, a_row(scrapes, 550.0, 550.0), 0.0, 0.0)
-    seen = scrapes.observe(12.0)
-    assert seen is not None
-    assert seen.rate is not None
+    seen = scraped([(500.0, 500.0), (550.0, 550.0)], 1).observe(7.0)
     assert seen.rate < 10.0, "two samples are not extrapolated to a window of four"
 
 
-def test_a_replica_that_has_gone_stays_in_the_rate_and_leaves_the_gauges():
-    scrapes = Scrapes(FUNCTION, 30.0, 20.0, 40.0)
-    for tick in range(5):
-        for target in (1, 2):
-            scrapes.record(target, 5.0 * tick, a_row(scrapes, 100.0 + 50.0 * tick, 0.0), 4.0, 0.0)
+def test_replica_that_has_gone_stays_in_the_rate_and_leaves_the_gauges():
+    scrapes = scraped([(100.0 + 50.0 * tick, 0.0) for tick in range(5)], 1, 2)
     scrapes.gone(2)
     seen = scrapes.observe(22.0)
-    assert seen is not None
-    assert (seen.in_flight, seen.up_replicas) == (4.0, 1.0)
-    assert seen.rate == pytest.approx(20.0)
+    assert (seen.in_flight, seen.up_replicas, seen.rate) == (3.0, 1.0, pytest.approx(20.0))
 
 
 def test_without_traffic_there_is_a_rate_of_zero_and_no_attainment():
-    scrapes = Scrapes(FUNCTION, 30.0, 20.0, 40.0)
-    for tick in range(5):
-        scrapes.record(1, 5.0 * tick, a_row(scrapes, 7.0, 7.0), 0.0, 0.0)
-    seen = scrapes.observe(22.0)
-    assert seen is not None
+    seen = scraped([(7.0, 7.0)] * 5, 1).observe(22.0)
     assert (seen.rate, seen.attainment, seen.p99) == (0.0, None, None)

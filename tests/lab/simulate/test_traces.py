@@ -1,4 +1,4 @@
-"""Traces: files in every format, generators, and what is wrong with them."""
+"""Traces: arrivals at given rates, files in every format, generators, and what is wrong with them."""
 
 import json
 
@@ -17,124 +17,107 @@ from tailbound_lab.simulate import SimulationError, traces
 )
 def test_arrivals_ascend_and_none_comes_where_the_rate_is_zero(rates, cv2, seed):
     trace = traces.from_rates("some", rates, cv2=cv2, seed=seed)
-    assert np.all(np.diff(trace.arrivals) >= 0.0)
-    assert trace.duration == len(rates)
     counts = trace.counts()
-    assert counts.sum() == len(trace.arrivals)
+    assert np.all(np.diff(trace.arrivals) >= 0.0)
+    assert (trace.duration, counts.sum()) == (len(rates), len(trace.arrivals))
     assert all(counts[second] == 0 for second, rate in enumerate(rates) if rate == 0.0)
-
-
-def test_the_rate_is_what_was_asked_for():
-    trace = traces.from_rates("some", [100.0] * 200 + [300.0] * 200)
-    assert trace.counts()[:200].mean() == pytest.approx(100.0, rel=0.03)
-    assert trace.counts()[200:].mean() == pytest.approx(300.0, rel=0.03)
+    assert trace.arrivals.tolist() == traces.from_rates("some", rates, cv2=cv2, seed=seed).arrivals.tolist()
+    assert trace.cut(len(rates)) is trace
+    assert len(trace.cut(1).arrivals) == counts[0]
 
 
 @pytest.mark.parametrize("cv2", [1.0, 4.0, 16.0])
-def test_gaps_vary_as_much_as_asked(cv2):
-    gaps = np.diff(traces.from_rates("some", [200.0] * 500, cv2=cv2).arrivals)
+def test_rate_and_variation_of_gaps_are_as_asked(cv2):
+    trace = traces.from_rates("some", [200.0] * 500 + [400.0] * 500, cv2=cv2)
+    assert trace.counts()[:500].mean() == pytest.approx(200.0, rel=0.06)
+    assert trace.counts()[500:].mean() == pytest.approx(400.0, rel=0.06)
+    gaps = np.diff(trace.arrivals[: trace.counts()[:500].sum()])
     assert gaps.var() / gaps.mean() ** 2 == pytest.approx(cv2, rel=0.15)
 
 
-def test_the_same_seed_gives_the_same_arrivals_and_another_one_others():
-    first, again, other = (traces.from_rates("some", [50.0] * 20, seed=seed) for seed in (1, 1, 2))
-    assert first.arrivals.tolist() == again.arrivals.tolist() != other.arrivals.tolist()
-
-
 @pytest.mark.parametrize("kind", traces.GENERATORS)
-def test_every_generator_makes_a_trace_of_its_length(kind):
+def test_generator_makes_a_trace_of_its_length(kind):
     trace = traces.generate(kind, 50.0, 1000)
     assert trace.duration == 1000
     assert 20.0 < trace.rate < 200.0
 
 
-def test_the_generated_spike_is_shorter_than_a_start_up():
-    levels = traces.spike(100.0, 1800)
-    high = np.flatnonzero(levels > 100.0)
-    assert len(high)
+def test_generated_spike_is_shorter_than_a_start_up_and_on_off_is_silent_between():
+    high = np.flatnonzero(traces.spike(100.0, 1800) > 100.0)
     assert max(len(run) for run in np.split(high, np.flatnonzero(np.diff(high) > 1) + 1)) < 10
-
-
-def test_on_off_is_silent_between():
     counts = traces.generate("on-off", 50.0, 480).counts()
-    assert counts[:300].min() > 0
-    assert counts[300:].sum() == 0
-
-
-def test_a_file_of_counts(tmp_path):
-    file = tmp_path / "counts.txt"
-    file.write_text("100\n0\n200\n")
-    trace = traces.read(file)
-    assert (trace.name, trace.duration) == ("counts", 3.0)
-    assert trace.counts()[1] == 0
-
-
-def test_a_csv_of_counts_may_have_a_header_and_more_columns(tmp_path):
-    file = tmp_path / "counts.csv"
-    file.write_text("second,requests\n0,0\n1,50\n")
-    counts = traces.read(file).counts()
-    assert counts[0] == 0
-    assert counts[1] > 20
-
-
-def test_a_file_of_dates_is_one_request_per_line(tmp_path):
-    file = tmp_path / "azure.csv"
-    file.write_text(
-        "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,4808,10\n"
-        "2023-11-16 18:17:04.2299600,1,2\n"
-    )
-    assert traces.read(file).arrivals.tolist() == pytest.approx([0.0, 0.25])
+    assert (counts[:300].min() > 0, counts[300:].sum()) == (True, 0)
 
 
 @pytest.mark.parametrize(
-    ("data", "arrivals"),
-    [({"times": [3, 1, 1.5]}, [0.0, 0.5, 2.0]), ([1.25, 2.0], [0.0, 0.75])],
-)
-def test_json_of_times(tmp_path, data, arrivals):
-    file = tmp_path / "live.json"
-    file.write_text(json.dumps(data))
-    assert traces.read(file).arrivals.tolist() == arrivals
-
-
-@pytest.mark.parametrize("data", [{"counts": [0, 40]}, [0, 40]])
-def test_json_of_counts(tmp_path, data):
-    file = tmp_path / "counts.json"
-    file.write_text(json.dumps(data))
-    trace = traces.read(file)
-    assert trace.duration == 2.0
-    assert trace.counts()[0] == 0
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "rule"),
+    ("name", "text", "seconds"),
     [
-        ("a.txt", "", "is empty"),
-        ("a.txt", "1\nmany\n", "line 2: 'many' must be a number of requests"),
+        ("a.txt", "100\n0\n200\n", {0: True, 1: False, 2: True}),
+        ("a.csv", "second,requests\n0,0\n1,50\n", {0: False, 1: True}),
+        ("a.json", json.dumps({"counts": [0, 40]}), {0: False, 1: True}),
+        ("a.json", "[0, 40]", {0: False, 1: True}),
+    ],
+    ids=["one on each line", "last column under a header", "JSON", "a JSON list"],
+)
+def test_file_of_counts(tmp_path, name, text, seconds):
+    (tmp_path / name).write_text(text)
+    trace = traces.read(tmp_path / name)
+    assert (trace.name, trace.duration) == ("a", len(seconds))
+    assert {second: count > 0 for second, count in enumerate(trace.counts())} == seconds
+
+
+AZURE = "TIMESTAMP,Tokens\n2023-11-16 18:17:03.9799600,4808\n2023-11-16 18:17:04.2299600,1\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "arrivals"),
+    [
+        ("a.csv", AZURE, [0.0, 0.25]),
+        ("a.csv", "TIMESTAMP\n5\n5.5\n", [0.0, 0.5]),
+        ("a.json", json.dumps({"times": [3, 1, 1.5]}), [0.0, 0.5, 2.0]),
+        ("a.json", "[1.25, 2.0]", [0.0, 0.75]),
+    ],
+    ids=["dates", "seconds", "JSON", "a JSON list with a fraction"],
+)
+def test_file_of_times_begins_with_the_first(tmp_path, name, text, arrivals):
+    (tmp_path / name).write_text(text)
+    assert traces.read(tmp_path / name).arrivals.tolist() == pytest.approx(arrivals)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "named"),
+    [
+        ("a.txt", "", "a.txt"),
+        ("a.txt", "1\nmany\n", "line 2: 'many'"),
         ("a.txt", "1\n-3\n", "line 2: '-3'"),
-        ("a.csv", "TIMESTAMP\nnoon\n", "line 2: 'noon' must be a date"),
-        ("a.csv", "TIMESTAMP\n2023-11-16 18:17:03+01:00\n", "line 2: .* without a zone"),
-        ("a.csv", "x,TIMESTAMP\n5\n", "line 2: '' must be a date"),
-        ("a.json", "{", "not JSON"),
-        ("a.json", '{"rates": [1]}', "must be a list of numbers"),
-        ("a.json", "[true]", "must be a list of numbers"),
-        ("a.json", "[]", "must be a list of numbers"),
+        ("a.csv", "TIMESTAMP\nnoon\n", "line 2: 'noon'"),
+        ("a.csv", "TIMESTAMP\n2023-11-16 18:17:03+01:00\n", "line 2: .*zone"),
+        ("a.csv", "x,TIMESTAMP\n5\n", "line 2: ''"),
+        *(("a.json", text, "a.json") for text in ("{", '{"rates": [1]}', "[true]", "[]")),
+        ("a.txt", b"\xff", "UTF-8"),
+        ("a.txt", None, "cannot be read"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said_with_its_place(tmp_path, name, text, rule):
-    file = tmp_path / name
-    file.write_text(text)
-    with pytest.raises(SimulationError, match=rule):
-        traces.read(file)
-
-
-def test_a_file_that_is_not_there_is_said_to_be(tmp_path):
-    with pytest.raises(SimulationError, match="cannot be read: No such file"):
-        traces.read(tmp_path / "none.txt")
+def test_file_that_is_wrong_is_refused_with_its_place(tmp_path, name, text, named):
+    if text is not None:
+        (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(SimulationError, match=named):
+        traces.read(tmp_path / name)
 
 
 @pytest.mark.parametrize(
-    ("kind", "rate", "rule"), [("wave", 1.0, "must be one of"), ("step", 0.0, "above 0")]
+    "make",
+    [
+        lambda: traces.generate("wave", 1.0, 60),
+        lambda: traces.generate("step", 0.0, 60),
+        lambda: traces.from_rates("some", [1.0], cv2=0.0),
+        lambda: traces.from_rates("some", []),
+        lambda: traces.from_rates("some", [-1.0]),
+        lambda: traces.from_times("some", []),
+        lambda: traces.Trace("some", np.array([2.0, 1.0]), 3.0),
+        lambda: traces.Trace("some", np.array([]), 0.0),
+    ],
 )
-def test_what_cannot_be_generated_is_refused(kind, rate, rule):
-    with pytest.raises(SimulationError, match=rule):
-        traces.generate(kind, rate, 60)
+def test_trace_that_cannot_be_is_refused(make):
+    with pytest.raises(SimulationError):
+        make()
