@@ -68,24 +68,24 @@ class Grid:
         return [self.start + self.step * index for index in range(self.length)]
 
 
-_QUICK: Final = 'rate(http_request_duration_seconds_bucket{$F,code=~"2.."}[$Q])'
-_COMPLETED: Final = "sum(rate(slo_requests_total{$F}[$W]))"
+def _rate(selector: str) -> str:
+    return f"sum(rate({selector}[$W]))"
 
-_REPLICAS: Final = Chart(
-    "replicas",
-    "Replicas",
-    "count",
-    (
-        Line("serving", "serving", "sum(up{$F})", "area"),
-        Line(
-            "desired",
-            "desired",
-            'max(slo_autoscaler_replicas{$F,state="desired"}) or max(gateway_service_count{$F})',
-        ),
-        Line("recommended", "recommended", "max(slo_autoscaler_recommended_replicas{$F})", "second"),
-    ),
-    stepped=True,
-)
+
+def _mean(histogram: str) -> str:
+    return f"{_rate(f'{histogram}_sum{{$F}}')} / {_rate(f'{histogram}_count{{$F}}')}"
+
+
+def _quantile(share: float, buckets: str) -> str:
+    return f"histogram_quantile({share:g}, sum by (le) (rate({buckets}[$Q])))"
+
+
+_COMPLETED: Final = _rate("slo_requests_total{$F}")
+_STARTED: Final = _rate("gateway_function_invocation_started{$F}")
+_SUCCESSES: Final = 'http_request_duration_seconds_bucket{$F,code=~"2.."}'
+_GATEWAY_SUCCESSES: Final = 'gateway_functions_seconds_bucket{$F,code=~"2.."}'
+_DESIRED: Final = "max(gateway_service_count{$F})"
+_RECOMMENDED: Final = "max(slo_autoscaler_recommended_replicas{$F})"
 
 CHARTS: Final = (
     Chart(
@@ -94,19 +94,9 @@ CHARTS: Final = (
         "per_second",
         (
             # Under overload completions are fewer than arrivals, which the gateway sees, if all come by it.
-            Line(
-                "offered",
-                "offered",
-                f"(sum(rate(gateway_function_invocation_started{{$F}}[$W])) > {_COMPLETED}) or {_COMPLETED}",
-                "area",
-            ),
-            Line("good", "within the SLO", 'sum(rate(slo_requests_total{$F,outcome="good"}[$W]))'),
-            Line(
-                "capacity",
-                "capacity",
-                "sum(watchdog_capacity_requests_per_second{$F} >= 0)",
-                "limit",
-            ),
+            Line("offered", "offered", f"({_STARTED} > {_COMPLETED}) or {_COMPLETED}", "area"),
+            Line("good", "within the SLO", _rate('slo_requests_total{$F,outcome="good"}')),
+            Line("capacity", "capacity", "sum(watchdog_capacity_requests_per_second{$F} >= 0)", "limit"),
         ),
     ),
     Chart(
@@ -114,12 +104,22 @@ CHARTS: Final = (
         "Latency",
         "seconds",
         (
-            Line("p95", "p95", f"histogram_quantile(0.95, sum by (le) ({_QUICK}))", "second"),
-            Line("p99", "p99", f"histogram_quantile(0.99, sum by (le) ({_QUICK}))"),
+            Line("p95", "p95", _quantile(0.95, _SUCCESSES), "second"),
+            Line("p99", "p99", _quantile(0.99, _SUCCESSES)),
             Line("target", "target", "min(slo_latency_seconds{$F})", "limit"),
         ),
     ),
-    _REPLICAS,
+    Chart(
+        "replicas",
+        "Replicas",
+        "count",
+        (
+            Line("serving", "serving", "sum(up{$F})", "area"),
+            Line("desired", "desired", f'max(slo_autoscaler_replicas{{$F,state="desired"}}) or {_DESIRED}'),
+            Line("recommended", "recommended", _RECOMMENDED, "second"),
+        ),
+        stepped=True,
+    ),
     Chart(
         "queue",
         "Queue",
@@ -134,19 +134,8 @@ CHARTS: Final = (
         "Where the time goes",
         "seconds",
         (
-            Line(
-                "waiting",
-                "waiting",
-                "sum(rate(watchdog_queue_seconds_sum{$F}[$W]))"
-                " / sum(rate(watchdog_queue_seconds_count{$F}[$W]))",
-            ),
-            Line(
-                "model",
-                "in the model",
-                "sum(rate(watchdog_service_seconds_sum{$F}[$W]))"
-                " / sum(rate(watchdog_service_seconds_count{$F}[$W]))",
-                "second",
-            ),
+            Line("waiting", "waiting", _mean("watchdog_queue_seconds")),
+            Line("model", "in the model", _mean("watchdog_service_seconds"), "second"),
         ),
     ),
     Chart(
@@ -154,23 +143,12 @@ CHARTS: Final = (
         "Batch size",
         "count",
         (
-            Line(
-                "p95",
-                "p95",
-                "histogram_quantile(0.95, sum by (le) (rate(watchdog_batch_size_bucket{$F}[$Q])))",
-                "second",
-            ),
-            Line(
-                "mean",
-                "mean",
-                "sum(rate(watchdog_batch_size_sum{$F}[$W])) / sum(rate(watchdog_batch_size_count{$F}[$W]))",
-            ),
+            Line("p95", "p95", _quantile(0.95, "watchdog_batch_size_bucket{$F}"), "second"),
+            Line("mean", "mean", _mean("watchdog_batch_size")),
         ),
     ),
 )
 """Of a function with the batching watchdog."""
-
-_GATEWAY_QUICK: Final = 'rate(gateway_functions_seconds_bucket{$F,code=~"2.."}[$Q])'
 
 GATEWAY_CHARTS: Final = (
     Chart(
@@ -178,12 +156,8 @@ GATEWAY_CHARTS: Final = (
         "Requests",
         "per_second",
         (
-            Line("offered", "offered", "sum(rate(gateway_function_invocation_started{$F}[$W]))", "area"),
-            Line(
-                "good",
-                "successes",
-                'sum(rate(gateway_function_invocation_total{$F,code=~"2.."}[$W]))',
-            ),
+            Line("offered", "offered", _STARTED, "area"),
+            Line("good", "successes", _rate('gateway_function_invocation_total{$F,code=~"2.."}')),
         ),
     ),
     Chart(
@@ -191,8 +165,8 @@ GATEWAY_CHARTS: Final = (
         "Latency, at the gateway",
         "seconds",
         (
-            Line("p95", "p95", f"histogram_quantile(0.95, sum by (le) ({_GATEWAY_QUICK}))", "second"),
-            Line("p99", "p99", f"histogram_quantile(0.99, sum by (le) ({_GATEWAY_QUICK}))"),
+            Line("p95", "p95", _quantile(0.95, _GATEWAY_SUCCESSES), "second"),
+            Line("p99", "p99", _quantile(0.99, _GATEWAY_SUCCESSES)),
             Line("target", "target", "vector($SLO)", "limit"),
         ),
     ),
@@ -200,18 +174,11 @@ GATEWAY_CHARTS: Final = (
         "replicas",
         "Replicas",
         "count",
-        (
-            Line("desired", "desired", "max(gateway_service_count{$F})", "area"),
-            Line(
-                "recommended",
-                "recommended",
-                "max(slo_autoscaler_recommended_replicas{$F})",
-            ),
-        ),
+        (Line("desired", "desired", _DESIRED, "area"), Line("recommended", "recommended", _RECOMMENDED)),
         stepped=True,
     ),
 )
-"""Of one that is judged by the gateway's metrics."""
+"""Of a function that is judged by the gateway's metrics."""
 
 LEARNED: Final[Mapping[str, str]] = {
     # The median replica's, as for the sizing.
