@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from autoscaler.doubles import a_gateway, free_port, status, until
-from page.serving import NAME, Told, a_decision, a_fleet, a_hold, a_page, get, get_json
+from page.serving import INPUTS, NAME, Told, a_decision, a_fleet, a_hold, a_page, get, get_json
 from slo_autoscaler import app
 from slo_autoscaler.config import Config
 from slo_autoscaler.errors import ConfigError
@@ -110,7 +110,7 @@ def test_a_choice_filters_and_sorts_and_an_unknown_one_is_the_default(page):
     def chosen(query):
         return [row["function_name"] for row in get_json(f"{page}/api/functions?{query}")[1]["functions"]]
 
-    vision = chosen("q=vision&sort=-function")
+    vision = chosen("q=vision&sort=p99&sort=-function")
     assert vision == sorted(vision, reverse=True)
     assert all("vision" in name for name in vision)
     assert chosen("sort=size&state=odd") == chosen("")
@@ -144,8 +144,10 @@ def test_a_function_has_its_decisions_newest_first_with_sentence_and_inputs_as_t
     assert [each["action"] for each in document["decisions"]] == ["hold", "up"]
     assert document["last_change"] == document["decisions"][1]
     assert document["profile"] is None
+    assert document["notices"] == [], "the warning is of other functions"
     html = get(f"{page}/functions/{NAME}")[2].decode()
     assert html.count("<details>") == 2
+    assert list(document["decisions"][0]["display"]) == list(INPUTS), "in the log's order"
     for decision in document["decisions"]:
         assert decision["sentence"] in html
         assert "2026-01-0" in decision["sentence"], "decisions of several days have their date"
@@ -183,17 +185,27 @@ def test_without_prometheus_the_charts_are_502_and_the_rest_is_there(page):
     assert "127.0.0.1:1" in notice["text"]
 
 
-def test_a_prometheus_without_data_gives_columns_without_values_and_is_asked_once():
+def test_a_prometheus_without_data_gives_columns_without_values():
     now = b'{"data": {"resultType": "scalar", "result": [1767355385, "1767355385"]}}'
     empty = b'{"status": "success", "data": {"resultType": "vector", "result": []}}'
+    asked = []
+
+    def answer(handler):
+        asked.append(handler.path)
+        status(200, empty)(handler)
+
     with a_gateway() as prometheus, a_page(Told(a_hold()), prometheus.url) as url:
-        prometheus.faults["GET /api/v1/query_range"] = status(200, empty)
+        prometheus.faults["GET /api/v1/query_range"] = answer
         prometheus.faults["GET /api/v1/query"] = status(200, now)
-        for span, known in (("15m", "15m"), ("9y", "1h")):
+        for span, known in (("24h", "24h"), ("9y", "1h")):
             code, document = get_json(f"{url}/api/functions/{NAME}/series?span={span}")
             assert (code, document["span"]) == (200, known)
             lines = [line for chart in document["charts"] for line in chart["lines"]]
             assert {value for line in lines for value in line["values"]} == {None}
+            if span == "24h":  # in 240 moments: rates and quantiles are over all of the time between two
+                assert {window for each in asked for window in re.findall(r"%5B(\d+)ms%5D", each)} == {
+                    "360000"
+                }
 
 
 def test_a_loop_that_stands_still_is_said_on_every_page(page, told):

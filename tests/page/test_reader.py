@@ -76,8 +76,8 @@ def test_a_prometheus_that_hangs_is_given_up_after_the_timeout(prometheus):
     until = threading.Event()
     prometheus.faults["GET"] = doubles.hang(until)
     reader = Reader(PrometheusSettings(url=prometheus.url, timeout=0.2))
-    with pytest.raises(SourceError, match=r"not answered within 0\.2 s|Timeout"):
-        reader.ranges({"a": "x", "b": "y"}, AT)
+    with pytest.raises(SourceError, match=r"not answered within 0\.2 s"):
+        reader.ranges({f"q{number}": "x" for number in range(5 * web_reader.CONCURRENT)}, AT)
     until.set()
     reader.close()
 

@@ -80,6 +80,11 @@ def test_the_last_cell_tells_a_change_a_hold_and_a_dry_run_apart():
     assert len(cells) == 3
 
 
+def test_a_row_has_the_time_of_the_decision_and_of_its_last_repetition():
+    row = row_of(a_hold(until="2026-01-02T12:04:05.123+00:00"))
+    assert row["decided_at"] < row["seen_at"] == "2026-01-02T12:04:05.123+00:00"
+
+
 def test_inputs_are_text_with_a_dash_for_none():
     shown = rows.inputs(a_hold(inputs={"p50": None}))
     assert shown.keys() == a_hold()["inputs"].keys()
@@ -137,6 +142,7 @@ BLIND = [row_of(a_hold(name, reason="NoData")) for name in ("a.fn", "b.fn")]
         (BLIND, True, ["error"]),
         ([*BLIND, row_of(a_hold())], True, ["warning"]),
         ([row_of(a_hold(mode="standby", dry_run=True))], True, ["info"]),
+        ([row_of(a_hold(mode="standby", dry_run=True)), row_of(a_hold())], True, []),
         ([row_of(a_hold(dry_run=True))], True, ["info"]),
         ([row_of(a_hold(dry_run=True)), row_of(a_hold())], True, []),
     ],
