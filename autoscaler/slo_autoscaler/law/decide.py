@@ -86,8 +86,10 @@ def decide(
     numbers["overspent"], numbers["regret"] = headroom.overspent, headroom.regret
     numbers["peak"], numbers["peak_every"] = headroom.peak(now), headroom.recurrence.every
     numbers["min"], numbers["max"] = bounds.lowest, bounds.highest
-    if not bounds.lowest <= scale.desired <= bounds.highest:
-        below = scale.desired < bounds.lowest
+    # On its way to 0 within the rate limits a function passes counts below its minimum.
+    lowest = 0 if bounds.idle else bounds.lowest
+    if not lowest <= scale.desired <= bounds.highest:
+        below = scale.desired < lowest
         restored = bounds.lowest if below else bounds.highest
         reason = Reason.BELOW_MINIMUM if below else Reason.ABOVE_MAXIMUM
         state = replace(state, recommendations=state.recommendations.push(now, restored))
