@@ -1,45 +1,34 @@
 """Who else scales a function is known by what it does, and never by what we asked for ourselves."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from slo_autoscaler.conflict import FEW, WITHIN, Rival
 
 
-def after(*counts, rival=None, every=5.0):
-    rival, now = rival or Rival(), 0.0
+def after(*counts, every=5.0):
+    rival, now = Rival(), 0.0
     for count in counts:
         rival = rival.read(count, now)
         now += every
     return rival, now - every
 
 
-def test_the_first_count_that_is_seen_is_nobody_s_change():
-    rival, now = after(7)
-    assert not rival.foreign
-    assert not rival.suspected(now)
-
-
-def test_several_changes_within_minutes_are_another_scaler():
-    rival, now = after(2, 3, 4)
-    assert not rival.suspected(now), "people do that"
-    rival, now = after(2, 3, 4, 5)
-    assert rival.suspected(now)
-
-
-def test_changes_that_are_far_apart_are_not():
-    rival, now = after(2, 3, 4, 5, every=WITHIN)
-    assert not rival.suspected(now)
-
-
-def test_it_is_over_when_nothing_has_changed_for_long():
-    rival, now = after(2, 3, 4, 5)
-    assert not rival.suspected(now + WITHIN)
-
-
-def test_waking_from_zero_is_the_platforms_business():
-    rival, _ = after(0, 1, 0, 1, 0, 1)
-    assert len(rival.foreign) == 2, "only that it went to zero"
+@pytest.mark.parametrize(
+    ("counts", "every", "foreign", "suspected"),
+    [
+        ((7,), 5.0, 0, False),  # the first count that is seen is nobody's change
+        ((2, 3, 4), 5.0, 2, False),  # people do that
+        ((2, 3, 4, 5), 5.0, 3, True),
+        ((2, 3, 4, 5), WITHIN, 3, False),  # far apart
+        ((0, 1, 0, 1, 0, 1), 5.0, 2, False),  # waking from zero is the platform's business
+    ],
+)
+def test_several_changes_within_minutes_are_another_scaler(counts, every, foreign, suspected):
+    rival, now = after(*counts, every=every)
+    assert (len(rival.foreign), rival.suspected(now)) == (foreign, suspected)
+    assert not rival.suspected(now + WITHIN), "it is over when nothing has changed for long"
 
 
 def test_a_revision_that_takes_over_is_not_another_scaler_but_its_changes_are():

@@ -47,32 +47,29 @@ def test_with_the_same_replicas_it_sees_the_same():
     assert imagined(observed, REAL, REAL) is observed
 
 
-def test_with_more_replicas_latency_falls_and_an_overload_is_gone():
-    overloaded = seen(rate=190.0, in_flight_growth=60.0, in_flight=80.0, p99=0.4, attainment=0.6)
-    there = imagined(overloaded, REAL, Scale(4, 4))
-    assert there.arrival_rate == overloaded.arrival_rate == 250.0
-    assert (there.p99, there.in_flight, there.attainment, there.up_replicas) == (0.2, 40.0, 1.0, 4.0)
+OVERLOADED = seen(rate=190.0, in_flight_growth=60.0, in_flight=80.0, p99=0.4, attainment=0.6)
 
 
-def test_with_fewer_replicas_what_they_cannot_do_is_missed():
-    there = imagined(seen(rate=200.0), REAL, Scale(1, 1))
-    assert there.attainment == pytest.approx(0.5)
-    assert there.p99 == pytest.approx(0.18)
-
-
-def test_what_is_missed_for_other_reasons_is_missed_in_both_worlds():
-    errors = seen(rate=100.0, attainment=0.9)
-    assert imagined(errors, REAL, Scale(5, 5)).attainment == pytest.approx(0.9)
-
-
-def test_without_a_capacity_more_replicas_are_no_worse_and_of_fewer_nothing_is_said():
-    unknown = seen(capacity=None, attainment=0.97)
-    assert imagined(unknown, REAL, Scale(3, 3)).attainment == 0.97
-    assert imagined(unknown, REAL, Scale(1, 1)).attainment is None
-
-
-def test_a_replica_that_the_source_does_not_see_is_not_seen_in_the_shadow_either():
-    assert imagined(seen(up_replicas=1.0), REAL, Scale(4, 4)).up_replicas == 3.0
+@pytest.mark.parametrize(
+    ("observed", "count", "expected"),
+    [
+        # With more replicas latency falls and an overload is gone; with fewer what they cannot do is missed.
+        (OVERLOADED, 4, {"p99": 0.2, "in_flight": 40.0, "attainment": 1.0, "up_replicas": 4.0}),
+        (seen(rate=200.0), 1, {"attainment": 0.5, "p99": 0.18}),
+        # What is missed for other reasons is missed in both worlds.
+        (seen(rate=100.0, attainment=0.9), 5, {"attainment": 0.9}),
+        # Without a capacity more replicas are no worse, and of fewer nothing is said.
+        (seen(capacity=None, attainment=0.97), 3, {"attainment": 0.97}),
+        (seen(capacity=None, attainment=0.97), 1, {"attainment": None}),
+        # A replica that the source does not see is not seen in the shadow either.
+        (seen(up_replicas=1.0), 4, {"up_replicas": 3.0}),
+    ],
+)
+def test_what_other_replicas_would_have_seen(observed, count, expected):
+    there = imagined(observed, REAL, Scale(count, count))
+    assert {name: getattr(there, name) for name in expected} == {
+        name: value if value is None else pytest.approx(value) for name, value in expected.items()
+    }
 
 
 @given(observations, scales, scales)
@@ -99,21 +96,13 @@ def test_an_interval_is_scored_for_both():
 
 
 def test_an_idle_interval_costs_replicas_and_holds_no_request():
-    idle = seen(rate=0.0, attainment=None)
-    score = Shadow.beside(REAL, 0.0).passed(idle, REAL, START, 20.0, 5.0).score
+    score = Shadow.beside(REAL, 0.0).passed(seen(rate=0.0, attainment=None), REAL, START, 20.0, 5.0).score
     assert (score.requests, score.replica_seconds_incumbent) == (0.0, 10.0)
 
 
 @pytest.mark.parametrize(
     ("observed", "now"),
-    [
-        (None, 5.0),
-        (seen(rate=None), 5.0),
-        (seen(attainment=None), 5.0),
-        (seen(), 0.0),
-        (seen(), -5.0),
-        (seen(), 25.0),
-    ],
+    [(None, 5.0), (seen(rate=None), 5.0), (seen(attainment=None), 5.0), *((seen(), t) for t in (0, -5, 25))],
 )
 def test_an_interval_that_cannot_be_told_is_not_scored(observed, now):
     after = Shadow.beside(REAL, 0.0).passed(observed, REAL, START, 20.0, now)

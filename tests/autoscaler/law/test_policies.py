@@ -24,7 +24,7 @@ from slo_autoscaler.law.policies import (
 from slo_autoscaler.model import Observation, Reason, Scale
 
 CALM = Outlook(forecast=100.0, horizon=10.0, utilization=0.8, correction=1.0, missed=False, settled=True)
-TWO = Scale(desired=2, available=2)
+ONE, TWO = Scale(1, 1), Scale(desired=2, available=2)
 
 outlooks = st.builds(
     Outlook,
@@ -72,60 +72,53 @@ def test_a_missed_objective_never_makes_slo_want_less(spec, observation, scale, 
     assert bad.replicas >= scale.desired
 
 
-def test_slo_sizes_by_forecast_and_usable_capacity():
-    wish = slo(a_spec(utilization_target=0.8), seen(), TWO, replace(CALM, forecast=330.0))
-    assert (wish.replicas, wish.reason) == (5, Reason.LOAD_ABOVE_CAPACITY)
-    assert wish.raw is None, "no tolerance upwards"
+def calm(**changes):
+    return replace(CALM, **changes)
 
 
-def test_slo_counts_a_correction_against_the_capacity():
-    half = replace(CALM, correction=0.5)
-    assert slo(a_spec(), seen(), Scale(1, 1), half).replicas == 3
+FOUR, FIVE = Scale(4, 4), Scale(5, 5)
+MISSED = calm(missed=True)
+SLO = {
+    "by forecast and usable capacity": (seen(), TWO, calm(forecast=330.0), 5, Reason.LOAD_ABOVE_CAPACITY),
+    "by the corrected capacity": (seen(), ONE, calm(correction=0.5), 3, Reason.LOAD_ABOVE_CAPACITY),
+    "pending replicas count: one shortage is answered once": (
+        seen(),
+        Scale(desired=5, available=2),
+        calm(forecast=390.0),
+        5,
+        Reason.BACKLOG,
+    ),
+    "less for less load": (seen(), FIVE, CALM, 2, Reason.LOAD_BELOW_CAPACITY),
+    "more for a backlog that the rate does not show": (seen(in_flight=520.0), TWO, CALM, 2, Reason.BACKLOG),
+    "unless the rate shows it": (seen(in_flight=520.0), ONE, CALM, 2, Reason.LOAD_ABOVE_CAPACITY),
+    "a backlog alone": (seen(in_flight=520.0), ONE, calm(forecast=70.0), 1, Reason.BACKLOG),
+    "one more for misses at the count it thinks right": (seen(), TWO, MISSED, 3, Reason.SLO_MISSED),
+    "no fewer for misses with more than it thinks right": (seen(), FOUR, MISSED, 4, Reason.SLO_MISSED),
+    "none for misses from before the last change": (
+        seen(),
+        TWO,
+        calm(missed=True, settled=False),
+        2,
+        Reason.BACKLOG,
+    ),
+    "as it is when not even one request fits": (seen(capacity=0.0), TWO, MISSED, 2, Reason.WILL_NOT_HELP),
+} | {
+    f"by latency alone, {p99}, while no capacity is learned": (
+        seen(capacity=None, p99=p99),
+        TWO,
+        MISSED,
+        replicas,
+        Reason.SLO_MISSED,
+    )
+    for p99, replicas in ((0.05, 3), (0.11, 3), (0.17, 4), (5.0, 4), (None, 3))
+}
+"""What is seen, the scale and the outlook; how many and why."""
 
 
-def test_slo_counts_pending_replicas_so_that_one_shortage_is_answered_once():
-    wish = slo(a_spec(), seen(), Scale(desired=5, available=2), replace(CALM, forecast=390.0))
-    assert wish.replicas == 5
-
-
-def test_slo_adds_capacity_for_a_backlog_that_the_rate_does_not_show():
-    waiting = seen(in_flight=520.0)
-    wish = slo(a_spec(), waiting, TWO, CALM)
-    assert (wish.replicas, wish.reason) == (2, Reason.BACKLOG)
-    assert slo(a_spec(), waiting, Scale(1, 1), CALM).reason is Reason.LOAD_ABOVE_CAPACITY
-    calm = replace(CALM, forecast=70.0)
-    assert slo(a_spec(), seen(in_flight=520.0), Scale(1, 1), calm).reason is Reason.BACKLOG
-
-
-def test_slo_wants_less_when_the_load_needs_less():
-    wish = slo(a_spec(), seen(), Scale(5, 5), CALM)
-    assert (wish.replicas, wish.reason) == (2, Reason.LOAD_BELOW_CAPACITY)
-
-
-def test_slo_adds_one_when_the_objective_is_missed_at_the_count_that_it_thinks_right():
-    wish = slo(a_spec(), seen(), TWO, replace(CALM, missed=True))
-    assert (wish.replicas, wish.reason, wish.raw) == (3, Reason.SLO_MISSED, None)
-
-
-def test_slo_stays_when_the_objective_is_missed_with_more_than_it_thinks_right():
-    wish = slo(a_spec(), seen(), Scale(4, 4), replace(CALM, missed=True))
-    assert (wish.replicas, wish.reason) == (4, Reason.SLO_MISSED)
-
-
-def test_slo_does_not_add_for_misses_from_before_the_last_change():
-    wish = slo(a_spec(), seen(), TWO, replace(CALM, missed=True, settled=False))
-    assert wish.replicas == 2
-
-
-def test_slo_holds_when_not_even_one_request_fits():
-    wish = slo(a_spec(), seen(capacity=0.0), TWO, replace(CALM, missed=True))
-    assert (wish.replicas, wish.reason) == (2, Reason.WILL_NOT_HELP)
-
-
-@pytest.mark.parametrize(("p99", "replicas"), [(0.05, 3), (0.11, 3), (0.17, 4), (5.0, 4), (None, 3)])
-def test_slo_grows_by_latency_alone_while_no_capacity_is_learned(p99, replicas):
-    wish = slo(a_spec(), seen(capacity=None, p99=p99), TWO, replace(CALM, missed=True))
-    assert (wish.replicas, wish.reason) == (replicas, Reason.SLO_MISSED)
+@pytest.mark.parametrize(("observation", "scale", "outlook", "replicas", "reason"), SLO.values(), ids=SLO)
+def test_slo_by_hand(observation, scale, outlook, replicas, reason):
+    wish = slo(a_spec(utilization_target=0.8), observation, scale, outlook)
+    assert (wish.replicas, wish.reason) == (replicas, reason)
 
 
 def test_slo_without_a_capacity_and_without_misses_is_proportional():
@@ -133,35 +126,37 @@ def test_slo_without_a_capacity_and_without_misses_is_proportional():
     assert slo(a_spec(), unknown, TWO, CALM) == proportional(a_spec(), unknown, TWO, CALM)
 
 
-def test_proportional_is_the_law_of_the_hpa():
-    wish = proportional(a_spec(utilization_target=0.8), seen(p99=0.12), Scale(4, 4), CALM)
-    assert (wish.replicas, wish.reason) == (6, Reason.LATENCY_ABOVE_TARGET)
-    assert wish.raw == pytest.approx(4 * 0.12 / 0.08)
-    wish = proportional(a_spec(utilization_target=0.8), seen(p99=0.03), Scale(4, 4), CALM)
-    assert (wish.replicas, wish.reason) == (2, Reason.LATENCY_BELOW_TARGET)
+@pytest.mark.parametrize(
+    ("scale", "settled", "p99", "replicas", "reason"),
+    [
+        (FOUR, True, 0.12, 6, Reason.LATENCY_ABOVE_TARGET),
+        (FOUR, True, 0.03, 2, Reason.LATENCY_BELOW_TARGET),
+        (Scale(2, 0), True, 0.5, 2, Reason.SETTLING),
+        (TWO, False, 0.5, 2, Reason.SETTLING),
+        (TWO, True, None, 2, Reason.TOO_FEW_SAMPLES),
+    ],
+)
+def test_proportional_is_the_law_of_the_hpa_and_holds_when_latency_says_nothing(
+    scale, settled, p99, replicas, reason
+):
+    wish = proportional(a_spec(utilization_target=0.8), seen(p99=p99), scale, calm(settled=settled))
+    assert (wish.replicas, wish.reason) == (replicas, reason)
+    if replicas != scale.desired:
+        assert wish.raw == pytest.approx(4 * p99 / 0.08)
 
 
 @pytest.mark.parametrize(
-    ("scale", "settled", "p99", "reason"),
+    ("objective", "samples", "latency"),
     [
-        (Scale(2, 0), True, 0.5, Reason.SETTLING),
-        (TWO, False, 0.5, Reason.SETTLING),
-        (TWO, True, None, Reason.TOO_FEW_SAMPLES),
+        *((0.999, None, 3.0), (0.99, None, 3.0), (0.95, None, 2.0), (None, None, 3.0)),
+        *((0.99, 100.0, 3.0), (0.99, 99.0, 2.0)),  # of few requests p99 would be the slowest
     ],
 )
-def test_proportional_wants_what_is_there_when_latency_says_nothing(scale, settled, p99, reason):
-    wish = proportional(a_spec(), seen(p99=p99), scale, replace(CALM, settled=settled))
-    assert (wish.replicas, wish.reason) == (scale.desired, reason)
-
-
-@pytest.mark.parametrize(("objective", "latency"), [(0.999, 3.0), (0.99, 3.0), (0.95, 2.0), (None, 3.0)])
-def test_latency_is_the_quantile_nearest_to_the_objective(objective, latency):
-    assert latency_at_objective(Observation(p95=2.0, p99=3.0, slo_objective=objective)) == latency
-
-
-@pytest.mark.parametrize(("samples", "latency"), [(None, 3.0), (100.0, 3.0), (99.0, 2.0)])
-def test_of_few_requests_p99_would_be_the_slowest_so_p95_is_taken(samples, latency):
-    assert latency_at_objective(Observation(p95=2.0, p99=3.0, slo_objective=0.99, samples=samples)) == latency
+def test_latency_is_the_quantile_nearest_to_the_objective_that_enough_requests_tell(
+    objective, samples, latency
+):
+    observation = Observation(p95=2.0, p99=3.0, slo_objective=objective, samples=samples)
+    assert latency_at_objective(observation) == latency
 
 
 @pytest.mark.parametrize(

@@ -334,6 +334,11 @@ COURSES = {
         (0.5, 1),
         [("idle", [6, 0, 1, 2])],
     ),
+    "and they leave half of its budget to those that come": (
+        [*[(0.0, b"a")] * 6, (0.025, b"a")],
+        (0.002, 1),
+        [("idle", [6, 0, 1, 2])],
+    ),
 }
 """Budgets and groups of requests that came at 0; the time and the idle workers; what is done."""
 
@@ -349,7 +354,7 @@ def test_late_requests_and_groups_have_their_turns(offers: list, when: tuple[flo
 SHED = {
     "at once though every worker is busy": ([0.05, 0.5], (0.05, 0), [("Shed", [0])]),
     "and nobody rides along": ([0.0, 1.0], (0.5, 1), [("idle", [1]), ("Shed", [0])]),
-    "though late already and a worker is idle": ([0.05], (0.06, 1), [("Shed", [0])]),
+    "though late already and a worker is idle": ([0.0625], (0.0625, 1), [("Shed", [0])]),
 }
 
 
@@ -508,6 +513,7 @@ def test_lateness_is_predicted_from_what_is_ahead_and_the_learned_throughput(
 ):
     queue = scheduler()
     assert not queue.predicts_late(deadline, deadline - 0.001, workers), "nothing waits"
+    assert queue.predicts_late(deadline, deadline, workers)
     for number in range(24):
         queue.offer(request(number, budget=budget + step * number))
     assert queue.predicts_late(deadline, now, workers) is late
