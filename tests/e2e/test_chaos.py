@@ -18,7 +18,7 @@ from tailbound_lab.local.platform import Platform, Settings, open_platform
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.timeout(150),
+    pytest.mark.timeout(500),
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs Prometheus: make install"),
 ]
 
@@ -30,10 +30,11 @@ def handle(event, context):
     time.sleep(0.02)
     return event.body
 """
-RATE, SECONDS = 60, 30
+RATE, SECONDS = 60, 3
+GIVE_UP_SECONDS = 60.0
 
 
-async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 100.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - other processes have no event to wait for
             await asyncio.sleep(0.02)
@@ -55,7 +56,8 @@ def test_no_request_is_lost_and_nothing_scales_down_whatever_is_killed(tmp_path:
     (tmp_path / "fn").mkdir()
     (tmp_path / "fn" / "handler.py").write_text(textwrap.dedent(HANDLER))
     (tmp_path / "stack.yml").write_text(
-        "functions: {slow: {handler: fn, image: slow, environment: {workers: 1, slo_latency: 400ms}}}"
+        "functions: {slow: {handler: fn, image: slow, "
+        "environment: {workers: 1, slo_latency: 400ms, exec_timeout: 100s}}}"
     )
     settings = Settings(
         stack=tmp_path / "stack.yml",
@@ -70,18 +72,18 @@ def test_no_request_is_lost_and_nothing_scales_down_whatever_is_killed(tmp_path:
             await platform.settled()
             (function,) = platform.registry
             target = Target(f"{platform.gateway_url}/function/slow", (b"x",))
-            traffic = asyncio.create_task(
-                offer([Stream(target, steps(f"{RATE}:{SECONDS}"), 1)], give_up_after=20.0)
-            )
-            await until(lambda: function.available >= 2)
+
+            async def statuses() -> list[int]:
+                stream = Stream(target, steps(f"{RATE}:{SECONDS}"), 1)
+                records, _ = await offer([stream], give_up_after=GIVE_UP_SECONDS)
+                return [record.status for record in records[0]]
+
             kills = asyncio.create_task(wreak(platform, function))
-            records, _ = await traffic
+            while not kills.done():
+                # A 502 is an answer where the replica was killed; no answer at all is what must not be.
+                assert set(await statuses()) <= {200, 502}
             await kills
-            statuses = [record.status for record in records[0]]
-            # An answer may be a 502 where its replica was killed; no answer at all is what must not be.
-            assert set(statuses) <= {200, 502}
-            assert statuses.count(502) <= RATE
-            assert {record.status for record in records[0] if record.scheduled > SECONDS - 3} == {200}
+            assert set(await statuses()) == {200}
 
     asyncio.run(run())
 
@@ -89,6 +91,7 @@ def test_no_request_is_lost_and_nothing_scales_down_whatever_is_killed(tmp_path:
 async def wreak(platform: Platform, function: Function) -> None:
     assert platform.prometheus is not None
     assert platform.autoscaler is not None
+    await until(lambda: function.available >= 2)
 
     worker = children(function.replicas[0].pid or 0)[-1]
     kill(worker)

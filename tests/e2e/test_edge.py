@@ -81,7 +81,7 @@ def test_hundreds_of_slow_senders_are_cut_after_read_timeout_and_others_are_serv
         b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1",
         b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5",
     ]
-    with ExitStack() as stack, watchdog(ECHO, read_timeout="1s") as dog:
+    with ExitStack() as stack, watchdog(ECHO, read_timeout="3s") as dog:
         senders = [stack.enter_context(connect(dog)) for _ in range(400)]
         for number, sender in enumerate(senders):
             sender.sendall(starts[number % len(starts)])

@@ -27,6 +27,7 @@ from lab.local.openfaas import fixed_ports
 PROGRAM = shutil.which("fwatchdog") or shutil.which("of-watchdog")
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.timeout(240),
     pytest.mark.skipif(PROGRAM is None, reason="of-watchdog (fwatchdog) is not on PATH"),
 ]
 

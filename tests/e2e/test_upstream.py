@@ -13,7 +13,7 @@ import pytest
 
 from e2e.processes import Watchdog, free_port, starting_watchdog, wait_until, watchdog
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 SCRIPT = Path(__file__).with_name("upstream.py")
 README = Path(__file__).parents[2] / "batching-watchdog/README.md"

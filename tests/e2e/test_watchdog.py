@@ -160,7 +160,7 @@ def handle_batch(events, context):
         ),
         pytest.param("0.05 * len(events) ** 2", {}, 4, id="while larger batches are worth it"),
         pytest.param(
-            "0.03", {"max_body_bytes": "1Ki", "max_queued_bytes": "2Ki"}, 2, id="as much as may wait"
+            "0.03", {"max_body_bytes": "1Ki", "max_queued_bytes": "2Ki"}, 2, id="as may wait"
         ),
     ],
 )
