@@ -159,9 +159,7 @@ def handle_batch(events, context):
             "0.03", {"workers": "2", "max_batch_size": "4"}, 4, id="on every worker that has loaded"
         ),
         pytest.param("0.05 * len(events) ** 2", {}, 4, id="while larger batches are worth it"),
-        pytest.param(
-            "0.03", {"max_body_bytes": "1Ki", "max_queued_bytes": "2Ki"}, 2, id="as may wait"
-        ),
+        pytest.param("0.03", {"max_body_bytes": "1Ki", "max_queued_bytes": "2Ki"}, 2, id="as may wait"),
     ],
 )
 def test_the_handler_is_measured_with_example_bodies_before_it_serves(

@@ -3,9 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from batching_watchdog.config import Config
 from batching_watchdog.machine import available_cpus, cpu_quota, cuda_devices
-from batching_watchdog.worker.devices import share
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -127,26 +125,3 @@ def test_devices_are_what_the_variables_leave_visible(
 def test_device_nodes_are_counted_where_the_driver_lists_none(tmp_path: Path):
     write(tmp_path, {f"dev/{name}": "" for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm")})
     assert cuda_devices({}, tmp_path) == ("0", "1")
-
-
-@pytest.mark.parametrize(("count", "workers"), [(0, 2), (1, 1), (2, 2), (8, 8)])
-def test_auto_is_one_worker_per_device_and_follows_the_cpus_without_any(
-    tmp_path: Path, count: int, workers: int
-):
-    devices = cuda_devices({}, gpus(tmp_path, count))
-    assert Config.from_env({}, cpus=2.0, devices=devices).workers == workers
-    assert Config.from_env({"workers": "3"}, cpus=2.0, devices=devices).workers == 3
-
-
-@pytest.mark.parametrize(
-    ("devices", "workers", "shares"),
-    [
-        ("ab", 2, ["a", "b"]),
-        ("abcd", 2, ["ac", "bd"]),
-        ("ab", 3, ["a", "b", "a"]),
-        ("abc", 1, ["abc"]),
-        ("abc", 2, ["ac", "b"]),
-    ],
-)
-def test_each_worker_has_its_share_of_the_devices(devices: str, workers: int, shares: list[str]):
-    assert ["".join(share(list(devices), slot, workers)) for slot in range(workers)] == shares
