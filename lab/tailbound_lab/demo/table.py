@@ -192,7 +192,7 @@ class Terminal:
         self._console = console
         self._duration = duration
         self._live: Live | None = None
-        self._next_lines = 0.0
+        self._next_lines = _PLAIN_INTERVAL
 
     def __enter__(self) -> Terminal:
         if self._console.is_terminal:

@@ -68,6 +68,8 @@ async def sending(streams: Sequence[Stream]) -> AsyncIterator[Sender]:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         limit=_LINE_LIMIT,
+        # Ctrl-C in a terminal is for the parent alone, which ends this block.
+        start_new_session=True,
     )
     try:
         if process.stdin is not None:
@@ -84,8 +86,7 @@ def child() -> None:
     """Generate what standard input says; the process's whole work."""
     streams: Sequence[Stream] = pickle.load(sys.stdin.buffer)
     gc.freeze()
-    with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(_generate(streams))
+    uvloop.run(_generate(streams))
 
 
 class _Lines:
