@@ -41,7 +41,13 @@ def cluster(kubeconfig: str) -> Iterator[KubeApi]:
 
 
 @pytest.fixture
-def namespace(cluster: KubeApi) -> Iterator[str]:
-    """A namespace of the test's own."""
+def namespace(api: KubeServer | Access, cluster: KubeApi) -> Iterator[str]:
+    """A namespace of the test's own; without controllers it stays, but none of its Deployments."""
     with a_namespace(cluster) as name:
         yield name
+        if isinstance(api, KubeServer):
+            return  # it goes with all that is in it
+        path = f"/apis/apps/v1/namespaces/{name}/deployments"
+        for items, _ in list(cluster.pages(path)):
+            for each in items:
+                cluster.delete(f"{path}/{each['metadata']['name']}")

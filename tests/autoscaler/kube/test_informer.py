@@ -273,6 +273,22 @@ def test_a_silent_server_is_noticed(shop, api, tmp_path):
 
 
 @on_double
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"metadata": {}, "items": []}', "a list without resourceVersion"),
+        (b'{"metadata": {"resourceVersion": "1"}, "items": [{}]}', "an object without metadata"),
+    ],
+)
+def test_a_list_that_makes_no_sense_is_an_error_until_one_does(shop, api, body, words):
+    api.faults[f"GET {shop.path}"] = doubles.status(200, body)
+    each = shop.informer(listed=False)
+    until(lambda: words in str(error_of(each)), "it has noticed")
+    api.faults.clear()
+    until(lambda: error_of(each) is None and each.items() == shop.keys(web=2), "it has listed anew")
+
+
+@on_double
 def test_an_object_that_cannot_be_read_spoils_no_other(shop, api, caplog):
     each = shop.informer()
     api.put("apps/v1", "deployments", {"metadata": {"name": "odd", "namespace": shop.namespace}})

@@ -168,6 +168,21 @@ def test_a_role_that_lacks_a_rule_is_named(api, lead, caplog):
     assert "status 403 Forbidden: cannot create resource leases" in caplog.text
 
 
+@on_double
+@pytest.mark.parametrize(
+    ("request_", "fault"),
+    [("POST", doubles.status(409)), ("GET", doubles.status(200, b"{}"))],
+    ids=["another candidate was quicker", "an answer that brings a bug to light"],
+)
+def test_a_poll_that_fails_is_followed_by_the_next(api, lead, caplog, request_, fault):
+    api.faults[f"{request_} /apis/coordination"] = fault
+    leader = lead("a")
+    assert not leader.leads()
+    assert ("Traceback" in caplog.text) == (request_ == "GET"), "what is usual is not logged"
+    api.faults.clear()
+    until(leader.leads, "it leads")
+
+
 def test_a_leader_is_made_from_its_settings(kubeconfig, namespace, spec):
     leader = candidate(LeaseSettings(name="mine", namespace=namespace), (kubeconfig, None))
     assert leader.leads()

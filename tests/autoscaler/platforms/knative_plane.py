@@ -53,11 +53,10 @@ KINDS = {
 def make_kinds(access: Access, api: KubeApi) -> None:
     """Make sure that there are Knative's kinds, its own or stand-ins, and its namespace.
 
-    Stand-ins are for a server that was started here: on others they would be in Knative's way.
+    For a server that was started here: on others stand-ins would be in Knative's way.
     """
+    assert access.folder is not None
     for resource, kind in KINDS.items():
-        if access.folder is None and not _is_served(api, resource.path()):
-            pytest.skip(f"there is no {kind} on this server: Knative is not installed")
         with suppress(ConflictError):
             api.create(CRDS.path(), _stand_in(resource, kind))
         until(partial(_is_served, api, resource.path()), f"{kind} is served")

@@ -96,6 +96,13 @@ class World:
     def all(self, resource: Resource) -> list[dict[str, Any]]:
         return [each for items, _ in self.cluster.pages(resource.path(self.namespace)) for each in items]
 
+    def clear(self) -> None:
+        """Delete every object, so that no later test's autoscaler finds it."""
+        for resource in KINDS:
+            for each in self.all(resource):
+                with suppress(NotFoundError):
+                    self.cluster.delete(resource.path(self.namespace, each["metadata"]["name"]))
+
     # A revision of our class
 
     def deploy(self, name: str, service: str, generation: int) -> None:

@@ -155,6 +155,18 @@ def test_a_decision_on_a_count_that_another_writer_has_changed_is_not_carried_ou
     assert platform.scales()[world.function].desired == 7, "what is there is no conflict"
 
 
+def test_a_decision_that_changes_nothing_writes_nothing_and_one_on_what_is_gone_is_gone(world, one):
+    platform, name = one
+    world.settle(platform)
+    before = world.versions()
+    platform.set_scale(world.function, 1)
+    assert world.versions() == before
+    platform._deployments.close()  # it sees nothing new
+    world.cluster.delete(DEPLOYMENTS.path(world.namespace, f"{name}-deployment"))
+    with pytest.raises(FunctionGoneError, match="404"):
+        platform.set_scale(world.function, 2)
+
+
 def test_zero_is_refused_and_whoever_allowed_it_is_told(world, start):
     platform = start()
     name = world.revise(min_scale="0")
