@@ -12,7 +12,6 @@ from typing import Final, TypeVar
 from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.memory import TargetState
 from slo_autoscaler.law.policies import POLICIES
-from slo_autoscaler.model import Decision
 from slo_autoscaler.spec import Spec
 from tailbound_lab.simulate import SimulationError
 from tailbound_lab.simulate.baselines import (
@@ -42,8 +41,6 @@ class DecideScaler:
         self.name = name or spec.policy
         self.interval = interval
         self.phase = phase
-        self.decisions: list[tuple[float, Decision]] = []
-        """Those that changed something, with their times."""
         self._spec = spec
         self._state: TargetState | None = None
 
@@ -52,23 +49,7 @@ class DecideScaler:
         scale = view.scale
         state = self._state or TargetState.initial(self._spec, scale, now)
         decision, self._state = decide(self._spec, view.observe(), scale, state, now)
-        if decision.replicas is not None:
-            self.decisions.append((now, decision))
         return decision.replicas
-
-
-class Fixed:
-    """Always the same count."""
-
-    def __init__(self, replicas: int) -> None:
-        self.name = f"fixed {replicas}"
-        self.interval = 60.0
-        self.phase = 0.0
-        self._replicas = replicas
-
-    def scale(self, view: View, now: float) -> int | None:
-        """Return the count."""
-        return self._replicas
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,11 +94,6 @@ class Outcome:
     """Changes against the direction of the last one, less than a start-up time after it."""
     series: Series
 
-    @property
-    def misses(self) -> int:
-        """Requests that were not answered within the SLO."""
-        return round(self.requests * (1.0 - self.attainment))
-
 
 def run(
     trace: Trace,

@@ -11,7 +11,7 @@ from tailbound_lab.simulate import SimulationError, traces
 from tailbound_lab.simulate.baselines import Bounds
 from tailbound_lab.simulate.function import Function, Routing, Service
 from tailbound_lab.simulate.oracle import Oracle
-from tailbound_lab.simulate.scalers import DecideScaler, Fixed
+from tailbound_lab.simulate.scalers import DecideScaler
 from tailbound_lab.simulate.traces import Trace
 from tailbound_lab.simulate.world import Settings, run
 
@@ -57,7 +57,7 @@ def test_same_arguments_give_the_same_outcome():
 
 @pytest.mark.parametrize("overhead", [0.0, 0.005])
 def test_lone_request_takes_a_batch_of_one_and_the_overhead(overhead):
-    outcome = run(Trace("one", np.array([5.5]), 10.0), replace(FUNCTION, overhead=overhead), Fixed(1))
+    outcome = run(Trace("one", np.array([5.5]), 10.0), replace(FUNCTION, overhead=overhead), Plan({}), ONE)
     assert (outcome.p50, outcome.p99) == (pytest.approx(0.03 + overhead), pytest.approx(0.03 + overhead))
     assert outcome.attainment == 1.0
 
@@ -100,14 +100,14 @@ def test_requests_of_a_replica_that_goes_are_still_served():
 @pytest.mark.parametrize(("load", "least", "most"), [(0.8, 0.99, 1.0), (2.0, 0.45, 0.7)])
 def test_fleet_below_its_capacity_meets_the_slo_and_at_twice_that_keeps_half(load, least, most):
     trace = steady(4 * load * FUNCTION.capacity, 120)
-    assert least < run(trace, FUNCTION, Fixed(4), Settings(replicas=4)).attainment <= most
+    assert least < run(trace, FUNCTION, Plan({}), Settings(replicas=4)).attainment <= most
 
 
 @pytest.mark.parametrize("replicas", [1, 4])
 def test_least_loaded_routing_loses_less_than_random_where_there_is_a_choice(replicas):
     trace = steady(replicas * FUNCTION.capacity, 120)
     functions = [replace(FUNCTION, routing=routing) for routing in (Routing.RANDOM, Routing.LEAST_LOADED)]
-    random, least = (run(trace, each, Fixed(replicas), Settings(replicas=replicas)) for each in functions)
+    random, least = (run(trace, each, Plan({}), Settings(replicas=replicas)) for each in functions)
     if replicas == 1:
         assert (random.attainment, random.p99) == (least.attainment, least.p99)
     else:
@@ -154,7 +154,7 @@ def test_oracle_has_replicas_ready_when_they_are_needed():
 
 def test_progress_is_told_up_to_the_end():
     told = []
-    run(steady(5.0, 30), FUNCTION, Fixed(1), progress=told.append)
+    run(steady(5.0, 30), FUNCTION, Plan({}), progress=told.append)
     assert told == sorted(told)
     assert told[-1] == 1.0
 

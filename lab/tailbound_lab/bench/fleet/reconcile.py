@@ -227,15 +227,8 @@ def _rate(number: int) -> float:
 
 
 def _block(folder: Path) -> None:
-    program = _program("promtool")
-    command = [
-        program,
-        "tsdb",
-        "create-blocks-from",
-        "openmetrics",
-        str(folder / "series"),
-        str(folder / "data"),
-    ]
+    command = [_program("promtool"), "tsdb", "create-blocks-from", "openmetrics"]
+    command += [str(folder / "series"), str(folder / "data")]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode:
         raise BenchError(f"promtool cannot make a block: {(made.stderr or made.stdout).strip()[-300:]}")
@@ -297,54 +290,36 @@ def _say(text: str) -> None:
     sys.stderr.write(f"bench: {text}\n")
 
 
-class StandIn:
-    """The list of all functions and their scaling, as a gateway answers them."""
-
-    def __init__(self, functions: int) -> None:
-        self._statuses = {_name(number): self._status(number) for number in range(functions)}
-        self._body: bytes | None = None
-
-    @staticmethod
-    def _status(number: int) -> dict[str, Any]:
-        name = _name(number).rpartition(".")[0]
-        return {
-            "name": name,
-            "image": f"registry.example.com/{name}:1.0",
-            "namespace": NAMESPACE,
-            "envProcess": "batching-watchdog",
-            "labels": {"com.openfaas.scale.min": "1", "com.openfaas.scale.max": "5", "faas_function": name},
-            "annotations": {"prometheus.io.scrape": "false"},
-            "replicas": 1,
-            "availableReplicas": 1,
-            "invocationCount": 1234,
-            "createdAt": "2026-01-02T12:00:00Z",
-        }
-
-    def listed(self) -> bytes:
-        """The answer to ``GET /system/functions``."""
-        if self._body is None:
-            self._body = json.dumps(list(self._statuses.values())).encode()
-        return self._body
-
-    def scaled(self, name: str, replicas: int) -> None:
-        """Do what ``POST /system/scale-function/NAME`` asks for, at once."""
-        self._statuses[f"{name}.{NAMESPACE}"] |= {"replicas": replicas, "availableReplicas": replicas}
-        self._body = None
+def _status(number: int) -> dict[str, Any]:
+    name = _name(number).rpartition(".")[0]
+    return {
+        "name": name,
+        "image": f"registry.example.com/{name}:1.0",
+        "namespace": NAMESPACE,
+        "envProcess": "batching-watchdog",
+        "labels": {"com.openfaas.scale.min": "1", "com.openfaas.scale.max": "5", "faas_function": name},
+        "annotations": {"prometheus.io.scrape": "false"},
+        "replicas": 1,
+        "availableReplicas": 1,
+        "invocationCount": 1234,
+        "createdAt": "2026-01-02T12:00:00Z",
+    }
 
 
 def serve(functions: int) -> None:
-    """Serve the stand-in on a free port, which is printed, for ever."""
-    standin = StandIn(functions)
+    """Serve the stand-in for the gateway on a free port, which is printed, for ever."""
+    statuses = {_name(number): _status(number) for number in range(functions)}
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            self._answer(200, standin.listed())
+            self._answer(200, json.dumps(list(statuses.values())).encode())
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            standin.scaled(urlsplit(self.path).path.rpartition("/")[2], body["replicas"])
+            name = f"{urlsplit(self.path).path.rpartition('/')[2]}.{NAMESPACE}"
+            statuses[name] |= {"replicas": body["replicas"], "availableReplicas": body["replicas"]}
             self._answer(202, b"")
 
         def _answer(self, status: int, body: bytes) -> None:
