@@ -31,11 +31,13 @@ from slo_autoscaler import config as autoscaler_config
 from slo_autoscaler import fields
 from slo_autoscaler.__main__ import COMMANDS
 from slo_autoscaler.__main__ import main as autoscaler
-from slo_autoscaler.metrics import INPUTS
+from slo_autoscaler.law.inputs import INPUTS
+from slo_autoscaler.metrics import GAUGES
 from slo_autoscaler.metrics import Metrics as AutoscalerMetrics
 from slo_autoscaler.model import Decision, Reason, Scale
 from slo_autoscaler.shadow import Score
-from slo_autoscaler.words import SENTENCES
+from slo_autoscaler.signals import SIGNALS
+from slo_autoscaler.sources import promql
 from tailbound_lab.local import __main__ as local
 from tailbound_lab.simulate import __main__ as simulate
 
@@ -56,6 +58,7 @@ def pages() -> dict[str, str]:
         "autoscaler.md": _autoscaler(),
         "metrics.md": _metrics(),
         "reasons.md": _reasons(),
+        "signals.md": _signals(),
         "cli.md": _commands(),
     }
 
@@ -268,7 +271,7 @@ def _watchdog_families() -> Iterable[Metric]:
 def _autoscaler_families() -> Iterable[Metric]:
     registry = CollectorRegistry()
     metrics = AutoscalerMetrics(registry)
-    decision = Decision(None, Reason.NO_DATA, dict.fromkeys(INPUTS, 1.0))
+    decision = Decision(None, Reason.NO_DATA, dict.fromkeys(GAUGES, 1.0))
     metrics.decided("f.ns", Scale(1, 1), decision, "hold", 1)
     metrics.shadowed("f.ns", 1, Score())
     # Those of functions come first, as what everybody looks for.
@@ -318,8 +321,36 @@ def _reasons() -> str:
 
 
 def _sentence(reason: Reason) -> str:
-    first, *others = SENTENCES.get(reason.value, (reason.value,))
+    first, *others = reason.clauses
     return f"{first}{': ' if others else ''}{', '.join(others)}"
+
+
+def _signals() -> str:
+    queries = [
+        (_code(name), _code(promql.documented(text)), SIGNALS[name].meaning)
+        for name, text in promql.WATCHDOG.items()
+    ]
+    gateway = [(_code(name), _code(promql.documented(text))) for name, text in promql.GATEWAY.items()]
+    history = [(_code(name), _code(text)) for name, text in promql.HISTORY.items()]
+    inputs = [
+        (_code(name), each.unit.value, _code(each.gauge) if each.gauge else "", each.meaning)
+        for name, each in INPUTS.items()
+    ]
+    return (
+        f"{_MARK}# Signals and inputs\n\n"
+        "## Inputs of a decision\n\nEvery decision carries them, null where something is not known.\n\n"
+        + _table(("input", "unit", "exported as", "meaning"), inputs)
+        + "\n## Queries for functions with the batching watchdog\n\n"
+        "One query for each signal covers all functions. `$R` is four scrapes, `$N` the newest two of them, "
+        "`$W` is `prometheus.window`. Why: [scaling.md](../scaling.md#queries).\n\n"
+        + _table(("signal", "query", "for"), queries)
+        + "\n## Queries for functions without it\n\n"
+        "`signals: gateway`. `$F` selects these functions by name; `$ATTAINED` is the share of the judged "
+        "answers that were successes within the first edge of the gateway's histogram not below the SLO.\n\n"
+        + _table(("signal", "query"), gateway)
+        + "\n## Range queries after a restart\n\n"
+        + _table(("what", "query"), history)
+    )
 
 
 def _commands() -> str:

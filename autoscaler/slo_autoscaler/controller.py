@@ -24,9 +24,10 @@ from slo_autoscaler.law.memory import TargetState
 from slo_autoscaler.law.restart import Past, warm
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.metrics import Metrics
-from slo_autoscaler.model import Decision, Observation, Scale
+from slo_autoscaler.model import Decision, Scale
 from slo_autoscaler.platforms import Platform, PlatformSettings
 from slo_autoscaler.shadow import Shadow, imagined
+from slo_autoscaler.signals import Observation
 from slo_autoscaler.sources import Settings, Source
 from slo_autoscaler.spec import Spec
 

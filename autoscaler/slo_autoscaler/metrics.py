@@ -12,43 +12,15 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from slo_autoscaler.law.inputs import INPUTS
 from slo_autoscaler.model import Decision, Scale
 from slo_autoscaler.shadow import Score
 
 STAGES: Final = ("discover", "observe", "read", "decide", "act", "reconcile")
 """Where a failure can be."""
 
-INPUTS: Final = {
-    "forecast": (
-        "slo_autoscaler_forecast_requests_per_second",
-        "Arrivals expected one start-up time ahead.",
-    ),
-    "capacity": (
-        "slo_autoscaler_capacity_requests_per_second",
-        "What one replica can do within the SLO, as its watchdog has learned it.",
-    ),
-    "correction": (
-        "slo_autoscaler_capacity_correction_ratio",
-        "Factor on the learned capacity: how far measured attainment contradicts it.",
-    ),
-    "overspent": (
-        "slo_autoscaler_overspent_budget_seconds",
-        "Error budget spent beyond what was planned, in seconds of mean traffic; negative: in hand.",
-    ),
-    "regret": (
-        "slo_autoscaler_regretted_budget_seconds",
-        "Of what is overspent, what more replicas would have saved at a load that was seen before.",
-    ),
-    "peak": (
-        "slo_autoscaler_recent_peak_requests_per_second",
-        "Highest arrival rate of the last hour.",
-    ),
-    "recommended": (
-        "slo_autoscaler_recommended_replicas",
-        "What the policy wants, before bounds, limits and stabilization.",
-    ),
-}
-"""Input of a decision -> (gauge, help); a function without the number has no sample."""
+GAUGES: Final = {name: signal for name, signal in INPUTS.items() if signal.gauge}
+"""Inputs of a decision that are exported; a function without the number has no sample."""
 
 
 @dataclass(slots=True)
@@ -154,8 +126,9 @@ class Metrics(Collector):
                 decisions.add_metric([name, direction, reason], count)
         yield replicas
         yield decisions
-        for key, (series, text) in INPUTS.items():
-            yield _gauge(series, text, [(name, row.inputs.get(key)) for name, row in rows])
+        for key, signal in GAUGES.items():
+            values = [(name, row.inputs.get(key)) for name, row in rows]
+            yield _gauge(str(signal.gauge), signal.meaning, values)
         yield from _shadows([(name, *row.shadow) for name, row in rows if row.shadow is not None])
 
 

@@ -16,15 +16,9 @@ in between. How the two worlds differ is known of the replicas alone, so:
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Final
 
-from slo_autoscaler.model import Observation, Scale
-
-_GOES_WITH_LOAD: Final = ("in_flight", "queue_length", "queue_mean", "p50", "p95", "p99")
-"""Signals that grow as the replicas become fewer."""
-
-_OF_THE_PAST: Final = ("burn_short", "budget_remaining")
-"""Signals made of what the incumbent has missed."""
+from slo_autoscaler.model import Scale
+from slo_autoscaler.signals import SIGNALS, InShadow, Observation
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +98,11 @@ def imagined(seen: Observation, real: Scale, virtual: Scale) -> Observation:
     unseen = max(0.0, real.available - (seen.up_replicas or 0.0))
     share = max(1, real.available) / max(1, virtual.available)
     changed: dict[str, float | None] = {
-        name: None if (value := getattr(seen, name)) is None else value * share for name in _GOES_WITH_LOAD
+        name: None if (value := getattr(seen, name)) is None else value * share
+        for name, signal in SIGNALS.items()
+        if signal.in_shadow is InShadow.BY_LOAD
     }
-    changed |= dict.fromkeys(_OF_THE_PAST)
+    changed |= {name: None for name, signal in SIGNALS.items() if signal.in_shadow is InShadow.UNKNOWN}
     return replace(
         seen,
         rate=seen.arrival_rate,

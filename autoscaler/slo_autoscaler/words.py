@@ -6,9 +6,13 @@ A reason without a sentence of its own is still told, by its name and numbers.
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
+
+from slo_autoscaler.law.inputs import INPUTS
+from slo_autoscaler.model import Reason
+from slo_autoscaler.signals import Unit
 
 NOTHING: Final = "\N{EN DASH}"
 """For what is not known."""
@@ -65,6 +69,16 @@ def count(value: float | None) -> str:
     return NOTHING if value is None or not math.isfinite(value) else f"{round(value):,d}"
 
 
+def size(value: float | None) -> str:
+    """Return a size: ``5.24 MB``."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    for factor_, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if abs(value) >= factor_:
+            return f"{_digits(value / factor_, 3)} {unit}"
+    return f"{_digits(value, 3)} B"
+
+
 def target(latency: float | None, objective: float | None) -> str:
     """Return an SLO in short: ``99 % ≤ 200 ms``."""
     if latency is None or objective is None:
@@ -81,103 +95,30 @@ def _digits(value: float, digits: int) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-SENTENCES: Final[Mapping[str, tuple[str, ...]]] = {
-    "Disabled": ("its label com.tailbound.autoscale is false",),
-    "ScaledToZero": ("it is at 0 replicas, which only a request or a person undoes",),
-    "NoData": ("there is no usable data", "the newest sample is {age} old"),
-    "NotManaged": ("Prometheus has no SLO for it",),
-    "TooFewSamples": (
-        "there are too few requests to act on",
-        "{samples} in the window",
-        "{in_flight} in flight",
-    ),
-    "PartialData": (
-        "not all replicas are seen, so the low load may be an illusion",
-        "{up_replicas} of {ready} are",
-    ),
-    "DesiredWithinRange": (
-        "the count is right",
-        "{forecast} requests/s forecast {horizon} ahead against {ready} x {capacity}/s",
-    ),
-    "WithinTolerance": ("the count is as good as the one that is wanted", "that is {recommended}"),
-    "Settling": ("replicas are starting, or the window still holds the time before they served",),
-    "CoolingDown": ("the last change was too short a while ago", "{recommended} are wanted"),
-    "ScaleDownStabilized": (
-        "more was recommended within the stabilization window",
-        "{recommended} would do now",
-    ),
-    "ScaleDownUnsafe": (
-        "the SLO is missed, or would be with fewer",
-        "{recommended} are wanted",
-        "{forecast} requests/s forecast {horizon} ahead",
-        "{capacity}/s for each replica",
-    ),
-    "AtMaximum": ("more is needed than the maximum", "{recommended} are wanted", "{max} is the most"),
-    "PlatformCap": (
-        "the platform does not give more",
-        "{recommended} are wanted",
-        "asked for {asked}",
-        "granted {granted}",
-    ),
-    "MoreReplicasWillNotHelp": (
-        "more replicas will not help",
-        "one request alone takes {service_time_single} of {slo_latency}",
-        "a batch takes {service_mean}, usually {service_time_baseline}",
-        "waiting for a worker {queue_mean}",
-    ),
-    "LoadAboveCapacity": (
-        "load above capacity",
-        "{forecast} requests/s forecast {horizon} ahead against {ready} x {capacity}/s",
-    ),
-    "Backlog": (
-        "what has piled up must be worked off",
-        "{in_flight} in flight",
-        "{queue_length} of them queued",
-        "{ready} x {capacity}/s to do it",
-    ),
-    "RecentPeak": (
-        "misses at a load that comes again: ready for the recent peak",
-        "it comes every {peak_every}",
-        "{standing} requests/s must be served at once",
-        "{ready} x {capacity}/s",
-    ),
-    "SloMissed": ("the SLO is missed although the model says that there is room",),
-    "BurnRate": (
-        "the error budget burns too fast to wait for the sizing",
-        "{burn} times as fast as it may",
-        "{burn_short} times most recently",
-    ),
-    "LatencyAboveTarget": ("latency is above its target",),
-    "BelowMinimum": ("there were fewer than the minimum", "that is {min}"),
-    "LoadBelowCapacity": (
-        "load below capacity",
-        "{forecast} requests/s forecast {horizon} ahead",
-        "{capacity}/s for each replica",
-    ),
-    "LatencyBelowTarget": ("latency is well below its target",),
-    "NoTraffic": ("nothing comes in",),
-    "AboveMaximum": ("there were more than the maximum", "that is {max}"),
-    "Idle": ("nothing has come in for long enough to do without a replica",),
-    "BudgetLow": ("too little of the error budget is left to risk fewer", "{recommended} are wanted"),
-}
-"""Reason -> clauses. The first has no numbers; the others are told if all their numbers are known."""
-
 FACTS: Final = (
     "p99 {p99} of {slo_latency}",
     "{attainment} within the SLO of {slo_objective}",
-    "burn rate {burn}",
-    "{budget} of the error budget left",
+    "burn rate {burn_rate}",
+    "{budget_remaining} of the error budget left",
     "{pending} of {desired} replicas starting",
     "capacity counted at {correction}",
 )
 """What is told after every reason, as far as it is known."""
 
-_SECONDS: Final = {
-    *("age", "horizon", "peak_every", "p50", "p95", "p99", "slo_latency"),
-    *("queue_mean", "service_mean", "service_time_single", "service_time_baseline"),
-}
-_SHARES: Final = {"attainment", "budget", "correction", "slo_objective"}
 _NAME: Final = re.compile(r"\{(\w+)\}")
+
+
+def number(name: str, value: float | None) -> str:
+    """Return an input of a decision by its unit; one that is not known by name is written as it is."""
+    signal = INPUTS.get(name)
+    if value is None:
+        return NOTHING
+    return _FORMS[signal.unit](value) if signal is not None else _digits(value, 6)
+
+
+def clauses(reason: str) -> tuple[str, ...]:
+    """Return what a reason says; one that this version does not know says its name."""
+    return Reason(reason).clauses if reason in set(Reason) else (reason,)
 
 
 def sentence(decision: Mapping[str, Any], *, with_date: bool = False) -> str:
@@ -188,9 +129,9 @@ def sentence(decision: Mapping[str, Any], *, with_date: bool = False) -> str:
         at += f" to {_moment(decision['until'], with_date=with_date)}"
     times = f", {repeats + 1} times over" if repeats else ""
     numbers = _numbers(decision.get("inputs") or {})
-    first, *others = SENTENCES.get(decision["reason"], (decision["reason"],))
+    first, *others = clauses(decision["reason"])
     told = _told(others, numbers)
-    if decision["reason"] == "NoData" and "age" in numbers and "rate" not in numbers:
+    if decision["reason"] == "NoData" and "sample_age" in numbers and "arrival_rate" not in numbers:
         # Else a function that has just started would be told of by the age of a sample that is fresh.
         told.append("no rate of requests is known yet")
     why = ", ".join(told)
@@ -247,16 +188,19 @@ def _numbers(inputs: Mapping[str, Any]) -> dict[str, str]:
         known.pop("pending", None)
     if known.get("correction", 1.0) > 0.995:
         known.pop("correction", None)
-    return {key: _input(key, value) for key, value in known.items()}
-
-
-def _input(key: str, value: float) -> str:
-    if key in _SECONDS:
-        return f"{value * 1000:.3g} ms" if abs(value) < 1 else f"{value:.3g} s"
-    if key in _SHARES:
-        return f"{value * 100:.4g} %"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return {key: number(key, value) for key, value in known.items()}
 
 
 def _moment(text: str, *, with_date: bool) -> str:
     return datetime.fromisoformat(text).strftime("%Y-%m-%d %H:%M:%S" if with_date else "%H:%M:%S")
+
+
+_FORMS: Final[Mapping[Unit, Callable[[float], str]]] = {
+    Unit.SECONDS: seconds,
+    Unit.BUDGET_SECONDS: seconds,
+    Unit.RATE: per_second,
+    Unit.COUNT: count,
+    Unit.SHARE: share,
+    Unit.FACTOR: factor,
+    Unit.BYTES: size,
+}

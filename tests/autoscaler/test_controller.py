@@ -123,7 +123,7 @@ def test_a_dry_run_decides_says_so_once_and_never_acts(gateway):
 
 def test_a_hold_is_said_when_its_reason_changes(gateway):
     del gateway.functions["a"]
-    stale = seen(age=100.0)
+    stale = seen(sample_age=100.0)
     story = [CALM, CALM, stale, stale, CALM]
     with Bench(gateway, *[{"b.openfaas-fn": observation} for observation in story]) as bench:
         for _ in story:
@@ -240,7 +240,7 @@ def test_a_platform_that_gives_less_is_said_once(gateway):
             bench.reconcile()
         about_a = [line for line in bench.lines if line["function_name"] == "a.openfaas-fn"]
         assert [line["reason"] for line in about_a] == ["LoadAboveCapacity", "PlatformCap"]
-        assert (about_a[1]["inputs"]["asked"], about_a[1]["inputs"]["granted"]) == (4, 3)
+        assert (about_a[1]["inputs"]["requested"], about_a[1]["inputs"]["granted"]) == (4, 3)
         assert len(gateway.posted) == 1
 
 

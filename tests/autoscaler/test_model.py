@@ -2,7 +2,8 @@
 
 import pytest
 
-from slo_autoscaler.model import Observation, Scale
+from slo_autoscaler.model import Scale
+from slo_autoscaler.signals import Observation
 from slo_autoscaler.spec import GatewaySlos, Slo
 
 
@@ -42,7 +43,7 @@ def test_pending_replicas_are_never_negative():
 )
 def test_the_burn_rate_is_misses_over_what_the_objective_allows(attainment, objective, burn):
     seen = Observation(attainment=attainment, slo_objective=objective)
-    assert seen.burn == (None if burn is None else pytest.approx(burn))
+    assert seen.burn_rate == (None if burn is None else pytest.approx(burn))
 
 
 def test_a_function_is_judged_by_the_gateway_if_it_is_named_so_or_all_others_are():

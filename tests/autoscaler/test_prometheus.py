@@ -134,8 +134,8 @@ def test_the_real_prometheus_answers_every_signal_for_all_functions_at_once(tmp_
     assert busy.p50 is not None
     assert busy.p50 < 0.1 < (busy.p99 or 0.0)
     assert busy.in_flight_growth == 0.0
-    assert busy.age is not None
-    assert busy.age < 5.0
+    assert busy.sample_age is not None
+    assert busy.sample_age < 5.0
     # The range ends at a whole second, when the window may not have been full yet.
     assert 0.0 < past["busy.fn"].rate[-1][1] < 300.0
     assert all(-1.0 <= ago <= 6.0 for ago, _ in past["busy.fn"].rate)

@@ -9,12 +9,11 @@ from hypothesis import strategies as st
 
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.law.restart import Past
-from slo_autoscaler.model import Observation
+from slo_autoscaler.signals import Observation
 from slo_autoscaler.sources.promql import (
-    GATEWAY_SIGNALS,
+    GATEWAY,
     HISTORY,
-    RECORDED,
-    SIGNALS,
+    WATCHDOG,
     gateway_observations,
     gateway_queries,
     history_queries,
@@ -34,8 +33,8 @@ def a_series(name, value):
 
 
 def test_there_is_one_query_for_each_signal_of_an_observation():
-    assert set(SIGNALS | RECORDED) == {field.name for field in fields(Observation)}
-    assert set(GATEWAY_SIGNALS) <= set(SIGNALS)
+    assert set(WATCHDOG) == {field.name for field in fields(Observation)}
+    assert set(GATEWAY) <= set(WATCHDOG)
     assert set(HISTORY) == {field.name for field in fields(Past)}
 
 
@@ -95,12 +94,12 @@ def test_anything_but_an_instant_vector_is_an_error(result):
         parse(result)
 
 
-@given(st.dictionaries(st.sampled_from(sorted(SIGNALS)), st.dictionaries(names, st.floats(0, 1e6))))
+@given(st.dictionaries(st.sampled_from(sorted(WATCHDOG)), st.dictionaries(names, st.floats(0, 1e6))))
 def test_every_function_that_any_signal_names_is_observed_and_the_rest_is_none(signals):
     seen = observations(signals)
     assert set(seen) == {name for values in signals.values() for name in values}
     for name, observation in seen.items():
-        for signal in SIGNALS:
+        for signal in WATCHDOG:
             assert getattr(observation, signal) == signals.get(signal, {}).get(name)
 
 
@@ -112,7 +111,7 @@ def test_only_functions_that_have_no_watchdog_are_taken_from_the_gateway():
     slos = GatewaySlos({"plain.fn": Slo(0.25, 0.95), "ours.fn": None})
     signals = {
         "rate": {"plain.fn": 5.0, "ours.fn": 7.0, "stranger.fn": 9.0},
-        "attainment_short": {"plain.fn": 0.9},
+        "burn_short": {"plain.fn": 0.9},
     }
     assert gateway_observations(signals, slos) == {
         "plain.fn": Observation(rate=5.0, slo_latency=0.25, slo_objective=0.95, burn_short=pytest.approx(2.0))

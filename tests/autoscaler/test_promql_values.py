@@ -72,7 +72,7 @@ BY_THE_WATCHDOG = {
     "slo_latency": {"a.fn": 0.1},
     "slo_objective": {"a.fn": 0.95, "idle.fn": 0.9},
     "up_replicas": {"a.fn": 1.0},
-    "age": {"a.fn": 0.0},
+    "sample_age": {"a.fn": 0.0},
 }
 
 GATEWAY = {
@@ -108,10 +108,10 @@ BY_THE_GATEWAY = {
     "p99": {"plain.fn": 0.475, "whole.fn": 1.0},
     "samples": {"plain.fn": 600.0, "whole.fn": 600.0, "dead.fn": 600.0},
     "up_replicas": {"plain.fn": 2.0},
-    "age": {"plain.fn": 0.0},
+    "sample_age": {"plain.fn": 0.0},
     # 200 ms cannot be judged: 250 ms is the edge above it. Errors are misses, a client's faults are not.
     "attainment": {"plain.fn": 0.81, "whole.fn": 0.7, "dead.fn": 0.0},
-    "attainment_short": {"plain.fn": 0.81, "whole.fn": 0.7, "dead.fn": 0.0},
+    "burn_short": {"plain.fn": 0.81, "whole.fn": 0.7, "dead.fn": 0.0},
 }
 BUT_THE_DEAD = {
     signal: {name: value for name, value in expected.items() if name != "dead.fn"}

@@ -3,7 +3,7 @@
 import pytest
 
 from slo_autoscaler.errors import SourceError
-from slo_autoscaler.model import Observation
+from slo_autoscaler.signals import Observation
 from slo_autoscaler.sources.replay import ReplaySource
 
 

@@ -76,10 +76,10 @@ def test_what_other_replicas_would_have_seen(observed, count, expected):
 def test_what_is_imagined_makes_sense(observed, real, virtual):
     there = imagined(observed, real, virtual)
     assert there.arrival_rate == pytest.approx(observed.arrival_rate)
-    assert (there.capacity, there.slo_latency, there.age) == (
+    assert (there.capacity, there.slo_latency, there.sample_age) == (
         observed.capacity,
         observed.slo_latency,
-        observed.age,
+        observed.sample_age,
     )
     assert there.attainment is None or 0.0 <= there.attainment <= 1.0
 

@@ -1,12 +1,17 @@
-"""Numbers as text."""
+"""Reasons and numbers as text."""
 
 import math
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autoscaler.values import EVERY_INPUT, NAME, a_told_decision
 from slo_autoscaler import words as shown
+from slo_autoscaler.law.inputs import INPUTS
+from slo_autoscaler.model import Reason
+from slo_autoscaler.words import score, sentence
 
 ALL = (shown.seconds, shown.share, shown.attained, shown.budget, shown.factor, shown.per_second, shown.count)
 
@@ -78,3 +83,109 @@ def test_any_number_is_short_and_has_no_exponent(show, value):
     text = show(value)
     assert "e" not in text.replace("ms", "")
     assert len(text) < 330
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(5_242_880.0, "5.24 MB"), (2e9, "2 GB"), (1500.0, "1.5 kB"), (7.0, "7 B")]
+)
+def test_a_size_has_the_unit_that_keeps_it_short(value, text):
+    assert shown.size(value) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("p99", 0.142, "142 ms"),
+        ("forecast", 310.0, "310/s"),
+        ("attainment", 0.9725, "97.25 %"),
+        ("in_flight", 1204.0, "1,204"),
+        ("burn_rate", 15.2, "15.2"),
+        ("of_a_later_version", 3.5, "3.5"),
+        ("p99", None, shown.NOTHING),
+    ],
+)
+def test_an_input_is_written_by_its_unit(name, value, text):
+    assert shown.number(name, value) == text
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_every_input_can_be_written(name):
+    assert shown.number(name, 3.0) != shown.NOTHING
+
+
+def test_a_sentence_says_when_what_why_and_the_numbers():
+    told = sentence(a_told_decision())
+    for part in (
+        "12:03:05",
+        NAME,
+        "from 2 to 4",
+        Reason.LOAD_ABOVE_CAPACITY.clauses[0],
+        "310/s",
+        "180 ms",
+        "97.25 %",
+    ):
+        assert part in told
+
+
+def test_a_repeated_hold_says_for_how_long_and_how_often():
+    held = a_told_decision(
+        to=2, reason="NoData", inputs={}, repeats=24, until="2026-01-02T12:05:10.000+00:00"
+    )
+    told = sentence(held)
+    assert told.startswith("12:03:05 to 12:05:10 held")
+    assert "25 times" in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "deed"),
+    [
+        ({"dry_run": True}, f"would have scaled {NAME} from 2 to 4"),
+        ({"mode": "standby", "dry_run": True}, f"on standby, would have scaled {NAME} from 2 to 4"),
+        ({"mode": "standby", "to": 2}, f"on standby, held {NAME} at 2"),
+        ({"mode": "shadow", "incumbent": 3, "dry_run": True}, f"the shadow scaled {NAME} from 2 to 4"),
+        ({"mode": "shadow", "to": 2, "incumbent": 3}, f"the shadow held {NAME} at 2"),
+    ],
+)
+def test_what_was_not_carried_out_is_told_as_such(changes, deed):
+    assert deed in sentence(a_told_decision(**changes))
+
+
+@pytest.mark.parametrize("reason", [*(reason.value for reason in Reason), "OfALaterVersion"])
+@pytest.mark.parametrize("inputs", [EVERY_INPUT, {}, dict.fromkeys(EVERY_INPUT)])
+def test_every_sentence_can_be_said_with_all_numbers_and_with_none(reason, inputs):
+    told = sentence(a_told_decision(reason=reason, inputs=inputs))
+    assert not re.search(r"[{}]|None|nan", told)
+    assert shown.clauses(reason)[0] in told
+
+
+def test_first_clauses_need_no_number_and_the_others_know_the_inputs():
+    for first, *others in (reason.clauses for reason in Reason):
+        assert "{" not in first
+        assert set(re.findall(r"\{(\w+)\}", " ".join(others))) <= INPUTS.keys()
+
+
+def test_a_function_without_a_rate_yet_is_not_told_of_by_a_fresh_sample_alone():
+    fresh = {"sample_age": 0.044, "arrival_rate": None, "up_replicas": 2.0}
+    told = sentence(a_told_decision(reason="NoData", to=2, inputs=fresh))
+    assert told != sentence(a_told_decision(reason="NoData", to=2, inputs=fresh | {"arrival_rate": 1.0}))
+
+
+def test_a_score_compares_both_worlds():
+    numbers = {
+        "seconds": 60.0,
+        "requests": 6000.0,
+        "attained_incumbent": 5400.0,
+        "attained_shadow": 5994.0,
+        "replica_seconds_incumbent": 120.0,
+        "replica_seconds_shadow": 180.0,
+    }
+    told = score(NAME, numbers)
+    assert re.findall(r"[\d,.]+ (?=%|s |requests|replica)", told) == [
+        "60 ",
+        "6,000 ",
+        "90.00 ",
+        "120 ",
+        "99.90 ",
+        "180 ",
+    ]
+    assert score(NAME, numbers | {"requests": 0.0}) != score(NAME, numbers | {"seconds": 0.0})

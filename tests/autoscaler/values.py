@@ -6,8 +6,10 @@ from typing import Any
 from hypothesis import strategies as st
 
 from slo_autoscaler.config import Config
+from slo_autoscaler.law.inputs import INPUTS
 from slo_autoscaler.law.policies import POLICIES
-from slo_autoscaler.model import Observation, Scale
+from slo_autoscaler.model import Scale
+from slo_autoscaler.signals import Observation
 from slo_autoscaler.spec import ScaleDown, ScaleUp, Spec, Timing
 
 MINIMAL = """
@@ -16,6 +18,34 @@ prometheus: {url: "http://prometheus:9090"}
 """
 
 NAME = "vision.openfaas-fn"
+
+
+EVERY_INPUT: dict[str, float | None] = {
+    **dict.fromkeys(INPUTS, 3.0),
+    "forecast": 310.0,
+    "horizon": 10.0,
+    "capacity": 95.0,
+    "correction": 0.81,
+    "p99": 0.18,
+    "slo_latency": 0.2,
+    "slo_objective": 0.99,
+    "attainment": 0.9725,
+}
+
+
+def a_told_decision(**changes: Any) -> dict[str, Any]:
+    """Return a decision as the journal tells it."""
+    return {
+        "time": "2026-01-02T12:03:05.123+00:00",
+        "function_name": NAME,
+        "mode": "active",
+        "from": 2,
+        "to": 4,
+        "action": "up",
+        "reason": "LoadAboveCapacity",
+        "dry_run": False,
+        "inputs": EVERY_INPUT,
+    } | changes
 
 
 def a_spec(**changes: Any) -> Spec:
@@ -41,7 +71,7 @@ def seen(**changes: Any) -> Observation:
         slo_latency=0.1,
         slo_objective=0.99,
         up_replicas=2.0,
-        age=1.0,
+        sample_age=1.0,
     )
     return replace(healthy, **changes)
 
@@ -71,7 +101,7 @@ observations = st.builds(
     slo_latency=st.floats(0.001, 5),
     slo_objective=st.floats(0.5, 0.9999),
     up_replicas=st.integers(1, 20).map(float),
-    age=st.floats(0, 20),
+    sample_age=st.floats(0, 20),
 )
 """With data and an SLO; signals beyond that may be missing."""
 

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.metrics import Exposition
 from batching_watchdog.metrics import Metrics as WatchdogMetrics
-from slo_autoscaler.metrics import INPUTS
+from slo_autoscaler.metrics import GAUGES
 from slo_autoscaler.metrics import Metrics as AutoscalerMetrics
 from slo_autoscaler.model import Decision, Reason, Scale
 from tailbound_lab.local.metrics import GatewayMetrics
@@ -62,7 +62,7 @@ def autoscaler_samples() -> list[Sample]:
     registry = CollectorRegistry()
     metrics = AutoscalerMetrics(registry)
     metrics.reconciled(0.1)
-    inputs = dict.fromkeys(INPUTS, 1.0)
+    inputs = dict.fromkeys(GAUGES, 1.0)
     for reason, direction in ((Reason.NO_DATA, "hold"), (Reason.BACKLOG, "up")):
         metrics.decided(FUNCTION, Scale(1, 1), Decision(None, reason, inputs), direction, 1)
     return _samples(generate_latest(registry))

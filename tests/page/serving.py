@@ -28,7 +28,7 @@ INPUTS: dict[str, float | None] = {
     "min": 1,
     "max": 10,
     "recommended": 5,
-    "rate": 190.0,
+    "arrival_rate": 190.0,
     "forecast": 212.0,
     "horizon": 15.0,
     "capacity": 53.0,
@@ -36,16 +36,16 @@ INPUTS: dict[str, float | None] = {
     "in_flight": 12.0,
     "queue_length": 3.0,
     "samples": 5000.0,
-    "age": 1.2,
+    "sample_age": 1.2,
     "p50": 0.061,
     "p95": 0.12,
     "p99": 0.142,
     "slo_latency": 0.2,
     "slo_objective": 0.99,
     "attainment": 0.9931,
-    "burn": 0.69,
+    "burn_rate": 0.69,
     "burn_short": 0.7,
-    "budget": 0.41,
+    "budget_remaining": 0.41,
 }
 
 
@@ -110,17 +110,23 @@ def a_fleet(count: int) -> Told:
             "p95": latency * (0.3 + 0.4 * share),
             "p99": latency * (0.4 + 0.55 * share),
             "attainment": 1.0 - 0.009 * share,
-            "burn": 0.9 * share,
-            "budget": 1.0 - 0.9 * share,
+            "burn_rate": 0.9 * share,
+            "budget_remaining": 1.0 - 0.9 * share,
         }
         changes: dict[str, Any] = {"from": replicas, "to": replicas}
         if number % 23 == 3:
-            inputs |= {"p99": latency * 1.7, "attainment": 0.953, "burn": 4.7, "budget": -0.3}
+            inputs |= {"p99": latency * 1.7, "attainment": 0.953, "burn_rate": 4.7, "budget_remaining": -0.3}
             changes |= {"reason": "AtMaximum"}
         elif number % 41 == 5:
             inputs, changes = dict.fromkeys(INPUTS), {"reason": "NoData"}
         elif number % 17 == 4:
-            inputs |= {"p95": None, "p99": None, "attainment": None, "burn": None, "budget": 1.0}
+            inputs |= {
+                "p95": None,
+                "p99": None,
+                "attainment": None,
+                "burn_rate": None,
+                "budget_remaining": 1.0,
+            }
             changes |= {"reason": "NoTraffic"}
         elif number % 29 == 6:
             changes |= {"mode": "shadow", "incumbent": 3}

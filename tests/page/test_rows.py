@@ -57,11 +57,21 @@ def test_replicas_are_serving_target_maximum_and_beside_them_a_shadows(changes, 
     assert row["target_replicas"] == 5
 
 
-@pytest.mark.parametrize("key", ["p95", "p99", "budget", "burn", "attainment"])
+@pytest.mark.parametrize("key", ["p95", "p99", "budget_remaining", "burn_rate", "attainment"])
 def test_a_value_at_its_limit_breaches_it_only_where_the_limit_is_excluded(key):
-    at_limit = {"p95": 0.2, "p99": 0.2, "budget": 0.0, "burn": rows.PAGE_BURN, "attainment": 0.99}[key]
-    beyond = {"p95": 0.201, "p99": 0.201, "budget": -0.01, "burn": 20.0, "attainment": 0.9}[key]
-    assert (key in row_of(a_hold(inputs={key: at_limit}))["breaches"]) == (key in ("budget", "burn"))
+    at_limit = {
+        "p95": 0.2,
+        "p99": 0.2,
+        "budget_remaining": 0.0,
+        "burn_rate": rows.PAGE_BURN,
+        "attainment": 0.99,
+    }[key]
+    beyond = {"p95": 0.201, "p99": 0.201, "budget_remaining": -0.01, "burn_rate": 20.0, "attainment": 0.9}[
+        key
+    ]
+    assert (key in row_of(a_hold(inputs={key: at_limit}))["breaches"]) == (
+        key in ("budget_remaining", "burn_rate")
+    )
     assert key in row_of(a_hold(inputs={key: beyond}))["breaches"]
     assert row_of(a_hold())["breaches"] == []
 
@@ -106,7 +116,9 @@ def test_an_order_keeps_all_rows_ties_by_name_and_puts_unknown_values_last(sort,
 
 
 def test_trouble_comes_first_by_default_and_the_least_budget_within_a_state():
-    table = [(list(rows.STATES).index(row["state"]), row["budget"] or 1.0) for row in rows.ordered(TABLE)]
+    table = [
+        (list(rows.STATES).index(row["state"]), row["budget_remaining"] or 1.0) for row in rows.ordered(TABLE)
+    ]
     assert table == sorted(table)
     assert table[0][0] == 0
 

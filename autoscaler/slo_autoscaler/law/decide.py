@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from slo_autoscaler.law.forecast import TREND_HISTORY, forecast
+from slo_autoscaler.law.inputs import expected, observed
 from slo_autoscaler.law.memory import BUDGET_STRETCH, CORRECTION_FLOOR, Outlook, Refusal, TargetState
 from slo_autoscaler.law.policies import (
     POLICIES,
@@ -22,7 +23,8 @@ from slo_autoscaler.law.policies import (
     quick,
 )
 from slo_autoscaler.law.restart import smoothed
-from slo_autoscaler.model import Decision, Numbers, Observation, Reason, Recommendation, Scale
+from slo_autoscaler.model import Decision, Numbers, Reason, Recommendation, Scale
+from slo_autoscaler.signals import Observation
 from slo_autoscaler.spec import Spec
 
 CORRECTION_STEP: Final = 0.9
@@ -75,16 +77,11 @@ def decide(
     ineligible = _data_check(spec, observation, scale)
     if ineligible is not None or observation is None:
         held = replace(state, recommendations=state.recommendations.push(now, scale.desired), idle_since=None)
-        return Decision(None, ineligible or Reason.NO_DATA, _numbers(observation, scale, state)), held
+        return Decision(None, ineligible or Reason.NO_DATA, observed(observation, scale, state)), held
 
     outlook, state = _look_ahead(spec, observation, scale, state, now)
     bounds = _bounds(spec, scale, state, now)
-    numbers = _numbers(observation, scale, state)
-    numbers["forecast"], numbers["horizon"] = outlook.forecast, outlook.horizon
-    numbers["utilization"], numbers["standing"] = outlook.utilization, outlook.standing
-    headroom = state.headroom
-    numbers["overspent"], numbers["regret"] = headroom.overspent, headroom.regret
-    numbers["peak"], numbers["peak_every"] = headroom.peak(now), headroom.recurrence.every
+    numbers = observed(observation, scale, state) | expected(outlook, state, now)
     numbers["min"], numbers["max"] = bounds.lowest, bounds.highest
     # On its way to 0 within the rate limits a function passes counts below its minimum.
     lowest = 0 if bounds.idle else bounds.lowest
@@ -161,7 +158,7 @@ def _judge(
 
     reason = _why_same(wish, tolerated, scale, bounds)
     if reason is Reason.PLATFORM_CAP and state.refusal is not None:
-        numbers |= {"asked": state.refusal.asked, "granted": state.refusal.granted}
+        numbers |= {"requested": state.refusal.asked, "granted": state.refusal.granted}
     return Decision(None, reason, numbers), state
 
 
@@ -226,7 +223,7 @@ def _data_check(spec: Spec, seen: Observation | None, scale: Scale) -> Reason | 
         return Reason.DISABLED
     if scale.desired == 0:
         return Reason.SCALED_TO_ZERO
-    if seen is None or seen.age is None or seen.age > spec.timing.max_age:
+    if seen is None or seen.sample_age is None or seen.sample_age > spec.timing.max_age:
         return Reason.NO_DATA
     if seen.slo_latency is None or seen.slo_objective is None:
         return Reason.NOT_MANAGED
@@ -470,7 +467,7 @@ def _too_early(
 def _too_risky(seen: Observation, scale: Scale, outlook: Outlook, lower: int) -> tuple[Reason | None, int]:
     if doubtful(seen):
         return Reason.SCALE_DOWN_UNSAFE, lower
-    if seen.budget_remaining is not None and seen.budget_remaining <= 0.0 and (seen.burn or 0.0) > 1.0:
+    if seen.budget_remaining is not None and seen.budget_remaining <= 0.0 and (seen.burn_rate or 0.0) > 1.0:
         return Reason.BUDGET_LOW, lower
     lower = max(lower, _fewest_safe(seen, scale, outlook))
     return (Reason.SCALE_DOWN_UNSAFE, lower) if lower >= scale.desired else (None, lower)
@@ -536,41 +533,3 @@ def _scaled(
         pending_since=now if up else state.pending_since,
     )
     return Decision(replicas, reason, numbers), changed
-
-
-def _numbers(seen: Observation | None, scale: Scale, state: TargetState) -> dict[str, float | None]:
-    """Return what every decision tells, with None for what is not known."""
-    seen = seen or Observation()
-    return {
-        "desired": scale.desired,
-        "ready": scale.available,
-        "pending": scale.pending,
-        "rate": seen.arrival_rate,
-        "forecast": None,
-        "utilization": None,
-        "standing": None,
-        "overspent": state.headroom.overspent,
-        "regret": state.headroom.regret,
-        "peak": None,
-        "peak_every": None,
-        "capacity": seen.capacity,
-        "correction": state.correction,
-        "in_flight": seen.in_flight,
-        "queue_length": seen.queue_length,
-        "p50": seen.p50,
-        "p95": seen.p95,
-        "p99": seen.p99,
-        "attainment": seen.attainment,
-        "burn": seen.burn,
-        "burn_short": seen.burn_short,
-        "budget": seen.budget_remaining,
-        "samples": seen.samples,
-        "service_time_single": seen.service_time_single,
-        "service_mean": seen.service_mean,
-        "service_time_baseline": state.service_baseline,
-        "queue_mean": seen.queue_mean,
-        "slo_latency": seen.slo_latency,
-        "slo_objective": seen.slo_objective,
-        "up_replicas": seen.up_replicas,
-        "age": seen.age,
-    }

@@ -11,7 +11,8 @@ from typing import Final
 
 from slo_autoscaler.law.confidence import wilson
 from slo_autoscaler.law.memory import Outlook
-from slo_autoscaler.model import Observation, Reason, Recommendation, Scale
+from slo_autoscaler.model import Reason, Recommendation, Scale
+from slo_autoscaler.signals import Observation
 from slo_autoscaler.spec import Spec
 
 Policy = Callable[[Spec, Observation, Scale, Outlook], Recommendation]
@@ -132,10 +133,10 @@ def doubtful(seen: Observation) -> bool:
 
 def panics(seen: Observation) -> bool:
     """Tell whether the budget burns at a panic rate over the window and over the shorter rate window."""
-    if seen.burn is None or seen.burn_short is None or seen.slo_objective is None:
+    if seen.burn_rate is None or seen.burn_short is None or seen.slo_objective is None:
         return False
     limit = min(PANIC_BURN, PANIC_SHARE / (1.0 - seen.slo_objective))
-    return min(seen.burn, seen.burn_short) >= limit
+    return min(seen.burn_rate, seen.burn_short) >= limit
 
 
 def panic_limit(spec: Spec, seen: Observation, scale: Scale, outlook: Outlook) -> int:

@@ -13,7 +13,7 @@ from pydantic import ValidationInfo, field_validator
 
 from slo_autoscaler.fields import PositiveDuration, Url, settings
 from slo_autoscaler.law.restart import Past
-from slo_autoscaler.model import Observation
+from slo_autoscaler.signals import Observation
 
 MIN_SCRAPES: Final = 4
 """Scrapes that the query window must span: two are needed for a rate, one may be missed, one is the edge."""

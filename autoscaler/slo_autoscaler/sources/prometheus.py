@@ -16,7 +16,7 @@ from requests import RequestException
 
 from slo_autoscaler.errors import SourceError, brief
 from slo_autoscaler.law.restart import Past
-from slo_autoscaler.model import Observation
+from slo_autoscaler.signals import Observation
 from slo_autoscaler.sources import Settings, promql
 from slo_autoscaler.spec import GatewaySlos
 

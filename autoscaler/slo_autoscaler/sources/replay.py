@@ -11,7 +11,7 @@ from typing import Final
 
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.law.restart import Past
-from slo_autoscaler.model import Observation
+from slo_autoscaler.signals import Observation
 
 _FIELDS: Final = {field.name for field in fields(Observation)}
 

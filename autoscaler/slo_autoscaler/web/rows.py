@@ -13,9 +13,10 @@ from typing import Any, Final
 
 from slo_autoscaler import words
 from slo_autoscaler.law.confidence import wilson
+from slo_autoscaler.law.inputs import INPUTS
 from slo_autoscaler.web.listener import Decisions
 from slo_autoscaler.web.reader import Reader
-from slo_autoscaler.words import SENTENCES, sentence
+from slo_autoscaler.words import sentence
 
 Row = dict[str, Any]
 Notice = dict[str, str]
@@ -62,8 +63,10 @@ COLUMNS: Final = (
         "target", "Target", "share of all requests that must be within a latency", numeric=False, minor=True
     ),
     Column("attainment", "Attained", "share of all requests within the target, in the window", minor=True),
-    Column("budget", "Budget", "share of the error budget of 30 days that is left"),
-    Column("burn", "Burn", "rate at which the error budget is spent: 1 spends it in 30 days", minor=True),
+    Column("budget_remaining", "Budget", "share of the error budget of 30 days that is left"),
+    Column(
+        "burn_rate", "Burn", "rate at which the error budget is spent: 1 spends it in 30 days", minor=True
+    ),
     Column("p95", "p95", "latency of successes; sorted by its share of the target", minor=True),
     Column("p99", "p99", "latency of successes; sorted by its share of the target"),
     Column("replicas", "Replicas", "serving / target / maximum"),
@@ -91,8 +94,8 @@ _CELLS: Final[Mapping[str, Callable[[Row], str]]] = {
     "state": lambda row: STATES[row["state"]],
     "target": lambda row: words.target(row["slo_latency"], row["slo_objective"]),
     "attainment": lambda row: words.attained(row["attainment"]),
-    "budget": lambda row: words.budget(row["budget"]),
-    "burn": lambda row: words.factor(row["burn"]),
+    "budget_remaining": lambda row: words.budget(row["budget_remaining"]),
+    "burn_rate": lambda row: words.factor(row["burn_rate"]),
     "p95": lambda row: words.seconds(row["p95"]),
     "p99": lambda row: words.seconds(row["p99"]),
     "replicas": _replicas,
@@ -101,9 +104,18 @@ _CELLS: Final[Mapping[str, Callable[[Row], str]]] = {
 }
 """Column -> its text."""
 
+
+def _budget_left(row: Row) -> float:
+    left: float | None = row["budget_remaining"]
+    return 1.0 if left is None else left
+
+
 _ORDERS: Final[Mapping[str, Callable[[Row], Any]]] = {
     "function": lambda row: row["function_name"],
-    "state": lambda row: (list(STATES).index(row["state"]), 1.0 if row["budget"] is None else row["budget"]),
+    "state": lambda row: (
+        list(STATES).index(row["state"]),
+        1.0 if (left := row["budget_remaining"]) is None else left,
+    ),
     "target": lambda row: row["slo_latency"],
     # Against the target: a fleet has as many targets as functions.
     "p95": lambda row: _of_target(row, "p95"),
@@ -112,11 +124,6 @@ _ORDERS: Final[Mapping[str, Callable[[Row], Any]]] = {
     "last": lambda row: row["decided_at"],
 }
 """Column -> what it is sorted by, where that is not the value of its key."""
-
-_INPUTS: Final = (
-    *("slo_latency", "slo_objective", "attainment", "samples", "budget", "burn", "p50", "p95", "p99"),
-    *("rate", "forecast", "capacity", "in_flight", "queue_length", "age", "min", "max"),
-)
 
 
 class Rows:
@@ -161,7 +168,7 @@ class Rows:
 def row_of(decision: Mapping[str, Any]) -> Row:
     """Return the row of a function from its newest decision, one object of the decision log."""
     inputs: Mapping[str, Any] = decision["inputs"]
-    known = {key: inputs.get(key) for key in _INPUTS}
+    known = {key: inputs.get(key) for key in INPUTS}
     state = _state(decision["reason"], known)
     before = decision.get("incumbent", decision["from"])
     name, _, namespace = decision["function_name"].rpartition(".")
@@ -190,7 +197,7 @@ def row_of(decision: Mapping[str, Any]) -> Row:
 def short(decision: Mapping[str, Any]) -> str:
     """Return a decision in one clause, for a cell: ``2 → 5: load above capacity``."""
     before, after = decision["from"], decision["to"]
-    why = SENTENCES.get(decision["reason"], (decision["reason"],))[0]
+    why = words.clauses(decision["reason"])[0]
     if before == after:
         return f"held at {after}: {why}"
     only_said = decision["dry_run"] and decision["mode"] != "shadow"
@@ -200,7 +207,7 @@ def short(decision: Mapping[str, Any]) -> str:
 def inputs(decision: Mapping[str, Any]) -> dict[str, str]:
     """Return the inputs of a decision as text."""
     values = decision["inputs"].items()
-    return {name: words.NOTHING if value is None else f"{value:.6g}" for name, value in values}
+    return {name: words.number(name, value) for name, value in values}
 
 
 def ordered(rows: Iterable[Row], sort: str = DEFAULT_SORT) -> list[Row]:
@@ -301,14 +308,14 @@ def _state(reason: str, known: Mapping[str, Any]) -> str:
 
 def _breaches(state: str, known: Mapping[str, Any]) -> list[str]:
     """Return the cells that are over their limit."""
-    latency, budget, burn = known["slo_latency"], known["budget"], known["burn"]
+    latency, budget, burn = known["slo_latency"], known["budget_remaining"], known["burn_rate"]
     over = [key for key in ("p95", "p99") if latency and known[key] is not None and known[key] > latency]
     if state == "missed":
         over += ["state", "attainment"]
     if budget is not None and budget <= 0.0:
-        over.append("budget")
+        over.append("budget_remaining")
     if burn is not None and burn >= PAGE_BURN:
-        over.append("burn")
+        over.append("burn_rate")
     return over
 
 

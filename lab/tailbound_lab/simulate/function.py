@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
-from slo_autoscaler.model import Observation, Scale
+from slo_autoscaler.model import Scale
+from slo_autoscaler.signals import Observation
 from tailbound_lab.simulate import SimulationError
 
 TIE: Final = 0.03

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from slo_autoscaler.model import Observation
+from slo_autoscaler.signals import Observation
 from slo_autoscaler.sources.promql import NEWEST
 from tailbound_lab.simulate.function import Function
 
@@ -130,7 +130,7 @@ class Scrapes:
             "slo_latency": function.slo_latency,
             "slo_objective": objective,
             "up_replicas": float(len(alive)),
-            "age": now - self._scraped_at,
+            "sample_age": now - self._scraped_at,
             "service_time_single": function.service.seconds[0],
             "service_mean": _ratio(over_window, BUSY, BATCHES),
             "queue_mean": _ratio(over_window, QUEUED, TOTAL),

@@ -16,7 +16,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from slo_autoscaler.model import Observation, Scale
+from slo_autoscaler.model import Scale
+from slo_autoscaler.signals import Observation
 from tailbound_lab.simulate import SimulationError, scrape
 from tailbound_lab.simulate.function import Function, Routing, Scaler
 from tailbound_lab.simulate.replica import Replica

@@ -19,7 +19,8 @@ from slo_autoscaler.law.policies import TOLERANT_FROM, UP_TOLERANCE
 from slo_autoscaler.law.recurrence import Recurrence
 from slo_autoscaler.law.restart import LONGEST_START_UP
 from slo_autoscaler.law.window import History, SlidingMax
-from slo_autoscaler.model import Observation, Reason, Scale
+from slo_autoscaler.model import Reason, Scale
+from slo_autoscaler.signals import Observation
 from slo_autoscaler.spec import ScaleDown, ScaleUp
 
 TWO = Scale(desired=2, available=2)
@@ -164,7 +165,7 @@ def test_a_clock_that_jumps_changes_no_decision(spec, scale, story, observation,
     specs,
     scales,
     stories,
-    st.none() | st.just(Observation()) | observations.map(lambda o: replace(o, age=21.0)),
+    st.none() | st.just(Observation()) | observations.map(lambda o: replace(o, sample_age=21.0)),
 )
 def test_without_data_everything_holds_and_afterwards_no_dip_follows(spec, scale, story, nothing):
     *_, (_, _, state, now) = play(spec, scale, story)
@@ -222,8 +223,8 @@ REGRETTED = {
 HOLDS = [
     Case(Reason.DISABLED, None, seen(), replace(TWO, enabled=False)),
     Case(Reason.NO_DATA, None, None),
-    Case(Reason.NO_DATA, None, seen(age=None)),
-    Case(Reason.NO_DATA, None, seen(age=20.1)),
+    Case(Reason.NO_DATA, None, seen(sample_age=None)),
+    Case(Reason.NO_DATA, None, seen(sample_age=20.1)),
     Case(Reason.NO_DATA, None, seen(rate=None)),
     Case(Reason.NO_DATA, None, seen(up_replicas=0.0)),
     Case(Reason.NO_DATA, None, seen(up_replicas=None)),
@@ -316,7 +317,17 @@ CHANGES = [
 def test_a_decision_says_why_and_from_which_numbers(case):
     decision = case.decide()
     assert (decision.replicas, decision.reason) == (case.replicas, case.reason)
-    told = {"rate", "forecast", "capacity", "correction", "ready", "pending", "p95", "p99", "attainment"}
+    told = {
+        "arrival_rate",
+        "forecast",
+        "capacity",
+        "correction",
+        "ready",
+        "pending",
+        "p95",
+        "p99",
+        "attainment",
+    }
     assert told <= decision.inputs.keys()
 
 
@@ -396,7 +407,7 @@ def test_a_platform_that_gives_less_is_named_with_both_numbers_and_asked_again_l
     assert decision.replicas == 6
     decision, state = decide(spec, busy, FIVE, state, 105.0)
     assert (decision.replicas, decision.reason) == (None, Reason.PLATFORM_CAP)
-    assert (decision.inputs["asked"], decision.inputs["granted"]) == (6, 5)
+    assert (decision.inputs["requested"], decision.inputs["granted"]) == (6, 5)
     decision, state = decide(spec, busy, FIVE, state, 404.0)
     assert decision.reason is Reason.PLATFORM_CAP
     decision, _ = decide(spec, busy, FIVE, state, 405.0)

@@ -21,7 +21,8 @@ from slo_autoscaler.law.policies import (
     proportional,
     slo,
 )
-from slo_autoscaler.model import Observation, Reason, Scale
+from slo_autoscaler.model import Reason, Scale
+from slo_autoscaler.signals import Observation
 
 CALM = Outlook(forecast=100.0, horizon=10.0, utilization=0.8, correction=1.0, missed=False, settled=True)
 ONE, TWO = Scale(1, 1), Scale(desired=2, available=2)

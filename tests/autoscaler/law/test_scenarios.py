@@ -16,7 +16,8 @@ from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.headroom import CAREFUL
 from slo_autoscaler.law.memory import TargetState
 from slo_autoscaler.law.restart import Past, warm
-from slo_autoscaler.model import Observation, Scale
+from slo_autoscaler.model import Scale
+from slo_autoscaler.signals import Observation
 from slo_autoscaler.spec import Spec
 
 CAPACITY, START, WINDOW, SLO, TICK = 100.0, 8.0, 8.0, 0.2, 1.0
@@ -79,7 +80,7 @@ class World:
             slo_latency=SLO,
             slo_objective=0.99,
             up_replicas=float(available),
-            age=TICK,
+            sample_age=TICK,
         )
 
     def play(self, rates: list[float]) -> "World":

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.model import Observation, Scale
+from slo_autoscaler.model import Scale
+from slo_autoscaler.signals import Observation
 from tailbound_lab.simulate.baselines import (
     Alert,
     Bounds,

@@ -82,7 +82,7 @@ def test_function_that_answers_is_seen_as_a_scraper_sees_it():
     rates = (seen.rate, seen.gateway_rate, seen.attainment, seen.samples, seen.capacity)
     assert rates == pytest.approx((10.0, 12.0, 0.98, 300.0, FUNCTION.capacity))
     assert (seen.in_flight, seen.queue_length, seen.in_flight_growth) == (3.0, 1.0, 0.0)
-    assert (seen.up_replicas, seen.age) == (1.0, 2.0)
+    assert (seen.up_replicas, seen.sample_age) == (1.0, 2.0)
 
 
 def test_what_a_new_replica_did_before_its_first_scrape_is_not_in_the_rate():

@@ -117,7 +117,7 @@ def test_least_loaded_routing_loses_less_than_random_where_there_is_a_choice(rep
 def test_observation_is_as_old_as_the_last_scrape_and_misses_what_is_new():
     plan = Plan({11: 2})
     run(steady(50.0, 60), FUNCTION, plan, ONE)
-    assert [seen.age for seen in plan.seen[:7] if seen] == [0, 1, 2, 3, 4, 0, 1]
+    assert [seen.sample_age for seen in plan.seen[:7] if seen] == [0, 1, 2, 3, 4, 0, 1]
     assert (plan.available[24], plan.seen[24].up_replicas) == (2, 1.0), "ready since 21 s, scraped at 25 s"
     assert plan.seen[59].rate == pytest.approx(50.0, rel=0.2)
     assert plan.seen[59].gateway_rate == pytest.approx(50.0, rel=0.2)

@@ -1,0 +1,259 @@
+"""What is observed of a function: one record for each signal. [P]
+
+A signal is one field of ``Observation``. Queries, the inputs of a decision, gauges, the journal, words, the
+page and the reference follow from its record. What the law derives has such records in ``law.inputs``.
+
+One query per signal covers every function, ``by (function_name)``. ``$W`` is the window, ``$R`` that of
+rates, ``$N`` its newest two scrapes, ``$F`` the matcher of functions without a watchdog: ``sources.promql``.
+
+- Quantiles: bucket rates are summed over replicas *before* the quantile is taken, and ``le`` survives the
+  sum: quantiles of replicas cannot be averaged, and without ``le`` the result is empty.
+- ``rate`` before ``sum``: a counter reset of one replica is only seen in its own series.
+- Attainment is good over *all* outcomes: sheds, errors and expiries count as misses. For the same reason
+  latency is that of successes only: quick refusals would make it look better than it is.
+- A comparison drops NaN: a replica that has not learned its capacity does not hide those that have.
+- Burn rates come from the raw counters over the autoscaler's own windows; it needs no rules to be loaded. The
+  error budget is the exception: 30 days of counters are the rules' business, and without them it is unknown.
+- Service and queueing times are compared with their baselines, so they are means: exact, where a quantile
+  would leap from bucket to bucket.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any, Final
+
+
+class Unit(Enum):
+    """What a number counts; ``words`` knows how each is written."""
+
+    SECONDS = "seconds"
+    BUDGET_SECONDS = "budget seconds"
+    """What the objective allows to miss in a second of mean traffic."""
+    RATE = "requests per second"
+    COUNT = "count"
+    SHARE = "share"
+    FACTOR = "factor"
+    BYTES = "bytes"
+
+
+class InShadow(Enum):
+    """What becomes of a signal in shadow mode, where other replicas serve than those that are measured."""
+
+    SAME = "same"
+    BY_LOAD = "grows as the replicas become fewer"
+    UNKNOWN = "made of what the incumbent has missed: no data"
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """One number that decisions are made of."""
+
+    unit: Unit
+    meaning: str
+    """For the reference, and for the gauge."""
+    gauge: str | None = None
+    """The metric by which it is exported."""
+    restored: str | None = None
+    """After a restart the last exported value is taken over: ``min`` or ``max`` of several autoscalers'."""
+    watchdog: str | None = None
+    """The query for functions with our watchdog; None: not asked."""
+    gateway: str | None = None
+    """Likewise for functions without it, which the gateway measures."""
+    in_shadow: InShadow = InShadow.SAME
+
+
+def _signal(unit: Unit, meaning: str, **record: Any) -> Any:
+    return field(default=None, metadata={"signal": Signal(unit, meaning, **record)})
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What the source says of one function over its windows; None is no data, never zero."""
+
+    rate: float | None = _signal(
+        Unit.RATE,
+        "completions of every outcome: a shed request was demand too",
+        watchdog="sum by (function_name) (rate(slo_requests_total[$R]))",
+        gateway="sum by (function_name) (rate(gateway_function_invocation_total{$F}[$R]))",
+    )
+    # Counted where requests start. Needs function_namespace in the gateway, for name.namespace labels.
+    gateway_rate: float | None = _signal(
+        Unit.RATE,
+        "arrivals at the gateway; replicas too new to be scraped hide theirs",
+        watchdog="sum by (function_name) (rate(gateway_function_invocation_started[$R]))",
+        gateway="sum by (function_name) (rate(gateway_function_invocation_started{$F}[$R]))",
+    )
+    rate_now: float | None = _signal(
+        Unit.RATE,
+        "arrivals between the newest two scrapes, by the watchdogs: noisy, but a step shows whole after one",
+        watchdog=(
+            "sum by (function_name) (irate(slo_requests_total[$N]))"
+            " + sum by (function_name) (deriv(http_requests_in_flight[$N]))"
+        ),
+    )
+    gateway_rate_now: float | None = _signal(
+        Unit.RATE,
+        "arrivals between the newest two scrapes, by the gateway",
+        watchdog="sum by (function_name) (irate(gateway_function_invocation_started[$N]))",
+        gateway="sum by (function_name) (irate(gateway_function_invocation_started{$F}[$N]))",
+    )
+    # Both of the gateway's counters began with the same process, so they differ by what is under way.
+    in_flight: float | None = _signal(
+        Unit.COUNT,
+        "requests inside the watchdogs now: backlog, idleness",
+        watchdog="sum by (function_name) (http_requests_in_flight)",
+        gateway=(
+            "clamp_min(sum by (function_name) (gateway_function_invocation_started{$F})"
+            " - sum by (function_name) (gateway_function_invocation_total{$F}), 0)"
+        ),
+        in_shadow=InShadow.BY_LOAD,
+    )
+    in_flight_growth: float | None = _signal(
+        Unit.RATE,
+        "growth of `in_flight`: under overload arrivals exceed completions, and the rest piles up here",
+        watchdog="sum by (function_name) (deriv(http_requests_in_flight[$R]))",
+    )
+    queue_length: float | None = _signal(
+        Unit.COUNT,
+        "requests that wait for a worker; shown only",
+        watchdog="sum by (function_name) (watchdog_queue_length)",
+        in_shadow=InShadow.BY_LOAD,
+    )
+    # The median replica: one that has just learned something odd does not size the fleet.
+    capacity: float | None = _signal(
+        Unit.RATE,
+        "What one replica can do within the SLO, as its watchdog has learned it.",
+        gauge="slo_autoscaler_capacity_requests_per_second",
+        watchdog="quantile by (function_name) (0.5, watchdog_capacity_requests_per_second >= 0)",
+    )
+    p50: float | None = _signal(
+        Unit.SECONDS,
+        "median latency of successes; shown only",
+        watchdog="histogram_quantile(0.5, sum by (function_name, le) ($BUCKETS))",
+        gateway="histogram_quantile(0.5, sum by (function_name, le) ($GATEWAY_BUCKETS))",
+        in_shadow=InShadow.BY_LOAD,
+    )
+    p95: float | None = _signal(
+        Unit.SECONDS,
+        "latency of successes: refusals are quick, and would make overload look good",
+        watchdog="histogram_quantile(0.95, sum by (function_name, le) ($BUCKETS))",
+        gateway="histogram_quantile(0.95, sum by (function_name, le) ($GATEWAY_BUCKETS))",
+        in_shadow=InShadow.BY_LOAD,
+    )
+    p99: float | None = _signal(
+        Unit.SECONDS,
+        "latency of successes",
+        watchdog="histogram_quantile(0.99, sum by (function_name, le) ($BUCKETS))",
+        gateway="histogram_quantile(0.99, sum by (function_name, le) ($GATEWAY_BUCKETS))",
+        in_shadow=InShadow.BY_LOAD,
+    )
+    attainment: float | None = _signal(
+        Unit.SHARE,
+        "share of requests within the SLO; sheds, errors and expiries count as misses",
+        watchdog=(
+            'sum by (function_name) (rate(slo_requests_total{outcome="good"}[$W]))'
+            " / sum by (function_name) (rate(slo_requests_total[$W]))"
+        ),
+        gateway="$ATTAINED[$W]",
+    )
+    burn_short: float | None = _signal(
+        Unit.FACTOR,
+        "burn rate over the window of rates, which is shorter than attainment's: whether misses are over",
+        watchdog=(
+            '(1 - sum by (function_name) (rate(slo_requests_total{outcome="good"}[$R]))'
+            " / sum by (function_name) (rate(slo_requests_total[$R])))"
+            " / (1 - max by (function_name) (slo_objective_ratio))"
+        ),
+        # The share that attained; the objective is configured.
+        gateway="$ATTAINED[$R]",
+        in_shadow=InShadow.UNKNOWN,
+    )
+    budget_remaining: float | None = _signal(
+        Unit.SHARE,
+        "error budget left over the SLO's period, below 0 overspent; needs the recording rules",
+        watchdog="max by (function_name) (slo:error_budget_remaining:ratio)",
+        in_shadow=InShadow.UNKNOWN,
+    )
+    samples: float | None = _signal(
+        Unit.COUNT,
+        "requests completed in the window: evidence",
+        watchdog="sum by (function_name) (increase(slo_requests_total[$W]))",
+        gateway="sum by (function_name) (increase(gateway_function_invocation_total{$JUDGED,$F}[$W]))",
+    )
+    # Of one request: a larger batch may take longer than the SLO and be no fault.
+    service_time_single: float | None = _signal(
+        Unit.SECONDS,
+        "predicted service time of one request alone (upper quantile), on the median replica",
+        watchdog='quantile by (function_name) (0.5, watchdog_service_seconds_predicted{size="1"})',
+    )
+    service_mean: float | None = _signal(
+        Unit.SECONDS,
+        "mean service time of a batch in the window",
+        watchdog=(
+            "sum by (function_name) (rate(watchdog_service_seconds_sum[$W]))"
+            " / sum by (function_name) (rate(watchdog_service_seconds_count[$W]))"
+        ),
+    )
+    queue_mean: float | None = _signal(
+        Unit.SECONDS,
+        "mean wait of a request for a worker in the window",
+        watchdog=(
+            "sum by (function_name) (rate(watchdog_queue_seconds_sum[$W]))"
+            " / sum by (function_name) (rate(watchdog_queue_seconds_count[$W]))"
+        ),
+        in_shadow=InShadow.BY_LOAD,
+    )
+    # During an update old and new replicas may disagree; the stricter target holds.
+    slo_latency: float | None = _signal(
+        Unit.SECONDS, "the SLO", watchdog="min by (function_name) (slo_latency_seconds)"
+    )
+    slo_objective: float | None = _signal(
+        Unit.SHARE,
+        "share of requests that must be within `slo_latency`",
+        watchdog="max by (function_name) (slo_objective_ratio)",
+    )
+    # The provider's word: the gateway sees every request, whichever replica serves it.
+    up_replicas: float | None = _signal(
+        Unit.COUNT,
+        "replicas that Prometheus reaches: fewer than ready are partial data",
+        watchdog='sum by (function_name) (up{function_name!=""})',
+        gateway="max by (function_name) (gateway_service_count{$F})",
+    )
+    sample_age: float | None = _signal(
+        Unit.SECONDS,
+        "age of the newest sample, by Prometheus' own clock, so that clocks need not agree",
+        watchdog="time() - max by (function_name) (timestamp(slo_latency_seconds))",
+        gateway="time() - max by (function_name) (timestamp(gateway_service_count{$F}))",
+    )
+
+    @property
+    def arrival_rate(self) -> float | None:
+        """Requests per second that come in: the larger of two views, since each can only miss some.
+
+        Completions underestimate it under overload, so what piles up in flight is added; while a backlog is
+        worked off they overestimate it, and what it loses is subtracted. A replica that has just started is
+        not scraped for some seconds, and its share is missing until then; the gateway counts it, but nothing
+        that reaches a function by another way.
+        """
+        if self.rate is None:
+            return None
+        inside = self.rate + (self.in_flight_growth or 0.0)
+        return max(inside, self.gateway_rate or 0.0, 0.0)
+
+    @property
+    def arrival_rate_now(self) -> float | None:
+        """Likewise, between the newest two scrapes; None where one of them was missed."""
+        views = [view for view in (self.rate_now, self.gateway_rate_now) if view is not None]
+        return max(0.0, *views) if views else None
+
+    @property
+    def burn_rate(self) -> float | None:
+        """How fast the error budget is spent over the window: 1 spends it exactly in the SLO's period."""
+        if self.attainment is None or self.slo_objective is None or self.slo_objective >= 1.0:
+            return None
+        return (1.0 - self.attainment) / (1.0 - self.slo_objective)
+
+
+SIGNALS: Final[Mapping[str, Signal]] = {each.name: each.metadata["signal"] for each in fields(Observation)}
+"""Field of ``Observation`` -> its record."""

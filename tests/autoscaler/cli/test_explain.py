@@ -1,0 +1,147 @@
+"""``explain``: from the running autoscaler, from a log, and what is said when there are no decisions."""
+
+import io
+import json
+import sys
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from autoscaler import doubles
+from autoscaler.doubles import a_gateway, free_port
+from autoscaler.values import NAME, a_told_decision
+from slo_autoscaler.cli.explain import main
+from slo_autoscaler.web.listener import Web
+from slo_autoscaler.words import sentence
+
+
+def a_log(*decisions):
+    return "".join(f"{json.dumps(decision)}\n" for decision in decisions)
+
+
+def test_explain_log_with_other_lines_tells_the_last_of_the_function(tmp_path, capsys):
+    log = tmp_path / "log"
+    others = a_told_decision(function_name="text.openfaas-fn")
+    decisions = [a_told_decision(to=9), others, a_told_decision(), a_told_decision(to=3)]
+    log.write_text("INFO slo-autoscaler 0.1.0\n{broken\n" + a_log(*decisions))
+    assert main([NAME, "--log", str(log), "--last", "2"]) == 0
+    assert capsys.readouterr().out.splitlines() == [sentence(decisions[2]), sentence(decisions[3])]
+
+
+def test_explain_standard_input_takes_a_name_without_namespace(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO(a_log(a_told_decision())))
+    assert main(["vision", "--log", "-"]) == 0
+    assert NAME in capsys.readouterr().out
+
+
+def test_explain_decisions_of_several_days_have_their_date(tmp_path, capsys):
+    log = tmp_path / "log"
+    log.write_text(a_log(a_told_decision(), a_told_decision(time="2026-01-03T00:00:01+00:00")))
+    assert main([NAME, "--log", str(log)]) == 0
+    dates = [line[:10] for line in capsys.readouterr().out.splitlines()]
+    assert dates == ["2026-01-02", "2026-01-03"]
+
+
+def test_explain_unknown_name_in_a_log_is_status_1_and_suggests_one(tmp_path, capsys):
+    log = tmp_path / "log"
+    log.write_text(a_log(a_told_decision()))
+    assert main(["vison.openfaas-fn", "--log", str(log)]) == 1
+    assert NAME in capsys.readouterr().err
+
+
+class Decided:
+    """Stands for the controller behind the web port."""
+
+    def functions(self):
+        return [NAME]
+
+    def decisions(self, function_name, last):
+        numbers = ("requests", "attained_incumbent", "attained_shadow", "replica_seconds_incumbent")
+        return {
+            "function_name": function_name,
+            "decisions": [a_told_decision(repeats=0, until=a_told_decision()["time"])] * min(last, 3),
+            "score": dict.fromkeys(numbers, 1.0) | {"seconds": 5.0, "replica_seconds_shadow": 2.0},
+        }
+
+
+@pytest.fixture
+def port():
+    web = Web("127.0.0.1", 0, CollectorRegistry(), lambda: True, Decided())
+    web.start()
+    yield web.port
+    web.stop()
+
+
+def test_explain_running_autoscaler_tells_decisions_and_the_score(port, capsys):
+    assert main(["vision", "--url", f"http://127.0.0.1:{port}/", "--last", "2"]) == 0
+    *told, last = capsys.readouterr().out.splitlines()
+    assert told == [sentence(a_told_decision())] * 2
+    assert NAME in last
+
+
+def test_explain_in_a_terminal_breaks_lines_between_words(port, capsys, monkeypatch):
+    arguments = ["vision", "--url", f"http://127.0.0.1:{port}/", "--last", "1"]
+    assert main(arguments) == 0
+    whole = capsys.readouterr().out.splitlines()
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main(arguments) == 0
+    broken = capsys.readouterr().out.splitlines()
+    assert max(map(len, broken)) <= 60
+    assert " ".join(line.strip() for line in broken) == " ".join(whole)
+
+
+def test_explain_takes_the_port_of_the_configuration_or_the_environment(port, tmp_path, capsys, monkeypatch):
+    config = tmp_path / "as.yaml"
+    config.write_text(f"web: {{host: 0.0.0.0, port: {port}}}\n")
+    assert main([NAME, "--config", str(config)]) == 0
+    monkeypatch.setenv("SLO_AUTOSCALER_WEB_PORT", str(port))
+    assert main([NAME]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 8
+
+
+def test_explain_unknown_function_is_status_1_and_suggests_one(port, capsys):
+    assert main(["vision.openfaas-f", "--url", f"http://127.0.0.1:{port}"]) == 1
+    assert NAME in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fault", [doubles.status(500), doubles.garbage, doubles.status(200, b'{"a": 1}')])
+def test_explain_wrong_server_at_the_port_is_status_1_with_its_address(fault, capsys):
+    with a_gateway() as other:
+        other.faults["GET"] = fault
+        assert main([NAME, "--url", other.url]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert other.url in line
+
+
+def test_explain_nobody_at_the_port_is_status_1(capsys):
+    url = f"http://127.0.0.1:{free_port()}"
+    assert main([NAME, "--url", url]) == 1
+    assert url in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["--log", "/no/log"], "/no/log"),
+        (["--config", "/no/file"], "/no/file"),
+        (["--url", "file:///etc/passwd"], "http://"),
+    ],
+)
+def test_explain_unusable_argument_is_status_2(arguments, what, capsys):
+    assert main([NAME, *arguments]) == 2
+    assert what in capsys.readouterr().err
+
+
+def test_explain_any_port_in_the_configuration_is_status_2(tmp_path, capsys):
+    config = tmp_path / "as.yaml"
+    config.write_text("web: {port: 0}\n")
+    assert main([NAME, "--config", str(config)]) == 2
+    assert "web.port" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("last", ["0", "-1", "many"])
+def test_explain_last_that_is_no_count_is_status_2(last):
+    with pytest.raises(SystemExit) as ended:
+        main([NAME, "--last", last])
+    assert ended.value.code == 2
