@@ -44,6 +44,8 @@ class Browser:
 
     def visit(self, url: str) -> None:
         """Open a page; one that follows has had its first answer: until then it is the server's."""
+        # What the page before had asked for must not be complained of here.
+        self.driver.get("about:blank")
         self.driver.get_log("browser")
         self.driver.get(url)
         self.wait("!document.getElementById('live') || document.getElementById('notices').dataset.shown")
