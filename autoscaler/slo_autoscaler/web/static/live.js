@@ -64,7 +64,7 @@ export function say(element, text) {
 function silence(error) {
   const since = document.getElementById("as-of").textContent;
   const why = error instanceof TypeError ? "" : ` (${error.message})`;
-  return `The autoscaler does not answer${why}. What is shown is of ${since}.`;
+  return `The autoscaler does not answer${why}. The values are those of ${since}.`;
 }
 
 function showTime(time) {
