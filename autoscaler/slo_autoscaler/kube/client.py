@@ -14,7 +14,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -48,13 +48,15 @@ from slo_autoscaler.errors import (
 Document = dict[str, Any]
 """An object as the API gives it."""
 
-MERGE_PATCH: Final = "application/merge-patch+json"
 PAGE: Final = 500
 """Objects in one answer to a list."""
 FIRST_DELAY: Final = 0.1
 """Seconds before the first retry; doubled for each further one."""
 LONGEST_DELAY: Final = 30.0
 """Seconds between two tries at most."""
+
+SCALE_TRIES: Final = 4
+"""Of a write of a count. While pods start, the status changes some ten times a second."""
 
 _CHUNK: Final = 1 << 16
 _NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -154,8 +156,7 @@ class KubeApi:
     def patch(
         self,
         path: str,
-        body: Any,
-        content_type: str = MERGE_PATCH,
+        body: Mapping[str, Any],
         *,
         patient: bool = True,
         within: float | None = None,
@@ -164,7 +165,39 @@ class KubeApi:
 
         With ``metadata.resourceVersion`` in the body, ``ConflictError`` if it is not that one any more.
         """
-        return self._request("PATCH", path, None, body, content_type, patient=patient, within=within)
+        return self._request("PATCH", path, None, body, patient=patient, within=within)
+
+    def scale(
+        self,
+        path: str,
+        version: str,
+        before: int,
+        replicas: int,
+        *,
+        may_retry: Callable[[], bool] | None = None,
+    ) -> str:
+        """Write a count to a scale subresource; return the resourceVersion of the object that has it.
+
+        The write names the ``version`` that showed ``before`` replicas when this was decided on. So a write
+        that was delayed, and arrives after another writer's, fails: ``ConflictError``. If only the status has
+        changed since, the version is read again, while ``may_retry`` and within the time of one call.
+        """
+        end = time.monotonic() + self._timeout
+        for left in reversed(range(SCALE_TRIES)):
+            body = {"metadata": {"resourceVersion": version}, "spec": {"replicas": replicas}}
+            try:
+                return version_of(self.patch(path, body, within=end - time.monotonic()))
+            except ConflictError:
+                found = self.get(path, within=end - time.monotonic())
+                now, version = (found.get("spec") or {}).get("replicas", 0), version_of(found)
+                if now == replicas:
+                    return version
+                if now != before:
+                    why = f"another writer has set {now} replicas where there were {before}"
+                    raise ConflictError(f"PATCH {path}: {why}", 409, "Conflict") from None
+                if not left or not (may_retry is None or may_retry()):
+                    raise
+        raise AssertionError("the last try returns or raises")
 
     def replace(self, path: str, body: Mapping[str, Any], *, patient: bool = True) -> Document:
         """Write a whole object; ``ConflictError`` if it has changed since it was read."""
@@ -178,7 +211,7 @@ class KubeApi:
         """Begin to watch a list for ``seconds``."""
         where = {"watch": "true", "timeoutSeconds": str(max(1, round(seconds))), **query}
         silence = seconds + self._timeout
-        return Stream(self._open("GET", path, where, None, "", self._timeout, silence), f"watch {path}")
+        return Stream(self._open("GET", path, where, None, self._timeout, silence), f"watch {path}")
 
     def close(self) -> None:
         """Give up connections, and waiting for a busy server."""
@@ -191,8 +224,7 @@ class KubeApi:
         method: str,
         path: str,
         query: Mapping[str, str] | None = None,
-        body: Any = None,
-        content_type: str = "application/json",
+        body: Mapping[str, Any] | None = None,
         *,
         patient: bool = True,
         within: float | None = None,
@@ -204,7 +236,7 @@ class KubeApi:
             if left <= 0:
                 raise UnreachableError(f"{method} {path}: no time is left for it")
             try:
-                response = self._open(method, path, query, body, content_type, left, left)
+                response = self._open(method, path, query, body, left, left)
                 return _document(f"{method} {path}", _whole(f"{method} {path}", response, end))
             except ApiError as error:
                 # A creation that failed within the server may have been done; it is not tried again.
@@ -219,8 +251,7 @@ class KubeApi:
         method: str,
         path: str,
         query: Mapping[str, str] | None,
-        body: Any,
-        content_type: str,
+        body: Mapping[str, Any] | None,
         timeout: float,
         silence: float,
     ) -> urllib3.BaseHTTPResponse:
@@ -232,7 +263,7 @@ class KubeApi:
             if setting["in"] == "header" and setting["value"]:
                 headers[setting["key"]] = setting["value"]
         if body is not None:
-            headers["Content-Type"] = content_type
+            headers["Content-Type"] = f"application/{'merge-patch+' if method == 'PATCH' else ''}json"
         url = self._configuration.host.rstrip("/") + path + (f"?{urlencode(query)}" if query else "")
         what = f"{method} {path}"
         try:
@@ -291,6 +322,11 @@ class Stream:
             status = found.get("code")
             raise _error(self._what, status if isinstance(status, int) else 500, found, None)
         return event
+
+
+def version_of(document: Mapping[str, Any]) -> str:
+    """Return the resourceVersion of an object; empty where it has none."""
+    return str((document.get("metadata") or {}).get("resourceVersion") or "")
 
 
 def delays() -> Iterator[float]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from slo_autoscaler.errors import GoneError, PlatformError, UnreachableError
-from slo_autoscaler.kube.client import Document, KubeApi, Resource, Stream, delays
+from slo_autoscaler.kube.client import Document, KubeApi, Resource, Stream, delays, version_of
 
 logger = logging.getLogger(__name__)
 
@@ -308,7 +308,7 @@ def _identity(item: Any) -> tuple[Key, str]:
     if not isinstance(metadata, dict):
         raise PlatformError("an object without metadata")
     key = str(metadata.get("namespace", "")), str(metadata.get("name", ""))
-    return key, str(metadata.get("resourceVersion", ""))
+    return key, version_of(item)
 
 
 def _is_older(one: str, other: str) -> bool:

@@ -1,19 +1,14 @@
 """Plain Kubernetes: scales each Deployment with our annotation through its scale subresource.
 
-Owns the names, the annotations and how a count is written. Decides nothing. Pitfalls:
-
-- A write names the version of the Deployment that the decision was made on. So a write that was delayed, and
-  arrives after another leader has written, fails. If only the status has changed since, the version is read
-  again, within the time that one request may take.
-- A HorizontalPodAutoscaler on the same Deployment undoes every write. Such a Deployment is an error that
-  names both.
+Owns the names and the annotations. Decides nothing. A HorizontalPodAutoscaler on the same Deployment undoes
+every write: such a Deployment is an error that names both.
 """
 
 import time
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal
 
-from slo_autoscaler.errors import ConflictError, FunctionGoneError, NotFoundError, PlatformError
+from slo_autoscaler.errors import FunctionGoneError, NotFoundError, PlatformError
 from slo_autoscaler.fields import Concurrency, Count, Namespaces, PositiveDuration, settings
 from slo_autoscaler.kube.client import Document, KubeApi, Resource
 from slo_autoscaler.kube.events import Events, Reference
@@ -30,8 +25,6 @@ MAX_REPLICAS: Final = "tailbound.dev/max-replicas"
 DEPLOYMENTS: Final = Resource("apps/v1", "deployments")
 AUTOSCALERS: Final = Resource("autoscaling/v2", "horizontalpodautoscalers")
 
-_TRIES: Final = 4
-"""Of one write. While pods start, the status changes some ten times a second."""
 _FIRST_LIST_SHARE: Final = 0.8
 """Of the timeout: how long a reader waits for the first lists."""
 
@@ -176,7 +169,7 @@ class Kubernetes:
         key = _key(function_name)
         seen = self._seen(key)
         try:
-            version = self._write(seen, replicas)
+            version = self._api.scale(DEPLOYMENTS.path(*key, "scale"), seen.version, seen.desired, replicas)
         except NotFoundError as error:
             raise FunctionGoneError(str(error)) from error
         self._deployments.wrote(key, version, replace(seen, desired=replicas, version=version))
@@ -190,26 +183,6 @@ class Kubernetes:
         self._autoscalers.close()
         self._events.close()
         self._api.close()
-
-    def _write(self, seen: Deployment, replicas: int) -> str:
-        """Write a count where ``seen`` says what there is; return the version that it made."""
-        end = time.monotonic() + self._config.timeout
-        path, version = DEPLOYMENTS.path(seen.namespace, seen.name, "scale"), seen.version
-        for left in reversed(range(_TRIES)):
-            body = {"metadata": {"resourceVersion": version}, "spec": {"replicas": replicas}}
-            try:
-                return _version(self._api.patch(path, body, within=end - time.monotonic()))
-            except ConflictError:
-                if not left:
-                    raise
-                found = self._api.get(path, within=end - time.monotonic())
-                now, version = found["spec"].get("replicas", 0), _version(found)
-                if now != seen.desired:
-                    raise PlatformError(
-                        f"{seen.function_name}: another writer has set {now} replicas where there were"
-                        f" {seen.desired}"
-                    ) from None
-        raise AssertionError("the last try returns or raises")
 
     def _seen(self, key: Key) -> Deployment:
         """Return the Deployment that was decided on; read anew when the watch has nothing current."""
@@ -262,10 +235,6 @@ def _target(document: Document) -> tuple[Key, str] | None:
     if target.get("kind") != "Deployment":
         return None
     return (metadata["namespace"], str(target.get("name"))), metadata["name"]
-
-
-def _version(document: dict[str, Any]) -> str:
-    return str(document["metadata"]["resourceVersion"])
 
 
 def _key(function_name: str) -> Key:

@@ -209,7 +209,7 @@ def test_a_status_that_changes_with_each_try_is_given_up_in_the_end(api, platfor
 def test_a_count_that_another_writer_has_changed_since_the_decision_is_left_as_it_is(platform, shop, blind):
     blind()
     shop.change(spec={"replicas": 7})
-    with pytest.raises(PlatformError, match=f"{shop.web}: another writer has set 7 replicas where .* 2"):
+    with pytest.raises(PlatformError, match="another writer has set 7 replicas where there were 2"):
         platform.set_scale(shop.web, 4)
     assert shop.replicas() == 7
 

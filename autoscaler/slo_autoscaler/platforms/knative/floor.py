@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 from slo_autoscaler.errors import ConflictError, FunctionGoneError, PlatformError
+from slo_autoscaler.kube.client import version_of
 from slo_autoscaler.kube.loop import Loop, Writes
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
@@ -28,19 +29,19 @@ from slo_autoscaler.platforms.knative.allocation import (
 from slo_autoscaler.platforms.knative.objects import (
     REVISIONS,
     ROUTES,
-    TRIES,
     ClusterDefaults,
     DesiredReplicas,
     api_of,
     informer_of,
     strip_revision,
     strip_route,
-    version,
 )
 from slo_autoscaler.platforms.knative.status import CLASS
 
 logger = logging.getLogger(__name__)
 
+_TRIES: Final = 4
+"""Of a floor: others change the Revision too."""
 _RETRY_SECONDS: Final = 0.05
 """Between two tries of a write: the watch reports the conflicting change meanwhile."""
 
@@ -147,7 +148,7 @@ class Floor:
 
     def _write_floor(self, key: Key, floor: int) -> None:
         """Give a revision its floor, read anew by the watch after each conflict."""
-        for left in reversed(range(TRIES)):
+        for left in reversed(range(_TRIES)):
             change = self._change(key, floor)
             if change is None:
                 return
@@ -162,6 +163,6 @@ class Floor:
 
     def _write(self, key: Key, change: dict[str, Any]) -> None:
         answer = self._api.patch(REVISIONS.path(*key), change, patient=False)
-        self._revisions.wrote(key, version(answer), strip_revision(answer))
+        self._revisions.wrote(key, version_of(answer), strip_revision(answer))
         floor = change["metadata"]["annotations"].get(minimum.APPLIED)
         logger.info("%s/%s: %s", *key, f"floor {floor}" if floor else "min-scale is the user's own again")

@@ -36,9 +36,6 @@ REVISIONS: Final = Resource("serving.knative.dev/v1", "revisions")
 ROUTES: Final = Resource("serving.knative.dev/v1", "routes")
 CONFIG_MAPS: Final = Resource("v1", "configmaps")
 
-TRIES: Final = 4
-"""Of a write to an object that others change too."""
-
 DEFAULTS_SECONDS: Final = 60.0
 """How long config-autoscaler is not read again."""
 
@@ -147,11 +144,6 @@ def informer_of(
     )
     found.start()
     return found
-
-
-def version(of: Json) -> str:
-    """Return the resourceVersion of an object; empty where it has none."""
-    return str((of.get("metadata") or {}).get("resourceVersion") or "")
 
 
 def strip_managed_fields(item: Document) -> Json:

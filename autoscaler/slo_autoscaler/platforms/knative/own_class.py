@@ -7,8 +7,6 @@ Owns the steps of two threads and their writes; the rules are ``allocation``'s a
 - All state is in the cluster. The last decision is remembered between two decisions; without it the present
   count stands.
 - Only the leader writes.
-- A write names the version of the Deployment that the count was decided on. So a write that was delayed, and
-  arrives after another leader has written, fails.
 """
 
 import logging
@@ -17,7 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from slo_autoscaler.errors import ConflictError, FunctionGoneError, NotFoundError, PlatformError
+from slo_autoscaler.errors import FunctionGoneError, NotFoundError, PlatformError
+from slo_autoscaler.kube.client import version_of
 from slo_autoscaler.kube.loop import Loop, Writes
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
@@ -43,7 +42,6 @@ from slo_autoscaler.platforms.knative.objects import (
     POD_AUTOSCALERS,
     ROUTES,
     SERVICES,
-    TRIES,
     ClusterDefaults,
     DesiredReplicas,
     api_of,
@@ -51,7 +49,6 @@ from slo_autoscaler.platforms.knative.objects import (
     strip_deployment,
     strip_managed_fields,
     strip_route,
-    version,
 )
 
 logger = logging.getLogger(__name__)
@@ -231,32 +228,21 @@ class OwnClass:
         if target == revision.replicas:
             return
         try:
-            answer = self._patch_scale(key, version(member.deployment), revision, target)
+            made = self._api.scale(
+                DEPLOYMENTS.path(*key, "scale"),
+                version_of(member.deployment),
+                revision.replicas,
+                target,
+                may_retry=self._leader.leads,
+            )
         except NotFoundError as error:
             raise FunctionGoneError(str(error)) from error
-        metadata = {**member.deployment["metadata"], "resourceVersion": version(answer)}
-        scaled = {**member.deployment, "metadata": metadata, "spec": {"replicas": target}}
-        self._deployments.wrote(key, version(answer), scaled)
+        metadata = {**member.deployment["metadata"], "resourceVersion": made}
+        self._deployments.wrote(
+            key, made, {**member.deployment, "metadata": metadata, "spec": {"replicas": target}}
+        )
         logger.info("%s/%s: scaled from %d to %d", *revision.key, revision.replicas, target)
         self._telling.wake()
-
-    def _patch_scale(self, key: Key, read: str, revision: Revision, target: int) -> Json:
-        path = DEPLOYMENTS.path(*key, "scale")
-        for left in reversed(range(TRIES)):
-            try:
-                return self._api.patch(
-                    path, {"metadata": {"resourceVersion": read}, "spec": {"replicas": target}}
-                )
-            except ConflictError:
-                found = self._api.get(path)
-                now = (found.get("spec") or {}).get("replicas", 0)
-                if now == target:
-                    return found  # the other thread was quicker
-                # Most often only the status has changed; another count is left to the next pass.
-                if now != revision.replicas or not left or not self._leader.leads():
-                    raise
-                read = version(found)
-        raise AssertionError("the last try returns or raises")
 
     def _service_write(self, member: _Member) -> Write | None:
         """Return the write that makes or corrects the ServerlessService; None if it is correct."""
@@ -287,11 +273,11 @@ class OwnClass:
         )
         if wanted == autoscaler.get("status"):
             return None
-        body = {"metadata": {"resourceVersion": version(autoscaler)}, "status": wanted}
+        body = {"metadata": {"resourceVersion": version_of(autoscaler)}, "status": wanted}
 
         def write() -> None:
             answer = self._api.patch(POD_AUTOSCALERS.path(*key, "status"), body, patient=False)
-            self._autoscalers.wrote(key, version(answer), strip_managed_fields(answer))
+            self._autoscalers.wrote(key, version_of(answer), strip_managed_fields(answer))
 
         return write
 
