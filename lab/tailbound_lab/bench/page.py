@@ -13,7 +13,7 @@ from typing import Any, Final
 from tailbound_lab.bench.workloads import ROOT
 from tailbound_lab.load.records import BenchError
 
-PAGE: Final = ROOT / "docs" / "benchmarks.md"
+PAGE = ROOT / "docs" / "benchmarks.md"
 _COLORS: Final = 10
 """Matplotlib's cycle has so many; a line beyond them is dashed."""
 
@@ -25,17 +25,17 @@ def add_publish(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def rewrite(name: str, content: Callable[[Path], str], page: Path = PAGE) -> None:
-    """Replace the section ``name`` with ``content(folder for its plots)``.
+def rewrite(name: str, content: Callable[[Path], str]) -> None:
+    """Replace the section ``name`` of the page with ``content(folder for its plots)``.
 
     Raises ``BenchError`` without the section's marks, before it asks for the content.
     """
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    text = page.read_text()
+    text = PAGE.read_text()
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise BenchError(f"{page}: it needs one line {begin!r} and after it one {end!r}")
+        raise BenchError(f"{PAGE}: it needs one line {begin!r} and after it one {end!r}")
     before, after = text.split(begin)[0], text.split(end)[1]
-    page.write_text(f"{before}{begin}\n\n{content(page.with_suffix('')).strip()}\n\n{end}{after}")
+    PAGE.write_text(f"{before}{begin}\n\n{content(PAGE.with_suffix('')).strip()}\n\n{end}{after}")
 
 
 def read(file: Path, **here: object) -> dict[str, Any]:

@@ -10,13 +10,14 @@ from tailbound_lab.bench.__main__ import with_command
 from tailbound_lab.load.records import BenchError
 
 
-def test_rewrite_replaces_what_is_between_the_marks_and_nothing_else(tmp_path):
+def test_rewrite_replaces_what_is_between_the_marks_and_nothing_else(tmp_path, monkeypatch):
     file = tmp_path / "page.md"
+    monkeypatch.setattr(page, "PAGE", file)
     file.write_text("before\n<!-- live: begin -->\nold\n<!-- live: end -->\nafter\n")
-    page.rewrite("live", lambda folder: f"new in {folder.name}\n", file)
+    page.rewrite("live", lambda folder: f"new in {folder.name}\n")
     assert file.read_text() == "before\n<!-- live: begin -->\n\nnew in page\n\n<!-- live: end -->\nafter\n"
     with pytest.raises(BenchError):
-        page.rewrite("soak", lambda _: pytest.fail("asked for the content"), file)
+        page.rewrite("soak", lambda _: pytest.fail("asked for the content"))
 
 
 def test_every_section_that_a_command_publishes_has_its_marks():

@@ -1,10 +1,14 @@
 """What the questions conclude from measurements: best settings, ratios, growth, claims, agreement."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tailbound_lab.bench import __main__ as bench
+from tailbound_lab.bench import page
 from tailbound_lab.bench.fleet import held_out, reconcile, scaling
 from tailbound_lab.bench.fleet.live import COMMUNITY, OURS, Absence, Run, claims, described
 from tailbound_lab.bench.fleet.validate import agree, function_of, replay
@@ -84,6 +88,7 @@ def test_chosen_takes_the_best_point_of_a_grid(points, cost):
         ({"slo": (0.985, 600), "kpa": (0.992, 700), "oracle": (1, 500)}, "lost"),
         ({"slo": (0.995, 600), "kpa": (0.98, 700), "oracle": (1, 500)}, "won"),
         ({"slo": (0.991, 600), "kpa": (0.98, 500), "oracle": (1, 500)}, "lost"),
+        ({"slo": (0.995, 701), "kpa": (0.98, 700), "oracle": (1, 500)}, "lost"),
         ({"slo": (0.991, 600), "kpa": (0.985, 700), "oracle": (1, 500)}, "lost"),
         ({"slo": (0.95, 600), "kpa": (0.94, 700), "oracle": (0.97, 500)}, "not to be met"),
     ],
@@ -138,8 +143,9 @@ def document(*runs):
 
 
 def test_live_results_hold_cost_violations_and_start_ups():
-    found = document(live_run(), live_run(misses=20))
+    found = document(live_run(changes=(Change(32, 2, 3),)), live_run(misses=20))
     assert found["start_ups"] == [1.5, 1.5]
+    assert found[OURS]["reversals"] == 1, "within the configured 3 s, the longer of the two start-ups"
     assert found[OURS]["replicas"] == [[0.0, 1], [5, 3], [30, 2]]
     assert found[OURS]["replica_seconds"] == 5 + 25 * 3 + 10 * 2
     assert (found[OURS]["attainment"], found[COMMUNITY]["violations"]) == (100 / 101, 20)
@@ -201,3 +207,43 @@ def test_replay_serves_the_same_requests_and_agrees_within_its_tolerance():
     lived = {"attainment": 0.99, "replica_seconds": 100.0}
     for attainment, seconds, near in ((0.971, 109, True), (0.969, 100, False), (0.99, 111, False)):
         assert agree(lived, replace(simulated, attainment=attainment, replica_seconds=seconds)) is near
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A copy of the page, and where results are."""
+    file = tmp_path / "docs" / "benchmarks.md"
+    file.parent.mkdir()
+    shutil.copy(page.PAGE, file)
+    monkeypatch.setattr(page, "PAGE", file)
+    monkeypatch.setattr(bench, "OUTPUT", tmp_path)
+    return file
+
+
+def test_live_results_are_published_with_their_plots_and_validated(tmp_path, published):
+    decision = Decision(12, "accelerator.openfaas-fn", 3, 3, "NoData")
+    killed = document(live_run(absence=Absence(10, 20), decisions=(decision,)))
+    (tmp_path / "live.json").write_text(json.dumps(document(live_run(0), live_run(20)), allow_nan=False))
+    (tmp_path / "live-prometheus-killed.json").write_text(json.dumps(killed))
+    assert bench.main(["live", "--last", "--publish"]) == 0
+    assert bench.main(["validate", "--publish"]) in (0, 1)
+    text = published.read_text()
+    live, validated = (
+        text.split(f"<!-- {name}: begin -->")[1].split(f"<!-- {name}: end -->")[0]
+        for name in ("live", "validation")
+    )
+    assert "| Tailbound | 100.00% | 0 |" in live, "never rounded up, so there was no violation"
+    assert "| OpenFaaS CE's law | 83.33% | 20 |" in live
+    assert "NoData (1)" in live
+    for name in ("live", "live-prometheus-killed"):
+        assert f"(benchmarks/{name}.svg)" in live
+        assert "<svg" in (published.parent / "benchmarks" / f"{name}.svg").read_text()
+    assert "| Tailbound | 100.00% | 100.00% | +0.00 |" in validated
+
+
+def test_held_out_traces_are_played_and_published(published, monkeypatch):
+    few = list(held_out.workloads(60))[:2]
+    monkeypatch.setattr(held_out, "workloads", lambda seconds: iter(few))
+    assert bench.main(["held-out", "--processes", "1", "--publish"]) in (0, 1)
+    section = published.read_text().split("<!-- held-out: begin -->")[1].split("<!-- held-out: end -->")[0]
+    assert [line.split(" | ")[0] for line in section.strip().splitlines()[2:]] == [f"| {w.name}" for w in few]

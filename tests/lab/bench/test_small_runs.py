@@ -86,3 +86,27 @@ def test_what_cannot_be_measured_is_refused_before_anything_starts(tmp_path, mon
     assert bench.main(words) == 2
     assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr().err.startswith("bench: ")
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    ("words", "file"),
+    [
+        (["single", "--function", "accelerator", "--rate", "50", "--seconds", "1", "--slo", "10s"], None),
+        (["large", "--requests", "5", "--repeats", "1"], "large.json"),
+        (["compare", "--smoke", "--workloads", "accelerator", "--systems", "slo"], "results.json"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_measurement_in_small_goes_from_the_server_to_results(tmp_path, monkeypatch, capsys, words, file):
+    monkeypatch.setattr(bench, "OUTPUT", tmp_path)
+    assert bench.main(words) in (0, 1)
+    if file == "results.json":
+        (found,) = json.loads((tmp_path / file).read_text())["measurements"]
+        assert found["status"] == "measured", found
+        capsys.readouterr()
+        assert bench.main(["report"]) == 0
+        assert "### accelerator" in capsys.readouterr().out
+    elif file:
+        assert json.loads((tmp_path / file).read_text())["cpu_ms_per_batch"]["20"]["front"] > 0

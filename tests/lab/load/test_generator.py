@@ -1,11 +1,13 @@
 """The generator against small real servers: counts, statuses, broken connections, early end, lag."""
 
 import contextlib
+import os
 import shutil
 import socket
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -204,3 +206,19 @@ def test_a_body_that_is_not_there_is_an_error_with_its_name(compiled, tmp_path):
 def test_build_without_a_compiler_says_what_to_install(tmp_path):
     with pytest.raises(BenchError, match="install a compiler"):
         build(tmp_path, compilers=("no-such-compiler",))
+
+
+def test_build_with_a_compiler_that_fails_says_what_it_said(tmp_path):
+    compiler = tmp_path / "cc"
+    compiler.write_text("#!/bin/sh\necho out of registers >&2; exit 1\n")
+    compiler.chmod(0o755)
+    with pytest.raises(BenchError, match="out of registers"):
+        build(tmp_path / "build", compilers=(str(compiler),))
+
+
+def test_build_compiles_again_only_what_is_older_than_its_source(tmp_path):
+    binary = Path(build(tmp_path).command[0])
+    made = binary.stat().st_mtime_ns
+    assert Path(build(tmp_path).command[0]).stat().st_mtime_ns == made
+    os.utime(binary, (0, 0))
+    assert Path(build(tmp_path).command[0]).stat().st_mtime_ns > 0

@@ -49,13 +49,22 @@ def test_batches_by_hand(ready_at, arrivals, batches):
     assert [(pytest.approx(end), batch) for end, batch in batches] == served(replica)
 
 
-def test_late_request_times_out_and_beyond_max_inflight_the_latest_goes():
+def test_late_request_times_out():
     replica = Replica(Function(FUNCTION.service, timeout=0.5), 1.0)
     replica.serve([0.0, 0.9], 2.0)
     assert (replica.order, replica.lost) == ([0.9], [0.5])
-    full = Replica(Function(FUNCTION.service, max_inflight=2), 10.0)
-    full.serve([1.0, 2.0, 3.0], 4.0)
-    assert (full.queued, full.lost) == (2, [4.0])
+
+
+def test_beyond_max_inflight_the_longest_late_go_and_without_any_the_newest():
+    replica = Replica(Function(FUNCTION.service, max_inflight=2), 1.0)
+    late = [0.01 * number for number in range(12)]
+    replica.serve([*late, 0.95, 1.0005, 1.0006], 1.001)
+    assert (replica.queued, replica.lost) == (2, [1.001] * 5)
+    replica.serve([], math.inf)
+    assert replica.order == [0.95, *late[:7], 1.0005, 1.0006]
+    waiting = Replica(Function(FUNCTION.service, max_inflight=2), 10.0)
+    waiting.serve([1.0, 2.0, 3.0], 4.0)
+    assert (waiting.queued, waiting.lost) == (2, [4.0])
 
 
 @given(
