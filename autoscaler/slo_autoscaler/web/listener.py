@@ -1,10 +1,9 @@
 """/metrics, /healthz and /decisions on a small threaded server, for machines.
 
-/healthz is 200 while the loop is alive. A Prometheus or gateway that is away does not make it fail: holding
-is then the right thing to do, and a restart would not help.
+/healthz is 200 while the loop is alive, also without Prometheus or gateway: a restart would not help.
 
-/decisions?function=NAME&last=N gives the last decisions of a function as JSON, for ``explain``; NAME may be
-without its namespace. Without NAME it gives the names that there are.
+/decisions?function=NAME&last=N returns the last decisions of a function as JSON, for ``explain``; NAME may be
+without its namespace. Without NAME it returns the known names.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """Prometheus for the page: bounded in time and number, and no oftener than every few seconds.
 
-Owns the requests and what is remembered of their answers. Separate from the source that decisions come from:
-somebody who looks must never make a reconcile wait. What is asked is ``series``'s.
+Owns the requests and the answers that are kept. It is not the source of decisions, so no reader of the page
+delays a reconcile. The queries are those of ``charts``.
 """
 
 import threading

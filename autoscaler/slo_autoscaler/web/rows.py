@@ -105,17 +105,14 @@ _CELLS: Final[Mapping[str, Callable[[Row], str]]] = {
 """Column -> its text."""
 
 
-def _budget_left(row: Row) -> float:
-    left: float | None = row["budget_remaining"]
-    return 1.0 if left is None else left
+def _trouble(row: Row) -> tuple[int, float]:
+    left = row["budget_remaining"]
+    return list(STATES).index(row["state"]), 1.0 if left is None else left
 
 
 _ORDERS: Final[Mapping[str, Callable[[Row], Any]]] = {
     "function": lambda row: row["function_name"],
-    "state": lambda row: (
-        list(STATES).index(row["state"]),
-        1.0 if (left := row["budget_remaining"]) is None else left,
-    ),
+    "state": _trouble,
     "target": lambda row: row["slo_latency"],
     # Against the target: a fleet has as many targets as functions.
     "p95": lambda row: _of_target(row, "p95"),
@@ -206,8 +203,7 @@ def short(decision: Mapping[str, Any]) -> str:
 
 def inputs(decision: Mapping[str, Any]) -> dict[str, str]:
     """Return the inputs of a decision as text."""
-    values = decision["inputs"].items()
-    return {name: words.number(name, value) for name, value in values}
+    return {name: words.number(name, value) for name, value in decision["inputs"].items()}
 
 
 def ordered(rows: Iterable[Row], sort: str = DEFAULT_SORT) -> list[Row]:
