@@ -32,6 +32,7 @@ from slo_autoscaler import fields
 from slo_autoscaler.__main__ import COMMANDS
 from slo_autoscaler.__main__ import main as autoscaler
 from slo_autoscaler.law.inputs import INPUTS
+from slo_autoscaler.law.policies import POLICIES
 from slo_autoscaler.metrics import GAUGES
 from slo_autoscaler.metrics import Metrics as AutoscalerMetrics
 from slo_autoscaler.model import Decision, Reason, Scale
@@ -128,6 +129,11 @@ def _autoscaler() -> str:
         "What the keys of `defaults` do to a function: [scaling.md](../scaling.md).\n"
     ]
     parts += _sections(autoscaler_config.Config, "")
+    policies = [(_code(name), policy.label) for name, policy in POLICIES.items()]
+    parts.append(
+        "## Policies\n\nWhat each does: [scaling.md](../scaling.md).\n\n"
+        + _table(("policy", "recommends by"), policies)
+    )
     overrides = [
         (_code(f"--{flag.replace('_', '-')}"), _code(variable), _code(key))
         for flag, (key, variable) in autoscaler_config.OVERRIDES.items()

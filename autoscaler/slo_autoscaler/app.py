@@ -200,12 +200,13 @@ def _parser(epilog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--lock",
         metavar="FILE",
-        help=f"of several autoscalers with the same file one acts, others stand by; or set {LOCK_VARIABLE}",
+        help="act only while holding a lock on FILE; others with the same FILE stand by"
+        f" (or set {LOCK_VARIABLE})",
     )
     parser.add_argument(
         "--log-format",
         choices=logs.FORMATS,
-        help=f"of standard error [text]; or set {LOG_FORMAT_VARIABLE}. Decisions are always JSON",
+        help=f"format of the log on stderr [text]; or set {LOG_FORMAT_VARIABLE}. Decisions are always JSON",
     )
     for flag, (key, variable) in OVERRIDES.items():
         parser.add_argument(

@@ -15,7 +15,7 @@ from datetime import datetime
 from math import isinf
 from typing import Any, Final, Protocol, TypeVar
 
-from slo_autoscaler.conflict import FEW, WITHIN, Rival
+from slo_autoscaler.conflict import FEW, WITHIN, ScalerConflict
 from slo_autoscaler.errors import FunctionGoneError, PlatformError, SourceError
 from slo_autoscaler.journal import Entry, Journal
 from slo_autoscaler.law.decide import decide, unapplied
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 MAX_BACKOFF: Final = 8
-"""Reconciles that a function which keeps failing sits out at most."""
+"""Reconciles for which a function that keeps failing backs off at most."""
 
 ALIVE_INTERVALS: Final = 3
 """A loop that has finished no reconcile for so many intervals, and all its timeouts, counts as dead."""
@@ -63,11 +63,11 @@ class _Target:
     read_at: float = -1.0
     shadow: Shadow | None = None
     """What would be there, in shadow mode."""
-    rival: Rival = field(default_factory=Rival)
-    """What its replicas have done beside what we asked for."""
+    conflict: ScalerConflict = field(default_factory=ScalerConflict)
+    """Changes of its replicas beside those asked for."""
     failures: int = 0
     skip: int = 0
-    """Reconciles to sit out."""
+    """Reconciles to back off for."""
 
 
 class Plan(Protocol):
@@ -128,9 +128,9 @@ class Controller:
         self._targets: dict[str, _Target] = {}
         self._past: dict[str, Past] | None = None
         self._recalled_at = 0.0
-        self._complaints: dict[str, str] = {}
-        self._rivals: set[str] = set()
-        """Functions that somebody else scales too."""
+        self._logged: dict[str, str] = {}
+        self._conflicts: set[str] = set()
+        """Functions that another autoscaler changes too."""
         self._warned = False
         """Of another scaler; once is enough."""
         self._finished_at = clocks.monotonic()
@@ -195,7 +195,7 @@ class Controller:
                 errors += self._failed(name, "read", scale)
                 continue
             target.scale = scale
-            self._watch_rival(name, target)
+            self._detect_conflict(name, target)
             try:
                 decision = self._decide(name, target, None if seen is None else seen.get(name), scale)
             except Exception as error:
@@ -208,7 +208,7 @@ class Controller:
             else:
                 self._succeeded(target, applied=target.spec.mode == "shadow")
         errors += self._act(wanted)
-        self._metrics.conflicting_scaler(there=bool(self._rivals))
+        self._metrics.conflicting_scaler(there=bool(self._conflicts))
         self._finished_at = self._clocks.monotonic()
         self._metrics.reconciled(self._finished_at - began)
         return errors == 0
@@ -218,9 +218,9 @@ class Controller:
         try:
             seen = self._source.observe()
         except SourceError as error:
-            self._complain("observe", f"no observations, every function holds: {error}")
+            self._log_once("observe", f"no observations, every function holds: {error}")
             return None, 1
-        self._complain("observe", None)
+        self._log_once("observe", None)
         if self._past is None:
             self._recall()
         return seen, 0
@@ -234,26 +234,26 @@ class Controller:
             logger.warning("no history from before the start, going on without: %s", error)
             self._past = {}
 
-    def _watch_rival(self, name: str, target: _Target) -> None:
-        """Notice changes of a function's replicas that we have not asked for, while it is ours to scale."""
+    def _detect_conflict(self, name: str, target: _Target) -> None:
+        """Notice changes of a function's replicas that were not asked for, while it is ours to scale."""
         if target.scale is None or not target.scale.enabled or not self._acts(target.spec):
-            target.rival = Rival()
-            self._rivals.discard(name)
+            target.conflict = ScalerConflict()
+            self._conflicts.discard(name)
             return
         now = self._clocks.monotonic()
-        target.rival = target.rival.read(target.scale.desired, now, target.scale.revision)
-        if not target.rival.suspected(now):
-            self._rivals.discard(name)
+        target.conflict = target.conflict.read(target.scale.desired, now, target.scale.revision)
+        if not target.conflict.detected(now):
+            self._conflicts.discard(name)
             return
         if not self._warned:
             logger.warning(
-                "%s: its replicas were changed %d times within %.0f s by somebody else: another scaler, such"
-                " as OpenFaaS' own, a HorizontalPodAutoscaler, or on Knative somebody who writes min-scale or"
-                " scales Deployments. Two scalers cannot share a function; docs/slo.md says where to look",
+                "%s: replicas changed %d times within %.0f s without a request of this autoscaler: another"
+                " autoscaler is at work, such as OpenFaaS' own or a HorizontalPodAutoscaler; two autoscalers"
+                " cannot share a function (docs/slo.md, ConflictingScaler)",
                 *(name, FEW, WITHIN),
             )
             self._warned = True
-        self._rivals.add(name)
+        self._conflicts.add(name)
 
     def _scales(
         self, listing: Future[dict[str, Scale | PlatformError]], *, blind: bool
@@ -264,7 +264,7 @@ class Controller:
         """
         listed = self._result("list", listing)
         if not isinstance(listed, PlatformError):
-            self._complain("discover", None)
+            self._log_once("discover", None)
             for name in self._targets.keys() - listed.keys():
                 self._forget(name)
             for name in listed:
@@ -272,7 +272,7 @@ class Controller:
                     self._targets[name] = _Target(self._config.target(name))
             return {name: listed[name] for name in self._due(listed)}, 0
         known = len(self._targets)
-        self._complain("discover", f"cannot list functions, going on with {known} known: {listed}")
+        self._log_once("discover", f"cannot list functions, going on with {known} known: {listed}")
         due = self._due(sorted(self._targets, key=lambda name: self._targets[name].read_at))
         if blind:
             last = {name: self._targets[name].scale for name in due}
@@ -289,7 +289,7 @@ class Controller:
         for some in (names[:few], names[few:]):
             reading = {name: self._pool.submit(self._platform.scale, name) for name in some}
             for name, scale in self._results(reading):
-                if not isinstance(scale, _PutOffError):
+                if not isinstance(scale, _DeferredError):
                     found[name] = scale
                     self._targets[name].read_at = self._clocks.monotonic()
             if all(isinstance(scale, PlatformError) for scale in found.values()):
@@ -297,7 +297,7 @@ class Controller:
         return found
 
     def _due(self, names: Iterable[str]) -> list[str]:
-        return [name for name in names if not _sits_out(self._targets[name])]
+        return [name for name in names if not _backs_off(self._targets[name])]
 
     def _decide(self, name: str, target: _Target, seen: Observation | None, scale: Scale) -> Decision:
         now = self._clocks.monotonic()
@@ -351,31 +351,32 @@ class Controller:
     def _act(self, wanted: Mapping[str, int]) -> int:
         """Ask the platform for all that is wanted, as far as ``timeout`` goes; return how much failed."""
         for name, count in wanted.items():
-            self._targets[name].rival = self._targets[name].rival.asked(count)
+            target = self._targets[name]
+            target.conflict = target.conflict.requested(count)
         asking = {name: self._pool.submit(self._set_scale, name, count) for name, count in wanted.items()}
-        errors = put_off = 0
+        errors = deferred = 0
         for name, result in self._results(asking):
-            if isinstance(result, _PutOffError):
-                put_off += 1
+            if isinstance(result, _DeferredError):
+                deferred += 1
                 self._take_back(self._targets[name])
             elif isinstance(result, PlatformError):
                 errors += self._failed(name, "act", result)
             else:
                 self._succeeded(self._targets[name], applied=True)
-        if put_off:
+        if deferred:
             self._metrics.failed("act")
-            logger.warning("%d of %d changes are put off: the platform is slow", put_off, len(wanted))
-        return errors + put_off
+            logger.warning("%d of %d changes are deferred: the platform is slow", deferred, len(wanted))
+        return errors + deferred
 
     def _set_scale(self, name: str, replicas: int) -> None:
         if not self._leader.leads():
-            raise _PutOffError("no longer the leader")
+            raise _DeferredError("no longer the leader")
         self._platform.set_scale(name, replicas)
 
     def _results(self, asked: Mapping[str, Future[_T]]) -> Iterator[tuple[str, _T | PlatformError]]:
         """Give the result of each request to the platform, waiting for all together at most ``timeout``.
 
-        One that had not begun by then is put off; one that is under way may still take effect, and is seen
+        One that had not begun by then is deferred; one that is under way may still take effect, and is seen
         in the next reconcile.
         """
         wait(asked.values(), self._config.platform.timeout)
@@ -388,7 +389,7 @@ class Controller:
         timeout = self._config.platform.timeout
         wait([future], timeout if patience is None else patience)
         if future.cancel():
-            return _PutOffError(f"not asked for within {timeout:g} s")
+            return _DeferredError(f"not asked for within {timeout:g} s")
         if not future.done():
             return PlatformError(f"no answer within {timeout:g} s")
         try:
@@ -399,33 +400,33 @@ class Controller:
             logger.exception("%s: unforeseen", name)
             return PlatformError(f"{type(error).__name__}: {error}")
 
-    def _complain(self, where: str, message: str | None) -> None:
+    def _log_once(self, stage: str, message: str | None) -> None:
         """Count a failure, and log it when it begins or changes; None is its end."""
-        before = self._complaints.pop(where, None)
+        before = self._logged.pop(stage, None)
         if message is None:
             if before is not None:
-                logger.info("%s: works again", where)
+                logger.info("%s: recovered", stage)
             return
-        self._metrics.failed(where)
-        self._complaints[where] = message
+        self._metrics.failed(stage)
+        self._logged[stage] = message
         if message != before:
             logger.warning("%s", message)
 
-    def _failed(self, name: str, where: str, error: PlatformError) -> int:
-        self._metrics.failed(where)
+    def _failed(self, name: str, stage: str, error: PlatformError) -> int:
+        self._metrics.failed(stage)
         if isinstance(error, FunctionGoneError):
             logger.info("%s is gone: %s", name, error)
             self._forget(name)
             return 0
         target = self._targets[name]
-        if where == "act":
+        if stage == "act":
             self._take_back(target)
-        if "discover" in self._complaints:
+        if "discover" in self._logged:
             # The whole platform is unwell; when it is back, no function is to wait for longer.
             return 1
         target.failures += 1
         target.skip = min(2 ** (target.failures - 1), MAX_BACKOFF)
-        logger.warning("%s: cannot %s, sitting out %d reconciles: %s", name, where, target.skip, error)
+        logger.warning("%s: cannot %s; backing off for %d reconciles: %s", name, stage, target.skip, error)
         return 1
 
     def _succeeded(self, target: _Target, *, applied: bool) -> None:
@@ -440,16 +441,16 @@ class Controller:
 
     def _forget(self, name: str) -> None:
         self._targets.pop(name, None)
-        self._rivals.discard(name)
+        self._conflicts.discard(name)
         self._metrics.forget(name)
         self._journal.forget(name)
 
 
-class _PutOffError(PlatformError):
+class _DeferredError(PlatformError):
     """A request that was not made this time; no fault of the function."""
 
 
-def _sits_out(target: _Target) -> bool:
+def _backs_off(target: _Target) -> bool:
     if target.skip == 0:
         return False
     target.skip -= 1

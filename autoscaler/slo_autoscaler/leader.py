@@ -83,7 +83,7 @@ class FileLock:
             if not self._leads:
                 self._leads = self._take()
                 if self._leads:
-                    logger.info("leads, by the lock on %s", self._path)
+                    logger.info("is leader, by the lock on %s", self._path)
                 elif not self._waits:
                     logger.info(
                         "another autoscaler holds the lock on %s: standing by; not applying decisions",

@@ -58,7 +58,7 @@ class Metrics(Collector):
             self._errors.labels(stage)
         self._leader = Gauge(
             "slo_autoscaler_leader",
-            "1 while this autoscaler may act, 0 while it stands by for another.",
+            "1 while this autoscaler is the leader and may act, 0 on standby.",
             registry=registry,
         )
         self._conflict = Gauge(

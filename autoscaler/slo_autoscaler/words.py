@@ -1,12 +1,14 @@
 """Reasons and numbers as text, for log, page and terminal. [P]
 
-Owns how many digits a number is worth, that one which is not known is a dash, and the sentence of a decision.
+Owns how many digits a number is worth, that one which is not known is a dash, the sentence of a decision, and
+the columns of the table of functions.
 A reason without a sentence of its own is still told, by its name and numbers.
 """
 
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -94,6 +96,52 @@ def _digits(value: float, digits: int) -> str:
     text = f"{value:,.{places}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
+
+STATES: Final[Mapping[str, str]] = {
+    "missed": "missed",
+    "no_data": "no data",
+    "insufficient_data": "insufficient data",
+    "no_slo": "no SLO",
+    "no_traffic": "no traffic",
+    "met": "met",
+}
+"""State of an SLO -> its label; those that need attention come first."""
+
+DEFAULT_SORT: Final = "state"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of the table; ``key`` is that of its cell in ``display``."""
+
+    key: str
+    title: str
+    hint: str
+    numeric: bool = True
+    minor: bool = False
+    """Left out where there is little room."""
+
+
+COLUMNS: Final = (
+    Column("function", "Function", "name.namespace", numeric=False),
+    Column("state", "SLO", "whether it is met in the autoscaler's window", numeric=False),
+    Column(
+        "target", "Target", "share of all requests that must be within a latency", numeric=False, minor=True
+    ),
+    Column("attainment", "Attained", "share of all requests within the target, in the window", minor=True),
+    Column("budget_remaining", "Budget", "share of the error budget of 30 days that is left"),
+    Column(
+        "burn_rate", "Burn", "rate at which the error budget is spent: 1 spends it in 30 days", minor=True
+    ),
+    Column("p95", "p95", "latency of successes; sorted by its share of the target", minor=True),
+    Column("p99", "p99", "latency of successes; sorted by its share of the target"),
+    Column("replicas", "Replicas", "serving / target / maximum"),
+    Column("mode", "Mode", "active, shadow or standby", numeric=False, minor=True),
+    Column("last", "Last decision", "the newest decision and its reason", numeric=False),
+)
+
+SORTS: Final = tuple(column.key for column in COLUMNS)
+"""What rows can be sorted by; a leading - reverses the order."""
 
 FACTS: Final = (
     "p99 {p99} of {slo_latency}",

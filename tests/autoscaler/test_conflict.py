@@ -4,19 +4,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.conflict import FEW, WITHIN, Rival
+from slo_autoscaler.conflict import FEW, WITHIN, ScalerConflict
 
 
 def after(*counts, every=5.0):
-    rival, now = Rival(), 0.0
+    conflict, now = ScalerConflict(), 0.0
     for count in counts:
-        rival = rival.read(count, now)
+        conflict = conflict.read(count, now)
         now += every
-    return rival, now - every
+    return conflict, now - every
 
 
 @pytest.mark.parametrize(
-    ("counts", "every", "foreign", "suspected"),
+    ("counts", "every", "foreign", "detected"),
     [
         ((7,), 5.0, 0, False),  # the first count that is seen is nobody's change
         ((2, 3, 4), 5.0, 2, False),  # people do that
@@ -25,35 +25,35 @@ def after(*counts, every=5.0):
         ((0, 1, 0, 1, 0, 1), 5.0, 2, False),  # waking from zero is the platform's business
     ],
 )
-def test_several_changes_within_minutes_are_another_scaler(counts, every, foreign, suspected):
-    rival, now = after(*counts, every=every)
-    assert (len(rival.foreign), rival.suspected(now)) == (foreign, suspected)
-    assert not rival.suspected(now + WITHIN), "it is over when nothing has changed for long"
+def test_several_changes_within_minutes_are_another_scaler(counts, every, foreign, detected):
+    conflict, now = after(*counts, every=every)
+    assert (len(conflict.foreign), conflict.detected(now)) == (foreign, detected)
+    assert not conflict.detected(now + WITHIN), "it is over when nothing has changed for long"
 
 
 def test_a_revision_that_takes_over_is_not_another_scaler_but_its_changes_are():
-    rival = Rival()
+    conflict = ScalerConflict()
     for number in range(2 * FEW):
-        rival = rival.read(number, float(number), f"tabular-{number}")
-    assert not rival.foreign
+        conflict = conflict.read(number, float(number), f"tabular-{number}")
+    assert not conflict.foreign
     for number in range(FEW + 1):
-        rival = rival.read(20 + number, float(number), "tabular-9")
-    assert rival.suspected(float(FEW))
+        conflict = conflict.read(20 + number, float(number), "tabular-9")
+    assert conflict.detected(float(FEW))
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.floats(0, 1)), max_size=30))
 def test_what_we_ask_for_is_never_another_scaler_however_much_of_it_is_given(asks):
-    rival, count, now = Rival().read(3, 0.0), 3, 0.0
+    conflict, count, now = ScalerConflict().read(3, 0.0), 3, 0.0
     for wanted, share in asks:
-        rival = rival.asked(wanted)
+        conflict = conflict.requested(wanted)
         count = round(count + (wanted - count) * share)
         now += 5.0
-        rival = rival.read(count, now)
-        rival = rival.read(count, now)
-    assert not rival.foreign
+        conflict = conflict.read(count, now)
+        conflict = conflict.read(count, now)
+    assert not conflict.foreign
 
 
 @given(st.lists(st.integers(0, 20), max_size=30))
 def test_no_more_is_remembered_than_is_needed(counts):
-    rival, _ = after(*counts)
-    assert len(rival.foreign) <= FEW
+    conflict, _ = after(*counts)
+    assert len(conflict.foreign) <= FEW

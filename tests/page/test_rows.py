@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from page.serving import a_decision, a_fleet, a_hold
+from slo_autoscaler import words
 from slo_autoscaler.model import Reason
 from slo_autoscaler.web import rows
 from slo_autoscaler.web.rows import Rows, row_of
@@ -41,7 +42,7 @@ def test_state_follows_attainment_unless_chance_or_missing_data_explains_it(reas
 @pytest.mark.parametrize("changes", [{}, {"inputs": dict.fromkeys(a_hold()["inputs"])}])
 def test_row_has_text_for_every_column_and_is_json(changes):
     row = row_of({**a_decision(), **changes})
-    assert tuple(row["display"]) == rows.SORTS
+    assert tuple(row["display"]) == words.SORTS
     assert all(isinstance(text, str) and text for text in row["display"].values())
     json.dumps(row, allow_nan=False)
 
@@ -102,7 +103,7 @@ def test_inputs_are_text_with_a_dash_for_none():
     assert shown["forecast"].startswith("212")
 
 
-@pytest.mark.parametrize("sort", rows.SORTS)
+@pytest.mark.parametrize("sort", words.SORTS)
 @pytest.mark.parametrize("way", ["", "-"])
 def test_an_order_keeps_all_rows_ties_by_name_and_puts_unknown_values_last(sort, way):
     table = rows.ordered(TABLE, way + sort)
@@ -117,13 +118,14 @@ def test_an_order_keeps_all_rows_ties_by_name_and_puts_unknown_values_last(sort,
 
 def test_trouble_comes_first_by_default_and_the_least_budget_within_a_state():
     table = [
-        (list(rows.STATES).index(row["state"]), row["budget_remaining"] or 1.0) for row in rows.ordered(TABLE)
+        (list(words.STATES).index(row["state"]), row["budget_remaining"] or 1.0)
+        for row in rows.ordered(TABLE)
     ]
     assert table == sorted(table)
     assert table[0][0] == 0
 
 
-@given(st.text("visontexAM-0 ", max_size=20), st.sampled_from(["", *rows.STATES]))
+@given(st.text("visontexAM-0 ", max_size=20), st.sampled_from(["", *words.STATES]))
 def test_a_filter_keeps_the_order_and_exactly_the_rows_with_every_word(text, state):
     found = rows.matching(TABLE, text, state)
     assert [row for row in TABLE if row in found] == found

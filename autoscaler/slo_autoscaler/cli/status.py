@@ -12,23 +12,18 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
-from http.client import HTTPException
 from typing import Any, Final
-from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
-from urllib.request import urlopen
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from slo_autoscaler.cli import client
 from slo_autoscaler.config import read_web
 from slo_autoscaler.errors import ConfigError
-from slo_autoscaler.web.rows import COLUMNS, DEFAULT_SORT, SORTS, STATES
-
-TIMEOUT: Final = 10.0
-"""Seconds that the autoscaler may take to answer."""
+from slo_autoscaler.words import COLUMNS, DEFAULT_SORT, SORTS, STATES
 
 NARROW: Final = 80
 """Columns in a pipe, where nobody says how many there are; a table is never wider than its terminal."""
@@ -54,29 +49,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     flags = _parser().parse_args(arguments)
     try:
-        url = flags.url or _own_url(flags.config)
-        if not url.startswith(("http://", "https://")):
-            raise ConfigError([f"--url: {url!r} must be an http:// or https:// URL"])
+        web = read_web(flags.config)
+        url = client.address(flags.url, web.page_host, web.page_port, "web.page_port")
     except ConfigError as error:
-        for line in error.lines:
-            _complain(line)
+        client.complain(*error.lines)
         return 2
-    address = f"{url.rstrip('/')}/api/functions?{urlencode({'q': flags.filter, 'sort': flags.sort})}"
+    path = f"/api/functions?{urlencode({'q': flags.filter, 'sort': flags.sort})}"
     console = Console()
     if not console.is_terminal:
         console.width = flags.width or NARROW
     elif flags.width:
         console.width = flags.width
     try:
-        return _watch(console, url, address, flags) if flags.watch else _once(console, url, address, flags)
+        return _watch(console, url, path, flags) if flags.watch else _once(console, url, path, flags)
     except KeyboardInterrupt:
         return 0
 
 
-def _once(console: Console, url: str, address: str, flags: argparse.Namespace) -> int:
-    document = _asked(url, address)
-    if isinstance(document, str):
-        _complain(document)
+def _once(console: Console, url: str, path: str, flags: argparse.Namespace) -> int:
+    try:
+        document = client.ask(url, path, "functions")
+    except client.NoAnswerError as error:
+        client.complain(str(error))
         return 1
     if flags.json:
         sys.stdout.write(json.dumps(document) + "\n")
@@ -85,23 +79,22 @@ def _once(console: Console, url: str, address: str, flags: argparse.Namespace) -
     return 0
 
 
-def _watch(console: Console, url: str, address: str, flags: argparse.Namespace) -> int:
+def _watch(console: Console, url: str, path: str, flags: argparse.Namespace) -> int:
     """Show it again every interval until it is interrupted; an autoscaler that is away is waited for."""
     interval = flags.interval
     if flags.json or not console.is_terminal:
-        while _once(console, url, address, flags) == 0:
+        while _once(console, url, path, flags) == 0:
             time.sleep(interval)
         return 1
     with Live(console=console, auto_refresh=False, screen=True) as live:
         last: RenderableType = ""
         while True:
-            document = _asked(url, address)
-            if isinstance(document, str):
-                live.update(Group(Text(document, style=_STYLES["error"]), last), refresh=True)
-            else:
+            try:
                 # Less what is said above it when the autoscaler goes.
-                last = shown(document, console.width, console.height - 2)
+                last = shown(client.ask(url, path, "functions"), console.width, console.height - 2)
                 live.update(last, refresh=True)
+            except client.NoAnswerError as error:
+                live.update(Group(Text(str(error), style=_STYLES["error"]), last), refresh=True)
             time.sleep(interval)
 
 
@@ -178,39 +171,6 @@ def _summary(document: Mapping[str, Any]) -> str:
 _WORDS: Final = {"error": "Error", "warning": "Warning", "info": "Note"}
 
 
-def _asked(url: str, address: str) -> dict[str, Any] | str:
-    """Return what the page says, or what is to be complained of."""
-    try:
-        with urlopen(address, timeout=TIMEOUT) as answer:  # noqa: S310  (only http and https come here)
-            document = json.load(answer)
-    except HTTPError as error:
-        with error:
-            return f"{url}: status {error.code}: {error.read(200).decode(errors='replace').strip()}"
-    except URLError as error:
-        return f"{url}: the status page does not answer: {error.reason}"
-    except (HTTPException, OSError, ValueError) as error:
-        return f"{url}: no answer that makes sense, is this the status page's port? {error}"
-    if isinstance(document, dict) and isinstance(document.get("functions"), list):
-        return document
-    return f"{url}: no answer that makes sense, is this the status page's port? {str(document)[:80]}"
-
-
-def _own_url(config: str | None) -> str:
-    """Return where the page of this machine's autoscaler is, by its configuration or the default."""
-    web = read_web(config)
-    if not web.page_port:
-        why = "null: there is no page"
-        if web.page_port == 0:
-            why = "0 is any port: give the one of the log with --url"
-        raise ConfigError([f"{config}: web.page_port: {why}"])
-    host = "127.0.0.1" if web.page_host in ("0.0.0.0", "") else web.page_host  # noqa: S104  (a comparison)
-    return f"http://{f'[{host}]' if ':' in host else host}:{web.page_port}"
-
-
-def _complain(line: str) -> None:
-    sys.stderr.write(f"slo-autoscaler: {line}\n")
-
-
 def _sort(text: str) -> str:
     if text.removeprefix("-") not in SORTS:
         raise argparse.ArgumentTypeError(f"{text!r} must be one of {', '.join(SORTS)}, with - for downwards")
@@ -239,9 +199,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Shows every function: whether its SLO is met, its replicas, and the last decision.",
     )
     add = parser.add_argument
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--url", help="of the running autoscaler's status page [http://127.0.0.1:8083]")
-    source.add_argument("--config", metavar="FILE", help="its configuration, for the address")
+    client.add_source(parser, "http://127.0.0.1:8083")
     add(
         "--filter", default="", metavar="WORDS", help="only functions with these in name, mode, SLO or reason"
     )

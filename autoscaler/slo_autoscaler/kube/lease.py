@@ -92,7 +92,7 @@ class LeaseLeader:
             if leads != self._led:
                 self._led = leads
                 if leads:
-                    logger.info("leads, by the lease %s/%s", self._namespace, self._settings.name)
+                    logger.info("is leader, by the lease %s/%s", self._namespace, self._settings.name)
                 elif not self._stop.is_set():
                     logger.error(
                         "the lease %s/%s could not be renewed in time: no longer the leader",

@@ -384,7 +384,7 @@ def _recommend(
             return Recommendation(0, Reason.IDLE)
         if outlook.standing <= 0.0:
             return Recommendation(bounds.lowest, Reason.NO_TRAFFIC)
-    wish = POLICIES[spec.policy](spec, seen, scale, outlook)
+    wish = POLICIES[spec.policy].recommend(spec, seen, scale, outlook)
     if (
         outlook.burning
         and wish.replicas <= scale.desired

@@ -1,12 +1,14 @@
-"""How many replicas are wanted: the laws, side by side. [P]
+"""How many replicas are recommended: the policies, side by side. [P]
 
 A policy is a function ``(spec, seen, scale, outlook) -> Recommendation``; it knows no limits and no past.
-``decide`` calls it only with data, an SLO and at least one replica wanted, and bounds what it says.
-A new policy is a function here and one line in ``POLICIES``.
+``decide`` calls it only with data, an SLO and at least one replica wanted, and bounds what it says. A new
+policy is a function here and a record in ``POLICIES``; its own setting is a field of ``Spec``, its own reason
+a member of ``Reason``.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from slo_autoscaler.law.confidence import wilson
@@ -15,7 +17,15 @@ from slo_autoscaler.model import Reason, Recommendation, Scale
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.spec import Spec
 
-Policy = Callable[[Spec, Observation, Scale, Outlook], Recommendation]
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One way to size a function."""
+
+    recommend: Callable[[Spec, Observation, Scale, Outlook], Recommendation]
+    label: str
+    """What it does, for the page and the reference."""
+
 
 QUICK_SHARE: Final = 0.5
 """Of the SLO's latency: successes below it are quick, so what misses then are errors."""
@@ -118,7 +128,10 @@ def proportional(spec: Spec, seen: Observation, scale: Scale, outlook: Outlook) 
     return Recommendation(wanted, reason, raw)
 
 
-POLICIES: Final[dict[str, Policy]] = {"proportional": proportional, "slo": slo}
+POLICIES: Final[dict[str, Policy]] = {
+    "proportional": Policy(proportional, "the law of the Kubernetes HPA on latency"),
+    "slo": Policy(slo, "arrivals by learned capacity, corrected by the error budget"),
+}
 
 
 def missed(spec: Spec, seen: Observation) -> bool:

@@ -1,14 +1,14 @@
 """Decisions as rows of a table: what a function has now, what is recommended, whether its SLO is met.
 
-Owns the columns, what a row holds, the order of rows, the notices of what is wrong altogether, and how old a
+Owns what a row holds, the order of rows, the notices of what is wrong altogether, and how old a
 row may be. A row is one JSON object: the page, /api/functions and ``slo-autoscaler status`` show its
-``display``. A new column is a line of ``COLUMNS`` and one of ``_CELLS``.
+``display``. A new column is a line of ``words.COLUMNS`` and one of
+``_CELLS``.
 """
 
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from slo_autoscaler import words
@@ -16,7 +16,7 @@ from slo_autoscaler.law.confidence import wilson
 from slo_autoscaler.law.inputs import INPUTS
 from slo_autoscaler.web.listener import Decisions
 from slo_autoscaler.web.reader import Reader
-from slo_autoscaler.words import sentence
+from slo_autoscaler.words import DEFAULT_SORT, STATES, sentence
 
 Row = dict[str, Any]
 Notice = dict[str, str]
@@ -30,52 +30,6 @@ SIGMAS: Final = 2.0
 
 PAGE_BURN: Final = 14.4
 """The burn rate that wakes the person on call: deploy/prometheus/rules/slo.yml."""
-
-STATES: Final[Mapping[str, str]] = {
-    "missed": "missed",
-    "no_data": "no data",
-    "insufficient_data": "insufficient data",
-    "no_slo": "no SLO",
-    "no_traffic": "no traffic",
-    "met": "met",
-}
-"""State of an SLO -> its label; those that need attention come first."""
-
-DEFAULT_SORT: Final = "state"
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column of the table; ``key`` is that of its cell in ``display``."""
-
-    key: str
-    title: str
-    hint: str
-    numeric: bool = True
-    minor: bool = False
-    """Left out where there is little room."""
-
-
-COLUMNS: Final = (
-    Column("function", "Function", "name.namespace", numeric=False),
-    Column("state", "SLO", "whether it is met in the autoscaler's window", numeric=False),
-    Column(
-        "target", "Target", "share of all requests that must be within a latency", numeric=False, minor=True
-    ),
-    Column("attainment", "Attained", "share of all requests within the target, in the window", minor=True),
-    Column("budget_remaining", "Budget", "share of the error budget of 30 days that is left"),
-    Column(
-        "burn_rate", "Burn", "rate at which the error budget is spent: 1 spends it in 30 days", minor=True
-    ),
-    Column("p95", "p95", "latency of successes; sorted by its share of the target", minor=True),
-    Column("p99", "p99", "latency of successes; sorted by its share of the target"),
-    Column("replicas", "Replicas", "serving / target / maximum"),
-    Column("mode", "Mode", "active, shadow or standby", numeric=False, minor=True),
-    Column("last", "Last decision", "the newest decision and its reason", numeric=False),
-)
-
-SORTS: Final = tuple(column.key for column in COLUMNS)
-"""What rows can be sorted by; a leading - reverses the order."""
 
 
 def _replicas(row: Row) -> str:

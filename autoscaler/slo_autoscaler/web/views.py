@@ -53,7 +53,7 @@ def create_app(config: Plan, decided: Decisions, alive: Callable[[], bool], read
     provider = DefaultJSONProvider(app)
     provider.sort_keys = False
     app.json = provider
-    app.jinja_env.globals.update(words=words, columns=rows.COLUMNS, version=__version__)
+    app.jinja_env.globals.update(words=words, columns=words.COLUMNS, version=__version__)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     hosts = {"localhost", *(name.lower() for name in config.web.page_allowed_hosts)}
 
@@ -114,7 +114,7 @@ class _Views:
         text, state, sort = _choice()
         return render_template(
             "fleet.html",
-            states=rows.STATES,
+            states=words.STATES,
             text=text,
             state=state,
             sort=sort,
@@ -162,8 +162,8 @@ class _Views:
             functions="/api/functions?q=TEXT&state=STATE&sort=COLUMN",
             function="/api/functions/NAME",
             series="/api/functions/NAME/series?span=SPAN",
-            states=dict(rows.STATES),
-            sorts=list(rows.SORTS),
+            states=dict(words.STATES),
+            sorts=list(words.SORTS),
             spans=list(charts.SPANS),
         )
 
@@ -240,11 +240,11 @@ def _choice() -> tuple[str, str, str]:
     text = request.args.get("q", "")[:200]
     state = request.args.get("state", "")
     # A header's button comes after the form's own field.
-    sort = (request.args.getlist("sort") or [rows.DEFAULT_SORT])[-1]
+    sort = (request.args.getlist("sort") or [words.DEFAULT_SORT])[-1]
     return (
         text,
-        state if state in rows.STATES else "",
-        sort if sort.removeprefix("-") in rows.SORTS else rows.DEFAULT_SORT,
+        state if state in words.STATES else "",
+        sort if sort.removeprefix("-") in words.SORTS else words.DEFAULT_SORT,
     )
 
 

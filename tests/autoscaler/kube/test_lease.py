@@ -56,7 +56,7 @@ def test_the_first_leads_at_once_and_the_second_stands_by(lead, spec, namespace,
     first, second = lead("a"), lead("b")
     assert (first.leads(), second.leads()) == (True, False)
     assert (spec()["holderIdentity"], spec()["leaseDurationSeconds"]) == ("a", 60)
-    assert f"leads, by the lease {namespace}/slo-autoscaler" in caplog.text
+    assert f"is leader, by the lease {namespace}/slo-autoscaler" in caplog.text
     assert caplog.text.count(f"a holds the lease {namespace}/slo-autoscaler: standing by") == 1
     second.close()
     assert first.leads(), "its lease is left alone"
