@@ -121,7 +121,7 @@ class Comparison:
 
 @dataclass(slots=True)
 class Ledger:
-    """Records and samples of one deployed function as they come in; counts for whoever looks meanwhile."""
+    """Records and samples of one deployed function as they come in; counts for a display meanwhile."""
 
     slo: float
     records: list[Record] = field(default_factory=list)

@@ -160,7 +160,7 @@ def kpa(
 ) -> tuple[int, KpaState]:
     """Return the wanted count for the concurrency averaged over both windows, before bounds and delay.
 
-    Both wishes are held between ready / ``down_rate`` and ready x ``up_rate``. Panic begins when the short
+    Both counts are held between ready / ``down_rate`` and ready x ``up_rate``. Panic begins when the short
     window wants ``panic_threshold`` times what is ready, and ends a stable window after it last did; in panic
     the count never falls (pkg/autoscaler/scaling/autoscaler.go).
     """
@@ -191,7 +191,7 @@ class HpaSettings:
     target: float = 0.8
     """Of the metric: the share of the requested CPU, or the external value."""
     down_window: float = 300.0
-    """Stabilization: down only to the highest wish of so many seconds."""
+    """Stabilization: down only to the highest recommendation of so many seconds."""
     sync: float = 15.0
 
 
@@ -222,11 +222,11 @@ def hpa_on_value(value: float, threshold: float, current: int, ready: int) -> in
     return math.ceil(ratio * ready - 1e-9)
 
 
-def hpa_limit(wanted: int, current: int, highest_wish: int, bounds: Bounds) -> int:
-    """Return what one sync may do by default: up to twice or 4 more, down to the highest wish."""
+def hpa_limit(wanted: int, current: int, highest_recommended: int, bounds: Bounds) -> int:
+    """Return what one sync may do by default: up to twice or 4 more, down to the highest recommendation."""
     wanted = min(wanted, max(2 * current, current + 4))
     if wanted < current:
-        wanted = min(current, max(wanted, highest_wish))
+        wanted = min(current, max(wanted, highest_recommended))
     return bounds.clamp(wanted)
 
 
@@ -249,10 +249,10 @@ class RaySettings:
 def ray(
     settings: RaySettings, ongoing: float, running: int, current: int, streak: int, interval: float
 ) -> tuple[int, int]:
-    """Return the count and the streak of like wishes: above 0 upwards, below 0 downwards.
+    """Return the count and the streak of like recommendations: above 0 upwards, below 0 downwards.
 
-    The wish is running x (1 + factor x (ongoing / (target x running) - 1)), rounded up; it must have been on
-    one side for longer than the delay. From zero it is at once.
+    The recommendation is running x (1 + factor x (ongoing / (target x running) - 1)), rounded up; it must
+    have been on one side for longer than the delay. From zero it is at once.
     """
     if current == 0:
         return (math.ceil(ongoing / settings.target) if ongoing > 0.0 else 0), 0
@@ -314,7 +314,7 @@ class OpenFaas:
 
 
 class Threshold:
-    """Steps on p99; waits after each change, and goes down to the highest wish of the last minute."""
+    """Steps on p99: waits after each change; goes down to the highest of the last minute."""
 
     def __init__(
         self, bounds: Bounds, settings: ThresholdSettings | None = None, name: str = "threshold"
@@ -322,7 +322,7 @@ class Threshold:
         self._settings = settings or ThresholdSettings()
         self.name, self.interval, self.phase = name, self._settings.sync, 0.0
         self._bounds = bounds
-        self._wishes = SlidingMax(self._settings.down_window)
+        self._recommended = SlidingMax(self._settings.down_window)
         self._changed_at = -math.inf
 
     def scale(self, view: View, now: float) -> int | None:
@@ -335,8 +335,8 @@ class Threshold:
         if now - self._changed_at < self._settings.settle:
             return None
         wanted = threshold(self._settings, seen.p99, seen.slo_latency, scale.desired)
-        self._wishes = self._wishes.push(now, wanted)
-        count = self._bounds.clamp(max(wanted, int(self._wishes.value(now) or wanted)))
+        self._recommended = self._recommended.push(now, wanted)
+        count = self._bounds.clamp(max(wanted, int(self._recommended.value(now) or wanted)))
         if count != scale.desired:
             self._changed_at = now
         return count
@@ -349,7 +349,7 @@ class Kpa:
         self.name, self.interval, self.phase = name, 2.0, 0.0
         self._bounds, self._settings = bounds, settings or KpaSettings()
         self._state: KpaState | None = None
-        self._wishes = SlidingMax(max(self._settings.down_delay, self.interval))
+        self._recommended = SlidingMax(max(self._settings.down_delay, self.interval))
 
     def scale(self, view: View, now: float) -> int | None:
         """Average, want, delay, bound."""
@@ -366,8 +366,8 @@ class Kpa:
             now,
         )
         if settings.down_delay > 0.0:
-            self._wishes = self._wishes.push(now, wanted)
-            wanted = int(self._wishes.value(now) or wanted)
+            self._recommended = self._recommended.push(now, wanted)
+            wanted = int(self._recommended.value(now) or wanted)
         return self._bounds.clamp(wanted)
 
 
@@ -375,38 +375,38 @@ class _Hpa:
     """The sync loop and the behavior that both uses of the HPA share: what they want is a function."""
 
     def __init__(
-        self, bounds: Bounds, settings: HpaSettings, wish: Callable[[View], int | None], name: str
+        self, bounds: Bounds, settings: HpaSettings, recommend: Callable[[View], int | None], name: str
     ) -> None:
         self.name, self.interval, self.phase = name, settings.sync, 0.0
-        self._bounds, self._wish = bounds, wish
-        self._wishes = SlidingMax(settings.down_window)
+        self._bounds, self._recommend = bounds, recommend
+        self._recommended = SlidingMax(settings.down_window)
         self._began = False
 
     def scale(self, view: View, now: float) -> int | None:
         """Want, stabilize, limit."""
         current = view.scale.desired
         if not self._began:
-            # What is there when the controller begins counts as a wish.
-            self._wishes, self._began = self._wishes.push(now, current), True
-        wanted = self._wish(view)
+            # The count that the controller finds at its start is its first recommendation.
+            self._recommended, self._began = self._recommended.push(now, current), True
+        wanted = self._recommend(view)
         if wanted is None:
             return None
-        self._wishes = self._wishes.push(now, wanted)
-        return hpa_limit(wanted, current, int(self._wishes.value(now) or wanted), self._bounds)
+        self._recommended = self._recommended.push(now, wanted)
+        return hpa_limit(wanted, current, int(self._recommended.value(now) or wanted), self._bounds)
 
 
 def hpa_cpu(bounds: Bounds, settings: HpaSettings | None = None, name: str = "hpa-cpu") -> _Hpa:
     """Return the HPA on CPU. A worker that works is taken to use all of the CPU that it requested."""
     chosen = settings or HpaSettings()
 
-    def wish(view: View) -> int | None:
+    def recommend(view: View) -> int | None:
         usage = view.utilization(chosen.sync)
         scale = view.scale
         if usage is None:
             return None
         return hpa_on_pods(usage, chosen.target, scale.desired, scale.available)
 
-    return _Hpa(bounds, chosen, wish, name)
+    return _Hpa(bounds, chosen, recommend, name)
 
 
 def keda_value(bounds: Bounds, settings: HpaSettings, name: str = "keda-value") -> _Hpa:
@@ -415,12 +415,12 @@ def keda_value(bounds: Bounds, settings: HpaSettings, name: str = "keda-value") 
     A query without a result counts as 0 (ignoreNullValues, the default).
     """
 
-    def wish(view: View) -> int | None:
+    def recommend(view: View) -> int | None:
         seen, scale = view.observe(), view.scale
         value = 0.0 if seen is None or seen.p99 is None else seen.p99
         return hpa_on_value(value, settings.target, scale.desired, scale.available)
 
-    return _Hpa(bounds, settings, wish, name)
+    return _Hpa(bounds, settings, recommend, name)
 
 
 class RayServe:

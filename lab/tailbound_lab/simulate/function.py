@@ -80,7 +80,7 @@ class Function:
     start_up: float = 10.0
     """From asking for a replica to its first answer."""
     timeout: float = 30.0
-    """After which a request that waits is given up."""
+    """After which a waiting request times out."""
     max_inflight: int = 4096
     """Requests that one replica admits."""
     overhead: float = 0.0

@@ -1,4 +1,4 @@
-"""Who knows the trace: the fewest replicas that the load needs, asked for one start-up time ahead.
+"""The oracle: a scaler that knows the trace, and asks for what the load needs one start-up time ahead.
 
 Tells which traces can be met at all with replicas that take so long to start, and what that costs. It
 does not know more about chance than the others: requests still go to replicas at random.

@@ -8,7 +8,7 @@ that order of deadline is order of arrival:
 - a head that can no longer be on time, or only with a batch smaller than what can be kept up while more than
   that waits, moves to the late lane; the heads that follow then need ``RESERVE`` of the budget to spare;
 - the late lane is served when nothing on time wants the worker, or in the room of a batch that has taken all
-  that is on time; with late ones batches take no more than half of the SLO, so that who comes meanwhile can
+  that is on time; with late ones batches take no more than half of the SLO, so that a new request can
   still be on time.
 
 The loop runs once per batch, not per request, and decides everything that begins before ``until``; it is the
@@ -67,7 +67,7 @@ class Replica:
         self.order: list[float] = []
         """Arrivals in the order in which they were served: ``sizes`` tells which were together."""
         self.lost: list[float] = []
-        """When requests were given up or refused."""
+        """When requests timed out or were refused."""
 
     @property
     def queued(self) -> int:
@@ -79,7 +79,7 @@ class Replica:
         return self.queued + sum(size for end, size in self._free if end > now)
 
     def clear(self) -> None:
-        """Forget what has been told."""
+        """Forget what has been served."""
         self.ends, self.sizes, self.order, self.lost = [], [], [], []
 
     def serve(self, arrivals: list[float], until: float) -> None:
@@ -153,7 +153,7 @@ class Replica:
             self.lost.append(late.popleft() + self._timeout)
 
     def _give_up(self, until: float) -> None:
-        """Drop who has waited for too long; and of too many the longest late, then those who came last."""
+        """Drop requests that timed out; beyond the limit the longest late ones, then the newest."""
         late = self._late
         self._drop_expired(until)
         for _ in range(self.queued - self._limit):

@@ -111,7 +111,7 @@ def _draw_pareto(outcomes: Sequence[Outcome], function: Function, file: Path) ->
             fontsize=8,
         )
     axes.axhline(100 * (1 - function.slo_objective), color="0.5", ls=":", lw=1)
-    # Logarithmic down to a hundredth of a per cent, so that 99 % and 99.9 % can be told apart.
+    # Logarithmic down to 0.01%, so that 99% and 99.9% are apart.
     axes.set_yscale("symlog", linthresh=0.01)
     axes.set_ylim(bottom=0)
     axes.set(xlabel="replica-seconds", ylabel="missed, % of all requests")

@@ -62,7 +62,7 @@ class Scrapes:
     ) -> None:
         """``window`` is that of latency and attainment, ``keep`` how long samples are remembered at least.
 
-        Without ``budget`` nobody tells how much of the error budget is left.
+        Without ``budget`` the observation lacks the remaining error budget.
         """
         self._function = function
         self._edges = edges(function.slo_latency)

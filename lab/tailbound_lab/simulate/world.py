@@ -1,7 +1,7 @@
 """One simulation: a trace, a function, a scaler, second by second.
 
 Owns time and the replicas' coming and going. Each step: replicas that have started begin to serve;
-Prometheus scrapes; the scaler looks and its wish is carried out; arrivals are routed; every replica
+Prometheus scrapes; the scaler decides and its count is carried out; arrivals are routed; every replica
 begins what it can begin before the step ends. All that is random (routing, arrivals) is drawn beforehand
 from fixed seeds, the same for every scaler, so that outcomes differ by the scalers alone. Next step:
 ``report``.
@@ -36,7 +36,7 @@ PLANNED_SHARE: Final = 0.8
 """Of the capacity: how many replicas there are at the beginning, unless it is said."""
 
 _NOWHERE: Final = 0
-"""The row of counters that nobody reads: of replicas that are no longer scraped."""
+"""The row of counters of replicas that are no longer scraped: it is never read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +105,8 @@ def run(
 ) -> Outcome:
     """Play ``trace`` on ``function`` under ``scaler``; the same arguments give the same outcome.
 
-    ``progress`` is told the share that is done, about a hundred times. Requests that are still inside at
-    the end are served to their end.
+    ``progress`` is called with the share that is done, about a hundred times. Requests that are still inside
+    at the end are served to their end.
     """
     world = _World(trace, function, settings or Settings())
     steps = math.ceil(trace.duration / STEP)
@@ -264,7 +264,7 @@ class _World:
             replica.serve([], math.inf)
         self._collect([replica for _, replica in self._ready])
         self._answered.append((self._ends - self._latencies, self._latencies))
-        # What nobody has taken in, and what timed out, has no latency.
+        # Requests that no replica took, and those that timed out, have no latency.
         latencies = np.concatenate([latency for _, latency in self._answered])
         served = np.isfinite(latencies)
         arrived = np.concatenate([arrival for arrival, _ in self._answered])[served]

@@ -136,3 +136,12 @@ def test_a_result_is_one_line_of_strict_json_with_the_promised_fields():
 @pytest.mark.parametrize(("found", "expected"), [([], None), ([Sample(0, None), Sample(1, 3)], 3)])
 def test_the_highest_count_ignores_gaps(found, expected):
     assert highest_replicas(reduce(Ledger(0.1, [], found), 2)) == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [(200, "good"), (299, "good"), (300, "failed"), (199, "failed"), (429, "refused"), (503, "refused")],
+)
+def test_only_a_2xx_is_an_answer(status, outcome):
+    summary = summarize([Record(0.0, 0.01, status)], 0.1)
+    assert getattr(summary, outcome) == 1

@@ -105,9 +105,17 @@ def test_scale_down_lowers_the_count_in_the_given_time():
         ([Point(0, 1, 1), Point(2, 3, 1), Point(3.5, 3, 2), Point(5, 3, 3)], [1.5, 3]),
         ([Point(0, 0, 0), Point(2, 1, 0), Point(3, 1, 1)], [1]),
         ([Point(0, 1, 1), Point(1, 2, 1), Point(2, 1, 1), Point(6, 2, 1), Point(7, 2, 2)], [1]),
+        ([Point(0, 1, 1), Point(1, 2, 1), Point(2, 1, 1), Point(3, 1, 2)], []),
         ([Point(0, 2, 2), Point(1, 2, 1), Point(2, 2, 2)], []),
     ],
-    ids=["there from the beginning", "two", "from zero", "taken back before it came", "crashed"],
+    ids=[
+        "there from the beginning",
+        "two",
+        "from zero",
+        "taken back and wanted again",
+        "came unwanted",
+        "crashed",
+    ],
 )
 def test_start_up_lasts_from_wanting_a_replica_to_having_it(points, took):
     assert start_ups(points) == took

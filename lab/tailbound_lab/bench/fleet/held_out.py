@@ -1,6 +1,6 @@
 """``bench held-out``: our scaling on traces that its constants were not set on, tuned for none of them.
 
-Beside it the oracle, who knows the trace, and the HPA on CPU as people set it up: 70%, the default window.
+Beside it the oracle, which knows the trace, and the HPA on CPU as people set it up: 70%, the default window.
 Simulated, as ``scaling`` is, with its routings.
 """
 

@@ -183,8 +183,8 @@ def _write(path: Path, functions: int, now: int) -> int:
 
 def _write_one(out: TextIO, name: str, rate: float, now: int, asked: str) -> int:
     """Write one function's series, as far as a query asks for their metric."""
-    who = f'function_name="{name}"'
-    replica = f'{who},job="functions",instance="10.0.0.1:8081"'
+    name_label = f'function_name="{name}"'
+    replica = f'{name_label},job="functions",instance="10.0.0.1:8081"'
     # (metric, labels, value at the start, change per second)
     series: list[tuple[str, str, float, float]] = [
         ("up", replica, 1, 0),
@@ -198,8 +198,8 @@ def _write_one(out: TextIO, name: str, rate: float, now: int, asked: str) -> int
         ("watchdog_service_seconds_count", replica, 0, rate),
         ("watchdog_queue_seconds_sum", replica, 0, rate * 0.001),
         ("watchdog_queue_seconds_count", replica, 0, rate),
-        ("slo:error_budget_remaining:ratio", who, 0.8, 0),
-        ("gateway_function_invocation_started", f'{who},job="gateway"', 0, rate),
+        ("slo:error_budget_remaining:ratio", name_label, 0.8, 0),
+        ("gateway_function_invocation_started", f'{name_label},job="gateway"', 0, rate),
     ]
     for outcome, share in (("good", 0.999), ("slow", 0.001), ("error", 0), ("shed", 0), ("expired", 0)):
         series.append(("slo_requests_total", f'{replica},outcome="{outcome}"', 0, rate * share))

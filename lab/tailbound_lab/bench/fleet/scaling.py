@@ -2,9 +2,9 @@
 
 Ours has one configuration for all traces. Every baseline is tuned for each trace by itself, over the whole of
 its grid: of its settings that meet the objective the cheapest counts, and if none does, the one with the
-fewest misses. The oracle, who knows the trace and waits for the same start-up, says which traces can be met.
-Every point is played with several routings (which replica gets which request, by chance), since one alone
-moves attainment by a twentieth of a point: near the objective that would be luck.
+fewest misses. The oracle, which knows the trace and waits for the same start-up, says which traces can be
+met. Every point is played with several routings (which replica gets which request, by chance), since one
+alone moves attainment by a twentieth of a point: near the objective that would be luck.
 
 Nothing is measured here but simulated time; the machine may be busy. ``held_out`` plays other traces.
 """

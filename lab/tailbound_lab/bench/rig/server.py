@@ -7,7 +7,6 @@ import contextlib
 import http.client
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -24,6 +23,7 @@ from tailbound_lab.bench.rig.systems import MALLOC, OWN_PYTHON, Launch, Settings
 from tailbound_lab.bench.workloads import IMPORTS, Workload
 from tailbound_lab.load.generator import Endpoint
 from tailbound_lab.load.records import BenchError
+from tailbound_lab.local.ports import free_ports
 
 START_SECONDS = 120.0
 SETTLE_SECONDS = 20.0
@@ -130,10 +130,7 @@ class Server:
 
     def _start(self, python: str) -> None:
         (self.folder / "body").write_bytes(self.body)
-        with socket.socket() as one, socket.socket() as other:
-            one.bind(("127.0.0.1", 0))
-            other.bind(("127.0.0.1", 0))
-            self.port, self._metrics_port = one.getsockname()[1], other.getsockname()[1]
+        self.port, self._metrics_port = free_ports(2)
         launch = Launch(
             *(self.port, self.workload, self.workers, self.settings, python, self.folder, self._metrics_port)
         )

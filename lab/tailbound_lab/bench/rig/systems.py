@@ -8,7 +8,6 @@ step is :mod:`tailbound_lab.bench.rig.server`, which starts, waits and stops.
 import base64
 import json
 import shutil
-import socket
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from batching_watchdog.engine.policy import POLICIES
 from tailbound_lab.bench.workloads import Workload
 from tailbound_lab.load.records import BenchError, NotAvailable
+from tailbound_lab.local.ports import free_ports
 
 MALLOC: Final = (
     "glibc.malloc.mmap_threshold=268435456"
@@ -133,8 +132,6 @@ def grid_of(entry: Entry, workload: Workload) -> list[Settings]:
 
 def _ours(policy: str) -> Callable[[Launch], Command]:
     def launch(start: Launch) -> Command:
-        if policy not in POLICIES:
-            raise NotAvailable(f"this version has no batch_policy={policy}")
         # The target is all that is set; workers and threads are what every system gets. The rest is the
         # bench's business: where to listen, and not to sleep on SIGTERM.
         environment = {
@@ -176,9 +173,7 @@ def _of_watchdog(start: Launch) -> Command:
     binary = shutil.which("of-watchdog") or shutil.which("fwatchdog")
     if binary is None:
         raise NotAvailable("there is no of-watchdog (or fwatchdog) on PATH")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        behind = listener.getsockname()[1]
+    (behind,) = free_ports(1)
     return Command(
         (binary,),
         {
