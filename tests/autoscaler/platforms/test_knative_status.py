@@ -137,31 +137,23 @@ def test_one_replica_less_than_the_minimum_makes_no_revision_inactive():
     assert says(told(pa, a_service(pa), replicas=3, ready=0), "Active") == ("Unknown", "Queued")
 
 
-def test_a_service_of_somebody_else_is_said_and_its_name_is_not_passed_on():
+def test_service_of_another_owner_or_that_cannot_be_created_is_said():
     pa = started()
     foreign = a_service(an_autoscaler())
     foreign["metadata"]["ownerReferences"][0]["uid"] = "another"
     found = told(pa, foreign)
     assert says(found, "Ready") == says(found, "Active") == ("False", "NotOwned")
     assert (found["serviceName"], found["metricsServiceName"]) == ("", "")
-
-
-def test_a_service_that_cannot_be_created_is_said_without_failing_the_revision():
     found = told(an_autoscaler(), None, failed=True)
     assert says(found, "SKSReady") == ("Unknown", "FailedCreate")
-    assert says(found, "Ready")[0] == "Unknown"
+    assert says(found, "Ready")[0] == "Unknown", "the revision has not failed"
 
 
-def test_who_asks_for_zero_is_told_that_it_is_refused():
-    found = condition({"status": told(started(), None)}, "ScaleToZero")
-    assert found["status"] == "False"
-    assert (found["reason"], found["severity"]) == ("NotSupported", "Info")
-
-
-def test_who_does_not_ask_for_zero_is_told_nothing_of_it_any_more():
+def test_zero_is_refused_as_long_as_it_is_asked_for():
     before = told(started(), None)
-    pa = started(annotations={"autoscaling.knative.dev/min-scale": "1"})
-    pa["status"] = before
+    found = condition({"status": before}, "ScaleToZero")
+    assert (found["status"], found["reason"], found["severity"]) == ("False", "NotSupported", "Info")
+    pa = started(annotations={"autoscaling.knative.dev/min-scale": "1"}) | {"status": before}
     assert condition({"status": told(pa, None)}, "ScaleToZero") == {}
 
 
@@ -174,48 +166,10 @@ def test_what_others_wrote_is_kept():
     assert condition({"status": found}, "Theirs") == a_condition("Theirs", "True")
 
 
-# Rest
+# Without replicas
 
-
-def test_a_revision_that_no_route_names_rests_once_it_has_started():
-    assert (
-        inactivity(started(reachability="Unreachable"), UNROUTED, Defaults(), NOW, superseded=False)
-        == NO_TRAFFIC
-    )
-    fresh = an_autoscaler(reachability="Unreachable")
-    assert inactivity(fresh, UNROUTED, Defaults(), NOW, superseded=False) is None, "it would never start"
-
-
-@pytest.mark.parametrize("share", [Share(0.0, None), Share(None, 0.0), ROUTED])
-def test_a_revision_that_a_route_names_does_not_rest_though_knative_calls_it_unreachable(share):
-    assert inactivity(started(reachability="Unreachable"), share, Defaults(), NOW, superseded=True) is None
-
-
-def test_a_revision_that_was_never_routed_rests_when_a_newer_one_has_started():
-    assert inactivity(started(), UNROUTED, Defaults(), NOW, superseded=False) is None
-    assert inactivity(started(), UNROUTED, Defaults(), NOW, superseded=True) == NO_TRAFFIC
-
-
-def test_where_the_cluster_forbids_zero_nothing_rests():
-    never = Defaults(scale_to_zero=False)
-    assert inactivity(started(reachability="Unreachable"), UNROUTED, never, NOW, superseded=False) is None
-
-
-def test_a_revision_that_is_left_behind_where_zero_is_forbidden_keeps_one_replica():
-    pa = started(reachability="Unreachable", annotations={"autoscaling.knative.dev/min-scale": "5"})
-    left = revision_of(pa, a_deployment(5, 5), UNROUTED, Defaults(scale_to_zero=False), inactive=False)
-    assert left.lowest == 1
-    named = revision_of(pa, a_deployment(5, 0), ROUTED, Defaults(), inactive=False)
-    assert named.lowest == 5, "it is routed: all its replicas have failed"
-    assert says(status(pa, None, left, 1, None, NOW), "ScaleToZero") == (None, "")
-
-
-def test_a_revision_that_fails_to_come_up_does_not_get_what_it_would_need_to_take_over():
-    taking_over = Share(None, 1.0)
-    fresh = revision_of(an_autoscaler(), a_deployment(), taking_over, Defaults(), inactive=False)
-    assert fresh.share == taking_over
-    failing = an_autoscaler(reachability="Unreachable")
-    assert revision_of(failing, a_deployment(), taking_over, Defaults(), inactive=False).share == UNROUTED
+NEVER = Defaults(scale_to_zero=False)
+UNREACHABLE = {"reachability": "Unreachable"}
 
 
 def waiting(since, reachability="Unreachable", deadline=None):
@@ -224,61 +178,81 @@ def waiting(since, reachability="Unreachable", deadline=None):
     return an_autoscaler(reachability=reachability, conditions_=[unknown], annotations=annotations)
 
 
-@pytest.mark.parametrize(
-    ("pa", "gives_up"),
-    [
-        (waiting(LONG_AGO), True),
-        (waiting("2026-11-25T11:50:00Z"), False),
-        (waiting("2026-11-25T11:50:00Z", deadline="5m"), True),
-        (waiting(LONG_AGO, deadline="3h"), False),
-        (waiting(LONG_AGO, reachability="Reachable"), False),
-        (waiting("yesterday"), False),
-    ],
-)
-def test_a_revision_that_does_not_come_up_within_its_deadline_is_given_up(pa, gives_up):
-    verdict = inactivity(pa, UNROUTED, Defaults(), NOW, superseded=False)
-    assert verdict == (TIMED_OUT if gives_up else None)
-
-
-def test_a_revision_that_was_given_up_stays_so_until_it_is_routed():
+def given_up():
     pa = waiting(AT, reachability="")
     pa["status"]["conditions"].append(a_condition("Active", "False", "TimedOut"))
-    assert inactivity(pa, Share(None, 1.0), Defaults(), NOW, superseded=False) == TIMED_OUT
-    assert inactivity(pa, ROUTED, Defaults(), NOW, superseded=False) is None
+    return pa
 
 
-def resting(since, reason="NoTraffic", **annotations):
-    every = [a_condition("Active", "False", reason, since), a_condition("ScaleTargetInitialized", "True")]
-    return an_autoscaler(conditions_=every, annotations=annotations)
+@pytest.mark.parametrize(
+    ("pa", "share", "superseded", "defaults", "why"),
+    [
+        (started(**UNREACHABLE), UNROUTED, False, Defaults(), NO_TRAFFIC),
+        (started(**UNREACHABLE), UNROUTED, False, NEVER, None),
+        (started(), UNROUTED, True, Defaults(), NO_TRAFFIC),  # never routed, and a newer one has started
+        (started(), UNROUTED, False, Defaults(), None),
+        # A route names it, though Knative calls it unreachable: all its replicas fail.
+        (started(**UNREACHABLE), Share(0.0, None), True, Defaults(), None),
+        (started(**UNREACHABLE), Share(None, 0.0), True, Defaults(), None),
+        (started(**UNREACHABLE), ROUTED, True, Defaults(), None),
+        # It would never start.
+        (an_autoscaler(**UNREACHABLE), UNROUTED, False, Defaults(), None),
+        # It does not come up within its deadline.
+        (waiting(LONG_AGO), UNROUTED, False, Defaults(), TIMED_OUT),
+        (waiting("2026-11-25T11:49:30Z"), UNROUTED, False, Defaults(), None),
+        (waiting("2026-11-25T11:49:29Z"), UNROUTED, False, Defaults(), TIMED_OUT),
+        (waiting("2026-11-25T11:50:00Z", deadline="5m"), UNROUTED, False, Defaults(), TIMED_OUT),
+        (waiting(LONG_AGO, deadline="3h"), UNROUTED, False, Defaults(), None),
+        (waiting(LONG_AGO, reachability="Reachable"), UNROUTED, False, Defaults(), None),
+        (waiting("yesterday"), UNROUTED, False, Defaults(), None),
+        # Given up, it stays so until it is routed.
+        (given_up(), Share(None, 1.0), False, Defaults(), TIMED_OUT),
+        (given_up(), ROUTED, False, Defaults(), None),
+    ],
+)
+def test_inactivity_of_a_revision_has_a_reason(pa, share, superseded, defaults, why):
+    assert inactivity(pa, share, defaults, NOW, superseded=superseded) == why
 
 
-def test_replicas_go_when_all_have_known_for_the_grace_period_and_the_activator_is_in_the_path():
-    now = NOW + 30
-    pa = resting(AT)
-    proxied = a_service(pa, mode="Proxy")
-    assert may_go(pa, proxied, Defaults(), now)
-    assert not may_go(pa, proxied, Defaults(), now - 1)
-    assert not may_go(pa, a_service(pa, mode="Serve"), Defaults(), now)
-    assert not may_go(pa, None, Defaults(), now)
-    assert not may_go(started(), proxied, Defaults(), now), "nobody was told"
+def test_revision_that_is_left_behind_where_zero_is_forbidden_keeps_one_replica():
+    pa = started(**UNREACHABLE, annotations={"autoscaling.knative.dev/min-scale": "5"})
+    left = revision_of(pa, a_deployment(5, 5), UNROUTED, NEVER, inactive=False)
+    assert left.lowest == 1
+    named = revision_of(pa, a_deployment(5, 0), ROUTED, Defaults(), inactive=False)
+    assert named.lowest == 5, "it is routed: all its replicas have failed"
+    assert says(status(pa, None, left, 1, None, NOW), "ScaleToZero") == (None, "")
 
 
-def test_the_retention_period_counts_where_it_is_longer():
-    pa = resting(AT, **{"autoscaling.knative.dev/scale-to-zero-pod-retention-period": "2m"})
-    proxied = a_service(pa, mode="Proxy")
-    assert not may_go(pa, proxied, Defaults(), NOW + 119)
-    assert may_go(pa, proxied, Defaults(), NOW + 120)
+@pytest.mark.parametrize(("reachability", "share"), [("", Share(None, 1.0)), ("Unreachable", UNROUTED)])
+def test_revision_that_fails_to_come_up_does_not_get_what_it_would_need_to_take_over(reachability, share):
+    pa = an_autoscaler(reachability=reachability)
+    assert revision_of(pa, a_deployment(), Share(None, 1.0), Defaults(), inactive=False).share == share
 
 
-def test_a_retention_period_that_is_no_duration_does_not_count():
-    pa = resting(AT, **{"autoscaling.knative.dev/scale-to-zero-pod-retention-period": "long"})
-    assert may_go(pa, a_service(pa, mode="Proxy"), Defaults(), NOW + 30)
+RETENTION = "autoscaling.knative.dev/scale-to-zero-pod-retention-period"
 
 
-def test_what_was_given_up_goes_at_once_and_what_is_not_ours_never():
-    assert may_go(resting(AT, "TimedOut"), None, Defaults(), NOW)
-    pa = resting(LONG_AGO, "NotOwned")
-    assert not may_go(pa, a_service(pa, mode="Proxy"), Defaults(), NOW)
+@pytest.mark.parametrize(
+    ("reason", "mode", "retention", "seconds", "may"),
+    [
+        ("NoTraffic", "Proxy", None, 30, True),
+        ("NoTraffic", "Proxy", None, 29, False),
+        ("NoTraffic", "Serve", None, 30, False),  # the activator is not in its path
+        ("NoTraffic", None, None, 30, False),
+        ("NoTraffic", "Proxy", "2m", 119, False),
+        ("NoTraffic", "Proxy", "2m", 120, True),
+        ("NoTraffic", "Proxy", "long", 30, True),  # no duration
+        ("TimedOut", None, None, 0, True),
+        ("NotOwned", "Proxy", None, 9999, False),
+        (None, "Proxy", None, 9999, False),  # it is active, for all that was said
+    ],
+)
+def test_replicas_may_go_when_all_have_known_for_long_enough(reason, mode, retention, seconds, may):
+    active = a_condition("Active", "False" if reason else "True", reason or "", AT)
+    every = [active, a_condition("ScaleTargetInitialized", "True")]
+    pa = an_autoscaler(conditions_=every, annotations={} if retention is None else {RETENTION: retention})
+    service = None if mode is None else a_service(pa, mode=mode)
+    assert may_go(pa, service, Defaults(), NOW + seconds) is may
 
 
 # The ServerlessService
