@@ -1,7 +1,7 @@
 """Events on the objects that are scaled: what ``kubectl describe`` shows.
 
-Owns a thread, so that scaling never waits for an event, and what is known of earlier events: the same thing
-said again counts up the event that is there. An event that cannot be written is lost, and once complained of.
+Owns a thread, so that scaling never waits for an event, and the record of earlier events: a repetition counts
+up the event that exists. An event that cannot be written is lost; that is logged once.
 """
 
 import logging
@@ -59,7 +59,7 @@ class Events:
         self._instance = f"{COMPONENT}-{uuid.uuid4().hex[:8]}"
         self._waiting: queue.Queue[tuple[Reference, str, str, str, datetime] | None] = queue.Queue(WAITING)
         self._written: OrderedDict[tuple[Reference, str, str], _Written] = OrderedDict()
-        self._complained = False
+        self._logged = False
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
         self._thread.start()
 
@@ -68,7 +68,7 @@ class Events:
         try:
             self._waiting.put_nowait((about, reason, message, kind, datetime.now(UTC)))
         except queue.Full:
-            self._complain("too many events wait to be written")
+            self._log_once("too many events wait to be written")
 
     def close(self) -> None:
         """Write what waits, as far as a second goes."""
@@ -82,16 +82,16 @@ class Events:
         while (told := self._waiting.get()) is not None:
             try:
                 self._write(*told)
-                self._complained = False
+                self._logged = False
             except PlatformError as error:
-                self._complain(str(error))
+                self._log_once(str(error))
             except Exception:
                 logger.exception("event")
 
-    def _complain(self, why: str) -> None:
-        if not self._complained:
+    def _log_once(self, why: str) -> None:
+        if not self._logged:
             logger.warning("events are lost, scaling goes on: %s", why)
-        self._complained = True
+        self._logged = True
 
     def _write(self, about: Reference, reason: str, message: str, kind: str, at: datetime) -> None:
         key = (about, reason, message)

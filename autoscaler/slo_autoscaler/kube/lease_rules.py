@@ -69,7 +69,7 @@ class Step(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """What the API says of a lease; equal only if nobody has written to it in between."""
+    """A lease as the API returned it; equal only if there was no write in between."""
 
     version: str
     holder: str

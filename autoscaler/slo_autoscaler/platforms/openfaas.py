@@ -1,8 +1,8 @@
 """OpenFaaS through its REST API: the gateway's, or a provider's (they are the same here).
 
-Owns requests, basic auth, names and labels. What the contract does not say aloud, and this module minds:
+Owns requests, basic auth, names and labels. Decides nothing. Pitfalls of the contract:
 
-- The gateway clamps counts to 1..5 and still says 202, so what was given is only seen by reading again.
+- The gateway clamps counts to 1..5 and still answers 202. Only reading again shows the real count.
 - ``GET /system/functions`` has the replicas and labels of every function: one request for a namespace,
   however many functions there are. But it panics in the gateway while Prometheus is away, and then a
   function can still be read alone.

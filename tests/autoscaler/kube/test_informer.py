@@ -10,7 +10,7 @@ from autoscaler.doubles import until
 from autoscaler.kube.control_plane import on_double
 from autoscaler.kube.freezing_proxy import a_freezing_proxy
 from autoscaler.kube.kube_server import a_deployment
-from slo_autoscaler.errors import ForbiddenError, UnreachableError
+from slo_autoscaler.errors import ApiError, ForbiddenError, UnreachableError
 from slo_autoscaler.kube.client import KubeApi, Resource
 from slo_autoscaler.kube.informer import Informer
 
@@ -212,6 +212,8 @@ def test_bookmarks_keep_a_quiet_watch_from_growing_too_old(shop, api, namespace)
     until(lambda: found._contact > heard + 0.05, "bookmarks are heard")
     api.compact()
     shop.break_watches()
+    shop.scale("web", 3)
+    until(lambda: each.get(shop.key("web")) == 3, "it watches again")
     assert len(shop.lists()) == 1
 
 
@@ -232,12 +234,16 @@ def test_while_the_server_is_away_there_is_an_error_and_afterwards_the_news(shop
 
 
 @on_double
-def test_a_busy_server_leaves_what_is_known(shop, api):
+def test_a_busy_server_leaves_what_is_known_until_that_is_too_old(shop, api):
     each = shop.informer()
     api.faults[LISTS] = doubles.status(429)
     shop.break_watches()
     until(lambda: error_of(each), "it has noticed")
     assert each.items() == shop.keys(web=2)
+    (found,) = each._lists.values()
+    found._contact -= 10.0 + 2 * 10.0  # a watch, and two requests
+    with pytest.raises(ApiError, match="status 429"):
+        each.items()
 
 
 @on_double

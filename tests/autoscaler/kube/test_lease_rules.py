@@ -48,6 +48,10 @@ def test_the_longer_of_two_durations_counts():
     assert next_step(shorter, "b", DURATION, 14.0) is Step.WAIT
 
 
+def test_the_holder_stops_a_third_of_the_duration_before_the_lease_runs_out():
+    assert acts_until(100.0, DURATION) == 110.0
+
+
 def test_a_lease_that_was_given_back_is_taken_at_once():
     lease = Lease.of({"metadata": {"resourceVersion": "8"}, "spec": released(a_lease(), WALL)})
     assert next_step(Sighting(lease, 5.0), "b", DURATION, 5.0) is Step.TAKE

@@ -2,9 +2,11 @@
 
 import threading
 
+import pytest
+
 from autoscaler.doubles import until
-from slo_autoscaler.errors import ApiError, ConflictError, PlatformError, UnreachableError
-from slo_autoscaler.kube.loop import MAX_WAIT_SECONDS, Loop, Writes
+from slo_autoscaler.errors import ApiError, ConflictError, NotFoundError, PlatformError, UnreachableError
+from slo_autoscaler.kube.loop import MAX_BACK_OFF, MAX_WAIT_SECONDS, Loop, Writes, _Wait
 
 A, B = ("default", "a"), ("default", "b")
 
@@ -62,9 +64,19 @@ def test_what_fails_for_all_ends_the_pass_and_all_wait():
         assert writes.order([A, B])[0] == B, "what was not tried has its turn first"
 
 
-def test_a_conflict_is_no_failure_for_the_watch_will_tell():
+def test_a_write_that_fails_again_waits_twice_as_long_up_to_a_limit():
+    waits, seconds = _Wait(), []
+    for _ in range(9):
+        waits = waits.longer()
+        seconds.append(waits.seconds)
+    assert seconds[:4] == [0.2, 0.4, 0.8, 1.6]
+    assert seconds[-1] == MAX_BACK_OFF
+
+
+@pytest.mark.parametrize("error", [ConflictError("stale", 409), NotFoundError("gone", 404)])
+def test_a_write_to_an_old_state_is_no_failure_for_the_watch_reports_the_new_one(error):
     writes = Writes("status")
-    assert writes.attempt(A, fail(ConflictError("stale", 409)))
+    assert writes.attempt(A, fail(error))
     assert not writes.failed(A)
     assert writes.pause() == MAX_WAIT_SECONDS
 

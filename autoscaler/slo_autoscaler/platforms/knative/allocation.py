@@ -1,21 +1,19 @@
-"""A Knative Service's revisions as what the autoscaler scales: one function. [P]
+"""Divides one count for a Knative Service among its revisions. [P]
 
-Owns what their annotations mean, which of them are routed, and how one count for the service becomes a
-count for each revision. Objects are the API's JSON; the annotation rules are Knative's
-(pkg/apis/autoscaling/register.go, annotation_validation.go). What becomes of the counts is
-``status``'s and ``minimum``'s matter.
+Owns the meaning of annotations, labels and routes, and the division. Objects are the API's JSON. The
+annotation rules are Knative's (pkg/apis/autoscaling/register.go, annotation_validation.go). Next:
+``status`` and ``minimum`` apply the counts.
 
-**A function is a Service, not a revision**: ``<service>.<namespace>``. Capacity and replicas are a
-revision's, but the objective, its error budget, what was learned and what is configured outlive a rollout,
-and they are the service's. So its decisions are made from the signals of all its revisions together, and
-the counts are:
+**A function is a Service, not a revision**: ``<service>.<namespace>``. Capacity and replicas belong to a
+revision. The objective, its error budget, the learned state and the configuration outlive a rollout and
+belong to the service. So decisions use the signals of all revisions together, and the counts are:
 
-- The main revision, that with most of the traffic, has the replicas for all of it. Traffic that is moved
-  away from it can come back at once.
-- Another one has replicas for its share, rounded up. The shares are what is routed and what is declared to be
-  routed, whichever is more: a revision that is about to take over is sized before it does, so that a
-  rollout is no dip. (Knative's own autoscaler starts it with ``initial-scale``.)
-- One that no route names becomes inactive, without replicas, once it has served (``status``).
+- The main revision, which has most of the traffic, has replicas for all of it: traffic that was moved away
+  may return at once.
+- Another revision has replicas for its share, rounded up. Its share is the routed or the declared one,
+  whichever is larger. So a revision is sized before it takes over, and a rollout is no dip. (Knative's own
+  autoscaler starts it with ``initial-scale``.)
+- A revision that no route names becomes inactive, without replicas, once it has served (``status``).
 """
 
 import math
@@ -75,7 +73,7 @@ CONFIG_NAMESPACE: Final = "knative-serving"
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """What scaling needs to know of one revision, whoever scales it."""
+    """The state of one revision that scaling needs, in either mode."""
 
     namespace: str
     name: str
@@ -130,6 +128,15 @@ def label(of: Json, name: str) -> str | None:
     """Return a label of the object, if it has it and it is not empty."""
     value = (of.get("metadata", {}).get("labels") or {}).get(name)
     return value if isinstance(value, str) and value else None
+
+
+def condition(of: Json, kind: str) -> Json:
+    """Return a condition of an object's status; empty if there is none."""
+    for each in (of.get("status") or {}).get("conditions") or ():
+        if each.get("type") == kind:
+            found: Json = each
+            return found
+    return {}
 
 
 def key_of(of: Json) -> Key:
@@ -270,12 +277,10 @@ def main_of(revisions: Iterable[Revision]) -> Revision:
     )
 
 
-def plan(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
-    """Return the count of each revision of one service.
+def counts_of(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
+    """Return the count of each revision of one service by its traffic, before its own bounds.
 
-    ``wanted`` is what was decided for the service; without a decision, what its main revision has is as good
-    as one, so that a restart changes nothing. An inactive revision keeps what it has: when it goes is not
-    decided here.
+    Without a decision (``wanted`` None) the main revision's present count takes its place.
     """
     members = list(revisions)
     if not members:
@@ -283,10 +288,21 @@ def plan(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
     main = main_of(members)
     whole = main.replicas if wanted is None else wanted
     return {
-        each.key: each.replicas
-        if each.inactive
-        else _bounded(whole if each.key == main.key else replicas_for_share(whole, each.share.most), each)
+        each.key: whole if each.key == main.key else replicas_for_share(whole, each.share.most)
         for each in members
+    }
+
+
+def plan(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
+    """Return the count of each revision of one service, within its bounds.
+
+    ``wanted`` is the last decision for the service; None: none yet, and a restart changes nothing. An
+    inactive revision keeps its count: when it goes is not decided here.
+    """
+    members = list(revisions)
+    counts = counts_of(members, wanted)
+    return {
+        each.key: each.replicas if each.inactive else _bounded(counts[each.key], each) for each in members
     }
 
 

@@ -1,16 +1,14 @@
-"""The floor that a revision of Knative's own autoscaler is given, as its annotations. [P]
+"""Expresses a floor under Knative's own autoscaler as annotations of a Revision. [P]
 
-Owns ``min-scale`` while a floor is higher than the user's own, and what is remembered of the user's: both
-stand on the Revision, so that no restart forgets them. Knative carries a Revision's annotations to its
-autoscaler within a second and makes no new Revision of it (Knative 1.21 and later).
+Owns ``min-scale`` while the floor exceeds the user's own, and the record of the user's. Both are on the
+Revision, so a restart loses nothing. Knative carries a Revision's annotations to its autoscaler within a
+second, and makes no new Revision of it (Knative 1.21 and later).
 
-The user's own ``min-scale`` is never lowered. It is given back when the floor is not above it any more,
-when the revision is not asked to have a floor any more, and when no route names it, so that it can go to
-zero. Who changes ``min-scale`` by hand meanwhile has set their own. A floor of one is none: whether the
-last replica goes is for Knative and the user's ``min-scale`` to say.
+The user's ``min-scale`` is never lowered. It is restored when the floor no longer exceeds it, when the
+revision opts out, or when no route names it, so that it can scale to zero. A manual edit becomes the user's
+value. A floor of 1 is not set: Knative and the user's ``min-scale`` decide about the last replica.
 
-What is sized here is the floor: it is the count that a decision starts from and changes. Knative may hold
-more.
+A decision starts from the floor and changes it. Knative may keep more replicas.
 """
 
 from collections.abc import Iterable
@@ -25,13 +23,13 @@ from slo_autoscaler.platforms.knative.allocation import (
     Revision,
     Share,
     annotation,
+    condition,
+    counts_of,
     generation_of,
     initial_scale,
     key_of,
-    main_of,
     max_scale,
     min_scale,
-    replicas_for_share,
     service_of,
 )
 
@@ -61,9 +59,6 @@ def revision_of(revision: Json, share: Share, defaults: Defaults) -> Revision:
     namespace, name = key_of(revision)
     state = revision.get("status") or {}
     wanted, ready_replicas = state.get("desiredReplicas") or 0, state.get("actualReplicas") or 0
-    ready = any(
-        each.get("type") == "Ready" and each.get("status") == "True" for each in state.get("conditions") or ()
-    )
     return Revision(
         namespace=namespace,
         name=name,
@@ -73,7 +68,7 @@ def revision_of(revision: Json, share: Share, defaults: Defaults) -> Revision:
         least=min_scale(_with_own(revision), defaults),
         most=max_scale(revision, defaults),
         start=initial_scale(revision, defaults),
-        started=ready,
+        started=condition(revision, "Ready").get("status") == "True",
         replicas=max(1, min_scale(revision, defaults)) if wanted or ready_replicas else 0,
         ready=int(ready_replicas),
         inactive=share == UNROUTED or not takes_part(revision),
@@ -83,20 +78,16 @@ def revision_of(revision: Json, share: Share, defaults: Defaults) -> Revision:
 def floors(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
     """Return the floor of each revision of one service; 0: none.
 
-    ``wanted`` is what was decided for the service; None: nothing yet, and its main revision keeps what it
-    has.
+    ``wanted`` is the last decision for the service; None: none yet, and its main revision keeps its floor.
     """
     members = list(revisions)
-    if not members:
-        return {}
-    main = main_of(members)
-    whole = main.replicas if wanted is None else wanted
+    counts = counts_of(members, wanted)
     return {
         each.key: 0
         if each.inactive
-        else _at_most(
-            whole if each.key == main.key else replicas_for_share(whole, each.share.most), each.most
-        )
+        else counts[each.key]
+        if each.most is None
+        else min(counts[each.key], each.most)
         for each in members
     }
 
@@ -141,7 +132,3 @@ def _with_own(revision: Json) -> Json:
     if own is not None:
         annotations[MIN_SCALE] = own
     return {**revision, "metadata": {**metadata, "annotations": annotations}}
-
-
-def _at_most(replicas: int, most: int | None) -> int:
-    return replicas if most is None else min(replicas, most)

@@ -16,10 +16,10 @@ The rules that are easily broken:
 - What others wrote into the list of conditions stays.
 
 **Zero.** A revision that a route names keeps a replica: the activator would hold its requests, but nothing
-would tell us of them, as Knative counts them for its own class only. Who asked for zero is told so by a
-condition of our own, ``ScaleToZero``. A revision that no route names has no requests to lose. It goes to
-zero in Knative's order: inactive, then the activator in its path, then the grace period, then no replicas;
-when it is routed again the activator holds what comes until the first replica is ready.
+would tell us of them, as Knative counts them for its own class only. A user who asked for zero is told so
+by a condition of our own, ``ScaleToZero``. A revision that no route names has no requests to lose. It goes
+to zero in Knative's order: inactive, then the activator in its path, then the grace period, then no
+replicas; when it is routed again the activator holds what comes until the first replica is ready.
 """
 
 from collections.abc import Iterable, Mapping
@@ -37,6 +37,7 @@ from slo_autoscaler.platforms.knative.allocation import (
     Revision,
     Share,
     annotation,
+    condition,
     generation_of,
     initial_scale,
     key_of,
@@ -175,15 +176,6 @@ def may_go(pa: Json, service: Json | None, defaults: Defaults, now: float) -> bo
         return False
     kept = annotation(pa, AUTOSCALING + "scale-to-zero-pod-retention-period")
     return now - since >= max(defaults.grace_period, _duration(kept) or 0.0)
-
-
-def condition(of: Json, kind: str) -> Json:
-    """Return a condition of an object's status; empty if there is none."""
-    for each in (of.get("status") or {}).get("conditions") or ():
-        if each.get("type") == kind:
-            found: Json = each
-            return found
-    return {}
 
 
 def status(
