@@ -109,7 +109,9 @@ def test_an_impossible_profile_names_the_rule(points, rule):
 @given(seed=st.integers(0, 10_000), duration=st.floats(2, 600))
 def test_bursty_begins_and_ends_quietly_and_reaches_its_peak_in_between(seed, duration):
     profile = bursty(duration, random.Random(seed).random)
-    heights = {rate for _, rate in profile.points}
+    rates = [rate for _, rate in profile.points]
+    heights, bursts = set(rates), (rates.count(QUIET) - 2) // 2
+    assert rates.count(SPIKE) == 2 * (bursts // 2), "two edges in every second burst"
     assert profile.duration == duration
     assert (profile.points[0][1], profile.points[-1][1]) == (QUIET, QUIET)
     assert HIGHEST in heights

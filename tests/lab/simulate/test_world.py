@@ -75,9 +75,10 @@ def test_every_request_is_counted_once_whatever_becomes_of_it():
     [
         ({5: 3, 30: 2}, [1.0] * 15 + [3.0] * 15 + [2.0] * 10, 5 * 1 + 25 * 3 + 10 * 2, 2, 0),
         ({5: 4, 8: 2}, [1.0] * 15 + [2.0] * 25, 5 * 1 + 3 * 4 + 32 * 2, 2, 1),
+        ({5: 4, 15: 2}, [1.0] * 15 + [2.0] * 25, 5 * 1 + 10 * 4 + 25 * 2, 2, 0),
         ({5: 99}, [1.0] * 15 + [70.0] * 25, 5 * 1 + 35 * 70, 1, 0),
     ],
-    ids=["paid from asking, ready after the start-up", "what is starting goes first", "within the bounds"],
+    ids=["paid from asking, ready later", "what is starting goes first", "a start-up later", "bounds"],
 )
 def test_replicas_come_and_go(counts, ready, cost, changes, reversals):
     outcome = run(steady(10.0, 40), FUNCTION, Plan(counts), Settings(replicas=1, highest=70))
