@@ -16,7 +16,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import httptools
@@ -50,9 +50,18 @@ MAX_RESPONSE_BYTES: Final = 1 << 28
 class Slot:
     """One batch at a time to the upstream, over a connection that is kept for the next one."""
 
-    def __init__(self, url: HttpUrl) -> None:
+    def __init__(self, url: HttpUrl, serve: Callable[["Slot", Batch], None]) -> None:
+        """``serve`` starts a batch, and sees to ``connect``, ``post`` and ``busy``."""
         self._url = url
+        self._serve = serve
         self._connection: _Connection | None = None
+        self.busy = False
+
+    def send(self, batch: Batch) -> None:
+        """Start ``batch``: a slot is a worker to the batcher."""
+        assert not self.busy, "one batch at a time"  # noqa: S101 - a caller's bug
+        self.busy = True
+        self._serve(self, batch)
 
     async def connect(self) -> None:
         """Open a connection, unless the kept one can still be used. Raises ``OSError``."""
@@ -187,21 +196,6 @@ class _Connection(asyncio.Protocol):
             answer.set_exception(error)
 
 
-class _Worker:
-    """A slot as the batcher sees it."""
-
-    def __init__(self, slot: Slot, pool: "RemotePool") -> None:
-        self.slot = slot
-        self._pool = pool
-        self.busy = False
-
-    def send(self, batch: Batch) -> None:
-        """Start ``batch``."""
-        assert not self.busy, "one batch at a time"  # noqa: S101 - a caller's bug
-        self.busy = True
-        self._pool.serve(self, batch)
-
-
 class RemotePool:
     """The upstream's slots from the batcher's point of view: idle, busy, out of reach."""
 
@@ -210,8 +204,8 @@ class RemotePool:
         self._url = url
         self._environ = environ
         self._batcher = batcher
-        self._workers = [_Worker(Slot(url), self) for _ in range(config.workers)]
-        self._offered: set[_Worker] = set()
+        self._slots = [Slot(url, self._serve) for _ in range(config.workers)]
+        self._offered: set[Slot] = set()
         """Those that the batcher may use or is using; the others are parked here."""
         self._up = asyncio.Event()
         self._down = asyncio.Event()
@@ -243,8 +237,8 @@ class RemotePool:
 
     def by_state(self) -> dict[str, int]:
         """Number of slots whose upstream is out of reach, idle and busy."""
-        busy = sum(worker.busy for worker in self._workers)
-        free = len(self._workers) - busy
+        busy = sum(slot.busy for slot in self._slots)
+        free = len(self._slots) - busy
         up = self._up.is_set()
         return {"starting": 0 if up else free, "idle": free if up else 0, "busy": busy}
 
@@ -276,35 +270,34 @@ class RemotePool:
         if self._child is not None:
             await self._child.stop(at_once=at_once)
         await self._tasks.cancel()
-        for worker in self._workers:
-            worker.slot.close()
+        for slot in self._slots:
+            slot.close()
 
-    def serve(self, worker: _Worker, batch: Batch) -> None:
-        """Have ``batch`` served; ``worker`` is offered again afterwards, whatever comes of it."""
-        self._tasks.spawn(self._serve(worker, batch), "batch")
+    def _serve(self, slot: Slot, batch: Batch) -> None:
+        self._tasks.spawn(self._exchange(slot, batch), "batch")
 
-    async def _serve(self, worker: _Worker, batch: Batch) -> None:
+    async def _exchange(self, slot: Slot, batch: Batch) -> None:
         connected = False
         try:
             async with asyncio.timeout(self._config.exec_timeout + GRACE_SECONDS):
-                await self._connect(worker.slot)
+                await self._connect(slot)
                 connected = True
-                replies = await worker.slot.post(batch)
+                replies = await slot.post(batch)
         except FrameError as error:
-            self._lost(worker, batch, f"wrong answer: {error}")
+            self._lost(slot, batch, f"wrong answer: {error}")
         except TimeoutError:
             what = "answer" if connected else "connection"
             if connected:
                 self._kill_if_hung(batch)
-            self._lost(worker, batch, f"no {what} within exec_timeout ({self._config.exec_timeout:g} s)")
+            self._lost(slot, batch, f"no {what} within exec_timeout ({self._config.exec_timeout:g} s)")
         except OSError as error:
             # The server, or one of its processes, may have died.
             self._alone_since = time.monotonic()
             self._settled_at = self._alone_since + SETTLE_SECONDS
             self._withdraw()
-            self._lost(worker, batch, str(error))
+            self._lost(slot, batch, str(error))
         else:
-            self._replied(worker, batch, replies)
+            self._replied(slot, batch, replies)
 
     async def _connect(self, slot: Slot) -> None:
         """Connect, however long that takes."""
@@ -316,9 +309,9 @@ class RemotePool:
             await asyncio.sleep(RECONNECT_SECONDS)
             await self._up.wait()
 
-    def _replied(self, worker: _Worker, batch: Batch, replies: list[Reply]) -> None:
+    def _replied(self, slot: Slot, batch: Batch, replies: list[Reply]) -> None:
         self._last_reply = time.monotonic()
-        self._release(worker)
+        self._release(slot)
         since = self._alone_since
         # Retries go first, so a batch of another kind means that they are through.
         if since is not None and batch.reason is not DispatchReason.RETRY and batch.dispatched >= since:
@@ -326,33 +319,33 @@ class RemotePool:
         self._batcher.replied(batch, replies)
         self._offer()
 
-    def _lost(self, worker: _Worker, batch: Batch, why: str) -> None:
+    def _lost(self, slot: Slot, batch: Batch, why: str) -> None:
         """A batch came to nothing: its requests are tried again one by one, those that were already fail."""
         log.error("upstream %s: batch of %d: %s", self._url, len(batch.requests), why)
-        self._release(worker)
+        self._release(slot)
         self._batcher.died(batch, UpstreamFailed("upstream failed on this request and on its retry alone"))
         self._offer()
 
-    def _release(self, worker: _Worker) -> None:
-        worker.busy = False
-        self._offered.discard(worker)
+    def _release(self, slot: Slot) -> None:
+        slot.busy = False
+        self._offered.discard(slot)
 
     def _offer(self) -> None:
         """Give the batcher the parked slots that it may have now."""
         if not self._up.is_set():
             return
-        for worker in self._workers:
+        for slot in self._slots:
             if self._alone_since is not None and self._offered:
                 return
-            if worker not in self._offered:
-                self._offered.add(worker)
-                self._batcher.worker_idle(worker)
+            if slot not in self._offered:
+                self._offered.add(slot)
+                self._batcher.worker_idle(slot)
 
     def _park(self) -> None:
         """Take the idle slots back from the batcher."""
-        for worker in [worker for worker in self._offered if not worker.busy]:
-            self._offered.discard(worker)
-            self._batcher.worker_gone(worker)
+        for slot in [slot for slot in self._offered if not slot.busy]:
+            self._offered.discard(slot)
+            self._batcher.worker_gone(slot)
 
     def _mark_up(self) -> None:
         if self._known_down:
