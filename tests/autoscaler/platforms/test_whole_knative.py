@@ -21,12 +21,13 @@ from autoscaler.platforms.knative_plane import (
     ingresses,
     knative,
 )
+from autoscaler.platforms.knative_world import World, autoscaling
 from autoscaler.platforms.pods import some_pods
 from autoscaler.platforms.test_whole_kubernetes import DEPLOY, a_process
 from slo_autoscaler.errors import PlatformError
 from slo_autoscaler.kube.client import KubeApi
 from slo_autoscaler.platforms.knative.allocation import CLASS_ANNOTATION, KPA
-from slo_autoscaler.platforms.knative.objects import DEPLOYMENTS, POD_AUTOSCALERS, REVISIONS, SERVICES
+from slo_autoscaler.platforms.knative.objects import POD_AUTOSCALERS, REVISIONS, SERVICES
 from slo_autoscaler.platforms.knative.status import CLASS, condition
 
 pytestmark = [
@@ -105,11 +106,10 @@ class Story:
 class Stage:
     """A Service of our class in a namespace, and the program that scales it."""
 
-    def __init__(self, access, cluster, token, namespace, prometheus, folder):
+    def __init__(self, access, world, token, prometheus, folder):
         self._access = access
-        self._cluster = cluster
+        self._world = world
         self._token = token
-        self._namespace = namespace
         self._prometheus = prometheus
         self._folder = folder
 
@@ -125,49 +125,27 @@ class Stage:
         assert "is forbidden: User" not in log, "what RBAC says; a namespace on its way out says other things"
 
     def serve(self, **annotations):
-        keys = {f"autoscaling.knative.dev/{key.replace('_', '-')}": text for key, text in annotations.items()}
-        body = a_knative_service("tabular", **{CLASS_ANNOTATION: CLASS, **keys})
-        self._cluster.create(KNATIVE_SERVICES.path(self._namespace), body)
-
-    def story(self):
-        return Story(self._cluster, POD_AUTOSCALERS.path(self._namespace))
-
-    def autoscaler_of(self, name=NAME):
-        return self._cluster.get(POD_AUTOSCALERS.path(self._namespace, name))
-
-    def service(self, name=NAME):
-        return self._cluster.get(SERVICES.path(self._namespace, name))
-
-    def revision(self, name=NAME):
-        return self._cluster.get(REVISIONS.path(self._namespace, name))
-
-    def annotate(self, name=NAME, **annotations):
-        self._cluster.patch(REVISIONS.path(self._namespace, name), {"metadata": {"annotations": annotations}})
-
-    def change_service(self, **spec):
-        self._cluster.patch(SERVICES.path(self._namespace, NAME), {"spec": spec})
+        body = a_knative_service("tabular", **{CLASS_ANNOTATION: CLASS, **autoscaling(**annotations)})
+        self._world.cluster.create(KNATIVE_SERVICES.path(self._world.namespace), body)
 
     def revise(self):
         template = {"metadata": {"annotations": {"example.com/revised": "true"}}}
-        path = KNATIVE_SERVICES.path(self._namespace, "tabular")
-        self._cluster.patch(path, {"spec": {"template": template}})
+        self._world.change(KNATIVE_SERVICES, "tabular", spec={"template": template})
 
-    def replicas(self, name=NAME):
-        path = DEPLOYMENTS.path(self._namespace, f"{name}-deployment")
-        return self._cluster.get(path)["spec"]["replicas"]
+    def story(self):
+        return Story(self._world.cluster, POD_AUTOSCALERS.path(self._world.namespace))
 
     def is_ready(self, name=NAME):
+        """Return whether PodAutoscaler and Revision are ready."""
+
         def ready():
             try:
-                found = self.autoscaler_of(name), self.revision(name)
+                found = [self._world.get(kind, name) for kind in (POD_AUTOSCALERS, REVISIONS)]
             except PlatformError:
                 return False
             return all(condition(each, "Ready").get("status") == "True" for each in found)
 
         return ready
-
-    def delete(self, name=NAME):
-        self._cluster.delete(POD_AUTOSCALERS.path(self._namespace, name))
 
 
 @pytest.fixture
@@ -177,30 +155,40 @@ def pods():
 
 
 @pytest.fixture
-def stage(access, cluster, kubeconfig, namespace, pods, tmp_path):
+def world(cluster, namespace):
+    return World(cluster, namespace)
+
+
+@pytest.fixture
+def stage(access, world, kubeconfig, pods, tmp_path):
     kubectl(kubeconfig, "apply", "-k", DEPLOY / "knative/class")
-    token = a_token(cluster, "tailbound", "slo-autoscaler")
+    token = a_token(world.cluster, "tailbound", "slo-autoscaler")
     values = yaml.safe_load((DEPLOY / "knative/prometheus/values.yaml").read_text())
     (job, _) = values["serverFiles"]["prometheus.yml"]["scrape_configs"]
     with a_prometheus(tmp_path, {}, [pods.scraped(access, job)]) as prometheus:
-        yield Stage(access, cluster, token, namespace, prometheus, tmp_path)
+        yield Stage(access, world, token, prometheus, tmp_path)
 
 
-def test_a_revision_becomes_ready_follows_the_load_and_its_conditions_stand(stage, pods):
+def test_a_revision_becomes_ready_follows_the_load_and_its_conditions_stand(stage, world, pods):
     story = stage.story()
     with stage.autoscaler("first"):
         stage.serve(min_scale="2", max_scale="6")
         until(stage.is_ready(), "PodAutoscaler and Revision are ready", 50.0)
-        assert stage.replicas() == 2
+        assert world.replicas(NAME) == 2
         pods.rate = 350.0
-        until(lambda: stage.replicas() >= 4, "350/s on replicas of 100/s are at least 4")
-        until(lambda: stage.revision()["status"].get("desiredReplicas", 0) >= 4, "the Revision shows it")
+        until(lambda: world.replicas(NAME) >= 4, "350/s on replicas of 100/s are at least 4")
+        until(
+            lambda: world.get(REVISIONS, NAME)["status"].get("desiredReplicas", 0) >= 4,
+            "the Revision shows it",
+        )
         pods.rate = 0.0
-        until(lambda: stage.replicas() == 2, "it comes back to its minimum")
-        until(lambda: stage.autoscaler_of()["status"]["actualScale"] == 2, "the status has followed")
-        quiet = stage.autoscaler_of()["metadata"]["resourceVersion"]
+        until(lambda: world.replicas(NAME) == 2, "it comes back to its minimum")
+        until(lambda: world.status(NAME)["actualScale"] == 2, "the status has followed")
+        quiet = world.get(POD_AUTOSCALERS, NAME)["metadata"]["resourceVersion"]
         with pytest.raises(AssertionError, match="never"):
-            until(lambda: stage.autoscaler_of()["metadata"]["resourceVersion"] != quiet, "never", 5.0)
+            until(
+                lambda: world.get(POD_AUTOSCALERS, NAME)["metadata"]["resourceVersion"] != quiet, "never", 5.0
+            )
     story.close()
     for kind in ("Active", "Ready", "SKSReady", "ScaleTargetInitialized"):
         changes = story.changes(kind)
@@ -210,81 +198,97 @@ def test_a_revision_becomes_ready_follows_the_load_and_its_conditions_stand(stag
         assert [each["status"] for each in changes].count("True") == 1, (kind, changes)
 
 
-def test_while_the_webhook_hangs_counts_are_followed_and_the_status_comes_afterwards(stage, plane, pods):
+def test_while_the_webhook_hangs_counts_are_followed_and_the_status_comes_afterwards(
+    stage, world, plane, pods
+):
     with stage.autoscaler("first"):
         stage.serve(min_scale="1", max_scale="6")
         until(stage.is_ready(), "it is ready", 50.0)
         plane.webhook.freeze()
         try:
             pods.rate = 350.0
-            until(lambda: stage.replicas() >= 4, "counts do not pass the webhook")
-            assert stage.autoscaler_of()["status"]["desiredScale"] == 1
+            until(lambda: world.replicas(NAME) >= 4, "counts do not pass the webhook")
+            assert world.status(NAME)["desiredScale"] == 1
             pods.rate = 0.0
-            until(lambda: stage.replicas() == 1, "nor do they wait for a status that hangs")
+            until(lambda: world.replicas(NAME) == 1, "nor do they wait for a status that hangs")
             pods.rate = 350.0
-            until(lambda: stage.replicas() >= 4, "and again")
+            until(lambda: world.replicas(NAME) >= 4, "and again")
         finally:
             plane.webhook.thaw()
-        until(lambda: stage.autoscaler_of()["status"]["desiredScale"] >= 4, "the status has followed", 50.0)
+        until(lambda: world.status(NAME)["desiredScale"] >= 4, "the status has followed", 50.0)
         assert stage.is_ready()()
 
 
-def test_a_restart_changes_neither_count_nor_condition(stage, pods):
+def test_a_restart_changes_neither_count_nor_condition(stage, world, pods):
     with stage.autoscaler("first") as first:
         stage.serve(min_scale="1", max_scale="6")
         until(stage.is_ready(), "it is ready", 50.0)
         pods.rate = 350.0
-        until(lambda: stage.autoscaler_of()["status"]["actualScale"] >= 4, "it has grown")
+        until(lambda: world.status(NAME)["actualScale"] >= 4, "it has grown")
         first.send_signal(signal.SIGTERM)
         assert first.wait(10) == 0
-    before, story = stage.autoscaler_of()["status"], stage.story()
+    before, story = world.status(NAME), stage.story()
     with stage.autoscaler("second"):
         pods.rate = 550.0
-        until(lambda: stage.autoscaler_of()["status"]["actualScale"] >= 6, "the second acts")
+        until(lambda: world.status(NAME)["actualScale"] >= 6, "the second acts")
     story.close()
     assert min(each["status"]["desiredScale"] for each in story.versions) >= before["desiredScale"]
-    assert stage.autoscaler_of()["status"]["conditions"] == before["conditions"]
+    assert world.status(NAME)["conditions"] == before["conditions"]
 
 
-def test_a_podautoscaler_that_is_deleted_is_made_anew_and_becomes_ready(stage):
+def test_a_podautoscaler_that_is_deleted_is_made_anew_and_becomes_ready(stage, world):
     with stage.autoscaler("first"):
         stage.serve(min_scale="2", max_scale="6")
         until(stage.is_ready(), "it is ready", 50.0)
-        uid = stage.autoscaler_of()["metadata"]["uid"]
-        stage.delete()
-        until(lambda: stage.is_ready()() and stage.autoscaler_of()["metadata"]["uid"] != uid, "again", 50.0)
-        assert stage.service()["metadata"]["ownerReferences"][0]["uid"] != uid
-        assert stage.replicas() == 2
+        uid = world.get(POD_AUTOSCALERS, NAME)["metadata"]["uid"]
+        world.cluster.delete(POD_AUTOSCALERS.path(world.namespace, NAME))
+        until(
+            lambda: stage.is_ready()() and world.get(POD_AUTOSCALERS, NAME)["metadata"]["uid"] != uid,
+            "again",
+            50.0,
+        )
+        assert world.get(SERVICES, NAME)["metadata"]["ownerReferences"][0]["uid"] != uid
+        assert world.replicas(NAME) == 2
 
 
-def test_a_live_revision_goes_to_knatives_class_with_a_metric_and_comes_back(stage):
+def test_a_live_revision_goes_to_knatives_class_with_a_metric_and_comes_back(stage, world):
     def class_of():
-        return stage.autoscaler_of()["metadata"]["annotations"][CLASS_ANNOTATION]
+        return world.get(POD_AUTOSCALERS, NAME)["metadata"]["annotations"][CLASS_ANNOTATION]
 
     with stage.autoscaler("first"):
         stage.serve(min_scale="2", max_scale="6")
         until(stage.is_ready(), "it is ready", 50.0)
         # As the guide says: without a metric the webhook refuses it on the PodAutoscaler.
-        stage.annotate(**{CLASS_ANNOTATION: KPA, "autoscaling.knative.dev/metric": "concurrency"})
+        world.change(
+            REVISIONS,
+            NAME,
+            metadata={"annotations": autoscaling(**{"class": KPA, "metric": "concurrency"})},
+        )
         until(lambda: class_of() == KPA, "the PodAutoscaler follows its Revision")
         # What Knative's own autoscaler does there, which is not one of the programs here.
-        stage.change_service(mode="Proxy", numActivators=4)
-        stage.annotate(**{CLASS_ANNOTATION: CLASS})
+        world.change(SERVICES, NAME, spec={"mode": "Proxy", "numActivators": 4})
+        world.change(REVISIONS, NAME, metadata={"annotations": {CLASS_ANNOTATION: CLASS}})
         until(lambda: class_of() == CLASS, "and back")
-        until(lambda: stage.service()["spec"]["mode"] == "Serve", "the activator is out of its path")
+        until(
+            lambda: world.get(SERVICES, NAME)["spec"]["mode"] == "Serve", "the activator is out of its path"
+        )
         until(stage.is_ready(), "it is ready")
-        assert stage.replicas() == 2
+        assert world.replicas(NAME) == 2
 
 
-def test_a_rollout_takes_over_and_the_old_revision_goes_to_zero(stage):
+def test_a_rollout_takes_over_and_the_old_revision_goes_to_zero(stage, world):
     with stage.autoscaler("first"):
         stage.serve(min_scale="2", max_scale="6")
         until(stage.is_ready(), "it is ready", 50.0)
         stage.revise()
         new = NAME.replace("1", "2")
         until(stage.is_ready(new), "the new one is ready", 50.0)
-        until(lambda: condition(stage.autoscaler_of(), "Active").get("reason") == "NoTraffic", "left", 50.0)
-        until(lambda: stage.replicas() == 0, "it goes after the grace period", 50.0)
-        assert stage.service()["spec"]["mode"] == "Proxy"
-        assert condition(stage.revision(), "Ready")["status"] == "True", "it can be routed again"
-        assert stage.replicas(new) == 2
+        until(
+            lambda: condition(world.get(POD_AUTOSCALERS, NAME), "Active").get("reason") == "NoTraffic",
+            "left",
+            50.0,
+        )
+        until(lambda: world.replicas(NAME) == 0, "it goes after the grace period", 50.0)
+        assert world.get(SERVICES, NAME)["spec"]["mode"] == "Proxy"
+        assert condition(world.get(REVISIONS, NAME), "Ready")["status"] == "True", "it can be routed again"
+        assert world.replicas(new) == 2

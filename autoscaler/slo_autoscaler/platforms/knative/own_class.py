@@ -106,17 +106,17 @@ class OwnClass:
     def set_scale(self, function_name: str, replicas: int) -> None:
         """Scale the main revision now, the others with the next pass.
 
-        0 becomes 1: nothing would wake it. Raises ``PlatformError``, also when this is not the leader.
+        ``plan`` makes 1 of 0: nothing would wake it. Raises ``PlatformError``, also when this is not the
+        leader.
         """
         if not self._leader.leads():
             raise PlatformError(f"{function_name}: not the leader")
         members = self._members(function_name)
-        wanted = max(1, replicas)
-        target = plan([each.revision for each in members], wanted)
+        targets = plan([each.revision for each in members], replicas)
         main = main_of(each.revision for each in members).key
         (member,) = [each for each in members if each.revision.key == main]
-        with self._desired.deciding(function_name, wanted):
-            self._write_scale(member, target[main])
+        with self._desired.deciding(function_name, replicas):
+            self._write_scale(member, targets[main])
         self._scaling.wake()
 
     def close(self) -> None:
