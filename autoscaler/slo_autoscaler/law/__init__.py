@@ -1,5 +1,7 @@
 """The scaling policy: from an observation to a decision. [P]
 
+- ``inputs``      every number that a decision is made of: unit, meaning, gauge
+- ``memory``      what is kept of a function between two decisions
 - ``window``      the last seconds of a value, and their maximum
 - ``confidence``  how much a share of few requests can be trusted
 - ``recurrence``  peaks at equal distances
