@@ -100,6 +100,8 @@ SLO = {
     "no reserve for one batch": (accelerator, QueueHead(8, 0.0, 0.1, late=True), 0.083, Take(8, FULL)),
     # 2 x l(4) is within the budget of 25 ms, so four are a full batch; 15 ms are left for seven.
     "full is what the budget allows": (accelerator, QueueHead(50, 0.0, 0.025), 0.0095, Take(7, DEADLINE)),
+    "just full": (accelerator, QueueHead(50, 0.0, 0.025), 0.0125, Take(4, DEADLINE)),
+    "just one": (accelerator, QueueHead(2, 0.0, 0.0095), 0.0, Take(1, DEADLINE)),
     "less than full": (accelerator, QueueHead(50, 0.0, 0.025), 0.0145, Late()),
 }
 """l(b), what waits, when, and the answer."""

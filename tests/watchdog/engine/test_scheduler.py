@@ -298,47 +298,37 @@ def told(actions: list[Dispatch | Expire | Shed]) -> list[tuple[str, list[int]]]
 
 
 EIGHT = list(range(8))
+LATE, FRESH = (0.0, b"a"), (1.0, b"a")
 COURSES = {
-    "the group with the earliest deadline has its turn however many of another wait": (
+    "the earliest deadline has its turn however many of another group wait": (
         [(1.0 + number / 1000, b"many") for number in range(40)] + [(1.0005, b"few")],
         (0.0, 3),
         [("full", EIGHT), ("idle", [40]), ("full", list(range(8, 16)))],
     ),
-    "late requests are batched by group in the order in which they fell late": (
-        [(0.0, b"a"), (0.001, b"b"), (0.002, b"a"), (0.003, b"b"), (0.004, b"c")],
+    "late ones go by group in the order in which they fell late": (
+        [(number / 1000, b"ababc"[number : number + 1]) for number in range(5)],
         (0.5, 3),
         [("late", [0, 2]), ("late", [1, 3]), ("late", [4])],
     ),
-    "late requests are served when nothing on time wants the worker": (
-        [(0.0, b"a"), (0.0, b"a"), (1.0, b"b")],
+    "late ones after those on time": (
+        [LATE, LATE, (1.0, b"b")],
         (0.5, 2),
         [("idle", [2]), ("late", [0, 1])],
     ),
-    "late requests leave half of their budget to those that come": (
+    "late ones leave half of their budget": (
         [(0.021, b"a")] * 4,
         (0.5, 2),
         [("late", [0, 1]), ("late", [2, 3])],
     ),
-    "late requests have the room beside those on time": (
-        [(0.0, b"a"), (0.0, b"a"), (1.0, b"a")],
-        (0.5, 1),
-        [("idle", [2, 0, 1])],
-    ),
-    "they have no room that somebody on time could have": (
-        [*[(1.0, b"a")] * 9, (0.0, b"a")],
+    "room beside those on time": ([LATE, LATE, FRESH], (0.5, 1), [("idle", [2, 0, 1])]),
+    "none that others on time could have": (
+        [FRESH] * 9 + [LATE],
         (0.5, 2),
         [("full", EIGHT), ("idle", [8, 9])],
     ),
-    "they have no room that those on time would be late for": (
-        [*[(0.0, b"a")] * 6, (0.5 + accelerator(4), b"a")],
-        (0.5, 1),
-        [("idle", [6, 0, 1, 2])],
-    ),
-    "and they leave half of its budget to those that come": (
-        [*[(0.0, b"a")] * 6, (0.025, b"a")],
-        (0.002, 1),
-        [("idle", [6, 0, 1, 2])],
-    ),
+    # Up to four fit: before the deadline of the one on time, or into half of its budget.
+    "none to be late for": ([LATE] * 6 + [(0.5 + accelerator(4), b"a")], (0.5, 1), [("idle", [6, 0, 1, 2])]),
+    "none beyond half of a budget": ([LATE] * 6 + [(0.025, b"a")], (0.002, 1), [("idle", [6, 0, 1, 2])]),
 }
 """Budgets and groups of requests that came at 0; the time and the idle workers; what is done."""
 
@@ -562,6 +552,18 @@ def test_nothing_piles_up_when_a_long_request_outlives_many_short_ones_that_are_
         queue.finish(sent.batch.requests)
     assert queue.admitted == 2
     assert held(queue) < 500
+
+
+def test_nothing_piles_up_while_one_group_waits_and_another_is_served():
+    queue = scheduler("fixed")
+    queue.offer(request(0, group=b"waits"))
+    for number in range(1, 4000, MAX_BATCH_SIZE):
+        for each in range(MAX_BATCH_SIZE):
+            queue.offer(request(number + each))
+        (sent,) = act(queue, 0.0, 1)
+        queue.finish(sent.batch.requests)
+    assert queue.admitted == 1
+    assert held(queue) < 300
 
 
 def test_nothing_piles_up_when_clients_go_away_from_the_late_lane_and_from_the_retries():

@@ -17,6 +17,12 @@ LIMITS = Limits(max_body_bytes=1000, read_timeout=30.0, write_timeout=30.0, max_
 GET = b"GET /a?b=c HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+LAST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+def post(size: int, headers: bytes = b"") -> bytes:
+    """The head of a request with a body of this length."""
+    return POST + headers + b"Content-Length: %d\r\n\r\n" % size
 
 
 @dataclass

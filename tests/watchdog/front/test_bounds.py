@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batching_watchdog.front.protocol import MAX_HEADER_BYTES
-from watchdog.front.connection import CHUNKED, GET, LIMITS, POST, Connection, Echo
+from watchdog.front.connection import CHUNKED, GET, LIMITS, POST, Connection, Echo, post
 
 pytestmark = pytest.mark.usefixtures("speedups")
 
@@ -16,7 +16,7 @@ READ = 1 << 16
 TOO_LONG = b"a: b\r\n" * (2 + MAX_HEADER_BYTES // 6)
 
 REFUSED = {
-    "a long body": (POST + b"Content-Length: 1001\r\n\r\n", 413),
+    "a long body": (post(1001), 413),
     "long in chunks": (CHUNKED + b"3e8\r\n" + b"x" * 1000 + b"\r\n1\r\nx\r\n", 413),
     "many headers": (b"GET / HTTP/1.1\r\n" + TOO_LONG, 431),
     "one long header": (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * MAX_HEADER_BYTES + b"\r\n\r\n", 431),
@@ -106,10 +106,6 @@ def test_a_body_in_chunks_of_one_byte_is_not_taken_for_abuse():
 
 def test_a_large_read_that_ends_within_the_next_request_is_not_taken_for_long_headers():
     assert len(Connection().send(GET * 9000 + GET[:8], GET[8:])) == 9001
-
-
-def post(size: int) -> bytes:
-    return POST + b"Content-Length: %d\r\n\r\n" % size
 
 
 SMALL = replace(LIMITS, max_queued_bytes=1500)

@@ -17,65 +17,39 @@ from batching_watchdog.front.protocol import (
     SMALL_BYTES,
     Connections,
 )
-from watchdog.front.connection import CHUNKED, GET, LIMITS, POST, Clock, Connection, Echo
+from watchdog.front.connection import CHUNKED, GET, LAST, LIMITS, POST, Clock, Connection, Echo, post
 
 pytestmark = pytest.mark.usefixtures("speedups")
 
-UPGRADE = POST + b"Connection: upgrade\r\nUpgrade: h2c\r\n"
-EXPECT = POST + b"Expect: 100-continue\r\n"
+KEEP_ALIVE = b"Connection: keep-alive\r\n"
+UPGRADE = b"Connection: upgrade\r\nUpgrade: h2c\r\n"
+EXPECT = b"Expect: 100-continue\r\n"
 LARGE = replace(LIMITS, max_body_bytes=1 << 20)
+GOT, POSTED, MOST = b"GET /a?b=c ", b"POST / abcd", b"x" * 1000
 
 SERVED = {
-    "one request": ([GET], [b"GET /a?b=c "], None),
-    "three in a row": ([GET, GET, GET], [b"GET /a?b=c "] * 3, None),
-    "three at once": ([GET * 3], [b"GET /a?b=c "] * 3, None),
-    "a length": ([POST + b"Content-Length: 10\r\n\r\n0123456789"], [b"POST / 0123456789"], None),
-    "a length in pieces": (
-        [POST + b"Content-Length: 10\r\n\r\n01234", b"56", b"789"],
-        [b"POST / 0123456789"],
-        None,
-    ),
-    "chunked": ([CHUNKED + b"3\r\nabc\r\n", b"4;ext=1\r\ndefg\r\n0\r\n\r\n"], [b"POST / abcdefg"], None),
-    "Connection: close": ([b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"], [b"GET / "], "close"),
-    "nothing behind a close": (
-        [b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" + GET],
-        [b"GET / "],
-        "close",
-    ),
+    "one request": ([GET], [GOT], None),
+    "three in a row": ([GET, GET, GET], [GOT] * 3, None),
+    "three at once": ([GET * 3], [GOT] * 3, None),
+    "a length": ([post(4) + b"abcd"], [POSTED], None),
+    "a length in pieces": ([post(4) + b"a", b"bc", b"d"], [POSTED], None),
+    "chunked": ([CHUNKED + b"3\r\nabc\r\n", b"1;ext=1\r\nd\r\n0\r\n\r\n"], [POSTED], None),
+    "the longest body": ([post(1000) + MOST], [b"POST / " + MOST], None),
+    "the longest in chunks": ([CHUNKED + b"3e8\r\n" + MOST + b"\r\n0\r\n\r\n"], [b"POST / " + MOST], None),
+    "to be closed": ([LAST], [b"GET / "], "close"),
+    "nothing behind a close": ([LAST + GET], [b"GET / "], "close"),
     "HTTP/1.0": ([b"GET / HTTP/1.0\r\n\r\n"], [b"GET / "], "close"),
-    "HTTP/1.0 to be kept": (
-        [b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"],
-        [b"GET / "],
-        "keep-alive",
-    ),
-    "HTTP/1.0 expects nothing": (
-        [b"POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n", b"ok"],
-        [b"POST / ok"],
-        "close",
-    ),
-    "Expect": ([EXPECT + b"Content-Length: 2\r\n\r\n", b"ok"], [b"", b"POST / ok"], None),
-    "another expectation": ([POST + b"Expect: x\r\nContent-Length: 2\r\n\r\n", b"ok"], [b"POST / ok"], None),
-    "an upgrade": ([UPGRADE + b"\r\nframe"], [b"POST / "], "close"),
-    "an upgrade with a body": ([UPGRADE + b"Content-Length: 4\r\n\r\nabcd"], [b"POST / abcd"], "close"),
-    "an upgrade with a body in pieces": (
-        [UPGRADE + b"Content-Length: 4\r\n\r\n", b"ab", b"cd"],
-        [b"POST / abcd"],
-        "close",
-    ),
+    "HTTP/1.0 to be kept": ([b"GET / HTTP/1.0\r\n" + KEEP_ALIVE + b"\r\n"], [b"GET / "], "keep-alive"),
+    "HTTP/1.0 expects nothing": ([post(4, EXPECT).replace(b"1.1", b"1.0"), b"abcd"], [POSTED], "close"),
+    "100 Continue": ([post(4, EXPECT), b"abcd"], [b"", POSTED], None),
+    "another expectation": ([post(4, b"Expect: x\r\n"), b"abcd"], [POSTED], None),
+    "an upgrade": ([POST + UPGRADE + b"\r\nframe"], [b"POST / "], "close"),
+    "an upgrade with a body": ([post(4, UPGRADE) + b"abcd"], [POSTED], "close"),
+    "an upgrade with a body in pieces": ([post(4, UPGRADE), b"ab", b"cd"], [POSTED], "close"),
     "an upgrade in chunks": (
-        [UPGRADE + b"Transfer-Encoding: chunked\r\n\r\n4\r\nab", b"cd\r\n0\r\n\r\n"],
-        [b"POST / abcd"],
+        [POST + UPGRADE + b"Transfer-Encoding: chunked\r\n\r\n4\r\nab", b"cd\r\n0\r\n\r\n"],
+        [POSTED],
         "close",
-    ),
-    "the longest body": (
-        [POST + b"Content-Length: 1000\r\n\r\n" + b"x" * 1000],
-        [b"POST / " + b"x" * 1000],
-        None,
-    ),
-    "the longest in chunks": (
-        [CHUNKED + b"3e8\r\n" + b"x" * 1000 + b"\r\n0\r\n\r\n"],
-        [b"POST / " + b"x" * 1000],
-        None,
     ),
 }
 """Reads; the bodies of the answers; the last one's Connection header."""
@@ -145,17 +119,13 @@ def test_a_bad_request_is_refused_after_the_good_ones_before_it_are_answered():
 
 REFUSED_AT_THE_HEADER = {
     "no body": (GET, b"", False),
-    "a body to be dropped": (POST + b"Content-Length: 3\r\n\r\n", b"abc", False),
-    "the longest to be dropped": (
-        POST + b"Content-Length: %d\r\n\r\n" % DISCARD_BYTES,
-        b"x" * DISCARD_BYTES,
-        False,
-    ),
-    "too long to be dropped": (POST + b"Content-Length: %d\r\n\r\n" % (DISCARD_BYTES + 1), b"", True),
+    "a body to be dropped": (post(3), b"abc", False),
+    "the longest to be dropped": (post(DISCARD_BYTES), b"x" * DISCARD_BYTES, False),
+    "too long to be dropped": (post(DISCARD_BYTES + 1), b"", True),
     "chunked": (CHUNKED, b"", True),
-    "expects 100": (EXPECT + b"Content-Length: 2\r\n\r\n", b"", True),
-    "expects 100 without a body": (EXPECT + b"\r\n", b"", False),
-    "its last request": (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"", True),
+    "expects 100": (post(2, EXPECT), b"", True),
+    "expects 100 without a body": (POST + EXPECT + b"\r\n", b"", False),
+    "its last request": (LAST, b"", True),
 }
 """Head; body; whether the connection is closed."""
 
@@ -178,7 +148,7 @@ def test_a_refusal_leaves_before_the_body_and_keeps_the_connection_if_the_body_c
     ("pieces", "taken"),
     [
         ([GET[:20]], 0),
-        ([POST + b"Content-Length: 9\r\n\r\n1", b"2"], 0),
+        ([post(9) + b"1", b"2"], 0),
         ([CHUNKED + b"5", b"\r\na"], 0),
         ([GET, GET[:5]], 1),
     ],
@@ -256,7 +226,7 @@ def test_a_client_that_pipelines_and_does_not_read_is_cut_when_too_much_waits_fo
 
 def test_an_answer_that_is_never_read_does_not_keep_a_closed_connection():
     client = Connection()
-    client.send(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    client.send(LAST)
     client.pass_time(LIMITS.write_timeout)
     assert not client.wire.aborted
     client.pass_time(1)
@@ -343,7 +313,7 @@ async def listening(application: Echo) -> AsyncIterator[tuple[asyncio.StreamRead
 def test_over_a_real_socket_a_client_that_sends_all_of_a_long_body_first_reads_its_413():
     async def run() -> None:
         async with listening(Echo()) as (reader, writer):
-            writer.write(POST + b"Content-Length: 4000000\r\n\r\n" + b"x" * 4_000_000)
+            writer.write(post(4_000_000) + b"x" * 4_000_000)
             assert (await reader.read()).startswith(b"HTTP/1.1 413 ")
 
     asyncio.run(run())
@@ -355,7 +325,7 @@ def test_over_a_real_socket_a_client_that_reads_late_gets_all_it_asked_for():
         async with listening(application) as (reader, writer):
             writer.write(GET)
             await reader.readexactly(1)
-            writer.write(GET.replace(b"Host", b"Connection: close\r\nHost"))
+            writer.write(LAST)
             assert len(await reader.read()) > 2 * 10_000_000
             assert len(application.exchanges) == 2
 
