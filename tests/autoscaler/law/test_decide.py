@@ -280,6 +280,7 @@ HOLDS = [
 ]
 CHANGES = [
     Case(Reason.LOAD_ABOVE_CAPACITY, 4, seen(rate=300.0)),
+    Case(Reason.LOAD_ABOVE_CAPACITY, 4, seen(rate=300.0, samples=18.0)),  # and two in flight: just enough
     Case(Reason.LOAD_ABOVE_CAPACITY, 4, seen(rate=150.0, in_flight_growth=150.0)),
     # Slow execution is no reason to leave load without replicas.
     Case(Reason.LOAD_ABOVE_CAPACITY, 4, replace(SLOWER, rate=300.0), state={"service_baseline": 0.05}),
@@ -397,8 +398,10 @@ def test_a_scale_down_cools_down_since_any_change():
     idle = seen(rate=0.0, in_flight=0.0, up_replicas=5.0)
     decision, state = at(spec, idle, FIVE, 100.0)
     assert decision.replicas == 4
-    decision, _ = decide(spec, idle, Scale(4, 4), state, 129.0)
+    decision, state = decide(spec, idle, Scale(4, 4), state, 129.0)
     assert (decision.replicas, decision.reason) == (None, Reason.COOLING_DOWN)
+    decision, _ = decide(spec, idle, Scale(4, 4), state, 130.0)
+    assert decision.replicas == 3
 
 
 def test_a_platform_that_gives_less_is_named_with_both_numbers_and_asked_again_later():
@@ -647,7 +650,7 @@ def test_a_replica_that_is_not_seen_is_no_evidence_of_idleness():
 )
 def test_an_idle_function_goes_to_zero_if_key_and_labels_allow(scale, changes, counts):
     spec, state, begin, reached = replace(IDLING, **changes), None, 0.0, [scale.desired]
-    while scale.desired:
+    while scale.desired and len(reached) < 9:
         decision, begin, state = rest(600.0, scale, spec=spec, state=state, begin=begin)
         if decision.replicas is None:
             break
