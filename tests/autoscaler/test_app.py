@@ -13,7 +13,6 @@ import pytest
 from autoscaler import doubles
 from autoscaler.doubles import Function, a_fleet, a_gateway, a_prometheus, free_port, until
 from autoscaler.kube.kube_server import a_deployment, a_kube_server
-from slo_autoscaler import __version__
 from slo_autoscaler.app import main
 
 FAST = """
@@ -34,26 +33,20 @@ def config(tmp_path):
     return path
 
 
-def test_a_wrong_configuration_is_one_line_for_each_fault_and_status_2(config, capsys):
-    config.write_text(FAST + "intervall: 3\nfunctions: {x: {}}\n")
-    assert main(["--config", str(config)]) == 2
-    first, second = capsys.readouterr().err.splitlines()
-    assert (
-        first
-        == f"slo-autoscaler: {config}: functions: 'x' must be name.namespace, such as vision.openfaas-fn"
-    )
-    assert second == f"slo-autoscaler: {config}: intervall: unknown key; did you mean interval?"
-
-
 @pytest.mark.parametrize(
-    ("content", "what"), [(None, "cannot be read: No such file"), (b"\xff", "must be UTF-8")]
+    ("content", "lines"),
+    [(FAST.encode() + b"intervall: 3\nfunctions: {x: {}}\n", 2), (None, 1), (b"\xff", 1)],
 )
-def test_a_file_that_cannot_be_read_is_status_2(tmp_path, capsys, content, what):
+def test_run_configuration_that_cannot_be_used_is_status_2_and_a_line_for_each_fault(
+    tmp_path, capsys, content, lines
+):
     path = tmp_path / "as.yaml"
     if content is not None:
         path.write_bytes(content)
     assert main(["--config", str(path)]) == 2
-    assert what in capsys.readouterr().err
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == lines
+    assert all(str(path) in line for line in told)
 
 
 def test_once_is_status_1_when_nothing_can_be_reached(config, capsys):
@@ -75,14 +68,7 @@ def test_a_port_in_use_is_status_2(config, capsys):
     with a_gateway() as taken:
         port = taken.url.rpartition(":")[2]
         assert main(["--config", str(config), "--web-port", port]) == 2
-    assert "Address already in use" in capsys.readouterr().err
-
-
-def test_the_version_is_told():
-    out = subprocess.run(
-        [sys.executable, "-m", "slo_autoscaler", "--version"], capture_output=True, text=True, check=True
-    )
-    assert __version__ in out.stdout
+    assert port in capsys.readouterr().err
 
 
 KUBERNETES = """
@@ -126,7 +112,7 @@ def test_a_dry_run_leaves_the_lease_to_those_that_act(cluster, capsys):
 def test_a_lock_beside_a_lease_is_status_2(cluster, capsys, tmp_path):
     _, path = cluster
     assert main(["--config", str(path), "--once", "--lock", str(tmp_path / "lock")]) == 2
-    assert "with leader.lease in the configuration there must be no lock" in capsys.readouterr().err
+    assert "leader.lease" in capsys.readouterr().err
 
 
 def test_credentials_that_are_not_there_are_status_2(cluster, capsys, tmp_path):

@@ -38,21 +38,20 @@ def test_a_hold_that_is_taken_again_is_no_news_and_is_counted_with_its_latest_nu
     assert found["inputs"] == {"rate": 7.0}
 
 
-@pytest.mark.parametrize("change", [{"reason": "Settling"}, {"after": 3}, {"mode": "standby"}])
-def test_a_hold_with_another_reason_count_or_mode_is_news(change):
+@pytest.mark.parametrize(
+    ("first", "again", "news"),
+    [
+        ({}, {"reason": "Settling"}, True),
+        ({}, {"after": 3}, True),
+        ({}, {"mode": "standby"}, True),
+        ({"after": 4}, {"after": 4}, True),
+        ({"after": 4, "dry_run": True}, {"after": 4, "dry_run": True}, False),
+    ],
+)
+def test_record_is_news_unless_a_hold_or_a_dry_run_repeats(first, again, news):
     journal = Journal()
-    journal.record(an_entry())
-    assert journal.record(an_entry(5, **change))
-    assert len(journal.decisions(NAME, 5)) == 2
-
-
-def test_the_same_change_twice_is_news_unless_it_is_a_dry_run():
-    journal = Journal()
-    up = an_entry(after=4, reason="Backlog")
-    assert journal.record(up)
-    assert journal.record(replace(up))
-    assert journal.record(replace(up, dry_run=True)) is True
-    assert journal.record(replace(up, dry_run=True)) is False
+    assert journal.record(an_entry(**first))
+    assert journal.record(an_entry(5, **again)) is news
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3)), max_size=60), st.integers(1, 5))

@@ -1,12 +1,8 @@
 """The autoscaler's own log, as text and as JSON."""
 
 import json
-import os
-import re
 import subprocess
 import sys
-
-import pytest
 
 PROGRAM = """
 import logging
@@ -46,20 +42,3 @@ def test_in_json_one_event_is_one_line_whatever_is_in_it():
 def test_as_text_a_line_has_time_level_and_logger():
     first = said("text")[0]
     assert first.endswith(" INFO slo_autoscaler.test: told of 3 functions")
-
-
-@pytest.mark.parametrize(
-    ("flags", "environment"),
-    [(["--log-format", "xml"], {}), ([], {"SLO_AUTOSCALER_LOG_FORMAT": "xml"})],
-    ids=["flag", "variable"],
-)
-def test_another_form_is_refused_with_the_two_that_there_are(flags, environment, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "slo_autoscaler", "--config", str(tmp_path / "none.yaml"), *flags],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert re.search("xml.*text.*json", done.stderr)

@@ -1,31 +1,32 @@
+"""The command: its words, its help, and what is refused before anything starts."""
+
 import pytest
 
-from slo_autoscaler import __main__ as commands
+from slo_autoscaler.__main__ import COMMANDS, main
 
 
-def test_without_a_command_the_words_go_to_run(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("words", [["--version"], ["run", "--version"]])
+def test_main_without_a_command_runs_the_main_one(words, capsys):
     with pytest.raises(SystemExit) as ended:
-        commands.main(["--version"])
+        main(words)
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith("slo-autoscaler ")
 
 
-def test_the_main_command_may_be_named(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        commands.main(["run", "--version"])
-    assert capsys.readouterr().out.startswith("slo-autoscaler ")
-
-
-def test_every_command_can_be_imported_and_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for word in commands.COMMANDS:
-        with pytest.raises(SystemExit) as ended:
-            commands.main([word, "--help"])
-        assert ended.value.code == 0
-        assert "usage: slo-autoscaler" in capsys.readouterr().out
-
-
-def test_the_help_of_the_main_command_names_all(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        commands.main(["--help"])
+@pytest.mark.parametrize("word", COMMANDS)
+def test_main_every_command_shows_its_help_and_the_main_one_names_all(word, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([word, "--help"])
+    assert ended.value.code == 0
     told = capsys.readouterr().out
-    assert all(word in told for word in commands.COMMANDS)
+    assert word != "run" or all(each in told for each in COMMANDS)
+
+
+def test_main_log_format_that_does_not_exist_is_status_2(monkeypatch, capsys, tmp_path):
+    words = ["--config", str(tmp_path / "none.yaml")]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--log-format", "xml"])
+    assert ended.value.code == 2
+    monkeypatch.setenv("SLO_AUTOSCALER_LOG_FORMAT", "xml")
+    assert main(words) == 2
+    assert "SLO_AUTOSCALER_LOG_FORMAT" in capsys.readouterr().err

@@ -1,12 +1,8 @@
 """Functions without our watchdog, from a gateway's metrics through the real Prometheus to a decision."""
 
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
 
-from autoscaler.doubles import a_prometheus, until
-from autoscaler.values import MINIMAL
+from autoscaler.doubles import a_prometheus, exposing, until
 from slo_autoscaler.config import Config
 from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.memory import TargetState
@@ -26,36 +22,17 @@ def gateway():
     """Serve what a gateway exposes, with ten more requests at every scrape; two in ten of them too slow."""
     metrics = GatewayMetrics(lambda: [("plain.fn", 1), ("ours.fn", 1)])
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            for name in ("plain.fn", "ours.fn"):
-                for index in range(10):
-                    metrics.started(name)
-                    metrics.finished(name, 200, 0.4 if index < 2 else 0.2)
-            body = metrics.exposition()
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain; version=0.0.4")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def exposition(_):
+        for name in ("plain.fn", "ours.fn"):
+            for index in range(10):
+                metrics.started(name)
+                metrics.finished(name, 200, 0.4 if index < 2 else 0.2)
+        body = metrics.exposition()
+        return body if isinstance(body, str) else body.decode()
 
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield metrics, f"127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def test_a_configuration_without_such_functions_asks_nothing_of_the_gateways_histogram():
-    config = Config.parse(MINIMAL, "test")
-    source = PrometheusSource(config.prometheus, config.gateway_slos())
-    assert source._gateway_queries == {}
-    source.close()
+    server = exposing(exposition)
+    yield metrics, server.address
+    server.close()
 
 
 @pytest.mark.e2e

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.law.restart import Past
-from slo_autoscaler.signals import Observation
+from slo_autoscaler.signals import SIGNALS, Observation
 from slo_autoscaler.sources.promql import (
-    GATEWAY,
     HISTORY,
     WATCHDOG,
     gateway_observations,
@@ -32,30 +31,13 @@ def a_series(name, value):
     return {"metric": {"function_name": name}, "value": [1700000000.0, value]}
 
 
-def test_there_is_one_query_for_each_signal_of_an_observation():
-    assert set(WATCHDOG) == {field.name for field in fields(Observation)}
-    assert set(GATEWAY) <= set(WATCHDOG)
+def test_queries_every_signal_has_one_and_nothing_is_left_open():
+    assert set(WATCHDOG) == set(SIGNALS)
     assert set(HISTORY) == {field.name for field in fields(Past)}
-
-
-def test_the_window_is_written_into_every_query_and_nothing_is_left_open():
     slos = GatewaySlos({"a.fn": Slo(0.2, 0.99)}, Slo(0.3, 0.9))
     for text in (queries(7.5, 2.0) | history_queries(2.0) | gateway_queries(7.5, 2.0, slos)).values():
         assert "$" not in text
         assert any(f"[{span}ms]" in text for span in (7500, 2000, 1100)) == ("[" in text)
-
-
-def test_quantiles_are_taken_of_bucket_rates_that_are_summed_first_and_keep_le():
-    for signal in ("p50", "p95", "p99"):
-        text = queries(8.0, 4.0)[signal]
-        assert text.startswith("histogram_quantile(")
-        assert "sum by (function_name, le) (rate(http_request_duration_seconds_bucket" in text
-
-
-def test_attainment_is_good_over_every_outcome():
-    good, _, all_outcomes = queries(8.0, 4.0)["attainment"].partition(" / ")
-    assert 'outcome="good"' in good
-    assert "outcome" not in all_outcomes
 
 
 @given(st.dictionaries(names, st.floats()))
@@ -64,17 +46,12 @@ def test_nan_and_infinity_are_no_data(values):
     assert parsed == {name: value for name, value in values.items() if math.isfinite(value)}
 
 
-def test_the_spellings_of_the_api_are_understood():
-    assert parse([a_series("a.fn", "NaN"), a_series("b.fn", "+Inf"), a_series("c.fn", "1e3")]) == {
-        "c.fn": 1e3
-    }
+def test_parse_what_is_no_number_or_no_function_is_no_data():
+    answer = [a_series("a.fn", "NaN"), a_series("b.fn", "+Inf"), a_series("c.fn", "1e3")]
+    assert parse([*answer, {"metric": {}, "value": [0, "1"]}]) == {"c.fn": 1e3}
 
 
-def test_an_empty_result_and_a_series_without_a_function_are_no_data():
-    assert parse([]) == {}
-    assert parse([{"metric": {}, "value": [0, "1"]}]) == {}
-
-
+@pytest.mark.parametrize("read", [parse, lambda answer: parse_range(answer, 100.0)])
 @pytest.mark.parametrize(
     "result",
     [
@@ -83,15 +60,14 @@ def test_an_empty_result_and_a_series_without_a_function_are_no_data():
         "text",
         [3],
         [{}],
-        [{"metric": None, "value": [0, "1"]}],
-        [{"metric": {"function_name": "a.fn"}, "value": []}],
-        [{"metric": {"function_name": "a.fn"}, "value": [0, "one"]}],
-        [{"metric": {"function_name": "a.fn"}, "values": [[0, "1"]]}],
+        [{"metric": None, "value": [0, "1"], "values": [[0, "1"]]}],
+        [{"metric": {"function_name": "a.fn"}, "value": [], "values": [1]}],
+        [{"metric": {"function_name": "a.fn"}, "value": [0, "one"], "values": [[0, "one"]]}],
     ],
 )
-def test_anything_but_an_instant_vector_is_an_error(result):
+def test_parse_anything_but_the_right_kind_of_answer_is_an_error(read, result):
     with pytest.raises(SourceError, match="expected a"):
-        parse(result)
+        read(result)
 
 
 @given(st.dictionaries(st.sampled_from(sorted(WATCHDOG)), st.dictionaries(names, st.floats(0, 1e6))))
@@ -126,23 +102,6 @@ def test_a_range_is_told_in_seconds_ago_and_leaves_out_what_is_no_number():
     answer = [a_range("a.fn", (90.0, "1.5"), (95.0, "NaN"), (100, "2")), a_range("", (100.0, "3"))]
     assert parse_range(answer, 100.0) == {"a.fn": ((10.0, 1.5), (0.0, 2.0))}
     assert parse_range([], 100.0) == {}
-
-
-@pytest.mark.parametrize(
-    "result",
-    [
-        None,
-        "text",
-        [3],
-        [{}],
-        [a_series("a.fn", "1")],
-        [a_range("a.fn", (1.0, "one"))],
-        [{"metric": {}, "values": [1]}],
-    ],
-)
-def test_anything_but_a_range_is_an_error(result):
-    with pytest.raises(SourceError, match="expected a"):
-        parse_range(result, 100.0)
 
 
 def test_the_pasts_of_functions_are_put_together_from_the_signals():
