@@ -43,12 +43,11 @@ class Browser:
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
     def visit(self, url: str) -> None:
-        """Open a page; one that follows has had its first answer: until then it is the server's."""
+        """Open a page."""
         # What the page before had asked for must not be complained of here.
         self.driver.get("about:blank")
         self.driver.get_log("browser")
         self.driver.get(url)
-        self.wait("!document.getElementById('live') || document.getElementById('notices').dataset.shown")
 
     def wait(self, expression: str) -> None:
         until(lambda: self.script(f"return {expression}"), expression, 60)

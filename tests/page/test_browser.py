@@ -57,17 +57,16 @@ def thousand() -> Iterator[str]:
 def test_the_keyboard_sorts_by_a_header_and_opens_a_function(browser: Browser, thousand: str):
     browser.look()
     browser.visit(f"{thousand}/?q=vision")
-    focused = "document.activeElement"
-    for wanted in ("Skip to the content", *["p99"] * 2):
+    focused, head = "document.activeElement", "document.querySelector('th[data-key=p99]')"
+    for wanted in ("Skip to the content", "p99"):
         for _ in range(40):
             if browser.script(f"return {focused}.textContent") == wanted:
                 break
             browser.press(Keys.TAB)
             assert browser.script(f"return getComputedStyle({focused}).outlineStyle") != "none"
-        if wanted == "p99":
-            browser.press(Keys.ENTER)
-    head = "document.querySelector('th[data-key=p99]')"
-    assert browser.script(f"return {head}.getAttribute('aria-sort')") == "descending"
+    for way in ("ascending", "descending"):
+        browser.press(Keys.ENTER)
+        browser.wait(f"{head}.getAttribute('aria-sort') === '{way}'")
     assert browser.script(f"return {head}.contains({focused})"), "the focus stays where it is"
     assert "q=vision&sort=-p99" in browser.driver.current_url
     served = "fetch('/api/functions?q=vision&sort=-p99').then((answer) => answer.json())"
@@ -92,7 +91,7 @@ def test_a_filter_and_a_state_leave_the_rows_that_match_and_are_in_the_address(b
     assert "q=vision+team-3" in browser.driver.current_url
     browser.script(
         "const state = document.getElementById('state'); state.value = 'missed';"
-        "state.dispatchEvent(new Event('change'))"
+        "state.dispatchEvent(new Event('input', {bubbles: true}))"
     )
     until(lambda: set(browser.column("state")) == {"missed"}, "only those that miss their SLO")
     assert "state=missed" in browser.driver.current_url
@@ -121,14 +120,35 @@ def test_the_page_follows_until_it_is_told_not_to_and_says_when_nobody_answers(b
     with a_page(told) as url:
         browser.look()
         browser.visit(url)
-        told.add(a_decision(reason="AtMaximum"))
-        browser.wait("document.querySelector('td.last').textContent.includes('→')")
+        browser.script("document.querySelector('#fleet tbody a').focus()")
+        told.add(a_hold("another.openfaas-fn", {"attainment": 0.5}))
+        browser.wait("document.querySelectorAll('#fleet tbody tr').length === 2")
+        assert browser.column("function") == ["another.openfaas-fn", NAME]
+        assert browser.script("return document.activeElement.textContent") == NAME, (
+            "the focus moves with its row"
+        )
         browser.script("document.getElementById('live').click()")
         assert browser.complaints() == []
     browser.script("document.getElementById('live').click()")
     browser.wait("document.querySelector('#notices .error') !== null")
-    assert browser.column("function") == [NAME], "what was known stays"
+    assert len(browser.column("function")) == 2, "what was known stays"
     browser.picture("gone", "wide", "light")
+
+
+def test_a_decision_that_is_opened_stays_open_when_another_comes(browser):
+    told = Told(a_hold())
+    with a_page(told) as url:
+        browser.visit(f"{url}/functions/{NAME}")
+        browser.script("document.querySelector('#log summary').click()")
+        told.add(a_decision(time="2026-01-02T12:04:05.123+00:00"))
+        browser.wait("document.querySelectorAll('#log li').length === 2")
+        assert browser.script(
+            "return [...document.querySelectorAll('#log details')].map((each) => each.open)"
+        ) == [
+            False,
+            True,
+        ]
+        assert browser.text("#log summary") in browser.text("main section")
 
 
 def stopped() -> Told:

@@ -3,7 +3,6 @@
 import { say } from "./live.js";
 
 const HEIGHT = 170;
-const DAY = 86400;
 
 const SHOW = {
   seconds: (value) => (value >= 1 ? `${digits(value)} s` : `${digits(value * 1000)} ms`),
@@ -25,10 +24,8 @@ function colors() {
 
 const stepped = window.uPlot.paths.stepped({ align: 1 });
 
-function clock(seconds, span, whole) {
-  const at = new Date(seconds * 1000).toISOString();
-  if (span > 2 * DAY) return at.slice(5, 10);
-  return whole ? at.slice(11, 19) : at.slice(11, 16);
+function clock(seconds, whole) {
+  return new Date(seconds * 1000).toISOString().slice(11, whole ? 19 : 16);
 }
 
 // A line that is red where it is above the limit.
@@ -155,7 +152,6 @@ export class Chart {
     };
     const dot = (plot, index) => (this.#chart.lines[index - 1].role === "main" ? color.accent : color.ink);
     const axis = { stroke: color.soft, font: "11px system-ui, sans-serif", grid: { stroke: color.line, width: 1 }, ticks: { show: false } };
-    const span = this.#times.at(-1) - this.#times[0];
     this.#plot = new window.uPlot(
       {
         width: Math.max(200, this.figure.clientWidth),
@@ -168,8 +164,8 @@ export class Chart {
             ...axis,
             size: 26,
             space: 70,
-            incrs: [1, 5, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, DAY],
-            values: (plot, splits) => splits.map((at) => clock(at, span, splits[1] - splits[0] < 60)),
+            incrs: [1, 5, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200],
+            values: (plot, splits) => splits.map((at) => clock(at, splits[1] - splits[0] < 60)),
           },
           { ...axis, size: 62, space: 34, values: (plot, splits) => splits.map(unit) },
         ],

@@ -13,68 +13,6 @@ let automatic = !new URLSearchParams(location.search).has("span");
 let shortest = 0;
 let asked = 0;
 
-function text(tag, content, name = "") {
-  const element = document.createElement(tag);
-  element.textContent = content;
-  if (name) element.className = name;
-  return element;
-}
-
-// What it does now, and why.
-
-function showNow(answer) {
-  const { row, decisions } = answer;
-  for (const cell of document.querySelectorAll("[data-cell]")) {
-    say(cell, row.display[cell.dataset.cell]);
-    cell.classList.toggle("over", row.breaches.includes(cell.dataset.cell));
-  }
-  const badge = document.getElementById("badge");
-  say(badge, row.display.state);
-  badge.className = `badge ${row.state}`;
-  say(document.getElementById("why"), `Why ${row.display.replicas.split(" ")[0]} replica${row.ready === 1 ? "" : "s"}`);
-  say(document.getElementById("now"), `${row.sentence}.`);
-  const change = document.getElementById("change");
-  const other = answer.last_change && answer.last_change.sentence !== decisions[0]?.sentence;
-  change.parentElement.hidden = !other;
-  if (other) say(change, `${answer.last_change.sentence}.`);
-  if (answer.score) say(document.getElementById("score"), `${answer.score.sentence}.`);
-  showLog(decisions);
-  showSeries();
-}
-
-const entries = new Map();
-
-function showLog(decisions) {
-  const log = document.getElementById("log");
-  const keys = new Set();
-  const lines = decisions.map((decision) => {
-    const key = `${decision.time} ${decision.reason}`;
-    keys.add(key);
-    let entry = entries.get(key);
-    if (!entry) {
-      entry = document.createElement("li");
-      const details = document.createElement("details");
-      details.append(text("summary", ""), text("dl", "", "inputs"));
-      entry.append(details);
-      entries.set(key, entry);
-    }
-    entry.className = decision.action;
-    say(entry.querySelector("summary"), `${decision.sentence}.`);
-    const inputs = Object.entries(decision.display).map(([name, value]) => {
-      const pair = document.createElement("div");
-      pair.append(text("dt", name), text("dd", value));
-      return pair;
-    });
-    entry.querySelector("dl").replaceChildren(...inputs);
-    return entry;
-  });
-  for (const key of entries.keys()) if (!keys.has(key)) entries.delete(key);
-  const same = lines.length === log.children.length && lines.every((line, index) => line === log.children[index]);
-  if (!same) log.replaceChildren(...lines);
-}
-
-// Its charts.
-
 async function showSeries(at_once = false) {
   const now = Date.now();
   if (!at_once && now - asked < SLOWEST) return;
@@ -145,4 +83,4 @@ for (const link of document.querySelectorAll(".spans a")) {
   });
 }
 
-follow(() => place.dataset.api, Number(place.dataset.interval), showNow);
+follow(showSeries);

@@ -1,15 +1,10 @@
-// Keeps a page up to date: asks its JSON again and again while it is looked at, and says so when nothing answers.
+// Keeps a page up to date: fetches it again and again while it is looked at, and takes over what has changed.
 
 const LEAST = 2000;
+const live = document.getElementById("live");
 
-/**
- * Asks `address()` now and every `interval` seconds, and gives the answers to `show`.
- * Returns a function that asks at once.
- */
-export function follow(address, interval, show) {
-  const live = document.getElementById("live");
-  for (const each of document.querySelectorAll(".scripted")) each.hidden = false;
-  for (const each of document.querySelectorAll(".unscripted")) each.hidden = true;
+/** Follows the page's own address, and calls `show` after each answer. Returns a function that asks at once. */
+export function follow(show = () => {}) {
   let timer = 0;
   let latest = 0;
   let took = 0;
@@ -19,13 +14,15 @@ export function follow(address, interval, show) {
     const mine = ++latest;
     const began = performance.now();
     try {
-      const answer = await fetchJson(address());
+      const response = await fetch(location.href);
+      const text = await response.text();
       if (mine !== latest) return;
-      showTime(answer.time);
-      showNotices(answer.notices);
-      show(answer);
+      if (!response.ok) throw new Error(`status ${response.status}`);
+      const page = new DOMParser().parseFromString(text, "text/html");
+      for (const id of ["as-of", "content"]) renew(document.getElementById(id), page.getElementById(id));
+      show();
     } catch (error) {
-      if (mine === latest) showNotices([{ level: "error", text: silence(error) }]);
+      if (mine === latest) silent(error);
     } finally {
       took = performance.now() - began;
       if (mine === latest) again();
@@ -35,7 +32,7 @@ export function follow(address, interval, show) {
   function again() {
     clearTimeout(timer);
     // Who is slow to answer, or far away, is not asked the more.
-    const pause = Math.max(LEAST, interval * 1000, 10 * took);
+    const pause = Math.max(LEAST, Number(live.dataset.interval) * 1000, 10 * took);
     if (live.checked && !document.hidden) timer = setTimeout(ask, pause);
   }
 
@@ -49,8 +46,8 @@ export function follow(address, interval, show) {
 }
 
 /** Returns the JSON at an address; an error with its own words for anything but success. */
-export async function fetchJson(address, options = {}) {
-  const response = await fetch(address, { headers: { Accept: "application/json" }, ...options });
+export async function fetchJson(address) {
+  const response = await fetch(address, { headers: { Accept: "application/json" } });
   const answer = await response.json().catch(() => ({}));
   if (!response.ok) throw new Error(answer.error || `status ${response.status}`);
   return answer;
@@ -58,35 +55,42 @@ export async function fetchJson(address, options = {}) {
 
 /** Sets an element's text, if it is another one: what does not change is not announced, nor laid out again. */
 export function say(element, text) {
-  if (element && element.textContent !== text) element.textContent = text;
+  if (element.textContent !== text) element.textContent = text;
 }
 
-function silence(error) {
-  const since = document.getElementById("as-of").textContent;
+// Makes `old` like `fresh`, changing no more than differs: focus, selection and what is typed stay. Children with an
+// id keep their element wherever they go. What scripts draw is theirs (`data-own`), what is opened the reader's.
+function renew(old, fresh) {
+  if (old.isEqualNode(fresh) || old.dataset?.own !== undefined) return;
+  if (old.nodeType !== Node.ELEMENT_NODE) {
+    old.nodeValue = fresh.nodeValue;
+    return;
+  }
+  for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  for (const name of old.getAttributeNames()) if (name !== "open" && !fresh.hasAttribute(name)) old.removeAttribute(name);
+  const before = [...old.childNodes];
+  const kept = new Map(before.filter((node) => node.id).map((node) => [node.id, node]));
+  const nodes = [...fresh.childNodes].map((node, index) => {
+    const there = node.id ? kept.get(node.id) : before[index];
+    if (there?.nodeName !== node.nodeName || there.id !== node.id) return node;
+    renew(there, node);
+    return there;
+  });
+  if (nodes.length === before.length && nodes.every((node, index) => node === before[index])) return;
+  // Moving an element takes the focus away from what is in it.
+  const held = document.activeElement;
+  old.replaceChildren(...nodes);
+  if (held !== document.activeElement && old.contains(held)) held.focus({ preventScroll: true });
+}
+
+function silent(error) {
   const why = error instanceof TypeError ? "" : ` (${error.message})`;
-  return `The autoscaler does not answer${why}. The values are those of ${since}.`;
-}
-
-function showTime(time) {
-  const element = document.getElementById("as-of");
-  element.dateTime = time;
-  say(element, time.slice(11, 19));
-}
-
-function showNotices(notices) {
-  const place = document.getElementById("notices");
-  const words = { error: "Error", warning: "Warning", info: "Note" };
-  const key = JSON.stringify(notices);
-  if (place.dataset.shown === key) return;
-  place.dataset.shown = key;
-  place.replaceChildren(
-    ...notices.map((notice) => {
-      const line = document.createElement("p");
-      line.className = `notice ${notice.level}`;
-      const word = document.createElement("strong");
-      word.textContent = words[notice.level];
-      line.append(word, ` ${notice.text}`);
-      return line;
-    }),
-  );
+  const since = document.getElementById("as-of").textContent;
+  const line = document.createElement("p");
+  line.className = "notice error";
+  const word = document.createElement("strong");
+  word.textContent = "Error";
+  line.append(word, ` The autoscaler does not answer${why}. The values are those of ${since}.`);
+  const notices = document.getElementById("notices");
+  if (notices.textContent !== line.textContent) notices.replaceChildren(line);
 }
