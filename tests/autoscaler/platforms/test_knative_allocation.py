@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slo_autoscaler.platforms.knative.allocation import (
+    KPA,
     UNROUTED,
     Defaults,
     Revision,
@@ -67,36 +68,31 @@ def a_route(spec=(), status=()):
 # What annotations mean
 
 
-def test_bounds_come_from_the_annotations():
-    it = an_object(min_scale="2", max_scale="9", initial_scale="3")
-    found = min_scale(it, Defaults()), max_scale(it, Defaults()), initial_scale(it, Defaults())
-    assert found == (2, 9, 3)
+OLD = {"autoscaling.knative.dev/minScale": "4", "autoscaling.knative.dev/maxScale": "8"}
+OLD_AND_NEW = OLD | {"autoscaling.knative.dev/min-scale": "1"}
+SAID = Defaults(class_name="slo.tailbound.dev", min_scale=3, max_scale=7, initial_scale=2)
 
 
-def test_the_old_spelling_counts_where_the_new_one_is_absent():
-    old = {"autoscaling.knative.dev/minScale": "4", "autoscaling.knative.dev/maxScale": "8"}
-    it = {"metadata": {"annotations": old}}
-    assert (min_scale(it, Defaults()), max_scale(it, Defaults())) == (4, 8)
-    both = {"metadata": {"annotations": old | {"autoscaling.knative.dev/min-scale": "1"}}}
-    assert min_scale(both, Defaults()) == 1
+@pytest.mark.parametrize(
+    ("it", "defaults", "found"),
+    [
+        (an_object(min_scale="2", max_scale="9", initial_scale="5"), SAID, (2, 9, 5)),
+        ({"metadata": {"annotations": OLD}}, SAID, (4, 8, 2)),
+        ({"metadata": {"annotations": OLD_AND_NEW}}, SAID, (1, 8, 2)),
+        (an_object(), SAID, (3, 7, 2)),
+        (an_object(), Defaults(), (0, None, 1)),
+        (an_object(max_scale="0"), SAID, (3, None, 2)),  # no upper bound
+        # What Knative would refuse counts as not said.
+        *((an_object(min_scale=text), SAID, (3, 7, 2)) for text in ("-1", "1.5", "", "many", "\u00b2")),
+    ],
+)
+def test_bounds_are_those_of_the_annotations_else_the_clusters(it, defaults, found):
+    assert (min_scale(it, defaults), max_scale(it, defaults), initial_scale(it, defaults)) == found
 
 
-def test_what_is_not_said_is_the_clusters_default():
-    defaults = Defaults(class_name="slo.tailbound.dev", min_scale=1, max_scale=7, initial_scale=2)
-    it = an_object()
-    assert (min_scale(it, defaults), max_scale(it, defaults), initial_scale(it, defaults)) == (1, 7, 2)
-    assert class_of(it, defaults) == "slo.tailbound.dev"
-    assert class_of(an_object(**{"class": "kpa.autoscaling.knative.dev"}), defaults).startswith("kpa")
-
-
-def test_no_upper_bound_is_none_and_not_zero():
-    assert max_scale(an_object(max_scale="0"), Defaults(max_scale=7)) is None
-    assert max_scale(an_object(), Defaults()) is None
-
-
-@pytest.mark.parametrize("text", ["-1", "1.5", "", "many", "²"])
-def test_what_knative_would_refuse_counts_as_not_said(text):
-    assert min_scale(an_object(min_scale=text), Defaults(min_scale=3)) == 3
+def test_class_is_that_of_the_annotation_else_the_clusters():
+    assert class_of(an_object(), SAID) == "slo.tailbound.dev"
+    assert class_of(an_object(**{"class": KPA}), SAID) == KPA
 
 
 def test_the_config_map_is_read_as_knative_reads_it():

@@ -108,6 +108,32 @@ def test_while_nothing_changes_nothing_is_written(api, world, one):
     assert api.writes() == before
 
 
+@on_double
+def test_a_status_that_was_written_is_not_written_again_however_late_the_watch_is(api, world, one):
+    platform, name = one
+    world.settle(platform)
+    api.instantly_ready = False
+    platform._autoscalers.close()  # it sees nothing new
+    platform.set_scale(world.function, 3)
+    drive(platform)
+    assert world.status(name)["desiredScale"] == 3
+    before = api.writes()
+    drive(platform)
+    assert api.writes() == before
+
+
+def test_a_leader_that_led_before_has_forgotten_its_decisions(world, one):
+    platform, name = one
+    platform.set_scale(world.function, 4)
+    platform._leader.leading = False
+    drive(platform)
+    world.change(DEPLOYMENTS, f"{name}-deployment", spec={"replicas": 2})
+    world.until(lambda: platform.scales()[world.function].desired == 2, "another leader's count is seen")
+    platform._leader.leading = True
+    world.settle(platform)
+    assert world.replicas(name) == 2
+
+
 def test_a_restart_changes_no_count_and_no_condition(world, one, start):
     first, name = one
     first.set_scale(world.function, 4)

@@ -40,6 +40,18 @@ def test_a_floor_is_written_seen_at_once_and_the_users_minimum_comes_back(world,
     world.until(lambda: platform.scales() == {}, "it is not ours any more")
 
 
+def test_a_floor_that_was_written_is_seen_however_late_the_watch_is(world, floor):
+    world.revision()
+    world.route(r1=100)
+    platform = floor()
+    world.settle(platform)
+    platform._revisions.close()  # it sees nothing new
+    for count in (5, 3):
+        platform.set_scale(world.function, count)
+        assert platform.scales()[world.function].desired == count
+    assert world.annotations()[MIN_SCALE] == "3"
+
+
 def test_a_restart_keeps_the_floor(world, floor):
     world.revision()
     world.route(r1=100)
@@ -50,6 +62,21 @@ def test_a_restart_keeps_the_floor(world, floor):
     world.until(lambda: second.scales()[world.function].desired == 4, "it sees the floor")
     world.settle(second)
     assert world.versions() == before
+
+
+def test_a_leader_that_led_before_has_forgotten_its_decisions(world, floor):
+    name = world.revision()
+    world.route(r1=100)
+    platform = floor()
+    platform.set_scale(world.function, 4)
+    platform._leader.leading = False
+    drive(platform)
+    theirs = {MIN_SCALE: "2", APPLIED: "2"}
+    world.change(REVISIONS, name, metadata={"annotations": theirs})
+    world.until(lambda: platform.scales()[world.function].desired == 2, "another leader's floor is seen")
+    platform._leader.leading = True
+    world.settle(platform)
+    assert world.annotations()[MIN_SCALE] == "2"
 
 
 def test_a_rollout_takes_the_floor_along(world, floor):
@@ -87,19 +114,27 @@ def test_standby_gives_no_floor(world, floor):
     assert MIN_SCALE not in world.annotations()
 
 
-def test_a_function_that_does_not_ask_gets_no_floor(world, floor):
-    world.revision(**{OPT_IN: "false"})
-    world.route(r1=100)
+@pytest.mark.parametrize("why", ["it does not ask", "no route names it"])
+def test_a_function_that_has_no_floor_is_not_scaled(world, floor, why):
+    world.revision(**({OPT_IN: "false"} if why == "it does not ask" else {}))
+    if why == "it does not ask":
+        world.route(r1=100)
     platform = floor()
     world.until(platform._revisions.items, "it is seen", platform)
     assert platform.scales() == {}
-    with pytest.raises(FunctionGoneError, match=rf"no revision with the annotation {OPT_IN}"):
-        platform.set_scale(world.function, 5)
+    if why == "it does not ask":
+        with pytest.raises(FunctionGoneError, match=rf"no revision with the annotation {OPT_IN}"):
+            platform.set_scale(world.function, 5)
+    drive(platform)
+    assert MIN_SCALE not in world.annotations()
 
 
 @on_double
 def test_a_knative_that_is_too_old_or_unknown_is_refused_by_name(api, world, floor):
     world.revision()
+    world.route(r1=100)
+    world.configure(version="1.21.0")
+    assert world.function in floor().scales()
     world.configure(version="1.20.1")
     with pytest.raises(PlatformError, match=r"floor needs Knative 1\.21 or later; this is 1\.20"):
         floor().scales()

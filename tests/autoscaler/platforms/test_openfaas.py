@@ -19,8 +19,8 @@ from slo_autoscaler.platforms.openfaas import (
     ZERO_LABEL,
     BasicAuth,
     OpenFaas,
+    Settings,
 )
-from slo_autoscaler.platforms.openfaas import Settings as OpenFaasSettings
 
 
 @pytest.fixture
@@ -31,66 +31,62 @@ def gateway():
 
 
 @pytest.fixture
-def platform(gateway):
-    openfaas = OpenFaas(OpenFaasSettings(gateway_url=gateway.url, timeout=2.0), Alone())
-    yield openfaas
-    openfaas.close()
+def connect(gateway):
+    """Make platforms on the gateway, each closed at the end."""
+    made = []
+
+    def make(**settings):
+        usual = {"gateway_url": gateway.url, "timeout": 10.0}
+        made.append(OpenFaas(Settings(**{**usual, **settings}), Alone()))
+        return made[-1]
+
+    yield make
+    for platform in made:
+        platform.close()
 
 
-def test_functions_of_the_configured_namespaces_are_found(gateway):
-    both = OpenFaas(OpenFaasSettings(gateway_url=gateway.url, namespaces=("openfaas-fn", "staging")), Alone())
-    assert both.scales() == {
+@pytest.fixture
+def platform(connect):
+    return connect()
+
+
+def test_scales_are_those_of_the_configured_namespaces(connect):
+    assert connect(namespaces=("openfaas-fn", "staging")).scales() == {
         "vision.openfaas-fn": Scale(desired=3, available=3, min=2, max=9),
         "text.staging": Scale(desired=1, available=1),
     }
-    both.close()
+    assert list(connect().scales()) == ["vision.openfaas-fn"]
+    assert connect(cap=5).scale("vision.openfaas-fn").cap == 5
 
 
-def test_replicas_and_label_bounds_are_read(platform, gateway):
-    gateway.functions["vision"].available = 1
-    assert platform.scale("vision.openfaas-fn") == Scale(desired=3, available=1, min=2, max=9)
-
-
-def test_counts_that_go_leaves_out_are_zero(platform, gateway):
-    gateway.functions["vision"].replicas = 0
+@pytest.mark.parametrize(("replicas", "available"), [(3, 1), (0, None)])
+def test_counts_are_read_and_those_that_go_leaves_out_are_zero(platform, gateway, replicas, available):
+    gateway.functions["vision"].replicas, gateway.functions["vision"].available = replicas, available
     scale = platform.scale("vision.openfaas-fn")
-    assert (scale.desired, scale.available) == (0, 0)
-
-
-def test_labels_that_are_no_numbers_fall_back_to_the_default(platform, gateway):
-    gateway.functions["vision"].labels = {MIN_LABEL: "many", MAX_LABEL: "-1"}
-    scale = platform.scale("vision.openfaas-fn")
-    assert (scale.min, scale.max) == (None, None)
+    assert (scale.desired, scale.available) == (replicas, available or 0)
 
 
 @pytest.mark.parametrize(
-    ("label", "enabled"), [("false", False), ("False", False), ("true", True), ("", True)]
-)
-def test_a_label_opts_a_function_out(platform, gateway, label, enabled):
-    gateway.functions["vision"].labels = {AUTOSCALE_LABEL: label}
-    assert platform.scale("vision.openfaas-fn").enabled is enabled
-
-
-@pytest.mark.parametrize(
-    ("labels", "after"),
+    ("labels", "field", "value"),
     [
-        ({}, None),
-        ({ZERO_DURATION_LABEL: "5m"}, None),
-        ({ZERO_LABEL: "true", ZERO_DURATION_LABEL: "5m"}, 300.0),
-        ({ZERO_LABEL: "true"}, 900.0),
-        ({ZERO_LABEL: "true", ZERO_DURATION_LABEL: "soon"}, 900.0),
-        ({ZERO_LABEL: "false", ZERO_DURATION_LABEL: "5m"}, math.inf),
+        ({MIN_LABEL: "many"}, "min", None),
+        ({MAX_LABEL: "-1"}, "max", None),
+        ({AUTOSCALE_LABEL: "false"}, "enabled", False),
+        ({AUTOSCALE_LABEL: "False"}, "enabled", False),
+        ({AUTOSCALE_LABEL: "true"}, "enabled", True),
+        ({AUTOSCALE_LABEL: ""}, "enabled", True),
+        # By these OpenFaaS Pro lets a function go.
+        ({}, "zero_after", None),
+        ({ZERO_DURATION_LABEL: "5m"}, "zero_after", None),
+        ({ZERO_LABEL: "true", ZERO_DURATION_LABEL: "5m"}, "zero_after", 300.0),
+        ({ZERO_LABEL: "true"}, "zero_after", 900.0),
+        ({ZERO_LABEL: "true", ZERO_DURATION_LABEL: "soon"}, "zero_after", 900.0),
+        ({ZERO_LABEL: "false", ZERO_DURATION_LABEL: "5m"}, "zero_after", math.inf),
     ],
 )
-def test_the_labels_by_which_pro_lets_a_function_go_are_honored(platform, gateway, labels, after):
+def test_labels_of_a_function_are_honored(platform, gateway, labels, field, value):
     gateway.functions["vision"].labels = labels
-    assert platform.scale("vision.openfaas-fn").zero_after == after
-
-
-def test_the_configured_cap_is_part_of_every_scale(gateway):
-    capped = OpenFaas(OpenFaasSettings(gateway_url=gateway.url, cap=5), Alone())
-    assert capped.scale("vision.openfaas-fn").cap == 5
-    capped.close()
+    assert getattr(platform.scale("vision.openfaas-fn"), field) == value
 
 
 def test_a_count_is_asked_for_with_name_and_namespace(platform, gateway):
@@ -99,32 +95,31 @@ def test_a_count_is_asked_for_with_name_and_namespace(platform, gateway):
     assert platform.scale("vision.openfaas-fn").desired == 4
 
 
-def test_basic_auth_comes_from_the_files(gateway, tmp_path):
+# Credentials
+
+
+def test_basic_auth_comes_from_the_files_and_its_lack_is_named(connect, gateway, tmp_path):
     gateway.auth = "Basic " + base64.b64encode(b"admin:secret").decode()
-    (tmp_path / "user").write_text("admin\n")
-    (tmp_path / "password").write_text("secret\n")
-    auth = BasicAuth(user_file=str(tmp_path / "user"), password_file=str(tmp_path / "password"))
-    openfaas = OpenFaas(OpenFaasSettings(gateway_url=gateway.url, basic_auth=auth), Alone())
-    assert list(openfaas.scales()) == ["vision.openfaas-fn"]
-    openfaas.close()
-
-
-def test_without_credentials_the_error_says_where_to_look(platform, gateway):
-    gateway.auth = "Basic x"
+    files = {"user_file": tmp_path / "user", "password_file": tmp_path / "password"}
+    for path, text in zip(files.values(), ("admin\n", "secret\n"), strict=True):
+        path.write_text(text)
+    auth = BasicAuth(**{key: str(path) for key, path in files.items()})
+    assert list(connect(basic_auth=auth).scales()) == ["vision.openfaas-fn"]
     with pytest.raises(PlatformError, match=r"401, check platform\.basic_auth"):
-        platform.scales()
+        connect().scales()
 
 
 @pytest.mark.parametrize(("content", "why"), [(None, "No such file"), (b"\xff\xfe", "not text")])
-def test_a_secret_that_cannot_be_read_stops_the_start(tmp_path, content, why):
+def test_a_secret_that_cannot_be_read_stops_the_start(connect, tmp_path, content, why):
     path = tmp_path / "user"
     if content is not None:
         path.write_bytes(content)
-    auth = BasicAuth(user_file=str(path), password_file=str(path))
-    with pytest.raises(
-        ConfigError, match=rf"platform\.basic_auth\.user_file: .* must be a readable file: {why}"
-    ):
-        OpenFaas(OpenFaasSettings(gateway_url="http://127.0.0.1:1", basic_auth=auth), Alone())
+    rule = rf"platform\.basic_auth\.user_file: .* must be a readable file: {why}"
+    with pytest.raises(ConfigError, match=rule):
+        connect(basic_auth=BasicAuth(user_file=str(path), password_file=str(path)))
+
+
+# Faults
 
 
 def test_a_function_that_is_not_there_is_gone(platform):
@@ -139,68 +134,47 @@ def test_a_wrong_status_is_an_error_that_names_it(platform, gateway, code):
         platform.set_scale("vision.openfaas-fn", 2)
 
 
-def test_an_answer_that_is_not_json_is_an_error(platform, gateway):
-    gateway.faults["GET"] = doubles.garbage
-    with pytest.raises(PlatformError, match="not JSON: '<html>"):
-        platform.scale("vision.openfaas-fn")
+def one(platform):
+    return platform.scale("vision.openfaas-fn")
+
+
+def every(platform):
+    return platform.scales()
 
 
 @pytest.mark.parametrize(
-    ("body", "what"),
+    ("read", "fault", "what"),
     [
-        (b"[]", "the status is not an object"),
-        (b'{"replicas": -1}', "replicas -1 must be a whole number"),
-        (b'{"replicas": true}', "replicas True must be a whole number"),
-        (b'{"replicas": 1, "availableReplicas": "2"}', "availableReplicas '2' must be a whole number"),
+        (one, doubles.garbage, "not JSON: '<html>"),
+        (one, doubles.status(200, b"[]"), "the status is not an object"),
+        (one, doubles.status(200, b'{"replicas": -1}'), "replicas -1 must be a whole number"),
+        (one, doubles.status(200, b'{"replicas": true}'), "replicas True must be a whole number"),
+        (one, doubles.status(200, b'{"availableReplicas": "2"}'), "availableReplicas '2' must be a whole"),
+        (every, doubles.status(200, b"null"), "not a list"),
+        (every, doubles.status(200, b"[3]"), "no name"),
+        (every, doubles.status(200, b"[{}]"), "no name"),
+        (every, doubles.half(b'[{"name": "vision", "replicas": 1}]'), "ChunkedEncodingError|ConnectionError"),
+        (every, doubles.panic, "ConnectionError"),
     ],
 )
-def test_a_status_that_makes_no_sense_is_an_error(platform, gateway, body, what):
-    gateway.faults["GET"] = doubles.status(200, body)
+def test_an_answer_that_makes_no_sense_or_breaks_off_is_an_error(platform, gateway, read, fault, what):
+    gateway.faults["GET"] = fault
     with pytest.raises(PlatformError, match=what):
-        platform.scale("vision.openfaas-fn")
-
-
-@pytest.mark.parametrize(
-    ("body", "what"), [(b"null", "not a list"), (b"[3]", "no name"), (b"[{}]", "no name")]
-)
-def test_a_list_that_makes_no_sense_is_an_error(platform, gateway, body, what):
-    gateway.faults["GET"] = doubles.status(200, body)
-    with pytest.raises(PlatformError, match=what):
-        platform.scales()
+        read(platform)
 
 
 def test_an_entry_that_makes_no_sense_spoils_no_other(platform, gateway):
     gateway.functions["text"] = Function(-2)
     scales = platform.scales()
     assert scales["vision.openfaas-fn"].desired == 3
-    with pytest.raises(PlatformError, match=r"text\.openfaas-fn: replicas -2 must be a whole number"):
-        raise scales["text.openfaas-fn"]
+    assert "text.openfaas-fn: replicas -2 must be a whole number" in str(scales["text.openfaas-fn"])
 
 
-def test_half_an_answer_is_an_error(platform, gateway):
-    gateway.faults["GET"] = doubles.half(b'[{"name": "vision", "replicas": 1}]')
-    with pytest.raises(PlatformError, match=r"ChunkedEncodingError|ConnectionError"):
-        platform.scales()
-
-
-def test_a_gateway_that_panics_is_an_error(platform, gateway):
-    gateway.faults["GET /system/functions"] = doubles.panic
-    with pytest.raises(PlatformError, match="ConnectionError"):
-        platform.scales()
-
-
-def test_a_gateway_that_does_not_answer_is_given_up(gateway):
+def test_a_gateway_that_does_not_answer_or_is_not_there_is_given_up(connect, gateway):
     released = threading.Event()
     gateway.faults["GET"] = doubles.hang(released)
-    impatient = OpenFaas(OpenFaasSettings(gateway_url=gateway.url, timeout=0.1), Alone())
     with pytest.raises(PlatformError, match="ReadTimeout"):
-        impatient.scales()
+        connect(timeout=0.1).scales()
     released.set()
-    impatient.close()
-
-
-def test_a_gateway_that_is_not_there_is_an_error():
-    openfaas = OpenFaas(OpenFaasSettings(gateway_url=f"http://127.0.0.1:{free_port()}"), Alone())
     with pytest.raises(PlatformError, match="ConnectionError"):
-        openfaas.scales()
-    openfaas.close()
+        connect(gateway_url=f"http://127.0.0.1:{free_port()}").scales()
