@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -125,3 +126,4 @@ def test_usage_is_the_share_of_cpu_time_that_was_not_idle():
     assert machine.usage(before, after) == machine.Usage(busy=pytest.approx(0.45), stolen=pytest.approx(0.05))
     assert machine.usage(before, ()) is None
     assert len(machine.cpu_ticks()) == 8
+    assert machine.describe().startswith(f"{len(os.sched_getaffinity(0))} cores")

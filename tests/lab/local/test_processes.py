@@ -269,6 +269,7 @@ def test_a_start_that_cannot_be_is_an_error_for_the_user(tmp_path, monkeypatch):
         ({"basic_auth_dir": tmp_path}, "basic-auth-user"),
         ({"with_autoscaler": True}, "Prometheus"),
         ({"with_prometheus": True, "prometheus_port": 0}, "prometheus is not installed"),
+        ({"with_prometheus": True, "with_autoscaler": True, "autoscaler_config": tmp_path}, "autoscaler"),
     ):
         with pytest.raises(StartError, match=words):
             asyncio.run(start(**settings))

@@ -56,6 +56,9 @@ async def test_the_gateways_headers_are_stamped_on_unless_a_gateway_in_front_has
     assert seen["x-call-id"] == answer.headers["X-Call-Id"]
     assert seen["x-start-time"] == answer.headers["X-Start-Time"]
     assert len(seen["x-start-time"]) == 19
+    answer = await client.call("GET", "/function/echo", headers={"X-Call-Id": "of-the-client"})
+    assert answer.json()["headers"]["x-call-id"] == "of-the-client"
+    assert "X-Call-Id" not in answer.headers
     stamped = {
         "X-Call-Id": "id",
         "X-Start-Time": "1700000000000000000",
