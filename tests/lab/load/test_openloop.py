@@ -168,7 +168,7 @@ def test_a_silent_server_costs_the_timeout():
 
     _, records, _ = drive(never, "50:0.2", give_up_after=0.3)
     assert {record.status for record in records} == {TIMED_OUT}
-    assert all(record.latency >= 0.3 for record in records)
+    assert all(0.3 <= record.latency < 20 for record in records)
 
 
 def test_bodies_are_sent_in_turn_large_ones_whole():

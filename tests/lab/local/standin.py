@@ -62,7 +62,11 @@ async def answer(writer, method, target, headers, body):
     if path == "/_/health":
         reply(writer, "200 OK", b"OK")
     elif path == "/_/ready":
-        reply(writer, "200 OK" if there(os.environ.get("ready_file")) else "503 No", b"")
+        ready = there(os.environ.get("ready_file"))
+        if not ready:
+            sys.stdout.write("not ready\n")
+            sys.stdout.flush()
+        reply(writer, "200 OK" if ready else "503 No", b"")
     elif path == "/wait":
         await until_there(query)
         reply(writer, "200 OK", os.environ["HOSTNAME"].encode())

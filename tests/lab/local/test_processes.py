@@ -233,6 +233,19 @@ async def test_a_replica_has_its_own_folder_ports_and_a_clean_environment(client
     assert len(one["TMPDIR"]) < 40  # Unix sockets are put there
 
 
+@on_platform()
+async def test_a_replica_loses_its_readiness_after_three_failed_probes_and_gets_it_back(client):
+    gate = client.folder / "gate"
+    gate.touch()
+    await client.deploy(envVars={"ready_file": str(gate)})
+    gate.unlink()
+    await until(lambda: client.function.available == 0)
+    assert [line.text for line in client.function.log.lines()].count("not ready") >= 3
+    gate.touch()
+    await client.platform.settled()
+    assert client.function.replicas[0].starts == 1  # it is never killed for it
+
+
 @pytest.mark.parametrize("hurried", [False, True])
 def test_a_stop_kills_what_ignores_sigterm_and_leaves_nothing_behind(tmp_path, hurried):
     async def run():
@@ -243,7 +256,7 @@ def test_a_stop_kills_what_ignores_sigterm_and_leaves_nothing_behind(tmp_path, h
             pid, folders = replica.pid, [client.platform.run_dir, Path(replica.environment()["TMPDIR"])]
             if hurried:
                 stopping = asyncio.create_task(client.platform.stop())
-                await asyncio.sleep(0)
+                await until(lambda: replica.draining)
                 client.platform.hurry()
                 await stopping
         assert not alive(pid)
