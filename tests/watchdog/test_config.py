@@ -178,6 +178,10 @@ def test_of_several_names_of_a_variable_the_stronger_one_counts(
     assert getattr(read(**environ), field) == value
 
 
+def test_a_url_is_written_as_it_was_given():
+    assert str(read(upstream_url="http://u:5000/b?c").upstream_url) == "http://u:5000/b?c"
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_policy_can_be_chosen(policy: str):
     assert read(batch_policy=policy).batch_policy == policy

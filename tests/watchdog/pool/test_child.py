@@ -1,20 +1,35 @@
 import asyncio
+import io
+import os
+from pathlib import Path
 
 import pytest
 
-from batching_watchdog.pool.child import BACKOFF_SECONDS, STABLE_SECONDS, Backoff, Tasks
+from batching_watchdog.config import Config
+from batching_watchdog.errors import StartFailed
+from batching_watchdog.logs import line_maker
+from batching_watchdog.pool.child import (
+    BACKOFF_SECONDS,
+    MALLOC_TUNABLES,
+    MAX_LOG_LINE,
+    STABLE_SECONDS,
+    Backoff,
+    Child,
+    Tasks,
+    how_it_ended,
+    relay,
+    worker_environment,
+)
 
 
-def test_every_short_life_lengthens_the_wait_up_to_the_longest():
+def config(*devices: str, **environment: str) -> Config:
+    return Config.from_env(environment, cpus=4.0, devices=devices)
+
+
+def test_every_short_life_lengthens_the_wait_up_to_the_longest_and_a_long_one_forgets_them():
     backoff = Backoff()
     waits = [backoff.after(0.1) for _ in range(len(BACKOFF_SECONDS) + 2)]
     assert waits == [*BACKOFF_SECONDS, BACKOFF_SECONDS[-1], BACKOFF_SECONDS[-1]]
-
-
-def test_a_long_life_forgets_what_went_before():
-    backoff = Backoff()
-    for _ in range(4):
-        backoff.after(0.1)
     assert [backoff.after(STABLE_SECONDS + 1), backoff.after(0.1)] == list(BACKOFF_SECONDS[:2])
 
 
@@ -24,13 +39,150 @@ def test_the_first_task_that_fails_ends_the_whole_and_a_cancelled_one_does_not()
 
     async def run() -> None:
         tasks = Tasks()
-        failed = tasks.failed
         tasks.spawn(asyncio.sleep(60), "sleeps")
         await tasks.cancel()
-        assert not failed.done()
+        assert not tasks.failed.done()
         tasks.spawn(fail("first"), "fails")
         tasks.spawn(fail("second"), "fails too")
         with pytest.raises(ValueError, match="first"):
-            await failed
+            await tasks.failed
 
     asyncio.run(run())
+
+
+def test_a_child_that_ends_is_started_again_until_that_is_given_up(capfd: pytest.CaptureFixture[str]):
+    ends: list[str] = []
+
+    def ended(how: str) -> None:
+        ends.append(how)
+        if len(ends) == 2:
+            raise StartFailed("enough")
+
+    async def run() -> None:
+        tasks = Tasks()
+        child = Child("it", ("sh", "-c", "echo said; exit 3"), config(), os.environ, tasks)
+        tasks.spawn(child.keep_running(ended), "child")
+        with pytest.raises(StartFailed, match="enough"):
+            await tasks.failed
+        await tasks.cancel()
+        await asyncio.sleep(0.1)  # asyncio closes the pipes
+
+    asyncio.run(run())
+    assert ends == ["ended with status 3"] * 2
+    assert capfd.readouterr().out.count("stdout: said") == 2
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_child_that_is_stopped_takes_along_what_it_has_started(at_once: bool, tmp_path: Path):
+    async def run() -> None:
+        tasks = Tasks()
+        pids = tmp_path / "pids"
+        command = ("sh", "-c", f"sleep 1000 & echo $! > {pids}.new; mv {pids}.new {pids}; wait")
+        child = Child("it", command, config(), os.environ, tasks)
+        running = tasks.spawn(child.keep_running(pytest.fail), "child")
+        async with asyncio.timeout(50):
+            while not pids.exists():  # noqa: ASYNC110 - written by another process
+                await asyncio.sleep(0.01)
+            await child.stop(at_once=at_once)
+            await running
+            while alive(int(pids.read_text())):  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.01)
+        await tasks.cancel()
+        await asyncio.sleep(0.1)  # asyncio closes the pipes
+
+    asyncio.run(run())
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs: a zombie waits for nothing but its parent."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("settings", "environ", "expected"),
+    [
+        pytest.param({"workers": "2"}, {"PATH": "/bin"}, {"OMP_NUM_THREADS": "2", "PATH": "/bin"}, id="auto"),
+        pytest.param({}, {}, {"GLIBC_TUNABLES": MALLOC_TUNABLES, "function_path": "function"}, id="malloc"),
+        pytest.param({}, {"OMP_NUM_THREADS": "7"}, {"OMP_NUM_THREADS": "7"}, id="the user's threads"),
+        pytest.param({}, {"GLIBC_TUNABLES": "mine"}, {"GLIBC_TUNABLES": "mine"}, id="the user's malloc"),
+        pytest.param(
+            {"worker_threads": "3"},
+            {"OMP_NUM_THREADS": "7", "worker_threads": "3"},
+            {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "3"},
+            id="an explicit worker_threads wins",
+        ),
+        pytest.param(
+            {"workers": "2", "preload": "true"},
+            {},
+            {
+                "OMP_NUM_THREADS": "1",
+                "MKL_NUM_THREADS": "1",
+                "OPENBLAS_NUM_THREADS": "1",
+                "worker_threads": "2",
+            },
+            id="one thread before a fork, and what is meant for the workers is kept",
+        ),
+    ],
+)
+def test_the_workers_environment_has_their_threads_and_malloc_unless_the_user_has_set_them(
+    settings: dict[str, str], environ: dict[str, str], expected: dict[str, str]
+):
+    environment = worker_environment(config(**settings), environ)
+    assert {name: environment[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "environ", "seen"),
+    [
+        (config("0", "1"), {}, "0,1"),
+        (config("0", "1", workers="1"), {}, None),
+        (config("3", "1", workers="1"), {"CUDA_VISIBLE_DEVICES": "3,1"}, "3,1"),
+        (config("0"), {}, None),
+        (config(), {}, None),
+    ],
+)
+def test_workers_that_are_to_split_the_devices_are_given_them_all(
+    settings: Config, environ: dict[str, str], seen: str | None
+):
+    assert worker_environment(settings, environ).get("CUDA_VISIBLE_DEVICES") == seen
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(3, "ended with status 3"), (-11, "was killed by SIGSEGV"), (-99, "was killed by")]
+)
+def test_an_exit_status_is_put_into_words(status: int, words: str):
+    assert how_it_ended(status).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("written", "lines"),
+    [
+        (b"one\ntwo\n", ["one", "two"]),
+        (b"no newline at the end", ["no newline at the end"]),
+        (b"\xff\n", ["\ufffd"]),
+        (b"", []),
+    ],
+)
+def test_output_is_relayed_line_by_line_with_a_prefix(written: bytes, lines: list[str]):
+    assert relayed(written) == lines
+
+
+def test_an_overlong_line_is_cut_and_what_follows_is_still_read():
+    lines = relayed(b"x" * (3 * MAX_LOG_LINE) + b"\nnext\n")
+    assert "".join(lines[:-1]) == "x" * (3 * MAX_LOG_LINE)
+    assert lines[-1] == "next"
+
+
+def relayed(written: bytes) -> list[str]:
+    async def run() -> str:
+        source = asyncio.StreamReader(limit=MAX_LOG_LINE)
+        source.feed_data(written)
+        source.feed_eof()
+        sink = io.StringIO()
+        await relay(source, sink, line_maker("text", "stderr"))
+        return sink.getvalue()
+
+    return [line.split(" stderr: ", 1)[1] for line in asyncio.run(run()).splitlines()]
