@@ -72,13 +72,17 @@ def results(*rows):
     [
         (measured(), ("1,000", "1,050", "missed", "95.0%", "generator lagged")),
         (measured(**NOTHING_HELD), ("none found",)),
+        (
+            measured(grid=[], settings={"size": 32, "wait_ms": 5}, failed_at=None),
+            ("mosec (size 32, wait 5 ms)", "lower bound"),
+        ),
         (measured(capacity=900.0), ("900 requests/s, 0.90 of it",)),
         (
             {"system": "ray", "workload": "text", "status": "skipped", "reason": "no wheel\nhere"},
             ("no wheel",),
         ),
     ],
-    ids=["measured", "nothing held", "capacity", "skipped"],
+    ids=["measured", "nothing held", "grid", "capacity", "skipped"],
 )
 def test_comparison_shows_what_was_measured_or_why_not(row, shown):
     text = page.comparison(results(row))

@@ -9,9 +9,10 @@ import pytest
 
 from tailbound_lab.bench import __main__ as bench
 from tailbound_lab.bench import page
-from tailbound_lab.bench.fleet import held_out, reconcile, scaling
+from tailbound_lab.bench.fleet import held_out, scaling
 from tailbound_lab.bench.fleet.live import COMMUNITY, OURS, Absence, Run, claims, described
 from tailbound_lab.bench.fleet.validate import agree, function_of, replay
+from tailbound_lab.bench.replica import interleaved
 from tailbound_lab.bench.replica.interleaved import alternate, table
 from tailbound_lab.bench.replica.soak import growth
 from tailbound_lab.bench.rig.search import Found
@@ -22,6 +23,17 @@ from tailbound_lab.simulate.function import Routing
 from tailbound_lab.simulate.traces import generate
 
 ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A copy of the page, and where results are."""
+    file = tmp_path / "docs" / "benchmarks.md"
+    file.parent.mkdir()
+    shutil.copy(page.PAGE, file)
+    monkeypatch.setattr(page, "PAGE", file)
+    monkeypatch.setattr(bench, "OUTPUT", tmp_path)
+    return file
 
 
 def test_alternate_runs_one_trial_each_and_leaves_a_finished_search_alone():
@@ -114,9 +126,22 @@ def test_held_out_traces_are_none_of_the_comparison():
 
 
 @pytest.mark.e2e
-def test_reconcile_of_a_few_functions_is_measured_on_a_real_prometheus():
-    row = reconcile.measured(60, 1)
+@pytest.mark.timeout(180)
+def test_reconcile_of_a_few_functions_is_measured_on_a_real_prometheus(tmp_path, published):
+    assert bench.main(["fleet", "--functions", "60", "--reconciles", "1", "--publish"]) in (0, 1)
+    (row,) = json.loads((tmp_path / "fleet.json").read_text())["sizes"]
     assert row["scaled"] == 2, "one in fifty needs a replica more, and gets it once"
+    assert f"| 60 | {row['series']:,} |" in published.read_text()
+
+
+def test_interleaved_rounds_of_other_workloads_stay_if_this_machine_measured_them(tmp_path, monkeypatch):
+    file, rounds = tmp_path / "interleaved.json", [{"slo": {"max_rate": 1.0, "cpu": []}}]
+    interleaved._keep(file, "text", 2, rounds)
+    results = interleaved._keep(file, "tabular", 2, rounds)
+    assert list(results["workloads"]) == ["text", "tabular"]
+    assert interleaved._tables(results).count("| slo | 1 |") == 2
+    monkeypatch.setattr(interleaved, "describe", lambda: "64 cores")
+    assert list(interleaved._keep(file, "vision", 2, rounds)["workloads"]) == ["vision"]
 
 
 ENVIRONMENT = {"slo_latency": "200ms", "slo_objective": "0.99", "workers": "1", "max_batch_size": "2"}
@@ -207,17 +232,6 @@ def test_replay_serves_the_same_requests_and_agrees_within_its_tolerance():
     lived = {"attainment": 0.99, "replica_seconds": 100.0}
     for attainment, seconds, near in ((0.971, 109, True), (0.969, 100, False), (0.99, 111, False)):
         assert agree(lived, replace(simulated, attainment=attainment, replica_seconds=seconds)) is near
-
-
-@pytest.fixture
-def published(tmp_path, monkeypatch):
-    """A copy of the page, and where results are."""
-    file = tmp_path / "docs" / "benchmarks.md"
-    file.parent.mkdir()
-    shutil.copy(page.PAGE, file)
-    monkeypatch.setattr(page, "PAGE", file)
-    monkeypatch.setattr(bench, "OUTPUT", tmp_path)
-    return file
 
 
 def test_live_results_are_published_with_their_plots_and_validated(tmp_path, published):

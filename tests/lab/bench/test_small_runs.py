@@ -94,6 +94,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_starts(tmp_path, mon
     ("words", "file"),
     [
         (["single", "--function", "accelerator", "--rate", "50", "--seconds", "1", "--slo", "10s"], None),
+        (["soak", "--minutes", "0.2", "--rate", "20", "--kill-every", "6"], "soak.json"),
         (["large", "--requests", "5", "--repeats", "1"], "large.json"),
         (["compare", "--smoke", "--workloads", "accelerator", "--systems", "slo"], "results.json"),
     ],
@@ -108,5 +109,9 @@ def test_measurement_in_small_goes_from_the_server_to_results(tmp_path, monkeypa
         capsys.readouterr()
         assert bench.main(["report"]) == 0
         assert "### accelerator" in capsys.readouterr().out
+    elif file == "soak.json":
+        found = json.loads((tmp_path / file).read_text())
+        assert found["sent"] > 0
+        assert found["killed"] >= 1
     elif file:
         assert json.loads((tmp_path / file).read_text())["cpu_ms_per_batch"]["20"]["front"] > 0

@@ -1,1 +1,6 @@
-"""Questions about a fleet: how it is scaled, simulated and for real."""
+"""Questions about scaling: what it costs, how well it meets the objective.
+
+- ``scaling``: every scaler on every trace, simulated; ``held_out``: ours on traces it was not set on.
+- ``live``: one trace for real; ``validate``: the same in the simulator.
+- ``reconcile``: the CPU of one reconcile of many functions.
+"""
