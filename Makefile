@@ -51,7 +51,7 @@ format: $(INSTALLED) ## Put the code into its form
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format --quiet .
 
-check: lint test ## What CI runs: lint, types, import contracts, tests
+check: lint test ## Lint, types, import contracts, all tests
 
 images: install ## Build both images with podman and try them; as root on Debian, where it installs what it needs
 	sh tests/deploy/base-image.sh
