@@ -444,6 +444,24 @@ def test_the_start_up_time_is_learned_from_scale_ups_and_moves_the_horizon():
     assert decision.inputs["horizon"] == 25.0, "never less than what is configured"
 
 
+def test_a_sudden_rate_is_half_believed_at_first_and_wholly_when_it_lasts():
+    # Intervals of 5 s: the newest of a steady 100/s is within 18/s of it, four standard deviations.
+    spec, state, forecasts = a_spec(rate_lag=10.0), None, []
+    for number, newest in enumerate((117.0, 119.0, 100.0, 200.0, 200.0)):
+        decision, state = at(spec, seen(rate_now=newest), TWO, LATER + 5.0 * number, state)
+        forecasts.append(decision.inputs["forecast"])
+    assert forecasts == [100.0, 109.5, 100.0, 150.0, 200.0]
+
+
+def test_a_sudden_rate_is_wholly_believed_when_it_is_work_that_goes_on():
+    spec, state = a_spec(rate_lag=10.0), TargetState.initial(a_spec(), TWO, 0.0)
+    for now in range(0, 100, 5):
+        load = 100.0 if now < 60 else 0.0
+        _, state = decide(spec, seen(rate=load, rate_now=load), TWO, state, float(now))
+    decision, _ = decide(spec, seen(rate=10.0, rate_now=100.0), TWO, state, 100.0)
+    assert decision.inputs["forecast"] == 100.0
+
+
 def test_misses_with_room_shrink_the_correction_once_a_settled_period_and_quiet_time_restores_it():
     spec = a_spec(settle_time=40.0)
     bad = seen(rate=100.0, attainment=0.9, burn_short=10.0, up_replicas=5.0)
