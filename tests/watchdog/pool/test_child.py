@@ -26,6 +26,10 @@ def config(*devices: str, **environment: str) -> Config:
     return Config.from_env(environment, cpus=4.0, devices=devices)
 
 
+PROMPT = config(worker_priority="normal")
+"""At low priority a child may wait for long on a busy machine."""
+
+
 def test_every_short_life_lengthens_the_wait_up_to_the_longest_and_a_long_one_forgets_them():
     backoff = Backoff()
     waits = [backoff.after(0.1) for _ in range(len(BACKOFF_SECONDS) + 2)]
@@ -60,7 +64,7 @@ def test_a_child_that_ends_is_started_again_until_that_is_given_up(capfd: pytest
 
     async def run() -> None:
         tasks = Tasks()
-        child = Child("it", ("sh", "-c", "echo said; exit 3"), config(), os.environ, tasks)
+        child = Child("it", ("sh", "-c", "echo said; exit 3"), PROMPT, os.environ, tasks)
         tasks.spawn(child.keep_running(ended), "child")
         with pytest.raises(StartFailed, match="enough"):
             await tasks.failed
@@ -78,7 +82,7 @@ def test_a_child_that_is_stopped_takes_along_what_it_has_started(at_once: bool, 
         tasks = Tasks()
         pids = tmp_path / "pids"
         command = ("sh", "-c", f"sleep 1000 & echo $! > {pids}.new; mv {pids}.new {pids}; wait")
-        child = Child("it", command, config(), os.environ, tasks)
+        child = Child("it", command, PROMPT, os.environ, tasks)
         running = tasks.spawn(child.keep_running(pytest.fail), "child")
         async with asyncio.timeout(50):
             while not pids.exists():  # noqa: ASYNC110 - written by another process
