@@ -153,7 +153,7 @@ def _leader(config: Config, lock: str | None, *, dry_run: bool) -> Leader:
     if dry_run:
         return Alone()  # a trial must not keep the lease from one that would act
     # Imported only where it is asked for: the Kubernetes client is large.
-    leader: Leader = importlib.import_module("slo_autoscaler.kube.lease").candidate(
+    leader: Leader = importlib.import_module("slo_autoscaler.kube.lease").LeaseLeader(
         config.leader.lease, config.platform.cluster
     )
     return leader

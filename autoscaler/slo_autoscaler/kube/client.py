@@ -120,20 +120,13 @@ class KubeApi:
         """Seconds that a call may take with its retries."""
         return self._timeout
 
-    def get(
-        self,
-        path: str,
-        query: Mapping[str, str] | None = None,
-        *,
-        patient: bool = True,
-        within: float | None = None,
-    ) -> Document:
+    def get(self, path: str, *, patient: bool = True) -> Document:
         """Return one object; raises ``PlatformError``, as all of these do.
 
-        ``patient`` waits and tries again when the server is too busy (429, 5xx). All tries together take
-        ``within`` seconds, and the timeout at most.
+        ``patient`` waits and tries again when the server is too busy (429, 5xx). All tries together take the
+        timeout at most.
         """
-        return self._request("GET", path, query, patient=patient, within=within)
+        return self._request("GET", path, patient=patient)
 
     def pages(
         self, path: str, query: Mapping[str, str] | None = None
@@ -153,19 +146,12 @@ class KubeApi:
         """Create an object; ``ConflictError`` if it is there already."""
         return self._request("POST", path, None, body, patient=patient)
 
-    def patch(
-        self,
-        path: str,
-        body: Mapping[str, Any],
-        *,
-        patient: bool = True,
-        within: float | None = None,
-    ) -> Document:
+    def patch(self, path: str, body: Mapping[str, Any], *, patient: bool = True) -> Document:
         """Change an object, or its subresource, and return it.
 
         With ``metadata.resourceVersion`` in the body, ``ConflictError`` if it is not that one any more.
         """
-        return self._request("PATCH", path, None, body, patient=patient, within=within)
+        return self._request("PATCH", path, None, body, patient=patient)
 
     def scale(
         self,
@@ -186,9 +172,9 @@ class KubeApi:
         for left in reversed(range(SCALE_TRIES)):
             body = {"metadata": {"resourceVersion": version}, "spec": {"replicas": replicas}}
             try:
-                return version_of(self.patch(path, body, within=end - time.monotonic()))
+                return version_of(self._request("PATCH", path, None, body, end=end))
             except ConflictError:
-                found = self.get(path, within=end - time.monotonic())
+                found = self._request("GET", path, end=end)
                 now, version = (found.get("spec") or {}).get("replicas", 0), version_of(found)
                 if now == replicas:
                     return version
@@ -227,9 +213,10 @@ class KubeApi:
         body: Mapping[str, Any] | None = None,
         *,
         patient: bool = True,
-        within: float | None = None,
+        end: float | None = None,
     ) -> Document:
-        end = time.monotonic() + min(self._timeout, self._timeout if within is None else within)
+        """``end``, on the monotonic clock, is when the time is up that this call shares with others."""
+        end = time.monotonic() + self._timeout if end is None else end
         for delay in delays():
             # Rounded, so that the same failure has the same words and is complained of once.
             left = round(end - time.monotonic(), 2)

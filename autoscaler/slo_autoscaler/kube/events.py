@@ -57,16 +57,16 @@ class Events:
     def __init__(self, api: KubeApi) -> None:
         self._api = api
         self._instance = f"{COMPONENT}-{uuid.uuid4().hex[:8]}"
-        self._waiting: queue.Queue[tuple[Reference, str, str, str, datetime] | None] = queue.Queue(WAITING)
+        self._waiting: queue.Queue[tuple[Reference, str, str, datetime] | None] = queue.Queue(WAITING)
         self._written: OrderedDict[tuple[Reference, str, str], _Written] = OrderedDict()
         self._logged = False
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
         self._thread.start()
 
-    def tell(self, about: Reference, reason: str, message: str, kind: str = "Normal") -> None:
-        """Write an event, soon. ``reason`` is one word, ``kind`` Normal or Warning."""
+    def tell(self, about: Reference, reason: str, message: str) -> None:
+        """Write an event soon; ``reason`` is one word."""
         try:
-            self._waiting.put_nowait((about, reason, message, kind, datetime.now(UTC)))
+            self._waiting.put_nowait((about, reason, message, datetime.now(UTC)))
         except queue.Full:
             self._log_once("too many events wait to be written")
 
@@ -93,7 +93,7 @@ class Events:
             logger.warning("events are lost, scaling goes on: %s", why)
         self._logged = True
 
-    def _write(self, about: Reference, reason: str, message: str, kind: str, at: datetime) -> None:
+    def _write(self, about: Reference, reason: str, message: str, at: datetime) -> None:
         key = (about, reason, message)
         before = self._written.pop(key, None)
         if before is not None and time.monotonic() - before.at < REPEATED_WITHIN:
@@ -105,16 +105,14 @@ class Events:
             else:
                 self._written[key] = _Written(before.name, before.count + 1, time.monotonic())
                 return
-        event = _event(about, reason, message, kind, at, self._instance)
+        event = _event(about, reason, message, at, self._instance)
         self._api.create(EVENTS.path(about.namespace), event)
         self._written[key] = _Written(event["metadata"]["name"], 1, time.monotonic())
         while len(self._written) > REMEMBERED:
             self._written.popitem(last=False)
 
 
-def _event(
-    about: Reference, reason: str, message: str, kind: str, at: datetime, instance: str
-) -> dict[str, Any]:
+def _event(about: Reference, reason: str, message: str, at: datetime, instance: str) -> dict[str, Any]:
     name = f"{about.name[:_LONGEST_NAME]}.{uuid.uuid4().hex[:16]}"
     return {
         "apiVersion": "v1",
@@ -127,7 +125,7 @@ def _event(
             "name": about.name,
             "uid": about.uid,
         },
-        "type": kind,
+        "type": "Normal",
         "reason": reason,
         "message": message,
         "count": 1,

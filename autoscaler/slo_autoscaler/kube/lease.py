@@ -11,7 +11,6 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
@@ -37,42 +36,25 @@ logger = logging.getLogger(__name__)
 LEASES: Final = Resource("coordination.k8s.io/v1", "leases")
 
 
-def own_clock() -> float:
+def _now() -> float:
     """Return seconds that never run backwards and go on while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def lease_timeout(duration: float) -> float:
-    """Return the seconds that one request about a lease may take.
-
-    Reading and writing it may both take so long, fail, and be done again before the lease has run out.
-    """
-    return duration / (2 * LEASE_SHARE)
-
-
-def candidate(settings: Settings, cluster: tuple[str | None, str | None]) -> "LeaseLeader":
-    """Return the leader by the lease that the settings name; ``cluster``: kubeconfig and context, or None."""
-    # Connections of its own: renewals wait for nobody.
-    api = KubeApi(*cluster, timeout=lease_timeout(settings.duration), connections=1)
-    return LeaseLeader(api, settings)
 
 
 class LeaseLeader:
     """One candidate. It polls at once, and leads if the lease is free."""
 
     def __init__(
-        self,
-        api: KubeApi,
-        settings: Settings,
-        identity: str | None = None,
-        clock: Callable[[], float] = own_clock,
+        self, settings: Settings, cluster: tuple[str | None, str | None], identity: str | None = None
     ) -> None:
-        """``api`` is closed by ``close``; its timeout should be ``lease_timeout``'s."""
-        self._api = api
+        """``cluster``: kubeconfig and context, None for the pod's own. Raises ``ConfigError``."""
+        # Reading and writing the lease may both time out, and be done again before it has run out. The
+        # connection is its own: renewals wait for no other request.
+        timeout = settings.duration / (2 * LEASE_SHARE)
+        self._api = api = KubeApi(*cluster, timeout=timeout, connections=1)
         self._settings = settings
         self._namespace = settings.namespace or api.namespace
         self._path = LEASES.path(self._namespace, settings.name)
-        self._clock = clock
         self.identity = identity or f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
         self._sighting: Sighting | None = None
         self._acts_until = float("-inf")
@@ -88,7 +70,7 @@ class LeaseLeader:
     def leads(self) -> bool:
         """Tell whether the lease is ours for now."""
         with self._lock:
-            leads = not self._stop.is_set() and self._clock() < self._acts_until
+            leads = not self._stop.is_set() and _now() < self._acts_until
             if leads != self._led:
                 self._led = leads
                 if leads:
@@ -105,7 +87,7 @@ class LeaseLeader:
         """Stop leading, and let others lead at once. Takes some of the API's timeouts at most."""
         self._stop.set()
         self._thread.join(4 * self._api.timeout)
-        if self._acts_until > self._clock():
+        if self._acts_until > _now():
             # What fails here costs the others one lease duration and nothing else.
             with suppress(PlatformError):
                 document = self._api.get(self._path, patient=False)
@@ -126,7 +108,7 @@ class LeaseLeader:
         interval = self._settings.renew_interval * random.uniform(0.8, 1.0)  # noqa: S311
         if self._logged:
             return interval
-        return pause(self._sighting, self.identity, self._settings.duration, interval, self._clock())
+        return pause(self._sighting, self.identity, self._settings.duration, interval, _now())
 
     def _poll(self) -> None:
         """Read the lease, and take or renew it if that is allowed."""
@@ -154,13 +136,13 @@ class LeaseLeader:
         if document is None:
             self._sighting = None
         else:
-            self._sighting = sighted(self._sighting, Lease.of(document), self._clock())
+            self._sighting = sighted(self._sighting, Lease.of(document), _now())
         lease = None if self._sighting is None else self._sighting.lease
-        step = next_step(self._sighting, self.identity, config.duration, self._clock())
+        step = next_step(self._sighting, self.identity, config.duration, _now())
         if step is Step.WAIT:
             self._follows("" if lease is None else lease.holder)
             return
-        sent = self._clock()
+        sent = _now()
         spec = held(step, lease, self.identity, config.duration, datetime.now(UTC))
         if document is None:
             metadata = {"name": config.name, "namespace": self._namespace}
@@ -168,7 +150,7 @@ class LeaseLeader:
             written = self._api.create(LEASES.path(self._namespace), body, patient=False)
         else:
             written = self._api.replace(self._path, {**document, "spec": spec}, patient=False)
-        self._sighting = Sighting(Lease.of(written), self._clock())
+        self._sighting = Sighting(Lease.of(written), _now())
         self._holder = ""
         with self._lock:
             self._acts_until = acts_until(sent, config.duration)

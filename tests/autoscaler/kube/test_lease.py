@@ -11,8 +11,7 @@ from autoscaler.doubles import free_port, until
 from autoscaler.kube.control_plane import on_double
 from autoscaler.kube.freezing_proxy import a_freezing_proxy
 from slo_autoscaler.errors import NotFoundError
-from slo_autoscaler.kube.client import KubeApi
-from slo_autoscaler.kube.lease import LEASES, LeaseLeader, candidate, lease_timeout
+from slo_autoscaler.kube.lease import LEASES, LeaseLeader
 from slo_autoscaler.kube.lease_rules import Settings as LeaseSettings
 
 BRIEF = {"duration": 3.0, "renew_interval": 0.2}
@@ -28,8 +27,7 @@ def lead(api, namespace, tmp_path):
     def make(identity, address=None, *, token=None, **settings):
         config = LeaseSettings(namespace=namespace, **(settings or LASTING))
         kubeconfig = api.kubeconfig(tmp_path, address, token)
-        client = KubeApi(kubeconfig, timeout=lease_timeout(config.duration), connections=1)
-        leader = LeaseLeader(client, config, identity)
+        leader = LeaseLeader(config, (kubeconfig, None), identity)
         made.append(leader)
         return leader
 
@@ -184,7 +182,7 @@ def test_a_poll_that_fails_is_followed_by_the_next(api, lead, caplog, request_, 
 
 
 def test_a_leader_is_made_from_its_settings(kubeconfig, namespace, spec):
-    leader = candidate(LeaseSettings(name="mine", namespace=namespace), (kubeconfig, None))
+    leader = LeaseLeader(LeaseSettings(name="mine", namespace=namespace), (kubeconfig, None))
     assert leader.leads()
     assert spec("mine")["holderIdentity"] == leader.identity
     leader.close()

@@ -200,6 +200,12 @@ def test_a_revision_that_is_about_to_take_over_is_sized_before_it_does():
     assert plan([old, new], None) == {old.key: 6, new.key: 6}
 
 
+def test_a_revision_that_has_not_started_is_not_the_main_one_whatever_is_declared():
+    old = a_revision(share=Share(0.5, 0.0))
+    new = a_revision("tabular-00002", share=Share(None, 1.0), started=False)
+    assert main_of([old, new]) is old
+
+
 def test_the_newer_of_two_that_serve_all_is_the_main_one():
     old, new = a_revision(share=Share(1.0, None)), a_revision("tabular-00002", share=Share(None, 1.0))
     assert main_of([old, new]) is new

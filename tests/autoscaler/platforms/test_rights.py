@@ -16,8 +16,8 @@ from autoscaler.kube.control_plane import Access, a_token, kubectl, on_real
 from autoscaler.kube.kube_server import a_deployment
 from autoscaler.platforms.knative_world import driven
 from slo_autoscaler.errors import NotFoundError
-from slo_autoscaler.kube.client import KubeApi, Resource
-from slo_autoscaler.kube.lease import LEASES, LeaseLeader, lease_timeout
+from slo_autoscaler.kube.client import Resource
+from slo_autoscaler.kube.lease import LEASES, LeaseLeader
 from slo_autoscaler.kube.lease_rules import Settings as LeaseSettings
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.platforms.knative.minimum import MIN_SCALE, OPT_IN
@@ -142,8 +142,7 @@ def test_a_leader_needs_every_right_of_its_role_and_no_other(cluster, install, m
     with suppress(NotFoundError):
         cluster.delete(LEASES.path(where, ACCOUNT))
     config = LeaseSettings(duration=15.0, renew_interval=0.2, namespace=where)
-    api = KubeApi(installed.kubeconfig, timeout=lease_timeout(config.duration), connections=1)
-    with closing(LeaseLeader(api, config)) as leader:
+    with closing(LeaseLeader(config, (installed.kubeconfig, None))) as leader:
         until(leader.leads, "it leads")
         until(lambda: installed.asked() == allowed(role), "the lease is made and renewed")
 
