@@ -76,26 +76,21 @@ class Plan(Protocol):
     @property
     def interval(self) -> float:
         """Seconds between the starts of two reconciles."""
-        ...
 
     @property
     def platform(self) -> PlatformSettings:
         """How long a step may take, and how many requests are made at a time."""
-        ...
 
     @property
     def prometheus(self) -> Settings:
         """How long observing may take."""
-        ...
 
     @property
     def longest_start_up(self) -> float:
         """Seconds, as configured: so much history is asked for."""
-        ...
 
     def target(self, function_name: str) -> Spec:
         """Return how a function is scaled."""
-        ...
 
 
 class Controller:

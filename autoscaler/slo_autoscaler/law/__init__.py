@@ -8,6 +8,7 @@
 - ``headroom``    how the error budget is spent
 - ``forecast``    the rate one start-up time ahead
 - ``policies``    how many replicas a policy recommends; ``POLICIES``
+- ``inputs``      the numbers of a decision, by name: signals and what the law derives
 - ``restart``     what a new autoscaler learns from the history of the one before it
 - ``decide``      from recommendation to decision: bounds, rate limits, stabilization, reasons
 

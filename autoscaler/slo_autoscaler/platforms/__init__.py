@@ -23,37 +23,30 @@ class PlatformSettings(Protocol):
     @property
     def kind(self) -> str:
         """Its name in ``PLATFORMS``."""
-        ...
 
     @property
     def timeout(self) -> float:
         """Seconds that one request may take."""
-        ...
 
     @property
     def concurrency(self) -> int:
         """Requests at a time."""
-        ...
 
     @property
     def cap_retry(self) -> float:
         """Seconds that a refusal is believed."""
-        ...
 
     @property
     def wakes(self) -> bool:
         """A request wakes a function from zero."""
-        ...
 
     @property
     def place(self) -> str:
         """Where this is, for the log."""
-        ...
 
     @property
     def cluster(self) -> tuple[str | None, str | None]:
         """Kubeconfig and context of the API server that goes with it; None: the pod's own."""
-        ...
 
 
 class Platform(Protocol):
@@ -65,25 +58,21 @@ class Platform(Protocol):
         A function of which the platform says nonsense has a ``PlatformError``, and spoils no other. This is
         called in every reconcile, so it must not cost a request for each function where that can be helped.
         """
-        ...
 
     def scale(self, function_name: str) -> Scale:
         """Return replicas and bounds, or raise ``PlatformError`` (``FunctionGoneError`` if there is none).
 
         Used while ``scales`` fails.
         """
-        ...
 
     def set_scale(self, function_name: str, replicas: int) -> None:
         """Ask for a count, or raise ``PlatformError``.
 
         The platform may give less; the next ``scales`` says what it gave.
         """
-        ...
 
     def close(self) -> None:
         """Give up connections."""
-        ...
 
 
 PLATFORMS: Final[dict[str, tuple[str, str]]] = {

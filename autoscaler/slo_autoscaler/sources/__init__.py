@@ -56,11 +56,9 @@ class Source(Protocol):
         A function that is missing has no data. All signals or none: a reconcile on half of them would
         take a low rate for a lull. Returns within the time that the source is given, whatever happens.
         """
-        ...
 
     def history(self, span: float) -> dict[str, Past]:
         """Return {function_name: what is known of the last ``span`` seconds}, or raise ``SourceError``.
 
         Asked for once, after a start: what was seen before it is known to the source alone.
         """
-        ...

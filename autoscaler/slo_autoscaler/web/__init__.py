@@ -41,27 +41,21 @@ class Plan(Protocol):
     @property
     def web(self) -> Settings:
         """Where it is served."""
-        ...
 
     @property
     def interval(self) -> float:
         """Seconds between two reconciles."""
-        ...
 
     @property
     def platform(self) -> PlatformSettings:
         """What is scaled."""
-        ...
 
     @property
     def prometheus(self) -> sources.Settings:
         """What charts are drawn from."""
-        ...
 
     def target(self, function_name: str) -> Spec:
         """Return how a function is scaled."""
-        ...
 
     def gateway_slos(self) -> GatewaySlos:
         """Return the SLOs of functions without a watchdog."""
-        ...
