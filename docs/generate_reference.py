@@ -180,7 +180,7 @@ def _rule(hint: Any) -> str:
     if origin in (Union, UnionType):
         return _rule(next(part for part in parts if part is not type(None)))
     if origin is tuple:
-        return "a list of names"
+        return "a list of names" if parts[0] is str else "a list"
     if origin is dict:
         return "name.namespace: any key of `defaults`"
     return {int: "a whole number", float: "a number", str: "text", bool: "true | false"}[hint]
@@ -226,7 +226,7 @@ def _default(kind: Any, name: str, rule: str) -> str:
     if value is None or value == {}:
         return "none"
     if isinstance(value, tuple):
-        return _code(f"[{', '.join(value)}]")
+        return _code(f"[{', '.join(map(str, value))}]")
     if isinstance(value, float):
         return _code(_duration(value) if "duration" in rule else f"{value:g}")
     return _code(str(value))
