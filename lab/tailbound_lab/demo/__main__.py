@@ -17,7 +17,7 @@ from rich.console import Console
 from tailbound_lab.demo.table import Terminal, explain, verdict
 from tailbound_lab.demo.traffic import TRAFFIC
 from tailbound_lab.live.session import Options, Outcome, run
-from tailbound_lab.load.records import DemoError
+from tailbound_lab.load.records import RunError
 from tailbound_lab.local.errors import PlatformError
 
 _PLAIN_WIDTH = 100
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.width = _PLAIN_WIDTH
     try:
         outcome = uvloop.run(_run(wanted, console))
-    except (DemoError, PlatformError) as error:
+    except (RunError, PlatformError) as error:
         sys.stderr.write(f"demo: {error}\n")
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):

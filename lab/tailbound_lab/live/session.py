@@ -26,7 +26,7 @@ from tailbound_lab.live.twins import TWIN_NAMESPACE, CommunityScaler, twin
 from tailbound_lab.live.watch import Decision, Watch, decisions
 from tailbound_lab.load.arrivals import Profile, peak
 from tailbound_lab.load.openloop import GIVE_UP_AFTER, Lag, Stream, Target, parse_duration
-from tailbound_lab.load.records import Comparison, DemoError, Ledger, reduce
+from tailbound_lab.load.records import Comparison, Ledger, RunError, reduce
 from tailbound_lab.load.sender import sending
 from tailbound_lab.local.platform import Platform, Settings, open_platform
 from tailbound_lab.local.specs import FunctionSpec
@@ -119,7 +119,7 @@ class Display(Protocol):
 async def run(options: Options, display: Display, on_outcome: Callable[[Outcome], None]) -> Outcome:
     """Run and return the outcome; ``on_outcome`` runs in a thread while the platform stops.
 
-    Raises :class:`DemoError` or ``PlatformError`` with a message for the user.
+    Raises :class:`RunError` or ``PlatformError`` with a message for the user.
     """
     settings = Settings(
         stack=options.stack,
@@ -148,7 +148,7 @@ def _deploy(platform: Platform, options: Options) -> list[Deployed]:
     specs = {function.spec.name: function.spec for function in platform.registry}
     missing = [item.function for item in options.traffic if item.function not in specs]
     if missing:
-        raise DemoError(f"{options.stack}: there is traffic for {', '.join(missing)}, which it lacks")
+        raise RunError(f"{options.stack}: there is traffic for {', '.join(missing)}, which it lacks")
     deployed: list[Deployed] = []
     for index, item in enumerate(options.traffic):
         spec = specs[item.function]
@@ -156,7 +156,7 @@ def _deploy(platform: Platform, options: Options) -> list[Deployed]:
             slo = parse_duration(spec.env_vars["slo_latency"])
             objective = float(spec.env_vars.get("slo_objective", _OBJECTIVE_DEFAULT))
         except (KeyError, ValueError) as error:
-            raise DemoError(
+            raise RunError(
                 f"{options.stack}: {item.function}: slo_latency, slo_objective: {error}"
             ) from error
         profile = peak(item.base * options.rate, item.peak * options.rate, options.duration)
@@ -170,13 +170,13 @@ def _deploy(platform: Platform, options: Options) -> list[Deployed]:
 
 
 async def ready(platform: Platform) -> None:
-    """Return when every replica is ready; raise :class:`DemoError` that names those which take too long."""
+    """Return when every replica is ready; raise :class:`RunError` that names those which take too long."""
     try:
         async with asyncio.timeout(_READY_LIMIT):
             await platform.settled()
     except TimeoutError:
         late = [f.spec.full_name for f in platform.registry if f.available < f.desired]
-        raise DemoError(
+        raise RunError(
             f"not ready after {_READY_LIMIT:.0f} s: {', '.join(late)}; the logs in {platform.log_dir} say why"
         ) from None
 
@@ -213,7 +213,7 @@ async def _traffic(
             limit = options.duration + GIVE_UP_AFTER + _END_LIMIT
             ended, _ = await asyncio.wait(running, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             if not ended:
-                raise DemoError(f"the load generator has not ended after {limit:.0f} s")
+                raise RunError(f"the load generator has not ended after {limit:.0f} s")
             for task in companions:
                 if task.done():
                     task.result()  # They never end by themselves: this raises what ended it.

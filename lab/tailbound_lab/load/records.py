@@ -29,7 +29,7 @@ class NotAvailable(BenchError):
     """A system that cannot be measured here: pip cannot install it, or its program is not on PATH."""
 
 
-class DemoError(Exception):
+class RunError(Exception):
     """The run cannot go on; the message says what the user can do."""
 
 

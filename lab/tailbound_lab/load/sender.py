@@ -22,7 +22,7 @@ from dataclasses import asdict
 import uvloop
 
 from tailbound_lab.load.openloop import Generator, Lag, Stream
-from tailbound_lab.load.records import DemoError, Ledger, Record
+from tailbound_lab.load.records import Ledger, Record, RunError
 
 _LINE_LIMIT = 2**24
 _FLUSH_INTERVAL = 0.2
@@ -40,7 +40,7 @@ class Sender:
         """Return when the traffic begins, on the monotonic clock; to be asked once, before ``read``."""
         line = await self._line()
         if not line:
-            raise DemoError("the load generator did not start; its message stands above")
+            raise RunError("the load generator did not start; its message stands above")
         return float(json.loads(line)["start"])
 
     async def read(self, ledgers: Sequence[Ledger]) -> Lag:
@@ -53,7 +53,7 @@ class Sender:
             if "lag" in document:
                 lag = Lag(**document["lag"])
         if lag is None:
-            raise DemoError("the load generator ended before its traffic did")
+            raise RunError("the load generator ended before its traffic did")
         return lag
 
     async def _line(self) -> bytes:

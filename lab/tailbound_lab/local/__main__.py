@@ -6,7 +6,6 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
-from itertools import zip_longest
 from pathlib import Path
 
 import uvloop
@@ -52,37 +51,26 @@ async def _up(settings: Settings) -> None:
 
 def _introduce(platform: Platform) -> None:
     images = platform.images.items()
-    rows: list[tuple[str, ...]] = [("FUNCTION", "REPLICAS", "URL", "HANDLER")]
-    rows += [
+    rows = [
         (
             function.spec.full_name,
-            f"{function.available} of {function.desired} ready",
-            f"{platform.gateway_url}/function/{function.spec.full_name}",
-            str(images[function.spec.image]),
+            f"{platform.gateway_url}/function/{function.spec.full_name}"
+            f"  {function.available} of {function.desired} ready, from {images[function.spec.image]}",
         )
         for function in platform.registry
     ]
-    if len(rows) == 1:
-        rows = [("No functions yet: deploy some, or start with --stack.",)]
+    rows = rows or [("no functions", "deploy some, or start with --stack")]
     rows += [
-        ("",),
         ("gateway", platform.gateway_url),
         ("Prometheus", platform.prometheus_url or "off"),
         ("autoscaler", platform.autoscaler_url or "off"),
         ("status page", platform.page_url or "none"),
         ("logs", str(platform.log_dir)),
-        ("Ctrl-C stops everything.",),
     ]
-    sys.stdout.write(_columns(rows))
+    width = max(len(name) for name, _ in rows)
+    sys.stdout.write("".join(f"{name:{width}}  {text}\n" for name, text in rows))
+    sys.stdout.write("Ctrl-C stops everything.\n")
     sys.stdout.flush()
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> str:
-    """Left-aligned columns; a row of one cell does not widen its column."""
-    wide = [row for row in rows if len(row) > 1]
-    widths = [max(map(len, column)) for column in zip_longest(*wide, fillvalue="")]
-    padded = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in rows)
-    return "".join(f"{line.rstrip()}\n" for line in padded)
 
 
 def _settings(options: argparse.Namespace) -> Settings:

@@ -48,7 +48,6 @@ class Provider:
             ("PUT", "/system/secrets", self.update_secret),
             ("DELETE", "/system/secrets", self.delete_secret),
             ("GET", "/system/logs", self.logs),
-            ("GET", "/system/telemetry", self.telemetry),
         ]
 
     def open_routes(self) -> list[tuple[str, str, Handler]]:
@@ -115,10 +114,6 @@ class Provider:
     async def healthz(self, request: web.Request) -> web.Response:
         """200 while the listener is up; HEAD too."""
         return web.Response(text="OK")
-
-    async def telemetry(self, request: web.Request) -> web.Response:
-        """Nothing is collected here."""
-        return web.Response(status=501, text="telemetry is not collected\n")
 
     async def metrics(self, request: web.Request) -> web.Response:
         """The gateway's metrics, for Prometheus."""

@@ -12,7 +12,7 @@ import pytest
 
 from tailbound_lab.load.arrivals import Profile, steps
 from tailbound_lab.load.openloop import Stream, Target, main, offer, parse_duration
-from tailbound_lab.load.records import BROKEN, NO_CONNECTION, TIMED_OUT, DemoError, Ledger
+from tailbound_lab.load.records import BROKEN, NO_CONNECTION, TIMED_OUT, Ledger, RunError
 from tailbound_lab.load.sender import sending
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -251,7 +251,7 @@ def test_a_sender_that_dies_is_an_error():
             sender._process.kill()
             await sender.read([Ledger(1.0)])
 
-    with pytest.raises(DemoError):
+    with pytest.raises(RunError):
         asyncio.run(run())
 
 

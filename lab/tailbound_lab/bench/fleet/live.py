@@ -36,7 +36,7 @@ from tailbound_lab.live.watch import Decision, NoAnswerError, by_function, decis
 from tailbound_lab.load import records
 from tailbound_lab.load.arrivals import Profile, bursty
 from tailbound_lab.load.openloop import GIVE_UP_AFTER, Lag, Stream, Target, parse_duration
-from tailbound_lab.load.records import BenchError, Change, DemoError, Ledger, Point
+from tailbound_lab.load.records import BenchError, Change, Ledger, Point, RunError
 from tailbound_lab.load.sender import sending
 from tailbound_lab.local.errors import PlatformError
 from tailbound_lab.local.functions import Function
@@ -142,7 +142,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
             measuring = _measure(name, profile, options.seed, options.config, killed, folder)
             try:
                 runs[name] = uvloop.run(measuring)
-            except (DemoError, PlatformError) as error:
+            except (RunError, PlatformError) as error:
                 raise BenchError(f"live: {error}") from error
         document = described(profile, options.seed, runs, options.config.read_text(), planned)
         file.write_text(json.dumps(document, allow_nan=False) + "\n")
