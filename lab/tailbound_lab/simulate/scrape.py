@@ -8,31 +8,25 @@ seen is old. Next step: ``world`` hands the observation to ``decide``.
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from typing import Final
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from batching_watchdog.metrics import DEFAULT_BUCKETS, SLO_FRACTIONS
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.sources.promql import NEWEST
 from tailbound_lab.simulate.function import Function
 
 Floats = NDArray[np.float64]
 
-DEFAULT_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-SLO_FRACTIONS: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0, 4.0)
-"""With ``DEFAULT_BUCKETS`` the edges of the watchdog's histogram; one lies exactly at the SLO."""
-
 TOTAL, GOOD, QUEUED, BATCHES, BUSY, BUCKETS = range(6)
 """Columns of a row of counters: completions, good ones, seconds waited by them, batches begun, seconds
 that these take, then one for each bucket of latency."""
 
-_FIELDS: Final = {known.name for known in fields(Observation)}
-
 
 def edges(slo_latency: float) -> Floats:
-    """Return the upper bounds of the latency histogram's buckets, seconds, without +Inf."""
+    """Return the upper bounds of the watchdog's latency buckets, seconds, without +Inf."""
     own = (round(slo_latency * fraction, 9) for fraction in SLO_FRACTIONS)
     return np.array(sorted({*DEFAULT_BUCKETS, *own}))
 
@@ -116,31 +110,34 @@ class Scrapes:
         over_window = self._rates(now, self._window)
         over_rate_window = self._rates(now, self._rate_window)
         objective = function.slo_objective
-        signals: dict[str, float | None] = {
-            "rate": None if over_rate_window is None else float(over_rate_window[TOTAL]),
-            "gateway_rate": self._gateway_rate(now),
-            "rate_now": self._rate_now(now),
-            "gateway_rate_now": self._gateway_rate_now(now),
-            "in_flight": sum(target.inside[-1] for target in alive),
-            "in_flight_growth": self._growth(now),
-            "queue_length": sum(target.queued for target in alive),
-            "capacity": function.capacity,
-            "attainment": _attainment(over_window),
-            "samples": None if over_window is None else float(over_window[TOTAL]) * self._window,
-            "slo_latency": function.slo_latency,
-            "slo_objective": objective,
-            "up_replicas": float(len(alive)),
-            "sample_age": now - self._scraped_at,
-            "service_time_single": function.service.seconds[0],
-            "service_mean": _ratio(over_window, BUSY, BATCHES),
-            "queue_mean": _ratio(over_window, QUEUED, TOTAL),
-            "burn_short": _burn(_attainment(over_rate_window), objective),
-            "budget_remaining": self._budget(),
-        }
-        for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
-            counts = None if over_window is None else over_window[BUCKETS:]
-            signals[name] = None if counts is None else quantile(share, self._edges, counts)
-        return Observation(**{name: value for name, value in signals.items() if name in _FIELDS})
+        latency = [
+            None if over_window is None else quantile(share, self._edges, over_window[BUCKETS:])
+            for share in (0.5, 0.95, 0.99)
+        ]
+        return Observation(
+            rate=None if over_rate_window is None else float(over_rate_window[TOTAL]),
+            gateway_rate=self._gateway_rate(now),
+            rate_now=self._rate_now(now),
+            gateway_rate_now=self._gateway_rate_now(now),
+            in_flight=sum(target.inside[-1] for target in alive),
+            in_flight_growth=self._growth(now),
+            queue_length=sum(target.queued for target in alive),
+            capacity=function.capacity,
+            attainment=_attainment(over_window),
+            samples=None if over_window is None else float(over_window[TOTAL]) * self._window,
+            slo_latency=function.slo_latency,
+            slo_objective=objective,
+            up_replicas=float(len(alive)),
+            sample_age=now - self._scraped_at,
+            service_time_single=function.service.seconds[0],
+            service_mean=_ratio(over_window, BUSY, BATCHES),
+            queue_mean=_ratio(over_window, QUEUED, TOTAL),
+            burn_short=_burn(_attainment(over_rate_window), objective),
+            budget_remaining=self._budget(),
+            p50=latency[0],
+            p95=latency[1],
+            p99=latency[2],
+        )
 
     def _rates(self, now: float, window: float) -> Floats | None:
         """Sum the targets' rates; None where no series has two samples in the window."""
