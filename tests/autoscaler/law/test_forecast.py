@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.law.forecast import GROWTH_PER_SECOND, STEEP, forecast
+from slo_autoscaler.law.forecast import GROWTH_PER_SECOND, MIN_POINTS, STEEP, forecast
 
 points = st.lists(st.tuples(st.floats(0, 60), st.floats(0, 1e4)), max_size=40).map(
     lambda entries: sorted(entries, key=lambda entry: entry[0])
@@ -15,48 +15,39 @@ def a_line(level: float, slope: float, count: int = 20) -> list[tuple[float, flo
     return [(float(t), level + slope * t) for t in range(count)]
 
 
-def test_no_history_is_no_forecast():
-    assert forecast([], [], 0.0, 10.0) is None
+LINE, STEP = a_line(100.0, 0.5), [(float(t), max(0.0, 100.0 * (t - 4))) for t in range(3, 9)]
+NOISE = [(float(t), 100.0 + (7 * t * t % 13)) for t in range(20)]
+REACHES = STEEP * 109.5 / 0.5
+"""Seconds from which on the line leads so far beyond its newest value, 109.5, that it counts."""
 
 
-def test_a_rising_line_is_followed_to_the_horizon():
-    history = a_line(100.0, 0.5)
-    horizon = 120.0
-    assert forecast(history, history[-5:], 19.0, horizon) == pytest.approx(100 + 0.5 * (19 + horizon))
+@pytest.mark.parametrize(
+    ("history", "recent", "horizon", "expected"),
+    [
+        pytest.param([], 0, 10.0, None, id="no history"),
+        pytest.param(LINE, 5, 120.0, 100 + 0.5 * (19 + 120), id="a rising line"),
+        pytest.param(LINE, 5, REACHES - 0.1, 109.5, id="a rise that headroom takes"),
+        pytest.param(
+            LINE, 5, REACHES + 0.1, 109.5 + 0.5 * (REACHES + 0.1), id="a rise that it does not take"
+        ),
+        pytest.param(a_line(100.0, -2.0), 5, 10.0, 70.0, id="a falling line: the recent maximum"),
+        pytest.param(NOISE, 20, 1000.0, max(value for _, value in NOISE), id="noise without a trend"),
+        pytest.param(STEP, 6, 20.0, 400 * (1 + 20 * GROWTH_PER_SECOND), id="a step: no faster than bounded"),
+        pytest.param(
+            a_line(1.0, 9.0, MIN_POINTS), 0, 2.0, 28 * (1 + 2 * GROWTH_PER_SECOND), id="just enough"
+        ),
+        pytest.param(a_line(1.0, 9.0, MIN_POINTS - 1), 0, 2.0, 19.0, id="too few points"),
+        pytest.param([(3.0, float(v)) for v in range(6)], 1, 10.0, 5.0, id="points at one moment"),
+    ],
+)
+def test_a_line_is_followed_if_it_is_one_and_leads_far(history, recent, horizon, expected):
+    now = history[-1][0] if history else 0.0
+    ahead = forecast(history, history[len(history) - recent :], now, horizon)
+    assert ahead == (None if expected is None else pytest.approx(expected))
 
 
-def test_a_rise_that_the_head_room_takes_is_not_followed():
-    history = a_line(100.0, 0.5)
-    reaching = (1.0 + STEEP) * 109.5
-    horizon = (reaching - 109.5) / 0.5
-    assert forecast(history, history[-5:], 19.0, horizon - 0.1) == 109.5
-    assert forecast(history, history[-5:], 19.0, horizon + 0.1) == pytest.approx(reaching, rel=1e-3)
-
-
-def test_a_falling_line_keeps_the_recent_maximum():
-    history = a_line(100.0, -2.0)
-    assert forecast(history, history[-5:], 19.0, 10.0) == history[-5][1]
-
-
-def test_a_constant_rate_stays_what_it_is():
-    history = a_line(70.0, 0.0)
-    assert forecast(history, history, 19.0, 100.0) == 70.0
-
-
-def test_noise_without_a_trend_is_not_extrapolated():
-    history = [(float(t), 100.0 + (7 * t * t % 13)) for t in range(20)]
-    assert forecast(history, history, 19.0, 1000.0) == max(value for _, value in history)
-
-
-def test_a_step_is_extrapolated_no_faster_than_a_load_doubles_in_three_minutes():
-    history = [(float(t), max(0.0, 100.0 * (t - 4))) for t in range(3, 9)]
-    assert forecast(history, history, 8.0, 20.0) == pytest.approx(400 * (1 + 20 * GROWTH_PER_SECOND))
+def test_a_load_that_doubles_in_three_minutes_is_followed():
     assert 150 < 1 / GROWTH_PER_SECOND < 180
-
-
-def test_too_few_points_and_points_at_one_moment_say_nothing_about_a_trend():
-    assert forecast([(0.0, 1.0), (1.0, 5.0)], [], 1.0, 10.0) == 5.0
-    assert forecast([(3.0, float(v)) for v in range(6)], [(3.0, 5.0)], 3.0, 10.0) == 5.0
 
 
 @given(points, st.integers(0, 40), st.floats(0, 600))
