@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,14 +37,17 @@ def test_a_peak_begins_once_when_the_load_has_doubled():
     assert looks(spikes([500, 1100])).begins == (500.0, 1100.0)
 
 
-def test_what_a_function_begins_with_is_no_peak_and_a_rise_is_none_before_it_is_high():
-    assert looks([(0.0, 100.0), (5.0, 100.0)]).begins == ()
-    assert looks([(0.0, 1.0), (5.0, 3.0)], known=100.0).begins == ()
-    assert looks([(0.0, 0.0), (5.0, 0.0)]).begins == ()
-
-
-def test_work_that_is_taken_up_again_is_a_peak():
-    assert looks([(0.0, 0.0), (5.0, 60.0), (10.0, 100.0)], known=100.0).begins == (5.0,)
+@pytest.mark.parametrize(
+    ("story", "known", "begins"),
+    [
+        ([(0.0, 100.0), (5.0, 100.0)], 0.0, ()),  # what a function begins with
+        ([(0.0, 1.0), (5.0, 3.0)], 100.0, ()),  # a rise is none before it is high
+        ([(0.0, 0.0), (5.0, 0.0)], 0.0, ()),
+        ([(0.0, 0.0), (5.0, 60.0), (10.0, 100.0)], 100.0, (5.0,)),  # work that is taken up again
+    ],
+)
+def test_a_peak_begins_with_a_sudden_rise_to_a_high_load(story, known, begins):
+    assert looks(story, known=known).begins == begins
 
 
 def test_equal_distances_are_a_rhythm_from_the_fourth_peak_on():
@@ -62,6 +66,12 @@ def test_one_peak_out_of_step_ends_the_rhythm_until_there_is_a_new_one():
     assert recurrence.due(2700.0, 0.0)
     assert looks(spikes([500, 1100, 1700, 2300, 2600, 3200, 3800], until=5000)).distances is None
     assert looks(spikes([500, 2600, 3200, 3800, 4400], until=5000)).distances == (600.0, 600.0)
+
+
+def test_a_peak_was_repeated_if_it_was_not_the_first_and_is_not_long_ago():
+    assert not beginning(500).repeated(600.0, 3600.0)
+    assert beginning(500, 1100).repeated(4699.0, 3600.0)
+    assert not beginning(500, 1100).repeated(4700.0, 3600.0)
 
 
 def test_without_a_rhythm_a_peak_is_due_at_any_time():
