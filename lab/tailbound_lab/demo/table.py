@@ -192,7 +192,7 @@ class Terminal:
         self._console = console
         self._duration = duration
         self._live: Live | None = None
-        self._next_lines = _PLAIN_INTERVAL
+        self._next_lines = 0.0
 
     def __enter__(self) -> Terminal:
         if self._console.is_terminal:
@@ -224,9 +224,12 @@ class Terminal:
         if self._live is not None:
             self._live.update(picture(elapsed, self._duration, deployed), refresh=True)
         elif self._next_lines <= elapsed < self._duration:
+            if self._next_lines == 0.0:
+                self._say(f"Traffic for {self._duration:.0f} s begins; a line every {_PLAIN_INTERVAL:.0f} s.")
+            else:
+                for line in lines(elapsed, self._duration, deployed):
+                    self._say(line)
             self._next_lines += _PLAIN_INTERVAL
-            for line in lines(elapsed, self._duration, deployed):
-                self._say(line)
 
     def _say(self, text: str) -> None:
         # The terminal breaks it: so what is copied is whole.

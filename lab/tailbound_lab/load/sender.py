@@ -13,6 +13,7 @@ import gc
 import json
 import os
 import pickle
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -68,8 +69,6 @@ async def sending(streams: Sequence[Stream]) -> AsyncIterator[Sender]:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         limit=_LINE_LIMIT,
-        # Ctrl-C in a terminal is for the parent alone, which ends this block.
-        start_new_session=True,
     )
     try:
         if process.stdin is not None:
@@ -84,6 +83,9 @@ async def sending(streams: Sequence[Stream]) -> AsyncIterator[Sender]:
 
 def child() -> None:
     """Generate what standard input says; the process's whole work."""
+    # Ctrl-C in a terminal is for the parent alone, which ends this process. A session of its own would do so
+    # too, but there the scheduler weighs its niceness against nothing.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     streams: Sequence[Stream] = pickle.load(sys.stdin.buffer)
     gc.freeze()
     uvloop.run(_generate(streams))

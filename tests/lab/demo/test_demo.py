@@ -71,7 +71,7 @@ def test_lines_come_every_ten_seconds_where_there_is_no_terminal():
     with Terminal(console, 30.0) as terminal:
         for half_seconds in range(80):
             terminal.update(half_seconds / 2, deployed())
-    assert len(console.file.getvalue().splitlines()) == 2  # at 10 and 20 s; the verdict comes at 30
+    assert len(console.file.getvalue().splitlines()) == 3  # at the beginning, at 10 and 20 s
 
 
 def test_a_terminal_shows_the_table():

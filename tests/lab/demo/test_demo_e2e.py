@@ -47,7 +47,7 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path):
         function["handler"] = str(ROOT / "functions/accelerator")
     (tmp_path / "stack.yml").write_text(yaml.safe_dump(stack))
     with start(tmp_path / "out", "--no-baseline", "--stack", str(tmp_path / "stack.yml")) as process:
-        while "explain" not in (line := process.stdout.readline()):  # until traffic runs
+        while "Traffic" not in (line := process.stdout.readline()):  # until traffic runs
             assert line
         os.killpg(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=60)
