@@ -50,7 +50,7 @@ class Browser:
         self.driver.get(url)
 
     def wait(self, expression: str) -> None:
-        until(lambda: self.script(f"return {expression}"), expression, 60)
+        until(lambda: self.script(f"return {expression}"), expression, 90)
 
     def text(self, selector: str) -> str:
         return str(self.script("return document.querySelector(arguments[0]).textContent.trim()", selector))

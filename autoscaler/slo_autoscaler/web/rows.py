@@ -1,9 +1,8 @@
 """Decisions as rows of a table: what a function has now, what is recommended, whether its SLO is met.
 
-Owns what a row holds, the order of rows, the notices of what is wrong altogether, and how old a
-row may be. A row is one JSON object: the page, /api/functions and ``slo-autoscaler status`` show its
-``display``. A new column is a line of ``words.COLUMNS`` and one of
-``_CELLS``.
+Owns what a row holds, the order of rows, the notices of what is wrong altogether, and how old a row may be. A
+row is one JSON object: the page, /api/functions and ``slo-autoscaler status`` show its ``display``. A signal
+becomes a column by a line of ``words.COLUMNS``; any other column has its text in ``_CELLS``.
 """
 
 import threading
@@ -49,14 +48,11 @@ _CELLS: Final[Mapping[str, Callable[[Row], str]]] = {
     "target": lambda row: words.target(row["slo_latency"], row["slo_objective"]),
     "attainment": lambda row: words.attained(row["attainment"]),
     "budget_remaining": lambda row: words.budget(row["budget_remaining"]),
-    "burn_rate": lambda row: words.factor(row["burn_rate"]),
-    "p95": lambda row: words.seconds(row["p95"]),
-    "p99": lambda row: words.seconds(row["p99"]),
     "replicas": _replicas,
     "mode": lambda row: row["mode"] + (", dry run" if row["dry_run"] and row["mode"] == "active" else ""),
     "last": lambda row: row["last"],
 }
-"""Column -> its text."""
+"""Column -> its text, where that is not the number of its key."""
 
 
 def _trouble(row: Row) -> tuple[int, float]:
@@ -141,7 +137,7 @@ def row_of(decision: Mapping[str, Any]) -> Row:
         "sentence": sentence(decision),
         "breaches": _breaches(state, known),
     }
-    row["display"] = {key: cell(row) for key, cell in _CELLS.items()}
+    row["display"] = {column.key: _display(row, column.key) for column in words.COLUMNS}
     return row
 
 
@@ -236,6 +232,10 @@ def notices(rows: Sequence[Row], *, alive: bool, problem: str | None = None) -> 
     elif rows and all(row["dry_run"] and row["mode"] == "active" for row in rows):
         found.append(_notice("info", "Dry run: decisions are made and logged, and none is carried out."))
     return found
+
+
+def _display(row: Row, key: str) -> str:
+    return _CELLS[key](row) if key in _CELLS else words.number(key, row[key])
 
 
 def _notice(level: str, text: str) -> Notice:
