@@ -4,7 +4,6 @@ import http.client
 import json
 import resource
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -146,10 +145,3 @@ CONFINED = (
     "--cap-drop=all",
     "--security-opt=no-new-privileges",
 )
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from deploy import containers
-from deploy.containers import Container, free_port, inspect, podman, running
+from deploy.containers import Container, inspect, podman, running
 from slo_autoscaler import __version__
+from tailbound_lab.local.ports import free_ports
 from template.faas_cli import pull_template, shrinkwrap
 
 pytestmark = [pytest.mark.e2e, pytest.mark.container, pytest.mark.timeout(900)]
@@ -148,7 +149,7 @@ def test_failing_test_stops_the_build_unless_tests_are_off(
 
 
 def test_function_serves_as_any_user_in_a_read_only_root_and_drains_when_told_to_stop(function: str):
-    port, metrics = free_port(), free_port()
+    port, metrics = free_ports(2)
     options = [
         f"--env=port={port}",
         f"--env=metrics_port={metrics}",
@@ -203,7 +204,7 @@ def test_controller_names_the_file_when_no_configuration_is_mounted(autoscaler: 
 def test_controller_runs_as_any_user_with_nothing_to_write_to_and_stops_when_told(
     autoscaler: str, configuration: str
 ):
-    port = free_port()
+    (port,) = free_ports(1)
     options = [configuration, f"--env=SLO_AUTOSCALER_WEB_PORT={port}"]
     with running(autoscaler, *options, web=port) as container:
         container.wait_for("/healthz", port="web")
