@@ -218,7 +218,7 @@ class KubeApi:
         """``end``, on the monotonic clock, is when the time is up that this call shares with others."""
         end = time.monotonic() + self._timeout if end is None else end
         for delay in delays():
-            # Rounded, so that the same failure has the same words and is complained of once.
+            # Rounded, so that the same failure has the same words and is logged once.
             left = round(end - time.monotonic(), 2)
             if left <= 0:
                 raise UnreachableError(f"{method} {path}: no time is left for it")
