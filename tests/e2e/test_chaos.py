@@ -75,7 +75,7 @@ def test_no_request_is_lost_and_nothing_scales_down_whatever_is_killed(tmp_path:
 
             async def statuses() -> list[int]:
                 stream = Stream(target, steps(f"{RATE}:{SECONDS}"), 1)
-                records, _ = await offer([stream], give_up_after=GIVE_UP_SECONDS)
+                records, _ = await offer([stream], timeout_seconds=GIVE_UP_SECONDS)
                 return [record.status for record in records[0]]
 
             kills = asyncio.create_task(wreak(platform, function))

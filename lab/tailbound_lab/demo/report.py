@@ -24,7 +24,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from tailbound_lab.demo.table import BASELINE, TAILBOUND, milliseconds, number, percent
 from tailbound_lab.live.session import Outcome
 from tailbound_lab.live.watch import Decision
-from tailbound_lab.load.openloop import GIVE_UP_AFTER
+from tailbound_lab.load.openloop import TIMEOUT_SECONDS
 from tailbound_lab.load.records import Comparison, Sample, Summary, Track, highest_replicas, result
 from tailbound_lab.simulate.baselines import OpenFaasRule
 
@@ -91,7 +91,7 @@ def _draw_rate(axes: Axes, comparison: Comparison) -> None:
 
 
 def _draw_latency(axes: Axes, comparison: Comparison) -> None:
-    top = GIVE_UP_AFTER * 1e3
+    top = TIMEOUT_SECONDS * 1e3
     for name, color, track in _tracks(comparison):
         p50, p95, p99 = (_line(track.seconds, pick, top) for pick in _PERCENTILES)
         seconds = range(len(p50))
@@ -183,7 +183,7 @@ def page(outcome: Outcome) -> str:
         table=_table(outcome.comparisons),
         sections="".join(_section(item, outcome.decisions) for item in outcome.comparisons),
         baseline=BASELINE,
-        give_up_after=f"{GIVE_UP_AFTER:g}",
+        timeout_seconds=f"{TIMEOUT_SECONDS:g}",
         group_wait=f"{rule.group_wait:g}",
         group_interval=f"{rule.group_interval:g}",
         repeat_interval=f"{rule.repeat:g}",

@@ -25,7 +25,7 @@ from tailbound_lab.live.machine import Usage
 from tailbound_lab.live.twins import TWIN_NAMESPACE, CommunityScaler, twin
 from tailbound_lab.live.watch import Decision, Watch, decisions
 from tailbound_lab.load.arrivals import Profile, peak
-from tailbound_lab.load.openloop import GIVE_UP_AFTER, Lag, Stream, Target, parse_duration
+from tailbound_lab.load.openloop import TIMEOUT_SECONDS, Lag, Stream, Target, parse_duration
 from tailbound_lab.load.records import Comparison, Ledger, RunError, reduce
 from tailbound_lab.load.sender import sending
 from tailbound_lab.local.platform import Platform, Settings, open_platform
@@ -210,7 +210,7 @@ async def _traffic(
         reading = asyncio.create_task(sender.read([item.ledger for item in deployed]), name="records")
         running: set[asyncio.Task[Any]] = {reading, *companions}
         try:
-            limit = options.duration + GIVE_UP_AFTER + _END_LIMIT
+            limit = options.duration + TIMEOUT_SECONDS + _END_LIMIT
             ended, _ = await asyncio.wait(running, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             if not ended:
                 raise RunError(f"the load generator has not ended after {limit:.0f} s")

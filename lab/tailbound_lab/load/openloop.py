@@ -39,8 +39,8 @@ from tailbound_lab.load.records import (
     summarize,
 )
 
-GIVE_UP_AFTER = 10.0
-"""Seconds after which a request without an answer is given up, unless told otherwise."""
+TIMEOUT_SECONDS = 10.0
+"""Seconds after which a request without an answer times out, unless told otherwise."""
 
 _TIMER_TICK = 0.001
 _CLOSE_LIMIT = 1.0
@@ -282,14 +282,14 @@ def _request(target: Target, body: bytes) -> tuple[bytes, ...]:
 
 
 class Generator:
-    """Sends every stream's requests when they are due; :meth:`run` ends when all are answered or given up."""
+    """Sends every stream's requests when they are due; :meth:`run` ends when all have ended."""
 
     def __init__(
         self,
         streams: Sequence[Stream],
         on_record: Callable[[int, Record], None],
         *,
-        timeout: float = GIVE_UP_AFTER,
+        timeout: float = TIMEOUT_SECONDS,
     ) -> None:
         self._on_record = on_record
         self._timeout = timeout
@@ -375,11 +375,13 @@ class Generator:
 
 
 async def offer(
-    streams: Sequence[Stream], *, give_up_after: float = GIVE_UP_AFTER, delay: float = 0.0
+    streams: Sequence[Stream], *, timeout_seconds: float = TIMEOUT_SECONDS, delay: float = 0.0
 ) -> tuple[list[list[Record]], Lag]:
     """Offer the streams' traffic in this loop; return each stream's records and the generator's own lag."""
     records: list[list[Record]] = [[] for _ in streams]
-    generator = Generator(streams, lambda index, record: records[index].append(record), timeout=give_up_after)
+    generator = Generator(
+        streams, lambda index, record: records[index].append(record), timeout=timeout_seconds
+    )
     lag = await generator.run(asyncio.get_running_loop().time() + delay)
     return records, lag
 
@@ -403,7 +405,7 @@ def render(summary: Summary, lag: Lag, slo: float, duration: float) -> str:
     def milliseconds(seconds: float | None) -> str:
         if seconds is None:
             return "-"
-        return "endless" if math.isinf(seconds) else f"{seconds * 1e3:.1f} ms"
+        return "infinite" if math.isinf(seconds) else f"{seconds * 1e3:.1f} ms"
 
     attainment = "-" if summary.attainment is None else f"{summary.attainment:.4%}"
     return (
@@ -412,7 +414,7 @@ def render(summary: Summary, lag: Lag, slo: float, duration: float) -> str:
         f"outcomes   good {summary.good}, slow {summary.slow}, refused {summary.refused}, "
         f"failed {summary.failed}, lost {summary.lost}\n"
         f"latency    p50 {milliseconds(summary.p50)}, p95 {milliseconds(summary.p95)}, "
-        f"p99 {milliseconds(summary.p99)} (from when each was due; misses are endless)\n"
+        f"p99 {milliseconds(summary.p99)} (from when each was due; misses are infinite)\n"
         f"own lag    p99 {milliseconds(lag.p99)}, worst {milliseconds(lag.worst)}\n"
     )
 
@@ -428,7 +430,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--slo", default="100ms", help="answers later than this are misses (default: %(default)s)")
     add("--body", metavar="FILE", help="file whose bytes are the body (default: an empty body)")
     add("--content-type", default="application/json", help="of the body (default: %(default)s)")
-    add("--timeout", default="10s", help="give a request up after this (default: %(default)s)")
+    add("--timeout", default="10s", help="time a request out after this (default: %(default)s)")
     add("--seed", type=int, default=1, help="of the arrivals (default: %(default)s)")
     return parser
 
@@ -445,7 +447,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         target = Target(options.url, (body,), (("Content-Type", options.content_type),))
         stream = Stream(target, steps(options.rate), options.seed)
         slo, timeout = parse_duration(options.slo), parse_duration(options.timeout)
-        records, lag = uvloop.run(offer([stream], give_up_after=timeout))
+        records, lag = uvloop.run(offer([stream], timeout_seconds=timeout))
     except (ValueError, OSError) as error:
         # ShapeError is a ValueError; both name the argument and the rule.
         parser.exit(2, f"{parser.prog}: {error}\n")

@@ -45,7 +45,7 @@ NO_CONNECTION = 0
 """Status of a request for which no connection could be made."""
 
 TIMED_OUT = -1
-"""Status of a request that the generator gave up on."""
+"""Status of a request that timed out."""
 
 BROKEN = -2
 """Status of a request whose connection ended before the answer did."""
@@ -139,7 +139,7 @@ class Ledger:
 
     @property
     def attainment(self) -> float | None:
-        """Share of good ones among the requests answered or given up so far; None without any."""
+        """Share of good ones among the requests answered or timed out so far; None without any."""
         return self.good / len(self.records) if self.records else None
 
 
@@ -151,7 +151,7 @@ def percentile(ascending: Sequence[float], share: float) -> float | None:
 
 
 def summarize(records: Iterable[Record], slo: float) -> Summary:
-    """Count outcomes against an SLO (seconds) and take percentiles over all requests, misses as endless."""
+    """Count outcomes against an SLO (seconds) and take percentiles over all requests, misses as infinite."""
     good = slow = refused = failed = lost = 0
     latencies: list[float] = []
     for _, latency, status in records:
@@ -192,7 +192,7 @@ def per_second(records: Iterable[Record], slo: float, duration: float) -> tuple[
 
 
 def recent(records: Sequence[Record], since: float) -> list[Record]:
-    """Return the records that were answered or given up since a moment, of records in that order."""
+    """Return the records that were answered or timed out since a moment, of records in that order."""
     found: list[Record] = []
     for record in reversed(records):
         if record.scheduled + record.latency < since:
@@ -233,7 +233,7 @@ def reduce(ledger: Ledger, duration: float) -> Track:
 def result(comparison: Comparison) -> dict[str, object]:
     """Return the machine-readable result of one function; durations in milliseconds where the name says so.
 
-    A percentile that misses reach is endless and stands as null, as does all that was not measured.
+    A percentile that misses reach is infinite and stands as null, as does all that was not measured.
     """
     ours, theirs = comparison.tailbound, comparison.baseline
     return {
@@ -376,7 +376,7 @@ class Run:
     cpu_s: float
     statuses: Mapping[str, int]
     latency_ms: Mapping[str, float | None]
-    """Over all requests, misses as endless."""
+    """Over all requests, misses as infinite."""
     ok_latency_ms: Mapping[str, float | None]
     """Over the 2xx answers alone."""
     lag_ms: Mapping[str, float | None]

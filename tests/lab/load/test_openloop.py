@@ -64,14 +64,14 @@ class Server:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def drive(answer, rate, *, give_up_after=50.0, **target):
+def drive(answer, rate, *, timeout_seconds=50.0, **target):
     """Offer one stream to a server that answers so; return server, records and lag."""
 
     async def run():
         server = Server(answer)
         async with server.run() as url:
             streams = [Stream(Target(url, **target), steps(rate))]
-            records, lag = await offer(streams, give_up_after=give_up_after)
+            records, lag = await offer(streams, timeout_seconds=timeout_seconds)
         return server, records[0], lag
 
     return asyncio.run(run())
@@ -166,7 +166,7 @@ def test_a_silent_server_costs_the_timeout():
     async def never(_):
         await asyncio.sleep(60)
 
-    _, records, _ = drive(never, "50:0.2", give_up_after=0.3)
+    _, records, _ = drive(never, "50:0.2", timeout_seconds=0.3)
     assert {record.status for record in records} == {TIMED_OUT}
     assert all(0.3 <= record.latency < 20 for record in records)
 

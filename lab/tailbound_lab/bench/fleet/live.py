@@ -35,7 +35,7 @@ from tailbound_lab.live.twins import CommunityScaler
 from tailbound_lab.live.watch import Decision, NoAnswerError, by_function, decisions, get_json
 from tailbound_lab.load import records
 from tailbound_lab.load.arrivals import Profile, bursty
-from tailbound_lab.load.openloop import GIVE_UP_AFTER, Lag, Stream, Target, parse_duration
+from tailbound_lab.load.openloop import TIMEOUT_SECONDS, Lag, Stream, Target, parse_duration
 from tailbound_lab.load.records import BenchError, Change, Ledger, Point, RunError
 from tailbound_lab.load.sender import sending
 from tailbound_lab.local.errors import PlatformError
@@ -292,7 +292,7 @@ async def _offer(
             companions.append(_kill(platform, killed, elapsed, run))
         reading = asyncio.create_task(sender.read([run.ledger]))
         running: set[asyncio.Task[Any]] = {reading, *map(asyncio.create_task, companions)}
-        limit = duration + GIVE_UP_AFTER + _END_LIMIT
+        limit = duration + TIMEOUT_SECONDS + _END_LIMIT
         try:
             ended, _ = await asyncio.wait(running, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             for task in ended:
