@@ -66,7 +66,8 @@ def scenario(
         scheduler = Scheduler(
             POLICIES["slo"](PolicySettings(8, 0.0, 0.1)), model, max_inflight=max_inflight, shed_late=shed
         )
-        await body(Bench(Batcher(clock, scheduler, model, metrics, workers=1), clock, metrics))
+        batcher = Batcher(clock, scheduler, model, metrics, workers=1, shed_late=shed)
+        await body(Bench(batcher, clock, metrics))
 
     asyncio.run(run())
 
@@ -205,16 +206,27 @@ def test_a_request_is_given_up_at_its_timeout_while_it_waits_and_while_it_runs()
     scenario(body)
 
 
-def test_the_timer_fires_by_itself():
+def test_the_timer_fires_by_itself_for_whatever_ends_first():
     async def body(bench: Bench) -> None:
-        bench.submit(0, timeout=0.02)
+        long = bench.submit(0, timeout=1000.0)
+        await turn()
         bench.submit(1, timeout=0.01)
         await turn()
-        bench.clock.now += 0.03
+        bench.clock.now += 0.02
+        bench.batcher.withdraw(long)
         await asyncio.wait_for(bench.batcher.drained(), 60)
-        assert {type(answer.outcome) for answer in bench.answers.values()} == {Expired}
+        assert isinstance(bench.answers[1].outcome, Expired)
 
     scenario(body)
+
+
+def test_nothing_is_refused_as_late_while_a_worker_is_idle():
+    async def body(bench: Bench) -> None:
+        assert isinstance(bench.batcher.refusal(bench.clock.now), PredictedLate)
+        bench.batcher.worker_idle(bench.worker)
+        assert bench.batcher.refusal(bench.clock.now) is None
+
+    scenario(body, shed=True)
 
 
 def test_late_requests_are_shed_when_asked():
@@ -251,16 +263,21 @@ def test_a_dead_workers_requests_are_tried_alone_and_then_fail():
     scenario(body)
 
 
-@pytest.mark.parametrize(("failed", "reason"), [(True, DispatchReason.IDLE), (False, DispatchReason.LATE)])
-def test_a_batch_teaches_what_it_took_unless_everything_in_it_failed(failed: bool, reason: DispatchReason):
+@pytest.mark.parametrize(
+    ("failed", "reason"), [((True, True), DispatchReason.IDLE), ((True, False), DispatchReason.LATE)]
+)
+def test_a_batch_teaches_what_it_took_unless_everything_in_it_failed(
+    failed: tuple[bool, ...], reason: DispatchReason
+):
     async def body(bench: Bench) -> None:
         bench.batcher.worker_idle(bench.worker)
-        bench.submit(0)
+        for number in range(2):
+            bench.submit(number)
         await turn()
         bench.clock.now += 5.0
-        bench.batcher.replied(bench.worker.batches[0], [Reply(500, b"", b"", failed=failed)])
+        bench.batcher.replied(bench.worker.batches[0], [Reply(500, b"", b"", failed=each) for each in failed])
         bench.batcher.worker_idle(bench.worker)
-        bench.submit(1)
+        bench.submit(2)
         await turn()
         assert bench.worker.batches[-1].reason is reason
 
