@@ -84,6 +84,11 @@ def test_what_is_imagined_makes_sense(observed, real, virtual):
     assert there.attainment is None or 0.0 <= there.attainment <= 1.0
 
 
+def test_what_the_incumbent_has_missed_says_nothing_of_other_replicas():
+    there = imagined(seen(burn_short=5.0, budget_remaining=0.1), REAL, Scale(9, 9))
+    assert (there.burn_short, there.budget_remaining) == (None, None)
+
+
 def test_an_interval_is_scored_for_both():
     shadow = Shadow.beside(REAL, 0.0).wanted(3, 0.0, 0.0)
     overloaded = seen(rate=250.0, attainment=0.7)

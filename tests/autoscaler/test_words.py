@@ -189,3 +189,11 @@ def test_a_score_compares_both_worlds():
         "180 ",
     ]
     assert score(NAME, numbers | {"requests": 0.0}) != score(NAME, numbers | {"seconds": 0.0})
+
+
+def test_a_sentence_leaves_out_what_is_as_usual():
+    usual = EVERY_INPUT | {"pending": 0.0, "correction": 1.0}
+    told = sentence(a_told_decision(inputs=usual))
+    assert told == sentence(a_told_decision(inputs=usual | {"pending": None, "correction": None}))
+    assert told != sentence(a_told_decision(inputs=usual | {"pending": 1.0}))
+    assert told != sentence(a_told_decision(inputs=usual | {"correction": 0.81}))

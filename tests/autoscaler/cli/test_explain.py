@@ -102,7 +102,9 @@ def test_explain_takes_the_port_of_the_configuration_or_the_environment(port, tm
 
 def test_explain_unknown_function_is_status_1_and_suggests_one(port, capsys):
     assert main(["vision.openfaas-f", "--url", f"http://127.0.0.1:{port}"]) == 1
-    assert NAME in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert NAME in told
+    assert "{" not in told, "in the autoscaler's words, not as JSON"
 
 
 @pytest.mark.parametrize("fault", [doubles.status(500), doubles.garbage, doubles.status(200, b'{"a": 1}')])
