@@ -6,6 +6,7 @@ what watchdogs would; Prometheus is the installed program.
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -353,3 +354,26 @@ def until(true: Callable[[], object], what: str, seconds: float = 25.0) -> None:
     while not true():
         assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
         time.sleep(0.05)
+
+
+@contextmanager
+def a_process(
+    config: Path, log: Path, *flags: str
+) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], list[dict[str, Any]]]]]:
+    """Run the autoscaler; give its process and a function that reads its decisions so far.
+
+    ``log`` has what it writes to stderr.
+    """
+    told = log.with_suffix(".jsonl")
+    with told.open("wb") as stdout, log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "slo_autoscaler", "--config", str(config), *flags],
+            stdout=stdout,
+            stderr=stderr,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        try:
+            yield process, lambda: [json.loads(line) for line in told.read_text().splitlines() if line]
+        finally:
+            process.kill()
+            process.wait()

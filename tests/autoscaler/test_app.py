@@ -1,17 +1,15 @@
 """The command: its exit statuses and messages, and the whole program on a real Prometheus."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import urllib.request
-from contextlib import contextmanager
 
 import pytest
 
 from autoscaler import doubles
-from autoscaler.doubles import Function, a_fleet, a_gateway, a_prometheus, free_port, until
+from autoscaler.doubles import Function, a_fleet, a_gateway, a_process, a_prometheus, free_port, until
 from autoscaler.kube.kube_server import a_deployment, a_kube_server
 from slo_autoscaler.app import main
 
@@ -122,24 +120,6 @@ def test_credentials_that_are_not_there_are_status_2(cluster, capsys, tmp_path):
     assert "platform.kubeconfig: " in capsys.readouterr().err
 
 
-@contextmanager
-def running(config, tmp_path, *flags):
-    """Run the program; give its process and a function that reads its decisions so far."""
-    out = tmp_path / "decisions.jsonl"
-    with out.open("wb") as stdout, (tmp_path / "log").open("wb") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "slo_autoscaler", "--config", str(config), *flags],
-            stdout=stdout,
-            stderr=stderr,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
-        try:
-            yield process, lambda: [json.loads(line) for line in out.read_text().splitlines()]
-        finally:
-            process.kill()
-            process.wait()
-
-
 def test_scaling_goes_on_when_nobody_reads_the_decisions(config):
     with a_gateway(a=Function(1)) as gateway:
         process = subprocess.Popen(
@@ -171,9 +151,9 @@ def test_on_a_real_prometheus_it_scales_up_and_down_and_holds_when_prometheus_di
         fleet.rate = 250.0
         with (
             a_prometheus(tmp_path, {"a.openfaas-fn": [fleet.address]}) as prometheus,
-            running(
+            a_process(
                 config,
-                tmp_path,
+                tmp_path / "log",
                 *("--gateway-url", gateway.url, "--prometheus-url", prometheus.url, "--web-port", str(port)),
             ) as (process, decisions),
         ):
