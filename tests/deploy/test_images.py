@@ -66,7 +66,9 @@ def wheels(version: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def build_function(version: str, wheels: Path, folder: Path, test: str, **arguments: str) -> None:
+def build_function(
+    version: str, wheels: Path, folder: Path, test: str, tag: str = FUNCTION, **arguments: str
+) -> None:
     """Build from the context that faas-cli makes of a handler with one test."""
     handler = folder / "handler"
     handler.mkdir()
@@ -75,7 +77,7 @@ def build_function(version: str, wheels: Path, folder: Path, test: str, **argume
     (handler / "handler_test.py").write_text(f"from function import handler\n\n{test}\n")
     template = pull_template(ROOT / "template/python3-inference", folder / "template")
     context = shrinkwrap(template, handler, folder / "context")
-    containers.build(context, FUNCTION, wheels, {"PYTHON_VERSION": version, **arguments})
+    containers.build(context, tag, wheels, {"PYTHON_VERSION": version, **arguments})
 
 
 @pytest.fixture(scope="module")
@@ -140,12 +142,14 @@ def test_function_ships_without_what_built_and_tested_it(function: str):
 
 
 def test_failing_test_stops_the_build_unless_tests_are_off(
-    version: str, wheels: Path, function: str, tmp_path_factory: pytest.TempPathFactory
+    version: str, wheels: Path, tmp_path_factory: pytest.TempPathFactory
 ):
     test = "def test_it():\n    assert not 'today'"
+    tag = f"{FUNCTION}-failing"
     with pytest.raises(AssertionError, match="not 'today'"):
-        build_function(version, wheels, tmp_path_factory.mktemp("failing"), test)
-    build_function(version, wheels, tmp_path_factory.mktemp("off"), test, TEST_ENABLED="false")
+        build_function(version, wheels, tmp_path_factory.mktemp("failing"), test, tag)
+    build_function(version, wheels, tmp_path_factory.mktemp("off"), test, tag, TEST_ENABLED="false")
+    podman("rmi", "--force", tag)
 
 
 def test_function_serves_as_any_user_in_a_read_only_root_and_drains_when_told_to_stop(function: str):
