@@ -228,8 +228,6 @@ def _told(clauses: Iterable[str], numbers: Mapping[str, str]) -> list[str]:
 def _numbers(inputs: Mapping[str, Any]) -> dict[str, str]:
     """Return the inputs as text, without those that are no data or say that nothing is special."""
     known = {key: value for key, value in inputs.items() if isinstance(value, int | float)}
-    if "available" in known:
-        known.setdefault("ready", known["available"])
     if "desired" in known and "ready" in known:
         known.setdefault("pending", max(0, known["desired"] - known["ready"]))
     if not known.get("pending"):

