@@ -102,6 +102,7 @@ def test_a_hung_server_is_killed_and_its_request_answered_504():
     with upstream(workers="1", exec_timeout="2s") as dog:
         answer = dog.call(body=b"hang")
         assert (answer.status, answer.headers["X-Watchdog-Reason"]) == (504, "expired")
+        wait_until(lambda: dog.metric("watchdog_worker_restarts_total") == 1, "it is killed")
         wait_until(lambda: dog.call(body=b"fine").status == 201, "it is started again")
         assert "fprocess has answered nothing for 2 s and is killed" in dog.log
 

@@ -147,54 +147,20 @@ def handle_batch(events, context):
     if len(events[0].body) == 800:
         with pathlib.Path(__file__).with_name(f"measured-{os.getpid()}").open("a") as file:
             file.write(f"{len(events)} ")
-    time.sleep(COST)
+    time.sleep(0.03)
     return [event.body for event in events]
 """
 
 
-@pytest.mark.parametrize(
-    ("cost", "settings", "largest"),
-    [
-        pytest.param(
-            "0.03", {"workers": "2", "max_batch_size": "4"}, 4, id="on every worker that has loaded"
-        ),
-        pytest.param("0.05 * len(events) ** 2", {}, 4, id="while larger batches are worth it"),
-        pytest.param("0.03", {"max_body_bytes": "1Ki", "max_queued_bytes": "2Ki"}, 2, id="as may wait"),
-    ],
-)
-def test_the_handler_is_measured_with_example_bodies_before_it_serves(
-    cost: str, settings: dict[str, str], largest: int
-):
-    with watchdog(MEASURED.replace("COST", cost), **{"workers": "1", **settings}) as dog:
-        workers = int(settings.get("workers", "1"))
-        dog.wait_idle(workers)
+def test_the_handler_is_measured_on_every_worker_that_has_loaded_before_one_serves():
+    with watchdog(MEASURED, workers="2", max_batch_size="4") as dog:
+        dog.wait_idle(2)
         files = list(dog.folder.glob("measured-*"))
-        assert len(files) == workers
-        for file in files:
-            sizes = set(map(int, file.read_text().split()))
-            assert 1 in sizes
-            assert max(sizes) <= largest
+        assert len(files) == 2
+        assert all({"1"} <= set(file.read_text().split()) <= {"1", "2", "4"} for file in files)
         # l(1) is known before the first request, and no machine makes it shorter than it is.
         assert dog.metric('watchdog_service_seconds_predicted{size="1"}') >= 0.03
         assert dog.metric("watchdog_capacity_requests_per_second") > 0
-
-
-def test_the_cores_bound_the_capacity_of_what_computes():
-    handler = """
-    import time
-    def example():
-        return b"typical"
-    def handle_batch(events, context):
-        ends = time.process_time() + 0.01 * len(events)
-        while time.process_time() < ends:
-            pass
-        return [event.body for event in events]
-    """
-    cores = len(os.sched_getaffinity(0))
-    with watchdog(handler, workers=str(2 * cores), slo_latency="1s") as dog:
-        dog.wait_idle(2 * cores)
-        # A core that does nothing else computes 100 requests per second.
-        assert dog.metric("watchdog_capacity_requests_per_second") < 100 * cores
 
 
 def test_sigterm_under_load_loses_nothing_that_was_accepted():

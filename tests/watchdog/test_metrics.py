@@ -53,7 +53,9 @@ def test_one_bucket_edge_lies_exactly_on_the_slo_and_the_stock_ones_are_kept():
 def test_unusual_methods_share_one_label_so_that_clients_can_not_make_series():
     metrics, _ = make()
     metrics.request_finished(404, b"BREW", 0.1, None)
-    assert value(metrics, "http_requests_total", code="404", method="unknown") == 1
+    metrics.request_finished(404, b"FETCH", 0.1, None)
+    assert value(metrics, "http_requests_total", code="404", method="unknown") == 2
+    assert not metrics._durations, "and none is remembered"
 
 
 def test_what_is_no_request_of_the_slo_is_counted_but_has_no_outcome():

@@ -20,6 +20,7 @@ from batching_watchdog.pool.child import (
     relay,
     worker_environment,
 )
+from e2e.processes import wait_until
 
 
 def config(*devices: str, **environment: str) -> Config:
@@ -68,8 +69,7 @@ def test_a_child_that_ends_is_started_again_until_that_is_given_up(capfd: pytest
         tasks.spawn(child.keep_running(ended), "child")
         with pytest.raises(StartFailed, match="enough"):
             await tasks.failed
-        await tasks.cancel()
-        await asyncio.sleep(0.1)  # asyncio closes the pipes
+        close(child)
 
     asyncio.run(run())
     assert ends == ["ended with status 3"] * 2
@@ -81,20 +81,25 @@ def test_a_child_that_is_stopped_takes_along_what_it_has_started(at_once: bool, 
     async def run() -> None:
         tasks = Tasks()
         pids = tmp_path / "pids"
-        command = ("sh", "-c", f"sleep 1000 & echo $! > {pids}.new; mv {pids}.new {pids}; wait")
-        child = Child("it", command, PROMPT, os.environ, tasks)
+        command = ("sh", "-c", f"sleep 300 & echo $! > {pids}.new; mv {pids}.new {pids}; wait")
+        quiet = config(worker_priority="normal", prefix_logs="false")
+        child = Child("it", command, quiet, os.environ, tasks)
         running = tasks.spawn(child.keep_running(pytest.fail), "child")
         async with asyncio.timeout(50):
             while not pids.exists():  # noqa: ASYNC110 - written by another process
                 await asyncio.sleep(0.01)
             await child.stop(at_once=at_once)
             await running
-            while alive(int(pids.read_text())):  # noqa: ASYNC110 - another process
-                await asyncio.sleep(0.01)
-        await tasks.cancel()
-        await asyncio.sleep(0.1)  # asyncio closes the pipes
+        await asyncio.to_thread(wait_until, lambda: not alive(int(pids.read_text())), "it is killed", 50)
+        close(child)
 
     asyncio.run(run())
+
+
+def close(child: Child) -> None:
+    """Close the pipes, which asyncio would do when it next looks at them."""
+    assert child._process is not None
+    child._process._transport.close()  # type: ignore[attr-defined] # there is no other way
 
 
 def alive(pid: int) -> bool:
