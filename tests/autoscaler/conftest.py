@@ -1,26 +1,19 @@
-"""The API server of the tests that need one: a double of it, or a real one."""
+"""The API server of the tests that need one: a double of it, or a real one that is there."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from autoscaler.kube.control_plane import Access, a_namespace, an_access, real
+from autoscaler.kube.access import Access, a_namespace, access, real
 from autoscaler.kube.kube_server import KubeServer, a_kube_server
 from slo_autoscaler.kube.client import KubeApi
 
 
-@pytest.fixture(scope="session")
-def access(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Access]:
-    """A real API server, one for all tests of a process."""
-    with an_access(tmp_path_factory.mktemp("control-plane")) as found:
-        yield found
-
-
-@pytest.fixture(params=["double", pytest.param("real", marks=real())])
+@pytest.fixture(params=["double", pytest.param("real", marks=real)])
 def api(request: pytest.FixtureRequest) -> Iterator[KubeServer | Access]:
     """An API server; each test that asks for it runs on the double, and on a real one where there is one."""
     if request.param == "real":
-        yield request.getfixturevalue("access")
+        yield access()
     else:
         with a_kube_server() as server:
             yield server
@@ -41,13 +34,7 @@ def cluster(kubeconfig: str) -> Iterator[KubeApi]:
 
 
 @pytest.fixture
-def namespace(api: KubeServer | Access, cluster: KubeApi) -> Iterator[str]:
-    """A namespace of the test's own; without controllers it stays, but none of its Deployments."""
+def namespace(cluster: KubeApi) -> Iterator[str]:
+    """A namespace of the test's own."""
     with a_namespace(cluster) as name:
         yield name
-        if isinstance(api, KubeServer):
-            return  # it goes with all that is in it
-        path = f"/apis/apps/v1/namespaces/{name}/deployments"
-        for items, _ in list(cluster.pages(path)):
-            for each in items:
-                cluster.delete(f"{path}/{each['metadata']['name']}")

@@ -7,8 +7,7 @@ import pytest
 
 from autoscaler import doubles
 from autoscaler.doubles import until
-from autoscaler.kube.control_plane import on_double
-from autoscaler.kube.freezing_proxy import a_freezing_proxy
+from autoscaler.kube.access import delete, on_double
 from autoscaler.kube.kube_server import a_deployment
 from slo_autoscaler.errors import ApiError, ForbiddenError, UnreachableError
 from slo_autoscaler.kube.client import KubeApi, Resource
@@ -21,22 +20,21 @@ LISTS = "GET /apis/apps/v1/"
 class Shop:
     """Deployments of a namespace, and informers of their counts, each closed at the end."""
 
-    def __init__(self, api, cluster, namespace, folder):
+    def __init__(self, api, cluster, namespace):
         self.api = api
         self.namespace = namespace
         self.path = DEPLOYMENTS.path(namespace)
-        self._cluster = cluster
-        self._client = KubeApi(api.kubeconfig(folder), timeout=10.0, connections=4)
+        self.cluster = cluster
         self._informers = []
 
     def add(self, name, count):
-        self._cluster.create(self.path, a_deployment(name, self.namespace, count))
+        self.cluster.create(self.path, a_deployment(name, self.namespace, count))
 
     def scale(self, name, count):
-        self._cluster.patch(f"{self.path}/{name}", {"spec": {"replicas": count}})
+        self.cluster.patch(f"{self.path}/{name}", {"spec": {"replicas": count}})
 
     def remove(self, name):
-        self._cluster.delete(f"{self.path}/{name}")
+        delete(self.cluster, f"{self.path}/{name}")
 
     def key(self, name):
         return self.namespace, name
@@ -47,14 +45,9 @@ class Shop:
     def informer(self, *, client=None, listed=True, **settings):
         """Start one, and wait for its first list; ``told`` are the keys that it reported."""
         told = []
-        settings = {
-            "namespaces": [self.namespace],
-            "resync": 300.0,
-            "changed": told.append,
-            "watch_seconds": 10.0,
-            **settings,
-        }
-        informer = Informer(client or self._client, DEPLOYMENTS, transform=_count, **settings)
+        usual = {"namespaces": [self.namespace], "resync": 300.0, "changed": told.append}
+        settings = {**usual, "watch_seconds": 10.0, **settings}
+        informer = Informer(client or self.cluster, DEPLOYMENTS, transform=_count, **settings)
         informer.told = told
         self._informers.append(informer)
         informer.start()
@@ -66,25 +59,22 @@ class Shop:
 
     def break_watches(self):
         """End every watch, and wait until one is asked for again, in vain if the test says so."""
-        before = len(self.watches())
+        before = self.asked("watch=")
         self.api.end_watches()
-        until(lambda: len(self.watches()) > before, "it tries to watch again")
+        until(lambda: self.asked("watch=") > before, "it tries to watch again")
 
-    def watches(self):
-        return [line for line in self.api.requests if "watch=" in line]
-
-    def lists(self):
-        return [line for line in self.api.requests if line.startswith(LISTS) and "watch=" not in line]
+    def asked(self, what):
+        """Return how many requests had this in their query: ``watch=``, or ``limit=``, a list's."""
+        return sum(line.startswith(LISTS) and what in line for line in self.api.requests)
 
     def close(self):
         for informer in self._informers:
             informer.close()
-        self._client.close()
 
 
 @pytest.fixture
-def shop(api, cluster, namespace, tmp_path):
-    shop = Shop(api, cluster, namespace, tmp_path)
+def shop(api, cluster, namespace):
+    shop = Shop(api, cluster, namespace)
     shop.add("web", 2)
     yield shop
     shop.close()
@@ -98,6 +88,10 @@ def error_of(informer):
     """Why its only list or watch failed last."""
     (found,) = informer._lists.values()
     return found.error
+
+
+def is_current(informer, found):
+    return error_of(informer) is None and informer.items() == found
 
 
 def test_an_object_that_comes_changes_and_goes_is_reported(shop):
@@ -125,8 +119,8 @@ def test_namespaces_are_all_or_those_that_are_named(shop, namespace):
 
 
 def test_close_ends_a_watch_that_waits_for_events(shop):
-    each = shop.informer(watch_seconds=60.0)
-    (name,) = [thread.name for thread in threading.enumerate() if thread.name == f"watch {shop.path}"]
+    each, name = shop.informer(watch_seconds=60.0), f"watch {shop.path}"
+    assert name in {thread.name for thread in threading.enumerate()}
     each.close()
     assert name not in {thread.name for thread in threading.enumerate()}
 
@@ -134,7 +128,7 @@ def test_close_ends_a_watch_that_waits_for_events(shop):
 # Own writes
 
 
-def test_wrote_newer_than_the_watch_counts_until_the_watch_reports_it(shop):
+def test_wrote_newer_than_the_watch_counts_until_the_object_is_gone(shop):
     each = shop.informer()
     each.wrote(shop.key("web"), "1000000000000", 5)
     shop.add("new", 7)
@@ -151,17 +145,16 @@ def test_wrote_newer_than_the_watch_counts_until_the_watch_reports_it(shop):
 def test_wrote_is_dropped_when_the_watch_has_its_version(shop, api):
     each = shop.informer()
     each.wrote(shop.key("web"), "2000", 5)
-    api._version = 1998
+    api.version = 1998
     shop.scale("web", 3)  # 1999, and 2000 when its pods are ready
     until(lambda: each.get(shop.key("web")) == 3, "the watch has the version of the write")
 
 
 @pytest.mark.parametrize("version", ["1", "the watch's", "x", ""])
-def test_wrote_not_newer_than_the_watch_changes_nothing(shop, cluster, version):
+def test_wrote_not_newer_than_the_watch_changes_nothing(shop, version):
     each = shop.informer()
     if version == "the watch's":
-        (found,) = each._lists.values()
-        version = found._seen[shop.key("web")].number
+        version = each._of(shop.key("web"))._seen[shop.key("web")].number
     each.wrote(shop.key("web"), version, 9)
     assert (each.get(shop.key("web")), each.items()) == (2, shop.keys(web=2))
 
@@ -175,14 +168,14 @@ def test_a_watch_that_breaks_off_is_resumed_without_a_list(shop):
     shop.break_watches()
     shop.scale("web", 6)
     until(lambda: each.items() == shop.keys(web=6), "the change in between is known")
-    assert len(shop.lists()) == 1
+    assert shop.asked("limit=") == 1
 
 
 @on_double
 def test_a_watch_that_ends_is_followed_by_the_next_and_now_and_then_by_a_list(shop, api):
     api.longest_watch = 0.1
     each = shop.informer(resync=0.0)
-    until(lambda: len(shop.lists()) > 2, "further lists")
+    until(lambda: shop.asked("limit=") > 2, "further lists")
     assert each.told == [shop.key("web")], "what has not changed is not reported again"
     shop.scale("web", 3)
     until(lambda: each.get(shop.key("web")) == 3, "the change is known")
@@ -198,7 +191,7 @@ def test_a_version_that_is_too_old_is_followed_by_a_list(shop, api):
     shop.remove("gone")
     api.compact()
     api.faults.clear()
-    until(lambda: error_of(each) is None and each.items() == shop.keys(web=8), "it has listed anew")
+    until(lambda: is_current(each, shop.keys(web=8)), "it has listed anew")
     assert shop.key("gone") not in each.told
 
 
@@ -214,7 +207,7 @@ def test_bookmarks_keep_a_quiet_watch_from_growing_too_old(shop, api, namespace)
     shop.break_watches()
     shop.scale("web", 3)
     until(lambda: each.get(shop.key("web")) == 3, "it watches again")
-    assert len(shop.lists()) == 1
+    assert shop.asked("limit=") == 1
 
 
 @on_double
@@ -229,13 +222,14 @@ def test_while_the_server_is_away_there_is_an_error_and_afterwards_the_news(shop
             read()
     shop.scale("web", 1)
     api.faults.clear()
-    until(lambda: error_of(each) is None and each.items() == shop.keys(web=1), "it is current again")
+    until(lambda: is_current(each, shop.keys(web=1)), "it is current again")
     assert f"watch {shop.path}: recovered" in caplog.text
 
 
 @on_double
-def test_a_busy_server_leaves_what_is_known_until_that_is_too_old(shop, api):
-    each = shop.informer()
+def test_a_busy_server_leaves_what_is_known_until_that_is_too_old(shop, api, tmp_path):
+    client = KubeApi(api.kubeconfig(tmp_path), timeout=10.0, connections=2)
+    each = shop.informer(client=client)
     api.faults[LISTS] = doubles.status(429)
     shop.break_watches()
     until(lambda: error_of(each), "it has noticed")
@@ -244,6 +238,8 @@ def test_a_busy_server_leaves_what_is_known_until_that_is_too_old(shop, api):
     found._contact -= 10.0 + 2 * 10.0  # a watch, and two requests
     with pytest.raises(ApiError, match="status 429"):
         each.items()
+    each.close()
+    client.close()
 
 
 @on_double
@@ -258,24 +254,23 @@ def test_items_of_a_list_that_failed_are_an_error_or_left_out(shop, api):
 
 @on_double
 def test_a_silent_server_is_noticed(shop, api, tmp_path):
-    with a_freezing_proxy(api.address) as proxy:
-        client = KubeApi(api.kubeconfig(tmp_path, proxy.address), timeout=0.1, connections=2)
-        api.longest_watch = 0.1
-        each = shop.informer(client=client, watch_seconds=0.2)
+    client = KubeApi(api.kubeconfig(tmp_path, "ours"), timeout=0.1, connections=2)
+    api.longest_watch = 0.1
+    each = shop.informer(client=client, watch_seconds=0.2)
 
-        def is_current():
-            try:
-                return each.items() == shop.keys(web=2)
-            except UnreachableError:
-                return False
+    def answers():
+        try:
+            return each.items() == shop.keys(web=2)
+        except UnreachableError:
+            return False
 
-        until(is_current, "it has listed")
-        proxy.freeze()
-        until(lambda: not is_current(), "the silence is noticed")
-        proxy.thaw()
-        until(is_current, "it is current again")
-        each.close()
-        client.close()
+    until(answers, "it has listed")
+    api.freeze("ours")
+    until(lambda: not answers(), "the silence is noticed")
+    api.thaw()
+    until(answers, "it is current again")
+    each.close()
+    client.close()
 
 
 @on_double
@@ -291,7 +286,7 @@ def test_a_list_that_makes_no_sense_is_an_error_until_one_does(shop, api, body, 
     each = shop.informer(listed=False)
     until(lambda: words in str(error_of(each)), "it has noticed")
     api.faults.clear()
-    until(lambda: error_of(each) is None and each.items() == shop.keys(web=2), "it has listed anew")
+    until(lambda: is_current(each, shop.keys(web=2)), "it has listed anew")
 
 
 @on_double
@@ -312,4 +307,4 @@ def test_a_bug_that_a_change_brings_to_light_does_not_end_the_watch(shop, caplog
     each = shop.informer(changed=fail)
     shop.add("odd", 1)
     until(lambda: "KeyError" in caplog.text, "the bug is known")
-    until(lambda: error_of(each) is None and each.items() == shop.keys(web=2, odd=1), "it goes on")
+    until(lambda: is_current(each, shop.keys(web=2, odd=1)), "it goes on")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,48 +28,45 @@ def a_lease(**changes):
     return Lease.of({"metadata": {"resourceVersion": "7"}, "spec": spec})
 
 
-def test_where_there_is_no_lease_one_is_created():
-    assert next_step(None, "a", DURATION, 0.0) is Step.CREATE
+GIVEN_BACK = Lease.of({"metadata": {"resourceVersion": "8"}, "spec": released(a_lease(), WALL)})
+UNSAID = Lease.of({"metadata": {"resourceVersion": "1"}})
 
 
-def test_the_holder_renews_however_late_it_is():
-    assert next_step(Sighting(a_lease(), 0.0), "a", DURATION, 1000.0) is Step.RENEW
-
-
-def test_others_wait_for_as_long_as_they_have_seen_it_unchanged():
-    sighting = Sighting(a_lease(), 100.0)
-    assert next_step(sighting, "b", DURATION, 114.9) is Step.WAIT
-    assert next_step(sighting, "b", DURATION, 115.0) is Step.TAKE
-
-
-def test_the_longer_of_two_durations_counts():
-    longer = Sighting(a_lease(leaseDurationSeconds=60), 0.0)
-    assert next_step(longer, "b", DURATION, 59.0) is Step.WAIT
-    shorter = Sighting(a_lease(leaseDurationSeconds=1), 0.0)
-    assert next_step(shorter, "b", DURATION, 14.0) is Step.WAIT
+@pytest.mark.parametrize(
+    ("lease", "identity", "seconds", "step"),
+    [
+        (None, "a", 0.0, Step.CREATE),
+        (a_lease(), "a", 1000.0, Step.RENEW),  # however late it is
+        (a_lease(), "b", 14.9, Step.WAIT),
+        (a_lease(), "b", 15.0, Step.TAKE),
+        # The longer of two durations counts.
+        (a_lease(leaseDurationSeconds=60), "b", 59.0, Step.WAIT),
+        (a_lease(leaseDurationSeconds=1), "b", 14.0, Step.WAIT),
+        (GIVEN_BACK, "b", 0.0, Step.TAKE),
+        (UNSAID, "a", 0.0, Step.TAKE),
+    ],
+)
+def test_step_of_a_candidate_that_has_seen_a_lease_for_so_long(lease, identity, seconds, step):
+    sighting = None if lease is None else Sighting(lease, 100.0)
+    assert next_step(sighting, identity, DURATION, 100.0 + seconds) is step
 
 
 def test_the_holder_stops_a_third_of_the_duration_before_the_lease_runs_out():
     assert acts_until(100.0, DURATION) == 110.0
 
 
-def test_a_lease_that_was_given_back_is_taken_at_once():
-    lease = Lease.of({"metadata": {"resourceVersion": "8"}, "spec": released(a_lease(), WALL)})
-    assert next_step(Sighting(lease, 5.0), "b", DURATION, 5.0) is Step.TAKE
-
-
-def test_the_holder_looks_as_often_as_it_renews_and_others_more_often():
-    sighting = Sighting(a_lease(), 100.0)
-    assert pause(sighting, "a", DURATION, 2.0, 101.0) == 2.0
-    assert pause(sighting, "b", DURATION, 2.0, 101.0) == 0.5
-    assert pause(None, "b", DURATION, 2.0, 101.0) == 2.0
-
-
-def test_others_look_at_the_moment_when_the_lease_has_run_out():
-    sighting = Sighting(a_lease(), 100.0)
-    assert pause(sighting, "b", DURATION, 2.0, 114.75) == 0.25
-    # It is theirs to take, and could not be taken the last time.
-    assert pause(sighting, "b", DURATION, 2.0, 115.0) == 0.5
+@pytest.mark.parametrize(
+    ("identity", "seconds", "wait"),
+    [
+        ("a", 1.0, 2.0),  # as often as it renews
+        ("b", 1.0, 0.5),
+        ("b", 14.75, 0.25),  # at the moment when the lease has run out
+        ("b", 15.0, 0.5),  # it is theirs to take, and could not be taken the last time
+    ],
+)
+def test_pause_of_a_candidate_that_has_seen_a_lease_for_so_long(identity, seconds, wait):
+    assert pause(Sighting(a_lease(), 100.0), identity, DURATION, 2.0, 100.0 + seconds) == wait
+    assert pause(None, identity, DURATION, 2.0, 100.0 + seconds) == 2.0
 
 
 @given(st.floats(0, 1e6), st.floats(1, 600), st.floats(0.01, 60), st.floats(0, 1e3))
@@ -81,8 +79,7 @@ def test_nobody_waits_longer_than_for_a_renewal_nor_looks_without_a_pause(since,
 def test_a_lease_that_changes_is_seen_for_the_first_time_again():
     first = sighted(None, a_lease(), 1.0)
     assert sighted(first, a_lease(), 9.0) == first
-    renewed = Lease.of({"metadata": {"resourceVersion": "8"}, "spec": {"holderIdentity": "a"}})
-    assert sighted(first, renewed, 9.0).since == 9.0
+    assert sighted(first, GIVEN_BACK, 9.0).since == 9.0
 
 
 def test_who_takes_it_counts_as_a_transition_and_who_renews_it_does_not():
@@ -94,11 +91,6 @@ def test_who_takes_it_counts_as_a_transition_and_who_renews_it_does_not():
     assert (renewed["acquireTime"], renewed["leaseTransitions"]) == ("before", 3)
 
 
-def test_a_lease_of_which_nothing_is_said_is_free():
-    lease = Lease.of({"metadata": {"resourceVersion": "1"}})
-    assert next_step(Sighting(lease, 0.0), "a", DURATION, 0.0) is Step.TAKE
-
-
 @dataclass
 class _Candidate:
     """One autoscaler, in the steps of which any may take any time or never end."""
@@ -106,8 +98,8 @@ class _Candidate:
     name: str
     sighting: Sighting | None = None
     acts_until: float = float("-inf")
-    intent: tuple[str, str, float, dict] | None = None
-    """What it is about to write: step, version read, when it sent it, spec."""
+    intent: tuple[str, float, dict] | None = None
+    """What it is about to write: version read, when it sent it, spec."""
     answer: tuple[float, Lease] | None = None
     """What the server has answered, and when the write was sent; not received yet."""
 
@@ -131,13 +123,13 @@ class _World:
         if step is not Step.WAIT:
             lease = None if who.sighting is None else who.sighting.lease
             version = "" if lease is None else lease.version
-            who.intent = (step.value, version, self.now, held(step, lease, who.name, DURATION, WALL))
+            who.intent = (version, self.now, held(step, lease, who.name, DURATION, WALL))
 
     def arrive(self, who: _Candidate) -> None:
         """The write reaches the server, which takes it if nobody has written since."""
         if who.intent is None:
             return
-        _, version, sent, spec = who.intent
+        version, sent, spec = who.intent
         who.intent = None
         if version == ("" if self.stored is None else self.stored.version):
             self.version += 1

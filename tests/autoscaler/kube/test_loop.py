@@ -9,6 +9,7 @@ from slo_autoscaler.errors import ApiError, ConflictError, NotFoundError, Platfo
 from slo_autoscaler.kube.loop import MAX_BACK_OFF, MAX_WAIT_SECONDS, Loop, Writes, _Wait
 
 A, B = ("default", "a"), ("default", "b")
+REFUSED = ApiError("refused", 422)
 
 
 def fail(error):
@@ -42,26 +43,28 @@ def test_a_loop_that_was_never_started_can_be_closed():
     Loop("a loop", lambda: 1.0).close()
 
 
-def test_a_write_that_is_refused_waits_alone(caplog):
+def test_a_write_that_is_refused_waits_alone_and_is_forgotten_with_its_object(caplog):
     writes, done = Writes("status"), []
-    assert writes.attempt(A, fail(ApiError("refused", 422)))
+    assert writes.attempt(A, fail(REFUSED))
     assert writes.attempt(A, lambda: done.append("a")), "too early"
     assert writes.attempt(B, lambda: done.append("b"))
     assert done == ["b"]
-    assert writes.failed(A)
-    assert not writes.failed(B)
+    assert (writes.failed(A), writes.failed(B)) == (True, False)
     assert 0.0 < writes.pause() < MAX_WAIT_SECONDS
     until(lambda: writes.attempt(A, lambda: done.append("a")) and "a" in done, "it is tried again")
     assert not writes.failed(A)
     assert caplog.text.count("status of default/a: refused") == 1
+    writes.attempt(A, fail(REFUSED))
+    assert writes.order([B]) == [B]
+    assert not writes.failed(A)
 
 
-def test_what_fails_for_all_ends_the_pass_and_all_wait():
-    for error in (UnreachableError("no answer"), ApiError("webhook", 500)):
-        writes = Writes("status")
-        assert not writes.attempt(A, fail(error))
-        assert writes.backing_off()
-        assert writes.order([A, B])[0] == B, "what was not tried has its turn first"
+@pytest.mark.parametrize("error", [UnreachableError("no answer"), ApiError("webhook", 500)])
+def test_what_fails_for_all_ends_the_pass_and_all_wait(error):
+    writes = Writes("status")
+    assert not writes.attempt(A, fail(error))
+    assert writes.backing_off()
+    assert writes.order([A, B])[0] == B, "what was not tried has its turn first"
 
 
 def test_a_write_that_fails_again_waits_twice_as_long_up_to_a_limit():
@@ -69,20 +72,11 @@ def test_a_write_that_fails_again_waits_twice_as_long_up_to_a_limit():
     for _ in range(9):
         waits = waits.longer()
         seconds.append(waits.seconds)
-    assert seconds[:4] == [0.2, 0.4, 0.8, 1.6]
-    assert seconds[-1] == MAX_BACK_OFF
+    assert (seconds[:4], seconds[-1]) == ([0.2, 0.4, 0.8, 1.6], MAX_BACK_OFF)
 
 
 @pytest.mark.parametrize("error", [ConflictError("stale", 409), NotFoundError("gone", 404)])
 def test_a_write_to_an_old_state_is_no_failure_for_the_watch_reports_the_new_one(error):
     writes = Writes("status")
     assert writes.attempt(A, fail(error))
-    assert not writes.failed(A)
-    assert writes.pause() == MAX_WAIT_SECONDS
-
-
-def test_what_is_gone_is_forgotten():
-    writes = Writes("status")
-    writes.attempt(A, fail(ApiError("refused", 422)))
-    assert writes.order([B]) == [B]
-    assert not writes.failed(A)
+    assert (writes.failed(A), writes.pause()) == (False, MAX_WAIT_SECONDS)

@@ -3,15 +3,18 @@
 import pytest
 
 from autoscaler import doubles
-from autoscaler.kube.control_plane import on_double
+from autoscaler.kube.access import delete, on_double
 from autoscaler.platforms.knative_world import Standby, drive
 from slo_autoscaler.errors import FunctionGoneError, PlatformError
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms.knative.minimum import APPLIED, MIN_SCALE, OPT_IN, ORIGINAL
-from slo_autoscaler.platforms.knative.objects import REVISIONS
+from slo_autoscaler.platforms.knative.objects import CONFIG_MAPS, REVISIONS
+
+pytestmark = on_double
 
 MAX_SCALE = "autoscaling.knative.dev/max-scale"
+PATCHES = "PATCH /apis/serving.knative.dev"
 
 
 @pytest.fixture
@@ -20,8 +23,16 @@ def floor(start):
     return lambda leader=None: start(leader, mode="floor")
 
 
-def opt_out(world, name):
-    world.change(REVISIONS, name, metadata={"annotations": {OPT_IN: None}})
+@pytest.fixture
+def routed(world):
+    """A revision that asks for a floor, and has all the traffic."""
+    world.route(r1=100)
+    return world.revision()
+
+
+@pytest.fixture
+def platform(routed, floor):
+    return floor()
 
 
 def test_a_floor_is_written_seen_at_once_and_the_users_minimum_comes_back(world, floor):
@@ -35,15 +46,12 @@ def test_a_floor_is_written_seen_at_once_and_the_users_minimum_comes_back(world,
     given = {MIN_SCALE: "5", APPLIED: "5", ORIGINAL: "2"}
     assert world.annotations() == {OPT_IN: "true", MAX_SCALE: "9", **given}
     assert platform.scales()[world.function].desired == 5
-    opt_out(world, name)
+    world.change(REVISIONS, name, metadata={"annotations": {OPT_IN: None}})
     world.until(lambda: world.annotations() == {MIN_SCALE: "2", MAX_SCALE: "9"}, "its own minimum is back")
     world.until(lambda: platform.scales() == {}, "it is not ours any more")
 
 
-def test_a_floor_that_was_written_is_seen_however_late_the_watch_is(world, floor):
-    world.revision()
-    world.route(r1=100)
-    platform = floor()
+def test_a_floor_that_was_written_is_seen_however_late_the_watch_is(world, platform):
     world.settle(platform)
     platform._revisions.close()  # it sees nothing new
     for count in (5, 3):
@@ -52,37 +60,28 @@ def test_a_floor_that_was_written_is_seen_however_late_the_watch_is(world, floor
     assert world.annotations()[MIN_SCALE] == "3"
 
 
-def test_a_restart_keeps_the_floor(world, floor):
-    world.revision()
-    world.route(r1=100)
-    first = floor()
-    first.set_scale(world.function, 4)
-    first.close()
-    before, second = world.versions(), floor()
+def test_a_restart_keeps_the_floor(api, world, platform, floor):
+    platform.set_scale(world.function, 4)
+    platform.close()
+    before, second = api.version, floor()
     world.until(lambda: second.scales()[world.function].desired == 4, "it sees the floor")
     world.settle(second)
-    assert world.versions() == before
+    assert api.version == before
 
 
-def test_a_leader_that_led_before_has_forgotten_its_decisions(world, floor):
-    name = world.revision()
-    world.route(r1=100)
-    platform = floor()
+def test_a_leader_that_led_before_has_forgotten_its_decisions(world, routed, platform):
     platform.set_scale(world.function, 4)
     platform._leader.leading = False
     drive(platform)
     theirs = {MIN_SCALE: "2", APPLIED: "2"}
-    world.change(REVISIONS, name, metadata={"annotations": theirs})
+    world.change(REVISIONS, routed, metadata={"annotations": theirs})
     world.until(lambda: platform.scales()[world.function].desired == 2, "another leader's floor is seen")
     platform._leader.leading = True
     world.settle(platform)
     assert world.annotations()[MIN_SCALE] == "2"
 
 
-def test_a_rollout_takes_the_floor_along(world, floor):
-    world.revision(1)
-    world.route(r1=100)
-    platform = floor()
+def test_a_rollout_takes_the_floor_along(world, platform):
     platform.set_scale(world.function, 4)
     world.revision(2, ready="Unknown")
     world.until(lambda: world.annotations(2).get(MIN_SCALE) == "4", "before it is routed", platform)
@@ -93,19 +92,14 @@ def test_a_rollout_takes_the_floor_along(world, floor):
     assert world.annotations(2)[MIN_SCALE] == "4"
 
 
-def test_a_revision_whose_status_changes_at_the_same_moment_gets_its_floor(world, floor):
-    name = world.revision()
-    world.route(r1=100)
-    platform = floor()
+def test_a_revision_whose_status_changes_at_the_same_moment_gets_its_floor(world, routed, platform):
     for desired in (2, 3, 4):
-        world.change(REVISIONS, name, status={"desiredReplicas": desired})
+        world.change(REVISIONS, routed, status={"desiredReplicas": desired})
         platform.set_scale(world.function, desired)
         assert world.annotations()[MIN_SCALE] == str(desired)
 
 
-def test_standby_gives_no_floor(world, floor):
-    world.revision()
-    world.route(r1=100)
+def test_standby_gives_no_floor(world, routed, floor):
     platform = floor(Standby())
     world.until(lambda: world.function in platform.scales(), "it is seen")
     with pytest.raises(PlatformError, match="not the leader"):
@@ -114,42 +108,34 @@ def test_standby_gives_no_floor(world, floor):
     assert MIN_SCALE not in world.annotations()
 
 
-@pytest.mark.parametrize("why", ["it does not ask", "no route names it"])
-def test_a_function_that_has_no_floor_is_not_scaled(world, floor, why):
-    world.revision(**({OPT_IN: "false"} if why == "it does not ask" else {}))
-    if why == "it does not ask":
+@pytest.mark.parametrize("asks", ["false", "true"])
+def test_a_function_that_does_not_ask_or_is_not_routed_has_no_floor(world, floor, asks):
+    world.revision(**{OPT_IN: asks})
+    if asks == "false":
         world.route(r1=100)
     platform = floor()
     world.until(platform._revisions.items, "it is seen", platform)
     assert platform.scales() == {}
-    if why == "it does not ask":
+    if asks == "false":
         with pytest.raises(FunctionGoneError, match=rf"no revision with the annotation {OPT_IN}"):
             platform.set_scale(world.function, 5)
     drive(platform)
     assert MIN_SCALE not in world.annotations()
 
 
-@on_double
-def test_a_knative_that_is_too_old_or_unknown_is_refused_by_name(api, world, floor):
-    world.revision()
-    world.route(r1=100)
+def test_a_knative_that_is_too_old_or_unknown_is_refused_by_name(world, routed, floor):
     world.configure(version="1.21.0")
     assert world.function in floor().scales()
     world.configure(version="1.20.1")
     with pytest.raises(PlatformError, match=r"floor needs Knative 1\.21 or later; this is 1\.20"):
         floor().scales()
-    api.remove("v1", "configmaps", "knative-serving", "config-autoscaler")
+    delete(world.cluster, CONFIG_MAPS.path("knative-serving", "config-autoscaler"))
     with pytest.raises(PlatformError, match="config-autoscaler"):
         floor().scales()
 
 
-@on_double
-def test_a_refused_floor_is_an_error_that_says_why_and_no_decision(api, world, floor):
-    world.revision()
-    world.route(r1=100)
-    why = b'{"message": "validation failed: max-scale=6 is less than min-scale=9"}'
-    api.faults["PATCH /apis/serving.knative.dev"] = doubles.status(400, why)
-    platform = floor()
+def test_a_refused_floor_is_an_error_that_says_why_and_no_decision(api, world, platform):
+    api.faults[PATCHES] = doubles.status(400, b'{"message": "max-scale=6 is less than min-scale=9"}')
     with pytest.raises(PlatformError, match="max-scale=6 is less than min-scale=9"):
         platform.set_scale(world.function, 9)
     api.faults.clear()
@@ -157,22 +143,18 @@ def test_a_refused_floor_is_an_error_that_says_why_and_no_decision(api, world, f
     assert MIN_SCALE not in world.annotations()
 
 
-@on_double
-def test_a_floor_that_conflicts_again_and_again_is_given_up(api, world, floor):
-    world.revision()
-    world.route(r1=100)
-    platform, before = floor(), len(api.writes())
-    api.faults["PATCH /apis/serving.knative.dev"] = doubles.status(409)
-    with pytest.raises(PlatformError, match="status 409"):
-        platform.set_scale(world.function, 9)
-    assert len(api.writes()) - before > 1, "it was tried again"
-    tried = len(api.writes())
+def test_a_floor_that_conflicts_again_and_again_is_given_up_and_at_once_by_who_leads_no_more(
+    api, world, platform
+):
+    api.faults[PATCHES] = doubles.status(409)
+    for leads in (True, False):
+        before = len(api.writes())
+        with pytest.raises(PlatformError, match="status 409"):
+            platform.set_scale(world.function, 9)
+        assert (len(api.writes()) - before > 1) is leads
 
-    def too_late(handler):
-        platform._leader.leading = False
-        doubles.status(409)(handler)
+        def too_late(handler):
+            platform._leader.leading = False
+            doubles.status(409)(handler)
 
-    api.faults["PATCH /apis/serving.knative.dev"] = too_late
-    with pytest.raises(PlatformError, match="status 409"):
-        platform.set_scale(world.function, 9)
-    assert len(api.writes()) == tried + 1, "who leads no more does not try again"
+        api.faults[PATCHES] = too_late
