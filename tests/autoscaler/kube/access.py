@@ -1,4 +1,4 @@
-"""A real Kubernetes API server that is there: TEST_KUBE_APISERVER (with TEST_KUBE_TOKEN) or KUBECONFIG names it."""
+"""A real Kubernetes API server, if TEST_KUBE_APISERVER (with TEST_KUBE_TOKEN) or KUBECONFIG names one."""
 
 import os
 import uuid
