@@ -6,10 +6,9 @@ metric names with those that are exported and those that ``deploy/prometheus/rul
 """
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any, Final
 
 Json = dict[str, Any]
@@ -19,46 +18,39 @@ Levels = tuple[tuple[float | None, str], ...]
 FOLDER: Final = Path(__file__).parent / "dashboards"
 COLUMNS: Final = 24
 LINE: Final = 110
+FROM_ZERO: Final = {"min": 0}
+TO_ONE: Final = {"max": 1}
 DATASOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
 
 
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """A panel without its place: ``dashboard`` lays panels out in the order they come."""
-
-    kind: str
-    title: str
-    targets: Sequence[Json]
-    description: str
-    width: int | None
-    """None: as wide as the row's other panels."""
-    height: int
-    defaults: Json
-    options: Json
-    overrides: Sequence[Json] = ()
-    transformations: Sequence[Json] = ()
-
-    def model(self, number: int, x: int, y: int, width: int) -> Json:
-        """The panel at a place, as Grafana stores it."""
-        model: Json = {
-            "id": number,
-            "type": self.kind,
-            "title": self.title,
-            "description": self.description,
-            "datasource": DATASOURCE,
-            "gridPos": {"x": x, "y": y, "w": width, "h": self.height},
-            "targets": [{"refId": letter(i), **target} for i, target in enumerate(self.targets)],
-            "fieldConfig": {"defaults": self.defaults, "overrides": list(self.overrides)},
-            "options": self.options,
-        }
-        if self.transformations:
-            model["transformations"] = list(self.transformations)
-        return model
+def panel(
+    kind: str,
+    title: str,
+    targets: Sequence[Json],
+    size: tuple[int, int],
+    defaults: Json,
+    options: Json,
+    overrides: Sequence[Json] = (),
+    **further: Sequence[Json],
+) -> Json:
+    """A panel of a (width, height) as Grafana stores it, without its number and place; width 0: the row's."""
+    return {
+        "id": 0,
+        "type": kind,
+        "title": title,
+        "description": "",
+        "datasource": DATASOURCE,
+        "gridPos": {"x": 0, "y": 0, "w": size[0], "h": size[1]},
+        "targets": [{"refId": ref, **target} for ref, target in zip(ascii_uppercase, targets, strict=False)],
+        "fieldConfig": {"defaults": defaults, "overrides": list(overrides)},
+        "options": options,
+        **further,
+    }
 
 
-def letter(index: int) -> str:
-    """The name by which Grafana refers to a panel's query."""
-    return chr(ord("A") + index)
+def about(text: str) -> Json:
+    """What a panel is merged with to say ``text`` of itself."""
+    return {"description": text}
 
 
 def query(expr: str, legend: str = "__auto", *, instant: bool = False, shape: str = "time_series") -> Json:
@@ -84,10 +76,9 @@ def graph(
     *,
     unit: str = "short",
     stacked: bool = False,
-    span: tuple[float | None, float | None] = (0, None),
+    span: Mapping[str, int] = FROM_ZERO,
     levels: Levels = (),
-    description: str = "",
-) -> Panel:
+) -> Json:
     """Draw ``lines`` (legend: expression) over time within ``span``, with ``levels`` across."""
     custom: Json = {
         "drawStyle": "line",
@@ -99,16 +90,21 @@ def graph(
         "stacking": {"mode": "normal" if stacked else "none", "group": "A"},
         "thresholdsStyle": {"mode": "line" if levels else "off"},
     }
-    defaults: Json = {"unit": unit, "custom": custom}
-    defaults |= {key: end for key, end in zip(("min", "max"), span, strict=True) if end is not None}
+    defaults: Json = {"unit": unit, "custom": custom, **span}
     if levels:
         defaults["thresholds"] = thresholds(levels)
     options = {
         "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []},
         "tooltip": {"mode": "multi", "sort": "desc"},
     }
-    queries = [query(expr, legend) for legend, expr in lines.items()]
-    return Panel("timeseries", title, queries, description, None, 8, defaults, options)
+    targets = [query(expr, legend) for legend, expr in lines.items()]
+    return panel("timeseries", title, targets, (0, 8), defaults, options)
+
+
+def split(title: str, label: str, counter: str, change: str = "rate", unit: str = "reqps") -> Json:
+    """Draw how a counter changes by the values of ``label``, on top of each other."""
+    lines = {f"{{{{{label}}}}}": f"sum by ({label}) ({over(change, counter)})"}
+    return graph(title, lines, unit=unit, stacked=True)
 
 
 def stat(
@@ -116,10 +112,8 @@ def stat(
     expr: str,
     unit: str = "short",
     levels: Levels = ((None, "text"),),
-    *,
     decimals: int | None = None,
-    description: str = "",
-) -> Panel:
+) -> Json:
     """Show one number, now."""
     defaults: Json = {"unit": unit, "thresholds": thresholds(levels), "noValue": "no data"}
     if decimals is not None:
@@ -130,10 +124,10 @@ def stat(
         "graphMode": "none",
         "textMode": "value",
     }
-    return Panel("stat", title, [query(expr, instant=True)], description, 4, 4, defaults, options)
+    return panel("stat", title, [query(expr, instant=True)], (4, 4), defaults, options)
 
 
-def heat_map(title: str, expr: str, *, unit: str, description: str = "") -> Panel:
+def heat_map(title: str, expr: str, *, unit: str) -> Json:
     """Show a histogram over time; ``expr`` gives the increase of each bucket by ``le``."""
     color = {"mode": "scheme", "scheme": "Oranges", "steps": 64, "exponent": 0.5, "fill": "orange"}
     options = {
@@ -145,18 +139,17 @@ def heat_map(title: str, expr: str, *, unit: str, description: str = "") -> Pane
         "tooltip": {"mode": "single", "yHistogram": True},
         "yAxis": {"unit": unit, "axisPlacement": "left"},
     }
-    targets = [query(expr, "{{le}}", shape="heatmap")]
-    return Panel("heatmap", title, targets, description, None, 8, {}, options)
+    return panel("heatmap", title, [query(expr, "{{le}}", shape="heatmap")], (0, 8), {}, options)
 
 
-def table(title: str, columns: Mapping[str, tuple[str, str, Levels]], *, description: str) -> Panel:
+def table(title: str, columns: Mapping[str, tuple[str, str, Levels]]) -> Json:
     """Show one row per function; ``columns`` is title: (metric, unit, colors)."""
     # By function_name alone, without the metrics' names: rows are merged where all labels agree.
     targets = [
         query(f"max by (function_name) ({metric})", instant=True, shape="table")
         for metric, _, _ in columns.values()
     ]
-    names = {f"Value #{letter(i)}": column for i, column in enumerate(columns)}
+    names = {f"Value #{ref}": column for ref, column in zip(ascii_uppercase, columns, strict=False)}
     url = "/d/tailbound-function?var-function=${__data.fields.Function}&${datasource:queryparam}"
     properties: dict[str, list[Json]] = {
         "Function": [{"id": "links", "value": [{"title": "This function", "url": url}]}]
@@ -174,27 +167,21 @@ def table(title: str, columns: Mapping[str, tuple[str, str, Levels]], *, descrip
     renamed = {"excludeByName": {"Time": True}, "renameByName": {"function_name": "Function", **names}}
     shaping = [{"id": "merge", "options": {}}, {"id": "organize", "options": renamed}]
     options = {"showHeader": True, "sortBy": [{"displayName": "Budget left", "desc": False}]}
-    return Panel("table", title, targets, description, COLUMNS, 12, {}, options, overrides, shaping)
+    return panel("table", title, targets, (COLUMNS, 12), {}, options, overrides, transformations=shaping)
 
 
-def alerts(selector: str) -> Panel:
+def alerts(selector: str) -> Json:
     """List the alerts that fire now, by ``selector`` of the series ALERTS."""
     expr = f"count by (alertname, severity, function_name, long, reason) (ALERTS{{{selector}}})"
     hidden = {"id": "organize", "options": {"excludeByName": {"Time": True, "Value": True}}}
-    return Panel(
-        "table",
-        "Alerts",
-        [query(expr, instant=True, shape="table")],
-        "",
-        COLUMNS,
-        6,
-        {"noValue": "none"},
-        {"showHeader": True},
-        transformations=[hidden],
+    queries = [query(expr, instant=True, shape="table")]
+    options = {"showHeader": True}
+    return panel(
+        "table", "Alerts", queries, (COLUMNS, 6), {"noValue": "none"}, options, transformations=[hidden]
     )
 
 
-def function_variable(metric: str) -> Json:
+def choice(metric: str) -> Json:
     """The choice of one function among those that ``metric`` has."""
     return {
         "name": "function",
@@ -210,7 +197,7 @@ def function_variable(metric: str) -> Json:
     }
 
 
-def dashboard(name: str, variables: Sequence[Json], rows: Mapping[tuple[str, int], Sequence[Panel]]) -> Json:
+def dashboard(name: str, rows: Mapping[tuple[str, int], Sequence[Json]], *variables: Json) -> Json:
     """Lay the rows, (title, panels across), out from the top, panels from the left, and number them."""
     panels: list[Json] = []
     y = 0
@@ -220,12 +207,13 @@ def dashboard(name: str, variables: Sequence[Json], rows: Mapping[tuple[str, int
         panels.append({**row, "gridPos": place, "panels": []})
         y += 1
         x = height = 0
-        for panel in members:
-            width = panel.width or COLUMNS // across
+        for each in members:
+            width, high = each["gridPos"]["w"] or COLUMNS // across, each["gridPos"]["h"]
             if x + width > COLUMNS:
                 x, y, height = 0, y + height, 0
-            panels.append(panel.model(len(panels) + 1, x, y, width))
-            x, height = x + width, max(height, panel.height)
+            place = {"x": x, "y": y, "w": width, "h": high}
+            panels.append(each | {"id": len(panels) + 1, "gridPos": place})
+            x, height = x + width, max(height, high)
         y += height
     link = {
         "title": "Tailbound",
@@ -256,17 +244,18 @@ def dashboard(name: str, variables: Sequence[Json], rows: Mapping[tuple[str, int
 
 F: Final = '{function_name="$function"}'
 SUCCESSES: Final = '{function_name="$function",code=~"2.."}'
-DESIRED: Final = '{function_name="$function",state="desired"}'
-AVAILABLE: Final = '{function_name="$function",state="available"}'
+DESIRED: Final = 'max(slo_autoscaler_replicas{function_name="$function",state="desired"})'
+AVAILABLE: Final = 'max(slo_autoscaler_replicas{function_name="$function",state="available"})'
+CHANGES: Final = 'slo_autoscaler_decisions_total{direction!="hold"}'
 
 # 14.4 and 6 page, 3 and 1 open a ticket: deploy/prometheus/rules/slo.yml.
 BURN_LEVELS: Final = ((None, "green"), (1.0, "yellow"), (3.0, "orange"), (6.0, "red"))
 BURN_LINES: Final = ((None, "transparent"), (1.0, "yellow"), (14.4, "red"))
 BUDGET_LEVELS: Final = ((None, "red"), (0.0, "orange"), (0.25, "green"))
-TO_ONE: Final = (None, 1)
+COUNT_LEVELS: Final = ((None, "green"), (1.0, "red"))
+WINDOWS: Final = {"5m": "5 minutes", "1h": "1 hour", "6h": "6 hours", "3d": "3 days"}
 LEARNED: Final = f"max(slo_autoscaler_capacity_requests_per_second{F})"
 CORRECTION: Final = f"max(slo_autoscaler_capacity_correction_ratio{F})"
-REPLICAS_AVAILABLE: Final = f"max(slo_autoscaler_replicas{AVAILABLE})"
 
 
 def over(change: str, counter: str) -> str:
@@ -274,9 +263,9 @@ def over(change: str, counter: str) -> str:
     return f"{change}({counter}[$__rate_interval])"
 
 
-def by(label: str, change: str, counter: str) -> dict[str, str]:
-    """One line per value of ``label``."""
-    return {f"{{{{{label}}}}}": f"sum by ({label}) ({over(change, counter)})"}
+def windows(series: str, *names: str) -> dict[str, str]:
+    """One line per window of a series that the rules record for several."""
+    return {WINDOWS[name]: f"{series}:ratio_rate{name}{F}" for name in names}
 
 
 def buckets(histogram: str, selector: str = "", change: str = "increase") -> str:
@@ -293,40 +282,24 @@ FUNCTION: Final = {
     ("SLO", 3): [
         stat("Objective", f"max(slo:objective:ratio{F})", "percentunit"),
         stat("Target", f"min(slo_latency_seconds{F})", "s"),
-        stat(
-            "Attainment, 30 days",
-            f"1 - max(slo:sli_error:ratio_rate30d{F})",
-            "percentunit",
-            decimals=3,
-            description="Requests answered within the target, of all that ended, weighted by their number.",
-        ),
+        stat("Attainment, 30 days", f"1 - max(slo:sli_error:ratio_rate30d{F})", "percentunit", decimals=3)
+        | about("Requests answered within the target, of all that ended, weighted by their number."),
         stat(
             "Budget left, 30 days",
             f"max(slo:error_budget_remaining:ratio{F})",
             "percentunit",
             BUDGET_LEVELS,
-            description="Of the misses that the objective allows. Below zero the objective is missed.",
-        ),
-        stat(
-            "Budget gone in",
-            f"min(slo:error_budget_exhaustion:seconds{F})",
-            "s",
-            description="If the last hour goes on. No data: nothing was missed in it.",
-        ),
-        stat(
-            "Burn rate, 1 hour",
-            f"max(slo:burn_rate:ratio_rate1h{F})",
-            "short",
-            BURN_LEVELS,
-            decimals=1,
-            description="1 spends the budget exactly in 30 days.",
-        ),
+        )
+        | about("Of the misses that the objective allows. Below zero the objective is missed."),
+        stat("Budget gone in", f"min(slo:error_budget_exhaustion:seconds{F})", "s")
+        | about("If the last hour goes on. No data: nothing was missed in it."),
+        stat("Burn rate, 1 hour", f"max(slo:burn_rate:ratio_rate1h{F})", "short", BURN_LEVELS, decimals=1)
+        | about("1 spends the budget exactly in 30 days."),
         graph(
             "Attainment",
             {
                 "1 minute": f"function_name:slo_attainment:ratio_rate1m{F}",
-                "5 minutes": f"1 - slo:sli_error:ratio_rate5m{F}",
-                "1 hour": f"1 - slo:sli_error:ratio_rate1h{F}",
+                **windows("1 - slo:sli_error", "5m", "1h"),
                 "objective": f"slo:objective:ratio{F}",
             },
             unit="percentunit",
@@ -334,15 +307,10 @@ FUNCTION: Final = {
         ),
         graph(
             "Burn rate",
-            {
-                "5 minutes": f"slo:burn_rate:ratio_rate5m{F}",
-                "1 hour": f"slo:burn_rate:ratio_rate1h{F}",
-                "6 hours": f"slo:burn_rate:ratio_rate6h{F}",
-                "3 days": f"slo:burn_rate:ratio_rate3d{F}",
-            },
+            windows("slo:burn_rate", "5m", "1h", "6h", "3d"),
             levels=((None, "transparent"), (1.0, "yellow"), (6.0, "orange"), (14.4, "red")),
-            description="A page at 14.4 (1 hour) and 6 (6 hours), a ticket at 3 (1 day) and 1 (3 days).",
-        ),
+        )
+        | about("A page at 14.4 (1 hour) and 6 (6 hours), a ticket at 3 (1 day) and 1 (3 days)."),
         graph(
             "Error budget left",
             {
@@ -356,18 +324,15 @@ FUNCTION: Final = {
         alerts('function_name="$function",alertstate="firing"'),
     ],
     ("Latency", 2): [
-        heat_map(
-            "Latency of successes",
-            buckets("http_request_duration_seconds", SUCCESSES),
-            unit="s",
-            description="One edge lies exactly at the target.",
-        ),
+        heat_map("Latency of successes", buckets("http_request_duration_seconds", SUCCESSES), unit="s")
+        | about("One edge lies exactly at the target."),
         graph(
             "Latency of successes",
             {
-                "p50": f"function_name:http_request_duration_seconds:p50_rate1m{F}",
-                "p95": f"function_name:http_request_duration_seconds:p95_rate1m{F}",
-                "p99": f"function_name:http_request_duration_seconds:p99_rate1m{F}",
+                **{
+                    p: f"function_name:http_request_duration_seconds:{p}_rate1m{F}"
+                    for p in ("p50", "p95", "p99")
+                },
                 "target": f"min(slo_latency_seconds{F})",
             },
             unit="s",
@@ -387,13 +352,8 @@ FUNCTION: Final = {
         ),
     ],
     ("Queue and batches", 3): [
-        graph(
-            "Requests by outcome",
-            by("outcome", "rate", f"slo_requests_total{F}"),
-            unit="reqps",
-            stacked=True,
-            description="All but good ones are misses.",
-        ),
+        split("Requests by outcome", "outcome", f"slo_requests_total{F}")
+        | about("All but good ones are misses."),
         graph(
             "Load and capacity",
             {
@@ -407,32 +367,17 @@ FUNCTION: Final = {
             {"waiting": f"sum(watchdog_queue_length{F})", "in flight": f"sum(http_requests_in_flight{F})"},
         ),
         heat_map("Batch sizes", buckets("watchdog_batch_size", F), unit="short"),
-        graph(
-            "Batches by why they left",
-            by("reason", "rate", f"watchdog_dispatch_total{F}"),
-            unit="cps",
-            stacked=True,
-        ),
-        graph(
-            "Refusals by why", by("reason", "rate", f"watchdog_refusals_total{F}"), unit="cps", stacked=True
-        ),
+        split("Batches by why they left", "reason", f"watchdog_dispatch_total{F}", unit="cps"),
+        split("Refusals by why", "reason", f"watchdog_refusals_total{F}", unit="cps"),
     ],
     ("The gateway's view", 3): [
-        graph(
-            "Answers at the gateway by status",
-            by("code", "rate", f"gateway_function_invocation_total{F}"),
-            unit="reqps",
-            stacked=True,
-        ),
+        split("Answers at the gateway by status", "code", f"gateway_function_invocation_total{F}"),
         graph(
             "Errors at the gateway (5xx, 429)",
-            {
-                "5 minutes": f"slo:gateway_error:ratio_rate5m{F}",
-                "1 hour": f"slo:gateway_error:ratio_rate1h{F}",
-            },
+            windows("slo:gateway_error", "5m", "1h"),
             unit="percentunit",
-            description="Also those that never reached a watchdog.",
-        ),
+        )
+        | about("Also those that never reached a watchdog."),
         graph(
             "Latency of successes at the gateway",
             {
@@ -440,8 +385,8 @@ FUNCTION: Final = {
                 "p99": quantile(0.99, "gateway_functions_seconds", SUCCESSES),
             },
             unit="s",
-            description="Interpolated in wide buckets, and without the wait for a replica that starts.",
-        ),
+        )
+        | about("Interpolated in wide buckets, and without the wait for a replica that starts."),
     ],
     ("Replicas", 3): [
         graph(
@@ -463,24 +408,20 @@ FUNCTION: Final = {
 FLEET: Final = {
     ("Now", 1): [
         stat("Functions with an SLO", "count(slo:objective:ratio)"),
-        stat(
-            "Budget spent",
-            "count(slo:error_budget_remaining:ratio <= 0) or vector(0)",
-            levels=((None, "green"), (1.0, "red")),
-            description="Functions that have missed their objective over 30 days.",
-        ),
+        stat("Budget spent", "count(slo:error_budget_remaining:ratio <= 0) or vector(0)", levels=COUNT_LEVELS)
+        | about("Functions that have missed their objective over 30 days."),
         stat(
             "Burning too fast",
             "count(slo:burn_rate:ratio_rate1h > 1) or vector(0)",
             levels=((None, "green"), (1.0, "orange")),
-            description="Functions whose last hour, if it went on, would spend more than the budget.",
-        ),
+        )
+        | about("Functions whose last hour, if it went on, would spend more than the budget."),
         stat("Requests", "sum(function_name:slo_requests:rate1m)", "reqps", decimals=1),
         stat("Replicas", "sum(function_name:replicas_desired:max)"),
         stat(
             "Pages firing",
             'count(ALERTS{alertstate="firing",severity="page"}) or vector(0)',
-            levels=((None, "green"), (1.0, "red")),
+            levels=COUNT_LEVELS,
         ),
         alerts('alertstate="firing",severity=~"page|ticket"'),
     ],
@@ -499,8 +440,8 @@ FLEET: Final = {
                 "Replicas": ("function_name:replicas_desired:max", "short", ()),
                 "Gateway errors": ("slo:gateway_error:ratio_rate1h", "percentunit", ()),
             },
-            description="The least budget first. A function at zero replicas has no target and no latency.",
         )
+        | about("The least budget first. A function at zero replicas has no target and no latency.")
     ],
     ("Over time", 2): [
         graph(
@@ -514,12 +455,7 @@ FLEET: Final = {
             unit="percentunit",
             span=TO_ONE,
         ),
-        graph(
-            "Requests of all functions by outcome",
-            by("outcome", "rate", "slo_requests_total{}"),
-            unit="reqps",
-            stacked=True,
-        ),
+        split("Requests of all functions by outcome", "outcome", "slo_requests_total{}"),
         graph(
             "Replicas of all functions",
             {"desired": "sum(function_name:replicas_desired:max)", "scraped": "sum(function_name:up:sum)"},
@@ -535,18 +471,18 @@ AUTOSCALER: Final = {
             {
                 "recommended": f"max(slo_autoscaler_recommended_replicas{F})",
                 "decided": f"max(slo_autoscaler_desired_replicas{F})",
-                "asked of the platform": f"max(slo_autoscaler_replicas{DESIRED})",
-                "available": REPLICAS_AVAILABLE,
+                "asked of the platform": DESIRED,
+                "available": AVAILABLE,
             },
-            description="Recommended by the policy; decided after bounds, rate limits and stabilization.",
-        ),
+        )
+        | about("Recommended by the policy; decided after bounds, rate limits and stabilization."),
         graph(
             "Load, forecast and capacity",
             {
                 "requests": f"max(function_name:slo_requests:rate1m{F})",
                 "forecast": f"max(slo_autoscaler_forecast_requests_per_second{F})",
-                "capacity of the available replicas, as learned": f"{LEARNED} * {REPLICAS_AVAILABLE}",
-                "the same, corrected": f"{LEARNED} * {CORRECTION} * {REPLICAS_AVAILABLE}",
+                "capacity of the available replicas, as learned": f"{LEARNED} * {AVAILABLE}",
+                "the same, corrected": f"{LEARNED} * {CORRECTION} * {AVAILABLE}",
             },
             unit="reqps",
         ),
@@ -563,27 +499,19 @@ AUTOSCALER: Final = {
             {"{{reason}}": f"function_name_reason:slo_autoscaler_decisions:ratio_increase5m{F}"},
             unit="percentunit",
             stacked=True,
-            span=(0, 1),
+            span=FROM_ZERO | TO_ONE,
         ),
         graph(
             "Correction of the learned capacity",
             {"correction": CORRECTION},
             unit="percentunit",
-            span=(0, 1),
-            description="Shrinks when the SLO is missed although the capacity says that there is room.",
-        ),
-        graph(
-            "Burn rate",
-            {"5 minutes": f"slo:burn_rate:ratio_rate5m{F}", "1 hour": f"slo:burn_rate:ratio_rate1h{F}"},
-            levels=BURN_LINES,
-        ),
+            span=FROM_ZERO | TO_ONE,
+        )
+        | about("Shrinks when the SLO is missed although the capacity says that there is room."),
+        graph("Burn rate", windows("slo:burn_rate", "5m", "1h"), levels=BURN_LINES),
     ],
     ("The autoscaler itself", 3): [
-        graph(
-            "Scale changes of all functions",
-            by("direction", "increase", 'slo_autoscaler_decisions_total{direction!="hold"}'),
-            stacked=True,
-        ),
+        split("Scale changes of all functions", "direction", CHANGES, "increase", "short"),
         graph(
             "Duration of a reconcile",
             {
@@ -593,17 +521,15 @@ AUTOSCALER: Final = {
             },
             unit="s",
         ),
-        graph("Failures by where", by("stage", "increase", "slo_autoscaler_errors_total{}"), stacked=True),
+        split("Failures by where", "stage", "slo_autoscaler_errors_total{}", "increase", "short"),
     ],
 }
 """What the autoscaler decides for one function, from what, and how it fares itself."""
 
 DASHBOARDS: Final = {
-    "function.json": dashboard("function", [function_variable("slo:objective:ratio")], FUNCTION),
-    "fleet.json": dashboard("fleet", [], FLEET),
-    "autoscaler.json": dashboard(
-        "autoscaler", [function_variable("slo_autoscaler_desired_replicas")], AUTOSCALER
-    ),
+    "function.json": dashboard("function", FUNCTION, choice("slo:objective:ratio")),
+    "fleet.json": dashboard("fleet", FLEET),
+    "autoscaler.json": dashboard("autoscaler", AUTOSCALER, choice("slo_autoscaler_desired_replicas")),
 }
 
 
@@ -624,12 +550,6 @@ def _text(value: object, indent: str = "") -> str:
     return "[\n" + ",\n".join(inner + _text(item, inner) for item in value) + f"\n{indent}]"
 
 
-def main() -> int:
-    """Write every file."""
-    for name in DASHBOARDS:
-        (FOLDER / name).write_text(render(name))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    for each in DASHBOARDS:
+        (FOLDER / each).write_text(render(each))
