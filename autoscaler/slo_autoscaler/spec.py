@@ -38,7 +38,9 @@ class ScaleUp:
     """One decision may multiply by ``max_factor`` or add ``max_step``, whichever allows more."""
 
     max_factor: Factor = 2.0
+    """By which one decision may multiply the current count."""
     max_step: Count = 4
+    """Replicas that one decision may add."""
     cooldown: Duration = 0.0
     """Since the last scale-up. Replicas that are starting count as capacity anyway."""
 
@@ -48,7 +50,9 @@ class ScaleDown:
     """One decision may divide by ``max_factor`` or take away ``max_step``, whichever allows more."""
 
     max_factor: Factor = 2.0
+    """By which one decision may divide the current count."""
     max_step: Count = 1
+    """Replicas that one decision may take away."""
     cooldown: Duration = 0.0
     """Since the last change in either direction."""
     stabilization_window: Duration = 60.0

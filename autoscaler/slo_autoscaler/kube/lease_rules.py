@@ -33,6 +33,7 @@ class Settings:
     """A Lease of the Kubernetes API by which one of several autoscalers acts."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,251}[a-z0-9])?$")] = "slo-autoscaler"
+    """Of the Lease, in small letters, digits and hyphens: of autoscalers with the same one, one acts."""
     namespace: str | None = None
     """None: the one that the autoscaler runs in."""
     duration: Annotated[PositiveDuration, Field(ge=1)] = 15.0

@@ -34,6 +34,7 @@ class Settings:
     """Deployments that carry our annotation, scaled through the Kubernetes API."""
 
     kind: Literal["kubernetes"] = "kubernetes"
+    """Which platform this section is for."""
     kubeconfig: str | None = None
     """A file. None: the pod's service account, or outside a cluster what KUBECONFIG names."""
     context: str | None = None

@@ -48,7 +48,9 @@ class BasicAuth:
     """Files that hold the gateway's user and password, as OpenFaaS mounts them."""
 
     user_file: str
+    """Holds the user; space around it is left out."""
     password_file: str
+    """Holds the password, likewise."""
 
 
 @settings
@@ -56,9 +58,12 @@ class Settings:
     """Functions of OpenFaaS, scaled through its gateway."""
 
     gateway_url: Url
+    """Whose REST API lists the functions and sets their replicas."""
     kind: Literal["openfaas"] = "openfaas"
+    """Which platform this section is for; this one where the key is absent."""
     basic_auth: BasicAuth | None = None
     namespaces: Namespaces = ("openfaas-fn",)
+    """Whose functions are scaled, each asked for by itself."""
     timeout: PositiveDuration = 5.0
     """For each request."""
     concurrency: Concurrency = 8

@@ -24,6 +24,7 @@ class Settings:
     """Where observations come from."""
 
     url: Url
+    """Of the server that scrapes the functions, with the path before ``/api`` if there is one."""
     scrape_interval: PositiveDuration = 5.0
     """What Prometheus is configured with for the functions; it cannot be asked for."""
     window: PositiveDuration = 30.0

@@ -26,6 +26,7 @@ class Settings:
     """Revisions of Knative Serving, scaled through the Kubernetes API."""
 
     kind: Literal["knative"] = "knative"
+    """Which platform this section is for."""
     mode: Literal["class", "floor"] = "class"
     """``class``: Revisions of the autoscaler class slo.tailbound.dev are ours. ``floor``: Knative's own
     autoscaler keeps them, and we raise its min-scale."""
