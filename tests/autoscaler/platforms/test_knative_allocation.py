@@ -26,18 +26,20 @@ from slo_autoscaler.platforms.knative.allocation import (
     version_of,
 )
 
+SERVING = "serving.knative.dev/"
+
 
 def an_object(name="tabular-00001", labels=None, **annotations):
     keys = {f"autoscaling.knative.dev/{key.replace('_', '-')}": value for key, value in annotations.items()}
     return {"metadata": {"namespace": "default", "name": name, "annotations": keys, "labels": labels or {}}}
 
 
-def a_revision(name="tabular-00001", **changes):
+def a_revision(generation=1, **changes):
     usual = Revision(
         namespace="default",
-        name=name,
+        name=f"tabular-{generation:05}",
         service="tabular",
-        generation=int(name[-5:]),
+        generation=generation,
         share=Share(1.0, 1.0),
         least=0,
         most=None,
@@ -47,14 +49,6 @@ def a_revision(name="tabular-00001", **changes):
         ready=1,
     )
     return replace(usual, **changes)
-
-
-def generated(name, configuration, generation):
-    labels = {
-        "serving.knative.dev/configuration": configuration,
-        "serving.knative.dev/configurationGeneration": str(generation),
-    }
-    return an_object(name, labels)
 
 
 def a_route(spec=(), status=()):
@@ -95,26 +89,27 @@ def test_class_is_that_of_the_annotation_else_the_clusters():
     assert class_of(an_object(**{"class": KPA}), SAID) == KPA
 
 
-def test_the_config_map_is_read_as_knative_reads_it():
-    found = defaults_of(
-        {
-            "data": {
-                "_example": "min-scale: 9",
-                "pod-autoscaler-class": "slo.tailbound.dev",
-                "min-scale": "1",
-                "max-scale": "20",
-                "initial-scale": "2",
-                "enable-scale-to-zero": "false",
-                "scale-to-zero-grace-period": "1m30s",
-            }
-        }
-    )
-    assert found == Defaults("slo.tailbound.dev", 1, 20, 2, scale_to_zero=False, grace_period=90.0)
+FULL = {
+    "_example": "min-scale: 9",
+    "pod-autoscaler-class": "slo.tailbound.dev",
+    "min-scale": "1",
+    "max-scale": "20",
+    "initial-scale": "2",
+    "enable-scale-to-zero": "false",
+    "scale-to-zero-grace-period": "1m30s",
+}
 
 
-@pytest.mark.parametrize("data", [None, {}, {"min-scale": "x", "scale-to-zero-grace-period": "soon"}])
-def test_what_the_config_map_does_not_say_or_says_wrongly_is_knatives_default(data):
-    assert defaults_of({"data": data}) == Defaults()
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (FULL, Defaults("slo.tailbound.dev", 1, 20, 2, scale_to_zero=False, grace_period=90.0)),
+        (None, Defaults()),
+        ({"min-scale": "x", "scale-to-zero-grace-period": "soon"}, Defaults()),
+    ],
+)
+def test_what_the_config_map_does_not_say_or_says_wrongly_is_knatives_default(data, found):
+    assert defaults_of({"data": data}) == found
 
 
 @pytest.mark.parametrize(
@@ -126,110 +121,97 @@ def test_the_version_is_the_one_that_releases_are_labelled_with(text, version):
     assert version_of({"metadata": {"labels": labels}}) == version
 
 
-def test_a_function_is_the_service_else_the_configuration_else_the_revision_itself():
-    serving = "serving.knative.dev/"
-    both = {f"{serving}service": "shop", f"{serving}configuration": "c"}
-    assert service_of(an_object(labels=both)) == "shop"
-    assert service_of(an_object(labels={f"{serving}configuration": "c"})) == "c"
-    assert service_of(an_object(labels={f"{serving}service": ""})) == "tabular-00001"
+@pytest.mark.parametrize(
+    ("labels", "service"),
+    [
+        ({f"{SERVING}service": "shop", f"{SERVING}configuration": "c"}, "shop"),
+        ({f"{SERVING}configuration": "c"}, "c"),
+        ({f"{SERVING}service": ""}, "tabular-00001"),
+    ],
+)
+def test_a_function_is_the_service_else_the_configuration_else_the_revision_itself(labels, service):
+    assert service_of(an_object(labels=labels)) == service
 
 
 # What routes say
 
-
-def test_a_route_that_follows_a_configuration_will_name_its_newest_revision():
-    latest = newest([generated("tabular-00009", "tabular", 9), generated("tabular-00010", "tabular", 10)])
-    route = a_route(
-        spec=[{"configurationName": "tabular", "latestRevision": True, "percent": 100}],
-        status=[{"revisionName": "tabular-00009", "latestRevision": True, "percent": 100}],
-    )
-    assert shares([route], latest) == {
-        ("default", "tabular-00009"): Share(1.0, None),
-        ("default", "tabular-00010"): Share(None, 1.0),
-    }
+BROKEN = [None, {}, {"traffic": None}, {"traffic": [{}]}, {"traffic": [{"percent": 5}]}]
 
 
-def test_a_revision_without_a_configuration_is_nobodys_newest():
-    assert newest([an_object()]) == {}
-
-
-def test_entries_of_one_revision_add_up_and_a_tag_alone_is_named_without_a_share():
-    route = a_route(
-        status=[
-            {"revisionName": "a", "percent": 60},
-            {"revisionName": "a", "percent": 20, "tag": "stable"},
-            {"revisionName": "b", "percent": 20},
-            {"revisionName": "c", "tag": "candidate"},
-        ]
-    )
-    found = shares([route], {})
-    assert found["default", "a"].routed == pytest.approx(0.8)
-    assert found["default", "b"] == Share(0.2, None)
-    assert found["default", "c"] == Share(0.0, None)
-    assert found["default", "c"] != UNROUTED
-
-
-def test_the_largest_share_of_several_routes_counts():
-    routes = [
-        a_route(status=[{"revisionName": "a", "percent": 10}]),
-        a_route(status=[{"revisionName": "a", "percent": 70}], spec=[{"revisionName": "a", "percent": 5}]),
-    ]
-    assert shares(routes, {}) == {("default", "a"): Share(0.7, 0.05)}
+def named(revision, percent=None, **more):
+    return {"revisionName": revision, "percent": percent, **more}
 
 
 @pytest.mark.parametrize(
-    "broken", [None, {}, {"traffic": None}, {"traffic": [{}]}, {"traffic": [{"percent": 5}]}]
+    ("routes", "found"),
+    [
+        # A route that follows a configuration will name its newest revision.
+        (
+            [a_route([{"configurationName": "tabular", "percent": 100}], [named("t-9", 100)])],
+            {"t-9": Share(1.0, None), "t-10": Share(None, 1.0)},
+        ),
+        # Entries of one revision add up, and a tag alone names it without a share.
+        (
+            [a_route(status=[named("a", 50), named("a", 25, tag="stable"), named("c", tag="candidate")])],
+            {"a": Share(0.75, None), "c": Share(0.0, None)},
+        ),
+        # The largest share of several routes counts.
+        (
+            [a_route(status=[named("a", 10)]), a_route([named("a", 5)], [named("a", 70)])],
+            {"a": Share(0.7, 0.05)},
+        ),
+        *(([{"metadata": {}, "spec": each, "status": each}], {}) for each in BROKEN),
+    ],
 )
-def test_a_route_that_says_nothing_yet_names_nothing(broken):
-    assert shares([{"metadata": {"namespace": "default"}, "spec": broken, "status": broken}], {}) == {}
+def test_share_of_a_revision_is_what_routes_say(routes, found):
+    configuration = {f"{SERVING}configuration": "tabular"}
+    revisions = [an_object()] + [
+        an_object(f"t-{number}", configuration | {f"{SERVING}configurationGeneration": str(number)})
+        for number in (9, 10)
+    ]
+    expected = {("default", name): share for name, share in found.items()}
+    assert shares(routes, newest(revisions)) == expected
 
 
 # How a count is divided
 
-
-def test_the_main_revision_has_the_replicas_for_all_traffic_and_another_for_its_share():
-    stable = a_revision(share=Share(0.9, 0.9))
-    canary = a_revision("tabular-00002", share=Share(0.1, 0.1))
-    assert plan([stable, canary], 15) == {stable.key: 15, canary.key: 2}
-
-
-def test_a_revision_that_is_about_to_take_over_is_sized_before_it_does():
-    old = a_revision(share=Share(1.0, None), replicas=6)
-    new = a_revision("tabular-00002", share=Share(None, 1.0), started=False)
-    assert main_of([old, new]) is old, "it serves"
-    assert plan([old, new], None) == {old.key: 6, new.key: 6}
+STABLE, CANARY = a_revision(1, share=Share(0.9, 0.9)), a_revision(2, share=Share(0.1, 0.1))
+LEAVING, TAKING_OVER = (
+    a_revision(1, share=Share(1.0, None), replicas=6),
+    a_revision(2, share=Share(None, 1.0)),
+)
+UNSTARTED = a_revision(2, share=Share(None, 1.0), started=False)
+HALF = a_revision(1, share=Share(0.5, 0.0), replicas=4)
+RESTING = a_revision(1, share=UNROUTED, inactive=True, replicas=4)
 
 
-def test_a_revision_that_has_not_started_is_not_the_main_one_whatever_is_declared():
-    old = a_revision(share=Share(0.5, 0.0))
-    new = a_revision("tabular-00002", share=Share(None, 1.0), started=False)
-    assert main_of([old, new]) is old
-
-
-def test_the_newer_of_two_that_serve_all_is_the_main_one():
-    old, new = a_revision(share=Share(1.0, None)), a_revision("tabular-00002", share=Share(None, 1.0))
-    assert main_of([old, new]) is new
-
-
-def test_until_it_has_started_a_revision_has_its_initial_scale_at_least():
-    it = a_revision(started=False, start=3, most=2)
-    assert plan([it], 1) == {it.key: 3}, "also above its upper bound, as in Knative"
-
-
-def test_a_revision_that_rests_keeps_what_it_has():
-    main, old = a_revision("tabular-00002"), a_revision(share=UNROUTED, inactive=True, replicas=4)
-    assert plan([main, old], 9) == {main.key: 9, old.key: 4}
-    assert main_of([main, old]) is main
+@pytest.mark.parametrize(
+    ("revisions", "wanted", "main", "counts"),
+    [
+        # The main revision has the replicas for all traffic, and another for its share.
+        ([STABLE, CANARY], 15, 1, [15, 2]),
+        # One that is about to take over is sized before it does; until it has started, the other serves.
+        ([LEAVING, UNSTARTED], None, 1, [6, 6]),
+        ([HALF, UNSTARTED], None, 1, [4, 4]),
+        ([LEAVING, TAKING_OVER], 3, 2, [3, 3]),
+        # Until it has started, it has its initial scale at least, also above its bound, as in Knative.
+        ([a_revision(1, started=False, start=3, most=2)], 1, 1, [3]),
+        # A revision that rests keeps what it has.
+        ([RESTING, a_revision(2)], 9, 2, [4, 9]),
+    ],
+)
+def test_plan_divides_a_count(revisions, wanted, main, counts):
+    assert main_of(revisions).generation == main
+    assert plan(revisions, wanted) == {each.key: count for each, count in zip(revisions, counts, strict=True)}
 
 
 def test_no_revision_has_no_counts():
     assert plan([], 3) == {}
 
 
-def test_a_share_is_rounded_up_but_not_for_what_floats_are():
-    assert replicas_for_share(100, 0.07) == 7
-    assert replicas_for_share(15, 0.1) == 2
-    assert replicas_for_share(15, 0.0) == 0
+@pytest.mark.parametrize(("whole", "share", "part"), [(100, 0.07, 7), (15, 0.1, 2), (15, 0.0, 0)])
+def test_a_share_is_rounded_up_but_not_for_what_floats_are(whole, share, part):
+    assert replicas_for_share(whole, share) == part
 
 
 _share = st.none() | st.integers(0, 100).map(lambda percent: percent / 100)
@@ -242,7 +224,7 @@ def services(draw):
         least = draw(st.integers(0, 4))
         revisions.append(
             a_revision(
-                f"tabular-{generation:05}",
+                generation,
                 share=Share(draw(_share), draw(_share)),
                 least=least,
                 most=draw(st.none() | st.integers(max(1, least), 12)),
@@ -255,11 +237,8 @@ def services(draw):
     return revisions
 
 
-_wanted = st.none() | st.integers(0, 30)
-
-
 @settings(max_examples=50)
-@given(services(), _wanted)
+@given(services(), st.none() | st.integers(0, 30))
 def test_every_count_is_within_its_revisions_bounds_and_never_zero(revisions, wanted):
     counts = plan(revisions, wanted)
     for each in revisions:

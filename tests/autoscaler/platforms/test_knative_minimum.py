@@ -64,44 +64,43 @@ def annotations(revision):
     return revision["metadata"]["annotations"]
 
 
-def given_floor(revision, floor):
-    return after(revision, change(revision, floor, Defaults()))
+def given_floor(revision, floor, defaults=Defaults()):  # noqa: B008 (it is frozen)
+    return after(revision, change(revision, floor, defaults))
 
 
-def test_a_floor_is_min_scale_and_what_it_stands_in_for_is_remembered():
+def test_a_floor_is_min_scale_at_the_version_that_was_read():
     patch = change(a_revision(min="2"), 5, Defaults())
     assert patch == {
         "metadata": {"resourceVersion": "7", "annotations": {MIN_SCALE: "5", APPLIED: "5", ORIGINAL: "2"}}
     }
 
 
-def test_the_users_own_minimum_is_never_lowered():
-    assert change(a_revision(min="4"), 3, Defaults()) is None
-    assert change(a_revision(old_min="4"), 3, Defaults()) is None
-    assert change(a_revision(), 3, Defaults(min_scale=4)) is None
+FLOORED = a_revision(min="5", given="5", own="1")
 
 
-def test_the_old_spelling_is_left_as_it_is():
-    floored = given_floor(a_revision(old_min="2"), 5)
-    assert annotations(floored)["autoscaling.knative.dev/minScale"] == "2"
-    assert annotations(given_floor(floored, 0)) == annotations(a_revision(old_min="2"))
-
-
-def test_a_floor_of_one_is_none():
-    assert change(a_revision(), 1, Defaults()) is None
-    assert annotations(given_floor(given_floor(a_revision(), 3), 1)) == annotations(a_revision())
-
-
-def test_a_minimum_that_the_user_sets_meanwhile_is_theirs():
-    floored = given_floor(a_revision(min="1"), 5)
-    by_hand = after(floored, {"metadata": {"annotations": {MIN_SCALE: "7"}}})
-    assert annotations(given_floor(by_hand, 5)) == {OPT_IN: "true", MIN_SCALE: "7"}
-    assert annotations(given_floor(by_hand, 9)) == {
-        OPT_IN: "true",
-        MIN_SCALE: "9",
-        APPLIED: "9",
-        ORIGINAL: "7",
-    }
+@pytest.mark.parametrize(
+    ("revision", "floor", "defaults", "found"),
+    [
+        # The user's own minimum is never lowered, and a floor of one is none.
+        (a_revision(min="4"), 3, Defaults(), a_revision(min="4")),
+        (a_revision(old_min="4"), 3, Defaults(), a_revision(old_min="4")),
+        (a_revision(), 3, Defaults(min_scale=4), a_revision()),
+        (a_revision(), 1, Defaults(), a_revision()),
+        # What it stands in for is remembered, and comes back.
+        (a_revision(), 3, Defaults(), a_revision(min="3", given="3", own="")),
+        (a_revision(min="3", given="3", own=""), 1, Defaults(), a_revision()),
+        (FLOORED, 7, Defaults(), a_revision(min="7", given="7", own="1")),
+        (FLOORED, 0, Defaults(), a_revision(min="1")),
+        # The old spelling is left as it is.
+        (a_revision(old_min="2"), 5, Defaults(), a_revision(old_min="2", min="5", given="5", own="")),
+        (a_revision(old_min="2", min="5", given="5", own=""), 0, Defaults(), a_revision(old_min="2")),
+        # A minimum that the user sets meanwhile is theirs.
+        (a_revision(min="7", given="5", own="1"), 5, Defaults(), a_revision(min="7")),
+        (a_revision(min="7", given="5", own="1"), 9, Defaults(), a_revision(min="9", given="9", own="7")),
+    ],
+)
+def test_change_of_a_floor(revision, floor, defaults, found):
+    assert annotations(given_floor(revision, floor, defaults)) == annotations(found)
 
 
 @pytest.mark.parametrize(("text", "asks"), [("true", True), ("True", True), ("false", False), ("", False)])
@@ -110,40 +109,41 @@ def test_a_revision_takes_part_if_it_says_so(text, asks):
     assert not takes_part({"metadata": {}})
 
 
-def test_what_is_scaled_is_the_floor():
-    it = revision_of(given_floor(a_revision(min="2", max="8"), 5), ALL, Defaults())
-    assert (it.replicas, it.ready, it.least, it.most) == (5, 2, 2, 8)
-    assert it.function_name == "tabular.default"
-    assert revision_of(a_revision(), ALL, Defaults()).replicas == 1, "without a floor one is running at least"
+@pytest.mark.parametrize(
+    ("revision", "replicas", "least", "most"),
+    [
+        (a_revision(min="5", given="5", own="2", max="8"), 5, 2, 8),
+        (a_revision(), 1, 0, None),  # without a floor one is running at least
+        (a_revision(desired=0, actual=0), 0, 0, None),
+        ({"metadata": {"name": "x"}}, 0, 0, None),
+    ],
+)
+def test_what_is_scaled_is_the_floor(revision, replicas, least, most):
+    it = revision_of(revision, ALL, Defaults())
+    assert (it.replicas, it.least, it.most) == (replicas, least, most)
+    assert it.ready == revision.get("status", {}).get("actualReplicas", 0)
 
 
-def test_at_zero_there_is_no_floor():
-    assert revision_of(a_revision(desired=0, actual=0), ALL, Defaults()).replicas == 0
-    assert revision_of({"metadata": {"name": "x"}}, ALL, Defaults()).replicas == 0
+MAIN = revision_of(a_revision(max="6"), Share(0.8, 0.8), Defaults())
+CANARY = revision_of(a_revision("tabular-00002"), Share(0.2, 0.2), Defaults())
+WITH_FLOOR = revision_of(FLOORED, Share(1.0, None), Defaults())
+NEXT = revision_of(a_revision("tabular-00002", ready="Unknown"), Share(None, 1.0), Defaults())
 
 
 @pytest.mark.parametrize(
-    ("revision", "share"),
-    [(a_revision(floor="false"), ALL), (a_revision(), UNROUTED)],
-    ids=["left", "unrouted"],
+    ("revisions", "wanted", "found"),
+    [
+        ([], 10, []),
+        ([MAIN, CANARY], 10, [6, 2]),
+        # Without a decision the main revision's floor stands.
+        ([WITH_FLOOR, NEXT], None, [5, 5]),
+        # Who leaves or is not routed gets their own minimum back.
+        ([revision_of(a_revision(floor="false"), ALL, Defaults())], 9, [0]),
+        ([revision_of(a_revision(), UNROUTED, Defaults())], 9, [0]),
+    ],
 )
-def test_who_leaves_or_is_not_routed_gets_their_own_minimum_back(revision, share):
-    it = revision_of(revision, share, Defaults())
-    assert it.inactive
-    assert floors([it], 9) == {it.key: 0}
-
-
-def test_the_floor_of_the_main_revision_is_for_all_traffic_and_within_its_maximum():
-    main = revision_of(a_revision(max="6"), Share(0.8, 0.8), Defaults())
-    canary = revision_of(a_revision("tabular-00002"), Share(0.2, 0.2), Defaults())
-    assert floors([main, canary], 10) == {main.key: 6, canary.key: 2}
-    assert floors([], 10) == {}
-
-
-def test_without_a_decision_the_main_revisions_floor_stands():
-    main = revision_of(given_floor(a_revision(), 5), Share(1.0, None), Defaults())
-    new = revision_of(a_revision("tabular-00002", ready="Unknown"), Share(None, 1.0), Defaults())
-    assert floors([main, new], None) == {main.key: 5, new.key: 5}
+def test_floors_of_the_revisions_of_a_service(revisions, wanted, found):
+    assert list(floors(revisions, wanted).values()) == found
 
 
 _counts = st.none() | st.integers(0, 6).map(str)
