@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.law.forecast import GROWTH_PER_SECOND, MIN_POINTS, STEEP, forecast
+from slo_autoscaler.law.forecast import GROWTH_PER_SECOND, MIN_POINTS, forecast
 
 points = st.lists(st.tuples(st.floats(0, 60), st.floats(0, 1e4)), max_size=40).map(
     lambda entries: sorted(entries, key=lambda entry: entry[0])
@@ -17,8 +17,6 @@ def a_line(level: float, slope: float, count: int = 20) -> list[tuple[float, flo
 
 LINE, STEP = a_line(100.0, 0.5), [(float(t), max(0.0, 100.0 * (t - 4))) for t in range(3, 9)]
 NOISE = [(float(t), 100.0 + (7 * t * t % 13)) for t in range(20)]
-REACHES = STEEP * 109.5 / 0.5
-"""Seconds from which on the line leads so far beyond its newest value, 109.5, that it counts."""
 
 
 @pytest.mark.parametrize(
@@ -26,16 +24,10 @@ REACHES = STEEP * 109.5 / 0.5
     [
         pytest.param([], 0, 10.0, None, id="no history"),
         pytest.param(LINE, 5, 120.0, 100 + 0.5 * (19 + 120), id="a rising line"),
-        pytest.param(LINE, 5, REACHES - 0.1, 109.5, id="a rise that headroom takes"),
-        pytest.param(
-            LINE, 5, REACHES + 0.1, 109.5 + 0.5 * (REACHES + 0.1), id="a rise that it does not take"
-        ),
+        pytest.param(LINE, 5, 10.0, 109.5, id="a rise that headroom takes"),
         pytest.param(a_line(100.0, -2.0), 5, 10.0, 70.0, id="a falling line: the recent maximum"),
         pytest.param(NOISE, 20, 1000.0, max(value for _, value in NOISE), id="noise without a trend"),
         pytest.param(STEP, 6, 20.0, 400 * (1 + 20 * GROWTH_PER_SECOND), id="a step: no faster than bounded"),
-        pytest.param(
-            a_line(1.0, 9.0, MIN_POINTS), 0, 2.0, 28 * (1 + 2 * GROWTH_PER_SECOND), id="just enough"
-        ),
         pytest.param(a_line(1.0, 9.0, MIN_POINTS - 1), 0, 2.0, 19.0, id="too few points"),
         pytest.param([(3.0, float(v)) for v in range(6)], 1, 10.0, 5.0, id="points at one moment"),
     ],
@@ -44,10 +36,6 @@ def test_a_line_is_followed_if_it_is_one_and_leads_far(history, recent, horizon,
     now = history[-1][0] if history else 0.0
     ahead = forecast(history, history[len(history) - recent :], now, horizon)
     assert ahead == (None if expected is None else pytest.approx(expected))
-
-
-def test_a_load_that_doubles_in_three_minutes_is_followed():
-    assert 150 < 1 / GROWTH_PER_SECOND < 180
 
 
 @given(points, st.integers(0, 40), st.floats(0, 600))
@@ -60,9 +48,3 @@ def test_every_forecast_lies_between_the_recent_maximum_and_its_growth(history, 
     assert ahead is not None
     floor = max(value for _, value in last or history[-1:])
     assert floor <= ahead <= (1 + GROWTH_PER_SECOND * horizon) * floor
-
-
-@given(st.floats(0, 1e4), st.integers(1, 30), st.floats(0, 600))
-def test_every_forecast_of_a_constant_rate_is_that_rate(rate, count, horizon):
-    history = a_line(rate, 0.0, count)
-    assert forecast(history, history, float(count), horizon) == pytest.approx(rate)

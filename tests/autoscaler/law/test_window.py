@@ -34,21 +34,8 @@ def test_the_history_equals_a_plain_list(steps, span, shorter):
     assert history.within(now, shorter) == tuple(e for e in plain if now - e[0] < min(span, shorter))
 
 
-def test_a_steady_value_takes_one_entry_however_long_the_window():
-    window = SlidingMax(1e6)
-    for second in range(1000):
-        window = window.push(second, 3.0)
-    assert len(window.entries) == 1
-
-
 def test_time_that_runs_backwards_counts_as_standing_still():
     window = SlidingMax(10.0).push(100.0, 5.0).push(50.0, 3.0)
     assert window.value(109.0) == 5.0
     assert window.value(110.0) is None
     assert History(10.0).push(100.0, 5.0).push(50.0, 3.0).entries == ((100.0, 5.0), (100.0, 3.0))
-
-
-def test_what_is_moved_keeps_its_distances():
-    window = SlidingMax(10.0).push(1.0, 5.0).push(4.0, 3.0).moved(100.0)
-    assert (window.value(110.5), window.value(112.0), window.value(114.0)) == (5.0, 3.0, None)
-    assert History(10.0).push(1.0, 5.0).push(4.0, 3.0).moved(-1.0).entries == ((0.0, 5.0), (3.0, 3.0))
