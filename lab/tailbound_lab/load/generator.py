@@ -22,19 +22,19 @@ MARGIN_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where requests go and the files that hold their bodies (sent in turn)."""
+    """Where requests go and the file that holds their body."""
 
     port: int
     path: str
     content_type: str
-    bodies: tuple[Path, ...]
+    body: Path
 
 
 @dataclass(frozen=True, slots=True)
 class Generator:
     """A load generator that is ready to run."""
 
-    command: tuple[str, ...]
+    program: Path
 
     def run(
         self,
@@ -51,17 +51,23 @@ class Generator:
         The lag that is allowed is a tenth of the SLO at the 99th percentile. Raises ``Lagged`` beyond it, and
         ``BenchError`` if the generator fails.
         """
-        arguments = [
-            *("--port", str(endpoint.port), "--path", endpoint.path),
-            *("--content-type", endpoint.content_type),
-            *(word for body in endpoint.bodies for word in ("--body", str(body))),
-            *("--rate", f"{rate:.4f}", "--seconds", f"{seconds:.4f}", "--slo-ms", f"{slo * 1e3:.4f}"),
-            *("--timeout", f"{max(CLIENT_TIMEOUT, 2 * slo):g}", "--max-lag-ms", f"{slo * 100:.4f}"),
-            *("--stop-share", f"{stop_share:g}", "--seed", str(seed)),
-        ]
+        options = {
+            "path": endpoint.path,
+            "content-type": endpoint.content_type,
+            "body": endpoint.body,
+            "port": endpoint.port,
+            "rate": rate,
+            "seconds": seconds,
+            "slo-ms": slo * 1e3,
+            "timeout": max(CLIENT_TIMEOUT, 2 * slo),
+            "max-lag-ms": slo * 100,
+            "stop-share": stop_share,
+            "seed": seed,
+        }
+        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         try:
             done = subprocess.run(
-                [*self.command, *arguments],
+                [str(self.program), *words],
                 capture_output=True,
                 text=True,
                 check=False,
@@ -98,4 +104,4 @@ def build(folder: Path, compilers: Sequence[str] = COMPILERS) -> Generator:
         if done.returncode:
             raise BenchError(f"{compiler} cannot compile {SOURCE}:\n{done.stderr.strip()}")
         fresh.replace(binary)
-    return Generator((str(binary),))
+    return Generator(binary)

@@ -5,14 +5,13 @@
  * answer within --slo-ms is a miss. The generator measures its own lag (how late it handed requests to the
  * kernel); if its 99th percentile is above --max-lag-ms it says "lagged" and ends with status 3.
  *
- * One JSON object on standard output, which records.py reads. Limits: IPv4, plain HTTP, one request at a time for
- * each connection.
+ * One JSON object on standard output, which records.py reads. Limits: 127.0.0.1, plain HTTP, one request at a time for
+ * each connection, answers with Content-Length or chunks.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sched.h>
@@ -31,8 +30,8 @@
 
 enum { TIMED_OUT = -1, BROKEN = -2, NO_CONNECTION = -3, PENDING = 0 };
 enum { CONNECTING, IDLE, BUSY, CLOSED };
-enum { STATUS_LINE, HEADER, BODY, UNTIL_CLOSE, CHUNK_SIZE, CHUNK_DATA, CHUNK_END, TRAILER };
-enum { LINE = 512, READ_SIZE = 1 << 18, EVENTS = 256, MAX_BODIES = 64, SUB_BUCKETS = 32, OCTAVES = 32 };
+enum { STATUS_LINE, HEADER, BODY, CHUNK_SIZE, CHUNK_DATA, CHUNK_END, TRAILER };
+enum { LINE = 512, READ_SIZE = 1 << 18, EVENTS = 256, MOST_CONNECTIONS = 16000 };
 
 #define NONE UINT32_MAX
 /* Above this rate it wakes at most every COALESCE_SECONDS, for all that is due and all that came meanwhile: as a
@@ -57,26 +56,20 @@ typedef struct {
     char line[LINE];
 } Connection;
 
-typedef struct {
-    char *bytes;
-    size_t length;
-} Message;
-
 static struct {
-    const char *host, *port, *path, *content_type, *bodies[MAX_BODIES];
-    int body_count, max_connections;
-    double rate, seconds, slo, timeout, max_lag, stop_share;
-    uint64_t seed;
-} options = {"127.0.0.1", NULL, "/", "application/json", {0}, 0, 16000, 100, 5, 0.1, 5, 0.005, 1, 1};
+    const char *path, *content_type, *body;
+    double port, rate, seconds, slo, timeout, max_lag, stop_share, seed;
+} options;
 
-static Message messages[MAX_BODIES];
-static struct sockaddr_in address;
+static char *message; /* the head and the body of every request */
+static size_t message_length;
+static struct sockaddr_in address = {.sin_family = AF_INET};
 static Request *requests;
 static size_t request_count, request_room, oldest, judged, missed;
 static size_t outstanding;
 static Connection *connections;
 static uint32_t connection_count, free_slot = NONE, idle_head = NONE;
-static uint32_t open_now, open_peak, opened;
+static uint32_t open_now, max_connections = MOST_CONNECTIONS;
 static size_t *waiting, waiting_first, waiting_end, waiting_room;
 static int poller, timer;
 static struct timespec start_time;
@@ -184,7 +177,7 @@ static void release(uint32_t index, int reset) {
 }
 
 static void serve_waiting(void) {
-    while (open_now < (uint32_t)options.max_connections || idle_head != NONE) {
+    while (open_now < max_connections || idle_head != NONE) {
         size_t index = next_waiting();
         if (index == SIZE_MAX)
             return;
@@ -224,9 +217,8 @@ static void interest(uint32_t index, int write) {
 
 static void send_more(uint32_t index) {
     Connection *c = &connections[index];
-    Message *m = &messages[c->request % (uint32_t)options.body_count];
-    while (c->sent < m->length) {
-        ssize_t n = send(c->fd, m->bytes + c->sent, m->length - c->sent, MSG_NOSIGNAL);
+    while (c->sent < message_length) {
+        ssize_t n = send(c->fd, message + c->sent, message_length - c->sent, MSG_NOSIGNAL);
         if (n < 0) {
             if (errno == EAGAIN) {
                 interest(index, 1);
@@ -279,9 +271,7 @@ static int open_connection(size_t request) {
     struct epoll_event event = {EPOLLIN | (connected ? 0 : EPOLLOUT), {.u32 = index}};
     if (epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event) < 0)
         fail("epoll_ctl", strerror(errno));
-    opened++;
-    if (++open_now > open_peak)
-        open_peak = open_now;
+    open_now++;
     if (connected)
         give(index, request);
     else
@@ -294,7 +284,7 @@ static void start_request(size_t index) {
         uint32_t connection = idle_head;
         idle_remove(connection);
         give(connection, index);
-    } else if (open_now < (uint32_t)options.max_connections) {
+    } else if (open_now < max_connections) {
         if (!open_connection(index))
             finish(index, NO_CONNECTION, now_seconds());
     } else {
@@ -372,8 +362,8 @@ static int line_ended(Connection *c) {
         }
         if (c->left == 0)
             return 1;
-        c->parse = c->left > 0 ? BODY : UNTIL_CLOSE;
-        return 0;
+        c->parse = BODY;
+        return c->left > 0 ? 0 : -1;
     case CHUNK_SIZE:
         c->left = strtoll(c->line, NULL, 16);
         if (c->left < 0)
@@ -404,8 +394,6 @@ static int parse(Connection *c, const char *bytes, size_t length) {
             }
             continue;
         }
-        if (c->parse == UNTIL_CLOSE)
-            return 0;
         char byte = bytes[i++];
         if (byte != '\n') {
             if (c->line_length < LINE - 1)
@@ -431,12 +419,7 @@ static void readable(uint32_t index) {
             return;
         }
         if (n == 0 || c->request == NONE) {
-            if (n == 0 && c->request != NONE && c->got && c->parse == UNTIL_CLOSE) {
-                c->close_after = 1;
-                answered(index);
-            } else {
-                lose(index, BROKEN);
-            }
+            lose(index, BROKEN);
             return;
         }
         c->got = 1;
@@ -603,56 +586,25 @@ static void print_quantiles(const char *name, double *values, size_t known, size
     printf("\"%s\":{", name);
     print_quantile("p50", values, known, count, 0.50);
     printf(",");
-    print_quantile("p95", values, known, count, 0.95);
-    printf(",");
     print_quantile("p99", values, known, count, 0.99);
-    printf(",");
-    print_quantile("p999", values, known, count, 0.999);
-    printf(",");
-    print_quantile("max", values, known, count, 1.0);
-    printf("}");
+    printf("},");
 }
 
-static void print_histogram(const double *latencies, size_t count) {
-    static uint64_t buckets[OCTAVES * SUB_BUCKETS];
-    for (size_t i = 0; i < count; i++) {
-        double us = fmax(1.0, latencies[i] * 1e6);
-        int bucket = (int)(log2(us) * SUB_BUCKETS);
-        if (bucket >= OCTAVES * SUB_BUCKETS)
-            bucket = OCTAVES * SUB_BUCKETS - 1;
-        buckets[bucket]++;
-    }
-    const char *comma = "";
-    printf("\"histogram\":[");
-    for (int i = 0; i < OCTAVES * SUB_BUCKETS; i++)
-        if (buckets[i]) {
-            printf("%s[%.4f,%llu]", comma, exp2((double)(i + 1) / SUB_BUCKETS) / 1e3, (unsigned long long)buckets[i]);
-            comma = ",";
-        }
-    printf("]");
-}
-
-static void print_seconds(double *scratch) {
+static void print_seconds(void) {
     size_t i = 0;
     printf("\"per_second\":[");
     for (int second = 0; second < (int)ceil(options.seconds); second++) {
-        size_t offered = 0, answered_well = 0, good = 0;
+        size_t offered = 0, good = 0;
         for (; i < request_count && requests[i].due < second + 1; i++) {
             offered++;
             good += (size_t)is_good(&requests[i]);
-            if (requests[i].status >= 200 && requests[i].status < 300)
-                scratch[answered_well++] = requests[i].latency;
         }
-        qsort(scratch, answered_well, sizeof *scratch, compare);
-        printf("%s{\"second\":%d,\"offered\":%zu,\"ok\":%zu,\"good\":%zu,", second ? "," : "", second, offered,
-               answered_well, good);
-        print_quantile("p99", scratch, answered_well, offered, 0.99);
-        printf("}");
+        printf("%s{\"second\":%d,\"offered\":%zu,\"good\":%zu}", second ? "," : "", second, offered, good);
     }
     printf("]");
 }
 
-static int report(int stopped, double wall) {
+static int report(int stopped) {
     double *latencies = checked(malloc((request_count + 1) * sizeof *latencies));
     double *lags = checked(malloc((request_count + 1) * sizeof *lags));
     static uint64_t codes[1000];
@@ -684,12 +636,9 @@ static int report(int stopped, double wall) {
     double cpu = (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
                  1e-6 * (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
 
-    printf("{\"generator\":\"c\",\"rate\":%.4f,\"seconds\":%.4f,\"slo_ms\":%.4f,\"seed\":%llu,", options.rate,
-           options.seconds, options.slo * 1e3, (unsigned long long)options.seed);
+    printf("{\"rate\":%.4f,\"seconds\":%.4f,\"cpu_s\":%.4f,", options.rate, options.seconds, cpu);
     printf("\"sent\":%zu,\"ok\":%zu,\"good\":%zu,\"stopped_early\":%s,\"lagged\":%s,", request_count, ok, good,
            stopped ? "true" : "false", lagged ? "true" : "false");
-    printf("\"wall_s\":%.4f,\"cpu_s\":%.4f,\"connections_opened\":%u,\"connections_peak\":%u,", wall, cpu, opened,
-           open_peak);
     printf("\"statuses\":{");
     const char *comma = "";
     for (int code = 0; code < 1000; code++)
@@ -708,37 +657,30 @@ static int report(int stopped, double wall) {
         }
     printf("},");
     print_quantiles("latency_ms", latencies, ok, request_count);
-    printf(",");
-    print_quantiles("ok_latency_ms", latencies, ok, ok);
-    printf(",");
     print_quantiles("lag_ms", lags, request_count, request_count);
-    printf(",");
-    print_histogram(latencies, ok);
-    printf(",");
-    print_seconds(latencies);
+    print_seconds();
     printf("}\n");
     return lagged ? 3 : 0;
 }
 
-static void read_message(int index, const char *file) {
-    FILE *stream = fopen(file, "rb");
+static void read_message(void) {
+    FILE *stream = fopen(options.body, "rb");
     if (stream == NULL)
-        fail(file, strerror(errno));
+        fail(options.body, strerror(errno));
     fseek(stream, 0, SEEK_END);
     long length = ftell(stream);
     rewind(stream);
     char head[2048];
     int size = snprintf(head, sizeof head,
-                        "POST %s HTTP/1.1\r\nHost: %s:%s\r\nContent-Type: %s\r\nContent-Length: %ld\r\n\r\n", options.path,
-                        options.host, options.port, options.content_type, length);
+                        "POST %s HTTP/1.1\r\nHost: 127.0.0.1:%g\r\nContent-Type: %s\r\nContent-Length: %ld\r\n\r\n",
+                        options.path, options.port, options.content_type, length);
     if (length < 0 || size >= (int)sizeof head)
-        fail(file, "cannot be sent: not a plain file, or --path is too long");
-    Message *m = &messages[index];
-    m->length = (size_t)size + (size_t)length;
-    m->bytes = checked(malloc(m->length));
-    memcpy(m->bytes, head, (size_t)size);
-    if (fread(m->bytes + size, 1, (size_t)length, stream) != (size_t)length)
-        fail(file, "could not be read");
+        fail(options.body, "cannot be sent: not a plain file, or --path is too long");
+    message_length = (size_t)size + (size_t)length;
+    message = checked(malloc(message_length));
+    memcpy(message, head, (size_t)size);
+    if (fread(message + size, 1, (size_t)length, stream) != (size_t)length)
+        fail(options.body, "could not be read");
     fclose(stream);
 }
 
@@ -752,45 +694,35 @@ static double number(const char *name, const char *text, double least) {
     return value;
 }
 
+/* generator.py passes every option; a default here would be one that nobody sees. */
 static void read_options(int count, char **words) {
-    for (int i = 1; i < count; i += 2) {
-        const char *name = words[i];
-        if (i + 1 >= count)
-            fail(name, "it needs a value");
-        const char *value = words[i + 1];
-        if (!strcmp(name, "--host"))
-            options.host = value;
-        else if (!strcmp(name, "--port"))
-            options.port = value;
-        else if (!strcmp(name, "--path"))
-            options.path = value;
-        else if (!strcmp(name, "--content-type"))
-            options.content_type = value;
-        else if (!strcmp(name, "--body")) {
-            if (options.body_count == MAX_BODIES)
-                fail(name, "too many");
-            options.bodies[options.body_count++] = value;
-        } else if (!strcmp(name, "--rate"))
-            options.rate = number(name, value, 1e-3);
-        else if (!strcmp(name, "--seconds"))
-            options.seconds = number(name, value, 1e-3);
-        else if (!strcmp(name, "--slo-ms"))
-            options.slo = number(name, value, 1e-3) / 1e3;
-        else if (!strcmp(name, "--timeout"))
-            options.timeout = number(name, value, 1e-3);
-        else if (!strcmp(name, "--max-lag-ms"))
-            options.max_lag = number(name, value, 0) / 1e3;
-        else if (!strcmp(name, "--stop-share"))
-            options.stop_share = number(name, value, 0);
-        else if (!strcmp(name, "--max-connections"))
-            options.max_connections = (int)number(name, value, 1);
-        else if (!strcmp(name, "--seed"))
-            options.seed = (uint64_t)number(name, value, 0);
+    const struct {
+        const char *name, **text;
+        double *value, least, unit;
+    } known[] = {
+        {"--path", &options.path, NULL, 0, 0},
+        {"--content-type", &options.content_type, NULL, 0, 0},
+        {"--body", &options.body, NULL, 0, 0},
+        {"--port", NULL, &options.port, 1, 1},
+        {"--rate", NULL, &options.rate, 1e-3, 1},
+        {"--seconds", NULL, &options.seconds, 1e-3, 1},
+        {"--slo-ms", NULL, &options.slo, 1e-3, 1e-3},
+        {"--timeout", NULL, &options.timeout, 1e-3, 1},
+        {"--max-lag-ms", NULL, &options.max_lag, 0, 1e-3},
+        {"--stop-share", NULL, &options.stop_share, 0, 1},
+        {"--seed", NULL, &options.seed, 0, 1},
+    };
+    const size_t all = sizeof known / sizeof *known;
+    if (count != 1 + 2 * (int)all)
+        fail("usage", "every option once, each with its value: see generator.py");
+    for (size_t i = 0; i < all; i++) {
+        if (strcmp(words[1 + 2 * i], known[i].name) != 0)
+            fail(words[1 + 2 * i], "options have an order: see generator.py");
+        if (known[i].text)
+            *known[i].text = words[2 + 2 * i];
         else
-            fail(name, "there is no such option");
+            *known[i].value = number(known[i].name, words[2 + 2 * i], known[i].least) * known[i].unit;
     }
-    if (options.port == NULL || options.body_count == 0)
-        fail("usage", "openload --port PORT --body FILE [--rate R --seconds S --slo-ms MS ...]");
 }
 
 static void set_up(void) {
@@ -799,25 +731,20 @@ static void set_up(void) {
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
     getrlimit(RLIMIT_NOFILE, &files);
-    if ((rlim_t)options.max_connections + 64 > files.rlim_cur)
-        options.max_connections = files.rlim_cur > 128 ? (int)files.rlim_cur - 64 : 64;
+    if ((rlim_t)max_connections + 64 > files.rlim_cur)
+        max_connections = files.rlim_cur > 128 ? (uint32_t)files.rlim_cur - 64 : 64;
     /* It shares the machine with what it measures and must not wait for it, as one on another machine would not.
      * Only root may; the lag that is measured decides whether it matters. */
     struct sched_param priority = {.sched_priority = 1};
     if (sched_setscheduler(0, SCHED_RR, &priority) < 0)
         setpriority(PRIO_PROCESS, 0, -10);
-    struct addrinfo hints = {.ai_family = AF_INET, .ai_socktype = SOCK_STREAM}, *found;
-    int error = getaddrinfo(options.host, options.port, &hints, &found);
-    if (error)
-        fail(options.host, gai_strerror(error));
-    address = *(struct sockaddr_in *)found->ai_addr;
-    freeaddrinfo(found);
-    for (int i = 0; i < options.body_count; i++)
-        read_message(i, options.bodies[i]);
-    random_state = options.seed * 0x2545f4914f6cdd1dULL + 1;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_port = htons((uint16_t)options.port);
+    read_message();
+    random_state = (uint64_t)options.seed * 0x2545f4914f6cdd1dULL + 1;
     request_room = (size_t)(options.rate * options.seconds * 1.1) + 1024;
     requests = checked(malloc(request_room * sizeof *requests));
-    connections = checked(calloc((size_t)options.max_connections, sizeof *connections));
+    connections = checked(calloc(max_connections, sizeof *connections));
     read_buffer = checked(malloc(READ_SIZE));
     poller = epoll_create1(EPOLL_CLOEXEC);
     timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
@@ -832,5 +759,5 @@ int main(int count, char **words) {
     set_up();
     clock_gettime(CLOCK_MONOTONIC, &start_time);
     int stopped = run();
-    return report(stopped, now_seconds());
+    return report(stopped);
 }
