@@ -1,4 +1,4 @@
-"""How results are shown: tables in Markdown, plots, and the sections of docs/benchmarks.md.
+"""How results are shown: as Markdown on the terminal, and with plots in their sections of docs/benchmarks.md.
 
 Owns the form; it measures nothing. A section of the page stands between two marks of its name, and
 ``--publish`` replaces what is between them.
@@ -6,9 +6,12 @@ Owns the form; it measures nothing. A section of the page stands between two mar
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
+
+from matplotlib.figure import Figure
 
 from tailbound_lab.bench.workloads import ROOT
 from tailbound_lab.load.records import BenchError
@@ -25,6 +28,20 @@ def add_publish(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def say(text: str) -> None:
+    """Tell who waits what is being done."""
+    sys.stderr.write(f"bench: {text}\n")
+
+
+def show(
+    options: argparse.Namespace, section: str, text: str, draw: Callable[[Path], list[Path]] = lambda _: []
+) -> None:
+    """Print a result; with ``--publish`` put it into its section, and what ``draw`` writes to a folder."""
+    sys.stdout.write(f"{text.strip()}\n")
+    if options.publish:
+        rewrite(section, lambda folder: "\n\n".join((text.strip(), *map(image, draw(folder)))))
+
+
 def rewrite(name: str, content: Callable[[Path], str]) -> None:
     """Replace the section ``name`` of the page with ``content(folder for its plots)``.
 
@@ -35,7 +52,7 @@ def rewrite(name: str, content: Callable[[Path], str]) -> None:
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise BenchError(f"{PAGE}: it needs one line {begin!r} and after it one {end!r}")
     before, after = text.split(begin)[0], text.split(end)[1]
-    PAGE.write_text(f"{before}{begin}\n\n{content(PAGE.with_suffix('')).strip()}\n\n{end}{after}")
+    PAGE.write_text(f"{before}{begin}\n\n{content(PAGE.with_suffix(''))}\n\n{end}{after}")
 
 
 def read(file: Path, **here: object) -> dict[str, Any]:
@@ -48,11 +65,6 @@ def read(file: Path, **here: object) -> dict[str, Any]:
         if document.get(name) != value:
             raise BenchError(f"{file}: the earlier run had {name} {document.get(name)!r}, not {value!r}")
     return document
-
-
-def image(file: Path) -> str:
-    """Return the Markdown of a plot that lies in the page's folder."""
-    return f"![{file.stem}]({file.parent.name}/{file.name})"
 
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -68,8 +80,6 @@ def share(value: float) -> str:
 
 def figure(rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, Any]:
     """Return a Matplotlib figure and its axes, drawn to files and to no window."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - a slow import that only plots need
-
     made = Figure(layout="constrained", figsize=options.pop("figsize", (8, 5)))
     return made, made.subplots(rows, columns, **options)
 
@@ -103,28 +113,25 @@ def comparison(results: dict[str, Any]) -> str:
 
 
 def plots(results: dict[str, Any], folder: Path) -> list[Path]:
-    """Write goodput-WORKLOAD.png and cdf-WORKLOAD.png for each workload of ``bench compare``."""
+    """Write goodput-WORKLOAD.png for each workload of ``bench compare``: goodput against offered rate."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for workload in _workloads(results):
         rows = [r for r in results["measurements"] if r["workload"] == workload and r.get("max_rate")]
         if not rows:
             continue
-        goodput, axes = figure()
+        made, axes = figure()
         for index, row in enumerate(rows):
             line = "-" if index < _COLORS else "--"
             axes.plot(*zip(*curve(row), strict=True), line, marker="o", ms=3, label=row["system"])
         top = max(x for row in rows for x, _ in curve(row))
         axes.plot([0, top], [0, top], color="0.8", lw=1, zorder=0)
         axes.set(xlabel="offered, requests/s", ylabel="answered within the SLO, requests/s")
-        written.append(_save(goodput, axes, "Goodput against offered rate", folder / f"goodput-{workload}"))
-        cdf, axes = figure()
-        for index, row in enumerate(rows):
-            line = "-" if index < _COLORS else "--"
-            axes.plot(*zip(*row["at_max"]["cdf"], strict=True), line, label=row["system"])
-        axes.axvline(rows[0]["slo_ms"], color="0.6", ls=":", lw=1)
-        axes.set(xlabel="latency from when it was due, ms", ylabel="share of all requests", xscale="log")
-        written.append(_save(cdf, axes, "Latency at the maximum", folder / f"cdf-{workload}"))
+        axes.set_title(f"Goodput against offered rate: {workload}")
+        axes.grid(alpha=0.3)
+        axes.legend()
+        written.append(folder / f"goodput-{workload}.png")
+        made.savefig(written[-1], dpi=110)
     return written
 
 
@@ -149,13 +156,9 @@ _COLUMNS: Final = (
 )
 
 
-def _save(made: Any, axes: Any, title: str, file: Path) -> Path:
-    axes.set_title(f"{title}: {file.name.partition('-')[2]}")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    file = file.with_suffix(".png")
-    made.savefig(file, dpi=110)
-    return file
+def image(file: Path) -> str:
+    """Return the Markdown of a plot that lies in the page's folder."""
+    return f"![{file.stem}]({file.parent.name}/{file.name})"
 
 
 def _workloads(results: dict[str, Any]) -> list[str]:

@@ -25,7 +25,8 @@ from tailbound_lab.demo.table import BASELINE, TAILBOUND, milliseconds, number, 
 from tailbound_lab.live.session import Outcome
 from tailbound_lab.live.watch import Decision
 from tailbound_lab.load.openloop import TIMEOUT_SECONDS
-from tailbound_lab.load.records import Comparison, Sample, Summary, Track, highest_replicas, result
+from tailbound_lab.load.records import Comparison, Sample, Summary, Track, highest_replicas
+from tailbound_lab.load.records import milliseconds as for_json
 from tailbound_lab.simulate.baselines import OpenFaasRule
 
 _OURS, _THEIRS, _OFFERED, _LIMIT = "#1769aa", "#d9822b", "#c9d1d9", "#b3261e"
@@ -296,6 +297,41 @@ def _conditions(outcome: Outcome) -> list[tuple[str, str]]:
         ("Seed of the arrivals", str(outcome.seed)),
         ("Samples that could not be read", gaps),
     ]
+
+
+def result(comparison: Comparison) -> dict[str, object]:
+    """Return the machine-readable result of one function; durations in milliseconds where the name says so.
+
+    A percentile that misses reach is infinite and stands as null, as does all that was not measured.
+    """
+    ours, theirs = comparison.tailbound, comparison.baseline
+    return {
+        "function": comparison.function,
+        "slo_ms": for_json(comparison.slo),
+        "objective": comparison.objective,
+        "met": comparison.met,
+        "attainment": _rounded(ours.total.attainment, 5),
+        "baseline_attainment": _rounded(theirs.total.attainment if theirs else None, 5),
+        "replica_seconds": _rounded(ours.replica_seconds, 1),
+        "baseline_replica_seconds": _rounded(theirs.replica_seconds if theirs else None, 1),
+        "p50_ms": for_json(ours.total.p50),
+        "p95_ms": for_json(ours.total.p95),
+        "p99_ms": for_json(ours.total.p99),
+        "baseline_p99_ms": for_json(theirs.total.p99 if theirs else None),
+        "requests": ours.total.sent,
+        "slow": ours.total.slow,
+        "refused": ours.total.refused,
+        "failed": ours.total.failed,
+        "lost": ours.total.lost,
+        "baseline_lost": theirs.total.lost if theirs else None,
+        "statuses": {str(status): count for status, count in ours.statuses},
+        "replicas_max": highest_replicas(ours),
+        "baseline_replicas_max": highest_replicas(theirs) if theirs else None,
+    }
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
 
 
 def write(outcome: Outcome, folder: Path) -> Path:

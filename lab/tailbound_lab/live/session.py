@@ -11,7 +11,7 @@ import asyncio
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,14 +20,15 @@ from typing import Any, Protocol
 
 import aiohttp
 
+from slo_autoscaler.fields import parse_duration
 from tailbound_lab.live import machine
 from tailbound_lab.live.machine import Usage
 from tailbound_lab.live.twins import TWIN_NAMESPACE, CommunityScaler, twin
 from tailbound_lab.live.watch import Decision, Watch, decisions
 from tailbound_lab.load.arrivals import Profile, peak
-from tailbound_lab.load.openloop import TIMEOUT_SECONDS, Lag, Stream, Target, parse_duration
+from tailbound_lab.load.openloop import TIMEOUT_SECONDS, Lag, Stream, Target
 from tailbound_lab.load.records import Comparison, Ledger, RunError, reduce
-from tailbound_lab.load.sender import sending
+from tailbound_lab.load.sender import Sender, sending
 from tailbound_lab.local.platform import Platform, Settings, open_platform
 from tailbound_lab.local.specs import FunctionSpec
 
@@ -38,6 +39,8 @@ _STOP_GRACE = 2.0
 _END_LIMIT = 10.0
 _NEVER = 1_000_000
 _OBJECTIVE_DEFAULT = 0.99
+
+Companion = Coroutine[Any, Any, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,27 +204,11 @@ async def _traffic(
         )
         twins = {item.spec.full_name: item.spec.labels for item in deployed if item.is_twin}
         companions = [
-            asyncio.create_task(watch.run(elapsed), name="watch"),
-            asyncio.create_task(
-                CommunityScaler(session, platform.gateway_url, metrics, twins).run(), name="twins"
-            ),
-            asyncio.create_task(_show(display, deployed, elapsed), name="display"),
+            watch.run(elapsed),
+            CommunityScaler(session, platform.gateway_url, metrics, twins).run(),
+            _show(display, deployed, elapsed),
         ]
-        reading = asyncio.create_task(sender.read([item.ledger for item in deployed]), name="records")
-        running: set[asyncio.Task[Any]] = {reading, *companions}
-        try:
-            limit = options.duration + TIMEOUT_SECONDS + _END_LIMIT
-            ended, _ = await asyncio.wait(running, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-            if not ended:
-                raise RunError(f"the load generator has not ended after {limit:.0f} s")
-            for task in companions:
-                if task.done():
-                    task.result()  # They never end by themselves: this raises what ended it.
-            lag = reading.result()
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+        lag = await offered(sender, [item.ledger for item in deployed], options.duration, companions)
     return Outcome(
         comparisons=tuple(_comparisons(deployed, options.duration)),
         duration=options.duration,
@@ -240,6 +227,33 @@ async def _traffic(
         ),
         finished=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
     )
+
+
+async def offered(
+    sender: Sender,
+    ledgers: Sequence[Ledger],
+    duration: float,
+    companions: Sequence[Coroutine[Any, Any, None]],
+) -> Lag:
+    """Read what comes of the traffic while ``companions`` run; return when every request has ended.
+
+    They never end by themselves: what ends one is raised. Raises :class:`RunError` if the traffic has not
+    ended long after its duration.
+    """
+    reading = asyncio.create_task(sender.read(ledgers))
+    running: set[asyncio.Task[Any]] = {reading, *map(asyncio.create_task, companions)}
+    limit = duration + TIMEOUT_SECONDS + _END_LIMIT
+    try:
+        ended, _ = await asyncio.wait(running, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            task.result()
+        if not reading.done():
+            raise RunError(f"the load generator has not ended after {limit:.0f} s")
+        return reading.result()
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 def _decisions(log: Path, begun: datetime, duration: float) -> tuple[Decision, ...]:

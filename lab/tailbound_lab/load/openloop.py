@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 import httptools
 import uvloop
 
+from slo_autoscaler.fields import parse_duration
 from tailbound_lab.load.arrivals import Profile, arrivals, steps
 from tailbound_lab.load.records import (
     BROKEN,
@@ -45,7 +46,6 @@ TIMEOUT_SECONDS = 10.0
 _TIMER_TICK = 0.001
 _CLOSE_LIMIT = 1.0
 _EXPIRY_TICK = 0.05
-_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +160,10 @@ class _Connection(asyncio.Protocol):
 class _Pool:
     """The connections to one target: the youngest idle one first, new ones as needed, up to a limit."""
 
-    def __init__(self, target: Target, index: int, finish: Callable[[_Call, int], None]) -> None:
+    def __init__(self, target: Target, finish: Callable[[_Call, int], None]) -> None:
         parts = urlsplit(target.url)
         self.host, self.port = parts.hostname or "", parts.port or 80
         self.limit = target.max_connections
-        self.index = index
         self.finish = finish
         self.pieces = [_request(target, body) for body in target.bodies]
         self._idle: list[_Connection] = []
@@ -294,7 +293,7 @@ class Generator:
         self._on_record = on_record
         self._timeout = timeout
         self._schedule = sorted((at, index) for index, stream in enumerate(streams) for at in stream.times())
-        self._pools = [_Pool(stream.target, index, self._finish) for index, stream in enumerate(streams)]
+        self._pools = [_Pool(stream.target, self._finish) for stream in streams]
         self._calls: deque[_Call] = deque()
         self._sent = [0] * len(streams)
         self._position = 0
@@ -386,23 +385,10 @@ async def offer(
     return records, lag
 
 
-def parse_duration(text: str) -> float:
-    """Read a duration such as ``100ms``, ``1.5s`` or plain seconds; return seconds."""
-    number = text.strip().rstrip("musn")
-    unit = text.strip()[len(number) :] or "s"
-    try:
-        seconds = float(number) * _UNITS[unit]
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"duration {text!r}: expected a number and one of us, ms, s, m, as 100ms") from error
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise ValueError(f"duration {text!r}: must be finite and more than 0")
-    return seconds
-
-
 def render(summary: Summary, lag: Lag, slo: float, duration: float) -> str:
     """Return the tool's few lines of result."""
 
-    def milliseconds(seconds: float | None) -> str:
+    def shown(seconds: float | None) -> str:
         if seconds is None:
             return "-"
         return "infinite" if math.isinf(seconds) else f"{seconds * 1e3:.1f} ms"
@@ -413,43 +399,33 @@ def render(summary: Summary, lag: Lag, slo: float, duration: float) -> str:
         f"attainment {attainment} within {slo * 1e3:g} ms\n"
         f"outcomes   good {summary.good}, slow {summary.slow}, refused {summary.refused}, "
         f"failed {summary.failed}, lost {summary.lost}\n"
-        f"latency    p50 {milliseconds(summary.p50)}, p95 {milliseconds(summary.p95)}, "
-        f"p99 {milliseconds(summary.p99)} (from when each was due; misses are infinite)\n"
-        f"own lag    p99 {milliseconds(lag.p99)}, worst {milliseconds(lag.worst)}\n"
+        f"latency    p50 {shown(summary.p50)}, p95 {shown(summary.p95)}, "
+        f"p99 {shown(summary.p99)} (from when each was due; misses are infinite)\n"
+        f"own lag    p99 {shown(lag.p99)}, worst {shown(lag.worst)}\n"
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the tool; return 0 if every request was answered, 1 if some were lost, 2 for wrong arguments."""
     parser = argparse.ArgumentParser(
         prog="python -m tailbound_lab.load.openloop",
         description="Offer open-loop Poisson traffic to one URL and say how it was answered.",
     )
     add = parser.add_argument
-    add("--url", help="where to POST, as http://127.0.0.1:8080/function/tabular")
+    add("--url", required=True, help="where to POST, as http://127.0.0.1:8080/function/tabular")
     add("--rate", default="100:5", metavar="RATE:SECONDS[,...]", help="rates in turn (default: %(default)s)")
     add("--slo", default="100ms", help="answers later than this are misses (default: %(default)s)")
     add("--body", metavar="FILE", help="file whose bytes are the body (default: an empty body)")
     add("--content-type", default="application/json", help="of the body (default: %(default)s)")
-    add("--timeout", default="10s", help="time a request out after this (default: %(default)s)")
-    add("--seed", type=int, default=1, help="of the arrivals (default: %(default)s)")
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the tool; return 0 if every request was answered, 1 if some were lost, 2 for wrong arguments."""
-    parser = _parser()
     options = parser.parse_args(arguments)
     gc.freeze()
     try:
-        if not options.url:
-            parser.error("--url is missing")
         body = Path(options.body).read_bytes() if options.body else b""
         target = Target(options.url, (body,), (("Content-Type", options.content_type),))
-        stream = Stream(target, steps(options.rate), options.seed)
-        slo, timeout = parse_duration(options.slo), parse_duration(options.timeout)
-        records, lag = uvloop.run(offer([stream], timeout_seconds=timeout))
+        stream, slo = Stream(target, steps(options.rate)), parse_duration(options.slo)
+        records, lag = uvloop.run(offer([stream]))
     except (ValueError, OSError) as error:
-        # ShapeError is a ValueError; both name the argument and the rule.
+        # ShapeError is a ValueError; all name the argument and the rule.
         parser.exit(2, f"{parser.prog}: {error}\n")
     except KeyboardInterrupt:
         return 130

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 
@@ -230,48 +230,14 @@ def reduce(ledger: Ledger, duration: float) -> Track:
     )
 
 
-def result(comparison: Comparison) -> dict[str, object]:
-    """Return the machine-readable result of one function; durations in milliseconds where the name says so.
-
-    A percentile that misses reach is infinite and stands as null, as does all that was not measured.
-    """
-    ours, theirs = comparison.tailbound, comparison.baseline
-    return {
-        "function": comparison.function,
-        "slo_ms": _milliseconds(comparison.slo),
-        "objective": comparison.objective,
-        "met": comparison.met,
-        "attainment": _rounded(ours.total.attainment, 5),
-        "baseline_attainment": _rounded(theirs.total.attainment if theirs else None, 5),
-        "replica_seconds": _rounded(ours.replica_seconds, 1),
-        "baseline_replica_seconds": _rounded(theirs.replica_seconds if theirs else None, 1),
-        "p50_ms": _milliseconds(ours.total.p50),
-        "p95_ms": _milliseconds(ours.total.p95),
-        "p99_ms": _milliseconds(ours.total.p99),
-        "baseline_p99_ms": _milliseconds(theirs.total.p99 if theirs else None),
-        "requests": ours.total.sent,
-        "slow": ours.total.slow,
-        "refused": ours.total.refused,
-        "failed": ours.total.failed,
-        "lost": ours.total.lost,
-        "baseline_lost": theirs.total.lost if theirs else None,
-        "statuses": {str(status): count for status, count in ours.statuses},
-        "replicas_max": highest_replicas(ours),
-        "baseline_replicas_max": highest_replicas(theirs) if theirs else None,
-    }
-
-
 def highest_replicas(track: Track) -> float | None:
     """Return the highest replica count that was read; None when none was."""
     return max((sample.replicas for sample in track.samples if sample.replicas is not None), default=None)
 
 
-def _milliseconds(seconds: float | None) -> float | None:
+def milliseconds(seconds: float | None) -> float | None:
+    """Return a latency for JSON; one that misses reach is infinite and stands as null, as does none."""
     return None if seconds is None or math.isinf(seconds) else round(seconds * 1e3, 2)
-
-
-def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)
 
 
 # Replica counts over time. Times are seconds from the beginning of the run.
@@ -343,7 +309,7 @@ def start_ups(points: Sequence[Point]) -> list[float]:
     return took
 
 
-# The generator's report.
+# The generator's report: its JSON has these names.
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,7 +318,6 @@ class Second:
 
     second: int
     offered: int
-    ok: int
     good: int
 
     @property
@@ -365,7 +330,6 @@ class Second:
 class Run:
     """One run of a generator. Latencies are milliseconds; a quantile that misses reach is None."""
 
-    generator: str
     rate: float
     seconds: float
     sent: int
@@ -376,12 +340,8 @@ class Run:
     cpu_s: float
     statuses: Mapping[str, int]
     latency_ms: Mapping[str, float | None]
-    """Over all requests, misses as infinite."""
-    ok_latency_ms: Mapping[str, float | None]
-    """Over the 2xx answers alone."""
+    """p50 and p99 over all requests, misses as infinite."""
     lag_ms: Mapping[str, float | None]
-    histogram: tuple[tuple[float, int], ...]
-    """(upper edge in ms, count) of the 2xx answers, ascending, without empty buckets."""
     per_second: tuple[Second, ...]
 
     @property
@@ -399,34 +359,10 @@ def parse_run(text: str) -> Run:
     """Read a generator's line of JSON. Raises ``BenchError`` that says what is wrong with it."""
     try:
         raw: dict[str, Any] = json.loads(text)
-        return Run(
-            generator=raw["generator"],
-            rate=float(raw["rate"]),
-            seconds=float(raw["seconds"]),
-            sent=int(raw["sent"]),
-            ok=int(raw["ok"]),
-            good=int(raw["good"]),
-            stopped_early=bool(raw["stopped_early"]),
-            lagged=bool(raw["lagged"]),
-            cpu_s=float(raw["cpu_s"]),
-            statuses=dict(raw["statuses"]),
-            latency_ms=dict(raw["latency_ms"]),
-            ok_latency_ms=dict(raw["ok_latency_ms"]),
-            lag_ms=dict(raw["lag_ms"]),
-            histogram=tuple((float(edge), int(count)) for edge, count in raw["histogram"]),
-            per_second=tuple(
-                Second(int(s["second"]), int(s["offered"]), int(s["ok"]), int(s["good"]))
-                for s in raw["per_second"]
-            ),
-        )
+        seconds = tuple(Second(**second) for second in raw["per_second"])
+        return Run(**(raw | {"per_second": seconds}))
     except (ValueError, KeyError, TypeError) as error:
         raise BenchError(f"the generator's answer cannot be read: {error!r} in {text[:200]!r}") from None
-
-
-def cdf(histogram: Sequence[tuple[float, int]], total: int) -> list[tuple[float, float]]:
-    """Points (ms, share of ``total``) of the distribution: it ends below 1 if some were never answered."""
-    counts = accumulate(count for _, count in histogram)
-    return [(edge, count / total) for (edge, _), count in zip(histogram, counts, strict=True)]
 
 
 def recovery_seconds(seconds: Sequence[Second], changed: int, objective: float) -> int | None:

@@ -42,14 +42,13 @@ def test_any_answers_end_within_the_confirmations_and_the_best_pass_is_the_answe
     assert found.failed_at is None or found.failed_at > found.rate
 
 
-def test_the_ramp_grows_by_its_factor_until_one_fails():
+def test_the_ramp_grows_until_one_fails_and_its_last_good_rate_is_confirmed_first():
     _, trials = search(lambda step: step.rate <= 200)
     assert [trial.rate for trial in trials if not trial.confirm] == [100.0, 150.0, 225.0, 225.0]
-
-
-def test_the_last_good_rate_of_the_ramp_is_confirmed_first():
-    _, trials = search(lambda step: step.rate <= 200)
     assert next(trial.rate for trial in trials if trial.confirm) == 150.0
+    failed = [trial.rate for trial in trials if trial.confirm and not trial.passed]
+    assert failed
+    assert all(failed.count(rate) == PLAN.attempts for rate in failed)
 
 
 def test_a_run_that_a_stall_failed_is_repeated_and_does_not_bound_the_answer():
@@ -72,20 +71,9 @@ def test_a_stall_in_the_ramp_neither_ends_it_nor_bounds_the_answer():
     assert found.rate <= 1000 < found.failed_at <= found.rate * (1 + PLAN.tolerance)
 
 
-def test_a_rate_that_failed_twice_is_not_tried_again():
-    _, trials = search(lambda step: step.rate <= 200)
-    failed = [trial.rate for trial in trials if trial.confirm and not trial.passed]
-    assert failed
-    assert all(failed.count(rate) == PLAN.attempts for rate in failed)
-
-
-def test_a_server_that_holds_nothing_is_told_with_none_found():
-    found, _ = search(lambda step: False)
-    assert found.rate == 0.0
-    assert found.failed_at is not None
-
-
-def test_a_server_without_a_limit_ends_the_search_at_the_highest_rate():
-    found, _ = search(lambda step: True)
-    assert found == Found(found.rate, None)
-    assert found.rate <= PLAN.highest_rate
+def test_a_server_that_holds_nothing_or_all_ends_the_search_at_its_bounds():
+    nothing, _ = search(lambda step: False)
+    assert (nothing.rate, nothing.failed_at is None) == (0.0, False)
+    everything, _ = search(lambda step: True)
+    assert everything == Found(everything.rate, None)
+    assert everything.rate <= PLAN.highest_rate

@@ -1,7 +1,8 @@
-"""What records and samples say: outcomes, percentiles, replica-seconds, results."""
+"""What records, samples, replica counts and the generator's report mean."""
 
 import json
 import math
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -11,66 +12,77 @@ from tailbound_lab.load.records import (
     BROKEN,
     NO_CONNECTION,
     TIMED_OUT,
+    BenchError,
+    Change,
     Comparison,
     Ledger,
+    Point,
     Record,
     Sample,
+    Second,
+    changes,
     highest_replicas,
+    milliseconds,
+    parse_run,
     per_second,
     percentile,
     recent,
+    recovery_seconds,
     reduce,
-    result,
+    replica_seconds,
+    reversals,
+    scale_downs,
+    start_ups,
     summarize,
 )
 
 statuses = st.sampled_from([200, 204, 429, 500, 502, 503, 504, NO_CONNECTION, TIMED_OUT, BROKEN])
 records = st.lists(st.builds(Record, st.floats(0, 59.9), st.floats(0, 12), statuses), max_size=80)
-samples = st.lists(
-    st.builds(Sample, st.floats(0, 60), st.none() | st.integers(0, 5).map(float)), max_size=40
-).map(lambda found: sorted(found, key=lambda sample: sample.seconds))
+counts = st.lists(st.tuples(st.floats(0, 60), st.integers(0, 5)), max_size=40).map(sorted)
 
 
 @given(records, st.floats(0.001, 10))
-def test_every_request_has_exactly_one_outcome(found, slo):
-    summary = summarize(found, slo)
-    assert summary.sent == len(found)
-    assert summary.sent == (summary.good + summary.slow + summary.refused + summary.failed + summary.lost)
-
-
-@given(records.filter(bool), st.floats(0.001, 10))
-def test_attainment_reaches_99_percent_exactly_when_p99_is_within_the_slo(found, slo):
-    summary = summarize(found, slo)
-    assert (summary.attainment >= 0.99 - 1e-12) == (summary.p99 <= slo)
-
-
-@given(records, st.floats(0.001, 10))
-def test_the_seconds_add_up_to_the_whole(found, slo):
-    seconds = per_second(found, slo, 60)
+def test_every_request_has_one_outcome_and_the_seconds_add_up_to_the_whole(found, slo):
+    whole, seconds, ledger = summarize(found, slo), per_second(found, slo, 60), Ledger(slo)
+    outcomes = ("good", "slow", "refused", "failed", "lost")
+    assert whole.sent == len(found) == sum(getattr(whole, name) for name in outcomes)
     assert len(seconds) == 60
-    for name in ("sent", "good", "slow", "refused", "failed", "lost"):
-        assert sum(getattr(second, name) for second in seconds) == getattr(summarize(found, slo), name)
+    for name in ("sent", *outcomes):
+        assert sum(getattr(second, name) for second in seconds) == getattr(whole, name)
+    for record in found:
+        ledger.add(record)
+    assert (ledger.good, ledger.lost, ledger.attainment) == (whole.good, whole.lost, whole.attainment)
+    if found:
+        assert (whole.attainment >= 0.99 - 1e-12) == (whole.p99 <= slo)
 
 
-def test_a_miss_counts_as_an_endless_latency():
-    summary = summarize([Record(0, 0.01, 200), Record(0, 0.001, 503), Record(0, 10.0, TIMED_OUT)], 0.1)
-    assert summary.p50 == math.inf
-    assert (summary.good, summary.refused, summary.lost) == (1, 1, 1)
-
-
-def test_a_late_answer_is_slow_and_one_exactly_at_the_slo_is_good():
-    summary = summarize([Record(0, 0.1, 200), Record(0, 0.1001, 200)], 0.1)
-    assert (summary.good, summary.slow) == (1, 1)
+@pytest.mark.parametrize(
+    ("latency", "status", "outcome"),
+    [
+        (0.1, 200, "good"),
+        (0.1, 299, "good"),
+        (0.1001, 200, "slow"),
+        (0.01, 300, "failed"),
+        (0.01, 199, "failed"),
+        (0.01, 429, "refused"),
+        (0.01, 503, "refused"),
+        (10.0, TIMED_OUT, "lost"),
+    ],
+)
+def test_only_a_2xx_within_the_slo_is_good_and_a_miss_without_answer_is_infinite(latency, status, outcome):
+    summary = summarize([Record(0, latency, status)], 0.1)
+    assert getattr(summary, outcome) == 1
+    assert summary.p50 == (latency if outcome in ("good", "slow") else math.inf)
 
 
 def test_without_requests_there_is_no_attainment_and_no_percentile():
     summary = summarize([], 0.1)
     assert (summary.attainment, summary.p50, summary.p99) == (None, None, None)
+    assert (milliseconds(None), milliseconds(math.inf), milliseconds(0.1)) == (None, None, 100.0)
 
 
-@given(st.lists(st.floats(0, 100), min_size=1), st.floats(0.001, 1))
+@given(st.lists(st.floats(0, 100), min_size=1).map(sorted), st.floats(0.001, 1))
 def test_at_least_the_share_lies_at_or_below_its_percentile(values, share):
-    values.sort()
     found = percentile(values, share)
     assert sum(value <= found for value in values) >= share * len(values) - 1e-9
     assert sum(value < found for value in values) < share * len(values)
@@ -83,65 +95,99 @@ def test_the_recent_records_are_those_that_ended_since_the_moment(found, since):
     assert recent(found, since)[::-1] == expected
 
 
-@given(records, st.floats(0.001, 10))
-def test_a_ledger_counts_as_the_summary_does(found, slo):
-    ledger = Ledger(slo)
-    for record in found:
-        ledger.add(record)
-    summary = summarize(found, slo)
-    assert (ledger.good, ledger.lost, ledger.attainment) == (summary.good, summary.lost, summary.attainment)
-
-
-@given(samples)
+@given(counts)
 def test_replica_seconds_lie_between_the_lowest_and_highest_count_for_the_whole_run(found):
-    counts = [sample.replicas for sample in found if sample.replicas is not None]
-    total = reduce(Ledger(0.1, samples=found), 60.0).replica_seconds
-    if not counts:
-        assert total is None
+    total = replica_seconds(found, 60.0)
+    if found:
+        low, *_, high = sorted([count for _, count in found] * 2)
+        assert low * 60 - 1e-6 <= total <= high * 60 + 1e-6
     else:
-        assert min(counts) * 60 - 1e-6 <= total <= max(counts) * 60 + 1e-6
+        assert total is None
 
 
-def test_replica_seconds_hold_the_last_count_through_a_gap():
-    found = [Sample(0, 1), Sample(10, 3), Sample(15, None), Sample(20, 2)]
-    assert reduce(Ledger(0.1, samples=found), 30).replica_seconds == 10 * 1 + 10 * 3 + 10 * 2
+def test_replica_seconds_hold_each_count_within_the_run_and_through_a_gap():
+    assert replica_seconds([(-1, 1), (4, 3), (8, 2), (30, 5)], 10) == 4 * 1 + 4 * 3 + 2 * 2
+    assert replica_seconds([(-2, 1), (-1, 2)], 10) == 20
+    track = reduce(Ledger(0.1, samples=[Sample(0, 1), Sample(10, 3), Sample(15, None), Sample(20, 2)]), 30)
+    assert (track.replica_seconds, highest_replicas(track)) == (10 * 1 + 10 * 3 + 10 * 2, 3)
+    assert highest_replicas(reduce(Ledger(0.1), 30)) is None
 
 
-def comparison(*, objective=0.99, good=99, bad=1):
-    ledger = Ledger(0.1, [Record(i / 10, 0.02, 200) for i in range(good)], [Sample(0, 1), Sample(5, 4)])
-    ledger.records += [Record(i / 10, 0.5, 504) for i in range(bad)]
+@pytest.mark.parametrize(("good", "bad", "met"), [(99, 1, True), (99, 2, False), (0, 0, False)])
+def test_the_slo_is_met_at_the_objective_and_never_without_requests(good, bad, met):
+    ledger = Ledger(0.1, [Record(0, 0.02, 200)] * good + [Record(0, 0.5, 504)] * bad)
     track = reduce(ledger, 10)
-    return Comparison("tabular", 0.1, objective, (10.0,) * 10, track)
+    assert Comparison("tabular", 0.1, 0.99, (), track).met is met
+    assert dict(track.statuses) == {status: n for status, n in ((200, good), (504, bad)) if n}
 
 
-def test_the_slo_is_met_at_the_objective_and_missed_below_it():
-    assert comparison().met
-    assert not comparison(bad=2).met
+def test_changes_are_read_from_a_log_with_other_lines_and_other_times():
+    lines = [
+        "2026-01-01T11:59:59.000+00:00 replicas: 1 -> 9",
+        "2026-01-01T12:00:01.500+00:00 replicas: 1 -> 3",
+        "2026-01-01T12:00:02.000+00:00 replicas are fine",
+        "2026-01-01T12:00:04.000+00:00 replicas: 0 -> 1: requests are held",
+        "2026-01-01T12:00:11.000+00:00 replicas: 3 -> 1",
+    ]
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    assert changes(lines, noon, 10) == [Change(1.5, 1, 3), Change(4, 0, 1)]
 
 
-def test_a_function_without_requests_has_not_met_its_slo():
-    assert not comparison(good=0, bad=0).met
-
-
-def test_a_result_is_one_line_of_strict_json_with_the_promised_fields():
-    line = json.loads(json.dumps(result(comparison(bad=3)), allow_nan=False))
-    assert line["function"] == "tabular"
-    assert line["replica_seconds"] == 25
-    assert line["p99_ms"] is None  # reached by misses
-    assert line["p50_ms"] == 20
-    assert line["baseline_attainment"] is None
-    assert line["statuses"] == {"200": 99, "504": 3}
-
-
-@pytest.mark.parametrize(("found", "expected"), [([], None), ([Sample(0, None), Sample(1, 3)], 3)])
-def test_the_highest_count_ignores_gaps(found, expected):
-    assert highest_replicas(reduce(Ledger(0.1, [], found), 2)) == expected
+@pytest.mark.parametrize(("within", "count"), [(1, 0), (2, 1), (16, 2)])
+def test_reversal_is_a_change_of_direction_soon_after_the_change_before(within, count):
+    changed = [Change(1, 1, 2), Change(2, 2, 4), Change(4, 4, 3), Change(20, 3, 5)]
+    assert reversals(changed, within) == count
+    assert [scale_downs(changed, 2, end) for end in (3, 4)] == [0, 1]
 
 
 @pytest.mark.parametrize(
-    ("status", "outcome"),
-    [(200, "good"), (299, "good"), (300, "failed"), (199, "failed"), (429, "refused"), (503, "refused")],
+    ("points", "took"),
+    [
+        ([Point(0, 1, 1), Point(5, 1, 1)], []),
+        ([Point(0, 1, 1), Point(2, 3, 1), Point(3.5, 3, 2), Point(5, 3, 3)], [1.5, 3]),
+        ([Point(0, 1, 1), Point(1, 2, 1), Point(2, 1, 1), Point(6, 2, 1), Point(7, 2, 2)], [1]),
+        ([Point(0, 1, 1), Point(1, 2, 1), Point(2, 1, 1), Point(3, 1, 2)], []),
+        ([Point(0, 2, 2), Point(1, 2, 1), Point(2, 2, 2)], []),
+    ],
+    ids=["from the beginning", "two", "taken back and wanted again", "came unwanted", "crashed"],
 )
-def test_only_a_2xx_is_an_answer(status, outcome):
-    summary = summarize([Record(0.0, 0.01, status)], 0.1)
-    assert getattr(summary, outcome) == 1
+def test_start_up_lasts_from_wanting_a_replica_to_having_it(points, took):
+    assert start_ups(points) == took
+
+
+RAW = {
+    "rate": 100,
+    "seconds": 2,
+    "sent": 200,
+    "ok": 190,
+    "good": 180,
+    "cpu_s": 0.1,
+    "stopped_early": False,
+    "lagged": False,
+    "statuses": {"200": 190},
+    "latency_ms": {},
+    "lag_ms": {},
+    "per_second": [{"second": 0, "offered": 100, "good": 90}],
+}
+
+
+def test_attainment_is_of_all_sent_and_goodput_of_the_time_offered():
+    run = parse_run(json.dumps(RAW))
+    assert (run.attainment, run.goodput, run.per_second[0].attainment) == (0.9, 90.0, 0.9)
+    assert parse_run(json.dumps(RAW | {"sent": 0, "ok": 0, "good": 0})).attainment == 0.0
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps(RAW | {"other": 1})])
+def test_report_that_cannot_be_read_is_an_error(text):
+    with pytest.raises(BenchError):
+        parse_run(text)
+
+
+@pytest.mark.parametrize(
+    ("goods", "changed", "recovered"),
+    [((100, 100, 50, 80, 100, 100), 2, 2), ((50, 100, 100), 1, 0), ((100, 50, 100, 50), 1, None)],
+    ids=["after the last bad second", "no harm", "ends badly"],
+)
+def test_recovery_counts_from_the_change_to_the_end_of_the_last_bad_second(goods, changed, recovered):
+    seconds = [Second(index, 100, good) for index, good in enumerate(goods)]
+    assert recovery_seconds(seconds, changed, 0.99) == recovered

@@ -5,7 +5,6 @@ Simulated, as ``scaling`` is, with its routings.
 """
 
 import argparse
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -66,16 +65,13 @@ def main(options: argparse.Namespace, _output: Path) -> int:
     rows, missed = [], 0
     with ProcessPoolExecutor(options.processes) as pool:
         for name, found in pool.map(_outcomes, workloads(SECONDS)):
-            sys.stderr.write(f"bench: {name}: done\n")
+            page.say(f"{name}: done")
             shown = [(f"{o['attainment']:.2%}", f"{o['replica_seconds']:,.0f}") for o in found]
             rows.append((name, *(cell for cells in shown for cell in cells)))
             missed += found[0]["attainment"] < ENCODER.slo_objective <= found[1]["attainment"]
     scalers = ("`slo`", "oracle", "HPA on CPU, 70%")
     columns = [column for scaler in scalers for column in (scaler, "its replica-seconds")]
-    text = page.markdown(("trace", *columns), rows)
-    sys.stdout.write(text + "\n")
-    if options.publish:
-        page.rewrite(SECTION, lambda _: text)
+    page.show(options, SECTION, page.markdown(("trace", *columns), rows))
     return 1 if missed else 0
 
 

@@ -15,7 +15,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,15 +27,16 @@ import uvloop
 
 from slo_autoscaler.config import Config
 from slo_autoscaler.errors import ConfigError
+from slo_autoscaler.fields import parse_duration
 from tailbound_lab.bench import page
 from tailbound_lab.bench.workloads import ROOT
 from tailbound_lab.live import machine
-from tailbound_lab.live.session import ready, without_full_collections
+from tailbound_lab.live.session import Companion, offered, ready, without_full_collections
 from tailbound_lab.live.twins import CommunityScaler
 from tailbound_lab.live.watch import Decision, NoAnswerError, by_function, decisions, get_json
 from tailbound_lab.load import records
 from tailbound_lab.load.arrivals import Profile, bursty
-from tailbound_lab.load.openloop import TIMEOUT_SECONDS, Lag, Stream, Target, parse_duration
+from tailbound_lab.load.openloop import Lag, Stream, Target
 from tailbound_lab.load.records import BenchError, Change, Ledger, Point, RunError
 from tailbound_lab.load.sender import sending
 from tailbound_lab.local.errors import PlatformError
@@ -58,7 +59,7 @@ _COLUMNS: Final = (
     *("scaled by", "within SLO", "violations", "p50, ms", "p99, ms"),
     *("replica-seconds", "max replicas", "changes", "reversals"),
 )
-_SEEN_LIMIT, _END_LIMIT, _ASK_LIMIT, _BACK_LIMIT, _STOP_GRACE = 30.0, 10.0, 2.0, 30.0, 2.0
+_SEEN_LIMIT, _ASK_LIMIT, _BACK_LIMIT, _STOP_GRACE = 30.0, 2.0, 30.0, 2.0
 _ROOM_AFTER_KILL: Final = 5.0
 _PREDICTED: Final = 'quantile by (size) (0.5, watchdog_service_seconds_predicted{function_name="$NAME"})'
 _CAPACITY: Final = 'quantile(0.5, watchdog_capacity_requests_per_second{function_name="$NAME"} >= 0)'
@@ -135,7 +136,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
         names = [OURS] if killing or options.no_baseline else [OURS, COMMUNITY]
         runs = {}
         for name in names:
-            sys.stderr.write(f"bench: {NAMES[name]}: {seconds:g} s of traffic\n")
+            page.say(f"{NAMES[name]}: {seconds:g} s of traffic")
             folder = output / "live" / name
             # Logs are appended to: what an earlier run left would be read as this one's.
             shutil.rmtree(folder, ignore_errors=True)
@@ -146,11 +147,12 @@ def main(options: argparse.Namespace, output: Path) -> int:
                 raise BenchError(f"live: {error}") from error
         document = described(profile, options.seed, runs, options.config.read_text(), planned)
         file.write_text(json.dumps(document, allow_nan=False) + "\n")
-    sys.stdout.write(f"{_shown(document)}\n\n{file}\n{_draw(document, file.with_suffix('.svg'))}\n")
+    _draw(document, file.with_suffix(".svg"))
+    sys.stdout.write(f"{_shown(document)}\n")
     if options.publish:
         files = [output / f"{name}.json" for name in ("live", "live-prometheus-killed")]
-        found = [each for each in files if each.exists()]
-        page.rewrite(SECTION, lambda folder: "\n\n".join(_section(each, folder) for each in found))
+        found = [(each, page.read(each)) for each in files if each.exists()]
+        page.rewrite(SECTION, lambda folder: "\n\n".join(_section(*each, folder) for each in found))
     return 0 if all(claim["holds"] for claim in document["claims"]) else 1
 
 
@@ -284,26 +286,13 @@ async def _offer(
         def elapsed() -> float:
             return time.monotonic() - begun
 
-        companions: list[Coroutine[Any, Any, None]] = [_follow(function, elapsed, run)]
+        companions: list[Companion] = [_follow(function, elapsed, run)]
         if name == COMMUNITY:
             labels = {full_name: function.spec.labels}
             companions.append(CommunityScaler(session, platform.gateway_url, address, labels).run())
         if killed is not None:
             companions.append(_kill(platform, killed, elapsed, run))
-        reading = asyncio.create_task(sender.read([run.ledger]))
-        running: set[asyncio.Task[Any]] = {reading, *map(asyncio.create_task, companions)}
-        limit = duration + TIMEOUT_SECONDS + _END_LIMIT
-        try:
-            ended, _ = await asyncio.wait(running, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-            for task in ended:
-                task.result()
-            if not reading.done():
-                raise BenchError(f"live: the load generator has not ended after {limit:.0f} s")
-            run.lag = reading.result()
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+        run.lag = await offered(sender, [run.ledger], duration, companions)
     # The logs tell the time of day; the run counts on the monotonic clock.
     wall = datetime.now(UTC) - timedelta(seconds=elapsed())
     run.service, run.means = await _learned(session, address, full_name, duration)
@@ -311,6 +300,11 @@ async def _offer(
     run.changes = records.changes(_lines(log), wall, duration)
     run.decisions = decisions(_lines(platform.log_dir / "autoscaler.log"), wall, duration, holds=True)
     return run
+
+
+def _lines(log: Path) -> list[str]:
+    """Return a log's lines; none if nothing was ever written to it."""
+    return log.read_text(errors="replace").splitlines() if log.exists() else []
 
 
 async def _follow(function: Function, elapsed: Callable[[], float], run: Run) -> None:
@@ -371,7 +365,7 @@ def _result(run: Run, duration: float, start_up: float) -> dict[str, Any]:
         "requests": total.sent,
         "violations": total.sent - total.good,
         **{name: getattr(total, name) for name in ("good", "slow", "refused", "failed", "lost")},
-        **{f"{name}_ms": _milliseconds(getattr(total, name)) for name in ("p50", "p95", "p99")},
+        **{f"{name}_ms": records.milliseconds(getattr(total, name)) for name in ("p50", "p95", "p99")},
         "replica_seconds": round(records.replica_seconds(wanted, duration) or 0.0, 2),
         "max_replicas": max((count for _, count in wanted), default=0),
         "replicas": _steps(wanted, duration),
@@ -380,7 +374,7 @@ def _result(run: Run, duration: float, start_up: float) -> dict[str, Any]:
         "reversals": records.reversals(run.changes, start_up),
         "per_second": [[second.sent, second.good] for second in seconds],
         **run.means,
-        "generator_lag_p999_ms": _milliseconds(run.lag.p999),
+        "generator_lag_p999_ms": records.milliseconds(run.lag.p999),
         "prometheus_away": _away(run),
     }
 
@@ -420,20 +414,9 @@ def _planned_start_up(config: Path) -> float:
         raise BenchError(f"--config: {error}") from error
 
 
-def _milliseconds(seconds: float | None) -> float | None:
-    return None if seconds is None or math.isinf(seconds) else round(seconds * 1e3, 2)
-
-
-def _lines(log: Path) -> list[str]:
-    try:
-        return log.read_text(errors="replace").splitlines()
-    except OSError:
-        return []
-
-
-def _section(file: Path, folder: Path) -> str:
-    document = page.read(file)
-    return f"{_shown(document)}\n\n{page.image(_draw(document, folder / file.with_suffix('.svg').name))}"
+def _section(file: Path, document: dict[str, Any], folder: Path) -> str:
+    plot = _draw(document, folder / file.with_suffix(".svg").name)
+    return f"{_shown(document)}\n\n{page.image(plot)}"
 
 
 def _shown(document: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import argparse
 import json
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,12 +19,11 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from statistics import median
 from typing import Any, Final, TextIO
-from urllib.parse import urlsplit
 
+from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 
 from slo_autoscaler.app import collect_seldom
@@ -84,10 +84,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
     rows = [measured(count, options.reconciles) for count in sorted(options.functions)]
     result = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": describe(), "sizes": rows}
     (output / "fleet.json").write_text(json.dumps(result, indent=1) + "\n")
-    text = _table(result)
-    sys.stdout.write(text + "\n")
-    if options.publish:
-        page.rewrite(SECTION, lambda _: text)
+    page.show(options, SECTION, _table(result))
     slowest: float = rows[-1]["reconcile_cpu_s"]
     return 0 if slowest <= TARGET else 1
 
@@ -113,9 +110,9 @@ def measured(functions: int, reconciles: int) -> dict[str, Any]:
     now = int(time.time()) // 7200 * 7200 - 3600
     with tempfile.TemporaryDirectory(prefix="bench-fleet-") as name:
         folder = Path(name)
-        _say(f"{functions:,} functions: writing their series")
+        page.say(f"{functions:,} functions: writing their series")
         series = _write(folder / "series", functions, now)
-        _say(f"{functions:,} functions: {series:,} series into a block")
+        page.say(f"{functions:,} functions: {series:,} series into a block")
         _block(folder)
         with _prometheus(folder) as (prometheus, prometheus_url), _gateway(functions) as gateway_url:
             config = Config.parse(CONFIG.format(gateway=gateway_url, prometheus=prometheus_url), "bench")
@@ -131,7 +128,7 @@ def measured(functions: int, reconciles: int) -> dict[str, Any]:
                 costs = []
                 for number in range(1 + reconciles):
                     costs.append(_cost(controller, prometheus))
-                    _say(f"{functions:,} functions: reconcile {number}: {costs[-1]['cpu']:.3f} s of CPU")
+                    page.say(f"{functions:,} functions: reconcile {number}: {costs[-1]['cpu']:.3f} s of CPU")
                 scrape = _cpu_of_scrape(metrics)
             finally:
                 controller.close()
@@ -286,10 +283,6 @@ def _program(name: str) -> str:
     return found
 
 
-def _say(text: str) -> None:
-    sys.stderr.write(f"bench: {text}\n")
-
-
 def _status(number: int) -> dict[str, Any]:
     name = _name(number).rpartition(".")[0]
     return {
@@ -310,31 +303,23 @@ def serve(functions: int) -> None:
     """Serve the stand-in for the gateway on a free port, which is printed, for ever."""
     statuses = {_name(number): _status(number) for number in range(functions)}
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    async def listed(_: web.Request) -> web.Response:
+        return web.json_response(list(statuses.values()))
 
-        def do_GET(self) -> None:
-            self._answer(200, json.dumps(list(statuses.values())).encode())
+    async def scaled(request: web.Request) -> web.Response:
+        replicas = (await request.json())["replicas"]
+        name = f"{request.match_info['name']}.{NAMESPACE}"
+        statuses[name] |= {"replicas": replicas, "availableReplicas": replicas}
+        return web.Response(status=202)
 
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            name = f"{urlsplit(self.path).path.rpartition('/')[2]}.{NAMESPACE}"
-            statuses[name] |= {"replicas": body["replicas"], "availableReplicas": body["replicas"]}
-            self._answer(202, b"")
-
-        def _answer(self, status: int, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base class names it)
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    sys.stdout.write(f"{server.server_address[1]}\n")
+    application = web.Application()
+    application.add_routes(
+        [web.get("/system/functions", listed), web.post("/system/scale-function/{name}", scaled)]
+    )
+    listener = socket.create_server(("127.0.0.1", 0))
+    sys.stdout.write(f"{listener.getsockname()[1]}\n")
     sys.stdout.flush()
-    server.serve_forever()
+    web.run_app(application, sock=listener, print=None)
 
 
 if __name__ == "__main__":

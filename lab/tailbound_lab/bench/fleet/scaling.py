@@ -13,7 +13,6 @@ import argparse
 import json
 import math
 import multiprocessing
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -227,7 +226,7 @@ def compare(found: list[Workload], grid: list[Point], processes: int) -> list[di
         for record in pool.map(_simulate, jobs):
             done.append(record)
             if len(done) % len(grid) == 0:
-                sys.stderr.write(f"{record['trace']}: done, {len(done)} of {len(jobs)}\n")
+                page.say(f"{record['trace']}: done, {len(done)} of {len(jobs)}")
     return done
 
 
@@ -368,8 +367,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
         "records": records,
     }
     file.write_text(json.dumps(results, indent=1) + "\n")
-    sys.stdout.write(f"{_table(results)}\n{file}\n{_draw(results, output)}\n")
-    if options.publish:
-        page.rewrite(SECTION, lambda folder: f"{_table(results)}\n{page.image(_draw(results, folder))}")
+    _draw(results, output)
+    page.show(options, SECTION, _table(results), lambda folder: [_draw(results, folder)])
     verdicts = [verdict(_best(results, name), results["objective"])[0] for name in names]
     return 1 if "lost" in verdicts else 0

@@ -6,7 +6,6 @@ what is compared.
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -44,10 +43,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
     """Replay, compare, print; 0 if the two agree."""
     document = page.read(output / "live.json")
     compared = replay(document)
-    text = _shown(document, compared)
-    sys.stdout.write(text + "\n")
-    if options.publish:
-        page.rewrite(SECTION, lambda _: text)
+    page.show(options, SECTION, _shown(document, compared))
     return 0 if all(agree(lived, simulated) for lived, simulated in compared.values()) else 1
 
 

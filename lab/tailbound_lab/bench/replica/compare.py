@@ -7,14 +7,10 @@ after every measurement, so a run that is stopped keeps what it has. Next step: 
 import argparse
 import contextlib
 import json
-import sys
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tailbound_lab.bench import page
 from tailbound_lab.bench.rig.measure import FULL, QUICK, SMOKE, Rig, measure
@@ -40,17 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quick", action="store_true", help="two workloads, two peers, short runs: under 10 minutes")
     add("--smoke", action="store_true", help="as --quick with runs of a second: does it all work?")
     add("--workloads", help=f"comma-separated, of {', '.join(WORKLOADS)} [all]")
-    add(
-        "--systems",
-        help=f"comma-separated NAME[:SIZE:WAIT_MS][-grid][+malloc] [{SYSTEMS_FULL}]; also: ray",
-    )
+    add("--systems", help=f"comma-separated NAME[:SIZE:WAIT_MS][-grid][+malloc] [{SYSTEMS_FULL}]")
     add("--workers", type=int, default=2, help="model processes of each system [2]")
     page.add_publish(parser)
 
 
 def report(options: argparse.Namespace, output: Path) -> int:
     """``bench report``: show the last comparison again."""
-    _show(page.read(output / "results.json"), output, publish=options.publish)
+    _show(page.read(output / "results.json"), output, options)
     return 0
 
 
@@ -69,30 +62,19 @@ def main(options: argparse.Namespace, output: Path) -> int:
     generator = build(output)
     here = {"machine": describe(), "workers": options.workers, "effort": effort}
     results = here | {"date": f"{datetime.now(UTC):%Y-%m-%d}"} | _others(output / "results.json", here, names)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("", total=len(names) * (len(entries) + 1))
-
-        def say(title: str, text: str) -> None:
-            progress.update(bar, description=f"{title}: {text}")
-
-        for workload in (WORKLOADS[name] for name in names):
-            say(workload.name, "the model alone")
-            results["offline"][workload.name] = limits(workload, options.workers, 0.2 if short else 1.0)
-            progress.advance(bar)
-            body = example(workload)
-            for entry in entries:
-                title = f"{workload.name}, {entry.label}"
-                say(title, "starting")
-                own = partial(say, title)
-                rig = Rig(generator, output / "venvs", options.workers, EFFORTS[effort], own)
-                found = _measured(entry, workload, body, rig)
-                if found["status"] != "measured":
-                    progress.console.print(f"bench: {title}: {found['status']}: {found['reason']}")
-                results["measurements"].append(found)
-                (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-                progress.advance(bar)
-    _show(results, output, publish=options.publish)
+    for workload in (WORKLOADS[name] for name in names):
+        page.say(f"{workload.name}: the model alone")
+        results["offline"][workload.name] = limits(workload, options.workers, 0.2 if short else 1.0)
+        body = example(workload)
+        for entry in entries:
+            title = f"{workload.name}, {entry.label}"
+            rig = Rig(generator, output / "venvs", options.workers, EFFORTS[effort], title)
+            found = _measured(entry, workload, body, rig)
+            if found["status"] != "measured":
+                rig.say(f"{found['status']}: {found['reason']}")
+            results["measurements"].append(found)
+            (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    _show(results, output, options)
     return 0 if all(found["status"] == "measured" for found in results["measurements"]) else 1
 
 
@@ -106,16 +88,12 @@ def _others(file: Path, here: dict[str, Any], names: list[str]) -> dict[str, Any
     return kept
 
 
-def _show(results: dict[str, Any], output: Path, *, publish: bool) -> None:
-    """Print the table; write it and the plots to ``output``, and to docs/benchmarks.md if told so."""
+def _show(results: dict[str, Any], output: Path, options: argparse.Namespace) -> None:
+    """Print the tables, which are in report.md too, and draw the plots."""
     text = page.comparison(results)
     (output / "report.md").write_text(text)
-    written = [output / "results.json", output / "report.md", *page.plots(results, output)]
-    if publish:
-        page.rewrite(
-            SECTION, lambda folder: text + "\n" + "\n".join(map(page.image, page.plots(results, folder)))
-        )
-    sys.stdout.write(text + "\n" + "\n".join(map(str, written)) + "\n")
+    page.plots(results, output)
+    page.show(options, SECTION, text, partial(page.plots, results))
 
 
 def _measured(entry: Entry, workload: Workload, body: bytes, rig: Rig) -> dict[str, Any]:

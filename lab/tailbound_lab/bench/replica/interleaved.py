@@ -10,15 +10,12 @@ import argparse
 import contextlib
 import json
 import statistics
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from tailbound_lab.bench import page
 from tailbound_lab.bench.rig.measure import FULL, SMOKE, Bench, Rig
@@ -59,21 +56,16 @@ def main(options: argparse.Namespace, output: Path) -> int:
         if getattr(options, name) < 1:
             raise BenchError(f"--{name} {getattr(options, name)}: must be at least 1")
     workload = WORKLOADS[options.workload]
-    console = Console(stderr=True)
     generator, body = build(output), example(workload)
+    effort = SMOKE if options.smoke else FULL
     rounds: list[dict[str, dict[str, Any]]] = []
-    with console.status("") as status:
-        effort = SMOKE if options.smoke else FULL
-        rig = Rig(generator, output / "venvs", options.workers, effort, status.update)
-        for number in range(1, options.rounds + 1):
-            title = f"{workload.name}, round {number} of {options.rounds}"
-            rounds.append(_round(entries, workload, body, _titled(rig, title)))
-            shown = ", ".join(f"{label} {row['max_rate']:,.0f}/s" for label, row in rounds[-1].items())
-            console.print(f"bench: {title}: {shown}")
-            results = _keep(output / "interleaved.json", workload.name, options.workers, rounds)
-    sys.stdout.write(_tables(results) + "\n")
-    if options.publish:
-        page.rewrite(SECTION, lambda _: _tables(results))
+    for number in range(1, options.rounds + 1):
+        title = f"{workload.name}, round {number} of {options.rounds}"
+        rig = Rig(generator, output / "venvs", options.workers, effort, title)
+        rounds.append(_round(entries, workload, body, rig))
+        rig.say(", ".join(f"{label} {row['max_rate']:,.0f}/s" for label, row in rounds[-1].items()))
+        results = _keep(output / "interleaved.json", workload.name, options.workers, rounds)
+    page.show(options, SECTION, _tables(results))
     return 0
 
 
@@ -83,18 +75,13 @@ def _round(entries: Sequence[Entry], workload: Workload, body: bytes, rig: Rig) 
     with contextlib.ExitStack() as stack:
         benches = {}
         for entry in entries:
-            own = _titled(rig, entry.label)
+            own = replace(rig, title=f"{rig.title}: {entry.label}")
             own.say("starting")
             server = Server(entry.system, entry.settings, workload, rig.workers, body, rig.venvs)
             benches[entry.label] = Bench(stack.enter_context(server), own)
             benches[entry.label].warm_up()
         found = alternate({label: partial(bench.advance, plan) for label, bench in benches.items()})
         return {label: _found(bench, found[label]) for label, bench in benches.items()}
-
-
-def _titled(rig: Rig, title: str) -> Rig:
-    """Return the rig with a title before all that it says."""
-    return replace(rig, say=lambda text: rig.say(f"{title}: {text}"))
 
 
 def alternate(searches: Mapping[str, Callable[[], Found | None]]) -> dict[str, Found]:

@@ -7,10 +7,10 @@ import argparse
 import http.client
 import json
 import statistics
-import sys
 from pathlib import Path
 from typing import Final
 
+from tailbound_lab.bench import page
 from tailbound_lab.bench.rig.server import Server
 from tailbound_lab.bench.rig.systems import parse_entry
 from tailbound_lab.bench.workloads import FOLDER, Workload
@@ -49,13 +49,10 @@ def main(options: argparse.Namespace, output: Path) -> int:
                 side: round(statistics.median(cost[side] for cost in costs), 3)
                 for side in ("front", "worker")
             }
-            sys.stderr.write(f"bench: {megabytes:g} MB: {found[f'{megabytes:g}']} CPU ms a batch\n")
+            page.say(f"{megabytes:g} MB: {found[f'{megabytes:g}']} CPU ms a batch")
         connection.close()
     result = {"machine": describe(), "requests": options.requests, "cpu_ms_per_batch": found}
     (output / "large.json").write_text(json.dumps(result, indent=1) + "\n")
-    sys.stdout.write(f"{'MB':>6} {'front, CPU ms':>14} {'worker, CPU ms':>15}\n")
-    for size, cost in found.items():
-        sys.stdout.write(f"{size:>6} {cost['front']:>14.2f} {cost['worker']:>15.2f}\n")
     return 0 if all(cost <= LIMIT_MS for cost in found[f"{JUDGED:g}"].values()) else 1
 
 

@@ -10,12 +10,12 @@ import json
 import sys
 from pathlib import Path
 
+from slo_autoscaler.fields import parse_duration
 from tailbound_lab.bench.rig.server import Server, example
 from tailbound_lab.bench.rig.systems import parse_entry
 from tailbound_lab.bench.workloads import ROOT, Workload
 from tailbound_lab.live.machine import describe
 from tailbound_lab.load.generator import build
-from tailbound_lab.load.openloop import parse_duration
 from tailbound_lab.load.records import BenchError, Lagged
 
 WARM_UP_SECONDS = 3.0

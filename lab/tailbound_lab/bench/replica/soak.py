@@ -10,7 +10,6 @@ import json
 import os
 import random
 import signal
-import sys
 import threading
 import time
 from collections import Counter
@@ -77,9 +76,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
         "memory": watch.samples,
     }
     (output / "soak.json").write_text(json.dumps(result, indent=1) + "\n")
-    sys.stdout.write(f"{_summary(result)}\n{output / 'soak.json'}\n")
-    if options.publish:
-        page.rewrite(SECTION, lambda _: _summary(result))
+    page.show(options, SECTION, _summary(result))
     flat = all(share is not None and share <= GROWTH_ALLOWED for share in result["growth"].values())
     return 0 if alive and not result["unanswered"] and flat else 1
 
@@ -124,12 +121,10 @@ def _offer(options: argparse.Namespace, generator: Generator, server: Server) ->
             )
         except Lagged as error:
             # Its latencies say nothing, but what was left unanswered counts.
-            sys.stderr.write(f"bench: slice {len(slices) + 1}: {error}\n")
+            page.say(f"slice {len(slices) + 1}: {error}")
             run = error.run
         slices.append(run)
-        sys.stderr.write(
-            f"{len(slices):4d} min  {run.attainment:8.3%} of {run.sent:,} within SLO  {dict(run.statuses)}\n"
-        )
+        page.say(f"slice {len(slices)}: {page.share(run.attainment)} of {run.sent:,}, {dict(run.statuses)}")
     return slices
 
 

@@ -7,18 +7,18 @@ once, then given up with the reason.
 
 import contextlib
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tailbound_lab.bench import page
 from tailbound_lab.bench.rig import processes
 from tailbound_lab.bench.rig.search import Found, Next, Plan, Trial, next_step
 from tailbound_lab.bench.rig.server import Server
 from tailbound_lab.bench.rig.systems import Entry, Settings, grid_of
 from tailbound_lab.bench.workloads import Workload
 from tailbound_lab.load.generator import Generator
-from tailbound_lab.load.records import BenchError, Lagged, Run, cdf
+from tailbound_lab.load.records import BenchError, Lagged, Run
 
 OBJECTIVE = 0.99
 STOP_SHARE = 0.0105
@@ -46,7 +46,7 @@ class Effort:
     def plan(self, workload: Workload) -> Plan:
         """The search for the maximum."""
         return Plan(
-            first_rate=workload.first_rate,
+            workload.first_rate,
             ramp_seconds=self.ramp_seconds,
             confirm_seconds=self.confirm_seconds,
             tolerance=self.tolerance,
@@ -70,8 +70,12 @@ class Rig:
     venvs: Path
     workers: int
     effort: Effort
-    say: Callable[[str], None]
-    """Told what is being done, for the progress bar."""
+    title: str = ""
+    """What is measured, in all that is said meanwhile."""
+
+    def say(self, text: str) -> None:
+        """Tell what is being done."""
+        page.say(f"{self.title}: {text}")
 
 
 def measure(entry: Entry, workload: Workload, body: bytes, rig: Rig) -> dict[str, Any]:
@@ -104,11 +108,10 @@ def measure(entry: Entry, workload: Workload, body: bytes, rig: Rig) -> dict[str
                     answer.rate * factor, rig.effort.overload_seconds
                 )
             rig.say("curve")
-            curve = {
+            found["curve"] = {
                 f"{factor:g}": bench.counted(answer.rate * factor, rig.effort.overload_seconds)
                 for factor in rig.effort.curve
             }
-            found["curve"] = curve
     if answer.rate and entry.system.predicts_capacity:
         found["capacity"] = predicted(entry, settings, workload, body, rig, answer.rate)
     return found
@@ -266,9 +269,7 @@ def describe(run: Run, used: list[processes.Share], memory: dict[int, processes.
         "goodput": run.goodput,
         "statuses": dict(run.statuses),
         "latency_ms": dict(run.latency_ms),
-        "ok_latency_ms": dict(run.ok_latency_ms),
         "lag_ms": dict(run.lag_ms),
-        "cdf": cdf(run.histogram, run.sent) if run.sent else [],
         "per_second": [asdict(second) for second in run.per_second],
         "generator_us_per_request": run.cpu_s * 1e6 / max(1, run.sent),
         "cpu": [asdict(share) for share in used],

@@ -92,7 +92,7 @@ class Server:
     @property
     def endpoint(self) -> Endpoint:
         """Where the generator sends, and what."""
-        return Endpoint(self.port, self.system.path, self.content_type, (self.folder / "body",))
+        return Endpoint(self.port, self.system.path, self.content_type, self.folder / "body")
 
     @property
     def alive(self) -> bool:

@@ -255,14 +255,6 @@ SYSTEMS: Final[Mapping[str, System]] = MappingProxyType(
                 wrap=_bentoml_body,
                 settings=Settings(32, 60_000),
             ),
-            System(
-                "ray",
-                "Ray Serve; batch 32 within 5 ms unless said otherwise",
-                _module("ray_server"),
-                ("ray[serve]",),
-                settings=Settings(32, 5),
-                grid_waits_ms=(1, 5, 10),
-            ),
         )
     }
 )
