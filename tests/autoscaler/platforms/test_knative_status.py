@@ -133,12 +133,7 @@ QUEUED = {"Active": ("Unknown", "Queued"), "Ready": ("Unknown", "Queued")}
         (THREE, a_service(THREE), {"replicas": 3, "ready": 0}, {"Active": ("Unknown", "Queued")}),
         (OLD, FOREIGN, {}, {"Ready": ("False", "NotOwned"), "Active": ("False", "NotOwned")}),
         # The revision has not failed.
-        (
-            NEW,
-            None,
-            {"failed": True},
-            {"SKSReady": ("Unknown", "FailedCreate"), "Ready": ("Unknown", "FailedCreate")},
-        ),
+        (NEW, None, {"failed": True}, {"SKSReady": ("Unknown", "FailedCreate"), "Ready": ("Unknown", "")}),
         # Zero is refused as long as it is asked for.
         (OLD, None, {}, {"ScaleToZero": ("False", "NotSupported")}),
         (THREE | {"status": told(OLD, None)}, None, {}, {"ScaleToZero": (None, "")}),
