@@ -6,7 +6,7 @@ In the order in which a request meets them ([P] = pure: no I/O, no clock, no log
 - ``app``             builds all of the below, starts, runs and drains it
 - ``config`` [P]      environment -> frozen ``Config``: one line per variable
 - ``front``           HTTP towards clients: ``protocol``, ``head`` [P], ``loop_lag``, ``routes``
-- ``batcher``         where requests meet the clock and the workers
+- ``shell``           where requests meet the clock and the workers: carries out what the engine decides
 - ``engine`` [P]      every rule about a request: the queue, policies, service times, capacity
 - ``pool``            workers as the watchdog sees them: under gunicorn, or at ``upstream_url``
 - ``wire`` [P]        a batch <-> one frame

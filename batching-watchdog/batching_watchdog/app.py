@@ -21,11 +21,11 @@ from typing import Final
 import uvloop
 
 from batching_watchdog import __version__, logs
-from batching_watchdog.batcher import Batcher
 from batching_watchdog.config import Config
+from batching_watchdog.engine.cost import CostModel
+from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
-from batching_watchdog.engine.scheduler import Scheduler
 from batching_watchdog.errors import HandlerNotLoaded, StartFailed
 from batching_watchdog.front.loop_lag import LoopLag
 from batching_watchdog.front.protocol import Connections, Limits
@@ -34,6 +34,7 @@ from batching_watchdog.machine import available_cpus, cuda_devices
 from batching_watchdog.metrics import Exposition, Gauges, Metrics
 from batching_watchdog.pool.remote import RemotePool
 from batching_watchdog.pool.supervisor import WorkerPool
+from batching_watchdog.shell import Shell
 from batching_watchdog.speedups import compiled
 
 log = logging.getLogger(__name__)
@@ -68,24 +69,30 @@ def main(environ: Mapping[str, str]) -> int:
 async def run(config: Config, environ: Mapping[str, str]) -> int:
     """Build, start, serve until the first signal, drain; the exit status."""
     clock = time.monotonic
-    model = LatencyModel(config.max_batch_size)
+    cost = CostModel(config.max_batch_size)
     settings = PolicySettings(config.max_batch_size, config.max_batch_delay, config.slo_latency)
     policy = POLICIES[config.batch_policy](settings)
-    scheduler = Scheduler(policy, model, max_inflight=config.max_inflight, shed_late=config.shed_late)
+    engine = Engine(
+        policy,
+        cost,
+        max_inflight=config.max_inflight,
+        workers=config.workers,
+        shed_late=config.shed_late,
+    )
     metrics = Metrics(
         slo_latency=config.slo_latency,
         slo_objective=config.slo_objective,
         workers=config.workers,
-        model=model,
+        model=cost.overall,
         cpus=available_cpus(),
     )
-    batcher = Batcher(clock, scheduler, model, metrics, workers=config.workers, shed_late=config.shed_late)
-    pool = _pool(config, environ, batcher, model)
+    shell = Shell(clock, engine, cost, metrics)
+    pool = _pool(config, environ, shell, cost.overall)
     # An upstream serves ready_path as a plain GET, not in a batch: the pool asks for it.
     front_config = replace(config, ready_path="") if config.upstream_url else config
-    front = Front(front_config, batcher, metrics, clock, worker_ready=lambda: pool.ready)
+    front = Front(front_config, shell, metrics, clock, worker_ready=lambda: pool.ready)
     metrics.gauges = Gauges(
-        queue_length=lambda: batcher.queued,
+        queue_length=lambda: shell.queued,
         workers=pool.by_state,
         restarts=lambda: pool.restarts,
         recycled=lambda: pool.recycled,
@@ -126,12 +133,12 @@ async def run(config: Config, environ: Mapping[str, str]) -> int:
             front.healthy = False
             pool.drain()
         draining = asyncio.create_task(
-            _drain(config, signals, front, batcher, requests, listener), name="drain"
+            _drain(config, signals, front, shell, requests, listener), name="drain"
         )
         hurried = asyncio.ensure_future(signals.second.wait())
         await asyncio.wait((draining, hurried), return_when=asyncio.FIRST_COMPLETED)
         if not draining.done():
-            log.warning("second signal: ending at once, %d requests are cut off", scheduler.admitted)
+            log.warning("second signal: ending at once, %d requests are cut off", shell.admitted)
             draining.cancel()
             await pool.stop(at_once=True)
             return 1
@@ -166,18 +173,18 @@ def freeze_gc() -> None:
 
 
 def _pool(
-    config: Config, environ: Mapping[str, str], batcher: Batcher, model: LatencyModel
+    config: Config, environ: Mapping[str, str], shell: Shell, model: LatencyModel
 ) -> WorkerPool | RemotePool:
     if config.upstream_url is None:
-        return WorkerPool(config, environ, batcher, model)
-    return RemotePool(config, config.upstream_url, environ, batcher)
+        return WorkerPool(config, environ, shell, model)
+    return RemotePool(config, config.upstream_url, environ, shell)
 
 
 async def _drain(
     config: Config,
     signals: "_Signals",
     front: Front,
-    batcher: Batcher,
+    shell: Shell,
     requests: Connections,
     listener: asyncio.Server,
 ) -> bool:
@@ -190,7 +197,7 @@ async def _drain(
     requests.close_idle()
     try:
         async with asyncio.timeout(config.drain_timeout):
-            await batcher.drained()
+            await shell.drained()
     except TimeoutError:
         log.error("%g s were not enough to answer all requests; the rest is cut off", config.drain_timeout)
         return False

@@ -1,12 +1,12 @@
 """What travels through the watchdog: requests, replies, batches. [P]
 
-``Request`` and ``Reply`` are made for every request, so they are named tuples: a frozen dataclass takes three
-times as long to make.
+``Request`` and ``Reply`` are made for every request: ``Reply`` is a named tuple, ``Request`` a plain slotted
+class with the engine's marks on it. A frozen dataclass takes three times as long to make.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class DispatchReason(StrEnum):
@@ -25,28 +25,48 @@ class DispatchReason(StrEnum):
     LATE = "late"
     """Requests past their deadline, served because no request on time wanted the worker."""
     RETRY = "retry"
-    """One request alone, since the worker died under its first batch."""
+    """A part of a batch under which a worker died."""
     PROFILE = "profile"
     """A batch of example() bodies, to learn l(b) before there is traffic."""
 
 
-class Request(NamedTuple):
+class Request:
     """One admitted HTTP request. Times are seconds on the caller's monotonic clock.
 
     ``header_block`` is the request line and headers as ``wire.request_header_block`` makes them: the front
     end never looks into it again, and the worker parses it only when the handler asks.
     """
 
-    id: int
-    header_block: bytes
-    body: bytes
-    arrived: float
-    deadline: float
-    """When its latency budget ends; a later answer misses the SLO but is still an answer."""
-    expires: float
-    """When it is given up and answered 504."""
-    group: bytes = b""
-    """Only requests of one group share a batch."""
+    __slots__ = (
+        "arrived", "attempts", "body", "client", "deadline", "expires", "header_block", "id", "key", "place",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        id: int,  # noqa: A002 - what it is
+        header_block: bytes,
+        body: bytes,
+        arrived: float,
+        deadline: float,
+        expires: float,
+        key: bytes = b"",
+        client: Any = None,
+    ) -> None:
+        self.id = id
+        self.header_block = header_block
+        self.body = body
+        self.arrived = arrived
+        self.deadline = deadline
+        """When its latency budget ends; a later answer misses the SLO but is still an answer."""
+        self.expires = expires
+        """When it is given up and answered 504."""
+        self.key = key
+        """Only requests of one cost class share a batch."""
+        self.client: Any = client
+        """Who waits for the answer: the front end's, never looked at on the way."""
+        self.place = 0
+        """Where the engine has it, and how many batches it has been in: the engine's own."""
+        self.attempts = 0
 
 
 class Reply(NamedTuple):

@@ -1,8 +1,8 @@
 """Draws the figures of docs/explanation/: ``make reference``, or ``python -m docs.figures.draw``.
 
-Nothing in them is made up but the model: one replica is the watchdog's own scheduler and latency model in
-virtual time, several are ``tailbound-simulate``'s. Each file carries the digest of the numbers that it
-shows, and tests/docs computes them again.
+Nothing in them is made up but the model: one replica is the watchdog's own engine in virtual time, several
+are ``tailbound-simulate``'s. Each file carries the digest of the numbers that it shows, and tests/docs
+computes them again.
 """
 
 import hashlib
@@ -11,15 +11,15 @@ import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
 from math import inf
 from pathlib import Path
 from typing import Any, Final
 
-from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.engine.cost import CostModel
+from batching_watchdog.engine.effects import Dispatch, Effect, WakeAt
+from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
-from batching_watchdog.engine.scheduler import Dispatch, Scheduler, Sleep
-from batching_watchdog.messages import Batch, Request
+from batching_watchdog.messages import Batch, Reply, Request
 from slo_autoscaler.config import Config
 from tailbound_lab.simulate import traces, world
 from tailbound_lab.simulate.baselines import Bounds
@@ -55,9 +55,9 @@ def slower_from_20(size: int, now: float) -> float:
     return steady(size, now) * (1.0 if now < 20.0 else 2.0)
 
 
-@dataclass
+@dataclass(eq=False)
 class Replica:
-    """One watchdog with one worker, in virtual time: its real scheduler, Poisson arrivals."""
+    """One watchdog with one worker, in virtual time: its real engine, Poisson arrivals."""
 
     policy: str = "slo"
     largest: int = LARGEST
@@ -71,46 +71,56 @@ class Replica:
     """(time, learned capacity) after each batch."""
 
     def __post_init__(self) -> None:
-        self.model = LatencyModel(self.largest)
-        settings = PolicySettings(self.largest, 0.0, SLO)
-        self._scheduler = Scheduler(POLICIES[self.policy](settings), self.model, max_inflight=100_000)
+        self._cost = CostModel(self.largest)
+        self.model = self._cost.overall
+        policy = POLICIES[self.policy](PolicySettings(self.largest, 0.0, SLO))
+        self._engine = Engine(policy, self._cost, max_inflight=100_000, workers=1)
+        self._engine.worker_ready(self)
         self._random = random.Random(1)  # noqa: S311 - arrivals, not secrets
-        self._running: list[tuple[float, int, Batch]] = []
+        self._batch: Batch | None = None
+        self._ends = self._wake = inf
         self._number = 0
+
+    def send(self, batch: Batch) -> None:
+        """Nothing: this is its own worker, and has the effect."""
 
     def serve(self, rate: float, seconds: float) -> None:
         """Offer ``rate`` requests per second for ``seconds``, and let what is queued then run out."""
         now, arrival = 0.0, self._random.expovariate(rate)
         while True:
-            until = self._act(now)
-            ends = self._running[0][0] if self._running else inf
-            now = max(now, min(arrival, ends, inf if until is None else until))
+            self._wake = inf
+            self._carry_out(self._engine.tick(now), now)
+            now = max(now, min(arrival, self._ends, self._wake))
             if now == inf:
                 return
-            if ends <= now:
+            if self._ends <= now:
                 self._finish(now)
             elif arrival <= now:
                 self._number += 1
-                self._scheduler.offer(Request(self._number, b"", b"", now, now + SLO, now + TIMEOUT))
+                request = Request(self._number, b"", b"", now, now + SLO, now + TIMEOUT)
+                self._carry_out(self._engine.offer(request, now), now)
                 arrival += self._random.expovariate(rate)
                 arrival = arrival if arrival < seconds else inf
 
-    def _act(self, now: float) -> float | None:
-        while not isinstance(action := self._scheduler.next_action(now, 1 - len(self._running)), Sleep):
-            if isinstance(action, Dispatch):
+    def _carry_out(self, effects: Sequence[Effect], now: float) -> None:
+        for effect in effects:
+            if isinstance(effect, Dispatch):
                 noise = self._random.lognormvariate(0.0, NOISE)
-                took = self.law(len(action.batch.requests), now) * noise
-                heappush(self._running, (now + took, self._number, action.batch))
-        return action.until
+                self._batch, size = effect.batch, len(effect.batch.requests)
+                self._ends = now + self.law(size, now) * noise
+            elif isinstance(effect, WakeAt):
+                self._wake = effect.at
+            elif effect.batch is not None:
+                self.answered.append((effect.request.arrived, now - effect.request.arrived))
 
     def _finish(self, now: float) -> None:
-        _, _, batch = heappop(self._running)
-        size, seconds = len(batch.requests), now - batch.dispatched
-        self.runs.append((now, size, seconds))
-        self.model.observe(size, seconds)
-        self._scheduler.observe(size, seconds)
-        for request in self._scheduler.finish(batch.requests):
-            self.answered.append((request.arrived, now - request.arrived))
+        assert self._batch is not None  # noqa: S101 - for the type checker
+        size = len(self._batch.requests)
+        self.runs.append((now, size, now - self._batch.dispatched))
+        self._ends = inf
+        _, answers = self._engine.batch_done(self, [Reply(200, b"", b"")] * size, now)
+        self._carry_out(answers, now)
+        self._engine.worker_ready(self)
         self.capacities.append((now, self.model.capacity(1, SLO) or 0.0))
 
 

@@ -41,7 +41,7 @@ def test_worker_loads_no_model_library_before_the_handler_asks_for_it():
 
 
 def test_pure_core_needs_the_standard_library_only():
-    pure = ("config", "errors", "pool.jsonlines", "engine.scheduler", "messages", "wire")
+    pure = ("config", "errors", "pool.jsonlines", "engine.engine", "messages", "wire")
     loaded = imported_by("import " + ", ".join(f"batching_watchdog.{module}" for module in pure))
     before = imported_by("pass")
     assert loaded - before - {"batching_watchdog"} <= sys.stdlib_module_names

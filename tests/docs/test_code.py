@@ -265,7 +265,7 @@ def test_command_of_ours_has_the_options_that_a_page_gives_it(page: str):
 @pytest.mark.parametrize(
     "wrong",
     [
-        *("make nothing", "deploy/nothing.yml", "nothing.py", "batcher.py:Batcher.nothing", "--nothing"),
+        *("make nothing", "deploy/nothing.yml", "nothing.py", "shell.py:Shell.nothing", "--nothing"),
         *("batching_watchdog.nothing", "law.decide.nothing", "platform.nothing", "NoSuchReason"),
         *("slo_autoscaler_nothing_total", "slo_autoscaler_errors_total{where}", "slo:nothing:ratio"),
         *("slo:nothing:ratio_rate{5m,1h}", "watchdog_nothing_*"),

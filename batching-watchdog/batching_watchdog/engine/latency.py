@@ -217,6 +217,11 @@ class LatencyModel:
         return self._upper.largest_within(seconds, self._longest)
 
     @property
+    def runs(self) -> int:
+        """Batches that were observed."""
+        return self._observed
+
+    @property
     def best_size(self) -> int:
         """The power of two with the best throughput, or twice that while the double is not known.
 

@@ -5,5 +5,5 @@
 - ``loop_lag``  how far the event loop lags behind the kernel
 - ``routes``    function path, health, readiness; errors to statuses
 
-Knows no worker. The next step is ``batcher``, which gives a request to the engine.
+Knows no worker. The next step is ``shell``, which gives a request to the engine.
 """

@@ -2,7 +2,7 @@
 
 Owns what of-watchdog's users expect to find: the function on every path, ``/_/health``, ``/_/ready``,
 and the headers of every answer. ``Front`` is the function's port, ``MetricsPage`` the metrics port; both
-speak through ``protocol``. Next step of a request: ``batcher``.
+speak through ``protocol``. Next step of a request: ``shell``.
 """
 
 import itertools
@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from batching_watchdog.batcher import Answer, Batcher
 from batching_watchdog.config import Config, parse_duration
+from batching_watchdog.engine.effects import Answer
 from batching_watchdog.errors import ShuttingDown, WatchdogError
 from batching_watchdog.front.protocol import Exchange
 from batching_watchdog.logs import AccessLog, RequestLine
-from batching_watchdog.messages import DispatchReason, Reply, Request
+from batching_watchdog.messages import Batch, DispatchReason, Reply, Request
 from batching_watchdog.metrics import Exposition, Metrics
+from batching_watchdog.shell import Shell
 
 TEXT: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
 HEALTH_PATH: Final = b"/_/health"
@@ -47,14 +48,14 @@ class Front:
     def __init__(
         self,
         config: Config,
-        batcher: Batcher,
+        shell: Shell,
         metrics: Metrics,
         clock: Callable[[], float],
         *,
         worker_ready: Callable[[], bool],
     ) -> None:
         self._config = config
-        self._batcher = batcher
+        self._shell = shell
         self._metrics = metrics
         self._clock = clock
         self._worker_ready = worker_ready
@@ -75,8 +76,8 @@ class Front:
             return None
         if not self.accepting:
             return ShuttingDown("the watchdog is shutting down")
-        if self._batcher.at_limit or self._config.shed_late:
-            return self._batcher.refusal(self._terms(exchange)[0])
+        if self._shell.at_limit or self._config.shed_late:
+            return self._shell.refusal(self._terms(exchange)[0])
         return None
 
     def handle(self, exchange: Exchange) -> None:
@@ -93,7 +94,7 @@ class Front:
         """Respond with one of our own errors; a request that was never admitted is counted here too."""
         meaning = "shed" if error.reason in _SHED else None
         if not exchange.refused:
-            self._finish(exchange, Answer(error), meaning, self._clock())
+            self._finish(exchange, error, None, 0.0, meaning, self._clock())
             return
         # At the header there is nothing to measure, and under overload this is what most requests get.
         if error is not self._refusal:
@@ -103,7 +104,7 @@ class Front:
         self._metrics.request_finished(error.status, exchange.method, 0.0, meaning)
         exchange.respond(error.status, head, body)
         if self._access_log.on or error.status >= 500:
-            self._log(exchange, Answer(error), self._clock() - exchange.arrived, len(body), meaning)
+            self._log(exchange, error, None, 0.0, self._clock() - exchange.arrived, len(body), meaning)
 
     def _health(self, exchange: Exchange) -> None:
         if exchange.method != b"GET":
@@ -120,7 +121,7 @@ class Front:
             exchange.respond(503, TEXT, b"shutting down\n")
         elif not self._worker_ready():
             exchange.respond(503, TEXT, b"no worker has loaded the handler yet\n")
-        elif self._batcher.full:
+        elif self._shell.full:
             exchange.respond(429, TEXT, b"as many requests as max_inflight allows are queued or running\n")
         elif self._config.ready_path:
             self._probe(exchange)
@@ -138,17 +139,10 @@ class Front:
             now,
             now + self._config.slo_latency,
             now + self._config.exec_timeout,
+            client=_Probe(exchange),
         )
-
-        def deliver(answer: Answer) -> None:
-            outcome = answer.outcome
-            if isinstance(outcome, Reply):
-                exchange.respond(outcome.status, outcome.header_block, outcome.body)
-            else:
-                exchange.respond(outcome.status, TEXT, f"{outcome}\n".encode())
-
-        exchange.on_disconnect = lambda: self._batcher.withdraw(request)
-        self._batcher.submit(request, deliver)
+        exchange.on_disconnect = lambda: self._shell.withdraw(request)
+        self._shell.offer(request)
 
     def _call(self, exchange: Exchange) -> None:
         deadline, expires, group = self._terms(exchange)
@@ -161,12 +155,13 @@ class Front:
             expires,
             group,
         )
-        call = _Call(self, exchange, request)
+        request.client = call = _Call(self, exchange, request)
         exchange.on_disconnect = call.gone
         self._metrics.in_flight += 1
         try:
-            self._batcher.submit(request, call.deliver)
+            self._shell.offer(request)
         except WatchdogError as error:
+            request.client = None
             self._metrics.in_flight -= 1
             self.answer_error(exchange, error)
 
@@ -180,12 +175,14 @@ class Front:
             meaning = "error"
         else:
             meaning = "good" if now <= request.deadline else "slow"
-        self._finish(exchange, answer, meaning, now)
+        batch = answer.batch
+        waited = (now if batch is None else batch.dispatched) - request.arrived
+        self._finish(exchange, outcome, batch, waited, meaning, now)
 
     def withdraw(self, request: Request) -> None:
         """Forget a request whose client has gone."""
         self._metrics.in_flight -= 1
-        self._batcher.withdraw(request)
+        self._shell.withdraw(request)
 
     def _terms(self, exchange: Exchange) -> tuple[float, float, bytes]:
         """Deadline, expiry and group of a request, as its header asks for them."""
@@ -211,9 +208,16 @@ class Front:
             self._grouped, self._last_group = key, b"%b %b" % (exchange.method, exchange.path)
         return self._last_group
 
-    def _finish(self, exchange: Exchange, answer: Answer, meaning: str | None, now: float) -> None:
+    def _finish(
+        self,
+        exchange: Exchange,
+        outcome: Reply | WatchdogError,
+        batch: Batch | None,
+        waited: float,
+        meaning: str | None,
+        now: float,
+    ) -> None:
         seconds = now - exchange.arrived
-        outcome = answer.outcome
         if isinstance(outcome, Reply):
             head, body = outcome.header_block, outcome.body
         else:
@@ -221,21 +225,27 @@ class Front:
             self._metrics.refused(outcome.reason)
         measured = b"X-Duration-Seconds: %.6f\r\nX-Batch-Size: %d\r\nX-Queue-Seconds: %.6f\r\n" % (
             seconds,
-            answer.batch_size,
-            answer.queue_seconds,
+            0 if batch is None else len(batch.requests),
+            waited,
         )
-        if answer.batch_reason is not None:
-            measured += _BATCH_REASONS[answer.batch_reason]
+        if batch is not None:
+            measured += _BATCH_REASONS[batch.reason]
         self._metrics.request_finished(outcome.status, exchange.method, seconds, meaning)
         exchange.respond(outcome.status, head + measured, body)
         if self._access_log.on or (outcome.status >= 500 and not isinstance(outcome, Reply)):
-            self._log(exchange, answer, seconds, len(body), meaning)
+            self._log(exchange, outcome, batch, waited, seconds, len(body), meaning)
 
     def _log(
-        self, exchange: Exchange, answer: Answer, seconds: float, size: int, meaning: str | None
+        self,
+        exchange: Exchange,
+        outcome: Reply | WatchdogError,
+        batch: Batch | None,
+        waited: float,
+        seconds: float,
+        size: int,
+        meaning: str | None,
     ) -> None:
         """Write the request's line, if it has one."""
-        outcome = answer.outcome
         left_out = self._access_log.admit(missed=meaning not in (None, "good") or outcome.status >= 500)
         if left_out is None:
             return
@@ -248,10 +258,10 @@ class Front:
             seconds=seconds,
             call_id=exchange.captured_headers.get(CALL_ID),
             outcome=meaning,
-            batch=answer.batch,
-            batch_size=answer.batch_size,
-            batch_reason=answer.batch_reason,
-            queue_seconds=answer.queue_seconds,
+            batch=-1 if batch is None else batch.number,
+            batch_size=0 if batch is None else len(batch.requests),
+            batch_reason=None if batch is None else batch.reason,
+            queue_seconds=waited,
             reason=error.reason if error else None,
             error=str(error or ""),
             left_out=left_out,
@@ -270,10 +280,29 @@ class _Call:
         self._request = request
 
     def deliver(self, answer: Answer) -> None:
+        """The shell: what became of it."""
         self._front.deliver(self._exchange, self._request, answer)
 
     def gone(self) -> None:
+        """The protocol: its client has gone."""
         self._front.withdraw(self._request)
+
+
+class _Probe:
+    """The question whether the function is ready: a request that no user has sent."""
+
+    __slots__ = ("_exchange",)
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def deliver(self, answer: Answer) -> None:
+        """The shell: what became of it."""
+        outcome = answer.outcome
+        if isinstance(outcome, Reply):
+            self._exchange.respond(outcome.status, outcome.header_block, outcome.body)
+        else:
+            self._exchange.respond(outcome.status, TEXT, f"{outcome}\n".encode())
 
 
 class MetricsPage:

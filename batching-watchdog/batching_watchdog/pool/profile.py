@@ -1,6 +1,6 @@
 """Measures the handler on workers that have loaded, before they serve, with the bodies of its example().
 
-Owns which batches these are and for how long they are sent; what they cost is learned through ``batcher``. It
+Owns which batches these are and for how long they are sent; what they cost is learned through ``shell``. It
 decides nothing about requests, and ``supervisor`` decides which workers are measured.
 """
 
@@ -9,12 +9,12 @@ import time
 from typing import Final
 
 from batching_watchdog import wire
-from batching_watchdog.batcher import Batcher
 from batching_watchdog.config import Config
 from batching_watchdog.engine import latency
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.messages import Batch, DispatchReason, Request
 from batching_watchdog.pool.connection import Connection
+from batching_watchdog.shell import Shell
 
 PROFILE_SECONDS: Final = 2.0
 """What measuring l(b) with example() may take before the first workers count as ready."""
@@ -24,9 +24,9 @@ PROFILE_RUNS: Final = latency.TRIES
 class Profiler:
     """The workers that are being measured, all at once: under load they will run together too."""
 
-    def __init__(self, config: Config, batcher: Batcher, model: LatencyModel) -> None:
+    def __init__(self, config: Config, shell: Shell, model: LatencyModel) -> None:
         self._config = config
-        self._batcher = batcher
+        self._shell = shell
         self._model = model
         self._running: dict[Connection, asyncio.Future[float]] = {}
         """Ends with the CPU time that the batch took."""
@@ -69,7 +69,7 @@ class Profiler:
             cpu_seconds = await done
             seconds = time.monotonic() - started
             if run:
-                self._batcher.learn(size, seconds, cpu_seconds)
+                self._shell.learn(size, seconds, cpu_seconds)
         return seconds
 
 

@@ -3,7 +3,7 @@
 In place of ``supervisor`` when ``upstream_url`` is set. A ``Slot`` owns the HTTP of it: the connection that
 is kept, the response parser (httptools), and what counts as a wrong answer: it must be 200 with one reply per
 request, in order. ``RemotePool`` owns the child process ``fprocess``, if there is one, knows by probing
-whether the upstream can be reached, and offers ``workers`` slots to the batcher while it can. It decides
+whether the upstream can be reached, and offers ``workers`` slots to the shell while it can. It decides
 nothing about requests but this: after a connection broke, what is tried again goes out alone, since the other
 batches may have died with the same process through no fault of theirs.
 """
@@ -21,12 +21,12 @@ from typing import Final
 
 import httptools
 
-from batching_watchdog.batcher import Batcher
 from batching_watchdog.config import Config, HttpUrl
 from batching_watchdog.errors import FrameError, StartFailed, UpstreamFailed
-from batching_watchdog.messages import Batch, DispatchReason, Reply
+from batching_watchdog.messages import Batch, Reply
 from batching_watchdog.pool import jsonlines
 from batching_watchdog.pool.child import RECONNECT_SECONDS, Child, Tasks
+from batching_watchdog.shell import Shell
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Slot:
         self.busy = False
 
     def send(self, batch: Batch) -> None:
-        """Start ``batch``: a slot is a worker to the batcher."""
+        """Start ``batch``: a slot is a worker to the shell."""
         assert not self.busy, "one batch at a time"  # noqa: S101 - a caller's bug
         self.busy = True
         self._serve(self, batch)
@@ -197,16 +197,16 @@ class _Connection(asyncio.Protocol):
 
 
 class RemotePool:
-    """The upstream's slots from the batcher's point of view: idle, busy, out of reach."""
+    """The upstream's slots from the shell's point of view: idle, busy, out of reach."""
 
-    def __init__(self, config: Config, url: HttpUrl, environ: Mapping[str, str], batcher: Batcher) -> None:
+    def __init__(self, config: Config, url: HttpUrl, environ: Mapping[str, str], shell: Shell) -> None:
         self._config = config
         self._url = url
         self._environ = environ
-        self._batcher = batcher
+        self._shell = shell
         self._slots = [Slot(url, self._serve) for _ in range(config.workers)]
         self._offered: set[Slot] = set()
-        """Those that the batcher may use or is using; the others are parked here."""
+        """Those that the shell may use or is using; the others are parked here."""
         self._up = asyncio.Event()
         self._down = asyncio.Event()
         self._down.set()
@@ -312,18 +312,18 @@ class RemotePool:
     def _replied(self, slot: Slot, batch: Batch, replies: list[Reply]) -> None:
         self._last_reply = time.monotonic()
         self._release(slot)
-        since = self._alone_since
-        # Retries go first, so a batch of another kind means that they are through.
-        if since is not None and batch.reason is not DispatchReason.RETRY and batch.dispatched >= since:
+        self._shell.batch_done(slot, replies, ready=False)
+        if batch.dispatched >= (self._alone_since or 0.0) and not self._shell.suspects:
             self._alone_since = None
-        self._batcher.replied(batch, replies)
         self._offer()
 
     def _lost(self, slot: Slot, batch: Batch, why: str) -> None:
         """A batch came to nothing: its requests are tried again one by one, those that were already fail."""
         log.error("upstream %s: batch of %d: %s", self._url, len(batch.requests), why)
         self._release(slot)
-        self._batcher.died(batch, UpstreamFailed("upstream failed on this request and on its retry alone"))
+        self._shell.worker_lost(
+            slot, UpstreamFailed("upstream failed on this request and on its retry alone")
+        )
         self._offer()
 
     def _release(self, slot: Slot) -> None:
@@ -331,7 +331,7 @@ class RemotePool:
         self._offered.discard(slot)
 
     def _offer(self) -> None:
-        """Give the batcher the parked slots that it may have now."""
+        """Give the shell the parked slots that it may have now."""
         if not self._up.is_set():
             return
         for slot in self._slots:
@@ -339,13 +339,13 @@ class RemotePool:
                 return
             if slot not in self._offered:
                 self._offered.add(slot)
-                self._batcher.worker_idle(slot)
+                self._shell.worker_ready(slot)
 
     def _park(self) -> None:
-        """Take the idle slots back from the batcher."""
+        """Take the idle slots back from the shell."""
         for slot in [slot for slot in self._offered if not slot.busy]:
             self._offered.discard(slot)
-            self._batcher.worker_gone(slot)
+            self._shell.worker_gone(slot)
 
     def _mark_up(self) -> None:
         if self._known_down:

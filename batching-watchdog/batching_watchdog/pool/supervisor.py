@@ -2,7 +2,7 @@
 
 Owns the processes behind the queue: starts gunicorn, keeps one connection per worker, knows from the
 handshake when a worker can serve, replaces what leaks, stops gunicorn last. It decides nothing about
-requests: ``batcher`` is told which workers are idle, and which batch died with one.
+requests: ``shell`` is told which workers are idle, and which batch died with one.
 """
 
 import asyncio
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Final
 
 from batching_watchdog import wire
-from batching_watchdog.batcher import Batcher
 from batching_watchdog.config import Config
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.errors import HandlerNotLoaded, StartFailed
@@ -27,6 +26,7 @@ from batching_watchdog.messages import Batch, DispatchReason, Reply
 from batching_watchdog.pool.child import RECONNECT_SECONDS, STOP_SECONDS, Child, Tasks
 from batching_watchdog.pool.connection import Connection, connect
 from batching_watchdog.pool.profile import Profiler
+from batching_watchdog.shell import Shell
 
 log = logging.getLogger(__name__)
 
@@ -35,14 +35,12 @@ JITTER: Final = 0.1
 
 
 class WorkerPool:
-    """Workers from the batcher's point of view: idle, busy, dead. Implements ``connection.Events``."""
+    """Workers from the shell's point of view: idle, busy, dead. Implements ``connection.Events``."""
 
-    def __init__(
-        self, config: Config, environ: Mapping[str, str], batcher: Batcher, model: LatencyModel
-    ) -> None:
+    def __init__(self, config: Config, environ: Mapping[str, str], shell: Shell, model: LatencyModel) -> None:
         self._config = config
-        self._batcher = batcher
-        self._profiler = Profiler(config, batcher, model)
+        self._shell = shell
+        self._profiler = Profiler(config, shell, model)
         self._measures = True
         """Workers are measured before they serve: until the first serves, or one died of it."""
         self._loaded: set[Connection] = set()
@@ -126,23 +124,22 @@ class WorkerPool:
             return
         if self._is_old(connection, len(batch.requests)):
             self._recycle(connection)
+            self._shell.batch_done(connection, replies, cpu_seconds, ready=False)
         else:
-            self._batcher.worker_idle(connection)
-        self._batcher.replied(batch, replies, cpu_seconds)
+            self._shell.batch_done(connection, replies, cpu_seconds)
 
     def closed(self, connection: Connection, batch: Batch | None) -> None:
         """A worker is gone. gunicorn starts another, and ``_keep_connected`` finds it."""
         self._left.pop(connection, None)
         if connection in self._loaded:
             self._loaded.discard(connection)
-            self._batcher.worker_gone(connection)
             self.restarts += not self._stopping
-        if batch is None:
-            return
-        if batch.reason is DispatchReason.PROFILE:
+        if batch is not None and batch.reason is DispatchReason.PROFILE:
             self._profiler.closed(connection)
-        else:
-            self._batcher.died(batch)
+            return
+        if batch is not None:
+            log.error("a worker died under batch %d, of %d requests", batch.number, len(batch.requests))
+        self._shell.worker_lost(connection)
 
     def _take_in(self, connection: Connection) -> None:
         if not self._came_up:
@@ -153,7 +150,7 @@ class WorkerPool:
         if self._config.max_requests:
             share = 1.0 + JITTER * random.random()  # noqa: S311 - nothing secret
             self._left[connection] = round(self._config.max_requests * share)
-        self._batcher.worker_idle(connection)
+        self._shell.worker_ready(connection)
 
     def _is_old(self, connection: Connection, served: int) -> bool:
         """Count ``served`` more requests of a worker: whether it is to be replaced now.

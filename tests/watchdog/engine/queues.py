@@ -13,7 +13,7 @@ SLO_LATENCY = 0.1
 NEVER_WAITS = ("aimd", "slo", "unbatched")
 """Policies that are work-conserving: a new one is taken to be, unless it is named among those that wait."""
 WAITS = ("fixed",)
-DEADLINE_ORDER = ("slo",)
+BY_DEADLINE = ("slo",)
 
 Law = Callable[[int], float]
 """Seconds by batch size."""
@@ -39,9 +39,9 @@ def request(
     arrived: float = 0.0,
     budget: float = 0.1,
     timeout: float = 10.0,
-    group: bytes = b"POST /",
+    key: bytes = b"POST /",
 ) -> Request:
-    return Request(number, b"GET /\r\n", b"", arrived, arrived + budget, arrived + timeout, group)
+    return Request(number, b"GET /\r\n", b"", arrived, arrived + budget, arrived + timeout, key)
 
 
 def accelerator(size: int) -> float:

@@ -1,16 +1,29 @@
-"""The law in virtual time: scheduler and latency model as they are, made-up workers, Poisson arrivals."""
+"""The engine in virtual time: it and its cost model as they are, made-up workers, Poisson arrivals."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import inf
 
-from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.engine.cost import CostModel
+from batching_watchdog.engine.effects import Answer, Dispatch, Effect
+from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
-from batching_watchdog.engine.scheduler import Dispatch, Expire, Scheduler, Shed, Sleep
-from batching_watchdog.errors import QueueFull
-from batching_watchdog.messages import Batch, Request
+from batching_watchdog.errors import Expired, QueueFull
+from batching_watchdog.messages import Batch, Reply, Request
 from watchdog.engine.queues import Law
+
+
+class Simulated:
+    """A worker, and the size of the batch that it runs."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.size = 0
+
+    def send(self, batch: Batch) -> None:
+        """Nothing: the simulation has the effect."""
 
 
 @dataclass
@@ -46,6 +59,7 @@ class Simulation:
         early: bool = False,
         timeout: float = 30.0,
         way_back: float = 0.0,
+        paths: int = 1,
     ) -> None:
         self.law = law
         self.workers = workers
@@ -53,19 +67,24 @@ class Simulation:
         self.early = early
         self.timeout = timeout
         self.way_back = way_back
+        self.paths = paths
         self.now = 0.0
-        self.model = LatencyModel(max_batch_size)
-        self.scheduler = Scheduler(
+        self.cost = CostModel(max_batch_size)
+        self.model = self.cost.overall
+        self.engine = Engine(
             POLICIES[policy](PolicySettings(max_batch_size, 0.0, slo_latency)),
-            self.model,
+            self.cost,
             max_inflight=max_inflight,
+            workers=workers,
             shed_late=shed_late,
         )
         self.sizes: list[int] = []
         self._random = random.Random(1)
-        self._idle = workers
-        self._running: list[tuple[float, int, Batch]] = []
+        self._running: list[tuple[float, int, Simulated]] = []
         self._number = 0
+        self._wake = inf
+        for number in range(workers):
+            self.engine.worker_ready(Simulated(number))
 
     def run(self, rate: float, seconds: float) -> Outcome:
         """Offer ``rate`` requests per second for ``seconds``, then let what is queued run out."""
@@ -73,15 +92,19 @@ class Simulation:
         end = self.now + seconds
         arrival = self.now + self._random.expovariate(rate)
         while True:
-            wake = self._act(outcome)
+            self._wake = inf
+            self._carry_out(self.engine.tick(self.now), outcome)
             arrival = arrival if arrival < end else inf
             ends = self._running[0][0] if self._running else inf
-            self.now = max(self.now, min(arrival, ends, wake))
+            self.now = max(self.now, min(arrival, ends, self._wake))
             if self.now == inf:
                 self.now = end
                 return outcome
             if ends <= self.now:
-                self._finish(outcome)
+                _, _, worker = heappop(self._running)
+                replies = [Reply(200, b"", b"")] * worker.size
+                self._carry_out(self.engine.batch_done(worker, replies, self.now)[1], outcome)
+                self.engine.worker_ready(worker)
             elif arrival <= self.now:
                 self._offer(outcome)
                 arrival += self._random.expovariate(rate)
@@ -89,42 +112,31 @@ class Simulation:
     def _offer(self, outcome: Outcome) -> None:
         now = self.now
         self._number += 1
-        request = Request(self._number, b"", b"", now, now + self.slo_latency, now + self.timeout)
-        if (
-            self.early
-            and not self._idle
-            and self.scheduler.predicts_late(request.deadline, now, self.workers)
-        ):
+        path = b"POST /%d" % self._random.randrange(self.paths) if self.paths > 1 else b""
+        request = Request(self._number, b"", b"", now, now + self.slo_latency, now + self.timeout, path)
+        if self.early and not self.engine.idle and self.engine.predicts_late(request.deadline, now):
             outcome.refused.append(now)
             return
         try:
-            displaced = self.scheduler.offer(request, self.workers)
+            self._carry_out(self.engine.offer(request, now), outcome)
         except QueueFull:
             outcome.refused.append(now)
-        else:
-            if displaced is not None:
-                outcome.shed.append(displaced.arrived)
 
-    def _act(self, outcome: Outcome) -> float:
-        while not isinstance(action := self.scheduler.next_action(self.now, self._idle), Sleep):
-            if isinstance(action, Dispatch):
-                size = len(action.batch.requests)
-                self.sizes.append(size)
-                self._idle -= 1
-                took = self.law(size) * self._random.lognormvariate(0.0, 0.03)
-                heappush(self._running, (self.now + took, self._number + len(self.sizes), action.batch))
-            elif isinstance(action, Expire):
-                outcome.expired += [request.arrived for request in action.requests]
-            elif isinstance(action, Shed):
-                outcome.shed += [request.arrived for request in action.requests]
-        return inf if action.until is None else action.until
-
-    def _finish(self, outcome: Outcome) -> None:
-        _, _, batch = heappop(self._running)
-        self._idle += 1
-        seconds = self.now - batch.dispatched
-        self.model.observe(len(batch.requests), seconds)
-        self.scheduler.observe(len(batch.requests), seconds)
-        for request in self.scheduler.finish(batch.requests):
-            on_time = self.now + self.way_back <= request.deadline
-            (outcome.good if on_time else outcome.slow).append(request.arrived)
+    def _carry_out(self, effects: Sequence[Effect], outcome: Outcome) -> None:
+        for effect in effects:
+            if isinstance(effect, Dispatch):
+                worker = effect.worker
+                assert isinstance(worker, Simulated)
+                worker.size = len(effect.batch.requests)
+                self.sizes.append(worker.size)
+                took = self.law(worker.size) * self._random.lognormvariate(0.0, 0.03)
+                heappush(self._running, (self.now + took, self._number + len(self.sizes), worker))
+            elif not isinstance(effect, Answer):
+                self._wake = effect.at
+            elif isinstance(effect.outcome, Reply):
+                on_time = self.now + self.way_back <= effect.request.deadline
+                (outcome.good if on_time else outcome.slow).append(effect.request.arrived)
+            elif isinstance(effect.outcome, Expired):
+                outcome.expired.append(effect.request.arrived)
+            else:
+                outcome.shed.append(effect.request.arrived)

@@ -1,0 +1,485 @@
+"""The state machine of requests: events in, effects out. [P]
+
+Owns every admitted request from ``offer`` to its ``Answer``, and which workers are idle. Decides nothing by
+itself about batches: ``policy`` does. Server, simulator and tests drive the same code; ``shell`` carries out
+what comes back. Times are seconds on any monotonic clock.
+
+What always holds: every admitted request leaves exactly once, by an ``Answer`` or by ``abandon``; no more
+than ``max_inflight`` are admitted; a worker has one batch at a time; after ``tick`` no worker is idle while a
+request waits that it may have.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from heapq import heapify, heappop, heappush
+from itertools import islice
+from math import exp, isqrt
+from typing import Final
+
+from batching_watchdog.engine.cost import Cost
+from batching_watchdog.engine.effects import Answer, Dispatch, Effect, WakeAt, Worker
+from batching_watchdog.engine.lanes import Lane
+from batching_watchdog.engine.policy import BatchingPolicy, Situation, Take, Wait
+from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WatchdogError, WorkerDied
+from batching_watchdog.messages import Batch, DispatchReason, Reply, Request
+
+TRY_ALONE_EVERY: Final = 8
+"""Of so many batches of late requests one is of a single request while, by what was learned, none can be on
+time: large batches do not show what a small one takes."""
+
+WORK_EVERY: Final = 0.25
+"""Seconds over which work that comes in is counted."""
+WORK_SECONDS: Final = 2.0
+"""Seconds over which those counts are averaged."""
+MAX_LANES: Final = 64
+"""Lanes among which is chosen at once. One that is served goes behind the others, so all have a turn."""
+
+# Where a request is: plain numbers, since an Enum's hash is Python code and places change with every request.
+_ON_TIME: Final = 0
+_LATE: Final = 1
+_SUSPECT: Final = 2
+_RUNNING: Final = 3
+_GONE: Final = 4
+
+
+class Engine:
+    """The queue in front of the workers. Every method is synchronous and takes the time it needs."""
+
+    def __init__(
+        self,
+        policy: BatchingPolicy,
+        cost: Cost,
+        *,
+        max_inflight: int,
+        workers: int,
+        shed_late: bool = False,
+    ) -> None:
+        self._policy = policy
+        self._cost = cost
+        self._max_inflight = max_inflight
+        self._workers = max(1, workers)
+        self._shed_late = shed_late
+        self._idle: list[Worker] = []
+        self._running: dict[Worker, Batch] = {}
+        self._admitted: OrderedDict[int, Request] = OrderedDict()
+        """In order of admission, in which equal timeouts expire."""
+        self._early: list[tuple[float, int]] = []
+        """(expiry, id) of requests that expire before one that was admitted earlier."""
+        self._latest = 0.0
+        self._lanes: dict[bytes, Lane] = {}
+        """Of the cost classes of which something waits: clients choose them, so no empty one may stay."""
+        self._active: dict[bytes, Lane] = {}
+        """Those in which something is on time, the one that was served last behind the others."""
+        self._late: OrderedDict[int, Request] = OrderedDict()
+        """All late requests in the order in which they became late."""
+        self._suspects: deque[tuple[Request, ...]] = deque()
+        """Parts of batches under which a worker died, by deadline."""
+        self._suspect_out: Worker | None = None
+        """The one worker that may run suspects now."""
+        self._counts = [0, 0, 0, 0]
+        self._hopeless = 0
+        self._work = 0.0
+        """Seconds of work that came in since ``_work_since``."""
+        self._work_since = 0.0
+        self._demand = 0.0
+        """Of the workers' time, what would be needed for all that comes in."""
+
+    def __repr__(self) -> str:
+        on_time, late, suspect, running = self._counts
+        return (
+            f"<Engine {on_time} on time, {late} late, {suspect} suspect in {len(self._lanes)} lanes;"
+            f" {running} running on {len(self._running)} workers, {len(self._idle)} idle>"
+        )
+
+    @property
+    def admitted(self) -> int:
+        """Requests queued and running."""
+        return len(self._admitted)
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait for a worker."""
+        return len(self._admitted) - self._counts[_RUNNING]
+
+    @property
+    def idle(self) -> int:
+        """Workers that wait for a batch."""
+        return len(self._idle)
+
+    @property
+    def suspects(self) -> int:
+        """Requests that wait to be tried again."""
+        return self._counts[_SUSPECT]
+
+    @property
+    def at_limit(self) -> bool:
+        """Whether ``max_inflight`` requests are admitted: one more must take the place of a late one."""
+        return len(self._admitted) >= self._max_inflight
+
+    @property
+    def full(self) -> bool:
+        """Whether ``offer`` would refuse even a request that can be on time."""
+        return self.at_limit and not self._counts[_LATE]
+
+    @property
+    def eager(self) -> bool:
+        """Whether a request that is offered may change what is to be done before the next event."""
+        return bool(self._idle) or self._shed_late
+
+    def refusal(self, deadline: float, now: float) -> WatchdogError | None:
+        """The error with which a request is to be refused at its header, before its body is read.
+
+        None while a worker is idle and there is room, whatever was learned: a model that was slow once must
+        be measured again.
+        """
+        if self.at_limit:
+            if not self.full and not self.predicts_late(deadline, now):
+                return None  # it takes the place of a late one
+            return self._queue_full()
+        if self._shed_late and not self._idle and self.predicts_late(deadline, now):
+            return PredictedLate("the queue is too long for it to be answered within its latency budget")
+        return None
+
+    def predicts_late(self, deadline: float, now: float) -> bool:
+        """Whether a request that came now would probably be answered after ``deadline``.
+
+        By all that waits for earlier deadlines, whatever its cost class. One that is refused in error is
+        lost, one that is admitted in error will be found late by the policy: this is on the admitting side.
+        """
+        if not self._policy.by_deadline:
+            return False
+        left = deadline - now
+        if left <= 0:
+            return True
+        shares = [lane.share_before(deadline, left, self._workers) for lane in self._choice()]
+        return sum(shares) > 1.0
+
+    def offer(self, request: Request, now: float) -> Sequence[Effect]:
+        """Admit ``request``; never cuts a batch: ``tick`` does, once for all that came together.
+
+        When ``max_inflight`` requests are admitted, one that can be on time takes the place of the one that
+        has been late for longest: that has missed its SLO, and its client is the least likely to wait still.
+        Raises ``QueueFull`` if there is none, or if ``request`` itself has no time left.
+        """
+        effects: Sequence[Effect] = ()
+        if len(self._admitted) >= self._max_inflight:
+            if not self._counts[_LATE] or request.deadline <= request.arrived:
+                raise self._queue_full()
+            displaced = next(iter(self._late.values()))
+            self._leave(displaced)
+            effects = (Answer(displaced, self._queue_full(displaced=True)),)
+        # Equal timeouts expire in order of admission; only a shorter one needs a place of its own.
+        if request.expires < self._latest:
+            heappush(self._early, (request.expires, request.id))
+            if len(self._early) > 64 + 2 * len(self._admitted):
+                self._early = [item for item in self._early if item[1] in self._admitted]
+                heapify(self._early)
+        else:
+            self._latest = request.expires
+        lane = self._lanes.get(request.key)
+        if lane is None:
+            lane = self._lanes[request.key] = Lane(request.key, self._cost.of(request.key), now)
+        if not lane.on_time:
+            lane.served = now
+            self._active[request.key] = lane
+        self._admitted[request.id] = request
+        self._counts[_ON_TIME] += 1
+        lane.add(request, self._key(request))
+        return effects
+
+    def worker_ready(self, worker: Worker) -> None:
+        """A worker has loaded, or may have another batch: to be called before ``batch_done`` for that."""
+        self._idle.append(worker)
+
+    def worker_gone(self, worker: Worker) -> None:
+        """An idle worker has gone."""
+        if worker in self._idle:
+            self._idle.remove(worker)
+
+    def batch_done(self, worker: Worker, replies: Sequence[Reply], now: float) -> tuple[Batch, list[Effect]]:
+        """The worker answered the batch that is returned: learn from it, answer its requests."""
+        batch = self._running.pop(worker)
+        if worker is self._suspect_out:
+            self._suspect_out = None
+        # A batch in which everything failed says nothing of what serving it takes.
+        if not all(reply.failed for reply in replies):
+            self.learn(batch.requests[0].key, len(replies), now - batch.dispatched)
+        admitted, counts = self._admitted, self._counts
+        effects: list[Effect] = []
+        for request, reply in zip(batch.requests, replies, strict=True):
+            if request.place == _RUNNING:  # else it has expired, or its client has gone
+                request.place = _GONE
+                del admitted[request.id]
+                counts[_RUNNING] -= 1
+                effects.append(Answer(request, reply, batch))
+        return batch, effects
+
+    def learn(self, key: bytes | None, size: int, seconds: float) -> None:
+        """A batch of ``size`` requests of one cost class, None if of none, took a worker ``seconds``."""
+        self._cost.learn(key, size, seconds)
+        self._policy.observe(size, seconds)
+        lane = None if key is None else self._lanes.get(key)
+        if lane is not None:
+            lane.model = self._cost.of(lane.key)
+
+    def worker_lost(self, worker: Worker, error: WatchdogError | None = None) -> list[Effect]:
+        """A worker died: under a batch, or idle. What it was running is tried again in parts.
+
+        A batch of n is tried in about sqrt(n) parts: a request that kills its worker takes three with it at
+        most, and its neighbors run twice more. One that was alone fails, with ``error`` if that is given.
+        """
+        self.worker_gone(worker)
+        batch = self._running.pop(worker, None)
+        if worker is self._suspect_out:
+            self._suspect_out = None
+        if batch is None:
+            return []
+        left = [request for request in batch.requests if request.place == _RUNNING]
+        if len(left) == 1 and left[0].attempts > 1:
+            self._leave(left[0])
+            died = "the worker died under this request, and again when it was tried alone"
+            return [Answer(left[0], error or WorkerDied(died), batch)]
+        part = max(1, isqrt(len(left)))
+        for request in left:
+            request.place = _SUSPECT
+        self._counts[_RUNNING] -= len(left)
+        self._counts[_SUSPECT] += len(left)
+        parts = [tuple(left[start : start + part]) for start in range(0, len(left), part)]
+        self._suspects = deque(sorted([*self._suspects, *parts], key=_first_deadline))
+        return []
+
+    def abandon(self, request: Request) -> None:
+        """Forget a request whose client has gone; a batch that has left is not called back."""
+        if request.place != _GONE:
+            self._leave(request)
+
+    def tick(self, now: float) -> list[Effect]:
+        """Do all there is to do now: give up what has expired, then have the idle workers run batches."""
+        effects: list[Effect] = [
+            Answer(request, Expired(f"not answered within {now - request.arrived:.3f} s"))
+            for request in self._expired(now)
+        ]
+        ends = self._next_expiry()
+        while self._idle or self._shed_late:
+            step = self._next_step(now, effects)
+            if isinstance(step, Wait):
+                ends = min(ends, step.until)
+            if step is not True:
+                break
+        if ends != _NEVER:
+            effects.append(WakeAt(ends))
+        return effects
+
+    def _next_step(self, now: float, effects: list[Effect]) -> bool | Wait:
+        """Do one more thing; True if it was done, False or what to wait for if there is nothing more."""
+        if self._idle and self._take_suspects(now, effects):
+            return True
+        step = self._serve_on_time(now, effects) if self._counts[_ON_TIME] else False
+        if step is not True and self._counts[_LATE] and self._serve_late(now, effects):
+            return True
+        return step
+
+    def _serve_on_time(self, now: float, effects: list[Effect]) -> bool | Wait:
+        late = self._counts[_LATE] > 0
+        situation = Situation(now, self._workers, self._demand, self._ahead, late)
+        answer = self._policy.choose(self._choice(), situation)
+        if isinstance(answer, Wait):
+            return answer
+        if answer.skip:
+            self._go_late(answer.lane, answer.skip)
+        if answer.size and not self._idle:
+            # Looked at again when its deadline passes with every worker busy: it may be shed then.
+            return Wait(answer.lane.on_time[0].deadline)
+        if answer.size:
+            self._dispatch_on_time(answer, now, effects)
+        return True
+
+    def _take_suspects(self, now: float, effects: list[Effect]) -> bool:
+        """Give an idle worker a part of a lost batch, in its turn by deadline, in one place at a time."""
+        if self._suspect_out is not None:
+            return False
+        while self._suspects:
+            part = [request for request in self._suspects[0] if request.place == _SUSPECT]
+            if not part:
+                self._suspects.popleft()
+                continue
+            on_time = [lane.on_time[0].deadline for lane in self._choice()]
+            late = part[0].deadline <= now
+            if on_time and (late or part[0].deadline > min(on_time)):
+                return False
+            self._suspects.popleft()
+            self._suspect_out = self._idle[-1]
+            self._dispatch(part, DispatchReason.RETRY, now, effects)
+            return True
+        return False
+
+    def _dispatch_on_time(self, take: Take, now: float, effects: list[Effect]) -> None:
+        lane = take.lane
+        self._count_work(lane, lane.on_time[0], now)
+        taken = lane.take(take.size)
+        lane.served = now
+        del self._active[lane.key]
+        if lane.on_time:
+            self._active[lane.key] = lane
+        reason = take.reason
+        if lane.late and not self._shed_late and self._counts[_ON_TIME] == len(taken):
+            taken += self._backfill(lane, taken[0], len(taken), now)
+        self._dispatch(taken, reason, now, effects)
+        self._end(lane)
+
+    def _count_work(self, lane: Lane, head: Request, now: float) -> None:
+        """Count what came in since the lane was served last, in seconds of work."""
+        size = max(1, lane.kept_up(head.deadline - head.arrived, self._ahead))
+        self._work += lane.arrived * lane.model.predict_mean(size) / size
+        lane.arrived = 0
+        passed = now - self._work_since
+        if passed >= WORK_EVERY:
+            demand = self._work / passed / self._workers
+            self._demand += (1.0 - exp(-passed / WORK_SECONDS)) * (demand - self._demand)
+            self._work, self._work_since = 0.0, now
+
+    def _backfill(self, lane: Lane, head: Request, size: int, now: float) -> list[Request]:
+        """Late requests for the room beside a batch, if no other on time could have it.
+
+        Most of what a batch costs it costs at any size. Without this, small batches of those that are on time
+        would take all of the workers' time under a load that they can well carry, and the late ones would
+        wait for as long as it lasts.
+        """
+        # As for a batch of late ones alone, and what is on time stays so.
+        span = min(head.deadline - now, (head.deadline - head.arrived) / 2)
+        room = min(lane.model.best_size, lane.model.largest_within(span)) - size
+        return lane.take_late(max(0, min(room, len(lane.late))))
+
+    def _serve_late(self, now: float, effects: list[Effect]) -> bool:
+        """A batch of late requests if nothing on time wants the worker; or shed them all.
+
+        If late requests are shed, an idle worker still takes the latest one, alone, provided that it is late
+        by prediction only: nothing is lost by trying, and a model that was slow once would else never be
+        measured again.
+        """
+        free = bool(self._idle) and not self._counts[_ON_TIME]
+        if not self._shed_late:
+            if not free:
+                return False
+            head = next(iter(self._late.values()))
+            lane = self._lanes[head.key]
+            size = min(len(lane.late), self._late_size(lane, (head.deadline - head.arrived) / 2))
+            self._dispatch(lane.take_late(size), DispatchReason.LATE, now, effects)
+            self._end(lane)
+            return True
+        shed = list(self._late.values())
+        tried = shed.pop() if free and shed[-1].deadline > now else None
+        for request in shed:
+            self._leave(request)
+            late = PredictedLate("it can no longer be answered within its latency budget")
+            effects.append(Answer(request, late))
+        if tried is not None:
+            lane = self._lanes[tried.key]
+            self._dispatch(lane.take_late(1), DispatchReason.LATE, now, effects)
+            self._end(lane)
+        return True
+
+    def _late_size(self, lane: Lane, span: float) -> int:
+        """The size for a batch of late requests, which leaves ``span`` seconds to those that come meanwhile.
+
+        By what was learned none may be on time any more: then the size with the best throughput. But it may
+        be wrong, after a stall of the machine, and large batches do not show what a small one takes: so at
+        times one request goes alone.
+        """
+        best = lane.model.best_size
+        fits = lane.model.largest_within(span)
+        if fits:
+            return min(fits, best)
+        self._hopeless += 1
+        return best if self._hopeless % TRY_ALONE_EVERY else 1
+
+    def _dispatch(
+        self, requests: list[Request], reason: DispatchReason, now: float, effects: list[Effect]
+    ) -> None:
+        counts = self._counts
+        for request in requests:
+            counts[request.place] -= 1
+            if request.place == _LATE:
+                del self._late[request.id]
+            request.place = _RUNNING
+            request.attempts += 1
+        counts[_RUNNING] += len(requests)
+        # The worker that became idle last has the warmest caches.
+        worker = self._idle.pop()
+        batch = Batch(tuple(requests), reason, now)
+        self._running[worker] = batch
+        effects.append(Dispatch(worker, batch))
+
+    def _go_late(self, lane: Lane, count: int) -> None:
+        gone = lane.take(count)
+        for request in gone:
+            request.place = _LATE
+            self._late[request.id] = request
+        lane.late += gone
+        if not lane.on_time:
+            del self._active[lane.key]
+        self._counts[_ON_TIME] -= count
+        self._counts[_LATE] += count
+
+    def _end(self, lane: Lane) -> None:
+        if not lane.on_time and not lane.late:
+            self._lanes.pop(lane.key, None)
+
+    def _leave(self, request: Request) -> None:
+        """Take an admitted request out for good."""
+        place, request.place = request.place, _GONE
+        del self._admitted[request.id]
+        self._counts[place] -= 1
+        if place == _ON_TIME:
+            lane = self._lanes[request.key]
+            lane.remove(request, self._key(request))
+            if not lane.on_time:
+                del self._active[lane.key]
+            self._end(lane)
+        elif place == _LATE:
+            del self._late[request.id]
+            lane = self._lanes[request.key]
+            lane.late.remove(request)  # the first of them, but for a client that has gone
+            self._end(lane)
+
+    def _key(self, request: Request) -> float:
+        return request.deadline if self._policy.by_deadline else request.arrived
+
+    @property
+    def _ahead(self) -> float:
+        """Batches that a request waits for before its own: of each lane one, shared among the workers."""
+        return max(1.0, len(self._active) / self._workers)
+
+    def _choice(self) -> list[Lane]:
+        return list(islice(self._active.values(), MAX_LANES))
+
+    def _queue_full(self, *, displaced: bool = False) -> QueueFull:
+        """The error for a request that finds no room; Retry-After is the time to work off half the queue.
+
+        ``displaced``: for one that had found room, and lost it to a request that is not late.
+        """
+        model = self._cost.overall
+        size = model.best_size
+        per_second = self._workers * size / max(model.predict_mean(size), 1e-6)
+        retry_after = max(1, min(60, round(self.queued / per_second / 2)))
+        return QueueFull(self._max_inflight, retry_after, displaced=displaced)
+
+    def _next_expiry(self) -> float:
+        while self._early and self._early[0][1] not in self._admitted:
+            heappop(self._early)
+        first = next(iter(self._admitted.values())).expires if self._admitted else _NEVER
+        return min(first, self._early[0][0]) if self._early else first
+
+    def _expired(self, now: float) -> Iterable[Request]:
+        while (end := self._next_expiry()) <= now:
+            early = self._early and self._early[0][0] == end
+            request = self._admitted[self._early[0][1]] if early else next(iter(self._admitted.values()))
+            self._leave(request)
+            yield request
+
+
+_NEVER: Final = float("inf")
+
+
+def _first_deadline(part: tuple[Request, ...]) -> float:
+    return part[0].deadline

@@ -1,0 +1,199 @@
+"""Where requests meet the clock and the workers: carries out what the engine decides.
+
+Owns the loop "tell the engine, do what it says": every event (a request, an idle worker, a timer) wakes the
+shell, which sends batches, gives answers to the front end and counts both. It decides nothing: ``engine``
+does. It knows neither ``front`` nor ``pool``: a worker is anything with ``send(batch)``. Next step:
+``pool.connection``.
+
+Everything is synchronous on one event loop, so there is nothing to lock. ``clock`` is an argument, since
+uvloop's own counts whole milliseconds. The engine's ``tick`` runs once per turn of the loop, after all that
+has arrived in that turn: requests that came together leave together, and one that came alone is not delayed.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from math import inf
+from typing import Final, Protocol
+
+from batching_watchdog.engine.cost import CostModel
+from batching_watchdog.engine.effects import Answer, Dispatch, Effect, Worker
+from batching_watchdog.engine.engine import Engine
+from batching_watchdog.errors import WatchdogError
+from batching_watchdog.messages import Reply, Request
+from batching_watchdog.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+REFUSAL_SECONDS: Final = 0.25
+"""How long the same error serves all requests that are refused at the header: making one costs as much as
+reading the request."""
+
+
+class Client(Protocol):
+    """Who waits for the answer to a request: ``Request.client``."""
+
+    def deliver(self, answer: Answer) -> None:
+        """Take the answer; called once, unless the request is withdrawn."""
+
+
+class Shell:
+    """Feeds idle workers from the engine and answers each request exactly once."""
+
+    def __init__(self, clock: Callable[[], float], engine: Engine, cost: CostModel, metrics: Metrics) -> None:
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._engine = engine
+        self._cost = cost
+        self._metrics = metrics
+        self._refusal: WatchdogError | None = None
+        self._refused_at = -inf
+        self._woken = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._drained: asyncio.Event = asyncio.Event()
+        self._drained.set()
+
+    @property
+    def full(self) -> bool:
+        """Whether ``offer`` would refuse."""
+        return self._engine.full
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait for a worker."""
+        return self._engine.queued
+
+    @property
+    def admitted(self) -> int:
+        """Requests that wait or run."""
+        return self._engine.admitted
+
+    @property
+    def suspects(self) -> int:
+        """Requests that wait to be tried again."""
+        return self._engine.suspects
+
+    @property
+    def at_limit(self) -> bool:
+        """Whether ``max_inflight`` requests are admitted, late ones included."""
+        return self._engine.at_limit
+
+    def refusal(self, deadline: float) -> WatchdogError | None:
+        """The error with which a request is to be refused at its header, before its body is read."""
+        now = self._clock()
+        error = self._engine.refusal(deadline, now)
+        if error is None:
+            return None
+        old = now - self._refused_at > REFUSAL_SECONDS
+        if old or type(error) is not type(self._refusal):
+            self._refused_at, self._refusal = now, error
+        return self._refusal
+
+    def offer(self, request: Request) -> None:
+        """Admit ``request``; its client is answered once. Raises ``QueueFull``.
+
+        Another, late one may lose its place to it, and is answered here.
+        """
+        displaced = self._engine.offer(request, self._clock())
+        self._drained.clear()
+        # While every worker is busy there is nothing to decide but what expires, and a timer sees to that.
+        timed = self._timer is not None and request.arrived < self._timer_at <= request.expires
+        if not timed or self._engine.eager:
+            self._wake()
+        self._carry_out(displaced)
+
+    def withdraw(self, request: Request) -> None:
+        """Forget a request whose client has gone; a batch that has left is not called back."""
+        self._engine.abandon(request)
+        request.client = None
+        self._settle()
+
+    async def drained(self) -> None:
+        """Wait until every admitted request is answered or withdrawn."""
+        await self._drained.wait()
+
+    def worker_ready(self, worker: Worker) -> None:
+        """A worker has loaded, or may have its next batch: to be called before ``batch_done`` for that."""
+        self._engine.worker_ready(worker)
+        if self._engine.queued >= self._cost.overall.best_size:
+            # What may yet arrive in this turn would not make its batch better, and answers take their time.
+            self._tick()
+        else:
+            self._wake()
+
+    def worker_gone(self, worker: Worker) -> None:
+        """An idle worker has gone."""
+        self._engine.worker_gone(worker)
+
+    def learn(self, size: int, seconds: float, cpu_seconds: float) -> None:
+        """A worker took ``seconds`` for ``size`` examples, ``cpu_seconds`` of CPU time (0: not known)."""
+        self._engine.learn(None, size, seconds)
+        if cpu_seconds:
+            self._metrics.cost.observe(size, cpu_seconds)
+
+    def batch_done(
+        self, worker: Worker, replies: list[Reply], cpu_seconds: float = 0.0, *, ready: bool = True
+    ) -> None:
+        """A worker answered its batch; ``ready``: it may have the next one."""
+        now = self._clock()
+        batch, answers = self._engine.batch_done(worker, replies, now)
+        self._metrics.service_seconds.observe(now - batch.dispatched)
+        if cpu_seconds:
+            self._metrics.cost.observe(len(batch.requests), cpu_seconds)
+        if ready:
+            self.worker_ready(worker)
+        self._carry_out(answers)
+        self._settle()
+
+    def worker_lost(self, worker: Worker, error: WatchdogError | None = None) -> None:
+        """A worker died, idle or under a batch; ``error`` is what a request that is given up fails with."""
+        answers = self._engine.worker_lost(worker, error)
+        self._carry_out(answers)
+        self._settle()
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._woken:
+            self._woken = True
+            self._loop.call_soon(self._tick)
+
+    def _wake_at(self, at: float, now: float) -> None:
+        # An earlier timer is left to fire for nothing: cheaper than a new one in every turn.
+        if self._timer is not None:
+            if self._timer_at <= at:
+                return
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self._loop.call_later(at - now, self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        self._wake()
+
+    def _tick(self) -> None:
+        """Do all there is to do now; a timer wakes us for what comes next."""
+        self._woken = False
+        self._carry_out(self._engine.tick(self._clock()))
+        self._settle()
+
+    def _carry_out(self, effects: Iterable[Effect]) -> None:
+        metrics = self._metrics
+        for effect in effects:
+            if isinstance(effect, Answer):
+                # The two know each other: a cycle would keep the body until the collector finds it.
+                client, effect.request.client = effect.request.client, None
+                client.deliver(effect)
+            elif isinstance(effect, Dispatch):
+                batch = effect.batch
+                metrics.batch_dispatched(len(batch.requests), batch.reason)
+                observe, dispatched = metrics.queue_seconds.observe, batch.dispatched
+                for request in batch.requests:
+                    observe(dispatched - request.arrived)
+                effect.worker.send(batch)
+            else:
+                self._wake_at(effect.at, self._clock())
+
+    def _settle(self) -> None:
+        if not self._engine.admitted:
+            self._drained.set()

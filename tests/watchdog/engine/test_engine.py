@@ -1,0 +1,342 @@
+"""The engine as a state machine under hypothesis, and what each kind of event leads to."""
+
+import math
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from batching_watchdog.engine.cost import CostModel
+from batching_watchdog.engine.effects import Answer, Dispatch, Effect, WakeAt
+from batching_watchdog.engine.engine import Engine
+from batching_watchdog.engine.policy import POLICIES, PolicySettings
+from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WorkerDied
+from batching_watchdog.messages import Batch, DispatchReason, Reply, Request
+from watchdog.engine.queues import NEVER_WAITS, learn, request
+
+LIMIT = 12
+LARGEST = 8
+SLO = 0.1
+OK = Reply(200, b"", b"")
+FAILED = Reply(500, b"", b"", failed=True)
+
+
+@dataclass(eq=False)
+class Worker:
+    """A worker that does nothing by itself."""
+
+    def send(self, batch: Batch) -> None:
+        """Nothing: the tests have the effect."""
+
+
+def law(size: int) -> float:
+    return 0.01 + 0.005 * size
+
+
+def engine(
+    policy: str = "slo", *, workers: int = 1, idle: int | None = None, learned: bool = True, **options: object
+) -> tuple[Engine, list[Worker]]:
+    """An engine whose workers are idle, all of them or so many."""
+    cost = CostModel(LARGEST)
+    if learned:
+        learn(cost.overall, law, (1, 2, 4, 8), 5)
+    made = Engine(
+        POLICIES[policy](PolicySettings(LARGEST, 0.02, SLO)),
+        cost,
+        workers=workers,
+        **{"max_inflight": LIMIT, **options},  # type: ignore[arg-type]
+    )
+    crew = [Worker() for _ in range(workers if idle is None else idle)]
+    for worker in crew:
+        made.worker_ready(worker)
+    return made, crew
+
+
+def dispatched(effects: list[Effect]) -> list[Batch]:
+    return [effect.batch for effect in effects if isinstance(effect, Dispatch)]
+
+
+def answered(effects: list[Effect]) -> dict[int, object]:
+    return {effect.request.id: effect.outcome for effect in effects if isinstance(effect, Answer)}
+
+
+def ids(batch: Batch) -> list[int]:
+    return [each.id for each in batch.requests]
+
+
+class Machine(RuleBasedStateMachine):
+    """Any order of events; every admitted request leaves exactly once, and no bound is passed."""
+
+    @initialize(policy=st.sampled_from(sorted(POLICIES)), shed=st.booleans(), workers=st.integers(1, 3))
+    def start(self, policy: str, shed: bool, workers: int) -> None:
+        self.policy = policy
+        self.engine, self.crew = engine(policy, workers=workers, shed_late=shed)
+        self.now = 0.0
+        self.number = 0
+        self.open: dict[int, Request] = {}
+        self.running: dict[Worker, Batch] = {}
+        self.wake = math.inf
+        self.ticked = False
+
+    def carry_out(self, effects: object) -> None:
+        for effect in effects:  # type: ignore[attr-defined]
+            if isinstance(effect, Answer):
+                del self.open[effect.request.id]  # a KeyError: answered twice
+            elif isinstance(effect, Dispatch):
+                batch = effect.batch
+                assert effect.worker not in self.running
+                assert 1 <= len(batch.requests) <= LARGEST
+                assert len({each.key for each in batch.requests}) == 1
+                assert len(set(ids(batch))) == len(batch.requests)
+                self.running[effect.worker] = batch
+            else:
+                self.wake = effect.at
+
+    @rule(
+        budget=st.sampled_from([0.0, 0.02, SLO, 0.3]),
+        timeout=st.sampled_from([0.01, 0.3, 5.0]),
+        key=st.sampled_from([b"a", b"b", b"c"]),
+    )
+    def offer(self, budget: float, timeout: float, key: bytes) -> None:
+        self.number += 1
+        made = request(self.number, self.now, budget, timeout, key)
+        before = self.engine.admitted
+        try:
+            effects = self.engine.offer(made, self.now)
+        except QueueFull:
+            assert before == LIMIT
+        else:
+            self.open[made.id] = made
+            self.carry_out(effects)
+        self.ticked = False
+
+    @rule(passed=st.sampled_from([0.0, 0.001, 0.02, 0.1, 1.0]))
+    def tick(self, passed: float) -> None:
+        self.now += passed
+        self.wake = math.inf
+        self.carry_out(self.engine.tick(self.now))
+        self.ticked = True
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), failed=st.booleans(), ready=st.booleans())
+    def finish(self, data: st.DataObject, failed: bool, ready: bool) -> None:
+        worker = data.draw(st.sampled_from(list(self.running)))
+        batch = self.running.pop(worker)
+        replies = [FAILED if failed else OK] * len(batch.requests)
+        done, effects = self.engine.batch_done(worker, replies, self.now)
+        assert done is batch
+        self.carry_out(effects)
+        self.engine.worker_ready(worker if ready else Worker())
+        self.ticked = False
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def lose(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(list(self.running)))
+        del self.running[worker]
+        self.carry_out(self.engine.worker_lost(worker))
+        self.engine.worker_ready(Worker())
+        self.ticked = False
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def abandon(self, data: st.DataObject) -> None:
+        gone = self.open.pop(data.draw(st.sampled_from(sorted(self.open))))
+        self.engine.abandon(gone)
+        self.engine.abandon(gone)  # its client may be told twice
+        self.ticked = False
+
+    @invariant()
+    def bounds_hold(self) -> None:
+        if not hasattr(self, "engine"):
+            return
+        assert self.engine.admitted == len(self.open) <= LIMIT
+        assert 0 <= self.engine.queued <= self.engine.admitted
+        running = {each.id for batch in self.running.values() for each in batch.requests}
+        assert self.engine.queued == len(self.open.keys() - running)
+
+    @invariant()
+    def no_worker_idles_while_there_is_work(self) -> None:
+        if not hasattr(self, "engine") or not self.ticked or self.policy not in NEVER_WAITS:
+            return
+        # Suspects are tried in one place: while they are, the rest of them wait.
+        assert not self.engine.idle or self.engine.queued == self.engine.suspects
+
+    def teardown(self) -> None:
+        """Whatever was left in it, the workers answer: nothing stays."""
+        for _ in range(200):
+            if not hasattr(self, "engine") or not self.open:
+                return
+            self.now += 0.1
+            self.carry_out(self.engine.tick(self.now))
+            for worker in list(self.running):
+                batch = self.running.pop(worker)
+                self.carry_out(self.engine.batch_done(worker, [OK] * len(batch.requests), self.now)[1])
+                self.engine.worker_ready(worker)
+        raise AssertionError(f"still open: {sorted(self.open)}")
+
+
+Machine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+test_engine_any_events_answers_each_request_once = Machine.TestCase
+
+
+def test_tick_requests_of_one_turn_leave_in_one_batch():
+    made, _ = engine()
+    for number in range(3):
+        assert not made.offer(request(number), 0.0)
+    (batch,) = dispatched(made.tick(0.0))
+    assert ids(batch) == [0, 1, 2]
+    assert batch.reason is DispatchReason.IDLE
+
+
+def test_tick_with_busy_workers_asks_to_be_woken_when_the_first_request_expires():
+    made, _ = engine(idle=0)
+    made.offer(request(0, timeout=5.0), 0.0)
+    made.offer(request(1, timeout=2.0), 0.0)
+    assert made.tick(0.0) == [WakeAt(2.0)]
+    (expired,) = answered(made.tick(2.0)).items()
+    assert expired[0] == 1
+    assert isinstance(expired[1], Expired)
+
+
+def test_offer_at_the_limit_takes_the_place_of_the_longest_late():
+    made, _ = engine(idle=0, shed_late=False, max_inflight=2)
+    made.offer(request(0), 0.0)
+    made.offer(request(1), 0.0)
+    with pytest.raises(QueueFull):
+        made.offer(request(2), 0.0)
+    worker = Worker()
+    made.worker_ready(worker)
+    made.tick(0.5)  # both are late, one or both run now
+    fresh = [request(number, 0.6) for number in range(3, 5)]
+    displaced = []
+    for each in fresh:
+        try:
+            displaced += answered(list(made.offer(each, 0.6)))
+        except QueueFull:
+            break
+    assert made.admitted == 2
+    assert set(displaced) <= {0, 1}
+
+
+@pytest.mark.parametrize("shed", [False, True])
+def test_late_request_is_served_or_shed_as_configured(shed: bool):
+    made, _ = engine(idle=0, shed_late=shed)
+    made.offer(request(0), 0.0)
+    outcome = answered(made.tick(0.2)).get(0)
+    assert isinstance(outcome, PredictedLate) if shed else outcome is None
+    made.worker_ready(Worker())
+    assert [ids(batch) for batch in dispatched(made.tick(0.3))] == ([] if shed else [[0]])
+
+
+def test_late_requests_fill_the_room_that_a_batch_on_time_leaves():
+    made, _ = engine(idle=0)
+    made.offer(request(0), 0.0)
+    made.tick(0.2)
+    made.offer(request(1, 0.2), 0.2)
+    made.worker_ready(Worker())
+    (batch,) = dispatched(made.tick(0.2))
+    assert ids(batch) == [1, 0]
+
+
+def test_late_request_never_delays_one_that_can_be_on_time():
+    made, _ = engine(idle=0)
+    for number in range(4):
+        made.offer(request(number), 0.0)
+    made.tick(0.2)
+    made.offer(request(9, 0.2, budget=0.018), 0.2)
+    made.worker_ready(Worker())
+    (batch,) = dispatched(made.tick(0.2))
+    assert ids(batch) == [9]
+
+
+def test_batch_whose_worker_died_is_tried_in_parts_one_at_a_time_and_the_killer_fails():
+    made, _ = engine(workers=2, idle=1)
+    for number in range(4):
+        made.offer(request(number, budget=5.0), 0.0)
+    (first,) = dispatched(made.tick(0.0))
+    assert made.worker_lost(first_worker(made)) == []
+    deaths, answers, now = 1, dict[int, object](), 0.0
+    for _ in range(2):
+        made.worker_ready(Worker())
+    while made.admitted:
+        now += 0.01
+        batches = dispatched(made.tick(now))
+        assert len(batches) == 1, "suspects are tried in one place"
+        worker = first_worker(made)
+        if 2 in ids(batches[0]):
+            deaths += 1
+            answers |= answered(made.worker_lost(worker))
+            made.worker_ready(Worker())
+        else:
+            answers |= answered(made.batch_done(worker, [OK] * len(batches[0].requests), now)[1])
+            made.worker_ready(worker)
+    assert deaths == 3
+    assert isinstance(answers.pop(2), WorkerDied)
+    assert answers == {0: OK, 1: OK, 3: OK}
+    assert ids(first) == [0, 1, 2, 3]
+
+
+def test_suspects_leave_fresh_requests_with_earlier_deadlines_before_them():
+    made, _ = engine()
+    for number in range(4):
+        made.offer(request(number, budget=1.0), 0.0)
+    made.tick(0.0)
+    made.worker_lost(first_worker(made))
+    made.offer(request(9, 0.1, budget=SLO), 0.1)
+    made.worker_ready(Worker())
+    (batch,) = dispatched(made.tick(0.1))
+    assert ids(batch) == [9]
+
+
+def test_batch_in_which_all_failed_teaches_nothing():
+    made, (worker,) = engine(learned=False)
+    made.offer(request(0), 0.0)
+    made.tick(0.0)
+    made.batch_done(worker, [FAILED], 0.05)
+    assert not made._cost.overall.learned
+    made.worker_ready(worker)
+    made.offer(request(1), 0.1)
+    made.tick(0.1)
+    made.batch_done(worker, [OK], 0.15)
+    assert made._cost.overall.predict(1) == pytest.approx(0.05)
+
+
+def test_answer_to_an_expired_or_abandoned_request_is_dropped():
+    made, (worker,) = engine()
+    for number in range(3):
+        made.offer(request(number, timeout=0.05 if number == 0 else 5.0), 0.0)
+    made.tick(0.0)
+    made.tick(0.06)
+    gone = next(iter(made._running.values())).requests[1]
+    made.abandon(gone)
+    _, effects = made.batch_done(worker, [OK] * 3, 0.1)
+    assert answered(effects) == {2: OK}
+
+
+@pytest.mark.parametrize(("waiting", "late"), [(0, False), (2, False), (40, True)])
+def test_refusal_at_the_header_goes_by_the_work_ahead(waiting: int, late: bool):
+    made, _ = engine(idle=0, shed_late=True, max_inflight=100)
+    for number in range(waiting):
+        made.offer(request(number, key=b"%d" % (number % 2)), 0.0)
+    assert (made.refusal(SLO, 0.0) is not None) is late
+    assert made.predicts_late(SLO, 0.0) is late
+
+
+def test_refusal_at_the_limit_is_queue_full_with_a_time_to_retry():
+    made, _ = engine(idle=0, max_inflight=2)
+    assert made.refusal(SLO, 0.0) is None
+    made.offer(request(0), 0.0)
+    made.offer(request(1), 0.0)
+    refused = made.refusal(SLO, 0.0)
+    assert isinstance(refused, QueueFull)
+    assert refused.retry_after
+    assert made.full
+
+
+def first_worker(made: Engine) -> Worker:
+    worker = next(iter(made._running))
+    assert isinstance(worker, Worker)
+    return worker

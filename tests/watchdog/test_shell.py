@@ -1,0 +1,198 @@
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from batching_watchdog.engine.capacity import BUSIEST
+from batching_watchdog.engine.cost import CostModel
+from batching_watchdog.engine.effects import Answer
+from batching_watchdog.engine.engine import Engine
+from batching_watchdog.engine.policy import POLICIES, PolicySettings
+from batching_watchdog.errors import Expired, QueueFull
+from batching_watchdog.messages import Batch, Reply, Request
+from batching_watchdog.metrics import Metrics
+from batching_watchdog.shell import REFUSAL_SECONDS, Shell
+from watchdog.front.connection import Clock
+
+OK = Reply(200, b"", b"")
+
+
+@dataclass(eq=False)
+class Worker:
+    """Keeps what it is sent until the test answers."""
+
+    batches: list[Batch] = field(default_factory=list)
+
+    def send(self, batch: Batch) -> None:
+        self.batches.append(batch)
+
+
+@dataclass
+class Bench:
+    """A shell, its clock, one worker, and what became of each request."""
+
+    shell: Shell
+    clock: Clock
+    metrics: Metrics
+    worker: Worker = field(default_factory=Worker)
+    answers: dict[int, Answer] = field(default_factory=dict)
+
+    def deliver(self, answer: Answer) -> None:
+        assert answer.request.id not in self.answers
+        self.answers[answer.request.id] = answer
+
+    def offer(self, number: int, *, timeout: float = 30.0) -> Request:
+        now = self.clock.now
+        request = Request(number, b"POST /\r\n", b"", now, now + 0.1, now + timeout, client=self)
+        self.shell.offer(request)
+        return request
+
+    def reply(self, cpu_seconds: float = 0.0) -> None:
+        """The worker answers its last batch, and may have another."""
+        self.clock.now += 0.01
+        self.shell.batch_done(self.worker, [OK] * len(self.worker.batches[-1].requests), cpu_seconds)
+
+    def sizes(self) -> list[int]:
+        return [len(batch.requests) for batch in self.worker.batches]
+
+
+def scenario(body: Callable[[Bench], Awaitable[None]], *, max_inflight: int = 100) -> None:
+    async def run() -> None:
+        clock, cost = Clock(), CostModel(8)
+        cost.overall.observe(8, 0.01)  # batches grow only as far as sizes are known
+        metrics = Metrics(slo_latency=0.1, slo_objective=0.99, workers=1, model=cost.overall)
+        policy = POLICIES["slo"](PolicySettings(8, 0.0, 0.1))
+        engine = Engine(policy, cost, max_inflight=max_inflight, workers=1)
+        await body(Bench(Shell(clock, engine, cost, metrics), clock, metrics))
+
+    asyncio.run(run())
+
+
+async def turn() -> None:
+    """Let the loop run what is due now."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+def test_requests_of_one_turn_leave_together_and_those_after_it_when_the_worker_is_ready():
+    async def body(bench: Bench) -> None:
+        bench.shell.worker_ready(bench.worker)
+        for number in range(2):
+            bench.offer(number)
+        assert bench.sizes() == []
+        await turn()
+        bench.offer(2)
+        await turn()
+        assert (bench.sizes(), bench.shell.queued) == ([2], 1)
+        bench.reply()
+        assert {number: answer.outcome for number, answer in bench.answers.items()} == {0: OK, 1: OK}
+        await turn()
+        assert bench.sizes() == [2, 1]
+
+    scenario(body)
+
+
+def test_queue_of_a_full_batch_leaves_at_once_when_a_worker_is_ready():
+    async def body(bench: Bench) -> None:
+        for number in range(8):
+            bench.offer(number)
+        await turn()
+        bench.shell.worker_ready(bench.worker)
+        assert bench.sizes() == [8]
+
+    scenario(body)
+
+
+def test_refusal_is_one_error_for_many_requests_and_not_for_ever():
+    async def body(bench: Bench) -> None:
+        assert bench.shell.refusal(0.1) is None
+        bench.offer(0)
+        assert bench.shell.full
+        refusal = bench.shell.refusal(0.1)
+        assert isinstance(refusal, QueueFull)
+        bench.clock.now += REFUSAL_SECONDS
+        assert bench.shell.refusal(0.1) is refusal
+        bench.clock.now += 0.001
+        assert bench.shell.refusal(0.1) is not refusal
+
+    scenario(body, max_inflight=1)
+
+
+def test_withdrawn_request_is_not_answered_and_drain_ends_without_it():
+    async def body(bench: Bench) -> None:
+        gone = bench.offer(0)
+        bench.offer(1)
+        bench.shell.withdraw(gone)
+        bench.shell.worker_ready(bench.worker)
+        await turn()
+        drained = asyncio.ensure_future(bench.shell.drained())
+        await turn()
+        assert not drained.done()
+        bench.reply()
+        await asyncio.wait_for(drained, 60)
+        assert set(bench.answers) == {1}
+
+    scenario(body)
+
+
+def test_timer_gives_a_request_up_at_its_timeout():
+    async def body(bench: Bench) -> None:
+        bench.offer(0, timeout=0.02)
+        bench.offer(1, timeout=0.01)
+        await turn()
+        bench.clock.now += 0.03
+        await asyncio.wait_for(bench.shell.drained(), 60)
+        assert {type(answer.outcome) for answer in bench.answers.values()} == {Expired}
+
+    scenario(body)
+
+
+def test_answered_request_keeps_its_client_no_longer():
+    async def body(bench: Bench) -> None:
+        request = bench.offer(0)
+        bench.shell.worker_ready(bench.worker)
+        await turn()
+        bench.reply()
+        assert request.client is None
+
+    scenario(body)
+
+
+def test_batch_of_a_lost_worker_goes_to_another():
+    async def body(bench: Bench) -> None:
+        bench.shell.worker_ready(bench.worker)
+        bench.offer(0)
+        await turn()
+        bench.shell.worker_lost(bench.worker)
+        bench.worker = Worker()
+        bench.shell.worker_ready(bench.worker)
+        await turn()
+        bench.reply()
+        assert bench.answers[0].outcome == OK
+
+    scenario(body)
+
+
+@pytest.mark.parametrize(("told", "bound"), [(0.02, BUSIEST / 0.02), (0.0, 1000.0)])
+def test_cpu_time_of_a_batch_is_learned_if_the_worker_tells_it(told: float, bound: float):
+    async def body(bench: Bench) -> None:
+        bench.shell.worker_ready(bench.worker)
+        bench.offer(0)
+        await turn()
+        bench.reply(cpu_seconds=told)
+        assert bench.metrics.cost.bound(1000.0, 1, 1.0) == pytest.approx(bound)
+
+    scenario(body)
+
+
+def test_idle_worker_that_goes_is_sent_nothing():
+    async def body(bench: Bench) -> None:
+        bench.shell.worker_ready(bench.worker)
+        bench.shell.worker_gone(bench.worker)
+        bench.shell.worker_gone(bench.worker)
+        bench.offer(0)
+        await turn()
+        assert bench.worker.batches == []
+
+    scenario(body)
