@@ -160,7 +160,7 @@ class KubeApi:
         before: int,
         replicas: int,
         *,
-        may_retry: Callable[[], bool] | None = None,
+        may_retry: Callable[[], bool] = lambda: True,
     ) -> str:
         """Write a count to a scale subresource; return the resourceVersion of the object that has it.
 
@@ -181,17 +181,13 @@ class KubeApi:
                 if now != before:
                     why = f"another writer has set {now} replicas where there were {before}"
                     raise ConflictError(f"PATCH {path}: {why}", 409, "Conflict") from None
-                if not left or not (may_retry is None or may_retry()):
+                if not left or not may_retry():
                     raise
         raise AssertionError("the last try returns or raises")
 
     def replace(self, path: str, body: Mapping[str, Any], *, patient: bool = True) -> Document:
         """Write a whole object; ``ConflictError`` if it has changed since it was read."""
         return self._request("PUT", path, None, body, patient=patient)
-
-    def delete(self, path: str) -> Document:
-        """Delete an object."""
-        return self._request("DELETE", path)
 
     def watch(self, path: str, query: Mapping[str, str], seconds: float) -> "Stream":
         """Begin to watch a list for ``seconds``."""
@@ -220,11 +216,12 @@ class KubeApi:
         for delay in delays():
             # Rounded, so that the same failure has the same words and is logged once.
             left = round(end - time.monotonic(), 2)
+            what = f"{method} {path}"
             if left <= 0:
-                raise UnreachableError(f"{method} {path}: no time is left for it")
+                raise UnreachableError(f"{what}: no time is left for it")
             try:
                 response = self._open(method, path, query, body, left, left)
-                return _document(f"{method} {path}", _whole(f"{method} {path}", response, end))
+                return _document(what, _whole(what, response, end))
             except ApiError as error:
                 # A creation that failed within the server may have been done; it is not tried again.
                 again = error.status == 429 or (error.status in _RETRIED and method != "POST")
@@ -374,7 +371,9 @@ def _loaded(kubeconfig: str | None, context: str | None) -> tuple[Configuration,
         if kubeconfig is None and context is None:
             with suppress(ConfigException):
                 load_incluster_config(client_configuration=configuration)
-                return configuration, _own_namespace()
+                with suppress(OSError):
+                    return configuration, _NAMESPACE_FILE.read_text(encoding="utf-8").strip() or "default"
+                return configuration, "default"
         load_kube_config(kubeconfig, context, client_configuration=configuration, persist_config=False)
         contexts, active = list_kube_config_contexts(kubeconfig)
         chosen = next((each for each in contexts if each["name"] == context), active)
@@ -382,10 +381,3 @@ def _loaded(kubeconfig: str | None, context: str | None) -> tuple[Configuration,
     except Exception as error:  # whatever the package, its YAML reader and a broken file come to
         where = kubeconfig or "neither a pod's service account nor KUBECONFIG nor ~/.kube/config"
         raise ConfigError([f"platform.kubeconfig: {where}: {' '.join(str(error).split())[:200]}"]) from None
-
-
-def _own_namespace() -> str:
-    try:
-        return _NAMESPACE_FILE.read_text(encoding="utf-8").strip() or "default"
-    except OSError:
-        return "default"

@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -42,7 +43,7 @@ class Reference:
     uid: str
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Written:
     """An event that is there."""
 
@@ -98,11 +99,8 @@ class Events:
         before = self._written.pop(key, None)
         if before is not None and time.monotonic() - before.at < REPEATED_WITHIN:
             change = {"count": before.count + 1, "lastTimestamp": _text(at)}
-            try:
+            with suppress(NotFoundError):
                 self._api.patch(EVENTS.path(about.namespace, before.name), change)
-            except NotFoundError:
-                pass
-            else:
                 self._written[key] = _Written(before.name, before.count + 1, time.monotonic())
                 return
         event = _event(about, reason, message, at, self._instance)

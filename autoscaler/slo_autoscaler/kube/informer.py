@@ -55,7 +55,7 @@ class Informer(Generic[T]):
         changed: Callable[[Key], None] | None = None,
         watch_seconds: float = WATCH_SECONDS,
     ) -> None:
-        """Send nothing before ``start``.
+        """Begin to list and watch.
 
         ``namespaces`` None is all of them. ``resync`` is the seconds between two whole lists. ``query`` holds
         selectors for list and watch. ``changed`` is called from a watch's thread with the key of each object
@@ -68,11 +68,6 @@ class Informer(Generic[T]):
             )
             for namespace in namespaces or (None,)
         }
-
-    def start(self) -> None:
-        """Begin to list and watch."""
-        for each in self._lists.values():
-            each.start()
 
     def wait(self, seconds: float) -> bool:
         """Wait for the first lists; False if one did not come. Returns early when they fail."""
@@ -145,8 +140,6 @@ class _List(Generic[T]):
         self._stream: Stream | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"watch {path}", daemon=True)
-
-    def start(self) -> None:
         self._thread.start()
 
     def wait(self, seconds: float) -> bool:
@@ -178,8 +171,7 @@ class _List(Generic[T]):
         stream = self._stream
         if stream is not None:
             stream.close()
-        if self._thread.is_alive():
-            self._thread.join(1.0)
+        self._thread.join(1.0)
 
     def _newest(self, key: Key) -> _Version[T] | None:
         """Return the own write or the watched version, whichever is newer; drop a write that was reported."""

@@ -132,15 +132,19 @@ class LeaseLeader:
 
     def _try(self) -> None:
         config = self._settings
-        document = self._read()
-        if document is None:
-            self._sighting = None
-        else:
+        document: Document | None = None
+        try:
+            document = self._api.get(self._path, patient=False)
             self._sighting = sighted(self._sighting, Lease.of(document), _now())
+        except NotFoundError:
+            self._sighting = None
         lease = None if self._sighting is None else self._sighting.lease
         step = next_step(self._sighting, self.identity, config.duration, _now())
-        if step is Step.WAIT:
-            self._follows("" if lease is None else lease.holder)
+        if step is Step.WAIT and lease is not None:
+            if lease.holder != self._holder:
+                where = f"the lease {self._namespace}/{self._settings.name}"
+                logger.info("%s holds %s: standing by; not applying decisions", lease.holder, where)
+            self._holder = lease.holder
             return
         sent = _now()
         spec = held(step, lease, self.identity, config.duration, datetime.now(UTC))
@@ -154,17 +158,3 @@ class LeaseLeader:
         self._holder = ""
         with self._lock:
             self._acts_until = acts_until(sent, config.duration)
-
-    def _read(self) -> Document | None:
-        try:
-            return self._api.get(self._path, patient=False)
-        except NotFoundError:
-            return None
-
-    def _follows(self, holder: str) -> None:
-        if holder != self._holder:
-            logger.info(
-                "%s holds the lease %s/%s: standing by; not applying decisions",
-                *(holder, self._namespace, self._settings.name),
-            )
-        self._holder = holder

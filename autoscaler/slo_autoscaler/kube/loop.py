@@ -135,7 +135,9 @@ class Writes:
             # The state that was read is old; the watch reports the new one.
             return True
         except PlatformError as error:
-            self._log_once(key, error)
+            if self._errors.get(key) != str(error):
+                logger.warning("%s of %s/%s: %s", self._what, *key, error)
+            self._errors[key] = str(error)
             if isinstance(error, UnreachableError) or (isinstance(error, ApiError) and error.status >= 500):
                 self._all = self._all.longer()
                 return False
@@ -146,8 +148,3 @@ class Writes:
         if self._errors.pop(key, None) is not None:
             logger.info("%s of %s/%s: recovered", self._what, *key)
         return True
-
-    def _log_once(self, key: Key, error: PlatformError) -> None:
-        if self._errors.get(key) != str(error):
-            logger.warning("%s of %s/%s: %s", self._what, *key, error)
-        self._errors[key] = str(error)

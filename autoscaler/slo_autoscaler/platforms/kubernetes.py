@@ -141,8 +141,6 @@ class Kubernetes:
             self._api, DEPLOYMENTS, config.namespaces, Deployment.of, resync=config.resync
         )
         self._autoscalers = Informer(self._api, AUTOSCALERS, config.namespaces, _target, resync=config.resync)
-        self._deployments.start()
-        self._autoscalers.start()
 
     def scales(self) -> dict[str, Scale | PlatformError]:
         """Return replicas and bounds of every Deployment with our annotation, from the watches."""

@@ -50,7 +50,6 @@ class Shop:
         informer = Informer(client or self.cluster, DEPLOYMENTS, transform=_count, **settings)
         informer.told = told
         self._informers.append(informer)
-        informer.start()
         if listed:
             until(lambda: informer.wait(1), "it has listed")
             if hasattr(self.api, "watches"):

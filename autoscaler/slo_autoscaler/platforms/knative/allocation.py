@@ -30,7 +30,6 @@ Json = Mapping[str, Any]
 AUTOSCALING: Final = "autoscaling.knative.dev/"
 SERVING: Final = "serving.knative.dev/"
 
-CLASS_ANNOTATION: Final = AUTOSCALING + "class"
 KPA: Final = "kpa.autoscaling.knative.dev"
 
 Key = tuple[str, str]
@@ -199,7 +198,7 @@ def initial_scale(of: Json, defaults: Defaults) -> int:
 
 def class_of(of: Json, defaults: Defaults) -> str:
     """Return the name of the class that scales it."""
-    return annotation(of, CLASS_ANNOTATION) or defaults.class_name
+    return annotation(of, AUTOSCALING + "class") or defaults.class_name
 
 
 def service_of(of: Json) -> str:
@@ -239,16 +238,14 @@ def shares(routes: Iterable[Json], latest: Mapping[Key, str]) -> dict[Key, Share
     which its status does only when that is ready. A revision of several routes counts with the largest
     share.
     """
-    found: dict[Key, Share] = {}
+    routed: dict[Key, float] = {}
+    declared: dict[Key, float] = {}
     for route in routes:
         namespace, _ = key_of(route)
-        for name, percent in _traffic(route.get("status"), namespace, latest).items():
-            before = found.get((namespace, name), UNROUTED)
-            found[namespace, name] = Share(max(before.routed or 0.0, percent), before.declared)
-        for name, percent in _traffic(route.get("spec"), namespace, latest).items():
-            before = found.get((namespace, name), UNROUTED)
-            found[namespace, name] = Share(before.routed, max(before.declared or 0.0, percent))
-    return found
+        for part, found in (("status", routed), ("spec", declared)):
+            for name, percent in _traffic(route.get(part), namespace, latest).items():
+                found[namespace, name] = max(found.get((namespace, name), 0.0), percent)
+    return {key: Share(routed.get(key), declared.get(key)) for key in routed | declared}
 
 
 def _traffic(of: Any, namespace: str, latest: Mapping[Key, str]) -> dict[str, float]:
@@ -301,9 +298,11 @@ def plan(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
     """
     members = list(revisions)
     counts = counts_of(members, wanted)
-    return {
-        each.key: each.replicas if each.inactive else _bounded(counts[each.key], each) for each in members
-    }
+    for each in members:
+        # As in Knative, a lower bound above the upper one wins (an initial scale may be).
+        most = counts[each.key] if each.most is None else min(counts[each.key], each.most)
+        counts[each.key] = each.replicas if each.inactive else max(most, each.lowest)
+    return counts
 
 
 def scale_of(main: Revision, cap: int | None) -> Scale:
@@ -322,9 +321,3 @@ def replicas_for_share(whole: int, share: float) -> int:
     """Return the replicas for a share of the traffic that ``whole`` is for."""
     # Rounded first: 0.07 x 100 is a little more than 7.
     return math.ceil(round(whole * share, 6))
-
-
-def _bounded(replicas: int, revision: Revision) -> int:
-    """Bound as Knative does: a lower bound above the upper one wins (an initial scale may be)."""
-    most = replicas if revision.most is None else min(replicas, revision.most)
-    return max(most, revision.lowest)

@@ -82,14 +82,10 @@ def floors(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
     """
     members = list(revisions)
     counts = counts_of(members, wanted)
-    return {
-        each.key: 0
-        if each.inactive
-        else counts[each.key]
-        if each.most is None
-        else min(counts[each.key], each.most)
-        for each in members
-    }
+    for each in members:
+        most = counts[each.key] if each.most is None else each.most
+        counts[each.key] = 0 if each.inactive else min(counts[each.key], most)
+    return counts
 
 
 def change(revision: Json, floor: int, defaults: Defaults) -> dict[str, Any] | None:

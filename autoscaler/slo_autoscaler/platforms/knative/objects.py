@@ -139,11 +139,9 @@ def informer_of(
 ) -> Informer[Json]:
     """Begin to watch the objects of one kind, or those of them with a label."""
     query = {} if label is None else {"labelSelector": label}
-    found = Informer(
+    return Informer(
         api, resource, config.namespaces, transform, query=query, resync=config.resync, changed=changed
     )
-    found.start()
-    return found
 
 
 def strip_managed_fields(item: Document) -> Json:
