@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final
 
 from rich.console import Console
-from rich.progress import Progress, TaskID
 
 from slo_autoscaler.config import Config, read_config
 from slo_autoscaler.errors import ConfigError
@@ -45,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    config = _config(options)
+    built_in = Config.parse(NO_CONFIG, "the built-in configuration")
+    config = read_config(options.config) if options.config else built_in
     function = _function(options)
     trace = _trace(options, config)
     settings = _settings(options, config)
@@ -78,31 +78,17 @@ def _run(
         bounds=Bounds(settings.lowest, settings.highest),
         spec=config.target(options.function),
         interval=config.interval,
-        phase=_phase(config),
+        # Reconciles come half a scrape interval after a scrape: neither lucky nor unlucky.
+        phase=float(config.prometheus.scrape_interval // 2),
     )
     chosen = options.policies.split(",") if options.policies else scalers.DEFAULT_POLICIES
     made = [scalers.make(choice.strip(), situation) for choice in chosen]
-    outcomes = []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Console(stderr=True).status("") as status:
+        outcomes = []
         for scaler in made:
-            task = progress.add_task(scaler.name, total=1.0)
-
-            def tell(share: float, task: TaskID = task) -> None:
-                progress.update(task, completed=share)
-
-            outcomes.append(world.run(trace, function, scaler, settings, tell))
+            status.update(scaler.name)
+            outcomes.append(world.run(trace, function, scaler, settings))
     return outcomes
-
-
-def _phase(config: Config) -> float:
-    """Reconciles come half a scrape interval after a scrape: neither lucky nor unlucky."""
-    return float(config.prometheus.scrape_interval // 2)
-
-
-def _config(options: argparse.Namespace) -> Config:
-    if options.config is None:
-        return Config.parse(NO_CONFIG, "the built-in configuration")
-    return read_config(options.config)
 
 
 def _function(options: argparse.Namespace) -> Function:

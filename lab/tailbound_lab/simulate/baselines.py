@@ -242,8 +242,6 @@ class RaySettings:
     up_delay: float = 30.0
     down_delay: float = 600.0
     look_back: float = 30.0
-    up_factor: float = 1.0
-    down_factor: float = 1.0
 
 
 def ray(
@@ -251,18 +249,14 @@ def ray(
 ) -> tuple[int, int]:
     """Return the count and the streak of like recommendations: above 0 upwards, below 0 downwards.
 
-    The recommendation is running x (1 + factor x (ongoing / (target x running) - 1)), rounded up; it must
-    have been on one side for longer than the delay. From zero it is at once.
+    The recommendation is ongoing / target, rounded up (factors of 1, the default); it must have been on one
+    side for longer than the delay. From zero it is at once.
     """
     if current == 0:
         return (math.ceil(ongoing / settings.target) if ongoing > 0.0 else 0), 0
     if running == 0:
         return current, streak
-    excess = ongoing / (settings.target * running) - 1.0
-    factor = settings.up_factor if excess >= 0.0 else settings.down_factor
-    wanted = math.ceil(running * (1.0 + factor * excess) - 1e-9)
-    if excess < 0.0 and wanted == current and factor < 1.0:
-        wanted -= 1
+    wanted = math.ceil(ongoing / settings.target - 1e-9)
     if wanted > current:
         streak = max(streak, 0) + 1
         return (wanted, 0) if streak > settings.up_delay / interval else (current, streak)
@@ -287,22 +281,15 @@ class ThresholdSettings:
     sync: float = 5.0
 
 
-def threshold(settings: ThresholdSettings, latency: float, slo_latency: float, current: int) -> int:
-    """Return the wanted count for the latency quantile at the objective."""
-    if latency > slo_latency:
-        return current + 1
-    return current - 1 if latency < settings.low * slo_latency else current
-
-
 # The same laws, fed by a simulation.
 
 
 class OpenFaas:
     """OpenFaaS CE."""
 
-    def __init__(self, bounds: Bounds, rule: OpenFaasRule | None = None, name: str = "openfaas-ce") -> None:
+    def __init__(self, bounds: Bounds, rule: OpenFaasRule, name: str = "openfaas-ce") -> None:
         self.name, self.interval, self.phase = name, TICK, 0.0
-        self._bounds, self._rule, self._alert = bounds, rule or OpenFaasRule(), Alert()
+        self._bounds, self._rule, self._alert = bounds, rule, Alert()
 
     def scale(self, view: View, now: float) -> int | None:
         """Look at the alert."""
@@ -316,11 +303,9 @@ class OpenFaas:
 class Threshold:
     """Steps on p99: waits after each change; goes down to the highest of the last minute."""
 
-    def __init__(
-        self, bounds: Bounds, settings: ThresholdSettings | None = None, name: str = "threshold"
-    ) -> None:
-        self._settings = settings or ThresholdSettings()
-        self.name, self.interval, self.phase = name, self._settings.sync, 0.0
+    def __init__(self, bounds: Bounds, settings: ThresholdSettings, name: str = "threshold") -> None:
+        self._settings = settings
+        self.name, self.interval, self.phase = name, settings.sync, 0.0
         self._bounds = bounds
         self._recommended = SlidingMax(self._settings.down_window)
         self._changed_at = -math.inf
@@ -334,7 +319,11 @@ class Threshold:
             return None
         if now - self._changed_at < self._settings.settle:
             return None
-        wanted = threshold(self._settings, seen.p99, seen.slo_latency, scale.desired)
+        wanted = scale.desired
+        if seen.p99 > seen.slo_latency:
+            wanted += 1
+        elif seen.p99 < self._settings.low * seen.slo_latency:
+            wanted -= 1
         self._recommended = self._recommended.push(now, wanted)
         count = self._bounds.clamp(max(wanted, int(self._recommended.value(now) or wanted)))
         if count != scale.desired:
@@ -345,9 +334,9 @@ class Threshold:
 class Kpa:
     """Knative's default autoscaler on concurrency."""
 
-    def __init__(self, bounds: Bounds, settings: KpaSettings | None = None, name: str = "kpa") -> None:
+    def __init__(self, bounds: Bounds, settings: KpaSettings, name: str = "kpa") -> None:
         self.name, self.interval, self.phase = name, 2.0, 0.0
-        self._bounds, self._settings = bounds, settings or KpaSettings()
+        self._bounds, self._settings = bounds, settings
         self._state: KpaState | None = None
         self._recommended = SlidingMax(max(self._settings.down_delay, self.interval))
 
@@ -357,14 +346,9 @@ class Kpa:
         if self._state is None:
             # A new autoscaler that finds more than one pod begins in panic.
             self._state = KpaState(now, ready) if ready > 1 else KpaState()
-        wanted, self._state = kpa(
-            settings,
-            ready,
-            view.concurrency(settings.stable_window),
-            view.concurrency(settings.panic_window),
-            self._state,
-            now,
-        )
+        spans = (settings.stable_window, settings.panic_window)
+        stable, panic = (view.concurrency(span) for span in spans)
+        wanted, self._state = kpa(settings, ready, stable, panic, self._state, now)
         if settings.down_delay > 0.0:
             self._recommended = self._recommended.push(now, wanted)
             wanted = int(self._recommended.value(now) or wanted)
@@ -395,18 +379,16 @@ class _Hpa:
         return hpa_limit(wanted, current, int(self._recommended.value(now) or wanted), self._bounds)
 
 
-def hpa_cpu(bounds: Bounds, settings: HpaSettings | None = None, name: str = "hpa-cpu") -> _Hpa:
+def hpa_cpu(bounds: Bounds, settings: HpaSettings, name: str = "hpa-cpu") -> _Hpa:
     """Return the HPA on CPU. A worker that works is taken to use all of the CPU that it requested."""
-    chosen = settings or HpaSettings()
 
     def recommend(view: View) -> int | None:
-        usage = view.utilization(chosen.sync)
-        scale = view.scale
+        usage, scale = view.utilization(settings.sync), view.scale
         if usage is None:
             return None
-        return hpa_on_pods(usage, chosen.target, scale.desired, scale.available)
+        return hpa_on_pods(usage, settings.target, scale.desired, scale.available)
 
-    return _Hpa(bounds, chosen, recommend, name)
+    return _Hpa(bounds, settings, recommend, name)
 
 
 def keda_value(bounds: Bounds, settings: HpaSettings, name: str = "keda-value") -> _Hpa:
@@ -426,9 +408,9 @@ def keda_value(bounds: Bounds, settings: HpaSettings, name: str = "keda-value") 
 class RayServe:
     """Ray Serve's request-based autoscaler."""
 
-    def __init__(self, bounds: Bounds, settings: RaySettings | None = None, name: str = "ray-serve") -> None:
+    def __init__(self, bounds: Bounds, settings: RaySettings, name: str = "ray-serve") -> None:
         self.name, self.interval, self.phase = name, TICK, 0.0
-        self._bounds, self._settings, self._streak = bounds, settings or RaySettings(), 0
+        self._bounds, self._settings, self._streak = bounds, settings, 0
 
     def scale(self, view: View, now: float) -> int | None:
         """Average, want, wait until it has lasted, bound."""

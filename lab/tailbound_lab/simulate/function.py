@@ -8,6 +8,7 @@ read, and answers with a replica count. Next step: ``replica`` serves with it.
 from bisect import bisect_right
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 from typing import Final, Protocol
 
 from slo_autoscaler.model import Scale
@@ -37,14 +38,12 @@ class Service:
     def __post_init__(self) -> None:
         if not self.seconds:
             raise SimulationError("service times: at least that of one request must be given")
-        before = 0.0
-        for size, seconds in enumerate(self.seconds, 1):
+        for size, (before, seconds) in enumerate(pairwise((0.0, *self.seconds)), 1):
             if not before <= seconds < float("inf") or seconds <= 0.0:
                 raise SimulationError(
                     f"service times: {seconds:g} s for a batch of {size} must be positive and no less than"
                     f" the {before:g} s before it"
                 )
-            before = seconds
 
     @classmethod
     def affine(cls, constant: float, per_request: float, max_batch: int) -> "Service":

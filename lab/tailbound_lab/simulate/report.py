@@ -5,6 +5,7 @@ Owns how they are shown; nothing is computed here that ``Outcome`` does not have
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,33 +17,13 @@ from rich.table import Table
 from tailbound_lab.simulate.function import Function
 from tailbound_lab.simulate.world import Outcome
 
-COLUMNS: Final = (
-    "policy",
-    "within SLO",
-    "p50",
-    "p95",
-    "p99",
-    "replica-seconds",
-    "max",
-    "changes",
-    "reversals",
-)
-
 SMOOTH: Final = 10
 """Seconds over which the plots average."""
 
-
-def cells(outcome: Outcome) -> tuple[str, ...]:
-    """Return one row of the table, in the order of ``COLUMNS``."""
-    return (
-        outcome.scaler,
-        f"{100 * outcome.attainment:.2f}%",
-        *(seconds(value) for value in (outcome.p50, outcome.p95, outcome.p99)),
-        f"{outcome.replica_seconds:,.0f}",
-        str(outcome.max_replicas),
-        str(outcome.changes),
-        str(outcome.reversals),
-    )
+_COLUMNS: Final = (
+    *("policy", "within SLO", "p50", "p95", "p99"),
+    *("replica-seconds", "max", "changes", "reversals"),
+)
 
 
 def seconds(value: float) -> str:
@@ -59,57 +40,49 @@ def table(outcomes: Sequence[Outcome], function: Function) -> Table:
     made = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
     made.title = f"objective: {objective:.4g} within {seconds(function.slo_latency)}"
     made.title_justify = "left"
-    for number, name in enumerate(COLUMNS):
+    for number, name in enumerate(_COLUMNS):
         heading = name.upper().replace("-", "-\n").replace(" ", "\n")
         made.add_column(heading, justify="right" if number else "left", vertical="bottom", no_wrap=True)
     met = [outcome.replica_seconds for outcome in outcomes if outcome.attainment >= objective]
     for outcome in outcomes:
         good = outcome.attainment >= objective
         style = "bold green" if good and outcome.replica_seconds == min(met) else "green" if good else ""
-        made.add_row(*cells(outcome), style=style)
+        made.add_row(
+            outcome.scaler,
+            f"{100 * outcome.attainment:.2f}%",
+            *(seconds(value) for value in (outcome.p50, outcome.p95, outcome.p99)),
+            f"{outcome.replica_seconds:,.0f}",
+            *(str(count) for count in (outcome.max_replicas, outcome.changes, outcome.reversals)),
+            style=style,
+        )
     return made
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
     """Return what JSON can hold; an infinite latency, of requests that timed out, is null."""
-    return {
-        "policy": outcome.scaler,
-        "trace": outcome.trace,
-        "requests": outcome.requests,
-        "attainment": outcome.attainment,
-        **{
-            name: value if math.isfinite(value) else None
-            for name, value in (("p50", outcome.p50), ("p95", outcome.p95), ("p99", outcome.p99))
-        },
-        "replica_seconds": outcome.replica_seconds,
-        "max_replicas": outcome.max_replicas,
-        "changes": outcome.changes,
-        "reversals": outcome.reversals,
-        "replicas": [int(count) for count in outcome.series.desired],
-    }
+    names = [each.name for each in fields(outcome) if each.name not in ("scaler", "series")]
+    values = {name: getattr(outcome, name) for name in names}
+    finite = {name: None if value == math.inf else value for name, value in values.items()}
+    replicas = [int(count) for count in outcome.series.desired]
+    return {"policy": outcome.scaler, **finite, "replicas": replicas}
 
 
 def draw(outcomes: Sequence[Outcome], function: Function, folder: Path) -> list[Path]:
     """Write pareto.png and series.png into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    return [
-        _draw_pareto(outcomes, function, folder / "pareto.png"),
-        _draw_series(outcomes, function, folder / "series.png"),
-    ]
+    files = [folder / "pareto.png", folder / "series.png"]
+    for file, drawn in zip(files, (_pareto(outcomes, function), _over_time(outcomes, function)), strict=True):
+        drawn.savefig(file, dpi=110)
+    return files
 
 
-def _draw_pareto(outcomes: Sequence[Outcome], function: Function, file: Path) -> Path:
+def _pareto(outcomes: Sequence[Outcome], function: Function) -> Figure:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for outcome in outcomes:
-        axes.scatter(outcome.replica_seconds, 100 * (1 - outcome.attainment), label=outcome.scaler)
-        axes.annotate(
-            outcome.scaler,
-            (outcome.replica_seconds, 100 * (1 - outcome.attainment)),
-            xytext=(4, 4),
-            textcoords="offset points",
-            fontsize=8,
-        )
+        point = (outcome.replica_seconds, 100 * (1 - outcome.attainment))
+        axes.scatter(*point)
+        axes.annotate(outcome.scaler, point, xytext=(4, 4), textcoords="offset points", fontsize=8)
     axes.axhline(100 * (1 - function.slo_objective), color="0.5", ls=":", lw=1)
     # Logarithmic down to 0.01%, so that 99% and 99.9% are apart.
     axes.set_yscale("symlog", linthresh=0.01)
@@ -117,11 +90,10 @@ def _draw_pareto(outcomes: Sequence[Outcome], function: Function, file: Path) ->
     axes.set(xlabel="replica-seconds", ylabel="missed, % of all requests")
     axes.set_title(f"{outcomes[0].trace}: below and left is better; dotted: the objective")
     axes.grid(alpha=0.3)
-    figure.savefig(file, dpi=110)
-    return file
+    return figure
 
 
-def _draw_series(outcomes: Sequence[Outcome], function: Function, file: Path) -> Path:
+def _over_time(outcomes: Sequence[Outcome], function: Function) -> Figure:
     figure = Figure(figsize=(9, 8), layout="constrained")
     load, replicas, good = figure.subplots(3, 1, sharex=True)
     arrivals = _mean(outcomes[0].series.arrivals)
@@ -142,8 +114,7 @@ def _draw_series(outcomes: Sequence[Outcome], function: Function, file: Path) ->
     good.set(ylabel="within the SLO, %", xlabel="minutes", ylim=(None, 101))
     for axes in (load, replicas, good):
         axes.grid(alpha=0.3)
-    figure.savefig(file, dpi=110)
-    return file
+    return figure
 
 
 def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,21 +13,8 @@ from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.memory import TargetState
 from slo_autoscaler.law.policies import POLICIES
 from slo_autoscaler.spec import Spec
-from tailbound_lab.simulate import SimulationError
-from tailbound_lab.simulate.baselines import (
-    Bounds,
-    HpaSettings,
-    Kpa,
-    KpaSettings,
-    OpenFaas,
-    OpenFaasRule,
-    RayServe,
-    RaySettings,
-    Threshold,
-    ThresholdSettings,
-    hpa_cpu,
-    keda_value,
-)
+from tailbound_lab.simulate import SimulationError, baselines
+from tailbound_lab.simulate.baselines import Bounds, HpaSettings
 from tailbound_lab.simulate.function import Function, Scaler, View
 from tailbound_lab.simulate.oracle import Oracle
 from tailbound_lab.simulate.traces import Trace
@@ -67,8 +54,9 @@ class Situation:
     """Seconds from a scrape to the reconcile after it."""
 
 
-_Settings = TypeVar("_Settings")
 Maker = Callable[[Situation, float | None, str], Scaler]
+_Settings = TypeVar("_Settings")
+_Law = Callable[[Bounds, _Settings, str], Scaler]
 
 
 def _ours(policy: str) -> Maker:
@@ -81,48 +69,28 @@ def _ours(policy: str) -> Maker:
     return make
 
 
-def _tuned(settings: Callable[..., _Settings], **target: float | None) -> _Settings:
-    """Return the settings with the target in place of their default, if there is one."""
-    return settings(**{name: value for name, value in target.items() if value is not None})
+def _theirs(law: _Law[_Settings], settings: Callable[..., _Settings], target: str) -> Maker:
+    """Return what makes a law with its defaults, but for the key that is its target if one is given."""
+
+    def make(at: Situation, value: float | None, name: str) -> Scaler:
+        return law(at.bounds, settings(**({} if value is None else {target: value})), name)
+
+    return make
 
 
-SCALERS: Final[Mapping[str, tuple[Maker, str]]] = {
-    **{
-        policy: (_ours(policy), f"ours, policy {policy}; its utilization_target")
-        for policy in sorted(POLICIES)
-    },
-    "openfaas-ce": (
-        lambda at, target, name: OpenFaas(at.bounds, _tuned(OpenFaasRule, threshold=target), name),
-        "OpenFaaS CE's alert; successes per second that fire it (5)",
+SCALERS: Final[Mapping[str, Maker]] = {
+    **{policy: _ours(policy) for policy in sorted(POLICIES)},
+    "openfaas-ce": _theirs(baselines.OpenFaas, baselines.OpenFaasRule, "threshold"),
+    "kpa": _theirs(baselines.Kpa, baselines.KpaSettings, "target"),
+    "hpa-cpu": _theirs(baselines.hpa_cpu, HpaSettings, "target"),
+    "keda-value": lambda at, target, name: baselines.keda_value(
+        at.bounds, HpaSettings(at.function.slo_latency * (target or 1.0)), name
     ),
-    "kpa": (
-        lambda at, target, name: Kpa(at.bounds, _tuned(KpaSettings, target=target), name),
-        "Knative's autoscaler; requests inside one pod (70)",
-    ),
-    "hpa-cpu": (
-        lambda at, target, name: hpa_cpu(at.bounds, _tuned(HpaSettings, target=target), name),
-        "the HPA on CPU; share of it (0.8)",
-    ),
-    "keda-value": (
-        lambda at, target, name: keda_value(
-            at.bounds, HpaSettings(target=at.function.slo_latency * (target or 1.0)), name
-        ),
-        "KEDA, type Value, on p99; share of the SLO's latency (1)",
-    ),
-    "ray-serve": (
-        lambda at, target, name: RayServe(at.bounds, _tuned(RaySettings, target=target), name),
-        "Ray Serve; ongoing requests of one replica (2)",
-    ),
-    "threshold": (
-        lambda at, target, name: Threshold(at.bounds, _tuned(ThresholdSettings, low=target), name),
-        "steps on p99; share of the SLO's latency below which one goes (0.5)",
-    ),
-    "oracle": (
-        lambda at, target, name: Oracle(at.trace, at.function, target or 0.8, at.bounds, name),
-        "knows the trace; share of the capacity that it plans with (0.8)",
-    ),
+    "ray-serve": _theirs(baselines.RayServe, baselines.RaySettings, "target"),
+    "threshold": _theirs(baselines.Threshold, baselines.ThresholdSettings, "low"),
+    "oracle": lambda at, target, name: Oracle(at.trace, at.function, target or 0.8, at.bounds, name),
 }
-"""Name -> (how it is made, what it is and what its target means)."""
+"""How each is made; what it is and what its target means: docs/simulator.md."""
 
 DEFAULT_POLICIES: Final = ("slo", "openfaas-ce", "kpa", "hpa-cpu", "keda-value", "ray-serve", "oracle")
 """Compared unless others are named."""
@@ -141,4 +109,4 @@ def make(choice: str, at: Situation) -> Scaler:
             target = math.nan
         if not 0.0 < target < math.inf:
             raise SimulationError(f"policy {choice!r}: TARGET must be a number above 0")
-    return SCALERS[name][0](at, target, choice)
+    return SCALERS[name](at, target, choice)

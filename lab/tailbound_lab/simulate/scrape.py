@@ -7,7 +7,7 @@ seen is old. Next step: ``world`` hands the observation to ``decide``.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -156,29 +156,27 @@ class Scrapes:
         values = [np.array([self._gateway[index][1]]) for index in kept]
         return float(rate(times, values, now, self._rate_window)[0])
 
-    def _rate_now(self, now: float) -> float | None:
-        found = []
-        for target in self._targets.values():
-            kept, times = _within(target.times, now - NEWEST * self._rate_window)
-            if len(kept) > 1:
-                done = target.counters[kept[-1]][TOTAL] - target.counters[kept[-2]][TOTAL]
-                inside = slope(times, [target.inside[index] for index in kept])
-                found.append(float(done) / (times[-1] - times[-2]) + inside)
-        return sum(found) if found else None
-
     def _gateway_rate_now(self, now: float) -> float | None:
         kept, times = _within([time for time, _ in self._gateway], now - NEWEST * self._rate_window)
         if len(kept) < 2:
             return None
         return (self._gateway[kept[-1]][1] - self._gateway[kept[-2]][1]) / (times[-1] - times[-2])
 
+    def _rate_now(self, now: float) -> float | None:
+        def one(target: _Target, kept: list[int], times: list[float]) -> float:
+            done = target.counters[kept[-1]][TOTAL] - target.counters[kept[-2]][TOTAL]
+            return float(done) / (times[-1] - times[-2]) + _slope(target, kept, times)
+
+        return self._sum(one, now - NEWEST * self._rate_window)
+
     def _growth(self, now: float) -> float | None:
-        slopes = []
-        for target in self._targets.values():
-            kept, times = _within(target.times, now - self._rate_window)
-            if len(kept) > 1:
-                slopes.append(slope(times, [target.inside[index] for index in kept]))
-        return sum(slopes) if slopes else None
+        return self._sum(_slope, now - self._rate_window)
+
+    def _sum(self, one: Callable[[_Target, list[int], list[float]], float], after: float) -> float | None:
+        """Sum over the targets with two samples since a moment; None where there is none."""
+        seen = [(target, *_within(target.times, after)) for target in self._targets.values()]
+        found = [one(target, kept, times) for target, kept, times in seen if len(kept) > 1]
+        return sum(found) if found else None
 
     def _budget(self) -> float | None:
         total, good = self._totals[TOTAL], self._totals[GOOD]
@@ -211,6 +209,10 @@ def slope(times: Sequence[float], values: Sequence[float]) -> float:
     mean_t, mean_v = sum(times) / len(times), sum(values) / len(values)
     spread = sum((t - mean_t) ** 2 for t in times)
     return sum((t - mean_t) * (v - mean_v) for t, v in zip(times, values, strict=True)) / spread
+
+
+def _slope(target: _Target, kept: list[int], times: list[float]) -> float:
+    return slope(times, [target.inside[index] for index in kept])
 
 
 def quantile(share: float, bounds: Floats, counts: Floats) -> float | None:

@@ -128,20 +128,16 @@ def _from_json(path: Path, text: str, cv2: float, seed: int) -> Trace:
         data = json.loads(text)
     except ValueError as error:
         raise SimulationError(f"{path}: not JSON: {error}") from None
-    kind = None
-    if isinstance(data, dict):
-        kind = next((key for key in ("times", "counts") if key in data), None)
-        data = data.get(kind)
-    numbers = isinstance(data, list) and all(
-        isinstance(value, int | float) and not isinstance(value, bool) for value in data
-    )
-    if not numbers or not data:
+    kinds = data if isinstance(data, dict) else {"": data}
+    kind = next((key for key in ("times", "counts", "") if key in kinds), None)
+    values = None if kind is None else kinds[kind]
+    if not (isinstance(values, list) and values and all(type(value) in (int, float) for value in values)):
         raise SimulationError(
             f'{path}: must be a list of numbers, or {{"times": [...]}} or {{"counts": [...]}}'
         )
-    if kind == "times" or (kind is None and any(isinstance(value, float) for value in data)):
-        return from_times(path.stem, data)
-    return from_rates(path.stem, data, cv2=cv2, seed=seed)
+    if kind == "times" or (not kind and any(isinstance(value, float) for value in values)):
+        return from_times(path.stem, values)
+    return from_rates(path.stem, values, cv2=cv2, seed=seed)
 
 
 def _number(text: str) -> float | None:

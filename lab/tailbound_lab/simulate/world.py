@@ -8,7 +8,6 @@ from fixed seeds, the same for every scaler, so that outcomes differ by the scal
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -96,23 +95,14 @@ class Outcome:
     series: Series
 
 
-def run(
-    trace: Trace,
-    function: Function,
-    scaler: Scaler,
-    settings: Settings | None = None,
-    progress: Callable[[float], object] | None = None,
-) -> Outcome:
+def run(trace: Trace, function: Function, scaler: Scaler, settings: Settings | None = None) -> Outcome:
     """Play ``trace`` on ``function`` under ``scaler``; the same arguments give the same outcome.
 
-    ``progress`` is called with the share that is done, about a hundred times. Requests that are still inside
-    at the end are served to their end.
+    Requests that are still inside at the end are served to their end.
     """
     world = _World(trace, function, settings or Settings())
-    steps = math.ceil(trace.duration / STEP)
     look_at = scaler.phase
-    every = max(1, steps // 100)
-    for index in range(steps):
+    for index in range(math.ceil(trace.duration / STEP)):
         now = index * STEP
         world.begin(now)
         if now >= look_at:
@@ -121,8 +111,6 @@ def run(
             if wanted is not None:
                 world.resize(wanted)
         world.step()
-        if progress is not None and index % every == every - 1:
-            progress((index + 1) / steps)
     return world.finish(scaler.name)
 
 

@@ -1,73 +1,16 @@
 """OpenFaaS CE's scaling of the twins: Alertmanager's grouping, the gateway's step, the requests sent."""
 
 import asyncio
-import itertools
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lab.live.cluster import Cluster
 from tailbound_lab.live.twins import CommunityScaler, rule_and_bounds, twin
 from tailbound_lab.live.watch import NoAnswerError
 from tailbound_lab.local.specs import FunctionSpec
-from tailbound_lab.simulate.baselines import AlertGroup, Bounds, OpenFaasRule, notify, openfaas_step
+from tailbound_lab.simulate.baselines import Bounds, OpenFaasRule
 
-RULE = OpenFaasRule()
-A, AB, NONE = frozenset("a"), frozenset("ab"), frozenset()
 TWIN, OTHER = "tabular.baseline", "tabular.openfaas-fn"
-
-
-def replay(looks):
-    """Feed (now, firing) looks to the law; return the notifications as (now, firing, resolved)."""
-    group, sent = AlertGroup(), []
-    for now, firing in looks:
-        group, notification = notify(RULE, group, firing, now)
-        if notification:
-            sent.append((now, notification.firing, notification.resolved))
-    return sent
-
-
-@pytest.mark.parametrize(
-    ("firing", "seconds", "notifications"),
-    [
-        pytest.param(lambda _: A, 70, [(5, A, NONE), (35, A, NONE), (65, A, NONE)], id="repeated"),
-        pytest.param(
-            lambda t: A if t < 8 else AB, 20, [(5, A, NONE), (15, AB, NONE)], id="news of one is sent for all"
-        ),
-        pytest.param(lambda t: A if t < 8 else NONE, 30, [(5, A, NONE), (15, NONE, A)], id="resolved"),
-        pytest.param(lambda t: A if t < 3 else NONE, 30, [], id="ended within the group wait"),
-        pytest.param(
-            lambda t: A if t < 8 or t >= 50 else NONE,
-            60,
-            [(5, A, NONE), (15, NONE, A), (55, A, NONE)],
-            id="waits again after a quiet time",
-        ),
-    ],
-)
-def test_a_notification_goes_out_when_alertmanager_would_send_it(firing, seconds, notifications):
-    assert replay((t, firing(t)) for t in range(seconds)) == notifications
-
-
-@given(st.lists(st.frozensets(st.sampled_from("abc")), min_size=1, max_size=200))
-def test_notifications_keep_their_distance_and_tell_only_what_was_seen(looks):
-    sent = replay(enumerate(looks))
-    for at, firing, resolved in sent:
-        assert firing == looks[at]
-        assert not firing & resolved
-        assert firing | resolved
-    for (earlier, _, _), (later, _, _) in itertools.pairwise(sent):
-        assert later - earlier >= min(RULE.group_wait, RULE.group_interval)
-
-
-@given(st.integers(0, 20), st.integers(1, 5), st.integers(1, 100))
-def test_a_step_is_the_factors_share_of_the_highest_rounded_up(current, highest, factor):
-    desired = openfaas_step(OpenFaasRule(factor=factor), Bounds(1, highest), current, firing=True)
-    if current < highest:
-        assert desired - current - 1 < highest * factor / 100
-        assert desired == highest or desired - current >= highest * factor / 100
-    assert desired <= highest
-    assert desired > current or current >= highest
 
 
 def test_labels_are_read_within_the_communitys_ceiling():

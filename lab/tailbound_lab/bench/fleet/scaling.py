@@ -24,21 +24,8 @@ from typing import Any, Final
 from slo_autoscaler.config import Config
 from tailbound_lab.bench import page
 from tailbound_lab.load.records import BenchError
-from tailbound_lab.simulate import SimulationError, report, traces
-from tailbound_lab.simulate.baselines import (
-    Bounds,
-    HpaSettings,
-    Kpa,
-    KpaSettings,
-    OpenFaas,
-    OpenFaasRule,
-    RayServe,
-    RaySettings,
-    Threshold,
-    ThresholdSettings,
-    hpa_cpu,
-    keda_value,
-)
+from tailbound_lab.simulate import SimulationError, baselines, report, traces
+from tailbound_lab.simulate.baselines import Bounds, HpaSettings, OpenFaasRule
 from tailbound_lab.simulate.function import Function, Scaler, Service
 from tailbound_lab.simulate.oracle import Oracle
 from tailbound_lab.simulate.scalers import DecideScaler
@@ -98,7 +85,7 @@ GRIDS: Final[tuple[tuple[str, str, tuple[tuple[float, ...], ...], Maker], ...]] 
         "openfaas-ce",
         "factor {:g}, threshold 5/s or {:g} x capacity",
         ((10, 20, 50, 100), (0, 1, 3)),
-        lambda at, factor, replicas: OpenFaas(
+        lambda at, factor, replicas: baselines.OpenFaas(
             BOUNDS, OpenFaasRule(factor=int(factor), threshold=max(5.0, replicas * at.function.capacity))
         ),
     ),
@@ -106,31 +93,33 @@ GRIDS: Final[tuple[tuple[str, str, tuple[tuple[float, ...], ...], Maker], ...]] 
         "threshold",
         "down below {:g} x SLO",
         ((0.5,),),
-        lambda _, low: Threshold(BOUNDS, ThresholdSettings(low)),
+        lambda _, low: baselines.Threshold(BOUNDS, baselines.ThresholdSettings(low)),
     ),
     (
         "kpa",
         "target {:g}, scale-down-delay {:g} s",
         ((1, 2, 3, 4, 5, 6, 8, 12), (0, 60)),
-        lambda _, target, delay: Kpa(BOUNDS, KpaSettings(target=target, down_delay=delay)),
+        lambda _, target, delay: baselines.Kpa(BOUNDS, baselines.KpaSettings(target, down_delay=delay)),
     ),
     (
         "hpa-cpu",
         "target {:g}, down window {:g} s",
         ((0.5, 0.6, 0.7, 0.8, 0.85, 0.9), (60, 300)),
-        lambda _, share, window: hpa_cpu(BOUNDS, HpaSettings(share, window)),
+        lambda _, share, window: baselines.hpa_cpu(BOUNDS, HpaSettings(share, window)),
     ),
     (
         "keda-value",
         "threshold {:g} x SLO, down window {:g} s",
         ((0.5, 0.6, 0.7, 0.8, 0.9, 1.0), (60, 300)),
-        lambda at, share, window: keda_value(BOUNDS, HpaSettings(share * at.function.slo_latency, window)),
+        lambda at, share, window: baselines.keda_value(
+            BOUNDS, HpaSettings(share * at.function.slo_latency, window)
+        ),
     ),
     (
         "ray-serve",
         "target {:g}, delays {:g} s and {:g} s",
         ((1, 2, 3, 4, 5, 6, 8), (0, 10, 30), (60, 600)),
-        lambda _, target, up, down: RayServe(BOUNDS, RaySettings(target, up, down)),
+        lambda _, target, up, down: baselines.RayServe(BOUNDS, baselines.RaySettings(target, up, down)),
     ),
 )
 """System, how its settings are shown, what is tried for each of them, how it is made."""
