@@ -1,7 +1,7 @@
 """What the terminal shows: a live table while traffic runs, the verdict at the end.
 
 Owns the words and colors on the terminal; it reads ledgers and decides nothing. Where standard output is no
-terminal, each function gets a plain line every ten seconds.
+terminal, the table comes every ten seconds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 
@@ -103,7 +102,7 @@ def picture(elapsed: float, duration: float, deployed: Sequence[Deployed]) -> Re
             table.add_section()
         window, sample = _window(item, elapsed), _sample(item)
         table.add_row(
-            *_names(item.spec.name, _system(item), item.ledger.slo),
+            *_names(item.spec.name, BASELINE if item.is_twin else TAILBOUND, item.ledger.slo),
             f"{item.profile.rate(elapsed):,.0f}",
             _latency(window.p95, item.ledger.slo),
             _latency(window.p99, item.ledger.slo),
@@ -118,27 +117,6 @@ def picture(elapsed: float, duration: float, deployed: Sequence[Deployed]) -> Re
     part = phase(elapsed, duration) if elapsed < duration else "last answers"
     bar.add_row(ProgressBar(duration, done, width=46), f"{done:3.0f} of {duration:.0f} s", Text(part, "bold"))
     return Group(table, bar)
-
-
-def lines(elapsed: float, duration: float, deployed: Sequence[Deployed]) -> list[str]:
-    """Return the same as plain text: one line for each function, its twin on the same line."""
-    return [
-        f"{elapsed:4.0f} s  {phase(elapsed, duration):10}  {function:11}"
-        f" {items[0].profile.rate(elapsed):3.0f}/s" + "".join(_words(item, elapsed) for item in items)
-        for function, found in groupby(deployed, lambda item: item.spec.name)
-        if (items := list(found))
-    ]
-
-
-def _words(item: Deployed, elapsed: float) -> str:
-    return (
-        f"  {_system(item)}: {percent(item.ledger.attainment)} within {item.ledger.slo * 1e3:.0f} ms,"
-        f" p99 {milliseconds(_window(item, elapsed).p99)} ms, replicas {_replicas(_sample(item))}"
-    )
-
-
-def _system(item: Deployed) -> str:
-    return BASELINE if item.is_twin else TAILBOUND
 
 
 def _window(item: Deployed, elapsed: float) -> Summary:
@@ -186,13 +164,13 @@ def explain(function: str) -> str:
 
 
 class Terminal:
-    """The terminal for the length of a run: live where there is one, lines elsewhere."""
+    """What a run shows: a live table on a terminal, a table every ten seconds elsewhere."""
 
     def __init__(self, console: Console, duration: float) -> None:
         self._console = console
         self._duration = duration
         self._live: Live | None = None
-        self._next_lines = 0.0
+        self._next_table = _PLAIN_INTERVAL
 
     def __enter__(self) -> Terminal:
         if self._console.is_terminal:
@@ -213,23 +191,20 @@ class Terminal:
         self._say("Starting the platform, Prometheus, the autoscaler and the functions ...")
 
     def started(self, platform: Platform) -> None:
-        """Say where the reasons are while it runs."""
+        """Say that traffic begins, and where the reasons are meanwhile."""
+        self._say(f"Traffic for {self._duration:.0f} s begins.")
         if platform.page_url is not None:
             self._say(f"Every function, its replicas and why, while this runs: {platform.page_url}/")
         first = next(iter(platform.registry)).spec.name
         self._say(f"In words: {explain(first)} --url {platform.autoscaler_url}")
 
     def update(self, elapsed: float, deployed: Sequence[Deployed]) -> None:
-        """Show a frame: at once on a terminal, every ten seconds as lines."""
+        """Show a frame: at once on a terminal, every ten seconds elsewhere."""
         if self._live is not None:
             self._live.update(picture(elapsed, self._duration, deployed), refresh=True)
-        elif self._next_lines <= elapsed < self._duration:
-            if self._next_lines == 0.0:
-                self._say(f"Traffic for {self._duration:.0f} s begins; a line every {_PLAIN_INTERVAL:.0f} s.")
-            else:
-                for line in lines(elapsed, self._duration, deployed):
-                    self._say(line)
-            self._next_lines += _PLAIN_INTERVAL
+        elif self._next_table <= elapsed < self._duration:
+            self._console.print(picture(elapsed, self._duration, deployed))
+            self._next_table += _PLAIN_INTERVAL
 
     def _say(self, text: str) -> None:
         # The terminal breaks it: so what is copied is whole.

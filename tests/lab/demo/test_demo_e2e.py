@@ -12,7 +12,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.e2e
 
 
 def start(out, *arguments):
@@ -29,7 +29,7 @@ def start(out, *arguments):
 
 def test_a_run_leaves_a_report_and_results_and_ends_with_the_verdict(tmp_path):
     with start(tmp_path / "out") as process:
-        out, err = process.communicate(timeout=110)
+        out, err = process.communicate()
     # Whether the SLO was met is this machine's affair just now; that there is a result is not.
     assert process.returncode in (0, 1), err
     results = json.loads((tmp_path / "out" / "result.json").read_text())
@@ -50,7 +50,7 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path):
         while "Traffic" not in (line := process.stdout.readline()):  # until traffic runs
             assert line
         os.killpg(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate()
     assert process.returncode == 130
     assert len(err.splitlines()) == 1
     with pytest.raises(ProcessLookupError):
