@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from e2e.processes import Watchdog, free_port, wait_until, watchdog
-from lab.local.openfaas import fixed_ports
+from lab.local.harness import fixed_ports
 
 PROGRAM = shutil.which("fwatchdog") or shutil.which("of-watchdog")
 pytestmark = [

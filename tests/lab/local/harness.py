@@ -1,23 +1,37 @@
-"""Runs the platform in-process on the stand-in watchdog, with real processes and sockets."""
+"""The platform on the stand-in watchdog in this process, or as a user starts it; OpenFaaS' own programs."""
 
 import asyncio
+import fcntl
 import functools
 import inspect
 import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import tempfile
+import time
+from base64 import b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from tailbound_lab.local.functions import Function
 from tailbound_lab.local.platform import Platform, Settings, open_platform
 
 STANDIN = (sys.executable, str(Path(__file__).with_name("standin.py")))
+UP = (sys.executable, "-m", "tailbound_lab.local", "up", "--port", "0")
 TWO = {"com.openfaas.scale.min": "2"}
+USER, PASSWORD = "admin", "pass:word"
+BASIC = {"Authorization": "Basic " + b64encode(f"{USER}:{PASSWORD}".encode()).decode()}
 
 
 @dataclass
@@ -51,9 +65,8 @@ class Client:
 
     async def call(self, method: str, path: str, **options: Any) -> Answer:
         url = self.platform.gateway_url + path
-        async with self.session.request(
-            method, url, allow_redirects=False, **{**self.defaults, **options}
-        ) as answer:
+        options = {"allow_redirects": False, **self.defaults, **options}
+        async with self.session.request(method, url, **options) as answer:
             return Answer(answer.status, answer.headers, await answer.read())
 
     async def status(self, method: str, path: str, body: object = None) -> int:
@@ -107,7 +120,7 @@ def on_platform(**settings: Any) -> Callable[[Callable[..., Awaitable[None]]], C
         @functools.wraps(scenario)
         def test(tmp_path: Path, **given: Any) -> None:
             async def run() -> None:
-                async with asyncio.timeout(55), platform_client(tmp_path, **settings) as client:
+                async with platform_client(tmp_path, **settings) as client:
                     await scenario(client, **given)
 
             asyncio.run(run())
@@ -126,9 +139,81 @@ async def until(condition: Callable[[], Any]) -> None:
         await asyncio.sleep(0.01)
 
 
+def process(pid: int) -> tuple[str, int]:
+    """(state, parent) of a process; one that is not there counts as a zombie."""
+    try:
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    except OSError:
+        return "Z", 0
+    return state, int(parent)
+
+
 def alive(pid: int) -> bool:
     """Whether a process is there and no zombie."""
+    return process(pid)[0] != "Z"
+
+
+def credentials(folder: Path) -> Path:
+    """A folder with the two files of basic authentication."""
+    folder.mkdir(exist_ok=True)
+    (folder / "basic-auth-user").write_text(f"{USER}\n")
+    (folder / "basic-auth-password").write_text(f"{PASSWORD}\n")
+    return folder
+
+
+@contextmanager
+def up(*options: object, **environ: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The platform as a user starts it, with the real watchdog: the process and its URL."""
+    command = [*UP, *map(str, options)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=os.environ | environ) as process:
+        try:
+            assert process.stdout is not None
+            said = takewhile(lambda line: not line.startswith("Ctrl-C"), process.stdout)
+            url = {words[0]: words[1] for words in map(str.split, said)}.get("gateway", "")
+            assert url, process.communicate()[1]
+            yield process, url
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate()
+
+
+def missing(*programs: str) -> pytest.MarkDecorator:
+    """Skip unless every one of ``programs`` is on PATH."""
+    absent = [name for name in programs if shutil.which(name) is None]
+    return pytest.mark.skipif(bool(absent), reason=f"not on PATH: {', '.join(absent)}")
+
+
+@contextmanager
+def program(log: Path, *command: object, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A program whose output and errors go to two files, until the block ends."""
+    with log.open("wb") as out, log.with_suffix(".err").open("wb") as error:
+        process = subprocess.Popen([*map(str, command)], stdout=out, stderr=error, env=os.environ | environ)
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def fixed_ports(*ports: int) -> Iterator[None]:
+    """Have ports for oneself that a program cannot be told to change; skip if something else keeps one."""
+    with ExitStack() as stack:
+        for port in ports:
+            lock = Path(tempfile.gettempdir()) / f"tailbound-port-{port}.lock"
+            fcntl.flock(stack.enter_context(lock.open("w")), fcntl.LOCK_EX)
+        end = time.monotonic() + 10
+        while taken := [port for port in ports if not _free(port)]:
+            if time.monotonic() > end:
+                pytest.skip(f"ports {taken} are taken, and this program listens on no others")
+            time.sleep(0.1)
+        yield
+
+
+def _free(port: int) -> bool:
+    try:
+        socket.create_server(("", port)).close()
     except OSError:
         return False
+    return True

@@ -1,7 +1,6 @@
 """A stand-in for the watchdog: honors ``port``, ``metrics_port`` and SIGTERM, and can misbehave when asked.
 
-Only the standard library, so that it starts in some tens of milliseconds. It waits for files, so a test
-decides when.
+Starts in some tens of milliseconds. It waits for files, so a test decides when.
 """
 
 import asyncio
@@ -14,26 +13,20 @@ from pathlib import Path
 
 async def read_request(reader):
     head = await reader.readuntil(b"\r\n\r\n")
-    first, *lines = head.decode().split("\r\n")
+    first, *lines = head.decode().removesuffix("\r\n\r\n").split("\r\n")
     method, target, _ = first.split(" ")
-    headers = {}
-    for line in lines:
-        if line:
-            name, _, value = line.partition(":")
-            headers[name.lower()] = value.strip()
-    body = b""
-    if headers.get("transfer-encoding", "").lower() == "chunked":
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    body = await reader.readexactly(int(headers.get("content-length", 0)))
+    if "transfer-encoding" in headers:
         while size := int(await reader.readline(), 16):
             body += await reader.readexactly(size)
             await reader.readline()
         await reader.readline()
-    elif "content-length" in headers:
-        body = await reader.readexactly(int(headers["content-length"]))
     return method, target, headers, body
 
 
 def there(path):
-    return path is None or Path(path).exists()
+    return Path(path).exists()
 
 
 async def until_there(path):
@@ -62,18 +55,15 @@ async def answer(writer, method, target, headers, body):
     if path == "/_/health":
         reply(writer, "200 OK", b"OK")
     elif path == "/_/ready":
-        ready = there(os.environ.get("ready_file"))
+        ready = there(os.environ.get("ready_file", "/"))
         if not ready:
-            sys.stdout.write("not ready\n")
-            sys.stdout.flush()
+            print("not ready", flush=True)  # noqa: T201 - a log is what its output is
         reply(writer, "200 OK" if ready else "503 No", b"")
     elif path == "/wait":
         await until_there(query)
         reply(writer, "200 OK", os.environ["HOSTNAME"].encode())
     elif path == "/echo":
         reply(writer, "200 OK", body, "Content-Type: application/octet-stream", "X-Own: 1")
-    elif path == "/exit":
-        os._exit(3)
     elif path == "/drop":
         writer.close()
     elif path == "/status":
@@ -85,9 +75,6 @@ async def answer(writer, method, target, headers, body):
         if path == "/broken":
             os._exit(3)
         writer.write(b"3\r\ntwo\r\n0\r\n\r\n")
-    elif path == "/say":
-        sys.stdout.write(query + "\n")
-        reply(writer, "200 OK", b"")
     else:
         seen = {
             "method": method,
@@ -103,14 +90,13 @@ async def answer(writer, method, target, headers, body):
 
 
 async def main():
-    if os.environ.get("crash_on_start") == "true":
+    if "crash_on_start" in os.environ:
         sys.exit("cannot start: told to crash")
     stop = asyncio.Event()
-    deaf = os.environ.get("ignore_sigterm") == "true"
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, (lambda: None) if deaf else stop.set)
+    on_term = (lambda: None) if "ignore_sigterm" in os.environ else stop.set
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, on_term)
     for port in (os.environ["port"], os.environ["metrics_port"]):
         await asyncio.start_server(serve, "127.0.0.1", int(port))
-    sys.stdout.write("stand-in listens\n")
     await stop.wait()
 
 
