@@ -7,7 +7,7 @@ import pytest
 
 from autoscaler import doubles
 from autoscaler.doubles import until
-from autoscaler.kube.access import on_double
+from autoscaler.kube.access import delete, on_double
 from slo_autoscaler.kube import events
 from slo_autoscaler.kube.events import EVENTS, Events, Reference
 
@@ -49,7 +49,9 @@ def test_events_that_are_too_many_are_lost_and_hold_up_nothing(api, about, told,
     until(lambda: len(written()) in (1, 2), "those that waited are written")
 
 
-def test_an_event_that_was_forgotten_is_written_anew(about, told, written):
+def test_a_repetition_counts_up_unless_the_event_was_forgotten_or_deleted(
+    cluster, about, told, written, namespace
+):
     for message, found in (
         ("a", [("a", 1)]),
         ("a", [("a", 2)]),
@@ -58,10 +60,22 @@ def test_an_event_that_was_forgotten_is_written_anew(about, told, written):
     ):
         told.tell(about, "Scaled", message)
         until(lambda found=found: written() == found, "it is written")
-
-
-def test_an_event_that_brings_a_bug_to_light_keeps_no_other(about, told, written, caplog):
-    told.tell(replace(about, name=None), "Scaled", "odd")
+    for items, _ in cluster.pages(EVENTS.path(namespace)):
+        for each in items:
+            delete(cluster, EVENTS.path(namespace, each["metadata"]["name"]))
     told.tell(about, "Scaled", "a")
-    until(lambda: written() == [("a", 1)], "the next one is written")
+    until(lambda: written() == [("a", 1)], "it is written anew")
+
+
+@on_double
+def test_what_cannot_be_written_is_lost_and_that_is_logged_once(api, about, told, written, caplog):
+    api.faults["POST"] = doubles.status(403)
+    for number, message in enumerate("abc", 1):
+        told.tell(about, "Scaled", message)
+        until(lambda number=number: len(api.writes()) == 1 + number, "it was tried")
+    api.faults.clear()
+    told.tell(replace(about, name=None), "Scaled", "a bug comes to light")
+    told.tell(about, "Scaled", "d")
+    until(lambda: written() == [("d", 1)], "the next one is written")
+    assert caplog.text.count("events are lost, scaling goes on") == 1
     assert "TypeError" in caplog.text

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 
 from autoscaler import doubles
-from autoscaler.doubles import until
 from autoscaler.kube.access import delete, on_double
 from autoscaler.platforms.knative_world import KPA, Standby, autoscaling, drive
 from slo_autoscaler.errors import FunctionGoneError, PlatformError
@@ -170,16 +169,6 @@ def test_a_decision_on_what_another_writer_has_changed_is_not_carried_out(world,
         platform.set_scale(world.function, 2)
 
 
-def test_zero_is_refused_and_whoever_allowed_it_is_told(world, start):
-    platform = start()
-    name = world.revise(min_scale="0")
-    world.until(world.is_ready(name), "the revision is ready", platform)
-    for count in (3, 0):
-        platform.set_scale(world.function, count)
-    assert world.replicas(name) == 1
-    assert world.says(name, "ScaleToZero") == "False NotSupported"
-
-
 # Whose it is
 
 
@@ -295,21 +284,6 @@ def test_a_canary_has_replicas_for_its_share(world, one):
 # Faults
 
 
-def test_a_webhook_that_is_away_holds_up_no_count(api, world, one):
-    platform, name = one
-    conditions = world.status(name)["conditions"]
-    api.faults[AUTOSCALERS] = doubles.status(500, b'{"message": "failed calling webhook"}')
-    for count in (2, 4, 3):
-        platform.set_scale(world.function, count)
-        drive(platform)
-        assert world.replicas(name) == count
-    assert world.status(name)["desiredScale"] == 1, "its status could not be written"
-    api.faults.clear()
-    world.until(lambda: world.status(name)["desiredScale"] == 3, "it follows when it can", platform)
-    world.settle(platform)
-    assert world.status(name)["conditions"] == conditions
-
-
 def test_a_status_write_that_hangs_holds_up_no_revision_that_is_to_be_raised(api, world, start):
     released = threading.Event()
     api.faults[AUTOSCALERS] = doubles.hang(released)
@@ -323,14 +297,6 @@ def test_a_status_write_that_hangs_holds_up_no_revision_that_is_to_be_raised(api
         api.faults.clear()
         released.set()
     world.until(world.is_ready(first, second), "each status is written in the end")
-
-
-def test_a_refused_write_of_one_revision_keeps_no_other_from_becoming_ready(api, world, start, status_of):
-    platform = start()
-    bad, good = world.revise(), world.revise(service="vision")
-    api.faults[status_of(bad)] = doubles.status(422)
-    world.until(world.is_ready(good), "the other one is ready", platform)
-    assert world.says(bad, "Ready") == ""
 
 
 def test_a_service_that_cannot_be_created_is_said_and_made_when_it_can_be(api, world, start):
@@ -360,16 +326,3 @@ def test_a_write_that_comes_too_late_is_not_tried_again(api, world, one, why):
     with pytest.raises(PlatformError, match=r"status 409|another writer"):
         platform.set_scale(world.function, 3)
     assert sum(line.endswith("/scale") for line in api.writes()[written:]) == 1
-
-
-def test_while_the_api_server_is_away_decisions_are_errors_and_nothing_is_lost(api, world, one):
-    platform, name = one
-    platform.set_scale(world.function, 3)
-    for method in ("GET /apis", "PATCH /apis"):
-        api.faults[method] = doubles.panic
-    with pytest.raises(PlatformError):
-        platform.set_scale(world.function, 5)
-    api.faults.clear()
-    until(lambda: drive(platform) or platform._desired.get(world.function) == 3, "the decision before stands")
-    world.settle(platform)
-    assert world.replicas(name) == 3

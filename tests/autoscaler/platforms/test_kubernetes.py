@@ -254,28 +254,6 @@ def test_each_scaling_is_an_event_and_the_same_again_counts_it_up(platform, shop
     assert shop.events()[0]["involvedObject"] == {**about, "uid": uid}
 
 
-def test_an_event_that_has_been_deleted_is_written_anew(platform, shop):
-    platform.set_scale(shop.web, 3)
-    until(shop.events, "there is an event")
-    (event,) = shop.events()
-    delete(shop.cluster, EVENTS.path(shop.namespace, event["metadata"]["name"]))
-    platform.set_scale(shop.web, 2)
-    platform.set_scale(shop.web, 3)
-    until(lambda: {each["reason"] for each in shop.events()} == {"ScaledUp", "ScaledDown"}, "both are there")
-
-
-@on_double
-def test_events_that_cannot_be_written_stop_nothing_and_are_logged_once(api, platform, shop, caplog):
-    tried = f"POST {EVENTS.path(shop.namespace)}"
-    api.faults[tried] = doubles.status(403)
-    for count in (3, 4, 5):
-        platform.set_scale(shop.web, count)
-    assert shop.replicas() == 5
-    until(lambda: api.requests.count(tried) == 3, "each was tried")
-    platform.close()
-    assert caplog.text.count("events are lost, scaling goes on") == 1
-
-
 @on_double
 @pytest.mark.e2e
 def test_a_write_that_the_network_delayed_does_nothing_once_another_has_written(api, connect, shop):
