@@ -83,7 +83,7 @@ $(MKDOCS): pyproject.toml
 	build/mkdocs/bin/python -m pip install --quiet --group docs
 	@touch $@
 
-reference: $(INSTALLED) ## Write docs/reference/ and the figures of docs/explanation/ anew, from the code
+reference: $(INSTALLED) ## Write the tables of docs/reference/ and the figures of docs/explanation/ anew
 	$(BIN)/python -m docs.generate_reference
 	$(BIN)/python -m docs.figures.draw
 

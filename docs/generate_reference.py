@@ -1,7 +1,7 @@
-"""Writes docs/reference/ from the code: ``make reference``, or ``python -m docs.generate_reference``.
+"""Writes into docs/reference/ what the code says: ``make reference`` (``python -m docs.generate_reference``).
 
-Owns how the reference looks. What it says is the code's: names, defaults and rules come from the modules that
-enforce them, meanings from their docstrings. tests/docs holds the pages against it.
+Owns tables, the autoscaler's sections and help texts; the sentences around them stand in the pages. Names,
+defaults and rules come from the modules that enforce them, meanings from their docstrings.
 """
 
 import ast
@@ -9,17 +9,18 @@ import functools
 import inspect
 import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace, UnionType
+from types import UnionType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 from unittest.mock import patch
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
-from pydantic import BeforeValidator
+from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from batching_watchdog import config as watchdog_config
@@ -47,28 +48,47 @@ FOLDER: Final = ROOT / "docs" / "reference"
 WIDTH: Final = 98
 """Columns of the help texts."""
 
-_MARK: Final = "<!-- Written by docs/generate_reference.py (make reference): change the code instead. -->\n\n"
+_BOUNDS: Final = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 _CLOSED: Final = ("outcome", "reason", "state", "stage", "scaler")
 """Labels whose values are a closed list."""
 
 
 def pages() -> dict[str, str]:
-    """Every page by its file name."""
-    return {
-        "watchdog.md": _watchdog(),
-        "autoscaler.md": _autoscaler(),
-        "metrics.md": _metrics(),
+    """Every page by its file name: as it stands, with what is the code's written anew."""
+    parts = {
+        "watchdog.md": {"The watchdog's environment": _variables()},
+        "autoscaler.md": _sections(autoscaler_config.Config, "") | _choices(),
+        "metrics.md": {
+            "The watchdog": _families(_watchdog_families()),
+            "The autoscaler": _families(_autoscaler_families()),
+        },
         "reasons.md": _reasons(),
         "signals.md": _signals(),
-        "cli.md": _commands(),
+        "cli.md": {name: f"```text\n{text.rstrip()}\n```\n" for name, text in helps().items()},
     }
+    return {name: filled((FOLDER / name).read_text(), under) for name, under in parts.items()}
 
 
-def main() -> None:
-    """Write the pages."""
-    FOLDER.mkdir(exist_ok=True)
-    for name, text in pages().items():
-        (FOLDER / name).write_text(text)
+def filled(text: str, parts: Mapping[str, str]) -> str:
+    """Put each part under its heading: a table in place of the one there, else in place of all.
+
+    Raises ``KeyError`` for a part without a heading, and for a heading below the title without a part.
+    """
+    left = dict(parts)
+
+    def now(section: re.Match[str]) -> str:
+        level, title, body = section.groups()
+        if level == "#" and title not in left:
+            return section[0]
+        part = left.pop(title)
+        if part.startswith("|"):
+            return f"{level} {title}\n" + re.sub(r"(^\|.*\n)+", lambda _: part, body, flags=re.MULTILINE)
+        return f"{level} {title}\n\n{part}" + "\n" * body.endswith("\n\n")
+
+    text = re.sub(r"^(##?) (.*)\n((?:(?!##? ).*\n)*)", now, text, flags=re.MULTILINE)
+    if left:
+        raise KeyError(f"no heading: {', '.join(left)}")
+    return text
 
 
 def help_of(run: Callable[[Sequence[str]], object], *words: str) -> str:
@@ -91,79 +111,52 @@ def helps() -> dict[str, str]:
     }
 
 
-def keys(kind: type = autoscaler_config.Config, prefix: str = "") -> dict[str, str]:
-    """Every key of the autoscaler's configuration, dotted -> its rule."""
-    found: dict[str, str] = {}
-    for name, hint in fields.keys(kind).items():
-        kinds = _kinds(kind, name)
-        for each in kinds:
-            found |= keys(each, f"{prefix}{name}.")
-        found[prefix + name] = "a section" if kinds else _rule(hint)
-    return found
+def keys(kind: type = autoscaler_config.Config, prefix: str = "") -> set[str]:
+    """Every key of the autoscaler's configuration, dotted."""
+    own = {prefix + name for name in fields.keys(kind)}
+    below = [keys(each, f"{prefix}{name}.") for name in fields.keys(kind) for each in _kinds(kind, name)]
+    return own.union(*below)
 
 
-def _watchdog() -> str:
+def _variables() -> str:
     rows = []
     for each in watchdog_config.VARIABLES.values():
-        default = _code(each.shown) if each.shown else ""
         others = [f"{_code(name)} is another name, and wins" for name in each.before]
         others += [f"{_code(name)} is another name, which loses" for name in each.after]
-        rows.append((_code(each.name), default, "; ".join([each.meaning, *others]), each.rule.words))
-    return (
-        f"{_MARK}# The watchdog's environment\n\n"
-        "Set under `environment` in the stack file. `slo_latency` is the one to set; "
-        "[what each of the others would do](../howto/tune-nothing.md), and why to leave it.\n"
-        "A duration is `250ms`, `30s`, `1m30s`, or a whole number of seconds. A wrong value stops the start "
-        "with exit status 2 and a line that names the variable, its value and the rule. Exact behavior: "
-        "[behavior.md](../behavior.md).\n\n" + _table(("variable", "default", "meaning", "must be"), rows)
-    )
+        default = _code(each.shown) if each.shown else ""
+        rows.append((each.name, default, "; ".join([each.meaning, *others]), each.rule.words))
+    return _table("variable, default, meaning, must be", rows)
 
 
-def _autoscaler() -> str:
-    parts = [
-        f"{_MARK}# The autoscaler's configuration\n\n"
-        "One YAML file, `--config`. [deploy/openfaas/config.yaml](../../deploy/openfaas/config.yaml) is "
-        "that file with every default.\n"
-        "A duration is `250ms`, `30s`, `1m30s`, or a number of seconds. A key that is not known, or a wrong "
-        "value, stops the start with exit status 2 and one line for each fault: file, key, value, rule.\n"
-        "What the keys of `defaults` do to a function: [scaling.md](../scaling.md).\n"
-    ]
-    parts += _sections(autoscaler_config.Config, "")
-    policies = [(_code(name), policy.label) for name, policy in POLICIES.items()]
-    parts.append(
-        "## Policies\n\nWhat each does: [scaling.md](../scaling.md).\n\n"
-        + _table(("policy", "recommends by"), policies)
-    )
+def _choices() -> dict[str, str]:
+    policies = [(name, policy.label) for name, policy in POLICIES.items()]
     overrides = [
-        (_code(f"--{flag.replace('_', '-')}"), _code(variable), _code(key))
+        (f"--{flag.replace('_', '-')}", _code(variable), _code(key))
         for flag, (key, variable) in autoscaler_config.OVERRIDES.items()
     ]
-    parts.append(
-        "## Without editing\n\nA flag wins over a variable, a variable over the file.\n\n"
-        + _table(("flag", "variable", "key"), overrides)
-    )
-    return "\n".join(parts)
+    return {
+        "Policies": _table("policy, recommends by", policies),
+        "Without editing": _table("flag, variable, key", overrides),
+    }
 
 
-def _sections(kind: Any, prefix: str, *, optional: bool = False, which: str = "") -> list[str]:
-    """One table for a section, then those of the sections in it; ``which`` it is, where there is a choice."""
+def _sections(kind: Any, prefix: str, *, optional: bool = False, which: str = "") -> dict[str, str]:
+    """Title -> what a section says of itself and its keys, then the sections in it; ``which``: of several."""
     docs = _attribute_docs(kind)
-    rows, below = [], []
+    rows, below = [], dict[str, str]()
     for name, hint in fields.keys(kind).items():
-        key = prefix + name
         kinds = _kinds(kind, name)
         for each in kinds:
             default = kind.__pydantic_fields__[name].get_default(call_default_factory=True)
             chosen = f" with `kind: {each.__pydantic_fields__['kind'].default}`" if len(kinds) > 1 else ""
-            below += _sections(each, f"{key}.", optional=default is None, which=chosen)
-        if kinds:
-            continue
-        rule, meaning = _rule(hint), docs.get(name, "").replace("None", "null")
-        rows.append((_code(name), _default(kind, name, rule), rule, _one_line(meaning)))
+            below |= _sections(each, f"{prefix}{name}.", optional=default is None, which=chosen)
+        if not kinds:
+            rule, meaning = _rule(hint), docs.get(name, "").replace("None", "null")
+            rows.append((name, _default(kind, name, rule), rule, _one_line(meaning)))
     title = f"`{prefix[:-1]}`{which}" if prefix else "Top level"
-    about = f"{inspect.getdoc(kind)}{' Default: none.' if optional else ''}"
-    table = "\n" + _table(("key", "default", "must be", "meaning"), rows) if rows else ""
-    return [f"## {title}\n\n{_one_line(about)}\n{table}", *below]
+    about = _one_line(f"{inspect.getdoc(kind)}{' Default: none.' if optional else ''}")
+    table = "\n" + _table("key, default, must be, meaning", rows) if rows else ""
+    return {title: f"{about}\n{table}"} | below
 
 
 def _kinds(kind: Any, name: str) -> list[Any]:
@@ -174,7 +167,14 @@ def _kinds(kind: Any, name: str) -> list[Any]:
 def _rule(hint: Any) -> str:
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return _annotated(hint.__origin__, hint.__metadata__)
+        bounds = [
+            f"{words} {getattr(bound, name):g}"
+            for each in hint.__metadata__
+            for bound in (each.metadata if isinstance(each, FieldInfo) else ())
+            for name, words in _BOUNDS.items()
+            if hasattr(bound, name)
+        ]
+        return ", ".join([_told(hint) or _rule(hint.__origin__), *bounds])
     if origin is Literal:
         return " | ".join(map(_code, parts))
     if origin in (Union, UnionType):
@@ -186,35 +186,14 @@ def _rule(hint: Any) -> str:
     return {int: "a whole number", float: "a number", str: "text", bool: "true | false"}[hint]
 
 
-def _annotated(base: Any, metadata: Iterable[Any]) -> str:
-    """A rule in the words of the validator, or else of the bounds."""
-    words, bounds = "", []
-    for each in metadata:
-        if isinstance(each, BeforeValidator):
-            words = _validator(each.func)
-        elif isinstance(each, FieldInfo):
-            bounds += [text for bound in each.metadata if (text := _bound(bound))]
-    return ", ".join([words or _rule(base), *bounds])
-
-
-def _validator(check: Any) -> str:
-    if check is fields.parse_duration:
-        return "a duration"
+def _told(hint: Any) -> str:
+    """The rule of a validator of ours, as it tells it of a wrong value; nothing where there is none."""
     try:
-        if len(inspect.signature(check).parameters) > 1:
-            check(object(), SimpleNamespace(context=autoscaler_config.CONTEXT))
-        else:
-            check(object())
-    except ValueError as error:
-        return str(error).removeprefix("must be ")
-    return ""
-
-
-def _bound(bound: Any) -> str:
-    for name, words in (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below")):
-        value = getattr(bound, name, None)
-        if value is not None:
-            return f"{words} {value:g}"
+        TypeAdapter(hint).validate_python(object(), context=autoscaler_config.CONTEXT)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        if fault["type"] == "value_error":
+            return fault["msg"].removeprefix("Value error, must be ").partition(", such as")[0]
     return ""
 
 
@@ -236,19 +215,6 @@ def _duration(seconds: float) -> str:
     if seconds >= 60 and seconds % 60 == 0:
         return f"{seconds / 60:g}m"
     return f"{seconds:g}s" if seconds == 0 or seconds >= 1 else f"{seconds * 1000:g}ms"
-
-
-def _metrics() -> str:
-    return (
-        f"{_MARK}# Exported metrics\n\n"
-        "What the two exporters show. What the recording rules make of it, and the gateway's: "
-        "[metrics.md](../metrics.md). Scraped series of a function have the label `function_name` too.\n\n"
-        "## The watchdog\n\nPort `metrics_port` (8081). The first three are of-watchdog's; process metrics "
-        "(`process_*`, `python_*`) come with them.\n\n"
-        + _families(_watchdog_families())
-        + "\n## The autoscaler\n\nPort `web.port` (8082).\n\n"
-        + _families(_autoscaler_families())
-    )
 
 
 def families() -> list[Metric]:
@@ -287,89 +253,50 @@ def _autoscaler_families() -> Iterable[Metric]:
 def _families(families: Iterable[Metric]) -> str:
     rows = []
     for family in families:
-        name = family.name + ("_total" if family.type == "counter" else "")
-        told = ", ".join(
-            _code(label) + (f" ({', '.join(values)})" if _is_closed(family, label) else "")
+        told = [
+            _code(label)
+            + (f" ({', '.join(values)})" if label in _CLOSED and "decisions" not in family.name else "")
             for label, values in labels(family).items()
-        )
-        rows.append((_code(name), family.type, told, family.documentation))
-    return _table(("metric", "type", "labels", "meaning"), rows)
+        ]
+        name = family.name + ("_total" if family.type == "counter" else "")
+        rows.append((name, family.type, ", ".join(told), family.documentation))
+    return _table("metric, type, labels, meaning", rows)
 
 
-def _is_closed(family: Metric, label: str) -> bool:
-    return label in _CLOSED and family.name != "slo_autoscaler_decisions"
-
-
-def _reasons() -> str:
+def _reasons() -> dict[str, str]:
     of_batches = _attribute_docs(messages.DispatchReason)
-    batches = [
-        (_code(reason.value), _one_line(of_batches[reason.name])) for reason in messages.DispatchReason
-    ]
+    batches = [(reason.value, _one_line(of_batches[reason.name])) for reason in messages.DispatchReason]
     refusals = [
-        (_code(each.reason), str(each.status), _one_line(inspect.getdoc(each) or ""))
-        for each in errors.REFUSALS
+        (each.reason, str(each.status), _one_line(inspect.getdoc(each) or "")) for each in errors.REFUSALS
     ]
-    decisions = [(_code(reason.value), _sentence(reason)) for reason in Reason]
-    return (
-        f"{_MARK}# Reasons\n\n"
-        "Three closed lists. Alerts, dashboards and scripts may rely on them.\n\n"
-        "## Why a batch left\n\n"
-        "In `X-Batch-Reason`, in the access log, and in `watchdog_dispatch_total{reason}`; `profile` is in "
-        "the last only.\n\n" + _table(("reason", "meaning"), batches) + "\n## Why a request was refused\n\n"
-        "In `X-Watchdog-Reason`, in the access log, and in `watchdog_refusals_total{reason}`. The other "
-        "errors and what each counts as: [behavior.md](../behavior.md#statuses).\n\n"
-        + _table(("reason", "status", "meaning"), refusals)
-        + "\n## Why the autoscaler did what it did\n\n"
-        "In the decision log and in `slo_autoscaler_decisions_total{reason}`; `slo-autoscaler explain` says "
-        "the sentence, with numbers where braces stand, and leaves out what it does not know. When each "
-        "applies: [scaling.md](../scaling.md#reasons).\n\n" + _table(("reason", "sentence"), decisions)
-    )
-
-
-def _sentence(reason: Reason) -> str:
-    first, *others = reason.clauses
-    return f"{first}{': ' if others else ''}{', '.join(others)}"
-
-
-def _signals() -> str:
-    queries = [
-        (_code(name), _code(promql.documented(text)), SIGNALS[name].meaning)
-        for name, text in promql.WATCHDOG.items()
+    decisions = [
+        (reason.value, ": ".join(filter(None, [reason.clauses[0], ", ".join(reason.clauses[1:])])))
+        for reason in Reason
     ]
-    gateway = [(_code(name), _code(promql.documented(text))) for name, text in promql.GATEWAY.items()]
-    history = [(_code(name), _code(text)) for name, text in promql.HISTORY.items()]
+    return {
+        "Why a batch left": _table("reason, meaning", batches),
+        "Why a request was refused": _table("reason, status, meaning", refusals),
+        "Why the autoscaler did what it did": _table("reason, sentence", decisions),
+    }
+
+
+def _signals() -> dict[str, str]:
     inputs = [
-        (_code(name), each.unit.value, _code(each.gauge) if each.gauge else "", each.meaning)
+        (name, each.unit.value, _code(each.gauge) if each.gauge else "", each.meaning)
         for name, each in INPUTS.items()
     ]
-    return (
-        f"{_MARK}# Signals and inputs\n\n"
-        "## Inputs of a decision\n\nEvery decision carries them, null where something is not known.\n\n"
-        + _table(("input", "unit", "exported as", "meaning"), inputs)
-        + "\n## Queries for functions with the batching watchdog\n\n"
-        "One query for each signal covers all functions. `$R` is four scrapes, `$N` the newest two of them, "
-        "`$W` is `prometheus.window`. Why: [scaling.md](../scaling.md#queries).\n\n"
-        + _table(("signal", "query", "for"), queries)
-        + "\n## Queries for functions without it\n\n"
-        "`signals: gateway`. `$F` selects these functions by name; `$ATTAINED` is the share of the judged "
-        "answers that were successes within the first edge of the gateway's histogram not below the SLO.\n\n"
-        + _table(("signal", "query"), gateway)
-        + "\n## Range queries after a restart\n\n"
-        + _table(("what", "query"), history)
-    )
-
-
-def _commands() -> str:
-    parts = [
-        f"{_MARK}# Commands\n\n"
-        "`batching-watchdog` takes no arguments but `--help` and `--version`: it is configured by "
-        "[its environment](watchdog.md). Exit statuses: "
-        "[of the watchdog](../behavior.md#signals-and-shutdown), "
-        "[of the autoscaler](../../autoscaler/README.md#exit-statuses). `make help` lists what can be made "
-        "in a clone.\n"
+    watchdog = [
+        (name, _code(promql.documented(text)), SIGNALS[name].meaning)
+        for name, text in promql.WATCHDOG.items()
     ]
-    parts += [f"## {name}\n\n```text\n{text.rstrip()}\n```\n" for name, text in helps().items()]
-    return "\n".join(parts)
+    gateway = [(name, _code(promql.documented(text))) for name, text in promql.GATEWAY.items()]
+    history = [(name, _code(text)) for name, text in promql.HISTORY.items()]
+    return {
+        "Inputs of a decision": _table("input, unit, exported as, meaning", inputs),
+        "Queries for functions with the batching watchdog": _table("signal, query, for", watchdog),
+        "Queries for functions without it": _table("signal, query", gateway),
+        "Range queries after a restart": _table("what, query", history),
+    }
 
 
 @functools.cache
@@ -386,13 +313,11 @@ def _attribute_docs(kind: type) -> dict[str, str]:
     return docs
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(_cell(cell) for cell in line)} |\n" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+def _table(head: str, rows: Iterable[Sequence[str]]) -> str:
+    """A table whose first column is code."""
+    titles = head.split(", ")
+    lines = [titles, ["---"] * len(titles), *([_code(first), *others] for first, *others in rows)]
+    return "".join("| {} |\n".format(" | ".join(cell.replace("|", "\\|") for cell in line)) for line in lines)
 
 
 def _one_line(text: str) -> str:
@@ -404,4 +329,5 @@ def _code(text: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    for each, now in pages().items():
+        (FOLDER / each).write_text(now)

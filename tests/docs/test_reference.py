@@ -1,13 +1,11 @@
 """docs/reference/ and the figures say what the code says now."""
 
-import re
 from collections.abc import Mapping
 
 import pytest
 from docs.figures import draw
 
 from docs import generate_reference as reference
-from slo_autoscaler.model import Reason
 
 AGAIN = "out of date: run make reference"
 
@@ -31,17 +29,21 @@ def test_the_commands_are_what_they_say_of_themselves_now(pages: Mapping[str, st
     assert words((reference.FOLDER / "cli.md").read_text()) == words(pages["cli.md"]), AGAIN
 
 
-def test_there_are_no_other_pages(pages: Mapping[str, str]):
+def test_heading_without_its_part_and_part_without_its_heading_are_named():
+    text = "# Title\n\nWords.\n\n## A\n\nMore.\n\n| a |\n"
+    assert reference.filled(text, {"A": "| b |\n"}) == text.replace("| a |", "| b |")
+    for parts in ({}, {"A": "", "B": ""}):
+        with pytest.raises(KeyError, match=r"A|B"):
+            reference.filled(text, parts)
+
+
+def test_every_page_is_written_and_no_row_is_without_a_meaning(pages: Mapping[str, str]):
     assert {path.name for path in reference.FOLDER.glob("*.md")} == set(pages)
+    assert not [line for text in pages.values() for line in text.splitlines() if line.endswith("|  |")]
 
 
 def test_no_page_of_the_reference_names_a_place_of_this_machine(pages: Mapping[str, str]):
     assert not [name for name, text in pages.items() if str(reference.ROOT) in text]
-
-
-def test_every_reason_of_a_decision_has_a_sentence(pages: Mapping[str, str]):
-    told = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", pages["reasons.md"], re.MULTILINE))
-    assert all(told[reason.value].strip() not in ("", reason.value) for reason in Reason)
 
 
 def test_rules_and_defaults_are_in_the_reference_as_the_code_has_them(pages: Mapping[str, str]):
