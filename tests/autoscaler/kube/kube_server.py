@@ -11,7 +11,7 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -75,10 +75,6 @@ class KubeServer:
         """Method, path and query of each request."""
         self.rules: dict[str, list[Mapping[str, Any]]] = {}
         """User, who is a bearer token -> rules of a Role or ClusterRole; any other user may do all."""
-        self.token: str | None = None
-        """The only bearer token that is taken; None takes all."""
-        self.admission: Callable[[Target, Document], str | None] = lambda *_: None
-        """Called with what is about to be stored; a text refuses it, as a webhook would."""
         self.bookmarks = 0.1
         """Seconds between two bookmarks of a watch."""
         self.longest_watch = 60.0
@@ -122,7 +118,6 @@ class KubeServer:
 
     def kubeconfig(self, folder: Path, token: str | None = None) -> str:
         """Write a kubeconfig, of a user if the test says so; return its path."""
-        token = token or self.token
         user = {} if token is None else {"token": token}
         return write_kubeconfig(folder, {"server": f"http://{self.address}"}, user)
 
@@ -183,8 +178,6 @@ class KubeServer:
             if f"{handler.command} {split.path}".startswith(prefix):
                 return fault(handler)
         try:
-            if self.token not in (None, user):
-                raise Refused(401, "Unauthorized", "Unauthorized")
             target = _target(split.path)
             reads = "get" if target.name else "watch" if "watch" in query else "list"
             verb = VERBS.get(handler.command, reads)
@@ -244,7 +237,6 @@ class KubeServer:
         document["metadata"]["namespace"] = target.namespace
         if target.plural not in WITHOUT_STATUS:
             document.pop("status", None)
-        self._admit(target, document)
         return self._store(target, document)
 
     def _update(self, target: Target, before: Document, new: Document) -> Document:
@@ -260,14 +252,8 @@ class KubeServer:
             after = copy.deepcopy(new)
         else:
             after = {**copy.deepcopy(new), "status": before.get("status")}
-        self._admit(target, after)
         stored = self._store(target, after)
         return _scale(stored) if target.part == "scale" else stored
-
-    def _admit(self, target: Target, document: Document) -> None:
-        why = self.admission(target, document)
-        if why is not None:
-            raise Refused(400, "BadRequest", f"admission webhook denied the request: {why}")
 
     def _store(self, target: Target, document: Document) -> Document:
         """Write an object, with a new version if there is anything new, and tell the watches."""

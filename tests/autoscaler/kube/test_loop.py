@@ -60,9 +60,11 @@ def test_a_write_that_is_refused_waits_alone_and_is_forgotten_with_its_object(ca
 
 
 @pytest.mark.parametrize("error", [UnreachableError("no answer"), ApiError("webhook", 500)])
-def test_what_fails_for_all_ends_the_pass_and_all_wait(error):
+def test_what_fails_for_all_ends_the_pass_and_all_wait(error, caplog):
     writes = Writes("status")
-    assert not writes.attempt(A, fail(error))
+    for _ in range(2):
+        assert not writes.attempt(A, fail(error))
+    assert caplog.text.count(str(error)) == 1
     assert writes.backing_off()
     assert writes.order([A, B])[0] == B, "what was not tried has its turn first"
 

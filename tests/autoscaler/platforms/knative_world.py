@@ -1,7 +1,7 @@
 """What Knative does around its revisions, so far as an autoscaler sees it, on the double of the API server.
 
 Revisions, PodAutoscalers, Deployments and Routes are made as Knative makes them. ``reconcile`` does what the
-controllers of ServerlessServices and Deployments do, and what Knative's API refuses is refused.
+controllers of ServerlessServices and Deployments do.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from autoscaler.doubles import until
-from autoscaler.kube.kube_server import KubeServer, Target, a_deployment
+from autoscaler.kube.kube_server import KubeServer, a_deployment
 from slo_autoscaler.errors import NotFoundError, PlatformError
 from slo_autoscaler.kube.client import KubeApi, Resource
 from slo_autoscaler.platforms.knative import Settings as KnativeSettings
@@ -52,7 +52,6 @@ class World:
         self.cluster = cluster
         self.namespace = namespace
         self.function = f"tabular.{namespace}"
-        api.admission = _admit
         self.configure()
 
     def configure(self, version: str = "1.23.0") -> None:
@@ -245,13 +244,3 @@ def _labels(service: str, name: str, generation: int) -> dict[str, str]:
         "serving.knative.dev/configurationGeneration": str(generation),
         "serving.knative.dev/service": service,
     }
-
-
-def _admit(target: Target, document: dict[str, Any]) -> str | None:
-    """Refuse what Knative's API refuses of a PodAutoscaler: ``admission`` of the double."""
-    if (target.plural, target.part) != ("podautoscalers", "status"):
-        return None
-    status = document["status"]
-    texts = [status.get("serviceName"), status.get("metricsServiceName")]
-    texts += [each.get("lastTransitionTime") for each in status["conditions"]]
-    return None if all(isinstance(text, str) for text in texts) else "Required value"
