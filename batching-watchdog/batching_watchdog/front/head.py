@@ -13,6 +13,9 @@ from batching_watchdog.errors import BadRequest
 
 FRAMING_NAMES: Final = frozenset((b"host", b"expect", b"content-length", b"transfer-encoding"))
 """The headers that ``read_framing`` knows."""
+MAX_LENGTH_DIGITS: Final = 20
+"""Of a Content-Length, as many as 64 bits have. The parser bounds the number, but not the zeros in front, and
+``int`` takes 4300 digits at most."""
 _HOST_BYTES: Final = (
     b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789" + b"-._~%!$&'()*+,;=" + b":[]"
 )
@@ -42,6 +45,8 @@ def read_framing(head: Head, name: bytes, value: bytes) -> None:
             raise BadRequest("the Host header is not a host with an optional port")
         head.host = value
     elif name == b"content-length":
+        if len(value) > MAX_LENGTH_DIGITS:
+            raise BadRequest(f"a Content-Length of more than {MAX_LENGTH_DIGITS} digits")
         head.length = int(value)
     elif name == b"transfer-encoding":
         if head.chunked or value.lower() != b"chunked":

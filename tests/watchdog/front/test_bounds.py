@@ -20,6 +20,7 @@ REFUSED = {
     "long in chunks": (CHUNKED + b"3e8\r\n" + b"x" * 1000 + b"\r\n1\r\nx\r\n", 413),
     "many headers": (b"GET / HTTP/1.1\r\n" + TOO_LONG, 431),
     "one long header": (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * MAX_HEADER_BYTES + b"\r\n\r\n", 431),
+    "a long length": (POST + b"Content-Length: %b1\r\n\r\n" % (b"0" * 4400), 400),
     "a long target": (b"GET /" + b"y" * MAX_HEADER_BYTES, 431),
 }
 """What comes, and the status."""

@@ -268,6 +268,8 @@ TERMS = {
     "a start before the budget": (gateway(0.5), -0.4, 30.0),
     "a start before the timeout": (gateway(31.0), 0.1, 30.0),
     "a start in the future": (gateway(-0.5), 0.1, 30.0),
+    "a start that no number holds": (f"X-Start-Time: {'9' * 310}\r\n", 0.1, 30.0),
+    "a timeout that no number holds": (f"X-Timeout: {'9' * 5000}\r\n", 0.1, 30.0),
     "a start that is none": ("X-Start-Time: now\r\n", 0.1, 30.0),
 }
 """Headers; seconds from arrival to the deadline, and to the timeout."""
