@@ -56,7 +56,7 @@ static int is(const char *text, Py_ssize_t length, const char *lower, Py_ssize_t
     return 1;
 }
 
-/* The first value of each of these names (bytes, lower case), into a dictionary that is made when needed. -1: error. */
+/* The last value of each of these names (bytes, lower case), into a dictionary that is made when needed. -1: error. */
 static int capture(PyObject **captured, PyObject *names, const char *name, Py_ssize_t length, const char *value,
                 Py_ssize_t value_length) {
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(names); i++) {
@@ -68,9 +68,9 @@ static int capture(PyObject **captured, PyObject *names, const char *name, Py_ss
         PyObject *made = PyBytes_FromStringAndSize(value, value_length);
         if (made == NULL)
             return -1;
-        int failed = PyDict_SetDefault(*captured, wanted, made) == NULL;
+        int failed = PyDict_SetItem(*captured, wanted, made);
         Py_DECREF(made);
-        return failed ? -1 : 1;
+        return failed;
     }
     return 0;
 }

@@ -129,7 +129,7 @@ class Exchange:
         self.headers: list[tuple[bytes, bytes]] = []
         """The headers so far, until they are complete."""
         self.captured_headers = _NOTHING
-        """The first values of those headers that the application wants by name."""
+        """The headers that the application wants by name. The last value counts: proxies add theirs."""
         self.body = b""
         self.chunks: list[bytes] | None = None
         """The body's parts, until it is complete, if there is more than one."""
@@ -409,7 +409,7 @@ class HttpProtocol(asyncio.Protocol):
         if len(name) in self._connections.lengths:
             name = name.lower()
             if name in self._connections.captured:
-                exchange.captured_headers = {name: value, **exchange.captured_headers}
+                exchange.captured_headers = {**exchange.captured_headers, name: value}
             else:
                 read_framing(exchange, name, value)
 
