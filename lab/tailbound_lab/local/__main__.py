@@ -37,30 +37,15 @@ async def _up(settings: Settings) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with open_platform(settings) as platform:
-
-        def again() -> None:
-            sys.stderr.write("stopping at once\n")
-            platform.hurry()
-
         _introduce(platform)
         await stop.wait()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, again)
-        sys.stderr.write("stopping; once more to stop at once\n")
+        sys.stderr.write("stopping\n")
 
 
 def _introduce(platform: Platform) -> None:
-    images = platform.images.items()
+    names = [function.spec.full_name for function in platform.registry]
     rows = [
-        (
-            function.spec.full_name,
-            f"{platform.gateway_url}/function/{function.spec.full_name}"
-            f"  {function.available} of {function.desired} ready, from {images[function.spec.image]}",
-        )
-        for function in platform.registry
-    ]
-    rows = rows or [("no functions", "deploy some, or start with --stack")]
-    rows += [
+        *((name, f"{platform.gateway_url}/function/{name}") for name in names),
         ("gateway", platform.gateway_url),
         ("Prometheus", platform.prometheus_url or "off"),
         ("autoscaler", platform.autoscaler_url or "off"),
@@ -81,7 +66,6 @@ def _settings(options: argparse.Namespace) -> Settings:
         port=options.port,
         with_prometheus=not options.no_prometheus,
         prometheus_port=options.prometheus_port,
-        baseline_rules=options.baseline_rules,
         with_autoscaler=not (options.no_autoscaler or options.no_prometheus),
         autoscaler_config=options.autoscaler_config,
         run_dir=options.run_dir,
@@ -115,9 +99,6 @@ def _parser() -> argparse.ArgumentParser:
         "--prometheus-port", type=_port, default=9090, help="Prometheus' port, 0 for any [%(default)s]"
     )
     up.add_argument("--no-prometheus", action="store_true", help="no Prometheus, and so no autoscaler")
-    up.add_argument(
-        "--baseline-rules", action="store_true", help="also load OpenFaaS CE's own alert rule into Prometheus"
-    )
     up.add_argument("--no-autoscaler", action="store_true", help="do not start the autoscaler")
     up.add_argument(
         "--autoscaler-config",

@@ -1,8 +1,8 @@
 """Ties a child's life to its parent's, then becomes the command: ``child.py PARENT_PID COMMAND...``.
 
 Run by path with ``-I -S``, so that it costs milliseconds; imports nothing of this package. The kernel kills
-the process when the parent dies, however it dies (prctl(2), PR_SET_PDEATHSIG; the setting survives execve).
-A ``preexec_fn`` would do the same, but runs Python between fork and exec, which may deadlock.
+the process when the parent dies, however it dies. A ``preexec_fn`` would do the same, but runs Python between
+fork and exec, which may deadlock.
 """
 
 import ctypes
@@ -10,18 +10,14 @@ import os
 import signal
 import sys
 
-_PR_SET_PDEATHSIG = 1
-_CANNOT_EXECUTE = 127
+_PR_SET_PDEATHSIG = 1  # prctl(2); the setting survives execve
 
 
 def main(arguments: list[str]) -> int:
     """Set the signal, check that the parent is still there, execute; returns only when it cannot."""
     parent, command = int(arguments[0]), arguments[1:]
     if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-            sys.stderr.write(f"prctl(PR_SET_PDEATHSIG): {os.strerror(ctypes.get_errno())}\n")
-            return 1
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # It may have died between its fork and our prctl: then no signal will come any more.
     if os.getppid() != parent:
         return 1
@@ -29,7 +25,7 @@ def main(arguments: list[str]) -> int:
         os.execvp(command[0], command)  # noqa: S606 - replacing this process is the purpose
     except OSError as error:
         sys.stderr.write(f"cannot run {command[0]}: {error.strerror}\n")
-    return _CANNOT_EXECUTE
+    return 127
 
 
 if __name__ == "__main__":

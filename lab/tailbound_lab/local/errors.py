@@ -16,12 +16,6 @@ class InvalidRequestError(PlatformError):
     status = 400
 
 
-class UnprocessableQueryError(InvalidRequestError):
-    """A query parameter of ``/system/logs`` that cannot be read (faas-provider answers 422)."""
-
-    status = 422
-
-
 class NotFoundError(PlatformError):
     """A function, secret or namespace that does not exist."""
 

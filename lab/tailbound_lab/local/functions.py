@@ -8,7 +8,7 @@ whose request wakes a function again is ``proxy``'s business.
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Final
 from tailbound_lab.local.errors import InvalidRequestError, NotFoundError, StartError
 from tailbound_lab.local.logs import FunctionLog
 from tailbound_lab.local.replica import STOP_GRACE, Replica, ReplicaSettings
-from tailbound_lab.local.specs import DEFAULT_NAMESPACE, FunctionSpec, split_name
+from tailbound_lab.local.specs import DEFAULT_NAMESPACE, FunctionSpec
 
 FAILED_STARTS: Final = 3
 """A replica that ended so often before it was ready is not worth waiting for; it is still started again."""
@@ -245,10 +245,6 @@ class Images:
                 f"--stack or --image NAME=FOLDER (known: {known})"
             ) from None
 
-    def items(self) -> Mapping[str, Path]:
-        """All of them."""
-        return dict(self._folders)
-
 
 class Registry:
     """The deployed functions; ``max_replicas`` of 0 means no cap."""
@@ -261,7 +257,6 @@ class Registry:
         self._log_folder = log_folder
         self._max_replicas = max_replicas
         self._functions: dict[str, Function] = {}
-        self._short_names: dict[str, Function] = {}
         self._removed: dict[asyncio.Task[None], Function] = {}
 
     def __iter__(self) -> Iterator[Function]:
@@ -277,8 +272,7 @@ class Registry:
         Returns at once: replicas start on their own. Raises ``InvalidRequestError`` for an unknown image or
         secret.
         """
-        function = self._functions.get(spec.full_name)
-        if function is not None:
+        if spec.full_name in self._functions:
             return self.update(spec)
         handler = self._check(spec)
         function = Function(
@@ -289,8 +283,6 @@ class Registry:
             FunctionLog(self._log_folder / spec.full_name),
         )
         self._functions[spec.full_name] = function
-        if spec.namespace == DEFAULT_NAMESPACE:
-            self._short_names[spec.name] = function
         function.reconcile()
         return function
 
@@ -300,18 +292,16 @@ class Registry:
         function.update(spec, self._check(spec))
         return function
 
-    def scale(self, name: str, namespace: str, replicas: int) -> int:
-        """Want ``replicas`` of a function; returns the count that it got.
+    def scale(self, function: Function, replicas: int) -> None:
+        """Want ``replicas`` of a function, or as many as the cap allows.
 
-        The cap may make it less. Zero while requests are held becomes what they would wake it to: whoever
-        asked for zero cannot have known of them.
+        Zero while requests are held becomes what they would wake it to: whoever asked for zero cannot have
+        known of them.
         """
-        function = self.get(name, namespace)
         if replicas == 0 and function.held:
             self._wake(function)
         else:
             function.scale(self._capped(function.spec.full_name, replicas))
-        return function.desired
 
     def wake(self, function: Function) -> None:
         """Start a function that is at zero, as a request for it has come in; else do nothing."""
@@ -323,31 +313,27 @@ class Registry:
         woken = self._capped(function.spec.full_name, function.spec.initial_replicas)
         function.scale(woken, "requests are held")
 
-    def remove(self, name: str, namespace: str) -> None:
+    def remove(self, function: Function) -> None:
         """Forget a function at once; its replicas drain in the background."""
-        function = self.get(name, namespace)
         del self._functions[function.spec.full_name]
-        if namespace == DEFAULT_NAMESPACE:
-            del self._short_names[name]
-        task = asyncio.create_task(function.close(STOP_GRACE), name=f"remove {name}")
+        task = asyncio.create_task(function.close(STOP_GRACE), name=f"remove {function.spec.full_name}")
         self._removed[task] = function
         task.add_done_callback(self._removed.pop)
 
-    def get(self, name: str, namespace: str) -> Function:
-        """The function. Raises ``NotFoundError``."""
+    def find(self, path_name: str) -> Function | None:
+        """The function that ``fn`` or ``fn.ns`` in a path means, or None."""
+        functions = self._functions
+        return functions.get(path_name) or functions.get(f"{path_name}.{DEFAULT_NAMESPACE}")
+
+    def get(self, path_name: str, *namespaces: str) -> Function:
+        """The same where the first of ``namespaces`` that is not empty wins. Raises ``NotFoundError``."""
+        # Split at the last dot, as faas-provider does.
+        name, _, suffix = path_name.rpartition(".") if "." in path_name else (path_name, "", "")
+        namespace = next(filter(None, (*namespaces, suffix)), DEFAULT_NAMESPACE)
         function = self._functions.get(f"{name}.{namespace}")
         if function is None:
             raise NotFoundError(f"function {name} does not exist in namespace {namespace}")
         return function
-
-    def find(self, path_name: str) -> Function | None:
-        """The function that ``fn`` or ``fn.ns`` in a path means, or None."""
-        return self._short_names.get(path_name) or self._functions.get(path_name)
-
-    def resolve(self, path_name: str, *namespaces: str) -> tuple[str, str]:
-        """(name, namespace) of a path's name: the first namespace given that is not empty wins."""
-        name, suffix = split_name(path_name)
-        return name, next(filter(None, (*namespaces, suffix)), DEFAULT_NAMESPACE)
 
     async def close(self, grace: float) -> None:
         """Stop every replica of every function; returns when all are gone."""

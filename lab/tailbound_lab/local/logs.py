@@ -62,13 +62,9 @@ class FunctionLog:
         file = self._files.setdefault(instance, LogFile(self._folder / f"{instance}.log"))
         file.write(f"{line.timestamp.isoformat(timespec='milliseconds')} {text}")
 
-    def lines(self, *, since: datetime | None = None, tail: int = 0, instance: str = "") -> list[LogLine]:
+    def lines(self, *, since: datetime | None = None, tail: int = 0) -> list[LogLine]:
         """The kept lines, oldest first; ``tail`` counts from the end, and 0 or less means all."""
-        found = [
-            line
-            for line in self._lines
-            if (since is None or line.timestamp >= since) and instance in ("", line.instance)
-        ]
+        found = [line for line in self._lines if since is None or line.timestamp >= since]
         return found[-tail:] if tail > 0 else found
 
     def close(self) -> None:

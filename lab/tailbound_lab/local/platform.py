@@ -28,9 +28,7 @@ from tailbound_lab.local.secrets import Secrets
 from tailbound_lab.local.services import (
     AUTOSCALER_CONFIG,
     BASELINE_RULES,
-    PROMETHEUS_FOLDER,
     Service,
-    Targets,
     autoscaler_port,
     autoscaler_service,
     page_url,
@@ -103,8 +101,6 @@ class Platform:
         self.autoscaler_url: str | None = None
         self.page_url: str | None = None
         self._gateway: Gateway | None = None
-        self._grace = settings.stop_grace
-        self._hurried: set[asyncio.Task[None]] = set()
 
     @property
     def log_dir(self) -> Path:
@@ -120,7 +116,7 @@ class Platform:
         if settings.with_autoscaler and not settings.with_prometheus:
             raise StartError("the autoscaler needs Prometheus: switch both off, or neither")
         _raise_file_limit()
-        auth = BasicAuth.from_folder(settings.basic_auth_dir) if settings.basic_auth_dir else None
+        auth = BasicAuth(settings.basic_auth_dir) if settings.basic_auth_dir else None
         for image, folder in settings.images.items():
             self.images.add(image, folder)
         provider = Provider(self.registry, self._secrets, self.metrics)
@@ -136,21 +132,14 @@ class Platform:
 
     async def stop(self) -> None:
         """Stop everything, bounded; first those that would miss what is stopped after them."""
-        await asyncio.gather(*(service.stop(_CHILD_GRACE) for service in self._services()))
+        services = (service for service in (self.autoscaler, self.prometheus) if service is not None)
+        await asyncio.gather(*(service.stop(_CHILD_GRACE) for service in services))
         if self._gateway is not None:
             await self._gateway.stop()
-        await self.registry.close(self._grace)
+        await self.registry.close(self.settings.stop_grace)
         shutil.rmtree(self._temporary, ignore_errors=True)
         if self._owns_run_dir:
             shutil.rmtree(self.run_dir, ignore_errors=True)
-
-    def hurry(self) -> None:
-        """Kill what ``stop`` still waits for."""
-        self._grace = 0.0
-        for stop in (self.registry.close(0.0), *(service.stop(0.0) for service in self._services())):
-            task = asyncio.create_task(stop)
-            self._hurried.add(task)
-            task.add_done_callback(self._hurried.discard)
 
     def deploy_stack(
         self, path: Path, environment: Mapping[str, str] | None = None, only: Sequence[str] | None = None
@@ -181,24 +170,19 @@ class Platform:
         """Return when every function has exactly the replicas that are wanted, all ready."""
         await asyncio.gather(*(function.settled() for function in self.registry))
 
-    def _services(self) -> list[Service]:
-        return [service for service in (self.autoscaler, self.prometheus) if service is not None]
-
     async def _start_monitoring(self, gateway: str) -> None:
         settings = self.settings
-        own_port = (
-            autoscaler_port(settings.autoscaler_config, any_port=settings.any_autoscaler_port)
-            if settings.with_autoscaler
-            else None
-        )
+        own_port = None
+        if settings.with_autoscaler:
+            own_port = autoscaler_port(settings.autoscaler_config, any_port=settings.any_autoscaler_port)
         port = settings.prometheus_port or free_ports(1)[0]
         self.prometheus_url = f"http://127.0.0.1:{port}"
         self.prometheus = prometheus_service(
-            PROMETHEUS_FOLDER,
             self.run_dir,
             port,
-            Targets(gateway, f"127.0.0.1:{own_port}" if own_port is not None else None),
-            extra_rules=(BASELINE_RULES,) if settings.baseline_rules else (),
+            gateway=gateway,
+            autoscaler=f"127.0.0.1:{own_port}" if own_port is not None else None,
+            rules=(BASELINE_RULES,) if settings.baseline_rules else (),
         )
         await self.prometheus.start(_PROMETHEUS_START)
         if own_port is not None:
@@ -230,18 +214,8 @@ def _sweep_temporary() -> None:
     """Remove what killed platforms left behind: their replicas' folders, secrets among them."""
     for folder in Path(tempfile.gettempdir()).glob("lof-*-*"):
         pid = folder.name.split("-")[1]
-        if pid.isdigit() and not _running(int(pid)):
+        if not Path(f"/proc/{pid}").exists():
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _raise_file_limit() -> None:

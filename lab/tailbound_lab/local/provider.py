@@ -7,14 +7,14 @@ and become statuses in ``gateway``.
 
 import json
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 from aiohttp import web
 
 from tailbound_lab import __version__
 from tailbound_lab.local import specs
-from tailbound_lab.local.errors import InvalidRequestError, UnprocessableQueryError
+from tailbound_lab.local.errors import InvalidRequestError
 from tailbound_lab.local.functions import Function, Registry
 from tailbound_lab.local.metrics import CONTENT_TYPE, GatewayMetrics
 from tailbound_lab.local.secrets import Secrets
@@ -22,7 +22,6 @@ from tailbound_lab.local.secrets import Secrets
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _VERSION: Final = {"release": __version__, "sha": "local"}
-_DEFAULT_SINCE: Final = timedelta(minutes=5)
 
 
 class Provider:
@@ -78,19 +77,19 @@ class Provider:
     async def remove(self, request: web.Request) -> web.Response:
         """Remove; replicas drain in the background."""
         name, namespace = specs.parse_delete(await _json(request))
-        self._registry.remove(*self._registry.resolve(name, _namespace(request), namespace))
+        self._registry.remove(self._registry.get(name, _namespace(request), namespace))
         return web.Response(status=202)
 
     async def read_function(self, request: web.Request) -> web.Response:
         """One function's status."""
-        resolved = self._registry.resolve(request.match_info["name"], _namespace(request))
-        return web.json_response(self._status(self._registry.get(*resolved)))
+        function = self._registry.get(request.match_info["name"], _namespace(request))
+        return web.json_response(self._status(function))
 
     async def scale(self, request: web.Request) -> web.Response:
         """Want a number of replicas from now on."""
         replicas, namespace = specs.parse_scale(await _json(request))
-        resolved = self._registry.resolve(request.match_info["name"], _namespace(request), namespace)
-        self._registry.scale(*resolved, replicas)
+        function = self._registry.get(request.match_info["name"], _namespace(request), namespace)
+        self._registry.scale(function, replicas)
         return web.Response(status=202)
 
     def _status(self, function: Function) -> dict[str, Any]:
@@ -171,19 +170,16 @@ class Provider:
             since = datetime.fromisoformat(query["since"]) if query.get("since") else None
             tail = int(query.get("tail") or 0)
         except ValueError as error:
-            raise UnprocessableQueryError(f"since must be an RFC 3339 time, tail a number: {error}") from None
+            raise InvalidRequestError(f"since must be an RFC 3339 time, tail a number: {error}") from None
         if since is not None and since.tzinfo is None:
-            raise UnprocessableQueryError(f"since: {query['since']!r} must have a time zone")
+            raise InvalidRequestError(f"since: {query['since']!r} must have a time zone")
         if not query.get("name"):
-            raise UnprocessableQueryError("name: required: the function whose logs to read")
-        function = self._registry.get(*self._registry.resolve(query["name"], _namespace(request)))
-        lines = function.log.lines(
-            since=since or datetime.now(UTC) - _DEFAULT_SINCE, tail=tail, instance=query.get("instance", "")
-        )
+            raise InvalidRequestError("name: required: the function whose logs to read")
+        function = self._registry.get(query["name"], _namespace(request))
         names = {"name": function.spec.name, "namespace": function.spec.namespace}
         documents = (
             {**names, "instance": line.instance, "timestamp": line.timestamp.isoformat(), "text": line.text}
-            for line in lines
+            for line in function.log.lines(since=since, tail=tail)
         )
         text = "".join(f"{json.dumps(document)}\n" for document in documents)
         return web.Response(body=text.encode(), content_type="application/x-ndjson")

@@ -7,7 +7,6 @@ environment variable ``secret_mount_path`` names. Only the secrets that a functi
 import base64
 import binascii
 import os
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,8 +47,7 @@ class Secrets:
                 raise InvalidRequestError(f"secrets: {name!r} does not exist in namespace {namespace}")
 
     def mount(self, names: Iterable[str], namespace: str, folder: Path) -> None:
-        """Make ``folder`` hold the secrets ``names`` and nothing else; a vanished one is left out."""
-        shutil.rmtree(folder, ignore_errors=True)
+        """Make ``folder`` with the secrets ``names`` in it; a vanished one is left out."""
         folder.mkdir(parents=True, mode=0o700)
         for name in names:
             source = self._folder / namespace / name

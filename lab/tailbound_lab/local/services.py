@@ -13,7 +13,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,8 +27,8 @@ from tailbound_lab.local.supervisor import Launch, Supervisor
 
 _LAB: Final = Path(__file__).resolve().parents[2]
 AUTOSCALER_CONFIG: Final = _LAB / "autoscaler.yaml"
-PROMETHEUS_FOLDER: Final = _LAB / "prometheus"
-PROMETHEUS_CONFIG: Final = "prometheus.yml"
+_PROMETHEUS_FOLDER: Final = _LAB / "prometheus"
+_PROMETHEUS_CONFIG: Final = "prometheus.yml"
 BASELINE_RULES: Final = "openfaas-baseline.yml"
 
 _RETENTION: Final = "6h"
@@ -71,14 +70,10 @@ class Service:
         deadline = time.monotonic() + timeout
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2.0)) as session:
             while not await _is_ready(session, self._ready_url):
-                words = "\n  ".join(self._last) or "(nothing)"
-                if self._exits:
-                    raise StartError(f"{self.name} does not start; it said:\n  {words}")
-                if time.monotonic() > deadline:
-                    raise StartError(
-                        f"{self.name} is not ready after {timeout:g} s (no 200 from {self._ready_url}); "
-                        f"its log is {self.log_file}; it said:\n  {words}"
-                    )
+                if self._exits or time.monotonic() > deadline:
+                    words = "\n  ".join(self._last) or "(nothing)"
+                    fault = "does not start" if self._exits else f"is not ready after {timeout:g} s"
+                    raise StartError(f"{self.name} {fault}; its log is {self.log_file}; it said:\n  {words}")
                 await asyncio.sleep(_POLL)
 
     async def stop(self, grace: float) -> None:
@@ -102,44 +97,13 @@ async def _is_ready(session: aiohttp.ClientSession, url: str) -> bool:
         return False
 
 
-@dataclass(frozen=True, slots=True)
-class Targets:
-    """Where this run's parts listen, as ``host:port``; no autoscaler, no scrape job for it."""
-
-    gateway: str
-    autoscaler: str | None = None
-
-
-def prometheus_configuration(
-    template: Mapping[str, Any], folder: Path, targets: Targets, *, extra_rules: Sequence[str] = ()
-) -> dict[str, Any]:
-    """The configuration of this run: ``template`` with this run's targets and absolute rule paths.
-
-    Raises ``StartError`` if the template lacks a job that is to be filled.
-    """
-    jobs = {job["job_name"]: dict(job) for job in template.get("scrape_configs") or ()}
-    for name in ("functions", "gateway", "autoscaler"):
-        if name not in jobs:
-            raise StartError(f"{folder / PROMETHEUS_CONFIG}: there is no scrape job {name!r} to fill")
-    jobs["functions"]["http_sd_configs"] = [
-        {**config, "url": f"http://{targets.gateway}/sd/replicas"}
-        for config in jobs["functions"].get("http_sd_configs") or ({"refresh_interval": "1s"},)
-    ]
-    jobs["gateway"]["static_configs"] = [{"targets": [targets.gateway]}]
-    if targets.autoscaler is None:
-        del jobs["autoscaler"]
-    else:
-        jobs["autoscaler"]["static_configs"] = [{"targets": [targets.autoscaler]}]
-    rules = [str(folder / rule) for rule in (*(template.get("rule_files") or ()), *extra_rules)]
-    return {**template, "rule_files": rules, "scrape_configs": list(jobs.values())}
-
-
 def prometheus_service(
-    folder: Path, run_dir: Path, port: int, targets: Targets, *, extra_rules: Sequence[str] = ()
+    run_dir: Path, port: int, *, gateway: str, autoscaler: str | None, rules: Sequence[str] = ()
 ) -> Service:
     """Write the configuration and return the supervised program; a restart keeps its data.
 
-    Raises ``StartError`` if the program is not installed or the configuration cannot be read.
+    ``gateway`` and ``autoscaler`` are ``host:port``; None has no scrape job. ``rules`` are loaded too. Raises
+    ``StartError`` if the program is not installed.
     """
     program = shutil.which("prometheus")
     if program is None:
@@ -147,10 +111,17 @@ def prometheus_service(
             "prometheus is not installed: `apt-get install prometheus`, or `make install`; or run without it "
             "(--no-prometheus --no-autoscaler)"
         )
-    document = prometheus_configuration(
-        _read("prometheus", folder / PROMETHEUS_CONFIG), folder, targets, extra_rules=extra_rules
-    )
-    config_file = run_dir / PROMETHEUS_CONFIG
+    document = yaml.safe_load((_PROMETHEUS_FOLDER / _PROMETHEUS_CONFIG).read_text())
+    jobs = {job["job_name"]: job for job in document["scrape_configs"]}
+    for config in jobs["functions"]["http_sd_configs"]:
+        config["url"] = f"http://{gateway}/sd/replicas"
+    jobs["gateway"]["static_configs"] = [{"targets": [gateway]}]
+    jobs["autoscaler"]["static_configs"] = [{"targets": [autoscaler]}]
+    if autoscaler is None:
+        del jobs["autoscaler"]
+    document["scrape_configs"] = list(jobs.values())
+    document["rule_files"] = [str(_PROMETHEUS_FOLDER / rule) for rule in (*document["rule_files"], *rules)]
+    config_file = run_dir / _PROMETHEUS_CONFIG
     config_file.write_text(yaml.safe_dump(document, sort_keys=False))
     data = run_dir / "prometheus"
     # A run starts empty: samples of an earlier run would be read as this one's past.
@@ -181,7 +152,7 @@ def autoscaler_port(path: Path, *, any_port: bool) -> int:
     ``any_port`` takes a free one whatever it names. Raises ``StartError`` if the file cannot be read; what is
     in it is the autoscaler's to check.
     """
-    port = _section(_read("autoscaler", path), "web").get("port")
+    port = _section(_read(path), "web").get("port")
     return port if isinstance(port, int) and port > 0 and not any_port else free_ports(1)[0]
 
 
@@ -194,7 +165,7 @@ def autoscaler_service(
     copy of the file that names this platform's.
     """
     if auth_dir is not None:
-        document = _read("autoscaler", path)
+        document = _read(path)
         credentials = {
             "user_file": str((auth_dir / USER_FILE).resolve()),
             "password_file": str((auth_dir / PASSWORD_FILE).resolve()),
@@ -227,13 +198,13 @@ def page_url(log: Path) -> str | None:
     return None
 
 
-def _read(what: str, path: Path) -> Mapping[str, Any]:
+def _read(path: Path) -> Mapping[str, Any]:
     try:
         document = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise StartError(f"{what}: {path}: {' '.join(str(error).split())}") from None
+        raise StartError(f"autoscaler: {path}: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
-        raise StartError(f"{what}: {path}: must be a map")
+        raise StartError(f"autoscaler: {path}: must be a map")
     return document
 
 

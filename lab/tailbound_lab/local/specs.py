@@ -24,7 +24,10 @@ _MAX_REPLICAS_IN_BODY: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class FunctionSpec:
-    """What a deployment asked for. ``labels`` and ``annotations`` go back to clients unchanged."""
+    """What a deployment asked for, as far as it has an effect here: no limits, no constraints.
+
+    ``labels`` and ``annotations`` go back to clients unchanged.
+    """
 
     name: str
     image: str
@@ -33,11 +36,7 @@ class FunctionSpec:
     env_vars: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
-    constraints: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
-    limits: Mapping[str, str] = field(default_factory=dict)
-    requests: Mapping[str, str] = field(default_factory=dict)
-    read_only_root_filesystem: bool = False
 
     @property
     def full_name(self) -> str:
@@ -66,11 +65,7 @@ class FunctionSpec:
         optional = {
             "envProcess": self.env_process,
             "envVars": dict(self.env_vars),
-            "constraints": list(self.constraints),
             "secrets": list(self.secrets),
-            "limits": dict(self.limits),
-            "requests": dict(self.requests),
-            "readOnlyRootFilesystem": self.read_only_root_filesystem,
         }
         return status | {key: value for key, value in optional.items() if value}
 
@@ -84,12 +79,12 @@ def parse_deployment(body: object, query_namespace: str = "") -> FunctionSpec:
     name = _text(document, "service")
     if not name:
         raise InvalidRequestError("service: required: the function's name")
-    check_label("service", name)
+    _check_label("service", name)
     image = _text(document, "image")
     if not image:
         raise InvalidRequestError(f"image: required to deploy {name}")
     namespace = query_namespace or _text(document, "namespace") or DEFAULT_NAMESPACE
-    check_label("namespace", namespace)
+    _check_label("namespace", namespace)
     secrets = _text_list(document, "secrets")
     for secret in secrets:
         _check_secret_name("secrets", secret)
@@ -101,11 +96,7 @@ def parse_deployment(body: object, query_namespace: str = "") -> FunctionSpec:
         env_vars=_text_map(document, "envVars"),
         labels=_text_map(document, "labels"),
         annotations=_text_map(document, "annotations"),
-        constraints=_text_list(document, "constraints"),
         secrets=secrets,
-        limits=_text_map(document, "limits"),
-        requests=_text_map(document, "requests"),
-        read_only_root_filesystem=document.get("readOnlyRootFilesystem") is True,
     )
 
 
@@ -143,13 +134,7 @@ def parse_secret_name(body: object) -> tuple[str, str, Mapping[str, Any]]:
     return name, _text(document, "namespace"), document
 
 
-def split_name(name: str) -> tuple[str, str]:
-    """``fn`` or ``fn.ns`` as (name, namespace or empty): split at the last dot, as faas-provider does."""
-    base, dot, namespace = name.rpartition(".")
-    return (base, namespace) if dot else (name, "")
-
-
-def check_label(key: str, value: str) -> None:
+def _check_label(key: str, value: str) -> None:
     """Raise ``InvalidRequestError`` unless ``value`` is a DNS label, which Kubernetes would demand."""
     if not _DNS_LABEL.fullmatch(value):
         raise InvalidRequestError(

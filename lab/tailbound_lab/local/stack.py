@@ -88,9 +88,9 @@ def _function(
         "namespace": entry.get("namespace") or DEFAULT_NAMESPACE,
         "envProcess": entry.get("fprocess") or "",
         "envVars": environment,
-        "readOnlyRootFilesystem": entry.get("readonly_root_filesystem") == "true",
-        **{key: _text_map(entry, key, where) for key in ("labels", "annotations", "limits", "requests")},
-        **{key: entry.get(key) or [] for key in ("secrets", "constraints")},
+        "labels": _text_map(entry, "labels", where),
+        "annotations": _text_map(entry, "annotations", where),
+        "secrets": entry.get("secrets") or [],
     }
     try:
         return StackFunction(parse_deployment(body), handler)

@@ -42,16 +42,6 @@ def restart_delay(failures: int) -> float:
     return min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(max(0, failures - 1), 16))
 
 
-def exit_text(returncode: int) -> str:
-    """An exit status in words."""
-    if returncode >= 0:
-        return f"exited with status {returncode}"
-    try:
-        return f"was killed by {signal.Signals(-returncode).name}"
-    except ValueError:
-        return f"was killed by signal {-returncode}"
-
-
 class Supervisor:
     """One child, from the first start to the stop; ``launch`` is asked anew for every start.
 
@@ -111,7 +101,8 @@ class Supervisor:
         while not self._stopping.is_set():
             started = loop.time()
             try:
-                words = exit_text(await self._run_once())
+                code = await self._run_once()
+                words = f"exited with status {code}" if code >= 0 else f"was killed by signal {-code}"
             except OSError as error:
                 words = f"could not be started: {error}"
             if self._stopping.is_set():
@@ -182,7 +173,7 @@ async def _run(watch: Callable[[], Awaitable[None]]) -> None:
 
 
 class _Lines(asyncio.Protocol):
-    """Cuts a stream of bytes into lines; a line beyond 64 KiB is cut there."""
+    """Cuts a stream of bytes into lines; what grows beyond 64 KiB without an end is cut there."""
 
     def __init__(self, on_line: Callable[[str], None]) -> None:
         self._on_line = on_line
@@ -205,5 +196,4 @@ class _Lines(asyncio.Protocol):
             self.closed.set_result(None)
 
     def _emit(self, line: bytes) -> None:
-        for start in range(0, max(1, len(line)), _LONGEST_LINE):
-            self._on_line(line[start : start + _LONGEST_LINE].decode(errors="replace").rstrip("\r"))
+        self._on_line(line.decode(errors="replace").rstrip("\r"))

@@ -7,12 +7,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from lab.local.harness import BASIC, TWO, credentials, on_platform, until
-from tailbound_lab.local.metrics import GatewayMetrics
 
 ECHO = {"service": "echo", "image": "echo:latest"}
 GONE = {"functionName": "echo", "namespace": ""}
@@ -182,19 +179,6 @@ async def test_the_metrics_have_the_gateways_names_and_labels(client):
     assert values["gateway_function_invocation_total", ("code", "503"), NAME] == 1
     assert values["gateway_function_invocation_started", NAME] == 2
     assert values["gateway_service_count", NAME] == 2
-
-
-@given(seconds=st.lists(st.floats(0, 20), min_size=1, max_size=30))
-def test_a_bucket_counts_what_is_not_longer_than_its_edge(seconds):
-    metrics = GatewayMetrics(list)
-    for value in seconds:
-        metrics.finished("f.ns", 200, value)
-    values = samples(metrics.exposition())
-    labels = (("code", "200"), ("function_name", "f.ns"))
-    for edge in ("0.005", "0.1", "10.0", "+Inf"):
-        count = values["gateway_functions_seconds_bucket", *labels, ("le", edge)]
-        assert count == sum(value <= float(edge) for value in seconds)
-    assert values["gateway_functions_seconds_count", *labels] == metrics.invocations("f.ns")
 
 
 def test_basic_auth_guards_the_system_routes_and_nothing_else(tmp_path):
