@@ -6,7 +6,7 @@ class with the engine's marks on it. A frozen dataclass takes three times as lon
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 
 class DispatchReason(StrEnum):
@@ -28,6 +28,10 @@ class DispatchReason(StrEnum):
     """A part of a batch under which a worker died."""
     PROFILE = "profile"
     """A batch of example() bodies, to learn l(b) before there is traffic."""
+
+
+PROBE: Final = b"\0probe"
+"""The cost class of a request that no user has sent: it teaches nothing, and takes no user's place."""
 
 
 class Request:

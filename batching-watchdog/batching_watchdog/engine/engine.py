@@ -21,7 +21,7 @@ from batching_watchdog.engine.effects import Answer, Dispatch, Effect, WakeAt, W
 from batching_watchdog.engine.lanes import Lane
 from batching_watchdog.engine.policy import BatchingPolicy, Situation, Take, Wait
 from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WatchdogError, WorkerDied
-from batching_watchdog.messages import Batch, DispatchReason, Reply, Request
+from batching_watchdog.messages import PROBE, Batch, DispatchReason, Reply, Request
 
 TRY_ALONE_EVERY: Final = 8
 """Of so many batches of late requests one is of a single request while, by what was learned, none can be on
@@ -163,7 +163,8 @@ class Engine:
         """
         effects: Sequence[Effect] = ()
         if len(self._admitted) >= self._max_inflight:
-            if not self._counts[_LATE] or request.deadline <= request.arrived:
+            hopeless = request.deadline <= request.arrived or request.key == PROBE
+            if hopeless or not self._counts[_LATE]:
                 raise self._queue_full()
             displaced = next(iter(self._late.values()))
             self._leave(displaced)
@@ -201,8 +202,7 @@ class Engine:
         batch = self._running.pop(worker)
         if worker is self._suspect_out:
             self._suspect_out = None
-        # A batch in which everything failed says nothing of what serving it takes.
-        if not all(reply.failed for reply in replies):
+        if _is_work(batch, replies):
             self.learn(batch.requests[0].key, len(replies), now - batch.dispatched)
         admitted, counts = self._admitted, self._counts
         effects: list[Effect] = []
@@ -476,6 +476,13 @@ class Engine:
             request = self._admitted[self._early[0][1]] if early else next(iter(self._admitted.values()))
             self._leave(request)
             yield request
+
+
+def _is_work(batch: Batch, replies: Sequence[Reply]) -> bool:
+    """Whether a batch tells what serving costs: at least half of it was served, and no worker died of it."""
+    if batch.reason is DispatchReason.RETRY or batch.requests[0].key == PROBE:
+        return False
+    return 2 * sum(reply.status < 400 for reply in replies) >= len(replies)
 
 
 _NEVER: Final = float("inf")

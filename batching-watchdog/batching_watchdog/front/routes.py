@@ -16,7 +16,7 @@ from batching_watchdog.engine.effects import Answer
 from batching_watchdog.errors import ShuttingDown, WatchdogError
 from batching_watchdog.front.protocol import Exchange
 from batching_watchdog.logs import AccessLog, RequestLine
-from batching_watchdog.messages import Batch, DispatchReason, Reply, Request
+from batching_watchdog.messages import PROBE, Batch, DispatchReason, Reply, Request
 from batching_watchdog.metrics import Exposition, Metrics
 from batching_watchdog.shell import Shell
 
@@ -142,6 +142,7 @@ class Front:
             now,
             now + self._config.slo_latency,
             now + self._config.exec_timeout,
+            key=PROBE,
             client=_Probe(exchange),
         )
         exchange.on_disconnect = lambda: self._shell.withdraw(request)

@@ -13,7 +13,7 @@ from batching_watchdog.engine.effects import Answer, Dispatch, Effect, WakeAt
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WorkerDied
-from batching_watchdog.messages import Batch, DispatchReason, Reply, Request
+from batching_watchdog.messages import PROBE, Batch, DispatchReason, Reply, Request
 from watchdog.engine.queues import NEVER_WAITS, learn, request
 
 LIMIT = 12
@@ -291,17 +291,54 @@ def test_suspects_leave_fresh_requests_with_earlier_deadlines_before_them():
     assert ids(batch) == [9]
 
 
-def test_batch_in_which_all_failed_teaches_nothing():
+REFUSED = Reply(422, b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("replies", "learns"),
+    [
+        ([OK, OK], True),
+        ([OK, FAILED], True),
+        ([FAILED, FAILED], False),
+        # Cheap answers to inputs that the handler will not have: by them a batch would seem to cost nothing.
+        ([REFUSED, REFUSED], False),
+        ([OK, REFUSED, REFUSED], False),
+        ([OK, OK, REFUSED], True),
+    ],
+)
+def test_batch_teaches_its_cost_if_at_least_half_of_it_was_work_done(replies: list[Reply], learns: bool):
     made, (worker,) = engine(learned=False)
-    made.offer(request(0), 0.0)
+    made._cost.overall.observe(LARGEST, 0.01)  # batches grow only as far as sizes are known
+    for number in range(len(replies)):
+        made.offer(request(number), 0.0)
     made.tick(0.0)
-    made.batch_done(worker, [FAILED], 0.05)
+    made.batch_done(worker, replies, 0.05)
+    assert (made._cost.overall.runs == 2) is learns
+
+
+def test_probe_teaches_nothing_and_takes_no_ones_place():
+    made, (worker,) = engine(max_inflight=2, learned=False)
+    probe = request(0, key=PROBE)
+    made.offer(probe, 0.0)
+    made.tick(0.0)
+    made.batch_done(worker, [OK], 0.05)
     assert not made._cost.overall.learned
+    made.offer(request(1, budget=0.001), 0.1)
+    made.offer(request(2, budget=0.001), 0.1)
+    made.tick(0.5)
+    with pytest.raises(QueueFull):
+        made.offer(request(3, 0.5, key=PROBE), 0.5)
+
+
+def test_part_of_a_lost_batch_teaches_nothing():
+    made, (worker,) = engine(learned=False)
+    made.offer(request(0, budget=5.0), 0.0)
+    made.tick(0.0)
+    made.worker_lost(worker)
     made.worker_ready(worker)
-    made.offer(request(1), 0.1)
     made.tick(0.1)
-    made.batch_done(worker, [OK], 0.15)
-    assert made._cost.overall.predict(1) == pytest.approx(0.05)
+    made.batch_done(worker, [OK], 0.2)
+    assert not made._cost.overall.learned
 
 
 def test_answer_to_an_expired_or_abandoned_request_is_dropped():
