@@ -112,13 +112,9 @@ class KubeApi:
         self._configuration = configuration
         self._client = ApiClient(configuration)
         self._pool: urllib3.PoolManager = self._client.rest_client.pool_manager
-        self._timeout = timeout
-        self._closed = threading.Event()
-
-    @property
-    def timeout(self) -> float:
+        self.timeout = timeout
         """Seconds that a call may take with its retries."""
-        return self._timeout
+        self._closed = threading.Event()
 
     def get(self, path: str, *, patient: bool = True) -> Document:
         """Return one object; raises ``PlatformError``, as all of these do.
@@ -168,7 +164,7 @@ class KubeApi:
         that was delayed, and arrives after another writer's, fails: ``ConflictError``. If only the status has
         changed since, the version is read again, while ``may_retry`` and within the time of one call.
         """
-        end = time.monotonic() + self._timeout
+        end = time.monotonic() + self.timeout
         for left in reversed(range(SCALE_TRIES)):
             body = {"metadata": {"resourceVersion": version}, "spec": {"replicas": replicas}}
             try:
@@ -192,8 +188,8 @@ class KubeApi:
     def watch(self, path: str, query: Mapping[str, str], seconds: float) -> "Stream":
         """Begin to watch a list for ``seconds``."""
         where = {"watch": "true", "timeoutSeconds": str(max(1, round(seconds))), **query}
-        silence = seconds + self._timeout
-        return Stream(self._open("GET", path, where, None, self._timeout, silence), f"watch {path}")
+        silence = seconds + self.timeout
+        return Stream(self._open("GET", path, where, None, self.timeout, silence), f"watch {path}")
 
     def close(self) -> None:
         """Give up connections, and waiting for a busy server."""
@@ -212,7 +208,7 @@ class KubeApi:
         end: float | None = None,
     ) -> Document:
         """``end``, on the monotonic clock, is when the time is up that this call shares with others."""
-        end = time.monotonic() + self._timeout if end is None else end
+        end = time.monotonic() + self.timeout if end is None else end
         for delay in delays():
             # Rounded, so that the same failure has the same words and is logged once.
             left = round(end - time.monotonic(), 2)

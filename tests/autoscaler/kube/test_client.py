@@ -196,7 +196,7 @@ def test_the_time_that_a_busy_server_asks_for_is_waited_or_the_error_comes_at_on
 def test_a_server_that_stays_busy_is_an_error_when_the_time_is_up(api, kubeconfig, connect):
     api.faults["GET"] = doubles.status(503)
     with pytest.raises(ApiError, match="status 503"):
-        connect(kubeconfig, timeout=1.0).get("/api/v1/events/a")
+        connect(kubeconfig, timeout=3.0).get("/api/v1/events/a")
     assert len(api.requests) > 1
 
 

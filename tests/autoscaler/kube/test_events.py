@@ -49,8 +49,8 @@ def test_events_that_are_too_many_are_lost_and_hold_up_nothing(api, about, told,
     until(lambda: len(written()) in (1, 2), "those that waited are written")
 
 
-def test_a_repetition_counts_up_unless_the_event_was_forgotten_or_deleted(
-    cluster, about, told, written, namespace
+def test_a_repetition_counts_up_unless_the_event_was_forgotten_or_deleted_or_is_old(
+    cluster, about, told, written, namespace, monkeypatch
 ):
     for message, found in (
         ("a", [("a", 1)]),
@@ -65,6 +65,9 @@ def test_a_repetition_counts_up_unless_the_event_was_forgotten_or_deleted(
             delete(cluster, EVENTS.path(namespace, each["metadata"]["name"]))
     told.tell(about, "Scaled", "a")
     until(lambda: written() == [("a", 1)], "it is written anew")
+    monkeypatch.setattr(events, "REPEATED_WITHIN", 0.0)
+    told.tell(about, "Scaled", "a")
+    until(lambda: written() == [("a", 1), ("a", 1)], "it is old")
 
 
 @on_double

@@ -65,22 +65,22 @@ class Floor:
     def scales(self) -> dict[str, Scale | PlatformError]:
         """Return floor, replicas and bounds of every Service that asks for a floor."""
         return {
-            name: scale_of(main_of(members.values()), self._config.cap)
+            name: scale_of(main_of(members), self._config.cap)
             for name, members in self._functions().items()
-            if not all(member.inactive for member in members.values())
+            if not all(member.inactive for member in members)
         }
 
     def scale(self, function_name: str) -> Scale:
         """Return floor, replicas and bounds of one Service."""
-        return scale_of(main_of(self._members(function_name).values()), self._config.cap)
+        return scale_of(main_of(self._members(function_name)), self._config.cap)
 
     def set_scale(self, function_name: str, replicas: int) -> None:
         """Give the main revision its floor now, the others theirs with the next pass."""
         if not self._leader.leads():
             raise PlatformError(f"{function_name}: not the leader")
         members = self._members(function_name)
-        main = main_of(members.values()).key
-        floor = minimum.floors(members.values(), replicas)[main]
+        main = main_of(members).key
+        floor = minimum.floors(members, replicas)[main]
         with self._desired.deciding(function_name, replicas):
             self._write_floor(main, floor)
         self._loop.wake()
@@ -101,11 +101,9 @@ class Floor:
             return self._writes.pause()
         functions = self._functions()
         self._desired.keep(functions)
-        floors = {
-            key: floor
-            for name, members in functions.items()
-            for key, floor in minimum.floors(members.values(), self._desired.get(name)).items()
-        }
+        floors: dict[Key, int] = {}
+        for name, members in functions.items():
+            floors |= minimum.floors(members, self._desired.get(name))
         for key in self._writes.order(floors):
             change = None if self._writes.backing_off() else self._change(key, floors[key])
             if change is None:
@@ -114,7 +112,7 @@ class Floor:
                 break
         return self._writes.pause()
 
-    def _functions(self) -> dict[str, dict[Key, Revision]]:
+    def _functions(self) -> dict[str, list[Revision]]:
         """Return the revisions of every function that has, or had, a floor."""
         self._check_version()
         for informer in (self._revisions, self._routes):
@@ -122,15 +120,15 @@ class Floor:
         revisions = self._revisions.items()
         routed = shares(self._routes.items().values(), newest(revisions.values()))
         defaults = self._cluster.defaults()
-        functions: dict[str, dict[Key, Revision]] = {}
+        functions: dict[str, list[Revision]] = {}
         for key, each in revisions.items():
             asks = minimum.takes_part(each) or annotation(each, minimum.APPLIED) is not None
             if asks and class_of(each, defaults) != CLASS:
                 revision = minimum.revision_of(each, routed.get(key, UNROUTED), defaults)
-                functions.setdefault(revision.function_name, {})[key] = revision
+                functions.setdefault(revision.function_name, []).append(revision)
         return functions
 
-    def _members(self, function_name: str) -> dict[Key, Revision]:
+    def _members(self, function_name: str) -> list[Revision]:
         members = self._functions().get(function_name)
         if not members:
             raise FunctionGoneError(f"{function_name}: no revision with the annotation {minimum.OPT_IN}")

@@ -111,12 +111,10 @@ class OwnClass:
         """
         if not self._leader.leads():
             raise PlatformError(f"{function_name}: not the leader")
-        members = self._members(function_name)
-        targets = plan([each.revision for each in members], replicas)
-        main = main_of(each.revision for each in members).key
-        (member,) = [each for each in members if each.revision.key == main]
+        members = {each.revision: each for each in self._members(function_name)}
+        main = main_of(members)
         with self._desired.deciding(function_name, replicas):
-            self._write_scale(member, targets[main])
+            self._write_scale(members[main], plan(members, replicas)[main.key])
         self._scaling.wake()
 
     def close(self) -> None:
@@ -201,11 +199,10 @@ class OwnClass:
 
     def _targets(self, functions: Mapping[str, Iterable[_Member]]) -> dict[Key, int]:
         """Return the count of every revision, by the last decision for its function."""
-        return {
-            key: target
-            for name, members in functions.items()
-            for key, target in plan([each.revision for each in members], self._desired.get(name)).items()
-        }
+        targets: dict[Key, int] = {}
+        for name, members in functions.items():
+            targets |= plan([each.revision for each in members], self._desired.get(name))
+        return targets
 
     def _members(self, function_name: str) -> list[_Member]:
         members = self._functions().get(function_name)

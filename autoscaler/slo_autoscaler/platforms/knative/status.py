@@ -156,7 +156,9 @@ def inactivity(
         return TIMED_OUT
     waiting = condition(pa, INITIALIZED)
     since = _seconds(waiting.get("lastTransitionTime"))
-    late = since is not None and now - since > _progress_deadline(pa) + DIAGNOSIS
+    own = _duration(annotation(pa, SERVING + "progress-deadline"))
+    deadline = PROGRESS_DEADLINE if own is None else own
+    late = since is not None and now - since > deadline + DIAGNOSIS
     return TIMED_OUT if reach == "Unreachable" and _says(waiting, "Unknown") and late else None
 
 
@@ -352,11 +354,6 @@ def _is_left(pa: Json, share: Share) -> bool:
 
 def _says(found: Json, wanted: str) -> bool:
     return found.get("status") == wanted
-
-
-def _progress_deadline(pa: Json) -> float:
-    own = _duration(annotation(pa, SERVING + "progress-deadline"))
-    return PROGRESS_DEADLINE if own is None else own
 
 
 def _duration(text: str | None) -> float | None:
