@@ -563,6 +563,9 @@ class HttpProtocol(asyncio.Protocol):
         if self._closing:
             return
         exchange = self._current or Exchange(self, self._clock())
+        if exchange.answer is not None and exchange not in self._pending:
+            self._close()  # refused at its header, and that is sent
+            return
         self._current = exchange
         self._closing = True
         exchange.keep_alive = False

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from batching_watchdog.errors import QueueFull
+from batching_watchdog.errors import BadRequest, QueueFull
 from batching_watchdog.front.protocol import (
     DISCARD_BYTES,
     KEEP_ALIVE_SECONDS,
@@ -166,6 +166,21 @@ def test_a_request_that_does_not_come_within_read_timeout_is_cut_with_408(pieces
     client.pass_time(LINGER_SECONDS)
     assert not client.wire.aborted
     client.pass_time(1)
+    assert client.wire.aborted
+
+
+@pytest.mark.parametrize("waiting", [0, 1])
+def test_a_refused_request_whose_body_does_not_come_within_read_timeout_is_cut(waiting: int):
+    application = Echo(hold=True)
+    client = Connection(application)
+    client.send(GET * waiting)
+    application.refusal = BadRequest("no")
+    client.send(post(9))
+    assert client.pass_time(LIMITS.read_timeout + 1) == []
+    assert client.wire.closed == (not waiting)
+    client.release()
+    assert client.wire.closed
+    client.pass_time(LINGER_SECONDS + 1)
     assert client.wire.aborted
 
 
