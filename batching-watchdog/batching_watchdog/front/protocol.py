@@ -46,6 +46,9 @@ MAX_UNSENT_BYTES: Final = 1 << 26
 """A client that pipelines and lets more than this wait unread is cut at its next answer."""
 MAX_PIPELINED: Final = 64
 """Requests of one connection that may be unanswered before we stop reading from it."""
+SHORTEST_REQUEST: Final = 16
+"""Bytes; no request is shorter."""
+HEAD_END: Final = b"\r\n\r\n"
 KEEP_ALIVE_SECONDS: Final = 75.0
 """How long a connection may be idle: longer than the idle timeouts of the proxies in front (OpenFaaS'
 provider closes after 5 s, Envoy and nginx after 60 s), so that they close first and no request is lost."""
@@ -242,6 +245,7 @@ class HttpProtocol(asyncio.Protocol):
         "_resumed",
         "_since",
         "_transport",
+        "_unparsed",
         "_write_stalled_since",
     )
 
@@ -259,6 +263,8 @@ class HttpProtocol(asyncio.Protocol):
         """A request that asked for an upgrade, while a new parser is made to read its body."""
         self._excess = 0
         """Bytes that brought neither a complete header nor enough of a body."""
+        self._unparsed = b""
+        """What was read behind ``MAX_PIPELINED`` unanswered requests."""
         self._reading = True
         self._closing = False
         """Nothing more is read: what still comes is dropped."""
@@ -285,6 +291,7 @@ class HttpProtocol(asyncio.Protocol):
                     gone()
         self._pending.clear()
         self._current = self._resumed = None
+        self._unparsed = b""
         # The parser holds methods of this object. Without that cycle all of it is freed now: collections are
         # rare (see ``app``), and what they find in connections that lived long they find last.
         del self._parser
@@ -307,21 +314,47 @@ class HttpProtocol(asyncio.Protocol):
         """Asyncio: bytes came."""
         if self._closing:
             return
+        if self._unparsed:
+            data, self._unparsed = self._unparsed + data, b""
         plain = None
         if compiled is not None and self._current is None and not self._pending:
             plain = compiled.plain_request(data, self._connections.captured_names, MAX_HEADER_BYTES)
         if plain is None:
-            self._parse(data)
+            self._parse_ahead(data)
         else:
             self._take(*plain)
         if self._connections.loop_lag is not None:
             self._connections.loop_lag.read_done()
 
-    def _parse(self, data: bytes) -> None:
+    def _parse_ahead(self, data: bytes) -> None:
+        """Parse it until ``MAX_PIPELINED`` requests are unanswered; the rest is kept until some are answered.
+
+        The parser cannot be stopped within what it is given, so it is given pieces.
+        """
+        at, size, view = 0, len(data), memoryview(data)
+        while at < size and not self._closing:
+            if not self._reading:
+                self._unparsed = data[at:]
+                return
+            end = self._piece_end(data, at)
+            self._parse(view[at:end])
+            at = end
+
+    def _piece_end(self, data: bytes, at: int) -> int:
+        """Where the piece of ``data`` from ``at`` must end to hold no more than one complete header."""
+        current = self._current
+        if current is not None and current.head_complete and current.length is not None:
+            at += current.length - current.size
+        end = -1
+        if len(data) - at > SHORTEST_REQUEST * (MAX_PIPELINED - len(self._pending)):
+            end = data.find(HEAD_END, at)
+        return len(data) if end < 0 else end + len(HEAD_END)
+
+    def _parse(self, data: bytes | memoryview) -> None:
         """Give it to the parser, whose callbacks are below."""
         current = self._current
         size = 0 if current is None else current.size
-        rest: bytes | None = None
+        rest: bytes | memoryview | None = None
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -599,7 +632,7 @@ class HttpProtocol(asyncio.Protocol):
             self._closing = True
         self._application.answer_error(exchange, error)
 
-    def _read_body_after_upgrade(self, data: bytes) -> None:
+    def _read_body_after_upgrade(self, data: bytes | memoryview) -> None:
         """Go on with a request that asked for another protocol, which RFC 9110, 7.8 lets a server ignore.
 
         The parser cannot be told to ignore it, so a new one is given the request's framing and the rest.
@@ -633,6 +666,9 @@ class HttpProtocol(asyncio.Protocol):
         self._reading = wanted
         if wanted:
             self._transport.resume_reading()
+            if self._unparsed:
+                # Not at once: the answer that made room may have come from within the parser or the engine.
+                asyncio.get_running_loop().call_soon(self.data_received, b"")
         else:
             self._transport.pause_reading()
 

@@ -258,6 +258,39 @@ def test_a_pipeline_is_read_only_so_far_ahead():
     assert client.wire.reading
 
 
+@pytest.mark.parametrize("request_", [GET, post(3) + b"abc", CHUNKED + b"1\r\na\r\n0\r\n\r\n"])
+@pytest.mark.parametrize("before", [b"", GET[:-2]], ids=["at once", "within a request"])
+def test_a_pipeline_in_one_read_is_taken_only_so_far_ahead_and_none_of_it_is_lost(
+    request_: bytes, before: bytes
+):
+    async def run() -> None:
+        client = Connection(Echo(hold=True))
+        client.send(before)
+        client.send((GET[-2:] if before else b"") + request_ * 1000 + LAST)
+        taken, served = client.application.exchanges, 0
+        while not client.wire.closed:
+            assert served < len(taken) <= served + MAX_PIPELINED + 1
+            client.application.answer(taken[served])
+            served += 1
+            await asyncio.sleep(0)
+        assert served == len(client.answers()) == 1001 + bool(before)
+        assert client.connections.queued_bytes == 0
+
+    asyncio.run(run())
+
+
+def test_a_client_that_goes_away_with_a_pipeline_unread_is_forgotten():
+    async def run() -> None:
+        client = Connection(Echo(hold=True))
+        client.send(GET * 1000)
+        client.release(0)
+        client.lose()
+        await asyncio.sleep(0)
+        assert len(client.application.exchanges) == MAX_PIPELINED
+
+    asyncio.run(run())
+
+
 def test_a_client_that_goes_away_is_told_to_the_application_once_for_what_is_not_answered():
     client = Connection(Echo(hold=True))
     client.send(GET * 2)
