@@ -8,12 +8,12 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 
 import uvloop
 from rich.console import Console
 
+from tailbound_lab.demo.report import write
 from tailbound_lab.demo.table import Terminal, explain, verdict
 from tailbound_lab.demo.traffic import TRAFFIC
 from tailbound_lab.live.session import Options, Outcome, run
@@ -89,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.width = _PLAIN_WIDTH
     try:
         outcome = uvloop.run(_run(wanted, console))
+        write(outcome, wanted.out)
     except (RunError, PlatformError) as error:
         sys.stderr.write(f"demo: {error}\n")
         return 1
@@ -112,12 +113,8 @@ async def _run(options: Options, console: Console) -> Outcome:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, current.cancel)
 
-    def write(outcome: Outcome) -> None:
-        # Imported late and in a thread: drawing must not take a core from the traffic.
-        import_module("tailbound_lab.demo.report").write(outcome, options.out)
-
     with Terminal(console, options.duration) as terminal:
-        return await run(options, terminal, write)
+        return await run(options, terminal)
 
 
 if __name__ == "__main__":

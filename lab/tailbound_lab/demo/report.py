@@ -1,7 +1,6 @@
 """The page that a run leaves behind: report.html, whole in one file, and result.json beside it.
 
-Owns the plots and the prose. It draws with matplotlib's object interface, so it may run in a thread, and it
-imports matplotlib only here, so that no core is taken from the traffic.
+Owns the plots and the prose.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -26,7 +26,6 @@ from tailbound_lab.live.session import Outcome
 from tailbound_lab.live.watch import Decision
 from tailbound_lab.load.openloop import TIMEOUT_SECONDS
 from tailbound_lab.load.records import Comparison, Sample, Summary, Track, highest_replicas
-from tailbound_lab.load.records import milliseconds as for_json
 from tailbound_lab.simulate.baselines import OpenFaasRule
 
 _OURS, _THEIRS, _OFFERED, _LIMIT = "#1769aa", "#d9822b", "#c9d1d9", "#b3261e"
@@ -278,16 +277,11 @@ def _conditions(outcome: Outcome) -> list[tuple[str, str]]:
     tightest = min((item.slo for item in outcome.comparisons), default=math.inf)
     limit = _LAG_SHARE * tightest
     judgment = "Within" if lag.p999 <= limit else "Tails look worse than they were: above"
-    used = (
-        "unknown"
-        if outcome.usage is None
-        else f"{outcome.usage.busy:.0%} of all CPU time at work, {outcome.usage.stolen:.1%} taken by the host"
-    )
-    gaps = ", ".join(f"{what}: {times} s" for what, times in outcome.gaps) or "none"
+    used = f"{outcome.usage.busy:.0%} of all CPU time at work, {outcome.usage.stolen:.1%} taken by the host"
     return [
         ("Finished", outcome.finished),
         ("Machine", outcome.host),
-        ("CPU during the run", f"{used}; load average before it {outcome.load_before:.2f}"),
+        ("CPU during the run", used),
         (
             "Generator's own lag",
             f"p50 {lag.p50 * 1e3:.1f} ms, p99 {lag.p99 * 1e3:.1f} ms, p99.9 {lag.p999 * 1e3:.1f} ms, "
@@ -295,43 +289,33 @@ def _conditions(outcome: Outcome) -> list[tuple[str, str]]:
             f"{limit * 1e3:g} ms at p99.9, 5% of the tightest SLO",
         ),
         ("Seed of the arrivals", str(outcome.seed)),
-        ("Samples that could not be read", gaps),
     ]
 
 
 def result(comparison: Comparison) -> dict[str, object]:
-    """Return the machine-readable result of one function; durations in milliseconds where the name says so.
+    """Return the machine-readable result of one function, times in seconds.
 
     A percentile that misses reach is infinite and stands as null, as does all that was not measured.
     """
-    ours, theirs = comparison.tailbound, comparison.baseline
+    tailbound, baseline = comparison.tailbound, comparison.baseline
     return {
         "function": comparison.function,
-        "slo_ms": for_json(comparison.slo),
+        "slo": comparison.slo,
         "objective": comparison.objective,
         "met": comparison.met,
-        "attainment": _rounded(ours.total.attainment, 5),
-        "baseline_attainment": _rounded(theirs.total.attainment if theirs else None, 5),
-        "replica_seconds": _rounded(ours.replica_seconds, 1),
-        "baseline_replica_seconds": _rounded(theirs.replica_seconds if theirs else None, 1),
-        "p50_ms": for_json(ours.total.p50),
-        "p95_ms": for_json(ours.total.p95),
-        "p99_ms": for_json(ours.total.p99),
-        "baseline_p99_ms": for_json(theirs.total.p99 if theirs else None),
-        "requests": ours.total.sent,
-        "slow": ours.total.slow,
-        "refused": ours.total.refused,
-        "failed": ours.total.failed,
-        "lost": ours.total.lost,
-        "baseline_lost": theirs.total.lost if theirs else None,
-        "statuses": {str(status): count for status, count in ours.statuses},
-        "replicas_max": highest_replicas(ours),
-        "baseline_replicas_max": highest_replicas(theirs) if theirs else None,
+        "tailbound": _numbers(tailbound),
+        "baseline": _numbers(baseline) if baseline else None,
     }
 
 
-def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)
+def _numbers(track: Track) -> dict[str, object]:
+    counts = {name: None if value == math.inf else value for name, value in asdict(track.total).items()}
+    return counts | {
+        "attainment": track.total.attainment,
+        "statuses": dict(track.statuses),
+        "replica_seconds": track.replica_seconds,
+        "max_replicas": highest_replicas(track),
+    }
 
 
 def write(outcome: Outcome, folder: Path) -> Path:

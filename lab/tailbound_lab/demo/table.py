@@ -173,6 +173,7 @@ class Terminal:
         self._next_table = _PLAIN_INTERVAL
 
     def __enter__(self) -> Terminal:
+        self._say("Starting the platform, Prometheus, the autoscaler and the functions ...")
         if self._console.is_terminal:
             # Refreshed by update(): a refreshing thread would compete with the gateway for the interpreter.
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
@@ -185,10 +186,6 @@ class Terminal:
         if self._live is not None:
             self._live.stop()
             self._live = None
-
-    def starting(self) -> None:
-        """Say what takes the first seconds."""
-        self._say("Starting the platform, Prometheus, the autoscaler and the functions ...")
 
     def started(self, platform: Platform) -> None:
         """Say that traffic begins, and where the reasons are meanwhile."""

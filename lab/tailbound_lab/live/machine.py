@@ -1,6 +1,6 @@
 """What ran where: the machine, and how busy it was meanwhile, for the report's small print.
 
-Reads /proc; whatever it cannot read is said to be unknown.
+Reads Linux' /proc.
 """
 
 from __future__ import annotations
@@ -23,34 +23,19 @@ class Usage:
 
 def describe() -> str:
     """Return the cores, their model, the system and the Python, in one line."""
-    model = "unknown processor"
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
-    cores = len(os.sched_getaffinity(0))
-    system = f"{platform.system()} {platform.release()}"
-    return f"{cores} cores ({model}), {system}, Python {platform.python_version()}"
+    fields = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
+    models = [value.strip() for name, _, value in fields if name.strip() == "model name"]
+    cores = f"{len(os.sched_getaffinity(0))} cores ({models[0] if models else 'unknown processor'})"
+    return f"{cores}, {platform.system()} {platform.release()}, Python {platform.python_version()}"
 
 
 def cpu_ticks() -> tuple[int, ...]:
-    """Return the machine's CPU time counters (user, nice, system, idle, ...); empty if unreadable."""
-    try:
-        return tuple(int(text) for text in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9])
-    except (OSError, ValueError):
-        return ()
+    """Return the machine's CPU time counters: user, nice, system, idle and so on."""
+    return tuple(int(text) for text in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9])
 
 
-def usage(before: tuple[int, ...], after: tuple[int, ...]) -> Usage | None:
-    """Return the shares between two readings of :func:`cpu_ticks`; None where there is nothing to compare."""
-    spent = [late - early for early, late in zip(before, after, strict=False)]
-    total = sum(spent)
-    if len(spent) <= _STEAL or total <= 0:
-        return None
-    return Usage(
-        busy=1 - (spent[_IDLE] + spent[_IOWAIT]) / total,
-        stolen=spent[_STEAL] / total,
-    )
+def usage(before: tuple[int, ...], after: tuple[int, ...]) -> Usage:
+    """Return the shares between two readings of :func:`cpu_ticks`."""
+    spent = [late - early for early, late in zip(before, after, strict=True)]
+    total = max(1, sum(spent))
+    return Usage(busy=1 - (spent[_IDLE] + spent[_IOWAIT]) / total, stolen=spent[_STEAL] / total)

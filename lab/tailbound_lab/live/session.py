@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -76,10 +75,8 @@ class Outcome:
     duration: float
     seed: int
     lag: Lag
-    gaps: tuple[tuple[str, int], ...]
     host: str
-    usage: Usage | None
-    load_before: float
+    usage: Usage
     decisions: tuple[Decision, ...]
     finished: str
 
@@ -109,9 +106,6 @@ class Deployed:
 class Display(Protocol):
     """Who watches a run."""
 
-    def starting(self) -> None:
-        """The platform is about to start."""
-
     def started(self, platform: Platform) -> None:
         """Every replica is ready; traffic begins now."""
 
@@ -119,11 +113,8 @@ class Display(Protocol):
         """Twice a second: how far the run is (seconds), and the ledgers as they are."""
 
 
-async def run(options: Options, display: Display, on_outcome: Callable[[Outcome], None]) -> Outcome:
-    """Run and return the outcome; ``on_outcome`` runs in a thread while the platform stops.
-
-    Raises :class:`RunError` or ``PlatformError`` with a message for the user.
-    """
+async def run(options: Options, display: Display) -> Outcome:
+    """Run and return the outcome; :class:`RunError` and ``PlatformError`` have a message for the user."""
     settings = Settings(
         stack=options.stack,
         port=0,
@@ -133,17 +124,12 @@ async def run(options: Options, display: Display, on_outcome: Callable[[Outcome]
         run_dir=options.out / "run",
         stop_grace=_STOP_GRACE,
     )
-    display.starting()
     async with open_platform(settings) as platform:
         deployed = _deploy(platform, options)
         await ready(platform)
         display.started(platform)
         with without_full_collections():
-            outcome = await _traffic(platform, deployed, options, display)
-        # The page takes a second or two, and so does stopping: together they take no longer.
-        finishing = asyncio.create_task(asyncio.to_thread(on_outcome, outcome))
-    await finishing
-    return outcome
+            return await _traffic(platform, deployed, options, display)
 
 
 def _deploy(platform: Platform, options: Options) -> list[Deployed]:
@@ -188,7 +174,7 @@ async def _traffic(
     platform: Platform, deployed: Sequence[Deployed], options: Options, display: Display
 ) -> Outcome:
     """Offer the traffic, watch, scale the twins; return when every request has ended."""
-    ticks, load_before = machine.cpu_ticks(), os.getloadavg()[0]
+    ticks = machine.cpu_ticks()
     metrics = platform.prometheus_url or ""
     async with (
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_REQUEST_LIMIT)) as session,
@@ -199,30 +185,25 @@ async def _traffic(
         def elapsed() -> float:
             return time.monotonic() - begun
 
-        watch = Watch(
-            session, platform.gateway_url, metrics, {item.spec.full_name: item.ledger for item in deployed}
-        )
+        ledgers = {item.spec.full_name: item.ledger for item in deployed}
         twins = {item.spec.full_name: item.spec.labels for item in deployed if item.is_twin}
         companions = [
-            watch.run(elapsed),
+            Watch(session, platform.gateway_url, metrics, ledgers).run(elapsed),
             CommunityScaler(session, platform.gateway_url, metrics, twins).run(),
             _show(display, deployed, elapsed),
         ]
-        lag = await offered(sender, [item.ledger for item in deployed], options.duration, companions)
+        lag = await offered(sender, list(ledgers.values()), options.duration, companions)
     return Outcome(
         comparisons=tuple(_comparisons(deployed, options.duration)),
         duration=options.duration,
         seed=options.seed,
         lag=lag,
-        gaps=tuple(sorted(watch.gaps.items())),
         host=machine.describe(),
         usage=machine.usage(ticks, machine.cpu_ticks()),
-        load_before=load_before,
-        decisions=await asyncio.to_thread(
-            _decisions,
-            platform.log_dir / "autoscaler.log",
+        decisions=decisions(
+            (platform.log_dir / "autoscaler.log").read_text(errors="replace").splitlines(),
             # The log tells the time of day; the run counts on the monotonic clock.
-            datetime.now(UTC) - timedelta(seconds=time.monotonic() - begun),
+            datetime.now(UTC) - timedelta(seconds=elapsed()),
             options.duration,
         ),
         finished=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
@@ -254,13 +235,6 @@ async def offered(
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-
-
-def _decisions(log: Path, begun: datetime, duration: float) -> tuple[Decision, ...]:
-    try:
-        return decisions(log.read_text(errors="replace").splitlines(), begun, duration)
-    except OSError:
-        return ()
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What Prometheus, the provider and the autoscaler's log say about each function during a run.
 
 Owns the HTTP to the first two and keeps it little: each second a list for each namespace and two queries for
-all functions together. A question without an answer leaves a gap (None) and is counted; it never stops a run.
+all functions together. A question without an answer leaves a gap (None); it never stops a run.
 The next step is :mod:`tailbound_lab.load.records`.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -74,7 +73,6 @@ class Watch:
         self._metrics = metrics
         self._ledgers = ledgers
         self._namespaces = sorted({name.rpartition(".")[2] for name in ledgers})
-        self.gaps: Counter[str] = Counter()
 
     async def run(self, elapsed: Callable[[], float]) -> None:
         """Sample each second; ``elapsed`` says how many seconds the run has gone on."""
@@ -87,9 +85,9 @@ class Watch:
     async def sample(self, seconds: float) -> None:
         """Take one sample of every function."""
         batches, queues, counts = await asyncio.gather(
-            self._values("batch size", by_function(self._session, self._metrics, _BATCH)),
-            self._values("queue length", by_function(self._session, self._metrics, _QUEUE)),
-            self._values("replicas", self._counts()),
+            _or_nothing(by_function(self._session, self._metrics, _BATCH)),
+            _or_nothing(by_function(self._session, self._metrics, _QUEUE)),
+            _or_nothing(self._counts()),
         )
         for name, ledger in self._ledgers.items():
             desired, ready = counts.get(name, (None, None))
@@ -110,12 +108,12 @@ class Watch:
             raise NoAnswerError(f"{url}: not a list of functions: {error!r}") from error
         return counts
 
-    async def _values(self, what: str, question: Awaitable[dict[str, _T]]) -> dict[str, _T]:
-        try:
-            return await question
-        except NoAnswerError:
-            self.gaps[what] += 1
-            return {}
+
+async def _or_nothing(question: Awaitable[dict[str, _T]]) -> dict[str, _T]:
+    try:
+        return await question
+    except NoAnswerError:
+        return {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,10 +48,8 @@ def outcome(*comparisons, lag=0.001):
         duration=DURATION,
         seed=7,
         lag=Lag(0.0001, 0.0005, lag, 0.01),
-        gaps=(("replicas", 2),),
         host="2 cores (a processor)",
         usage=Usage(0.5, 0.01),
-        load_before=0.25,
         decisions=(Decision(4, "tabular.openfaas-fn", 1, 2, "LoadAboveCapacity"),),
         finished="2026-01-01 00:00:00 UTC",
     )
@@ -121,7 +119,7 @@ def test_a_number_reads_as_text(shown, text):
         (outcome(), "good"),
         (outcome(comparison(misses=5)), "bad"),
         # Not a single request or sample.
-        (replace(outcome(replace(comparison(), tailbound=reduce(Ledger(0.1), 10))), usage=None), "bad"),
+        (outcome(replace(comparison(), tailbound=reduce(Ledger(0.1), 10))), "bad"),
     ],
     ids=["met", "missed", "nothing"],
 )

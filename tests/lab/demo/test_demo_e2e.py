@@ -34,7 +34,7 @@ def test_a_run_leaves_a_report_and_results_and_ends_with_the_verdict(tmp_path):
     assert process.returncode in (0, 1), err
     results = json.loads((tmp_path / "out" / "result.json").read_text())
     assert {item["function"] for item in results} == {"accelerator", "tabular", "vision"}
-    assert all(item["requests"] > 0 for item in results)
+    assert all(item["tailbound"]["sent"] > 0 for item in results)
     assert (process.returncode == 0) == all(item["met"] for item in results)
     assert f"{sum(item['met'] for item in results)} of 3" in out.splitlines()[-1]
     assert "<svg" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
