@@ -65,13 +65,8 @@ def test_interleaved_ratio_is_within_a_round_and_cpu_of_the_median_round():
 
 @pytest.mark.parametrize(
     ("sizes", "grown"),
-    [
-        ([50, 90, *[100.0] * 8], 0.0),
-        ([1, 1, *[100.0] * 4, 110, 120, 130, 130], 0.3),
-        ([*[100.0] * 19, 900], 0.0),
-        ([1, 2, 3, 4], None),
-    ],
-    ids=["start", "end", "one high sample", "too short"],
+    [([50, 90, *[100.0] * 8], 0.0), ([1, 1, *[100.0] * 4, 110, 120, 130, 130], 0.3), ([1, 2, 3, 4], None)],
+    ids=["start", "end", "too short"],
 )
 def test_growth_compares_the_end_with_the_time_after_the_start(sizes, grown):
     assert growth([{"total": size} for size in sizes], "total") == (grown and pytest.approx(grown))
@@ -101,7 +96,6 @@ def test_chosen_takes_the_best_point_of_a_grid(points, cost):
         ({"slo": (0.995, 600), "kpa": (0.98, 700), "oracle": (1, 500)}, "won"),
         ({"slo": (0.991, 600), "kpa": (0.98, 500), "oracle": (1, 500)}, "lost"),
         ({"slo": (0.995, 701), "kpa": (0.98, 700), "oracle": (1, 500)}, "lost"),
-        ({"slo": (0.991, 600), "kpa": (0.985, 700), "oracle": (1, 500)}, "lost"),
         ({"slo": (0.95, 600), "kpa": (0.94, 700), "oracle": (0.97, 500)}, "not to be met"),
     ],
 )
@@ -181,7 +175,6 @@ def result(violations=0, cost=100.0, reversals=0):
         (result(21), result(46, 200), True, [True, False, True]),
         (result(20, cost=201), result(46, 200), True, [True, True, False]),
         (result(20, reversals=1), result(46, 200), True, [False, True, True]),
-        (result(10), result(1, 200), True, [True, True, True]),
         (result(11), result(1, 200), True, [True, False, True]),
         (result(500), result(), False, [True]),
     ],

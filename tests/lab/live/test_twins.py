@@ -52,16 +52,15 @@ def test_a_firing_alert_adds_a_replica_at_each_notification_until_it_is_resolved
     assert looks(cluster, range(90), before=before) == [(TWIN, 2), (TWIN, 3), (TWIN, 4), (TWIN, 1)]
 
 
-def test_only_firing_alerts_of_twins_change_a_count():
+@pytest.mark.parametrize(
+    ("firing", "pending", "most"),
+    [(OTHER, TWIN, "5"), (TWIN, TWIN, "1")],
+    ids=["not a twin's", "at its highest"],
+)
+def test_only_firing_alerts_of_twins_below_their_highest_count_change_it(firing, pending, most):
     cluster = Cluster({TWIN: 1, OTHER: 1})
-    cluster.firing, cluster.pending = {OTHER}, {TWIN}
-    assert looks(cluster, range(40)) == []
-
-
-def test_a_twin_at_its_highest_count_is_left_alone():
-    cluster = Cluster({TWIN: 3})
-    cluster.firing = {TWIN}
-    assert looks(cluster, range(40), labels={"com.openfaas.scale.max": "3"}) == []
+    cluster.firing, cluster.pending = {firing}, {pending}
+    assert looks(cluster, range(40), labels={"com.openfaas.scale.max": most}) == []
 
 
 @pytest.mark.parametrize("path", ["/api/v1/alerts", "/system/function/", "/system/scale-function/"])
