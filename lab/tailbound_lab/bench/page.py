@@ -8,12 +8,14 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from matplotlib.figure import Figure
 
 from tailbound_lab.bench.workloads import ROOT
+from tailbound_lab.live.machine import describe
 from tailbound_lab.load.records import BenchError
 
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -26,6 +28,11 @@ def add_publish(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--publish", action="store_true", help="write the results into their section of docs/benchmarks.md"
     )
+
+
+def origin() -> dict[str, str]:
+    """Return where and when a measurement is made."""
+    return {"machine": describe(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
 
 
 def say(text: str) -> None:

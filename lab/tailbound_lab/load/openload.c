@@ -2,8 +2,8 @@
  *
  * Requests leave when they are due, whatever became of those before, and latency counts from the moment a request
  * was due: a server that stalls shows the stall in every request that was due meanwhile. Everything but a 2xx
- * answer within --slo-ms is a miss. The generator measures its own lag (how late it handed requests to the
- * kernel); if its 99th percentile is above --max-lag-ms it says "lagged" and ends with status 3.
+ * answer within the SLO is a miss. The generator measures its own lag (how late it handed requests to the
+ * kernel); if its 99th percentile is above the allowed lag it says "lagged" and ends with status 3.
  *
  * One JSON object on standard output, which records.py reads. Limits: 127.0.0.1, plain HTTP, one request at a time for
  * each connection, answers with Content-Length or chunks.
@@ -607,8 +607,8 @@ static void print_seconds(void) {
 static int report(int stopped) {
     double *latencies = checked(malloc((request_count + 1) * sizeof *latencies));
     double *lags = checked(malloc((request_count + 1) * sizeof *lags));
-    static uint64_t codes[1000];
-    uint64_t timed_out = 0, broken = 0, unconnected = 0, unfinished = 0;
+    static const char *const unanswered[] = {"no_connection", "broken", "timeout", "unfinished"};
+    static uint64_t counts[1000 - NO_CONNECTION]; /* by status, from NO_CONNECTION on */
     size_t ok = 0, good = 0;
     for (size_t i = 0; i < request_count; i++) {
         Request *r = &requests[i];
@@ -616,16 +616,7 @@ static int report(int stopped) {
         good += (size_t)is_good(r);
         if (r->status >= 200 && r->status < 300)
             latencies[ok++] = r->latency;
-        if (r->status > 0)
-            codes[r->status < 1000 ? r->status : 999]++;
-        else if (r->status == TIMED_OUT)
-            timed_out++;
-        else if (r->status == BROKEN)
-            broken++;
-        else if (r->status == NO_CONNECTION)
-            unconnected++;
-        else
-            unfinished++;
+        counts[(r->status < 1000 ? r->status : 999) - NO_CONNECTION]++;
     }
     qsort(latencies, ok, sizeof *latencies, compare);
     qsort(lags, request_count, sizeof *lags, compare);
@@ -641,18 +632,11 @@ static int report(int stopped) {
            stopped ? "true" : "false", lagged ? "true" : "false");
     printf("\"statuses\":{");
     const char *comma = "";
-    for (int code = 0; code < 1000; code++)
-        if (codes[code]) {
-            printf("%s\"%d\":%llu", comma, code, (unsigned long long)codes[code]);
-            comma = ",";
-        }
-    const struct {
-        const char *name;
-        uint64_t count;
-    } ends[] = {{"timeout", timed_out}, {"broken", broken}, {"no_connection", unconnected}, {"unfinished", unfinished}};
-    for (size_t i = 0; i < 4; i++)
-        if (ends[i].count) {
-            printf("%s\"%s\":%llu", comma, ends[i].name, (unsigned long long)ends[i].count);
+    for (int i = 0; i < 1000 - NO_CONNECTION; i++)
+        if (counts[i]) {
+            char code[16];
+            snprintf(code, sizeof code, "%d", i + NO_CONNECTION);
+            printf("%s\"%s\":%llu", comma, i <= -NO_CONNECTION ? unanswered[i] : code, (unsigned long long)counts[i]);
             comma = ",";
         }
     printf("},");
@@ -675,7 +659,7 @@ static void read_message(void) {
                         "POST %s HTTP/1.1\r\nHost: 127.0.0.1:%g\r\nContent-Type: %s\r\nContent-Length: %ld\r\n\r\n",
                         options.path, options.port, options.content_type, length);
     if (length < 0 || size >= (int)sizeof head)
-        fail(options.body, "cannot be sent: not a plain file, or --path is too long");
+        fail(options.body, "cannot be sent: not a plain file, or the path is too long");
     message_length = (size_t)size + (size_t)length;
     message = checked(malloc(message_length));
     memcpy(message, head, (size_t)size);
@@ -684,45 +668,29 @@ static void read_message(void) {
     fclose(stream);
 }
 
-static double number(const char *name, const char *text, double least) {
+static double number(const char *text, double least) {
     char *end;
     double value = strtod(text, &end);
-    if (*text == 0 || *end != 0 || !isfinite(value) || value < least) {
-        fprintf(stderr, "openload: %s %s: it must be a number of at least %g\n", name, text, least);
-        exit(2);
-    }
+    if (*text == 0 || *end != 0 || !isfinite(value) || value < least)
+        fail(text, "must be a number, and not so small");
     return value;
 }
 
-/* generator.py passes every option; a default here would be one that nobody sees. */
+/* Only generator.py calls this: no word has a default, or a name. */
 static void read_options(int count, char **words) {
-    const struct {
-        const char *name, **text;
-        double *value, least, unit;
-    } known[] = {
-        {"--path", &options.path, NULL, 0, 0},
-        {"--content-type", &options.content_type, NULL, 0, 0},
-        {"--body", &options.body, NULL, 0, 0},
-        {"--port", NULL, &options.port, 1, 1},
-        {"--rate", NULL, &options.rate, 1e-3, 1},
-        {"--seconds", NULL, &options.seconds, 1e-3, 1},
-        {"--slo-ms", NULL, &options.slo, 1e-3, 1e-3},
-        {"--timeout", NULL, &options.timeout, 1e-3, 1},
-        {"--max-lag-ms", NULL, &options.max_lag, 0, 1e-3},
-        {"--stop-share", NULL, &options.stop_share, 0, 1},
-        {"--seed", NULL, &options.seed, 0, 1},
-    };
-    const size_t all = sizeof known / sizeof *known;
-    if (count != 1 + 2 * (int)all)
-        fail("usage", "every option once, each with its value: see generator.py");
-    for (size_t i = 0; i < all; i++) {
-        if (strcmp(words[1 + 2 * i], known[i].name) != 0)
-            fail(words[1 + 2 * i], "options have an order: see generator.py");
-        if (known[i].text)
-            *known[i].text = words[2 + 2 * i];
-        else
-            *known[i].value = number(known[i].name, words[2 + 2 * i], known[i].least) * known[i].unit;
-    }
+    if (count != 12)
+        fail("usage", "PATH CONTENT_TYPE BODY_FILE PORT RATE SECONDS SLO TIMEOUT MAX_LAG STOP_SHARE SEED");
+    options.path = words[1];
+    options.content_type = words[2];
+    options.body = words[3];
+    options.port = number(words[4], 1);
+    options.rate = number(words[5], 1e-3);
+    options.seconds = number(words[6], 1e-3);
+    options.slo = number(words[7], 1e-6);
+    options.timeout = number(words[8], 1e-3);
+    options.max_lag = number(words[9], 0);
+    options.stop_share = number(words[10], 0);
+    options.seed = number(words[11], 0);
 }
 
 static void set_up(void) {

@@ -127,7 +127,7 @@ def test_interleaved_rounds_of_other_workloads_stay_if_this_machine_measured_the
     results = interleaved._keep(file, "tabular", 2, rounds)
     assert list(results["workloads"]) == ["text", "tabular"]
     assert interleaved._tables(results).count("| slo | 1 |") == 2
-    monkeypatch.setattr(interleaved, "describe", lambda: "64 cores")
+    monkeypatch.setattr(page, "describe", lambda: "64 cores")
     assert list(interleaved._keep(file, "vision", 2, rounds)["workloads"]) == ["vision"]
 
 

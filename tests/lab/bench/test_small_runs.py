@@ -29,6 +29,8 @@ def test_scaling_of_one_short_trace_and_ours_again_beside_the_same_baselines(tmp
     assert "| step |" in capsys.readouterr().out
 
 
+PAIR = ("--workload", "accelerator", "--systems", "slo,fixed:4:0")
+
 ONCE = """
 import sys
 from pathlib import Path
@@ -83,6 +85,8 @@ def test_what_cannot_be_measured_is_refused_before_anything_starts(tmp_path, mon
     [
         (["single", "--function", "accelerator", "--rate", "50", "--seconds", "1", "--slo", "10s"], None),
         (["soak", "--minutes", "0.2", "--rate", "20", "--kill-every", "6"], "soak.json"),
+        (["drift", "--rate", "20", "--seconds", "3"], "drift.json"),
+        (["interleaved", "--smoke", "--rounds", "1", *PAIR], "interleaved.json"),
         (["large", "--requests", "5", "--repeats", "1"], "large.json"),
         (["compare", "--smoke", "--workloads", "accelerator", "--systems", "slo"], "results.json"),
     ],
@@ -101,5 +105,10 @@ def test_measurement_in_small_goes_from_the_server_to_results(tmp_path, monkeypa
         found = json.loads((tmp_path / file).read_text())
         assert found["sent"] > 0
         assert found["killed"] >= 1
+    elif file == "drift.json":
+        assert json.loads((tmp_path / file).read_text())["slow_from_s"] == 1
+    elif file == "interleaved.json":
+        (found,) = json.loads((tmp_path / file).read_text())["workloads"]["accelerator"]
+        assert all(found[label]["trials"] for label in ("slo", "fixed:4:0"))
     elif file:
         assert json.loads((tmp_path / file).read_text())["cpu_ms_per_batch"]["20"]["front"] > 0

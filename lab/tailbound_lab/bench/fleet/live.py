@@ -30,7 +30,6 @@ from slo_autoscaler.errors import ConfigError
 from slo_autoscaler.fields import parse_duration
 from tailbound_lab.bench import page
 from tailbound_lab.bench.workloads import ROOT
-from tailbound_lab.live import machine
 from tailbound_lab.live.session import Companion, offered, ready, without_full_collections
 from tailbound_lab.live.twins import CommunityScaler
 from tailbound_lab.live.watch import Decision, NoAnswerError, by_function, decisions, get_json
@@ -171,8 +170,7 @@ def described(
     objective = float(environment["slo_objective"])
     results = {name: _result(run, seconds, judged) for name, run in runs.items()}
     return {
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": machine.describe(),
+        **page.origin(),
         "function": FUNCTION,
         "environment": dict(environment),
         "seconds": seconds,

@@ -38,7 +38,6 @@ from slo_autoscaler.sources.promql import queries
 from tailbound_lab.bench import page
 from tailbound_lab.bench.rig.processes import cpu_of
 from tailbound_lab.bench.workloads import ROOT
-from tailbound_lab.live.machine import describe
 from tailbound_lab.load.records import BenchError, NotAvailable
 from tailbound_lab.local.ports import free_ports
 
@@ -82,7 +81,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
     """Measure each size; 1 if a reconcile of the most functions takes more CPU than it may."""
     collect_seldom()
     rows = [measured(count, options.reconciles) for count in sorted(options.functions)]
-    result = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": describe(), "sizes": rows}
+    result: dict[str, Any] = page.origin() | {"sizes": rows}
     (output / "fleet.json").write_text(json.dumps(result, indent=1) + "\n")
     page.show(options, SECTION, _table(result))
     slowest: float = rows[-1]["reconcile_cpu_s"]

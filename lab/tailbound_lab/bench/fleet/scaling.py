@@ -16,7 +16,6 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
@@ -348,7 +347,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
     grid = list(_grid(quick=options.quick, ours_alone=options.ours))
     records = compare(found, grid, options.processes) + kept
     results: dict[str, Any] = {
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        **page.origin(),
         "objective": ENCODER.slo_objective,
         "quick": options.quick,
         "grid": len(records) // len(found),

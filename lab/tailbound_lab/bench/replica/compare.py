@@ -7,7 +7,6 @@ after every measurement, so a run that is stopped keeps what it has. Next step: 
 import argparse
 import contextlib
 import json
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from tailbound_lab.bench.rig.peers import python_of, version_of
 from tailbound_lab.bench.rig.server import example
 from tailbound_lab.bench.rig.systems import Entry, listed, parse_entry
 from tailbound_lab.bench.workloads import WORKLOADS, Workload
-from tailbound_lab.live.machine import describe
 from tailbound_lab.load.generator import build
 from tailbound_lab.load.records import BenchError, NotAvailable
 
@@ -60,8 +58,8 @@ def main(options: argparse.Namespace, output: Path) -> int:
         raise BenchError(f"--workers {options.workers}: must be at least 1")
     effort = "smoke" if options.smoke else "quick" if options.quick else "full"
     generator = build(output)
-    here = {"machine": describe(), "workers": options.workers, "effort": effort}
-    results = here | {"date": f"{datetime.now(UTC):%Y-%m-%d}"} | _others(output / "results.json", here, names)
+    results: dict[str, Any] = page.origin() | {"workers": options.workers, "effort": effort}
+    results |= _others(output / "results.json", results, names)
     for workload in (WORKLOADS[name] for name in names):
         page.say(f"{workload.name}: the model alone")
         results["offline"][workload.name] = limits(workload, options.workers, 0.2 if short else 1.0)
@@ -82,7 +80,7 @@ def _others(file: Path, here: dict[str, Any], names: list[str]) -> dict[str, Any
     """Return what a like run on this machine has of other workloads: they stay in the results."""
     kept: dict[str, Any] = {"offline": {}, "measurements": []}
     with contextlib.suppress(BenchError):
-        last = page.read(file, **here)
+        last = page.read(file, **{name: here[name] for name in ("machine", "workers", "effort")})
         kept["offline"] = {name: found for name, found in last["offline"].items() if name not in names}
         kept["measurements"] = [found for found in last["measurements"] if found["workload"] not in names]
     return kept

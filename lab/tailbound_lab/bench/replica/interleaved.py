@@ -12,7 +12,6 @@ import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from tailbound_lab.bench.rig.search import Found
 from tailbound_lab.bench.rig.server import Server, example
 from tailbound_lab.bench.rig.systems import Entry, listed, parse_entry
 from tailbound_lab.bench.workloads import WORKLOADS, Workload
-from tailbound_lab.live.machine import describe
 from tailbound_lab.load.generator import build
 from tailbound_lab.load.records import BenchError
 
@@ -106,11 +104,11 @@ def _found(bench: Bench, found: Found) -> dict[str, Any]:
 
 
 def _keep(file: Path, workload: str, workers: int, rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    here = {"machine": describe(), "workers": workers}
+    results: dict[str, Any] = page.origin() | {"workers": workers}
     others: dict[str, Any] = {}
     with contextlib.suppress(BenchError):
-        others = page.read(file, **here)["workloads"]
-    results = here | {"date": f"{datetime.now(UTC):%Y-%m-%d}", "workloads": others | {workload: rounds}}
+        others = page.read(file, machine=results["machine"], workers=workers)["workloads"]
+    results["workloads"] = others | {workload: rounds}
     file.write_text(json.dumps(results, indent=1) + "\n")
     return results
 

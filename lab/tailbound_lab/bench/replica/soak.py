@@ -14,7 +14,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from tailbound_lab.bench.rig import processes
 from tailbound_lab.bench.rig.server import Server, example
 from tailbound_lab.bench.rig.systems import parse_entry
 from tailbound_lab.bench.workloads import WORKLOADS
-from tailbound_lab.live.machine import describe
 from tailbound_lab.load.generator import Generator, build
 from tailbound_lab.load.records import Lagged, Run
 
@@ -62,8 +60,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
         statuses.update(run.statuses)
     sent = sum(run.sent for run in slices)
     result = {
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": describe(),
+        **page.origin(),
         "workload": workload.name,
         "rate": options.rate,
         "minutes": options.minutes,

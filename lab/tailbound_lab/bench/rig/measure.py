@@ -85,7 +85,6 @@ def measure(entry: Entry, workload: Workload, body: bytes, rig: Rig) -> dict[str
         settings, grid = tune(entry, workload, body, rig)
     found: dict[str, Any] = {
         "system": entry.label,
-        "about": entry.system.about,
         "workload": workload.name,
         "slo_ms": workload.slo * 1e3,
         "settings": asdict(settings),

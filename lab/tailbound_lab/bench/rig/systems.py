@@ -68,7 +68,6 @@ class System:
     """One server that can be measured."""
 
     name: str
-    about: str
     launch: Callable[[Launch], Command]
     requirements: tuple[str, ...] = ()
     """What pip installs into its own environment; empty: it runs in the bench's."""
@@ -212,49 +211,33 @@ SYSTEMS: Final[Mapping[str, System]] = MappingProxyType(
     {
         system.name: system
         for system in (
-            System("slo", "Tailbound; nothing set but slo_latency", _ours("slo"), predicts_capacity=True),
-            System("fixed", "Tailbound, batch_policy=fixed", _ours("fixed"), grid_waits_ms=(0, 2, 5, 10)),
-            System("aimd", "Tailbound, batch_policy=aimd", _ours("aimd")),
-            System("unbatched", "Tailbound, batch_policy=unbatched", _ours("unbatched")),
-            System("gunicorn", "gunicorn's sync workers and Flask, no batches", _gunicorn),
-            System(
-                "waitress",
-                "Flask and waitress as the python3-http template runs them, one process",
-                _module("flask_app"),
-                ("flask", "waitress"),
-            ),
-            System(
-                "of-watchdog",
-                "of-watchdog (mode=http) before Flask and waitress: the python3-http template",
-                _of_watchdog,
-                ("flask", "waitress"),
-            ),
+            System("slo", _ours("slo"), predicts_capacity=True),
+            System("fixed", _ours("fixed"), grid_waits_ms=(0, 2, 5, 10)),
+            System("aimd", _ours("aimd")),
+            System("unbatched", _ours("unbatched")),
+            # Sync workers and Flask, no batches.
+            System("gunicorn", _gunicorn),
+            # As the python3-http template runs them, in one process; and the same behind of-watchdog.
+            System("waitress", _module("flask_app"), ("flask", "waitress")),
+            System("of-watchdog", _of_watchdog, ("flask", "waitress")),
             System(
                 "mosec",
-                "mosec; batch 4 within 10 ms unless said otherwise, as in its README",
                 _mosec,
                 ("mosec",),
                 path="/inference",
-                settings=Settings(4, 10),
+                settings=Settings(4, 10),  # as in its README
                 grid_waits_ms=(1, 5, 10),
             ),
             System(
                 "litserve",
-                "LitServe; batch 32 within 5 ms unless said otherwise",
                 _module("litserve_server"),
                 ("litserve",),
                 path="/predict",
                 settings=Settings(32, 5),
                 grid_waits_ms=(1, 5, 10),
             ),
-            System(
-                "bentoml",
-                "BentoML; adaptive batches of at most 32, max_latency_ms 60,000 (its default)",
-                _bentoml,
-                ("bentoml",),
-                wrap=_bentoml_body,
-                settings=Settings(32, 60_000),
-            ),
+            # Adaptive batches; its max_latency_ms is 60,000 by default.
+            System("bentoml", _bentoml, ("bentoml",), wrap=_bentoml_body, settings=Settings(32, 60_000)),
         )
     }
 )
