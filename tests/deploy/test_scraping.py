@@ -3,19 +3,16 @@
 import json
 import re
 import shutil
-import subprocess
-import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from autoscaler.doubles import a_prometheus, until
+from prometheus.promtool import needs_promtool, promtool
 from slo_autoscaler.config import Config
-from tailbound_lab.local.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy/prometheus"
@@ -76,22 +73,16 @@ def pods(namespace: str, port: str, *labels: dict[str, str]) -> list[Job]:
     found = []
     for last, each in enumerate(labels, 1):
         ip = f"127.0.1.{last}"
-        whole = {
-            "namespace": namespace,
-            "pod_ip": ip,
-            "pod_phase": "Running",
-            "pod_container_port_name": port,
+        whole = {"ip": ip, "phase": "Running", "container_port_name": port} | each
+        whole |= {
+            key.replace("label_", "labelpresent_", 1): "true" for key in each if key.startswith("label_")
         }
-        whole |= {f"pod_{key}": value for key, value in each.items()}
-        for key in each:
-            if key.startswith("label_"):
-                whole[f"pod_labelpresent_{key.removeprefix('label_')}"] = "true"
-        meta = {f"__meta_kubernetes_{key}": value for key, value in whole.items()}
-        found.append({"targets": [f"{ip}:8080"], "labels": meta})
+        meta = {f"__meta_kubernetes_pod_{key}": value for key, value in whole.items()}
+        found.append({"targets": [f"{ip}:8080"], "labels": meta | {"__meta_kubernetes_namespace": namespace}})
     return found
 
 
-ASKED = {"annotation_prometheus_io_scrape": "true"}
+ASKED, UNASKED = ({"annotation_prometheus_io_scrape": word} for word in ("true", "false"))
 PORT, SERVICE = "annotation_prometheus_io_port", "label_serving_knative_dev_"
 OPENFAAS_PODS = pods(
     "openfaas-fn",
@@ -99,7 +90,7 @@ OPENFAAS_PODS = pods(
     {"name": "vision-1", "label_faas_function": "vision", **ASKED, PORT: "8081"},
     {"name": "vision-2", "label_faas_function": "vision", **ASKED, PORT: "9999"},
     {"name": "no-port", "label_faas_function": "tabular", **ASKED},
-    {"name": "did-not-opt-in", "label_faas_function": "other", "annotation_prometheus_io_scrape": "false"},
+    {"name": "did-not-opt-in", "label_faas_function": "other", **UNASKED},
     {"name": "ended", "label_faas_function": "vision", **ASKED, "phase": "Succeeded"},
     {"name": "no-function", **ASKED, PORT: "8081"},
 )
@@ -129,12 +120,7 @@ REVISIONS: list[dict[str, str]] = [
     {"name": "old", f"{SERVICE}revision": "tabular-00001", **TABULAR, PORT: "8081"},
     {"name": "new", f"{SERVICE}revision": "tabular-00002", **TABULAR, PORT: "9999"},
     {"name": "bare", f"{SERVICE}revision": "plain-00001", f"{SERVICE}configuration": "plain", **ASKED},
-    {
-        "name": "unasked",
-        f"{SERVICE}revision": "x-00001",
-        **TABULAR,
-        "annotation_prometheus_io_scrape": "false",
-    },
+    {"name": "unasked", f"{SERVICE}revision": "x-00001", **TABULAR, **UNASKED},
     {"name": "ended", f"{SERVICE}revision": "tabular-00001", **TABULAR, "phase": "Succeeded"},
     {"name": "other", **ASKED, PORT: "8081"},
 ]
@@ -146,103 +132,60 @@ REVISIONS_FOUND = {
 
 PLAIN = functions(loaded(PROMETHEUS / "prometheus-kubernetes.yml"))
 CHART = functions(chart(PROMETHEUS / "values.yaml"))
+OPERATOR = as_the_operator_writes_it(monitors(PROMETHEUS / "monitors.yaml")["functions"])
+DEPLOYMENT = loaded(ROOT / "deploy/kubernetes/prometheus.yml")[0]
+KNATIVE_CHART = functions(chart(KNATIVE / "prometheus/values.yaml"))
+KNATIVE_OPERATOR = as_the_operator_writes_it(*monitors(KNATIVE / "prometheus/podmonitor.yaml").values())
 KNATIVE_PODS = pods("shop", "user-port", *REVISIONS)
 # Job -> itself, pods, what is found of them: URL, function, replica, and on Knative the revision.
 WAYS: dict[str, tuple[Job, list[Job], set[tuple[str, ...]]]] = {
     "plain": (PLAIN, OPENFAAS_PODS, FUNCTIONS_FOUND),
     "chart": (CHART, OPENFAAS_PODS, FUNCTIONS_FOUND),
-    "operator": (
-        as_the_operator_writes_it(monitors(PROMETHEUS / "monitors.yaml")["functions"]),
-        OPENFAAS_PODS,
-        FUNCTIONS_FOUND,
-    ),
-    "deployments": (
-        loaded(ROOT / "deploy/kubernetes/prometheus.yml")[0],
-        pods("shop", "http", *DEPLOYMENTS),
-        DEPLOYMENTS_FOUND,
-    ),
-    "knative chart": (functions(chart(KNATIVE / "prometheus/values.yaml")), KNATIVE_PODS, REVISIONS_FOUND),
-    "knative operator": (
-        as_the_operator_writes_it(*monitors(KNATIVE / "prometheus/podmonitor.yaml").values()),
-        KNATIVE_PODS,
-        REVISIONS_FOUND,
-    ),
+    "operator": (OPERATOR, OPENFAAS_PODS, FUNCTIONS_FOUND),
+    "deployments": (DEPLOYMENT, pods("shop", "http", *DEPLOYMENTS), DEPLOYMENTS_FOUND),
+    "knative chart": (KNATIVE_CHART, KNATIVE_PODS, REVISIONS_FOUND),
+    "knative operator": (KNATIVE_OPERATOR, KNATIVE_PODS, REVISIONS_FOUND),
 }
-PROXIES = "queue-proxy"
-
-
-@contextmanager
-def prometheus(configuration: Job, folder: Path) -> Iterator[str]:
-    """The installed Prometheus; its URL."""
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
-    address = f"127.0.0.1:{free_ports(1)[0]}"
-    arguments = [f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={address}"]
-    arguments += [f"--config.file={folder / 'prometheus.yml'}", "--scrape.discovery-reload-interval=200ms"]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(["prometheus", *arguments], stdout=log, stderr=log)
-    try:
-        yield f"http://{address}"
-        assert process.poll() is None, (folder / "log").read_text()
-    finally:
-        process.kill()
-        process.wait()
-
-
-def targets(url: str, jobs: int) -> list[dict[str, Any]]:
-    """The targets, once Prometheus has some of each job."""
-    end = time.monotonic() + 50
-    while time.monotonic() < end:
-        try:
-            with urllib.request.urlopen(url + "/api/v1/targets?state=active", timeout=2) as answer:
-                found: list[dict[str, Any]] = json.load(answer)["data"]["activeTargets"]
-        except OSError:
-            found = []
-        if len({target["scrapePool"] for target in found}) == jobs:
-            return found
-        time.sleep(0.1)
-    raise AssertionError("Prometheus did not find targets of every job")
+# The same pods by the port at which Knative's own metrics are.
+PROXIES = (loaded(KNATIVE / "prometheus/queue-proxy.yml")[0], pods("shop", "http-usermetric", *REVISIONS))
 
 
 @pytest.fixture(scope="module")
-def scraped(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What one Prometheus makes of all jobs."""
+def scraped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Job]]:
+    """What one Prometheus makes of all jobs: the targets of each."""
     if shutil.which("prometheus") is None:
         pytest.skip("prometheus is not installed")
-    everything = {name: (way, found) for name, (way, found, _) in WAYS.items()}
-    # The same pods by the port at which Knative's own metrics are.
-    everything[PROXIES] = (
-        loaded(KNATIVE / "prometheus/queue-proxy.yml")[0],
-        pods("shop", "http-usermetric", *REVISIONS),
-    )
+    everything = {"proxies": PROXIES} | {name: (way, found) for name, (way, found, _) in WAYS.items()}
     jobs = [
         {"job_name": name, "relabel_configs": way["relabel_configs"], "static_configs": found}
         for name, (way, found) in everything.items()
     ]
-    with prometheus({"scrape_configs": jobs}, tmp_path_factory.mktemp("prometheus")) as url:
-        return targets(url, len(jobs))
+    targets: dict[str, list[Job]] = {}
+
+    def all_have_some() -> bool:
+        with urllib.request.urlopen(prometheus.url + "/api/v1/targets?state=active", timeout=10) as answer:
+            for target in json.load(answer)["data"]["activeTargets"]:
+                targets.setdefault(target["scrapePool"], []).append(target)
+        return targets.keys() == everything.keys()
+
+    with a_prometheus(tmp_path_factory.mktemp("prometheus"), {}, jobs) as prometheus:
+        until(all_have_some, "there are targets of every job")
+    return targets
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(90)
 @pytest.mark.parametrize("way", WAYS)
 def test_prometheus_finds_replicas_that_asked_for_it_under_their_functions_name(
-    scraped: list[dict[str, Any]], way: str
+    scraped: dict[str, list[Job]], way: str
 ):
-    found = {
-        (
-            each["scrapeUrl"],
-            *(each["labels"].get(label) for label in ("function_name", "replica", "revision")),
-        )
-        for each in scraped
-        if each["scrapePool"] == way
-    }
-    assert {tuple(part for part in each if part) for each in found} == WAYS[way][2]
+    labels = ("function_name", "replica", "revision")
+    found = {(each["scrapeUrl"], *filter(None, map(each["labels"].get, labels))) for each in scraped[way]}
+    assert found == WAYS[way][2]
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(90)
-def test_prometheus_does_not_take_knatives_proxies_for_replicas(scraped: list[dict[str, Any]]):
-    labels = [each["labels"] for each in scraped if each["scrapePool"] == PROXIES]
+def test_prometheus_does_not_take_knatives_proxies_for_replicas(scraped: dict[str, list[Job]]):
+    labels = [each["labels"] for each in scraped["proxies"]]
     assert {each.get("knative_service") for each in labels} == {"tabular.shop", "plain.shop", None}
     assert not any("function_name" in each for each in labels)
 
@@ -251,7 +194,7 @@ def test_every_way_scrapes_as_often_and_the_chart_as_the_plain_configuration():
     assert CHART == PLAIN
     for key in ("scrape_interval", "scrape_timeout"):
         assert {way[key] for way, _, _ in WAYS.values()} == {PLAIN[key]}
-    assert WAYS["deployments"][0]["job_name"] == "functions", "which the rules ask for"
+    assert DEPLOYMENT["job_name"] == "functions", "which the rules ask for"
 
 
 def test_chart_and_operator_scrape_the_same_jobs():
@@ -267,7 +210,7 @@ def test_chart_and_operator_scrape_the_same_jobs():
     assert jobs == relabelled == {"functions", "gateway", "autoscaler"}
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+@needs_promtool
 @pytest.mark.parametrize("values", [PROMETHEUS / "values.yaml", KNATIVE / "prometheus/values.yaml"])
 def test_charts_configuration_is_valid_and_its_own_jobs_are_off(tmp_path: Path, values: Path):
     # They would scrape functions twice.
@@ -277,9 +220,7 @@ def test_charts_configuration_is_valid_and_its_own_jobs_are_off(tmp_path: Path, 
         configuration["scrape_configs"] += loaded(KNATIVE / "prometheus/queue-proxy.yml")
     path = tmp_path / "prometheus.yml"
     path.write_text(yaml.safe_dump(configuration))
-    done = subprocess.run(
-        ["promtool", "check", "config", path], capture_output=True, text=True, timeout=50, check=False
-    )
+    done = promtool("check", "config", path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -320,7 +261,7 @@ def test_guide_gives_the_rules_to_the_chart_under_names_that_are_loaded(guide: s
     assert len(given) == len(set(given.values()))
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+@needs_promtool
 def test_guides_queries_of_knatives_own_metrics_are_promql(tmp_path: Path):
     guide = (ROOT / "docs/install-knative.md").read_text()
     queries = re.findall(r"`((?:sum|histogram_quantile)[^`]*queue-proxy[^`]*)`", guide)
@@ -328,7 +269,5 @@ def test_guides_queries_of_knatives_own_metrics_are_promql(tmp_path: Path):
     rules = [{"record": f"q:{index}", "expr": query} for index, query in enumerate(queries)]
     path = tmp_path / "rules.yml"
     path.write_text(yaml.safe_dump({"groups": [{"name": "guide", "rules": rules}]}))
-    done = subprocess.run(
-        ["promtool", "check", "rules", path], capture_output=True, text=True, timeout=50, check=False
-    )
+    done = promtool("check", "rules", path)
     assert done.returncode == 0, done.stdout + done.stderr
