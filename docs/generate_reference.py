@@ -236,6 +236,7 @@ def _watchdog_families() -> Iterable[Metric]:
     learned = LatencyModel(4)
     learned.observe(1, 0.01)
     metrics = WatchdogMetrics(slo_latency=0.1, slo_objective=0.99, workers=1, model=learned)
+    metrics.request_finished(200, b"post", 0.01, "good")
     metrics.gauges = Gauges(resident_bytes=lambda: {0: 1})
     return metrics.collect()
 
@@ -244,7 +245,8 @@ def _autoscaler_families() -> Iterable[Metric]:
     registry = CollectorRegistry()
     metrics = AutoscalerMetrics(registry)
     decision = Decision(None, Reason.NO_DATA, dict.fromkeys(GAUGES, 1.0))
-    metrics.decided("f.ns", Scale(1, 1), decision, "hold", 1)
+    for direction in ("hold", "up"):
+        metrics.decided("f.ns", Scale(1, 1), decision, direction, 1)
     metrics.shadowed("f.ns", 1, Score())
     # Those of functions come first, as what everybody looks for.
     return sorted(registry.collect(), key=lambda family: "function_name" not in labels(family))

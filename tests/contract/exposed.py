@@ -5,16 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from batching_watchdog.engine.latency import LatencyModel
-from batching_watchdog.metrics import Exposition
-from batching_watchdog.metrics import Metrics as WatchdogMetrics
-from slo_autoscaler.metrics import GAUGES
-from slo_autoscaler.metrics import Metrics as AutoscalerMetrics
-from slo_autoscaler.model import Decision, Reason, Scale
+from docs import generate_reference as reference
 from tailbound_lab.local.metrics import GatewayMetrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,36 +35,18 @@ def metrics_in(expression: str) -> set[str]:
     return {word for word in words if "_" in word or ":" in word or word in _OF_PROMETHEUS}
 
 
-def watchdog_samples() -> list[Sample]:
-    model = LatencyModel(4)
-    model.observe(1, 0.01)
-    metrics = WatchdogMetrics(slo_latency=0.1, slo_objective=0.99, workers=1, model=model)
-    metrics.request_finished(200, b"post", 0.01, "good")
-    return _samples(Exposition(metrics).text(), function_name=FUNCTION)
-
-
-def gateway_samples() -> list[Sample]:
-    metrics = GatewayMetrics(lambda: [(FUNCTION, 1)])
-    for code in (200, 502):
-        metrics.started(FUNCTION)
-        metrics.finished(FUNCTION, code, 0.01)
-    return _samples(metrics.exposition())
-
-
-def autoscaler_samples() -> list[Sample]:
-    registry = CollectorRegistry()
-    metrics = AutoscalerMetrics(registry)
-    metrics.reconciled(0.1)
-    inputs = dict.fromkeys(GAUGES, 1.0)
-    for reason, direction in ((Reason.NO_DATA, "hold"), (Reason.BACKLOG, "up")):
-        metrics.decided(FUNCTION, Scale(1, 1), Decision(None, reason, inputs), direction, 1)
-    return _samples(generate_latest(registry))
-
-
 def scraped() -> list[Sample]:
-    """A scrape of all three, and what Prometheus adds."""
-    up = {"job": "functions", "function_name": FUNCTION}
-    return [*watchdog_samples(), *gateway_samples(), *autoscaler_samples(), ("up", up, 1.0)]
+    """A scrape of the watchdog, the autoscaler and the gateway, and what Prometheus adds."""
+    gateway = GatewayMetrics(lambda: [(FUNCTION, 1)])
+    for code in (200, 502):
+        gateway.started(FUNCTION)
+        gateway.finished(FUNCTION, code, 0.01)
+    families = [*reference.families(), *text_string_to_metric_families(gateway.exposition().decode())]
+    samples = [sample for family in families for sample in family.samples]
+    return [
+        ("up", {"job": "functions", "function_name": FUNCTION}, 1.0),
+        *((each.name, _ours(each.name) | each.labels, float(each.value)) for each in samples),
+    ]
 
 
 def exposed() -> set[str]:
@@ -95,9 +70,6 @@ def recorded() -> set[str]:
     return {rule["record"] for rule in rules() if "record" in rule}
 
 
-def _samples(text: bytes, **labels: str) -> list[Sample]:
-    return [
-        (sample.name, {**sample.labels, **labels}, float(sample.value))
-        for family in text_string_to_metric_families(text.decode())
-        for sample in family.samples
-    ]
+def _ours(name: str) -> dict[str, str]:
+    """What a scrape adds to a watchdog's samples; the others say themselves whom theirs are about."""
+    return {} if name.startswith(("slo_autoscaler_", "gateway_")) else {"function_name": FUNCTION}
