@@ -29,6 +29,7 @@ PACKAGES = {
     "slo_autoscaler": ROOT / "autoscaler",
     "tailbound_lab": ROOT / "lab",
 }
+WITHOUT_SUFFIX = ("Makefile", "autoscaler/Dockerfile", "template/python3-inference/Dockerfile")
 TARGET = re.compile(r"(?:^|[\s(])make ([a-z][a-z-]*)\b")
 # A path from the root, or a source file by the end of its path, which a name in it may follow.
 PATH = re.compile(
@@ -46,17 +47,21 @@ METRIC = re.compile(
     r"(?<![\w./-])(?P<name>(?:slo_autoscaler|watchdog)_\w*[a-z0-9]|slo_requests\w*|(?:slo|function_name\w*):[a-z][\w:]*\w)"
     r"(?:\{(?P<labels>[a-z_]+(?:,[a-z_]+)*)\})?(?P<family>:?\{|_\*|:\*)?"
 )
+TEST = re.compile(r"^def (test_\w+)")
+SNAKE = re.compile(r"(?<![\w./:$-])[A-Za-z]+(?:_[A-Za-z0-9]+)+(?![\w:*{]|\.\w)")
 CAMEL = re.compile(r"[A-Z][a-z]+(?:[A-Z][a-z]+)+")
 OF_OTHERS = {
     *("CreateContainerConfigError", "FailedCreate", "KeyError", "NotOwned", "NotSupported"),
     *("OwnerReferencesPermissionEnforcement", "ScaleToZero", "TimedOut"),
-    *("deploy/slo-autoscaler", "_real.py", "utils.py"),
-    *("--build-arg", "--build-label", "--build-option", "--label", "--set", "--shrinkwrap"),
-    *("--preload", "--storage.tsdb.retention.time"),
+    *("deploy/slo-autoscaler", "utils.py"),
+    *("--build-arg", "--build-label", "--set", "--shrinkwrap", "--storage.tsdb.retention.time"),
+    *("http_buffer_req_body", "log_buffer_size", "log_callid", "static_path", "suppress_lock"),
+    *("faas_prometheus_host", "functions_provider_url", "scale_from_zero", "build_args"),
+    *("http_response_status_code", "http_server_request_duration_seconds", "response_code"),
+    *("kn_serving_invocation_duration_seconds", "tmp_path", "http_requests_total"),
 }
-"""Reasons of Kubernetes and Knative; a Deployment; ends of names of files, and a file that must not be.
-
-And options of faas-cli, docker, helm, gunicorn and Prometheus.
+"""Reasons of Kubernetes and Knative; a Deployment, and a file that must not be; options of faas-cli, docker,
+helm and Prometheus; variables of of-watchdog and OpenFaaS' gateway; metrics of Knative; a fixture of pytest.
 """
 OPTION = re.compile(r"--[a-z][a-z.-]*")
 ENDS = {"|", "&", "&&", ";", ">", "<", "||"}
@@ -92,6 +97,18 @@ def sources() -> dict[str, Path]:
         for path in ROOT.rglob("*.*")
         if not left_out & set(path.relative_to(ROOT).parts)
     }
+
+
+@functools.cache
+def words() -> frozenset[str]:
+    """Every word of what ships and of the laboratory; of the tests their names and variables."""
+    found = set()
+    kinds = {".py", ".c", ".yml", ".yaml", ".sh", ".js", ".html", ".toml"}
+    for name, path in sources().items() | {(name, ROOT / name) for name in WITHOUT_SUFFIX}:
+        if name in WITHOUT_SUFFIX or (path.suffix in kinds and not name.startswith("docs/")):
+            own = re.findall(r"\w+", path.read_text())
+            found |= {word for word in own if not name.startswith("tests/") or word[:5] in ("test_", "TEST_")}
+    return frozenset(found)
 
 
 @functools.cache
@@ -168,9 +185,11 @@ def unknown(text: str) -> Iterator[str]:
         yield from (f"make {each}" for each in TARGET.findall(line) if each not in targets)
         yield from (each for each in PATH.findall(line) if not (ROOT / each.rstrip(".")).exists())
         yield from (each for each in MODULE.findall(line) if not module_exists(each))
+        yield from (each for each in TEST.findall(line) if each not in words())
         yield from (each[0] for each in METRIC.finditer(line) if not metric_exists(each))
     for code in inline(text):
         yield from (each[0] for each in SOURCE.finditer(code) if not source_exists(each[1], each[2]))
+        yield from (each for each in SNAKE.findall(code) if each not in words() | metrics().keys())
         if CAMEL.fullmatch(code) and code not in camels():
             yield code
         key = KEY.match(code)
@@ -268,7 +287,7 @@ def test_command_of_ours_has_the_options_that_a_page_gives_it(page: str):
         *("make nothing", "deploy/nothing.yml", "nothing.py", "shell.py:Shell.nothing", "--nothing"),
         *("batching_watchdog.nothing", "law.decide.nothing", "platform.nothing", "NoSuchReason"),
         *("slo_autoscaler_nothing_total", "slo_autoscaler_errors_total{where}", "slo:nothing:ratio"),
-        *("slo:nothing:ratio_rate{5m,1h}", "watchdog_nothing_*"),
+        *("slo:nothing:ratio_rate{5m,1h}", "watchdog_nothing_*", "no_such_setting"),
     ],
 )
 def test_name_that_nothing_has_is_found(wrong: str):
@@ -278,6 +297,8 @@ def test_name_that_nothing_has_is_found(wrong: str):
 def test_key_variable_and_option_that_nothing_has_are_found_in_blocks():
     yaml_block = "```yaml\n{}\n```\n"
     assert list(unknown(yaml_block.format("defaults: {scale_up: {step: 1}}"))) == ["defaults.scale_up.step"]
+    gone = "_".join(("test", "nothing"))  # in one piece it would be a word of this file
+    assert list(unknown(f"```python\ndef {gone}():\n```\n")) == [gone]
     assert list(unknown(yaml_block.format("environment: {slo_latency: 1s, nothing: 1}"))) == ["nothing"]
     line = "PATH=x .venv/bin/slo-autoscaler explain vision --log FILE | tail --lines 3"
     assert list(commands(line)) == [("slo-autoscaler explain", ["vision", "--log", "FILE"])]
