@@ -316,6 +316,12 @@ class Config:
         Raises ``ConfigError`` that names the variable, its value and the rule.
         """
         values = {name: each.read(environ) for name, each in VARIABLES.items()}
+        slo_latency, exec_timeout = values["slo_latency"], values["exec_timeout"]
+        if slo_latency > exec_timeout:
+            name, rule = "slo_latency", f"must be at most exec_timeout ({exec_timeout:g} s)"
+            if environ.get("exec_timeout", "").strip():
+                name, rule = "exec_timeout", f"must be at least slo_latency ({slo_latency:g} s)"
+            raise ConfigError(name, environ[name].strip(), rule)
         if values["workers"] is None:
             values["workers"] = len(devices) or max(1, min(MAX_AUTO_WORKERS, int(cpus)))
         if values["worker_threads"] is None:

@@ -263,7 +263,7 @@ def test_probes_are_for_get_alone(answers, name):
 
 @pytest.mark.parametrize("headers", [("X-Timeout: 200ms",), ()])
 def test_both_give_a_request_up_and_ours_says_why(headers):
-    with both(exec_timeout="30s" if headers else "300ms") as (theirs, ours):
+    with both(exec_timeout="30s" if headers else "300ms", slo_latency="300ms") as (theirs, ours):
         answers = [
             ask(each.port, request("POST", "/sleep", b"2", *headers), "POST") for each in (theirs, ours)
         ]

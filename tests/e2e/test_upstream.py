@@ -99,7 +99,7 @@ def test_a_wrong_answer_is_an_error_of_the_request_that_caused_it(body: bytes, s
 
 
 def test_a_hung_server_is_killed_and_its_request_answered_504():
-    with upstream(workers="1", exec_timeout="2s") as dog:
+    with upstream(workers="1", slo_latency="2s", exec_timeout="2s") as dog:
         answer = dog.call(body=b"hang")
         assert (answer.status, answer.headers["X-Watchdog-Reason"]) == (504, "expired")
         wait_until(lambda: dog.metric("watchdog_worker_restarts_total") == 1, "it is killed")

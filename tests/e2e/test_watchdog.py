@@ -92,7 +92,7 @@ def test_an_input_that_kills_its_worker_is_tried_once_more_alone_and_the_others_
 
 
 def test_a_hung_worker_is_killed_and_its_request_answered_504():
-    with watchdog(GATED, exec_timeout="2s") as dog:
+    with watchdog(GATED, slo_latency="2s", exec_timeout="2s") as dog:
         answer = dog.call()
         assert (answer.status, answer.headers["X-Watchdog-Reason"]) == (504, "expired")
         wait_until(lambda: dog.metric("watchdog_worker_restarts_total") == 1, "it is killed")

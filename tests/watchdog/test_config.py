@@ -29,7 +29,7 @@ BAD_URLS = [
 ]
 ANY_TEXT = {"function_path", "fprocess", "function_process"}
 INVALID: dict[str, list[str]] = {
-    "slo_latency": [*BAD_DURATIONS, "0", "0s", "0ms"],
+    "slo_latency": [*BAD_DURATIONS, "0", "0s", "0ms", "30001ms"],
     "slo_objective": ["0", "1", "1.0", "99", "-0.5", "nan", "inf", "x", "0.99%"],
     "batch_policy": ["SLO", "x", "fixed,slo"],
     "max_batch_size": [*BAD_WHOLE, "0", "65537"],
@@ -48,7 +48,7 @@ INVALID: dict[str, list[str]] = {
     "metrics_port": BAD_PORTS,
     "read_timeout": [*BAD_DURATIONS, "0"],
     "write_timeout": [*BAD_DURATIONS, "0s"],
-    "exec_timeout": [*BAD_DURATIONS, "0s"],
+    "exec_timeout": [*BAD_DURATIONS, "0s", "499ms"],
     "healthcheck_interval": BAD_DURATIONS,
     "ready_path": ["-", "ready", "http://x/"],
     "access_log": ["yes", "True", "2", "1.0", "0.0", "-0.1", "nan", "1%"],
@@ -135,6 +135,13 @@ def test_an_invalid_value_names_variable_value_and_rule(variable: str, text: str
         read(**{variable: text})
     assert caught.value.variable == variable
     assert str(caught.value).startswith(f"{variable}={text!r}: must be")
+
+
+@pytest.mark.parametrize("environ", [{"slo_latency": "31s"}, {"slo_latency": "2s", "exec_timeout": "1s"}])
+def test_a_target_beyond_the_timeout_is_refused_with_both_names(environ: dict[str, str]):
+    with pytest.raises(ConfigError, match=r"slo_latency.*exec_timeout|exec_timeout.*slo_latency"):
+        read(**environ)
+    assert read(**dict.fromkeys(("slo_latency", "exec_timeout"), "1s")).slo_latency == 1.0
 
 
 @given(st.sampled_from(sorted(DESCRIPTIONS)), st.text(max_size=20))
