@@ -103,7 +103,7 @@ class Child:
     async def keep_running(self, ended: Callable[[str], None]) -> None:
         """Run the command until it is stopped. ``ended`` is told in words how it ended, and may raise."""
         backoff = Backoff()
-        while True:
+        while not self._stopping:
             self.started = time.monotonic()
             how = how_it_ended(await self._run())
             if self._stopping:
@@ -154,6 +154,8 @@ class Child:
             limit=MAX_LOG_LINE,
             start_new_session=True,
         )
+        if self._stopping:
+            self.kill()  # whoever stopped it while it was being started could not
         if config.low_priority:
             _lower_priority(process.pid)
         relays = [

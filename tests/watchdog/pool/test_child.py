@@ -1,6 +1,7 @@
 import asyncio
 import io
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,6 @@ from batching_watchdog.pool.child import (
     relay,
     worker_environment,
 )
-from e2e.processes import wait_until
 
 
 def config(*devices: str, **environment: str) -> Config:
@@ -78,36 +78,51 @@ def test_a_child_that_ends_is_started_again_until_that_is_given_up(capfd: pytest
 
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_child_that_is_stopped_takes_along_what_it_has_started(at_once: bool, tmp_path: Path):
-    async def run() -> None:
-        tasks = Tasks()
-        pids = tmp_path / "pids"
-        command = ("sh", "-c", f"sleep 300 & echo $! > {pids}.new; mv {pids}.new {pids}; wait")
-        quiet = config(worker_priority="normal", prefix_logs="false")
-        child = Child("it", command, quiet, os.environ, tasks)
-        running = tasks.spawn(child.keep_running(pytest.fail), "child")
-        async with asyncio.timeout(50):
-            while not pids.exists():  # noqa: ASYNC110 - written by another process
-                await asyncio.sleep(0.01)
+    held = tmp_path / "held"
+    os.mkfifo(held)
+
+    async def run(child: Child, running: asyncio.Task[None]) -> None:
+        # Opens when the child's own child has it open, and ends when nobody has.
+        with await asyncio.to_thread(held.open, "rb") as end:
             await child.stop(at_once=at_once)
             await running
-        await asyncio.to_thread(wait_until, lambda: not alive(int(pids.read_text())), "it is killed", 50)
+            assert await asyncio.to_thread(end.read) == b""
+
+    stopped(run, f"sleep 300 > {held} & wait")
+
+
+def test_a_child_that_is_stopped_while_it_starts_ends():
+    async def run(child: Child, running: asyncio.Task[None]) -> None:
+        await asyncio.sleep(0)
+        assert child._process is None
+        await child.stop(at_once=False)
+        await running
+
+    stopped(run, "sleep 300")
+
+
+def stopped(run: Callable[[Child, asyncio.Task[None]], Awaitable[None]], script: str) -> None:
+    """Run this with a child that nobody else stops; time does not count but against hangs."""
+
+    async def main() -> None:
+        tasks = Tasks()
+        child = Child(
+            "it",
+            ("sh", "-c", script),
+            config(worker_priority="normal", prefix_logs="false"),
+            os.environ,
+            tasks,
+        )
+        await run(child, tasks.spawn(child.keep_running(pytest.fail), "child"))
         close(child)
 
-    asyncio.run(run())
+    asyncio.run(main())
 
 
 def close(child: Child) -> None:
     """Close the pipes, which asyncio would do when it next looks at them."""
     assert child._process is not None
     child._process._transport.close()  # type: ignore[attr-defined] # there is no other way
-
-
-def alive(pid: int) -> bool:
-    """Whether it runs: a zombie waits for nothing but its parent."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize(
