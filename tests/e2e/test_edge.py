@@ -5,17 +5,15 @@ import resource
 import socket
 import struct
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-from e2e.processes import Watchdog, wait_until, watchdog
+from e2e.processes import ECHO, Watchdog, wait_until, watchdog
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
-ECHO = "def handle(event, context):\n    return event.body\n"
 HEALTH = b"GET /_/health HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -75,68 +73,26 @@ def test_ten_thousand_idle_connections_cost_bounded_memory_and_others_are_served
         assert each < 8192
 
 
-def test_hundreds_of_slow_senders_are_cut_after_read_timeout_and_others_are_served():
-    starts = [
-        b"GET / HTTP/1.1\r\nHo",
-        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1",
-        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5",
-    ]
-    with ExitStack() as stack, watchdog(ECHO, read_timeout="3s") as dog:
-        senders = [stack.enter_context(connect(dog)) for _ in range(400)]
-        for number, sender in enumerate(senders):
-            sender.sendall(starts[number % len(starts)])
-        for _ in range(20):
-            assert dog.call(body=b"meanwhile").body == b"meanwhile"
-        for sender in senders:
-            assert answered(sender).startswith(b"HTTP/1.1 408")
-        wait_until(lambda: _connections(dog) == 0, "all of them are closed")
-        assert dog.call(body=b"after").body == b"after"
-
-
-def test_slow_readers_of_big_answers_neither_stall_others_nor_grow_the_watchdog_for_ever():
+def test_slow_senders_and_slow_readers_are_cut_and_others_are_served_meanwhile_in_bounded_memory():
     handler = "def handle(event, context):\n    return event.body * 5_000_000\n"
-    post = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n"
-    with (
-        ExitStack() as stack,
-        watchdog(handler, write_timeout="2s", slo_latency="100s", exec_timeout="200s") as dog,
-    ):
+    large = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\na"
+    starts = [b"GET / HTTP/1.1\r\nHo", large[:-1], large[:-1].replace(b": 1", b": 9") + b"1"]
+    with ExitStack() as stack, watchdog(handler, read_timeout="3s", write_timeout="2s") as dog:
         assert len(dog.call(body=b"a").body) == 5_000_000
         before = memory(dog)
+        senders = [stack.enter_context(connect(dog)) for _ in range(300)]
+        for number, sender in enumerate(senders):
+            sender.sendall(starts[number % len(starts)])
         readers = [stack.enter_context(connect(dog, receive_buffer=4096)) for _ in range(8)]
         for reader in readers:
-            reader.sendall(post + b"a")
-        wait_until(lambda: dog.metric('slo_requests_total{outcome="good"}') >= 9, "all are answered")
-        # What they ask for while they do not read is not taken.
-        for reader in readers:
-            reader.sendall((post + b"a") * 20)
-        assert dog.call("GET", "/_/health").status == 200
-        assert len(dog.call(body=b"b").body) == 5_000_000
+            reader.sendall(large * 20)  # what they ask for while they do not read is not taken
+        for _ in range(5):
+            assert len(dog.call(body=b"b").body) == 5_000_000
         assert memory(dog) - before < 100_000_000
-        wait_until(lambda: _connections(dog) == 0, "write_timeout cuts them")
-        assert dog.call(body=b"").body == b""
-
-
-def test_bodies_beyond_the_budget_are_refused_and_the_others_served():
-    handler = """
-    import pathlib, time
-    def handle(event, context):
-        while not pathlib.Path(__file__).with_name("go").exists():
-            time.sleep(0.01)
-        return len(event.body)
-    """
-    limits = {"max_body_bytes": "1Mi", "max_queued_bytes": "4Mi", "max_batch_size": "1"}
-    with watchdog(handler, exec_timeout="200s", **limits) as dog, ThreadPoolExecutor(12) as pool:
-        calls = [pool.submit(dog.call, body=b"x" * 1_000_000) for _ in range(12)]
-        wait_until(lambda: sum(call.done() for call in calls) == 8, "only four bodies have room")
-        (dog.folder / "go").touch()
-        answers = [call.result() for call in calls]
-        assert sorted(answer.status for answer in answers) == [200] * 4 + [429] * 8
-        assert {answer.body for answer in answers if answer.status == 200} == {b"1000000"}
-        refused = [answer.headers for answer in answers if answer.status == 429]
-        assert {(headers["X-Watchdog-Reason"], headers["Retry-After"]) for headers in refused} == {
-            ("queue_full", "1")
-        }
-        assert dog.call(body=b"x" * 1_000_000).body == b"1000000"
+        for sender in senders:
+            assert answered(sender).startswith(b"HTTP/1.1 408")
+        wait_until(lambda: _connections(dog) == 0, "all of them are cut")
+        assert dog.call("GET", "/_/health").status == 200
 
 
 def test_in_json_every_line_is_an_object_and_a_failed_request_is_found_by_its_call_id():
@@ -144,16 +100,13 @@ def test_in_json_every_line_is_an_object_and_a_failed_request_is_found_by_its_ca
     def handle(event, context):
         return 1 / int(event.body)
     """
-    with watchdog(
-        handler, access_log="missed", log_format="json", slo_latency="100s", exec_timeout="200s"
-    ) as dog:
+    with watchdog(handler, access_log="missed", log_format="json") as dog:
         assert dog.call("POST", "/ok", b"1", {"X-Call-Id": "c-1"}).status == 200
         assert dog.call("POST", "/bad", b"0", {"X-Call-Id": "c-2"}).status == 500
         wait_until(lambda: "ZeroDivisionError: " in dog.log and '"c-2"' in dog.log, "both have been written")
         documents = [json.loads(line) for line in dog.log.splitlines()]
     (line,) = [each for each in documents if each["event"] == "request"]
-    assert (line["call_id"], line["outcome"], line["level"]) == ("c-2", "error", "error")
-    assert (line["batch_size"], line["batch_reason"]) == (1, "idle")
+    assert (line["call_id"], line["outcome"], line["batch_size"]) == ("c-2", "error", 1)
     assert any("POST /bad [c-2]" in each["text"] for each in documents if each["event"] == "output")
     assert not any("c-1" in str(each) for each in documents)
 
@@ -171,7 +124,7 @@ def test_the_memory_of_large_bodies_is_taken_over_and_not_mapped_anew():
 
     body = b"x" * 5_000_000
     pages = len(body) // resource.getpagesize()
-    with watchdog("def handle(event, context):\n    return len(event.body)\n", workers="1") as dog:
+    with watchdog("def handle(event, context):\n    return len(event.body)\n") as dog:
         for _ in range(3):
             assert dog.call(body=body).status == 200
         before = faults()

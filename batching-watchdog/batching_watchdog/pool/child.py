@@ -103,7 +103,7 @@ class Child:
     async def keep_running(self, ended: Callable[[str], None]) -> None:
         """Run the command until it is stopped. ``ended`` is told in words how it ended, and may raise."""
         backoff = Backoff()
-        while not self._stopping:
+        while True:
             self.started = time.monotonic()
             how = how_it_ended(await self._run())
             if self._stopping:
