@@ -1,86 +1,17 @@
-"""Frames in C, compared with the code in Python that it stands in for (requests: ``front/test_plain``)."""
+"""What the part in C leaves to the code in Python, and its memory; ``test_wire`` compares what it makes."""
 
-import os
-import random
 import sys
 import tracemalloc
-from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from batching_watchdog import wire
-from batching_watchdog.errors import FrameError
 from batching_watchdog.messages import Reply
 from batching_watchdog.speedups import compiled
 
 pytestmark = pytest.mark.skipif(compiled is None, reason="built without a C compiler")
 
-FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 NOTED = (b"x-call-id", b"x-timeout")
-PARTS = st.binary(max_size=40)
-FRAMES = st.lists(st.tuples(PARTS, PARTS), max_size=20)
-REPLIES = st.lists(st.builds(Reply, st.integers(0, 70000), PARTS, PARTS, st.booleans()), max_size=20)
-
-
-def decode_requests(frame: bytes) -> object:
-    return wire.decode_requests(wire.decode_header(frame), memoryview(frame)[wire.HEADER_SIZE :])
-
-
-def decode_replies(frame: bytes) -> list[Reply]:
-    return wire.decode_replies(wire.decode_header(frame), memoryview(frame)[wire.HEADER_SIZE :])
-
-
-def outcome(call: Callable[[], object]) -> object:
-    """What it answers, or its error."""
-    try:
-        return call()
-    except FrameError as error:
-        return str(error)
-
-
-def both_ways(call: Callable[[], object]) -> object:
-    """What it answers or its error, which must be the same without the compiled part."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wire, "compiled", None)
-        expected = outcome(call)
-    assert outcome(call) == expected
-    return expected
-
-
-@given(FRAMES)
-def test_a_frame_of_requests_is_the_same_to_the_byte_and_comes_apart_the_same(
-    pairs: list[tuple[bytes, bytes]],
-):
-    frame = both_ways(lambda: b"".join(wire.encode_requests(pairs)))
-    assert both_ways(lambda: decode_requests(frame)) == pairs
-
-
-@given(REPLIES, st.floats(0, 1e9))
-def test_a_frame_of_replies_is_the_same_to_the_byte_and_comes_apart_the_same(
-    replies: list[Reply], seconds: float
-):
-    frame = both_ways(lambda: b"".join(wire.encode_replies(replies, seconds)))
-    if isinstance(frame, bytes):
-        decoded = both_ways(lambda: decode_replies(frame))
-        assert decoded == replies
-        assert all(type(reply) is Reply and type(reply.failed) is bool for reply in decoded)
-
-
-@settings(max_examples=FUZZ_EXAMPLES or 300, derandomize=not FUZZ_EXAMPLES)
-@given(REPLIES, st.integers(0, 1 << 32))
-def test_a_frame_that_is_damaged_has_the_same_fate(replies: list[Reply], seed: int):
-    draw = random.Random(seed)
-    try:
-        frame = bytearray(b"".join(wire.encode_replies(replies, 0.0)))
-    except FrameError:
-        return
-    for _ in range(draw.randrange(1, 4)):
-        frame[draw.randrange(len(frame))] = draw.choice((0, 1, 2, 12, 127, 255))
-    data = bytes(frame[: draw.randrange(wire.HEADER_SIZE, len(frame) + 1)])
-    both_ways(lambda: decode_replies(data))
-    both_ways(lambda: decode_requests(data))
 
 
 @pytest.mark.parametrize(("count", "size"), [(-1, 0), (1, 11), (1 << 40, 12), (2, 12)])

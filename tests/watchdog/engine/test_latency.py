@@ -86,11 +86,6 @@ def test_beyond_what_was_seen_an_affine_law_is_continued_as_a_line():
     assert model.predict(5000) == model.predict(1024)
 
 
-@given(SIZES, st.floats(0.0001, 10), st.integers(1, 200))
-def test_one_size_alone_is_enough_to_predict_it(size: int, seconds: float, times: int):
-    follows(learned(lambda _: seconds, [size], 64, times), lambda _: seconds, (size,), within=1e-6)
-
-
 def test_the_upper_quantile_is_above_the_usual_run_and_the_mean_is_not():
     model = LatencyModel(4)
     for run in range(60):

@@ -183,7 +183,7 @@ TOKENS = [
 HEADERS = [
     *(b"Accept: */*", b"X-Empty:", b"x-blank: \t ", b"X-Trail: a b \t", b"X-Utf: \xc3\xa4", b"Cookie: a=b"),
     *(b"Connection: keep-alive", b"Connection: close", b"Connection: upgrade\r\nUpgrade: websocket"),
-    *(b"Expect: 100-continue", b"TE: trailers", b"Trailer: X"),
+    *(b"Expect: 100-continue", b"TE: trailers", b"Trailer: X", b"X-Call-Id: a1", b"x-call-ID: second"),
 ]
 
 

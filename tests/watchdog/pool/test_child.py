@@ -188,19 +188,13 @@ def test_an_exit_status_is_put_into_words(status: int, words: str):
         (b"no newline at the end", ["no newline at the end"]),
         (b"\xff\n", ["\ufffd"]),
         (b"", []),
+        (b"x" * (3 * MAX_LOG_LINE) + b"\nnext\n", ["x" * MAX_LOG_LINE] * 3 + ["next"]),
     ],
+    ids=["lines", "no-newline", "no-text", "nothing", "overlong"],
 )
-def test_output_is_relayed_line_by_line_with_a_prefix(written: bytes, lines: list[str]):
-    assert relayed(written) == lines
-
-
-def test_an_overlong_line_is_cut_and_what_follows_is_still_read():
-    lines = relayed(b"x" * (3 * MAX_LOG_LINE) + b"\nnext\n")
-    assert "".join(lines[:-1]) == "x" * (3 * MAX_LOG_LINE)
-    assert lines[-1] == "next"
-
-
-def relayed(written: bytes) -> list[str]:
+def test_output_is_relayed_line_by_line_with_a_prefix_and_overlong_lines_are_cut(
+    written: bytes, lines: list[str]
+):
     async def run() -> str:
         source = asyncio.StreamReader(limit=MAX_LOG_LINE)
         source.feed_data(written)
@@ -209,4 +203,4 @@ def relayed(written: bytes) -> list[str]:
         await relay(source, sink, line_maker("text", "stderr"))
         return sink.getvalue()
 
-    return [line.split(" stderr: ", 1)[1] for line in asyncio.run(run()).splitlines()]
+    assert [line.split(" stderr: ", 1)[1] for line in asyncio.run(run()).splitlines()] == lines

@@ -61,7 +61,7 @@ def scenario(body: Body) -> None:
         server = await asyncio.start_unix_server(accept, f"{folder}/s")
         log = Log()
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(100):
                 connection = await connect(f"{folder}/s", log)
                 worker = await accepted
                 await body(connection, log, worker)
@@ -86,20 +86,14 @@ async def receive(worker: Worker) -> list[tuple[bytes, bytes]]:
     return wire.decode_requests(header, memoryview(await worker[0].readexactly(header.size)))
 
 
-def test_a_connection_with_a_handshake_is_an_idle_worker():
+@pytest.mark.parametrize("error", [None, "no weights"])
+def test_a_connection_is_an_idle_worker_once_a_handshake_says_that_it_has_loaded(error: str | None):
     async def body(connection: Connection, log: Log, worker: Worker) -> None:
         assert not connection.idle
-        await shake_hands(log, worker)
-        assert (connection.idle, log.handshakes[0].pid) == (True, 1)
-
-    scenario(body)
-
-
-def test_a_worker_that_could_not_load_is_never_idle():
-    async def body(connection: Connection, log: Log, worker: Worker) -> None:
-        worker[1].write(b"".join(wire.encode_handshake(wire.Handshake(1, error="no weights"))))
+        worker[1].write(b"".join(wire.encode_handshake(wire.Handshake(1, error=error))))
         await log.next()
-        assert (connection.idle, log.handshakes[0].error) == (False, "no weights")
+        assert (log.handshakes[0].pid, log.handshakes[0].error) == (1, error)
+        assert connection.idle == (error is None)
 
     scenario(body)
 
