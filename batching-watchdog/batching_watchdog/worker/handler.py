@@ -250,7 +250,7 @@ def _reply(result: Any, event: Event) -> Reply:
     """The reply that a handler's result means (the template's README, "The handler")."""
     try:
         return _encode_result(result, event)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # a result's own methods may raise anything
         return _failure(f"a result cannot be sent: {error}", event)
 
 
@@ -298,8 +298,8 @@ def _to_list(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
-# json.dumps makes a new one for each call if it is told anything.
-_JSON: Final = json.JSONEncoder(default=_to_list, separators=(",", ":"))
+# json.dumps makes a new one for each call if it is told anything. NaN and Infinity are not JSON.
+_JSON: Final = json.JSONEncoder(default=_to_list, separators=(",", ":"), allow_nan=False)
 
 
 def _failure(trace: str, event: Event, shown: str | None = None) -> Reply:

@@ -153,12 +153,21 @@ def test_a_result_means_what_its_type_says(
     "result",
     [
         "object()",
-        "float('nan') and {1, 2}",
+        "{1, 2}",
+        "[1.0, float('nan')]",
+        "{'body': {'score': float('inf')}}",
+        "__import__('numpy').array([float('nan')])",
+        "{'statusCode': float('inf'), 'body': ''}",
         "{'statusCode': 99, 'body': ''}",
         "{'statusCode': 'soon', 'body': ''}",
         "{'body': '', 'headers': {'X-A': 'split\\r\\nX-B: c'}}",
         "{'body': '', 'headers': {'X A': 'b'}}",
         "{'body': '', 'headers': {'': 'b'}}",
+        "{'body': '', 'headers': {'X(A)': 'b'}}",
+        "{'body': '', 'headers': {'X\x7fA': 'b'}}",
+        "{'body': '', 'headers': {'X-A': 'bell\x07'}}",
+        "{'body': '', 'headers': {'X-A': 'red \x1b[31m'}}",
+        "{'body': '', 'headers': {'X-A': 'del\x7f'}}",
     ],
 )
 def test_a_result_that_can_not_be_sent_is_a_failure_of_that_request(
@@ -184,6 +193,19 @@ def test_a_batch_that_raises_is_run_again_one_by_one(load: Load):
     replies = handler.serve([event(b"1"), event(b"0"), event(b"2")])
     assert [reply.status for reply in replies] == [200, 500, 200]
     assert [reply.failed for reply in replies] == [False, True, False]
+
+
+@pytest.mark.parametrize("result", ["float('nan')", "('', float('inf'))", "('', 10**30)"])
+def test_a_result_that_can_not_be_sent_fails_alone_and_the_batch_is_not_run_again(load: Load, result: str):
+    handler = load(f"""
+        batches = []
+        def handle_batch(events, context):
+            batches.append(len(events))
+            return [{result} if event.body == b"bad" else str(batches) for event in events]
+    """)
+    good, bad = handler.serve([event(), event(b"bad")])
+    assert (good.status, good.body) == (200, b"[2]")
+    assert (bad.status, bad.failed) == (500, True)
 
 
 def test_a_wrong_count_is_run_again_one_by_one_and_then_fails(load: Load):
