@@ -5,6 +5,7 @@ Owns which words there are. Only the command that is asked for is imported. Next
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -26,7 +27,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     word = words.pop(0) if words and words[0] in COMMANDS else "run"
     module, _ = COMMANDS[word]
     run: Callable[..., int] = importlib.import_module(module).main
-    return run(words, epilog=_summary()) if word == "run" else run(words)
+    if word == "run":
+        return run(words, epilog=_summary())
+    try:
+        status = run(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Who reads has seen enough (`| head`); what is left may not be flushed at the exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status
 
 
 def _summary() -> str:

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -32,6 +34,17 @@ def test_explain_standard_input_takes_a_name_without_namespace(monkeypatch, caps
     monkeypatch.setattr("sys.stdin", io.StringIO(a_log(a_told_decision())))
     assert main(["vision", "--log", "-"]) == 0
     assert NAME in capsys.readouterr().out
+
+
+def test_explain_reader_that_has_seen_enough_is_no_failure(tmp_path):
+    log = tmp_path / "log"
+    log.write_text(a_log(a_told_decision()))
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "slo_autoscaler", "explain", NAME, "--log", str(log)]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_explain_decisions_of_several_days_have_their_date(tmp_path, capsys):
