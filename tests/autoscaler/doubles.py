@@ -269,6 +269,10 @@ class Fleet:
             "watchdog_queue_length 0",
             f"watchdog_capacity_requests_per_second {self.capacity}",
             *(
+                f'watchdog_service_seconds_predicted{{size="{size}"}} {size / self.capacity}'
+                for size in (1, 2)
+            ),
+            *(
                 f'http_request_duration_seconds_bucket{{code="200",method="POST",le="{le}"}} {count}'
                 for le, count in [*buckets, ("+Inf", good + slow)]
             ),

@@ -52,9 +52,6 @@ class Browser:
     def wait(self, expression: str) -> None:
         until(lambda: self.script(f"return {expression}"), expression, 90)
 
-    def text(self, selector: str) -> str:
-        return str(self.script("return document.querySelector(arguments[0]).textContent.trim()", selector))
-
     def column(self, key: str) -> list[str]:
         cells = "tbody th" if key == "function" else f"td.{key}"
         script = "return [...document.querySelectorAll(arguments[0])].map((cell) => cell.textContent)"

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from autoscaler.values import EVERY_INPUT, NAME, a_told_decision
 from slo_autoscaler.config import Config
 from slo_autoscaler.web.page import Page
 
-NAME = "vision.openfaas-fn"
 NOBODY = "http://127.0.0.1:1"
 """Where nothing listens."""
 
@@ -22,49 +22,25 @@ functions: {{resize.openfaas-fn: {{signals: gateway, slo_latency: 500ms}}}}
 """
 
 INPUTS: dict[str, float | None] = {
+    **EVERY_INPUT,
     "desired": 2,
     "ready": 2,
     "pending": 0,
-    "min": 1,
     "max": 10,
-    "recommended": 5,
-    "arrival_rate": 190.0,
     "forecast": 212.0,
-    "horizon": 15.0,
-    "capacity": 53.0,
-    "correction": 1.0,
-    "in_flight": 12.0,
-    "queue_length": 3.0,
     "samples": 5000.0,
-    "sample_age": 1.2,
-    "p50": 0.061,
     "p95": 0.12,
     "p99": 0.142,
-    "slo_latency": 0.2,
-    "slo_objective": 0.99,
     "attainment": 0.9931,
     "burn_rate": 0.69,
-    "burn_short": 0.7,
     "budget_remaining": 0.41,
 }
 
 
 def a_decision(name: str = NAME, inputs: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
-    """Return a scale-up as the decision log has it, with changes."""
-    return {
-        "time": "2026-01-02T12:03:05.123+00:00",
-        "until": "2026-01-02T12:03:05.123+00:00",
-        "repeats": 0,
-        "function_name": name,
-        "mode": "active",
-        "dry_run": False,
-        "from": 2,
-        "to": 5,
-        "action": "up",
-        "reason": "LoadAboveCapacity",
-        "inputs": {**INPUTS, **(inputs or {})},
-        **changes,
-    }
+    """Return a scale-up as the journal has it, with changes."""
+    told = {"function_name": name, "to": 5, "inputs": {**INPUTS, **(inputs or {})}, "repeats": 0, **changes}
+    return {"until": a_told_decision()["time"], **a_told_decision(**told)}
 
 
 def a_hold(name: str = NAME, inputs: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
@@ -120,13 +96,7 @@ def a_fleet(count: int) -> Told:
         elif number % 41 == 5:
             inputs, changes = dict.fromkeys(INPUTS), {"reason": "NoData"}
         elif number % 17 == 4:
-            inputs |= {
-                "p95": None,
-                "p99": None,
-                "attainment": None,
-                "burn_rate": None,
-                "budget_remaining": 1.0,
-            }
+            inputs |= dict.fromkeys(("p95", "p99", "attainment", "burn_rate")) | {"budget_remaining": 1.0}
             changes |= {"reason": "NoTraffic"}
         elif number % 29 == 6:
             changes |= {"mode": "shadow", "incumbent": 3}

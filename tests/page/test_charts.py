@@ -18,27 +18,17 @@ SLO = Slo(0.25, 0.95)
 GRID = charts.Grid(100, 10, 3)
 
 
-def every_query():
-    texts = {
-        **charts.lines(charts.charts(None)),
-        **{f"gateway.{key}": text for key, text in charts.lines(charts.charts(SLO)).items()},
-        **charts.LEARNED,
-    }
-    return charts.filled(texts, "vision.openfaas-fn", **WINDOWS, slo=SLO)
-
-
-def test_every_selector_is_of_this_function_alone_and_nothing_is_left_to_fill_in():
-    for key, text in every_query().items():
+def test_every_query_is_promql_of_this_function_alone(tmp_path):
+    gateway = {f"gateway.{key}": text for key, text in charts.lines(charts.charts(SLO)).items()}
+    texts = charts.lines(charts.charts(None)) | gateway | charts.LEARNED
+    found = charts.filled(texts, "vision.openfaas-fn", **WINDOWS, slo=SLO)
+    assert found.pop("gateway.latency.target") == "vector(0.25)"
+    for key, text in found.items():
         assert "$" not in text, key
-        if key != "gateway.latency.target":
-            assert text.count('function_name="vision.openfaas-fn"') == text.count("{") > 0, key
-    assert every_query()["gateway.latency.target"] == "vector(0.25)"
-
-
-def test_prometheus_parses_every_query(tmp_path):
+        assert text.count('function_name="vision.openfaas-fn"') == text.count("{") > 0, key
     promtool = shutil.which("promtool")
     assert promtool, "promtool must be installed: make install does so"
-    rules = [{"record": f"q{number}", "expr": text} for number, text in enumerate(every_query().values())]
+    rules = [{"record": f"q{number}", "expr": text} for number, text in enumerate(found.values())]
     file = tmp_path / "rules.yml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
     command = [promtool, "check", "rules", "--lint=none", str(file)]
@@ -65,7 +55,6 @@ def test_a_grid_is_on_whole_steps_ends_now_and_is_no_finer_than_scrapes(span, sc
     ("points", "column"),
     [
         ([], [None, None, None]),
-        ([(100, 1.0), (110, 2.0), (120, 3.0)], [1.0, 2.0, 3.0]),
         ([(90, 1.0), (100, math.nan), (111, 2.0), (130, 3.0)], [None, 2.0, None]),
         ([(100, math.inf), (120, 1.23456789)], [None, None, 1.2346]),
     ],
@@ -89,13 +78,18 @@ def test_a_document_has_every_line_of_every_chart(slo):
     assert (found["times"], found["start"], found["end"], found["step"]) == ([100, 110, 120], 100, 120, 10)
 
 
+def sizes(found):
+    return charts.values(found, "size")
+
+
 @pytest.mark.parametrize(
     ("read", "answer"),
     [
-        *[(charts.points, answer) for answer in (None, {}, [{}], [{"values": [[1]]}])],
-        (charts.points, [{"values": [["x", "y"]]}]),
-        *[(lambda found: charts.values(found, "size"), answer) for answer in (None, [{}])],
-        (lambda found: charts.values(found, "size"), [{"metric": {}, "value": [1, "x"]}]),
+        *[
+            (charts.points, answer)
+            for answer in (None, {}, [{}], [{"values": [[1]]}], [{"values": [["x", "y"]]}])
+        ],
+        *[(sizes, answer) for answer in (None, [{}], [{"metric": {}, "value": [1, "x"]}])],
     ],
 )
 def test_an_answer_of_the_wrong_shape_is_a_source_error(read, answer):
@@ -106,9 +100,9 @@ def test_an_answer_of_the_wrong_shape_is_a_source_error(read, answer):
 def test_points_are_of_the_first_series_and_values_by_label_without_nan():
     assert charts.points([{"values": [[1, "2"]]}, {"values": [[1, "3"]]}]) == [(1.0, 2.0)]
     assert charts.points([]) == []
-    sizes = [({"size": "1"}, "0.5"), ({"size": "2"}, "NaN"), ({}, "3")]
-    answer = [{"metric": metric, "value": [0, value]} for metric, value in sizes]
-    assert charts.values(answer, "size") == {"1": 0.5, "": 3.0}
+    found = [({"size": "1"}, "0.5"), ({"size": "2"}, "NaN"), ({}, "3")]
+    answer = [{"metric": metric, "value": [0, value]} for metric, value in found]
+    assert sizes(answer) == {"1": 0.5, "": 3.0}
 
 
 def test_the_profile_is_by_size_with_the_throughput_of_all_workers():

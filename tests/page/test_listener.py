@@ -25,22 +25,26 @@ def web(told):
     server.stop()
 
 
-def ask(web, path):
-    status, headers, body = get(f"http://127.0.0.1:{web.port}{path}")
-    return status, headers["Content-Type"].partition(";")[0], body
-
-
-def test_metrics_are_those_of_the_registry(web):
-    status, kind, body = ask(web, "/metrics?x=1")
-    assert (status, kind) == (200, "text/plain")
-    assert b"some_total 1.0" in body
-
-
-@pytest.mark.parametrize(("alive", "code"), [(True, 200), (False, 503)])
-def test_healthz_is_200_while_the_loop_is_alive_and_then_503(web, told, alive, code):
-    told.alive = alive
-    assert ask(web, "/healthz")[0] == code
-    assert ask(web, "/nowhere")[0] == 404
+@pytest.mark.parametrize(
+    ("path", "code", "kind", "words"),
+    [
+        ("/metrics?x=1", 200, "text/plain", "some_total 1.0"),
+        ("/healthz", 200, "text/plain", "ok"),
+        ("/nowhere", 404, "text/plain", "/metrics"),
+        ("/decisions", 200, "application/json", "text.openfaas-fn"),
+        ("/decisions?function=txt.openfaas-fn", 404, "application/json", "text.openfaas-fn"),
+        ("/decisions?function=nothing-like-it", 404, "application/json", "nothing-like-it"),
+        *[
+            (f"/decisions?function={NAME}&last={last}", 400, "application/json", "last")
+            for last in ("0", "-1", "x", "%C2%B2")
+        ],
+    ],
+)
+def test_an_address_answers_in_its_kind(web, path, code, kind, words):
+    found, headers, body = get(f"http://127.0.0.1:{web.port}{path}")
+    assert (found, headers["Content-Type"].partition(";")[0]) == (code, kind)
+    assert words in body.decode()
+    assert kind == "text/plain" or ("error" in json.loads(body)) == (code != 200)
 
 
 @pytest.mark.parametrize(
@@ -52,27 +56,15 @@ def test_healthz_is_200_while_the_loop_is_alive_and_then_503(web, told, alive, c
     ],
 )
 def test_decisions_are_the_last_ones_of_the_function_or_of_each_with_that_name(web, query, found):
-    status, kind, body = ask(web, f"/decisions?{query}")
-    assert (status, kind) == (200, "application/json")
+    _, _, body = get(f"http://127.0.0.1:{web.port}/decisions?{query}")
     answers = json.loads(body)["found"]
-    assert [
-        (each["function_name"], [decision["action"] for decision in each["decisions"]]) for each in answers
-    ] == found
+    actions = [[decision["action"] for decision in each["decisions"]] for each in answers]
+    assert list(zip((each["function_name"] for each in answers), actions, strict=True)) == found
 
 
-@pytest.mark.parametrize(
-    ("query", "code", "words"),
-    [
-        ("", 200, "text.openfaas-fn"),
-        ("?function=txt.openfaas-fn", 404, "text.openfaas-fn"),
-        ("?function=nothing-like-it", 404, "nothing-like-it"),
-        *[(f"?function={NAME}&last={last}", 400, "last") for last in ("0", "-1", "x", "%C2%B2")],
-    ],
-)
-def test_decisions_without_a_function_are_the_names_and_a_wrong_question_is_refused(web, query, code, words):
-    status, _, body = ask(web, f"/decisions{query}")
-    assert (status, words in body.decode()) == (code, True)
-    assert ("error" in json.loads(body)) == (code != 200)
+def test_healthz_is_503_when_the_loop_is_not_alive(web, told):
+    told.alive = False
+    assert get(f"http://127.0.0.1:{web.port}/healthz")[0] == 503
 
 
 def test_a_taken_port_is_named_and_one_that_never_served_comes_back(web):
