@@ -1,5 +1,6 @@
 """Configurations are read with their defaults, and each fault is named with key, value and rule."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,10 @@ from slo_autoscaler.law.policies import POLICIES
 from slo_autoscaler.platforms import PLATFORMS
 from slo_autoscaler.spec import Slo
 
+KUBERNETES = """
+platform: {kind: kubernetes}
+prometheus: {url: "http://prometheus:9090"}
+"""
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
 
@@ -42,7 +47,7 @@ def test_two_urls_are_enough():
     ],
 )
 def test_the_configurations_that_we_ship_are_valid(path):
-    Config.parse(path.read_text(), str(path))
+    Config.parse((DEPLOY.parent / path).read_text(), path)
 
 
 def test_the_annotated_example_shows_the_defaults_as_it_says():
@@ -67,14 +72,10 @@ functions: {a.fn: {policy: proportional, scale_down: {cooldown: 1m}}}
         "as.yaml",
     )
     spec = config.target("a.fn")
-    assert (spec.policy, spec.tolerance, spec.scale_down.cooldown, spec.scale_down.max_step) == (
-        "proportional",
-        0.2,
-        60.0,
-        3,
-    )
-    assert config.target("b.fn").policy == "slo"
-    assert config.target("b.fn").scale_down.cooldown == 5.0
+    assert (spec.policy, spec.tolerance) == ("proportional", 0.2)
+    assert (spec.scale_down.cooldown, spec.scale_down.max_step) == (60.0, 3)
+    other = config.target("b.fn")
+    assert (other.policy, other.scale_down.cooldown) == ("slo", 5.0)
 
 
 def test_overrides_win_over_the_file_and_may_supply_what_it_lacks():
@@ -84,89 +85,80 @@ def test_overrides_win_over_the_file_and_may_supply_what_it_lacks():
     assert (config.prometheus.url, config.web.port) == ("http://p:2", 0)
 
 
-@pytest.mark.parametrize(
-    ("more", "place"),
-    [
-        *((f"interval: {value}", "interval") for value in ("0", ".inf", "fast", "-3s", "[1]", "true")),
-        ("defaults: {policy: fast}", "defaults.policy"),
-        ("defaults: {policy: 3}", "defaults.policy"),
-        ("defaults: {signals: cpu}", "defaults.signals"),
-        ("defaults: {slo_objective: 0.9}", "defaults.slo_objective"),
-        ("defaults: {signals: gateway, slo_latency: 1s, slo_objective: 99}", "defaults.slo_objective"),
-        ("defaults: {min_replicas: 7}", "defaults.max_replicas"),
-        ("defaults: {min_replicas: 0}", "defaults.min_replicas"),
-        ("defaults: {utilization_target: 1.2}", "defaults.utilization_target"),
-        ("defaults: {timing: {max_age: 3}}", "defaults.timing"),
-        ("defaults: {scale_up: {max_factor: 0.5}}", "defaults.scale_up.max_factor"),
-        ("defaults: {scale_up: 3}", "defaults.scale_up"),
-        ("functions: {a.fn: {signals: gateway}}", "functions.a.fn.slo_latency"),
-        ("functions: {a.fn: {slo_latency: 250ms}}", "functions.a.fn.slo_latency"),
-        ("functions: {a.fn: {zzz: 3}}", "functions.a.fn.zzz"),
-        ("functions: {a.fn: 3}", "functions.a.fn"),
-        ("functions: {vision: {}}", "functions"),
-        ("leader: {lease: {duration: 1.5}}", "leader.lease.duration"),
-        ("leader: {lease: {duration: 0}}", "leader.lease.duration"),
-        ("leader: {lease: {name: A_B}}", "leader.lease.name"),
-        ("leader: {lease: {renew_interval: 6s}}", "leader.lease.renew_interval"),
-        ("leader: {lease: {duration: 9}}", "leader"),
-        ("web: {port: 70000}", "web.port"),
-    ],
-)
-def test_parse_one_fault_is_one_line_that_names_the_key(more, place):
-    (line,) = faults(MINIMAL + more)
-    assert line.startswith(f"as.yaml: {place}: ")
+WRONG = {
+    MINIMAL: {
+        **{f"interval: {value}": "interval: " for value in ("0", ".inf", "fast", "-3s", "[1]", "true")},
+        "defaults: {policy: fast}": "defaults.policy: ",
+        "defaults: {policy: 3}": "defaults.policy: ",
+        "defaults: {signals: cpu}": "defaults.signals: ",
+        "defaults: {slo_objective: 0.9}": "defaults.slo_objective: ",
+        "defaults: {signals: gateway, slo_latency: 1s, slo_objective: 99}": "defaults.slo_objective: ",
+        "defaults: {min_replicas: 7}": "defaults.max_replicas: ",
+        "defaults: {min_replicas: 0}": "defaults.min_replicas: ",
+        "defaults: {utilization_target: 1.2}": "defaults.utilization_target: ",
+        "defaults: {scale_up: {max_factor: 0.5}}": "defaults.scale_up.max_factor: ",
+        "defaults: {scale_up: 3}": "defaults.scale_up: ",
+        "defaults: {timing: {max_age: 3}}": "defaults.timing: ",
+        "defaults: {tolerence: 0.1}": "defaults.tolerence: .*tolerance",
+        "functions: {a.fn: {signals: gateway}}": "functions.a.fn.slo_latency: ",
+        "functions: {a.fn: {slo_latency: 250ms}}": "functions.a.fn.slo_latency: ",
+        "functions: {a.fn: {zzz: 3}}": "functions.a.fn.zzz: .*policy, mode",
+        "functions: {a.fn: 3}": "functions.a.fn: ",
+        "functions: {vision: {}}": "functions: ",
+        "leader: {leese: {}}": "leader.leese: .*lease",
+        "leader: {lease: {period: 3s}}": "leader.lease.period: .*name, namespace",
+        "leader: {lease: {duration: 1.5}}": "leader.lease.duration: ",
+        "leader: {lease: {duration: 0}}": "leader.lease.duration: ",
+        "leader: {lease: {name: A_B}}": "leader.lease.name: ",
+        "leader: {lease: {renew_interval: 6s}}": "leader.lease.renew_interval: ",
+        "leader: {lease: {duration: 9}}": "leader: ",
+        "web: {port: 70000}": "web.port: ",
+        "nonsense: 1": "nonsense: .*platform, prometheus, interval",
+    },
+    "platform: {gateway_url: http://g}\n": {
+        "": "prometheus: ",
+        "prometheus: {url: http://p, window: 10s}": "prometheus.window: ",
+        "prometheus: {url: http://p, scrape_interval: 0}": "prometheus.scrape_interval: ",
+    },
+    "prometheus: {url: http://p}\n": {
+        "platform: {}": "platform.gateway_url: ",
+        "platform: {gateway_url: g}": "platform.gateway_url: ",
+        "platform: {gateway_url: 3}": "platform.gateway_url: ",
+        "platform: {gateway_url: http://g, kind: nomad}": "platform.kind: ",
+        "platform: {kind: kubernetes, gateway_url: http://g}": "platform.gateway_url: ",
+        "platform: {kind: kubernetes, resink: 3}": "platform.resink: ",
+        "platform: {kind: kubernetes, resync: 0}": "platform.resync: ",
+        "platform: {kind: kubernetes, namespaces: []}": "platform.namespaces: ",
+        "platform: {kind: knative, mode: kpa}": "platform.mode: ",
+        "platform: {kind: 3}": "platform.kind: ",
+        "platform: {kind: null}": "platform.kind: ",
+        "platform: {openfaas: 3, gateway_url: http://g}": "platform.openfaas: ",
+        "platform: 3": "platform: ",
+    },
+    KUBERNETES: {
+        # Nothing there wakes a function.
+        "defaults: {scale_to_zero_after: 5m}": ".*scale_to_zero_after",
+        "functions: {a.shop: {scale_to_zero_after: 5m}}": ".*scale_to_zero_after",
+    },
+    "": {"[1]": "must be a mapping", "a: [": "not YAML", "a: 2026-99-99": "not YAML"},
+}
+"""What stands before it -> a fault -> how its line goes on: the key, and which keys there are."""
 
 
 @pytest.mark.parametrize(
-    ("more", "hint"),
-    [
-        ("defaults: {tolerence: 0.1}", "tolerance"),
-        ("functions: {a.fn: {zzz: 3}}", "policy, mode"),
-        ("leader: {leese: {}}", "lease"),
-        ("leader: {lease: {period: 3s}}", "name, namespace"),
-        ("nonsense: 1", "platform, prometheus, interval"),
-    ],
+    ("text", "line"), [(first + more, line) for first, each in WRONG.items() for more, line in each.items()]
 )
-def test_parse_unknown_key_is_told_which_there_are(more, hint):
-    (line,) = faults(MINIMAL + more)
-    assert hint in line
-
-
-@pytest.mark.parametrize(
-    ("text", "place"),
-    [
-        ("", "platform"),
-        ("platform: {gateway_url: http://g}", "prometheus"),
-        ("platform: {}\nprometheus: {url: http://p}", "platform.gateway_url"),
-        ("platform: {gateway_url: g}\nprometheus: {url: http://p}", "platform.gateway_url"),
-        ("platform: {gateway_url: 3}\nprometheus: {url: http://p}", "platform.gateway_url"),
-        ("[1]", "must be a mapping"),
-        ("a: [", "not YAML"),
-        ("a: 2026-99-99", "not YAML"),
-        ("interval: 3\nweb: {port: 1, port: 2}", "web.port"),
-        ("1: 2", "platform"),
-        ("platform: {gateway_url: http://g, kind: nomad}\nprometheus: {url: http://p}", "platform.kind"),
-        (
-            "platform: {gateway_url: http://g}\nprometheus: {url: http://p, window: 10s}",
-            "prometheus.window",
-        ),
-        (
-            "platform: {gateway_url: http://g}\nprometheus: {url: http://p, scrape_interval: 0}",
-            "prometheus.scrape_interval",
-        ),
-    ],
-)
-def test_parse_wrong_file_names_what_is_wrong(text, place):
-    assert faults(text)[0].startswith(f"as.yaml: {place}")
+def test_parse_one_fault_is_one_line_that_names_the_key(text, line):
+    (told,) = faults(text)
+    assert re.match(f"as.yaml: {line}", told)
 
 
 def test_parse_several_faults_have_a_line_each_and_an_inherited_one_is_told_once():
     lines = faults(MINIMAL + "defaults: {tolerance: 3}\nfunctions: {a.fn: {min_samples: 0}}\nweb: {port: x}")
-    assert {line.split(": ")[1] for line in lines} == {
-        "web.port",
-        "defaults.tolerance",
-        "functions.a.fn.min_samples",
-    }
+    places = {"web.port", "defaults.tolerance", "functions.a.fn.min_samples"}
+    assert {line.split(": ")[1] for line in lines} == places
+    assert {line.split(": ")[1] for line in faults("1: 2")} >= {"platform", "prometheus"}
+    assert faults("interval: 3\nweb: {port: 1, port: 2}")[0].startswith("as.yaml: web.port")
 
 
 _leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
@@ -199,31 +191,12 @@ def test_a_long_value_is_cut():
     assert len(line) < 200
 
 
-@given(st.floats(0, 1e6))
-def test_a_duration_is_a_number_of_seconds_or_its_text(seconds):
-    assert parse_duration(seconds) == seconds
-    assert parse_duration(f"{seconds:f}") == pytest.approx(seconds, abs=1e-6)
-
-
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [("1m30s", 90.0), ("250ms", 0.25), ("1h", 3600.0), (".5s", 0.5), ("10", 10.0), ("1us", 1e-6)],
 )
 def test_durations_are_read_as_go_writes_them(text, seconds):
     assert parse_duration(text) == pytest.approx(seconds)
-
-
-@pytest.mark.parametrize("kind", PLATFORMS)
-def test_a_kind_of_platform_that_exists_can_be_configured(kind):
-    gateway = "gateway_url: http://g" if kind == "openfaas" else "namespaces: [shop]"
-    config = Config.parse(f"platform: {{kind: {kind}, {gateway}}}\nprometheus: {{url: http://p}}", "as.yaml")
-    assert config.platform.kind == kind
-
-
-KUBERNETES = """
-platform: {kind: kubernetes}
-prometheus: {url: "http://prometheus:9090"}
-"""
 
 
 def test_plain_kubernetes_needs_nothing_but_its_name():
@@ -235,31 +208,6 @@ def test_plain_kubernetes_needs_nothing_but_its_name():
 def test_a_gateway_is_overridden_where_there_is_one_only():
     overrides = {"platform.gateway_url": "http://g:1"}
     assert Config.parse(KUBERNETES, "as.yaml", overrides) == Config.parse(KUBERNETES, "as.yaml")
-
-
-@pytest.mark.parametrize(
-    ("platform", "place"),
-    [
-        ("{kind: kubernetes, gateway_url: http://g}", "platform.gateway_url"),
-        ("{kind: kubernetes, resink: 3}", "platform.resink"),
-        ("{kind: kubernetes, resync: 0}", "platform.resync"),
-        ("{kind: kubernetes, namespaces: []}", "platform.namespaces"),
-        ("{kind: knative, mode: kpa}", "platform.mode"),
-        ("{kind: 3}", "platform.kind"),
-        ("{kind: null}", "platform.kind"),
-        ("{openfaas: 3, gateway_url: http://g}", "platform.openfaas"),
-        ("3", "platform"),
-    ],
-)
-def test_parse_platform_has_the_keys_of_its_kind(platform, place):
-    (line,) = faults(f"platform: {platform}\nprometheus: {{url: http://p}}")
-    assert line.startswith(f"as.yaml: {place}: ")
-
-
-@pytest.mark.parametrize("more", ["defaults: {%s}", "functions: {a.shop: {%s}}"])
-def test_parse_scale_to_zero_where_nothing_wakes_is_a_fault(more):
-    (line,) = faults(KUBERNETES + more % "scale_to_zero_after: 5m")
-    assert "scale_to_zero_after" in line
 
 
 @pytest.mark.parametrize("kind", PLATFORMS)

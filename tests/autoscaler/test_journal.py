@@ -83,10 +83,9 @@ def test_many_functions_share_the_space_and_each_keeps_at_least_two():
 def test_what_is_forgotten_is_unknown():
     journal = Journal()
     journal.record(an_entry())
-    journal.forget(NAME)
-    journal.forget("never.seen")
-    assert journal.decisions(NAME, 1) is None
-    assert journal.functions() == []
+    for name in (NAME, "never.seen"):
+        journal.forget(name)
+    assert (journal.decisions(NAME, 1), journal.functions()) == (None, [])
 
 
 def test_a_decision_goes_through_the_log_and_back():
@@ -104,9 +103,7 @@ def test_a_decision_goes_through_the_log_and_back():
         "{",
         "{}",
         "[1]",
-        '{"time": "soon", "function_name": "a.fn", "from": 1, "to": 1, "reason": "x", "inputs": {}}',
-        '{"time": "2026-01-02", "function_name": "a.fn", "from": 1, "to": "1", "reason": "x", "inputs": {}}',
-        '{"time": 3, "function_name": "a.fn", "from": 1, "to": 1, "reason": "x", "inputs": {}}',
+        *(json.dumps(an_entry().document() | wrong) for wrong in ({"time": 3}, {"time": "x"}, {"to": "1"})),
     ],
 )
 def test_a_line_that_is_no_decision_is_passed_over(line):
@@ -115,12 +112,13 @@ def test_a_line_that_is_no_decision_is_passed_over(line):
 
 @pytest.mark.parametrize(
     ("wanted", "found"),
-    [("a.x", ["a.x"]), ("a", ["a.x", "a.y"]), ("b", []), ("b.c", ["b.c.x"]), ("z", [])],
+    [
+        ("a.x", (["a.x"], [])),
+        ("a", (["a.x", "a.y"], [])),
+        ("b.c", (["b.c.vision"], [])),
+        ("z", ([], [])),
+        ("b.c.vison", ([], ["b.c.vision"])),
+    ],
 )
-def test_a_name_is_that_with_namespace_or_alone(wanted, found):
-    assert named(wanted, ["a.x", "a.y", "b.c.x"])[0] == found
-
-
-def test_names_that_are_spelt_alike_are_suggested_only_where_none_is_found():
-    assert named("vison.fn", ["vision.fn", "text.fn"]) == ([], ["vision.fn"])
-    assert named("vision", ["vision.fn", "version.fn"]) == (["vision.fn"], [])
+def test_a_name_is_that_with_namespace_or_alone_and_else_similar_ones_are_suggested(wanted, found):
+    assert named(wanted, ["a.x", "a.y", "b.c.vision"]) == found

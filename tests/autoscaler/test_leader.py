@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from slo_autoscaler.errors import ConfigError
-from slo_autoscaler.leader import Alone, FileLock
+from slo_autoscaler.leader import FileLock
 
 
 @pytest.fixture
@@ -23,23 +23,15 @@ def locks(path):
         lock.close()
 
 
-def test_leader_alone_always_leads():
-    assert Alone().leads()
-
-
-def test_lock_one_of_several_leads_and_the_next_when_it_lets_go(locks, caplog):
+def test_lock_one_of_several_leads_and_the_next_when_it_lets_go(locks, path, caplog):
     caplog.set_level("INFO")
     first, second, third = locks
     for _ in range(2):
         assert [lock.leads() for lock in locks] == [True, False, False]
+    assert path.read_text() == f"{os.getpid()}\n"
     first.close()
     assert (second.leads(), third.leads()) == (True, False)
     assert caplog.text.count("standing by") == 2, "once for each that waits"
-
-
-def test_the_file_says_which_process_leads(locks, path):
-    locks[0].leads()
-    assert path.read_text() == f"{os.getpid()}\n"
 
 
 def test_a_process_that_is_killed_leads_no_more(path):
@@ -81,7 +73,7 @@ def test_a_follower_whose_file_is_replaced_waits_for_the_new_one(locks, path):
     assert second.leads()
 
 
-def test_a_folder_that_is_gone_is_nobody_s_turn(tmp_path):
+def test_a_folder_that_is_gone_is_nobody_s_turn_and_stops_the_next_start(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
     lock = FileLock(str(folder / "lock"))
@@ -89,8 +81,5 @@ def test_a_folder_that_is_gone_is_nobody_s_turn(tmp_path):
     folder.rmdir()
     assert not lock.leads()
     lock.close()
-
-
-def test_a_file_that_cannot_be_opened_stops_the_start(tmp_path):
-    with pytest.raises(ConfigError, match="no/lock"):
-        FileLock(str(tmp_path / "no" / "lock"))
+    with pytest.raises(ConfigError, match="folder/lock"):
+        FileLock(str(folder / "lock"))

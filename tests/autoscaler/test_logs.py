@@ -19,26 +19,21 @@ except ZeroDivisionError:
 """
 
 
-def said(form: str) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(form=form)], capture_output=True, text=True, check=True
-    )
+def said(form):
+    command = [sys.executable, "-c", PROGRAM.format(form=form)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == ""
     return done.stderr.splitlines()
 
 
 def test_in_json_one_event_is_one_line_whatever_is_in_it():
     lines = [json.loads(line) for line in said("json")]
-    assert [(line["level"], line["text"]) for line in lines] == [
-        ("info", "told of 3 functions"),
-        ("warning", "not done: two\nlines"),
-        ("error", "a bug"),
-    ]
+    told = [("info", "told of 3 functions"), ("warning", "not done: two\nlines"), ("error", "a bug")]
+    assert [(line["level"], line["text"]) for line in lines] == told
     assert {line["logger"] for line in lines} == {"slo_autoscaler.test"}
     assert all(line["time"].endswith("+00:00") for line in lines)
     assert "ZeroDivisionError" in lines[2]["trace"]
 
 
 def test_as_text_a_line_has_time_level_and_logger():
-    first = said("text")[0]
-    assert first.endswith(" INFO slo_autoscaler.test: told of 3 functions")
+    assert said("text")[0].endswith(" INFO slo_autoscaler.test: told of 3 functions")

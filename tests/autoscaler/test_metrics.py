@@ -17,29 +17,24 @@ def value(metrics, series, **labels):
     return metrics.registry.get_sample_value(f"slo_autoscaler_{series}", labels)
 
 
-def test_decided_sets_the_series_of_the_function(metrics):
+def test_decided_sets_the_series_of_the_function_and_forget_leaves_none(metrics):
     for _ in range(3):
         metrics.decided("a.fn", Scale(2, 1), Decision(4, Reason.BACKLOG, {}), "up", 4)
     assert value(metrics, "desired_replicas", function_name="a.fn") == 4
-    assert value(metrics, "replicas", function_name="a.fn", state="desired") == 2
-    assert value(metrics, "replicas", function_name="a.fn", state="available") == 1
+    for state, count in (("desired", 2), ("available", 1)):
+        assert value(metrics, "replicas", function_name="a.fn", state=state) == count
     labels = {"function_name": "a.fn", "direction": "up", "reason": "Backlog"}
     assert value(metrics, "decisions_total", **labels) == 3
+    for name in ("a.fn", "never-seen.fn"):
+        metrics.forget(name)
+    assert b"a.fn" not in generate_latest(metrics.registry)
 
 
 def test_failed_and_reconciled_are_counted_from_the_start(metrics):
     metrics.failed("act")
     metrics.reconciled(0.2)
-    assert value(metrics, "errors_total", stage="act") == 1
-    assert value(metrics, "errors_total", stage="read") == 0
+    assert [value(metrics, "errors_total", stage=stage) for stage in ("act", "read")] == [1, 0]
     assert value(metrics, "reconcile_seconds_count") == 1
-
-
-def test_forget_leaves_no_series(metrics):
-    metrics.decided("a.fn", Scale(2, 1), Decision(4, Reason.BACKLOG, {}), "up", 4)
-    metrics.forget("a.fn")
-    metrics.forget("never-seen.fn")
-    assert b"a.fn" not in generate_latest(metrics.registry)
 
 
 def test_inputs_of_the_last_decision_are_gauges_and_what_is_unknown_is_absent(metrics):
@@ -57,15 +52,7 @@ def test_shadowed_sets_its_replicas_and_the_score_of_both(metrics):
     metrics.shadowed("a.fn", 3, Score(10.0, 100.0, 90.0, 99.0, 20.0, 30.0))
     assert value(metrics, "shadow_replicas", function_name="a.fn") == 3
     assert value(metrics, "shadow_requests_total", function_name="a.fn") == 100
-    for series, incumbent, shadow in (
-        ("shadow_replica_seconds_total", 20, 30),
-        ("shadow_attained_requests_total", 90, 99),
-    ):
-        assert value(metrics, series, function_name="a.fn", scaler="incumbent") == incumbent
-        assert value(metrics, series, function_name="a.fn", scaler="shadow") == shadow
-
-
-@pytest.mark.parametrize("leading", [True, False])
-def test_leads_is_1_for_the_leader_and_0_on_standby(metrics, leading):
-    metrics.leads(leading)
-    assert value(metrics, "leader") == leading
+    for series, counts in (("replica_seconds", (20, 30)), ("attained_requests", (90, 99))):
+        for scaler, count in zip(("incumbent", "shadow"), counts, strict=True):
+            labels = {"function_name": "a.fn", "scaler": scaler}
+            assert value(metrics, f"shadow_{series}_total", **labels) == count

@@ -16,12 +16,6 @@ def test_it_begins_beside_the_incumbent_with_its_bounds():
     assert Shadow.beside(REAL, 5.0).scale(REAL, 5.0) == REAL
 
 
-def test_replicas_that_are_wanted_serve_after_the_start_up_time():
-    shadow = Shadow.beside(REAL, 0.0).wanted(5, START, 0.0)
-    assert [shadow.scale(REAL, now).available for now in (0.0, 9.9, 10.0)] == [2, 2, 5]
-    assert shadow.scale(REAL, 0.0).pending == 3
-
-
 def test_the_last_to_start_are_the_first_to_go():
     shadow = Shadow.beside(REAL, 0.0).wanted(4, START, 0.0).wanted(6, START, 5.0).wanted(3, START, 6.0)
     assert (shadow.desired, shadow.starting) == (3, ((10.0, 1),))
@@ -42,11 +36,6 @@ def test_what_serves_and_what_starts_is_what_is_wanted(story):
     assert shadow.scale(REAL, now + START).available == shadow.desired
 
 
-def test_with_the_same_replicas_it_sees_the_same():
-    observed = seen()
-    assert imagined(observed, REAL, REAL) is observed
-
-
 OVERLOADED = seen(rate=190.0, in_flight_growth=60.0, in_flight=80.0, p99=0.4, attainment=0.6)
 
 
@@ -61,6 +50,8 @@ OVERLOADED = seen(rate=190.0, in_flight_growth=60.0, in_flight=80.0, p99=0.4, at
         # Without a capacity more replicas are no worse, and of fewer nothing is said.
         (seen(capacity=None, attainment=0.97), 3, {"attainment": 0.97}),
         (seen(capacity=None, attainment=0.97), 1, {"attainment": None}),
+        # What the incumbent has missed says nothing of other replicas.
+        (seen(burn_short=5.0, budget_remaining=0.1), 9, {"burn_short": None, "budget_remaining": None}),
         # A replica that the source does not see is not seen in the shadow either.
         (seen(up_replicas=1.0), 4, {"up_replicas": 3.0}),
     ],
@@ -74,19 +65,12 @@ def test_what_other_replicas_would_have_seen(observed, count, expected):
 
 @given(observations, scales, scales)
 def test_what_is_imagined_makes_sense(observed, real, virtual):
+    assert imagined(observed, real, real) is observed
     there = imagined(observed, real, virtual)
     assert there.arrival_rate == pytest.approx(observed.arrival_rate)
-    assert (there.capacity, there.slo_latency, there.sample_age) == (
-        observed.capacity,
-        observed.slo_latency,
-        observed.sample_age,
-    )
+    for name in ("capacity", "slo_latency", "sample_age"):
+        assert getattr(there, name) == getattr(observed, name)
     assert there.attainment is None or 0.0 <= there.attainment <= 1.0
-
-
-def test_what_the_incumbent_has_missed_says_nothing_of_other_replicas():
-    there = imagined(seen(burn_short=5.0, budget_remaining=0.1), REAL, Scale(9, 9))
-    assert (there.burn_short, there.budget_remaining) == (None, None)
 
 
 def test_an_interval_is_scored_for_both():
@@ -98,11 +82,8 @@ def test_an_interval_is_scored_for_both():
     assert score.attained_incumbent == pytest.approx(875.0)
     assert score.attained_shadow == pytest.approx(1250.0)
     assert score.document()["replica_seconds_shadow"] == 15.0
-
-
-def test_an_idle_interval_costs_replicas_and_holds_no_request():
-    score = Shadow.beside(REAL, 0.0).passed(seen(rate=0.0, attainment=None), REAL, START, 20.0, 5.0).score
-    assert (score.requests, score.replica_seconds_incumbent) == (0.0, 10.0)
+    idle = Shadow.beside(REAL, 0.0).passed(seen(rate=0.0, attainment=None), REAL, START, 20.0, 5.0).score
+    assert (idle.requests, idle.replica_seconds_incumbent) == (0.0, 10.0)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,6 @@ import sys
 import pytest
 from prometheus_client import CollectorRegistry
 
-from autoscaler import doubles
-from autoscaler.doubles import a_gateway, free_port
 from autoscaler.values import NAME, a_told_decision
 from slo_autoscaler.cli.explain import main
 from slo_autoscaler.web.listener import Web
@@ -53,13 +51,6 @@ def test_explain_decisions_of_several_days_have_their_date(tmp_path, capsys):
     assert main([NAME, "--log", str(log)]) == 0
     dates = [line[:10] for line in capsys.readouterr().out.splitlines()]
     assert dates == ["2026-01-02", "2026-01-03"]
-
-
-def test_explain_unknown_name_in_a_log_is_status_1_and_suggests_one(tmp_path, capsys):
-    log = tmp_path / "log"
-    log.write_text(a_log(a_told_decision()))
-    assert main(["vison.openfaas-fn", "--log", str(log)]) == 1
-    assert NAME in capsys.readouterr().err
 
 
 class Decided:
@@ -113,46 +104,20 @@ def test_explain_takes_the_port_of_the_configuration_or_the_environment(port, tm
     assert len(capsys.readouterr().out.splitlines()) == 8
 
 
-def test_explain_unknown_function_is_status_1_and_suggests_one(port, capsys):
-    assert main(["vision.openfaas-f", "--url", f"http://127.0.0.1:{port}"]) == 1
+@pytest.mark.parametrize("source", ["url", "log"])
+def test_explain_unknown_function_is_status_1_and_suggests_one(source, port, tmp_path, capsys):
+    log = tmp_path / "log"
+    log.write_text(a_log(a_told_decision()))
+    where = {"url": f"http://127.0.0.1:{port}", "log": str(log)}[source]
+    assert main(["vison.openfaas-fn", f"--{source}", where]) == 1
     told = capsys.readouterr().err
     assert NAME in told
     assert "{" not in told, "in the autoscaler's words, not as JSON"
 
 
-@pytest.mark.parametrize("fault", [doubles.status(500), doubles.garbage, doubles.status(200, b'{"a": 1}')])
-def test_explain_wrong_server_at_the_port_is_status_1_with_its_address(fault, capsys):
-    with a_gateway() as other:
-        other.faults["GET"] = fault
-        assert main([NAME, "--url", other.url]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert other.url in line
-
-
-def test_explain_nobody_at_the_port_is_status_1(capsys):
-    url = f"http://127.0.0.1:{free_port()}"
-    assert main([NAME, "--url", url]) == 1
-    assert url in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "what"),
-    [
-        (["--log", "/no/log"], "/no/log"),
-        (["--config", "/no/file"], "/no/file"),
-        (["--url", "file:///etc/passwd"], "http://"),
-    ],
-)
-def test_explain_unusable_argument_is_status_2(arguments, what, capsys):
-    assert main([NAME, *arguments]) == 2
-    assert what in capsys.readouterr().err
-
-
-def test_explain_any_port_in_the_configuration_is_status_2(tmp_path, capsys):
-    config = tmp_path / "as.yaml"
-    config.write_text("web: {port: 0}\n")
-    assert main([NAME, "--config", str(config)]) == 2
-    assert "web.port" in capsys.readouterr().err
+def test_explain_log_that_cannot_be_read_is_status_2(capsys):
+    assert main([NAME, "--log", "/no/log"]) == 2
+    assert "/no/log" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("last", ["0", "-1", "many"])
