@@ -2,7 +2,6 @@
 
 import json
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -116,14 +115,6 @@ def test_reconcile_dry_run_tells_a_change_once_and_never_acts(gateway):
         assert [(line["to"], line["dry_run"]) for line in bench.about()] == [(4, True)]
 
 
-def test_reconcile_hold_is_told_when_its_reason_changes(gateway):
-    stale = seen(sample_age=100.0)
-    with Bench(gateway, *[{B: each} for each in (CALM, CALM, stale, stale, CALM)]) as bench:
-        bench.times(5)
-        told = [line["reason"] for line in bench.about(B)]
-        assert told == ["DesiredWithinRange", "NoData", "DesiredWithinRange"]
-
-
 def test_reconcile_failed_source_makes_every_function_hold(gateway):
     with Bench(gateway) as bench:
         assert bench.reconcile() is False
@@ -186,16 +177,6 @@ def test_reconcile_refused_scale_is_requested_again_and_is_no_cap(gateway):
         bench.times(2)
         assert gateway.functions["a"].replicas == 4
         assert not any(line["reason"] == "PlatformCap" for line in bench.lines)
-
-
-def test_reconcile_platform_that_gives_less_is_told_once(gateway):
-    gateway.cap = 3
-    with Bench(gateway, *[{A: BUSY}] * 6) as bench:
-        bench.times(6)
-        up, capped = bench.about()
-        assert (up["reason"], capped["reason"]) == ("LoadAboveCapacity", "PlatformCap")
-        assert (capped["inputs"]["requested"], capped["inputs"]["granted"]) == (4, 3)
-        assert len(gateway.posted) == 1
 
 
 def test_reconcile_failed_list_reads_known_functions_alone(gateway):
@@ -326,16 +307,6 @@ def test_reconcile_shadow_decides_from_its_own_replicas_is_scored_and_never_acts
         assert bench.value("slo_autoscaler_shadow_replica_seconds_total", **labels) == 80
 
 
-def test_decisions_are_the_last_ones_with_their_repeats(gateway):
-    with Bench(gateway, *[{A: BUSY}] * 3) as bench:
-        bench.times(3)
-        answer = bench.controller.decisions(A, 10)
-        assert [decision["action"] for decision in answer["decisions"]] == ["up", "hold"]
-        assert answer["decisions"][-1]["repeats"] == 1
-        assert bench.controller.decisions("nope.openfaas-fn", 10) is None
-        assert bench.controller.functions() == [A, B]
-
-
 def test_reconcile_after_a_restart_knows_the_history_and_asks_for_it_once(gateway):
     past = {A: Past(rate=((20.0, 300.0), (5.0, 310.0)))}
     with Bench(gateway, {A: seen(rate=100.0)}, {}, past=past) as bench:
@@ -358,23 +329,6 @@ def test_reconcile_time_of_day_that_jumps_changes_no_decision(gateway):
             bench.wall = datetime(year, 1, 1, tzinfo=UTC)
             bench.reconcile()
         assert gateway.posted == [], "the stabilization window has not passed"
-
-
-def test_decisions_can_be_read_while_they_are_made(gateway):
-    story = [{A: BUSY if number % 2 else CALM} for number in range(30)]
-    with Bench(gateway, *story) as bench, ThreadPoolExecutor(1) as reader:
-        done = threading.Event()
-
-        def read():
-            while not done.is_set():
-                bench.controller.decisions(A, 5)
-                list(bench.metrics.collect())
-            return True
-
-        reading = reader.submit(read)
-        bench.times(30)
-        done.set()
-        assert reading.result()
 
 
 class Stop(threading.Event):
@@ -448,9 +402,6 @@ IDLE = seen(rate=0.0, in_flight=0.0, gateway_rate=0.0, samples=0.0, up_replicas=
 )
 def test_a_functions_own_labels_say_when_it_may_go_to_zero(gateway, labels, configured, replicas):
     gateway.functions["b"].labels = labels
-    with Bench(
-        gateway, *[{"b.openfaas-fn": IDLE}] * 10, **{"defaults.scale_to_zero_after": configured}
-    ) as bench:
-        for _ in range(10):
-            bench.reconcile()
+    with Bench(gateway, *[{B: IDLE}] * 10, **{"defaults.scale_to_zero_after": configured}) as bench:
+        bench.times(10)
     assert gateway.functions["b"].replicas == replicas

@@ -185,8 +185,8 @@ def test_a_counter_that_begins_anew_is_no_lull(world, gateway):
 
         def scraped():
             controller.reconcile()
-            decisions = controller.decisions("a.openfaas-fn", 1)["decisions"]
-            rates.append(decisions[-1]["inputs"]["arrival_rate"])
+            (decision,) = controller.decisions("a.openfaas-fn", 1)["decisions"]
+            rates.append(decision["inputs"]["arrival_rate"])
             return peak.scrapes > scrapes + 5
 
         until(scraped, "the restart has passed through the window")

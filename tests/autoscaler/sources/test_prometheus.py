@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from autoscaler import doubles
-from autoscaler.doubles import a_fleet, a_gateway, a_prometheus, free_port, until
+from autoscaler.doubles import a_fleet, a_gateway, a_prometheus, until
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.sources import Settings as PrometheusSettings
 from slo_autoscaler.sources.prometheus import PrometheusSource
@@ -66,36 +66,11 @@ def test_observe_answers_that_do_not_end_are_given_up_and_do_not_pile_up(server,
     released.set()
 
 
-def test_a_history_is_how_long_ago_and_how_much(server, source):
-    answers = {
-        "time()": b'{"status": "success", "data": {"resultType": "scalar", "result": [1000.0, "1000.5"]}}',
-        "rate": VECTOR
-        % (
-            b'[{"metric": {"function_name": "a.fn"}, "values": [[980.5, "3"], [990.5, "NaN"], [1001, "4"]]},'
-            b' {"metric": {}, "values": [[990, "9"]]}]'
-        ),
-    }
-
-    def answer(handler):
-        doubles.status(200, answers["time()" if "time%28%29" in handler.path else "rate"])(handler)
-
-    server.faults["GET"] = answer
-    past = source.history(30.0)["a.fn"]
-    assert past.rate == ((20.0, 3.0), (-0.5, 4.0))
-
-
 @pytest.mark.parametrize("body", [b"[]", VECTOR % b"[]", VECTOR % b'[1, "soon"]'])
 def test_history_that_makes_no_sense_is_a_source_error(server, source, body):
     server.faults["GET"] = doubles.status(200, body)
     with pytest.raises(SourceError):
         source.history(30.0)
-
-
-def test_observe_without_prometheus_is_a_source_error():
-    source = PrometheusSource(PrometheusSettings(url=f"http://127.0.0.1:{free_port()}"))
-    with pytest.raises(SourceError):
-        source.observe()
-    source.close()
 
 
 def test_an_empty_prometheus_has_no_observations(server, source):

@@ -42,13 +42,9 @@ def test_queries_every_signal_has_one_and_nothing_is_left_open():
 
 @given(st.dictionaries(names, st.floats()))
 def test_nan_and_infinity_are_no_data(values):
-    parsed = parse([a_series(name, str(value)) for name, value in values.items()])
+    nameless = {"metric": {}, "value": [0, "1"]}
+    parsed = parse([nameless, *(a_series(name, str(value)) for name, value in values.items())])
     assert parsed == {name: value for name, value in values.items() if math.isfinite(value)}
-
-
-def test_parse_what_is_no_number_or_no_function_is_no_data():
-    answer = [a_series("a.fn", "NaN"), a_series("b.fn", "+Inf"), a_series("c.fn", "1e3")]
-    assert parse([*answer, {"metric": {}, "value": [0, "1"]}]) == {"c.fn": 1e3}
 
 
 @pytest.mark.parametrize("read", [parse, lambda answer: parse_range(answer, 100.0)])
@@ -79,11 +75,8 @@ def test_every_function_that_any_signal_names_is_observed_and_the_rest_is_none(s
             assert getattr(observation, signal) == signals.get(signal, {}).get(name)
 
 
-def test_without_functions_that_need_it_the_gateways_histogram_is_not_asked_for():
-    assert gateway_queries(30.0, 20.0, GatewaySlos({"ours.fn": None})) == {}
-
-
 def test_only_functions_that_have_no_watchdog_are_taken_from_the_gateway():
+    assert gateway_queries(30.0, 20.0, GatewaySlos({"ours.fn": None})) == {}
     slos = GatewaySlos({"plain.fn": Slo(0.25, 0.95), "ours.fn": None})
     signals = {
         "rate": {"plain.fn": 5.0, "ours.fn": 7.0, "stranger.fn": 9.0},
