@@ -232,7 +232,7 @@ def test_reconcile_function_that_is_gone_is_forgotten(gateway):
         gateway.faults["POST /system/scale-function/b"] = doubles.status(404)
         assert bench.reconcile() is True
         assert bench.value("slo_autoscaler_desired_replicas", function_name=A) is None
-        assert bench.controller.functions() == []
+        assert (bench.controller.functions(), bench.controller.decisions(A, 1)) == ([], None)
 
 
 def test_reconcile_platform_that_never_finishes_its_answers_is_not_waited_for():
