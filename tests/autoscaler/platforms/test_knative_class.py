@@ -31,12 +31,6 @@ def clock(monkeypatch):
 
 
 @pytest.fixture
-def status_of(world):
-    """What a request for a PodAutoscaler's status begins with."""
-    return lambda name: f"PATCH {POD_AUTOSCALERS.path(world.namespace, name, 'status')}"
-
-
-@pytest.fixture
 def one(world, start):
     """A revision of our class that is ready, and the platform that the test drives."""
     platform = start()
@@ -250,14 +244,12 @@ def test_a_rollout_takes_over_the_count_and_the_old_revision_goes_after_its_grac
     assert world.mode(old) == "Serve"
 
 
-def test_an_old_revision_keeps_its_replicas_until_its_status_could_be_written(
-    api, world, one, clock, status_of
-):
+def test_an_old_revision_keeps_its_replicas_until_its_status_could_be_written(api, world, one, clock):
     platform, old = one
     new = world.revise(2)
     world.route(r1=50, r2=50)
     world.until(world.is_ready(new), "the new one is ready", platform)
-    api.faults[status_of(old)] = doubles.status(403)
+    api.faults[f"PATCH {POD_AUTOSCALERS.path(world.namespace, old)}/status"] = doubles.status(403)
     world.route(r2=100)
     world.reach(old, "Unreachable")
     world.until(lambda: world.mode(old) == "Proxy", "the activator is put into its path", platform)
