@@ -19,7 +19,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from tailbound_lab.demo.table import BASELINE, TAILBOUND, milliseconds, number, percent
 from tailbound_lab.live.session import Outcome
@@ -35,16 +35,12 @@ _STYLE: Any = {  # matplotlib types each key of its settings as a literal
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": "#8b949e",
-    "axes.labelcolor": "#24292f",
     "axes.titlelocation": "left",
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": "#eaeef2",
-    "xtick.color": "#57606a",
-    "ytick.color": "#57606a",
     "legend.frameon": False,
     "legend.fontsize": 8.5,
     "svg.fonttype": "path",
@@ -93,7 +89,7 @@ def _draw_rate(axes: Axes, comparison: Comparison) -> None:
 def _draw_latency(axes: Axes, comparison: Comparison) -> None:
     top = TIMEOUT_SECONDS * 1e3
     for name, color, track in _tracks(comparison):
-        p50, p95, p99 = (_line(track.seconds, pick, top) for pick in _PERCENTILES)
+        p50, p95, p99 = (_line(track.seconds, name, top) for name in ("p50", "p95", "p99"))
         seconds = range(len(p50))
         middles = [second + 0.5 for second in seconds]
         axes.fill_between(middles, p50, p99, color=color, alpha=0.16, linewidth=0)
@@ -102,39 +98,26 @@ def _draw_latency(axes: Axes, comparison: Comparison) -> None:
         axes.plot(middles, p50, color=color, linewidth=0.9, alpha=0.75, linestyle=(0, (1, 1.5)), label="p50")
     slo = comparison.slo * 1e3
     axes.axhline(slo, color=_LIMIT, linewidth=1.4)
-    axes.annotate(
+    axes.text(
+        len(comparison.offered),
+        slo,
         f"SLO {slo:g} ms",
-        (1.0, slo),
-        xycoords=("axes fraction", "data"),
-        xytext=(-2, 3),
-        textcoords="offset points",
         color=_LIMIT,
         ha="right",
         va="bottom",
         fontweight="bold",
     )
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(FuncFormatter(_log_label))
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.set_title("Latency from the moment a request was due, by the second it was due in")
     axes.set_ylabel("ms (log scale)")
     axes.legend(loc="upper left", ncols=2)
 
 
-_PERCENTILES: tuple[Callable[[Summary], float | None], ...] = (
-    lambda second: second.p50,
-    lambda second: second.p95,
-    lambda second: second.p99,
-)
-
-
-def _line(seconds: Sequence[Summary], pick: Callable[[Summary], float | None], top: float) -> list[float]:
+def _line(seconds: Sequence[Summary], name: str, top: float) -> list[float]:
     """Return milliseconds; misses stand at the top of the scale, seconds without requests are gaps."""
-    values = (pick(second) for second in seconds)
+    values = (getattr(second, name) for second in seconds)
     return [math.nan if value is None else min(value * 1e3, top) for value in values]
-
-
-def _log_label(value: float, _: object) -> str:
-    return f"{value:,.0f}" if value >= 1 else f"{value:g}"
 
 
 def _draw_samples(
@@ -217,22 +200,13 @@ def _scaling(function: str, decisions: Sequence[Decision]) -> str:
 
 
 _COLUMNS = (
-    ("within SLO", "share of all requests answered with a 2xx status within the SLO"),
-    ("p50 ms", "half of all requests took at most this long"),
-    ("p95 ms", ""),
-    ("p99 ms", "infinite (∞) when more than 1% were refused, failed or lost"),
-    ("requests", ""),
-    ("slow", "answered with a 2xx status, but later than the SLO"),
-    ("refused", "429 or 503"),
-    ("failed", "other error statuses"),
-    ("lost", "no answer at all"),
-    ("replica-seconds", "the cost: replicas, integrated over the run"),
-    ("max replicas", ""),
+    *("within SLO", "p50 ms", "p95 ms", "p99 ms"),
+    *("requests", "slow", "refused", "failed", "lost", "replica-seconds", "max replicas"),
 )
 
 
 def _table(comparisons: Sequence[Comparison]) -> str:
-    heads = "".join(f'<th scope="col" title="{escape(why)}">{escape(name)}</th>' for name, why in _COLUMNS)
+    heads = "".join(f'<th scope="col">{name}</th>' for name in _COLUMNS)
     rows = "".join(_rows(item) for item in comparisons)
     return (
         '<table><thead><tr><th scope="col">function</th><th scope="col">served by</th>'
@@ -266,8 +240,7 @@ def _cells(item: Comparison, system: str, track: Track) -> str:
         (number(track.replica_seconds), ""),
         (number(highest_replicas(track)), ""),
     ]
-    kind = "ours" if system == TAILBOUND else "theirs"
-    return f'<td class="system {kind}">{escape(system)}</td>' + "".join(
+    return f'<td class="system">{escape(system)}</td>' + "".join(
         f'<td class="{style}">{escape(text)}</td>' for text, style in cells
     )
 
