@@ -153,7 +153,7 @@ def _deploy(platform: Platform, options: Options) -> list[Deployed]:
         found = [spec]
         if item.twin and options.with_twins:
             found.append(twin(spec))
-            platform.deploy(found[-1])
+            platform.registry.deploy(found[-1])
         deployed += [Deployed(each, item, profile, seed, Ledger(slo), objective) for each in found]
     return deployed
 

@@ -21,8 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
-        settings = _settings(options)
-        uvloop.run(_up(settings))
+        uvloop.run(_up(_settings(options)))
     except PlatformError as error:
         sys.stderr.write(f"local-openfaas: {error}\n")
         return 1

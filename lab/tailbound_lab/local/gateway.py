@@ -5,18 +5,15 @@ Owns the HTTP server and the edge. ``proxy`` and ``provider`` hold what happens 
 
 import base64
 import hmac
-import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from tailbound_lab.local.errors import PlatformError, StartError
-from tailbound_lab.local.provider import Handler, Provider
+from tailbound_lab.local.provider import Provider
 from tailbound_lab.local.proxy import Proxy
-
-_log = logging.getLogger(__name__)
 
 _CHALLENGE: Final = {"WWW-Authenticate": 'Basic realm="Restricted"'}
 _SHUTDOWN_SECONDS: Final = 1.0
@@ -50,12 +47,11 @@ class Gateway:
     """The one HTTP port of the platform."""
 
     def __init__(self, provider: Provider, proxy: Proxy, auth: BasicAuth | None) -> None:
-        application = web.Application(client_max_size=_MAX_SYSTEM_BODY)
+        application = web.Application(client_max_size=_MAX_SYSTEM_BODY, middlewares=[_edge(auth)])
         # First, as it is the hot path.
         application.router.add_route("*", "/function/{name}", proxy.handle)
         application.router.add_route("*", "/function/{name}/{path:.*}", proxy.handle)
-        _add(application, provider.system_routes(), auth)
-        _add(application, provider.open_routes(), None)
+        application.add_routes(provider.routes())
         # A client that goes away cancels its handler, so the function's queue loses the request as well.
         self._runner = web.AppRunner(
             application,
@@ -80,36 +76,16 @@ class Gateway:
         await self._runner.cleanup()
 
 
-def _add(
-    application: web.Application, routes: Sequence[tuple[str, str, Handler]], auth: BasicAuth | None
-) -> None:
-    for method, path, handler in routes:
-        guarded = _errors_as_statuses(handler if auth is None else _authenticated(handler, auth))
-        if method == "GET":
-            application.router.add_get(path, guarded)
-        else:
-            application.router.add_route(method, path, guarded)
-
-
-def _errors_as_statuses(handler: Handler) -> Handler:
-    async def guarded(request: web.Request) -> web.StreamResponse:
+def _edge(auth: BasicAuth | None) -> Middleware:
+    @web.middleware
+    async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
+        resource = request.match_info.route.resource
+        is_guarded = resource is not None and resource.canonical.startswith("/system/")
+        if auth is not None and is_guarded and not auth.accepts(request.headers.get("Authorization", "")):
+            return web.Response(status=401, text="invalid credentials\n", headers=_CHALLENGE)
         try:
             return await handler(request)
         except PlatformError as error:
             return web.Response(status=error.status, text=f"{error}\n")
-        except web.HTTPException:
-            raise
-        except Exception:  # the edge: an unforeseen error in one request must not end the platform
-            _log.exception("%s %s failed", request.method, request.path)
-            return web.Response(status=500, text="internal error; the platform's log has it\n")
 
-    return guarded
-
-
-def _authenticated(handler: Handler, auth: BasicAuth) -> Handler:
-    async def checked(request: web.Request) -> web.StreamResponse:
-        if not auth.accepts(request.headers.get("Authorization", "")):
-            return web.Response(status=401, text="invalid credentials\n", headers=_CHALLENGE)
-        return await handler(request)
-
-    return checked
+    return edge

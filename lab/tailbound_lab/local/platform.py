@@ -34,7 +34,6 @@ from tailbound_lab.local.services import (
     page_url,
     prometheus_service,
 )
-from tailbound_lab.local.specs import FunctionSpec
 from tailbound_lab.local.stack import parse_stack
 
 WATCHDOG: Final = (sys.executable, "-m", "batching_watchdog")
@@ -158,13 +157,9 @@ class Platform:
         for item in chosen:
             self.images.add(item.spec.image, folder / item.handler)
         return [
-            self.deploy(replace(item.spec, env_vars={**item.spec.env_vars, **(environment or {})}))
+            self.registry.deploy(replace(item.spec, env_vars={**item.spec.env_vars, **(environment or {})}))
             for item in chosen
         ]
-
-    def deploy(self, spec: FunctionSpec) -> Function:
-        """Deploy or update one function; returns at once, its replicas start on their own."""
-        return self.registry.deploy(spec)
 
     async def settled(self) -> None:
         """Return when every function has exactly the replicas that are wanted, all ready."""

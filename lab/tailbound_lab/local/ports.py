@@ -17,7 +17,8 @@ _RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 def free_ports(count: int) -> list[int]:
     """``count`` different ports that no listener has now; nobody holds them until the children bind them."""
-    highest = _first_outgoing()
+    highest = int(_RANGE.read_text().split()[0]) if _RANGE.exists() else _FIRST_OUTGOING
+    highest = highest if highest > _LOWEST + _TRIES else _FIRST_OUTGOING
     ports: set[int] = set()
     for _ in range(_TRIES):
         if len(ports) == count:
@@ -36,11 +37,3 @@ def _bindable(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def _first_outgoing() -> int:
-    try:
-        first = int(_RANGE.read_text().split()[0])
-    except (OSError, ValueError, IndexError):
-        return _FIRST_OUTGOING
-    return first if first > _LOWEST + _TRIES else _FIRST_OUTGOING

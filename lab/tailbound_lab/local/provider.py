@@ -6,7 +6,6 @@ and become statuses in ``gateway``.
 """
 
 import json
-from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any, Final
 
@@ -19,8 +18,6 @@ from tailbound_lab.local.functions import Function, Registry
 from tailbound_lab.local.metrics import CONTENT_TYPE, GatewayMetrics
 from tailbound_lab.local.secrets import Secrets
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 _VERSION: Final = {"release": __version__, "sha": "local"}
 
 
@@ -32,29 +29,24 @@ class Provider:
         self._secrets = secrets
         self._metrics = metrics
 
-    def system_routes(self) -> list[tuple[str, str, Handler]]:
-        """(method, path, handler) of everything that basic authentication protects."""
+    def routes(self) -> list[web.RouteDef]:
+        """Every route; what begins with /system is protected, as in the gateway."""
         return [
-            ("GET", "/system/functions", self.list_functions),
-            ("POST", "/system/functions", self.deploy),
-            ("PUT", "/system/functions", self.update),
-            ("DELETE", "/system/functions", self.remove),
-            ("GET", "/system/function/{name}", self.read_function),
-            ("POST", "/system/scale-function/{name}", self.scale),
-            ("GET", "/system/info", self.info),
-            ("GET", "/system/secrets", self.list_secrets),
-            ("POST", "/system/secrets", self.create_secret),
-            ("PUT", "/system/secrets", self.update_secret),
-            ("DELETE", "/system/secrets", self.delete_secret),
-            ("GET", "/system/logs", self.logs),
-        ]
-
-    def open_routes(self) -> list[tuple[str, str, Handler]]:
-        """(method, path, handler) of what is never protected, as in the gateway."""
-        return [
-            ("GET", "/healthz", self.healthz),
-            ("GET", "/metrics", self.metrics),
-            ("GET", "/sd/replicas", self.replicas),
+            web.get("/system/functions", self.list_functions),
+            web.post("/system/functions", self.deploy),
+            web.put("/system/functions", self.update),
+            web.delete("/system/functions", self.remove),
+            web.get("/system/function/{name}", self.read_function),
+            web.post("/system/scale-function/{name}", self.scale),
+            web.get("/system/info", self.info),
+            web.get("/system/secrets", self.list_secrets),
+            web.post("/system/secrets", self.create_secret),
+            web.put("/system/secrets", self.update_secret),
+            web.delete("/system/secrets", self.delete_secret),
+            web.get("/system/logs", self.logs),
+            web.get("/healthz", self.healthz),
+            web.get("/metrics", self.metrics),
+            web.get("/sd/replicas", self.replicas),
         ]
 
     async def list_functions(self, request: web.Request) -> web.Response:

@@ -25,15 +25,8 @@ PREFIX: Final = "/function/"
 
 _METHODS: Final = frozenset({"POST", "PUT", "PATCH", "DELETE", "GET", "OPTIONS", "HEAD"})
 _HOP_BY_HOP: Final = (
-    "Connection",
-    "Keep-Alive",
-    "Proxy-Authenticate",
-    "Proxy-Authorization",
-    "Proxy-Connection",
-    "TE",
-    "Trailer",
-    "Transfer-Encoding",
-    "Upgrade",
+    *("Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection"),
+    *("TE", "Trailer", "Transfer-Encoding", "Upgrade"),
 )
 _SMALL_BODY: Final = 65_536
 """Bodies up to this size are read whole and sent in one write; longer ones stream."""

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Final
 
 import aiohttp
-from yarl import URL
 
 from tailbound_lab.local.ports import free_ports
 from tailbound_lab.local.secrets import Secrets
@@ -33,15 +32,8 @@ _FAILURE_THRESHOLD: Final = 3
 _PROBED: Final = ("/_/health", "/_/ready")
 _serial: Final = itertools.count(1)
 _INHERITED: Final = (
-    "HOME",
-    "LANG",
-    "LC_ALL",
-    "LD_LIBRARY_PATH",
-    "PATH",
-    "PYTHONPATH",
+    *("HOME", "LANG", "LC_ALL", "TZ", "PATH", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH"),
     "SSL_CERT_FILE",
-    "TZ",
-    "VIRTUAL_ENV",
 )
 """A container would start clean. A shell's own ``port`` or ``workers`` must not reach a function."""
 
@@ -81,7 +73,6 @@ class Replica:
         self.metrics_port = 0
         self.failed_starts = 0
         """Starts in a row that ended before the replica was ready."""
-        self.base_url = URL()
         self._handler = handler
         self._settings = settings
         self._on_change = on_change
@@ -149,7 +140,6 @@ class Replica:
         self._came_up = False
         # New ports for every start: the old ones may still be in TIME_WAIT, or taken by someone else.
         self.port, self.metrics_port = free_ports(2)
-        self.base_url = URL(f"http://127.0.0.1:{self.port}")
         shutil.rmtree(self._folder, ignore_errors=True)
         (self._folder / "tmp").mkdir(parents=True)
         self._settings.secrets.mount(self.spec.secrets, self.spec.namespace, self._folder / "secrets")
@@ -171,7 +161,7 @@ class Replica:
         for path in _PROBED:
             # Anything but a 200 in time, a refused connection included, is "not ready" and no more than that.
             with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
-                url = self.base_url.with_path(path)
+                url = f"http://127.0.0.1:{self.port}{path}"
                 async with self.session.get(url, timeout=_PROBE_TIMEOUT, allow_redirects=False) as answer:
                     await answer.read()
                     if answer.status == 200:

@@ -33,7 +33,18 @@ def test_a_deployment_is_either_read_as_it_is_or_refused(body):
         )
 
 
-@pytest.mark.parametrize("body", [None, "text", [], {}, {"replicas": None, "name": "", "functionName": 1}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        None,
+        "text",
+        [],
+        {},
+        {"service": "f"},
+        F | {"envVars": {"a": 1}},
+        {"replicas": None, "functionName": 1},
+    ],
+)
 @pytest.mark.parametrize("parse", [parse_deployment, parse_scale, parse_delete, parse_secret_name])
 def test_a_body_without_what_it_must_hold_is_refused(parse, body):
     with pytest.raises(InvalidRequestError):
