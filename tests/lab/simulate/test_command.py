@@ -67,6 +67,13 @@ def test_target_and_configuration_say_how_ours_scales(outcomes, tmp_path):
     )
     words = ("--config", str(file), "--function", "f.openfaas-fn", "--policies", "slo:0.5,kpa:4")
     assert [set(each["replicas"]) for each in outcomes(*SHORT, *words)] == [{7}, {7}]
+    few, many = (each["max_replicas"] for each in outcomes(*SHORT, "--policies", "kpa:100,kpa:0.5"))
+    assert few < many
+
+
+def test_latency_of_requests_that_timed_out_is_null(outcomes):
+    words = ("--generate", "poisson", "--rate", "300", "--duration", "60", "--max-replicas", "1")
+    assert outcomes(*words, "--policies", "openfaas-ce")[0]["p99"] is None
 
 
 def test_trace_file_is_played(outcomes, tmp_path):

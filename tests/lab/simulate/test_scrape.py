@@ -92,6 +92,16 @@ def test_what_a_new_replica_did_before_its_first_scrape_is_not_in_the_rate():
     assert seen.rate < 10.0, "two samples are not extrapolated to a window of four"
 
 
+def test_rate_now_is_of_the_newest_scrapes():
+    scrapes, row = Scrapes(FUNCTION, 30.0, 20.0, 40.0), np.zeros(64)
+    for tick, (done, inside) in enumerate(((0, 0), (10, 0), (20, 10), (30, 10), (80, 10))):
+        row[scrape.TOTAL] = done
+        scrapes.record(1, 5.0 * tick, row[: scrapes.columns], inside, 0.0)
+    seen = scrapes.observe(21.0)
+    assert seen.rate_now == pytest.approx(10.0), "50 in 5 s, and inside are as many as before"
+    assert seen.in_flight_growth > 0.0
+
+
 def test_replica_that_has_gone_stays_in_the_rate_and_leaves_the_gauges():
     scrapes = scraped([(100.0 + 50.0 * tick, 0.0) for tick in range(5)], 1, 2)
     scrapes.gone(2)

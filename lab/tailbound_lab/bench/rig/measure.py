@@ -198,47 +198,40 @@ class Bench:
 
     def counted(self, rate: float, seconds: float) -> dict[str, Any]:
         """A run that is reported; with ``reason`` alone if the generator lagged each time."""
+        return self._measured(rate, seconds)[1]
+
+    def _try(self, step: Next) -> Trial:
+        run, shown = self._measured(step.rate, step.seconds, STOP_SHARE)
+        record: dict[str, Any] = {"rate": step.rate, "confirm": step.confirm, "passed": False}
+        if run is None:
+            record["reason"] = shown["reason"]
+        else:
+            record["passed"] = run.attainment >= OBJECTIVE and not run.stopped_early
+            record["attainment"], record["stopped_early"] = run.attainment, run.stopped_early
+            record["goodput"] = None if run.stopped_early else run.goodput
+        self.trials.append(record)
+        best = 0.0 if self.at_maximum is None else self.at_maximum["rate"]
+        if record["passed"] and step.confirm and step.rate > best:
+            self.at_maximum = shown
+        return Trial(step.rate, step.confirm, record["passed"])
+
+    def _measured(
+        self, rate: float, seconds: float, stop_share: float = 1.0
+    ) -> tuple[Run | None, dict[str, Any]]:
+        """A run and how it is reported; None and the reason if the generator lagged each time."""
         reason = ""
         for _ in range(_ATTEMPTS):
+            before, start = self._server.usage(), time.monotonic()
             try:
-                before, start = self._server.usage(), time.monotonic()
-                run = self._run(rate, seconds)
+                run = self._run(rate, seconds, stop_share)
                 after, wall = self._server.usage(), time.monotonic() - start
             except Lagged as error:
                 reason = str(error)
             else:
-                return describe(run, processes.shares(before, after, wall, run.ok), after)
+                return run, describe(run, processes.shares(before, after, wall, run.ok), after)
             finally:
                 self._settle()
-        return {"rate": rate, "reason": reason}
-
-    def _try(self, step: Next) -> Trial:
-        record: dict[str, Any] = {"rate": step.rate, "confirm": step.confirm}
-        passed = False
-        for _ in range(_ATTEMPTS):
-            before, start = self._server.usage() if step.confirm else {}, time.monotonic()
-            try:
-                run = self._run(step.rate, step.seconds, STOP_SHARE)
-            except Lagged as error:
-                record["reason"] = str(error)
-                self._settle()
-                continue
-            record.pop("reason", None)
-            passed = run.attainment >= OBJECTIVE and not run.stopped_early
-            if passed and step.confirm:
-                after, wall = self._server.usage(), time.monotonic() - start
-                shown = describe(run, processes.shares(before, after, wall, run.ok), after)
-                if self.at_maximum is None or shown["rate"] > self.at_maximum["rate"]:
-                    self.at_maximum = shown
-            record |= {
-                "attainment": run.attainment,
-                "goodput": None if run.stopped_early else run.goodput,
-                "stopped_early": run.stopped_early,
-            }
-            self._settle()
-            break
-        self.trials.append(record | {"passed": passed})
-        return Trial(step.rate, step.confirm, passed)
+        return None, {"rate": rate, "reason": reason}
 
     def _run(self, rate: float, seconds: float, stop_share: float = 1.0) -> Run:
         self._seed += 1

@@ -1,7 +1,7 @@
 """The offline limit of a model: items per second for each batch size, decode included, with no server at all.
 
-Run as a program in a process of its own (``python -m ...offline FOLDER SECONDS SIZE...``), so
-that torch is never in the bench itself. The limit of N workers is measured with N of these at once.
+Run as a program in a process of its own (``python -m ...offline FOLDER SECONDS``), so that torch is never in
+the bench itself. The limit of N workers is measured with N of these at once.
 """
 
 import json
@@ -30,42 +30,26 @@ def items_per_second(model: Model, size: int, seconds: float) -> float:
 
 
 def limits(workload: Workload, workers: int, seconds: float) -> dict[str, object]:
-    """Items per second by batch size of one process, and of ``workers`` at once with the best size."""
-    single = _run(workload, 1, seconds, SIZES)[0]
-    best = max(single, key=lambda size: single[size])
-    together = _run(workload, workers, max(1.0, seconds), (int(best),))
-    return {
-        "one_process": {size: round(rate, 1) for size, rate in single.items()},
-        "best_size": int(best),
-        "workers": workers,
-        "all_workers": round(sum(rates[best] for rates in together), 1),
-    }
-
-
-def _run(workload: Workload, count: int, seconds: float, sizes: tuple[int, ...]) -> list[dict[str, float]]:
-    arguments = [
-        sys.executable,
-        "-m",
-        "tailbound_lab.bench.rig.offline",
-        str(workload.folder),
-        str(seconds),
-        *map(str, sizes),
-    ]
+    """Items per second of ``workers`` processes at once, with the best size."""
+    command = [sys.executable, "-m", "tailbound_lab.bench.rig.offline", str(workload.folder), str(seconds)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(IMPORTS)}
     started = [
-        subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(count)
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(workers)
     ]
     outputs = [process.communicate()[0] for process in started]
     if any(process.returncode for process in started):
         raise BenchError(f"the model of {workload.folder} cannot be run offline, see above")
-    return [json.loads(output) for output in outputs]
+    found = [json.loads(output) for output in outputs]
+    together = {size: sum(rates[size] for rates in found) for size in found[0]}
+    best = max(together, key=lambda size: together[size])
+    return {"best_size": int(best), "workers": workers, "all_workers": round(together[best], 1)}
 
 
 def main() -> None:
     """Print items per second by batch size as JSON."""
     model = Model(Path(sys.argv[1]))
-    seconds, sizes = float(sys.argv[2]), map(int, sys.argv[3:])
-    sys.stdout.write(json.dumps({size: items_per_second(model, size, seconds) for size in sizes}))
+    seconds = float(sys.argv[2])
+    sys.stdout.write(json.dumps({size: items_per_second(model, size, seconds) for size in SIZES}))
 
 
 if __name__ == "__main__":
