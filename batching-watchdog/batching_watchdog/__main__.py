@@ -6,6 +6,7 @@ import sys
 from batching_watchdog import __version__, app
 from batching_watchdog.config import DESCRIPTIONS
 from batching_watchdog.errors import WatchdogError
+from batching_watchdog.logs import printable
 
 USAGE = """usage: batching-watchdog [--version] [--help]
 
@@ -29,7 +30,7 @@ def main() -> None:
     try:
         status = app.main(os.environ)
     except WatchdogError as error:
-        sys.stderr.write(f"batching-watchdog: {error}\n")
+        sys.stderr.write(f"batching-watchdog: {printable(str(error))}\n")
         status = error.exit_status
     sys.exit(status)
 

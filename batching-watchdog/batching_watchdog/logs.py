@@ -26,6 +26,7 @@ SHOWN: Final = 200
 """Bytes of a target, and of a call id, that a line shows."""
 
 _TIME: Final = "%Y/%m/%d %H:%M:%S"
+_CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 
 
@@ -175,11 +176,19 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(document)
 
 
+class TextFormatter(logging.Formatter):
+    """Of-watchdog's lines, safe for a terminal: what a handler says when it fails is among them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line for a record."""
+        return printable(super().format(record))
+
+
 def set_up(form: str) -> None:
     """Send the log to stderr, as ``text`` (of-watchdog's) or ``json``."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
-        JsonFormatter() if form == "json" else logging.Formatter("%(asctime)s %(message)s", _TIME)
+        JsonFormatter() if form == "json" else TextFormatter("%(asctime)s %(message)s", _TIME)
     )
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
@@ -188,7 +197,7 @@ def line_maker(form: str, stream: str) -> Callable[[str], str]:
     """What puts the lines that a child wrote to ``stream`` into our format, with the time of day."""
 
     def text_line(text: str) -> str:
-        return f"{time.strftime(_TIME)} {stream}: {text}"
+        return f"{time.strftime(_TIME)} {stream}: {printable(text)}"
 
     def json_line(text: str) -> str:
         moment = _moment(time.time())
@@ -197,6 +206,11 @@ def line_maker(form: str, stream: str) -> Callable[[str], str]:
         )
 
     return json_line if form == "json" else text_line
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters other than tabs and line feeds escaped: a terminal would obey them."""
+    return text.translate(_CONTROLS)
 
 
 def human_size(size: int) -> str:

@@ -16,6 +16,7 @@ from batching_watchdog.logs import (
     JsonFormatter,
     LineLimit,
     RequestLine,
+    TextFormatter,
     human_size,
     line_maker,
 )
@@ -119,6 +120,11 @@ def test_a_record_in_json_is_one_object_on_one_line_with_time_level_and_what_it_
     document = json.loads(JsonFormatter().format(record))
     assert document.pop("time").endswith("Z")
     assert document == {"level": "warning", **SHED.document()}
+
+
+def test_what_a_handler_says_when_it_fails_can_not_move_the_cursor():
+    record = logging.LogRecord("x", logging.ERROR, "", 0, "load() failed: %s", ("a\n\t\x1b[31m",), None)
+    assert TextFormatter("%(message)s").format(record) == "load() failed: a\n\t\\x1b[31m"
 
 
 def test_a_workers_line_keeps_its_stream_in_both_formats():

@@ -197,7 +197,7 @@ async def relay(source: asyncio.StreamReader, sink: TextIO, line_of: Callable[[s
                 return
         except asyncio.LimitOverrunError:
             line = await source.read(MAX_LOG_LINE)
-        text = line.decode(errors="replace").rstrip("\n")
+        text = line.decode(errors="replace").rstrip("\r\n")
         sink.write(f"{line_of(text)}\n")
         sink.flush()
 

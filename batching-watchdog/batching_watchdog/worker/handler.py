@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, unquote
 
 from batching_watchdog import wire
 from batching_watchdog.errors import HandlerNotLoaded
+from batching_watchdog.logs import printable
 from batching_watchdog.messages import Reply
 
 _Convert = Callable[[str], Any] | None
@@ -307,7 +308,7 @@ def _failure(trace: str, event: Event, shown: str | None = None) -> Reply:
     call_id = event.headers.get("X-Call-Id", "none")
     # What a client sent is shown without control characters: the log may be read on a terminal.
     named = f"{event.method} {ascii(event.path)[1:-1]} [{ascii(call_id)[1:-1]}]"
-    sys.stderr.write(f"handler error: {named}\n{trace.rstrip()}\n")
+    sys.stderr.write(f"handler error: {named}\n{printable(trace.rstrip())}\n")
     sys.stderr.flush()
     text = shown or "the function failed on this request; its log has the reason"
     return Reply(500, b"Content-Type: text/plain; charset=utf-8\r\n", f"{text}\n".encode(), failed=True)

@@ -187,10 +187,11 @@ def test_an_exit_status_is_put_into_words(status: int, words: str):
         (b"one\ntwo\n", ["one", "two"]),
         (b"no newline at the end", ["no newline at the end"]),
         (b"\xff\n", ["\ufffd"]),
+        (b"a\tb\r\n\x1b[2J\x07\r\x7f \xc2\x9b1m\n", ["a\tb", r"\x1b[2J\x07\x0d\x7f \x9b1m"]),
         (b"", []),
         (b"x" * (3 * MAX_LOG_LINE) + b"\nnext\n", ["x" * MAX_LOG_LINE] * 3 + ["next"]),
     ],
-    ids=["lines", "no-newline", "no-text", "nothing", "overlong"],
+    ids=["lines", "no-newline", "no-text", "control-characters", "nothing", "overlong"],
 )
 def test_output_is_relayed_line_by_line_with_a_prefix_and_overlong_lines_are_cut(
     written: bytes, lines: list[str]

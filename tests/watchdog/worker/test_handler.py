@@ -221,6 +221,14 @@ def test_a_handler_that_raises_shows_nothing_of_it_to_the_client(
     assert "secret" in capsys.readouterr().err
 
 
+def test_what_a_client_sends_reaches_the_log_without_control_characters(
+    load: Load, capsys: pytest.CaptureFixture[str]
+):
+    handler = load("def handle(event, context):\n    raise RuntimeError(event.body.decode())\n")
+    one(handler, event(b"red \x1b[31m"))
+    assert r"red \x1b[31m" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
