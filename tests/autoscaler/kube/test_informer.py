@@ -196,8 +196,9 @@ def test_a_version_that_is_too_old_is_followed_by_a_list(shop, api):
 
 @on_double
 def test_bookmarks_keep_a_quiet_watch_from_growing_too_old(shop, api, namespace):
-    api.bookmarks = 0.01
+    api.bookmarks, api.longest_watch = 0.01, 1.2
     each = shop.informer()
+    until(lambda: shop.asked("watch=") > 1, "a watch of more than a second has ended")
     # Other kinds move the version on, which this watch hears by bookmarks alone.
     api.put("v1", "events", {"metadata": {"name": "e", "namespace": namespace}})
     (heard, found) = time.monotonic(), each._lists[namespace]
