@@ -49,9 +49,9 @@ MAX_PIPELINED: Final = 64
 SHORTEST_REQUEST: Final = 16
 """Bytes; no request is shorter."""
 HEAD_END: Final = b"\r\n\r\n"
-KEEP_ALIVE_SECONDS: Final = 75.0
-"""How long a connection may be idle: longer than the idle timeouts of the proxies in front (OpenFaaS'
-provider closes after 5 s, Envoy and nginx after 60 s), so that they close first and no request is lost."""
+KEEP_ALIVE_SECONDS: Final = 3900.0
+"""How long a connection may be idle: longer than the clients in front keep theirs (nginx 60 s, Knative's
+activator and queue-proxy 90 s, Envoy 1 h), so that they close first and no request is lost."""
 DISCARD_BYTES: Final = 1 << 16
 """A refused request's body up to this length is read and dropped to keep the connection; else we close."""
 LINGER_SECONDS: Final = 2.0

@@ -205,6 +205,14 @@ def test_an_idle_connection_is_closed_after_a_while_and_not_before():
     assert client.wire.closed
 
 
+@pytest.mark.parametrize("seconds", [90, 3600], ids=["Knative's", "Envoy's"])
+def test_a_client_that_keeps_idle_connections_closes_them_first(seconds: int):
+    client = Connection()
+    client.send(GET)
+    client.pass_time(seconds)
+    assert len(client.send(GET)) == 1
+
+
 def test_a_request_that_waits_for_its_answer_is_neither_late_nor_idle():
     client = Connection(Echo(hold=True))
     client.send(GET)
