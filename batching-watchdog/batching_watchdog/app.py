@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -268,14 +269,32 @@ async def _healthy(
 
 
 async def _bound(connections: Connections, port: int) -> asyncio.Server:
-    # Containers are reached from outside: all interfaces, as of-watchdog does.
-    return await asyncio.get_running_loop().create_server(
-        connections.protocol,
-        "0.0.0.0",  # noqa: S104 - see above
-        port,
-        backlog=BACKLOG,
-        start_serving=False,
-    )
+    bound = bound_socket(port)
+    try:
+        return await asyncio.get_running_loop().create_server(
+            connections.protocol, sock=bound, backlog=BACKLOG, start_serving=False
+        )
+    except OSError:
+        bound.close()
+        raise
+
+
+def bound_socket(port: int) -> socket.socket:
+    """A socket on all interfaces: containers are reached from outside. IPv4 and IPv6, as of-watchdog's.
+
+    Raises ``OSError``. asyncio would make one socket for each family, which differ if ``port`` is 0.
+    """
+    dual = socket.has_dualstack_ipv6()
+    bound = socket.socket(socket.AF_INET6 if dual else socket.AF_INET)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if dual:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        bound.bind(("::" if dual else "0.0.0.0", port))  # noqa: S104 - see above
+    except OSError:
+        bound.close()
+        raise
+    return bound
 
 
 @contextlib.contextmanager

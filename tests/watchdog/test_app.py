@@ -1,0 +1,37 @@
+"""The watchdog's sockets; what it does as a process is in tests/e2e."""
+
+import socket
+
+import pytest
+
+from batching_watchdog.app import bound_socket
+
+
+def reached(bound: socket.socket, host: str) -> bool:
+    try:
+        socket.create_connection((host, bound.getsockname()[1])).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="the kernel has no IPv6")
+def test_a_listener_is_reached_by_ipv4_and_by_ipv6():
+    with bound_socket(0) as bound:
+        bound.listen()
+        assert reached(bound, "127.0.0.1")
+        assert reached(bound, "::1")
+
+
+def test_a_listener_without_ipv6_is_reached_by_ipv4(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    with bound_socket(0) as bound:
+        bound.listen()
+        assert bound.family == socket.AF_INET
+        assert reached(bound, "127.0.0.1")
+
+
+@pytest.mark.parametrize("holder", ["127.0.0.1", "0.0.0.0"])
+def test_a_port_that_is_taken_for_ipv4_alone_cannot_be_bound(holder: str):
+    with socket.create_server((holder, 0)) as other, pytest.raises(OSError, match="in use"):
+        bound_socket(other.getsockname()[1])
