@@ -47,11 +47,6 @@ class Profile:
         """Seconds from the first point to the last."""
         return self.points[-1][0]
 
-    @property
-    def highest(self) -> float:
-        """The highest rate, requests per second."""
-        return max(rate for _, rate in self.points)
-
     def rate(self, seconds: float) -> float:
         """Return the offered rate at a moment; 0 outside the profile."""
         if not 0 <= seconds <= self.duration:
@@ -62,10 +57,6 @@ class Profile:
                 found = r0 + (r1 - r0) * ((seconds - t0) / (t1 - t0))
                 break
         return found
-
-    def expected(self) -> float:
-        """Return the expected number of requests: the area under the rate."""
-        return sum((t1 - t0) * (r0 + r1) / 2 for (t0, r0), (t1, r1) in pairwise(self.points))
 
 
 def peak(base: float, top: float, duration: float) -> Profile:

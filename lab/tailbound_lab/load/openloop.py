@@ -374,14 +374,14 @@ class Generator:
 
 
 async def offer(
-    streams: Sequence[Stream], *, timeout_seconds: float = TIMEOUT_SECONDS, delay: float = 0.0
+    streams: Sequence[Stream], *, timeout_seconds: float = TIMEOUT_SECONDS
 ) -> tuple[list[list[Record]], Lag]:
     """Offer the streams' traffic in this loop; return each stream's records and the generator's own lag."""
     records: list[list[Record]] = [[] for _ in streams]
     generator = Generator(
         streams, lambda index, record: records[index].append(record), timeout=timeout_seconds
     )
-    lag = await generator.run(asyncio.get_running_loop().time() + delay)
+    lag = await generator.run(asyncio.get_running_loop().time())
     return records, lag
 
 
