@@ -48,7 +48,7 @@ METRIC = re.compile(
     r"(?:\{(?P<labels>[a-z_]+(?:,[a-z_]+)*)\})?(?P<family>:?\{|_\*|:\*)?"
 )
 TEST = re.compile(r"^def (test_\w+)")
-SNAKE = re.compile(r"(?<![\w./:$-])[A-Za-z]+(?:_[A-Za-z0-9]+)+(?![\w:*{]|\.\w)")
+SNAKE = re.compile(r"(?<![\w./:$-])[A-Za-z]+(?:_[A-Za-z0-9]+)+(?![\w:*]|\.\w)")
 CAMEL = re.compile(r"[A-Z][a-z]+(?:[A-Z][a-z]+)+")
 OF_OTHERS = {
     *("CreateContainerConfigError", "FailedCreate", "KeyError", "NotOwned", "NotSupported"),
@@ -58,7 +58,9 @@ OF_OTHERS = {
     *("http_buffer_req_body", "log_buffer_size", "log_callid", "static_path", "suppress_lock"),
     *("faas_prometheus_host", "functions_provider_url", "scale_from_zero", "build_args"),
     *("http_response_status_code", "http_server_request_duration_seconds", "response_code"),
-    *("kn_serving_invocation_duration_seconds", "tmp_path", "http_requests_total"),
+    *("http_server_request_duration_seconds_bucket", "http_server_request_duration_seconds_count"),
+    *("kn_serving_invocation_duration_seconds", "kn_serving_queue_depth", "revision_queue_depth"),
+    *("revision_request_latencies_bucket", "revision_request_count", "tmp_path"),
 }
 """Reasons of Kubernetes and Knative; a Deployment, and a file that must not be; options of faas-cli, docker,
 helm and Prometheus; variables of of-watchdog and OpenFaaS' gateway; metrics of Knative; a fixture of pytest.
