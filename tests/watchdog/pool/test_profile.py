@@ -16,7 +16,7 @@ class Worker:
     """Answers each batch, or dies under the first one of ``deadly`` requests."""
 
     def __init__(self, law: Callable[[int], float], deadly: int = 0, **environment: str) -> None:
-        config = Config.from_env({"slo_latency": "1h", **environment}, cpus=1.0)
+        config = Config.from_env({"slo_latency": "1h", "exec_timeout": "1h", **environment}, cpus=1.0)
         self.model = LatencyModel(config.max_batch_size)
         self.profiler = Profiler(config, self, self.model)  # type: ignore[arg-type] # it learns
         self.law, self.deadly = law, deadly
