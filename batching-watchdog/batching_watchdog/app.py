@@ -25,7 +25,6 @@ from batching_watchdog import __version__, logs
 from batching_watchdog.config import Config
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.engine import Engine
-from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.errors import HandlerNotLoaded, StartFailed
 from batching_watchdog.front.loop_lag import LoopLag
@@ -88,7 +87,11 @@ async def run(config: Config, environ: Mapping[str, str]) -> int:
         cpus=available_cpus(),
     )
     shell = Shell(clock, engine, cost, metrics)
-    pool = _pool(config, environ, shell, cost.overall)
+    pool = (
+        WorkerPool(config, environ, shell, cost.overall)
+        if config.upstream_url is None
+        else RemotePool(config, config.upstream_url, environ, shell)
+    )
     # An upstream serves ready_path as a plain GET, not in a batch: the pool asks for it.
     front_config = replace(config, ready_path="") if config.upstream_url else config
     front = Front(front_config, shell, metrics, clock, worker_ready=lambda: pool.ready)
@@ -173,14 +176,6 @@ def freeze_gc() -> None:
     gc.set_threshold(YOUNG_OBJECTS)
 
 
-def _pool(
-    config: Config, environ: Mapping[str, str], shell: Shell, model: LatencyModel
-) -> WorkerPool | RemotePool:
-    if config.upstream_url is None:
-        return WorkerPool(config, environ, shell, model)
-    return RemotePool(config, config.upstream_url, environ, shell)
-
-
 async def _drain(
     config: Config,
     signals: "_Signals",
@@ -203,7 +198,7 @@ async def _drain(
         log.error("%g s were not enough to answer all requests; the rest is cut off", config.drain_timeout)
         return False
     deadline = time.monotonic() + FLUSH_SECONDS
-    while len(requests) and time.monotonic() < deadline:
+    while requests.open and time.monotonic() < deadline:
         requests.close_idle()
         await asyncio.sleep(0.02)
     log.info("drained: every admitted request was answered")

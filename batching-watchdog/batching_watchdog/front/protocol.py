@@ -15,7 +15,7 @@ checked by ``Connections.sweep`` once per second.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
@@ -186,44 +186,30 @@ class Connections:
         self.closing = False
         self.queued_bytes = 0
         """What the bodies of unanswered requests hold."""
-        self._open: set[HttpProtocol] = set()
+        self.open: set[HttpProtocol] = set()
         self.date_line = b""
         """The Date header line, as of the last sweep."""
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def __iter__(self) -> Iterator["HttpProtocol"]:
-        return iter(tuple(self._open))
 
     def protocol(self) -> "HttpProtocol":
         """A protocol for a new connection: the listener's factory."""
         return HttpProtocol(self)
 
-    def add(self, protocol: "HttpProtocol") -> None:
-        """A connection was made."""
-        self._open.add(protocol)
-
-    def discard(self, protocol: "HttpProtocol") -> None:
-        """A connection was lost."""
-        self._open.discard(protocol)
-
     def sweep(self, wall_clock: float) -> None:
         """Cut what has timed out, and renew the Date header. To be called about once per second."""
         self.date_line = f"Date: {formatdate(wall_clock, usegmt=True)}\r\n".encode()
         now = self.clock()
-        for protocol in self:
+        for protocol in tuple(self.open):
             protocol.check_timeouts(now)
 
     def close_idle(self) -> None:
         """Close connections without a request; the others close after their next answer."""
         self.closing = True
-        for protocol in self:
+        for protocol in tuple(self.open):
             protocol.close_if_idle()
 
     def abort(self) -> None:
         """Close everything at once."""
-        for protocol in self:
+        for protocol in tuple(self.open):
             protocol.abort()
 
 
@@ -276,11 +262,11 @@ class HttpProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Asyncio: a client connected."""
         self._transport = transport  # type: ignore[assignment] # a stream connection
-        self._connections.add(self)
+        self._connections.open.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Asyncio: the client has gone; what it asked for is withdrawn."""
-        self._connections.discard(self)
+        self._connections.open.discard(self)
         self._transport = None
         for exchange in self._pending:
             if exchange.answer is None:
@@ -468,7 +454,8 @@ class HttpProtocol(asyncio.Protocol):
             # The parser leaves the body to the new protocol and ends the request; see data_received.
             exchange.keep_alive = False
             self._resumed = exchange
-            self._current = _nobody(self)
+            self._current = nobody = Exchange(self, 0.0)
+            nobody.head_complete = nobody.refused = True
         self._pending.append(exchange)
         if error is not None:
             self._refuse(exchange, error)
@@ -675,10 +662,3 @@ class HttpProtocol(asyncio.Protocol):
 
 def _headers_too_large() -> HeadersTooLarge:
     return HeadersTooLarge(f"the headers are longer than {MAX_HEADER_BYTES} bytes")
-
-
-def _nobody(protocol: HttpProtocol) -> Exchange:
-    """An exchange to be ended by the parser for nothing."""
-    exchange = Exchange(protocol, 0.0)
-    exchange.head_complete = exchange.refused = True
-    return exchange

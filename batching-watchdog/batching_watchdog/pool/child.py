@@ -156,8 +156,12 @@ class Child:
         )
         if self._stopping:
             self.kill()  # whoever stopped it while it was being started could not
-        if config.low_priority:
-            _lower_priority(process.pid)
+        if config.low_priority and hasattr(os, "SCHED_IDLE"):
+            # Else we wait for a model to have had its turn whenever we wake to read a request, even while
+            # another CPU is idle: measured, the highest rate within the SLO was a fifth lower. It matters
+            # between us and the child only: between containers the cgroups share out the CPUs.
+            with suppress(OSError):  # it has ended already
+                os.sched_setscheduler(process.pid, os.SCHED_IDLE, os.sched_param(0))
         relays = [
             self._tasks.spawn(relay(source, sink, line_maker(config.log_format, stream)), stream)
             for source, sink, stream in (
@@ -172,18 +176,6 @@ class Child:
             self.kill()  # processes of its own that outlive it would hold its port
             if relays:
                 await asyncio.wait(relays, timeout=FLUSH_SECONDS)
-
-
-def _lower_priority(pid: int) -> None:
-    """Have the kernel run a process at its idle priority (``SCHED_IDLE``), with all that it starts.
-
-    Else we wait for a model to have had its turn whenever we wake to read a request, even while another CPU
-    is idle: measured, the highest rate within the SLO was a fifth lower. It matters between us and the child
-    only: between containers the cgroups share out the CPUs.
-    """
-    if hasattr(os, "SCHED_IDLE"):
-        with suppress(OSError):  # it has ended already
-            os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
 
 
 async def relay(source: asyncio.StreamReader, sink: TextIO, line_of: Callable[[str], str]) -> None:

@@ -26,7 +26,8 @@ CONTENT_TYPE: Final = "application/vnd.tailbound.batch+jsonlines"
 
 def encode_requests(requests: Sequence[tuple[bytes, bytes]]) -> bytes:
     """One line per (head, body) pair. Raises ``FrameError``."""
-    return _lines(_request(head, body) for head, body in requests)
+    objects = (_request(head, body) for head, body in requests)
+    return b"".join(json.dumps(each, separators=(",", ":")).encode() + b"\n" for each in objects)
 
 
 def decode_replies(data: bytes) -> list[Reply]:
@@ -51,10 +52,6 @@ def _body(body: bytes) -> dict[str, str]:
         return {"body": body.decode()}
     except UnicodeDecodeError:
         return {"body_base64": b64encode(body).decode()}
-
-
-def _lines(objects: Iterable[dict[str, Any]]) -> bytes:
-    return b"".join(json.dumps(each, separators=(",", ":")).encode() + b"\n" for each in objects)
 
 
 def _objects(data: bytes) -> Iterable[tuple[int, dict[str, Any]]]:

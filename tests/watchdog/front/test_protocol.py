@@ -306,7 +306,7 @@ def test_a_client_that_goes_away_is_told_to_the_application_once_for_what_is_not
     client.lose()
     assert client.application.disconnected == 1
     assert client.release(1) == []
-    assert len(client.connections) == 0
+    assert not client.connections.open
 
 
 def test_closing_ends_idle_connections_and_lets_the_others_finish():
