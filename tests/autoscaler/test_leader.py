@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from slo_autoscaler.errors import ConfigError
-from slo_autoscaler.leader import FileLock
+from slo_autoscaler.leader import Alone, FileLock, Nobody
 
 
 @pytest.fixture
@@ -21,6 +21,10 @@ def locks(path):
     yield made
     for lock in made:
         lock.close()
+
+
+def test_alone_one_leads_and_in_a_dry_run_nobody_does():
+    assert (Alone().leads(), Nobody().leads()) == (True, False)
 
 
 def test_lock_one_of_several_leads_and_the_next_when_it_lets_go(locks, path, caplog):
