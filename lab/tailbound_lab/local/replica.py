@@ -1,7 +1,7 @@
 """One replica: a watchdog process, supervised and probed.
 
 Owns the replica's ports, temporary folder, environment and readiness. A replica is ready while ``/_/health``
-and ``/_/ready`` both answer 200, as the kubelet would see it; only then does ``function`` route to it.
+and ``/_/ready`` both answer 200, as the kubelet would see it; only then does ``functions`` route to it.
 Readiness never kills: a process is started again when it exits, not when it is slow.
 """
 

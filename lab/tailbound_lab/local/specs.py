@@ -2,7 +2,7 @@
 
 Owns the JSON of OpenFaaS' provider contract (faas-provider ``types/function_deployment.go`` and
 ``types/requests.go``): key names, what is required, what a good name is. ``provider`` reads bodies with it
-and answers with it; ``registry`` keeps the values.
+and answers with it; ``functions`` keeps the values.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Keeps one child process alive and stops it in order.
 
 Owns start, output, restart with back-off, SIGTERM and then SIGKILL. What the child is, and what to watch
-while it runs, comes from the caller: ``replica``, ``prometheus`` and ``autoscaler``.
+while it runs, comes from the caller: ``replica`` and ``services``.
 """
 
 import asyncio

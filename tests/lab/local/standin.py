@@ -64,7 +64,8 @@ async def answer(writer, method, target, headers, body):
         reply(writer, "200 OK", os.environ["HOSTNAME"].encode())
     elif path == "/echo":
         reply(writer, "200 OK", body, "Content-Type: application/octet-stream", "X-Own: 1")
-    elif path == "/drop":
+    elif path == "/drop-first" and not there(query):
+        os.mknod(query)
         writer.close()
     elif path == "/status":
         reply(writer, f"{query} Whatever", b"answer", "Connection: keep-alive, X-Private", "X-Private: 1")

@@ -290,4 +290,5 @@ def test_nothing_survives_up_however_it_ends_and_the_next_one_tidies_up(tmp_path
         mine.mkdir()
         with up("--no-prometheus", TMPDIR=folder):
             (left,) = (path for path in Path(folder).glob("lof-*") if path != mine)
+            assert mine.exists()
             assert f"-{platform.pid}-" not in left.name

@@ -185,8 +185,9 @@ def test_basic_auth_guards_the_system_routes_and_nothing_else(tmp_path):
     @on_platform(basic_auth_dir=credentials(tmp_path))
     async def scenario(client):
         for bad in ("", "Bearer ", "Basic " + base64.b64encode(b"admin:wrong").decode(), "Basic ???"):
-            answer = await client.call("GET", FUNCTIONS, headers={"Authorization": bad})
-            assert (answer.status, "WWW-Authenticate" in answer.headers) == (401, True)
+            for path in (FUNCTIONS, SECRETS, "/system/function/echo", "/system/info", "/system/logs"):
+                answer = await client.call("GET", path, headers={"Authorization": bad})
+                assert (answer.status, "WWW-Authenticate" in answer.headers) == (401, True)
         for path in ("/healthz", "/metrics", "/sd/replicas"):
             assert await client.status("GET", path) == 200
         client.defaults = {"headers": BASIC}

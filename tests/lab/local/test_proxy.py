@@ -139,7 +139,7 @@ async def test_a_request_goes_to_the_replica_with_the_fewest_outstanding(client)
 @on_platform()
 async def test_a_refused_connection_is_tried_on_another_replica_and_a_broken_one_is_not(client):
     await client.deploy(labels=TWO)
-    answer = await client.call("POST", "/function/echo/drop", data=b"x")
+    answer = await client.call("POST", f"/function/echo/drop-first?{client.folder / 'dropped'}", data=b"x")
     assert (answer.status, answer.headers["X-OpenFaaS-Internal"]) == (502, "proxy")
     broken, good = client.function.replicas
     with socket.socket() as unused:
@@ -214,7 +214,7 @@ async def test_a_start_that_takes_too_long_is_a_503(client):
     assert await client.read() == (2, 0)
 
 
-@on_platform()
+@on_platform(hold_timeout=3600.0)
 async def test_a_held_request_goes_with_its_client_or_its_function(client):
     function = await at_zero(client, ready_file="/never")
     leaving, staying = client.start("echo"), client.start("echo")
