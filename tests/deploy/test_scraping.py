@@ -140,7 +140,6 @@ KNATIVE_PODS = pods("shop", "user-port", *REVISIONS)
 # Job -> itself, pods, what is found of them: URL, function, replica, and on Knative the revision.
 WAYS: dict[str, tuple[Job, list[Job], set[tuple[str, ...]]]] = {
     "plain": (PLAIN, OPENFAAS_PODS, FUNCTIONS_FOUND),
-    "chart": (CHART, OPENFAAS_PODS, FUNCTIONS_FOUND),
     "operator": (OPERATOR, OPENFAAS_PODS, FUNCTIONS_FOUND),
     "deployments": (DEPLOYMENT, pods("shop", "http", *DEPLOYMENTS), DEPLOYMENTS_FOUND),
     "knative chart": (KNATIVE_CHART, KNATIVE_PODS, REVISIONS_FOUND),

@@ -1,6 +1,7 @@
 """Every link of the documentation leads to a file, and to a heading that is in it."""
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,12 +52,9 @@ def targets(entry: Any) -> list[str]:
     return [target for part in parts for target in targets(part)]
 
 
-class Page:
+def site_page(source: str) -> Any:
     """What mkdocs tells of a page."""
-
-    def __init__(self, source: str) -> None:
-        self.file = self
-        self.src_uri = source
+    return SimpleNamespace(file=SimpleNamespace(src_uri=source))
 
 
 def test_on_the_site_links_that_leave_docs_go_to_the_repository_and_others_stay():
@@ -64,7 +62,7 @@ def test_on_the_site_links_that_leave_docs_go_to_the_repository_and_others_stay(
         "[a](../../deploy/autoscaler.yaml) [b](../slo.md#x) [c](../../functions) [d](https://x.y/z) [e](#f)"
     )
     source = "https://github.com/tailbound/tailbound"
-    assert on_page_markdown(text, Page("howto/gpu.md")) == (
+    assert on_page_markdown(text, site_page("howto/gpu.md")) == (
         f"[a]({source}/blob/main/deploy/autoscaler.yaml) [b](../slo.md#x) [c]({source}/tree/main/functions)"
         " [d](https://x.y/z) [e](#f)"
     )
@@ -72,7 +70,7 @@ def test_on_the_site_links_that_leave_docs_go_to_the_repository_and_others_stay(
 
 def test_on_the_site_a_bar_in_a_tables_code_needs_no_backslash_and_lists_in_lists_are_indented():
     assert on_page_content(r"<td><code>a\|b</code></td><p>\|</p>") == r"<td><code>a|b</code></td><p>\|</p>"
-    assert on_page_markdown("1. a\n   - b\n", Page("x.md")) == "1. a\n    - b\n"
+    assert on_page_markdown("1. a\n   - b\n", site_page("x.md")) == "1. a\n    - b\n"
 
 
 def test_anchors_are_those_of_github():
