@@ -27,11 +27,9 @@ TIMEOUT: Final = b"x-timeout"
 START_TIME: Final = b"x-start-time"
 BATCH_KEY: Final = b"x-batch-key"
 CALL_ID: Final = b"x-call-id"
-CLOCK_SKEW_SECONDS: Final = 0.1
-"""An X-Start-Time may lie this far in the future and still be believed."""
 MAX_START_TIME_DIGITS: Final = 20
 MAX_UPSTREAM_SECONDS: Final = 5.0
-"""Nor may it lie further back: that is another clock, or a request that waited on purpose."""
+"""An X-Start-Time may lie no further back: that is another clock, or a request that waited on purpose."""
 
 _OURS: Final = b"X-OpenFaaS-Internal: batching-watchdog\r\n"
 """By this header OpenFaaS' parts mark answers that are theirs and not the function's."""
@@ -359,4 +357,4 @@ def _spent(value: bytes, wall_clock: float, timeout: float) -> float:
     if not value.isdigit() or len(value) > MAX_START_TIME_DIGITS:
         return 0.0
     spent = wall_clock - int(value) * 1e-9
-    return max(0.0, spent) if -CLOCK_SKEW_SECONDS <= spent < min(timeout, MAX_UPSTREAM_SECONDS) else 0.0
+    return spent if 0.0 < spent < min(timeout, MAX_UPSTREAM_SECONDS) else 0.0

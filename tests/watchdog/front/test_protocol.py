@@ -274,7 +274,7 @@ def test_a_pipeline_in_one_read_is_taken_only_so_far_ahead_and_none_of_it_is_los
     async def run() -> None:
         client = Connection(Echo(hold=True))
         client.send(before)
-        client.send((GET[-2:] if before else b"") + request_ * 1000 + LAST)
+        client.send((GET[-2:] if before else b"") + request_ * 1000, LAST)
         taken, served = client.application.exchanges, 0
         while not client.wire.closed:
             assert served < len(taken) <= served + MAX_PIPELINED + 1
@@ -290,11 +290,14 @@ def test_a_pipeline_in_one_read_is_taken_only_so_far_ahead_and_none_of_it_is_los
 def test_a_client_that_goes_away_with_a_pipeline_unread_is_forgotten():
     async def run() -> None:
         client = Connection(Echo(hold=True))
+        problems: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
         client.send(GET * 1000)
         client.release(0)
         client.lose()
         await asyncio.sleep(0)
         assert len(client.application.exchanges) == MAX_PIPELINED
+        assert not problems
 
     asyncio.run(run())
 
