@@ -277,7 +277,7 @@ class HttpProtocol(asyncio.Protocol):
                     gone()
         self._pending.clear()
         self._current = self._resumed = None
-        self._unparsed = b""
+        self._closing = True
         # The parser holds methods of this object. Without that cycle all of it is freed now: collections are
         # rare (see ``app``), and what they find in connections that lived long they find last.
         del self._parser
@@ -305,10 +305,12 @@ class HttpProtocol(asyncio.Protocol):
         plain = None
         if compiled is not None and self._current is None and not self._pending:
             plain = compiled.plain_request(data, self._connections.captured_names, MAX_HEADER_BYTES)
-        if plain is None:
-            self._parse_ahead(data)
-        else:
+        if plain is not None:
             self._take(*plain)
+        elif len(data) <= SHORTEST_REQUEST * (MAX_PIPELINED - len(self._pending)):
+            self._parse(data)
+        else:
+            self._parse_ahead(data)
         if self._connections.loop_lag is not None:
             self._connections.loop_lag.read_done()
 
