@@ -87,13 +87,17 @@ def test_a_table_fits_80_columns_with_nothing_cut_off(shown, parts):
     assert max(map(len, text.splitlines())) <= 80
 
 
-@pytest.mark.parametrize(("is_terminal", "tables"), [(True, 80), (False, 2)])
-def test_the_table_is_live_on_a_terminal_and_comes_every_ten_seconds_elsewhere(is_terminal, tables):
+@pytest.mark.parametrize(("is_terminal", "shown"), [(True, 80), (False, 2)])
+def test_run_shows_a_live_table_on_a_terminal_and_a_line_for_each_function_and_ten_seconds_elsewhere(
+    is_terminal, shown
+):
     console = Console(file=io.StringIO(), width=90, force_terminal=is_terminal)
     with Terminal(console, 30.0) as terminal:
         for half_seconds in range(80):
             terminal.update(half_seconds / 2, deployed(ledger(), ledger()))
-    assert min(console.file.getvalue().count("tabular"), 80) == tables  # the last one is repeated
+    text = console.file.getvalue()
+    assert min(text.count("tabular"), 80) == shown  # the last table is repeated
+    assert is_terminal or len(text.splitlines()) == 1 + shown, "and one that says what is starting"
 
 
 @pytest.mark.parametrize(
