@@ -245,8 +245,9 @@ class Slo:
         seconds = model.predict(wanted)
         if seconds <= keys[0] - now - reserve:
             return Cut(keys[0], lane, 0, wanted, seconds or LEAST)
-        least = self._least(lane, budget, at)
-        if len(keys) > least:
+        kept_up = max(1, min(lane.kept_up(budget, at.ahead), self.max_batch_size))
+        if len(keys) > kept_up:
+            least = self._least(lane, budget, kept_up, at)
             start = bisect_left(keys, now + model.predict(least) + reserve)
             if len(keys) - start < least:
                 return self._densest_cut(lane, at, reserve)
@@ -276,14 +277,13 @@ class Slo:
             start = max(start + 1, bisect_left(keys, at.now + model.predict(larger) + reserve, start))
         return found
 
-    def _least(self, lane: Lane, budget: float, at: Situation) -> int:
+    def _least(self, lane: Lane, budget: float, kept_up: int, at: Situation) -> int:
         """The size below which no batch is cut while more than that wait: shrinking it costs throughput.
 
         What can be kept up; under more demand than that gives, the smallest size that gives ``KEEP_UP`` of
         what is demanded, and that the budget allows.
         """
-        model = lane.model
-        least = max(1, min(lane.kept_up(budget, at.ahead), self.max_batch_size))
+        model, least = lane.model, kept_up
         largest = min(model.best_size, self.max_batch_size, model.largest_within((1 - RESERVE) * budget))
         needed = KEEP_UP * at.demand * least / (model.predict_mean(least) or LEAST)
         while least < largest and least < needed * model.predict_mean(least):
