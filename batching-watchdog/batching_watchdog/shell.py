@@ -13,8 +13,7 @@ has arrived in that turn: requests that came together leave together, and one th
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from math import inf
-from typing import Final, Protocol
+from typing import Protocol
 
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.effects import Answer, Dispatch, Effect, Worker
@@ -24,10 +23,6 @@ from batching_watchdog.messages import Reply, Request
 from batching_watchdog.metrics import Metrics
 
 log = logging.getLogger(__name__)
-
-REFUSAL_SECONDS: Final = 0.25
-"""How long the same error serves all requests that are refused at the header: making one costs as much as
-reading the request."""
 
 
 class Client(Protocol):
@@ -46,8 +41,6 @@ class Shell:
         self._engine = engine
         self._cost = cost
         self._metrics = metrics
-        self._refusal: WatchdogError | None = None
-        self._refused_at = -inf
         self._woken = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -81,14 +74,7 @@ class Shell:
 
     def refusal(self, deadline: float) -> WatchdogError | None:
         """The error with which a request is to be refused at its header, before its body is read."""
-        now = self._clock()
-        error = self._engine.refusal(deadline, now)
-        if error is None:
-            return None
-        old = now - self._refused_at > REFUSAL_SECONDS
-        if old or type(error) is not type(self._refusal):
-            self._refused_at, self._refusal = now, error
-        return self._refusal
+        return self._engine.refusal(deadline, self._clock())
 
     def offer(self, request: Request) -> None:
         """Admit ``request``; its client is answered once. Raises ``QueueFull``.
@@ -114,7 +100,7 @@ class Shell:
         await self._drained.wait()
 
     def worker_ready(self, worker: Worker) -> None:
-        """A worker has loaded, or may have its next batch: to be called before ``batch_done`` for that."""
+        """A worker has loaded, or may have its next batch."""
         self._engine.worker_ready(worker)
         if self._engine.queued >= self._cost.overall.best_size:
             # What may yet arrive in this turn would not make its batch better, and answers take their time.

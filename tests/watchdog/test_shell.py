@@ -7,12 +7,12 @@ import pytest
 from batching_watchdog.engine.capacity import BUSIEST
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.effects import Answer
-from batching_watchdog.engine.engine import Engine
+from batching_watchdog.engine.engine import REFUSAL_SECONDS, Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.errors import Expired, QueueFull
 from batching_watchdog.messages import Batch, Reply, Request
 from batching_watchdog.metrics import Metrics
-from batching_watchdog.shell import REFUSAL_SECONDS, Shell
+from batching_watchdog.shell import Shell
 from watchdog.front.connection import Clock
 
 OK = Reply(200, b"", b"")

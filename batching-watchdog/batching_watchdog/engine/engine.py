@@ -31,6 +31,9 @@ WORK_EVERY: Final = 0.25
 """Seconds over which work that comes in is counted."""
 WORK_SECONDS: Final = 2.0
 """Seconds over which those counts are averaged."""
+REFUSAL_SECONDS: Final = 0.25
+"""How long the same error serves all requests that are refused at the header: making one costs as much as
+reading the request."""
 MAX_LANES: Final = 64
 """Lanes among which is chosen at once. One that is served goes behind the others, so all have a turn."""
 
@@ -78,6 +81,8 @@ class Engine:
         """The one worker that may run suspects now."""
         self._counts = [0, 0, 0, 0]
         self._hopeless = 0
+        self._refusal: QueueFull | None = None
+        self._refused_at = 0.0
         self._work = 0.0
         """Seconds of work that came in since ``_work_since``."""
         self._work_since = 0.0
@@ -135,9 +140,11 @@ class Engine:
         if self.at_limit:
             if not self.full and not self.predicts_late(deadline, now):
                 return None  # it takes the place of a late one
-            return self._queue_full()
+            if self._refusal is None or now - self._refused_at > REFUSAL_SECONDS:
+                self._refused_at, self._refusal = now, self._queue_full()
+            return self._refusal
         if self._shed_late and not self._idle and self.predicts_late(deadline, now):
-            return PredictedLate("the queue is too long for it to be answered within its latency budget")
+            return _TOO_LONG
         return None
 
     def predicts_late(self, deadline: float, now: float) -> bool:
@@ -189,7 +196,7 @@ class Engine:
         return effects
 
     def worker_ready(self, worker: Worker) -> None:
-        """A worker has loaded, or may have another batch: to be called before ``batch_done`` for that."""
+        """A worker has loaded, or may have another batch after ``batch_done``."""
         self._idle.append(worker)
 
     def worker_gone(self, worker: Worker) -> None:
@@ -486,6 +493,7 @@ def _is_work(batch: Batch, replies: Sequence[Reply]) -> bool:
 
 
 _NEVER: Final = float("inf")
+_TOO_LONG: Final = PredictedLate("the queue is too long for it to be answered within its latency budget")
 
 
 def _first_deadline(part: tuple[Request, ...]) -> float:

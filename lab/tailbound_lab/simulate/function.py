@@ -9,15 +9,12 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
-from typing import Final, Protocol
+from typing import Protocol
 
+from batching_watchdog.engine.latency import TIE
 from slo_autoscaler.model import Scale
 from slo_autoscaler.signals import Observation
 from tailbound_lab.simulate import SimulationError
-
-TIE: Final = 0.03
-"""Batch sizes whose throughput is within this share of the best are as good; the smallest is used, as the
-batcher does."""
 
 
 class Routing(StrEnum):
