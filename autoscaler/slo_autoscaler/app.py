@@ -135,7 +135,7 @@ def _page(config: Config, controller: Controller) -> "Page | None":
     if config.web.page_port is None:
         return None
     # Here and not above: without a page nothing of it is loaded.
-    from slo_autoscaler.web.page import Page  # noqa: PLC0415
+    from slo_autoscaler.web.page import Page  # noqa: PLC0415 - as said
 
     try:
         return Page(config, controller, controller.alive)

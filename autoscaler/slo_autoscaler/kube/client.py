@@ -313,7 +313,7 @@ def delays() -> Iterator[float]:
     """Give the seconds before each further try: doubled each time, and drawn by lot from half of it on."""
     for attempt in count():
         delay = min(FIRST_DELAY * 2 ** min(attempt, 16), LONGEST_DELAY)
-        yield delay * random.uniform(0.5, 1.0)  # noqa: S311
+        yield delay * random.uniform(0.5, 1.0)  # noqa: S311 - a spread, nothing secret
 
 
 def _whole(what: str, response: urllib3.BaseHTTPResponse, end: float) -> bytes:

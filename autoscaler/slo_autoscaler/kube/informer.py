@@ -252,7 +252,7 @@ class _List(Generic[T]):
         """Watch once from a version; return the version to resume from, also when the watch broke."""
         query = {**self._query, "resourceVersion": version, "allowWatchBookmarks": "true"}
         # Spread out, so that many watches do not end at once.
-        seconds = self._watch_seconds * random.uniform(0.8, 1.0)  # noqa: S311
+        seconds = self._watch_seconds * random.uniform(0.8, 1.0)  # noqa: S311 - a spread, nothing secret
         stream = self._api.watch(self._path, query, seconds)
         self._stream = stream
         self._reached()

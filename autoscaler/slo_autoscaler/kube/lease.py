@@ -105,7 +105,7 @@ class LeaseLeader:
 
     def _pause(self) -> float:
         """Return the seconds until the next poll."""
-        interval = self._settings.renew_interval * random.uniform(0.8, 1.0)  # noqa: S311
+        interval = self._settings.renew_interval * random.uniform(0.8, 1.0)  # noqa: S311 - a spread, nothing secret
         if self._logged:
             return interval
         return pause(self._sighting, self.identity, self._settings.duration, interval, _now())
