@@ -97,6 +97,7 @@ class Metrics(Collector):
         self.outcomes = dict.fromkeys(OUTCOMES, 0)
         self.dispatches = dict.fromkeys(map(str, DispatchReason), 0)
         self.refusals = dict.fromkeys((error.reason for error in REFUSALS), 0)
+        self.upload_seconds = Histogram(DEFAULT_BUCKETS)
         self.batch_size = Histogram(SIZE_BUCKETS)
         self.queue_seconds = Histogram((*SHORT_BUCKETS, *self._edges))
         self.service_seconds = Histogram((*SHORT_BUCKETS, *self._edges))
@@ -180,7 +181,7 @@ ROWS: Final = (
     Row(
         "http_request_duration_seconds",
         HISTOGRAM,
-        "Seconds from the arrival of a request to its answer.",
+        "Seconds from the last byte of a request to its answer.",
         lambda m: m.durations,
         ("code", "method"),
     ),
@@ -198,6 +199,12 @@ ROWS: Final = (
         "Requests by what they mean for the SLO: all but good ones miss it.",
         lambda m: m.outcomes,
         ("outcome",),
+    ),
+    Row(
+        "watchdog_upload_seconds",
+        HISTOGRAM,
+        "Seconds from the first byte of a request to its last, before its latency counts.",
+        lambda m: m.upload_seconds,
     ),
     Row("watchdog_batch_size", HISTOGRAM, "Requests per batch.", lambda m: m.batch_size),
     Row(

@@ -101,6 +101,7 @@ class Exchange:
     __slots__ = (
         "answer",
         "arrived",
+        "began",
         "body",
         "captured_headers",
         "chunked",
@@ -122,9 +123,12 @@ class Exchange:
         "target",
     )
 
-    def __init__(self, protocol: "HttpProtocol", arrived: float) -> None:
+    def __init__(self, protocol: "HttpProtocol", began: float) -> None:
         self.protocol = protocol
-        self.arrived = arrived
+        self.began = began
+        """When its first byte came."""
+        self.arrived = began
+        """When the last byte of its head came, then of its body: its latency counts from here."""
         self.method = b""
         self.target = b""
         self.header_block = b""
@@ -392,10 +396,13 @@ class HttpProtocol(asyncio.Protocol):
         self._application.handle(exchange)
 
     def _begin(self) -> Exchange:
-        now = self._clock()
-        self._since = now
+        self._since = now = self._clock()
+        return Exchange(self, self._came_at(now))
+
+    def _came_at(self, now: float) -> float:
+        """When what is read ``now`` may have come in."""
         loop_lag = self._connections.loop_lag
-        return Exchange(self, now if loop_lag is None else loop_lag.came_at(now))
+        return now if loop_lag is None else loop_lag.came_at(now)
 
     def on_message_begin(self) -> None:
         """Parser: a request begins."""
@@ -446,6 +453,7 @@ class HttpProtocol(asyncio.Protocol):
         exchange.keep_alive = parser.should_keep_alive()
         check_head(exchange, parser.get_http_version())
         exchange.head_complete = True
+        exchange.arrived = self._came_at(self._clock())
         error = self._refusal(exchange)
         if error is None:
             exchange.header_block = wire.request_header_block(
@@ -501,6 +509,8 @@ class HttpProtocol(asyncio.Protocol):
         if exchange.chunks is not None:
             exchange.body = b"".join(exchange.chunks)
             exchange.chunks = None
+        if exchange.length or exchange.chunked:
+            exchange.arrived = self._came_at(self._clock())
         self._application.handle(exchange)
 
     def respond(self, exchange: Exchange, status: int, head: bytes, body: bytes) -> None:

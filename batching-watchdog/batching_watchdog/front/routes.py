@@ -157,6 +157,7 @@ class Front:
             expires,
             group,
         )
+        self._metrics.upload_seconds.observe(exchange.arrived - exchange.began)
         request.client = call = _Call(self, exchange, request)
         exchange.on_disconnect = call.gone
         self._metrics.in_flight += 1
@@ -196,8 +197,9 @@ class Front:
                 timeout = _shorter(captured[TIMEOUT], timeout)
                 budget = min(budget, timeout)
             if START_TIME in captured:
-                # Spent before it arrived: what its body took to come is no part of that.
-                spent = _spent(captured[START_TIME], time.time() - (self._clock() - arrived), timeout)
+                # Spent before its first byte came: what it took to come from there on is no part of that.
+                began = time.time() - (self._clock() - exchange.began)
+                spent = _spent(captured[START_TIME], began, timeout)
             if BATCH_KEY in captured:
                 # A path holds no blank, so nothing else can look like this.
                 group = b"%b %b" % (group, captured[BATCH_KEY])

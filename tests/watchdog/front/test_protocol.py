@@ -333,6 +333,27 @@ def test_abort_cuts_every_connection():
     assert [client.wire.aborted for client in clients] == [True, True]
 
 
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [GET],
+        [GET[:9], GET[9:]],
+        [post(2) + b"a", b"b"],
+        [CHUNKED[:9], CHUNKED[9:] + b"1\r\na", b"\r\n0\r\n\r\n"],
+        [CHUNKED, b"0\r\n\r\n"],
+    ],
+    ids=["at once", "no body", "a length", "chunked", "nothing in chunks"],
+)
+def test_a_request_begins_with_its_first_byte_and_has_arrived_with_its_last(pieces: list[bytes]):
+    client = Connection()
+    began = client.clock.now
+    for piece in pieces:
+        client.send(piece)
+        client.clock.now += 1
+    (exchange,) = client.application.exchanges
+    assert (exchange.began, exchange.arrived) == (began, client.clock.now - 1)
+
+
 class Lag:
     """A loop that lags behind by a second."""
 

@@ -257,6 +257,36 @@ def gateway(seconds: float) -> str:
     return f"X-Start-Time: {1_001_000_000_000_000 - round(seconds * 1e9)}\r\n"
 
 
+def test_a_slow_upload_is_no_miss_and_is_measured_apart():
+    async def body(bench: Bench) -> None:
+        await bench.worker_idle()
+        client = bench.client()
+        for piece in (b"POST / HTTP/1.1\r\nHost: x\r\n", b"Content-Length: 2\r\n\r\n", b"x", b"y"):
+            client.send(piece)
+            bench.clock.now += 0.5
+        bench.clock.now -= 0.5
+        await bench.turn()
+        await bench.reply()
+        assert bench.metrics.outcomes["good"] == 1
+        assert bench.metrics.upload_seconds.total == pytest.approx(1.5)
+        assert float(client.answers()[0].headers["x-duration-seconds"]) == 0.0
+
+    scenario(body)
+
+
+def test_a_head_that_comes_slowly_is_not_refused_for_the_time_that_it_took():
+    async def body(bench: Bench) -> None:
+        bench.model.observe(1, 0.04)
+        bench.shell.worker_ready(bench)
+        await bench.ask()
+        client = bench.client()
+        client.send(b"POST / HTTP/1.1\r\nHost: x\r\n")
+        bench.clock.now += 0.2
+        assert client.send(b"Content-Length: 1\r\n\r\n") == []
+
+    scenario(body, late_requests="shed")
+
+
 TERMS = {
     "nothing": ("", 0.1, 30.0),
     "a timeout": ("X-Timeout: 1s\r\n", 0.1, 1.0),
@@ -279,18 +309,20 @@ TERMS = {
 
 
 @pytest.mark.parametrize(("headers", "budget", "timeout"), TERMS.values(), ids=TERMS)
-def test_a_request_sets_its_own_terms_and_the_time_that_its_body_takes_counts_once(
+def test_a_request_sets_its_own_terms_which_count_from_its_last_byte(
     headers: str, budget: float, timeout: float, monkeypatch: pytest.MonkeyPatch
 ):
     async def body(bench: Bench) -> None:
         monkeypatch.setattr(routes, "time", SimpleNamespace(time=lambda: bench.clock.now + 1_000_000))
         client = bench.client()
         client.send(f"POST / HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: 1\r\n\r\n".encode())
-        bench.clock.now += 0.025
+        bench.clock.now += 0.125
         client.send(b"x")
+        complete = bench.clock.now
         await bench.worker_idle()
         ((request,),) = (batch.requests for batch in bench.batches)
-        assert request.deadline - request.arrived == pytest.approx(budget)
-        assert request.expires - request.arrived == pytest.approx(timeout)
+        assert request.arrived == complete
+        assert request.deadline - complete == pytest.approx(budget)
+        assert request.expires - complete == pytest.approx(timeout)
 
     scenario(body)
