@@ -74,6 +74,8 @@ class Handshake:
     """What the handler's example() returned: a typical body to measure l(b) with."""
     slot: int = 0
     """Which of the pool's places the worker fills: a replaced worker's successor has its slot."""
+    mix_paths: bool = True
+    """Whether a batch may hold requests of several methods and paths."""
 
 
 def request_header_block(method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -132,8 +134,13 @@ def encode_replies(replies: Sequence[Reply], seconds: float) -> list[bytes]:
 
 def encode_handshake(handshake: Handshake) -> list[bytes]:
     """Buffers of the frame with which a worker opens the connection."""
-    said = json.dumps({"pid": handshake.pid, "error": handshake.error, "slot": handshake.slot}).encode()
-    items = [(0, 0, said, b"")]
+    said = {
+        "pid": handshake.pid,
+        "error": handshake.error,
+        "slot": handshake.slot,
+        "mix_paths": handshake.mix_paths,
+    }
+    items = [(0, 0, json.dumps(said).encode(), b"")]
     if handshake.example is not None:
         items.append((0, 0, b"", handshake.example))
     return _encode(Kind.HANDSHAKE, items, 0.0)
@@ -181,12 +188,13 @@ def decode_handshake(header: FrameHeader, data: memoryview) -> Handshake:
     items = _decode(header, data, Kind.HANDSHAKE)
     try:
         said = json.loads(items[0][2])
-        pid, problem, slot = said["pid"], said["error"], said["slot"]
+        pid, problem, slot, mix_paths = said["pid"], said["error"], said["slot"], said["mix_paths"]
     except (IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise FrameError(f"a handshake is not understood: {error}") from error
-    if not isinstance(pid, int) or not isinstance(problem, str | None) or not isinstance(slot, int):
-        raise FrameError(f"a handshake is not understood: pid {pid!r}, error {problem!r}, slot {slot!r}")
-    return Handshake(pid, problem, items[1][3] if len(items) > 1 else None, slot)
+    understood = isinstance(pid, int) and isinstance(problem, str | None) and isinstance(slot, int)
+    if not understood or not isinstance(mix_paths, bool):
+        raise FrameError(f"a handshake is not understood: {said!r}")
+    return Handshake(pid, problem, items[1][3] if len(items) > 1 else None, slot, mix_paths)
 
 
 def _encode(kind: Kind, items: Sequence[tuple[int, int, bytes, bytes]], seconds: float) -> list[bytes]:

@@ -76,7 +76,12 @@ def test_replies_come_out_as_they_went_in(replies: list[Reply], seconds: float):
 
 @given(
     st.builds(
-        Handshake, st.integers(0, 2**31), st.none() | st.text(), st.none() | PARTS, st.integers(0, 4095)
+        Handshake,
+        st.integers(0, 2**31),
+        st.none() | st.text(),
+        st.none() | PARTS,
+        st.integers(0, 4095),
+        st.booleans(),
     )
 )
 def test_a_handshake_comes_out_as_it_went_in(handshake: Handshake):
@@ -207,9 +212,10 @@ def test_a_frame_of_another_kind_is_named():
         b'{"pid": 1}',
         b"[" * 100_000,
         json.dumps({"pid": "1", "error": None}).encode(),
-        json.dumps({"pid": 1, "error": 5, "slot": 0}).encode(),
+        json.dumps({"pid": 1, "error": 5, "slot": 0, "mix_paths": True}).encode(),
         json.dumps({"pid": 1, "error": None}).encode(),
-        json.dumps({"pid": 1, "error": None, "slot": "0"}).encode(),
+        json.dumps({"pid": 1, "error": None, "slot": "0", "mix_paths": True}).encode(),
+        json.dumps({"pid": 1, "error": None, "slot": 0, "mix_paths": 0}).encode(),
     ],
 )
 def test_a_handshake_that_says_nothing_known_is_a_frame_error(said: bytes):

@@ -49,6 +49,8 @@ class WorkerPool:
         self._replaces_old = True
         self._stopping = False
         self._came_up = False
+        self.mix_paths = True
+        """Whether a batch may hold requests of several methods and paths: what the handler says."""
         self.restarts = 0
         """Workers that died after they had loaded."""
         self.recycled = 0
@@ -112,7 +114,9 @@ class WorkerPool:
                 log.error("a worker could not load the handler again: %s", handshake.error)
             else:
                 self._tasks.fail(HandlerNotLoaded(handshake.error))
-        elif handshake.example is not None and self._measures:
+            return
+        self.mix_paths = handshake.mix_paths
+        if handshake.example is not None and self._measures:
             self._tasks.spawn(self._measure(connection, handshake.example), "profile")
         else:
             self._take_in(connection)
@@ -143,7 +147,10 @@ class WorkerPool:
 
     def _take_in(self, connection: Connection) -> None:
         if not self._came_up:
-            log.info("the first worker has loaded the handler")
+            log.info(
+                "the first worker has loaded the handler%s",
+                "" if self.mix_paths else "; mix_paths=False: each batch holds one path only",
+            )
         self._came_up = True
         self._measures = False
         self._loaded.add(connection)

@@ -177,6 +177,9 @@ class Handler:
             raise HandlerNotLoaded(
                 f"{module.__file__} defines neither handle_batch(events, context) nor handle(event, context)"
             )
+        self.mix_paths: bool = getattr(module, "mix_paths", True)
+        if not isinstance(self.mix_paths, bool):
+            raise HandlerNotLoaded(f"{module.__file__}: mix_paths must be True or False")
         load, example = getattr(module, "load", None), getattr(module, "example", None)
         try:
             self._context = Context(load() if load else None)

@@ -130,7 +130,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
             # gunicorn itself is started again, with a back-off, if it could not preload.
             self._wait(REPORT_SECONDS if self.app.callable is None else HEARTBEAT_SECONDS)
             return
-        handshake = replace(handshake, example=self._handler.example)
+        handshake = replace(handshake, example=self._handler.example, mix_paths=self._handler.mix_paths)
         self._send(connection, wire.encode_handshake(handshake))
         poll = select.poll()
         poll.register(connection, select.POLLIN)

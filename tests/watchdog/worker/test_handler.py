@@ -241,6 +241,7 @@ def test_what_a_client_sends_reaches_the_log_without_control_characters(
         ("handle = 'not a function'", "defines neither"),
         ("def load():\n    raise OSError('gone')\ndef handle(e, c): ...", "load() failed: OSError: gone"),
         ("def example():\n    return 'text'\ndef handle(e, c): ...", "example() must return bytes"),
+        ("mix_paths = 'no'\ndef handle(e, c): ...", "mix_paths must be True or False"),
         ("import sys\nsys.exit('bye')", "it called sys.exit('bye') while being imported"),
     ],
 )

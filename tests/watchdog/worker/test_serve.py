@@ -18,6 +18,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 HANDLER = """
 import time
 
+mix_paths = False
+
 def example():
     return b"typical"
 
@@ -71,6 +73,7 @@ def test_a_worker_shakes_hands_and_says_with_its_replies_what_cpu_time_they_took
             connection = await patiently_connected(str(socket), watchdog)
             handshake = await watchdog.handshake
             assert (handshake.error, handshake.example, handshake.slot) == (None, b"typical", 0)
+            assert not handshake.mix_paths
             taken = {}
             for path in (b"/computes", b"/waits"):
                 request = Request(1, b"POST %b\r\n" % path, b"body", 0.0, 0.0, 0.0)
