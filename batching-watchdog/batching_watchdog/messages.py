@@ -34,6 +34,10 @@ PROBE: Final = b"\0probe"
 """The cost class of a request that no user has sent: it teaches nothing, and takes no user's place."""
 
 
+DEFAULT_CLASS: Final = "default"
+"""The SLO class of a request that names none: the function's own slo_latency and slo_objective."""
+
+
 class Request:
     """One admitted HTTP request. Times are seconds on the caller's monotonic clock.
 
@@ -43,6 +47,7 @@ class Request:
 
     __slots__ = (
         "arrived", "attempts", "body", "client", "deadline", "expires", "header_block", "id", "key", "place",
+        "slo_class", "slot",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +60,8 @@ class Request:
         expires: float,
         key: bytes = b"",
         client: Any = None,
+        slo_class: str = DEFAULT_CLASS,
+        slot: float | None = None,
     ) -> None:
         self.id = id
         self.header_block = header_block
@@ -68,6 +75,14 @@ class Request:
         """Only requests of one cost class share a batch."""
         self.client: Any = client
         """Who waits for the answer: the front end's, never looked at on the way."""
+        self.slo_class = slo_class
+        """The SLO that it is judged by: the name of a declared class, or ``DEFAULT_CLASS``."""
+        self.slot = deadline if slot is None else slot
+        """When the budget of its class ends: its place in the order between classes.
+
+        A client may ask for an earlier ``deadline``, never for an earlier slot: that would be a priority
+        which the operator has not declared.
+        """
         self.place = 0
         """Where the engine has it, and how many batches it has been in: the engine's own."""
         self.attempts = 0
