@@ -5,7 +5,7 @@ Where on the path of a request each belongs::
     start-up      ConfigError, HandlerNotLoaded, StartFailed   (the process ends with one message)
     protocol      BadRequest, HeadersTooLarge, BodyTooLarge, RequestTimedOut
     admission     QueueFull, ShuttingDown, PredictedLate
-    queue         PredictedLate, Expired, QueueFull (a late one made room)
+    queue         PredictedLate, Expired, QueueFull (a late one made room), Abandoned (never sent)
     worker        WorkerDied, UpstreamFailed  (a handler's own failure is a Reply, made in the worker)
 
 ``front.routes`` maps them to answers in one place; nothing else knows statuses.
@@ -118,6 +118,13 @@ class Expired(WatchdogError):
 
     status = 504
     reason = "expired"
+
+
+class Abandoned(WatchdogError):
+    """The client closed its connection before the answer: the status is nginx', for the log alone."""
+
+    status = 499
+    reason = "abandoned"
 
 
 class WorkerDied(WatchdogError):

@@ -95,6 +95,7 @@ class Metrics(Collector):
         self.durations = {("200", "post"): Histogram(self._edges)}
         self._durations: dict[tuple[int, bytes], Histogram] = {}
         self.outcomes = dict.fromkeys(OUTCOMES, 0)
+        self.abandoned = 0
         self.dispatches = dict.fromkeys(map(str, DispatchReason), 0)
         self.refusals = dict.fromkeys((error.reason for error in REFUSALS), 0)
         self.upload_seconds = Histogram(DEFAULT_BUCKETS)
@@ -199,6 +200,12 @@ ROWS: Final = (
         "Requests by what they mean for the SLO: all but good ones miss it.",
         lambda m: m.outcomes,
         ("outcome",),
+    ),
+    Row(
+        "watchdog_abandoned_requests",
+        COUNTER,
+        "Requests whose client left before their deadline; no requests of the SLO.",
+        lambda m: m.abandoned,
     ),
     Row(
         "watchdog_upload_seconds",

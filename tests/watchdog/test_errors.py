@@ -17,6 +17,7 @@ STATUSES = {
     "shutting_down": 503,
     "predicted_late": 503,
     "expired": 504,
+    "abandoned": 499,
     "worker_died": 502,
     "upstream_failed": 502,
 }

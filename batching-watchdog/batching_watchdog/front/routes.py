@@ -13,7 +13,7 @@ from typing import Final
 
 from batching_watchdog.config import Config, parse_duration
 from batching_watchdog.engine.effects import Answer
-from batching_watchdog.errors import ShuttingDown, WatchdogError
+from batching_watchdog.errors import Abandoned, ShuttingDown, WatchdogError
 from batching_watchdog.front.protocol import Exchange
 from batching_watchdog.logs import AccessLog, RequestLine
 from batching_watchdog.messages import PROBE, Batch, DispatchReason, Reply, Request
@@ -35,6 +35,8 @@ _OURS: Final = b"X-OpenFaaS-Internal: batching-watchdog\r\n"
 """By this header OpenFaaS' parts mark answers that are theirs and not the function's."""
 
 _BATCH_REASONS: Final = {reason: b"X-Batch-Reason: %b\r\n" % reason.encode() for reason in DispatchReason}
+
+_ABANDONED: Final = Abandoned("the client closed the connection before its answer")
 
 _SHED: Final = frozenset(("queue_full", "predicted_late", "shutting_down"))
 
@@ -182,10 +184,18 @@ class Front:
         waited = (now if batch is None else batch.dispatched) - request.arrived
         self._finish(exchange, outcome, batch, waited, meaning, now)
 
-    def withdraw(self, request: Request) -> None:
-        """Forget a request whose client has gone."""
-        self._metrics.in_flight -= 1
+    def withdraw(self, exchange: Exchange, request: Request) -> None:
+        """Forget a request whose client has gone: a miss if its deadline has passed, else counted apart."""
         self._shell.withdraw(request)
+        metrics, now = self._metrics, self._clock()
+        metrics.in_flight -= 1
+        meaning = "slow" if now > request.deadline else None
+        if meaning is None:
+            metrics.abandoned += 1
+        else:
+            metrics.outcomes[meaning] += 1
+        if self._access_log.on:
+            self._log(exchange, _ABANDONED, None, 0.0, now - request.arrived, 0, meaning)
 
     def _terms(self, exchange: Exchange) -> tuple[float, float, bytes]:
         """Deadline, expiry and group of a request, as its header asks for them."""
@@ -289,7 +299,7 @@ class _Call:
 
     def gone(self) -> None:
         """The protocol: its client has gone."""
-        self._front.withdraw(self._request)
+        self._front.withdraw(self._exchange, self._request)
 
 
 class _Probe:

@@ -181,6 +181,32 @@ def test_a_slow_and_a_shed_request_are_traced_by_their_call_ids_to_batch_and_rea
     assert (told[1].batch, told[1].batch_reason) == (1, "idle")
 
 
+@pytest.mark.parametrize(
+    ("waited", "slow", "line"), [(0.125, 0, (None, "INFO")), (0.126, 1, ("slow", "WARNING"))]
+)
+@pytest.mark.parametrize("running", [True, False])
+def test_a_client_that_leaves_is_a_miss_after_its_deadline_and_counted_apart_before(
+    waited: float, slow: int, line: tuple[str | None, str], running: bool, caplog: pytest.LogCaptureFixture
+):
+    async def body(bench: Bench) -> None:
+        if running:
+            await bench.worker_idle()
+        client = await bench.ask()
+        assert len(bench.batches) == running
+        bench.clock.now += waited
+        client.lose()
+        if running:
+            await bench.reply()
+        assert sum(bench.metrics.outcomes.values()) == bench.metrics.outcomes["slow"] == slow
+        assert (bench.metrics.abandoned, bench.metrics.in_flight) == (1 - slow, 0)
+
+    with caplog.at_level(logging.INFO):
+        scenario(body, slo_latency="125ms", access_log="true")
+    (record,) = (each for each in caplog.records if isinstance(each.msg, RequestLine))
+    assert (record.msg.status, record.msg.reason) == (499, "abandoned")
+    assert (record.msg.outcome, record.levelname) == line
+
+
 @pytest.mark.parametrize(("access_log", "lines"), [("false", [b"/late"]), ("true", [b"/good", b"/late"])])
 def test_our_own_errors_are_logged_and_other_requests_only_if_asked_for(
     access_log: str, lines: list[bytes], caplog: pytest.LogCaptureFixture
