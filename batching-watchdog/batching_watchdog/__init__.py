@@ -15,6 +15,7 @@ In the order in which a request meets them ([P] = pure: no I/O, no clock, no log
 - ``errors`` [P]      one tree; each error knows its HTTP status and reason
 - ``metrics``         every metric name, label and bucket
 - ``logs``            the format of the log, which requests have a line
+- ``output``          writes stdout and stderr without waiting for the process that reads them
 - ``machine``         what this container may use: CPUs, CUDA devices
 - ``launch``          ties a child's life to its parent's
 - ``speedups`` [P]    plain requests and frames, in C where the build has it

@@ -3,10 +3,9 @@
 import os
 import sys
 
-from batching_watchdog import __version__, app
+from batching_watchdog import __version__, app, logs, output
 from batching_watchdog.config import DESCRIPTIONS
 from batching_watchdog.errors import WatchdogError
-from batching_watchdog.logs import printable
 
 USAGE = """usage: batching-watchdog [--version] [--help]
 
@@ -27,10 +26,11 @@ def main() -> None:
         lines = [f"  {name:<{width}}  {text}\n" for name, text in DESCRIPTIONS.items()]
         (sys.stdout if arguments in (["--help"], ["-h"]) else sys.stderr).write(USAGE + "".join(lines))
         sys.exit(0 if arguments in (["--help"], ["-h"]) else 2)
+    lines_dropped = output.install(logs.missing_line)
     try:
-        status = app.main(os.environ)
+        status = app.main(os.environ, lines_dropped)
     except WatchdogError as error:
-        sys.stderr.write(f"batching-watchdog: {printable(str(error))}\n")
+        sys.stderr.write(f"batching-watchdog: {logs.printable(str(error))}\n")
         status = error.exit_status
     sys.exit(status)
 

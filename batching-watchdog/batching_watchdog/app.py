@@ -14,7 +14,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -52,8 +52,10 @@ _MALLOC_OPTIONS: Final = ((_MMAP_THRESHOLD, 32 << 20), (_TRIM_THRESHOLD, 64 << 2
 METRICS_LIMITS: Final = Limits(max_body_bytes=0, read_timeout=10.0, write_timeout=10.0, max_queued_bytes=0)
 
 
-def main(environ: Mapping[str, str]) -> int:
+def main(environ: Mapping[str, str], lines_dropped: Callable[[], int]) -> int:
     """Run a watchdog configured by ``environ`` until a signal ends it; the exit status.
+
+    ``lines_dropped`` counts the lines of the log that could not be written.
 
     Raises ``ConfigError``, ``StartFailed`` or ``HandlerNotLoaded`` for what stops the start.
     """
@@ -63,10 +65,10 @@ def main(environ: Mapping[str, str]) -> int:
     if config.upstream_url is None and not (folder / "handler.py").is_file():
         raise HandlerNotLoaded(f"function_path={str(folder)!r}: there is no handler.py in {folder.resolve()}")
     keep_freed_memory(environ)
-    return uvloop.run(run(config, environ))
+    return uvloop.run(run(config, environ, lines_dropped))
 
 
-async def run(config: Config, environ: Mapping[str, str]) -> int:
+async def run(config: Config, environ: Mapping[str, str], lines_dropped: Callable[[], int]) -> int:
     """Build, start, serve until the first signal, drain; the exit status."""
     clock = time.monotonic
     cost = CostModel(config.max_batch_size)
@@ -101,6 +103,7 @@ async def run(config: Config, environ: Mapping[str, str]) -> int:
         restarts=lambda: pool.restarts,
         recycled=lambda: pool.recycled,
         resident_bytes=pool.resident_bytes,
+        lines_dropped=lines_dropped,
         cpu=lambda: (clock(), time.thread_time()),
     )
     limits = Limits(config.max_body_bytes, config.read_timeout, config.write_timeout, config.max_queued_bytes)

@@ -1,8 +1,8 @@
 """The log: the format of every line, the line of a request, and which requests have one.
 
-One event is one line, on stderr; what workers print is relayed (``pool.child``). The line of a request is
-of-watchdog's with more behind it. It decides nothing about a request. Used by ``front.routes``; ``app`` sets
-the format.
+One event is one line, on stderr; what workers print is relayed (``pool.child``); ``output`` writes both. The
+line of a request is of-watchdog's with more behind it. It decides nothing about a request. Used by
+``front.routes``; ``app`` sets the format.
 
 Levels: ERROR is for what somebody has to mend (the function or a worker failed), WARNING for what missed the
 target or was not done, INFO for the rest. Text does not show them, as of-watchdog's does not; JSON does.
@@ -191,6 +191,14 @@ def set_up(form: str) -> None:
         JsonFormatter() if form == "json" else TextFormatter("%(asctime)s %(message)s", _TIME)
     )
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def missing_line(stream: str, missing: int) -> str:
+    """The line, with its line feed, that says how many lines of ``stream`` are missing at its place."""
+    text = "%d lines of %s were dropped: the process that reads it is too slow, or writing it failed"
+    record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, (missing, stream), None)
+    handlers = logging.getLogger().handlers
+    return f"{handlers[0].format(record) if handlers else record.getMessage()}\n"
 
 
 def line_maker(form: str, stream: str) -> Callable[[str], str]:

@@ -67,6 +67,7 @@ class Gauges:
     restarts: Callable[[], int] = lambda: 0
     recycled: Callable[[], int] = lambda: 0
     resident_bytes: Callable[[], Mapping[int, int]] = dict
+    lines_dropped: Callable[[], int] = lambda: 0
     cpu: Callable[[], tuple[float, float]] | None = None
     """The time, and the CPU time of the front end, in seconds."""
 
@@ -275,6 +276,12 @@ ROWS: Final = (
         "Resident memory of the worker in this slot; what workers share counts in each.",
         lambda m: m.gauges.resident_bytes(),
         ("worker",),
+    ),
+    Row(
+        "watchdog_log_lines_dropped",
+        COUNTER,
+        "Lines of the log and of the workers' output that could not be written.",
+        lambda m: m.gauges.lines_dropped(),
     ),
 )
 

@@ -62,7 +62,8 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = PATIENC
 class Watchdog:
     """One ``batching-watchdog`` process with a handler of the test's own."""
 
-    def __init__(self, handler: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, handler: str, environment: Mapping[str, str], output: int | None = None) -> None:
+        """``output``: the descriptor that its output goes to; None: its log."""
         self.folder = Path(tempfile.mkdtemp(prefix="e2e-"))
         (self.folder / "handler.py").write_text(textwrap.dedent(handler))
         self.port, self.metrics_port = free_port(), free_port()
@@ -83,8 +84,8 @@ class Watchdog:
                     "healthcheck_interval": "0s",
                     **environment,
                 },
-                stdout=log,
-                stderr=log,
+                stdout=log if output is None else output,
+                stderr=log if output is None else output,
             )
 
     @property
@@ -192,17 +193,17 @@ def _parent(pid: int) -> int:
 
 
 @contextlib.contextmanager
-def watchdog(handler: str, **environment: str) -> Iterator[Watchdog]:
+def watchdog(handler: str, output: int | None = None, **environment: str) -> Iterator[Watchdog]:
     """A watchdog that is ready, and is gone afterwards whatever happens."""
-    with starting_watchdog(handler, **environment) as started:
+    with starting_watchdog(handler, output, **environment) as started:
         started.wait_ready()
         yield started
 
 
 @contextlib.contextmanager
-def starting_watchdog(handler: str, **environment: str) -> Iterator[Watchdog]:
+def starting_watchdog(handler: str, output: int | None = None, **environment: str) -> Iterator[Watchdog]:
     """A watchdog that may not be ready yet, or may never be."""
-    started = Watchdog(handler, environment)
+    started = Watchdog(handler, environment, output)
     try:
         yield started
     finally:

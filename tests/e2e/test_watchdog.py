@@ -158,6 +158,22 @@ def test_a_second_sigterm_ends_at_once():
         assert isinstance(stuck.exception(), OSError)
 
 
+def test_requests_are_answered_and_sigterm_drains_while_no_process_reads_the_log():
+    handler = "def handle(event, context):\n    print('x' * 3000, flush=True)\n    return event.body\n"
+    reader, writer = os.pipe()
+    try:
+        # A pipe holds 64 KiB; the log of these requests and the output of the workers are more, each.
+        with watchdog(handler, writer, access_log="true") as dog:
+            for _ in range(400):
+                assert dog.call("POST", "/" + "p" * 190, b"a").body == b"a"
+            assert dog.metric("watchdog_log_lines_dropped_total") > 0
+            assert dog.stop() == 0
+        os.close(writer)
+        assert b" POST /ppp" in os.read(reader, 1 << 16)
+    finally:
+        os.close(reader)
+
+
 def test_a_killed_watchdog_leaves_no_process_behind():
     with watchdog(ECHO, workers="2") as dog:
         wait_until(lambda: len(dog.workers()) == 2, "both workers run")

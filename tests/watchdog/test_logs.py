@@ -19,6 +19,7 @@ from batching_watchdog.logs import (
     TextFormatter,
     human_size,
     line_maker,
+    missing_line,
 )
 
 SERVED = RequestLine(
@@ -131,6 +132,14 @@ def test_a_workers_line_keeps_its_stream_in_both_formats():
     assert line_maker("text", "stderr")("gone").endswith(" stderr: gone")
     document = json.loads(line_maker("json", "stdout")('{"own": 1}'))
     assert (document["event"], document["stream"], document["text"]) == ("output", "stdout", '{"own": 1}')
+
+
+def test_the_line_about_missing_lines_has_the_logs_format(monkeypatch: pytest.MonkeyPatch):
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter())
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    document = json.loads(missing_line("stdout", 3))
+    assert (document["level"], document["event"]) == ("warning", "log")
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,7 @@ def test_gauges_are_read_when_scraped():
         restarts=lambda: 4,
         recycled=lambda: 6,
         resident_bytes=lambda: {1: 4096, 0: 8192},
+        lines_dropped=lambda: 8,
     )
     metrics.in_flight = 5
     metrics.batch_dispatched(3, DispatchReason.FULL)
@@ -104,6 +105,7 @@ def test_gauges_are_read_when_scraped():
     assert value(metrics, "watchdog_worker_restarts_total") == 4
     assert value(metrics, "watchdog_workers_recycled_total") == 6
     assert value(metrics, "watchdog_worker_resident_bytes", worker="1") == 4096
+    assert value(metrics, "watchdog_log_lines_dropped_total") == 8
     assert value(metrics, "http_requests_in_flight") == 5
     assert value(metrics, "watchdog_batch_size_bucket", le="4") == 1
     assert value(metrics, "watchdog_batch_size_sum") == 3

@@ -1,0 +1,123 @@
+"""What becomes of stdout and stderr when the process that reads them does not."""
+
+import os
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from batching_watchdog.output import BUFFERED_CHARACTERS, Output
+
+pytestmark = pytest.mark.timeout(60)
+
+LINE = "x" * 999 + "\n"
+
+
+def output(descriptor: int) -> Output:
+    return Output(os.fdopen(descriptor, "w", closefd=False), "{} missing\n".format)
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, Output]]:
+    """The end to read, and an output that writes into the other."""
+    reader, writer = os.pipe()
+    stream = output(writer)
+    yield reader, stream
+    os.close(reader)  # wakes the thread
+    stream.close(50.0)
+    os.close(writer)
+
+
+def read_until(reader: int, end: bytes) -> list[str]:
+    received = b""
+    while not received.endswith(end):
+        received += os.read(reader, 1 << 16)
+    return received.decode().splitlines()
+
+
+def test_a_reader_that_reads_nothing_stops_no_writer_and_is_told_what_it_missed(
+    pipe: tuple[int, Output],
+):
+    reader, stream = pipe
+    sent = 3 * BUFFERED_CHARACTERS // 1000
+    for number in range(sent):
+        stream.write(f"{number:999d}\n")
+    assert sent > stream.dropped > 0
+    lines = read_until(reader, b" missing\n")
+    assert lines.pop() == f"{stream.dropped} missing"
+    assert [int(line) for line in lines] == list(range(sent - stream.dropped))
+    stream.write("flows again\n")
+    assert read_until(reader, b"\n") == ["flows again"]
+
+
+def test_a_line_longer_than_the_buffer_is_dropped_alone(pipe: tuple[int, Output]):
+    reader, stream = pipe
+    stream.write("x" * BUFFERED_CHARACTERS + "\n")
+    assert read_until(reader, b"\n") == ["1 missing"]
+    stream.write("next\n")
+    assert read_until(reader, b"\n") == ["next"]
+
+
+def test_an_end_waits_only_so_long_for_a_reader_that_reads_nothing(pipe: tuple[int, Output]):
+    reader, stream = pipe
+    for _ in range(200):
+        stream.write(LINE)
+    stream.close(0.05)
+    assert os.read(reader, 5) == b"xxxxx"
+
+
+def test_what_is_buffered_at_the_end_is_written(pipe: tuple[int, Output]):
+    reader, stream = pipe
+    for number in range(1000):
+        stream.write(f"{number}\n")
+    stream.close(50.0)
+    assert read_until(reader, b"999\n") == [str(number) for number in range(1000)]
+
+
+def test_a_stream_without_a_reader_costs_lines_and_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = output(writer)
+    stream.write("one\ntwo\n")
+    stream.close(50.0)
+    os.close(writer)
+    assert stream.dropped == 2
+
+
+def test_a_full_disk_costs_lines_and_no_error():
+    if not Path("/dev/full").exists():
+        pytest.skip("the system has no /dev/full")
+    descriptor = os.open("/dev/full", os.O_WRONLY)
+    stream = output(descriptor)
+    stream.write("one\n")
+    stream.close(50.0)
+    os.close(descriptor)
+    assert stream.dropped == 1
+
+
+def test_a_pipe_that_another_process_made_non_blocking_loses_nothing(pipe: tuple[int, Output]):
+    reader, stream = pipe
+    os.set_blocking(stream._descriptor, False)
+    for _ in range(500):
+        stream.write(LINE)
+    stream.write("end\n")
+    assert read_until(reader, b"end\n") == [LINE.rstrip()] * 500 + ["end"]
+
+
+def test_a_line_that_a_failure_cut_is_ended_before_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write, calls = os.write, count(1)
+
+    def full(descriptor: int, data: memoryview) -> int:
+        """A disk that has room for half of the text, then for none, then for all."""
+        call = next(calls)
+        if call == 2:
+            raise OSError
+        return write(descriptor, data[: len(data) // 2] if call == 1 else data)
+
+    with (tmp_path / "log").open("w") as file:
+        monkeypatch.setattr(os, "write", full)
+        stream = output(file.fileno())
+        stream.write("cut in two\n")
+        stream.close(50.0)
+    assert (tmp_path / "log").read_text() == "cut i\n1 missing\n"
