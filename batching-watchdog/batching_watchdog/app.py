@@ -26,7 +26,7 @@ from batching_watchdog.config import Config
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
-from batching_watchdog.errors import HandlerNotLoaded, StartFailed
+from batching_watchdog.errors import HandlerNotLoaded, ShuttingDown, StartFailed
 from batching_watchdog.front.loop_lag import LoopLag
 from batching_watchdog.front.protocol import Connections, Limits
 from batching_watchdog.front.routes import Front, MetricsPage
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 BACKLOG: Final = 4096
 SWEEP_SECONDS: Final = 1.0
 FLUSH_SECONDS: Final = 0.5
-"""After the last answer: what its bytes get to leave in."""
+"""After ``drain_timeout``: what the refusals of all that is left get to leave in."""
 YOUNG_OBJECTS: Final = 50_000
 """How many more objects than before there must be until the collector looks for cycles: a request leaves
 none, and a queue of a thousand is no reason to walk it again and again."""
@@ -192,19 +192,27 @@ async def _drain(
     log.info("stopping: failing health checks, still serving for %g s", wait)
     await asyncio.sleep(wait)
     listener.close()
+    await asyncio.sleep(0)  # what was accepted already becomes a connection
     front.accepting = False
-    requests.close_idle()
-    try:
+    requests.drain()
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(config.drain_timeout):
-            await shell.drained()
-    except TimeoutError:
-        log.error("%g s were not enough to answer all requests; the rest is cut off", config.drain_timeout)
+            await requests.drained()
+    given_up = shell.admitted
+    shell.give_up(ShuttingDown(f"not answered within {config.drain_timeout:g} s of shutting down"))
+    requests.drain(at_once=True)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(FLUSH_SECONDS):
+            await requests.drained()
+    if given_up or requests.unread:
+        log.error(
+            "%g s were not enough: %d requests got 503, %d connections are cut with answers unread",
+            config.drain_timeout,
+            given_up,
+            requests.unread,
+        )
         return False
-    deadline = time.monotonic() + FLUSH_SECONDS
-    while requests.open and time.monotonic() < deadline:
-        requests.close_idle()
-        await asyncio.sleep(0.02)
-    log.info("drained: every admitted request was answered")
+    log.info("drained: every admitted request was answered, and every answer was sent")
     return True
 
 

@@ -44,8 +44,6 @@ class Shell:
         self._woken = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        self._drained: asyncio.Event = asyncio.Event()
-        self._drained.set()
 
     @property
     def full(self) -> bool:
@@ -82,7 +80,6 @@ class Shell:
         Another, late one may lose its place to it, and is answered here.
         """
         displaced = self._engine.offer(request, self._clock())
-        self._drained.clear()
         # While every worker is busy there is nothing to decide but what expires, and a timer sees to that.
         timed = self._timer is not None and request.arrived < self._timer_at <= request.expires
         if not timed or self._engine.eager:
@@ -93,11 +90,10 @@ class Shell:
         """Forget a request whose client has gone; a batch that has left is not called back."""
         self._engine.abandon(request)
         request.client = None
-        self._settle()
 
-    async def drained(self) -> None:
-        """Wait until every admitted request is answered or withdrawn."""
-        await self._drained.wait()
+    def give_up(self, error: WatchdogError) -> None:
+        """Answer every admitted request with ``error``; a batch that has left is not called back."""
+        self._carry_out(self._engine.give_up(error))
 
     def worker_ready(self, worker: Worker) -> None:
         """A worker has loaded, or may have its next batch."""
@@ -130,13 +126,11 @@ class Shell:
         if ready:
             self.worker_ready(worker)
         self._carry_out(answers)
-        self._settle()
 
     def worker_lost(self, worker: Worker, error: WatchdogError | None = None) -> None:
         """A worker died, idle or under a batch; ``error`` is what a request that is given up fails with."""
         answers = self._engine.worker_lost(worker, error)
         self._carry_out(answers)
-        self._settle()
         self._wake()
 
     def _wake(self) -> None:
@@ -161,7 +155,6 @@ class Shell:
         """Do all there is to do now; a timer wakes us for what comes next."""
         self._woken = False
         self._carry_out(self._engine.tick(self._clock()))
-        self._settle()
 
     def _carry_out(self, effects: Iterable[Effect]) -> None:
         metrics = self._metrics
@@ -179,7 +172,3 @@ class Shell:
                 effect.worker.send(batch)
             else:
                 self._wake_at(effect.at, self._clock())
-
-    def _settle(self) -> None:
-        if not self._engine.admitted:
-            self._drained.set()

@@ -2,13 +2,16 @@
 
 import os
 import signal
+import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from batching_watchdog.speedups import compiled
-from e2e.processes import ECHO, GATED, starting_watchdog, wait_until, watchdog
+from e2e.processes import ECHO, GATED, PATIENCE, Watchdog, starting_watchdog, wait_until, watchdog
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -145,6 +148,66 @@ def test_sigterm_under_load_loses_nothing_that_was_accepted():
         assert {call.result().status for call in accepted} == {200}
         assert dog.ended() == 0
         assert "drained" in dog.log
+
+
+LARGE = "def handle(event, context):\n    return bytes(20_000_000)\n"
+ASK = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n"
+
+
+def connect(dog: Watchdog) -> socket.socket:
+    """A connection that takes little of an answer before it is read."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(PATIENCE)
+    connection.connect(("127.0.0.1", dog.port))
+    return connection
+
+
+def begin_to_drain(dog: Watchdog) -> None:
+    def refused() -> bool:
+        with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", dog.port)):
+            return False
+        return True
+
+    dog.process.send_signal(signal.SIGTERM)
+    wait_until(refused, "the listener is closed")
+
+
+def read_all(connection: socket.socket) -> bytes:
+    return b"".join(iter(lambda: connection.recv(1 << 20), b""))
+
+
+def test_an_answer_is_sent_whole_though_its_client_reads_it_late_in_the_drain():
+    with watchdog(LARGE, write_timeout=f"{PATIENCE:.0f}s") as dog, connect(dog) as client:
+        client.sendall(ASK + b"\r\nx")
+        wait_until(lambda: dog.metric('slo_requests_total{outcome="good"}') == 1, "it is answered")
+        begin_to_drain(dog)
+        time.sleep(1.0)
+        assert len(read_all(client)) > 20_000_000
+        assert dog.ended() == 0
+        assert "drained" in dog.log
+
+
+def test_a_body_that_is_complete_after_the_drain_began_is_served():
+    with watchdog(ECHO) as dog, connect(dog) as client:
+        client.sendall(ASK + b"Expect: 100-continue\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 100")
+        begin_to_drain(dog)
+        time.sleep(1.0)
+        client.sendall(b"x")
+        answer = read_all(client)
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b"Connection: close" in answer
+        assert dog.ended() == 0
+
+
+def test_what_is_not_served_within_the_drain_limit_is_refused():
+    with watchdog(GATED, write_timeout="1s") as dog, connect(dog) as client:
+        client.sendall(ASK + b"\r\nx")
+        wait_until(lambda: dog.metric("http_requests_in_flight") == 1, "it is busy")
+        begin_to_drain(dog)
+        assert read_all(client).startswith(b"HTTP/1.1 503")
+        assert dog.ended() == 1
 
 
 def test_a_second_sigterm_ends_at_once():

@@ -9,7 +9,7 @@ from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.effects import Answer
 from batching_watchdog.engine.engine import REFUSAL_SECONDS, Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
-from batching_watchdog.errors import Expired, QueueFull
+from batching_watchdog.errors import Expired, QueueFull, ShuttingDown
 from batching_watchdog.messages import Batch, Reply, Request
 from batching_watchdog.metrics import Metrics
 from batching_watchdog.shell import Shell
@@ -37,10 +37,13 @@ class Bench:
     metrics: Metrics
     worker: Worker = field(default_factory=Worker)
     answers: dict[int, Answer] = field(default_factory=dict)
+    all_answered: asyncio.Event = field(default_factory=asyncio.Event)
 
     def deliver(self, answer: Answer) -> None:
         assert answer.request.id not in self.answers
         self.answers[answer.request.id] = answer
+        if not self.shell.admitted:
+            self.all_answered.set()
 
     def offer(self, number: int, *, timeout: float = 30.0) -> Request:
         now = self.clock.now
@@ -119,19 +122,32 @@ def test_refusal_is_one_error_for_many_requests_and_not_for_ever():
     scenario(body, max_inflight=1)
 
 
-def test_withdrawn_request_is_not_answered_and_drain_ends_without_it():
+def test_withdrawn_request_is_not_answered():
     async def body(bench: Bench) -> None:
         gone = bench.offer(0)
         bench.offer(1)
         bench.shell.withdraw(gone)
         bench.shell.worker_ready(bench.worker)
         await turn()
-        drained = asyncio.ensure_future(bench.shell.drained())
-        await turn()
-        assert not drained.done()
         bench.reply()
-        await asyncio.wait_for(drained, 60)
         assert set(bench.answers) == {1}
+        assert bench.shell.admitted == 0
+
+    scenario(body)
+
+
+def test_queued_and_running_requests_that_are_given_up_are_answered_once():
+    async def body(bench: Bench) -> None:
+        bench.shell.worker_ready(bench.worker)
+        bench.offer(0)
+        await turn()
+        bench.offer(1)
+        bench.shell.give_up(error := ShuttingDown())
+        assert {number: answer.outcome for number, answer in bench.answers.items()} == {0: error, 1: error}
+        assert bench.shell.admitted == 0
+        bench.reply()
+        await turn()
+        assert bench.sizes() == [1]
 
     scenario(body)
 
@@ -142,7 +158,7 @@ def test_timer_gives_a_request_up_at_its_timeout():
         bench.offer(1, timeout=0.01)
         await turn()
         bench.clock.now += 0.03
-        await asyncio.wait_for(bench.shell.drained(), 60)
+        await asyncio.wait_for(bench.all_answered.wait(), 60)
         assert {type(answer.outcome) for answer in bench.answers.values()} == {Expired}
 
     scenario(body)

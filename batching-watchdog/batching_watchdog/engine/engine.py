@@ -260,6 +260,13 @@ class Engine:
         if request.place != _GONE:
             self._leave(request)
 
+    def give_up(self, error: WatchdogError) -> list[Effect]:
+        """Answer every admitted request with ``error``; a batch that has left is not called back."""
+        requests = list(self._admitted.values())
+        for request in requests:
+            self._leave(request)
+        return [Answer(request, error) for request in requests]
+
     def tick(self, now: float) -> list[Effect]:
         """Do all there is to do now: give up what has expired, then have the idle workers run batches."""
         effects: list[Effect] = [

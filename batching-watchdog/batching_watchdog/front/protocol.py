@@ -31,6 +31,7 @@ from batching_watchdog.errors import (
     HeadersTooLarge,
     QueueFull,
     RequestTimedOut,
+    ShuttingDown,
     WatchdogError,
 )
 from batching_watchdog.front.head import FRAMING_NAMES, check_head, read_framing
@@ -188,6 +189,7 @@ class Connections:
         self.lengths = frozenset(map(len, FRAMING_NAMES | self.captured))
         """Of the names of the headers that matter here, so that most others need not be looked at."""
         self.closing = False
+        self._all_closed = asyncio.Event()
         self.queued_bytes = 0
         """What the bodies of unanswered requests hold."""
         self.open: set[HttpProtocol] = set()
@@ -205,11 +207,31 @@ class Connections:
         for protocol in tuple(self.open):
             protocol.check_timeouts(now)
 
-    def close_idle(self) -> None:
-        """Close connections without a request; the others close after their next answer."""
+    @property
+    def unread(self) -> int:
+        """Connections on which a part of an answer waits to be read."""
+        return sum(protocol.unread for protocol in self.open)
+
+    def drain(self, *, at_once: bool = False) -> None:
+        """Close each connection behind the answers that it is owed, an idle one at once.
+
+        A request whose head has not come is refused; with ``at_once`` also one whose body has not.
+        """
         self.closing = True
         for protocol in tuple(self.open):
-            protocol.close_if_idle()
+            protocol.drain(at_once=at_once)
+        if not self.open:
+            self._all_closed.set()
+
+    async def drained(self) -> None:
+        """Wait until every connection is closed: each has had its answers. After ``drain``."""
+        await self._all_closed.wait()
+
+    def closed(self, protocol: "HttpProtocol") -> None:
+        """A connection is closed."""
+        self.open.discard(protocol)
+        if self.closing and not self.open:
+            self._all_closed.set()
 
     def abort(self) -> None:
         """Close everything at once."""
@@ -270,7 +292,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Asyncio: the client has gone; what it asked for is withdrawn."""
-        self._connections.open.discard(self)
+        self._connections.closed(self)
         self._transport = None
         for exchange in self._pending:
             if exchange.answer is None:
@@ -560,6 +582,9 @@ class HttpProtocol(asyncio.Protocol):
                 return
         if not pending and self._current is None:
             self._since = self._clock()
+            if self._connections.closing:
+                self._close()
+                return
         if not self._reading:
             self._update_reading()
 
@@ -580,10 +605,19 @@ class HttpProtocol(asyncio.Protocol):
         elif not self._pending and now - self._since > KEEP_ALIVE_SECONDS:
             self._close()
 
-    def close_if_idle(self) -> None:
-        """Close a connection on which no request is under way."""
-        if not self._pending and self._current is None:
-            self._close()
+    @property
+    def unread(self) -> bool:
+        """Whether a part of an answer waits for the client to read it."""
+        return self._transport is not None and self._transport.get_write_buffer_size() > 0
+
+    def drain(self, *, at_once: bool) -> None:
+        """Close an idle connection, refuse a request that has not come: see ``Connections.drain``."""
+        current = self._current
+        if current is None:
+            if not self._pending:
+                self._close()
+        elif at_once or not current.head_complete:
+            self._fail(ShuttingDown("the watchdog is shutting down"))
 
     def abort(self) -> None:
         """Close at once."""

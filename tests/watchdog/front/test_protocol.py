@@ -312,18 +312,68 @@ def test_a_client_that_goes_away_is_told_to_the_application_once_for_what_is_not
     assert not client.connections.open
 
 
-def test_closing_ends_idle_connections_and_lets_the_others_finish():
-    busy = Connection(Echo(hold=True))
-    idle, half = Connection(beside=busy), Connection(beside=busy)
-    busy.send(GET * 2)
+def drained(connections: Connections) -> bool:
+    """Whether a drain of these connections is over."""
+
+    async def run() -> bool:
+        waiting = asyncio.ensure_future(connections.drained())
+        await asyncio.sleep(0)
+        return waiting.done() or not waiting.cancel()
+
+    return asyncio.run(run())
+
+
+def test_drain_closes_idle_connections_and_refuses_a_request_whose_head_has_not_come():
+    idle = Connection()
+    half, behind = Connection(beside=idle), Connection(beside=idle)
     half.send(GET[:5])
-    busy.connections.close_idle()
-    assert (idle.wire.closed, busy.wire.closed, half.wire.closed) == (True, False, False)
-    first, last = busy.release()
-    assert ("connection" in first.headers, last.headers["connection"]) == (False, "close")
-    assert busy.wire.closed
-    half.send(GET[5:])
-    assert half.release(2)[0].headers["connection"] == "close"
+    idle.application.hold = True
+    behind.send(GET + GET[:5])
+    idle.connections.drain()
+    assert (idle.wire.closed, behind.wire.closed) == (True, False)
+    for client, statuses in ((half, [503]), (behind, [200, 503])):
+        answers = client.answers() if client is half else client.release()
+        assert [answer.status for answer in answers] == statuses
+        assert answers[-1].headers["connection"] == "close"
+        assert client.wire.closed
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_drain_closes_a_connection_behind_the_answers_that_it_is_owed(order: tuple[int, int]):
+    client = Connection(Echo(hold=True))
+    client.send(GET * 2)
+    client.release(order[0])
+    client.connections.drain()
+    assert not client.wire.closed
+    client.release(order[1])
+    assert client.wire.closed
+    client.wire.unread = 1
+    assert client.connections.unread == 1
+    assert not drained(client.connections)
+    client.lose()
+    assert drained(client.connections)
+
+
+@pytest.mark.parametrize("head", [post(2), CHUNKED], ids=["a length", "chunked"])
+def test_drain_waits_for_a_body_until_its_time_is_over(head: bytes):
+    served = Connection(Echo(hold=True))
+    refused = Connection(beside=served)
+    served.send(head)
+    refused.send(head)
+    served.connections.drain()
+    served.send(b"ab" if head == post(2) else b"2\r\nab\r\n0\r\n\r\n")
+    served.connections.drain(at_once=True)
+    (answer,) = refused.answers()
+    assert (answer.status, answer.headers["connection"]) == (503, "close")
+    (answer,) = served.release()
+    assert (answer.status, answer.headers["connection"]) == (200, "close")
+    assert served.connections.queued_bytes == 0
+
+
+def test_drain_without_connections_is_over_at_once():
+    connections = Connections(Echo(), LIMITS, Clock())
+    connections.drain()
+    assert drained(connections)
 
 
 def test_abort_cuts_every_connection():
