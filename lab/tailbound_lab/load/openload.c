@@ -2,7 +2,7 @@
  *
  * Requests leave when they are due, whatever became of those before, and latency counts from the moment a request
  * was due: a server that stalls shows the stall in every request that was due meanwhile. Everything but a 2xx
- * answer within the SLO is a miss. The generator measures its own lag (how late it handed requests to the
+ * answer within the SLO is a miss. Each request is drawn by weight from the messages on standard input. The generator measures its own lag (how late it handed requests to the
  * kernel); if its 99th percentile is above the allowed lag it says "lagged" and ends with status 3.
  *
  * One JSON object on standard output, which records.py reads. Limits: 127.0.0.1, plain HTTP, one request at a time for
@@ -44,8 +44,15 @@ typedef struct {
     float lag;
     int status;
     uint32_t connection;
+    uint16_t message;
     uint8_t retried;
 } Request;
+
+typedef struct {
+    char *bytes; /* the head and the body */
+    size_t length, sent, good;
+    double weight, slo;
+} Message;
 
 typedef struct {
     int fd, state, parse, status;
@@ -57,12 +64,12 @@ typedef struct {
 } Connection;
 
 static struct {
-    const char *path, *content_type, *body;
-    double port, rate, seconds, slo, timeout, max_lag, stop_share, seed;
+    double port, rate, seconds, timeout, max_lag, stop_share, seed;
 } options;
 
-static char *message; /* the head and the body of every request */
-static size_t message_length;
+static Message *messages;
+static uint16_t message_count;
+static double total_weight;
 static struct sockaddr_in address = {.sin_family = AF_INET};
 static Request *requests;
 static size_t request_count, request_room, oldest, judged, missed;
@@ -103,12 +110,12 @@ static double uniform(void) {
 }
 
 static int is_good(const Request *r) {
-    return r->status >= 200 && r->status < 300 && r->latency <= options.slo;
+    return r->status >= 200 && r->status < 300 && r->latency <= messages[r->message].slo;
 }
 
 /* Requests are judged once, in order, when their SLO has passed: what is not good by then is a miss. */
 static void judge(double now) {
-    while (judged < request_count && requests[judged].due + options.slo < now) {
+    while (judged < request_count && requests[judged].due + messages[requests[judged].message].slo < now) {
         missed += !is_good(&requests[judged]);
         judged++;
     }
@@ -217,8 +224,9 @@ static void interest(uint32_t index, int write) {
 
 static void send_more(uint32_t index) {
     Connection *c = &connections[index];
-    while (c->sent < message_length) {
-        ssize_t n = send(c->fd, message + c->sent, message_length - c->sent, MSG_NOSIGNAL);
+    const Message *m = &messages[requests[c->request].message];
+    while (c->sent < m->length) {
+        ssize_t n = send(c->fd, m->bytes + c->sent, m->length - c->sent, MSG_NOSIGNAL);
         if (n < 0) {
             if (errno == EAGAIN) {
                 interest(index, 1);
@@ -502,12 +510,21 @@ static void arm(double at) {
     timerfd_settime(timer, TFD_TIMER_ABSTIME, &when, NULL);
 }
 
+/* One message needs no draw. */
+static uint16_t draw_message(void) {
+    double left = message_count > 1 ? uniform() * total_weight : 0;
+    uint16_t index = 0;
+    while (index + 1 < message_count && left > messages[index].weight)
+        left -= messages[index++].weight;
+    return index;
+}
+
 static size_t add_request(double due) {
     if (request_count == request_room) {
         request_room *= 2;
         requests = checked(realloc(requests, request_room * sizeof *requests));
     }
-    requests[request_count] = (Request){due, 0, 0, PENDING, NONE, 0};
+    requests[request_count] = (Request){due, 0, 0, PENDING, NONE, draw_message(), 0};
     outstanding++;
     return request_count++;
 }
@@ -601,6 +618,9 @@ static void print_seconds(void) {
         }
         printf("%s{\"second\":%d,\"offered\":%zu,\"good\":%zu}", second ? "," : "", second, offered, good);
     }
+    printf("],\"messages\":[");
+    for (uint16_t i = 0; i < message_count; i++)
+        printf("%s{\"sent\":%zu,\"good\":%zu}", i ? "," : "", messages[i].sent, messages[i].good);
     printf("]");
 }
 
@@ -614,6 +634,8 @@ static int report(int stopped) {
         Request *r = &requests[i];
         lags[i] = r->lag;
         good += (size_t)is_good(r);
+        messages[r->message].sent++;
+        messages[r->message].good += (size_t)is_good(r);
         if (r->status >= 200 && r->status < 300)
             latencies[ok++] = r->latency;
         counts[(r->status < 1000 ? r->status : 999) - NO_CONNECTION]++;
@@ -647,25 +669,19 @@ static int report(int stopped) {
     return lagged ? 3 : 0;
 }
 
-static void read_message(void) {
-    FILE *stream = fopen(options.body, "rb");
-    if (stream == NULL)
-        fail(options.body, strerror(errno));
-    fseek(stream, 0, SEEK_END);
-    long length = ftell(stream);
-    rewind(stream);
-    char head[2048];
-    int size = snprintf(head, sizeof head,
-                        "POST %s HTTP/1.1\r\nHost: 127.0.0.1:%g\r\nContent-Type: %s\r\nContent-Length: %ld\r\n\r\n",
-                        options.path, options.port, options.content_type, length);
-    if (length < 0 || size >= (int)sizeof head)
-        fail(options.body, "cannot be sent: not a plain file, or the path is too long");
-    message_length = (size_t)size + (size_t)length;
-    message = checked(malloc(message_length));
-    memcpy(message, head, (size_t)size);
-    if (fread(message + size, 1, (size_t)length, stream) != (size_t)length)
-        fail(options.body, "could not be read");
-    fclose(stream);
+/* Standard input has them one after the other: weight, SLO in seconds and length on a line, then so many bytes. */
+static void read_messages(void) {
+    Message m = {0};
+    while (scanf("%lf %lf %zu", &m.weight, &m.slo, &m.length) == 3 && getchar() == '\n') {
+        m.bytes = checked(malloc(m.length + 1));
+        if (fread(m.bytes, 1, m.length, stdin) != m.length || message_count == UINT16_MAX)
+            fail("messages", "cut short, or too many");
+        messages = checked(realloc(messages, (message_count + 1) * sizeof *messages));
+        messages[message_count++] = m;
+        total_weight += m.weight;
+    }
+    if (!feof(stdin) || message_count == 0)
+        fail("messages", "cannot be read");
 }
 
 static double number(const char *text, double least) {
@@ -678,19 +694,15 @@ static double number(const char *text, double least) {
 
 /* Only generator.py calls this: no word has a default, or a name. */
 static void read_options(int count, char **words) {
-    if (count != 12)
-        fail("usage", "PATH CONTENT_TYPE BODY_FILE PORT RATE SECONDS SLO TIMEOUT MAX_LAG STOP_SHARE SEED");
-    options.path = words[1];
-    options.content_type = words[2];
-    options.body = words[3];
-    options.port = number(words[4], 1);
-    options.rate = number(words[5], 1e-3);
-    options.seconds = number(words[6], 1e-3);
-    options.slo = number(words[7], 1e-6);
-    options.timeout = number(words[8], 1e-3);
-    options.max_lag = number(words[9], 0);
-    options.stop_share = number(words[10], 0);
-    options.seed = number(words[11], 0);
+    if (count != 8)
+        fail("usage", "PORT RATE SECONDS TIMEOUT MAX_LAG STOP_SHARE SEED < MESSAGES");
+    options.port = number(words[1], 1);
+    options.rate = number(words[2], 1e-3);
+    options.seconds = number(words[3], 1e-3);
+    options.timeout = number(words[4], 1e-3);
+    options.max_lag = number(words[5], 0);
+    options.stop_share = number(words[6], 0);
+    options.seed = number(words[7], 0);
 }
 
 static void set_up(void) {
@@ -708,7 +720,7 @@ static void set_up(void) {
         setpriority(PRIO_PROCESS, 0, -10);
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     address.sin_port = htons((uint16_t)options.port);
-    read_message();
+    read_messages();
     random_state = (uint64_t)options.seed * 0x2545f4914f6cdd1dULL + 1;
     request_room = (size_t)(options.rate * options.seconds * 1.1) + 1024;
     requests = checked(malloc(request_room * sizeof *requests));

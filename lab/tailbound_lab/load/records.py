@@ -326,6 +326,18 @@ class Second:
         return self.good / self.offered if self.offered else 1.0
 
 
+class Tally(NamedTuple):
+    """How many requests of one part of a mix were sent, and how many were answered well within their SLO."""
+
+    sent: int
+    good: int
+
+    @property
+    def attainment(self) -> float:
+        """Share of the sent that were good; 1 if none was sent."""
+        return self.good / self.sent if self.sent else 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """One run of a generator. Latencies are milliseconds; a quantile that misses reach is None."""
@@ -343,6 +355,8 @@ class Run:
     """p50 and p99 over all requests, misses as infinite."""
     lag_ms: Mapping[str, float | None]
     per_second: tuple[Second, ...]
+    parts: Mapping[str, Tally] = field(default_factory=dict)
+    """What became of each part of the mix, by name."""
 
     @property
     def attainment(self) -> float:
@@ -355,12 +369,19 @@ class Run:
         return self.good / self.seconds
 
 
-def parse_run(text: str) -> Run:
-    """Read a generator's line of JSON. Raises ``BenchError`` that says what is wrong with it."""
+def parse_run(text: str, names: Sequence[str] = ("",)) -> Run:
+    """Read a generator's line of JSON; ``names`` are those of the messages it was given.
+
+    Raises ``BenchError`` that says what is wrong with it.
+    """
     try:
         raw: dict[str, Any] = json.loads(text)
         seconds = tuple(Second(**second) for second in raw["per_second"])
-        return Run(**(raw | {"per_second": seconds}))
+        parts: dict[str, Tally] = {}
+        for name, found in zip(names, raw.pop("messages"), strict=True):
+            sent, good = parts.get(name, (0, 0))
+            parts[name] = Tally(sent + found["sent"], good + found["good"])
+        return Run(**(raw | {"per_second": seconds, "parts": parts}))
     except (ValueError, KeyError, TypeError) as error:
         raise BenchError(f"the generator's answer cannot be read: {error!r} in {text[:200]!r}") from None
 

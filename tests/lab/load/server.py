@@ -17,7 +17,7 @@ class Server:
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.port = self.listener.getsockname()[1]
         self.lock = threading.Lock()
-        self.requests, self.sockets = [], []
+        self.requests, self.heads, self.sockets = [], [], []
         self.threads = [threading.Thread(target=self.accept)]
 
     def __enter__(self):
@@ -50,6 +50,7 @@ class Server:
                 body = stream.read(length)
                 with self.lock:
                     self.requests.append((head[0].strip(), body))
+                    self.heads.append(b"".join(head))
                     number = len(self.requests)
                 reply = self.answer(number)
                 if reply is None:

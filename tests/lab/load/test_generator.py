@@ -5,11 +5,12 @@ import shutil
 import socket
 import threading
 import time
+from collections import Counter
 
 import pytest
 
 from lab.load.server import CHUNKED, OK, REFUSED, Server
-from tailbound_lab.load.generator import Endpoint, build
+from tailbound_lab.load.generator import Endpoint, Part, build
 from tailbound_lab.load.records import BenchError, Lagged
 
 pytestmark = pytest.mark.e2e
@@ -23,16 +24,15 @@ def compiled(tmp_path_factory):
 
 
 @pytest.fixture
-def offer(compiled, tmp_path):
+def offer(compiled):
     """Offer 100 requests/s for half a second to a server that answers so."""
 
-    def offer(answer, *, close=False, **options):
-        body = tmp_path / "body"
-        body.write_bytes(b"x" * 1000)
+    def offer(answer, *parts, close=False, **options):
+        parts = parts or (Part(b"x" * 1000, "/there?a=1", (("Content-Type", "text/plain"),)),)
         # A long SLO, for the machine may be busy; the lag that is allowed grows with it.
         planned = {"rate": 100.0, "seconds": 0.5, "slo": 30.0, "seed": 3, **options}
         with Server(answer, close=close) as server:
-            return server, compiled.run(Endpoint(server.port, "/there?a=1", "text/plain", body), **planned)
+            return server, compiled.run(Endpoint(server.port, parts), **planned)
 
     return offer
 
@@ -63,11 +63,25 @@ def test_answers_after_the_target_are_no_goodput(offer):
     assert run.latency_ms["p50"] >= 3000.0
 
 
-def test_nobody_listening_is_a_miss_and_not_a_failure(compiled, tmp_path):
+def test_parts_of_a_mix_are_drawn_by_weight_sent_as_they_are_and_counted_by_name(offer):
+    mix = (
+        Part(b"1", "/a", (("X-SLO-Class", "slow"),), weight=1.0, name="a", slo=1.0),
+        Part(b"22", "/b", weight=2.0, name="b"),
+        Part(b"333", "/b", weight=2.0, name="b"),
+    )
+    server, run = offer(lambda n: time.sleep(3) or OK, *mix, seconds=1.0)
+    sent = Counter(server.requests)
+    one, two, three = (b"POST /a HTTP/1.1", b"1"), (b"POST /b HTTP/1.1", b"22"), (b"POST /b HTTP/1.1", b"333")
+    assert [round(5 * sent[kind] / run.sent) for kind in (one, two, three)] == [1, 2, 2]
+    assert run.parts == {"a": (sent[one], 0), "b": (sent[two] + sent[three], run.good)}
+    asked = {(head.split()[1], b"X-SLO-Class: slow\r\n" in head) for head in server.heads}
+    assert asked == {(b"/a", True), (b"/b", False)}
+
+
+def test_nobody_listening_is_a_miss_and_not_a_failure(compiled):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    (tmp_path / "body").write_bytes(b"")
-    run = compiled.run(Endpoint(port, "/", "a/b", tmp_path / "body"), rate=50.0, seconds=0.3, slo=30.0)
+    run = compiled.run(Endpoint(port, (Part(b""),)), rate=50.0, seconds=0.3, slo=30.0)
     assert run.statuses == {"no_connection": run.sent}
     assert run.goodput == 0.0
 
@@ -96,11 +110,6 @@ def test_a_run_in_which_the_generator_was_late_does_not_count(offer):
     # No machine sends within a nanosecond of when it was due.
     with pytest.raises(Lagged, match="lag"):
         offer(lambda n: OK, slo=1e-5)
-
-
-def test_a_body_that_is_not_there_is_an_error_with_its_name(compiled, tmp_path):
-    with pytest.raises(BenchError, match="absent"):
-        compiled.run(Endpoint(1, "/", "a/b", tmp_path / "absent"), rate=1.0, seconds=1.0, slo=1.0)
 
 
 def test_build_without_a_working_compiler_says_why(tmp_path):

@@ -168,6 +168,7 @@ RAW = {
     "latency_ms": {},
     "lag_ms": {},
     "per_second": [{"second": 0, "offered": 100, "good": 90}],
+    "messages": [{"sent": 200, "good": 180}],
 }
 
 

@@ -21,7 +21,7 @@ from tailbound_lab.bench.rig import processes
 from tailbound_lab.bench.rig.peers import python_of
 from tailbound_lab.bench.rig.systems import MALLOC, OWN_PYTHON, Launch, Settings, System
 from tailbound_lab.bench.workloads import IMPORTS, Workload
-from tailbound_lab.load.generator import Endpoint
+from tailbound_lab.load.generator import Endpoint, Part
 from tailbound_lab.load.records import BenchError
 from tailbound_lab.local.ports import free_ports
 
@@ -92,7 +92,8 @@ class Server:
     @property
     def endpoint(self) -> Endpoint:
         """Where the generator sends, and what."""
-        return Endpoint(self.port, self.system.path, self.content_type, self.folder / "body")
+        headers = (("Content-Type", self.content_type),)
+        return Endpoint(self.port, (Part(self.body, self.system.path, headers),))
 
     @property
     def alive(self) -> bool:
@@ -129,7 +130,6 @@ class Server:
         return (self.folder / "log").read_text(errors="replace")[-_LOG_TAIL:].strip()
 
     def _start(self, python: str) -> None:
-        (self.folder / "body").write_bytes(self.body)
         self.port, self._metrics_port = free_ports(2)
         launch = Launch(
             *(self.port, self.workload, self.workers, self.settings, python, self.folder, self._metrics_port)
