@@ -12,7 +12,7 @@ from typing import Final
 
 from tailbound_lab.bench.fleet import held_out, live, reconcile, scaling, validate
 from tailbound_lab.bench.page import add_publish
-from tailbound_lab.bench.replica import compare, drift, interleaved, large, single, soak
+from tailbound_lab.bench.replica import compare, drift, interleaved, large, mixed, single, soak
 from tailbound_lab.bench.workloads import ROOT
 from tailbound_lab.load.records import BenchError
 
@@ -22,6 +22,7 @@ COMMANDS: Final[Mapping[str, _Command]] = {
     "single": (single.main, single.add_arguments, "one function behind our server at one rate"),
     "compare": (compare.main, compare.add_arguments, "ours and the peers on every workload"),
     "interleaved": (interleaved.main, interleaved.add_arguments, "a few systems side by side, several times"),
+    "mixed": (mixed.main, mixed.add_arguments, "several paths, text lengths and SLO classes in one traffic"),
     "drift": (drift.main, drift.add_arguments, "a model that becomes twice as slow in the middle of a run"),
     "soak": (soak.main, soak.add_arguments, "half an hour while workers are killed"),
     "large": (large.main, large.add_arguments, "the cost of bodies of up to 20 MB"),

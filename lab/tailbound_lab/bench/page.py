@@ -6,8 +6,9 @@ Owns the form; it measures nothing. A section of the page stands between two mar
 
 import argparse
 import json
+import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -149,6 +150,41 @@ def curve(row: dict[str, Any]) -> list[tuple[float, float]]:
     points = [(run["rate"], run["goodput"]) for run in runs if run and "goodput" in run]
     points += [(t["rate"], t["goodput"]) for t in row.get("trials", ()) if t["confirm"] and t.get("goodput")]
     return sorted(set(points))
+
+
+def maxima(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
+    """Return the rounds of ``alternate`` as a table, a line for each system.
+
+    Each ratio is within one round. CPU is that of the round of the median maximum.
+    """
+    first = next(iter(rounds[0]))
+    lines = []
+    for label in rounds[0]:
+        rows = [found[label] for found in rounds]
+        ratios = [
+            found[first]["max_rate"] / found[label]["max_rate"]
+            for found in rounds
+            if found[label]["max_rate"]
+        ]
+        top = sorted(rows, key=lambda row: row["max_rate"])[(len(rows) - 1) // 2]
+        lines.append(
+            (
+                label,
+                ", ".join(f"{row['max_rate']:,.0f}" for row in rows),
+                "" if label == first else spread(ratios),
+                " + ".join(f"{used:.0f}" for used in (*top["cpu"], top["generator"])) if top["cpu"] else "-",
+            )
+        )
+    columns = ("system", "maximum in each round, requests/s", f"{first} / it")
+    return markdown((*columns, "CPU, us per request: processes + generator"), lines)
+
+
+def spread(ratios: Sequence[float]) -> str:
+    """Return the median and the range."""
+    if not ratios:
+        return "-"
+    middle = f"{statistics.median(ratios):.2f}"
+    return middle if len(ratios) == 1 else f"{middle} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 _COLUMNS: Final = (

@@ -12,9 +12,9 @@ from tailbound_lab.bench import page
 from tailbound_lab.bench.fleet import held_out, scaling
 from tailbound_lab.bench.fleet.live import COMMUNITY, OURS, Absence, Run, claims, described
 from tailbound_lab.bench.fleet.validate import agree, function_of, replay
-from tailbound_lab.bench.replica import interleaved
-from tailbound_lab.bench.replica.interleaved import alternate, table
+from tailbound_lab.bench.replica import interleaved, mixed
 from tailbound_lab.bench.replica.soak import growth
+from tailbound_lab.bench.rig.measure import alternate
 from tailbound_lab.bench.rig.search import Found
 from tailbound_lab.live.watch import Decision
 from tailbound_lab.load.arrivals import Profile
@@ -58,9 +58,31 @@ def test_interleaved_ratio_is_within_a_round_and_cpu_of_the_median_round():
     rounds = [{"slo": row(1200.0, 1.0), "mosec": row(1000.0, 30.0), "ray": row(0.0, 0.0)}]
     rounds += [{"slo": row(2000.0, 2.0), "mosec": row(1002.0, 10.0), "ray": row(0.0, 0.0)}]
     rounds += [{"slo": row(1400.0, 3.0), "mosec": row(1001.0, 20.0), "ray": row(0.0, 0.0)}]
-    slo, mosec, ray = (line.split(" | ") for line in table(rounds).splitlines()[2:])
+    slo, mosec, ray = (line.split(" | ") for line in page.maxima(rounds).splitlines()[2:])
     assert (slo[2], mosec[2], ray[2]) == ("", "1.40 (1.20 to 2.00)", "-")
     assert (slo[3], mosec[3]) == ("3 + 9 |", "20 + 9 |")
+
+
+def test_mixed_ratio_at_a_rate_is_within_a_round_and_a_lagged_run_counts_nowhere():
+    def run(goodput):
+        return {"goodput": goodput, "parts": {"": goodput / 1e3}}
+
+    rounds = [
+        {"1 path": {"1000": run(900.0)}, "4 paths": {"1000": run(450.0)}},
+        {"1 path": {"1000": run(500.0)}, "4 paths": {"1000": run(500.0)}},
+        {"1 path": {"1000": run(800.0)}, "4 paths": {"1000": {"rate": 1000.0, "reason": "lagged"}}},
+    ]
+    one, four = (line.split(" | ") for line in mixed.at_rates(rounds).splitlines()[2:])
+    assert one[2:4] == ["800", ""]
+    assert four[2:4] == ["475", "0.75 (0.50 to 1.00)"]
+
+
+def test_mixed_lengths_are_ten_short_for_one_long_and_alike_in_bytes_where_hidden():
+    plain, hidden = mixed.of_lengths(), mixed.of_lengths(hidden=True)
+    weights = {name: sum(part.weight for part in plain if part.name == name) for name in ("short", "long")}
+    assert weights == pytest.approx({"short": 10.0, "long": 1.0})
+    assert {len(part.body) for part in hidden} == {mixed.LONGEST}
+    assert [part.body.rstrip() for part in hidden] == [part.body for part in plain]
 
 
 @pytest.mark.parametrize(

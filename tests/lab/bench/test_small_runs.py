@@ -67,6 +67,7 @@ def test_live_run_in_small_has_results_that_can_be_shown_again(tmp_path):
         *("live --seconds 1", "live --seconds nan", "live --quick --kill-prometheus 60", "live --last"),
         *("live --kill-prometheus -1", "live --config missing.yaml", "interleaved --systems slo"),
         *("interleaved --systems slo,slo", "interleaved --systems slo,mosec-grid", "interleaved --rounds 0"),
+        *("mixed --questions none", "mixed --rounds 0"),
         *("compare --workloads none", "compare --workers 0", "single --function none", "single --slo soon"),
         *("report", "validate"),
     ],
@@ -87,6 +88,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_starts(tmp_path, mon
         (["soak", "--minutes", "0.2", "--rate", "20", "--kill-every", "6"], "soak.json"),
         (["drift", "--rate", "20", "--seconds", "3"], "drift.json"),
         (["interleaved", "--smoke", "--rounds", "1", *PAIR], "interleaved.json"),
+        (["mixed", "--smoke", "--rounds", "1", "--questions", "paths,lengths"], "mixed.json"),
         (["large", "--requests", "5", "--repeats", "1"], "large.json"),
         (["compare", "--smoke", "--workloads", "accelerator", "--systems", "slo"], "results.json"),
     ],
@@ -110,5 +112,9 @@ def test_measurement_in_small_goes_from_the_server_to_results(tmp_path, monkeypa
     elif file == "interleaved.json":
         (found,) = json.loads((tmp_path / file).read_text())["workloads"]["accelerator"]
         assert all(found[label]["trials"] for label in ("slo", "fixed:4:0"))
+    elif file == "mixed.json":
+        found = json.loads((tmp_path / file).read_text())["questions"]
+        assert found["paths"][0]["16 paths"]["2500"]["sent"] > 0
+        assert set(found["lengths"][0]["nothing set"]) == set(found["lengths"][0]["one class for all"])
     elif file:
         assert json.loads((tmp_path / file).read_text())["cpu_ms_per_batch"]["20"]["front"] > 0

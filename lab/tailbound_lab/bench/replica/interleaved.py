@@ -9,16 +9,14 @@ done several times, each time with fresh servers. Owns that order and how the ro
 import argparse
 import contextlib
 import json
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tailbound_lab.bench import page
-from tailbound_lab.bench.rig.measure import FULL, SMOKE, Bench, Rig
-from tailbound_lab.bench.rig.search import Found
+from tailbound_lab.bench.rig.measure import FULL, SMOKE, Bench, Rig, alternate
 from tailbound_lab.bench.rig.server import Server, example
 from tailbound_lab.bench.rig.systems import Entry, listed, parse_entry
 from tailbound_lab.bench.workloads import WORKLOADS, Workload
@@ -79,28 +77,7 @@ def _round(entries: Sequence[Entry], workload: Workload, body: bytes, rig: Rig) 
             benches[entry.label] = Bench(stack.enter_context(server), own)
             benches[entry.label].warm_up()
         found = alternate({label: partial(bench.advance, plan) for label, bench in benches.items()})
-        return {label: _found(bench, found[label]) for label, bench in benches.items()}
-
-
-def alternate(searches: Mapping[str, Callable[[], Found | None]]) -> dict[str, Found]:
-    """Call the searches one after the other until each has its answer; one that has is not called again."""
-    found: dict[str, Found] = {}
-    while len(found) < len(searches):
-        for label, search in searches.items():
-            if label not in found and (answer := search()) is not None:
-                found[label] = answer
-    return found
-
-
-def _found(bench: Bench, found: Found) -> dict[str, Any]:
-    top = bench.at_maximum or {}
-    return {
-        "max_rate": found.rate,
-        "failed_at": found.failed_at,
-        "cpu": [used for share in top.get("cpu", ()) if (used := share["us_per_request"]) >= 1.0],
-        "generator": top.get("generator_us_per_request", 0.0),
-        "trials": bench.trials,
-    }
+        return {label: bench.found(found[label]) for label, bench in benches.items()}
 
 
 def _keep(file: Path, workload: str, workers: int, rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -116,40 +93,7 @@ def _keep(file: Path, workload: str, workers: int, rounds: Sequence[Mapping[str,
 def _tables(results: Mapping[str, Any]) -> str:
     """Return a table for each workload."""
     parts = [f"{results['machine']}, {results['workers']} workers, {results['date']}."]
-    parts += [f"#### {name}, interleaved\n\n{table(rounds)}" for name, rounds in results["workloads"].items()]
+    parts += [
+        f"#### {name}, interleaved\n\n{page.maxima(rounds)}" for name, rounds in results["workloads"].items()
+    ]
     return "\n\n".join(parts)
-
-
-def table(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
-    """Return the rounds of one workload, a line for each system.
-
-    Each ratio is within one round. CPU is that of the round of the median maximum.
-    """
-    first = next(iter(rounds[0]))
-    lines = []
-    for label in rounds[0]:
-        rows = [found[label] for found in rounds]
-        ratios = [
-            found[first]["max_rate"] / found[label]["max_rate"]
-            for found in rounds
-            if found[label]["max_rate"]
-        ]
-        top = sorted(rows, key=lambda row: row["max_rate"])[(len(rows) - 1) // 2]
-        lines.append(
-            (
-                label,
-                ", ".join(f"{row['max_rate']:,.0f}" for row in rows),
-                "" if label == first else _spread(ratios),
-                " + ".join(f"{used:.0f}" for used in (*top["cpu"], top["generator"])) if top["cpu"] else "-",
-            )
-        )
-    columns = ("system", "maximum in each round, requests/s", f"{first} / it")
-    return page.markdown((*columns, "CPU, us per request: processes + generator"), lines)
-
-
-def _spread(ratios: Sequence[float]) -> str:
-    """Return the median and the range."""
-    if not ratios:
-        return "-"
-    middle = f"{statistics.median(ratios):.2f}"
-    return middle if len(ratios) == 1 else f"{middle} ({min(ratios):.2f} to {max(ratios):.2f})"

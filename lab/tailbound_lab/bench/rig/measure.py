@@ -7,6 +7,7 @@ once, then given up with the reason.
 
 import contextlib
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tailbound_lab.bench.rig.search import Found, Next, Plan, Trial, next_step
 from tailbound_lab.bench.rig.server import Server
 from tailbound_lab.bench.rig.systems import Entry, Settings, grid_of
 from tailbound_lab.bench.workloads import Workload
-from tailbound_lab.load.generator import Generator
+from tailbound_lab.load.generator import Endpoint, Generator, Part
 from tailbound_lab.load.records import BenchError, Lagged, Run
 
 OBJECTIVE = 0.99
@@ -161,8 +162,10 @@ def tune(entry: Entry, workload: Workload, body: bytes, rig: Rig) -> tuple[Setti
 class Bench:
     """Runs against one live server, and what the search has seen of it."""
 
-    def __init__(self, server: Server, rig: Rig) -> None:
+    def __init__(self, server: Server, rig: Rig, parts: tuple[Part, ...] = ()) -> None:
+        """``parts`` is the mix to offer instead of the server's one body."""
         self._server, self._rig = server, rig
+        self._endpoint = Endpoint(server.port, parts) if parts else server.endpoint
         self._seed = 0
         self._history: list[Trial] = []
         self.trials: list[dict[str, Any]] = []
@@ -191,6 +194,17 @@ class Bench:
         self._rig.say(f"{kind} {step.rate:,.0f} requests/s")
         self._history.append(self._try(step))
         return None
+
+    def found(self, answer: Found) -> dict[str, Any]:
+        """The answer of a search, with the CPU that was used at the maximum, as data for JSON."""
+        top = self.at_maximum or {}
+        return {
+            "max_rate": answer.rate,
+            "failed_at": answer.failed_at,
+            "cpu": [used for share in top.get("cpu", ()) if (used := share["us_per_request"]) >= 1.0],
+            "generator": top.get("generator_us_per_request", 0.0),
+            "trials": self.trials,
+        }
 
     def holds(self, rate: float, seconds: float) -> bool:
         """Whether ``rate`` holds in one of two runs: one may fail by the machine's noise."""
@@ -236,7 +250,7 @@ class Bench:
     def _run(self, rate: float, seconds: float, stop_share: float = 1.0) -> Run:
         self._seed += 1
         return self._rig.generator.run(
-            self._server.endpoint,
+            self._endpoint,
             rate=rate,
             seconds=seconds,
             slo=self._server.workload.slo,
@@ -251,6 +265,16 @@ class Bench:
             self._rig.say("still slow after a rest; going on")
 
 
+def alternate(searches: Mapping[str, Callable[[], Found | None]]) -> dict[str, Found]:
+    """Call the searches one after the other until each has its answer; one that has is not called again."""
+    found: dict[str, Found] = {}
+    while len(found) < len(searches):
+        for label, search in searches.items():
+            if label not in found and (answer := search()) is not None:
+                found[label] = answer
+    return found
+
+
 def describe(run: Run, used: list[processes.Share], memory: dict[int, processes.Usage]) -> dict[str, Any]:
     """A counted run as data for JSON. Latencies are milliseconds, misses count as endless (None)."""
     return {
@@ -259,6 +283,7 @@ def describe(run: Run, used: list[processes.Share], memory: dict[int, processes.
         "sent": run.sent,
         "attainment": run.attainment,
         "goodput": run.goodput,
+        "parts": {name: tally.attainment for name, tally in run.parts.items()},
         "statuses": dict(run.statuses),
         "latency_ms": dict(run.latency_ms),
         "lag_ms": dict(run.lag_ms),

@@ -1,0 +1,216 @@
+"""``bench mixed``: traffic that is not all alike, on one worker of a simulated device.
+
+- ``paths``: the same total rate on 1, 4 and 16 paths. How much goodput do cost classes cost?
+- ``lengths``: ten short texts for one long one, where a batch costs as much as its longest text. How near do
+  the classes that the engine finds come to keys made by hand, and how far from one class for all?
+- ``classes``: three SLO classes with budgets 1 : 3 : 10, at the capacity and at twice that.
+
+The servers of all variants are up at once and get the same arrivals, one after the other, in several rounds:
+a slow minute of the machine affects all of them, and each ratio is within one round. Next step:
+``rig.measure`` runs a trial.
+"""
+
+import argparse
+import contextlib
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from tailbound_lab.bench import page
+from tailbound_lab.bench.rig.measure import FULL, SMOKE, Bench, Rig, alternate
+from tailbound_lab.bench.rig.server import Server
+from tailbound_lab.bench.rig.systems import listed, parse_entry
+from tailbound_lab.bench.workloads import FOLDER, WORKLOADS, Workload
+from tailbound_lab.load.generator import Part, build
+from tailbound_lab.load.records import BenchError
+
+SECTION: Final = "mixed"
+PADDED: Final = Workload("padded", FOLDER / "padded", 0.1, (), 40.0)
+LONGEST: Final = 512
+"""Characters of the longest text."""
+SHORT: Final = tuple(range(8, 68, 6))
+LONG: Final = (320, 384, 448, LONGEST)
+BUDGETS: Final = MappingProxyType({"interactive": 0.1, "standard": 0.3, "bulk": 1.0})
+"""Seconds, by SLO class."""
+SHARES: Final = MappingProxyType({"interactive": 5.0, "standard": 3.0, "bulk": 2.0})
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One server and the mix that it is offered."""
+
+    label: str
+    parts: tuple[Part, ...]
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Of the server, besides the target."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Variants, and how they are compared: at given rates, or by the highest rate that each sustains."""
+
+    workload: Workload
+    variants: tuple[Variant, ...]
+    rates: tuple[float, ...] = ()
+    """Requests per second; empty: the maximum of each variant is searched."""
+
+
+def on_paths(count: int) -> tuple[Part, ...]:
+    """Return equal parts on ``count`` paths."""
+    return tuple(Part(b"x" * 200, f"/{number}") for number in range(count))
+
+
+def of_lengths(*, keys: bool = False, hidden: bool = False) -> tuple[Part, ...]:
+    """Return ten short texts for one long one, with a key by hand or with their lengths hidden."""
+    lengths = [("short", length, 10 / len(SHORT)) for length in SHORT]
+    lengths += [("long", length, 1 / len(LONG)) for length in LONG]
+    return tuple(
+        Part(
+            (b"x" * length).ljust(LONGEST if hidden else 0),
+            headers=(("X-Batch-Key", name),) if keys else (),
+            weight=weight,
+            name=name,
+        )
+        for name, length, weight in lengths
+    )
+
+
+def of_classes() -> tuple[Part, ...]:
+    """Return one part for each SLO class."""
+    return tuple(
+        Part(b"x" * 200, headers=(("X-SLO-Class", name),), weight=SHARES[name], name=name, slo=budget)
+        for name, budget in BUDGETS.items()
+    )
+
+
+_DECLARED: Final = ", ".join(f"{name}={budget * 1e3:g}ms" for name, budget in BUDGETS.items())
+QUESTIONS: Final[Mapping[str, Question]] = MappingProxyType(
+    {
+        "paths": Question(
+            WORKLOADS["accelerator"],
+            tuple(Variant(f"{count} path{'s' * (count > 1)}", on_paths(count)) for count in (1, 4, 16)),
+            (1400.0, 2500.0),
+        ),
+        "lengths": Question(
+            PADDED,
+            (
+                Variant("nothing set", of_lengths()),
+                Variant("X-Batch-Key by hand", of_lengths(keys=True)),
+                Variant("one class for all", of_lengths(hidden=True)),
+            ),
+        ),
+        "classes": Question(
+            WORKLOADS["accelerator"],
+            (Variant("three SLO classes", of_classes(), {"slo_classes": _DECLARED}),),
+            (1400.0, 2800.0),
+        ),
+    }
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``bench mixed``."""
+    add = parser.add_argument
+    add("--questions", default=",".join(QUESTIONS), help="comma-separated [%(default)s]")
+    add("--rounds", type=int, default=3, help="how often, each with fresh servers [3]")
+    add("--seconds", type=float, default=10.0, help="of each run at a given rate [10]")
+    add("--system", default="slo", help="one of ours [slo]")
+    add("--smoke", action="store_true", help="runs of a second: does it all work?")
+    page.add_publish(parser)
+
+
+def main(options: argparse.Namespace, output: Path) -> int:
+    """Measure, write build/bench/mixed.json, print; questions that are not asked again stay in it."""
+    names = listed(options.questions)
+    if unknown := [name for name in names if name not in QUESTIONS]:
+        raise BenchError(f"--questions {unknown[0]}: there are {', '.join(QUESTIONS)}")
+    if options.rounds < 1:
+        raise BenchError(f"--rounds {options.rounds}: must be at least 1")
+    generator = build(output)
+    effort = (
+        replace(SMOKE, overload_seconds=1.0)
+        if options.smoke
+        else replace(FULL, overload_seconds=options.seconds)
+    )
+    results: dict[str, Any] = page.origin() | {"questions": {}}
+    with contextlib.suppress(BenchError):
+        earlier = page.read(output / "mixed.json", machine=results["machine"])
+        results["questions"] = earlier["questions"]
+    for name in names:
+        rounds = []
+        for number in range(1, options.rounds + 1):
+            rig = Rig(generator, output / "venvs", 1, effort, f"{name}, round {number} of {options.rounds}")
+            rounds.append(_round(QUESTIONS[name], options.system, rig))
+        results["questions"][name] = rounds
+        (output / "mixed.json").write_text(json.dumps(results, indent=1) + "\n")
+    page.show(options, SECTION, _tables(results))
+    return 0
+
+
+def _round(question: Question, system: str, rig: Rig) -> dict[str, Any]:
+    """Start the server of every variant; return by label what was found in turn."""
+    entry, workload = parse_entry(system), question.workload
+    with contextlib.ExitStack() as stack:
+        benches = {}
+        for variant in question.variants:
+            body = variant.parts[0].body
+            server = Server(
+                *(entry.system, entry.settings, workload, rig.workers, body, rig.venvs, variant.settings)
+            )
+            own = replace(rig, title=f"{rig.title}: {variant.label}")
+            own.say("starting")
+            benches[variant.label] = Bench(stack.enter_context(server), own, variant.parts)
+            benches[variant.label].warm_up()
+        if not question.rates:
+            plan = rig.effort.plan(workload)
+            found = alternate({label: partial(bench.advance, plan) for label, bench in benches.items()})
+            return {label: bench.found(found[label]) for label, bench in benches.items()}
+        at_rates: dict[str, Any] = {label: {} for label in benches}
+        for rate in question.rates:
+            for label, bench in benches.items():
+                rig.say(f"{label}: {rate:,.0f} requests/s")
+                at_rates[label][f"{rate:g}"] = bench.counted(rate, rig.effort.overload_seconds)
+        return at_rates
+
+
+def _tables(results: Mapping[str, Any]) -> str:
+    parts = [f"{results['machine']}, {results['date']}."]
+    for name, rounds in results["questions"].items():
+        rates = QUESTIONS[name].rates
+        parts += [f"#### {name}", at_rates(rounds) if rates else page.maxima(rounds)]
+    return "\n\n".join(parts)
+
+
+def at_rates(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
+    """Return a line for each rate and variant: the median over the rounds, and the range of the ratios."""
+    first = next(iter(rounds[0]))
+    lines = []
+    for rate in rounds[0][first]:
+        for label in rounds[0]:
+            runs = [found[label][rate] for found in rounds if "goodput" in found[label][rate]]
+            ratios = [
+                found[label][rate]["goodput"] / found[first][rate]["goodput"]
+                for found in rounds
+                if found[label][rate].get("goodput") and found[first][rate].get("goodput")
+            ]
+            shares = {name: [run["parts"][name] for run in runs] for name in runs[0]["parts"]} if runs else {}
+            lines.append(
+                (
+                    f"{float(rate):,.0f}/s",
+                    label,
+                    f"{statistics.median(run['goodput'] for run in runs):,.0f}"
+                    if runs
+                    else "generator lagged",
+                    "" if label == first else page.spread(ratios),
+                    ", ".join(
+                        f"{name or 'all'} {page.share(statistics.median(found))}"
+                        for name, found in shares.items()
+                    ),
+                )
+            )
+    return page.markdown(("offered", "traffic", "goodput, requests/s", f"of {first}", "within SLO"), lines)
