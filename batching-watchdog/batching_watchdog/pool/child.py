@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from itertools import count
 from typing import Final, TextIO
 
 from batching_watchdog.config import Config
@@ -31,6 +32,8 @@ STOP_SECONDS: Final = 3.0
 FLUSH_SECONDS: Final = 0.5
 """What is left of a child's output may take this long; a process that left its group can hold the pipe."""
 MAX_LOG_LINE: Final = 1 << 16
+LINES_PER_TURN: Final = 64
+"""Lines copied before the loop has its turn: a pipe holds 32,768 of the shortest, a quarter of a second."""
 MALLOC_TUNABLES: Final = (
     "glibc.malloc.mmap_threshold=268435456"
     ":glibc.malloc.trim_threshold=1073741824"
@@ -180,7 +183,7 @@ class Child:
 
 async def relay(source: asyncio.StreamReader, sink: TextIO, line_of: Callable[[str], str]) -> None:
     """Copy a child's output line by line, each as ``line_of`` makes it. Overlong lines are cut, not lost."""
-    while True:
+    for number in count(1):
         try:
             line = await source.readuntil()
         except asyncio.IncompleteReadError as error:
@@ -192,6 +195,8 @@ async def relay(source: asyncio.StreamReader, sink: TextIO, line_of: Callable[[s
         text = line.decode(errors="replace").rstrip("\r\n")
         sink.write(f"{line_of(text)}\n")
         sink.flush()
+        if number % LINES_PER_TURN == 0:
+            await asyncio.sleep(0)
 
 
 def worker_environment(config: Config, environ: Mapping[str, str]) -> dict[str, str]:

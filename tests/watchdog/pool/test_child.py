@@ -11,6 +11,7 @@ from batching_watchdog.errors import StartFailed
 from batching_watchdog.logs import line_maker
 from batching_watchdog.pool.child import (
     BACKOFF_SECONDS,
+    LINES_PER_TURN,
     MALLOC_TUNABLES,
     MAX_LOG_LINE,
     STABLE_SECONDS,
@@ -205,3 +206,18 @@ def test_output_is_relayed_line_by_line_with_a_prefix_and_overlong_lines_are_cut
         return sink.getvalue()
 
     assert [line.split(" stderr: ", 1)[1] for line in asyncio.run(run()).splitlines()] == lines
+
+
+def test_a_child_that_prints_without_end_leaves_the_loop_its_turns():
+    async def run() -> int:
+        source = asyncio.StreamReader(limit=MAX_LOG_LINE)
+        source.feed_data(b"\n" * 10 * LINES_PER_TURN)
+        source.feed_eof()
+        copying = asyncio.ensure_future(relay(source, io.StringIO(), line_maker("text", "stderr")))
+        turns = 0
+        while not copying.done():
+            turns += 1
+            await asyncio.sleep(0)
+        return turns
+
+    assert asyncio.run(run()) >= 10
