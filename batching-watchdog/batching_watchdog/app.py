@@ -32,6 +32,7 @@ from batching_watchdog.front.protocol import Connections, Limits
 from batching_watchdog.front.routes import Front, MetricsPage
 from batching_watchdog.machine import available_cpus, cuda_devices
 from batching_watchdog.metrics import Exposition, Gauges, Metrics
+from batching_watchdog.pool.child import reap_orphans
 from batching_watchdog.pool.remote import RemotePool
 from batching_watchdog.pool.supervisor import WorkerPool
 from batching_watchdog.shell import Shell
@@ -112,7 +113,7 @@ async def run(config: Config, environ: Mapping[str, str], lines_dropped: Callabl
     scrapes = Connections(MetricsPage(Exposition(metrics)), METRICS_LIMITS, clock)
     signals = _Signals()
 
-    sweeper = asyncio.create_task(_sweep(requests, scrapes), name="sweep")
+    sweeper = asyncio.create_task(_sweep(requests, scrapes, owns=pool.owns), name="sweep")
     try:
         async with _healthy(config, requests, scrapes) as (listener, scrape_listener):
             pool.start()
@@ -312,8 +313,9 @@ def _start_failed(variable: str, port: int) -> Iterator[None]:
         raise StartFailed(f"{variable}={port}: cannot listen on it: {reason}") from error
 
 
-async def _sweep(*listeners: Connections) -> None:
+async def _sweep(*listeners: Connections, owns: Callable[[int], bool]) -> None:
     while True:
         for connections in listeners:
             connections.sweep(time.time())
+        reap_orphans(owns)
         await asyncio.sleep(SWEEP_SECONDS)

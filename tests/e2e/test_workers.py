@@ -212,3 +212,28 @@ def test_torch_computes_in_preloaded_workers_with_their_own_threads():
         answers = dog.call_all([body] * 16)
         assert len({round(json.loads(answer.body)["score"], 5) for answer in answers}) == 1
         assert dog.call(path="/threads").body == b"2"
+
+
+def test_the_first_process_of_a_container_reaps_orphans_and_still_sees_how_gunicorn_ended(tmp_path: Path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import ctypes, sys\n"
+        "if 'batching_watchdog' in sys.orig_argv:\n"
+        "    ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: inherits orphans, as process 1 does\n"
+    )
+    handler = """
+    import subprocess
+
+    def handle(event, context):
+        return subprocess.check_output(["sh", "-c", "sleep 0.2 >/dev/null & echo $!"])
+    """
+    with watchdog(handler, PYTHONPATH=str(tmp_path)) as dog:
+        for deaths in (1, 2):
+            orphans = [Path("/proc", dog.call().body.decode().strip()) for _ in range(3)]
+            for orphan in orphans:
+                wait_until(lambda orphan=orphan: not orphan.exists(), "it is reaped")
+            os.kill(dog.gunicorn(), signal.SIGKILL)
+            wait_until(
+                lambda deaths=deaths: dog.metric("watchdog_worker_restarts_total") == deaths, "it died"
+            )
+            dog.wait_ready()
+        assert dog.log.count("gunicorn was killed by SIGKILL") == 2

@@ -99,6 +99,7 @@ class Child:
         self._environment = worker_environment(config, environ)
         self._tasks = tasks
         self._process: asyncio.subprocess.Process | None = None
+        self._starting = False
         self._stopping = False
         self.started = 0.0
         """When it was started last (``time.monotonic``)."""
@@ -134,6 +135,11 @@ class Child:
             self.kill()
             await process.wait()
 
+    def owns(self, pid: int) -> bool:
+        """Whether ``pid`` may be the command, which has its status read here."""
+        process = self._process
+        return self._starting or (process is not None and process.returncode is None and process.pid == pid)
+
     def kill(self) -> None:
         """Kill it and what it has started."""
         if self._process is not None:
@@ -148,15 +154,19 @@ class Child:
         """
         config = self._config
         output = asyncio.subprocess.PIPE if config.prefix_logs else None
-        process = self._process = await asyncio.create_subprocess_exec(
-            *self._command,
-            env=self._environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            limit=MAX_LOG_LINE,
-            start_new_session=True,
-        )
+        self._starting = True
+        try:
+            process = self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                env=self._environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                limit=MAX_LOG_LINE,
+                start_new_session=True,
+            )
+        finally:
+            self._starting = False
         if self._stopping:
             self.kill()  # whoever stopped it while it was being started could not
         if config.low_priority and hasattr(os, "SCHED_IDLE"):
@@ -179,6 +189,19 @@ class Child:
             self.kill()  # processes of its own that outlive it would hold its port
             if relays:
                 await asyncio.wait(relays, timeout=FLUSH_SECONDS)
+
+
+def reap_orphans(owns: Callable[[int], bool]) -> None:
+    """Reap processes whose parent has ended: the first process of a container inherits them as zombies.
+
+    ``owns``: whether a process is a child of our own. Its status is left to what waits for it, and orphans
+    that ended after it wait for the next call.
+    """
+    with suppress(ChildProcessError):
+        while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if owns(ended.si_pid):
+                return
+            os.waitpid(ended.si_pid, os.WNOHANG)
 
 
 async def relay(source: asyncio.StreamReader, sink: TextIO, line_of: Callable[[str], str]) -> None:

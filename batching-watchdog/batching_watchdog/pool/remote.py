@@ -251,6 +251,10 @@ class RemotePool:
     def drain(self) -> None:
         """Nothing to hold back: no worker is replaced for its age here."""
 
+    def owns(self, pid: int) -> bool:
+        """Whether ``pid`` may be a child that this pool waits for."""
+        return self._child is not None and self._child.owns(pid)
+
     def poll_workers(self) -> None:
         """Nothing: replies of an upstream come through the loop."""
 

@@ -85,6 +85,10 @@ class WorkerPool:
         }
         return {slot: size for slot, size in sizes.items() if size is not None}
 
+    def owns(self, pid: int) -> bool:
+        """Whether ``pid`` may be a child that this pool waits for."""
+        return self._gunicorn.owns(pid)
+
     def poll_workers(self) -> None:
         """Take in what busy workers have answered by now."""
         for connection in tuple(self._loaded):

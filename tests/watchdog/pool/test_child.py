@@ -1,6 +1,8 @@
 import asyncio
 import io
 import os
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -221,3 +223,21 @@ def test_a_child_that_prints_without_end_leaves_the_loop_its_turns():
         return turns
 
     assert asyncio.run(run()) >= 10
+
+
+def test_reaping_orphans_leaves_the_status_of_a_child_to_what_waits_for_it():
+    script = """
+import os, subprocess
+from batching_watchdog.pool.child import reap_orphans
+reap_orphans(lambda pid: False)  # there is no child at all
+own, orphan = (subprocess.Popen(["sh", "-c", "exit 3"]) for _ in range(2))
+for child in (own, orphan):
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+reap_orphans(own.pid.__eq__)
+print(own.wait())
+reap_orphans(lambda pid: False)
+os.waitpid(orphan.pid, 0)
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert done.stdout == "3\n"
+    assert "ChildProcessError" in done.stderr
