@@ -72,7 +72,7 @@ def main(environ: Mapping[str, str], lines_dropped: Callable[[], int]) -> int:
 async def run(config: Config, environ: Mapping[str, str], lines_dropped: Callable[[], int]) -> int:
     """Build, start, serve until the first signal, drain; the exit status."""
     clock = time.monotonic
-    cost = CostModel(config.max_batch_size)
+    cost = CostModel(config.max_batch_size, config.slo_objective)
     settings = PolicySettings(config.max_batch_size, config.max_batch_delay, config.slo_latency)
     policy = POLICIES[config.batch_policy](settings)
     engine = Engine(

@@ -254,8 +254,8 @@ ROWS: Final = (
     Row(
         "watchdog_service_seconds_predicted",
         GAUGE,
-        "Upper quantile of the service time of a batch of this size, as learned.",
-        lambda m: {size: m.model.predict(size) for size in m.model.sizes_learned()},
+        "Service time of a batch of this size, as learned: the quantile of the objective.",
+        lambda m: {size: m.model.predict_tail(size) for size in m.model.sizes_learned()},
         ("size",),
     ),
     Row(

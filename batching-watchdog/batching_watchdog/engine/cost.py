@@ -9,7 +9,7 @@ bounded: the one that has not run for longest is forgotten.
 from collections import OrderedDict
 from typing import Final, Protocol
 
-from batching_watchdog.engine.latency import TRIES, LatencyModel
+from batching_watchdog.engine.latency import OBJECTIVE, TRIES, LatencyModel
 
 KNOWN: Final = 2 * TRIES
 """Batches after which a class is believed rather than the average of all."""
@@ -49,11 +49,12 @@ class Cost(Protocol):
 
 
 class CostModel:
-    """The curves of all classes, learned."""
+    """The curves of all classes, learned; ``objective`` is the SLO's."""
 
-    def __init__(self, max_batch_size: int) -> None:
+    def __init__(self, max_batch_size: int, objective: float = OBJECTIVE) -> None:
         self.max_batch_size = max_batch_size
-        self.overall = LatencyModel(max_batch_size)
+        self._objective = objective
+        self.overall = LatencyModel(max_batch_size, objective)
         self._only: bytes | None = None
         """The class of all batches so far, while there is but one."""
         self._own: OrderedDict[bytes, LatencyModel] = OrderedDict()
@@ -74,7 +75,7 @@ class CostModel:
                 self._only = key
             if self._only == key and not self._own:
                 return
-            own = self._own[key] = LatencyModel(self.max_batch_size)
+            own = self._own[key] = LatencyModel(self.max_batch_size, self._objective)
             if len(self._own) > MAX_CLASSES:
                 self._own.popitem(last=False)
         self._own.move_to_end(key)

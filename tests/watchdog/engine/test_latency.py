@@ -60,7 +60,7 @@ def test_whatever_has_run_the_curve_rises_and_what_is_derived_from_it_agrees(
         model.observe(min(size, 48), taken)
         largest = max(largest, min(size, 48))
         assert 1 <= model.best_size <= min(48, 2 * largest)
-    for predict in (model.predict, model.predict_mean):
+    for predict in (model.predict, model.predict_mean, model.predict_tail):
         values = [predict(size) for size in range(1, 49)]
         assert values[0] > 0
         assert all(low <= high * (1 + 1e-9) for low, high in pairwise(values))
@@ -89,9 +89,54 @@ def test_beyond_what_was_seen_an_affine_law_is_continued_as_a_line():
 def test_the_upper_quantile_is_above_the_usual_run_and_the_mean_is_not():
     model = LatencyModel(4)
     for run in range(60):
-        model.observe(1, 0.020 if run % 6 == 0 else 0.010)
+        model.observe(1, 0.020 if run % 4 == 0 else 0.010)
     assert model.predict(1) == pytest.approx(0.020)
-    assert 0.011 < model.predict_mean(1) < 0.012
+    assert 0.012 < model.predict_mean(1) < 0.013
+
+
+@pytest.mark.parametrize(
+    ("objective", "expected"), [(0.9, 0.010), (0.95, 0.020), (0.99, 0.020), (0.999, 0.020)]
+)
+def test_the_tail_is_the_quantile_of_the_objective(objective: float, expected: float):
+    model = LatencyModel(1, objective)
+    for run in range(60):
+        model.observe(1, 0.020 if run % 15 == 0 else 0.010)
+    assert model.predict_tail(1) == pytest.approx(expected, rel=0.1)
+
+
+@given(st.lists(st.floats(0.01, 0.02), min_size=1, max_size=WINDOW))
+def test_no_run_is_slower_than_the_tail_while_there_are_too_few_to_show_it(runs: list[float]):
+    model = LatencyModel(1)
+    for seconds in runs:
+        model.observe(1, seconds)
+    assert model.predict_tail(1) == pytest.approx(max(runs))
+
+
+def test_of_many_runs_of_several_sizes_the_slowest_hundredth_is_beyond_the_tail():
+    model, random = LatencyModel(16), Random(1)
+    for _ in range(WINDOW):
+        for size in POWERS[:5]:
+            model.observe(size, accelerator(size) * random.uniform(0.9, 1.1))
+    model.observe(1, 2.5 * accelerator(1))
+    assert model.predict_tail(1) == pytest.approx(1.1 * accelerator(1), rel=0.02)
+
+
+def test_a_size_with_few_runs_is_taken_to_vary_as_others_do():
+    model = LatencyModel(8)
+    for run in range(60):
+        model.observe(2, 0.020 if run % 2 else 0.010)
+    model.observe(8, 0.040)
+    assert model.predict(8) > 1.25 * model.predict_mean(8)
+
+
+def test_what_happens_again_is_no_stall():
+    model = learned(accelerator, [1], times=20)
+    model.observe(1, 0.1)
+    learn(model, accelerator, [1], times=20)
+    assert model.predict_tail(1) == pytest.approx(accelerator(1))
+    model.observe(1, 0.1)
+    learn(model, accelerator, [1], times=2)
+    assert model.predict_tail(1) == pytest.approx(0.1)
 
 
 @given(st.integers(1, WINDOW - 1), st.sampled_from([1, 2, 4, 8, 16]))
