@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,11 +26,12 @@ from batching_watchdog.worker.handler import Handler
 from batching_watchdog.worker.serve import BatchWorker, Preloaded
 
 BACKOFF_SECONDS: Final = (0.0, 0.5, 1.0)
-"""What a worker waits before it loads, by how many before it in its slot died while they loaded."""
+"""What a worker waits before it loads, by how many before it in its slot died while they loaded; one more,
+and it does not load."""
 SHORT_LIFE_SECONDS: Final = 5.0
 SHORT_LIVES_SECONDS: Final = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0)
 """What a worker waits before it loads, by how many before it in its slot died within ``SHORT_LIFE_SECONDS``
-of loading. The first two are free: an input that kills is tried once more, alone."""
+of loading and had served nothing. The first two are free: an input that kills is tried again, in parts."""
 SETTLE_SECONDS: Final = 0.5
 """What a thread that load() has joined gets to be gone from the kernel's list."""
 SHOWN_THREADS: Final = 5
@@ -40,20 +42,45 @@ _HINTS: Final = {
 }
 
 
-class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
-    """gunicorn's arbiter, which neither starts nor replaces workers that cannot load in a hot loop.
+class Slot:
+    """How the workers in one of the pool's places ended, and what the next one is to wait for that."""
 
-    A worker that has died while it loaded is replaced by one that waits first; after
-    ``len(BACKOFF_SECONDS)`` of them in one slot the next one loads nothing but reports why. One that died
-    soon after it had loaded is replaced by one that waits, the longer the more often that happens.
-    """
+    __slots__ = ("deaths", "short_lives")
+
+    def __init__(self) -> None:
+        self.deaths = 0
+        """Workers in a row that died while they loaded."""
+        self.short_lives = 0
+        """Workers in a row that died soon after they had loaded, and had served nothing."""
+
+    def ended(self, lived: float | None, *, useful: bool) -> None:
+        """A worker ended, ``lived`` seconds after it had loaded; None if it had not.
+
+        ``useful``: it had served a batch, or was told to leave.
+        """
+        if lived is None:
+            self.deaths += 1
+            return
+        self.deaths = 0
+        self.short_lives = 0 if useful or lived > SHORT_LIFE_SECONDS else self.short_lives + 1
+
+    @property
+    def wait(self) -> float | None:
+        """Seconds that the next worker waits before it loads; None: it is not to load."""
+        if self.deaths >= len(BACKOFF_SECONDS):
+            return None
+        lives = min(self.short_lives, len(SHORT_LIVES_SECONDS) - 1)
+        return max(BACKOFF_SECONDS[self.deaths], SHORT_LIVES_SECONDS[lives])
+
+
+class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
+    """gunicorn's arbiter, which replaces workers that have served at once and others not in a hot loop."""
 
     # gunicorn ends when a worker ends with one of these, and a function may call os._exit with any status.
     WORKER_BOOT_ERROR = APP_LOAD_ERROR = -1
 
     def __init__(self, app: Application) -> None:
-        self._deaths: dict[int, int] = {}
-        self._short_lives: dict[int, int] = {}
+        self._slots: defaultdict[int, Slot] = defaultdict(Slot)
         self._last_death = ""
         super().__init__(app)
 
@@ -61,12 +88,18 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
         """Give ``worker``, which is about to be forked, the lowest free slot, and what it must know of it."""
         taken = {each.slot for each in self.WORKERS.values()}
         worker.slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
-        deaths = self._deaths.get(worker.slot, 0)
-        if deaths < len(BACKOFF_SECONDS):
-            lives = min(self._short_lives.get(worker.slot, 0), len(SHORT_LIVES_SECONDS) - 1)
-            worker.load_after = max(BACKOFF_SECONDS[deaths], SHORT_LIVES_SECONDS[lives])
+        slot = self._slots[worker.slot]
+        if slot.wait is None:
+            worker.report = (
+                f"{slot.deaths} workers in a row died while loading the handler; {self._last_death}"
+            )
         else:
-            worker.report = f"{deaths} workers in a row died while loading the handler; {self._last_death}"
+            worker.load_after = slot.wait
+
+    def spawn_workers(self) -> None:
+        """As gunicorn's, which sleeps after each worker: a second death meanwhile would wait for that."""
+        while len(self.WORKERS) < self.num_workers:
+            self.spawn_worker()
 
     def reap_workers(self) -> None:
         """As gunicorn's, but look at how they ended first."""
@@ -76,13 +109,10 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
             if end is None:
                 continue
             ended = True
-            if worker.loaded_at or not self.LISTENERS:  # without listeners, gunicorn is stopping
-                self._deaths[worker.slot] = 0
-                short = not ended_well(end) and time.monotonic() - worker.loaded_at < SHORT_LIFE_SECONDS
-                self._short_lives[worker.slot] = self._short_lives.get(worker.slot, 0) + 1 if short else 0
-                continue
-            self._deaths[worker.slot] = self._deaths.get(worker.slot, 0) + 1
-            self._last_death = f"the last one {how_it_ended(end, hung=worker.aborted)}"
+            lived = time.monotonic() - worker.loaded_at if worker.loaded_at else None
+            self._slots[worker.slot].ended(lived, useful=worker.has_served or ended_well(end))
+            if lived is None:
+                self._last_death = f"the last one {how_it_ended(end, hung=worker.aborted)}"
         super().reap_workers()
         preloaded = self.app.callable
         if ended and self.LISTENERS and preloaded is not None and preloaded.problem is not None:

@@ -32,7 +32,7 @@ HEARTBEAT_SECONDS: Final = 1.0
 """How often an idle or loading worker tells gunicorn that it lives."""
 REPORT_SECONDS: Final = 5.0
 """How long a worker that cannot load its handler stays to say so: the back-off of such restarts."""
-_SECONDS: Final = struct.Struct("d")
+_LIFE: Final = struct.Struct("d?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +55,19 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         """Seconds to wait before loading: those before it died of that."""
         self.report: str | None = None
         """Do not load, but say this: too many died of it."""
-        self._loaded = mmap.mmap(-1, _SECONDS.size)  # what the arbiter still sees after the fork
+        self._life = mmap.mmap(-1, _LIFE.size)  # what the arbiter still sees after the fork
 
     @property
     def loaded_at(self) -> float:
         """When the worker came through loading (``time.monotonic``), for the arbiter too; 0 if it has not."""
-        at: float = _SECONDS.unpack_from(self._loaded)[0]
+        at: float = _LIFE.unpack_from(self._life)[0]
         return at
+
+    @property
+    def has_served(self) -> bool:
+        """Whether the worker has answered a batch, for the arbiter too."""
+        served: bool = _LIFE.unpack_from(self._life)[1]
+        return served
 
     def init_process(self) -> None:
         """As gunicorn's, and die with the arbiter even if that is killed."""
@@ -79,7 +85,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         # The model is there for good: keep the collector from walking it again and again.
         gc.collect()
         gc.freeze()
-        _SECONDS.pack_into(self._loaded, 0, time.monotonic())
+        _LIFE.pack_into(self._life, 0, time.monotonic(), False)
 
     def _load(self) -> None:
         preloaded: Preloaded | None = self.app.callable
@@ -155,6 +161,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
             # Since the last reply, so that what it takes to receive and to send is not left out.
             earlier, spent = spent, time.process_time()
             self._send(connection, wire.encode_replies(replies, spent - earlier))
+            _LIFE.pack_into(self._life, 0, self.loaded_at, True)
 
     def _receive(self, connection: socket.socket, view: memoryview) -> bool:
         """Fill ``view``. False if the connection closed, or the worker was told to stop."""

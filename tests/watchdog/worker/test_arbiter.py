@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from batching_watchdog.worker.arbiter import how_it_ended, other_threads
+from batching_watchdog.worker.arbiter import Slot, how_it_ended, other_threads
 
 
 def end_of(code: str) -> os.waitid_result:
@@ -33,6 +33,27 @@ def test_an_end_is_put_into_words(code: str, words: str):
 def test_a_worker_that_gunicorn_killed_for_its_silence_is_told_from_others():
     end = end_of("import os; os.kill(os.getpid(), 6)")
     assert how_it_ended(end, hung=True) == "did not react any more and was killed by SIGABRT"
+
+
+@pytest.mark.parametrize(
+    ("ends", "waits"),
+    [
+        pytest.param([(0.1, True)] * 9, [0.0] * 9, id="that have served, at once"),
+        pytest.param([(0.1, False)] * 6, [0.0, 0.5, 1.0, 2.0, 5.0, 5.0], id="that have not, slowly"),
+        pytest.param([(60.0, False)] * 4, [0.0] * 4, id="that have lived, too"),
+        pytest.param([(None, False)] * 3, [0.5, 1.0, None], id="dying while loading"),
+        pytest.param([(0.1, False)] * 3 + [(0.1, True)], [0.0, 0.5, 1.0, 0.0], id="serving ends the count"),
+        pytest.param([(None, False), (None, False), (9.0, False)], [0.5, 1.0, 0.0], id="loading ends it"),
+    ],
+)
+def test_the_next_worker_of_a_slot_waits_for_how_those_before_it_ended(
+    ends: list[tuple[float | None, bool]], waits: list[float | None]
+):
+    slot, waited = Slot(), []
+    for lived, useful in ends:
+        slot.ended(lived, useful=useful)
+        waited.append(slot.wait)
+    assert waited == waits
 
 
 def test_threads_are_seen_by_name_and_gone_when_they_have_ended():
