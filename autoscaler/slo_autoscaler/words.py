@@ -32,26 +32,26 @@ def seconds(value: float | None) -> str:
 
 
 def share(value: float | None) -> str:
-    """Return a share as it stands in a sentence: ``99.4 %``, ``99 %``; 100 only if nothing is missing."""
+    """Return a share as it stands in a sentence: ``99.4%``, ``99%``; 100 only if nothing is missing."""
     text = attained(value)
-    return f"{text[:-2].rstrip('0').rstrip('.')} %" if "." in text else text
+    return f"{text[:-1].rstrip('0').rstrip('.')}%" if "." in text else text
 
 
 def attained(value: float | None) -> str:
-    """Return a share as it stands in a column: ``99.40 %``, and ``100 %`` only if nothing is missing."""
+    """Return a share as it stands in a column: ``99.40%``, and ``100%`` only if nothing is missing."""
     if value is None or not math.isfinite(value):
         return NOTHING
     text = f"{value * 100:.2f}"
     if text == "100.00":
         text = "100" if value >= 1.0 else "99.99"
-    return f"{text} %"
+    return f"{text}%"
 
 
 def budget(value: float | None) -> str:
     """Return what is left of an error budget: whole per cent, and below zero what is overspent."""
     if value is None or not math.isfinite(value):
         return NOTHING
-    return f"{round(value * 100):,d} %".replace("-", "\N{MINUS SIGN}")
+    return f"{round(value * 100):,d}%".replace("-", "\N{MINUS SIGN}")
 
 
 def factor(value: float | None) -> str:
@@ -82,10 +82,10 @@ def size(value: float | None) -> str:
 
 
 def target(latency: float | None, objective: float | None) -> str:
-    """Return an SLO in short: ``99 % ≤ 200 ms``."""
+    """Return an SLO in short: ``99% ≤ 200 ms``."""
     if latency is None or objective is None:
         return NOTHING
-    return f"{objective * 100:.{TARGET_DIGITS}g} % ≤ {seconds(latency)}"
+    return f"{objective * 100:.{TARGET_DIGITS}g}% ≤ {seconds(latency)}"
 
 
 def _digits(value: float, digits: int) -> str:
@@ -194,7 +194,7 @@ def score(function_name: str, numbers: Mapping[str, float]) -> str:
         return f"{function_name}: nothing could be scored yet"
 
     def world(who: str) -> str:
-        share = f"{100 * numbers[f'attained_{who}'] / requests:.2f} %" if requests else "no request"
+        share = f"{100 * numbers[f'attained_{who}'] / requests:.2f}%" if requests else "no request"
         return f"{share} within the SLO for {numbers[f'replica_seconds_{who}']:,.0f} replica-seconds"
 
     return (

@@ -158,7 +158,7 @@ def _day() -> Data:
     return {"scalers": scalers}
 
 
-def two_lanes() -> Data:
+def two_queues() -> Data:
     """Goodput against the offered rate, with and without deadlines."""
     rates, seconds = [20, 40, 60, 75, 90, 110, 150, 200], 12.0
     kinds = {"slo": LARGEST, "fixed": 8, "unbatched": 1}
@@ -191,7 +191,7 @@ def learned_capacity() -> Data:
 
 FIGURES: Final[Mapping[str, Callable[[], Data]]] = {
     "latency-misleads": latency_misleads,
-    "two-lanes": two_lanes,
+    "two-queues": two_queues,
     "learned-capacity": learned_capacity,
 }
 """File name without .svg -> what computes its numbers."""
@@ -226,7 +226,7 @@ def _draw(name: str, data: Data, file: Path) -> None:
     }
     with rc_context(settings):
         figure = Figure(figsize=(9.0, 3.4), layout="constrained")
-        panels = figure.subplots(1, 1 if name == "two-lanes" else 2, squeeze=False)[0]
+        panels = figure.subplots(1, 1 if name == "two-queues" else 2, squeeze=False)[0]
         _DRAWN[name](panels, data)
         figure.savefig(file, metadata={"Date": None, "Description": digest(data)})
 
@@ -261,7 +261,7 @@ def _draw_latency(panels: Any, data: Data) -> None:
             where="post",
             color=color,
             linestyle=line,
-            label=f"{label}: {found['attainment']:.4g} %, {found['replica_seconds']:,.0f}",
+            label=f"{label}: {found['attainment']:.4g}%, {found['replica_seconds']:,.0f}",
         )
     scaling.set(
         title="A day in 15 minutes, 60 to 240 requests/s",
@@ -273,11 +273,11 @@ def _draw_latency(panels: Any, data: Data) -> None:
     scaling.legend(loc="upper left", title="in time, replica-seconds")
 
 
-def _draw_lanes(panels: Any, data: Data) -> None:
+def _draw_queues(panels: Any, data: Data) -> None:
     (panel,) = panels
     panel.plot((0, max(data["rates"])), (0, max(data["rates"])), color=_GRAY, linewidth=1, label="all of it")
     styles = {
-        "slo": (_BLUE, "two lanes, in order of deadline (policy slo)"),
+        "slo": (_BLUE, "two queues, in order of deadline (policy slo)"),
         "fixed": (_ORANGE, "one queue, in order of arrival (policy fixed, size 8)"),
         "unbatched": (_RED, "one queue, no batches (policy unbatched)"),
     }
@@ -321,7 +321,7 @@ def _draw_capacity(panels: Any, data: Data) -> None:
 
 _DRAWN: Final[Mapping[str, Callable[[Any, Data], None]]] = {
     "latency-misleads": _draw_latency,
-    "two-lanes": _draw_lanes,
+    "two-queues": _draw_queues,
     "learned-capacity": _draw_capacity,
 }
 

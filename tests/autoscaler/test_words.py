@@ -16,9 +16,9 @@ from slo_autoscaler.words import score, sentence
 NUMBERS = {
     shown.seconds: {0.142: "142 ms", 0.0034: "3.4 ms", 1.254: "1.25 s", 0.9999: "1 s", 0.0: "0 ms"},
     # Never 100 per cent if something is missing; in a column with two places.
-    shown.share: {1.0: "100 %", 0.999999: "99.99 %", 0.9931: "99.31 %", 0.5: "50 %", 0.0: "0 %"},
-    shown.attained: {1.0: "100 %", 0.999999: "99.99 %", 0.994: "99.40 %"},
-    shown.budget: {0.415: "42 %", -0.3: "\N{MINUS SIGN}30 %", 1.0: "100 %"},
+    shown.share: {1.0: "100%", 0.999999: "99.99%", 0.9931: "99.31%", 0.5: "50%", 0.0: "0%"},
+    shown.attained: {1.0: "100%", 0.999999: "99.99%", 0.994: "99.40%"},
+    shown.budget: {0.415: "42%", -0.3: "\N{MINUS SIGN}30%", 1.0: "100%"},
     shown.factor: {0.31: "0.31", 0.0: "0", 4.72: "4.7", 14.42: "14.4", 1204.6: "1,205", 9.96: "10"},
     shown.size: {5_242_880.0: "5.24 MB", 2e9: "2 GB", 1500.0: "1.5 kB", 7.0: "7 B"},
 }
@@ -32,8 +32,8 @@ def test_a_number_has_the_unit_and_the_digits_that_it_is_worth(show, value, text
 
 
 def test_a_target_is_the_share_and_the_latency():
-    assert shown.target(0.2, 0.99) == "99 % ≤ 200 ms"
-    assert shown.target(0.2, 0.9995) == "99.95 % ≤ 200 ms"
+    assert shown.target(0.2, 0.99) == "99% ≤ 200 ms"
+    assert shown.target(0.2, 0.9995) == "99.95% ≤ 200 ms"
     assert shown.target(None, 0.99) == shown.NOTHING
 
 
@@ -56,7 +56,7 @@ def test_any_number_is_short_and_has_no_exponent(show, value):
     [
         ("p99", 0.142, "142 ms"),
         ("forecast", 310.0, "310/s"),
-        ("attainment", 0.9725, "97.25 %"),
+        ("attainment", 0.9725, "97.25%"),
         ("in_flight", 1204.0, "1,204"),
         ("burn_rate", 15.2, "15.2"),
         ("of_a_later_version", 3.5, "3.5"),
@@ -70,7 +70,7 @@ def test_an_input_is_written_by_its_unit(name, value, text):
 def test_a_sentence_says_when_what_why_and_the_numbers():
     told = sentence(a_told_decision())
     clause = Reason.LOAD_ABOVE_CAPACITY.clauses[0]
-    for part in ("12:03:05", NAME, "from 2 to 4", clause, "310/s", "180 ms", "97.25 %"):
+    for part in ("12:03:05", NAME, "from 2 to 4", clause, "310/s", "180 ms", "97.25%"):
         assert part in told
 
 
@@ -119,7 +119,7 @@ def test_a_score_compares_both_worlds():
     incumbent = {"attained_incumbent": 5400.0, "replica_seconds_incumbent": 120.0}
     shadow = {"attained_shadow": 5994.0, "replica_seconds_shadow": 180.0}
     numbers = {"seconds": 60.0, "requests": 6000.0} | incumbent | shadow
-    told = re.findall(r"[\d,.]+(?= (?:%|s |requests|replica))", score(NAME, numbers))
+    told = re.findall(r"[\d,.]+(?=%| (?:s |requests|replica))", score(NAME, numbers))
     assert told == ["60", "6,000", "90.00", "120", "99.90", "180"]
     assert score(NAME, numbers | {"requests": 0.0}) != score(NAME, numbers | {"seconds": 0.0})
 

@@ -18,7 +18,7 @@ from batching_watchdog.engine.latency import LEAST, TIE
 from batching_watchdog.messages import DispatchReason
 
 BACK_OFF: Final = 0.9
-"""What is left of the batch size of policy ``aimd`` after a batch that took too long (Clipper: 10 % less)."""
+"""What is left of the batch size of policy ``aimd`` after a batch that took too long (Clipper: 10% less)."""
 
 RESERVE: Final = 0.025
 """Of a request's budget: what ``slo`` leaves unused under overload, for an answer's way to the client."""
@@ -163,7 +163,7 @@ class Aimd:
 
     D. Crankshaw et al., "Clipper: A Low-Latency Online Prediction Serving System", NSDI'17, section 4.3: the
     batch size grows by a fixed amount until a batch takes longer than the latency objective, then backs off
-    by 10 %. What waits is taken at once, up to that size. It does not look at deadlines.
+    by 10%. What waits is taken at once, up to that size. It does not look at deadlines.
     """
 
     limit: BatchLimit

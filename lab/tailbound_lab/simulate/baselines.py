@@ -138,7 +138,7 @@ class KpaSettings:
     """config-autoscaler's keys (knative/serving 98e5ef9)."""
 
     target: float = 70.0
-    """Requests inside one pod: container-concurrency-target-default 100 x target-percentage 70 %."""
+    """Requests inside one pod: container-concurrency-target-default 100 x target-percentage 70%."""
     stable_window: float = 60.0
     panic_window: float = 6.0
     panic_threshold: float = 2.0
@@ -198,7 +198,7 @@ class HpaSettings:
 def hpa_on_pods(usage: float, target: float, current: int, ready: int) -> int:
     """Return the wanted count for a metric of pods; ``usage`` is its mean over the ready ones.
 
-    ceil(ready x usage / target), nothing within 10 %. Upwards, pods that are not ready count as using
+    ceil(ready x usage / target), nothing within 10%. Upwards, pods that are not ready count as using
     nothing, and when that turns the direction nothing is done.
     """
     if ready == 0:

@@ -82,7 +82,7 @@ def test_a_stall_under_overload_is_forgotten_though_by_what_it_taught_nothing_ca
 
 
 def maximum_rate(law: Law, slo_latency: float, *, within: float) -> float:
-    """The highest rate at which 99 % of the requests are within the SLO, by bisection."""
+    """The highest rate at which 99% of the requests are within the SLO, by bisection."""
     low, high = 10.0, 5000.0
     while high / low > 1 + within:
         rate = (low * high) ** 0.5
