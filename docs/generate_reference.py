@@ -26,6 +26,7 @@ from pydantic.fields import FieldInfo
 from batching_watchdog import config as watchdog_config
 from batching_watchdog import errors, messages
 from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.messages import Slo
 from batching_watchdog.metrics import Gauges
 from batching_watchdog.metrics import Metrics as WatchdogMetrics
 from slo_autoscaler import config as autoscaler_config
@@ -235,7 +236,10 @@ def labels(family: Metric) -> dict[str, list[str]]:
 def _watchdog_families() -> Iterable[Metric]:
     learned = LatencyModel(4)
     learned.observe(1, 0.01)
-    metrics = WatchdogMetrics(slo_latency=0.1, slo_objective=0.99, workers=1, model=learned)
+    classes = {"batch": Slo(2.0, 0.95)}
+    metrics = WatchdogMetrics(
+        slo_latency=0.1, slo_objective=0.99, workers=1, model=learned, slo_classes=classes
+    )
     metrics.request_finished(200, b"post", 0.01, "good")
     metrics.gauges = Gauges(resident_bytes=lambda: {0: 1})
     return metrics.collect()

@@ -11,6 +11,8 @@ rates, ``$N`` its newest two scrapes, ``$F`` the matcher of functions without a 
 - ``rate`` before ``sum``: a counter reset of one replica is only seen in its own series.
 - Attainment is good over *all* outcomes: sheds, errors and expiries count as misses. For the same reason
   latency is that of successes only: quick refusals would make it look better than it is.
+- SLO classes (label ``slo_class``; older watchdogs have none) are one function with one count of replicas:
+  its misses are those of all classes, over what the objectives of all classes allow.
 - A comparison drops NaN: a replica that has not learned its capacity does not hide those that have.
 - Burn rates come from the raw counters over the autoscaler's own windows; it needs no rules to be loaded. The
   error budget is the exception: 30 days of counters are the rules' business, and without them it is unknown.
@@ -161,9 +163,9 @@ class Observation:
         Unit.FACTOR,
         "burn rate over the window of rates, which is shorter than attainment's: whether misses are over",
         watchdog=(
-            '(1 - sum by (function_name) (rate(slo_requests_total{outcome="good"}[$R]))'
-            " / sum by (function_name) (rate(slo_requests_total[$R])))"
-            " / (1 - max by (function_name) (slo_objective_ratio))"
+            'sum by (function_name) (rate(slo_requests_total{outcome!="good"}[$R]))'
+            " / sum by (function_name) (sum by (function_name, slo_class) (rate(slo_requests_total[$R]))"
+            " * (1 - max by (function_name, slo_class) (slo_objective_ratio)))"
         ),
         # The share that attained; the objective is configured.
         gateway="$ATTAINED[$R]",
@@ -171,8 +173,9 @@ class Observation:
     )
     budget_remaining: float | None = _signal(
         Unit.SHARE,
-        "error budget left over the SLO's period, below 0 overspent; needs the recording rules",
-        watchdog="max by (function_name) (slo:error_budget_remaining:ratio)",
+        "error budget left over the SLO's period, of the class with the least, below 0 overspent; needs the "
+        "recording rules",
+        watchdog="min by (function_name) (slo:error_budget_remaining:ratio)",
         in_shadow=InShadow.UNKNOWN,
     )
     samples: float | None = _signal(
@@ -206,12 +209,20 @@ class Observation:
     )
     # During an update old and new replicas may disagree; the stricter target holds.
     slo_latency: float | None = _signal(
-        Unit.SECONDS, "the SLO", watchdog="min by (function_name) (slo_latency_seconds)"
+        Unit.SECONDS,
+        "the SLO of requests that name no class",
+        watchdog='min by (function_name) (slo_latency_seconds{slo_class=~"|default"})',
     )
+    # Then misses over what all classes allow to miss is one burn rate. Without requests: the function's own.
     slo_objective: float | None = _signal(
         Unit.SHARE,
-        "share of requests that must be within `slo_latency`",
-        watchdog="max by (function_name) (slo_objective_ratio)",
+        "share of requests that must meet their SLO: the mean of the classes' by their requests",
+        watchdog=(
+            "sum by (function_name) (sum by (function_name, slo_class) (rate(slo_requests_total[$W]))"
+            " * max by (function_name, slo_class) (slo_objective_ratio))"
+            " / sum by (function_name) (rate(slo_requests_total[$W])) > 0"
+            ' or max by (function_name) (slo_objective_ratio{slo_class=~"|default"})'
+        ),
     )
     # The provider's word: the gateway sees every request, whichever replica serves it.
     up_replicas: float | None = _signal(

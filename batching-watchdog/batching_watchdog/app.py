@@ -88,6 +88,7 @@ async def run(config: Config, environ: Mapping[str, str], lines_dropped: Callabl
         workers=config.workers,
         model=cost.overall,
         cpus=available_cpus(),
+        slo_classes=config.slo_classes,
     )
     shell = Shell(clock, engine, cost, metrics)
     pool = (

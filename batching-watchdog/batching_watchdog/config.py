@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from batching_watchdog.engine.policy import POLICIES
 from batching_watchdog.errors import ConfigError
+from batching_watchdog.messages import DEFAULT_CLASS, Slo
 from batching_watchdog.wire import MAX_PART
 
 _T = TypeVar("_T")
@@ -25,6 +26,9 @@ DRAIN_SECONDS: Final = 15.0
 """Default limit on finishing admitted requests: with the default healthcheck_interval and the stop of the
 workers it stays below 25 s, so that a pod's 30 s of grace are enough."""
 
+MAX_SLO_CLASSES: Final = 16
+"""Each has series of its own in every replica, rule and dashboard."""
+
 QUEUED_BYTES: Final = 1 << 28
 """Default of max_queued_bytes, if that is not below max_body_bytes."""
 
@@ -33,6 +37,7 @@ _GO_PART: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)", r
 _GO_DURATION: Final = re.compile(rf"(?:{_GO_PART.pattern})+", re.ASCII)
 _BYTES: Final = re.compile(r"(\d+)(Ki|Mi|Gi)?", re.ASCII)
 _FACTORS: Final = {None: 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+_CLASS_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _LONGEST: Final = (2**63 - 1) / 1e9
 """Seconds: the longest duration in Go, some 292 years. Infinity, of all things, would pass as a number."""
 
@@ -142,12 +147,34 @@ def _access_log(text: str) -> float | None:
     return shares[text] if text in shares else SHARE.parse(text)
 
 
+def parse_slo_classes(text: str) -> dict[str, tuple[float, float | None]]:
+    """Name, latency in seconds and objective (None: the function's own) of each SLO class in ``text``.
+
+    Raises ``ValueError`` for anything that breaks the rule ``SLO_CLASSES``.
+    """
+    classes: dict[str, tuple[float, float | None]] = {}
+    for each in text.split(",") if text else ():
+        name, _, target = (part.strip() for part in each.partition("="))
+        latency, at, objective = (part.strip() for part in target.partition("@"))
+        if name in classes or name == DEFAULT_CLASS or not _CLASS_NAME.fullmatch(name):
+            raise ValueError(text)
+        classes[name] = POSITIVE.parse(latency), SHARE.parse(objective) if at else None
+    if len(classes) > MAX_SLO_CLASSES:
+        raise ValueError(text)
+    return classes
+
+
 DURATION_SYNTAX: Final = "such as 250ms, 30s, 1m30s or whole seconds"
 TEXT: Final = Rule("any text", str)
 WORDS: Final = Rule("words", lambda text: tuple(text.split()))
 DURATION: Final = Rule(f"a duration, {DURATION_SYNTAX}", parse_duration)
 POSITIVE: Final = _where(bool, parse_duration, f"a duration above zero, {DURATION_SYNTAX}")
 SHARE: Final = _where(lambda share: 0.0 < share < 1.0, float, "a number above 0 and below 1, such as 0.99")
+SLO_CLASSES: Final = Rule(
+    f"at most {MAX_SLO_CLASSES} of NAME=LATENCY or NAME=LATENCY@OBJECTIVE, separated by commas, such as "
+    f"interactive=100ms,batch=2s@0.95; each NAME once, of letters, digits, - and _, not {DEFAULT_CLASS}",
+    parse_slo_classes,
+)
 COUNT: Final = _or_auto(_whole(1, 4096, "a whole number from 1 to 4096"))
 PORT: Final = _whole(0, 65535, "a port number from 1 to 65535, or 0 for any free one")
 BODY_BYTES: Final = _where(
@@ -216,6 +243,11 @@ class Config:
     function_path: str = variable("function", TEXT, "folder that holds handler.py")
     slo_latency: float = variable("500ms", POSITIVE, "latency target of a request")
     slo_objective: float = variable("0.99", SHARE, "share of requests that must meet it")
+    slo_classes: Mapping[str, Slo] = variable(
+        "",
+        SLO_CLASSES,
+        "SLO classes that a request may name in X-SLO-Class; OBJECTIVE defaults to slo_objective",
+    )
     batch_policy: str = variable(
         "slo", _choice({name: name for name in sorted(POLICIES)}), "how batches are made"
     )
@@ -322,6 +354,14 @@ class Config:
             if environ.get("exec_timeout", "").strip():
                 name, rule = "exec_timeout", f"must be at least slo_latency ({slo_latency:g} s)"
             raise ConfigError(name, environ[name].strip(), rule)
+        values["slo_classes"] = {
+            name: Slo(latency, values["slo_objective"] if objective is None else objective)
+            for name, (latency, objective) in values["slo_classes"].items()
+        }
+        for name, slo in values["slo_classes"].items():
+            if slo.latency > exec_timeout:
+                rule = f"must be latencies up to exec_timeout ({exec_timeout:g} s), and that of {name} is not"
+                raise ConfigError("slo_classes", environ["slo_classes"].strip(), rule)
         if values["workers"] is None:
             values["workers"] = len(devices) or max(1, min(MAX_AUTO_WORKERS, int(cpus)))
         if values["worker_threads"] is None:

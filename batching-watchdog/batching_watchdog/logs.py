@@ -45,6 +45,8 @@ class RequestLine:
     """X-Call-Id, which the gateway gives to each request, and to its client with the answer."""
     outcome: str | None
     """As in ``slo_requests_total``; None: it does not count for the SLO."""
+    slo_class: str | None
+    """The SLO that it is judged by; None if no classes are declared."""
     batch: int
     """Requests that shared a batch have the same; see ``messages.Batch.number``."""
     batch_size: int
@@ -66,6 +68,8 @@ class RequestLine:
 
     def __str__(self) -> str:
         more = [self.outcome or "not counted"]
+        if self.slo_class:
+            more.append(f"class {self.slo_class}")
         if self.batch_size:
             more.append(f"batch {self.batch} ({self.batch_size}, {self.batch_reason})")
         if self.batch_size or self.queue_seconds:
@@ -94,6 +98,8 @@ class RequestLine:
             document["call_id"] = _text(self.call_id)
         if self.outcome:
             document["outcome"] = self.outcome
+        if self.slo_class:
+            document["slo_class"] = self.slo_class
         if self.batch_size:
             document |= {
                 "batch": self.batch,

@@ -38,6 +38,13 @@ DEFAULT_CLASS: Final = "default"
 """The SLO class of a request that names none: the function's own slo_latency and slo_objective."""
 
 
+class Slo(NamedTuple):
+    """A latency target in seconds, and the share of requests that must meet it."""
+
+    latency: float
+    objective: float
+
+
 class Request:
     """One admitted HTTP request. Times are seconds on the caller's monotonic clock.
 

@@ -10,6 +10,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -20,7 +21,7 @@ from prometheus_client.registry import Collector
 from batching_watchdog.engine.capacity import CpuCost, Reading
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.errors import REFUSALS
-from batching_watchdog.messages import DispatchReason
+from batching_watchdog.messages import DEFAULT_CLASS, DispatchReason, Slo
 
 DEFAULT_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """of-watchdog's and the gateway's."""
@@ -30,6 +31,8 @@ SHORT_BUCKETS: Final = (0.0005, 0.001, 0.0025)
 """Further edges of what can be much shorter than a request."""
 SIZE_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 OUTCOMES: Final = ("good", "slow", "error", "shed", "expired")
+ANSWERED: Final = frozenset(("good", "slow"))
+SERVED: Final = frozenset(("good", "slow", "error"))
 STATES: Final = ("starting", "idle", "busy")
 METHODS: Final = frozenset(("connect", "delete", "get", "head", "options", "patch", "post", "put", "trace"))
 
@@ -83,9 +86,11 @@ class Metrics(Collector):
         workers: int,
         model: LatencyModel,
         cpus: float = math.inf,
+        slo_classes: Mapping[str, Slo] = MappingProxyType({}),
     ) -> None:
         self.slo_latency = slo_latency
-        self.slo_objective = slo_objective
+        self.slos = {DEFAULT_CLASS: Slo(slo_latency, slo_objective), **slo_classes}
+        """By class; what the operator has declared is behind the function's own."""
         self.model = model
         self._workers = workers
         self._cpus = cpus
@@ -95,7 +100,11 @@ class Metrics(Collector):
         self.in_flight = 0
         self.durations = {("200", "post"): Histogram(self._edges)}
         self._durations: dict[tuple[int, bytes], Histogram] = {}
-        self.outcomes = dict.fromkeys(OUTCOMES, 0)
+        self.outcomes = {(name, outcome): 0 for name in self.slos for outcome in OUTCOMES}
+        self.class_durations = {
+            name: Histogram(tuple(round(slo.latency * f, 9) for f in SLO_FRACTIONS))
+            for name, slo in (self.slos.items() if slo_classes else ())
+        }
         self.abandoned = 0
         self.dispatches = dict.fromkeys(map(str, DispatchReason), 0)
         self.refusals = dict.fromkeys((error.reason for error in REFUSALS), 0)
@@ -104,14 +113,18 @@ class Metrics(Collector):
         self.queue_seconds = Histogram((*SHORT_BUCKETS, *self._edges))
         self.service_seconds = Histogram((*SHORT_BUCKETS, *self._edges))
 
-    def request_finished(self, status: int, method: bytes, seconds: float, outcome: str | None) -> None:
+    def request_finished(
+        self, status: int, method: bytes, seconds: float, outcome: str | None, slo_class: str = DEFAULT_CLASS
+    ) -> None:
         """Count an answer. ``outcome`` is None for what is no request of the SLO (a client's broken one)."""
         histogram = self._durations.get((status, method))
         if histogram is None:
             histogram = self._new_duration(status, method)
         histogram.observe(seconds)
         if outcome is not None:
-            self.outcomes[outcome] += 1
+            self.outcomes[slo_class, outcome] += 1
+            if self.class_durations and outcome in ANSWERED:
+                self.class_durations[slo_class].observe(seconds)
 
     def _new_duration(self, status: int, method: bytes) -> Histogram:
         """The histogram of a status and a method; methods that are not HTTP's share one."""
@@ -135,7 +148,7 @@ class Metrics(Collector):
     def capacity(self) -> float:
         """Requests per second within the SLO; NaN until learned."""
         if self.gauges.cpu is not None:
-            served = self.outcomes["good"] + self.outcomes["slow"] + self.outcomes["error"]
+            served = sum(n for (_, outcome), n in self.outcomes.items() if outcome in SERVED)
             self.cost.read(Reading(*self.gauges.cpu(), served, sum(self.service_seconds.counts)))
         found = self.model.sustained(self._workers, self.slo_latency)
         return math.nan if found is None else self.cost.bound(*found, self._cpus)
@@ -188,19 +201,33 @@ ROWS: Final = (
         ("code", "method"),
     ),
     Row("http_requests_in_flight", GAUGE, "Requests received and not yet answered.", lambda m: m.in_flight),
-    Row("slo_latency_seconds", GAUGE, "The latency target of this function.", lambda m: m.slo_latency),
+    Row(
+        "slo_latency_seconds",
+        GAUGE,
+        "The latency target of this function, and of each of its SLO classes.",
+        lambda m: {name: slo.latency for name, slo in m.slos.items()},
+        ("slo_class",),
+    ),
     Row(
         "slo_objective_ratio",
         GAUGE,
         "The share of requests that must meet the target.",
-        lambda m: m.slo_objective,
+        lambda m: {name: slo.objective for name, slo in m.slos.items()},
+        ("slo_class",),
     ),
     Row(
         "slo_requests",
         COUNTER,
         "Requests by what they mean for the SLO: all but good ones miss it.",
         lambda m: m.outcomes,
-        ("outcome",),
+        ("slo_class", "outcome"),
+    ),
+    Row(
+        "slo_request_duration_seconds",
+        HISTOGRAM,
+        "Seconds from the arrival of a good or slow request to its answer; only where classes are declared.",
+        lambda m: m.class_durations,
+        ("slo_class",),
     ),
     Row(
         "watchdog_abandoned_requests",

@@ -142,17 +142,24 @@ def heat_map(title: str, expr: str, *, unit: str) -> Json:
     return panel("heatmap", title, [query(expr, "{{le}}", shape="heatmap")], (0, 8), {}, options)
 
 
-def table(title: str, columns: Mapping[str, tuple[str, str, Levels]]) -> Json:
-    """Show one row per function; ``columns`` is title: (metric, unit, colors)."""
-    # By function_name alone, without the metrics' names: rows are merged where all labels agree.
+def table(
+    title: str,
+    columns: Mapping[str, tuple[str, str, Levels]],
+    label: str = "function_name",
+    heading: str = "Function",
+    height: int = 12,
+) -> Json:
+    """Show one row per value of ``label``, a link; ``columns`` is title: (metric, unit, colors)."""
+    # By one label alone, without the metrics' names: rows are merged where all labels agree.
     targets = [
-        query(f"max by (function_name) ({metric})", instant=True, shape="table")
+        query(f"max by ({label}) ({metric})", instant=True, shape="table")
         for metric, _, _ in columns.values()
     ]
     names = {f"Value #{ref}": column for ref, column in zip(ascii_uppercase, columns, strict=False)}
-    url = "/d/tailbound-function?var-function=${__data.fields.Function}&${datasource:queryparam}"
+    variable = "var-function" if label == "function_name" else "${function:queryparam}&var-slo_class"
+    url = f"/d/tailbound-function?{variable}=${{__data.fields.{heading}}}&${{datasource:queryparam}}"
     properties: dict[str, list[Json]] = {
-        "Function": [{"id": "links", "value": [{"title": "This function", "url": url}]}]
+        heading: [{"id": "links", "value": [{"title": f"This {heading.lower()}", "url": url}]}]
     }
     for column, (_, unit, levels) in columns.items():
         properties[column] = [{"id": "unit", "value": unit}]
@@ -164,15 +171,15 @@ def table(title: str, columns: Mapping[str, tuple[str, str, Levels]]) -> Json:
     overrides = [
         {"matcher": {"id": "byName", "options": name}, "properties": of} for name, of in properties.items()
     ]
-    renamed = {"excludeByName": {"Time": True}, "renameByName": {"function_name": "Function", **names}}
+    renamed = {"excludeByName": {"Time": True}, "renameByName": {label: heading, **names}}
     shaping = [{"id": "merge", "options": {}}, {"id": "organize", "options": renamed}]
     options = {"showHeader": True, "sortBy": [{"displayName": "Budget left", "desc": False}]}
-    return panel("table", title, targets, (COLUMNS, 12), {}, options, overrides, transformations=shaping)
+    return panel("table", title, targets, (COLUMNS, height), {}, options, overrides, transformations=shaping)
 
 
 def alerts(selector: str) -> Json:
     """List the alerts that fire now, by ``selector`` of the series ALERTS."""
-    expr = f"count by (alertname, severity, function_name, long, reason) (ALERTS{{{selector}}})"
+    expr = f"count by (alertname, severity, function_name, slo_class, long, reason) (ALERTS{{{selector}}})"
     hidden = {"id": "organize", "options": {"excludeByName": {"Time": True, "Value": True}}}
     queries = [query(expr, instant=True, shape="table")]
     options = {"showHeader": True}
@@ -181,14 +188,16 @@ def alerts(selector: str) -> Json:
     )
 
 
-def choice(metric: str) -> Json:
-    """The choice of one function among those that ``metric`` has."""
+def choice(
+    metric: str, label: str = "function_name", name: str = "function", title: str = "Function"
+) -> Json:
+    """The choice of one function, or what else ``label`` tells, among those that ``metric`` has."""
     return {
-        "name": "function",
-        "label": "Function",
+        "name": name,
+        "label": title,
         "type": "query",
         "datasource": DATASOURCE,
-        "query": {"query": f"label_values({metric}, function_name)", "refId": "function"},
+        "query": {"query": f"label_values({metric}, {label})", "refId": name},
         # When the time range changes: a function that has gone can still be looked at.
         "refresh": 2,
         "sort": 1,
@@ -243,6 +252,8 @@ def dashboard(name: str, rows: Mapping[tuple[str, int], Sequence[Json]], *variab
 
 
 F: Final = '{function_name="$function"}'
+CLASS: Final = '{function_name="$function",slo_class="$slo_class"}'
+OWN: Final = '{function_name="$function",slo_class=~"|default"}'
 SUCCESSES: Final = '{function_name="$function",code=~"2.."}'
 DESIRED: Final = 'max(slo_autoscaler_replicas{function_name="$function",state="desired"})'
 AVAILABLE: Final = 'max(slo_autoscaler_replicas{function_name="$function",state="available"})'
@@ -254,6 +265,7 @@ BURN_LINES: Final = ((None, "transparent"), (1.0, "yellow"), (14.4, "red"))
 BUDGET_LEVELS: Final = ((None, "red"), (0.0, "orange"), (0.25, "green"))
 COUNT_LEVELS: Final = ((None, "green"), (1.0, "red"))
 WINDOWS: Final = {"5m": "5 minutes", "1h": "1 hour", "6h": "6 hours", "3d": "3 days"}
+LEAST_BUDGET: Final = "min by (function_name) (slo:error_budget_remaining:ratio)"
 LEARNED: Final = f"max(slo_autoscaler_capacity_requests_per_second{F})"
 CORRECTION: Final = f"max(slo_autoscaler_capacity_correction_ratio{F})"
 
@@ -263,9 +275,9 @@ def over(change: str, counter: str) -> str:
     return f"{change}({counter}[$__rate_interval])"
 
 
-def windows(series: str, *names: str) -> dict[str, str]:
-    """One line per window of a series that the rules record for several."""
-    return {WINDOWS[name]: f"{series}:ratio_rate{name}{F}" for name in names}
+def windows(series: str, *names: str, of: str = F) -> dict[str, str]:
+    """One line per window of a series that the rules record for several; of several classes the highest."""
+    return {WINDOWS[name]: f"max({series}:ratio_rate{name}{of})" for name in names}
 
 
 def buckets(histogram: str, selector: str = "", change: str = "increase") -> str:
@@ -280,41 +292,56 @@ def quantile(q: float, histogram: str, selector: str = "{}") -> str:
 
 FUNCTION: Final = {
     ("SLO", 3): [
-        stat("Objective", f"max(slo:objective:ratio{F})", "percentunit"),
-        stat("Target", f"min(slo_latency_seconds{F})", "s"),
-        stat("Attainment, 30 days", f"1 - max(slo:sli_error:ratio_rate30d{F})", "percentunit", decimals=3)
+        table(
+            "SLO classes",
+            {
+                "Budget left": (f"slo:error_budget_remaining:ratio{F}", "percentunit", BUDGET_LEVELS),
+                "Gone in": (f"slo:error_budget_exhaustion:seconds{F}", "s", ()),
+                "Burn, 1 hour": (f"slo:burn_rate:ratio_rate1h{F}", "short", BURN_LEVELS),
+                "Burn, 3 days": (f"slo:burn_rate:ratio_rate3d{F}", "short", BURN_LEVELS),
+                "Objective": (f"slo:objective:ratio{F}", "percentunit", ()),
+                "Target": (f"slo_latency_seconds{F}", "s", ()),
+                "Requests": (f"sum by (slo_class) ({over('rate', f'slo_requests_total{F}')})", "reqps", ()),
+            },
+            label="slo_class",
+            heading="Class",
+            height=6,
+        )
+        | about("The least budget first. The panels below show the class that is chosen at the top."),
+        stat("Objective", f"max(slo:objective:ratio{CLASS})", "percentunit"),
+        stat("Target", f"min(slo_latency_seconds{CLASS})", "s"),
+        stat("Attainment, 30 days", f"1 - max(slo:sli_error:ratio_rate30d{CLASS})", "percentunit", decimals=3)
         | about("Requests answered within the target, of all that ended, weighted by their number."),
         stat(
             "Budget left, 30 days",
-            f"max(slo:error_budget_remaining:ratio{F})",
+            f"max(slo:error_budget_remaining:ratio{CLASS})",
             "percentunit",
             BUDGET_LEVELS,
         )
         | about("Of the misses that the objective allows. Below zero the objective is missed."),
-        stat("Budget gone in", f"min(slo:error_budget_exhaustion:seconds{F})", "s")
+        stat("Budget gone in", f"min(slo:error_budget_exhaustion:seconds{CLASS})", "s")
         | about("If the last hour goes on. No data: nothing was missed in it."),
-        stat("Burn rate, 1 hour", f"max(slo:burn_rate:ratio_rate1h{F})", "short", BURN_LEVELS, decimals=1)
+        stat("Burn rate, 1 hour", f"max(slo:burn_rate:ratio_rate1h{CLASS})", "short", BURN_LEVELS, decimals=1)
         | about("1 spends the budget exactly in 30 days."),
         graph(
             "Attainment",
             {
-                "1 minute": f"function_name:slo_attainment:ratio_rate1m{F}",
-                **windows("1 - slo:sli_error", "5m", "1h"),
-                "objective": f"slo:objective:ratio{F}",
+                **windows("1 - slo:sli_error", "5m", "1h", of=CLASS),
+                "objective": f"slo:objective:ratio{CLASS}",
             },
             unit="percentunit",
             span=TO_ONE,
         ),
         graph(
             "Burn rate",
-            windows("slo:burn_rate", "5m", "1h", "6h", "3d"),
+            windows("slo:burn_rate", "5m", "1h", "6h", "3d", of=CLASS),
             levels=((None, "transparent"), (1.0, "yellow"), (6.0, "orange"), (14.4, "red")),
         )
         | about("A page at 14.4 (1 hour) and 6 (6 hours), a ticket at 3 (1 day) and 1 (3 days)."),
         graph(
             "Error budget left",
             {
-                "watchdog": f"slo:error_budget_remaining:ratio{F}",
+                "watchdog": f"slo:error_budget_remaining:ratio{CLASS}",
                 "gateway": f"slo:gateway_error_budget_remaining:ratio{F}",
             },
             unit="percentunit",
@@ -333,10 +360,19 @@ FUNCTION: Final = {
                     p: f"function_name:http_request_duration_seconds:{p}_rate1m{F}"
                     for p in ("p50", "p95", "p99")
                 },
-                "target": f"min(slo_latency_seconds{F})",
+                "target": f"min(slo_latency_seconds{OWN})",
             },
             unit="s",
         ),
+        graph(
+            "Latency of each class (p99)",
+            {
+                "{{slo_class}}": "histogram_quantile(0.99, sum by (slo_class, le) "
+                f"({over('rate', f'slo_request_duration_seconds_bucket{F}')}))"
+            },
+            unit="s",
+        )
+        | about("Of good and slow requests. No data where no classes are declared."),
         graph(
             "Where the time goes (p95)",
             {
@@ -354,6 +390,7 @@ FUNCTION: Final = {
     ("Queue and batches", 3): [
         split("Requests by outcome", "outcome", f"slo_requests_total{F}")
         | about("All but good ones are misses."),
+        split("Requests by SLO class", "slo_class", f"slo_requests_total{F}"),
         graph(
             "Load and capacity",
             {
@@ -407,12 +444,12 @@ FUNCTION: Final = {
 
 FLEET: Final = {
     ("Now", 1): [
-        stat("Functions with an SLO", "count(slo:objective:ratio)"),
-        stat("Budget spent", "count(slo:error_budget_remaining:ratio <= 0) or vector(0)", levels=COUNT_LEVELS)
-        | about("Functions that have missed their objective over 30 days."),
+        stat("Functions with an SLO", "count(function_name:slo_objective:ratio)"),
+        stat("Budget spent", f"count({LEAST_BUDGET} <= 0) or vector(0)", levels=COUNT_LEVELS)
+        | about("Functions that have missed an objective over 30 days."),
         stat(
             "Burning too fast",
-            "count(slo:burn_rate:ratio_rate1h > 1) or vector(0)",
+            "count(max by (function_name) (slo:burn_rate:ratio_rate1h) > 1) or vector(0)",
             levels=((None, "green"), (1.0, "orange")),
         )
         | about("Functions whose last hour, if it went on, would spend more than the budget."),
@@ -429,29 +466,32 @@ FLEET: Final = {
         table(
             "Functions",
             {
-                "Budget left": ("slo:error_budget_remaining:ratio", "percentunit", BUDGET_LEVELS),
-                "Gone in": ("slo:error_budget_exhaustion:seconds", "s", ()),
+                "Budget left": (LEAST_BUDGET, "percentunit", BUDGET_LEVELS),
+                "Gone in": ("min by (function_name) (slo:error_budget_exhaustion:seconds)", "s", ()),
                 "Burn, 1 hour": ("slo:burn_rate:ratio_rate1h", "short", BURN_LEVELS),
                 "Burn, 3 days": ("slo:burn_rate:ratio_rate3d", "short", BURN_LEVELS),
-                "Objective": ("slo:objective:ratio", "percentunit", ()),
-                "Target": ("slo_latency_seconds", "s", ()),
+                "Objective": ("function_name:slo_objective:ratio", "percentunit", ()),
+                "Target": ('slo_latency_seconds{slo_class=~"|default"}', "s", ()),
                 "p99": ("function_name:http_request_duration_seconds:p99_rate1m", "s", ()),
                 "Requests": ("function_name:slo_requests:rate1m", "reqps", ()),
                 "Replicas": ("function_name:replicas_desired:max", "short", ()),
                 "Gateway errors": ("slo:gateway_error:ratio_rate1h", "percentunit", ()),
             },
         )
-        | about("The least budget first. A function at zero replicas has no target and no latency.")
+        | about(
+            "The least budget first. Of several SLO classes the least budget and the fastest burn are shown. "
+            "A function at zero replicas has no target and no latency."
+        )
     ],
     ("Over time", 2): [
         graph(
             "Fastest burn, 1 hour",
-            {"{{function_name}}": "topk(10, slo:burn_rate:ratio_rate1h)"},
+            {"{{function_name}} {{slo_class}}": "topk(10, slo:burn_rate:ratio_rate1h)"},
             levels=BURN_LINES,
         ),
         graph(
             "Least budget left",
-            {"{{function_name}}": "bottomk(10, slo:error_budget_remaining:ratio)"},
+            {"{{function_name}} {{slo_class}}": "bottomk(10, slo:error_budget_remaining:ratio)"},
             unit="percentunit",
             span=TO_ONE,
         ),
@@ -527,7 +567,12 @@ AUTOSCALER: Final = {
 """What the autoscaler decides for one function, from what, and how it fares itself."""
 
 DASHBOARDS: Final = {
-    "function.json": dashboard("function", FUNCTION, choice("slo:objective:ratio")),
+    "function.json": dashboard(
+        "function",
+        FUNCTION,
+        choice("slo:objective:ratio"),
+        choice(f"slo:objective:ratio{F}", "slo_class", "slo_class", "SLO class"),
+    ),
     "fleet.json": dashboard("fleet", FLEET),
     "autoscaler.json": dashboard("autoscaler", AUTOSCALER, choice("slo_autoscaler_desired_replicas")),
 }

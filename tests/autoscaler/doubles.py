@@ -260,11 +260,11 @@ class Fleet:
             good, slow = self._counts
         buckets = [(self._slo / 2, good / 2), (self._slo, good), (self._slo * 4, good + slow)]
         lines = [
-            f"slo_latency_seconds {self._slo}",
-            "slo_objective_ratio 0.99",
-            f'slo_requests_total{{outcome="good"}} {good}',
-            f'slo_requests_total{{outcome="slow"}} {slow}',
-            'slo_requests_total{outcome="shed"} 0',
+            f'slo_latency_seconds{{slo_class="default"}} {self._slo}',
+            'slo_objective_ratio{slo_class="default"} 0.99',
+            f'slo_requests_total{{outcome="good",slo_class="default"}} {good}',
+            f'slo_requests_total{{outcome="slow",slo_class="default"}} {slow}',
+            'slo_requests_total{outcome="shed",slo_class="default"} 0',
             "http_requests_in_flight 2",
             "watchdog_queue_length 0",
             f"watchdog_capacity_requests_per_second {self.capacity}",

@@ -19,7 +19,7 @@ from prometheus.promtool import complaints, needs_promtool
 
 GRAFANA = ROOT / "deploy" / "grafana"
 NAMES = sorted(generate.DASHBOARDS)
-MACROS = {"$function": FUNCTION, "$__rate_interval": "5m"}
+MACROS = {"$function": FUNCTION, "$slo_class": "default", "$__rate_interval": "5m"}
 MINUTES = 20
 
 

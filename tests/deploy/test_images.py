@@ -169,7 +169,7 @@ def test_function_serves_as_any_user_in_a_read_only_root_and_drains_when_told_to
         assert (status, json.loads(answer)) == (200, {"uid": 12345})
         status, exposition = container.call("GET", "/metrics", port="metrics")
         assert status == 200
-        assert b'slo_requests_total{outcome="good"} 1.0' in exposition
+        assert b'slo_requests_total{outcome="good",slo_class="default"} 1.0' in exposition
         assert podman("healthcheck", "run", container.identity, check=False).returncode == 0
 
         answers: list[tuple[int, bytes]] = []

@@ -49,7 +49,7 @@ def test_requests_that_come_together_are_served_in_batches_and_answered_in_order
         chunked = dog.call("PUT", "/p%20q?a=1", iter([b"ab", b"cd"]), {"X-Ask": "me"})
         assert (chunked.headers["X-Asked"], chunked.headers["X-Ask"]) == ("PUT /p q 1", "me")
         assert chunked.body == b"abcd"
-        assert dog.metric('slo_requests_total{outcome="good"}') == 26
+        assert dog.metric('slo_requests_total{outcome="good",slo_class="default"}') == 26
         assert dog.metric("http_requests_in_flight") == 0
         lacks = build == "without it" or compiled is None
         assert ("; built without its compiled part" in dog.log) == lacks

@@ -9,6 +9,7 @@ from batching_watchdog.config import (
     DESCRIPTIONS,
     DRAIN_SECONDS,
     MAX_AUTO_WORKERS,
+    MAX_SLO_CLASSES,
     VARIABLES,
     Config,
     HttpUrl,
@@ -17,6 +18,7 @@ from batching_watchdog.config import (
 )
 from batching_watchdog.engine.policy import POLICIES
 from batching_watchdog.errors import ConfigError
+from batching_watchdog.messages import Slo
 
 TOO_LONG = "9" * 5000
 """Beyond what int() converts (sys.set_int_max_str_digits)."""
@@ -31,6 +33,21 @@ ANY_TEXT = {"function_path", "fprocess", "function_process"}
 INVALID: dict[str, list[str]] = {
     "slo_latency": [*BAD_DURATIONS, "0", "0s", "0ms", "30001ms"],
     "slo_objective": ["0", "1", "1.0", "99", "-0.5", "nan", "inf", "x", "0.99%"],
+    "slo_classes": [
+        *("a", "=1s", "a=", "a=0s", "a=1.5", "a=1s,", ",a=1s", "a=1s;b=2s", "a=31s", "a=1s@"),
+        *(
+            "a=1s@1",
+            "a=1s@x",
+            "a=1s@0.9@0.9",
+            "a=1s,a=2s",
+            "default=1s",
+            "a b=1s",
+            "ä=1s",
+            'a"=1s',
+            "a=1s=2s",
+        ),
+        *("a" * 65 + "=1s", ",".join(f"c{number}=1s" for number in range(17))),
+    ],
     "batch_policy": ["SLO", "x", "fixed,slo"],
     "max_batch_size": [*BAD_WHOLE, "0", "65537"],
     "max_batch_delay": BAD_DURATIONS,
@@ -62,6 +79,11 @@ VALID: dict[str, tuple[str, str, object]] = {
     "function_path": ("/srv/fn", "function_path", "/srv/fn"),
     "slo_latency": ("200ms", "slo_latency", 0.2),
     "slo_objective": ("0.999", "slo_objective", 0.999),
+    "slo_classes": (
+        "interactive=100ms, batch-2_x = 2s@0.95",
+        "slo_classes",
+        {"interactive": Slo(0.1, 0.99), "batch-2_x": Slo(2.0, 0.95)},
+    ),
     "batch_policy": ("fixed", "batch_policy", "fixed"),
     "max_batch_size": ("65536", "max_batch_size", 65536),
     "max_batch_delay": ("5ms", "max_batch_delay", 0.005),
@@ -100,6 +122,21 @@ DEPENDENT = {
 
 def read(cpus: float = 2.0, devices: tuple[str, ...] = (), **environ: str) -> Config:
     return Config.from_env(environ, cpus=cpus, devices=devices)
+
+
+def test_a_class_without_an_objective_has_the_functions_own():
+    classes = read(slo_classes="a=1s,b=2s@0.5", slo_objective="0.9").slo_classes
+    assert [classes["a"].objective, classes["b"].objective] == [0.9, 0.5]
+
+
+def test_a_class_beyond_the_timeout_is_refused_by_name():
+    with pytest.raises(ConfigError, match=r"slo_classes='a=1s,b=2s': must .* exec_timeout \(1 s\).* of b "):
+        read(slo_classes="a=1s,b=2s", exec_timeout="1s")
+
+
+def test_as_many_classes_as_are_allowed_are_taken_in_their_order():
+    names = [f"c{number}" for number in range(MAX_SLO_CLASSES)]
+    assert list(read(slo_classes=",".join(f"{name}=1s" for name in names)).slo_classes) == names
 
 
 def test_an_empty_environment_gives_the_documented_defaults():

@@ -30,6 +30,7 @@ SERVED = RequestLine(
     seconds=0.0123,
     call_id=b"4e0e3ab2",
     outcome="good",
+    slo_class=None,
     batch=17,
     batch_size=4,
     batch_reason="best_size",
@@ -67,6 +68,12 @@ def test_the_line_has_what_of_watchdogs_has_and_outcome_batch_and_wait_or_why_it
     text = str(line)
     assert text.startswith("POST /predict?x=1 - ")
     assert [word for word in words if word not in text] == []
+
+
+def test_the_line_names_the_class_where_classes_are_declared():
+    line = replace(SERVED, slo_class="interactive")
+    assert "good, class interactive, batch 17" in str(line)
+    assert line.document().items() - SERVED.document().items() == {("slo_class", "interactive")}
 
 
 def test_the_line_in_json_has_the_same_and_nothing_that_does_not_apply():

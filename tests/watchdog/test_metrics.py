@@ -2,13 +2,16 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from batching_watchdog.engine.latency import LatencyModel
-from batching_watchdog.messages import DispatchReason
+from batching_watchdog.messages import DispatchReason, Slo
 from batching_watchdog.metrics import DEFAULT_BUCKETS, Exposition, Gauges, Metrics
 
 
-def make(slo_latency: float = 0.2) -> tuple[Metrics, LatencyModel]:
+def make(slo_latency: float = 0.2, **classes: Slo) -> tuple[Metrics, LatencyModel]:
     model = LatencyModel(8)
-    return Metrics(slo_latency=slo_latency, slo_objective=0.95, workers=1, model=model), model
+    metrics = Metrics(
+        slo_latency=slo_latency, slo_objective=0.95, workers=1, model=model, slo_classes=classes
+    )
+    return metrics, model
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -27,7 +30,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
 def test_every_outcome_and_reason_is_there_from_the_start_so_that_rates_see_the_first_one():
     metrics, _ = make()
     for outcome in ("good", "slow", "error", "shed", "expired"):
-        assert value(metrics, "slo_requests_total", outcome=outcome) == 0
+        assert value(metrics, "slo_requests_total", slo_class="default", outcome=outcome) == 0
     for reason in DispatchReason:
         assert value(metrics, "watchdog_dispatch_total", reason=reason) == 0
     for refusal in ("queue_full", "predicted_late", "expired", "body_too_large", "shutting_down"):
@@ -63,6 +66,36 @@ def test_what_is_no_request_of_the_slo_is_counted_but_has_no_outcome():
     metrics.request_finished(400, b"GET", 0.1, None)
     assert value(metrics, "http_requests_total", code="400", method="get") == 1
     assert sum(v for (name, _), v in samples(metrics).items() if name == "slo_requests_total") == 0
+
+
+def test_classes_have_targets_outcomes_and_latencies_of_their_own():
+    metrics, _ = make(fast=Slo(0.1, 0.999), batch=Slo(2.0, 0.9))
+    metrics.request_finished(200, b"post", 0.05, "good", "fast")
+    metrics.request_finished(200, b"post", 0.15, "slow", "fast")
+    metrics.request_finished(503, b"post", 0.0, "shed", "fast")
+    metrics.request_finished(200, b"post", 0.15, "good", "batch")
+    targets = {name: value(metrics, "slo_latency_seconds", slo_class=name) for name in metrics.slos}
+    assert targets == {"default": 0.2, "fast": 0.1, "batch": 2.0}
+    assert value(metrics, "slo_objective_ratio", slo_class="fast") == 0.999
+    counted = {
+        tuple(sorted(labels)): number
+        for (name, labels), number in samples(metrics).items()
+        if name == "slo_requests_total" and number
+    }
+    assert counted == {
+        (("outcome", outcome), ("slo_class", name)): 1
+        for name, outcome in (("fast", "good"), ("fast", "slow"), ("fast", "shed"), ("batch", "good"))
+    }
+    bucket = "slo_request_duration_seconds_bucket"
+    assert value(metrics, bucket, slo_class="fast", le="0.1") == 1, "an edge is the target"
+    assert value(metrics, bucket, slo_class="fast", le="+Inf") == 2, "a quick refusal is no latency"
+    assert value(metrics, bucket, slo_class="batch", le="0.2") == 1
+
+
+def test_a_function_without_classes_has_no_series_for_them():
+    metrics, _ = make()
+    metrics.request_finished(200, b"post", 0.05, "good")
+    assert not [name for name, _ in samples(metrics) if name.startswith("slo_request_duration_seconds")]
 
 
 def test_only_refusals_are_counted_as_such():
@@ -109,8 +142,8 @@ def test_gauges_are_read_when_scraped():
     assert value(metrics, "http_requests_in_flight") == 5
     assert value(metrics, "watchdog_batch_size_bucket", le="4") == 1
     assert value(metrics, "watchdog_batch_size_sum") == 3
-    assert value(metrics, "slo_latency_seconds") == 0.2
-    assert value(metrics, "slo_objective_ratio") == 0.95
+    assert value(metrics, "slo_latency_seconds", slo_class="default") == 0.2
+    assert value(metrics, "slo_objective_ratio", slo_class="default") == 0.95
 
 
 def test_the_capacity_is_no_more_than_the_cpu_time_of_the_front_allows():

@@ -106,7 +106,7 @@ CHARTS: Final = (
         (
             Line("p95", "p95", _quantile(0.95, _SUCCESSES), "second"),
             Line("p99", "p99", _quantile(0.99, _SUCCESSES)),
-            Line("target", "target", "min(slo_latency_seconds{$F})", "limit"),
+            Line("target", "target", 'min(slo_latency_seconds{$F,slo_class=~"|default"})', "limit"),
         ),
     ),
     Chart(

@@ -16,7 +16,7 @@ from batching_watchdog.engine.effects import Answer
 from batching_watchdog.errors import Abandoned, ShuttingDown, WatchdogError
 from batching_watchdog.front.protocol import Exchange
 from batching_watchdog.logs import AccessLog, RequestLine
-from batching_watchdog.messages import PROBE, Batch, DispatchReason, Reply, Request
+from batching_watchdog.messages import DEFAULT_CLASS, PROBE, Batch, DispatchReason, Reply, Request
 from batching_watchdog.metrics import Exposition, Metrics
 from batching_watchdog.shell import Shell
 
@@ -27,6 +27,8 @@ TIMEOUT: Final = b"x-timeout"
 START_TIME: Final = b"x-start-time"
 BATCH_KEY: Final = b"x-batch-key"
 CALL_ID: Final = b"x-call-id"
+SLO_CLASS: Final = b"x-slo-class"
+DEADLINE_MS: Final = b"x-deadline-ms"
 MAX_START_TIME_DIGITS: Final = 20
 MAX_UPSTREAM_SECONDS: Final = 5.0
 """An X-Start-Time may lie no further back: that is another clock, or a request that waited on purpose."""
@@ -46,8 +48,6 @@ log = logging.getLogger(__name__)
 class Front:
     """The application on the function's port."""
 
-    captured_headers = frozenset((TIMEOUT, START_TIME, BATCH_KEY, CALL_ID))
-
     def __init__(
         self,
         config: Config,
@@ -57,7 +57,15 @@ class Front:
         *,
         worker_ready: Callable[[], bool],
     ) -> None:
+        self.captured_headers = frozenset((TIMEOUT, START_TIME, BATCH_KEY, CALL_ID, DEADLINE_MS))
         self._config = config
+        self._class_names: dict[bytes, str] = {}
+        """By the value of X-SLO-Class. Empty without declared classes: then that header means nothing."""
+        if config.slo_classes:
+            self.captured_headers |= {SLO_CLASS}
+            self._class_names = {name.encode(): name for name in (DEFAULT_CLASS, *config.slo_classes)}
+        self._class_lines = {name: b"X-SLO-Class: %b\r\n" % text for text, name in self._class_names.items()}
+        self._undeclared_class_seen = False
         self._shell = shell
         self._metrics = metrics
         self._clock = clock
@@ -97,17 +105,22 @@ class Front:
         """Respond with one of our own errors; a request that was never admitted is counted here too."""
         meaning = "shed" if error.reason in _SHED else None
         if not exchange.refused:
-            self._finish(exchange, error, None, 0.0, meaning, self._clock())
+            self._finish(exchange, error, None, 0.0, meaning, self._clock(), self._slo_class(exchange))
             return
         # At the header there is nothing to measure, and under overload this is what most requests get.
         if error is not self._refusal:
             self._refusal, self._refusal_answer = error, (error_head(error), f"{error}\n".encode())
         head, body = self._refusal_answer
+        slo_class = DEFAULT_CLASS
+        if self._class_names:
+            slo_class = self._slo_class(exchange)
+            head += self._class_lines[slo_class]
         self._metrics.refused(error.reason)
-        self._metrics.request_finished(error.status, exchange.method, 0.0, meaning)
+        self._metrics.request_finished(error.status, exchange.method, 0.0, meaning, slo_class)
         exchange.respond(error.status, head, body)
         if self._access_log.on or error.status >= 500:
-            self._log(exchange, error, None, 0.0, self._clock() - exchange.arrived, len(body), meaning)
+            seconds = self._clock() - exchange.arrived
+            self._log(exchange, error, None, 0.0, seconds, len(body), meaning, slo_class)
 
     def _health(self, exchange: Exchange) -> None:
         if exchange.method != b"GET":
@@ -149,7 +162,7 @@ class Front:
         self._shell.offer(request)
 
     def _call(self, exchange: Exchange) -> None:
-        deadline, expires, group = self._terms(exchange)
+        deadline, expires, group, slo_class, slot = self._terms(exchange)
         request = Request(
             next(self._ids),
             exchange.header_block,
@@ -158,6 +171,9 @@ class Front:
             deadline,
             expires,
             group,
+            None,
+            slo_class,
+            slot,
         )
         self._metrics.upload_seconds.observe(exchange.arrived - exchange.began)
         request.client = call = _Call(self, exchange, request)
@@ -182,7 +198,7 @@ class Front:
             meaning = "good" if now <= request.deadline else "slow"
         batch = answer.batch
         waited = (now if batch is None else batch.dispatched) - request.arrived
-        self._finish(exchange, outcome, batch, waited, meaning, now)
+        self._finish(exchange, outcome, batch, waited, meaning, now, request.slo_class)
 
     def withdraw(self, exchange: Exchange, request: Request) -> None:
         """Forget a request whose client has gone: a miss if its deadline has passed, else counted apart."""
@@ -193,16 +209,24 @@ class Front:
         if meaning is None:
             metrics.abandoned += 1
         else:
-            metrics.outcomes[meaning] += 1
+            metrics.outcomes[request.slo_class, meaning] += 1
         if self._access_log.on:
-            self._log(exchange, _ABANDONED, None, 0.0, now - request.arrived, 0, meaning)
+            seconds = now - request.arrived
+            self._log(exchange, _ABANDONED, None, 0.0, seconds, 0, meaning, request.slo_class)
 
-    def _terms(self, exchange: Exchange) -> tuple[float, float, bytes]:
-        """Deadline, expiry and group of a request, as its header asks for them."""
+    def _terms(self, exchange: Exchange) -> tuple[float, float, bytes, str, float]:
+        """Deadline, expiry, group, SLO class and slot of a request, as its header asks for them."""
         budget, timeout, spent = self._config.slo_latency, self._config.exec_timeout, 0.0
         arrived, captured = exchange.arrived, exchange.captured_headers
-        group = self._group(exchange)
+        group, slo_class = self._group(exchange), DEFAULT_CLASS
+        class_budget = budget
         if captured:
+            if SLO_CLASS in captured:
+                slo_class = self._slo_class(exchange)
+                if slo_class is not DEFAULT_CLASS:
+                    class_budget = budget = self._config.slo_classes[slo_class].latency
+            if DEADLINE_MS in captured:
+                budget = _tighter(captured[DEADLINE_MS], budget)
             if TIMEOUT in captured:
                 timeout = _shorter(captured[TIMEOUT], timeout)
                 budget = min(budget, timeout)
@@ -213,7 +237,37 @@ class Front:
             if BATCH_KEY in captured:
                 # A path holds no blank, so nothing else can look like this.
                 group = b"%b %b" % (group, captured[BATCH_KEY])
-        return arrived + budget - spent, arrived + timeout, group
+        arrived_upstream = arrived - spent
+        return (
+            arrived_upstream + budget,
+            arrived + timeout,
+            group,
+            slo_class,
+            arrived_upstream + class_budget,
+        )
+
+    def _slo_class(self, exchange: Exchange) -> str:
+        """Return the class that a request names; ``DEFAULT_CLASS`` without one, or for an undeclared name.
+
+        An undeclared name is no error: to remove a class must not break the clients that still name it. The
+        answer, the log and the metrics tell which class the request got.
+        """
+        name = exchange.captured_headers.get(SLO_CLASS)
+        if name is None:
+            return DEFAULT_CLASS
+        found = self._class_names.get(name)
+        if found is None:
+            if not self._undeclared_class_seen:
+                self._undeclared_class_seen = True
+                declared = ", ".join(self._class_names.values())
+                log.warning(
+                    "X-SLO-Class: %.64r is not declared (%s are); such requests have class %s. Said once.",
+                    name,
+                    declared,
+                    DEFAULT_CLASS,
+                )
+            return DEFAULT_CLASS
+        return found
 
     def _group(self, exchange: Exchange) -> bytes:
         """Method and path. Most requests are for the same as the one before."""
@@ -230,6 +284,7 @@ class Front:
         waited: float,
         meaning: str | None,
         now: float,
+        slo_class: str,
     ) -> None:
         seconds = now - exchange.arrived
         if isinstance(outcome, Reply):
@@ -244,10 +299,12 @@ class Front:
         )
         if batch is not None:
             measured += _BATCH_REASONS[batch.reason]
-        self._metrics.request_finished(outcome.status, exchange.method, seconds, meaning)
+        if self._class_names:
+            measured += self._class_lines[slo_class]
+        self._metrics.request_finished(outcome.status, exchange.method, seconds, meaning, slo_class)
         exchange.respond(outcome.status, head + measured, body)
         if self._access_log.on or (outcome.status >= 500 and not isinstance(outcome, Reply)):
-            self._log(exchange, outcome, batch, waited, seconds, len(body), meaning)
+            self._log(exchange, outcome, batch, waited, seconds, len(body), meaning, slo_class)
 
     def _log(
         self,
@@ -258,6 +315,7 @@ class Front:
         seconds: float,
         size: int,
         meaning: str | None,
+        slo_class: str,
     ) -> None:
         """Write the request's line, if it has one."""
         left_out = self._access_log.admit(missed=meaning not in (None, "good") or outcome.status >= 500)
@@ -272,6 +330,7 @@ class Front:
             seconds=seconds,
             call_id=exchange.captured_headers.get(CALL_ID),
             outcome=meaning,
+            slo_class=slo_class if self._class_names else None,
             batch=-1 if batch is None else batch.number,
             batch_size=0 if batch is None else len(batch.requests),
             batch_reason=None if batch is None else batch.reason,
@@ -361,6 +420,14 @@ def _shorter(value: bytes, timeout: float) -> float:
     except ValueError:
         return timeout
     return asked if 0.0 < asked < timeout else timeout
+
+
+def _tighter(value: bytes, budget: float) -> float:
+    """The request's X-Deadline-Ms in seconds if it is a positive number below ``budget``; else ignored."""
+    if not value.replace(b".", b"", 1).isdigit():
+        return budget
+    asked = float(value) / 1000
+    return asked if 0.0 < asked < budget else budget
 
 
 def _spent(value: bytes, wall_clock: float, timeout: float) -> float:

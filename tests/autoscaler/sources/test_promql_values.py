@@ -46,12 +46,34 @@ WATCHDOGS = {
     'slo_autoscaler_overspent_budget_seconds{function_name="a.fn"}': "-20x30",
     'slo_autoscaler_regretted_budget_seconds{function_name="a.fn"}': "30x30",
     'slo_autoscaler_recent_peak_requests_per_second{function_name="a.fn"}': "40x30",
-    # Idle is not absent.
+    # Per second: 10 interactive ones, of which 1 misses where 0.1 may; 30 of batch, 2 where 3 may. Another
+    # class has none, and the function's own is idle.
+    **{
+        f'slo_requests_total{{function_name="classes.fn",slo_class="{name}",outcome="{outcome}"}}': (
+            f"0+{each}x30"
+        )
+        for name, good, slow in (("default", 0, 0), ("fast", 45, 5), ("batch", 140, 10), ("unused", 0, 0))
+        for outcome, each in (("good", good), ("slow", slow))
+    },
+    **{
+        f'slo_objective_ratio{{function_name="classes.fn",slo_class="{name}"}}': f"{objective}x30"
+        for name, objective in (("default", 0.5), ("fast", 0.99), ("batch", 0.9), ("unused", 0.999))
+    },
+    **{
+        f'slo_latency_seconds{{function_name="classes.fn",slo_class="{name}"}}': f"{latency}x30"
+        for name, latency in (("default", 0.5), ("fast", 0.1), ("batch", 2.0), ("unused", 0.01))
+    },
+    'slo:error_budget_remaining:ratio{function_name="classes.fn",slo_class="fast"}': "-3x30",
+    'slo:error_budget_remaining:ratio{function_name="classes.fn",slo_class="batch"}': "0.3x30",
+    # Idle is not absent, with classes or without.
+    'slo_requests_total{function_name="quiet.fn",slo_class="fast",outcome="good"}': "7x30",
+    'slo_objective_ratio{function_name="quiet.fn",slo_class="fast"}': "0.99x30",
+    'slo_objective_ratio{function_name="quiet.fn",slo_class="default"}': "0.9x30",
     'slo_requests_total{function_name="idle.fn",outcome="good"}': "7x30",
     'slo_objective_ratio{function_name="idle.fn"}': "0.9x30",
 }
 BY_THE_WATCHDOG = {
-    "rate": {"a.fn": 22.0, "idle.fn": 0.0},
+    "rate": {"a.fn": 22.0, "classes.fn": 40.0, "idle.fn": 0.0, "quiet.fn": 0.0},
     "gateway_rate": {"a.fn": 25.0},
     "in_flight_growth": {"a.fn": 0.2},
     "rate_now": {"a.fn": 22.2},
@@ -62,17 +84,17 @@ BY_THE_WATCHDOG = {
     "p50": {"a.fn": 0.056},
     "p95": {"a.fn": 0.15},
     "p99": {"a.fn": 0.19},
-    "attainment": {"a.fn": 0.909},
-    "burn_short": {"a.fn": 1.818},
-    "budget_remaining": {"a.fn": 0.4},
-    "samples": {"a.fn": 660.0, "idle.fn": 0.0},
+    "attainment": {"a.fn": 0.909, "classes.fn": 0.925},
+    "burn_short": {"a.fn": 1.818, "classes.fn": 0.968},
+    "budget_remaining": {"a.fn": 0.4, "classes.fn": -3},
+    "samples": {"a.fn": 660.0, "classes.fn": 1200.0, "idle.fn": 0.0, "quiet.fn": 0.0},
     "service_time_single": {"a.fn": 0.04},
     "service_mean": {"a.fn": 0.02},
     "queue_mean": {"a.fn": 0.005},
-    "slo_latency": {"a.fn": 0.1},
-    "slo_objective": {"a.fn": 0.95, "idle.fn": 0.9},
+    "slo_latency": {"a.fn": 0.1, "classes.fn": 0.5},
+    "slo_objective": {"a.fn": 0.95, "classes.fn": 0.923, "idle.fn": 0.9, "quiet.fn": 0.9},
     "up_replicas": {"a.fn": 1.0},
-    "sample_age": {"a.fn": 0.0},
+    "sample_age": {"a.fn": 0.0, "classes.fn": 0.0},
 }
 
 GATEWAY = {

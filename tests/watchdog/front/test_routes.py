@@ -77,7 +77,9 @@ def scenario(body: Callable[[Bench], Awaitable[None]], **environ: str) -> None:
         config = Config.from_env({"slo_latency": "100ms", **environ}, cpus=1)
         clock, cost = Clock(), CostModel(config.max_batch_size)
         model = cost.overall
-        metrics = Metrics(slo_latency=0.1, slo_objective=0.99, workers=1, model=model)
+        metrics = Metrics(
+            slo_latency=0.1, slo_objective=0.99, workers=1, model=model, slo_classes=config.slo_classes
+        )
         policy = POLICIES["slo"](PolicySettings(config.max_batch_size, 0.0, 0.1))
         engine = Engine(policy, cost, max_inflight=config.max_inflight, workers=1, shed_late=config.shed_late)
         shell = Shell(clock, engine, cost, metrics)
@@ -139,7 +141,7 @@ def test_an_answer_has_the_functions_status_and_body_and_says_why_its_batch_left
         assert answer.headers["x-batch-size"] == "1"
         assert float(answer.headers["x-queue-seconds"]) == pytest.approx(0.010)
         assert float(answer.headers["x-duration-seconds"]) == pytest.approx(0.025)
-        assert bench.metrics.outcomes["good"] == 1
+        assert bench.metrics.outcomes["default", "good"] == 1
         assert bench.refusals() == {}
 
     scenario(body)
@@ -152,7 +154,10 @@ def test_an_answer_at_its_deadline_is_good_and_after_it_slow():
             await bench.ask()
             bench.clock.now += waited
             await bench.reply()
-        assert (bench.metrics.outcomes["good"], bench.metrics.outcomes["slow"]) == (1, 1)
+        assert (bench.metrics.outcomes["default", "good"], bench.metrics.outcomes["default", "slow"]) == (
+            1,
+            1,
+        )
 
     # A power of two: no rounding at the deadline.
     scenario(body, slo_latency="125ms")
@@ -197,7 +202,7 @@ def test_a_client_that_leaves_is_a_miss_after_its_deadline_and_counted_apart_bef
         client.lose()
         if running:
             await bench.reply()
-        assert sum(bench.metrics.outcomes.values()) == bench.metrics.outcomes["slow"] == slow
+        assert sum(bench.metrics.outcomes.values()) == bench.metrics.outcomes["default", "slow"] == slow
         assert (bench.metrics.abandoned, bench.metrics.in_flight) == (1 - slow, 0)
 
     with caplog.at_level(logging.INFO):
@@ -261,7 +266,7 @@ def test_a_request_that_the_queue_makes_late_is_refused_before_its_body_is_read(
         refused = bench.answer(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n")
         assert (refused.status, refused.headers["x-watchdog-reason"]) == (503, "predicted_late")
         assert bench.refusals() == {"predicted_late": 1}
-        assert bench.metrics.outcomes["shed"] == 1
+        assert bench.metrics.outcomes["default", "shed"] == 1
         await bench.reply()
         assert (await bench.ask()).answers() == []
 
@@ -293,7 +298,7 @@ def test_a_slow_upload_is_no_miss_and_is_measured_apart():
         bench.clock.now -= 0.5
         await bench.turn()
         await bench.reply()
-        assert bench.metrics.outcomes["good"] == 1
+        assert bench.metrics.outcomes["default", "good"] == 1
         assert bench.metrics.upload_seconds.total == pytest.approx(1.5)
         assert float(client.answers()[0].headers["x-duration-seconds"]) == 0.0
 
@@ -315,6 +320,10 @@ def test_a_head_that_comes_slowly_is_not_refused_for_the_time_that_it_took():
 
 TERMS = {
     "nothing": ("", 0.1, 30.0),
+    "a tighter deadline": ("X-Deadline-Ms: 62.5\r\n", 0.0625, 30.0),
+    "a tighter deadline and a start": ("X-Deadline-Ms: 50\r\n" + gateway(0.02), 0.03, 30.0),
+    "a wider deadline": ("X-Deadline-Ms: 101\r\n", 0.1, 30.0),
+    "a class where none is declared": ("X-SLO-Class: interactive\r\n", 0.1, 30.0),
     "a timeout": ("X-Timeout: 1s\r\n", 0.1, 1.0),
     "a timeout below the budget": ("X-Timeout: 50ms\r\n", 0.05, 0.05),
     "a timeout that is none": ("X-Timeout: soon\r\n", 0.1, 30.0),
@@ -352,3 +361,84 @@ def test_a_request_sets_its_own_terms_which_count_from_its_last_byte(
         assert request.expires - complete == pytest.approx(timeout)
 
     scenario(body)
+
+
+CLASSES = {
+    "none": ("", "default", 0.125, 0.125),
+    "the function's own": ("X-SLO-Class: default\r\n", "default", 0.125, 0.125),
+    "a wider one": ("X-SLO-Class: batch\r\n", "batch", 2.0, 2.0),
+    "a tighter one": ("X-SLO-Class: fast\r\n", "fast", 0.0625, 0.0625),
+    "one in other letters": ("X-SLO-Class: Fast\r\n", "default", 0.125, 0.125),
+    "one that is not declared": ("X-SLO-Class: \u00e4\r\n", "default", 0.125, 0.125),
+    "a tighter deadline of its own": ("X-SLO-Class: batch\r\nX-Deadline-Ms: 500\r\n", "batch", 0.5, 2.0),
+    "a tighter deadline than the function's": ("X-Deadline-Ms: 31.25\r\n", "default", 0.03125, 0.125),
+    "a wider deadline": ("X-SLO-Class: fast\r\nX-Deadline-Ms: 500\r\n", "fast", 0.0625, 0.0625),
+    "a timeout": ("X-SLO-Class: batch\r\nX-Timeout: 1s\r\n", "batch", 1.0, 2.0),
+    **{
+        f"a deadline of {text[:9]}": (f"X-Deadline-Ms: {text}\r\n", "default", 0.125, 0.125)
+        for text in (
+            "0",
+            "-1",
+            "+1",
+            "1e1",
+            "nan",
+            "inf",
+            "1_0",
+            ".",
+            "1.0.0",
+            "50ms",
+            "9" * 400,
+            "0." + "0" * 400,
+        )
+    },
+}
+"""Headers; the class, and seconds from arrival to the deadline and to the slot."""
+
+
+@pytest.mark.parametrize(("headers", "name", "budget", "slot"), CLASSES.values(), ids=CLASSES)
+def test_a_request_is_judged_by_its_class_and_ordered_by_the_budget_that_the_class_has(
+    headers: str, name: str, budget: float, slot: float
+):
+    async def body(bench: Bench) -> None:
+        client = await bench.ask(headers=headers)
+        await bench.worker_idle()
+        ((request,),) = (batch.requests for batch in bench.batches)
+        assert request.slo_class == name
+        assert request.deadline - request.arrived == pytest.approx(budget)
+        assert request.slot - request.arrived == pytest.approx(slot)
+        bench.clock.now = request.deadline + 1e-3
+        await bench.reply()
+        (answer,) = client.answers()
+        assert answer.headers["x-slo-class"] == name
+        assert {key: number for key, number in bench.metrics.outcomes.items() if number} == {
+            (name, "slow"): 1
+        }
+
+    scenario(body, slo_latency="125ms", slo_classes="batch=2s, fast=62.5ms")
+
+
+def test_refused_and_abandoned_requests_count_for_their_class(caplog: pytest.LogCaptureFixture):
+    async def body(bench: Bench) -> None:
+        client = await bench.ask(headers="X-SLO-Class: batch\r\n")
+        refused = bench.answer(b"POST / HTTP/1.1\r\nHost: x\r\nX-SLO-Class: fast\r\n\r\n")
+        assert (refused.status, refused.headers["x-slo-class"]) == (429, "fast")
+        bench.clock.now += 2.5
+        client.lose()
+        counted = {key for key, number in bench.metrics.outcomes.items() if number}
+        assert counted == {("fast", "shed"), ("batch", "slow")}
+
+    with caplog.at_level(logging.INFO):
+        scenario(body, slo_classes="batch=2s, fast=50ms", max_inflight="1", access_log="true")
+    told = [record.msg for record in caplog.records if isinstance(record.msg, RequestLine)]
+    assert [line.slo_class for line in told] == ["fast", "batch"]
+
+
+def test_a_class_that_is_not_declared_is_named_in_the_log_once(caplog: pytest.LogCaptureFixture):
+    async def body(bench: Bench) -> None:
+        for name in ("typo", "other"):
+            await bench.ask(headers=f"X-SLO-Class: {name}\r\n")
+
+    scenario(body, slo_classes="batch=2s")
+    (record,) = caplog.records
+    assert "typo" in record.getMessage()
+    assert "batch" in record.getMessage()

@@ -181,11 +181,12 @@ def _write_one(out: TextIO, name: str, rate: float, now: int, asked: str) -> int
     """Write one function's series, as far as a query asks for their metric."""
     name_label = f'function_name="{name}"'
     replica = f'{name_label},job="functions",instance="10.0.0.1:8081"'
+    slo_class = f'{replica},slo_class="default"'
     # (metric, labels, value at the start, change per second)
     series: list[tuple[str, str, float, float]] = [
         ("up", replica, 1, 0),
-        ("slo_latency_seconds", replica, 0.2, 0),
-        ("slo_objective_ratio", replica, 0.99, 0),
+        ("slo_latency_seconds", slo_class, 0.2, 0),
+        ("slo_objective_ratio", slo_class, 0.99, 0),
         ("http_requests_in_flight", replica, 2, 0),
         ("watchdog_queue_length", replica, 0, 0),
         ("watchdog_capacity_requests_per_second", replica, 100, 0),
@@ -198,7 +199,7 @@ def _write_one(out: TextIO, name: str, rate: float, now: int, asked: str) -> int
         ("gateway_function_invocation_started", f'{name_label},job="gateway"', 0, rate),
     ]
     for outcome, share in (("good", 0.999), ("slow", 0.001), ("error", 0), ("shed", 0), ("expired", 0)):
-        series.append(("slo_requests_total", f'{replica},outcome="{outcome}"', 0, rate * share))
+        series.append(("slo_requests_total", f'{slo_class},outcome="{outcome}"', 0, rate * share))
     for index, edge in enumerate(_EDGES):
         share = min(1.0, (index + 1) / 8)
         labels = f'{replica},code="200",method="post",le="{edge}"'
