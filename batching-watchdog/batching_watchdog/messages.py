@@ -6,6 +6,7 @@ class with the engine's marks on it. A frozen dataclass takes three times as lon
 
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 from typing import Any, Final, NamedTuple
 
 
@@ -105,13 +106,20 @@ class Reply(NamedTuple):
     """True if the handler raised: counted as an error of the SLO whatever the status."""
 
 
-@dataclass(frozen=True, slots=True)
+DROPPED: Final = Reply(0, b"", b"")
+"""Stands for a request that was cancelled before the worker began with its batch."""
+
+
+@dataclass(slots=True, eq=False)
 class Batch:
     """Requests that go to one worker as one frame."""
 
     requests: tuple[Request, ...]
     reason: DispatchReason
     dispatched: float
+    """When its worker can begin with it: when it is sent, or when that worker is done with the one before."""
+    seconds: float = inf
+    """What it is predicted to take; infinite if nothing is known."""
 
     @property
     def number(self) -> int:

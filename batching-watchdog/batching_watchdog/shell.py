@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from batching_watchdog.engine.cost import CostModel
-from batching_watchdog.engine.effects import Answer, Dispatch, Effect, Worker
+from batching_watchdog.engine.effects import Answer, Cancel, Effect, WakeAt, Worker
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.errors import WatchdogError
-from batching_watchdog.messages import Reply, Request
+from batching_watchdog.messages import DROPPED, Reply, Request
 from batching_watchdog.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -87,8 +87,8 @@ class Shell:
         self._carry_out(displaced)
 
     def withdraw(self, request: Request) -> None:
-        """Forget a request whose client has gone; a batch that has left is not called back."""
-        self._engine.abandon(request)
+        """Forget a request whose client has gone; a batch that its worker has begun is not called back."""
+        self._carry_out(self._engine.abandon(request))
         request.client = None
 
     def give_up(self, error: WatchdogError) -> None:
@@ -119,10 +119,12 @@ class Shell:
     ) -> None:
         """A worker answered its batch; ``ready``: it may have the next one."""
         now = self._clock()
-        batch, answers = self._engine.batch_done(worker, replies, now)
-        self._metrics.service_seconds.observe(now - batch.dispatched)
-        if cpu_seconds:
-            self._metrics.cost.observe(len(batch.requests), cpu_seconds)
+        batch, answers = self._engine.batch_done(worker, replies, now, last=not ready)
+        ran = len(replies) - replies.count(DROPPED)
+        if ran:
+            self._metrics.service_seconds.observe(now - batch.dispatched)
+        if ran and cpu_seconds:
+            self._metrics.cost.observe(ran, cpu_seconds)
         if ready:
             self.worker_ready(worker)
         self._carry_out(answers)
@@ -163,12 +165,14 @@ class Shell:
                 # The two know each other: a cycle would keep the body until the collector finds it.
                 client, effect.request.client = effect.request.client, None
                 client.deliver(effect)
-            elif isinstance(effect, Dispatch):
+            elif isinstance(effect, WakeAt):
+                self._wake_at(effect.at, self._clock())
+            elif isinstance(effect, Cancel):
+                effect.worker.cancel(effect.indexes)
+            else:
                 batch = effect.batch
                 metrics.batch_dispatched(len(batch.requests), batch.reason)
                 observe, dispatched = metrics.queue_seconds.observe, batch.dispatched
                 for request in batch.requests:
                     observe(dispatched - request.arrived)
                 effect.worker.send(batch)
-            else:
-                self._wake_at(effect.at, self._clock())

@@ -7,6 +7,9 @@ little-endian. Bodies pass through untouched and uncopied on the way out; nothin
               count x item, count x head, count x body
     item    = status u16, flags u16, head length u32, body length u32
 
+The items of a frame that cancels are the places of requests in the last frame of requests before it: 4 bytes
+of head each. A worker that has not begun that batch does not run these; its reply has status 0 for each.
+
 A request's head is its request line and header lines; a reply's head is header lines ready to be sent;
 ``seconds`` of a reply frame is the CPU time that the worker has spent on it, 0 if that is not known. The
 handshake carries, in JSON, what the watchdog must know before the first batch.
@@ -27,6 +30,7 @@ from batching_watchdog.speedups import compiled
 MAGIC: Final = b"TBW1"
 _FRAME: Final = struct.Struct("<4sB3xIQd")
 _ITEM: Final = struct.Struct("<HHII")
+_INDEX: Final = struct.Struct("<I")
 HEADER_SIZE: Final = _FRAME.size
 JOIN_BELOW: Final = 1 << 18
 """Frames below this many bytes are sent as one buffer: one copy is cheaper than a scatter-gather call."""
@@ -52,6 +56,7 @@ class Kind(IntEnum):
     HANDSHAKE = 1
     REQUESTS = 2
     REPLIES = 3
+    CANCEL = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +137,11 @@ def encode_replies(replies: Sequence[Reply], seconds: float) -> list[bytes]:
     return _encode(Kind.REPLIES, items, seconds)
 
 
+def encode_cancel(indexes: Sequence[int]) -> bytes:
+    """The frame that cancels these requests of the last batch, by their places in it."""
+    return b"".join(_encode(Kind.CANCEL, [(0, 0, _INDEX.pack(index), b"") for index in indexes], 0.0))
+
+
 def encode_handshake(handshake: Handshake) -> list[bytes]:
     """Buffers of the frame with which a worker opens the connection."""
     said = {
@@ -181,6 +191,14 @@ def decode_replies(header: FrameHeader, data: memoryview) -> list[Reply]:
         Reply(status, head, body, bool(flags & FAILED))
         for status, flags, head, body in _decode(header, data, Kind.REPLIES)
     ]
+
+
+def decode_cancel(header: FrameHeader, data: memoryview) -> list[int]:
+    """The places in the ``header.size`` bytes after the header. Raises ``FrameError``."""
+    try:
+        return [_INDEX.unpack(head)[0] for _, _, head, _ in _decode(header, data, Kind.CANCEL)]
+    except struct.error:
+        raise FrameError(f"the place of a request takes {_INDEX.size} bytes") from None
 
 
 def decode_handshake(header: FrameHeader, data: memoryview) -> Handshake:

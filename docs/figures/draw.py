@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from batching_watchdog.engine.cost import CostModel
-from batching_watchdog.engine.effects import Dispatch, Effect, WakeAt
+from batching_watchdog.engine.effects import Answer, Dispatch, Effect, WakeAt
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.messages import Batch, Reply, Request
@@ -84,6 +84,9 @@ class Replica:
     def send(self, batch: Batch) -> None:
         """Nothing: this is its own worker, and has the effect."""
 
+    def cancel(self, indexes: Sequence[int]) -> None:
+        """Nothing: it never has a batch before it has answered the one before."""
+
     def serve(self, rate: float, seconds: float) -> None:
         """Offer ``rate`` requests per second for ``seconds``, and let what is queued then run out."""
         now, arrival = 0.0, self._random.expovariate(rate)
@@ -110,7 +113,7 @@ class Replica:
                 self._ends = now + self.law(size, now) * noise
             elif isinstance(effect, WakeAt):
                 self._wake = effect.at
-            elif effect.batch is not None:
+            elif isinstance(effect, Answer) and effect.batch is not None:
                 self.answered.append((effect.request.arrived, now - effect.request.arrived))
 
     def _finish(self, now: float) -> None:

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -10,8 +10,8 @@ from batching_watchdog.engine.effects import Answer
 from batching_watchdog.engine.engine import REFUSAL_SECONDS, Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.errors import Expired, QueueFull, ShuttingDown
-from batching_watchdog.messages import Batch, Reply, Request
-from batching_watchdog.metrics import Metrics
+from batching_watchdog.messages import DROPPED, Batch, Reply, Request
+from batching_watchdog.metrics import Exposition, Metrics
 from batching_watchdog.shell import Shell
 from watchdog.front.connection import Clock
 
@@ -23,9 +23,15 @@ class Worker:
     """Keeps what it is sent until the test answers."""
 
     batches: list[Batch] = field(default_factory=list)
+    cancelled: list[int] = field(default_factory=list)
+    sent: asyncio.Event = field(default_factory=asyncio.Event)
 
     def send(self, batch: Batch) -> None:
         self.batches.append(batch)
+        self.sent.set()
+
+    def cancel(self, indexes: Sequence[int]) -> None:
+        self.cancelled += indexes
 
 
 @dataclass
@@ -66,7 +72,7 @@ def scenario(body: Callable[[Bench], Awaitable[None]], *, max_inflight: int = 10
         cost.overall.observe(8, 0.01)  # batches grow only as far as sizes are known
         metrics = Metrics(slo_latency=0.1, slo_objective=0.99, workers=1, model=cost.overall)
         policy = POLICIES["slo"](PolicySettings(8, 0.0, 0.1))
-        engine = Engine(policy, cost, max_inflight=max_inflight, workers=1)
+        engine = Engine(policy, cost, max_inflight=max_inflight, workers=1, lead=0.002)
         await body(Bench(Shell(clock, engine, cost, metrics), clock, metrics))
 
     asyncio.run(run())
@@ -198,6 +204,26 @@ def test_cpu_time_of_a_batch_is_learned_if_the_worker_tells_it(told: float, boun
         await turn()
         bench.reply(cpu_seconds=told)
         assert bench.metrics.cost.bound(1000.0, 1, 1.0) == pytest.approx(bound)
+
+    scenario(body)
+
+
+def test_request_that_is_withdrawn_before_its_worker_begins_is_cancelled_and_counts_for_nothing():
+    async def body(bench: Bench) -> None:
+        bench.shell.worker_ready(bench.worker)
+        bench.offer(0)
+        await turn()
+        bench.clock.now += 0.009
+        gone = bench.offer(1)
+        bench.worker.sent.clear()
+        await asyncio.wait_for(bench.worker.sent.wait(), 60)  # a timer sees to it
+        assert bench.sizes() == [1, 1]
+        bench.shell.withdraw(gone)
+        assert bench.worker.cancelled == [0]
+        bench.shell.batch_done(bench.worker, [OK], 0.001)
+        bench.shell.batch_done(bench.worker, [DROPPED], 0.001)
+        assert set(bench.answers) == {0}
+        assert b"watchdog_service_seconds_count 1.0" in Exposition(bench.metrics).text()
 
     scenario(body)
 

@@ -19,6 +19,7 @@ DECODERS: dict[Kind, Callable[[FrameHeader, memoryview], object]] = {
     Kind.HANDSHAKE: wire.decode_handshake,
     Kind.REQUESTS: wire.decode_requests,
     Kind.REPLIES: wire.decode_replies,
+    Kind.CANCEL: wire.decode_cancel,
 }
 FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 PARTS = st.binary(max_size=40)
@@ -72,6 +73,11 @@ def test_replies_come_out_as_they_went_in(replies: list[Reply], seconds: float):
     assert decoded == replies
     assert all(type(reply) is Reply and type(reply.failed) is bool for reply in decoded)
     assert frame.seconds == seconds
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), max_size=20))
+def test_places_to_cancel_come_out_as_they_went_in(places: list[int]):
+    assert wire.decode_cancel(*split([wire.encode_cancel(places)])) == places
 
 
 @given(

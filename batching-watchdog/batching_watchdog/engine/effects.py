@@ -4,6 +4,7 @@ Values only: ``Engine`` returns them in the order in which they are to be carrie
 out. Named tuples, since there is an ``Answer`` for every request.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from batching_watchdog.errors import WatchdogError
@@ -14,14 +15,27 @@ class Worker(Protocol):
     """Whoever runs batches. The engine tells workers apart, and calls nothing of them."""
 
     def send(self, batch: Batch) -> None:
-        """Start ``batch``; ``Engine.batch_done`` or ``Engine.worker_lost`` must follow."""
+        """Run ``batch``, or do so next; ``Engine.batch_done`` or ``Engine.worker_lost`` must follow."""
+
+    def cancel(self, indexes: Sequence[int]) -> None:
+        """Do not run these requests of the batch sent last, unless that has begun."""
 
 
 class Dispatch(NamedTuple):
-    """Send ``batch`` to ``worker``, which was idle."""
+    """Send ``batch`` to ``worker``, which is idle or about to be."""
 
     worker: Worker
     batch: Batch
+
+
+class Cancel(NamedTuple):
+    """Tell ``worker`` not to run these requests of the batch that was sent to it while it was busy.
+
+    Its replies line up with all requests of the batch, with ``DROPPED`` for those that it has not run.
+    """
+
+    worker: Worker
+    indexes: Sequence[int]
 
 
 class Answer(NamedTuple):
@@ -39,4 +53,4 @@ class WakeAt(NamedTuple):
     at: float
 
 
-Effect = Dispatch | Answer | WakeAt
+Effect = Dispatch | Cancel | Answer | WakeAt

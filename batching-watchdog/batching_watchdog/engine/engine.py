@@ -5,23 +5,23 @@ itself about batches: ``policy`` does. Server, simulator and tests drive the sam
 what comes back. Times are seconds on any monotonic clock.
 
 What always holds: every admitted request leaves exactly once, by an ``Answer`` or by ``abandon``; no more
-than ``max_inflight`` are admitted; a worker has one batch at a time; after ``tick`` no worker is idle while a
-request waits that it may have.
+than ``max_inflight`` are admitted; a worker runs one batch and has at most one more, sent shortly before it
+is done with the first; after ``tick`` no worker is idle while a request waits that it may have.
 """
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import islice
-from math import exp, isqrt
+from math import exp, inf, isqrt
 from typing import Final
 
 from batching_watchdog.engine.cost import Cost
-from batching_watchdog.engine.effects import Answer, Dispatch, Effect, WakeAt, Worker
+from batching_watchdog.engine.effects import Answer, Cancel, Dispatch, Effect, WakeAt, Worker
 from batching_watchdog.engine.lanes import Lane
 from batching_watchdog.engine.policy import BatchingPolicy, Situation, Take, Wait
 from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WatchdogError, WorkerDied
-from batching_watchdog.messages import PROBE, Batch, DispatchReason, Reply, Request
+from batching_watchdog.messages import DROPPED, PROBE, Batch, DispatchReason, Reply, Request
 
 TRY_ALONE_EVERY: Final = 8
 """Of so many batches of late requests one is of a single request while, by what was learned, none can be on
@@ -36,6 +36,9 @@ REFUSAL_SECONDS: Final = 0.25
 reading the request."""
 MAX_LANES: Final = 64
 """Lanes among which is chosen at once. One that is served goes behind the others, so all have a turn."""
+
+SHARE: Final = 0.25
+"""Of a batch's time: no earlier than that before it is done its worker has the next."""
 
 # Where a request is: plain numbers, since an Enum's hash is Python code and places change with every request.
 _ON_TIME: Final = 0
@@ -56,7 +59,9 @@ class Engine:
         max_inflight: int,
         workers: int,
         shed_late: bool = False,
+        lead: float = 0.0,
     ) -> None:
+        """``lead``: seconds before a batch is done from which its worker may have the next; 0: not before."""
         self._policy = policy
         self._cost = cost
         self._max_inflight = max_inflight
@@ -64,6 +69,13 @@ class Engine:
         self._shed_late = shed_late
         self._idle: list[Worker] = []
         self._running: dict[Worker, Batch] = {}
+        self._lead = lead
+        self._prefetched: dict[Worker, Batch] = {}
+        """What workers run next that are still busy."""
+        self._cancelled: dict[Worker, list[int]] = {}
+        """Of prefetched batches, the requests that left during this call."""
+        self._nearly_idle = 0
+        """Busy workers that may have their next batch now, as of the last ``tick``."""
         self._admitted: OrderedDict[int, Request] = OrderedDict()
         """In order of admission, in which equal timeouts expire."""
         self._early: list[tuple[float, int]] = []
@@ -129,7 +141,7 @@ class Engine:
     @property
     def eager(self) -> bool:
         """Whether a request that is offered may change what is to be done before the next event."""
-        return bool(self._idle) or self._shed_late
+        return bool(self._idle) or self._shed_late or self._nearly_idle > 0
 
     def refusal(self, deadline: float, now: float) -> WatchdogError | None:
         """The error with which a request is to be refused at its header, before its body is read.
@@ -184,33 +196,39 @@ class Engine:
                 heapify(self._early)
         else:
             self._latest = request.expires
-        lane = self._lanes.get(request.key)
-        if lane is None:
-            lane = self._lanes[request.key] = Lane(request.key, self._cost.of(request.key), now)
-        if not lane.on_time:
-            lane.served = now
-            self._active[request.key] = lane
         self._admitted[request.id] = request
-        self._counts[_ON_TIME] += 1
-        lane.add(request, self._key(request))
+        self._queue(request, now)
         return effects
 
     def worker_ready(self, worker: Worker) -> None:
         """A worker has loaded, or may have another batch after ``batch_done``."""
-        self._idle.append(worker)
+        if worker not in self._running:  # else it goes on with the one that was prefetched
+            self._idle.append(worker)
 
     def worker_gone(self, worker: Worker) -> None:
         """An idle worker has gone."""
         if worker in self._idle:
             self._idle.remove(worker)
 
-    def batch_done(self, worker: Worker, replies: Sequence[Reply], now: float) -> tuple[Batch, list[Effect]]:
-        """The worker answered the batch that is returned: learn from it, answer its requests."""
+    def batch_done(
+        self, worker: Worker, replies: Sequence[Reply], now: float, *, last: bool = False
+    ) -> tuple[Batch, list[Effect]]:
+        """The worker answered the batch that is returned: learn from it, answer its requests.
+
+        ``last``: the worker is to have no more than what it has already.
+        """
         batch = self._running.pop(worker)
         if worker is self._suspect_out:
             self._suspect_out = None
-        if _is_work(batch, replies):
-            self.learn(batch.requests[0].key, len(replies), now - batch.dispatched)
+        ran = _work_done(batch, replies)
+        if ran:
+            self.learn(batch.requests[0].key, ran, now - batch.dispatched)
+        prefetched = self._prefetched.pop(worker, None)
+        if prefetched is not None:
+            prefetched.dispatched = now
+            if last:
+                prefetched.seconds = inf
+            self._running[worker] = prefetched
         admitted, counts = self._admitted, self._counts
         effects: list[Effect] = []
         for request, reply in zip(batch.requests, replies, strict=True):
@@ -234,8 +252,10 @@ class Engine:
 
         A batch of n is tried in about sqrt(n) parts: a request that kills its worker takes three with it at
         most, and its neighbors run twice more. One that was alone fails, with ``error`` if that is given.
+        A batch that the worker had not begun had no part in it: its requests wait as they did before.
         """
         self.worker_gone(worker)
+        self._take_back(self._prefetched.pop(worker, None))
         batch = self._running.pop(worker, None)
         if worker is self._suspect_out:
             self._suspect_out = None
@@ -255,17 +275,18 @@ class Engine:
         self._suspects = deque(sorted([*self._suspects, *parts], key=_first_deadline))
         return []
 
-    def abandon(self, request: Request) -> None:
-        """Forget a request whose client has gone; a batch that has left is not called back."""
+    def abandon(self, request: Request) -> list[Effect]:
+        """Forget a request whose client has gone; a batch that its worker has begun is not called back."""
         if request.place != _GONE:
             self._leave(request)
+        return self._cancels()
 
     def give_up(self, error: WatchdogError) -> list[Effect]:
         """Answer every admitted request with ``error``; a batch that has left is not called back."""
         requests = list(self._admitted.values())
         for request in requests:
             self._leave(request)
-        return [Answer(request, error) for request in requests]
+        return [*self._cancels(), *(Answer(request, error) for request in requests)]
 
     def tick(self, now: float) -> list[Effect]:
         """Do all there is to do now: give up what has expired, then have the idle workers run batches."""
@@ -273,13 +294,18 @@ class Engine:
             Answer(request, Expired(f"not answered within {now - request.arrived:.3f} s"))
             for request in self._expired(now)
         ]
-        ends = self._next_expiry()
+        effects += self._cancels()
+        ends = min(self._next_expiry(), self._add_nearly_idle(now))
         while self._idle or self._shed_late:
             step = self._next_step(now, effects)
             if isinstance(step, Wait):
                 ends = min(ends, step.until)
             if step is not True:
                 break
+        if self._nearly_idle:
+            free = [worker for worker in self._idle if worker not in self._running]
+            self._nearly_idle = len(self._idle) - len(free)
+            self._idle = free
         if ends != _NEVER:
             effects.append(WakeAt(ends))
         return effects
@@ -295,6 +321,7 @@ class Engine:
 
     def _serve_on_time(self, now: float, effects: list[Effect]) -> bool | Wait:
         late = self._counts[_LATE] > 0
+        now = self._starts(now)
         situation = Situation(now, self._workers, self._demand, self._ahead, late)
         answer = self._policy.choose(self._choice(), situation)
         if isinstance(answer, Wait):
@@ -310,7 +337,7 @@ class Engine:
 
     def _take_suspects(self, now: float, effects: list[Effect]) -> bool:
         """Give an idle worker a part of a lost batch, in its turn by deadline, in one place at a time."""
-        if self._suspect_out is not None:
+        if self._suspect_out is not None or self._idle[-1] in self._running:
             return False
         while self._suspects:
             part = [request for request in self._suspects[0] if request.place == _SUSPECT]
@@ -323,7 +350,7 @@ class Engine:
                 return False
             self._suspects.popleft()
             self._suspect_out = self._idle[-1]
-            self._dispatch(part, DispatchReason.RETRY, now, effects)
+            self._dispatch(part, DispatchReason.RETRY, None, now, effects)
             return True
         return False
 
@@ -338,7 +365,7 @@ class Engine:
         reason = take.reason
         if lane.late and not self._shed_late and self._counts[_ON_TIME] == len(taken):
             taken += self._backfill(lane, taken[0], len(taken), now)
-        self._dispatch(taken, reason, now, effects)
+        self._dispatch(taken, reason, lane, now, effects)
         self._end(lane)
 
     def _count_work(self, lane: Lane, head: Request, now: float) -> None:
@@ -378,7 +405,7 @@ class Engine:
             head = next(iter(self._late.values()))
             lane = self._lanes[head.key]
             size = min(len(lane.late), self._late_size(lane, (head.deadline - head.arrived) / 2))
-            self._dispatch(lane.take_late(size), DispatchReason.LATE, now, effects)
+            self._dispatch(lane.take_late(size), DispatchReason.LATE, lane, self._starts(now), effects)
             self._end(lane)
             return True
         shed = list(self._late.values())
@@ -389,7 +416,7 @@ class Engine:
             effects.append(Answer(request, late))
         if tried is not None:
             lane = self._lanes[tried.key]
-            self._dispatch(lane.take_late(1), DispatchReason.LATE, now, effects)
+            self._dispatch(lane.take_late(1), DispatchReason.LATE, lane, self._starts(now), effects)
             self._end(lane)
         return True
 
@@ -408,7 +435,12 @@ class Engine:
         return best if self._hopeless % TRY_ALONE_EVERY else 1
 
     def _dispatch(
-        self, requests: list[Request], reason: DispatchReason, now: float, effects: list[Effect]
+        self,
+        requests: list[Request],
+        reason: DispatchReason,
+        lane: Lane | None,
+        now: float,
+        effects: list[Effect],
     ) -> None:
         counts = self._counts
         for request in requests:
@@ -420,8 +452,10 @@ class Engine:
         counts[_RUNNING] += len(requests)
         # The worker that became idle last has the warmest caches.
         worker = self._idle.pop()
-        batch = Batch(tuple(requests), reason, now)
-        self._running[worker] = batch
+        seconds = 0.0 if lane is None else lane.model.predict_mean(len(requests))
+        batch = Batch(tuple(requests), reason, now, seconds or inf)
+        to = self._prefetched if worker in self._running else self._running
+        to[worker] = batch
         effects.append(Dispatch(worker, batch))
 
     def _go_late(self, lane: Lane, count: int) -> None:
@@ -455,6 +489,61 @@ class Engine:
             lane = self._lanes[request.key]
             lane.late.remove(request)  # the first of them, but for a client that has gone
             self._end(lane)
+        elif place == _RUNNING:
+            for worker, batch in self._prefetched.items():
+                if request in batch.requests:
+                    self._cancelled.setdefault(worker, []).append(batch.requests.index(request))
+
+    def _cancels(self) -> list[Effect]:
+        """What to tell the workers of the requests that have just left."""
+        cancelled, self._cancelled = self._cancelled, {}
+        return [Cancel(worker, gone) for worker, gone in cancelled.items()]
+
+    def _add_nearly_idle(self, now: float) -> float:
+        """Count busy workers that are about to be done as idle, behind those that are; when is the next?
+
+        The batch is then there when the worker looks for it, and all that came before it was sent could join
+        it. A worker that takes longer than it should may take much longer: it is waited for.
+        """
+        self._nearly_idle, following = 0, _NEVER
+        if not self._lead:
+            return following
+        for worker, batch in self._running.items():
+            if worker in self._prefetched:
+                continue
+            done = batch.dispatched + batch.seconds
+            opens = done - min(self._lead, SHARE * batch.seconds)
+            if now < opens:
+                following = min(following, opens)
+            elif now < done + self._lead:
+                self._idle.insert(0, worker)
+                self._nearly_idle += 1
+        return following
+
+    def _starts(self, now: float) -> float:
+        """When the next worker to get a batch will begin with it."""
+        busy = self._running.get(self._idle[-1]) if self._idle else None
+        return now if busy is None else max(now, busy.dispatched + busy.seconds)
+
+    def _queue(self, request: Request, now: float) -> None:
+        """Put an admitted request among those on time; the policy finds out if it is not."""
+        request.place = _ON_TIME
+        self._counts[_ON_TIME] += 1
+        lane = self._lanes.get(request.key)
+        if lane is None:
+            lane = self._lanes[request.key] = Lane(request.key, self._cost.of(request.key), now)
+        if not lane.on_time:
+            lane.served = now
+            self._active[request.key] = lane
+        lane.add(request, self._key(request))
+
+    def _take_back(self, batch: Batch | None) -> None:
+        """Queue the requests of a prefetched batch again: they have not been tried."""
+        for request in () if batch is None else batch.requests:
+            if request.place == _RUNNING:
+                self._counts[_RUNNING] -= 1
+                request.attempts -= 1
+                self._queue(request, request.arrived)
 
     def _key(self, request: Request) -> float:
         return request.deadline if self._policy.by_deadline else request.arrived
@@ -492,14 +581,19 @@ class Engine:
             yield request
 
 
-def _is_work(batch: Batch, replies: Sequence[Reply]) -> bool:
-    """Whether a batch tells what serving costs: at least half of it was served, and no worker died of it."""
+def _work_done(batch: Batch, replies: Sequence[Reply]) -> int:
+    """How many requests a batch was that tells what serving costs; 0 if it does not.
+
+    It does if at least half of what was run was served, and no worker has died of it.
+    """
     if batch.reason is DispatchReason.RETRY or batch.requests[0].key == PROBE:
-        return False
-    return 2 * sum(reply.status < 400 for reply in replies) >= len(replies)
+        return 0
+    dropped = replies.count(DROPPED)
+    ran = len(replies) - dropped
+    return ran if 2 * (sum(reply.status < 400 for reply in replies) - dropped) >= ran else 0
 
 
-_NEVER: Final = float("inf")
+_NEVER: Final = inf
 _TOO_LONG: Final = PredictedLate("the queue is too long for it to be answered within its latency budget")
 
 

@@ -1,13 +1,15 @@
-"""The kept connections to the workers: one batch out, its replies in.
+"""The kept connections to the workers: batches out, their replies in.
 
 Owns one Unix-socket connection per worker and what it says about that worker: handshake = loaded and idle,
 closed = dead. Foreign errors end here: whatever goes wrong on the socket is "this worker is gone", and the
-batch that it had is known. It decides nothing; ``supervisor`` holds the connections and hears
+batch that it ran is known. It decides nothing; ``supervisor`` holds the connections and hears
 the events. Next step of a batch: ``worker.serve``, in the worker process.
 """
 
 import asyncio
 import socket
+from collections import deque
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from batching_watchdog import wire
@@ -15,10 +17,12 @@ from batching_watchdog.errors import FrameError
 from batching_watchdog.messages import Batch, Reply
 
 BUFFER_BYTES: Final = 1 << 18
+MAX_OUT: Final = 2
+"""Batches that a worker may have: one that it runs, and the next."""
 
 
 class Events(Protocol):
-    """Who is told what happens on a connection. At most one batch is out per connection."""
+    """Who is told what happens on a connection. At most two batches are out: one runs, one is next."""
 
     def loaded(self, connection: "Connection", handshake: wire.Handshake) -> None:
         """The worker has accepted the connection: it has loaded its handler, or says why not."""
@@ -26,10 +30,10 @@ class Events(Protocol):
     def replied(
         self, connection: "Connection", batch: Batch, replies: list[Reply], cpu_seconds: float
     ) -> None:
-        """The replies of ``batch``, one per request and in order; the worker is idle again."""
+        """The replies of ``batch``, one per request and in order; ``idle`` tells whether another is out."""
 
     def closed(self, connection: "Connection", batch: Batch | None) -> None:
-        """The connection is gone, and with it ``batch`` if one was out."""
+        """The connection is gone, and with it ``batch`` if one was out: the one sent first, of two."""
 
 
 class Connection:
@@ -48,7 +52,8 @@ class Connection:
         self._filled = 0
         self._unsent: list[memoryview] = []
         self._header: wire.FrameHeader | None = None
-        self._batch: Batch | None = None
+        self._out: deque[Batch] = deque()
+        """What was sent and is not answered."""
         self._closing = False
         self.handshake: wire.Handshake | None = None
         self.gone = asyncio.Event()
@@ -56,23 +61,37 @@ class Connection:
 
     @property
     def idle(self) -> bool:
-        """Whether a batch may be sent."""
-        return self.handshake is not None and self.handshake.error is None and self._batch is None
+        """Whether the worker waits for a batch."""
+        return self._serves and not self._out
+
+    @property
+    def _serves(self) -> bool:
+        return self.handshake is not None and self.handshake.error is None
 
     def send(self, batch: Batch) -> None:
-        """Send ``batch``; ``replied`` or ``closed`` follows. The connection must be idle."""
-        assert self.idle, "one batch at a time"  # noqa: S101 - a caller's bug
-        self._batch = batch
+        """Send ``batch``; ``replied`` or ``closed`` follows. At most one other may be out."""
+        assert self._serves, "the handler is not loaded"  # noqa: S101 - a caller's bug
+        assert len(self._out) < MAX_OUT, "one runs, one is next"  # noqa: S101 - a caller's bug
+        self._out.append(batch)
         frame = wire.encode_requests([(request.header_block, request.body) for request in batch.requests])
         if sum(map(len, frame)) < wire.JOIN_BELOW:
             frame = [b"".join(frame)]
-        self._unsent = [memoryview(buffer) for buffer in frame]
-        if not self._closing and not self._send():
+        self._write(frame)
+
+    def cancel(self, indexes: Sequence[int]) -> None:
+        """Have the worker not run these requests of the batch sent last, unless it has begun with it."""
+        self._write([wire.encode_cancel(indexes)])
+
+    def _write(self, frame: list[bytes]) -> None:
+        """Send ``frame`` behind what is still to be sent."""
+        waits = bool(self._unsent)
+        self._unsent += map(memoryview, frame)
+        if not self._closing and not waits and not self._send():
             self._loop.add_writer(self._socket, self._writable)
 
     def poll(self) -> None:
         """Take the replies now if they have come, without waiting for the loop to come round to them."""
-        if self._batch is not None and not self._closing:
+        if self._out and not self._closing:
             self._readable()
 
     def close(self) -> None:
@@ -85,9 +104,9 @@ class Connection:
 
     def _closed(self) -> None:
         self._socket.close()
-        batch, self._batch, self.handshake = self._batch, None, None
+        self.handshake = None
         self.gone.set()
-        self._events.closed(self, batch)
+        self._events.closed(self, self._out[0] if self._out else None)
 
     def _writable(self) -> None:
         if self._send():
@@ -126,15 +145,17 @@ class Connection:
             return
         self._filled += count
         try:
-            self._received()
+            while self._received():
+                pass
         except (FrameError, MemoryError):
             # A worker that does not speak the protocol is as good as dead: gunicorn starts another.
             self.close()
 
-    def _received(self) -> None:
+    def _received(self) -> bool:
+        """Take a frame if it is whole. Whether there may be another: two batches may be answered by now."""
         if self._header is None:
             if self._filled < wire.HEADER_SIZE:
-                return
+                return False
             self._header = wire.decode_header(self._buffer)
             if wire.HEADER_SIZE + self._header.size > len(self._buffer):
                 grown = bytearray(wire.HEADER_SIZE + self._header.size)
@@ -142,23 +163,23 @@ class Connection:
                 self._buffer = grown
         end = wire.HEADER_SIZE + self._header.size
         if self._filled < end:
-            return
-        header, self._header, self._filled = self._header, None, self._filled - end
-        if self._filled:
+            return False
+        header, self._header = self._header, None
+        data, more = memoryview(self._buffer)[wire.HEADER_SIZE : end], self._filled - end
+        if more and len(self._out) < MAX_OUT:
             raise FrameError("worker sent bytes without a batch")
-        self._frame(header, memoryview(self._buffer)[wire.HEADER_SIZE : end])
-
-    def _frame(self, header: wire.FrameHeader, data: memoryview) -> None:
         if self.handshake is None:
-            self.handshake = wire.decode_handshake(header, data)
+            self._filled, self.handshake = 0, wire.decode_handshake(header, data)
             self._events.loaded(self, self.handshake)
-            return
+            return False
         replies = wire.decode_replies(header, data)
-        batch = self._batch
-        if batch is None or len(replies) != len(batch.requests):
+        if not self._out or len(replies) != len(self._out[0].requests):
             raise FrameError("worker returned a different number of replies than requests")
-        self._batch = None
-        self._events.replied(self, batch, replies, header.seconds)
+        if more:
+            self._buffer[:more] = self._buffer[end : self._filled]
+        self._filled = more
+        self._events.replied(self, self._out.popleft(), replies, header.seconds)
+        return more > 0 and not self._closing
 
 
 async def connect(path: str, events: Events) -> Connection:

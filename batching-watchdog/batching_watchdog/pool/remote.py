@@ -16,7 +16,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import httptools
@@ -62,6 +62,9 @@ class Slot:
         assert not self.busy, "one batch at a time"  # noqa: S101 - a caller's bug
         self.busy = True
         self._serve(self, batch)
+
+    def cancel(self, indexes: Sequence[int]) -> None:
+        """Nothing: a slot is never given a batch while it has one."""
 
     async def connect(self) -> None:
         """Open a connection, unless the kept one can still be used. Raises ``OSError``."""

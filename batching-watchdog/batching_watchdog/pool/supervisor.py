@@ -126,12 +126,13 @@ class WorkerPool:
             self._take_in(connection)
 
     def replied(self, connection: Connection, batch: Batch, replies: list[Reply], cpu_seconds: float) -> None:
-        """A worker answered and is idle again."""
+        """A worker answered: it is idle again, or goes on with its next batch."""
         if batch.reason is DispatchReason.PROFILE:
             self._profiler.replied(connection, cpu_seconds)
             return
         if self._is_old(connection, len(batch.requests)):
-            self._recycle(connection)
+            if connection.idle:  # else it has another batch, and goes after that
+                self._recycle(connection)
             self._shell.batch_done(connection, replies, cpu_seconds, ready=False)
         else:
             self._shell.batch_done(connection, replies, cpu_seconds)

@@ -15,7 +15,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -25,6 +25,7 @@ from gunicorn.workers.base import Worker
 from batching_watchdog import wire
 from batching_watchdog.errors import HandlerNotLoaded
 from batching_watchdog.launch import die_with_parent
+from batching_watchdog.messages import DROPPED, Reply
 from batching_watchdog.worker.devices import take_devices, take_threads
 from batching_watchdog.worker.handler import Event, Handler
 
@@ -141,27 +142,49 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         poll = select.poll()
         poll.register(connection, select.POLLIN)
         poll.register(self.PIPE[0], select.POLLIN)
-        buffer = bytearray(wire.JOIN_BELOW)
+        self._buffer = bytearray(wire.JOIN_BELOW)
         spent = time.process_time()
         while self._goes_on():
             if not poll.poll(HEARTBEAT_SECONDS * 1000):
                 continue
             if not self.alive:
                 return
-            if not self._receive(connection, memoryview(buffer)[: wire.HEADER_SIZE]):
+            frame = self._frame(connection)
+            if frame is None:
                 return
-            header = wire.decode_header(buffer)
-            if header.size > len(buffer):
-                buffer = bytearray(header.size)
-            data = memoryview(buffer)[: header.size]
-            if not self._receive(connection, data):
-                return
-            events = [Event(head, body) for head, body in wire.decode_requests(header, data)]
-            replies = self._handler.serve(events)
+            if frame[0].kind is wire.Kind.CANCEL:  # its batch has been run
+                continue
+            events = [Event(head, body) for head, body in wire.decode_requests(*frame)]
+            cancelled = self._cancelled(connection, poll)
+            replies = serve_but(cancelled, events, self._handler)
             # Since the last reply, so that what it takes to receive and to send is not left out.
             earlier, spent = spent, time.process_time()
             self._send(connection, wire.encode_replies(replies, spent - earlier))
             _LIFE.pack_into(self._life, 0, self.loaded_at, True)
+
+    def _cancelled(self, connection: socket.socket, poll: select.poll) -> set[int]:
+        """The places of requests in the batch received last that have been cancelled; does not wait."""
+        places: set[int] = set()
+        while connection.fileno() in dict(poll.poll(0)):
+            start = connection.recv(wire.HEADER_SIZE, socket.MSG_PEEK)
+            # Or it is the batch after this one.
+            if len(start) < wire.HEADER_SIZE or wire.decode_header(start).kind is not wire.Kind.CANCEL:
+                break
+            frame = self._frame(connection)
+            if frame is None:
+                break
+            places.update(wire.decode_cancel(*frame))
+        return places
+
+    def _frame(self, connection: socket.socket) -> tuple[wire.FrameHeader, memoryview] | None:
+        """The next frame, in the buffer of all frames. None as ``_receive``."""
+        if not self._receive(connection, memoryview(self._buffer)[: wire.HEADER_SIZE]):
+            return None
+        header = wire.decode_header(self._buffer)
+        if header.size > len(self._buffer):
+            self._buffer = bytearray(header.size)
+        data = memoryview(self._buffer)[: header.size]
+        return (header, data) if self._receive(connection, data) else None
 
     def _receive(self, connection: socket.socket, view: memoryview) -> bool:
         """Fill ``view``. False if the connection closed, or the worker was told to stop."""
@@ -212,3 +235,12 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         finally:
             loaded.set()
             thread.join()
+
+
+def serve_but(cancelled: set[int], events: Sequence[Event], handler: Handler) -> list[Reply]:
+    """The replies to ``events``, ``DROPPED`` for those in ``cancelled`` places, never run."""
+    if not cancelled:
+        return handler.serve(events)
+    left = [event for place, event in enumerate(events) if place not in cancelled]
+    replies = iter(handler.serve(left) if left else ())
+    return [DROPPED if place in cancelled else next(replies) for place in range(len(events))]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from heapq import heappop, heappush
 from math import inf
 
-from batching_watchdog.engine.effects import Answer, Dispatch, Effect
+from batching_watchdog.engine.effects import Answer, Dispatch, Effect, WakeAt
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import Slo
 from batching_watchdog.errors import QueueFull
@@ -56,6 +56,9 @@ class _Worker:
 
     def send(self, batch: Batch) -> None:
         """Nothing: the replica has the effect."""
+
+    def cancel(self, indexes: Sequence[int]) -> None:
+        """Nothing: it never has a batch before it has answered the one before."""
 
 
 class Replica:
@@ -157,7 +160,9 @@ class Replica:
                 self.ends.append(end)
                 self.sizes.append(worker.size)
                 self.order += [request.arrived for request in requests]
-            elif not isinstance(effect, Answer):
+            elif isinstance(effect, WakeAt):
                 self._wake = effect.at
-            elif not effect.request.attempts:  # else it has been counted as served, late as it is
+            elif (
+                isinstance(effect, Answer) and not effect.request.attempts
+            ):  # else it has been counted as served, late as it is
                 self.lost.append(min(now, effect.request.expires))

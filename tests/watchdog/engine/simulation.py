@@ -7,7 +7,7 @@ from heapq import heappop, heappush
 from math import inf
 
 from batching_watchdog.engine.cost import CostModel
-from batching_watchdog.engine.effects import Answer, Dispatch, Effect
+from batching_watchdog.engine.effects import Cancel, Dispatch, Effect, WakeAt
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.errors import Expired, QueueFull
@@ -16,14 +16,18 @@ from watchdog.engine.queues import Law
 
 
 class Simulated:
-    """A worker, and the size of the batch that it runs."""
+    """A worker, the size of the batch that it runs, and of the one it has next."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.size = 0
+        self.next = 0
 
     def send(self, batch: Batch) -> None:
         """Nothing: the simulation has the effect."""
+
+    def cancel(self, indexes: Sequence[int]) -> None:
+        """Nothing: all is run."""
 
 
 @dataclass
@@ -60,8 +64,13 @@ class Simulation:
         timeout: float = 30.0,
         way_back: float = 0.0,
         paths: int = 1,
+        lead: float = 0.0,
+        turnaround: float = 0.0,
     ) -> None:
+        """``turnaround``: seconds from a reply until a batch that is sent then begins."""
+        self.turnaround = turnaround
         self.law = law
+        self.noise = 0.03
         self.workers = workers
         self.slo_latency = slo_latency
         self.early = early
@@ -77,6 +86,7 @@ class Simulation:
             max_inflight=max_inflight,
             workers=workers,
             shed_late=shed_late,
+            lead=lead,
         )
         self.sizes: list[int] = []
         self._random = random.Random(1)
@@ -104,6 +114,10 @@ class Simulation:
                 _, _, worker = heappop(self._running)
                 replies = [Reply(200, b"", b"")] * worker.size
                 self._carry_out(self.engine.batch_done(worker, replies, self.now)[1], outcome)
+                worker.size = 0
+                if worker.next:
+                    self._begin(worker, worker.next, self.now)
+                    worker.next = 0
                 self.engine.worker_ready(worker)
             elif arrival <= self.now:
                 self._offer(outcome)
@@ -122,17 +136,26 @@ class Simulation:
         except QueueFull:
             outcome.refused.append(now)
 
+    def _begin(self, worker: Simulated, size: int, at: float) -> None:
+        worker.size = size
+        took = self.law(size) * self._random.lognormvariate(0.0, self.noise)
+        heappush(self._running, (at + took, self._number + len(self.sizes), worker))
+
     def _carry_out(self, effects: Sequence[Effect], outcome: Outcome) -> None:
         for effect in effects:
             if isinstance(effect, Dispatch):
                 worker = effect.worker
                 assert isinstance(worker, Simulated)
-                worker.size = len(effect.batch.requests)
-                self.sizes.append(worker.size)
-                took = self.law(worker.size) * self._random.lognormvariate(0.0, 0.03)
-                heappush(self._running, (self.now + took, self._number + len(self.sizes), worker))
-            elif not isinstance(effect, Answer):
+                size = len(effect.batch.requests)
+                self.sizes.append(size)
+                if worker.size:
+                    worker.next = size
+                else:
+                    self._begin(worker, size, self.now + self.turnaround)
+            elif isinstance(effect, WakeAt):
                 self._wake = effect.at
+            elif isinstance(effect, Cancel):
+                pass
             elif isinstance(effect.outcome, Reply):
                 on_time = self.now + self.way_back <= effect.request.deadline
                 (outcome.good if on_time else outcome.slow).append(effect.request.arrived)

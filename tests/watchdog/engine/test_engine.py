@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from batching_watchdog.engine.cost import CostModel
-from batching_watchdog.engine.effects import Answer, Dispatch, Effect, WakeAt
+from batching_watchdog.engine.effects import Answer, Cancel, Dispatch, Effect, WakeAt
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WorkerDied
-from batching_watchdog.messages import PROBE, Batch, DispatchReason, Reply, Request
+from batching_watchdog.messages import DROPPED, PROBE, Batch, DispatchReason, Reply, Request
 from watchdog.engine.queues import NEVER_WAITS, learn, request
 
 LIMIT = 12
@@ -69,14 +69,22 @@ def ids(batch: Batch) -> list[int]:
 class Machine(RuleBasedStateMachine):
     """Any order of events; every admitted request leaves exactly once, and no bound is passed."""
 
-    @initialize(policy=st.sampled_from(sorted(POLICIES)), shed=st.booleans(), workers=st.integers(1, 3))
-    def start(self, policy: str, shed: bool, workers: int) -> None:
-        self.policy = policy
-        self.engine, self.crew = engine(policy, workers=workers, shed_late=shed)
+    @initialize(
+        policy=st.sampled_from(sorted(POLICIES)),
+        shed=st.booleans(),
+        workers=st.integers(1, 3),
+        lead=st.sampled_from([0.0, 0.003, 1.0]),
+    )
+    def start(self, policy: str, shed: bool, workers: int, lead: float) -> None:
+        self.policy, self.lead = policy, lead
+        self.engine, self.crew = engine(policy, workers=workers, shed_late=shed, lead=lead)
         self.now = 0.0
         self.number = 0
         self.open: dict[int, Request] = {}
         self.running: dict[Worker, Batch] = {}
+        self.next: dict[Worker, Batch] = {}
+        self.cancelled: dict[int, set[int]] = {}
+        """Of batches, by number."""
         self.wake = math.inf
         self.ticked = False
 
@@ -86,13 +94,33 @@ class Machine(RuleBasedStateMachine):
                 del self.open[effect.request.id]  # a KeyError: answered twice
             elif isinstance(effect, Dispatch):
                 batch = effect.batch
-                assert effect.worker not in self.running
                 assert 1 <= len(batch.requests) <= LARGEST
                 assert len({each.key for each in batch.requests}) == 1
                 assert len(set(ids(batch))) == len(batch.requests)
-                self.running[effect.worker] = batch
+                if effect.worker in self.running:
+                    assert self.lead
+                    assert effect.worker not in self.next, "one runs, one is next"
+                    assert batch.reason is not DispatchReason.RETRY, "suspects are tried alone"
+                    self.next[effect.worker] = batch
+                else:
+                    self.running[effect.worker] = batch
+            elif isinstance(effect, Cancel):
+                batch = self.next[effect.worker]
+                assert not {batch.requests[place].id for place in effect.indexes} & self.open.keys()
+                self.cancelled.setdefault(id(batch), set()).update(effect.indexes)
             else:
                 self.wake = effect.at
+
+    def reply(self, worker: Worker, reply: Reply, *, last: bool = False) -> None:
+        """The worker answers what it runs, and goes on with what it has next."""
+        batch = self.running.pop(worker)
+        dropped = self.cancelled.pop(id(batch), set())
+        replies = [DROPPED if place in dropped else reply for place in range(len(batch.requests))]
+        done, effects = self.engine.batch_done(worker, replies, self.now, last=last)
+        assert done is batch
+        if worker in self.next:
+            self.running[worker] = self.next.pop(worker)
+        self.carry_out(effects)
 
     @rule(
         budget=st.sampled_from([0.0, 0.02, SLO, 0.3]),
@@ -123,12 +151,10 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data(), failed=st.booleans(), ready=st.booleans())
     def finish(self, data: st.DataObject, failed: bool, ready: bool) -> None:
         worker = data.draw(st.sampled_from(list(self.running)))
-        batch = self.running.pop(worker)
-        replies = [FAILED if failed else OK] * len(batch.requests)
-        done, effects = self.engine.batch_done(worker, replies, self.now)
-        assert done is batch
-        self.carry_out(effects)
-        self.engine.worker_ready(worker if ready else Worker())
+        goes = not ready and worker not in self.next
+        self.reply(worker, FAILED if failed else OK, last=not ready)
+        if ready or goes:
+            self.engine.worker_ready(Worker() if goes else worker)
         self.ticked = False
 
     @precondition(lambda self: self.running)
@@ -136,7 +162,10 @@ class Machine(RuleBasedStateMachine):
     def lose(self, data: st.DataObject) -> None:
         worker = data.draw(st.sampled_from(list(self.running)))
         del self.running[worker]
+        taken_back = self.next.pop(worker, None)
         self.carry_out(self.engine.worker_lost(worker))
+        for each in () if taken_back is None else taken_back.requests:
+            assert each.id not in self.open or each.attempts == 0
         self.engine.worker_ready(Worker())
         self.ticked = False
 
@@ -144,8 +173,8 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def abandon(self, data: st.DataObject) -> None:
         gone = self.open.pop(data.draw(st.sampled_from(sorted(self.open))))
-        self.engine.abandon(gone)
-        self.engine.abandon(gone)  # its client may be told twice
+        self.carry_out(self.engine.abandon(gone))
+        assert self.engine.abandon(gone) == []  # its client may be told twice
         self.ticked = False
 
     @invariant()
@@ -154,7 +183,8 @@ class Machine(RuleBasedStateMachine):
             return
         assert self.engine.admitted == len(self.open) <= LIMIT
         assert 0 <= self.engine.queued <= self.engine.admitted
-        running = {each.id for batch in self.running.values() for each in batch.requests}
+        out = [*self.running.values(), *self.next.values()]
+        running = {each.id for batch in out for each in batch.requests}
         assert self.engine.queued == len(self.open.keys() - running)
 
     @invariant()
@@ -172,8 +202,7 @@ class Machine(RuleBasedStateMachine):
             self.now += 0.1
             self.carry_out(self.engine.tick(self.now))
             for worker in list(self.running):
-                batch = self.running.pop(worker)
-                self.carry_out(self.engine.batch_done(worker, [OK] * len(batch.requests), self.now)[1])
+                self.reply(worker, OK)
                 self.engine.worker_ready(worker)
         raise AssertionError(f"still open: {sorted(self.open)}")
 
@@ -377,3 +406,118 @@ def first_worker(made: Engine) -> Worker:
     worker = next(iter(made._running))
     assert isinstance(worker, Worker)
     return worker
+
+
+LEAD = 0.003
+FULL_BATCH_SECONDS = law(LARGEST)
+
+
+def busy(*, workers: int = 1, idle: int | None = None) -> tuple[Engine, list[Worker]]:
+    """An engine that gives batches early, each idle worker of which began a full batch at 0."""
+    made, crew = engine(workers=workers, idle=idle, lead=LEAD, max_inflight=100)
+    for number in range(LARGEST * len(crew)):
+        made.offer(request(-1 - number, budget=5.0), 0.0)
+    assert len(dispatched(made.tick(0.0))) == len(crew)
+    return made, crew
+
+
+def test_busy_worker_gets_its_next_batch_shortly_before_it_is_done():
+    made, _ = busy()
+    opens = FULL_BATCH_SECONDS - LEAD
+    made.offer(request(1, budget=5.0, timeout=60.0), 0.01)
+    (wake,) = made.tick(0.01)
+    assert isinstance(wake, WakeAt)
+    assert wake.at == pytest.approx(opens)
+    made.offer(request(2, budget=5.0, timeout=60.0), 0.02)
+    (batch,) = dispatched(made.tick(opens + 1e-6))
+    assert ids(batch) == [1, 2]
+    made.offer(request(3), opens + 1e-3)
+    assert dispatched(made.tick(opens + 1e-3)) == [], "it has one already"
+    assert batch.dispatched == pytest.approx(FULL_BATCH_SECONDS)
+
+
+def test_worker_that_is_about_to_be_done_is_eager_for_what_comes():
+    made, _ = busy()
+    assert not made.eager
+    made.tick(FULL_BATCH_SECONDS - LEAD / 2)
+    assert made.eager
+
+
+def test_idle_worker_comes_before_one_that_is_about_to_be_done():
+    made, _ = busy(workers=2, idle=1)
+    made.worker_ready(second := Worker())
+    made.offer(request(1), FULL_BATCH_SECONDS - LEAD / 2)
+    effects = made.tick(FULL_BATCH_SECONDS - LEAD / 2)
+    assert [effect.worker for effect in effects if isinstance(effect, Dispatch)] == [second]
+
+
+def test_worker_that_is_overdue_is_waited_for():
+    made, _ = busy()
+    made.offer(request(1, budget=5.0), 0.04)
+    assert dispatched(made.tick(FULL_BATCH_SECONDS + 2 * LEAD)) == []
+
+
+def test_worker_that_is_to_go_gets_no_other_batch_behind_the_last():
+    made, (worker,) = busy()
+    made.offer(request(1, budget=5.0), 0.04)
+    assert dispatched(made.tick(FULL_BATCH_SECONDS))
+    made.batch_done(worker, [OK] * LARGEST, FULL_BATCH_SECONDS, last=True)
+    made.offer(request(2, budget=5.0), FULL_BATCH_SECONDS)
+    assert dispatched(made.tick(FULL_BATCH_SECONDS + law(1))) == []
+
+
+def test_batch_that_a_lost_worker_had_not_begun_is_no_suspect():
+    made, (worker,) = busy()
+    made.offer(request(1, budget=5.0), 0.04)
+    (batch,) = dispatched(made.tick(FULL_BATCH_SECONDS))
+    made.worker_lost(worker)
+    assert made.suspects == LARGEST
+    made.offer(request(2, budget=5.0), 0.06)
+    made.worker_ready(Worker())
+    made.worker_ready(Worker())
+    again = [each for each in dispatched(made.tick(0.06)) if each.reason is not DispatchReason.RETRY]
+    assert [ids(each) for each in again] == [[1, 2]]
+    assert batch.requests[0].attempts == 1
+
+
+def test_service_time_of_a_batch_sent_early_counts_from_the_reply_before_it():
+    made, (worker,) = busy()
+    for number in range(LARGEST):
+        made.offer(request(1 + number, budget=5.0), 0.04)
+    (batch,) = dispatched(made.tick(FULL_BATCH_SECONDS - LEAD / 2))
+    learned: list[float] = []
+    made._cost.overall.observe = lambda size, seconds: learned.append(seconds)  # type: ignore[attr-defined]
+    made.batch_done(worker, [OK] * LARGEST, 0.06)
+    made.batch_done(worker, [OK] * LARGEST, 0.10)
+    assert learned == pytest.approx([0.06, 0.04])
+    assert batch.dispatched == 0.06
+
+
+def test_request_that_leaves_before_its_worker_begins_is_cancelled_and_teaches_nothing():
+    made, (worker,) = busy()
+    asked = [request(1 + number, 0.04, 5.0, 0.012 if number == 2 else 5.0) for number in range(4)]
+    for each in asked:
+        made.offer(each, 0.04)
+    made.tick(FULL_BATCH_SECONDS)
+    assert made.abandon(asked[0]) == [Cancel(worker, [0])]
+    effects = made.tick(0.053)
+    assert Cancel(worker, [2]) in effects
+    assert list(answered(effects)) == [3]
+    made.batch_done(worker, [OK] * LARGEST, 0.054)
+    assert made.abandon(asked[1]) == [], "it runs"
+    learned: list[int] = []
+    made._cost.overall.observe = lambda size, seconds: learned.append(size)  # type: ignore[attr-defined]
+    _, effects = made.batch_done(worker, [DROPPED, OK, DROPPED, OK], 0.07)
+    assert answered(effects) == {4: OK}
+    assert learned == [2]
+
+
+def test_batch_of_which_nothing_was_run_teaches_nothing():
+    made, (worker,) = busy()
+    made.offer(only := request(1), 0.04)
+    made.tick(FULL_BATCH_SECONDS)
+    made.abandon(only)
+    made.batch_done(worker, [OK] * LARGEST, 0.054)
+    runs = made._cost.overall.runs
+    assert made.batch_done(worker, [DROPPED], 0.0541)[1] == []
+    assert made._cost.overall.runs == runs

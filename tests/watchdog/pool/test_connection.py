@@ -131,6 +131,60 @@ def test_a_frame_larger_than_the_buffer_is_received_whole():
     scenario(body)
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_a_worker_can_have_its_next_batch_while_it_runs_one(together: bool):
+    async def body(connection: Connection, log: Log, worker: Worker) -> None:
+        await shake_hands(log, worker)
+        connection.send(batch(b"a"))
+        connection.send(batch(b"b", b"c"))
+        assert [sent for _, sent in await receive(worker)] == [b"a"]
+        assert [sent for _, sent in await receive(worker)] == [b"b", b"c"]
+        first = wire.encode_replies([Reply(200, b"", b"A")], 0.1)
+        second = wire.encode_replies([Reply(200, b"", b"B"), Reply(200, b"", b"C")], 0.2)
+        if together:
+            worker[1].write(b"".join(first + second))
+        else:
+            worker[1].writelines(first)
+            await log.next()
+            assert not connection.idle
+            worker[1].writelines(second)
+        while len(log.replies) < 2:
+            await log.next()
+        assert [[reply.body for reply in replies] for replies in log.replies] == [[b"A"], [b"B", b"C"]]
+        assert log.cpu_seconds == [0.1, 0.2]
+        assert connection.idle
+
+    scenario(body)
+
+
+def test_what_is_cancelled_follows_its_batch_even_if_the_kernel_does_not_take_all_at_once():
+    async def body(connection: Connection, log: Log, worker: Worker) -> None:
+        await shake_hands(log, worker)
+        large = bytes(8 * BUFFER_BYTES)
+        connection.send(batch(b"a"))
+        connection.send(batch(large, b"b"))
+        connection.cancel([1])
+        assert [sent for _, sent in await receive(worker)] == [b"a"]
+        assert [sent for _, sent in await receive(worker)] == [large, b"b"]
+        header = wire.decode_header(await worker[0].readexactly(wire.HEADER_SIZE))
+        assert wire.decode_cancel(header, memoryview(await worker[0].readexactly(header.size))) == [1]
+
+    scenario(body)
+
+
+def test_a_worker_that_dies_with_two_batches_ran_the_first():
+    async def body(connection: Connection, log: Log, worker: Worker) -> None:
+        await shake_hands(log, worker)
+        first = batch(b"a")
+        connection.send(first)
+        connection.send(batch(b"b"))
+        worker[1].close()
+        await log.next()
+        assert log.lost == [first]
+
+    scenario(body)
+
+
 def test_a_worker_that_dies_takes_its_batch_with_it():
     async def body(connection: Connection, log: Log, worker: Worker) -> None:
         await shake_hands(log, worker)
