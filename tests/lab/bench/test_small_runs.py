@@ -107,6 +107,8 @@ def test_measurement_in_small_goes_from_the_server_to_results(tmp_path, monkeypa
         found = json.loads((tmp_path / file).read_text())
         assert found["sent"] > 0
         assert found["killed"] >= 1
+        assert found["bad_clients"] >= 3
+        assert found["unanswered"] == 0
     elif file == "drift.json":
         assert json.loads((tmp_path / file).read_text())["slow_from_s"] == 1
     elif file == "interleaved.json":

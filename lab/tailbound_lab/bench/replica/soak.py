@@ -1,7 +1,9 @@
-"""``bench soak``: a long run while workers are killed: is every request answered, does memory stay flat?
+"""``bench soak``: a long run while workers are killed and clients misbehave: is every request answered?
 
-Load comes in slices of a minute, one after the other, and a worker dies by SIGKILL every few seconds. Writes
-a line for each slice and build/bench/soak.json.
+Load comes in slices of a minute: three SLO classes on two paths, and clients that lie about their start time.
+A worker dies by SIGKILL every few seconds. Each second one client more lies plausibly, one disconnects, and
+one never sends the rest of its body. Fails if a request stays unanswered, if memory grows, or if a class of
+the honest misses its objective. Writes a line for each slice and build/bench/soak.json.
 """
 
 import argparse
@@ -10,19 +12,22 @@ import json
 import os
 import random
 import signal
+import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tailbound_lab.bench import page
 from tailbound_lab.bench.rig import processes
+from tailbound_lab.bench.rig.measure import OBJECTIVE
 from tailbound_lab.bench.rig.server import Server, example
 from tailbound_lab.bench.rig.systems import parse_entry
 from tailbound_lab.bench.workloads import WORKLOADS
-from tailbound_lab.load.generator import Generator, build
+from tailbound_lab.load.generator import Endpoint, Generator, Part, build
 from tailbound_lab.load.records import Lagged, Run
 
 SECTION = "soak"
@@ -30,6 +35,16 @@ SLICE_SECONDS = 60.0
 SAMPLE_SECONDS = 5.0
 UNANSWERED = ("timeout", "broken", "no_connection", "unfinished")
 GROWTH_ALLOWED = 0.05
+CLASSES = {"interactive": (1.0, 5.0), "standard": (3.0, 3.0), "bulk": (10.0, 2.0)}
+"""SLO classes: the budget as a multiple of the workload's SLO, and the share of the load."""
+LIES = ("0", "9" * 19, "1" * 310, "-1", "soon")
+"""Start times in nanoseconds: 1970, the year 2286, and what is no time at all."""
+LIAR = "liar"
+HONESTY = 40.0
+"""Honest requests for each that lies."""
+READ_TIMEOUT = 10.0
+PATIENCE = 10.0
+"""Seconds that an answer, or the end of a connection whose body never comes, may take beyond its time."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,13 +62,17 @@ def main(options: argparse.Namespace, output: Path) -> int:
     """Run; 0 if every request was answered and memory is flat."""
     workload, entry = WORKLOADS[options.workload], parse_entry("slo")
     generator, body, venvs = build(output), example(workload), output / "venvs"
-    with Server(entry.system, entry.settings, workload, options.workers, body, venvs) as server:
-        watch = _Watch(server, options.kill_every)
+    budgets = ", ".join(f"{name}={factor * workload.slo * 1e3:g}ms" for name, (factor, _) in CLASSES.items())
+    settings = {"slo_classes": budgets, "read_timeout": f"{READ_TIMEOUT:g}s"}
+    with Server(entry.system, entry.settings, workload, options.workers, body, venvs, settings) as server:
+        watch, bad = _Watch(server, options.kill_every), _BadClients(server)
         watch.start()
+        bad.start()
         try:
             slices = _offer(options, generator, server)
         finally:
             watch.stop()
+            bad.stop()
         alive = server.alive
     statuses: Counter[str] = Counter()
     for run in slices:
@@ -66,8 +85,9 @@ def main(options: argparse.Namespace, output: Path) -> int:
         "minutes": options.minutes,
         "sent": sent,
         "statuses": dict(statuses),
-        "unanswered": sum(statuses[name] for name in UNANSWERED),
-        "attainment": sum(run.good for run in slices) / max(1, sent),
+        "unanswered": sum(statuses[name] for name in UNANSWERED) + bad.unanswered,
+        "bad_clients": bad.met,
+        "attainment": {name: _attainment(slices, name) for name in (*CLASSES, LIAR)},
         "killed": watch.killed,
         "growth": {name: growth(watch.samples, name) for name in ("watchdog", "total")},
         "memory": watch.samples,
@@ -75,7 +95,38 @@ def main(options: argparse.Namespace, output: Path) -> int:
     (output / "soak.json").write_text(json.dumps(result, indent=1) + "\n")
     page.show(options, SECTION, _summary(result))
     flat = all(share is not None and share <= GROWTH_ALLOWED for share in result["growth"].values())
-    return 0 if alive and not result["unanswered"] and flat else 1
+    met = all(result["attainment"][name] >= OBJECTIVE for name in CLASSES)
+    return 0 if alive and not result["unanswered"] and flat and met else 1
+
+
+def _mix(server: Server) -> tuple[Part, ...]:
+    """Return what is offered: each class on each path, and the liars."""
+    (plain,) = server.endpoint.parts
+    honest = [
+        replace(
+            plain,
+            path=f"/{path}",
+            headers=(*plain.headers, ("X-SLO-Class", name)),
+            weight=share,
+            name=name,
+            slo=factor * server.workload.slo,
+        )
+        for name, (factor, share) in CLASSES.items()
+        for path in range(2)
+    ]
+    weight = sum(part.weight for part in honest) / HONESTY / len(LIES)
+    return (
+        *honest,
+        *(
+            replace(plain, headers=(*plain.headers, ("X-Start-Time", lie)), weight=weight, name=LIAR)
+            for lie in LIES
+        ),
+    )
+
+
+def _attainment(slices: Sequence[Run], name: str) -> float:
+    tallies = [run.parts[name] for run in slices if name in run.parts]
+    return sum(tally.good for tally in tallies) / max(1, sum(tally.sent for tally in tallies))
 
 
 def growth(samples: Sequence[dict[str, float]], name: str) -> float | None:
@@ -95,13 +146,15 @@ def _summary(result: dict[str, Any]) -> str:
     grown = result["growth"]["watchdog"]
     others = result["sent"] - result["statuses"].get("200", 0)
     since = "" if grown is None else " from the second fifth of the run to the last"
+    attained = ", ".join(f"{name} {page.share(share)}" for name, share in result["attainment"].items())
     memory = [sample["watchdog"] for sample in result["memory"]] or [0.0]
     return (
         f"{result['machine']}, {result['date']}.\n\n"
         f"`{result['workload']}` at {result['rate']:,.0f} requests/s for {result['minutes']:g} minutes,"
         f" {result['killed']} workers killed: {result['sent']:,} requests, {result['unanswered']} unanswered,"
-        f" {others:,} with another status than 200, {page.share(result['attainment'])} within SLO. The"
-        f" watchdog's memory: {memory[0]:.1f} MB at first, {memory[-1]:.1f} MB at the end"
+        f" {others:,} with another status than 200. Within SLO: {attained}. {result['bad_clients']:,} clients"
+        f" lied, disconnected or never sent their body. The watchdog's memory: {memory[0]:.1f} MB at first,"
+        f" {memory[-1]:.1f} MB at the end"
         f" ({'too short a run to judge growth' if grown is None else f'{grown:+.1%}'}{since})."
     )
 
@@ -109,13 +162,12 @@ def _summary(result: dict[str, Any]) -> str:
 def _offer(options: argparse.Namespace, generator: Generator, server: Server) -> list[Run]:
     slices: list[Run] = []
     left, slo = options.minutes * 60, server.workload.slo
+    endpoint = Endpoint(server.port, _mix(server))
     while left > 0 and server.alive:
         seconds = min(SLICE_SECONDS, left)
         left -= seconds
         try:
-            run = generator.run(
-                server.endpoint, rate=options.rate, seconds=seconds, slo=slo, seed=len(slices)
-            )
+            run = generator.run(endpoint, rate=options.rate, seconds=seconds, slo=slo, seed=len(slices))
         except Lagged as error:
             # Its latencies say nothing, but what was left unanswered counts.
             page.say(f"slice {len(slices) + 1}: {error}")
@@ -161,3 +213,69 @@ class _Watch(threading.Thread):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._random.choice(workers), signal.SIGKILL)
                 self.killed += 1
+
+
+class _BadClients(threading.Thread):
+    """Each second one client lies plausibly, one disconnects, and one never sends the rest of its body."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(daemon=True)
+        self._address = ("127.0.0.1", server.port)
+        (self._part,) = server.endpoint.parts
+        self._stopped = threading.Event()
+        self._held: list[tuple[float, socket.socket]] = []
+        self.met = 0
+        self.unanswered = 0
+
+    def run(self) -> None:
+        """Misbehave until ``stop``, then wait for the connections that the server has still to close."""
+        while not self._stopped.wait(1.0):
+            self.met += 3
+            self._lie()
+            message = self._part.message(self._address[1])
+            with self._connect() as hasty:
+                hasty.sendall(message)
+            slow = self._connect()
+            slow.sendall(message[:-1])
+            self._held.append((time.monotonic(), slow))
+            self._release(READ_TIMEOUT + PATIENCE)
+        while self._held:
+            time.sleep(0.1)
+            self._release(READ_TIMEOUT + PATIENCE)
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopped.set()
+        self.join()
+
+    def _connect(self) -> socket.socket:
+        return socket.create_connection(self._address, timeout=PATIENCE)
+
+    def _lie(self) -> None:
+        """Say that the request has been on its way for four seconds: it is late, and still answered."""
+        start = ("X-Start-Time", str(time.time_ns() - 4 * 10**9))
+        lying = replace(self._part, headers=(*self._part.headers, start))
+        with self._connect() as client:
+            client.sendall(lying.message(self._address[1]))
+            try:
+                self.unanswered += not client.recv(1)
+            except OSError:
+                self.unanswered += 1
+
+    def _release(self, patience: float) -> None:
+        """Let go of connections that the server has answered; those that outlive ``patience`` count."""
+        now, held = time.monotonic(), []
+        for since, client in self._held:
+            client.settimeout(0.0)
+            try:
+                answered = bool(client.recv(1))
+            except BlockingIOError:
+                if now - since < patience:
+                    held.append((since, client))
+                    continue
+                answered = False
+            except OSError:
+                answered = False
+            self.unanswered += not answered
+            client.close()
+        self._held = held
