@@ -16,7 +16,7 @@ MANIFESTS := pyproject.toml batching-watchdog/pyproject.toml autoscaler/pyprojec
 # The tests start hundreds of processes: where bytecode is not kept, each would compile the same sources.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test check lint format images page-test pictures manifests bench clean
+.PHONY: help install demo test fuzz check lint format images page-test pictures manifests bench clean
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,11 @@ demo: install ## The main job on one machine (DEMO_ARGS=--quick: within 90 s; --
 
 test: install ## All tests (TEST_ARGS='-k name' for some, TEST_ARGS='-m "not e2e"' for the fast ones)
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
+
+FUZZERS := $(addprefix tests/watchdog/,test_wire.py pool/test_connection.py front/test_conformance.py engine/test_engine.py)
+
+fuzz: $(INSTALLED) ## Try FUZZ_EXAMPLES (20000) new inputs with each fuzzer: minutes
+	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-20000} $(BIN)/pytest -n $(TEST_PROCESSES) $(FUZZERS) --timeout 0 $(TEST_ARGS)
 
 lint: $(INSTALLED) ## Style, types and import contracts
 	$(BIN)/ruff check .

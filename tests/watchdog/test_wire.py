@@ -1,19 +1,19 @@
 import json
 import math
-import os
 import random
 import struct
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from batching_watchdog import wire
 from batching_watchdog.errors import FrameError
 from batching_watchdog.messages import Reply
 from batching_watchdog.wire import HEADER_SIZE, FrameHeader, Handshake, Kind
+from fuzzing import fuzzed
 
 DECODERS: dict[Kind, Callable[[FrameHeader, memoryview], object]] = {
     Kind.HANDSHAKE: wire.decode_handshake,
@@ -21,7 +21,6 @@ DECODERS: dict[Kind, Callable[[FrameHeader, memoryview], object]] = {
     Kind.REPLIES: wire.decode_replies,
     Kind.CANCEL: wire.decode_cancel,
 }
-FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 PARTS = st.binary(max_size=40)
 REPLIES = st.builds(Reply, st.integers(100, 599), PARTS, PARTS, st.booleans())
 SECONDS = st.floats(0, 1e6)
@@ -119,7 +118,7 @@ def test_any_bytes_as_a_frame_header_decode_or_are_a_frame_error(data: bytes):
         assert math.isfinite(decoded.seconds)
 
 
-@settings(max_examples=FUZZ_EXAMPLES or 300, derandomize=not FUZZ_EXAMPLES)
+@fuzzed(300)
 @given(
     st.sampled_from(Kind),
     st.sampled_from(Kind),
@@ -135,7 +134,7 @@ def test_any_bytes_as_a_frame_body_decode_or_are_a_frame_error(
         assert kind is read_as
 
 
-@settings(max_examples=FUZZ_EXAMPLES or 300, derandomize=not FUZZ_EXAMPLES)
+@fuzzed(300)
 @given(st.lists(REPLIES, max_size=20), st.integers(0, 1 << 32))
 def test_a_frame_that_is_damaged_has_the_same_fate_with_the_compiled_part(replies: list[Reply], seed: int):
     draw = random.Random(seed)

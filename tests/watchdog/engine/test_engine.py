@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -14,6 +13,7 @@ from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WorkerDied
 from batching_watchdog.messages import DROPPED, PROBE, Batch, DispatchReason, Reply, Request
+from fuzzing import fuzzed
 from watchdog.engine.queues import NEVER_WAITS, learn, request
 
 LIMIT = 12
@@ -207,7 +207,7 @@ class Machine(RuleBasedStateMachine):
         raise AssertionError(f"still open: {sorted(self.open)}")
 
 
-Machine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Machine.TestCase.settings = fuzzed(60, stateful_step_count=40)
 test_engine_any_events_answers_each_request_once = Machine.TestCase
 
 

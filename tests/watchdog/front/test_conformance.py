@@ -3,25 +3,23 @@
 Ours is read with the compiled part and without it, to the same result. Both must agree on what is a request,
 where it ends, and on its method, target, headers and body. Every difference that may be is in
 ``WE_ARE_STRICTER`` and ``H11_IS_STRICTER``, with its reason; any other fails.
-The streams are the same in every run; FUZZ_EXAMPLES=20000 in the environment tries so many new ones.
+The streams are the same in every run; ``make fuzz`` tries new ones.
 """
 
-import os
 import re
 from itertools import pairwise
 from urllib.parse import urlsplit
 
 import h11
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batching_watchdog.wire import request_header_block
+from fuzzing import fuzzed
 from watchdog.front.connection import Message, Reading, read_twice
 
 pytestmark = pytest.mark.timeout(600)
-
-FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 
 WE_ARE_STRICTER: dict[str, str] = {
     r"Duplicate Content-Length": "RFC 9110, 8.6 lets a recipient refuse equal lengths; h11 merges them",
@@ -235,14 +233,14 @@ def split(data: bytes, cuts: set[int]) -> list[bytes]:
 CUTS = st.sets(st.integers(1, 600), max_size=6)
 
 
-@settings(derandomize=not FUZZ_EXAMPLES, max_examples=FUZZ_EXAMPLES or 200)
+@fuzzed(200)
 @given(st.lists(messages(), min_size=1, max_size=4), CUTS)
 def test_requests_are_read_as_h11_reads_them(parts: list[bytes], cuts: set[int]):
     data = b"".join(parts)
     compare(data, split(data, cuts))
 
 
-@settings(derandomize=not FUZZ_EXAMPLES, max_examples=FUZZ_EXAMPLES or 500)
+@fuzzed(500)
 @given(mutants(), CUTS)
 @example(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n", set())
 def test_broken_requests_are_refused_as_h11_refuses_them_but_for_listed_differences(
@@ -251,7 +249,7 @@ def test_broken_requests_are_refused_as_h11_refuses_them_but_for_listed_differen
     compare(data, split(data, cuts))
 
 
-@settings(derandomize=not FUZZ_EXAMPLES, max_examples=FUZZ_EXAMPLES or 200)
+@fuzzed(200)
 @given(mutants(), CUTS)
 def test_where_the_reads_end_makes_no_difference(data: bytes, cuts: set[int]):
     whole = read_twice([data])

@@ -2,15 +2,21 @@
 
 import asyncio
 import shutil
+import socket
+import struct
 import tempfile
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from batching_watchdog import wire
 from batching_watchdog.messages import Batch, DispatchReason, Reply, Request
-from batching_watchdog.pool.connection import BUFFER_BYTES, Connection, connect
+from batching_watchdog.pool.connection import BUFFER_BYTES, MAX_OUT, Connection, connect
+from fuzzing import fuzzed
 
 
 @dataclass
@@ -224,3 +230,57 @@ def test_a_worker_that_breaks_the_protocol_counts_as_dead(answer: bytes):
 def test_nobody_listening_is_an_os_error():
     with pytest.raises(OSError, match="No such file"):
         asyncio.run(connect("/tmp/nothing-here", Log()))
+
+
+HANDSHAKE = b"".join(wire.encode_handshake(wire.Handshake(1)))
+FRAMES = st.one_of(
+    st.just(HANDSHAKE),
+    st.integers(0, 3).map(lambda count: b"".join(wire.encode_replies([Reply(200, b"", b"x")] * count, 0.1))),
+    st.builds(
+        lambda kind, count, size, body: struct.pack("<4sB3xIQd", b"TBW1", kind, count, size, 0.0) + body,
+        *(st.integers(0, 5), st.integers(0, 5), st.integers(0, 100), st.binary(max_size=100)),
+    ),
+    st.binary(min_size=1, max_size=100),
+)
+
+
+@fuzzed(200)
+@given(
+    st.booleans(),
+    st.lists(st.integers(1, 3) | st.lists(FRAMES, max_size=3).map(b"".join)),
+    st.integers(1, 64),
+)
+def test_whatever_a_worker_sends_each_batch_is_answered_in_turn_or_lost_with_the_connection(
+    greets: bool, steps: list[int | bytes], cut: int
+):
+    async def run() -> None:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        log, failures = Log(), []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+        connection = Connection(ours, log)
+        sent: list[int] = []
+        with theirs:
+            for step in (HANDSHAKE, *steps) if greets else steps:
+                if isinstance(step, int):
+                    if connection.handshake and len(connection._out) < MAX_OUT:
+                        connection.send(batch(*[b"a"] * step))
+                        sent.append(step)
+                    continue
+                for at in range(0, len(step), cut):
+                    with suppress(BrokenPipeError, ConnectionResetError):
+                        theirs.send(step[at : at + cut])
+                    await asyncio.sleep(0)
+                    await asyncio.sleep(0)
+            answered = [len(replies) for replies in log.replies]
+            assert answered == sent[: len(answered)]
+            assert len(sent) - len(answered) <= MAX_OUT
+            lost = list(log.lost)
+            connection.close()
+            await connection.gone.wait()
+        assert not failures
+        assert len(log.lost) == 1
+        assert lost in ([], log.lost)
+        assert (log.lost == [None]) == (len(sent) == len(answered))
+
+    asyncio.run(run())
