@@ -278,8 +278,14 @@ class Config:
     max_requests: int = variable(
         "0", _whole(0, 10**9, "a whole number, 0 for never"), "requests after which a worker is replaced"
     )
-    preload: bool = variable(
-        "false", TRUTH, "whether the model is loaded once and shared between the workers"
+    preload: str = variable(
+        "auto",
+        _choice(
+            {"auto": "auto", "true": "true", "1": "true", "false": "false", "0": "false"},
+            "auto, true or false",
+        ),
+        "whether the model is loaded once and the workers are forked from that process; "
+        "auto: where a fork cannot break it, and not with CUDA devices",
     )
     max_inflight: int = variable(
         "4096",
@@ -366,6 +372,9 @@ class Config:
             values["workers"] = len(devices) or max(1, min(MAX_AUTO_WORKERS, int(cpus)))
         if values["worker_threads"] is None:
             values["worker_threads"] = max(1, int(cpus / values["workers"]))
+        if values["preload"] == "auto" and (devices or "," in environ.get("CUDA_VISIBLE_DEVICES", "")):
+            # load() would take a device, which no fork can use, and each worker is to have its own share.
+            values["preload"] = "false"
         largest = values["max_body_bytes"]
         if values["max_queued_bytes"] is None:
             values["max_queued_bytes"] = max(QUEUED_BYTES, largest)

@@ -35,7 +35,7 @@ def load():
     return "the model"
 
 def handle(event, context):
-    return {"pid": os.getpid(), "model": context.model}
+    return {"pid": os.getpid(), "model": context.model, "threads": os.environ["OMP_NUM_THREADS"]}
 """
 """Writes down who loads; ``MORE`` is what load() does then."""
 
@@ -112,7 +112,7 @@ def test_workers_that_die_soon_after_they_have_loaded_come_back_ever_more_slowly
     def handle(event, context):
         return "ok"
     """
-    with starting_watchdog(handler):
+    with starting_watchdog(handler, preload="false"):
         wait_until(lambda: starts.exists() and len(starts.read_text().split()) >= 5, "5 have loaded")
     times = [float(line) for line in starts.read_text().split()]
     # The fifth had four such before it, so it waited for a second, after the fourth had lived for 0.2.
@@ -120,7 +120,7 @@ def test_workers_that_die_soon_after_they_have_loaded_come_back_ever_more_slowly
 
 
 def test_once_up_workers_that_can_not_load_any_more_are_retried_slowly_and_the_function_comes_back():
-    with watchdog(loading("if BROKEN.exists(): os._exit(7)")) as dog:
+    with watchdog(loading("if BROKEN.exists(): os._exit(7)"), preload="false") as dog:
         (dog.folder / "broken").touch()
         os.kill(dog.workers()[0], signal.SIGKILL)
         wait_until(lambda: "could not load the handler again: 3 workers in a row died" in dog.log, "said")
@@ -129,10 +129,10 @@ def test_once_up_workers_that_can_not_load_any_more_are_retried_slowly_and_the_f
         assert dog.call().status == 200
 
 
-def test_preload_loads_once_for_all_workers_and_a_dead_one_is_forked_from_the_loaded_process():
+def test_a_handler_is_loaded_once_for_all_workers_and_a_dead_one_is_forked_from_the_loaded_process():
     # Many small objects: reference counts aside, only a collector would write to them.
     handler = loading("global model; model = [[number] for number in range(500_000)]")
-    with watchdog(handler, workers="2", preload="true") as dog:
+    with watchdog(handler, workers="2") as dog:
         dog.wait_idle(2)
         arbiter, before = dog.gunicorn(), set(dog.workers())
         dog.kill_workers()
@@ -152,7 +152,7 @@ def test_preload_loads_once_for_all_workers_and_a_dead_one_is_forked_from_the_lo
     ("preload", "more", "message"),
     [
         (
-            "false",
+            "auto",
             "os.kill(os.getpid(), signal.SIGSEGV)",
             "3 workers in a row died while loading the handler; the last one was killed by SIGSEGV",
         ),
@@ -186,6 +186,29 @@ def test_what_can_not_be_loaded_or_preloaded_ends_the_start_with_one_line(
         assert last.startswith("batching-watchdog: ")
         assert message in last
         assert "Traceback" not in dog.log
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            "threading.Thread(target=threading.Event().wait, name='poller', daemon=True).start()",
+            "preload=auto: 1 more thread(s) run after load() (poller)",
+        ),
+        ("global log; log = open(TRACE)", "preload=auto: load() leaves 1 file(s) or connection(s) open (/"),
+        ("if not BROKEN.exists(): BROKEN.touch(); os._exit(7)", "status 7 while it preloaded the handler"),
+    ],
+    ids=["thread", "file", "crash"],
+)
+def test_where_a_fork_could_break_the_handler_each_worker_loads_it_and_has_its_threads(
+    more: str, message: str
+):
+    with watchdog(loading(more), workers="2", worker_threads="3") as dog:
+        dog.wait_idle(2)
+        assert message in dog.log
+        _arbiter, *own = (dog.folder / "trace").read_text().split()
+        assert sorted(map(int, own)) == sorted(dog.workers())
+        assert json.loads(dog.call().body)["threads"] == "3"
 
 
 def test_a_handler_that_fails_to_preload_later_is_loaded_anew_by_a_new_gunicorn():

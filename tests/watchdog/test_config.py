@@ -92,7 +92,7 @@ VALID: dict[str, tuple[str, str, object]] = {
     "worker_threads": ("7", "worker_threads", 7),
     "max_requests": ("1000", "max_requests", 1000),
     "worker_priority": ("normal", "low_priority", False),
-    "preload": ("true", "preload", True),
+    "preload": ("1", "preload", "true"),
     "max_inflight": ("1", "max_inflight", 1),
     "max_body_bytes": ("4294967295", "max_body_bytes", 2**32 - 1),
     "max_queued_bytes": ("16Mi", "max_queued_bytes", 2**24),
@@ -229,6 +229,21 @@ def test_a_url_is_written_as_it_was_given():
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_policy_can_be_chosen(policy: str):
     assert read(batch_policy=policy).batch_policy == policy
+
+
+@pytest.mark.parametrize(
+    ("devices", "environ", "preload"),
+    [
+        ((), {}, "auto"),
+        (("0",), {}, "false"),
+        (("0",), {"preload": "true"}, "true"),
+        ((), {"CUDA_VISIBLE_DEVICES": "0,1"}, "false"),
+    ],
+)
+def test_a_handler_is_preloaded_by_default_but_not_with_cuda_devices(
+    devices: tuple[str, ...], environ: dict[str, str], preload: str
+):
+    assert read(devices=devices, **environ).preload == preload
 
 
 @pytest.mark.parametrize(

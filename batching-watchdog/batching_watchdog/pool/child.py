@@ -96,7 +96,8 @@ class Child:
         self._name = name
         self._command = command
         self._config = config
-        self._environment = worker_environment(config, environ)
+        self.environment = worker_environment(config, environ)
+        """Of the next start."""
         self._tasks = tasks
         self._process: asyncio.subprocess.Process | None = None
         self._starting = False
@@ -158,7 +159,7 @@ class Child:
         try:
             process = self._process = await asyncio.create_subprocess_exec(
                 *self._command,
-                env=self._environment,
+                env=self.environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -229,14 +230,11 @@ def worker_environment(config: Config, environ: Mapping[str, str]) -> dict[str, 
     for variable in THREAD_VARIABLES:
         if chosen or variable not in environ:
             environment[variable] = str(config.worker_threads)
-    if config.preload:
-        # A pool of threads would not survive the fork, so there is none before it: see devices.take_threads.
-        environment["worker_threads"] = environment["OMP_NUM_THREADS"]
-        environment.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     if len(config.devices) > 1 and config.workers > 1:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(config.devices)  # devices.take_devices splits it
     environment.setdefault("GLIBC_TUNABLES", MALLOC_TUNABLES)
     environment["function_path"] = config.function_path
+    environment["preload"] = config.preload
     return environment
 
 

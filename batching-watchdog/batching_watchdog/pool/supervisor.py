@@ -210,15 +210,20 @@ class WorkerPool:
                 connection.close()
 
     def _ended(self, how: str) -> None:
-        """Gunicorn ended. Raises ``StartFailed`` if no worker ever came up."""
-        if not self._came_up:
-            raise StartFailed(f"gunicorn {how} {self._doing}")
+        """Gunicorn ended. Raises ``StartFailed`` if no worker ever came up.
 
-    @property
-    def _doing(self) -> str:
+        If it was preloading by default only, each worker loads for itself next, and says what is wrong.
+        """
+        environment = self._gunicorn.environment
         # Its socket is there once the handler has been preloaded.
-        preloading = self._config.preload and not self._socket.exists()
-        return "while it preloaded the handler" if preloading else "before a worker came up"
+        preloading = environment["preload"] != "false" and not self._socket.exists()
+        self._socket.unlink(missing_ok=True)
+        if preloading and self._config.preload == "auto":
+            log.warning("gunicorn %s while it preloaded the handler, which each worker does now", how)
+            environment["preload"] = "false"
+        elif not self._came_up:
+            doing = "while it preloaded the handler" if preloading else "before a worker came up"
+            raise StartFailed(f"gunicorn {how} {doing}")
 
     @property
     def _socket(self) -> Path:
@@ -239,7 +244,6 @@ def gunicorn_command(config: Config, socket: Path, directory: Path) -> list[str]
         *("--graceful-timeout", str(math.ceil(STOP_SECONDS))),
         *("--log-level", "error"),
         "--no-control-socket",
-        *(("--preload",) if config.preload else ()),
     ]
 
 

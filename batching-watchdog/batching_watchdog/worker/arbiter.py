@@ -2,10 +2,11 @@
 
 gunicorn owns the processes; this module only watches them end. It runs in the arbiter process, started by
 ``pool.supervisor`` as ``python -m batching_watchdog.worker.arbiter``. With ``preload`` it loads the function
-once, before the workers are forked, and refuses where a fork would break it.
+once, before the workers are forked; where a fork would break it, it refuses or begins again without.
 Next step: ``serve``, in the forked process.
 """
 
+import ctypes
 import gc
 import os
 import signal
@@ -13,8 +14,10 @@ import sys
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from gunicorn.app.base import Application
 from gunicorn.arbiter import Arbiter
@@ -22,6 +25,7 @@ from gunicorn.errors import HaltServer
 
 from batching_watchdog.errors import HandlerNotLoaded
 from batching_watchdog.launch import die_with_parent
+from batching_watchdog.worker.devices import one_thread
 from batching_watchdog.worker.handler import Handler
 from batching_watchdog.worker.serve import BatchWorker, Preloaded
 
@@ -29,12 +33,15 @@ BACKOFF_SECONDS: Final = (0.0, 0.5, 1.0)
 """What a worker waits before it loads, by how many before it in its slot died while they loaded; one more,
 and it does not load."""
 SHORT_LIFE_SECONDS: Final = 5.0
-SHORT_LIVES_SECONDS: Final = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0)
+SHORT_LIVES_SECONDS: Final = (0.0, 0.0, 0.0, 0.5, 1.0, 2.0, 5.0)
 """What a worker waits before it loads, by how many before it in its slot died within ``SHORT_LIFE_SECONDS``
-of loading and had served nothing. The first two are free: an input that kills is tried again, in parts."""
+of loading and had served nothing. The first three are free: an input that kills takes up to three along."""
 SETTLE_SECONDS: Final = 0.5
 """What a thread that load() has joined gets to be gone from the kernel's list."""
-SHOWN_THREADS: Final = 5
+SHOWN: Final = 5
+"""Threads and files that a message names."""
+_HARMLESS: Final = frozenset(("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"))
+"""Files that processes may share, whoever reads."""
 _HINTS: Final = {
     "SIGKILL": " (out of memory?)",
     "SIGSEGV": " (PYTHONFAULTHANDLER=1 shows where)",
@@ -130,29 +137,55 @@ class FunctionApplication(Application):  # type: ignore[misc] # gunicorn is not 
         """As gunicorn's, with our hook before each fork."""
         super().load_config()
         self.cfg.set("pre_fork", BatchArbiter.prepare)
+        self.cfg.set("preload_app", os.environ.get("preload", "false") != "false")
 
     def load(self) -> Preloaded:
-        """gunicorn's, called before the workers are forked if ``--preload`` is set."""
-        return preload(os.environ.get("function_path") or "function")
+        """gunicorn's, called before the workers are forked if the function is to be preloaded.
+
+        Does not return if that is so by default only and a fork would break the function.
+        """
+        return preload(
+            os.environ.get("function_path") or "function", required=os.environ["preload"] == "true"
+        )
 
     def run(self) -> None:
         """As gunicorn's, with our arbiter."""
         BatchArbiter(self).run()
 
 
-def preload(function_path: str) -> Preloaded:
-    """Load the function for workers yet to be forked; a problem is kept for them to report."""
+def preload(function_path: str, *, required: bool) -> Preloaded:
+    """Load the function for workers yet to be forked; a problem is kept for them to report.
+
+    Where a fork would break the function that is a problem if ``required``; else this process begins again.
+    """
+    before = open_files()
     try:
-        handler = Handler(function_path)
+        with one_thread():
+            handler = Handler(function_path)
     except HandlerNotLoaded as error:
         return Preloaded(None, str(error))
     reason = unsafe_to_fork()
-    if reason is not None:
+    if reason is not None and required:
         return Preloaded(None, f"preload=true: {reason}")
-    # What is frozen is never walked by a collector, so its pages stay shared with the workers.
+    reason = reason or (None if required else shared_by_fork(before))
+    if reason is not None:
+        begin_again(reason)
+    # What is frozen is never walked by a collector, and what is free is given back, so neither is copied.
     gc.collect()
     gc.freeze()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
     return Preloaded(handler, None)
+
+
+def begin_again(reason: str) -> NoReturn:
+    """Become an arbiter whose workers load the function for themselves: nothing of this one is left."""
+    sys.stderr.write(f"preload=auto: {reason}. Each worker loads the handler for itself now.\n")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.environ["preload"] = "false"
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this very command
 
 
 def unsafe_to_fork() -> str | None:
@@ -172,12 +205,38 @@ def unsafe_to_fork() -> str | None:
     while (threads := other_threads()) and time.monotonic() < deadline:
         time.sleep(0.02)
     if threads:
-        shown = ", ".join(threads[:SHOWN_THREADS]) + (", ..." if len(threads) > SHOWN_THREADS else "")
         return (
-            f"{len(threads)} more thread(s) run after load() ({shown}), and a fork would lose them: "
+            f"{len(threads)} more thread(s) run after load() ({_some(threads)}), and a fork would lose them: "
             "start them (or call set_num_threads) in the first batch, or set preload=false"
         )
     return None
+
+
+def shared_by_fork(before: Mapping[int, str]) -> str | None:
+    """What load() has left open besides ``before``, and all workers would use at once; None if nothing.
+
+    Nobody can see whether they may: the position in a file, a connection to a database, another accelerator.
+    """
+    if not before:
+        return "without /proc nobody can tell what load() leaves open: set preload to true or false"
+    opened = [name for number, name in open_files().items() if before.get(number) != name]
+    left = sorted(name for name in opened if name not in _HARMLESS)
+    if not left:
+        return None
+    return (
+        f"load() leaves {len(left)} file(s) or connection(s) open ({_some(left)}), and forked workers would "
+        "share them: close them, or set preload=true if they may, else preload=false"
+    )
+
+
+def open_files() -> dict[int, str]:
+    """Names of this process's open files by descriptor (Linux; else none)."""
+    folder = Path("/proc/self/fd")
+    found = {}
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        with suppress(OSError):  # it has just been closed: the one for this folder
+            found[int(entry.name)] = str(entry.readlink())
+    return found
 
 
 def other_threads() -> list[str]:
@@ -206,6 +265,10 @@ def how_it_ended(end: os.waitid_result, *, hung: bool = False) -> str:
     if hung:
         return f"did not react any more and was killed by {name}"
     return f"was killed by {name}{_HINTS.get(name, '')}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 def _comm(task: Path) -> str:

@@ -1,14 +1,31 @@
 """What one worker takes of the machine: its CUDA devices, and the threads of its maths libraries.
 
-Sets the process's environment, and tells torch if that is loaded; imports no model library. Called by
+Sets the process's environment, and tells libraries that are loaded; imports no model library. Called by
 ``serve`` before the handler is loaded, or after the fork from a process that has loaded it.
 """
 
+import ctypes
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
 
 from batching_watchdog.machine import THREAD_VARIABLES
+
+_SETTERS: Final = (
+    ("OMP_NUM_THREADS", re.compile(r"lib(gomp|omp|iomp5)\b"), ("omp_set_num_threads",)),
+    ("MKL_NUM_THREADS", re.compile(r"libmkl_rt\b"), ("MKL_Set_Num_Threads",)),
+    (
+        "OPENBLAS_NUM_THREADS",
+        re.compile(r"lib(scipy_)?openblas"),
+        tuple(f"{a}openblas_set_num_threads{b}" for a in ("", "scipy_") for b in ("", "64_")),
+    ),
+)
+"""By which variable a maths library knows its threads when it is loaded, how its file is called, and what
+changes them later, by the names that builds give that function."""
 
 
 def take_devices(slot: int, workers: int) -> None:
@@ -26,16 +43,41 @@ def share(devices: Sequence[str], slot: int, workers: int) -> Sequence[str]:
     return devices[slot::workers] or (devices[slot % len(devices)],)
 
 
-def take_threads() -> None:
-    """After preloading, which had to do with one thread: give the maths libraries what is meant for them.
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Give maths libraries that are loaded meanwhile one thread: a pool of more would not survive a fork."""
+    before = {variable: os.environ.get(variable) for variable in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        for variable, value in before.items():
+            if value is None:
+                del os.environ[variable]
+            else:
+                os.environ[variable] = value
 
-    torch is told. A library that is only imported now reads its variable; any other keeps its one thread.
+
+def take_threads() -> None:
+    """Give the maths libraries that were loaded with ``one_thread`` what is meant for them.
+
+    A library that is loaded only now reads its variable; one that is not known here keeps its one thread.
     """
-    threads = os.environ.get("worker_threads", "").partition(",")[0]
-    if not threads.isdecimal():
-        return
-    for variable in THREAD_VARIABLES:
-        os.environ[variable] = threads
     torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.set_num_threads(int(threads))
+    if torch is not None and (threads := _threads("OMP_NUM_THREADS")):
+        torch.set_num_threads(threads)
+    maps = Path("/proc/self/maps")
+    files = {Path(line.split()[-1]) for line in maps.open() if ".so" in line} if maps.exists() else ()
+    for variable, name, setters in _SETTERS:
+        for file in files:
+            if name.match(file.name) and (threads := _threads(variable)):
+                library = ctypes.CDLL(str(file))
+                for setter in setters:
+                    if hasattr(library, setter):
+                        getattr(library, setter)(threads)
+
+
+def _threads(variable: str) -> int:
+    """The number that it has, for OpenMP the first of several; 0 if it has none."""
+    value = os.environ.get(variable, "").partition(",")[0].strip()
+    return int(value) if value.isdecimal() else 0

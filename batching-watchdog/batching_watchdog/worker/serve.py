@@ -6,6 +6,7 @@ closes (the other end is ``pool.connection``), and leaves. There is no event loo
 the model, so the GIL is the model's alone. Forked by ``arbiter``. Next step: ``handler``.
 """
 
+import atexit
 import gc
 import mmap
 import os
@@ -94,6 +95,8 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
             self._handler, self._problem = preloaded.handler, preloaded.problem
             if self._handler is not None:
                 take_threads()
+                # What load() has left to be done at exit, such as removing its files, is not this process's.
+                atexit._clear()  # noqa: SLF001 - as multiprocessing does; there is no public way
             return
         with self._heartbeats():
             try:

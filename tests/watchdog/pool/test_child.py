@@ -141,17 +141,6 @@ def close(child: Child) -> None:
             {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "3"},
             id="an explicit worker_threads wins",
         ),
-        pytest.param(
-            {"workers": "2", "preload": "true"},
-            {},
-            {
-                "OMP_NUM_THREADS": "1",
-                "MKL_NUM_THREADS": "1",
-                "OPENBLAS_NUM_THREADS": "1",
-                "worker_threads": "2",
-            },
-            id="one thread before a fork, and what is meant for the workers is kept",
-        ),
     ],
 )
 def test_the_workers_environment_has_their_threads_and_malloc_unless_the_user_has_set_them(

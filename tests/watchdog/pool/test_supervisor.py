@@ -1,19 +1,15 @@
 import mmap
 from pathlib import Path
 
-import pytest
-
 from batching_watchdog.config import Config
 from batching_watchdog.pool.supervisor import gunicorn_command, resident_bytes
 
 
-@pytest.mark.parametrize("preload", ["true", "false"])
-def test_gunicorn_gets_the_socket_the_preload_and_a_time_limit_that_is_not_below_exec_timeout(preload: str):
-    config = Config.from_env({"exec_timeout": "1500ms", "preload": preload}, cpus=4.0)
+def test_gunicorn_gets_the_socket_and_a_time_limit_that_is_not_below_exec_timeout():
+    config = Config.from_env({"exec_timeout": "1500ms"}, cpus=4.0)
     command = gunicorn_command(config, Path("/tmp/x/s"), Path("/tmp/x"))
     assert float(command[command.index("--timeout") + 1]) >= 1.5
     assert "unix:/tmp/x/s" in command
-    assert ("--preload" in command) == (preload == "true")
 
 
 def test_resident_memory_is_read_in_bytes_and_a_process_that_has_gone_has_none(tmp_path: Path):

@@ -39,10 +39,10 @@ def test_a_worker_that_gunicorn_killed_for_its_silence_is_told_from_others():
     ("ends", "waits"),
     [
         pytest.param([(0.1, True)] * 9, [0.0] * 9, id="that have served, at once"),
-        pytest.param([(0.1, False)] * 6, [0.0, 0.5, 1.0, 2.0, 5.0, 5.0], id="that have not, slowly"),
+        pytest.param([(0.1, False)] * 6, [0.0, 0.0, 0.5, 1.0, 2.0, 5.0], id="that have not, slowly"),
         pytest.param([(60.0, False)] * 4, [0.0] * 4, id="that have lived, too"),
         pytest.param([(None, False)] * 3, [0.5, 1.0, None], id="dying while loading"),
-        pytest.param([(0.1, False)] * 3 + [(0.1, True)], [0.0, 0.5, 1.0, 0.0], id="serving ends the count"),
+        pytest.param([(0.1, False)] * 3 + [(0.1, True)], [0.0, 0.0, 0.5, 0.0], id="serving ends the count"),
         pytest.param([(None, False), (None, False), (9.0, False)], [0.5, 1.0, 0.0], id="loading ends it"),
     ],
 )

@@ -1,11 +1,10 @@
 import os
+import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 
-from batching_watchdog.machine import THREAD_VARIABLES
-from batching_watchdog.worker.devices import share, take_devices, take_threads
+from batching_watchdog.worker.devices import share, take_devices
 
 
 @pytest.mark.parametrize(
@@ -31,15 +30,34 @@ def test_a_worker_sees_its_share_of_several_devices_and_one_device_is_left_alone
     assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
 
 
-@pytest.mark.parametrize(("given", "threads"), [("3", "3"), ("3,2", "3"), ("", "1"), ("auto", "1")])
-def test_after_the_fork_the_threads_that_are_meant_for_a_worker_are_taken_and_torch_is_told(
-    given: str, threads: str, monkeypatch: pytest.MonkeyPatch
+LOADING = """
+import os
+from batching_watchdog.worker.devices import one_thread, take_threads
+
+def numpy_threads():
+    square = numpy.ones((500, 500))
+    square @ square
+    return len(os.listdir("/proc/self/task"))
+
+def torch_threads():
+    return torch.get_num_threads()
+
+with one_thread():
+    import LIBRARY
+    print(LIBRARY_threads())
+take_threads()
+print(LIBRARY_threads(), os.environ["VARIABLE"], len(os.environ))
+"""
+
+
+@pytest.mark.parametrize(
+    ("library", "variable", "value", "threads"),
+    [("numpy", "OPENBLAS_NUM_THREADS", "2", "2"), ("torch", "OMP_NUM_THREADS", "3,2", "3")],
+)
+def test_a_library_is_loaded_with_one_thread_and_has_what_is_meant_for_it_afterwards(
+    library: str, variable: str, value: str, threads: str
 ):
-    told: list[int] = []
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(set_num_threads=told.append))
-    monkeypatch.setenv("worker_threads", given)
-    for variable in THREAD_VARIABLES:
-        monkeypatch.setenv(variable, "1")
-    take_threads()
-    assert {os.environ[variable] for variable in THREAD_VARIABLES} == {threads}
-    assert told == ([] if threads == "1" else [3])
+    program = LOADING.replace("LIBRARY", library).replace("VARIABLE", variable)
+    environment = {variable: value, "LC_ALL": "C"}
+    printed = subprocess.check_output([sys.executable, "-c", program], env=environment, text=True)
+    assert printed.split() == ["1", threads, value, "2"]
