@@ -115,11 +115,20 @@ class Shell:
             self._metrics.cost.observe(size, cpu_seconds)
 
     def batch_done(
-        self, worker: Worker, replies: list[Reply], cpu_seconds: float = 0.0, *, ready: bool = True
+        self,
+        worker: Worker,
+        replies: list[Reply],
+        cpu_seconds: float = 0.0,
+        *,
+        ready: bool = True,
+        learns: bool = True,
     ) -> None:
-        """A worker answered its batch; ``ready``: it may have the next one."""
+        """A worker answered its batch; ``ready``: it may have the next one.
+
+        ``learns``: whether the time of the batch says what serving costs.
+        """
         now = self._clock()
-        batch, answers = self._engine.batch_done(worker, replies, now, last=not ready)
+        batch, answers = self._engine.batch_done(worker, replies, now, last=not ready, learns=learns)
         ran = len(replies) - replies.count(DROPPED)
         if ran:
             self._metrics.service_seconds.observe(now - batch.dispatched)

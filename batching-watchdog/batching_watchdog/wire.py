@@ -11,7 +11,8 @@ The items of a frame that cancels are the places of requests in the last frame o
 of head each. A worker that has not begun that batch does not run these; its reply has status 0 for each.
 
 A request's head is its request line and header lines; a reply's head is header lines ready to be sent;
-``seconds`` of a reply frame is the CPU time that the worker has spent on it, 0 if that is not known. The
+``seconds`` of a reply frame is the CPU time that the worker has spent on it, 0 if its time says nothing of
+what serving costs, since the batch failed and was run again in parts. The
 handshake carries, in JSON, what the watchdog must know before the first batch.
 """
 

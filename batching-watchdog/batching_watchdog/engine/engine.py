@@ -211,16 +211,23 @@ class Engine:
             self._idle.remove(worker)
 
     def batch_done(
-        self, worker: Worker, replies: Sequence[Reply], now: float, *, last: bool = False
+        self,
+        worker: Worker,
+        replies: Sequence[Reply],
+        now: float,
+        *,
+        last: bool = False,
+        learns: bool = True,
     ) -> tuple[Batch, list[Effect]]:
         """The worker answered the batch that is returned: learn from it, answer its requests.
 
-        ``last``: the worker is to have no more than what it has already.
+        ``last``: the worker is to have no more than what it has already. ``learns``: whether the time of the
+        batch says what serving costs.
         """
         batch = self._running.pop(worker)
         if worker is self._suspect_out:
             self._suspect_out = None
-        ran = _work_done(batch, replies)
+        ran = _work_done(batch, replies) if learns else 0
         if ran:
             self.learn(batch.requests[0].key, ran, now - batch.dispatched)
         prefetched = self._prefetched.pop(worker, None)

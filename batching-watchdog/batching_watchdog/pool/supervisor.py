@@ -133,9 +133,9 @@ class WorkerPool:
         if self._is_old(connection, len(batch.requests)):
             if connection.idle:  # else it has another batch, and goes after that
                 self._recycle(connection)
-            self._shell.batch_done(connection, replies, cpu_seconds, ready=False)
+            self._shell.batch_done(connection, replies, cpu_seconds, ready=False, learns=cpu_seconds > 0)
         else:
-            self._shell.batch_done(connection, replies, cpu_seconds)
+            self._shell.batch_done(connection, replies, cpu_seconds, learns=cpu_seconds > 0)
 
     def closed(self, connection: Connection, batch: Batch | None) -> None:
         """A worker is gone. gunicorn starts another, and ``_keep_connected`` finds it."""

@@ -177,6 +177,8 @@ class Handler:
             raise HandlerNotLoaded(
                 f"{module.__file__} defines neither handle_batch(events, context) nor handle(event, context)"
             )
+        self.repeated = False
+        """Whether the last batch failed as a whole, and its events were run again in parts."""
         self.mix_paths: bool = getattr(module, "mix_paths", True)
         if not isinstance(self.mix_paths, bool):
             raise HandlerNotLoaded(f"{module.__file__}: mix_paths must be True or False")
@@ -191,9 +193,14 @@ class Handler:
             raise HandlerNotLoaded(f"{module.__file__}: example() must return bytes")
 
     def serve(self, events: Sequence[Event]) -> list[Reply]:
-        """One reply per event, in order. If the batch fails, its events are run again one by one."""
+        """One reply per event, in order. If the batch fails it is run again in halves, and so are they."""
+        self.repeated = False
         if self._handle_batch is None:
             return [self._serve_alone(event) for event in events]
+        return self._serve_together(events)
+
+    def _serve_together(self, events: Sequence[Event]) -> list[Reply]:
+        assert self._handle_batch is not None, "looked at before"  # noqa: S101 - for the type checker
         try:
             results = self._handle_batch(events, self._context)
             if len(results) == len(events):
@@ -203,17 +210,20 @@ class Handler:
             problem = traceback.format_exc()
         if len(events) == 1:
             return [_failure(problem, events[0])]
-        return [self.serve([event])[0] for event in events]
+        self.repeated = True
+        half = len(events) // 2
+        return self._serve_together(events[:half]) + self._serve_together(events[half:])
 
     def _serve_alone(self, event: Event) -> Reply:
         assert self._handle is not None, "checked on loading"  # noqa: S101 - for the type checker
         try:
             return _reply(self._handle(event, self._context), event)
         except Exception as error:  # a handler may raise anything
-            answer = getattr(error, "get_response", None)
-            if callable(answer):  # Flask's abort() raises what is to be answered
-                return _reply(answer(), event)
-            return _failure(traceback.format_exc(), event)
+            trace = traceback.format_exc()
+            try:
+                return _reply(error.get_response(), event)  # type: ignore[attr-defined] # Flask's abort() has it
+            except Exception:  # it has none, or cannot make it
+                return _failure(trace, event)
 
 
 def _import_handler(folder: Path) -> ModuleType:
@@ -254,8 +264,8 @@ def _reply(result: Any, event: Event) -> Reply:
     """The reply that a handler's result means (the template's README, "The handler")."""
     try:
         return _encode_result(result, event)
-    except Exception as error:  # a result's own methods may raise anything
-        return _failure(f"a result cannot be sent: {error}", event)
+    except Exception:  # a result's own methods may raise anything
+        return _failure(f"a result cannot be sent: {traceback.format_exc()}", event)
 
 
 def _encode_result(result: Any, event: Event) -> Reply:  # noqa: PLR0911 - one return per kind of result

@@ -162,7 +162,8 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
             replies = serve_but(cancelled, events, self._handler)
             # Since the last reply, so that what it takes to receive and to send is not left out.
             earlier, spent = spent, time.process_time()
-            self._send(connection, wire.encode_replies(replies, spent - earlier))
+            seconds = 0.0 if self._handler.repeated else spent - earlier
+            self._send(connection, wire.encode_replies(replies, seconds))
             _LIFE.pack_into(self._life, 0, self.loaded_at, True)
 
     def _cancelled(self, connection: socket.socket, poll: select.poll) -> set[int]:

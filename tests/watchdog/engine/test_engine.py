@@ -359,8 +359,13 @@ def test_probe_teaches_nothing_and_takes_no_ones_place():
         made.offer(request(3, 0.5, key=PROBE), 0.5)
 
 
-def test_part_of_a_lost_batch_teaches_nothing():
+def test_batch_that_was_run_again_in_parts_or_is_a_part_of_a_lost_one_teaches_nothing():
     made, (worker,) = engine(learned=False)
+    made.offer(request(0), 0.0)
+    made.tick(0.0)
+    made.batch_done(worker, [OK], 0.2, learns=False)
+    assert not made._cost.overall.learned
+    made.worker_ready(worker)
     made.offer(request(0, budget=5.0), 0.0)
     made.tick(0.0)
     made.worker_lost(worker)

@@ -185,14 +185,22 @@ def test_headers_that_frame_the_message_are_not_the_functions_to_set(load: Load)
     assert b"Content-Length" not in one(handler).header_block
 
 
-def test_a_batch_that_raises_is_run_again_one_by_one(load: Load):
+def test_a_batch_that_raises_is_run_again_in_halves_and_says_so(load: Load):
     handler = load("""
+        batches = []
         def handle_batch(events, context):
-            return [1 / int(event.body) for event in events]
+            batches.append(len(events))
+            return [batches[-1] / int(event.body) for event in events]
     """)
-    replies = handler.serve([event(b"1"), event(b"0"), event(b"2")])
-    assert [reply.status for reply in replies] == [200, 500, 200]
-    assert [reply.failed for reply in replies] == [False, True, False]
+    bodies = [b"1"] * 16
+    bodies[5] = b"0"
+    replies = handler.serve([event(body) for body in bodies])
+    assert [reply.status for reply in replies] == [500 if body == b"0" else 200 for body in bodies]
+    assert [reply.failed for reply in replies] == [body == b"0" for body in bodies]
+    assert handler.repeated
+    assert one(handler, event(b"1")).body == b"1.0"
+    assert not handler.repeated
+    assert sys.modules["function.handler"].batches == [16, 8, 4, 4, 2, 1, 1, 2, 8, 1]
 
 
 @pytest.mark.parametrize("result", ["float('nan')", "('', float('inf'))", "('', 10**30)"])
@@ -208,7 +216,7 @@ def test_a_result_that_can_not_be_sent_fails_alone_and_the_batch_is_not_run_agai
     assert (bad.status, bad.failed) == (500, True)
 
 
-def test_a_wrong_count_is_run_again_one_by_one_and_then_fails(load: Load):
+def test_a_wrong_count_is_run_again_in_halves_and_then_fails(load: Load):
     handler = load("def handle_batch(events, context):\n    return []\n")
     assert [reply.status for reply in handler.serve([event(), event()])] == [500, 500]
 
@@ -219,6 +227,25 @@ def test_a_handler_that_raises_shows_nothing_of_it_to_the_client(
     reply = one(load("def handle(event, context):\n    raise RuntimeError('secret')\n"))
     assert b"secret" not in reply.body
     assert "secret" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "class Odd(Exception):\n    def get_response(self):\n        raise self\n"
+        "def handle(event, context):\n    raise Odd('odd')\n",
+        "class Odd(Exception):\n    def __str__(self):\n        raise self\n"
+        "class Result:\n    def tolist(self):\n        raise Odd\n"
+        "def handle(event, context):\n    return [Result()]\n",
+    ],
+    ids=["no response", "no words"],
+)
+def test_an_error_that_raises_when_it_is_looked_at_fails_that_request(
+    load: Load, source: str, capsys: pytest.CaptureFixture[str]
+):
+    reply = one(load(source))
+    assert (reply.status, reply.failed) == (500, True)
+    assert "Odd" in capsys.readouterr().err
 
 
 def test_what_a_client_sends_reaches_the_log_without_control_characters(

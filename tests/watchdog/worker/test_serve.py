@@ -67,9 +67,9 @@ async def patiently_connected(socket: str, watchdog: Watchdog) -> Connection:
 
 
 @asynccontextmanager
-async def a_worker(folder: Path) -> AsyncIterator[tuple[Watchdog, Connection]]:
-    """One that serves HANDLER, and the connection to it."""
-    (folder / "handler.py").write_text(HANDLER)
+async def a_worker(folder: Path, handler: str = HANDLER) -> AsyncIterator[tuple[Watchdog, Connection]]:
+    """One that serves ``handler``, and the connection to it."""
+    (folder / "handler.py").write_text(handler)
     environ = {"PATH": os.environ["PATH"], "function_path": str(folder)}
     config = Config.from_env({**environ, "workers": "1", "exec_timeout": "100s"}, cpus=1.0)
     command = gunicorn_command(config, folder / "s", folder)
@@ -103,6 +103,21 @@ def test_a_worker_shakes_hands_and_says_with_its_replies_what_cpu_time_they_took
                 assert [reply.body for reply in replies] == [b"body", b"body"]
             assert taken[b"/computes"] >= 0.4
             assert taken[b"/waits"] < 0.4
+
+    asyncio.run(run())
+
+
+def test_a_worker_says_nothing_of_the_cost_of_a_batch_that_it_has_run_again_in_parts(tmp_path: Path):
+    handler = "def handle_batch(events, context):\n    return [1 / int(event.body) for event in events]\n"
+
+    async def run() -> None:
+        async with a_worker(tmp_path, handler) as (watchdog, connection):
+            await watchdog.handshake
+            costs = []
+            for bodies in ((b"1", b"2"), (b"1", b"0"), (b"1", b"2")):
+                connection.send(batch(b"/", *bodies))
+                costs.append((await watchdog.answers.get())[1])
+            assert [seconds > 0 for seconds in costs] == [True, False, True]
 
     asyncio.run(run())
 
