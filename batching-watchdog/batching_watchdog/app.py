@@ -30,7 +30,7 @@ from batching_watchdog.errors import HandlerNotLoaded, ShuttingDown, StartFailed
 from batching_watchdog.front.loop_lag import LoopLag
 from batching_watchdog.front.protocol import Connections, Limits
 from batching_watchdog.front.routes import Front, MetricsPage
-from batching_watchdog.machine import available_cpus, cuda_devices
+from batching_watchdog.machine import available_cpus, cuda_devices, open_files
 from batching_watchdog.metrics import Exposition, Gauges, Metrics
 from batching_watchdog.pool.child import reap_orphans
 from batching_watchdog.pool.remote import RemotePool
@@ -50,7 +50,9 @@ none, and a queue of a thousand is no reason to walk it again and again."""
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 _MALLOC_OPTIONS: Final = ((_MMAP_THRESHOLD, 32 << 20), (_TRIM_THRESHOLD, 64 << 20))
 """For mallopt (malloc.h); glibc takes no larger threshold for mapping."""
-METRICS_LIMITS: Final = Limits(max_body_bytes=0, read_timeout=10.0, write_timeout=10.0, max_queued_bytes=0)
+METRICS_LIMITS: Final = Limits(
+    max_body_bytes=0, read_timeout=10.0, write_timeout=10.0, max_queued_bytes=1 << 22, max_connections=32
+)
 
 
 def main(environ: Mapping[str, str], lines_dropped: Callable[[], int]) -> int:
@@ -60,7 +62,9 @@ def main(environ: Mapping[str, str], lines_dropped: Callable[[], int]) -> int:
 
     Raises ``ConfigError``, ``StartFailed`` or ``HandlerNotLoaded`` for what stops the start.
     """
-    config = Config.from_env(environ, cpus=available_cpus(), devices=cuda_devices(environ))
+    config = Config.from_env(
+        environ, cpus=available_cpus(), devices=cuda_devices(environ), files=open_files()
+    )
     logs.set_up(config.log_format)
     folder = Path(config.function_path)
     if config.upstream_url is None and not (folder / "handler.py").is_file():
@@ -99,8 +103,19 @@ async def run(config: Config, environ: Mapping[str, str], lines_dropped: Callabl
     # An upstream serves ready_path as a plain GET, not in a batch: the pool asks for it.
     front_config = replace(config, ready_path="") if config.upstream_url else config
     front = Front(front_config, shell, metrics, clock, worker_ready=lambda: pool.ready)
+    limits = Limits(
+        config.max_body_bytes,
+        config.read_timeout,
+        config.write_timeout,
+        config.max_queued_bytes,
+        config.max_connections,
+    )
+    loop_lag = LoopLag(asyncio.get_running_loop(), clock, pool.poll_workers)
+    requests = Connections(front, limits, clock, loop_lag)
     metrics.gauges = Gauges(
         queue_length=lambda: shell.queued,
+        queued_bytes=lambda: requests.queued_bytes,
+        connections=lambda: len(requests.open),
         workers=pool.by_state,
         restarts=lambda: pool.restarts,
         recycled=lambda: pool.recycled,
@@ -108,9 +123,6 @@ async def run(config: Config, environ: Mapping[str, str], lines_dropped: Callabl
         lines_dropped=lines_dropped,
         cpu=lambda: (clock(), time.thread_time()),
     )
-    limits = Limits(config.max_body_bytes, config.read_timeout, config.write_timeout, config.max_queued_bytes)
-    loop_lag = LoopLag(asyncio.get_running_loop(), clock, pool.poll_workers)
-    requests = Connections(front, limits, clock, loop_lag)
     scrapes = Connections(MetricsPage(Exposition(metrics)), METRICS_LIMITS, clock)
     signals = _Signals()
 

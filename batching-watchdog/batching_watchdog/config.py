@@ -30,7 +30,10 @@ MAX_SLO_CLASSES: Final = 16
 """Each has series of its own in every replica, rule and dashboard."""
 
 QUEUED_BYTES: Final = 1 << 28
-"""Default of max_queued_bytes, if that is not below max_body_bytes."""
+"""Default of max_queued_bytes, if that is not below twice max_body_bytes."""
+
+RESERVED_FILES: Final = 128
+"""Of the files that may be open, what ``auto`` leaves to others than clients, beside one for each worker."""
 
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _GO_PART: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
@@ -180,7 +183,13 @@ PORT: Final = _whole(0, 65535, "a port number from 1 to 65535, or 0 for any free
 BODY_BYTES: Final = _where(
     lambda size: 0 < size <= MAX_PART, parse_bytes, "a number of bytes from 1 to 4Gi - 1, such as 16Mi"
 )
-QUEUE_BYTES: Final = _or_unset(Rule("a number of bytes not below max_body_bytes, such as 256Mi", parse_bytes))
+QUEUE_BYTES: Final = _or_unset(
+    _where(
+        lambda size: size >= 1 << 20,
+        parse_bytes,
+        "a number of bytes from 1Mi and not below twice max_body_bytes, such as 256Mi",
+    )
+)
 TRUTH: Final = _choice({"true": True, "1": True, "false": False, "0": False}, "true or false")
 PATH: Final = _where(lambda path: not path or path.startswith("/"), str, "a path that begins with /")
 URL: Final = _or_unset(Rule("a URL such as http://127.0.0.1:5000/", parse_http_url))
@@ -296,8 +305,13 @@ class Config:
     max_queued_bytes: int = variable(
         "",
         QUEUE_BYTES,
-        "most bytes of bodies queued and running; beyond it 429",
-        shown=f"{QUEUED_BYTES >> 20}Mi or max_body_bytes",
+        "most bytes of requests, unread answers and connections together; beyond it 429",
+        shown=f"{QUEUED_BYTES >> 20}Mi or twice max_body_bytes",
+    )
+    max_connections: int = variable(
+        "auto",
+        _or_auto(_whole(1, 10**9, "a whole number of at least 1")),
+        "most open connections; auto: as many as files may be open, less what the watchdog needs",
     )
     port: int = variable("8080", PORT, "HTTP port", after=("PORT",))
     metrics_port: int = variable("8081", PORT, "port of /metrics")
@@ -347,10 +361,13 @@ class Config:
     """write_timeout if it was set (of-watchdog uses it so), else ``DRAIN_SECONDS``."""
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str], *, cpus: float, devices: tuple[str, ...] = ()) -> "Config":
+    def from_env(
+        cls, environ: Mapping[str, str], *, cpus: float, devices: tuple[str, ...] = (), files: int = 1024
+    ) -> "Config":
         """Read the ``VARIABLES``.
 
-        ``cpus`` (quota or affinity) and CUDA ``devices`` are what this container may use, for ``auto``.
+        ``cpus`` (quota or affinity), CUDA ``devices`` and open ``files`` are what this container may use, for
+        ``auto``.
         Raises ``ConfigError`` that names the variable, its value and the rule.
         """
         values = {name: each.read(environ) for name, each in VARIABLES.items()}
@@ -375,7 +392,9 @@ class Config:
         if values["preload"] == "auto" and (devices or "," in environ.get("CUDA_VISIBLE_DEVICES", "")):
             # load() would take a device, which no fork can use, and each worker is to have its own share.
             values["preload"] = "false"
-        largest = values["max_body_bytes"]
+        if values["max_connections"] is None:
+            values["max_connections"] = max(1, files - RESERVED_FILES - values["workers"])
+        largest = 2 * values["max_body_bytes"]
         if values["max_queued_bytes"] is None:
             values["max_queued_bytes"] = max(QUEUED_BYTES, largest)
         elif values["max_queued_bytes"] < largest:

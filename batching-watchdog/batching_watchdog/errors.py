@@ -4,7 +4,7 @@ Where on the path of a request each belongs::
 
     start-up      ConfigError, HandlerNotLoaded, StartFailed   (the process ends with one message)
     protocol      BadRequest, HeadersTooLarge, BodyTooLarge, RequestTimedOut
-    admission     QueueFull, ShuttingDown, PredictedLate
+    admission     QueueFull, TooManyConnections, ShuttingDown, PredictedLate
     queue         PredictedLate, Expired, QueueFull (a late one made room), Abandoned (never sent)
     worker        WorkerDied, UpstreamFailed  (a handler's own failure is a Reply, made in the worker)
 
@@ -75,7 +75,7 @@ class HeadersTooLarge(WatchdogError):
 
 
 class QueueFull(WatchdogError):
-    """As many requests as max_inflight, or bodies as max_queued_bytes, allow are queued or running."""
+    """max_inflight requests are queued or running, or clients make us hold max_queued_bytes."""
 
     status = 429
     reason = "queue_full"
@@ -89,10 +89,10 @@ class QueueFull(WatchdogError):
 
     @classmethod
     def of_bytes(cls, max_queued_bytes: int) -> "QueueFull":
-        """The same for the bodies' bytes."""
+        """The same for bytes."""
         error = cls(0, 1)
         error.args = (
-            f"the bodies queued and running would exceed {max_queued_bytes} bytes (max_queued_bytes)",
+            f"requests and unread answers would hold more than {max_queued_bytes} bytes (max_queued_bytes)",
         )
         return error
 
@@ -103,6 +103,17 @@ class ShuttingDown(WatchdogError):
     status = 503
     reason = "shutting_down"
     retry_after = 1
+
+
+class TooManyConnections(WatchdogError):
+    """As many connections as max_connections allows are open, and none was found idle."""
+
+    status = 503
+    reason = "too_many_connections"
+    retry_after = 1
+
+    def __init__(self, max_connections: int) -> None:
+        super().__init__(f"too many connections are open, the limit (max_connections) is {max_connections}")
 
 
 class PredictedLate(WatchdogError):
@@ -141,6 +152,6 @@ class UpstreamFailed(WatchdogError):
     reason = "upstream_failed"
 
 
-REFUSALS: Final = (QueueFull, PredictedLate, Expired, BodyTooLarge, ShuttingDown)
+REFUSALS: Final = (QueueFull, TooManyConnections, PredictedLate, Expired, BodyTooLarge, ShuttingDown)
 """Good requests that get no answer from the function because of us. A closed list: each has its reason in the
 metric ``watchdog_refusals_total`` and in the header X-Watchdog-Reason."""

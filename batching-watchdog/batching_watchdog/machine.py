@@ -1,4 +1,4 @@
-"""What this container may use: CPUs (affinity and cgroup quota) and CUDA devices.
+"""What this container may use: CPUs (affinity and cgroup quota), CUDA devices and open files.
 
 Owns the reading of the kernel's files; ``config`` decides what ``auto`` makes of it. Nothing here imports a
 model library: the front end must stay without one. Every path is below ``root``, so that tests can fake it.
@@ -6,6 +6,7 @@ model library: the front end must stay without one. Every path is below ``root``
 
 import os
 import re
+import resource
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -13,6 +14,8 @@ from typing import Final
 ROOT: Final = Path("/")
 THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """By these the maths libraries know how many threads they may have."""
+MOST_FILES: Final = 1 << 20
+"""Open files where there is no limit: Linux allows no more to one process unless it is told to."""
 _DEVICE: Final = re.compile(r"nvidia\d+", re.ASCII)
 _ORDINAL: Final = re.compile(r"\d+", re.ASCII)
 _UUID_PREFIXES: Final = ("GPU-", "MIG-")
@@ -23,6 +26,15 @@ def available_cpus(root: Path = ROOT) -> float:
     cpus = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     quota = cpu_quota(root)
     return cpus if quota is None else min(cpus, quota)
+
+
+def open_files() -> int:
+    """Raise the limit on open files as far as this process may, as Go's programs do; what it is then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most
 
 
 def cpu_quota(root: Path = ROOT) -> float | None:

@@ -66,6 +66,8 @@ class Gauges:
     """Where to read, at scrape time, what others know already."""
 
     queue_length: Callable[[], int] = lambda: 0
+    queued_bytes: Callable[[], int] = lambda: 0
+    connections: Callable[[], int] = lambda: 0
     workers: Callable[[], Mapping[str, int]] = lambda: dict.fromkeys(STATES, 0)
     restarts: Callable[[], int] = lambda: 0
     recycled: Callable[[], int] = lambda: 0
@@ -270,6 +272,18 @@ ROWS: Final = (
     ),
     Row(
         "watchdog_queue_length", GAUGE, "Requests that wait for a worker.", lambda m: m.gauges.queue_length()
+    ),
+    Row(
+        "watchdog_queued_bytes",
+        GAUGE,
+        "Bytes that requests, unread answers and connections hold, of max_queued_bytes.",
+        lambda m: m.gauges.queued_bytes(),
+    ),
+    Row(
+        "watchdog_connections",
+        GAUGE,
+        "Open connections to the function's port, of max_connections.",
+        lambda m: m.gauges.connections(),
     ),
     Row("watchdog_workers", GAUGE, "Worker processes by state.", lambda m: m.gauges.workers(), ("state",)),
     Row(

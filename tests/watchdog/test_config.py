@@ -59,7 +59,8 @@ INVALID: dict[str, list[str]] = {
     "preload": ["yes", "True", "2"],
     "max_inflight": [*BAD_WHOLE, "0"],
     "max_body_bytes": ["-1", "0", "0Gi", "1.5Mi", "16M", "16MB", "Mi", "4Gi", "4294967296", "٣", TOO_LONG],
-    "max_queued_bytes": ["-1", "0", "16777215", "1M", "x", TOO_LONG],
+    "max_queued_bytes": ["-1", "0", "1048575", "33554431", "1M", "x", TOO_LONG],
+    "max_connections": [*BAD_WHOLE, "0", "AUTO"],
     "port": BAD_PORTS,
     "PORT": BAD_PORTS,
     "metrics_port": BAD_PORTS,
@@ -95,7 +96,8 @@ VALID: dict[str, tuple[str, str, object]] = {
     "preload": ("1", "preload", "true"),
     "max_inflight": ("1", "max_inflight", 1),
     "max_body_bytes": ("4294967295", "max_body_bytes", 2**32 - 1),
-    "max_queued_bytes": ("16Mi", "max_queued_bytes", 2**24),
+    "max_queued_bytes": ("32Mi", "max_queued_bytes", 2**25),
+    "max_connections": ("7", "max_connections", 7),
     "access_log": ("0.01", "access_log", 0.01),
     "log_format": ("json", "log_format", "json"),
     "port": ("0", "port", 0),
@@ -114,9 +116,9 @@ VALID: dict[str, tuple[str, str, object]] = {
     "jwt_auth": ("0", "jwt_auth", False),
 }
 DEPENDENT = {
-    "workers": "worker_threads",
-    "write_timeout": "drain_timeout",
-    "max_body_bytes": "max_queued_bytes",
+    "workers": {"worker_threads", "max_connections"},
+    "write_timeout": {"drain_timeout"},
+    "max_body_bytes": {"max_queued_bytes"},
 }
 
 
@@ -161,7 +163,7 @@ def test_a_valid_value_is_taken_over_and_changes_nothing_else(variable: str):
     changed = {
         each.name for each in fields(Config) if getattr(config, each.name) != getattr(default, each.name)
     }
-    assert changed - {DEPENDENT.get(variable)} <= {field}
+    assert changed - DEPENDENT.get(variable, set()) <= {field}
 
 
 @pytest.mark.parametrize(
@@ -275,8 +277,14 @@ def test_auto_never_asks_for_more_than_the_quota_but_always_for_one(cpus: float)
     assert config.workers * config.worker_threads <= max(1.0, cpus)
 
 
-def test_the_queue_holds_one_body_of_the_greatest_length_at_least():
-    assert read(max_body_bytes="1Gi").max_queued_bytes == 2**30
+def test_connections_leave_half_of_the_bytes_and_that_is_enough_for_the_longest_body():
+    assert read(max_body_bytes="1Gi").max_queued_bytes == 2**31
+
+
+@pytest.mark.parametrize(("files", "connections"), [(1024, 893), (100, 1)])
+def test_connections_leave_files_to_the_workers_and_the_watchdog(files: int, connections: int):
+    config = Config.from_env({"workers": "3"}, cpus=2.0, files=files)
+    assert config.max_connections == connections
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import inspect
 import pytest
 
 from batching_watchdog import errors
-from batching_watchdog.errors import REFUSALS, ConfigError, QueueFull, WatchdogError
+from batching_watchdog.errors import REFUSALS, ConfigError, QueueFull, TooManyConnections, WatchdogError
 
 EVERY_ERROR = [
     kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, WatchdogError)
@@ -16,6 +16,7 @@ STATUSES = {
     "headers_too_large": 431,
     "shutting_down": 503,
     "predicted_late": 503,
+    "too_many_connections": 503,
     "expired": 504,
     "abandoned": 499,
     "worker_died": 502,
@@ -44,5 +45,6 @@ def test_a_full_queue_names_its_limit_and_says_when_to_try_again():
 
 @pytest.mark.parametrize("kind", [kind for kind in REFUSALS if kind.status in (429, 503)])
 def test_a_refusal_that_passes_says_when_to_try_again(kind: type[WatchdogError]):
-    error = QueueFull(8, 3) if kind is QueueFull else kind()
+    arguments = {QueueFull: (8, 3), TooManyConnections: (8,)}
+    error = kind(*arguments.get(kind, ()))
     assert error.retry_after is not None

@@ -1,9 +1,10 @@
 import os
+import resource
 from pathlib import Path
 
 import pytest
 
-from batching_watchdog.machine import available_cpus, cpu_quota, cuda_devices
+from batching_watchdog.machine import available_cpus, cpu_quota, cuda_devices, open_files
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -11,6 +12,15 @@ def write(root: Path, files: dict[str, str]) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
     return root
+
+
+def test_as_many_files_may_be_open_as_the_hard_limit_allows():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(200, before[1]), before[1]))
+        assert open_files() == resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 200
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 CGROUP = "sys/fs/cgroup"

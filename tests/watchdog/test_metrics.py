@@ -105,7 +105,7 @@ def test_only_refusals_are_counted_as_such():
     counted = {
         labels: v for (name, labels), v in samples(metrics).items() if name == "watchdog_refusals_total"
     }
-    assert len(counted) == 5
+    assert len(counted) == 6
     assert sum(counted.values()) == value(metrics, "watchdog_refusals_total", reason="queue_full") == 1
 
 
@@ -123,6 +123,8 @@ def test_gauges_are_read_when_scraped():
     queue = [3]
     metrics.gauges = Gauges(
         queue_length=lambda: queue[0],
+        queued_bytes=lambda: 8,
+        connections=lambda: 9,
         workers=lambda: {"starting": 0, "idle": 1, "busy": 2},
         restarts=lambda: 4,
         recycled=lambda: 6,
@@ -134,6 +136,8 @@ def test_gauges_are_read_when_scraped():
     assert value(metrics, "watchdog_queue_length") == 3
     queue[0] = 7
     assert value(metrics, "watchdog_queue_length") == 7
+    assert value(metrics, "watchdog_queued_bytes") == 8
+    assert value(metrics, "watchdog_connections") == 9
     assert value(metrics, "watchdog_workers", state="busy") == 2
     assert value(metrics, "watchdog_worker_restarts_total") == 4
     assert value(metrics, "watchdog_workers_recycled_total") == 6

@@ -142,6 +142,19 @@ def test_withdrawn_request_is_not_answered():
     scenario(body)
 
 
+def test_request_that_is_withdrawn_while_it_runs_holds_nothing():
+    async def body(bench: Bench) -> None:
+        bench.shell.worker_ready(bench.worker)
+        gone = bench.offer(0)
+        await turn()
+        bench.shell.withdraw(gone)
+        assert (gone.header_block, gone.body) == (b"", b"")
+        bench.reply()
+        assert bench.answers == {}
+
+    scenario(body)
+
+
 def test_queued_and_running_requests_that_are_given_up_are_answered_once():
     async def body(bench: Bench) -> None:
         bench.shell.worker_ready(bench.worker)

@@ -483,6 +483,7 @@ class Engine:
     def _leave(self, request: Request) -> None:
         """Take an admitted request out for good."""
         place, request.place = request.place, _GONE
+        request.header_block = request.body = b""  # its batch may run on for long, and needs them no more
         del self._admitted[request.id]
         self._counts[place] -= 1
         if place == _ON_TIME:

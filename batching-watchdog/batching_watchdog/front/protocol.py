@@ -15,6 +15,8 @@ checked by ``Connections.sweep`` once per second.
 """
 
 import asyncio
+import logging
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -32,6 +34,7 @@ from batching_watchdog.errors import (
     QueueFull,
     RequestTimedOut,
     ShuttingDown,
+    TooManyConnections,
     WatchdogError,
 )
 from batching_watchdog.front.head import FRAMING_NAMES, check_head, read_framing
@@ -58,8 +61,25 @@ DISCARD_BYTES: Final = 1 << 16
 LINGER_SECONDS: Final = 2.0
 """How long we go on reading after closing on a client that still sends: without it the kernel resets the
 connection and the client never sees the answer that explains."""
+CONNECTION_BYTES: Final = 1 << 12
+REQUEST_BYTES: Final = 1 << 10
+HEADER_BYTES: Final = 1 << 7
+"""What a connection, a request and a header of an incomplete head count for beside their bytes: about what
+the objects take."""
+SMALL_PART: Final = 1 << 12
+"""Parts of a body are joined up to this size: each alone would take tens of bytes more than it holds."""
+SURPLUS_CONNECTIONS: Final = 32
+"""Beyond ``max_connections`` so many are open at once, to be told so; further ones are reset."""
+SURPLUS_SECONDS: Final = 2.0
+"""How long a surplus connection may take to send the request that is refused."""
+IDLE_SECONDS: Final = 1.0
+"""A connection without a request for so long may be closed to make room for another."""
+IDLE_SEARCH: Final = 32
+"""How many connections are looked at to find one that is idle."""
 SMALL_BYTES: Final = 1 << 16
 """An answer's body up to this length is joined to its head: one copy is cheaper than a second write."""
+
+log = logging.getLogger(__name__)
 
 _NOTHING: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
@@ -76,7 +96,9 @@ class Limits:
     read_timeout: float
     write_timeout: float
     max_queued_bytes: int
-    """Bodies of all requests that have come and are not answered, together."""
+    """All that clients make us hold, together: requests until they are answered, answers until they are read,
+    and connections."""
+    max_connections: int
 
 
 class Application(Protocol):
@@ -85,6 +107,10 @@ class Application(Protocol):
     @property
     def captured_headers(self) -> frozenset[bytes]:
         """The headers, in lower case, that an exchange is to find by name (``Exchange.captured_headers``)."""
+
+    @property
+    def always_served(self) -> frozenset[bytes]:
+        """The paths of requests that are served whatever is held: probes."""
 
     def refuse(self, exchange: "Exchange") -> WatchdogError | None:
         """Look at a request whose header is complete; an error answers it before its body is read."""
@@ -112,6 +138,7 @@ class Exchange:
         "head_size",
         "header_block",
         "headers",
+        "held",
         "host",
         "http_1_0",
         "keep_alive",
@@ -145,6 +172,8 @@ class Exchange:
         """Bytes of the target, the header and the trailer."""
         self.size = 0
         """Bytes of the body so far."""
+        self.held = 0
+        """What it counts for in ``Connections.queued_bytes``."""
         self.host: bytes | None = None
         self.length: int | None = None
         """Content-Length; None without a body, or if it is chunked."""
@@ -191,8 +220,12 @@ class Connections:
         self.closing = False
         self._all_closed = asyncio.Event()
         self.queued_bytes = 0
-        """What the bodies of unanswered requests hold."""
-        self.open: set[HttpProtocol] = set()
+        """What is held now, against ``Limits.max_queued_bytes``."""
+        self.max_connections = min(limits.max_connections, limits.max_queued_bytes // (2 * CONNECTION_BYTES))
+        """No more than hold half of ``Limits.max_queued_bytes``."""
+        self.surplus = 0
+        """Open connections beyond them."""
+        self.open: OrderedDict[HttpProtocol, None] = OrderedDict()
         self.date_line = b""
         """The Date header line, as of the last sweep."""
 
@@ -206,11 +239,24 @@ class Connections:
         now = self.clock()
         for protocol in tuple(self.open):
             protocol.check_timeouts(now)
+        if self.queued_bytes > self.limits.max_queued_bytes:
+            self._cut_stalled()
+
+    def opened(self, protocol: "HttpProtocol") -> None:
+        """A connection is open. If it is one too many, an idle one is closed for it, or it is surplus."""
+        self.open[protocol] = None
+        self.queued_bytes += CONNECTION_BYTES
+        if len(self.open) <= self.max_connections or self._close_an_idle_one():
+            return
+        protocol.surplus = True
+        self.surplus += 1
+        if self.surplus > SURPLUS_CONNECTIONS:
+            protocol.abort()
 
     @property
     def unread(self) -> int:
         """Connections on which a part of an answer waits to be read."""
-        return sum(protocol.unread for protocol in self.open)
+        return sum(protocol.stalled_since is not None for protocol in self.open)
 
     def drain(self, *, at_once: bool = False) -> None:
         """Close each connection behind the answers that it is owed, an idle one at once.
@@ -229,7 +275,8 @@ class Connections:
 
     def closed(self, protocol: "HttpProtocol") -> None:
         """A connection is closed."""
-        self.open.discard(protocol)
+        self.open.pop(protocol, None)
+        self.surplus -= protocol.surplus
         if self.closing and not self.open:
             self._all_closed.set()
 
@@ -237,6 +284,35 @@ class Connections:
         """Close everything at once."""
         for protocol in tuple(self.open):
             protocol.abort()
+
+    def charge(self, exchange: Exchange, held: int) -> None:
+        """Count ``exchange`` for so many bytes from now on."""
+        self.queued_bytes += held - exchange.held
+        exchange.held = held
+
+    def _close_an_idle_one(self) -> bool:
+        """Close the connection that is open for longest among the idle ones, if one is found in a while."""
+        now = self.clock()
+        for _ in range(min(IDLE_SEARCH, len(self.open))):
+            protocol = next(iter(self.open))
+            self.open.move_to_end(protocol)
+            if protocol.close_if_idle(now):
+                return True
+        return False
+
+    def _cut_stalled(self) -> None:
+        """Cut clients that do not read, who has stalled for longest first: an answer cannot be refused."""
+        stalled = [each for each in self.open if each.stalled_since is not None]
+        cut = 0
+        for protocol in sorted(stalled, key=lambda each: each.stalled_since or 0.0):
+            if self.queued_bytes <= self.limits.max_queued_bytes:
+                break
+            protocol.abort()
+            cut += 1
+        if cut:
+            log.warning(
+                "%d connections were cut whose clients do not read: more than max_queued_bytes was held", cut
+            )
 
 
 class HttpProtocol(asyncio.Protocol):
@@ -258,7 +334,9 @@ class HttpProtocol(asyncio.Protocol):
         "_since",
         "_transport",
         "_unparsed",
-        "_write_stalled_since",
+        "_unsent",
+        "stalled_since",
+        "surplus",
     )
 
     def __init__(self, connections: Connections) -> None:
@@ -282,25 +360,35 @@ class HttpProtocol(asyncio.Protocol):
         """Nothing more is read: what still comes is dropped."""
         self._since = self._clock()
         """When the request that is being received began, or else when the connection became idle."""
-        self._write_stalled_since: float | None = None
+        self.stalled_since: float | None = None
+        """Since when a part of an answer waits for the client to read it."""
+        self._unsent = 0
+        """Bytes of answers that wait so, as they were counted last."""
+        self.surplus = False
+        """Whether it is one connection too many: its first request is refused."""
         self._lingers_until: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Asyncio: a client connected."""
         self._transport = transport  # type: ignore[assignment] # a stream connection
-        self._connections.open.add(self)
+        transport.set_write_buffer_limits(0)  # type: ignore[attr-defined] # pause when the kernel takes no more
+        self._connections.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Asyncio: the client has gone; what it asked for is withdrawn."""
-        self._connections.closed(self)
         self._transport = None
+        connections, current = self._connections, self._current
+        connections.queued_bytes -= CONNECTION_BYTES + self._unsent + len(self._unparsed)
+        self._unsent, self._unparsed = 0, b""
+        if current is not None:
+            connections.charge(current, 0)
         for exchange in self._pending:
+            connections.charge(exchange, 0)
             if exchange.answer is None:
-                if not exchange.refused:
-                    self._connections.queued_bytes -= exchange.size
                 gone, exchange.on_disconnect = exchange.on_disconnect, None
                 if gone is not None:
                     gone()
+        connections.closed(self)
         self._pending.clear()
         self._current = self._resumed = None
         self._closing = True
@@ -314,12 +402,14 @@ class HttpProtocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Asyncio: the client does not read as fast as we answer: stop taking requests from it."""
-        self._write_stalled_since = self._clock()
+        self.stalled_since = self._clock()
+        self._count_unsent()
         self._update_reading()
 
     def resume_writing(self) -> None:
         """Asyncio: the client reads again."""
-        self._write_stalled_since = None
+        self.stalled_since = None
+        self._count_unsent()
         self._update_reading()
 
     def data_received(self, data: bytes) -> None:
@@ -327,6 +417,7 @@ class HttpProtocol(asyncio.Protocol):
         if self._closing:
             return
         if self._unparsed:
+            self._connections.queued_bytes -= len(self._unparsed)
             data, self._unparsed = self._unparsed + data, b""
         plain = None
         if compiled is not None and self._current is None and not self._pending:
@@ -349,6 +440,8 @@ class HttpProtocol(asyncio.Protocol):
         while at < size and not self._closing:
             if not self._reading:
                 self._unparsed = data[at:]
+                self._connections.queued_bytes += size - at
+                self._check_room()
                 return
             end = self._piece_end(data, at)
             self._parse(view[at:end])
@@ -387,6 +480,12 @@ class HttpProtocol(asyncio.Protocol):
                 self._excess = max(excess, 0)
                 if excess > MAX_HEADER_BYTES:
                     self._fail(_headers_too_large())
+            current = self._current
+            if current is not None and not current.head_complete and not self._closing:
+                headers = current.head_size + HEADER_BYTES * len(current.headers)
+                unfinished = self._excess + len(data)
+                self._connections.charge(current, REQUEST_BYTES + headers + unfinished)
+                self._check_room()
         if rest is not None:
             self._read_body_after_upgrade(rest)
 
@@ -413,7 +512,8 @@ class HttpProtocol(asyncio.Protocol):
         if error is not None:
             self._refuse(exchange, error)
             return
-        self._connections.queued_bytes += exchange.size
+        exchange.held = held = REQUEST_BYTES + len(header_block) + exchange.size
+        self._connections.queued_bytes += held
         exchange.body = body
         self._application.handle(exchange)
 
@@ -481,6 +581,7 @@ class HttpProtocol(asyncio.Protocol):
             exchange.header_block = wire.request_header_block(
                 exchange.method, exchange.target, exchange.headers
             )
+            self._connections.charge(exchange, REQUEST_BYTES + len(exchange.header_block))
         exchange.headers = []  # they are in the head, and the queue may be long
         if parser.should_upgrade():
             # The parser leaves the body to the new protocol and ends the request; see data_received.
@@ -506,6 +607,7 @@ class HttpProtocol(asyncio.Protocol):
             return
         connections = self._connections
         connections.queued_bytes += size
+        exchange.held += size
         if exchange.size > self._limits.max_body_bytes:
             raise BodyTooLarge(
                 f"the body is longer than {self._limits.max_body_bytes} bytes (max_body_bytes)"
@@ -516,6 +618,8 @@ class HttpProtocol(asyncio.Protocol):
             exchange.body = body
         elif exchange.chunks is None:
             exchange.chunks = [exchange.body, body]
+        elif len(exchange.chunks[-1]) + size <= SMALL_PART:
+            exchange.chunks[-1] += body
         else:
             exchange.chunks.append(body)
 
@@ -541,9 +645,10 @@ class HttpProtocol(asyncio.Protocol):
         if transport is None or exchange.answer is not None:
             return
         exchange.on_disconnect = None
-        if not exchange.refused:
-            self._connections.queued_bytes -= exchange.size
-        if self._connections.closing and exchange is self._pending[-1]:
+        connections = self._connections
+        connections.queued_bytes -= exchange.held
+        exchange.held = 0
+        if connections.closing and exchange is self._pending[-1]:
             # Not before: the answers of requests that came behind it must still leave.
             exchange.keep_alive = False
         connection = b""
@@ -557,9 +662,11 @@ class HttpProtocol(asyncio.Protocol):
             body = b""
         line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
         exchange.answer = (
-            b"".join((line, self._connections.date_line, head, length, connection, b"\r\n")),
+            b"".join((line, connections.date_line, head, length, connection, b"\r\n")),
             body,
         )
+        if exchange is not self._pending[0]:
+            connections.charge(exchange, len(head) + len(body))
         self._send_answers(transport)
 
     def _send_answers(self, transport: asyncio.Transport) -> None:
@@ -568,15 +675,17 @@ class HttpProtocol(asyncio.Protocol):
         while pending and pending[0].answer is not None:
             done = pending.pop(0)
             answer_head, answer_body = done.answer  # type: ignore[misc] # just tested
-            if self._write_stalled_since is not None and (
-                transport.get_write_buffer_size() > MAX_UNSENT_BYTES
-            ):
+            if done.held:
+                self._connections.charge(done, 0)
+            if self.stalled_since is not None and transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
                 self.abort()
                 return
             if len(answer_body) <= SMALL_BYTES:
                 transport.write(answer_head + answer_body)
             else:
                 transport.writelines((answer_head, answer_body))
+            if self.stalled_since is not None:
+                self._count_unsent()
             if not done.keep_alive:
                 self._close()
                 return
@@ -590,25 +699,22 @@ class HttpProtocol(asyncio.Protocol):
 
     def check_timeouts(self, now: float) -> None:
         """Cut the connection if the client is too slow in sending or in reading, or idle for too long."""
-        stalled = self._write_stalled_since
+        stalled = self.stalled_since
         if stalled is not None:
+            self._count_unsent()
             if now - stalled > self._limits.write_timeout:
                 self.abort()
         elif self._lingers_until is not None:
             if now > self._lingers_until:
                 self.abort()
         elif self._current is not None:
-            if now - self._since > self._limits.read_timeout:
-                self._fail(
-                    RequestTimedOut(f"the request did not come within {self._limits.read_timeout:g} s")
-                )
-        elif not self._pending and now - self._since > KEEP_ALIVE_SECONDS:
+            limit = SURPLUS_SECONDS if self.surplus else self._limits.read_timeout
+            if now - self._since > limit:
+                self._fail(RequestTimedOut(f"the request did not come within {limit:g} s"))
+        elif not self._pending and now - self._since > (
+            SURPLUS_SECONDS if self.surplus else KEEP_ALIVE_SECONDS
+        ):
             self._close()
-
-    @property
-    def unread(self) -> bool:
-        """Whether a part of an answer waits for the client to read it."""
-        return self._transport is not None and self._transport.get_write_buffer_size() > 0
 
     def drain(self, *, at_once: bool) -> None:
         """Close an idle connection, refuse a request that has not come: see ``Connections.drain``."""
@@ -619,10 +725,32 @@ class HttpProtocol(asyncio.Protocol):
         elif at_once or not current.head_complete:
             self._fail(ShuttingDown("the watchdog is shutting down"))
 
+    def close_if_idle(self, now: float) -> bool:
+        """Close the connection if it has no request, and has had none for a while; whether it has."""
+        busy = self._pending or self._current is not None or self.stalled_since is not None
+        if busy or self._closing or now - self._since < IDLE_SECONDS:
+            return False
+        self._close()
+        return True
+
     def abort(self) -> None:
         """Close at once."""
         if self._transport is not None:
+            self._connections.queued_bytes -= self._unsent
+            self._unsent = 0
             self._transport.abort()
+
+    def _count_unsent(self) -> None:
+        """Count what of the answers the kernel has not taken."""
+        if self._transport is not None:
+            unsent = self._transport.get_write_buffer_size()
+            self._connections.queued_bytes += unsent - self._unsent
+            self._unsent = unsent
+
+    def _check_room(self) -> None:
+        """Refuse the request that is coming if more is held than may be."""
+        if self._connections.queued_bytes > self._limits.max_queued_bytes:
+            self._fail(QueueFull.of_bytes(self._limits.max_queued_bytes))
 
     def _fail(self, error: WatchdogError) -> None:
         """Answer a request that cannot be read to its end, after those before it, and read no further."""
@@ -634,6 +762,8 @@ class HttpProtocol(asyncio.Protocol):
             return
         self._current = exchange
         self._closing = True
+        self._connections.queued_bytes -= len(self._unparsed)
+        self._unparsed = b""
         exchange.keep_alive = False
         if exchange not in self._pending:
             self._pending.append(exchange)
@@ -645,19 +775,25 @@ class HttpProtocol(asyncio.Protocol):
 
         What is only announced is not set aside: else a few clients that send nothing would shut out the rest.
         """
-        length, limits = exchange.length, self._limits
-        if length:
-            if length > limits.max_body_bytes:
-                return BodyTooLarge(
-                    f"the body has {length} bytes, the limit (max_body_bytes) is {limits.max_body_bytes}"
-                )
-            if self._connections.queued_bytes + length > limits.max_queued_bytes:
-                return QueueFull.of_bytes(limits.max_queued_bytes)
+        length, limits = exchange.length or 0, self._limits
+        if length > limits.max_body_bytes:
+            return BodyTooLarge(
+                f"the body has {length} bytes, the limit (max_body_bytes) is {limits.max_body_bytes}"
+            )
+        connections = self._connections
+        if self.surplus:
+            exchange.keep_alive = False
+        full = connections.queued_bytes + length > limits.max_queued_bytes
+        if (full or self.surplus) and exchange.path not in self._application.always_served:
+            if self.surplus:
+                return TooManyConnections(connections.max_connections)
+            return QueueFull.of_bytes(limits.max_queued_bytes)
         return self._application.refuse(exchange)
 
     def _refuse(self, exchange: Exchange, error: WatchdogError) -> None:
         """Answer at the header; the body is dropped, or no more is read if that costs too much."""
         exchange.refused = True
+        self._connections.charge(exchange, 0)
         length = exchange.length or 0
         if exchange.chunked or length > DISCARD_BYTES or (length and exchange.expects_continue):
             exchange.keep_alive = False
@@ -693,7 +829,7 @@ class HttpProtocol(asyncio.Protocol):
             self._transport.write_eof()
 
     def _update_reading(self) -> None:
-        wanted = self._write_stalled_since is None and len(self._pending) < MAX_PIPELINED
+        wanted = self.stalled_since is None and len(self._pending) < MAX_PIPELINED
         if wanted == self._reading or self._transport is None or self._transport.is_closing():
             return
         self._reading = wanted

@@ -40,13 +40,15 @@ _BATCH_REASONS: Final = {reason: b"X-Batch-Reason: %b\r\n" % reason.encode() for
 
 _ABANDONED: Final = Abandoned("the client closed the connection before its answer")
 
-_SHED: Final = frozenset(("queue_full", "predicted_late", "shutting_down"))
+_SHED: Final = frozenset(("queue_full", "too_many_connections", "predicted_late", "shutting_down"))
 
 log = logging.getLogger(__name__)
 
 
 class Front:
     """The application on the function's port."""
+
+    always_served = frozenset((HEALTH_PATH, READY_PATH))
 
     def __init__(
         self,
@@ -83,7 +85,7 @@ class Front:
 
     def refuse(self, exchange: Exchange) -> WatchdogError | None:
         """Refuse at the header what would be refused anyway, so that its body is not read."""
-        if exchange.target.startswith(b"/_/") and exchange.path in (HEALTH_PATH, READY_PATH):
+        if exchange.target.startswith(b"/_/") and exchange.path in self.always_served:
             return None
         if not self.accepting:
             return ShuttingDown("the watchdog is shutting down")
@@ -382,6 +384,7 @@ class MetricsPage:
     """The application on the metrics port: /metrics and nothing else."""
 
     captured_headers: frozenset[bytes] = frozenset()
+    always_served = frozenset((b"/metrics",))
 
     def __init__(self, exposition: Exposition) -> None:
         self._exposition = exposition

@@ -74,15 +74,15 @@ class Slot:
             self.close()
             _, self._connection = await loop.create_connection(_Connection, self._url.host, self._url.port)
 
-    async def post(self, batch: Batch) -> list[Reply]:
-        """The replies to ``batch``, one per request and in order. It must be connected.
+    async def post(self, requests: Sequence[tuple[bytes, bytes]]) -> list[Reply]:
+        """The replies to these (head, body) pairs, one for each and in order. It must be connected.
 
         Raises ``FrameError`` for a wrong answer, ``ConnectionError`` if the connection broke. Only a
         connection whose answer was right is kept.
         """
         connection, self._connection = self._connection, None
         assert connection is not None, "connected"  # noqa: S101 - a caller's bug
-        body = jsonlines.encode_requests([(request.header_block, request.body) for request in batch.requests])
+        body = jsonlines.encode_requests(requests)
         header_block = (
             f"POST {self._url.target} HTTP/1.1\r\nHost: {self._url.authority}\r\n"
             f"Content-Type: {jsonlines.CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -92,8 +92,8 @@ class Slot:
             if status != 200:
                 raise FrameError(f"status {status}: {answer[:EXCERPT].decode(errors='replace').strip()!r}")
             replies = jsonlines.decode_replies(answer)
-            if len(replies) != len(batch.requests):
-                raise FrameError(f"{len(replies)} replies for {len(batch.requests)} requests")
+            if len(replies) != len(requests):
+                raise FrameError(f"{len(replies)} replies for {len(requests)} requests")
         except BaseException:
             connection.close()
             raise
@@ -283,15 +283,17 @@ class RemotePool:
             slot.close()
 
     def _serve(self, slot: Slot, batch: Batch) -> None:
-        self._tasks.spawn(self._exchange(slot, batch), "batch")
+        # Now: a request that leaves before the connection stands gives up its head and body.
+        requests = [(request.header_block, request.body) for request in batch.requests]
+        self._tasks.spawn(self._exchange(slot, batch, requests), "batch")
 
-    async def _exchange(self, slot: Slot, batch: Batch) -> None:
+    async def _exchange(self, slot: Slot, batch: Batch, requests: Sequence[tuple[bytes, bytes]]) -> None:
         connected = False
         try:
             async with asyncio.timeout(self._config.exec_timeout + GRACE_SECONDS):
                 await self._connect(slot)
                 connected = True
-                replies = await slot.post(batch)
+                replies = await slot.post(requests)
         except FrameError as error:
             self._lost(slot, batch, f"wrong answer: {error}")
         except TimeoutError:

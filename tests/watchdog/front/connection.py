@@ -10,10 +10,12 @@ import pytest
 
 from batching_watchdog.errors import WatchdogError
 from batching_watchdog.front import protocol
-from batching_watchdog.front.protocol import Connections, Exchange, Limits
+from batching_watchdog.front.protocol import CONNECTION_BYTES, Connections, Exchange, Limits
 from batching_watchdog.wire import parse_header_block
 
-LIMITS = Limits(max_body_bytes=1000, read_timeout=30.0, write_timeout=30.0, max_queued_bytes=1 << 20)
+LIMITS = Limits(
+    max_body_bytes=1000, read_timeout=30.0, write_timeout=30.0, max_queued_bytes=1 << 22, max_connections=100
+)
 GET = b"GET /a?b=c HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -64,6 +66,7 @@ class Echo:
     status: int = 200
     answer_size: int = 0
     captured_headers: frozenset[bytes] = frozenset((b"x-call-id", b"x-timeout"))
+    always_served: frozenset[bytes] = frozenset((b"/always",))
     exchanges: list[Exchange] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     errors: list[WatchdogError] = field(default_factory=list)
@@ -134,6 +137,9 @@ class Wire(asyncio.Transport):
     def resume_reading(self) -> None:
         self.reading = True
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
     def get_write_buffer_size(self) -> int:
         return self.unread
 
@@ -186,6 +192,11 @@ class Connection:
         self.clock.now += seconds
         self.connections.sweep(0.0)
         return self.answers()
+
+    @property
+    def held(self) -> int:
+        """What is held but for the connections themselves."""
+        return self.connections.queued_bytes - CONNECTION_BYTES * len(self.connections.open)
 
     def lose(self) -> None:
         """The client goes away."""

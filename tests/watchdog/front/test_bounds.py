@@ -1,4 +1,4 @@
-"""What one connection can cost: nothing that a client sends raises, hangs, or is kept without bound."""
+"""What clients can cost: nothing that they send raises, hangs, or is kept without bound."""
 
 from dataclasses import replace
 from itertools import chain, repeat
@@ -7,8 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batching_watchdog.front.protocol import MAX_HEADER_BYTES
-from watchdog.front.connection import CHUNKED, GET, LIMITS, POST, Connection, Echo, post
+from batching_watchdog.front.protocol import (
+    CONNECTION_BYTES,
+    IDLE_SECONDS,
+    MAX_HEADER_BYTES,
+    SURPLUS_CONNECTIONS,
+    SURPLUS_SECONDS,
+)
+from watchdog.front.connection import CHUNKED, GET, LAST, LIMITS, POST, Answer, Connection, Echo, post
 
 pytestmark = pytest.mark.usefixtures("speedups")
 
@@ -59,7 +65,7 @@ PIECES = st.binary(max_size=200) | st.sampled_from(
 @given(st.lists(PIECES, max_size=30), st.booleans())
 def test_whatever_comes_nothing_escapes_and_what_is_kept_is_bounded(pieces: list[bytes], hold: bool):
     client = Connection(Echo(hold=hold))
-    made = client.protocol
+    made, sent = client.protocol, 0
     for piece in pieces:
         made.data_received(piece)
         current = made._current
@@ -69,6 +75,9 @@ def test_whatever_comes_nothing_escapes_and_what_is_kept_is_bounded(pieces: list
             assert current.head_size <= MAX_HEADER_BYTES + len(piece)
             assert sum(map(len, current.chunks or [current.body])) <= LIMITS.max_body_bytes
         assert len(made._pending) <= len(client.application.messages) + 1
+        # Requests and headers count for more than their bytes, and heads that are read for twice that.
+        sent += len(piece)
+        assert 0 <= client.held <= 40 * sent + 2 * READ
     assert all(len(message.body) <= LIMITS.max_body_bytes for message in client.application.messages)
     client.lose()
     assert client.connections.queued_bytes == 0
@@ -110,40 +119,174 @@ def test_a_large_read_that_ends_within_the_next_request_is_not_taken_for_long_he
     assert len(Connection().send(GET * 9000 + GET[:8], GET[8:])) == 9001
 
 
-SMALL = replace(LIMITS, max_queued_bytes=1500)
+SMALL = replace(LIMITS, max_body_bytes=100_000, max_queued_bytes=200_000, max_connections=20)
 
 
-def test_bodies_beyond_the_budget_are_refused_at_the_header_until_others_are_answered():
+def body(size: int) -> bytes:
+    return post(size) + b"x" * size
+
+
+def statuses(answers: list[Answer]) -> list[int]:
+    return [answer.status for answer in answers]
+
+
+def test_what_would_be_too_much_is_refused_at_the_header_until_others_are_answered():
     client = Connection(Echo(hold=True), SMALL)
     other = Connection(beside=client)
-    client.send(post(1000) + b"x" * 1000)
-    assert [answer.status for answer in other.send(post(501))] == [429]
-    assert other.send(b"x" * 501 + post(500) + b"x" * 500) == []
-    assert client.connections.queued_bytes == 1500
-    client.release()
-    assert client.connections.queued_bytes == 0
-    other.send(post(1000) + b"x" * 1000)
-    assert len(client.application.messages) == 3
+    client.send(body(90_000) + body(50_000))
+    assert statuses(other.send(post(60_000))) == [429]
+    assert other.send(b"x" * 60_000 + body(30_000)) == []
+    assert client.held > 170_000
+    client.application.answer(client.application.exchanges[0])
+    assert client.held < 90_000
+    assert other.send(body(60_000)) == []
 
 
-def test_chunked_bodies_are_counted_as_they_come_and_cut_at_the_budget():
+def test_chunked_bodies_count_as_they_come_and_are_cut_when_it_is_too_much():
     client = Connection(limits=SMALL)
     others = [Connection(beside=client) for _ in range(2)]
-    client.send(CHUNKED + b"384\r\n" + b"x" * 900 + b"\r\n")
+    client.send(CHUNKED + b"182b8\r\n" + b"x" * 99_000 + b"\r\n")
     # What is announced but has not come takes nothing from the others.
-    assert others[0].send(post(600)) == []
-    assert others[1].send(CHUNKED + b"258\r\n" + b"x" * 600) == []
-    (answer,) = others[1].send(b"\r\n1\r\nx")
+    assert others[0].send(post(60_000)) == []
+    assert others[1].send(CHUNKED + b"182b8\r\n" + b"x" * 60_000) == []
+    (answer,) = others[1].send(b"x" * 39_000)
     assert (answer.status, answer.headers["connection"]) == (429, "close")
-    assert client.connections.queued_bytes == 900
+    assert 99_000 < client.held < 105_000
 
 
-def test_the_bodies_of_clients_that_go_away_are_given_back():
+def test_heads_count_while_they_come_and_while_they_wait():
     client = Connection(Echo(hold=True), SMALL)
+    waiting, coming = Connection(beside=client), Connection(beside=client)
+    waiting.send(GET[:-2] + b"X: " + b"y" * 60_000 + b"\r\n\r\n")
+    assert client.held > 60_000
+    assert coming.send(GET[:-2] + b"X: " + b"y" * 50_000) == []
+    assert client.held > 110_000
+    # Many headers take more memory than they have bytes.
+    assert statuses(client.send(GET[:-2] + b"a: b\r\n" * 600)) == [429]
+    for each in (waiting, coming):
+        each.lose()
+    assert client.held == 0
+
+
+def test_answers_that_wait_for_others_before_them_count_until_they_are_sent():
+    client = Connection(Echo(hold=True, answer_size=50_000), SMALL)
+    client.send(GET * 3)
+    client.release(2, 1)
+    assert client.held > 100_000
+    assert len(client.release(0)) == 3
+    assert client.held == 0
+
+
+def test_answers_that_are_not_read_count_until_they_are():
+    client = Connection(limits=SMALL)
     other = Connection(beside=client)
-    client.send(post(700) + b"x" * 700)
-    other.send(post(700) + b"x" * 300)
-    assert client.connections.queued_bytes == 1000
+    client.send(GET)
+    client.wire.unread = 200_000
+    client.protocol.pause_writing()
+    assert statuses(other.send(GET)) == [429]
+    assert statuses(other.send(GET.replace(b"/a", b"/always"))) == [200]
+    client.wire.unread = 0
+    client.protocol.resume_writing()
+    assert statuses(other.send(GET)) == [200]
+    assert client.held == 0
+
+
+def test_who_has_not_read_for_longest_is_cut_while_too_much_is_held():
+    clients = [Connection(limits=SMALL)]
+    clients += [Connection(beside=clients[0]) for _ in range(3)]
+    for client in clients[:3]:
+        client.send(GET)
+        client.wire.unread = 80_000
+        client.protocol.pause_writing()
+        client.clock.now += 0.1
+    clients[0].pass_time(0.7)
+    assert [client.wire.aborted for client in clients] == [True, False, False, False]
+    clients[1].protocol.resume_writing()
+    for client in clients:
+        client.lose()
+    assert clients[0].connections.queued_bytes == 0
+
+
+def test_what_is_read_ahead_of_a_pipeline_counts():
+    client = Connection(Echo(hold=True), SMALL)
+    client.send(GET * 2000)
+    assert client.held > 1900 * len(GET)
+    other = Connection(beside=client)
+    other.send(GET * 2000)
+    assert client.held < SMALL.max_queued_bytes
     client.lose()
+    assert set(statuses(other.release())) == {200, 429}
     other.lose()
     assert client.connections.queued_bytes == 0
+
+
+def test_small_parts_of_a_body_are_joined():
+    client = Connection(limits=SMALL)
+    client.send(CHUNKED, *[b"1\r\nx\r\n" * 100] * 100)
+    current = client.protocol._current
+    assert current is not None
+    assert current.chunks is not None
+    assert len(current.chunks) < 10
+    client.send(b"0\r\n\r\n")
+    assert client.application.messages[0].body == b"x" * 10_000
+
+
+FEW = replace(LIMITS, max_connections=2)
+
+
+def test_a_connection_too_many_is_refused_at_its_request_but_probes_are_answered():
+    clients = [Connection(Echo(hold=True), FEW)]
+    clients += [Connection(beside=clients[0]) for _ in range(3)]
+    for client in clients[:2]:
+        client.send(GET)
+    clients[0].application.hold = False
+    for client, target, status in ((clients[2], b"/a", 503), (clients[3], b"/always", 200)):
+        (answer,) = client.send(GET.replace(b"/a", target))
+        assert (answer.status, answer.headers["connection"]) == (status, "close")
+        assert client.wire.closed
+        client.lose()
+    clients[0].lose()
+    assert statuses(Connection(beside=clients[1]).send(GET)) == [200]
+
+
+def test_a_connection_too_many_that_asks_nothing_is_closed_soon():
+    busy = Connection(Echo(hold=True), replace(LIMITS, max_connections=1))
+    busy.send(GET)
+    silent, slow = Connection(beside=busy), Connection(beside=busy)
+    slow.send(GET[:9])
+    assert busy.pass_time(SURPLUS_SECONDS) == []
+    assert not silent.wire.closed
+    busy.pass_time(1.0)
+    assert (busy.wire.closed, silent.wire.closed) == (False, True)
+    assert statuses(slow.answers()) == [408]
+
+
+def test_connections_far_too_many_are_reset():
+    busy = Connection(Echo(hold=True), replace(LIMITS, max_connections=1))
+    busy.send(GET)
+    clients = [Connection(beside=busy) for _ in range(SURPLUS_CONNECTIONS + 1)]
+    assert [client.wire.aborted for client in clients] == [False] * SURPLUS_CONNECTIONS + [True]
+    for client in clients:
+        client.lose()
+    assert not Connection(beside=busy).wire.aborted
+
+
+def test_an_idle_connection_makes_room_for_a_new_one():
+    clients = [Connection(Echo(hold=True), FEW)]
+    clients.append(Connection(beside=clients[0]))
+    clients[0].send(GET)
+    clients[0].clock.now += IDLE_SECONDS
+    clients.append(Connection(beside=clients[0]))
+    assert [client.wire.closed for client in clients] == [False, True, False]
+    clients[1].lose()
+    # The new one has had no time to send its request yet.
+    clients.append(Connection(beside=clients[0]))
+    assert not clients[2].wire.closed
+    assert statuses(clients[3].send(GET)) == [503]
+
+
+def test_connections_hold_no_more_than_half_of_the_bytes():
+    most = SMALL.max_queued_bytes // CONNECTION_BYTES // 2
+    clients = [Connection(Echo(hold=True), replace(SMALL, max_connections=1000))]
+    clients += [Connection(beside=clients[0]) for _ in range(most)]
+    assert [statuses(client.send(LAST)) for client in clients[-2:]] == [[], [503]]

@@ -20,7 +20,7 @@ from batching_watchdog.logs import RequestLine
 from batching_watchdog.messages import Batch, Reply
 from batching_watchdog.metrics import Metrics
 from batching_watchdog.shell import Shell
-from watchdog.front.connection import GET, Answer, Clock, Connection, alive, no_collector
+from watchdog.front.connection import GET, LIMITS, Answer, Clock, Connection, alive, no_collector
 
 
 @dataclass(eq=False)
@@ -281,6 +281,16 @@ def test_a_full_queue_is_not_ready_but_healthy():
         assert bench.answer(b"GET /_/health HTTP/1.1\r\nHost: x\r\n\r\n").status == 200
 
     scenario(body, max_inflight="1")
+
+
+def test_health_and_readiness_are_answered_whatever_is_held():
+    async def body(bench: Bench) -> None:
+        client = bench.client()
+        client.connections.queued_bytes = LIMITS.max_queued_bytes + 1
+        answers = client.send(GET, *(GET.replace(b"/a?b=c", path) for path in (b"/_/health", b"/_/ready")))
+        assert [answer.status for answer in answers] == [429, 200, 200]
+
+    scenario(body)
 
 
 def gateway(seconds: float) -> str:

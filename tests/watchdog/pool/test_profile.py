@@ -45,9 +45,6 @@ class Worker:
     [
         pytest.param(lambda n: 0.01, {"max_batch_size": "8"}, [1, 2, 4, 8], id="up to the largest batch"),
         pytest.param(lambda n: 0.01 * n**2, {}, [1, 2, 4], id="until two doublings have brought nothing"),
-        pytest.param(
-            lambda n: 0.01, {"max_body_bytes": "1Ki", "max_queued_bytes": "2Ki"}, [1, 2], id="as may wait"
-        ),
         pytest.param(lambda n: 0.01, {"slo_latency": "1ns"}, [1], id="no longer than the SLO"),
     ],
 )
@@ -55,6 +52,11 @@ def test_sizes_double_while_a_larger_batch_could_be_of_use(
     law: Callable[[int], float], settings: dict[str, str], sizes: list[int]
 ):
     assert Worker(law, **settings).measured() == sizes
+
+
+def test_sizes_are_no_larger_than_what_may_wait():
+    worker = Worker(lambda n: 0.01, max_body_bytes="512Ki", max_queued_bytes="1Mi")
+    assert worker.measured(b"x" * 500_000) == [1, 2]
 
 
 def test_a_worker_that_dies_of_being_measured_is_told_with_the_size():

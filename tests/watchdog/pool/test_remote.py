@@ -8,7 +8,6 @@ import pytest
 
 from batching_watchdog.config import HttpUrl
 from batching_watchdog.errors import FrameError, StartFailed
-from batching_watchdog.messages import Batch, DispatchReason, Request
 from batching_watchdog.pool import jsonlines, remote
 from batching_watchdog.pool.remote import Slot, probe
 
@@ -53,9 +52,8 @@ class Upstream:
         self._writer.close()
 
 
-def batch(*bodies: bytes) -> Batch:
-    requests = tuple(Request(n, b"POST /\r\n", body, 0.0, 0.0, 0.0) for n, body in enumerate(bodies))
-    return Batch(requests, DispatchReason.IDLE, 0.0)
+def requests(*bodies: bytes) -> list[tuple[bytes, bytes]]:
+    return [(b"POST /\r\n", body) for body in bodies]
 
 
 def lines(*bodies: str) -> bytes:
@@ -91,7 +89,7 @@ async def exchange(
 ) -> list[bytes]:
     """Post a batch, have it answered, and the connection ended if ``end``; the bodies of the replies."""
     await slot.connect()
-    posted = asyncio.ensure_future(slot.post(batch(b"a")))
+    posted = asyncio.ensure_future(slot.post(requests(b"a")))
     assert (await upstream.request(new=new))[1] == ["a"]
     upstream.answer(answer)
     if end:
@@ -102,7 +100,7 @@ async def exchange(
 def test_a_batch_is_one_post_and_its_answer_the_replies_however_the_bytes_are_cut():
     async def body(slot: Slot, upstream: Upstream) -> None:
         await slot.connect()
-        posted = asyncio.ensure_future(slot.post(batch(b"a", b"b")))
+        posted = asyncio.ensure_future(slot.post(requests(b"a", b"b")))
         head, bodies = await upstream.request()
         assert head.startswith("POST /b?x HTTP/1.1\r\nHost: here:1\r\n")
         assert f"Content-Type: {jsonlines.CONTENT_TYPE}\r\n" in head
@@ -205,7 +203,7 @@ def test_an_answer_that_does_not_end_is_cut_before_it_fills_the_memory(
 def test_a_batch_given_up_closes_its_connection_so_that_a_late_answer_is_not_heard():
     async def body(slot: Slot, upstream: Upstream) -> None:
         await slot.connect()
-        posted = asyncio.ensure_future(slot.post(batch(b"a")))
+        posted = asyncio.ensure_future(slot.post(requests(b"a")))
         await upstream.request()
         posted.cancel()
         with pytest.raises(asyncio.CancelledError):
