@@ -35,6 +35,8 @@ _INDEX: Final = struct.Struct("<I")
 HEADER_SIZE: Final = _FRAME.size
 JOIN_BELOW: Final = 1 << 18
 """Frames below this many bytes are sent as one buffer: one copy is cheaper than a scatter-gather call."""
+SMALL_FRAMES: Final = 64
+"""Frames in a row that must have fitted into ``JOIN_BELOW`` bytes before a larger buffer is given back."""
 SEND_AT_ONCE: Final = 512
 """Buffers per sendmsg call; the kernel takes 1024 (IOV_MAX)."""
 MAX_PART: Final = 2**32 - 1
@@ -49,6 +51,29 @@ _VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 _HOP_BY_HOP: Final = frozenset(
     ("connection", "content-length", "date", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade")
 )
+
+
+class ReceiveBuffer:
+    """The buffer for the frames of one connection: it grows with them, and shrinks again."""
+
+    __slots__ = ("_small", "data")
+
+    def __init__(self) -> None:
+        self.data = bytearray(JOIN_BELOW)
+        self._small = 0
+
+    def fit(self, size: int, filled: int = 0) -> None:
+        """Have room for a frame of ``size`` bytes, once per frame; the first ``filled`` bytes stay."""
+        if size > JOIN_BELOW:
+            self._small = 0
+        elif len(self.data) > JOIN_BELOW:
+            self._small += 1
+        else:
+            return
+        if size > len(self.data) or (self._small >= SMALL_FRAMES and filled <= JOIN_BELOW):
+            fitted = bytearray(max(size, JOIN_BELOW))
+            fitted[:filled] = memoryview(self.data)[:filled]
+            self.data, self._small = fitted, 0
 
 
 class Kind(IntEnum):

@@ -58,6 +58,20 @@ def header(
     return struct.pack("<4sB3xIQd", magic, kind, count, size, seconds)
 
 
+def test_a_receive_buffer_keeps_what_is_in_it_and_shrinks_when_frames_have_been_small_for_a_while():
+    buffer = wire.ReceiveBuffer()
+    buffer.data[:3] = b"abc"
+    buffer.fit(10 * wire.JOIN_BELOW, 3)
+    assert (bytes(buffer.data[:3]), len(buffer.data)) == (b"abc", 10 * wire.JOIN_BELOW)
+    for size in [*[1] * (wire.SMALL_FRAMES - 1), 2 * wire.JOIN_BELOW, *[1] * (wire.SMALL_FRAMES - 1)]:
+        buffer.fit(size, 3)
+        assert len(buffer.data) == 10 * wire.JOIN_BELOW
+    buffer.fit(1, wire.JOIN_BELOW + 1)  # what has come of the next frame would not fit
+    assert len(buffer.data) == 10 * wire.JOIN_BELOW
+    buffer.fit(1, 3)
+    assert (bytes(buffer.data[:3]), len(buffer.data)) == (b"abc", wire.JOIN_BELOW)
+
+
 @given(st.lists(st.tuples(PARTS, PARTS), max_size=20))
 def test_requests_come_out_as_they_went_in(requests: list[tuple[bytes, bytes]]):
     frame, data = split([both_ways(lambda: b"".join(wire.encode_requests(requests)))])

@@ -16,7 +16,6 @@ from batching_watchdog import wire
 from batching_watchdog.errors import FrameError
 from batching_watchdog.messages import Batch, Reply
 
-BUFFER_BYTES: Final = 1 << 18
 MAX_OUT: Final = 2
 """Batches that a worker may have: one that it runs, and the next."""
 
@@ -48,7 +47,7 @@ class Connection:
         self._socket = connected
         self._events = events
         self._loop = asyncio.get_running_loop()
-        self._buffer = bytearray(BUFFER_BYTES)
+        self._buffer = wire.ReceiveBuffer()
         self._filled = 0
         self._unsent: list[memoryview] = []
         self._header: wire.FrameHeader | None = None
@@ -135,7 +134,7 @@ class Connection:
     def _readable(self) -> None:
         """Take what has come. A frame is decoded once it is whole."""
         try:
-            count = self._socket.recv_into(memoryview(self._buffer)[self._filled :])
+            count = self._socket.recv_into(memoryview(self._buffer.data)[self._filled :])
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -156,16 +155,13 @@ class Connection:
         if self._header is None:
             if self._filled < wire.HEADER_SIZE:
                 return False
-            self._header = wire.decode_header(self._buffer)
-            if wire.HEADER_SIZE + self._header.size > len(self._buffer):
-                grown = bytearray(wire.HEADER_SIZE + self._header.size)
-                grown[: self._filled] = memoryview(self._buffer)[: self._filled]
-                self._buffer = grown
+            self._header = wire.decode_header(self._buffer.data)
+            self._buffer.fit(wire.HEADER_SIZE + self._header.size, self._filled)
         end = wire.HEADER_SIZE + self._header.size
         if self._filled < end:
             return False
         header, self._header = self._header, None
-        data, more = memoryview(self._buffer)[wire.HEADER_SIZE : end], self._filled - end
+        data, more = memoryview(self._buffer.data)[wire.HEADER_SIZE : end], self._filled - end
         if more and len(self._out) < MAX_OUT:
             raise FrameError("worker sent bytes without a batch")
         if self.handshake is None:
@@ -176,7 +172,7 @@ class Connection:
         if not self._out or len(replies) != len(self._out[0].requests):
             raise FrameError("worker returned a different number of replies than requests")
         if more:
-            self._buffer[:more] = self._buffer[end : self._filled]
+            self._buffer.data[:more] = self._buffer.data[end : self._filled]
         self._filled = more
         self._events.replied(self, self._out.popleft(), replies, header.seconds)
         return more > 0 and not self._closing

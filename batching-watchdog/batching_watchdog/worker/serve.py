@@ -145,7 +145,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         poll = select.poll()
         poll.register(connection, select.POLLIN)
         poll.register(self.PIPE[0], select.POLLIN)
-        self._buffer = bytearray(wire.JOIN_BELOW)
+        self._buffer = wire.ReceiveBuffer()
         spent = time.process_time()
         while self._goes_on():
             if not poll.poll(HEARTBEAT_SECONDS * 1000):
@@ -182,12 +182,11 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
 
     def _frame(self, connection: socket.socket) -> tuple[wire.FrameHeader, memoryview] | None:
         """The next frame, in the buffer of all frames. None as ``_receive``."""
-        if not self._receive(connection, memoryview(self._buffer)[: wire.HEADER_SIZE]):
+        if not self._receive(connection, memoryview(self._buffer.data)[: wire.HEADER_SIZE]):
             return None
-        header = wire.decode_header(self._buffer)
-        if header.size > len(self._buffer):
-            self._buffer = bytearray(header.size)
-        data = memoryview(self._buffer)[: header.size]
+        header = wire.decode_header(self._buffer.data)
+        self._buffer.fit(header.size)
+        data = memoryview(self._buffer.data)[: header.size]
         return (header, data) if self._receive(connection, data) else None
 
     def _receive(self, connection: socket.socket, view: memoryview) -> bool:

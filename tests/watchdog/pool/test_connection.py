@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from batching_watchdog import wire
 from batching_watchdog.messages import Batch, DispatchReason, Reply, Request
-from batching_watchdog.pool.connection import BUFFER_BYTES, MAX_OUT, Connection, connect
+from batching_watchdog.pool.connection import MAX_OUT, Connection, connect
 from fuzzing import fuzzed
 
 
@@ -126,7 +126,7 @@ def test_a_batch_goes_out_and_its_replies_come_back_in_order_with_the_cpu_time_t
 def test_a_frame_larger_than_the_buffer_is_received_whole():
     async def body(connection: Connection, log: Log, worker: Worker) -> None:
         await shake_hands(log, worker)
-        large = bytes(range(256)) * (BUFFER_BYTES // 64)
+        large = bytes(range(256)) * (wire.JOIN_BELOW // 64)
         for _ in range(2):
             connection.send(batch(large))
             assert (await receive(worker))[0][1] == large
@@ -166,7 +166,7 @@ def test_a_worker_can_have_its_next_batch_while_it_runs_one(together: bool):
 def test_what_is_cancelled_follows_its_batch_even_if_the_kernel_does_not_take_all_at_once():
     async def body(connection: Connection, log: Log, worker: Worker) -> None:
         await shake_hands(log, worker)
-        large = bytes(8 * BUFFER_BYTES)
+        large = bytes(8 * wire.JOIN_BELOW)
         connection.send(batch(b"a"))
         connection.send(batch(large, b"b"))
         connection.cancel([1])
