@@ -44,6 +44,8 @@ BACKLOG: Final = 4096
 SWEEP_SECONDS: Final = 1.0
 FLUSH_SECONDS: Final = 0.5
 """After ``drain_timeout``: what the refusals of all that is left get to leave in."""
+PROBE_AFTER_SECONDS, PROBE_EVERY_SECONDS, PROBES = 60, 15, 4
+"""Seconds of silence until a client is probed, between probes, and how many it may leave unanswered."""
 YOUNG_OBJECTS: Final = 50_000
 """How many more objects than before there must be until the collector looks for cycles: a request leaves
 none, and a queue of a thousand is no reason to walk it again and again."""
@@ -303,11 +305,17 @@ def bound_socket(port: int) -> socket.socket:
     """A socket on all interfaces: containers are reached from outside. IPv4 and IPv6, as of-watchdog's.
 
     Raises ``OSError``. asyncio would make one socket for each family, which differ if ``port`` is 0.
+    Connections inherit the probes for clients that have vanished.
     """
     dual = socket.has_dualstack_ipv6()
     bound = socket.socket(socket.AF_INET6 if dual else socket.AF_INET)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if hasattr(socket, "TCP_KEEPIDLE"):  # else the system's, two hours
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_AFTER_SECONDS)
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_EVERY_SECONDS)
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES)
         if dual:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         bound.bind(("::" if dual else "0.0.0.0", port))  # noqa: S104 - see above
