@@ -104,7 +104,7 @@ async def run(config: Config, environ: Mapping[str, str], lines_dropped: Callabl
     )
     # An upstream serves ready_path as a plain GET, not in a batch: the pool asks for it.
     front_config = replace(config, ready_path="") if config.upstream_url else config
-    front = Front(front_config, shell, metrics, clock, worker_ready=lambda: pool.ready)
+    front = Front(front_config, shell, metrics, clock, not_ready=lambda: pool.not_ready)
     limits = Limits(
         config.max_body_bytes,
         config.read_timeout,

@@ -296,6 +296,9 @@ class Config:
         "whether the model is loaded once and the workers are forked from that process; "
         "auto: where a fork cannot break it, and not with CUDA devices",
     )
+    load_timeout: float = variable(
+        "10m", POSITIVE, "time in which the handler must be imported and load() must end"
+    )
     max_inflight: int = variable(
         "4096",
         _whole(1, 10**9, "a whole number of at least 1: the queue is always bounded"),

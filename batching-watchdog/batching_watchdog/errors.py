@@ -2,7 +2,7 @@
 
 Where on the path of a request each belongs::
 
-    start-up      ConfigError, HandlerNotLoaded, StartFailed   (the process ends with one message)
+    start-up      ConfigError, HandlerNotLoaded, LoadTimedOut, StartFailed  (the process ends with a message)
     protocol      BadRequest, HeadersTooLarge, BodyTooLarge, RequestTimedOut
     admission     QueueFull, TooManyConnections, ShuttingDown, PredictedLate
     queue         PredictedLate, Expired, QueueFull (a late one made room), Abandoned (never sent)
@@ -36,6 +36,13 @@ class ConfigError(WatchdogError):
 
 class HandlerNotLoaded(WatchdogError):
     """The function's handler cannot be imported, has no handle function, or its load() failed."""
+
+
+class LoadTimedOut(HandlerNotLoaded):
+    """The handler was still being imported, or its load() running, after ``load_timeout`` seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"load() did not end within load_timeout ({seconds:g} s); the log says where it was")
 
 
 class StartFailed(WatchdogError):

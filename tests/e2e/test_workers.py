@@ -211,6 +211,32 @@ def test_where_a_fork_could_break_the_handler_each_worker_loads_it_and_has_its_t
         assert json.loads(dog.call().body)["threads"] == "3"
 
 
+@pytest.mark.parametrize("preload", ["auto", "false"])
+def test_a_load_that_hangs_ends_the_start_with_one_line_and_the_log_says_where_it_was(preload: str):
+    with starting_watchdog(loading("threading.Event().wait()"), preload=preload, load_timeout="2s") as dog:
+        assert dog.ended() == 1
+        *log, last = dog.log.splitlines()
+        assert last.startswith("batching-watchdog: load() did not end within load_timeout (2 s)")
+        assert any("handler.py" in line and line.endswith("in load") for line in log)
+
+
+def test_a_load_that_holds_the_gil_for_longer_than_exec_timeout_is_not_taken_for_a_hang():
+    handler = loading("import ctypes; ctypes.PyDLL(None).sleep(5)")
+    with watchdog(handler, preload="false", exec_timeout="1s", slo_latency="1s") as dog:
+        assert [int(pid) for pid in (dog.folder / "trace").read_text().split()] == dog.workers()
+
+
+def test_a_load_that_hangs_later_is_told_by_ready_and_tried_again():
+    handler = loading("if BROKEN.exists(): threading.Event().wait()")
+    with watchdog(handler, preload="false", load_timeout="2s") as dog:
+        (dog.folder / "broken").touch()
+        os.kill(dog.workers()[0], signal.SIGKILL)
+        wait_until(lambda: b"load_timeout (2 s)" in dog.call("GET", "/_/ready").body, "ready says why not")
+        wait_until(lambda: "handler again: load() did not end within" in dog.log, "so does the log")
+        (dog.folder / "broken").unlink()
+        assert dog.call().status == 200
+
+
 def test_a_handler_that_fails_to_preload_later_is_loaded_anew_by_a_new_gunicorn():
     with watchdog(loading("assert not BROKEN.exists(), 'weights are away'"), preload="true") as dog:
         (dog.folder / "broken").touch()

@@ -57,7 +57,7 @@ class Front:
         metrics: Metrics,
         clock: Callable[[], float],
         *,
-        worker_ready: Callable[[], bool],
+        not_ready: Callable[[], str],
     ) -> None:
         self.captured_headers = frozenset((TIMEOUT, START_TIME, BATCH_KEY, CALL_ID, DEADLINE_MS))
         self._config = config
@@ -71,7 +71,8 @@ class Front:
         self._shell = shell
         self._metrics = metrics
         self._clock = clock
-        self._worker_ready = worker_ready
+        self._not_ready = not_ready
+        """Why no worker can serve now; empty if one can."""
         self._ids = itertools.count()
         self._access_log = AccessLog(config.access_log, clock)
         self._refusal: WatchdogError | None = None
@@ -137,8 +138,8 @@ class Front:
             exchange.respond(405, TEXT, b"")
         elif not self.healthy:
             exchange.respond(503, TEXT, b"shutting down\n")
-        elif not self._worker_ready():
-            exchange.respond(503, TEXT, b"no worker has loaded the handler yet\n")
+        elif reason := self._not_ready():
+            exchange.respond(503, TEXT, f"{reason}\n".encode())
         elif self._shell.full:
             exchange.respond(429, TEXT, b"as many requests as max_inflight allows are queued or running\n")
         elif self._config.ready_path:

@@ -235,6 +235,7 @@ def worker_environment(config: Config, environ: Mapping[str, str]) -> dict[str, 
     environment.setdefault("GLIBC_TUNABLES", MALLOC_TUNABLES)
     environment["function_path"] = config.function_path
     environment["preload"] = config.preload
+    environment["load_timeout"] = str(config.load_timeout)
     return environment
 
 

@@ -236,9 +236,11 @@ class RemotePool:
             self._child = Child("fprocess", command, config, environ, self._tasks)
 
     @property
-    def ready(self) -> bool:
-        """Whether the upstream accepts connections and, with ``ready_path``, says that it is ready."""
-        return self._up.is_set() and self._answers
+    def not_ready(self) -> str:
+        """Why the upstream cannot serve now; empty if it can be reached and its ``ready_path`` agrees."""
+        if not self._up.is_set():
+            return "the upstream cannot be reached"
+        return "" if self._answers else "the upstream says that it is not ready"
 
     def by_state(self) -> dict[str, int]:
         """Number of slots whose upstream is out of reach, idle and busy."""

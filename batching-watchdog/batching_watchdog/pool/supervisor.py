@@ -12,8 +12,10 @@ import mmap
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -21,9 +23,9 @@ from typing import Final
 from batching_watchdog import wire
 from batching_watchdog.config import Config
 from batching_watchdog.engine.latency import LatencyModel
-from batching_watchdog.errors import HandlerNotLoaded, StartFailed
+from batching_watchdog.errors import HandlerNotLoaded, LoadTimedOut, StartFailed
 from batching_watchdog.messages import Batch, DispatchReason, Reply
-from batching_watchdog.pool.child import RECONNECT_SECONDS, STOP_SECONDS, Child, Tasks
+from batching_watchdog.pool.child import RECONNECT_SECONDS, STOP_SECONDS, Child, Tasks, how_it_ended
 from batching_watchdog.pool.connection import Connection, connect
 from batching_watchdog.pool.profile import Profiler
 from batching_watchdog.shell import Shell
@@ -32,6 +34,8 @@ log = logging.getLogger(__name__)
 
 JITTER: Final = 0.1
 """A worker serves up to this share more than max_requests, so that they are not replaced together."""
+_TIMED_OUT: Final = how_it_ended(-signal.SIGALRM)
+"""How gunicorn ends if it preloads for longer than load_timeout."""
 
 
 class WorkerPool:
@@ -49,6 +53,9 @@ class WorkerPool:
         self._replaces_old = True
         self._stopping = False
         self._came_up = False
+        self._away_since = time.monotonic()
+        """Since when no worker can serve, if none can."""
+        self._load_failed = False
         self.mix_paths = True
         """Whether a batch may hold requests of several methods and paths: what the handler says."""
         self.restarts = 0
@@ -63,9 +70,15 @@ class WorkerPool:
         self._gunicorn = Child("gunicorn", command, config, environ, self._tasks)
 
     @property
-    def ready(self) -> bool:
-        """Whether a worker can serve now."""
-        return bool(self._loaded)
+    def not_ready(self) -> str:
+        """Why no worker can serve now; empty if one can."""
+        if self._loaded:
+            return ""
+        if time.monotonic() - self._away_since > self._config.load_timeout:
+            return f"no worker has loaded the handler within load_timeout ({self._config.load_timeout:g} s)"
+        if self._load_failed:
+            return "no worker could load the handler; the log has the reason"
+        return "no worker has loaded the handler yet"
 
     def by_state(self) -> dict[str, int]:
         """Number of workers starting, idle and busy."""
@@ -114,6 +127,7 @@ class WorkerPool:
     def loaded(self, connection: Connection, handshake: wire.Handshake) -> None:
         """A worker has loaded the handler, or says why it could not."""
         if handshake.error is not None:
+            self._load_failed = True
             if self._came_up:
                 log.error("a worker could not load the handler again: %s", handshake.error)
             else:
@@ -141,7 +155,7 @@ class WorkerPool:
         """A worker is gone. gunicorn starts another, and ``_keep_connected`` finds it."""
         self._left.pop(connection, None)
         if connection in self._loaded:
-            self._loaded.discard(connection)
+            self._discard(connection)
             self.restarts += not self._stopping
         if batch is not None and batch.reason is DispatchReason.PROFILE:
             self._profiler.closed(connection)
@@ -157,6 +171,7 @@ class WorkerPool:
                 "" if self.mix_paths else "; mix_paths=False: each batch holds one path only",
             )
         self._came_up = True
+        self._load_failed = False
         self._measures = False
         self._loaded.add(connection)
         if self._config.max_requests:
@@ -179,8 +194,12 @@ class WorkerPool:
     def _recycle(self, connection: Connection) -> None:
         """Replace a worker that has nothing to do: it leaves when its connection closes."""
         self.recycled += 1
-        self._loaded.discard(connection)
+        self._discard(connection)
         connection.close()
+
+    def _discard(self, connection: Connection) -> None:
+        self._loaded.discard(connection)
+        self._away_since = time.monotonic()
 
     async def _measure(self, connection: Connection, example: bytes) -> None:
         """Measure the handler on a worker, then let it serve.
@@ -218,7 +237,13 @@ class WorkerPool:
         # Its socket is there once the handler has been preloaded.
         preloading = environment["preload"] != "false" and not self._socket.exists()
         self._socket.unlink(missing_ok=True)
-        if preloading and self._config.preload == "auto":
+        if how == _TIMED_OUT:
+            self._load_failed = True
+            error = LoadTimedOut(self._config.load_timeout)
+            if not self._came_up:
+                raise error
+            log.error("%s", error)
+        elif preloading and self._config.preload == "auto":
             log.warning("gunicorn %s while it preloaded the handler, which each worker does now", how)
             environment["preload"] = "false"
         elif not self._came_up:

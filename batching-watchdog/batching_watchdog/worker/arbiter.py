@@ -23,11 +23,10 @@ from gunicorn.app.base import Application
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
-from batching_watchdog.errors import HandlerNotLoaded
+from batching_watchdog.errors import HandlerNotLoaded, LoadTimedOut
 from batching_watchdog.launch import die_with_parent
 from batching_watchdog.worker.devices import one_thread
-from batching_watchdog.worker.handler import Handler
-from batching_watchdog.worker.serve import BatchWorker, Preloaded
+from batching_watchdog.worker.serve import BatchWorker, Preloaded, load_handler
 
 BACKOFF_SECONDS: Final = (0.0, 0.5, 1.0)
 """What a worker waits before it loads, by how many before it in its slot died while they loaded; one more,
@@ -71,6 +70,10 @@ class Slot:
         self.deaths = 0
         self.short_lives = 0 if useful or lived > SHORT_LIFE_SECONDS else self.short_lives + 1
 
+    def give_up(self) -> None:
+        """The next worker is not to load."""
+        self.deaths = len(BACKOFF_SECONDS)
+
     @property
     def wait(self) -> float | None:
         """Seconds that the next worker waits before it loads; None: it is not to load."""
@@ -88,7 +91,8 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
 
     def __init__(self, app: Application) -> None:
         self._slots: defaultdict[int, Slot] = defaultdict(Slot)
-        self._last_death = ""
+        self._report = ""
+        """Why workers do not load any more."""
         super().__init__(app)
 
     def prepare(self, worker: BatchWorker) -> None:
@@ -97,9 +101,7 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
         worker.slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
         slot = self._slots[worker.slot]
         if slot.wait is None:
-            worker.report = (
-                f"{slot.deaths} workers in a row died while loading the handler; {self._last_death}"
-            )
+            worker.report = self._report
         else:
             worker.load_after = slot.wait
 
@@ -107,6 +109,13 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
         """As gunicorn's, which sleeps after each worker: a second death meanwhile would wait for that."""
         while len(self.WORKERS) < self.num_workers:
             self.spawn_worker()
+
+    def murder_workers(self) -> None:
+        """As gunicorn's, but for workers that load: they end by ``load_timeout``, not for their silence."""
+        for worker in self.WORKERS.values():
+            if not worker.loaded_at:
+                worker.tmp.notify()
+        super().murder_workers()
 
     def reap_workers(self) -> None:
         """As gunicorn's, but look at how they ended first."""
@@ -117,9 +126,14 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
                 continue
             ended = True
             lived = time.monotonic() - worker.loaded_at if worker.loaded_at else None
-            self._slots[worker.slot].ended(lived, useful=worker.has_served or ended_well(end))
-            if lived is None:
-                self._last_death = f"the last one {how_it_ended(end, hung=worker.aborted)}"
+            slot = self._slots[worker.slot]
+            slot.ended(lived, useful=worker.has_served or ended_well(end))
+            if lived is None and end.si_status == signal.SIGALRM and end.si_code != os.CLD_EXITED:
+                slot.give_up()
+                self._report = str(LoadTimedOut(float(os.environ["load_timeout"])))
+            elif lived is None:
+                how = f"the last one {how_it_ended(end)}"
+                self._report = f"{slot.deaths} workers in a row died while loading the handler; {how}"
         super().reap_workers()
         preloaded = self.app.callable
         if ended and self.LISTENERS and preloaded is not None and preloaded.problem is not None:
@@ -144,16 +158,14 @@ class FunctionApplication(Application):  # type: ignore[misc] # gunicorn is not 
 
         Does not return if that is so by default only and a fork would break the function.
         """
-        return preload(
-            os.environ.get("function_path") or "function", required=os.environ["preload"] == "true"
-        )
+        return preload(required=os.environ["preload"] == "true")
 
     def run(self) -> None:
         """As gunicorn's, with our arbiter."""
         BatchArbiter(self).run()
 
 
-def preload(function_path: str, *, required: bool) -> Preloaded:
+def preload(*, required: bool) -> Preloaded:
     """Load the function for workers yet to be forked; a problem is kept for them to report.
 
     Where a fork would break the function that is a problem if ``required``; else this process begins again.
@@ -161,7 +173,7 @@ def preload(function_path: str, *, required: bool) -> Preloaded:
     before = open_files()
     try:
         with one_thread():
-            handler = Handler(function_path)
+            handler = load_handler()
     except HandlerNotLoaded as error:
         return Preloaded(None, str(error))
     reason = unsafe_to_fork()
@@ -254,7 +266,7 @@ def ended_well(end: os.waitid_result) -> bool:
     return end.si_code == os.CLD_EXITED and end.si_status == 0
 
 
-def how_it_ended(end: os.waitid_result, *, hung: bool = False) -> str:
+def how_it_ended(end: os.waitid_result) -> str:
     """What happened to a process, in words."""
     if end.si_code == os.CLD_EXITED:
         return f"ended with status {end.si_status}"
@@ -262,8 +274,6 @@ def how_it_ended(end: os.waitid_result, *, hung: bool = False) -> str:
         name = signal.Signals(end.si_status).name
     except ValueError:  # a real-time signal
         name = f"signal {end.si_status}"
-    if hung:
-        return f"did not react any more and was killed by {name}"
     return f"was killed by {name}{_HINTS.get(name, '')}"
 
 

@@ -7,6 +7,7 @@ the model, so the GIL is the model's alone. Forked by ``arbiter``. Next step: ``
 """
 
 import atexit
+import faulthandler
 import gc
 import mmap
 import os
@@ -14,10 +15,9 @@ import select
 import signal
 import socket
 import struct
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -31,7 +31,9 @@ from batching_watchdog.worker.devices import take_devices, take_threads
 from batching_watchdog.worker.handler import Event, Handler
 
 HEARTBEAT_SECONDS: Final = 1.0
-"""How often an idle or loading worker tells gunicorn that it lives."""
+"""How often an idle worker tells gunicorn that it lives."""
+DUMP_SECONDS: Final = 0.5
+"""What it may take to write down where a load() hangs."""
 REPORT_SECONDS: Final = 5.0
 """How long a worker that cannot load its handler stays to say so: the back-off of such restarts."""
 _LIFE: Final = struct.Struct("d?")
@@ -98,11 +100,10 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
                 # What load() has left to be done at exit, such as removing its files, is not this process's.
                 atexit._clear()  # noqa: SLF001 - as multiprocessing does; there is no public way
             return
-        with self._heartbeats():
-            try:
-                self._handler = Handler(os.environ.get("function_path") or "function")
-            except HandlerNotLoaded as error:
-                self._problem = str(error)
+        try:
+            self._handler = load_handler()
+        except HandlerNotLoaded as error:
+            self._problem = str(error)
 
     def run(self) -> None:
         """Accept the watchdog's connection and serve it, until it closes or gunicorn says stop."""
@@ -222,22 +223,20 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
             if sent:
                 views[first] = views[first][sent:]
 
-    @contextmanager
-    def _heartbeats(self) -> Iterator[None]:
-        """Keep gunicorn from taking a long load() for a hang."""
-        loaded = threading.Event()
 
-        def beat() -> None:
-            while not loaded.wait(HEARTBEAT_SECONDS):
-                self.notify()
+def load_handler() -> Handler:
+    """Load the function; ends this process with SIGALRM if that takes longer than ``load_timeout``.
 
-        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            loaded.set()
-            thread.join()
+    No thread of ours could: one that hangs may hold the GIL. Raises ``HandlerNotLoaded``.
+    """
+    seconds = float(os.environ["load_timeout"])
+    faulthandler.dump_traceback_later(seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds + DUMP_SECONDS)
+    try:
+        return Handler(os.environ["function_path"])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        faulthandler.cancel_dump_traceback_later()
 
 
 def serve_but(cancelled: set[int], events: Sequence[Event], handler: Handler) -> list[Reply]:

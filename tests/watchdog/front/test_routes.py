@@ -83,7 +83,7 @@ def scenario(body: Callable[[Bench], Awaitable[None]], **environ: str) -> None:
         policy = POLICIES["slo"](PolicySettings(config.max_batch_size, 0.0, 0.1))
         engine = Engine(policy, cost, max_inflight=config.max_inflight, workers=1, shed_late=config.shed_late)
         shell = Shell(clock, engine, cost, metrics)
-        front = Front(config, shell, metrics, clock, worker_ready=lambda: True)
+        front = Front(config, shell, metrics, clock, not_ready=lambda: "")
         await body(Bench(front, shell, clock, metrics, model))
 
     asyncio.run(run())

@@ -30,11 +30,6 @@ def test_an_end_is_put_into_words(code: str, words: str):
     assert how_it_ended(end_of(code)).startswith(words)
 
 
-def test_a_worker_that_gunicorn_killed_for_its_silence_is_told_from_others():
-    end = end_of("import os; os.kill(os.getpid(), 6)")
-    assert how_it_ended(end, hung=True) == "did not react any more and was killed by SIGABRT"
-
-
 @pytest.mark.parametrize(
     ("ends", "waits"),
     [
