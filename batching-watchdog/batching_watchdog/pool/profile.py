@@ -5,36 +5,50 @@ decides nothing about requests, and ``supervisor`` decides which workers are mea
 """
 
 import asyncio
+import logging
 import time
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from batching_watchdog import wire
 from batching_watchdog.config import Config
 from batching_watchdog.engine import latency
 from batching_watchdog.engine.latency import LatencyModel
-from batching_watchdog.messages import Batch, DispatchReason, Request
+from batching_watchdog.messages import Batch, DispatchReason, Reply, Request
 from batching_watchdog.pool.connection import Connection
 from batching_watchdog.shell import Shell
 
+log = logging.getLogger(__name__)
+
 PROFILE_SECONDS: Final = 2.0
-"""What measuring l(b) with example() may take before the first workers count as ready."""
+"""What measuring l(b) with example() may take before the first workers count as ready: no batch is sent that
+would probably last longer. Nothing is known of how long the first one of a size takes, so that may."""
 PROFILE_RUNS: Final = latency.TRIES
 
 
 class Profiler:
     """The workers that are being measured, all at once: under load they will run together too."""
 
-    def __init__(self, config: Config, shell: Shell, model: LatencyModel) -> None:
+    def __init__(
+        self,
+        config: Config,
+        shell: Shell,
+        model: LatencyModel,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._config = config
         self._shell = shell
         self._model = model
-        self._running: dict[Connection, asyncio.Future[float]] = {}
-        """Ends with the CPU time that the batch took."""
+        self._clock = clock
+        self._running: dict[Connection, asyncio.Future[tuple[Sequence[Reply], float]]] = {}
+        """Ends with the replies, and the CPU time that the batch took."""
+        self._rejected = False
+        """The handler does not serve the example, so what that takes says nothing."""
 
-    def replied(self, connection: Connection, cpu_seconds: float) -> None:
+    def replied(self, connection: Connection, replies: Sequence[Reply], cpu_seconds: float) -> None:
         """A worker answered a batch of ours."""
         if not (done := self._running.pop(connection)).done():
-            done.set_result(cpu_seconds)
+            done.set_result((replies, cpu_seconds))
 
     def closed(self, connection: Connection) -> None:
         """A worker died under a batch of ours."""
@@ -45,32 +59,47 @@ class Profiler:
         """Measure l(b) on one worker, size by size. Raises ``ConnectionResetError`` if that kills it.
 
         Sizes double until one takes longer than the SLO, would hold more than may ever be queued, or two in a
-        row have brought nothing.
+        row have brought nothing; or until the handler rejects the example.
         """
-        ends = time.monotonic() + PROFILE_SECONDS
-        config, size = self._config, 1
+        ends = self._clock() + PROFILE_SECONDS
+        config, size, seconds = self._config, 1, 0.0
         largest = min(config.max_batch_size, config.max_queued_bytes // max(1, len(example)))
-        while size <= largest and time.monotonic() < ends:
+        while size <= largest and self._clock() + 2 * seconds < ends:
             try:
-                seconds = await self._measure_size(connection, example, size)
+                seconds = await self._measure_size(connection, example, size, ends)
             except ConnectionResetError as error:
                 raise ConnectionResetError(f"at size {size}: {error}") from error
-            if seconds > config.slo_latency or size >= 4 * self._model.best_size:
+            if self._rejected or seconds > config.slo_latency or size >= 4 * self._model.best_size:
                 return
             size *= 2
 
-    async def _measure_size(self, connection: Connection, example: bytes, size: int) -> float:
+    async def _measure_size(self, connection: Connection, example: bytes, size: int, ends: float) -> float:
+        """Seconds of the last run."""
         seconds = 0.0
         # The first run of a size allocates what later ones reuse: it is not representative.
         for run in range(PROFILE_RUNS + 1):
             done = self._running[connection] = asyncio.get_running_loop().create_future()
-            started = time.monotonic()
+            started = self._clock()
             connection.send(profile_batch(example, size, started))
-            cpu_seconds = await done
-            seconds = time.monotonic() - started
+            replies, cpu_seconds = await done
+            seconds = self._clock() - started
+            rejected = next((reply for reply in replies if reply.failed or reply.status >= 400), None)
+            if rejected is not None:
+                self._reject(rejected)
+            if self._rejected:
+                break
             if run:
                 self._shell.learn(size, seconds, cpu_seconds)
+            if self._clock() + (seconds if run else 0.0) >= ends:
+                break
         return seconds
+
+    def _reject(self, reply: Reply) -> None:
+        if not self._rejected:
+            log.warning(
+                "the handler answers example() with status %d: nothing is learned of it", reply.status
+            )
+        self._rejected = True
 
 
 def profile_batch(example: bytes, size: int, now: float) -> Batch:

@@ -142,7 +142,7 @@ class WorkerPool:
     def replied(self, connection: Connection, batch: Batch, replies: list[Reply], cpu_seconds: float) -> None:
         """A worker answered: it is idle again, or goes on with its next batch."""
         if batch.reason is DispatchReason.PROFILE:
-            self._profiler.replied(connection, cpu_seconds)
+            self._profiler.replied(connection, replies, cpu_seconds)
             return
         if self._is_old(connection, len(batch.requests)):
             if connection.idle:  # else it has another batch, and goes after that

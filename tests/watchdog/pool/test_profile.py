@@ -1,4 +1,4 @@
-"""What the handler is measured with: a worker that answers at once, and a model that learns another time."""
+"""What the handler is measured with: a worker that takes its time on a clock of the test's own."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,19 +8,28 @@ import pytest
 
 from batching_watchdog.config import Config
 from batching_watchdog.engine.latency import LatencyModel
-from batching_watchdog.messages import Batch, DispatchReason
-from batching_watchdog.pool.profile import Profiler
+from batching_watchdog.messages import Batch, DispatchReason, Reply
+from batching_watchdog.pool.profile import PROFILE_SECONDS, Profiler
 
 
 class Worker:
-    """Answers each batch, or dies under the first one of ``deadly`` requests."""
+    """Answers each batch, the first ``warm_up`` seconds later; dies under the first of ``deadly`` bodies."""
 
-    def __init__(self, law: Callable[[int], float], deadly: int = 0, **environment: str) -> None:
+    def __init__(
+        self,
+        law: Callable[[int], float],
+        deadly: int = 0,
+        *,
+        warm_up: float = 0.0,
+        status: int = 200,
+        **environment: str,
+    ) -> None:
         config = Config.from_env({"slo_latency": "1h", "exec_timeout": "1h", **environment}, cpus=1.0)
         self.model = LatencyModel(config.max_batch_size)
-        self.profiler = Profiler(config, self, self.model)  # type: ignore[arg-type] # it learns
-        self.law, self.deadly = law, deadly
+        self.profiler = Profiler(config, self, self.model, lambda: self.now)  # type: ignore[arg-type] # it learns
+        self.law, self.deadly, self.status = law, deadly, status
         self.sizes: list[int] = []
+        self.now, self.left = 0.0, warm_up
 
     def send(self, batch: Batch) -> None:
         assert batch.reason is DispatchReason.PROFILE
@@ -29,10 +38,12 @@ class Worker:
         if len(batch.requests) == self.deadly:
             self.profiler.closed(connection)
         else:
-            self.profiler.replied(connection, 0.0)
+            self.now += self.law(len(batch.requests)) + self.left
+            self.left = 0.0
+            self.profiler.replied(connection, [Reply(self.status, b"", b"")] * len(batch.requests), 0.0)
 
     def learn(self, size: int, seconds: float, cpu_seconds: float) -> None:
-        self.model.observe(size, self.law(size))
+        self.model.observe(size, seconds)
 
     def measured(self, example: bytes = b"x" * 800) -> list[int]:
         connection: Any = self
@@ -62,3 +73,29 @@ def test_sizes_are_no_larger_than_what_may_wait():
 def test_a_worker_that_dies_of_being_measured_is_told_with_the_size():
     with pytest.raises(ConnectionResetError, match="at size 4"):
         Worker(lambda n: 0.01, deadly=4).measured()
+
+
+@pytest.mark.parametrize(
+    ("law", "warm_up", "most"),
+    [
+        pytest.param(lambda n: 0.01, 30.0, 30.01, id="first batch"),
+        pytest.param(lambda n: 0.3 + 0.01 * n, 0.0, PROFILE_SECONDS, id="every batch"),
+        pytest.param(lambda n: 0.02 + 0.002 * n, 0.0, PROFILE_SECONDS, id="large batches"),
+        pytest.param(lambda n: 0.01, PROFILE_SECONDS - 0.1, PROFILE_SECONDS, id="little left"),
+    ],
+)
+def test_measuring_ends_in_time_whatever_takes_long(law: Callable[[int], float], warm_up: float, most: float):
+    worker = Worker(law, warm_up=warm_up)
+    worker.measured()
+    assert worker.now <= most + 1e-9
+
+
+@pytest.mark.parametrize("status", [400, 404, 500])
+def test_nothing_is_learned_from_an_example_that_the_handler_rejects_and_the_log_says_so_once(
+    status: int, caplog: pytest.LogCaptureFixture
+):
+    worker = Worker(lambda n: 0.01, status=status)
+    for _ in range(3):
+        worker.measured()
+    assert not worker.model.learned
+    assert [str(status) in record.message for record in caplog.records] == [True]
