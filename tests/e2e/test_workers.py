@@ -148,6 +148,31 @@ def test_a_handler_is_loaded_once_for_all_workers_and_a_dead_one_is_forked_from_
             assert sizes["Private_Dirty:"] < 20_000, "they share the memory of the model"
 
 
+def test_requests_that_kill_their_workers_fail_alone_in_the_midst_of_traffic_and_nothing_is_loaded_again():
+    handler = """
+    import os, pathlib, time
+
+    def load():
+        with pathlib.Path(__file__).with_name("trace").open("a") as trace:
+            trace.write("loaded ")
+
+    def handle_batch(events, context):
+        time.sleep(0.010 + 0.002 * len(events))
+        if any(event.body == b"kill" for event in events):
+            os._exit(3)
+        return ["fine"] * len(events)
+    """
+    bodies = [b"kill" if number % 50 == 25 else b"x" for number in range(400)]
+    with watchdog(handler, workers="2") as dog, ThreadPoolExecutor(12) as clients:
+        answers = list(clients.map(lambda body: dog.call(body=body), bodies))
+        expected = [(502, "worker_died") if body == b"kill" else (200, None) for body in bodies]
+        assert [(answer.status, answer.headers["X-Watchdog-Reason"]) for answer in answers] == expected
+        dog.wait_idle(2)
+        # Twelve at most share a batch, in which one takes three with it.
+        assert 8 < dog.metric("watchdog_worker_restarts_total") <= 24
+        assert (dog.folder / "trace").read_text() == "loaded "
+
+
 @pytest.mark.parametrize(
     ("preload", "more", "message"),
     [

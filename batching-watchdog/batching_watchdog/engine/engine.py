@@ -257,8 +257,9 @@ class Engine:
     def worker_lost(self, worker: Worker, error: WatchdogError | None = None) -> list[Effect]:
         """A worker died: under a batch, or idle. What it was running is tried again in parts.
 
-        A batch of n is tried in about sqrt(n) parts: a request that kills its worker takes three with it at
-        most, and its neighbors run twice more. One that was alone fails, with ``error`` if that is given.
+        A batch of n is tried in about sqrt(n) parts, and so is each: a request that kills its worker takes
+        three with it, four from a batch of 16 or more, five from one of 256. One that was alone fails, with
+        ``error`` if that is given.
         A batch that the worker had not begun had no part in it: its requests wait as they did before.
         """
         self.worker_gone(worker)
