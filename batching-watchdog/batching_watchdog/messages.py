@@ -27,11 +27,15 @@ class DispatchReason(StrEnum):
     """Requests past their deadline, served because no request on time wanted the worker."""
     RETRY = "retry"
     """A part of a batch under which a worker died."""
+    ALONE = "alone"
+    """Of one cost class alone, to learn what that costs."""
     PROFILE = "profile"
     """A batch of example() bodies, to learn l(b) before there is traffic."""
 
 
-PROBE: Final = b"\0probe"
+CostClass = tuple[bytes, bytes, int]
+"""What a request costs by: batch key, method and path, and how long its body is (bits of its length)."""
+PROBE: Final[CostClass] = (b"\0probe", b"", 0)
 """The cost class of a request that no user has sent: it teaches nothing, and takes no user's place."""
 
 
@@ -54,8 +58,8 @@ class Request:
     """
 
     __slots__ = (
-        "arrived", "attempts", "body", "client", "deadline", "expires", "header_block", "id", "key", "place",
-        "slo_class", "slot",
+        "arrived", "attempts", "body", "client", "cost_class", "deadline", "expires", "header_block", "id",
+        "lane", "place", "slo_class", "slot",
     )  # fmt: skip
 
     def __init__(
@@ -66,7 +70,7 @@ class Request:
         arrived: float,
         deadline: float,
         expires: float,
-        key: bytes = b"",
+        cost_class: CostClass = (b"", b"", 0),
         client: Any = None,
         slo_class: str = DEFAULT_CLASS,
         slot: float | None = None,
@@ -79,8 +83,7 @@ class Request:
         """When its latency budget ends; a later answer misses the SLO but is still an answer."""
         self.expires = expires
         """When it is given up and answered 504."""
-        self.key = key
-        """Only requests of one cost class share a batch."""
+        self.cost_class = cost_class
         self.client: Any = client
         """Who waits for the answer: the front end's, never looked at on the way."""
         self.slo_class = slo_class
@@ -92,7 +95,8 @@ class Request:
         which the operator has not declared.
         """
         self.place = 0
-        """Where the engine has it, and how many batches it has been in: the engine's own."""
+        """Where the engine has it, in which lane, and how many batches it has been in: the engine's own."""
+        self.lane: Any = None
         self.attempts = 0
 
 

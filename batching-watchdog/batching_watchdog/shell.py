@@ -108,9 +108,13 @@ class Shell:
         """An idle worker has gone."""
         self._engine.worker_gone(worker)
 
+    def mix_paths(self) -> None:
+        """Requests of different paths may share a batch: the handler allows it."""
+        self._cost.mix_paths()
+
     def learn(self, size: int, seconds: float, cpu_seconds: float) -> None:
         """A worker took ``seconds`` for ``size`` examples, ``cpu_seconds`` of CPU time (0: not known)."""
-        self._engine.learn(None, size, seconds)
+        self._engine.learn_any(size, seconds)
         if cpu_seconds:
             self._metrics.cost.observe(size, cpu_seconds)
 

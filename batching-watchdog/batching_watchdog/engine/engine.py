@@ -16,7 +16,7 @@ from itertools import islice
 from math import exp, inf, isqrt
 from typing import Final
 
-from batching_watchdog.engine.cost import Cost
+from batching_watchdog.engine.cost import Cost, Shared
 from batching_watchdog.engine.effects import Answer, Cancel, Dispatch, Effect, WakeAt, Worker
 from batching_watchdog.engine.lanes import Lane
 from batching_watchdog.engine.policy import BatchingPolicy, Situation, Take, Wait
@@ -81,9 +81,9 @@ class Engine:
         self._early: list[tuple[float, int]] = []
         """(expiry, id) of requests that expire before one that was admitted earlier."""
         self._latest = 0.0
-        self._lanes: dict[bytes, Lane] = {}
-        """Of the cost classes of which something waits: clients choose them, so no empty one may stay."""
-        self._active: dict[bytes, Lane] = {}
+        self._lanes: dict[Shared, Lane] = {}
+        """Of the pools of which something waits: clients choose them, so no empty one may stay."""
+        self._active: dict[Shared, Lane] = {}
         """Those in which something is on time, the one that was served last behind the others."""
         self._late: OrderedDict[int, Request] = OrderedDict()
         """All late requests in the order in which they became late."""
@@ -143,34 +143,34 @@ class Engine:
         """Whether a request that is offered may change what is to be done before the next event."""
         return bool(self._idle) or self._shed_late or self._nearly_idle > 0
 
-    def refusal(self, deadline: float, now: float) -> WatchdogError | None:
+    def refusal(self, slot: float, now: float) -> WatchdogError | None:
         """The error with which a request is to be refused at its header, before its body is read.
 
         None while a worker is idle and there is room, whatever was learned: a model that was slow once must
         be measured again.
         """
         if self.at_limit:
-            if not self.full and not self.predicts_late(deadline, now):
+            if not self.full and not self.predicts_late(slot, now):
                 return None  # it takes the place of a late one
             if self._refusal is None or now - self._refused_at > REFUSAL_SECONDS:
                 self._refused_at, self._refusal = now, self._queue_full()
             return self._refusal
-        if self._shed_late and not self._idle and self.predicts_late(deadline, now):
+        if self._shed_late and not self._idle and self.predicts_late(slot, now):
             return _TOO_LONG
         return None
 
-    def predicts_late(self, deadline: float, now: float) -> bool:
-        """Whether a request that came now would probably be answered after ``deadline``.
+    def predicts_late(self, slot: float, now: float) -> bool:
+        """Whether a request that came now would probably be answered after ``slot``.
 
-        By all that waits for earlier deadlines, whatever its cost class. One that is refused in error is
+        By all that waits for earlier slots, whatever its cost class. One that is refused in error is
         lost, one that is admitted in error will be found late by the policy: this is on the admitting side.
         """
         if not self._policy.by_deadline:
             return False
-        left = deadline - now
+        left = slot - now
         if left <= 0:
             return True
-        shares = [lane.share_before(deadline, left, self._workers) for lane in self._choice()]
+        shares = [lane.share_before(slot, left, self._workers) for lane in self._choice()]
         return sum(shares) > 1.0
 
     def offer(self, request: Request, now: float) -> Sequence[Effect]:
@@ -182,7 +182,7 @@ class Engine:
         """
         effects: Sequence[Effect] = ()
         if len(self._admitted) >= self._max_inflight:
-            hopeless = request.deadline <= request.arrived or request.key == PROBE
+            hopeless = request.slot <= request.arrived or request.cost_class is PROBE
             if hopeless or not self._counts[_LATE]:
                 raise self._queue_full()
             displaced = next(iter(self._late.values()))
@@ -227,9 +227,10 @@ class Engine:
         batch = self._running.pop(worker)
         if worker is self._suspect_out:
             self._suspect_out = None
-        ran = _work_done(batch, replies) if learns else 0
+        ran: Sequence[Request] = _work_done(batch, replies) if learns else ()
         if ran:
-            self.learn(batch.requests[0].key, ran, now - batch.dispatched)
+            self._cost.learn(ran, now - batch.dispatched)
+            self._policy.observe(len(ran), now - batch.dispatched)
         prefetched = self._prefetched.pop(worker, None)
         if prefetched is not None:
             prefetched.dispatched = now
@@ -246,13 +247,10 @@ class Engine:
                 effects.append(Answer(request, reply, batch))
         return batch, effects
 
-    def learn(self, key: bytes | None, size: int, seconds: float) -> None:
-        """A batch of ``size`` requests of one cost class, None if of none, took a worker ``seconds``."""
-        self._cost.learn(key, size, seconds)
+    def learn_any(self, size: int, seconds: float) -> None:
+        """A batch of ``size`` requests that stand for any took a worker ``seconds``."""
+        self._cost.learn_any(size, seconds)
         self._policy.observe(size, seconds)
-        lane = None if key is None else self._lanes.get(key)
-        if lane is not None:
-            lane.model = self._cost.of(lane.key)
 
     def worker_lost(self, worker: Worker, error: WatchdogError | None = None) -> list[Effect]:
         """A worker died: under a batch, or idle. What it was running is tried again in parts.
@@ -280,7 +278,7 @@ class Engine:
         self._counts[_RUNNING] -= len(left)
         self._counts[_SUSPECT] += len(left)
         parts = [tuple(left[start : start + part]) for start in range(0, len(left), part)]
-        self._suspects = deque(sorted([*self._suspects, *parts], key=_first_deadline))
+        self._suspects = deque(sorted([*self._suspects, *parts], key=_first_slot))
         return []
 
     def abandon(self, request: Request) -> list[Effect]:
@@ -338,7 +336,7 @@ class Engine:
             self._go_late(answer.lane, answer.skip)
         if answer.size and not self._idle:
             # Looked at again when its deadline passes with every worker busy: it may be shed then.
-            return Wait(answer.lane.on_time[0].deadline)
+            return Wait(answer.lane.keys[0])
         if answer.size:
             self._dispatch_on_time(answer, now, effects)
         return True
@@ -352,9 +350,9 @@ class Engine:
             if not part:
                 self._suspects.popleft()
                 continue
-            on_time = [lane.on_time[0].deadline for lane in self._choice()]
-            late = part[0].deadline <= now
-            if on_time and (late or part[0].deadline > min(on_time)):
+            on_time = [lane.keys[0] for lane in self._choice()]
+            late = part[0].slot <= now
+            if on_time and (late or part[0].slot > min(on_time)):
                 return False
             self._suspects.popleft()
             self._suspect_out = self._idle[-1]
@@ -365,20 +363,23 @@ class Engine:
     def _dispatch_on_time(self, take: Take, now: float, effects: list[Effect]) -> None:
         lane = take.lane
         self._count_work(lane, lane.on_time[0], now)
-        taken = lane.take(take.size)
+        reason, alone = take.reason, self._cost.alone(lane.pool, lane.on_time, take.size)
+        if alone is None:
+            taken = lane.take(take.size)
+        else:
+            reason, taken = DispatchReason.ALONE, lane.take_only(alone, take.size)
         lane.served = now
-        del self._active[lane.key]
+        del self._active[lane.pool]
         if lane.on_time:
-            self._active[lane.key] = lane
-        reason = take.reason
-        if lane.late and not self._shed_late and self._counts[_ON_TIME] == len(taken):
+            self._active[lane.pool] = lane
+        if alone is None and lane.late and not self._shed_late and self._counts[_ON_TIME] == len(taken):
             taken += self._backfill(lane, taken[0], len(taken), now)
         self._dispatch(taken, reason, lane, now, effects)
         self._end(lane)
 
     def _count_work(self, lane: Lane, head: Request, now: float) -> None:
         """Count what came in since the lane was served last, in seconds of work."""
-        size = max(1, lane.kept_up(head.deadline - head.arrived, self._ahead))
+        size = max(1, lane.kept_up(head.slot - head.arrived, self._ahead))
         self._work += lane.arrived * lane.model.predict_mean(size) / size
         lane.arrived = 0
         passed = now - self._work_since
@@ -395,7 +396,7 @@ class Engine:
         wait for as long as it lasts.
         """
         # As for a batch of late ones alone, and what is on time stays so.
-        span = min(head.deadline - now, (head.deadline - head.arrived) / 2)
+        span = min(head.slot - now, (head.slot - head.arrived) / 2)
         room = min(lane.model.best_size, lane.model.largest_within(span)) - size
         return lane.take_late(max(0, min(room, len(lane.late))))
 
@@ -411,19 +412,19 @@ class Engine:
             if not free:
                 return False
             head = next(iter(self._late.values()))
-            lane = self._lanes[head.key]
-            size = min(len(lane.late), self._late_size(lane, (head.deadline - head.arrived) / 2))
+            lane = head.lane
+            size = min(len(lane.late), self._late_size(lane, (head.slot - head.arrived) / 2))
             self._dispatch(lane.take_late(size), DispatchReason.LATE, lane, self._starts(now), effects)
             self._end(lane)
             return True
         shed = list(self._late.values())
-        tried = shed.pop() if free and shed[-1].deadline > now else None
+        tried = shed.pop() if free and shed[-1].slot > now else None
         for request in shed:
             self._leave(request)
             late = PredictedLate("it can no longer be answered within its latency budget")
             effects.append(Answer(request, late))
         if tried is not None:
-            lane = self._lanes[tried.key]
+            lane = tried.lane
             self._dispatch(lane.take_late(1), DispatchReason.LATE, lane, self._starts(now), effects)
             self._end(lane)
         return True
@@ -473,13 +474,13 @@ class Engine:
             self._late[request.id] = request
         lane.late += gone
         if not lane.on_time:
-            del self._active[lane.key]
+            del self._active[lane.pool]
         self._counts[_ON_TIME] -= count
         self._counts[_LATE] += count
 
     def _end(self, lane: Lane) -> None:
         if not lane.on_time and not lane.late:
-            self._lanes.pop(lane.key, None)
+            self._lanes.pop(lane.pool, None)
 
     def _leave(self, request: Request) -> None:
         """Take an admitted request out for good."""
@@ -488,14 +489,14 @@ class Engine:
         del self._admitted[request.id]
         self._counts[place] -= 1
         if place == _ON_TIME:
-            lane = self._lanes[request.key]
+            lane = request.lane
             lane.remove(request, self._key(request))
             if not lane.on_time:
-                del self._active[lane.key]
+                del self._active[lane.pool]
             self._end(lane)
         elif place == _LATE:
             del self._late[request.id]
-            lane = self._lanes[request.key]
+            lane = request.lane
             lane.late.remove(request)  # the first of them, but for a client that has gone
             self._end(lane)
         elif place == _RUNNING:
@@ -538,12 +539,14 @@ class Engine:
         """Put an admitted request among those on time; the policy finds out if it is not."""
         request.place = _ON_TIME
         self._counts[_ON_TIME] += 1
-        lane = self._lanes.get(request.key)
+        pool = self._cost.pool(request.cost_class)
+        lane = self._lanes.get(pool)
         if lane is None:
-            lane = self._lanes[request.key] = Lane(request.key, self._cost.of(request.key), now)
+            lane = self._lanes[pool] = Lane(pool, now)
         if not lane.on_time:
             lane.served = now
-            self._active[request.key] = lane
+            self._active[pool] = lane
+        request.lane = lane
         lane.add(request, self._key(request))
 
     def _take_back(self, batch: Batch | None) -> None:
@@ -555,7 +558,7 @@ class Engine:
                 self._queue(request, request.arrived)
 
     def _key(self, request: Request) -> float:
-        return request.deadline if self._policy.by_deadline else request.arrived
+        return request.slot if self._policy.by_deadline else request.arrived
 
     @property
     def _ahead(self) -> float:
@@ -590,21 +593,23 @@ class Engine:
             yield request
 
 
-def _work_done(batch: Batch, replies: Sequence[Reply]) -> int:
-    """How many requests a batch was that tells what serving costs; 0 if it does not.
+def _work_done(batch: Batch, replies: Sequence[Reply]) -> Sequence[Request]:
+    """The requests of a batch that tells what serving them costs; none if it does not.
 
     It does if at least half of what was run was served, and no worker has died of it.
     """
-    if batch.reason is DispatchReason.RETRY or batch.requests[0].key == PROBE:
-        return 0
-    dropped = replies.count(DROPPED)
-    ran = len(replies) - dropped
-    return ran if 2 * (sum(reply.status < 400 for reply in replies) - dropped) >= ran else 0
+    if batch.reason is DispatchReason.RETRY or batch.requests[0].cost_class is PROBE:
+        return ()
+    ran: Sequence[Request] = batch.requests
+    if DROPPED in replies:
+        ran = [each for each, reply in zip(ran, replies, strict=True) if reply is not DROPPED]
+    served = sum(reply.status < 400 for reply in replies) - (len(replies) - len(ran))
+    return ran if 2 * served >= len(ran) else ()
 
 
 _NEVER: Final = inf
 _TOO_LONG: Final = PredictedLate("the queue is too long for it to be answered within its latency budget")
 
 
-def _first_deadline(part: tuple[Request, ...]) -> float:
-    return part[0].deadline
+def _first_slot(part: tuple[Request, ...]) -> float:
+    return part[0].slot

@@ -1,4 +1,4 @@
-"""The queue of one cost class: requests that may share a batch. [P]
+"""The queue of one pool of cost classes: requests that may share a batch. [P]
 
 Owns their order. What is on time is kept sorted, by deadline or by arrival as the policy wants it; what is
 late, in the order in which it became late. ``Engine`` counts, ``policy`` decides; nothing here looks at a
@@ -7,20 +7,24 @@ clock. With equal budgets every request is appended at the end, which costs next
 
 from bisect import bisect_left, bisect_right
 from collections import deque
+from itertools import compress
 from math import inf
+from typing import Final
 
-from batching_watchdog.engine.cost import ServiceTimes
-from batching_watchdog.messages import Request
+from batching_watchdog.engine.cost import ServiceTimes, Shared
+from batching_watchdog.messages import CostClass, Request
+
+MAX_MOVE: Final = 256
+"""Places by which a request with a deadline of its own moves up at most: it costs time to look at each."""
 
 
 class Lane:
-    """One cost class: its waiting requests and its service times."""
+    """One pool: its waiting requests and its service times."""
 
-    __slots__ = ("arrived", "key", "keys", "late", "model", "on_time", "served")
+    __slots__ = ("arrived", "keys", "late", "on_time", "pool", "served")
 
-    def __init__(self, key: bytes, model: ServiceTimes, now: float) -> None:
-        self.key = key
-        self.model = model
+    def __init__(self, pool: Shared, now: float) -> None:
+        self.pool = pool
         self.keys: list[float] = []
         """Of each request on time what it is ordered by; ascending."""
         self.on_time: list[Request] = []
@@ -31,24 +35,46 @@ class Lane:
         self.served = now
         """When a batch of it left last, or since when it has had requests again."""
 
+    @property
+    def model(self) -> ServiceTimes:
+        """What its batches take."""
+        return self.pool.times
+
     def add(self, request: Request, key: float) -> None:
         """Queue ``request`` behind all with a key up to ``key``."""
-        keys = self.keys
+        keys, on_time = self.keys, self.on_time
         self.arrived += 1
         if not keys or key >= keys[-1]:
+            index = len(keys)
             keys.append(key)
-            self.on_time.append(request)
-            return
-        index = bisect_right(keys, key)
-        keys.insert(index, key)
-        self.on_time.insert(index, request)
+            on_time.append(request)
+        else:
+            index = bisect_right(keys, key)
+            keys.insert(index, key)
+            on_time.insert(index, request)
+        if request.deadline < request.slot == key:
+            self._move_up(request, index)
+
+    def _move_up(self, request: Request, index: int) -> None:
+        """Order a request with a deadline of its own among those of its class, which change places with it.
+
+        Each has the place of the one before it then, so that no other class waits for longer than it would.
+        """
+        on_time = self.on_time
+        for before in range(index - 1, max(-1, index - 1 - MAX_MOVE), -1):
+            other = on_time[before]
+            if other.slo_class == request.slo_class:
+                if other.deadline <= request.deadline:
+                    return
+                on_time[before], on_time[index] = request, other
+                index = before
 
     def remove(self, request: Request, key: float) -> None:
         """Take out a request that is on time; ``key`` is what it was added with."""
         keys, on_time = self.keys, self.on_time
         index = bisect_left(keys, key)
-        while on_time[index] is not request:
-            index += 1
+        if index == len(keys) or on_time[index] is not request:
+            index = on_time.index(request)  # of equal keys a later one, or moved up
         del keys[index], on_time[index]
 
     def take(self, size: int) -> list[Request]:
@@ -57,17 +83,26 @@ class Lane:
         del self.on_time[:size], self.keys[:size]
         return taken
 
+    def take_only(self, cost_class: CostClass, size: int) -> list[Request]:
+        """Take up to ``size`` that are on time and of ``cost_class``; the others keep their places."""
+        taken = [request for request in self.on_time if request.cost_class == cost_class][:size]
+        gone = {request.id for request in taken}
+        stays = [request.id not in gone for request in self.on_time]
+        self.keys[:] = compress(self.keys, stays)
+        self.on_time[:] = compress(self.on_time, stays)
+        return taken
+
     def take_late(self, size: int) -> list[Request]:
         """Take the first ``size`` that are late."""
         return [self.late.popleft() for _ in range(size)]
 
-    def share_before(self, deadline: float, left: float, workers: int) -> float:
-        """Those on time up to ``deadline``, as a share of what ``workers`` can serve in the ``left`` seconds.
+    def share_before(self, slot: float, left: float, workers: int) -> float:
+        """Those on time up to ``slot``, as a share of what ``workers`` can serve in the ``left`` seconds.
 
         Each takes one batch, after what it has in hand: of ``workers`` that are out of step the first is free
         after one part in ``workers + 1`` of that.
         """
-        ahead = bisect_right(self.keys, deadline)
+        ahead = bisect_right(self.keys, slot)
         if not ahead:
             return 0.0
         model = self.model

@@ -275,6 +275,10 @@ class LatencyModel:
         """
         return self._upper.largest_within(seconds, self._longest)
 
+    def knows(self, size: int) -> bool:
+        """Whether ``predict_mean`` rests on batches that have run: below the smallest of them it guesses."""
+        return self.learned and size >= self._mean.sizes[0]
+
     @property
     def runs(self) -> int:
         """Batches that were observed."""

@@ -268,8 +268,10 @@ class Slo:
             size = min(len(keys) - start, best, model.largest_within(keys[start] - at.now - reserve))
             if size:
                 cut = Cut(keys[start], lane, start, size, model.predict(size) or LEAST)
-                # The best size even if it seems a little worse: it may be the one that is being tried.
-                if cut.density > highest * ((1 - TIE) if size == best else 1):
+                # A larger batch even if it seems a little worse: what a size that seldom runs seems to cost
+                # may be one lucky run, and the best size may be the one that is being tried.
+                tie = -TIE if size == best else TIE if size < found.size else 0.0
+                if cut.density > highest * (1 + tie):
                     found, highest = cut, cut.density
             larger = min(best, max(size + 1, int(size * STEP)))
             if size == larger:

@@ -78,7 +78,7 @@ class Front:
         self._refusal: WatchdogError | None = None
         self._refusal_answer = (b"", b"")
         self._grouped = (b"", b"")
-        self._last_group = b""
+        self._last_group = (b"", b"")
         self.healthy = True
         """False from the first signal on: /_/health and /_/ready answer 503, requests are still served."""
         self.accepting = True
@@ -91,7 +91,7 @@ class Front:
         if not self.accepting:
             return ShuttingDown("the watchdog is shutting down")
         if self._shell.at_limit or self._config.shed_late:
-            return self._shell.refusal(self._terms(exchange)[0])
+            return self._shell.refusal(self._terms(exchange)[4])
         return None
 
     def handle(self, exchange: Exchange) -> None:
@@ -158,7 +158,7 @@ class Front:
             now,
             now + self._config.slo_latency,
             now + self._config.exec_timeout,
-            key=PROBE,
+            PROBE,
             client=_Probe(exchange),
         )
         exchange.on_disconnect = lambda: self._shell.withdraw(request)
@@ -166,14 +166,15 @@ class Front:
 
     def _call(self, exchange: Exchange) -> None:
         deadline, expires, group, slo_class, slot = self._terms(exchange)
+        body = exchange.body
         request = Request(
             next(self._ids),
             exchange.header_block,
-            exchange.body,
+            body,
             exchange.arrived,
             deadline,
             expires,
-            group,
+            (*group, len(body).bit_length()),
             None,
             slo_class,
             slot,
@@ -217,8 +218,8 @@ class Front:
             seconds = now - request.arrived
             self._log(exchange, _ABANDONED, None, 0.0, seconds, 0, meaning, request.slo_class)
 
-    def _terms(self, exchange: Exchange) -> tuple[float, float, bytes, str, float]:
-        """Deadline, expiry, group, SLO class and slot of a request, as its header asks for them."""
+    def _terms(self, exchange: Exchange) -> tuple[float, float, tuple[bytes, bytes], str, float]:
+        """What the header asks for: deadline, expiry, (batch key, method and path), SLO class and slot."""
         budget, timeout, spent = self._config.slo_latency, self._config.exec_timeout, 0.0
         arrived, captured = exchange.arrived, exchange.captured_headers
         group, slo_class = self._group(exchange), DEFAULT_CLASS
@@ -238,8 +239,7 @@ class Front:
                 began = time.time() - (self._clock() - exchange.began)
                 spent = _spent(captured[START_TIME], began, timeout)
             if BATCH_KEY in captured:
-                # A path holds no blank, so nothing else can look like this.
-                group = b"%b %b" % (group, captured[BATCH_KEY])
+                group = (captured[BATCH_KEY], group[1])
         arrived_upstream = arrived - spent
         return (
             arrived_upstream + budget,
@@ -272,11 +272,11 @@ class Front:
             return DEFAULT_CLASS
         return found
 
-    def _group(self, exchange: Exchange) -> bytes:
-        """Method and path. Most requests are for the same as the one before."""
+    def _group(self, exchange: Exchange) -> tuple[bytes, bytes]:
+        """No batch key, method and path. Most requests are for the same as the one before."""
         key = (exchange.method, exchange.target)
         if key != self._grouped:
-            self._grouped, self._last_group = key, b"%b %b" % (exchange.method, exchange.path)
+            self._grouped, self._last_group = key, (b"", b"%b %b" % (exchange.method, exchange.path))
         return self._last_group
 
     def _finish(

@@ -225,8 +225,7 @@ class RemotePool:
         self.restarts = 0
         self.recycled = 0
         """Always 0: the upstream's processes are its own."""
-        self.mix_paths = True
-        """Always: an upstream cannot say otherwise."""
+        shell.mix_paths()  # an upstream cannot say otherwise
         self._tasks = Tasks()
         self.failed = self._tasks.failed
         """Ends with ``StartFailed`` if ``fprocess`` cannot be started, or ends before it ever answered."""

@@ -56,8 +56,6 @@ class WorkerPool:
         self._away_since = time.monotonic()
         """Since when no worker can serve, if none can."""
         self._load_failed = False
-        self.mix_paths = True
-        """Whether a batch may hold requests of several methods and paths: what the handler says."""
         self.restarts = 0
         """Workers that died after they had loaded."""
         self.recycled = 0
@@ -133,7 +131,8 @@ class WorkerPool:
             else:
                 self._tasks.fail(HandlerNotLoaded(handshake.error))
             return
-        self.mix_paths = handshake.mix_paths
+        if handshake.mix_paths:
+            self._shell.mix_paths()
         if handshake.example is not None and self._measures:
             self._tasks.spawn(self._measure(connection, handshake.example), "profile")
         else:
@@ -166,9 +165,11 @@ class WorkerPool:
 
     def _take_in(self, connection: Connection) -> None:
         if not self._came_up:
+            handshake = connection.handshake
+            apart = handshake is not None and not handshake.mix_paths
             log.info(
                 "the first worker has loaded the handler%s",
-                "" if self.mix_paths else "; mix_paths=False: each batch holds one path only",
+                "; mix_paths=False: each batch holds one path only" if apart else "",
             )
         self._came_up = True
         self._load_failed = False

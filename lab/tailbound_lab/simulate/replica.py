@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from heapq import heappop, heappush
 from math import inf
 
+from batching_watchdog.engine.cost import Shared
 from batching_watchdog.engine.effects import Answer, Dispatch, Effect, WakeAt
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import Slo
 from batching_watchdog.errors import QueueFull
-from batching_watchdog.messages import Batch, Reply, Request
+from batching_watchdog.messages import Batch, CostClass, Reply, Request
 from tailbound_lab.simulate.function import Function, Service
 
 _OK = Reply(200, b"", b"")
@@ -31,10 +32,18 @@ class _Known:
     def overall(self) -> "_Known":
         return self
 
-    def of(self, key: bytes) -> "_Known":
+    times = overall
+
+    def pool(self, cost_class: CostClass) -> "_Known":
         return self
 
-    def learn(self, key: bytes | None, size: int, seconds: float) -> None:
+    def alone(self, pool: Shared, waiting: Sequence[Request], size: int) -> None:
+        """No class is tried alone: there is but one."""
+
+    def learn(self, requests: Sequence[Request], seconds: float) -> None:
+        """Nothing to learn."""
+
+    def learn_any(self, size: int, seconds: float) -> None:
         """Nothing to learn."""
 
     def predict(self, size: int) -> float:

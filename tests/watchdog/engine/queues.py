@@ -39,9 +39,12 @@ def request(
     arrived: float = 0.0,
     budget: float = 0.1,
     timeout: float = 10.0,
-    key: bytes = b"POST /",
+    key: bytes = b"",
+    path: bytes = b"POST /",
+    length: int = 0,
 ) -> Request:
-    return Request(number, b"GET /\r\n", b"", arrived, arrived + budget, arrived + timeout, key)
+    cost_class = (key, path, length)
+    return Request(number, b"GET /\r\n", b"", arrived, arrived + budget, arrived + timeout, cost_class)
 
 
 def accelerator(size: int) -> float:

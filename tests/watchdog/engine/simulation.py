@@ -1,10 +1,11 @@
 """The engine in virtual time: it and its cost model as they are, made-up workers, Poisson arrivals."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import inf
+from typing import NamedTuple
 
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.effects import Cancel, Dispatch, Effect, WakeAt
@@ -15,13 +16,29 @@ from batching_watchdog.messages import Batch, Reply, Request
 from watchdog.engine.queues import Law
 
 
+class Part(NamedTuple):
+    """A kind of request and how often it comes."""
+
+    share: float
+    path: bytes = b"POST /"
+    batch_key: bytes = b""
+    length: int = 0
+    """Of the body, and what ``law`` is given of a batch if that is padded: the longest."""
+    budget: float | None = None
+    slo_class: str = ""
+
+
+def paths(count: int) -> list[Part]:
+    return [Part(1.0, b"POST /%d" % number) for number in range(count)]
+
+
 class Simulated:
     """A worker, the size of the batch that it runs, and of the one it has next."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.size = 0
-        self.next = 0
+        self.next: Sequence[Request] = ()
 
     def send(self, batch: Batch) -> None:
         """Nothing: the simulation has the effect."""
@@ -63,9 +80,10 @@ class Simulation:
         early: bool = False,
         timeout: float = 30.0,
         way_back: float = 0.0,
-        paths: int = 1,
         lead: float = 0.0,
         turnaround: float = 0.0,
+        mix: Sequence[Part] = (Part(1.0),),
+        mix_paths: bool = True,
     ) -> None:
         """``turnaround``: seconds from a reply until a batch that is sent then begins."""
         self.turnaround = turnaround
@@ -76,9 +94,15 @@ class Simulation:
         self.early = early
         self.timeout = timeout
         self.way_back = way_back
-        self.paths = paths
+        self.mix = mix
+        self.padded: Callable[[int, int], float] | None = None
+        """Instead of ``law``: seconds by size and length of the longest."""
+        self.by_length = True
+        """Whether the engine sees how long bodies are."""
         self.now = 0.0
         self.cost = CostModel(max_batch_size)
+        if mix_paths:
+            self.cost.mix_paths()
         self.model = self.cost.overall
         self.engine = Engine(
             POLICIES[policy](PolicySettings(max_batch_size, 0.0, slo_latency)),
@@ -117,7 +141,7 @@ class Simulation:
                 worker.size = 0
                 if worker.next:
                     self._begin(worker, worker.next, self.now)
-                    worker.next = 0
+                    worker.next = ()
                 self.engine.worker_ready(worker)
             elif arrival <= self.now:
                 self._offer(outcome)
@@ -126,8 +150,13 @@ class Simulation:
     def _offer(self, outcome: Outcome) -> None:
         now = self.now
         self._number += 1
-        path = b"POST /%d" % self._random.randrange(self.paths) if self.paths > 1 else b""
-        request = Request(self._number, b"", b"", now, now + self.slo_latency, now + self.timeout, path)
+        part = self.mix[0]
+        if len(self.mix) > 1:
+            (part,) = self._random.choices(self.mix, [each.share for each in self.mix])
+        budget = self.slo_latency if part.budget is None else part.budget
+        cost_class = (part.batch_key, part.path, part.length.bit_length() if self.by_length else 0)
+        request = Request(self._number, b"", b"", now, now + budget, now + self.timeout, cost_class)
+        request.slo_class, request.client = part.slo_class, part
         if self.early and not self.engine.idle and self.engine.predicts_late(request.deadline, now):
             outcome.refused.append(now)
             return
@@ -136,9 +165,12 @@ class Simulation:
         except QueueFull:
             outcome.refused.append(now)
 
-    def _begin(self, worker: Simulated, size: int, at: float) -> None:
-        worker.size = size
-        took = self.law(size) * self._random.lognormvariate(0.0, self.noise)
+    def _begin(self, worker: Simulated, requests: Sequence[Request], at: float) -> None:
+        worker.size = len(requests)
+        took = self.law(worker.size)
+        if self.padded is not None:
+            took = self.padded(worker.size, max(request.client.length for request in requests))
+        took *= self._random.lognormvariate(0.0, self.noise)
         heappush(self._running, (at + took, self._number + len(self.sizes), worker))
 
     def _carry_out(self, effects: Sequence[Effect], outcome: Outcome) -> None:
@@ -146,12 +178,12 @@ class Simulation:
             if isinstance(effect, Dispatch):
                 worker = effect.worker
                 assert isinstance(worker, Simulated)
-                size = len(effect.batch.requests)
-                self.sizes.append(size)
+                requests = effect.batch.requests
+                self.sizes.append(len(requests))
                 if worker.size:
-                    worker.next = size
+                    worker.next = requests
                 else:
-                    self._begin(worker, size, self.now + self.turnaround)
+                    self._begin(worker, requests, self.now + self.turnaround)
             elif isinstance(effect, WakeAt):
                 self._wake = effect.at
             elif isinstance(effect, Cancel):

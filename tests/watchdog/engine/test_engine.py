@@ -95,7 +95,7 @@ class Machine(RuleBasedStateMachine):
             elif isinstance(effect, Dispatch):
                 batch = effect.batch
                 assert 1 <= len(batch.requests) <= LARGEST
-                assert len({each.key for each in batch.requests}) == 1
+                assert len({each.cost_class[0] for each in batch.requests}) == 1
                 assert len(set(ids(batch))) == len(batch.requests)
                 if effect.worker in self.running:
                     assert self.lead
@@ -347,7 +347,7 @@ def test_batch_teaches_its_cost_if_at_least_half_of_it_was_work_done(replies: li
 
 def test_probe_teaches_nothing_and_takes_no_ones_place():
     made, (worker,) = engine(max_inflight=2, learned=False)
-    probe = request(0, key=PROBE)
+    probe = Request(0, b"", b"", 0.0, SLO, 1.0, PROBE)
     made.offer(probe, 0.0)
     made.tick(0.0)
     made.batch_done(worker, [OK], 0.05)
@@ -356,7 +356,7 @@ def test_probe_teaches_nothing_and_takes_no_ones_place():
     made.offer(request(2, budget=0.001), 0.1)
     made.tick(0.5)
     with pytest.raises(QueueFull):
-        made.offer(request(3, 0.5, key=PROBE), 0.5)
+        made.offer(Request(3, b"", b"", 0.5, 0.5 + SLO, 1.0, PROBE), 0.5)
 
 
 def test_batch_that_was_run_again_in_parts_or_is_a_part_of_a_lost_one_teaches_nothing():

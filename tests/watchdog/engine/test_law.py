@@ -3,7 +3,7 @@
 import pytest
 
 from watchdog.engine.queues import TABULAR, TEXT, VISION_TUNED, Law
-from watchdog.engine.simulation import Simulation
+from watchdog.engine.simulation import Part, Simulation, paths
 
 # Seconds of computing, whatever the machine does besides.
 pytestmark = pytest.mark.timeout(600)
@@ -45,17 +45,47 @@ def test_late_requests_that_are_served_never_keep_fresh_ones_out():
 
 
 @pytest.mark.parametrize(
-    ("paths", "rate", "share"),
+    ("count", "rate", "share"),
     [(4, 700, 0.98), (4, 1400, 0.8), (16, 700, 0.6), (16, 2500, 0.35)],
 )
 def test_goodput_of_many_cost_classes_is_near_what_batches_of_one_class_allow(
-    paths: int, rate: float, share: float
+    count: int, rate: float, share: float
 ):
     """Each class needs a batch of its own within the SLO: k of them serve (k + 1) l(b) <= SLO."""
-    simulation = Simulation(lambda size: 0.008 + 0.0005 * size, workers=1, paths=paths, max_batch_size=256)
+    simulation = Simulation(
+        lambda size: 0.008 + 0.0005 * size, workers=1, mix=paths(count), max_batch_size=256, mix_paths=False
+    )
     simulation.run(100, 3)
     outcome = simulation.run(rate, 6)
     assert outcome.attainment(5) > share
+
+
+@pytest.mark.parametrize("rate", [1400, 2500])
+def test_paths_that_cost_alike_serve_as_much_as_one(rate: float):
+    goodput = []
+    for count in (1, 16):
+        simulation = Simulation(
+            lambda size: 0.008 + 0.0005 * size, workers=1, mix=paths(count), max_batch_size=256
+        )
+        simulation.run(100, 3)
+        goodput.append(len(simulation.run(rate, 10).good))
+    assert goodput[1] > 0.95 * goodput[0]
+
+
+def test_lengths_that_a_model_pads_are_told_apart_with_nothing_set():
+    """Ten short texts for one long one: as good as with keys made by hand, and much better than as one."""
+    lengths = {10: 8, 11: 24, 12: 60, 1: 512}
+    kinds = [Part(share, length=length) for share, length in lengths.items()]
+    by_hand = [kind._replace(batch_key=b"long" if kind.length > 64 else b"short") for kind in kinds]
+    goodput = {}
+    for name, mix in (("nothing set", kinds), ("by hand", by_hand), ("as one", kinds)):
+        simulation = Simulation(accelerator, workers=1, slo_latency=0.2, mix=mix, max_batch_size=256)
+        simulation.padded = lambda size, longest: 0.005 + 0.00001 * size * longest
+        simulation.by_length = name != "as one"
+        simulation.run(500, 10)
+        goodput[name] = len(simulation.run(1200, 20).good)
+    assert goodput["nothing set"] > 0.95 * goodput["by hand"]
+    assert goodput["nothing set"] > 1.3 * goodput["as one"]
 
 
 def test_an_overloaded_queue_leaves_its_answers_time_for_their_way_to_the_client():

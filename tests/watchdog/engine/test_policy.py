@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batching_watchdog.engine.cost import Pool
 from batching_watchdog.engine.lanes import Lane
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.engine.policy import (
@@ -50,18 +51,16 @@ def at(now: float, *, workers: int = 1, demand: float = 0.5, ahead: float = 1.0,
     return Situation(now, workers, demand, ahead, late)
 
 
-def lane_of(
-    model: LatencyModel, waiting: list[tuple[float, float]], name: bytes = b"", by_deadline: bool = True
-):
-    lane = Lane(name, model, 0.0)
+def lane_of(model: LatencyModel, waiting: list[tuple[float, float]], by_deadline: bool = True):
+    lane = Lane(Pool(model, model), 0.0)
     for number, (arrived, budget) in enumerate(waiting):
         made = request(number, arrived, budget)
         lane.add(made, made.deadline if by_deadline else arrived)
     return lane
 
 
-def alike(model: LatencyModel, count: int, budget: float, name: bytes = b"", arrived: float = 0.0) -> Lane:
-    return lane_of(model, [(arrived, budget)] * count, name)
+def alike(model: LatencyModel, count: int, budget: float, arrived: float = 0.0) -> Lane:
+    return lane_of(model, [(arrived, budget)] * count)
 
 
 def model_of(runs: list[tuple[int, float]]) -> LatencyModel:
@@ -94,7 +93,7 @@ def test_policy_whatever_it_has_learned_takes_what_waits_or_waits_if_it_is_one_t
     late: bool,
 ):
     chosen = policy(name)
-    made = [lane_of(model_of(runs), waiting, b"", chosen.by_deadline) for waiting, runs in lanes]
+    made = [lane_of(model_of(runs), waiting, chosen.by_deadline) for waiting, runs in lanes]
     before = [list(lane.on_time) for lane in made]
     answer = chosen.choose(made, at(now, workers=workers, demand=demand, late=late))
     assert before == [lane.on_time for lane in made]
@@ -165,7 +164,7 @@ def test_slo_under_more_demand_than_small_batches_can_serve_gives_the_first_up_f
 
 def test_slo_of_two_lanes_that_can_both_be_on_time_takes_the_one_that_gives_more_first():
     model = learned(accelerator)
-    many, few = alike(model, 8, 0.1, b"many"), alike(model, 1, 0.09, b"few")
+    many, few = alike(model, 8, 0.1), alike(model, 1, 0.09)
     assert Slo(8).choose([few, many], at(0.0)) == Take(many, 8, FULL)
     # Once the others would make it late, it goes first.
     assert Slo(8).choose([few, many], at(0.07)) == Take(few, 1, IDLE)
@@ -173,7 +172,7 @@ def test_slo_of_two_lanes_that_can_both_be_on_time_takes_the_one_that_gives_more
 
 def test_slo_of_more_work_than_there_is_time_for_leaves_out_what_gives_least():
     cheap, dear = learned(accelerator), learned(lambda size: 0.05 + 0.005 * size)
-    lanes = [alike(dear, 8, 0.095, b"dear"), alike(cheap, 8, 0.1, b"cheap")]
+    lanes = [alike(dear, 8, 0.095), alike(cheap, 8, 0.1)]
     assert Slo(8).choose(lanes, at(0.0)).lane is lanes[1]  # type: ignore[union-attr]
     # Passed over for long enough it has its turn.
     lanes[0].served, lanes[1].served = -2.0, 0.0
@@ -215,8 +214,8 @@ def test_fixed_leaves_when_the_batch_is_full_or_the_delay_has_passed(
 
 
 def test_fixed_serves_another_lane_while_the_first_waits():
-    first = lane_of(LatencyModel(8), [(0.0, 0.1)], b"first", by_deadline=False)
-    full = lane_of(LatencyModel(8), [(0.1, 0.1)] * 8, b"full", by_deadline=False)
+    first = lane_of(LatencyModel(8), [(0.0, 0.1)], by_deadline=False)
+    full = lane_of(LatencyModel(8), [(0.1, 0.1)] * 8, by_deadline=False)
     assert Fixed(8, 0.25).choose([first, full], at(0.2)) == Take(full, 8, FULL)
 
 

@@ -89,9 +89,14 @@ def scenario(body: Callable[[Bench], Awaitable[None]], **environ: str) -> None:
     asyncio.run(run())
 
 
-def test_method_path_and_batch_key_keep_requests_apart_and_the_query_does_not():
+@pytest.mark.parametrize(("mix_paths", "batches"), [(True, [1, 2, 3]), (False, [1, 1, 2, 2])])
+def test_batch_key_keeps_requests_apart_and_the_path_where_the_handler_says_so(
+    mix_paths: bool, batches: list[int]
+):
     async def body(bench: Bench) -> None:
         bench.model.observe(8, 0.01)
+        if mix_paths:
+            bench.shell.mix_paths()
         for target, headers in (
             ("/a?x=1", ""),
             ("/a?x=2", ""),
@@ -103,9 +108,9 @@ def test_method_path_and_batch_key_keep_requests_apart_and_the_query_does_not():
             await bench.ask(target, headers)
             bench.clock.now += 0.001
         await bench.worker_idle()
-        for _ in range(3):
+        for _ in batches[1:]:
             await bench.reply()
-        assert sorted(len(batch.requests) for batch in bench.batches) == [1, 1, 2, 2]
+        assert sorted(len(batch.requests) for batch in bench.batches) == batches
 
     scenario(body)
 
