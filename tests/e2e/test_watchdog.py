@@ -180,7 +180,10 @@ def read_all(connection: socket.socket) -> bytes:
 def test_an_answer_is_sent_whole_though_its_client_reads_it_late_in_the_drain():
     with watchdog(LARGE, write_timeout=f"{PATIENCE:.0f}s") as dog, connect(dog) as client:
         client.sendall(ASK + b"\r\nx")
-        wait_until(lambda: dog.metric('slo_requests_total{outcome="good"}') == 1, "it is answered")
+        wait_until(
+            lambda: dog.metric('slo_requests_total{outcome="good",slo_class="default"}') == 1,
+            "it is answered",
+        )
         begin_to_drain(dog)
         time.sleep(1.0)
         assert len(read_all(client)) > 20_000_000

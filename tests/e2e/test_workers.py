@@ -262,13 +262,15 @@ def test_a_load_that_hangs_later_is_told_by_ready_and_tried_again():
         assert dog.call().status == 200
 
 
-def test_a_handler_that_fails_to_preload_later_is_loaded_anew_by_a_new_gunicorn():
-    with watchdog(loading("assert not BROKEN.exists(), 'weights are away'"), preload="true") as dog:
+@pytest.mark.parametrize("preload", ["auto", "true"])
+def test_a_handler_that_fails_to_preload_later_is_preloaded_anew_by_a_new_gunicorn(preload: str):
+    with watchdog(loading("assert not BROKEN.exists(), 'weights are away'"), preload=preload) as dog:
         (dog.folder / "broken").touch()
         os.kill(dog.gunicorn(), signal.SIGKILL)
         wait_until(lambda: "weights are away" in dog.log, "the failure is logged")
         (dog.folder / "broken").unlink()
         assert dog.call().status == 200
+        assert int((dog.folder / "trace").read_text().split()[-1]) == dog.gunicorn()
 
 
 def test_torch_computes_in_preloaded_workers_with_their_own_threads():

@@ -53,6 +53,8 @@ class WorkerPool:
         self._replaces_old = True
         self._stopping = False
         self._came_up = False
+        self._listened = False
+        """This gunicorn could be connected to, as it can once it has preloaded the handler."""
         self._away_since = time.monotonic()
         """Since when no worker can serve, if none can."""
         self._load_failed = False
@@ -224,6 +226,7 @@ class WorkerPool:
             except OSError:  # gunicorn is starting, or starting again
                 await asyncio.sleep(RECONNECT_SECONDS)
                 continue
+            self._listened = True
             try:
                 await connection.gone.wait()
             finally:
@@ -235,9 +238,7 @@ class WorkerPool:
         If it was preloading by default only, each worker loads for itself next, and says what is wrong.
         """
         environment = self._gunicorn.environment
-        # Its socket is there once the handler has been preloaded.
-        preloading = environment["preload"] != "false" and not self._socket.exists()
-        self._socket.unlink(missing_ok=True)
+        preloading, self._listened = environment["preload"] != "false" and not self._listened, False
         if how == _TIMED_OUT:
             self._load_failed = True
             error = LoadTimedOut(self._config.load_timeout)
