@@ -37,6 +37,12 @@ reading the request."""
 MAX_LANES: Final = 64
 """Lanes among which is chosen at once. One that is served goes behind the others, so all have a turn."""
 
+PATIENCE: Final = 1.0
+"""Seconds after which a late or suspect request goes before those on time, if all of them stay so."""
+
+EASY: Final = 0.75
+"""Of the workers' time, demand up to which there is time to spare for those."""
+
 SHARE: Final = 0.25
 """Of a batch's time: no earlier than that before it is done its worker has the next."""
 
@@ -318,7 +324,7 @@ class Engine:
 
     def _next_step(self, now: float, effects: list[Effect]) -> bool | Wait:
         """Do one more thing; True if it was done, False or what to wait for if there is nothing more."""
-        if self._idle and self._take_suspects(now, effects):
+        if self._idle and (self._take_suspects(now, effects) or self._serve_patient(now, effects)):
             return True
         step = self._serve_on_time(now, effects) if self._counts[_ON_TIME] else False
         if step is not True and self._counts[_LATE] and self._serve_late(now, effects):
@@ -352,7 +358,8 @@ class Engine:
                 continue
             on_time = [lane.keys[0] for lane in self._choice()]
             late = part[0].slot <= now
-            if on_time and (late or part[0].slot > min(on_time)):
+            seconds = self._cost.overall.predict(len(part))
+            if on_time and (late or part[0].slot > min(on_time)) and seconds >= self._spare(part[0], now):
                 return False
             self._suspects.popleft()
             self._suspect_out = self._idle[-1]
@@ -428,6 +435,34 @@ class Engine:
             self._dispatch(lane.take_late(1), DispatchReason.LATE, lane, self._starts(now), effects)
             self._end(lane)
         return True
+
+    def _serve_patient(self, now: float, effects: list[Effect]) -> bool:
+        """Give an idle worker late requests that have waited for long, if there is time to spare."""
+        if self._shed_late or not self._counts[_LATE] or not self._counts[_ON_TIME]:
+            return False
+        head = next(iter(self._late.values()))
+        lane = head.lane
+        size = min(lane.model.best_size, lane.model.largest_within(self._spare(head, now)), len(lane.late))
+        if size:
+            self._dispatch(lane.take_late(size), DispatchReason.LATE, lane, self._starts(now), effects)
+            self._end(lane)
+        return bool(size)
+
+    def _spare(self, waiting: Request, now: float) -> float:
+        """Seconds that a request which has waited for long may take before those on time.
+
+        Small batches of other lanes take all of the workers' time under a load that they can well carry, and
+        late or suspect requests would wait for as long as it lasts. Under overload they do.
+        """
+        if now - waiting.arrived < PATIENCE or self._demand > EASY:
+            return 0.0
+        if not self._policy.by_deadline:
+            return inf
+        slack = inf
+        for lane in self._choice():
+            seconds = lane.model.predict(min(len(lane.keys), lane.model.best_size))
+            slack = min(slack, lane.keys[0] - now - seconds)
+        return slack
 
     def _late_size(self, lane: Lane, span: float) -> int:
         """The size for a batch of late requests, which leaves ``span`` seconds to those that come meanwhile.

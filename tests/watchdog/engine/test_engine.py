@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import count
 
 import pytest
 from hypothesis import strategies as st
@@ -9,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.effects import Answer, Cancel, Dispatch, Effect, WakeAt
-from batching_watchdog.engine.engine import Engine
+from batching_watchdog.engine.engine import PATIENCE, Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WorkerDied
 from batching_watchdog.messages import DROPPED, PROBE, Batch, DispatchReason, Reply, Request
@@ -17,6 +18,7 @@ from fuzzing import fuzzed
 from watchdog.engine.queues import NEVER_WAITS, learn, request
 
 LIMIT = 12
+LARGE = 1000
 LARGEST = 8
 SLO = 0.1
 OK = Reply(200, b"", b"")
@@ -405,6 +407,38 @@ def test_refusal_at_the_limit_is_queue_full_with_a_time_to_retry():
     assert isinstance(refused, QueueFull)
     assert refused.retry_after
     assert made.full
+
+
+@pytest.mark.parametrize("suspect", [False, True])
+@pytest.mark.parametrize(("every", "served"), [(0.012, True), (0.004, False)])
+def test_a_late_request_of_a_quiet_class_is_served_under_a_load_that_leaves_time(
+    every: float, served: bool, suspect: bool
+):
+    made, (worker,) = engine(max_inflight=LARGE)
+    late = request(0, budget=0.0, timeout=100.0, key=b"quiet")
+    made.offer(late, 0.0)
+    if suspect:
+        made.tick(0.0)
+        made.worker_lost(worker)
+        made.worker_ready(worker)
+    arrivals, now, ends, found, missed = count(1), 0.0, math.inf, math.inf, 0
+    arrival = 0.0
+    while now < 6.0:
+        now = min(arrival, ends)
+        if now == ends:
+            batch, _ = made.batch_done(worker, [OK] * len(made._running[worker].requests), now)
+            missed += sum(each.deadline < now for each in batch.requests if each is not late)
+            found = min(found, now) if late in batch.requests else found
+            made.worker_ready(worker)
+            ends = math.inf
+        else:
+            made.offer(request(next(arrivals), now, SLO, key=b"busy"), now)
+            arrival += every
+        for batch in dispatched(made.tick(now)):
+            ends = now + law(len(batch.requests))
+    assert (found < 2 * PATIENCE) == served
+    if served:
+        assert missed == 0
 
 
 def first_worker(made: Engine) -> Worker:
