@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -63,21 +63,30 @@ def take_threads() -> None:
 
     A library that is loaded only now reads its variable; one that is not known here keeps its one thread.
     """
+    meant = {variable: _threads(variable) for variable in THREAD_VARIABLES}
+    if max(meant.values()) <= 1:
+        return
     torch = sys.modules.get("torch")
-    if torch is not None and (threads := _threads("OMP_NUM_THREADS")):
-        torch.set_num_threads(threads)
-    maps = Path("/proc/self/maps")
-    files = {Path(line.split()[-1]) for line in maps.open() if ".so" in line} if maps.exists() else ()
-    for variable, name, setters in _SETTERS:
-        for file in files:
-            if name.match(file.name) and (threads := _threads(variable)):
-                library = ctypes.CDLL(str(file))
-                for setter in setters:
-                    if hasattr(library, setter):
-                        getattr(library, setter)(threads)
+    if torch is not None:
+        torch.set_num_threads(meant["OMP_NUM_THREADS"])
+    for file in _loaded_libraries():
+        for variable, name, setters in _SETTERS:
+            if name.match(file.name):
+                with suppress(OSError):  # it has been deleted since
+                    library = ctypes.CDLL(str(file))
+                    for setter in setters:
+                        if hasattr(library, setter):
+                            getattr(library, setter)(meant[variable])
 
 
 def _threads(variable: str) -> int:
-    """The number that it has, for OpenMP the first of several; 0 if it has none."""
+    """The number that it has, for OpenMP the first of several; 1 if it has none."""
     value = os.environ.get(variable, "").partition(",")[0].strip()
-    return int(value) if value.isdecimal() else 0
+    return max(1, int(value)) if value.isdecimal() else 1
+
+
+def _loaded_libraries() -> set[Path]:
+    """Files of the shared libraries in this process (Linux; else none)."""
+    maps = Path("/proc/self/maps")
+    lines = maps.read_text().splitlines() if maps.exists() else ()
+    return {Path(line.split(maxsplit=5)[-1]) for line in lines if ".so" in line}
