@@ -56,6 +56,14 @@ class Outcome:
     refused: list[float] = field(default_factory=list)
     shed: list[float] = field(default_factory=list)
     expired: list[float] = field(default_factory=list)
+    classes: dict[str, "Outcome"] = field(default_factory=dict)
+    """Likewise of each SLO class."""
+
+    def add(self, kind: str, request: Request) -> None:
+        """Note that ``request`` ended as the field ``kind`` says."""
+        of_class = self.classes.setdefault(request.slo_class, Outcome())
+        for outcome in (self, of_class):
+            getattr(outcome, kind).append(request.arrived)
 
     def attainment(self, start: float = 0.0, end: float = inf) -> float:
         """Share of the requests that arrived in this time and were answered within the SLO."""
@@ -158,12 +166,12 @@ class Simulation:
         request = Request(self._number, b"", b"", now, now + budget, now + self.timeout, cost_class)
         request.slo_class, request.client = part.slo_class, part
         if self.early and not self.engine.idle and self.engine.predicts_late(request.deadline, now):
-            outcome.refused.append(now)
+            outcome.add("refused", request)
             return
         try:
             self._carry_out(self.engine.offer(request, now), outcome)
         except QueueFull:
-            outcome.refused.append(now)
+            outcome.add("refused", request)
 
     def _begin(self, worker: Simulated, requests: Sequence[Request], at: float) -> None:
         worker.size = len(requests)
@@ -190,8 +198,8 @@ class Simulation:
                 pass
             elif isinstance(effect.outcome, Reply):
                 on_time = self.now + self.way_back <= effect.request.deadline
-                (outcome.good if on_time else outcome.slow).append(effect.request.arrived)
+                outcome.add("good" if on_time else "slow", effect.request)
             elif isinstance(effect.outcome, Expired):
-                outcome.expired.append(effect.request.arrived)
+                outcome.add("expired", effect.request)
             else:
-                outcome.shed.append(effect.request.arrived)
+                outcome.add("shed", effect.request)

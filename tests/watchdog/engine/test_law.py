@@ -88,6 +88,23 @@ def test_lengths_that_a_model_pads_are_told_apart_with_nothing_set():
     assert goodput["nothing set"] > 1.3 * goodput["as one"]
 
 
+CLASSES = [Part(1.0, budget=0.1 * wider, slo_class=f"{wider}") for wider in (1, 3, 10)]
+
+
+@pytest.mark.parametrize(("fixed", "each", "workers", "rate"), [(10, 2, 2, 800), (8, 0.5, 1, 1600)])
+def test_classes_meet_their_targets_at_capacity_and_the_widest_is_not_starved_at_twice_that(
+    fixed: float, each: float, workers: int, rate: float
+):
+    simulation = Simulation(
+        lambda size: (fixed + each * size) / 1000, workers=workers, max_batch_size=256, mix=CLASSES
+    )
+    simulation.run(rate / 3, 10)
+    attained = {name: found.attainment() for name, found in simulation.run(rate, 20).classes.items()}
+    assert len(attained) == 3
+    assert min(attained.values()) > 0.99, attained
+    assert simulation.run(2 * rate, 20).classes["10"].attainment() > 0.75
+
+
 def test_an_overloaded_queue_leaves_its_answers_time_for_their_way_to_the_client():
     goodput = []
     for way_back in (0.0, 0.002):
