@@ -41,7 +41,8 @@ demo: install ## The main job on one machine (DEMO_ARGS=--quick: within 90 s; --
 test: install ## All tests (TEST_ARGS='-k name' for some, TEST_ARGS='-m "not e2e"' for the fast ones)
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
 
-FUZZERS := $(addprefix tests/watchdog/,test_wire.py pool/test_connection.py front/test_conformance.py engine/test_engine.py)
+FUZZERS := $(addprefix tests/watchdog/,test_wire.py pool/test_connection.py front/test_conformance.py front/test_connections.py \
+  engine/test_engine.py)
 
 fuzz: $(INSTALLED) ## Try FUZZ_EXAMPLES (20000) new inputs with each fuzzer: minutes
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-20000} $(BIN)/pytest -n $(TEST_PROCESSES) $(FUZZERS) --timeout 0 $(TEST_ARGS)

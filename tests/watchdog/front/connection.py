@@ -144,6 +144,19 @@ class Wire(asyncio.Transport):
         return self.unread
 
 
+def split_answers(sent: bytearray) -> list[Answer]:
+    """The answers in what was sent."""
+    data, found = bytes(sent), []
+    while data:
+        head, _, data = data.partition(b"\r\n\r\n")
+        line, *lines = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value for name, _, value in (each.partition(": ") for each in lines)}
+        length = int(headers.get("content-length", "0"))
+        found.append(Answer(int(line.split(" ")[1]), headers, data[:length]))
+        data = data[length:]
+    return found
+
+
 class Connection:
     """One client. ``beside`` is another client of the same listener."""
 
@@ -170,16 +183,8 @@ class Connection:
 
     def answers(self) -> list[Answer]:
         """What came since it was asked for last."""
-        data, found = bytes(self.wire.sent), []
-        self.wire.sent.clear()
-        while data:
-            head, _, data = data.partition(b"\r\n\r\n")
-            line, *lines = head.decode("latin-1").split("\r\n")
-            headers = {name.lower(): value for name, _, value in (each.partition(": ") for each in lines)}
-            length = int(headers.get("content-length", "0"))
-            found.append(Answer(int(line.split(" ")[1]), headers, data[:length]))
-            data = data[length:]
-        return found
+        sent, self.wire.sent = self.wire.sent, bytearray()
+        return split_answers(sent)
 
     def release(self, *which: int) -> list[Answer]:
         """Answer the exchanges that are held, in this order; what is sent then."""

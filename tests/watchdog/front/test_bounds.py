@@ -4,8 +4,6 @@ from dataclasses import replace
 from itertools import chain, repeat
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from batching_watchdog.front.protocol import (
     CONNECTION_BYTES,
@@ -49,38 +47,6 @@ def test_the_header_may_have_just_so_many_bytes(target: int, over: int, status: 
     client = Connection()
     answers = client.send(b"GET /%b HTTP/1.1\r\nHost:x\r\nA:%b\r\n\r\n" % parts)
     assert [answer.status for answer in answers] == [status]
-
-
-PIECES = st.binary(max_size=200) | st.sampled_from(
-    [
-        *(GET, CHUNKED, b"5\r\nabcde\r\n", b"0\r\n\r\n", b"0\r\nA: b", b"\r\n"),
-        *(POST + b"Content-Length: 900\r\n", b"Expect: 100-continue\r\n", b"y" * 9000),
-        *(b"X: " + b"y" * 20_000, b";" + b"e" * 20_000, b"0" * 9000, b"\r\n" * 4000, b"a: b\r\n" * 1500),
-        *(b"Connection: upgrade\r\nUpgrade: x\r\n", b"Connection: close\r\n", b"\x00", b"\xff" * 50),
-    ]
-)
-
-
-@settings(max_examples=200)
-@given(st.lists(PIECES, max_size=30), st.booleans())
-def test_whatever_comes_nothing_escapes_and_what_is_kept_is_bounded(pieces: list[bytes], hold: bool):
-    client = Connection(Echo(hold=hold))
-    made, sent = client.protocol, 0
-    for piece in pieces:
-        made.data_received(piece)
-        current = made._current
-        if current is not None:
-            # One read beyond the limit, since the parser eats a read as a whole.
-            assert made._excess <= MAX_HEADER_BYTES + len(piece)
-            assert current.head_size <= MAX_HEADER_BYTES + len(piece)
-            assert sum(map(len, current.chunks or [current.body])) <= LIMITS.max_body_bytes
-        assert len(made._pending) <= len(client.application.messages) + 1
-        # Requests and headers count for more than their bytes, and heads that are read for twice that.
-        sent += len(piece)
-        assert 0 <= client.held <= 40 * sent + 2 * READ
-    assert all(len(message.body) <= LIMITS.max_body_bytes for message in client.application.messages)
-    client.lose()
-    assert client.connections.queued_bytes == 0
 
 
 ENDLESS = {
