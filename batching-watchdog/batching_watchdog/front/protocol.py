@@ -72,6 +72,8 @@ SURPLUS_CONNECTIONS: Final = 32
 """Beyond ``max_connections`` so many are open at once, to be told so; further ones are reset."""
 SURPLUS_SECONDS: Final = 2.0
 """How long a surplus connection may take to send the request that is refused."""
+STALL_SECONDS: Final = 0.1
+"""A client that has not read for so long may be cut while too much is held."""
 IDLE_SECONDS: Final = 1.0
 """A connection without a request for so long may be closed to make room for another."""
 IDLE_SEARCH: Final = 32
@@ -223,6 +225,10 @@ class Connections:
         """What is held now, against ``Limits.max_queued_bytes``."""
         self.max_connections = min(limits.max_connections, limits.max_queued_bytes // (2 * CONNECTION_BYTES))
         """No more than hold half of ``Limits.max_queued_bytes``."""
+        self.stalled: OrderedDict[HttpProtocol, None] = OrderedDict()
+        """Those whose clients do not read, the first to stop in front."""
+        self._cut = 0
+        """How many of them were cut since the last sweep."""
         self.surplus = 0
         """Open connections beyond them."""
         self.open: OrderedDict[HttpProtocol, None] = OrderedDict()
@@ -239,8 +245,10 @@ class Connections:
         now = self.clock()
         for protocol in tuple(self.open):
             protocol.check_timeouts(now)
-        if self.queued_bytes > self.limits.max_queued_bytes:
-            self._cut_stalled()
+        self.cut_stalled()
+        if self._cut:
+            log.warning("clients that do not read: %d were cut, max_queued_bytes was exceeded", self._cut)
+            self._cut = 0
 
     def opened(self, protocol: "HttpProtocol") -> None:
         """A connection is open. If it is one too many, an idle one is closed for it, or it is surplus."""
@@ -256,7 +264,7 @@ class Connections:
     @property
     def unread(self) -> int:
         """Connections on which a part of an answer waits to be read."""
-        return sum(protocol.stalled_since is not None for protocol in self.open)
+        return len(self.stalled)
 
     def drain(self, *, at_once: bool = False) -> None:
         """Close each connection behind the answers that it is owed, an idle one at once.
@@ -300,19 +308,15 @@ class Connections:
                 return True
         return False
 
-    def _cut_stalled(self) -> None:
-        """Cut clients that do not read, who has stalled for longest first: an answer cannot be refused."""
-        stalled = [each for each in self.open if each.stalled_since is not None]
-        cut = 0
-        for protocol in sorted(stalled, key=lambda each: each.stalled_since or 0.0):
-            if self.queued_bytes <= self.limits.max_queued_bytes:
+    def cut_stalled(self) -> None:
+        """Cut clients that do not read, the first to stop first, while too much is held."""
+        before = self.clock() - STALL_SECONDS
+        while self.stalled and self.queued_bytes > self.limits.max_queued_bytes:
+            protocol = next(iter(self.stalled))
+            if protocol.stalled_since is None or protocol.stalled_since > before:
                 break
             protocol.abort()
-            cut += 1
-        if cut:
-            log.warning(
-                "%d connections were cut whose clients do not read: more than max_queued_bytes was held", cut
-            )
+            self._cut += 1
 
 
 class HttpProtocol(asyncio.Protocol):
@@ -380,6 +384,7 @@ class HttpProtocol(asyncio.Protocol):
         connections, current = self._connections, self._current
         connections.queued_bytes -= CONNECTION_BYTES + self._unsent + len(self._unparsed)
         self._unsent, self._unparsed = 0, b""
+        connections.stalled.pop(self, None)
         if current is not None:
             connections.charge(current, 0)
         for exchange in self._pending:
@@ -403,12 +408,17 @@ class HttpProtocol(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Asyncio: the client does not read as fast as we answer: stop taking requests from it."""
         self.stalled_since = self._clock()
+        connections = self._connections
+        connections.stalled[self] = None
         self._count_unsent()
+        if connections.queued_bytes > self._limits.max_queued_bytes:
+            connections.cut_stalled()
         self._update_reading()
 
     def resume_writing(self) -> None:
         """Asyncio: the client reads again."""
         self.stalled_since = None
+        self._connections.stalled.pop(self, None)
         self._count_unsent()
         self._update_reading()
 
@@ -666,7 +676,8 @@ class HttpProtocol(asyncio.Protocol):
             body,
         )
         if exchange is not self._pending[0]:
-            connections.charge(exchange, len(head) + len(body))
+            exchange.header_block = exchange.body = b""
+            connections.charge(exchange, REQUEST_BYTES + len(exchange.target) + len(head) + len(body))
         self._send_answers(transport)
 
     def _send_answers(self, transport: asyncio.Transport) -> None:
@@ -738,6 +749,7 @@ class HttpProtocol(asyncio.Protocol):
         if self._transport is not None:
             self._connections.queued_bytes -= self._unsent
             self._unsent = 0
+            self._connections.stalled.pop(self, None)
             self._transport.abort()
 
     def _count_unsent(self) -> None:
@@ -769,6 +781,9 @@ class HttpProtocol(asyncio.Protocol):
             self._pending.append(exchange)
         if exchange.answer is None:
             self._application.answer_error(exchange, error)
+        # The connection may stay for a while, and what has come of the request is not counted any more.
+        self._parser = httptools.HttpRequestParser(self)
+        exchange.headers, exchange.chunks, exchange.body, exchange.target = [], None, b"", b""
 
     def _refusal(self, exchange: Exchange) -> WatchdogError | None:
         """Why a request whose head is complete is refused before its body is read; None if it is not.

@@ -9,6 +9,7 @@ from batching_watchdog.front.protocol import (
     CONNECTION_BYTES,
     IDLE_SECONDS,
     MAX_HEADER_BYTES,
+    STALL_SECONDS,
     SURPLUS_CONNECTIONS,
     SURPLUS_SECONDS,
 )
@@ -136,9 +137,11 @@ def test_heads_count_while_they_come_and_while_they_wait():
 
 def test_answers_that_wait_for_others_before_them_count_until_they_are_sent():
     client = Connection(Echo(hold=True, answer_size=50_000), SMALL)
-    client.send(GET * 3)
+    client.send(body(10) * 3)
     client.release(2, 1)
     assert client.held > 100_000
+    # The bodies of those that are answered are not kept beside the answers.
+    assert not any(each.body for each in client.application.exchanges[1:])
     assert len(client.release(0)) == 3
     assert client.held == 0
 
@@ -164,8 +167,11 @@ def test_who_has_not_read_for_longest_is_cut_while_too_much_is_held():
         client.send(GET)
         client.wire.unread = 80_000
         client.protocol.pause_writing()
-        client.clock.now += 0.1
-    clients[0].pass_time(0.7)
+        assert not clients[0].wire.aborted
+        client.clock.now += STALL_SECONDS / 2.5
+    # The third was too much, but no client had had its time to read.
+    clients[3].wire.unread = 1
+    clients[3].protocol.pause_writing()
     assert [client.wire.aborted for client in clients] == [True, False, False, False]
     clients[1].protocol.resume_writing()
     for client in clients:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -204,8 +204,9 @@ class Machine(RuleBasedStateMachine):
                 body = sum(map(len, each.chunks or [each.body]))
                 assert body <= FEW.max_body_bytes
                 assert each.head_size <= MAX_HEADER_BYTES
-                if each.answer is None and not each.refused:
-                    assert each.held >= body + len(each.header_block)
+                head = len(each.header_block) + sum(map(len, chain(*each.headers)))
+                # Of what is refused and sent, its own answer is left.
+                assert head + body + sum(map(len, each.answer or ())) <= (each.held or 500)
             assert made._excess <= MAX_HEADER_BYTES + READ
             held += CONNECTION_BYTES + client.unread + len(made._unparsed) + sum(e.held for e in exchanges)
         assert self.connections.queued_bytes == held
