@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Final, TextIO
 
 BUFFERED_CHARACTERS: Final = 1 << 20
@@ -29,6 +30,7 @@ class Output:
 
     def __init__(self, stream: TextIO, notice: Callable[[int], str]) -> None:
         """``notice``: the line, with its line feed, that says that this many lines are missing."""
+        self._stream = stream  # closes its descriptor when nothing refers to it any more
         self._descriptor, self._encoding = stream.fileno(), stream.encoding
         self._notice = notice
         self._lock = threading.RLock()  # a finalizer may print while its thread holds it
@@ -112,10 +114,10 @@ def install(notice: Callable[[str, int], str]) -> Callable[[], int]:
     """
     outputs: list[Output] = []
     for name in ("stdout", "stderr"):
-        stream: TextIO | None = getattr(sys, name)
-        if stream is not None:  # None: it was closed before the start
-            outputs.append(Output(stream, partial(notice, name)))
-            setattr(sys, name, outputs[-1])
+        # None: it was closed before the start. No socket may get its number, and what is printed is lost.
+        stream: TextIO = getattr(sys, name) or Path(os.devnull).open("w")  # noqa: SIM115 - never closed
+        outputs.append(Output(stream, partial(notice, name)))
+        setattr(sys, name, outputs[-1])
     atexit.register(_close, outputs)
     return lambda: sum(output.dropped for output in outputs)
 

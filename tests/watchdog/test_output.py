@@ -1,6 +1,8 @@
 """What becomes of stdout and stderr when the process that reads them does not."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -121,3 +123,15 @@ def test_a_line_that_a_failure_cut_is_ended_before_the_next(tmp_path: Path, monk
         stream.write("cut in two\n")
         stream.close(50.0)
     assert (tmp_path / "log").read_text() == "cut i\n1 missing\n"
+
+
+def test_a_stream_that_was_closed_before_the_start_is_taken_by_no_socket():
+    script = """
+import os, sys
+from batching_watchdog.output import install
+install("{} {}".format)
+print("lost", flush=True)
+print(os.path.samefile("/dev/fd/1", os.devnull), file=sys.stderr)
+"""
+    command = ["sh", "-c", 'exec "$0" -c "$1" >&-', sys.executable, script]
+    assert subprocess.run(command, check=True, stderr=subprocess.PIPE).stderr == b"True\n"
