@@ -1,8 +1,7 @@
 """One simulated replica: the watchdog's own engine, in virtual time. [P]
 
 Owns the events of one replica (arrivals, workers that are ready, batches that end) and what became of its
-requests. Every decision is ``batching_watchdog.engine``'s. The service times are known and not learned: a
-simulation asks what would happen if the function were so.
+requests. Every decision is ``batching_watchdog.engine``'s. ``mix`` knows what the requests are and cost.
 """
 
 from bisect import bisect_right
@@ -16,25 +15,28 @@ from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import Slo
 from batching_watchdog.errors import QueueFull
 from batching_watchdog.messages import Batch, CostClass, Reply, Request
-from tailbound_lab.simulate.function import Function, Service
+from tailbound_lab.simulate.function import Function
+from tailbound_lab.simulate.mix import Traffic
 
 _OK = Reply(200, b"", b"")
 
 
-class _Known:
-    """The service times as the engine asks for them; there is nothing to learn."""
+class _Alike:
+    """Requests of one kind, whose service times are known: there is nothing to learn."""
 
-    def __init__(self, service: Service) -> None:
-        self._seconds = service.seconds
-        self.best_size = service.best_size
+    def __init__(self, function: Function) -> None:
+        self._function = function
+        self._seconds = function.service.seconds
+        self.best_size = function.service.best_size
+        self.max_batch_size = len(self._seconds)
 
     @property
-    def overall(self) -> "_Known":
+    def cost(self) -> "_Alike":
         return self
 
-    times = overall
+    overall = times = cost
 
-    def pool(self, cost_class: CostClass) -> "_Known":
+    def pool(self, cost_class: CostClass) -> "_Alike":
         return self
 
     def alone(self, pool: Shared, waiting: Sequence[Request], size: int) -> None:
@@ -53,6 +55,16 @@ class _Known:
 
     def largest_within(self, seconds: float) -> int:
         return bisect_right(self._seconds, seconds)
+
+    def request(self, number: int, arrived: float) -> Request:
+        function = self._function
+        return Request(number, b"", b"", arrived, arrived + function.slo_latency, arrived + function.timeout)
+
+    def seconds(self, requests: Sequence[Request]) -> float:
+        return self._seconds[len(requests) - 1]
+
+    def begun(self, requests: Sequence[Request], begin: float, end: float) -> None:
+        """Nothing to count: the replica tells what became of its requests."""
 
 
 class _Worker:
@@ -74,18 +86,22 @@ class Replica:
     """Serves what it is given; what became of it is in ``ends``, ``sizes``, ``order`` and ``lost``."""
 
     __slots__ = (
-        "_clock", "_engine", "_events", "_function", "_number", "_serial", "_times", "_wake",
+        "_clock", "_engine", "_events", "_function", "_number", "_serial", "_traffic", "_wake",
         "ends", "lost", "order", "row", "sizes",
     )  # fmt: skip
 
-    def __init__(self, function: Function, ready_at: float, row: int = 0) -> None:
-        """``row`` is the caller's: where it counts what this replica has done."""
-        known = _Known(function.service)
+    def __init__(
+        self, function: Function, ready_at: float, row: int = 0, traffic: Traffic | None = None
+    ) -> None:
+        """``row`` is the caller's: where it counts what this replica has done.
+
+        Without ``traffic`` all requests are alike, and their service times known.
+        """
         self._function = function
-        self._times = (0.0, *function.service.seconds)
+        self._traffic = traffic = traffic or _Alike(function)
         self._engine = Engine(
-            Slo(len(function.service.seconds)),
-            known,
+            Slo(traffic.max_batch_size),
+            traffic.cost,
             max_inflight=function.max_inflight,
             workers=function.workers,
         )
@@ -147,11 +163,8 @@ class Replica:
             self._carry_out(engine.tick(now), now)
 
     def _offer(self, arrived: float, now: float) -> None:
-        function = self._function
         self._number += 1
-        request = Request(
-            self._number, b"", b"", arrived, arrived + function.slo_latency, arrived + function.timeout
-        )
+        request = self._traffic.request(self._number, arrived)
         try:
             self._carry_out(self._engine.offer(request, now), now)
         except QueueFull:
@@ -163,7 +176,8 @@ class Replica:
                 worker, requests = effect.worker, effect.batch.requests
                 assert isinstance(worker, _Worker)  # noqa: S101 - for the type checker
                 worker.size = len(requests)
-                end = now + self._times[worker.size]
+                end = now + self._traffic.seconds(requests)
+                self._traffic.begun(requests, now, end)
                 self._serial += 1
                 heappush(self._events, (end, self._serial, worker))
                 self.ends.append(end)
