@@ -65,16 +65,19 @@ def test_interleaved_ratio_is_within_a_round_and_cpu_of_the_median_round():
 
 def test_mixed_ratio_at_a_rate_is_within_a_round_and_a_lagged_run_counts_nowhere():
     def run(goodput):
-        return {"goodput": goodput, "parts": {"": goodput / 1e3}}
+        return {"goodput": goodput, "parts": {"": goodput / 1e3}, "simulated": {"parts": {"": 0.9}}}
 
     rounds = [
         {"1 path": {"1000": run(900.0)}, "4 paths": {"1000": run(450.0)}},
         {"1 path": {"1000": run(500.0)}, "4 paths": {"1000": run(500.0)}},
-        {"1 path": {"1000": run(800.0)}, "4 paths": {"1000": {"rate": 1000.0, "reason": "lagged"}}},
+        {
+            "1 path": {"1000": run(800.0)},
+            "4 paths": {"1000": {"reason": "lagged", "simulated": {"parts": {"": 0.9}}}},
+        },
     ]
     one, four = (line.split(" | ") for line in mixed.at_rates(rounds).splitlines()[2:])
     assert one[2:4] == ["800", ""]
-    assert four[2:4] == ["475", "0.75 (0.50 to 1.00)"]
+    assert four[2:] == ["475", "0.75 (0.50 to 1.00)", "47.50%", "90.00% |"]
 
 
 def test_mixed_lengths_are_ten_short_for_one_long_and_alike_in_bytes_where_hidden():

@@ -116,7 +116,8 @@ def test_measurement_in_small_goes_from_the_server_to_results(tmp_path, monkeypa
         assert all(found[label]["trials"] for label in ("slo", "fixed:4:0"))
     elif file == "mixed.json":
         found = json.loads((tmp_path / file).read_text())["questions"]
-        assert found["paths"][0]["16 paths"]["2500"]["sent"] > 0
-        assert set(found["lengths"][0]["nothing set"]) == set(found["lengths"][0]["one class for all"])
+        (paths,), (lengths,) = found["paths"], found["lengths"]
+        assert paths["rates"]["16 paths"]["2500"]["simulated"]["goodput"] > 0
+        assert set(lengths["maxima"]) == set(lengths["rates"])
     elif file:
         assert json.loads((tmp_path / file).read_text())["cpu_ms_per_batch"]["20"]["front"] > 0

@@ -6,15 +6,16 @@
 - ``classes``: three SLO classes with budgets 1 : 3 : 10, at the capacity and at twice that.
 
 The servers of all variants are up at once and get the same arrivals, one after the other, in several rounds:
-a slow minute of the machine affects all of them, and each ratio is within one round. Next step:
-``rig.measure`` runs a trial.
+a slow minute of the machine affects all of them, and each ratio is within one round. Beside each run at a
+given rate stands what the simulator says. Next steps: ``rig.measure`` runs a trial, ``rig.simulated`` is its
+twin.
 """
 
 import argparse
 import contextlib
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,14 +23,17 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from tailbound_lab.bench import page
+from tailbound_lab.bench.rig import simulated
 from tailbound_lab.bench.rig.measure import FULL, SMOKE, Bench, Rig, alternate
 from tailbound_lab.bench.rig.server import Server
 from tailbound_lab.bench.rig.systems import listed, parse_entry
 from tailbound_lab.bench.workloads import FOLDER, WORKLOADS, Workload
 from tailbound_lab.load.generator import Part, build
 from tailbound_lab.load.records import BenchError
+from tailbound_lab.simulate import mix
 
 SECTION: Final = "mixed"
+Service = Callable[..., float]
 PADDED: Final = Workload("padded", FOLDER / "padded", 0.1, (), 40.0)
 LONGEST: Final = 512
 """Characters of the longest text."""
@@ -52,12 +56,24 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Variants, and how they are compared: at given rates, or by the highest rate that each sustains."""
+    """Variants, and how they are compared."""
 
     workload: Workload
+    law: Callable[[Service, Sequence[mix.Part]], float]
+    """Seconds of a batch, by the workload's own function and what is in the batch."""
     variants: tuple[Variant, ...]
-    rates: tuple[float, ...] = ()
-    """Requests per second; empty: the maximum of each variant is searched."""
+    rates: tuple[float, ...]
+    """Requests per second that each is offered."""
+    searched: bool = False
+    """Whether the highest rate that each sustains is searched, too."""
+
+
+def _by_size(service: Service, batch: Sequence[mix.Part]) -> float:
+    return service(len(batch))
+
+
+def _by_longest(service: Service, batch: Sequence[mix.Part]) -> float:
+    return service(len(batch), max(part.cost for part in batch))
 
 
 def on_paths(count: int) -> tuple[Part, ...]:
@@ -93,19 +109,24 @@ QUESTIONS: Final[Mapping[str, Question]] = MappingProxyType(
     {
         "paths": Question(
             WORKLOADS["accelerator"],
+            _by_size,
             tuple(Variant(f"{count} path{'s' * (count > 1)}", on_paths(count)) for count in (1, 4, 16)),
             (1400.0, 2500.0),
         ),
         "lengths": Question(
             PADDED,
+            _by_longest,
             (
                 Variant("nothing set", of_lengths()),
                 Variant("X-Batch-Key by hand", of_lengths(keys=True)),
                 Variant("one class for all", of_lengths(hidden=True)),
             ),
+            (600.0, 1200.0),
+            searched=True,
         ),
         "classes": Question(
             WORKLOADS["accelerator"],
+            _by_size,
             (Variant("three SLO classes", of_classes(), {"slo_classes": _DECLARED}),),
             (1400.0, 2800.0),
         ),
@@ -166,23 +187,36 @@ def _round(question: Question, system: str, rig: Rig) -> dict[str, Any]:
             own.say("starting")
             benches[variant.label] = Bench(stack.enter_context(server), own, variant.parts)
             benches[variant.label].warm_up()
-        if not question.rates:
-            plan = rig.effort.plan(workload)
-            found = alternate({label: partial(bench.advance, plan) for label, bench in benches.items()})
-            return {label: bench.found(found[label]) for label, bench in benches.items()}
+        first, law = question.variants[0], partial(question.law, simulated.service_seconds(workload))
+        single = Bench(benches[first.label].server, rig, first.parts[:1])
+        spent = simulated.overhead(single, simulated.part(first.parts[0]), law, min(question.rates))
         at_rates: dict[str, Any] = {label: {} for label in benches}
+        for bench in benches.values():  # to learn what costs apart, which is not what is measured
+            bench.counted(min(question.rates) / 2, rig.effort.overload_seconds)
         for rate in question.rates:
             for label, bench in benches.items():
                 rig.say(f"{label}: {rate:,.0f} requests/s")
                 at_rates[label][f"{rate:g}"] = bench.counted(rate, rig.effort.overload_seconds)
-        return at_rates
+        found: dict[str, Any] = {"overhead": spent._asdict(), "rates": at_rates}
+        if question.searched:
+            plan = rig.effort.plan(workload)
+            answers = alternate({label: partial(bench.advance, plan) for label, bench in benches.items()})
+            found["maxima"] = {label: bench.found(answers[label]) for label, bench in benches.items()}
+    rig.say("simulated")
+    for variant in question.variants:
+        for rate in question.rates:
+            at_rates[variant.label][f"{rate:g}"]["simulated"] = simulated.simulate(
+                variant.parts, law, workload.slo, spent, rate=rate, seconds=rig.effort.overload_seconds
+            )
+    return found
 
 
 def _tables(results: Mapping[str, Any]) -> str:
     parts = [f"{results['machine']}, {results['date']}."]
     for name, rounds in results["questions"].items():
-        rates = QUESTIONS[name].rates
-        parts += [f"#### {name}", at_rates(rounds) if rates else page.maxima(rounds)]
+        parts += [f"#### {name}", at_rates([found["rates"] for found in rounds])]
+        if QUESTIONS[name].searched:
+            parts.append(page.maxima([found["maxima"] for found in rounds]))
     return "\n\n".join(parts)
 
 
@@ -198,7 +232,6 @@ def at_rates(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
                 for found in rounds
                 if found[label][rate].get("goodput") and found[first][rate].get("goodput")
             ]
-            shares = {name: [run["parts"][name] for run in runs] for name in runs[0]["parts"]} if runs else {}
             lines.append(
                 (
                     f"{float(rate):,.0f}/s",
@@ -207,10 +240,17 @@ def at_rates(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
                     if runs
                     else "generator lagged",
                     "" if label == first else page.spread(ratios),
-                    ", ".join(
-                        f"{name or 'all'} {page.share(statistics.median(found))}"
-                        for name, found in shares.items()
-                    ),
+                    _shares([run["parts"] for run in runs]),
+                    _shares([found[label][rate]["simulated"]["parts"] for found in rounds]),
                 )
             )
-    return page.markdown(("offered", "traffic", "goodput, requests/s", f"of {first}", "within SLO"), lines)
+    columns = ("offered", "traffic", "goodput, requests/s", f"of {first}", "within SLO", "simulated")
+    return page.markdown(columns, lines)
+
+
+def _shares(rounds: Sequence[Mapping[str, float]]) -> str:
+    """Return the median attainment of each part."""
+    return ", ".join(
+        f"{name} {page.share(statistics.median(found[name] for found in rounds))}".strip()
+        for name in (rounds[0] if rounds else ())
+    )

@@ -164,7 +164,7 @@ class Bench:
 
     def __init__(self, server: Server, rig: Rig, parts: tuple[Part, ...] = ()) -> None:
         """``parts`` is the mix to offer instead of the server's one body."""
-        self._server, self._rig = server, rig
+        self.server, self._rig = server, rig
         self._endpoint = Endpoint(server.port, parts) if parts else server.endpoint
         self._seed = 0
         self._history: list[Trial] = []
@@ -174,7 +174,7 @@ class Bench:
     def warm_up(self) -> None:
         """Some load whose outcome does not matter: lazy initialization, learned models, caches."""
         self._rig.say("warm-up")
-        rate = self._server.workload.first_rate / 4
+        rate = self.server.workload.first_rate / 4
         with contextlib.suppress(Lagged):
             self._run(rate, _WARM_UP_SECONDS)
         self._settle()
@@ -235,10 +235,10 @@ class Bench:
         """A run and how it is reported; None and the reason if the generator lagged each time."""
         reason = ""
         for _ in range(_ATTEMPTS):
-            before, start = self._server.usage(), time.monotonic()
+            before, start = self.server.usage(), time.monotonic()
             try:
                 run = self._run(rate, seconds, stop_share)
-                after, wall = self._server.usage(), time.monotonic() - start
+                after, wall = self.server.usage(), time.monotonic() - start
             except Lagged as error:
                 reason = str(error)
             else:
@@ -253,15 +253,15 @@ class Bench:
             self._endpoint,
             rate=rate,
             seconds=seconds,
-            slo=self._server.workload.slo,
+            slo=self.server.workload.slo,
             seed=self._seed,
             stop_share=stop_share,
         )
 
     def _settle(self) -> None:
-        if not self._server.alive:
-            raise BenchError(f"{self._server.system.name} ended under load:\n{self._server.log_tail()}")
-        if not self._server.settled():
+        if not self.server.alive:
+            raise BenchError(f"{self.server.system.name} ended under load:\n{self.server.log_tail()}")
+        if not self.server.settled():
             self._rig.say("still slow after a rest; going on")
 
 
