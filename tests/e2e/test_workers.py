@@ -222,13 +222,22 @@ def test_what_can_not_be_loaded_or_preloaded_ends_the_start_with_one_line(
         ),
         ("global log; log = open(TRACE)", "preload=auto: load() leaves 1 file(s) or connection(s) open (/"),
         ("if not BROKEN.exists(): BROKEN.touch(); os._exit(7)", "status 7 while it preloaded the handler"),
+        (
+            "os.register_at_fork(after_in_child=lambda: os._exit(8))",
+            "preload=auto: 8 workers died before one had served a batch; the last one ended with status 8",
+        ),
+        (
+            "os.register_at_fork(after_in_child=threading.Event().wait)",
+            "workers died before one had served a batch; the last one was killed by SIGABRT",
+        ),
     ],
-    ids=["thread", "file", "crash"],
+    ids=["thread", "file", "crash", "dead fork", "hung fork"],
 )
 def test_where_a_fork_could_break_the_handler_each_worker_loads_it_and_has_its_threads(
     more: str, message: str
 ):
-    with watchdog(loading(more), workers="2", worker_threads="3") as dog:
+    timeout = {"exec_timeout": "3s", "slo_latency": "3s"} if "wait" in more else {}
+    with watchdog(loading(more), workers="2", worker_threads="3", **timeout) as dog:
         dog.wait_idle(2)
         assert message in dog.log
         _arbiter, *own = (dog.folder / "trace").read_text().split()

@@ -35,6 +35,8 @@ SHORT_LIFE_SECONDS: Final = 5.0
 SHORT_LIVES_SECONDS: Final = (0.0, 0.0, 0.0, 0.5, 1.0, 2.0, 5.0)
 """What a worker waits before it loads, by how many before it in its slot died within ``SHORT_LIFE_SECONDS``
 of loading and had served nothing. The first three are free: an input that kills takes up to three along."""
+VAIN_FORKS: Final = 8
+"""After so many deaths before any worker has served a batch, the fork may be what they die of."""
 SETTLE_SECONDS: Final = 0.5
 """What a thread that load() has joined gets to be gone from the kernel's list."""
 SHOWN: Final = 5
@@ -93,10 +95,14 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
         self._slots: defaultdict[int, Slot] = defaultdict(Slot)
         self._report = ""
         """Why workers do not load any more."""
+        self._served = False
+        self._died_in_vain = 0
+        """Whether a worker has served a batch, and how many died before."""
         super().__init__(app)
 
     def prepare(self, worker: BatchWorker) -> None:
         """Give ``worker``, which is about to be forked, the lowest free slot, and what it must know of it."""
+        worker.tmp.notify()  # gunicorn never kills one that hangs before its first heartbeat
         taken = {each.slot for each in self.WORKERS.values()}
         worker.slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
         slot = self._slots[worker.slot]
@@ -113,18 +119,20 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
     def murder_workers(self) -> None:
         """As gunicorn's, but for workers that load: they end by ``load_timeout``, not for their silence."""
         for worker in self.WORKERS.values():
-            if not worker.loaded_at:
+            if not worker.loaded_at and self.app.callable is None:
                 worker.tmp.notify()
         super().murder_workers()
 
     def reap_workers(self) -> None:
         """As gunicorn's, but look at how they ended first."""
-        ended = False
+        last = ""
         for pid, worker in self.WORKERS.items():
+            self._served |= worker.has_served
             end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if end is None:
                 continue
-            ended = True
+            last = f"the last one {how_it_ended(end)}"
+            self._died_in_vain += not ended_well(end)
             lived = time.monotonic() - worker.loaded_at if worker.loaded_at else None
             slot = self._slots[worker.slot]
             slot.ended(lived, useful=worker.has_served or ended_well(end))
@@ -132,13 +140,18 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
                 slot.give_up()
                 self._report = str(LoadTimedOut(float(os.environ["load_timeout"])))
             elif lived is None:
-                how = f"the last one {how_it_ended(end)}"
-                self._report = f"{slot.deaths} workers in a row died while loading the handler; {how}"
+                self._report = f"{slot.deaths} workers in a row died while loading the handler; {last}"
         super().reap_workers()
         preloaded = self.app.callable
-        if ended and self.LISTENERS and preloaded is not None and preloaded.problem is not None:
+        if not last or not self.LISTENERS or preloaded is None:
+            return
+        if preloaded.problem is not None:
             # Every fork of this process has the same problem; only a new one may load.
             raise HaltServer(preloaded.problem, 1)
+        in_vain = 0 if self._served else self._died_in_vain
+        if in_vain >= VAIN_FORKS and os.environ["preload"] == "auto":
+            self.stop(graceful=False)
+            begin_again(f"{in_vain} workers died before one had served a batch; {last}")
 
 
 class FunctionApplication(Application):  # type: ignore[misc] # gunicorn is not typed
