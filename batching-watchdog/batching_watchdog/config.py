@@ -320,7 +320,7 @@ class Config:
     metrics_port: int = variable("8081", PORT, "port of /metrics")
     read_timeout: float = variable("30s", POSITIVE, "time in which a client must send its whole request")
     write_timeout: float = variable(
-        "30s", POSITIVE, "time a client may stall while reading an answer; if set, also the drain limit"
+        "30s", POSITIVE, "time in which a client must have read an answer; if set, also the drain limit"
     )
     exec_timeout: float = variable("30s", POSITIVE, "time after which a request is given up with 504")
     healthcheck_interval: float = variable(
