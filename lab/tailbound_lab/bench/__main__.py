@@ -12,7 +12,7 @@ from typing import Final
 
 from tailbound_lab.bench.fleet import held_out, live, reconcile, scaling, validate
 from tailbound_lab.bench.page import add_publish
-from tailbound_lab.bench.replica import compare, drift, interleaved, large, mixed, single, soak
+from tailbound_lab.bench.replica import bound, compare, drift, interleaved, large, mixed, single, soak
 from tailbound_lab.bench.workloads import ROOT
 from tailbound_lab.load.records import BenchError
 
@@ -23,6 +23,7 @@ COMMANDS: Final[Mapping[str, _Command]] = {
     "compare": (compare.main, compare.add_arguments, "ours and the peers on every workload"),
     "interleaved": (interleaved.main, interleaved.add_arguments, "a few systems side by side, several times"),
     "mixed": (mixed.main, mixed.add_arguments, "several paths, text lengths and SLO classes in one traffic"),
+    "bound": (bound.main, bound.add_arguments, "goodput against an upper bound for any batcher, simulated"),
     "drift": (drift.main, drift.add_arguments, "a model that becomes twice as slow in the middle of a run"),
     "soak": (soak.main, soak.add_arguments, "half an hour while workers are killed"),
     "large": (large.main, large.add_arguments, "the cost of bodies of up to 20 MB"),

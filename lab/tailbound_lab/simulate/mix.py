@@ -82,7 +82,8 @@ class Mix:
         self.cost = CostModel(self.max_batch_size, function.slo_objective)
         if mix_paths:
             self.cost.mix_paths()
-        self.sent: Counter[str] = Counter()
+        self.arrived: dict[str, list[float]] = {}
+        """When the requests of each part came."""
         self.good: Counter[str] = Counter()
         self.work = 0.0
         """Seconds that workers spent, or will have spent on what they have begun."""
@@ -91,19 +92,25 @@ class Mix:
 
     def clear(self) -> None:
         """Forget what has been counted."""
-        self.sent.clear()
+        self.arrived.clear()
         self.good.clear()
         self.work = self.late_work = 0.0
 
     @property
+    def sent(self) -> Counter[str]:
+        """Requests of each part."""
+        return Counter({name: len(times) for name, times in self.arrived.items()})
+
+    @property
     def attainment(self) -> float:
         """Share of the requests sent that were answered within the SLO of their part; 1 without any."""
-        return self.good.total() / self.sent.total() if self.sent else 1.0
+        sent = self.sent.total()
+        return self.good.total() / sent if sent else 1.0
 
     def request(self, number: int, arrived: float) -> Request:
         """Draw the part, and make a request of it."""
         part = self._parts[bisect(self._shares, self._draw() * self._shares[-1], hi=len(self._parts) - 1)]
-        self.sent[part.name] += 1
+        self.arrived.setdefault(part.name, []).append(arrived)
         return Request(
             number,
             b"",

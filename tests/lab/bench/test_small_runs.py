@@ -9,6 +9,7 @@ import pytest
 
 from tailbound_lab.bench import __main__ as bench
 from tailbound_lab.bench.fleet import scaling
+from tailbound_lab.bench.replica import bound
 
 
 def test_scaling_of_one_short_trace_and_ours_again_beside_the_same_baselines(tmp_path, monkeypatch, capsys):
@@ -27,6 +28,18 @@ def test_scaling_of_one_short_trace_and_ours_again_beside_the_same_baselines(tmp
     assert bench.main([*words, "steps"]) == 2
     assert (tmp_path / "scaling.png").exists()
     assert "| step |" in capsys.readouterr().out
+
+
+def test_bound_of_the_first_law_has_a_row_for_each_load_and_goodput_below_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "OUTPUT", tmp_path)
+    monkeypatch.setattr(bound, "SECONDS", 2.0)
+    assert bench.main(["bound", "--quick"]) in (0, 1)
+    rows = json.loads((tmp_path / "bound.json").read_text())["rows"]
+    assert [(row["traffic"], row["load"]) for row in rows] == [
+        (traffic, load) for traffic in bound.TRAFFIC for load in bound.LOADS
+    ]
+    assert all(0.0 < row["goodput"] <= row["bound"] for row in rows)
+    assert "of the bound" in capsys.readouterr().out
 
 
 PAIR = ("--workload", "accelerator", "--systems", "slo,fixed:4:0")
