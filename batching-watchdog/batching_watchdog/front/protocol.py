@@ -225,12 +225,12 @@ class Connections:
         """What is held now, against ``Limits.max_queued_bytes``."""
         self.max_connections = min(limits.max_connections, limits.max_queued_bytes // (2 * CONNECTION_BYTES))
         """No more than hold half of ``Limits.max_queued_bytes``."""
+        self.surplus = 0
+        """Open connections beyond them."""
         self.stalled: OrderedDict[HttpProtocol, None] = OrderedDict()
         """Those whose clients do not read, the first to stop in front."""
         self._cut = 0
         """How many of them were cut since the last sweep."""
-        self.surplus = 0
-        """Open connections beyond them."""
         self.open: OrderedDict[HttpProtocol, None] = OrderedDict()
         self.date_line = b""
         """The Date header line, as of the last sweep."""
@@ -299,7 +299,7 @@ class Connections:
         exchange.held = held
 
     def _close_an_idle_one(self) -> bool:
-        """Close the connection that is open for longest among the idle ones, if one is found in a while."""
+        """Close the first idle connection among the next few. False if none of these is idle."""
         now = self.clock()
         for _ in range(min(IDLE_SEARCH, len(self.open))):
             protocol = next(iter(self.open))
