@@ -12,6 +12,7 @@ rounded down, so that the result stays a bound.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,16 +41,23 @@ class Batches:
     service: Service
 
 
-def most_on_time(kinds: Sequence[Kind], batches: Sequence[Batches], workers: int, grid: float) -> float:
+def most_on_time(
+    kinds: Sequence[Kind],
+    batches: Sequence[Batches],
+    workers: int,
+    grid: float,
+    *,
+    until: float = inf,
+) -> float:
     """Return an upper bound on the requests that ``workers`` can answer within their budgets.
 
     ``grid`` is in seconds; if every l(b) is a multiple of it, rounding costs nothing. Workers are idle at the
-    first arrival, and may go on after the last.
+    first arrival, and begin batches before ``until``.
     """
     counts = np.array([len(kind.arrivals) for kind in kinds], float)
     if not counts.sum():
         return 0.0
-    chains = _Chains(kinds, batches, grid)
+    chains = _Chains(kinds, batches, grid, until)
     prices = np.zeros(len(kinds))
     best = float(counts.sum())
     for step in range(1, STEPS + 1):
@@ -68,11 +76,12 @@ def most_on_time(kinds: Sequence[Kind], batches: Sequence[Batches], workers: int
 class _Chains:
     """The best chain of batches for given prices, by dynamic programming over start times."""
 
-    def __init__(self, kinds: Sequence[Kind], batches: Sequence[Batches], grid: float) -> None:
+    def __init__(self, kinds: Sequence[Kind], batches: Sequence[Batches], grid: float, until: float) -> None:
         self._count = len(kinds)
         begin = min(kind.arrivals[0] for kind in kinds if len(kind.arrivals))
         end = max(kind.arrivals[-1] + kind.budget for kind in kinds if len(kind.arrivals))
-        self._starts = begin + grid * np.arange(int((end - begin) / grid) + 1, dtype=np.float64)
+        starts = begin + grid * np.arange(int((end - begin) / grid) + 1, dtype=np.float64)
+        self._starts = starts[starts < until]
         self._offers = [_Offers(kinds, each, self._starts, grid) for each in batches]
 
     def best(self, prices: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:

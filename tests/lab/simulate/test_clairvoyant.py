@@ -81,6 +81,11 @@ def test_bound_of_cases_by_hand_is_the_optimum(arrivals, budget, workers, most):
     assert found == pytest.approx(most)
 
 
+def test_batches_that_would_begin_later_are_not_counted():
+    kinds, batches = [Kind([0.0, 10.0], 3.5)], [Batches((0,), SERVICE)]
+    assert most_on_time(kinds, batches, 1, 1.0, until=10.0) == pytest.approx(1.0)
+
+
 def test_prices_keep_two_workers_from_serving_the_rare_kind_twice():
     kinds = [Kind([float(time) for time in range(0, 200, 10)], 3.0), Kind([], 3.0)]
     batches = [Batches((0,), SERVICE), Batches((1,), SERVICE)]
