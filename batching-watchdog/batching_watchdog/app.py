@@ -24,7 +24,7 @@ import uvloop
 from batching_watchdog import __version__, logs
 from batching_watchdog.config import Config
 from batching_watchdog.engine.cost import CostModel
-from batching_watchdog.engine.engine import Engine
+from batching_watchdog.engine.engine import LEAD, Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.errors import HandlerNotLoaded, ShuttingDown, StartFailed
 from batching_watchdog.front.loop_lag import LoopLag
@@ -77,7 +77,7 @@ def main(environ: Mapping[str, str], lines_dropped: Callable[[], int]) -> int:
 
 async def run(config: Config, environ: Mapping[str, str], lines_dropped: Callable[[], int]) -> int:
     """Build, start, serve until the first signal, drain; the exit status."""
-    clock = time.monotonic
+    clock, cpus = time.monotonic, available_cpus()
     cost = CostModel(config.max_batch_size, config.slo_objective)
     settings = PolicySettings(config.max_batch_size, config.max_batch_delay, config.slo_latency)
     policy = POLICIES[config.batch_policy](settings)
@@ -87,13 +87,15 @@ async def run(config: Config, environ: Mapping[str, str], lines_dropped: Callabl
         max_inflight=config.max_inflight,
         workers=config.workers,
         shed_late=config.shed_late,
+        lead=LEAD if config.upstream_url is None else 0.0,
+        cpus=cpus,
     )
     metrics = Metrics(
         slo_latency=config.slo_latency,
         slo_objective=config.slo_objective,
         workers=config.workers,
         model=cost.overall,
-        cpus=available_cpus(),
+        cpus=cpus,
         slo_classes=config.slo_classes,
     )
     shell = Shell(clock, engine, cost, metrics)

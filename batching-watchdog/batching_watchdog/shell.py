@@ -132,7 +132,9 @@ class Shell:
         ``learns``: whether the time of the batch says what serving costs.
         """
         now = self._clock()
-        batch, answers = self._engine.batch_done(worker, replies, now, last=not ready, learns=learns)
+        batch, answers = self._engine.batch_done(
+            worker, replies, now, cpu_seconds=cpu_seconds, last=not ready, learns=learns
+        )
         ran = len(replies) - replies.count(DROPPED)
         if ran:
             self._metrics.service_seconds.observe(now - batch.dispatched)

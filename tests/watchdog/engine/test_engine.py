@@ -560,3 +560,20 @@ def test_batch_of_which_nothing_was_run_teaches_nothing():
     runs = made._cost.overall.runs
     assert made.batch_done(worker, [DROPPED], 0.0541)[1] == []
     assert made._cost.overall.runs == runs
+
+
+@pytest.mark.parametrize(("computes", "early"), [(0.2, True), (0.9, False)])
+def test_next_batch_goes_early_only_to_workers_that_leave_the_cores_to_others(computes: float, early: bool):
+    made, crew = engine(workers=2, idle=1, lead=LEAD, cpus=2.0, max_inflight=1000)
+    now = 0.0
+    for _ in range(100):
+        made.offer(request(1, now), now)
+        made.tick(now)
+        now += law(1)
+        made.batch_done(crew[0], [OK], now, cpu_seconds=computes * law(1))
+        made.worker_ready(crew[0])
+    made.offer(request(2, now), now)
+    made.tick(now)
+    now += law(1) - 1e-4
+    made.offer(request(3, now), now)
+    assert bool(dispatched(made.tick(now))) is early
