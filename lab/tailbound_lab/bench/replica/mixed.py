@@ -189,24 +189,27 @@ def _round(question: Question, system: str, rig: Rig) -> dict[str, Any]:
             benches[variant.label].warm_up()
         first, law = question.variants[0], partial(question.law, simulated.service_seconds(workload))
         single = Bench(benches[first.label].server, rig, first.parts[:1])
-        spent = simulated.overhead(single, simulated.part(first.parts[0]), law, min(question.rates))
+        overhead = simulated.outside(single)
         at_rates: dict[str, Any] = {label: {} for label in benches}
         for bench in benches.values():  # to learn what costs apart, which is not what is measured
             bench.counted(min(question.rates) / 2, rig.effort.overload_seconds)
         for rate in question.rates:
             for label, bench in benches.items():
                 rig.say(f"{label}: {rate:,.0f} requests/s")
-                at_rates[label][f"{rate:g}"] = bench.counted(rate, rig.effort.overload_seconds)
-        found: dict[str, Any] = {"overhead": spent._asdict(), "rates": at_rates}
+                run = simulated.counted(bench, rate, rig.effort.overload_seconds)
+                at_rates[label][f"{rate:g}"] = run
+        found: dict[str, Any] = {"overhead": overhead, "rates": at_rates}
         if question.searched:
             plan = rig.effort.plan(workload)
             answers = alternate({label: partial(bench.advance, plan) for label, bench in benches.items()})
             found["maxima"] = {label: bench.found(answers[label]) for label, bench in benches.items()}
     rig.say("simulated")
     for variant in question.variants:
-        for rate in question.rates:
-            at_rates[variant.label][f"{rate:g}"]["simulated"] = simulated.simulate(
-                variant.parts, law, workload.slo, spent, rate=rate, seconds=rig.effort.overload_seconds
+        for run in at_rates[variant.label].values():
+            run["simulated"] = simulated.simulate(
+                *(variant.parts, law, workload.slo, run),
+                overhead=overhead,
+                seconds=rig.effort.overload_seconds,
             )
     return found
 

@@ -1,15 +1,14 @@
 """The simulator's twin of a live run: the same mix on the same engine in virtual time.
 
-It is given what no simulation can know: how much longer than its law says a batch takes here, and what a
-request spends outside of its batch. Both are measured at lower rates with requests of one kind. It is not
-given what is compared.
+It is given what no simulation can know: how long batches took in the mean, and what a request spends outside
+of its batch, measured at a low rate. It is not given what is compared.
 """
 
 import random
 import runpy
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 from tailbound_lab.bench.rig.measure import LOW_RATE, Bench
 from tailbound_lab.bench.workloads import Workload
@@ -26,14 +25,8 @@ LEARNING_SECONDS: Final = 10.0
 """At half of the rate, before what counts: a live server has been warmed up, too."""
 REST_SECONDS: Final = 2.0
 SEEDS: Final = (1, 2, 3)
+CORRECTIONS: Final = 3
 _SECONDS: Final = 4.0
-
-
-class Overhead(NamedTuple):
-    """Seconds beyond the law: of each batch, and of each request outside of its batch."""
-
-    batch: float
-    request: float
 
 
 def service_seconds(workload: Workload) -> Callable[..., float]:
@@ -42,60 +35,70 @@ def service_seconds(workload: Workload) -> Callable[..., float]:
     return law
 
 
-def overhead(bench: Bench, one: Part, law: Callable[[Sequence[Part]], float], rate: float) -> Overhead:
-    """Measure with requests of ``one`` kind, of which the law must be affine in the size of a batch.
-
-    Batches are measured at ``rate``, since an idle machine wakes up more slowly; requests at a low rate.
-    Raises ``BenchError``.
-    """
-    _, _, alone, found = _counted(bench, LOW_RATE)
-    median = found.get("latency_ms", {}).get("p50")
-    batches, size, took, _ = _counted(bench, rate)
-    if median is None or not batches:
-        raise BenchError("the watchdog's own share could not be measured")
-    below = int(size)
-    says = law([one] * below) + (size - below) * (law([one] * (below + 1)) - law([one] * below))
-    return Overhead(max(0.0, took - says), max(0.0, median / 1e3 - alone))
-
-
-def _counted(bench: Bench, rate: float) -> tuple[float, float, float, dict[str, Any]]:
-    """Offer ``rate``; return batches, their mean size and seconds, and the run."""
-    names = ("watchdog_service_seconds_count", "watchdog_batch_size_sum", "watchdog_service_seconds_sum")
+def counted(bench: Bench, rate: float, seconds: float) -> dict[str, Any]:
+    """Offer ``rate``; return the run, with the mean seconds of its batches as ``service``."""
+    names = ("watchdog_service_seconds_count", "watchdog_service_seconds_sum")
     before = [bench.server.metric(name) or 0.0 for name in names]
-    found = bench.counted(rate, _SECONDS)
-    after = [bench.server.metric(name) or 0.0 for name in names]
-    batches, requests, seconds = (now - was for now, was in zip(after, before, strict=True))
-    return batches, requests / max(1.0, batches), seconds / max(1.0, batches), found
+    run = bench.counted(rate, seconds)
+    batches, took = (
+        (bench.server.metric(name) or 0.0) - was for name, was in zip(names, before, strict=True)
+    )
+    return run | {"service": took / max(1.0, batches)}
+
+
+def outside(bench: Bench) -> float:
+    """Return the seconds that a request spends outside of its batch. Raises ``BenchError``."""
+    run = counted(bench, LOW_RATE, _SECONDS)
+    median = run.get("latency_ms", {}).get("p50")
+    if median is None:
+        raise BenchError("the watchdog's own share of a request could not be measured")
+    return max(0.0, float(median) / 1e3 - float(run["service"]))
 
 
 def simulate(
     parts: Sequence[generator.Part],
     law: Callable[[Sequence[Part]], float],
     slo: float,
-    spent: Overhead,
+    run: Mapping[str, Any],
     *,
-    rate: float,
+    overhead: float,
     seconds: float,
 ) -> dict[str, Any]:
-    """Return goodput and the attainment of each part, over runs with several seeds."""
-    function = Function(Service((1.0,) * MAX_BATCH_SIZE), slo_latency=slo, overhead=spent.request)
-    sent: Counter[str] = Counter()
-    good: Counter[str] = Counter()
-    for seed in SEEDS:
-        draw = random.Random(seed).random
-        mix = Mix(function, [part(each) for each in parts], lambda batch: law(batch) + spent.batch, draw)
-        replica = Replica(function, 0.0, traffic=mix)
-        begin = LEARNING_SECONDS + REST_SECONDS
-        replica.serve(arrivals(Profile(((0.0, rate / 2), (LEARNING_SECONDS, rate / 2))), draw), begin)
-        mix.clear()
-        counted = arrivals(Profile(((0.0, rate), (seconds, rate))), draw)
-        replica.serve([begin + at for at in counted], float("inf"))
-        sent += mix.sent
-        good += mix.good
+    """Return goodput and the attainment of each part beside those of ``run``, over several seeds.
+
+    ``overhead`` is what a request spends outside of its batch. What a batch takes beyond the law is corrected
+    until batches take as long in the mean as they did in the run.
+    """
+    function = Function(Service((1.0,) * MAX_BATCH_SIZE), slo_latency=slo, overhead=overhead)
+    beyond, rate = 0.0, float(run["rate"])
+    for _ in range(CORRECTIONS):
+        sent: Counter[str] = Counter()
+        good: Counter[str] = Counter()
+        work, batches = 0.0, 0
+        for seed in SEEDS:
+            draw = random.Random(seed).random
+            mix = Mix(function, [part(each) for each in parts], _longer(law, beyond), draw)
+            replica = Replica(function, 0.0, traffic=mix)
+            begin = LEARNING_SECONDS + REST_SECONDS
+            replica.serve(arrivals(Profile(((0.0, rate / 2), (LEARNING_SECONDS, rate / 2))), draw), begin)
+            mix.clear()
+            replica.clear()
+            due = arrivals(Profile(((0.0, rate), (seconds, rate))), draw)
+            replica.serve([begin + at for at in due], float("inf"))
+            sent += mix.sent
+            good += mix.good
+            work, batches = work + mix.work, batches + len(replica.sizes)
+        beyond = max(0.0, beyond + run.get("service", 0.0) - work / max(1, batches))
     return {
         "goodput": good.total() / seconds / len(SEEDS),
-        "parts": {name: good[name] / sent[name] for name in sent},
+        "parts": {
+            name: good[name] / sent[name] for name in {each.name: None for each in parts} if sent[name]
+        },
     }
+
+
+def _longer(law: Callable[[Sequence[Part]], float], beyond: float) -> Callable[[Sequence[Part]], float]:
+    return lambda batch: law(batch) + beyond
 
 
 def part(sent: generator.Part) -> Part:
