@@ -29,6 +29,10 @@ class Traffic(Protocol):
     def max_batch_size(self) -> int:
         """The largest batch."""
 
+    @property
+    def lead(self) -> float:
+        """Seconds before a batch is done from which its worker may have the next."""
+
     def request(self, number: int, arrived: float) -> Request:
         """Make the next request."""
 
@@ -73,12 +77,13 @@ class Mix:
         *,
         noise: float = 0.0,
         mix_paths: bool = True,
+        lead: float = 0.0,
     ) -> None:
         """``draw`` gives numbers from 0 to 1; ``noise`` is the standard deviation of log service times."""
         self._function, self._parts, self._law, self._draw = function, tuple(parts), law, draw
         self._noise = NormalDist(0.0, noise) if noise else None
         self._shares = list(accumulate(part.share for part in parts))
-        self.max_batch_size = len(function.service.seconds)
+        self.max_batch_size, self.lead = len(function.service.seconds), lead
         self.cost = CostModel(self.max_batch_size, function.slo_objective)
         if mix_paths:
             self.cost.mix_paths()

@@ -29,6 +29,7 @@ class _Alike:
         self._seconds = function.service.seconds
         self.best_size = function.service.best_size
         self.max_batch_size = len(self._seconds)
+        self.lead = 0.0
 
     @property
     def cost(self) -> "_Alike":
@@ -68,18 +69,19 @@ class _Alike:
 
 
 class _Worker:
-    """One worker and the size of its batch."""
+    """One worker, the size of its batch, and the batch that it runs next, if it has that already."""
 
-    __slots__ = ("size",)
+    __slots__ = ("next", "size")
 
     def __init__(self) -> None:
         self.size = 0
+        self.next: Sequence[Request] = ()
 
     def send(self, batch: Batch) -> None:
         """Nothing: the replica has the effect."""
 
     def cancel(self, indexes: Sequence[int]) -> None:
-        """Nothing: it never has a batch before it has answered the one before."""
+        """Nothing: what it has is run."""
 
 
 class Replica:
@@ -104,6 +106,7 @@ class Replica:
             traffic.cost,
             max_inflight=function.max_inflight,
             workers=function.workers,
+            lead=traffic.lead,
         )
         self._events: list[tuple[float, int, _Worker]] = []
         """When a worker is ready for its next batch."""
@@ -129,7 +132,9 @@ class Replica:
 
     def inside(self, now: float) -> int:
         """Return how many requests wait or are being served at ``now``."""
-        return self.queued + sum(worker.size for end, _, worker in self._events if end > now)
+        return self.queued + sum(
+            worker.size + len(worker.next) for end, _, worker in self._events if end > now
+        )
 
     def clear(self) -> None:
         """Forget what has been told."""
@@ -157,6 +162,9 @@ class Replica:
                 if worker.size:
                     engine.batch_done(worker, [_OK] * worker.size, now)
                 worker.size = 0
+                if worker.next:
+                    self._begin(worker, worker.next, now)
+                    worker.next = ()
                 engine.worker_ready(worker)
             self._clock = now
             self._wake = inf
@@ -170,19 +178,25 @@ class Replica:
         except QueueFull:
             self.lost.append(now)
 
+    def _begin(self, worker: _Worker, requests: Sequence[Request], now: float) -> None:
+        worker.size = len(requests)
+        end = now + self._traffic.seconds(requests)
+        self._traffic.begun(requests, now, end)
+        self._serial += 1
+        heappush(self._events, (end, self._serial, worker))
+        self.ends.append(end)
+        self.sizes.append(worker.size)
+        self.order += [request.arrived for request in requests]
+
     def _carry_out(self, effects: Sequence[Effect], now: float) -> None:
         for effect in effects:
             if isinstance(effect, Dispatch):
                 worker, requests = effect.worker, effect.batch.requests
                 assert isinstance(worker, _Worker)  # noqa: S101 - for the type checker
-                worker.size = len(requests)
-                end = now + self._traffic.seconds(requests)
-                self._traffic.begun(requests, now, end)
-                self._serial += 1
-                heappush(self._events, (end, self._serial, worker))
-                self.ends.append(end)
-                self.sizes.append(worker.size)
-                self.order += [request.arrived for request in requests]
+                if worker.size:
+                    worker.next = requests
+                else:
+                    self._begin(worker, requests, now)
             elif isinstance(effect, WakeAt):
                 self._wake = effect.at
             elif (

@@ -48,6 +48,15 @@ def test_overhead_outside_the_replica_counts_towards_the_budget():
     assert mix.attainment == 0.0
 
 
+def test_worker_that_has_its_next_batch_early_runs_it_when_it_is_done():
+    arrivals = [0.01 * number for number in range(300)]
+    mix, replica = served([Part(1.0, budget=1.0)], lambda batch: 0.05, arrivals, lead=0.003)
+    begins = [end - 0.05 for end in replica.ends]
+    assert begins[1:] == pytest.approx(replica.ends[:-1]), "one after the other, without a pause"
+    assert sum(replica.sizes) == mix.good.total() == len(arrivals)
+    assert replica.inside(math.inf) == 0
+
+
 def test_engine_learns_what_costs_apart_and_keeps_it_apart():
     def law(batch):
         return 0.004 + 0.0002 * len(batch) * max(part.cost for part in batch)

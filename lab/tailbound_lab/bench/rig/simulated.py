@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from batching_watchdog.engine.engine import LEAD
 from tailbound_lab.bench.rig.measure import LOW_RATE, Bench
 from tailbound_lab.bench.workloads import Workload
 from tailbound_lab.load import generator
@@ -77,7 +78,7 @@ def simulate(
         work, batches = 0.0, 0
         for seed in SEEDS:
             draw = random.Random(seed).random
-            mix = Mix(function, [part(each) for each in parts], _longer(law, beyond), draw)
+            mix = Mix(function, [part(each) for each in parts], _longer(law, beyond), draw, lead=LEAD)
             replica = Replica(function, 0.0, traffic=mix)
             begin = LEARNING_SECONDS + REST_SECONDS
             replica.serve(arrivals(Profile(((0.0, rate / 2), (LEARNING_SECONDS, rate / 2))), draw), begin)
