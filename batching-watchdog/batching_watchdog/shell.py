@@ -13,6 +13,7 @@ has arrived in that turn: requests that came together leave together, and one th
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from math import ceil
 from typing import Protocol
 
 from batching_watchdog.engine.cost import CostModel
@@ -162,7 +163,8 @@ class Shell:
                 return
             self._timer.cancel()
         self._timer_at = at
-        self._timer = self._loop.call_later(at - now, self._timer_fired)
+        # Up, since uvloop takes the nearest millisecond: one that fires early would be set again and again.
+        self._timer = self._loop.call_later(ceil((at - now) * 1e3) * 1e-3, self._timer_fired)
 
     def _timer_fired(self) -> None:
         self._timer = None

@@ -1,12 +1,14 @@
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
+import uvloop
 
 from batching_watchdog.engine.capacity import BUSIEST
 from batching_watchdog.engine.cost import CostModel
-from batching_watchdog.engine.effects import Answer
+from batching_watchdog.engine.effects import Answer, Effect, WakeAt
 from batching_watchdog.engine.engine import REFUSAL_SECONDS, Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.errors import Expired, QueueFull, ShuttingDown
@@ -32,6 +34,23 @@ class Worker:
 
     def cancel(self, indexes: Sequence[int]) -> None:
         self.cancelled += indexes
+
+
+class CountsTicks(Engine):
+    """Wants nothing but to be woken at ``until``."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            POLICIES["slo"](PolicySettings(8, 0.0, 0.1)), CostModel(8), max_inflight=1, workers=1
+        )
+        self.until, self.ticks, self.reached = 0.0, 0, asyncio.Event()
+
+    def tick(self, now: float) -> list[Effect]:
+        self.ticks += 1
+        if now < self.until:
+            return [WakeAt(self.until)]
+        self.reached.set()
+        return []
 
 
 @dataclass
@@ -181,6 +200,23 @@ def test_timer_gives_a_request_up_at_its_timeout():
         assert {type(answer.outcome) for answer in bench.answers.values()} == {Expired}
 
     scenario(body)
+
+
+def test_timer_fires_once_however_coarse_the_clock_of_the_loop_is():
+    async def run() -> int:
+        engine, clock = CountsTicks(), time.monotonic
+        cost = CostModel(8)
+        metrics = Metrics(slo_latency=0.1, slo_objective=0.99, workers=1, model=cost.overall)
+        shell = Shell(clock, engine, cost, metrics)
+        for _ in range(20):
+            engine.until = clock() + 0.0024
+            engine.reached.clear()
+            shell.worker_ready(Worker())
+            await asyncio.wait_for(engine.reached.wait(), 60)
+        return engine.ticks
+
+    # One to set it, one when it fires, and one more where the loop's own time was behind.
+    assert uvloop.run(run()) <= 3 * 20
 
 
 def test_answered_request_keeps_its_client_no_longer():
