@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -148,6 +150,16 @@ def test_gauges_are_read_when_scraped():
     assert value(metrics, "watchdog_batch_size_sum") == 3
     assert value(metrics, "slo_latency_seconds", slo_class="default") == 0.2
     assert value(metrics, "slo_objective_ratio", slo_class="default") == 0.95
+
+
+def test_what_is_promised_is_less_than_the_capacity_and_nothing_until_learned():
+    metrics, model = make()
+    assert math.isnan(value(metrics, "watchdog_promised_requests_per_second"))
+    for size in (1, 2, 4):
+        for _ in range(50):
+            model.observe(size, 0.02 + 0.01 * size)
+    promised = value(metrics, "watchdog_promised_requests_per_second")
+    assert 0 < promised < value(metrics, "watchdog_capacity_requests_per_second")
 
 
 def test_the_capacity_is_no_more_than_the_cpu_time_of_the_front_allows():

@@ -10,7 +10,8 @@ its turn.
 
 ``engine`` is the state machine around that: events in, ``effects`` out, each request exactly once. It reads
 no clock and does no I/O; the server (``shell``), the simulator and hypothesis drive the same code.
-``capacity`` says how much of the workers' throughput the front end and the cores leave.
+``capacity`` says what is left of the workers' throughput by the objective (``capacity_table``), the front
+end and the cores.
 
 Start reading at ``Engine.tick``.
 """

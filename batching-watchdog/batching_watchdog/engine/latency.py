@@ -27,8 +27,9 @@ often only the cost of a call.
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from math import ceil
+from math import ceil, pi, sqrt
 from operator import itemgetter, mul
+from statistics import NormalDist
 from typing import Final, NamedTuple
 
 QUANTILE: Final = 0.8
@@ -187,7 +188,7 @@ class _Curve(NamedTuple):
     seconds: Sequence[float]
     slope: float
 
-    def at(self, size: int) -> float:
+    def at(self, size: float) -> float:
         """The value for ``size``."""
         sizes, seconds, slope = self
         index = bisect_left(sizes, size)
@@ -227,6 +228,8 @@ class LatencyModel:
         self._objective = objective
         self._samples: dict[int, _Samples] = {}
         self._observed = 0
+        self._restarted = 0
+        """Batches before what is remembered."""
         self._stale = 0
         self._upper = self._mean = self._tail = _Curve((1.0,), (0.0,), 0.0)
         # Where the next try would be: max_batch_size may be far beyond what is ever used.
@@ -260,7 +263,7 @@ class LatencyModel:
         """Upper quantile of the service time of ``size`` requests, in seconds; 0 while nothing is learned."""
         return self._upper.at(min(size, self.max_batch_size))
 
-    def predict_mean(self, size: int) -> float:
+    def predict_mean(self, size: float) -> float:
         """Mean service time of ``size`` requests, in seconds; 0 while nothing is learned."""
         return self._mean.at(min(size, self.max_batch_size))
 
@@ -298,11 +301,12 @@ class LatencyModel:
         return None if found is None else found[0]
 
     def sustained(self, workers: int, slo_latency: float) -> tuple[float, int] | None:
-        """Requests per second that ``workers`` sustain within ``slo_latency``, and in which batches.
+        """Requests per second that ``workers`` can serve within ``slo_latency``, and in which batches.
 
-        A request waits at most for the batch ahead of it, shared between the workers, and then for its own:
+        At that rate more requests are late than an objective allows: ``capacity.promised`` knows of it. A
+        request waits at most for the batch ahead of it, shared between the workers, and then for its own:
         (1 + 1/workers) x l_q(b) <= slo_latency. Sizes up to the largest seen count, and larger ones by the
-        line through those that were, so that little traffic is enough to tell: see ``_reach``.
+        line through those that were, so that little traffic is enough to tell: see ``reach``.
         None while nothing is learned or there is no worker; 0 if no size qualifies.
         """
         if not self.learned or workers < 1:
@@ -314,12 +318,13 @@ class LatencyModel:
         )
         if fits == self._largest:
             # On a line with an intercept the largest size that fits is the best one.
-            larger = self._upper.largest_within(longest, self._reach())
+            larger = self._upper.largest_within(longest, self.reach)
             best, size = max((best, size), (larger / self._mean.at(larger), larger))
         return workers * best, size
 
-    def _reach(self) -> int:
-        """The largest size that is worth a guess.
+    @property
+    def reach(self) -> int:
+        """The largest size that is worth a guess; 0 while nothing is learned.
 
         The line is known from two sizes, and nothing larger is known to be worse: the largest has the best
         throughput. Else the largest seen.
@@ -327,6 +332,20 @@ class LatencyModel:
         known = [s.usual(self._mean.at)[:2] for s in self._samples.values() if len(s.kept) >= TRIES]
         rising = len(known) > 1 and max(known, key=lambda run: run[0] / run[1]) == max(known)
         return min(self.max_batch_size, REACH * self._largest) if rising else self._largest
+
+    @property
+    def variation(self) -> float:
+        """Standard deviation of the time of a batch, as a share of it: of the usual ones, or of the slowest.
+
+        Of n runs nothing is known that happens less than once in n: it counts as the more, the fewer there
+        were.
+        """
+        together = _Together.of([samples.usual(self._mean.at) for samples in self._samples.values()])
+        # Of a normal distribution, by the mean distance and by the quantile.
+        by_usual = sqrt(pi / 2)
+        by_slowest = together.tail(self._objective) / max(QUANTILE, NormalDist().inv_cdf(self._objective))
+        spread = together.spread * max(by_usual, by_slowest)
+        return sqrt(spread**2 + 1.0 / max(1, self._observed - self._restarted))
 
     def sizes_learned(self) -> list[int]:
         """The powers of two for which there are samples, ascending."""
@@ -337,6 +356,7 @@ class LatencyModel:
         if not samples.changed(self.predict_mean):
             return False
         since = samples.kept[-RECENT][2]
+        self._restarted = since
         before = _middle(run for run in samples.kept if run[2] < since)
         for each in self._samples.values():
             each.restart(since, samples, before)
@@ -348,6 +368,7 @@ class LatencyModel:
         for samples in known:
             samples.follow(self._mean.slope)
         usual = [samples.usual(self._mean.at) for samples in known]
+        together = _Together.of(usual)
         sizes = [each.size for each in usual]
         means = _agree(sizes, [each.seconds for each in usual], known)
         slope = _slope(sizes, means, [len(samples.kept) for samples in known])
@@ -359,7 +380,7 @@ class LatencyModel:
                 _agree(sizes, [m * (1.0 + above) for m, above in zip(means, shares, strict=True)], known),
                 slope,
             )
-            for shares in _above(usual, QUANTILE, self._objective)
+            for shares in (together.above(quantile, usual) for quantile in (QUANTILE, self._objective))
         )
         self._best = self._find_best()
 
@@ -374,25 +395,41 @@ class LatencyModel:
         return best
 
 
-def _above(usual: Sequence[_Usual], *quantiles: float) -> list[list[float]]:
-    """By which share of its mean each size's quantiles lie above it.
+class _Together(NamedTuple):
+    """How the runs of all sizes stray from their means."""
 
-    Of n runs the k-th shows the quantile k / (n + 1); of too few it is the slowest. No size is believed to
-    stray further than any has.
-    """
-    several = [each for each in usual if len(each.distances) > 1]
-    if not several:
-        return [[0.0] * len(usual)] * len(quantiles)
-    distances = sorted([distance for each in several for distance in each.distances])
-    runs = len(distances)
-    common = sum(len(each.distances) * each.spread for each in several) / runs
-    furthest = max(each.distances[-1] * each.spread for each in several)
-    spreads = [each.spread if len(each.distances) >= TRIES else max(each.spread, common) for each in usual]
-    found = []
-    for quantile in quantiles:
-        far = max(0.0, distances[min(ceil(quantile * (runs + 1)), runs) - 1])
-        found.append([min(furthest, far * spread) for spread in spreads])
-    return found
+    distances: list[float]
+    """Of each run of a size that ran more than once, in spreads of its size; ascending."""
+    spread: float
+    """Mean of those sizes', by runs."""
+    furthest: float
+    """That any run lies above its mean, as a share of it."""
+
+    @classmethod
+    def of(cls, usual: Iterable[_Usual]) -> "_Together":
+        """What all sizes tell together."""
+        several = [each for each in usual if len(each.distances) > 1]
+        distances = sorted([distance for each in several for distance in each.distances])
+        spread = sum(len(each.distances) * each.spread for each in several) / max(1, len(distances))
+        return cls(
+            distances, spread, max([each.distances[-1] * each.spread for each in several], default=0.0)
+        )
+
+    def tail(self, quantile: float) -> float:
+        """How many spreads above the mean the quantile lies.
+
+        Of n runs the k-th shows the quantile k / (n + 1); of too few it is the slowest.
+        """
+        runs = len(self.distances)
+        return max(0.0, self.distances[min(ceil(quantile * (runs + 1)), runs) - 1]) if runs else 0.0
+
+    def above(self, quantile: float, usual: Iterable[_Usual]) -> list[float]:
+        """By which share of its mean each size's quantile lies above it: no further than any has strayed."""
+        tail = self.tail(quantile)
+        spreads = [
+            each.spread if len(each.distances) >= TRIES else max(each.spread, self.spread) for each in usual
+        ]
+        return [min(self.furthest, tail * spread) for spread in spreads]
 
 
 def _relative(runs: Iterable[tuple[int, float, int]], expected: Callable[[int], float]) -> list[float]:

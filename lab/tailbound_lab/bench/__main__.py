@@ -12,7 +12,17 @@ from typing import Final
 
 from tailbound_lab.bench.fleet import held_out, live, reconcile, scaling, validate
 from tailbound_lab.bench.page import add_publish
-from tailbound_lab.bench.replica import bound, compare, drift, interleaved, large, mixed, single, soak
+from tailbound_lab.bench.replica import (
+    bound,
+    compare,
+    drift,
+    interleaved,
+    large,
+    mixed,
+    promise,
+    single,
+    soak,
+)
 from tailbound_lab.bench.workloads import ROOT
 from tailbound_lab.load.records import BenchError
 
@@ -27,6 +37,7 @@ COMMANDS: Final[Mapping[str, _Command]] = {
     "drift": (drift.main, drift.add_arguments, "a model that becomes twice as slow in the middle of a run"),
     "soak": (soak.main, soak.add_arguments, "half an hour while workers are killed"),
     "large": (large.main, large.add_arguments, "the cost of bodies of up to 20 MB"),
+    "promise": (promise.main, promise.add_arguments, "whether promised rates are kept, simulated"),
     "fleet": (reconcile.main, reconcile.add_arguments, "CPU of one reconcile of up to 10,000 functions"),
     "scaling": (
         scaling.main,

@@ -1,10 +1,14 @@
-"""The capacity that the front and the cores leave of the workers'."""
+"""What workers promise, and what the front and the cores leave of that."""
+
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batching_watchdog.engine.capacity import BUSIEST, EVERY, FIRST, CpuCost, Reading
+from batching_watchdog.engine.capacity import BUSIEST, CAUTION, EVERY, FIRST, CpuCost, Reading, promised
+from watchdog.engine.queues import TABULAR, TEXT, VISION, VISION_TUNED, Law
+from watchdog.engine.simulation import Simulation
 
 LARGE = 10**9
 """Batches so large that their own cost is nothing for each request."""
@@ -97,3 +101,85 @@ def test_a_bound_only_ever_lowers_and_stays_positive(
     bound = cost.bound(capacity, size, cpus)
     assert 0.0 <= bound <= capacity
     assert bound > 0.0 or capacity == 0.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """l(b) = constant + each x b, known exactly."""
+
+    constant: float
+    each: float
+    variation: float = 0.0
+    reach: int = 256
+
+    def predict_mean(self, size: float) -> float:
+        return self.constant + self.each * size
+
+
+LINES = st.builds(Line, st.floats(0, 0.5), st.floats(0.001, 0.3), st.floats(0, 0.3), st.integers(1, 256))
+
+
+@given(LINES, st.integers(1, 16), st.floats(0.5, 20.0), st.floats(0.5, 0.9999))
+def test_no_more_is_promised_than_the_workers_can_do(line: Line, workers: int, slo: float, objective: float):
+    rate, size = promised(line, workers, slo, objective)
+    assert 0 <= rate <= CAUTION * workers * line.reach / line.predict_mean(line.reach) * 1.0001
+    assert 1 <= size <= line.reach
+
+
+@pytest.mark.parametrize("each", [0.03, 0.01, 0.001])
+@pytest.mark.parametrize("workers", [1, 3, 12])
+def test_less_is_promised_to_a_higher_objective_and_where_batches_vary_more(each: float, workers: int):
+    rates = [promised(Line(0.02, each), workers, 0.1, objective)[0] for objective in (0.9, 0.97, 0.99, 0.999)]
+    assert rates == sorted(rates, reverse=True)
+    rates = [
+        promised(Line(0.02, each, varies), workers, 0.1, 0.99)[0] for varies in (0.0, 0.05, 0.1, 0.2, 0.5)
+    ]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_nothing_is_promised_where_one_request_takes_the_slo():
+    assert promised(Line(0.08, 0.02), 4, 0.1, 0.99) == (0.0, 1.0)
+
+
+def attained(law: Law, workers: int, slo: float, rate: float) -> float:
+    simulation = Simulation(law, workers=workers, slo_latency=slo, max_batch_size=256)
+    simulation.run(rate / 3, 2)
+    return simulation.run(rate, 5000 / rate).attainment()
+
+
+@pytest.mark.parametrize(
+    ("law", "workers", "slo"),
+    [
+        pytest.param(lambda size: 0.020 + 0.010 * size, 1, 0.1, id="8 fit, one worker"),
+        pytest.param(lambda size: 0.032 + 0.002 * size, 2, 0.1, id="34 fit, two workers"),
+        pytest.param(lambda size: 0.045 + 0.0005 * size, 6, 0.1, id="110 fit, nearly all of it constant"),
+        pytest.param(lambda size: 0.03 * size, 4, 0.1, id="3 fit, four workers"),
+        pytest.param(lambda size: 0.02 + 0.006 * size, 8, 0.2, id="30 fit, eight workers"),
+        pytest.param(VISION, 1, 0.1, id="vision"),
+        pytest.param(VISION_TUNED, 2, 0.2, id="vision-tuned"),
+        pytest.param(lambda size: 20 * TEXT(size), 2, 0.3, id="text"),
+        pytest.param(lambda size: 20 * TABULAR(size), 3, 0.4, id="tabular"),
+    ],
+)
+def test_what_is_promised_from_a_third_of_it_is_kept_and_three_times_that_is_not(
+    law: Law, workers: int, slo: float
+):
+    guess = promised(_Exact(law), workers, slo, 0.99)[0]
+    simulation = Simulation(law, workers=workers, slo_latency=slo, max_batch_size=256)
+    simulation.run(guess / 3, min(60, 10_000 / guess))
+    rate, _ = promised(simulation.model, workers, slo, 0.99)
+    assert attained(law, workers, slo, rate) >= 0.99
+    assert attained(law, workers, slo, 3 * rate) < 0.99
+
+
+@dataclass(frozen=True)
+class _Exact:
+    law: Law
+    variation: float = 0.03
+
+    @property
+    def reach(self) -> int:
+        return max(range(1, 257), key=lambda size: size / self.law(size))
+
+    def predict_mean(self, size: float) -> float:
+        return self.law(size)

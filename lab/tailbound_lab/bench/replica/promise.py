@@ -1,0 +1,266 @@
+"""``bench promise``: are the promised requests per second kept? For functions of many kinds, in virtual time.
+
+Each function is drawn at random: l(b) a line or one that was measured, workers, how many requests fit into
+the SLO, how much batches vary, whether the model has become slower or faster. Its highest rate with the
+objective met is found by bisection on the watchdog's engine, which learns l(b) as it does in production. Then
+a fresh engine serves a third of that for a minute, and what it promises is held against the highest rate.
+"""
+
+import argparse
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+from statistics import median
+from typing import Any, Final
+
+from batching_watchdog.engine.capacity import promised
+from batching_watchdog.engine.cost import CostModel
+from batching_watchdog.messages import Request
+from tailbound_lab.bench import page
+from tailbound_lab.simulate.function import Function, Service
+from tailbound_lab.simulate.replica import Replica
+
+SECTION: Final = "promise"
+
+SEED: Final = 4000
+"""Of the first function; the constants of ``capacity`` were set on others."""
+MAX_BATCH: Final = 256
+OBJECTIVE: Final = 0.99
+SHARE: Final = 1 / 3
+"""Of the highest rate, for ``LEARN`` seconds."""
+LEARN: Final = 60.0
+PRECISION: Final = 1.05
+"""Between a rate that met the objective and one that did not."""
+PARTS: Final = 6
+"""Of a run; a rate that is far off is given up after one."""
+KEPT: Final = 0.95
+"""Of the promises: what is asked for."""
+
+MEASURED: Final[Mapping[str, Mapping[int, float]]] = {
+    "vision": {1: 168, 4: 286, 8: 181, 16: 196, 32: 175},
+    "vision-tuned": {1: 164, 4: 276, 8: 308, 16: 264, 32: 232, 64: 232},
+    "text": {1: 4258, 4: 10341, 8: 13558, 16: 16131, 32: 17614, 64: 12152, 128: 11824},
+    "tabular": {1: 1602, 4: 2332, 8: 3779, 16: 5196, 32: 6606, 64: 7759, 128: 8100},
+}
+"""Items per second of one worker by batch size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A function, and how its batches differ from its l(b)."""
+
+    curve: str
+    function: Function
+    fits: float
+    """Requests whose batch takes the SLO."""
+    noise: float
+    """Standard deviation of the logarithm of a batch's time."""
+    before: float
+    """By this factor the model was slower in the first half of the minute."""
+
+
+def draw(seed: int) -> Drawn:
+    """Return the function of this seed."""
+    random = Random(seed)
+    slo, fits = math.exp(random.uniform(math.log(0.05), math.log(0.5))), 2.0 * 100 ** random.random()
+    if random.random() < 0.5:
+        curve, constant = "line", random.uniform(0.02, 0.6) * slo
+        service = Service.affine(constant, (slo - constant) / fits, MAX_BATCH)
+    else:
+        curve = random.choice(sorted(MEASURED))
+        seconds = [_through(MEASURED[curve], size) for size in range(1, MAX_BATCH + 1)]
+        below = int(fits)
+        at_slo = seconds[below - 1] + (seconds[below] - seconds[below - 1]) * (fits - below)
+        service = Service(tuple(slo / at_slo * each for each in seconds))
+    workers = random.choice((1, 2, 3, 4, 6, 8))
+    function = Function(service, workers, slo, OBJECTIVE, max_inflight=10**6, timeout=1e6)
+    return Drawn(
+        curve, function, fits, random.uniform(0.0, 0.15), random.choice((1.0, 1.0, random.uniform(0.6, 1.7)))
+    )
+
+
+def maximum(drawn: Drawn, requests: int) -> float:
+    """Return the highest rate that meets the objective over runs of ``requests``; 0 if there is none."""
+    function = drawn.function
+    high = function.workers / function.service.seconds[0]
+    lowest, low = high * 1e-4, 0.0
+    while _meets(drawn, high, requests):
+        low, high = high, 2 * high
+    while not low:
+        if high < lowest:
+            return 0.0
+        if _meets(drawn, high / 1.5, requests):
+            low = high / 1.5
+        else:
+            high /= 1.5
+    while high / low > PRECISION:
+        rate = math.sqrt(low * high)
+        if _meets(drawn, rate, requests):
+            low = rate
+        else:
+            high = rate
+    return math.sqrt(low * high)
+
+
+def promise(drawn: Drawn, rate: float) -> float:
+    """Return what an engine promises that has served ``rate`` for a minute."""
+    function, random = drawn.function, Random(7)
+    traffic = _Learned(drawn, random)
+    replica = Replica(function, 0.0, traffic=traffic)
+    arrivals = list(_poisson(random, rate, 0.0, LEARN))
+    traffic.factor = drawn.before
+    replica.serve([arrival for arrival in arrivals if arrival < LEARN / 2], LEARN / 2)
+    traffic.factor = 1.0
+    replica.serve([arrival for arrival in arrivals if arrival >= LEARN / 2], LEARN)
+    learned = traffic.cost.overall
+    if not learned.learned:
+        return 0.0
+    return promised(learned, function.workers, function.slo_latency, OBJECTIVE)[0]
+
+
+class _Learned:
+    """Requests of one kind whose service times the engine learns, from batches that are drawn."""
+
+    def __init__(self, drawn: Drawn, random: Random) -> None:
+        self.cost = CostModel(MAX_BATCH, OBJECTIVE)
+        self.max_batch_size = MAX_BATCH
+        self.factor = 1.0
+        self._function = drawn.function
+        self._noise = drawn.noise
+        self._draw = random.lognormvariate
+
+    def request(self, number: int, arrived: float) -> Request:
+        function = self._function
+        return Request(number, b"", b"", arrived, arrived + function.slo_latency, arrived + function.timeout)
+
+    def seconds(self, requests: Sequence[Request]) -> float:
+        usual = self._function.service.seconds[len(requests) - 1]
+        return self.factor * usual * self._draw(0.0, self._noise)
+
+    def begun(self, requests: Sequence[Request], begin: float, end: float) -> None:
+        """Nothing to count: the replica tells what became of its requests."""
+
+
+def _meets(drawn: Drawn, rate: float, requests: int) -> bool:
+    """Whether the objective is met at ``rate``, after a warm-up at a third of it."""
+    function, random = drawn.function, Random(1)
+    # Long enough for a backlog to build up that a full SLO of work hides.
+    requests = max(requests, round(40 * function.workers * drawn.fits))
+    replica = Replica(function, 0.0, traffic=_Learned(drawn, random))
+    begin = max(2.0, 100 / rate)
+    replica.serve(list(_poisson(random, SHARE * rate, 0.0, begin)), begin)
+    replica.clear()
+    missed, offered, until = 0, 0, begin
+    for part in range(PARTS):
+        until, start = until + requests / PARTS / rate, until
+        arrivals = list(_poisson(random, rate, start, until))
+        replica.serve(arrivals, until)
+        offered += len(arrivals)
+        missed += _late(replica, function.slo_latency)
+        replica.clear()
+        overdue = replica.queued - function.workers * drawn.fits
+        if missed + max(0.0, overdue) > (3 if part < PARTS - 1 else 1) * (1 - OBJECTIVE) * offered:
+            return False
+    return True
+
+
+def _late(replica: Replica, slo: float) -> int:
+    served = iter(replica.order)
+    return sum(
+        end - next(served) > slo
+        for end, size in zip(replica.ends, replica.sizes, strict=True)
+        for _ in range(size)
+    )
+
+
+def _poisson(random: Random, rate: float, begin: float, end: float) -> Iterator[float]:
+    now = begin + random.expovariate(rate)
+    while now < end:
+        yield now
+        now += random.expovariate(rate)
+
+
+def _through(rates: Mapping[int, float], size: int) -> float:
+    """Seconds for ``size``, on lines between those that were measured."""
+    sizes = sorted(rates)
+    for low, high in pairwise(sizes):
+        if size <= high:
+            at_low, at_high = low / rates[low], high / rates[high]
+            return at_low + (at_high - at_low) * (size - low) / (high - low)
+    return size / rates[sizes[-1]]
+
+
+def measure(seed: int, requests: int) -> dict[str, Any]:
+    """Return the function of ``seed``, its highest rate and what was promised."""
+    drawn = draw(seed)
+    highest = maximum(drawn, requests)
+    return {
+        "seed": seed,
+        "curve": drawn.curve,
+        "workers": drawn.function.workers,
+        "fits": drawn.fits,
+        "noise": drawn.noise,
+        "before": drawn.before,
+        "highest": highest,
+        "promised": promise(drawn, SHARE * highest) if highest else 0.0,
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``bench promise``."""
+    add = parser.add_argument
+    add("--functions", type=int, default=200, help="how many [200]")
+    add("--requests", type=int, default=20_000, help="of a run, at least [20000]")
+    add("--quick", action="store_true", help="20 functions")
+    add("--processes", type=int, default=os.cpu_count(), help="at a time [one for each core]")
+    page.add_publish(parser)
+
+
+def main(options: argparse.Namespace, output: Path) -> int:
+    """Measure, print and draw; 0 if 95% of the promises are kept."""
+    count = 20 if options.quick else options.functions
+    found: list[dict[str, Any]] = []
+    with ProcessPoolExecutor(options.processes) as pool:
+        for row in pool.map(measure, range(SEED, SEED + count), [options.requests] * count):
+            found.append(row)
+            if len(found) % 10 == 0:
+                page.say(f"{len(found)} of {count} functions")
+    possible = [row for row in found if row["highest"]]
+    ratios = [row["promised"] / row["highest"] for row in possible]
+    kept, middle = sum(ratio <= 1.0 for ratio in ratios) / len(ratios), median(ratios)
+    (output / "promise.json").write_text(json.dumps({"functions": found}, indent=1) + "\n")
+    text = (
+        f"{len(possible)} of {count} functions can meet their objective at all. {kept:.0%} of the promises"
+        f" were kept; the median promise is {middle:.2f} of the highest rate, that of 99% within the SLO."
+    )
+    title = f"{kept:.0%} kept, median {middle:.2f}"
+    page.show(options, SECTION, text, _plot(possible, title))
+    page.say(f"drew {_plot(possible, title)(output)[0]}")
+    return 0 if kept >= KEPT else 1
+
+
+def _plot(rows: list[dict[str, Any]], title: str) -> Callable[[Path], list[Path]]:
+    def draw_to(folder: Path) -> list[Path]:
+        made, axes = page.figure(figsize=(6, 5.5))
+        for curve in ("line", *sorted(MEASURED)):
+            dots = [row for row in rows if row["curve"] == curve and row["promised"]]
+            axes.plot(
+                *([row[name] for row in dots] for name in ("highest", "promised")), "o", ms=3.5, label=curve
+            )
+        ends = [min(row["highest"] for row in rows), max(row["highest"] for row in rows)]
+        axes.plot(ends, ends, color="0.7", lw=1, zorder=0)
+        axes.set(xscale="log", yscale="log", xlabel="highest rate, requests/s", ylabel="promised, requests/s")
+        axes.set_title(f"Promised from a third of the highest rate: {title}")
+        axes.grid(alpha=0.3)
+        axes.legend()
+        file = folder / "promise.png"
+        made.savefig(file, dpi=110)
+        return [file]
+
+    return draw_to
