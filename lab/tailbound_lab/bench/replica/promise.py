@@ -130,6 +130,7 @@ class _Learned:
     def __init__(self, drawn: Drawn, random: Random) -> None:
         self.cost = CostModel(MAX_BATCH, OBJECTIVE)
         self.max_batch_size = MAX_BATCH
+        self.lead = 0.0
         self.factor = 1.0
         self._function = drawn.function
         self._noise = drawn.noise
