@@ -17,6 +17,7 @@ while there is a single class.
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from math import inf
 from statistics import median
 from typing import Final, Protocol
@@ -32,6 +33,8 @@ MAX_POOLS: Final = 8
 """Pools of one batch key: each needs a batch of its own within the SLO."""
 ALONE_EVERY: Final = 8
 """Of so many batches of a pool one is of a single class, while one of its classes is not known."""
+ALONE_EVERY_LATE: Final = 2
+"""As often where the requests are late already."""
 AGAIN: Final = 16
 """As often less once all are known, since a class may come to cost more."""
 SHARE: Final = 8
@@ -80,8 +83,13 @@ class Cost(Protocol):
     def pool(self, cost_class: CostClass) -> Shared:
         """Where a request of this class waits, and with whom it may share a batch."""
 
-    def alone(self, pool: Shared, waiting: Sequence[Request], size: int) -> CostClass | None:
-        """The class of which a batch is to be made instead of the first ``size``, to learn what it costs."""
+    def alone(
+        self, pool: Shared, waiting: Iterable[Request], size: int, *, late: bool = False
+    ) -> CostClass | None:
+        """The class of which a batch is to be made instead of the first ``size``, to learn what it costs.
+
+        ``late``: they are late already, so that nothing is lost by it.
+        """
 
     def learn(self, requests: Sequence[Request], seconds: float) -> None:
         """A batch of these took a worker ``seconds``."""
@@ -150,15 +158,17 @@ class CostModel:
         found = self._known.get(cost_class) or self._new.get(cost_class) or self._add(cost_class)
         return found.pool
 
-    def alone(self, pool: Shared, waiting: Sequence[Request], size: int) -> CostClass | None:
+    def alone(
+        self, pool: Shared, waiting: Iterable[Request], size: int, *, late: bool = False
+    ) -> CostClass | None:
         """The class of which a batch is to be made instead of the first ``size``, if it is to be."""
         assert isinstance(pool, Pool)  # noqa: S101 - ours
         if len(pool.classes) < 2:
             return None
         pool.turns += 1
-        if pool.turns % ALONE_EVERY:
+        if pool.turns % (ALONE_EVERY_LATE if late else ALONE_EVERY):
             return None
-        counts = Counter([request.cost_class for request in waiting[:size]])
+        counts = Counter([request.cost_class for request in islice(waiting, size)])
         least = max(2, size // SHARE)
         found = [(self._of(each), each, count) for each, count in counts.items() if least <= count < size]
         wanting = [each for each in found if each[0].wants(each[2])]

@@ -42,6 +42,9 @@ PATIENCE: Final = 1.0
 
 EASY: Final = 0.75
 """Of the workers' time, demand up to which there is time to spare for those."""
+OVERLOAD: Final = 1.1
+"""Of the workers' time, demand from which late requests no longer ride along: the batch takes longer by them,
+and those on time that wait go late. With 1.0 a little is lost at the highest rate that can be held."""
 
 LEAD: Final = 0.003
 """Seconds from a worker's reply to its next batch, while the front end has other requests to read as well. At
@@ -424,6 +427,8 @@ class Engine:
         would take all of the workers' time under a load that they can well carry, and the late ones would
         wait for as long as it lasts.
         """
+        if self._demand > OVERLOAD:
+            return []
         # As for a batch of late ones alone, and what is on time stays so.
         span = min(head.slot - now, (head.slot - head.arrived) / 2)
         room = min(lane.model.best_size, lane.model.largest_within(span)) - size
@@ -443,7 +448,12 @@ class Engine:
             head = next(iter(self._late.values()))
             lane = head.lane
             size = min(len(lane.late), self._late_size(lane, (head.slot - head.arrived) / 2))
-            self._dispatch(lane.take_late(size), DispatchReason.LATE, lane, self._starts(now), effects)
+            reason, alone = DispatchReason.LATE, self._cost.alone(lane.pool, lane.late, size, late=True)
+            if alone is None:
+                taken = lane.take_late(size)
+            else:
+                reason, taken = DispatchReason.ALONE, lane.take_late_only(alone, size)
+            self._dispatch(taken, reason, lane, self._starts(now), effects)
             self._end(lane)
             return True
         shed = list(self._late.values())

@@ -7,7 +7,7 @@ clock. With equal budgets every request is appended at the end, which costs next
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from itertools import compress
+from itertools import compress, islice
 from math import inf
 from typing import Final
 
@@ -95,6 +95,13 @@ class Lane:
     def take_late(self, size: int) -> list[Request]:
         """Take the first ``size`` that are late."""
         return [self.late.popleft() for _ in range(size)]
+
+    def take_late_only(self, cost_class: CostClass, size: int) -> list[Request]:
+        """Take the first ``size`` that are late and of ``cost_class``; the others keep their places."""
+        taken = list(islice((each for each in self.late if each.cost_class == cost_class), size))
+        gone = {request.id for request in taken}
+        self.late = deque(each for each in self.late if each.id not in gone)
+        return taken
 
     def share_before(self, slot: float, left: float, workers: int) -> float:
         """Those on time up to ``slot``, as a share of what ``workers`` can serve in the ``left`` seconds.

@@ -5,7 +5,7 @@ requests. Every decision is ``batching_watchdog.engine``'s. ``mix`` knows what t
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 from math import inf
 
@@ -40,7 +40,7 @@ class _Alike:
     def pool(self, cost_class: CostClass) -> "_Alike":
         return self
 
-    def alone(self, pool: Shared, waiting: Sequence[Request], size: int) -> None:
+    def alone(self, pool: Shared, waiting: Iterable[Request], size: int, *, late: bool = False) -> None:
         """No class is tried alone: there is but one."""
 
     def learn(self, requests: Sequence[Request], seconds: float) -> None:

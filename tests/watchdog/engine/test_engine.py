@@ -272,6 +272,17 @@ def test_late_requests_fill_the_room_that_a_batch_on_time_leaves():
     assert ids(batch) == [1, 0]
 
 
+def test_late_requests_do_not_ride_along_under_overload():
+    made, _ = engine(idle=0)
+    made.offer(request(0), 0.0)
+    made.tick(0.2)
+    made._demand = 1.5
+    made.offer(request(1, 0.2), 0.2)
+    made.worker_ready(Worker())
+    (batch,) = dispatched(made.tick(0.2))
+    assert ids(batch) == [1]
+
+
 def test_late_request_never_delays_one_that_can_be_on_time():
     made, _ = engine(idle=0)
     for number in range(4):
