@@ -132,14 +132,14 @@ async def run(config: Config, environ: Mapping[str, str], lines_dropped: Callabl
 
     sweeper = asyncio.create_task(_sweep(requests, scrapes, owns=pool.owns), name="sweep")
     try:
-        async with _healthy(config, requests, scrapes) as (listener, scrape_listener):
+        async with _healthy(config, requests, scrapes) as (listener, port, metrics_port):
             pool.start()
             log.info(
                 "batching-watchdog %s listens on %d, metrics on %d: "
                 "policy %s, slo_latency %gs, %d workers with %d threads%s",
                 __version__,
-                listener.sockets[0].getsockname()[1],
-                scrape_listener.sockets[0].getsockname()[1],
+                port,
+                metrics_port,
                 config.batch_policy,
                 config.slo_latency,
                 config.workers,
@@ -274,33 +274,38 @@ class _LockFile:
 @contextlib.asynccontextmanager
 async def _healthy(
     config: Config, requests: Connections, scrapes: Connections
-) -> AsyncIterator[tuple[asyncio.Server, asyncio.Server]]:
+) -> AsyncIterator[tuple[asyncio.Server, int, int]]:
     """Open both listeners; hold the lock file until the block ends. The listeners outlive it.
+
+    Yields that for requests, and the ports of both.
 
     Bind before creating the file: if the port is taken, the file belongs to the other process. Accept
     connections last: a healthy answer implies that the file exists.
     """
     with _start_failed("port", config.port):
-        listener = await _bound(requests, config.port)
+        listener, port = await _bound(requests, config.port)
     with _start_failed("metrics_port", config.metrics_port):
-        scrape_listener = await _bound(scrapes, config.metrics_port)
+        scrape_listener, metrics_port = await _bound(scrapes, config.metrics_port)
     with _LockFile():
         with _start_failed("port", config.port):
             await listener.start_serving()
         with _start_failed("metrics_port", config.metrics_port):
             await scrape_listener.start_serving()
-        yield listener, scrape_listener
+        yield listener, port, metrics_port
 
 
-async def _bound(connections: Connections, port: int) -> asyncio.Server:
+async def _bound(connections: Connections, port: int) -> tuple[asyncio.Server, int]:
+    """A listener, and its port: uvloop's servers do not always tell their sockets."""
     bound = bound_socket(port)
+    port = bound.getsockname()[1]
     try:
-        return await asyncio.get_running_loop().create_server(
+        server = await asyncio.get_running_loop().create_server(
             connections.protocol, sock=bound, backlog=BACKLOG, start_serving=False
         )
     except OSError:
         bound.close()
         raise
+    return server, port
 
 
 def bound_socket(port: int) -> socket.socket:

@@ -327,12 +327,17 @@ class Engine:
 
     def tick(self, now: float) -> list[Effect]:
         """Do all there is to do now: give up what has expired, then have the idle workers run batches."""
-        effects: list[Effect] = [
-            Answer(request, Expired(f"not answered within {now - request.arrived:.3f} s"))
-            for request in self._expired(now)
-        ]
-        effects += self._cancels()
-        ends = min(self._next_expiry(), self._add_nearly_idle(now))
+        effects: list[Effect] = []
+        ends = self._next_expiry()
+        if ends <= now:
+            effects += [
+                Answer(request, Expired(f"not answered within {now - request.arrived:.3f} s"))
+                for request in self._expired(now)
+            ]
+            effects += self._cancels()
+            ends = self._next_expiry()
+        if self._lead:
+            ends = min(ends, self._add_nearly_idle(now))
         while self._idle or self._shed_late:
             step = self._next_step(now, effects)
             if isinstance(step, Wait):
@@ -349,7 +354,9 @@ class Engine:
 
     def _next_step(self, now: float, effects: list[Effect]) -> bool | Wait:
         """Do one more thing; True if it was done, False or what to wait for if there is nothing more."""
-        if self._idle and (self._take_suspects(now, effects) or self._serve_patient(now, effects)):
+        if self._idle and self._suspects and self._take_suspects(now, effects):
+            return True
+        if self._idle and self._counts[_LATE] and self._serve_patient(now, effects):
             return True
         step = self._serve_on_time(now, effects) if self._counts[_ON_TIME] else False
         if step is not True and self._counts[_LATE] and self._serve_late(now, effects):
@@ -470,7 +477,7 @@ class Engine:
 
     def _serve_patient(self, now: float, effects: list[Effect]) -> bool:
         """Give an idle worker late requests that have waited for long, if there is time to spare."""
-        if self._shed_late or not self._counts[_LATE] or not self._counts[_ON_TIME]:
+        if self._shed_late or not self._counts[_ON_TIME]:
             return False
         head, now = next(iter(self._late.values())), self._starts(now)
         lane = head.lane
@@ -584,7 +591,7 @@ class Engine:
         need the cores themselves gain nothing by it, since what is done meanwhile takes their time.
         """
         self._nearly_idle, following = 0, _NEVER
-        if not self._lead or self._workers * self._computing > DEVICE_BOUND * self._cpus:
+        if self._workers * self._computing > DEVICE_BOUND * self._cpus:
             return following
         for worker, batch in self._running.items():
             if worker in self._prefetched:

@@ -55,7 +55,7 @@ REACH: Final = 8
 """Capacity counts sizes up to this multiple of the largest seen, by the line through those that were."""
 FORGET_EVERY: Final = 64
 """Batches after which the sizes not in use lose a quarter of their samples, until they are tried again."""
-REFIT_EVERY: Final = 8
+REFIT_EVERY: Final = 16
 """Batches per refit once there are many samples: refitting after each would cost more than it teaches."""
 TIE: Final = 0.03
 """Sizes whose throughput is within this share of the best are as good; the smallest adds least latency."""
@@ -252,7 +252,7 @@ class LatencyModel:
             for other in self._samples.values():
                 if other is not samples:
                     other.forget()
-        if self._observed % (RECENT // 2) == 0 and self._drifted(samples):
+        if self._observed % RECENT == 0 and self._drifted(samples):
             self._refit()
             return
         self._stale += 1

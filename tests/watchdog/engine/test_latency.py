@@ -104,7 +104,8 @@ def test_the_tail_is_the_quantile_of_the_objective(objective: float, expected: f
     assert model.predict_tail(1) == pytest.approx(expected, rel=0.1)
 
 
-@given(st.lists(st.floats(0.01, 0.02), min_size=1, max_size=WINDOW))
+# Within what could pass for a model that has become slower or faster.
+@given(st.lists(st.floats(0.01, 0.012), min_size=1, max_size=WINDOW))
 def test_no_run_is_slower_than_the_tail_while_there_are_too_few_to_show_it(runs: list[float]):
     model = LatencyModel(1)
     for seconds in runs:
