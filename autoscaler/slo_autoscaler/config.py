@@ -277,7 +277,9 @@ def _rule(fault: Any, raw: Mapping[str, Any]) -> str:
 def _known(place: tuple[object, ...], raw: Mapping[str, Any]) -> list[str]:
     """Return the keys of the section at a place in the file."""
     section: type = Config
-    for part in place:
+    # A function may be named like a key.
+    named = place[1:2] if place[:1] == ("functions",) else ()
+    for part in place[:1] + place[1 + len(named) :]:
         if section is Config and part == "platform":
             section = platform_section(_kind(raw.get("platform")))
         elif part in fields.keys(section):

@@ -175,6 +175,7 @@ _trees = st.recursive(
 
 
 @example({"platform": {"\n": None}})
+@example({"functions": {"mode": {"platform": None}}})
 @given(st.dictionaries(_keys, _trees, max_size=5))
 def test_any_document_is_a_configuration_or_a_config_error_in_single_lines(document):
     lines = ["as.yaml: "]
