@@ -10,6 +10,7 @@
 - ``policies``    how many replicas a policy recommends; ``POLICIES``
 - ``inputs``      the numbers of a decision, by name: signals and what the law derives
 - ``restart``     what a new autoscaler learns from the history of the one before it
+- ``allocate``    a shared budget of replicas, by the misses that each replica saves
 - ``decide``      from recommendation to decision: bounds, rate limits, stabilization, reasons
 
 Reads no clock, acts on nothing. ``controller`` calls ``decide``.

@@ -1,0 +1,153 @@
+"""How a shared budget of replicas is split among functions."""
+
+from dataclasses import replace
+from itertools import accumulate, product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slo_autoscaler.law.allocate import MOVE_MARGIN, Claim, allocate, shortfalls
+
+rates = st.floats(0.0, 1e4)
+priorities = st.sampled_from((0.5, 1.0, 4.0))
+budgets = st.integers(0, 40)
+
+
+def falling(drops):
+    """A late share that falls by these shares, replica by replica, and then no more."""
+    levels = [1.0, *accumulate(drops, lambda level, drop: level * (1.0 - drop), initial=1.0)]
+    return lambda n: levels[min(n, len(levels) - 1)]
+
+
+def even(ratio):
+    """A late share each replica of which saves ``ratio`` of what the one before it saved."""
+    return lambda n: ratio**n
+
+
+@st.composite
+def claims(draw, curves):
+    lowest = draw(st.integers(0, 3))
+    wanted = lowest + draw(st.integers(0, 5))
+    current = draw(st.integers(0, 10))
+    return Claim(lowest, wanted, current, draw(rates), draw(curves), draw(priorities))
+
+
+uneven_fleets = st.dictionaries(
+    st.text("abc", min_size=1, max_size=2),
+    claims(st.lists(st.floats(0.0, 1.0), max_size=10).map(falling)),
+    max_size=6,
+)
+even_fleets = st.dictionaries(
+    st.sampled_from("abc"), claims(st.floats(0.1, 0.9).map(even)), min_size=1, max_size=3
+)
+
+
+def held(fleet, given_replicas):
+    return {name: replace(claim, current=given_replicas[name]) for name, claim in fleet.items()}
+
+
+def misses(fleet, split):
+    return sum(c.rate * c.priority * c.late(n) for c, n in zip(fleet.values(), split, strict=True))
+
+
+def least_misses(fleet, budget):
+    """By trying every split of the budget."""
+    splits = product(*(range(c.lowest, c.wanted + 1) for c in fleet.values()))
+    return min(misses(fleet, split) for split in splits if sum(split) <= budget)
+
+
+@given(uneven_fleets, budgets)
+def test_allocate_stays_within_budget_floors_and_wanted_counts(fleet, budget):
+    split = allocate(fleet, budget)
+    assert split.keys() == fleet.keys()
+    assert sum(split.values()) == min(budget, sum(c.wanted for c in fleet.values()))
+    assert all(split[name] <= claim.wanted for name, claim in fleet.items())
+    if sum(c.lowest for c in fleet.values()) <= budget:
+        assert all(split[name] >= claim.lowest for name, claim in fleet.items())
+
+
+@given(even_fleets, budgets)
+def test_allocate_to_new_functions_leaves_the_fewest_misses_of_all_splits(fleet, budget):
+    fleet = held(fleet, dict.fromkeys(fleet, 0))
+    budget += sum(c.lowest for c in fleet.values())
+    split = allocate(fleet, budget)
+    assert misses(fleet, split.values()) == pytest.approx(least_misses(fleet, budget))
+
+
+@given(even_fleets, budgets)
+def test_allocate_for_the_sake_of_holders_saves_less_by_the_margin_at_most(fleet, budget):
+    budget += sum(c.lowest for c in fleet.values())
+    at_floors = misses(fleet, [c.lowest for c in fleet.values()])
+    saved = at_floors - misses(fleet, allocate(fleet, budget).values())
+    possible = at_floors - least_misses(fleet, budget)
+    assert saved * (1.0 + MOVE_MARGIN) >= possible - 1e-9 * at_floors
+
+
+@given(uneven_fleets, budgets)
+def test_allocate_called_again_with_its_own_result_changes_nothing(fleet, budget):
+    split = allocate(fleet, budget)
+    assert allocate(held(fleet, split), budget) == split
+
+
+@given(even_fleets, budgets, st.integers(1, 10))
+def test_allocate_with_a_larger_budget_lowers_no_function_with_an_even_curve(fleet, budget, more):
+    smaller, larger = allocate(fleet, budget), allocate(fleet, budget + more)
+    assert all(larger[name] >= replicas for name, replicas in smaller.items())
+
+
+@pytest.mark.parametrize(
+    ("gain", "moves"), [(1.0, False), (0.9 + MOVE_MARGIN, False), (1.1 + MOVE_MARGIN, True)]
+)
+def test_a_replica_leaves_its_holder_only_for_a_gain_beyond_the_margin(gain, moves):
+    fleet = {
+        "holder": Claim(1, 2, 2, 10.0, even(0.5)),
+        "other": Claim(1, 2, 1, 10.0 * gain, even(0.5)),
+    }
+    assert allocate(fleet, 3) == ({"holder": 1, "other": 2} if moves else {"holder": 2, "other": 1})
+
+
+def test_a_function_that_gains_only_from_several_replicas_gets_them_together():
+    needs_three = Claim(1, 4, 1, 10.0, lambda n: 1.0 if n < 4 else 0.01)
+    others = {f"small-{number}": Claim(1, 2, 1, 1.0, even(0.5)) for number in range(4)}
+    split = allocate({"needs-three": needs_three, **others}, 8)
+    assert split["needs-three"] == 4
+
+
+def test_replicas_too_few_for_a_whole_step_serve_functions_that_gain_from_fewer():
+    fleet = {
+        "needs-three": Claim(1, 4, 1, 10.0, lambda n: 1.0 if n < 4 else 0.01),
+        "small": Claim(1, 3, 1, 1.0, even(0.5)),
+    }
+    assert allocate(fleet, 4) == {"needs-three": 1, "small": 3}
+
+
+def test_floors_that_do_not_fit_are_filled_by_priority_then_by_name():
+    fleet = {name: Claim(2, 5, 5, 1.0, even(0.5)) for name in ("b", "a")}
+    fleet["urgent"] = Claim(2, 5, 0, 0.0, even(0.5), priority=2.0)
+    assert allocate(fleet, 5) == {"urgent": 2, "a": 2, "b": 1}
+    assert allocate(fleet, -1) == {"urgent": 0, "a": 0, "b": 0}
+
+
+def test_priority_weighs_misses():
+    fleet = {"usual": Claim(1, 2, 1, 10.0, even(0.5)), "urgent": Claim(1, 2, 1, 6.0, even(0.5), priority=2.0)}
+    assert allocate(fleet, 3) == {"usual": 1, "urgent": 2}
+
+
+def test_shortfalls_say_what_was_taken_and_what_it_costs():
+    fleet = {"rich": Claim(1, 2, 1, 100.0, even(0.5)), "poor": Claim(1, 3, 2, 1.0, even(0.5))}
+    found = shortfalls(fleet, allocate(fleet, 3))
+    assert found.keys() == {"poor"}
+    poor = found["poor"]
+    assert (poor.short, poor.taken, poor.late, poor.late_wanted) == (2, 1, 0.5, 0.125)
+
+
+def test_allocate_asks_for_each_late_share_once():
+    asked = []
+
+    def late(n):
+        asked.append(n)
+        return 0.5**n
+
+    allocate({"a": Claim(1, 30, 1, 1.0, late), "b": Claim(1, 30, 1, 1.0, even(0.5))}, 40)
+    assert sorted(asked) == list(range(1, 31))
