@@ -6,6 +6,7 @@ read, and answers with a replica count. Next step: ``replica`` serves with it.
 """
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
@@ -130,6 +131,9 @@ class View(Protocol):
 
     def utilization(self, span: float) -> float | None:
         """Return the mean share of their workers' time that ready replicas worked; None: none was ready."""
+
+    def peaks(self, span: float) -> Sequence[tuple[float, float]]:
+        """Return each scraped replica's longest queue and largest number of running requests."""
 
 
 class Scaler(Protocol):

@@ -33,19 +33,21 @@ def edges(slo_latency: float) -> Floats:
 
 @dataclass(slots=True)
 class _Target:
-    """The samples of one replica's series; ``alive`` until its pod has gone."""
+    """One replica's samples; ``alive`` until its pod has gone, ``up`` if the last scrape worked."""
 
     times: deque[float] = field(default_factory=deque)
     counters: deque[Floats] = field(default_factory=deque)
     inside: deque[float] = field(default_factory=deque)
-    queued: float = 0.0
+    queued: deque[float] = field(default_factory=deque)
     alive: bool = True
+    up: bool = True
 
     def forget(self, before: float) -> None:
         while self.times and self.times[0] <= before:
             self.times.popleft()
             self.counters.popleft()
             self.inside.popleft()
+            self.queued.popleft()
 
 
 class Scrapes:
@@ -83,8 +85,14 @@ class Scrapes:
         seen.times.append(now)
         seen.counters.append(counters.copy())
         seen.inside.append(inside)
-        seen.queued = queued
+        seen.queued.append(queued)
+        seen.up = True
         self._scraped_at = now
+
+    def miss(self, target: int) -> None:
+        """Fail to scrape one replica: its gauges are absent until the next scrape that works."""
+        if target in self._targets:
+            self._targets[target].up = False
 
     def record_gateway(self, now: float, started: float) -> None:
         """Scrape the gateway: how many requests it has started."""
@@ -103,7 +111,7 @@ class Scrapes:
             target.forget(now - self._keep)
             if not target.times and not target.alive:
                 del self._targets[serial]
-        alive = [target for target in self._targets.values() if target.alive and target.times]
+        alive = self._up()
         if not alive:
             return None
         function = self._function
@@ -121,7 +129,7 @@ class Scrapes:
             gateway_rate_now=self._gateway_rate_now(now),
             in_flight=sum(target.inside[-1] for target in alive),
             in_flight_growth=self._growth(now),
-            queue_length=sum(target.queued for target in alive),
+            queue_length=sum(target.queued[-1] for target in alive),
             capacity=function.capacity,
             attainment=_attainment(over_window),
             samples=None if over_window is None else float(over_window[TOTAL]) * self._window,
@@ -138,6 +146,19 @@ class Scrapes:
             p95=latency[1],
             p99=latency[2],
         )
+
+    def peaks(self, now: float, span: float) -> list[tuple[float, float]]:
+        """Return each replica's longest queue and most running requests in ``span`` seconds of scrapes."""
+        found = []
+        for target in self._up():
+            kept, _ = _within(target.times, now - span)
+            waited = [target.queued[index] for index in kept]
+            ran = [target.inside[index] - target.queued[index] for index in kept]
+            found.append((max(waited, default=0.0), max(ran, default=0.0)))
+        return found
+
+    def _up(self) -> list[_Target]:
+        return [each for each in self._targets.values() if each.alive and each.up and each.times]
 
     def _rates(self, now: float, window: float) -> Floats | None:
         """Sum the targets' rates; None where no series has two samples in the window."""

@@ -34,6 +34,9 @@ knows."""
 PLANNED_SHARE: Final = 0.8
 """Of the capacity: how many replicas there are at the beginning, unless it is said."""
 
+PEAK_SPAN: Final = 60.0
+"""Seconds for which scrapes are remembered at least: llm-d looks at the peaks of a minute."""
+
 _NOWHERE: Final = 0
 """The row of counters of replicas that are no longer scraped: it is never read."""
 
@@ -53,6 +56,11 @@ class Settings:
     """Whether rules are loaded that tell how much of the error budget is left, counted from the beginning."""
     seed: int = 1
     """Of the routing."""
+    crash_looping: int = 0
+    """So many of the replicas beyond the first never become ready. They are requested and paid for, and a
+    scale-down removes them before replicas that serve."""
+    missed_scrape_every: int = 0
+    """Every so many-th scrape of a replica fails, of one replica after the other; 0: none fails."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.lowest <= self.highest:
@@ -127,14 +135,14 @@ class _World:
             function,
             settings.window,
             settings.rate_window,
-            keep=2 * settings.rate_window,
+            keep=max(2 * settings.rate_window, PEAK_SPAN),
             budget=settings.budget,
         )
         self._edges = scrape.edges(function.slo_latency)
         self._service = np.array([0.0, *function.service.seconds])
         self._counters = np.zeros((64, self._scrapes.columns))
         self._unused = list(range(len(self._counters) - 1, _NOWHERE, -1))
-        self._scrape_at = 0.0
+        self._scrape_at, self._scrape_number = 0.0, 0
         self._index = -1
         # Of answers that are still to come: end, latency, seconds waited, row.
         self._ends, self._latencies, self._waits = np.zeros(0), np.zeros(0), np.zeros(0)
@@ -143,14 +151,15 @@ class _World:
         self._held: list[float] = []
         self._serial = 0
         self._ready: list[tuple[int, Replica]] = []
-        self._starting: list[float] = []
         first = settings.replicas
         if first is None:
             begin = min(30.0, trace.duration)
             load = float(np.searchsorted(arrivals, begin)) / begin
             first = math.ceil(load / (PLANNED_SHARE * function.capacity)) if function.capacity else 1
         self._desired = min(max(first, settings.lowest), settings.highest)
-        for _ in range(self._desired):
+        broken = min(settings.crash_looping, self._desired - 1)
+        self._starting = [math.inf] * broken
+        for _ in range(self._desired - broken):
             self._start(0.0)
         shape = self._steps + 1
         # Running sums at the beginning of each step, so that any average is a difference.
@@ -185,6 +194,10 @@ class _World:
             return None
         return min(1.0, self._mean(self._busy, span) / (ready * self._function.workers))
 
+    def peaks(self, span: float) -> list[tuple[float, float]]:
+        """Return the peaks of queue and batch of each replica."""
+        return self._scrapes.peaks(self._index * STEP, span)
+
     def _mean(self, sums: Floats, span: float) -> float:
         begin = max(0, self._index - round(span / STEP))
         return float(sums[self._index] - sums[begin]) / max(STEP, (self._index - begin) * STEP)
@@ -205,7 +218,10 @@ class _World:
         """Ask for more replicas, or let some go: those that are starting first, then the youngest."""
         wanted = min(max(wanted, 0), self._settings.highest)
         now = self._index * STEP
-        self._starting += [now + self._function.start_up] * (wanted - self._desired)
+        added = wanted - self._desired
+        if added > 0:
+            broken = min(added, self._settings.crash_looping - self._starting.count(math.inf), wanted - 1)
+            self._starting += [math.inf] * broken + [now + self._function.start_up] * (added - broken)
         for _ in range(self._desired - wanted):
             if self._starting:
                 self._starting.pop()
@@ -388,7 +404,12 @@ class _World:
 
     def _scrape(self, now: float) -> None:
         running = np.bincount(self._rows, minlength=len(self._counters))
+        self._scrape_number += 1
+        every = self._settings.missed_scrape_every
         for serial, replica in self._ready:
+            if every and (self._scrape_number + serial) % every == 0:
+                self._scrapes.miss(serial)
+                continue
             queued = float(replica.queued)
             inside = queued + float(running[replica.row])
             self._scrapes.record(serial, now, self._counters[replica.row], inside, queued)

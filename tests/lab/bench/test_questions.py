@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tailbound_lab.bench import __main__ as bench
 from tailbound_lab.bench import page
 from tailbound_lab.bench.fleet import held_out, scaling
 from tailbound_lab.bench.fleet.live import COMMUNITY, OURS, Absence, Run, claims, described
+from tailbound_lab.bench.fleet.plays import Kept, together
 from tailbound_lab.bench.fleet.validate import agree, function_of, replay
 from tailbound_lab.bench.replica import interleaved, mixed
 from tailbound_lab.bench.replica.soak import growth
@@ -131,10 +133,10 @@ def test_verdict_is_by_cost_where_a_baseline_meets_the_objective_else_by_misses(
 
 def test_several_routings_count_by_their_mean_and_by_the_worst_of_what_is_rare():
     one, other = record("slo", 0.98, 100.0), record("slo", 1.0, 300.0, p99=0.3, reversals=2)
-    seen = scaling.together([one, other])
+    seen = together([one, other])
     assert (seen["attainment"], seen["replica_seconds"]) == (pytest.approx(0.99), 200.0)
     assert (seen["p99"], seen["reversals"]) == (0.3, 2)
-    assert scaling.together([one, record("slo", 0.5, 1.0, p99=None)])["p99"] is None
+    assert together([one, record("slo", 0.5, 1.0, p99=None)])["p99"] is None
 
 
 @pytest.mark.e2e
@@ -266,13 +268,57 @@ def test_live_results_are_published_with_their_plots_and_validated(tmp_path, pub
     assert "| Tailbound | 100.00% | 100.00% | +0.00 |" in validated
 
 
-def test_held_out_traces_are_none_of_the_comparison_and_are_played(published, monkeypatch):
-    few = list(held_out.workloads(60))
+def test_held_out_cases_are_none_of_the_comparison_and_differ_by_draw():
+    found = list(held_out.cases(None, 60))
+    assert len({case.name for case in found}) == len(found)
     compared = {tuple(generate(kind, 150.0, 60).arrivals) for kind in ("spike", "step", "on-off")}
-    assert not compared & {tuple(each.trace.arrivals) for each in few}
-    monkeypatch.setattr(held_out, "workloads", lambda seconds: iter(few[:2]))
-    assert bench.main(["held-out", "--processes", "1", "--publish"]) in (0, 1)
+    for case in found:
+        first, second = (tuple(trace.arrivals) for trace in case.draws)
+        assert first != second
+        assert not compared & {first, second}
+    faults = [(case.world.crash_looping, case.world.missed_scrape_every) for case in found]
+    assert {(0, 0), (1, 0), (0, held_out.MISSED_SCRAPE_EVERY)} == set(faults)
+
+
+def test_jittered_gaps_vary_by_no_more_than_their_share():
+    begins = held_out.jittered(100, 100_000, seed=2)
+    gaps = [later - earlier for earlier, later in pairwise(begins)]
+    assert 79 <= min(gaps) < 85 < 115 < max(gaps) <= 121
+    assert begins != held_out.jittered(100, 100_000, seed=3)
+
+
+def case_record(name, ours, oracle, cost=100.0):
+    systems = {"slo": record("slo", ours, cost), "oracle": record("oracle", oracle, 90.0)}
+    return {"name": name, "objective": 0.99, "systems": systems | {"hpa-cpu": record("hpa", 1.0, 200.0)}}
+
+
+def test_held_out_table_marks_what_the_oracle_misses_and_shows_changes_to_an_older_record():
+    results = {"date": "today", "cases": [case_record("a", 0.995, 0.999), case_record("b", 0.98, 0.97)]}
+    older = {"cases": [case_record("a", 0.99, 0.999, cost=200.0)]}
+    first, second = (line.split(" | ") for line in held_out.table(results, older).strip().splitlines()[-2:])
+    assert (first[0], second[0]) == ("| a", "| b (*)")
+    assert (first[1], second[1]) == ("99.50%", "**98.00%**")
+    assert first[-1] == "99.00% (+0.50 points), 200 (-50.0%) |"
+
+
+def test_held_out_runs_are_played_once_and_published(published, tmp_path, monkeypatch):
+    monkeypatch.setattr(held_out, "QUICK_SECONDS", 60)
+    words = ["held-out", "--quick", "--only", "jittered spike; start-up 60", "--processes", "1", "--publish"]
+    assert bench.main(words) in (0, 1)
     section = published.read_text().split("<!-- held-out: begin -->")[1].split("<!-- held-out: end -->")[0]
-    assert [line.split(" | ")[0][2:] for line in section.strip().splitlines()[2:]] == [
-        w.name for w in few[:2]
-    ]
+    (row,) = [line for line in section.splitlines() if line.startswith("| jittered")]
+    kept = (tmp_path / "plays.jsonl").read_text()
+    assert bench.main([*words, "--base", str(tmp_path / "held-out.json")]) in (0, 1)
+    assert (tmp_path / "plays.jsonl").read_text() == kept
+    assert row.removesuffix(" |") in published.read_text()
+
+
+def test_kept_outcomes_survive_a_line_that_was_cut_short(tmp_path):
+    file = tmp_path / "plays.jsonl"
+    Kept(file).add("a", {"attainment": 1.0})
+    with file.open("a") as stream:
+        stream.write('{"key": "b", "outc')
+    kept = Kept(file)
+    assert (kept.find("a"), kept.find("b")) == ({"attainment": 1.0}, None)
+    kept.add("c", {"attainment": 0.5})
+    assert Kept(file).find("c") == {"attainment": 0.5}

@@ -112,3 +112,14 @@ def test_replica_that_has_gone_stays_in_the_rate_and_leaves_the_gauges():
 def test_without_traffic_there_is_a_rate_of_zero_and_no_attainment():
     seen = scraped([(7.0, 7.0)] * 5, 1).observe(22.0)
     assert (seen.rate, seen.attainment, seen.p99) == (0.0, None, None)
+
+
+def test_peaks_are_each_replicas_own_over_the_span():
+    scrapes = Scrapes(FUNCTION, 30.0, 20.0, 60.0)
+    for now, (inside, queued) in enumerate(((9.0, 7.0), (5.0, 1.0), (4.0, 3.0))):
+        scrapes.record(1, 20.0 * now, np.zeros(scrapes.columns), inside, queued)
+        scrapes.record(2, 20.0 * now, np.zeros(scrapes.columns), 0.0, 0.0)
+    assert scrapes.peaks(41.0, 60.0) == [(7.0, 4.0), (0.0, 0.0)]
+    assert scrapes.peaks(41.0, 30.0) == [(3.0, 4.0), (0.0, 0.0)]
+    scrapes.miss(2)
+    assert scrapes.peaks(41.0, 30.0) == [(3.0, 4.0)]

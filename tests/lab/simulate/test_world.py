@@ -80,6 +80,41 @@ def test_replicas_come_and_go(counts, ready, cost, changes, reversals):
     assert outcome.max_replicas == max(outcome.series.desired)
 
 
+@pytest.mark.parametrize(
+    ("counts", "ready"),
+    [
+        ({}, [2.0] * 40),
+        ({5: 5}, [2.0] * 15 + [4.0] * 25),
+        ({5: 2}, [2.0] * 40),
+        ({5: 1}, [2.0] * 5 + [1.0] * 35),
+        ({5: 1, 10: 3}, [2.0] * 5 + [1.0] * 15 + [2.0] * 20),
+    ],
+    ids=["at the start", "more", "it goes first", "never the only one", "again"],
+)
+def test_crash_looping_replica_is_paid_for_and_never_ready(counts, ready):
+    outcome = run(steady(10.0, 40), FUNCTION, Plan(counts), Settings(replicas=3, crash_looping=1))
+    assert outcome.series.ready.tolist() == ready
+    assert outcome.series.desired[0] == 3
+
+
+def test_missed_scrapes_of_one_replica_in_four_leave_gaps_that_others_do_not_share():
+    plan = Plan({})
+    run(steady(50.0, 120), FUNCTION, plan, Settings(replicas=3, missed_scrape_every=4))
+    up = [None if seen is None else seen.up_replicas for seen in plan.seen]
+    assert up[40:60] == [2.0] * 15 + [3.0] * 5
+    assert plan.seen[100].rate == pytest.approx(50.0, rel=0.3), "a gap is extrapolated over"
+
+
+def test_missed_scrape_of_the_only_replica_leaves_nothing_to_observe():
+    plan = Plan({})
+    run(steady(10.0, 60), FUNCTION, plan, replace(ONE, missed_scrape_every=4))
+    assert [index for index, seen in enumerate(plan.seen) if seen is None] == [
+        *range(10, 15),
+        *range(30, 35),
+        *range(50, 55),
+    ]
+
+
 def test_requests_wait_while_there_is_no_replica():
     outcome = run(Trace("few", np.array([1.0, 20.0]), 30.0), FUNCTION, Plan({0: 0, 3: 1}), ONE)
     assert outcome.attainment == 0.5

@@ -1,84 +1,272 @@
-"""``bench held-out``: our scaling on traces that its constants were not set on, tuned for none of them.
+"""``bench held-out``: our scaling on what its constants were not set on, tuned for none of it.
 
-Beside it the oracle, which knows the trace, and the HPA on CPU as people set it up: 70%, the default window.
-Simulated, as ``scaling`` is, with its routings.
+They are set on ``bursty``, ``diurnal``, ``step`` and ``spike`` as ``scaling`` plays them. Here are other
+traces, start-ups and objectives, and faults. Each case is played with two draws of arrivals and routing: by
+ours, by the oracle, and by the HPA on CPU as it is usually set up, at 70% with the default window.
+
+The oracle knows the trace, the true capacity and the start-up. Where it would miss the objective it keeps
+more in reserve; no scaler can be asked to meet what it still misses. Simulated, as ``scaling`` is.
 """
 
 import argparse
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from tailbound_lab.bench import page
-from tailbound_lab.bench.fleet.scaling import BOUNDS, ENCODER, SECONDS, Workload, ours, played
+from tailbound_lab.bench.fleet.plays import Kept, Make, Play, Workload, play_all, together
+from tailbound_lab.bench.fleet.scaling import (
+    BOUNDS,
+    ENCODER,
+    GENERATOR,
+    PLAYS,
+    QUICK_SECONDS,
+    RUN,
+    SECONDS,
+    ours,
+    recorded,
+)
 from tailbound_lab.simulate import traces
 from tailbound_lab.simulate.baselines import HpaSettings, hpa_cpu
+from tailbound_lab.simulate.function import Function
 from tailbound_lab.simulate.oracle import Oracle
+from tailbound_lab.simulate.traces import Floats, Trace
+from tailbound_lab.simulate.world import Settings
 
 SECTION: Final = "held-out"
 
-SEED: Final = 2
-"""Of the arrivals; ``scaling`` has 1."""
-UTILIZATION: Final = 0.8
-"""The oracle's."""
-SLOW_START: Final = 40.0
-"""Seconds, for some of the traces."""
+DRAWS: Final = (2, 3)
+"""Seeds of arrivals and routing; ``scaling`` draws its arrivals with 1."""
+OURS: Final = "slo"
+SYSTEMS: Final = {OURS: "`slo`", "oracle": "oracle", "hpa-cpu": "HPA on CPU, 70%"}
+UTILIZATIONS: Final = (0.8, 0.65, 0.5)
+"""The oracle's: the first that meets the objective, or the one with the fewest misses."""
+
+JITTER: Final = 0.2
+"""Largest deviation of a jittered gap from its mean, as a share: even draws deviate by 12% as a rule."""
+START_UPS: Final = (60.0, 180.0)
+"""Seconds; everything else has 10."""
+OBJECTIVES: Final = (0.95, 0.999)
+"""Everything else has 0.99."""
+CAPACITY_ERRORS: Final = (0.7, 1.3)
+"""What the observation says over what a replica does."""
+MISSED_SCRAPE_EVERY: Final = 12
+"""One scrape in twelve."""
 
 
-def workloads(seconds: int) -> Iterator[Workload]:
-    """Yield the traces: other seeds, heights, distances, rates and start-ups than those of ``scaling``."""
-    day = np.tile(traces.diurnal(200.0, seconds // 6), 6)
-    ramp = traces.ramp(60.0, seconds)
-    for name, levels, cv2 in (
-        ("spike x4 of 5 s every 600 s, other seed", traces.spike(150.0, seconds), 1.0),
-        ("spike x3 of 5 s every 300 s", traces.spike(150.0, seconds, 3.0, 5, 300), 1.0),
-        ("spike x6 of 8 s every 900 s", traces.spike(80.0, seconds, 6.0, 8, 900), 1.0),
-        ("on 300 s, off 180 s, other seed", traces.on_off(150.0, seconds), 1.0),
-        ("on 600 s, off 300 s", traces.on_off(200.0, seconds, 600, 300), 1.0),
-        ("on 100 s, off 100 s", traces.on_off(100.0, seconds, 100, 100), 1.0),
-        ("step x3, other seed", traces.step(150.0, seconds), 1.0),
-        ("step x4 from 100/s", traces.step(100.0, seconds, 4.0), 1.0),
-        ("ramp x5", ramp, 1.0),
-        ("a day in 10 minutes, six of them", day, 1.0),
-        ("Poisson, 40/s", traces.steady(40.0, seconds), 1.0),
-        ("Poisson, 400/s", traces.steady(400.0, seconds), 1.0),
-        ("Gamma, CV^2 = 4, 150/s", traces.steady(150.0, seconds), 4.0),
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is held out: one trace for each draw, the function, and the world's faults."""
+
+    name: str
+    draws: tuple[Trace, ...]
+    function: Function
+    world: Settings = RUN
+
+    def plays(self, system: str, settings: str, make: Make) -> list[Play]:
+        """Return the plays of one scaler: one for each draw."""
+        return [
+            Play(Workload(trace, self.function), replace(self.world, seed=seed), system, settings, make)
+            for seed, trace in zip(DRAWS, self.draws, strict=True)
+        ]
+
+
+def cases(folder: Path | None, seconds: int) -> Iterator[Case]:
+    """Yield what is held out, ``seconds`` of it at most; without a ``folder`` no recorded traces."""
+    known = {name: Case(name, draws, function) for name, draws, function in _traces(folder, seconds)}
+    yield from (case for name, case in known.items() if name != "bursty")
+
+    def on(*names: str) -> Iterator[tuple[Case, Function]]:
+        return ((known[name], known[name].function) for name in names if name in known)
+
+    for start_up in START_UPS:
+        for case, function in on("bursty", "diurnal-2", "on-off", "jittered spike"):
+            yield replace(
+                case,
+                name=f"{case.name}; start-up {start_up:g} s",
+                function=replace(function, start_up=start_up),
+            )
+    for objective in OBJECTIVES:
+        for case, function in on("diurnal-2", "noisy", "AzureLLMInferenceTrace_conv", "on-off"):
+            yield replace(
+                case,
+                name=f"{case.name}; objective {objective:g}",
+                function=replace(function, slo_objective=objective),
+            )
+    for error in CAPACITY_ERRORS:
+        for case, function in on("diurnal-2", "noisy", "on-off"):
+            yield replace(
+                case,
+                name=f"{case.name}; capacity {error - 1.0:+.0%}",
+                function=replace(function, learned_capacity=error * function.capacity),
+            )
+    for words, world in (
+        ("one pod crash-loops", replace(RUN, crash_looping=1)),
+        ("one scrape in twelve missed", replace(RUN, missed_scrape_every=MISSED_SCRAPE_EVERY)),
     ):
-        yield Workload(traces.from_rates(name, levels, cv2=cv2, seed=SEED), ENCODER)
-    slow = replace(ENCODER, start_up=SLOW_START)
-    for name, levels in (("ramp x5", ramp), ("a day in 10 minutes, six of them", day)):
-        yield Workload(traces.from_rates(f"{name}; start-up 40 s", levels, seed=SEED), slow)
+        for case, _ in on("diurnal-2", "noisy", "on-off"):
+            yield replace(case, name=f"{case.name}; {words}", world=world)
+
+
+def _traces(folder: Path | None, seconds: int) -> Iterator[tuple[str, tuple[Trace, ...], Function]]:
+    """Yield name, draws and function of the traces; ``bursty`` too, for its other start-ups."""
+    for file in recorded(folder):
+        if file.stem != "diurnal":
+            function = GENERATOR if file.suffix == ".csv" else ENCODER
+            draws = tuple(traces.read(file, seed=seed).cut(seconds) for seed in DRAWS)
+            yield file.stem, draws, function
+    day = np.tile(traces.diurnal(200.0, seconds // 6), 6)
+    levels: tuple[tuple[str, Callable[[int], Floats], float], ...] = (
+        ("on-off", lambda _: traces.on_off(150.0, seconds), 1.0),
+        ("jittered spike", lambda seed: jittered_spike(150.0, seconds, seed), 1.0),
+        ("jittered on-off", lambda seed: jittered_on_off(150.0, seconds, seed), 1.0),
+        ("spike x3 of 5 s every 300 s", lambda _: traces.spike(150.0, seconds, 3.0, 5, 300), 1.0),
+        ("spike x6 of 8 s every 900 s", lambda _: traces.spike(80.0, seconds, 6.0, 8, 900), 1.0),
+        ("on 600 s, off 300 s", lambda _: traces.on_off(200.0, seconds, 600, 300), 1.0),
+        ("step x4 from 100/s", lambda _: traces.step(100.0, seconds, 4.0), 1.0),
+        ("ramp x5", lambda _: traces.ramp(60.0, seconds), 1.0),
+        ("a day in 10 minutes, six of them", lambda _: day, 1.0),
+        ("Gamma, CV^2 = 4, 150/s", lambda _: traces.steady(150.0, seconds), 4.0),
+    )
+    for name, rates, cv2 in levels:
+        yield name, tuple(traces.from_rates(name, rates(seed), cv2=cv2, seed=seed) for seed in DRAWS), ENCODER
+
+
+def jittered(every: int, duration: int, seed: int) -> list[int]:
+    """Return the seconds at which something begins whose gaps vary around ``every`` by up to ``JITTER``."""
+    gaps = every * np.random.default_rng(seed).uniform(1.0 - JITTER, 1.0 + JITTER, duration // every * 2 + 2)
+    return [int(begin) for begin in np.cumsum(gaps) - every / 2 if begin < duration]
+
+
+def jittered_spike(rate: float, duration: int, seed: int) -> Floats:
+    """Return ``rate`` with spikes to four times as much of 5 s, about every 600 s."""
+    levels = traces.steady(rate, duration)
+    for begin in jittered(600, duration, seed):
+        levels[begin : begin + 5] *= 4.0
+    return levels
+
+
+def jittered_on_off(rate: float, duration: int, seed: int) -> Floats:
+    """Return ``rate`` with 180 s of nothing, about every 480 s."""
+    levels = traces.steady(rate, duration)
+    for begin in jittered(480, duration, seed):
+        levels[begin : begin + 180] = 0.0
+    return levels
+
+
+def _oracle(utilization: float) -> Make:
+    def make(at: Workload) -> Oracle:
+        return Oracle(at.trace, replace(at.function, learned_capacity=None), utilization, BOUNDS)
+
+    return make
+
+
+def play(found: Sequence[Case], kept: Kept, processes: int) -> list[dict[str, Any]]:
+    """Return one record for each case, with the outcome of each system over both draws."""
+    hpa = HpaSettings(0.7)
+    chosen: list[dict[str, dict[str, Any]]] = [{} for _ in found]
+
+    def together_of(which: Sequence[int], system: str, settings: str, make: Make) -> None:
+        plays = [each for index in which for each in found[index].plays(system, settings, make)]
+        outcomes = play_all(plays, kept, processes, {OURS})
+        for number, index in enumerate(which):
+            outcome = together(outcomes[number * len(DRAWS) : (number + 1) * len(DRAWS)])
+            before = chosen[index].get(system)
+            if before is None or outcome["attainment"] > before["attainment"]:
+                chosen[index][system] = outcome
+
+    page.say(f"{len(found)} cases: ours, then the HPA, then the oracle")
+    everything = range(len(found))
+    together_of(everything, OURS, "", ours(OURS))
+    together_of(everything, "hpa-cpu", f"{hpa}", lambda _: hpa_cpu(BOUNDS, hpa))
+    missing: Sequence[int] = everything
+    for utilization in UTILIZATIONS:
+        together_of(missing, "oracle", f"{utilization:g}", _oracle(utilization))
+        missing = [
+            index
+            for index in missing
+            if chosen[index]["oracle"]["attainment"] < found[index].function.slo_objective
+        ]
+    return [
+        {"name": case.name, "objective": case.function.slo_objective, "systems": systems}
+        for case, systems in zip(found, chosen, strict=True)
+    ]
+
+
+def missed(record: Mapping[str, Any], system: str) -> bool:
+    """Return whether a system misses the objective of a case."""
+    return bool(record["systems"][system]["attainment"] < record["objective"])
+
+
+def table(results: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> str:
+    """Return the cases as Markdown; with an older record ``base``, what has changed in ours beside it."""
+    older = {record["name"]: record["systems"][OURS] for record in base["cases"]} if base else {}
+    rows = []
+    for record in results["cases"]:
+        cells = []
+        for system in SYSTEMS:
+            outcome = record["systems"][system]
+            share = f"{outcome['attainment']:.2%}"
+            cells += [
+                f"**{share}**" if missed(record, system) else share,
+                f"{outcome['replica_seconds']:,.0f}",
+            ]
+            if system == OURS:
+                cells.append(f"{outcome['reversals']}")
+        if base:
+            cells.append(_change(older.get(record["name"]), record["systems"][OURS]))
+        name = f"{record['name']} (*)" if missed(record, "oracle") else record["name"]
+        rows.append((name, *cells))
+    columns = ["trace"]
+    for system, heading in SYSTEMS.items():
+        columns += [heading, "its replica-seconds", *(["its reversals"] if system == OURS else [])]
+    columns += ["ours before"] if base else []
+    met = [record for record in results["cases"] if not missed(record, "oracle")]
+    lost = [record for record in met if missed(record, OURS)]
+    cost = sum(record["systems"][OURS]["replica_seconds"] for record in results["cases"])
+    head = (
+        f"Simulated, {results['date']}; {len(rows)} cases, each with {len(DRAWS)} draws of arrivals and"
+        f" routing. Bold: below the objective (0.99 unless said). (*): the oracle misses it too. Ours"
+        f" meets it in {len(met) - len(lost)} of the {len(met)} others; {cost:,.0f} replica-seconds in all."
+    )
+    return f"{head}\n\n{page.markdown(columns, rows)}\n"
+
+
+def _change(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str:
+    if before is None:
+        return "not played"
+    points = 100.0 * (now["attainment"] - before["attainment"])
+    cost = now["replica_seconds"] / before["replica_seconds"] - 1.0
+    return (
+        f"{before['attainment']:.2%} ({points:+.2f} points), {before['replica_seconds']:,.0f} ({cost:+.1%})"
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``bench held-out``."""
-    parser.add_argument("--processes", type=int, default=2, help="simulations at a time [2]")
+    add = parser.add_argument
+    add("--traces", type=Path, metavar="DIR", help="recorded traces too [the generated ones alone]")
+    add("--only", metavar="TEXT", help="only cases with this in their name [all]")
+    add("--quick", action="store_true", help="the first 15 minutes of every trace")
+    add("--base", type=Path, metavar="FILE", help="show the differences to an earlier run's held-out.json")
+    add("--processes", type=int, default=2, help="simulations at a time [2]")
     page.add_publish(parser)
 
 
-def main(options: argparse.Namespace, _output: Path) -> int:
-    """Simulate and print; 0 if ours meets the objective wherever the oracle does."""
-    rows, missed = [], 0
-    with ProcessPoolExecutor(options.processes) as pool:
-        for name, found in pool.map(_outcomes, workloads(SECONDS)):
-            page.say(f"{name}: done")
-            shown = [(f"{o['attainment']:.2%}", f"{o['replica_seconds']:,.0f}") for o in found]
-            rows.append((name, *(cell for cells in shown for cell in cells)))
-            missed += found[0]["attainment"] < ENCODER.slo_objective <= found[1]["attainment"]
-    scalers = ("`slo`", "oracle", "HPA on CPU, 70%")
-    columns = [column for scaler in scalers for column in (scaler, "its replica-seconds")]
-    page.show(options, SECTION, page.markdown(("trace", *columns), rows))
-    return 1 if missed else 0
-
-
-def _outcomes(workload: Workload) -> tuple[str, list[dict[str, Any]]]:
-    """Return the trace's name and what becomes of it: under ours, the oracle and the HPA."""
-    return workload.name, [
-        played(workload, ours("slo")),
-        played(workload, lambda at: Oracle(at.trace, at.function, UTILIZATION, BOUNDS)),
-        played(workload, lambda _: hpa_cpu(BOUNDS, HpaSettings(0.7))),
-    ]
+def main(options: argparse.Namespace, output: Path) -> int:
+    """Play, print and keep the record; 0 if ours meets the objective wherever the oracle does."""
+    base = None if options.base is None else page.read(options.base)
+    found = list(cases(options.traces, QUICK_SECONDS if options.quick else SECONDS))
+    found = [case for case in found if (options.only or "") in case.name]
+    results: dict[str, Any] = {
+        **page.origin(),
+        "quick": options.quick,
+        "cases": play(found, Kept(output / PLAYS), options.processes),
+    }
+    (output / "held-out.json").write_text(json.dumps(results, indent=1) + "\n")
+    page.show(options, SECTION, table(results, base))
+    return 1 if any(missed(each, OURS) and not missed(each, "oracle") for each in results["cases"]) else 0

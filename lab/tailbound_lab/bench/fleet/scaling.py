@@ -15,20 +15,20 @@ import math
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
 from slo_autoscaler.config import Config
 from tailbound_lab.bench import page
+from tailbound_lab.bench.fleet.plays import Workload, together
 from tailbound_lab.load.records import BenchError
 from tailbound_lab.simulate import SimulationError, baselines, report, traces
 from tailbound_lab.simulate.baselines import Bounds, HpaSettings, OpenFaasRule
 from tailbound_lab.simulate.function import Function, Scaler, Service
 from tailbound_lab.simulate.oracle import Oracle
 from tailbound_lab.simulate.scalers import DecideScaler
-from tailbound_lab.simulate.traces import Trace
 from tailbound_lab.simulate.world import Settings, run
 
 SECTION = "scaling"
@@ -51,23 +51,12 @@ ROUTINGS: Final = (1, 2, 3)
 SECONDS = 3600
 QUICK_SECONDS = 900
 """Of each trace, at most."""
+PLAYS: Final = "plays.jsonl"
+"""Where outcomes are kept, in the bench's folder."""
 FEWER: Final = 2.3
 """How many times fewer misses count as better where no scaler meets the objective (Faro, EuroSys'25)."""
 
 OURS: Final = ("slo", "proportional")
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """A trace and the function that it asks for."""
-
-    trace: Trace
-    function: Function
-
-    @property
-    def name(self) -> str:
-        """That of the trace."""
-        return self.trace.name
 
 
 Maker = Callable[..., Scaler]
@@ -132,19 +121,23 @@ def ours(policy: str) -> Callable[[Workload], Scaler]:
     return lambda _: DecideScaler(spec, config.interval, phase, policy)
 
 
+def recorded(folder: Path | None) -> list[Path]:
+    """Return the trace files of ``folder``; none without one."""
+    if folder is None or not folder.is_dir():
+        return []
+    return sorted(folder.glob("*.txt")) + sorted(folder.glob("Azure*.csv"))
+
+
 def workloads(folder: Path | None, duration: int) -> list[Workload]:
     """Return the generated traces, and those of ``folder`` if there is one, cut to ``duration`` seconds."""
     made = [
         Workload(traces.generate(kind, SYNTHETIC_RATE, duration), ENCODER)
         for kind in ("spike", "step", "on-off")
     ]
-    if folder is None or not folder.is_dir():
-        return made
-    files = sorted(folder.glob("*.txt")) + sorted(folder.glob("Azure*.csv"))
     try:
         return [
             Workload(traces.read(file).cut(duration), GENERATOR if file.suffix == ".csv" else ENCODER)
-            for file in files
+            for file in recorded(folder)
         ] + made
     except SimulationError as error:
         raise BenchError(str(error)) from None
@@ -185,23 +178,6 @@ def played(workload: Workload, make: Callable[[Workload], Scaler]) -> dict[str, 
             for seed in ROUTINGS
         ]
     )
-
-
-def together(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return one record of the same point under several routings: means, and the worst of what is rare."""
-
-    def mean(name: str) -> float:
-        return math.fsum(outcome[name] for outcome in outcomes) / len(outcomes)
-
-    p99s = [outcome["p99"] for outcome in outcomes]
-    return {
-        "attainment": mean("attainment"),
-        "replica_seconds": mean("replica_seconds"),
-        "p99": None if None in p99s else max(p99s),
-        "max_replicas": max(outcome["max_replicas"] for outcome in outcomes),
-        "changes": round(mean("changes")),
-        "reversals": max(outcome["reversals"] for outcome in outcomes),
-    }
 
 
 def compare(found: list[Workload], grid: list[Point], processes: int) -> list[dict[str, Any]]:

@@ -1,0 +1,175 @@
+"""Plays of simulations: several at a time, each at most once.
+
+Owns the identity of a play and the file of outcomes: a play with the same code, trace, function, world and
+scaler is simulated once. A comparison that is stopped resumes where it was, and a new scaling law costs its
+own plays only. ``scaling`` and ``held_out`` say what is played.
+"""
+
+import functools
+import hashlib
+import json
+import math
+import multiprocessing
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import batching_watchdog
+import slo_autoscaler
+import tailbound_lab.simulate
+from tailbound_lab.bench import page
+from tailbound_lab.simulate import report
+from tailbound_lab.simulate.function import Function, Scaler
+from tailbound_lab.simulate.traces import Trace
+from tailbound_lab.simulate.world import Settings, run
+
+TELL_SECONDS: Final = 20.0
+"""Between two lines of progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A trace and the function that it asks for."""
+
+    trace: Trace
+    function: Function
+
+    @property
+    def name(self) -> str:
+        """That of the trace."""
+        return self.trace.name
+
+
+Make = Callable[[Workload], Scaler]
+"""Makes a scaler for a workload."""
+
+
+@dataclass(frozen=True, slots=True)
+class Play:
+    """One simulation. ``system`` and ``settings`` name the scaler that ``make`` makes."""
+
+    workload: Workload
+    world: Settings
+    system: str
+    settings: str
+    make: Make
+
+    def key(self, *, ours: bool) -> str:
+        """Return what names the play: a digest of all that its outcome follows from."""
+        trace = self.workload.trace
+        parts = (
+            code(ours=ours),
+            hashlib.sha256(trace.arrivals.tobytes()).hexdigest(),
+            trace.duration,
+            self.workload.function,
+            self.world,
+            self.system,
+            self.settings,
+        )
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+@functools.cache
+def code(*, ours: bool) -> str:
+    """Return a digest of the code of simulator and engine, and of our law if ``ours``.
+
+    Only our outcomes depend on ``scalers.py``, which makes our scaler.
+    """
+    simulator = sorted(Path(tailbound_lab.simulate.__file__).parent.glob("*.py"))
+    engine = sorted((Path(batching_watchdog.__file__).parent / "engine").glob("*.py"))
+    law = sorted(Path(slo_autoscaler.__file__).parent.rglob("*.py")) if ours else []
+    files = [file for file in simulator if ours or file.name != "scalers.py"] + engine + law
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+class Kept:
+    """The outcomes of plays by their keys, in a file of JSON lines that only grows."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._found: dict[str, dict[str, Any]] = {}
+        text = file.read_text() if file.exists() else ""
+        if text and not text.endswith("\n"):
+            file.write_text(text := text[: text.rfind("\n") + 1])  # a run was stopped while it wrote
+        for line in text.splitlines():
+            entry = json.loads(line)
+            self._found[entry["key"]] = entry["outcome"]
+
+    def find(self, key: str) -> dict[str, Any] | None:
+        """Return the outcome, or None if there was no such play."""
+        return self._found.get(key)
+
+    def add(self, key: str, outcome: dict[str, Any]) -> None:
+        """Keep an outcome."""
+        self._found[key] = outcome
+        with self._file.open("a") as file:
+            file.write(json.dumps({"key": key, "outcome": outcome}) + "\n")
+
+
+_shared: Sequence[Play] = ()
+"""The plays of a round: makers cannot be sent to a process, but a forked one has them."""
+
+
+def play_all(
+    plays: Sequence[Play], kept: Kept, processes: int, ours: Iterable[str] = ()
+) -> list[dict[str, Any]]:
+    """Return the outcomes of the plays in their order; those that are not kept are simulated now.
+
+    ``ours`` are the systems whose outcomes follow from our law.
+    """
+    global _shared  # noqa: PLW0603 - see there
+    own = frozenset(ours)
+    keys = [play.key(ours=play.system in own) for play in plays]
+    missing = {key: index for index, key in enumerate(keys) if kept.find(key) is None}
+    if missing:
+        _shared = plays
+        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("fork")) as pool:
+            running = {pool.submit(_simulate, index): key for key, index in missing.items()}
+            for done in progress(as_completed(running), len(running)):
+                kept.add(running[done], done.result())
+    return [kept.find(key) or {} for key in keys]
+
+
+def _simulate(index: int) -> dict[str, Any]:
+    play = _shared[index]
+    workload = play.workload
+    outcome = report.as_json(run(workload.trace, workload.function, play.make(workload), play.world))
+    return {name: outcome[name] for name in _TOLD}
+
+
+_TOLD: Final = ("attainment", "replica_seconds", "p99", "max_replicas", "changes", "reversals")
+
+
+def together(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return one record of the same point under several draws: means, and the worst of what is rare."""
+
+    def mean(name: str) -> float:
+        return math.fsum(outcome[name] for outcome in outcomes) / len(outcomes)
+
+    p99s = [outcome["p99"] for outcome in outcomes]
+    return {
+        "attainment": mean("attainment"),
+        "replica_seconds": mean("replica_seconds"),
+        "p99": None if None in p99s else max(p99s),
+        "max_replicas": max(outcome["max_replicas"] for outcome in outcomes),
+        "changes": round(mean("changes")),
+        "reversals": max(outcome["reversals"] for outcome in outcomes),
+    }
+
+
+_Item = TypeVar("_Item")
+
+
+def progress(items: Iterable[_Item], total: int, what: str = "plays") -> Iterator[_Item]:
+    """Yield the items; say now and then how many of ``total`` are done, and how long the rest takes."""
+    began = told = time.monotonic()
+    for number, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - told >= TELL_SECONDS or number == total:
+            told = now
+            left = (now - began) / number * (total - number) / 60
+            page.say(f"{number:,} of {total:,} {what}, about {left:.0f} min left")
