@@ -4,6 +4,7 @@
 - ``memory``      what is kept of a function between two decisions
 - ``window``      the last seconds of a value, and their maximum
 - ``confidence``  how much a share of few requests can be trusted
+- ``curve``       the late share of one replica at a load
 - ``recurrence``  peaks at equal distances
 - ``headroom``    how the error budget is spent
 - ``forecast``    the rate one start-up time ahead

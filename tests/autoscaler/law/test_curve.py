@@ -1,0 +1,64 @@
+"""The late share of one replica at a load."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slo_autoscaler.law.curve import Curve, curve
+
+CAPACITIES = st.floats(1e-3, 1e5)
+LATENCIES = st.floats(1e-3, 60.0)
+OBJECTIVES = st.floats(0.5, 0.99999)
+SERVICE_SHARES = st.none() | st.floats(0.0, 2.0)
+
+
+@st.composite
+def curves(draw: st.DrawFn) -> tuple[float, float, Curve]:
+    """A capacity, its objective, and the curve of that."""
+    capacity, latency, objective = draw(CAPACITIES), draw(LATENCIES), draw(OBJECTIVES)
+    share = draw(SERVICE_SHARES)
+    return capacity, objective, curve(capacity, latency, objective, share and share * latency)
+
+
+@given(curves())
+def test_late_share_at_the_capacity_is_what_the_objective_allows(drawn: tuple[float, float, Curve]):
+    capacity, objective, found = drawn
+    assert found.late(capacity) == pytest.approx(1.0 - objective, rel=1e-6)
+
+
+@given(curves(), st.lists(st.floats(0.0, 100.0), min_size=2))
+def test_late_share_never_falls_as_the_rate_grows(drawn: tuple[float, float, Curve], loads: list[float]):
+    capacity, _, found = drawn
+    shares = [found.late(load * capacity) for load in sorted(loads)]
+    assert all(after >= before * (1 - 1e-9) for before, after in pairwise(shares))
+    assert all(0.0 <= share <= 1.0 for share in shares)
+
+
+@given(curves())
+def test_late_share_far_beyond_the_capacity_is_all_but_the_goodput(drawn: tuple[float, float, Curve]):
+    _, _, found = drawn
+    for rate in (5.0 * found.goodput, 100.0 * found.goodput):
+        assert found.late(rate) == pytest.approx(1.0 - found.goodput / rate, abs=1e-6)
+
+
+@given(CAPACITIES, LATENCIES, OBJECTIVES, st.floats(1.0, 16.0), st.floats(0.1, 3.0))
+def test_late_share_grows_with_burstiness(
+    capacity: float, latency: float, objective: float, burstiness: float, load: float
+):
+    usual = curve(capacity, latency, objective).late(load * capacity)
+    bursty = curve(capacity, latency, objective, burstiness=burstiness).late(load * capacity)
+    assert bursty >= usual * (1 - 1e-9)
+
+
+def test_late_share_falls_faster_below_the_capacity_where_more_requests_fit_into_the_slo():
+    few, many = curve(10.0, 0.2, 0.99, 0.02), curve(1000.0, 0.2, 0.99, 0.02)
+    assert few.late(0.8 * 10.0) > 10 * many.late(0.8 * 1000.0)
+    assert few.late(1.5 * 10.0) < many.late(1.5 * 1000.0)
+
+
+def test_late_share_without_load_or_without_capacity():
+    assert curve(10.0, 0.2, 0.99).late(0.0) == 0.0
+    assert curve(0.0, 0.2, 0.99).late(1.0) == 1.0
+    assert curve(0.0, 0.2, 0.99).late(0.0) == 0.0
