@@ -188,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="whose configuration, name.namespace",
     )
-    add("--policies", metavar="NAME[:TARGET],...", help="[slo, five baselines and the oracle]")
+    add("--policies", metavar="NAME[:TARGET],...", help="[slo, six baselines and the oracle]")
     add("--service-time", default="20ms,10ms", metavar="A,C", help="l(b) = A + C x b [20ms,10ms]")
     add("--service-table", metavar="L1,L2,...", help="l(1), l(2), ... instead")
     add("--max-batch", type=int, default=32, help="largest batch [32]")

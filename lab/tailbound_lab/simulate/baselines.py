@@ -6,11 +6,11 @@ OpenFaaS CE's ceiling of five replicas, for one, is its license, not its law.
 """
 
 import math
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Protocol
 
-from slo_autoscaler.law.window import SlidingMax
 from tailbound_lab.simulate.function import View
 
 TICK: Final = 1.0
@@ -230,12 +230,70 @@ def hpa_limit(wanted: int, current: int, highest_recommended: int, bounds: Bound
     return bounds.clamp(wanted)
 
 
+# llm-d's workload-variant-autoscaler.
+
+LLMD_PEAKS: Final = 60.0
+"""Seconds over which each replica's peaks are taken (max_over_time)."""
+
+LLMD_REPLICAS_TO_SCALE_DOWN: Final = 2
+"""Replicas that are not saturated: with fewer there is no scale-down."""
+
+
+@dataclass(frozen=True, slots=True)
+class LlmdSettings:
+    """The keys of its saturation-scaling-config and of its HPA (repository at b08b1c7)."""
+
+    queue_threshold: float = 5.0
+    """Waiting requests with which a replica is saturated."""
+    queue_trigger: float = 3.0
+    """One replica more when on average fewer may still be queued."""
+    usage_threshold: float = 0.8
+    usage_trigger: float = 0.1
+    """The same of the KV cache; here the share of the batch's slots that are taken."""
+    interval: float = 60.0
+    """Seconds between two analyses (GLOBAL_OPT_INTERVAL)."""
+    window: float = 240.0
+    """Stabilization of its HPA, seconds, in both directions."""
+
+
+def llmd(settings: LlmdSettings, peaks: Sequence[tuple[float, float]], current: int, asked: int) -> int:
+    """Return the wanted count for (share of slots, queue) of each replica that reports, peaks of a minute.
+
+    Nothing is decided before all that was ``asked`` for (0: nothing yet) is there and reports. One more where
+    those that are not saturated have on average less to spare than a trigger, or none is left; one less where
+    they would still have that much with one of them gone.
+    """
+    if not peaks or len(peaks) != current or asked not in (0, current):
+        return asked or current
+    free = [
+        (usage, queue)
+        for usage, queue in peaks
+        if usage < settings.usage_threshold and queue < settings.queue_threshold
+    ]
+    if not free:
+        return current + 1
+    loads = [math.fsum(column) for column in zip(*free, strict=True)]
+    limits = (
+        settings.usage_threshold - settings.usage_trigger,
+        settings.queue_threshold - settings.queue_trigger,
+    )
+
+    def fits(replicas: int) -> bool:
+        return all(load / replicas <= limit for load, limit in zip(loads, limits, strict=True))
+
+    if not fits(len(free)):
+        return current + 1
+    if current > 1 and len(free) >= LLMD_REPLICAS_TO_SCALE_DOWN and fits(len(free) - 1):
+        return current - 1
+    return current
+
+
 # Ray Serve.
 
 
 @dataclass(frozen=True, slots=True)
 class RaySettings:
-    """autoscaling_config's keys (ray, serve/autoscaling_policy.py)."""
+    """autoscaling_config's keys (ray 2.60.0, serve/autoscaling_policy.py)."""
 
     target: float = 2.0
     """target_ongoing_requests of one replica."""
@@ -249,19 +307,19 @@ def ray(
 ) -> tuple[int, int]:
     """Return the count and the streak of like recommendations: above 0 upwards, below 0 downwards.
 
-    The recommendation is ongoing / target, rounded up (factors of 1, the default); it must have been on one
-    side for longer than the delay. From zero it is at once.
+    The recommendation is ongoing / target, rounded up (factors of 1, the default). It must have been on one
+    side for the delay. Without a running replica a request asks for one at once.
     """
-    if current == 0:
-        return (math.ceil(ongoing / settings.target) if ongoing > 0.0 else 0), 0
     if running == 0:
-        return current, streak
-    wanted = math.ceil(ongoing / settings.target - 1e-9)
+        return (max(1, current) if ongoing > 0.0 else current), streak
+    # As it is computed there, since the last bit decides what is rounded up.
+    wanted = math.ceil(running + (running * (ongoing / (settings.target * running)) - running))
     if wanted > current:
         streak = max(streak, 0) + 1
         return (wanted, 0) if streak > settings.up_delay / interval else (current, streak)
     if wanted < current:
         streak = min(streak, 0) - 1
+        wanted = max(wanted, min(1, current - 1))
         return (wanted, 0) if -streak > settings.down_delay / interval else (current, streak)
     return current, 0
 
@@ -282,6 +340,30 @@ class ThresholdSettings:
 
 
 # The same laws, fed by a simulation.
+
+
+class _Recent:
+    """The values of the last ``span`` seconds; an entry is one of them for less than ``span``."""
+
+    def __init__(self, span: float) -> None:
+        self._span = span
+        self._entries: deque[tuple[float, int]] = deque()
+
+    def push(self, now: float, value: int) -> None:
+        """Add a value."""
+        while self._entries and now - self._entries[0][0] >= self._span:
+            self._entries.popleft()
+        self._entries.append((now, value))
+
+    @property
+    def highest(self) -> int:
+        """The largest, after at least one value."""
+        return max(value for _, value in self._entries)
+
+    @property
+    def lowest(self) -> int:
+        """The smallest, after at least one value."""
+        return min(value for _, value in self._entries)
 
 
 class OpenFaas:
@@ -307,7 +389,7 @@ class Threshold:
         self._settings = settings
         self.name, self.interval, self.phase = name, settings.sync, 0.0
         self._bounds = bounds
-        self._recommended = SlidingMax(self._settings.down_window)
+        self._recommended = _Recent(settings.down_window)
         self._changed_at = -math.inf
 
     def scale(self, view: View, now: float) -> int | None:
@@ -324,8 +406,8 @@ class Threshold:
             wanted += 1
         elif seen.p99 < self._settings.low * seen.slo_latency:
             wanted -= 1
-        self._recommended = self._recommended.push(now, wanted)
-        count = self._bounds.clamp(max(wanted, int(self._recommended.value(now) or wanted)))
+        self._recommended.push(now, wanted)
+        count = self._bounds.clamp(self._recommended.highest)
         if count != scale.desired:
             self._changed_at = now
         return count
@@ -338,7 +420,7 @@ class Kpa:
         self.name, self.interval, self.phase = name, 2.0, 0.0
         self._bounds, self._settings = bounds, settings
         self._state: KpaState | None = None
-        self._recommended = SlidingMax(max(self._settings.down_delay, self.interval))
+        self._recommended = _Recent(max(settings.down_delay, self.interval))
 
     def scale(self, view: View, now: float) -> int | None:
         """Average, want, delay, bound."""
@@ -350,8 +432,8 @@ class Kpa:
         stable, panic = (view.concurrency(span) for span in spans)
         wanted, self._state = kpa(settings, ready, stable, panic, self._state, now)
         if settings.down_delay > 0.0:
-            self._recommended = self._recommended.push(now, wanted)
-            wanted = int(self._recommended.value(now) or wanted)
+            self._recommended.push(now, wanted)
+            wanted = self._recommended.highest
         return self._bounds.clamp(wanted)
 
 
@@ -363,7 +445,7 @@ class _Hpa:
     ) -> None:
         self.name, self.interval, self.phase = name, settings.sync, 0.0
         self._bounds, self._recommend = bounds, recommend
-        self._recommended = SlidingMax(settings.down_window)
+        self._recommended = _Recent(settings.down_window)
         self._began = False
 
     def scale(self, view: View, now: float) -> int | None:
@@ -371,12 +453,13 @@ class _Hpa:
         current = view.scale.desired
         if not self._began:
             # The count that the controller finds at its start is its first recommendation.
-            self._recommended, self._began = self._recommended.push(now, current), True
+            self._recommended.push(now, current)
+            self._began = True
         wanted = self._recommend(view)
         if wanted is None:
             return None
-        self._recommended = self._recommended.push(now, wanted)
-        return hpa_limit(wanted, current, int(self._recommended.value(now) or wanted), self._bounds)
+        self._recommended.push(now, wanted)
+        return hpa_limit(wanted, current, self._recommended.highest, self._bounds)
 
 
 def hpa_cpu(bounds: Bounds, settings: HpaSettings, name: str = "hpa-cpu") -> _Hpa:
@@ -405,18 +488,55 @@ def keda_value(bounds: Bounds, settings: HpaSettings, name: str = "keda-value") 
     return _Hpa(bounds, settings, recommend, name)
 
 
+class Llmd:
+    """llm-d's variant autoscaler and the HPA that carries its count out.
+
+    The HPA's tolerance is left out: 10% would swallow each step of one beyond 11 replicas.
+    """
+
+    def __init__(self, bounds: Bounds, settings: LlmdSettings, slots: int, name: str = "llm-d") -> None:
+        """``slots``: requests that one replica runs at the same time."""
+        self.name, self.interval, self.phase = name, HpaSettings().sync, 0.0
+        self._bounds, self._settings, self._slots = bounds, settings, slots
+        self._recommended = _Recent(settings.window)
+        self._analyze_at, self._asked = 0.0, 0
+
+    def scale(self, view: View, now: float) -> int | None:
+        """Analyze when it is time, stabilize, bound."""
+        current = view.scale.desired
+        if not self._asked:
+            self._recommended.push(now, current)
+        if now >= self._analyze_at:
+            self._analyze_at = now + self._settings.interval
+            peaks = [(ran / self._slots, waited) for waited, ran in view.peaks(LLMD_PEAKS)]
+            self._asked = self._bounds.clamp(llmd(self._settings, peaks, current, self._asked))
+        self._recommended.push(now, self._asked)
+        return min(max(current, self._recommended.lowest), self._recommended.highest)
+
+
+class RayLaw(Protocol):
+    """Ray Serve's policy with its memory."""
+
+    def __call__(self, ongoing: float, running: int, current: int, now: float) -> int:
+        """Return the count for the requests inside on average."""
+
+
 class RayServe:
     """Ray Serve's request-based autoscaler."""
 
-    def __init__(self, bounds: Bounds, settings: RaySettings, name: str = "ray-serve") -> None:
+    def __init__(
+        self, bounds: Bounds, settings: RaySettings, name: str = "ray-serve", law: RayLaw | None = None
+    ) -> None:
+        """``law``: the package's own; None: ``ray``."""
         self.name, self.interval, self.phase = name, TICK, 0.0
         self._bounds, self._settings, self._streak = bounds, settings, 0
+        self._law = law or self._reimplemented
+
+    def _reimplemented(self, ongoing: float, running: int, current: int, now: float) -> int:
+        count, self._streak = ray(self._settings, ongoing, running, current, self._streak, self.interval)
+        return count
 
     def scale(self, view: View, now: float) -> int | None:
         """Average, want, wait until it has lasted, bound."""
-        scale = view.scale
-        ongoing = view.concurrency(self._settings.look_back)
-        count, self._streak = ray(
-            self._settings, ongoing, scale.available, scale.desired, self._streak, self.interval
-        )
-        return self._bounds.clamp(count)
+        ongoing, scale = view.concurrency(self._settings.look_back), view.scale
+        return self._bounds.clamp(self._law(ongoing, scale.available, scale.desired, now))

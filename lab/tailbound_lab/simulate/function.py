@@ -101,6 +101,11 @@ class Function:
                 raise SimulationError(f"{name}: {getattr(self, name)} must be {rule}")
 
     @property
+    def slots(self) -> int:
+        """Requests that one replica runs at the same time: a full batch for each worker."""
+        return self.workers * len(self.service.seconds)
+
+    @property
     def capacity(self) -> float:
         """Requests per second of one replica within the SLO, as the batcher exports it; 0: it cannot.
 

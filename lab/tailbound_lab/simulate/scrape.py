@@ -111,7 +111,7 @@ class Scrapes:
             target.forget(now - self._keep)
             if not target.times and not target.alive:
                 del self._targets[serial]
-        alive = self._up()
+        alive = [each for each in self._targets.values() if each.alive and each.up and each.times]
         if not alive:
             return None
         function = self._function
@@ -150,15 +150,13 @@ class Scrapes:
     def peaks(self, now: float, span: float) -> list[tuple[float, float]]:
         """Return each replica's longest queue and most running requests in ``span`` seconds of scrapes."""
         found = []
-        for target in self._up():
+        for target in self._targets.values():
             kept, _ = _within(target.times, now - span)
-            waited = [target.queued[index] for index in kept]
-            ran = [target.inside[index] - target.queued[index] for index in kept]
-            found.append((max(waited, default=0.0), max(ran, default=0.0)))
+            if target.alive and kept:
+                waited = max(target.queued[index] for index in kept)
+                ran = max(target.inside[index] - target.queued[index] for index in kept)
+                found.append((waited, ran))
         return found
-
-    def _up(self) -> list[_Target]:
-        return [each for each in self._targets.values() if each.alive and each.up and each.times]
 
     def _rates(self, now: float, window: float) -> Floats | None:
         """Sum the targets' rates; None where no series has two samples in the window."""

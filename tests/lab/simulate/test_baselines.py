@@ -17,6 +17,8 @@ from tailbound_lab.simulate.baselines import (
     Kpa,
     KpaSettings,
     KpaState,
+    Llmd,
+    LlmdSettings,
     OpenFaas,
     OpenFaasRule,
     RayServe,
@@ -29,10 +31,12 @@ from tailbound_lab.simulate.baselines import (
     hpa_on_value,
     keda_value,
     kpa,
+    llmd,
     notify,
     openfaas_step,
     ray,
 )
+from tailbound_lab.simulate.ray_policy import packaged
 
 TWENTY = Bounds(1, 20)
 
@@ -55,6 +59,9 @@ class Seen:
 
     def utilization(self, span):
         return self._numbers.get("utilization")
+
+    def peaks(self, span):
+        return self._numbers["peaks"]
 
 
 def counts(scaler, *looks):
@@ -198,13 +205,76 @@ def test_keda_takes_no_data_for_zero():
         ({"down_delay": 5.0}, 2.0, 3, 3, 4, (3, -1)),
         ({}, 6.0, 3, 3, 4, (3, 0)),
         ({"down_delay": 2.0}, 2.0, 3, 3, -2, (1, 0)),
-        ({}, 3.0, 0, 0, 0, (2, 0)),
+        ({}, 3.0, 0, 0, 0, (1, 0)),
+        ({"down_delay": 0.0}, 0.0, 3, 3, 0, (1, 0)),
+        ({"down_delay": 0.0}, 0.0, 1, 1, 0, (0, 0)),
         ({}, 3.0, 0, 2, 7, (2, 7)),
     ],
-    ids=["new", "waits", "up", "turns", "as wanted", "down", "from zero", "starting"],
+    ids=[
+        "new",
+        "waits",
+        "up",
+        "turns",
+        "as wanted",
+        "down",
+        "from zero",
+        "not to zero",
+        "to zero",
+        "starting",
+    ],
 )
 def test_ray_acts_when_its_wish_has_lasted(settings, ongoing, running, current, streak, after):
     assert ray(RaySettings(target=2, **settings), ongoing, running, current, streak, 1.0) == after
+
+
+@given(
+    target=st.sampled_from([0.75, 1.0, 2.25, 3.0]),
+    delays=st.tuples(st.integers(0, 4), st.integers(0, 6)),
+    looks=st.lists(st.tuples(st.floats(0.0, 40.0), st.integers(0, 9)), max_size=40),
+)
+def test_ray_is_what_its_own_package_does(target, delays, looks):
+    settings = RaySettings(target, *map(float, delays))
+    theirs, streak, count = packaged(settings), 0, 3
+    if theirs is None:
+        pytest.skip("ray is not installed: pip install -e 'lab[ray]'")
+    for now, (ongoing, running) in enumerate(looks):
+        theirs_count = theirs(ongoing, running, count, float(now))
+        count, streak = ray(settings, ongoing, running, count, streak, 1.0)
+        assert count == theirs_count
+
+
+@pytest.mark.parametrize(
+    ("peaks", "current", "asked", "wanted"),
+    [
+        ([(0.1, 2.0), (0.1, 2.0)], 2, 2, 2),
+        ([(0.1, 2.0), (0.1, 2.5)], 2, 2, 3),
+        ([(0.71, 0.0), (0.71, 0.0)], 2, 2, 3),
+        ([(0.1, 1.0), (0.1, 0.9)], 2, 2, 1),
+        ([(0.4, 0.0), (0.4, 0.0)], 2, 2, 2),
+        ([(0.1, 9.0), (0.1, 1.0)], 2, 2, 2),
+        ([(0.1, 9.0), (0.9, 1.0)], 2, 2, 3),
+        ([(0.1, 9.0)], 2, 2, 2),
+        ([(0.1, 9.0), (0.1, 9.0)], 2, 3, 3),
+        ([(0.1, 9.0), (0.1, 9.0)], 2, 0, 3),
+        ([(0.0, 0.0)], 1, 1, 1),
+        ([], 2, 0, 2),
+    ],
+    ids=[
+        *("enough", "little queue to spare", "few slots to spare", "one would do", "one would not do"),
+        *("a saturated one is no reason", "all are", "one does not report", "not yet carried out"),
+        *("first look", "never to none", "no data"),
+    ],
+)
+def test_llmd_steps_by_one_by_what_replicas_have_to_spare(peaks, current, asked, wanted):
+    assert llmd(LlmdSettings(), peaks, current, asked) == wanted
+
+
+def test_llmd_analyzes_once_a_minute_and_its_hpa_waits_for_the_window():
+    busy = [(9.0, 1.0)] * 2
+    scaler = Llmd(TWENTY, LlmdSettings(window=45.0), slots=4)
+    looks = [(now, Seen(2, peaks=busy)) for now in (0, 15, 30, 45)]
+    assert counts(scaler, *looks) == [2, 2, 2, 3]
+    assert counts(scaler, (60, Seen(3, peaks=[(0.0, 0.0)] * 3)), (105, Seen(3, peaks=[]))) == [3, 2]
 
 
 @pytest.mark.parametrize(
@@ -228,9 +298,11 @@ numbers = st.floats(0.0, 1e4)
 )
 def test_every_scaler_stays_within_the_bounds_whatever_it_sees(desired, available, load, share, p99):
     bounds = Bounds(2, 9)
-    seen = Seen(desired, available, concurrency=load, successes=load, utilization=share, p99=p99)
+    numbers = {"concurrency": load, "successes": load, "utilization": share, "p99": p99}
+    seen = Seen(desired, available, peaks=[(load, load)] * available, **numbers)
     scalers = [hpa_cpu(bounds, HpaSettings()), keda_value(bounds, HpaSettings(0.2))]
     scalers += [Kpa(bounds, KpaSettings()), RayServe(bounds, RaySettings())]
+    scalers += [Llmd(bounds, LlmdSettings(window=0.0), 8)]
     for scaler in [*scalers, Threshold(bounds, ThresholdSettings())]:
         found = counts(scaler, *((now, seen) for now in range(0, 120, 15)))
         assert all(count is None or 2 <= count <= 9 for count in found)

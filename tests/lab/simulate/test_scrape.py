@@ -121,5 +121,5 @@ def test_peaks_are_each_replicas_own_over_the_span():
         scrapes.record(2, 20.0 * now, np.zeros(scrapes.columns), 0.0, 0.0)
     assert scrapes.peaks(41.0, 60.0) == [(7.0, 4.0), (0.0, 0.0)]
     assert scrapes.peaks(41.0, 30.0) == [(3.0, 4.0), (0.0, 0.0)]
-    scrapes.miss(2)
+    scrapes.gone(2)
     assert scrapes.peaks(41.0, 30.0) == [(3.0, 4.0)]
