@@ -19,7 +19,7 @@ from typing import Final
 from batching_watchdog.engine.cost import Cost, Shared
 from batching_watchdog.engine.effects import Answer, Cancel, Dispatch, Effect, WakeAt, Worker
 from batching_watchdog.engine.lanes import Lane
-from batching_watchdog.engine.policy import BatchingPolicy, Situation, Take, Wait
+from batching_watchdog.engine.policy import AGE, BatchingPolicy, Situation, Take, Wait
 from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WatchdogError, WorkerDied
 from batching_watchdog.messages import DROPPED, PROBE, Batch, DispatchReason, Reply, Request
 
@@ -371,7 +371,7 @@ class Engine:
         if isinstance(answer, Wait):
             return answer
         if answer.skip:
-            self._go_late(answer.lane, answer.skip)
+            self._go_late(answer.lane, answer.skip, now)
         if answer.size and not self._idle:
             # Looked at again when its deadline passes with every worker busy: it may be shed then.
             return Wait(answer.lane.keys[0])
@@ -408,6 +408,9 @@ class Engine:
         else:
             reason, taken = DispatchReason.ALONE, lane.take_only(alone, take.size)
         lane.served = now
+        if lane.overdue_at:
+            for request in taken:
+                lane.overdue_at.pop(request.slo_class, None)
         del self._active[lane.pool]
         if lane.on_time:
             self._active[lane.pool] = lane
@@ -541,9 +544,10 @@ class Engine:
         to[worker] = batch
         effects.append(Dispatch(worker, batch))
 
-    def _go_late(self, lane: Lane, count: int) -> None:
+    def _go_late(self, lane: Lane, count: int, now: float) -> None:
         gone = lane.take(count)
         for request in gone:
+            lane.overdue_at.setdefault(request.slo_class, now + AGE * (request.slot - request.arrived))
             request.place = _LATE
             self._late[request.id] = request
         lane.late += gone

@@ -21,7 +21,7 @@ MAX_MOVE: Final = 256
 class Lane:
     """One pool: its waiting requests and its service times."""
 
-    __slots__ = ("arrived", "keys", "late", "on_time", "pool", "served")
+    __slots__ = ("arrived", "keys", "late", "on_time", "overdue_at", "pool", "served")
 
     def __init__(self, pool: Shared, now: float) -> None:
         self.pool = pool
@@ -34,6 +34,8 @@ class Lane:
         """Requests that came since a batch of it left last."""
         self.served = now
         """When a batch of it left last, or since when it has had requests again."""
+        self.overdue_at: dict[str, float] = {}
+        """When each SLO class goes first of which a request went late and none has left on time since."""
 
     @property
     def model(self) -> ServiceTimes:

@@ -1,17 +1,20 @@
 """The engine as a state machine under hypothesis, and what each kind of event leads to."""
 
+import contextlib
 import math
+import random
 from dataclasses import dataclass
 from itertools import count
 
 import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.effects import Answer, Cancel, Dispatch, Effect, WakeAt
 from batching_watchdog.engine.engine import PATIENCE, Engine
-from batching_watchdog.engine.policy import POLICIES, PolicySettings
+from batching_watchdog.engine.policy import AGE, POLICIES, RESERVE, PolicySettings
 from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WorkerDied
 from batching_watchdog.messages import DROPPED, PROBE, Batch, DispatchReason, Reply, Request
 from fuzzing import fuzzed
@@ -450,6 +453,56 @@ def test_a_late_request_of_a_quiet_class_is_served_under_a_load_that_leaves_time
     assert (found < 2 * PATIENCE) == served
     if served:
         assert missed == 0
+
+
+@fuzzed(20)
+@given(
+    budgets=st.lists(st.sampled_from([0.03, 0.05, 0.1, 0.3, 1.0]), min_size=2, max_size=3, unique=True),
+    shares=st.lists(st.integers(1, 20), min_size=3, max_size=3),
+    load=st.sampled_from([1.5, 2.0, 4.0]),
+    seed=st.integers(0, 999),
+)
+def test_slo_class_under_overload_is_served_within_its_ageing_bound(
+    budgets: list[float], shares: list[int], load: float, seed: int
+):
+    """Once it is overdue and one of it can be on time, others are served first at most once each."""
+    made, (worker,) = engine(max_inflight=LARGE)
+    alone = made._cost.overall.predict(1)
+    draw, numbers, now, arrival, ends = random.Random(seed), count(1), 0.0, 0.0, math.inf
+    waiting: list[Request] = []
+    served_at = dict.fromkeys(budgets, 0.0)
+    passed_at: dict[float, float] = {}
+    others_first = dict.fromkeys(budgets, 0)
+    while now < 8.0:
+        now = min(arrival, ends)
+        if now == ends:
+            made.batch_done(worker, [OK] * len(made._running[worker].requests), now)
+            made.worker_ready(worker)
+            ends = math.inf
+        else:
+            (budget,) = draw.choices(budgets, shares[: len(budgets)])
+            each = request(next(numbers), now, budget, timeout=1000.0)
+            each.slo_class = str(budget)
+            with contextlib.suppress(QueueFull):
+                made.offer(each, now)
+                waiting.append(each)
+            arrival += draw.expovariate(load * LARGEST / law(LARGEST))
+        for batch in dispatched(made.tick(now)):
+            ends = now + law(len(batch.requests))
+            served = {each.slot - each.arrived for each in batch.requests if each.slot > now}
+            waiting = [each for each in waiting if each not in batch.requests]
+            for budget in budgets:
+                own = [each for each in waiting if each.slo_class == str(budget)]
+                can = any(each.slot - now - RESERVE * budget > alone + 1e-6 for each in own)
+                if any(math.isclose(budget, each) for each in served):
+                    passed_at.pop(budget, None)
+                    served_at[budget], others_first[budget] = now, 0
+                elif can and now > passed_at.get(budget, now) + AGE * budget + 1e-6:
+                    others_first[budget] += 1
+                    assert others_first[budget] < len(budgets)
+                elif any(each.slot < now and each.arrived > served_at[budget] for each in own):
+                    passed_at.setdefault(budget, now)
+            waiting = [each for each in waiting if each.slot >= now]
 
 
 def first_worker(made: Engine) -> Worker:

@@ -193,6 +193,42 @@ def test_slo_tries_the_double_of_the_best_size_under_overload_though_it_seems_no
     assert take.size == model.best_size == 2
 
 
+@given(
+    waiting=st.lists(st.tuples(TIMES, st.floats(0, 1), st.sampled_from("abc")), min_size=1, max_size=30),
+    others=WAITING,
+    runs=RUNS,
+    overdue=st.dictionaries(st.sampled_from("abc"), TIMES, min_size=1),
+    now=TIMES,
+    late=st.booleans(),
+)
+def test_slo_gives_a_class_that_is_overdue_the_next_batch_if_one_of_it_can_be_on_time(
+    waiting: list[tuple[float, float, str]],
+    others: list[tuple[float, float]],
+    runs: list[tuple[int, float]],
+    overdue: dict[str, float],
+    now: float,
+    late: bool,
+):
+    lane, model = lane_of(model_of(runs), []), model_of(runs)
+    for number, (arrived, budget, slo_class) in enumerate(waiting):
+        made = request(number, arrived, budget)
+        made.slo_class = slo_class
+        lane.add(made, made.deadline)
+    lane.overdue_at = overdue
+    possible = {
+        each.slo_class
+        for each in lane.on_time
+        if overdue.get(each.slo_class, 99) <= now
+        and each.slot - now - 0.05 * (each.slot - each.arrived) > model.predict(1)
+    }
+    answer = Slo(8).choose([lane, lane_of(model, others)], at(now, late=late))
+    assert isinstance(answer, Take)
+    if possible and answer.size:
+        taken = answer.lane.on_time[answer.skip : answer.skip + answer.size]
+        assert answer.lane is lane
+        assert any(overdue.get(each.slo_class, 99) <= now for each in taken)
+
+
 @pytest.mark.parametrize(
     ("delay", "length", "now", "expected"),
     [
