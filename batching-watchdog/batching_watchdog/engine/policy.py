@@ -32,9 +32,10 @@ STEP: Final = 1.1
 """By how much a size grows from one look to the next."""
 
 AGE: Final = 10.0
-"""Budgets after which ``slo`` serves a lane or an SLO class that it has passed over, whatever the goodput says.
-An SLO class then takes at most one budget of one worker in eleven. Goodput fell by up to 2 % so, and with 3 by up
-to 9 % (two or three classes with budgets from 50 ms to 2 s, l(b) = 10 or 32 + 2 b ms, twice the capacity)."""
+"""Budgets after which ``slo`` serves a lane or an SLO class that it has passed over, whatever the goodput
+says. An SLO class then takes at most one budget of one worker in eleven. Goodput fell by up to 2% so, and
+with 3 by up to 9% (two or three classes with budgets from 50 ms to 2 s, l(b) = 10 or 32 + 2 b ms, twice the
+capacity)."""
 
 
 class Take(NamedTuple):
@@ -269,7 +270,7 @@ class Slo:
         return self._from(lane, start, at.now + reserve)
 
     def _from(self, lane: Lane, start: int, now: float) -> Cut:
-        """The largest batch whose first request is the one at ``start``; that one alone even if it is late."""
+        """The largest batch from the request at ``start`` on; that one alone even if it is late."""
         keys, model = lane.keys, lane.model
         best = min(model.best_size, self.max_batch_size)
         size = max(1, min(len(keys) - start, best, model.largest_within(keys[start] - now)))
