@@ -1,35 +1,34 @@
 """``bench scaling``: which scaler meets the objective at what cost, on every trace, simulated.
 
-Ours has one configuration for all traces. Every baseline is tuned for each trace by itself, over the whole of
-its grid: of its settings that meet the objective the cheapest counts, and if none does, the one with the
-fewest misses. The oracle, which knows the trace and waits for the same start-up, says which traces can be
-met. Every point is played with several routings (which replica gets which request, by chance), since one
-alone moves attainment by a twentieth of a point: near the objective that would be luck.
+Ours has one configuration for all traces. Every baseline is tuned for each trace by itself, over its whole
+grid: of its settings that meet the objective the cheapest counts, and if none does, the one with the fewest
+misses. The oracle, which knows the trace and waits for the same start-up, says which traces can be met.
 
-Nothing is measured here but simulated time; the machine may be busy. ``held_out`` plays other traces.
+Which replica gets which request is chance, and one routing moves attainment by a twentieth of a point. So
+grids are searched with one routing, and settings that may be the best are played with all of them. Nothing is
+measured here but simulated time; the machine may be busy. ``held_out`` plays other traces.
 """
 
 import argparse
 import json
 import math
-import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
-from itertools import product
+from dataclasses import dataclass, replace
+from itertools import count, pairwise, product
 from pathlib import Path
 from typing import Any, Final
 
 from slo_autoscaler.config import Config
 from tailbound_lab.bench import page
-from tailbound_lab.bench.fleet.plays import Workload, together
+from tailbound_lab.bench.fleet.plays import Kept, Play, Workload, play_all, together
 from tailbound_lab.load.records import BenchError
-from tailbound_lab.simulate import SimulationError, baselines, report, traces
+from tailbound_lab.simulate import SimulationError, baselines, traces
 from tailbound_lab.simulate.baselines import Bounds, HpaSettings, OpenFaasRule
 from tailbound_lab.simulate.function import Function, Scaler, Service
 from tailbound_lab.simulate.oracle import Oracle
+from tailbound_lab.simulate.ray_policy import installed, ray_serve
 from tailbound_lab.simulate.scalers import DecideScaler
-from tailbound_lab.simulate.world import Settings, run
+from tailbound_lab.simulate.world import Settings
 
 SECTION = "scaling"
 
@@ -59,58 +58,132 @@ FEWER: Final = 2.3
 OURS: Final = ("slo", "proportional")
 
 
-Maker = Callable[..., Scaler]
-"""Called with a workload and one value of each axis of its grid."""
+NOISE: Final = 0.001
+"""Attainment, twice what one routing moves: nearer to the objective a setting may meet it or not."""
+LEVEL: Final = 0.01
+"""Share of replica-seconds below which a difference is the routings' and no win."""
 
-GRIDS: Final[tuple[tuple[str, str, tuple[tuple[float, ...], ...], Maker], ...]] = (
-    (
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The settings of one system: every target with every combination of the axes."""
+
+    system: str
+    shown: str
+    """Format of the settings, the target first."""
+    targets: tuple[float, ...]
+    """Ascending; attainment and cost are taken to change in one direction along them."""
+    first: tuple[float, ...]
+    """Targets that are played for every combination; the rest only around the objective."""
+    make: Callable[..., Scaler]
+    """Called with a workload, a target and one value of each axis."""
+    axes: tuple[tuple[float, ...], ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of settings."""
+        return len(self.targets) * math.prod(map(len, self.axes))
+
+    def halved(self) -> "Grid":
+        """Return every second of the first targets and of each axis, without what lies between."""
+        first = self.first[::2]
+        return replace(self, targets=first, first=first, axes=tuple(axis[::2] for axis in self.axes))
+
+    def play(self, workload: Workload, values: "Values", seed: int) -> Play:
+        """Return the play of one setting with one routing."""
+        return Play(
+            workload,
+            replace(RUN, seed=seed),
+            self.system,
+            self.shown.format(*values),
+            lambda at: self.make(at, *values),
+        )
+
+
+Values = tuple[float, ...]
+"""A target and one value of each axis."""
+
+
+def _steps(low: float, high: float, step: float) -> tuple[float, ...]:
+    """Return ``low`` to ``high``, both included, without the noise of floats."""
+    return tuple(round(low + step * number, 6) for number in range(round((high - low) / step) + 1))
+
+
+GRIDS: Final[tuple[Grid, ...]] = (
+    Grid(
         "oracle",
         "utilization {:g}",
-        ((1.2, 1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5),),
-        lambda at, utilization: Oracle(at.trace, at.function, utilization, BOUNDS),
+        targets=_steps(0.5, 1.2, 0.05),
+        first=(0.5, 0.7, 0.8, 0.9, 1.2),
+        make=lambda at, utilization: Oracle(at.trace, at.function, utilization, BOUNDS),
     ),
-    (
+    Grid(
         "openfaas-ce",
         "factor {:g}, threshold 5/s or {:g} x capacity",
-        ((10, 20, 50, 100), (0, 1, 3)),
-        lambda at, factor, replicas: baselines.OpenFaas(
+        targets=(10, 20, 50, 100),
+        first=(10, 20, 50, 100),
+        axes=((0, 1, 3),),
+        make=lambda at, factor, replicas: baselines.OpenFaas(
             BOUNDS, OpenFaasRule(factor=int(factor), threshold=max(5.0, replicas * at.function.capacity))
         ),
     ),
-    (
+    Grid(
         "threshold",
         "down below {:g} x SLO",
-        ((0.5,),),
-        lambda _, low: baselines.Threshold(BOUNDS, baselines.ThresholdSettings(low)),
+        targets=(0.5,),
+        first=(0.5,),
+        make=lambda _, low: baselines.Threshold(BOUNDS, baselines.ThresholdSettings(low)),
     ),
-    (
+    Grid(
         "kpa",
-        "target {:g}, scale-down-delay {:g} s",
-        ((1, 2, 3, 4, 5, 6, 8, 12), (0, 60)),
-        lambda _, target, delay: baselines.Kpa(BOUNDS, baselines.KpaSettings(target, down_delay=delay)),
+        "target {:g}, scale-down-delay {:g} s, windows {:g} s and a tenth of it",
+        targets=(*_steps(1.0, 8.0, 0.25), 10.0, 12.0),
+        first=(1.0, 2.0, 4.0, 6.0, 12.0),
+        axes=((0, 60), (30, 60, 120)),
+        make=lambda _, target, delay, window: baselines.Kpa(
+            BOUNDS, baselines.KpaSettings(target, window, window / 10.0, down_delay=delay)
+        ),
     ),
-    (
+    Grid(
         "hpa-cpu",
         "target {:g}, down window {:g} s",
-        ((0.5, 0.6, 0.7, 0.8, 0.85, 0.9), (60, 300)),
-        lambda _, share, window: baselines.hpa_cpu(BOUNDS, HpaSettings(share, window)),
+        targets=(0.5, 0.55, 0.6, 0.65, 0.7, 0.75, *_steps(0.8, 0.92, 0.01), 0.95),
+        first=(0.5, 0.65, 0.8, 0.86, 0.95),
+        axes=((60, 300),),
+        make=lambda _, share, window: baselines.hpa_cpu(BOUNDS, HpaSettings(share, window)),
     ),
-    (
+    Grid(
         "keda-value",
         "threshold {:g} x SLO, down window {:g} s",
-        ((0.5, 0.6, 0.7, 0.8, 0.9, 1.0), (60, 300)),
-        lambda at, share, window: baselines.keda_value(
+        targets=_steps(0.5, 1.0, 0.05),
+        first=(0.5, 0.7, 0.85, 1.0),
+        axes=((60, 300),),
+        make=lambda at, share, window: baselines.keda_value(
             BOUNDS, HpaSettings(share * at.function.slo_latency, window)
         ),
     ),
-    (
+    Grid(
         "ray-serve",
         "target {:g}, delays {:g} s and {:g} s",
-        ((1, 2, 3, 4, 5, 6, 8), (0, 10, 30), (60, 600)),
-        lambda _, target, up, down: baselines.RayServe(BOUNDS, baselines.RaySettings(target, up, down)),
+        targets=_steps(1.0, 8.0, 0.25),
+        first=(1.0, 2.0, 4.0, 8.0),
+        axes=((0, 10, 30), (60, 600)),
+        make=lambda _, target, up, down: ray_serve(BOUNDS, baselines.RaySettings(target, up, down)),
+    ),
+    Grid(
+        "llm-d",
+        "queue threshold {:g}, HPA window {:g} s, every {:g} s",
+        targets=(3, 5, 7, 10, 15, 20),
+        first=(5, 20),
+        axes=((0, 240), (15, 60)),
+        make=lambda at, queue, window, interval: baselines.Llmd(
+            BOUNDS,
+            # The trigger keeps its default's share of the threshold.
+            baselines.LlmdSettings(queue, 0.6 * queue, interval=interval, window=window),
+            at.function.slots,
+        ),
     ),
 )
-"""System, how its settings are shown, what is tried for each of them, how it is made."""
 
 
 def ours(policy: str) -> Callable[[Workload], Scaler]:
@@ -119,6 +192,11 @@ def ours(policy: str) -> Callable[[Workload], Scaler]:
     config = Config.parse(text, "bench")
     spec, phase = config.target("function.openfaas-fn"), config.prometheus.scrape_interval // 2
     return lambda _: DecideScaler(spec, config.interval, phase, policy)
+
+
+def _alone(policy: str) -> Callable[..., Scaler]:
+    make = ours(policy)
+    return lambda at, _: make(at)
 
 
 def recorded(folder: Path | None) -> list[Path]:
@@ -143,72 +221,121 @@ def workloads(folder: Path | None, duration: int) -> list[Workload]:
         raise BenchError(str(error)) from None
 
 
-Point = tuple[str, str, Callable[[Workload], Scaler]]
+class Search:
+    """Finds one system's best settings for one trace; says what must be played for that. [P]
+
+    1. The first targets are played for every combination of the axes.
+    2. Where one of two neighbors may meet the objective and the other may miss it, the target in the middle
+       between them is played, unless both cost more than a setting that meets it. If no setting of the system
+       meets it, the targets next to that with the fewest misses are played.
+    3. The best setting, where those within ``NOISE`` of the objective are taken to meet it, is played with
+       every routing. If it then is no longer the best, the next one is, until the best has been.
+    """
+
+    def __init__(self, grid: Grid, objective: float) -> None:
+        self._grid, self._objective = grid, objective
+        self.found: dict[Values, dict[int, Mapping[str, Any]]] = {
+            (target, *rest): {} for rest in product(*grid.axes) for target in grid.first
+        }
+        """Outcomes of each setting by routing."""
+
+    def wanted(self) -> list[tuple[Values, int]]:
+        """Return the settings and routings to play next; none if the best is found."""
+        first = ROUTINGS[0]
+        if new := [values for values, outcomes in self.found.items() if first not in outcomes]:
+            return [(values, first) for values in new]
+        if between := self._between():
+            self.found |= {values: {} for values in between}
+            return [(values, first) for values in between]
+        best = min(self.found, key=self._merit)
+        return [(best, seed) for seed in ROUTINGS if seed not in self.found[best]]
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Yield what became of each setting that was played."""
+        for values, outcomes in self.found.items():
+            yield {
+                "system": self._grid.system,
+                "settings": self._grid.shown.format(*values),
+                "routings": len(outcomes),
+                **together(list(outcomes.values())),
+            }
+
+    def _seen(self, values: Values) -> tuple[float, float, float]:
+        """Return attainment, cost, and by how much the attainment may be wrong."""
+        outcomes = list(self.found[values].values())
+        seen = together(outcomes)
+        return seen["attainment"], seen["replica_seconds"], NOISE if len(outcomes) < len(ROUTINGS) else 0.0
+
+    def _merit(self, values: Values) -> tuple[bool, float, float]:
+        attainment, cost, noise = self._seen(values)
+        favored = attainment + noise if attainment + noise >= self._objective else attainment
+        return merit(favored, cost, self._objective)
+
+    def _between(self) -> list[Values]:
+        seen = {values: self._seen(values) for values in self.found}
+        sure = [cost for attainment, cost, noise in seen.values() if attainment - noise >= self._objective]
+        cheapest = min(sure, default=math.inf)
+        hopeless = all(attainment + noise < self._objective for attainment, _, noise in seen.values())
+        best = min(self.found, key=self._merit)
+        targets = self._grid.targets
+        found = []
+        for rest in product(*self._grid.axes):
+            played = [index for index, target in enumerate(targets) if (target, *rest) in seen]
+            for low, high in pairwise(played):
+                ends = [(targets[low], *rest), (targets[high], *rest)]
+                attainments, costs, _ = zip(*(seen[end] for end in ends), strict=True)
+                crosses = (
+                    min(attainments) - NOISE < self._objective <= max(attainments) + NOISE
+                    and min(costs) < cheapest
+                )
+                if high - low > 1 and (crosses or (hopeless and best in ends)):
+                    found.append((targets[(low + high) // 2], *rest))
+        return found
 
 
-def _grid(*, quick: bool, ours_alone: bool) -> Iterator[Point]:
-    """Yield every (system, settings, maker); ``quick`` takes every second value of the baselines' grids."""
-    for policy in OURS:
-        yield policy, "", ours(policy)
-    for system, shown, axes, make in () if ours_alone else GRIDS:
-        for values in product(*(axis[:: 2 if quick else 1] for axis in axes)):
-            yield system, shown.format(*values), _bound(make, values)
-
-
-def _bound(make: Maker, values: tuple[float, ...]) -> Callable[[Workload], Scaler]:
-    return lambda workload: make(workload, *values)
-
-
-_work: tuple[list[Workload], list[Point]] = ([], [])
-"""What the processes of a comparison share: they are forked when it is set."""
-
-
-def _simulate(job: tuple[int, int]) -> dict[str, Any]:
-    found, grid = _work
-    workload = found[job[0]]
-    system, settings, make = grid[job[1]]
-    return {"trace": workload.name, "system": system, "settings": settings, **played(workload, make)}
-
-
-def played(workload: Workload, make: Callable[[Workload], Scaler]) -> dict[str, Any]:
-    """Return what becomes of a workload under a scaler, over all routings: see ``together``."""
-    return together(
-        [
-            report.as_json(run(workload.trace, workload.function, make(workload), replace(RUN, seed=seed)))
-            for seed in ROUTINGS
+def compare(
+    found: Sequence[Workload], grids: Sequence[Grid], kept: Kept, processes: int
+) -> list[dict[str, Any]]:
+    """Search every system's best settings on every workload; return a record of each that was played."""
+    searches = [
+        (workload, grid, Search(grid, workload.function.slo_objective))
+        for workload in found
+        for grid in grids
+    ]
+    for number in count(1):
+        wanted = [
+            (search, values, seed, grid.play(workload, values, seed))
+            for workload, grid, search in searches
+            for values, seed in search.wanted()
         ]
-    )
+        if not wanted:
+            break
+        page.say(f"round {number} of the search: {len(wanted):,} plays")
+        outcomes = play_all([play for *_, play in wanted], kept, processes, OURS)
+        for (search, values, seed, _), outcome in zip(wanted, outcomes, strict=True):
+            search.found[values][seed] = outcome
+    return [
+        {"trace": workload.name, **record} for workload, _, search in searches for record in search.records()
+    ]
 
 
-def compare(found: list[Workload], grid: list[Point], processes: int) -> list[dict[str, Any]]:
-    """Simulate every point of the grid on every workload; one record for each."""
-    global _work  # noqa: PLW0603 - lambdas cannot be sent to a process, but a forked one has them
-    _work = (found, grid)
-    jobs = [(w, g) for w in range(len(found)) for g in range(len(grid))]
-    done: list[dict[str, Any]] = []
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("fork")) as pool:
-        for record in pool.map(_simulate, jobs):
-            done.append(record)
-            if len(done) % len(grid) == 0:
-                page.say(f"{record['trace']}: done, {len(done)} of {len(jobs)}")
-    return done
+def merit(attainment: float, cost: float, objective: float) -> tuple[bool, float, float]:
+    """Return what is smallest for the cheapest that meets the objective, else for the fewest misses."""
+    misses = 1.0 - attainment
+    return (False, cost, misses) if attainment >= objective else (True, misses, cost)
 
 
 def chosen(records: Sequence[dict[str, Any]], objective: float) -> dict[str, dict[str, Any]]:
-    """Return for each system of one trace its best point: the cheapest that meets, else the fewest misses."""
-
-    def merit(record: Mapping[str, Any]) -> tuple[bool, float, float]:
-        misses, cost = 1.0 - record["attainment"], record["replica_seconds"]
-        return (False, cost, misses) if record["attainment"] >= objective else (True, misses, cost)
-
+    """Return each system's best setting of one trace, of those that were played with every routing."""
     best: dict[str, dict[str, Any]] = {}
-    for record in sorted(records, key=merit):
+    sure = [record for record in records if record["routings"] == len(ROUTINGS)]
+    for record in sorted(sure, key=lambda at: merit(at["attainment"], at["replica_seconds"], objective)):
         best.setdefault(record["system"], record)
     return best
 
 
 def verdict(best: Mapping[str, Mapping[str, Any]], objective: float) -> tuple[str, str]:
-    """Return ``won``, ``lost`` or ``not to be met``, and why, for policy ``slo`` on one trace."""
+    """Return ``won``, ``level``, ``lost`` or ``not to be met``, and why, for policy ``slo`` on one trace."""
     own = best["slo"]
     others = {name: found for name, found in best.items() if name not in (*OURS, "oracle")}
     meeting = {name: found for name, found in others.items() if found["attainment"] >= objective}
@@ -219,7 +346,8 @@ def verdict(best: Mapping[str, Mapping[str, Any]], objective: float) -> tuple[st
         share = cost / cheapest["replica_seconds"] - 1.0
         if not meets:
             return "lost", f"does not meet the objective, {name} does"
-        return ("won" if share < 0.0 else "lost"), f"{share:+.1%} replica-seconds to {name}"
+        word = "level" if abs(share) < LEVEL else "won" if share < 0.0 else "lost"
+        return word, f"{share:+.1%} replica-seconds to {name}"
     name, nearest = min(others.items(), key=lambda item: -item[1]["attainment"])
     missed, theirs = 1.0 - own["attainment"], 1.0 - nearest["attainment"]
     times = theirs / missed if missed > 0.0 else math.inf
@@ -250,9 +378,9 @@ def _table(results: Mapping[str, Any]) -> str:
         rows.append((trace["name"], f"{trace['rate']:.1f}", *cells, against))
     columns = ("oracle", "its replica-seconds", "`slo`", "its replica-seconds", "against tuned baselines")
     head = (
-        f"Simulated, {results['date']}; {len(results['records']):,} points, each with {len(ROUTINGS)}"
-        f" routings. One configuration of ours; every baseline at its best of {results['grid']} settings for"
-        " each trace."
+        f"Simulated, {results['date']}; {len(results['records']):,} points, those that may be the best"
+        f" with {len(ROUTINGS)} routings. One configuration of ours; every baseline at its best of its"
+        f" settings ({results['grid']} in all) for each trace. Ray Serve: {results['ray']}."
     )
     return f"{head}\n\n{page.markdown(('trace', 'requests/s', *columns), rows)}\n"
 
@@ -298,8 +426,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="recorded traces too (autothrottle's *.txt, Azure's *.csv) [the generated ones alone]",
     )
     add("--only", metavar="NAME,...", help="only these traces [all]")
-    add("--quick", action="store_true", help="the first 15 minutes and half of every grid")
-    add("--ours", action="store_true", help="play only our policies; keep the last run's baselines")
+    add("--quick", action="store_true", help="the first 15 minutes and coarse grids")
     add("--processes", type=int, default=2, help="simulations at a time [2]")
     page.add_publish(parser)
 
@@ -312,25 +439,19 @@ def main(options: argparse.Namespace, output: Path) -> int:
     if unknown := [name for name in names if name not in known]:
         raise BenchError(f"--only {unknown[0]}: must be one of {', '.join(known)}")
     found = [workload for workload in found if workload.name in names]
-    file, kept = output / "scaling.json", []
-    if options.ours:
-        last = page.read(file, quick=options.quick)["records"]
-        kept = [r for r in last if r["system"] not in OURS and r["trace"] in names]
-        if missing := [name for name in names if name not in {r["trace"] for r in kept}]:
-            raise BenchError(
-                f"--ours: the last run was without {missing[0]}; run scaling without --ours first"
-            )
-    grid = list(_grid(quick=options.quick, ours_alone=options.ours))
-    records = compare(found, grid, options.processes) + kept
+    alone = tuple(Grid(policy, "", (0.0,), (0.0,), _alone(policy)) for policy in OURS)
+    grids = alone + tuple(grid.halved() if options.quick else grid for grid in GRIDS)
+    records = compare(found, grids, Kept(output / PLAYS), options.processes)
     results: dict[str, Any] = {
         **page.origin(),
         "objective": ENCODER.slo_objective,
         "quick": options.quick,
-        "grid": len(records) // len(found),
+        "grid": sum(grid.size for grid in GRIDS if grid.system != "oracle"),
+        "ray": "its package's own policy function" if installed() else "re-implemented",
         "traces": [{"name": each.name, "rate": each.trace.rate} for each in found],
         "records": records,
     }
-    file.write_text(json.dumps(results, indent=1) + "\n")
+    (output / "scaling.json").write_text(json.dumps(results, indent=1) + "\n")
     _draw(results, output)
     page.show(options, SECTION, _table(results), lambda folder: [_draw(results, folder)])
     verdicts = [verdict(_best(results, name), results["objective"])[0] for name in names]
