@@ -9,6 +9,7 @@ In the order in which a request meets them ([P] = pure: no I/O, no clock, no log
 - ``shell``           where requests meet the clock and the workers: carries out what the engine decides
 - ``engine`` [P]      every rule about a request: the queue, policies, service times, capacity
 - ``pool``            workers as the watchdog sees them: under gunicorn, or at ``upstream_url``
+- ``function``        the function's own files: importing them, and the event that they are given
 - ``wire`` [P]        a batch <-> one frame
 - ``worker``          inside the model processes: serves frames with the function's handler
 - ``messages`` [P]    ``Request``, ``Reply``, ``Batch``

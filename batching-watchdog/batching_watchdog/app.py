@@ -17,7 +17,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import uvloop
 
@@ -27,9 +27,11 @@ from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.engine import LEAD, Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.errors import HandlerNotLoaded, ShuttingDown, StartFailed
+from batching_watchdog.front.cost import CostFunction, load_cost
 from batching_watchdog.front.loop_lag import LoopLag
 from batching_watchdog.front.protocol import Connections, Limits
 from batching_watchdog.front.routes import Front, MetricsPage
+from batching_watchdog.function import Event
 from batching_watchdog.machine import available_cpus, cuda_devices, open_files
 from batching_watchdog.metrics import Exposition, Gauges, Metrics
 from batching_watchdog.pool.child import reap_orphans
@@ -71,12 +73,21 @@ def main(environ: Mapping[str, str], lines_dropped: Callable[[], int]) -> int:
     folder = Path(config.function_path)
     if config.upstream_url is None and not (folder / "handler.py").is_file():
         raise HandlerNotLoaded(f"function_path={str(folder)!r}: there is no handler.py in {folder.resolve()}")
+    cost = load_cost(folder)
     keep_freed_memory(environ)
-    return uvloop.run(run(config, environ, lines_dropped))
+    return uvloop.run(run(config, environ, lines_dropped, cost))
 
 
-async def run(config: Config, environ: Mapping[str, str], lines_dropped: Callable[[], int]) -> int:
-    """Build, start, serve until the first signal, drain; the exit status."""
+async def run(
+    config: Config,
+    environ: Mapping[str, str],
+    lines_dropped: Callable[[], int],
+    own_cost: Callable[[Event], Any] | None = None,
+) -> int:
+    """Build, start, serve until the first signal, drain; the exit status.
+
+    ``own_cost``: the function's cost(event).
+    """
     clock, cpus = time.monotonic, available_cpus()
     cost = CostModel(config.max_batch_size, config.slo_objective)
     settings = PolicySettings(config.max_batch_size, config.max_batch_delay, config.slo_latency)
@@ -106,7 +117,14 @@ async def run(config: Config, environ: Mapping[str, str], lines_dropped: Callabl
     )
     # An upstream serves ready_path as a plain GET, not in a batch: the pool asks for it.
     front_config = replace(config, ready_path="") if config.upstream_url else config
-    front = Front(front_config, shell, metrics, clock, not_ready=lambda: pool.not_ready)
+    front = Front(
+        front_config,
+        shell,
+        metrics,
+        clock,
+        not_ready=lambda: pool.not_ready,
+        cost=CostFunction(own_cost, metrics, clock) if own_cost else None,
+    )
     limits = Limits(
         config.max_body_bytes,
         config.read_timeout,

@@ -62,9 +62,13 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = PATIENC
 class Watchdog:
     """One ``batching-watchdog`` process with a handler of the test's own."""
 
-    def __init__(self, handler: str, environment: Mapping[str, str], output: int | None = None) -> None:
-        """``output``: the descriptor that its output goes to; None: its log."""
+    def __init__(
+        self, handler: str, environment: Mapping[str, str], output: int | None = None, cost: str = ""
+    ) -> None:
+        """``output``: the descriptor that its output goes to; None: its log. ``cost``: of cost.py."""
         self.folder = Path(tempfile.mkdtemp(prefix="e2e-"))
+        if cost:
+            (self.folder / "cost.py").write_text(textwrap.dedent(cost))
         (self.folder / "handler.py").write_text(textwrap.dedent(handler))
         self.port, self.metrics_port = free_port(), free_port()
         with (self.folder / "log").open("w") as log:
@@ -193,17 +197,21 @@ def _parent(pid: int) -> int:
 
 
 @contextlib.contextmanager
-def watchdog(handler: str, output: int | None = None, **environment: str) -> Iterator[Watchdog]:
+def watchdog(
+    handler: str, output: int | None = None, cost: str = "", **environment: str
+) -> Iterator[Watchdog]:
     """A watchdog that is ready, and is gone afterwards whatever happens."""
-    with starting_watchdog(handler, output, **environment) as started:
+    with starting_watchdog(handler, output, cost, **environment) as started:
         started.wait_ready()
         yield started
 
 
 @contextlib.contextmanager
-def starting_watchdog(handler: str, output: int | None = None, **environment: str) -> Iterator[Watchdog]:
+def starting_watchdog(
+    handler: str, output: int | None = None, cost: str = "", **environment: str
+) -> Iterator[Watchdog]:
     """A watchdog that may not be ready yet, or may never be."""
-    started = Watchdog(handler, environment, output)
+    started = Watchdog(handler, environment, output, cost)
     try:
         yield started
     finally:

@@ -55,6 +55,31 @@ def test_requests_that_come_together_are_served_in_batches_and_answered_in_order
         assert ("; built without its compiled part" in dog.log) == lacks
 
 
+COST = """
+def cost(event):
+    return {b"s": 0.5, b"l": 30}[event.body[:1]]
+"""
+
+
+def test_requests_of_one_length_are_told_apart_by_the_functions_own_cost_and_by_length_where_it_fails():
+    with watchdog(BATCHES, cost=COST) as dog:
+        bodies = [b"short", b"large"] * 8
+        alone = 'watchdog_dispatch_total{reason="alone"}'
+        wait_until(lambda: dog.call_all(bodies) and dog.metric(alone), "a batch of one cost class alone")
+        assert dog.metric("watchdog_cost_failures_total") == 0
+        assert {answer.status for answer in dog.call_all([b"?"] * 3)} == {201}
+        assert dog.metric("watchdog_cost_failures_total") == 3
+        assert dog.metric("watchdog_cost_seconds_count") >= 19
+        assert dog.log.count("KeyError") == 1
+
+
+def test_cost_that_cannot_be_loaded_stops_the_start_with_one_line():
+    with starting_watchdog(ECHO, cost="cost = 3.0\n") as dog:
+        assert dog.ended() == 1
+        (line,) = dog.log.strip().splitlines()
+        assert "cost.py" in line
+
+
 @pytest.mark.parametrize(("body", "status", "deaths"), [(b"once", 200, 1), (b"always", 502, 2)])
 def test_an_input_that_kills_its_worker_is_tried_again_until_it_was_alone_and_the_others_are_served(
     body: bytes, status: int, deaths: int, tmp_path: Path

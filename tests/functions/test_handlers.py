@@ -24,7 +24,8 @@ NAMES = (
 # Prints [status, body] of each of: the batch of three bodies, then each body alone; and what was imported.
 SCRIPT = """
 import json, sys
-from batching_watchdog.worker.handler import Event, Handler
+from batching_watchdog.function import Event
+from batching_watchdog.worker.handler import Handler
 
 handler = Handler(sys.argv[1])
 bodies = [handler.example, bytes(reversed(handler.example)), handler.example[:-1]]

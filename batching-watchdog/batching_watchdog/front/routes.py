@@ -14,6 +14,7 @@ from typing import Final
 from batching_watchdog.config import Config, parse_duration
 from batching_watchdog.engine.effects import Answer
 from batching_watchdog.errors import Abandoned, ShuttingDown, WatchdogError
+from batching_watchdog.front.cost import CostFunction
 from batching_watchdog.front.protocol import Exchange
 from batching_watchdog.logs import AccessLog, RequestLine
 from batching_watchdog.messages import DEFAULT_CLASS, PROBE, Batch, DispatchReason, Reply, Request
@@ -58,7 +59,9 @@ class Front:
         clock: Callable[[], float],
         *,
         not_ready: Callable[[], str],
+        cost: CostFunction | None = None,
     ) -> None:
+        """``cost``: the function's own; without it the length of a body tells what it costs."""
         self.captured_headers = frozenset((TIMEOUT, START_TIME, BATCH_KEY, CALL_ID, DEADLINE_MS))
         self._config = config
         self._class_names: dict[bytes, str] = {}
@@ -71,6 +74,7 @@ class Front:
         self._shell = shell
         self._metrics = metrics
         self._clock = clock
+        self._cost = cost
         self._not_ready = not_ready
         """Why no worker can serve now; empty if one can."""
         self._ids = itertools.count()
@@ -166,15 +170,16 @@ class Front:
 
     def _call(self, exchange: Exchange) -> None:
         deadline, expires, group, slo_class, slot = self._terms(exchange)
-        body = exchange.body
+        header_block, body = exchange.header_block, exchange.body
+        bucket = len(body).bit_length() if self._cost is None else self._cost.bucket(header_block, body)
         request = Request(
             next(self._ids),
-            exchange.header_block,
+            header_block,
             body,
             exchange.arrived,
             deadline,
             expires,
-            (*group, len(body).bit_length()),
+            (*group, bucket),
             None,
             slo_class,
             slot,

@@ -25,10 +25,11 @@ from gunicorn.workers.base import Worker
 
 from batching_watchdog import wire
 from batching_watchdog.errors import HandlerNotLoaded
+from batching_watchdog.function import Event
 from batching_watchdog.launch import die_with_parent
 from batching_watchdog.messages import DROPPED, Reply
 from batching_watchdog.worker.devices import take_devices, take_threads
-from batching_watchdog.worker.handler import Event, Handler
+from batching_watchdog.worker.handler import Handler
 
 HEARTBEAT_SECONDS: Final = 1.0
 """How often an idle worker tells gunicorn that it lives."""

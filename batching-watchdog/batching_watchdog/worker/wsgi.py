@@ -9,7 +9,8 @@ import os
 from flask import Flask, Response, request
 
 from batching_watchdog import wire
-from batching_watchdog.worker.handler import Event, Handler
+from batching_watchdog.function import Event
+from batching_watchdog.worker.handler import Handler
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 

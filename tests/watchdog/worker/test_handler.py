@@ -8,8 +8,9 @@ import pytest
 
 from batching_watchdog import wire
 from batching_watchdog.errors import HandlerNotLoaded
+from batching_watchdog.function import Event
 from batching_watchdog.messages import Reply
-from batching_watchdog.worker.handler import Event, Handler
+from batching_watchdog.worker.handler import Handler
 from batching_watchdog.worker.wsgi import create_app
 
 Load = Callable[[str], Handler]

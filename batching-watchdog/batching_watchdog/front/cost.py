@@ -1,0 +1,60 @@
+"""What a request will probably cost, by the function's own ``cost(event)``: it takes the place of the length.
+
+Requests with costs between the same powers of two form a cost class, as bodies of such lengths do without it.
+What a class really costs is measured: the number only tells requests apart. It runs on the event loop, for
+each request, so its time is everybody's: it counts in their latency (``loop_lag``) and is measured here.
+"""
+
+import logging
+import traceback
+from collections.abc import Callable
+from math import frexp, inf
+from pathlib import Path
+from typing import Any, Final
+
+from batching_watchdog.errors import HandlerNotLoaded
+from batching_watchdog.function import Event, import_cost
+from batching_watchdog.logs import printable
+from batching_watchdog.metrics import Metrics
+
+OWN_BUCKETS: Final = 1 << 12
+"""Added to a cost's power of two: beyond the bits of any length, and above zero for each float."""
+
+log = logging.getLogger(__name__)
+
+
+class CostFunction:
+    """The function's ``cost``; where it fails, the length of the body decides."""
+
+    def __init__(self, cost: Callable[[Event], Any], metrics: Metrics, clock: Callable[[], float]) -> None:
+        self._cost = cost
+        self._metrics = metrics
+        self._clock = clock
+
+    def bucket(self, header_block: bytes, body: bytes) -> int:
+        """The power of two of a request's cost; of its length if there is no positive, finite cost."""
+        began, metrics = self._clock(), self._metrics
+        try:
+            cost = float(self._cost(Event(header_block, body)))
+            if not 0.0 < cost < inf:
+                raise ValueError(f"cost(event) returned {cost!r}, which is no positive, finite number")
+            found = frexp(cost)[1] + OWN_BUCKETS
+        except (Exception, SystemExit):  # the function's code may raise anything
+            found = len(body).bit_length()
+            if not metrics.cost_failures:
+                trace = printable(traceback.format_exc().rstrip())
+                log.error("cost.py: cost(event) failed, the length of the body decides: %s", trace)
+            metrics.cost_failures += 1
+        metrics.cost_seconds.observe(self._clock() - began)
+        return found
+
+
+def load_cost(folder: Path) -> Callable[[Event], Any] | None:
+    """Import the function's ``cost``; None without a cost.py. Raises ``HandlerNotLoaded``."""
+    module = import_cost(folder)
+    if module is None:
+        return None
+    cost: Callable[[Event], Any] | None = getattr(module, "cost", None)
+    if not callable(cost):
+        raise HandlerNotLoaded(f"{module.__file__} must define cost(event), the likely cost of a request")
+    return cost

@@ -1,0 +1,203 @@
+"""The function's own files: how they are imported, and the event that their functions are given.
+
+The worker processes import ``handler.py``, the watchdog itself only ``cost.py``. An event is python3-http's,
+made from a request's header block and body.
+"""
+
+import importlib.util
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+from batching_watchdog import wire
+from batching_watchdog.errors import HandlerNotLoaded
+
+_Convert = Callable[[str], Any] | None
+
+
+class Event:
+    """One request as the handler sees it: python3-http's event, plus ``json()``.
+
+    ``body`` (bytes), ``method``, ``path`` (decoded, without the query), ``query`` and ``headers``: mappings,
+    with what such handlers use of Flask's besides (``getlist``, ``get`` with ``type``, ``to_dict``).
+    """
+
+    __slots__ = ("_head", "_parsed", "body")
+
+    def __init__(self, head: bytes, body: bytes) -> None:
+        self._head = head
+        self._parsed: tuple[str, str, Headers, Query] | None = None
+        self.body = body
+
+    @property
+    def method(self) -> str:
+        """The HTTP method, in upper case."""
+        return self._parse()[0]
+
+    @property
+    def path(self) -> str:
+        """The path, percent-decoded."""
+        return self._parse()[1]
+
+    @property
+    def headers(self) -> "Headers":
+        """The request's headers; names are case-insensitive."""
+        return self._parse()[2]
+
+    @property
+    def query(self) -> "Query":
+        """The query's parameters; of a repeated one, the first."""
+        return self._parse()[3]
+
+    def json(self) -> Any:
+        """The body as JSON. Raises ``ValueError`` if it is not."""
+        return json.loads(self.body)
+
+    def _parse(self) -> "tuple[str, str, Headers, Query]":
+        # Most handlers look at the body only, so the head is parsed on first use.
+        if self._parsed is None:
+            method, target, headers = wire.parse_header_block(self._head)
+            path, _, query = target.partition("?")
+            self._parsed = (method, unquote(path), Headers(headers), Query(query))
+        return self._parsed
+
+
+class Headers(Mapping[str, str]):
+    """Read-only headers; lookups ignore case, repeated ones are joined by a comma."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, fields: Iterable[tuple[str, str]]) -> None:
+        self._fields: dict[str, tuple[str, str]] = {}
+        for name, value in fields:
+            key = name.lower()
+            before = self._fields.get(key)
+            self._fields[key] = (before[0], f"{before[1]}, {value}") if before else (name, value)
+
+    def __getitem__(self, name: str) -> str:
+        return self._fields[name.lower()][1]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self._fields.values())
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __repr__(self) -> str:
+        return f"Headers({dict(self)!r})"
+
+    def get(self, name: str, default: Any = None, type: _Convert = None) -> Any:  # noqa: A002 - Flask's name
+        """The header, as ``type`` has it; ``default`` if there is none, or ``type`` does not take it."""
+        return _converted(self, name, default, type)
+
+    def getlist(self, name: str) -> list[str]:
+        """The header in a list, which is empty if there is none."""
+        return [self[name]] if name in self else []
+
+
+class Query(Mapping[str, str]):
+    """Read-only parameters; of a repeated one, the first."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, query: str) -> None:
+        self._values: dict[str, list[str]] = {}
+        for name, value in parse_qsl(query, keep_blank_values=True):
+            self._values.setdefault(name, []).append(value)
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name][0]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Query({self._values!r})"
+
+    def get(self, name: str, default: Any = None, type: _Convert = None) -> Any:  # noqa: A002 - Flask's name
+        """The parameter, as ``type`` has it; ``default`` if there is none, or ``type`` does not take it."""
+        return _converted(self, name, default, type)
+
+    def getlist(self, name: str) -> list[str]:
+        """All values of a parameter, in their order."""
+        return list(self._values.get(name, ()))
+
+    def to_dict(self) -> dict[str, str]:
+        """The first value of each parameter."""
+        return dict(self)
+
+
+def _converted(values: Mapping[str, str], name: str, default: Any, convert: "_Convert") -> Any:
+    if name not in values:
+        return default
+    if convert is None:
+        return values[name]
+    try:
+        return convert(values[name])
+    except (TypeError, ValueError):
+        return default
+
+
+def import_handler(folder: Path) -> ModuleType:
+    """Import ``folder``/handler.py as ``function.handler``, so that both ways of importing siblings work.
+
+    Raises ``HandlerNotLoaded``.
+    """
+    folder = folder.resolve()
+    if not (folder / "handler.py").is_file():
+        raise HandlerNotLoaded(f"function_path={str(folder)!r}: there is no handler.py in this folder")
+    sys.path.insert(0, str(folder))
+    return _imported(folder, "handler")
+
+
+def import_cost(folder: Path) -> ModuleType | None:
+    """Import ``folder``/cost.py as ``function.cost``; None if there is none. Raises ``HandlerNotLoaded``.
+
+    It may import its siblings either way, by their names alone only while it is imported itself: what the
+    watchdog imports later must not be found in ``folder``.
+    """
+    folder = folder.resolve()
+    if not (folder / "cost.py").is_file():
+        return None
+    sys.path.insert(0, str(folder))
+    try:
+        return _imported(folder, "cost")
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _imported(folder: Path, name: str) -> ModuleType:
+    package = ModuleType("function")
+    package.__path__ = [str(folder)]
+    sys.modules["function"] = package
+    file = folder / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"function.{name}", file)
+    assert spec is not None and spec.loader is not None  # noqa: S101, PT018 - a .py file always has both
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[f"function.{name}"] = module
+    setattr(package, name, module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # importing runs the function's code, which may raise anything
+        raise HandlerNotLoaded(explain(str(file), error)) from error
+    except SystemExit as error:
+        raise HandlerNotLoaded(f"{file}: it called sys.exit({error.code!r}) while being imported") from error
+    return module
+
+
+def explain(what: str, error: BaseException) -> str:
+    """One line: what failed, where in the function's code, and its own error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    if isinstance(error, SyntaxError):
+        where = f" ({error.filename}, line {error.lineno})"
+        error = SyntaxError(error.msg)
+    return f"{what} failed: {type(error).__name__}: {error}{where}"
