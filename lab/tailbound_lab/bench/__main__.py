@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from tailbound_lab.bench.fleet import held_out, live, reconcile, scaling, validate
+from tailbound_lab.bench.fleet import adversary, held_out, live, reconcile, scaling, validate
 from tailbound_lab.bench.page import add_publish
 from tailbound_lab.bench.replica import (
     bound,
@@ -45,6 +45,11 @@ COMMANDS: Final[Mapping[str, _Command]] = {
         "our scaling and others', tuned, on every trace, simulated",
     ),
     "held-out": (held_out.main, held_out.add_arguments, "our scaling on traces it was not set on, simulated"),
+    "adversary": (
+        adversary.main,
+        adversary.add_arguments,
+        "a search for a trace on which ours is worse than a default baseline, simulated",
+    ),
     "live": (live.main, live.add_arguments, "one bursty trace for real, under ours and OpenFaaS CE's law"),
     "validate": (validate.main, add_publish, "the last live run in the simulator"),
     "report": (compare.report, add_publish, "the last comparison again, as table and plots"),

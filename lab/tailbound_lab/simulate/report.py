@@ -71,7 +71,7 @@ def draw(outcomes: Sequence[Outcome], function: Function, folder: Path) -> list[
     """Write pareto.png and series.png into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / "pareto.png", folder / "series.png"]
-    for file, drawn in zip(files, (_pareto(outcomes, function), _over_time(outcomes, function)), strict=True):
+    for file, drawn in zip(files, (_pareto(outcomes, function), over_time(outcomes, function)), strict=True):
         drawn.savefig(file, dpi=110)
     return files
 
@@ -93,7 +93,8 @@ def _pareto(outcomes: Sequence[Outcome], function: Function) -> Figure:
     return figure
 
 
-def _over_time(outcomes: Sequence[Outcome], function: Function) -> Figure:
+def over_time(outcomes: Sequence[Outcome], function: Function) -> Figure:
+    """Return load, replicas and share within the SLO over time, a line for each outcome."""
     figure = Figure(figsize=(9, 8), layout="constrained")
     load, replicas, good = figure.subplots(3, 1, sharex=True)
     arrivals = _mean(outcomes[0].series.arrivals)

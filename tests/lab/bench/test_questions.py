@@ -1,7 +1,6 @@
 """What the questions conclude from measurements: best settings, ratios, growth, claims, agreement."""
 
 import json
-import shutil
 from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
@@ -27,17 +26,6 @@ from tailbound_lab.simulate.function import Routing
 from tailbound_lab.simulate.traces import generate
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-@pytest.fixture
-def published(tmp_path, monkeypatch):
-    """A copy of the page, and where results are."""
-    file = tmp_path / "docs" / "benchmarks.md"
-    file.parent.mkdir()
-    shutil.copy(page.PAGE, file)
-    monkeypatch.setattr(page, "PAGE", file)
-    monkeypatch.setattr(bench, "OUTPUT", tmp_path)
-    return file
 
 
 def test_alternate_runs_one_trial_each_and_leaves_a_finished_search_alone():

@@ -1,0 +1,414 @@
+"""``bench adversary``: evolution looks for a trace on which a default baseline is better than ours.
+
+Ours misses the objective there; the baseline, with its default settings, meets it at no more than twice our
+cost. A trace is a genome of some twenty numbers: a base rate, three waves, noise, and the function that it
+asks for. Traces are short and slow, so that thousands can be tried. The worst ones are played again with
+several routings: each shows a fault to mend or a limit to tell.
+
+The next generation follows from the traces tried so far and a seed, so a search that was stopped resumes.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from tailbound_lab.bench import page
+from tailbound_lab.bench.fleet.plays import Workload, code, progress, together
+from tailbound_lab.bench.fleet.scaling import BOUNDS, ROUTINGS, RUN, ours
+from tailbound_lab.load.records import BenchError
+from tailbound_lab.simulate import baselines, report, traces
+from tailbound_lab.simulate.baselines import HpaSettings
+from tailbound_lab.simulate.function import Function, Scaler, Service
+from tailbound_lab.simulate.oracle import Oracle
+from tailbound_lab.simulate.ray_policy import ray_serve
+from tailbound_lab.simulate.traces import Floats
+from tailbound_lab.simulate.world import Outcome, run
+
+SECTION: Final = "adversary"
+
+SECONDS: Final = 1200
+"""Of a trace: ten times the longest start-up."""
+HIGHEST_MEAN: Final = 40.0
+"""Requests per second: beyond, all rates are lowered. It bounds what a trace costs to play."""
+HIGHEST_RATE: Final = 240.0
+"""Requests per second in any second."""
+SLO_LATENCY: Final = 1.0
+MAX_BATCH: Final = 16
+WAVES: Final = 3
+
+COST_RATIO: Final = 2.0
+"""What a baseline may cost, in our replica-seconds."""
+LIKELIEST: Final = 2
+"""Baselines that are tried first; where they lack more than ``HOPELESS``, the others are not tried."""
+HOPELESS: Final = 0.5
+GENERATION: Final = 24
+"""Traces that are tried at a time, and those of all before that are parents."""
+IMMIGRANTS: Final = 6
+"""Of a generation: drawn anew, so that the search does not end in one corner."""
+MUTATED: Final = 0.25
+"""Share of the genes that a child changes."""
+MUTATION: Final = 0.15
+"""Standard deviation of a change, of the gene's range."""
+NEW_SEED: Final = 0.1
+"""Share of the children with draws of their own."""
+CANDIDATES: Final = 3
+"""Traces that are played again with every routing: the worst of a search owes something to its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wave:
+    """A rise by ``height`` requests per second, a while there, and the way back; again and again."""
+
+    height: float
+    period: float
+    """Seconds from one beginning to the next."""
+    width: float
+    """Share of the period."""
+    ramp: float
+    """Share of the width that rise and fall take together."""
+    jitter: float
+    """Largest deviation of a gap, as a share of the period."""
+    phase: float
+    """Share of the period before the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Genome:
+    """A trace and its function. Rates are requests per second, durations seconds."""
+
+    base: float
+    waves: tuple[Wave, ...]
+    cv2: float
+    """Of the gaps between arrivals; 1: Poisson."""
+    start_up: float
+    constant: float
+    per_request: float
+    """l(b) = constant + per_request x b."""
+    seed: int
+    """Of arrivals and jitter."""
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any]) -> "Genome":
+        """Return the genome of ``asdict``'s document. Raises ``BenchError`` for any other."""
+        try:
+            return cls(**{**document, "waves": tuple(Wave(**wave) for wave in document["waves"])})
+        except (KeyError, TypeError) as error:
+            raise BenchError(f"genome: must be one that bench adversary has written: {error}") from None
+
+    @property
+    def function(self) -> Function:
+        """What serves the trace."""
+        service = Service.affine(self.constant, self.per_request, MAX_BATCH)
+        return Function(service, slo_latency=SLO_LATENCY, start_up=self.start_up)
+
+    @property
+    def levels(self) -> Floats:
+        """Requests per second in each second."""
+        levels = traces.steady(self.base, SECONDS)
+        for number, wave in enumerate(self.waves):
+            draw = np.random.default_rng((self.seed, number))
+            begin = wave.phase * wave.period
+            while begin < SECONDS:
+                levels += wave.height * _hill(begin, wave.width * wave.period, wave.ramp)
+                begin += wave.period * (1.0 + wave.jitter * draw.uniform(-1.0, 1.0))
+        levels = np.minimum(levels, HIGHEST_RATE)
+        levels *= min(1.0, HIGHEST_MEAN / float(np.mean(levels)))
+        return levels
+
+    @property
+    def workload(self) -> Workload:
+        """The trace and its function."""
+        trace = traces.from_rates("adversary", self.levels, cv2=self.cv2, seed=self.seed)
+        return Workload(trace, self.function)
+
+
+def _hill(begin: float, width: float, ramp: float) -> Floats:
+    """Return in each second how high a rise to 1 stands that begins and ends with ramps."""
+    middle = np.arange(SECONDS) + 0.5
+    edge = max(ramp * width / 2.0, 1e-9)
+    height: Floats = np.clip(np.minimum(middle - begin, begin + width - middle) / edge, 0.0, 1.0)
+    return height
+
+
+# From the genes, numbers between 0 and 1, to what they mean.
+
+
+class Gene(NamedTuple):
+    """The range of one number; ``log``: its logarithm is what is drawn."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def at(self, share: float) -> float:
+        """Return the value that lies so far between low and high."""
+        if self.log:
+            return self.low * math.exp(share * math.log(self.high / self.low))
+        return self.low + (self.high - self.low) * share
+
+
+_WAVE: Final = {
+    "height": Gene(0.0, 120.0),
+    "period": Gene(20.0, 1200.0, log=True),
+    "width": Gene(0.01, 0.9, log=True),
+    "ramp": Gene(0.0, 1.0),
+    "jitter": Gene(0.0, 0.3),
+    "phase": Gene(0.0, 1.0),
+}
+_REST: Final = {
+    "base": Gene(1.0, 40.0),
+    "cv2": Gene(0.5, 8.0, log=True),
+    "start_up": Gene(5.0, 120.0, log=True),
+    "constant": Gene(0.03, 0.3, log=True),
+    "per_request": Gene(0.04, 0.15, log=True),
+}
+LENGTH: Final = len(_REST) + WAVES * len(_WAVE)
+
+Genes = tuple[float, ...]
+Individual = tuple[Genes, int]
+"""Genes and the seed of arrivals and jitter."""
+
+
+def genome(genes: Genes, seed: int) -> Genome:
+    """Return what the genes mean; rounded, so that it is short to write down."""
+    shares = iter(genes)
+
+    def values(named: Mapping[str, Gene]) -> dict[str, float]:
+        return {name: float(f"{gene.at(next(shares)):.4g}") for name, gene in named.items()}
+
+    return Genome(**values(_REST), waves=tuple(Wave(**values(_WAVE)) for _ in range(WAVES)), seed=seed)
+
+
+# How bad a trace is for ours.
+
+
+def score(own: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]], objective: float) -> float:
+    """Return how bad a trace is: above 0 if ours misses the objective where another scaler meets it.
+
+    Then it is our misses beyond the budget, over the budget. Where ours meets the objective it is that number
+    too, 0 or less. Where no other meets it within ``COST_RATIO`` of our cost, it is what the nearest lacks
+    for that, as a number below 0. So the search has a slope from either side.
+    """
+    over = _over(own, objective)
+    if over <= 0.0:
+        return over
+    least = min(lacks(own, others, objective).values(), default=math.inf)
+    return over if least <= 0.0 else -least
+
+
+def lacks(
+    own: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]], objective: float
+) -> dict[str, float]:
+    """Return what each other lacks to meet the objective within ``COST_RATIO`` of our cost; 0: nothing."""
+    return {
+        name: max(0.0, _over(other, objective))
+        + max(0.0, other["replica_seconds"] / (COST_RATIO * own["replica_seconds"]) - 1.0)
+        for name, other in others.items()
+    }
+
+
+def _over(outcome: Mapping[str, Any], objective: float) -> float:
+    return float((1.0 - outcome["attainment"]) / (1.0 - objective) - 1.0)
+
+
+def defaults(at: Workload) -> dict[str, Scaler]:
+    """Return the baselines as they come, the likeliest to meet an objective first."""
+    slo = at.function.slo_latency
+    return {
+        "keda-value": baselines.keda_value(BOUNDS, HpaSettings(slo)),
+        "hpa-cpu 70%": baselines.hpa_cpu(BOUNDS, HpaSettings(0.7)),
+        "hpa-cpu 80%": baselines.hpa_cpu(BOUNDS, HpaSettings(0.8)),
+        "openfaas-ce": baselines.OpenFaas(BOUNDS, baselines.OpenFaasRule()),
+        "ray-serve": ray_serve(BOUNDS, baselines.RaySettings()),
+        "kpa": baselines.Kpa(BOUNDS, baselines.KpaSettings()),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A trace that was played, and how bad it is for ours."""
+
+    genes: Genes
+    seed: int
+    score: float
+    against: str
+    """The baseline that comes nearest; empty if ours meets the objective."""
+
+
+def evaluate(individual: Individual) -> Tried:
+    """Play a trace: ours, and if it misses the objective the baselines, until one meets it."""
+    workload = genome(*individual).workload
+    objective = workload.function.slo_objective
+    own = _played(workload, ours("slo")(workload))
+    others: dict[str, dict[str, Any]] = {}
+    if _over(own, objective) > 0.0:
+        for name, scaler in defaults(workload).items():
+            others[name] = _played(workload, scaler)
+            lacking = lacks(own, others, objective)
+            if lacking[name] <= 0.0 or (len(lacking) == LIKELIEST and min(lacking.values()) > HOPELESS):
+                break
+    nearest = lacks(own, others, objective)
+    against = min(nearest, key=lambda name: nearest[name]) if nearest else ""
+    return Tried(*individual, score(own, others, objective), against)
+
+
+def _played(workload: Workload, scaler: Scaler) -> dict[str, Any]:
+    return report.as_json(run(workload.trace, workload.function, scaler, RUN))
+
+
+# The search.
+
+
+def offspring(past: Sequence[Tried], seed: int) -> list[Individual]:
+    """Return the next generation: the same for the same past and seed.
+
+    Parents are the worst of all traces so far. A child has each gene from one of two parents, and changes
+    some. A few are drawn anew, and all of the first generation.
+    """
+    draw = np.random.default_rng((seed, len(past)))
+    parents = sorted(past, key=lambda tried: -tried.score)[:GENERATION]
+    found = []
+    for number in range(GENERATION):
+        fresh = not parents or number < IMMIGRANTS
+        new_seed = int(draw.integers(1 << 31))
+        if fresh:
+            found.append((tuple(draw.random(LENGTH).tolist()), new_seed))
+            continue
+        # The better of two, twice: parents are sorted.
+        one, other = (parents[int(draw.integers(len(parents), size=2).min())] for _ in range(2))
+        genes = np.where(draw.random(LENGTH) < 0.5, one.genes, other.genes)
+        changed = np.where(draw.random(LENGTH) < MUTATED, draw.normal(0.0, MUTATION, LENGTH), 0.0)
+        child_seed = new_seed if draw.random() < NEW_SEED else one.seed
+        found.append((tuple(np.clip(genes + changed, 0.0, 1.0).tolist()), child_seed))
+    return found
+
+
+Evaluate = Callable[[Sequence[Individual]], Iterable[Tried]]
+
+
+def search(past: list[Tried], seed: int, number: int, play: Evaluate) -> Iterator[Tried]:
+    """Add generations to ``past`` until it has ``number`` traces; yield the worst of all after each."""
+    generations = math.ceil((number - len(past)) / GENERATION)
+    for _ in progress(range(generations), generations, "generations"):
+        past += play(offspring(past, seed))
+        yield max(past, key=lambda tried: tried.score)
+
+
+# What is shown.
+
+
+def replay(found: Genome) -> dict[str, list[Outcome]]:
+    """Return the outcomes of ours, the baselines and the oracle, one for each routing."""
+    workload = found.workload
+    outcomes: dict[str, list[Outcome]] = {}
+    for seed in ROUTINGS:
+        oracle = Oracle(workload.trace, workload.function, 0.8, BOUNDS)
+        scalers = {"slo": ours("slo")(workload), **defaults(workload), "oracle": oracle}
+        for name, scaler in scalers.items():
+            played = run(workload.trace, workload.function, scaler, replace(RUN, seed=seed))
+            outcomes.setdefault(name, []).append(played)
+    return outcomes
+
+
+def table(found: Genome, outcomes: Mapping[str, Sequence[Outcome]], head: str) -> str:
+    """Return the worst trace as Markdown: what becomes of it, and its genome."""
+    objective = found.function.slo_objective
+    rows = []
+    for name, several in outcomes.items():
+        seen = together([report.as_json(outcome) for outcome in several])
+        share = f"{seen['attainment']:.2%}"
+        rows.append(
+            (
+                f"`{name}`" if name == "slo" else name,
+                share if seen["attainment"] >= objective else f"**{share}**",
+                f"{seen['replica_seconds']:,.0f}",
+                f"{seen['max_replicas']}",
+                f"{seen['reversals']}",
+            )
+        )
+    columns = ("scaler", "within SLO", "replica-seconds", "max replicas", "reversals")
+    words = json.dumps(asdict(found))
+    return f"{head}\n\n{page.markdown(columns, rows)}\n\n```json\n{words}\n```\n"
+
+
+def verdict(outcomes: Mapping[str, Sequence[Outcome]], objective: float) -> tuple[float, str]:
+    """Return the score over all routings, and the baseline that comes nearest."""
+    seen = {name: together([report.as_json(each) for each in several]) for name, several in outcomes.items()}
+    own = seen.pop("slo")
+    seen.pop("oracle")
+    nearest = lacks(own, seen, objective)
+    return score(own, seen, objective), min(nearest, key=lambda name: nearest[name])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``bench adversary``."""
+    add = parser.add_argument
+    add("--number", type=int, default=2400, help="traces to try in all, earlier runs' included [2400]")
+    add("--seed", type=int, default=1, help="of the search; another one starts anew [1]")
+    add("--replay", type=Path, metavar="FILE", help="play the genome in FILE again and search nothing")
+    add("--processes", type=int, default=2, help="simulations at a time [2]")
+    page.add_publish(parser)
+
+
+def main(options: argparse.Namespace, output: Path) -> int:
+    """Search, play the worst with every routing, print and keep it; 1 if a baseline is better there."""
+    if options.replay is not None:
+        candidates = [Genome.parse(page.read(options.replay))]
+        head = f"The genome in `{options.replay.name}`:"
+    else:
+        past = _search(options, output / "adversary.json")
+        best = sorted(past, key=lambda tried: -tried.score)[:CANDIDATES]
+        candidates = [genome(tried.genes, tried.seed) for tried in best]
+        found = sum(tried.score > 0.0 for tried in past)
+        head = (
+            f"Simulated, {page.origin()['date']}; {len(past):,} traces of {SECONDS // 60} minutes, with one"
+            f" routing each. On {found:,} of them ours missed the objective and a baseline met it. The worst:"
+        )
+    played = [(each, replay(each)) for each in progress(candidates, len(candidates), "candidates")]
+    worst, outcomes = max(played, key=lambda pair: verdict(pair[1], pair[0].function.slo_objective))
+    (output / "adversary-worst.json").write_text(json.dumps(asdict(worst), indent=1) + "\n")
+    value, against = verdict(outcomes, worst.function.slo_objective)
+    head += (
+        f" with {len(ROUTINGS)} routings ours misses {value + 1.0:.1f} times what the objective allows, and"
+        f" {against} meets it for at most {COST_RATIO:g} times our cost."
+        if value > 0.0
+        else f" with {len(ROUTINGS)} routings no baseline is better there."
+    )
+
+    def draw(folder: Path) -> list[Path]:
+        folder.mkdir(exist_ok=True)
+        shown = [outcomes["slo"][0], outcomes[against][0], outcomes["oracle"][0]]
+        report.over_time(shown, worst.function).savefig(folder / "adversary.png", dpi=110)
+        return [folder / "adversary.png"]
+
+    draw(output)
+    page.show(options, SECTION, table(worst, outcomes, head), draw)
+    return 1 if value > 0.0 else 0
+
+
+def _search(options: argparse.Namespace, file: Path) -> list[Tried]:
+    """Return all traces tried; resumes the search in ``file`` if it is of this seed and this code."""
+    origin = {"seed": options.seed, "code": code(ours=True)}
+    past: list[Tried] = []
+    if file.exists():
+        try:
+            document = page.read(file, **origin)
+            past = [Tried(**{**tried, "genes": tuple(tried["genes"])}) for tried in document["tried"]]
+            page.say(f"{file}: {len(past):,} traces have been tried; resuming")
+        except BenchError as error:
+            page.say(f"{error}; starting anew")
+    with ProcessPoolExecutor(options.processes) as pool:
+        for worst in search(past, options.seed, options.number, lambda few: pool.map(evaluate, few)):
+            document = origin | {"tried": [asdict(tried) for tried in past]}
+            file.write_text(json.dumps(document) + "\n")
+            page.say(f"{len(past):,} traces; the worst scores {worst.score:+.2f} {worst.against}")
+    if not past:
+        raise BenchError("--number: must be at least 1")
+    return past
