@@ -296,12 +296,12 @@ def _signals() -> dict[str, str]:
         for name, text in promql.WATCHDOG.items()
     ]
     gateway = [(name, _code(promql.documented(text))) for name, text in promql.GATEWAY.items()]
-    history = [(name, _code(text)) for name, text in promql.HISTORY.items()]
+    history = [(name, _code(text)) for name, text in (promql.HISTORY | promql.RESTORED).items()]
     return {
         "Inputs of a decision": _table("input, unit, exported as, meaning", inputs),
         "Queries for functions with the batching watchdog": _table("signal, query, for", watchdog),
         "Queries for functions without it": _table("signal, query", gateway),
-        "Range queries after a restart": _table("what, query", history),
+        "Queries after a restart": _table("what, query", history),
     }
 
 

@@ -23,6 +23,9 @@ TOTAL: Final = 40_000
 DEFAULT_LAST: Final = 10
 """Decisions that are told when nobody says how many."""
 
+EXACT_FROM: Final = 1e9
+"""Numbers this large are Unix times."""
+
 NEAR_NAMES: Final = 3
 """Names that are suggested in the place of one that is not known."""
 
@@ -174,5 +177,7 @@ def of_log(line: str) -> dict[str, Any] | None:
 
 
 def _rounded(value: float | None) -> float | None:
-    """Six significant digits are more than any of the numbers is worth."""
-    return value if value is None or isinstance(value, int) else float(f"{value:.6g}")
+    """Six significant digits are more than any of the numbers is worth; a time is worth its milliseconds."""
+    if value is None or isinstance(value, int):
+        return value
+    return round(value, 3) if abs(value) >= EXACT_FROM else float(f"{value:.6g}")

@@ -4,7 +4,8 @@ A signal is one field of ``Observation``. Queries, the inputs of a decision, gau
 page and the reference follow from its record. What the law derives has such records in ``law.inputs``.
 
 One query per signal covers every function, ``by (function_name)``. ``$W`` is the window, ``$R`` that of
-rates, ``$N`` its newest two scrapes, ``$F`` the matcher of functions without a watchdog: ``sources.promql``.
+rates, ``$N`` its newest two scrapes, ``$G`` the seconds for which a gauge counts, ``$F`` the matcher of
+functions without a watchdog: ``sources.promql``.
 
 - Quantiles: bucket rates are summed over replicas *before* the quantile is taken, and ``le`` survives the
   sum: quantiles of replicas cannot be averaged, and without ``le`` the result is empty.
@@ -13,6 +14,11 @@ rates, ``$N`` its newest two scrapes, ``$F`` the matcher of functions without a 
   latency is that of successes only: quick refusals would make it look better than it is.
 - SLO classes (label ``slo_class``; older watchdogs have none) are one function with one count of replicas:
   its misses are those of all classes, over what the objectives of all classes allow.
+- A gauge counts for four scrapes, as long as a rate. Prometheus itself repeats the last sample for five
+  minutes if no marker ends the series. After its own crash, replicas that left meanwhile would then be a
+  backlog and a capacity that do not exist. ``last_over_time`` ignores the markers of replicas that left in
+  order, so the timestamps are compared instead. The declared SLO is not bounded: a function whose samples are
+  old has no data, and it does have an SLO.
 - A comparison drops NaN: a replica that has not learned its capacity does not hide those that have.
 - Burn rates come from the raw counters over the autoscaler's own windows; it needs no rules to be loaded. The
   error budget is the exception: 30 days of counters are the rules' business, and without them it is unknown.
@@ -37,6 +43,7 @@ class Unit(Enum):
     SHARE = "share"
     FACTOR = "factor"
     BYTES = "bytes"
+    TIME = "Unix seconds"
 
 
 class InShadow(Enum):
@@ -63,10 +70,50 @@ class Signal:
     gateway: str | None = None
     """Likewise for functions without it, which the gateway measures."""
     in_shadow: InShadow = InShadow.SAME
+    seldom: bool = False
+    """The source asks for it once in many reconciles and repeats the last answer meanwhile."""
 
 
 def _signal(unit: Unit, meaning: str, **record: Any) -> Any:
     return field(default=None, metadata={"signal": Signal(unit, meaning, **record)})
+
+
+def _fresh(gauge: str) -> str:
+    """Return the samples of a selector that are no older than ``$G`` seconds."""
+    return f"({gauge} and timestamp({gauge}) > time() - $G)"
+
+
+_DECLARED: Final = 'slo_latency_seconds{slo_class=~"|default"}'
+"""One series for each replica with our watchdog, scraped with its counters."""
+
+_SCRAPED: Final = 'up{function_name!=""}'
+"""One sample for each scrape of a replica, also of one that failed."""
+
+_PREDICTED: Final = 'watchdog_service_seconds_predicted{size="1"}'
+
+_STARTED: Final = "gateway_function_invocation_started{$F}"
+_ENDED: Final = "gateway_function_invocation_total{$F}"
+_SERVICES: Final = "gateway_service_count{$F}"
+"""One series for each gateway."""
+
+# Both counters began with the same process, so their difference is the requests under way. A function has no
+# counter of ended requests until its first one ends.
+_UNDER_WAY: Final = f"{_fresh(_STARTED)} - (sum without (code) ({_ENDED}) or 0 * {_STARTED})"
+
+
+def _rated(series: str) -> str:
+    """Return the count of current series that have the two samples in ``$R`` that a rate needs."""
+    return f"count by (function_name) (count_over_time({series}[$R]) >= 2 and {series})"
+
+
+def _scrape_ratio(series: str) -> str:
+    """Return the expected scrapes in ``$M`` over the highest count in any ``$M`` of the last ``$L``.
+
+    The highest count, because a pause of Prometheus empties some windows, not all. Series younger than ``$D``
+    are left out: they may not have filled a window.
+    """
+    held = f"max_over_time(count_over_time({series}[$M])[$L:$M])"
+    return f"$E / max by (function_name) ({held} and {series} offset $D)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +124,18 @@ class Observation:
         Unit.RATE,
         "completions of every outcome: a shed request was demand too",
         watchdog="sum by (function_name) (rate(slo_requests_total[$R]))",
-        gateway="sum by (function_name) (rate(gateway_function_invocation_total{$F}[$R]))",
+        # A function whose first request hangs has completed none: its rate is 0, not unknown.
+        gateway=(
+            f"sum by (function_name) (rate({_ENDED}[$R]))"
+            f" or 0 * sum by (function_name) (rate({_STARTED}[$R]))"
+        ),
     )
     # Counted where requests start. Needs function_namespace in the gateway, for name.namespace labels.
     gateway_rate: float | None = _signal(
         Unit.RATE,
         "arrivals at the gateway; replicas too new to be scraped hide theirs",
         watchdog="sum by (function_name) (rate(gateway_function_invocation_started[$R]))",
-        gateway="sum by (function_name) (rate(gateway_function_invocation_started{$F}[$R]))",
+        gateway=f"sum by (function_name) (rate({_STARTED}[$R]))",
     )
     rate_now: float | None = _signal(
         Unit.RATE,
@@ -98,17 +149,13 @@ class Observation:
         Unit.RATE,
         "arrivals between the newest two scrapes, by the gateway",
         watchdog="sum by (function_name) (irate(gateway_function_invocation_started[$N]))",
-        gateway="sum by (function_name) (irate(gateway_function_invocation_started{$F}[$N]))",
+        gateway=f"sum by (function_name) (irate({_STARTED}[$N]))",
     )
-    # Both of the gateway's counters began with the same process, so they differ by what is under way.
     in_flight: float | None = _signal(
         Unit.COUNT,
         "requests inside the watchdogs now: backlog, idleness",
-        watchdog="sum by (function_name) (http_requests_in_flight)",
-        gateway=(
-            "clamp_min(sum by (function_name) (gateway_function_invocation_started{$F})"
-            " - sum by (function_name) (gateway_function_invocation_total{$F}), 0)"
-        ),
+        watchdog=f"sum by (function_name) {_fresh('http_requests_in_flight')}",
+        gateway=f"sum by (function_name) (clamp_min({_UNDER_WAY}, 0))",
         in_shadow=InShadow.BY_LOAD,
     )
     in_flight_growth: float | None = _signal(
@@ -116,10 +163,27 @@ class Observation:
         "growth of `in_flight`: under overload arrivals exceed completions, and the rest piles up here",
         watchdog="sum by (function_name) (deriv(http_requests_in_flight[$R]))",
     )
+    # Both are lower bounds. A replica: the lowest count in flight, less all that it completed. A gateway: the
+    # count in flight now, less all that started in the window.
+    stalled: float | None = _signal(
+        Unit.COUNT,
+        "lower bound of the requests that have been in flight for the whole window of rates (at least three "
+        "scrapes): a hang, which no counter shows before it ends; misses if the SLO is shorter than that",
+        watchdog=(
+            "sum by (function_name) (clamp_min(min_over_time(http_requests_in_flight[$R])"
+            " - sum without (outcome, slo_class) (increase(slo_requests_total[$R])), 0)"
+            f" and {_fresh('http_requests_in_flight')} and http_requests_in_flight offset $R)"
+        ),
+        gateway=(
+            f"sum by (function_name) (clamp_min({_UNDER_WAY}"
+            f" - clamp_min({_STARTED} - {_STARTED} offset $R, 0), 0))"
+        ),
+        in_shadow=InShadow.UNKNOWN,
+    )
     queue_length: float | None = _signal(
         Unit.COUNT,
         "requests that wait for a worker; shown only",
-        watchdog="sum by (function_name) (watchdog_queue_length)",
+        watchdog=f"sum by (function_name) {_fresh('watchdog_queue_length')}",
         in_shadow=InShadow.BY_LOAD,
     )
     # The median replica: one that has just learned something odd does not size the fleet.
@@ -127,7 +191,9 @@ class Observation:
         Unit.RATE,
         "What one replica can do within the SLO, as its watchdog has learned it.",
         gauge="slo_autoscaler_capacity_requests_per_second",
-        watchdog="quantile by (function_name) (0.5, watchdog_capacity_requests_per_second >= 0)",
+        watchdog=(
+            f"quantile by (function_name) (0.5, {_fresh('watchdog_capacity_requests_per_second')} >= 0)"
+        ),
     )
     p50: float | None = _signal(
         Unit.SECONDS,
@@ -188,7 +254,7 @@ class Observation:
     service_time_single: float | None = _signal(
         Unit.SECONDS,
         "predicted service time of one request alone (upper quantile), on the median replica",
-        watchdog='quantile by (function_name) (0.5, watchdog_service_seconds_predicted{size="1"})',
+        watchdog=(f"quantile by (function_name) (0.5, {_fresh(_PREDICTED)})"),
     )
     service_mean: float | None = _signal(
         Unit.SECONDS,
@@ -211,7 +277,7 @@ class Observation:
     slo_latency: float | None = _signal(
         Unit.SECONDS,
         "the SLO of requests that name no class",
-        watchdog='min by (function_name) (slo_latency_seconds{slo_class=~"|default"})',
+        watchdog=f"min by (function_name) ({_DECLARED})",
     )
     # Then misses over what all classes allow to miss is one burn rate. Without requests: the function's own.
     slo_objective: float | None = _signal(
@@ -228,14 +294,41 @@ class Observation:
     up_replicas: float | None = _signal(
         Unit.COUNT,
         "replicas that Prometheus reaches: fewer than ready are partial data",
-        watchdog='sum by (function_name) (up{function_name!=""})',
-        gateway="max by (function_name) (gateway_service_count{$F})",
+        watchdog=f"sum by (function_name) {_fresh(_SCRAPED)}",
+        gateway=f"max by (function_name) {_fresh(_SERVICES)}",
+    )
+    # The gateways' rates include all replicas, so the share of the gateways that are in them counts.
+    rated_replicas: float | None = _signal(
+        Unit.COUNT,
+        "replicas that the rates include (at least two scrapes in their window): if fewer than ready, the "
+        "rates are partial, and no scale-down may rely on them",
+        watchdog=_rated(_DECLARED),
+        gateway=(
+            f"max by (function_name) {_fresh(_SERVICES)}"
+            f" * {_rated(_SERVICES)} / count by (function_name) {_fresh(_SERVICES)}"
+        ),
     )
     sample_age: float | None = _signal(
         Unit.SECONDS,
         "age of the newest sample, by Prometheus' own clock, so that clocks need not agree",
         watchdog="time() - max by (function_name) (timestamp(slo_latency_seconds))",
-        gateway="time() - max by (function_name) (timestamp(gateway_service_count{$F}))",
+        gateway=f"time() - max by (function_name) (timestamp({_SERVICES}))",
+    )
+    sampled_at: float | None = _signal(
+        Unit.TIME,
+        "time of the newest sample, by Prometheus' own clock: unchanged since the last decision, there is no "
+        "new sample; later by a scrape interval, every replica has a new one",
+        watchdog="max by (function_name) (timestamp(slo_latency_seconds))",
+        gateway=f"max by (function_name) (timestamp({_SERVICES}))",
+    )
+    scrape_ratio: float | None = _signal(
+        Unit.FACTOR,
+        "Measured scrape interval over `prometheus.scrape_interval`; above 1.25 rates miss part of the "
+        "replicas.",
+        gauge="slo_autoscaler_scrape_interval_ratio",
+        watchdog=_scrape_ratio(_SCRAPED),
+        gateway=_scrape_ratio(_SERVICES),
+        seldom=True,
     )
 
     @property

@@ -21,6 +21,8 @@ NOTHING: Final = "\N{EN DASH}"
 
 TARGET_DIGITS: Final = 4
 
+SECONDS_OF_A_DAY: Final = 86_400
+
 
 def seconds(value: float | None) -> str:
     """Return a duration: ``142 ms``, ``87 ms``, ``3.4 ms``, ``1.25 s``."""
@@ -79,6 +81,14 @@ def size(value: float | None) -> str:
         if abs(value) >= factor_:
             return f"{_digits(value / factor_, 3)} {unit}"
     return f"{_digits(value, 3)} B"
+
+
+def clock_time(value: float | None) -> str:
+    """Return the time of day, in UTC, of a Unix time: ``12:03:05``."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    hours, seconds_ = divmod(int(value) % SECONDS_OF_A_DAY, 3600)
+    return f"{hours:02d}:{seconds_ // 60:02d}:{seconds_ % 60:02d}"
 
 
 def target(latency: float | None, objective: float | None) -> str:
@@ -249,4 +259,5 @@ _FORMS: Final[Mapping[Unit, Callable[[float], str]]] = {
     Unit.SHARE: share,
     Unit.FACTOR: factor,
     Unit.BYTES: size,
+    Unit.TIME: clock_time,
 }

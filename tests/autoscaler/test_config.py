@@ -117,7 +117,9 @@ WRONG = {
     },
     "platform: {gateway_url: http://g}\n": {
         "": "prometheus: ",
-        "prometheus: {url: http://p, window: 10s}": "prometheus.window: ",
+        "prometheus: {url: http://p, window: 10s}": "prometheus.window: .*prometheus.scrape_interval",
+        "prometheus: {url: http://p, max_age: 9.9s}": "prometheus.max_age: .*prometheus.scrape_interval, 10s",
+        "prometheus: {url: http://p, scrape_interval: 15s, window: 60s}": "prometheus.max_age: .*30s",
         "prometheus: {url: http://p, scrape_interval: 0}": "prometheus.scrape_interval: ",
     },
     "prometheus: {url: http://p}\n": {

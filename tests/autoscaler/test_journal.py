@@ -89,10 +89,12 @@ def test_what_is_forgotten_is_unknown():
 
 
 def test_a_decision_goes_through_the_log_and_back():
-    entry = an_entry(after=3, reason="Backlog", inputs={"rate": 123.456789, "p99": None}, incumbent=1)
+    inputs = {"rate": 123.456789, "p99": None, "sampled_at": 1_795_770_185.4321}
+    entry = an_entry(after=3, reason="Backlog", inputs=inputs, incumbent=1)
     line = json.dumps(entry.document())
     assert of_log(line) == entry.document()
-    assert entry.document()["inputs"] == {"rate": 123.457, "p99": None}
+    rounded = {"rate": 123.457, "p99": None, "sampled_at": 1_795_770_185.432}
+    assert entry.document()["inputs"] == rounded
     assert (entry.document()["action"], entry.document()["incumbent"]) == ("up", 1)
 
 

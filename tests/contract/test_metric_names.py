@@ -5,13 +5,14 @@ import re
 from docs.site_hooks import anchor
 
 from contract.exposed import ROOT, exposed, metrics_in, recorded, rules
-from slo_autoscaler.sources.promql import GATEWAY, HISTORY, WATCHDOG, documented
+from slo_autoscaler.sources.promql import EXPORTED_AT, GATEWAY, HISTORY, RESTORED, WATCHDOG, documented
 
 RECORDED_NAME = re.compile(r"\b(?:slo|function_name)\w*:[\w:]+")
 
 
 def test_autoscaler_asks_only_for_what_is_exported_or_recorded():
-    queries = [documented(text) for asked in (WATCHDOG, HISTORY, GATEWAY) for text in asked.values()]
+    texts = [text for asked in (WATCHDOG, HISTORY, RESTORED, GATEWAY) for text in asked.values()]
+    queries = [documented(text) for text in (*texts, EXPORTED_AT)]
     asked = {name for query in queries for name in metrics_in(query)}
     assert asked
     assert asked <= exposed() | recorded()

@@ -4,9 +4,10 @@
 - ``prometheus``   the queries over HTTP, all functions in one query for each signal
 - ``replay``       the same from a recording
 
-A source has two methods; ``Settings`` are those of Prometheus. It decides nothing.
+A source has three methods; ``Settings`` are those of Prometheus. It decides nothing.
 """
 
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from pydantic import ValidationInfo, field_validator
@@ -18,6 +19,12 @@ from slo_autoscaler.signals import Observation
 MIN_SCRAPES: Final = 4
 """Scrapes that the query window must span: two are needed for a rate, one may be missed, one is the edge."""
 
+MIN_AGE_SCRAPES: Final = 2
+"""Scrape intervals that ``max_age`` must allow: one passes before the next scrape, and one may be missed."""
+
+Earlier = tuple[tuple[float, float], ...]
+"""((seconds after an earlier moment, arrivals per second), ...), oldest first; negative is before."""
+
 
 @settings
 class Settings:
@@ -26,13 +33,13 @@ class Settings:
     url: Url
     """Of the server that scrapes the functions, with the path before ``/api`` if there is one."""
     scrape_interval: PositiveDuration = 5.0
-    """What Prometheus is configured with for the functions; it cannot be asked for."""
+    """The interval at which Prometheus scrapes the functions. It is measured; the log names a difference."""
     window: PositiveDuration = 30.0
     """Of latency and attainment, at least four scrapes; arrival rates are taken over exactly four."""
     timeout: PositiveDuration = 5.0
     """For all queries of a reconcile together. No retries: without an answer every function holds."""
     max_age: PositiveDuration = 20.0
-    """A newest sample older than this is no data."""
+    """A newest sample older than this is no data; at least two scrapes."""
 
     @property
     def rate_window(self) -> float:
@@ -44,8 +51,21 @@ class Settings:
     def _spans_scrapes(cls, window: float, info: ValidationInfo) -> float:
         scrape = info.data.get("scrape_interval")
         if scrape is not None and window < MIN_SCRAPES * scrape:
-            raise ValueError(f"must span at least {MIN_SCRAPES} scrapes, {MIN_SCRAPES * scrape:g}s")
+            least = MIN_SCRAPES * scrape
+            raise ValueError(f"must be at least {MIN_SCRAPES} x prometheus.scrape_interval, {least:g}s")
         return window
+
+    @field_validator("max_age")
+    @classmethod
+    def _outlasts_scrapes(cls, max_age: float, info: ValidationInfo) -> float:
+        scrape = info.data.get("scrape_interval")
+        if scrape is not None and max_age < MIN_AGE_SCRAPES * scrape:
+            least = MIN_AGE_SCRAPES * scrape
+            raise ValueError(
+                f"must be at least {MIN_AGE_SCRAPES} x prometheus.scrape_interval, {least:g}s:"
+                " otherwise every sample may be too old before the next scrape"
+            )
+        return max_age
 
 
 class Source(Protocol):
@@ -61,5 +81,15 @@ class Source(Protocol):
     def history(self, span: float) -> dict[str, Past]:
         """Return {function_name: what is known of the last ``span`` seconds}, or raise ``SourceError``.
 
-        Asked for once, after a start: what was seen before it is known to the source alone.
+        Asked for once, after a start: only the source knows the time before it. The last exports of the
+        autoscaler before are found for an hour after it stopped.
+        """
+
+    def earlier(self, ages: Sequence[float], span: float) -> dict[str, dict[float, Earlier]]:
+        """Return {function_name: {age: arrivals around the moment ``age`` seconds ago}}.
+
+        The arrivals cover ``span`` seconds before and after that moment, up to now. Each is the mean of the
+        step that ends there; a step is the rate window, or a thirtieth of the range if that is longer. A
+        function or age without recorded arrivals is absent. For 10,000 functions each age costs about 0.4 s
+        of CPU: ask every few minutes. Raises ``SourceError``; returns within the time that the source has.
         """

@@ -5,10 +5,12 @@ the queries and the reading of answers are ``promql``'s. There are no retries: t
 and until then every function holds.
 """
 
-from collections.abc import Callable, Mapping
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from prometheus_api_client import PrometheusConnect
 from prometheus_api_client.exceptions import PrometheusApiClientException
@@ -17,11 +19,18 @@ from requests import RequestException
 from slo_autoscaler.errors import SourceError, brief
 from slo_autoscaler.law.restart import Past
 from slo_autoscaler.signals import Observation
-from slo_autoscaler.sources import Settings, promql
+from slo_autoscaler.sources import Earlier, Settings, promql
 from slo_autoscaler.spec import GatewaySlos
+
+logger = logging.getLogger(__name__)
 
 CONCURRENT_QUERIES: Final = 4
 """Enough to hide the round trips; few enough not to crowd a shared Prometheus."""
+
+_T = TypeVar("_T")
+
+LOOKS_BETWEEN: Final = 60
+"""Reconciles between two queries of a seldom signal: five minutes at the default interval."""
 
 FOREIGN: Final = (
     RequestException,
@@ -53,6 +62,14 @@ class PrometheusSource:
         self._gateway = gateway or GatewaySlos()
         self._queries = promql.queries(config.window, config.rate_window)
         self._gateway_queries = promql.gateway_queries(config.window, config.rate_window, self._gateway)
+        self._seldom = _Seldom(
+            [
+                promql.queries(config.window, config.rate_window, seldom=True),
+                promql.gateway_queries(config.window, config.rate_window, self._gateway, seldom=True),
+            ]
+        )
+        self._advised: str | None = None
+        """The advice that was logged last."""
         self._connection = PrometheusConnect(url=config.url, timeout=config.timeout, retry=0)
         self._pool = ThreadPoolExecutor(CONCURRENT_QUERIES, thread_name_prefix="prometheus")
 
@@ -62,10 +79,40 @@ class PrometheusSource:
         All queries together have ``timeout``. A query that is late is left to itself: it ends when its
         socket falls silent for as long. Until then it has one of a few threads: late queries cannot pile up.
         """
-        params = {} if self._at is None else {"time": self._at()}
-        own = self._asked(self._queries, params)
-        theirs = self._asked(self._gateway_queries, params)
-        asked = [*own.values(), *theirs.values()]
+        own = self._asked(self._queries)
+        theirs = self._asked(self._gateway_queries)
+        self._answers([*own.values(), *theirs.values()])
+        seldom = self._seldom.look(self._asked)
+        self._advise(seldom.get("scrape_ratio", {}))
+        seen = promql.observations({signal: query.result() for signal, query in own.items()} | seldom)
+        answers = {signal: query.result() for signal, query in theirs.items()} | seldom
+        return seen | promql.gateway_observations(answers, self._gateway)
+
+    def history(self, span: float) -> dict[str, Past]:
+        """Return what is known of the last ``span`` seconds, one value for each scrape, within ``timeout``.
+
+        An exported value has one entry, from the last scrape of an autoscaler within an hour. Ages are by
+        Prometheus' own clock, so that clocks need not agree.
+        """
+        (found,) = self._answers([self._pool.submit(self._ask_history, span)])
+        return promql.pasts(found)
+
+    def earlier(self, ages: Sequence[float], span: float) -> dict[str, dict[float, Earlier]]:
+        """Return the arrivals around earlier moments, by one range query each, within ``timeout``."""
+        asked = [self._pool.submit(self._ask_earlier, age, span) for age in ages]
+        return promql.earlier(dict(zip(ages, self._answers(asked), strict=True)))
+
+    def close(self) -> None:
+        """Give up connections and threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._connection.close()
+
+    def _asked(self, queries: Mapping[str, str]) -> dict[str, Future[dict[str, float]]]:
+        params = self._time()
+        return {signal: self._pool.submit(self._ask, text, params) for signal, text in queries.items()}
+
+    def _answers(self, asked: Sequence[Future[Any]]) -> list[Any]:
+        """Return all answers; raise ``SourceError`` if one fails or ``timeout`` passes first."""
         done, late = wait(asked, self._config.timeout, FIRST_EXCEPTION)
         for query in late:
             query.cancel()
@@ -77,51 +124,94 @@ class PrometheusSource:
                 f"{self._config.url}: {len(late)} of {len(asked)} queries not answered within"
                 f" {self._config.timeout:g} s"
             )
-        seen = promql.observations({signal: query.result() for signal, query in own.items()})
-        answers = {signal: query.result() for signal, query in theirs.items()}
-        return seen | promql.gateway_observations(answers, self._gateway)
+        return [query.result() for query in asked]
 
-    def history(self, span: float) -> dict[str, Past]:
-        """Return what is known of the last ``span`` seconds, one value for each scrape, within ``timeout``.
+    def _advise(self, ratios: Mapping[str, float]) -> None:
+        """Log once which settings to change if Prometheus scrapes at another interval."""
+        advice = promql.scrape_advice(ratios, self._config.scrape_interval, self._config.max_age)
+        if advice is not None and advice != self._advised:
+            logger.warning("%s", advice)
+        self._advised = advice
 
-        By Prometheus' own clock, so that clocks need not agree.
-        """
-        asked = self._pool.submit(self._ask_history, span)
-        wait([asked], self._config.timeout)
-        if asked.cancel() or not asked.done():
-            raise SourceError(f"{self._config.url}: no history within {self._config.timeout:g} s")
-        return asked.result()
+    def _ask(self, query: str, params: Mapping[str, float]) -> dict[str, float]:
+        return self._read(lambda: promql.parse(self._connection.custom_query(query, params)), query)
 
-    def close(self) -> None:
-        """Give up connections and threads."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._connection.close()
+    def _ask_history(self, span: float) -> dict[str, Any]:
+        window = self._config.rate_window
+        now, exported = self._clock(promql.exported_at(window))
+        texts = promql.history_queries(window, self._gateway)
+        found = {
+            field: self._ask_range(text, now, (now - span, now), self._config.scrape_interval)
+            for field, text in texts.items()
+        }
+        if math.isnan(exported):
+            return found
+        for field, text in promql.RESTORED.items():
+            values = self._ask(text, {"time": exported})
+            found[field] = {name: ((now - exported, value),) for name, value in values.items()}
+        return found
 
-    def _asked(
-        self, queries: Mapping[str, str], params: dict[str, float]
-    ) -> dict[str, Future[dict[str, float]]]:
-        return {signal: self._pool.submit(self._ask, text, params) for signal, text in queries.items()}
+    def _ask_earlier(self, age: float, span: float) -> dict[str, Any]:
+        now, _ = self._clock("time()")
+        step = max(self._config.rate_window, 2.0 * span / promql.EARLIER_STEPS)
+        text = promql.arrivals(step, self._gateway)
+        return self._ask_range(text, now, (now - age - span, min(now, now - age + span)), step)
 
-    def _ask(self, query: str, params: dict[str, float]) -> dict[str, float]:
+    def _ask_range(
+        self, query: str, now: float, span: tuple[float, float], step: float
+    ) -> dict[str, tuple[tuple[float, float], ...]]:
+        start, end = (datetime.fromtimestamp(when, UTC) for when in span)
+        return self._read(
+            lambda: promql.parse_range(
+                self._connection.custom_query_range(query, start, end, f"{step:g}"), now
+            ),
+            query,
+        )
+
+    def _clock(self, query: str) -> tuple[float, float]:
+        """Return the time by Prometheus' clock, and the value of a scalar."""
+        return self._read(
+            lambda: promql.parse_time(self._connection.custom_query(query, self._time())), query
+        )
+
+    def _time(self) -> dict[str, float]:
+        return {} if self._at is None else {"time": self._at()}
+
+    def _read(self, answer: Callable[[], _T], query: str) -> _T:
+        """Return what ``answer`` returns; turn every error of the client into a ``SourceError``."""
         try:
-            return promql.parse(self._connection.custom_query(query, params))
+            return answer()
         except SourceError as error:
             raise SourceError(f"{self._config.url}: wrong answer to {query}: {error}") from error
         except FOREIGN as error:
             raise SourceError(f"{self._config.url}: {brief(error)}") from error
 
-    def _ask_history(self, span: float) -> dict[str, Past]:
-        try:
-            now = float(self._connection.custom_query("time()")[1]) if self._at is None else self._at()
-            start, end = (datetime.fromtimestamp(when, UTC) for when in (now - span, now))
-            step = f"{self._config.scrape_interval:g}"
-            queries = promql.history_queries(self._config.rate_window)
-            ranges = {
-                field: promql.parse_range(self._connection.custom_query_range(text, start, end, step), now)
-                for field, text in queries.items()
-            }
-            return promql.pasts(ranges)
-        except SourceError as error:
-            raise SourceError(f"{self._config.url}: wrong answer: {error}") from error
-        except FOREIGN as error:
-            raise SourceError(f"{self._config.url}: {brief(error)}") from error
+
+class _Seldom:
+    """Queries that are expensive and change slowly: asked once in ``LOOKS_BETWEEN`` reconciles.
+
+    No reconcile waits for them or fails by them; without an answer their signals are unknown.
+    """
+
+    def __init__(self, sets: Sequence[Mapping[str, str]]) -> None:
+        self._sets = sets
+        self._asked: list[tuple[str, Future[dict[str, float]]]] = []
+        self._known: dict[str, dict[str, float]] = {}
+        self._until_next = 0
+
+    def look(
+        self, ask: Callable[[Mapping[str, str]], dict[str, Future[dict[str, float]]]]
+    ) -> dict[str, dict[str, float]]:
+        """Return the last answers, {signal: {function_name: value}}, and ask again when it is time."""
+        if self._asked and all(query.done() for _, query in self._asked):
+            self._known = {}
+            for signal, query in self._asked:
+                if not query.cancelled() and query.exception() is None:
+                    self._known.setdefault(signal, {}).update(query.result())
+            self._asked = []
+            # Without any answer the replicas are too young: ask again soon.
+            self._until_next = LOOKS_BETWEEN if any(self._known.values()) else 1
+        self._until_next -= 1
+        if self._until_next < 0 and not self._asked:
+            self._asked = [item for queries in self._sets for item in ask(queries).items()]
+        return self._known

@@ -22,10 +22,26 @@ from slo_autoscaler.law.inputs import DERIVED
 from slo_autoscaler.law.restart import Past
 from slo_autoscaler.law.window import Entry
 from slo_autoscaler.signals import SIGNALS, Observation
+from slo_autoscaler.sources import MIN_AGE_SCRAPES, MIN_SCRAPES, Earlier
 from slo_autoscaler.spec import GatewaySlos
 
 NEWEST: Final = 0.55
 """Of the rate window, which is four scrapes: two of them and no more, and none where one was missed."""
+
+EXPECTED: Final = 12
+"""Scrapes that a counting window should hold: enough to measure the interval to a tenth."""
+
+COUNTED: Final = 5
+"""Counting windows; the fullest one counts, so that a pause of Prometheus is not a long interval."""
+
+SCRAPE_TOLERANCE: Final = 1.25
+"""Factor by which the interval may differ: the window of four scrapes then still holds three."""
+
+REMEMBERED: Final = 3600.0
+"""Seconds after which the last exports of a stopped autoscaler are too old to restore."""
+
+EARLIER_STEPS: Final = 30
+"""Most steps of a range around an earlier moment: for 10,000 functions that is 300,000 numbers."""
 
 FUNCTION_LABEL: Final = "function_name"
 
@@ -41,40 +57,60 @@ HISTORY: Final[dict[str, str]] = {
         'max by (function_name) (slo_autoscaler_replicas{state="desired"}'
         ' - ignoring (state) slo_autoscaler_replicas{state="available"})'
     ),
-    **{
-        name: f"{signal.restored} by (function_name) ({signal.gauge})"
-        for name, signal in DERIVED.items()
-        if signal.restored
-    },
 }
-"""Field of ``restart.Past`` -> range query. All but the first are what the autoscaler before exported."""
+"""Field of ``restart.Past`` -> range query."""
+
+RESTORED: Final = {
+    name: f"{signal.restored} by (function_name) ({signal.gauge})"
+    for name, signal in DERIVED.items()
+    if signal.restored
+}
+"""Field of ``restart.Past`` -> query of an exported value, evaluated at the time of ``EXPORTED_AT``."""
+
+EXPORTED_AT: Final = 'scalar(max(max_over_time(timestamp(slo_autoscaler_replicas{state="desired"})[$H:$R])))'
+"""Query of the time of the last export of any autoscaler, Unix seconds; NaN if there is none in an hour."""
 
 GATEWAY_EDGES: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, math.inf)
 """Of the gateway's histogram, in seconds."""
 
 _FORMS: Final = {
-    "$BUCKETS": 'rate(http_request_duration_seconds_bucket{code=~"2.."}[$W])',
-    "$GATEWAY_BUCKETS": 'rate(gateway_functions_seconds_bucket{code=~"2..",$F}[$W])',
+    "$BUCKETS": "rate(http_request_duration_seconds_bucket{$SUCCESS}[$W])",
+    "$GATEWAY_BUCKETS": "rate(gateway_functions_seconds_bucket{$SUCCESS,$F}[$W])",
     # What says something of the function; other 4xx are the client's fault.
     "$JUDGED": 'code=~"2..|3..|429|5.."',
+    # A redirect is an answer too.
+    "$SUCCESS": 'code=~"2..|3.."',
 }
 
 
-def queries(window: float, rate_window: float) -> dict[str, str]:
-    """Return the query text of every signal; both windows are in seconds."""
-    return _filled(WATCHDOG, window, rate_window)
+def queries(window: float, rate_window: float, *, seldom: bool = False) -> dict[str, str]:
+    """Return the query text of every signal, either the ``seldom`` ones or all others; windows in seconds."""
+    return _filled(_asked(WATCHDOG, seldom=seldom), window, rate_window)
 
 
-def history_queries(rate_window: float) -> dict[str, str]:
-    """Return the text of every range query that ``pasts`` wants the answer of."""
-    return _filled(HISTORY, rate_window, rate_window)
+def arrivals(window: float, slos: GatewaySlos) -> str:
+    """Return the query of the arrivals per second over ``window`` seconds, with or without a watchdog."""
+    texts = [gateway_queries(window, window, slos), queries(window, window)]
+    return " or ".join(f"({text['rate']})" for text in texts if text)
 
 
-def gateway_queries(window: float, rate_window: float, slos: GatewaySlos) -> dict[str, str]:
-    """Return the query text of every signal of the functions without our watchdog; none if there are none."""
+def history_queries(rate_window: float, slos: GatewaySlos) -> dict[str, str]:
+    """Return the text of every range query that ``pasts`` needs the answer of."""
+    return HISTORY | {"rate": arrivals(rate_window, slos)}
+
+
+def exported_at(rate_window: float) -> str:
+    """Return the text of ``EXPORTED_AT``."""
+    return _filled({"": EXPORTED_AT}, rate_window, rate_window)[""]
+
+
+def gateway_queries(
+    window: float, rate_window: float, slos: GatewaySlos, *, seldom: bool = False
+) -> dict[str, str]:
+    """Return the same for functions without our watchdog; nothing if there are no such functions."""
     if not slos:
         return {}
-    texts = dict(GATEWAY)
+    texts = _asked(GATEWAY, seldom=seldom)
     for span in ("$W", "$R"):
         attained = _attainment(slos, span)
         texts = {name: text.replace(f"$ATTAINED[{span}]", attained) for name, text in texts.items()}
@@ -102,13 +138,18 @@ def _attainment(slos: GatewaySlos, span: str) -> str:
     if slos.others is not None:
         matchers.append((_edge(slos.others.latency), _matcher(list(slos.named), but=True)))
     quick = [
-        "sum by (function_name) (rate("
-        f'gateway_functions_seconds_bucket{{code=~"2..",le=~"{_le(edge)}",{who}}}[{span}]))'
+        f"({_within(edge, '$SUCCESS', who, span)} or 0 * {_within(edge, '', who, span)})"
         for edge, who in matchers
     ]
+    # Answers of any code in the bucket, and no success: the share is 0. No bucket: the share is unknown.
     judged = f"sum by (function_name) (rate(gateway_function_invocation_total{{$JUDGED,$F}}[{span}]))"
-    # Without a single success there is no bucket; that is 0, not absent.
-    return f"({' or '.join(quick)} or 0 * {judged}) / {judged}"
+    return f"({' or '.join(quick)}) / {judged}"
+
+
+def _within(edge: float, code: str, who: str, span: str) -> str:
+    """Return the answers per second within an edge; absent if the histogram has no such edge."""
+    labels = ",".join(filter(None, [code, f'le=~"{_le(edge)}"', who]))
+    return f"sum by (function_name) (rate(gateway_functions_seconds_bucket{{{labels}}}[{span}]))"
 
 
 def _edge(latency: float) -> float:
@@ -129,12 +170,24 @@ def _matcher(names: Collection[str], *, but: bool = False) -> str:
     return f'function_name{"!~" if but else "=~"}"{among}"'
 
 
+def _asked(texts: Mapping[str, str], *, seldom: bool) -> dict[str, str]:
+    return {name: text for name, text in texts.items() if SIGNALS[name].seldom is seldom}
+
+
 def _filled(signals: Mapping[str, str], window: float, rate_window: float) -> dict[str, str]:
+    counted = rate_window / MIN_SCRAPES * EXPECTED
     values = {
         **_FORMS,
         "$W": f"{round(window * 1000)}ms",
         "$R": f"{round(rate_window * 1000)}ms",
         "$N": f"{round(rate_window * NEWEST * 1000)}ms",
+        "$G": f"{rate_window:g}",
+        "$H": f"{round(REMEMBERED * 1000)}ms",
+        "$E": f"{EXPECTED}",
+        "$M": f"{round(counted * 1000)}ms",
+        "$L": f"{round(counted * COUNTED * 1000)}ms",
+        # Counting windows begin at multiples of their length, so the last $D holds a whole one.
+        "$D": f"{round(counted * 2 * 1000)}ms",
     }
     texts = dict(signals)
     for name, value in values.items():
@@ -208,6 +261,19 @@ def parse_range(result: object, now: float) -> dict[str, tuple[Entry, ...]]:
     return ranges
 
 
+def parse_time(result: object) -> tuple[float, float]:
+    """Return (time of evaluation, value) of a scalar; the value may be NaN.
+
+    Raises ``SourceError`` for anything that is not a scalar.
+    """
+    if not isinstance(result, list) or len(result) != 2:
+        raise SourceError(f"expected a time and a number, got {str(result)[:80]}")
+    try:
+        return float(result[0]), float(result[1])
+    except (TypeError, ValueError):
+        raise SourceError(f"expected a time and a number, got {str(result)[:80]}") from None
+
+
 def pasts(ranges: Mapping[str, Mapping[str, tuple[Entry, ...]]]) -> dict[str, Past]:
     """Turn {field of ``Past``: {function_name: points}} into {function_name: Past}."""
     names = {name for values in ranges.values() for name in values}
@@ -215,3 +281,40 @@ def pasts(ranges: Mapping[str, Mapping[str, tuple[Entry, ...]]]) -> dict[str, Pa
         name: Past(**{field: values[name] for field, values in ranges.items() if name in values})
         for name in sorted(names)
     }
+
+
+def earlier(ranges: Mapping[float, Mapping[str, tuple[Entry, ...]]]) -> dict[str, dict[float, Earlier]]:
+    """Turn {age: {function_name: ((seconds ago, rate), ...)}} into {function_name: {age: rates}}.
+
+    The result counts seconds from the moment ``age`` seconds ago. An age without rates is left out.
+    """
+    found: dict[str, dict[float, Earlier]] = {}
+    for age, functions in ranges.items():
+        for name, points in functions.items():
+            if points:
+                found.setdefault(name, {})[age] = tuple((age - ago, rate) for ago, rate in points)
+    return found
+
+
+def scrape_advice(ratios: Mapping[str, float], scrape_interval: float, max_age: float) -> str | None:
+    """Return the settings to change if Prometheus scrapes at another interval; None if it does not.
+
+    ``ratios`` are ``scrape_ratio`` by function. The advice names the longest interval, because it makes the
+    rates of every function complete. ``scrape_interval`` and ``max_age`` are the configured ones, in seconds.
+    """
+    if not ratios:
+        return None
+    name, ratio = max(ratios.items(), key=lambda item: item[1])
+    if 1.0 / SCRAPE_TOLERANCE <= ratio <= SCRAPE_TOLERANCE:
+        return None
+    actual = float(f"{ratio * scrape_interval:.2g}")
+    advice = [f"set prometheus.scrape_interval to {actual:g}s"]
+    if ratio > 1.0:
+        advice.append(f"prometheus.window to at least {MIN_SCRAPES * actual:g}s")
+        if max_age < MIN_AGE_SCRAPES * actual:
+            advice.append(f"prometheus.max_age to at least {MIN_AGE_SCRAPES * actual:g}s")
+    effect = "rates miss part of the replicas" if ratio > 1.0 else "rates are older than they need to be"
+    return (
+        f"prometheus.scrape_interval is {scrape_interval:g}s, but Prometheus scrapes {name} about every"
+        f" {actual:g}s: {effect}; {', '.join(advice)}"
+    )

@@ -5,13 +5,14 @@ fields of ``Observation``; a field that is absent or null is no data.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from typing import Final
 
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.law.restart import Past
 from slo_autoscaler.signals import Observation
+from slo_autoscaler.sources import Earlier
 
 _FIELDS: Final = {field.name for field in fields(Observation)}
 
@@ -35,6 +36,10 @@ class ReplaySource:
 
     def history(self, span: float) -> dict[str, Past]:
         """Return nothing: a recording begins with its first line."""
+        return {}
+
+    def earlier(self, ages: Sequence[float], span: float) -> dict[str, dict[float, Earlier]]:
+        """Likewise."""
         return {}
 
 

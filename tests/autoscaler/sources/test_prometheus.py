@@ -1,6 +1,8 @@
 """The Prometheus source: what goes wrong becomes one kind of error, at once; and the real program answers."""
 
+import signal
 import threading
+import time
 
 import pytest
 
@@ -63,6 +65,8 @@ def test_observe_answers_that_do_not_end_are_given_up_and_do_not_pile_up(server,
     assert fault is doubles.hang or len(server.requests) <= 4
     with pytest.raises(SourceError):
         hasty.history(30.0)
+    with pytest.raises(SourceError):
+        hasty.earlier([3600.0, 86400.0], 60.0)
     released.set()
 
 
@@ -71,6 +75,8 @@ def test_history_that_makes_no_sense_is_a_source_error(server, source, body):
     server.faults["GET"] = doubles.status(200, body)
     with pytest.raises(SourceError):
         source.history(30.0)
+    with pytest.raises(SourceError):
+        source.earlier([3600.0], 60.0)
 
 
 def test_an_empty_prometheus_has_no_observations(server, source):
@@ -100,11 +106,32 @@ def test_the_real_prometheus_answers_every_signal_for_all_functions_at_once(tmp_
     assert busy.p50 < 0.1 < (busy.p99 or 0.0)
     assert busy.in_flight_growth == 0.0
     assert busy.sample_age is not None
+    assert (busy.rated_replicas, busy.stalled) == (2.0, 0.0)
+    assert (busy.sampled_at or 0.0) == pytest.approx(time.time(), abs=60.0)
     assert past["busy.fn"].rate[-1][1] > 0.0
     ages = [ago for ago, _ in past["busy.fn"].rate]
     assert ages == sorted(ages, reverse=True)
     # Idle is not absent: the rate is 0, and what has no value is None.
     assert (quiet.rate, quiet.capacity, quiet.p99, quiet.attainment) == (0.0, None, None, None)
+
+
+@pytest.mark.e2e
+def test_replicas_that_went_while_prometheus_was_down_leave_no_backlog_and_no_capacity(tmp_path):
+    with a_fleet(capacity=50.0) as stays, a_fleet(capacity=90.0) as goes:
+        with a_prometheus(tmp_path, {"busy.fn": [stays.address, goes.address]}) as prometheus:
+            until(lambda: min(stays.scrapes, goes.scrapes) > 4, "both replicas are scraped")
+        assert prometheus.process.returncode == -signal.SIGKILL
+        with a_prometheus(tmp_path, {"busy.fn": [stays.address]}) as prometheus:
+            source = PrometheusSource(
+                PrometheusSettings(url=prometheus.url, scrape_interval=0.25, window=2.0)
+            )
+            until(lambda: _counts(source) == (2.0, 50.0, 1.0), "the replica that went is forgotten")
+            source.close()
+
+
+def _counts(source: PrometheusSource) -> tuple[float | None, ...]:
+    seen = source.observe().get("busy.fn")
+    return () if seen is None else (seen.in_flight, seen.capacity, seen.up_replicas)
 
 
 def _samples(source: PrometheusSource) -> float:

@@ -1,6 +1,7 @@
 """Query text has the forms that matter, and anything that is no number is no data."""
 
 import math
+import re
 from dataclasses import fields
 
 import pytest
@@ -12,15 +13,21 @@ from slo_autoscaler.law.restart import Past
 from slo_autoscaler.signals import SIGNALS, Observation
 from slo_autoscaler.sources.promql import (
     HISTORY,
+    RESTORED,
     WATCHDOG,
+    arrivals,
+    earlier,
+    exported_at,
     gateway_observations,
     gateway_queries,
     history_queries,
     observations,
     parse,
     parse_range,
+    parse_time,
     pasts,
     queries,
+    scrape_advice,
 )
 from slo_autoscaler.spec import GatewaySlos, Slo
 
@@ -31,13 +38,34 @@ def a_series(name, value):
     return {"metric": {"function_name": name}, "value": [1700000000.0, value]}
 
 
+SLOS = GatewaySlos({"a.fn": Slo(0.2, 0.99)}, Slo(0.3, 0.9))
+SPANS = re.compile(r"\[(?:7500|2000|1100|6000|3600000|30000:6000|3600000:2000)ms\]".replace(":", "ms:"))
+
+
 def test_queries_every_signal_has_one_and_nothing_is_left_open():
     assert set(WATCHDOG) == set(SIGNALS)
-    assert set(HISTORY) == {field.name for field in fields(Past)}
-    slos = GatewaySlos({"a.fn": Slo(0.2, 0.99)}, Slo(0.3, 0.9))
-    for text in (queries(7.5, 2.0) | history_queries(2.0) | gateway_queries(7.5, 2.0, slos)).values():
+    assert set(HISTORY | RESTORED) == {field.name for field in fields(Past)}
+    asked = [
+        *(queries(7.5, 2.0, seldom=seldom) for seldom in (False, True)),
+        *(gateway_queries(7.5, 2.0, SLOS, seldom=seldom) for seldom in (False, True)),
+        history_queries(2.0, SLOS),
+        {"": exported_at(2.0)},
+    ]
+    for text in (text for texts in asked for text in texts.values()):
         assert "$" not in text
-        assert any(f"[{span}ms]" in text for span in (7500, 2000, 1100)) == ("[" in text)
+        assert "[" not in SPANS.sub("", re.sub(r'"[^"]*"', "", text))
+
+
+def test_queries_asked_seldom_are_not_among_the_others():
+    seldom = queries(7.5, 2.0, seldom=True)
+    assert seldom
+    assert queries(7.5, 2.0).keys() | seldom.keys() == WATCHDOG.keys()
+    assert not queries(7.5, 2.0).keys() & seldom.keys()
+
+
+def test_arrivals_ask_the_gateway_only_for_functions_that_have_no_watchdog():
+    assert "gateway" in arrivals(20.0, SLOS)
+    assert "gateway" not in arrivals(20.0, GatewaySlos())
 
 
 @given(st.dictionaries(names, st.floats()))
@@ -103,3 +131,40 @@ def test_the_pasts_of_functions_are_put_together_from_the_signals():
         "a.fn": Past(rate=rate, pending=pending),
         "b.fn": Past(rate=rate),
     }
+
+
+def test_earlier_counts_seconds_from_the_moment_and_knows_only_ages_with_rates():
+    ranges = {
+        3600.0: {"a.fn": ((3620.0, 4.0), (3600.0, 5.0), (3580.0, 6.0)), "b.fn": ()},
+        86400.0: {"a.fn": ((86400.0, 7.0),)},
+    }
+    assert earlier(ranges) == {
+        "a.fn": {3600.0: ((-20.0, 4.0), (0.0, 5.0), (20.0, 6.0)), 86400.0: ((0.0, 7.0),)}
+    }
+
+
+@pytest.mark.parametrize("result", [None, [], [1.0], [1.0, "soon"], ["now", "2"], {"value": 1}, "12"])
+def test_parse_time_of_no_scalar_is_an_error(result):
+    with pytest.raises(SourceError):
+        parse_time(result)
+
+
+def test_parse_time_keeps_nan():
+    when, value = parse_time([1.5, "NaN"])
+    assert (when, math.isnan(value)) == (1.5, True)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "wanted"),
+    [
+        ({}, None),
+        ({"a.fn": 1.0, "b.fn": 0.5}, None),
+        ({"a.fn": 1.2}, None),
+        ({"a.fn": 0.5, "b.fn": 0.6}, "scrape_interval to 3s"),
+        ({"a.fn": 1.0, "b.fn": 2.95}, "b.fn .*scrape_interval to 15s, .*window .* 60s, .*max_age .* 30s"),
+    ],
+)
+def test_scrape_advice_names_the_longest_interval(ratios, wanted):
+    advice = scrape_advice(ratios, 5.0, 20.0)
+    assert (advice is None) == (wanted is None)
+    assert wanted is None or re.search(wanted, advice or "")

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 import yaml
 
-from slo_autoscaler.sources.promql import gateway_queries, history_queries, queries
+from slo_autoscaler.sources.promql import RESTORED, gateway_queries, history_queries, queries
 from slo_autoscaler.spec import GatewaySlos, Slo
 
 # Every 5 s for 150 s, judged at 120 s.
@@ -71,30 +71,56 @@ WATCHDOGS = {
     'slo_objective_ratio{function_name="quiet.fn",slo_class="default"}': "0.9x30",
     'slo_requests_total{function_name="idle.fn",outcome="good"}': "7x30",
     'slo_objective_ratio{function_name="idle.fn"}': "0.9x30",
+    # The last samples are a minute old and no marker ended the series, as after a crash of Prometheus.
+    **{
+        f'{gauge}{{function_name="a.fn",replica="gone"{labels}}}': "700x12"
+        for gauge, labels in (
+            ("http_requests_in_flight", ""),
+            ("watchdog_queue_length", ""),
+            ("watchdog_capacity_requests_per_second", ""),
+            ("watchdog_service_seconds_predicted", ',size="1"'),
+            ("up", ""),
+        )
+    },
+    # Ended in order, five seconds ago.
+    'http_requests_in_flight{function_name="a.fn",replica="left"}': "7x22 stale",
+    # One replica hangs beside one that does not, and one that has started with ten at once.
+    'http_requests_in_flight{function_name="hangs.fn",replica="0"}': "9x30",
+    'http_requests_in_flight{function_name="hangs.fn",replica="1"}': "3x30",
+    'http_requests_in_flight{function_name="hangs.fn",replica="2"}': "_x22 10x8",
+    'http_requests_in_flight{function_name="hangs.fn",replica="left"}': "4x22 stale",
+    'slo_requests_total{function_name="hangs.fn",replica="0",outcome="good"}': "100x30",
+    'slo_requests_total{function_name="hangs.fn",replica="0",outcome="slow"}': "100x30",
+    'slo_requests_total{function_name="hangs.fn",replica="1",outcome="good"}': "0+100x30",
+    'slo_requests_total{function_name="hangs.fn",replica="2",outcome="good"}': "_x22 0x8",
+    'slo_requests_total{function_name="hangs.fn",replica="left",outcome="good"}': "0x22 stale",
 }
 BY_THE_WATCHDOG = {
-    "rate": {"a.fn": 22.0, "classes.fn": 40.0, "idle.fn": 0.0, "quiet.fn": 0.0},
+    "rate": {"a.fn": 22.0, "classes.fn": 40.0, "idle.fn": 0.0, "quiet.fn": 0.0, "hangs.fn": 20.0},
     "gateway_rate": {"a.fn": 25.0},
-    "in_flight_growth": {"a.fn": 0.2},
-    "rate_now": {"a.fn": 22.2},
+    "in_flight_growth": {"a.fn": 0.2, "hangs.fn": 0.0},
+    "rate_now": {"a.fn": 22.2, "hangs.fn": 20.0},
     "gateway_rate_now": {"a.fn": 25.0},
-    "in_flight": {"a.fn": 29.0},
+    "in_flight": {"a.fn": 29.0, "hangs.fn": 22.0},
+    "stalled": {"a.fn": 0.0, "hangs.fn": 9.0},
     "queue_length": {"a.fn": 4.0},
     "capacity": {"a.fn": 50.0},
     "p50": {"a.fn": 0.056},
     "p95": {"a.fn": 0.15},
     "p99": {"a.fn": 0.19},
-    "attainment": {"a.fn": 0.909, "classes.fn": 0.925},
+    "attainment": {"a.fn": 0.909, "classes.fn": 0.925, "hangs.fn": 1.0},
     "burn_short": {"a.fn": 1.818, "classes.fn": 0.968},
     "budget_remaining": {"a.fn": 0.4, "classes.fn": -3},
-    "samples": {"a.fn": 660.0, "classes.fn": 1200.0, "idle.fn": 0.0, "quiet.fn": 0.0},
+    "samples": {"a.fn": 660.0, "classes.fn": 1200.0, "idle.fn": 0.0, "quiet.fn": 0.0, "hangs.fn": 600.0},
     "service_time_single": {"a.fn": 0.04},
     "service_mean": {"a.fn": 0.02},
     "queue_mean": {"a.fn": 0.005},
     "slo_latency": {"a.fn": 0.1, "classes.fn": 0.5},
     "slo_objective": {"a.fn": 0.95, "classes.fn": 0.923, "idle.fn": 0.9, "quiet.fn": 0.9},
     "up_replicas": {"a.fn": 1.0},
+    "rated_replicas": {"a.fn": 2.0, "classes.fn": 1.0},
     "sample_age": {"a.fn": 0.0, "classes.fn": 0.0},
+    "sampled_at": {"a.fn": 120.0, "classes.fn": 120.0},
 }
 
 GATEWAY = {
@@ -113,43 +139,94 @@ GATEWAY = {
     'gateway_functions_seconds_bucket{function_name="whole.fn",code="200",le="1.0"}': "0+70x30",
     'gateway_functions_seconds_bucket{function_name="whole.fn",code="200",le="+Inf"}': "0+100x30",
     'gateway_function_invocation_total{function_name="dead.fn",code="502"}': "0+100x30",
+    'gateway_functions_seconds_bucket{function_name="dead.fn",code="502",le="+Inf"}': "0+100x30",
+    'gateway_function_invocation_total{function_name="moved.fn",code="302"}': "0+100x30",
+    'gateway_functions_seconds_bucket{function_name="moved.fn",code="302",le="0.25"}': "0+100x30",
+    'gateway_functions_seconds_bucket{function_name="moved.fn",code="302",le="+Inf"}': "0+100x30",
+    # A histogram without the edge of the SLO, and none.
+    'gateway_function_invocation_total{function_name="edgeless.fn",code="200"}': "0+100x30",
+    'gateway_functions_seconds_bucket{function_name="edgeless.fn",code="200",le="0.1"}': "0+100x30",
+    'gateway_functions_seconds_bucket{function_name="edgeless.fn",code="200",le="+Inf"}': "0+100x30",
+    'gateway_function_invocation_total{function_name="bare.fn",code="200"}': "0+100x30",
+    # Its first requests hang.
+    'gateway_function_invocation_started{function_name="hangs.fn"}': "3x20 4x10",
+    # A gateway that crashed with a minute-old scrape, and one that is asked too seldom.
+    'gateway_service_count{function_name="plain.fn",instance="gone"}': "9x12",
+    'gateway_function_invocation_started{function_name="plain.fn",instance="gone"}': "900x12",
+    'gateway_function_invocation_total{function_name="plain.fn",instance="gone",code="200"}': "100x12",
+    'gateway_service_count{function_name="plain.fn",instance="seldom"}': "2 _x22 2 _x7",
     'gateway_function_invocation_total{function_name="ours.fn",code="200"}': "0+100x30",
 }
 NAMED = GatewaySlos(
-    {"plain.fn": Slo(0.2, 0.99), "whole.fn": Slo(1.0, 0.99), "dead.fn": Slo(60.0, 0.99), "ours.fn": None}
+    {
+        "plain.fn": Slo(0.2, 0.99),
+        "whole.fn": Slo(1.0, 0.99),
+        "dead.fn": Slo(60.0, 0.99),
+        "moved.fn": Slo(0.2, 0.99),
+        "edgeless.fn": Slo(0.2, 0.99),
+        "bare.fn": Slo(0.2, 0.99),
+        "hangs.fn": Slo(0.2, 0.99),
+        "ours.fn": None,
+    }
 )
 MOST = GatewaySlos({"ours.fn": None, "whole.fn": Slo(1.0, 0.9), "dead.fn": None}, Slo(0.2, 0.99))
-RATES = {"plain.fn": 24.0, "whole.fn": 20.0, "dead.fn": 20.0}
+RATES = dict.fromkeys(("whole.fn", "dead.fn", "moved.fn", "edgeless.fn", "bare.fn"), 20.0)
+# 200 ms cannot be judged: 250 ms is the edge above it. Errors are misses, a client's faults are not, and a
+# redirection is an answer. Without the edge nothing is known.
+SHARES = {"plain.fn": 0.81, "whole.fn": 0.7, "dead.fn": 0.0, "moved.fn": 1.0}
 BY_THE_GATEWAY = {
-    "rate": RATES,
-    "gateway_rate": {"plain.fn": 24.0},
-    "gateway_rate_now": {"plain.fn": 24.0},
-    "in_flight": {"plain.fn": 3.0},
-    "p50": {"plain.fn": 0.1, "whole.fn": 0.714},
-    "p95": {"plain.fn": 0.375, "whole.fn": 1.0},
-    "p99": {"plain.fn": 0.475, "whole.fn": 1.0},
-    "samples": {"plain.fn": 600.0, "whole.fn": 600.0, "dead.fn": 600.0},
+    "rate": RATES | {"plain.fn": 24.0, "hangs.fn": 0.0},
+    "gateway_rate": {"plain.fn": 24.0, "hangs.fn": 0.05},
+    "gateway_rate_now": {"plain.fn": 24.0, "hangs.fn": 0.0},
+    "in_flight": {"plain.fn": 3.0, "hangs.fn": 4.0},
+    "stalled": {"plain.fn": 0.0, "hangs.fn": 3.0},
+    "p50": {"plain.fn": 0.1, "whole.fn": 0.714, "moved.fn": 0.125, "edgeless.fn": 0.05},
+    "p95": {"plain.fn": 0.375, "whole.fn": 1.0, "moved.fn": 0.238, "edgeless.fn": 0.095},
+    "p99": {"plain.fn": 0.475, "whole.fn": 1.0, "moved.fn": 0.248, "edgeless.fn": 0.099},
+    "samples": {"plain.fn": 600.0, **{name: 30.0 * rate for name, rate in RATES.items()}},
     "up_replicas": {"plain.fn": 2.0},
+    "rated_replicas": {"plain.fn": 1.0},
     "sample_age": {"plain.fn": 0.0},
-    # 200 ms cannot be judged: 250 ms is the edge above it. Errors are misses, a client's faults are not.
-    "attainment": {"plain.fn": 0.81, "whole.fn": 0.7, "dead.fn": 0.0},
-    "burn_short": {"plain.fn": 0.81, "whole.fn": 0.7, "dead.fn": 0.0},
+    "sampled_at": {"plain.fn": 120.0},
+    "attainment": SHARES,
+    "burn_short": SHARES,
 }
+EVERY_RATE = {"rate": BY_THE_WATCHDOG["rate"] | BY_THE_GATEWAY["rate"]}
 BUT_THE_DEAD = {
     signal: {name: value for name, value in expected.items() if name != "dead.fn"}
     for signal, expected in BY_THE_GATEWAY.items()
 }
 
 
-def a_test(series, texts, expected):
+THIRD = {
+    f'{metric}{{function_name="a.fn",replica="{replica}"{labels}}}': " ".join(
+        str(value(number)) if number % 3 == replica else "_" for number in range(30)
+    )
+    for replica in range(3)
+    for metric, labels, value in (
+        ("slo_latency_seconds", "", lambda _: 0.1),
+        ("slo_requests_total", ',outcome="good"', lambda number: 50 * number),
+    )
+}
+"""Three replicas of 10 requests/s, scraped every 15 s one after the other."""
+
+
+def test_rates_of_a_third_of_the_replicas_say_so(tmp_path):
+    texts = {name: queries(30.0, 20.0)[name] for name in ("rate", "rated_replicas")}
+    # 20 s hold one scrape of two replicas, and two of the third.
+    expected = {"rate": {"a.fn": 10.0}, "rated_replicas": {"a.fn": 1.0}}
+    run_promtool(tmp_path, a_test(THIRD, texts, expected, "122s", digits=0))
+
+
+def a_test(series, texts, expected, at="2m", digits=3):
     return {
         "interval": "5s",
         "input_series": [{"series": name, "values": points} for name, points in series.items()],
         "promql_expr_test": [
             {
                 # NaN, which is no data, satisfies no comparison.
-                "expr": f"round({text}, 0.001) > -1000",
-                "eval_time": "2m",
+                "expr": f"round({text}, {10**-digits}) > -1000",
+                "eval_time": at,
                 "exp_samples": [
                     {"labels": f'{{function_name="{name}"}}', "value": value}
                     for name, value in expected[signal].items()
@@ -166,7 +243,7 @@ def a_test(series, texts, expected):
         (WATCHDOGS, queries(30.0, 20.0), BY_THE_WATCHDOG),
         (
             WATCHDOGS,
-            history_queries(20.0),
+            history_queries(20.0, GatewaySlos()) | RESTORED,
             {
                 "rate": BY_THE_WATCHDOG["rate"],
                 "pending": {"a.fn": 2.0},
@@ -176,16 +253,21 @@ def a_test(series, texts, expected):
                 "peak": {"a.fn": 40.0},
             },
         ),
+        (WATCHDOGS | GATEWAY, {"rate": history_queries(20.0, NAMED)["rate"]}, EVERY_RATE),
         (GATEWAY, gateway_queries(30.0, 20.0, NAMED), BY_THE_GATEWAY),
         (GATEWAY, gateway_queries(30.0, 20.0, MOST), BUT_THE_DEAD),
     ],
-    ids=["watchdog", "history", "gateway, named", "gateway, all but some"],
+    ids=["watchdog", "history", "history of all", "gateway, named", "gateway, all but some"],
 )
 def test_every_query_gives_what_the_series_say(tmp_path, series, texts, expected):
+    run_promtool(tmp_path, a_test(series, texts, expected))
+
+
+def run_promtool(tmp_path, test):
     promtool = shutil.which("promtool")
     assert promtool, "promtool must be installed: make install does so"
     file = tmp_path / "queries.yml"
-    file.write_text(yaml.safe_dump({"rule_files": [], "tests": [a_test(series, texts, expected)]}))
+    file.write_text(yaml.safe_dump({"rule_files": [], "tests": [test]}))
     run = subprocess.run(
         [promtool, "test", "rules", str(file)], check=False, capture_output=True, text=True, timeout=20
     )

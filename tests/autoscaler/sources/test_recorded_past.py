@@ -1,0 +1,202 @@
+"""The source on what Prometheus recorded: a block of known samples, made by promtool, in the real program."""
+
+import logging
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from autoscaler.doubles import a_prometheus, status, until
+from autoscaler.fault_proxy import a_fault_proxy
+from slo_autoscaler.law.restart import Past
+from slo_autoscaler.sources import Settings as PrometheusSettings
+from slo_autoscaler.sources.prometheus import LOOKS_BETWEEN, PrometheusSource
+from slo_autoscaler.sources.promql import RESTORED
+from slo_autoscaler.spec import GatewaySlos, Slo
+
+pytestmark = pytest.mark.e2e
+
+HOUR, DAY = 3600.0, 86400.0
+NOW = float(int(time.time()) // 7200 * 7200 - 1800)
+"""Within the last hours, and a block of two hours holds the hour before it."""
+
+
+def counted(rate, start, end, step=5.0, born=0.0):
+    """Return the samples of a counter that grows by ``rate`` per second: {seconds from NOW: value}."""
+    count = int((end - start) / step)
+    return {start + index * step: born + rate * index * step for index in range(count + 1)}
+
+
+def held(value, start, end, step=5.0):
+    return dict.fromkeys(counted(0.0, start, end, step), value)
+
+
+def a_block(folder, series):
+    """Write {series: {seconds from NOW: value}} into Prometheus' storage."""
+    promtool = shutil.which("promtool")
+    assert promtool, "promtool must be installed: make install does so"
+    lines = [
+        f"{name} {value} {NOW + when:.3f}"
+        for name, samples in series.items()
+        for when, value in samples.items()
+    ]
+    (folder / "series").write_text("\n".join([*lines, "# EOF", ""]))
+    made = subprocess.run(
+        [promtool, "tsdb", "create-blocks-from", "openmetrics", str(folder / "series"), str(folder / "data")],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert made.returncode == 0, made.stdout + made.stderr
+
+
+def good(name):
+    return f'slo_requests_total{{function_name="{name}",outcome="good"}}'
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """Give a function that records series and returns the source that reads them at NOW."""
+    opened = []
+
+    def record(series, gateway=None, **settings):
+        a_block(tmp_path, series)
+        running = a_prometheus(tmp_path, {})
+        prometheus = running.__enter__()
+        source = PrometheusSource(PrometheusSettings(url=prometheus.url, **settings), gateway, at=lambda: NOW)
+        opened.extend([running, source])
+        return source
+
+    yield record
+    running, source = opened
+    source.close()
+    running.__exit__(None, None, None)
+
+
+def test_earlier_gives_the_arrivals_around_each_moment_that_is_recorded(recorded):
+    start, end = -HOUR - 400.0, -HOUR + 400.0
+    source = recorded(
+        {
+            good("a.fn"): counted(10.0, start, -HOUR)
+            | counted(30.0, -HOUR + 5.0, end, born=10.0 * 400.0 + 150.0),
+            good("b.fn"): counted(5.0, -7 * DAY - 400.0, -7 * DAY + 400.0),
+            'gateway_function_invocation_total{function_name="plain.fn",code="200"}': counted(
+                7.0, start, end
+            ),
+        },
+        GatewaySlos({"plain.fn": Slo(0.25, 0.99)}),
+    )
+    found = source.earlier([HOUR, DAY, 7 * DAY], 120.0)
+    assert {name: set(ages) for name, ages in found.items()} == {
+        "a.fn": {HOUR},
+        "b.fn": {7 * DAY},
+        "plain.fn": {HOUR},
+    }
+    around = found["a.fn"][HOUR]
+    assert [after for after, _ in around] == [float(second) for second in range(-120, 121, 20)]
+    rates = dict(around)
+    assert (rates[-60.0], rates[60.0]) == (pytest.approx(10.0, rel=0.01), pytest.approx(30.0, rel=0.01))
+    assert dict(found["b.fn"][7 * DAY])[0.0] == pytest.approx(5.0, rel=0.01)
+    assert dict(found["plain.fn"][HOUR])[0.0] == pytest.approx(7.0, rel=0.01)
+
+
+def test_earlier_long_span_has_longer_steps_and_ends_now(recorded):
+    source = recorded({good("a.fn"): counted(10.0, -2 * HOUR, 0.0)})
+    around = source.earlier([0.25 * HOUR], 0.5 * HOUR)["a.fn"][0.25 * HOUR]
+    assert [after for after, _ in around] == [float(second) for second in range(-1800, 901, 120)]
+    assert all(rate == pytest.approx(10.0, rel=0.05) for _, rate in around)
+
+
+EXPORTED = {
+    'slo_autoscaler_replicas{function_name="a.fn",state="desired"}': 4.0,
+    'slo_autoscaler_replicas{function_name="a.fn",state="available"}': 4.0,
+    **{f'{text.rpartition("(")[2].rstrip(")")}{{function_name="a.fn"}}': 7.0 for text in RESTORED.values()},
+}
+
+
+def test_history_knows_what_the_last_autoscaler_exported_twenty_minutes_ago(recorded):
+    stopped = {
+        name.replace("}", ',instance="last"}'): held(value, -2400.0, -1200.0, 15.0)
+        for name, value in EXPORTED.items()
+    }
+    # One that stopped earlier is not asked.
+    older = {name.replace("}", ',instance="first"}'): held(99.0, -3500.0, -2700.0, 15.0) for name in EXPORTED}
+    source = recorded(stopped | older | {good("a.fn"): counted(10.0, -200.0, 0.0)})
+    past = source.history(60.0)["a.fn"]
+    assert RESTORED
+    for field in RESTORED:
+        ((ago, value),) = getattr(past, field)
+        assert value == 7.0
+        assert 1200.0 <= ago <= 1220.0
+    assert past.rate[-1] == (0.0, pytest.approx(10.0, rel=0.01))
+    assert past.pending == ()
+
+
+def test_history_without_an_autoscaler_before_has_the_rates(recorded):
+    rates = counted(10.0, -200.0, 0.0)
+    source = recorded({good("a.fn"): rates, **{name: held(7.0, -9000.0, -8000.0) for name in EXPORTED}})
+    past = source.history(60.0)["a.fn"]
+    assert past == Past(rate=past.rate)
+    assert len(past.rate) == 13
+
+
+def scraped(step, start=-500.0, end=0.0):
+    # Not at the edges of the windows in which scrapes are counted.
+    return held(1.0, start + 1.3, end, step)
+
+
+def test_observe_longer_scrape_interval_than_configured_is_measured_and_said_once(recorded, caplog):
+    caplog.set_level(logging.WARNING, "slo_autoscaler")
+    source = recorded(
+        {
+            'up{function_name="slow.fn"}': scraped(15.0),
+            'up{function_name="right.fn"}': scraped(5.0),
+            'up{function_name="young.fn"}': scraped(5.0, start=-100.0),
+            # Prometheus was down for some minutes.
+            'up{function_name="paused.fn"}': scraped(5.0, end=-200.0) | scraped(5.0, start=-30.0),
+        }
+    )
+    until(lambda: known(source), "scrapes are counted")
+    assert known(source) == {
+        "slow.fn": pytest.approx(3.0),
+        "right.fn": pytest.approx(1.0, rel=0.1),
+        "paused.fn": pytest.approx(1.0, rel=0.1),
+    }
+    (said,) = {record.getMessage() for record in caplog.records}
+    assert len(caplog.records) == 1
+    for word in ("slow.fn", "scrape_interval to 15s", "window to at least 60s", "max_age to at least 30s"):
+        assert word in said
+
+
+def known(source):
+    seen = source.observe()
+    return {name: each.scrape_ratio for name, each in seen.items() if each.scrape_ratio is not None}
+
+
+def test_observe_right_scrape_interval_is_asked_for_seldom_and_not_spoken_of(recorded, caplog):
+    source = recorded({'up{function_name="right.fn"}': scraped(5.0)})
+    until(lambda: known(source), "scrapes are counted")
+    asked = source._seldom._asked, source._seldom._until_next
+    assert asked[0] == []
+    assert asked[1] > LOOKS_BETWEEN - 5
+    assert known(source)
+    assert caplog.records == []
+
+
+def test_observe_where_scrapes_cannot_be_counted_goes_on_without(recorded):
+    recorded_source = recorded({'up{function_name="right.fn"}': scraped(5.0)})
+    refused = []
+
+    def refusing(handler):
+        refused.append(handler.path)
+        status(422)(handler)
+
+    with a_fault_proxy(recorded_source._config.url) as proxy:
+        proxy.fault, proxy.only = refusing, "max_over_time"
+        source = PrometheusSource(PrometheusSettings(url=proxy.url), at=lambda: NOW)
+        until(lambda: source.observe() and len(refused) > 1, "scrapes are counted again")
+        seen = source.observe()["right.fn"]
+        source.close()
+    assert (seen.up_replicas, seen.scrape_ratio) == (1.0, None)
