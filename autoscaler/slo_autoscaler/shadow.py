@@ -94,22 +94,27 @@ def imagined(seen: Observation, real: Scale, virtual: Scale) -> Observation:
     """Return the observation that the virtual replicas would have given."""
     if virtual.available == real.available or seen.arrival_rate is None:
         return seen
-    # Replicas that the source does not see are as many short in both worlds.
-    unseen = max(0.0, real.available - (seen.up_replicas or 0.0))
     share = max(1, real.available) / max(1, virtual.available)
+
+    def shadowed(value: float, how: InShadow) -> float:
+        if how is InShadow.BY_LOAD:
+            return value * share
+        # Replicas that the source does not see are as many short in both worlds.
+        return max(1.0, virtual.available - max(0.0, real.available - value))
+
     changed: dict[str, float | None] = {
-        name: None if (value := getattr(seen, name)) is None else value * share
+        name: None
+        if (value := getattr(seen, name)) is None or signal.in_shadow is InShadow.UNKNOWN
+        else shadowed(value, signal.in_shadow)
         for name, signal in SIGNALS.items()
-        if signal.in_shadow is InShadow.BY_LOAD
+        if signal.in_shadow is not InShadow.SAME
     }
-    changed |= {name: None for name, signal in SIGNALS.items() if signal.in_shadow is InShadow.UNKNOWN}
     return replace(
         seen,
         rate=seen.arrival_rate,
         gateway_rate=None,
         in_flight_growth=None,
         attainment=_attained(seen, seen.arrival_rate, real, virtual),
-        up_replicas=max(1.0, virtual.available - unseen),
         **changed,
     )
 

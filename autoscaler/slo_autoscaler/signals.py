@@ -51,6 +51,7 @@ class InShadow(Enum):
 
     SAME = "same"
     BY_LOAD = "grows as the replicas become fewer"
+    BY_REPLICAS = "as many short of the replicas that serve"
     UNKNOWN = "made of what the incumbent has missed: no data"
 
 
@@ -296,6 +297,7 @@ class Observation:
         "replicas that Prometheus reaches: fewer than ready are partial data",
         watchdog=f"sum by (function_name) {_fresh(_SCRAPED)}",
         gateway=f"max by (function_name) {_fresh(_SERVICES)}",
+        in_shadow=InShadow.BY_REPLICAS,
     )
     # The gateways' rates include all replicas, so the share of the gateways that are in them counts.
     rated_replicas: float | None = _signal(
@@ -307,6 +309,7 @@ class Observation:
             f"max by (function_name) {_fresh(_SERVICES)}"
             f" * {_rated(_SERVICES)} / count by (function_name) {_fresh(_SERVICES)}"
         ),
+        in_shadow=InShadow.BY_REPLICAS,
     )
     sample_age: float | None = _signal(
         Unit.SECONDS,

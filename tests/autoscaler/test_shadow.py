@@ -53,7 +53,9 @@ OVERLOADED = seen(rate=190.0, in_flight_growth=60.0, in_flight=80.0, p99=0.4, at
         # What the incumbent has missed says nothing of other replicas.
         (seen(burn_short=5.0, budget_remaining=0.1), 9, {"burn_short": None, "budget_remaining": None}),
         # A replica that the source does not see is not seen in the shadow either.
-        (seen(up_replicas=1.0), 4, {"up_replicas": 3.0}),
+        (seen(up_replicas=1.0), 4, {"up_replicas": 3.0, "rated_replicas": None}),
+        (seen(rated_replicas=2.0), 4, {"rated_replicas": 4.0}),
+        (seen(rated_replicas=1.0, stalled=3.0), 1, {"rated_replicas": 1.0, "stalled": None}),
     ],
 )
 def test_what_other_replicas_would_have_seen(observed, count, expected):
