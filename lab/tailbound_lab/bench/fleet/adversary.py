@@ -9,6 +9,7 @@ The next generation follows from the traces tried so far and a seed, so a search
 """
 
 import argparse
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -395,7 +396,8 @@ def main(options: argparse.Namespace, output: Path) -> int:
 
 def _search(options: argparse.Namespace, file: Path) -> list[Tried]:
     """Return all traces tried; resumes the search in ``file`` if it is of this seed and this code."""
-    origin = {"seed": options.seed, "code": code(ours=True)}
+    genes = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    origin = {"seed": options.seed, "code": [code(ours=True), genes]}
     past: list[Tried] = []
     if file.exists():
         try:

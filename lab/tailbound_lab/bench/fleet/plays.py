@@ -49,7 +49,7 @@ Make = Callable[[Workload], Scaler]
 
 @dataclass(frozen=True, slots=True)
 class Play:
-    """One simulation. ``system`` and ``settings`` name the scaler that ``make`` makes."""
+    """One simulation. ``system`` and ``settings`` name the scaler that ``make`` makes, and no other one."""
 
     workload: Workload
     world: Settings
@@ -74,14 +74,17 @@ class Play:
 
 @functools.cache
 def code(*, ours: bool) -> str:
-    """Return a digest of the code of simulator and engine, and of our law if ``ours``.
+    """Return a digest of the code of simulator and engine, and if ``ours`` of our law and its configuration.
 
     Only our outcomes depend on ``scalers.py``, which makes our scaler.
     """
     simulator = sorted(Path(tailbound_lab.simulate.__file__).parent.glob("*.py"))
     engine = sorted((Path(batching_watchdog.__file__).parent / "engine").glob("*.py"))
-    law = sorted(Path(slo_autoscaler.__file__).parent.rglob("*.py")) if ours else []
-    files = [file for file in simulator if ours or file.name != "scalers.py"] + engine + law
+    files = [file for file in simulator if ours or file.name != "scalers.py"] + engine
+    if ours:
+        autoscaler = Path(slo_autoscaler.__file__).parent
+        files += sorted([*autoscaler.glob("*.py"), *autoscaler.glob("law/*.py")])
+        files.append(Path(__file__).with_name("scaling.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
