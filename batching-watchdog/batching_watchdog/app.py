@@ -24,8 +24,9 @@ import uvloop
 from batching_watchdog import __version__, logs
 from batching_watchdog.config import Config
 from batching_watchdog.engine.cost import CostModel
-from batching_watchdog.engine.engine import LEAD, Engine
+from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
+from batching_watchdog.engine.prefetch import LEAD
 from batching_watchdog.errors import HandlerNotLoaded, ShuttingDown, StartFailed
 from batching_watchdog.front.cost import CostFunction, load_cost
 from batching_watchdog.front.loop_lag import LoopLag

@@ -8,8 +8,9 @@ are left out that give the fewest requests for it. A late request is served when
 worker, or in the room of a batch. A batch that kills its worker is tried again in parts, in one place and in
 its turn.
 
-``engine`` is the state machine around that: events in, ``effects`` out, each request exactly once. It reads
-no clock and does no I/O; the server (``shell``), the simulator and hypothesis drive the same code.
+``engine`` is the state machine around that: events in, ``effects`` out, each request exactly once;
+``prefetch`` says which worker has its next batch early. It reads no clock and does no I/O; the server
+(``shell``), the simulator and hypothesis drive the same code.
 ``capacity`` says what is left of the workers' throughput by the objective (``capacity_table``), the front
 end and the cores.
 

@@ -53,7 +53,7 @@ class ServiceTimes(Protocol):
 
     @property
     def best_size(self) -> int:
-        """The size with the best throughput, or one that is worth a try."""
+        """The size with the best throughput, or one that is worth a try; a batch of it is allowed."""
 
     def predict(self, size: int) -> float:
         """Upper quantile of the seconds for ``size`` requests."""

@@ -17,13 +17,14 @@ from math import exp, inf, isqrt
 from typing import Final
 
 from batching_watchdog.engine.cost import Cost, Shared
-from batching_watchdog.engine.effects import Answer, Cancel, Dispatch, Effect, WakeAt, Worker
+from batching_watchdog.engine.effects import Answer, Dispatch, Effect, WakeAt, Worker
 from batching_watchdog.engine.lanes import Lane
 from batching_watchdog.engine.policy import AGE, BatchingPolicy, Situation, Take, Wait
+from batching_watchdog.engine.prefetch import Prefetch
 from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WatchdogError, WorkerDied
-from batching_watchdog.messages import DROPPED, PROBE, Batch, DispatchReason, Reply, Request
+from batching_watchdog.messages import DROPPED, PROBE, Batch, CostClass, DispatchReason, Reply, Request
 
-TRY_ALONE_EVERY: Final = 8
+PROBE_SINGLE_EVERY: Final = 8
 """Of so many batches of late requests one is of a single request while, by what was learned, none can be on
 time: large batches do not show what a small one takes."""
 
@@ -43,21 +44,8 @@ PATIENCE: Final = 1.0
 EASY: Final = 0.75
 """Of the workers' time, demand up to which there is time to spare for those."""
 OVERLOAD: Final = 1.1
-"""Of the workers' time, demand from which late requests no longer ride along: the batch takes longer by them,
-and those on time that wait go late. With 1.0 a little is lost at the highest rate that can be held."""
-
-LEAD: Final = 0.003
-"""Seconds from a worker's reply to its next batch, while the front end has other requests to read as well. At
-3,000 requests/s, in batches of 80 on two cores (l(b) = 8 + 0.5 b ms), that took 1.9 ms in the median and
-3.6 ms in nine of ten. A batch that is sent too early lacks the requests that come after it: of 1, 2, 3 and
-5 ms, 2 and 3 held the highest rate in simulation, that of a worker with no such pause."""
-LEAD_SHARE: Final = 0.25
-"""Of a batch's time: its worker has the next one no earlier than that before it is done."""
-DEVICE_BOUND: Final = 0.5
-"""Of the cores: what the workers may compute themselves for a batch to be sent early. Beyond that the front
-end has no core of its own, and the pause is no loss."""
-WEIGHT: Final = 1 / 16
-"""Of the newest batch in what a worker is known to compute."""
+"""Of the workers' time, demand from which no late request is backfilled: the batch takes longer by it, and
+those on time that wait go late. With 1.0 a little is lost at the highest rate that can be held."""
 
 # Where a request is: plain numbers, since an Enum's hash is Python code and places change with every request.
 _ON_TIME: Final = 0
@@ -81,10 +69,7 @@ class Engine:
         lead: float = 0.0,
         cpus: float = inf,
     ) -> None:
-        """``lead``: seconds before a batch is done from which its worker may have the next; 0: not before.
-
-        ``cpus``: the cores that the workers and the front end share.
-        """
+        """``lead`` and ``cpus``: see ``Prefetch``."""
         self._policy = policy
         self._cost = cost
         self._max_inflight = max_inflight
@@ -92,14 +77,7 @@ class Engine:
         self._shed_late = shed_late
         self._idle: list[Worker] = []
         self._running: dict[Worker, Batch] = {}
-        self._lead = lead
-        self._cpus = cpus
-        self._computing = 0.0
-        """Of a worker's time with a batch, what it computes itself: the rest it waits for a device."""
-        self._prefetched: dict[Worker, Batch] = {}
-        """What workers run next that are still busy."""
-        self._cancelled: dict[Worker, list[int]] = {}
-        """Of prefetched batches, the requests that left during this call."""
+        self._prefetch = Prefetch(self._workers, lead, cpus)
         self._nearly_idle = 0
         """Busy workers that may have their next batch now, as of the last ``tick``."""
         self._admitted: OrderedDict[int, Request] = OrderedDict()
@@ -118,7 +96,7 @@ class Engine:
         self._suspect_out: Worker | None = None
         """The one worker that may run suspects now."""
         self._counts = [0, 0, 0, 0]
-        self._hopeless = 0
+        self._late_batches = 0
         self._refusal: QueueFull | None = None
         self._refused_at = 0.0
         self._work = 0.0
@@ -208,8 +186,8 @@ class Engine:
         """
         effects: Sequence[Effect] = ()
         if len(self._admitted) >= self._max_inflight:
-            hopeless = request.slot <= request.arrived or request.cost_class is PROBE
-            if hopeless or not self._counts[_LATE]:
+            late_already = request.slot <= request.arrived or request.cost_class is PROBE
+            if late_already or not self._counts[_LATE]:
                 raise self._queue_full()
             displaced = next(iter(self._late.values()))
             self._leave(displaced)
@@ -224,6 +202,7 @@ class Engine:
             self._latest = request.expires
         self._admitted[request.id] = request
         self._queue(request, now)
+        request.lane.arrived += 1
         return effects
 
     def worker_ready(self, worker: Worker) -> None:
@@ -256,13 +235,12 @@ class Engine:
         if worker is self._suspect_out:
             self._suspect_out = None
         if cpu_seconds and now > batch.dispatched:
-            share = cpu_seconds / (now - batch.dispatched)
-            self._computing += WEIGHT * (share - self._computing)
+            self._prefetch.observe(cpu_seconds / (now - batch.dispatched))
         ran: Sequence[Request] = _work_done(batch, replies) if learns else ()
         if ran:
             self._cost.learn(ran, now - batch.dispatched)
             self._policy.observe(len(ran), now - batch.dispatched)
-        prefetched = self._prefetched.pop(worker, None)
+        prefetched = self._prefetch.batches.pop(worker, None)
         if prefetched is not None:
             prefetched.dispatched = now
             if last:
@@ -292,7 +270,7 @@ class Engine:
         A batch that the worker had not begun had no part in it: its requests wait as they did before.
         """
         self.worker_gone(worker)
-        self._take_back(self._prefetched.pop(worker, None))
+        self._take_back(self._prefetch.batches.pop(worker, None))
         batch = self._running.pop(worker, None)
         if worker is self._suspect_out:
             self._suspect_out = None
@@ -316,14 +294,14 @@ class Engine:
         """Forget a request whose client has gone; a batch that its worker has begun is not called back."""
         if request.place != _GONE:
             self._leave(request)
-        return self._cancels()
+        return [*self._prefetch.cancels()]
 
     def give_up(self, error: WatchdogError) -> list[Effect]:
         """Answer every admitted request with ``error``; a batch that has left is not called back."""
         requests = list(self._admitted.values())
         for request in requests:
             self._leave(request)
-        return [*self._cancels(), *(Answer(request, error) for request in requests)]
+        return [*self._prefetch.cancels(), *(Answer(request, error) for request in requests)]
 
     def tick(self, now: float) -> list[Effect]:
         """Do all there is to do now: give up what has expired, then have the idle workers run batches."""
@@ -334,17 +312,20 @@ class Engine:
                 Answer(request, Expired(f"not answered within {now - request.arrived:.3f} s"))
                 for request in self._expired(now)
             ]
-            effects += self._cancels()
+            effects += self._prefetch.cancels()
             ends = self._next_expiry()
-        if self._lead:
-            ends = min(ends, self._add_nearly_idle(now))
+        due, opens = self._prefetch.due(self._running, now)
+        ends = min(ends, opens)
+        if due:
+            self._idle = due[::-1] + self._idle  # behind those that are idle: the last is next
         while self._idle or self._shed_late:
-            step = self._next_step(now, effects)
+            step = self._next_step(self._starts(now), effects)
             if isinstance(step, Wait):
                 ends = min(ends, step.until)
             if step is not True:
                 break
-        if self._nearly_idle:
+        self._nearly_idle = 0
+        if due:
             free = [worker for worker in self._idle if worker not in self._running]
             self._nearly_idle = len(self._idle) - len(free)
             self._idle = free
@@ -353,7 +334,10 @@ class Engine:
         return effects
 
     def _next_step(self, now: float, effects: list[Effect]) -> bool | Wait:
-        """Do one more thing; True if it was done, False or what to wait for if there is nothing more."""
+        """Do one more thing; True if it was done, False or what to wait for if there is nothing more.
+
+        ``now`` is when the worker begins that is next.
+        """
         if self._idle and self._suspects and self._take_suspects(now, effects):
             return True
         if self._idle and self._counts[_LATE] and self._serve_patient(now, effects):
@@ -365,7 +349,6 @@ class Engine:
 
     def _serve_on_time(self, now: float, effects: list[Effect]) -> bool | Wait:
         late = self._counts[_LATE] > 0
-        now = self._starts(now)
         situation = Situation(now, self._workers, self._demand, self._ahead, late)
         answer = self._policy.choose(self._choice(), situation)
         if isinstance(answer, Wait):
@@ -402,11 +385,8 @@ class Engine:
     def _dispatch_on_time(self, take: Take, now: float, effects: list[Effect]) -> None:
         lane = take.lane
         self._count_work(lane, lane.on_time[0], now)
-        reason, alone = take.reason, self._cost.alone(lane.pool, lane.on_time, take.size)
-        if alone is None:
-            taken = lane.take(take.size)
-        else:
-            reason, taken = DispatchReason.ALONE, lane.take_only(alone, take.size)
+        alone = self._cost.alone(lane.pool, lane.on_time, take.size)
+        taken = lane.take(take.size, alone)
         lane.served = now
         if lane.overdue_at:
             for request in taken:
@@ -416,7 +396,7 @@ class Engine:
             self._active[lane.pool] = lane
         if alone is None and lane.late and not self._shed_late and self._counts[_ON_TIME] == len(taken):
             taken += self._backfill(lane, taken[0], len(taken), now)
-        self._dispatch(taken, reason, lane, now, effects)
+        self._dispatch(taken, DispatchReason.ALONE if alone else take.reason, lane, now, effects)
         self._end(lane)
 
     def _count_work(self, lane: Lane, head: Request, now: float) -> None:
@@ -445,50 +425,50 @@ class Engine:
         return lane.take_late(max(0, min(room, len(lane.late))))
 
     def _serve_late(self, now: float, effects: list[Effect]) -> bool:
-        """A batch of late requests if nothing on time wants the worker; or shed them all.
-
-        If late requests are shed, an idle worker still takes the latest one, alone, provided that it is late
-        by prediction only: nothing is lost by trying, and a model that was slow once would else never be
-        measured again.
-        """
+        """A batch of late requests if nothing on time wants the worker; or shed them all."""
         free = bool(self._idle) and not self._counts[_ON_TIME]
-        if not self._shed_late:
-            if not free:
-                return False
-            head = next(iter(self._late.values()))
-            lane = head.lane
-            size = min(len(lane.late), self._late_size(lane, (head.slot - head.arrived) / 2))
-            reason, alone = DispatchReason.LATE, self._cost.alone(lane.pool, lane.late, size, late=True)
-            if alone is None:
-                taken = lane.take_late(size)
-            else:
-                reason, taken = DispatchReason.ALONE, lane.take_late_only(alone, size)
-            self._dispatch(taken, reason, lane, self._starts(now), effects)
-            self._end(lane)
-            return True
+        if self._shed_late:
+            self._shed(now, effects, one_stays=free)
+        if not free or not self._late:
+            return self._shed_late
+        head = next(iter(self._late.values()))
+        lane = head.lane
+        size = min(len(lane.late), self._late_size(lane, (head.slot - head.arrived) / 2))
+        alone = self._cost.alone(lane.pool, lane.late, size, late=True)
+        self._dispatch_late(lane, size, now, effects, alone)
+        return True
+
+    def _shed(self, now: float, effects: list[Effect], *, one_stays: bool) -> None:
+        """Answer all late requests with ``PredictedLate``.
+
+        But an idle worker takes the latest one, alone, provided that it is late by prediction only: nothing
+        is lost by trying, and a model that was slow once would else never be measured again.
+        """
         shed = list(self._late.values())
-        tried = shed.pop() if free and shed[-1].slot > now else None
+        if one_stays and shed[-1].slot > now:
+            shed.pop()
         for request in shed:
             self._leave(request)
             late = PredictedLate("it can no longer be answered within its latency budget")
             effects.append(Answer(request, late))
-        if tried is not None:
-            lane = tried.lane
-            self._dispatch(lane.take_late(1), DispatchReason.LATE, lane, self._starts(now), effects)
-            self._end(lane)
-        return True
 
     def _serve_patient(self, now: float, effects: list[Effect]) -> bool:
         """Give an idle worker late requests that have waited for long, if there is time to spare."""
         if self._shed_late or not self._counts[_ON_TIME]:
             return False
-        head, now = next(iter(self._late.values())), self._starts(now)
+        head = next(iter(self._late.values()))
         lane = head.lane
         size = min(lane.model.best_size, lane.model.largest_within(self._spare(head, now)), len(lane.late))
         if size:
-            self._dispatch(lane.take_late(size), DispatchReason.LATE, lane, now, effects)
-            self._end(lane)
+            self._dispatch_late(lane, size, now, effects)
         return bool(size)
+
+    def _dispatch_late(
+        self, lane: Lane, size: int, now: float, effects: list[Effect], alone: CostClass | None = None
+    ) -> None:
+        reason = DispatchReason.ALONE if alone else DispatchReason.LATE
+        self._dispatch(lane.take_late(size, alone), reason, lane, now, effects)
+        self._end(lane)
 
     def _spare(self, waiting: Request, now: float) -> float:
         """Seconds that a request which has waited for long may take before those on time.
@@ -517,8 +497,8 @@ class Engine:
         fits = lane.model.largest_within(span)
         if fits:
             return min(fits, best)
-        self._hopeless += 1
-        return best if self._hopeless % TRY_ALONE_EVERY else 1
+        self._late_batches += 1
+        return best if self._late_batches % PROBE_SINGLE_EVERY else 1
 
     def _dispatch(
         self,
@@ -540,7 +520,7 @@ class Engine:
         worker = self._idle.pop()
         seconds = 0.0 if lane is None else lane.model.predict_mean(len(requests))
         batch = Batch(tuple(requests), reason, now, seconds or inf)
-        to = self._prefetched if worker in self._running else self._running
+        to = self._prefetch.batches if worker in self._running else self._running
         to[worker] = batch
         effects.append(Dispatch(worker, batch))
 
@@ -578,36 +558,7 @@ class Engine:
             lane.late.remove(request)  # the first of them, but for a client that has gone
             self._end(lane)
         elif place == _RUNNING:
-            for worker, batch in self._prefetched.items():
-                if request in batch.requests:
-                    self._cancelled.setdefault(worker, []).append(batch.requests.index(request))
-
-    def _cancels(self) -> list[Effect]:
-        """What to tell the workers of the requests that have just left."""
-        cancelled, self._cancelled = self._cancelled, {}
-        return [Cancel(worker, gone) for worker, gone in cancelled.items()]
-
-    def _add_nearly_idle(self, now: float) -> float:
-        """Count busy workers that are about to be done as idle, behind those that are; when is the next?
-
-        The batch is then there when the worker looks for it, and all that came before it was sent could join
-        it. A worker that takes longer than it should may take much longer: it is waited for. Workers that
-        need the cores themselves gain nothing by it, since what is done meanwhile takes their time.
-        """
-        self._nearly_idle, following = 0, _NEVER
-        if self._workers * self._computing > DEVICE_BOUND * self._cpus:
-            return following
-        for worker, batch in self._running.items():
-            if worker in self._prefetched:
-                continue
-            done = batch.dispatched + batch.seconds
-            opens = done - min(self._lead, LEAD_SHARE * batch.seconds)
-            if now < opens:
-                following = min(following, opens)
-            elif now < done + self._lead:
-                self._idle.insert(0, worker)
-                self._nearly_idle += 1
-        return following
+            self._prefetch.leave(request)
 
     def _starts(self, now: float) -> float:
         """When the next worker to get a batch will begin with it."""

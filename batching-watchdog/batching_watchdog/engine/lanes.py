@@ -7,6 +7,7 @@ clock. With equal budgets every request is appended at the end, which costs next
 
 from bisect import bisect_left, bisect_right
 from collections import deque
+from collections.abc import Collection
 from itertools import compress, islice
 from math import inf
 from typing import Final
@@ -45,7 +46,6 @@ class Lane:
     def add(self, request: Request, key: float) -> None:
         """Queue ``request`` behind all with a key up to ``key``."""
         keys, on_time = self.keys, self.on_time
-        self.arrived += 1
         if not keys or key >= keys[-1]:
             index = len(keys)
             keys.append(key)
@@ -79,30 +79,22 @@ class Lane:
             index = on_time.index(request)  # of equal keys a later one, or moved up
         del keys[index], on_time[index]
 
-    def take(self, size: int) -> list[Request]:
-        """Take the first ``size`` that are on time."""
-        taken = self.on_time[:size]
-        del self.on_time[:size], self.keys[:size]
+    def take(self, size: int, only: CostClass | None = None) -> list[Request]:
+        """Take the first ``size`` that are on time, of all or of the cost class ``only``."""
+        if only is None:
+            taken = self.on_time[:size]
+            del self.on_time[:size], self.keys[:size]
+            return taken
+        taken, stays = _first_of(only, self.on_time, size)
+        self.on_time[:], self.keys[:] = compress(self.on_time, stays), compress(self.keys, stays)
         return taken
 
-    def take_only(self, cost_class: CostClass, size: int) -> list[Request]:
-        """Take up to ``size`` that are on time and of ``cost_class``; the others keep their places."""
-        taken = [request for request in self.on_time if request.cost_class == cost_class][:size]
-        gone = {request.id for request in taken}
-        stays = [request.id not in gone for request in self.on_time]
-        self.keys[:] = compress(self.keys, stays)
-        self.on_time[:] = compress(self.on_time, stays)
-        return taken
-
-    def take_late(self, size: int) -> list[Request]:
-        """Take the first ``size`` that are late."""
-        return [self.late.popleft() for _ in range(size)]
-
-    def take_late_only(self, cost_class: CostClass, size: int) -> list[Request]:
-        """Take the first ``size`` that are late and of ``cost_class``; the others keep their places."""
-        taken = list(islice((each for each in self.late if each.cost_class == cost_class), size))
-        gone = {request.id for request in taken}
-        self.late = deque(each for each in self.late if each.id not in gone)
+    def take_late(self, size: int, only: CostClass | None = None) -> list[Request]:
+        """Take the first ``size`` that are late, of all or of the cost class ``only``."""
+        if only is None:
+            return [self.late.popleft() for _ in range(size)]
+        taken, stays = _first_of(only, self.late, size)
+        self.late = deque(compress(self.late, stays))
         return taken
 
     def share_before(self, slot: float, left: float, workers: int) -> float:
@@ -122,3 +114,12 @@ class Lane:
     def kept_up(self, budget: float, ahead: float) -> int:
         """The batch size that can be kept up: a request first waits for ``ahead`` others like its own."""
         return min(self.model.best_size, self.model.largest_within(budget / (1 + ahead)))
+
+
+def _first_of(
+    cost_class: CostClass, requests: Collection[Request], size: int
+) -> tuple[list[Request], list[bool]]:
+    """The first ``size`` requests of ``cost_class``, and of each of all whether it stays."""
+    found = list(islice((each for each in requests if each.cost_class == cost_class), size))
+    gone = {each.id for each in found}
+    return found, [each.id not in gone for each in requests]

@@ -250,14 +250,13 @@ class Slo:
     def _cut(self, lane: Lane, at: Situation) -> Cut:
         """The largest batch from the first request that allows one that is worth while."""
         keys, model, now = lane.keys, lane.model, at.now
-        best = min(model.best_size, self.max_batch_size)
-        wanted = min(len(keys), best)
+        wanted = min(len(keys), model.best_size)
         budget = keys[0] - lane.on_time[0].arrived
         reserve = RESERVE * budget if at.late else 0.0
         seconds = model.predict(wanted)
         if seconds <= keys[0] - now - reserve:
             return Cut(keys[0], lane, 0, wanted, seconds or LEAST)
-        kept_up = max(1, min(lane.kept_up(budget, at.ahead), self.max_batch_size))
+        kept_up = max(1, lane.kept_up(budget, at.ahead))
         if len(keys) > kept_up:
             least = self._least(lane, budget, kept_up, at)
             start = bisect_left(keys, now + model.predict(least) + reserve)
@@ -272,8 +271,7 @@ class Slo:
     def _from(self, lane: Lane, start: int, now: float) -> Cut:
         """The largest batch from the request at ``start`` on; that one alone even if it is late."""
         keys, model = lane.keys, lane.model
-        best = min(model.best_size, self.max_batch_size)
-        size = max(1, min(len(keys) - start, best, model.largest_within(keys[start] - now)))
+        size = max(1, min(len(keys) - start, model.best_size, model.largest_within(keys[start] - now)))
         return Cut(keys[start], lane, start, size, model.predict(size) or LEAST)
 
     def _with_overdue(self, cut: Cut, lane: Lane, at: Situation) -> Cut:
@@ -296,7 +294,7 @@ class Slo:
     def _densest_cut(self, lane: Lane, at: Situation, reserve: float) -> Cut:
         """The start from which the most requests per second are on time."""
         keys, model = lane.keys, lane.model
-        best = min(model.best_size, self.max_batch_size)
+        best = model.best_size
         found = Cut(keys[-1], lane, len(keys), 0, LEAST)
         size, start, highest = 0, 0, 0.0
         while start < len(keys):
@@ -321,7 +319,7 @@ class Slo:
         what is demanded, and that the budget allows.
         """
         model, least = lane.model, kept_up
-        largest = min(model.best_size, self.max_batch_size, model.largest_within((1 - RESERVE) * budget))
+        largest = min(model.best_size, model.largest_within((1 - RESERVE) * budget))
         needed = KEEP_UP * at.demand * least / (model.predict_mean(least) or LEAST)
         while least < largest and least < needed * model.predict_mean(least):
             least = min(largest, max(least + 1, int(least * STEP)))

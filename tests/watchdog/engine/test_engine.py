@@ -583,6 +583,16 @@ def test_batch_that_a_lost_worker_had_not_begun_is_no_suspect():
     assert batch.requests[0].attempts == 1
 
 
+def test_requests_taken_back_from_a_lost_worker_have_not_arrived_again():
+    made, (worker,) = busy()
+    made.offer(request(1, budget=5.0), 0.04)
+    made.tick(FULL_BATCH_SECONDS)
+    made.worker_lost(worker)
+    (lane,) = made._lanes.values()
+    assert [each.id for each in lane.on_time] == [1]
+    assert lane.arrived == 0
+
+
 def test_service_time_of_a_batch_sent_early_counts_from_the_reply_before_it():
     made, (worker,) = busy()
     for number in range(LARGEST):

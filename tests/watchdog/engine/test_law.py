@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from batching_watchdog.engine.engine import LEAD
+from batching_watchdog.engine.prefetch import LEAD
 from watchdog.engine.queues import TABULAR, TEXT, VISION_TUNED, Law
 from watchdog.engine.simulation import Part, Simulation, paths
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from batching_watchdog.engine.engine import LEAD
+from batching_watchdog.engine.prefetch import LEAD
 from tailbound_lab.bench.rig.measure import LOW_RATE, Bench
 from tailbound_lab.bench.workloads import Workload
 from tailbound_lab.load import generator
