@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from tailbound_lab.bench.fleet import adversary, held_out, live, reconcile, scaling, validate
+from tailbound_lab.bench.fleet import adversary, faro, held_out, live, reconcile, scaling, validate
 from tailbound_lab.bench.page import add_publish
 from tailbound_lab.bench.replica import (
     bound,
@@ -49,6 +49,11 @@ COMMANDS: Final[Mapping[str, _Command]] = {
         adversary.main,
         adversary.add_arguments,
         "a search for a trace on which ours is worse than a default baseline, simulated",
+    ),
+    "faro": (
+        faro.main,
+        faro.add_arguments,
+        "our split of a full cluster beside Faro's published results, simulated",
     ),
     "live": (live.main, live.add_arguments, "one bursty trace for real, under ours and OpenFaaS CE's law"),
     "validate": (validate.main, add_publish, "the last live run in the simulator"),

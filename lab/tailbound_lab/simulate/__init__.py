@@ -10,6 +10,7 @@ Its modules, in the order of a run. Those marked [P] are pure: no I/O, no clock,
 - ``baselines`` [P]: other scalers' published laws; ``oracle``: a scaler that knows the trace.
 - ``scalers`` [P]: all of them and ours, by name.
 - ``world``: ``run(trace, function, scaler, ...) -> Outcome``, second by second.
+- ``cluster``: jobs that share the CPUs of one cluster, in Faro's setting; ``split``: laws that split it.
 - ``report``: outcomes as table, JSON and plots; ``__main__``: ``tailbound-simulate``.
 """
 

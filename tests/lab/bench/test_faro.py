@@ -1,0 +1,97 @@
+"""``bench faro`` on a small trace."""
+
+import json
+
+import pytest
+
+from tailbound_lab.bench import __main__ as bench
+from tailbound_lab.bench.fleet import faro
+from tailbound_lab.load.records import BenchError
+from tailbound_lab.simulate import split
+
+
+@pytest.fixture(autouse=True)
+def small_table(monkeypatch):
+    """A table of late shares that is made in no time."""
+    monkeypatch.setattr(split.LateTable, "COUNTS", (1, 4))
+    monkeypatch.setattr(faro, "LateTable", lambda setting: split.LateTable(setting, requests=200))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    file = tmp_path / "traces" / faro.TRACE
+    file.parent.mkdir(parents=True)
+    file.write_text(minutes([300, 60]) * 3)
+    return file.parents[1]
+
+
+def minutes(counts):
+    jobs = {f"job-{number}": {"classifier": count} for number, count in enumerate(counts)}
+    return json.dumps({"counts": jobs}) + "\n"
+
+
+def test_json_is_one_line_with_what_became_of_ours(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "OUTPUT", tmp_path)
+    assert bench.main(["faro", "--traces", str(folder), "--cap", "8", "--jobs", "4", "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    found = json.loads(line)
+    assert found.keys() == {"cap", "violations", "utility", "replicas", "decision_seconds"}
+    assert found["cap"] == 8
+    assert 0.0 <= found["violations"] <= 1.0
+    assert 0.0 < found["utility"] <= 4.0
+    assert 4.0 <= found["replicas"] <= 8.0
+
+
+def test_every_law_has_a_row_for_both_arrivals_and_other_caps_stay(folder, published, capsys):
+    assert bench.main(["faro", "--traces", str(folder), "--cap", "5", "--processes", "1"]) == 0
+    capsys.readouterr()
+    assert bench.main(["faro", "--traces", str(folder), "--cap", "4", "--processes", "1", "--publish"]) == 0
+    section = published.read_text().split("<!-- faro: begin -->")[1].split("<!-- faro: end -->")[0]
+    assert section.strip() == capsys.readouterr().out.strip()
+    for heading in ("2 jobs, 4 CPUs", "2 jobs, 5 CPUs"):
+        assert section.count(heading) == 1
+    for law in faro.LAWS:
+        for arrivals in faro.ARRIVALS:
+            assert section.count(f"| {arrivals} | {law} |") == 2
+
+
+def test_published_figures_stand_beside_what_is_played_and_are_compared_with_it():
+    row = {"arrivals": faro.OVERLAPPING, "law": "AIAD", "violations": 0.1, "utility": 8.3, "replicas": 30.0}
+    other = row | {"law": faro.OURS, "decision_seconds": 0.002}
+    run = {"jobs": 10, "cap": 32, "date": "2026-01-02", "rows": [row, other]}
+    text = faro._text({"runs": [run]})
+    assert f"| {faro.OVERLAPPING} | AIAD | 10.00% | 9.50% | 8.30 | 8.29 | 30.0 | 29.9 |" in text
+    assert "| published only | Faro-FairSum |  | 3.14% |  | 9.22 |  | 31.7 |" in text
+    assert faro._near(row, 10, 32)
+    assert not faro._near(row | {"violations": 0.12}, 10, 32)
+    assert faro._near(row | {"violations": 0.12, "arrivals": faro.POISSON}, 10, 32), "others were published"
+
+
+def test_jobs_are_taken_again_with_other_draws(folder):
+    assert faro.read(folder, 4) == [[300] * 3, [60] * 3] * 2
+    assert faro.read(folder / "faro10", None) == [[300] * 3, [60] * 3]
+    outcomes = [faro.Play(faro.POISSON, "FairShare", [[300] * 3], 1).played() for _ in range(2)]
+    assert outcomes[0].violations == outcomes[1].violations
+
+
+@pytest.mark.parametrize("jobs", [3, 1])
+def test_jobs_that_are_no_multiple_of_the_trace_are_refused(folder, jobs):
+    with pytest.raises(BenchError, match=f"--jobs {jobs}"):
+        faro.read(folder, jobs)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{\n", "[]\n", '{"counts": []}\n', '{"counts": {"a": {"b": -1}}}\n', minutes([1]) + minutes([1, 2])],
+    ids=["empty", "no JSON", "a list", "no jobs", "negative", "other jobs"],
+)
+def test_a_trace_that_is_none_is_refused(folder, text, capsys):
+    (folder / faro.TRACE).write_text(text)
+    assert bench.main(["faro", "--traces", str(folder)]) == 2
+    assert "counts.jsonl" in capsys.readouterr().err
+
+
+def test_a_folder_without_the_trace_and_a_cluster_that_is_too_small_are_refused(folder, tmp_path, capsys):
+    assert bench.main(["faro", "--traces", str(tmp_path / "none")]) == 2
+    assert bench.main(["faro", "--traces", str(folder), "--cap", "1"]) == 2
+    assert "--cap 1" in capsys.readouterr().err

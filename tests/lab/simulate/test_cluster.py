@@ -1,0 +1,126 @@
+"""Jobs that share a cluster: requests, pods and measures."""
+
+from dataclasses import replace
+from itertools import pairwise
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tailbound_lab.simulate import SimulationError
+from tailbound_lab.simulate.cluster import MINUTE, Job, Lognormal, Setting, run
+
+EXACT = replace(Setting(), service=Lognormal(0.0, 0.0, 0.1), routing=Lognormal(0.0, 0.0, 0.0))
+"""A request takes 100 ms, its way nothing."""
+
+
+class Script:
+    """Asks for these counts, look by look, and remembers what the cluster was like."""
+
+    def __init__(self, *looks):
+        self.looks = looks
+        self.seen = []
+
+    def first(self, jobs, cap):
+        return [1] * jobs
+
+    def decide(self, now, jobs, cap):
+        self.seen.append((now, [job.serving for job in jobs], sum(job.pods for job in jobs)))
+        return self.looks[min(len(self.seen), len(self.looks)) - 1]
+
+    def serving(self, job):
+        """The count of replicas that serve, at each look."""
+        return [serving[job] for _, serving, _ in self.seen]
+
+
+def test_steady_light_load_violates_nothing_and_has_full_utility():
+    outcome = run([[60] * 5, [30] * 5], 2, Script([1, 1]))
+    assert outcome.violations < 0.01
+    assert outcome.utility > 1.98
+    assert (outcome.replicas, outcome.requests) == (2.0, 450)
+
+
+def test_overload_loses_what_finds_the_queue_full_and_the_rest_is_late():
+    job = Job([1200], 1, EXACT)
+    job.advance(2 * MINUTE)
+    (violations,), (utility,) = job.measures(1)
+    # Ten a second are served. Until the first six seconds are over the wait is below 720 ms for few.
+    assert 0.9 < violations < 1.0
+    assert utility == 0.0, "p99 is a lost request's"
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=4), st.integers(1, 4), st.booleans())
+@settings(max_examples=30)
+def test_every_request_is_served_once_or_lost_and_the_counts_are_kept(counts, replicas, overlapping):
+    job = Job(counts, 3, replace(EXACT, overlapping=overlapping), replicas)
+    job.advance((len(counts) + 30) * MINUTE)
+    assert len(job.arrivals) == sum(counts)
+    ends = np.frombuffer(job._ends)
+    assert not np.any(ends == 0.0)
+    served = np.sort(ends[ends > 0.0])
+    assert all(later - earlier > 0.1 - 1e-9 for earlier, later in pairwise(served[::replicas]))
+
+
+def test_requests_of_a_minute_are_exactly_its_count_with_poisson_arrivals():
+    job = Job([50, 0, 70], 1, EXACT)
+    assert np.histogram(job.arrivals, MINUTE * np.arange(4))[0].tolist() == [50, 0, 70]
+
+
+def test_a_new_pod_serves_after_35_seconds_and_a_warm_one_after_3():
+    script = Script([2, 1], [2, 1], [2, 1], [2, 1], [1, 1], [2, 1])
+    run([[1] * 2, [1] * 2], 4, script)
+    # At 10 s a second one is asked for, at 50 s it is given back, at 60 s it is taken again.
+    assert script.serving(0)[:7] == [1, 1, 1, 1, 2, 1, 2]
+
+
+def test_an_idle_pod_keeps_its_cpu_for_30_seconds():
+    script = Script([1, 2], [1, 2], [1, 2], [1, 2], [1, 2], [2, 1])
+    run([[1] * 4, [1] * 4], 3, script)
+    # At 60 s the second job gives one up: at 90 s its pod goes, at 125 s the first job's serves.
+    assert script.serving(1)[4:7] == [2, 2, 1]
+    assert script.serving(0)[11:14] == [1, 2, 2]
+
+
+def test_one_change_at_a_time_ignores_what_is_asked_for_meanwhile():
+    def play(*, one_change):
+        script = Script([2], [3])
+        run([[1] * 3], 4, script, setting=replace(Setting(), one_change=one_change))
+        return script.serving(0)
+
+    assert play(one_change=False)[5:7] == [3, 3]
+    assert play(one_change=True)[5:9] == [2, 2, 2, 3]
+
+
+@given(st.integers(0, 1000), st.integers(3, 8), st.booleans())
+@settings(max_examples=30)
+def test_pods_never_exceed_the_cluster_whatever_is_asked_for(seed, cap, one_change):
+    random = Random(seed)
+    asked = [[random.randint(1, 6) for _ in range(3)] for _ in range(12)]
+    script = Script(*asked)
+    run([[3] * 2] * 3, cap, script, setting=replace(Setting(), one_change=one_change))
+    assert all(pods <= cap for _, _, pods in script.seen)
+    assert all(min(serving) >= 1 for _, serving, _ in script.seen)
+
+
+def test_mean_latency_is_of_the_last_30_seconds_and_none_without_requests():
+    job = Job([0, 600], 1, EXACT)
+    job.advance(MINUTE)
+    assert job.mean_latency() is None
+    job.advance(2 * MINUTE)
+    assert job.mean_latency() > 0.1
+    assert job.rate(60.0) == 10.0
+
+
+@pytest.mark.parametrize("cap", [0, 1])
+def test_run_refuses_a_cluster_with_fewer_cpus_than_jobs(cap):
+    with pytest.raises(SimulationError, match="2 jobs"):
+        run([[1], [1]], cap, Script([1, 1]))
+
+
+def test_run_is_the_same_with_the_same_seed_and_tells_its_progress():
+    told = []
+    first, second = (run([[60] * 60], 2, Script([2]), told=told.append) for _ in range(2))
+    assert replace(first, decision_seconds=0.0) == replace(second, decision_seconds=0.0)
+    assert told == [1.0, 1.0]
