@@ -260,7 +260,7 @@ class _Signals:
         self.first = asyncio.Event()
         self.second = asyncio.Event()
         self.interactive = False
-        """Whether the first was Ctrl-C: nobody checks our health then, so no time is spent on failing it."""
+        """Whether the first was Ctrl-C: no platform checks our health then, so it need not fail first."""
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._record, signum)

@@ -4,8 +4,8 @@ One event is one line, on stderr; what workers print is relayed (``pool.child``)
 line of a request is of-watchdog's with more behind it. It decides nothing about a request. Used by
 ``front.routes``; ``app`` sets the format.
 
-Levels: ERROR is for what somebody has to mend (the function or a worker failed), WARNING for what missed the
-target or was not done, INFO for the rest. Text does not show them, as of-watchdog's does not; JSON does.
+Levels: ERROR is for what the operator has to mend (the function or a worker failed), WARNING for what missed
+the target or was not done, INFO for the rest. Text does not show them, as of-watchdog's does not; JSON does.
 """
 
 import json

@@ -35,8 +35,8 @@ from typing import Final, NamedTuple
 QUANTILE: Final = 0.8
 """Of the service times: what the deadline test uses, whatever the objective. A higher one cuts smaller
 batches, and throughput is lost to all for the deadline of the first. Of 0.7 to 0.999 it gave the highest
-rates at which 90, 99 or 99.9 % are on time where few requests fit into the SLO and times vary by 10 to 40 %
-(up to 1.5 times those of 0.95), and within 10 % of the highest elsewhere."""
+rates at which 90, 99 or 99.9% are on time where few requests fit into the SLO and times vary by 10 to 40%
+(up to 1.5 times those of 0.95), and within 10% of the highest elsewhere."""
 OBJECTIVE: Final = 0.99
 """Of the SLO, if it is not said."""
 STALL: Final = 3.0

@@ -561,7 +561,7 @@ class HttpProtocol(asyncio.Protocol):
             raise _headers_too_large()
         exchange.head_size = size
         if exchange.head_complete:
-            # A trailer must not pass for a header (RFC 9110, 6.5.1), and nobody here asks for trailers.
+            # A trailer must not pass for a header (RFC 9110, 6.5.1), and nothing here asks for trailers.
             return
         # The parser takes off the whitespace in front only, and lets no other than blanks and tabs in.
         value = value.rstrip()
@@ -597,8 +597,8 @@ class HttpProtocol(asyncio.Protocol):
             # The parser leaves the body to the new protocol and ends the request; see data_received.
             exchange.keep_alive = False
             self._resumed = exchange
-            self._current = nobody = Exchange(self, 0.0)
-            nobody.head_complete = nobody.refused = True
+            self._current = unused = Exchange(self, 0.0)
+            unused.head_complete = unused.refused = True
         self._pending.append(exchange)
         if error is not None:
             self._refuse(exchange, error)

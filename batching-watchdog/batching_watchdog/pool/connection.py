@@ -179,7 +179,7 @@ class Connection:
 
 
 async def connect(path: str, events: Events) -> Connection:
-    """Open a connection to gunicorn's socket at ``path``. Raises ``OSError`` while nobody listens there."""
+    """Open a connection to gunicorn's socket at ``path``. Raises ``OSError`` while nothing listens there."""
     connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connecting.setblocking(False)
     try:

@@ -142,7 +142,7 @@ class _Connection(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment] # a stream's; uvloop's is no asyncio.Transport
 
     def data_received(self, data: bytes) -> None:
-        """Asyncio: bytes of a response. What nobody has asked for ends the connection."""
+        """Asyncio: bytes of a response. What was not asked for ends the connection."""
         self._size += len(data)
         try:
             self._parser.feed_data(data)

@@ -240,10 +240,10 @@ def unsafe_to_fork() -> str | None:
 def shared_by_fork(before: Mapping[int, str]) -> str | None:
     """What load() has left open besides ``before``, and all workers would use at once; None if nothing.
 
-    Nobody can see whether they may: the position in a file, a connection to a database, another accelerator.
+    Whether they may cannot be seen: the position in a file, a connection to a database, another accelerator.
     """
     if not before:
-        return "without /proc nobody can tell what load() leaves open: set preload to true or false"
+        return "without /proc it cannot be known what load() leaves open: set preload to true or false"
     opened = [name for number, name in open_files().items() if before.get(number) != name]
     left = sorted(name for name in opened if name not in _HARMLESS)
     if not left:

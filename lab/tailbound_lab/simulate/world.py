@@ -48,7 +48,7 @@ class Settings:
     lowest: int = 1
     highest: int = 20
     replicas: int | None = None
-    """At the beginning; None: what the trace's first half minute needs at 80 % of the capacity."""
+    """At the beginning; None: what the trace's first half minute needs at 80% of the capacity."""
     scrape_interval: float = 5.0
     window: float = 30.0
     rate_window: float = 20.0

@@ -32,7 +32,7 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace, output: Path) -> int:
-    """Run; 0 if attainment is back at 99 % within 10 s of the change and stays there."""
+    """Run; 0 if attainment is back at 99% within 10 s of the change and stays there."""
     entry = parse_entry(options.system)
     workload = WORKLOADS[options.workload]
     changed = int(options.seconds / 3)

@@ -1,7 +1,7 @@
 """The search for a maximum rate: ramp, then bisect. [P]
 
 A pure function of the trials so far, so that it can be tested without a clock or a server. A trial is a run
-at one rate that passed (at least 99 % of what was offered, within the SLO) or failed. Ramp trials are
+at one rate that passed (at least 99% of what was offered, within the SLO) or failed. Ramp trials are
 short, and one that failed is only a hint; confirmations are long, and both ends of the answer's bracket are
 confirmed. A stall of the machine fails a run that the server would have held, so a rate has failed only when
 it failed more than once. The shell that carries trials out is :mod:`tailbound_lab.bench.rig.measure`.
