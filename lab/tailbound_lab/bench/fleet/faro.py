@@ -5,20 +5,23 @@ predictors. Those are not in its artifact (github.com/beomyeol/faro), so its pub
 they are; FairShare, AIAD and Oneshot are played again, which shows whether this simulator is theirs.
 
 All is played twice: with Poisson arrivals in each minute, and with those of Faro's generator, whose minutes
-overlap. Our law acts as Kubernetes lets it, and with one change of a job at a time, as Ray Serve does.
+overlap. Our law acts as Kubernetes lets it, and with one change of a job at a time, as Ray Serve does. A run
+that was stopped resumes while the code is the same.
 """
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
 from tailbound_lab.bench import page
+from tailbound_lab.bench.fleet.plays import Kept, code, progress
 from tailbound_lab.load.records import BenchError
 from tailbound_lab.simulate.cluster import Law, Outcome, Setting, run
 from tailbound_lab.simulate.split import ByLatency, FairShare, LateTable, Ours
@@ -71,6 +74,12 @@ class Play:
     law: str
     counts: Sequence[Sequence[int]]
     cap: int
+
+    @property
+    def key(self) -> str:
+        """What names the play: a digest of all that its outcome follows from."""
+        parts = (code(ours=True), Path(__file__).read_bytes(), self.arrivals, self.law, self.counts, self.cap)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     @property
     def setting(self) -> Setting:
@@ -150,13 +159,13 @@ def main(options: argparse.Namespace, output: Path) -> int:
     if options.json:
         return _one_line(Play(POISSON, OURS, counts, options.cap).played(), options.cap)
     plays = [Play(arrivals, law, counts, options.cap) for arrivals, law in product(ARRIVALS, LAWS)]
+    kept = Kept(output / "faro.jsonl")
     with ProcessPoolExecutor(options.processes) as pool:
-        outcomes = [asdict(outcome) for outcome in pool.map(Play.played, plays)]
-    rows = [
-        {"arrivals": play.arrivals, "law": play.law, **outcome}
-        for play, outcome in zip(plays, outcomes, strict=True)
-    ]
-    results = _kept(output / "faro.json", len(counts), options.cap, rows)
+        running = {pool.submit(play.played): play for play in plays if kept.find(play.key) is None}
+        for done in progress(as_completed(running), len(running)):
+            kept.add(running[done].key, asdict(done.result()))
+    rows = [{"arrivals": play.arrivals, "law": play.law, **(kept.find(play.key) or {})} for play in plays]
+    results = _beside(output / "faro.json", len(counts), options.cap, rows)
     page.show(options, SECTION, _text(results))
     return 0 if all(_near(row, len(counts), options.cap) for row in rows) else 1
 
@@ -181,7 +190,7 @@ def _near(row: Mapping[str, Any], jobs: int, cap: int) -> bool:
     return bool(abs(row["violations"] - published[0]) <= NEAR)
 
 
-def _kept(file: Path, jobs: int, cap: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _beside(file: Path, jobs: int, cap: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Write these rows beside those of other jobs and caps, and return all."""
     earlier = json.loads(file.read_text())["runs"] if file.exists() else []
     runs = [each for each in earlier if (each["jobs"], each["cap"]) != (jobs, cap)]
