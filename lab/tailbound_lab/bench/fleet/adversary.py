@@ -408,12 +408,12 @@ def _search(options: argparse.Namespace, file: Path) -> list[Tried]:
     origin = {"seed": options.seed, "code": [code(ours=True), genes]}
     past: list[Tried] = []
     if file.exists():
-        try:
-            document = page.read(file, **origin)
+        document = page.read(file)
+        if origin.items() <= document.items():
             past = [Tried(**{**tried, "genes": tuple(tried["genes"])}) for tried in document["tried"]]
             page.say(f"{file}: {len(past):,} traces have been tried; resuming")
-        except BenchError as error:
-            page.say(f"{error}; starting anew")
+        else:
+            page.say(f"{file}: of another seed or of other code; starting anew")
     with ProcessPoolExecutor(options.processes) as pool:
         for worst in search(past, options.seed, options.number, lambda few: pool.map(evaluate, few)):
             document = origin | {"tried": [asdict(tried) for tried in past]}
