@@ -62,6 +62,7 @@ def test_published_figures_stand_beside_what_is_played_and_are_compared_with_it(
     text = faro._text({"runs": [run]})
     assert f"| {faro.OVERLAPPING} | AIAD | 10.00% | 9.50% | 8.30 | 8.29 | 30.0 | 29.9 |" in text
     assert "| published only | Faro-FairSum |  | 3.14% |  | 9.22 |  | 31.7 |" in text
+    assert "Violations with Faro's generator: Faro-FairSum 3.14%; ours 10.00%." in text
     assert faro._near(row, 10, 32)
     assert not faro._near(row | {"violations": 0.12}, 10, 32)
     assert faro._near(row | {"violations": 0.12, "arrivals": faro.POISSON}, 10, 32), "others were published"

@@ -56,7 +56,8 @@ PUBLISHED: Final[Mapping[tuple[int, int], Published]] = {
         "Oneshot": (0.369, 5.63, 30.5),
     },
     (10, 100): {
-        "Faro-FairSum, two variants": (0.0058, None, 39.6),
+        "Faro-FairSum": (0.0058, None, 39.6),
+        "Faro-FairSum, another variant": (0.0082, None, 37.1),
         "MArk / Cocktail / Barista": (0.0088, None, 38.2),
         "AIAD": (0.070, None, 31.4),
         "Oneshot": (0.067, None, 71.1),
@@ -234,11 +235,25 @@ def _text(results: Mapping[str, Any]) -> str:
             for row in each["rows"]
         ]
         longest = max(row["decision_seconds"] for row in each["rows"] if row["law"] == OURS)
-        parts.append(
+        head = (
             f"{each['jobs']} jobs, {each['cap']} CPUs; {each['date']}. Our longest decision for all jobs took"
-            f" {1000 * longest:.0f} ms of CPU.\n\n{page.markdown(_COLUMNS, cells)}"
+            f" {1000 * longest:.0f} ms of CPU.{_verdict(each['rows'], published)}"
         )
+        parts.append(f"{head}\n\n{page.markdown(_COLUMNS, cells)}")
     return "\n\n".join(parts)
+
+
+def _verdict(rows: Sequence[Mapping[str, Any]], published: Published) -> str:
+    """Return our violations with Faro's generator beside the fewest published, where there are any."""
+    if not published:
+        return ""
+    best = min(published, key=lambda law: published[law][0])
+    found = (
+        f"{row['law']} {row['violations']:.2%}"
+        for row in rows
+        if row["arrivals"] == OVERLAPPING and row["law"] in (OURS, ONE_CHANGE)
+    )
+    return f" Violations with Faro's generator: {best} {published[best][0]:.2%}; {'; '.join(found)}."
 
 
 def _cells(
