@@ -18,7 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from batching_watchdog.engine.capacity import CpuCost, Reading, promised
+from batching_watchdog.engine.capacity import CpuCost, Reading, sustained
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.errors import REFUSALS
 from batching_watchdog.messages import DEFAULT_CLASS, DispatchReason, Slo
@@ -152,20 +152,14 @@ class Metrics(Collector):
             self.refusals[reason] += 1
 
     def capacity(self) -> float:
-        """Requests per second that can be served within the SLO; NaN until learned."""
+        """Requests per second with which the objective is still met; NaN until learned."""
         if self.gauges.cpu is not None:
             served = sum(n for (_, outcome), n in self.outcomes.items() if outcome in SERVED)
             self.cost.read(Reading(*self.gauges.cpu(), served, sum(self.service_seconds.counts)))
-        found = self.model.sustained(self._workers, self.slo_latency)
-        return math.nan if found is None else self.cost.bound(*found, self._cpus)
-
-    def promised(self) -> float:
-        """Requests per second with which the objective is still met; NaN until learned."""
         if not self.model.learned or self._workers < 1:
             return math.nan
         own = self.slos[DEFAULT_CLASS]
-        found = promised(self.model, self._workers, own.latency, own.objective)
-        return self.cost.bound(*found, self._cpus)
+        return self.cost.bound(*sustained(self.model, self._workers, own.latency, own.objective), self._cpus)
 
     def collect(self) -> Iterator[Metric]:
         """Everything as prometheus-client families."""
@@ -313,14 +307,8 @@ ROWS: Final = (
     Row(
         "watchdog_capacity_requests_per_second",
         GAUGE,
-        "Requests per second that can be served within the SLO, at full use; NaN until learned, 0 if none.",
+        "Requests per second at which the objective is still met; NaN until learned, 0 if it never is.",
         lambda m: m.capacity(),
-    ),
-    Row(
-        "watchdog_promised_requests_per_second",
-        GAUGE,
-        "Requests per second at which the objective is still met, with caution; NaN until learned.",
-        lambda m: m.promised(),
     ),
     Row(
         "watchdog_service_seconds_predicted",

@@ -1,8 +1,7 @@
-import math
-
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from batching_watchdog.engine.capacity import sustained
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.messages import DispatchReason, Slo
 from batching_watchdog.metrics import DEFAULT_BUCKETS, Exposition, Gauges, Metrics
@@ -116,7 +115,7 @@ def test_capacity_is_nan_until_learned_and_then_follows_the_model():
     capacity = value(metrics, "watchdog_capacity_requests_per_second")
     assert capacity != capacity
     model.observe(1, 0.05)
-    assert value(metrics, "watchdog_capacity_requests_per_second") == model.capacity(1, 0.2)
+    assert value(metrics, "watchdog_capacity_requests_per_second") == sustained(model, 1, 0.2, 0.95)[0] > 0
     assert value(metrics, "watchdog_service_seconds_predicted", size="1") == 0.05
 
 
@@ -152,23 +151,13 @@ def test_gauges_are_read_when_scraped():
     assert value(metrics, "slo_objective_ratio", slo_class="default") == 0.95
 
 
-def test_what_is_promised_is_less_than_the_capacity_and_nothing_until_learned():
-    metrics, model = make()
-    assert math.isnan(value(metrics, "watchdog_promised_requests_per_second"))
-    for size in (1, 2, 4):
-        for _ in range(50):
-            model.observe(size, 0.02 + 0.01 * size)
-    promised = value(metrics, "watchdog_promised_requests_per_second")
-    assert 0 < promised < value(metrics, "watchdog_capacity_requests_per_second")
-
-
 def test_the_capacity_is_no_more_than_the_cpu_time_of_the_front_allows():
     metrics, model = make()
     for _ in range(8):
         model.observe(1, 0.001)
     cpu = iter([(0.0, 0.0), (10.0, 5.0)])
     metrics.gauges = Gauges(cpu=lambda: next(cpu))
-    assert value(metrics, "watchdog_capacity_requests_per_second") == model.capacity(1, 0.2)
+    assert value(metrics, "watchdog_capacity_requests_per_second") == sustained(model, 1, 0.2, 0.95)[0]
     for _ in range(100):
         metrics.request_finished(200, b"POST", 0.01, "good")
         metrics.service_seconds.observe(0.001)

@@ -10,9 +10,8 @@ its turn.
 
 ``engine`` is the state machine around that: events in, ``effects`` out, each request exactly once;
 ``prefetch`` says which worker has its next batch early. It reads no clock and does no I/O; the server
-(``shell``), the simulator and hypothesis drive the same code.
-``capacity`` says what is left of the workers' throughput by the objective (``capacity_table``), the front
-end and the cores.
+(``shell``), the simulator and hypothesis drive the same code. ``capacity`` says what is left of the workers'
+throughput by the objective, the front end and the cores.
 
 Start reading at ``Engine.tick``.
 """

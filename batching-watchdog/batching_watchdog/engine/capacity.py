@@ -1,13 +1,18 @@
 """What one replica can do: its workers with the objective met, its front thread, its cores. [P]
 
-Owns what is exported of it; ``latency`` knows the throughput of the workers. Next step: ``metrics``.
+Owns what is exported of it; ``latency`` knows what a batch takes. Next step: ``metrics``.
 
-**The workers with the objective met** (``promised``). Their throughput does not tell it: where few requests
+**The workers with the objective met** (``sustained``). Their throughput does not tell it: where few requests
 fit into the SLO a bunch of arrivals takes all of it, and workers out of step neither share the wait evenly
 nor fill their batches alike (the one that becomes free takes all that waits, the next finds one request). No
-formula that was tried is right within a third. So the rate is looked up in what the batching law did in
-simulation (``capacity_table``), with l(b) as a line; where the size with the best throughput is below what
-fits, Kingman's bound for heavy traffic ("The single server queue in heavy traffic", 1961) limits it besides.
+formula that was tried is right within a third. So the engine itself was run (``SHARES``). Three numbers tell
+the rate at which 99% are on time: workers, requests that fit into the SLO, and the share of it that l(b)
+takes before the first request. Besides:
+
+- Batches whose times vary by a standard deviation of v count as if they took v longer.
+- All demand beyond what can be served in time is late, and demand is about normal (``_late``). That leads
+  from 99% to another objective. ``slo_autoscaler.law.curve`` has the same shape.
+- Where two requests in turn do not fit, one that finds all workers just begun is late (``_arrivals``).
 
 **The front and the cores** (``CpuCost``). For a small model these hold the workers up. The law is the
 utilization law (Denning and Buzen, 1978, "The Operational Analysis of Queueing Network Models"): a resource
@@ -24,24 +29,66 @@ batch takes longer and computes no more, so that what was measured on idle ones 
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import product
-from math import exp, log
+from math import erfc, exp, log, pi, sqrt
 from typing import Final, NamedTuple, Protocol
 
-from batching_watchdog.engine.capacity_table import (
-    CONSTANTS,
-    FITTING,
-    NONE,
-    OBJECTIVES,
-    RATES,
-    VARIATIONS,
-    WORKERS,
-)
 from batching_watchdog.engine.latency import LEAST, LatencyModel
 
-CAUTION: Final = 0.75
-"""Of what the table says, what is promised. After a minute at a third of the highest rate l(b) is known from
-small batches alone; with this 94 of 100 promises were kept, for functions of all kinds (``bench promise``).
+CAUTION: Final = 0.25
+"""Taken off where no batch as large as those that fit into the SLO has run, and less the larger ones did: a
+line through small batches errs by some 10%, and models that are slower in large ones do not show it. With
+this, after a minute at a third of its highest rate, 95 of 100 functions could do as much as was said.
 """
+WORKERS: Final = (1, 2, 4, 8)
+FITTING: Final = (2, 3, 5, 15, 50, 200)
+"""Requests whose batch takes the SLO."""
+CONSTANTS: Final = (0.0, 0.15, 0.3, 0.4, 0.45, 0.5)
+"""The constant a of l(b) = a + c b, as a share of the SLO."""
+VARIATION: Final = 0.05
+"""Standard deviation of the time of a batch, as a share of it, with which ``SHARES`` was made."""
+OBJECTIVE: Final = 0.99
+"""With which it was made."""
+SHARES: Final = (
+    109, 31, 16, 12, 11, 10,
+    356, 159, 40, 15, 12, 10,
+    622, 346, 133, 35, 16, 9,
+    903, 582, 311, 131, 43, 9,
+    989, 706, 418, 192, 42, 6,
+    1000, 767, 480, 219, 75, 2,
+    392, 207, 121, 96, 85, 74,
+    632, 394, 216, 119, 90, 73,
+    818, 537, 328, 188, 120, 75,
+    962, 712, 473, 273, 170, 78,
+    992, 788, 560, 311, 162, 73,
+    1000, 810, 589, 319, 151, 42,
+    638, 468, 322, 261, 232, 212,
+    818, 593, 406, 300, 254, 208,
+    918, 680, 501, 351, 278, 220,
+    987, 786, 614, 372, 265, 203,
+    1000, 842, 689, 401, 204, 89,
+    1000, 832, 641, 477, 239, 47,
+    816, 655, 504, 423, 376, 351,
+    920, 707, 548, 445, 387, 342,
+    964, 743, 589, 464, 401, 350,
+    1000, 828, 668, 434, 207, 196,
+    1000, 762, 595, 585, 380, 65,
+    1000, 693, 588, 606, 383, 34,
+)  # fmt: skip
+"""The highest rate that meets ``OBJECTIVE``, in thousandths of the throughput of batches that take the SLO.
+
+Workers by fitting requests (a line each) by constants. Made by ``tailbound_lab.simulate.curves`` with this
+engine and Poisson arrivals; ``bench promise`` compares what comes of it with the engine.
+"""
+LEAST_REQUESTS: Final = 10.0
+"""Of the demand: 1 / variance where there is hardly ever more than one request."""
+PER_REQUEST: Final = 6.0
+"""By how much that grows with each request that can be served within the SLO."""
+WAIT_SPREAD: Final = 0.4
+"""Standard deviation of the demand that a request as long as the SLO adds, since others wait for it."""
+PAIRS: Final = 0.25
+"""Of the goodput: below, lateness is two requests that meet, and its share proportional to the rate."""
+PRECISION: Final = 1e-6
+"""Of a rate."""
 SIZES: Final = 64
 """Batch sizes among which the best is looked for."""
 READ_SECONDS: Final = 1.0
@@ -71,6 +118,10 @@ class Curve(Protocol):
         """The largest size to count with, at least 1."""
 
     @property
+    def tried(self) -> float:
+        """The largest size that is known from batches that have run."""
+
+    @property
     def variation(self) -> float:
         """Standard deviation of the time of a batch, as a share of it."""
 
@@ -78,69 +129,52 @@ class Curve(Protocol):
         """Mean of the seconds for ``size`` requests."""
 
 
-def promised(curve: Curve, workers: int, slo_latency: float, objective: float) -> tuple[float, float]:
+def sustained(curve: Curve, workers: int, slo_latency: float, objective: float) -> tuple[float, float]:
     """Requests per second with which ``workers`` still meet the objective, and in which batches on average.
 
     A rate of 0: they cannot serve even one request in time.
     """
-    if curve.predict_mean(1) >= slo_latency:
+    longer = (1.0 + curve.variation) / (1.0 + VARIATION)
+    if max(1.0, longer) * curve.predict_mean(1) >= slo_latency:
         return 0.0, 1.0
     sizes = {max(1, curve.reach * part // SIZES) for part in range(1, SIZES + 1)}
     best = max(sizes, key=lambda size: size / curve.predict_mean(size))
-    fits = bisect_right(range(1, best + 1), slo_latency, key=curve.predict_mean)
+    fits = bisect_right(range(1, best + 1), slo_latency / longer, key=curve.predict_mean)
     # The line through the sizes that matter: those that take about the SLO, and half as long.
     large = max(2, fits)
     longest = curve.predict_mean(large)
     small = max(1, bisect_right(range(1, large), longest / 2, key=curve.predict_mean))
     shortest = curve.predict_mean(small)
-    each = max(LEAST, (longest - shortest) / (large - small))
-    constant = max(0.0, shortest - each * small)
+    each = max(LEAST, longer * (longest - shortest) / (large - small))
+    constant = max(0.0, longer * shortest - each * small)
     fitting = max(1.0, (slo_latency - constant) / each)
-    share = constant / slo_latency
-    point = (-log(1.0 - objective), log(workers), curve.variation, share, log(fitting))
-    # Beyond the table: more workers are no worse each, more requests are served as fast; of a larger constant
-    # less is left, and what varies more misses more.
-    beyond = max(1.0, fitting / FITTING[-1]) * min(1.0, VARIATIONS[-1] / max(LEAST, curve.variation))
-    rate = (
-        _looked_up(point) * workers / slo_latency * beyond * min(1.0, (1.0 - share) / (1.0 - CONSTANTS[-1]))
-    )
-    if fits == best:
-        rate = min(rate, max(_heavy_traffic(curve, size, workers, slo_latency, objective) for size in sizes))
-    # Between its entries the table can be a little above what is possible at all.
-    rate = CAUTION * min(rate, workers * best / curve.predict_mean(best))
+    rate = _at_objective(workers, fitting, constant / slo_latency) / slo_latency
+    # No more than if batches of the best size followed each other without a pause.
+    at_best = slo_latency * best / (longer * curve.predict_mean(best))
+    rate = min(rate, _at_objective(workers, at_best, 0.0) / slo_latency)
+    if rate <= 0.0:
+        return 0.0, 1.0
+    by_chance = 1.0 / (LEAST_REQUESTS + PER_REQUEST * rate * slo_latency)
+    spread = sqrt(by_chance + (WAIT_SPREAD * longer * curve.predict_mean(1) / slo_latency) ** 2)
+    rate *= _load(spread, 1.0 - objective) / _load(spread, 1.0 - OBJECTIVE)
+    rate = min(rate, workers * best / curve.predict_mean(best))
+    if (too_fresh := 2.0 * longer * curve.predict_mean(1) - slo_latency) > 0.0:
+        rate = min(rate, _arrivals(workers, 1.0 - objective) / too_fresh)
+    rate *= 1.0 - CAUTION * max(0.0, 1.0 - curve.tried / large)
     size = 1.0
     for _ in range(SIZES):
         size = min(float(best), max(1.0, rate / workers * curve.predict_mean(size)))
     return rate, size
 
 
-def _heavy_traffic(curve: Curve, size: int, workers: int, slo_latency: float, objective: float) -> float:
-    """The rate at which batches of ``size`` keep the backlog within what can be served in time.
+def _at_objective(workers: int, fitting: float, constant: float) -> float:
+    """Requests within an SLO's time at the highest rate that meets ``OBJECTIVE``.
 
-    Kingman: the backlog exceeds n with a probability of about exp(-2 (1 - rho) n / v), where v is the
-    variance of what comes in and is served in a time that would serve one request.
+    ``SHARES``, linear between its entries. Beyond them as at their rim, but for larger constants: of what
+    they leave, and of what two batches one after the other leave.
     """
-    seconds = curve.predict_mean(size)
-    backlog = workers * size * (slo_latency / seconds - 1.0)
-    if backlog <= 0.0:
-        return 0.0
-    variance = 1.0 + size * curve.variation**2 / workers
-    return workers * size / seconds / (1.0 - log(1.0 - objective) * variance / (2.0 * backlog))
-
-
-_AXES: Final[tuple[Sequence[float], ...]] = (
-    [-log(1.0 - objective) for objective in OBJECTIVES],
-    [log(workers) for workers in WORKERS],
-    VARIATIONS,
-    CONSTANTS,
-    [log(fitting) for fitting in FITTING],
-)
-
-
-def _looked_up(point: Sequence[float]) -> float:
-    """The table at ``point``, linear between its entries in their logarithm, and as at its rim beyond it."""
     corners = []
-    for axis, value in zip(_AXES, point, strict=True):
+    for axis, value in zip(_AXES, (log(workers), log(fitting), constant), strict=True):
         index = min(max(1, bisect_right(axis, value)), len(axis) - 1)
         share = (value - axis[index - 1]) / (axis[index] - axis[index - 1])
         share = min(1.0, max(0.0, share))
@@ -151,8 +185,55 @@ def _looked_up(point: Sequence[float]) -> float:
         for axis, (index, share) in zip(_AXES, corner, strict=True):
             entry = entry * len(axis) + index
             weight *= share
-        total += weight * RATES[entry]
-    return exp(total / 100) if total > NONE else 0.0
+        total += weight * SHARES[entry]
+    beyond = min(1.0, (1.0 - constant) / (1.0 - CONSTANTS[-1])) ** 2
+    return total / 1000 * beyond * workers * fitting
+
+
+def _arrivals(workers: int, late: float) -> float:
+    """Mean of a Poisson number that reaches ``workers`` with the probability ``late``.
+
+    Where two requests one after the other do not fit into the SLO, one is late if each worker has begun with
+    another so lately that it cannot be waited for.
+    """
+    low, high = 0.0, 10.0 + 2.0 * workers / (1.0 - late)
+    while high - low > PRECISION * high:
+        mean = (low + high) / 2.0
+        term = fewer = exp(-mean)
+        for number in range(1, workers):
+            term *= mean / number
+            fewer += term
+        low, high = (low, mean) if 1.0 - fewer > late else (mean, high)
+    return low
+
+
+def _load(spread: float, late: float) -> float:
+    """The load at which the share ``late`` is late, by Newton's method on a convex function from above."""
+    at_pairs = _late(PAIRS, spread)
+    if late <= at_pairs:
+        return PAIRS * late / at_pairs
+    load, step = 1.0 / (1.0 - late), 1.0
+    while step > PRECISION * load:
+        more = 0.5 * erfc((1.0 - load) / spread * _ROOT_HALF) - late
+        step = load * (_late(load, spread) - late) / more
+        load -= step
+    return load
+
+
+def _late(load: float, spread: float) -> float:
+    """The late share if demand varies by ``spread``; ``load`` is a multiple of the goodput."""
+    above = (load - 1.0) / spread
+    excess = exp(-0.5 * above * above) * _NORMAL + 0.5 * above * erfc(-above * _ROOT_HALF)
+    return spread * excess / load if excess > 0.0 else 0.0
+
+
+_ROOT_HALF: Final = sqrt(0.5)
+_NORMAL: Final = 1.0 / sqrt(2.0 * pi)
+_AXES: Final[tuple[Sequence[float], ...]] = (
+    [log(workers) for workers in WORKERS],
+    [log(fitting) for fitting in FITTING],
+    CONSTANTS,
+)
 
 
 class Reading(NamedTuple):

@@ -295,33 +295,6 @@ class LatencyModel:
         """
         return self._best
 
-    def capacity(self, workers: int, slo_latency: float) -> float | None:
-        """Requests per second that ``workers`` sustain within ``slo_latency``: see ``sustained``."""
-        found = self.sustained(workers, slo_latency)
-        return None if found is None else found[0]
-
-    def sustained(self, workers: int, slo_latency: float) -> tuple[float, int] | None:
-        """Requests per second that ``workers`` can serve within ``slo_latency``, and in which batches.
-
-        At that rate more requests are late than an objective allows: ``capacity.promised`` knows of it. A
-        request waits at most for the batch ahead of it, shared between the workers, and then for its own:
-        (1 + 1/workers) x l_q(b) <= slo_latency. Sizes up to the largest seen count, and larger ones by the
-        line through those that were, so that little traffic is enough to tell: see ``reach``.
-        None while nothing is learned or there is no worker; 0 if no size qualifies.
-        """
-        if not self.learned or workers < 1:
-            return None
-        longest = slo_latency / (1 + 1 / workers)
-        fits = min(self._largest, self.largest_within(longest))
-        best, size = max(
-            ((size / self._mean.at(size), size) for size in range(1, fits + 1)), default=(0.0, 1)
-        )
-        if fits == self._largest:
-            # On a line with an intercept the largest size that fits is the best one.
-            larger = self._upper.largest_within(longest, self.reach)
-            best, size = max((best, size), (larger / self._mean.at(larger), larger))
-        return workers * best, size
-
     @property
     def reach(self) -> int:
         """The largest size that is worth a guess; 0 while nothing is learned.
@@ -332,6 +305,14 @@ class LatencyModel:
         known = [s.usual(self._mean.at)[:2] for s in self._samples.values() if len(s.kept) >= TRIES]
         rising = len(known) > 1 and max(known, key=lambda run: run[0] / run[1]) == max(known)
         return min(self.max_batch_size, REACH * self._largest) if rising else self._largest
+
+    @property
+    def tried(self) -> float:
+        """The largest size that is known by the runs kept: a size with half of ``TRIES`` counts as half."""
+        return max(
+            samples.usual(self._mean.at).size * min(1.0, len(samples.kept) / TRIES)
+            for samples in self._samples.values()
+        )
 
     @property
     def variation(self) -> float:

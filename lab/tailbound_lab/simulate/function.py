@@ -9,9 +9,11 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from itertools import pairwise
 from typing import Protocol
 
+from batching_watchdog.engine.capacity import sustained
 from batching_watchdog.engine.latency import TIE
 from slo_autoscaler.model import Scale
 from slo_autoscaler.signals import Observation
@@ -84,7 +86,7 @@ class Function:
     """What each request spends outside queue and model: gateway, network, parsing."""
     routing: Routing = Routing.RANDOM
     learned_capacity: float | None = None
-    """What a real batcher has said of it; None: what the formula of ``capacity`` says."""
+    """What a real watchdog has exported; None: what one exports that knows l(b)."""
 
     def __post_init__(self) -> None:
         rules = {
@@ -107,15 +109,34 @@ class Function:
 
     @property
     def capacity(self) -> float:
-        """Requests per second of one replica within the SLO, as the batcher exports it; 0: it cannot.
-
-        workers x max of b / l(b) over the sizes with (1 + 1/workers) x l(b) <= slo_latency: a request waits
-        at most for the batch ahead of it, shared between the workers, and then for its own.
-        """
+        """Requests per second of one replica with the objective met, as its watchdog exports it; 0: none."""
         if self.learned_capacity is not None:
             return self.learned_capacity
-        fits = self.service.largest_within(self.slo_latency / (1.0 + 1.0 / self.workers))
-        return self.workers * max((b / self.service.seconds[b - 1] for b in range(1, fits + 1)), default=0.0)
+        return _capacity(self.service, self.workers, self.slo_latency, self.slo_objective)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """l(b) as a watchdog knows it that has seen enough."""
+
+    seconds: tuple[float, ...]
+    variation: float = 0.0
+
+    @property
+    def reach(self) -> int:
+        return len(self.seconds)
+
+    tried = reach
+
+    def predict_mean(self, size: float) -> float:
+        low = min(int(size), len(self.seconds) - 1)
+        before, after = self.seconds[low - 1], self.seconds[low]
+        return before + (size - low) * (after - before) if low else after
+
+
+@lru_cache(maxsize=256)
+def _capacity(service: Service, workers: int, slo_latency: float, slo_objective: float) -> float:
+    return sustained(_Known(service.seconds), workers, slo_latency, slo_objective)[0]
 
 
 class View(Protocol):

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batching_watchdog.engine.capacity import sustained
+from batching_watchdog.engine.latency import LatencyModel
 from tailbound_lab.simulate import SimulationError
 from tailbound_lab.simulate.function import Function, Service
 from tailbound_lab.simulate.replica import Replica
@@ -96,20 +98,18 @@ def test_inside_is_what_waits_and_what_runs():
     assert (replica.inside(1.05), replica.inside(1.08)) == (2, 0)
 
 
-@pytest.mark.parametrize(
-    ("function", "capacity"),
-    [
-        # One worker: 2 x l(b) within the SLO, l(8) = 100 ms is the largest, 8 / 0.1 s.
-        (Function(Service.affine(0.02, 0.01, 32), slo_latency=0.2001), 80.0),
-        # Two workers share the batch ahead: 1.5 x l(b), l(11) = 130 ms.
-        (Function(Service.affine(0.02, 0.01, 32), 2, 0.2), 2 * 11 / 0.13),
-        (Function(Service.affine(0.15, 0.01, 32), slo_latency=0.2), 0.0),
-        (Function(Service.affine(0.15, 0.01, 32), learned_capacity=7.0), 7.0),
-    ],
-    ids=["one worker", "two workers", "too slow", "learned"],
-)
-def test_capacity_counts_the_batch_ahead_and_the_own_one(function, capacity):
-    assert function.capacity == pytest.approx(capacity)
+def test_capacity_is_what_a_watchdog_exports_that_knows_the_service_times():
+    function = Function(Service.affine(0.02, 0.01, 32), 2, 0.2)
+    model = LatencyModel(32)
+    for size in range(1, 33):
+        for _ in range(30):
+            model.observe(size, 0.02 + 0.01 * size)
+    assert function.capacity == pytest.approx(sustained(model, 2, 0.2, 0.99)[0], rel=0.05)
+
+
+def test_capacity_is_none_where_one_request_takes_the_slo_and_what_has_been_learned_if_that_is_given():
+    assert Function(Service.affine(0.2, 0.01, 32), slo_latency=0.2).capacity == 0.0
+    assert Function(Service.affine(0.2, 0.01, 32), learned_capacity=7.0).capacity == 7.0
 
 
 @pytest.mark.parametrize(

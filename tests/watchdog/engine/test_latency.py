@@ -46,14 +46,13 @@ def test_nothing_is_promised_before_anything_is_learned():
     model = LatencyModel(64)
     assert not model.learned
     assert model.predict(1) == model.predict(64) == model.predict_mean(64) == 0.0
-    assert model.capacity(2, 0.1) is None
     assert model.sizes_learned() == []
     assert model.best_size == 1
 
 
-@given(RUNS, st.floats(0, 20), st.integers(1, 8), st.floats(0.001, 10))
+@given(RUNS, st.floats(0, 20))
 def test_whatever_has_run_the_curve_rises_and_what_is_derived_from_it_agrees(
-    runs: list[tuple[int, float]], seconds: float, workers: int, slo_latency: float
+    runs: list[tuple[int, float]], seconds: float
 ):
     model, largest = LatencyModel(48), 0
     for size, taken in runs:
@@ -68,10 +67,6 @@ def test_whatever_has_run_the_curve_rises_and_what_is_derived_from_it_agrees(
     assert within <= tried
     assert within == 0 or model.predict(within) <= seconds
     assert within == tried or model.predict(within + 1) > seconds
-    capacity = model.capacity(workers, slo_latency)
-    assert capacity is not None
-    assert 0 <= capacity < float("inf")
-    assert (capacity == 0) == (model.predict(1) > slo_latency / (1 + 1 / workers))
 
 
 @given(st.floats(0.0001, 1), st.floats(0.00001, 0.1), st.lists(SIZES, min_size=20, max_size=100))
@@ -299,47 +294,22 @@ def test_the_best_size_is_found_on_measured_curves(law: Law, limit: int, low: in
 
 
 @pytest.mark.parametrize(
-    ("workers", "slo_latency", "expected"),
+    ("law", "sizes", "reach"),
     [
-        # l(1) = 10 ms, l(2) = 12 ms, l(4) = 16 ms
-        pytest.param(1, 0.100, 4 / 0.016, id="all sizes fit"),
-        pytest.param(1, 0.032, 4 / 0.016, id="2 x 16 ms is just within 32 ms"),
-        pytest.param(1, 0.028, 3 / 0.014, id="2 x 14 ms: three at a time"),
-        pytest.param(1, 0.025, 2 / 0.012, id="2 x 12 ms is within 25 ms, 2 x 14 ms is not"),
-        pytest.param(1, 0.020, 1 / 0.010, id="one at a time"),
-        pytest.param(1, 0.019, 0.0, id="not even one: it may wait for another"),
-        pytest.param(2, 0.019, 2 * 2 / 0.012, id="two workers: 1.5 x 12 ms is within 19 ms"),
-        pytest.param(4, 0.020, 4 * 4 / 0.016, id="four workers: 1.25 x 16 ms is 20 ms"),
+        pytest.param(accelerator, (1, 2, 4, 8), 64, id="the line is continued"),
+        pytest.param(accelerator, (1, 2), 2 * REACH, id="but not far beyond what was seen"),
+        pytest.param(accelerator, (1,), 1, id="nor from one size"),
+        pytest.param(VISION, (1, 4, 8), 8, id="nor beyond a size that is worse"),
     ],
 )
-def test_capacity_by_hand(workers: int, slo_latency: float, expected: float):
-    model = learned(lambda size: 0.008 + 0.002 * size, (1, 2, 4), 4, times=10)
-    # A hair more, since 0.008 + 0.002 x 4 is not exactly 0.016 in floating point.
-    assert model.capacity(workers, slo_latency + 1e-9) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("law", "sizes", "slo_latency", "best"),
-    [
-        pytest.param(accelerator, (1, 2, 4, 8), 0.0401, 24, id="2 x l(b) is within 40 ms up to 24"),
-        pytest.param(accelerator, (1, 2, 4, 8), 1.0, 64, id="the line is continued"),
-        pytest.param(accelerator, (1, 2), 100.0, 2 * REACH, id="but not far beyond what was seen"),
-        pytest.param(accelerator, (1,), 1.0, 1, id="nor from one size"),
-        pytest.param(VISION, (1, 4, 8), 10.0, 4, id="nor beyond a size that is worse"),
-        pytest.param(VISION, (1, 2, 4, 8, 16, 32), 10.0, 4, id="the best is not the largest"),
-    ],
-)
-def test_capacity_counts_the_best_size_that_is_known_or_on_the_line(
-    law: Law, sizes: tuple[int, ...], slo_latency: float, best: int
+def test_sizes_worth_a_guess_lie_on_the_line_through_those_that_ran(
+    law: Law, sizes: tuple[int, ...], reach: int
 ):
-    model = learned(law, sizes, 64, times=10)
-    assert model.capacity(1, slo_latency) == pytest.approx(best / law(best), rel=1e-3)
+    assert learned(law, sizes, 64, times=10).reach == reach
 
 
-def test_capacity_promises_nothing_beyond_a_size_with_too_few_runs_nor_without_workers():
-    model = learned(accelerator, [1, 2], 64, times=TRIES - 1)
-    assert model.capacity(1, 1.0) == pytest.approx(2 / accelerator(2))
-    assert model.capacity(0, 1.0) is None
+def test_sizes_with_too_few_runs_are_not_continued():
+    assert learned(accelerator, [1, 2], 64, times=TRIES - 1).reach == 2
 
 
 def test_sizes_learned_are_the_powers_of_two_that_hold_them():

@@ -318,7 +318,7 @@ def replay(found: Genome) -> dict[str, list[Outcome]]:
     workload = found.workload
     outcomes: dict[str, list[Outcome]] = {}
     for seed in ROUTINGS:
-        oracle = Oracle(workload.trace, workload.function, 0.8, BOUNDS)
+        oracle = Oracle(workload.trace, workload.function, 1.0, BOUNDS)
         scalers = {"slo": ours("slo")(workload), **defaults(workload), "oracle": oracle}
         for name, scaler in scalers.items():
             played = run(workload.trace, workload.function, scaler, replace(RUN, seed=seed))

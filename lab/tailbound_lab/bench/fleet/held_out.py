@@ -43,7 +43,7 @@ DRAWS: Final = (2, 3)
 """Seeds of arrivals and routing; ``scaling`` draws its arrivals with 1."""
 OURS: Final = "slo"
 SYSTEMS: Final = {OURS: "`slo`", "oracle": "oracle", "hpa-cpu": "HPA on CPU, 70%"}
-UTILIZATIONS: Final = (0.8, 0.65, 0.5)
+UTILIZATIONS: Final = (1.1, 0.9, 0.7)
 """The oracle's: the first that meets the objective, or the one with the fewest misses."""
 
 JITTER: Final = 0.2

@@ -113,8 +113,8 @@ GRIDS: Final[tuple[Grid, ...]] = (
     Grid(
         "oracle",
         "utilization {:g}",
-        targets=_steps(0.5, 1.2, 0.05),
-        first=(0.5, 0.7, 0.8, 0.9, 1.2),
+        targets=_steps(0.6, 1.6, 0.05),
+        first=(0.6, 0.9, 1.05, 1.2, 1.6),
         make=lambda at, utilization: Oracle(at.trace, at.function, utilization, BOUNDS),
     ),
     Grid(

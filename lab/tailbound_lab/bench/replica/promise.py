@@ -10,7 +10,7 @@ import argparse
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,10 +19,9 @@ from random import Random
 from statistics import median
 from typing import Any, Final
 
-from batching_watchdog.engine.capacity import promised
-from batching_watchdog.engine.cost import CostModel
-from batching_watchdog.messages import Request
+from batching_watchdog.engine.capacity import OBJECTIVE, sustained
 from tailbound_lab.bench import page
+from tailbound_lab.simulate.curves import MAX_BATCH, Learned, arrivals
 from tailbound_lab.simulate.function import Function, Service
 from tailbound_lab.simulate.replica import Replica
 
@@ -30,8 +29,6 @@ SECTION: Final = "promise"
 
 SEED: Final = 4000
 """Of the first function; the constants of ``capacity`` were set on others."""
-MAX_BATCH: Final = 256
-OBJECTIVE: Final = 0.99
 SHARE: Final = 1 / 3
 """Of the highest rate, for ``LEARN`` seconds."""
 LEARN: Final = 60.0
@@ -111,41 +108,16 @@ def maximum(drawn: Drawn, requests: int) -> float:
 def promise(drawn: Drawn, rate: float) -> float:
     """Return what an engine promises that has served ``rate`` for a minute."""
     function, random = drawn.function, Random(7)
-    traffic = _Learned(drawn, random)
+    traffic = Learned(function, drawn.noise, random)
     replica = Replica(function, 0.0, traffic=traffic)
-    arrivals = list(_poisson(random, rate, 0.0, LEARN))
     traffic.factor = drawn.before
-    replica.serve([arrival for arrival in arrivals if arrival < LEARN / 2], LEARN / 2)
+    replica.serve(list(arrivals(random, rate, 0.0, LEARN / 2)), LEARN / 2)
     traffic.factor = 1.0
-    replica.serve([arrival for arrival in arrivals if arrival >= LEARN / 2], LEARN)
+    replica.serve(list(arrivals(random, rate, LEARN / 2, LEARN)), LEARN)
     learned = traffic.cost.overall
     if not learned.learned:
         return 0.0
-    return promised(learned, function.workers, function.slo_latency, OBJECTIVE)[0]
-
-
-class _Learned:
-    """Requests of one kind whose service times the engine learns, from batches that are drawn."""
-
-    def __init__(self, drawn: Drawn, random: Random) -> None:
-        self.cost = CostModel(MAX_BATCH, OBJECTIVE)
-        self.max_batch_size = MAX_BATCH
-        self.lead = 0.0
-        self.factor = 1.0
-        self._function = drawn.function
-        self._noise = drawn.noise
-        self._draw = random.lognormvariate
-
-    def request(self, number: int, arrived: float) -> Request:
-        function = self._function
-        return Request(number, b"", b"", arrived, arrived + function.slo_latency, arrived + function.timeout)
-
-    def seconds(self, requests: Sequence[Request]) -> float:
-        usual = self._function.service.seconds[len(requests) - 1]
-        return self.factor * usual * self._draw(0.0, self._noise)
-
-    def begun(self, requests: Sequence[Request], begin: float, end: float) -> None:
-        """Nothing to count: the replica tells what became of its requests."""
+    return sustained(learned, function.workers, function.slo_latency, OBJECTIVE)[0]
 
 
 def _meets(drawn: Drawn, rate: float, requests: int) -> bool:
@@ -153,16 +125,16 @@ def _meets(drawn: Drawn, rate: float, requests: int) -> bool:
     function, random = drawn.function, Random(1)
     # Long enough for a backlog to build up that a full SLO of work hides.
     requests = max(requests, round(40 * function.workers * drawn.fits))
-    replica = Replica(function, 0.0, traffic=_Learned(drawn, random))
+    replica = Replica(function, 0.0, traffic=Learned(function, drawn.noise, random))
     begin = max(2.0, 100 / rate)
-    replica.serve(list(_poisson(random, SHARE * rate, 0.0, begin)), begin)
+    replica.serve(list(arrivals(random, SHARE * rate, 0.0, begin)), begin)
     replica.clear()
     missed, offered, until = 0, 0, begin
     for part in range(PARTS):
         until, start = until + requests / PARTS / rate, until
-        arrivals = list(_poisson(random, rate, start, until))
-        replica.serve(arrivals, until)
-        offered += len(arrivals)
+        came = list(arrivals(random, rate, start, until))
+        replica.serve(came, until)
+        offered += len(came)
         missed += _late(replica, function.slo_latency)
         replica.clear()
         overdue = replica.queued - function.workers * drawn.fits
@@ -178,13 +150,6 @@ def _late(replica: Replica, slo: float) -> int:
         for end, size in zip(replica.ends, replica.sizes, strict=True)
         for _ in range(size)
     )
-
-
-def _poisson(random: Random, rate: float, begin: float, end: float) -> Iterator[float]:
-    now = begin + random.expovariate(rate)
-    while now < end:
-        yield now
-        now += random.expovariate(rate)
 
 
 def _through(rates: Mapping[int, float], size: int) -> float:

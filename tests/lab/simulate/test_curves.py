@@ -1,0 +1,47 @@
+"""Capacities and late shares that tables and formulas give, compared with the engine."""
+
+import pytest
+
+from slo_autoscaler.law.curve import curve
+from tailbound_lab.simulate.curves import late_share
+from tailbound_lab.simulate.function import Function, Service
+
+NOISE = 0.0
+"""Of the times of batches: l(b) is known."""
+REQUESTS = 8_000
+
+
+def affine(workers: int, fitting: float, constant: float) -> Function:
+    """A line from ``constant`` of the SLO on, on which a batch of ``fitting`` requests takes the SLO."""
+    slo = 0.2
+    service = Service.affine(constant * slo, (1 - constant) * slo / fitting, 256)
+    return Function(service, workers, slo, max_inflight=10**6)
+
+
+FUNCTIONS = [
+    pytest.param(affine(1, 5, 0.0), id="one worker, 5 fit"),
+    pytest.param(affine(1, 20, 0.2), id="one worker, 20 fit"),
+    pytest.param(affine(2, 10, 0.1), id="two workers, 10 fit"),
+    pytest.param(affine(2, 60, 0.3), id="two workers, 60 fit"),
+    pytest.param(affine(4, 4, 0.1), id="four workers, 4 fit"),
+    pytest.param(affine(8, 15, 0.0), id="eight workers, 15 fit"),
+    pytest.param(
+        Function(Service.affine(0.03, 0.015, 32), slo_latency=0.2), id="the encoder of the benchmarks"
+    ),
+]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_engine_meets_the_objective_just_below_the_capacity_and_not_beyond(function: Function):
+    assert late_share(function, NOISE, 0.93 * function.capacity, REQUESTS) <= 0.01
+    assert late_share(function, NOISE, 1.25 * function.capacity, REQUESTS) > 0.01
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("load", [0.7, 1.2, 1.5, 2.0, 4.0])
+def test_predicted_late_share_is_near_that_of_the_engine(function: Function, load: float):
+    predicted = curve(
+        function.capacity, function.slo_latency, function.slo_objective, function.service.seconds[0]
+    ).late(load * function.capacity)
+    measured = late_share(function, NOISE, load * function.capacity, REQUESTS)
+    assert predicted / 2.5 - 0.005 < measured < 2.5 * predicted + 0.005
