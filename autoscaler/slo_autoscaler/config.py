@@ -22,7 +22,7 @@ from slo_autoscaler.fields import PositiveDuration, settings
 from slo_autoscaler.kube import lease_rules
 from slo_autoscaler.law.policies import POLICIES
 from slo_autoscaler.platforms import PLATFORMS, PlatformSettings
-from slo_autoscaler.spec import GatewaySlos, Spec, Timing
+from slo_autoscaler.spec import Fleet, GatewaySlos, Spec, Timing
 from slo_autoscaler.web import Settings as WebSettings
 
 MISSED_RECONCILES: Final = 4
@@ -83,6 +83,8 @@ class Config:
     web: WebSettings = Field(default_factory=WebSettings)
     leader: LeaderSettings | None = None
     """None: this autoscaler is the only one, or a lock on a file keeps it apart from others."""
+    fleet: Fleet = Field(default_factory=Fleet)
+    """Replicas that functions share."""
     defaults: Spec = Field(default_factory=Spec)
     functions: dict[str, Spec] = Field(default_factory=dict)
     """What differs from ``defaults`` for one function; merged with them already."""
@@ -109,6 +111,18 @@ class Config:
                     raise ValueError(
                         f"{where}scale_to_zero_after must be null: nothing wakes a Deployment from zero"
                     )
+        return value
+
+    @field_validator("defaults", "functions")
+    @classmethod
+    def _known_group(cls, value: Any, info: ValidationInfo) -> Any:
+        fleet = info.data.get("fleet")
+        specs = {"": value} if info.field_name == "defaults" else value
+        for name, spec in specs.items():
+            if fleet is not None and spec.group is not None and spec.group not in fleet.groups:
+                where = f"{name}: " if name else ""
+                known = ", ".join(fleet.groups) or "none is there"
+                raise ValueError(f"{where}group {spec.group!r} must be one of fleet.groups: {known}")
         return value
 
     @field_validator("functions")
@@ -139,6 +153,7 @@ class Config:
         """Return how one function (name.namespace) is to be scaled."""
         source = self.prometheus
         timing = Timing(
+            interval=self.interval,
             rate_lag=source.rate_window / 2,
             settle_time=source.window + 2 * source.scrape_interval,
             max_age=source.max_age,
@@ -146,11 +161,6 @@ class Config:
             cap_retry=self.platform.cap_retry,
         )
         return replace(self.functions.get(function_name, self.defaults), timing=timing)
-
-    @property
-    def longest_start_up(self) -> float:
-        """The longest start-up time of any function, seconds."""
-        return max(spec.start_up_time for spec in (self.defaults, *self.functions.values()))
 
     def gateway_slos(self) -> GatewaySlos:
         """Return the SLOs of the functions that are judged by the gateway's metrics."""

@@ -18,10 +18,11 @@ from typing import Any, Final, Protocol, TypeVar
 from slo_autoscaler.conflict import FEW, WITHIN, ScalerConflict
 from slo_autoscaler.errors import FunctionGoneError, PlatformError, SourceError
 from slo_autoscaler.journal import Entry, Journal
-from slo_autoscaler.law.decide import decide, unapplied
-from slo_autoscaler.law.forecast import TREND_HISTORY
-from slo_autoscaler.law.memory import TargetState
+from slo_autoscaler.law.allocate import allocate
+from slo_autoscaler.law.decide import Wish, claim, decided, recommended
+from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.restart import Past, warm
+from slo_autoscaler.law.rhythm import KEPT, SLOT
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.metrics import Metrics
 from slo_autoscaler.model import Decision, Scale
@@ -29,11 +30,17 @@ from slo_autoscaler.platforms import Platform, PlatformSettings
 from slo_autoscaler.shadow import Shadow, imagined
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.sources import Settings, Source
-from slo_autoscaler.spec import Spec
+from slo_autoscaler.spec import Fleet, Spec
 
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+
+AGES: Final = (24 * 3600.0, 7 * 24 * 3600.0)
+"""Seconds: the same time of yesterday and of last week, whose rates may repeat."""
+
+LOOK_BACK: Final = 600.0
+"""Seconds between two looks at them."""
 
 MAX_BACKOFF: Final = 8
 """Reconciles for which a function that keeps failing backs off at most."""
@@ -55,9 +62,9 @@ class _Target:
     """What is kept of one function."""
 
     spec: Spec
-    state: TargetState | None = None
-    before: TargetState | None = None
-    """``state`` as it was before the decision that is being carried out."""
+    memory: Memory | None = None
+    before: Memory | None = None
+    """``memory`` as it was before the decision that is being carried out."""
     scale: Scale | None = None
     """What the platform said last."""
     read_at: float = -1.0
@@ -86,8 +93,8 @@ class Plan(Protocol):
         """How long observing may take."""
 
     @property
-    def longest_start_up(self) -> float:
-        """Seconds, as configured: so much history is asked for."""
+    def fleet(self) -> Fleet:
+        """How many replicas functions share."""
 
     def target(self, function_name: str) -> Spec:
         """Return how a function is scaled."""
@@ -123,6 +130,9 @@ class Controller:
         self._targets: dict[str, _Target] = {}
         self._past: dict[str, Past] | None = None
         self._recalled_at = 0.0
+        self._earlier: dict[str, list[tuple[tuple[float, float], ...]]] = {}
+        """Rates of earlier days that are not yet in a function's memory: (when it would be today, rate)."""
+        self._look_back_at = 0.0
         self._logged: dict[str, str] = {}
         self._conflicts: set[str] = set()
         """Functions that another autoscaler changes too."""
@@ -183,7 +193,7 @@ class Controller:
         seen, errors = self._observe()
         scales, missing = self._scales(listing, blind=seen is None)
         errors += missing
-        wanted = {}
+        wishes: dict[str, Wish] = {}
         for name, scale in scales.items():
             target = self._targets[name]
             if isinstance(scale, PlatformError):
@@ -192,12 +202,18 @@ class Controller:
             target.scale = scale
             self._detect_conflict(name, target)
             try:
-                decision = self._decide(name, target, None if seen is None else seen.get(name), scale)
+                wishes[name] = self._recommend(name, target, None if seen is None else seen.get(name), scale)
             except Exception as error:
                 # A bug that one function's numbers bring to light is no reason to leave the others alone.
                 logger.exception("%s: cannot decide", name)
                 errors += self._failed(name, "decide", PlatformError(f"{type(error).__name__}: {error}"))
+        shares = self._shares(wishes)
+        wanted = {}
+        for name, wish in wishes.items():
+            target = self._targets[name]
+            if target.memory is None:
                 continue
+            decision = self._decide(name, target, wish, target.memory, shares.get(name))
             if decision.replicas is not None and self._acts(target.spec):
                 wanted[name] = decision.replicas
             else:
@@ -218,16 +234,34 @@ class Controller:
         self._log_once("observe", None)
         if self._past is None:
             self._recall()
+        self._look_back()
         return seen, 0
 
     def _recall(self) -> None:
-        """Ask once for the arrivals from before this start; without them forecasts begin now."""
+        """Ask once for the time before this start; without it everything is learned anew."""
         self._recalled_at = self._clocks.monotonic()
         try:
-            self._past = self._source.history(max(TREND_HISTORY, self._config.longest_start_up))
+            self._past = self._source.history(KEPT * SLOT)
         except SourceError as error:
             logger.warning("no history from before the start, going on without: %s", error)
             self._past = {}
+
+    def _look_back(self) -> None:
+        """Ask now and then for the rates of earlier days; without them nothing repeats daily."""
+        now = self._clocks.monotonic()
+        if now < self._look_back_at:
+            return
+        self._look_back_at = now + LOOK_BACK
+        try:
+            found = self._source.earlier(AGES, KEPT * SLOT)
+        except SourceError as error:
+            self._log_once("history", f"no rates of earlier days, going on without: {error}")
+            return
+        self._log_once("history", None)
+        self._earlier = {
+            name: [tuple((now + after, rate) for after, rate in rates) for rates in ages.values()]
+            for name, ages in found.items()
+        }
 
     def _detect_conflict(self, name: str, target: _Target) -> None:
         """Notice changes of a function's replicas that were not asked for, while it is ours to scale."""
@@ -294,32 +328,53 @@ class Controller:
     def _due(self, names: Iterable[str]) -> list[str]:
         return [name for name in names if not _backs_off(self._targets[name])]
 
-    def _decide(self, name: str, target: _Target, seen: Observation | None, scale: Scale) -> Decision:
+    def _recommend(self, name: str, target: _Target, seen: Observation | None, scale: Scale) -> Wish:
         now = self._clocks.monotonic()
-        spec = target.spec
-        if scale.zero_after is not None:
-            spec = replace(spec, scale_to_zero_after=None if isinf(scale.zero_after) else scale.zero_after)
-        real = scale
+        spec = _with_labels(target.spec, scale)
         if spec.mode == "shadow":
-            shadow = target.shadow or Shadow.beside(real, now)
-            shadow = shadow.passed(seen, real, spec.start_up_time, spec.timing.longest_gap, now)
-            scale = shadow.scale(real, now)
+            shadow = target.shadow or Shadow.beside(scale, now)
+            shadow = shadow.passed(seen, scale, spec.start_up_time, spec.timing.longest_gap, now)
+            real, scale = scale, shadow.scale(scale, now)
             seen = None if seen is None else imagined(seen, real, scale)
             target.shadow = shadow
-        before = target.state or TargetState.initial(spec, scale, now)
-        if not before.rates.entries:
-            before = self._warmed(name, before)
-        decision, after = decide(spec, seen, scale, before, now)
-        target.before, target.state = before, after
-        if target.shadow is not None and decision.replicas is not None:
-            target.shadow = target.shadow.wanted(decision.replicas, spec.start_up_time, now)
-        self._record(name, target, real, scale, decision)
-        return decision
+        if target.memory is None:
+            target.memory = Memory.initial(scale, now)
+            past = self._past.pop(name, None) if self._past else None
+            if past is not None:
+                target.memory = warm(spec, target.memory, past, self._recalled_at)
+        earlier = self._earlier.pop(name, None)
+        if earlier is not None:
+            rhythm = target.memory.rhythm.with_past(earlier)
+            target.memory = replace(target.memory, rhythm=rhythm)
+        wish, target.memory = recommended(spec, seen, scale, target.memory, now)
+        return wish
 
-    def _warmed(self, name: str, state: TargetState) -> TargetState:
-        """Return the state with what the source remembers of the time before this start."""
-        past = self._past.pop(name, None) if self._past else None
-        return state if past is None else warm(state, past, self._recalled_at)
+    def _shares(self, wishes: Mapping[str, Wish]) -> dict[str, int]:
+        """Return the replicas of each function that shares a budget of them."""
+        shares: dict[str, int] = {}
+        for group, budget in self._config.fleet.budgets.items():
+            names = [
+                name
+                for name in wishes
+                if self._targets[name].spec.group == group and self._targets[name].spec.mode == "active"
+            ]
+            held = sum(wishes[name].scale.desired for name in names if wishes[name].holds)
+            claims = {
+                name: claim(wishes[name], target.memory, self._clocks.monotonic())
+                for name in names
+                if not wishes[name].holds and (target := self._targets[name]).memory is not None
+            }
+            shares |= allocate(claims, budget - held)
+        return shares
+
+    def _decide(self, name: str, target: _Target, wish: Wish, memory: Memory, share: int | None) -> Decision:
+        now = self._clocks.monotonic()
+        target.before = memory
+        decision, target.memory = decided(wish, share, memory, now)
+        if target.shadow is not None and decision.replicas is not None:
+            target.shadow = target.shadow.wanted(decision.replicas, target.spec.start_up_time, now)
+        self._record(name, target, target.scale or wish.scale, wish.scale, decision)
+        return decision
 
     def _record(self, name: str, target: _Target, real: Scale, scale: Scale, decision: Decision) -> None:
         wanted = scale.desired if decision.replicas is None else decision.replicas
@@ -348,7 +403,9 @@ class Controller:
         for name, count in wanted.items():
             target = self._targets[name]
             target.conflict = target.conflict.requested(count)
-        asking = {name: self._pool.submit(self._set_scale, name, count) for name, count in wanted.items()}
+        # What is given away makes room for nobody in time; what is missing is missed now.
+        ups_first = sorted(wanted, key=lambda name: wanted[name] < self._desired(name))
+        asking = {name: self._pool.submit(self._set_scale, name, wanted[name]) for name in ups_first}
         errors = deferred = 0
         for name, result in self._results(asking):
             if isinstance(result, _DeferredError):
@@ -362,6 +419,10 @@ class Controller:
             self._metrics.failed("act")
             logger.warning("%d of %d changes are deferred: the platform is slow", deferred, len(wanted))
         return errors + deferred
+
+    def _desired(self, name: str) -> int:
+        scale = self._targets[name].scale
+        return 0 if scale is None else scale.desired
 
     def _set_scale(self, name: str, replicas: int) -> None:
         if not self._leader.leads():
@@ -431,8 +492,8 @@ class Controller:
 
     @staticmethod
     def _take_back(target: _Target) -> None:
-        if target.before is not None and target.state is not None and target.state.asked is not None:
-            target.state = unapplied(target.before, target.state)
+        if target.before is not None and target.memory is not None and target.memory.asked is not None:
+            target.memory = target.memory.unapplied(target.before)
 
     def _forget(self, name: str) -> None:
         self._targets.pop(name, None)
@@ -443,6 +504,13 @@ class Controller:
 
 class _DeferredError(PlatformError):
     """A request that was not made this time; no fault of the function."""
+
+
+def _with_labels(spec: Spec, scale: Scale) -> Spec:
+    """Return how a function is scaled by its own labels too."""
+    if scale.zero_after is None:
+        return spec
+    return replace(spec, scale_to_zero_after=None if isinf(scale.zero_after) else scale.zero_after)
 
 
 def _backs_off(target: _Target) -> bool:

@@ -3,12 +3,22 @@
 Values only. The rules are in ``law``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Self
+from typing import Final, Self
 
 Numbers = Mapping[str, float | None]
+
+
+_PREDICTED: Final = (
+    "{count}: {predicted} late",
+    "{count_fewer}: {predicted_fewer}",
+    "{count_more}: {predicted_more}",
+    "allowed now {allowed}",
+    "a replica must save {worth}",
+)
+"""Why a count was chosen, and not its neighbors; the counts are those of the decision."""
 
 
 class Reason(StrEnum):
@@ -42,10 +52,7 @@ class Reason(StrEnum):
         "{up_replicas} of {ready} are",
     )
     # hold: all is well, or a rule says to wait
-    WITHIN_RANGE = (
-        *("DesiredWithinRange", "the count is right"),
-        "{forecast} forecast {horizon} ahead against {ready} x {capacity}",
-    )
+    WITHIN_RANGE = "DesiredWithinRange", "the count is right", *_PREDICTED
     WITHIN_TOLERANCE = (
         *("WithinTolerance", "the recommendation is within tolerance of the current count"),
         "{recommended} are recommended",
@@ -56,62 +63,43 @@ class Reason(StrEnum):
         "{recommended} are recommended",
     )
     SCALE_DOWN_STABILIZED = (
-        *("ScaleDownStabilized", "more was recommended within the stabilization window"),
-        "{recommended} would do now",
+        *("ScaleDownStabilized", "fewer would do now, but not for a whole start-up yet"),
+        *("{recommended} would do", *_PREDICTED),
     )
-    SCALE_DOWN_UNSAFE = (
-        *("ScaleDownUnsafe", "the SLO is missed, or would be with fewer replicas"),
-        *(
-            "{recommended} are recommended",
-            "{forecast} forecast {horizon} ahead",
-            "{capacity} for each replica",
-        ),
-    )
-    BUDGET_LOW = (
-        *("BudgetLow", "too little of the error budget is left to risk fewer"),
-        "{recommended} are recommended",
-    )
+    SCALE_DOWN_UNSAFE = "ScaleDownUnsafe", "the SLO is missed, or would be with fewer replicas"
     # hold: more would be needed, or would not help
     AT_MAXIMUM = (
         *("AtMaximum", "more is needed than the maximum"),
-        *("{recommended} are recommended", "{max} is the maximum"),
+        *("{recommended} are recommended", "{max} is the maximum", *_PREDICTED),
     )
     PLATFORM_CAP = (
         *("PlatformCap", "the platform does not give more"),
         *("{recommended} are recommended", "{requested} were requested", "{granted} were granted"),
     )
+    FLEET_FULL = (
+        *("FleetFull", "the fleet's replicas save more misses elsewhere"),
+        *("{recommended} are recommended", "{share} is its share", *_PREDICTED),
+    )
+    """Also down."""
     WILL_NOT_HELP = (
         *("MoreReplicasWillNotHelp", "more replicas will not help"),
         "one request alone takes {service_time_single} of {slo_latency}",
-        "a batch takes {service_mean}, usually {service_time_baseline}",
+        "a batch takes {service_mean}",
         "waiting for a worker {queue_mean}",
     )
     # up
-    LOAD_ABOVE_CAPACITY = (
-        *("LoadAboveCapacity", "load above capacity"),
-        "{forecast} forecast {horizon} ahead against {ready} x {capacity}",
-    )
+    LOAD_ABOVE_CAPACITY = "LoadAboveCapacity", "too many would be late at this load", *_PREDICTED
+    PEAK_EXPECTED = "PeakExpected", "too many would be late at the load that may come", *_PREDICTED
     BACKLOG = (
         *("Backlog", "a backlog must be drained"),
         *("{in_flight} in flight", "{queue_length} of them queued", "{ready} x {capacity} to do it"),
     )
-    RECENT_PEAK = (
-        *("RecentPeak", "recurring misses: capacity is kept for the recent peak"),
-        *("it comes every {peak_every}", "{standing} must be served at once", "{ready} x {capacity}"),
-    )
-    SLO_MISSED = "SloMissed", "the SLO is missed although the model says that there is room"
+    SLO_MISSED = "SloMissed", "the SLO is missed, and nothing tells by how many replicas"
     """Also a hold."""
-    BURN_RATE = (
-        *("BurnRate", "the error budget burns too fast to wait for the sizing"),
-        *("{burn_rate} times as fast as it may", "{burn_short} times most recently"),
-    )
     LATENCY_ABOVE_TARGET = "LatencyAboveTarget", "latency is above its target"
     BELOW_MINIMUM = "BelowMinimum", "there were fewer than the minimum", "that is {min}"
     # down
-    LOAD_BELOW_CAPACITY = (
-        *("LoadBelowCapacity", "load below capacity"),
-        *("{forecast} forecast {horizon} ahead", "{capacity} for each replica"),
-    )
+    LOAD_BELOW_CAPACITY = "LoadBelowCapacity", "fewer are enough", *_PREDICTED
     LATENCY_BELOW_TARGET = "LatencyBelowTarget", "latency is well below its target"
     NO_TRAFFIC = "NoTraffic", "there is no traffic"
     IDLE = "Idle", "there was no request for long enough to do without a replica"
@@ -147,9 +135,18 @@ class Recommendation:
     """What a policy wants, before any limit."""
 
     replicas: int
+    """No fewer should serve when one that is asked for now would."""
     reason: Reason
-    raw: float | None = None
-    """The unrounded count, where a tolerance around it makes sense."""
+    fewest: int | None = None
+    """What is enough until then, if that is more: no fewer are kept. None: the same."""
+    rate: float = 0.0
+    """Requests per second that it is made for."""
+    allowed: float | None = None
+    """Share of requests that may end late now; None: nothing is predicted."""
+    worth: float | None = None
+    """Late requests per second that a replica must save."""
+    late: Callable[[int], float] | None = None
+    """Predicted late share by count."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,7 +190,7 @@ class Observation:
     # The median replica: one that has just learned something odd does not size the fleet.
     capacity: float | None = _signal(
         Unit.RATE,
-        "What one replica can do within the SLO, as its watchdog has learned it.",
+        "What one replica can do with the objective met, as its watchdog has learned it.",
         gauge="slo_autoscaler_capacity_requests_per_second",
         watchdog=(
             f"quantile by (function_name) (0.5, {_fresh('watchdog_capacity_requests_per_second')} >= 0)"

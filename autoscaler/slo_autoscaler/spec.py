@@ -21,6 +21,8 @@ OBJECTIVE: Final = 0.99
 class Timing:
     """What the source and the platform make of time, in seconds; ``config`` derives it."""
 
+    interval: float = 0.0
+    """Between two reconciles."""
     rate_lag: float = 0.0
     """How old a rate is on average: half its window."""
     settle_time: float = 0.0
@@ -55,9 +57,8 @@ class ScaleDown:
     """Replicas that one decision may take away."""
     cooldown: Duration = 0.0
     """Since the last change in either direction."""
-    stabilization_window: Duration = 60.0
-    """Down only to the highest recommendation of this window. It is up to 1.5 times as long when less than
-    half of the error budget is left."""
+    stabilization_window: Duration = 0.0
+    """Beyond one start-up, for how long fewer must have been enough at every look."""
 
 
 def _policy(value: object, info: ValidationInfo) -> str:
@@ -72,7 +73,7 @@ class Spec:
     """How a function is scaled; ``functions`` may override any of it for one function."""
 
     policy: Annotated[str, BeforeValidator(_policy)] = "slo"
-    """``slo`` sizes by load, capacity and error budget, ``proportional`` by latency alone."""
+    """``slo`` sizes by predicted late requests and error budget, ``proportional`` by latency alone."""
     mode: Literal["active", "shadow"] = "active"
     """``shadow``: decide and record next to the incumbent, never act."""
     signals: Literal["watchdog", "gateway"] = "watchdog"
@@ -85,14 +86,18 @@ class Spec:
     """Where the label com.openfaas.scale.min is absent."""
     max_replicas: Count = 5
     """Where the label com.openfaas.scale.max is absent."""
+    budget_period: PositiveDuration = 3600.0
+    """Over which the objective is to hold, as far as scaling can make it: the account of what was late."""
     utilization_target: Share = 0.8
-    """Share of the learned capacity to plan with; of the SLO's latency in ``proportional``."""
-    utilization_limit: Share = 0.9
-    """How near to the capacity to plan while error budget is in hand; at least the target."""
+    """In ``proportional``: share of the SLO's latency to aim at."""
     tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """A recommendation this close to the current count changes nothing (``slo``: down; up 0.05)."""
+    """In ``proportional``: a latency this close to its target changes nothing."""
     min_samples: Count = 20
-    """Fewer requests (completed or in flight) never cause a scale-up."""
+    """Where latency alone decides, fewer requests (completed or in flight) never cause a scale-up."""
+    priority: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """How much a late request of it weighs where functions share replicas (``fleet``)."""
+    group: str | None = None
+    """Whose replicas it shares: one of ``fleet.groups``; None: ``fleet.replicas``."""
     start_up_time: Duration = 10.0
     """From asking for a replica to its first answer; longer if scale-ups are seen to take longer."""
     scale_to_zero_after: PositiveDuration | None = None
@@ -125,6 +130,22 @@ class Spec:
         if self.signals != "gateway" or self.slo_latency is None:
             return None
         return Slo(self.slo_latency, self.slo_objective or OBJECTIVE)
+
+
+@settings
+class Fleet:
+    """Replicas that functions share: what the cluster can hold. None: no limit but each function's own."""
+
+    replicas: Count | None = None
+    """Of all functions without a group."""
+    groups: dict[str, Count] = Field(default_factory=dict)
+    """Of the functions of each group, such as those that need a GPU."""
+
+    @property
+    def budgets(self) -> dict[str | None, int]:
+        """Group -> replicas that its functions share."""
+        own: dict[str | None, int] = {} if self.replicas is None else {None: self.replicas}
+        return own | self.groups
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,12 @@ NOTHING: Final = "\N{EN DASH}"
 
 TARGET_DIGITS: Final = 4
 
+LEAST_SHARE: Final = 1e-5
+"""What is less is told as less."""
+
+AS_PREDICTED: Final = 1.25
+"""Corrections of predictions up to this, either way, are no news."""
+
 SECONDS_OF_A_DAY: Final = 86_400
 
 
@@ -34,8 +40,12 @@ def seconds(value: float | None) -> str:
 
 
 def share(value: float | None) -> str:
-    """Return a share as it stands in a sentence: ``99.4%``, ``99%``; 100 only if nothing is missing."""
-    text = attained(value)
+    """Return a share as it stands in a sentence: ``99.4%``, ``0.085%``; 100 only if nothing is missing."""
+    if value is not None and abs(value) < 0.5:
+        if 0.0 < abs(value) < LEAST_SHARE:
+            return f"<{100 * LEAST_SHARE:g}%"
+        return f"{_digits(value * 100, 2)}%".replace("-", "\N{MINUS SIGN}")
+    text = attained(value).replace("-", "\N{MINUS SIGN}")
     return f"{text[:-1].rstrip('0').rstrip('.')}%" if "." in text else text
 
 
@@ -145,10 +155,27 @@ COLUMNS: Final = (
     ),
     Column("p95", "p95", "latency of successes; sorted by its share of the target", minor=True),
     Column("p99", "p99", "latency of successes; sorted by its share of the target"),
+    Column("predicted", "Late", "share of requests predicted to end late / allowed to, now", minor=True),
     Column("replicas", "Replicas", "serving / target / maximum"),
     Column("mode", "Mode", "active, shadow or standby", numeric=False, minor=True),
     Column("last", "Last decision", "the newest decision and its reason", numeric=False),
 )
+
+PREDICTION: Final = (
+    Column("allowed", "Allowed now", "share of requests that the error budget allows to end late now"),
+    Column(
+        "budget",
+        "Period's budget",
+        "share of the error budget of `budget_period` in hand; below zero overspent",
+    ),
+    Column("expected", "Expected load", "arrivals that the prediction is made for, one start-up ahead"),
+    Column("worth", "Worth of a replica", "late requests per second that one must save"),
+    Column("correction", "Measured / predicted", "late requests as measured over those that the curve gives"),
+    Column("period", "Repeats every", "period in which the rates repeat"),
+    Column("stuck", "Stuck", "replicas that should serve by now and do not"),
+    Column("share", "Fleet's share", "replicas that the fleet's budget gives it"),
+)
+"""What a function's page tells of its prediction, as far as it is known."""
 
 SORTS: Final = tuple(column.key for column in COLUMNS)
 """What rows can be sorted by; a leading - reverses the order."""
@@ -157,9 +184,13 @@ FACTS: Final = (
     "p99 {p99} of {slo_latency}",
     "{attainment} within the SLO of {slo_objective}",
     "burn rate {burn_rate}",
-    "{budget_remaining} of the error budget left",
+    "{budget} of the period's error budget in hand",
+    "{budget_remaining} of that of 30 days",
     "{pending} of {desired} replicas starting",
-    "capacity counted at {correction}",
+    "{stuck} replicas not coming up",
+    "{share} replicas are its share of the fleet's",
+    "the load repeats every {period}",
+    "{correction} times as many late as the curve says",
 )
 """What is told after every reason, as far as it is known."""
 
@@ -186,15 +217,13 @@ def sentence(decision: Mapping[str, Any], *, with_date: bool = False) -> str:
     if repeats and decision.get("until"):
         at += f" to {_moment(decision['until'], with_date=with_date)}"
     times = f", {repeats + 1} times over" if repeats else ""
-    numbers = _numbers(decision.get("inputs") or {})
+    numbers = _counts(decision["to"]) | _numbers(decision.get("inputs") or {})
     first, *others = clauses(decision["reason"])
     told = _told(others, numbers)
     if decision["reason"] == "NoData" and "sample_age" in numbers and "arrival_rate" not in numbers:
         # Else a function that has just started would be told of by the age of a sample that is fresh.
         told.append("no rate of requests is known yet")
-    why = ", ".join(told)
-    facts = "; ".join(_told(FACTS, numbers))
-    return f"{at} {_deed(decision)}{times}: {first}{': ' if why else ''}{why}{'; ' if facts else ''}{facts}"
+    return f"{at} {_deed(decision)}{times}: {'; '.join([first, *told, *_told(FACTS, numbers)])}"
 
 
 def score(function_name: str, numbers: Mapping[str, float]) -> str:
@@ -242,9 +271,21 @@ def _numbers(inputs: Mapping[str, Any]) -> dict[str, str]:
         known.setdefault("pending", max(0, known["desired"] - known["ready"]))
     if not known.get("pending"):
         known.pop("pending", None)
-    if known.get("correction", 1.0) > 0.995:
+    if not known.get("stuck"):
+        known.pop("stuck", None)
+    if 1.0 / AS_PREDICTED <= known.get("correction", 1.0) <= AS_PREDICTED:
         known.pop("correction", None)
     return {key: number(key, value) for key, value in known.items()}
+
+
+def _counts(replicas: int) -> dict[str, str]:
+    """Return the decided count and its neighbors, for clauses that compare them."""
+    counts = {
+        "count": f"{replicas:,d} replica{'' if replicas == 1 else 's'}",
+        "count_more": count(replicas + 1),
+    }
+    # With none, all are late.
+    return counts | ({"count_fewer": count(replicas - 1)} if replicas > 1 else {})
 
 
 def _moment(text: str, *, with_date: bool) -> str:

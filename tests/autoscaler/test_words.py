@@ -16,7 +16,19 @@ from slo_autoscaler.words import score, sentence
 NUMBERS = {
     shown.seconds: {0.142: "142 ms", 0.0034: "3.4 ms", 1.254: "1.25 s", 0.9999: "1 s", 0.0: "0 ms"},
     # Never 100 per cent if something is missing; in a column with two places.
-    shown.share: {1.0: "100%", 0.999999: "99.99%", 0.9931: "99.31%", 0.5: "50%", 0.0: "0%"},
+    shown.share: {
+        1.0: "100%",
+        0.999999: "99.99%",
+        0.9931: "99.31%",
+        0.5: "50%",
+        0.0: "0%",
+        # Late shares are small; what is left of a budget may be less than nothing.
+        0.0213: "2.1%",
+        0.01: "1%",
+        0.00085: "0.085%",
+        1e-7: "<0.001%",
+        -0.3: "\N{MINUS SIGN}30%",
+    },
     shown.attained: {1.0: "100%", 0.999999: "99.99%", 0.994: "99.40%"},
     shown.budget: {0.415: "42%", -0.3: "\N{MINUS SIGN}30%", 1.0: "100%"},
     shown.factor: {0.31: "0.31", 0.0: "0", 4.72: "4.7", 14.42: "14.4", 1204.6: "1,205", 9.96: "10"},
@@ -56,7 +68,7 @@ def test_any_number_is_short_and_has_no_exponent(show, value):
     ("name", "value", "text"),
     [
         ("p99", 0.142, "142 ms"),
-        ("forecast", 310.0, "310/s"),
+        ("expected", 310.0, "310/s"),
         ("attainment", 0.9725, "97.25%"),
         ("in_flight", 1204.0, "1,204"),
         ("burn_rate", 15.2, "15.2"),
@@ -71,8 +83,17 @@ def test_an_input_is_written_by_its_unit(name, value, text):
 def test_a_sentence_says_when_what_why_and_the_numbers():
     told = sentence(a_told_decision())
     clause = Reason.LOAD_ABOVE_CAPACITY.clauses[0]
-    for part in ("12:03:05", NAME, "from 2 to 4", clause, "310/s", "180 ms", "97.25%"):
+    for part in ("12:03:05", NAME, "from 2 to 4", clause, "180 ms", "97.25%"):
         assert part in told
+
+
+def test_a_sentence_predicts_for_the_new_count_and_its_neighbors():
+    assert "4 replicas: 0.7% late; 3: 2.1%; 5: 0.2%; allowed now 1%" in sentence(a_told_decision())
+
+
+def test_a_sentence_of_one_replica_tells_no_late_share_of_none():
+    told = sentence(a_told_decision(to=1))
+    assert "1 replica: 0.7% late; 2: 0.2%" in told
 
 
 def test_a_repeated_hold_says_for_how_long_and_how_often():
@@ -105,9 +126,10 @@ def test_every_sentence_can_be_said_with_all_numbers_and_with_none(reason, input
 
 
 def test_first_clauses_need_no_number_and_the_others_know_the_inputs():
+    counts = {"count", "count_fewer", "count_more"}
     for first, *others in (reason.clauses for reason in Reason):
         assert "{" not in first
-        assert set(re.findall(r"\{(\w+)\}", " ".join(others))) <= INPUTS.keys()
+        assert set(re.findall(r"\{(\w+)\}", " ".join(others))) <= INPUTS.keys() | counts
 
 
 def test_a_function_without_a_rate_yet_is_not_told_of_by_a_fresh_sample_alone():
@@ -126,8 +148,8 @@ def test_a_score_compares_both_worlds():
 
 
 def test_a_sentence_leaves_out_what_is_as_usual():
-    usual = EVERY_INPUT | {"pending": 0.0, "correction": 1.0}
+    usual = EVERY_INPUT | {"pending": 0.0, "stuck": 0.0, "correction": 1.1}
     told = sentence(a_told_decision(inputs=usual))
-    for name, unusual in (("pending", 1.0), ("correction", 0.81)):
+    for name, unusual in (("pending", 1.0), ("stuck", 1.0), ("correction", 0.5), ("correction", 1.81)):
         fuller = sentence(a_told_decision(inputs=usual | {name: unusual}))
         assert fuller.count(";") == told.count(";") + 1

@@ -22,10 +22,15 @@ NAME = "vision.openfaas-fn"
 
 EVERY_INPUT: dict[str, float | None] = {
     **dict.fromkeys(INPUTS, 3.0),
-    "forecast": 310.0,
+    "expected": 310.0,
+    "predicted": 0.007,
+    "predicted_fewer": 0.021,
+    "predicted_more": 0.002,
+    "allowed": 0.01,
+    "budget": 0.4,
     "horizon": 10.0,
     "capacity": 95.0,
-    "correction": 0.81,
+    "correction": 1.81,
     "p99": 0.18,
     "slo_latency": 0.2,
     "slo_objective": 0.99,

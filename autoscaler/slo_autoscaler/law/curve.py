@@ -57,6 +57,30 @@ class Curve:
             return _late(PAIRS, self.spread) * load / PAIRS
         return _late(load, self.spread)
 
+    def corrected(self, correction: float, late: float) -> "Curve":
+        """Return the curve of a replica of which ``correction`` times as many are late as this one says.
+
+        It is told where the share ``late`` really is. This curve says ``late / correction`` there: by the
+        load at which it does, over that at which it says ``late``, the capacity is wrong. No correction makes
+        the capacity exceed the goodput.
+        """
+        if correction == 1.0 or self.goodput <= 0.0:
+            return self
+        told = min(1.0, _load(self.spread, min(late / correction, _ALL_BUT)))
+        return Curve(self.goodput * told / _load(self.spread, late), self.spread)
+
+    def saved(self, late: float) -> float:
+        """Return how many late requests per second one more replica saves where the share ``late`` is late.
+
+        With n replicas at a load of u each, n u goodput late(u) requests are late; this is by how much that
+        falls with n.
+        """
+        if self.goodput <= 0.0:
+            return 0.0
+        load = _load(self.spread, min(late, _ALL_BUT))
+        busy = 0.5 * erfc((1.0 - load) / self.spread * _ROOT_HALF)
+        return self.goodput * load * max(busy - _late(load, self.spread), 0.0)
+
 
 def curve(
     capacity: float,
@@ -106,5 +130,6 @@ def _load(spread: float, late: float) -> float:
     return load
 
 
+_ALL_BUT: Final = 0.9
 _ROOT_HALF: Final = sqrt(0.5)
 _NORMAL: Final = 1.0 / sqrt(2.0 * pi)

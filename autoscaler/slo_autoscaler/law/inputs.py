@@ -6,9 +6,11 @@ Journal, gauges, words, page and reference follow from these records. ``decide``
 from collections.abc import Mapping
 from typing import Final
 
-from slo_autoscaler.law.memory import Outlook, TargetState
-from slo_autoscaler.model import Scale
+from slo_autoscaler.law.memory import Memory
+from slo_autoscaler.law.rhythm import SLOT
+from slo_autoscaler.model import Recommendation, Scale
 from slo_autoscaler.signals import SIGNALS, Observation, Signal, Unit
+from slo_autoscaler.spec import Spec
 
 DERIVED: Final[Mapping[str, Signal]] = {
     "desired": Signal(Unit.COUNT, "replicas that the platform was asked for"),
@@ -17,46 +19,55 @@ DERIVED: Final[Mapping[str, Signal]] = {
     "arrival_rate": Signal(
         Unit.RATE, "the larger of `rate` + `in_flight_growth` and `gateway_rate`: each can only miss some"
     ),
-    "forecast": Signal(
+    "expected": Signal(
         Unit.RATE,
-        "Arrivals expected one start-up time ahead.",
-        gauge="slo_autoscaler_forecast_requests_per_second",
+        "Arrivals that are expected one start-up time ahead.",
+        gauge="slo_autoscaler_expected_requests_per_second",
     ),
-    "horizon": Signal(Unit.SECONDS, "how far ahead that is"),
-    "utilization": Signal(Unit.SHARE, "share of the capacity that is planned with"),
-    "standing": Signal(Unit.RATE, "requests that must be served at once whenever they come"),
-    "overspent": Signal(
-        Unit.BUDGET_SECONDS,
-        "Error budget spent beyond what was planned, in seconds of mean traffic; negative: in hand.",
-        gauge="slo_autoscaler_overspent_budget_seconds",
-        restored="max",
-    ),
-    "regret": Signal(
-        Unit.BUDGET_SECONDS,
-        "Of what is overspent, what more replicas would have saved at a load that was seen before.",
-        gauge="slo_autoscaler_regretted_budget_seconds",
-        restored="max",
-    ),
-    "peak": Signal(
-        Unit.RATE,
-        "Highest arrival rate of the last hour.",
-        gauge="slo_autoscaler_recent_peak_requests_per_second",
-        restored="max",
-    ),
-    "peak_every": Signal(Unit.SECONDS, "distance between peaks, where it is regular"),
-    # Of two autoscalers the more careful one.
-    "correction": Signal(
+    "predicted": Signal(
         Unit.SHARE,
-        "Factor on the learned capacity: how far measured attainment contradicts it.",
-        gauge="slo_autoscaler_capacity_correction_ratio",
+        "Share of requests predicted to end late with the decided count.",
+        gauge="slo_autoscaler_predicted_late_ratio",
+    ),
+    "predicted_fewer": Signal(
+        Unit.SHARE,
+        "Share of requests predicted to end late with one replica fewer than decided.",
+        gauge="slo_autoscaler_predicted_late_fewer_ratio",
+    ),
+    "predicted_more": Signal(Unit.SHARE, "likewise with one replica more"),
+    "worth": Signal(Unit.RATE, "late requests that a replica must save to be worth it"),
+    "allowed": Signal(
+        Unit.SHARE,
+        "Share of requests that the error budget allows to end late now.",
+        gauge="slo_autoscaler_allowed_late_ratio",
+    ),
+    "budget": Signal(
+        Unit.SHARE,
+        "Share of the error budget of `budget_period` in hand: 0 even, below 0 overspent.",
+        gauge="slo_autoscaler_budget_ratio",
         restored="min",
     ),
+    "correction": Signal(
+        Unit.FACTOR,
+        "Late requests as measured over those predicted: the calibration of the predictions.",
+        gauge="slo_autoscaler_correction_ratio",
+        restored="max",
+    ),
+    "horizon": Signal(Unit.SECONDS, "from asking for a replica to its first answer, as learned"),
+    "period": Signal(Unit.SECONDS, "period in which the rates repeat, where they do"),
     "burn_rate": Signal(Unit.FACTOR, "how fast the error budget is spent over the window"),
-    "service_time_baseline": Signal(
-        Unit.SECONDS, "mean service time of a batch while the objective is met, learned slowly"
+    "stuck": Signal(
+        Unit.COUNT,
+        "Replicas that should serve by now and do not: no supply.",
+        gauge="slo_autoscaler_stuck_replicas",
     ),
     "min": Signal(Unit.COUNT, "lowest count allowed"),
     "max": Signal(Unit.COUNT, "highest count allowed, by label or platform"),
+    "share": Signal(
+        Unit.COUNT,
+        "Replicas that the fleet's budget gives it.",
+        gauge="slo_autoscaler_fleet_share_replicas",
+    ),
     "recommended": Signal(
         Unit.COUNT,
         "What the policy wants, before bounds, limits and stabilization.",
@@ -69,38 +80,42 @@ DERIVED: Final[Mapping[str, Signal]] = {
 
 INPUTS: Final[Mapping[str, Signal]] = {**DERIVED, **SIGNALS}
 
-_EARLY: Final = ("forecast", "utilization", "standing", "peak", "peak_every")
-"""Known once there are data; None until then."""
 
-
-def observed(seen: Observation | None, scale: Scale, state: TargetState) -> dict[str, float | None]:
+def numbers(
+    spec: Spec, seen: Observation | None, scale: Scale, memory: Memory, found: Recommendation, now: float
+) -> dict[str, float | None]:
     """Return what every decision tells, with None for what is not known."""
     seen = seen or Observation()
-    return {
+    told: dict[str, float | None] = dict.fromkeys(DERIVED)
+    told |= {
         "desired": scale.desired,
         "ready": scale.available,
         "pending": scale.pending,
         "arrival_rate": seen.arrival_rate,
-        **dict.fromkeys(_EARLY),
-        "overspent": state.headroom.overspent,
-        "regret": state.headroom.regret,
-        "correction": state.correction,
+        "horizon": memory.start_up(spec),
+        "stuck": memory.stuck(spec, now),
+        "period": memory.rhythm.period * SLOT or None,
+        "correction": memory.budget.correction,
         "burn_rate": seen.burn_rate,
-        "service_time_baseline": state.service_baseline,
         **{name: getattr(seen, name) for name in SIGNALS},
     }
+    if found.late is not None:
+        told |= {
+            **predicted(found, scale.desired),
+            "expected": found.rate,
+            "allowed": found.allowed,
+            "worth": found.worth,
+            "budget": memory.budget.remaining(memory.moments.mean, spec.budget_period),
+        }
+    return told
 
 
-def expected(outlook: Outlook, state: TargetState, now: float) -> dict[str, float | None]:
-    """Return what is told beside, where there are data."""
-    headroom = state.headroom
+def predicted(found: Recommendation, replicas: int) -> dict[str, float | None]:
+    """Return the late shares predicted with so many replicas, one fewer and one more, if any are."""
+    if found.late is None:
+        return {}
     return {
-        "forecast": outlook.forecast,
-        "horizon": outlook.horizon,
-        "utilization": outlook.utilization,
-        "standing": outlook.standing,
-        "overspent": headroom.overspent,
-        "regret": headroom.regret,
-        "peak": headroom.peak(now),
-        "peak_every": headroom.recurrence.every,
+        "predicted": found.late(replicas),
+        "predicted_fewer": found.late(replicas - 1),
+        "predicted_more": found.late(replicas + 1),
     }

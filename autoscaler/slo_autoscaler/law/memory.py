@@ -1,53 +1,38 @@
-"""What the scaling policy remembers of a function between reconciles, and what it derives for a policy. [P]
+"""What the scaling law remembers of a function between reconciles. [P]
 
-Values only; the rules that change them are in ``decide``. Times are ``decide``'s ``now``.
+Values, and how they move with time: what a look at the platform says of what was asked for, and of replicas
+that start. What is learned of the traffic is in ``scenarios``, ``rhythm`` and ``budget``. Times are
+``decide``'s ``now``, in seconds.
+
+Next step: ``recommend`` and ``decide`` read and renew it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from slo_autoscaler.law.forecast import TREND_HISTORY
-from slo_autoscaler.law.headroom import Headroom
-from slo_autoscaler.law.window import History, SlidingMax
+from slo_autoscaler.law.budget import Budget
+from slo_autoscaler.law.rhythm import Rhythm
+from slo_autoscaler.law.scenarios import Moments
 from slo_autoscaler.model import Scale
 from slo_autoscaler.spec import Spec
 
-BUDGET_STRETCH: Final = 1.5
-"""The stabilization window is this many times longer when no error budget is left."""
-
-CORRECTION_FLOOR: Final = 0.5
-"""Below half, capacity is not what is wrong: more replicas would be bought for nothing."""
+READY_BY: Final = 2.0
+"""Start-ups after which a replica that does not serve yet is no supply."""
+LOOKS: Final = 3
+"""Reads after which a count below what was asked for is the platform's word, and no stale read."""
+LONGEST_START_UP: Final = 600.0
+"""Seconds: what took longer to become ready was broken, and says nothing of a start."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
-    """What ``decide`` adds to an observation before it asks a policy."""
+class Asked:
+    """A count that was asked for, until it is seen what became of it."""
 
-    forecast: float
-    """Arrivals per second expected one start-up time ahead."""
-    horizon: float
-    """How far ahead that is, seconds."""
-    utilization: float
-    """Share of the capacity to plan with."""
-    correction: float
-    """Factor on the learned capacity, at most 1: how far measured attainment contradicts it."""
-    missed: bool
-    """The objective is missed by more than chance explains, on enough samples, and that goes on."""
-    settled: bool
-    """No replica is starting, and the query window holds only the time since the last one did."""
-    rising: bool = False
-    """More is expected than there lately was."""
-    burning: bool = False
-    """The budget burns at a panic rate over the window and still does over the rate window, which holds only
-    the time since the last change."""
-    futile: bool = False
-    """What is slow is execution, not waiting: more replicas would not help."""
-    standing: float = 0.0
-    """Requests per second that must be served at once whenever they come, at the capacity."""
-    kept: float = 0.0
-    """Likewise, so soon that what it takes is not given away before."""
-    knee: float | None = None
-    """Requests per second beyond which a replica was last seen to miss the SLO, if that was ever seen."""
+    before: int
+    replicas: int
+    looks: int = 0
+    """Reads since then that said less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,65 +45,132 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class TargetState:
-    """What ``decide`` remembers of one function from one reconcile to the next; times are its ``now``."""
+class Memory:
+    """What ``decide`` remembers of one function from one reconcile to the next."""
 
-    decided_at: float
-    """When it was last called."""
-    desired: int
-    """The count seen last."""
-    asked: int | None
-    """The count that the last decision asked for, until it is seen what became of it."""
-    refusal: Refusal | None
-    recommendations: SlidingMax
-    rates: History
-    changed_at: float
-    """When replicas were last asked for or still starting."""
-    scaled_at: float | None
-    scaled_up_at: float | None
-    pending_since: float | None
-    start_up_time: float | None
-    """Learned; None until a scale-up has been watched."""
-    correction: float
-    corrected_at: float
     seen_at: float
-    """When usable data was last seen."""
-    idle_since: float | None
+    """When usable data were last seen."""
+    observed: float = 0.0
+    """Seconds with usable data: the clock of ``needs``, so that a gap is no time in which less was enough."""
+    asked: Asked | None = None
+    refusal: Refusal | None = None
+    pending: tuple[tuple[float, bool], ...] = ()
+    """(since when a replica is awaited, whether it was asked for then and never served), in order."""
+    start_up_time: float | None = None
+    """Learned; None until a replica was seen to start."""
+    scaled_at: float | None = None
+    scaled_up_at: float | None = None
+    idle_since: float | None = None
     """Since when, without a gap, the data say that there is no request at all."""
-    service_baseline: float | None
-    """Seconds that a batch usually takes while the objective is met, learned slowly."""
-    headroom: Headroom
-    """How the error budget is spent."""
-    surge: float | None
-    """The rate that the last look saw all of a sudden, if it did."""
-    knee: float | None
-    """Requests per second that a replica completed when latency was last above the SLO; relaxes slowly."""
+    available: int = 0
+    """Replicas that served at the last look."""
+    needs: tuple[tuple[float, int], ...] = ()
+    """(``observed``, replicas that were needed then), each larger than all after it."""
+    looks: tuple[tuple[float, float], ...] = ()
+    """(when, late share that the curve gave for the load), of the last minute."""
+    stalled: float = 0.0
+    """Requests that were hanging at the last look: each is late once."""
+    moments: Moments = field(default_factory=Moments)
+    rhythm: Rhythm = field(default_factory=Rhythm)
+    budget: Budget = field(default_factory=Budget)
 
     @classmethod
-    def initial(cls, spec: Spec, scale: Scale, now: float) -> "TargetState":
-        """Start from what is there: the current count stands as a recommendation for one window.
+    def initial(cls, scale: Scale, now: float) -> "Memory":
+        """Start from what is there: the current count was needed, so a restart makes no dip at a peak."""
+        return cls(seen_at=now, needs=((0.0, scale.desired),), available=scale.available)
 
-        So a restart of the autoscaler never makes a dip, even at a peak.
-        """
-        window = BUDGET_STRETCH * spec.scale_down.stabilization_window
-        return cls(
-            decided_at=now,
-            desired=scale.desired,
-            asked=None,
-            refusal=None,
-            recommendations=SlidingMax(window).push(now, scale.desired),
-            rates=History(max(TREND_HISTORY, spec.start_up_time)),
-            changed_at=now,
-            scaled_at=None,
-            scaled_up_at=None,
-            pending_since=None,
-            start_up_time=None,
-            correction=1.0,
-            corrected_at=now,
-            seen_at=now,
-            idle_since=None,
-            service_baseline=None,
-            headroom=Headroom(),
-            surge=None,
-            knee=None,
+    def start_up(self, spec: Spec) -> float:
+        """Seconds; a platform may call a replica available early, so what is configured is the least."""
+        return max(spec.start_up_time, self.start_up_time or 0.0)
+
+    def stuck(self, spec: Spec, now: float) -> int:
+        """Return how many replicas should serve by now and do not: no supply."""
+        return sum(now - since > READY_BY * self.start_up(spec) for since, _ in self.pending)
+
+    def looked(self, spec: Spec, now: float) -> tuple["Memory", float]:
+        """Return the memory after a look at usable data, and for how many seconds it stands."""
+        passed, interval = max(0.0, now - self.seen_at), spec.timing.interval
+        # After a gap one look is one look, however long it was.
+        observed = passed if passed <= 2.0 * interval else interval
+        return replace(self, seen_at=now, observed=self.observed + observed), min(
+            passed, spec.timing.longest_gap
         )
+
+    def needed(self, span: float) -> int:
+        """Return the most that was needed in the last ``span`` observed seconds."""
+        return next((count for when, count in self.needs if self.observed - when <= span), 0)
+
+    def with_need(self, replicas: int, longest: float) -> "Memory":
+        """Return the same with one more need, without those older than ``longest`` observed seconds."""
+        kept = [
+            (when, count)
+            for when, count in self.needs
+            if count > replicas and self.observed - when <= longest
+        ]
+        return replace(self, needs=(*kept, (self.observed, replicas)))
+
+    def noticed(self, spec: Spec, scale: Scale, now: float) -> tuple["Memory", Scale]:
+        """Return the memory after a look at the platform, and the scale with own writes over stale reads."""
+        asked, refusal = self.asked, self.refusal
+        if refusal is not None and (now >= refusal.until or scale.desired > refusal.granted):
+            refusal = None
+        if asked is not None and min(asked.before, asked.replicas) <= scale.desired < asked.replicas:
+            if asked.looks + 1 < LOOKS:
+                asked = replace(asked, looks=asked.looks + 1)
+                scale = replace(scale, desired=asked.replicas)
+            else:
+                refusal = Refusal(asked.replicas, scale.desired, now + spec.timing.cap_retry)
+                asked = None
+        elif asked is not None and asked.replicas < scale.desired <= asked.before and asked.looks + 1 < LOOKS:
+            asked = replace(asked, looks=asked.looks + 1)
+            scale = replace(scale, desired=asked.replicas)
+        else:
+            asked = None
+        pending, took = _started(self.pending, self.stuck(spec, now), scale, self.available, now)
+        noticed = replace(
+            self,
+            asked=asked,
+            refusal=refusal,
+            pending=pending,
+            start_up_time=smoothed(self.start_up_time, took),
+            available=scale.available,
+        )
+        return noticed, scale
+
+    def scaled(self, scale: Scale, replicas: int, now: float) -> "Memory":
+        """Return the memory after ``replicas`` were asked for."""
+        up = replicas > scale.desired
+        return replace(
+            self,
+            asked=Asked(scale.desired, replicas),
+            scaled_at=now,
+            scaled_up_at=now if up else self.scaled_up_at,
+        )
+
+    def unapplied(self, before: "Memory") -> "Memory":
+        """Return the memory if what was decided after ``before`` was not done; what was learned stays."""
+        return replace(self, asked=None, scaled_at=before.scaled_at, scaled_up_at=before.scaled_up_at)
+
+
+def smoothed(known: float | None, took: Iterable[float]) -> float | None:
+    """Return the learned start-up time after more replicas took so many seconds each."""
+    for seconds in took:
+        if seconds <= LONGEST_START_UP:
+            known = seconds if known is None else (known + seconds) / 2.0
+    return known
+
+
+def _started(
+    pending: tuple[tuple[float, bool], ...], stuck: int, scale: Scale, available: int, now: float
+) -> tuple[tuple[tuple[float, bool], ...], set[float]]:
+    """Return the replicas that are still awaited, and how many seconds those took that are not any more."""
+    gone = len(pending) - scale.pending
+    if gone <= 0:
+        # One that served before and does not any more tells nothing of a start.
+        fallen = min(-gone, max(0, available - scale.available))
+        return (*pending, *[(now, False)] * fallen, *[(now, True)] * (-gone - fallen)), set()
+    # The oldest served first, those that are stuck last; those that were called back were the youngest.
+    order = (*pending[stuck:], *pending[:stuck])
+    started = min(gone, max(0, scale.available - available))
+    took = {max(0.0, now - since) for since, asked in order[:started] if asked}
+    return tuple(sorted(order[started:])[: scale.pending]), took

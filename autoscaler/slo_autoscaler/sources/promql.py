@@ -19,8 +19,7 @@ from typing import Final
 
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.law.inputs import DERIVED
-from slo_autoscaler.law.restart import Past
-from slo_autoscaler.law.window import Entry
+from slo_autoscaler.law.restart import Entry, Past
 from slo_autoscaler.signals import SIGNALS, Observation
 from slo_autoscaler.sources import MIN_AGE_SCRAPES, MIN_SCRAPES, Earlier
 from slo_autoscaler.spec import GatewaySlos

@@ -40,7 +40,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Lines with one unit: ``seconds``, ``per_second`` or ``count``."""
+    """Lines with one unit: ``seconds``, ``per_second``, ``share`` or ``count``."""
 
     key: str
     title: str
@@ -81,6 +81,7 @@ def _quantile(share: float, buckets: str) -> str:
 
 
 _COMPLETED: Final = _rate("slo_requests_total{$F}")
+_GOOD: Final = _rate('slo_requests_total{$F,outcome="good"}')
 _STARTED: Final = _rate("gateway_function_invocation_started{$F}")
 _SUCCESSES: Final = 'http_request_duration_seconds_bucket{$F,code=~"2.."}'
 _GATEWAY_SUCCESSES: Final = 'gateway_functions_seconds_bucket{$F,code=~"2.."}'
@@ -95,7 +96,7 @@ CHARTS: Final = (
         (
             # Under overload completions are fewer than arrivals, which the gateway sees, if all come by it.
             Line("offered", "offered", f"({_STARTED} > {_COMPLETED}) or {_COMPLETED}", "area"),
-            Line("good", "within the SLO", _rate('slo_requests_total{$F,outcome="good"}')),
+            Line("good", "within the SLO", _GOOD),
             Line("capacity", "capacity", "sum(watchdog_capacity_requests_per_second{$F} >= 0)", "limit"),
         ),
     ),
@@ -107,6 +108,17 @@ CHARTS: Final = (
             Line("p95", "p95", _quantile(0.95, _SUCCESSES), "second"),
             Line("p99", "p99", _quantile(0.99, _SUCCESSES)),
             Line("target", "target", 'min(slo_latency_seconds{$F,slo_class=~"|default"})', "limit"),
+        ),
+    ),
+    Chart(
+        "late",
+        "Late requests",
+        "share",
+        (
+            # Shed and failed ones too: what the error budget is spent on.
+            Line("measured", "missed", f"1 - {_GOOD} / {_COMPLETED}", "area"),
+            Line("predicted", "predicted", "max(slo_autoscaler_predicted_late_ratio{$F})"),
+            Line("allowed", "allowed", "max(slo_autoscaler_allowed_late_ratio{$F})", "limit"),
         ),
     ),
     Chart(

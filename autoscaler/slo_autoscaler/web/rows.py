@@ -48,6 +48,7 @@ _CELLS: Final[Mapping[str, Callable[[Row], str]]] = {
     "target": lambda row: words.target(row["slo_latency"], row["slo_objective"]),
     "attainment": lambda row: words.attained(row["attainment"]),
     "budget_remaining": lambda row: words.budget(row["budget_remaining"]),
+    "predicted": lambda row: f"{words.share(row['predicted'])} / {words.share(row['allowed'])}",
     "replicas": _replicas,
     "mode": lambda row: row["mode"] + (", dry run" if row["dry_run"] and row["mode"] == "active" else ""),
     "last": lambda row: row["last"],
@@ -67,6 +68,10 @@ _ORDERS: Final[Mapping[str, Callable[[Row], Any]]] = {
     # Against the target: a fleet has as many targets as functions.
     "p95": lambda row: _of_target(row, "p95"),
     "p99": lambda row: _of_target(row, "p99"),
+    # Against what is allowed, likewise.
+    "predicted": lambda row: (
+        row["predicted"] / row["allowed"] if row["allowed"] and row["predicted"] is not None else None
+    ),
     "replicas": lambda row: row["ready"],
     "last": lambda row: row["decided_at"],
 }

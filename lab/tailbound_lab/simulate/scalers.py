@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from slo_autoscaler.law.decide import decide
-from slo_autoscaler.law.memory import TargetState
+from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.policies import POLICIES
 from slo_autoscaler.spec import Spec
 from tailbound_lab.simulate import SimulationError, baselines
@@ -30,13 +30,13 @@ class DecideScaler:
         self.interval = interval
         self.phase = phase
         self._spec = spec
-        self._state: TargetState | None = None
+        self._memory: Memory | None = None
 
     def scale(self, view: View, now: float) -> int | None:
         """Decide as the controller does."""
         scale = view.scale
-        state = self._state or TargetState.initial(self._spec, scale, now)
-        decision, self._state = decide(self._spec, view.observe(), scale, state, now)
+        memory = self._memory or Memory.initial(scale, now)
+        decision, self._memory = decide(self._spec, view.observe(), scale, memory, now)
         return decision.replicas
 
 
@@ -63,6 +63,8 @@ _Law = Callable[[Bounds, _Settings, str], Scaler]
 def _ours(policy: str) -> Maker:
     def make(at: Situation, target: float | None, name: str) -> Scaler:
         spec = replace(at.spec, policy=policy)
+        if target is not None and policy == "slo":
+            raise SimulationError(f"policy {name!r}: slo has no target; the SLO is what it aims at")
         if target is not None:
             spec = replace(spec, utilization_target=target)
         return DecideScaler(spec, at.interval, at.phase, name)

@@ -42,6 +42,10 @@ class _Target:
     alive: bool = True
     up: bool = True
 
+    def rated(self, after: float) -> bool:
+        """Tell whether there are two samples since a moment: enough for a rate."""
+        return sum(time > after for time in self.times) > 1
+
     def forget(self, before: float) -> None:
         while self.times and self.times[0] <= before:
             self.times.popleft()
@@ -136,7 +140,9 @@ class Scrapes:
             slo_latency=function.slo_latency,
             slo_objective=objective,
             up_replicas=float(len(alive)),
+            rated_replicas=float(sum(target.rated(now - self._rate_window) for target in alive)),
             sample_age=now - self._scraped_at,
+            sampled_at=self._scraped_at,
             service_time_single=function.service.seconds[0],
             service_mean=_ratio(over_window, BUSY, BATCHES),
             queue_mean=_ratio(over_window, QUEUED, TOTAL),

@@ -1,20 +1,21 @@
 """Laws that split a cluster among jobs: those that Faro is compared with, and ours.
 
 FairShare, AIAD and Oneshot are defined by Faro's artifact (github.com/beomyeol/faro, ``src/policy.py``), with
-its settings. Ours are production's rules: what followed moments like this one, the late share that the
-objective allows, ``allocate``. Only the late share by count is not that of the batching engine, since no job
-batches here: it is played before, in this setting (``LateTable``). Nothing is tuned to a trace.
+its settings. Ours is made of production's ``scenarios`` and ``allocate``. Late shares by count are played
+before, in this setting (``LateTable``): no job batches here. There is no account of an error budget, since
+the measure has no period, and no wait before scale-down. Nothing is tuned to a trace.
 """
 
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Sequence
+from functools import cache
 from math import ceil
 from typing import Final
 
 import numpy as np
 
 from slo_autoscaler.law.allocate import Claim, allocate
+from slo_autoscaler.law.scenarios import RATIOS, Moments
 from tailbound_lab.simulate.cluster import MINUTE, Floats, Job, Setting
 
 MOST: Final = 100
@@ -127,65 +128,39 @@ def _late(setting: Setting, replicas: int, load: float, requests: int) -> float:
     return float(job.measures(minutes)[0][1:].mean())
 
 
-ALIKE: Final = 1.5
-"""Factor within which two rates are alike."""
-MEMORY: Final = 3600.0
-"""Seconds of rates."""
-
-
-class Followed:
-    """What followed moments with a rate like that of now."""
-
-    def __init__(self, looks: int) -> None:
-        """Keep the rates of so many looks."""
-        self._rates: deque[float] = deque(maxlen=looks)
-
-    def after(self, rate: float) -> None:
-        """Add the rate of one more look, in requests per second."""
-        self._rates.append(rate)
-
-    def rates(self, ahead: int, seconds: float) -> Floats:
-        """Return the rates that may be ``ahead`` looks later, all alike likely.
-
-        Among them are those that Poisson arrivals over ``seconds`` give by chance where nothing changes.
-        """
-        seen = np.array(self._rates)
-        now = max(float(seen[-1]), 1.0 / seconds)
-        chance = now + (now / seconds) ** 0.5 * np.array((-1.0, 0.0, 1.0))
-        before, later = np.maximum(seen[:-ahead], 1.0 / seconds), seen[ahead:]
-        alike = np.abs(np.log(before / now)) <= np.log(ALIKE)
-        rates: Floats = np.maximum(np.concatenate((chance, now * later[alike] / before[alike])), 0.0)
-        return rates
-
-
 class Ours:
-    """The fewest replicas whose predicted late share the objective allows; ``allocate`` where they are short.
+    """The fewest replicas with which the objective is predicted to be met; ``allocate`` where they are short.
 
     A replica that is asked for serves after the start-up of a new pod, and where the cluster is full only
     after the pod that makes room has been idle for long enough: so far ahead the rates are judged.
     """
 
     def __init__(self, table: LateTable, objective: float) -> None:
-        """Allow 1 - ``objective`` of the requests to be late."""
+        """Of all requests of a job the share ``objective`` is to be in time."""
         self._table = table
         self._allowed = 1.0 - objective
-        self._followed: list[Followed] = []
+        self._moments: list[Moments] = []
         self._full = True
 
     def first(self, jobs: int, cap: int) -> list[int]:
         """Return one replica each."""
+        self._moments = [Moments()] * jobs
         return [1] * jobs
 
     def decide(self, now: float, jobs: Sequence[Job], cap: int) -> list[int]:
         """Return the counts after one more look at each job."""
         setting = jobs[0].setting
-        if not self._followed:
-            self._followed = [Followed(round(MEMORY / setting.decide)) for _ in jobs]
-        start_up = setting.new_pod + (setting.idle + setting.check if self._full else 0.0)
-        ahead = ceil((start_up + setting.decide) / setting.decide)
+        horizon = setting.new_pod + (setting.idle + setting.check if self._full else 0.0) + setting.decide
+        seconds = min(setting.seen, now)
+        rates = [job.rate(seconds) for job in jobs]
+        self._moments = [
+            moments.after(now, setting.decide, rate, rate, horizon)
+            for moments, rate in zip(self._moments, rates, strict=True)
+        ]
         claims = {
-            str(index): self._claim(job, followed, now, ahead, cap)
-            for index, (job, followed) in enumerate(zip(jobs, self._followed, strict=True))
+            # The measure counts every job alike, whatever its traffic.
+            str(index): self._claim(moments, rate, job.target, 1.0 / max(rate, 1.0 / seconds), cap)
+            for index, (job, moments, rate) in enumerate(zip(jobs, self._moments, rates, strict=True))
         }
         self._full = sum(claim.most for claim in claims.values()) > cap
         kept = {name: job.target for name, job in zip(claims, jobs, strict=True) if job.busy}
@@ -194,18 +169,17 @@ class Ours:
         )
         return [kept[name] if name in kept else given[name] for name in claims]
 
-    def _claim(self, job: Job, followed: Followed, now: float, ahead: int, cap: int) -> Claim:
-        seconds = min(job.setting.seen, now)
-        rate = job.rate(seconds)
-        followed.after(rate)
-        rates = followed.rates(ahead, seconds)
-        served = float(rates.sum())
+    def _claim(self, moments: Moments, rate: float, current: int, priority: float, cap: int) -> Claim:
+        base = moments.base(rate)
+        rates = base * np.array(RATIOS)
+        served = np.array(moments.then.odds(base, rate)) * rates
+        total = float(served.sum())
 
+        @cache
         def late(replicas: int) -> float:
-            return float(rates @ self._table.late(replicas, rates)) / served if served else 0.0
+            return float(served @ self._table.late(replicas, rates)) / total
 
         wanted = 1
         while wanted < cap and late(wanted) > self._allowed:
             wanted += 1
-        # The measure counts every job alike, whatever its traffic.
-        return Claim(1, wanted, job.target, rate, late, priority=1.0 / max(rate, 1.0 / seconds))
+        return Claim(1, wanted, current, rate, late, priority)

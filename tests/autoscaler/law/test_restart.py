@@ -1,57 +1,79 @@
 """What a new autoscaler takes over from the history of the one before it."""
 
+from math import isfinite
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from autoscaler.values import a_spec, seen
+from slo_autoscaler.law.budget import LARGEST
 from slo_autoscaler.law.decide import decide
-from slo_autoscaler.law.headroom import CREDIT, LONGEST, REGRET
-from slo_autoscaler.law.memory import TargetState
-from slo_autoscaler.law.restart import LONGEST_START_UP, Past, warm
+from slo_autoscaler.law.memory import LONGEST_START_UP, Memory
+from slo_autoscaler.law.restart import Past, warm
 from slo_autoscaler.model import Scale
 
 FIVE = Scale(5, 5)
-NOW = 1000.0
+NOW = 10_000.0
+SPEC = a_spec()
 
 
-def fresh(**changes):
-    return TargetState.initial(a_spec(**changes), FIVE, NOW)
+def warmed(**past):
+    return warm(SPEC, Memory.initial(FIVE, NOW), Past(**past), NOW)
+
+
+def ago(values, every=15.0):
+    """Return (seconds ago, value), the last value now."""
+    return tuple((every * number, value) for number, value in enumerate(reversed(values)))
+
+
+STEADY = [100.0] * 200
+
+
+def left(memory):
+    return memory.budget.remaining(memory.moments.mean, SPEC.budget_period)
 
 
 def test_nothing_known_changes_nothing():
-    assert warm(fresh(), Past(), NOW) == fresh()
+    assert warmed() == Memory.initial(FIVE, NOW)
 
 
-def test_the_last_correction_is_taken_over_unless_it_is_none():
-    assert warm(fresh(), Past(correction=((5.0, 0.7), (10.0, 0.9))), NOW).correction == 0.7
-    assert warm(fresh(), Past(correction=((5.0, 0.0), (6.0, 3.0))), NOW).correction == 1.0
+def test_correction_and_budget_go_on_where_they_were():
+    memory = warmed(rate=ago(STEADY), correction=ago([3.0, 2.0]), budget=ago([0.9, -1.5]))
+    assert memory.budget.correction == pytest.approx(2.0)
+    assert left(memory) == pytest.approx(-1.5)
+    assert warmed(correction=ago([0.0])).budget.correction == 1.0
 
 
-def test_the_accounts_of_the_error_budget_are_taken_over():
-    past = Past(overspent=((10.0, 1.0), (5.0, 300.0)), regret=((5.0, REGRET),), peak=((5.0, 400.0),))
-    headroom = warm(fresh(), past, NOW).headroom
-    assert (headroom.overspent, headroom.regret) == (300.0, REGRET)
-    assert headroom.standing(NOW, 100.0, 20.0) == 400.0
+def test_what_followed_what_is_known_again():
+    rates = ([100.0] * 8 + [400.0] * 8) * 12
+    memory = warmed(rate=ago(rates))
+    assert memory.moments.mean == pytest.approx(250.0, rel=0.2)
+    assert memory.moments.then.any.moments > 50
+    assert memory.rhythm.period == pytest.approx(16 * 3, abs=1), "slots of 5 s"
 
 
 def test_start_ups_are_the_spells_of_pending_replicas_from_begin_to_end():
-    pending = tuple(zip(range(60, 0, -5), (2, 0, 0, 1, 1, 1, 1, 0, 0, 1, 1, 0), strict=True))
-    state = warm(fresh(), Past(pending=tuple((float(ago), float(count)) for ago, count in pending)), NOW)
     # The first spell began nobody knows when; the others took 20 s and 10 s.
-    assert state.start_up_time == 15.0
-    assert state.pending_since is None
+    memory = warmed(pending=ago([2, 0, 0, 1, 1, 1, 1, 0, 0, 1, 1, 0], every=5.0))
+    assert memory.start_up_time == 15.0
+
+
+def test_the_order_of_the_past_does_not_matter_and_the_future_is_left_out():
+    past = ago([100.0, 200.0] * 50)
+    assert warmed(rate=past[::-1]) == warmed(rate=past)
+    assert warmed(rate=((-1e6, 7.0), *past)) == warmed(rate=past)
 
 
 entries = st.lists(st.tuples(st.floats(-50, 500), st.floats(-5, 1e4)), max_size=30).map(tuple)
 
 
-@given(entries, entries, entries, entries, entries, entries)
-def test_whatever_the_past_says_the_state_stays_sound(rate, pending, correction, overspent, regret, peak):
-    state = warm(fresh(), Past(rate, pending, correction, overspent, regret, peak), NOW)
-    assert -CREDIT <= state.headroom.overspent <= LONGEST
-    assert 0.0 <= state.headroom.regret <= LONGEST
-    assert 0.0 < state.correction <= 1.0
-    assert state.start_up_time is None or 0.0 <= state.start_up_time <= LONGEST_START_UP
-    assert all(when <= NOW for when, _ in state.rates.entries)
-    decision, _ = decide(a_spec(), seen(rate=0.0, in_flight=0.0, up_replicas=5.0), FIVE, state, NOW)
-    assert decision.replicas is None, "the count stands for one stabilization window"
+@given(entries, entries, entries, entries)
+def test_whatever_the_past_says_the_memory_stays_sound(rate, pending, correction, budget):
+    memory = warmed(rate=rate, pending=pending, correction=correction, budget=budget)
+    assert 1.0 / LARGEST <= memory.budget.correction <= LARGEST
+    assert memory.start_up_time is None or 0.0 <= memory.start_up_time <= LONGEST_START_UP
+    assert all(when <= NOW for when, _ in memory.moments.recent)
+    assert isfinite(left(memory))
+    decision, _ = decide(SPEC, seen(rate=0.0, in_flight=0.0, up_replicas=5.0), FIVE, memory, NOW)
+    assert decision.replicas is None, "the count stands for one start-up"

@@ -41,11 +41,9 @@ WATCHDOGS = {
     'slo:error_budget_remaining:ratio{function_name="a.fn"}': "0.4x30",
     'slo_autoscaler_replicas{function_name="a.fn",state="desired"}': "5x30",
     'slo_autoscaler_replicas{function_name="a.fn",state="available"}': "3x30",
-    'slo_autoscaler_capacity_correction_ratio{function_name="a.fn",instance="one"}': "0.8x30",
-    'slo_autoscaler_capacity_correction_ratio{function_name="a.fn",instance="two"}': "1x30",
-    'slo_autoscaler_overspent_budget_seconds{function_name="a.fn"}': "-20x30",
-    'slo_autoscaler_regretted_budget_seconds{function_name="a.fn"}': "30x30",
-    'slo_autoscaler_recent_peak_requests_per_second{function_name="a.fn"}': "40x30",
+    'slo_autoscaler_correction_ratio{function_name="a.fn",instance="one"}': "0.8x30",
+    'slo_autoscaler_correction_ratio{function_name="a.fn",instance="two"}': "1x30",
+    'slo_autoscaler_budget_ratio{function_name="a.fn"}': "-0.5x30",
     # Per second: 10 interactive ones, of which 1 misses where 0.1 may; 30 of batch, 2 where 3 may. Another
     # class has none, and the function's own is idle.
     **{
@@ -247,10 +245,8 @@ def a_test(series, texts, expected, at="2m", digits=3):
             {
                 "rate": BY_THE_WATCHDOG["rate"],
                 "pending": {"a.fn": 2.0},
-                "correction": {"a.fn": 0.8},
-                "overspent": {"a.fn": -20.0},
-                "regret": {"a.fn": 30.0},
-                "peak": {"a.fn": 40.0},
+                "correction": {"a.fn": 1.0},
+                "budget": {"a.fn": -0.5},
             },
         ),
         (WATCHDOGS | GATEWAY, {"rate": history_queries(20.0, NAMED)["rate"]}, EVERY_RATE),

@@ -65,7 +65,7 @@ def test_target_and_configuration_say_how_ours_scales(outcomes, tmp_path):
         "platform: {gateway_url: http://none}\nprometheus: {url: http://none}\n"
         "functions: {f.openfaas-fn: {min_replicas: 7, max_replicas: 8}}\n"
     )
-    words = ("--config", str(file), "--function", "f.openfaas-fn", "--policies", "slo:0.5,kpa:4")
+    words = ("--config", str(file), "--function", "f.openfaas-fn", "--policies", "proportional:0.5,kpa:4")
     assert [set(each["replicas"]) for each in outcomes(*SHORT, *words)] == [{7}, {7}]
     few, many = (each["max_replicas"] for each in outcomes(*SHORT, "--policies", "kpa:100,kpa:0.5"))
     assert few < many

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tailbound_lab.simulate.cluster import Setting, run
-from tailbound_lab.simulate.split import DOWN_AFTER, ByLatency, FairShare, Followed, LateTable, Ours
+from tailbound_lab.simulate.split import DOWN_AFTER, ByLatency, FairShare, LateTable, Ours
 
 
 class FakeJob:
@@ -77,16 +77,6 @@ def test_late_share_between_two_played_counts_lies_between_theirs(table):
     load = rates * 0.1542 / 7
     low, high = sorted(float(np.interp(load, table.LOADS, row)[0]) for row in rows)
     assert low - 1e-3 <= table.late(7, rates)[0] <= high + 1e-3
-
-
-def test_rates_ahead_are_what_followed_alike_moments():
-    followed = Followed(100)
-    for _ in range(3):
-        for rate in (10.0, 10.0, 40.0, 40.0):
-            followed.after(rate)
-    followed.after(10.0)
-    rates = followed.rates(2, 30.0)
-    assert sorted(set(np.round(rates, 1))) == [9.4, 10.0, 10.6, 40.0], "chance, and what came two looks later"
 
 
 def test_ours_gives_the_busy_job_what_it_needs_and_stays_within_the_cluster(table):

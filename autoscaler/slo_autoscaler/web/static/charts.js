@@ -7,6 +7,7 @@ const HEIGHT = 170;
 const SHOW = {
   seconds: (value) => (value >= 1 ? `${digits(value)} s` : `${digits(value * 1000)} ms`),
   per_second: (value) => `${digits(value)}/s`,
+  share: (value) => `${digits(value * 100)}%`,
   count: (value) => digits(value),
 };
 
@@ -187,7 +188,8 @@ export class Chart {
   }
 
   #range(high) {
-    const top = high === null || high <= 0 ? 1 : high * 1.08;
+    const least = this.#chart.unit === "share" ? 0.01 : 1;
+    const top = high === null || high <= 0 ? least : high * 1.08;
     return [0, this.#chart.unit === "count" ? Math.max(1, top) : top];
   }
 

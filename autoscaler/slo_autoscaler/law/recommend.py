@@ -1,0 +1,251 @@
+"""Policy ``slo``: every replica that saves more late requests than it is worth now. [P]
+
+Owns the prediction: the odds of the rates to come (``scenarios``, ``rhythm``), the late share of a replica
+at each of them (``curve``), what may be late now (``budget``). Random routing makes of each replica an
+independent thinned stream, so one curve serves every count.
+
+What a replica is worth is what one saves at the steady load at which just what is allowed is late. So under
+a steady load the count is the fewest of which no more than allowed is late; and where the load may jump,
+replicas stand ready as far as the odds of the jump are worth it. Over all moments that is the cheapest way
+to have a given number of requests late (one price for all of them: a Lagrange multiplier; the newsvendor's
+rule).
+
+Up is judged at the moment when a replica that is asked for now would serve; down over the whole time in which
+it could not be brought back. Replicas that do not come up are no supply, and a few of them are replaced.
+
+Next step: ``allocate`` where functions share a budget of replicas, then ``decide``.
+"""
+
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from math import ceil, floor, log
+from operator import mul
+from typing import Final
+
+from slo_autoscaler.law.curve import Curve, curve
+from slo_autoscaler.law.memory import Memory
+from slo_autoscaler.law.scenarios import LOWEST, RATIOS, STEP, Followed, Odds, repeated
+from slo_autoscaler.model import Reason, Recommendation, Scale
+from slo_autoscaler.signals import Observation
+from slo_autoscaler.spec import Spec
+
+SUDDEN: Final = 3.0
+"""Standard deviations of Poisson arrivals by which the newest interval exceeds the rate: then it is
+believed."""
+DRAINED_IN: Final = 3.0
+"""Horizons in which a backlog is worked off. It is late already, and delays nobody who can still be on
+time."""
+SETTLED: Final = 60.0
+"""Seconds after an overload until predictions are compared again: what was late then is answered later."""
+TRUSTED: Final = 0.1
+"""Predicted late share that is an overload: there the foot of the curve does not show."""
+REPLACED: Final = 0.1
+"""Of the replicas needed: so many of those that do not come up are asked for once more. A full cluster gives
+none, however many are asked for."""
+WAITED_LITTLE: Final = 0.05
+"""Of the SLO, in the mean: by Markov's inequality at most 5% of requests then waited that long, so what was
+late was late in execution, which no replica makes faster."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The late share of a function by its count of replicas, over the rates that may come."""
+
+    base: float
+    """Requests per second; the rates to come are multiples of it."""
+    odds: Odds
+    """Of each of ``RATIOS``."""
+    replica: Curve
+    weights: Odds = field(init=False)
+    """Odds times ratios: how many requests would meet each rate."""
+    _known: dict[int, float] = field(init=False, default_factory=dict)
+    """Late share by the exponent of the load."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", tuple(map(mul, self.odds, RATIOS)))
+
+    @property
+    def rate(self) -> float:
+        """Requests per second that may come, in the mean."""
+        return self.base * sum(self.weights) / sum(self.odds)
+
+    def late(self, replicas: int) -> float:
+        """Return the share of requests that will end late with so many replicas, 0 to 1."""
+        if replicas <= 0 or self.replica.goodput <= 0.0:
+            return 1.0
+        load = log(max(self.base / (replicas * self.replica.goodput), _LEAST)) / _LOG_STEP
+        whole = floor(load)
+        below, above = self._at(whole), self._at(whole + 1)
+        return below + (load - whole) * (above - below)
+
+    def _at(self, load: int) -> float:
+        found = self._known.get(load)
+        if found is None:
+            first = min(max(load + LOWEST - _LOADS.start, 0), len(_LOADS) - len(RATIOS))
+            shape = _shape(round(self.replica.spread, 2))[first : first + len(RATIOS)]
+            found = self._known[load] = sum(map(mul, self.weights, shape)) / sum(self.weights)
+        return found
+
+    def fewest(self, worth: float, start: int, lowest: int, highest: int) -> int:
+        """Return the fewest replicas, in these bounds, of which no other would save ``worth`` late requests.
+
+        Per second. What a replica saves falls with their number, so the count is found by bisection; it is
+        mostly ``start``.
+        """
+        worth /= self.rate
+
+        def enough(count: int) -> bool:
+            return self.late(count) - self.late(count + 1) < worth
+
+        if lowest <= start <= highest and enough(start):
+            highest = start
+            if start > lowest and not enough(start - 1):
+                return start
+        while lowest < highest:
+            middle = (lowest + highest) // 2
+            if enough(middle):
+                highest = middle
+            else:
+                lowest = middle + 1
+        return lowest
+
+
+_LOG_STEP: Final = log(STEP)
+_LEAST: Final = 1e-6
+_LOADS: Final = range(-200, 400)
+"""Exponents of ``STEP``: loads of a replica, as multiples of its goodput; nothing changes beyond."""
+
+
+@lru_cache(maxsize=64)
+def _shape(spread: float) -> Odds:
+    """Return the late share at each of ``_LOADS``, so that a prediction is a product of two rows."""
+    alike = Curve(1.0, spread)
+    return tuple(alike.late(STEP**power) for power in _LOADS)
+
+
+def recommend(
+    spec: Spec, seen: Observation, scale: Scale, memory: Memory, now: float
+) -> tuple[Recommendation, Memory]:
+    """Return every replica that is worth it, and the memory with what this look tells.
+
+    Needs an arrival rate, an SLO, and a capacity above 0.
+    """
+    replica = curve(
+        seen.capacity or 0.0, seen.slo_latency or 0.0, seen.slo_objective or 0.0, seen.service_time_single
+    )
+    believed, horizon = _believed(spec, seen), memory.start_up(spec) + spec.timing.interval
+    memory = _learned(spec, seen, scale, memory, replica, believed, horizon, now)
+    budget, moments = memory.budget, memory.moments
+    replica = replica.corrected(budget.correction, 1.0 - (seen.slo_objective or 0.0))
+    base = moments.base(believed)
+
+    def prediction(followed: Followed, *ahead: float) -> Prediction:
+        odds = followed.odds(base, believed)
+        for rates, agreement in memory.rhythm.repeats(now, ahead):
+            odds = repeated(odds, base, rates, agreement)
+        return Prediction(base, odds, replica)
+
+    then = prediction(moments.then, horizon, horizon + spec.timing.interval)
+    meanwhile = prediction(moments.meanwhile, spec.timing.interval, horizon / 2.0, horizon)
+    allowed = budget.allowed(seen.slo_objective or 0.0, moments.mean, spec.budget_period)
+    worth = replica.saved(allowed)
+    # Enough for the highest of the rates; what is allowed comes later.
+    highest = max(scale.desired, ceil(RATIOS[-1] * base / replica.goodput))
+    soon = then.fewest(worth, scale.desired, 1, highest)
+    waiting = _backlog(seen, scale)
+    drained = ceil((believed + waiting / (DRAINED_IN * horizon)) / replica.goodput) if waiting > 0.0 else 0
+    least = max(soon, drained)
+    kept = meanwhile.fewest(worth, scale.desired, least, max(least, highest))
+    missing = max(0, least - scale.available)
+    again = min(memory.stuck(spec, now), missing, ceil(REPLACED * least))
+
+    reason = Reason.LOAD_BELOW_CAPACITY
+    if drained > max(soon, scale.desired):
+        reason = Reason.BACKLOG
+    elif least + again > scale.desired:
+        late_now = replica.late(believed / max(1, scale.desired - again))
+        reason = Reason.LOAD_ABOVE_CAPACITY if late_now > allowed else Reason.PEAK_EXPECTED
+    elif late_share(seen) is None and (seen.burn_short or 0.0) > 1.0:
+        reason = Reason.WILL_NOT_HELP
+    found = Recommendation(
+        least + again, reason, kept + again, rate=then.rate, allowed=allowed, worth=worth, late=then.late
+    )
+    return found, memory.with_need(kept, memory.start_up(spec) + spec.scale_down.stabilization_window)
+
+
+def _learned(
+    spec: Spec,
+    seen: Observation,
+    scale: Scale,
+    memory: Memory,
+    replica: Curve,
+    believed: float,
+    horizon: float,
+    now: float,
+) -> Memory:
+    """Return the memory with what this look tells."""
+    rate = seen.arrival_rate or 0.0
+    newest = rate if seen.arrival_rate_now is None else seen.arrival_rate_now
+    memory, passed = memory.looked(spec, now)
+    looks = tuple(look for look in memory.looks if 0.0 < now - look[0] <= SETTLED)
+    looks = (*looks, (now, replica.late(newest / max(1, scale.available))))
+    window = [share for when, share in looks if now - when <= 2.0 * spec.timing.rate_lag]
+    expected = sum(window) / len(window)
+    overloaded = max(share for _, share in looks) > TRUSTED
+    late, hanging = late_share(seen), _hanging(spec, seen, memory.stalled)
+    budget = memory.budget.after(
+        passed,
+        seen.rate or 0.0,
+        expected if seen.burn_short is None else late or 0.0,
+        None if late is None or overloaded else expected,
+        seen.slo_objective or 0.0,
+        spec.budget_period,
+    ).with_late(hanging - memory.stalled, seen.slo_objective or 0.0)
+    moments = memory.moments
+    earlier = moments.recent[0][1] if moments.recent else believed
+    peak = max(rate, min(believed, newest))
+    return replace(
+        memory,
+        looks=looks,
+        stalled=hanging,
+        moments=moments.after(now, passed, rate, believed, horizon),
+        rhythm=memory.rhythm.after(now, peak, earlier, 2.0 * horizon),
+        budget=budget,
+    )
+
+
+def late_share(seen: Observation) -> float | None:
+    """Return the share that more replicas would have answered in time; None: not known, or none would have.
+
+    Where requests hardly waited for a worker, errors and slow execution made them miss.
+    """
+    if seen.burn_short is None or seen.slo_objective is None:
+        return None
+    if (
+        seen.burn_short > 0.0
+        and seen.queue_mean is not None
+        and seen.queue_mean <= WAITED_LITTLE * (seen.slo_latency or 0.0)
+    ):
+        return None
+    return min(1.0, seen.burn_short * (1.0 - seen.slo_objective))
+
+
+def _hanging(spec: Spec, seen: Observation, before: float) -> float:
+    """Return how many requests have been in flight for the whole window of rates, if that is late."""
+    if (seen.slo_latency or 0.0) >= 2.0 * spec.timing.rate_lag:
+        return 0.0
+    return before if seen.stalled is None else seen.stalled
+
+
+def _believed(spec: Spec, seen: Observation) -> float:
+    """Return the rate to expect of now: the newest interval's where it is higher than chance explains."""
+    rate, newest = seen.arrival_rate or 0.0, seen.arrival_rate_now
+    interval = max(spec.timing.rate_lag, 1.0)
+    noise = SUDDEN * (max(rate, 1.0 / interval) / interval) ** 0.5
+    return newest if newest is not None and newest > rate + noise else rate
+
+
+def _backlog(seen: Observation, scale: Scale) -> float:
+    """Return how many requests are in flight beyond what the replicas hold within the SLO (Little's law)."""
+    held = max(1, scale.available) * (seen.capacity or 0.0) * (seen.slo_latency or 0.0)
+    return max(0.0, (seen.in_flight or 0.0) - held)

@@ -1,0 +1,158 @@
+"""Whether the rates repeat themselves, and what came one period before. [P]
+
+Timers and working days make peaks at equal distances (Shahrad et al., USENIX ATC'20). Two periods are known
+beforehand, a day and a week: where the metrics' history has them, their rates come in from it. Shorter ones
+are found: a rate that jumps proposes its distances to the jumps before it, and a period is believed as long
+as the rates of the last two hours agree with those one period earlier (their correlation).
+
+Next step: ``scenarios.repeated``.
+"""
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from math import sqrt
+from operator import mul
+from typing import Final
+
+SLOT: Final = 5.0
+"""Seconds for which one rate is kept."""
+KEPT: Final = 1440
+"""Slots: two hours, so that a period of an hour has come twice."""
+JUMP: Final = 1.5
+"""Times what the rate just was: such a jump may be the begin of a period."""
+JUMPS: Final = 4
+"""Kept."""
+AGREED: Final = 0.6
+"""Correlation from which a period is believed."""
+ALIKE: Final = 0.1
+"""Of the correlation: less between two periods is chance."""
+SLACK: Final = 2
+"""Slots by which what repeats may come earlier or later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """The rates of two hours, and the period in which they repeat."""
+
+    begin: int = 0
+    """Slot of the first of ``rates``: seconds / ``SLOT``."""
+    rates: "array[float]" = field(default_factory=lambda: array("f"))
+    jumps: tuple[int, ...] = ()
+    """Slots in which the rate jumped, oldest first."""
+    period: int = 0
+    """Slots; 0: none is known."""
+    agreement: float = 0.0
+    """Of the rates with those one period earlier."""
+    past: tuple["Past", ...] = ()
+    """The same time on earlier days."""
+
+    def after(self, now: float, rate: float, earlier: float, shortest: float) -> "Rhythm":
+        """Return what is known after one more look.
+
+        ``earlier`` is the rate one start-up ago. No period is shorter than ``shortest`` seconds.
+        """
+        slot = int(now // SLOT)
+        begin, rates = self.begin, self.rates
+        missing = slot - begin - len(rates)
+        if not rates or missing < -1 or missing >= KEPT:
+            return replace(self, begin=slot, rates=array("f", (rate,)), jumps=(), period=0, agreement=0.0)
+        if missing < 0:
+            return replace(self, rates=rates[:-1] + array("f", (max(rates[-1], rate),)))
+        # What was not seen is taken to have stayed as it was.
+        rates = rates + rates[-1:] * missing + array("f", (rate,))
+        begin, rates = begin + max(0, len(rates) - KEPT), rates[-KEPT:]
+        found = replace(self, begin=begin, rates=rates)
+        first = not self.jumps or slot - self.jumps[-1] > shortest / SLOT
+        if rate > JUMP * earlier and first:
+            found = replace(found, jumps=(*self.jumps[1 - JUMPS :], slot))
+        elif slot % _REVIEWED:
+            return found
+        return _reviewed(found, int(shortest / SLOT))
+
+    def with_past(self, past: Iterable[Sequence[tuple[float, float]]]) -> "Rhythm":
+        """Return the same with earlier days: of each the rates, as (when it would be today, rate)."""
+        return replace(self, past=tuple(self._compared(rates) for rates in past if len(rates) > 1))
+
+    def _compared(self, rates: Sequence[tuple[float, float]]) -> "Past":
+        step = (rates[-1][0] - rates[0][0]) / (len(rates) - 1)
+        slots = max(1, round(step / SLOT))
+        today, then = [], []
+        for when, rate in rates:
+            # A rate is the mean of the step that ends there.
+            index = int(when // SLOT) - self.begin
+            if slots <= index <= len(self.rates):
+                today.append(sum(self.rates[index - slots : index]) / slots)
+                then.append(rate)
+        return Past(rates[0][0] - step, step, tuple(rate for _, rate in rates), agreement(today, then))
+
+    def repeats(self, now: float, ahead: Sequence[float]) -> Iterator[tuple[list[float], float]]:
+        """Yield rates that came ``ahead`` seconds after now a period before, and how well they agree."""
+        slots = {int((now + seconds) // SLOT) - self.begin for seconds in ahead}
+        for periods in (1, 2, 3) if self.period else ():
+            around = [
+                slot - periods * self.period + off for slot in slots for off in range(-SLACK, SLACK + 1)
+            ]
+            found = [self.rates[index] for index in around if 0 <= index < len(self.rates)]
+            if found:
+                yield found, self.agreement
+        for past in self.past:
+            if past.agreement >= AGREED:
+                steps = {int((now + seconds - past.begin) // past.step) for seconds in ahead}
+                found = [past.rates[index] for index in steps if 0 <= index < len(past.rates)]
+                if found:
+                    yield found, past.agreement
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """Rates of an earlier day, as if they were of today."""
+
+    begin: float
+    """Of the first, seconds; likewise ``step``."""
+    step: float
+    rates: tuple[float, ...]
+    agreement: float
+    """With the rates of the last two hours."""
+
+
+def _reviewed(rhythm: Rhythm, shortest: int) -> Rhythm:
+    """Return it after a try of what it believes, and of the distances from the last jump to those before."""
+    jumps, kept = rhythm.jumps, len(rhythm.rates)
+    tried = {jumps[-1] - jump for jump in jumps if shortest <= jumps[-1] - jump <= kept} | {rhythm.period}
+    agreed = {each: _agrees(rhythm, each) for each in sorted(tried - {0})}
+    best = max(agreed.values(), default=0.0)
+    if best < AGREED:
+        return replace(rhythm, period=0, agreement=0.0)
+    # A multiple of the period agrees as well: the shortest is the one.
+    return replace(
+        rhythm, period=next(each for each, found in agreed.items() if found > best - ALIKE), agreement=best
+    )
+
+
+def _agrees(rhythm: Rhythm, period: int) -> float:
+    return agreement(rhythm.rates[period:], rhythm.rates[:-period])
+
+
+def agreement(rates: Sequence[float], earlier: Sequence[float]) -> float:
+    """Return the correlation of both, as far as they reach; 0 where one of them does not change."""
+    count = min(len(rates), len(earlier))
+    if count < _FEWEST:
+        return 0.0
+    rates, earlier = rates[:count], earlier[:count]
+    mean, before = sum(rates) / count, sum(earlier) / count
+    # Centered first: of squares of high rates that hardly change rounding would make a correlation.
+    one, other = [rate - mean for rate in rates], [rate - before for rate in earlier]
+    spread = sqrt(sum(map(mul, one, one)) * sum(map(mul, other, other)))
+    if spread <= _ROUNDING * count * mean * before:
+        return 0.0
+    together: float = sum(map(mul, one, other))
+    return together / spread
+
+
+_ROUNDING: Final = 1e-9
+"""Of the product of two rates: so little is no change."""
+_FEWEST: Final = 12
+"""Pairs: a correlation of fewer says nothing."""
+_REVIEWED: Final = 12
+"""Slots after which a period is looked at again."""

@@ -1,0 +1,202 @@
+"""What the rate may become: what followed moments like this one. [P]
+
+Owns what is remembered of the rate. A moment is like another if the rate was about as high. How many times
+as high it was one start-up later is counted in bins (``RATIOS``): a forecast with its odds and without a
+model of the traffic. Ramps, bursts, steps and their returns all enter this way. Few moments shrink towards
+what followed any moment, and towards what arrivals do by chance; one of them may be followed by more than
+was ever seen (``BEYOND``).
+
+Where the rates repeat (``rhythm``), what came one period before now counts as well.
+
+Next step: ``recommend`` weighs every count of replicas against these odds.
+"""
+
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import exp, log
+from typing import Final
+
+STEP: Final = 1.05
+"""From one bin to the next: 5% of load are about one replica of twenty."""
+LOWEST: Final = -56
+HIGHEST: Final = 66
+"""Exponents of the first and the last bin: a fifteenth and 25 times as much."""
+RATIOS: Final = tuple(STEP**power for power in range(LOWEST, HIGHEST + 1))
+"""How many times as high the rate is later, by bin."""
+
+LEVEL: Final = log(1.5)
+"""Rates within a factor of 1.5 are alike."""
+LIKE_NOTHING: Final = 0.2
+"""Of the mean rate: what is below counts as so much, since nothing can be told in ratios of it."""
+MEMORY: Final = 500.0
+"""Looks after which one counts e times less, of each level for itself: 40 minutes of a steady rate."""
+LATELY: Final = 60.0
+"""Looks after which one counts e times less that tells of any rate: a ramp leads to rates never seen."""
+SHARED: Final = 5.0
+"""Moments that what followed any moment counts for, whatever the rate: what is known of a rate never seen."""
+BY_CHANCE: Final = 1.5
+"""Moments that Poisson arrivals count for."""
+BEYOND: Final = 0.5
+"""Moments followed by more than the rate now, by any factor x with odds of ``x ** -TAIL``. By Laplace's
+rule of succession one of n + 1; moments that follow each other closely are no independent ones."""
+TAIL: Final = 3.0
+REPEATED: Final = 1.0
+"""Weight of what came a period before, relative to all the rest."""
+
+Odds = Sequence[float]
+"""A weight for each of ``RATIOS``."""
+
+
+_NOTHING: Final = bytes(8 * len(RATIOS))
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How often each ratio followed; the newest weighs ``unit``, and a little more each time."""
+
+    counts: "array[float]" = field(default_factory=lambda: array("d", _NOTHING))
+    total: float = 0.0
+    unit: float = 1.0
+
+    def plus(self, index: int, memory: float) -> "Tally":
+        """Return the tally with one more moment; after ``memory`` more it counts e times less."""
+        counts = array("d", self.counts)
+        if self.unit > _LARGE:
+            counts = array("d", (each / self.unit for each in counts))
+            return Tally(counts, self.total / self.unit, 1.0).plus(index, memory)
+        counts[index] += self.unit
+        return Tally(counts, self.total + self.unit, self.unit * (1.0 + 1.0 / memory))
+
+    @property
+    def moments(self) -> float:
+        """How many the tally is worth."""
+        return self.total / self.unit
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """What followed, by the level of the rate at the time, and lately after any moment."""
+
+    by_level: Mapping[int, Tally] = field(default_factory=dict)
+    any: Tally = Tally()
+
+    def plus(self, before: float, after: float, *, alone: bool) -> "Followed":
+        """Return the same with one more pair of rates; ``alone``: it says nothing of other levels."""
+        index, level = bin_of(after / before), round(log(before) / LEVEL)
+        tally = self.by_level.get(level, _EMPTY).plus(index, MEMORY)
+        lately = self.any if alone else self.any.plus(index, LATELY)
+        return Followed({**self.by_level, level: tally}, lately)
+
+    def odds(self, rate: float, believed: float) -> list[float]:
+        """Return the odds of each ratio to ``rate`` after a moment like now, in moments.
+
+        ``believed`` is what is to be expected of now: less than ``rate`` where that stands for nothing.
+        """
+        level, share = divmod(log(rate) / LEVEL, 1.0)
+        below, above = (self.by_level.get(int(level) + each, _EMPTY) for each in (0, 1))
+        shared = min(1.0, SHARED / max(self.any.moments, 1.0)) / self.any.unit
+        low, high = (1.0 - share) / below.unit, share / above.unit
+        prior = _prior(round(2.0 * log(max(1.0, believed * WINDOW))), bin_of(believed / rate))
+        rows = zip(prior, below.counts, above.counts, self.any.counts, strict=True)
+        return [first + low * one + high * other + shared * any_ for first, one, other, any_ in rows]
+
+
+WINDOW: Final = 20.0
+"""Seconds over which a rate is taken: how much of it is chance."""
+
+_LARGE: Final = 1e9
+_EMPTY: Final = Tally()
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """The rates of the last start-up, and what followed those before."""
+
+    recent: tuple[tuple[float, float], ...] = ()
+    """(when, rate), oldest first."""
+    then: Followed = Followed()
+    """One start-up later: when a replica that is asked for now would serve."""
+    meanwhile: Followed = Followed()
+    """Until then: while a replica that is given away now could not be back."""
+    mean: float = 0.0
+    """Of the rate, over half an hour."""
+    seen: float = 0.0
+    """Seconds observed in all, at most the mean's memory."""
+
+    def after(self, now: float, passed: float, rate: float, believed: float, horizon: float) -> "Moments":
+        """Return what is known after one more look.
+
+        ``rate`` is the mean of some seconds and is what followed; ``believed`` is what is to be expected of
+        now, and what it is compared with later. ``passed`` seconds since the last look, ``horizon`` seconds
+        until a replica that is asked for now would serve.
+        """
+        seen = min(self.seen + passed, _MEAN_MEMORY)
+        mean = self.mean + (rate - self.mean) * min(1.0, max(passed, _FIRST) / max(seen, _FIRST))
+        then, meanwhile = self.then, self.meanwhile
+        longest = horizon + 2.0 * max(passed, 1.0)
+        kept = [(when, before) for when, before in self.recent if 0.0 < now - when < longest]
+        young = [before for when, before in kept if now - when < horizon - passed / 2.0]
+        # What follows nothing is no ratio of anything.
+        nothing = self.base(0.0)
+        if len(young) < len(kept):
+            before = kept[len(kept) - len(young) - 1][1]
+            then = then.plus(before, rate, alone=before <= nothing)
+        if young:
+            # One for each look is enough: over a few looks every distance has its turn.
+            before = young[int(now / max(passed, 1.0)) % len(young)]
+            meanwhile = meanwhile.plus(before, rate, alone=before <= nothing)
+        believed = max(believed, LIKE_NOTHING * mean, _LEAST)
+        return Moments((*kept, (now, believed)), then, meanwhile, mean, seen)
+
+    def base(self, believed: float) -> float:
+        """Return the rate that ratios refer to now."""
+        return max(believed, LIKE_NOTHING * self.mean, _LEAST)
+
+
+_MEAN_MEMORY: Final = 1800.0
+_FIRST: Final = 60.0
+_LEAST: Final = 1e-3
+
+
+def repeated(odds: list[float], base: float, rates: Iterable[float], weight: float) -> list[float]:
+    """Return ``odds`` with ``rates`` (requests per second, alike likely) that came one period before.
+
+    ``weight``, 0 to 1, says how well the past has repeated itself.
+    """
+    found = [bin_of(rate / base) for rate in rates]
+    if found:
+        each = REPEATED * weight * sum(odds) / len(found)
+        for index in found:
+            odds[index] += each
+    return odds
+
+
+def bin_of(ratio: float) -> int:
+    """Return the bin of ``RATIOS`` that is nearest to ``ratio``."""
+    if ratio <= RATIOS[0]:
+        return 0
+    return min(len(RATIOS) - 1, round(log(ratio) / _LOG_STEP) - LOWEST)
+
+
+_LOG_STEP: Final = log(STEP)
+
+
+@lru_cache(maxsize=256)
+def _prior(size: int, center: int) -> Odds:
+    """Return what is believed before anything was seen.
+
+    The rate stays as it is, the ratio of bin ``center``, but for chance: ``exp(size / 2)`` requests are
+    expected in ``WINDOW``. Or it grows beyond.
+    """
+    odds = [0.0] * len(RATIOS)
+    spread, middle = exp(-size / 4.0), RATIOS[center]
+    normal = [(z / 3.0, exp(-((z / 3.0) ** 2) / 2.0)) for z in range(-9, 10)]
+    weight = BY_CHANCE / sum(density for _, density in normal)
+    for z, density in normal:
+        odds[bin_of(middle * (1.0 + z * spread))] += weight * density
+    tail = [ratio**-TAIL - (ratio * STEP) ** -TAIL for ratio in RATIOS[center:]]
+    for index, share in enumerate(tail, center):
+        odds[index] += BEYOND * share / sum(tail)
+    return tuple(odds)

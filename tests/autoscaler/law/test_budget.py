@@ -1,0 +1,84 @@
+"""The account of the error budget, and the calibration of the predictions."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slo_autoscaler.law.budget import BEGUN, KEPT_BACK, LARGEST, MOST, PAID_BY, Budget
+
+PERIOD = 3600.0
+SHARES = st.floats(0.0, 1.0)
+OBJECTIVES = st.floats(0.5, 0.9999)
+looks = st.lists(
+    st.tuples(st.floats(0.0, 600.0), st.floats(0.0, 1e6), SHARES, st.none() | SHARES), max_size=30
+)
+"""(seconds passed, requests per second, late share, predicted late share)"""
+
+
+def account(story, objective):
+    budget = Budget()
+    for passed, rate, late, expected in story:
+        budget = budget.after(passed, rate, late, expected, objective, PERIOD)
+    return budget
+
+
+def steady(late, seconds=600.0, expected=None, objective=0.99):
+    return account([(5.0, 100.0, late, expected)] * int(seconds / 5.0), objective)
+
+
+@given(looks, OBJECTIVES, st.floats(0.0, 1e6))
+def test_allowed_and_correction_stay_within_their_bounds(story, objective, usual):
+    budget = account(story, objective)
+    assert 0.0 < budget.allowed(objective, usual, PERIOD) <= MOST * (1.0 - objective)
+    assert 1.0 / LARGEST <= budget.correction <= LARGEST
+    assert budget.remaining(usual, PERIOD) <= 1.0
+
+
+@given(looks, OBJECTIVES, st.floats(0.1, 1e3), st.floats(0.1, 300.0), SHARES, SHARES)
+def test_late_requests_leave_less_budget_and_allow_less(story, objective, usual, passed, one, other):
+    budget, few, many = account(story, objective), min(one, other), max(one, other)
+    less, more = (budget.after(passed, usual, late, None, objective, PERIOD) for late in (few, many))
+    assert more.remaining(usual, PERIOD) <= less.remaining(usual, PERIOD)
+    assert more.allowed(objective, usual, PERIOD) <= less.allowed(objective, usual, PERIOD)
+
+
+def test_an_account_that_spends_what_it_may_allows_the_objectives_share_less_what_is_kept_back():
+    usual = 0.01 * (1.0 - KEPT_BACK)
+    assert steady(usual, PERIOD).allowed(0.99, 100.0, PERIOD) == pytest.approx(usual)
+    assert steady(0.0).allowed(0.99, 100.0, PERIOD) > usual > steady(0.02).allowed(0.99, 100.0, PERIOD)
+
+
+def test_what_was_overspent_is_paid_back_however_much_it_was():
+    budget, minutes = steady(1.0, 300.0), 0
+    while budget.remaining(100.0, PERIOD) < 0.0:
+        budget, minutes = budget.after(60.0, 100.0, 0.0, None, 0.99, PERIOD), minutes + 1
+    assert minutes > 60, "five minutes of outage are the budget of eight hours"
+
+
+def test_time_alone_counts_not_how_often_one_looks():
+    often, seldom = (account([(each, 100.0, 0.03, 0.01)] * int(600.0 / each), 0.99) for each in (1.0, 20.0))
+    assert often.remaining(100.0, PERIOD) == pytest.approx(seldom.remaining(100.0, PERIOD), rel=0.05)
+    assert often.correction == pytest.approx(seldom.correction, rel=0.05)
+
+
+def test_the_calibration_is_what_was_measured_over_what_was_predicted():
+    assert steady(0.03, 1800.0, expected=0.01).correction == pytest.approx(3.0, rel=0.05)
+    assert steady(0.005, 1800.0, expected=0.01).correction == pytest.approx(0.5, rel=0.05)
+    assert steady(0.03).correction == 1.0, "not compared"
+    few = account([(5.0, 1.0, 0.2, 0.01)], 0.99)
+    assert few.correction < 1.2, "one late request says little"
+
+
+def test_requests_that_hang_are_late_ones():
+    assert steady(0.0).with_late(60.0 * 100.0 * 10.0, 0.99).remaining(100.0, PERIOD) < 0.0
+    assert steady(0.01).with_late(-5.0, 0.99) == steady(0.01)
+
+
+def test_an_account_that_has_just_begun_gives_no_extremes():
+    """It is taken to have served what ``BEGUN`` of a period does; its debt is one of a whole period."""
+    begun, usual = steady(1.0, 10.0), 0.01 * (1.0 - KEPT_BACK)
+    overspent = 1000.0 / usual - 1000.0
+    left = -overspent / (BEGUN * 100.0 * PERIOD)
+    assert begun.remaining(100.0, PERIOD) == pytest.approx(left, rel=0.02)
+    debt = overspent / (100.0 * PERIOD)
+    assert begun.allowed(0.99, 100.0, PERIOD) == pytest.approx(usual / (1.0 + debt / PAID_BY), rel=0.02)

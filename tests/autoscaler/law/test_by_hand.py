@@ -1,0 +1,96 @@
+"""The five decisions of docs/scaling.md, computed again from what stands on that page alone."""
+
+from itertools import pairwise
+from math import ceil, sqrt
+
+import pytest
+
+from docs import worked
+
+PAGE = worked.PAGE.read_text()
+SPREAD = sqrt(1 / (10 + 6 * 58 * 0.2) + (0.4 * 0.25) ** 2)
+HORIZON = 10 + 5
+
+
+def table(name):
+    """Return the titles and the rows of one of the page's tables."""
+    part = PAGE.split(f"<!-- {name} -->")[1].split(f"<!-- end of {name} -->")[0]
+    titles, _, *rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in part.strip().splitlines()
+    ]
+    return titles, rows
+
+
+def number(text):
+    return float(text.rstrip("%")) / (100 if text.endswith("%") else 1)
+
+
+def interpolated(at, points):
+    """Return the value at ``at`` between the two points beside it, (x, y) ascending."""
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if at <= x1:
+            return y0 + (y1 - y0) * max(0.0, at - x0) / (x1 - x0)
+    return points[-1][1]
+
+
+TITLES, CURVE = table("curve")
+LATE = [(float(row[0]), number(row[TITLES.index(f"late, {round(SPREAD, 2):g}")])) for row in CURVE]
+SAVED = [(float(row[0]), number(row[TITLES.index(f"saved, {round(SPREAD, 2):g}")])) for row in CURVE]
+LOAD = [(late, load) for load, late in LATE if 1e-5 < late < 0.5]
+CONSTANTS = {row[0].strip("`").split(".")[1]: row[1] for row in table("constants")[1]}
+NAMES, ROWS = table("worked")
+COLUMNS = {name: {row[0]: row[index] for row in ROWS} for index, name in enumerate(NAMES) if name}
+
+
+def allowed(left):
+    constant = {name: float(CONSTANTS[name]) for name in ("KEPT_BACK", "SPENT_BY", "MOST", "PAID_BY")}
+    usual = 0.01 * (1 - constant["KEPT_BACK"])
+    if left >= 0:
+        return usual * min(1 + left / constant["SPENT_BY"], constant["MOST"])
+    return usual / (1 - left / constant["PAID_BY"])
+
+
+def by_hand(column):
+    """Return (late by count, recommended count, count after the limits), by the steps of the page."""
+    promised = interpolated(0.01, LOAD)
+    goodput = 58 / promised * interpolated(0.01 / float(column["correction"]), LOAD) / promised
+    rate = float(column["R, requests per second"])
+    odds = [
+        (float(key.split()[2]), number(value)) for key, value in column.items() if key.startswith("odds of")
+    ]
+    expected = rate * sum(ratio * share for ratio, share in odds) / sum(share for _, share in odds)
+
+    def late(count):
+        total = sum(
+            share * ratio * interpolated(ratio * rate / (count * goodput), LATE) for ratio, share in odds
+        )
+        return total / sum(share * ratio for ratio, share in odds)
+
+    worth = goodput * interpolated(interpolated(allowed(float(column["budget in hand"])), LOAD), SAVED)
+    count = next(n for n in range(1, 50) if expected * (late(n) - late(n + 1)) < worth)
+    now, in_flight = int(column["replicas"]), float(column["in flight"])
+    if in_flight:
+        waiting = max(0.0, in_flight - now * 58 * 0.2)
+        count = max(count, ceil((rate + waiting / (3 * HORIZON)) / goodput))
+    if count > now:
+        after = min(count, max(now * 2, now + 4))
+    else:
+        after = min(now, max(count, int(column["enough until now"]), min(ceil(now / 2), now - 1)))
+    return late, count, after
+
+
+@pytest.mark.parametrize("at", worked.situations(), ids=lambda at: at.title)
+def test_decision_by_hand_from_the_page_is_that_of_the_law(at):
+    late, count, after = by_hand(COLUMNS[at.title])
+    decision, _ = at.decide()
+    assert (count, after) == (decision.inputs["recommended"], decision.replicas)
+    told = {
+        decision.replicas + step: decision.inputs[name]
+        for step, name in ((-1, "predicted_fewer"), (0, "predicted"), (1, "predicted_more"))
+    }
+    for replicas, share in told.items():
+        assert late(replicas) == pytest.approx(share, rel=0.2, abs=0.001)
+
+
+def test_the_page_says_what_the_law_says_now():
+    assert worked.filled(PAGE) == PAGE, "out of date: run make reference"

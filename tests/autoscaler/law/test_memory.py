@@ -1,0 +1,156 @@
+"""What a look at the platform says of what was asked for, and of replicas that start."""
+
+import gc
+from dataclasses import replace
+from sys import getsizeof
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoscaler.values import a_spec
+from slo_autoscaler.law.memory import LONGEST_START_UP, LOOKS, Memory
+from slo_autoscaler.law.rhythm import KEPT, Rhythm
+from slo_autoscaler.law.scenarios import Moments
+from slo_autoscaler.model import Scale
+
+SPEC = a_spec(start_up_time=10.0, cap_retry=300.0)
+STEP = 5.0
+
+
+def look(memory, *counts, now=0.0, available=None):
+    """Read these counts, one a step; return the memory and what the last is taken for."""
+    taken = None
+    for desired in counts:
+        now += STEP
+        serving = desired if available is None else available
+        memory, taken = memory.noticed(SPEC, Scale(desired, serving), now)
+    return memory, taken.desired
+
+
+def asking(before, replicas):
+    scale = Scale(before, before)
+    return Memory.initial(scale, 0.0).scaled(scale, replicas, 0.0)
+
+
+reads = st.lists(st.integers(1, 9), max_size=12)
+
+
+@given(st.integers(1, 9), st.integers(1, 9), reads)
+def test_a_refusal_is_what_several_reads_in_a_row_say_and_ends_when_more_is_given(before, asked, counts):
+    memory = asking(before, asked)
+    for number, count in enumerate(counts):
+        memory, taken = look(memory, count, now=number * STEP)
+        if memory.refusal is None:
+            assert taken in (count, asked)
+            continue
+        assert number + 1 >= LOOKS
+        assert before <= memory.refusal.granted < asked
+        assert all(before <= each < asked for each in counts[:LOOKS])
+        assert count <= memory.refusal.granted
+
+
+@pytest.mark.parametrize(
+    ("before", "asked", "counts", "taken", "granted"),
+    [
+        (4, 8, [4], 8, None),  # a stale read
+        (4, 8, [4, 4], 8, None),
+        (4, 8, [4, 4, 4], 4, 4),
+        (4, 8, [5, 5, 5], 5, 5),
+        (4, 8, [4, 4, 4, 6], 6, None),  # it gives more
+        (4, 8, [8, 4], 4, None),  # somebody else's change
+        (4, 8, [1], 1, None),  # a redeployment
+        (4, 8, [9], 9, None),
+        (8, 4, [8], 4, None),
+        (8, 4, [8, 8, 8], 8, None),  # less is never refused for long
+        (8, 4, [9], 9, None),
+        (8, 4, [2], 2, None),
+    ],
+)
+def test_a_read_after_an_ask_is_stale_the_platforms_word_or_somebody_elses(
+    before, asked, counts, taken, granted
+):
+    memory, found = look(asking(before, asked), *counts)
+    assert found == taken
+    assert (memory.refusal and memory.refusal.granted) == granted
+
+
+def test_a_refusal_is_believed_for_a_while():
+    memory, _ = look(asking(4, 8), 4, 4, 4)
+    assert look(memory, 4, now=3 * STEP + 290.0)[0].refusal is not None
+    assert look(memory, 4, now=3 * STEP + 300.0)[0].refusal is None
+
+
+def starts(*looks):
+    """Return the start-up time learned from looks at (desired, available), one a step."""
+    memory = Memory.initial(Scale(*looks[0]), 0.0)
+    for number, (desired, available) in enumerate(looks):
+        memory, _ = memory.noticed(SPEC, Scale(desired, available), number * STEP)
+    return memory.start_up_time, memory.stuck(SPEC, (len(looks) - 1) * STEP)
+
+
+@pytest.mark.parametrize(
+    ("looks", "learned", "stuck"),
+    [
+        ([(2, 2), (3, 2), (3, 2), (3, 2), (3, 2), (3, 3)], 20.0, 0),
+        ([(2, 2), (4, 2), (4, 3), (4, 4)], 7.5, 0),
+        ([(2, 2), (3, 2), (2, 2)], None, 0),  # called back
+        ([(2, 2), (3, 2), (4, 2), (3, 2), (3, 3)], 15.0, 0),  # the younger one was called back
+        ([(2, 2), *[(3, 2)] * 6], None, 1),  # never ready
+        ([(2, 2), *[(3, 2)] * 60, (4, 2), (4, 2), (4, 3)], 10.0, 1),  # another one is ready
+        ([(2, 2), *[(3, 2)] * 12, (3, 3)], 60.0, 0),  # slow
+        ([(2, 2), *[(3, 2)] * 200, (3, 3)], None, 0),  # it was broken
+        ([(2, 2), (2, 1), *[(2, 1)] * 9, (2, 2)], None, 0),  # it crashed, and was started anew
+        ([(2, 2), (2, 1), *[(2, 1)] * 9], None, 1),
+    ],
+)
+def test_start_ups_are_learned_from_replicas_that_were_asked_for_and_serve(looks, learned, stuck):
+    assert starts(*looks) == (learned, stuck)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.sampled_from([0.0, 5.0, 700.0, -50.0]))))
+def test_whatever_is_read_each_replica_is_awaited_once_and_start_ups_are_bounded(looks):
+    memory, now = Memory.initial(Scale(1, 1), 0.0), 0.0
+    for desired, available, gap in looks:
+        now += gap
+        memory, scale = memory.noticed(SPEC, Scale(desired, available), now)
+        assert len(memory.pending) == scale.pending
+        assert memory.start_up_time is None or 0.0 <= memory.start_up_time <= LONGEST_START_UP
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 30.0), st.integers(0, 20)), max_size=30), st.floats(0.0, 60.0))
+def test_what_was_needed_is_the_most_of_the_last_seconds_with_data(needs, span):
+    memory, told = Memory(seen_at=0.0), []
+    for passed, count in needs:
+        memory = replace(memory, observed=memory.observed + passed).with_need(count, 60.0)
+        told.append((memory.observed, count))
+    recent = [count for when, count in told if memory.observed - when <= span]
+    assert memory.needed(span) == max(recent, default=0)
+
+
+def test_what_was_not_done_is_not_remembered_but_what_was_learned_is():
+    before = replace(Memory.initial(Scale(2, 2), 0.0), scaled_at=-50.0)
+    undone = replace(before.scaled(Scale(2, 2), 4, 10.0), start_up_time=20.0).unapplied(before)
+    assert undone == replace(before, start_up_time=20.0)
+
+
+def bytes_of(value):
+    """Return the size of a value with all that it holds."""
+    held, todo = {}, [value]
+    while todo:
+        each = todo.pop()
+        if id(each) not in held and not isinstance(each, type):
+            held[id(each)] = getsizeof(each)
+            todo += gc.get_referents(each)
+    return sum(held.values())
+
+
+def test_ten_thousand_functions_fit_into_half_a_gigabyte():
+    moments, rhythm, before = Moments(), Rhythm(), 1.0
+    for look in range(KEPT):
+        rate, now = 2.0 ** (look // 6 % 9) + look / KEPT, 5.0 * look
+        moments = moments.after(now, 5.0, rate, rate, 15.0)
+        rhythm, before = rhythm.after(now, rate, before, 30.0), rate
+    memory = replace(Memory.initial(Scale(2, 2), 0.0), moments=moments, rhythm=rhythm)
+    assert len(moments.then.by_level) > 8
+    assert bytes_of(memory) < 50_000

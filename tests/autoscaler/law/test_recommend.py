@@ -1,0 +1,175 @@
+"""Policy ``slo``: the prediction, the choice of a count by it, and what a look teaches."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoscaler.values import a_spec, seen
+from slo_autoscaler.law.curve import Curve, curve
+from slo_autoscaler.law.memory import Memory
+from slo_autoscaler.law.recommend import Prediction, late_share, recommend
+from slo_autoscaler.law.scenarios import RATIOS, Followed
+from slo_autoscaler.model import Reason, Scale
+
+MOST = 60
+
+
+@st.composite
+def predictions(draw: st.DrawFn) -> Prediction:
+    """Rates to come around a base, as a memory of some moments tells them."""
+    base = draw(st.floats(1e-3, 1e4))
+    followed = Followed()
+    for ratio in draw(st.lists(st.sampled_from(RATIOS), max_size=20)):
+        followed = followed.plus(base, base * ratio, alone=False)
+    requests = draw(st.floats(0.5, 1000.0))
+    replica = curve(requests * base / draw(st.floats(0.2, 40.0)), draw(st.floats(0.05, 2.0)), 0.99)
+    return Prediction(base, followed.odds(base, base), replica)
+
+
+ALLOWED = st.floats(1e-4, 0.05)
+
+
+@given(predictions())
+def test_the_late_share_falls_in_replicas(prediction: Prediction):
+    shares = [prediction.late(count) for count in range(MOST)]
+    assert all(0.0 <= share <= 1.0 for share in shares)
+    assert shares == sorted(shares, reverse=True)
+    assert prediction.late(10**9) < 0.01
+
+
+@given(predictions(), ALLOWED, st.integers(1, MOST), st.integers(1, MOST), st.integers(1, MOST))
+def test_the_fewest_is_what_a_scan_from_one_replica_on_finds(
+    prediction: Prediction, allowed: float, start: int, one: int, other: int
+):
+    worth, lowest, highest = prediction.replica.saved(allowed), min(one, other), max(one, other)
+    late = [prediction.rate * prediction.late(count) for count in range(lowest, highest + 1)]
+    saved = [before - after for before, after in pairwise(late)]
+    scanned = next((count for count, each in enumerate(saved, lowest) if each < worth), highest)
+    assert prediction.fewest(worth, start, lowest, highest) == scanned
+
+
+@given(predictions(), ALLOWED, st.floats(1.0, 100.0), st.floats(0.01, 1.0))
+def test_more_load_or_less_allowed_never_needs_fewer(
+    prediction: Prediction, allowed: float, more: float, less: float
+):
+    worth, stricter = prediction.replica.saved(allowed), prediction.replica.saved(less * allowed)
+    fewest = prediction.fewest(worth, 1, 1, MOST)
+    assert replace(prediction, base=more * prediction.base).fewest(worth, 1, 1, MOST) >= fewest
+    assert prediction.fewest(stricter, 1, 1, MOST) >= fewest
+
+
+@pytest.mark.parametrize("replicas", [1, 10, 1000])
+def test_a_fleet_of_any_size_is_found_from_any_overload(replicas: int):
+    replica, rate = Curve(100.0, 0.1), 100.0 * replicas
+    prediction = Prediction(rate, Followed().odds(rate, rate), replica)
+    found = {
+        prediction.fewest(replica.saved(0.01), start, 1, 10**5) for start in (1, replicas, 10 * replicas)
+    }
+    assert len(found) == 1
+    assert replicas <= found.pop() <= 2 * replicas + 1
+
+
+@pytest.mark.parametrize("correction", [0.5, 1.0, 4.0])
+def test_a_corrected_curve_says_so_many_times_as_many_late(correction: float):
+    told = Curve(1.0, 0.15)
+    truly = told.corrected(correction, 0.01)
+    load = next(load / 1e4 for load in range(10**4) if truly.late(load / 1e4) >= 0.01)
+    assert told.late(load) == pytest.approx(0.01 / correction, rel=0.01)
+
+
+def test_no_correction_makes_the_capacity_exceed_the_goodput():
+    assert Curve(100.0, 0.1).corrected(1e-6, 0.01).late(100.0) == pytest.approx(0.01, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("changes", "late"),
+    [
+        ({"burn_short": 5.0}, 0.05),
+        ({"burn_short": 500.0}, 1.0),
+        ({"burn_short": None}, None),
+        ({"burn_short": 0.0, "queue_mean": 0.0}, 0.0),
+        ({"burn_short": 5.0, "queue_mean": 0.004}, None),  # they hardly waited: it was errors or execution
+        ({"burn_short": 5.0, "queue_mean": 0.02}, 0.05),
+    ],
+)
+def test_late_counts_what_more_replicas_would_have_answered_in_time(changes, late):
+    assert late_share(seen(**changes)) == pytest.approx(late)
+
+
+TWO = Scale(2, 2)
+SPEC = a_spec(max_replicas=50)
+
+
+def looks(*observations, memory=None, scale=TWO, spec=SPEC, every=5.0):
+    """Return what is recommended and remembered after looks at these."""
+    found, memory = None, memory or Memory.initial(scale, 0.0)
+    for observation in observations:
+        found, memory = recommend(spec, observation, scale, memory, memory.seen_at + every)
+    return found, memory
+
+
+def left(memory):
+    return memory.budget.remaining(memory.moments.mean, SPEC.budget_period)
+
+
+def test_a_hang_earns_no_credit_and_each_request_of_it_is_late_once():
+    hanging = seen(rate=0.0, in_flight=200.0, stalled=200.0, burn_short=None)
+    _, before = looks(*[seen(burn_short=0.0)] * 20)
+    _, once = looks(hanging, memory=before)
+    _, long = looks(*[hanging, replace(hanging, stalled=None)] * 10, memory=once)
+    _, slow = looks(*[replace(hanging, slo_latency=60.0)] * 20, memory=before)
+    assert left(long) <= left(once) < left(before) - 0.1
+    assert long.budget.spent <= once.budget.spent
+    assert slow.budget.spent <= before.budget.spent, "within an SLO of a minute it is not late yet"
+
+
+def test_one_sample_that_is_looked_at_often_counts_once():
+    sample = seen(rate=150.0, burn_short=3.0)
+    _, often = looks(*[sample] * 100, every=0.05)
+    _, once = looks(sample, every=5.0)
+    assert left(often) == pytest.approx(left(once), abs=1e-4)
+    assert often.budget.correction == pytest.approx(once.budget.correction, rel=0.05)
+
+
+def test_a_sudden_rise_is_believed_at_once_if_chance_does_not_explain_it():
+    steady, _ = looks(*[seen()] * 10)
+    chance, _ = looks(*[seen()] * 9, seen(rate_now=105.0))
+    rise, _ = looks(*[seen()] * 9, seen(rate_now=400.0))
+    assert chance.replicas == steady.replicas
+    assert rise.replicas >= 4
+
+
+@pytest.mark.parametrize("in_flight", [0.0, 20.0])
+def test_what_the_replicas_hold_within_the_slo_is_no_backlog(in_flight):
+    counted, not_known = (looks(seen(in_flight=each))[0] for each in (in_flight, None))
+    assert (counted.replicas, counted.reason) == (not_known.replicas, not_known.reason)
+
+
+def test_a_backlog_is_drained_in_some_start_ups():
+    assert looks(seen(in_flight=20.0 + 45.0 * 100.0))[0].replicas >= 2
+    assert looks(seen(in_flight=20.0 + 450.0 * 100.0))[0].reason is Reason.BACKLOG
+
+
+@pytest.mark.parametrize(("desired", "stuck"), [(10, 1), (10, 9)])
+def test_few_of_the_replicas_that_never_serve_are_replaced(desired, stuck):
+    scale = Scale(desired, desired - stuck)
+    starting, found = (
+        looks(
+            seen(rate=900.0, burn_short=1.0),
+            scale=scale,
+            memory=replace(Memory.initial(scale, 0.0), pending=((since, True),) * stuck),
+        )[0].replicas
+        for since in (0.0, -1000.0)
+    )
+    assert starting < found <= starting + 2
+
+
+def test_down_waits_for_what_may_come_before_a_replica_could_be_back():
+    """A burst comes every minute, and never just one start-up after a calm moment."""
+    cycle = [*[seen(rate=400.0)] * 3, *[seen(rate=100.0)] * 10]
+    found, _ = looks(*cycle * 30, *cycle[:8], spec=a_spec(max_replicas=50, start_up_time=60.0))
+    assert found.replicas <= 2
+    assert found.fewest >= 4

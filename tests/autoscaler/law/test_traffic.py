@@ -1,0 +1,111 @@
+"""The law over hours of traffic, on a function that is a fluid."""
+
+from dataclasses import replace
+from math import sin
+
+from autoscaler.law.fluid import Function
+from autoscaler.values import a_spec
+from slo_autoscaler.model import Reason
+
+
+def budget_of(function: Function) -> float:
+    memory, spec = function.memory, function.spec
+    return memory.budget.remaining(memory.moments.mean, spec.budget_period)
+
+
+def peaks(every: float, length: float, high: float, base: float = 100.0):
+    """Return the rate by the time: a peak begins at ``every`` seconds, and at each multiple."""
+    return lambda now: high if now >= every and now % every < length else base
+
+
+HOUR = 3600.0
+
+
+def test_a_spike_every_half_hour_ends_within_the_budget():
+    function = Function(a_spec(max_replicas=20), replicas=2)
+    list(function.play(peaks(0.5 * HOUR, 10.0, 400.0), 4 * HOUR))
+    assert function.late(since=2 * HOUR) <= 0.01
+
+
+def test_the_account_shows_what_is_overspent():
+    function = Function(a_spec(max_replicas=20), replicas=2, objective=0.999)
+    list(function.play(peaks(0.5 * HOUR, 10.0, 400.0), 0.6 * HOUR))
+    assert budget_of(function) < -1.0, "16 times the budget of half an hour"
+
+
+def test_a_peak_that_comes_every_hour_is_prepared_for_after_it_has_come_twice():
+    function = Function(a_spec(max_replicas=20), replicas=2)
+    rates = peaks(HOUR, 300.0, 400.0)
+    list(function.play(rates, 3 * HOUR))
+    assert function.scale.available >= 4
+    list(function.play(rates, 300.0))
+    assert function.late(since=3 * HOUR) <= 0.01
+
+
+def test_between_two_peaks_their_replicas_are_given_back():
+    function = Function(a_spec(max_replicas=20), replicas=2)
+    list(function.play(peaks(0.5 * HOUR, 60.0, 400.0), 2.4 * HOUR))
+    assert function.replicas <= 2
+
+
+def test_an_overload_after_a_calm_hour_is_not_taken_for_less_than_it_is():
+    """However much less was late than predicted: that told of loads below the goodput."""
+    function = Function(a_spec(max_replicas=50), replicas=3, objective=0.95)
+    list(function.play(lambda _: 200.0, HOUR))
+    list(function.play(lambda _: 1000.0, 120.0))
+    assert function.scale.available >= 10
+
+
+def test_one_of_ten_replicas_that_never_serves_blocks_no_other():
+    function = Function(a_spec(max_replicas=20), replicas=10, broken=1)
+    list(function.play(lambda _: 1500.0, 120.0))
+    assert function.replicas > 15
+    assert function.late(since=60.0) <= 0.02
+    assert function.memory.start_up(function.spec) <= 2 * function.start_up, "it never started"
+
+
+def test_what_a_redeployment_takes_away_during_a_ramp_is_asked_for_again_at_once():
+    function = Function(a_spec(max_replicas=20), replicas=2)
+    list(function.play(lambda now: 100.0 + now, 200.0))
+    function.set(1)
+    decisions = list(function.play(lambda _: 300.0, 15.0))
+    assert function.replicas >= 3
+    assert all(decision.reason is not Reason.PLATFORM_CAP for decision in decisions)
+
+
+def test_reconciles_without_data_keep_no_replica_that_is_not_needed():
+    function = Function(a_spec(max_replicas=20), replicas=20)
+    for look in range(240):
+        gap = look % 11 == 0
+        decision = function.step(200.0, lambda o, gap=gap: None if gap else o)
+        assert not gap or (decision.replicas, decision.reason) == (None, Reason.NO_DATA)
+    assert function.replicas <= 4
+
+
+def test_a_ramp_is_seen_that_grows_by_a_third_in_one_start_up():
+    spec = a_spec(max_replicas=60, start_up_time=60.0)
+    function = Function(spec, replicas=4, start_up=60.0)
+    list(function.play(lambda _: 200.0, 600.0))
+    list(function.play(lambda now: 200.0 * 1.35 ** ((now - 600.0) / 60.0), 480.0))
+    assert function.late(since=840.0) <= 0.03
+
+
+def test_a_slow_function_is_scaled_at_the_first_look():
+    function = Function(a_spec(), replicas=1, capacity=0.1)
+    decision = function.step(0.3)
+    assert decision.replicas is not None
+    assert decision.replicas >= 3
+
+
+def test_a_peak_of_the_day_before_is_prepared_for_where_the_days_are_alike():
+    def rates(now: float) -> float:
+        return 400.0 if 2 * HOUR <= now < 2 * HOUR + 300.0 else 100.0 + 40.0 * sin(now / 500.0)
+
+    function = Function(a_spec(max_replicas=20), replicas=2)
+    list(function.play(rates, HOUR))
+    minutes = [(60.0 * number, rates(60.0 * number - 30.0)) for number in range(1, 240)]
+    function.memory = replace(function.memory, rhythm=function.memory.rhythm.with_past([minutes]))
+    list(function.play(rates, HOUR))
+    assert function.scale.available >= 4
+    list(function.play(rates, 300.0))
+    assert function.late(since=2 * HOUR) <= 0.015
