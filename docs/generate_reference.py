@@ -41,6 +41,7 @@ from slo_autoscaler.model import Decision, Reason, Scale
 from slo_autoscaler.shadow import Score
 from slo_autoscaler.signals import SIGNALS
 from slo_autoscaler.sources import promql
+from slo_autoscaler.spec import Spec
 from tailbound_lab.local import __main__ as local
 from tailbound_lab.simulate import __main__ as simulate
 
@@ -183,7 +184,7 @@ def _rule(hint: Any) -> str:
     if origin is tuple:
         return "a list of names" if parts[0] is str else "a list"
     if origin is dict:
-        return "name.namespace: any key of `defaults`"
+        return "name.namespace: any key of `defaults`" if parts[1] is Spec else f"name: {_rule(parts[1])}"
     return {int: "a whole number", float: "a number", str: "text", bool: "true | false"}[hint]
 
 
@@ -275,10 +276,7 @@ def _reasons() -> dict[str, str]:
     refusals = [
         (each.reason, str(each.status), _one_line(inspect.getdoc(each) or "")) for each in errors.REFUSALS
     ]
-    decisions = [
-        (reason.value, ": ".join(filter(None, [reason.clauses[0], ", ".join(reason.clauses[1:])])))
-        for reason in Reason
-    ]
+    decisions = [(reason.value, "; ".join(reason.clauses)) for reason in Reason]
     return {
         "Why a batch left": _table("reason, meaning", batches),
         "Why a request was refused": _table("reason, status, meaning", refusals),

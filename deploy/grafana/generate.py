@@ -267,7 +267,6 @@ COUNT_LEVELS: Final = ((None, "green"), (1.0, "red"))
 WINDOWS: Final = {"5m": "5 minutes", "1h": "1 hour", "6h": "6 hours", "3d": "3 days"}
 LEAST_BUDGET: Final = "min by (function_name) (slo:error_budget_remaining:ratio)"
 LEARNED: Final = f"max(slo_autoscaler_capacity_requests_per_second{F})"
-CORRECTION: Final = f"max(slo_autoscaler_capacity_correction_ratio{F})"
 
 
 def over(change: str, counter: str) -> str:
@@ -513,16 +512,32 @@ AUTOSCALER: Final = {
                 "decided": f"max(slo_autoscaler_desired_replicas{F})",
                 "asked of the platform": DESIRED,
                 "available": AVAILABLE,
+                "not coming up": f"max(slo_autoscaler_stuck_replicas{F})",
+                "share of the fleet": f"max(slo_autoscaler_fleet_share_replicas{F})",
             },
         )
-        | about("Recommended by the policy; decided after bounds, rate limits and stabilization."),
+        | about(
+            "Recommended by the policy; decided after bounds, rate limits and stabilization. A replica that "
+            "does not serve after twice its start-up time is no supply."
+        ),
         graph(
-            "Load, forecast and capacity",
+            "Late requests: predicted, allowed, measured",
+            {
+                "predicted": f"max(slo_autoscaler_predicted_late_ratio{F})",
+                "predicted with one replica fewer": f"max(slo_autoscaler_predicted_late_fewer_ratio{F})",
+                "allowed now": f"max(slo_autoscaler_allowed_late_ratio{F})",
+                "missed, 5 minutes": f"max(slo:sli_error:ratio_rate5m{F})",
+            },
+            unit="percentunit",
+            span=FROM_ZERO,
+        )
+        | about("Predicted for the time at which a replica that is asked for now would serve."),
+        graph(
+            "Load, expected load and capacity",
             {
                 "requests": f"max(function_name:slo_requests:rate1m{F})",
-                "forecast": f"max(slo_autoscaler_forecast_requests_per_second{F})",
-                "capacity of the available replicas, as learned": f"{LEARNED} * {AVAILABLE}",
-                "the same, corrected": f"{LEARNED} * {CORRECTION} * {AVAILABLE}",
+                "expected": f"max(slo_autoscaler_expected_requests_per_second{F})",
+                "capacity of the available replicas": f"{LEARNED} * {AVAILABLE}",
             },
             unit="reqps",
         ),
@@ -542,12 +557,19 @@ AUTOSCALER: Final = {
             span=FROM_ZERO | TO_ONE,
         ),
         graph(
-            "Correction of the learned capacity",
-            {"correction": CORRECTION},
-            unit="percentunit",
-            span=FROM_ZERO | TO_ONE,
+            "Late requests: measured over predicted",
+            {"correction": f"max(slo_autoscaler_correction_ratio{F})"},
+            unit="short",
+            span=FROM_ZERO,
         )
-        | about("Shrinks when the SLO is missed although the capacity says that there is room."),
+        | about("Calibration: 1 where lateness is as the curve says. Predictions are multiplied by it."),
+        graph(
+            "Error budget of the period",
+            {"left": f"max(slo_autoscaler_budget_ratio{F})"},
+            unit="percentunit",
+            span=TO_ONE,
+        )
+        | about("Of the configured budget_period. It decides what is allowed now; below 0 it is overspent."),
         graph("Burn rate", windows("slo:burn_rate", "5m", "1h"), levels=BURN_LINES),
     ],
     ("The autoscaler itself", 3): [

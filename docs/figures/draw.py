@@ -1,4 +1,4 @@
-"""Draws the figures of docs/explanation/: ``make reference``, or ``python -m docs.figures.draw``.
+"""Draws the figures of the documentation: ``make reference``, or ``python -m docs.figures.draw``.
 
 Nothing in them is made up but the model: one replica is the watchdog's own engine in virtual time, several
 are ``tailbound-simulate``'s. Each file carries the digest of the numbers that it shows, and tests/docs
@@ -15,15 +15,19 @@ from math import inf
 from pathlib import Path
 from typing import Any, Final
 
+from batching_watchdog.engine.capacity import OBJECTIVE, sustained
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.effects import Answer, Dispatch, Effect, WakeAt
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.messages import Batch, Reply, Request
 from slo_autoscaler.config import Config
+from slo_autoscaler.law.decide import decided, recommended
+from slo_autoscaler.law.memory import Memory
+from slo_autoscaler.spec import Spec
 from tailbound_lab.simulate import traces, world
 from tailbound_lab.simulate.baselines import Bounds
-from tailbound_lab.simulate.function import Function, Service
+from tailbound_lab.simulate.function import Function, Service, View
 from tailbound_lab.simulate.scalers import Situation, make
 
 FOLDER: Final = Path(__file__).resolve().parent
@@ -33,6 +37,8 @@ CONSTANT: Final = 0.020
 PER_REQUEST: Final = 0.010
 """The model of every figure: l(b) = 20 ms + 10 ms x b."""
 SLO: Final = 0.2
+LEAST: Final = 0.01
+"""Per cent: late shares below are drawn as this."""
 LARGEST: Final = 16
 TIMEOUT: Final = 5.0
 NOISE: Final = 0.05
@@ -81,6 +87,11 @@ class Replica:
         self._ends = self._wake = inf
         self._number = 0
 
+    @property
+    def capacity(self) -> float:
+        """Requests per second, as it would be exported."""
+        return sustained(self.model, 1, SLO, OBJECTIVE)[0]
+
     def send(self, batch: Batch) -> None:
         """Nothing: this is its own worker, and has the effect."""
 
@@ -124,7 +135,7 @@ class Replica:
         _, answers = self._engine.batch_done(self, [Reply(200, b"", b"")] * size, now)
         self._carry_out(answers, now)
         self._engine.worker_ready(self)
-        self.capacities.append((now, self.model.capacity(1, SLO) or 0.0))
+        self.capacities.append((now, self.capacity))
 
 
 def latency_misleads() -> Data:
@@ -187,12 +198,65 @@ def learned_capacity() -> Data:
         "runs": [(size, _rounded(seconds * 1000)) for _, size, seconds in quiet.runs[:400]],
         "upper": [_rounded(quiet.model.predict(size) * 1000) for size in sizes],
         "mean": [_rounded(quiet.model.predict_mean(size) * 1000) for size in sizes],
-        "capacity": _rounded(quiet.model.capacity(1, SLO) or 0.0),
+        "capacity": _rounded(quiet.capacity),
         "over_time": [(_rounded(now), _rounded(value)) for now, value in changed.capacities],
     }
 
 
+@dataclass(eq=False)
+class Predicting:
+    """The scaling law, and what it predicted at every look."""
+
+    spec: Spec
+    interval: float
+    phase: float
+    name: str = "slo"
+    memory: Memory | None = None
+    predictions: list[tuple[int, Callable[[int], float]]] = field(default_factory=list)
+    """(second, predicted late share by count)"""
+
+    def scale(self, view: View, now: float) -> int | None:
+        """Decide as the controller does."""
+        memory = self.memory or Memory.initial(view.scale, now)
+        wish, memory = recommended(self.spec, view.observe(), view.scale, memory, now)
+        if wish.recommendation.late is not None:
+            horizon = memory.start_up(self.spec) + self.interval
+            self.predictions.append((round(now + horizon), wish.recommendation.late))
+        decision, self.memory = decided(wish, None, memory, now)
+        return decision.replicas
+
+
+def calibration() -> Data:
+    """Predicted late shares beside those that came, by tenths of the predictions."""
+    config = Config.parse(CONFIG, "the figure")
+    found: Data = {}
+    for kind in ("step", "spike"):
+        trace = traces.generate(kind, 100.0, 3600, seed=1)
+        function = Function(Service.affine(CONSTANT, PER_REQUEST, LARGEST), slo_latency=SLO, start_up=10.0)
+        scaler = Predicting(config.target("f.openfaas-fn"), config.interval, 2.0)
+        series = world.run(trace, function, scaler, world.Settings(1, 12, replicas=2)).series
+        looks = []
+        for second, late in scaler.predictions:
+            span = slice(second, second + round(config.interval))
+            came = float(series.arrivals[span].sum())
+            if came > 0.0:
+                looks.append((late(int(series.ready[second])), came, came - float(series.good[span].sum())))
+        looks.sort()
+        tenths = [looks[len(looks) * part // 10 : len(looks) * (part + 1) // 10] for part in range(10)]
+        found[kind] = [
+            (
+                _rounded(
+                    100.0 * sum(share * came for share, came, _ in tenth) / sum(came for _, came, _ in tenth)
+                ),
+                _rounded(100.0 * sum(missed for _, _, missed in tenth) / sum(came for _, came, _ in tenth)),
+            )
+            for tenth in tenths
+        ]
+    return found
+
+
 FIGURES: Final[Mapping[str, Callable[[], Data]]] = {
+    "calibration": calibration,
     "latency-misleads": latency_misleads,
     "two-queues": two_queues,
     "learned-capacity": learned_capacity,
@@ -302,8 +366,8 @@ def _draw_capacity(panels: Any, data: Data) -> None:
     curve.scatter(*zip(*data["runs"], strict=True), s=6, color=_GRAY, label="batches served")
     curve.plot(sizes, data["mean"], color=_ORANGE, label="learned mean")
     curve.plot(sizes, data["upper"], color=_BLUE, label="learned upper quantile")
-    curve.axhline(SLO / 2 * 1000, color=_RED, linewidth=1)
-    curve.text(0.6, SLO / 2 * 1000 + 3, "half of the SLO (one worker)", color=_RED)
+    curve.axhline(SLO * 1000, color=_RED, linewidth=1)
+    curve.text(0.6, SLO * 1000 + 3, "SLO", color=_RED)
     curve.set(
         title=f"At 45 requests/s: capacity learned, {data['capacity']:.0f}/s",
         xlabel="batch size b",
@@ -322,7 +386,18 @@ def _draw_capacity(panels: Any, data: Data) -> None:
     )
 
 
+def _draw_calibration(panels: Any, data: Data) -> None:
+    for panel, (kind, points) in zip(panels, data.items(), strict=True):
+        highest = max(max(point) for point in points)
+        panel.plot((LEAST, highest), (LEAST, highest), color=_GRAY, linewidth=1, label="as predicted")
+        shown = [(max(predicted, LEAST), max(measured, LEAST)) for predicted, measured in points]
+        panel.loglog(*zip(*shown, strict=True), "o", color=_BLUE, label="a tenth of the looks")
+        panel.set(title=f"{kind}, around 100 requests/s", xlabel="predicted late, %", ylabel="late, %")
+        panel.legend(loc="upper left")
+
+
 _DRAWN: Final[Mapping[str, Callable[[Any, Data], None]]] = {
+    "calibration": _draw_calibration,
     "latency-misleads": _draw_latency,
     "two-queues": _draw_queues,
     "learned-capacity": _draw_capacity,

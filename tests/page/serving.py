@@ -27,7 +27,7 @@ INPUTS: dict[str, float | None] = {
     "ready": 2,
     "pending": 0,
     "max": 10,
-    "forecast": 212.0,
+    "expected": 212.0,
     "samples": 5000.0,
     "p95": 0.12,
     "p99": 0.142,
