@@ -137,8 +137,12 @@ def claim(wish: Wish, memory: Memory, now: float) -> Claim:
     if late is None:
         # Nothing is predicted: what came in counts, and each replica more is worth less.
         rate = (wish.seen.arrival_rate or 0.0) if wish.seen else 0.0
-        late = lambda count: 1.0 / (1.0 + count)  # noqa: E731
+        late = _less_with_each
     return Claim(min(lowest, wanted), wanted, current, rate, late, wish.spec.priority)
+
+
+def _less_with_each(replicas: int) -> float:
+    return 1.0 / (1.0 + replicas)
 
 
 def _data_check(spec: Spec, seen: Observation | None, scale: Scale) -> Reason | None:

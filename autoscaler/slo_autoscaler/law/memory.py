@@ -32,7 +32,12 @@ class Asked:
     before: int
     replicas: int
     looks: int = 0
-    """Reads since then that said less."""
+    """Reads since then that did not say so yet."""
+
+    def awaited(self, desired: int) -> bool:
+        """Tell whether a read of ``desired`` lies between the count before and the one asked for."""
+        low, high = sorted((self.before, self.replicas))
+        return desired != self.replicas and low <= desired <= high
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +119,14 @@ class Memory:
         asked, refusal = self.asked, self.refusal
         if refusal is not None and (now >= refusal.until or scale.desired > refusal.granted):
             refusal = None
-        if asked is not None and min(asked.before, asked.replicas) <= scale.desired < asked.replicas:
+        if asked is not None and asked.awaited(scale.desired):
             if asked.looks + 1 < LOOKS:
                 asked = replace(asked, looks=asked.looks + 1)
                 scale = replace(scale, desired=asked.replicas)
             else:
-                refusal = Refusal(asked.replicas, scale.desired, now + spec.timing.cap_retry)
+                if scale.desired < asked.replicas:
+                    refusal = Refusal(asked.replicas, scale.desired, now + spec.timing.cap_retry)
                 asked = None
-        elif asked is not None and asked.replicas < scale.desired <= asked.before and asked.looks + 1 < LOOKS:
-            asked = replace(asked, looks=asked.looks + 1)
-            scale = replace(scale, desired=asked.replicas)
         else:
             asked = None
         pending, took = _started(self.pending, self.stuck(spec, now), scale, self.available, now)

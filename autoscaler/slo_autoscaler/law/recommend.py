@@ -58,16 +58,18 @@ class Prediction:
     replica: Curve
     weights: Odds = field(init=False)
     """Odds times ratios: how many requests would meet each rate."""
+    _total: float = field(init=False)
     _known: dict[int, float] = field(init=False, default_factory=dict)
     """Late share by the exponent of the load."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", tuple(map(mul, self.odds, RATIOS)))
+        object.__setattr__(self, "_total", sum(self.weights))
 
     @property
     def rate(self) -> float:
         """Requests per second that may come, in the mean."""
-        return self.base * sum(self.weights) / sum(self.odds)
+        return self.base * self._total / sum(self.odds)
 
     def late(self, replicas: int) -> float:
         """Return the share of requests that will end late with so many replicas, 0 to 1."""
@@ -83,7 +85,7 @@ class Prediction:
         if found is None:
             first = min(max(load + LOWEST - _LOADS.start, 0), len(_LOADS) - len(RATIOS))
             shape = _shape(round(self.replica.spread, 2))[first : first + len(RATIOS)]
-            found = self._known[load] = sum(map(mul, self.weights, shape)) / sum(self.weights)
+            found = self._known[load] = sum(map(mul, self.weights, shape)) / self._total
         return found
 
     def fewest(self, worth: float, start: int, lowest: int, highest: int) -> int:
