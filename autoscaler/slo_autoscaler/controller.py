@@ -216,8 +216,10 @@ class Controller:
             decision = self._decide(name, target, wish, target.memory, shares.get(name))
             if decision.replicas is not None and self._acts(target.spec):
                 wanted[name] = decision.replicas
-            else:
-                self._succeeded(target, applied=target.spec.mode == "shadow")
+                continue
+            if decision.replicas is not None and target.spec.mode != "shadow":
+                self._take_back(target)
+            target.failures = 0
         errors += self._act(wanted)
         self._metrics.conflicting_scaler(there=bool(self._conflicts))
         self._finished_at = self._clocks.monotonic()
@@ -414,7 +416,7 @@ class Controller:
             elif isinstance(result, PlatformError):
                 errors += self._failed(name, "act", result)
             else:
-                self._succeeded(self._targets[name], applied=True)
+                self._targets[name].failures = 0
         if deferred:
             self._metrics.failed("act")
             logger.warning("%d of %d changes are deferred: the platform is slow", deferred, len(wanted))
@@ -484,11 +486,6 @@ class Controller:
         target.skip = min(2 ** (target.failures - 1), MAX_BACKOFF)
         logger.warning("%s: cannot %s; backing off for %d reconciles: %s", name, stage, target.skip, error)
         return 1
-
-    def _succeeded(self, target: _Target, *, applied: bool) -> None:
-        target.failures = 0
-        if not applied:
-            self._take_back(target)
 
     @staticmethod
     def _take_back(target: _Target) -> None:

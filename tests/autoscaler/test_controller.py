@@ -179,6 +179,14 @@ def test_reconcile_refused_scale_is_requested_again_and_is_no_cap(gateway):
         assert not any(line["reason"] == "PlatformCap" for line in bench.lines)
 
 
+def test_reconcile_count_that_the_platform_cuts_is_not_asked_for_again_and_again(gateway):
+    gateway.cap = 3
+    with Bench(gateway, *[{A: seen(rate=800.0)}] * 12) as bench:
+        bench.times(12)
+        assert (bench.about()[-1]["reason"], bench.about()[-1]["inputs"]["granted"]) == ("PlatformCap", 3)
+        assert [body["replicas"] for body in gateway.posted] == [5]
+
+
 def test_functions_share_the_replicas_of_the_fleet_by_priority(gateway):
     settings = {"fleet.replicas": 6, "functions": {B: {"priority": 9.0}}}
     with Bench(gateway, *[{A: BUSY, B: BUSY}] * 4, **settings) as bench:
