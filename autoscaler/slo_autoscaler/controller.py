@@ -16,7 +16,7 @@ from math import isinf
 from typing import Any, Final, Protocol, TypeVar
 
 from slo_autoscaler.conflict import FEW, WITHIN, ScalerConflict
-from slo_autoscaler.errors import FunctionGoneError, PlatformError, SourceError
+from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError, SourceError
 from slo_autoscaler.journal import Entry, Journal
 from slo_autoscaler.law.allocate import allocate
 from slo_autoscaler.law.decide import Wish, claim, decided, recommended
@@ -25,7 +25,7 @@ from slo_autoscaler.law.restart import Past, warm
 from slo_autoscaler.law.rhythm import KEPT, SLOT
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.metrics import Metrics
-from slo_autoscaler.model import Decision, Scale
+from slo_autoscaler.model import Decision, Reason, Scale
 from slo_autoscaler.platforms import Platform, PlatformSettings
 from slo_autoscaler.shadow import Shadow, imagined
 from slo_autoscaler.signals import Observation
@@ -208,14 +208,14 @@ class Controller:
                 logger.exception("%s: cannot decide", name)
                 errors += self._failed(name, "decide", PlatformError(f"{type(error).__name__}: {error}"))
         shares = self._shares(wishes)
-        wanted = {}
+        wanted: dict[str, tuple[int, Decision, Scale]] = {}
         for name, wish in wishes.items():
             target = self._targets[name]
             if target.memory is None:
                 continue
             decision = self._decide(name, target, wish, target.memory, shares.get(name))
             if decision.replicas is not None and self._acts(target.spec):
-                wanted[name] = decision.replicas
+                wanted[name] = decision.replicas, decision, target.scale or wish.scale
                 continue
             if decision.replicas is not None and target.spec.mode != "shadow":
                 self._take_back(target)
@@ -400,19 +400,25 @@ class Controller:
     def _acts(self, spec: Spec) -> bool:
         return self._leading and not self._dry_run and spec.mode == "active"
 
-    def _act(self, wanted: Mapping[str, int]) -> int:
+    def _act(self, wanted: Mapping[str, tuple[int, Decision, Scale]]) -> int:
         """Ask the platform for all that is wanted, as far as ``timeout`` goes; return how much failed."""
-        for name, count in wanted.items():
-            target = self._targets[name]
-            target.conflict = target.conflict.requested(count)
+        conflicts = {name: self._targets[name].conflict for name in wanted}
+        for name, (count, _, _) in wanted.items():
+            self._targets[name].conflict = conflicts[name].requested(count)
         # What is given away makes room for nobody in time; what is missing is missed now.
-        ups_first = sorted(wanted, key=lambda name: wanted[name] < self._desired(name))
-        asking = {name: self._pool.submit(self._set_scale, name, wanted[name]) for name in ups_first}
+        ups_first = sorted(wanted, key=lambda name: wanted[name][0] < wanted[name][2].desired)
+        asking = {
+            name: self._pool.submit(self._set_scale, name, wanted[name][0], wanted[name][2])
+            for name in ups_first
+        }
         errors = deferred = 0
         for name, result in self._results(asking):
             if isinstance(result, _DeferredError):
                 deferred += 1
                 self._take_back(self._targets[name])
+            elif isinstance(result, ScaleChangedError):
+                self._left_out(name, wanted[name][1], wanted[name][2], result)
+                self._targets[name].conflict = conflicts[name]
             elif isinstance(result, PlatformError):
                 errors += self._failed(name, "act", result)
             else:
@@ -422,14 +428,18 @@ class Controller:
             logger.warning("%d of %d changes are deferred: the platform is slow", deferred, len(wanted))
         return errors + deferred
 
-    def _desired(self, name: str) -> int:
-        scale = self._targets[name].scale
-        return 0 if scale is None else scale.desired
+    def _left_out(self, name: str, decision: Decision, scale: Scale, why: ScaleChangedError) -> None:
+        """Tell that a decision was not carried out: it was on a count that is not there any more."""
+        logger.info("%s: not scaled to %s: %s", name, decision.replicas, why)
+        target = self._targets[name]
+        target.failures = 0
+        self._take_back(target)
+        self._record(name, target, scale, scale, Decision(None, Reason.SCALE_CHANGED, decision.inputs))
 
-    def _set_scale(self, name: str, replicas: int) -> None:
+    def _set_scale(self, name: str, replicas: int, seen: Scale) -> None:
         if not self._leader.leads():
             raise _DeferredError("no longer the leader")
-        self._platform.set_scale(name, replicas)
+        self._platform.set_scale(name, replicas, seen)
 
     def _results(self, asked: Mapping[str, Future[_T]]) -> Iterator[tuple[str, _T | PlatformError]]:
         """Give the result of each request to the platform, waiting for all together at most ``timeout``.

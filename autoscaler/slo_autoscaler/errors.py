@@ -31,6 +31,10 @@ class FunctionGoneError(PlatformError):
     """The platform does not know the function (any more)."""
 
 
+class ScaleChangedError(PlatformError):
+    """The count is not the one that was decided on: another writer was faster, and nothing was written."""
+
+
 class ApiError(PlatformError):
     """The Kubernetes API answered with an error: its HTTP status, and the reason in its words.
 

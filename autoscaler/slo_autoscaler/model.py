@@ -4,7 +4,7 @@ Values only. The rules are in ``law``.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Self
 
@@ -67,6 +67,7 @@ class Reason(StrEnum):
         *("{recommended} would do", *_PREDICTED),
     )
     SCALE_DOWN_UNSAFE = "ScaleDownUnsafe", "the SLO is missed, or would be with fewer replicas"
+    SCALE_CHANGED = "ScaleChanged", "another writer changed the count while this was decided; it stays"
     # hold: more would be needed, or would not help
     AT_MAXIMUM = (
         *("AtMaximum", "more is needed than the maximum"),
@@ -123,6 +124,8 @@ class Scale:
     None where they say nothing, and ``scale_to_zero_after`` holds."""
     revision: str = ""
     """Whose counts these are, where a function has several that take over from each other (on Knative)."""
+    version: str = field(default="", compare=False)
+    """The platform's own, opaque: a write names it, so that no newer one is overwritten unseen."""
 
     @property
     def pending(self) -> int:

@@ -23,6 +23,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
+from slo_autoscaler.model import Scale
+from slo_autoscaler.platforms import Platform
 from tailbound_lab.local.ports import free_ports
 
 Fault = Callable[[BaseHTTPRequestHandler], None]
@@ -350,6 +352,13 @@ def a_prometheus(
         yield prometheus
     finally:
         prometheus.kill()
+
+
+def decide(platform: Platform, function_name: str, replicas: int) -> None:
+    """Scale a function on what the platform tells of it now."""
+    seen = platform.scales().get(function_name, Scale(1, 1))
+    assert isinstance(seen, Scale)
+    platform.set_scale(function_name, replicas, seen)
 
 
 def until(true: Callable[[], object], what: str, seconds: float = 25.0) -> None:

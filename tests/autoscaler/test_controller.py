@@ -105,7 +105,34 @@ def test_reconcile_busy_function_scales_it_and_tells_the_decision(gateway):
         (line,) = bench.about()
         assert (line["from"], line["to"], line["action"], line["reason"]) == (2, 4, "up", "LoadAboveCapacity")
         assert (line["mode"], line["dry_run"]) == ("active", False)
-        assert gateway.requests[:-1] == ["GET /system/functions"], "one request reads all functions"
+        assert gateway.requests[0] == "GET /system/functions"
+        assert [line for line in gateway.requests[1:] if "/b" in line] == [], (
+            "one request reads all functions"
+        )
+
+
+def test_reconcile_count_that_changes_while_deciding_is_kept_told_and_decided_on_anew(gateway):
+    with Bench(gateway, {A: BUSY}, {A: replace(BUSY, up_replicas=3.0)}) as bench:
+        decided = bench.controller._source.observe
+
+        def meanwhile():
+            seen = decided()
+            bench.controller._source.observe = decided
+            bench.controller._platform.scales()  # the list is read at the same time
+            gateway.functions["a"].replicas = 3
+            return seen
+
+        listing = bench.platform.scales()
+        bench.platform.scales = lambda: listing
+        bench.controller._source.observe = meanwhile
+        assert bench.reconcile() is True
+        assert gateway.functions["a"].replicas == 3
+        assert [line["reason"] for line in bench.about()] == ["LoadAboveCapacity", "ScaleChanged"]
+        assert (bench.about()[-1]["from"], bench.about()[-1]["action"]) == (2, "hold")
+        del bench.platform.scales
+        bench.reconcile()
+        assert (bench.about()[-1]["from"], gateway.functions["a"].replicas) == (3, 4)
+        assert bench.errors("act") == 0
 
 
 def test_reconcile_dry_run_tells_a_change_once_and_never_acts(gateway):

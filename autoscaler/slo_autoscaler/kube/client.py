@@ -41,6 +41,7 @@ from slo_autoscaler.errors import (
     GoneError,
     NotFoundError,
     PlatformError,
+    ScaleChangedError,
     UnreachableError,
     brief,
 )
@@ -161,8 +162,8 @@ class KubeApi:
         """Write a count to a scale subresource; return the resourceVersion of the object that has it.
 
         The write names the ``version`` that showed ``before`` replicas when this was decided on. So a write
-        that was delayed, and arrives after another writer's, fails: ``ConflictError``. If only the status has
-        changed since, the version is read again, while ``may_retry`` and within the time of one call.
+        that was delayed, and arrives after another writer's, fails: ``ScaleChangedError``. If only the status
+        has changed since, the version is read again, while ``may_retry`` and within the time of one call.
         """
         end = time.monotonic() + self.timeout
         for left in reversed(range(SCALE_TRIES)):
@@ -176,7 +177,7 @@ class KubeApi:
                     return version
                 if now != before:
                     why = f"another writer has set {now} replicas where there were {before}"
-                    raise ConflictError(f"PATCH {path}: {why}", 409, "Conflict") from None
+                    raise ScaleChangedError(f"PATCH {path}: {why}") from None
                 if not left or not may_retry():
                     raise
         raise AssertionError("the last try returns or raises")

@@ -12,7 +12,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from slo_autoscaler.errors import GoneError, PlatformError, UnreachableError
@@ -53,18 +53,27 @@ class Informer(Generic[T]):
         resync: float,
         query: Mapping[str, str] | None = None,
         changed: Callable[[Key], None] | None = None,
+        index: Callable[[T], Iterable[Hashable]] | None = None,
         watch_seconds: float = WATCH_SECONDS,
     ) -> None:
         """Begin to list and watch.
 
         ``namespaces`` None is all of them. ``resync`` is the seconds between two whole lists. ``query`` holds
         selectors for list and watch. ``changed`` is called from a watch's thread with the key of each object
-        that appeared, changed or vanished, after it did.
+        that appeared, changed or vanished, after it did. ``index`` returns what a value is found by with
+        ``by``, none of it changed by an own write.
         """
-        told = changed or (lambda _: None)
+        told, indexed = changed or (lambda _: None), index or (lambda _: ())
         self._lists = {
             namespace: _List(
-                api, resource.path(namespace), transform, dict(query or {}), resync, told, watch_seconds
+                api,
+                resource.path(namespace),
+                transform,
+                dict(query or {}),
+                resync,
+                told,
+                indexed,
+                watch_seconds,
             )
             for namespace in namespaces or (None,)
         }
@@ -92,6 +101,13 @@ class Informer(Generic[T]):
         found = self._of(key)
         return None if found is None else found.get(key)
 
+    def by(self, what: Hashable) -> dict[Key, T]:
+        """Return the values that ``index`` names so, without a look at others; raises as ``items`` does."""
+        found: dict[Key, T] = {}
+        for each in self._lists.values():
+            found |= each.by(what)
+        return found
+
     def wrote(self, key: Key, version: str, value: T) -> None:
         """Lay an own write over what the watch reports; ``version`` is the answer's resourceVersion."""
         found = self._of(key)
@@ -118,6 +134,7 @@ class _List(Generic[T]):
         query: Mapping[str, str],
         resync: float,
         changed: Callable[[Key], None],
+        index: Callable[[T], Iterable[Hashable]],
         watch_seconds: float,
     ) -> None:
         self._api = api
@@ -126,9 +143,13 @@ class _List(Generic[T]):
         self._query = query
         self._resync = resync
         self._changed = changed
+        self._index = index
         self._watch_seconds = watch_seconds
+        self._version = ""
+        """Where the next watch begins; empty: with a new list."""
         self._lock = threading.Lock()
         self._seen: dict[Key, _Version[T]] = {}
+        self._indexed: dict[Hashable, set[Key]] = {}
         self._written: dict[Key, _Version[T]] = {}
         """Own writes that the watch has not reported yet."""
         self._listed = threading.Event()
@@ -162,6 +183,12 @@ class _List(Generic[T]):
             found = self._newest(key)
         return None if found is None else found.value
 
+    def by(self, what: Hashable) -> dict[Key, T]:
+        self._check()
+        with self._lock:
+            found = {key: self._newest(key) for key in self._indexed.get(what, ())}
+        return {key: each.value for key, each in found.items() if each is not None}
+
     def wrote(self, key: Key, version: _Version[T]) -> None:
         with self._lock:
             self._written[key] = version
@@ -191,22 +218,22 @@ class _List(Generic[T]):
             raise self.error or UnreachableError(f"watch {self._path}: silent for {silence:.0f} s")
 
     def _run(self) -> None:
-        version, listed_at, waits = "", 0.0, delays()
+        listed_at, waits = 0.0, delays()
         while not self._stop.is_set():
             began = time.monotonic()
             try:
-                if not version or time.monotonic() - listed_at >= self._resync:
-                    version, listed_at = self._list(), time.monotonic()
-                version = self._follow(version)
+                if not self._version or time.monotonic() - listed_at >= self._resync:
+                    self._version, listed_at = self._list(), time.monotonic()
+                self._follow()
             except GoneError:
-                version = ""
+                self._version = ""
             except PlatformError as error:
                 self._failed(error)
             except Exception as error:
                 # A bug must not end the thread: its readers would be blind for ever.
                 logger.exception("watch %s", self._path)
                 self._failed(PlatformError(f"watch {self._path}: {type(error).__name__}: {error}"))
-                version = ""
+                self._version = ""
             # A server that ends each watch at once is asked no more often than one that is away.
             if self.error is None and time.monotonic() - began >= 1.0:
                 waits = delays()
@@ -237,6 +264,9 @@ class _List(Generic[T]):
                     found[key] = _Version(number, value)
         with self._lock:
             before, self._seen = self._seen, found
+            self._indexed = {}
+            for key, each in found.items():
+                self._put(key, each.value)
         self._reached()
         self._listed.set()
         self._tried.set()
@@ -248,9 +278,9 @@ class _List(Generic[T]):
             raise PlatformError(f"GET {self._path}: a list without resourceVersion")
         return version
 
-    def _follow(self, version: str) -> str:
-        """Watch once from a version; return the version to resume from, also when the watch broke."""
-        query = {**self._query, "resourceVersion": version, "allowWatchBookmarks": "true"}
+    def _follow(self) -> None:
+        """Watch once. However it ends, the next one resumes after the last event that came."""
+        query = {**self._query, "resourceVersion": self._version, "allowWatchBookmarks": "true"}
         # Spread out, so that many watches do not end at once.
         seconds = self._watch_seconds * random.uniform(0.8, 1.0)  # noqa: S311 - a spread, nothing secret
         stream = self._api.watch(self._path, query, seconds)
@@ -258,10 +288,10 @@ class _List(Generic[T]):
         self._reached()
         try:
             if self._stop.is_set():
-                return version
+                return
             for event in stream:
                 self._reached()
-                version = self._apply(event)
+                self._version = self._apply(event)
         except UnreachableError as error:
             # The next try resumes here, and shows whether the server is there.
             if not self._stop.is_set():
@@ -269,7 +299,6 @@ class _List(Generic[T]):
         finally:
             self._stream = None
             stream.close()
-        return version
 
     def _apply(self, event: Document) -> str:
         item = event["object"]
@@ -279,11 +308,25 @@ class _List(Generic[T]):
         value = None if event.get("type") == "DELETED" else self._value(key, item)
         with self._lock:
             before = self._seen.pop(key, None)
+            if before is not None:
+                self._drop(key, before.value)
             if value is not None:
                 self._seen[key] = _Version(number, value)
+                self._put(key, value)
         if value is not None or before is not None:
             self._changed(key)
         return number
+
+    def _put(self, key: Key, value: T) -> None:
+        for what in self._index(value):
+            self._indexed.setdefault(what, set()).add(key)
+
+    def _drop(self, key: Key, value: T) -> None:
+        for what in self._index(value):
+            keys = self._indexed.get(what, set())
+            keys.discard(key)
+            if not keys:
+                self._indexed.pop(what, None)
 
     def _value(self, key: Key, item: Document) -> T | None:
         """Return the value to cache. An object that cannot be read is skipped, and spoils no other."""

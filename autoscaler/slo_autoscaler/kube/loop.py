@@ -9,7 +9,14 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
-from slo_autoscaler.errors import ApiError, ConflictError, NotFoundError, PlatformError, UnreachableError
+from slo_autoscaler.errors import (
+    ApiError,
+    ConflictError,
+    NotFoundError,
+    PlatformError,
+    ScaleChangedError,
+    UnreachableError,
+)
 from slo_autoscaler.kube.informer import Key
 
 logger = logging.getLogger(__name__)
@@ -131,7 +138,7 @@ class Writes:
         self._last[key] = now
         try:
             write()
-        except (ConflictError, NotFoundError):
+        except (ConflictError, NotFoundError, ScaleChangedError):
             # The state that was read is old; the watch reports the new one.
             return True
         except PlatformError as error:

@@ -65,10 +65,11 @@ class Platform(Protocol):
         Used while ``scales`` fails.
         """
 
-    def set_scale(self, function_name: str, replicas: int) -> None:
+    def set_scale(self, function_name: str, replicas: int, seen: Scale) -> None:
         """Ask for a count, or raise ``PlatformError``.
 
-        The platform may give less; the next ``scales`` says what it gave.
+        ``seen`` is what was decided on: if another writer has changed it since, nothing is written, and
+        ``ScaleChangedError`` raised. The platform may give less; the next ``scales`` says what it gave.
         """
 
     def close(self) -> None:

@@ -161,20 +161,22 @@ class Kubernetes:
         key = _key(function_name)
         return self._scale(self._read(key), self._others().get(key))
 
-    def set_scale(self, function_name: str, replicas: int) -> None:
-        """Write the count, unless another writer has changed it since the last decision."""
+    def set_scale(self, function_name: str, replicas: int, seen: Scale) -> None:
+        """Write the count, unless another writer has changed the one that was decided on."""
         if replicas < 1:
             raise PlatformError(f"{function_name}: {replicas} replicas: nothing wakes a Deployment from zero")
         key = _key(function_name)
-        seen = self._seen(key)
+        found = self._found(key)
+        # With the same count, the newer version differs in its status alone.
+        version = found.version if found.desired == seen.desired else seen.version
         try:
-            version = self._api.scale(DEPLOYMENTS.path(*key, "scale"), seen.version, seen.desired, replicas)
+            version = self._api.scale(DEPLOYMENTS.path(*key, "scale"), version, seen.desired, replicas)
         except NotFoundError as error:
             raise FunctionGoneError(str(error)) from error
-        self._deployments.wrote(key, version, replace(seen, desired=replicas, version=version))
+        self._deployments.wrote(key, version, replace(found, desired=replicas, version=version))
         if seen.desired != replicas:
             reason = "ScaledUp" if replicas > seen.desired else "ScaledDown"
-            self._events.tell(seen.reference, reason, f"Scaled from {seen.desired} to {replicas} replicas")
+            self._events.tell(found.reference, reason, f"Scaled from {seen.desired} to {replicas} replicas")
 
     def close(self) -> None:
         """Give up watches, the events' thread and connections."""
@@ -183,8 +185,8 @@ class Kubernetes:
         self._events.close()
         self._api.close()
 
-    def _seen(self, key: Key) -> Deployment:
-        """Return the Deployment that was decided on; read anew when the watch has nothing current."""
+    def _found(self, key: Key) -> Deployment:
+        """Return the Deployment as the watch has it; read anew when the watch has nothing current."""
         try:
             found = self._deployments.get(key)
         except PlatformError:
@@ -218,6 +220,7 @@ class Kubernetes:
             max=deployment.max,
             cap=self._config.cap,
             enabled=deployment.enabled,
+            version=deployment.version,
         )
 
     def _others(self) -> dict[Key, str]:

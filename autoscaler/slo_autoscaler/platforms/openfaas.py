@@ -6,6 +6,8 @@ Owns requests, basic auth, names and labels. Decides nothing. Pitfalls of the co
 - ``GET /system/functions`` has the replicas and labels of every function: one request for a namespace,
   however many functions there are. But it panics in the gateway while Prometheus is away, and then a
   function can still be read alone.
+- A count has no version, so a write cannot name the one that was decided on. It is read again just before;
+  what another writer does in the milliseconds between is overwritten.
 - Go leaves out zero values: a missing count is 0.
 """
 
@@ -18,7 +20,7 @@ from urllib.parse import quote
 import requests
 from requests.adapters import HTTPAdapter
 
-from slo_autoscaler.errors import ConfigError, FunctionGoneError, PlatformError, brief
+from slo_autoscaler.errors import ConfigError, FunctionGoneError, PlatformError, ScaleChangedError, brief
 from slo_autoscaler.fields import (
     Concurrency,
     Count,
@@ -95,6 +97,8 @@ class OpenFaas:
         Nothing is written but what the controller asks for, so the leader is not asked here.
         """
         self._config = config
+        self._written: dict[str, int] = {}
+        """Own writes, which the gateway may not tell of at once."""
         self._session = requests.Session()
         self._session.auth = _credentials(config.basic_auth)
         # No retries: the next reconcile is one. As many kept connections as there are callers.
@@ -128,11 +132,17 @@ class OpenFaas:
             raise PlatformError(f"{function_name}: the status is not an object")
         return self._scale(function_name, status)
 
-    def set_scale(self, function_name: str, replicas: int) -> None:
-        """Ask the gateway for a count."""
+    def set_scale(self, function_name: str, replicas: int, seen: Scale) -> None:
+        """Ask the gateway for a count, unless it tells another one than was decided on."""
         name, namespace = _split(function_name)
+        found = self.scale(function_name).desired
+        if found not in (seen.desired, replicas, self._written.get(function_name)):
+            raise ScaleChangedError(
+                f"{function_name}: another writer has set {found} replicas where there were {seen.desired}"
+            )
         body = {"serviceName": name, "replicas": replicas, "namespace": namespace}
         self._request("POST", f"/system/scale-function/{quote(name)}", namespace, body)
+        self._written[function_name] = replicas
 
     def close(self) -> None:
         """Give up connections."""
@@ -141,8 +151,9 @@ class OpenFaas:
     def _scale(self, function_name: str, status: Mapping[str, Any]) -> Scale:
         labels = status.get("labels")
         labels = labels if isinstance(labels, dict) else {}
+        desired = _count(function_name, status, "replicas")
         return Scale(
-            desired=_count(function_name, status, "replicas"),
+            desired=desired,
             available=_count(function_name, status, "availableReplicas"),
             min=_whole(labels.get(MIN_LABEL)),
             max=_whole(labels.get(MAX_LABEL)),

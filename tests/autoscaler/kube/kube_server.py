@@ -91,6 +91,8 @@ class KubeServer:
         self._watched: list[str] = []
         self._generation = 0
         """Of watches: those of an earlier one end."""
+        self._last_event: int | None = None
+        """Status of the ERROR event with which they end; None: they are broken off."""
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -139,10 +141,11 @@ class KubeServer:
             self._history.clear()
             self._compacted = self.version
 
-    def end_watches(self) -> None:
-        """Break off every watch that is under way, in the middle of a chunk."""
+    def end_watches(self, code: int | None = None) -> None:
+        """Break off every watch that is under way: in the middle of a chunk, or with an ERROR event."""
         with self._changed:
             self._generation += 1
+            self._last_event = code
             self._changed.notify_all()
 
     def watches(self) -> bool:
@@ -316,7 +319,11 @@ class KubeServer:
         while True:
             with self._changed:
                 if generation != self._generation:
-                    raise _BrokenOffError
+                    if self._last_event is None:
+                        raise _BrokenOffError
+                    error = Refused(self._last_event, "InternalError", "etcdserver: leader changed")
+                    yield {"type": "ERROR", "object": error.body}
+                    return
                 if user and user == self._frozen:
                     self._changed.wait()
                     continue

@@ -117,6 +117,19 @@ def test_namespaces_are_all_or_those_that_are_named(shop, namespace):
     assert (elsewhere.items(), elsewhere.get(shop.key("web"))) == ({}, None)
 
 
+def test_by_finds_the_objects_that_the_index_names_so_and_own_writes_of_them(shop):
+    shop.add("new", 7)
+    each = shop.informer(index=lambda count: ["odd" if count % 2 else "even", count])
+    assert (each.by("odd"), each.by("even")) == (shop.keys(new=7), shop.keys(web=2))
+    shop.scale("new", 4)
+    until(lambda: each.by("even") == shop.keys(web=2, new=4), "the change is known")
+    assert (each.by("odd"), each.by(7), each.by(4)) == ({}, {}, shop.keys(new=4))
+    each.wrote(shop.key("new"), "1000000000000", 6)
+    assert each.by("even") == shop.keys(web=2, new=6)
+    shop.remove("new")
+    until(lambda: each.by("even") == shop.keys(web=2), "the removal is known")
+
+
 def test_close_ends_a_watch_that_waits_for_events(shop):
     each, name = shop.informer(watch_seconds=60.0), f"watch {shop.path}"
     assert name in {thread.name for thread in threading.enumerate()}
@@ -168,6 +181,20 @@ def test_a_watch_that_breaks_off_is_resumed_without_a_list(shop):
     shop.scale("web", 6)
     until(lambda: each.items() == shop.keys(web=6), "the change in between is known")
     assert shop.asked("limit=") == 1
+
+
+@on_double
+def test_a_watch_that_ends_with_an_error_is_resumed_after_its_last_event(shop, api):
+    each = shop.informer()
+    shop.scale("web", 6)
+    until(lambda: each.items() == shop.keys(web=6), "the change is known")
+    until(lambda: each.told.count(shop.key("web")) == 3, "it was listed, and reported twice")
+    before = shop.asked("watch=")
+    api.end_watches(500)
+    until(lambda: shop.asked("watch=") > before, "it watches again")
+    resumed = [line for line in api.requests if "watch=" in line][-1]
+    assert f"resourceVersion={api.version}&" in resumed
+    assert each.told.count(shop.key("web")) == 3, "nothing is reported again"
 
 
 @on_double

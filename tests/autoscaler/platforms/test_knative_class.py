@@ -6,12 +6,13 @@ from types import SimpleNamespace
 import pytest
 
 from autoscaler import doubles
+from autoscaler.doubles import decide
 from autoscaler.kube.access import delete, on_double
 from autoscaler.platforms.knative_world import KPA, Standby, autoscaling, drive
-from slo_autoscaler.errors import FunctionGoneError, PlatformError
+from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
-from slo_autoscaler.platforms.knative import own_class
+from slo_autoscaler.platforms.knative import own_class, status
 from slo_autoscaler.platforms.knative.objects import DEPLOYMENTS, POD_AUTOSCALERS, SERVICES
 from slo_autoscaler.platforms.knative.status import CLASS
 
@@ -55,7 +56,7 @@ def test_a_revision_becomes_ready_follows_decisions_and_what_others_set_is_set_r
     assert service["metadata"]["ownerReferences"][0]["uid"] == autoscaler["uid"]
     scale = Scale(desired=2, available=2, min=2, max=6, revision=name)
     world.until(lambda: platform.scales() == {world.function: scale}, "the watch reports it")
-    platform.set_scale(world.function, 5)
+    decide(platform, world.function, 5)
     assert world.replicas(name) == 5
     assert platform.scales()[world.function].desired == 5, "seen at once"
     world.until(lambda: platform.scale(world.function).available == 5, "its replicas are seen")
@@ -70,7 +71,7 @@ def test_standby_writes_nothing_and_takes_over_what_is_there(api, world, start):
     world.until(lambda: world.function in platform.scales(), "it is seen")
     before = api.writes()
     with pytest.raises(PlatformError, match=f"{world.function}: not the leader"):
-        platform.set_scale(world.function, 5)
+        decide(platform, world.function, 5)
     drive(platform)
     assert api.writes() == before
     leader.leading = True
@@ -87,12 +88,12 @@ def test_scaling_moves_the_time_of_no_condition_and_when_all_is_done_nothing_is_
     conditions = world.status(name)["conditions"]
     for count in (3, 5, 1):
         clock.now += 3600.0
-        platform.set_scale(world.function, count)
+        decide(platform, world.function, count)
         world.until(lambda count=count: world.status(name)["actualScale"] == count, "it is told", platform)
     assert world.status(name)["conditions"] == conditions
     world.settle(platform)
     before = api.writes()
-    platform.set_scale(world.function, 1)
+    decide(platform, world.function, 1)
     for _ in range(3):
         drive(platform)
     assert api.writes() == before
@@ -103,7 +104,7 @@ def test_a_status_that_was_written_is_not_written_again_however_late_the_watch_i
     world.settle(platform)
     api.instantly_ready = False
     platform._autoscalers.close()  # it sees nothing new
-    platform.set_scale(world.function, 3)
+    decide(platform, world.function, 3)
     drive(platform)
     assert world.status(name)["desiredScale"] == 3
     before = api.writes()
@@ -113,7 +114,7 @@ def test_a_status_that_was_written_is_not_written_again_however_late_the_watch_i
 
 def test_a_leader_that_led_before_has_forgotten_its_decisions(world, one):
     platform, name = one
-    platform.set_scale(world.function, 4)
+    decide(platform, world.function, 4)
     platform._leader.leading = False
     drive(platform)
     world.change(DEPLOYMENTS, f"{name}-deployment", spec={"replicas": 2})
@@ -125,7 +126,7 @@ def test_a_leader_that_led_before_has_forgotten_its_decisions(world, one):
 
 def test_a_restart_changes_no_count_and_no_condition(api, world, one, start):
     first, name = one
-    first.set_scale(world.function, 4)
+    decide(first, world.function, 4)
     world.settle(first)
     assert world.status(name)["desiredScale"] == 4
     before = api.version
@@ -138,7 +139,7 @@ def test_a_restart_changes_no_count_and_no_condition(api, world, one, start):
 
 def test_a_podautoscaler_that_is_made_anew_starts_anew_and_keeps_its_count(world, one):
     platform, name = one
-    platform.set_scale(world.function, 3)
+    decide(platform, world.function, 3)
     for resource in (POD_AUTOSCALERS, SERVICES):
         delete(world.cluster, resource.path(world.namespace, name))
     world.autoscale(name)
@@ -154,13 +155,60 @@ def test_a_decision_on_what_another_writer_has_changed_is_not_carried_out(world,
     platform._deployments.close()  # it sees nothing new
     world.change(DEPLOYMENTS, f"{name}-deployment", spec={"replicas": 7})
     with pytest.raises(PlatformError, match=r"another writer"):
-        platform.set_scale(world.function, 3)
+        decide(platform, world.function, 3)
     assert world.replicas(name) == 7
-    platform.set_scale(world.function, 7)
+    decide(platform, world.function, 7)
     assert platform.scales()[world.function].desired == 7, "what is there is no conflict"
     delete(world.cluster, DEPLOYMENTS.path(world.namespace, f"{name}-deployment"))
     with pytest.raises(FunctionGoneError, match="404"):
-        platform.set_scale(world.function, 2)
+        decide(platform, world.function, 2)
+
+
+def test_a_decision_on_a_count_that_another_writer_has_changed_is_left_out(world, one):
+    platform, name = one
+    seen = platform.scales()[world.function]
+    world.change(DEPLOYMENTS, f"{name}-deployment", spec={"replicas": 7})
+    world.until(lambda: platform.scales()[world.function].desired == 7, "the watch reports it")
+    with pytest.raises(ScaleChangedError, match="another writer has set 7 replicas where there were 1"):
+        platform.set_scale(world.function, 3, seen)
+    assert world.replicas(name) == 7
+
+
+def test_a_count_that_the_scaling_thread_has_set_right_is_no_other_writers(world, one):
+    platform, name = one
+    decide(platform, world.function, 4)
+    world.change(DEPLOYMENTS, f"{name}-deployment", spec={"replicas": 2})
+    world.until(lambda: platform.scales()[world.function].desired == 2, "the watch reports it")
+    seen = platform.scales()[world.function]
+    world.settle(platform)
+    platform.set_scale(world.function, 6, seen)
+    assert world.replicas(name) == 6
+
+
+def test_a_decision_on_a_revision_that_another_has_taken_over_from_is_left_out(world, one):
+    platform, name = one
+    seen = platform.scales()[world.function]
+    new = world.revise(2)
+    world.route(r2=100)
+    world.until(lambda: platform.scales()[world.function].revision == new, "it has taken over", platform)
+    with pytest.raises(ScaleChangedError, match=f"{new} has taken over from {name}"):
+        platform.set_scale(world.function, 3, seen)
+
+
+def test_set_scale_looks_at_the_revisions_of_its_own_function_alone(world, one, monkeypatch):
+    platform, name = one
+    others = [world.revise(service=f"other-{number}") for number in range(20)]
+    world.until(world.is_ready(*others), "the others are ready", platform)
+    read, revision_of = [], status.revision_of
+
+    def told(autoscaler, *rest, **more):
+        read.append(autoscaler["metadata"]["name"])
+        return revision_of(autoscaler, *rest, **more)
+
+    seen = platform.scales()[world.function]
+    monkeypatch.setattr(status, "revision_of", told)
+    platform.set_scale(world.function, 3, seen)
+    assert (world.replicas(name), read) == (3, [name])
 
 
 # Whose it is
@@ -175,7 +223,7 @@ def test_revisions_of_another_class_are_left_alone_until_their_class_changes(wor
     assert world.replicas(theirs) == 1
     for name in (world.function, f"nope.{world.namespace}"):
         with pytest.raises(FunctionGoneError, match=rf"{name}: no revision of the class {CLASS}"):
-            platform.set_scale(name, 2)
+            decide(platform, name, 2)
     world.change(POD_AUTOSCALERS, theirs, metadata={"annotations": autoscaling(**{"class": CLASS})})
     world.until(world.is_ready(theirs), "it is ours", platform)
     assert world.replicas(theirs) == 3
@@ -224,7 +272,7 @@ def test_a_service_that_is_there_is_put_into_serve_or_left_alone_if_it_has_anoth
 def test_a_rollout_takes_over_the_count_and_the_old_revision_goes_after_its_grace_period(world, one, clock):
     platform, old = one
     world.route(r1=100)
-    platform.set_scale(world.function, 4)
+    decide(platform, world.function, 4)
     new = world.revise(2)
     world.until(lambda: world.replicas(new) == 4, "it has as many before it is routed", platform)
     world.until(world.is_ready(new), "the new one is ready", platform)
@@ -268,7 +316,7 @@ def test_a_canary_has_replicas_for_its_share(world, one):
     world.route(r1=80, r2=20)
     world.until(world.is_ready(canary), "both are there", platform)
     world.settle(platform)
-    platform.set_scale(world.function, 10)
+    decide(platform, world.function, 10)
     assert world.replicas(stable) == 8, "its own maximum"
     world.until(lambda: world.replicas(canary) == 2, "a fifth", platform)
 
@@ -316,5 +364,5 @@ def test_a_write_that_comes_too_late_is_not_tried_again(api, world, one, why):
 
     api.faults[SCALE] = too_late
     with pytest.raises(PlatformError, match=r"status 409|another writer"):
-        platform.set_scale(world.function, 3)
+        decide(platform, world.function, 3)
     assert sum(line.endswith("/scale") for line in api.writes()[written:]) == 1

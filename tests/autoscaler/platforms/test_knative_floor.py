@@ -3,9 +3,10 @@
 import pytest
 
 from autoscaler import doubles
+from autoscaler.doubles import decide
 from autoscaler.kube.access import delete, on_double
 from autoscaler.platforms.knative_world import Standby, drive
-from slo_autoscaler.errors import FunctionGoneError, PlatformError
+from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms.knative.minimum import APPLIED, MIN_SCALE, OPT_IN, ORIGINAL
@@ -42,7 +43,7 @@ def test_a_floor_is_written_seen_at_once_and_the_users_minimum_comes_back(world,
     scale = Scale(desired=2, available=3, min=2, max=9, revision=name)
     world.until(lambda: platform.scales() == {world.function: scale}, "it is seen")
     assert platform.scale(world.function) == scale
-    platform.set_scale(world.function, 5)
+    decide(platform, world.function, 5)
     given = {MIN_SCALE: "5", APPLIED: "5", ORIGINAL: "2"}
     assert world.annotations() == {OPT_IN: "true", MAX_SCALE: "9", **given}
     assert platform.scales()[world.function].desired == 5
@@ -55,13 +56,13 @@ def test_a_floor_that_was_written_is_seen_however_late_the_watch_is(world, platf
     world.settle(platform)
     platform._revisions.close()  # it sees nothing new
     for count in (5, 3):
-        platform.set_scale(world.function, count)
+        decide(platform, world.function, count)
         assert platform.scales()[world.function].desired == count
     assert world.annotations()[MIN_SCALE] == "3"
 
 
 def test_a_restart_keeps_the_floor(api, world, platform, floor):
-    platform.set_scale(world.function, 4)
+    decide(platform, world.function, 4)
     platform.close()
     before, second = api.version, floor()
     world.until(lambda: second.scales()[world.function].desired == 4, "it sees the floor")
@@ -70,7 +71,7 @@ def test_a_restart_keeps_the_floor(api, world, platform, floor):
 
 
 def test_a_leader_that_led_before_has_forgotten_its_decisions(world, routed, platform):
-    platform.set_scale(world.function, 4)
+    decide(platform, world.function, 4)
     platform._leader.leading = False
     drive(platform)
     theirs = {MIN_SCALE: "2", APPLIED: "2"}
@@ -82,7 +83,7 @@ def test_a_leader_that_led_before_has_forgotten_its_decisions(world, routed, pla
 
 
 def test_a_rollout_takes_the_floor_along(world, platform):
-    platform.set_scale(world.function, 4)
+    decide(platform, world.function, 4)
     world.revision(2, ready="Unknown")
     world.until(lambda: world.annotations(2).get(MIN_SCALE) == "4", "before it is routed", platform)
     world.revision(2)
@@ -95,15 +96,28 @@ def test_a_rollout_takes_the_floor_along(world, platform):
 def test_a_revision_whose_status_changes_at_the_same_moment_gets_its_floor(world, routed, platform):
     for desired in (2, 3, 4):
         world.change(REVISIONS, routed, status={"desiredReplicas": desired})
-        platform.set_scale(world.function, desired)
+        decide(platform, world.function, desired)
         assert world.annotations()[MIN_SCALE] == str(desired)
+
+
+def test_a_decision_on_a_floor_that_another_writer_has_changed_is_left_out(world, routed, platform):
+    decide(platform, world.function, 4)
+    seen = platform.scales()[world.function]
+    world.change(REVISIONS, routed, metadata={"annotations": {MIN_SCALE: "2", APPLIED: "2"}})
+    world.until(lambda: platform.scales()[world.function].desired == 2, "the watch reports it")
+    platform._leader.leading = False
+    drive(platform)  # what it decided is forgotten: another leader's floor is seen
+    platform._leader.leading = True
+    with pytest.raises(ScaleChangedError, match="the floor has become 2 where it was 4"):
+        platform.set_scale(world.function, 5, seen)
+    assert world.annotations()[MIN_SCALE] == "2"
 
 
 def test_standby_gives_no_floor(world, routed, floor):
     platform = floor(Standby())
     world.until(lambda: world.function in platform.scales(), "it is seen")
     with pytest.raises(PlatformError, match="not the leader"):
-        platform.set_scale(world.function, 5)
+        decide(platform, world.function, 5)
     drive(platform)
     assert MIN_SCALE not in world.annotations()
 
@@ -118,7 +132,7 @@ def test_a_function_that_does_not_ask_or_is_not_routed_has_no_floor(world, floor
     assert platform.scales() == {}
     if asks == "false":
         with pytest.raises(FunctionGoneError, match=rf"no revision with the annotation {OPT_IN}"):
-            platform.set_scale(world.function, 5)
+            decide(platform, world.function, 5)
     drive(platform)
     assert MIN_SCALE not in world.annotations()
 
@@ -137,7 +151,7 @@ def test_a_knative_that_is_too_old_or_unknown_is_refused_by_name(world, routed, 
 def test_a_refused_floor_is_an_error_that_says_why_and_no_decision(api, world, platform):
     api.faults[PATCHES] = doubles.status(400, b'{"message": "max-scale=6 is less than min-scale=9"}')
     with pytest.raises(PlatformError, match="max-scale=6 is less than min-scale=9"):
-        platform.set_scale(world.function, 9)
+        decide(platform, world.function, 9)
     api.faults.clear()
     world.settle(platform)
     assert MIN_SCALE not in world.annotations()
@@ -150,7 +164,7 @@ def test_a_floor_that_conflicts_again_and_again_is_given_up_and_at_once_by_who_l
     for leads in (True, False):
         before = len(api.writes())
         with pytest.raises(PlatformError, match="status 409"):
-            platform.set_scale(world.function, 9)
+            decide(platform, world.function, 9)
         assert (len(api.writes()) - before > 1) is leads
 
         def too_late(handler):

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from autoscaler import doubles
-from autoscaler.doubles import until
+from autoscaler.doubles import decide, until
 from autoscaler.kube.access import delete, on_double
 from autoscaler.kube.kube_server import a_deployment
-from slo_autoscaler.errors import FunctionGoneError, PlatformError, UnreachableError
+from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError, UnreachableError
 from slo_autoscaler.kube.client import Resource
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
@@ -151,7 +151,7 @@ def test_without_the_right_to_see_other_autoscalers_there_are_none(api, connect,
 
 
 def test_set_scale_writes_the_count_which_is_seen_at_once_until_another_writer_changes_it(platform, shop):
-    platform.set_scale(shop.web, 5)
+    decide(platform, shop.web, 5)
     assert shop.replicas() == 5
     assert platform.scales()[shop.web].desired == 5
     shop.change(spec={"replicas": 1})
@@ -162,7 +162,7 @@ def test_a_count_is_written_and_seen_however_late_the_watch_is(platform, shop, b
     blind()
     shop.change(status={"replicas": 2})
     for count in (5, 3):
-        platform.set_scale(shop.web, count)
+        decide(platform, shop.web, count)
         assert platform.scales()[shop.web].desired == count
     assert shop.replicas() == 3
 
@@ -179,24 +179,40 @@ def test_a_status_that_changed_is_no_reason_to_give_up_unless_it_does_with_each_
         doubles.status(409)(handler)
 
     api.faults[scale] = overtaken
-    platform.set_scale(shop.web, 4)
+    decide(platform, shop.web, 4)
     assert shop.replicas() == 4
     api.faults[scale] = doubles.status(409)
     with pytest.raises(PlatformError, match="status 409"):
-        platform.set_scale(shop.web, 5)
+        decide(platform, shop.web, 5)
 
 
 def test_a_count_that_another_writer_has_changed_since_the_decision_is_left_as_it_is(platform, shop, blind):
     blind()
     shop.change(spec={"replicas": 7})
     with pytest.raises(PlatformError, match="another writer has set 7 replicas where there were 2"):
-        platform.set_scale(shop.web, 4)
+        decide(platform, shop.web, 4)
     assert shop.replicas() == 7
+
+
+def test_a_decision_on_a_count_that_has_changed_is_left_out_also_when_the_watch_knows(platform, shop):
+    seen = platform.scales()[shop.web]
+    shop.change(spec={"replicas": 7})
+    until(lambda: platform.scales()[shop.web].desired == 7, "the watch reports it")
+    with pytest.raises(ScaleChangedError, match="another writer has set 7 replicas where there were 2"):
+        platform.set_scale(shop.web, 4, seen)
+    assert shop.replicas() == 7
+
+
+def test_a_decision_on_a_status_that_has_changed_is_carried_out(platform, shop):
+    seen = platform.scales()[shop.web]
+    shop.change(status={"readyReplicas": 1, "replicas": 1})
+    platform.set_scale(shop.web, 4, seen)
+    assert shop.replicas() == 4
 
 
 def test_nothing_is_scaled_to_zero(platform, shop):
     with pytest.raises(PlatformError, match="nothing wakes a Deployment from zero"):
-        platform.set_scale(shop.web, 0)
+        decide(platform, shop.web, 0)
     assert shop.replicas() == 2
 
 
@@ -205,11 +221,11 @@ def test_a_deployment_that_is_gone_or_never_was_ours_is_gone(platform, shop, bli
         with pytest.raises(FunctionGoneError, match=r"404|no annotation tailbound\.dev/autoscale"):
             platform.scale(name)
         with pytest.raises(FunctionGoneError, match="no such Deployment"):
-            platform.set_scale(name, 2)
+            decide(platform, name, 2)
     blind()
     delete(shop.cluster, DEPLOYMENTS.path(shop.namespace, "web"))
     with pytest.raises(FunctionGoneError, match="404"):
-        platform.set_scale(shop.web, 3)
+        decide(platform, shop.web, 3)
 
 
 @on_double
@@ -230,7 +246,7 @@ def test_while_the_list_fails_each_deployment_can_be_read_alone_and_scaled(api, 
 
     until(is_blind, "the list is not current")
     assert platform.scale(shop.web) == shop.scale
-    platform.set_scale(shop.web, 4)
+    platform.set_scale(shop.web, 4, platform.scale(shop.web))
     assert shop.replicas() == 2, "the answer is the one from before"
     api.faults.clear()
     assert shop.replicas() == 4
@@ -241,8 +257,8 @@ def test_while_the_list_fails_each_deployment_can_be_read_alone_and_scaled(api, 
 
 def test_each_scaling_is_an_event_and_the_same_again_counts_it_up(platform, shop):
     for _ in range(3):
-        platform.set_scale(shop.web, 3)
-        platform.set_scale(shop.web, 2)
+        decide(platform, shop.web, 3)
+        decide(platform, shop.web, 2)
     until(lambda: [each["count"] for each in shop.events()] == [3, 3], "two events, thrice each")
     found = {(each["reason"], each["message"], each["type"]) for each in shop.events()}
     assert found == {
@@ -260,8 +276,8 @@ def test_a_write_that_the_network_delayed_does_nothing_once_another_has_written(
     old, new = connect("old", timeout=1.0), connect()
     api.freeze("old")
     with pytest.raises(PlatformError):
-        old.set_scale(shop.web, 9)
-    new.set_scale(shop.web, 3)
+        decide(old, shop.web, 9)
+    decide(new, shop.web, 3)
     api.thaw()
     until(lambda: old.scales()[shop.web].desired == 3, "the network is well again")
     until(lambda: [call.verb for call in api.calls].count("patch") >= 2, "the write arrives")

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from autoscaler import doubles
-from autoscaler.doubles import Function, a_gateway, free_port
-from slo_autoscaler.errors import ConfigError, FunctionGoneError, PlatformError
+from autoscaler.doubles import Function, a_gateway, decide, free_port
+from slo_autoscaler.errors import ConfigError, FunctionGoneError, PlatformError, ScaleChangedError
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms.openfaas import (
@@ -84,9 +84,24 @@ def test_labels_of_a_function_are_honored(platform, gateway, labels, field, valu
 
 
 def test_a_count_is_asked_for_with_name_and_namespace(platform, gateway):
-    platform.set_scale("vision.openfaas-fn", 4)
+    decide(platform, "vision.openfaas-fn", 4)
     assert gateway.posted == [{"serviceName": "vision", "replicas": 4, "namespace": "openfaas-fn"}]
     assert platform.scale("vision.openfaas-fn").desired == 4
+
+
+def test_a_decision_on_a_count_that_another_writer_has_changed_is_left_out(platform, gateway):
+    seen = platform.scales()["vision.openfaas-fn"]
+    gateway.functions["vision"].replicas = 7
+    with pytest.raises(ScaleChangedError, match="another writer has set 7 replicas where there were 3"):
+        platform.set_scale("vision.openfaas-fn", 4, seen)
+    assert gateway.posted == []
+
+
+def test_an_own_write_that_the_gateway_told_late_is_no_other_writers(platform, gateway):
+    stale = platform.scales()["vision.openfaas-fn"]
+    decide(platform, "vision.openfaas-fn", 5)
+    platform.set_scale("vision.openfaas-fn", 8, stale)
+    assert gateway.functions["vision"].replicas == 8
 
 
 # Credentials
@@ -125,7 +140,7 @@ def every(platform):
 
 
 def write(platform):
-    platform.set_scale("vision.openfaas-fn", 2)
+    decide(platform, "vision.openfaas-fn", 2)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from autoscaler.doubles import until
+from autoscaler.doubles import decide, until
 from autoscaler.kube.access import on_double
 from autoscaler.kube.kube_server import a_deployment
 from slo_autoscaler.kube.lease import LeaseLeader
@@ -59,7 +59,7 @@ def overtake(platform, cluster, path, *count):
     """Decide on a Deployment whose status has changed since the watch reported it last."""
     platform._deployments.close()
     cluster.patch(f"{path}/status", {"status": {"observedGeneration": 1}})
-    platform.set_scale(*count)
+    decide(platform, *count)
 
 
 def test_deployments_need_every_right_of_their_role_and_no_other(cluster, namespace, install):
@@ -71,7 +71,7 @@ def test_deployments_need_every_right_of_their_role_and_no_other(cluster, namesp
     until(lambda: function in platform.scales(), "it is found")
     platform.scale(function)
     for count in (3, 2, 3):
-        platform.set_scale(function, count)
+        decide(platform, function, count)
     until(lambda: ("patch", "", "events") in installed.asked(), "an event is counted up")
     until(lambda: sum(each[0] == "watch" for each in installed.asked()) == 2, "both kinds are watched")
     overtake(platform, cluster, path, function, 4)
@@ -108,7 +108,7 @@ def test_the_floor_needs_every_right_of_its_role_and_no_other(world, install, st
     world.route(r1=100)
     platform = start(kubeconfig=installed.kubeconfig, mode="floor")
     world.until(lambda: world.function in platform.scales(), "it is found", platform)
-    platform.set_scale(world.function, 4)
+    decide(platform, world.function, 4)
     assert world.annotations()[MIN_SCALE] == "4"
     world.change(REVISIONS, name, metadata={"annotations": {OPT_IN: None}})
     world.until(lambda: MIN_SCALE not in world.annotations(), "its own minimum is back", platform)

@@ -93,6 +93,8 @@ class Revision:
     ready: int
     inactive: bool = False
     """It is to have no replicas: no route names it, or it has never come up."""
+    version: str = ""
+    """resourceVersion of the object that has ``replicas``."""
 
     @property
     def key(self) -> Key:
@@ -248,6 +250,21 @@ def shares(routes: Iterable[Json], latest: Mapping[Key, str]) -> dict[Key, Share
     return {key: Share(routed.get(key), declared.get(key)) for key in routed | declared}
 
 
+def named_by(route: Json) -> set[Key]:
+    """Return (namespace, name) of every revision and configuration that a route names."""
+    namespace, _ = key_of(route)
+    entries = [entry for part in ("status", "spec") for entry in (route.get(part) or {}).get("traffic") or ()]
+    names = {entry.get(key) for entry in entries for key in ("revisionName", "configurationName")}
+    return {(namespace, name) for name in names if isinstance(name, str)}
+
+
+def found_by(revision: Json) -> set[Key]:
+    """Return by what a route that concerns a revision, or what is made from one, may name it."""
+    namespace, name = key_of(revision)
+    configuration = label(revision, SERVING + "configuration")
+    return {(namespace, name)} if configuration is None else {(namespace, name), (namespace, configuration)}
+
+
 def _traffic(of: Any, namespace: str, latest: Mapping[Key, str]) -> dict[str, float]:
     """Return {revision: share} of a route's spec or status; entries of one revision add up."""
     parts: dict[str, float] = {}
@@ -314,6 +331,7 @@ def scale_of(main: Revision, cap: int | None) -> Scale:
         max=main.most,
         cap=cap,
         revision=main.name,
+        version=main.version,
     )
 
 

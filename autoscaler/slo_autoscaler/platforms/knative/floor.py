@@ -6,10 +6,11 @@ writes. All state is in the annotations of the Revisions, so a restart changes n
 
 import logging
 import time
+from collections.abc import Collection, Iterable
 from functools import partial
 from typing import Any, Final
 
-from slo_autoscaler.errors import ConflictError, FunctionGoneError, PlatformError
+from slo_autoscaler.errors import ConflictError, FunctionGoneError, PlatformError, ScaleChangedError
 from slo_autoscaler.kube.client import version_of
 from slo_autoscaler.kube.loop import Loop, Writes
 from slo_autoscaler.leader import Leader
@@ -17,11 +18,14 @@ from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms.knative import Settings, minimum
 from slo_autoscaler.platforms.knative.allocation import (
     UNROUTED,
+    Json,
     Key,
     Revision,
     annotation,
     class_of,
+    key_of,
     main_of,
+    named_by,
     newest,
     scale_of,
     shares,
@@ -33,6 +37,8 @@ from slo_autoscaler.platforms.knative.objects import (
     DesiredReplicas,
     api_of,
     informer_of,
+    routes_of,
+    services_of,
     strip_revision,
     strip_route,
 )
@@ -58,8 +64,8 @@ class Floor:
         self._desired = DesiredReplicas()
         self._loop, self._writes = Loop("knative floor", self.reconcile_floors), Writes("floor")
         watch = partial(informer_of, self._api, config=config, changed=self._loop.wake)
-        self._revisions = watch(REVISIONS, transform=strip_revision)
-        self._routes = watch(ROUTES, transform=strip_route)
+        self._revisions = watch(REVISIONS, transform=strip_revision, index=services_of)
+        self._routes = watch(ROUTES, transform=strip_route, index=named_by)
         self._loop.start()
 
     def scales(self) -> dict[str, Scale | PlatformError]:
@@ -74,15 +80,26 @@ class Floor:
         """Return floor, replicas and bounds of one Service."""
         return scale_of(main_of(self._members(function_name)), self._config.cap)
 
-    def set_scale(self, function_name: str, replicas: int) -> None:
-        """Give the main revision its floor now, the others theirs with the next pass."""
+    def set_scale(self, function_name: str, replicas: int, seen: Scale) -> None:
+        """Give the main revision its floor now, the others theirs with the next pass.
+
+        The user's own minimum is kept beside the floor, and so is one that comes while this is decided.
+        """
         if not self._leader.leads():
             raise PlatformError(f"{function_name}: not the leader")
         members = self._members(function_name)
-        main = main_of(members).key
-        floor = minimum.floors(members, replicas)[main]
+        main = main_of(members)
+        if main.name != seen.revision:
+            raise ScaleChangedError(f"{function_name}: {main.name} has taken over from {seen.revision}")
+        last = self._desired.get(function_name)
+        set_right = last is not None and main.replicas == minimum.floors(members, last)[main.key]
+        if main.replicas != seen.desired and not set_right:
+            raise ScaleChangedError(
+                f"{function_name}: the floor has become {main.replicas} where it was {seen.desired}"
+            )
+        floor = minimum.floors(members, replicas)[main.key]
         with self._desired.deciding(function_name, replicas):
-            self._write_floor(main, floor)
+            self._write_floor(main.key, floor)
         self._loop.wake()
 
     def close(self) -> None:
@@ -114,25 +131,35 @@ class Floor:
 
     def _functions(self) -> dict[str, list[Revision]]:
         """Return the revisions of every function that has, or had, a floor."""
+        self._wait()
+        return self._grouped(self._revisions.items().values(), self._routes.items().values())
+
+    def _members(self, function_name: str) -> list[Revision]:
+        """Return the revisions of one function without a look at any other."""
+        self._wait()
+        service, _, namespace = function_name.rpartition(".")
+        revisions = self._revisions.by((namespace, service)).values()
+        members = self._grouped(revisions, routes_of(self._routes, revisions))
+        if not members:
+            raise FunctionGoneError(f"{function_name}: no revision with the annotation {minimum.OPT_IN}")
+        return members[function_name]
+
+    def _wait(self) -> None:
         self._check_version()
         for informer in (self._revisions, self._routes):
             informer.wait(self._config.timeout)
-        revisions = self._revisions.items()
-        routed = shares(self._routes.items().values(), newest(revisions.values()))
+
+    def _grouped(self, revisions: Collection[Json], routes: Iterable[Json]) -> dict[str, list[Revision]]:
+        """Return those of the revisions that have, or had, a floor, by function."""
+        routed = shares(routes, newest(revisions))
         defaults = self._cluster.defaults()
         functions: dict[str, list[Revision]] = {}
-        for key, each in revisions.items():
+        for each in revisions:
             asks = minimum.takes_part(each) or annotation(each, minimum.APPLIED) is not None
             if asks and class_of(each, defaults) != CLASS:
-                revision = minimum.revision_of(each, routed.get(key, UNROUTED), defaults)
+                revision = minimum.revision_of(each, routed.get(key_of(each), UNROUTED), defaults)
                 functions.setdefault(revision.function_name, []).append(revision)
         return functions
-
-    def _members(self, function_name: str) -> list[Revision]:
-        members = self._functions().get(function_name)
-        if not members:
-            raise FunctionGoneError(f"{function_name}: no revision with the annotation {minimum.OPT_IN}")
-        return members
 
     def _check_version(self) -> None:
         found = self._cluster.version()

@@ -72,6 +72,7 @@ def revision_of(revision: Json, share: Share, defaults: Defaults) -> Revision:
         replicas=max(1, min_scale(revision, defaults)) if wanted or ready_replicas else 0,
         ready=int(ready_replicas),
         inactive=share == UNROUTED or not takes_part(revision),
+        version=str(revision.get("metadata", {}).get("resourceVersion") or ""),
     )
 
 

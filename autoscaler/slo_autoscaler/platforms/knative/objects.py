@@ -7,7 +7,7 @@ Owns which kinds are read and what is cached of each. Knows no rule of scaling; 
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
@@ -22,6 +22,9 @@ from slo_autoscaler.platforms.knative.allocation import (
     Json,
     Key,
     defaults_of,
+    found_by,
+    key_of,
+    service_of,
     version_of,
 )
 
@@ -136,12 +139,33 @@ def informer_of(
     changed: Callable[[Key], None],
     *,
     label: str | None = None,
+    index: Callable[[Json], Iterable[Hashable]] | None = None,
 ) -> Informer[Json]:
     """Begin to watch the objects of one kind, or those of them with a label."""
     query = {} if label is None else {"labelSelector": label}
     return Informer(
-        api, resource, config.namespaces, transform, query=query, resync=config.resync, changed=changed
+        *(api, resource, config.namespaces, transform),
+        query=query,
+        resync=config.resync,
+        changed=changed,
+        index=index,
     )
+
+
+def routes_of(routes: Informer[Json], revisions: Iterable[Json]) -> Iterable[Json]:
+    """Return the routes that may name one of these revisions, of an informer that is indexed so."""
+    names = {name for each in revisions for name in found_by(each)}
+    return {key: route for name in names for key, route in routes.by(name).items()}.values()
+
+
+def service_key(of: Json) -> Key:
+    """Return (namespace, service) of a revision, or of what is made from one."""
+    return key_of(of)[0], service_of(of)
+
+
+def services_of(of: Json) -> tuple[Key]:
+    """Return ``service_key`` as what an informer finds it by."""
+    return (service_key(of),)
 
 
 def strip_managed_fields(item: Document) -> Json:

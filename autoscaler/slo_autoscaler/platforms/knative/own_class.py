@@ -11,11 +11,11 @@ Owns the steps of two threads and their writes; the rules are ``allocation``'s a
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from slo_autoscaler.errors import FunctionGoneError, NotFoundError, PlatformError
+from slo_autoscaler.errors import FunctionGoneError, NotFoundError, PlatformError, ScaleChangedError
 from slo_autoscaler.kube.client import version_of
 from slo_autoscaler.kube.loop import Loop, Writes
 from slo_autoscaler.leader import Leader
@@ -31,10 +31,10 @@ from slo_autoscaler.platforms.knative.allocation import (
     generation_of,
     key_of,
     main_of,
+    named_by,
     newest,
     plan,
     scale_of,
-    service_of,
     shares,
 )
 from slo_autoscaler.platforms.knative.objects import (
@@ -46,6 +46,9 @@ from slo_autoscaler.platforms.knative.objects import (
     DesiredReplicas,
     api_of,
     informer_of,
+    routes_of,
+    service_key,
+    services_of,
     strip_deployment,
     strip_managed_fields,
     strip_route,
@@ -83,12 +86,14 @@ class OwnClass:
         self._scale_writes = Writes("scale")
         self._service_writes, self._status_writes = Writes("ServerlessService"), Writes("status")
         watch = partial(informer_of, self._api, config=config)
-        self._autoscalers = watch(POD_AUTOSCALERS, transform=strip_managed_fields, changed=self._wake)
+        self._autoscalers = watch(
+            POD_AUTOSCALERS, transform=strip_managed_fields, changed=self._wake, index=services_of
+        )
         self._services = watch(SERVICES, transform=strip_managed_fields, changed=self._telling.wake)
         self._deployments = watch(
             DEPLOYMENTS, transform=strip_deployment, changed=self._wake, label=SERVING + "revision"
         )
-        self._routes = watch(ROUTES, transform=strip_route, changed=self._wake)
+        self._routes = watch(ROUTES, transform=strip_route, changed=self._wake, index=named_by)
         self._scaling.start()
         self._telling.start()
 
@@ -103,18 +108,24 @@ class OwnClass:
         """Return replicas and bounds of one Service."""
         return scale_of(main_of(each.revision for each in self._members(function_name)), self._config.cap)
 
-    def set_scale(self, function_name: str, replicas: int) -> None:
+    def set_scale(self, function_name: str, replicas: int, seen: Scale) -> None:
         """Scale the main revision now, the others with the next pass.
 
         ``plan`` makes 1 of 0: nothing would wake it. Raises ``PlatformError``, also when this is not the
-        leader.
+        leader. What the scaling thread has set right since ``seen`` is no other writer's.
         """
         if not self._leader.leads():
             raise PlatformError(f"{function_name}: not the leader")
         members = {each.revision: each for each in self._members(function_name)}
         main = main_of(members)
+        if main.name != seen.revision:
+            raise ScaleChangedError(f"{function_name}: {main.name} has taken over from {seen.revision}")
+        last = self._desired.get(function_name)
+        set_right = last is not None and main.replicas == plan(members, last)[main.key]
+        before = main.replicas if set_right else seen.desired
+        version = main.version if main.replicas == before else seen.version
         with self._desired.deciding(function_name, replicas):
-            self._write_scale(members[main], plan(members, replicas)[main.key])
+            self._write_scale(members[main], plan(members, replicas)[main.key], before, version)
         self._scaling.wake()
 
     def close(self) -> None:
@@ -173,27 +184,52 @@ class OwnClass:
 
     def _functions(self) -> dict[str, list[_Member]]:
         """Return the members of every function, or raise ``PlatformError``: they may have changed unseen."""
+        self._wait()
+        autoscalers, routes = self._autoscalers.items().values(), self._routes.items().values()
+        services, deployments = self._services.items(), self._deployments.items()
+        return self._grouped(autoscalers, routes, services.get, deployments.get)
+
+    def _members(self, function_name: str) -> list[_Member]:
+        """Return the members of one function without a look at any other; raises as ``_functions``."""
+        self._wait()
+        service, _, namespace = function_name.rpartition(".")
+        autoscalers = self._autoscalers.by((namespace, service)).values()
+        routes = routes_of(self._routes, autoscalers)
+        members = self._grouped(autoscalers, routes, self._services.get, self._deployments.get)
+        if not members:
+            raise FunctionGoneError(f"{function_name}: no revision of the class {status.CLASS}")
+        return members[function_name]
+
+    def _wait(self) -> None:
         for informer in (self._autoscalers, self._services, self._deployments, self._routes):
             informer.wait(self._config.timeout)
-        autoscalers = self._autoscalers.items()
-        services, deployments = self._services.items(), self._deployments.items()
-        routed = shares(self._routes.items().values(), newest(autoscalers.values()))
+
+    def _grouped(
+        self,
+        autoscalers: Collection[Json],
+        routes: Iterable[Json],
+        service_of: Callable[[Key], Json | None],
+        deployment_of: Callable[[Key], Json | None],
+    ) -> dict[str, list[_Member]]:
+        """Return the members of every function that has one of the PodAutoscalers."""
+        routed = shares(routes, newest(autoscalers))
         defaults, now = self._cluster.defaults(), time.time()
-        started = _newest_started(autoscalers.values())
+        started = _newest_started(autoscalers)
         functions: dict[str, list[_Member]] = {}
-        for key, autoscaler in autoscalers.items():
+        for autoscaler in autoscalers:
+            key = key_of(autoscaler)
             if class_of(autoscaler, defaults) != status.CLASS:
                 continue
             if autoscaler["metadata"].get("deletionTimestamp") is not None:
                 continue
-            deployment = deployments.get((key[0], autoscaler["spec"]["scaleTargetRef"]["name"]))
+            deployment = deployment_of((key[0], autoscaler["spec"]["scaleTargetRef"]["name"]))
             if deployment is None:
                 continue  # the watches are not in step: it is there before its PodAutoscaler
             share = routed.get(key, UNROUTED)
-            superseded = started.get((key[0], service_of(autoscaler)), 0) > generation_of(autoscaler)
+            superseded = started.get(service_key(autoscaler), 0) > generation_of(autoscaler)
             why = status.inactivity(autoscaler, share, defaults, now, superseded=superseded)
             revision = status.revision_of(autoscaler, deployment, share, defaults, inactive=why is not None)
-            member = _Member(autoscaler, services.get(key), deployment, revision, why)
+            member = _Member(autoscaler, service_of(key), deployment, revision, why)
             functions.setdefault(revision.function_name, []).append(member)
         return functions
 
@@ -204,12 +240,6 @@ class OwnClass:
             targets |= plan([each.revision for each in members], self._desired.get(name))
         return targets
 
-    def _members(self, function_name: str) -> list[_Member]:
-        members = self._functions().get(function_name)
-        if not members:
-            raise FunctionGoneError(f"{function_name}: no revision of the class {status.CLASS}")
-        return members
-
     def _scale_write(self, member: _Member, targets: Mapping[Key, int]) -> Write | None:
         """Return the write that gives the revision its count; None if it has it."""
         target = targets[member.revision.key]
@@ -217,18 +247,21 @@ class OwnClass:
             defaults = self._cluster.defaults()
             gone = status.may_go(member.autoscaler, member.service, defaults, time.time())
             target = 0 if gone else target
-        return None if target == member.revision.replicas else lambda: self._write_scale(member, target)
-
-    def _write_scale(self, member: _Member, target: int) -> None:
-        """Scale a Deployment, unless another writer has since it was read."""
-        revision, key = member.revision, key_of(member.deployment)
+        revision = member.revision
         if target == revision.replicas:
+            return None
+        return lambda: self._write_scale(member, target, revision.replicas, revision.version)
+
+    def _write_scale(self, member: _Member, target: int, before: int, version: str) -> None:
+        """Scale a Deployment, unless another writer has since ``version``, which had ``before`` replicas."""
+        revision, key = member.revision, key_of(member.deployment)
+        if target == revision.replicas == before:
             return
         try:
             made = self._api.scale(
                 DEPLOYMENTS.path(*key, "scale"),
-                version_of(member.deployment),
-                revision.replicas,
+                version,
+                before,
                 target,
                 may_retry=self._leader.leads,
             )
@@ -238,7 +271,7 @@ class OwnClass:
         self._deployments.wrote(
             key, made, {**member.deployment, "metadata": metadata, "spec": {"replicas": target}}
         )
-        logger.info("%s/%s: scaled from %d to %d", *revision.key, revision.replicas, target)
+        logger.info("%s/%s: scaled from %d to %d", *revision.key, before, target)
         self._telling.wake()
 
     def _service_write(self, member: _Member) -> Write | None:
@@ -284,6 +317,6 @@ def _newest_started(autoscalers: Iterable[Json]) -> dict[Key, int]:
     found: dict[Key, int] = {}
     for each in autoscalers:
         if status.has_started(each):
-            service = key_of(each)[0], service_of(each)
+            service = service_key(each)
             found[service] = max(found.get(service, 0), generation_of(each))
     return found
