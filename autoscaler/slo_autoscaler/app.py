@@ -84,7 +84,8 @@ def run(config: Config, *, once: bool, dry_run: bool, lock: str | None = None) -
 
     With ``lock``, a file, or with ``leader`` in the configuration, only one of several autoscalers acts.
     """
-    with ExitStack() as closing:
+    # What serves is closed last: no page keeps others from leading.
+    with ExitStack() as serving, ExitStack() as closing:
         leader = _leader(config, lock, dry_run=dry_run)
         closing.callback(leader.close)
         metrics = Metrics(CollectorRegistry())
@@ -108,12 +109,12 @@ def run(config: Config, *, once: bool, dry_run: bool, lock: str | None = None) -
             return 0 if controller.reconcile() else 1
 
         web = Web(config.web.host, config.web.port, metrics.registry, controller.alive, controller)
-        closing.callback(web.stop)
+        serving.callback(web.stop)
         page = _page(config, controller)
         stop = _stop_on_signals()
         web.start()
         if page is not None:
-            closing.callback(page.stop)
+            serving.callback(page.stop)
             page.start()
         logger.info(
             "slo-autoscaler %s: %s, every %gs; /metrics, /healthz and /decisions on %s:%d%s%s",

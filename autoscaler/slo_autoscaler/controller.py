@@ -138,16 +138,33 @@ class Controller:
         """Functions that another autoscaler changes too."""
         self._warned = False
         """Of another scaler; once is enough."""
+        self._writing = threading.Condition()
+        self._under_way = 0
+        """Changes that the platform has not answered yet."""
+        self._stopped = False
         self._finished_at = clocks.monotonic()
         self._pool = ThreadPoolExecutor(config.platform.concurrency, thread_name_prefix="platform")
 
     def run(self, stop: threading.Event) -> None:
-        """Reconcile every interval until ``stop``; a reconcile that has begun is finished."""
+        """Reconcile every interval until ``stop``.
+
+        Changes that are under way then are waited for, so that the next leader's do not cross them; what is
+        being read is not.
+        """
+        threading.Thread(target=self._reconcile_until, args=(stop,), name="reconcile", daemon=True).start()
+        stop.wait()
+        with self._writing:
+            self._stopped = True
+            self._writing.wait_for(lambda: self._under_way == 0, self._config.platform.timeout)
+
+    def _reconcile_until(self, stop: threading.Event) -> None:
         due = self._clocks.monotonic()
         while not stop.is_set():
             try:
                 self.reconcile()
             except Exception:
+                if stop.is_set():
+                    return  # what it needs has been closed under it
                 # The loop outlives its own bugs: the next reconcile starts from what is there.
                 logger.exception("reconcile failed")
                 self._metrics.failed("reconcile")
@@ -193,6 +210,8 @@ class Controller:
         seen, errors = self._observe()
         scales, missing = self._scales(listing, blind=seen is None)
         errors += missing
+        if self._stopped:
+            return False  # what would be decided is not carried out
         wishes: dict[str, Wish] = {}
         for name, scale in scales.items():
             target = self._targets[name]
@@ -437,9 +456,16 @@ class Controller:
         self._record(name, target, scale, scale, Decision(None, Reason.SCALE_CHANGED, decision.inputs))
 
     def _set_scale(self, name: str, replicas: int, seen: Scale) -> None:
-        if not self._leader.leads():
-            raise _DeferredError("no longer the leader")
-        self._platform.set_scale(name, replicas, seen)
+        with self._writing:
+            if self._stopped or not self._leader.leads():
+                raise _DeferredError("no longer the leader")
+            self._under_way += 1
+        try:
+            self._platform.set_scale(name, replicas, seen)
+        finally:
+            with self._writing:
+                self._under_way -= 1
+                self._writing.notify_all()
 
     def _results(self, asked: Mapping[str, Future[_T]]) -> Iterator[tuple[str, _T | PlatformError]]:
         """Give the result of each request to the platform, waiting for all together at most ``timeout``.

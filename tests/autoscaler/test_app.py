@@ -100,6 +100,22 @@ def test_on_kubernetes_once_decides_as_the_leader_and_gives_the_lease_back(clust
     assert "holderIdentity" not in lease["spec"]
 
 
+@pytest.mark.e2e
+def test_a_killed_autoscaler_that_is_started_again_takes_its_own_lease_at_once(cluster, tmp_path):
+    server, path = cluster
+    # Another one would have to wait for this long.
+    path.write_text(path.read_text().replace("namespace: ours", "namespace: ours, duration: 600s"))
+    path.write_text(path.read_text() + "web: {host: 127.0.0.1, port: 0, page_port: null}\n")
+    for number in range(2):
+        with a_process(path, tmp_path / f"log{number}") as (process, _):
+            log = tmp_path / f"log{number}"
+            until(lambda log=log: "is leader, by the lease" in log.read_text(), "it leads")
+            process.kill()
+            process.wait()
+    (lease,) = server.all("coordination.k8s.io/v1", "leases")
+    assert lease["spec"]["leaseTransitions"] == 0
+
+
 def test_a_dry_run_leaves_the_lease_to_those_that_act(cluster, capsys):
     server, path = cluster
     main(["--config", str(path), "--once", "--dry-run"])

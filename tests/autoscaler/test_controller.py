@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from autoscaler import doubles
-from autoscaler.doubles import Function, a_gateway
+from autoscaler.doubles import Function, a_gateway, until
 from autoscaler.values import MINIMAL, seen
 from slo_autoscaler.config import Config
 from slo_autoscaler.controller import Clocks, Controller
@@ -408,6 +408,8 @@ class Stop(threading.Event):
         self.bench, self.left, self.waited = bench, waits, []
 
     def wait(self, timeout=None):
+        if timeout is None:
+            return super().wait(20)
         self.waited.append(timeout)
         self.bench.now += timeout
         self.left -= 1
@@ -425,6 +427,54 @@ def test_run_late_reconciles_are_not_made_up_for(gateway, monkeypatch):
         stop = Stop(bench, 3)
         bench.controller.run(stop)
         assert stop.waited == [4.0, 0.0, 5.0]
+
+
+@pytest.fixture
+def run():
+    """Run controllers in threads, each told to stop at the end."""
+    stop = threading.Event()
+
+    def run(controller):
+        running = threading.Thread(target=controller.run, args=(stop,), daemon=True)
+        running.start()
+        return running, stop
+
+    yield run
+    stop.set()
+
+
+@pytest.mark.parametrize("hung", ["GET", "Prometheus"])
+def test_run_told_to_stop_waits_for_nothing_that_is_read(gateway, run, hung):
+    with Bench(gateway, {A: BUSY}, **{"platform.timeout": 60.0}) as bench:
+        released, asked = threading.Event(), threading.Event()
+        if hung == "GET":
+            gateway.faults["GET"] = lambda handler: (asked.set(), doubles.hang(released)(handler))
+        else:
+            bench.controller._source.observe = lambda: (asked.set(), released.wait(20), {})[-1]
+        running, stop = run(bench.controller)
+        asked.wait(20)
+        stop.set()
+        until(lambda: not running.is_alive(), "it has stopped", 10.0)
+        released.set()
+
+
+def test_run_told_to_stop_waits_for_a_change_that_is_under_way_and_makes_no_other(gateway, run):
+    with Bench(gateway, {A: BUSY, B: BUSY}, **{"platform.timeout": 60.0, "platform.concurrency": 1}) as bench:
+        asked, done = threading.Event(), []
+
+        def slow(handler):
+            asked.set()
+            stop.wait(20)
+            threading.Event().wait(0.2)
+            done.append(handler.path)
+            doubles.status(202)(handler)
+
+        gateway.faults["POST"] = slow
+        running, stop = run(bench.controller)
+        asked.wait(20)
+        stop.set()
+        until(lambda: not running.is_alive(), "it has stopped", 10.0)
+        assert len(done) == 1
 
 
 def test_run_outlives_a_bug(gateway, monkeypatch):

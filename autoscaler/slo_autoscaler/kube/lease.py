@@ -5,7 +5,9 @@ Owns the thread that renews the lease, and the time until which this process may
 network stands still stops by itself, before another may follow.
 """
 
+import hashlib
 import logging
+import os
 import random
 import socket
 import threading
@@ -13,6 +15,7 @@ import time
 import uuid
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 from slo_autoscaler.errors import ConflictError, NotFoundError, PlatformError
@@ -41,6 +44,36 @@ def _now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+class Identity:
+    """A name that no other process has at the same time; the same process, started again, has the same.
+
+    So a restarted autoscaler finds its own lease, and need not wait until it has run out. The name is of this
+    boot, this network namespace (a pod's, which outlives its containers) and this lease. Within the namespace
+    the kernel gives a socket's address to one process at a time, and takes it back when that ends, however it
+    ends. A second process there, and one that has no such socket, has a name of its own.
+    """
+
+    def __init__(self, lease: str) -> None:
+        host = socket.gethostname()
+        self._held: socket.socket | None = None
+        try:
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+            place = f"{boot} {os.stat('/proc/self/ns/net').st_ino} {host} {lease}"
+            digest = hashlib.sha256(place.encode()).hexdigest()
+            self._held = socket.socket(socket.AF_UNIX)
+            self._held.bind(f"\0slo-autoscaler-{digest[:32]}")
+        except (OSError, ValueError):
+            self.close()
+            digest = uuid.uuid4().hex
+        self.name = f"{host}_{digest[:8]}"
+
+    def close(self) -> None:
+        """Leave the name to the next process."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+
+
 class LeaseLeader:
     """One candidate. It polls at once, and leads if the lease is free."""
 
@@ -55,7 +88,8 @@ class LeaseLeader:
         self._settings = settings
         self._namespace = settings.namespace or api.namespace
         self._path = LEASES.path(self._namespace, settings.name)
-        self.identity = identity or f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
+        self._name = Identity(f"{self._namespace}/{settings.name}")
+        self.identity = identity or self._name.name
         self._sighting: Sighting | None = None
         self._acts_until = float("-inf")
         self._led = False
@@ -97,6 +131,7 @@ class LeaseLeader:
                     self._api.replace(self._path, document, patient=False)
                     logger.info("the lease %s/%s is given back", self._namespace, self._settings.name)
         self._acts_until = float("-inf")
+        self._name.close()
         self._api.close()
 
     def _run(self) -> None:

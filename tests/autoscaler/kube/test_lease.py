@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from autoscaler.doubles import free_port, until
 from autoscaler.kube.access import delete, on_double
 from autoscaler.kube.kube_server import write_kubeconfig
 from slo_autoscaler.errors import NotFoundError
-from slo_autoscaler.kube.lease import LEASES, LeaseLeader
+from slo_autoscaler.kube.lease import LEASES, Identity, LeaseLeader
 from slo_autoscaler.kube.lease_rules import Settings as LeaseSettings
 
 BRIEF = {"duration": 3.0, "renew_interval": 0.2}
@@ -85,6 +86,29 @@ def test_a_lease_that_its_holder_left_behind_is_taken_when_it_has_run_out(lead, 
     leader = lead("b", **BRIEF)
     assert not leader.leads()
     until(leader.leads, "the lease runs out")
+
+
+def test_of_two_at_once_each_has_a_name_of_its_own(lead):
+    first, second = lead(), lead()
+    assert first.identity != second.identity
+    assert (first.leads(), second.leads()) == (True, False)
+
+
+def test_the_same_place_has_another_name_for_another_lease(lead):
+    assert lead(**LASTING, name="one").identity != lead(**LASTING, name="two").identity
+
+
+def test_without_a_place_that_is_known_names_differ(monkeypatch):
+    def unknown(*_, **__):
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "read_text", unknown)
+    names = set()
+    for _ in range(2):
+        identity = Identity("ours/slo-autoscaler")
+        identity.close()
+        names.add(identity.name)
+    assert len(names) == 2
 
 
 def test_a_lease_that_is_deleted_under_its_holder_is_created_anew(lead, spec, cluster, namespace):
