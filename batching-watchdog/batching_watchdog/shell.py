@@ -89,7 +89,7 @@ class Shell:
 
     def withdraw(self, request: Request) -> None:
         """Forget a request whose client has gone; a batch that its worker has begun is not called back."""
-        self._carry_out(self._engine.abandon(request))
+        self._carry_out(self._engine.abandon(request, self._clock()))
         request.client = None
 
     def give_up(self, error: WatchdogError) -> None:

@@ -1,8 +1,9 @@
 """The queue of one pool of cost classes: requests that may share a batch. [P]
 
 Owns their order. What is on time is kept sorted, by deadline or by arrival as the policy wants it; what is
-late, in the order in which it became late. ``Engine`` counts, ``policy`` decides; nothing here looks at a
-clock. With equal budgets every request is appended at the end, which costs next to nothing.
+late, in the order in which it became late, and taken from either end. ``Engine`` counts, ``policy`` decides;
+nothing here looks at a clock. With equal budgets every request is appended at the end, which costs next to
+nothing.
 """
 
 from bisect import bisect_left, bisect_right
@@ -89,12 +90,17 @@ class Lane:
         self.on_time[:], self.keys[:] = compress(self.on_time, stays), compress(self.keys, stays)
         return taken
 
-    def take_late(self, size: int, only: CostClass | None = None) -> list[Request]:
-        """Take the first ``size`` that are late, of all or of the cost class ``only``."""
+    def take_late(self, size: int, only: CostClass | None = None, *, newest: bool = False) -> list[Request]:
+        """Take ``size`` that are late, of all or of ``only`` one class: the oldest first, or the newest."""
+        late = self.late
         if only is None:
-            return [self.late.popleft() for _ in range(size)]
-        taken, stays = _first_of(only, self.late, size)
-        self.late = deque(compress(self.late, stays))
+            return [late.pop() if newest else late.popleft() for _ in range(size)]
+        if newest:
+            late.reverse()
+        taken, stays = _first_of(only, late, size)
+        self.late = deque(compress(late, stays))
+        if newest:
+            self.late.reverse()
         return taken
 
     def share_before(self, slot: float, left: float, workers: int) -> float:

@@ -1,6 +1,7 @@
 """The engine in virtual time: it and its cost model as they are, made-up workers, Poisson arrivals."""
 
 import random
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -92,8 +93,14 @@ class Simulation:
         turnaround: float = 0.0,
         mix: Sequence[Part] = (Part(1.0),),
         mix_paths: bool = True,
+        clients_wait: float = inf,
     ) -> None:
-        """``turnaround``: seconds from a reply until a batch that is sent then begins."""
+        """``turnaround``: seconds from a reply until a batch that is sent then begins.
+
+        ``clients_wait``: seconds after which a client disconnects.
+        """
+        self.clients_wait = clients_wait
+        self._waiting: deque[Request] = deque()
         self.turnaround = turnaround
         self.law = law
         self.noise = 0.03
@@ -128,8 +135,8 @@ class Simulation:
         for number in range(workers):
             self.engine.worker_ready(Simulated(number))
 
-    def run(self, rate: float, seconds: float) -> Outcome:
-        """Offer ``rate`` requests per second for ``seconds``, then let what is queued run out."""
+    def run(self, rate: float, seconds: float, *, to_the_end: bool = True) -> Outcome:
+        """Offer ``rate`` requests per second for ``seconds``; ``to_the_end``: then serve what is queued."""
         outcome = Outcome()
         end = self.now + seconds
         arrival = self.now + self._random.expovariate(rate)
@@ -138,11 +145,15 @@ class Simulation:
             self._carry_out(self.engine.tick(self.now), outcome)
             arrival = arrival if arrival < end else inf
             ends = self._running[0][0] if self._running else inf
-            self.now = max(self.now, min(arrival, ends, self._wake))
-            if self.now == inf:
+            leaves = self._waiting[0].arrived + self.clients_wait if self._waiting else inf
+            event = min(arrival, ends, self._wake, leaves)
+            if event == inf or (event > end and not to_the_end):
                 self.now = end
                 return outcome
-            if ends <= self.now:
+            self.now = max(self.now, event)
+            if leaves <= self.now:
+                self._give_up(self._waiting.popleft(), outcome)
+            elif ends <= self.now:
                 _, _, worker = heappop(self._running)
                 replies = [Reply(200, b"", b"")] * worker.size
                 self._carry_out(self.engine.batch_done(worker, replies, self.now)[1], outcome)
@@ -172,6 +183,15 @@ class Simulation:
             self._carry_out(self.engine.offer(request, now), outcome)
         except QueueFull:
             outcome.add("refused", request)
+        else:
+            if self.clients_wait < inf:
+                self._waiting.append(request)
+
+    def _give_up(self, request: Request, outcome: Outcome) -> None:
+        before = self.engine.admitted
+        self._carry_out(self.engine.abandon(request, self.now), outcome)
+        if self.engine.admitted < before:  # else it has been answered
+            outcome.add("expired", request)
 
     def _begin(self, worker: Simulated, requests: Sequence[Request], at: float) -> None:
         worker.size = len(requests)

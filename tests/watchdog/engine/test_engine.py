@@ -178,8 +178,8 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def abandon(self, data: st.DataObject) -> None:
         gone = self.open.pop(data.draw(st.sampled_from(sorted(self.open))))
-        self.carry_out(self.engine.abandon(gone))
-        assert self.engine.abandon(gone) == []  # its client may be told twice
+        self.carry_out(self.engine.abandon(gone, self.now))
+        assert self.engine.abandon(gone, self.now) == []  # its client may be told twice
         self.ticked = False
 
     @invariant()
@@ -273,6 +273,33 @@ def test_late_requests_fill_the_room_that_a_batch_on_time_leaves():
     made.worker_ready(Worker())
     (batch,) = dispatched(made.tick(0.2))
     assert ids(batch) == [1, 0]
+
+
+@pytest.mark.parametrize(("now", "order"), [(0.9, [0, 1]), (1.1, [1, 0])])
+def test_late_requests_go_newest_first_once_the_oldest_has_waited_half_its_timeout(
+    now: float, order: list[int]
+):
+    made, _ = engine(idle=0)
+    for number in range(2):
+        made.offer(request(number, 0.1 * number, timeout=2.0), 0.1 * number)
+    made.tick(0.5)
+    made.worker_ready(Worker())
+    (batch,) = dispatched(made.tick(now))
+    assert ids(batch) == order
+
+
+def test_late_requests_go_newest_first_once_the_oldest_has_waited_half_as_long_as_clients_do():
+    made, _ = engine(idle=0)
+    for number in range(4):
+        made.offer(gone := request(number, timeout=30.0), 0.0)
+        made.tick(1.0)
+        made.abandon(gone, 2.0)
+    for number in range(4, 7):
+        made.offer(request(number, 2.0 + 0.1 * number, timeout=30.0), 2.0 + 0.1 * number)
+    made.tick(3.0)
+    made.worker_ready(Worker())
+    (batch,) = dispatched(made.tick(3.5))
+    assert ids(batch) == [6, 5, 4]
 
 
 def test_late_requests_do_not_ride_along_under_overload():
@@ -398,7 +425,7 @@ def test_answer_to_an_expired_or_abandoned_request_is_dropped():
     made.tick(0.0)
     made.tick(0.06)
     gone = next(iter(made._running.values())).requests[1]
-    made.abandon(gone)
+    made.abandon(gone, 0.06)
     _, effects = made.batch_done(worker, [OK] * 3, 0.1)
     assert answered(effects) == {2: OK}
 
@@ -612,12 +639,12 @@ def test_request_that_leaves_before_its_worker_begins_is_cancelled_and_teaches_n
     for each in asked:
         made.offer(each, 0.04)
     made.tick(FULL_BATCH_SECONDS)
-    assert made.abandon(asked[0]) == [Cancel(worker, [0])]
+    assert made.abandon(asked[0], 0.051) == [Cancel(worker, [0])]
     effects = made.tick(0.053)
     assert Cancel(worker, [2]) in effects
     assert list(answered(effects)) == [3]
     made.batch_done(worker, [OK] * LARGEST, 0.054)
-    assert made.abandon(asked[1]) == [], "it runs"
+    assert made.abandon(asked[1], 0.054) == [], "it runs"
     learned: list[int] = []
     made._cost.overall.observe = lambda size, seconds: learned.append(size)  # type: ignore[attr-defined]
     _, effects = made.batch_done(worker, [DROPPED, OK, DROPPED, OK], 0.07)
@@ -629,7 +656,7 @@ def test_batch_of_which_nothing_was_run_teaches_nothing():
     made, (worker,) = busy()
     made.offer(only := request(1), 0.04)
     made.tick(FULL_BATCH_SECONDS)
-    made.abandon(only)
+    made.abandon(only, 0.051)
     made.batch_done(worker, [OK] * LARGEST, 0.054)
     runs = made._cost.overall.runs
     assert made.batch_done(worker, [DROPPED], 0.0541)[1] == []

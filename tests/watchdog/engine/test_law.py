@@ -203,3 +203,10 @@ def test_a_model_that_becomes_slower_or_faster_is_followed_within_seconds(
     changed = simulation.now
     assert simulation.run(rates[1], 10).attainment(changed + 2) > 0.99
     assert simulation.model.predict(16) == pytest.approx(after * accelerator(16), rel=0.15)
+
+
+def test_late_requests_after_an_overload_are_answered_while_their_clients_wait():
+    simulation = Simulation(lambda size: 0.1 + 0.01 * size, slo_latency=1.0, clients_wait=10.0)
+    simulation.run(350.0, 20.0, to_the_end=False)
+    # Oldest first they would be served just after their clients have gone: 114.
+    assert len(simulation.run(100.0, 10.0).slow) > 250
