@@ -151,7 +151,7 @@ def _sections(kind: Any, prefix: str, *, optional: bool = False, which: str = ""
         for each in kinds:
             default = kind.__pydantic_fields__[name].get_default(call_default_factory=True)
             chosen = f" with `kind: {each.__pydantic_fields__['kind'].default}`" if len(kinds) > 1 else ""
-            below |= _sections(each, f"{prefix}{name}.", optional=default is None, which=chosen)
+            below |= _sections(each, f"{prefix}{name}.", optional=default is None, which=chosen or which)
         if not kinds:
             rule, meaning = _rule(hint), docs.get(name, "").replace("None", "null")
             rows.append((name, _default(kind, name, rule), rule, _one_line(meaning)))

@@ -9,6 +9,7 @@ The modules, in the order in which one reconcile passes them ([P] = pure: no I/O
 - ``spec`` [P]         ``Spec``: how one function is scaled
 - ``controller``       the loop: observe, decide, act, record; each function's memory and back-off
 - ``leader``           which of several autoscalers acts, by a lock on a file; by a Lease: ``kube.lease``
+- ``session``          credentials, certificates and proxies of HTTP requests
 - ``sources``          where observations come from: Prometheus, or a recording
 - ``signals`` [P]      ``Observation``: one record for each signal
 - ``platforms``        where functions run and are scaled: OpenFaaS, Kubernetes, Knative

@@ -281,7 +281,7 @@ def _rule(fault: Any, raw: Mapping[str, Any]) -> str:
     if fault["type"] == "dataclass_type":
         return f"{_shown(fault['input'])} must be a mapping of keys"
     rule = str(fault["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
-    return rule if fault["loc"] in _WHOLE else f"{_shown(fault['input'])} {rule}"
+    return rule if fault["loc"] in _WHOLE or fault["type"] == "hidden" else f"{_shown(fault['input'])} {rule}"
 
 
 def _known(place: tuple[object, ...], raw: Mapping[str, Any]) -> list[str]:

@@ -4,11 +4,36 @@
 reconcile. ``PlatformError`` concerns one function, or the list of functions, and nothing else.
 """
 
+from collections.abc import Iterator
+from typing import Final
 
-def brief(error: Exception) -> str:
-    """Return an HTTP client's exception in one short line: its kind, and the innermost cause it names."""
-    inner = error.args[0] if error.args else ""
-    return f"{type(error).__name__}: {str(getattr(inner, 'reason', inner))[:200]}"
+STRICT_CHECKS: Final = range(80, 94)
+"""OpenSSL's verify codes (x509_vfy.h) of certificates that break RFC 5280, which only strict TLS refuses."""
+
+
+def brief(error: BaseException) -> str:
+    """Return an HTTP client's exception in one short line: its kind, and the innermost cause it names.
+
+    Of a TLS error that is OpenSSL's sentence, and the setting that leaves the check out where there is one.
+    """
+    *_, inner = _causes(error)
+    text = str(inner if inner is not error or not inner.args else inner.args[0])[:200]
+    strict = getattr(inner, "verify_code", None) in STRICT_CHECKS
+    hint = "; tls.strict: false leaves this check out" if strict else ""
+    return f"{type(error).__name__}: {text}{hint}"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Give an exception and those that it carries, outermost first."""
+    inner: object = error
+    while isinstance(inner, BaseException):
+        yield inner
+        first = inner.args[0] if inner.args else None
+        inner = next((each for each in (getattr(inner, "reason", None), first) if _is_error(each)), None)
+
+
+def _is_error(found: object) -> bool:
+    return isinstance(found, BaseException)
 
 
 class ConfigError(Exception):

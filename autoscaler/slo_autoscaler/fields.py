@@ -19,13 +19,20 @@ from typing import (
     get_type_hints,
 )
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _GO_PART: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 _GO_DURATION: Final = re.compile(rf"(?:{_GO_PART.pattern})+")
 _NUMBER: Final = re.compile(r"\d+(?:\.\d*)?")
+_TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER: Final = re.compile(r"[!-~]([ -~]*[!-~])?")
+_OWN_HEADERS: Final = {
+    "authorization": "bearer_token_file and basic_auth set it from a file",
+    "host": "it is that of url",
+}
 
 _Section = TypeVar("_Section")
 
@@ -41,10 +48,30 @@ def parse_duration(value: object) -> float:
     raise ValueError("must be a duration, such as 250ms, 30s or 1m30s (a plain number is seconds)")
 
 
+def hidden(rule: str) -> PydanticCustomError:
+    """Return the fault of a value that is not shown, because it may hold a secret."""
+    return PydanticCustomError("hidden", "{rule}", {"rule": rule})
+
+
 def _url(value: object) -> str:
+    if isinstance(value, str) and re.match(r"[^/?#]*//[^/?#]*@", value):
+        raise hidden("must not hold user or password; basic_auth takes the password from a file")
     if not isinstance(value, str) or not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", value):
         raise ValueError("must be an http:// or https:// URL without query")
     return value.rstrip("/")
+
+
+def _headers(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise hidden("must be a mapping of names to values, such as X-Scope-OrgID: team-a")
+    for name, text in value.items():
+        if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+            raise hidden(f"{name!r} must be the name of a header: letters, digits and hyphens")
+        if name.lower() in _OWN_HEADERS:
+            raise hidden(f"{name} must not be set here; {_OWN_HEADERS[name.lower()]}")
+        if type(text) not in (str, int) or not _HEADER.fullmatch(str(text)):
+            raise hidden(f"{name} must be one line of ASCII text")
+    return {name: str(text) for name, text in value.items()}
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0, allow_inf_nan=False)]
@@ -52,6 +79,8 @@ Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0, allow_i
 PositiveDuration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, allow_inf_nan=False)]
 Url = Annotated[str, BeforeValidator(_url)]
 """Without a slash at its end."""
+Headers = Annotated[dict[str, str], BeforeValidator(_headers)]
+"""Sent with each request. Their values are never shown."""
 Count = Annotated[int, Field(ge=1, strict=True)]
 Factor = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -87,3 +116,41 @@ def sections(hint: Any) -> list[type]:
     if isinstance(hint, type) and is_dataclass(hint):
         return [hint]
     return [section for part in get_args(hint) for section in sections(part)]
+
+
+@settings
+class Tls:
+    """Certificates towards one https:// server. Files are PEM and read again when they change."""
+
+    ca_file: str | None = None
+    """With the CAs that are trusted, and no others. None: the public CAs of the package certifi."""
+    cert_file: str | None = None
+    """With the client certificate that is shown to the server."""
+    key_file: str | None = None
+    """With the private key of ``cert_file``, without a password."""
+    strict: bool | None = None
+    """Whether certificates must follow RFC 5280 to the letter, such as a CA with key usage. None: as Python's
+    own default, which is true from 3.13 on."""
+
+    @field_validator("key_file")
+    @classmethod
+    def _both_or_neither(cls, key_file: str | None, info: ValidationInfo) -> str | None:
+        if "cert_file" in info.data and (key_file is None) != (info.data["cert_file"] is None):
+            raise ValueError("must be set if cert_file is, and only then")
+        return key_file
+
+
+@settings
+class ClusterTls:
+    """TLS towards the Kubernetes API, whose CA and client certificate come with its credentials."""
+
+    strict: bool | None = None
+    """Whether certificates must follow RFC 5280 to the letter, which those of some managed clusters do not.
+    None: as Python's own default, which is true from 3.13 on."""
+
+
+def over_https(tls: Tls, url: str | None) -> Tls:
+    """Return the section; raises ``ValueError`` if it has files and the server's URL is not https://."""
+    if url is not None and url.startswith("http://") and (tls.ca_file or tls.cert_file):
+        raise ValueError("must not be set with an http:// URL")
+    return tls

@@ -8,6 +8,8 @@ import contextlib
 import json
 import os
 import shutil
+import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -94,8 +96,10 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+    def __init__(self, handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), handler)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.address = f"127.0.0.1:{self.server_address[1]}"
         self._serving = threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True)
         self._serving.start()
@@ -299,9 +303,16 @@ class Prometheus:
     """The installed Prometheus, scraping replicas four times a second."""
 
     def __init__(
-        self, folder: Path, targets: dict[str, list[str]], found: list[dict[str, Any]] | None = None
+        self,
+        folder: Path,
+        targets: dict[str, list[str]],
+        found: list[dict[str, Any]] | None = None,
+        web: dict[str, Any] | None = None,
     ) -> None:
-        """``targets``: function_name -> addresses; ``found``: scrape configurations instead of them."""
+        """``targets``: function_name -> addresses; ``found``: scrape configurations instead of them.
+
+        ``web``: what is in its file of TLS and users; then it is ready when it takes connections.
+        """
         program = shutil.which("prometheus")
         assert program, "prometheus must be installed: make install does so"
         jobs = [
@@ -315,13 +326,17 @@ class Prometheus:
         }
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
         port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
+        self._port = port
+        self._guarded = web is not None
+        self.url = f"{'https' if web and 'tls_server_config' in web else 'http'}://127.0.0.1:{port}"
+        (folder / "web.yml").write_text(yaml.safe_dump(web or {}))
         self.process = subprocess.Popen(
             [
                 program,
                 f"--config.file={folder / 'prometheus.yml'}",
                 f"--storage.tsdb.path={folder / 'data'}",
                 f"--web.listen-address=127.0.0.1:{port}",
+                f"--web.config.file={folder / 'web.yml'}",
                 # By default new targets are taken up every 5 s.
                 "--scrape.discovery-reload-interval=200ms",
                 "--log.level=error",
@@ -332,6 +347,9 @@ class Prometheus:
 
     def ready(self) -> bool:
         try:
+            if self._guarded:
+                socket.create_connection(("127.0.0.1", self._port), 1).close()
+                return True
             with urllib.request.urlopen(self.url + "/-/ready", timeout=1) as answer:
                 return bool(answer.status == 200)
         except OSError:
@@ -344,9 +362,12 @@ class Prometheus:
 
 @contextmanager
 def a_prometheus(
-    folder: Path, targets: dict[str, list[str]], found: list[dict[str, Any]] | None = None
+    folder: Path,
+    targets: dict[str, list[str]],
+    found: list[dict[str, Any]] | None = None,
+    web: dict[str, Any] | None = None,
 ) -> Iterator[Prometheus]:
-    prometheus = Prometheus(folder, targets, found)
+    prometheus = Prometheus(folder, targets, found, web)
     try:
         until(prometheus.ready, "Prometheus is ready")
         yield prometheus

@@ -13,9 +13,13 @@ from autoscaler.doubles import Fault, Server, status
 
 
 class FaultProxy:
-    """Forwards GETs; ``fault`` answers instead where the path contains ``only``."""
+    """Forwards GETs; ``fault`` answers instead where the path contains ``only``.
+
+    A request without the headers ``required`` is refused with 401, as a proxy with authentication does.
+    """
 
     def __init__(self, upstream: str) -> None:
+        self.required: dict[str, str] = {}
         self.upstream = upstream
         self.fault: Fault | None = None
         self.only = ""
@@ -27,7 +31,9 @@ class FaultProxy:
 
             def do_GET(self) -> None:
                 fault = proxy.fault
-                if fault is not None and proxy.only in unquote_plus(self.path):
+                if any(self.headers.get(name) != value for name, value in proxy.required.items()):
+                    status(401)(self)
+                elif fault is not None and proxy.only in unquote_plus(self.path):
                     fault(self)
                 else:
                     proxy.passed += 1

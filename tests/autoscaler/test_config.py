@@ -121,6 +121,18 @@ WRONG = {
         "prometheus: {url: http://p, max_age: 9.9s}": "prometheus.max_age: .*prometheus.scrape_interval, 10s",
         "prometheus: {url: http://p, scrape_interval: 15s, window: 60s}": "prometheus.max_age: .*30s",
         "prometheus: {url: http://p, scrape_interval: 0}": "prometheus.scrape_interval: ",
+        "prometheus: {url: http://p, basic_auth: {username: a}}": "prometheus.basic_auth.password_file: ",
+        "prometheus: {url: http://p, basic_auth: {username: 'a:b', password_file: p}}": (
+            "prometheus.basic_auth.username: "
+        ),
+        "prometheus: {url: http://p, bearer_token_file: t, basic_auth: {username: a, password_file: p}}": (
+            "prometheus.basic_auth: .*bearer_token_file"
+        ),
+        "prometheus: {url: http://p, bearer_token: t}": "prometheus.bearer_token: .*bearer_token_file",
+        "prometheus: {url: http://p, tls: {ca_file: c}}": "prometheus.tls: .*http://",
+        "prometheus: {url: https://p, tls: {cert_file: c}}": "prometheus.tls.key_file: ",
+        "prometheus: {url: https://p, tls: {key_file: c}}": "prometheus.tls.key_file: ",
+        "prometheus: {url: https://p, tls: {strict: maybe}}": "prometheus.tls.strict: ",
     },
     "prometheus: {url: http://p}\n": {
         "platform: {}": "platform.gateway_url: ",
@@ -132,6 +144,8 @@ WRONG = {
         "platform: {kind: kubernetes, resync: 0}": "platform.resync: ",
         "platform: {kind: kubernetes, namespaces: []}": "platform.namespaces: ",
         "platform: {kind: knative, mode: kpa}": "platform.mode: ",
+        "platform: {gateway_url: http://g, tls: {ca_file: c}}": "platform.tls: .*http://",
+        "platform: {kind: kubernetes, tls: {ca_file: c}}": "platform.tls.ca_file: .*strict",
         "platform: {kind: 3}": "platform.kind: ",
         "platform: {kind: null}": "platform.kind: ",
         "platform: {openfaas: 3, gateway_url: http://g}": "platform.openfaas: ",
@@ -153,6 +167,25 @@ WRONG = {
 def test_parse_one_fault_is_one_line_that_names_the_key(text, line):
     (told,) = faults(text)
     assert re.match(f"as.yaml: {line}", told)
+
+
+@pytest.mark.parametrize(
+    ("prometheus", "key"),
+    [
+        ("{url: 'http://me:s3cret@p'}", "prometheus.url"),
+        ("{url: 'http://s3cret@p/?x=1'}", "prometheus.url"),
+        ("{url: http://p, headers: {Authorization: Bearer s3cret}}", "prometheus.headers"),
+        ("{url: http://p, headers: {X-Key: ['s3cret']}}", "prometheus.headers"),
+        ('{url: http://p, headers: {X-Key: "s3cret\\nX-Other: 1"}}', "prometheus.headers"),
+        ("{url: http://p, headers: {'X Key': s3cret}}", "prometheus.headers"),
+        ("{url: http://p, headers: {X-Key: 's3crét'}}", "prometheus.headers"),
+        ("{url: http://p, headers: [s3cret]}", "prometheus.headers"),
+    ],
+)
+def test_parse_fault_of_a_value_that_may_be_secret_does_not_show_it(prometheus, key):
+    (told,) = faults(f"platform: {{gateway_url: http://g}}\nprometheus: {prometheus}")
+    assert told.startswith(f"as.yaml: {key}: ")
+    assert "s3cr" not in told
 
 
 def test_parse_several_faults_have_a_line_each_and_an_inherited_one_is_told_once():

@@ -1,5 +1,6 @@
 """What is applied to a cluster: it is built of its parts, Kubernetes takes it, and it asks for little."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from batching_watchdog.config import Config as WatchdogConfig
+from docs.pages import blocks
 from slo_autoscaler import __version__
 from slo_autoscaler.config import Config
 
@@ -74,6 +76,22 @@ def container(documents: list[Document]) -> Document:
 
 def configuration(documents: list[Document]) -> Config:
     return Config.parse(only(documents, "ConfigMap")["data"]["config.yaml"], "config.yaml")
+
+
+def test_secret_of_the_how_to_is_mounted_where_its_configuration_looks(tmp_path: Path):
+    page = (ROOT / "docs/howto/prometheus-with-authentication.md").read_text()
+    overlay, settings = (yaml.safe_load(block.text) for block in blocks(page) if block.language == "yaml")
+    overlay["resources"] = [os.path.relpath(DEPLOY / "kubernetes", tmp_path)]
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    applied = [each for each in yaml.safe_load_all(text_built(str(tmp_path))) if each]
+    (mount,) = [each for each in container(applied)["volumeMounts"] if "prometheus" in each["name"]]
+    (volume,) = [each for each in pod(applied)["spec"]["volumes"] if each["name"] == mount["name"]]
+    config = Config.parse(yaml.safe_dump({"platform": {"kind": "kubernetes"}, **settings}), "page")
+    for path in (config.prometheus.bearer_token_file, config.prometheus.tls.ca_file):
+        assert path is not None
+        assert Path(path).parent == Path(mount["mountPath"])
+        assert f"--from-file={Path(path).name}" in page
+    assert f"create secret generic {volume['secret']['secretName']}" in page
 
 
 @pytest.mark.parametrize("name", MANIFESTS)

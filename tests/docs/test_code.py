@@ -250,7 +250,7 @@ def keys_of(document: Any) -> set[str]:
 def dotted(document: Any, prefix: str = "") -> Iterator[str]:
     for key, value in document.items():
         yield f"{prefix}{key}"
-        if isinstance(value, dict):
+        if isinstance(value, dict) and key != "headers":  # their names are HTTP's
             yield from dotted(value, f"{prefix}{key}.")
 
 

@@ -45,6 +45,7 @@ from slo_autoscaler.errors import (
     UnreachableError,
     brief,
 )
+from slo_autoscaler.session import tls_context
 
 Document = dict[str, Any]
 """An object as the API gives it."""
@@ -98,6 +99,7 @@ class KubeApi:
         self,
         kubeconfig: str | None = None,
         context: str | None = None,
+        strict: bool | None = None,
         *,
         timeout: float,
         connections: int,
@@ -105,7 +107,8 @@ class KubeApi:
         """Read the credentials; nothing is asked for yet. Raises ``ConfigError``.
 
         ``kubeconfig`` None is the pod's service account, or outside a cluster what KUBECONFIG names, else
-        ~/.kube/config. ``timeout`` is for each call with its retries; ``connections`` are kept at most.
+        ~/.kube/config. ``strict`` is that of ``session.tls_context``. ``timeout`` is for each call with its
+        retries; ``connections`` are kept at most.
         """
         configuration, self.namespace = _loaded(kubeconfig, context)
         configuration.retries = False
@@ -113,6 +116,8 @@ class KubeApi:
         self._configuration = configuration
         self._client = ApiClient(configuration)
         self._pool: urllib3.PoolManager = self._client.rest_client.pool_manager
+        if strict is not None and configuration.verify_ssl:
+            self._pool.connection_pool_kw |= _checked(configuration, strict)
         self.timeout = timeout
         """Seconds that a call may take with its retries."""
         self._closed = threading.Event()
@@ -359,6 +364,20 @@ def _error(what: str, code: int, status: Document, retry_after: float | None) ->
     reason, message = str(status.get("reason", "")), str(status.get("message", ""))[:300]
     kind = _KINDS.get(code, ApiError)
     return kind(f"{what}: status {code} {reason}: {message}", code, reason, retry_after)
+
+
+def _checked(configuration: Configuration, strict: bool) -> dict[str, Any]:
+    """Return what replaces the package's own TLS checks in its pool; it has no setting for them.
+
+    The client certificate is in the context from the start: loading one for each connection is not safe
+    while other threads open theirs. CAs are added for each connection, as before.
+    """
+    context = tls_context(strict)
+    if configuration.ssl_ca_cert is None and configuration.ca_cert_data is None:
+        context.load_default_certs()
+    if configuration.cert_file is not None:
+        context.load_cert_chain(configuration.cert_file, configuration.key_file)
+    return {"ssl_context": context, "cert_file": None, "key_file": None}
 
 
 def _loaded(kubeconfig: str | None, context: str | None) -> tuple[Configuration, str]:

@@ -78,9 +78,12 @@ class LeaseLeader:
     """One candidate. It polls at once, and leads if the lease is free."""
 
     def __init__(
-        self, settings: Settings, cluster: tuple[str | None, str | None], identity: str | None = None
+        self,
+        settings: Settings,
+        cluster: tuple[str | None, str | None, bool | None],
+        identity: str | None = None,
     ) -> None:
-        """``cluster``: kubeconfig and context, None for the pod's own. Raises ``ConfigError``."""
+        """``cluster``: the first arguments of ``KubeApi``. Raises ``ConfigError``."""
         # Reading and writing the lease may both time out, and be done again before it has run out. The
         # connection is its own: renewals wait for no other request.
         timeout = settings.duration / (2 * LEASE_SHARE)

@@ -45,8 +45,8 @@ class PlatformSettings(Protocol):
         """Where this is, for the log."""
 
     @property
-    def cluster(self) -> tuple[str | None, str | None]:
-        """Kubeconfig and context of the API server that goes with it; None: the pod's own."""
+    def cluster(self) -> tuple[str | None, str | None, bool | None]:
+        """Kubeconfig and context of the API server that goes with it, None: the pod's own; ``tls.strict``."""
 
 
 class Platform(Protocol):

@@ -8,8 +8,10 @@ import time
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Literal
 
+from pydantic import Field
+
 from slo_autoscaler.errors import FunctionGoneError, NotFoundError, PlatformError
-from slo_autoscaler.fields import Concurrency, Count, Namespaces, PositiveDuration, settings
+from slo_autoscaler.fields import ClusterTls, Concurrency, Count, Namespaces, PositiveDuration, settings
 from slo_autoscaler.kube.client import Document, KubeApi, Resource
 from slo_autoscaler.kube.events import Events, Reference
 from slo_autoscaler.kube.informer import Informer, Key
@@ -51,6 +53,7 @@ class Settings:
     """The most replicas that any Deployment is to have, whatever its annotations say."""
     cap_retry: PositiveDuration = 300.0
     """How long a refusal is believed."""
+    tls: ClusterTls = Field(default_factory=ClusterTls)
 
     wakes: ClassVar[bool] = False
 
@@ -60,9 +63,9 @@ class Settings:
         return place(self.kind, self.namespaces)
 
     @property
-    def cluster(self) -> tuple[str | None, str | None]:
-        """Kubeconfig and context."""
-        return self.kubeconfig, self.context
+    def cluster(self) -> tuple[str | None, str | None, bool | None]:
+        """Kubeconfig, context, and whether TLS is strict."""
+        return self.kubeconfig, self.context, self.tls.strict
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +134,7 @@ class Kubernetes:
         self._config = config
         watches = 2 * len(config.namespaces or (None,))
         self._api = KubeApi(
-            config.kubeconfig,
-            config.context,
+            *config.cluster,
             timeout=config.timeout,
             connections=config.concurrency + watches + 1,
         )

@@ -13,25 +13,27 @@ Owns requests, basic auth, names and labels. Decides nothing. Pitfalls of the co
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 from urllib.parse import quote
 
 import requests
-from requests.adapters import HTTPAdapter
+from pydantic import Field, ValidationInfo, field_validator
 
-from slo_autoscaler.errors import ConfigError, FunctionGoneError, PlatformError, ScaleChangedError, brief
+from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError, brief
 from slo_autoscaler.fields import (
     Concurrency,
     Count,
     Namespaces,
     PositiveDuration,
+    Tls,
     Url,
+    over_https,
     parse_duration,
     settings,
 )
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
+from slo_autoscaler.session import Authorization, Secret, open_session
 
 MIN_LABEL: Final = "com.openfaas.scale.min"
 MAX_LABEL: Final = "com.openfaas.scale.max"
@@ -47,7 +49,7 @@ labels under com.openfaas.scale at deploy."""
 
 @settings
 class BasicAuth:
-    """Files that hold the gateway's user and password, as OpenFaaS mounts them."""
+    """Files with the gateway's user and password, as OpenFaaS mounts them; read again for each request."""
 
     user_file: str
     """Holds the user; space around it is left out."""
@@ -75,7 +77,15 @@ class Settings:
     cap_retry: PositiveDuration = 300.0
     """How long a refusal is believed."""
 
+    tls: Tls = Field(default_factory=Tls)
+    """Its ``strict`` is also for the Kubernetes API that keeps the lease."""
+
     wakes: ClassVar[bool] = True
+
+    @field_validator("tls")
+    @classmethod
+    def _over_https(cls, tls: Tls, info: ValidationInfo) -> Tls:
+        return over_https(tls, info.data.get("gateway_url"))
 
     @property
     def place(self) -> str:
@@ -83,28 +93,35 @@ class Settings:
         return self.gateway_url
 
     @property
-    def cluster(self) -> tuple[str | None, str | None]:
+    def cluster(self) -> tuple[str | None, str | None, bool | None]:
         """The gateway's API server is that of our pod."""
-        return None, None
+        return None, None, self.tls.strict
 
 
 class OpenFaas:
     """The functions of one gateway, in some namespaces."""
 
     def __init__(self, config: Settings, _leader: Leader) -> None:
-        """Read the credentials; raises ``ConfigError``.
+        """Open a session; raises ``ConfigError`` if a file with credentials is absent.
 
         Nothing is written but what the controller asks for, so the leader is not asked here.
         """
         self._config = config
         self._written: dict[str, int] = {}
         """Own writes, which the gateway may not tell of at once."""
-        self._session = requests.Session()
-        self._session.auth = _credentials(config.basic_auth)
+        auth = None
+        if config.basic_auth is not None:
+            user = Secret("platform.basic_auth.user_file", config.basic_auth.user_file)
+            password = Secret("platform.basic_auth.password_file", config.basic_auth.password_file)
+            auth = Authorization(password, user)
         # No retries: the next reconcile is one. As many kept connections as there are callers.
-        adapter = HTTPAdapter(pool_maxsize=config.concurrency)
-        self._session.mount("http://", adapter)
-        self._session.mount("https://", adapter)
+        self._session = open_session(
+            config.gateway_url,
+            "platform",
+            tls=config.tls,
+            auth=auth,
+            connections=config.concurrency,
+        )
 
     def scales(self) -> dict[str, Scale | PlatformError]:
         """Return replicas and bounds of every function of the configured namespaces."""
@@ -192,20 +209,6 @@ class OpenFaas:
             text = response.text.strip()[:120]
             raise PlatformError(f"{method} {url}: status {response.status_code}{hint}: {text!r}")
         return response
-
-
-def _credentials(files: BasicAuth | None) -> tuple[str, str] | None:
-    if files is None:
-        return None
-    return _secret("user_file", files.user_file), _secret("password_file", files.password_file)
-
-
-def _secret(key: str, path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not text"
-        raise ConfigError([f"platform.basic_auth.{key}: {path!r} must be a readable file: {why}"]) from None
 
 
 def _split(function_name: str) -> tuple[str, str]:

@@ -8,11 +8,11 @@ A source has three methods; ``Settings`` are those of Prometheus. It decides not
 """
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Annotated, Final, Protocol
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from slo_autoscaler.fields import PositiveDuration, Url, settings
+from slo_autoscaler.fields import Headers, PositiveDuration, Tls, Url, over_https, settings
 from slo_autoscaler.law.restart import Past
 from slo_autoscaler.signals import Observation
 
@@ -24,6 +24,16 @@ MIN_AGE_SCRAPES: Final = 2
 
 Earlier = tuple[tuple[float, float], ...]
 """((seconds after an earlier moment, arrivals per second), ...), oldest first; negative is before."""
+
+
+@settings
+class BasicAuth:
+    """A user of Prometheus, or of the proxy in front of it."""
+
+    username: Annotated[str, Field(pattern=r"^[^:]+$")]
+    """Text without a colon; a number needs quotes."""
+    password_file: str
+    """Holds the password; space around it is left out. Read again for each request."""
 
 
 @settings
@@ -40,6 +50,12 @@ class Settings:
     """For all queries of a reconcile together. No retries: without an answer every function holds."""
     max_age: PositiveDuration = 20.0
     """A newest sample older than this is no data; at least two scrapes."""
+    bearer_token_file: str | None = None
+    """Holds a token that is sent as Authorization: Bearer. Read again for each request."""
+    basic_auth: BasicAuth | None = None
+    headers: Headers = Field(default_factory=dict, repr=False)
+    """Sent with each request, such as X-Scope-OrgID, the tenant of Mimir and Cortex."""
+    tls: Tls = Field(default_factory=Tls)
 
     @property
     def rate_window(self) -> float:
@@ -66,6 +82,18 @@ class Settings:
                 " otherwise every sample may be too old before the next scrape"
             )
         return max_age
+
+    @field_validator("basic_auth")
+    @classmethod
+    def _one_authorization(cls, basic_auth: BasicAuth | None, info: ValidationInfo) -> BasicAuth | None:
+        if basic_auth is not None and info.data.get("bearer_token_file") is not None:
+            raise ValueError("must not be set beside bearer_token_file: both set the header Authorization")
+        return basic_auth
+
+    @field_validator("tls")
+    @classmethod
+    def _over_https(cls, tls: Tls, info: ValidationInfo) -> Tls:
+        return over_https(tls, info.data.get("url"))
 
 
 class Source(Protocol):

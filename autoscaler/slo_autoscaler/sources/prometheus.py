@@ -11,13 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 from prometheus_api_client import PrometheusConnect
 from prometheus_api_client.exceptions import PrometheusApiClientException
-from requests import RequestException
+from requests import RequestException, Response
 
 from slo_autoscaler.errors import SourceError, brief
 from slo_autoscaler.law.restart import Past
+from slo_autoscaler.session import Authorization, Secret, open_session
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.sources import Earlier, Settings, promql
 from slo_autoscaler.spec import GatewaySlos
@@ -44,6 +46,36 @@ FOREIGN: Final = (
 """What the client raises; it reads data.result without looking, so a wrong answer is any of these."""
 
 
+def connect(config: Settings) -> PrometheusConnect:
+    """Return a client with the configured credentials. Raises ``ConfigError`` if a file is absent."""
+    auth = None
+    if config.bearer_token_file is not None:
+        auth = Authorization(Secret("prometheus.bearer_token_file", config.bearer_token_file))
+    elif config.basic_auth is not None:
+        password = Secret("prometheus.basic_auth.password_file", config.basic_auth.password_file)
+        auth = Authorization(password, config.basic_auth.username)
+    session = open_session(config.url, "prometheus", tls=config.tls, auth=auth, headers=config.headers)
+    session.hooks["response"] = [_refuse]
+    adapter = session.get_adapter(config.url)
+    connection = PrometheusConnect(url=config.url, timeout=config.timeout, retry=0, session=session)
+    # The client has put an adapter of its own there.
+    session.mount(config.url, adapter)
+    return connection
+
+
+def _refuse(response: Response, **_: object) -> None:
+    """Raise for an answer that is not Prometheus'. Credentials follow no redirect to another server."""
+    status = response.status_code
+    if response.is_redirect or status in (401, 403):
+        response.close()
+    if response.is_redirect:
+        target = urlsplit(response.headers["Location"])
+        where = f"{target.scheme}://{target.netloc.rpartition('@')[2]}" if target.netloc else "itself"
+        raise RequestException(f"status {status}: redirects to {where}; redirects are not followed")
+    if status in (401, 403):
+        raise RequestException(f"status {status}: check bearer_token_file, basic_auth, headers and tls")
+
+
 class PrometheusSource:
     """Asks for every signal of all functions at once, a few queries at a time."""
 
@@ -55,7 +87,8 @@ class PrometheusSource:
     ) -> None:
         """``gateway``: the functions that have no batching watchdog, and their SLOs.
 
-        ``at`` gives the time (Unix seconds) to look at; without it, it is Prometheus' own now.
+        ``at`` gives the time (Unix seconds) to look at; without it, it is Prometheus' own now. Raises
+        ``ConfigError`` if a file with credentials is absent.
         """
         self._config = config
         self._at = at
@@ -70,7 +103,7 @@ class PrometheusSource:
         )
         self._advised: str | None = None
         """The advice that was logged last."""
-        self._connection = PrometheusConnect(url=config.url, timeout=config.timeout, retry=0)
+        self._connection = connect(config)
         self._pool = ThreadPoolExecutor(CONCURRENT_QUERIES, thread_name_prefix="prometheus")
 
     def observe(self) -> dict[str, Observation]:

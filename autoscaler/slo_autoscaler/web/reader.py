@@ -11,11 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
-from prometheus_api_client import PrometheusConnect
-
 from slo_autoscaler.errors import SourceError, brief
 from slo_autoscaler.sources import Settings
-from slo_autoscaler.sources.prometheus import FOREIGN
+from slo_autoscaler.sources.prometheus import FOREIGN, connect
 from slo_autoscaler.web.charts import Grid, Points, points, values
 
 CONCURRENT: Final = 4
@@ -37,7 +35,7 @@ class Reader:
         self._url = config.url
         self._timeout = config.timeout
         self._clock = clock
-        self._connection = PrometheusConnect(url=config.url, timeout=config.timeout, retry=0)
+        self._connection = connect(config)
         self._pool = ThreadPoolExecutor(CONCURRENT, thread_name_prefix="page-prometheus")
         self._lock = threading.Lock()
         self._kept: dict[object, tuple[float, Any]] = {}

@@ -44,8 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    built_in = Config.parse(NO_CONFIG, "the built-in configuration")
-    config = read_config(options.config) if options.config else built_in
+    overrides = {"prometheus.url": options.prometheus} if options.prometheus else {}
+    config = (
+        read_config(options.config, overrides)
+        if options.config
+        else Config.parse(NO_CONFIG, "the built-in configuration", overrides)
+    )
     function = _function(options)
     trace = _trace(options, config)
     settings = _settings(options, config)
@@ -127,13 +131,10 @@ def _trace(options: argparse.Namespace, config: Config) -> Trace:
             options.generate, options.rate, round(options.duration), cv2=options.cv2, seed=options.seed
         )
     return history.read(
-        options.prometheus,
+        config.prometheus,
         options.function,
         since=options.since,
         end=time.time(),
-        step=config.prometheus.scrape_interval,
-        rate_window=config.prometheus.rate_window,
-        timeout=config.prometheus.timeout,
         cv2=options.cv2 or 1.0,
         seed=options.seed,
     )

@@ -8,11 +8,9 @@ import math
 from datetime import UTC, datetime
 from typing import Final
 
-from prometheus_api_client import PrometheusConnect
-from prometheus_api_client.exceptions import PrometheusApiClientException
-from requests import RequestException
-
 from slo_autoscaler.errors import brief
+from slo_autoscaler.sources import Settings
+from slo_autoscaler.sources.prometheus import FOREIGN, connect
 from tailbound_lab.simulate import SimulationError
 from tailbound_lab.simulate.traces import Trace, from_rates
 
@@ -27,34 +25,31 @@ def query(function_name: str, rate_window: float) -> str:
 
 
 def read(
-    url: str,
+    source: Settings,
     function_name: str,
     *,
     since: float,
     end: float,
-    step: float,
-    rate_window: float,
-    timeout: float = 30.0,
     cv2: float = 1.0,
     seed: int = 1,
 ) -> Trace:
-    """Return the ``since`` seconds before ``end`` (Unix time) as a trace; ``step`` is the scrape interval.
+    """Return the ``since`` seconds before ``end`` (Unix time) as a trace.
 
     A gap in the data counts as no requests. Raises ``SimulationError`` for a Prometheus that does not
-    answer, and where there is nothing to be seen.
+    answer, and where there is nothing to be seen; ``ConfigError`` for credentials that are not there.
     """
-    step = max(step, since / MOST_POINTS)
-    connection = PrometheusConnect(url=url, timeout=timeout, retry=0)
+    step = max(source.scrape_interval, since / MOST_POINTS)
+    connection = connect(source)
     try:
         answer = connection.custom_query_range(
-            query(function_name, rate_window),
+            query(function_name, source.rate_window),
             start_time=datetime.fromtimestamp(end - since, UTC),
             end_time=datetime.fromtimestamp(end, UTC),
             step=f"{step:g}",
         )
         points = [(float(time), float(value)) for series in answer for time, value in series["values"]]
-    except (RequestException, PrometheusApiClientException, ValueError, LookupError, TypeError) as error:
-        raise SimulationError(f"{url}: {brief(error)}") from error
+    except FOREIGN as error:
+        raise SimulationError(f"{source.url}: {brief(error)}") from error
     finally:
         connection.close()
     rates = [0.0] * math.ceil(since)
@@ -65,7 +60,7 @@ def read(
             rates[second] = value if math.isfinite(value) else 0.0
     if not any(rates):
         raise SimulationError(
-            f"{url}: no requests of {function_name} in the last {since:g} s; is it the full name, such as"
-            " vision.openfaas-fn?"
+            f"{source.url}: no requests of {function_name} in the last {since:g} s; is it the full name,"
+            " such as vision.openfaas-fn?"
         )
     return from_rates(function_name, rates, cv2=cv2, seed=seed)

@@ -7,6 +7,7 @@ import pytest
 
 from autoscaler import doubles
 from autoscaler.doubles import a_fleet, a_gateway, a_prometheus, until
+from slo_autoscaler.sources import Settings
 from tailbound_lab.simulate import SimulationError, history
 from tailbound_lab.simulate.traces import Trace
 
@@ -20,7 +21,7 @@ def an_answer(values: list[tuple[float, str]]) -> doubles.Fault:
 
 
 def read(url: str):
-    return history.read(url, NAME, since=60.0, end=1060.0, step=5.0, rate_window=20.0, timeout=1.0)
+    return history.read(Settings(url=url, timeout=1.0), NAME, since=60.0, end=1060.0)
 
 
 def test_each_rate_holds_for_the_step_before_it_and_gaps_are_silent():
@@ -58,9 +59,8 @@ def test_a_real_prometheus_gives_the_rate_that_it_scraped(tmp_path):
 
         def trace() -> Trace | None:
             try:
-                return history.read(
-                    prometheus.url, NAME, since=2.0, end=time.time(), step=0.25, rate_window=1.0
-                )
+                source = Settings(url=prometheus.url, scrape_interval=0.25)
+                return history.read(source, NAME, since=2.0, end=time.time())
             except SimulationError:
                 return None
 

@@ -14,7 +14,9 @@ import importlib
 from collections.abc import Callable
 from typing import ClassVar, Final, Literal
 
-from slo_autoscaler.fields import Concurrency, Count, Namespaces, PositiveDuration, settings
+from pydantic import Field
+
+from slo_autoscaler.fields import ClusterTls, Concurrency, Count, Namespaces, PositiveDuration, settings
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.platforms import Platform, place
 
@@ -46,6 +48,7 @@ class Settings:
     """The most replicas that any Revision is to have, whatever its annotations say."""
     cap_retry: PositiveDuration = 300.0
     """How long a refusal is believed."""
+    tls: ClusterTls = Field(default_factory=ClusterTls)
 
     wakes: ClassVar[bool] = True
 
@@ -55,9 +58,9 @@ class Settings:
         return place(self.kind, self.namespaces)
 
     @property
-    def cluster(self) -> tuple[str | None, str | None]:
-        """Kubeconfig and context."""
-        return self.kubeconfig, self.context
+    def cluster(self) -> tuple[str | None, str | None, bool | None]:
+        """Kubeconfig, context, and whether TLS is strict."""
+        return self.kubeconfig, self.context, self.tls.strict
 
 
 def knative(config: Settings, leader: Leader) -> Platform:

@@ -124,8 +124,7 @@ def api_of(config: Settings, kinds: int) -> KubeApi:
     """Return the client of a platform that watches so many kinds of object. Raises ``ConfigError``."""
     watches = kinds * len(config.namespaces or (None,))
     return KubeApi(
-        config.kubeconfig,
-        config.context,
+        *config.cluster,
         timeout=config.timeout,
         connections=config.concurrency + watches + 2,
     )

@@ -1,0 +1,217 @@
+"""Opens sessions towards HTTP servers: credentials, certificates, extra headers and proxies.
+
+Owns the files with secrets and certificates. They must be there at the start. Token and passwords are read
+again for each request and certificates when a file changes, because platforms rotate them. A message names
+a file and never what is in it.
+
+Of the environment only proxies count (HTTPS_PROXY, HTTP_PROXY, NO_PROXY). requests would also take
+credentials from ~/.netrc and CAs from REQUESTS_CA_BUNDLE, which no operator of a pod expects.
+"""
+
+import logging
+import ssl
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from requests import PreparedRequest, RequestException, Session
+from requests.adapters import HTTPAdapter
+from requests.auth import HTTPBasicAuth
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies
+
+from slo_autoscaler.errors import ConfigError
+from slo_autoscaler.fields import Tls
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """One line of text in a file, such as a token or a password."""
+
+    key: str
+    """Of the configuration."""
+    path: str
+
+    def read(self) -> str:
+        """Return the text without the space around it. Raises ``ConfigError``."""
+        try:
+            text = Path(self.path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError([f"{self.key}: {self.path!r} {_unreadable(error)}"]) from None
+        if not text or not text.isprintable():
+            why = "several lines or control characters" if text else "nothing"
+            raise ConfigError([f"{self.key}: {self.path!r} must hold one line of text, and holds {why}"])
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class Authorization:
+    """The header Authorization, for each request by the files as they are then."""
+
+    secret: Secret
+    """A password if there is a user, else a bearer token."""
+    user: Secret | str | None = None
+
+    def __call__(self, request: PreparedRequest) -> PreparedRequest:
+        """Put the header into a request."""
+        try:
+            secret = self.secret.read()
+            user = self.user.read() if isinstance(self.user, Secret) else self.user
+        except ConfigError as error:  # within a request, errors are requests'
+            raise RequestException(str(error)) from None
+        if user is None:
+            # http.client sends Latin-1 and would show other text in its error; these are the file's bytes.
+            request.headers["Authorization"] = f"Bearer {secret.encode().decode('latin-1')}"
+            return request
+        HTTPBasicAuth(user.encode(), secret.encode())(request)
+        return request
+
+    def faults(self) -> list[str]:
+        """Return a line for each file that is absent or of no use."""
+        found: list[str] = []
+        for each in (self.user, self.secret):
+            try:
+                if isinstance(each, Secret):
+                    each.read()
+            except ConfigError as error:
+                found += error.lines
+        return found
+
+
+def open_session(
+    url: str,
+    key: str,
+    *,
+    tls: Tls,
+    auth: Authorization | None = None,
+    headers: Mapping[str, str] | None = None,
+    connections: int = 10,
+) -> Session:
+    """Return a session for one server. Raises ``ConfigError`` if a file is absent or of no use.
+
+    ``key`` is the section of the configuration. ``connections`` are kept at most. There are no retries.
+    """
+    faults = [] if auth is None else auth.faults()
+    try:
+        certificates = Certificates(f"{key}.tls", tls)
+    except ConfigError as error:
+        faults += error.lines
+    if faults:
+        raise ConfigError(faults)
+    session = Session()
+    session.trust_env = False
+    session.proxies.update(get_environ_proxies(url))
+    session.auth = auth
+    session.headers.update(headers or {})
+    session.mount("http://", HTTPAdapter(pool_maxsize=connections))
+    session.mount("https://", _Adapter(certificates, connections))
+    return session
+
+
+def tls_context(strict: bool | None) -> ssl.SSLContext:
+    """Return a context that trusts no CA yet.
+
+    ``strict`` None is Python's own default: from 3.13 on certificates must follow RFC 5280 to the letter.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # A CA in the file counts though it is no root, as it does for Go's programs and for Python from 3.13 on.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    if sys.version_info >= (3, 13) if strict is None else strict:
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+    return context
+
+
+class Certificates:
+    """The context of one server, made anew when a file has changed.
+
+    It is complete before the first connection has it: loading a certificate into a context that other
+    threads open connections with is not safe in OpenSSL.
+    """
+
+    def __init__(self, key: str, tls: Tls) -> None:
+        """Read the files. Raises ``ConfigError``; ``key`` is the section of the configuration."""
+        self._key = key
+        self._tls = tls
+        self._files = [each for each in (tls.ca_file, tls.cert_file, tls.key_file) if each is not None]
+        self._read = self._stamps(), self._load()
+
+    def context(self) -> ssl.SSLContext:
+        """Return the context for the next connection, with the files as they are now.
+
+        While they cannot be read, such as half-way through a rotation, it is the last one.
+        """
+        stamps, context = self._read
+        now = self._stamps()
+        if now != stamps:
+            try:
+                context = self._load()
+            except ConfigError as error:
+                logger.warning("%s; going on with the certificates that were read before", error)
+            self._read = now, context
+        return context
+
+    def _stamps(self) -> tuple[tuple[int, int], ...]:
+        return tuple(_stamp(path) for path in self._files)
+
+    def _load(self) -> ssl.SSLContext:
+        tls, context = self._tls, tls_context(self._tls.strict)
+        faults = [fault for name in ("ca_file", "cert_file", "key_file") for fault in self._faults(name)]
+        if faults:
+            raise ConfigError(faults)
+        try:
+            context.load_verify_locations(tls.ca_file or DEFAULT_CA_BUNDLE_PATH)
+        except ssl.SSLError as error:
+            why = f"must be a PEM file of certificates: {error}"
+            raise ConfigError([f"{self._key}.ca_file: {tls.ca_file!r} {why}"]) from None
+        if tls.cert_file is not None:
+            try:
+                # Without a password an encrypted key would be asked for on the terminal.
+                context.load_cert_chain(tls.cert_file, tls.key_file, password="")
+            except ssl.SSLError as error:
+                files = f"{tls.cert_file!r} and {tls.key_file!r}"
+                why = f"must be PEM files of a certificate and its key without a password: {error}"
+                raise ConfigError([f"{self._key}.cert_file: {files} {why}"]) from None
+        return context
+
+    def _faults(self, name: str) -> list[str]:
+        path = getattr(self._tls, name)
+        try:
+            if path is not None:
+                Path(path).read_bytes()
+        except OSError as error:
+            return [f"{self._key}.{name}: {path!r} {_unreadable(error)}"]
+        return []
+
+
+class _Adapter(HTTPAdapter):
+    """Connections with a context of ours. requests takes one from subclasses only."""
+
+    def __init__(self, certificates: Certificates, connections: int) -> None:
+        self._certificates = certificates
+        super().__init__(pool_maxsize=connections)
+
+    def build_connection_pool_key_attributes(
+        self, request: PreparedRequest, verify: Any, cert: Any = None
+    ) -> Any:
+        """Return what tells pools apart: another context is another pool, with connections of its own."""
+        host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
+        return host, {"cert_reqs": "CERT_REQUIRED", "ssl_context": self._certificates.context()}
+
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        """Load nothing: the context has it all, and requests would add public CAs to a private one."""
+
+
+def _unreadable(error: Exception) -> str:
+    return f"must be a readable file: {error.strerror if isinstance(error, OSError) else 'not text'}"
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    """Return what changes with a file, whether it is written or replaced; zeros while it is absent."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_ino
