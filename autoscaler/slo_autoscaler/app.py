@@ -30,7 +30,9 @@ from slo_autoscaler.leader import Alone, FileLock, Leader, Nobody
 from slo_autoscaler.metrics import Metrics
 from slo_autoscaler.platforms import build
 from slo_autoscaler.sources.prometheus import PrometheusSource
-from slo_autoscaler.web.listener import Web
+from slo_autoscaler.web.listener import create_app
+from slo_autoscaler.web.probes import Probes
+from slo_autoscaler.web.server import Server
 
 if TYPE_CHECKING:
     from slo_autoscaler.web.page import Page
@@ -108,14 +110,16 @@ def run(config: Config, *, once: bool, dry_run: bool, lock: str | None = None) -
         if once:
             return 0 if controller.reconcile() else 1
 
-        web = Web(config.web.host, config.web.port, metrics.registry, controller.alive, controller)
+        app = create_app(metrics.registry, controller.alive, controller)
+        web = Server("web", app, config.web.host, config.web.port)
         serving.callback(web.stop)
-        page = _page(config, controller)
+        probes, page = _probes(config, controller), _page(config, controller)
         stop = _stop_on_signals()
         web.start()
-        if page is not None:
-            serving.callback(page.stop)
-            page.start()
+        for listener in (probes, page):
+            if listener is not None:
+                serving.callback(listener.stop)
+                listener.start()
         logger.info(
             "slo-autoscaler %s: %s, every %gs; /metrics, /healthz and /decisions on %s:%d%s%s",
             __version__,
@@ -129,6 +133,17 @@ def run(config: Config, *, once: bool, dry_run: bool, lock: str | None = None) -
         controller.run(stop)
         logger.info("stopped")
         return 0
+
+
+def _probes(config: Config, controller: Controller) -> Probes | None:
+    """Return the listener for probes, or None if none is wanted or its port is taken."""
+    if config.web.probe_port is None:
+        return None
+    try:
+        return Probes(config.web.host, config.web.probe_port, controller.alive)
+    except ConfigError as error:
+        logger.warning("%s; going on with /healthz on web.port alone", error)
+        return None
 
 
 def _page(config: Config, controller: Controller) -> "Page | None":

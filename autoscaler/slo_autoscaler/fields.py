@@ -34,6 +34,9 @@ _OWN_HEADERS: Final = {
     "host": "it is that of url",
 }
 
+MOST_DIGITS: Final = 10
+"""Of a number that clients or annotations give; Go's int32 has as many. Python refuses those of thousands."""
+
 _Section = TypeVar("_Section")
 
 
@@ -51,6 +54,12 @@ def parse_duration(value: object) -> float:
 def hidden(rule: str) -> PydanticCustomError:
     """Return the fault of a value that is not shown, because it may hold a secret."""
     return PydanticCustomError("hidden", "{rule}", {"rule": rule})
+
+
+def whole(text: object) -> int | None:
+    """Return a whole number of at least 0 that is written in plain digits, ten of them at most; else None."""
+    digits = isinstance(text, str) and text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS
+    return int(str(text)) if digits else None
 
 
 def _url(value: object) -> str:

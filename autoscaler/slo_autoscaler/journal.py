@@ -26,6 +26,9 @@ DEFAULT_LAST: Final = 10
 EXACT_FROM: Final = 1e9
 """Numbers this large are Unix times."""
 
+LONGEST_NAME: Final = 317
+"""Of a Deployment and its namespace, in Kubernetes; to compare a longer one with all would take long."""
+
 NEAR_NAMES: Final = 3
 """Names that are suggested in the place of one that is not known."""
 
@@ -160,7 +163,9 @@ def named(wanted: str, functions: list[str]) -> tuple[list[str], list[str]]:
     if wanted in functions:
         return [wanted], []
     found = [name for name in functions if name.rpartition(".")[0] == wanted]
-    return found, [] if found else difflib.get_close_matches(wanted, functions, NEAR_NAMES, 0.5)
+    return found, [] if found or len(wanted) > LONGEST_NAME else difflib.get_close_matches(
+        wanted, functions, NEAR_NAMES, 0.5
+    )
 
 
 def of_log(line: str) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ FAST = """
 platform: {gateway_url: "http://127.0.0.1:1", timeout: 1s}
 prometheus: {url: "http://127.0.0.1:1", scrape_interval: 250ms, window: 1s, timeout: 1s, max_age: 2s}
 interval: 200ms
-web: {host: 127.0.0.1, port: 0, page_port: null}
+web: {host: 127.0.0.1, port: 0, page_port: null, probe_port: null}
 defaults: {start_up_time: 100ms, min_samples: 5, scale_down: {stabilization_window: 1s}}
 """
 
@@ -105,7 +105,7 @@ def test_a_killed_autoscaler_that_is_started_again_takes_its_own_lease_at_once(c
     server, path = cluster
     # Another one would have to wait for this long.
     path.write_text(path.read_text().replace("namespace: ours", "namespace: ours, duration: 600s"))
-    path.write_text(path.read_text() + "web: {host: 127.0.0.1, port: 0, page_port: null}\n")
+    path.write_text(path.read_text() + "web: {host: 127.0.0.1, port: 0, page_port: null, probe_port: null}\n")
     for number in range(2):
         with a_process(path, tmp_path / f"log{number}") as (process, _):
             log = tmp_path / f"log{number}"

@@ -35,7 +35,7 @@ FAST = """
 platform: {{gateway_url: "{gateway}", timeout: 400ms}}
 prometheus: {{url: "{prometheus}", scrape_interval: 250ms, window: 1s, timeout: 500ms, max_age: 2s}}
 interval: 100ms
-web: {{host: 127.0.0.1, port: 0, page_port: null}}
+web: {{host: 127.0.0.1, port: 0, page_port: null, probe_port: null}}
 defaults:
   start_up_time: 100ms
   min_samples: 5

@@ -192,14 +192,17 @@ def test_replacement_comes_before_its_predecessor_goes(documents: list[Document]
 
 
 def test_probes_service_and_scrapes_reach_the_port_of_the_configuration(documents: list[Document]):
-    port = configuration(documents).web.port
-    assert container(documents)["ports"] == [{"name": "metrics", "containerPort": port}]
+    web = configuration(documents).web
+    ports = {"metrics": web.port, "probes": web.probe_port}
+    assert container(documents)["ports"] == [
+        {"name": name, "containerPort": port} for name, port in ports.items()
+    ]
     for probe in ("livenessProbe", "readinessProbe"):
-        assert container(documents)[probe]["httpGet"] == {"path": "/healthz", "port": "metrics"}
+        assert container(documents)[probe]["httpGet"] == {"path": "/healthz", "port": "probes"}
     service, deployment = only(documents, "Service")["spec"], only(documents, "Deployment")["spec"]
-    assert service["ports"] == [{"name": "metrics", "port": port, "targetPort": "metrics"}]
+    assert service["ports"] == [{"name": "metrics", "port": web.port, "targetPort": "metrics"}]
     metadata = pod(documents)["metadata"]
-    assert metadata["annotations"]["prometheus.io/port"] == str(port)
+    assert metadata["annotations"]["prometheus.io/port"] == str(web.port)
     for selector in (service["selector"], deployment["selector"]["matchLabels"]):
         assert selector.items() <= metadata["labels"].items()
 

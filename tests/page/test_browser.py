@@ -21,7 +21,7 @@ CONFIG = """
 platform: {gateway_url: "%s"}
 prometheus: {url: "%s", scrape_interval: 250ms, window: 2s, max_age: 2s}
 interval: 500ms
-web: {port: %d, page_port: %d}
+web: {port: %d, page_port: %d, probe_port: null}
 defaults: {start_up_time: 100ms, min_samples: 5}
 """
 

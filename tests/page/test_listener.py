@@ -1,13 +1,19 @@
 """What machines get: /metrics, /healthz, /decisions."""
 
 import json
+import socket
+import threading
+from contextlib import ExitStack, suppress
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from page.serving import NAME, Told, a_decision, a_hold, get
 from slo_autoscaler.errors import ConfigError
-from slo_autoscaler.web.listener import Web
+from slo_autoscaler.web import server
+from slo_autoscaler.web.listener import create_app
+from slo_autoscaler.web.probes import CONNECTIONS, Probes
+from slo_autoscaler.web.server import Server
 
 
 @pytest.fixture
@@ -19,10 +25,30 @@ def told():
 def web(told):
     registry = CollectorRegistry()
     Counter("some", "Some.", registry=registry).inc()
-    server = Web("127.0.0.1", 0, registry, lambda: told.alive, told)
+    server = Server("web", create_app(registry, lambda: told.alive, told), "127.0.0.1", 0)
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def probes(told):
+    probes = Probes("127.0.0.1", 0, lambda: told.alive)
+    probes.start()
+    yield probes
+    probes.stop()
+
+
+def connect(port, sent=b""):
+    connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+    connection.sendall(sent)
+    return connection
+
+
+def exchanged(port, sent):
+    """Return all that comes back."""
+    with connect(port, sent) as connection:
+        return b"".join(iter(lambda: connection.recv(1 << 16), b""))
 
 
 @pytest.mark.parametrize(
@@ -34,9 +60,10 @@ def web(told):
         ("/decisions", 200, "application/json", "text.openfaas-fn"),
         ("/decisions?function=txt.openfaas-fn", 404, "application/json", "text.openfaas-fn"),
         ("/decisions?function=nothing-like-it", 404, "application/json", "nothing-like-it"),
+        (f"/decisions?function={'vision' * 500}.openfaas-fn", 404, "application/json", "no decisions"),
         *[
             (f"/decisions?function={NAME}&last={last}", 400, "application/json", "last")
-            for last in ("0", "-1", "x", "%C2%B2")
+            for last in ("0", "-1", "x", "%C2%B2", "9" * 5000)
         ],
     ],
 )
@@ -62,14 +89,87 @@ def test_decisions_are_the_last_ones_of_the_function_or_of_each_with_that_name(w
     assert list(zip((each["function_name"] for each in answers), actions, strict=True)) == found
 
 
-def test_healthz_is_503_when_the_loop_is_not_alive(web, told):
+def test_healthz_is_503_when_the_loop_is_not_alive(web, probes, told):
+    urls = [f"http://127.0.0.1:{each.port}/healthz" for each in (web, probes)]
+    assert [get(url)[::2] for url in urls] == [(200, b"ok\n")] * 2
     told.alive = False
-    assert get(f"http://127.0.0.1:{web.port}/healthz")[0] == 503
+    assert [get(url)[0] for url in urls] == [503, 503]
 
 
-def test_a_taken_port_is_named_and_one_that_never_served_comes_back(web):
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
+def test_what_only_reads_is_asked_with_get_or_head(web, probes, method):
+    for each in (web, probes):
+        assert get(f"http://127.0.0.1:{each.port}/healthz", method)[0] == 405
+        assert get(f"http://127.0.0.1:{each.port}/healthz", "HEAD")[::2] == (200, b"")
+    assert get(f"http://127.0.0.1:{web.port}/metrics", "HEAD")[::2] == (200, b"")
+
+
+def test_a_head_that_is_too_long_is_refused(web, probes):
+    asked = b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: ".ljust(server.MOST_HEADERS, b"x")
+    assert b" 431 " in exchanged(web.port, asked)
+    with suppress(ConnectionResetError):
+        assert exchanged(probes.port, asked) == b""
+
+
+def test_requests_beside_many_have_a_bounded_number_of_threads(web):
+    before = threading.active_count()
+    with ExitStack() as held:
+        for _ in range(server.CONNECTIONS - 10):
+            held.enter_context(connect(web.port, b"GET /metrics HTTP/1.1\r\nX: "))
+        assert get(f"http://127.0.0.1:{web.port}/decisions")[0] == 200
+        assert threading.active_count() <= before
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /healthz HTTP/1.1\r\nX: "])
+def test_a_probe_is_answered_however_many_connections_are_held(probes, said):
+    url = f"http://127.0.0.1:{probes.port}/healthz"
+    with ExitStack() as held:
+        for _ in range(4):
+            for _ in range(CONNECTIONS):
+                held.enter_context(connect(probes.port, said))
+            assert get(url)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", b"HTTP/1.1 200 OK"),
+        (b"GET /healthz?x=1 HTTP/1.0\r\n\r\n", b"HTTP/1.1 200 OK"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"HTTP/1.1 404 Not Found"),
+        (b"\xff\x00\r\n\r\n", b"HTTP/1.1 405 Method Not Allowed"),
+    ],
+)
+def test_a_probe_gets_one_answer_on_its_connection(probes, sent, status):
+    assert exchanged(probes.port, sent).partition(b"\r\n")[0] == status
+
+
+@pytest.mark.parametrize(("host", "reached"), [("::", ["127.0.0.1", "::1"]), ("::1", ["::1"])])
+def test_addresses_of_both_kinds_are_heard(host, reached):
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    try:
+        made = (
+            Probes(host, 0, lambda: True),
+            Server("web", create_app(CollectorRegistry(), bool, Told()), host, 0),
+        )
+    except ConfigError as error:
+        pytest.skip(str(error))
+    for each in made:
+        each.start()
+        try:
+            for address in reached:
+                literal = f"[{address}]" if ":" in address else address
+                assert get(f"http://{literal}:{each.port}/healthz")[0] in (200, 503)
+        finally:
+            each.stop()
+
+
+@pytest.mark.parametrize("kind", ["web", "probes"])
+def test_a_taken_port_is_named_and_one_that_never_served_comes_back(web, kind):
     def another(port):
-        return Web("127.0.0.1", port, CollectorRegistry(), lambda: True, Told())
+        if kind == "probes":
+            return Probes("127.0.0.1", port, bool)
+        return Server("web", create_app(CollectorRegistry(), bool, Told()), "127.0.0.1", port)
 
     with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{web.port}: .*in use"):
         another(web.port)

@@ -11,7 +11,15 @@ from typing import ClassVar, Final, Literal
 from pydantic import Field
 
 from slo_autoscaler.errors import FunctionGoneError, NotFoundError, PlatformError
-from slo_autoscaler.fields import ClusterTls, Concurrency, Count, Namespaces, PositiveDuration, settings
+from slo_autoscaler.fields import (
+    ClusterTls,
+    Concurrency,
+    Count,
+    Namespaces,
+    PositiveDuration,
+    settings,
+    whole,
+)
 from slo_autoscaler.kube.client import Document, KubeApi, Resource
 from slo_autoscaler.kube.events import Events, Reference
 from slo_autoscaler.kube.informer import Informer, Key
@@ -94,10 +102,9 @@ class Deployment:
         bounds, faults = {}, []
         for key in (MIN_REPLICAS, MAX_REPLICAS):
             text = annotations.get(key)
-            if text is None or (text.isascii() and text.isdecimal() and int(text) >= 1):
-                bounds[key] = None if text is None else int(text)
-            else:
-                faults.append(f"annotation {key}: {text!r} must be a whole number of at least 1")
+            bounds[key] = whole(text)
+            if text is not None and not bounds[key]:
+                faults.append(f"annotation {key}: {text[:20]!r} must be a whole number of at least 1")
         replicas = document.get("spec", {}).get("replicas")
         return cls(
             namespace=metadata["namespace"],

@@ -30,6 +30,7 @@ from slo_autoscaler.fields import (
     over_https,
     parse_duration,
     settings,
+    whole,
 )
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
@@ -172,8 +173,9 @@ class OpenFaas:
         return Scale(
             desired=desired,
             available=_count(function_name, status, "availableReplicas"),
-            min=_whole(labels.get(MIN_LABEL)),
-            max=_whole(labels.get(MAX_LABEL)),
+            # Like the gateway, fall back to the default when a bound is no number.
+            min=whole(labels.get(MIN_LABEL)),
+            max=whole(labels.get(MAX_LABEL)),
             cap=self._config.cap,
             enabled=str(labels.get(AUTOSCALE_LABEL, "true")).lower() != "false",
             zero_after=_zero_after(labels),
@@ -233,8 +235,3 @@ def _zero_after(labels: Mapping[str, Any]) -> float | None:
         return parse_duration(labels.get(ZERO_DURATION_LABEL)) or ZERO_DURATION
     except ValueError:
         return ZERO_DURATION
-
-
-def _whole(text: object) -> int | None:
-    """Read a bound; like the gateway, fall back to the default when it is no number."""
-    return int(text) if isinstance(text, str) and text.isascii() and text.isdecimal() else None

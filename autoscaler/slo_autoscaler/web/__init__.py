@@ -1,14 +1,16 @@
 """What is served: to Prometheus and probes on one port, to people on another.
 
+- ``probes``        /healthz alone, for the kubelet
 - ``listener``      /metrics, /healthz and /decisions, for machines; reachable from outside a pod
-- ``page``          the status page's listener: Flask under waitress, on loopback unless configured otherwise
+- ``page``          the status page's listener: Flask, on loopback unless configured otherwise
+- ``server``        waitress for both, with its limits
 - ``views``         its addresses: HTML for people, the same as JSON under /api
 - ``rows``          decisions -> rows of the table, their order, what is wrong altogether; once a second
 - ``charts`` [P]    which time series are drawn, as query text; answers -> columns; learned service times
 - ``reader``        Prometheus for all of this: bounded, and no oftener than every few seconds
 
-The two ports share nothing but the decisions that they show, so that no user of the page can delay a probe or
-a scrape.
+The ports share nothing but the decisions that they show: no user of the page can delay a scrape, and no
+reader of either a probe.
 """
 
 from typing import Protocol
@@ -27,6 +29,8 @@ class Settings:
     """For /metrics, /healthz and /decisions, on ``port``."""
     port: Port = 8082
     """0 is any free port; the log says which."""
+    probe_port: Port | None = 8084
+    """For /healthz alone, so that no reader of the other ports keeps a probe waiting; None: no such port."""
     page_host: str = "127.0.0.1"
     """The page asks nobody who they are: beyond loopback, put it behind something that does."""
     page_port: Port | None = 8083

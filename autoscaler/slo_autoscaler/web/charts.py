@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from slo_autoscaler.errors import SourceError
+from slo_autoscaler.fields import whole
 from slo_autoscaler.spec import Slo
 
 Points = Sequence[tuple[float, float]]
@@ -310,7 +311,7 @@ def profile(found: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     The throughput of a size is that of a replica whose workers are all busy with batches of it.
     """
     workers = found["workers"].get("")
-    predicted = {int(size): seconds for size, seconds in found["predicted"].items() if size.isdecimal()}
+    predicted = {size: seconds for text, seconds in found["predicted"].items() if (size := whole(text))}
     return {
         "workers": None if workers is None else round(workers),
         "capacity": found["capacity"].get(""),

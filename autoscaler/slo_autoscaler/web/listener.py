@@ -1,4 +1,4 @@
-"""/metrics, /healthz and /decisions on a small threaded server, for machines.
+"""/metrics, /healthz and /decisions, for machines.
 
 /healthz is 200 while the loop is alive, also without Prometheus or gateway: a restart would not help.
 
@@ -6,25 +6,20 @@
 without its namespace. Without NAME it returns the known names.
 """
 
-import contextlib
 import json
-import threading
-from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qs
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
+from prometheus_client import CollectorRegistry, make_wsgi_app
 
-from slo_autoscaler.errors import ConfigError
+from slo_autoscaler.fields import whole
 from slo_autoscaler.journal import DEFAULT_LAST, named
+from slo_autoscaler.web.probes import PATH, verdict
+from slo_autoscaler.web.server import Application
 
-CLIENT_TIMEOUT: Final = 10.0
-"""Seconds that a silent client may keep a thread."""
-
-STOP_POLL: Final = 0.1
-"""Seconds between looks at whether to stop."""
+_TEXT: Final = "text/plain; charset=utf-8"
+_STATUS: Final = {200: "200 OK", 400: "400 Bad Request", 404: "404 Not Found"}
 
 
 class Decisions(Protocol):
@@ -39,84 +34,44 @@ class Decisions(Protocol):
         ...
 
 
-class Web:
-    """The listener; serves between ``start`` and ``stop``."""
+def create_app(registry: CollectorRegistry, alive: Callable[[], bool], decided: Decisions) -> Application:
+    """Return the WSGI application."""
+    metrics: Application = make_wsgi_app(registry)
 
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        registry: CollectorRegistry,
-        alive: Callable[[], bool],
-        decided: Decisions,
-    ) -> None:
-        """Bind. Raises ``ConfigError`` when the address cannot be had."""
+    def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            return _answered(start, "405 Method Not Allowed", _TEXT, "GET\n")
+        if path == "/metrics":
+            return metrics({**environ, "REQUEST_METHOD": "GET"}, start)
+        if path == PATH:
+            status, text = verdict(alive=alive())
+            return _answered(start, status, _TEXT, text)
+        if path == "/decisions":
+            code, document = _decisions(decided, parse_qs(environ["QUERY_STRING"]))
+            return _answered(start, _STATUS[code], "application/json", json.dumps(document))
+        return _answered(start, _STATUS[404], _TEXT, f"/metrics, {PATH} or /decisions\n")
 
-        class Handler(BaseHTTPRequestHandler):
-            timeout = CLIENT_TIMEOUT
+    return app
 
-            def do_GET(self) -> None:
-                path, _, query = self.path.partition("?")
-                if path == "/metrics":
-                    encode, content_type = choose_encoder(self.headers.get("Accept", ""))
-                    self._answer(200, content_type, encode(registry))
-                elif path == "/healthz":
-                    healthy = alive()
-                    text = b"ok\n" if healthy else b"no reconcile has finished for several intervals\n"
-                    self._answer(200 if healthy else 503, "text/plain; charset=utf-8", text)
-                elif path == "/decisions":
-                    status, document = _decisions(decided, parse_qs(query))
-                    self._answer(status, "application/json", json.dumps(document).encode())
-                else:
-                    self._answer(404, "text/plain; charset=utf-8", b"/metrics, /healthz or /decisions\n")
 
-            def _answer(self, status: int, content_type: str, body: bytes) -> None:
-                with contextlib.suppress(OSError):  # the client has gone
-                    self.send_response(status)
-                    self.send_header("Content-Type", content_type)
-                    self.send_header("Content-Length", str(len(body)))
-                    self.end_headers()
-                    self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base class names it)
-                """Say nothing: scrapes and probes would fill the log."""
-
-        try:
-            self._server = ThreadingHTTPServer((host, port), Handler)
-        except OSError as error:
-            raise ConfigError([f"web: cannot listen on {host}:{port}: {error.strerror or error}"]) from None
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(STOP_POLL,), name="web", daemon=True
-        )
-
-    @property
-    def port(self) -> int:
-        """The port that is listened on."""
-        return int(self._server.server_address[1])
-
-    def start(self) -> None:
-        """Serve in a thread of its own."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop serving and give the port back."""
-        if self._thread.is_alive():
-            self._server.shutdown()
-            self._thread.join()
-        self._server.server_close()
+def _answered(start: Callable[..., Any], status: str, kind: str, text: str) -> Iterable[bytes]:
+    body = text.encode()
+    start(status, [("Content-Type", kind), ("Content-Length", str(len(body)))])
+    return [body]
 
 
 def _decisions(decided: Decisions, query: dict[str, list[str]]) -> tuple[int, dict[str, Any]]:
     """Return status and answer of /decisions."""
-    wanted, last = query.get("function", [""])[0], query.get("last", [str(DEFAULT_LAST)])[0]
+    wanted, text = query.get("function", [""])[0], query.get("last", [str(DEFAULT_LAST)])[0]
     functions = decided.functions()
     if not wanted:
         return 200, {"functions": functions}
-    if not (last.isascii() and last.isdecimal() and int(last) > 0):
-        return 400, {"error": f"last: {last!r} must be a whole number of at least 1"}
+    last = whole(text)
+    if not last:
+        return 400, {"error": f"last: {text[:20]!r} must be a whole number of at least 1"}
     found, near = named(wanted, functions)
-    answers = [answer for name in found if (answer := decided.decisions(name, int(last))) is not None]
+    answers = [answer for name in found if (answer := decided.decisions(name, last)) is not None]
     if not answers:
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         return 404, {"error": f"no decisions for {wanted!r}{hint}"}

@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry
 
 from autoscaler.values import NAME, a_told_decision
 from slo_autoscaler.cli.explain import main
-from slo_autoscaler.web.listener import Web
+from slo_autoscaler.web.listener import create_app
+from slo_autoscaler.web.server import Server
 from slo_autoscaler.words import sentence
 
 
@@ -70,7 +71,7 @@ class Decided:
 
 @pytest.fixture
 def port():
-    web = Web("127.0.0.1", 0, CollectorRegistry(), lambda: True, Decided())
+    web = Server("web", create_app(CollectorRegistry(), lambda: True, Decided()), "127.0.0.1", 0)
     web.start()
     yield web.port
     web.stop()

@@ -195,6 +195,14 @@ def test_a_decision_on_a_revision_that_another_has_taken_over_from_is_left_out(w
         platform.set_scale(world.function, 3, seen)
 
 
+def test_an_annotation_of_thousands_of_digits_stops_no_function(world, one):
+    platform, _ = one
+    odd = world.revise(service="odd", max_scale="9" * 5000)
+    world.until(world.is_ready(odd), "it is ready", platform)
+    assert platform.scales()[f"odd.{world.namespace}"].max is None
+    assert world.function in platform.scales()
+
+
 def test_set_scale_looks_at_the_revisions_of_its_own_function_alone(world, one, monkeypatch):
     platform, name = one
     others = [world.revise(service=f"other-{number}") for number in range(20)]

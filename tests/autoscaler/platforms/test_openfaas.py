@@ -65,6 +65,7 @@ def test_scales_are_those_of_the_configured_namespaces(connect, gateway):
     [
         ({MIN_LABEL: "many"}, "min", None),
         ({MAX_LABEL: "-1"}, "max", None),
+        ({MAX_LABEL: "9" * 5000}, "max", None),
         ({AUTOSCALE_LABEL: "false"}, "enabled", False),
         ({AUTOSCALE_LABEL: "False"}, "enabled", False),
         ({AUTOSCALE_LABEL: "true"}, "enabled", True),

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from slo_autoscaler.fields import parse_duration
+from slo_autoscaler.fields import parse_duration, whole
 from slo_autoscaler.model import Scale
 
 Json = Mapping[str, Any]
@@ -146,18 +146,13 @@ def key_of(of: Json) -> Key:
     return str(metadata.get("namespace", "")), str(metadata.get("name", ""))
 
 
-def count(text: str | None) -> int | None:
-    """Read a count as Knative does; None for what it would have refused, or is not there."""
-    return int(text) if isinstance(text, str) and text.isascii() and text.isdecimal() else None
-
-
 def defaults_of(config_map: Json) -> Defaults:
     """Return what config-autoscaler says; what it does not say, or says wrongly, is Knative's default."""
     data = config_map.get("data") or {}
     usual = Defaults()
 
-    def whole(key: str, default: int) -> int:
-        found = count(data.get(key))
+    def count(key: str, default: int) -> int:
+        found = whole(data.get(key))
         return default if found is None else found
 
     try:
@@ -166,9 +161,9 @@ def defaults_of(config_map: Json) -> Defaults:
         grace = usual.grace_period
     return Defaults(
         class_name=data.get("pod-autoscaler-class") or usual.class_name,
-        min_scale=whole("min-scale", usual.min_scale),
-        max_scale=whole("max-scale", usual.max_scale),
-        initial_scale=whole("initial-scale", usual.initial_scale),
+        min_scale=count("min-scale", usual.min_scale),
+        max_scale=count("max-scale", usual.max_scale),
+        initial_scale=count("initial-scale", usual.initial_scale),
         scale_to_zero=str(data.get("enable-scale-to-zero", "true")).lower() == "true",
         grace_period=grace,
     )
@@ -182,19 +177,19 @@ def version_of(config_map: Json) -> tuple[int, int] | None:
 
 def min_scale(of: Json, defaults: Defaults) -> int:
     """Return the user's lower bound; ``min-scale`` wins over the old ``minScale``, 0 is none."""
-    own = count(annotation(of, AUTOSCALING + "min-scale", AUTOSCALING + "minScale"))
+    own = whole(annotation(of, AUTOSCALING + "min-scale", AUTOSCALING + "minScale"))
     return defaults.min_scale if own is None else own
 
 
 def max_scale(of: Json, defaults: Defaults) -> int | None:
     """Return the user's upper bound, or None: no bound."""
-    own = count(annotation(of, AUTOSCALING + "max-scale", AUTOSCALING + "maxScale"))
+    own = whole(annotation(of, AUTOSCALING + "max-scale", AUTOSCALING + "maxScale"))
     return (defaults.max_scale if own is None else own) or None
 
 
 def initial_scale(of: Json, defaults: Defaults) -> int:
     """Return the count with which a revision starts; 0 (where the cluster allows it) is the user's word."""
-    own = count(annotation(of, AUTOSCALING + "initial-scale", AUTOSCALING + "initialScale"))
+    own = whole(annotation(of, AUTOSCALING + "initial-scale", AUTOSCALING + "initialScale"))
     return defaults.initial_scale if own is None else own
 
 
@@ -218,7 +213,7 @@ def service_of(of: Json) -> str:
 
 def generation_of(of: Json) -> int:
     """Return the generation of the Configuration that it was made from; 0 if it does not say."""
-    return count(label(of, SERVING + "configurationGeneration")) or 0
+    return whole(label(of, SERVING + "configurationGeneration")) or 0
 
 
 def newest(revisions: Iterable[Json]) -> dict[Key, str]:

@@ -1,0 +1,97 @@
+"""Serves a WSGI application by waitress, in a bounded number of threads and connections.
+
+Owns sockets, limits, start and stop. Threads see whole requests only: a slow client holds a connection.
+"""
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from waitress.server import create_server
+
+from slo_autoscaler.errors import ConfigError
+
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+"""WSGI's."""
+
+THREADS: Final = 4
+"""Requests at a time."""
+
+CONNECTIONS: Final = 100
+
+MOST_HEADERS: Final = 16 * 1024
+"""Bytes of a request's head."""
+
+MOST_READ: Final = 64 * 1024
+"""Bytes of a request's body that are read at all."""
+
+MOST_WRITTEN: Final = 256 * 1024 * 1024
+"""Bytes of an answer that are held in memory: the file that waitress would take may not be writable."""
+
+CLIENT_TIMEOUT: Final = 30
+"""Seconds that a silent client may keep a connection."""
+
+STOPPING: Final = 2.0
+"""Seconds that requests under way have to end."""
+
+
+class Server:
+    """A listener; serves between ``start`` and ``stop``."""
+
+    def __init__(self, name: str, app: Application, host: str, port: int) -> None:
+        """Bind. Raises ``ConfigError`` when the address cannot be had. ``name`` is the thread's."""
+        # It warns of each request that waits for a thread: a client could fill the log.
+        logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+        listening = listen(host, port)
+        self.port = int(listening.getsockname()[1])
+        self._sockets: dict[int, Any] = {}
+        self._server = create_server(
+            app,
+            map=self._sockets,
+            sockets=[listening],
+            threads=THREADS,
+            connection_limit=CONNECTIONS,
+            channel_timeout=CLIENT_TIMEOUT,
+            max_request_header_size=MOST_HEADERS,
+            max_request_body_size=MOST_READ,
+            outbuf_overflow=MOST_WRITTEN,
+            outbuf_high_watermark=MOST_WRITTEN,
+            ident=None,
+        )
+        self._thread = threading.Thread(target=self._server.run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Serve in threads of its own."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop serving and give the port back."""
+        if self._thread.is_alive():
+            # The loop owns the connections, so it is the loop that closes them.
+            self._server.trigger.pull_trigger(self._leave)
+            self._thread.join(STOPPING)
+        self._server.task_dispatcher.shutdown(timeout=STOPPING)
+        # Last, as whoever has an answer writes to the trigger.
+        self._server.close()
+
+    def _leave(self) -> None:
+        """Close every connection and end the loop, which goes on as long as it has something to look at."""
+        kept = (self._server, self._server.trigger)
+        for each in list(self._sockets.values()):
+            if each not in kept:
+                each.handle_close()
+        self._sockets.clear()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; ``::`` hears IPv4 as well. Raises ``ConfigError``."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        both = host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server(address[:2], family=family, dualstack_ipv6=both)
+    except OSError as error:
+        raise ConfigError([f"web: cannot listen on {host}:{port}: {error.strerror or error}"]) from None
