@@ -23,6 +23,13 @@ ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 MANIFESTS = {"openfaas": "autoscaler.yaml", "kubernetes": "autoscaler-kubernetes.yaml"}
 """Kustomization -> what deploy/render.sh makes of it."""
+NAMESPACES = {
+    "openfaas": "openfaas",
+    "kubernetes": "tailbound",
+    "knative/class": "tailbound-knative",
+    "knative/floor": "tailbound-knative-floor",
+}
+"""Kustomization -> where the autoscaler is."""
 EVERYWHERE = {"Namespace", "ClusterRole", "ClusterRoleBinding"}
 KUBERNETES = ["1.30", "1.34"]
 
@@ -43,17 +50,21 @@ def text_built(kustomization: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module", params=["openfaas", "kubernetes", "knative/class", "knative/floor"])
+@pytest.fixture(scope="module", params=NAMESPACES)
 def kustomization(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="module")
-def documents(kustomization: str) -> list[Document]:
+def applied(kustomization: str) -> list[Document]:
     """What is applied."""
     manifest = MANIFESTS.get(kustomization)
     text = (DEPLOY / manifest).read_text() if manifest else text_built(kustomization)
     return [each for each in yaml.safe_load_all(text) if each]
+
+
+@pytest.fixture(scope="module")
+def documents(kustomization: str) -> list[Document]:
+    return applied(kustomization)
 
 
 def only(documents: list[Document], kind: str, name: str | None = None) -> Document:
@@ -124,13 +135,22 @@ def test_manifest_stays_in_one_namespace_but_for_knatives_own_settings(
     elsewhere = {
         (each["kind"], each["metadata"]["namespace"])
         for each in documents
-        if each["kind"] not in EVERYWHERE
-        and each["metadata"]["namespace"] != ("openfaas" if kustomization == "openfaas" else "tailbound")
+        if each["kind"] not in EVERYWHERE and each["metadata"]["namespace"] != NAMESPACES[kustomization]
     }
     knatives = {("Role", "knative-serving"), ("RoleBinding", "knative-serving")}
     assert elsewhere == (knatives if "knative" in kustomization else set())
     # kubectl delete would take a namespace along, and OpenFaaS is in its own.
-    assert ("Namespace" in {each["kind"] for each in documents}) == (kustomization != "openfaas")
+    own = {each["metadata"]["name"] for each in documents if each["kind"] == "Namespace"}
+    assert own == ({NAMESPACES[kustomization]} if kustomization != "openfaas" else set())
+
+
+def test_installs_beside_each_other_in_one_cluster_share_no_object():
+    objects = [
+        (each["kind"], each["metadata"].get("namespace"), each["metadata"]["name"])
+        for kustomization in NAMESPACES
+        for each in applied(kustomization)
+    ]
+    assert len(objects) == len(set(objects))
 
 
 def test_binding_is_of_a_role_that_is_there_to_the_account_of_the_pod(documents: list[Document]):
@@ -158,6 +178,16 @@ def test_configuration_is_accepted_and_shows_every_key_of_its_platform(
     assert set(shown) == {each.name for each in fields(config.platform)}
     if kind != "openfaas":  # whose URL and credentials have no default
         assert config.platform == replace(type(config.platform)(), **({"mode": mode} if mode else {}))
+    assert not config.functions, "a name in it may be a function of the user"
+
+
+def test_changed_configuration_has_another_name_so_the_deployment_rolls_and_keeps_the_old_one(
+    documents: list[Document],
+):
+    config = only(documents, "ConfigMap")
+    assert re.fullmatch(r"slo-autoscaler-config-[a-z0-9]{10}", config["metadata"]["name"])
+    # An edit in place would have no effect until the next restart.
+    assert config["immutable"] is True
 
 
 def test_role_names_the_lease_that_the_configuration_asks_for(documents: list[Document]):
@@ -189,6 +219,29 @@ def test_replacement_comes_before_its_predecessor_goes(documents: list[Document]
     spec = only(documents, "Deployment")["spec"]
     assert spec["replicas"] == 1
     assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+
+
+def test_drain_takes_one_of_two_and_two_prefer_two_nodes(documents: list[Document]):
+    budget = only(documents, "PodDisruptionBudget")["spec"]
+    # minAvailable: 1 would block the drain of a node with the only one.
+    assert budget["maxUnavailable"] == 1
+    (spread,) = pod(documents)["spec"]["topologySpreadConstraints"]
+    assert spread["whenUnsatisfiable"] == "ScheduleAnyway"
+    for selector in (budget["selector"], spread["labelSelector"]):
+        assert selector["matchLabels"].items() <= pod(documents)["metadata"]["labels"].items()
+
+
+def test_network_policy_lets_prometheus_in_and_to_the_metrics_alone(documents: list[Document]):
+    policy = only(documents, "NetworkPolicy")["spec"]
+    assert policy["podSelector"]["matchLabels"].items() <= pod(documents)["metadata"]["labels"].items()
+    assert policy["policyTypes"] == ["Ingress"], "egress is to where the configuration says"
+    (rule,) = policy["ingress"]
+    assert rule["ports"] == [{"port": "metrics"}]
+    # Of the charts prometheus-community and kube-prometheus-stack, and of OpenFaaS' own.
+    assert [each["podSelector"]["matchLabels"] for each in rule["from"]] == [
+        {"app.kubernetes.io/name": "prometheus"},
+        {"app": "prometheus"},
+    ]
 
 
 def test_probes_service_and_scrapes_reach_the_port_of_the_configuration(documents: list[Document]):

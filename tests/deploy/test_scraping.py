@@ -17,6 +17,13 @@ from slo_autoscaler.config import Config
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy/prometheus"
 KNATIVE = ROOT / "deploy/knative"
+KUBERNETES = ROOT / "deploy/kubernetes"
+# Values of a chart -> the rights of its Prometheus, and its namespace.
+RIGHTS = {
+    PROMETHEUS / "values.yaml": (PROMETHEUS / "rights.yaml", "openfaas"),
+    KNATIVE / "prometheus/values.yaml": (KNATIVE / "prometheus/rights.yaml", "monitoring"),
+    KUBERNETES / "prometheus-values.yaml": (KUBERNETES / "prometheus-rights.yaml", "monitoring"),
+}
 Job = dict[str, Any]
 
 
@@ -133,7 +140,7 @@ REVISIONS_FOUND = {
 PLAIN = functions(loaded(PROMETHEUS / "prometheus-kubernetes.yml"))
 CHART = functions(chart(PROMETHEUS / "values.yaml"))
 OPERATOR = as_the_operator_writes_it(monitors(PROMETHEUS / "monitors.yaml")["functions"])
-DEPLOYMENT = loaded(ROOT / "deploy/kubernetes/prometheus.yml")[0]
+DEPLOYMENT = loaded(KUBERNETES / "prometheus.yml")[0]
 KNATIVE_CHART = functions(chart(KNATIVE / "prometheus/values.yaml"))
 KNATIVE_OPERATOR = as_the_operator_writes_it(*monitors(KNATIVE / "prometheus/podmonitor.yaml").values())
 KNATIVE_PODS = pods("shop", "user-port", *REVISIONS)
@@ -210,29 +217,55 @@ def test_chart_and_operator_scrape_the_same_jobs():
 
 
 @needs_promtool
-@pytest.mark.parametrize("values", [PROMETHEUS / "values.yaml", KNATIVE / "prometheus/values.yaml"])
+@pytest.mark.parametrize("values", RIGHTS)
 def test_charts_configuration_is_valid_and_its_own_jobs_are_off(tmp_path: Path, values: Path):
     # They would scrape functions twice.
     assert loaded(values)["scrapeConfigs"] is None
     configuration = chart(values)
     if KNATIVE in values.parents:
         configuration["scrape_configs"] += loaded(KNATIVE / "prometheus/queue-proxy.yml")
+    if KUBERNETES in values.parents:
+        configuration["scrape_configs"] += [DEPLOYMENT]
     path = tmp_path / "prometheus.yml"
     path.write_text(yaml.safe_dump(configuration))
     done = promtool("check", "config", path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("values", RIGHTS)
+def test_charts_prometheus_may_look_at_pods_where_its_jobs_do_and_at_nothing_else(values: Path):
+    path, namespace = RIGHTS[values]
+    given = loaded(values)
+    assert given["rbac"] == {"create": False}, "the chart's own role covers nodes and every ConfigMap"
+    documents = list(yaml.safe_load_all(path.read_text()))
+    roles = [each for each in documents if each["kind"] in ("Role", "ClusterRole")]
+    bindings = [each for each in documents if each not in roles]
+    pods_alone = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]
+    assert all(each["rules"] == pods_alone for each in roles)
+    account = {"kind": "ServiceAccount", "name": given["serviceAccounts"]["server"]["name"]}
+    assert [each["subjects"] for each in bindings] == [[account | {"namespace": namespace}]] * len(roles)
+    assert [each["roleRef"]["name"] for each in bindings] == [each["metadata"]["name"] for each in roles]
+    jobs = chart(values)["scrape_configs"] + ([DEPLOYMENT] if KUBERNETES in values.parents else [])
+    discoveries = [each for job in jobs for each in job["kubernetes_sd_configs"]]
+    everywhere = any("namespaces" not in each for each in discoveries)
+    named = {name for each in discoveries for name in each.get("namespaces", {"names": []})["names"]}
+    assert {each["metadata"].get("namespace") for each in roles} == ({None} if everywhere else named)
+    # Discovery of the Alertmanager would need the cluster's pods, too.
+    (alertmanager,) = given["server"]["alertmanagers"]
+    assert alertmanager.keys() == {"static_configs"}
+
+
 @pytest.mark.parametrize(
-    ("values", "namespace", "config"),
+    ("values", "config"),
     [
-        (PROMETHEUS / "values.yaml", "openfaas", "openfaas/config.yaml"),
-        (KNATIVE / "prometheus/values.yaml", "tailbound", "knative/class/config.yaml"),
-        (KNATIVE / "prometheus/values.yaml", "tailbound", "knative/floor/config.yaml"),
+        (PROMETHEUS / "values.yaml", "openfaas/config.yaml"),
+        (KNATIVE / "prometheus/values.yaml", "knative/class/config.yaml"),
+        (KNATIVE / "prometheus/values.yaml", "knative/floor/config.yaml"),
+        (KUBERNETES / "prometheus-values.yaml", "kubernetes/config.yaml"),
     ],
 )
-def test_charts_service_is_where_the_autoscaler_looks_for_it(values: Path, namespace: str, config: str):
-    server = loaded(values)["server"]
+def test_charts_service_is_where_the_autoscaler_looks_for_it(values: Path, config: str):
+    server, namespace = loaded(values)["server"], RIGHTS[values][1]
     name, port = server["fullnameOverride"], server["service"]["servicePort"]
     asked = Config.parse((ROOT / "deploy" / config).read_text(), config).prometheus.url
     assert asked == f"http://{name}.{namespace}.svc.cluster.local:{port}"
@@ -243,7 +276,7 @@ def test_charts_service_is_where_the_autoscaler_looks_for_it(values: Path, names
     [
         ("install-openfaas", PROMETHEUS / "values.yaml"),
         ("install-knative", KNATIVE / "prometheus/values.yaml"),
-        ("install-kubernetes", KNATIVE / "prometheus/values.yaml"),
+        ("install-kubernetes", KUBERNETES / "prometheus-values.yaml"),
     ],
 )
 def test_guide_gives_the_rules_to_the_chart_under_names_that_are_loaded(guide: str, values: Path):
