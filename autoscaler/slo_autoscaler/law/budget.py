@@ -21,7 +21,7 @@ SPENT_BY: Final = 0.2
 ``MOST``."""
 MOST: Final = 1.5
 """Times the usual share: more could be spent within minutes by one mistake."""
-PAID_BY: Final = 0.06
+PAID_BY: Final = 0.08
 """Of the period's budget: with so much overspent half as much as usual may be late, with twice that a
 third."""
 BEGUN: Final = 0.25

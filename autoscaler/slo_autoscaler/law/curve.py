@@ -73,13 +73,14 @@ class Curve:
         """Return how many late requests per second one more replica saves where the share ``late`` is late.
 
         With n replicas at a load of u each, n u goodput late(u) requests are late; this is by how much that
-        falls with n.
+        falls with n. In an overload each replica saves all that it can serve, so it is never worth all of
+        that: else no count of replicas would be better than another.
         """
         if self.goodput <= 0.0:
             return 0.0
         load = _load(self.spread, min(late, _ALL_BUT))
         busy = 0.5 * erfc((1.0 - load) / self.spread * _ROOT_HALF)
-        return self.goodput * load * max(busy - _late(load, self.spread), 0.0)
+        return self.goodput * min(load * max(busy - _late(load, self.spread), 0.0), _ALL_BUT)
 
 
 def curve(

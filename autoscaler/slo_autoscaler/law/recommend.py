@@ -139,10 +139,10 @@ def recommend(
     memory = _learned(spec, seen, scale, memory, replica, believed, horizon, now)
     budget, moments = memory.budget, memory.moments
     replica = replica.corrected(budget.correction, 1.0 - (seen.slo_objective or 0.0))
-    base = moments.base(believed)
+    base = max(believed, moments.nothing)
 
     def prediction(followed: Followed, *ahead: float) -> Prediction:
-        odds = followed.odds(base, believed)
+        odds = followed.odds(believed, moments.nothing)
         for rates, agreement in memory.rhythm.repeats(now, ahead):
             odds = repeated(odds, base, rates, agreement)
         return Prediction(base, odds, replica)

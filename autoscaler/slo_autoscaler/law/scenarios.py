@@ -13,7 +13,7 @@ Next step: ``recommend`` weighs every count of replicas against these odds.
 
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import exp, log
 from typing import Final
@@ -34,7 +34,7 @@ MEMORY: Final = 500.0
 """Looks after which one counts e times less, of each level for itself: 40 minutes of a steady rate."""
 LATELY: Final = 60.0
 """Looks after which one counts e times less that tells of any rate: a ramp leads to rates never seen."""
-SHARED: Final = 5.0
+SHARED: Final = 1.0
 """Moments that what followed any moment counts for, whatever the rate: what is known of a rate never seen."""
 BY_CHANCE: Final = 1.5
 """Moments that Poisson arrivals count for."""
@@ -82,19 +82,24 @@ class Followed:
     by_level: Mapping[int, Tally] = field(default_factory=dict)
     any: Tally = Tally()
 
-    def plus(self, before: float, after: float, *, alone: bool) -> "Followed":
-        """Return the same with one more pair of rates; ``alone``: it says nothing of other levels."""
-        index, level = bin_of(after / before), round(log(before) / LEVEL)
+    def plus(self, before: float, after: float, nothing: float) -> "Followed":
+        """Return the same with one more pair of rates; ``nothing`` is the rate up to which none is told.
+
+        What follows nothing is no ratio of anything, and says nothing of other levels.
+        """
+        alone = before <= nothing
+        index, level = bin_of(after / max(before, nothing)), _NONE if alone else round(log(before) / LEVEL)
         tally = self.by_level.get(level, _EMPTY).plus(index, MEMORY)
         lately = self.any if alone else self.any.plus(index, LATELY)
         return Followed({**self.by_level, level: tally}, lately)
 
-    def odds(self, rate: float, believed: float) -> list[float]:
-        """Return the odds of each ratio to ``rate`` after a moment like now, in moments.
+    def odds(self, believed: float, nothing: float) -> list[float]:
+        """Return the odds of each ratio to the rate that is to be expected of now, in moments.
 
-        ``believed`` is what is to be expected of now: less than ``rate`` where that stands for nothing.
+        Of ``believed`` up to ``nothing`` the ratios are to ``nothing``.
         """
-        level, share = divmod(log(rate) / LEVEL, 1.0)
+        rate = max(believed, nothing)
+        level, share = (_NONE, 0.0) if believed <= nothing else divmod(log(rate) / LEVEL, 1.0)
         below, above = (self.by_level.get(int(level) + each, _EMPTY) for each in (0, 1))
         shared = min(1.0, SHARED / max(self.any.moments, 1.0)) / self.any.unit
         low, high = (1.0 - share) / below.unit, share / above.unit
@@ -106,6 +111,8 @@ class Followed:
 WINDOW: Final = 20.0
 """Seconds over which a rate is taken: how much of it is chance."""
 
+_NONE: Final = -(10**6)
+"""The level of nothing."""
 _LARGE: Final = 1e9
 _EMPTY: Final = Tally()
 
@@ -133,30 +140,26 @@ class Moments:
         until a replica that is asked for now would serve.
         """
         seen = min(self.seen + passed, _MEAN_MEMORY)
-        mean = self.mean + (rate - self.mean) * min(1.0, max(passed, _FIRST) / max(seen, _FIRST))
+        mean = self.mean + (rate - self.mean) * (min(1.0, passed / seen) if self.seen else 1.0)
         then, meanwhile = self.then, self.meanwhile
         longest = horizon + 2.0 * max(passed, 1.0)
         kept = [(when, before) for when, before in self.recent if 0.0 < now - when < longest]
         young = [before for when, before in kept if now - when < horizon - passed / 2.0]
-        # What follows nothing is no ratio of anything.
-        nothing = self.base(0.0)
+        nothing = replace(self, mean=mean).nothing
         if len(young) < len(kept):
-            before = kept[len(kept) - len(young) - 1][1]
-            then = then.plus(before, rate, alone=before <= nothing)
+            then = then.plus(kept[len(kept) - len(young) - 1][1], believed, nothing)
         if young:
             # One for each look is enough: over a few looks every distance has its turn.
-            before = young[int(now / max(passed, 1.0)) % len(young)]
-            meanwhile = meanwhile.plus(before, rate, alone=before <= nothing)
-        believed = max(believed, LIKE_NOTHING * mean, _LEAST)
+            meanwhile = meanwhile.plus(young[int(now / max(passed, 1.0)) % len(young)], believed, nothing)
         return Moments((*kept, (now, believed)), then, meanwhile, mean, seen)
 
-    def base(self, believed: float) -> float:
-        """Return the rate that ratios refer to now."""
-        return max(believed, LIKE_NOTHING * self.mean, _LEAST)
+    @property
+    def nothing(self) -> float:
+        """The rate up to which nothing can be told in ratios of it."""
+        return max(LIKE_NOTHING * self.mean, _LEAST)
 
 
 _MEAN_MEMORY: Final = 1800.0
-_FIRST: Final = 60.0
 _LEAST: Final = 1e-3
 
 

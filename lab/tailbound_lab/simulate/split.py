@@ -170,9 +170,8 @@ class Ours:
         return [kept[name] if name in kept else given[name] for name in claims]
 
     def _claim(self, moments: Moments, rate: float, current: int, priority: float, cap: int) -> Claim:
-        base = moments.base(rate)
-        rates = base * np.array(RATIOS)
-        served = np.array(moments.then.odds(base, rate)) * rates
+        rates = max(rate, moments.nothing) * np.array(RATIOS)
+        served = np.array(moments.then.odds(rate, moments.nothing)) * rates
         total = float(served.sum())
 
         @cache

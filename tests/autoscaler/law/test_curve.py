@@ -58,6 +58,14 @@ def test_late_share_falls_faster_below_the_capacity_where_more_requests_fit_into
     assert few.late(1.5 * 10.0) < many.late(1.5 * 1000.0)
 
 
+@given(curves(), st.floats(1e-9, 1.0))
+def test_what_a_replica_is_worth_is_less_than_what_it_saves_in_any_overload(
+    drawn: tuple[float, float, Curve], allowed: float
+):
+    _, _, found = drawn
+    assert 0.0 <= found.saved(allowed) < 0.95 * found.goodput
+
+
 def test_late_share_without_load_or_without_capacity():
     assert curve(10.0, 0.2, 0.99).late(0.0) == 0.0
     assert curve(0.0, 0.2, 0.99).late(1.0) == 1.0

@@ -2,12 +2,14 @@
 
 from math import isfinite
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from slo_autoscaler.law.scenarios import RATIOS, STEP, Followed, Moments, bin_of, repeated
 
 RATES = st.sampled_from([0.0, 1e-9, 1e-3, 1.0, 100.0, 1e9]) | st.floats(0.0, 1e6)
+NOTHING = 1e-3
 gaps = st.sampled_from([0.0, 1.0, 5.0, 60.0, 4000.0, -5.0, -4000.0])
 
 
@@ -17,9 +19,9 @@ def test_odds_are_finite_and_not_negative_whatever_was_seen(looks, believed, hor
     for gap, rate, newest in looks:
         now += gap
         moments = moments.after(now, max(0.0, gap), rate, newest, horizon)
-    base = moments.base(believed)
+    base = max(believed, moments.nothing)
     for followed in (moments.then, moments.meanwhile):
-        odds = repeated(followed.odds(base, believed), base, [0.0, believed], 1.0)
+        odds = repeated(followed.odds(believed, moments.nothing), base, [0.0, believed], 1.0)
         assert len(odds) == len(RATIOS)
         assert all(isfinite(each) and each >= 0.0 for each in odds)
         assert sum(odds) > 0.0
@@ -49,7 +51,7 @@ def after(rates, horizon=15.0):
 
 
 def odds_above(followed, rate, ratio):
-    odds = followed.odds(rate, rate)
+    odds = followed.odds(rate, NOTHING)
     return sum(each for each, times in zip(odds, RATIOS, strict=True) if times >= ratio) / sum(odds)
 
 
@@ -70,9 +72,9 @@ def test_a_rate_never_seen_may_be_followed_by_anything_like_others_were():
     doubling = Followed()
     for rate in (10.0, 20.0, 40.0, 80.0):
         for _ in range(5):
-            doubling = doubling.plus(rate, 2.0 * rate, alone=False)
-    assert odds_above(doubling, 1e4, 1.9) > 0.5
-    assert odds_above(Followed(), 1e4, 1.9) < 0.2
+            doubling = doubling.plus(rate, 2.0 * rate, NOTHING)
+    assert odds_above(doubling, 1e4, 1.9) > 0.3
+    assert odds_above(Followed(), 1e4, 1.9) < 0.1
 
 
 def test_what_follows_nothing_says_nothing_of_other_rates():
@@ -80,8 +82,33 @@ def test_what_follows_nothing_says_nothing_of_other_rates():
     assert odds_above(after(([0.0] * 4 + [1000.0] * 4) * 20 + [1000.0] * 60).then, 1000.0, 3.0) < 0.05
 
 
+def test_what_followed_nothing_is_expected_after_nothing_however_the_mean_has_moved_since():
+    moments = after([100.0] * 60 + ([0.0] * 60 + [100.0] * 3) * 2 + [0.0] * 60)
+    odds = moments.then.odds(0.0, moments.nothing)
+    come = sum(odds[bin_of(50.0 / moments.nothing) :])
+    # Three looks before each return, of sixty.
+    assert 0.02 < come / sum(odds) < 0.1
+
+
+def test_the_mean_rate_is_that_of_half_an_hour():
+    moments = after([100.0] * 180 + [0.0] * 180)
+    assert moments.mean == pytest.approx(50.0, rel=0.02)
+    assert after([100.0] * 180 + [0.0] * 720).mean < 15.0
+
+
+def test_a_jump_is_remembered_at_its_height_though_the_mean_of_some_seconds_hides_it():
+    moments = Moments()
+    for cycle in range(10):
+        for look in range(12):
+            now = 5.0 * (12 * cycle + look)
+            high = look >= 9
+            moments = moments.after(now, 5.0, 75.0 if high else 10.0, 100.0 if high else 10.0, 15.0)
+    odds = moments.then.odds(10.0, NOTHING)
+    assert sum(odds[bin_of(9.0) :]) / sum(odds) > 0.1
+
+
 def test_what_came_a_period_before_weighs_as_much_as_all_else():
-    odds = Followed().odds(100.0, 100.0)
+    odds = Followed().odds(100.0, NOTHING)
     whole = sum(odds)
     odds = repeated(odds, 100.0, [400.0], 1.0)
     assert odds[bin_of(4.0)] >= whole
