@@ -25,6 +25,7 @@ from slo_autoscaler import __version__, logs
 from slo_autoscaler.config import OVERRIDES, Config, read_config
 from slo_autoscaler.controller import Clocks, Controller
 from slo_autoscaler.errors import ConfigError
+from slo_autoscaler.fields import MODES, Mode
 from slo_autoscaler.journal import Journal
 from slo_autoscaler.leader import Alone, FileLock, Leader, Nobody
 from slo_autoscaler.metrics import Metrics
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOCK_VARIABLE: Final = "SLO_AUTOSCALER_LOCK"
+
+MAX_MODE_VARIABLE: Final = "SLO_AUTOSCALER_MAX_MODE"
 
 LOG_FORMAT_VARIABLE: Final = "SLO_AUTOSCALER_LOG_FORMAT"
 
@@ -57,7 +60,7 @@ def main(arguments: Sequence[str] | None = None, epilog: str = "") -> int:
         config = load(flags, os.environ)
         collect_seldom()
         lock = flags.lock or os.environ.get(LOCK_VARIABLE)
-        return run(config, once=flags.once, dry_run=flags.dry_run, lock=lock or None)
+        return run(config, once=flags.once, most=_max_mode(flags, os.environ), lock=lock or None)
     except ConfigError as error:
         for line in error.lines:
             sys.stderr.write(f"slo-autoscaler: {line}\n")
@@ -71,6 +74,14 @@ def _log_format(flags: argparse.Namespace, environ: Mapping[str, str]) -> str:
     return str(found)
 
 
+def _max_mode(flags: argparse.Namespace, environ: Mapping[str, str]) -> Mode:
+    found = flags.max_mode or environ.get(MAX_MODE_VARIABLE) or MODES[0]
+    mode = next((known for known in MODES if known == found), None)
+    if mode is None:
+        raise ConfigError([f"{MAX_MODE_VARIABLE}: {found!r} must be one of {', '.join(MODES)}"])
+    return mode
+
+
 def load(flags: argparse.Namespace, environ: Mapping[str, str]) -> Config:
     """Read the configuration file and what overrides it."""
     overrides: dict[str, object] = {}
@@ -81,17 +92,18 @@ def load(flags: argparse.Namespace, environ: Mapping[str, str]) -> Config:
     return read_config(flags.config, overrides)
 
 
-def run(config: Config, *, once: bool, dry_run: bool, lock: str | None = None) -> int:
+def run(config: Config, *, once: bool, most: Mode = "active", lock: str | None = None) -> int:
     """Build everything in the order in which it depends on each other, and reconcile.
 
-    With ``lock``, a file, or with ``leader`` in the configuration, only one of several autoscalers acts.
+    No function's mode is more than ``most``. With ``lock``, a file, or with ``leader`` in the configuration,
+    only one of several autoscalers acts.
     """
     # What serves is closed last: no page keeps others from leading.
     with ExitStack() as serving, ExitStack() as closing:
-        leader = _leader(config, lock, dry_run=dry_run)
+        leader = _leader(config, lock, most)
         closing.callback(leader.close)
         metrics = Metrics(CollectorRegistry())
-        platform = build(config.platform, Nobody() if dry_run else leader)
+        platform = build(config.platform, leader if most == "active" else Nobody(), config.modes(most))
         closing.callback(platform.close)
         source = PrometheusSource(config.prometheus, config.gateway_slos())
         closing.callback(source.close)
@@ -104,7 +116,6 @@ def run(config: Config, *, once: bool, dry_run: bool, lock: str | None = None) -
             leader,
             emit=_emit,
             clocks=Clocks(time.monotonic, lambda: datetime.now(UTC)),
-            dry_run=dry_run,
         )
         closing.callback(controller.close)
         if once:
@@ -128,7 +139,7 @@ def run(config: Config, *, once: bool, dry_run: bool, lock: str | None = None) -
             config.web.host,
             web.port,
             "" if page is None else f"; status page on {page.url}",
-            "; dry run" if dry_run else "",
+            "" if most == "active" else f"; no function's mode is more than {most}",
         )
         controller.run(stop)
         logger.info("stopped")
@@ -160,13 +171,13 @@ def _page(config: Config, controller: Controller) -> "Page | None":
         return None
 
 
-def _leader(config: Config, lock: str | None, *, dry_run: bool) -> Leader:
+def _leader(config: Config, lock: str | None, most: Mode) -> Leader:
     """Return by what it is known whether this autoscaler acts."""
     if config.leader is None:
         return Alone() if lock is None else FileLock(lock)
     if lock is not None:
         raise ConfigError([f"--lock {lock}: with leader.lease in the configuration there must be no lock"])
-    if dry_run:
+    if most in {"shadow", "off"}:
         return Alone()  # a trial must not keep the lease from one that would act
     # Imported only where it is asked for: the Kubernetes client is large.
     leader: Leader = importlib.import_module("slo_autoscaler.kube.lease").LeaseLeader(
@@ -212,7 +223,12 @@ def _parser(epilog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML configuration")
     parser.add_argument("--once", action="store_true", help="reconcile once and exit")
-    parser.add_argument("--dry-run", action="store_true", help="decide and log, never scale")
+    parser.add_argument(
+        "--max-mode",
+        choices=MODES,
+        help="the most that the mode of any function may be, whatever its label and the configuration say:"
+        f" shadow and recommend write nothing [{MODES[0]}]; or set {MAX_MODE_VARIABLE}",
+    )
     parser.add_argument(
         "--lock",
         metavar="FILE",

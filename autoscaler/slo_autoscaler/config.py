@@ -18,11 +18,11 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from slo_autoscaler import fields, sources
 from slo_autoscaler.errors import ConfigError
-from slo_autoscaler.fields import PositiveDuration, settings
+from slo_autoscaler.fields import Mode, PositiveDuration, settings
 from slo_autoscaler.kube import lease_rules
 from slo_autoscaler.law.policies import POLICIES
 from slo_autoscaler.platforms import PLATFORMS, PlatformSettings
-from slo_autoscaler.spec import Fleet, GatewaySlos, Spec, Timing
+from slo_autoscaler.spec import Fleet, GatewaySlos, Modes, Spec, Timing
 from slo_autoscaler.web import Settings as WebSettings
 
 MISSED_RECONCILES: Final = 4
@@ -161,6 +161,11 @@ class Config:
             cap_retry=self.platform.cap_retry,
         )
         return replace(self.functions.get(function_name, self.defaults), timing=timing)
+
+    def modes(self, most: Mode = "active") -> Modes:
+        """Return the mode of every function, as far as its label leaves it open."""
+        named = {name: spec.mode for name, spec in self.functions.items()}
+        return Modes(named, self.defaults.mode, most)
 
     def gateway_slos(self) -> GatewaySlos:
         """Return the SLOs of the functions that are judged by the gateway's metrics."""

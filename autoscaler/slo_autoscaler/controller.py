@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from slo_autoscaler.conflict import FEW, WITHIN, ScalerConflict
 from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError, SourceError
+from slo_autoscaler.fields import Mode
 from slo_autoscaler.journal import Entry, Journal
 from slo_autoscaler.law.allocate import allocate
 from slo_autoscaler.law.decide import Wish, claim, decided, recommended
@@ -67,6 +68,8 @@ class _Target:
     """``memory`` as it was before the decision that is being carried out."""
     scale: Scale | None = None
     """What the platform said last."""
+    decided: Scale | None = None
+    """What it said when the last decision was made."""
     read_at: float = -1.0
     shadow: Shadow | None = None
     """What would be there, in shadow mode."""
@@ -113,8 +116,6 @@ class Controller:
         leader: Leader,
         emit: Callable[[str], object],
         clocks: Clocks,
-        *,
-        dry_run: bool,
     ) -> None:
         """``emit`` takes the decision log, one line of JSON at a time."""
         self._config = config
@@ -125,7 +126,6 @@ class Controller:
         self._leader = leader
         self._emit = emit
         self._clocks = clocks
-        self._dry_run = dry_run
         self._leading = False
         self._targets: dict[str, _Target] = {}
         self._past: dict[str, Past] | None = None
@@ -168,6 +168,7 @@ class Controller:
                 # The loop outlives its own bugs: the next reconcile starts from what is there.
                 logger.exception("reconcile failed")
                 self._metrics.failed("reconcile")
+                self._metrics.desires({})
             now = self._clocks.monotonic()
             # A reconcile that took longer than the interval does not make the next ones hurry.
             due = max(due + self._config.interval, now)
@@ -228,17 +229,23 @@ class Controller:
                 errors += self._failed(name, "decide", PlatformError(f"{type(error).__name__}: {error}"))
         shares = self._shares(wishes)
         wanted: dict[str, tuple[int, Decision, Scale]] = {}
+        desired: dict[str, int] = {}
         for name, wish in wishes.items():
             target = self._targets[name]
             if target.memory is None:
                 continue
             decision = self._decide(name, target, wish, target.memory, shares.get(name))
-            if decision.replicas is not None and self._acts(target.spec):
+            mode = wish.scale.mode
+            if self._leading and mode in {"active", "recommend"} and not wish.holds:
+                desired[name] = wish.scale.desired if decision.replicas is None else decision.replicas
+            if decision.replicas is not None and self._acts(mode):
                 wanted[name] = decision.replicas, decision, target.scale or wish.scale
                 continue
-            if decision.replicas is not None and target.spec.mode != "shadow":
+            if decision.replicas is not None and mode != "shadow":
                 self._take_back(target)
             target.failures = 0
+        # Another autoscaler may act on them: none of an earlier reconcile is left.
+        self._metrics.desires(desired)
         errors += self._act(wanted)
         self._metrics.conflicting_scaler(there=bool(self._conflicts))
         self._finished_at = self._clocks.monotonic()
@@ -286,7 +293,7 @@ class Controller:
 
     def _detect_conflict(self, name: str, target: _Target) -> None:
         """Notice changes of a function's replicas that were not asked for, while it is ours to scale."""
-        if target.scale is None or not target.scale.enabled or not self._acts(target.spec):
+        if target.scale is None or not self._acts(target.scale.mode):
             target.conflict = ScalerConflict()
             self._conflicts.discard(name)
             return
@@ -352,7 +359,14 @@ class Controller:
     def _recommend(self, name: str, target: _Target, seen: Observation | None, scale: Scale) -> Wish:
         now = self._clocks.monotonic()
         spec = _with_labels(target.spec, scale)
-        if spec.mode == "shadow":
+        before, target.decided = target.decided, scale
+        if before is not None and target.memory is not None:
+            if before.mode != scale.mode:
+                target.shadow, target.memory = None, target.memory.elsewhere(scale, now)
+            elif scale.mode == "recommend" and before.desired != scale.desired:
+                # It is not known which recommendation it follows, and need not be.
+                target.memory = target.memory.changed(before.desired, scale.desired, now)
+        if scale.mode == "shadow":
             shadow = target.shadow or Shadow.beside(scale, now)
             shadow = shadow.passed(seen, scale, spec.start_up_time, spec.timing.longest_gap, now)
             real, scale = scale, shadow.scale(scale, now)
@@ -377,7 +391,7 @@ class Controller:
             names = [
                 name
                 for name in wishes
-                if self._targets[name].spec.group == group and self._targets[name].spec.mode == "active"
+                if self._targets[name].spec.group == group and wishes[name].scale.mode != "shadow"
             ]
             held = sum(wishes[name].scale.desired for name in names if wishes[name].holds)
             claims = {
@@ -398,26 +412,24 @@ class Controller:
         return decision
 
     def _record(self, name: str, target: _Target, real: Scale, scale: Scale, decision: Decision) -> None:
-        wanted = scale.desired if decision.replicas is None else decision.replicas
+        leads = self._leading or scale.mode in {"shadow", "off"}
         entry = Entry(
             at=self._clocks.wall(),
             function_name=name,
             before=scale.desired,
-            after=wanted,
+            after=scale.desired if decision.replicas is None else decision.replicas,
             reason=decision.reason.value,
-            mode=target.spec.mode if self._leading else "standby",
-            dry_run=not self._acts(target.spec),
+            mode=scale.mode if leads else "standby",
             inputs=decision.inputs,
             incumbent=real.desired if target.shadow is not None else None,
         )
-        self._metrics.decided(name, real, decision, entry.action, wanted)
-        if target.shadow is not None:
-            self._metrics.shadowed(name, target.shadow.desired, target.shadow.score)
+        shadow = None if target.shadow is None else (target.shadow.desired, target.shadow.score)
+        self._metrics.decided(name, real, decision, entry.action, shadow)
         if self._journal.record(entry):
             self._emit(json.dumps(entry.document()))
 
-    def _acts(self, spec: Spec) -> bool:
-        return self._leading and not self._dry_run and spec.mode == "active"
+    def _acts(self, mode: Mode) -> bool:
+        return self._leading and mode == "active"
 
     def _act(self, wanted: Mapping[str, tuple[int, Decision, Scale]]) -> int:
         """Ask the platform for all that is wanted, as far as ``timeout`` goes; return how much failed."""

@@ -11,6 +11,7 @@ from typing import (
     Any,
     ClassVar,
     Final,
+    Literal,
     TypeVar,
     cast,
     dataclass_transform,
@@ -83,6 +84,18 @@ def _headers(value: object) -> dict[str, str]:
     return {name: str(text) for name, text in value.items()}
 
 
+Mode = Literal["active", "recommend", "shadow", "off"]
+"""Who acts on decisions for a function: we; another autoscaler, by our metric; nobody; and none is made."""
+MODES: Final[tuple[Mode, ...]] = get_args(Mode)
+"""The one that does the most first."""
+
+
+def _mode(value: object) -> object:
+    """Return "off" for what YAML makes of a bare ``off``."""
+    return "off" if value is False else value
+
+
+ModeKey = Annotated[Mode, BeforeValidator(_mode)]
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0, allow_inf_nan=False)]
 """Seconds."""
 PositiveDuration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, allow_inf_nan=False)]

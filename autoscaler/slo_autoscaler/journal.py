@@ -43,9 +43,8 @@ class Entry:
     after: int
     reason: str
     mode: str
-    """``active``, ``shadow``, or ``standby`` of an autoscaler that waits for the lock."""
-    dry_run: bool
-    """Nothing is carried out, whatever is decided."""
+    """``active``: it was carried out. ``recommend``, ``shadow``, ``off``; ``standby``: it is another
+    autoscaler's to carry out or to export."""
     inputs: Numbers
     incumbent: int | None = None
     """In shadow mode the count that is really there; ``before`` and ``after`` are the shadow's own."""
@@ -70,7 +69,6 @@ class Entry:
             **shadow,
             "action": self.action,
             "reason": self.reason,
-            "dry_run": self.dry_run,
             "inputs": {key: _rounded(value) for key, value in self.inputs.items()},
         }
 
@@ -84,14 +82,14 @@ class Entry:
         }
 
     def says_again(self, other: "Entry") -> bool:
-        """Tell whether ``other`` says nothing new: a hold, or what a dry run cannot change."""
+        """Tell whether ``other`` says nothing new: a hold, or what is not carried out."""
         same = (self.before, self.after, self.reason, self.mode) == (
             other.before,
             other.after,
             other.reason,
             other.mode,
         )
-        return same and (self.dry_run or self.before == self.after)
+        return same and (self.mode != "active" or self.before == self.after)
 
 
 @dataclass(slots=True)

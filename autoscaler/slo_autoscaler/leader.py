@@ -43,7 +43,7 @@ class Alone:
 
 
 class Nobody:
-    """Never the leader: nothing is written in a dry run."""
+    """Never the leader: nothing is written where no function may be in mode active."""
 
     def leads(self) -> bool:
         """Return False."""

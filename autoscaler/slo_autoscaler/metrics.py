@@ -28,7 +28,6 @@ class _Row:
     """The numbers of one function."""
 
     scale: Scale
-    wanted: int
     inputs: Mapping[str, float | None]
     decisions: dict[tuple[str, str], int] = field(default_factory=dict)
     """(direction, reason) -> how many."""
@@ -42,6 +41,7 @@ class Metrics(Collector):
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         self._rows: dict[str, _Row] = {}
+        self._desired: Mapping[str, int] = {}
         self._reconcile = Histogram(
             "slo_autoscaler_reconcile_seconds",
             "Duration of one reconcile of all functions.",
@@ -69,23 +69,29 @@ class Metrics(Collector):
         registry.register(self)
 
     def decided(
-        self, function_name: str, scale: Scale, decision: Decision, direction: str, wanted: int
+        self,
+        function_name: str,
+        scale: Scale,
+        decision: Decision,
+        direction: str,
+        shadow: tuple[int, Score] | None = None,
     ) -> None:
-        """Count one decision; ``scale`` is the platform's, ``wanted`` the count that is to be."""
+        """Count one decision; ``scale`` is the platform's, ``shadow`` the virtual replicas and the score."""
         row = self._rows.get(function_name)
         if row is None:
-            row = self._rows[function_name] = _Row(scale, wanted, decision.inputs)
-        row.scale, row.wanted, row.inputs = scale, wanted, decision.inputs
+            row = self._rows[function_name] = _Row(scale, decision.inputs)
+        row.scale, row.inputs, row.shadow = scale, decision.inputs, shadow
         key = (direction, decision.reason.value)
         row.decisions[key] = row.decisions.get(key, 0) + 1
 
-    def shadowed(self, function_name: str, replicas: int, score: Score) -> None:
-        """Set what a shadow would have, and how it and the incumbent have done; after ``decided``."""
-        self._rows[function_name].shadow = (replicas, score)
+    def desires(self, replicas: Mapping[str, int]) -> None:
+        """Set the replicas that functions are to have; those that are left out have no sample."""
+        self._desired = dict(replicas)
 
     def forget(self, function_name: str) -> None:
         """Drop the series of a function that is gone."""
         self._rows.pop(function_name, None)
+        self._desired = {name: count for name, count in self._desired.items() if name != function_name}
 
     def failed(self, stage: str) -> None:
         """Count one failure."""
@@ -108,8 +114,13 @@ class Metrics(Collector):
         rows = list(self._rows.items())
         yield _gauge(
             "slo_autoscaler_desired_replicas",
-            "Replicas that the last decision wants; a hold wants what is there.",
-            [(name, row.wanted) for name, row in rows],
+            "Replicas that a function is to have, in mode active or recommend; by the leader, from data.",
+            self._desired.items(),
+        )
+        modes = GaugeMetricFamily(
+            "slo_autoscaler_mode",
+            "1 for the mode of a function, by its label and the configuration.",
+            labels=["function_name", "mode"],
         )
         replicas = GaugeMetricFamily(
             "slo_autoscaler_replicas", "Replicas as the platform says.", labels=["function_name", "state"]
@@ -120,10 +131,12 @@ class Metrics(Collector):
             labels=["function_name", "direction", "reason"],
         )
         for name, row in rows:
+            modes.add_metric([name, row.scale.mode], 1)
             replicas.add_metric([name, "desired"], row.scale.desired)
             replicas.add_metric([name, "available"], row.scale.available)
             for (direction, reason), count in list(row.decisions.items()):
                 decisions.add_metric([name, direction, reason], count)
+        yield modes
         yield replicas
         yield decisions
         for key, signal in GAUGES.items():

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Self
 
+from slo_autoscaler.fields import Mode
+
 Numbers = Mapping[str, float | None]
 
 
@@ -39,7 +41,7 @@ class Reason(StrEnum):
         return reason
 
     # hold: nothing can be said, or nothing may be done
-    DISABLED = "Disabled", "scaling is turned off for it by its label or annotation"
+    DISABLED = "Disabled", "its mode is off"
     SCALED_TO_ZERO = "ScaledToZero", "it is at 0 replicas, which only a request or an operator changes"
     NO_DATA = "NoData", "there is no usable data", "the newest sample is {sample_age} old"
     NOT_MANAGED = "NotManaged", "Prometheus has no SLO for it"
@@ -118,7 +120,8 @@ class Scale:
     max: int | None = None
     cap: int | None = None
     """The most that the platform gives to any function, if it is known beforehand."""
-    enabled: bool = True
+    mode: Mode = "active"
+    """By its label and the configuration."""
     zero_after: float | None = None
     """Seconds without a request after which the function's own labels let it go to 0, infinity for never;
     None where they say nothing, and ``scale_to_zero_after`` holds."""

@@ -11,7 +11,19 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, InstanceOf, ValidationInfo, field_validator
 from pydantic.functional_validators import BeforeValidator
 
-from slo_autoscaler.fields import Count, Duration, Factor, Objective, PositiveDuration, Share, settings
+from slo_autoscaler.errors import PlatformError
+from slo_autoscaler.fields import (
+    MODES,
+    Count,
+    Duration,
+    Factor,
+    Mode,
+    ModeKey,
+    Objective,
+    PositiveDuration,
+    Share,
+    settings,
+)
 
 OBJECTIVE: Final = 0.99
 """Of functions without a watchdog, unless they are given one; it is the watchdog's default too."""
@@ -74,8 +86,9 @@ class Spec:
 
     policy: Annotated[str, BeforeValidator(_policy)] = "slo"
     """``slo`` sizes by predicted late requests and error budget, ``proportional`` by latency alone."""
-    mode: Literal["active", "shadow"] = "active"
-    """``shadow``: decide and record next to the incumbent, never act."""
+    mode: ModeKey = "active"
+    """Where the function's label says none. ``active``: decide and scale. ``recommend``: decide, and export
+    the count for an HPA or KEDA. ``shadow``: decide and record next to the incumbent. ``off``: nothing."""
     signals: Literal["watchdog", "gateway"] = "watchdog"
     """``gateway``: the function has no batching watchdog; its SLO stands here, and the gateway measures."""
     slo_latency: PositiveDuration | None = None
@@ -130,6 +143,30 @@ class Spec:
         if self.signals != "gateway" or self.slo_latency is None:
             return None
         return Slo(self.slo_latency, self.slo_objective or OBJECTIVE)
+
+
+@dataclass(frozen=True, slots=True)
+class Modes:
+    """Which mode each function has: its label's, else the configuration's, and never more than ``most``."""
+
+    named: Mapping[str, Mode] = field(default_factory=dict)
+    """name.namespace -> what the configuration says of it."""
+    others: Mode = "active"
+    most: Mode = "active"
+    """``MODES`` has them in order."""
+
+    def of(self, function_name: str, label: str, text: str | None) -> Mode:
+        """Return the mode of a function whose ``label`` says ``text``; None or nothing: it says none.
+
+        Raises ``PlatformError`` if that is no mode.
+        """
+        mode = next((known for known in MODES if known == text), None)
+        if text and mode is None:
+            raise PlatformError(
+                f"{function_name}: label {label}: {text!r} must be one of {', '.join(MODES)},"
+                " or empty for the configuration's mode"
+            )
+        return max(mode or self.named.get(function_name, self.others), self.most, key=MODES.index)
 
 
 @settings

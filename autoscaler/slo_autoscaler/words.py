@@ -157,7 +157,7 @@ COLUMNS: Final = (
     Column("p99", "p99", "latency of successes; sorted by its share of the target"),
     Column("predicted", "Late", "share of requests predicted to end late / allowed to, now", minor=True),
     Column("replicas", "Replicas", "serving / target / maximum"),
-    Column("mode", "Mode", "active, shadow or standby", numeric=False, minor=True),
+    Column("mode", "Mode", "active, recommend, shadow, off or standby", numeric=False, minor=True),
     Column("last", "Last decision", "the newest decision and its reason", numeric=False),
 )
 
@@ -253,7 +253,8 @@ def _deed(decision: Mapping[str, Any]) -> str:
         return f"{'on standby, ' if mode == 'standby' else ''}held {name} at {before}"
     if mode == "standby":
         return f"on standby, would have scaled {name} from {before} to {after}"
-    return f"{'would have scaled' if decision.get('dry_run') else 'scaled'} {name} from {before} to {after}"
+    did = "recommended to scale" if mode == "recommend" else "scaled"
+    return f"{did} {name} from {before} to {after}"
 
 
 def _told(clauses: Iterable[str], numbers: Mapping[str, str]) -> list[str]:

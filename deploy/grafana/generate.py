@@ -596,7 +596,7 @@ DASHBOARDS: Final = {
         choice(f"slo:objective:ratio{F}", "slo_class", "slo_class", "SLO class"),
     ),
     "fleet.json": dashboard("fleet", FLEET),
-    "autoscaler.json": dashboard("autoscaler", AUTOSCALER, choice("slo_autoscaler_desired_replicas")),
+    "autoscaler.json": dashboard("autoscaler", AUTOSCALER, choice("slo_autoscaler_replicas")),
 }
 
 

@@ -80,7 +80,7 @@ leader: {{lease: {{namespace: ours}}}}
 def cluster(tmp_path):
     """Return an API server with a Deployment of ours, and the path of a configuration for it."""
     with a_kube_server() as server:
-        server.put("apps/v1", "deployments", a_deployment(autoscale="true"))
+        server.put("apps/v1", "deployments", a_deployment(mode="active"))
         path = tmp_path / "kubernetes.yaml"
         path.write_text(KUBERNETES.format(kubeconfig=server.kubeconfig(tmp_path)))
         yield server, path
@@ -116,11 +116,20 @@ def test_a_killed_autoscaler_that_is_started_again_takes_its_own_lease_at_once(c
     assert lease["spec"]["leaseTransitions"] == 0
 
 
-def test_a_dry_run_leaves_the_lease_to_those_that_act(cluster, capsys):
+def test_a_shadow_of_all_leaves_the_lease_to_those_that_act(cluster, capsys, monkeypatch):
     server, path = cluster
-    main(["--config", str(path), "--once", "--dry-run"])
+    main(["--config", str(path), "--once", "--max-mode", "shadow"])
+    monkeypatch.setenv("SLO_AUTOSCALER_MAX_MODE", "shadow")
+    main(["--config", str(path), "--once"])
+    assert {json.loads(line)["mode"] for line in capsys.readouterr().out.splitlines()} == {"shadow"}
     assert server.all("coordination.k8s.io/v1", "leases") == []
     assert {call.verb for call in server.calls} <= {"get", "list", "watch"}
+
+
+def test_a_highest_mode_that_is_none_is_status_2(cluster, capsys, monkeypatch):
+    monkeypatch.setenv("SLO_AUTOSCALER_MAX_MODE", "dry")
+    assert main(["--config", str(cluster[1]), "--once"]) == 2
+    assert "SLO_AUTOSCALER_MAX_MODE: 'dry' must be one of active, recommend" in capsys.readouterr().err
 
 
 def test_a_lock_beside_a_lease_is_status_2(cluster, capsys, tmp_path):
@@ -193,7 +202,9 @@ def test_on_a_real_prometheus_it_scales_up_and_down_and_holds_when_prometheus_di
                 assert answer.status == 200, "holding is not being ill"
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
                 text = answer.read().decode()
-            assert f'slo_autoscaler_desired_replicas{{function_name="a.openfaas-fn"}} {replicas}.0' in text
+            of_a = 'function_name="a.openfaas-fn"'
+            assert f'slo_autoscaler_replicas{{{of_a},state="desired"}} {replicas}.0' in text
+            assert f"slo_autoscaler_desired_replicas{{{of_a}}}" not in text, "none without data"
 
             process.send_signal(signal.SIGTERM)
             assert process.wait(10) == 0

@@ -78,6 +78,13 @@ functions: {a.fn: {policy: proportional, scale_down: {cooldown: 1m}}}
     assert (other.policy, other.scale_down.cooldown) == ("slo", 5.0)
 
 
+def test_a_mode_is_the_functions_or_the_defaults_and_off_needs_no_quotes():
+    text = MINIMAL + "defaults: {mode: shadow}\nfunctions: {a.fn: {mode: off}, b.fn: {priority: 2}}"
+    modes = Config.parse(text, "as.yaml").modes()
+    assert [modes.of(name, "label", None) for name in ("a.fn", "b.fn", "c.fn")] == ["off", "shadow", "shadow"]
+    assert modes.of("a.fn", "label", "active") == "active"
+
+
 def test_overrides_win_over_the_file_and_may_supply_what_it_lacks():
     overrides = {"platform.gateway_url": "http://g:1", "prometheus.url": "http://p:2/", "web.port": "0"}
     config = Config.parse("platform: {timeout: 1s}", "as.yaml", overrides)
@@ -90,6 +97,8 @@ WRONG = {
         **{f"interval: {value}": "interval: " for value in ("0", ".inf", "fast", "-3s", "[1]", "true")},
         "defaults: {policy: fast}": "defaults.policy: ",
         "defaults: {policy: 3}": "defaults.policy: ",
+        "defaults: {mode: on}": "defaults.mode: ",
+        "defaults: {mode: standby}": "defaults.mode: ",
         "defaults: {signals: cpu}": "defaults.signals: ",
         "defaults: {slo_objective: 0.9}": "defaults.slo_objective: ",
         "defaults: {signals: gateway, slo_latency: 1s, slo_objective: 99}": "defaults.slo_objective: ",

@@ -6,6 +6,8 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from autoscaler import doubles
@@ -40,10 +42,10 @@ class Recorded(ReplaySource):
 class Bench:
     """A controller whose parts are at hand, in virtual time: 5 s for each reconcile."""
 
-    def __init__(self, gateway, *reconciles, dry_run=False, leader=None, past=None, **settings):
+    def __init__(self, gateway, *reconciles, most="active", leader=None, past=None, **settings):
         overrides = {"platform.gateway_url": gateway.url, **settings}
         self.config = Config.parse(MINIMAL, "test", overrides)
-        self.platform = OpenFaas(self.config.platform, Alone())
+        self.platform = OpenFaas(self.config.platform, Alone(), self.config.modes(most))
         self.metrics = Metrics(CollectorRegistry())
         self.lines = []
         self.now = 100.0
@@ -58,7 +60,6 @@ class Bench:
             leader or Alone(),
             emit=lambda line: self.lines.append(json.loads(line)),
             clocks=Clocks(lambda: self.now, lambda: self.wall),
-            dry_run=dry_run,
         )
 
     def __enter__(self):
@@ -104,7 +105,7 @@ def test_reconcile_busy_function_scales_it_and_tells_the_decision(gateway):
         assert (gateway.functions["a"].replicas, gateway.functions["b"].replicas) == (4, 1)
         (line,) = bench.about()
         assert (line["from"], line["to"], line["action"], line["reason"]) == (2, 4, "up", "LoadAboveCapacity")
-        assert (line["mode"], line["dry_run"]) == ("active", False)
+        assert line["mode"] == "active"
         assert gateway.requests[0] == "GET /system/functions"
         assert [line for line in gateway.requests[1:] if "/b" in line] == [], (
             "one request reads all functions"
@@ -133,13 +134,6 @@ def test_reconcile_count_that_changes_while_deciding_is_kept_told_and_decided_on
         bench.reconcile()
         assert (bench.about()[-1]["from"], gateway.functions["a"].replicas) == (3, 4)
         assert bench.errors("act") == 0
-
-
-def test_reconcile_dry_run_tells_a_change_once_and_never_acts(gateway):
-    with Bench(gateway, *[{A: BUSY}] * 3, dry_run=True) as bench:
-        bench.times(3)
-        assert gateway.posted == []
-        assert [(line["to"], line["dry_run"]) for line in bench.about()] == [(4, True)]
 
 
 def test_reconcile_failed_source_makes_every_function_hold(gateway):
@@ -341,7 +335,7 @@ def test_reconcile_on_standby_decides_tells_and_never_acts_until_its_turn(gatewa
         assert bench.times(2) == [True, True]
         assert gateway.posted == []
         (line,) = bench.about()
-        assert (line["mode"], line["to"], line["dry_run"]) == ("standby", 4, True)
+        assert (line["mode"], line["to"]) == ("standby", 4)
         assert bench.value("slo_autoscaler_leader") == 0
         bench.reconcile()
         assert gateway.functions["a"].replicas == 4
@@ -356,6 +350,146 @@ def test_reconcile_leader_that_loses_its_place_changes_nothing_more(gateway):
 
 
 SHADOW = {"functions": {A: {"mode": "shadow"}}}
+MODE = "com.tailbound.mode"
+
+
+def desired(bench, name=A):
+    return bench.value("slo_autoscaler_desired_replicas", function_name=name)
+
+
+def test_reconcile_label_wins_over_the_configuration_and_nothing_over_the_highest_mode(gateway):
+    gateway.functions["a"].labels = {MODE: "active"}
+    busy = {A: BUSY, B: BUSY}
+    with Bench(gateway, busy, **{"defaults.mode": "recommend"}) as bench:
+        bench.reconcile()
+        assert (gateway.functions["a"].replicas, gateway.functions["b"].replicas) == (4, 1)
+        assert [line["mode"] for line in bench.about(A) + bench.about(B)] == ["active", "recommend"]
+    gateway.posted.clear()
+    with Bench(gateway, busy, most="shadow") as bench:
+        bench.reconcile()
+        assert gateway.posted == []
+        assert {line["mode"] for line in bench.lines} == {"shadow"}
+
+
+def test_reconcile_wrong_label_holds_its_function_by_name_and_no_other(gateway, caplog):
+    with Bench(gateway, *[{A: BUSY, B: BUSY}] * 2) as bench:
+        bench.reconcile()
+        gateway.functions["a"].labels = {MODE: "of"}
+        assert bench.reconcile() is False
+        assert "a.openfaas-fn: label com.tailbound.mode: 'of' must be one of active" in caplog.text
+        assert (desired(bench, A), bench.errors("read")) == (None, 1)
+        assert desired(bench, B) > 1
+
+
+def test_reconcile_recommend_exports_each_count_and_never_acts(gateway):
+    with Bench(gateway, *[{A: seen(rate=800.0)}] * 9, **{"defaults.mode": "recommend"}) as bench:
+        bench.times(9)
+        assert (gateway.posted, desired(bench)) == ([], 5)
+        (line,) = bench.about()
+        assert (line["mode"], line["from"], line["to"]) == ("recommend", 2, 5)
+        assert line["reason"] == "LoadAboveCapacity", "what was never asked for is never refused"
+
+
+def test_reconcile_recommend_follows_another_autoscaler_that_gives_a_part(gateway):
+    with Bench(gateway, *[{A: seen(rate=800.0)}] * 9, **{"defaults.mode": "recommend"}) as bench:
+        bench.times(2)
+        assert desired(bench) == 5
+        gateway.functions["a"].replicas = 3
+        bench.times(4)
+        assert desired(bench) == 5
+        gateway.functions["a"].replicas = 5
+        bench.times(3)
+        assert desired(bench) == 5, "a hold recommends what is there"
+        assert bench.value("slo_autoscaler_conflicting_scaler") == 0
+
+
+def test_reconcile_recommend_cooldown_begins_with_the_change_that_is_seen(gateway):
+    settings = {"defaults": {"mode": "recommend", "max_replicas": 20, "scale_up": {"cooldown": "20s"}}}
+    with Bench(gateway, *[{A: seen(rate=1500.0)}] * 9, **settings) as bench:
+        bench.times(3)
+        assert desired(bench) == 6
+        gateway.functions["a"].replicas = 6
+        bench.times(3)
+        assert (desired(bench), bench.about()[-1]["reason"]) == (6, "CoolingDown")
+        bench.times(2)
+        assert desired(bench) == 12
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.sampled_from(["recommend", "shadow"]),
+    st.lists(
+        st.tuples(st.integers(0, 7), st.sampled_from([0.0, 70.0, 300.0, 800.0])), min_size=1, max_size=20
+    ),
+)
+def test_whatever_another_autoscaler_does_none_of_its_counts_is_taken_for_an_answer_to_ours(mode, story):
+    with a_gateway(a=Function(2)) as gateway:
+        looks = [{A: seen(rate=rate, up_replicas=float(count))} for count, rate in story]
+        with Bench(gateway, *looks, **{"defaults.mode": mode}) as bench:
+            for count, _ in story:
+                gateway.functions["a"].replicas = count
+                assert bench.reconcile() is True
+                (told,) = bench.controller.decisions(A, 1)["decisions"]
+                assert told.get("incumbent", told["from"]) == count
+                assert (told["reason"] == "PlatformCap", told["inputs"]["stuck"]) == (False, 0)
+                memory = bench.controller._targets[A].memory
+                assert memory.refusal is None
+                assert mode == "shadow" or memory.asked is None
+                assert desired(bench) == (None if mode == "shadow" or count == 0 else told["to"])
+            assert gateway.posted == []
+
+
+@pytest.mark.parametrize("last", [{}, {A: replace(BUSY, sample_age=99.0)}, {A: replace(BUSY, rate=None)}])
+def test_reconcile_without_data_exports_no_count(gateway, last):
+    with Bench(gateway, {A: BUSY}, last, **{"defaults.mode": "recommend"}) as bench:
+        bench.reconcile()
+        assert desired(bench) == 4
+        bench.reconcile()
+        assert desired(bench) is None
+
+
+def test_reconcile_that_cannot_read_a_function_or_fails_exports_no_count(gateway):
+    with Bench(gateway, *[{A: BUSY}] * 2, **{"defaults.mode": "recommend"}) as bench:
+        bench.reconcile()
+        gateway.faults["GET"] = doubles.status(502)
+        bench.reconcile()
+        assert desired(bench) is None
+        gateway.faults.clear()
+
+
+@pytest.mark.parametrize("mode", ["shadow", "off"])
+def test_reconcile_exports_no_count_of_who_is_not_to_be_followed(gateway, mode):
+    with Bench(gateway, *[{A: BUSY}] * 2, **{"defaults.mode": mode}) as bench:
+        bench.times(2)
+        assert (gateway.posted, desired(bench)) == ([], None)
+        assert bench.value("slo_autoscaler_mode", function_name=A, mode=mode) == 1
+
+
+def test_reconcile_only_the_leader_exports_counts(gateway):
+    leader = Turns(False, True, False)
+    with Bench(gateway, *[{A: BUSY}] * 3, leader=leader, **{"defaults.mode": "recommend"}) as bench:
+        counts = []
+        for _ in range(3):
+            bench.reconcile()
+            counts.append(desired(bench))
+        assert counts == [None, 4, None]
+
+
+def test_reconcile_after_a_change_of_mode_starts_from_what_is_there(gateway):
+    gateway.functions["a"].labels = {MODE: "shadow"}
+    with Bench(gateway, *[{A: seen(rate=800.0)}] * 9) as bench:
+        bench.times(4)
+        assert bench.about()[-1]["from"] == 5, "the shadow has what it asked for"
+        gateway.functions["a"].labels = {MODE: "active"}
+        bench.reconcile()
+        assert (bench.about()[-1]["mode"], bench.about()[-1]["from"]) == ("active", 2)
+        assert gateway.functions["a"].replicas == 5
+        assert bench.value("slo_autoscaler_shadow_replicas", function_name=A) is None
+        gateway.functions["a"].labels = {MODE: "recommend"}
+        gateway.functions["a"].replicas = 3
+        bench.times(4)
+        assert "PlatformCap" not in {line["reason"] for line in bench.about()}
+        assert desired(bench) == 5
 
 
 def test_reconcile_shadow_decides_from_its_own_replicas_is_scored_and_never_acts(gateway):

@@ -74,7 +74,6 @@ def an_autoscaler(gateway, proxy):
         Alone(),
         emit=lambda line: lines.append(json.loads(line)),
         clocks=Clocks(time.monotonic, lambda: datetime.now(UTC)),
-        dry_run=False,
     )
     try:
         yield controller, lines
@@ -268,7 +267,6 @@ def test_of_two_autoscalers_one_acts_and_the_other_takes_over_without_a_dip(worl
         with a_process(config, tmp_path / "second", *lock) as (_, second_decisions):
             until(lambda: reason(second_decisions()) not in (None, "NoData"), "the second decides too")
             assert {line["mode"] for line in second_decisions()} == {"standby"}
-            assert all(line["dry_run"] for line in second_decisions())
             assert {line["mode"] for line in first_decisions()} == {"active"}
 
             first.kill()

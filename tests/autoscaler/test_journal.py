@@ -22,7 +22,6 @@ def an_entry(seconds=0, **changes):
         after=2,
         reason="NoData",
         mode="active",
-        dry_run=False,
         inputs={"rate": 1.0},
     )
     return replace(hold, **changes)
@@ -45,10 +44,10 @@ def test_a_hold_that_is_taken_again_is_no_news_and_is_counted_with_its_latest_nu
         ({}, {"after": 3}, True),
         ({}, {"mode": "standby"}, True),
         ({"after": 4}, {"after": 4}, True),
-        ({"after": 4, "dry_run": True}, {"after": 4, "dry_run": True}, False),
+        ({"after": 4, "mode": "recommend"}, {"after": 4, "mode": "recommend"}, False),
     ],
 )
-def test_record_is_news_unless_a_hold_or_a_dry_run_repeats(first, again, news):
+def test_record_is_news_unless_a_hold_or_what_is_not_carried_out_repeats(first, again, news):
     journal = Journal()
     assert journal.record(an_entry(**first))
     assert journal.record(an_entry(5, **again)) is news

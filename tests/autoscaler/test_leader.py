@@ -23,7 +23,7 @@ def locks(path):
         lock.close()
 
 
-def test_alone_one_leads_and_in_a_dry_run_nobody_does():
+def test_alone_leads_and_nobody_never_does():
     assert (Alone().leads(), Nobody().leads()) == (True, False)
 
 

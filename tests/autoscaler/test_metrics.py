@@ -19,8 +19,10 @@ def value(metrics, series, **labels):
 
 def test_decided_sets_the_series_of_the_function_and_forget_leaves_none(metrics):
     for _ in range(3):
-        metrics.decided("a.fn", Scale(2, 1), Decision(4, Reason.BACKLOG, {}), "up", 4)
+        metrics.decided("a.fn", Scale(2, 1), Decision(4, Reason.BACKLOG, {}), "up")
+    metrics.desires({"a.fn": 4})
     assert value(metrics, "desired_replicas", function_name="a.fn") == 4
+    assert value(metrics, "mode", function_name="a.fn", mode="active") == 1
     for state, count in (("desired", 2), ("available", 1)):
         assert value(metrics, "replicas", function_name="a.fn", state=state) == count
     labels = {"function_name": "a.fn", "direction": "up", "reason": "Backlog"}
@@ -39,20 +41,30 @@ def test_failed_and_reconciled_are_counted_from_the_start(metrics):
 
 def test_inputs_of_the_last_decision_are_gauges_and_what_is_unknown_is_absent(metrics):
     inputs = {name: float(number) for number, name in enumerate(GAUGES)}
-    metrics.decided("a.fn", Scale(2, 2), Decision(3, Reason.BACKLOG, inputs), "up", 3)
+    metrics.decided("a.fn", Scale(2, 2), Decision(3, Reason.BACKLOG, inputs), "up")
     for name, signal in GAUGES.items():
         assert metrics.registry.get_sample_value(signal.gauge, {"function_name": "a.fn"}) == inputs[name]
-    metrics.decided("a.fn", Scale(3, 2), Decision(None, Reason.NO_DATA, dict.fromkeys(GAUGES)), "hold", 3)
+    metrics.decided("a.fn", Scale(3, 2), Decision(None, Reason.NO_DATA, dict.fromkeys(GAUGES)), "hold")
     for signal in GAUGES.values():
         assert metrics.registry.get_sample_value(signal.gauge, {"function_name": "a.fn"}) is None
 
 
-def test_shadowed_sets_its_replicas_and_the_score_of_both(metrics):
-    metrics.decided("a.fn", Scale(2, 2), Decision(None, Reason.SETTLING, {}), "hold", 2)
-    metrics.shadowed("a.fn", 3, Score(10.0, 100.0, 90.0, 99.0, 20.0, 30.0))
+def test_desires_leaves_no_sample_of_an_earlier_reconcile(metrics):
+    metrics.desires({"a.fn": 4, "b.fn": 2})
+    metrics.desires({"b.fn": 3})
+    assert value(metrics, "desired_replicas", function_name="a.fn") is None
+    assert value(metrics, "desired_replicas", function_name="b.fn") == 3
+
+
+def test_a_shadow_has_replicas_and_the_score_of_both_and_goes_with_the_mode(metrics):
+    decision, score = Decision(None, Reason.SETTLING, {}), Score(10.0, 100.0, 90.0, 99.0, 20.0, 30.0)
+    metrics.decided("a.fn", Scale(2, 2, mode="shadow"), decision, "hold", (3, score))
     assert value(metrics, "shadow_replicas", function_name="a.fn") == 3
     assert value(metrics, "shadow_requests_total", function_name="a.fn") == 100
     for series, counts in (("replica_seconds", (20, 30)), ("attained_requests", (90, 99))):
         for scaler, count in zip(("incumbent", "shadow"), counts, strict=True):
             labels = {"function_name": "a.fn", "scaler": scaler}
             assert value(metrics, f"shadow_{series}_total", **labels) == count
+    metrics.decided("a.fn", Scale(2, 2), decision, "hold")
+    assert value(metrics, "shadow_replicas", function_name="a.fn") is None
+    assert value(metrics, "mode", function_name="a.fn", mode="shadow") is None

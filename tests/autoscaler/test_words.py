@@ -106,10 +106,10 @@ def test_a_repeated_hold_says_for_how_long_and_how_often():
 @pytest.mark.parametrize(
     ("changes", "deed"),
     [
-        ({"dry_run": True}, f"would have scaled {NAME} from 2 to 4"),
-        ({"mode": "standby", "dry_run": True}, f"on standby, would have scaled {NAME} from 2 to 4"),
+        ({"mode": "recommend"}, f"recommended to scale {NAME} from 2 to 4"),
+        ({"mode": "standby"}, f"on standby, would have scaled {NAME} from 2 to 4"),
         ({"mode": "standby", "to": 2}, f"on standby, held {NAME} at 2"),
-        ({"mode": "shadow", "incumbent": 3, "dry_run": True}, f"the shadow scaled {NAME} from 2 to 4"),
+        ({"mode": "shadow", "incumbent": 3}, f"the shadow scaled {NAME} from 2 to 4"),
         ({"mode": "shadow", "to": 2, "incumbent": 3}, f"the shadow held {NAME} at 2"),
     ],
 )

@@ -48,7 +48,6 @@ def a_told_decision(**changes: Any) -> dict[str, Any]:
         "to": 4,
         "action": "up",
         "reason": "LoadAboveCapacity",
-        "dry_run": False,
         "inputs": EVERY_INPUT,
     } | changes
 

@@ -311,3 +311,73 @@ def test_sample_for_knative_is_the_stacks_function_and_fits_the_watchdog():
     context = sample["securityContext"]
     assert (context["readOnlyRootFilesystem"], context["runAsNonRoot"]) == (True, True)
     assert [mount["mountPath"] for mount in sample["volumeMounts"]] == ["/tmp"]
+
+
+def differing(component: str, base: str, folder: Path) -> list[tuple[Document, Document]]:
+    """Return what a component makes otherwise: (document, the one of its base)."""
+    to = {name: os.path.relpath(DEPLOY / name, folder.resolve()) for name in (component, base)}
+    kustomization = {"resources": [to[base]], "components": [to[component]]}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    ours, theirs = ([*yaml.safe_load_all(text_built(each))] for each in (str(folder), base))
+    return [(one, other) for one, other in zip(ours, theirs, strict=True) if one != other]
+
+
+def environment(deployment: Document) -> dict[str, str]:
+    return {each["name"]: each["value"] for each in container([deployment]).get("env", [])}
+
+
+def test_recommend_installs_the_same_without_the_right_to_change_anything(tmp_path: Path):
+    (role, active), (deployment, _) = differing("recommend", "kubernetes", tmp_path)
+    assert role["kind"] == active["kind"] == "ClusterRole"
+    assert {verb for rule in role["rules"] for verb in rule["verbs"]} == {"get", "list", "watch"}
+    assert all(rule in active["rules"] for rule in role["rules"])
+    assert environment(deployment) == {"SLO_AUTOSCALER_MAX_MODE": "recommend"}
+    kubernetes_validate.validate(deployment, KUBERNETES[-1], strict=True)
+
+
+def test_shadow_installs_the_same_beside_openfaas_own_scaler_and_prometheus(tmp_path: Path):
+    ((deployment, active),) = differing("shadow", "openfaas", tmp_path)
+    mounts = [container([each])["volumeMounts"] for each in (deployment, active)]
+    assert mounts[0] == mounts[1], "with the gateway's credentials"
+    environ = environment(deployment)
+    assert environ["SLO_AUTOSCALER_MAX_MODE"] == "shadow"
+    name = environ["SLO_AUTOSCALER_PROMETHEUS_URL"].removeprefix("http://").partition(".")[0]
+    guide = (ROOT / "docs/howto/shadow.md").read_text()
+    assert f"helm upgrade {name} " in guide
+    assert f"server.fullnameOverride={name} " in guide
+
+
+RECOMMEND = DEPLOY / "recommend"
+FUNCTION = 'function_name="my-model.shop"'
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_hpa_gives_the_count_that_is_exported_and_does_not_wait(version: str):
+    hpa = yaml.safe_load((RECOMMEND / "hpa.yaml").read_text())
+    kubernetes_validate.validate(hpa, version, strict=True)
+    spec = hpa["spec"]
+    (metric,) = spec["metrics"]
+    assert metric["external"]["target"] == {"type": "AverageValue", "averageValue": "1"}
+    selector = metric["external"]["metric"]["selector"]["matchLabels"]
+    assert selector == {"function_name": f"{spec['scaleTargetRef']['name']}.{hpa['metadata']['namespace']}"}
+    assert {each["stabilizationWindowSeconds"] for each in spec["behavior"].values()} == {0}
+
+
+def test_adapter_serves_the_metric_of_the_hpa_by_one_series():
+    hpa = yaml.safe_load((RECOMMEND / "hpa.yaml").read_text())
+    (rule,) = yaml.safe_load((RECOMMEND / "prometheus-adapter.yaml").read_text())["rules"]["external"]
+    name = hpa["spec"]["metrics"][0]["external"]["metric"]["name"]
+    assert rule["seriesQuery"].partition("{")[0] == name
+    assert rule["metricsQuery"].startswith("max by (function_name) (")
+    assert rule["resources"] == {"namespaced": False}
+
+
+def test_keda_makes_the_same_hpa_and_takes_no_sample_for_no_number():
+    hpa = yaml.safe_load((RECOMMEND / "hpa.yaml").read_text())["spec"]
+    scaled = yaml.safe_load((RECOMMEND / "keda.yaml").read_text())["spec"]
+    assert scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] == hpa["behavior"]
+    assert (scaled["minReplicaCount"], scaled["maxReplicaCount"]) == (hpa["minReplicas"], hpa["maxReplicas"])
+    (trigger,) = scaled["triggers"]
+    assert (trigger["metricType"], trigger["metadata"]["threshold"]) == ("AverageValue", "1")
+    assert trigger["metadata"]["ignoreNullValues"] == "false"
+    assert f"slo_autoscaler_desired_replicas{{{FUNCTION}}}" in trigger["metadata"]["query"]

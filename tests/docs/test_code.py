@@ -51,10 +51,10 @@ TEST = re.compile(r"^def (test_\w+)")
 SNAKE = re.compile(r"(?<![\w./:$-])[A-Za-z]+(?:_[A-Za-z0-9]+)+(?![\w:*]|\.\w)")
 CAMEL = re.compile(r"[A-Z][a-z]+(?:[A-Z][a-z]+)+")
 OF_OTHERS = {
-    *("CreateContainerConfigError", "FailedCreate", "KeyError", "NotOwned", "NotSupported"),
-    *("OwnerReferencesPermissionEnforcement", "ScaleToZero", "TimedOut"),
+    *("CreateContainerConfigError", "FailedCreate", "FailedGetExternalMetric", "KeyError", "NotOwned"),
+    *("NotSupported", "OwnerReferencesPermissionEnforcement", "ScaleToZero", "ScalingActive", "TimedOut"),
     *("deploy/slo-autoscaler", "utils.py"),
-    *("--build-arg", "--build-label", "--set", "--shrinkwrap", "--storage.tsdb.retention.time"),
+    *("--build-arg", "--build-label", "--dry-run", "--set", "--shrinkwrap", "--storage.tsdb.retention.time"),
     *("http_buffer_req_body", "log_buffer_size", "log_callid", "static_path", "suppress_lock"),
     *("faas_prometheus_host", "functions_provider_url", "scale_from_zero", "build_args"),
     *("http_response_status_code", "http_server_request_duration_seconds", "response_code"),

@@ -81,9 +81,9 @@ def test_a_value_at_its_limit_breaches_it_only_where_the_limit_is_excluded(key, 
     assert row_of(a_hold())["breaches"] == []
 
 
-def test_the_last_cell_has_words_for_every_reason_and_tells_a_change_a_hold_and_a_dry_run_apart():
+def test_the_last_cell_has_words_for_every_reason_and_tells_a_change_a_hold_and_a_recommendation_apart():
     assert not any(reason in row_of(a_hold(reason=reason))["last"] for reason in map(str, Reason))
-    assert len({row_of(each)["last"] for each in (a_decision(), a_hold(), a_decision(dry_run=True))}) == 3
+    assert len({row_of(each)["last"] for each in (a_decision(), a_hold(), a_decision(mode="recommend"))}) == 3
 
 
 @pytest.mark.parametrize("sort", words.SORTS)
@@ -125,7 +125,7 @@ def test_the_summary_counts_every_function_once_and_a_shadows_incumbent():
 
 FINE = row_of(a_hold())
 BLIND = [row_of(a_hold(name, reason="NoData")) for name in ("a.fn", "b.fn")]
-STANDBY, DRY = row_of(a_hold(mode="standby", dry_run=True)), row_of(a_hold(dry_run=True))
+STANDBY, IDLE = row_of(a_hold(mode="standby")), row_of(a_hold(mode="recommend"))
 
 
 @pytest.mark.parametrize(
@@ -138,8 +138,8 @@ STANDBY, DRY = row_of(a_hold(mode="standby", dry_run=True)), row_of(a_hold(dry_r
         ([*BLIND, FINE], True, ["warning"]),
         ([STANDBY], True, ["info"]),
         ([STANDBY, FINE], True, []),
-        ([DRY], True, ["info"]),
-        ([DRY, FINE], True, []),
+        ([IDLE], True, ["info"]),
+        ([IDLE, FINE], True, []),
     ],
 )
 def test_notices_are_errors_of_all_warnings_of_some_and_hints_when_nothing_is_carried_out(

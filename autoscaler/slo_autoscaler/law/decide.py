@@ -43,7 +43,7 @@ def decide(
     """Return what to do with one function now, and what to remember. Every step can end in a hold.
 
     1. Notice what happened since: the platform's refusal, replicas that started.
-    2. Data check: opted out, scaled to zero, no data, no SLO. A gap recommends nothing.
+    2. Data check: mode off, scaled to zero, no data, no SLO. A gap recommends nothing.
     3. Recommend: the policy. With no request for the idle period: 0.
     4. Bounds: labels, then what the platform is known to give; a share of the fleet's budget.
     5. Up: cooldown; rate limit.
@@ -146,7 +146,7 @@ def _less_with_each(replicas: int) -> float:
 
 
 def _data_check(spec: Spec, seen: Observation | None, scale: Scale) -> Reason | None:
-    if not scale.enabled:
+    if scale.mode == "off":
         return Reason.DISABLED
     if scale.desired == 0:
         return Reason.SCALED_TO_ZERO

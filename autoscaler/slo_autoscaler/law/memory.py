@@ -142,12 +142,24 @@ class Memory:
 
     def scaled(self, scale: Scale, replicas: int, now: float) -> "Memory":
         """Return the memory after ``replicas`` were asked for."""
-        up = replicas > scale.desired
+        return replace(self.changed(scale.desired, replicas, now), asked=Asked(scale.desired, replicas))
+
+    def changed(self, before: int, replicas: int, now: float) -> "Memory":
+        """Return the memory after the count has become another one, whoever asked for it."""
+        up = replicas > before
+        return replace(self, scaled_at=now, scaled_up_at=now if up else self.scaled_up_at)
+
+    def elsewhere(self, scale: Scale, now: float) -> "Memory":
+        """Return the memory for other replicas than before, as when a shadow's decisions begin to be real.
+
+        What was learned of traffic, starts and budget stays; what was asked for and seen of replicas goes.
+        """
         return replace(
-            self,
-            asked=Asked(scale.desired, replicas),
-            scaled_at=now,
-            scaled_up_at=now if up else self.scaled_up_at,
+            Memory.initial(scale, now),
+            start_up_time=self.start_up_time,
+            moments=self.moments,
+            rhythm=self.rhythm,
+            budget=self.budget,
         )
 
     def unapplied(self, before: "Memory") -> "Memory":

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from slo_autoscaler.errors import PlatformError
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
+from slo_autoscaler.spec import Modes
 
 
 class PlatformSettings(Protocol):
@@ -85,14 +86,20 @@ PLATFORMS: Final[dict[str, tuple[str, str]]] = {
 client is large, and OpenFaaS needs none of it."""
 
 
-def build(settings: PlatformSettings, leader: Leader) -> Platform:
+ALL_ACTIVE: Final = Modes()
+"""Where nothing is said."""
+
+
+def build(settings: PlatformSettings, leader: Leader, modes: Modes = ALL_ACTIVE) -> Platform:
     """Return the platform that the configuration names; raises ``ConfigError``.
 
-    A platform that acts between reconciles acts while ``leader`` leads. In a dry run that is never.
+    A platform that acts between reconciles acts while ``leader`` leads, and reads a function's label by
+    ``modes``.
     """
     module, name = PLATFORMS[settings.kind]
-    make: Callable[[PlatformSettings, Leader], Platform] = getattr(importlib.import_module(module), name)
-    return make(settings, leader)
+    make: Callable[[PlatformSettings, Leader, Modes], Platform]
+    make = getattr(importlib.import_module(module), name)
+    return make(settings, leader, modes)
 
 
 def place(kind: str, namespaces: tuple[str, ...] | None) -> str:

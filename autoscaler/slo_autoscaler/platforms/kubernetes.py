@@ -1,7 +1,7 @@
-"""Plain Kubernetes: scales each Deployment with our annotation through its scale subresource.
+"""Plain Kubernetes: scales each Deployment with our label through its scale subresource.
 
-Owns the names and the annotations. Decides nothing. A HorizontalPodAutoscaler on the same Deployment undoes
-every write: such a Deployment is an error that names both.
+Owns the names, the label and the annotations. Decides nothing. A HorizontalPodAutoscaler on the same
+Deployment undoes every write: in mode active such a Deployment is an error that names both.
 """
 
 import time
@@ -25,10 +25,11 @@ from slo_autoscaler.kube.events import Events, Reference
 from slo_autoscaler.kube.informer import Informer, Key
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
-from slo_autoscaler.platforms import place
+from slo_autoscaler.platforms import ALL_ACTIVE, place
+from slo_autoscaler.spec import Modes
 
-AUTOSCALE: Final = "tailbound.dev/autoscale"
-""""true": scale this Deployment. Any other value: decide, and do not act."""
+MODE: Final = "tailbound.dev/mode"
+"""A label: only Deployments that have it are watched. Empty: the mode is the configuration's."""
 MIN_REPLICAS: Final = "tailbound.dev/min-replicas"
 MAX_REPLICAS: Final = "tailbound.dev/max-replicas"
 
@@ -41,7 +42,7 @@ _FIRST_LIST_SHARE: Final = 0.8
 
 @settings
 class Settings:
-    """Deployments that carry our annotation, scaled through the Kubernetes API."""
+    """Deployments that carry our label, scaled through the Kubernetes API."""
 
     kind: Literal["kubernetes"] = "kubernetes"
     """Which platform this section is for."""
@@ -86,7 +87,8 @@ class Deployment:
     version: str
     desired: int
     ready: int
-    enabled: bool
+    mode: str
+    """As the label says it."""
     min: int | None = None
     max: int | None = None
     fault: str | None = None
@@ -94,11 +96,12 @@ class Deployment:
 
     @classmethod
     def of(cls, document: Document) -> "Deployment | None":
-        """Read an object of apps/v1; None without our annotation."""
+        """Read an object of apps/v1; None without our label."""
         metadata = document["metadata"]
-        annotations = metadata.get("annotations") or {}
-        if AUTOSCALE not in annotations:
+        mode = (metadata.get("labels") or {}).get(MODE)
+        if mode is None:
             return None
+        annotations = metadata.get("annotations") or {}
         bounds, faults = {}, []
         for key in (MIN_REPLICAS, MAX_REPLICAS):
             text = annotations.get(key)
@@ -113,7 +116,7 @@ class Deployment:
             version=metadata.get("resourceVersion", ""),
             desired=1 if replicas is None else replicas,
             ready=(document.get("status") or {}).get("readyReplicas") or 0,
-            enabled=annotations[AUTOSCALE].lower() == "true",
+            mode=mode,
             min=bounds.get(MIN_REPLICAS),
             max=bounds.get(MAX_REPLICAS),
             fault="; ".join(faults) or None,
@@ -133,12 +136,13 @@ class Deployment:
 class Kubernetes:
     """The Deployments of one API server, in some namespaces or all."""
 
-    def __init__(self, config: Settings, _leader: Leader) -> None:
+    def __init__(self, config: Settings, _leader: Leader, modes: Modes = ALL_ACTIVE) -> None:
         """Begin to watch at once; raises ``ConfigError`` if there are no credentials.
 
         Nothing is written but what the controller asks for, so the leader is not asked here.
         """
         self._config = config
+        self._modes = modes
         watches = 2 * len(config.namespaces or (None,))
         self._api = KubeApi(
             *config.cluster,
@@ -147,12 +151,17 @@ class Kubernetes:
         )
         self._events = Events(self._api)
         self._deployments = Informer(
-            self._api, DEPLOYMENTS, config.namespaces, Deployment.of, resync=config.resync
+            self._api,
+            DEPLOYMENTS,
+            config.namespaces,
+            Deployment.of,
+            query={"labelSelector": MODE},
+            resync=config.resync,
         )
         self._autoscalers = Informer(self._api, AUTOSCALERS, config.namespaces, _target, resync=config.resync)
 
     def scales(self) -> dict[str, Scale | PlatformError]:
-        """Return replicas and bounds of every Deployment with our annotation, from the watches."""
+        """Return replicas and bounds of every Deployment with our label, from the watches."""
         end = time.monotonic() + _FIRST_LIST_SHARE * self._config.timeout
         self._deployments.wait(end - time.monotonic())
         self._autoscalers.wait(max(0.0, end - time.monotonic()))
@@ -201,7 +210,7 @@ class Kubernetes:
         except PlatformError:
             return self._read(key)
         if found is None:
-            raise FunctionGoneError(f"{key[1]}.{key[0]}: there is no such Deployment with {AUTOSCALE}")
+            raise FunctionGoneError(f"{key[1]}.{key[0]}: there is no such Deployment with the label {MODE}")
         return found
 
     def _read(self, key: Key) -> Deployment:
@@ -210,17 +219,18 @@ class Kubernetes:
         except NotFoundError as error:
             raise FunctionGoneError(str(error)) from error
         if found is None:
-            raise FunctionGoneError(f"{key[1]}.{key[0]}: the Deployment has no annotation {AUTOSCALE}")
+            raise FunctionGoneError(f"{key[1]}.{key[0]}: the Deployment has no label {MODE}")
         return found
 
     def _scale(self, deployment: Deployment, other: str | None) -> Scale:
         name = deployment.function_name
         if deployment.fault is not None:
             raise PlatformError(f"{name}: {deployment.fault}")
-        if other is not None:
+        mode = self._modes.of(name, MODE, deployment.mode)
+        if other is not None and mode == "active":
             raise PlatformError(
                 f"{name}: HorizontalPodAutoscaler {other} scales it too, and two scalers undo each other:"
-                f" delete it, or take the annotation {AUTOSCALE} away"
+                f" delete it, or set the label {MODE} to shadow, recommend or off"
             )
         return Scale(
             desired=deployment.desired,
@@ -228,7 +238,7 @@ class Kubernetes:
             min=deployment.min,
             max=deployment.max,
             cap=self._config.cap,
-            enabled=deployment.enabled,
+            mode=mode,
             version=deployment.version,
         )
 

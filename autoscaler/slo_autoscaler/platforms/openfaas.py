@@ -34,7 +34,9 @@ from slo_autoscaler.fields import (
 )
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
+from slo_autoscaler.platforms import ALL_ACTIVE
 from slo_autoscaler.session import Authorization, Secret, open_session
+from slo_autoscaler.spec import Modes
 
 MIN_LABEL: Final = "com.openfaas.scale.min"
 MAX_LABEL: Final = "com.openfaas.scale.max"
@@ -43,9 +45,8 @@ ZERO_DURATION_LABEL: Final = "com.openfaas.scale.zero-duration"
 """OpenFaaS Pro's, which CE refuses at deploy: ``"true"`` lets an idle function go after so long."""
 ZERO_DURATION: Final = 900.0
 """What Pro takes where the duration is absent, or none."""
-AUTOSCALE_LABEL: Final = "com.tailbound.autoscale"
-"""``"false"`` leaves the function to others. In a domain of our own, because faas-netes refuses unknown
-labels under com.openfaas.scale at deploy."""
+MODE_LABEL: Final = "com.tailbound.mode"
+"""In a domain of our own, because faas-netes refuses unknown labels under com.openfaas.scale at deploy."""
 
 
 @settings
@@ -102,12 +103,13 @@ class Settings:
 class OpenFaas:
     """The functions of one gateway, in some namespaces."""
 
-    def __init__(self, config: Settings, _leader: Leader) -> None:
+    def __init__(self, config: Settings, _leader: Leader, modes: Modes = ALL_ACTIVE) -> None:
         """Open a session; raises ``ConfigError`` if a file with credentials is absent.
 
         Nothing is written but what the controller asks for, so the leader is not asked here.
         """
         self._config = config
+        self._modes = modes
         self._written: dict[str, int] = {}
         """Own writes, which the gateway may not tell of at once."""
         auth = None
@@ -177,7 +179,7 @@ class OpenFaas:
             min=whole(labels.get(MIN_LABEL)),
             max=whole(labels.get(MAX_LABEL)),
             cap=self._config.cap,
-            enabled=str(labels.get(AUTOSCALE_LABEL, "true")).lower() != "false",
+            mode=self._modes.of(function_name, MODE_LABEL, labels.get(MODE_LABEL)),
             zero_after=_zero_after(labels),
         )
 

@@ -50,7 +50,7 @@ _CELLS: Final[Mapping[str, Callable[[Row], str]]] = {
     "budget_remaining": lambda row: words.budget(row["budget_remaining"]),
     "predicted": lambda row: f"{words.share(row['predicted'])} / {words.share(row['allowed'])}",
     "replicas": _replicas,
-    "mode": lambda row: row["mode"] + (", dry run" if row["dry_run"] and row["mode"] == "active" else ""),
+    "mode": lambda row: row["mode"],
     "last": lambda row: row["last"],
 }
 """Column -> its text, where that is not the number of its key."""
@@ -134,7 +134,6 @@ def row_of(decision: Mapping[str, Any]) -> Row:
         "desired": before,
         "target_replicas": decision["to"],
         "mode": decision["mode"],
-        "dry_run": decision["dry_run"],
         "reason": decision["reason"],
         "decided_at": decision["time"],
         "seen_at": decision.get("until", decision["time"]),
@@ -152,8 +151,10 @@ def short(decision: Mapping[str, Any]) -> str:
     why = words.clauses(decision["reason"])[0]
     if before == after:
         return f"held at {after}: {why}"
-    only_said = decision["dry_run"] and decision["mode"] != "shadow"
-    return f"{'would be ' if only_said else ''}{before} → {after}: {why}"
+    return f"{_ONLY_SAID.get(decision['mode'], '')}{before} → {after}: {why}"
+
+
+_ONLY_SAID: Final = {"standby": "would be ", "recommend": "recommends "}
 
 
 def inputs(decision: Mapping[str, Any]) -> dict[str, str]:
@@ -234,8 +235,8 @@ def notices(rows: Sequence[Row], *, alive: bool, problem: str | None = None) -> 
         found.append(
             _notice("info", "This autoscaler is a standby: another one acts. Counts are its recommendations.")
         )
-    elif rows and all(row["dry_run"] and row["mode"] == "active" for row in rows):
-        found.append(_notice("info", "Dry run: decisions are made and logged, and none is carried out."))
+    elif rows and all(row["mode"] != "active" for row in rows):
+        found.append(_notice("info", "No function's mode is active: this autoscaler scales nothing."))
     return found
 
 

@@ -332,9 +332,9 @@ class KubeServer:
                     yield {"type": "ERROR", "object": gone.body}
                     return
                 found = [
-                    {"type": event, "object": document}
+                    {"type": _event(event, document, query), "object": document}
                     for version, kind, event, document in self._history
-                    if version > at and _selected(target, kind, document, query)
+                    if version > at and _selected(target, kind, document, query, event)
                 ]
                 at, now = self.version, time.monotonic()
                 if not found and now < min(end, bookmark):
@@ -374,17 +374,25 @@ def write_kubeconfig(folder: Path, cluster: Mapping[str, Any], user: Mapping[str
 
 
 def a_deployment(
-    name: str = "web", namespace: str = "shop", replicas: int = 2, **annotations: str
+    name: str = "web",
+    namespace: str = "shop",
+    replicas: int = 2,
+    mode: str | None = None,
+    **annotations: str,
 ) -> Document:
-    """Return a Deployment; an annotation's underscores stand for dashes, under tailbound.dev/."""
+    """Return a Deployment; an annotation's underscores stand for dashes, under tailbound.dev/.
+
+    ``mode`` is the label tailbound.dev/mode; None: it has none.
+    """
     ours = {f"tailbound.dev/{key.replace('_', '-')}": text for key, text in annotations.items()}
+    label = {} if mode is None else {"tailbound.dev/mode": mode}
     labels = {"app": name}
     containers = [{"name": "c", "image": "example.invalid/none"}]
     template = {"metadata": {"labels": labels}, "spec": {"containers": containers}}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {"name": name, "namespace": namespace, "annotations": ours},
+        "metadata": {"name": name, "namespace": namespace, "annotations": ours, "labels": label},
         "spec": {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template},
     }
 
@@ -399,14 +407,25 @@ def _target(path: str) -> Target:
     return Target(api, plural, namespace, name, part)
 
 
-def _selected(target: Target, kind: str, document: Document, query: Mapping[str, str]) -> bool:
-    """Tell whether a list of ``target`` has the object; a selector is the name of a label that it has."""
-    metadata, label = document["metadata"], query.get("labelSelector")
+def _selected(
+    target: Target, kind: str, document: Document, query: Mapping[str, str], event: str = "ADDED"
+) -> bool:
+    """Tell whether a list or a watch of ``target`` has the object; a selector is the name of a label."""
     return (
         kind == target.key[0]
-        and target.namespace in ("", metadata["namespace"])
-        and (label is None or label in (metadata.get("labels") or {}))
+        and target.namespace in ("", document["metadata"]["namespace"])
+        and (event != "ADDED" or _is_labeled(document, query))
     )
+
+
+def _event(event: str, document: Document, query: Mapping[str, str]) -> str:
+    """Return what a watch tells: one that lost the label of the selector is gone."""
+    return event if _is_labeled(document, query) else "DELETED"
+
+
+def _is_labeled(document: Document, query: Mapping[str, str]) -> bool:
+    label = query.get("labelSelector")
+    return label is None or label in (document["metadata"].get("labels") or {})
 
 
 def _merged(below: Any, above: Any) -> Any:

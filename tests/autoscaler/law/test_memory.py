@@ -134,6 +134,20 @@ def test_what_was_not_done_is_not_remembered_but_what_was_learned_is():
     assert undone == replace(before, start_up_time=20.0)
 
 
+@given(reads)
+def test_for_other_replicas_what_was_learned_stays_and_what_was_asked_or_awaited_goes(counts):
+    memory = asking(2, 9)
+    for number, count in enumerate(counts):
+        memory, _ = look(memory, count, now=number * STEP, available=1)
+    memory = replace(memory, start_up_time=20.0, idle_since=3.0)
+    moved, now = memory.elsewhere(Scale(5, 4), 100.0), 105.0
+    assert (moved.asked, moved.refusal, moved.idle_since, moved.scaled_at) == (None, None, None, None)
+    assert (moved.start_up_time, moved.budget) == (20.0, memory.budget)
+    assert moved.needed(0.0) == 5, "no dip"
+    seen, scale = moved.noticed(SPEC, Scale(5, 4), now)
+    assert (scale.desired, seen.stuck(SPEC, now)) == (5, 0)
+
+
 def bytes_of(value):
     """Return the size of a value with all that it holds."""
     held, todo = {}, [value]

@@ -14,8 +14,8 @@ from slo_autoscaler.errors import NotFoundError, PlatformError
 from slo_autoscaler.kube.client import KubeApi, Resource
 from slo_autoscaler.platforms.knative import Settings as KnativeSettings
 from slo_autoscaler.platforms.knative import knative
+from slo_autoscaler.platforms.knative.allocation import MODE
 from slo_autoscaler.platforms.knative.floor import Floor
-from slo_autoscaler.platforms.knative.minimum import OPT_IN
 from slo_autoscaler.platforms.knative.objects import (
     CONFIG_MAPS,
     DEPLOYMENTS,
@@ -98,15 +98,24 @@ class World:
     def reach(self, name: str, reachability: str) -> None:
         self.change(POD_AUTOSCALERS, name, spec={"reachability": reachability})
 
-    def route(self, **percents: int) -> None:
-        """Route to revisions by their last digit: r1=90, r2=10; the spec of one follows the newest."""
+    def route(self, mode: str | None = "", **percents: int) -> None:
+        """Route to revisions by their last digit: r1=90, r2=10; the spec of one follows the newest.
+
+        ``mode`` is the label that Knative copies from the Service; None: it has none.
+        """
         status = [
             {"revisionName": f"tabular-{int(key[1:]):05}", "percent": percent}
             for key, percent in percents.items()
         ]
         latest = [{"configurationName": "tabular", "latestRevision": True, "percent": 100}]
         traffic = latest if len(percents) == 1 else status
-        self.change(ROUTES, "tabular", spec={"traffic": traffic}, status={"traffic": status})
+        self.change(
+            ROUTES,
+            "tabular",
+            metadata={"labels": {MODE: mode}},
+            spec={"traffic": traffic},
+            status={"traffic": status},
+        )
 
     def replicas(self, name: str) -> int:
         return int(self.get(DEPLOYMENTS, f"{name}-deployment")["spec"]["replicas"])
@@ -132,11 +141,11 @@ class World:
     def revision(
         self, generation: int = 1, *, ready: str = "True", desired: int = 1, **annotations: str | None
     ) -> str:
-        """Make or change one that asks for a floor."""
+        """Make or change one."""
         name = f"tabular-{generation:05}"
         metadata = {
             "labels": _labels("tabular", name, generation),
-            "annotations": {OPT_IN: "true", **annotations},
+            "annotations": annotations,
         }
         ready_ = {"type": "Ready", "status": ready, "lastTransitionTime": MOMENT}
         status = {"desiredReplicas": desired, "actualReplicas": desired, "conditions": [ready_]}

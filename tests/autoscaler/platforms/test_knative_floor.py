@@ -9,7 +9,8 @@ from autoscaler.platforms.knative_world import Standby, drive
 from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
-from slo_autoscaler.platforms.knative.minimum import APPLIED, MIN_SCALE, OPT_IN, ORIGINAL
+from slo_autoscaler.platforms.knative.allocation import MODE
+from slo_autoscaler.platforms.knative.minimum import APPLIED, MIN_SCALE, ORIGINAL
 from slo_autoscaler.platforms.knative.objects import CONFIG_MAPS, REVISIONS
 
 pytestmark = on_double
@@ -26,7 +27,7 @@ def floor(start):
 
 @pytest.fixture
 def routed(world):
-    """A revision that asks for a floor, and has all the traffic."""
+    """A revision of a labeled Service, with all the traffic."""
     world.route(r1=100)
     return world.revision()
 
@@ -45,9 +46,9 @@ def test_a_floor_is_written_seen_at_once_and_the_users_minimum_comes_back(world,
     assert platform.scale(world.function) == scale
     decide(platform, world.function, 5)
     given = {MIN_SCALE: "5", APPLIED: "5", ORIGINAL: "2"}
-    assert world.annotations() == {OPT_IN: "true", MAX_SCALE: "9", **given}
+    assert world.annotations() == {MAX_SCALE: "9", **given}
     assert platform.scales()[world.function].desired == 5
-    world.change(REVISIONS, name, metadata={"annotations": {OPT_IN: None}})
+    world.route(mode=None, r1=100)
     world.until(lambda: world.annotations() == {MIN_SCALE: "2", MAX_SCALE: "9"}, "its own minimum is back")
     world.until(lambda: platform.scales() == {}, "it is not ours any more")
 
@@ -122,19 +123,38 @@ def test_standby_gives_no_floor(world, routed, floor):
     assert MIN_SCALE not in world.annotations()
 
 
-@pytest.mark.parametrize("asks", ["false", "true"])
-def test_a_function_that_does_not_ask_or_is_not_routed_has_no_floor(world, floor, asks):
-    world.revision(**{OPT_IN: asks})
-    if asks == "false":
-        world.route(r1=100)
+@pytest.mark.parametrize("route", [True, False])
+def test_a_function_that_is_not_labeled_or_not_routed_has_no_floor(world, floor, route):
+    world.revision()
+    if route:
+        world.route(mode=None, r1=100)
     platform = floor()
     world.until(platform._revisions.items, "it is seen", platform)
     assert platform.scales() == {}
-    if asks == "false":
-        with pytest.raises(FunctionGoneError, match=rf"no revision with the annotation {OPT_IN}"):
-            decide(platform, world.function, 5)
+    with pytest.raises(FunctionGoneError, match=rf"no route to it has the label {MODE}"):
+        decide(platform, world.function, 5)
     drive(platform)
     assert MIN_SCALE not in world.annotations()
+
+
+@pytest.mark.parametrize("mode", ["shadow", "recommend", "off"])
+def test_a_function_that_is_not_active_has_no_floor_and_the_count_that_knative_wants(world, platform, mode):
+    decide(platform, world.function, 4)
+    world.revision(desired=3)
+    world.route(mode=mode, r1=100)
+    world.until(lambda: MIN_SCALE not in world.annotations(), "the floor is taken back", platform)
+    world.until(lambda: platform.scale(world.function).desired == 3, "Knative's count is told")
+    assert platform.scales()[world.function].mode == mode
+
+
+def test_a_wrong_label_is_named_and_the_floor_stays(world, platform):
+    decide(platform, world.function, 4)
+    world.route(mode="actve", r1=100)
+    world.settle(platform)
+    error = platform.scales()[world.function]
+    assert isinstance(error, PlatformError)
+    assert f"{world.function}: label {MODE}: 'actve' must be one of active" in str(error)
+    assert world.annotations()[MIN_SCALE] == "4"
 
 
 def test_a_knative_that_is_too_old_or_unknown_is_refused_by_name(world, routed, floor):

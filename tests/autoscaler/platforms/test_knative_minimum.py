@@ -10,12 +10,10 @@ from slo_autoscaler.platforms.knative.allocation import UNROUTED, Defaults, Shar
 from slo_autoscaler.platforms.knative.minimum import (
     APPLIED,
     MIN_SCALE,
-    OPT_IN,
     ORIGINAL,
     change,
     floors,
     revision_of,
-    takes_part,
 )
 
 ALL = Share(1.0, 1.0)
@@ -28,7 +26,6 @@ def a_revision(name="tabular-00001", desired=3, actual=2, ready="True", **annota
         "max": "autoscaling.knative.dev/max-scale",
         "given": APPLIED,
         "own": ORIGINAL,
-        "floor": OPT_IN,
     }
     return {
         "metadata": {
@@ -39,7 +36,7 @@ def a_revision(name="tabular-00001", desired=3, actual=2, ready="True", **annota
                 "serving.knative.dev/service": "tabular",
                 "serving.knative.dev/configurationGeneration": name[-1],
             },
-            "annotations": {OPT_IN: "true"} | {keys[key]: value for key, value in annotations.items()},
+            "annotations": {keys[key]: value for key, value in annotations.items()},
         },
         "status": {
             "desiredReplicas": desired,
@@ -103,12 +100,6 @@ def test_change_of_a_floor(revision, floor, defaults, found):
     assert annotations(given_floor(revision, floor, defaults)) == annotations(found)
 
 
-@pytest.mark.parametrize(("text", "asks"), [("true", True), ("True", True), ("false", False), ("", False)])
-def test_a_revision_takes_part_if_it_says_so(text, asks):
-    assert takes_part(a_revision(floor=text)) is asks
-    assert not takes_part({"metadata": {}})
-
-
 @pytest.mark.parametrize(
     ("revision", "replicas", "least", "most"),
     [
@@ -119,15 +110,24 @@ def test_a_revision_takes_part_if_it_says_so(text, asks):
     ],
 )
 def test_what_is_scaled_is_the_floor(revision, replicas, least, most):
-    it = revision_of(revision, ALL, Defaults())
+    it = revision_of(revision, ALL, Defaults(), floored=True)
     assert (it.replicas, it.least, it.most) == (replicas, least, most)
     assert it.ready == revision.get("status", {}).get("actualReplicas", 0)
 
 
-MAIN = revision_of(a_revision(max="6"), Share(0.8, 0.8), Defaults())
-CANARY = revision_of(a_revision("tabular-00002"), Share(0.2, 0.2), Defaults())
-WITH_FLOOR = revision_of(FLOORED, Share(1.0, None), Defaults())
-NEXT = revision_of(a_revision("tabular-00002", ready="Unknown"), Share(None, 1.0), Defaults())
+def one(revision, share, *, floored=True):
+    return revision_of(revision, share, Defaults(), floored=floored)
+
+
+def test_without_a_floor_the_count_is_what_knative_wants():
+    assert one(a_revision(desired=3), ALL, floored=False).replicas == 3
+    assert one(a_revision(desired=-1, actual=0), ALL, floored=False).replicas == 0
+
+
+MAIN = one(a_revision(max="6"), Share(0.8, 0.8))
+CANARY = one(a_revision("tabular-00002"), Share(0.2, 0.2))
+WITH_FLOOR = one(FLOORED, Share(1.0, None))
+NEXT = one(a_revision("tabular-00002", ready="Unknown"), Share(None, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -138,8 +138,8 @@ NEXT = revision_of(a_revision("tabular-00002", ready="Unknown"), Share(None, 1.0
         # Without a decision the main revision's floor stands.
         ([WITH_FLOOR, NEXT], None, [5, 5]),
         # Who leaves or is not routed gets their own minimum back.
-        ([revision_of(a_revision(floor="false"), ALL, Defaults())], 9, [0]),
-        ([revision_of(a_revision(), UNROUTED, Defaults())], 9, [0]),
+        ([one(a_revision(), ALL, floored=False)], 9, [0]),
+        ([one(a_revision(), UNROUTED)], 9, [0]),
     ],
 )
 def test_floors_of_the_revisions_of_a_service(revisions, wanted, found):
@@ -160,5 +160,5 @@ def test_whatever_floors_come_the_users_minimum_holds_and_comes_back(own, wanted
         held = int(annotations(revision).get(MIN_SCALE, "0"))
         assert held >= int(own or 0)
         assert held == max(int(own or 0), floor) or floor <= max(1, int(own or 0))
-        assert revision_of(revision, ALL, Defaults()).least == int(own or 0)
+        assert one(revision, ALL).least == int(own or 0)
     assert annotations(given_floor(revision, 0)) == annotations(original)

@@ -12,8 +12,10 @@ from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChanged
 from slo_autoscaler.kube.client import Resource
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
-from slo_autoscaler.platforms.kubernetes import AUTOSCALERS, DEPLOYMENTS, Kubernetes
+from slo_autoscaler.platforms import ALL_ACTIVE
+from slo_autoscaler.platforms.kubernetes import AUTOSCALERS, DEPLOYMENTS, MODE, Kubernetes
 from slo_autoscaler.platforms.kubernetes import Settings as KubernetesSettings
+from slo_autoscaler.spec import Modes
 
 EVENTS = Resource("v1", "events")
 
@@ -58,7 +60,7 @@ def shop(api, cluster, namespace):
     if hasattr(api, "instantly_ready"):
         api.instantly_ready = False  # on no server here are there pods
     shop = Shop(cluster, namespace)
-    shop.deploy("web", autoscale="true", min_replicas="2", max_replicas="9")
+    shop.deploy("web", mode="", min_replicas="2", max_replicas="9")
     shop.deploy("other")
     return shop
 
@@ -68,10 +70,10 @@ def connect(api, tmp_path, shop):
     """Make platforms that have seen the shop, each closed at the end."""
     made = []
 
-    def make(token=None, *, sees_others=True, **settings):
+    def make(token=None, *, sees_others=True, modes=ALL_ACTIVE, **settings):
         settings = {"namespaces": (shop.namespace,), "timeout": 10.0, **settings}
         config = KubernetesSettings(kubeconfig=api.kubeconfig(tmp_path, token), **settings)
-        platform = Kubernetes(config, Alone())
+        platform = Kubernetes(config, Alone(), modes)
         made.append(platform)
         until(lambda: platform._deployments.wait(1), "it has listed")
         until(lambda: platform._autoscalers.wait(1) or not sees_others, "it has listed these as well")
@@ -97,19 +99,45 @@ def blind(platform):
 def test_counts_are_those_of_spec_and_status_and_one_if_none_was_given(api, platform, shop):
     shop.change(status={"readyReplicas": 1})
     until(lambda: platform.scales()[shop.web].available == 1, "it is seen")
-    body = a_deployment("fresh", shop.namespace, autoscale="true")
+    body = a_deployment("fresh", shop.namespace, mode="")
     del body["spec"]["replicas"]  # a real server gives its default
     api.put("apps/v1", "deployments", body)
     assert platform.scale(f"fresh.{shop.namespace}").desired == 1
 
 
-def test_scales_are_those_of_every_deployment_with_our_annotation(platform, shop):
+def test_scales_are_those_of_every_deployment_with_our_label(platform, shop):
     assert platform.scales() == {shop.web: shop.scale}
-    off = shop.deploy("off", autoscale="false")
-    fresh = shop.deploy("fresh", 1, autoscale="true")
+    off = shop.deploy("off", mode="off")
+    fresh = shop.deploy("fresh", 1, mode="")
     until(lambda: set(platform.scales()) == {shop.web, off, fresh}, "they are found")
-    assert platform.scale(off) == Scale(desired=2, available=0, enabled=False)
+    assert platform.scale(off) == Scale(desired=2, available=0, mode="off")
     assert platform.scale(fresh) == platform.scales()[fresh] == Scale(desired=1, available=0)
+
+
+def test_a_label_that_goes_or_changes_takes_effect_at_once(platform, shop):
+    shop.change(metadata={"labels": {MODE: "recommend"}})
+    until(lambda: platform.scales()[shop.web].mode == "recommend", "it has changed")
+    shop.change(metadata={"labels": {MODE: None}})
+    until(lambda: platform.scales() == {}, "it is not watched any more")
+
+
+def test_a_label_without_a_mode_leaves_it_to_the_configuration(connect, shop):
+    modes = Modes({f"named.{shop.namespace}": "recommend"}, "shadow")
+    named, own = shop.deploy("named", mode=""), shop.deploy("own", mode="active")
+    platform = connect(modes=modes)
+    modes_told = {name: scale.mode for name, scale in platform.scales().items()}
+    assert modes_told == {shop.web: "shadow", named: "recommend", own: "active"}
+    limited = connect(modes=Modes(most="shadow")).scales()
+    assert {scale.mode for scale in limited.values()} == {"shadow"}
+
+
+def test_a_mode_that_is_none_is_an_error_of_this_deployment_alone(platform, shop):
+    odd = shop.deploy("odd", mode="on")
+    until(lambda: odd in platform.scales(), "it is found")
+    assert f"{odd}: label {MODE}: 'on' must be one of active, recommend, shadow, off" in str(
+        platform.scales()[odd]
+    )
+    assert platform.scales()[shop.web] == shop.scale
 
 
 def test_namespaces_are_those_configured_or_all_and_the_cap_is_part_of_every_scale(connect, shop):
@@ -120,15 +148,15 @@ def test_namespaces_are_those_configured_or_all_and_the_cap_is_part_of_every_sca
 
 @pytest.mark.parametrize("text", ["many", "-1", "0", "1.5", "", "9" * 5000])
 def test_a_bound_that_is_no_count_is_an_error_of_this_deployment_alone(platform, shop, text):
-    odd = shop.deploy("odd", autoscale="true", max_replicas=text)
+    odd = shop.deploy("odd", mode="", max_replicas=text)
     until(lambda: odd in platform.scales(), "it is found")
     scales = platform.scales()
     assert f"{odd}: annotation tailbound.dev/max-replicas: {text[:20]!r} must be" in str(scales[odd])
     assert scales[shop.web] == shop.scale
 
 
-def test_another_autoscaler_on_the_same_deployment_is_named_and_nothing_is_decided(platform, shop):
-    other = shop.deploy("ours", autoscale="true")
+def test_another_autoscaler_on_the_same_deployment_is_an_error_where_we_would_act(platform, shop):
+    other = shop.deploy("ours", mode="")
     shop.hpa("for-a-set", "StatefulSet")
     shop.hpa("web-hpa")
     until(lambda: isinstance(platform.scales()[shop.web], PlatformError), "it is noticed")
@@ -136,6 +164,11 @@ def test_another_autoscaler_on_the_same_deployment_is_named_and_nothing_is_decid
     until(lambda: isinstance(platform.scales()[other], Scale), "no other is concerned")
     with pytest.raises(PlatformError, match="web-hpa"):
         platform.scale(shop.web)
+    for mode in ("shadow", "recommend", "off"):
+        shop.change(metadata={"labels": {MODE: mode}})
+        until(lambda: isinstance(platform.scales()[shop.web], Scale), f"{mode} stands beside it")
+    shop.change(metadata={"labels": {MODE: ""}})
+    until(lambda: isinstance(platform.scales()[shop.web], PlatformError), "it would act again")
     delete(shop.cluster, AUTOSCALERS.path(shop.namespace, "web-hpa"))
     until(lambda: platform.scales()[shop.web] == shop.scale, "it is gone")
 
@@ -218,7 +251,7 @@ def test_nothing_is_scaled_to_zero(platform, shop):
 
 def test_a_deployment_that_is_gone_or_never_was_ours_is_gone(platform, shop, blind):
     for name in (f"nope.{shop.namespace}", f"other.{shop.namespace}", "web.elsewhere"):
-        with pytest.raises(FunctionGoneError, match=r"404|no annotation tailbound\.dev/autoscale"):
+        with pytest.raises(FunctionGoneError, match=r"404|no label tailbound\.dev/mode"):
             platform.scale(name)
         with pytest.raises(FunctionGoneError, match="no such Deployment"):
             decide(platform, name, 2)

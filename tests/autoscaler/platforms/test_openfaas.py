@@ -12,9 +12,9 @@ from slo_autoscaler.errors import ConfigError, FunctionGoneError, PlatformError,
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms.openfaas import (
-    AUTOSCALE_LABEL,
     MAX_LABEL,
     MIN_LABEL,
+    MODE_LABEL,
     ZERO_DURATION_LABEL,
     ZERO_LABEL,
     BasicAuth,
@@ -66,10 +66,9 @@ def test_scales_are_those_of_the_configured_namespaces(connect, gateway):
         ({MIN_LABEL: "many"}, "min", None),
         ({MAX_LABEL: "-1"}, "max", None),
         ({MAX_LABEL: "9" * 5000}, "max", None),
-        ({AUTOSCALE_LABEL: "false"}, "enabled", False),
-        ({AUTOSCALE_LABEL: "False"}, "enabled", False),
-        ({AUTOSCALE_LABEL: "true"}, "enabled", True),
-        ({AUTOSCALE_LABEL: ""}, "enabled", True),
+        ({MODE_LABEL: "off"}, "mode", "off"),
+        ({MODE_LABEL: "recommend"}, "mode", "recommend"),
+        ({MODE_LABEL: ""}, "mode", "active"),
         # By these OpenFaaS Pro lets a function go.
         ({}, "zero_after", None),
         ({ZERO_DURATION_LABEL: "5m"}, "zero_after", None),
@@ -82,6 +81,14 @@ def test_scales_are_those_of_the_configured_namespaces(connect, gateway):
 def test_labels_of_a_function_are_honored(platform, gateway, labels, field, value):
     gateway.functions["vision"].labels = labels
     assert getattr(platform.scale("vision.openfaas-fn"), field) == value
+
+
+def test_a_mode_that_is_none_is_an_error_of_this_function_alone(connect, gateway):
+    gateway.functions["vision"].labels = {MODE_LABEL: "Off"}
+    scales = connect(namespaces=("openfaas-fn", "staging")).scales()
+    error = str(scales["vision.openfaas-fn"])
+    assert "vision.openfaas-fn: label com.tailbound.mode: 'Off' must be one of active, recommend" in error
+    assert isinstance(scales["text.staging"], Scale)
 
 
 def test_a_count_is_asked_for_with_name_and_namespace(platform, gateway):

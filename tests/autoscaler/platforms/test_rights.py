@@ -15,10 +15,11 @@ from autoscaler.kube.kube_server import a_deployment
 from slo_autoscaler.kube.lease import LeaseLeader
 from slo_autoscaler.kube.lease_rules import Settings as LeaseSettings
 from slo_autoscaler.leader import Alone
-from slo_autoscaler.platforms.knative.minimum import MIN_SCALE, OPT_IN
-from slo_autoscaler.platforms.knative.objects import DEPLOYMENTS, REVISIONS, SERVICES
+from slo_autoscaler.platforms.knative.minimum import MIN_SCALE
+from slo_autoscaler.platforms.knative.objects import DEPLOYMENTS, SERVICES
 from slo_autoscaler.platforms.kubernetes import Kubernetes
 from slo_autoscaler.platforms.kubernetes import Settings as KubernetesSettings
+from slo_autoscaler.spec import Modes
 
 pytestmark = on_double
 
@@ -64,7 +65,7 @@ def overtake(platform, cluster, path, *count):
 
 def test_deployments_need_every_right_of_their_role_and_no_other(cluster, namespace, install):
     installed = install("autoscaler-kubernetes.yaml")
-    cluster.create(DEPLOYMENTS.path(namespace), a_deployment(namespace=namespace, autoscale="true"))
+    cluster.create(DEPLOYMENTS.path(namespace), a_deployment(namespace=namespace, mode="active"))
     function, path = f"web.{namespace}", DEPLOYMENTS.path(namespace, "web")
     config = KubernetesSettings(kubeconfig=installed.kubeconfig, namespaces=(namespace,), timeout=10.0)
     platform = Kubernetes(config, Alone())
@@ -75,6 +76,19 @@ def test_deployments_need_every_right_of_their_role_and_no_other(cluster, namesp
     until(lambda: ("patch", "", "events") in installed.asked(), "an event is counted up")
     until(lambda: sum(each[0] == "watch" for each in installed.asked()) == 2, "both kinds are watched")
     overtake(platform, cluster, path, function, 4)
+    platform.close()
+    assert installed.asked() == installed.allowed("ClusterRole")
+
+
+def test_deployments_that_are_not_scaled_need_no_right_to_change_one(cluster, namespace, install):
+    installed = install("recommend/read-only.yaml")
+    cluster.create(DEPLOYMENTS.path(namespace), a_deployment(namespace=namespace, mode="active"))
+    function = f"web.{namespace}"
+    config = KubernetesSettings(kubeconfig=installed.kubeconfig, namespaces=(namespace,), timeout=10.0)
+    platform = Kubernetes(config, Alone(), Modes(most="recommend"))
+    until(lambda: function in platform.scales(), "it is found")
+    assert platform.scale(function).mode == "recommend"
+    until(lambda: sum(each[0] == "watch" for each in installed.asked()) == 2, "both kinds are watched")
     platform.close()
     assert installed.asked() == installed.allowed("ClusterRole")
 
@@ -104,12 +118,12 @@ def test_the_class_needs_every_right_of_its_role_and_no_other(world, install, st
 
 def test_the_floor_needs_every_right_of_its_role_and_no_other(world, install, start):
     installed = install("knative/floor/role.yaml", "knative/common/settings.yaml")
-    name = world.revision()
+    world.revision()
     world.route(r1=100)
     platform = start(kubeconfig=installed.kubeconfig, mode="floor")
     world.until(lambda: world.function in platform.scales(), "it is found", platform)
     decide(platform, world.function, 4)
     assert world.annotations()[MIN_SCALE] == "4"
-    world.change(REVISIONS, name, metadata={"annotations": {OPT_IN: None}})
+    world.route(mode="off", r1=100)
     world.until(lambda: MIN_SCALE not in world.annotations(), "its own minimum is back", platform)
     assert installed.asked() == installed.allowed("ClusterRole") | SETTINGS

@@ -18,7 +18,8 @@ from pydantic import Field
 
 from slo_autoscaler.fields import ClusterTls, Concurrency, Count, Namespaces, PositiveDuration, settings
 from slo_autoscaler.leader import Leader
-from slo_autoscaler.platforms import Platform, place
+from slo_autoscaler.platforms import ALL_ACTIVE, Platform, place
+from slo_autoscaler.spec import Modes
 
 _MODES: Final = {"class": ("own_class", "OwnClass"), "floor": ("floor", "Floor")}
 
@@ -63,9 +64,9 @@ class Settings:
         return self.kubeconfig, self.context, self.tls.strict
 
 
-def knative(config: Settings, leader: Leader) -> Platform:
+def knative(config: Settings, leader: Leader, modes: Modes = ALL_ACTIVE) -> Platform:
     """Return the platform for the configured mode, the only one that is loaded; raises ``ConfigError``."""
     module, name = _MODES[config.mode]
-    make: Callable[[Settings, Leader], Platform]
+    make: Callable[[Settings, Leader, Modes], Platform]
     make = getattr(importlib.import_module(f"{__name__}.{module}"), name)
-    return make(config, leader)
+    return make(config, leader, modes)

@@ -22,13 +22,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from slo_autoscaler.errors import PlatformError
 from slo_autoscaler.fields import parse_duration, whole
 from slo_autoscaler.model import Scale
+from slo_autoscaler.spec import Modes
 
 Json = Mapping[str, Any]
 
 AUTOSCALING: Final = "autoscaling.knative.dev/"
 SERVING: Final = "serving.knative.dev/"
+
+MODE: Final = "tailbound.dev/mode"
+"""A label of the Service. On the Service, because one on its template would make a new revision."""
 
 KPA: Final = "kpa.autoscaling.knative.dev"
 
@@ -57,6 +62,8 @@ class Share:
     """By the route's status: what is so now."""
     declared: float | None
     """By the route's spec: what shall be."""
+    mode: str | None = None
+    """The label of a route that names it, which Knative copies from the Service; None where it has none."""
 
     @property
     def most(self) -> float:
@@ -237,12 +244,16 @@ def shares(routes: Iterable[Json], latest: Mapping[Key, str]) -> dict[Key, Share
     """
     routed: dict[Key, float] = {}
     declared: dict[Key, float] = {}
+    modes: dict[Key, str] = {}
     for route in routes:
         namespace, _ = key_of(route)
+        mode = (route.get("metadata", {}).get("labels") or {}).get(MODE)
         for part, found in (("status", routed), ("spec", declared)):
             for name, percent in _traffic(route.get(part), namespace, latest).items():
                 found[namespace, name] = max(found.get((namespace, name), 0.0), percent)
-    return {key: Share(routed.get(key), declared.get(key)) for key in routed | declared}
+                if mode is not None:
+                    modes[namespace, name] = mode
+    return {key: Share(routed.get(key), declared.get(key), modes.get(key)) for key in routed | declared}
 
 
 def named_by(route: Json) -> set[Key]:
@@ -317,17 +328,32 @@ def plan(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
     return counts
 
 
-def scale_of(main: Revision, cap: int | None) -> Scale:
-    """Return the counts and bounds that a decision starts from: the main revision's."""
+def scale_of(main: Revision, cap: int | None, modes: Modes) -> Scale:
+    """Return the counts and bounds that a decision starts from: the main revision's.
+
+    Raises ``PlatformError`` if the label says no mode.
+    """
     return Scale(
         desired=main.replicas,
         available=main.ready,
         min=main.least or None,
         max=main.most,
         cap=cap,
+        mode=modes.of(main.function_name, MODE, main.share.mode),
         revision=main.name,
         version=main.version,
     )
+
+
+def scales_of(mains: Iterable[Revision], cap: int | None, modes: Modes) -> dict[str, Scale | PlatformError]:
+    """Return ``scale_of`` each, by function; a wrong label spoils no other function."""
+    scales: dict[str, Scale | PlatformError] = {}
+    for main in mains:
+        try:
+            scales[main.function_name] = scale_of(main, cap, modes)
+        except PlatformError as error:
+            scales[main.function_name] = error
+    return scales
 
 
 def replicas_for_share(whole: int, share: float) -> int:

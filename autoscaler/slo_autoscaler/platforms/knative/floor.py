@@ -17,10 +17,12 @@ from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms.knative import Settings, minimum
 from slo_autoscaler.platforms.knative.allocation import (
+    MODE,
     UNROUTED,
     Json,
     Key,
     Revision,
+    Share,
     annotation,
     class_of,
     key_of,
@@ -28,6 +30,8 @@ from slo_autoscaler.platforms.knative.allocation import (
     named_by,
     newest,
     scale_of,
+    scales_of,
+    service_of,
     shares,
 )
 from slo_autoscaler.platforms.knative.objects import (
@@ -43,6 +47,7 @@ from slo_autoscaler.platforms.knative.objects import (
     strip_route,
 )
 from slo_autoscaler.platforms.knative.status import CLASS
+from slo_autoscaler.spec import Modes
 
 logger = logging.getLogger(__name__)
 
@@ -53,32 +58,31 @@ _RETRY_SECONDS: Final = 0.05
 
 
 class Floor:
-    """The Services whose template asks for a floor."""
+    """The Services with our label."""
 
-    def __init__(self, config: Settings, leader: Leader) -> None:
+    def __init__(self, config: Settings, leader: Leader, modes: Modes) -> None:
         """Begin to watch at once, and to act whenever ``leader`` leads; raises ``ConfigError``."""
         self._config = config
         self._leader = leader
+        self._modes = modes
         self._api = api_of(config, kinds=2)
         self._cluster = ClusterDefaults(self._api)
         self._desired = DesiredReplicas()
         self._loop, self._writes = Loop("knative floor", self.reconcile_floors), Writes("floor")
         watch = partial(informer_of, self._api, config=config, changed=self._loop.wake)
+        # All of them: one that is not labeled any more may have a floor to be taken back.
         self._revisions = watch(REVISIONS, transform=strip_revision, index=services_of)
-        self._routes = watch(ROUTES, transform=strip_route, index=named_by)
+        self._routes = watch(ROUTES, transform=strip_route, index=named_by, label=MODE)
         self._loop.start()
 
     def scales(self) -> dict[str, Scale | PlatformError]:
-        """Return floor, replicas and bounds of every Service that asks for a floor."""
-        return {
-            name: scale_of(main_of(members), self._config.cap)
-            for name, members in self._functions().items()
-            if not all(member.inactive for member in members)
-        }
+        """Return floor, replicas and bounds of every Service with our label."""
+        mains = [main_of(members) for members in self._functions().values() if _labeled(members)]
+        return scales_of(mains, self._config.cap, self._modes)
 
     def scale(self, function_name: str) -> Scale:
         """Return floor, replicas and bounds of one Service."""
-        return scale_of(main_of(self._members(function_name)), self._config.cap)
+        return scale_of(main_of(self._members(function_name)), self._config.cap, self._modes)
 
     def set_scale(self, function_name: str, replicas: int, seen: Scale) -> None:
         """Give the main revision its floor now, the others theirs with the next pass.
@@ -139,10 +143,10 @@ class Floor:
         self._wait()
         service, _, namespace = function_name.rpartition(".")
         revisions = self._revisions.by((namespace, service)).values()
-        members = self._grouped(revisions, routes_of(self._routes, revisions))
-        if not members:
-            raise FunctionGoneError(f"{function_name}: no revision with the annotation {minimum.OPT_IN}")
-        return members[function_name]
+        members = self._grouped(revisions, routes_of(self._routes, revisions)).get(function_name, [])
+        if not _labeled(members):
+            raise FunctionGoneError(f"{function_name}: no route to it has the label {MODE}")
+        return members
 
     def _wait(self) -> None:
         self._check_version()
@@ -155,11 +159,20 @@ class Floor:
         defaults = self._cluster.defaults()
         functions: dict[str, list[Revision]] = {}
         for each in revisions:
-            asks = minimum.takes_part(each) or annotation(each, minimum.APPLIED) is not None
-            if asks and class_of(each, defaults) != CLASS:
-                revision = minimum.revision_of(each, routed.get(key_of(each), UNROUTED), defaults)
+            share = routed.get(key_of(each), UNROUTED)
+            ours = share.mode is not None or annotation(each, minimum.APPLIED) is not None
+            if ours and class_of(each, defaults) != CLASS:
+                floored = self._is_floored(f"{service_of(each)}.{key_of(each)[0]}", share)
+                revision = minimum.revision_of(each, share, defaults, floored=floored)
                 functions.setdefault(revision.function_name, []).append(revision)
         return functions
+
+    def _is_floored(self, function_name: str, share: Share) -> bool:
+        """Tell whether a revision is to have a floor; one whose label is wrong keeps what it has."""
+        try:
+            return share.mode is not None and self._modes.of(function_name, MODE, share.mode) == "active"
+        except PlatformError:
+            return True
 
     def _check_version(self) -> None:
         found = self._cluster.version()
@@ -191,3 +204,7 @@ class Floor:
         self._revisions.wrote(key, version_of(answer), strip_revision(answer))
         floor = change["metadata"]["annotations"].get(minimum.APPLIED)
         logger.info("%s/%s: %s", *key, f"floor {floor}" if floor else "min-scale is the user's own again")
+
+
+def _labeled(members: Iterable[Revision]) -> bool:
+    return any(member.share.mode is not None for member in members)

@@ -5,8 +5,9 @@ Revision, so a restart loses nothing. Knative carries a Revision's annotations t
 second, and makes no new Revision of it (Knative 1.21 and later).
 
 The user's ``min-scale`` is never lowered. It is restored when the floor no longer exceeds it, when the
-revision opts out, or when no route names it, so that it can scale to zero. A manual edit becomes the user's
-value. A floor of 1 is not set: Knative and the user's ``min-scale`` decide about the last replica.
+function's mode is no longer active, or when no route names it, so that it can scale to zero. A manual edit
+becomes the user's value. A floor of 1 is not set: Knative and the user's ``min-scale`` decide about the last
+replica.
 
 A decision starts from the floor and changes it. Knative may keep more replicas.
 """
@@ -33,8 +34,6 @@ from slo_autoscaler.platforms.knative.allocation import (
     service_of,
 )
 
-OPT_IN: Final = "slo.tailbound.dev/floor"
-"""``"true"`` on the Service's template: this function is to have a floor."""
 APPLIED: Final = "slo.tailbound.dev/floor-applied"
 """The floor, as it was written into min-scale."""
 ORIGINAL: Final = "slo.tailbound.dev/floor-original-min-scale"
@@ -45,20 +44,16 @@ LEAST_VERSION: Final = (1, 21)
 """Of Knative: before it, annotations of a Revision that is there already are not carried on."""
 
 
-def takes_part(revision: Json) -> bool:
-    """Tell whether the user wants a floor for this revision."""
-    return (annotation(revision, OPT_IN) or "").lower() == "true"
-
-
-def revision_of(revision: Json, share: Share, defaults: Defaults) -> Revision:
+def revision_of(revision: Json, share: Share, defaults: Defaults, *, floored: bool) -> Revision:
     """Return what scaling needs to know of a Revision.
 
-    ``least`` is the user's own lower bound, ``replicas`` the floor in force: 1 where there is none, 0 while
-    it is at zero.
+    ``least`` is the user's own lower bound. ``replicas`` is the floor in force: 1 where there is none, 0
+    while it is at zero. If it is not to have one (``floored``) it is the count that Knative wants.
     """
     namespace, name = key_of(revision)
     state = revision.get("status") or {}
     wanted, ready_replicas = state.get("desiredReplicas") or 0, state.get("actualReplicas") or 0
+    floor = max(1, min_scale(revision, defaults)) if wanted or ready_replicas else 0
     return Revision(
         namespace=namespace,
         name=name,
@@ -69,9 +64,9 @@ def revision_of(revision: Json, share: Share, defaults: Defaults) -> Revision:
         most=max_scale(revision, defaults),
         start=initial_scale(revision, defaults),
         started=condition(revision, "Ready").get("status") == "True",
-        replicas=max(1, min_scale(revision, defaults)) if wanted or ready_replicas else 0,
+        replicas=floor if floored else max(0, wanted),
         ready=int(ready_replicas),
-        inactive=share == UNROUTED or not takes_part(revision),
+        inactive=share == UNROUTED or not floored,
         version=str(revision.get("metadata", {}).get("resourceVersion") or ""),
     )
 

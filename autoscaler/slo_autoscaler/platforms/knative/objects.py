@@ -190,10 +190,10 @@ def strip_revision(item: Document) -> Json:
 
 
 def strip_route(item: Document) -> Json:
-    """Leave name and traffic of a Route."""
+    """Leave name, labels and traffic of a Route."""
     metadata = item.get("metadata", {})
     return {
-        "metadata": {key: metadata.get(key) for key in ("name", "namespace")},
+        "metadata": {key: metadata.get(key) for key in ("name", "namespace", "labels")},
         "spec": {"traffic": (item.get("spec") or {}).get("traffic")},
         "status": {"traffic": (item.get("status") or {}).get("traffic")},
     }

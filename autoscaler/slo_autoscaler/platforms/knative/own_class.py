@@ -35,6 +35,7 @@ from slo_autoscaler.platforms.knative.allocation import (
     newest,
     plan,
     scale_of,
+    scales_of,
     shares,
 )
 from slo_autoscaler.platforms.knative.objects import (
@@ -53,6 +54,7 @@ from slo_autoscaler.platforms.knative.objects import (
     strip_managed_fields,
     strip_route,
 )
+from slo_autoscaler.spec import Modes
 
 logger = logging.getLogger(__name__)
 
@@ -74,10 +76,11 @@ class _Member:
 class OwnClass:
     """The autoscaler class slo.tailbound.dev: every PodAutoscaler that names it is ours alone."""
 
-    def __init__(self, config: Settings, leader: Leader) -> None:
+    def __init__(self, config: Settings, leader: Leader, modes: Modes) -> None:
         """Begin to watch at once, and to act whenever ``leader`` leads; raises ``ConfigError``."""
         self._config = config
         self._leader = leader
+        self._modes = modes
         self._api = api_of(config, kinds=4)
         self._cluster = ClusterDefaults(self._api)
         self._desired = DesiredReplicas()
@@ -99,14 +102,13 @@ class OwnClass:
 
     def scales(self) -> dict[str, Scale | PlatformError]:
         """Return replicas and bounds of every Service that has a revision of our class."""
-        return {
-            name: scale_of(main_of(each.revision for each in members), self._config.cap)
-            for name, members in self._functions().items()
-        }
+        mains = [main_of(each.revision for each in members) for members in self._functions().values()]
+        return scales_of(mains, self._config.cap, self._modes)
 
     def scale(self, function_name: str) -> Scale:
         """Return replicas and bounds of one Service."""
-        return scale_of(main_of(each.revision for each in self._members(function_name)), self._config.cap)
+        main = main_of(each.revision for each in self._members(function_name))
+        return scale_of(main, self._config.cap, self._modes)
 
     def set_scale(self, function_name: str, replicas: int, seen: Scale) -> None:
         """Scale the main revision now, the others with the next pass.

@@ -121,7 +121,7 @@ def measured(functions: int, reconciles: int) -> dict[str, Any]:
             platform = build(config.platform, Alone())
             clocks = Clocks(time.monotonic, lambda: datetime.now(UTC))
             controller = Controller(
-                config, source, platform, metrics, Journal(), Alone(), lines.append, clocks, dry_run=False
+                config, source, platform, metrics, Journal(), Alone(), lines.append, clocks
             )
             try:
                 costs = []
