@@ -6,6 +6,7 @@ import sys
 from batching_watchdog import __version__, app, logs, output
 from batching_watchdog.config import DESCRIPTIONS
 from batching_watchdog.errors import WatchdogError
+from batching_watchdog.speedups import compiled
 
 USAGE = """usage: batching-watchdog [--version] [--help]
 
@@ -19,7 +20,8 @@ def main() -> None:
     """Run the watchdog until SIGTERM; exit 0 after a clean drain, 1 on a failure, 2 on a bad value."""
     arguments = sys.argv[1:]
     if arguments == ["--version"]:
-        sys.stdout.write(f"batching-watchdog {__version__}\n")
+        part = "with" if compiled is not None else "WITHOUT"
+        sys.stdout.write(f"batching-watchdog {__version__}, {part} its compiled part\n")
         return
     if arguments:
         width = max(map(len, DESCRIPTIONS))

@@ -52,25 +52,42 @@ def base_version() -> str | None:
     return None
 
 
-def build(context: Path, tag: str, wheels: Path, arguments: dict[str, str]) -> None:
-    """Build a Dockerfile as it stands; pip's configuration is laid over so that it finds ``wheels``."""
-    configuration = wheels.parent / "pip.conf"
-    configuration.write_text("[global]\nno-index = true\nfind-links = /wheels\n")
+def build(
+    context: Path,
+    tag: str,
+    wheels: Path | None,
+    arguments: dict[str, str],
+    *,
+    secrets: dict[str, Path] | None = None,
+    network: str = "host",
+) -> str:
+    """Build a Dockerfile as it stands; return what its steps said.
+
+    pip's configuration is laid over so that it finds ``wheels``, unless that is None.
+    """
     given = [f"--build-arg={key}={value}" for key, value in arguments.items()]
-    run(
+    given += [f"--secret=id={name},src={path}" for name, path in (secrets or {}).items()]
+    if wheels is not None:
+        configuration = wheels.parent / "pip.conf"
+        configuration.write_text("[global]\nno-index = true\nfind-links = /wheels\n")
+        given += [f"--volume={wheels}:/wheels:ro", f"--volume={configuration}:/etc/pip.conf:ro"]
+    command = [
         "buildah",
         "build",
         RUNTIME,
-        "--network=host",
+        f"--network={network}",
         "--pull=never",
         "--format=docker",  # the OCI's has no HEALTHCHECK
         *LIMITS,
-        f"--volume={wheels}:/wheels:ro",
-        f"--volume={configuration}:/etc/pip.conf:ro",
         *given,
         f"--tag={tag}",
         str(context),
+    ]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600, check=False
     )
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}"
+    return done.stdout.partition(f"COMMIT {tag}")[0]
 
 
 def inspect(image: str) -> dict[str, Any]:

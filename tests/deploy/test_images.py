@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from autoscaler.certificates import Authority, needs_openssl
 from deploy import containers
 from deploy.containers import Container, inspect, podman, running
+from deploy.package_index import an_index, make_wheel
 from slo_autoscaler import __version__
 from tailbound_lab.local.ports import free_ports
 from template.faas_cli import pull_template, shrinkwrap
@@ -35,6 +37,7 @@ def handle(event, context):
     time.sleep(float(event.body))
     return {"uid": os.getuid()}
 """
+PASSES = "def test_it():\n    assert handler.handle"
 CONFIGURATION = """
 platform: {gateway_url: "http://127.0.0.1:9"}
 prometheus: {url: "http://127.0.0.1:9", timeout: 1s}
@@ -66,25 +69,23 @@ def wheels(version: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def build_function(
-    version: str, wheels: Path, folder: Path, test: str, tag: str = FUNCTION, **arguments: str
-) -> None:
-    """Build from the context that faas-cli makes of a handler with one test."""
+def function_context(folder: Path, test: str, requirements: str = "") -> Path:
+    """The context that faas-cli makes of a handler with one test."""
     handler = folder / "handler"
     handler.mkdir()
     (handler / "handler.py").write_text(HANDLER)
-    (handler / "requirements.txt").write_text("")
+    (handler / "requirements.txt").write_text(requirements)
     (handler / "handler_test.py").write_text(f"from function import handler\n\n{test}\n")
     template = pull_template(ROOT / "template/python3-inference", folder / "template")
-    context = shrinkwrap(template, handler, folder / "context")
-    containers.build(context, tag, wheels, {"PYTHON_VERSION": version, **arguments})
+    return shrinkwrap(template, handler, folder / "context")
 
 
 @pytest.fixture(scope="module")
 def function(version: str, wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The image of a function."""
-    test = "def test_it():\n    assert handler.handle"
-    build_function(version, wheels, tmp_path_factory.mktemp("function"), test)
+    """The image of a function, with the compiled part."""
+    context = function_context(tmp_path_factory.mktemp("function"), PASSES)
+    said = containers.build(context, FUNCTION, wheels, {"PYTHON_VERSION": version, "SPEEDUPS": "true"})
+    assert f"{__version__}, with its compiled part" in said
     yield FUNCTION
     podman("rmi", "--force", FUNCTION)
 
@@ -144,11 +145,62 @@ def test_function_ships_without_what_built_and_tested_it(function: str):
 def test_failing_test_stops_the_build_unless_tests_are_off(
     version: str, wheels: Path, tmp_path_factory: pytest.TempPathFactory
 ):
-    test = "def test_it():\n    assert not 'today'"
+    context = function_context(tmp_path_factory.mktemp("failing"), "def test_it():\n    assert not 'today'")
     tag = f"{FUNCTION}-failing"
+    arguments = {"PYTHON_VERSION": version, "SPEEDUPS": "false"}
     with pytest.raises(AssertionError, match="not 'today'"):
-        build_function(version, wheels, tmp_path_factory.mktemp("failing"), test, tag)
-    build_function(version, wheels, tmp_path_factory.mktemp("off"), test, tag, TEST_ENABLED="false")
+        containers.build(context, tag, wheels, arguments)
+    containers.build(context, tag, wheels, {**arguments, "TEST_ENABLED": "false"})
+    podman("rmi", "--force", tag)
+
+
+def test_function_without_a_compiler_is_built_by_auto_which_says_so_last_and_not_by_true(
+    version: str, wheels: Path, tmp_path_factory: pytest.TempPathFactory
+):
+    context = function_context(tmp_path_factory.mktemp("bare"), PASSES)
+    tag = f"{FUNCTION}-bare"
+    arguments = {"PYTHON_VERSION": version}
+    with pytest.raises(AssertionError, match="apt-get"):
+        containers.build(context, tag, wheels, {**arguments, "SPEEDUPS": "true"}, network="none")
+    said = containers.build(context, tag, wheels, arguments, network="none")
+    *_, last, _commit = said.splitlines()
+    assert last == f"batching-watchdog {__version__}, WITHOUT its compiled part"
+    podman("rmi", "--force", tag)
+
+
+@needs_openssl
+def test_function_is_built_from_a_private_index_and_torch_alone_from_another(
+    version: str, wheels: Path, tmp_path_factory: pytest.TempPathFactory
+):
+    folder = tmp_path_factory.mktemp("private")
+    authority = Authority(folder)
+    ours, torch = folder / "ours", folder / "torch"
+    make_wheel(ours, "torch", "2.9.9")  # the GPU build, and newer
+    make_wheel(ours, "house-rules", "1.0")
+    make_wheel(torch, "torch", "2.9.1+cpu")
+    make_wheel(torch, "house-rules", "99.0")  # what whoever may write there puts in the place of ours
+    context = function_context(folder, PASSES, "house-rules>=1\ntorch>=2.6\n")
+    server = authority.issue("server")
+    (folder / "ca.crt").write_text(Path(authority.cert).read_text())
+    with (
+        an_index(server, wheels, ours, user="me:s3cret") as (own, taken),
+        an_index(server, torch) as (cpu, _),
+    ):
+        (folder / "pip.conf").write_text(f"[global]\nindex-url = https://me:s3cret@localhost:{own}/simple\n")
+        tag = f"{FUNCTION}-private"
+        arguments = {
+            "PYTHON_VERSION": version,
+            "SPEEDUPS": "false",
+            "TORCH_INDEX_URL": f"https://localhost:{cpu}/simple",
+        }
+        secrets = {name: folder / name for name in ("pip.conf", "ca.crt")}
+        said = containers.build(context, tag, None, arguments, secrets=secrets)
+    listed = json.loads(shell(tag, "python -m pip list --format=json"))
+    versions = {package["name"]: package["version"] for package in listed}
+    assert (versions["torch"], versions["house-rules"]) == ("2.9.1+cpu", "1.0")
+    assert not [name for name in taken if name.startswith("torch-")]
+    assert "s3cret" not in said + json.dumps(inspect(tag))
+    assert shell(tag, "find /usr/local/share/ca-certificates /etc/pip.conf /etc/xdg -name '*.c*'") == ""
     podman("rmi", "--force", tag)
 
 
