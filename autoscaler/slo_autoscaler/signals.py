@@ -102,9 +102,24 @@ _SERVICES: Final = "gateway_service_count{$F}"
 _UNDER_WAY: Final = f"{_fresh(_STARTED)} - (sum without (code) ({_ENDED}) or 0 * {_STARTED})"
 
 
-def _rated(series: str) -> str:
-    """Return the count of current series that have the two samples in ``$R`` that a rate needs."""
-    return f"count by (function_name) (count_over_time({series}[$R]) >= 2 and {series})"
+# What a counter had at its first sample is in no rate, and one sample is none. But a process counts from 0
+# on, so of a new one the first sample is an increase too. Else the load that a replica takes over when it
+# starts is missing until it is scraped twice.
+_PROCESS: Final = 'process_start_time_seconds{function_name!=""}'
+_NEW: Final = (
+    f"({_PROCESS} > time() - 2 * $G and timestamp({_PROCESS}) > time() - $G / 2 unless {_PROCESS} offset $R)"
+)
+"""When processes began that were not there a window ago, and have been scraped just now."""
+_PART: Final = f"(timestamp({_PROCESS}) - time() + $G + clamp_min(time() - $G - {_NEW}, 0))"
+"""Seconds of the window until their last scrape, or since their start if that is longer."""
+_AGE: Final = f"clamp_min(timestamp({_PROCESS}) - {_NEW}, $G / 4)"
+"""Seconds from their start to their last scrape, an interval at least."""
+_ALL: Final = "sum without (outcome, slo_class)"
+
+
+def _rated(series: str, new: str = "") -> str:
+    """Return the count of current series that have the two samples in ``$R`` of a rate, and of ``new``."""
+    return f"count by (function_name) (count_over_time({series}[$R]) >= 2 and {series}{new})"
 
 
 def _scrape_ratio(series: str) -> str:
@@ -124,7 +139,10 @@ class Observation:
     rate: float | None = _signal(
         Unit.RATE,
         "completions of every outcome: a shed request was demand too",
-        watchdog="sum by (function_name) (rate(slo_requests_total[$R]))",
+        watchdog=(
+            f"sum by (function_name) ({_ALL} (slo_requests_total) / {_PART}"
+            f" or {_ALL} (rate(slo_requests_total[$R])))"
+        ),
         # A function whose first request hangs has completed none: its rate is 0, not unknown.
         gateway=(
             f"sum by (function_name) (rate({_ENDED}[$R]))"
@@ -142,8 +160,10 @@ class Observation:
         Unit.RATE,
         "arrivals between the newest two scrapes, by the watchdogs: noisy, but a step shows whole after one",
         watchdog=(
-            "sum by (function_name) (irate(slo_requests_total[$N]))"
-            " + sum by (function_name) (deriv(http_requests_in_flight[$N]))"
+            f"sum by (function_name) ({_ALL} (irate(slo_requests_total[$N]))"
+            f" or {_ALL} (slo_requests_total) / {_AGE})"
+            " + sum by (function_name) (deriv(http_requests_in_flight[$N])"
+            f" or http_requests_in_flight / {_AGE})"
         ),
     )
     gateway_rate_now: float | None = _signal(
@@ -162,7 +182,10 @@ class Observation:
     in_flight_growth: float | None = _signal(
         Unit.RATE,
         "growth of `in_flight`: under overload arrivals exceed completions, and the rest piles up here",
-        watchdog="sum by (function_name) (deriv(http_requests_in_flight[$R]))",
+        watchdog=(
+            f"sum by (function_name) (http_requests_in_flight / {_PART}"
+            " or deriv(http_requests_in_flight[$R]))"
+        ),
     )
     # Both are lower bounds. A replica: the lowest count in flight, less all that it completed. A gateway: the
     # count in flight now, less all that started in the window.
@@ -302,9 +325,9 @@ class Observation:
     # The gateways' rates include all replicas, so the share of the gateways that are in them counts.
     rated_replicas: float | None = _signal(
         Unit.COUNT,
-        "replicas that the rates include (at least two scrapes in their window): if fewer than ready, the "
-        "rates are partial, and no scale-down may rely on them",
-        watchdog=_rated(_DECLARED),
+        "replicas that the rates include (two scrapes in their window, one of a new replica): if fewer than "
+        "ready, the rates are partial, and no scale-down may rely on them",
+        watchdog=_rated(_DECLARED, f" or {_DECLARED} and ignoring (slo_class) {_NEW}"),
         gateway=(
             f"max by (function_name) {_fresh(_SERVICES)}"
             f" * {_rated(_SERVICES)} / count by (function_name) {_fresh(_SERVICES)}"
@@ -340,8 +363,8 @@ class Observation:
 
         Completions underestimate it under overload, so what piles up in flight is added; while a backlog is
         worked off they overestimate it, and what it loses is subtracted. A replica that has just started is
-        not scraped for some seconds, and its share is missing until then; the gateway counts it, but nothing
-        that reaches a function by another way.
+        not scraped for some seconds, and its share is missing until its first scrape; the gateway counts it,
+        but nothing that reaches a function by another way.
         """
         if self.rate is None:
             return None

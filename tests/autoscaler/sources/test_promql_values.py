@@ -216,6 +216,60 @@ def test_rates_of_a_third_of_the_replicas_say_so(tmp_path):
     run_promtool(tmp_path, a_test(THIRD, texts, expected, "122s", digits=0))
 
 
+def counted(function, replica, started, *points, inside=2):
+    """A replica's series from its first scrape on, at times and counts; before that there are none."""
+    labels = f'function_name="{function}",replica="{replica}"'
+    (first, _), *_ = points
+    before = f"_x{first // 5} " if first else ""
+    values = before + " ".join(str(count) for _, count in points)
+    here = before + "{}x" + str(len(points) - 1)
+    return {
+        f'slo_requests_total{{{labels},outcome="good",slo_class="default"}}': values,
+        f'slo_requests_total{{{labels},outcome="slow",slo_class="default"}}': here.format(0),
+        f'slo_latency_seconds{{{labels},slo_class="default"}}': here.format(0.1),
+        f"http_requests_in_flight{{{labels}}}": here.format(inside),
+        f"process_start_time_seconds{{{labels}}}": here.format(started),
+    }
+
+
+def joined():
+    """30/s, of one replica until 106 s, and of three from then on; two started at 105 s."""
+    first = [(at, 30 * min(at, 106) + 10 * max(0, at - 106)) for at in range(0, 151, 5)]
+    others = [(at, 10 * (at - 106)) for at in range(110, 151, 5)]
+    series = counted("a.fn", 0, -100, *first)
+    for replica in (1, 2):
+        series |= counted("a.fn", replica, 105, *others, inside=5)
+    return series
+
+
+@pytest.mark.parametrize("at", [110, 115, 120, 125, 130, 140])
+def test_the_load_that_new_replicas_take_over_is_seen_from_their_first_scrape_on(tmp_path, at):
+    texts = {name: queries(30.0, 20.0)[name] for name in ("rate", "rate_now", "rated_replicas")}
+    # What is in flight on the new ones has come as well.
+    more = 2.0 if at == 110 else 0.0
+    expected = {"rate": {"a.fn": 30.0}, "rate_now": {"a.fn": 30.0 + more}, "rated_replicas": {"a.fn": 3.0}}
+    run_promtool(tmp_path, a_test(joined(), texts, expected, f"{at}s", digits=1))
+
+
+@pytest.mark.parametrize("started", [-5000, 85])
+def test_what_was_counted_before_the_window_is_no_load_of_now(tmp_path, started):
+    """Prometheus was away, or found the replica late: its counter is of a longer time than the window."""
+    points = [(at, 10 * (at - max(started, 0)) + (started < 0) * 50_000) for at in range(110, 151, 5)]
+    texts = {"rate": queries(30.0, 20.0)["rate"]}
+    expected = {"rate": {"a.fn": 6.3 if started < 0 else 10.0}}
+    series = counted("a.fn", 0, started, *points)
+    run_promtool(tmp_path, a_test(series, texts, expected, "120s", digits=1))
+
+
+def test_a_replica_that_is_started_again_in_its_place_keeps_what_it_counted_before(tmp_path):
+    points = [(at, 10 * at if at < 110 else 10 * (at - 107)) for at in range(0, 151, 5)]
+    series = counted("a.fn", 0, 0, *points)
+    starts = 'process_start_time_seconds{function_name="a.fn",replica="0"}'
+    series[starts] = "0x21 107x8"
+    texts = {"rate": queries(30.0, 20.0)["rate"]}
+    run_promtool(tmp_path, a_test(series, texts, {"rate": {"a.fn": 9.0}}, "120s", digits=0))
+
+
 def a_test(series, texts, expected, at="2m", digits=3):
     return {
         "interval": "5s",
@@ -263,7 +317,7 @@ def run_promtool(tmp_path, test):
     promtool = shutil.which("promtool")
     assert promtool, "promtool must be installed: make install does so"
     file = tmp_path / "queries.yml"
-    file.write_text(yaml.safe_dump({"rule_files": [], "tests": [test]}))
+    file.write_text(yaml.safe_dump({"rule_files": [], "evaluation_interval": "5s", "tests": [test]}))
     run = subprocess.run(
         [promtool, "test", "rules", str(file)], check=False, capture_output=True, text=True, timeout=20
     )
