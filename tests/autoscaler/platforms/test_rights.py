@@ -104,7 +104,7 @@ def test_a_leader_needs_every_right_of_its_role_and_no_other(install, manifest):
 
 
 def test_the_class_needs_every_right_of_its_role_and_no_other(world, install, start):
-    installed = install("knative/class/role.yaml", "knative/common/settings.yaml")
+    installed = install("knative/class/role.yaml")
     name = world.revise(min_scale="2", max_scale="6")
     platform = start(kubeconfig=installed.kubeconfig)
     world.until(world.is_ready(name), "it is ready", platform)
@@ -117,7 +117,7 @@ def test_the_class_needs_every_right_of_its_role_and_no_other(world, install, st
 
 
 def test_the_floor_needs_every_right_of_its_role_and_no_other(world, install, start):
-    installed = install("knative/floor/role.yaml", "knative/common/settings.yaml")
+    installed = install("knative/floor/role.yaml")
     world.revision()
     world.route(r1=100)
     platform = start(kubeconfig=installed.kubeconfig, mode="floor")
