@@ -422,6 +422,7 @@ class Controller:
             mode=scale.mode if leads else "standby",
             inputs=decision.inputs,
             incumbent=real.desired if target.shadow is not None else None,
+            shortage=real.shortage,
         )
         shadow = None if target.shadow is None else (target.shadow.desired, target.shadow.score)
         self._metrics.decided(name, real, decision, entry.action, shadow)

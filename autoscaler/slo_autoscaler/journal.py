@@ -48,6 +48,8 @@ class Entry:
     inputs: Numbers
     incumbent: int | None = None
     """In shadow mode the count that is really there; ``before`` and ``after`` are the shadow's own."""
+    shortage: str = ""
+    """Why no node has room for replicas, and what the cluster would need."""
     repeats: int = 0
     until: datetime | None = None
     """When it was last taken again; the inputs are of then."""
@@ -60,6 +62,7 @@ class Entry:
     def document(self) -> dict[str, Any]:
         """The decision as one JSON object, as in the decision log."""
         shadow = {} if self.incumbent is None else {"incumbent": self.incumbent}
+        shortage = {"shortage": self.shortage} if self.shortage else {}
         return {
             "time": self.at.isoformat(timespec="milliseconds"),
             "function_name": self.function_name,
@@ -69,6 +72,7 @@ class Entry:
             **shadow,
             "action": self.action,
             "reason": self.reason,
+            **shortage,
             "inputs": {key: _rounded(value) for key, value in self.inputs.items()},
         }
 
@@ -123,6 +127,7 @@ class Journal:
                 newest.until = entry.at
                 newest.inputs = entry.inputs
                 newest.incumbent = entry.incumbent
+                newest.shortage = entry.shortage
                 return False
             kept.older.append(json.dumps(newest.repeated()))
             most = max(1, min(self._depth, self._total // len(self._kept)) - 1)

@@ -90,6 +90,7 @@ class Reason(StrEnum):
         "a batch takes {service_mean}",
         "waiting for a worker {queue_mean}",
     )
+    UNSCHEDULABLE = "Unschedulable", "the cluster has no room for replicas that are needed"
     # up
     LOAD_ABOVE_CAPACITY = "LoadAboveCapacity", "too many would be late at this load", *_PREDICTED
     PEAK_EXPECTED = "PeakExpected", "too many would be late at the load that may come", *_PREDICTED
@@ -127,6 +128,10 @@ class Scale:
     None where they say nothing, and ``scale_to_zero_after`` holds."""
     revision: str = ""
     """Whose counts these are, where a function has several that take over from each other (on Knative)."""
+    unschedulable: int | None = None
+    """Replicas for which no node has room; None where the platform does not tell."""
+    shortage: str = field(default="", compare=False)
+    """Why that is, and what the cluster would need; empty: nothing, or not known."""
     version: str = field(default="", compare=False)
     """The platform's own, opaque: a write names it, so that no newer one is overwritten unseen."""
 

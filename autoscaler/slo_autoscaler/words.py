@@ -173,6 +173,7 @@ PREDICTION: Final = (
     Column("correction", "Measured / predicted", "late requests as measured over those that the curve gives"),
     Column("period", "Repeats every", "period in which the rates repeat"),
     Column("stuck", "Stuck", "replicas that should serve by now and do not"),
+    Column("unschedulable", "No room", "replicas for which no node has room"),
     Column("share", "Fleet's share", "replicas that the fleet's budget gives it"),
 )
 """What a function's page tells of its prediction, as far as it is known."""
@@ -188,6 +189,7 @@ FACTS: Final = (
     "{budget_remaining} of that of 30 days",
     "{pending} of {desired} replicas starting",
     "{stuck} replicas not coming up",
+    "no node has room for {unschedulable} replicas",
     "{share} replicas are its share of the fleet's",
     "the load repeats every {period}",
     "{correction} times as many late as the curve says",
@@ -223,7 +225,8 @@ def sentence(decision: Mapping[str, Any], *, with_date: bool = False) -> str:
     if decision["reason"] == "NoData" and "sample_age" in numbers and "arrival_rate" not in numbers:
         # Else a function that has just started would be told of by the age of a sample that is fresh.
         told.append("no rate of requests is known yet")
-    return f"{at} {_deed(decision)}{times}: {'; '.join([first, *told, *_told(FACTS, numbers)])}"
+    shortage = filter(None, [decision.get("shortage")])
+    return f"{at} {_deed(decision)}{times}: {'; '.join([first, *told, *_told(FACTS, numbers), *shortage])}"
 
 
 def score(function_name: str, numbers: Mapping[str, float]) -> str:
@@ -272,8 +275,9 @@ def _numbers(inputs: Mapping[str, Any]) -> dict[str, str]:
         known.setdefault("pending", max(0, known["desired"] - known["ready"]))
     if not known.get("pending"):
         known.pop("pending", None)
-    if not known.get("stuck"):
-        known.pop("stuck", None)
+    for count_ in ("stuck", "unschedulable"):
+        if not known.get(count_):
+            known.pop(count_, None)
     if 1.0 / AS_PREDICTED <= known.get("correction", 1.0) <= AS_PREDICTED:
         known.pop("correction", None)
     return {key: number(key, value) for key, value in known.items()}

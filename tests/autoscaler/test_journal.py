@@ -37,6 +37,14 @@ def test_a_hold_that_is_taken_again_is_no_news_and_is_counted_with_its_latest_nu
     assert found["inputs"] == {"rate": 7.0}
 
 
+def test_a_shortage_is_that_of_the_last_time():
+    journal = Journal()
+    for shortage in ("room for 2", "room for 1"):
+        journal.record(an_entry(shortage=shortage))
+    assert journal.decisions(NAME, 1)[0]["shortage"] == "room for 1"
+    assert "shortage" not in an_entry().document()
+
+
 @pytest.mark.parametrize(
     ("first", "again", "news"),
     [

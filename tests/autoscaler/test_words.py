@@ -147,9 +147,21 @@ def test_a_score_compares_both_worlds():
     assert score(NAME, numbers | {"requests": 0.0}) != score(NAME, numbers | {"seconds": 0.0})
 
 
+def test_a_shortage_is_told_last():
+    assert sentence(a_told_decision(shortage="the cluster would need more")).endswith(
+        "; the cluster would need more"
+    )
+
+
 def test_a_sentence_leaves_out_what_is_as_usual():
-    usual = EVERY_INPUT | {"pending": 0.0, "stuck": 0.0, "correction": 1.1}
+    usual = EVERY_INPUT | {"pending": 0.0, "stuck": 0.0, "unschedulable": 0.0, "correction": 1.1}
     told = sentence(a_told_decision(inputs=usual))
-    for name, unusual in (("pending", 1.0), ("stuck", 1.0), ("correction", 0.5), ("correction", 1.81)):
+    for name, unusual in (
+        ("pending", 1.0),
+        ("stuck", 1.0),
+        ("unschedulable", 2.0),
+        ("correction", 0.5),
+        ("correction", 1.81),
+    ):
         fuller = sentence(a_told_decision(inputs=usual | {name: unusual}))
         assert fuller.count(";") == told.count(";") + 1

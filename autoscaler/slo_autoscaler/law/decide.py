@@ -117,7 +117,8 @@ def _concluded(wish: Wish, share: int | None, memory: Memory, now: float) -> tup
         # Somebody else's late requests weigh more: that is no matter of being sure.
         return highest, Reason.FLEET_FULL
     if wanted == current:
-        return None, _why_same(wish, share)
+        stuck = memory.stuck(wish.spec, now)
+        return None, Reason.UNSCHEDULABLE if stuck and wish.scale.unschedulable else _why_same(wish, share)
     return _down(wish, memory, lowest, now)
 
 

@@ -61,6 +61,11 @@ DERIVED: Final[Mapping[str, Signal]] = {
         "Replicas that should serve by now and do not: no supply.",
         gauge="slo_autoscaler_stuck_replicas",
     ),
+    "unschedulable": Signal(
+        Unit.COUNT,
+        "Replicas for which no node has room. Absent where the platform does not tell.",
+        gauge="slo_autoscaler_unschedulable_replicas",
+    ),
     "min": Signal(Unit.COUNT, "lowest count allowed"),
     "max": Signal(Unit.COUNT, "highest count allowed, by label or platform"),
     "share": Signal(
@@ -94,6 +99,7 @@ def numbers(
         "arrival_rate": seen.arrival_rate,
         "horizon": memory.start_up(spec),
         "stuck": memory.stuck(spec, now),
+        "unschedulable": scale.unschedulable,
         "period": memory.rhythm.period * SLOT or None,
         "correction": memory.budget.correction,
         "burn_rate": seen.burn_rate,

@@ -159,7 +159,9 @@ def recommend(
     least = max(soon, drained)
     kept = meanwhile.fewest(worth, scale.desired, least, max(least, highest))
     missing = max(0, least - scale.available)
-    again = min(memory.stuck(spec, now), missing, ceil(REPLACED * least))
+    # Where no node has room, another replica would find none either.
+    broken = max(0, memory.stuck(spec, now) - (scale.unschedulable or 0))
+    again = min(broken, missing, ceil(REPLACED * least))
 
     reason = Reason.LOAD_BELOW_CAPACITY
     if drained > max(soon, scale.desired):

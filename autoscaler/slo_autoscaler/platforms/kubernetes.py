@@ -5,6 +5,7 @@ Deployment undoes every write: in mode active such a Deployment is an error that
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Literal
 
@@ -23,6 +24,7 @@ from slo_autoscaler.fields import (
 from slo_autoscaler.kube.client import Document, KubeApi, Resource
 from slo_autoscaler.kube.events import Events, Reference
 from slo_autoscaler.kube.informer import Informer, Key
+from slo_autoscaler.kube.pods import PODS, WITHOUT_NODE, Unschedulable, shortage, unschedulable
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms import ALL_ACTIVE, place
@@ -143,7 +145,7 @@ class Kubernetes:
         """
         self._config = config
         self._modes = modes
-        watches = 2 * len(config.namespaces or (None,))
+        watches = 3 * len(config.namespaces or (None,))
         self._api = KubeApi(
             *config.cluster,
             timeout=config.timeout,
@@ -159,17 +161,21 @@ class Kubernetes:
             resync=config.resync,
         )
         self._autoscalers = Informer(self._api, AUTOSCALERS, config.namespaces, _target, resync=config.resync)
+        self._pods = Informer(
+            *(self._api, PODS, config.namespaces, Unschedulable.of), query=WITHOUT_NODE, resync=config.resync
+        )
 
     def scales(self) -> dict[str, Scale | PlatformError]:
         """Return replicas and bounds of every Deployment with our label, from the watches."""
         end = time.monotonic() + _FIRST_LIST_SHARE * self._config.timeout
         self._deployments.wait(end - time.monotonic())
         self._autoscalers.wait(max(0.0, end - time.monotonic()))
-        others = self._others()
+        self._pods.wait(max(0.0, end - time.monotonic()))
+        others, pods = self._others(), self._unschedulable()
         scales: dict[str, Scale | PlatformError] = {}
         for key, deployment in self._deployments.items().items():
             try:
-                scales[deployment.function_name] = self._scale(deployment, others.get(key))
+                scales[deployment.function_name] = self._scale(deployment, others.get(key), pods)
             except PlatformError as error:
                 scales[deployment.function_name] = error
         return scales
@@ -177,7 +183,7 @@ class Kubernetes:
     def scale(self, function_name: str) -> Scale:
         """Return replicas and bounds of one Deployment, read anew."""
         key = _key(function_name)
-        return self._scale(self._read(key), self._others().get(key))
+        return self._scale(self._read(key), self._others().get(key), self._unschedulable())
 
     def set_scale(self, function_name: str, replicas: int, seen: Scale) -> None:
         """Write the count, unless another writer has changed the one that was decided on."""
@@ -200,6 +206,7 @@ class Kubernetes:
         """Give up watches, the events' thread and connections."""
         self._deployments.close()
         self._autoscalers.close()
+        self._pods.close()
         self._events.close()
         self._api.close()
 
@@ -222,7 +229,12 @@ class Kubernetes:
             raise FunctionGoneError(f"{key[1]}.{key[0]}: the Deployment has no label {MODE}")
         return found
 
-    def _scale(self, deployment: Deployment, other: str | None) -> Scale:
+    def _unschedulable(self) -> dict[Key, list[Unschedulable]] | None:
+        return unschedulable(self._pods, lambda pod: pod.deployment)
+
+    def _scale(
+        self, deployment: Deployment, other: str | None, pods: Mapping[Key, list[Unschedulable]] | None
+    ) -> Scale:
         name = deployment.function_name
         if deployment.fault is not None:
             raise PlatformError(f"{name}: {deployment.fault}")
@@ -232,6 +244,7 @@ class Kubernetes:
                 f"{name}: HorizontalPodAutoscaler {other} scales it too, and two scalers undo each other:"
                 f" delete it, or set the label {MODE} to shadow, recommend or off"
             )
+        without_node = None if pods is None else pods.get((deployment.namespace, deployment.name), [])
         return Scale(
             desired=deployment.desired,
             available=deployment.ready,
@@ -239,6 +252,8 @@ class Kubernetes:
             max=deployment.max,
             cap=self._config.cap,
             mode=mode,
+            unschedulable=None if without_node is None else len(without_node),
+            shortage=shortage(without_node or []),
             version=deployment.version,
         )
 

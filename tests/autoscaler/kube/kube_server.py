@@ -11,7 +11,7 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -397,6 +397,29 @@ def a_deployment(
     }
 
 
+def a_pod(
+    deployment: str,
+    namespace: str = "shop",
+    *,
+    why: str = "0/1 nodes are available: 1 Insufficient cpu.",
+    labels: Mapping[str, str] | None = None,
+    containers: Sequence[Document] = (),
+) -> Document:
+    """Return a pod of a Deployment that is on no node, and the scheduler's word on that."""
+    owner = {"kind": "ReplicaSet", "name": f"{deployment}-5d59d67564", "controller": True}
+    refusal = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why}
+    return {
+        "metadata": {
+            "name": f"{deployment}-5d59d67564-{uuid.uuid4().hex[:5]}",
+            "namespace": namespace,
+            "labels": {"pod-template-hash": "5d59d67564", **(labels or {})},
+            "ownerReferences": [owner],
+        },
+        "spec": {"containers": list(containers)},
+        "status": {"phase": "Pending", "conditions": [refusal]},
+    }
+
+
 def _target(path: str) -> Target:
     steps = [unquote(step) for step in path.strip("/").split("/")]
     api, rest = ("v1", steps[2:]) if steps[0] == "api" else ("/".join(steps[1:3]), steps[3:])
@@ -414,17 +437,19 @@ def _selected(
     return (
         kind == target.key[0]
         and target.namespace in ("", document["metadata"]["namespace"])
-        and (event != "ADDED" or _is_labeled(document, query))
+        and (event != "ADDED" or _is_selected(document, query))
     )
 
 
 def _event(event: str, document: Document, query: Mapping[str, str]) -> str:
-    """Return what a watch tells: one that lost the label of the selector is gone."""
-    return event if _is_labeled(document, query) else "DELETED"
+    """Return what a watch tells: one that is not selected any more is gone."""
+    return event if _is_selected(document, query) else "DELETED"
 
 
-def _is_labeled(document: Document, query: Mapping[str, str]) -> bool:
-    label = query.get("labelSelector")
+def _is_selected(document: Document, query: Mapping[str, str]) -> bool:
+    label, field = query.get("labelSelector"), query.get("fieldSelector")
+    if field is not None and (field, document["spec"].get("nodeName", "")) != ("spec.nodeName=", ""):
+        return False
     return label is None or label in (document["metadata"].get("labels") or {})
 
 

@@ -206,6 +206,9 @@ FEW = {"max_step": 4, "cooldown": 30.0}
 OVERSPENT = {"budget": Budget(served=1e5, spent=2e5)}
 NEEDED = {"needs": ((990.0, 5),), "observed": 995.0, "seen_at": 995.0}
 
+WITHOUT_ROOM = Scale(5, 3, unschedulable=2)
+WAITING_LONG = {"pending": ((0.0, True),) * 2, "available": 3}
+
 HOLDS = [
     Case(Reason.DISABLED, None, seen(), replace(TWO, mode="off")),
     *(Case(Reason.NO_DATA, None, nothing) for nothing in GAPS),
@@ -227,6 +230,8 @@ HOLDS = [
         {"refusal": Refusal(9, 5, 2e3)},
     ),
     Case(Reason.FLEET_FULL, None, seen(rate=1000.0), FIVE, {"max_replicas": 9}, share=5),
+    Case(Reason.UNSCHEDULABLE, None, seen(rate=1000.0, up_replicas=3.0), WITHOUT_ROOM, memory=WAITING_LONG),
+    Case(Reason.UNSCHEDULABLE, None, seen(rate=400.0, up_replicas=3.0), WITHOUT_ROOM, memory=WAITING_LONG),
     Case(Reason.TOO_FEW_SAMPLES, None, seen(p99=None), TWO, PROPORTIONAL),
     Case(Reason.TOO_FEW_SAMPLES, None, seen(p95=0.5, samples=5.0), TWO, PROPORTIONAL),
     Case(Reason.PARTIAL_DATA, None, seen(rate=50.0, up_replicas=4.0), FIVE),

@@ -168,6 +168,16 @@ def test_few_of_the_replicas_that_never_serve_are_replaced(desired, stuck):
     assert starting < found <= starting + 2
 
 
+def test_replicas_for_which_no_node_has_room_are_not_replaced():
+    scale = Scale(10, 8)
+    memory = replace(Memory.initial(scale, 0.0), pending=((-1000.0, True),) * 2)
+    replaced, kept = (
+        looks(seen(rate=900.0, burn_short=1.0), scale=each, memory=memory)[0].replicas
+        for each in (scale, replace(scale, unschedulable=2))
+    )
+    assert kept < replaced
+
+
 def test_down_waits_for_what_may_come_before_a_replica_could_be_back():
     """A burst comes every minute, and never just one start-up after a calm moment."""
     cycle = [*[seen(rate=400.0)] * 3, *[seen(rate=100.0)] * 10]

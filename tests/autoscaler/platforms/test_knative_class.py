@@ -8,6 +8,7 @@ import pytest
 from autoscaler import doubles
 from autoscaler.doubles import decide
 from autoscaler.kube.access import delete, on_double
+from autoscaler.kube.kube_server import a_pod
 from autoscaler.platforms.knative_world import KPA, Standby, autoscaling, drive
 from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError
 from slo_autoscaler.leader import Alone
@@ -54,7 +55,7 @@ def test_a_revision_becomes_ready_follows_decisions_and_what_others_set_is_set_r
     assert state["observedGeneration"] == autoscaler["generation"]
     assert service["spec"]["mode"] == "Serve"
     assert service["metadata"]["ownerReferences"][0]["uid"] == autoscaler["uid"]
-    scale = Scale(desired=2, available=2, min=2, max=6, revision=name)
+    scale = Scale(desired=2, available=2, min=2, max=6, revision=name, unschedulable=0)
     world.until(lambda: platform.scales() == {world.function: scale}, "the watch reports it")
     decide(platform, world.function, 5)
     assert world.replicas(name) == 5
@@ -201,6 +202,15 @@ def test_an_annotation_of_thousands_of_digits_stops_no_function(world, one):
     world.until(world.is_ready(odd), "it is ready", platform)
     assert platform.scales()[f"odd.{world.namespace}"].max is None
     assert world.function in platform.scales()
+
+
+def test_replicas_of_the_main_revision_without_a_node_are_counted(api, world, one):
+    platform, name = one
+    for revision in (name, "another"):
+        labels = {"serving.knative.dev/revision": revision}
+        api.put("v1", "pods", a_pod(f"{revision}-deployment", world.namespace, labels=labels))
+    world.until(lambda: platform.scales()[world.function].unschedulable == 1, "it is seen", platform)
+    assert "Insufficient cpu" in platform.scales()[world.function].shortage
 
 
 def test_set_scale_looks_at_the_revisions_of_its_own_function_alone(world, one, monkeypatch):

@@ -1,15 +1,17 @@
 """The platform kubernetes on an API server: which Deployments it finds, and what it writes."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from autoscaler import doubles
 from autoscaler.doubles import decide, until
 from autoscaler.kube.access import delete, on_double
-from autoscaler.kube.kube_server import a_deployment
+from autoscaler.kube.kube_server import a_deployment, a_pod
 from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError, UnreachableError
 from slo_autoscaler.kube.client import Resource
+from slo_autoscaler.kube.pods import PODS
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms import ALL_ACTIVE
@@ -27,7 +29,7 @@ class Shop:
         self.cluster = cluster
         self.namespace = namespace
         self.web = f"web.{namespace}"
-        self.scale = Scale(desired=2, available=0, min=2, max=9)
+        self.scale = Scale(desired=2, available=0, min=2, max=9, unschedulable=0)
 
     def deploy(self, name, replicas=2, **annotations):
         body = a_deployment(name, self.namespace, replicas, **annotations)
@@ -110,8 +112,8 @@ def test_scales_are_those_of_every_deployment_with_our_label(platform, shop):
     off = shop.deploy("off", mode="off")
     fresh = shop.deploy("fresh", 1, mode="")
     until(lambda: set(platform.scales()) == {shop.web, off, fresh}, "they are found")
-    assert platform.scale(off) == Scale(desired=2, available=0, mode="off")
-    assert platform.scale(fresh) == platform.scales()[fresh] == Scale(desired=1, available=0)
+    assert platform.scale(off) == Scale(desired=2, available=0, mode="off", unschedulable=0)
+    assert platform.scale(fresh) == platform.scales()[fresh] == Scale(desired=1, available=0, unschedulable=0)
 
 
 def test_a_label_that_goes_or_changes_takes_effect_at_once(platform, shop):
@@ -178,6 +180,29 @@ def test_without_the_right_to_see_other_autoscalers_there_are_none(api, connect,
     api.faults["GET /apis/autoscaling"] = doubles.status(403)
     assert connect(sees_others=False).scales() == {shop.web: shop.scale}
     assert "horizontalpodautoscalers: status 403" in caplog.text
+
+
+@on_double
+def test_replicas_without_a_node_are_counted_with_what_the_cluster_would_need_until_they_have_one(
+    api, platform, shop
+):
+    gpu = {"resources": {"limits": {"nvidia.com/gpu": 1}}}
+    pods = [a_pod("web", shop.namespace, containers=[gpu]) for _ in range(2)]
+    for pod in (*pods, a_pod("other", shop.namespace), a_pod("web", "elsewhere")):
+        api.put("v1", "pods", pod)
+    until(lambda: platform.scales()[shop.web].unschedulable == 2, "they are seen")
+    assert "2 x (1 nvidia.com/gpu)" in platform.scale(shop.web).shortage
+    for pod in pods:
+        api.put("v1", "pods", {"metadata": pod["metadata"], "spec": {"nodeName": "node-1"}})
+    until(lambda: platform.scales()[shop.web] == shop.scale, "they have a node")
+    assert platform.scales()[shop.web].shortage == ""
+
+
+@on_double
+def test_without_the_right_to_list_pods_it_is_not_known_whether_they_have_a_node(api, connect, shop):
+    api.faults[f"GET {PODS.path(shop.namespace)}"] = doubles.status(403)
+    platform = connect()
+    assert platform.scales() == {shop.web: replace(shop.scale, unschedulable=None)}
 
 
 # Writes

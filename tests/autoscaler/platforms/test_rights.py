@@ -74,7 +74,7 @@ def test_deployments_need_every_right_of_their_role_and_no_other(cluster, namesp
     for count in (3, 2, 3):
         decide(platform, function, count)
     until(lambda: ("patch", "", "events") in installed.asked(), "an event is counted up")
-    until(lambda: sum(each[0] == "watch" for each in installed.asked()) == 2, "both kinds are watched")
+    until(lambda: sum(each[0] == "watch" for each in installed.asked()) == 3, "every kind is watched")
     overtake(platform, cluster, path, function, 4)
     platform.close()
     assert installed.asked() == installed.allowed("ClusterRole")
@@ -88,7 +88,7 @@ def test_deployments_that_are_not_scaled_need_no_right_to_change_one(cluster, na
     platform = Kubernetes(config, Alone(), Modes(most="recommend"))
     until(lambda: function in platform.scales(), "it is found")
     assert platform.scale(function).mode == "recommend"
-    until(lambda: sum(each[0] == "watch" for each in installed.asked()) == 2, "both kinds are watched")
+    until(lambda: sum(each[0] == "watch" for each in installed.asked()) == 3, "every kind is watched")
     platform.close()
     assert installed.asked() == installed.allowed("ClusterRole")
 

@@ -41,10 +41,12 @@ from slo_autoscaler.platforms.knative.objects import (
     DesiredReplicas,
     api_of,
     informer_of,
+    pods_of,
     routes_of,
     services_of,
     strip_revision,
     strip_route,
+    with_shortages,
 )
 from slo_autoscaler.platforms.knative.status import CLASS
 from slo_autoscaler.spec import Modes
@@ -65,7 +67,7 @@ class Floor:
         self._config = config
         self._leader = leader
         self._modes = modes
-        self._api = api_of(config, kinds=2)
+        self._api = api_of(config, kinds=3)
         self._cluster = ClusterDefaults(self._api)
         self._desired = DesiredReplicas()
         self._loop, self._writes = Loop("knative floor", self.reconcile_floors), Writes("floor")
@@ -73,12 +75,13 @@ class Floor:
         # All of them: one that is not labeled any more may have a floor to be taken back.
         self._revisions = watch(REVISIONS, transform=strip_revision, index=services_of)
         self._routes = watch(ROUTES, transform=strip_route, index=named_by, label=MODE)
+        self._pods = pods_of(self._api, config)
         self._loop.start()
 
     def scales(self) -> dict[str, Scale | PlatformError]:
         """Return floor, replicas and bounds of every Service with our label."""
         mains = [main_of(members) for members in self._functions().values() if _labeled(members)]
-        return scales_of(mains, self._config.cap, self._modes)
+        return with_shortages(scales_of(mains, self._config.cap, self._modes), self._pods)
 
     def scale(self, function_name: str) -> Scale:
         """Return floor, replicas and bounds of one Service."""
@@ -108,7 +111,7 @@ class Floor:
 
     def close(self) -> None:
         """Give up the thread, watches and connections; the floors stay, so that a restart is no dip."""
-        for each in (self._loop, self._revisions, self._routes, self._api):
+        for each in (self._loop, self._revisions, self._routes, self._pods, self._api):
             each.close()
 
     def reconcile_floors(self) -> float:

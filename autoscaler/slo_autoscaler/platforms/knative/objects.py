@@ -7,13 +7,16 @@ Owns which kinds are read and what is cached of each. Knows no rule of scaling; 
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final, TypeVar
 
 from slo_autoscaler.errors import PlatformError
 from slo_autoscaler.kube.client import Document, KubeApi, Resource
 from slo_autoscaler.kube.informer import Informer
+from slo_autoscaler.kube.pods import PODS, REVISION, WITHOUT_NODE, Unschedulable, shortage, unschedulable
+from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms.knative import Settings
 from slo_autoscaler.platforms.knative.allocation import (
     CONFIG_MAP,
@@ -149,6 +152,29 @@ def informer_of(
         changed=changed,
         index=index,
     )
+
+
+def pods_of(api: KubeApi, config: Settings) -> Informer[Unschedulable]:
+    """Begin to watch the pods of revisions that are on no node."""
+    query = {**WITHOUT_NODE, "labelSelector": REVISION}
+    return Informer(api, PODS, config.namespaces, Unschedulable.of, query=query, resync=config.resync)
+
+
+def with_shortages(
+    scales: Mapping[str, Scale | PlatformError], pods: Informer[Unschedulable]
+) -> dict[str, Scale | PlatformError]:
+    """Return the scales with the replicas of their revisions that are on no node, where that is known."""
+    found = unschedulable(pods, lambda pod: pod.revision)
+    if found is None:
+        return dict(scales)
+
+    def told(function_name: str, scale: Scale | PlatformError) -> Scale | PlatformError:
+        if isinstance(scale, PlatformError):
+            return scale
+        without_node = found.get((function_name.rpartition(".")[2], scale.revision), [])
+        return replace(scale, unschedulable=len(without_node), shortage=shortage(without_node))
+
+    return {name: told(name, scale) for name, scale in scales.items()}
 
 
 def routes_of(routes: Informer[Json], revisions: Iterable[Json]) -> Iterable[Json]:

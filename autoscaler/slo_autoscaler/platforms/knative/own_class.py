@@ -47,12 +47,14 @@ from slo_autoscaler.platforms.knative.objects import (
     DesiredReplicas,
     api_of,
     informer_of,
+    pods_of,
     routes_of,
     service_key,
     services_of,
     strip_deployment,
     strip_managed_fields,
     strip_route,
+    with_shortages,
 )
 from slo_autoscaler.spec import Modes
 
@@ -81,7 +83,7 @@ class OwnClass:
         self._config = config
         self._leader = leader
         self._modes = modes
-        self._api = api_of(config, kinds=4)
+        self._api = api_of(config, kinds=5)
         self._cluster = ClusterDefaults(self._api)
         self._desired = DesiredReplicas()
         self._scaling = Loop("knative scale", self.reconcile_scale)
@@ -97,13 +99,14 @@ class OwnClass:
             DEPLOYMENTS, transform=strip_deployment, changed=self._wake, label=SERVING + "revision"
         )
         self._routes = watch(ROUTES, transform=strip_route, changed=self._wake, index=named_by)
+        self._pods = pods_of(self._api, config)
         self._scaling.start()
         self._telling.start()
 
     def scales(self) -> dict[str, Scale | PlatformError]:
         """Return replicas and bounds of every Service that has a revision of our class."""
         mains = [main_of(each.revision for each in members) for members in self._functions().values()]
-        return scales_of(mains, self._config.cap, self._modes)
+        return with_shortages(scales_of(mains, self._config.cap, self._modes), self._pods)
 
     def scale(self, function_name: str) -> Scale:
         """Return replicas and bounds of one Service."""
@@ -134,7 +137,7 @@ class OwnClass:
         """Give up threads, watches and connections; the revisions stay as they are."""
         for each in (
             *(self._scaling, self._telling),
-            *(self._autoscalers, self._services, self._deployments, self._routes),
+            *(self._autoscalers, self._services, self._deployments, self._routes, self._pods),
             self._api,
         ):
             each.close()

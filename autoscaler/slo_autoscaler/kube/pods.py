@@ -1,0 +1,113 @@
+"""Pods for which no node has room: how many of a workload, why, and what the cluster would need.
+
+Knows no scaling. Only pods without a node are listed. Next step: platforms put this into ``Scale``.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final
+
+from kubernetes.utils.quantity import parse_quantity
+
+from slo_autoscaler.errors import PlatformError
+from slo_autoscaler.kube.client import Document, Resource
+from slo_autoscaler.kube.informer import Informer, Key
+
+PODS: Final = Resource("v1", "pods")
+
+WITHOUT_NODE: Final = {"fieldSelector": "spec.nodeName="}
+"""Selects pods that are on no node."""
+
+REVISION: Final = "serving.knative.dev/revision"
+
+LONGEST_REASON: Final = 300
+"""Characters of the scheduler's message, which counts nodes by what they lack."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unschedulable:
+    """A pod of a Deployment that the scheduler finds no node for."""
+
+    deployment: Key
+    revision: Key
+    """Knative's; without a name for a pod of none."""
+    why: str
+    needs: str
+
+    @classmethod
+    def of(cls, pod: Document) -> "Unschedulable | None":
+        """Read a pod; None if it is no Deployment's, is being deleted, or is not refused by the scheduler."""
+        metadata = pod["metadata"]
+        labels: Mapping[str, str] = metadata.get("labels") or {}
+        owners = [each for each in metadata.get("ownerReferences") or () if each.get("controller")]
+        refusals = [
+            each
+            for each in (pod.get("status") or {}).get("conditions") or ()
+            if each.get("type") == "PodScheduled" and each.get("reason") == "Unschedulable"
+        ]
+        if not refusals or not owners or owners[0]["kind"] != "ReplicaSet" or "deletionTimestamp" in metadata:
+            return None
+        # A ReplicaSet of a Deployment is called after it and the hash of its template.
+        name = owners[0]["name"].removesuffix(f"-{labels.get('pod-template-hash')}")
+        # What follows is about pods that could be evicted.
+        why = str(refusals[0].get("message") or "").partition(" preemption:")[0]
+        return cls(
+            deployment=(metadata["namespace"], name),
+            revision=(metadata["namespace"], labels.get(REVISION, "")),
+            why=why[:LONGEST_REASON].strip().rstrip("."),
+            needs=_needs(pod.get("spec") or {}),
+        )
+
+
+def unschedulable(
+    pods: Informer[Unschedulable], workload: Callable[[Unschedulable], Key]
+) -> dict[Key, list[Unschedulable]] | None:
+    """Return the pods by workload; None if that is not known, as without the right to list pods."""
+    found: dict[Key, list[Unschedulable]] = {}
+    try:
+        for pod in pods.items().values():
+            found.setdefault(workload(pod), []).append(pod)
+    except PlatformError:
+        return None
+    return found
+
+
+def shortage(pods: Sequence[Unschedulable]) -> str:
+    """Return what the cluster would need for these pods, and the scheduler's word on why."""
+    if not pods:
+        return ""
+    alike = Counter(pod.needs for pod in pods)
+    room = " and ".join(f"{count} x ({needs})" for needs, count in sorted(alike.items()))
+    reasons = "; ".join(sorted({pod.why for pod in pods if pod.why}))
+    return f"the cluster would need room for {room}" + (f" ({reasons})" if reasons else "")
+
+
+def _needs(spec: Mapping[str, Any]) -> str:
+    """Return what a pod requests, as the scheduler counts: what runs together, or one that runs before."""
+    first = spec.get("initContainers") or ()
+    lasting = [each for each in first if each.get("restartPolicy") == "Always"]
+    total: dict[str, Decimal] = {}
+    for container in (*(spec.get("containers") or ()), *lasting):
+        for resource, amount in _requests(container).items():
+            total[resource] = total.get(resource, Decimal(0)) + amount
+    for container in first:
+        for resource, amount in _requests(container).items():
+            total[resource] = max(total.get(resource, Decimal(0)), amount)
+    return ", ".join(_text(resource, total[resource]) for resource in sorted(total)) or "nothing requested"
+
+
+def _requests(container: Mapping[str, Any]) -> dict[str, Decimal]:
+    """Return what a container requests; of what it only limits, that is the limit."""
+    resources = container.get("resources") or {}
+    found = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
+    return {resource: parse_quantity(amount) for resource, amount in found.items()}
+
+
+def _text(resource: str, amount: Decimal) -> str:
+    if resource == "cpu":
+        return f"{float(amount):g} CPU"
+    if resource in {"memory", "ephemeral-storage"}:
+        return f"{float(amount) / 2**20:,.0f} MiB {resource}"
+    return f"{float(amount):g} {resource}"

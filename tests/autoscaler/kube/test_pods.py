@@ -1,0 +1,61 @@
+"""Pods for which no node has room, as the API tells of them."""
+
+import pytest
+
+from autoscaler.kube.kube_server import a_pod
+from slo_autoscaler.kube.pods import Unschedulable, shortage
+
+FULL = "0/3 nodes are available: 1 Insufficient cpu, 2 Insufficient nvidia.com/gpu."
+
+
+def requests(**found):
+    return {"resources": {"requests": {key.replace("_", "/"): value for key, value in found.items()}}}
+
+
+def test_a_pod_that_finds_no_node_is_its_deployments_and_says_why_without_what_could_be_evicted():
+    found = Unschedulable.of(a_pod("web", why=f"{FULL} preemption: 0/3 nodes are available: 3 No victims."))
+    assert (found.deployment, found.why) == (("shop", "web"), FULL.rstrip("."))
+
+
+def test_a_pod_of_knative_is_its_revisions_as_well():
+    found = Unschedulable.of(a_pod("r1-deployment", labels={"serving.knative.dev/revision": "r1"}))
+    assert (found.deployment, found.revision) == (("shop", "r1-deployment"), ("shop", "r1"))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda pod: pod["metadata"].update(ownerReferences=[]),
+        lambda pod: pod["metadata"]["ownerReferences"][0].update(kind="Job"),
+        lambda pod: pod["metadata"].update(deletionTimestamp="2026-01-01T00:00:00Z"),
+        lambda pod: pod.update(status={}),
+        lambda pod: pod["status"]["conditions"][0].update(reason="SchedulingGated"),
+    ],
+)
+def test_a_pod_that_is_no_deployments_or_not_refused_by_the_scheduler_is_none_of_these(spoil):
+    pod = a_pod("web")
+    spoil(pod)
+    assert Unschedulable.of(pod) is None
+
+
+@pytest.mark.parametrize(
+    ("containers", "first", "needs"),
+    [
+        ([{}], [], "nothing requested"),
+        ([requests(cpu="500m", memory="256Mi"), requests(cpu=1)], [], "1.5 CPU, 256 MiB memory"),
+        ([{"resources": {"limits": {"nvidia.com/gpu": "1"}}}], [], "1 nvidia.com/gpu"),
+        ([requests(cpu="1")], [requests(cpu="250m"), requests(cpu="2")], "2 CPU"),
+        ([requests(cpu="1")], [requests(cpu="250m") | {"restartPolicy": "Always"}], "1.25 CPU"),
+    ],
+)
+def test_a_pod_needs_what_its_containers_request_together(containers, first, needs):
+    pod = a_pod("web", containers=containers)
+    pod["spec"]["initContainers"] = first
+    assert Unschedulable.of(pod).needs == needs
+
+
+def test_a_shortage_counts_pods_that_need_the_same_and_gives_each_reason_once():
+    pods = [a_pod("web", containers=[requests(cpu=cpus)], why=FULL) for cpus in (1, 1, 2)]
+    told = shortage([Unschedulable.of(pod) for pod in pods])
+    assert told.count("2 x (1 CPU)") == told.count("1 x (2 CPU)") == told.count("Insufficient cpu") == 1
+    assert shortage([]) == ""
