@@ -93,7 +93,11 @@ class Reason(StrEnum):
     UNSCHEDULABLE = "Unschedulable", "the cluster has no room for replicas that are needed"
     # up
     LOAD_ABOVE_CAPACITY = "LoadAboveCapacity", "too many would be late at this load", *_PREDICTED
-    PEAK_EXPECTED = "PeakExpected", "too many would be late at the load that may come", *_PREDICTED
+    PEAK_EXPECTED = (
+        *("PeakExpected", "too many would be late at the load that may come"),
+        *("{arrival_rate} come in now, {expected} are expected", *_PREDICTED),
+    )
+    """Also a hold, of replicas that nothing needs now."""
     BACKLOG = (
         *("Backlog", "a backlog must be drained"),
         *("{in_flight} in flight", "{queue_length} of them queued", "{ready} x {capacity} to do it"),

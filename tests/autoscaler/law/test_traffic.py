@@ -48,6 +48,18 @@ def test_between_two_peaks_their_replicas_are_given_back():
     assert function.replicas <= 2
 
 
+def test_without_traffic_the_replicas_go_to_the_minimum_or_the_decision_says_for_what_they_stay():
+    function = Function(a_spec(max_replicas=20, start_up_time=30.0), start_up=30.0)
+    stays = {Reason.PEAK_EXPECTED, Reason.SCALE_DOWN_STABILIZED}
+    for _ in range(6):
+        list(function.play(lambda _: 450.0, 60.0))
+        list(function.play(lambda _: 0.0, 20.0))  # past the window of rates
+        held = [function.step(0.0) for _ in range(8)]
+        assert all(d.reason in stays for d in held if d.replicas is None and d.inputs["desired"] > 1)
+    list(function.play(lambda _: 0.0, HOUR))
+    assert function.replicas == 1
+
+
 def test_an_overload_after_a_calm_hour_is_not_taken_for_less_than_it_is():
     """However much less was late than predicted: that told of loads below the goodput."""
     function = Function(a_spec(max_replicas=50), replicas=3, objective=0.95)
