@@ -54,7 +54,8 @@ OF_OTHERS = {
     *("CreateContainerConfigError", "FailedCreate", "FailedGetExternalMetric", "KeyError", "NotOwned"),
     *("NotSupported", "OwnerReferencesPermissionEnforcement", "ScaleToZero", "ScalingActive", "TimedOut"),
     *("deploy/slo-autoscaler", "utils.py"),
-    *("--build-arg", "--build-label", "--dry-run", "--set", "--shrinkwrap", "--storage.tsdb.retention.time"),
+    *("--build-arg", "--build-label", "--dry-run", "--extra-index-url", "--set", "--shrinkwrap"),
+    "--storage.tsdb.retention.time",
     *("http_buffer_req_body", "log_buffer_size", "log_callid", "static_path", "suppress_lock"),
     *("faas_prometheus_host", "functions_provider_url", "scale_from_zero", "build_args"),
     *("http_response_status_code", "http_server_request_duration_seconds", "response_code"),
@@ -62,8 +63,9 @@ OF_OTHERS = {
     *("kn_serving_invocation_duration_seconds", "kn_serving_queue_depth", "revision_queue_depth"),
     *("revision_request_latencies_bucket", "revision_request_count", "tmp_path"),
 }
-"""Reasons of Kubernetes and Knative; a Deployment, and a file that must not be; options of faas-cli, docker,
-helm and Prometheus; variables of of-watchdog and OpenFaaS' gateway; metrics of Knative; a fixture of pytest.
+"""Reasons of Kubernetes and Knative; a Deployment, and a file that must not be; options of faas-cli, docker, pip
+and kubectl, helm and Prometheus; variables of of-watchdog and OpenFaaS' gateway; metrics of Knative; a fixture of
+pytest.
 """
 OPTION = re.compile(r"--[a-z][a-z.-]*")
 ENDS = {"|", "&", "&&", ";", ">", "<", "||"}
