@@ -63,9 +63,9 @@ OF_OTHERS = {
     *("kn_serving_invocation_duration_seconds", "kn_serving_queue_depth", "revision_queue_depth"),
     *("revision_request_latencies_bucket", "revision_request_count", "tmp_path"),
 }
-"""Reasons of Kubernetes and Knative; a Deployment, and a file that must not be; options of faas-cli, docker, pip
-and kubectl, helm and Prometheus; variables of of-watchdog and OpenFaaS' gateway; metrics of Knative; a fixture of
-pytest.
+"""Reasons of Kubernetes and Knative; a Deployment, and a file that must not be; options of faas-cli, docker,
+pip, kubectl, helm and Prometheus; variables of of-watchdog and OpenFaaS' gateway; metrics of Knative; a
+fixture of pytest.
 """
 OPTION = re.compile(r"--[a-z][a-z.-]*")
 ENDS = {"|", "&", "&&", ";", ">", "<", "||"}
