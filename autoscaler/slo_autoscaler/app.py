@@ -30,6 +30,7 @@ from slo_autoscaler.journal import Journal
 from slo_autoscaler.leader import Alone, FileLock, Leader, Nobody
 from slo_autoscaler.metrics import Metrics
 from slo_autoscaler.platforms import build
+from slo_autoscaler.sources.direct import Direct
 from slo_autoscaler.sources.prometheus import PrometheusSource
 from slo_autoscaler.web.listener import create_app
 from slo_autoscaler.web.probes import Probes
@@ -107,6 +108,10 @@ def run(config: Config, *, once: bool, most: Mode = "active", lock: str | None =
         closing.callback(platform.close)
         source = PrometheusSource(config.prometheus, config.gateway_slos())
         closing.callback(source.close)
+        direct = None
+        if config.direct_interval is not None and not once:
+            direct = Direct(source, config.direct_interval)
+            closing.callback(direct.close)
         controller = Controller(
             config,
             source,
@@ -116,6 +121,7 @@ def run(config: Config, *, once: bool, most: Mode = "active", lock: str | None =
             leader,
             emit=_emit,
             clocks=Clocks(time.monotonic, lambda: datetime.now(UTC)),
+            direct=direct,
         )
         closing.callback(controller.close)
         if once:
@@ -141,6 +147,8 @@ def run(config: Config, *, once: bool, most: Mode = "active", lock: str | None =
             "" if page is None else f"; status page on {page.url}",
             "" if most == "active" else f"; no function's mode is more than {most}",
         )
+        if direct is not None:
+            direct.start()
         controller.run(stop)
         logger.info("stopped")
         return 0

@@ -80,6 +80,8 @@ class Config:
     prometheus: sources.Settings
     interval: PositiveDuration = 5.0
     """Between the starts of two reconciles."""
+    direct_interval: PositiveDuration | None = 1.0
+    """Between two looks at the load on the pages that Prometheus scrapes; null: Prometheus alone."""
     web: WebSettings = Field(default_factory=WebSettings)
     leader: LeaderSettings | None = None
     """None: this autoscaler is the only one, or a lock on a file keeps it apart from others."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from math import isinf
+from math import inf, isinf
 from typing import Any, Final, Protocol, TypeVar
 
 from slo_autoscaler.conflict import FEW, WITHIN, ScalerConflict
@@ -20,7 +20,7 @@ from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChanged
 from slo_autoscaler.fields import Mode
 from slo_autoscaler.journal import Entry, Journal
 from slo_autoscaler.law.allocate import allocate
-from slo_autoscaler.law.decide import Wish, claim, decided, recommended
+from slo_autoscaler.law.decide import Wish, claim, decided, raised, recommended
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.restart import Past, warm
 from slo_autoscaler.law.rhythm import KEPT, SLOT
@@ -30,7 +30,7 @@ from slo_autoscaler.model import Decision, Reason, Scale
 from slo_autoscaler.platforms import Platform, PlatformSettings
 from slo_autoscaler.shadow import Shadow, imagined
 from slo_autoscaler.signals import Observation
-from slo_autoscaler.sources import Settings, Source
+from slo_autoscaler.sources import DirectLoad, Settings, Source
 from slo_autoscaler.spec import Fleet, Spec
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,13 @@ AGES: Final = (24 * 3600.0, 7 * 24 * 3600.0)
 
 LOOK_BACK: Final = 600.0
 """Seconds between two looks at them."""
+
+GLANCE: Final = 0.5
+"""Seconds between two glances at the load that is read directly."""
+
+KNOWN_FOR: Final = 300.0
+"""Seconds for which what was observed last is good enough to add replicas by: a capacity changes with the
+model or the machine, and a Prometheus that restarts is back by then."""
 
 MAX_BACKOFF: Final = 8
 """Reconciles for which a function that keeps failing backs off at most."""
@@ -71,6 +78,8 @@ class _Target:
     decided: Scale | None = None
     """What it said when the last decision was made."""
     read_at: float = -1.0
+    observed: tuple[float, Observation] | None = None
+    """When usable data were seen last, and what."""
     shadow: Shadow | None = None
     """What would be there, in shadow mode."""
     conflict: ScalerConflict = field(default_factory=ScalerConflict)
@@ -116,8 +125,10 @@ class Controller:
         leader: Leader,
         emit: Callable[[str], object],
         clocks: Clocks,
+        *,
+        direct: DirectLoad | None = None,
     ) -> None:
-        """``emit`` takes the decision log, one line of JSON at a time."""
+        """``emit`` takes the decision log, one line of JSON at a time; ``direct`` None: nothing is read."""
         self._config = config
         self._source = source
         self._platform = platform
@@ -126,6 +137,7 @@ class Controller:
         self._leader = leader
         self._emit = emit
         self._clocks = clocks
+        self._direct = direct
         self._leading = False
         self._targets: dict[str, _Target] = {}
         self._past: dict[str, Past] | None = None
@@ -161,7 +173,11 @@ class Controller:
         due = self._clocks.monotonic()
         while not stop.is_set():
             try:
-                self.reconcile()
+                if self._clocks.monotonic() >= due:
+                    self.reconcile()
+                    # A reconcile that took longer than the interval does not make the next ones hurry.
+                    due = max(due + self._config.interval, self._clocks.monotonic())
+                self.glance()
             except Exception:
                 if stop.is_set():
                     return  # what it needs has been closed under it
@@ -169,10 +185,9 @@ class Controller:
                 logger.exception("reconcile failed")
                 self._metrics.failed("reconcile")
                 self._metrics.desires({})
-            now = self._clocks.monotonic()
-            # A reconcile that took longer than the interval does not make the next ones hurry.
-            due = max(due + self._config.interval, now)
-            stop.wait(due - now)
+                due = max(due + self._config.interval, self._clocks.monotonic())
+            wait = due - self._clocks.monotonic()
+            stop.wait(wait if self._direct is None else min(wait, GLANCE))
 
     def close(self) -> None:
         """Give up the threads; a request to the platform that is under way is not waited for."""
@@ -252,6 +267,61 @@ class Controller:
         self._metrics.reconciled(self._finished_at - began)
         return errors == 0
 
+    def glance(self) -> None:
+        """Between two reconciles: add replicas where more arrives than those asked for can serve.
+
+        By the load that is read directly and what was observed last; so also while Prometheus is away. Asks
+        the platform only for functions that it adds to.
+        """
+        if self._direct is None or self._stopped:
+            return
+        raises = {
+            name: rate
+            for name, rate in self._direct.rates().items()
+            if (target := self._targets.get(name)) is not None
+            and target.scale is not None
+            and self._raised(target, rate, target.scale)[0] is not None
+        }
+        wanted: dict[str, tuple[int, Decision, Scale]] = {}
+        for name, scale in self._read(list(raises)).items():
+            target = self._targets[name]
+            if isinstance(scale, PlatformError):
+                continue  # the next reconcile tells it
+            target.scale = scale
+            decision, memory = self._raised(target, raises[name], scale)
+            if decision is not None and decision.replicas is not None:
+                target.before, target.memory = target.memory, memory
+                self._record(name, target, scale, scale, decision)
+                wanted[name] = decision.replicas, decision, scale
+        if wanted:
+            self._act(wanted)
+
+    def _raised(self, target: _Target, rate: float, scale: Scale) -> tuple[Decision | None, Memory | None]:
+        """Return what ``raised`` does with a function, if it may be scaled and enough is known of it."""
+        now, memory = self._clocks.monotonic(), target.memory
+        if memory is None or target.observed is None or target.skip or not self._acts(scale.mode):
+            return None, memory
+        at, seen = target.observed
+        # Most are done with here, before anything is made for them.
+        if now - at > KNOWN_FOR or rate <= (seen.capacity or inf) * scale.desired:
+            return None, memory
+        seen = replace(seen, direct_rate=rate)
+        return raised(
+            _with_labels(target.spec, scale), seen, scale, self._free(target.spec.group), memory, now
+        )
+
+    def _free(self, group: str | None) -> float:
+        """Return how many replicas more a budget has than functions have asked for."""
+        budget = self._config.fleet.budgets.get(group)
+        if budget is None:
+            return inf
+        held = 0
+        for target in self._targets.values():
+            if target.spec.group == group and target.scale is not None and target.scale.mode != "shadow":
+                asked = None if target.memory is None else target.memory.asked
+                held += max(target.scale.desired, 0 if asked is None else asked.replicas)
+        return budget - held
+
     def _observe(self) -> tuple[Mapping[str, Observation] | None, int]:
         """Return what the source sees, or None and a failure."""
         try:
@@ -327,6 +397,8 @@ class Controller:
             for name in listed:
                 if name not in self._targets:
                     self._targets[name] = _Target(self._config.target(name))
+            if self._direct is not None:
+                self._direct.watch(frozenset(listed))
             return {name: listed[name] for name in self._due(listed)}, 0
         known = len(self._targets)
         self._log_once("discover", f"cannot list functions, going on with {known} known: {listed}")
@@ -382,6 +454,8 @@ class Controller:
             rhythm = target.memory.rhythm.with_past(earlier)
             target.memory = replace(target.memory, rhythm=rhythm)
         wish, target.memory = recommended(spec, seen, scale, target.memory, now)
+        if seen is not None and not wish.holds:
+            target.observed = now, seen
         return wish
 
     def _shares(self, wishes: Mapping[str, Wish]) -> dict[str, int]:

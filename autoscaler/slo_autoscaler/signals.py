@@ -172,6 +172,12 @@ class Observation:
         watchdog="sum by (function_name) (irate(gateway_function_invocation_started[$N]))",
         gateway=f"sum by (function_name) (irate({_STARTED}[$N]))",
     )
+    # Not Prometheus': ``sources.direct`` reads it.
+    direct_rate: float | None = _signal(
+        Unit.RATE,
+        "arrivals of the last three seconds that were read directly, less what may be chance (three standard "
+        "deviations); only between reconciles, where it is more than the replicas asked for can serve",
+    )
     in_flight: float | None = _signal(
         Unit.COUNT,
         "requests inside the watchdogs now: backlog, idleness",
@@ -373,8 +379,13 @@ class Observation:
 
     @property
     def arrival_rate_now(self) -> float | None:
-        """Likewise, between the newest two scrapes; None where one of them was missed."""
+        """Likewise, between the newest two scrapes, or what was read directly if that is more.
+
+        None where one of the scrapes was missed and nothing was read.
+        """
         views = [view for view in (self.rate_now, self.gateway_rate_now) if view is not None]
+        if self.direct_rate is not None:
+            views += [self.direct_rate] if views else [self.direct_rate, self.arrival_rate or 0.0]
         return max(0.0, *views) if views else None
 
     @property

@@ -14,11 +14,11 @@ from autoscaler import doubles
 from autoscaler.doubles import Function, a_gateway, until
 from autoscaler.values import MINIMAL, seen
 from slo_autoscaler.config import Config
-from slo_autoscaler.controller import Clocks, Controller
+from slo_autoscaler.controller import KNOWN_FOR, Clocks, Controller
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.journal import Journal
 from slo_autoscaler.law.restart import Past
-from slo_autoscaler.leader import Alone
+from slo_autoscaler.leader import Alone, Nobody
 from slo_autoscaler.metrics import Metrics
 from slo_autoscaler.platforms.openfaas import OpenFaas
 from slo_autoscaler.sources.replay import ReplaySource
@@ -39,15 +39,30 @@ class Recorded(ReplaySource):
         return self.past
 
 
+class Read:
+    """Load that is read directly: what the test says."""
+
+    def __init__(self):
+        self.load = {}
+        self.watched = frozenset()
+
+    def watch(self, function_names):
+        self.watched = function_names
+
+    def rates(self):
+        return self.load
+
+
 class Bench:
     """A controller whose parts are at hand, in virtual time: 5 s for each reconcile."""
 
-    def __init__(self, gateway, *reconciles, most="active", leader=None, past=None, **settings):
+    def __init__(self, gateway, *reconciles, most="active", leader=None, past=None, reads=True, **settings):
         overrides = {"platform.gateway_url": gateway.url, **settings}
         self.config = Config.parse(MINIMAL, "test", overrides)
         self.platform = OpenFaas(self.config.platform, Alone(), self.config.modes(most))
         self.metrics = Metrics(CollectorRegistry())
         self.lines = []
+        self.direct = Read() if reads else None
         self.now = 100.0
         self.wall = datetime(2026, 1, 2, tzinfo=UTC)
         recorded = [json.dumps({name: asdict(value) for name, value in r.items()}) for r in reconciles]
@@ -60,6 +75,7 @@ class Bench:
             leader or Alone(),
             emit=lambda line: self.lines.append(json.loads(line)),
             clocks=Clocks(lambda: self.now, lambda: self.wall),
+            direct=self.direct,
         )
 
     def __enter__(self):
@@ -72,6 +88,10 @@ class Bench:
     def reconcile(self):
         self.now += 5.0
         return self.controller.reconcile()
+
+    def glance(self, seconds=1.0):
+        self.now += seconds
+        self.controller.glance()
 
     def errors(self, where):
         return self.value("slo_autoscaler_errors_total", stage=where)
@@ -134,6 +154,79 @@ def test_reconcile_count_that_changes_while_deciding_is_kept_told_and_decided_on
         bench.reconcile()
         assert (bench.about()[-1]["from"], gateway.functions["a"].replicas) == (3, 4)
         assert bench.errors("act") == 0
+
+
+def test_glance_follows_a_step_between_two_reconciles_and_never_goes_down(gateway):
+    with Bench(gateway, {A: CALM, B: CALM}, {A: CALM, B: CALM}, **{"defaults.max_replicas": 10}) as bench:
+        bench.reconcile()
+        assert bench.direct.watched == {A, B}
+        counts = [gateway.functions[name].replicas for name in "ab"]
+        bench.direct.load = {A: 20.0, B: 0.0, "stranger.openfaas-fn": 1e6}
+        bench.glance()
+        assert (gateway.posted, len(gateway.requests)) == ([], 1), "nothing to do, nobody asked"
+        bench.direct.load = {A: 450.0}
+        bench.glance()
+        first = gateway.functions["a"].replicas
+        assert first > counts[0]
+        assert bench.about()[-1]["reason"] == "LoadAboveCapacity"
+        assert bench.about()[-1]["inputs"]["direct_rate"] == 450.0
+        for _ in range(3):
+            bench.glance()
+        assert gateway.functions["a"].replicas >= 5
+        posted = len(gateway.posted)
+        bench.glance()
+        assert len(gateway.posted) == posted
+        assert gateway.functions["b"].replicas == counts[1]
+        bench.reconcile()
+        assert gateway.functions["a"].replicas >= 5, "a reconcile that has not seen it yet keeps them"
+
+
+def test_glance_adds_replicas_while_prometheus_is_away_as_long_as_enough_is_known(gateway):
+    with Bench(gateway, {A: BUSY, B: CALM}, **{"defaults.max_replicas": 10}) as bench:
+        bench.reconcile()
+        before = gateway.functions["a"].replicas
+        assert bench.reconcile() is False
+        bench.direct.load = {A: 900.0}
+        bench.glance()
+        assert gateway.functions["a"].replicas > before
+        bench.direct.load = {B: 900.0}
+        bench.glance(KNOWN_FOR)
+        assert gateway.functions["b"].replicas == 1, "what it can do is not known any more"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"most": "shadow"},
+        {"leader": Nobody()},
+        {"defaults.mode": "shadow"},
+        {"defaults.mode": "recommend"},
+        {"defaults.policy": "proportional"},
+        {"fleet.replicas": 3},
+        {"defaults.max_replicas": 2},
+    ],
+    ids=["dry run", "standby", "shadow", "recommend", "proportional", "fleet", "maximum"],
+)
+def test_glance_adds_nothing_that_a_reconcile_may_not(gateway, settings):
+    with Bench(gateway, {A: seen(rate=70.0), B: CALM}, **settings) as bench:
+        bench.reconcile()
+        posted = list(gateway.posted)
+        bench.direct.load = {A: 900.0}
+        bench.glance()
+        assert gateway.posted == posted
+
+
+def test_glance_function_that_cannot_be_read_or_has_changed_is_left_to_the_next_reconcile(gateway):
+    with Bench(gateway, {A: CALM, B: CALM}, {A: CALM, B: CALM}) as bench:
+        bench.reconcile()
+        bench.direct.load = {A: 900.0}
+        gateway.faults["GET /system/function/a"] = doubles.status(500)
+        bench.glance()
+        assert gateway.posted == []
+        gateway.faults.clear()
+        gateway.functions["a"].replicas = 5
+        bench.glance()
+        assert gateway.posted == [], "it has what it may have"
 
 
 def test_reconcile_failed_source_makes_every_function_hold(gateway):
@@ -553,7 +646,7 @@ class Stop(threading.Event):
 
 
 def test_run_late_reconciles_are_not_made_up_for(gateway, monkeypatch):
-    with Bench(gateway) as bench:
+    with Bench(gateway, reads=False) as bench:
         took = iter([1.0, 7.0, 0.0])
         monkeypatch.setattr(
             bench.controller, "reconcile", lambda: setattr(bench, "now", bench.now + next(took))
@@ -612,7 +705,7 @@ def test_run_told_to_stop_waits_for_a_change_that_is_under_way_and_makes_no_othe
 
 
 def test_run_outlives_a_bug(gateway, monkeypatch):
-    with Bench(gateway) as bench:
+    with Bench(gateway, reads=False) as bench:
         monkeypatch.setattr(bench.controller, "_observe", lambda: 1 / 0)
         bench.controller.run(Stop(bench, 2))
         assert bench.errors("reconcile") == 2

@@ -25,6 +25,22 @@ def test_arrivals_are_the_larger_of_what_the_watchdogs_and_the_gateway_see(rate,
     assert seen.arrival_rate == arrivals
 
 
+@pytest.mark.parametrize(
+    ("rate_now", "direct", "arrivals"),
+    [
+        (100.0, 400.0, 400.0),
+        (100.0, 30.0, 100.0),
+        (None, 400.0, 400.0),
+        (None, 30.0, 90.0),
+        (None, None, None),
+    ],
+)
+def test_what_is_read_directly_may_raise_the_newest_arrivals_and_never_lowers_them(
+    rate_now, direct, arrivals
+):
+    assert Observation(rate=90.0, rate_now=rate_now, direct_rate=direct).arrival_rate_now == arrivals
+
+
 def test_pending_replicas_are_never_negative():
     assert Scale(desired=5, available=3).pending == 2
     assert Scale(desired=1, available=3).pending == 0

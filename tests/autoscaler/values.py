@@ -88,6 +88,7 @@ observations = st.builds(
     rate=_small,
     rate_now=_maybe,
     gateway_rate_now=_maybe,
+    direct_rate=_maybe,
     in_flight=_maybe,
     in_flight_growth=st.none() | st.floats(-1e3, 1e3),
     queue_length=_maybe,

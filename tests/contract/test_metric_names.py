@@ -5,7 +5,16 @@ import re
 from docs.site_hooks import anchor
 
 from contract.exposed import ROOT, exposed, metrics_in, recorded, rules
-from slo_autoscaler.sources.promql import EXPORTED_AT, GATEWAY, HISTORY, RESTORED, WATCHDOG, documented
+from slo_autoscaler.sources.promql import (
+    EXPORTED_AT,
+    GATEWAY,
+    GATEWAYS,
+    HISTORY,
+    RESTORED,
+    WATCHDOG,
+    WATCHDOGS,
+    documented,
+)
 
 RECORDED_NAME = re.compile(r"\b(?:slo|function_name)\w*:[\w:]+")
 
@@ -16,6 +25,12 @@ def test_autoscaler_asks_only_for_what_is_exported_or_recorded():
     asked = {name for query in queries for name in metrics_in(query)}
     assert asked
     assert asked <= exposed() | recorded()
+
+
+def test_autoscaler_reads_directly_only_what_is_exported():
+    queries = metrics_in(GATEWAYS) | metrics_in(WATCHDOGS)
+    lines = {"gateway_function_invocation_started", "slo_requests_total", "http_requests_in_flight"}
+    assert queries | lines <= exposed()
 
 
 def test_rules_use_only_what_is_exported_or_recorded_before():

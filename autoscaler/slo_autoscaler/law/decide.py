@@ -122,6 +122,28 @@ def _concluded(wish: Wish, share: int | None, memory: Memory, now: float) -> tup
     return _down(wish, memory, lowest, now)
 
 
+def raised(
+    spec: Spec, seen: Observation, scale: Scale, free: float, memory: Memory, now: float
+) -> tuple[Decision | None, Memory]:
+    """Between two looks: more replicas for arrivals that were read directly, or None; never fewer.
+
+    ``seen`` is what was seen last, with the ``direct_rate`` of now; ``free`` is how many replicas more the
+    fleet's budget has. What is added is kept for one start-up like any need. Nothing else is learned here:
+    predictions are calibrated by rates that are taken over longer.
+    """
+    served = (seen.capacity or 0.0) * scale.desired
+    if spec.policy != "slo" or not served or (seen.direct_rate or 0.0) <= served:
+        return None, memory
+    wish, looked = recommended(spec, seen, scale, memory, now)
+    share = None if free == math.inf else wish.scale.desired + max(0, int(free))
+    decision, _ = decided(wish, share, looked, now)
+    if decision.replicas is None or decision.replicas <= wish.scale.desired:
+        return None, memory
+    kept = memory.start_up(spec) + spec.scale_down.stabilization_window
+    memory = memory.with_need(decision.replicas, kept)
+    return decision, memory.scaled(wish.scale, decision.replicas, now)
+
+
 def claim(wish: Wish, memory: Memory, now: float) -> Claim:
     """Return what a function asks of a shared budget. What does not come up is no reason to give it more."""
     found, current = wish.recommendation, wish.scale.desired

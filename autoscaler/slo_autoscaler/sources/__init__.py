@@ -3,11 +3,13 @@
 - ``promql`` [P]   query texts; answers -> numbers
 - ``prometheus``   the queries over HTTP, all functions in one query for each signal
 - ``replay``       the same from a recording
+- ``direct``       the load alone, each second, from the pages that Prometheus scrapes
+- ``counters`` [P] their counters -> arrivals per second
 
 A source has three methods; ``Settings`` are those of Prometheus. It decides nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Final, Protocol
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -94,6 +96,16 @@ class Settings:
     @classmethod
     def _over_https(cls, tls: Tls, info: ValidationInfo) -> Tls:
         return over_https(tls, info.data.get("url"))
+
+
+class DirectLoad(Protocol):
+    """What the controller needs of the load that is read beside the source. Neither method waits."""
+
+    def watch(self, function_names: Collection[str]) -> None:
+        """Look at these functions from now on."""
+
+    def rates(self) -> Mapping[str, float]:
+        """Return {function_name: requests per second that surely arrive}; one that is not seen is absent."""
 
 
 class Source(Protocol):

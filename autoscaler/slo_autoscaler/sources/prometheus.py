@@ -135,6 +135,19 @@ class PrometheusSource:
         asked = [self._pool.submit(self._ask_earlier, age, span) for age in ages]
         return promql.earlier(dict(zip(ages, self._answers(asked), strict=True)))
 
+    def gateways(self) -> dict[str, set[str]]:
+        """Return {address: functions} of the gateways that are scraped, within ``timeout``."""
+        (found,) = self._answers([self._pool.submit(self._ask_places, promql.GATEWAYS)])
+        functions: dict[str, set[str]] = {}
+        for address, name in found:
+            functions.setdefault(address, set()).add(name)
+        return functions
+
+    def watchdogs(self) -> dict[str, str]:
+        """Return {address: function} of the replicas that are scraped, within ``timeout``."""
+        (found,) = self._answers([self._pool.submit(self._ask_places, promql.WATCHDOGS)])
+        return dict(found)
+
     def close(self) -> None:
         """Give up connections and threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -168,6 +181,9 @@ class PrometheusSource:
 
     def _ask(self, query: str, params: Mapping[str, float]) -> dict[str, float]:
         return self._read(lambda: promql.parse(self._connection.custom_query(query, params)), query)
+
+    def _ask_places(self, query: str) -> list[tuple[str, str]]:
+        return self._read(lambda: promql.places(self._connection.custom_query(query, self._time())), query)
 
     def _ask_history(self, span: float) -> dict[str, Any]:
         window = self._config.rate_window

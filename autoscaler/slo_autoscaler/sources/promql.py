@@ -72,6 +72,10 @@ EXPORTED_AT: Final = 'scalar(max(max_over_time(timestamp(slo_autoscaler_replicas
 GATEWAY_EDGES: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, math.inf)
 """Of the gateway's histogram, in seconds."""
 
+GATEWAYS: Final = "group by (instance, function_name) (gateway_service_count)"
+"""Query of the gateways' pages and the functions that each counts; likewise of the watchdogs'."""
+WATCHDOGS: Final = 'group by (instance, function_name) (slo_latency_seconds{slo_class=~"|default"})'
+
 _FORMS: Final = {
     "$BUCKETS": "rate(http_request_duration_seconds_bucket{$SUCCESS}[$W])",
     "$GATEWAY_BUCKETS": "rate(gateway_functions_seconds_bucket{$SUCCESS,$F}[$W])",
@@ -212,6 +216,21 @@ def parse(result: object) -> dict[str, float]:
         if name and math.isfinite(value):
             values[name] = value
     return values
+
+
+def places(result: object) -> list[tuple[str, str]]:
+    """Return (address, function_name) of each series of an instant vector that has both.
+
+    Raises ``SourceError`` for anything that is not an instant vector.
+    """
+    if not isinstance(result, list):
+        raise SourceError(f"expected a list of series, got {type(result).__name__}")
+    try:
+        labels = [each["metric"] for each in result]
+        found = [(each.get("instance", ""), each.get(FUNCTION_LABEL, "")) for each in labels]
+    except (AttributeError, KeyError, TypeError):
+        raise SourceError("expected series with metrics") from None
+    return [(address, name) for address, name in found if address and name]
 
 
 def observations(signals: Mapping[str, Mapping[str, float]]) -> dict[str, Observation]:

@@ -84,6 +84,7 @@ def _run(
         interval=config.interval,
         # Reconciles come half a scrape interval after a scrape: neither lucky nor unlucky.
         phase=float(config.prometheus.scrape_interval // 2),
+        direct_interval=config.direct_interval,
     )
     chosen = options.policies.split(",") if options.policies else scalers.DEFAULT_POLICIES
     made = [scalers.make(choice.strip(), situation) for choice in chosen]

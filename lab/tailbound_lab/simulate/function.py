@@ -149,6 +149,9 @@ class View(Protocol):
     def observe(self) -> Observation | None:
         """Return what Prometheus says, as old as it is."""
 
+    def direct_rate(self) -> float:
+        """Return the requests per second that surely arrive, as the autoscaler reads it from counters."""
+
     def concurrency(self, span: float) -> float:
         """Return how many requests were inside the replicas on average over the last ``span``."""
 

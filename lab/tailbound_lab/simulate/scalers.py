@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
-from slo_autoscaler.law.decide import decide
+from slo_autoscaler.law.decide import decide, raised
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.policies import POLICIES
+from slo_autoscaler.signals import Observation
 from slo_autoscaler.spec import Spec
 from tailbound_lab.simulate import SimulationError, baselines
 from tailbound_lab.simulate.baselines import Bounds, HpaSettings
@@ -24,20 +25,45 @@ from tailbound_lab.simulate.traces import Trace
 class DecideScaler:
     """The controller's loop around ``decide``, for one function."""
 
-    def __init__(self, spec: Spec, interval: float, phase: float, name: str | None = None) -> None:
-        """``phase``: reconciles come so long after scrapes, so that samples have a usual age."""
+    def __init__(
+        self,
+        spec: Spec,
+        interval: float,
+        phase: float,
+        name: str | None = None,
+        *,
+        direct_interval: float | None = None,
+    ) -> None:
+        """``phase``: reconciles come so long after scrapes, so that samples have a usual age.
+
+        ``direct_interval``: seconds between two looks at the load that is read directly; None: none.
+        """
         self.name = name or spec.policy
-        self.interval = interval
+        self.interval = interval if direct_interval is None else direct_interval
         self.phase = phase
         self._spec = spec
         self._memory: Memory | None = None
+        self._every, self._due = interval, phase
+        self._direct = direct_interval is not None
+        self._seen: Observation | None = None
 
     def scale(self, view: View, now: float) -> int | None:
         """Decide as the controller does."""
         scale = view.scale
         memory = self._memory or Memory.initial(scale, now)
-        decision, self._memory = decide(self._spec, view.observe(), scale, memory, now)
-        return decision.replicas
+        wanted = None
+        if now >= self._due:
+            self._due += self._every
+            observed = view.observe()
+            self._seen = observed or self._seen
+            decision, memory = decide(self._spec, observed, scale, memory, now)
+            wanted = decision.replicas
+        if wanted is None and self._direct and self._seen is not None:
+            seen = replace(self._seen, direct_rate=view.direct_rate())
+            more, memory = raised(self._spec, seen, scale, math.inf, memory, now)
+            wanted = None if more is None else more.replicas
+        self._memory = memory
+        return wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +79,8 @@ class Situation:
     """Seconds between two reconciles."""
     phase: float
     """Seconds from a scrape to the reconcile after it."""
+    direct_interval: float | None = None
+    """Seconds between two looks at the load that is read directly, for ours; None: none."""
 
 
 Maker = Callable[[Situation, float | None, str], Scaler]
@@ -67,7 +95,7 @@ def _ours(policy: str) -> Maker:
             raise SimulationError(f"policy {name!r}: slo has no target; the SLO is what it aims at")
         if target is not None:
             spec = replace(spec, utilization_target=target)
-        return DecideScaler(spec, at.interval, at.phase, name)
+        return DecideScaler(spec, at.interval, at.phase, name, direct_interval=at.direct_interval)
 
     return make
 

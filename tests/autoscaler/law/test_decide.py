@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from autoscaler.values import a_spec, observations, scales, seen, specs
 from fuzzing import fuzzed
 from slo_autoscaler.law.budget import Budget
-from slo_autoscaler.law.decide import claim, decide, decided, recommended
+from slo_autoscaler.law.decide import claim, decide, decided, raised, recommended
 from slo_autoscaler.law.memory import Memory, Refusal
 from slo_autoscaler.model import Reason, Scale
 from slo_autoscaler.signals import Observation
@@ -163,6 +163,42 @@ def test_a_gap_is_no_time_in_which_less_was_enough(spec, scale, story, nothing, 
         memory.start_up(spec) + spec.scale_down.stabilization_window - 2.0 * spec.timing.interval
     )
     assert decision.replicas is None or decision.replicas >= min(most, scale.desired)
+
+
+@fuzzed(40)
+@given(specs, scales, stories, st.floats(0, 1e4), st.sampled_from([math.inf, 0.0, 2.0]))
+def test_what_is_read_directly_only_raises_and_teaches_nothing_but_the_need(spec, scale, story, rate, free):
+    lowest, highest = limits_of(spec, scale)
+    for observation, before, _, memory, now in play(spec, scale, story):
+        if observation is None:
+            continue
+        decision, after = raised(spec, replace(observation, direct_rate=rate), before, free, memory, now)
+        if decision is None:
+            assert after is memory
+            continue
+        assert before.desired < decision.replicas <= highest
+        assert decision.replicas <= max(lowest, before.desired + free)
+        assert rate > observation.capacity * before.desired
+        unlike = {"asked": None, "scaled_at": None, "scaled_up_at": None, "needs": ()}
+        assert replace(after, **unlike) == replace(memory, **unlike)
+
+
+def test_a_step_that_is_read_directly_is_followed_once():
+    spec, calm = a_spec(max_replicas=20), seen(rate=100.0, up_replicas=2.0)
+    memory = Memory.initial(TWO, 0.0)
+    for now in (5.0, 10.0):
+        decision, memory = decide(spec, calm, TWO, memory, now)
+        assert decision.replicas is None
+    step = replace(calm, direct_rate=450.0)
+    decision, memory = raised(spec, step, TWO, math.inf, memory, 11.0)
+    assert decision.reason is Reason.LOAD_ABOVE_CAPACITY
+    assert decision.replicas >= 5
+    # The platform's list may still be the old one.
+    for now in (12.0, 13.0, 14.0):
+        again, memory = raised(spec, step, TWO, math.inf, memory, now)
+        assert again is None
+    # No scrape has seen it yet: what was added is kept for a start-up.
+    assert decide(spec, calm, Scale(decision.replicas, 2), memory, 15.0)[0].replicas is None
 
 
 def test_one_look_after_a_gap_is_not_enough_to_give_back_a_replica():

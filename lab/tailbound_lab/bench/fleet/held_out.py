@@ -165,8 +165,11 @@ def _oracle(utilization: float) -> Make:
     return make
 
 
-def play(found: Sequence[Case], kept: Kept, processes: int) -> list[dict[str, Any]]:
-    """Return one record for each case, with the outcome of each system over both draws."""
+def play(found: Sequence[Case], kept: Kept, processes: int, *, direct: bool = True) -> list[dict[str, Any]]:
+    """Return one record for each case, with the outcome of each system over both draws.
+
+    ``direct``: ours reads the load directly too.
+    """
     hpa = HpaSettings(0.7)
     chosen: list[dict[str, dict[str, Any]]] = [{} for _ in found]
 
@@ -181,7 +184,7 @@ def play(found: Sequence[Case], kept: Kept, processes: int) -> list[dict[str, An
 
     page.say(f"{len(found)} cases: ours, then the HPA, then the oracle")
     everything = range(len(found))
-    together_of(everything, OURS, "", ours(OURS))
+    together_of(everything, OURS, "" if direct else "scrapes alone", ours(OURS, direct=direct))
     together_of(everything, "hpa-cpu", f"{hpa}", lambda _: hpa_cpu(BOUNDS, hpa))
     missing: Sequence[int] = everything
     for utilization in UTILIZATIONS:
@@ -252,6 +255,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--traces", type=Path, metavar="DIR", help="recorded traces too [the generated ones alone]")
     add("--only", metavar="TEXT", help="only cases with this in their name [all]")
     add("--quick", action="store_true", help="the first 15 minutes of every trace")
+    add("--scrapes-alone", action="store_true", help="ours with direct_interval: null")
     add("--base", type=Path, metavar="FILE", help="show the differences to an earlier run's held-out.json")
     add("--processes", type=int, default=2, help="simulations at a time [2]")
     page.add_publish(parser)
@@ -265,7 +269,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
     results: dict[str, Any] = {
         **page.origin(),
         "quick": options.quick,
-        "cases": play(found, Kept(output / PLAYS), options.processes),
+        "cases": play(found, Kept(output / PLAYS), options.processes, direct=not options.scrapes_alone),
     }
     (output / "held-out.json").write_text(json.dumps(results, indent=1) + "\n")
     page.show(options, SECTION, table(results, base))

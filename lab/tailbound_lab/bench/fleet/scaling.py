@@ -186,12 +186,17 @@ GRIDS: Final[tuple[Grid, ...]] = (
 )
 
 
-def ours(policy: str) -> Callable[[Workload], Scaler]:
-    """Return what makes one of our policies for a workload: the defaults, but room to grow."""
+def ours(policy: str, *, direct: bool = True) -> Callable[[Workload], Scaler]:
+    """Return what makes one of our policies for a workload: the defaults, but room to grow.
+
+    Without ``direct``: as with ``direct_interval: null``.
+    """
     text = CONFIG.format(f"{{policy: {policy}, max_replicas: {BOUNDS.highest}}}")
     config = Config.parse(text, "bench")
     spec, phase = config.target("function.openfaas-fn"), config.prometheus.scrape_interval // 2
-    return lambda _: DecideScaler(spec, config.interval, phase, policy)
+    return lambda _: DecideScaler(
+        spec, config.interval, phase, policy, direct_interval=config.direct_interval if direct else None
+    )
 
 
 def _alone(policy: str) -> Callable[..., Scaler]:

@@ -1,0 +1,217 @@
+"""The load, read each second where Prometheus scrapes it every few: a step is seen seconds earlier.
+
+Owns the thread that looks, the requests for pages and how many there are. Prometheus says where the pages
+are: the label ``instance`` of what it scrapes. So this takes no rights of any platform, goes on while
+Prometheus is away, and sees nothing where that label is no address, or no way leads there. Pages of gateways
+tell of all functions; watchdogs are asked about functions that no gateway has. What the counters say is
+``counters``'s. It may raise what is believed of the load, never lower it; decides nothing.
+"""
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
+from typing import Final, Protocol
+
+from slo_autoscaler.errors import SourceError, brief
+from slo_autoscaler.sources import counters
+
+logger = logging.getLogger(__name__)
+
+LISTING: Final = 5.0
+"""Seconds between two questions to Prometheus where the pages are: about the scrape interval."""
+READ_SECONDS: Final = 1.0
+"""For one page; most come within milliseconds."""
+CONCURRENT_READS: Final = 8
+MOST_PAGES: Final = 100
+"""Pages of watchdogs at a look: each costs about a millisecond of CPU at both ends. Of more pages each has
+its turn later."""
+BYTES_PER_SECOND: Final = 4 * 2**20
+"""Of one page: that of a gateway with 10,000 functions has 13 MB, and is read every three seconds."""
+GIVEN_UP: Final = 10.0
+"""Seconds after which a page that could not be read is tried again."""
+LARGEST: Final = 64 * 2**20
+"""Bytes of a page: four times that of 10,000 functions."""
+STALE: Final = 10.0
+"""Seconds after which what was read of a page counts no more."""
+
+_ADDRESS: Final = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
+
+
+class Listing(Protocol):
+    """Where the pages are. Both raise ``SourceError``."""
+
+    def gateways(self) -> Mapping[str, Collection[str]]:
+        """Return {address: functions} of the gateways."""
+
+    def watchdogs(self) -> Mapping[str, str]:
+        """Return {address: function} of the replicas with our watchdog."""
+
+
+@dataclass(slots=True)
+class _Page:
+    """One page that is read, and what it said."""
+
+    address: str
+    function_name: str | None
+    """None: a gateway's, of many functions."""
+    counted: counters.Page = field(default_factory=counters.Page)
+    due: float = 0.0
+    reading: Future[None] | None = None
+    read_at: float = 0.0
+
+
+class Direct:
+    """Looks every ``interval`` seconds from ``start`` to ``close``."""
+
+    def __init__(
+        self, listing: Listing, interval: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._listing = listing
+        self._interval = interval
+        self._clock = clock
+        self._pages: dict[str, _Page] = {}
+        self._listed_at: float | None = None
+        self._asking: Future[Mapping[str, str | None]] | None = None
+        self._wanted: Collection[str] = ()
+        self._rates: tuple[float, Mapping[str, float]] = (0.0, {})
+        self._lost: set[str] = set()
+        """Addresses that could not be read when they were tried last."""
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(CONCURRENT_READS, thread_name_prefix="direct")
+        self._thread = threading.Thread(target=self._run, name="direct", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Look no more; what is being read is not waited for."""
+        self._stop.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def watch(self, function_names: Collection[str]) -> None:
+        """Look at these functions from now on."""
+        self._wanted = function_names
+
+    def rates(self) -> Mapping[str, float]:
+        """Return {function_name: requests per second that surely arrive} as of the last look.
+
+        A function that cannot be seen is absent.
+        """
+        looked_at, rates = self._rates
+        return rates if self._clock() - looked_at <= STALE else {}
+
+    def look(self) -> None:
+        """Read the pages whose turn it is, for at most ``READ_SECONDS``; a page that fails is left out."""
+        now = self._clock()
+        self._list(now)
+        due = sorted((page for page in self._pages.values() if page.due <= now), key=lambda page: page.due)
+        free = [page for page in due if page.reading is None or page.reading.done()]
+        gateways = [page for page in free if page.function_name is None]
+        replicas = [page for page in free if page.function_name is not None][:MOST_PAGES]
+        for page in (*gateways, *replicas):
+            page.reading = self._pool.submit(self._read, page)
+        wait([page.reading for page in (*gateways, *replicas) if page.reading], READ_SECONDS)
+        self._rates = (self._clock(), self._summed())
+
+    def _run(self) -> None:
+        due = self._clock()
+        while not self._stop.is_set():
+            try:
+                self.look()
+            except Exception:
+                if self._stop.is_set():
+                    return
+                logger.exception("direct reads failed")
+            due = max(due + self._interval, self._clock())
+            self._stop.wait(due - self._clock())
+
+    def _list(self, now: float) -> None:
+        """Learn where the pages are. Until there is an answer they are where they were."""
+        if self._asking is not None and self._asking.done():
+            found, self._asking = self._asking.result(), None
+            self._pages = {
+                address: self._known(address, name)
+                for address, name in found.items()
+                if _ADDRESS.fullmatch(address)
+            }
+            self._lost &= self._pages.keys()
+        if self._asking is None and (self._listed_at is None or now - self._listed_at >= LISTING):
+            self._listed_at = now
+            self._asking = self._pool.submit(self._ask)
+
+    def _ask(self) -> Mapping[str, str | None]:
+        try:
+            gateways = self._listing.gateways()
+            unseen = set(self._wanted).difference(*gateways.values())
+            watchdogs = self._listing.watchdogs() if unseen else {}
+        except SourceError:
+            # The reconcile logs it.
+            return {address: page.function_name for address, page in self._pages.items()}
+        return {address: name for address, name in watchdogs.items() if name in unseen} | dict.fromkeys(
+            gateways
+        )
+
+    def _known(self, address: str, name: str | None) -> _Page:
+        page = self._pages.get(address)
+        return page if page is not None and page.function_name == name else _Page(address, name)
+
+    def _read(self, page: _Page) -> None:
+        began = self._clock()
+        try:
+            text = fetched(page.address, READ_SECONDS)
+        except (OSError, HTTPException, OverflowError, ValueError) as error:
+            page.counted = counters.Page()
+            page.due = self._clock() + GIVEN_UP
+            if page.address not in self._lost:
+                self._lost.add(page.address)
+                logger.info("load is not read directly from %s: %s", page.address, brief(error))
+            return
+        self._lost.discard(page.address)
+        read = counters.started if page.function_name is None else counters.arrived
+        page.counted.add(began, read(text))
+        page.read_at = began
+        page.due = began + max(0.5 * self._interval, len(text) / BYTES_PER_SECOND)
+
+    def _summed(self) -> Mapping[str, float]:
+        now = self._clock()
+        found: dict[str, list[tuple[float, float]]] = {}
+        for page in self._pages.values():
+            read = page.reading is not None and page.reading.done()
+            if read and now - page.read_at <= STALE:
+                for name, counted in page.counted.arrivals().items():
+                    found.setdefault(page.function_name or name, []).append(counted)
+        return {name: counters.surely(counted) for name, counted in found.items()}
+
+
+def fetched(address: str, seconds: float) -> bytes:
+    """Return the page ``/metrics`` at ``host:port``; raises one of what ``_read`` catches.
+
+    Takes no longer than ``seconds``, or twice that if nothing comes, and no more than ``LARGEST`` bytes.
+    """
+    end = time.monotonic() + seconds
+    connection = HTTPConnection(address, timeout=seconds)
+    try:
+        connection.request("GET", "/metrics", headers={"Accept-Encoding": "identity"})
+        answer = connection.getresponse()
+        if answer.status != 200:
+            raise ValueError(f"status {answer.status}")
+        parts: list[bytes] = []
+        size = 0
+        while part := answer.read1(1 << 20):
+            parts.append(part)
+            size += len(part)
+            if size > LARGEST:
+                raise ValueError(f"more than {LARGEST} bytes")
+            if time.monotonic() > end:
+                raise TimeoutError(f"not read within {seconds:g} s")
+        if answer.length:
+            raise ValueError(f"{answer.length} bytes are missing")
+        return b"".join(parts)
+    finally:
+        connection.close()

@@ -1,0 +1,104 @@
+"""Arrivals from counters: what pages say, what resets and gaps do, and how sure a rate is."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fuzzing import fuzzed
+from slo_autoscaler.sources.counters import SPAN, WHOLE, Page, arrived, started, surely
+from tailbound_lab.local.metrics import GatewayMetrics
+
+names = st.from_regex(r"[a-z0-9-]{1,12}\.[a-z0-9-]{1,8}", fullmatch=True)
+
+
+@fuzzed(40)
+@given(st.dictionaries(names, st.integers(1, 20), max_size=6))
+def test_started_is_what_the_whole_format_says_of_a_gateways_page(counts):
+    gateway = GatewayMetrics(lambda: [(name, 1) for name in counts])
+    for name, count in counts.items():
+        for _ in range(count):
+            gateway.started(name)
+            gateway.finished(name, 200, 0.01)
+    assert started(gateway.exposition()) == counts
+
+
+@pytest.mark.parametrize(
+    ("page", "found"),
+    [
+        (b"", {}),
+        (b'gateway_function_invocation_started{function_name="a.fn"} 1.5e+06', {"a.fn": 1.5e6}),
+        (
+            b'x 1\ngateway_function_invocation_started{code="1",function_name="a.fn",z="2"} 3\ny 2\n',
+            {"a.fn": 3.0},
+        ),
+        (b'gateway_function_invocation_started{function_name="a.fn"} NaN\n', {}),
+        (b'gateway_function_invocation_started{function_name="a.fn"} soon\n', {}),
+        (b"gateway_function_invocation_started{} 3\n", {}),
+        (b"<html>gateway_function_invocation_started{</html>", {}),
+    ],
+)
+def test_started_takes_whole_samples_alone(page, found):
+    assert started(page) == found
+
+
+def test_arrived_is_what_is_done_and_what_is_inside():
+    page = b"""# TYPE slo_requests_total counter
+slo_requests_total{outcome="good",slo_class="default"} 40
+slo_requests_total{outcome="shed",slo_class="fast"} 2.0
+slo_requests_created{outcome="good"} 1.7e9
+http_requests_in_flight 3
+"""
+    assert arrived(page) == {WHOLE: 45.0}
+    assert arrived(b"something else") == {}
+
+
+@fuzzed(60)
+@given(st.lists(st.tuples(st.floats(0.01, 10), st.integers(0, 500)), min_size=1, max_size=20))
+def test_arrivals_are_those_of_the_last_samples_and_never_of_more(steps):
+    page, now, count, moments = Page(), 0.0, 0.0, []
+    for passed, came in steps:
+        now, count = now + passed, count + came
+        moments.append((now, count))
+        page.add(now, {"a.fn": count})
+        found = page.arrivals().get("a.fn")
+        if found is None:
+            continue
+        begins = [(moment, at) for moment, at in moments if now - moment == found[1]]
+        assert found[0] == count - begins[-1][1]
+        between = [moment for moment, _ in moments if begins[-1][0] < moment < now]
+        assert all(now - moment < SPAN for moment in between), "no longer than it must be"
+
+
+def test_arrivals_after_a_restart_count_from_the_next_sample_on():
+    page = Page()
+    for now, count in ((0.0, 900.0), (1.0, 1000.0), (2.0, 10.0)):
+        page.add(now, {"a.fn": count})
+    assert page.arrivals() == {}
+    page.add(3.0, {"a.fn": 60.0})
+    assert page.arrivals() == {"a.fn": (50.0, 1.0)}
+
+
+def test_arrivals_of_a_function_that_appears_count_from_zero():
+    page = Page()
+    page.add(0.0, {"a.fn": 7.0})
+    page.add(1.0, {"a.fn": 7.0, "b.fn": 30.0})
+    assert page.arrivals() == {"a.fn": (0.0, 1.0), "b.fn": (30.0, 1.0)}
+
+
+@fuzzed(60)
+@given(st.lists(st.tuples(st.integers(0, 10_000), st.floats(0.2, 10)), max_size=5))
+def test_surely_is_no_more_than_what_was_counted(arrivals):
+    assert 0.0 <= surely(arrivals) <= sum(count / seconds for count, seconds in arrivals) + 1e-9
+
+
+@pytest.mark.parametrize("rate", [2.0, 30.0, 500.0])
+def test_surely_exceeds_the_rate_of_a_poisson_process_less_than_once_in_a_hundred_looks(rate):
+    draws, looks, above = random.Random(3), 2000, 0
+    for _ in range(looks):
+        count, passed = 0, draws.expovariate(rate)
+        while passed < 3.0:
+            count, passed = count + 1, passed + draws.expovariate(rate)
+        above += surely([(count, 3.0)]) > rate
+    assert above < looks / 100

@@ -1,0 +1,206 @@
+"""Pages of counters over real sockets: what is read, what is left out, and how long a look takes."""
+
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from autoscaler import doubles
+from autoscaler.doubles import a_fleet, a_gateway, a_prometheus, exposing, until
+from slo_autoscaler.errors import SourceError
+from slo_autoscaler.sources import Settings as PrometheusSettings
+from slo_autoscaler.sources.direct import GIVEN_UP, READ_SECONDS, Direct
+from slo_autoscaler.sources.prometheus import PrometheusSource
+
+A, B = "a.openfaas-fn", "b.openfaas-fn"
+
+
+class Listed:
+    """What Prometheus would say of where pages are; an error for as long as it is set."""
+
+    def __init__(self, gateways=None, watchdogs=None):
+        self.error = None
+        self._gateways, self._watchdogs = gateways or {}, watchdogs or {}
+        self.asked = []
+
+    def gateways(self):
+        return self._told("gateways", self._gateways)
+
+    def watchdogs(self):
+        return self._told("watchdogs", self._watchdogs)
+
+    def _told(self, what, answer):
+        self.asked.append(what)
+        if self.error is not None:
+            raise self.error
+        return answer
+
+
+class Counting:
+    """A gateway's page whose counters the test moves."""
+
+    def __init__(self):
+        self.counts = {}
+        self.reads = 0
+        self._server = exposing(self._page)
+        self.address = self._server.address
+
+    def _page(self, _path):
+        self.reads += 1
+        return "".join(
+            f'gateway_function_invocation_started{{function_name="{name}"}} {count}\n'
+            for name, count in self.counts.items()
+        )
+
+    def close(self):
+        self._server.close()
+
+
+@contextmanager
+def counting():
+    page = Counting()
+    try:
+        yield page
+    finally:
+        page.close()
+
+
+class Looking:
+    """A ``Direct`` without its thread: the test looks, a second apart."""
+
+    def __init__(self, listing, *names):
+        self.now = 100.0
+        self.direct = Direct(listing, 1.0, lambda: self.now)
+        self.direct.watch(names)
+        self.look()
+        until(self._listed, "it is known where pages are")
+
+    def _listed(self):
+        asking = self.direct._asking
+        return asking is None or asking.done()
+
+    def look(self, seconds=1.0):
+        self.now += seconds
+        self.direct.look()
+        return self.direct.rates()
+
+
+@contextmanager
+def looking(listing, *names):
+    made = Looking(listing, *names)
+    try:
+        yield made
+    finally:
+        made.direct.close()
+
+
+def test_look_gives_what_surely_arrives_at_all_gateways_together():
+    with counting() as one, counting() as two:
+        one.counts, two.counts = {A: 0, B: 50}, {A: 1000}
+        with looking(Listed({one.address: {A, B}, two.address: {A}}), A, B) as eye:
+            assert eye.look() == {}
+            for _ in range(3):
+                one.counts[A] += 300
+                two.counts[A] += 100
+                rates = eye.look()
+            # 400/s in the last three seconds, less 3 x sqrt(1200) / 3.
+            assert rates[A] == pytest.approx(400.0 - 1200.0**0.5)
+            assert rates[B] == 0.0
+
+
+def test_look_reads_watchdogs_of_the_functions_that_no_gateway_has():
+    with a_fleet() as fleet, a_fleet() as other, counting() as gateway:
+        fleet.rate = 1e4
+        listing = Listed({gateway.address: {B}}, {fleet.address: A, other.address: B, "stranger:80": "x.fn"})
+        with looking(listing, A, B) as eye:
+            eye.look()
+            time.sleep(0.05)
+            assert eye.look()[A] > 0.0
+            assert (fleet.scrapes, other.scrapes) == (2, 0)
+        with looking(listing, B):
+            assert listing.asked[-1] == "gateways"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [doubles.status(500), doubles.panic, doubles.half(b"x" * 100), doubles.dribble(threading.Event())],
+)
+def test_page_that_fails_is_left_out_and_tried_again_later(fault):
+    with a_gateway() as broken, counting() as page:
+        broken.faults["GET"] = fault
+        page.counts = {A: 0}
+        address = broken.url.removeprefix("http://")
+        with looking(Listed({address: {B}, page.address: {A}}), A) as eye:
+            began = time.monotonic()
+            for _ in range(3):
+                page.counts[A] += 500
+                rates = eye.look()
+            assert rates[A] > 300.0
+            assert time.monotonic() - began < 3 * READ_SECONDS + 2.0
+            assert len(broken.requests) <= 1
+            eye.now += GIVEN_UP
+            until(lambda: eye.look() is not None and len(broken.requests) > 1, "it is tried again")
+
+
+def test_look_goes_on_where_pages_were_while_prometheus_is_away():
+    with counting() as page:
+        page.counts = {A: 0}
+        listing = Listed({page.address: {A}})
+        with looking(listing, A) as eye:
+            listing.error = SourceError("away")
+            for _ in range(20):
+                page.counts[A] += 500
+                rates = eye.look()
+            assert listing.asked.count("gateways") > 2
+            assert rates[A] > 400.0
+
+
+def test_rates_that_were_not_read_for_long_are_none():
+    with counting() as page:
+        page.counts = {A: 0}
+        with looking(Listed({page.address: {A}}), A) as eye:
+            eye.look()
+            page.counts = {A: 500}
+            assert eye.look()
+            eye.now += 60.0
+            assert eye.direct.rates() == {}
+
+
+@pytest.mark.parametrize(
+    "address", ["nowhere", "host:port", "[::1", "a b:80", "host:80/path", "10.0.0.1:99999"]
+)
+def test_address_that_is_none_is_left_alone(address):
+    with looking(Listed({address: {A}}), A) as eye:
+        assert eye.look() == {}
+
+
+@pytest.mark.e2e
+def test_pages_are_where_the_real_prometheus_scrapes(tmp_path):
+    with a_fleet() as fleet, counting() as gateway:
+        gateway.counts = {B: 1}
+        served = exposing(lambda _: f'gateway_service_count{{function_name="{B}"}} 1\n')
+        static = [
+            {"targets": [fleet.address], "labels": {"function_name": A}},
+            {"targets": [served.address]},
+        ]
+        jobs = [{"job_name": "all", "static_configs": static}]
+        with a_prometheus(tmp_path, {}, jobs) as prometheus:
+            source = PrometheusSource(PrometheusSettings(url=prometheus.url))
+            until(lambda: source.gateways() and source.watchdogs(), "both are scraped")
+            assert source.gateways() == {served.address: {B}}
+            assert source.watchdogs() == {fleet.address: A}
+            source.close()
+        served.close()
+
+
+def test_direct_looks_by_itself_from_start_to_close():
+    with counting() as page:
+        page.counts = {A: 0}
+        direct = Direct(Listed({page.address: {A}}), 0.05)
+        direct.watch({A})
+        direct.start()
+        until(lambda: page.reads > 3, "it looks")
+        page.counts = {A: 10_000}
+        until(lambda: direct.rates().get(A), "it sees")
+        direct.close()
