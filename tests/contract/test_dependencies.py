@@ -40,6 +40,12 @@ def test_worker_loads_no_model_library_before_the_handler_asks_for_it():
     assert not imported_by("import batching_watchdog.worker.serve") & (NOT_IN_THE_FRONT_END - {"gunicorn"})
 
 
+def test_kubernetes_client_loads_nothing_that_the_autoscalers_image_leaves_out():
+    loaded = imported_by("import slo_autoscaler.kube.lease, slo_autoscaler.platforms.kubernetes")
+    assert "kubernetes" in loaded
+    assert not loaded & {"aiohttp", "aiohttp_retry", "attr", "attrs", "multidict", "yarl"}
+
+
 def test_pure_core_needs_the_standard_library_only():
     pure = ("config", "errors", "pool.jsonlines", "engine.engine", "messages", "wire")
     loaded = imported_by("import " + ", ".join(f"batching_watchdog.{module}" for module in pure))

@@ -125,6 +125,16 @@ def test_image_is_its_base_and_little_more(image: str, version: str, request: py
     assert all(int(part) > 0 for part in found["Config"]["User"].split(":"))
 
 
+def test_controller_ships_without_aiohttp_and_loads_every_platform(autoscaler: str):
+    names = {package["name"] for package in json.loads(shell(autoscaler, "python -m pip list --format=json"))}
+    assert "kubernetes" in names
+    assert not names & {"aiohttp", "aiohttp-retry", "attrs", "multidict", "yarl"}
+    modules = ["kube.lease", "platforms.openfaas", "platforms.kubernetes"]
+    modules += ["platforms.knative.own_class", "platforms.knative.floor"]
+    imports = ", ".join(f"slo_autoscaler.{module}" for module in modules)
+    assert shell(autoscaler, f"python -c 'import {imports}; print(1)'") == "1\n"
+
+
 def test_controllers_labels_name_commit_version_and_license(autoscaler: str):
     labels = inspect(autoscaler)["Labels"]
     assert labels["org.opencontainers.image.revision"] == "0123456789abcdef"

@@ -1,8 +1,14 @@
 """Sends requests to the Kubernetes API; objects are plain dicts.
 
 Owns connections, credentials, time limits, retries and the translation of errors. Knows no kind of object;
-``informer`` keeps lists current with it. The kubernetes package gives credentials and TLS (kubeconfig,
-service account, token renewal). Its models, its watch and its leader election are not used. Pitfalls:
+``informer`` keeps lists current with it. The kubernetes package gives credentials and their renewal, TLS,
+proxies and the pool of connections. Not used of it, and why:
+
+- Typed methods: 1,000 small Deployments take 0.33 s of CPU as its models and 0.04 s as dicts (version 37,
+  AMD EPYC, November 2026). Knative's kinds have no models.
+- ``Watch``: without models an ERROR event is a ``KeyError``, and bookmarks are not followed.
+
+Pitfalls:
 
 - urllib3 retries three times within one call and has no timeout, unless both are set.
 - A socket timeout starts anew with every byte. So a whole answer has a deadline as well.

@@ -1,7 +1,8 @@
 """Events on the objects that are scaled: what ``kubectl describe`` shows.
 
 Owns a thread, so that scaling never waits for an event, and the record of earlier events: a repetition counts
-up the event that exists. An event that cannot be written is lost; that is logged once.
+up the event that exists. An event that cannot be written is lost; that is logged once. The kubernetes package
+has models of events and no recorder.
 """
 
 import logging

@@ -3,6 +3,9 @@
 Owns the threads that list and watch, and the cached values. Knows no kind of object and writes nothing; the
 requests are ``client``'s.
 
+The kubernetes package has ``SharedInformer``. Its first list has no time limit and no pages, its readers
+cannot tell a current cache from one whose watch broke, and it knows no own writes.
+
 A watch may report an own write later than the next reader asks. The old state would then pass for a refusal.
 So a writer reports the answer to its write (``wrote``), which counts until the watch has its version or a
 newer one. No other module lays own writes over stale reads.

@@ -3,6 +3,9 @@
 Owns the thread that renews the lease, and the time until which this process may act. The rules are
 ``lease_rules``'. A renewal that hangs delays no caller: ``leads`` only reads the clock. A leader whose
 network stands still stops by itself, before another may follow.
+
+The kubernetes package has ``leaderelection``. It counts on the wall clock, which may jump, and cannot tell a
+caller that its lease has run out while a renewal hangs.
 """
 
 import hashlib
