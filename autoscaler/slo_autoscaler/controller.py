@@ -85,6 +85,8 @@ class _Target:
     conflict: ScalerConflict = field(default_factory=ScalerConflict)
     """Changes of its replicas beside those asked for."""
     failures: int = 0
+    unreadable: bool = False
+    """It failed last because the platform told nonsense of it."""
     skip: int = 0
     """Reconciles to back off for."""
 
@@ -394,9 +396,11 @@ class Controller:
             self._log_once("discover", None)
             for name in self._targets.keys() - listed.keys():
                 self._forget(name)
-            for name in listed:
+            for name, scale in listed.items():
                 if name not in self._targets:
                     self._targets[name] = _Target(self._config.target(name))
+                elif self._targets[name].unreadable and isinstance(scale, Scale):
+                    self._targets[name].unreadable, self._targets[name].skip = False, 0
             if self._direct is not None:
                 self._direct.watch(frozenset(listed))
             return {name: listed[name] for name in self._due(listed)}, 0
@@ -606,6 +610,7 @@ class Controller:
             # The whole platform is unwell; when it is back, no function is to wait for longer.
             return 1
         target.failures += 1
+        target.unreadable = stage == "read"
         target.skip = min(2 ** (target.failures - 1), MAX_BACKOFF)
         logger.warning("%s: cannot %s; backing off for %d reconciles: %s", name, stage, target.skip, error)
         return 1

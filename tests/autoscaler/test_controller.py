@@ -474,6 +474,16 @@ def test_reconcile_wrong_label_holds_its_function_by_name_and_no_other(gateway, 
         assert desired(bench, B) > 1
 
 
+def test_reconcile_function_that_was_unreadable_goes_on_as_soon_as_the_list_has_it_right(gateway):
+    with Bench(gateway, *[{A: BUSY}] * 5) as bench:
+        gateway.functions["a"].labels = {MODE: "of"}
+        bench.times(4)
+        assert bench.errors("read") < 4, "it backs off"
+        gateway.functions["a"].labels = {}
+        bench.reconcile()
+        assert gateway.functions["a"].replicas == 4
+
+
 def test_reconcile_recommend_exports_each_count_and_never_acts(gateway):
     with Bench(gateway, *[{A: seen(rate=800.0)}] * 9, **{"defaults.mode": "recommend"}) as bench:
         bench.times(9)

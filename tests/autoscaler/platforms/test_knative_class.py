@@ -66,6 +66,28 @@ def test_a_revision_becomes_ready_follows_decisions_and_what_others_set_is_set_r
     world.until(lambda: world.replicas(name) == 5, "its count is ours")
 
 
+def test_a_revision_that_is_not_to_be_scaled_is_ready_and_keeps_the_count_that_others_give_it(world, one):
+    platform, name = one
+    decide(platform, world.function, 4)
+    world.route(mode="recommend", r1=100)
+    world.until(lambda: platform.scales()[world.function].mode == "recommend", "the label is seen", platform)
+    world.change(DEPLOYMENTS, f"{name}-deployment", spec={"replicas": 3})
+    world.settle(platform)
+    assert (world.replicas(name), world.says(name, "Ready")) == (3, "True")
+    world.route(mode="active", r1=100)
+    world.settle(platform)
+    assert world.replicas(name) == 3, "the decision from before is forgotten"
+
+
+def test_a_wrong_label_is_named_and_what_was_decided_stands(world, one):
+    platform, name = one
+    decide(platform, world.function, 4)
+    world.route(mode="actve", r1=100)
+    world.settle(platform)
+    assert "label tailbound.dev/mode: 'actve' must be one of" in str(platform.scales()[world.function])
+    assert world.replicas(name) == 4
+
+
 def test_standby_writes_nothing_and_takes_over_what_is_there(api, world, start):
     name, leader = world.revise(), Standby()
     platform = start(leader)

@@ -145,6 +145,9 @@ def test_a_function_that_is_not_active_has_no_floor_and_the_count_that_knative_w
     world.until(lambda: MIN_SCALE not in world.annotations(), "the floor is taken back", platform)
     world.until(lambda: platform.scale(world.function).desired == 3, "Knative's count is told")
     assert platform.scales()[world.function].mode == mode
+    world.route(mode="active", r1=100)
+    world.settle(platform)
+    assert MIN_SCALE not in world.annotations(), "the decision from before is forgotten"
 
 
 def test_a_wrong_label_is_named_and_the_floor_stays(world, platform):

@@ -345,6 +345,14 @@ def scale_of(main: Revision, cap: int | None, modes: Modes) -> Scale:
     )
 
 
+def is_scaled(function_name: str, share: Share, modes: Modes) -> bool:
+    """Tell whether decisions for a function are carried out; where its label is wrong the last one stands."""
+    try:
+        return modes.of(function_name, MODE, share.mode) == "active"
+    except PlatformError:
+        return True
+
+
 def scales_of(mains: Iterable[Revision], cap: int | None, modes: Modes) -> dict[str, Scale | PlatformError]:
     """Return ``scale_of`` each, by function; a wrong label spoils no other function."""
     scales: dict[str, Scale | PlatformError] = {}

@@ -22,9 +22,9 @@ from slo_autoscaler.platforms.knative.allocation import (
     Json,
     Key,
     Revision,
-    Share,
     annotation,
     class_of,
+    is_scaled,
     key_of,
     main_of,
     named_by,
@@ -124,7 +124,7 @@ class Floor:
             self._desired.keep(())
             return self._writes.pause()
         functions = self._functions()
-        self._desired.keep(functions)
+        self._desired.keep({name for name, members in functions.items() if not main_of(members).inactive})
         floors: dict[Key, int] = {}
         for name, members in functions.items():
             floors |= minimum.floors(members, self._desired.get(name))
@@ -165,17 +165,11 @@ class Floor:
             share = routed.get(key_of(each), UNROUTED)
             ours = share.mode is not None or annotation(each, minimum.APPLIED) is not None
             if ours and class_of(each, defaults) != CLASS:
-                floored = self._is_floored(f"{service_of(each)}.{key_of(each)[0]}", share)
+                name = f"{service_of(each)}.{key_of(each)[0]}"
+                floored = share.mode is not None and is_scaled(name, share, self._modes)
                 revision = minimum.revision_of(each, share, defaults, floored=floored)
                 functions.setdefault(revision.function_name, []).append(revision)
         return functions
-
-    def _is_floored(self, function_name: str, share: Share) -> bool:
-        """Tell whether a revision is to have a floor; one whose label is wrong keeps what it has."""
-        try:
-            return share.mode is not None and self._modes.of(function_name, MODE, share.mode) == "active"
-        except PlatformError:
-            return True
 
     def _check_version(self) -> None:
         found = self._cluster.version()

@@ -29,6 +29,7 @@ from slo_autoscaler.platforms.knative.allocation import (
     Revision,
     class_of,
     generation_of,
+    is_scaled,
     key_of,
     main_of,
     named_by,
@@ -149,7 +150,7 @@ class OwnClass:
         """
         if self._leads():
             functions = self._functions()
-            self._desired.keep(functions)
+            self._desired.keep({name for name, group in functions.items() if self._is_scaled(name, group)})
             targets = self._targets(functions)
             self._work(self._scale_writes, functions, lambda each: self._scale_write(each, targets))
         return self._scale_writes.pause()
@@ -244,6 +245,9 @@ class OwnClass:
         for name, members in functions.items():
             targets |= plan([each.revision for each in members], self._desired.get(name))
         return targets
+
+    def _is_scaled(self, function_name: str, members: Iterable[_Member]) -> bool:
+        return is_scaled(function_name, main_of(each.revision for each in members).share, self._modes)
 
     def _scale_write(self, member: _Member, targets: Mapping[Key, int]) -> Write | None:
         """Return the write that gives the revision its count; None if it has it."""
