@@ -438,7 +438,8 @@ class Controller:
         before, target.decided = target.decided, scale
         if before is not None and target.memory is not None:
             if before.mode != scale.mode:
-                target.shadow, target.memory = None, target.memory.elsewhere(scale, now)
+                target.shadow, target.observed = None, None
+                target.memory = target.memory.elsewhere(scale, now)
             elif scale.mode == "recommend" and before.desired != scale.desired:
                 # It is not known which recommendation it follows, and need not be.
                 target.memory = target.memory.changed(before.desired, scale.desired, now)
