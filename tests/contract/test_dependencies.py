@@ -43,7 +43,7 @@ def test_worker_loads_no_model_library_before_the_handler_asks_for_it():
 def test_kubernetes_client_loads_nothing_that_the_autoscalers_image_leaves_out():
     loaded = imported_by("import slo_autoscaler.kube.lease, slo_autoscaler.platforms.kubernetes")
     assert "kubernetes" in loaded
-    assert not loaded & {"aiohttp", "aiohttp_retry", "attr", "attrs", "multidict", "yarl"}
+    assert not loaded & {"aiohttp", "aiohttp_retry", "multidict", "yarl"}
 
 
 def test_pure_core_needs_the_standard_library_only():
