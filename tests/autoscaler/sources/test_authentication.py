@@ -75,7 +75,7 @@ def test_real_prometheus_with_tls_users_and_client_certificates_is_read(tmp_path
     with a_fleet() as fleet, a_prometheus(tmp_path, {"busy.fn": [fleet.address]}, web=web) as prometheus:
         settings = Settings(url=prometheus.url, basic_auth=auth, tls=tls, **usual)
         source, page = PrometheusSource(settings), Reader(settings)
-        until(lambda: _seen(source), "the function is seen")
+        until(lambda: _started(source) and _seen(source), "the function is seen")
         assert page.problem() is None
         assert page.ranges({"up": "up"}, Grid(page.now() - 10.0, page.now(), 1.0))
 
@@ -181,6 +181,17 @@ def _redirect(handler, target: str) -> None:
     handler.send_header("Location", target)
     handler.send_header("Content-Length", "0")
     handler.end_headers()
+
+
+def _started(source: PrometheusSource) -> bool:
+    """Tell whether Prometheus answers; before that it says 503."""
+    try:
+        source.observe()
+    except SourceError as error:
+        if "503" not in str(error):
+            raise
+        return False
+    return True
 
 
 def _seen(source: PrometheusSource) -> bool:
