@@ -112,6 +112,18 @@ def test_kubernetes_client_certificate_is_shown_when_tls_is_not_strict(tmp_path,
         api.close()
 
 
+@pytest.mark.parametrize("key", ["other", "encrypted"])
+def test_kubernetes_client_key_that_is_of_no_use_stops_the_start(tmp_path, key):
+    authority = Authority(tmp_path)
+    client, other = authority.issue("client"), authority.issue("other")
+    encrypt(client.key, tmp_path / "encrypted.key")
+    keys = {"other": other.key, "encrypted": str(tmp_path / "encrypted.key")}
+    cluster = {"server": "https://127.0.0.1:1", "certificate-authority": authority.cert}
+    user = {"client-certificate": client.cert, "client-key": keys[key]}
+    with pytest.raises(ConfigError, match=r"platform\.kubeconfig"):
+        KubeApi(write_kubeconfig(tmp_path, cluster, user), None, False, timeout=1.0, connections=1)
+
+
 def test_certificates_that_are_replaced_count_from_the_next_request_on(tmp_path):
     ours, other = Authority(tmp_path, "ours"), Authority(tmp_path, "other")
     shown = other.issue("shown")

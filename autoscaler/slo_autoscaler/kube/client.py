@@ -382,7 +382,12 @@ def _checked(configuration: Configuration, strict: bool) -> dict[str, Any]:
     if configuration.ssl_ca_cert is None and configuration.ca_cert_data is None:
         context.load_default_certs()
     if configuration.cert_file is not None:
-        context.load_cert_chain(configuration.cert_file, configuration.key_file)
+        try:
+            # Without a password an encrypted key would be asked for on the terminal.
+            context.load_cert_chain(configuration.cert_file, configuration.key_file, password="")
+        except OSError as error:
+            why = f"client certificate and key must be a pair of PEM without a password: {error}"
+            raise ConfigError([f"platform.kubeconfig: {why}"]) from None
     return {"ssl_context": context, "cert_file": None, "key_file": None}
 
 
