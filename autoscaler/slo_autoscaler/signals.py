@@ -68,6 +68,8 @@ class Signal:
     """After a restart the last exported value is taken over: ``min`` or ``max`` of several autoscalers'."""
     watchdog: str | None = None
     """The query for functions with our watchdog; None: not asked."""
+    new: str | None = None
+    """Likewise where replicas are new, which ``watchdog`` misses; ``$F`` selects such functions."""
     gateway: str | None = None
     """Likewise for functions without it, which the gateway measures."""
     in_shadow: InShadow = InShadow.SAME
@@ -86,6 +88,8 @@ def _fresh(gauge: str) -> str:
 
 _DECLARED: Final = 'slo_latency_seconds{slo_class=~"|default"}'
 """One series for each replica with our watchdog, scraped with its counters."""
+_CHOSEN: Final = 'slo_latency_seconds{slo_class=~"|default",$F}'
+"""Likewise, of chosen functions."""
 
 _SCRAPED: Final = 'up{function_name!=""}'
 """One sample for each scrape of a replica, also of one that failed."""
@@ -105,16 +109,21 @@ _UNDER_WAY: Final = f"{_fresh(_STARTED)} - (sum without (code) ({_ENDED}) or 0 *
 # What a counter had at its first sample is in no rate, and one sample is none. But a process counts from 0
 # on, so of a new one the first sample is an increase too. Else the load that a replica takes over when it
 # starts is missing until it is scraped twice.
-_PROCESS: Final = 'process_start_time_seconds{function_name!=""}'
+# That takes several times as long to work out, so only functions that have new replicas are asked for it.
+_PROCESS: Final = "process_start_time_seconds{$F}"
 _NEW: Final = (
     f"({_PROCESS} > time() - 2 * $G and timestamp({_PROCESS}) > time() - $G / 2 unless {_PROCESS} offset $R)"
 )
 """When processes began that were not there a window ago, and have been scraped just now."""
+HAS_NEW: Final = f"count by (function_name) ({_PROCESS} > time() - 2 * $G unless {_PROCESS} offset $R)"
+"""Query of the functions that have such processes."""
 _PART: Final = f"(timestamp({_PROCESS}) - time() + $G + clamp_min(time() - $G - {_NEW}, 0))"
 """Seconds of the window until their last scrape, or since their start if that is longer."""
 _AGE: Final = f"clamp_min(timestamp({_PROCESS}) - {_NEW}, $G / 4)"
 """Seconds from their start to their last scrape, an interval at least."""
 _ALL: Final = "sum without (outcome, slo_class)"
+_REQUESTS: Final = "slo_requests_total{$F}"
+_INSIDE: Final = "http_requests_in_flight{$F}"
 
 
 def _rated(series: str, new: str = "") -> str:
@@ -139,10 +148,8 @@ class Observation:
     rate: float | None = _signal(
         Unit.RATE,
         "completions of every outcome: a shed request was demand too",
-        watchdog=(
-            f"sum by (function_name) ({_ALL} (slo_requests_total) / {_PART}"
-            f" or {_ALL} (rate(slo_requests_total[$R])))"
-        ),
+        watchdog="sum by (function_name) (rate(slo_requests_total[$R]))",
+        new=f"sum by (function_name) ({_ALL} ({_REQUESTS}) / {_PART} or {_ALL} (rate({_REQUESTS}[$R])))",
         # A function whose first request hangs has completed none: its rate is 0, not unknown.
         gateway=(
             f"sum by (function_name) (rate({_ENDED}[$R]))"
@@ -160,10 +167,12 @@ class Observation:
         Unit.RATE,
         "arrivals between the newest two scrapes, by the watchdogs: noisy, but a step shows whole after one",
         watchdog=(
-            f"sum by (function_name) ({_ALL} (irate(slo_requests_total[$N]))"
-            f" or {_ALL} (slo_requests_total) / {_AGE})"
-            " + sum by (function_name) (deriv(http_requests_in_flight[$N])"
-            f" or http_requests_in_flight / {_AGE})"
+            "sum by (function_name) (irate(slo_requests_total[$N]))"
+            " + sum by (function_name) (deriv(http_requests_in_flight[$N]))"
+        ),
+        new=(
+            f"sum by (function_name) ({_ALL} (irate({_REQUESTS}[$N])) or {_ALL} ({_REQUESTS}) / {_AGE})"
+            f" + sum by (function_name) (deriv({_INSIDE}[$N]) or {_INSIDE} / {_AGE})"
         ),
     )
     gateway_rate_now: float | None = _signal(
@@ -188,10 +197,8 @@ class Observation:
     in_flight_growth: float | None = _signal(
         Unit.RATE,
         "growth of `in_flight`: under overload arrivals exceed completions, and the rest piles up here",
-        watchdog=(
-            f"sum by (function_name) (http_requests_in_flight / {_PART}"
-            " or deriv(http_requests_in_flight[$R]))"
-        ),
+        watchdog="sum by (function_name) (deriv(http_requests_in_flight[$R]))",
+        new=f"sum by (function_name) ({_INSIDE} / {_PART} or deriv({_INSIDE}[$R]))",
     )
     # Both are lower bounds. A replica: the lowest count in flight, less all that it completed. A gateway: the
     # count in flight now, less all that started in the window.
@@ -333,7 +340,8 @@ class Observation:
         Unit.COUNT,
         "replicas that the rates include (two scrapes in their window, one of a new replica): if fewer than "
         "ready, the rates are partial, and no scale-down may rely on them",
-        watchdog=_rated(_DECLARED, f" or {_DECLARED} and ignoring (slo_class) {_NEW}"),
+        watchdog=_rated(_DECLARED),
+        new=_rated(_CHOSEN, f" or {_CHOSEN} and ignoring (slo_class) {_NEW}"),
         gateway=(
             f"max by (function_name) {_fresh(_SERVICES)}"
             f" * {_rated(_SERVICES)} / count by (function_name) {_fresh(_SERVICES)}"

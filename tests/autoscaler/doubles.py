@@ -238,6 +238,8 @@ class Fleet:
         self.capacity = capacity
         self._slo = slo
         self.scrapes = 0
+        self.started: float | None = None
+        """When its process began, if it tells, in Unix seconds."""
         self._counts = [0.0, 0.0]
         self._moved = time.monotonic()
         self._lock = threading.Lock()
@@ -283,6 +285,8 @@ class Fleet:
                 for le, count in [*buckets, ("+Inf", good + slow)]
             ),
         ]
+        if self.started is not None:
+            lines.append(f"process_start_time_seconds {self.started}")
         return "\n".join(lines) + "\n"
 
 

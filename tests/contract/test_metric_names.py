@@ -10,6 +10,7 @@ from slo_autoscaler.sources.promql import (
     GATEWAY,
     GATEWAYS,
     HISTORY,
+    NEW,
     RESTORED,
     WATCHDOG,
     WATCHDOGS,
@@ -20,7 +21,7 @@ RECORDED_NAME = re.compile(r"\b(?:slo|function_name)\w*:[\w:]+")
 
 
 def test_autoscaler_asks_only_for_what_is_exported_or_recorded():
-    texts = [text for asked in (WATCHDOG, HISTORY, RESTORED, GATEWAY) for text in asked.values()]
+    texts = [text for asked in (WATCHDOG, NEW, HISTORY, RESTORED, GATEWAY) for text in asked.values()]
     queries = [documented(text) for text in (*texts, EXPORTED_AT)]
     asked = {name for query in queries for name in metrics_in(query)}
     assert asked

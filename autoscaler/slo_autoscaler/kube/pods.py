@@ -51,8 +51,8 @@ class Unschedulable:
             return None
         # A ReplicaSet of a Deployment is called after it and the hash of its template.
         name = owners[0]["name"].removesuffix(f"-{labels.get('pod-template-hash')}")
-        # What follows is about pods that could be evicted.
-        why = str(refusals[0].get("message") or "").partition(" preemption:")[0]
+        # The sentences that follow are about pods that could be evicted.
+        why = str(refusals[0].get("message") or "").partition(". ")[0]
         return cls(
             deployment=(metadata["namespace"], name),
             revision=(metadata["namespace"], labels.get(REVISION, "")),

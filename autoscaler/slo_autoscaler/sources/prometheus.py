@@ -7,7 +7,8 @@ and until then every function holds.
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
@@ -94,6 +95,7 @@ class PrometheusSource:
         self._at = at
         self._gateway = gateway or GatewaySlos()
         self._queries = promql.queries(config.window, config.rate_window)
+        self._new_replicas = promql.new_replicas(config.window, config.rate_window)
         self._gateway_queries = promql.gateway_queries(config.window, config.rate_window, self._gateway)
         self._seldom = _Seldom(
             [
@@ -112,12 +114,15 @@ class PrometheusSource:
         All queries together have ``timeout``. A query that is late is left to itself: it ends when its
         socket falls silent for as long. Until then it has one of a few threads: late queries cannot pile up.
         """
+        end = time.monotonic() + self._config.timeout
         own = self._asked(self._queries)
         theirs = self._asked(self._gateway_queries)
-        self._answers([*own.values(), *theirs.values()])
+        (having_new,) = self._asked({"": self._new_replicas}).values()
+        self._answers([having_new, *own.values(), *theirs.values()], end)
         seldom = self._seldom.look(self._asked)
         self._advise(seldom.get("scrape_ratio", {}))
-        seen = promql.observations({signal: query.result() for signal, query in own.items()} | seldom)
+        found = {signal: query.result() for signal, query in own.items()} | seldom
+        seen = promql.observations(found | self._with_new(found, having_new.result(), end))
         answers = {signal: query.result() for signal, query in theirs.items()} | seldom
         return seen | promql.gateway_observations(answers, self._gateway)
 
@@ -157,9 +162,13 @@ class PrometheusSource:
         params = self._time()
         return {signal: self._pool.submit(self._ask, text, params) for signal, text in queries.items()}
 
-    def _answers(self, asked: Sequence[Future[Any]]) -> list[Any]:
-        """Return all answers; raise ``SourceError`` if one fails or ``timeout`` passes first."""
-        done, late = wait(asked, self._config.timeout, FIRST_EXCEPTION)
+    def _answers(self, asked: Sequence[Future[Any]], end: float | None = None) -> list[Any]:
+        """Return all answers; raise ``SourceError`` if one fails or ``timeout`` passes first.
+
+        ``end``, on the monotonic clock, is when the time is up that they share with others.
+        """
+        left = self._config.timeout if end is None else max(0.0, end - time.monotonic())
+        done, late = wait(asked, left, FIRST_EXCEPTION)
         for query in late:
             query.cancel()
         failed = next((query for query in asked if query in done and query.exception()), None)
@@ -171,6 +180,16 @@ class PrometheusSource:
                 f" {self._config.timeout:g} s"
             )
         return [query.result() for query in asked]
+
+    def _with_new(
+        self, found: Mapping[str, dict[str, float]], names: Collection[str], end: float
+    ) -> dict[str, dict[str, float]]:
+        """Return the signals that under-read new replicas, with what those of these functions have done."""
+        if not names:
+            return {}
+        asked = self._asked(promql.new_queries(names, self._config.window, self._config.rate_window))
+        self._answers([*asked.values()], end)
+        return {signal: found.get(signal, {}) | query.result() for signal, query in asked.items()}
 
     def _advise(self, ratios: Mapping[str, float]) -> None:
         """Log once which settings to change if Prometheus scrapes at another interval."""

@@ -20,7 +20,7 @@ from typing import Final
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.law.inputs import DERIVED
 from slo_autoscaler.law.restart import Entry, Past
-from slo_autoscaler.signals import SIGNALS, Observation
+from slo_autoscaler.signals import HAS_NEW, SIGNALS, Observation
 from slo_autoscaler.sources import MIN_AGE_SCRAPES, MIN_SCRAPES, Earlier
 from slo_autoscaler.spec import GatewaySlos
 
@@ -46,6 +46,14 @@ FUNCTION_LABEL: Final = "function_name"
 
 WATCHDOG: Final = {name: signal.watchdog for name, signal in SIGNALS.items() if signal.watchdog}
 """Signal -> query of functions with our watchdog."""
+
+NEW: Final = {name: signal.new for name, signal in SIGNALS.items() if signal.new}
+"""Signal -> query of functions with our watchdog some of whose replicas are new; ``$F`` selects them."""
+
+MOST_NAMED: Final = 10
+"""Functions that a query names, some times each: it has to fit into a URL. For more, all are asked for."""
+
+_ANY: Final = 'function_name!=""'
 
 GATEWAY: Final = {name: signal.gateway for name, signal in SIGNALS.items() if signal.gateway}
 """Likewise of functions without it; ``$ATTAINED[span]`` depends on each function's SLO."""
@@ -89,6 +97,18 @@ _FORMS: Final = {
 def queries(window: float, rate_window: float, *, seldom: bool = False) -> dict[str, str]:
     """Return the query text of every signal, either the ``seldom`` ones or all others; windows in seconds."""
     return _filled(_asked(WATCHDOG, seldom=seldom), window, rate_window)
+
+
+def new_replicas(window: float, rate_window: float) -> str:
+    """Return the query of the functions that have new replicas."""
+    return _filled({"": HAS_NEW.replace("$F", _ANY)}, window, rate_window)[""]
+
+
+def new_queries(names: Collection[str], window: float, rate_window: float) -> dict[str, str]:
+    """Return the query of every signal that ``queries`` under-reads where replicas are new."""
+    matcher = _ANY if len(names) > MOST_NAMED else _matcher(names)
+    spans = _filled(NEW, window, rate_window)
+    return {name: text.replace("$F", matcher) for name, text in spans.items()}
 
 
 def arrivals(window: float, slos: GatewaySlos) -> str:

@@ -13,7 +13,7 @@ def requests(**found):
 
 
 def test_a_pod_that_finds_no_node_is_its_deployments_and_says_why_without_what_could_be_evicted():
-    found = Unschedulable.of(a_pod("web", why=f"{FULL} preemption: 0/3 nodes are available: 3 No victims."))
+    found = Unschedulable.of(a_pod("web", why=f"{FULL} no new claims to deallocate, preemption: 0/3 nodes."))
     assert (found.deployment, found.why) == (("shop", "web"), FULL.rstrip("."))
 
 

@@ -116,6 +116,20 @@ def test_the_real_prometheus_answers_every_signal_for_all_functions_at_once(tmp_
 
 
 @pytest.mark.e2e
+def test_what_a_new_replica_counted_before_its_first_scrape_is_load(tmp_path):
+    with a_fleet() as fleet:
+        fleet._counts, fleet.started = [900.0, 100.0], time.time()
+        with a_prometheus(tmp_path, {"busy.fn": [fleet.address]}) as prometheus:
+            # As if it scraped seldom: the windows hold the whole life of the replica.
+            spans = {"scrape_interval": 60.0, "window": 240.0, "max_age": 240.0}
+            source = PrometheusSource(PrometheusSettings(url=prometheus.url, **spans))
+            until(lambda: "busy.fn" in source.observe(), "it is scraped")
+            seen = source.observe()["busy.fn"]
+            source.close()
+    assert seen.rate * 240.0 == pytest.approx(1000.0, rel=0.1)
+
+
+@pytest.mark.e2e
 def test_replicas_that_went_while_prometheus_was_down_leave_no_backlog_and_no_capacity(tmp_path):
     with a_fleet(capacity=50.0) as stays, a_fleet(capacity=90.0) as goes:
         with a_prometheus(tmp_path, {"busy.fn": [stays.address, goes.address]}) as prometheus:

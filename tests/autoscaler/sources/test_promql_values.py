@@ -6,7 +6,14 @@ import subprocess
 import pytest
 import yaml
 
-from slo_autoscaler.sources.promql import RESTORED, gateway_queries, history_queries, queries
+from slo_autoscaler.sources.promql import (
+    RESTORED,
+    gateway_queries,
+    history_queries,
+    new_queries,
+    new_replicas,
+    queries,
+)
 from slo_autoscaler.spec import GatewaySlos, Slo
 
 # Every 5 s for 150 s, judged at 120 s.
@@ -216,6 +223,20 @@ def test_rates_of_a_third_of_the_replicas_say_so(tmp_path):
     run_promtool(tmp_path, a_test(THIRD, texts, expected, "122s", digits=0))
 
 
+AS_NEW = new_queries(["a.fn"], 30.0, 20.0)
+
+
+def test_a_function_has_new_replicas_for_a_window_after_their_first_scrape(tmp_path):
+    texts = {"": new_replicas(30.0, 20.0)}
+    for at, expected in ((105, {}), (110, {"a.fn": 2}), (125, {"a.fn": 2}), (130, {})):
+        run_promtool(tmp_path, a_test(joined(), texts, {"": expected}, f"{at}s"))
+
+
+def test_where_no_replica_is_new_the_queries_for_new_ones_give_the_same(tmp_path):
+    texts = new_queries(["a.fn", "classes.fn", "idle.fn", "quiet.fn", "hangs.fn"], 30.0, 20.0)
+    run_promtool(tmp_path, a_test(WATCHDOGS, texts, {name: BY_THE_WATCHDOG[name] for name in texts}))
+
+
 def counted(function, replica, started, *points, inside=2):
     """A replica's series from its first scrape on, at times and counts; before that there are none."""
     labels = f'function_name="{function}",replica="{replica}"'
@@ -244,7 +265,7 @@ def joined():
 
 @pytest.mark.parametrize("at", [110, 115, 120, 125, 130, 140])
 def test_the_load_that_new_replicas_take_over_is_seen_from_their_first_scrape_on(tmp_path, at):
-    texts = {name: queries(30.0, 20.0)[name] for name in ("rate", "rate_now", "rated_replicas")}
+    texts = {name: AS_NEW[name] for name in ("rate", "rate_now", "rated_replicas")}
     # What is in flight on the new ones has come as well.
     more = 2.0 if at == 110 else 0.0
     expected = {"rate": {"a.fn": 30.0}, "rate_now": {"a.fn": 30.0 + more}, "rated_replicas": {"a.fn": 3.0}}
@@ -255,7 +276,7 @@ def test_the_load_that_new_replicas_take_over_is_seen_from_their_first_scrape_on
 def test_what_was_counted_before_the_window_is_no_load_of_now(tmp_path, started):
     """Prometheus was away, or found the replica late: its counter is of a longer time than the window."""
     points = [(at, 10 * (at - max(started, 0)) + (started < 0) * 50_000) for at in range(110, 151, 5)]
-    texts = {"rate": queries(30.0, 20.0)["rate"]}
+    texts = {"rate": AS_NEW["rate"]}
     expected = {"rate": {"a.fn": 6.3 if started < 0 else 10.0}}
     series = counted("a.fn", 0, started, *points)
     run_promtool(tmp_path, a_test(series, texts, expected, "120s", digits=1))
@@ -266,7 +287,7 @@ def test_a_replica_that_is_started_again_in_its_place_keeps_what_it_counted_befo
     series = counted("a.fn", 0, 0, *points)
     starts = 'process_start_time_seconds{function_name="a.fn",replica="0"}'
     series[starts] = "0x21 107x8"
-    texts = {"rate": queries(30.0, 20.0)["rate"]}
+    texts = {"rate": AS_NEW["rate"]}
     run_promtool(tmp_path, a_test(series, texts, {"rate": {"a.fn": 9.0}}, "120s", digits=0))
 
 
