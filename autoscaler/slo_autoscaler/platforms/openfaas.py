@@ -111,7 +111,7 @@ class OpenFaas:
         self._config = config
         self._modes = modes
         self._written: dict[str, int] = {}
-        """Own writes, which the gateway may not tell of at once."""
+        """Own writes that the gateway has not told of yet."""
         auth = None
         if config.basic_auth is not None:
             user = Secret("platform.basic_auth.user_file", config.basic_auth.user_file)
@@ -155,8 +155,9 @@ class OpenFaas:
     def set_scale(self, function_name: str, replicas: int, seen: Scale) -> None:
         """Ask the gateway for a count, unless it tells another one than was decided on."""
         name, namespace = _split(function_name)
+        own = self._written.get(function_name)
         found = self.scale(function_name).desired
-        if found not in (seen.desired, replicas, self._written.get(function_name)):
+        if found not in (seen.desired, replicas, own):
             raise ScaleChangedError(
                 f"{function_name}: another writer has set {found} replicas where there were {seen.desired}"
             )
@@ -172,6 +173,8 @@ class OpenFaas:
         labels = status.get("labels")
         labels = labels if isinstance(labels, dict) else {}
         desired = _count(function_name, status, "replicas")
+        if self._written.get(function_name) == desired:
+            self._written.pop(function_name, None)
         return Scale(
             desired=desired,
             available=_count(function_name, status, "availableReplicas"),

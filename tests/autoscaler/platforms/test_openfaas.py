@@ -112,6 +112,16 @@ def test_an_own_write_that_the_gateway_told_late_is_no_other_writers(platform, g
     assert gateway.functions["vision"].replicas == 8
 
 
+def test_a_count_that_was_an_own_one_long_ago_is_another_writers(platform, gateway):
+    decide(platform, "vision.openfaas-fn", 5)
+    platform.scales()
+    gateway.functions["vision"].replicas = 3
+    seen = platform.scales()["vision.openfaas-fn"]
+    gateway.functions["vision"].replicas = 5
+    with pytest.raises(ScaleChangedError, match="another writer has set 5 replicas where there were 3"):
+        platform.set_scale("vision.openfaas-fn", 4, seen)
+
+
 # Credentials
 
 
