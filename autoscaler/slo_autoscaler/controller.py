@@ -587,7 +587,9 @@ class Controller:
             return PlatformError(f"{type(error).__name__}: {error}")
 
     def _log_once(self, stage: str, message: str | None) -> None:
-        """Count a failure, and log it when it begins or changes; None is its end."""
+        """Count a failure, and log it when it begins or changes; None is its end. Once stopped, neither."""
+        if self._stopped:
+            return
         before = self._logged.pop(stage, None)
         if message is None:
             if before is not None:

@@ -681,7 +681,7 @@ def run():
 
 
 @pytest.mark.parametrize("hung", ["GET", "Prometheus"])
-def test_run_told_to_stop_waits_for_nothing_that_is_read(gateway, run, hung):
+def test_run_told_to_stop_waits_for_nothing_that_is_read(gateway, run, hung, caplog):
     with Bench(gateway, {A: BUSY}, **{"platform.timeout": 60.0}) as bench:
         released, asked = threading.Event(), threading.Event()
         if hung == "GET":
@@ -693,6 +693,12 @@ def test_run_told_to_stop_waits_for_nothing_that_is_read(gateway, run, hung):
         stop.set()
         until(lambda: not running.is_alive(), "it has stopped", 10.0)
         released.set()
+        until(lambda: not _reconciling(), "its thread has ended")
+    assert caplog.text == ""
+
+
+def _reconciling():
+    return "reconcile" in {thread.name for thread in threading.enumerate()}
 
 
 def test_run_told_to_stop_waits_for_a_change_that_is_under_way_and_makes_no_other(gateway, run):
