@@ -184,8 +184,8 @@ class Observation:
     # Not Prometheus': ``sources.direct`` reads it.
     direct_rate: float | None = _signal(
         Unit.RATE,
-        "arrivals of the last three seconds that were read directly, less what may be chance (three standard "
-        "deviations); only between reconciles, where it is more than the replicas asked for can serve",
+        "arrivals of the last second, or three, that were read directly, less what may be chance (three "
+        "standard deviations); only between reconciles, and where it exceeds what the replicas can serve",
     )
     in_flight: float | None = _signal(
         Unit.COUNT,

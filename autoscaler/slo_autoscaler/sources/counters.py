@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from math import isfinite, sqrt
 from typing import Final
 
-SPAN: Final = 2.5
-"""Seconds over which arrivals are counted at least, if a page is known for so long: a shorter span tells a
-step earlier, and chance is a larger part of what it tells."""
+SPANS: Final = (0.5, 2.5)
+"""Seconds over which arrivals are counted at least, if a page is known for so long; the one that is surer of
+more counts. A short span tells a large step earlier, a long one a small step."""
 SURE: Final = 3.0
 """Standard deviations of Poisson arrivals that are taken off: by chance alone the rest exceeds the true rate
 about once in 1,000 looks."""
@@ -71,14 +71,19 @@ class Page:
             if any(value < before.get(name, 0.0) for name, value in counts.items()):
                 samples.clear()
         samples.append((now, counts))
-        while len(samples) > 2 and now - samples[1][0] >= SPAN:
+        while len(samples) > 2 and now - samples[1][0] >= SPANS[-1]:
             samples.popleft()
 
-    def arrivals(self) -> Mapping[str, tuple[float, float]]:
-        """Return {function_name: (requests that arrived, in so many seconds)} of the last seconds."""
+    def arrivals(self, span: float) -> Mapping[str, tuple[float, float]]:
+        """Return {function_name: (requests that arrived, in so many seconds)} of at least the last ``span``.
+
+        Of less if the page is not known for so long.
+        """
         if len(self.samples) < 2:
             return {}
-        (begin, before), (end, after) = self.samples[0], self.samples[-1]
+        end, after = self.samples[-1]
+        before_that = [sample for sample in self.samples if end - sample[0] >= span]
+        begin, before = before_that[-1] if before_that else self.samples[0]
         if end - begin < SHORTEST:
             return {}
         # A function that was not there had no request: the counter appears with its first.

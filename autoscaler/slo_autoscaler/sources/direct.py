@@ -179,14 +179,20 @@ class Direct:
         page.due = began + max(0.5 * self._interval, len(text) / BYTES_PER_SECOND)
 
     def _summed(self) -> Mapping[str, float]:
-        now = self._clock()
-        found: dict[str, list[tuple[float, float]]] = {}
-        for page in self._pages.values():
-            read = page.reading is not None and page.reading.done()
-            if read and now - page.read_at <= STALE:
-                for name, counted in page.counted.arrivals().items():
+        now, rates = self._clock(), dict[str, float]()
+        pages = [
+            page
+            for page in self._pages.values()
+            if page.reading is not None and page.reading.done() and now - page.read_at <= STALE
+        ]
+        for span in counters.SPANS:
+            found: dict[str, list[tuple[float, float]]] = {}
+            for page in pages:
+                for name, counted in page.counted.arrivals(span).items():
                     found.setdefault(page.function_name or name, []).append(counted)
-        return {name: counters.surely(counted) for name, counted in found.items()}
+            for name, arrivals in found.items():
+                rates[name] = max(rates.get(name, 0.0), counters.surely(arrivals))
+        return rates
 
 
 def fetched(address: str, seconds: float) -> bytes:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from slo_autoscaler.model import Scale
 from slo_autoscaler.signals import Observation
-from slo_autoscaler.sources.counters import SPAN, surely
+from slo_autoscaler.sources.counters import SPANS, surely
 from tailbound_lab.simulate import SimulationError, scrape
 from tailbound_lab.simulate.function import Function, Routing, Scaler
 from tailbound_lab.simulate.replica import Replica
@@ -38,7 +38,7 @@ PLANNED_SHARE: Final = 0.8
 PEAK_SPAN: Final = 60.0
 """Seconds for which scrapes are remembered at least: llm-d looks at the peaks of a minute."""
 
-DIRECT_STEPS: Final = math.ceil(SPAN / STEP)
+DIRECT_STEPS: Final = tuple(math.ceil(span / STEP) for span in SPANS)
 """Over which arrivals are counted that are read directly, each step."""
 
 _NOWHERE: Final = 0
@@ -184,10 +184,12 @@ class _World:
         return self._scrapes.observe(self._index * STEP)
 
     def direct_rate(self) -> float:
-        """Return the arrivals of the last three seconds, less what may be chance."""
-        begin = max(0, self._index - DIRECT_STEPS)
-        seconds = (self._index - begin) * STEP
-        return surely([(self._bounds[self._index] - self._bounds[begin], seconds)]) if seconds else 0.0
+        """Return the arrivals of the last second or three, less what may be chance."""
+        known = [steps for steps in DIRECT_STEPS if steps <= self._index]
+        bounds, index = self._bounds, self._index
+        return max(
+            (surely([(bounds[index] - bounds[index - steps], steps * STEP)]) for steps in known), default=0.0
+        )
 
     def concurrency(self, span: float) -> float:
         """Return the mean number of requests inside."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuzzing import fuzzed
-from slo_autoscaler.sources.counters import SPAN, WHOLE, Page, arrived, started, surely
+from slo_autoscaler.sources.counters import SPANS, WHOLE, Page, arrived, started, surely
 from tailbound_lab.local.metrics import GatewayMetrics
 
 names = st.from_regex(r"[a-z0-9-]{1,12}\.[a-z0-9-]{1,8}", fullmatch=True)
@@ -55,36 +55,39 @@ http_requests_in_flight 3
 
 
 @fuzzed(60)
-@given(st.lists(st.tuples(st.floats(0.01, 10), st.integers(0, 500)), min_size=1, max_size=20))
-def test_arrivals_are_those_of_the_last_samples_and_never_of_more(steps):
+@given(
+    st.lists(st.tuples(st.floats(0.01, 10), st.integers(0, 500)), min_size=1, max_size=20),
+    st.sampled_from(SPANS),
+)
+def test_arrivals_are_those_since_the_newest_sample_that_is_old_enough(steps, span):
     page, now, count, moments = Page(), 0.0, 0.0, []
     for passed, came in steps:
         now, count = now + passed, count + came
         moments.append((now, count))
         page.add(now, {"a.fn": count})
-        found = page.arrivals().get("a.fn")
+        found = page.arrivals(span).get("a.fn")
         if found is None:
             continue
         begins = [(moment, at) for moment, at in moments if now - moment == found[1]]
         assert found[0] == count - begins[-1][1]
         between = [moment for moment, _ in moments if begins[-1][0] < moment < now]
-        assert all(now - moment < SPAN for moment in between), "no longer than it must be"
+        assert all(now - moment < span for moment in between), "no longer than it must be"
 
 
 def test_arrivals_after_a_restart_count_from_the_next_sample_on():
     page = Page()
     for now, count in ((0.0, 900.0), (1.0, 1000.0), (2.0, 10.0)):
         page.add(now, {"a.fn": count})
-    assert page.arrivals() == {}
+    assert page.arrivals(SPANS[0]) == {}
     page.add(3.0, {"a.fn": 60.0})
-    assert page.arrivals() == {"a.fn": (50.0, 1.0)}
+    assert page.arrivals(SPANS[-1]) == {"a.fn": (50.0, 1.0)}
 
 
 def test_arrivals_of_a_function_that_appears_count_from_zero():
     page = Page()
     page.add(0.0, {"a.fn": 7.0})
     page.add(1.0, {"a.fn": 7.0, "b.fn": 30.0})
-    assert page.arrivals() == {"a.fn": (0.0, 1.0), "b.fn": (30.0, 1.0)}
+    assert page.arrivals(SPANS[0]) == {"a.fn": (0.0, 1.0), "b.fn": (30.0, 1.0)}
 
 
 @fuzzed(60)
