@@ -306,6 +306,9 @@ def serve(functions: int) -> None:
     async def listed(_: web.Request) -> web.Response:
         return web.json_response(list(statuses.values()))
 
+    async def one(request: web.Request) -> web.Response:
+        return web.json_response(statuses[f"{request.match_info['name']}.{NAMESPACE}"])
+
     async def scaled(request: web.Request) -> web.Response:
         replicas = (await request.json())["replicas"]
         name = f"{request.match_info['name']}.{NAMESPACE}"
@@ -314,7 +317,11 @@ def serve(functions: int) -> None:
 
     application = web.Application()
     application.add_routes(
-        [web.get("/system/functions", listed), web.post("/system/scale-function/{name}", scaled)]
+        [
+            web.get("/system/functions", listed),
+            web.get("/system/function/{name}", one),
+            web.post("/system/scale-function/{name}", scaled),
+        ]
     )
     listener = socket.create_server(("127.0.0.1", 0))
     sys.stdout.write(f"{listener.getsockname()[1]}\n")
