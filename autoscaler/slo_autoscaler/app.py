@@ -231,7 +231,15 @@ def _parser(epilog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML configuration")
     parser.add_argument("--once", action="store_true", help="reconcile once and exit")
-    parser.add_argument(
+    most = parser.add_mutually_exclusive_group()
+    most.add_argument(
+        "--dry-run",
+        dest="max_mode",
+        action="store_const",
+        const="shadow",
+        help="decide and log, never scale: --max-mode shadow",
+    )
+    most.add_argument(
         "--max-mode",
         choices=MODES,
         help="the most that the mode of any function may be, whatever its label and the configuration say:"

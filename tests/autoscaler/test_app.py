@@ -119,6 +119,7 @@ def test_a_killed_autoscaler_that_is_started_again_takes_its_own_lease_at_once(c
 def test_a_shadow_of_all_leaves_the_lease_to_those_that_act(cluster, capsys, monkeypatch):
     server, path = cluster
     main(["--config", str(path), "--once", "--max-mode", "shadow"])
+    main(["--config", str(path), "--once", "--dry-run"])
     monkeypatch.setenv("SLO_AUTOSCALER_MAX_MODE", "shadow")
     main(["--config", str(path), "--once"])
     assert {json.loads(line)["mode"] for line in capsys.readouterr().out.splitlines()} == {"shadow"}
