@@ -132,5 +132,6 @@ def _load(spread: float, late: float) -> float:
 
 
 _ALL_BUT: Final = 0.9
+"""The highest late share that is looked up, and of the goodput the most that a replica is worth."""
 _ROOT_HALF: Final = sqrt(0.5)
 _NORMAL: Final = 1.0 / sqrt(2.0 * pi)

@@ -139,8 +139,7 @@ def raised(
     decision, _ = decided(wish, share, looked, now)
     if decision.replicas is None or decision.replicas <= wish.scale.desired:
         return None, memory
-    kept = memory.start_up(spec) + spec.scale_down.stabilization_window
-    memory = memory.with_need(decision.replicas, kept)
+    memory = memory.with_need(decision.replicas, memory.held(spec))
     return decision, memory.scaled(wish.scale, decision.replicas, now)
 
 
@@ -220,8 +219,7 @@ def _down(wish: Wish, memory: Memory, lowest: int, now: float) -> tuple[int | No
         return None, Reason.COOLING_DOWN
     lower = max(found.replicas, lowest)
     if not wish.idle:
-        needed = memory.needed(memory.start_up(wish.spec) + down.stabilization_window)
-        lower = max(lower, needed, found.fewest or 0)
+        lower = max(lower, memory.needed(memory.held(wish.spec)), found.fewest or 0)
     if lower >= scale.desired:
         return None, Reason.PEAK_EXPECTED if _kept_for_later(wish) else Reason.SCALE_DOWN_STABILIZED
     quiet = found.reason is Reason.LOAD_BELOW_CAPACITY and not wish.seen.arrival_rate

@@ -88,6 +88,10 @@ class Memory:
         """Seconds; a platform may call a replica available early, so what is configured is the least."""
         return max(spec.start_up_time, self.start_up_time or 0.0)
 
+    def held(self, spec: Spec) -> float:
+        """Return for how many seconds fewer must have been enough before a replica is given away."""
+        return self.start_up(spec) + spec.scale_down.stabilization_window
+
     def stuck(self, spec: Spec, now: float) -> int:
         """Return how many replicas should serve by now and do not: no supply."""
         return sum(now - since > READY_BY * self.start_up(spec) for since, _ in self.pending)

@@ -79,7 +79,7 @@ def proportional(
     wanted = math.ceil(scale.available * ratio - 1e-9)
     if wanted > scale.desired and (seen.samples or 0.0) + (seen.in_flight or 0.0) < spec.min_samples:
         return Recommendation(scale.desired, Reason.TOO_FEW_SAMPLES), memory
-    needed = memory.with_need(scale.desired, _longest(spec, memory))
+    needed = memory.with_need(scale.desired, memory.held(spec))
     if (
         wanted != scale.desired
         and abs(ratio * scale.available / scale.desired - 1.0) <= spec.tolerance + 1e-9
@@ -88,7 +88,7 @@ def proportional(
     if wanted < scale.desired and _contradicts(seen, 1.0):
         return Recommendation(scale.desired, Reason.SCALE_DOWN_UNSAFE), needed
     reason = Reason.LATENCY_ABOVE_TARGET if wanted > scale.desired else Reason.LATENCY_BELOW_TARGET
-    return Recommendation(wanted, reason), memory.with_need(wanted, _longest(spec, memory))
+    return Recommendation(wanted, reason), memory.with_need(wanted, memory.held(spec))
 
 
 POLICIES: Final[dict[str, Policy]] = {
@@ -112,7 +112,7 @@ def _by_latency_alone(
     latency = latency_at_objective(seen)
     if not (enough and lasts and _contradicts(seen, MISS_SIGMAS)) or not latency or not seen.slo_latency:
         return proportional(spec, seen, scale, memory, now)
-    memory = _seen(memory, scale, spec, now).with_need(scale.desired, _longest(spec, memory))
+    memory = _seen(memory, scale, spec, now).with_need(scale.desired, memory.held(spec))
     if not _settled(spec, memory, now):
         return Recommendation(scale.desired, Reason.SETTLING), memory
     if latency <= seen.slo_latency:
@@ -123,11 +123,7 @@ def _by_latency_alone(
 
 
 def _seen(memory: Memory, scale: Scale, spec: Spec, now: float) -> Memory:
-    return memory.looked(spec, now)[0].with_need(0, _longest(spec, memory))
-
-
-def _longest(spec: Spec, memory: Memory) -> float:
-    return memory.start_up(spec) + spec.scale_down.stabilization_window
+    return memory.looked(spec, now)[0].with_need(0, memory.held(spec))
 
 
 def _settled(spec: Spec, memory: Memory, now: float) -> bool:

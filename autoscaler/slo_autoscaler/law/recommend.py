@@ -174,7 +174,7 @@ def recommend(
     found = Recommendation(
         least + again, reason, kept + again, rate=then.rate, allowed=allowed, worth=worth, late=then.late
     )
-    return found, memory.with_need(kept, memory.start_up(spec) + spec.scale_down.stabilization_window)
+    return found, memory.with_need(kept, memory.held(spec))
 
 
 def _learned(

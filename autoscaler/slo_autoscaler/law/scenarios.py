@@ -13,7 +13,7 @@ Next step: ``recommend`` weighs every count of replicas against these odds.
 
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import exp, log
 from typing import Final
@@ -135,9 +135,9 @@ class Moments:
     def after(self, now: float, passed: float, rate: float, believed: float, horizon: float) -> "Moments":
         """Return what is known after one more look.
 
-        ``rate`` is the mean of some seconds and is what followed; ``believed`` is what is to be expected of
-        now, and what it is compared with later. ``passed`` seconds since the last look, ``horizon`` seconds
-        until a replica that is asked for now would serve.
+        ``rate`` is the mean of some seconds; ``believed`` is what is to be expected of now. It is what
+        followed, and what the rate is compared with later. ``passed`` seconds since the last look,
+        ``horizon`` seconds until a replica that is asked for now would serve.
         """
         seen = min(self.seen + passed, _MEAN_MEMORY)
         mean = self.mean + (rate - self.mean) * (min(1.0, passed / seen) if self.seen else 1.0)
@@ -145,7 +145,7 @@ class Moments:
         longest = horizon + 2.0 * max(passed, 1.0)
         kept = [(when, before) for when, before in self.recent if 0.0 < now - when < longest]
         young = [before for when, before in kept if now - when < horizon - passed / 2.0]
-        nothing = replace(self, mean=mean).nothing
+        nothing = _nothing(mean)
         if len(young) < len(kept):
             then = then.plus(kept[len(kept) - len(young) - 1][1], believed, nothing)
         if young:
@@ -156,7 +156,11 @@ class Moments:
     @property
     def nothing(self) -> float:
         """The rate up to which nothing can be told in ratios of it."""
-        return max(LIKE_NOTHING * self.mean, _LEAST)
+        return _nothing(self.mean)
+
+
+def _nothing(mean: float) -> float:
+    return max(LIKE_NOTHING * mean, _LEAST)
 
 
 _MEAN_MEMORY: Final = 1800.0
