@@ -85,7 +85,7 @@ def _headers(value: object) -> dict[str, str]:
 
 
 Mode = Literal["active", "recommend", "shadow", "off"]
-"""Who acts on decisions for a function: we; another autoscaler, by our metric; nobody; and none is made."""
+"""What becomes of decisions: carried out; exported for another autoscaler; recorded; none is made."""
 MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 """The one that does the most first."""
 

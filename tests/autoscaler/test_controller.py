@@ -163,7 +163,7 @@ def test_glance_follows_a_step_between_two_reconciles_and_never_goes_down(gatewa
         counts = [gateway.functions[name].replicas for name in "ab"]
         bench.direct.load = {A: 20.0, B: 0.0, "stranger.openfaas-fn": 1e6}
         bench.glance()
-        assert (gateway.posted, len(gateway.requests)) == ([], 1), "nothing to do, nobody asked"
+        assert (gateway.posted, len(gateway.requests)) == ([], 1), "nothing to do, no request"
         bench.direct.load = {A: 450.0}
         bench.glance()
         first = gateway.functions["a"].replicas
@@ -205,7 +205,7 @@ def test_glance_adds_replicas_while_prometheus_is_away_as_long_as_enough_is_know
         {"fleet.replicas": 3},
         {"defaults.max_replicas": 2},
     ],
-    ids=["dry run", "standby", "shadow", "recommend", "proportional", "fleet", "maximum"],
+    ids=["shadow at most", "standby", "shadow", "recommend", "proportional", "fleet", "maximum"],
 )
 def test_glance_adds_nothing_that_a_reconcile_may_not(gateway, settings):
     with Bench(gateway, {A: seen(rate=70.0), B: CALM}, **settings) as bench:
