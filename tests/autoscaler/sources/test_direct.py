@@ -10,7 +10,7 @@ from autoscaler import doubles
 from autoscaler.doubles import a_fleet, a_gateway, a_prometheus, exposing, until
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.sources import Settings as PrometheusSettings
-from slo_autoscaler.sources.direct import GIVEN_UP, READ_SECONDS, Direct
+from slo_autoscaler.sources.direct import GIVEN_UP, Direct
 from slo_autoscaler.sources.prometheus import PrometheusSource
 
 A, B = "a.openfaas-fn", "b.openfaas-fn"
@@ -132,12 +132,10 @@ def test_page_that_fails_is_left_out_and_tried_again_later(fault):
         page.counts = {A: 0}
         address = broken.url.removeprefix("http://")
         with looking(Listed({address: {B}, page.address: {A}}), A) as eye:
-            began = time.monotonic()
             for _ in range(3):
                 page.counts[A] += 500
                 rates = eye.look()
             assert rates[A] > 300.0
-            assert time.monotonic() - began < 3 * READ_SECONDS + 2.0
             assert len(broken.requests) <= 1
             eye.now += GIVEN_UP
             until(lambda: eye.look() is not None and len(broken.requests) > 1, "it is tried again")
