@@ -57,24 +57,27 @@ _CLOSED: Final = ("outcome", "reason", "state", "stage", "scaler")
 
 def pages() -> dict[str, str]:
     """Every page by its file name: as it stands, with what is the code's written anew."""
-    parts = {
+    parts: dict[str, Mapping[str, str | None]] = {
         "watchdog.md": {"The watchdog's environment": _variables()},
         "autoscaler.md": _sections(autoscaler_config.Config, "") | _choices(),
         "metrics.md": {
             "The watchdog": _families(_watchdog_families()),
             "The autoscaler": _families(_autoscaler_families()),
+            "Recorded series": None,
         },
-        "reasons.md": _reasons(),
-        "signals.md": _signals(),
+        "reasons.md": _reasons() | {"When each applies": None},
+        "signals.md": {"Inputs of a decision": _inputs()},
+        "queries.md": _queries() | {"The load, read directly": None},
         "cli.md": {name: f"```text\n{text.rstrip()}\n```\n" for name, text in helps().items()},
     }
     return {name: filled((FOLDER / name).read_text(), under) for name, under in parts.items()}
 
 
-def filled(text: str, parts: Mapping[str, str]) -> str:
+def filled(text: str, parts: Mapping[str, str | None]) -> str:
     """Put each part under its heading: a table in place of the one there, else in place of all.
 
-    Raises ``KeyError`` for a part without a heading, and for a heading below the title without a part.
+    None leaves a section as it is written. Raises ``KeyError`` for a part without a heading, and for a
+    heading below the title without a part.
     """
     left = dict(parts)
 
@@ -83,6 +86,8 @@ def filled(text: str, parts: Mapping[str, str]) -> str:
         if level == "#" and title not in left:
             return section[0]
         part = left.pop(title)
+        if part is None:
+            return section[0]
         if part.startswith("|"):
             return f"{level} {title}\n" + re.sub(r"(^\|.*\n)+", lambda _: part, body, flags=re.MULTILINE)
         return f"{level} {title}\n\n{part}" + "\n" * body.endswith("\n\n")
@@ -284,11 +289,15 @@ def _reasons() -> dict[str, str]:
     }
 
 
-def _signals() -> dict[str, str]:
+def _inputs() -> str:
     inputs = [
         (name, each.unit.value, _code(each.gauge) if each.gauge else "", each.meaning)
         for name, each in INPUTS.items()
     ]
+    return _table("input, unit, exported as, meaning", inputs)
+
+
+def _queries() -> dict[str, str]:
     watchdog = [
         (name, _code(promql.documented(text)), SIGNALS[name].meaning)
         for name, text in promql.WATCHDOG.items()
@@ -297,7 +306,6 @@ def _signals() -> dict[str, str]:
     gateway = [(name, _code(promql.documented(text))) for name, text in promql.GATEWAY.items()]
     history = [(name, _code(text)) for name, text in (promql.HISTORY | promql.RESTORED).items()]
     return {
-        "Inputs of a decision": _table("input, unit, exported as, meaning", inputs),
         "Queries for functions with the batching watchdog": _table("signal, query, for", watchdog),
         "Queries for functions with new replicas": _table("signal, query", new),
         "Queries for functions without it": _table("signal, query", gateway),

@@ -378,7 +378,7 @@ class Controller:
             logger.warning(
                 "%s: replicas changed %d times within %.0f s without a request of this autoscaler: another"
                 " autoscaler is at work, such as OpenFaaS' own or a HorizontalPodAutoscaler; two autoscalers"
-                " cannot share a function (docs/slo.md, ConflictingScaler)",
+                " cannot share a function (docs/howto/runbook.md, ConflictingScaler)",
                 *(name, FEW, WITHIN),
             )
             self._warned = True

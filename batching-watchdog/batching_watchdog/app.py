@@ -1,7 +1,7 @@
 """The composition root: builds the watchdog in the order in which its parts need each other, and runs it.
 
-Owns the life of the process: sockets, signals, the lock file, the order of shutdown (docs/behavior.md). It
-makes no decision about a request.
+Owns the life of the process: sockets, signals, the lock file, the order of shutdown
+(docs/reference/workers.md). It makes no decision about a request.
 """
 
 import asyncio

@@ -54,8 +54,8 @@ def test_annotations_ask_recorded_series():
 
 
 def test_alert_has_a_severity_and_a_runbook_that_exists():
-    titles = re.findall(r"^#+ (.+)$", (ROOT / "docs/slo.md").read_text(), re.MULTILINE)
-    address = "https://github.com/tailbound/tailbound/blob/main/docs/slo.md#"
+    titles = re.findall(r"^#+ (.+)$", (ROOT / "docs/howto/runbook.md").read_text(), re.MULTILINE)
+    address = "https://github.com/tailbound/tailbound/blob/main/docs/howto/runbook.md#"
     alerts = [rule for rule in rules() if "alert" in rule]
     assert alerts
     for alert in alerts:
@@ -66,7 +66,7 @@ def test_alert_has_a_severity_and_a_runbook_that_exists():
 
 
 def test_page_on_metrics_names_every_recorded_series():
-    text = (ROOT / "docs" / "metrics.md").read_text()
+    text = (ROOT / "docs" / "reference" / "metrics.md").read_text()
     # Windows are listed once: ratio_rate{5m,30m}.
     listed = set()
     for name in re.findall(r"`([\w:]+(?:\{[\w,]+\}[\w:]*)?)`", text):

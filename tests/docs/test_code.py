@@ -321,6 +321,6 @@ def test_settings_that_one_is_told_to_leave_exist():
 
 
 def test_page_for_who_is_on_call_has_every_alert():
-    text = (ROOT / "docs/howto/on-call.md").read_text()
+    text = (ROOT / "docs/howto/runbook.md").read_text()
     alerts = {rule["alert"] for rule in rules() if "alert" in rule}
     assert {alert for alert in alerts if not re.search(rf"\b{alert}\b", text)} == set()

@@ -20,7 +20,9 @@ def words(text: str) -> list[str]:
     return text.split()
 
 
-@pytest.mark.parametrize("name", ["watchdog.md", "autoscaler.md", "metrics.md", "reasons.md"])
+@pytest.mark.parametrize(
+    "name", ["watchdog.md", "autoscaler.md", "metrics.md", "reasons.md", "signals.md", "queries.md"]
+)
 def test_a_page_is_what_the_code_would_write_now(pages: Mapping[str, str], name: str):
     assert (reference.FOLDER / name).read_text() == pages[name], AGAIN
 
@@ -38,7 +40,8 @@ def test_heading_without_its_part_and_part_without_its_heading_are_named():
 
 
 def test_every_page_is_written_and_no_row_is_without_a_meaning(pages: Mapping[str, str]):
-    assert {path.name for path in reference.FOLDER.glob("*.md")} == set(pages)
+    written = {path.name for path in reference.FOLDER.glob("*.md") if path.read_text().startswith("<!--")}
+    assert written == set(pages)
     assert not [line for text in pages.values() for line in text.splitlines() if line.endswith("|  |")]
 
 

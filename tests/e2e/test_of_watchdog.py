@@ -1,7 +1,7 @@
 """What of-watchdog (mode=http, before Flask) and ours make of the same request, to the same handler.
 
-Where they differ it stands here, with both answers, and in docs/behavior.md with the reason. Not run where
-of-watchdog's program, ``fwatchdog``, is not on PATH.
+Where they differ it stands here, with both answers, and in docs/reference/of-watchdog.md with the reason. Not
+run where of-watchdog's program, ``fwatchdog``, is not on PATH.
 """
 
 import contextlib

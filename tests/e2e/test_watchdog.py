@@ -1,4 +1,4 @@
-"""The watchdog with real gunicorn workers, over real sockets: what docs/behavior.md promises of the whole."""
+"""The watchdog with real gunicorn workers, over real sockets: what docs/reference/ promises of the whole."""
 
 import os
 import signal

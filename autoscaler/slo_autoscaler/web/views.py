@@ -1,7 +1,7 @@
 """The status page's addresses: HTML for people, and behind every view the same as JSON under /api.
 
 Owns the addresses and how each is answered: statuses, headers, and the allowed host names. Everything is
-read-only. ``rows`` and ``charts`` work out what is shown. docs/status-page.md documents the JSON.
+read-only. ``rows`` and ``charts`` work out what is shown. docs/reference/status-api.md documents the JSON.
 """
 
 import gzip
