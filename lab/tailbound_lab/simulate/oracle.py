@@ -5,6 +5,7 @@ does not know more about chance than the others: requests still go to replicas a
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,14 +41,30 @@ def plan(trace: Trace, function: Function, utilization: float, bounds: Bounds) -
     return most
 
 
+def blind_plan(trace: Trace, function: Function, utilization: float, bounds: Bounds) -> NDArray[np.int64]:
+    """Return ``plan`` without foresight of new peaks: at no time more than had been needed until then.
+
+    What this plan misses, no law can avoid that prepares for nothing but what it has seen.
+    """
+    until_now = np.maximum.accumulate(plan(trace, replace(function, start_up=0.0), utilization, bounds))
+    return np.minimum(plan(trace, function, utilization, bounds), until_now)
+
+
 class Oracle:
-    """Follows its plan."""
+    """Follows its plan; if ``blind``, the one without foresight of new peaks."""
 
     def __init__(
-        self, trace: Trace, function: Function, utilization: float, bounds: Bounds, name: str = "oracle"
+        self,
+        trace: Trace,
+        function: Function,
+        utilization: float,
+        bounds: Bounds,
+        name: str = "oracle",
+        *,
+        blind: bool = False,
     ) -> None:
         self.name, self.interval, self.phase = name, TICK, 0.0
-        self._plan = plan(trace, function, utilization, bounds)
+        self._plan = (blind_plan if blind else plan)(trace, function, utilization, bounds)
 
     def scale(self, view: View, now: float) -> int | None:
         """Return the plan's count."""

@@ -320,7 +320,8 @@ def test_jittered_gaps_vary_by_no_more_than_their_share():
 
 def case_record(name, ours, oracle, cost=100.0):
     systems = {"slo": record("slo", ours, cost), "oracle": record("oracle", oracle, 90.0)}
-    return {"name": name, "objective": 0.99, "systems": systems | {"hpa-cpu": record("hpa", 1.0, 200.0)}}
+    systems |= {"oracle-blind": record("oracle-blind", oracle, 90.0), "hpa-cpu": record("hpa", 1.0, 200.0)}
+    return {"name": name, "objective": 0.99, "systems": systems}
 
 
 def test_held_out_table_marks_what_the_oracle_misses_and_shows_changes_to_an_older_record():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from slo_autoscaler.config import Config
-from tailbound_lab.simulate import SimulationError, traces
+from tailbound_lab.simulate import SimulationError, oracle, traces
 from tailbound_lab.simulate.baselines import Bounds
 from tailbound_lab.simulate.function import Function, Routing, Service
 from tailbound_lab.simulate.oracle import Oracle
@@ -174,6 +174,13 @@ def test_oracle_has_replicas_ready_when_they_are_needed():
     assert first.attainment == again.attainment > 0.99
     assert first.series.ready[61] >= 5
     assert (first.series.ready[40], first.series.ready[-1]) == (1, 1)
+
+
+def test_blind_oracle_is_surprised_by_the_first_peak_alone():
+    trace = traces.from_rates("spikes", ([40.0] * 60 + [300.0] * 60) * 2)
+    known, blind = (plan(trace, FUNCTION, 0.8, Bounds(1, 20)) for plan in (oracle.plan, oracle.blind_plan))
+    assert blind[50] < known[50]
+    assert (blind[65:] == known[65:]).all()
 
 
 def test_bounds_that_cannot_be_are_refused():
