@@ -128,8 +128,8 @@ def keys(kind: type = autoscaler_config.Config, prefix: str = "") -> set[str]:
 def _variables() -> str:
     rows = []
     for each in watchdog_config.VARIABLES.values():
-        others = [f"{_code(name)} is another name, and wins" for name in each.before]
-        others += [f"{_code(name)} is another name, which loses" for name in each.after]
+        others = [f"{_code(name)} is another name and wins" for name in each.before]
+        others += [f"{_code(name)} is another name and loses" for name in each.after]
         default = _code(each.shown) if each.shown else ""
         rows.append((each.name, default, "; ".join([each.meaning, *others]), each.rule.words))
     return _table("variable, default, meaning, must be", rows)

@@ -255,19 +255,19 @@ class Config:
     slo_classes: Mapping[str, Slo] = variable(
         "",
         SLO_CLASSES,
-        "SLO classes that a request may name in X-SLO-Class; OBJECTIVE defaults to slo_objective",
+        "SLO classes that requests may name in X-SLO-Class; OBJECTIVE defaults to slo_objective",
     )
     batch_policy: str = variable(
-        "slo", _choice({name: name for name in sorted(POLICIES)}), "how batches are made"
+        "slo", _choice({name: name for name in sorted(POLICIES)}), "policy that forms batches"
     )
     max_batch_size: int = variable(
         "256", _whole(1, 65536, "a whole number from 1 to 65536"), "most requests in one batch"
     )
-    max_batch_delay: float = variable("0s", DURATION, "how long policy fixed waits for a batch to fill")
+    max_batch_delay: float = variable("0s", DURATION, "time for which policy fixed waits for a batch to fill")
     shed_late: bool = variable(
         "serve",
         _choice({"serve": False, "shed": True}),
-        "what becomes of a request past its deadline",
+        "requests past their deadline: answer them late, or refuse them with 503",
         name="late_requests",
     )
     workers: int = variable(
@@ -276,12 +276,12 @@ class Config:
         f"model processes; auto: one per CUDA device, else the CPU quota, at most {MAX_AUTO_WORKERS}",
     )
     worker_threads: int = variable(
-        "auto", COUNT, "threads of each worker's maths libraries; auto: quota / workers"
+        "auto", COUNT, "threads of each worker's math libraries; auto: quota / workers"
     )
     low_priority: bool = variable(
         "low",
         _choice({"low": True, "normal": False}),
-        "low lets the watchdog's HTTP go before the models on a busy CPU",
+        "priority of workers; low: on a busy CPU the front end goes first",
         name="worker_priority",
     )
     max_requests: int = variable(
@@ -293,7 +293,7 @@ class Config:
             {"auto": "auto", "true": "true", "1": "true", "false": "false", "0": "false"},
             "auto, true or false",
         ),
-        "whether the model is loaded once and the workers are forked from that process; "
+        "load the model once and fork the workers from that process; "
         "auto: where a fork cannot break it, and not with CUDA devices",
     )
     load_timeout: float = variable(
@@ -320,9 +320,9 @@ class Config:
     metrics_port: int = variable("8081", PORT, "port of /metrics")
     read_timeout: float = variable("30s", POSITIVE, "time in which a client must send its whole request")
     write_timeout: float = variable(
-        "30s", POSITIVE, "time in which a client must have read an answer; if set, also the drain limit"
+        "30s", POSITIVE, "time in which a client must read an answer; if set, also the drain limit"
     )
-    exec_timeout: float = variable("30s", POSITIVE, "time after which a request is given up with 504")
+    exec_timeout: float = variable("30s", POSITIVE, "time after which a request gets 504")
     healthcheck_interval: float = variable(
         "5s", DURATION, "time between failing health checks and closing the listener on SIGTERM"
     )
@@ -330,33 +330,31 @@ class Config:
     access_log: float | None = variable(
         "false",
         LOGGED,
-        "which requests have a line: all (true), those that missed the SLO (missed), these and a share of "
-        "the others, or our own errors from 500 on (false)",
+        "requests with a log line: all (true), those that missed the SLO (missed), these and a share of the "
+        "others (a number), or none but the watchdog's own errors from 500 on (false)",
     )
     """The share of good requests that have a line, from 0 to 1; all that missed have one then. None: only
     our own errors have."""
     log_format: str = variable(
-        "text", _choice({"text": "text", "json": "json"}), "form of the log: one event is one line in both"
+        "text", _choice({"text": "text", "json": "json"}), "format of the log; one event is one line"
     )
-    prefix_logs: bool = variable(
-        "true", TRUTH, "whether the workers' lines get that form, with time and stream"
-    )
+    prefix_logs: bool = variable("true", TRUTH, "give the workers' lines that format, with time and stream")
     upstream_url: HttpUrl | None = variable(  # noqa: RUF009 - a field, as the others are
         "",
         URL,
-        "where batches are POSTed as JSON lines, in place of Python workers",
+        "server that takes batches as POSTs of JSON lines, in place of Python workers",
         before=("http_upstream_url",),
     )
     fprocess: tuple[str, ...] = variable(
         "",
         WORDS,
-        "with upstream_url: the command that serves it, split on spaces; ignored otherwise",
+        "with upstream_url: command that starts that server, split on spaces; ignored otherwise",
         before=("function_process",),
     )
     jwt_auth: bool = variable(
         "false",
         _choice({"false": False, "0": False}, "false: callers' tokens are not checked here"),
-        "of-watchdog's check of who calls; there is none here, so true stops the start",
+        "of-watchdog's check of callers' tokens; there is none here, so true stops the start",
     )
     devices: tuple[str, ...]
     """The CUDA devices that the workers share, as ``CUDA_VISIBLE_DEVICES`` names them."""
