@@ -309,8 +309,8 @@ def test_key_variable_and_option_that_nothing_has_are_found_in_blocks():
     assert [name for name, _ in commands("make demo DEMO_ARGS='--quick'")] == ["python -m tailbound_lab.demo"]
 
 
-def test_settings_that_one_is_told_to_leave_exist():
-    text = (ROOT / "docs/howto/tune-nothing.md").read_text()
+def test_defaults_page_names_only_settings_that_exist():
+    text = (ROOT / "docs/howto/defaults.md").read_text()
     named = {
         name
         for row in re.findall(r"^\| (`[^|]+`) \|", text, re.MULTILINE)

@@ -101,19 +101,22 @@ def comparison(results: dict[str, Any]) -> str:
         rows = [found for found in results["measurements"] if found["workload"] == workload]
         measured = [row for row in rows if row["status"] == "measured"]
         parts.append(f"### {workload}")
+        facts = []
         if alone := results["offline"].get(workload):
-            parts.append(
-                f"The model alone, decode included: {alone['all_workers']:,.0f} items/s with"
-                f" {alone['workers']} processes at once and batches of {alone['best_size']}."
+            facts.append(
+                f"The model alone, decode included: {alone['all_workers']:,.0f} items/s in {alone['workers']}"
+                f" processes, in batches of {alone['best_size']}."
             )
-        if measured:
-            parts.append(markdown(_COLUMNS, map(_row, sorted(measured, key=lambda row: -row["max_rate"]))))
-        parts += [
-            f"Capacity that {row['system']} predicts from a run at a third of its maximum: "
-            f"{row['capacity']:,.0f} requests/s, {row['capacity'] / row['max_rate']:.2f} of it."
+        facts += [
+            f"From a run at a third of its maximum `{row['system']}` predicted a capacity of"
+            f" {row['capacity']:,.0f} requests/s, {row['capacity'] / row['max_rate']:.2f} times its maximum."
             for row in measured
             if row.get("capacity")
         ]
+        if facts:
+            parts.append(" ".join(facts))
+        if measured:
+            parts.append(markdown(_COLUMNS, map(_row, sorted(measured, key=lambda row: -row["max_rate"]))))
         others = [row for row in rows if row["status"] != "measured"]
         if others:
             parts.append("\n".join(f"- {r['system']}: {r['status']}, {_first_line(r)}" for r in others))
@@ -152,30 +155,39 @@ def curve(row: dict[str, Any]) -> list[tuple[float, float]]:
     return sorted(set(points))
 
 
-def maxima(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
-    """Return the rounds of ``alternate`` as a table, a line for each system.
+def maxima(traffic: Mapping[str, Sequence[Mapping[str, Mapping[str, Any]]]]) -> str:
+    """Return the rounds of ``alternate`` as a table: for each kind of traffic a line for each system.
 
-    Each ratio is within one round. CPU is that of the round of the median maximum.
+    Each ratio is that of the first system's maximum, within one round. CPU is that of the round of the
+    median maximum.
     """
-    first = next(iter(rounds[0]))
     lines = []
-    for label in rounds[0]:
-        rows = [found[label] for found in rounds]
-        ratios = [
-            found[first]["max_rate"] / found[label]["max_rate"]
-            for found in rounds
-            if found[label]["max_rate"]
-        ]
-        top = sorted(rows, key=lambda row: row["max_rate"])[(len(rows) - 1) // 2]
-        lines.append(
-            (
-                label,
-                ", ".join(f"{row['max_rate']:,.0f}" for row in rows),
-                "" if label == first else spread(ratios),
-                " + ".join(f"{used:.0f}" for used in (*top["cpu"], top["generator"])) if top["cpu"] else "-",
+    for name, rounds in traffic.items():
+        first = next(iter(rounds[0]))
+        for label in rounds[0]:
+            rows = [found[label] for found in rounds]
+            ratios = [
+                found[first]["max_rate"] / found[label]["max_rate"]
+                for found in rounds
+                if found[label]["max_rate"]
+            ]
+            top = sorted(rows, key=lambda row: row["max_rate"])[(len(rows) - 1) // 2]
+            cpu = (*top["cpu"], top["generator"]) if top["cpu"] else ()
+            lines.append(
+                (
+                    name,
+                    label,
+                    ", ".join(f"{row['max_rate']:,.0f}" for row in rows),
+                    "" if label == first else spread(ratios),
+                    " + ".join(f"{used:.0f}" for used in cpu) or "-",
+                )
             )
-        )
-    columns = ("system", "maximum in each round, requests/s", f"{first} / it")
+    columns = (
+        "traffic",
+        "system",
+        "maximum in each round, requests/s",
+        "maximum of the first / of this system",
+    )
     return markdown((*columns, "CPU, us per request: processes + generator"), lines)
 
 
@@ -190,7 +202,7 @@ def spread(ratios: Sequence[float]) -> str:
 _COLUMNS: Final = (
     "system",
     "maximum, requests/s",
-    "p50 / p99 there, ms",
+    "p50 / p99 at the maximum, ms",
     "p50 / p99 at 5/s, ms",
     "goodput at 1.5x",
     "at 2.5x",

@@ -76,7 +76,7 @@ def results(*rows):
             measured(grid=[], settings={"size": 32, "wait_ms": 5}, failed_at=None),
             ("mosec (size 32, wait 5 ms)", "lower bound"),
         ),
-        (measured(capacity=900.0), ("900 requests/s, 0.90 of it",)),
+        (measured(capacity=900.0), ("900 requests/s, 0.90 times",)),
         (
             {"system": "ray", "workload": "text", "status": "skipped", "reason": "no wheel\nhere"},
             ("no wheel",),

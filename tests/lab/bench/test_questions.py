@@ -50,9 +50,9 @@ def test_interleaved_ratio_is_within_a_round_and_cpu_of_the_median_round():
     rounds = [{"slo": row(1200.0, 1.0), "mosec": row(1000.0, 30.0), "ray": row(0.0, 0.0)}]
     rounds += [{"slo": row(2000.0, 2.0), "mosec": row(1002.0, 10.0), "ray": row(0.0, 0.0)}]
     rounds += [{"slo": row(1400.0, 3.0), "mosec": row(1001.0, 20.0), "ray": row(0.0, 0.0)}]
-    slo, mosec, ray = (line.split(" | ") for line in page.maxima(rounds).splitlines()[2:])
-    assert (slo[2], mosec[2], ray[2]) == ("", "1.40 (1.20 to 2.00)", "-")
-    assert (slo[3], mosec[3]) == ("3 + 9 |", "20 + 9 |")
+    slo, mosec, ray = (line.split(" | ") for line in page.maxima({"text": rounds}).splitlines()[2:])
+    assert (slo[3], mosec[3], ray[3]) == ("", "1.40 (1.20 to 2.00)", "-")
+    assert (slo[4], mosec[4]) == ("3 + 9 |", "20 + 9 |")
 
 
 def test_mixed_ratio_at_a_rate_is_within_a_round_and_a_lagged_run_counts_nowhere():
@@ -291,7 +291,7 @@ def test_live_results_are_published_with_their_plots_and_validated(tmp_path, pub
         for name in ("live", "validation")
     )
     assert "| Tailbound | 100.00% | 0 |" in live, "never rounded up, so there was no violation"
-    assert "| OpenFaaS CE's law | 83.33% | 20 |" in live
+    assert "| OpenFaaS CE | 83.33% | 20 |" in live
     assert "NoData (1)" in live
     for name in ("live", "live-prometheus-killed"):
         assert f"(benchmarks/{name}.svg)" in live
@@ -333,16 +333,27 @@ def test_held_out_table_marks_what_the_oracle_misses_and_shows_changes_to_an_old
     assert first[-1] == "99.00% (+0.50 points), 200 (-50.0%) |"
 
 
-def test_held_out_runs_are_played_once_and_published(published, tmp_path, monkeypatch):
+def test_held_out_summary_compares_cost_where_both_meet_the_objective():
+    cases = [case_record("met", 0.995, 0.999, cost=50.0), case_record("missed", 0.98, 0.999, cost=10.0)]
+    text = held_out.published({"date": "today", "cases": cases})
+    assert "uses 75.0% fewer replica-seconds" in text, (
+        "50 against the 200 of the HPA, the missed case left out"
+    )
+    assert [line.split(" | ")[:2] for line in text.splitlines()[-1:]] == [["| missed", "**98.00%**"]]
+    assert "| met |" not in text
+
+
+def test_held_out_runs_are_played_once_and_published(published, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(held_out, "QUICK_SECONDS", 60)
     words = ["held-out", "--quick", "--only", "jittered spike; start-up 60", "--processes", "1", "--publish"]
     assert bench.main(words) in (0, 1)
-    section = published.read_text().split("<!-- held-out: begin -->")[1].split("<!-- held-out: end -->")[0]
-    (row,) = [line for line in section.splitlines() if line.startswith("| jittered")]
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| jittered")]
     kept = (tmp_path / "plays.jsonl").read_text()
     assert bench.main([*words, "--base", str(tmp_path / "held-out.json")]) in (0, 1)
     assert (tmp_path / "plays.jsonl").read_text() == kept
-    assert row.removesuffix(" |") in published.read_text()
+    assert row.removesuffix(" |") in capsys.readouterr().out
+    section = published.read_text().split("<!-- held-out: begin -->")[1].split("<!-- held-out: end -->")[0]
+    assert held_out.summary(json.loads((tmp_path / "held-out.json").read_text())) in section
 
 
 def test_kept_outcomes_survive_a_line_that_was_cut_short(tmp_path):

@@ -378,15 +378,15 @@ def main(options: argparse.Namespace, output: Path) -> int:
         found = sum(tried.score > 0.0 for tried in past)
         head = (
             f"Simulated, {page.origin()['date']}; {len(past):,} traces of {SECONDS // 60} minutes. On"
-            f" {found:,} of them ours missed the objective and a baseline met it. The worst:"
+            f" {found:,} of them Tailbound missed the objective and a baseline met it. The worst:"
         )
     played = [(each, replay(each)) for each in progress(candidates, len(candidates), "candidates")]
     worst, outcomes = max(played, key=lambda pair: verdict(pair[1], pair[0].function.slo_objective))
     (output / "adversary-worst.json").write_text(json.dumps(asdict(worst), indent=1) + "\n")
     value, against = verdict(outcomes, worst.function.slo_objective)
     head += (
-        f" with {len(ROUTINGS)} routings ours misses {value + 1.0:.1f} times what the objective allows, and"
-        f" {against} meets it for at most {COST_RATIO:g} times our cost."
+        f" with {len(ROUTINGS)} routings Tailbound misses {value + 1.0:.1f} times what the objective allows,"
+        f" and {against} meets it for at most {COST_RATIO:g} times the cost."
         if value > 0.0
         else f" with {len(ROUTINGS)} routings no baseline is better there."
     )

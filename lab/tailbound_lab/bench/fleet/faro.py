@@ -203,7 +203,7 @@ def _beside(file: Path, jobs: int, cap: int, rows: list[dict[str, Any]]) -> dict
 
 _COLUMNS: Final = (
     "arrivals",
-    "law",
+    "policy",
     "violations",
     "published",
     "utility",
@@ -213,20 +213,25 @@ _COLUMNS: Final = (
 )
 
 
+def named(law: str) -> str:
+    """Return how the table calls a policy."""
+    return law.replace(OURS, "Tailbound")
+
+
 def _text(results: Mapping[str, Any]) -> str:
     parts = []
     for each in results["runs"]:
         published = PUBLISHED.get((each["jobs"], each["cap"]), {})
         played = {row["law"] for row in each["rows"]}
         cells = [
-            ("published only", law, *_cells(None, figures))
+            ("published only", named(law), *_cells(None, figures))
             for law, figures in published.items()
             if law not in played
         ]
         cells += [
             (
                 row["arrivals"],
-                row["law"],
+                named(row["law"]),
                 *_cells(
                     (row["violations"], row["utility"], row["replicas"]),
                     published.get(row["law"]) if row["arrivals"] == OVERLAPPING else None,
@@ -236,7 +241,7 @@ def _text(results: Mapping[str, Any]) -> str:
         ]
         longest = max(row["decision_seconds"] for row in each["rows"] if row["law"] == OURS)
         head = (
-            f"{each['jobs']} jobs, {each['cap']} CPUs; {each['date']}. Our longest decision for all jobs took"
+            f"{each['jobs']} jobs, {each['cap']} CPUs; {each['date']}. The longest decision of Tailbound took"
             f" {1000 * longest:.0f} ms of CPU.{_verdict(each['rows'], published)}"
         )
         parts.append(f"{head}\n\n{page.markdown(_COLUMNS, cells)}")
@@ -249,7 +254,7 @@ def _verdict(rows: Sequence[Mapping[str, Any]], published: Published) -> str:
         return ""
     best = min(published, key=lambda law: published[law][0])
     found = (
-        f"{row['law']} {row['violations']:.2%}"
+        f"{named(row['law'])} {row['violations']:.2%}"
         for row in rows
         if row["arrivals"] == OVERLAPPING and row["law"] in (OURS, ONE_CHANGE)
     )

@@ -49,7 +49,7 @@ ENVIRONMENT: Final = {"max_batch_size": "2", "device_slowdown": "1"}
 """Batches of two make one replica small enough that this machine can offer what several of them serve, which
 are to be quick, since bursts are short."""
 OURS, COMMUNITY = "ours", "openfaas_ce"
-NAMES: Final = {OURS: "Tailbound", COMMUNITY: "OpenFaaS CE's law"}
+NAMES: Final = {OURS: "Tailbound", COMMUNITY: "OpenFaaS CE"}
 FULL_SECONDS, QUICK_SECONDS, SHORTEST_SECONDS = 180.0, 40.0, 2.0
 FEWER: Final = 2.3
 """So many times fewer violations are asked for where OpenFaaS CE's law misses the objective."""
@@ -207,10 +207,10 @@ def claims(
         found.append((f"no scale-down in the {away:.0f} s without Prometheus", down == 0))
     if theirs is not None and full:
         if theirs["attainment"] >= objective:
-            found.append(("the objective met, as OpenFaaS CE's law does", ours["attainment"] >= objective))
+            found.append(("the objective met, as OpenFaaS CE does", ours["attainment"] >= objective))
         else:
             fewer = theirs["violations"] >= FEWER * ours["violations"]
-            found.append((f"at least {FEWER:g} times fewer violations than under OpenFaaS CE's law", fewer))
+            found.append((f"at least {FEWER:g} times fewer violations than under OpenFaaS CE", fewer))
         found.append(("at no more replica-seconds", ours["replica_seconds"] <= theirs["replica_seconds"]))
     return [{"claim": words, "holds": holds} for words, holds in found]
 

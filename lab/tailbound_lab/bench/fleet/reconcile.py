@@ -59,7 +59,7 @@ _EDGES: Final = (
 
 _COLUMNS: Final = (
     *("functions", "series", "CPU of a reconcile, s", "of the first, s", "wall, s", "Prometheus' CPU, s"),
-    *("a scrape of ours, s", "memory, MB"),
+    *("a scrape of the autoscaler, s", "memory, MB"),
 )
 
 CONFIG: Final = """

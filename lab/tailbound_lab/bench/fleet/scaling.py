@@ -352,7 +352,7 @@ def verdict(best: Mapping[str, Mapping[str, Any]], objective: float) -> tuple[st
         if not meets:
             return "lost", f"does not meet the objective, {name} does"
         word = "level" if abs(share) < LEVEL else "won" if share < 0.0 else "lost"
-        return word, f"{share:+.1%} replica-seconds to {name}"
+        return word, f"{share:+.1%} replica-seconds against {name}"
     name, nearest = min(others.items(), key=lambda item: -item[1]["attainment"])
     missed, theirs = 1.0 - own["attainment"], 1.0 - nearest["attainment"]
     times = theirs / missed if missed > 0.0 else math.inf
@@ -381,11 +381,11 @@ def _table(results: Mapping[str, Any]) -> str:
         ]
         against = ": ".join(verdict(best, results["objective"]))
         rows.append((trace["name"], f"{trace['rate']:.1f}", *cells, against))
-    columns = ("oracle", "its replica-seconds", "`slo`", "its replica-seconds", "against tuned baselines")
+    columns = ("oracle", "replica-seconds", "`slo`", "replica-seconds", "`slo` against tuned baselines")
     head = (
         f"Simulated, {results['date']}; {len(results['records']):,} points, those that may be the best"
-        f" with {len(ROUTINGS)} routings. One configuration of ours; every baseline at its best of its"
-        f" settings ({results['grid']} in all) for each trace. Ray Serve: {results['ray']}."
+        f" with {len(ROUTINGS)} routings. Tailbound has one configuration for all traces. Each baseline has"
+        f" its best setting for each trace ({results['grid']} settings in all). Ray Serve: {results['ray']}."
     )
     return f"{head}\n\n{page.markdown(('trace', 'requests/s', *columns), rows)}\n"
 

@@ -166,22 +166,15 @@ def holds(row: dict[str, Any]) -> bool:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the comparison as Markdown; what does not hold is bold."""
-    lines = [
-        (
-            row["traffic"],
-            row["law"],
-            str(row["workers"]),
-            f"{row['load']:g} x {row['rate'] / row['load']:,.0f}/s",
-            f"{row['goodput']:,.0f}/s",
-            _bold(f"{row['goodput'] / row['bound']:.3f}", holds(row)),
-            f"{row['late_work']:.1%}",
-            ", ".join(f"{name} {page.share(share)}" for name, share in row["attainment"].items()),
-        )
-        for row in rows
-    ]
-    columns = ("budgets", "l(b), tightest budget", "workers", "load", "goodput", "of the bound")
-    return page.markdown((*columns, "work on late requests", "within SLO"), lines)
+    """Return the comparison as Markdown, a line for each engine; what does not hold is bold."""
+    lines: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        engine = (row["traffic"], row["law"], str(row["workers"]), f"{row['rate'] / row['load']:,.0f}")
+        found = f"{row['goodput'] / row['bound']:.3f} ({row['late_work']:.1%})"
+        lines.setdefault(engine, []).append(_bold(found, holds(row)))
+    columns = ("budgets", "l(b), tightest budget", "workers", "capacity, requests/s")
+    loads = (f"{load:g} x capacity" for load in LOADS)
+    return page.markdown((*columns, *loads), [(*engine, *cells) for engine, cells in lines.items()])
 
 
 def _bold(text: str, holds: bool) -> str:

@@ -91,9 +91,6 @@ def _keep(file: Path, workload: str, workers: int, rounds: Sequence[Mapping[str,
 
 
 def _tables(results: Mapping[str, Any]) -> str:
-    """Return a table for each workload."""
-    parts = [f"{results['machine']}, {results['workers']} workers, {results['date']}."]
-    parts += [
-        f"#### {name}, interleaved\n\n{page.maxima(rounds)}" for name, rounds in results["workloads"].items()
-    ]
-    return "\n\n".join(parts)
+    """Return the rounds of all workloads as one table."""
+    head = f"{results['machine']}, {results['workers']} workers, {results['date']}."
+    return f"{head}\n\n{page.maxima(results['workloads'])}"

@@ -219,7 +219,7 @@ def _tables(results: Mapping[str, Any]) -> str:
     for name, rounds in results["questions"].items():
         parts += [f"#### {name}", at_rates([found["rates"] for found in rounds])]
         if QUESTIONS[name].searched:
-            parts.append(page.maxima([found["maxima"] for found in rounds]))
+            parts.append(page.maxima({name: [found["maxima"] for found in rounds]}))
     return "\n\n".join(parts)
 
 
@@ -247,7 +247,7 @@ def at_rates(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
                     _shares([found[label][rate]["simulated"]["parts"] for found in rounds]),
                 )
             )
-    columns = ("offered", "traffic", "goodput, requests/s", f"of {first}", "within SLO", "simulated")
+    columns = ("offered", "traffic", "goodput, requests/s", f"ratio to {first}", "within SLO", "simulated")
     return page.markdown(columns, lines)
 
 

@@ -202,8 +202,9 @@ def main(options: argparse.Namespace, output: Path) -> int:
     kept, middle = sum(ratio <= 1.0 for ratio in ratios) / len(ratios), median(ratios)
     (output / "promise.json").write_text(json.dumps({"functions": found}, indent=1) + "\n")
     text = (
-        f"{len(possible)} of {count} functions can meet their objective at all. {kept:.0%} of the promises"
-        f" were kept; the median promise is {middle:.2f} of the highest rate, that of 99% within the SLO."
+        f"{len(possible)} of {count} functions can meet their objective at some rate. {kept:.0%} of the"
+        f" promises were kept. The median promise is {middle:.2f} times the highest rate that keeps 99%"
+        " within the SLO."
     )
     title = f"{kept:.0%} kept, median {middle:.2f}"
     page.show(options, SECTION, text, _plot(possible, title))
