@@ -34,6 +34,7 @@ from batching_watchdog.front.protocol import Connections, Limits
 from batching_watchdog.front.routes import Front, MetricsPage
 from batching_watchdog.function import Event
 from batching_watchdog.machine import available_cpus, cuda_devices, open_files
+from batching_watchdog.messages import Failure
 from batching_watchdog.metrics import Exposition, Gauges, Metrics
 from batching_watchdog.pool.child import reap_orphans
 from batching_watchdog.pool.remote import RemotePool
@@ -65,7 +66,8 @@ def main(environ: Mapping[str, str], lines_dropped: Callable[[], int]) -> int:
 
     ``lines_dropped`` counts the lines of the log that could not be written.
 
-    Raises ``ConfigError``, ``StartFailed`` or ``HandlerNotLoaded`` for what stops the start.
+    Raises ``ConfigError``, ``StartFailed`` or ``HandlerNotLoaded`` for what stops the start; the traceback of
+    the last is in the log.
     """
     config = Config.from_env(
         environ, cpus=available_cpus(), devices=cuda_devices(environ), files=open_files()
@@ -74,9 +76,14 @@ def main(environ: Mapping[str, str], lines_dropped: Callable[[], int]) -> int:
     folder = Path(config.function_path)
     if config.upstream_url is None and not (folder / "handler.py").is_file():
         raise HandlerNotLoaded(f"function_path={str(folder)!r}: there is no handler.py in {folder.resolve()}")
-    cost = load_cost(folder)
-    keep_freed_memory(environ)
-    return uvloop.run(run(config, environ, lines_dropped, cost))
+    try:
+        cost = load_cost(folder)
+        keep_freed_memory(environ)
+        return uvloop.run(run(config, environ, lines_dropped, cost))
+    except HandlerNotLoaded as error:
+        if error.trace:
+            log.error(Failure("the function's code cannot be loaded", error.trace))
+        raise
 
 
 async def run(

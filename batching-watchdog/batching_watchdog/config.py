@@ -336,7 +336,9 @@ class Config:
     """The share of good requests that have a line, from 0 to 1; all that missed have one then. None: only
     our own errors have."""
     log_format: str = variable(
-        "text", _choice({"text": "text", "json": "json"}), "format of the log; one event is one line"
+        "text",
+        _choice({"text": "text", "json": "json"}),
+        "format of the log; one event is one line, but for tracebacks in text",
     )
     prefix_logs: bool = variable("true", TRUTH, "give the workers' lines that format, with time and stream")
     upstream_url: HttpUrl | None = variable(  # noqa: RUF009 - a field, as the others are

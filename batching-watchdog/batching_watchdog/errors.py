@@ -37,6 +37,11 @@ class ConfigError(WatchdogError):
 class HandlerNotLoaded(WatchdogError):
     """The function's handler cannot be imported, has no handle function, or its load() failed."""
 
+    def __init__(self, text: str, trace: str = "") -> None:
+        """``trace``: the traceback of the function's code; empty if that raised nothing."""
+        super().__init__(text)
+        self.trace = trace
+
 
 class LoadTimedOut(HandlerNotLoaded):
     """The handler was still being imported, or its load() running, after ``load_timeout`` seconds."""

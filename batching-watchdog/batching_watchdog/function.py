@@ -10,12 +10,21 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import ModuleType, TracebackType
+from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
 from batching_watchdog import wire
 from batching_watchdog.errors import HandlerNotLoaded
+
+MAX_TRACE: Final = 1 << 16
+"""Characters of a traceback that are kept: an error may quote a whole tensor."""
+_NOT_THE_FUNCTIONS: Final = (
+    f"{Path(__file__).parent}/",
+    f"{Path(json.__file__).parent}/",
+    "<frozen importlib",
+)
+"""How the files begin whose frames stand before the function's own."""
 
 _Convert = Callable[[str], Any] | None
 
@@ -187,17 +196,35 @@ def _imported(folder: Path, name: str) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # importing runs the function's code, which may raise anything
-        raise HandlerNotLoaded(explain(str(file), error)) from error
+        raise HandlerNotLoaded(explain(str(file), error), trace_of(error)) from error
     except SystemExit as error:
-        raise HandlerNotLoaded(f"{file}: it called sys.exit({error.code!r}) while being imported") from error
+        problem = f"{file}: it called sys.exit({error.code!r}) while being imported"
+        raise HandlerNotLoaded(problem, trace_of(error)) from error
     return module
 
 
 def explain(what: str, error: BaseException) -> str:
     """One line: what failed, where in the function's code, and its own error."""
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = traceback.extract_tb(_from_the_function(error.__traceback__))
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     if isinstance(error, SyntaxError):
         where = f" ({error.filename}, line {error.lineno})"
         error = SyntaxError(error.msg)
-    return f"{what} failed: {type(error).__name__}: {error}{where}"
+    (line, *more) = traceback.format_exception_only(error)[0].splitlines()
+    return f"{what} failed: {line}{' ...' if more else ''}{where}"
+
+
+def trace_of(error: BaseException) -> str:
+    """The traceback as Python prints it, from the function's first frame on, up to ``MAX_TRACE``."""
+    frames = _from_the_function(error.__traceback__)
+    text = "".join(traceback.format_exception(type(error), error, frames)).rstrip()
+    if len(text) <= MAX_TRACE:
+        return text
+    half = MAX_TRACE // 2
+    return f"{text[:half]}\n... {len(text) - 2 * half} characters are left out ...\n{text[-half:]}"
+
+
+def _from_the_function(frames: TracebackType | None) -> TracebackType | None:
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_NOT_THE_FUNCTIONS):
+        frames = frames.tb_next
+    return frames

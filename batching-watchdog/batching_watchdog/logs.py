@@ -1,8 +1,8 @@
 """The log: the format of every line, the line of a request, and which requests have one.
 
-One event is one line, on stderr; what workers print is relayed (``pool.child``); ``output`` writes both. The
-line of a request is of-watchdog's with more behind it. It decides nothing about a request. Used by
-``front.routes``; ``app`` sets the format.
+One event is one record, on stderr: one line, but for a traceback in text. What workers print is relayed
+(``pool.child``); ``output`` writes both. The line of a request is of-watchdog's with more behind it. It
+decides nothing about a request. Used by ``front.routes``; ``app`` sets the format.
 
 Levels: ERROR is for what the operator has to mend (the function or a worker failed), WARNING for what missed
 the target or was not done, INFO for the rest. Text does not show them, as of-watchdog's does not; JSON does.
@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final
+
+from batching_watchdog.messages import Failure
 
 ERROR_LINES: Final = 10
 """Lines per second for our own errors where requests have none: an overload must not fill the log."""
@@ -175,6 +177,11 @@ class JsonFormatter(logging.Formatter):
         document: dict[str, Any] = {"time": _moment(record.created), "level": record.levelname.lower()}
         if isinstance(record.msg, RequestLine):
             document |= record.msg.document()
+        elif isinstance(record.msg, Failure):
+            failure = record.msg
+            document |= {"event": "failure", "text": failure.text, "trace": failure.trace}
+            if failure.call_id:
+                document["call_id"] = failure.call_id
         else:
             document |= {"event": "log", "text": record.getMessage()}
         if record.exc_info:

@@ -1,4 +1,4 @@
-"""What travels through the watchdog: requests, replies, batches. [P]
+"""What travels through the watchdog: requests, replies, batches, what the function raised. [P]
 
 ``Request`` and ``Reply`` are made for every request: ``Reply`` is a named tuple, ``Request`` a plain slotted
 class with the engine's marks on it. A frozen dataclass takes three times as long to make.
@@ -108,6 +108,21 @@ class Reply(NamedTuple):
     body: bytes
     failed: bool = False
     """True if the handler raised: counted as an error of the SLO whatever the status."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error in the function's own code, for the log alone: one record, whatever its format."""
+
+    text: str
+    """What failed, in one line."""
+    trace: str
+    """The traceback as Python prints it, from the function's first frame; or the broken rule in words."""
+    call_id: str = ""
+    """X-Call-Id of the request; empty: it has none, or no request was served."""
+
+    def __str__(self) -> str:
+        return f"{self.text}\n{self.trace}"
 
 
 DROPPED: Final = Reply(0, b"", b"")

@@ -12,20 +12,21 @@ of head each. A worker that has not begun that batch does not run these; its rep
 
 A request's head is its request line and header lines; a reply's head is header lines ready to be sent;
 ``seconds`` of a reply frame is the CPU time that the worker has spent on it, 0 if its time says nothing of
-what serving costs, since the batch failed and was run again in parts. The
-handshake carries, in JSON, what the watchdog must know before the first batch.
+what serving costs, since the batch failed and was run again in parts. The handshake carries, in JSON, what
+the watchdog must know before the first batch. A failure carries, in JSON, what the function raised: a worker
+may send some before the replies to a batch.
 """
 
 import json
 import re
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
 
 from batching_watchdog.errors import FrameError
-from batching_watchdog.messages import Reply
+from batching_watchdog.messages import Failure, Reply
 from batching_watchdog.speedups import compiled
 
 MAGIC: Final = b"TBW1"
@@ -83,6 +84,7 @@ class Kind(IntEnum):
     REQUESTS = 2
     REPLIES = 3
     CANCEL = 4
+    FAILURE = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,8 @@ class Handshake:
 
     pid: int
     error: str | None = None
+    trace: str = ""
+    """Of ``error``, if the function's code raised it."""
     example: bytes | None = None
     """What the handler's example() returned: a typical body to measure l(b) with."""
     slot: int = 0
@@ -173,6 +177,7 @@ def encode_handshake(handshake: Handshake) -> list[bytes]:
     said = {
         "pid": handshake.pid,
         "error": handshake.error,
+        "trace": handshake.trace,
         "slot": handshake.slot,
         "mix_paths": handshake.mix_paths,
     }
@@ -180,6 +185,12 @@ def encode_handshake(handshake: Handshake) -> list[bytes]:
     if handshake.example is not None:
         items.append((0, 0, b"", handshake.example))
     return _encode(Kind.HANDSHAKE, items, 0.0)
+
+
+def encode_failure(failure: Failure) -> list[bytes]:
+    """Buffers of the frame that says what the function raised, sent before the replies to its batch."""
+    said = {"text": failure.text, "trace": failure.trace, "call_id": failure.call_id}
+    return _encode(Kind.FAILURE, [(0, 0, json.dumps(said).encode(), b"")], 0.0)
 
 
 def decode_header(data: bytes | bytearray | memoryview) -> FrameHeader:
@@ -230,15 +241,29 @@ def decode_cancel(header: FrameHeader, data: memoryview) -> list[int]:
 def decode_handshake(header: FrameHeader, data: memoryview) -> Handshake:
     """The handshake in the ``header.size`` bytes after the header. Raises ``FrameError``."""
     items = _decode(header, data, Kind.HANDSHAKE)
+    kinds = {"pid": int, "error": str | None, "trace": str, "slot": int, "mix_paths": bool}
+    return Handshake(**_said(header.kind, items, kinds), example=items[1][3] if len(items) > 1 else None)
+
+
+def decode_failure(header: FrameHeader, data: memoryview) -> Failure:
+    """The failure in the ``header.size`` bytes after the header. Raises ``FrameError``."""
+    kinds = {"text": str, "trace": str, "call_id": str}
+    return Failure(**_said(header.kind, _decode(header, data, Kind.FAILURE), kinds))
+
+
+def _said(
+    kind: Kind, items: Sequence[tuple[int, int, bytes, bytes]], kinds: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The values, of these ``kinds``, in the JSON of a frame's first item. Raises ``FrameError``."""
     try:
         said = json.loads(items[0][2])
-        pid, problem, slot, mix_paths = said["pid"], said["error"], said["slot"], said["mix_paths"]
+        values = {name: said[name] for name in kinds}
     except (IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise FrameError(f"a handshake is not understood: {error}") from error
-    understood = isinstance(pid, int) and isinstance(problem, str | None) and isinstance(slot, int)
-    if not understood or not isinstance(mix_paths, bool):
-        raise FrameError(f"a handshake is not understood: {said!r}")
-    return Handshake(pid, problem, items[1][3] if len(items) > 1 else None, slot, mix_paths)
+        raise FrameError(f"a {kind.name.lower()} is not understood: {error}") from error
+    wrong = [name for name, kind in kinds.items() if not isinstance(values[name], kind)]
+    if wrong:
+        raise FrameError(f"a {kind.name.lower()} is not understood: {wrong[0]} is {values[wrong[0]]!r}")
+    return values
 
 
 def _encode(kind: Kind, items: Sequence[tuple[int, int, bytes, bytes]], seconds: float) -> list[bytes]:

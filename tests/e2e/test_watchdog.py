@@ -1,5 +1,6 @@
 """The watchdog with real gunicorn workers, over real sockets: what docs/reference/ promises of the whole."""
 
+import json
 import os
 import signal
 import socket
@@ -277,7 +278,12 @@ def test_a_killed_watchdog_leaves_no_process_behind():
     [
         (ECHO, {"slo_latency": "soon"}, 2, "slo_latency='soon': must be a duration above zero"),
         (ECHO, {"function_path": "/no/such/folder"}, 1, "there is no handler.py in /no/such/folder"),
-        ("def load():\n    raise OSError('no weights')\ndef handle(e, c): ...", {}, 1, "no weights"),
+        (
+            "def load(): ...",
+            {},
+            1,
+            "defines neither handle_batch(events, context) nor handle(event, context)",
+        ),
     ],
 )
 def test_what_can_not_start_stops_with_one_clear_message(
@@ -290,6 +296,50 @@ def test_what_can_not_start_stops_with_one_clear_message(
         assert message in last
         assert "Traceback" not in dog.log
         assert len(dog.log.splitlines()) <= 2
+
+
+RAISING = """
+def example():
+    return b"typical"
+
+def handle(event, context):
+    return model()
+
+def model():
+    raise ValueError("no such layer")
+"""
+
+
+def test_trace_of_a_handler_that_raises_is_one_record_that_begins_with_its_own_frame():
+    with watchdog(RAISING, log_format="json") as dog:
+        assert dog.call(headers={"X-Call-Id": "2a7b9d50"}).status == 500
+        wait_until(lambda: "2a7b9d50" in dog.log, "the failure is logged")
+        records = [record for record in map(json.loads, dog.log.splitlines()) if record["event"] == "failure"]
+        assert [record["call_id"] for record in records] == ["example()", "2a7b9d50"]
+        for record in records:
+            assert record["level"] == "error"
+            first, *lines = record["trace"].splitlines()
+            assert first.startswith("Traceback")
+            assert lines[0] == f'  File "{dog.folder}/handler.py", line 6, in handle'
+            assert lines[-1] == "ValueError: no such layer"
+
+
+@pytest.mark.parametrize("preload", ["auto", "false"])
+@pytest.mark.parametrize("broken", ["load", "cost"])
+def test_trace_of_what_cannot_be_loaded_is_in_the_log_before_the_message(broken: str, preload: str):
+    code = "def inner():\n    raise OSError('no weights')\n"
+    handler = f"{code}def load():\n    inner()\ndef handle(event, context): ...\n"
+    own = {"load": (handler, ""), "cost": (ECHO, f"{code}inner()\n")}[broken]
+    with starting_watchdog(own[0], None, own[1], preload=preload, workers="2") as dog:
+        assert dog.ended() == 1
+        *log, last = dog.log.splitlines()
+        start = log.index("Traceback (most recent call last):")
+        frames = [line for line in log[start:] if line.startswith("  File ")]
+        assert [line.startswith(f'  File "{dog.folder}') for line in frames] == [True, True]
+        assert frames[1].endswith("line 2, in inner")
+        assert log.count("OSError: no weights") == 1
+        assert last.startswith("batching-watchdog: ")
+        assert "OSError: no weights" in last
 
 
 def test_a_taken_port_stops_the_start_and_leaves_its_holders_lock_file_alone():

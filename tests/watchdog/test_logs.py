@@ -21,6 +21,7 @@ from batching_watchdog.logs import (
     line_maker,
     missing_line,
 )
+from batching_watchdog.messages import Failure
 
 SERVED = RequestLine(
     method=b"POST",
@@ -128,6 +129,19 @@ def test_a_record_in_json_is_one_object_on_one_line_with_time_level_and_what_it_
     document = json.loads(JsonFormatter().format(record))
     assert document.pop("time").endswith("Z")
     assert document == {"level": "warning", **SHED.document()}
+
+
+@pytest.mark.parametrize("call_id", ["2a7b9d50", ""])
+def test_failure_is_one_record_in_both_formats_with_its_trace_whole(call_id: str):
+    trace = 'Traceback (most recent call last):\n  File "handler.py", line 3, in load\nKeyError: 5'
+    failure = Failure("handler error: POST /", trace, call_id)
+    record = logging.LogRecord("x", logging.ERROR, "", 0, failure, (), None)
+    assert TextFormatter("%(message)s").format(record) == f"handler error: POST /\n{trace}"
+    line = JsonFormatter().format(record)
+    document = json.loads(line)
+    assert "\n" not in line
+    assert (document["level"], document["text"], document["trace"]) == ("error", failure.text, trace)
+    assert document.get("call_id", "") == call_id
 
 
 def test_what_a_handler_says_when_it_fails_can_not_move_the_cursor():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from batching_watchdog import wire
 from batching_watchdog.errors import FrameError
-from batching_watchdog.messages import Reply
+from batching_watchdog.messages import Failure, Reply
 from batching_watchdog.wire import HEADER_SIZE, FrameHeader, Handshake, Kind
 from fuzzing import fuzzed
 
@@ -20,6 +20,7 @@ DECODERS: dict[Kind, Callable[[FrameHeader, memoryview], object]] = {
     Kind.REQUESTS: wire.decode_requests,
     Kind.REPLIES: wire.decode_replies,
     Kind.CANCEL: wire.decode_cancel,
+    Kind.FAILURE: wire.decode_failure,
 }
 PARTS = st.binary(max_size=40)
 REPLIES = st.builds(Reply, st.integers(100, 599), PARTS, PARTS, st.booleans())
@@ -98,6 +99,7 @@ def test_places_to_cancel_come_out_as_they_went_in(places: list[int]):
         Handshake,
         st.integers(0, 2**31),
         st.none() | st.text(),
+        st.text(),
         st.none() | PARTS,
         st.integers(0, 4095),
         st.booleans(),
@@ -105,6 +107,11 @@ def test_places_to_cancel_come_out_as_they_went_in(places: list[int]):
 )
 def test_a_handshake_comes_out_as_it_went_in(handshake: Handshake):
     assert wire.decode_handshake(*split(wire.encode_handshake(handshake))) == handshake
+
+
+@given(st.builds(Failure, st.text(), st.text(), st.text()))
+def test_failure_comes_out_as_it_went_in(failure: Failure):
+    assert wire.decode_failure(*split(wire.encode_failure(failure))) == failure
 
 
 @given(TOKENS, TOKENS, st.lists(st.tuples(TOKENS, VALUES)))
@@ -231,10 +238,12 @@ def test_a_frame_of_another_kind_is_named():
         b'{"pid": 1}',
         b"[" * 100_000,
         json.dumps({"pid": "1", "error": None}).encode(),
-        json.dumps({"pid": 1, "error": 5, "slot": 0, "mix_paths": True}).encode(),
+        json.dumps({"pid": 1, "error": 5, "trace": "", "slot": 0, "mix_paths": True}).encode(),
         json.dumps({"pid": 1, "error": None}).encode(),
-        json.dumps({"pid": 1, "error": None, "slot": "0", "mix_paths": True}).encode(),
-        json.dumps({"pid": 1, "error": None, "slot": 0, "mix_paths": 0}).encode(),
+        json.dumps({"pid": 1, "error": None, "slot": 0, "mix_paths": True}).encode(),
+        json.dumps({"pid": 1, "error": None, "trace": 1, "slot": 0, "mix_paths": True}).encode(),
+        json.dumps({"pid": 1, "error": None, "trace": "", "slot": "0", "mix_paths": True}).encode(),
+        json.dumps({"pid": 1, "error": None, "trace": "", "slot": 0, "mix_paths": 0}).encode(),
     ],
 )
 def test_a_handshake_that_says_nothing_known_is_a_frame_error(said: bytes):

@@ -6,15 +6,14 @@ each request, so its time is everybody's: it counts in their latency (``loop_lag
 """
 
 import logging
-import traceback
 from collections.abc import Callable
 from math import frexp, inf
 from pathlib import Path
 from typing import Any, Final
 
 from batching_watchdog.errors import HandlerNotLoaded
-from batching_watchdog.function import Event, import_cost
-from batching_watchdog.logs import printable
+from batching_watchdog.function import Event, import_cost, trace_of
+from batching_watchdog.messages import Failure
 from batching_watchdog.metrics import Metrics
 
 OWN_BUCKETS: Final = 1 << 12
@@ -39,11 +38,11 @@ class CostFunction:
             if not 0.0 < cost < inf:
                 raise ValueError(f"cost(event) returned {cost!r}, which is no positive, finite number")
             found = frexp(cost)[1] + OWN_BUCKETS
-        except (Exception, SystemExit):  # the function's code may raise anything
+        except (Exception, SystemExit) as error:  # the function's code may raise anything
             found = len(body).bit_length()
             if not metrics.cost_failures:
-                trace = printable(traceback.format_exc().rstrip())
-                log.error("cost.py: cost(event) failed, the length of the body decides: %s", trace)
+                text = "cost.py: cost(event) failed; the length of the body decides. Said once."
+                log.error(Failure(text, trace_of(error)))
             metrics.cost_failures += 1
         metrics.cost_seconds.observe(self._clock() - began)
         return found

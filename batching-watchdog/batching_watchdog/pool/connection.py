@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from batching_watchdog import wire
 from batching_watchdog.errors import FrameError
-from batching_watchdog.messages import Batch, Reply
+from batching_watchdog.messages import Batch, Failure, Reply
 
 MAX_OUT: Final = 2
 """Batches that a worker may have: one that it runs, and the next."""
@@ -30,6 +30,9 @@ class Events(Protocol):
         self, connection: "Connection", batch: Batch, replies: list[Reply], cpu_seconds: float
     ) -> None:
         """The replies of ``batch``, one per request and in order; ``idle`` tells whether another is out."""
+
+    def raised(self, connection: "Connection", failure: Failure) -> None:
+        """The function raised ``failure`` on a request of the batch that the worker runs."""
 
     def closed(self, connection: "Connection", batch: Batch | None) -> None:
         """The connection is gone, and with it ``batch`` if one was out: the one sent first, of two."""
@@ -162,6 +165,11 @@ class Connection:
             return False
         header, self._header = self._header, None
         data, more = memoryview(self._buffer.data)[wire.HEADER_SIZE : end], self._filled - end
+        if header.kind is wire.Kind.FAILURE and self._out:
+            failure = wire.decode_failure(header, data)
+            self._keep(more, end)
+            self._events.raised(self, failure)
+            return more > 0 and not self._closing
         if more and len(self._out) < MAX_OUT:
             raise FrameError("worker sent bytes without a batch")
         if self.handshake is None:
@@ -171,11 +179,15 @@ class Connection:
         replies = wire.decode_replies(header, data)
         if not self._out or len(replies) != len(self._out[0].requests):
             raise FrameError("worker returned a different number of replies than requests")
+        self._keep(more, end)
+        self._events.replied(self, self._out.popleft(), replies, header.seconds)
+        return more > 0 and not self._closing
+
+    def _keep(self, more: int, end: int) -> None:
+        """Keep what has come of the next frame: ``more`` bytes behind ``end``."""
         if more:
             self._buffer.data[:more] = self._buffer.data[end : self._filled]
         self._filled = more
-        self._events.replied(self, self._out.popleft(), replies, header.seconds)
-        return more > 0 and not self._closing
 
 
 async def connect(path: str, events: Events) -> Connection:

@@ -104,5 +104,6 @@ class Profiler:
 
 def profile_batch(example: bytes, size: int, now: float) -> Batch:
     """A batch of ``size`` example bodies, which no client waits for."""
-    request = Request(-1, wire.request_header_block(b"POST", b"/", ()), example, now, now, now)
+    head = wire.request_header_block(b"POST", b"/", [(b"X-Call-Id", b"example()")])
+    request = Request(-1, head, example, now, now, now)
     return Batch((request,) * size, DispatchReason.PROFILE, now)

@@ -24,7 +24,7 @@ from batching_watchdog import wire
 from batching_watchdog.config import Config
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.errors import HandlerNotLoaded, LoadTimedOut, StartFailed
-from batching_watchdog.messages import Batch, DispatchReason, Reply
+from batching_watchdog.messages import Batch, DispatchReason, Failure, Reply
 from batching_watchdog.pool.child import RECONNECT_SECONDS, STOP_SECONDS, Child, Tasks, how_it_ended
 from batching_watchdog.pool.connection import Connection, connect
 from batching_watchdog.pool.profile import Profiler
@@ -128,10 +128,11 @@ class WorkerPool:
         """A worker has loaded the handler, or says why it could not."""
         if handshake.error is not None:
             self._load_failed = True
-            if self._came_up:
-                log.error("a worker could not load the handler again: %s", handshake.error)
-            else:
-                self._tasks.fail(HandlerNotLoaded(handshake.error))
+            if not self._came_up:
+                self._tasks.fail(HandlerNotLoaded(handshake.error, handshake.trace))
+                return
+            text = f"a worker could not load the handler again: {handshake.error}"
+            log.error(Failure(text, handshake.trace) if handshake.trace else text)
             return
         if handshake.mix_paths:
             self._shell.mix_paths()
@@ -151,6 +152,10 @@ class WorkerPool:
             self._shell.batch_done(connection, replies, cpu_seconds, ready=False, learns=cpu_seconds > 0)
         else:
             self._shell.batch_done(connection, replies, cpu_seconds, learns=cpu_seconds > 0)
+
+    def raised(self, connection: Connection, failure: Failure) -> None:
+        """The function raised something while it served: the log has it, the client only that it failed."""
+        log.error(failure)
 
     def closed(self, connection: Connection, batch: Batch | None) -> None:
         """A worker is gone. gunicorn starts another, and ``_keep_connected`` finds it."""

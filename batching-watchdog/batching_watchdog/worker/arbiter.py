@@ -147,7 +147,7 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
             return
         if preloaded.problem is not None:
             # Every fork of this process has the same problem; only a new one may load.
-            raise HaltServer(preloaded.problem, 1)
+            raise HaltServer(str(preloaded.problem), 1)
         in_vain = 0 if self._served else self._died_in_vain
         if in_vain >= VAIN_FORKS and os.environ["preload"] == "auto":
             self.stop(graceful=False)
@@ -188,10 +188,10 @@ def preload(*, required: bool) -> Preloaded:
         with one_thread():
             handler = load_handler()
     except HandlerNotLoaded as error:
-        return Preloaded(None, str(error))
+        return Preloaded(None, error)
     reason = unsafe_to_fork()
     if reason is not None and required:
-        return Preloaded(None, f"preload=true: {reason}")
+        return Preloaded(None, HandlerNotLoaded(f"preload=true: {reason}"))
     reason = reason or (None if required else shared_by_fork(before))
     if reason is not None:
         begin_again(reason)

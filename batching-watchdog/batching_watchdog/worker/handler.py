@@ -8,16 +8,15 @@ leave it. Next step: ``serve`` sends the replies back.
 import json
 import socket
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from batching_watchdog import wire
 from batching_watchdog.errors import HandlerNotLoaded
-from batching_watchdog.function import Event, explain, import_handler
+from batching_watchdog.function import Event, explain, import_handler, trace_of
 from batching_watchdog.logs import printable
-from batching_watchdog.messages import Reply
+from batching_watchdog.messages import Failure, Reply
 
 
 class Context:
@@ -49,18 +48,25 @@ class Handler:
             )
         self.repeated = False
         """Whether the last batch failed as a whole, and its events were run again in parts."""
+        self._told_of_batches = False
+        """Whether the log has a batch that failed though its parts did not."""
         self.mix_paths: bool = getattr(module, "mix_paths", True)
         if not isinstance(self.mix_paths, bool):
             raise HandlerNotLoaded(f"{module.__file__}: mix_paths must be True or False")
         load, example = getattr(module, "load", None), getattr(module, "example", None)
+        self.report: Callable[[Failure], None] = _print
+        """Told what the function raises while it serves."""
+        doing = "load()"
         try:
             self._context = Context(load() if load else None)
+            doing = "example()"
             self.example: bytes | None = example() if example else None
         # Whatever the function's load() raises ends the start with one message, and sys.exit() is no way out.
         except (Exception, SystemExit) as error:
-            raise HandlerNotLoaded(explain("load()", error)) from error
+            raise HandlerNotLoaded(explain(doing, error), trace_of(error)) from error
         if not isinstance(self.example, bytes | None):
-            raise HandlerNotLoaded(f"{module.__file__}: example() must return bytes")
+            kind = type(self.example).__name__
+            raise HandlerNotLoaded(f"{module.__file__}: example() must return bytes, not {kind}")
 
     def serve(self, events: Sequence[Event]) -> list[Reply]:
         """One reply per event, in order. If the batch fails it is run again in halves, and so are they."""
@@ -74,71 +80,90 @@ class Handler:
         try:
             results = self._handle_batch(events, self._context)
             if len(results) == len(events):
-                return [_reply(result, event) for result, event in zip(results, events, strict=True)]
+                return [self._reply(result, event) for result, event in zip(results, events, strict=True)]
             problem = f"handle_batch returned {len(results)} results for {len(events)} events"
-        except Exception:  # a handler may raise anything; the events are innocent until run alone
-            problem = traceback.format_exc()
+        except Exception as error:  # a handler may raise anything; the events are innocent until run alone
+            problem = trace_of(error)
         if len(events) == 1:
-            return [_failure(problem, events[0])]
+            return [self._failure(problem, events[0])]
         self.repeated = True
         half = len(events) // 2
-        return self._serve_together(events[:half]) + self._serve_together(events[half:])
+        replies = self._serve_together(events[:half]) + self._serve_together(events[half:])
+        # The trace of an event that fails alone says why its batch did.
+        if not self._told_of_batches and not any(reply.failed for reply in replies):
+            self._told_of_batches = True
+            text = f"handle_batch failed on {len(events)} events and served each part of them. Said once."
+            self.report(Failure(text, problem))
+        return replies
 
     def _serve_alone(self, event: Event) -> Reply:
         assert self._handle is not None, "checked on loading"  # noqa: S101 - for the type checker
         try:
-            return _reply(self._handle(event, self._context), event)
+            return self._reply(self._handle(event, self._context), event)
         except Exception as error:  # a handler may raise anything
-            trace = traceback.format_exc()
+            trace = trace_of(error)
             try:
-                return _reply(error.get_response(), event)  # type: ignore[attr-defined] # Flask's abort() has it
+                return self._reply(error.get_response(), event)  # type: ignore[attr-defined] # Flask's abort() has it
             except Exception:  # it has none, or cannot make it
-                return _failure(trace, event)
+                return self._failure(trace, event)
+
+    def _reply(self, result: Any, event: Event) -> Reply:
+        """The reply that a handler's result means (the template's README, "The handler")."""
+        try:
+            return self._encode_result(result, event)
+        except Exception as error:  # a result's own methods may raise anything
+            return self._failure(f"the result cannot be sent\n{trace_of(error)}", event)
+
+    def _encode_result(self, result: Any, event: Event) -> Reply:  # noqa: PLR0911 - one return per kind of result
+        if isinstance(result, bytes | bytearray | memoryview):
+            return Reply(200, b"Content-Type: application/octet-stream\r\n", bytes(result))
+        if isinstance(result, str):
+            return Reply(200, b"Content-Type: text/plain; charset=utf-8\r\n", result.encode())
+        if result is None:
+            return Reply(200, b"Content-Type: text/plain; charset=utf-8\r\n", b"")
+        if isinstance(result, BaseException):
+            return self._failure(trace_of(result), event, shown=str(result))
+        if (
+            isinstance(result, dict)
+            and ("statusCode" in result or "body" in result)
+            and result.keys() <= {"statusCode", "body", "headers"}
+        ):
+            headers = result.get("headers") or {}
+            return self._with_status(result.get("body"), result.get("statusCode", 200), headers, event)
+        if isinstance(result, tuple) and 2 <= len(result) <= 3 and isinstance(result[1], int):
+            return self._with_status(result[0], result[1], result[2] if len(result) > 2 else {}, event)
+        if hasattr(result, "get_data") and hasattr(result, "status_code"):  # a Flask or werkzeug Response
+            return self._with_status(result.get_data(), result.status_code, result.headers, event)
+        return Reply(200, b"Content-Type: application/json\r\n", _JSON.encode(result).encode())
+
+    def _with_status(self, body: Any, status: Any, headers: Any, event: Event) -> Reply:
+        """The reply to a result with status and headers: a mapping, or pairs to repeat a name."""
+        failed = isinstance(body, BaseException)
+        reply = self._failure(trace_of(body), event) if failed else self._encode_result(body, event)
+        status = int(status)
+        if not 200 <= status <= 599:
+            raise ValueError(f"statusCode {status} is not between 200 and 599")
+        pairs = list(headers.items() if hasattr(headers, "items") else headers)
+        lines = [wire.reply_header(str(name), str(value)) for name, value in pairs]
+        if not any(str(name).lower() == "content-type" for name, _ in pairs):
+            lines.insert(0, reply.header_block)
+        return Reply(status, b"".join(lines), reply.body, reply.failed)
+
+    def _failure(self, trace: str, event: Event, shown: str | None = None) -> Reply:
+        """Status 500 for one event. The trace goes to the log, never to the client."""
+        call_id = event.headers.get("X-Call-Id", "")
+        # What a client sent is shown without control characters: the log may be read on a terminal.
+        named = f"{event.method} {ascii(event.path)[1:-1]}"
+        if call_id:
+            named += f" [{ascii(call_id)[1:-1]}]"
+        self.report(Failure(f"handler error: {named}", trace, call_id))
+        text = shown or "the function failed on this request; its log has the reason"
+        return Reply(500, b"Content-Type: text/plain; charset=utf-8\r\n", f"{text}\n".encode(), failed=True)
 
 
-def _reply(result: Any, event: Event) -> Reply:
-    """The reply that a handler's result means (the template's README, "The handler")."""
-    try:
-        return _encode_result(result, event)
-    except Exception:  # a result's own methods may raise anything
-        return _failure(f"a result cannot be sent: {traceback.format_exc()}", event)
-
-
-def _encode_result(result: Any, event: Event) -> Reply:  # noqa: PLR0911 - one return per kind of result
-    if isinstance(result, bytes | bytearray | memoryview):
-        return Reply(200, b"Content-Type: application/octet-stream\r\n", bytes(result))
-    if isinstance(result, str):
-        return Reply(200, b"Content-Type: text/plain; charset=utf-8\r\n", result.encode())
-    if result is None:
-        return Reply(200, b"Content-Type: text/plain; charset=utf-8\r\n", b"")
-    if isinstance(result, BaseException):
-        return _failure("".join(traceback.format_exception(result)), event, shown=str(result))
-    if (
-        isinstance(result, dict)
-        and ("statusCode" in result or "body" in result)
-        and result.keys() <= {"statusCode", "body", "headers"}
-    ):
-        headers = result.get("headers") or {}
-        return _with_status(result.get("body"), result.get("statusCode", 200), headers, event)
-    if isinstance(result, tuple) and 2 <= len(result) <= 3 and isinstance(result[1], int):
-        return _with_status(result[0], result[1], result[2] if len(result) > 2 else {}, event)
-    if hasattr(result, "get_data") and hasattr(result, "status_code"):  # a Flask or werkzeug Response
-        return _with_status(result.get_data(), result.status_code, result.headers, event)
-    return Reply(200, b"Content-Type: application/json\r\n", _JSON.encode(result).encode())
-
-
-def _with_status(body: Any, status: Any, headers: Any, event: Event) -> Reply:
-    """The reply to a result with status and headers: a mapping or pairs, so that a name can be repeated."""
-    failed = isinstance(body, BaseException)
-    reply = _failure(str(body), event) if failed else _encode_result(body, event)
-    status = int(status)
-    if not 200 <= status <= 599:
-        raise ValueError(f"statusCode {status} is not between 200 and 599")
-    pairs = list(headers.items() if hasattr(headers, "items") else headers)
-    lines = [wire.reply_header(str(name), str(value)) for name, value in pairs]
-    if not any(str(name).lower() == "content-type" for name, _ in pairs):
-        lines.insert(0, reply.header_block)
-    return Reply(status, b"".join(lines), reply.body, reply.failed)
+def _print(failure: Failure) -> None:
+    sys.stderr.write(f"{printable(str(failure))}\n")
+    sys.stderr.flush()
 
 
 def _to_list(value: Any) -> Any:
@@ -150,14 +175,3 @@ def _to_list(value: Any) -> Any:
 
 # json.dumps makes a new one for each call if it is told anything. NaN and Infinity are not JSON.
 _JSON: Final = json.JSONEncoder(default=_to_list, separators=(",", ":"), allow_nan=False)
-
-
-def _failure(trace: str, event: Event, shown: str | None = None) -> Reply:
-    """Status 500 for one event. The trace goes to the log, never to the client."""
-    call_id = event.headers.get("X-Call-Id", "none")
-    # What a client sent is shown without control characters: the log may be read on a terminal.
-    named = f"{event.method} {ascii(event.path)[1:-1]} [{ascii(call_id)[1:-1]}]"
-    sys.stderr.write(f"handler error: {named}\n{printable(trace.rstrip())}\n")
-    sys.stderr.flush()
-    text = shown or "the function failed on this request; its log has the reason"
-    return Reply(500, b"Content-Type: text/plain; charset=utf-8\r\n", f"{text}\n".encode(), failed=True)

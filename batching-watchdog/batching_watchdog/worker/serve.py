@@ -45,7 +45,7 @@ class Preloaded:
     """What the arbiter has loaded before the workers were forked: the handler, or why there is none."""
 
     handler: Handler | None
-    problem: str | None
+    problem: HandlerNotLoaded | None
 
 
 class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
@@ -81,7 +81,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
 
     def load_wsgi(self) -> None:
         """Load the function in place of a WSGI application; gunicorn calls this before ``run``."""
-        self._problem: str | None = self.report
+        self._problem = None if self.report is None else HandlerNotLoaded(self.report)
         self._handler: Handler | None = None
         take_devices(self.slot, self.cfg.workers)
         if self._problem is None:
@@ -104,7 +104,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         try:
             self._handler = load_handler()
         except HandlerNotLoaded as error:
-            self._problem = str(error)
+            self._problem = error
 
     def run(self) -> None:
         """Accept the watchdog's connection and serve it, until it closes or gunicorn says stop."""
@@ -136,13 +136,16 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
 
     def _serve(self, connection: socket.socket) -> None:
         connection.settimeout(HEARTBEAT_SECONDS)
-        handshake = wire.Handshake(os.getpid(), self._problem, slot=self.slot)
+        handshake = wire.Handshake(os.getpid(), slot=self.slot)
         if self._handler is None:
+            if self._problem is not None:
+                handshake = replace(handshake, error=str(self._problem), trace=self._problem.trace)
             self._send(connection, wire.encode_handshake(handshake))
             # gunicorn itself is started again, with a back-off, if it could not preload.
             self._wait(REPORT_SECONDS if self.app.callable is None else HEARTBEAT_SECONDS)
             return
         handshake = replace(handshake, example=self._handler.example, mix_paths=self._handler.mix_paths)
+        self._handler.report = lambda failure: self._send(connection, wire.encode_failure(failure))
         self._send(connection, wire.encode_handshake(handshake))
         poll = select.poll()
         poll.register(connection, select.POLLIN)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batching_watchdog import wire
-from batching_watchdog.messages import Batch, DispatchReason, Reply, Request
+from batching_watchdog.messages import Batch, DispatchReason, Failure, Reply, Request
 from batching_watchdog.pool.connection import MAX_OUT, Connection, connect
 from fuzzing import fuzzed
 
@@ -26,6 +26,7 @@ class Log:
     handshakes: list[wire.Handshake] = field(default_factory=list)
     replies: list[list[Reply]] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
     lost: list[Batch | None] = field(default_factory=list)
     word: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -36,6 +37,10 @@ class Log:
     def replied(self, connection: Connection, batch: Batch, replies: list[Reply], cpu_seconds: float) -> None:
         self.replies.append(replies)
         self.cpu_seconds.append(cpu_seconds)
+        self.word.set()
+
+    def raised(self, connection: Connection, failure: Failure) -> None:
+        self.failures.append(failure)
         self.word.set()
 
     def closed(self, connection: Connection, batch: Batch | None) -> None:
@@ -119,6 +124,28 @@ def test_a_batch_goes_out_and_its_replies_come_back_in_order_with_the_cpu_time_t
         assert log.replies == [replies]
         assert log.cpu_seconds == [0.1]
         assert connection.idle
+
+    scenario(body)
+
+
+@pytest.mark.parametrize("out", [1, 2])
+def test_failures_before_the_replies_are_told_of_and_the_replies_follow(out: int):
+    async def body(connection: Connection, log: Log, worker: Worker) -> None:
+        await shake_hands(log, worker)
+        failures = [Failure(f"handler error: POST /{n}", "Traceback ..." * 100 * n, str(n)) for n in (1, 2)]
+        for _ in range(out):
+            connection.send(batch(b"a", b"b"))
+        replies = [Reply(500, b"", b"", failed=True)] * 2
+        said = b"".join(b for failure in failures for b in wire.encode_failure(failure))
+        said += b"".join(wire.encode_replies(replies, 0.1))
+        for at in range(0, len(said), 700):
+            worker[1].write(said[at : at + 700])
+            await asyncio.sleep(0)
+        while not log.replies:
+            await log.next()
+        assert log.failures == failures
+        assert log.replies == [replies]
+        assert connection.idle == (out == 1)
 
     scenario(body)
 
@@ -211,8 +238,9 @@ def test_a_worker_that_dies_takes_its_batch_with_it():
         b"".join(wire.encode_replies([Reply(200, b"", b""), Reply(200, b"", b"")], 0.0)),
         b"".join(wire.encode_requests([(b"", b"")])),
         b"".join(wire.encode_replies([Reply(200, b"", b"")], 0.0)) + b"more",
+        struct.pack("<4sB3xIQd", b"TBW1", wire.Kind.FAILURE, 0, 0, 0.0),
     ],
-    ids=["garbage", "too-few", "too-many", "wrong-kind", "unasked-bytes"],
+    ids=["garbage", "too-few", "too-many", "wrong-kind", "unasked-bytes", "failure-of-nothing"],
 )
 def test_a_worker_that_breaks_the_protocol_counts_as_dead(answer: bytes):
     async def body(connection: Connection, log: Log, worker: Worker) -> None:
@@ -235,10 +263,11 @@ def test_nobody_listening_is_an_os_error():
 HANDSHAKE = b"".join(wire.encode_handshake(wire.Handshake(1)))
 FRAMES = st.one_of(
     st.just(HANDSHAKE),
+    st.just(b"".join(wire.encode_failure(Failure("handler error", "Traceback ...")))),
     st.integers(0, 3).map(lambda count: b"".join(wire.encode_replies([Reply(200, b"", b"x")] * count, 0.1))),
     st.builds(
         lambda kind, count, size, body: struct.pack("<4sB3xIQd", b"TBW1", kind, count, size, 0.0) + body,
-        *(st.integers(0, 5), st.integers(0, 5), st.integers(0, 100), st.binary(max_size=100)),
+        *(st.integers(0, 6), st.integers(0, 5), st.integers(0, 100), st.binary(max_size=100)),
     ),
     st.binary(min_size=1, max_size=100),
 )

@@ -9,7 +9,7 @@ import pytest
 from batching_watchdog import wire
 from batching_watchdog.errors import HandlerNotLoaded
 from batching_watchdog.function import Event
-from batching_watchdog.messages import Reply
+from batching_watchdog.messages import Failure, Reply
 from batching_watchdog.worker.handler import Handler
 from batching_watchdog.worker.wsgi import create_app
 
@@ -222,6 +222,85 @@ def test_a_wrong_count_is_run_again_in_halves_and_then_fails(load: Load):
     assert [reply.status for reply in handler.serve([event(), event()])] == [500, 500]
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def handle_batch(events, context):\n    return deep()\n",
+        "def handle(event, context):\n    return deep()\n",
+        "def handle(event, context):\n"
+        "    try:\n        deep()\n    except KeyError as error:\n        return error\n",
+        "class Odd:\n    def tolist(self):\n        deep()\n"
+        "def handle(event, context):\n    return [Odd()]\n",
+    ],
+    ids=["handle_batch", "handle", "an exception as the result", "a result's method"],
+)
+def test_trace_of_a_failure_begins_with_the_functions_frames_and_has_all_of_them(load: Load, source: str):
+    handler = load(f"{source}def deep():\n    deeper()\ndef deeper():\n    {{}}['no such']\n")
+    failures: list[Failure] = []
+    handler.report = failures.append
+    one(handler)
+    (failure,) = failures
+    lines = [line for line in failure.trace.splitlines() if not line.startswith("the result cannot be sent")]
+    assert lines[0] == "Traceback (most recent call last):"
+    files = [line for line in lines if line.startswith("  File ")]
+    assert all("/handler.py" in line and "batching_watchdog" not in line for line in files)
+    assert [line.rpartition(" ")[2] for line in files][-2:] == ["deep", "deeper"]
+    assert lines[-1] == "KeyError: 'no such'"
+
+
+def test_failure_of_a_request_has_its_call_id_and_path(load: Load):
+    handler = load("def handle(event, context):\n    raise KeyError\n")
+    failures: list[Failure] = []
+    handler.report = failures.append
+    one(handler, event(b"", b"/a\x07b", (b"X-Call-Id", b"2a7b9d50")))
+    assert failures[0].text == r"handler error: POST /a\x07b [2a7b9d50]"
+    assert failures[0].call_id == "2a7b9d50"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("raise ValueError('not the same length')", "ValueError: not the same length"),
+        ("return results[:1]", "handle_batch returned 1 results for 2 events"),
+    ],
+)
+def test_batch_that_fails_while_its_parts_do_not_is_reported_once(load: Load, body: str, words: str):
+    handler = load(f"""
+        def handle_batch(events, context):
+            results = [event.body for event in events]
+            if len(events) > 1:
+                {body}
+            return results
+    """)
+    failures: list[Failure] = []
+    handler.report = failures.append
+    for _ in range(3):
+        assert [reply.status for reply in handler.serve([event()] * 4)] == [200] * 4
+    (failure,) = failures
+    assert words in failure.trace
+
+
+def test_batch_that_fails_for_one_of_its_events_is_reported_by_that_one(load: Load):
+    handler = load(
+        "def handle_batch(events, context):\n    return [1 / int(event.body) for event in events]\n"
+    )
+    failures: list[Failure] = []
+    handler.report = failures.append
+    handler.serve([event(b"1"), event(b"0"), event(b"1"), event(b"1")])
+    assert [failure.text for failure in failures] == ["handler error: POST /"]
+
+
+def test_trace_that_quotes_a_whole_tensor_keeps_its_beginning_and_its_end(load: Load):
+    handler = load("def handle(event, context):\n    raise ValueError('x' * 10**7 + 'the end')\n")
+    failures: list[Failure] = []
+    handler.report = failures.append
+    one(handler)
+    trace = failures[0].trace
+    assert len(trace) < 10**5
+    assert trace.startswith("Traceback")
+    assert trace.endswith("the end")
+
+
 def test_a_handler_that_raises_shows_nothing_of_it_to_the_client(
     load: Load, capsys: pytest.CaptureFixture[str]
 ):
@@ -271,6 +350,8 @@ def test_what_a_client_sends_reaches_the_log_without_control_characters(
         ("def example():\n    return 'text'\ndef handle(e, c): ...", "example() must return bytes"),
         ("mix_paths = 'no'\ndef handle(e, c): ...", "mix_paths must be True or False"),
         ("import sys\nsys.exit('bye')", "it called sys.exit('bye') while being imported"),
+        ("def load():\n    raise OSError('a\\nb')\ndef handle(e, c): ...", "load() failed: OSError: a ..."),
+        ("def example():\n    1 / 0\ndef handle(e, c): ...", "example() failed: ZeroDivisionError"),
     ],
 )
 def test_a_handler_that_does_not_load_says_what_and_where(load: Load, source: str, message: str):
@@ -278,6 +359,26 @@ def test_a_handler_that_does_not_load_says_what_and_where(load: Load, source: st
         load(source)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "first", "last"),
+    [
+        ("import nothing_like_it", ", line 1, in <module>", "ModuleNotFoundError: "),
+        ("\ndef handle(:", ", line 2", "SyntaxError: "),
+        ("def load():\n    inner()\ndef inner(): 1 / 0\ndef handle(e, c): ...", ", line 2, in load", "Zero"),
+        ("import sys\nsys.exit('bye')", ", line 2, in <module>", "SystemExit: bye"),
+    ],
+)
+def test_trace_of_a_handler_that_does_not_load_begins_with_its_own_frame(
+    load: Load, source: str, first: str, last: str
+):
+    with pytest.raises(HandlerNotLoaded) as error:
+        load(source)
+    lines = [line for line in error.value.trace.splitlines() if not line.startswith("Traceback")]
+    assert lines[0].startswith('  File "')
+    assert lines[0].endswith(f'handler.py"{first}')
+    assert lines[-1].startswith(last)
 
 
 def test_a_folder_without_a_handler_is_named(tmp_path: Path):

@@ -10,7 +10,7 @@ import pytest
 
 from batching_watchdog import wire
 from batching_watchdog.config import Config
-from batching_watchdog.messages import DROPPED, Batch, DispatchReason, Reply, Request
+from batching_watchdog.messages import DROPPED, Batch, DispatchReason, Failure, Reply, Request
 from batching_watchdog.pool.child import worker_environment
 from batching_watchdog.pool.connection import Connection, connect
 from batching_watchdog.pool.supervisor import gunicorn_command
@@ -53,6 +53,9 @@ class Watchdog:
 
     def replied(self, connection: Connection, batch: Batch, replies: list[Reply], cpu_seconds: float) -> None:
         self.answers.put_nowait((replies, cpu_seconds))
+
+    def raised(self, connection: Connection, failure: Failure) -> None:
+        raise AssertionError(failure)
 
     def closed(self, connection: Connection, batch: Batch | None) -> None:
         assert batch is None
