@@ -2,7 +2,7 @@
 
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,15 @@ def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["promtool", *map(str, arguments)], capture_output=True, text=True, timeout=50, check=False
     )
+
+
+def complaints_about(queries: Sequence[str], folder: Path) -> str:
+    """Return what promtool has against the syntax of queries."""
+    rules = [{"record": f"q:{index}", "expr": query} for index, query in enumerate(queries)]
+    path = folder / "rules.yml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
+    done = promtool("check", "rules", path)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
 def complaints(folder: Path, rules: str, test: Mapping[str, Any]) -> str:
