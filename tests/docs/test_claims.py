@@ -1,0 +1,25 @@
+"""What the README claims is what docs/benchmarks.md holds now."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from docs.pages import PAGES, ROOT, blocks, prose
+
+FIGURE = re.compile(r"\d+(?:\.\d+)?%|\d+\.\d{2,}|\d+(?= cases)")
+
+
+def test_figures_of_the_readme_stand_in_the_benchmarks():
+    benchmarks = (ROOT / "docs/benchmarks.md").read_text()
+    claimed = set(FIGURE.findall(prose((ROOT / "README.md").read_text())))
+    assert len(claimed) > 10
+    assert {figure for figure in claimed if not re.search(rf"(?<![\d.]){figure}", benchmarks)} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_of_a_page_is_python(page: Path):
+    for block in blocks(page.read_text()):
+        if block.language == "python":
+            compile(block.text, str(page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
