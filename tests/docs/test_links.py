@@ -12,6 +12,8 @@ from docs.pages import NAMES, PAGES, ROOT, prose
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 ELSEWHERE = ("http://", "https://", "mailto:")
+HERE = "https://github.com/tailbound/tailbound/blob/main/"
+"""Of pages that are also read elsewhere, such as the template's in a project of a user."""
 
 
 def links(text: str) -> list[str]:
@@ -27,10 +29,10 @@ def anchors(text: str) -> set[str]:
 def test_every_link_of_a_page_leads_somewhere(name: str):
     page = ROOT / name
     for link in links(page.read_text()):
-        if link.startswith(ELSEWHERE):
+        if link.startswith(ELSEWHERE) and not link.startswith(HERE):
             continue
-        path, _, heading = link.partition("#")
-        target = (page.parent / path).resolve() if path else page
+        path, _, heading = link.removeprefix(HERE).partition("#")
+        target = ((ROOT if link.startswith(HERE) else page.parent) / path).resolve() if path else page
         assert target.exists(), f"{name}: {link}"
         assert ROOT in target.parents, f"{name}: {link} leaves the repository"
         if heading:

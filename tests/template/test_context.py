@@ -1,10 +1,8 @@
-import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from batching_watchdog.config import DESCRIPTIONS
 from template.faas_cli import pull_template, send_to_builder, shrinkwrap
 
 ROOT = Path(__file__).parents[2]
@@ -67,10 +65,3 @@ def test_template_sets_nothing_that_faas_cli_would_turn_against_the_function():
     assert not {"fprocess", "build_options"} & SETTINGS.keys()
     # It lowers the name of the language.
     assert SETTINGS["language"] == TEMPLATE.name == TEMPLATE.name.lower()
-
-
-def test_readmes_settings_and_defaults_are_the_watchdogs():
-    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", (TEMPLATE / "README.md").read_text(), re.MULTILINE)
-    assert rows
-    for name, default in rows:
-        assert DESCRIPTIONS[name].endswith(f"[{default}]"), name
