@@ -1,10 +1,10 @@
-"""The autoscaler: sizes functions from what Prometheus says, so that they meet their latency SLO.
+"""The autoscaler: sizes functions by Prometheus' metrics, so that they meet their latency SLO.
 
 The modules, in the order in which one reconcile passes them ([P] = pure: no I/O, no clock):
 
 - ``__main__``         the command's words: ``run``, ``explain``, ``status``
-- ``app``              builds what is below from the configuration, runs and stops it
-- ``config``           YAML text -> frozen ``Config``, composed of the rooms' settings; faults in words
+- ``app``              builds the parts below from the configuration, runs and stops them
+- ``config``           YAML text -> frozen ``Config``, composed of the rooms' settings; error messages
 - ``fields`` [P]       the kinds of values that settings hold
 - ``spec`` [P]         ``Spec``: how one function is scaled
 - ``controller``       the loop: observe, decide, act, record; each function's memory and back-off
@@ -13,17 +13,17 @@ The modules, in the order in which one reconcile passes them ([P] = pure: no I/O
 - ``sources``          where observations come from: Prometheus, or a recording
 - ``signals`` [P]      ``Observation``: one record for each signal
 - ``platforms``        where functions run and are scaled: OpenFaaS, Kubernetes, Knative
-- ``kube``             the Kubernetes API for those who need it
+- ``kube``             the Kubernetes API, for the platforms and the Lease
 - ``model`` [P]        the nouns: ``Scale``, ``Recommendation``, ``Decision``, ``Reason``
 - ``law`` [P]          the scaling policy: from an observation to a decision
-- ``shadow`` [P]       what would be there in shadow mode, and the score of both
+- ``shadow`` [P]       the virtual replicas of shadow mode, and the score of both scalers
 - ``conflict`` [P]     whether another autoscaler scales a function too
-- ``journal``          the last decisions of each function; what is news
+- ``journal``          the last decisions of each function; tells new ones from repetitions
 - ``metrics``          every metric name and label
 - ``words`` [P]        reasons and numbers as text, for log, page and terminal
 - ``web``              /metrics, /healthz and /decisions; the status page
-- ``cli``              the commands that ask a running autoscaler
-- ``errors`` [P]       what can fail, and how it is told
+- ``cli``              the commands that query a running autoscaler
+- ``errors`` [P]       the kinds of failure, and their messages
 - ``logs``             the log on stderr
 """
 

@@ -1,7 +1,7 @@
-"""The ``slo-autoscaler`` command: ``run`` (also without a word, for it is the main job) and its companions.
+"""Dispatches ``slo-autoscaler``: ``run`` (the default), ``status`` and ``explain``.
 
-Owns which words there are. Only the command that is asked for is imported. Next step: ``app`` for ``run``,
-``cli`` for the others.
+Owns the names of the commands. Imports only the requested command. Next step: ``app`` for ``run``, ``cli``
+for the others.
 """
 
 import importlib
@@ -16,9 +16,9 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "slo_autoscaler.cli.status",
         "show every function: whether its SLO is met, its replicas, and why",
     ),
-    "explain": ("slo_autoscaler.cli.explain", "say in sentences what was decided for a function, and why"),
+    "explain": ("slo_autoscaler.cli.explain", "explain in sentences the last decisions for a function"),
 }
-"""Word -> (module whose ``main(arguments)`` gives the exit status, what it does)."""
+"""Command -> (module whose ``main(arguments)`` returns the exit status, its effect)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = run(words)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Who reads has seen enough (`| head`); what is left may not be flushed at the exit either.
+        # The reader has closed the pipe (`| head`), so the flush at exit would fail as well.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return status

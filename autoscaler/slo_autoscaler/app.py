@@ -1,6 +1,6 @@
 """Builds the autoscaler from its configuration, runs it, stops it.
 
-Exit statuses: 0 stopped by SIGTERM or SIGINT, or ``--once`` went well; 1 ``--once`` could not reach
+Exit statuses: 0 stopped by SIGTERM or SIGINT, or ``--once`` succeeded; 1 ``--once`` could not reach
 Prometheus or the gateway; 2 the configuration or the command line is wrong.
 """
 
@@ -48,8 +48,8 @@ MAX_MODE_VARIABLE: Final = "SLO_AUTOSCALER_MAX_MODE"
 LOG_FORMAT_VARIABLE: Final = "SLO_AUTOSCALER_LOG_FORMAT"
 
 GC_THRESHOLD: Final = 100_000
-"""Objects made between two looks for cycles. What Prometheus answers about thousands of functions is lists
-and dicts by the hundred thousand, and none is in a cycle: with Python's 700, half of a reconcile was looking.
+"""Allocations between two collections of cycles. Prometheus' answers about thousands of functions are
+hundreds of thousands of lists and dicts without cycles. With Python's 700, collection took half a reconcile.
 """
 
 
@@ -84,7 +84,7 @@ def _max_mode(flags: argparse.Namespace, environ: Mapping[str, str]) -> Mode:
 
 
 def load(flags: argparse.Namespace, environ: Mapping[str, str]) -> Config:
-    """Read the configuration file and what overrides it."""
+    """Return the configuration of the file, with flags and environment variables laid over it."""
     overrides: dict[str, object] = {}
     for flag, (key, variable) in OVERRIDES.items():
         value = getattr(flags, flag) or environ.get(variable)
@@ -94,12 +94,12 @@ def load(flags: argparse.Namespace, environ: Mapping[str, str]) -> Config:
 
 
 def run(config: Config, *, once: bool, most: Mode = "active", lock: str | None = None) -> int:
-    """Build everything in the order in which it depends on each other, and reconcile.
+    """Build every part after those that it needs, and reconcile; return the exit status.
 
-    No function's mode is more than ``most``. With ``lock``, a file, or with ``leader`` in the configuration,
+    No function's mode exceeds ``most``. With ``lock``, a file, or with ``leader`` in the configuration,
     only one of several autoscalers acts.
     """
-    # What serves is closed last: no page keeps others from leading.
+    # The listeners close last, so that a slow page does not delay giving up the leadership.
     with ExitStack() as serving, ExitStack() as closing:
         leader = _leader(config, lock, most)
         closing.callback(leader.close)
@@ -145,7 +145,7 @@ def run(config: Config, *, once: bool, most: Mode = "active", lock: str | None =
             config.web.host,
             web.port,
             "" if page is None else f"; status page on {page.url}",
-            "" if most == "active" else f"; no function's mode is more than {most}",
+            "" if most == "active" else f"; no function's mode exceeds {most}",
         )
         if direct is not None:
             direct.start()
@@ -155,39 +155,39 @@ def run(config: Config, *, once: bool, most: Mode = "active", lock: str | None =
 
 
 def _probes(config: Config, controller: Controller) -> Probes | None:
-    """Return the listener for probes, or None if none is wanted or its port is taken."""
+    """Return the listener for probes, or None if none is configured or its port is taken."""
     if config.web.probe_port is None:
         return None
     try:
         return Probes(config.web.host, config.web.probe_port, controller.alive)
     except ConfigError as error:
-        logger.warning("%s; going on with /healthz on web.port alone", error)
+        logger.warning("%s; /healthz is on web.port only", error)
         return None
 
 
 def _page(config: Config, controller: Controller) -> "Page | None":
-    """Return the status page, or None if none is wanted or its port is taken: no reason not to scale."""
+    """Return the status page, or None if none is configured or its port is taken: scaling needs no page."""
     if config.web.page_port is None:
         return None
-    # Here and not above: without a page nothing of it is loaded.
-    from slo_autoscaler.web.page import Page  # noqa: PLC0415 - as said
+    # Imported here, so that an autoscaler without a page does not load Flask.
+    from slo_autoscaler.web.page import Page  # noqa: PLC0415 - see above
 
     try:
         return Page(config, controller, controller.alive)
     except ConfigError as error:
-        logger.warning("%s; going on without the status page", error)
+        logger.warning("%s; running without the status page", error)
         return None
 
 
 def _leader(config: Config, lock: str | None, most: Mode) -> Leader:
-    """Return by what it is known whether this autoscaler acts."""
+    """Return the lock, the lease or neither, which decides whether this autoscaler acts."""
     if config.leader is None:
         return Alone() if lock is None else FileLock(lock)
     if lock is not None:
-        raise ConfigError([f"--lock {lock}: with leader.lease in the configuration there must be no lock"])
+        raise ConfigError([f"--lock {lock}: must not be set beside leader.lease in the configuration"])
     if most in {"shadow", "off"}:
-        return Alone()  # a trial must not keep the lease from one that would act
-    # Imported only where it is asked for: the Kubernetes client is large.
+        return Alone()  # a trial must not keep the lease from an autoscaler that would act
+    # Imported only if configured: the Kubernetes client is large.
     leader: Leader = importlib.import_module("slo_autoscaler.kube.lease").LeaseLeader(
         config.leader.lease, config.platform.cluster
     )
@@ -195,7 +195,7 @@ def _leader(config: Config, lock: str | None, most: Mode) -> Leader:
 
 
 def collect_seldom() -> None:
-    """Set how often this process looks for cycles; what is in none goes at once, as ever."""
+    """Collect cycles less often; objects in no cycle are freed at once, as before."""
     gc.set_threshold(GC_THRESHOLD)
 
 
@@ -213,12 +213,12 @@ def _stop_on_signals() -> threading.Event:
 
 
 def _emit(line: str) -> None:
-    """Write one decision. Scaling goes on when nobody reads them any more."""
+    """Write one decision to stdout. Scaling goes on after the reader of stdout has gone."""
     try:
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
     except OSError as error:
-        logger.warning("decisions can no longer be written, scaling goes on: %s", error)
+        logger.warning("decision log: cannot write to stdout: %s; scaling goes on without it", error)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -229,7 +229,7 @@ def _parser(epilog: str) -> argparse.ArgumentParser:
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML configuration")
+    parser.add_argument("--config", required=True, metavar="FILE", help="read the YAML configuration in FILE")
     parser.add_argument("--once", action="store_true", help="reconcile once and exit")
     most = parser.add_mutually_exclusive_group()
     most.add_argument(
@@ -237,13 +237,13 @@ def _parser(epilog: str) -> argparse.ArgumentParser:
         dest="max_mode",
         action="store_const",
         const="shadow",
-        help="decide and log, never scale: --max-mode shadow",
+        help="decide and log, but never scale; the same as --max-mode shadow",
     )
     most.add_argument(
         "--max-mode",
         choices=MODES,
-        help="the most that the mode of any function may be, whatever its label and the configuration say:"
-        f" shadow and recommend write nothing [{MODES[0]}]; or set {MAX_MODE_VARIABLE}",
+        help="limit the mode of every function, whatever its label and the configuration say;"
+        f" recommend and shadow write nothing (or set {MAX_MODE_VARIABLE}) [{MODES[0]}]",
     )
     parser.add_argument(
         "--lock",
@@ -254,11 +254,12 @@ def _parser(epilog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--log-format",
         choices=logs.FORMATS,
-        help=f"format of the log on stderr [text]; or set {LOG_FORMAT_VARIABLE}. Decisions are always JSON",
+        help="set the format of the log on stderr; decisions are always JSON"
+        f" (or set {LOG_FORMAT_VARIABLE}) [{logs.FORMATS[0]}]",
     )
     for flag, (key, variable) in OVERRIDES.items():
         parser.add_argument(
-            f"--{flag.replace('_', '-')}", metavar="VALUE", help=f"instead of {key}; or set {variable}"
+            f"--{flag.replace('_', '-')}", metavar="VALUE", help=f"override {key} (or set {variable})"
         )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser

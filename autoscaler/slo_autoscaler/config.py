@@ -1,7 +1,7 @@
-"""The YAML configuration as a frozen ``Config``: the sections of the rooms that use them, composed.
+"""Reads the YAML configuration into a frozen ``Config``, composed of the sections of each room.
 
-Owns how they are read together, the rules across sections, and the words for a fault. A key is a field of a
-section: here, in ``spec``, or in its room's ``Settings``. Environment and flags come in as ``overrides``.
+Owns the rules across sections and the error messages. A key is a field of a section: here, in ``spec``, or in
+its room's ``Settings``. Environment variables and flags come in as ``overrides``.
 """
 
 import difflib
@@ -26,7 +26,7 @@ from slo_autoscaler.spec import Fleet, GatewaySlos, Modes, Spec, Timing
 from slo_autoscaler.web import Settings as WebSettings
 
 MISSED_RECONCILES: Final = 4
-"""Intervals after which a reconcile that should have come has not: the clock jumped, or the machine slept."""
+"""Intervals between two reconciles beyond which the clock must have jumped, or the machine slept."""
 
 OVERRIDES: Final = {
     "gateway_url": ("platform.gateway_url", "SLO_AUTOSCALER_GATEWAY_URL"),
@@ -36,7 +36,7 @@ OVERRIDES: Final = {
 """Flag -> (key that it overrides, variable that does so too). The flag wins, then the variable."""
 
 CONTEXT: Final = {"policies": POLICIES}
-"""What rules of ``spec`` are held against."""
+"""Validates the fields of ``Spec``, for rules that need other sections."""
 
 _FUNCTION_NAME: Final = re.compile(r"[A-Za-z0-9_.-]+\.[a-z0-9-]+")
 
@@ -48,7 +48,7 @@ def platform_section(kind: str) -> type:
 
 
 def _kind(platform: object) -> str:
-    """Return which platform is meant; what is no mapping fails as the default one would."""
+    """Return the configured kind of platform; anything but a mapping fails as the default kind would."""
     kind = platform.get("kind", "openfaas") if isinstance(platform, Mapping) else "openfaas"
     return kind if isinstance(kind, str) else repr(kind)
 
@@ -67,7 +67,7 @@ def _platform(value: object) -> PlatformSettings:
 
 @settings
 class LeaderSettings:
-    """How several autoscalers agree on who acts; a lock on a file is the command line's (``--lock``)."""
+    """How several autoscalers elect a leader; for a lock on a file use the flag ``--lock``."""
 
     lease: lease_rules.Settings = Field(default_factory=lease_rules.Settings)
 
@@ -79,17 +79,17 @@ class Config:
     platform: Annotated[PlatformSettings, PlainValidator(_platform)]
     prometheus: sources.Settings
     interval: PositiveDuration = 5.0
-    """Between the starts of two reconciles."""
+    """Time between the starts of two reconciles."""
     direct_interval: PositiveDuration | None = 1.0
-    """Between two looks at the load on the pages that Prometheus scrapes; null: Prometheus alone."""
+    """Time between two direct reads of the load from the pages that Prometheus scrapes; null: none."""
     web: WebSettings = Field(default_factory=WebSettings)
     leader: LeaderSettings | None = None
-    """None: this autoscaler is the only one, or a lock on a file keeps it apart from others."""
+    """Leader election by a Lease; None: this autoscaler is the only one, or ``--lock`` separates it."""
     fleet: Fleet = Field(default_factory=Fleet)
-    """Replicas that functions share."""
+    """Budgets of replicas that functions share."""
     defaults: Spec = Field(default_factory=Spec)
     functions: dict[str, Spec] = Field(default_factory=dict)
-    """What differs from ``defaults`` for one function; merged with them already."""
+    """Settings of single functions, by name.namespace; each is merged with ``defaults``."""
 
     @field_validator("leader")
     @classmethod
@@ -152,7 +152,7 @@ class Config:
             raise ConfigError(_lines(error, file, raw)) from None
 
     def target(self, function_name: str) -> Spec:
-        """Return how one function (name.namespace) is to be scaled."""
+        """Return the settings of one function (name.namespace)."""
         source = self.prometheus
         timing = Timing(
             interval=self.interval,
@@ -165,7 +165,7 @@ class Config:
         return replace(self.functions.get(function_name, self.defaults), timing=timing)
 
     def modes(self, most: Mode = "active") -> Modes:
-        """Return the mode of every function, as far as its label leaves it open."""
+        """Return the configured mode of every function, limited to ``most``; labels override it."""
         named = {name: spec.mode for name, spec in self.functions.items()}
         return Modes(named, self.defaults.mode, most)
 
@@ -180,14 +180,14 @@ _WEB: Final = TypeAdapter(WebSettings)
 
 
 def read_config(path: str, overrides: Mapping[str, object] | None = None) -> Config:
-    """Return the configuration in the file, with what overrides it. Raises ``ConfigError``."""
+    """Return the configuration in the file, with ``overrides`` laid over it. Raises ``ConfigError``."""
     return Config.parse(_text(path), path, overrides)
 
 
 def read_web(path: str | None, overrides: Mapping[str, object] | None = None) -> WebSettings:
-    """Return the section ``web`` alone, for those who ask a running autoscaler. Raises ``ConfigError``.
+    """Return only the section ``web``, for commands that query a running autoscaler. Raises ``ConfigError``.
 
-    ``path`` None is a file without one; nothing else of the file is checked.
+    ``path`` None gives the defaults. The rest of the file is not checked.
     """
     raw = {} if path is None else _mapping(_text(path), path)
     for key, value in (overrides or {}).items():
@@ -230,7 +230,7 @@ def _mapping(text: str, file: str) -> dict[str, Any]:
 
 
 def _keys_given_twice(node: yaml.Node | None, path: str = "") -> list[tuple[str, int]]:
-    """Return the dotted keys that stand twice in a mapping, with the line: YAML would keep the last."""
+    """Return the dotted keys that occur twice in a mapping, with the line: YAML would keep the last."""
     if not isinstance(node, yaml.MappingNode):
         return []
     twice, seen = [], set()
@@ -314,9 +314,9 @@ def _shown(value: object) -> str:
 
 
 def _key(part: object) -> str:
-    """Return a key as it stands, but on one line whatever is in it."""
+    """Return a key as it is written, on one line."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(part))
 
 
 _WHOLE: Final = (("functions",), ("defaults",), ("leader",))
-"""Sections with rules over all that is in them: these name what is wrong themselves."""
+"""Sections whose rules concern several keys: their messages name the wrong key themselves."""

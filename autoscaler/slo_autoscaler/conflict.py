@@ -1,35 +1,35 @@
 """Detects another autoscaler on the same function. [P]
 
-Two autoscalers undo each other's changes. One change that was not asked for is an operator or a deployment;
-several within minutes are another autoscaler. The controller acts on the result.
+Two autoscalers undo each other's changes. One unrequested change is an operator or a deployment; several
+within minutes are another autoscaler. The controller acts on the result.
 """
 
 from dataclasses import dataclass
 from typing import Final
 
 FEW: Final = 3
-"""So many changes that were not asked for are no operator's any more,"""
+"""Number of unrequested changes that only another autoscaler makes,"""
 WITHIN: Final = 600.0
-"""when they come within so many seconds."""
+"""if they occur within this many seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScalerConflict:
-    """Changes of one function's replicas beside those asked for; times are the caller's ``now``."""
+    """Unrequested changes of one function's replicas; times are the caller's ``now``."""
 
     lowest: int | None = None
-    """The counts that are expected; None: nothing is known yet."""
+    """The expected counts; None: no count is known yet."""
     highest: int | None = None
     foreign: tuple[float, ...] = ()
-    """When changes were seen that were not asked for, the last few."""
+    """Times of the last few unrequested changes."""
     revision: str = ""
-    """Whose counts are expected: another revision's count is a hand-over, and no change."""
+    """The revision of the expected counts: another revision's count is a hand-over, not a change."""
 
     def read(self, desired: int, now: float, revision: str = "") -> "ScalerConflict":
-        """Return what is known after the platform has told the desired count."""
+        """Return the state after the platform has reported the desired count."""
         foreign = self.foreign
         if self.lowest is not None and self.highest is not None and revision == self.revision:
-            # The platform wakes a function from zero, and that is no scaling.
+            # The platform wakes a function from zero itself.
             woken = self.lowest == self.highest == 0
             if not self.lowest <= desired <= self.highest and not woken:
                 foreign = (*foreign, now)[-FEW:]
@@ -37,11 +37,11 @@ class ScalerConflict:
         return self if known == self else known
 
     def requested(self, replicas: int) -> "ScalerConflict":
-        """Return what is known after a request for a count: the platform may give a part of it."""
+        """Return the state after a request for a count, of which the platform may grant a part."""
         lowest = replicas if self.lowest is None else min(self.lowest, replicas)
         highest = replicas if self.highest is None else max(self.highest, replicas)
         return ScalerConflict(lowest, highest, self.foreign, self.revision)
 
     def detected(self, now: float) -> bool:
-        """Tell whether another autoscaler is at work."""
+        """Return whether another autoscaler scales the function."""
         return len(self.foreign) == FEW and now - self.foreign[0] <= WITHIN

@@ -1,8 +1,8 @@
 """The loop: observe, decide, act, record.
 
-Owns each function's state between reconciles, the back-off of those that fail, and how long a reconcile may
-take. One function's failure never stops the others; a source that fails makes all of them hold. The rules are
-``decide``'s, what would be in shadow mode ``shadow``'s; clocks come in from ``app``.
+Owns each function's state between reconciles, the backoff of failing functions, and the time limit of a
+reconcile. One function's failure never stops the others; if the source fails, all functions hold. ``decide``
+has the rules, ``shadow`` the virtual replicas; ``app`` passes the clocks in.
 """
 
 import json
@@ -38,28 +38,28 @@ logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 AGES: Final = (24 * 3600.0, 7 * 24 * 3600.0)
-"""Seconds: the same time of yesterday and of last week, whose rates may repeat."""
+"""Ages in seconds (a day and a week ago) of rates that may repeat."""
 
 LOOK_BACK: Final = 600.0
-"""Seconds between two looks at them."""
+"""Seconds between two queries for rates of earlier days."""
 
 GLANCE: Final = 0.5
-"""Seconds between two glances at the load that is read directly."""
+"""Seconds between two checks of the load that is read directly."""
 
 KNOWN_FOR: Final = 300.0
-"""Seconds for which what was observed last is good enough to add replicas by: a capacity changes with the
-model or the machine, and a Prometheus that restarts is back by then."""
+"""Seconds for which the last observation may justify more replicas. A capacity changes only with the model or
+the machine, and a Prometheus that restarts is back by then."""
 
 MAX_BACKOFF: Final = 8
-"""Reconciles for which a function that keeps failing backs off at most."""
+"""Maximum backoff of a function that keeps failing, in reconciles."""
 
 ALIVE_INTERVALS: Final = 3
-"""A loop that has finished no reconcile for so many intervals, and all its timeouts, counts as dead."""
+"""The loop counts as dead if it finished no reconcile for this many intervals plus its timeouts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clocks:
-    """Seconds that never run backwards, for deciding; and the time of day, for the log."""
+    """A monotonic clock in seconds, for decisions, and the time of day, for the log."""
 
     monotonic: Callable[[], float]
     wall: Callable[[], datetime]
@@ -67,32 +67,32 @@ class Clocks:
 
 @dataclass(slots=True)
 class _Target:
-    """What is kept of one function."""
+    """The state of one function between reconciles."""
 
     spec: Spec
     memory: Memory | None = None
     before: Memory | None = None
-    """``memory`` as it was before the decision that is being carried out."""
+    """``memory`` before the decision that is being applied."""
     scale: Scale | None = None
-    """What the platform said last."""
+    """The last counts that the platform returned."""
     decided: Scale | None = None
-    """What it said when the last decision was made."""
+    """The counts that the last decision was made on."""
     read_at: float = -1.0
     observed: tuple[float, Observation] | None = None
-    """When usable data were seen last, and what."""
+    """The last usable observation, with its time."""
     shadow: Shadow | None = None
-    """What would be there, in shadow mode."""
+    """The virtual replicas, in shadow mode."""
     conflict: ScalerConflict = field(default_factory=ScalerConflict)
-    """Changes of its replicas beside those asked for."""
+    """Changes of its replicas that this autoscaler did not request."""
     failures: int = 0
     unreadable: bool = False
-    """It failed last because the platform told nonsense of it."""
+    """Whether its last failure was an unreadable answer of the platform."""
     skip: int = 0
-    """Reconciles to back off for."""
+    """Remaining backoff, in reconciles."""
 
 
 class Plan(Protocol):
-    """What the controller needs of the configuration."""
+    """The part of the configuration that the controller needs."""
 
     @property
     def interval(self) -> float:
@@ -100,22 +100,22 @@ class Plan(Protocol):
 
     @property
     def platform(self) -> PlatformSettings:
-        """How long a step may take, and how many requests are made at a time."""
+        """Time limit of a step, and the number of parallel requests."""
 
     @property
     def prometheus(self) -> Settings:
-        """How long observing may take."""
+        """Time limit of the observation."""
 
     @property
     def fleet(self) -> Fleet:
-        """How many replicas functions share."""
+        """Budgets of replicas that functions share."""
 
     def target(self, function_name: str) -> Spec:
-        """Return how a function is scaled."""
+        """Return the settings of a function."""
 
 
 class Controller:
-    """Reconciles all functions; ``run`` does so until it is told to stop."""
+    """Reconciles all functions; ``run`` repeats this until it is told to stop."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class Controller:
         *,
         direct: DirectLoad | None = None,
     ) -> None:
-        """``emit`` takes the decision log, one line of JSON at a time; ``direct`` None: nothing is read."""
+        """``emit`` receives each line of the decision log; ``direct`` None: no load is read directly."""
         self._config = config
         self._source = source
         self._platform = platform
@@ -151,7 +151,7 @@ class Controller:
         self._conflicts: set[str] = set()
         """Functions that another autoscaler changes too."""
         self._warned = False
-        """Of another scaler; once is enough."""
+        """Whether another scaler was logged: one warning is enough."""
         self._writing = threading.Condition()
         self._under_way = 0
         """Changes that the platform has not answered yet."""
@@ -162,8 +162,8 @@ class Controller:
     def run(self, stop: threading.Event) -> None:
         """Reconcile every interval until ``stop``.
 
-        Changes that are under way then are waited for, so that the next leader's do not cross them; what is
-        being read is not.
+        Then wait for changes under way, so that the next leader's changes do not cross them; do not wait for
+        reads.
         """
         threading.Thread(target=self._reconcile_until, args=(stop,), name="reconcile", daemon=True).start()
         stop.wait()
@@ -182,7 +182,7 @@ class Controller:
                 self.glance()
             except Exception:
                 if stop.is_set():
-                    return  # what it needs has been closed under it
+                    return  # the source or the platform was closed meanwhile
                 # The loop outlives its own bugs: the next reconcile starts from what is there.
                 logger.exception("reconcile failed")
                 self._metrics.failed("reconcile")
@@ -192,17 +192,17 @@ class Controller:
             stop.wait(wait if self._direct is None else min(wait, GLANCE))
 
     def close(self) -> None:
-        """Give up the threads; a request to the platform that is under way is not waited for."""
+        """Stop the threads without waiting for requests to the platform."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def alive(self) -> bool:
-        """Tell whether the loop still turns."""
+        """Return whether the loop has finished a reconcile lately enough."""
         config = self._config
         patience = ALIVE_INTERVALS * (config.interval + config.platform.timeout + config.prometheus.timeout)
         return self._clocks.monotonic() - self._finished_at <= patience
 
     def functions(self) -> list[str]:
-        """Return the functions of which decisions are known; from any thread."""
+        """Return the functions with recorded decisions; from any thread."""
         return self._journal.functions()
 
     def decisions(self, function_name: str, last: int) -> dict[str, Any] | None:
@@ -216,10 +216,10 @@ class Controller:
         return {"function_name": function_name, "decisions": found, **score}
 
     def reconcile(self) -> bool:
-        """Observe, decide and act once for all functions; False if anything could not be reached.
+        """Observe, decide and act once for all functions; return False if any request failed.
 
         Takes no longer than the timeouts of the source and of the platform's steps (list, read twice, act)
-        together, however many functions there are and whatever does not answer.
+        together, for any number of functions and failures.
         """
         began = self._clocks.monotonic()
         self._leading = self._leader.leads()
@@ -229,7 +229,7 @@ class Controller:
         scales, missing = self._scales(listing, blind=seen is None)
         errors += missing
         if self._stopped:
-            return False  # what would be decided is not carried out
+            return False  # decisions would not be applied
         wishes: dict[str, Wish] = {}
         for name, scale in scales.items():
             target = self._targets[name]
@@ -241,7 +241,7 @@ class Controller:
             try:
                 wishes[name] = self._recommend(name, target, None if seen is None else seen.get(name), scale)
             except Exception as error:
-                # A bug that one function's numbers bring to light is no reason to leave the others alone.
+                # A bug that one function's numbers trigger must not stop the others.
                 logger.exception("%s: cannot decide", name)
                 errors += self._failed(name, "decide", PlatformError(f"{type(error).__name__}: {error}"))
         shares = self._shares(wishes)
@@ -261,7 +261,7 @@ class Controller:
             if decision.replicas is not None and mode != "shadow":
                 self._take_back(target)
             target.failures = 0
-        # Another autoscaler may act on them: none of an earlier reconcile is left.
+        # Replaces all earlier ones: another autoscaler may act on them.
         self._metrics.desires(desired)
         errors += self._act(wanted)
         self._metrics.conflicting_scaler(there=bool(self._conflicts))
@@ -270,10 +270,10 @@ class Controller:
         return errors == 0
 
     def glance(self) -> None:
-        """Between two reconciles: add replicas where more arrives than those asked for can serve.
+        """Add replicas between two reconciles where the arrivals exceed the requested capacity.
 
-        By the load that is read directly and what was observed last; so also while Prometheus is away. Asks
-        the platform only for functions that it adds to.
+        Uses the load that is read directly and the last observation, so it also works while Prometheus is
+        down. Queries the platform only for functions that get more replicas.
         """
         if self._direct is None or self._stopped:
             return
@@ -288,7 +288,7 @@ class Controller:
         for name, scale in self._read(list(raises)).items():
             target = self._targets[name]
             if isinstance(scale, PlatformError):
-                continue  # the next reconcile tells it
+                continue  # the next reconcile reports it
             target.scale = scale
             decision, memory = self._raised(target, raises[name], scale)
             if decision is not None and decision.replicas is not None:
@@ -299,12 +299,12 @@ class Controller:
             self._act(wanted)
 
     def _raised(self, target: _Target, rate: float, scale: Scale) -> tuple[Decision | None, Memory | None]:
-        """Return what ``raised`` does with a function, if it may be scaled and enough is known of it."""
+        """Return the result of ``raised`` for a function, if it may be scaled and was observed lately."""
         now, memory = self._clocks.monotonic(), target.memory
         if memory is None or target.observed is None or target.skip or not self._acts(scale.mode):
             return None, memory
         at, seen = target.observed
-        # Most are done with here, before anything is made for them.
+        # Most functions end here, before any object is made for them.
         if now - at > KNOWN_FOR or rate <= (seen.capacity or inf) * scale.desired:
             return None, memory
         seen = replace(seen, direct_rate=rate)
@@ -313,7 +313,7 @@ class Controller:
         )
 
     def _free(self, group: str | None) -> float:
-        """Return how many replicas more a budget has than functions have asked for."""
+        """Return the replicas of a budget that no function has requested."""
         budget = self._config.fleet.budgets.get(group)
         if budget is None:
             return inf
@@ -325,11 +325,11 @@ class Controller:
         return budget - held
 
     def _observe(self) -> tuple[Mapping[str, Observation] | None, int]:
-        """Return what the source sees, or None and a failure."""
+        """Return the observations and 0, or None and 1 for a failure."""
         try:
             seen = self._source.observe()
         except SourceError as error:
-            self._log_once("observe", f"no observations, every function holds: {error}")
+            self._log_once("observe", f"cannot observe; every function holds: {error}")
             return None, 1
         self._log_once("observe", None)
         if self._past is None:
@@ -338,16 +338,16 @@ class Controller:
         return seen, 0
 
     def _recall(self) -> None:
-        """Ask once for the time before this start; without it everything is learned anew."""
+        """Query once for the time before this start; without an answer everything is learned anew."""
         self._recalled_at = self._clocks.monotonic()
         try:
             self._past = self._source.history(KEPT * SLOT)
         except SourceError as error:
-            logger.warning("no history from before the start, going on without: %s", error)
+            logger.warning("cannot read the history before the start; running without it: %s", error)
             self._past = {}
 
     def _look_back(self) -> None:
-        """Ask now and then for the rates of earlier days; without them nothing repeats daily."""
+        """Query from time to time for the rates of earlier days, by which daily periods are known."""
         now = self._clocks.monotonic()
         if now < self._look_back_at:
             return
@@ -355,7 +355,7 @@ class Controller:
         try:
             found = self._source.earlier(AGES, KEPT * SLOT)
         except SourceError as error:
-            self._log_once("history", f"no rates of earlier days, going on without: {error}")
+            self._log_once("history", f"cannot read the rates of earlier days; running without them: {error}")
             return
         self._log_once("history", None)
         self._earlier = {
@@ -364,7 +364,7 @@ class Controller:
         }
 
     def _detect_conflict(self, name: str, target: _Target) -> None:
-        """Notice changes of a function's replicas that were not asked for, while it is ours to scale."""
+        """Notice changes of a function's replicas that were not requested, in mode active."""
         if target.scale is None or not self._acts(target.scale.mode):
             target.conflict = ScalerConflict()
             self._conflicts.discard(name)
@@ -377,7 +377,7 @@ class Controller:
         if not self._warned:
             logger.warning(
                 "%s: replicas changed %d times within %.0f s without a request of this autoscaler: another"
-                " autoscaler is at work, such as OpenFaaS' own or a HorizontalPodAutoscaler; two autoscalers"
+                " autoscaler scales it, such as OpenFaaS' own or a HorizontalPodAutoscaler; two autoscalers"
                 " cannot share a function (docs/howto/runbook.md, ConflictingScaler)",
                 *(name, FEW, WITHIN),
             )
@@ -387,9 +387,9 @@ class Controller:
     def _scales(
         self, listing: Future[dict[str, Scale | PlatformError]], *, blind: bool
     ) -> tuple[Mapping[str, Scale | PlatformError], int]:
-        """Return the scales of all functions whose turn it is; if listing them fails, of those known.
+        """Return the scales of all functions that do not back off; of the known ones if listing fails.
 
-        While there is nothing to decide by (``blind``), what the platform said last is enough to hold by.
+        Without observations (``blind``) every function holds, so the last known counts are enough.
         """
         listed = self._result("list", listing)
         if not isinstance(listed, PlatformError):
@@ -405,7 +405,7 @@ class Controller:
                 self._direct.watch(frozenset(listed))
             return {name: listed[name] for name in self._due(listed)}, 0
         known = len(self._targets)
-        self._log_once("discover", f"cannot list functions, going on with {known} known: {listed}")
+        self._log_once("discover", f"cannot list functions; using the {known} known ones: {listed}")
         due = self._due(sorted(self._targets, key=lambda name: self._targets[name].read_at))
         if blind:
             last = {name: self._targets[name].scale for name in due}
@@ -413,9 +413,9 @@ class Controller:
         return self._read(due), 1
 
     def _read(self, names: Sequence[str]) -> dict[str, Scale | PlatformError]:
-        """Read functions one by one, as far as ``timeout`` goes; those left out come first the next time.
+        """Read functions one by one until ``timeout``; those left out come first the next time.
 
-        When none of the first few can be read, the platform is down, and the others are not tried.
+        If none of the first few can be read, the platform is down, and the others are not tried.
         """
         few = self._config.platform.concurrency
         found: dict[str, Scale | PlatformError] = {}
@@ -441,7 +441,7 @@ class Controller:
                 target.shadow, target.observed = None, None
                 target.memory = target.memory.elsewhere(scale, now)
             elif scale.mode == "recommend" and before.desired != scale.desired:
-                # It is not known which recommendation it follows, and need not be.
+                # Whether this follows a recommendation is unknown, and does not matter.
                 target.memory = target.memory.changed(before.desired, scale.desired, now)
         if scale.mode == "shadow":
             shadow = target.shadow or Shadow.beside(scale, now)
@@ -464,7 +464,7 @@ class Controller:
         return wish
 
     def _shares(self, wishes: Mapping[str, Wish]) -> dict[str, int]:
-        """Return the replicas of each function that shares a budget of them."""
+        """Return the replicas of each function that shares a budget."""
         shares: dict[str, int] = {}
         for group, budget in self._config.fleet.budgets.items():
             names = [
@@ -512,11 +512,11 @@ class Controller:
         return self._leading and mode == "active"
 
     def _act(self, wanted: Mapping[str, tuple[int, Decision, Scale]]) -> int:
-        """Ask the platform for all that is wanted, as far as ``timeout`` goes; return how much failed."""
+        """Request all ``wanted`` counts until ``timeout``; return the number of failures."""
         conflicts = {name: self._targets[name].conflict for name in wanted}
         for name, (count, _, _) in wanted.items():
             self._targets[name].conflict = conflicts[name].requested(count)
-        # What is given away makes room for nobody in time; what is missing is missed now.
+        # Scale-ups go first: a missing replica costs misses now, a spare one only money.
         ups_first = sorted(wanted, key=lambda name: wanted[name][0] < wanted[name][2].desired)
         asking = {
             name: self._pool.submit(self._set_scale, name, wanted[name][0], wanted[name][2])
@@ -536,11 +536,11 @@ class Controller:
                 self._targets[name].failures = 0
         if deferred:
             self._metrics.failed("act")
-            logger.warning("%d of %d changes are deferred: the platform is slow", deferred, len(wanted))
+            logger.warning("%d of %d changes deferred: the platform is slow", deferred, len(wanted))
         return errors + deferred
 
     def _left_out(self, name: str, decision: Decision, scale: Scale, why: ScaleChangedError) -> None:
-        """Tell that a decision was not carried out: it was on a count that is not there any more."""
+        """Record that a decision was not applied, because its count had changed meanwhile."""
         logger.info("%s: not scaled to %s: %s", name, decision.replicas, why)
         target = self._targets[name]
         target.failures = 0
@@ -560,10 +560,10 @@ class Controller:
                 self._writing.notify_all()
 
     def _results(self, asked: Mapping[str, Future[_T]]) -> Iterator[tuple[str, _T | PlatformError]]:
-        """Give the result of each request to the platform, waiting for all together at most ``timeout``.
+        """Yield the result of each request to the platform; wait for all together at most ``timeout``.
 
-        One that had not begun by then is deferred; one that is under way may still take effect, and is seen
-        in the next reconcile.
+        A request that has not begun by then is deferred. One under way may still take effect, which the next
+        reconcile sees.
         """
         wait(asked.values(), self._config.platform.timeout)
         for name, future in asked.items():
@@ -571,11 +571,11 @@ class Controller:
             yield name, result
 
     def _result(self, name: str, future: Future[_T], patience: float | None = None) -> _T | PlatformError:
-        """Return what one request to the platform came to, within ``patience`` (``timeout``) seconds."""
+        """Return the result of one request to the platform, within ``patience`` (``timeout``) seconds."""
         timeout = self._config.platform.timeout
         wait([future], timeout if patience is None else patience)
         if future.cancel():
-            return _DeferredError(f"not asked for within {timeout:g} s")
+            return _DeferredError(f"not sent within {timeout:g} s")
         if not future.done():
             return PlatformError(f"no answer within {timeout:g} s")
         try:
@@ -583,11 +583,11 @@ class Controller:
         except PlatformError as error:
             return error
         except Exception as error:
-            logger.exception("%s: unforeseen", name)
+            logger.exception("%s: unexpected error of the platform", name)
             return PlatformError(f"{type(error).__name__}: {error}")
 
     def _log_once(self, stage: str, message: str | None) -> None:
-        """Count a failure, and log it when it begins or changes; None is its end. Once stopped, neither."""
+        """Count a failure, and log its begin, change and end (None); after ``stop`` do neither."""
         if self._stopped:
             return
         before = self._logged.pop(stage, None)
@@ -603,14 +603,14 @@ class Controller:
     def _failed(self, name: str, stage: str, error: PlatformError) -> int:
         self._metrics.failed(stage)
         if isinstance(error, FunctionGoneError):
-            logger.info("%s is gone: %s", name, error)
+            logger.info("%s: removed: %s", name, error)
             self._forget(name)
             return 0
         target = self._targets[name]
         if stage == "act":
             self._take_back(target)
         if "discover" in self._logged:
-            # The whole platform is unwell; when it is back, no function is to wait for longer.
+            # The whole platform fails: when it recovers, no function should have to wait longer.
             return 1
         target.failures += 1
         target.unreadable = stage == "read"
@@ -631,11 +631,11 @@ class Controller:
 
 
 class _DeferredError(PlatformError):
-    """A request that was not made this time; no fault of the function."""
+    """A request was not sent in this reconcile; the function is not at fault."""
 
 
 def _with_labels(spec: Spec, scale: Scale) -> Spec:
-    """Return how a function is scaled by its own labels too."""
+    """Return the settings with the function's own labels applied."""
     if scale.zero_after is None:
         return spec
     return replace(spec, scale_to_zero_after=None if isinf(scale.zero_after) else scale.zero_after)

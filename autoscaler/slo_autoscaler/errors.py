@@ -1,4 +1,4 @@
-"""What can fail, and how it is said. [P]
+"""Defines the kinds of failure, and their one-line texts. [P]
 
 ``ConfigError`` stops the start (exit status 2). ``SourceError`` makes every function hold for this
 reconcile. ``PlatformError`` concerns one function, or the list of functions, and nothing else.
@@ -8,23 +8,23 @@ from collections.abc import Iterator
 from typing import Final
 
 STRICT_CHECKS: Final = range(80, 94)
-"""OpenSSL's verify codes (x509_vfy.h) of certificates that break RFC 5280, which only strict TLS refuses."""
+"""OpenSSL's verify codes (x509_vfy.h) of certificates that violate RFC 5280; only strict TLS refuses them."""
 
 
 def brief(error: BaseException) -> str:
-    """Return an HTTP client's exception in one short line: its kind, and the innermost cause it names.
+    """Return an HTTP client's exception as one short line: its kind, and the innermost cause.
 
-    Of a TLS error that is OpenSSL's sentence, and the setting that leaves the check out where there is one.
+    For a TLS error the cause is OpenSSL's sentence, with the setting that disables the check if there is one.
     """
     *_, inner = _causes(error)
     text = str(inner if inner is not error or not inner.args else inner.args[0])[:200]
     strict = getattr(inner, "verify_code", None) in STRICT_CHECKS
-    hint = "; tls.strict: false leaves this check out" if strict else ""
+    hint = "; tls.strict: false disables this check" if strict else ""
     return f"{type(error).__name__}: {text}{hint}"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Give an exception and those that it carries, outermost first."""
+    """Yield an exception and its causes, outermost first."""
     inner: object = error
     while isinstance(inner, BaseException):
         yield inner
@@ -45,7 +45,7 @@ class ConfigError(Exception):
 
 
 class SourceError(Exception):
-    """Observations could not be had: unreachable, too slow, or an answer that makes no sense."""
+    """The source of observations is unreachable, too slow, or gave an invalid answer."""
 
 
 class PlatformError(Exception):
@@ -53,17 +53,17 @@ class PlatformError(Exception):
 
 
 class FunctionGoneError(PlatformError):
-    """The platform does not know the function (any more)."""
+    """The platform does not know the function, or does not know it any more."""
 
 
 class ScaleChangedError(PlatformError):
-    """The count is not the one that was decided on: another writer was faster, and nothing was written."""
+    """Another writer has changed the count since the decision; nothing was written."""
 
 
 class ApiError(PlatformError):
-    """The Kubernetes API answered with an error: its HTTP status, and the reason in its words.
+    """The Kubernetes API answered with an error: its HTTP status and reason.
 
-    ``retry_after``: seconds that the server asks for before the next try, None if it says nothing.
+    ``retry_after``: seconds until the next try that the server requests, None without such a request.
     """
 
     def __init__(self, message: str, status: int, reason: str = "", retry_after: float | None = None) -> None:
@@ -78,16 +78,16 @@ class NotFoundError(ApiError):
 
 
 class ConflictError(ApiError):
-    """409: the object has changed since it was read, or is there already (reason ``AlreadyExists``)."""
+    """409: the object has changed since it was read, or exists already (reason ``AlreadyExists``)."""
 
 
 class GoneError(ApiError):
-    """410: the resourceVersion that a list or a watch began at is too old; list anew."""
+    """410: the resourceVersion at which a list or a watch began is too old; list again."""
 
 
 class ForbiddenError(ApiError):
-    """401 or 403: the credentials are not known, or the role lacks a rule."""
+    """401 or 403: the credentials are unknown, or the role lacks a rule."""
 
 
 class UnreachableError(PlatformError):
-    """The Kubernetes API gave no whole answer: refused, timed out, or broken off."""
+    """The Kubernetes API gave no complete answer: refused, timed out, or broken off."""

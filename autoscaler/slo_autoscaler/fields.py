@@ -1,4 +1,4 @@
-"""The kinds of values that settings hold: each rule once. [P]
+"""Defines the types of settings, with their rules. [P]
 
 A section of the configuration is a class under ``settings``, in the room that uses it; a key is one field
 with type, default and docstring. ``config`` composes the sections. Next step: ``spec``, then ``config``.
@@ -32,11 +32,11 @@ _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER: Final = re.compile(r"[!-~]([ -~]*[!-~])?")
 _OWN_HEADERS: Final = {
     "authorization": "bearer_token_file and basic_auth set it from a file",
-    "host": "it is that of url",
+    "host": "it is the host of url",
 }
 
 MOST_DIGITS: Final = 10
-"""Of a number that clients or annotations give; Go's int32 has as many. Python refuses those of thousands."""
+"""Digits of a number from a client or an annotation, as of Go's int32. Python refuses thousands of digits."""
 
 _Section = TypeVar("_Section")
 
@@ -53,12 +53,12 @@ def parse_duration(value: object) -> float:
 
 
 def hidden(rule: str) -> PydanticCustomError:
-    """Return the fault of a value that is not shown, because it may hold a secret."""
+    """Return an error that does not show the value, because it may hold a secret."""
     return PydanticCustomError("hidden", "{rule}", {"rule": rule})
 
 
 def whole(text: object) -> int | None:
-    """Return a whole number of at least 0 that is written in plain digits, ten of them at most; else None."""
+    """Return the whole number of at least 0 that at most ten plain digits give; else None."""
     digits = isinstance(text, str) and text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS
     return int(str(text)) if digits else None
 
@@ -85,13 +85,13 @@ def _headers(value: object) -> dict[str, str]:
 
 
 Mode = Literal["active", "recommend", "shadow", "off"]
-"""What becomes of decisions: carried out; exported for another autoscaler; recorded; none is made."""
+"""Use of decisions: applied; exported for another autoscaler; recorded only; none is made."""
 MODES: Final[tuple[Mode, ...]] = get_args(Mode)
-"""The one that does the most first."""
+"""In descending order of effect."""
 
 
 def _mode(value: object) -> object:
-    """Return "off" for what YAML makes of a bare ``off``."""
+    """Return "off" for False, to which YAML turns a bare ``off``."""
     return "off" if value is False else value
 
 
@@ -100,30 +100,30 @@ Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0, allow_i
 """Seconds."""
 PositiveDuration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, allow_inf_nan=False)]
 Url = Annotated[str, BeforeValidator(_url)]
-"""Without a slash at its end."""
+"""A URL without a slash at its end."""
 Headers = Annotated[dict[str, str], BeforeValidator(_headers)]
-"""Sent with each request. Their values are never shown."""
+"""Headers to send with each request. No message shows their values."""
 Count = Annotated[int, Field(ge=1, strict=True)]
 Factor = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Objective = Annotated[float, Field(gt=0, lt=1)]
-"""Share of requests; all of them cannot be promised."""
+"""Share of requests, below 1: no system can promise all of them."""
 Port = Annotated[int, Field(ge=0, le=65535)]
-"""0 is any free port."""
+"""A port; 0 chooses any free port."""
 Concurrency = Annotated[int, Field(ge=1, le=64)]
-"""Requests at a time."""
+"""Number of parallel requests."""
 Namespaces = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(Field,))
 def settings(section: type[_Section]) -> type[_Section]:
-    """Make a class a section of the configuration: frozen, checked, without keys that it does not name."""
+    """Make a class a section of the configuration: frozen, validated, without unknown keys."""
     config = ConfigDict(extra="forbid", validate_default=True)
     return cast("type[_Section]", dataclass(frozen=True, slots=True, config=config)(section))
 
 
 def keys(section: type) -> dict[str, Any]:
-    """Return {key: type with its rules} of a section; what only the program sets is no key."""
+    """Return {key: type with its rules} of a section, without fields that only the program sets."""
     hints = get_type_hints(section, include_extras=True)
     return {name: hint for name, hint in hints.items() if _is_key(hint)}
 
@@ -134,7 +134,7 @@ def _is_key(hint: Any) -> bool:
 
 
 def sections(hint: Any) -> list[type]:
-    """Return the sections of which a key of this type holds one; none if it holds a value."""
+    """Return the sections that a key of this type can hold; none if it holds a value."""
     if isinstance(hint, type) and is_dataclass(hint):
         return [hint]
     return [section for part in get_args(hint) for section in sections(part)]
@@ -142,17 +142,17 @@ def sections(hint: Any) -> list[type]:
 
 @settings
 class Tls:
-    """Certificates towards one https:// server. Files are PEM and read again when they change."""
+    """Certificates for one https:// server, in PEM files that are read again when they change."""
 
     ca_file: str | None = None
-    """With the CAs that are trusted, and no others. None: the public CAs of the package certifi."""
+    """File of the trusted CAs. None: the public CAs of the package certifi."""
     cert_file: str | None = None
-    """With the client certificate that is shown to the server."""
+    """File of the client certificate that the server sees."""
     key_file: str | None = None
-    """With the private key of ``cert_file``, without a password."""
+    """File of the private key of ``cert_file``, without a password."""
     strict: bool | None = None
-    """Whether certificates must follow RFC 5280 to the letter, such as a CA with key usage. None: as Python's
-    own default, which is true from 3.13 on."""
+    """Whether certificates must follow RFC 5280 strictly, for example a CA with key usage. None: Python's own
+    default, which is true from 3.13 on."""
 
     @field_validator("key_file")
     @classmethod
@@ -164,15 +164,15 @@ class Tls:
 
 @settings
 class ClusterTls:
-    """TLS towards the Kubernetes API, whose CA and client certificate come with its credentials."""
+    """TLS for the Kubernetes API, whose CA and client certificate come with its credentials."""
 
     strict: bool | None = None
-    """Whether certificates must follow RFC 5280 to the letter, which those of some managed clusters do not.
-    None: as Python's own default, which is true from 3.13 on."""
+    """Whether certificates must follow RFC 5280 strictly; those of some managed clusters do not. null:
+    Python's own default, which is true from 3.13 on."""
 
 
 def over_https(tls: Tls, url: str | None) -> Tls:
-    """Return the section; raises ``ValueError`` if it has files and the server's URL is not https://."""
+    """Return the section; raise ``ValueError`` if it has files and the server's URL is not https://."""
     if url is not None and url.startswith("http://") and (tls.ca_file or tls.cert_file):
         raise ValueError("must not be set with an http:// URL")
     return tls

@@ -1,7 +1,7 @@
 """The last decisions of each function, for ``explain`` and the decision log.
 
-Owns what is news and what only repeats, the JSON form of a decision, and how much is remembered. Written by
-the controller's thread, read by those of ``web``. Nothing here outlives the process: the log does.
+Owns the difference between a new decision and a repeated one, the JSON form of a decision, and the number
+kept. The controller's thread writes, those of ``web`` read. It ends with the process; the log remains.
 """
 
 import difflib
@@ -15,27 +15,27 @@ from typing import Any, Final
 from slo_autoscaler.model import Numbers
 
 DEPTH: Final = 20
-"""Decisions that are kept of one function, as long as there are few functions."""
+"""Decisions kept per function, as long as there are few functions."""
 
 TOTAL: Final = 40_000
-"""Decisions that are kept altogether, a good half kilobyte each; but of no function fewer than two."""
+"""Decisions kept in all, half a kilobyte each; at least two per function."""
 
 DEFAULT_LAST: Final = 10
-"""Decisions that are told when nobody says how many."""
+"""Decisions in an answer to a query without a number."""
 
 EXACT_FROM: Final = 1e9
 """Numbers this large are Unix times."""
 
 LONGEST_NAME: Final = 317
-"""Of a Deployment and its namespace, in Kubernetes; to compare a longer one with all would take long."""
+"""Characters of a Deployment's name with its namespace; comparing longer ones with all names is slow."""
 
 NEAR_NAMES: Final = 3
-"""Names that are suggested in the place of one that is not known."""
+"""Similar names that are suggested for an unknown one."""
 
 
 @dataclass(slots=True)
 class Entry:
-    """One decision, and how often it has been taken again since."""
+    """One decision, and the number of its repetitions."""
 
     at: datetime
     function_name: str
@@ -43,16 +43,16 @@ class Entry:
     after: int
     reason: str
     mode: str
-    """``active``: it was carried out. ``recommend``, ``shadow``, ``off``; ``standby``: it is another
-    autoscaler's to carry out or to export."""
+    """``active`` (it was applied), ``recommend``, ``shadow``, ``off``; ``standby``: another autoscaler is the
+    leader."""
     inputs: Numbers
     incumbent: int | None = None
-    """In shadow mode the count that is really there; ``before`` and ``after`` are the shadow's own."""
+    """In shadow mode the real count; ``before`` and ``after`` are the shadow's."""
     shortage: str = ""
-    """Why no node has room for replicas, and what the cluster would need."""
+    """Why no node has room for replicas, and the resources that the cluster would need."""
     repeats: int = 0
     until: datetime | None = None
-    """When it was last taken again; the inputs are of then."""
+    """Time of the last repetition; ``inputs`` are from then."""
 
     @property
     def action(self) -> str:
@@ -77,7 +77,7 @@ class Entry:
         }
 
     def repeated(self) -> dict[str, Any]:
-        """``document``, and what has become of it since."""
+        """``document`` with the number of repetitions and the time of the last."""
         until = self.at if self.until is None else self.until
         return {
             **self.document(),
@@ -86,7 +86,7 @@ class Entry:
         }
 
     def says_again(self, other: "Entry") -> bool:
-        """Tell whether ``other`` says nothing new: a hold, or what is not carried out."""
+        """Return whether ``other`` only repeats this: a hold, or a decision that is not applied."""
         same = (self.before, self.after, self.reason, self.mode) == (
             other.before,
             other.after,
@@ -98,7 +98,7 @@ class Entry:
 
 @dataclass(slots=True)
 class _Kept:
-    """What is remembered of one function: the newest decision as it is, those before as text."""
+    """The decisions of one function: the newest as an object, older ones as text."""
 
     newest: Entry
     older: deque[str] = field(default_factory=deque)
@@ -115,7 +115,7 @@ class Journal:
         self._lock = threading.Lock()
 
     def record(self, entry: Entry) -> bool:
-        """Remember a decision; tell whether it is news, rather than the last one taken again."""
+        """Remember a decision; return False if it repeats the last one."""
         with self._lock:
             kept = self._kept.get(entry.function_name)
             if kept is None:
@@ -142,7 +142,7 @@ class Journal:
             self._kept.pop(function_name, None)
 
     def functions(self) -> list[str]:
-        """Return the functions of which something is remembered."""
+        """Return the functions with recorded decisions."""
         with self._lock:
             return sorted(self._kept)
 
@@ -152,16 +152,16 @@ class Journal:
             kept = self._kept.get(function_name)
             if kept is None or last < 1:
                 return None if kept is None else []
-            # Only what is asked for: a table of all functions wants one decision of each.
+            # Not all of them: a table of all functions needs one decision of each.
             older = list(kept.older)[-(last - 1) :] if last > 1 else []
             newest = kept.newest.repeated()
         return [*map(json.loads, older), newest]
 
 
 def named(wanted: str, functions: list[str]) -> tuple[list[str], list[str]]:
-    """Return the functions that ``wanted`` names, and, if there are none, those that are spelled alike.
+    """Return the functions that ``wanted`` names and, if there are none, similar names.
 
-    ``wanted`` is name.namespace, or a name alone, which may stand for one function in each namespace.
+    ``wanted`` is name.namespace, or a name alone, which may match one function in each namespace.
     """
     if wanted in functions:
         return [wanted], []
@@ -185,7 +185,7 @@ def of_log(line: str) -> dict[str, Any] | None:
 
 
 def _rounded(value: float | None) -> float | None:
-    """Six significant digits are more than any of the numbers is worth; a time is worth its milliseconds."""
+    """Round to six significant digits, a Unix time to milliseconds."""
     if value is None or isinstance(value, int):
         return value
     return round(value, 3) if abs(value) >= EXACT_FROM else float(f"{value:.6g}")

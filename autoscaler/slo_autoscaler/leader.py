@@ -1,7 +1,7 @@
-"""Which of several autoscalers acts: at most one, for two scalers cannot share a function.
+"""Lets at most one of several autoscalers act: two scalers cannot share a function.
 
-Owns the lock and nothing else. A leader is a class with the two methods of ``Leader``. The one that does not
-lead goes on observing and deciding, so that it knows what it needs when its turn comes.
+Owns the lock on a file. A leader is a class with the two methods of ``Leader``. A standby observes and
+decides as well, so that it has the history when it takes over.
 """
 
 import fcntl
@@ -17,12 +17,12 @@ logger = logging.getLogger(__name__)
 
 
 class Leader(Protocol):
-    """What the controller needs to know."""
+    """The election, as the controller needs it."""
 
     def leads(self) -> bool:
-        """Tell whether this process may act now, trying to become the leader if it is not; never waits.
+        """Return whether this process may act now; try to become the leader if it is not; never wait.
 
-        Asked before each reconcile and before each change, from several threads.
+        Called before each reconcile and before each change, from several threads.
         """
         ...
 
@@ -32,7 +32,7 @@ class Leader(Protocol):
 
 
 class Alone:
-    """No lock: this autoscaler is the only one, or the configuration keeps it apart from others."""
+    """Always the leader: this autoscaler is the only one, or the configuration separates it from others."""
 
     def leads(self) -> bool:
         """Return True."""
@@ -43,7 +43,7 @@ class Alone:
 
 
 class Nobody:
-    """Never the leader: nothing is written where no function may be in mode active."""
+    """Never the leader: without mode active no platform may write."""
 
     def leads(self) -> bool:
         """Return False."""
@@ -54,14 +54,14 @@ class Nobody:
 
 
 class FileLock:
-    """A lock on a file, held for life: the kernel gives it up when the process ends, however it ends.
+    """Leads while it holds a lock on a file, which the kernel releases when the process ends.
 
-    For processes on one machine: locks on network file systems are not what they seem. A file that was
-    removed or replaced under the holder is no lock any more, and the holder stops leading.
+    For processes on one machine: network file systems may grant a lock twice. If the file is removed or
+    replaced, the holder stops leading.
     """
 
     def __init__(self, path: str) -> None:
-        """Open the file, creating it; ``ConfigError`` if that cannot be done."""
+        """Open or create the file. Raises ``ConfigError``."""
         self._path = path
         self._file: int | None = None
         self._leads = False
@@ -75,7 +75,7 @@ class FileLock:
             ) from None
 
     def leads(self) -> bool:
-        """Tell whether the lock is held, taking it if it is free."""
+        """Return whether the lock is held, after taking it if it is free."""
         with self._lock:
             if self._leads and not self._is_current():
                 logger.error("%s was removed or replaced: no longer the leader", self._path)
@@ -93,7 +93,7 @@ class FileLock:
             return self._leads
 
     def close(self) -> None:
-        """Give the lock up."""
+        """Release the lock."""
         with self._lock:
             self._give_up()
 
@@ -118,13 +118,13 @@ class FileLock:
             # Replaced between opening and locking; the next try opens what is there then.
             self._give_up()
             return False
-        with suppress(OSError):  # who holds it is a help to people, nothing more
+        with suppress(OSError):  # the process id is for operators only
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
         return True
 
     def _is_current(self) -> bool:
-        """Tell whether the path still leads to the file that is open."""
+        """Return whether the path still names the open file."""
         if self._file is None:
             return False
         try:

@@ -1,7 +1,7 @@
-"""The log on stderr: one event, one line, as text or as JSON.
+"""Formats the log on stderr: one event per line, as text or as JSON.
 
-Owns the form of lines. Decisions are not here: they go to stdout, as JSON always (``journal``). Levels: ERROR
-is for what somebody has to mend, WARNING for what was not done and is tried again, INFO for the rest.
+Decisions go to stdout instead, always as JSON (``journal``). Levels: ERROR needs an operator, WARNING is a
+failed action that will be retried, INFO is the rest.
 """
 
 import json
@@ -23,7 +23,7 @@ def set_up(form: str) -> None:
 
 
 class JsonLines(logging.Formatter):
-    """Lines for a log collector."""
+    """Formats records as JSON for a log collector."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return an object: ``time`` (UTC), ``level``, ``logger``, ``text``; ``trace`` if there is one."""

@@ -1,7 +1,7 @@
 """Every metric of the autoscaler: names, labels, buckets.
 
-What concerns one function is kept as plain numbers and becomes prometheus-client families only when somebody
-scrapes: ten thousand functions are decided on in every reconcile.
+The numbers of a function become prometheus-client families only at a scrape: every reconcile decides for up
+to ten thousand functions.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,10 +17,10 @@ from slo_autoscaler.model import Decision, Scale
 from slo_autoscaler.shadow import Score
 
 STAGES: Final = ("discover", "observe", "read", "decide", "act", "reconcile")
-"""Where a failure can be."""
+"""Stages of a reconcile in which a failure can occur."""
 
 GAUGES: Final = {name: signal for name, signal in INPUTS.items() if signal.gauge}
-"""Inputs of a decision that are exported; a function without the number has no sample."""
+"""Exported inputs of a decision; a function without the number has no sample."""
 
 
 @dataclass(slots=True)
@@ -30,13 +30,13 @@ class _Row:
     scale: Scale
     inputs: Mapping[str, float | None]
     decisions: dict[tuple[str, str], int] = field(default_factory=dict)
-    """(direction, reason) -> how many."""
+    """(direction, reason) -> number of decisions."""
     shadow: tuple[int, Score] | None = None
     """Virtual replicas and score, in shadow mode."""
 
 
 class Metrics(Collector):
-    """The series of one autoscaler, in the registry it is given."""
+    """The series of one autoscaler, in the given registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
@@ -63,7 +63,7 @@ class Metrics(Collector):
         )
         self._conflict = Gauge(
             "slo_autoscaler_conflicting_scaler",
-            "1 while replicas keep changing that this autoscaler did not ask for: another scaler is at work.",
+            "1 while replicas change repeatedly without a request of this autoscaler: another scaler acts.",
             registry=registry,
         )
         registry.register(self)
@@ -76,7 +76,7 @@ class Metrics(Collector):
         direction: str,
         shadow: tuple[int, Score] | None = None,
     ) -> None:
-        """Count one decision; ``scale`` is the platform's, ``shadow`` the virtual replicas and the score."""
+        """Count one decision; ``scale`` is the platform's, ``shadow`` virtual replicas and score."""
         row = self._rows.get(function_name)
         if row is None:
             row = self._rows[function_name] = _Row(scale, decision.inputs)
@@ -85,7 +85,7 @@ class Metrics(Collector):
         row.decisions[key] = row.decisions.get(key, 0) + 1
 
     def desires(self, replicas: Mapping[str, int]) -> None:
-        """Set the replicas that functions are to have; those that are left out have no sample."""
+        """Set the desired replicas of functions; a function left out has no sample."""
         self._desired = dict(replicas)
 
     def forget(self, function_name: str) -> None:
@@ -98,7 +98,7 @@ class Metrics(Collector):
         self._errors.labels(stage).inc()
 
     def reconciled(self, seconds: float) -> None:
-        """Record how long a reconcile took."""
+        """Record the duration of a reconcile."""
         self._reconcile.observe(seconds)
 
     def leads(self, leading: bool) -> None:
@@ -106,15 +106,15 @@ class Metrics(Collector):
         self._leader.set(leading)
 
     def conflicting_scaler(self, *, there: bool) -> None:
-        """Set whether another scaler is at work."""
+        """Set whether another scaler acts on any function."""
         self._conflict.set(there)
 
     def collect(self) -> Iterator[Metric]:
-        """Give the families of all functions, as prometheus-client asks for them."""
+        """Yield the families of all functions, for prometheus-client."""
         rows = list(self._rows.items())
         yield _gauge(
             "slo_autoscaler_desired_replicas",
-            "Replicas that a function is to have, in mode active or recommend; by the leader, from data.",
+            "Desired replicas of a function in mode active or recommend; exported by the leader, from data.",
             self._desired.items(),
         )
         modes = GaugeMetricFamily(
@@ -123,7 +123,7 @@ class Metrics(Collector):
             labels=["function_name", "mode"],
         )
         replicas = GaugeMetricFamily(
-            "slo_autoscaler_replicas", "Replicas as the platform says.", labels=["function_name", "state"]
+            "slo_autoscaler_replicas", "Replicas by the platform.", labels=["function_name", "state"]
         )
         decisions = CounterMetricFamily(
             "slo_autoscaler_decisions",
@@ -156,7 +156,7 @@ def _gauge(series: str, text: str, values: Iterable[tuple[str, float | None]]) -
 def _shadows(shadows: list[tuple[str, int, Score]]) -> Iterator[Metric]:
     replicas = GaugeMetricFamily(
         "slo_autoscaler_shadow_replicas",
-        "Replicas that would be there if the shadow's decisions were carried out.",
+        "Virtual replicas of shadow mode: the count if its decisions were applied.",
         labels=["function_name"],
     )
     seconds = CounterMetricFamily(
@@ -165,7 +165,7 @@ def _shadows(shadows: list[tuple[str, int, Score]]) -> Iterator[Metric]:
         labels=["function_name", "scaler"],
     )
     requests = CounterMetricFamily(
-        "slo_autoscaler_shadow_requests", "Requests in the time that is scored.", labels=["function_name"]
+        "slo_autoscaler_shadow_requests", "Requests in the scored time.", labels=["function_name"]
     )
     attained = CounterMetricFamily(
         "slo_autoscaler_shadow_attained_requests",

@@ -1,6 +1,6 @@
-"""The nouns that a reconcile passes along: what is known, what is wanted, what is done. [P]
+"""Defines the values that a reconcile passes along: scale, recommendation, decision. [P]
 
-Values only. The rules are in ``law``.
+The rules are in ``law``.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,14 +20,14 @@ _PREDICTED: Final = (
     "allowed now {allowed}",
     "a replica must save {worth}",
 )
-"""Why a count was chosen, and not its neighbors; the counts are those of the decision."""
+"""Clauses that compare the decided count with its neighbors."""
 
 
 class Reason(StrEnum):
-    """Why a decision is what it is: the closed list that logs, metrics and alerts may rely on.
+    """The reason of a decision: the closed list that logs, metrics and alerts may rely on.
 
-    Beside its name each has clauses, of which ``words`` makes a sentence. The first has no numbers; the
-    others are told if all their numbers are inputs of the decision.
+    Each has a name and clauses, from which ``words`` makes a sentence. The first clause has no numbers; each
+    other one appears only if the decision's inputs hold all its numbers.
     """
 
     _value_: str
@@ -40,7 +40,7 @@ class Reason(StrEnum):
         reason.clauses = clauses
         return reason
 
-    # hold: nothing can be said, or nothing may be done
+    # hold: without data, or outside the autoscaler's control
     DISABLED = "Disabled", "its mode is off"
     SCALED_TO_ZERO = "ScaledToZero", "it is at 0 replicas, which only a request or an operator changes"
     NO_DATA = "NoData", "there is no usable data", "the newest sample is {sample_age} old"
@@ -53,7 +53,7 @@ class Reason(StrEnum):
         *("PartialData", "not all replicas are observed, so the low load may be an illusion"),
         "{up_replicas} of {ready} are",
     )
-    # hold: all is well, or a rule says to wait
+    # hold: no change is needed, or a rule says to wait
     WITHIN_RANGE = "DesiredWithinRange", "the count is right", *_PREDICTED
     WITHIN_TOLERANCE = (
         *("WithinTolerance", "the recommendation is within tolerance of the current count"),
@@ -97,12 +97,12 @@ class Reason(StrEnum):
         *("PeakExpected", "too many would be late at the load that may come"),
         *("{arrival_rate} come in now, {expected} are expected", *_PREDICTED),
     )
-    """Also a hold, of replicas that nothing needs now."""
+    """Also a hold: keeps replicas that the present load does not need."""
     BACKLOG = (
         *("Backlog", "a backlog must be drained"),
         *("{in_flight} in flight", "{queue_length} of them queued", "{ready} x {capacity} to do it"),
     )
-    SLO_MISSED = "SloMissed", "the SLO is missed, and nothing tells by how many replicas"
+    SLO_MISSED = "SloMissed", "the SLO is missed, and the missing replicas cannot be computed"
     """Also a hold."""
     LATENCY_ABOVE_TARGET = "LatencyAboveTarget", "latency is above its target"
     BELOW_MINIMUM = "BelowMinimum", "there were fewer than the minimum", "that is {min}"
@@ -116,48 +116,48 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """What the platform says of one function."""
+    """The counts and bounds of one function, from the platform."""
 
     desired: int
     available: int
     min: int | None = None
-    """From the function's label; None where it has none. Likewise ``max``."""
+    """Lower bound of the function's label; None without one. ``max`` is the upper bound."""
     max: int | None = None
     cap: int | None = None
-    """The most that the platform gives to any function, if it is known beforehand."""
+    """Most replicas that the platform grants to any function; None if unknown."""
     mode: Mode = "active"
-    """By its label and the configuration."""
+    """Mode by its label and the configuration."""
     zero_after: float | None = None
-    """Seconds without a request after which the function's own labels let it go to 0, infinity for never;
-    None where they say nothing, and ``scale_to_zero_after`` holds."""
+    """Seconds without a request after which the function's labels allow 0 replicas, infinity for never; None
+    without such labels: ``scale_to_zero_after`` applies."""
     revision: str = ""
-    """Whose counts these are, where a function has several that take over from each other (on Knative)."""
+    """The revision with these counts, where a function has several in succession (on Knative)."""
     unschedulable: int | None = None
-    """Replicas for which no node has room; None where the platform does not tell."""
+    """Replicas for which no node has room; None if the platform does not report them."""
     shortage: str = field(default="", compare=False)
-    """Why that is, and what the cluster would need; empty: nothing, or not known."""
+    """The reason, and the resources that the cluster would need; empty if none or unknown."""
     version: str = field(default="", compare=False)
-    """The platform's own, opaque: a write names it, so that no newer one is overwritten unseen."""
+    """Opaque version of the platform's object: a write that names it cannot overwrite a newer one."""
 
     @property
     def pending(self) -> int:
-        """Replicas that were asked for and do not serve yet."""
+        """Requested replicas that do not serve yet."""
         return max(0, self.desired - self.available)
 
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """What a policy wants, before any limit."""
+    """A policy's result, before any limit."""
 
     replicas: int
-    """No fewer should serve when one that is asked for now would."""
+    """Replicas needed at the time when a replica requested now would serve."""
     reason: Reason
     fewest: int | None = None
-    """What is enough until then, if that is more: no fewer are kept. None: the same."""
+    """Replicas needed until then, if that is more: no fewer are kept. None: the same."""
     rate: float = 0.0
-    """Requests per second that it is made for."""
+    """Requests per second that it assumes."""
     allowed: float | None = None
-    """Share of requests that may end late now; None: nothing is predicted."""
+    """Share of requests that may end late now; None without a prediction."""
     worth: float | None = None
     """Late requests per second that a replica must save."""
     late: Callable[[int], float] | None = None
@@ -166,7 +166,7 @@ class Recommendation:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What is done, why, and the numbers that it came from."""
+    """The new count, its reason, and the inputs."""
 
     replicas: int | None
     """The new count, or None: hold."""

@@ -1,10 +1,10 @@
 """Opens sessions towards HTTP servers: credentials, certificates, extra headers and proxies.
 
-Owns the files with secrets and certificates. They must be there at the start. Token and passwords are read
-again for each request and certificates when a file changes, because platforms rotate them. A message names
-a file and never what is in it.
+Owns the files with secrets and certificates, which must exist at the start. Tokens and passwords are read
+again for each request and certificates when a file changes, because platforms rotate them. Messages name a
+file and never show its content.
 
-Of the environment only proxies count (HTTPS_PROXY, HTTP_PROXY, NO_PROXY). requests would also take
+From the environment only the proxies are used (HTTPS_PROXY, HTTP_PROXY, NO_PROXY). requests would also take
 credentials from ~/.netrc and CAs from REQUESTS_CA_BUNDLE, which no operator of a pod expects.
 """
 
@@ -32,7 +32,7 @@ class Secret:
     """One line of text in a file, such as a token or a password."""
 
     key: str
-    """Of the configuration."""
+    """Key of the configuration, for messages."""
     path: str
 
     def read(self) -> str:
@@ -49,7 +49,7 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Authorization:
-    """The header Authorization, for each request by the files as they are then."""
+    """Sets the header Authorization of each request from the files' present content."""
 
     secret: Secret
     """A password if there is a user, else a bearer token."""
@@ -63,14 +63,14 @@ class Authorization:
         except ConfigError as error:  # within a request, errors are requests'
             raise RequestException(str(error)) from None
         if user is None:
-            # http.client sends Latin-1 and would show other text in its error; these are the file's bytes.
+            # http.client encodes as Latin-1, and its error would show the text. This sends the file's bytes.
             request.headers["Authorization"] = f"Bearer {secret.encode().decode('latin-1')}"
             return request
         HTTPBasicAuth(user.encode(), secret.encode())(request)
         return request
 
     def faults(self) -> list[str]:
-        """Return a line for each file that is absent or of no use."""
+        """Return one line for each missing or unusable file."""
         found: list[str] = []
         for each in (self.user, self.secret):
             try:
@@ -90,9 +90,9 @@ def open_session(
     headers: Mapping[str, str] | None = None,
     connections: int = 10,
 ) -> Session:
-    """Return a session for one server. Raises ``ConfigError`` if a file is absent or of no use.
+    """Return a session for one server. Raises ``ConfigError`` if a file is missing or unusable.
 
-    ``key`` is the section of the configuration. ``connections`` are kept at most. There are no retries.
+    ``key`` is the section of the configuration. At most ``connections`` are kept. There are no retries.
     """
     faults = [] if auth is None else auth.faults()
     try:
@@ -114,10 +114,10 @@ def open_session(
 def tls_context(strict: bool | None) -> ssl.SSLContext:
     """Return a context that trusts no CA yet.
 
-    ``strict`` None is Python's own default: from 3.13 on certificates must follow RFC 5280 to the letter.
+    ``strict`` None is Python's own default: from 3.13 on certificates must follow RFC 5280 strictly.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # A CA in the file counts though it is no root, as it does for Go's programs and for Python from 3.13 on.
+    # Trust a CA in the file that is no root, as Go's programs do and Python from 3.13 on.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if sys.version_info >= (3, 13) if strict is None else strict:
         context.verify_flags |= ssl.VERIFY_X509_STRICT
@@ -125,10 +125,10 @@ def tls_context(strict: bool | None) -> ssl.SSLContext:
 
 
 class Certificates:
-    """The context of one server, made anew when a file has changed.
+    """The TLS context of one server, rebuilt when a file has changed.
 
-    It is complete before the first connection has it: loading a certificate into a context that other
-    threads open connections with is not safe in OpenSSL.
+    It is complete before its first use: in OpenSSL, loading a certificate into a context from which other
+    threads open connections is not safe.
     """
 
     def __init__(self, key: str, tls: Tls) -> None:
@@ -139,9 +139,9 @@ class Certificates:
         self._read = self._stamps(), self._load()
 
     def context(self) -> ssl.SSLContext:
-        """Return the context for the next connection, with the files as they are now.
+        """Return the context for the next connection, from the present files.
 
-        While they cannot be read, such as half-way through a rotation, it is the last one.
+        While they cannot be read, for example during a rotation, return the last one.
         """
         stamps, context = self._read
         now = self._stamps()
@@ -149,7 +149,7 @@ class Certificates:
             try:
                 context = self._load()
             except ConfigError as error:
-                logger.warning("%s; going on with the certificates that were read before", error)
+                logger.warning("%s; using the last readable certificates", error)
             self._read = now, context
         return context
 
@@ -168,7 +168,7 @@ class Certificates:
             raise ConfigError([f"{self._key}.ca_file: {tls.ca_file!r} {why}"]) from None
         if tls.cert_file is not None:
             try:
-                # Without a password an encrypted key would be asked for on the terminal.
+                # An empty password makes an encrypted key fail; without one OpenSSL prompts on the terminal.
                 context.load_cert_chain(tls.cert_file, tls.key_file, password="")
             except ssl.SSLError as error:
                 files = f"{tls.cert_file!r} and {tls.key_file!r}"
@@ -187,7 +187,7 @@ class Certificates:
 
 
 class _Adapter(HTTPAdapter):
-    """Connections with a context of ours. requests takes one from subclasses only."""
+    """Opens connections with our context. requests accepts one only from a subclass."""
 
     def __init__(self, certificates: Certificates, connections: int) -> None:
         self._certificates = certificates
@@ -196,12 +196,12 @@ class _Adapter(HTTPAdapter):
     def build_connection_pool_key_attributes(
         self, request: PreparedRequest, verify: Any, cert: Any = None
     ) -> Any:
-        """Return what tells pools apart: another context is another pool, with connections of its own."""
+        """Return the key of a pool: a new context gets a new pool with its own connections."""
         host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
         return host, {"cert_reqs": "CERT_REQUIRED", "ssl_context": self._certificates.context()}
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
-        """Load nothing: the context has it all, and requests would add public CAs to a private one."""
+        """Do nothing: the context is complete, and requests would add public CAs to a private one."""
 
 
 def _unreadable(error: Exception) -> str:
@@ -209,7 +209,7 @@ def _unreadable(error: Exception) -> str:
 
 
 def _stamp(path: str) -> tuple[int, int]:
-    """Return what changes with a file, whether it is written or replaced; zeros while it is absent."""
+    """Return a value that changes when the file is written or replaced; zeros while it is missing."""
     try:
         found = Path(path).stat()
     except OSError:

@@ -1,18 +1,18 @@
-"""A function in shadow mode: what would be there if its decisions were carried out. [P]
+"""Predicts a function in shadow mode: its replicas if the decisions were applied. [P]
 
-Owns the virtual replicas, the observation that they would have given, and the score of both: the incumbent,
-who really scales the function, by what is measured; the shadow by prediction. ``controller`` asks ``decide``
-in between. How the two worlds differ is known of the replicas alone, so:
+Owns the virtual replicas, the observation that they would have given, and both scores: the incumbent, which
+really scales the function, is measured; the shadow is predicted. ``controller`` calls ``decide`` in between.
+Only the replicas differ between the two worlds, so:
 
-- What comes in, what one replica can do, and the SLO are the same in both worlds.
-- With the same replicas serving, everything is the same.
-- Else, with a learned capacity, the share that is served in time is what the replicas can do of what comes
-  in, times what is missed for other reasons (errors): attainment as measured while the incumbent has room.
-- Latency and what is in flight go with the load of a replica (the HPA's law, as in ``decide``); what is made
-  of the past misses of the incumbent (burn rates, budget) says nothing of the shadow, and is no data.
+- Arrivals, the capacity of a replica and the SLO are the same in both worlds.
+- With the same number of serving replicas, everything is the same.
+- Otherwise, with a learned capacity, the share on time is capacity over arrivals, at most 1, times the share
+  without errors: the attainment measured while the incumbent has headroom.
+- Latency and requests in flight follow the load of a replica (the HPA's formula, as in ``decide``). Numbers
+  from the incumbent's past misses (burn rates, budget) do not apply to the shadow and are no data.
 - Replicas of the shadow take the configured start-up time. Requests that it would have left waiting are not
-  carried over into the next interval, so a shadow that is too small for long is judged kindly.
-- A shadow at zero wakes to one replica when something comes in, as the platform does.
+  carried into the next interval. So a shadow that is too small for long gets too good a score.
+- A shadow at zero wakes to one replica when a request arrives, as the platform does.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -23,7 +23,7 @@ from slo_autoscaler.signals import SIGNALS, InShadow, Observation
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What both worlds have done since the start, over the intervals in which both can be told."""
+    """The results of both worlds since the start, over the intervals in which both are known."""
 
     seconds: float = 0.0
     requests: float = 0.0
@@ -32,7 +32,7 @@ class Score:
     attained_shadow: float = 0.0
     """Requests within the SLO, as predicted."""
     replica_seconds_incumbent: float = 0.0
-    """A replica counts from being asked for."""
+    """A replica counts from its request on."""
     replica_seconds_shadow: float = 0.0
 
     def document(self) -> dict[str, float]:
@@ -46,7 +46,7 @@ class Shadow:
 
     desired: int
     starting: tuple[tuple[float, int], ...]
-    """(when they serve, how many), the next first."""
+    """(time from which they serve, number), the next first."""
     seen_at: float
     score: Score = Score()
 
@@ -56,12 +56,12 @@ class Shadow:
         return cls(real.desired, (), now)
 
     def scale(self, real: Scale, now: float) -> Scale:
-        """Return what a platform would say of the virtual replicas; bounds are the function's own."""
+        """Return the virtual replicas as a platform would report them, with the function's own bounds."""
         pending = sum(count for at, count in self.starting if at > now)
         return replace(real, desired=self.desired, available=max(0, self.desired - pending))
 
     def wanted(self, replicas: int, start_up: float, now: float) -> "Shadow":
-        """Return what becomes of it when ``replicas`` are asked for; the last to start go first."""
+        """Return the shadow after a request for ``replicas``; the last started are removed first."""
         starting = [(at, count) for at, count in self.starting if at > now]
         if replicas > self.desired:
             starting.append((now + start_up, replicas - self.desired))
@@ -76,7 +76,7 @@ class Shadow:
     def passed(
         self, seen: Observation | None, real: Scale, start_up: float, longest: float, now: float
     ) -> "Shadow":
-        """Return it at ``now``: the interval since it was seen last is scored, and a request wakes it.
+        """Return the shadow at ``now``: score the interval since the last call; wake on a request.
 
         An interval without data, or one longer than ``longest`` seconds, is not scored.
         """
@@ -99,7 +99,7 @@ def imagined(seen: Observation, real: Scale, virtual: Scale) -> Observation:
     def shadowed(value: float, how: InShadow) -> float:
         if how is InShadow.BY_LOAD:
             return value * share
-        # Replicas that the source does not see are as many short in both worlds.
+        # As many replicas are missing from the source in both worlds.
         return max(1.0, virtual.available - max(0.0, real.available - value))
 
     changed: dict[str, float | None] = {
@@ -120,11 +120,11 @@ def imagined(seen: Observation, real: Scale, virtual: Scale) -> Observation:
 
 
 def _attained(seen: Observation, rate: float, real: Scale, virtual: Scale) -> float | None:
-    """Return the predicted share of requests within the SLO, or None if nothing can be said."""
+    """Return the predicted share of requests within the SLO, or None if it is unknown."""
     if rate <= 0.0 or virtual.available == real.available:
         return seen.attainment
     if seen.capacity is None or seen.attainment is None:
-        # Without a capacity it is only known that more replicas would not have been worse.
+        # Without a capacity only this is certain: more replicas would not have been worse.
         return seen.attainment if virtual.available > real.available else None
     by_room = min(1.0, virtual.available * seen.capacity / rate)
     for_other_reasons = seen.attainment if rate <= real.available * seen.capacity else 1.0

@@ -1,29 +1,29 @@
-"""What is observed of a function: one record for each signal. [P]
+"""Defines the observed signals of a function: one record for each signal. [P]
 
 A signal is one field of ``Observation``. Queries, the inputs of a decision, gauges, the journal, words, the
-page and the reference follow from its record. What the law derives has such records in ``law.inputs``.
+page and the reference follow from its record. ``law.inputs`` has such records for derived numbers.
 
 One query per signal covers every function, ``by (function_name)``. ``$W`` is the window, ``$R`` that of
 rates, ``$N`` its newest two scrapes, ``$G`` the seconds for which a gauge counts, ``$F`` the matcher of
 functions without a watchdog: ``sources.promql``.
 
-- Quantiles: bucket rates are summed over replicas *before* the quantile is taken, and ``le`` survives the
-  sum: quantiles of replicas cannot be averaged, and without ``le`` the result is empty.
-- ``rate`` before ``sum``: a counter reset of one replica is only seen in its own series.
-- Attainment is good over *all* outcomes: sheds, errors and expiries count as misses. For the same reason
-  latency is that of successes only: quick refusals would make it look better than it is.
+- Quantiles: bucket rates are summed over replicas *before* the quantile is taken, and the sum keeps ``le``.
+  Quantiles of replicas cannot be averaged; without ``le`` the result is empty.
+- ``rate`` before ``sum``: a counter reset of one replica shows only in its own series.
+- Attainment divides good requests by *all* outcomes: sheds, errors and expiries count as misses. Latency
+  covers successes only, because quick refusals would lower it.
 - SLO classes (label ``slo_class``; older watchdogs have none) are one function with one count of replicas:
-  its misses are those of all classes, over what the objectives of all classes allow.
+  its misses are those of all classes, and the objectives of all classes give its error budget.
 - A gauge counts for four scrapes, as long as a rate. Prometheus itself repeats the last sample for five
-  minutes if no marker ends the series. After its own crash, replicas that left meanwhile would then be a
-  backlog and a capacity that do not exist. ``last_over_time`` ignores the markers of replicas that left in
-  order, so the timestamps are compared instead. The declared SLO is not bounded: a function whose samples are
-  old has no data, and it does have an SLO.
-- A comparison drops NaN: a replica that has not learned its capacity does not hide those that have.
-- Burn rates come from the raw counters over the autoscaler's own windows; it needs no rules to be loaded. The
-  error budget is the exception: 30 days of counters are the rules' business, and without them it is unknown.
-- Service and queueing times are compared with their baselines, so they are means: exact, where a quantile
-  would leap from bucket to bucket.
+  minutes if no marker ends the series. So after a crash of Prometheus, replicas that left meanwhile would
+  show a backlog and a capacity that do not exist. ``last_over_time`` ignores the markers of replicas that
+  left in order, so the queries compare timestamps. The declared SLO has no such bound: a function with old
+  samples has no data but still has an SLO.
+- A comparison drops NaN: a replica without a learned capacity does not hide the others.
+- Burn rates come from the raw counters over the autoscaler's own windows and need no rules. The error budget
+  over 30 days needs the recording rules; without them it is unknown.
+- Service and queueing times are means, because they are compared with baselines: a mean is exact, a quantile
+  jumps between buckets.
 """
 
 from collections.abc import Mapping
@@ -33,11 +33,11 @@ from typing import Any, Final
 
 
 class Unit(Enum):
-    """What a number counts; ``words`` knows how each is written."""
+    """Units of numbers; ``words`` formats each."""
 
     SECONDS = "seconds"
     BUDGET_SECONDS = "budget seconds"
-    """What the objective allows to miss in a second of mean traffic."""
+    """Misses that the objective allows in one second of mean traffic."""
     RATE = "requests per second"
     COUNT = "count"
     SHARE = "share"
@@ -47,7 +47,7 @@ class Unit(Enum):
 
 
 class InShadow(Enum):
-    """What becomes of a signal in shadow mode, where other replicas serve than those that are measured."""
+    """Conversion of a measured signal to the shadow's replicas, in shadow mode."""
 
     SAME = "same"
     BY_LOAD = "grows as the replicas become fewer"
@@ -57,24 +57,24 @@ class InShadow(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """One number that decisions are made of."""
+    """One input of decisions."""
 
     unit: Unit
     meaning: str
-    """For the reference, and for the gauge."""
+    """Description in the reference, and of the gauge."""
     gauge: str | None = None
-    """The metric by which it is exported."""
+    """Name of the exported metric."""
     restored: str | None = None
-    """After a restart the last exported value is taken over: ``min`` or ``max`` of several autoscalers'."""
+    """Aggregation over autoscalers, ``min`` or ``max``, to restore the last export after a restart."""
     watchdog: str | None = None
-    """The query for functions with our watchdog; None: not asked."""
+    """Query for functions with our watchdog; None: no query."""
     new: str | None = None
-    """Likewise where replicas are new, which ``watchdog`` misses; ``$F`` selects such functions."""
+    """Query for functions with new replicas, which ``watchdog`` misses; ``$F`` selects these functions."""
     gateway: str | None = None
-    """Likewise for functions without it, which the gateway measures."""
+    """Query for functions without our watchdog, which the gateway measures."""
     in_shadow: InShadow = InShadow.SAME
     seldom: bool = False
-    """The source asks for it once in many reconciles and repeats the last answer meanwhile."""
+    """Whether the source queries it only once in many reconciles, and repeats the answer in between."""
 
 
 def _signal(unit: Unit, meaning: str, **record: Any) -> Any:
@@ -106,15 +106,14 @@ _SERVICES: Final = "gateway_service_count{$F}"
 _UNDER_WAY: Final = f"{_fresh(_STARTED)} - (sum without (code) ({_ENDED}) or 0 * {_STARTED})"
 
 
-# What a counter had at its first sample is in no rate, and one sample is none. But a process counts from 0
-# on, so of a new one the first sample is an increase too. Else the load that a replica takes over when it
-# starts is missing until it is scraped twice.
-# That takes several times as long to work out, so only functions that have new replicas are asked for it.
+# A rate ignores a counter's first sample and needs two samples. But a process counts from 0, so the first
+# sample of a new process is an increase as well. Otherwise the load of a new replica would be missing until
+# its second scrape. This query costs several times as much, so it covers only functions with new replicas.
 _PROCESS: Final = "process_start_time_seconds{$F}"
 _NEW: Final = (
     f"({_PROCESS} > time() - 2 * $G and timestamp({_PROCESS}) > time() - $G / 2 unless {_PROCESS} offset $R)"
 )
-"""When processes began that were not there a window ago, and have been scraped just now."""
+"""Start times of processes that did not exist a window ago and were scraped just now."""
 HAS_NEW: Final = f"count by (function_name) ({_PROCESS} > time() - 2 * $G unless {_PROCESS} offset $R)"
 """Query of the functions that have such processes."""
 _PART: Final = f"(timestamp({_PROCESS}) - time() + $G + clamp_min(time() - $G - {_NEW}, 0))"
@@ -143,7 +142,7 @@ def _scrape_ratio(series: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What the source says of one function over its windows; None is no data, never zero."""
+    """The signals of one function over the source's windows; None is no data, never zero."""
 
     rate: float | None = _signal(
         Unit.RATE,
@@ -181,7 +180,7 @@ class Observation:
         watchdog="sum by (function_name) (irate(gateway_function_invocation_started[$N]))",
         gateway=f"sum by (function_name) (irate({_STARTED}[$N]))",
     )
-    # Not Prometheus': ``sources.direct`` reads it.
+    # Without a query: ``sources.direct`` reads it.
     direct_rate: float | None = _signal(
         Unit.RATE,
         "arrivals of the last second, or three, that were read directly, less what may be chance (three "
@@ -226,7 +225,7 @@ class Observation:
     # The median replica: one that has just learned something odd does not size the fleet.
     capacity: float | None = _signal(
         Unit.RATE,
-        "What one replica can do with the objective met, as its watchdog has learned it.",
+        "Requests per second that one replica can serve within its objective, as its watchdog has learned.",
         gauge="slo_autoscaler_capacity_requests_per_second",
         watchdog=(
             f"quantile by (function_name) (0.5, {_fresh('watchdog_capacity_requests_per_second')} >= 0)"
@@ -287,7 +286,7 @@ class Observation:
         watchdog="sum by (function_name) (increase(slo_requests_total[$W]))",
         gateway="sum by (function_name) (increase(gateway_function_invocation_total{$JUDGED,$F}[$W]))",
     )
-    # Of one request: a larger batch may take longer than the SLO and be no fault.
+    # For one request: a larger batch may take longer than the SLO without being a fault.
     service_time_single: float | None = _signal(
         Unit.SECONDS,
         "predicted service time of one request alone (upper quantile), on the median replica",
@@ -316,7 +315,7 @@ class Observation:
         "the SLO of requests that name no class",
         watchdog=f"min by (function_name) ({_DECLARED})",
     )
-    # Then misses over what all classes allow to miss is one burn rate. Without requests: the function's own.
+    # Gives one burn rate for all classes. Without requests: the function's own objective.
     slo_objective: float | None = _signal(
         Unit.SHARE,
         "share of requests that must meet their SLO: the mean of the classes' by their requests",
@@ -327,7 +326,7 @@ class Observation:
             ' or max by (function_name) (slo_objective_ratio{slo_class=~"|default"})'
         ),
     )
-    # The provider's word: the gateway sees every request, whichever replica serves it.
+    # By the provider: the gateway sees every request, whichever replica serves it.
     up_replicas: float | None = _signal(
         Unit.COUNT,
         "replicas that Prometheus reaches: fewer than ready are partial data",
@@ -373,12 +372,12 @@ class Observation:
 
     @property
     def arrival_rate(self) -> float | None:
-        """Requests per second that come in: the larger of two views, since each can only miss some.
+        """Arrivals per second: the larger of two measurements, since each can only miss some.
 
-        Completions underestimate it under overload, so what piles up in flight is added; while a backlog is
-        worked off they overestimate it, and what it loses is subtracted. A replica that has just started is
-        not scraped for some seconds, and its share is missing until its first scrape; the gateway counts it,
-        but nothing that reaches a function by another way.
+        The watchdogs count completions. Under overload these are too few, so the growth of requests in flight
+        is added; while a backlog drains they are too many, and its decrease is subtracted. The share of a
+        new replica is missing until its first scrape. The gateway counts that share, but not requests that
+        reach a function by another way.
         """
         if self.rate is None:
             return None
@@ -387,9 +386,9 @@ class Observation:
 
     @property
     def arrival_rate_now(self) -> float | None:
-        """Likewise, between the newest two scrapes, or what was read directly if that is more.
+        """Arrivals per second between the newest two scrapes, or as read directly if that is more.
 
-        None where one of the scrapes was missed and nothing was read.
+        None if one of the scrapes was missed and nothing was read.
         """
         views = [view for view in (self.rate_now, self.gateway_rate_now) if view is not None]
         if self.direct_rate is not None:
@@ -398,7 +397,7 @@ class Observation:
 
     @property
     def burn_rate(self) -> float | None:
-        """How fast the error budget is spent over the window: 1 spends it exactly in the SLO's period."""
+        """Burn rate over the window: 1 spends the error budget exactly in the SLO's period."""
         if self.attainment is None or self.slo_objective is None or self.slo_objective >= 1.0:
             return None
         return (1.0 - self.attainment) / (1.0 - self.slo_objective)

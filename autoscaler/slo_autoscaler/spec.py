@@ -1,6 +1,6 @@
-"""How one function is scaled: the section ``defaults`` of the configuration, and each of ``functions``. [P]
+"""Defines the settings of one function: the section ``defaults``, and each entry of ``functions``. [P]
 
-Owns the keys of a function, their rules and defaults. Next step: ``law`` decides by them.
+Owns the keys, their rules and defaults. Next step: ``law`` decides by them.
 """
 
 from collections.abc import Mapping
@@ -26,51 +26,51 @@ from slo_autoscaler.fields import (
 )
 
 OBJECTIVE: Final = 0.99
-"""Of functions without a watchdog, unless they are given one; it is the watchdog's default too."""
+"""Default objective of functions without a watchdog, the same as the watchdog's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What the source and the platform make of time, in seconds; ``config`` derives it."""
+    """Times in seconds that ``config`` derives from the source and the platform."""
 
     interval: float = 0.0
-    """Between two reconciles."""
+    """Time between two reconciles."""
     rate_lag: float = 0.0
-    """How old a rate is on average: half its window."""
+    """Mean age of a rate: half its window."""
     settle_time: float = 0.0
-    """After a change, how long the query window still holds the time before it."""
+    """Time after a change in which the query window still includes the time before it."""
     max_age: float = inf
-    """A newest sample older than this is no data."""
+    """Maximum age of the newest sample; an older one is no data."""
     longest_gap: float = inf
-    """More than this between two decisions is no passing of time that anything may be concluded from."""
+    """Maximum gap between two decisions; a longer one is ignored, because the clock may have jumped."""
     cap_retry: float = 0.0
-    """How long a platform's refusal to give more is believed before it is asked again."""
+    """Time after which the autoscaler retries a count that the platform refused."""
 
 
 @settings
 class ScaleUp:
-    """One decision may multiply by ``max_factor`` or add ``max_step``, whichever allows more."""
+    """Limits of one scale-up: times ``max_factor`` or plus ``max_step``, whichever allows more."""
 
     max_factor: Factor = 2.0
-    """By which one decision may multiply the current count."""
+    """Maximum factor between the current count and the next."""
     max_step: Count = 4
-    """Replicas that one decision may add."""
+    """Maximum number of replicas that one decision adds."""
     cooldown: Duration = 0.0
-    """Since the last scale-up. Replicas that are starting count as capacity anyway."""
+    """Time after a scale-up without another one. Starting replicas count as capacity in any case."""
 
 
 @settings
 class ScaleDown:
-    """One decision may divide by ``max_factor`` or take away ``max_step``, whichever allows more."""
+    """Limits of one scale-down: divided by ``max_factor`` or minus ``max_step``, whichever allows more."""
 
     max_factor: Factor = 2.0
-    """By which one decision may divide the current count."""
+    """Maximum divisor of the current count."""
     max_step: Count = 1
-    """Replicas that one decision may take away."""
+    """Maximum number of replicas that one decision removes."""
     cooldown: Duration = 0.0
-    """Since the last change in either direction."""
+    """Time after a change in either direction without a scale-down."""
     stabilization_window: Duration = 0.0
-    """Beyond one start-up, for how long fewer must have been enough at every look."""
+    """Time, beyond one start-up, for which fewer replicas must have been enough in every reconcile."""
 
 
 def _policy(value: object, info: ValidationInfo) -> str:
@@ -82,39 +82,40 @@ def _policy(value: object, info: ValidationInfo) -> str:
 
 @settings
 class Spec:
-    """How a function is scaled; ``functions`` may override any of it for one function."""
+    """Settings of a function; ``functions`` may override each for one function."""
 
     policy: Annotated[str, BeforeValidator(_policy)] = "slo"
     """``slo`` sizes by predicted late requests and error budget, ``proportional`` by latency alone."""
     mode: ModeKey = "active"
-    """Where the function's label says none. ``active``: decide and scale. ``recommend``: decide, and export
-    the count for an HPA or KEDA. ``shadow``: decide and record next to the incumbent. ``off``: nothing."""
+    """Mode of functions without the label. ``active``: decide and scale. ``recommend``: decide, and export
+    the count for an HPA or KEDA. ``shadow``: decide and record beside the incumbent. ``off``: do nothing."""
     signals: Literal["watchdog", "gateway"] = "watchdog"
-    """``gateway``: the function has no batching watchdog; its SLO stands here, and the gateway measures."""
+    """``gateway``: the function has no batching watchdog; its SLO is set here and the gateway measures."""
     slo_latency: PositiveDuration | None = None
-    """With ``signals: gateway`` only: a watchdog declares its function's SLO itself."""
+    """Target latency, only with ``signals: gateway``: a watchdog declares its function's SLO itself."""
     slo_objective: Objective | None = None
-    """Likewise; the share of requests that may take no longer. None: as the watchdog's default."""
+    """Share of requests that must meet ``slo_latency``, only with ``signals: gateway``. None: the watchdog's
+    default."""
     min_replicas: Count = 1
-    """Where the label com.openfaas.scale.min is absent."""
+    """Lower bound of functions without the label com.openfaas.scale.min."""
     max_replicas: Count = 5
-    """Where the label com.openfaas.scale.max is absent."""
+    """Upper bound of functions without the label com.openfaas.scale.max."""
     budget_period: PositiveDuration = 3600.0
-    """Over which the objective is to hold, as far as scaling can make it: the account of what was late."""
+    """Period over which scaling keeps the objective: late requests count against it for this long."""
     utilization_target: Share = 0.8
-    """In ``proportional``: share of the SLO's latency to aim at."""
+    """With policy ``proportional``: target latency as a share of the SLO's latency."""
     tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """In ``proportional``: a latency this close to its target changes nothing."""
+    """With policy ``proportional``: relative deviation from the target latency that changes nothing."""
     min_samples: Count = 20
-    """Where latency alone decides, fewer requests (completed or in flight) never cause a scale-up."""
+    """Minimum number of requests, completed or in flight, for a scale-up by latency alone."""
     priority: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    """How much a late request of it weighs where functions share replicas (``fleet``)."""
+    """Weight of its late requests where functions share replicas (``fleet``)."""
     group: str | None = None
-    """Whose replicas it shares: one of ``fleet.groups``; None: ``fleet.replicas``."""
+    """Budget of replicas that it shares: one of ``fleet.groups``; None: ``fleet.replicas``."""
     start_up_time: Duration = 10.0
-    """From asking for a replica to its first answer; longer if scale-ups are seen to take longer."""
+    """Time from the request for a replica to its first answer; slower scale-ups that are measured count."""
     scale_to_zero_after: PositiveDuration | None = None
-    """Without a single request for so long, the last replica goes too; None: never."""
+    """Time without a request after which the last replica is removed; None: never."""
     scale_up: ScaleUp = Field(default_factory=ScaleUp)
     scale_down: ScaleDown = Field(default_factory=ScaleDown)
     timing: InstanceOf[Timing] = Timing()
@@ -124,7 +125,7 @@ class Spec:
     def _declared_once(cls, value: float | None, info: ValidationInfo) -> float | None:
         signals = info.data.get("signals")
         if signals == "watchdog" and value is not None:
-            raise ValueError("is for signals: gateway only; a watchdog declares its function's SLO itself")
+            raise ValueError("must not be set without signals: gateway; a watchdog declares the SLO itself")
         if signals == "gateway" and value is None and info.field_name == "slo_latency":
             raise ValueError("must be a duration, such as 250ms, with signals: gateway")
         return value
@@ -139,7 +140,7 @@ class Spec:
 
     @property
     def gateway_slo(self) -> "Slo | None":
-        """The SLO that the gateway's metrics are held against; None: the function has a watchdog."""
+        """The SLO to compare the gateway's metrics with; None: the function has a watchdog."""
         if self.signals != "gateway" or self.slo_latency is None:
             return None
         return Slo(self.slo_latency, self.slo_objective or OBJECTIVE)
@@ -147,18 +148,18 @@ class Spec:
 
 @dataclass(frozen=True, slots=True)
 class Modes:
-    """Which mode each function has: its label's, else the configuration's, and never more than ``most``."""
+    """The mode of each function: its label's, else the configuration's, and never more than ``most``."""
 
     named: Mapping[str, Mode] = field(default_factory=dict)
-    """name.namespace -> what the configuration says of it."""
+    """name.namespace -> its configured mode."""
     others: Mode = "active"
     most: Mode = "active"
     """``MODES`` has them in order."""
 
     def of(self, function_name: str, label: str, text: str | None) -> Mode:
-        """Return the mode of a function whose ``label`` says ``text``; None or nothing: it says none.
+        """Return the mode of a function with ``label: text``; None or "": it has no label.
 
-        Raises ``PlatformError`` if that is no mode.
+        Raises ``PlatformError`` if ``text`` is no mode.
         """
         mode = next((known for known in MODES if known == text), None)
         if text and mode is None:
@@ -171,16 +172,16 @@ class Modes:
 
 @settings
 class Fleet:
-    """Replicas that functions share: what the cluster can hold. None: no limit but each function's own."""
+    """Replicas that functions share, as the cluster has room. None: only each function's own limit."""
 
     replicas: Count | None = None
-    """Of all functions without a group."""
+    """Replicas of all functions without a group."""
     groups: dict[str, Count] = Field(default_factory=dict)
-    """Of the functions of each group, such as those that need a GPU."""
+    """Replicas of each group of functions, for example of those that need a GPU."""
 
     @property
     def budgets(self) -> dict[str | None, int]:
-        """Group -> replicas that its functions share."""
+        """Replicas that functions share, by group."""
         own: dict[str | None, int] = {} if self.replicas is None else {None: self.replicas}
         return own | self.groups
 
@@ -195,17 +196,17 @@ class Slo:
 
 @dataclass(frozen=True, slots=True)
 class GatewaySlos:
-    """The SLOs of functions without our watchdog, which are judged by the gateway's metrics."""
+    """The SLOs of functions without our watchdog, which the gateway measures."""
 
     named: Mapping[str, Slo | None] = field(default_factory=dict)
-    """name.namespace -> its SLO; None: this one has a watchdog, whatever holds for the others."""
+    """name.namespace -> its SLO; None: this function has a watchdog."""
     others: Slo | None = None
-    """For every function that is not named; None: they have watchdogs."""
+    """SLO of every other function; None: they have watchdogs."""
 
     def of(self, function_name: str) -> Slo | None:
-        """Return the SLO that the gateway's metrics are held against; None: the watchdog's are used."""
+        """Return the SLO to compare the gateway's metrics with; None: the watchdog measures."""
         return self.named.get(function_name, self.others)
 
     def __bool__(self) -> bool:
-        """Tell whether there is any such function."""
+        """Return whether any function is measured by the gateway."""
         return self.others is not None or any(slo is not None for slo in self.named.values())

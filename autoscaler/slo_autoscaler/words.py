@@ -1,8 +1,7 @@
-"""Reasons and numbers as text, for log, page and terminal. [P]
+"""Formats reasons and numbers as text, for log, page and terminal. [P]
 
-Owns how many digits a number is worth, that one which is not known is a dash, the sentence of a decision, and
-the columns of the table of functions.
-A reason without a sentence of its own is still told, by its name and numbers.
+Owns the number of digits, the dash for an unknown number, the sentence of a decision, and the columns of the
+table of functions. A reason without a sentence is shown by its name and numbers.
 """
 
 import math
@@ -17,15 +16,15 @@ from slo_autoscaler.model import Reason
 from slo_autoscaler.signals import Unit
 
 NOTHING: Final = "\N{EN DASH}"
-"""For what is not known."""
+"""Text for an unknown number."""
 
 TARGET_DIGITS: Final = 4
 
 LEAST_SHARE: Final = 1e-5
-"""What is less is told as less."""
+"""Smallest share with its own text; below it the text is ``<0.001%``."""
 
 AS_PREDICTED: Final = 1.25
-"""Corrections of predictions up to this, either way, are no news."""
+"""Largest correction of a prediction, in either direction, that texts leave out."""
 
 SECONDS_OF_A_DAY: Final = 86_400
 
@@ -40,7 +39,7 @@ def seconds(value: float | None) -> str:
 
 
 def share(value: float | None) -> str:
-    """Return a share as it stands in a sentence: ``99.4%``, ``0.085%``; 100 only if nothing is missing."""
+    """Return a share for a sentence: ``99.4%``, ``0.085%``; ``100%`` only for exactly 1."""
     if value is not None and abs(value) < 0.5:
         if 0.0 < abs(value) < LEAST_SHARE:
             return f"<{100 * LEAST_SHARE:g}%"
@@ -50,7 +49,7 @@ def share(value: float | None) -> str:
 
 
 def attained(value: float | None) -> str:
-    """Return a share as it stands in a column: ``99.40%``, and ``100%`` only if nothing is missing."""
+    """Return a share for a column: ``99.40%``; ``100%`` only for exactly 1."""
     if value is None or not math.isfinite(value):
         return NOTHING
     text = f"{value * 100:.2f}"
@@ -60,7 +59,7 @@ def attained(value: float | None) -> str:
 
 
 def budget(value: float | None) -> str:
-    """Return what is left of an error budget: whole per cent, and below zero what is overspent."""
+    """Return the rest of an error budget in whole per cent, below zero if overspent."""
     if value is None or not math.isfinite(value):
         return NOTHING
     return f"{round(value * 100):,d}%".replace("-", "\N{MINUS SIGN}")
@@ -109,7 +108,7 @@ def target(latency: float | None, objective: float | None) -> str:
 
 
 def _digits(value: float, digits: int) -> str:
-    """Return ``value`` with so many significant digits, all of those before the point, and no exponent."""
+    """Return ``value`` with ``digits`` significant digits, all digits before the point, and no exponent."""
     if value == 0.0:
         return "0"
     places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
@@ -125,7 +124,7 @@ STATES: Final[Mapping[str, str]] = {
     "no_traffic": "no traffic",
     "met": "met",
 }
-"""State of an SLO -> its label; those that need attention come first."""
+"""State of an SLO -> its label, in descending order of urgency."""
 
 DEFAULT_SORT: Final = "state"
 
@@ -139,17 +138,17 @@ class Column:
     hint: str
     numeric: bool = True
     minor: bool = False
-    """Left out where there is little room."""
+    """Whether narrow tables leave it out."""
 
 
 COLUMNS: Final = (
     Column("function", "Function", "name.namespace", numeric=False),
-    Column("state", "SLO", "whether it is met in the autoscaler's window", numeric=False),
+    Column("state", "SLO", "whether the SLO is met in the autoscaler's window", numeric=False),
     Column(
         "target", "Target", "share of all requests that must be within a latency", numeric=False, minor=True
     ),
     Column("attainment", "Attained", "share of all requests within the target, in the window", minor=True),
-    Column("budget_remaining", "Budget", "share of the error budget of 30 days that is left"),
+    Column("budget_remaining", "Budget", "unspent share of the error budget of 30 days"),
     Column(
         "burn_rate", "Burn", "rate at which the error budget is spent: 1 spends it in 30 days", minor=True
     ),
@@ -166,26 +165,26 @@ PREDICTION: Final = (
     Column(
         "budget",
         "Period's budget",
-        "share of the error budget of `budget_period` in hand; below zero overspent",
+        "unspent share of the error budget of `budget_period`; below zero overspent",
     ),
     Column("expected", "Expected load", "arrivals that the prediction is made for, one start-up ahead"),
-    Column("worth", "Worth of a replica", "late requests per second that one must save"),
-    Column("correction", "Measured / predicted", "late requests as measured over those that the curve gives"),
+    Column("worth", "Worth of a replica", "late requests per second that one replica must save"),
+    Column("correction", "Measured / predicted", "measured late requests over predicted ones"),
     Column("period", "Repeats every", "period in which the rates repeat"),
-    Column("stuck", "Stuck", "replicas that should serve by now and do not"),
+    Column("stuck", "Stuck", "replicas that do not serve although their start-up time is over"),
     Column("unschedulable", "No room", "replicas for which no node has room"),
-    Column("share", "Fleet's share", "replicas that the fleet's budget gives it"),
+    Column("share", "Fleet's share", "replicas that it gets from the fleet's budget"),
 )
-"""What a function's page tells of its prediction, as far as it is known."""
+"""Numbers of the prediction on a function's page; unknown ones are left out."""
 
 SORTS: Final = tuple(column.key for column in COLUMNS)
-"""What rows can be sorted by; a leading - reverses the order."""
+"""Sort keys of rows; a leading - reverses the order."""
 
 FACTS: Final = (
     "p99 {p99} of {slo_latency}",
     "{attainment} within the SLO of {slo_objective}",
     "burn rate {burn_rate}",
-    "{budget} of the period's error budget in hand",
+    "{budget} of the period's error budget unspent",
     "{budget_remaining} of that of 30 days",
     "{pending} of {desired} replicas starting",
     "{stuck} replicas not coming up",
@@ -194,13 +193,13 @@ FACTS: Final = (
     "the load repeats every {period}",
     "{correction} times as many late as the curve says",
 )
-"""What is told after every reason, as far as it is known."""
+"""Clauses after every reason; a clause with an unknown number is left out."""
 
 _NAME: Final = re.compile(r"\{(\w+)\}")
 
 
 def number(name: str, value: float | None) -> str:
-    """Return an input of a decision by its unit; one that is not known by name is written as it is."""
+    """Return an input of a decision with its unit; an unknown name gives the plain number."""
     signal = INPUTS.get(name)
     if value is None:
         return NOTHING
@@ -208,12 +207,12 @@ def number(name: str, value: float | None) -> str:
 
 
 def clauses(reason: str) -> tuple[str, ...]:
-    """Return what a reason says; one that this version does not know says its name."""
+    """Return the clauses of a reason; for one that this version does not know, its name."""
     return Reason(reason).clauses if reason in set(Reason) else (reason,)
 
 
 def sentence(decision: Mapping[str, Any], *, with_date: bool = False) -> str:
-    """Return what was decided, when and why; ``decision`` is one object of the decision log."""
+    """Return time, result and reason of a decision, one object of the decision log, as a sentence."""
     at = _moment(decision["time"], with_date=with_date)
     repeats = decision.get("repeats") or 0
     if repeats and decision.get("until"):
@@ -223,17 +222,17 @@ def sentence(decision: Mapping[str, Any], *, with_date: bool = False) -> str:
     first, *others = clauses(decision["reason"])
     told = _told(others, numbers)
     if decision["reason"] == "NoData" and "sample_age" in numbers and "arrival_rate" not in numbers:
-        # Else a function that has just started would be told of by the age of a sample that is fresh.
-        told.append("no rate of requests is known yet")
+        # Otherwise a function that has just started would show the age of a fresh sample as the cause.
+        told.append("the rate of requests is not known yet")
     shortage = filter(None, [decision.get("shortage")])
     return f"{at} {_deed(decision)}{times}: {'; '.join([first, *told, *_told(FACTS, numbers), *shortage])}"
 
 
 def score(function_name: str, numbers: Mapping[str, float]) -> str:
-    """Return how a shadow and the incumbent have done so far."""
+    """Return the scores of a shadow and the incumbent as a sentence."""
     requests = numbers["requests"]
     if not numbers["seconds"]:
-        return f"{function_name}: nothing could be scored yet"
+        return f"{function_name}: no interval was scored yet"
 
     def world(who: str) -> str:
         share = f"{100 * numbers[f'attained_{who}'] / requests:.2f}%" if requests else "no request"
@@ -249,7 +248,7 @@ def _deed(decision: Mapping[str, Any]) -> str:
     name, before, after = decision["function_name"], decision["from"], decision["to"]
     mode = decision.get("mode", "active")
     if mode == "shadow":
-        there = f" ({decision['incumbent']} are really there)" if "incumbent" in decision else ""
+        there = f" (really {decision['incumbent']})" if "incumbent" in decision else ""
         did = f"held {name} at {before}" if before == after else f"scaled {name} from {before} to {after}"
         return f"the shadow {did}{there}"
     if before == after:
@@ -269,7 +268,7 @@ def _told(clauses: Iterable[str], numbers: Mapping[str, str]) -> list[str]:
 
 
 def _numbers(inputs: Mapping[str, Any]) -> dict[str, str]:
-    """Return the inputs as text, without those that are no data or say that nothing is special."""
+    """Return the inputs as text, without unknown and unremarkable ones."""
     known = {key: value for key, value in inputs.items() if isinstance(value, int | float)}
     if "desired" in known and "ready" in known:
         known.setdefault("pending", max(0, known["desired"] - known["ready"]))

@@ -1,6 +1,6 @@
-"""Asks the autoscaler that runs on this machine, or at ``--url``: what ``explain`` and ``status`` share.
+"""Queries the autoscaler on this machine or at ``--url``, for ``explain`` and ``status``.
 
-Owns where it serves, how long it may take, and what is said when it does not answer.
+Owns its address, the time limit, and the messages about a missing answer.
 """
 
 import argparse
@@ -14,28 +14,26 @@ from urllib.request import urlopen
 from slo_autoscaler.errors import ConfigError
 
 TIMEOUT: Final = 10.0
-"""Seconds that the autoscaler may take to answer."""
+"""Time limit of an answer, in seconds."""
 
 EVERYWHERE: Final = ("0.0.0.0", "")  # noqa: S104  (compared with, never listened on)
 
 
 class NoAnswerError(Exception):
-    """The autoscaler does not answer, or something else does: one line that names the address."""
+    """The autoscaler does not answer, or another server does; the one-line message names the address."""
 
 
 def address(url: str | None, host: str, port: int | None, key: str) -> str:
-    """Return ``url``, or where the configuration says that it serves. Raises ``ConfigError``.
+    """Return ``url``, or the address in the configuration. Raises ``ConfigError``.
 
-    ``key`` is the port's in the configuration.
+    ``key`` is the configuration key of the port.
     """
     if url is not None:
         if not url.startswith(("http://", "https://")):
             raise ConfigError([f"--url: {url!r} must be an http:// or https:// URL"])
         return url.rstrip("/")
     if not port:
-        why = (
-            "null: there is no page" if port is None else "0 is any port: give the one of the log with --url"
-        )
+        why = "null: there is no page" if port is None else "0 is any port: pass the logged address to --url"
         raise ConfigError([f"{key}: {why}"])
     host = "127.0.0.1" if host in EVERYWHERE else host
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -44,32 +42,32 @@ def address(url: str | None, host: str, port: int | None, key: str) -> str:
 def ask(url: str, path: str, expected: str) -> dict[str, Any]:
     """Return the JSON object at a path, which must have the list ``expected``. Raises ``NoAnswerError``.
 
-    An answer with another status has ``error``, in the autoscaler's own words.
+    An answer with another status has ``error``, the autoscaler's message.
     """
     try:
         document = _fetched(url + path)
     except URLError as error:
         raise NoAnswerError(f"{url}: the autoscaler does not answer: {error.reason}") from None
     except (HTTPException, OSError, ValueError) as error:
-        raise NoAnswerError(f"{url}: not the autoscaler's answer, is this its port? {error}") from None
+        raise NoAnswerError(f"{url}: not an answer of the autoscaler; check the port: {error}") from None
     if isinstance(document, dict) and isinstance(document.get(expected), list):
         return document
     if isinstance(document, dict) and isinstance(document.get("error"), str):
         raise NoAnswerError(str(document["error"]))
-    raise NoAnswerError(f"{url}: not the autoscaler's answer, is this its port? {str(document)[:80]}")
+    raise NoAnswerError(f"{url}: not an answer of the autoscaler; check the port: {str(document)[:80]}")
 
 
 def complain(*lines: str) -> None:
-    """Write what is wrong to stderr."""
+    """Write error messages to stderr."""
     for line in lines:
         sys.stderr.write(f"slo-autoscaler: {line}\n")
 
 
 def add_source(parser: argparse.ArgumentParser, default: str) -> Any:
-    """Add the flags that say which autoscaler is asked; return their group."""
+    """Add the flags that select the autoscaler to query; return their group."""
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--url", help=f"of the running autoscaler [{default}]")
-    source.add_argument("--config", metavar="FILE", help="its configuration, for the address")
+    source.add_argument("--url", help=f"query the autoscaler at URL [{default}]")
+    source.add_argument("--config", metavar="FILE", help="read the address from the configuration FILE")
     return source
 
 

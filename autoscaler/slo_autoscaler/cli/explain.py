@@ -1,9 +1,9 @@
 """``slo-autoscaler explain FUNCTION``: the last decisions as sentences.
 
-Decisions come from the running autoscaler (its /decisions), or from a decision log; ``words`` has the words.
+Decisions come from the running autoscaler (its /decisions), or from a decision log; ``words`` formats them.
 
-Exit statuses: 0 told; 1 nothing is known of the function, or the autoscaler does not answer; 2 the command
-line, the configuration or the log cannot be used.
+Exit statuses: 0 success; 1 no decision is known for the function, or the autoscaler does not answer; 2 the
+command line, the configuration or the log is invalid.
 """
 
 import argparse
@@ -24,11 +24,11 @@ from slo_autoscaler.journal import DEFAULT_LAST, named, of_log
 from slo_autoscaler.words import score, sentence
 
 NARROWEST: Final = 40
-"""Columns of a terminal for which lines are broken."""
+"""Minimum width for breaking lines, in columns."""
 
 
 def of_lines(lines: Iterable[str], wanted: str, last: int) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the last decisions of a log for ``wanted``, and names spelled alike when there are none."""
+    """Return the last decisions of a log for ``wanted``, or similar names if there are none."""
     found: dict[str, deque[dict[str, Any]]] = {}
     for line in lines:
         decision = of_log(line)
@@ -91,7 +91,7 @@ def _from_log(path: str, function: str, last: int) -> tuple[list[dict[str, Any]]
 
 
 def _say(text: str) -> None:
-    """Write a line; a terminal gets it broken between words, a pipe whole."""
+    """Write a line, broken between words for a terminal only."""
     if sys.stdout.isatty():
         width = max(shutil.get_terminal_size().columns, NARROWEST)
         text = textwrap.fill(text, width, subsequent_indent="    ", break_on_hyphens=False)
@@ -107,12 +107,14 @@ def _whole(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="slo-autoscaler explain",
-        description="Says in sentences what was decided for a function, and why. Times are UTC.",
+        description="Explains in sentences the last decisions for a function. Times are UTC.",
     )
-    parser.add_argument("function", metavar="FUNCTION", help="name.namespace, or the name alone")
-    source = client.add_source(parser, "http://127.0.0.1:8082")
-    source.add_argument("--log", metavar="FILE", help="a decision log instead; - is the standard input")
     parser.add_argument(
-        "--last", type=_whole, default=DEFAULT_LAST, metavar="N", help=f"how many [{DEFAULT_LAST}]"
+        "function", metavar="FUNCTION", help="explain this function: name.namespace, or only the name"
+    )
+    source = client.add_source(parser, "http://127.0.0.1:8082")
+    source.add_argument("--log", metavar="FILE", help="read decisions from the log FILE; - is stdin")
+    parser.add_argument(
+        "--last", type=_whole, default=DEFAULT_LAST, metavar="N", help=f"show N decisions [{DEFAULT_LAST}]"
     )
     return parser

@@ -1,8 +1,8 @@
 """``slo-autoscaler status``: the status page's table in a terminal.
 
-Owns how rows look in 80 columns; what is in them comes from the autoscaler that runs (its /api/functions), so
-that page and terminal never differ. Exit statuses: 0 shown; 1 the autoscaler does not answer; 2 the command
-line or the configuration cannot be used.
+Owns the layout in 80 columns. The content comes from the running autoscaler (its /api/functions), so that
+page and terminal agree. Exit statuses: 0 success; 1 the autoscaler does not answer; 2 the command line or the
+configuration is invalid.
 """
 
 import argparse
@@ -26,21 +26,21 @@ from slo_autoscaler.errors import ConfigError
 from slo_autoscaler.words import COLUMNS, DEFAULT_SORT, SORTS, STATES
 
 NARROW: Final = 80
-"""Columns in a pipe, where nobody says how many there are; a table is never wider than its terminal."""
+"""Default width in a pipe, in columns; in a terminal the table has the terminal's width."""
 
 WIDE: Final = 120
-"""Columns from which everything that the page has is shown."""
+"""Minimum width for all columns of the page."""
 
 _HELD: Final = re.compile(r"^held at \d+: ")
 
 _SHORTER: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "replicas": lambda row: str(row["display"]["replicas"]).partition(" (")[0].replace(" ", ""),
-    # The count that is held stands beside it, but for a shadow's.
+    # The column replicas shows the held count already, except for a shadow.
     "last": lambda row: _HELD.sub(
         f"shadow {row['target_replicas']}: " if row["mode"] == "shadow" else "", row["last"]
     ),
 }
-"""Cells that leave something out where there is little room."""
+"""Shorter texts of cells, for narrow tables."""
 
 _STYLES: Final = {"error": "bold red", "warning": "yellow", "info": "dim"}
 
@@ -80,7 +80,7 @@ def _once(console: Console, url: str, path: str, flags: argparse.Namespace) -> i
 
 
 def _watch(console: Console, url: str, path: str, flags: argparse.Namespace) -> int:
-    """Show it again every interval until it is interrupted; an autoscaler that is away is waited for."""
+    """Refresh the table every interval until interrupted; keep trying while the autoscaler is down."""
     interval = flags.interval
     if flags.json or not console.is_terminal:
         while _once(console, url, path, flags) == 0:
@@ -90,7 +90,7 @@ def _watch(console: Console, url: str, path: str, flags: argparse.Namespace) -> 
         last: RenderableType = ""
         while True:
             try:
-                # Less what is said above it when the autoscaler goes.
+                # Leaves two lines for the message above it when the autoscaler stops.
                 last = shown(client.ask(url, path, "functions"), console.width, console.height - 2)
                 live.update(last, refresh=True)
             except client.NoAnswerError as error:
@@ -99,7 +99,7 @@ def _watch(console: Console, url: str, path: str, flags: argparse.Namespace) -> 
 
 
 def shown(document: Mapping[str, Any], width: int, height: int | None = None) -> RenderableType:
-    """Return what /api/functions says as it looks in ``width`` columns (and ``height`` lines, if given)."""
+    """Return the table of /api/functions in ``width`` columns (and ``height`` lines, if given)."""
     notices = [
         Text(f"{_WORDS[notice['level']]}: {notice['text']}", style=_STYLES[notice["level"]])
         for notice in document["notices"]
@@ -115,14 +115,14 @@ def shown(document: Mapping[str, Any], width: int, height: int | None = None) ->
     else:
         matches = document["summary"]["functions"]
         parts.append(
-            Text("No function matches." if matches else "Nothing has been decided for any function yet.")
+            Text("No function matches." if matches else "No decision was made for any function yet.")
         )
     parts.append(summary)
     return Group(*parts)
 
 
 def _fitting(rows: int, around: Sequence[Text], width: int, height: int) -> int:
-    """Return how many of the rows have room beside their heading and the texts around them."""
+    """Return the number of rows that fit between the heading and the surrounding texts."""
     room = height - 1 - sum(len(textwrap.wrap(text.plain, width)) for text in around)
     return rows if rows <= room else max(1, room - 1)
 
@@ -137,7 +137,7 @@ def _table(rows: Sequence[Mapping[str, Any]], width: int) -> Table:
             justify="right" if column.numeric else "left",
             no_wrap=True,
             overflow="ellipsis",
-            # Names and decisions give way, numbers do not.
+            # Names and decisions may be shortened, numbers may not.
             ratio=1 if last else None,
             max_width=max(12, width * 3 // 10) if column.key == "function" else None,
             min_width=None if last or column.key == "function" else len(heading),
@@ -153,7 +153,7 @@ def _cell(row: Mapping[str, Any], key: str, *, short: bool) -> Text:
     if short and key in _SHORTER:
         text = _SHORTER[key](row)
     if key in row["breaches"]:
-        # Without colors a breach must still be seen.
+        # Marked for terminals without colors as well.
         return Text(text.upper() if key == "state" else f"!{text}", style="bold red")
     return Text(text, style="dim" if key == "state" and row["state"] != "met" else "")
 
@@ -173,7 +173,7 @@ _WORDS: Final = {"error": "Error", "warning": "Warning", "info": "Note"}
 
 def _sort(text: str) -> str:
     if text.removeprefix("-") not in SORTS:
-        raise argparse.ArgumentTypeError(f"{text!r} must be one of {', '.join(SORTS)}, with - for downwards")
+        raise argparse.ArgumentTypeError(f"{text!r} must be one of {', '.join(SORTS)}; prefix - reverses")
     return text
 
 
@@ -201,17 +201,23 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     client.add_source(parser, "http://127.0.0.1:8083")
     add(
-        "--filter", default="", metavar="WORDS", help="only functions with these in name, mode, SLO or reason"
+        "--filter", default="", metavar="WORDS", help="show functions with WORDS in name, mode, SLO or reason"
     )
     add(
         "--sort",
         type=_sort,
         default=DEFAULT_SORT,
         metavar="COLUMN",
-        help=f"{', '.join(SORTS)}; --sort=-COLUMN for downwards [{DEFAULT_SORT}: trouble first]",
+        help=f"sort by {', '.join(SORTS)}; --sort=-COLUMN reverses [{DEFAULT_SORT}: most urgent first]",
     )
-    add("--watch", action="store_true", help="show it again and again, until Ctrl-C")
-    add("--interval", type=_seconds, default=2.0, metavar="SECONDS", help="with --watch [2]")
-    add("--json", action="store_true", help="print the JSON behind it")
-    add("--width", type=_columns, metavar="COLUMNS", help="of the table [the terminal's; 80 in a pipe]")
+    add("--watch", action="store_true", help="refresh the table until Ctrl-C")
+    add(
+        "--interval",
+        type=_seconds,
+        default=2.0,
+        metavar="SECONDS",
+        help="with --watch: refresh every SECONDS [2]",
+    )
+    add("--json", action="store_true", help="print the autoscaler's JSON instead of a table")
+    add("--width", type=_columns, metavar="COLUMNS", help="limit the table to COLUMNS [terminal's; pipe: 80]")
     return parser

@@ -76,7 +76,6 @@ def test_what_is_wrong_comes_first_and_the_last_line_sums_up():
     first, *_, last = drawn(80, a_hold(), a_hold("b.fn", reason="NoData"), notices=[notice]).splitlines()
     assert first.rstrip() == "Error: Nothing is being scaled."
     assert last == "2 functions: 1 no data, 1 met; 10 replicas serving, target 10; 12:03:05 UTC"
-    assert "Nothing has been decided" in drawn(80)
 
 
 def test_a_screen_that_is_too_low_for_all_says_how_many_are_not_seen():
