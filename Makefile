@@ -8,6 +8,7 @@ INSTALLED := $(VENV)/.installed
 # More than there are cores: end-to-end tests wait most of the time. 0: all in one, for a debugger.
 TEST_PROCESSES ?= 6
 MKDOCS := build/mkdocs/bin/mkdocs
+RELEASE := build/release/bin
 PACKAGES := -e batching-watchdog -e autoscaler -e lab
 # What is installed anew when it changes.
 MANIFESTS := pyproject.toml batching-watchdog/pyproject.toml autoscaler/pyproject.toml lab/pyproject.toml \
@@ -96,6 +97,39 @@ reference: $(INSTALLED) ## Write the tables of docs/reference/ and docs/scaling.
 
 tutorial: install ## Follow docs/tutorial.md, command by command: a minute
 	$(BIN)/pytest tests/docs/follow_tutorial.py $(TEST_ARGS)
+
+.PHONY: lock wheels sbom
+
+# The Kubernetes client requires aiohttp for its asyncio twin, which the image does not ship.
+NOT_SHIPPED := $(addprefix --no-emit-package=,aiohttp aiohttp-retry aiohappyeyeballs aiosignal attrs frozenlist multidict propcache yarl)
+COMPILE := $(RELEASE)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--custom-compile-command 'make lock' $(LOCK_ARGS)
+BUILD_REQUIRES := import sys, tomllib; print("\n".join(tomllib.load(sys.stdin.buffer)["build-system"]["requires"]))
+
+lock: $(RELEASE)/uv ## Pin what the images install, with hashes (LOCK_ARGS=--upgrade: to the newest versions)
+	$(COMPILE) batching-watchdog/pyproject.toml --output-file batching-watchdog/requirements.lock
+	$(COMPILE) $(NOT_SHIPPED) autoscaler/pyproject.toml --output-file autoscaler/requirements.lock
+	for each in batching-watchdog autoscaler; do \
+		$(RELEASE)/python -c '$(BUILD_REQUIRES)' <$$each/pyproject.toml \
+			| $(COMPILE) - --output-file $$each/build.lock || exit 1; \
+	done
+
+# The time of the commit: a second build of it gives the same bytes.
+wheels: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+wheels: $(RELEASE)/uv ## sdist and wheel of both distributions, in build/dist/
+	rm -rf build/dist
+	for each in batching-watchdog autoscaler; do \
+		$(RELEASE)/python -m build --quiet --outdir build/dist $$each || exit 1; \
+	done
+
+sbom: $(RELEASE)/uv ## What each distribution installs, as CycloneDX JSON: build/sbom/
+	sh deploy/sbom.sh $(RELEASE) build/sbom
+
+$(RELEASE)/uv: pyproject.toml
+	$(PYTHON) -m venv build/release
+	$(RELEASE)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(RELEASE)/python -m pip install --quiet --group release
+	@touch $@
 
 clean: ## Remove what was built, but not the virtual environment
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

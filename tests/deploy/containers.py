@@ -60,13 +60,17 @@ def build(
     *,
     secrets: dict[str, Path] | None = None,
     network: str = "host",
+    epoch: int | None = None,
 ) -> str:
     """Build a Dockerfile as it stands; return what its steps said.
 
-    pip's configuration is laid over so that it finds ``wheels``, unless that is None.
+    pip's configuration is laid over so that it finds ``wheels``, unless that is None. ``epoch``
+    (seconds) is the time of every file and of the image.
     """
     given = [f"--build-arg={key}={value}" for key, value in arguments.items()]
     given += [f"--secret=id={name},src={path}" for name, path in (secrets or {}).items()]
+    if epoch is not None:
+        given.append(f"--timestamp={epoch}")
     if wheels is not None:
         configuration = wheels.parent / "pip.conf"
         configuration.write_text("[global]\nno-index = true\nfind-links = /wheels\n")
@@ -77,7 +81,8 @@ def build(
         RUNTIME,
         f"--network={network}",
         "--pull=never",
-        "--format=docker",  # the OCI's has no HEALTHCHECK
+        # Docker's has HEALTHCHECK, and notes the container that built it: no two are the same.
+        "--format=docker" if epoch is None else "--format=oci",
         *LIMITS,
         *given,
         f"--tag={tag}",

@@ -1,0 +1,105 @@
+"""The locks from which the images are built: they fit the distributions, are whole, and trust no index."""
+
+import re
+import tomllib
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+DISTRIBUTIONS = ("batching-watchdog", "autoscaler")
+NOT_SHIPPED = {"aiohttp", "aiohttp-retry"}
+"""Required by the Kubernetes client for its asyncio twin, which the image does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """One version of a package, and the hashes of its files."""
+
+    requirement: Requirement
+    hashes: tuple[str, ...]
+
+    @property
+    def version(self) -> str:
+        (pinned,) = self.requirement.specifier
+        assert pinned.operator == "=="
+        return pinned.version
+
+
+def pins(lock: Path) -> dict[str, Pin]:
+    """Read a lock: package -> its pin."""
+    text = re.sub(r"^\s*#.*\n", "", lock.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    found = {}
+    for line in text.splitlines():
+        requirement, *hashes = re.split(r"\s+--hash=sha256:", line.strip())
+        pin = Pin(Requirement(requirement), tuple(hashes))
+        found[canonicalize_name(pin.requirement.name)] = pin
+    return found
+
+
+def manifest(folder: str) -> dict[str, dict[str, list[str]]]:
+    return tomllib.loads((ROOT / folder / "pyproject.toml").read_text())
+
+
+@pytest.mark.parametrize("folder", DISTRIBUTIONS)
+@pytest.mark.parametrize(
+    ("lock", "section", "key"),
+    [("requirements.lock", "project", "dependencies"), ("build.lock", "build-system", "requires")],
+)
+def test_lock_has_a_version_that_the_manifest_allows_of_each_requirement(
+    folder: str, lock: str, section: str, key: str
+):
+    locked = pins(ROOT / folder / lock)
+    for requirement in map(Requirement, manifest(folder)[section][key]):
+        assert locked[canonicalize_name(requirement.name)].version in requirement.specifier, "run make lock"
+
+
+@pytest.mark.parametrize("folder", DISTRIBUTIONS)
+@pytest.mark.parametrize("lock", ["requirements.lock", "build.lock"])
+def test_lock_names_the_hash_of_every_file_that_may_be_installed(folder: str, lock: str):
+    for pin in pins(ROOT / folder / lock).values():
+        assert pin.hashes
+        assert all(re.fullmatch(r"[0-9a-f]{64}", each) for each in pin.hashes)
+
+
+@pytest.mark.parametrize("folder", DISTRIBUTIONS)
+def test_lock_is_whole_but_for_what_is_not_shipped(folder: str):
+    locked = pins(ROOT / folder / "requirements.lock")
+    missing = set()
+    for name in locked:
+        try:
+            required = distribution(name).requires or []
+        except PackageNotFoundError:
+            continue  # for another Python or system
+        wanted = [Requirement(each) for each in required]
+        needed = {
+            canonicalize_name(each.name) for each in wanted if not each.marker or each.marker.evaluate()
+        }
+        missing |= needed - locked.keys()
+    assert missing <= (NOT_SHIPPED if folder == "autoscaler" else set()), "run make lock"
+
+
+def test_lock_of_a_function_leaves_the_models_libraries_free():
+    assert not pins(ROOT / "batching-watchdog/requirements.lock").keys() & {"torch", "torchvision", "numpy"}
+
+
+@pytest.mark.parametrize("dockerfile", ["autoscaler/Dockerfile", "template/python3-inference/Dockerfile"])
+def test_image_starts_from_a_base_that_is_pinned_by_digest(dockerfile: str):
+    text = (ROOT / dockerfile).read_text()
+    bases = re.findall(r"^ARG PYTHON_IMAGE=(.+)$", text, re.MULTILINE)
+    assert len(bases) == 1
+    assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+@sha256:[0-9a-f]{64}", bases[0])
+    stages = set(re.findall(r"^FROM \S+ AS (\w+)$", text, re.MULTILINE))
+    assert set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) - stages == {"${PYTHON_IMAGE}"}
+
+
+def test_both_images_start_from_the_same_base():
+    files = ("autoscaler/Dockerfile", "template/python3-inference/Dockerfile")
+    bases = {
+        re.findall(r"^ARG PYTHON_IMAGE=(.+)$", (ROOT / file).read_text(), re.MULTILINE)[0] for file in files
+    }
+    assert len(bases) == 1
