@@ -114,16 +114,11 @@ lock: $(RELEASE)/uv ## Pin what the images install, with hashes (LOCK_ARGS=--upg
 			| $(COMPILE) - --output-file $$each/build.lock || exit 1; \
 	done
 
-# The time of the commit: a second build of it gives the same bytes.
-wheels: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
-wheels: $(RELEASE)/uv ## sdist and wheel of both distributions, in build/dist/
-	rm -rf build/dist
-	for each in batching-watchdog autoscaler; do \
-		$(RELEASE)/python -m build --quiet --outdir build/dist $$each || exit 1; \
-	done
+wheels: $(RELEASE)/uv ## sdist and wheels of both distributions, in build/dist/
+	sh release/wheels.sh $(RELEASE) build/dist
 
-sbom: $(RELEASE)/uv ## What each distribution installs, as CycloneDX JSON: build/sbom/
-	sh deploy/sbom.sh $(RELEASE) build/sbom
+sbom: $(RELEASE)/uv ## What each distribution installs, as CycloneDX JSON, in build/sbom/
+	sh release/sbom.sh $(RELEASE) build/sbom
 
 $(RELEASE)/uv: pyproject.toml
 	$(PYTHON) -m venv build/release

@@ -27,4 +27,4 @@ The modules, in the order in which one reconcile passes them ([P] = pure: no I/O
 - ``logs``             the log on stderr
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -22,4 +22,4 @@ In the order in which a request meets them ([P] = pure: no I/O, no clock, no log
 - ``speedups`` [P]    plain requests and frames, in C where the build has it
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -10,4 +10,4 @@
 The only place that may import both distributions. Start reading at the folder you need.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

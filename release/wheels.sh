@@ -1,0 +1,26 @@
+#!/bin/sh
+# Build sdist and wheels of both distributions: release/wheels.sh BIN OUT. BIN has `python` with the package build.
+# The watchdog has two wheels: one with its compiled part, for this machine's Python, and one without it, for all.
+# Two builds of one commit are the same: every file has the time SOURCE_DATE_EPOCH, by default the commit's.
+set -eu
+bin=$1
+out=$2
+: "${SOURCE_DATE_EPOCH:=$(git log -1 --format=%ct)}"
+export SOURCE_DATE_EPOCH
+rm -rf "$out"
+mkdir -p "$out"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+for each in batching-watchdog autoscaler; do
+    "$bin/python" -m build --quiet --sdist --outdir "$work/$each" "$each" >/dev/null
+    sdist=$(basename "$work/$each"/*.tar.gz)
+    tar --extract --directory "$work/$each" --file "$work/$each/$sdist"
+    rm "$work/$each/$sdist"
+    # setuptools writes the times and the user of this machine.
+    tar --create --directory "$work/$each" --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 \
+        --numeric-owner --mode=u+rw,go+r-w "${sdist%.tar.gz}" | gzip --no-name >"$out/$sdist"
+    # From the sdist, as an installer would: it holds all that is needed.
+    SPEEDUPS=auto "$bin/python" -m build --quiet --wheel --outdir "$out" "$work/$each/${sdist%.tar.gz}" >/dev/null
+done
+SPEEDUPS=false "$bin/python" -m build --quiet --wheel --outdir "$out" "$work"/batching-watchdog/batching_watchdog-* >/dev/null
