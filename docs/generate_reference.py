@@ -37,7 +37,7 @@ from slo_autoscaler.law.inputs import INPUTS
 from slo_autoscaler.law.policies import POLICIES
 from slo_autoscaler.metrics import GAUGES
 from slo_autoscaler.metrics import Metrics as AutoscalerMetrics
-from slo_autoscaler.model import Decision, Reason, Scale
+from slo_autoscaler.model import PREDICTED, Decision, Reason, Scale
 from slo_autoscaler.shadow import Score
 from slo_autoscaler.signals import HAS_NEW, SIGNALS
 from slo_autoscaler.sources import promql
@@ -65,7 +65,7 @@ def pages() -> dict[str, str]:
             "The autoscaler": _families(_autoscaler_families()),
             "Recorded series": None,
         },
-        "reasons.md": _reasons() | {"When each applies": None},
+        "reasons.md": _reasons(),
         "signals.md": {"Inputs of a decision": _inputs()},
         "queries.md": _queries() | {"The load, read directly": None},
         "cli.md": {name: f"```text\n{text.rstrip()}\n```\n" for name, text in helps().items()},
@@ -281,12 +281,21 @@ def _reasons() -> dict[str, str]:
     refusals = [
         (each.reason, str(each.status), _one_line(inspect.getdoc(each) or "")) for each in errors.REFUSALS
     ]
-    decisions = [(reason.value, "; ".join(reason.clauses)) for reason in Reason]
+    of_decisions = _attribute_docs(Reason)
+    decisions = [
+        (reason.value, _one_line(of_decisions[reason.name]), _sentence(reason.clauses)) for reason in Reason
+    ]
     return {
         "Why a batch left": _table("reason, meaning", batches),
         "Why a request was refused": _table("reason, status, meaning", refusals),
-        "Why the autoscaler did what it did": _table("reason, sentence", decisions),
+        "Why the autoscaler did what it did": _table("reason, meaning, sentence", decisions),
     }
+
+
+def _sentence(clauses: tuple[str, ...]) -> str:
+    """The clauses of a reason; those on the prediction, which many end with, by a word."""
+    told = "; ".join(clauses)
+    return told.replace("; ".join(PREDICTED), "*prediction*")
 
 
 def _inputs() -> str:

@@ -13,7 +13,7 @@ from slo_autoscaler.fields import Mode
 Numbers = Mapping[str, float | None]
 
 
-_PREDICTED: Final = (
+PREDICTED: Final = (
     "{count}: {predicted} late",
     "{count_fewer}: {predicted_fewer}",
     "{count_more}: {predicted_more}",
@@ -42,76 +42,102 @@ class Reason(StrEnum):
 
     # hold: without data, or outside the autoscaler's control
     DISABLED = "Disabled", "its mode is off"
+    """Hold: the mode is ``off``."""
     SCALED_TO_ZERO = "ScaledToZero", "it is at 0 replicas, which only a request or an operator changes"
+    """Hold: the count is 0; waking is the platform's task."""
     NO_DATA = "NoData", "there is no usable data", "the newest sample is {sample_age} old"
+    """Hold: no observation, a stale one, or none of the rate; also when Prometheus fails."""
     NOT_MANAGED = "NotManaged", "Prometheus has no SLO for it"
+    """Hold: no watchdog exports an SLO, and the configuration has none."""
     TOO_FEW_SAMPLES = (
         *("TooFewSamples", "there are too few requests to act on"),
         *("{samples} in the window", "{in_flight} in flight"),
     )
+    """Hold: latency alone decides, on too few requests."""
     PARTIAL_DATA = (
         *("PartialData", "not all replicas are observed, so the low load may be an illusion"),
         "{up_replicas} of {ready} are",
     )
+    """Hold: not every serving replica is seen, so the low rate may be an illusion."""
     # hold: no change is needed, or a rule says to wait
-    WITHIN_RANGE = "DesiredWithinRange", "the count is right", *_PREDICTED
+    WITHIN_RANGE = "DesiredWithinRange", "the count is right", *PREDICTED
+    """Hold: one replica fewer would let too many be late, one more would save too few."""
     WITHIN_TOLERANCE = (
         *("WithinTolerance", "the recommendation is within tolerance of the current count"),
         "{recommended} are recommended",
     )
+    """Hold (``proportional``): the latency is close to its target."""
     SETTLING = "Settling", "replicas are starting, or the window still holds the time before they served"
+    """Hold (``proportional``): the effect of a change is not in the window yet."""
     COOLING_DOWN = (
         *("CoolingDown", "cooldown after the last change has not expired"),
         "{recommended} are recommended",
     )
+    """Hold: a cooldown runs."""
     SCALE_DOWN_STABILIZED = (
         *("ScaleDownStabilized", "fewer would do now, but not for a whole start-up yet"),
-        *("{recommended} would do", *_PREDICTED),
+        *("{recommended} would do", *PREDICTED),
     )
+    """Hold: fewer are enough now, but were not at every reconcile of one start-up time."""
     SCALE_DOWN_UNSAFE = "ScaleDownUnsafe", "the SLO is missed, or would be with fewer replicas"
+    """Hold (``proportional``): the SLO is missed."""
     SCALE_CHANGED = "ScaleChanged", "another writer changed the count while this was decided; it stays"
+    """Hold: another writer changed the count after it was read; the next reconcile decides anew."""
     # hold: more would be needed, or would not help
     AT_MAXIMUM = (
         *("AtMaximum", "more is needed than the maximum"),
-        *("{recommended} are recommended", "{max} is the maximum", *_PREDICTED),
+        *("{recommended} are recommended", "{max} is the maximum", *PREDICTED),
     )
+    """Hold: the maximum of the label or the configuration is reached."""
     PLATFORM_CAP = (
         *("PlatformCap", "the platform does not give more"),
         *("{recommended} are recommended", "{requested} were requested", "{granted} were granted"),
     )
+    """Hold: the platform gives no more; the inputs ``requested`` and ``granted`` have both numbers."""
     FLEET_FULL = (
         *("FleetFull", "the fleet's replicas save more misses elsewhere"),
-        *("{recommended} are recommended", "{share} is its share", *_PREDICTED),
+        *("{recommended} are recommended", "{share} is its share", *PREDICTED),
     )
-    """Also down."""
+    """Hold or down: the shared replicas save more late requests elsewhere."""
     WILL_NOT_HELP = (
         *("MoreReplicasWillNotHelp", "more replicas will not help"),
         "one request alone takes {service_time_single} of {slo_latency}",
         "a batch takes {service_mean}",
         "waiting for a worker {queue_mean}",
     )
+    """Hold: requests are late in execution, or the capacity is 0; look at the model and what it calls."""
     UNSCHEDULABLE = "Unschedulable", "the cluster has no room for replicas that are needed"
+    """Hold: no node has room for requested replicas; the decision says what the cluster would need."""
     # up
-    LOAD_ABOVE_CAPACITY = "LoadAboveCapacity", "too many would be late at this load", *_PREDICTED
+    LOAD_ABOVE_CAPACITY = "LoadAboveCapacity", "too many would be late at this load", *PREDICTED
+    """Up: at the current load more would be late than the budget allows."""
     PEAK_EXPECTED = (
         *("PeakExpected", "too many would be late at the load that may come"),
-        *("{arrival_rate} come in now, {expected} are expected", *_PREDICTED),
+        *("{arrival_rate} come in now, {expected} are expected", *PREDICTED),
     )
-    """Also a hold: keeps replicas that the present load does not need."""
+    """Up or hold: the load may rise so far within one start-up time."""
     BACKLOG = (
         *("Backlog", "a backlog must be drained"),
         *("{in_flight} in flight", "{queue_length} of them queued", "{ready} x {capacity} to do it"),
     )
+    """Up: the requests in flight need more replicas than the prediction."""
     SLO_MISSED = "SloMissed", "the SLO is missed, and the missing replicas cannot be computed"
-    """Also a hold."""
+    """Up or hold: no capacity is known, and the objective is missed."""
     LATENCY_ABOVE_TARGET = "LatencyAboveTarget", "latency is above its target"
+    """Up (``proportional``): the latency exceeds its target."""
     BELOW_MINIMUM = "BelowMinimum", "there were fewer than the minimum", "that is {min}"
+    """Up: the count violated the lower bound."""
     # down
-    LOAD_BELOW_CAPACITY = "LoadBelowCapacity", "fewer are enough", *_PREDICTED
+    LOAD_BELOW_CAPACITY = "LoadBelowCapacity", "fewer are enough", *PREDICTED
+    """Down: fewer are enough, now and until they could be brought back."""
     LATENCY_BELOW_TARGET = "LatencyBelowTarget", "latency is well below its target"
+    """Down (``proportional``): the latency is well below its target."""
     NO_TRAFFIC = "NoTraffic", "there is no traffic"
+    """Down: fewer are enough, and no requests come in."""
     IDLE = "Idle", "there was no request for long enough to do without a replica"
+    """Down, to 0: no request came in for ``scale_to_zero_after``."""
     ABOVE_MAXIMUM = "AboveMaximum", "there were more than the maximum", "that is {max}"
+    """Down: the count violated the upper bound."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ class HeadersTooLarge(WatchdogError):
 
 
 class QueueFull(WatchdogError):
-    """max_inflight requests are queued or running, or clients make us hold max_queued_bytes."""
+    """max_inflight requests are queued or running, or max_queued_bytes are held for clients."""
 
     status = 429
     reason = "queue_full"
@@ -118,7 +118,7 @@ class ShuttingDown(WatchdogError):
 
 
 class TooManyConnections(WatchdogError):
-    """As many connections as max_connections allows are open, and none was found idle."""
+    """max_connections are open, and none was idle."""
 
     status = 503
     reason = "too_many_connections"
