@@ -1,21 +1,17 @@
-"""Writes what docs/scaling.md says in numbers: ``make reference`` (``python -m docs.worked``).
+"""Writes the numbers of docs/scaling.md: ``make reference`` (``python -m docs.worked``).
 
-Owns the parts of that page between its marks: the curve's table, five decisions, the constants. All of it is
-the law's own. tests/autoscaler/law/test_by_hand.py computes the decisions again from nothing but the page.
+Owns the parts of that page between its marks: the table of the curve and the five decisions, both computed
+by ``law``. tests/autoscaler/law/test_by_hand.py computes the decisions again from nothing but the page.
 """
 
-import ast
-import inspect
-import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final, cast
 
 from slo_autoscaler.config import Config
-from slo_autoscaler.law import allocate, budget, curve, memory, policies, recommend, rhythm, scenarios
+from slo_autoscaler.law import budget, curve, recommend, scenarios
 from slo_autoscaler.law.curve import Curve
 from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.memory import Memory
@@ -25,7 +21,6 @@ from slo_autoscaler.signals import Observation
 from slo_autoscaler.spec import Spec
 
 PAGE: Final = Path(__file__).resolve().parent / "scaling.md"
-MODULES: Final = (curve, scenarios, rhythm, budget, recommend, memory, policies, allocate)
 
 LOADS: Final = (0.25, 0.5, *(hundredths / 100 for hundredths in range(60, 135, 5)), 1.5, 2.0, 3.0, 6.0)
 SPREADS: Final = (0.1, 0.15, 0.2, 0.3)
@@ -111,7 +106,7 @@ def _next(
 
 
 def _seen(rate: float, replicas: int) -> Observation:
-    """Return what is measured where everything is as the curve says."""
+    """Return an observation that agrees with the curve."""
     late = curve.curve(CAPACITY, SLO, OBJECTIVE).late(rate / max(1, replicas))
     return Observation(
         rate=rate,
@@ -128,7 +123,7 @@ def _seen(rate: float, replicas: int) -> Observation:
 
 def filled(text: str) -> str:
     """Return the page with each marked part written anew. Raises ``KeyError`` where a mark is missing."""
-    for name, part in {"curve": curves(), "worked": worked(), "constants": constants()}.items():
+    for name, part in {"curve": curves(), "worked": worked()}.items():
         begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
         if begin not in text or end not in text:
             raise KeyError(name)
@@ -152,7 +147,7 @@ def curves() -> str:
 
 
 def worked() -> str:
-    """Return the table of the five decisions: what is known, what follows, what is done."""
+    """Return the table of the five decisions: inputs, intermediate numbers, result."""
     columns = [_column(each) for each in situations()]
     rows = [[key, *(column[key] for column in columns)] for key in columns[0]]
     return _table(["", *(each.title for each in situations())], rows)
@@ -176,7 +171,7 @@ def _column(at: Situation) -> dict[str, str]:
             f"odds of {ratio:g} R": _share(share)
             for ratio, share in zip(RATIOS, _coarse(expected.odds), strict=True)
         },
-        "budget in hand": f"{left:.3f}",
+        "unspent budget": f"{left:.3f}",
         "correction": f"{account.correction:.3f}",
         "goodput, per second": f"{expected.replica.goodput:.4g}",
         "in flight": f"{at.seen.in_flight:.0f}",
@@ -204,33 +199,6 @@ def _coarse(odds: Sequence[float]) -> list[float]:
         found[above - 1] += weight * (1.0 - share)
         found[above] += weight * share
     return [each / sum(found) for each in found]
-
-
-def constants() -> str:
-    """Return the table of the law's constants: name, value, unit and reason as its module says them."""
-    rows = [
-        [f"`{module.__name__.rpartition('.')[2]}.{name}`", f"{value}", why.replace("``", "`")]
-        for module in MODULES
-        for name, value, why in _documented(module)
-    ]
-    return _table(["constant", "value", "what, unit, and why"], rows)
-
-
-def _documented(module: ModuleType) -> Iterable[tuple[str, str, str]]:
-    body = ast.parse(inspect.getsource(module)).body
-    for index, node in enumerate(body):
-        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name) or node.value is None:
-            continue
-        name, value = node.target.id, getattr(module, node.target.id)
-        if name.startswith("_") or not isinstance(value, int | float):
-            continue
-        after = body[index + 1] if index + 1 < len(body) else None
-        text = (
-            after.value.value
-            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-            else "see the constants beside it"
-        )
-        yield name, ast.unparse(node.value), re.sub(r"\s+", " ", str(text))
 
 
 def _share(value: float) -> str:

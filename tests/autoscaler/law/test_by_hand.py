@@ -1,5 +1,6 @@
 """The five decisions of docs/scaling.md, computed again from what stands on that page alone."""
 
+import re
 from itertools import pairwise
 from math import ceil, sqrt
 
@@ -37,17 +38,18 @@ TITLES, CURVE = table("curve")
 LATE = [(float(row[0]), number(row[TITLES.index(f"late, {round(SPREAD, 2):g}")])) for row in CURVE]
 SAVED = [(float(row[0]), number(row[TITLES.index(f"saved, {round(SPREAD, 2):g}")])) for row in CURVE]
 LOAD = [(late, load) for load, late in LATE if 1e-5 < late < 0.5]
-CONSTANTS = {row[0].strip("`").split(".")[1]: row[1] for row in table("constants")[1]}
+FORMULAS = PAGE.split("### Late requests allowed now")[1]
+RESERVED, UNSPENT, MOST, OVERSPENT = (
+    float(re.search(rf"{before}([\d.]+)", FORMULAS)[1])
+    for before in (r"objective\) x ", "unspent / ", "at most ", r"overspent / ")
+)
 NAMES, ROWS = table("worked")
 COLUMNS = {name: {row[0]: row[index] for row in ROWS} for index, name in enumerate(NAMES) if name}
 
 
 def allowed(left):
-    constant = {name: float(CONSTANTS[name]) for name in ("KEPT_BACK", "SPENT_BY", "MOST", "PAID_BY")}
-    usual = 0.01 * (1 - constant["KEPT_BACK"])
-    if left >= 0:
-        return usual * min(1 + left / constant["SPENT_BY"], constant["MOST"])
-    return usual / (1 - left / constant["PAID_BY"])
+    usual = 0.01 * RESERVED
+    return usual * min(1 + left / UNSPENT, MOST) if left >= 0 else usual / (1 - left / OVERSPENT)
 
 
 def by_hand(column):
@@ -66,7 +68,7 @@ def by_hand(column):
         )
         return total / sum(share * ratio for ratio, share in odds)
 
-    worth = goodput * interpolated(interpolated(allowed(float(column["budget in hand"])), LOAD), SAVED)
+    worth = goodput * interpolated(interpolated(allowed(float(column["unspent budget"])), LOAD), SAVED)
     count = next(n for n in range(1, 50) if expected * (late(n) - late(n + 1)) < worth)
     now, in_flight = int(column["replicas"]), float(column["in flight"])
     if in_flight:
