@@ -39,7 +39,7 @@ from slo_autoscaler.metrics import GAUGES
 from slo_autoscaler.metrics import Metrics as AutoscalerMetrics
 from slo_autoscaler.model import PREDICTED, Decision, Reason, Scale
 from slo_autoscaler.shadow import Score
-from slo_autoscaler.signals import HAS_NEW, SIGNALS
+from slo_autoscaler.signals import HAS_NEW
 from slo_autoscaler.sources import promql
 from slo_autoscaler.spec import Spec
 from tailbound_lab.local import __main__ as local
@@ -307,15 +307,12 @@ def _inputs() -> str:
 
 
 def _queries() -> dict[str, str]:
-    watchdog = [
-        (name, _code(promql.documented(text)), SIGNALS[name].meaning)
-        for name, text in promql.WATCHDOG.items()
-    ]
+    watchdog = [(name, _code(promql.documented(text))) for name, text in promql.WATCHDOG.items()]
     new = [("functions", _code(HAS_NEW)), *((name, _code(text)) for name, text in promql.NEW.items())]
     gateway = [(name, _code(promql.documented(text))) for name, text in promql.GATEWAY.items()]
     history = [(name, _code(text)) for name, text in (promql.HISTORY | promql.RESTORED).items()]
     return {
-        "Queries for functions with the batching watchdog": _table("signal, query, for", watchdog),
+        "Queries for functions with the batching watchdog": _table("signal, query", watchdog),
         "Queries for functions with new replicas": _table("signal, query", new),
         "Queries for functions without it": _table("signal, query", gateway),
         "Queries after a restart": _table("what, query", history),

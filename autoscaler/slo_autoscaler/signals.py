@@ -146,7 +146,7 @@ class Observation:
 
     rate: float | None = _signal(
         Unit.RATE,
-        "completions of every outcome: a shed request was demand too",
+        "Completions of every outcome: a shed request was demand too.",
         watchdog="sum by (function_name) (rate(slo_requests_total[$R]))",
         new=f"sum by (function_name) ({_ALL} ({_REQUESTS}) / {_PART} or {_ALL} (rate({_REQUESTS}[$R])))",
         # A function whose first request hangs has completed none: its rate is 0, not unknown.
@@ -158,13 +158,13 @@ class Observation:
     # Counted where requests start. Needs function_namespace in the gateway, for name.namespace labels.
     gateway_rate: float | None = _signal(
         Unit.RATE,
-        "arrivals at the gateway; replicas too new to be scraped hide theirs",
+        "Arrivals at the gateway, which include those of replicas that are not scraped yet.",
         watchdog="sum by (function_name) (rate(gateway_function_invocation_started[$R]))",
         gateway=f"sum by (function_name) (rate({_STARTED}[$R]))",
     )
     rate_now: float | None = _signal(
         Unit.RATE,
-        "arrivals between the newest two scrapes, by the watchdogs: noisy, but a step shows whole after one",
+        "Arrivals between the newest two scrapes, by the watchdogs: noisy, but a step shows in full.",
         watchdog=(
             "sum by (function_name) (irate(slo_requests_total[$N]))"
             " + sum by (function_name) (deriv(http_requests_in_flight[$N]))"
@@ -176,26 +176,26 @@ class Observation:
     )
     gateway_rate_now: float | None = _signal(
         Unit.RATE,
-        "arrivals between the newest two scrapes, by the gateway",
+        "Arrivals between the newest two scrapes, by the gateway.",
         watchdog="sum by (function_name) (irate(gateway_function_invocation_started[$N]))",
         gateway=f"sum by (function_name) (irate({_STARTED}[$N]))",
     )
     # Without a query: ``sources.direct`` reads it.
     direct_rate: float | None = _signal(
         Unit.RATE,
-        "arrivals of the last second, or three, that were read directly, less what may be chance (three "
-        "standard deviations); only between reconciles, and where it exceeds what the replicas can serve",
+        "Arrivals of the last second or three, read directly, less three standard deviations of chance; only "
+        "between reconciles, if the replicas cannot serve them.",
     )
     in_flight: float | None = _signal(
         Unit.COUNT,
-        "requests inside the watchdogs now: backlog, idleness",
+        "Requests inside the watchdogs now.",
         watchdog=f"sum by (function_name) {_fresh('http_requests_in_flight')}",
         gateway=f"sum by (function_name) (clamp_min({_UNDER_WAY}, 0))",
         in_shadow=InShadow.BY_LOAD,
     )
     in_flight_growth: float | None = _signal(
         Unit.RATE,
-        "growth of `in_flight`: under overload arrivals exceed completions, and the rest piles up here",
+        "Growth of `in_flight`: under overload arrivals exceed completions by it.",
         watchdog="sum by (function_name) (deriv(http_requests_in_flight[$R]))",
         new=f"sum by (function_name) ({_INSIDE} / {_PART} or deriv({_INSIDE}[$R]))",
     )
@@ -203,8 +203,8 @@ class Observation:
     # count in flight now, less all that started in the window.
     stalled: float | None = _signal(
         Unit.COUNT,
-        "lower bound of the requests that have been in flight for the whole window of rates (at least three "
-        "scrapes): a hang, which no counter shows before it ends; misses if the SLO is shorter than that",
+        "Lower bound of the requests in flight for the whole window of rates: a hang, which no counter shows "
+        "before it ends. Misses, if the SLO is shorter than the window.",
         watchdog=(
             "sum by (function_name) (clamp_min(min_over_time(http_requests_in_flight[$R])"
             " - sum without (outcome, slo_class) (increase(slo_requests_total[$R])), 0)"
@@ -218,14 +218,14 @@ class Observation:
     )
     queue_length: float | None = _signal(
         Unit.COUNT,
-        "requests that wait for a worker; shown only",
+        "Requests that wait for a worker; shown only.",
         watchdog=f"sum by (function_name) {_fresh('watchdog_queue_length')}",
         in_shadow=InShadow.BY_LOAD,
     )
     # The median replica: one that has just learned something odd does not size the fleet.
     capacity: float | None = _signal(
         Unit.RATE,
-        "Requests per second that one replica can serve within its objective, as its watchdog has learned.",
+        "Requests per second with which one replica still meets the objective, as its watchdog estimates.",
         gauge="slo_autoscaler_capacity_requests_per_second",
         watchdog=(
             f"quantile by (function_name) (0.5, {_fresh('watchdog_capacity_requests_per_second')} >= 0)"
@@ -233,28 +233,28 @@ class Observation:
     )
     p50: float | None = _signal(
         Unit.SECONDS,
-        "median latency of successes; shown only",
+        "Median latency of successes; shown only.",
         watchdog="histogram_quantile(0.5, sum by (function_name, le) ($BUCKETS))",
         gateway="histogram_quantile(0.5, sum by (function_name, le) ($GATEWAY_BUCKETS))",
         in_shadow=InShadow.BY_LOAD,
     )
     p95: float | None = _signal(
         Unit.SECONDS,
-        "latency of successes: refusals are quick, and would make overload look good",
+        "Latency of successes: quick refusals would make overload look good.",
         watchdog="histogram_quantile(0.95, sum by (function_name, le) ($BUCKETS))",
         gateway="histogram_quantile(0.95, sum by (function_name, le) ($GATEWAY_BUCKETS))",
         in_shadow=InShadow.BY_LOAD,
     )
     p99: float | None = _signal(
         Unit.SECONDS,
-        "latency of successes",
+        "Latency of successes.",
         watchdog="histogram_quantile(0.99, sum by (function_name, le) ($BUCKETS))",
         gateway="histogram_quantile(0.99, sum by (function_name, le) ($GATEWAY_BUCKETS))",
         in_shadow=InShadow.BY_LOAD,
     )
     attainment: float | None = _signal(
         Unit.SHARE,
-        "share of requests within the SLO; sheds, errors and expiries count as misses",
+        "Share of requests within the SLO; shed, failed and expired ones count as misses.",
         watchdog=(
             'sum by (function_name) (rate(slo_requests_total{outcome="good"}[$W]))'
             " / sum by (function_name) (rate(slo_requests_total[$W]))"
@@ -263,7 +263,7 @@ class Observation:
     )
     burn_short: float | None = _signal(
         Unit.FACTOR,
-        "burn rate over the window of rates, which is shorter than attainment's: whether misses are over",
+        "Burn rate over the window of rates, which is shorter than that of `attainment`.",
         watchdog=(
             'sum by (function_name) (rate(slo_requests_total{outcome!="good"}[$R]))'
             " / sum by (function_name) (sum by (function_name, slo_class) (rate(slo_requests_total[$R]))"
@@ -275,26 +275,26 @@ class Observation:
     )
     budget_remaining: float | None = _signal(
         Unit.SHARE,
-        "error budget left over the SLO's period, of the class with the least, below 0 overspent; needs the "
-        "recording rules",
+        "Error budget left of 30 days, of the class with the least; below 0 overspent. Needs the recording "
+        "rules.",
         watchdog="min by (function_name) (slo:error_budget_remaining:ratio)",
         in_shadow=InShadow.UNKNOWN,
     )
     samples: float | None = _signal(
         Unit.COUNT,
-        "requests completed in the window: evidence",
+        "Requests completed in the window.",
         watchdog="sum by (function_name) (increase(slo_requests_total[$W]))",
         gateway="sum by (function_name) (increase(gateway_function_invocation_total{$JUDGED,$F}[$W]))",
     )
     # For one request: a larger batch may take longer than the SLO without being a fault.
     service_time_single: float | None = _signal(
         Unit.SECONDS,
-        "predicted service time of one request alone (upper quantile), on the median replica",
+        "Predicted service time of one request alone (upper quantile), on the median replica.",
         watchdog=(f"quantile by (function_name) (0.5, {_fresh(_PREDICTED)})"),
     )
     service_mean: float | None = _signal(
         Unit.SECONDS,
-        "mean service time of a batch in the window",
+        "Mean service time of a batch in the window.",
         watchdog=(
             "sum by (function_name) (rate(watchdog_service_seconds_sum[$W]))"
             " / sum by (function_name) (rate(watchdog_service_seconds_count[$W]))"
@@ -302,7 +302,7 @@ class Observation:
     )
     queue_mean: float | None = _signal(
         Unit.SECONDS,
-        "mean wait of a request for a worker in the window",
+        "Mean time that a request waited for a worker in the window.",
         watchdog=(
             "sum by (function_name) (rate(watchdog_queue_seconds_sum[$W]))"
             " / sum by (function_name) (rate(watchdog_queue_seconds_count[$W]))"
@@ -312,13 +312,13 @@ class Observation:
     # During an update old and new replicas may disagree; the stricter target holds.
     slo_latency: float | None = _signal(
         Unit.SECONDS,
-        "the SLO of requests that name no class",
+        "Latency target of requests that name no class.",
         watchdog=f"min by (function_name) ({_DECLARED})",
     )
     # Gives one burn rate for all classes. Without requests: the function's own objective.
     slo_objective: float | None = _signal(
         Unit.SHARE,
-        "share of requests that must meet their SLO: the mean of the classes' by their requests",
+        "Share of requests that must meet their SLO: the mean of the classes, weighted by requests.",
         watchdog=(
             "sum by (function_name) (sum by (function_name, slo_class) (rate(slo_requests_total[$W]))"
             " * max by (function_name, slo_class) (slo_objective_ratio))"
@@ -329,7 +329,7 @@ class Observation:
     # By the provider: the gateway sees every request, whichever replica serves it.
     up_replicas: float | None = _signal(
         Unit.COUNT,
-        "replicas that Prometheus reaches: fewer than ready are partial data",
+        "Replicas that Prometheus reaches; fewer than `ready` are partial data.",
         watchdog=f"sum by (function_name) {_fresh(_SCRAPED)}",
         gateway=f"max by (function_name) {_fresh(_SERVICES)}",
         in_shadow=InShadow.BY_REPLICAS,
@@ -337,8 +337,8 @@ class Observation:
     # The gateways' rates include all replicas, so the share of the gateways that are in them counts.
     rated_replicas: float | None = _signal(
         Unit.COUNT,
-        "replicas that the rates include (two scrapes in their window, one of a new replica): if fewer than "
-        "ready, the rates are partial, and no scale-down may rely on them",
+        "Replicas that the rates include (two scrapes in the window, one of a new replica); with fewer than "
+        "`ready` no scale-down relies on the rates.",
         watchdog=_rated(_DECLARED),
         new=_rated(_CHOSEN, f" or {_CHOSEN} and ignoring (slo_class) {_NEW}"),
         gateway=(
@@ -349,14 +349,14 @@ class Observation:
     )
     sample_age: float | None = _signal(
         Unit.SECONDS,
-        "age of the newest sample, by Prometheus' own clock, so that clocks need not agree",
+        "Age of the newest sample, by Prometheus' own clock.",
         watchdog="time() - max by (function_name) (timestamp(slo_latency_seconds))",
         gateway=f"time() - max by (function_name) (timestamp({_SERVICES}))",
     )
     sampled_at: float | None = _signal(
         Unit.TIME,
-        "time of the newest sample, by Prometheus' own clock: unchanged since the last decision, there is no "
-        "new sample; later by a scrape interval, every replica has a new one",
+        "Time of the newest sample, by Prometheus' own clock. Unchanged: no new sample; a scrape interval "
+        "later: a new one of every replica.",
         watchdog="max by (function_name) (timestamp(slo_latency_seconds))",
         gateway=f"max by (function_name) (timestamp({_SERVICES}))",
     )

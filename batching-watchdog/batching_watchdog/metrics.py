@@ -226,7 +226,7 @@ ROWS: Final = (
     Row(
         "slo_requests",
         COUNTER,
-        "Requests by what they mean for the SLO: all but good ones miss it.",
+        "Requests by outcome; all but good ones miss the SLO.",
         lambda m: m.outcomes,
         ("slo_class", "outcome"),
     ),
@@ -240,7 +240,7 @@ ROWS: Final = (
     Row(
         "watchdog_abandoned_requests",
         COUNTER,
-        "Requests whose client left before their deadline; no requests of the SLO.",
+        "Requests whose client left before their deadline; the SLO does not count them.",
         lambda m: m.abandoned,
     ),
     Row(
@@ -258,7 +258,7 @@ ROWS: Final = (
     Row(
         "watchdog_cost_failures",
         COUNTER,
-        "Requests for which cost(event) failed, so that the length of the body decided.",
+        "Requests for which cost(event) failed and the length of the body counted.",
         lambda m: m.cost_failures,
     ),
     Row("watchdog_batch_size", HISTOGRAM, "Requests per batch.", lambda m: m.batch_size),
@@ -277,14 +277,14 @@ ROWS: Final = (
     Row(
         "watchdog_dispatch",
         COUNTER,
-        "Batches by why they left the queue.",
+        "Batches by the reason why they left the queue.",
         lambda m: m.dispatches,
         ("reason",),
     ),
     Row(
         "watchdog_refusals",
         COUNTER,
-        "Requests refused or given up, by why.",
+        "Requests refused or expired, by reason.",
         lambda m: m.refusals,
         ("reason",),
     ),
@@ -294,26 +294,26 @@ ROWS: Final = (
     Row(
         "watchdog_queued_bytes",
         GAUGE,
-        "Bytes that requests, unread answers and connections hold, of max_queued_bytes.",
+        "Bytes of max_queued_bytes that requests, unread answers and connections hold.",
         lambda m: m.gauges.queued_bytes(),
     ),
     Row(
         "watchdog_connections",
         GAUGE,
-        "Open connections to the function's port, of max_connections.",
+        "Open connections to the function's port, at most max_connections.",
         lambda m: m.gauges.connections(),
     ),
     Row("watchdog_workers", GAUGE, "Worker processes by state.", lambda m: m.gauges.workers(), ("state",)),
     Row(
         "watchdog_capacity_requests_per_second",
         GAUGE,
-        "Requests per second at which the objective is still met; NaN until learned, 0 if it never is.",
+        "Requests per second with which this replica still meets the objective; NaN while unknown.",
         lambda m: m.capacity(),
     ),
     Row(
         "watchdog_service_seconds_predicted",
         GAUGE,
-        "Service time of a batch of this size, as learned: the quantile of the objective.",
+        "Estimated service time of a batch of this size: the quantile of the objective.",
         lambda m: {size: m.model.predict_tail(size) for size in m.model.sizes_learned()},
         ("size",),
     ),
@@ -332,7 +332,7 @@ ROWS: Final = (
     Row(
         "watchdog_worker_resident_bytes",
         GAUGE,
-        "Resident memory of the worker in this slot; what workers share counts in each.",
+        "Resident memory of the worker in this slot; shared memory counts in each.",
         lambda m: m.gauges.resident_bytes(),
         ("worker",),
     ),

@@ -13,15 +13,15 @@ from slo_autoscaler.signals import SIGNALS, Observation, Signal, Unit
 from slo_autoscaler.spec import Spec
 
 DERIVED: Final[Mapping[str, Signal]] = {
-    "desired": Signal(Unit.COUNT, "replicas that the platform was asked for"),
-    "ready": Signal(Unit.COUNT, "replicas that serve"),
-    "pending": Signal(Unit.COUNT, "replicas that were asked for and do not serve yet"),
+    "desired": Signal(Unit.COUNT, "Replicas requested from the platform."),
+    "ready": Signal(Unit.COUNT, "Replicas that serve."),
+    "pending": Signal(Unit.COUNT, "Replicas requested that do not serve yet."),
     "arrival_rate": Signal(
-        Unit.RATE, "the larger of `rate` + `in_flight_growth` and `gateway_rate`: each can only miss some"
+        Unit.RATE, "The larger of `rate` + `in_flight_growth` and `gateway_rate`: each can only miss some."
     ),
     "expected": Signal(
         Unit.RATE,
-        "Arrivals that are expected one start-up time ahead.",
+        "Requests per second expected one start-up time ahead.",
         gauge="slo_autoscaler_expected_requests_per_second",
     ),
     "predicted": Signal(
@@ -34,8 +34,10 @@ DERIVED: Final[Mapping[str, Signal]] = {
         "Share of requests predicted to end late with one replica fewer than decided.",
         gauge="slo_autoscaler_predicted_late_fewer_ratio",
     ),
-    "predicted_more": Signal(Unit.SHARE, "likewise with one replica more"),
-    "worth": Signal(Unit.RATE, "late requests that a replica must save to be worth it"),
+    "predicted_more": Signal(
+        Unit.SHARE, "Share of requests predicted to end late with one replica more than decided."
+    ),
+    "worth": Signal(Unit.RATE, "Late requests per second that a replica must save to be worth it."),
     "allowed": Signal(
         Unit.SHARE,
         "Share of requests that the error budget allows to end late now.",
@@ -43,43 +45,45 @@ DERIVED: Final[Mapping[str, Signal]] = {
     ),
     "budget": Signal(
         Unit.SHARE,
-        "Share of the error budget of `budget_period` in hand: 0 even, below 0 overspent.",
+        "Unspent share of the error budget of `budget_period`: 0 even, below 0 overspent.",
         gauge="slo_autoscaler_budget_ratio",
         restored="min",
     ),
     "correction": Signal(
         Unit.FACTOR,
-        "Late requests as measured over those predicted: the calibration of the predictions.",
+        "Measured over predicted late requests: the calibration of the predictions.",
         gauge="slo_autoscaler_correction_ratio",
         restored="max",
     ),
-    "horizon": Signal(Unit.SECONDS, "from asking for a replica to its first answer, as learned"),
-    "period": Signal(Unit.SECONDS, "period in which the rates repeat, where they do"),
-    "burn_rate": Signal(Unit.FACTOR, "how fast the error budget is spent over the window"),
+    "horizon": Signal(Unit.SECONDS, "Time from requesting a replica to its first answer, as observed."),
+    "period": Signal(Unit.SECONDS, "Period with which the rates repeat, if they do."),
+    "burn_rate": Signal(
+        Unit.FACTOR, "Rate at which the error budget is spent over the window; 1 spends it exactly."
+    ),
     "stuck": Signal(
         Unit.COUNT,
-        "Replicas that should serve by now and do not: no supply.",
+        "Replicas that should serve by now and do not.",
         gauge="slo_autoscaler_stuck_replicas",
     ),
     "unschedulable": Signal(
         Unit.COUNT,
-        "Replicas for which no node has room. Absent where the platform does not tell.",
+        "Replicas for which no node has room; absent where the platform does not tell.",
         gauge="slo_autoscaler_unschedulable_replicas",
     ),
-    "min": Signal(Unit.COUNT, "lowest count allowed"),
-    "max": Signal(Unit.COUNT, "highest count allowed, by label or platform"),
+    "min": Signal(Unit.COUNT, "Lowest count allowed."),
+    "max": Signal(Unit.COUNT, "Highest count allowed, by label, configuration or platform."),
     "share": Signal(
         Unit.COUNT,
-        "Replicas that the fleet's budget gives it.",
+        "Replicas that the shared budget of the fleet gives the function.",
         gauge="slo_autoscaler_fleet_share_replicas",
     ),
     "recommended": Signal(
         Unit.COUNT,
-        "What the policy wants, before bounds, limits and stabilization.",
+        "Replicas that the policy recommends, before bounds, limits and stabilization.",
         gauge="slo_autoscaler_recommended_replicas",
     ),
-    "requested": Signal(Unit.COUNT, "the count that the platform refused, with `PlatformCap`"),
-    "granted": Signal(Unit.COUNT, "the count that it gave instead"),
+    "requested": Signal(Unit.COUNT, "Count that the platform refused, with `PlatformCap`."),
+    "granted": Signal(Unit.COUNT, "Count that it gave instead."),
 }
 """What the law adds to the signals."""
 
