@@ -94,6 +94,7 @@ reference: $(INSTALLED) ## Write the tables of docs/reference/ and docs/scaling.
 	$(BIN)/python -m docs.generate_reference
 	$(BIN)/python -m docs.worked
 	$(BIN)/python -m docs.figures.draw
+	$(BIN)/python -m docs.figures.diagrams
 
 tutorial: install ## Follow docs/tutorial.md, command by command: a minute
 	$(BIN)/pytest tests/docs/follow_tutorial.py $(TEST_ARGS)
