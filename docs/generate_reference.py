@@ -59,7 +59,7 @@ def pages() -> dict[str, str]:
     """Every page by its file name: as it stands, with what is the code's written anew."""
     parts: dict[str, Mapping[str, str | None]] = {
         "watchdog.md": {"The watchdog's environment": _variables()},
-        "autoscaler.md": _sections(autoscaler_config.Config, "") | _choices(),
+        "autoscaler.md": _merged(_sections(autoscaler_config.Config, "")) | _choices(),
         "metrics.md": {
             "The watchdog": _families(_watchdog_families()),
             "The autoscaler": _families(_autoscaler_families()),
@@ -68,7 +68,7 @@ def pages() -> dict[str, str]:
         "reasons.md": _reasons(),
         "signals.md": {"Inputs of a decision": _inputs()},
         "queries.md": _queries() | {"The load, read directly": None},
-        "cli.md": {name: f"```text\n{text.rstrip()}\n```\n" for name, text in helps().items()},
+        "cli.md": {name: f"```text\n{text.rstrip()}\n```\n" for name, text in shipped().items()},
     }
     return {name: filled((FOLDER / name).read_text(), under) for name, under in parts.items()}
 
@@ -107,11 +107,18 @@ def help_of(run: Callable[[Sequence[str]], object], *words: str) -> str:
     return "\n".join(line.rstrip() for line in told.getvalue().splitlines()) + "\n"
 
 
-def helps() -> dict[str, str]:
-    """The help text of every command that is installed."""
+def shipped() -> dict[str, str]:
+    """The help text of every command that is shipped; those of the laboratory show their own."""
     return {
         "slo-autoscaler": help_of(autoscaler, "run"),
         **{f"slo-autoscaler {word}": help_of(autoscaler, word) for word in COMMANDS if word != "run"},
+    }
+
+
+def helps() -> dict[str, str]:
+    """The help text of every command that is installed."""
+    return {
+        **shipped(),
         "tailbound-simulate": help_of(simulate.main),
         "local-openfaas": help_of(local.main),
         "local-openfaas up": help_of(local.main, "up"),
@@ -164,6 +171,14 @@ def _sections(kind: Any, prefix: str, *, optional: bool = False, which: str = ""
     about = _one_line(f"{inspect.getdoc(kind)}{' Default: none.' if optional else ''}")
     table = "\n" + _table("key, default, must be, meaning", rows) if rows else ""
     return {title: f"{about}\n{table}"} | below
+
+
+def _merged(sections: Mapping[str, str]) -> dict[str, str]:
+    """Sections that say the same as one."""
+    titles: dict[str, list[str]] = {}
+    for title, text in sections.items():
+        titles.setdefault(text, []).append(title)
+    return {", ".join(same): text for text, same in titles.items()}
 
 
 def _kinds(kind: Any, name: str) -> list[Any]:
