@@ -99,7 +99,7 @@ reference: $(INSTALLED) ## Write the tables of docs/reference/ and docs/scaling.
 tutorial: install ## Follow docs/tutorial.md, command by command: a minute
 	$(BIN)/pytest tests/docs/follow_tutorial.py $(TEST_ARGS)
 
-.PHONY: lock wheels sbom
+.PHONY: lock wheels sbom release-test
 
 # The Kubernetes client requires aiohttp for its asyncio twin, which the image does not ship.
 NOT_SHIPPED := $(addprefix --no-emit-package=,aiohttp aiohttp-retry aiohappyeyeballs aiosignal attrs frozenlist multidict propcache yarl)
@@ -120,6 +120,9 @@ wheels: $(RELEASE)/uv ## sdist and wheels of both distributions, in build/dist/
 
 sbom: $(RELEASE)/uv ## What each distribution installs, as CycloneDX JSON, in build/sbom/
 	sh release/sbom.sh $(RELEASE) build/sbom
+
+release-test: install wheels sbom ## Install the wheels into an empty environment and try them; needs an index
+	$(BIN)/pytest tests/release -m release $(TEST_ARGS)
 
 $(RELEASE)/uv: pyproject.toml
 	$(PYTHON) -m venv build/release

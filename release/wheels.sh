@@ -13,7 +13,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 for each in batching-watchdog autoscaler; do
-    "$bin/python" -m build --quiet --sdist --outdir "$work/$each" "$each" >/dev/null
+    "$bin/python" -m build --quiet --installer uv --sdist --outdir "$work/$each" "$each" >/dev/null
     sdist=$(basename "$work/$each"/*.tar.gz)
     tar --extract --directory "$work/$each" --file "$work/$each/$sdist"
     rm "$work/$each/$sdist"
@@ -21,6 +21,6 @@ for each in batching-watchdog autoscaler; do
     tar --create --directory "$work/$each" --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 \
         --numeric-owner --mode=u+rw,go+r-w "${sdist%.tar.gz}" | gzip --no-name >"$out/$sdist"
     # From the sdist, as an installer would: it holds all that is needed.
-    SPEEDUPS=auto "$bin/python" -m build --quiet --wheel --outdir "$out" "$work/$each/${sdist%.tar.gz}" >/dev/null
+    SPEEDUPS=auto "$bin/python" -m build --quiet --installer uv --wheel --outdir "$out" "$work/$each/${sdist%.tar.gz}" >/dev/null
 done
-SPEEDUPS=false "$bin/python" -m build --quiet --wheel --outdir "$out" "$work"/batching-watchdog/batching_watchdog-* >/dev/null
+SPEEDUPS=false "$bin/python" -m build --quiet --installer uv --wheel --outdir "$out" "$work"/batching-watchdog/batching_watchdog-* >/dev/null

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +63,12 @@ class Watchdog:
     """One ``batching-watchdog`` process with a handler of the test's own."""
 
     def __init__(
-        self, handler: str, environment: Mapping[str, str], output: int | None = None, cost: str = ""
+        self,
+        handler: str,
+        environment: Mapping[str, str],
+        output: int | None = None,
+        cost: str = "",
+        command: Sequence[str] = (sys.executable, "-m", "batching_watchdog"),
     ) -> None:
         """``output``: the descriptor that its output goes to; None: its log. ``cost``: of cost.py."""
         self.folder = Path(tempfile.mkdtemp(prefix="e2e-"))
@@ -73,7 +78,7 @@ class Watchdog:
         self.port, self.metrics_port = free_port(), free_port()
         with (self.folder / "log").open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "batching_watchdog"],
+                command,
                 env={
                     "PATH": os.environ["PATH"],
                     "TMPDIR": str(self.folder),
