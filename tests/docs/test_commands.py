@@ -69,7 +69,7 @@ def begun(page: Path) -> list[str]:
 WITH_COMMANDS = [page for page in PAGES if shell(page) and page.name not in OWN_TEST]
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+@pytest.mark.skipif(None in map(shutil.which, ("kubectl", "jq")), reason="kubectl or jq is not installed")
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.name)
 def test_commands_of_a_page_run_as_far_as_they_can_without_a_cluster(page: Path, tmp_path: Path):
     for name in FOLDERS:
