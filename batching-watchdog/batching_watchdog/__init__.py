@@ -4,6 +4,7 @@ In the order in which a request meets them ([P] = pure: no I/O, no clock, no log
 
 - ``__main__``        --help, exit statuses
 - ``app``             builds all of the below, starts, runs and drains it
+- ``trial``           `batching-watchdog try`: measures a handler with these parts, and reports
 - ``config`` [P]      environment -> frozen ``Config``: one line per variable
 - ``front``           HTTP towards clients: ``protocol``, ``head`` [P], ``loop_lag``, ``routes``
 - ``shell``           where requests meet the clock and the workers: carries out what the engine decides

@@ -1,4 +1,4 @@
-"""Command line of the watchdog: the environment is its only configuration."""
+"""Command line of the watchdog: to serve, its environment is its only configuration."""
 
 import os
 import sys
@@ -9,9 +9,11 @@ from batching_watchdog.errors import WatchdogError
 from batching_watchdog.speedups import compiled
 
 USAGE = """usage: batching-watchdog [--version] [--help]
+       batching-watchdog try FOLDER [--help]
 
-Serves a Python model with SLO-aware batches. It takes no arguments: everything is
+Serves a Python model with SLO-aware batches. To serve it takes no arguments: everything is
 set by environment variables, with of-watchdog's names where the meaning is the same.
+`try` measures the handler in FOLDER on this machine, and ends.
 
 """
 
@@ -19,6 +21,11 @@ set by environment variables, with of-watchdog's names where the meaning is the 
 def main() -> None:
     """Run the watchdog until SIGTERM; exit 0 after a clean drain, 1 on a failure, 2 on a bad value."""
     arguments = sys.argv[1:]
+    if arguments[:1] == ["try"]:
+        # Only here: the watchdog in a container needs none of it.
+        from batching_watchdog.trial import command  # noqa: PLC0415 - as said
+
+        sys.exit(command.main(arguments[1:]))
     if arguments == ["--version"]:
         part = "with" if compiled is not None else "WITHOUT"
         sys.stdout.write(f"batching-watchdog {__version__}, {part} its compiled part\n")

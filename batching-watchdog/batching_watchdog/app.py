@@ -15,7 +15,7 @@ import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,13 +86,25 @@ def main(environ: Mapping[str, str], lines_dropped: Callable[[], int]) -> int:
         raise
 
 
-async def run(
+@dataclass(frozen=True, slots=True)
+class Watchdog:
+    """The parts of a watchdog that is built and not started."""
+
+    shell: Shell
+    pool: WorkerPool | RemotePool
+    front: Front
+    requests: Connections
+    """Of the function's port, which nothing listens on yet."""
+    metrics: Metrics
+
+
+def build(
     config: Config,
     environ: Mapping[str, str],
-    lines_dropped: Callable[[], int],
+    lines_dropped: Callable[[], int] = lambda: 0,
     own_cost: Callable[[Event], Any] | None = None,
-) -> int:
-    """Build, start, serve until the first signal, drain; the exit status.
+) -> Watchdog:
+    """Build the parts in the order in which they need each other, for the loop that runs.
 
     ``own_cost``: the function's cost(event).
     """
@@ -153,7 +165,19 @@ async def run(
         lines_dropped=lines_dropped,
         cpu=lambda: (clock(), time.thread_time()),
     )
-    scrapes = Connections(MetricsPage(Exposition(metrics)), METRICS_LIMITS, clock)
+    return Watchdog(shell, pool, front, requests, metrics)
+
+
+async def run(
+    config: Config,
+    environ: Mapping[str, str],
+    lines_dropped: Callable[[], int],
+    own_cost: Callable[[Event], Any] | None = None,
+) -> int:
+    """Build, start, serve until the first signal, drain; the exit status."""
+    built = build(config, environ, lines_dropped, own_cost)
+    shell, pool, front, requests = built.shell, built.pool, built.front, built.requests
+    scrapes = Connections(MetricsPage(Exposition(built.metrics)), METRICS_LIMITS, time.monotonic)
     signals = _Signals()
 
     sweeper = asyncio.create_task(_sweep(requests, scrapes, owns=pool.owns), name="sweep")

@@ -3,6 +3,7 @@
 Where on the path of a request each belongs::
 
     start-up      ConfigError, HandlerNotLoaded, LoadTimedOut, StartFailed  (the process ends with a message)
+    a trial       TrialFailed  (``batching-watchdog try`` ends with a message)
     protocol      BadRequest, HeadersTooLarge, BodyTooLarge, RequestTimedOut
     admission     QueueFull, TooManyConnections, ShuttingDown, PredictedLate
     queue         PredictedLate, Expired, QueueFull (a late one made room), Abandoned (never sent)
@@ -48,6 +49,10 @@ class LoadTimedOut(HandlerNotLoaded):
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"load() did not end within load_timeout ({seconds:g} s); the log says where it was")
+
+
+class TrialFailed(WatchdogError):
+    """The handler has loaded and cannot be tried: it has no example(), or does not serve it."""
 
 
 class StartFailed(WatchdogError):

@@ -206,7 +206,8 @@ def _imported(folder: Path, name: str) -> ModuleType:
 def explain(what: str, error: BaseException) -> str:
     """One line: what failed, where in the function's code, and its own error."""
     frames = traceback.extract_tb(_from_the_function(error.__traceback__))
-    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    own = [frame for frame in frames if Path(frame.filename).parent == Path(frames[0].filename).parent]
+    where = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
     if isinstance(error, SyntaxError):
         where = f" ({error.filename}, line {error.lineno})"
         error = SyntaxError(error.msg)

@@ -111,6 +111,10 @@ class Handshake:
     """Which of the pool's places the worker fills: a replaced worker's successor has its slot."""
     mix_paths: bool = True
     """Whether a batch may hold requests of several methods and paths."""
+    import_seconds: float = 0.0
+    """What importing the handler took."""
+    load_seconds: float = 0.0
+    """What its load() took."""
 
 
 def request_header_block(method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -180,6 +184,8 @@ def encode_handshake(handshake: Handshake) -> list[bytes]:
         "trace": handshake.trace,
         "slot": handshake.slot,
         "mix_paths": handshake.mix_paths,
+        "import_seconds": handshake.import_seconds,
+        "load_seconds": handshake.load_seconds,
     }
     items = [(0, 0, json.dumps(said).encode(), b"")]
     if handshake.example is not None:
@@ -241,7 +247,15 @@ def decode_cancel(header: FrameHeader, data: memoryview) -> list[int]:
 def decode_handshake(header: FrameHeader, data: memoryview) -> Handshake:
     """The handshake in the ``header.size`` bytes after the header. Raises ``FrameError``."""
     items = _decode(header, data, Kind.HANDSHAKE)
-    kinds = {"pid": int, "error": str | None, "trace": str, "slot": int, "mix_paths": bool}
+    kinds = {
+        "pid": int,
+        "error": str | None,
+        "trace": str,
+        "slot": int,
+        "mix_paths": bool,
+        "import_seconds": float,
+        "load_seconds": float,
+    }
     return Handshake(**_said(header.kind, items, kinds), example=items[1][3] if len(items) > 1 else None)
 
 

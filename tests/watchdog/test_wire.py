@@ -103,6 +103,8 @@ def test_places_to_cancel_come_out_as_they_went_in(places: list[int]):
         st.none() | PARTS,
         st.integers(0, 4095),
         st.booleans(),
+        SECONDS,
+        SECONDS,
     )
 )
 def test_a_handshake_comes_out_as_it_went_in(handshake: Handshake):

@@ -264,6 +264,10 @@ class CpuCost:
         if self._batches <= FIRST or self._batches % EVERY == 0:
             self._worker.observe(size, seconds)
 
+    def of_batch(self, size: float) -> float:
+        """CPU seconds that a worker spends on a batch of ``size`` requests; 0 while nothing is learned."""
+        return self._worker.predict_mean(size)
+
     def read(self, reading: Reading) -> None:
         """Learn from what was spent since the last reading, if that was long enough ago and load enough."""
         last = self._last
@@ -284,7 +288,7 @@ class CpuCost:
         ``size`` is that of the batches with which the workers reach it.
         """
         front = (self._front or 0.0) * (1.0 + BATCH_COST / size)
-        worker = self._worker.predict_mean(size) / size
+        worker = self.of_batch(size) / size
         bounds = [capacity]
         if front:
             bounds.append(1.0 / front)

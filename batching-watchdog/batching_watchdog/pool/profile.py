@@ -44,6 +44,8 @@ class Profiler:
         """Ends with the replies, and the CPU time that the batch took."""
         self._rejected = False
         """The handler does not serve the example, so what that takes says nothing."""
+        self.split = False
+        """Whether a batch failed and was run again in parts."""
 
     def replied(self, connection: Connection, replies: Sequence[Reply], cpu_seconds: float) -> None:
         """A worker answered a batch of ours."""
@@ -83,6 +85,7 @@ class Profiler:
             connection.send(profile_batch(example, size, started))
             replies, cpu_seconds = await done
             seconds = self._clock() - started
+            self.split |= not cpu_seconds
             rejected = next((reply for reply in replies if reply.failed or reply.status >= 400), None)
             if rejected is not None:
                 self._reject(rejected)

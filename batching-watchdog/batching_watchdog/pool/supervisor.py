@@ -89,13 +89,19 @@ class WorkerPool:
             "busy": len(self._loaded) - idle,
         }
 
+    @property
+    def split(self) -> bool:
+        """Whether the handler failed on a batch of examples, which was then run again in parts."""
+        return self._profiler.split
+
+    @property
+    def handshakes(self) -> list[wire.Handshake]:
+        """What the workers that can serve have said of themselves."""
+        return [each.handshake for each in self._loaded if each.handshake is not None]
+
     def resident_bytes(self) -> dict[int, int]:
         """Resident memory per slot, of the workers that have loaded; read from the kernel now."""
-        sizes = {
-            connection.handshake.slot: resident_bytes(connection.handshake.pid)
-            for connection in self._loaded
-            if connection.handshake is not None
-        }
+        sizes = {handshake.slot: resident_bytes(handshake.pid) for handshake in self.handshakes}
         return {slot: size for slot, size in sizes.items() if size is not None}
 
     def owns(self, pid: int) -> bool:
@@ -171,12 +177,13 @@ class WorkerPool:
         self._shell.worker_lost(connection)
 
     def _take_in(self, connection: Connection) -> None:
-        if not self._came_up:
-            handshake = connection.handshake
-            apart = handshake is not None and not handshake.mix_paths
+        handshake = connection.handshake
+        if not self._came_up and handshake is not None:
             log.info(
-                "the first worker has loaded the handler%s",
-                "; mix_paths=False: each batch holds one path only" if apart else "",
+                "the first worker has loaded the handler: import %.3g s, load() %.3g s%s",
+                handshake.import_seconds,
+                handshake.load_seconds,
+                "" if handshake.mix_paths else "; mix_paths=False: each batch holds one path only",
             )
         self._came_up = True
         self._load_failed = False

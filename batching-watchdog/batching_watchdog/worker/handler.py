@@ -8,6 +8,7 @@ leave it. Next step: ``serve`` sends the replies back.
 import json
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -37,7 +38,9 @@ class Handler:
 
         Raises ``HandlerNotLoaded`` with the place and the function's own error.
         """
+        began = time.monotonic()
         module = import_handler(Path(function_path))
+        self.import_seconds = time.monotonic() - began
         self._handle_batch: Callable[[Sequence[Event], Context], Sequence[Any]] | None = getattr(
             module, "handle_batch", None
         )
@@ -58,7 +61,9 @@ class Handler:
         """Told what the function raises while it serves."""
         doing = "load()"
         try:
+            began = time.monotonic()
             self._context = Context(load() if load else None)
+            self.load_seconds = time.monotonic() - began
             doing = "example()"
             self.example: bytes | None = example() if example else None
         # Whatever the function's load() raises ends the start with one message, and sys.exit() is no way out.

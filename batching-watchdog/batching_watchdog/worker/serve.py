@@ -15,11 +15,13 @@ import select
 import signal
 import socket
 import struct
+import sys
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from gunicorn.workers.base import Worker
 
@@ -78,6 +80,8 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         """As gunicorn's, and die with the arbiter even if that is killed."""
         die_with_parent(signal.SIGKILL, self.ppid)
         super().init_process()
+        if self.app.callable is not None:
+            leave_fork()
 
     def load_wsgi(self) -> None:
         """Load the function in place of a WSGI application; gunicorn calls this before ``run``."""
@@ -144,7 +148,13 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
             # gunicorn itself is started again, with a back-off, if it could not preload.
             self._wait(REPORT_SECONDS if self.app.callable is None else HEARTBEAT_SECONDS)
             return
-        handshake = replace(handshake, example=self._handler.example, mix_paths=self._handler.mix_paths)
+        handshake = replace(
+            handshake,
+            example=self._handler.example,
+            mix_paths=self._handler.mix_paths,
+            import_seconds=self._handler.import_seconds,
+            load_seconds=self._handler.load_seconds,
+        )
         self._handler.report = lambda failure: self._send(connection, wire.encode_failure(failure))
         self._send(connection, wire.encode_handshake(handshake))
         poll = select.poll()
@@ -226,6 +236,19 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
                 first += 1
             if sent:
                 views[first] = views[first][sent:]
+
+
+def leave_fork() -> NoReturn:
+    """End this process with status 0, as multiprocessing ends its children.
+
+    The interpreter would take down a copy of all that was loaded before the fork: seconds with torch, whose
+    finalizers complain that what they registered at exit is gone.
+    """
+    threading._shutdown()  # type: ignore[attr-defined] # noqa: SLF001 - there is no public way
+    atexit._run_exitfuncs()  # noqa: SLF001 - likewise
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def load_handler() -> Handler:

@@ -1,0 +1,209 @@
+"""``batching-watchdog try FOLDER``: its arguments, its environment, its output and its exit statuses.
+
+The report is the only thing on stdout. The function's own output and tracebacks go to stderr, as they come.
+"""
+
+import argparse
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TextIO
+
+import uvloop
+
+from batching_watchdog.config import Config
+from batching_watchdog.errors import ConfigError, HandlerNotLoaded, WatchdogError
+from batching_watchdog.front.cost import load_cost
+from batching_watchdog.logs import TextFormatter, printable
+from batching_watchdog.machine import available_cpus, cuda_devices, open_files
+from batching_watchdog.messages import Failure
+from batching_watchdog.pool import profile
+from batching_watchdog.trial import report
+from batching_watchdog.trial.measure import measure
+from batching_watchdog.trial.stack import functions
+
+STACK_FILES: Final = ("stack.yaml", "stack.yml")
+INTERRUPTED: Final = 130
+"""The exit status after Ctrl-C, as of a shell."""
+OWN: Final = {"log_format": "text", "prefix_logs": "false", "access_log": "false", "ready_path": ""}
+"""What the output here depends on, whatever the function sets."""
+DESCRIPTION: Final = """\
+Tries a function on this machine as production would run it: loads FOLDER/handler.py (or
+FOLDER/function/handler.py) in real worker processes, measures batches of its example(), sends
+example() over HTTP, and says what one replica can do within the target.
+
+Settings come from the options, then the environment, then the stack file (stack.yaml or stack.yml in a
+folder above FOLDER) whose function has FOLDER as its handler. Exit statuses: 0; 1 if the handler is at
+fault; 2 if the command is.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """Where the handler is, and what it would run with."""
+
+    folder: Path
+    environ: Mapping[str, str]
+    slo_from: str
+    """Where slo_latency was set; empty: nowhere."""
+
+
+@dataclass(slots=True)
+class Traces:
+    """A filter of the log: each traceback once and before our words, however many workers had it."""
+
+    seen: set[str] = field(default_factory=set)
+
+    def __call__(self, record: logging.LogRecord) -> bool:
+        """Whether the record is shown."""
+        if not isinstance(record.msg, Failure):
+            return True
+        trace = record.msg.trace
+        record.msg = f"{trace}\n{record.msg.text}\n"
+        again = trace in self.seen
+        self.seen.add(trace)
+        return not again
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Try the function that ``arguments`` name, print the report; the exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not options.folder.is_dir():
+        parser.error(f"FOLDER: {options.folder} is not a folder")
+    told = _own_stdout()
+    progress = _progress(sys.stderr)
+    try:
+        function = find_function(options.folder, _flags(options), os.environ)
+        trial = _try(function, progress)
+    except WatchdogError as error:
+        progress("")
+        step = report.advice(str(error))
+        more = f"\nnext: {step}" if step else ""
+        sys.stderr.write(f"batching-watchdog try: {printable(str(error))}{more}\n")
+        if options.json:
+            told.write(json.dumps({"error": str(error)}) + "\n")
+        return error.exit_status
+    except KeyboardInterrupt:
+        progress("")
+        return INTERRUPTED
+    finally:
+        told.flush()
+    progress("")
+    text = json.dumps(report.document(trial), indent=2) if options.json else "\n".join(report.lines(trial))
+    told.write(f"{text}\n")
+    told.flush()
+    return 1 if trial.split else 0
+
+
+def find_function(folder: Path, flags: Mapping[str, str], environ: Mapping[str, str]) -> Function:
+    """The function in ``folder``, with the settings of its stack file below ``environ`` below ``flags``.
+
+    Raises ``HandlerNotLoaded`` if there is no handler.py.
+    """
+    places = [folder, folder / "function"]
+    found = next((place for place in places if (place / "handler.py").is_file()), None)
+    if found is None:
+        raise HandlerNotLoaded(
+            f"{folder} has no handler.py, nor has {folder / 'function'}: name the folder that has it, "
+            "or begin one with: faas-cli new --lang python3-inference NAME"
+        )
+    declared, stack_file = _stack_environment(folder.resolve(), environ)
+    sources = {"--slo-latency": flags, "the environment": environ, stack_file: declared}
+    slo_from = next((name for name, source in sources.items() if source.get("slo_latency", "").strip()), "")
+    merged = {**declared, **environ, **flags, **OWN, "function_path": str(found.resolve())}
+    return Function(found, merged, slo_from)
+
+
+def _try(function: Function, progress: Callable[[str], None]) -> report.Trial:
+    environ = function.environ
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(TextFormatter("%(message)s"))
+    handler.addFilter(Traces())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger(profile.__name__).setLevel(logging.ERROR)  # how example() is answered is in the report
+    config = Config.from_env(
+        environ, cpus=available_cpus(), devices=cuda_devices(environ), files=open_files()
+    )
+    if config.upstream_url is not None:
+        raise ConfigError(
+            "upstream_url", str(config.upstream_url), "must not be set: only handlers are tried"
+        )
+    try:
+        cost = load_cost(function.folder)
+        return uvloop.run(
+            measure(config, environ, cost, str(function.folder / "handler.py"), function.slo_from, progress)
+        )
+    except HandlerNotLoaded as error:
+        progress("")
+        if error.trace:
+            sys.stderr.write(f"{printable(error.trace)}\n\n")
+        raise
+
+
+def _stack_environment(folder: Path, environ: Mapping[str, str]) -> tuple[Mapping[str, str], str]:
+    """What the nearest stack file that names ``folder`` gives to its function, and the file; else nothing."""
+    for above in folder.parents:
+        for file in (above / name for name in STACK_FILES if (above / name).is_file()):
+            for each in functions(file.read_text(errors="replace"), environ).values():
+                if (above / each.handler).resolve() == folder:
+                    return each.environment, _short(file)
+    return {}, ""
+
+
+def _short(file: Path) -> str:
+    """The path from here if that is shorter."""
+    return min(str(file), os.path.relpath(file), key=len)
+
+
+def _flags(options: argparse.Namespace) -> dict[str, str]:
+    given = {"slo_latency": options.slo_latency, "workers": options.workers}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _seconds(text: str) -> str:
+    """A duration; a bare number is seconds."""
+    return f"{text}s" if re.fullmatch(r"\d*\.?\d+", text, re.ASCII) else text
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="batching-watchdog try",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder of the function")
+    parser.add_argument(
+        "--slo-latency",
+        metavar="DURATION",
+        type=_seconds,
+        help="latency target, such as 100ms or 0.1 (seconds) [slo_latency of the settings]",
+    )
+    parser.add_argument("--workers", metavar="N", help="number of worker processes [workers of the settings]")
+    parser.add_argument("--json", action="store_true", help="print the report as a JSON object")
+    return parser
+
+
+def _own_stdout() -> TextIO:
+    """What was stdout, for the report alone: this process and the workers print to stderr from now on."""
+    sys.stdout.flush()
+    own = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return own
+
+
+def _progress(stream: TextIO) -> Callable[[str], None]:
+    """What shows a line that the next output overwrites; nothing unless ``stream`` is a terminal."""
+    if not stream.isatty():
+        return lambda text: None
+
+    def show(text: str) -> None:
+        stream.write(f"\x1b[K{text}\r")
+        stream.flush()
+
+    return show

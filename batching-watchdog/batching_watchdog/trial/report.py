@@ -1,0 +1,306 @@
+"""What was measured of a handler, as a report for people or as a document for machines. [P]
+
+Owns the words, and which step comes next. ``measure`` fills in the numbers.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from batching_watchdog.engine.capacity import CpuCost, sustained
+from batching_watchdog.engine.latency import TIE, LatencyModel
+
+SHOWN_BYTES: Final = 60
+"""Of an answer's body."""
+SHOWN_REJECTION_BYTES: Final = 300
+"""Of the body of an answer that ends the trial."""
+SHOWN_SIZES: Final = 9
+"""Columns of the table of batches."""
+TARGETS: Final = tuple(
+    round(step * 10.0**power, 4) for power in range(-3, 2) for step in (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+)
+"""Latency targets that a report may recommend, in seconds."""
+ENOUGH: Final = 0.5
+"""Of the most that any target allows: one that allows so much needs at most twice the replicas."""
+BUSY: Final = 1.5
+"""Processes that want to run, per CPU: with more of them the figures are of a busy machine."""
+PAYS: Final = 0.8
+"""Batches pay if the best one takes less than this share of a request alone, for each request."""
+_ADVICE: Final = (
+    (
+        "ModuleNotFoundError",
+        "install what is missing here, and name it in the function's requirements.txt for its image",
+    ),
+    (
+        "FileNotFoundError",
+        'find files beside the handler with Path(__file__).with_name("model.pt"): paths begin elsewhere',
+    ),
+    (
+        "CUDA",
+        'choose the device in load(): "cuda" if torch.cuda.is_available() else "cpu"',
+    ),
+    (
+        "NVIDIA driver",
+        'choose the device in load(): "cuda" if torch.cuda.is_available() else "cpu"',
+    ),
+    (
+        "defines neither handle_batch",
+        "define handle_batch(events, context), which returns one result for each event",
+    ),
+    (
+        "example() must return bytes",
+        "return the body of a typical request, such as b'{}' or json.dumps(...).encode()",
+    ),
+    (
+        "load_timeout",
+        "see the stack above; load_timeout=30s in the environment gives up sooner",
+    ),
+)
+"""What to do next, by words of the error."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCost:
+    """What a worker takes for a batch of ``size`` examples, in seconds on average."""
+
+    size: int
+    seconds: float
+
+    @property
+    def per_request(self) -> float:
+        """Seconds."""
+        return self.seconds / self.size
+
+    @property
+    def rate(self) -> float:
+        """Requests per second of a worker that runs such batches only."""
+        return self.size / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """The requests per second that one replica serves within a latency target, in seconds."""
+
+    slo_latency: float
+    rate: float
+    """0: it cannot meet the objective at any rate."""
+    batch_size: float
+    """Mean size of the batches at that rate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How example() was answered over HTTP."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """Where the time of one request goes while there is no other, in seconds on average."""
+
+    total: float
+    """As the client sees it."""
+    wait: float
+    """In the queue."""
+    worker: float
+    """From sending the batch to a worker to its reply."""
+    worker_cpu: float
+    """CPU time of the worker; 0: not known."""
+
+    @property
+    def http(self) -> float:
+        """The rest: HTTP, in the watchdog and in the client."""
+        return max(0.0, self.total - self.wait - self.worker)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What was measured of one handler. Times are seconds, rates requests per second."""
+
+    handler: str
+    workers: int
+    slo_objective: float
+    slo_from: str
+    """Where slo_latency was set; empty: nowhere."""
+    import_seconds: float
+    load_seconds: float
+    resident_bytes: int
+    """Of the largest worker."""
+    example_bytes: int
+    answer: Answer
+    alone: Alone
+    batches: tuple[BatchCost, ...]
+    """Ascending by size; at least one."""
+    promise: Promise
+    """Within slo_latency."""
+    others: tuple[Promise, ...]
+    """Within each of ``TARGETS``."""
+    split: bool
+    """Whether a batch failed whose parts did not."""
+    busy: float
+    """Processes that wanted to run before, per CPU of the machine."""
+
+    @property
+    def best(self) -> BatchCost:
+        """The batch with the best throughput; of those as good, the smallest."""
+        enough = max(batch.rate for batch in self.batches) * (1 - TIE)
+        return next(batch for batch in self.batches if batch.rate >= enough)
+
+    @property
+    def enough(self) -> Promise | None:
+        """The shortest of ``TARGETS`` with ``ENOUGH`` of the highest rate; None if none can be met."""
+        most = max(other.rate for other in self.others)
+        return next((other for other in self.others if 0.0 < ENOUGH * most <= other.rate), None)
+
+
+def batch_costs(model: LatencyModel) -> tuple[BatchCost, ...]:
+    """What ``model`` has learned of each size."""
+    return tuple(BatchCost(size, model.predict_mean(size)) for size in model.sizes_learned())
+
+
+def promise_within(
+    slo_latency: float, model: LatencyModel, cost: CpuCost, *, workers: int, objective: float, cpus: float
+) -> Promise:
+    """The capacity of one replica as the watchdog exports it, within a target of ``slo_latency`` seconds."""
+    rate, size = sustained(model, workers, slo_latency, objective)
+    return Promise(slo_latency, cost.bound(rate, size, cpus), size)
+
+
+def next_step(trial: Trial) -> str:
+    """The change that helps most, or where to go if none is needed."""
+    promise, enough, first, best = trial.promise, trial.enough, trial.batches[0], trial.best
+    advised = f"slo_latency: {duration(enough.slo_latency)}" if enough else ""
+    if trial.split:
+        return "mend handle_batch: it fails on a batch and serves each part of it, as the log above says"
+    if promise.rate <= 0.0:
+        within = f"one request takes {_time(first.seconds)}, too much of {duration(promise.slo_latency)}"
+        return f"make the model faster{f', or set {advised}' if advised else ''}: {within}"
+    if not trial.slo_from:
+        chosen = advised or f"slo_latency: {duration(promise.slo_latency)}"
+        return f"set {chosen} (or your own target) under environment in the stack file; nothing sets it yet"
+    if enough and enough.slo_latency > promise.slo_latency:
+        return f"deploy it; with {advised} one replica would serve {_number(enough.rate)} requests/s"
+    if best.per_request > PAYS * first.per_request:
+        return "deploy it; batches hardly pay: see that handle_batch calls the model once for all its events"
+    return "deploy it: faas-cli up, or on this machine local-openfaas up --stack FILE"
+
+
+def rejection(handler: str, answer: Answer) -> str:
+    """Why a handler that gives this answer to its own example() cannot be tried, and what to do."""
+    said = f"{handler} answers its own example() with {answer.status}"
+    words = shown(answer.body, SHOWN_REJECTION_BYTES)
+    if answer.status == 500:
+        return f"{said}, for the reason above: mend the handler, or what example() returns"
+    if answer.status > 500:
+        return f"{said}: {words}\nnext: set PYTHONFAULTHANDLER=1, which shows where a process dies"
+    return f"{said}, and not below 400: {words}\nnext: have example() return a body that the handler serves"
+
+
+def advice(error: str) -> str:
+    """What to do about an error of the function's code; empty if its own words must do."""
+    return next((step for words, step in _ADVICE if words in error), "")
+
+
+def lines(trial: Trial) -> Iterator[str]:
+    """The report, line by line."""
+    promise, alone, answer, best = trial.promise, trial.alone, trial.answer, trial.best
+    target = duration(promise.slo_latency)
+    workers = f"{trial.workers} worker{'s' if trial.workers > 1 else ''}"
+    yield (
+        f"{trial.handler}, {workers}, target: {trial.slo_objective * 100:.10g}% within {target}"
+        f" ({trial.slo_from or 'the default'})"
+    )
+    yield ""
+    yield (
+        f"load      import {_time(trial.import_seconds)}, load() {_time(trial.load_seconds)}; "
+        f"{trial.resident_bytes / 1e6:.0f} MB resident in {'each' if trial.workers > 1 else 'the'} worker"
+    )
+    yield (
+        f"example   {_bytes(trial.example_bytes)}, answered {answer.status} {answer.content_type}, "
+        f"{_bytes(len(answer.body))}: {shown(answer.body)}"
+    )
+    columns = trial.batches[-SHOWN_SIZES:]
+    yield "batch of  " + "".join(f"{batch.size:>9}" for batch in columns)
+    yield "takes     " + "".join(f"{_time(batch.seconds):>9}" for batch in columns)
+    yield "a request " + "".join(f"{_time(batch.per_request):>9}" for batch in columns)
+    yield f"best      batches of {best.size}: {_number(best.rate)} requests/s in each worker, at any latency"
+    if promise.rate > 0.0:
+        rate, size = _number(promise.rate), _digits(promise.batch_size)
+        yield f"rate      {rate} requests/s within {target} from one replica, in batches of {size} or so"
+    else:
+        yield f"rate      none within {target}"
+    cpu = f" ({alone.worker_cpu / alone.worker:.0%} of it CPU)" if alone.worker_cpu else ""
+    yield (
+        f"time      one request alone {_time(alone.total)}: handler {_time(alone.worker)}{cpu}, "
+        f"HTTP {_time(alone.http)}, wait {_time(alone.wait)}"
+    )
+    if trial.busy > BUSY:
+        yield f"note      {_digits(trial.busy)} processes per CPU wait to run: measure again when few do"
+    yield f"next      {next_step(trial)}"
+
+
+def document(trial: Trial) -> dict[str, Any]:
+    """The same for machines: times in seconds, rates in requests per second."""
+    promise, alone = trial.promise, trial.alone
+    return {
+        "handler": trial.handler,
+        "workers": trial.workers,
+        "slo_latency": promise.slo_latency,
+        "slo_objective": trial.slo_objective,
+        "slo_from": trial.slo_from,
+        "load": {
+            "import_seconds": trial.import_seconds,
+            "load_seconds": trial.load_seconds,
+            "resident_bytes": trial.resident_bytes,
+        },
+        "example": {
+            "bytes": trial.example_bytes,
+            "status": trial.answer.status,
+            "content_type": trial.answer.content_type,
+            "body": shown(trial.answer.body),
+        },
+        "batches": [
+            {"size": batch.size, "seconds": batch.seconds, "requests_per_second": batch.rate}
+            for batch in trial.batches
+        ],
+        "best_batch_size": trial.best.size,
+        "requests_per_second": promise.rate,
+        "batch_size": promise.batch_size,
+        "request": {**asdict(alone), "http": alone.http},
+        "busy": trial.busy,
+        "next": next_step(trial),
+    }
+
+
+def duration(seconds: float) -> str:
+    """``seconds`` as a setting has them: 250ms, 1.5s."""
+    return f"{seconds * 1e3:.6g}ms" if seconds < 1.0 else f"{seconds:.6g}s"
+
+
+def shown(body: bytes, limit: int = SHOWN_BYTES) -> str:
+    """The beginning of an answer, printable on one line."""
+    text = body[:limit].decode("utf-8", "backslashreplace").rstrip()
+    printable = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    return printable + (" ..." if len(body) > limit else "")
+
+
+def _bytes(count: int) -> str:
+    return f"{count:,} byte{'' if count == 1 else 's'}"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 0.9995e-3:
+        return f"{seconds * 1e6:.0f} us"
+    return f"{_digits(seconds * 1e3)} ms" if seconds < 0.9995 else f"{_digits(seconds)} s"
+
+
+def _number(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100.0 else _digits(rate)
+
+
+def _digits(value: float) -> str:
+    """Three significant digits, and never an exponent."""
+    return f"{value:.0f}" if value >= 99.95 else f"{value:.3g}"

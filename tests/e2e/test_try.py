@@ -1,0 +1,154 @@
+"""``batching-watchdog try`` on handlers of all kinds, with real worker processes."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from e2e.processes import wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+SLEEPING = """
+import time
+
+print("the function's own output")
+
+def load():
+    return set("aeiou")
+
+def handle_batch(events, context):
+    time.sleep(0.020 + 0.010 * len(events))
+    return [{"vowels": sum(letter in context.model for letter in event.json()["text"])} for event in events]
+
+def example():
+    return b'{"text": "an example"}'
+"""
+
+
+def tried(folder: Path, handler: str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command on a handler, once all of its processes have ended."""
+    folder.mkdir(exist_ok=True)
+    (folder / "handler.py").write_text(handler)
+    done = subprocess.run(
+        [sys.executable, "-m", "batching_watchdog", "try", str(folder), *options],
+        env={"PATH": os.environ["PATH"], "TMPDIR": str(folder), "worker_priority": "normal", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    wait_until(lambda: not workers_of(folder), "no process is left")
+    return done
+
+
+def workers_of(folder: Path) -> list[str]:
+    marker = f"function_path={folder}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and marker in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(entry.name)
+    return found
+
+
+def test_handler_is_loaded_measured_and_asked_over_http_and_the_report_is_all_of_stdout(tmp_path: Path):
+    done = tried(tmp_path, SLEEPING, "--slo-latency", "0.4", "--workers", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["workers"], report["slo_latency"], report["slo_from"]) == (2, 0.4, "--slo-latency")
+    assert (report["example"]["status"], report["example"]["body"]) == (200, '{"vowels":4}')
+    costs = {batch["size"]: batch["seconds"] for batch in report["batches"]}
+    assert {1, 2, 4} <= costs.keys()
+    assert costs[1] >= 0.030  # a busy machine adds to the sleep, and nothing takes from it
+    assert costs[4] >= 0.060
+    assert report["load"]["resident_bytes"] > 1e6
+    request = report["request"]
+    assert request["total"] >= request["worker"] >= 0.030
+    assert request["total"] == pytest.approx(request["wait"] + request["worker"] + request["http"], rel=0.05)
+    assert report["requests_per_second"] <= 2 * 100.0  # of two workers, 10 ms for each request
+    assert report["next"]
+    assert "the function's own output" in done.stderr
+    assert "\x1b" not in done.stderr, "progress is for terminals"
+
+
+def test_report_of_a_function_of_a_stack_file_has_the_target_of_that_file(tmp_path: Path):
+    (tmp_path / "stack.yml").write_text(
+        "functions:\n  f:\n    handler: ./f\n    environment:\n      slo_latency: 700ms\n      workers: '1'\n"
+    )
+    done = tried(tmp_path / "f", SLEEPING)
+    assert done.returncode == 0, done.stderr
+    assert "1 worker" in done.stdout
+    assert "within 700ms" in done.stdout
+    assert "stack.yml" in done.stdout
+
+
+EXAMPLE = "def example():\n    return b'x'\n"
+BROKEN = {
+    "syntax": ("def handle_batch(events, context)\n", '  File "', "SyntaxError"),
+    "import": ("import nothing_like_it\n", "Traceback", "next: install"),
+    "load": ("def load():\n    open('weights')\ndef handle(e, c): ...\n", "Traceback", "FileNotFoundError"),
+    "no handle": ("", "", "defines neither handle_batch"),
+    "no example": ("def handle(e, c): ...\n", "", "def example():"),
+    "no bytes": ("def example():\n    return 'x'\ndef handle(e, c): ...\n", "", "must return bytes, not str"),
+    "raises": (f"{EXAMPLE}def handle(e, c):\n    1 / 0\n", "Traceback", "with 500"),
+    "no JSON": (f"{EXAMPLE}def handle(e, c):\n    return {{1}}\n", "the result", "set is not JSON"),
+    "rejected": (f"{EXAMPLE}def handle(e, c):\n    return 'no', 422\n", "", "422, and not below 400: no"),
+    "dies": (f"import os\n{EXAMPLE}def handle(e, c):\n    os.abort()\n", "", "with 502"),
+    "wrong count": (f"{EXAMPLE}def handle_batch(e, c):\n    return [1]\n", "handle_batch", "each part"),
+}
+
+
+@pytest.mark.parametrize(("handler", "first", "words"), BROKEN.values(), ids=BROKEN)
+def test_handler_that_cannot_be_tried_is_told_why_after_its_own_traceback_and_the_exit_status_is_1(
+    tmp_path: Path, handler: str, first: str, words: str
+):
+    done = tried(tmp_path, handler, "--workers", "1")
+    assert done.returncode == 1
+    assert done.stderr.startswith(first)
+    assert words in done.stderr
+    assert "batching_watchdog/" not in done.stderr, "no frame of ours"
+
+
+def test_load_that_hangs_is_shown_where_it_hangs(tmp_path: Path):
+    handler = "import threading\ndef load():\n    threading.Event().wait()\ndef handle(e, c): ...\n"
+    done = tried(tmp_path, handler, load_timeout="2s")
+    assert done.returncode == 1
+    assert f'File "{tmp_path}/handler.py", line 3 in load' in done.stderr
+    assert "load_timeout (2 s)" in done.stderr
+
+
+def test_error_of_the_handler_is_a_json_object_for_machines(tmp_path: Path):
+    done = tried(tmp_path, "import nothing_like_it\n", "--json")
+    assert done.returncode == 1
+    assert "nothing_like_it" in json.loads(done.stdout)["error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [
+        ((), {}),
+        (("no/such/folder",), {}),
+        ((".", "--slo-latency", "soon"), {}),
+        ((".", "--workers", "0"), {}),
+        ((".",), {"upstream_url": "http://127.0.0.1:5000/"}),
+    ],
+)
+def test_command_that_is_not_understood_has_exit_status_2(
+    tmp_path: Path, arguments: tuple[str, ...], environment: dict[str, str]
+):
+    (tmp_path / "handler.py").write_text(SLEEPING)
+    done = subprocess.run(
+        [sys.executable, "-m", "batching_watchdog", "try", *arguments],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert "batching-watchdog try: " in done.stderr
