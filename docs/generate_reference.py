@@ -29,6 +29,7 @@ from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.messages import Slo
 from batching_watchdog.metrics import Gauges
 from batching_watchdog.metrics import Metrics as WatchdogMetrics
+from batching_watchdog.trial import command as trial
 from slo_autoscaler import config as autoscaler_config
 from slo_autoscaler import fields
 from slo_autoscaler.__main__ import COMMANDS
@@ -110,6 +111,7 @@ def help_of(run: Callable[[Sequence[str]], object], *words: str) -> str:
 def shipped() -> dict[str, str]:
     """The help text of every command that is shipped; those of the laboratory show their own."""
     return {
+        "batching-watchdog try": help_of(trial.main),
         "slo-autoscaler": help_of(autoscaler, "run"),
         **{f"slo-autoscaler {word}": help_of(autoscaler, word) for word in COMMANDS if word != "run"},
     }

@@ -56,6 +56,9 @@ def test_tutorial_followed_to_its_end_shows_what_it_promises(tmp_path: Path):
             platform.send_signal(signal.SIGINT)
             platform.communicate(timeout=30)
     for promise in (
+        r"batch of +1 +2 +4",
+        r"rate +\d",
+        r"next +deploy it",
         r'{"vowels":5}',
         r"(?i)x-batch-size: 1",
         r"scaled vowels.openfaas-fn from 1 to [2-4]: ",

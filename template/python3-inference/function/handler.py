@@ -2,7 +2,7 @@
 
 The watchdog in front of it collects requests into batches that meet the latency target (slo_latency in the
 stack file) and calls handle_batch with each. This example takes JSON, {"x": [four numbers]}, and answers
-{"y": <number>}.
+{"y": <number>}. `batching-watchdog try FOLDER` says what batches of it cost, and what one replica can do.
 """
 
 import json
