@@ -10,7 +10,7 @@ import inspect
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -132,6 +132,24 @@ def keys(kind: type = autoscaler_config.Config, prefix: str = "") -> set[str]:
     own = {prefix + name for name in fields.keys(kind)}
     below = [keys(each, f"{prefix}{name}.") for name in fields.keys(kind) for each in _kinds(kind, name)]
     return own.union(*below)
+
+
+def meanings() -> Iterator[tuple[str, str]]:
+    """What the reference says of each key of the configuration, each input of a decision, and each reason."""
+    yield from _meanings(autoscaler_config.Config, "")
+    yield from ((name, each.meaning) for name, each in INPUTS.items())
+    for closed in (Reason, messages.DispatchReason):
+        yield from ((f"{closed.__name__}.{name}", text) for name, text in _attribute_docs(closed).items())
+
+
+def _meanings(kind: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    docs = _attribute_docs(kind)
+    for name in fields.keys(kind):
+        below = _kinds(kind, name)
+        if not below:
+            yield prefix + name, docs.get(name, "")
+        for each in below:
+            yield from _meanings(each, f"{prefix}{name}.")
 
 
 def _variables() -> str:

@@ -32,7 +32,7 @@ class Settings:
     probe_port: Port | None = 8084
     """For /healthz alone, so that no reader of the other ports keeps a probe waiting; None: no such port."""
     page_host: str = "127.0.0.1"
-    """The page asks nobody who they are: beyond loopback, put it behind something that does."""
+    """Address of the page, which has no authentication: beyond loopback, put a proxy with one in front."""
     page_port: Port | None = 8083
     """As ``port``; None: no page."""
     page_allowed_hosts: tuple[str, ...] = ()

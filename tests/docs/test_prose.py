@@ -1,0 +1,111 @@
+"""Rules of writing that a program can check: terms, spelling, length of sentences, complete help texts."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from batching_watchdog.config import DESCRIPTIONS
+from contract.exposed import rules
+from docs import generate_reference as reference
+from docs.pages import NAMES, ROOT, prose
+
+CURRENT = [name for name in NAMES if name != "CHANGELOG.md"]
+"""The changelog names what is gone."""
+LONGEST = 40
+"""Words in a sentence."""
+
+GONE = {
+    r"can not": "cannot",
+    r"\d+ %": "99%, without a space",
+    r"head room": "headroom",
+    r"learnt": "learned",
+    r"\w*(?:util|stabil|optim|normal|initial|recogn|minim|summar|organ|serial)is(?:e[ds]?|ing|ation)": "-iz-",
+    r"(?:behaviour|colour|favour|honour|neighbour)\w*": "-or",
+    r"(?:licence|centre|artefact|analyse)s?": "license, center, artifact, analyze",
+    r"(?:regret|knee|rhythm)": "avoidable overspend, saturation, period",
+    r"in hand": "unspent",
+    r"rides? along": "backfill",
+    r"(?:sits? out|sitting out|put off)": "back off, deferred",
+    r"(?:nobody|somebody|anybody|whoever)": "the actor: client, leader, operator, process",
+    r"second scaler": "conflicting scaler",
+    r"works again": "recovered",
+}
+"""Term that is gone (a regular expression of whole words) -> the one to use."""
+
+_GONE = re.compile(r"(?<![\w-])(?:" + "|".join(GONE) + r")(?![\w-])", re.IGNORECASE)
+FRAGMENT = re.compile(
+    r"(?:with[^:]{1,40}: )?"
+    r"(?:of|for|with(?![^:]{1,40}:)|whose|where|likewise|by|to|from|in|beyond|between|since|over|as|at|another"
+    r"|instead|without|how|what|whether|who|holds)(?=[ ,:])",
+    re.IGNORECASE,
+)
+"""A help text that begins so has no noun or verb of its own. "With --generate: ..." is a condition."""
+
+
+def texts(page: str) -> Iterator[str]:
+    """The paragraphs, items and cells of a page: code counts as a word, a link as its text."""
+    text = prose(page)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r"(?m)^ {4,}.*$", "", text)
+    text = re.sub(r"`[^`\n]*`", "code", text)
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    for block in re.split(r"\n\s*\n|\n(?=\s*(?:[-*] |\d+\. |\||#))", text):
+        if block.lstrip().startswith("|"):
+            yield from (cell.strip() for cell in re.split(r"(?<!\\)\|", block))
+        else:
+            yield " ".join(re.sub(r"^\s*(?:[-*#>]+|\d+\.) ", "", block).split())
+
+
+def sentences(text: str) -> list[str]:
+    return re.split(r"(?<=[.!?])[)\"*]* +(?=[A-Z\"(*]|code)", text)
+
+
+LATER = ("platform.", "prometheus.", "web.", "leader.")
+
+
+def help_texts() -> Iterator[tuple[str, str]]:
+    """(name, what it means) of every variable, key, signal, metric and option."""
+    yield from DESCRIPTIONS.items()
+    yield from (pair for pair in reference.meanings() if not pair[0].startswith(LATER))
+    yield from ((family.name, family.documentation) for family in reference.families())
+    for program, text in reference.shipped().items():
+        for option, told in re.findall(r"(?m)^  (-{1,2}[a-z][^\n]*?)(?:\n {10,}| {2,})(\S[^\n]*)", text):
+            yield f"{program} {option}", told
+
+
+@pytest.mark.parametrize("page", CURRENT)
+def test_page_uses_the_terms_of_the_glossary(page: str):
+    assert [_GONE.findall(text) for text in texts((ROOT / page).read_text()) if _GONE.search(text)] == []
+
+
+@pytest.mark.parametrize("page", CURRENT)
+def test_sentence_of_a_page_is_short(page: str):
+    found = [each for text in texts((ROOT / page).read_text()) for each in sentences(text)]
+    assert [each for each in found if len(each.split()) > LONGEST] == []
+
+
+def test_help_text_is_a_complete_phrase_in_the_terms_of_the_glossary():
+    found = list(help_texts())
+    assert len(found) > 150
+    assert [pair for pair in found if FRAGMENT.match(pair[1]) or _GONE.search(pair[1])] == []
+
+
+def test_alert_uses_the_terms_of_the_glossary():
+    told = [text for rule in rules() for text in rule.get("annotations", {}).values()]
+    assert told
+    assert [text for text in told if _GONE.search(text)] == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["It can not.", "99 % of it", "The behaviour", "Nobody knows", "utilisation", "the budget in hand"],
+)
+def test_term_that_is_gone_is_found(wrong: str):
+    assert _GONE.search(next(texts(wrong)))
+
+
+def test_long_sentence_is_found_in_paragraphs_items_and_cells():
+    long = "word " * 41 + "end."
+    for page in (long, f"- {long}", f"| a | {long} |", f"Short. {long} Short."):
+        assert max(len(each.split()) for text in texts(page) for each in sentences(text)) > LONGEST
