@@ -60,7 +60,7 @@ def pages() -> dict[str, str]:
     """Every page by its file name: as it stands, with what is the code's written anew."""
     parts: dict[str, Mapping[str, str | None]] = {
         "watchdog.md": {"The watchdog's environment": _variables()},
-        "autoscaler.md": _merged(_sections(autoscaler_config.Config, "")) | _choices(),
+        "autoscaler.md": _sections() | _choices(),
         "metrics.md": {
             "The watchdog": _families(_watchdog_families()),
             "The autoscaler": _families(_autoscaler_families()),
@@ -89,7 +89,7 @@ def filled(text: str, parts: Mapping[str, str | None]) -> str:
         part = left.pop(title)
         if part is None:
             return section[0]
-        if part.startswith("|"):
+        if part.startswith("|") and "\n|" in body:
             return f"{level} {title}\n" + re.sub(r"(^\|.*\n)+", lambda _: part, body, flags=re.MULTILINE)
         return f"{level} {title}\n\n{part}" + "\n" * body.endswith("\n\n")
 
@@ -174,31 +174,46 @@ def _choices() -> dict[str, str]:
     }
 
 
-def _sections(kind: Any, prefix: str, *, optional: bool = False, which: str = "") -> dict[str, str]:
-    """Title -> what a section says of itself and its keys, then the sections in it; ``which``: of several."""
-    docs = _attribute_docs(kind)
-    rows, below = [], dict[str, str]()
+def _sections() -> dict[str, str]:
+    """Title -> what a section says of itself, and its keys; those of sections in it are dotted."""
+    whole: Any = autoscaler_config.Config
+    sections = {name: _kinds(whole, name) for name in fields.keys(whole) if _kinds(whole, name)}
+    top = [row for row in _rows(whole) if row[0].partition(".")[0] not in sections]
+    found = {"Top level": _table("key, default, must be, meaning", top)}
+    for name, kinds in sections.items():
+        if len(kinds) == 1:
+            about = _one_line(inspect.getdoc(kinds[0]) or "")
+            found[_code(name)] = f"{about}\n\n" + _table("key, default, must be, meaning", _rows(kinds[0]))
+            continue
+        holds: dict[tuple[str, ...], list[str]] = {}
+        for kind in kinds:
+            for row in _rows(kind):
+                holds.setdefault(row, []).append(kind.__pydantic_fields__["kind"].default)
+        rows = [(key, ", ".join(of), *others) for (key, *others), of in holds.items() if key != "kind"]
+        about = " ".join(
+            f"`kind: {kind.__pydantic_fields__['kind'].default}`: {_one_line(inspect.getdoc(kind) or '')}"
+            for kind in kinds
+        )
+        order = [row[0] for row in rows]
+        rows.sort(key=lambda row: order.index(row[0]))
+        found[_code(name)] = f"{about}\n\n" + _table("key, kind, default, must be, meaning", rows)
+    return found
+
+
+def _rows(kind: Any, prefix: str = "") -> list[tuple[str, str, str, str]]:
+    """(key, default, rule, meaning) of each key of a section; of a section in it also its own."""
+    docs, rows = _attribute_docs(kind), list[tuple[str, str, str, str]]()
     for name, hint in fields.keys(kind).items():
-        kinds = _kinds(kind, name)
-        for each in kinds:
-            default = kind.__pydantic_fields__[name].get_default(call_default_factory=True)
-            chosen = f" with `kind: {each.__pydantic_fields__['kind'].default}`" if len(kinds) > 1 else ""
-            below |= _sections(each, f"{prefix}{name}.", optional=default is None, which=chosen or which)
-        if not kinds:
+        below = _kinds(kind, name)
+        if not below:
             rule, meaning = _rule(hint), docs.get(name, "").replace("None", "null")
-            rows.append((name, _default(kind, name, rule), rule, _one_line(meaning)))
-    title = f"`{prefix[:-1]}`{which}" if prefix else "Top level"
-    about = _one_line(f"{inspect.getdoc(kind)}{' Default: none.' if optional else ''}")
-    table = "\n" + _table("key, default, must be, meaning", rows) if rows else ""
-    return {title: f"{about}\n{table}"} | below
-
-
-def _merged(sections: Mapping[str, str]) -> dict[str, str]:
-    """Sections that say the same as one."""
-    titles: dict[str, list[str]] = {}
-    for title, text in sections.items():
-        titles.setdefault(text, []).append(title)
-    return {", ".join(same): text for text, same in titles.items()}
+            rows.append((prefix + name, _default(kind, name, rule), rule, _one_line(meaning)))
+        elif prefix or len(below) == 1:
+            default = kind.__pydantic_fields__[name].get_default(call_default_factory=True)
+            about = _one_line(inspect.getdoc(below[0]) or "")
+            rows.append((prefix + name, "none" if default is None else "see below", "a section", about))
+            rows += _rows(below[0], f"{prefix}{name}.")
+    return rows
 
 
 def _kinds(kind: Any, name: str) -> list[Any]:

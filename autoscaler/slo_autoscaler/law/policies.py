@@ -92,7 +92,7 @@ def proportional(
 
 
 POLICIES: Final[dict[str, Policy]] = {
-    "proportional": Policy(proportional, "the law of the Kubernetes HPA on latency"),
+    "proportional": Policy(proportional, "the formula of the Kubernetes HPA, applied to latency"),
     "slo": Policy(slo, "the fewest replicas whose predicted late requests the error budget allows"),
 }
 
