@@ -29,8 +29,8 @@ from tailbound_lab.load.records import BenchError
 OUTPUT = ROOT / "build" / "bench"
 _Command = tuple[Callable[[argparse.Namespace, Path], int], Callable[[argparse.ArgumentParser], None], str]
 COMMANDS: Final[Mapping[str, _Command]] = {
-    "single": (single.main, single.add_arguments, "one function behind our server at one rate"),
-    "compare": (compare.main, compare.add_arguments, "ours and the peers on every workload"),
+    "single": (single.main, single.add_arguments, "one function behind the watchdog at one rate"),
+    "compare": (compare.main, compare.add_arguments, "Tailbound and its peers on every workload"),
     "interleaved": (interleaved.main, interleaved.add_arguments, "a few systems side by side, several times"),
     "mixed": (mixed.main, mixed.add_arguments, "several paths, text lengths and SLO classes in one traffic"),
     "bound": (bound.main, bound.add_arguments, "goodput against an upper bound for any batcher, simulated"),
@@ -42,20 +42,24 @@ COMMANDS: Final[Mapping[str, _Command]] = {
     "scaling": (
         scaling.main,
         scaling.add_arguments,
-        "our scaling and others', tuned, on every trace, simulated",
+        "Tailbound's scaling beside tuned baselines on every trace, simulated",
     ),
-    "held-out": (held_out.main, held_out.add_arguments, "our scaling on traces it was not set on, simulated"),
+    "held-out": (
+        held_out.main,
+        held_out.add_arguments,
+        "cases that set no constant of the scaling, simulated",
+    ),
     "adversary": (
         adversary.main,
         adversary.add_arguments,
-        "a search for a trace on which ours is worse than a default baseline, simulated",
+        "a search for a trace on which a default baseline beats Tailbound, simulated",
     ),
     "faro": (
         faro.main,
         faro.add_arguments,
-        "our split of a full cluster beside Faro's published results, simulated",
+        "a full cluster split among jobs, beside Faro's published results, simulated",
     ),
-    "live": (live.main, live.add_arguments, "one bursty trace for real, under ours and OpenFaaS CE's law"),
+    "live": (live.main, live.add_arguments, "one bursty trace for real, under Tailbound and OpenFaaS CE"),
     "validate": (validate.main, add_publish, "the last live run in the simulator"),
     "report": (compare.report, add_publish, "the last comparison again, as table and plots"),
 }

@@ -360,7 +360,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``bench adversary``."""
     add = parser.add_argument
     add("--number", type=int, default=2400, help="traces to try in all, earlier runs' included [2400]")
-    add("--seed", type=int, default=1, help="of the search; another one starts anew [1]")
+    add("--seed", type=int, default=1, help="seed of the search; another seed starts anew [1]")
     add("--replay", type=Path, metavar="FILE", help="play the genome in FILE again and search nothing")
     add("--processes", type=int, default=2, help="simulations at a time [2]")
     page.add_publish(parser)

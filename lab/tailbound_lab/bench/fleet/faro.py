@@ -146,8 +146,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--traces", type=Path, required=True, metavar="DIR", help=f"the folder that has {TRACE}")
     add("--cap", type=int, default=32, help="CPUs that all jobs share, one for each replica [32]")
-    add("--jobs", type=int, help="take the trace's jobs several times, with other draws [once]")
-    add("--json", action="store_true", help="play only ours, Poisson arrivals, and print one line of JSON")
+    add("--jobs", type=int, help="number of jobs: a multiple of the trace's, with other draws [once each]")
+    add(
+        "--json",
+        action="store_true",
+        help="play Tailbound alone with Poisson arrivals, and print one line of JSON",
+    )
     add("--processes", type=int, default=2, help="simulations at a time [2]")
     page.add_publish(parser)
 

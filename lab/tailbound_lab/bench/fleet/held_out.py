@@ -301,7 +301,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--traces", type=Path, metavar="DIR", help="recorded traces too [the generated ones alone]")
     add("--only", metavar="TEXT", help="only cases with this in their name [all]")
     add("--quick", action="store_true", help="the first 15 minutes of every trace")
-    add("--scrapes-alone", action="store_true", help="ours with direct_interval: null")
+    add("--scrapes-alone", action="store_true", help="play Tailbound with direct_interval: null")
     add("--base", type=Path, metavar="FILE", help="show the differences to an earlier run's held-out.json")
     add("--processes", type=int, default=2, help="simulations at a time [2]")
     page.add_publish(parser)

@@ -99,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``bench live``."""
     add = parser.add_argument
     add("--seconds", type=float, help=f"length of the trace [{FULL_SECONDS:.0f}]")
-    add("--quick", action="store_true", help=f"{QUICK_SECONDS:.0f} s: does it work at all?")
+    add("--quick", action="store_true", help=f"{QUICK_SECONDS:.0f} s, to check that it works")
     add("--seed", type=int, default=1, help="seed of the trace and its arrivals [1]")
     add(
         "--config",
@@ -108,12 +108,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the autoscaler's configuration [lab/autoscaler.yaml]",
     )
-    add("--no-baseline", action="store_true", help="run ours alone")
+    add("--no-baseline", action="store_true", help="run Tailbound alone")
     add(
         "--kill-prometheus",
         type=float,
         metavar="SECONDS",
-        help="ours alone, without Prometheus for so long from the peak on: no scale-down may come of it",
+        help="run Tailbound alone, without Prometheus from the peak on; a scale-down fails the run",
     )
     add("--last", action="store_true", help="show the last results again, without a run")
     page.add_publish(parser)

@@ -71,9 +71,14 @@ prometheus: {{url: "{prometheus}", scrape_interval: 5s, window: 30s, timeout: 60
 def add_arguments(made: argparse.ArgumentParser) -> None:
     """The options of ``bench fleet``."""
     made.add_argument(
-        "--functions", type=int, nargs="+", default=list(SIZES), metavar="N", help="how many [100 1000 10000]"
+        "--functions",
+        type=int,
+        nargs="+",
+        default=list(SIZES),
+        metavar="N",
+        help="numbers of functions [100 1000 10000]",
     )
-    made.add_argument("--reconciles", type=int, default=5, metavar="N", help="after the first [5]")
+    made.add_argument("--reconciles", type=int, default=5, metavar="N", help="reconciles after the first [5]")
     page.add_publish(made)
 
 

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``bench compare``."""
     add = parser.add_argument
     add("--quick", action="store_true", help="two workloads, two peers, short runs: under 10 minutes")
-    add("--smoke", action="store_true", help="as --quick with runs of a second: does it all work?")
+    add("--smoke", action="store_true", help="as --quick, with runs of a second, to check that all works")
     add("--workloads", help=f"comma-separated, of {', '.join(WORKLOADS)} [all]")
     add("--systems", help=f"comma-separated NAME[:SIZE:WAIT_MS][-grid][+malloc] [{SYSTEMS_FULL}]")
     add("--workers", type=int, default=2, help="model processes of each system [2]")

@@ -21,7 +21,7 @@ OBJECTIVE = 0.99
 def add_arguments(made: argparse.ArgumentParser) -> None:
     """The options of ``bench drift``."""
     made.add_argument("--workload", choices=tuple(WORKLOADS), default="accelerator")
-    made.add_argument("--system", default="slo", help="one of ours [slo]")
+    made.add_argument("--system", default="slo", help="policy of the watchdog [slo]")
     made.add_argument(
         "--rate", type=float, default=300.0, help="requests/s that the slow model can serve [300]"
     )

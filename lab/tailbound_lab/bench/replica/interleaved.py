@@ -35,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="slo,mosec:16:5",
         help="comma-separated NAME[:SIZE:WAIT_MS][+malloc]; ratios are to the first [slo,mosec:16:5]",
     )
-    add("--rounds", type=int, default=3, help="how often, each with fresh servers [3]")
+    add("--rounds", type=int, default=3, help="number of rounds, each with fresh servers [3]")
     add("--workers", type=int, default=2, help="model processes of each system [2]")
-    add("--smoke", action="store_true", help="runs of a second: does it all work?")
+    add("--smoke", action="store_true", help="runs of a second, to check that all works")
     page.add_publish(parser)
 
 

@@ -26,8 +26,8 @@ JUDGED: Final = 5.0
 
 def add_arguments(made: argparse.ArgumentParser) -> None:
     """The options of ``bench large``."""
-    made.add_argument("--requests", type=int, default=300, help="of each size [300]")
-    made.add_argument("--repeats", type=int, default=3, help="of which the median counts [3]")
+    made.add_argument("--requests", type=int, default=300, help="requests of each size [300]")
+    made.add_argument("--repeats", type=int, default=3, help="number of runs, of which the median counts [3]")
 
 
 def main(options: argparse.Namespace, output: Path) -> int:

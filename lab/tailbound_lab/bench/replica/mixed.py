@@ -137,11 +137,11 @@ QUESTIONS: Final[Mapping[str, Question]] = MappingProxyType(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``bench mixed``."""
     add = parser.add_argument
-    add("--questions", default=",".join(QUESTIONS), help="comma-separated [%(default)s]")
-    add("--rounds", type=int, default=3, help="how often, each with fresh servers [3]")
-    add("--seconds", type=float, default=10.0, help="of each run at a given rate [10]")
-    add("--system", default="slo", help="one of ours [slo]")
-    add("--smoke", action="store_true", help="runs of a second: does it all work?")
+    add("--questions", default=",".join(QUESTIONS), help="kinds of traffic, comma-separated [%(default)s]")
+    add("--rounds", type=int, default=3, help="number of rounds, each with fresh servers [3]")
+    add("--seconds", type=float, default=10.0, help="length of each run at a given rate [10]")
+    add("--system", default="slo", help="policy of the watchdog [slo]")
+    add("--smoke", action="store_true", help="runs of a second, to check that all works")
     page.add_publish(parser)
 
 

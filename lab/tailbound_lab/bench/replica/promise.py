@@ -181,10 +181,10 @@ def measure(seed: int, requests: int) -> dict[str, Any]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``bench promise``."""
     add = parser.add_argument
-    add("--functions", type=int, default=200, help="how many [200]")
-    add("--requests", type=int, default=20_000, help="of a run, at least [20000]")
+    add("--functions", type=int, default=200, help="number of functions [200]")
+    add("--requests", type=int, default=20_000, help="fewest requests of a run [20000]")
     add("--quick", action="store_true", help="20 functions")
-    add("--processes", type=int, default=os.cpu_count(), help="at a time [one for each core]")
+    add("--processes", type=int, default=os.cpu_count(), help="simulations at a time [one for each core]")
     page.add_publish(parser)
 
 

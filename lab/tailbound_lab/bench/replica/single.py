@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--function", default="tabular", help="a folder under functions/ [tabular]")
     add("--rate", type=float, default=5000.0, help="requests per second [5000]")
-    add("--seconds", type=float, default=20.0, help="how long [20]")
+    add("--seconds", type=float, default=20.0, help="length of the run [20]")
     add("--slo", default="100ms", help="slo_latency [100ms]")
     add("--workers", type=int, default=2, help="workers of the watchdog [2]")
     add("--policy", default="slo", help="batch_policy [slo]")

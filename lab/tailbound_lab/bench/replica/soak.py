@@ -51,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``bench soak``."""
     add = parser.add_argument
     add("--workload", choices=tuple(WORKLOADS), default="accelerator")
-    add("--rate", type=float, default=2100.0, help="requests/s: 70%% of the maximum, say [2100]")
-    add("--minutes", type=float, default=30.0, help="how long [30]")
+    add("--rate", type=float, default=2100.0, help="requests/s; 70%% of the maximum is usual [2100]")
+    add("--minutes", type=float, default=30.0, help="length of the run [30]")
     add("--kill-every", type=float, default=10.0, help="seconds between two kills [10]")
     add("--workers", type=int, default=2, help="model processes [2]")
     page.add_publish(parser)
