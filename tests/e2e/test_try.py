@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from docs.pages import ROOT, blocks
 from e2e.processes import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -152,3 +153,13 @@ def test_command_that_is_not_understood_has_exit_status_2(
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     assert "batching-watchdog try: " in done.stderr
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/howto/gpu.md"])
+def test_handler_that_a_page_shows_answers_its_own_example(name: str, tmp_path: Path):
+    torch = pytest.importorskip("torch")
+    torch.save(torch.nn.Linear(4, 1).state_dict(), tmp_path / "model.pt")
+    (block, *_) = [block for block in blocks((ROOT / name).read_text()) if block.language == "python"]
+    handler = block.text.replace('"model.pt"', f'"{tmp_path}/model.pt"').replace('"cuda"', '"cpu"')
+    done = tried(tmp_path / "fn", handler, "--workers", "1", "--json")
+    assert done.returncode == 0, done.stderr
