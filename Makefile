@@ -72,8 +72,9 @@ page-test: install ## The status page in Chromium, and the dashboards; as root o
 pictures: page-test ## Put the pictures of that run into the documentation
 	for each in docs/figures/pages/*.png; do cp "build/screenshots/$${each##*/}" "$$each" || exit 1; done
 
-manifests: ## Write deploy/autoscaler.yaml and the PrometheusRule anew (kustomize or kubectl)
+manifests: $(INSTALLED) ## Write deploy/autoscaler.yaml, the PrometheusRule and the chart's schema anew (kustomize or kubectl)
 	sh deploy/render.sh
+	$(BIN)/python deploy/helm/generate_schema.py
 
 bench: install ## Measure the data plane (BENCH_ARGS=--quick: beside two peers; --help for what there is)
 	$(BIN)/python -m tailbound_lab.bench $(BENCH_ARGS)

@@ -1,0 +1,38 @@
+{{/* The configuration: the values' keys over those of the platform. sprig's own merge passes over null. */}}
+{{- define "slo-autoscaler.config" -}}
+{{- $config := .Files.Get (printf "files/%s/config.yaml" .Values.platform) | fromYaml -}}
+{{- include "slo-autoscaler.overlay" (list $config .Values.config) -}}
+{{- toYaml $config -}}
+{{- end -}}
+
+{{/* Lay the second mapping over the first, in place. */}}
+{{- define "slo-autoscaler.overlay" -}}
+{{- $below := index . 0 -}}
+{{- range $key, $value := index . 1 -}}
+{{- if and (kindIs "map" $value) (kindIs "map" (get $below $key)) -}}
+{{- include "slo-autoscaler.overlay" (list (get $below $key) $value) -}}
+{{- else -}}
+{{- $_ := set $below $key $value -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "slo-autoscaler.labels" -}}
+app.kubernetes.io/name: {{ .Values.name }}
+app.kubernetes.io/part-of: tailbound
+{{- end -}}
+
+{{- define "slo-autoscaler.account" -}}
+{{ .Values.serviceAccount.name | default .Values.name }}
+{{- end -}}
+
+{{- define "slo-autoscaler.image" -}}
+{{- with .Values.image -}}
+{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
+{{- end -}}
+{{- end -}}
+
+{{/* The name ends in a hash of the content: a change rolls the Deployment, and nothing else does. */}}
+{{- define "slo-autoscaler.configMap" -}}
+{{ .Values.name }}-config-{{ include "slo-autoscaler.config" . | sha256sum | trunc 10 }}
+{{- end -}}

@@ -1,0 +1,263 @@
+"""The Helm chart installs the objects of the kustomizations, for every platform, from the same configuration.
+
+Helm's engine renders it as a library (helm-python-sdk), or the command helm where that has no wheel. A test that
+compares the two is reported as skipped where one is absent.
+"""
+
+import importlib
+import importlib.util
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from deploy.helm import generate_schema
+
+from deploy.test_manifests import DEPLOY, KUBERNETES, NAMESPACES, Document, container, only, pod, text_built
+from docs.pages import blocks
+from slo_autoscaler import __version__
+from slo_autoscaler.config import Config
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = DEPLOY / "helm/slo-autoscaler"
+PLATFORMS = {each.replace("/", "-"): each for each in NAMESPACES}
+"""Value of the chart -> kustomization."""
+
+Render = Callable[..., list[Document]]
+
+
+def by_helm(values: Document, namespace: str, folder: Path) -> list[Document]:
+    path = folder / "values.yaml"
+    path.write_text(yaml.safe_dump(values))
+    command = ["helm", "template", "autoscaler", str(CHART), "--namespace", namespace, "--values", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stderr
+    return [each for each in yaml.safe_load_all(done.stdout) if each]
+
+
+def by_library(values: Document, namespace: str, _: Path) -> list[Document]:
+    helm = importlib.import_module("helm_python")
+    with helm.Chart.load(str(CHART)) as chart:
+        chart.validate_schema(values)
+        rendered = chart.render(values, name="autoscaler", namespace=namespace)
+    texts = [text for name, text in rendered.items() if name.endswith(".yaml")]
+    return [each for text in texts for each in yaml.safe_load_all(text) if each]
+
+
+HAS_HELM = shutil.which("helm") is not None
+HAS_LIBRARY = importlib.util.find_spec("helm_python") is not None
+
+
+@pytest.fixture
+def render(tmp_path: Path) -> Render:
+    """Render the chart with values, in the namespace of their platform's kustomization."""
+    if not HAS_HELM and not HAS_LIBRARY:
+        pytest.skip("the chart is not rendered: helm is not on PATH, and helm-python-sdk is not installed")
+    engine = by_library if HAS_LIBRARY else by_helm
+    return lambda **values: engine(values, namespace_of(values), tmp_path)
+
+
+def namespace_of(values: Document) -> str:
+    return NAMESPACES[PLATFORMS[values.get("platform", "openfaas")]]
+
+
+@pytest.fixture(params=PLATFORMS)
+def platform(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def comparable(documents: list[Document]) -> dict[tuple[str, str, str], Document]:
+    """Return each object by its identity; a configuration as it is read, lists of named things sorted."""
+    config = only(documents, "ConfigMap")
+    text = json.dumps(documents).replace(config["metadata"]["name"], "slo-autoscaler-config")
+    named = {}
+    for each in json.loads(text):
+        if each["kind"] == "ConfigMap":
+            each["data"] = {"config.yaml": Config.parse(each["data"]["config.yaml"], "config.yaml")}
+        if each["kind"] == "Deployment":
+            spec = each["spec"]["template"]["spec"]
+            spec["volumes"].sort(key=lambda volume: volume["name"])
+            spec["containers"][0]["volumeMounts"].sort(key=lambda mount: mount["name"])
+        metadata = each["metadata"]
+        named[each["kind"], metadata.get("namespace", ""), metadata["name"]] = each
+    return named
+
+
+def kustomized(kustomization: str) -> list[Document]:
+    """Return what kustomize applies, but for the namespace, which `helm --create-namespace` makes."""
+    built = [each for each in yaml.safe_load_all(text_built(kustomization)) if each]
+    return [each for each in built if each["kind"] != "Namespace"]
+
+
+def config_of(documents: list[Document]) -> Config:
+    return Config.parse(only(documents, "ConfigMap")["data"]["config.yaml"], "config.yaml")
+
+
+def test_chart_renders_the_objects_of_the_kustomization(render: Render, platform: str):
+    ours, theirs = comparable(render(platform=platform)), comparable(kustomized(PLATFORMS[platform]))
+    assert ours.keys() == theirs.keys()
+    for name, theirs_one in theirs.items():
+        assert ours[name] == theirs_one, name
+
+
+@pytest.mark.skipif(
+    not HAS_HELM or not HAS_LIBRARY,
+    reason=f"by {'helm' if HAS_HELM else 'helm-python-sdk' if HAS_LIBRARY else 'neither engine'} only",
+)
+def test_helm_renders_as_its_library(platform: str, tmp_path: Path):
+    values = {"platform": platform}
+    ours, theirs = (engine(values, namespace_of(values), tmp_path) for engine in (by_helm, by_library))
+    assert comparable(ours) == comparable(theirs)
+
+
+def test_max_mode_recommend_on_kubernetes_is_the_component_recommend(render: Render, tmp_path: Path):
+    component = tmp_path / "recommend"
+    component.mkdir()
+    to = {
+        each: "../" * len(component.parts[1:]) + str(DEPLOY / each)[1:]
+        for each in ("recommend", "kubernetes")
+    }
+    (component / "kustomization.yaml").write_text(
+        yaml.safe_dump({"resources": [to["kubernetes"]], "components": [to["recommend"]]})
+    )
+    ours = comparable(render(platform="kubernetes", maxMode="recommend"))
+    assert ours == comparable(kustomized(str(component)))
+
+
+def test_namespaces_of_the_configuration_replace_the_binding_for_all(render: Render):
+    documents = render(platform="kubernetes", config={"platform": {"namespaces": ["shop", "search"]}})
+    assert config_of(documents).platform.namespaces == ("shop", "search")
+    assert not [each for each in documents if each["kind"] == "ClusterRoleBinding"]
+    role = only(documents, "ClusterRole")["metadata"]["name"]
+    bound = [each for each in documents if each["kind"] == "RoleBinding" and each["roleRef"]["name"] == role]
+    assert {each["metadata"]["namespace"] for each in bound} == {"shop", "search"}
+    account = only(documents, "ServiceAccount")["metadata"]
+    for each in bound:
+        (subject,) = each["subjects"]
+        assert (subject["name"], subject["namespace"]) == (account["name"], account["namespace"])
+
+
+def test_values_of_the_configuration_lie_over_the_platforms(render: Render):
+    config = {
+        "prometheus": {"url": "https://prometheus.example.com"},
+        "direct_interval": None,
+        "fleet": {"replicas": 10_000_000},
+        "defaults": {"mode": "off"},
+    }
+    documents = render(platform="kubernetes", config=config)
+    found, default = config_of(documents), config_of(render(platform="kubernetes"))
+    assert found.prometheus.url == "https://prometheus.example.com"
+    assert (found.direct_interval, found.fleet.replicas, found.defaults.mode) == (None, 10_000_000, "off")
+    assert found.platform == default.platform
+    assert found.defaults.max_replicas == default.defaults.max_replicas
+
+
+def test_changed_configuration_has_another_name_so_the_deployment_rolls(render: Render):
+    names = [
+        only(render(config={"interval": interval}), "ConfigMap")["metadata"]["name"]
+        for interval in ("5s", "6s", "5s")
+    ]
+    assert names[0] == names[2] != names[1]
+
+
+def test_ports_follow_the_configuration(render: Render):
+    documents = render(config={"web": {"port": 9000, "probe_port": None}})
+    assert container(documents)["ports"] == [{"name": "metrics", "containerPort": 9000}]
+    assert {
+        container(documents)[each]["httpGet"]["port"] for each in ("livenessProbe", "readinessProbe")
+    } == {"metrics"}
+    assert only(documents, "Service")["spec"]["ports"][0]["port"] == 9000
+    assert pod(documents)["metadata"]["annotations"]["prometheus.io/port"] == "9000"
+
+
+def test_role_of_the_lease_names_the_one_of_the_configuration(render: Render):
+    documents = render(config={"leader": {"lease": {"name": "blue", "namespace": "leases"}}})
+    role = only(documents, "Role", "slo-autoscaler-lease")
+    assert role["metadata"]["namespace"] == "leases"
+    assert [rule["resourceNames"] for rule in role["rules"] if "resourceNames" in rule] == [["blue"]]
+    without = render(config={"leader": None})
+    assert not [each for each in without if each["kind"] == "Role"]
+
+
+def test_credentials_of_prometheus_are_mounted_where_the_how_to_looks(render: Render):
+    page = (ROOT / "docs/howto/prometheus-with-authentication.md").read_text()
+    _, settings = (yaml.safe_load(block.text) for block in blocks(page) if block.language == "yaml")
+    documents = render(prometheus={"secret": "mine"}, config=settings)
+    (mount,) = [
+        each for each in container(documents)["volumeMounts"] if each["name"] == "prometheus-credentials"
+    ]
+    (volume,) = [each for each in pod(documents)["spec"]["volumes"] if each["name"] == mount["name"]]
+    assert volume["secret"] == {"secretName": "mine", "defaultMode": 0o440}
+    assert str(Path(config_of(documents).prometheus.bearer_token_file or "").parent) == mount["mountPath"]
+
+
+def test_second_release_shares_no_object_with_the_first(render: Render, platform: str):
+    objects = [
+        set(comparable(render(platform=platform, name=name, serviceAccount={"annotations": {"of": name}})))
+        for name in ("slo-autoscaler", "blue")
+    ]
+    assert {identity[0] for identity in objects[0]} == {identity[0] for identity in objects[1]}
+    kept = {identity for identity in objects[0] & objects[1] if identity[0] != "ConfigMap"}
+    assert kept == set()
+
+
+def test_every_value_makes_objects_that_kubernetes_knows(render: Render, platform: str):
+    everything = {
+        "config": {"platform": {"namespaces": ["shop"]}},
+        "maxMode": "shadow",
+        "image": {"digest": f"sha256:{'0' * 64}", "pullSecrets": ["registry"]},
+        "prometheus": {"secret": "prometheus-credentials"},
+        "serviceAccount": {"name": "scaler", "annotations": {"team": "a"}},
+        "podAnnotations": {"team": "a"},
+        "nodeSelector": {"kubernetes.io/arch": "amd64"},
+        "tolerations": [{"key": "spot", "operator": "Exists"}],
+        "affinity": {"nodeAffinity": {}},
+    }
+    documents = render(platform=platform, **everything)
+    for document in documents:
+        kubernetes_validate.validate(document, KUBERNETES[-1], strict=True)
+    assert container(documents)["image"] == f"ghcr.io/tailbound/slo-autoscaler@sha256:{'0' * 64}"
+    assert pod(documents)["spec"]["serviceAccountName"] == "scaler"
+
+
+def test_schema_is_what_the_configuration_says():
+    assert (CHART / "values.schema.json").read_text() == generate_schema.text(), "run make manifests"
+
+
+REFUSED = (
+    {"replica": 1},
+    {"platform": "nomad"},
+    {"config": {"intervall": "5s"}},
+    {"config": {"interval": "5 seconds"}},
+    {"config": {"prometheus": {"url": "prometheus:9090"}}},
+)
+
+
+@pytest.mark.parametrize("values", REFUSED)
+def test_schema_refuses_what_the_autoscaler_would_refuse(values: Document):
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(values, generate_schema.values())
+
+
+def test_schema_accepts_every_configuration_that_ships():
+    paths = [*DEPLOY.rglob("config.yaml"), ROOT / "lab/autoscaler.yaml"]
+    assert len(paths) >= 5
+    for path in paths:
+        jsonschema.validate({"config": yaml.safe_load(path.read_text())}, generate_schema.values())
+
+
+def test_values_file_passes_its_schema_and_shows_every_value():
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    schema = generate_schema.values()
+    jsonschema.validate(values, schema)
+    assert values.keys() == schema["properties"].keys() - {"global"}
+
+
+def test_chart_has_the_version_of_the_autoscaler():
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
