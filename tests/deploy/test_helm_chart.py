@@ -1,12 +1,13 @@
 """The Helm chart installs the objects of the kustomizations, for every platform, from the same configuration.
 
-Helm's engine renders it as a library (helm-python-sdk), or the command helm where that has no wheel. A test that
-compares the two is reported as skipped where one is absent.
+Helm's engine renders it as a library (helm-python-sdk), or the command helm where that has no wheel. A test
+that compares the two is reported as skipped where one is absent.
 """
 
 import importlib
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -223,6 +224,23 @@ def test_every_value_makes_objects_that_kubernetes_knows(render: Render, platfor
         kubernetes_validate.validate(document, KUBERNETES[-1], strict=True)
     assert container(documents)["image"] == f"ghcr.io/tailbound/slo-autoscaler@sha256:{'0' * 64}"
     assert pod(documents)["spec"]["serviceAccountName"] == "scaler"
+
+
+def test_values_of_the_how_to_render_and_are_what_the_configuration_becomes(render: Render):
+    page = (ROOT / "docs/howto/helm.md").read_text()
+    (values,) = (yaml.safe_load(block.text) for block in blocks(page) if block.language == "yaml")
+    documents = render(**values)
+    config = config_of(documents)
+    assert config.platform.kind == values["platform"]
+    assert config.prometheus.url == values["config"]["prometheus"]["url"]
+    assert config.defaults.max_replicas == values["config"]["defaults"]["max_replicas"]
+    assert container(documents)["image"] == f"{values['image']['repository']}:{__version__}"
+
+
+def test_table_of_the_how_to_has_the_platforms_and_namespaces_of_the_kustomizations():
+    page = (ROOT / "docs/howto/helm.md").read_text()
+    rows = re.findall(r"^\| [^|]+ \| `([\w-]+)` \| `([\w-]+)` \| \[", page, re.MULTILINE)
+    assert dict(rows) == {value: NAMESPACES[kustomization] for value, kustomization in PLATFORMS.items()}
 
 
 def test_schema_is_what_the_configuration_says():

@@ -89,7 +89,9 @@ def helps() -> dict[str, str]:
 @functools.cache
 def keys() -> frozenset[str]:
     found = reference.keys()
-    return frozenset(found) | {key.removeprefix("defaults.") for key in found}
+    values = yaml.safe_load((ROOT / "deploy/helm/slo-autoscaler/values.yaml").read_text())
+    chart = {*dotted(values), *(f"config.{key}" for key in found)}
+    return frozenset(found) | {key.removeprefix("defaults.") for key in found} | chart
 
 
 @functools.cache
