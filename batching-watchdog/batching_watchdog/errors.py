@@ -47,8 +47,10 @@ class HandlerNotLoaded(WatchdogError):
 class LoadTimedOut(HandlerNotLoaded):
     """The handler was still being imported, or its load() running, after ``load_timeout`` seconds."""
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"load() did not end within load_timeout ({seconds:g} s); the log says where it was")
+    def __init__(self, seconds: float, trace: str = "") -> None:
+        """``trace``: where it was then."""
+        where = "; the log says where it was" if trace else ""
+        super().__init__(f"load() did not end within load_timeout ({seconds:g} s){where}", trace)
 
 
 class TrialFailed(WatchdogError):

@@ -6,6 +6,7 @@ made from a request's header block and body.
 
 import importlib.util
 import json
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,6 +26,10 @@ _NOT_THE_FUNCTIONS: Final = (
     "<frozen importlib",
 )
 """How the files begin whose frames stand before the function's own."""
+
+STACK_FILE: Final = "stack-{}"
+"""The file with the stack of a process that loads for too long, by its id."""
+_DUMPED_FRAME: Final = re.compile(r'  File "(.*)", line (\d+) in (.*)')
 
 _Convert = Callable[[str], Any] | None
 
@@ -223,6 +228,38 @@ def trace_of(error: BaseException) -> str:
         return text
     half = MAX_TRACE // 2
     return f"{text[:half]}\n... {len(text) - 2 * half} characters are left out ...\n{text[-half:]}"
+
+
+def stack_of(dump: str) -> str:
+    """What ``faulthandler`` has dumped of a process that loads the function, as a traceback shows it.
+
+    Each thread from the function's first frame on, the one that loads first; empty if no thread has any.
+    """
+    threads: list[list[traceback.FrameSummary]] = []
+    for line in dump.splitlines():
+        if line.startswith(("Thread ", "Current thread ")):
+            threads.append([])
+        elif threads and (found := _DUMPED_FRAME.fullmatch(line)):
+            threads[-1].insert(0, traceback.FrameSummary(found[1], int(found[2]), found[3]))
+    loading: list[str] = []
+    others: list[str] = []
+    for frames in threads:
+        ours = [at for at, frame in enumerate(frames) if frame.filename.startswith(_NOT_THE_FUNCTIONS[0])]
+        own = [
+            each for each in frames[ours[-1] + 1 if ours else 0 :] if not each.filename.startswith("<frozen")
+        ]
+        if own:
+            (loading if ours else others).append("".join(traceback.format_list(own)))
+    return "\n".join(f"Stack (most recent call last):\n{stack}" for stack in (*loading, *others)).rstrip()
+
+
+def left_stack(folder: Path, pid: int | None = None) -> str:
+    """Where the process ``pid`` (None: any) was when it had loaded for too long; empty if unknown."""
+    for file in folder.glob(STACK_FILE.format("*" if pid is None else pid)):
+        dump = file.read_text(errors="replace")
+        file.unlink(missing_ok=True)
+        return stack_of(dump)
+    return ""
 
 
 def _from_the_function(frames: TracebackType | None) -> TracebackType | None:

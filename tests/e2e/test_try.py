@@ -118,7 +118,9 @@ def test_load_that_hangs_is_shown_where_it_hangs(tmp_path: Path):
     handler = "import threading\ndef load():\n    threading.Event().wait()\ndef handle(e, c): ...\n"
     done = tried(tmp_path, handler, load_timeout="2s")
     assert done.returncode == 1
-    assert f'File "{tmp_path}/handler.py", line 3 in load' in done.stderr
+    assert done.stderr.startswith(
+        f'Stack (most recent call last):\n  File "{tmp_path}/handler.py", line 3, in load'
+    )
     assert "load_timeout (2 s)" in done.stderr
 
 

@@ -24,6 +24,7 @@ from batching_watchdog import wire
 from batching_watchdog.config import Config
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.errors import HandlerNotLoaded, LoadTimedOut, StartFailed
+from batching_watchdog.function import left_stack
 from batching_watchdog.messages import Batch, DispatchReason, Failure, Reply
 from batching_watchdog.pool.child import RECONNECT_SECONDS, STOP_SECONDS, Child, Tasks, how_it_ended
 from batching_watchdog.pool.connection import Connection, connect
@@ -68,6 +69,7 @@ class WorkerPool:
         self._directory = Path(tempfile.mkdtemp(prefix="watchdog-"))
         command = gunicorn_command(config, self._socket, self._directory)
         self._gunicorn = Child("gunicorn", command, config, environ, self._tasks)
+        self._gunicorn.environment["load_stacks"] = str(self._directory)
 
     @property
     def not_ready(self) -> str:
@@ -253,10 +255,10 @@ class WorkerPool:
         preloading, self._listened = environment["preload"] != "false" and not self._listened, False
         if how == _TIMED_OUT:
             self._load_failed = True
-            error = LoadTimedOut(self._config.load_timeout)
+            error = LoadTimedOut(self._config.load_timeout, left_stack(self._directory))
             if not self._came_up:
                 raise error
-            log.error("%s", error)
+            log.error(Failure(str(error), error.trace))
         elif preloading and self._config.preload == "auto":
             log.warning("gunicorn %s while it preloaded the handler, which each worker does now", how)
             environment["preload"] = "false"

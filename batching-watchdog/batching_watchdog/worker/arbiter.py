@@ -24,9 +24,10 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
 from batching_watchdog.errors import HandlerNotLoaded, LoadTimedOut
+from batching_watchdog.function import left_stack
 from batching_watchdog.launch import die_with_parent
 from batching_watchdog.worker.devices import one_thread
-from batching_watchdog.worker.serve import BatchWorker, Preloaded, load_handler
+from batching_watchdog.worker.serve import BatchWorker, Preloaded, load_handler, stack_folder
 
 BACKOFF_SECONDS: Final = (0.0, 0.5, 1.0)
 """What a worker waits before it loads, by how many before it in its slot died while they loaded; one more,
@@ -93,7 +94,7 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
 
     def __init__(self, app: Application) -> None:
         self._slots: defaultdict[int, Slot] = defaultdict(Slot)
-        self._report = ""
+        self._report: HandlerNotLoaded | None = None
         """Why workers do not load any more."""
         self._served = False
         self._died_in_vain = 0
@@ -138,9 +139,11 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
             slot.ended(lived, useful=worker.has_served or ended_well(end))
             if lived is None and end.si_status == signal.SIGALRM and end.si_code != os.CLD_EXITED:
                 slot.give_up()
-                self._report = str(LoadTimedOut(float(os.environ["load_timeout"])))
+                stack = left_stack(stack_folder(), pid)
+                self._report = LoadTimedOut(float(os.environ["load_timeout"]), stack)
             elif lived is None:
-                self._report = f"{slot.deaths} workers in a row died while loading the handler; {last}"
+                problem = f"{slot.deaths} workers in a row died while loading the handler; {last}"
+                self._report = HandlerNotLoaded(problem)
         super().reap_workers()
         preloaded = self.app.callable
         if not last or not self.LISTENERS or preloaded is None:

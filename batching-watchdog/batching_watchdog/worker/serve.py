@@ -16,18 +16,20 @@ import signal
 import socket
 import struct
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from gunicorn.workers.base import Worker
 
 from batching_watchdog import wire
 from batching_watchdog.errors import HandlerNotLoaded
-from batching_watchdog.function import Event
+from batching_watchdog.function import STACK_FILE, Event
 from batching_watchdog.launch import die_with_parent
 from batching_watchdog.messages import DROPPED, Reply
 from batching_watchdog.worker.devices import take_devices, take_threads
@@ -60,7 +62,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         """Which of the pool's places this worker fills, from 0."""
         self.load_after = 0.0
         """Seconds to wait before loading: those before it died of that."""
-        self.report: str | None = None
+        self.report: HandlerNotLoaded | None = None
         """Do not load, but say this: too many died of it."""
         self._life = mmap.mmap(-1, _LIFE.size)  # what the arbiter still sees after the fork
 
@@ -85,7 +87,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
 
     def load_wsgi(self) -> None:
         """Load the function in place of a WSGI application; gunicorn calls this before ``run``."""
-        self._problem = None if self.report is None else HandlerNotLoaded(self.report)
+        self._problem = self.report
         self._handler: Handler | None = None
         take_devices(self.slot, self.cfg.workers)
         if self._problem is None:
@@ -251,19 +253,28 @@ def leave_fork() -> NoReturn:
     os._exit(0)
 
 
+def stack_folder() -> Path:
+    """Where processes that load for too long write their stacks."""
+    return Path(os.environ.get("load_stacks") or tempfile.gettempdir())
+
+
 def load_handler() -> Handler:
     """Load the function; ends this process with SIGALRM if that takes longer than ``load_timeout``.
 
-    No thread of ours could: one that hangs may hold the GIL. Raises ``HandlerNotLoaded``.
+    No thread of ours could: one that hangs may hold the GIL. ``function.left_stack`` tells where it was then.
+    Raises ``HandlerNotLoaded``.
     """
     seconds = float(os.environ["load_timeout"])
-    faulthandler.dump_traceback_later(seconds)
-    signal.setitimer(signal.ITIMER_REAL, seconds + DUMP_SECONDS)
-    try:
-        return Handler(os.environ["function_path"])
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        faulthandler.cancel_dump_traceback_later()
+    file = stack_folder() / STACK_FILE.format(os.getpid())
+    with file.open("w") as stack:
+        faulthandler.dump_traceback_later(seconds, file=stack)
+        signal.setitimer(signal.ITIMER_REAL, seconds + DUMP_SECONDS)
+        try:
+            return Handler(os.environ["function_path"])
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+            faulthandler.cancel_dump_traceback_later()
+            file.unlink(missing_ok=True)
 
 
 def serve_but(cancelled: set[int], events: Sequence[Event], handler: Handler) -> list[Reply]:

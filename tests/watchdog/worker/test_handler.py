@@ -8,8 +8,9 @@ import pytest
 
 from batching_watchdog import wire
 from batching_watchdog.errors import HandlerNotLoaded
-from batching_watchdog.function import Event
+from batching_watchdog.function import Event, stack_of
 from batching_watchdog.messages import Failure, Reply
+from batching_watchdog.worker import handler as handler_module
 from batching_watchdog.worker.handler import Handler
 from batching_watchdog.worker.wsgi import create_app
 
@@ -379,6 +380,26 @@ def test_trace_of_a_handler_that_does_not_load_begins_with_its_own_frame(
     assert lines[0].startswith('  File "')
     assert lines[0].endswith(f'handler.py"{first}')
     assert lines[-1].startswith(last)
+
+
+def test_stack_of_a_load_that_hangs_begins_with_the_functions_frame_and_has_its_other_threads():
+    package = Path(handler_module.__file__).parent
+    dump = f"""Timeout (0:00:05)!
+Thread 0x00007f01 (most recent call first):
+  File "/function/fetch.py", line 9 in fetch
+  File "/usr/lib/python3.11/threading.py", line 982 in run
+
+Thread 0x00007f02 (most recent call first):
+  File "/usr/lib/python3.11/threading.py", line 327 in wait
+  File "<frozen importlib._bootstrap>", line 241 in _call_with_frames_removed
+  File "/function/handler.py", line 3 in load
+  File "{package}/handler.py", line 65 in __init__
+  File "<frozen runpy>", line 88 in _run_code
+"""
+    words = ("load", "wait", "run", "fetch")
+    shown = [line for line in stack_of(dump).splitlines() if not line.startswith("Stack")]
+    assert [line.rpartition(" in ")[2] for line in shown if line.startswith("  File ")] == list(words)
+    assert stack_of("") == ""
 
 
 def test_a_folder_without_a_handler_is_named(tmp_path: Path):
