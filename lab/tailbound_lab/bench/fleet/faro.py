@@ -209,11 +209,11 @@ _COLUMNS: Final = (
     "arrivals",
     "policy",
     "violations",
-    "published",
+    "violations, published",
     "utility",
-    "published",
+    "utility, published",
     "replicas",
-    "published",
+    "replicas, published",
 )
 
 
