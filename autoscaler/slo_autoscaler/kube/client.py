@@ -1,19 +1,19 @@
 """Sends requests to the Kubernetes API; objects are plain dicts.
 
 Owns connections, credentials, time limits, retries and the translation of errors. Knows no kind of object;
-``informer`` keeps lists current with it. The kubernetes package gives credentials and their renewal, TLS,
-proxies and the pool of connections. Not used of it, and why:
+``informer`` keeps lists current with it. The kubernetes package provides credentials and their renewal, TLS,
+proxies and the pool of connections. These parts of it are not used:
 
 - Typed methods: 1,000 small Deployments take 0.33 s of CPU as its models and 0.04 s as dicts (version 37,
   AMD EPYC, November 2026). Knative's kinds have no models.
-- ``Watch``: without models an ERROR event is a ``KeyError``, and bookmarks are not followed.
+- ``Watch``: without models it raises ``KeyError`` for an ERROR event, and it ignores bookmarks.
 
 Pitfalls:
 
 - urllib3 retries three times within one call and has no timeout, unless both are set.
-- A socket timeout starts anew with every byte. So a whole answer has a deadline as well.
-- A silent watch may be dead. The server is asked to end each watch, and a read that takes longer is an error.
-- Only merge patches are sent. Custom objects do not take the strategic patches that the package makes.
+- A socket timeout restarts with every byte, so a whole answer has a deadline as well.
+- A silent watch may be dead. Each watch asks the server to end it in time; a longer read is an error.
+- Custom objects reject the package's strategic patches, so all patches are merge patches.
 """
 
 import json
@@ -54,17 +54,17 @@ from slo_autoscaler.errors import (
 from slo_autoscaler.session import tls_context
 
 Document = dict[str, Any]
-"""An object as the API gives it."""
+"""An object in the API's JSON."""
 
 PAGE: Final = 500
-"""Objects in one answer to a list."""
+"""Objects per page of a list."""
 FIRST_DELAY: Final = 0.1
-"""Seconds before the first retry; doubled for each further one."""
+"""Seconds before the first retry; each further one doubles it."""
 LONGEST_DELAY: Final = 30.0
-"""Seconds between two tries at most."""
+"""Maximum seconds between two tries."""
 
 SCALE_TRIES: Final = 4
-"""Of a write of a count. While pods start, the status changes some ten times a second."""
+"""Tries of a write of a count. While pods start, the status changes about ten times a second."""
 
 _CHUNK: Final = 1 << 16
 _NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -80,7 +80,7 @@ _RETRIED: Final = (429, 500, 502, 503, 504)
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A kind of object, as paths name it: ``Resource("apps/v1", "deployments")``."""
+    """A kind of object by its path: ``Resource("apps/v1", "deployments")``."""
 
     api: str
     """``v1`` for the core group."""
@@ -110,11 +110,11 @@ class KubeApi:
         timeout: float,
         connections: int,
     ) -> None:
-        """Read the credentials; nothing is asked for yet. Raises ``ConfigError``.
+        """Read the credentials; send no request yet. Raises ``ConfigError``.
 
-        ``kubeconfig`` None is the pod's service account, or outside a cluster what KUBECONFIG names, else
-        ~/.kube/config. ``strict`` is that of ``session.tls_context``. ``timeout`` is for each call with its
-        retries; ``connections`` are kept at most.
+        ``kubeconfig`` None is the pod's service account, or outside a cluster the file in KUBECONFIG, else
+        ~/.kube/config. ``strict`` is that of ``session.tls_context``. ``timeout`` limits each call with its
+        retries; ``connections`` limits the kept connections.
         """
         configuration, self.namespace = _loaded(kubeconfig, context)
         configuration.retries = False
@@ -125,21 +125,21 @@ class KubeApi:
         if strict is not None and configuration.verify_ssl:
             self._pool.connection_pool_kw |= _checked(configuration, strict)
         self.timeout = timeout
-        """Seconds that a call may take with its retries."""
+        """Time limit of a call with its retries, in seconds."""
         self._closed = threading.Event()
 
     def get(self, path: str, *, patient: bool = True) -> Document:
-        """Return one object; raises ``PlatformError``, as all of these do.
+        """Return one object. Raises ``PlatformError``, as all of these methods do.
 
-        ``patient`` waits and tries again when the server is too busy (429, 5xx). All tries together take the
-        timeout at most.
+        ``patient`` waits and retries while the server is too busy (429, 5xx); all tries together take at most
+        the timeout.
         """
         return self._request("GET", path, patient=patient)
 
     def pages(
         self, path: str, query: Mapping[str, str] | None = None
     ) -> Iterator[tuple[list[Document], str]]:
-        """Give the objects of a list a page at a time, each with the list's resourceVersion."""
+        """Yield the pages of a list, each with the list's resourceVersion."""
         position: str | None = None
         while position != "":
             where = {"limit": str(PAGE), **(query or {}), **({"continue": position} if position else {})}
@@ -151,13 +151,13 @@ class KubeApi:
             position = str(metadata.get("continue") or "")
 
     def create(self, path: str, body: Mapping[str, Any], *, patient: bool = True) -> Document:
-        """Create an object; ``ConflictError`` if it is there already."""
+        """Create an object; ``ConflictError`` if it exists already."""
         return self._request("POST", path, None, body, patient=patient)
 
     def patch(self, path: str, body: Mapping[str, Any], *, patient: bool = True) -> Document:
         """Change an object, or its subresource, and return it.
 
-        With ``metadata.resourceVersion`` in the body, ``ConflictError`` if it is not that one any more.
+        With ``metadata.resourceVersion`` in the body, ``ConflictError`` if the object has another version.
         """
         return self._request("PATCH", path, None, body, patient=patient)
 
@@ -170,11 +170,11 @@ class KubeApi:
         *,
         may_retry: Callable[[], bool] = lambda: True,
     ) -> str:
-        """Write a count to a scale subresource; return the resourceVersion of the object that has it.
+        """Write a count to a scale subresource; return the object's new resourceVersion.
 
-        The write names the ``version`` that showed ``before`` replicas when this was decided on. So a write
-        that was delayed, and arrives after another writer's, fails: ``ScaleChangedError``. If only the status
-        has changed since, the version is read again, while ``may_retry`` and within the time of one call.
+        The write names the ``version`` that showed ``before`` replicas at the decision. So a delayed write
+        that arrives after another writer's fails: ``ScaleChangedError``. If only the status has changed, the
+        version is read again, while ``may_retry()`` holds and within the time of one call.
         """
         end = time.monotonic() + self.timeout
         for left in reversed(range(SCALE_TRIES)):
@@ -198,13 +198,13 @@ class KubeApi:
         return self._request("PUT", path, None, body, patient=patient)
 
     def watch(self, path: str, query: Mapping[str, str], seconds: float) -> "Stream":
-        """Begin to watch a list for ``seconds``."""
+        """Watch a list for ``seconds``."""
         where = {"watch": "true", "timeoutSeconds": str(max(1, round(seconds))), **query}
         silence = seconds + self.timeout
         return Stream(self._open("GET", path, where, None, self.timeout, silence), f"watch {path}")
 
     def close(self) -> None:
-        """Give up connections, and waiting for a busy server."""
+        """Close connections, and stop waiting for a busy server."""
         self._closed.set()
         self._pool.clear()
         self._client.close()
@@ -219,19 +219,19 @@ class KubeApi:
         patient: bool = True,
         end: float | None = None,
     ) -> Document:
-        """``end``, on the monotonic clock, is when the time is up that this call shares with others."""
+        """``end``, on the monotonic clock, is the end of the time that this call shares with others."""
         end = time.monotonic() + self.timeout if end is None else end
         for delay in delays():
-            # Rounded, so that the same failure has the same words and is logged once.
+            # Rounded, so that the same failure has the same message and is logged once.
             left = round(end - time.monotonic(), 2)
             what = f"{method} {path}"
             if left <= 0:
-                raise UnreachableError(f"{what}: no time is left for it")
+                raise UnreachableError(f"{what}: no time left within the timeout")
             try:
                 response = self._open(method, path, query, body, left, left)
                 return _document(what, _whole(what, response, end))
             except ApiError as error:
-                # A creation that failed within the server may have been done; it is not tried again.
+                # A creation that failed within the server may have taken effect, so it is not retried.
                 again = error.status == 429 or (error.status in _RETRIED and method != "POST")
                 wait = max(delay, error.retry_after or 0.0)
                 if not (patient and again) or time.monotonic() + wait >= end or self._closed.wait(wait):
@@ -247,9 +247,9 @@ class KubeApi:
         timeout: float,
         silence: float,
     ) -> urllib3.BaseHTTPResponse:
-        """Return an answer whose body is yet to be read; the one place where statuses become ours."""
+        """Return an answer with an unread body; the only place that converts statuses to our errors."""
         headers = {"Accept": "application/json", "User-Agent": f"slo-autoscaler/{__version__}"}
-        # Asked for each time, for the token of a service account is renewed.
+        # Read for each request, because the token of a service account is renewed.
         settings: Mapping[str, Any] = self._configuration.auth_settings()
         for setting in settings.values():
             if setting["in"] == "header" and setting["value"]:
@@ -284,9 +284,9 @@ class Stream:
         self._what = what
 
     def __iter__(self) -> Iterator[Document]:
-        """Give {type, object}; ends when the server ends the watch, raises ``PlatformError`` if it breaks.
+        """Yield {type, object} until the server ends the watch; raise ``PlatformError`` if it breaks.
 
-        An event of type ERROR is raised: as ``GoneError`` when the watch has to begin with a new list.
+        An event of type ERROR is raised, as ``GoneError`` if the watch must begin with a new list.
         """
         rest = b""
         try:
@@ -301,7 +301,7 @@ class Stream:
             self._response.close()
 
     def close(self) -> None:
-        """End it from another thread, also while it waits for an event."""
+        """End the watch from another thread, also while it waits for an event."""
         with suppress(OSError, RuntimeError, ValueError):
             self._response.shutdown()
 
@@ -322,14 +322,14 @@ def version_of(document: Mapping[str, Any]) -> str:
 
 
 def delays() -> Iterator[float]:
-    """Give the seconds before each further try: doubled each time, and drawn by lot from half of it on."""
+    """Yield the seconds before each further try: doubled each time, with random jitter of up to half."""
     for attempt in count():
         delay = min(FIRST_DELAY * 2 ** min(attempt, 16), LONGEST_DELAY)
         yield delay * random.uniform(0.5, 1.0)  # noqa: S311 - a spread, nothing secret
 
 
 def _whole(what: str, response: urllib3.BaseHTTPResponse, end: float) -> bytes:
-    """Read a body, however slowly it comes, until ``end`` at the latest."""
+    """Read a body until ``end`` at the latest."""
     parts = []
     try:
         while part := response.read1(_CHUNK):
@@ -339,7 +339,7 @@ def _whole(what: str, response: urllib3.BaseHTTPResponse, end: float) -> bytes:
     except HTTPError as error:
         raise UnreachableError(f"{what}: {brief(error)}") from error
     finally:
-        # Read to its end, the connection is back in the pool by now; otherwise it is of no use any more.
+        # After a complete body the connection is back in the pool; after a partial one it is unusable.
         response.close()
     return b"".join(parts)
 
@@ -373,17 +373,17 @@ def _error(what: str, code: int, status: Document, retry_after: float | None) ->
 
 
 def _checked(configuration: Configuration, strict: bool) -> dict[str, Any]:
-    """Return what replaces the package's own TLS checks in its pool; it has no setting for them.
+    """Return the pool's arguments for our TLS checks, for which the package has no setting.
 
-    The client certificate is in the context from the start: loading one for each connection is not safe
-    while other threads open theirs. CAs are added for each connection, as before.
+    The context holds the client certificate from the start: loading one for each connection is not safe
+    while other threads open theirs. The package still adds the CAs for each connection.
     """
     context = tls_context(strict)
     if configuration.ssl_ca_cert is None and configuration.ca_cert_data is None:
         context.load_default_certs()
     if configuration.cert_file is not None:
         try:
-            # Without a password an encrypted key would be asked for on the terminal.
+            # An empty password makes an encrypted key fail; without one OpenSSL prompts on the terminal.
             context.load_cert_chain(configuration.cert_file, configuration.key_file, password="")
         except OSError as error:
             why = f"client certificate and key must be a pair of PEM without a password: {error}"
@@ -392,7 +392,7 @@ def _checked(configuration: Configuration, strict: bool) -> dict[str, Any]:
 
 
 def _loaded(kubeconfig: str | None, context: str | None) -> tuple[Configuration, str]:
-    """Return credentials and address, and the namespace that they belong to."""
+    """Return credentials with the address, and their namespace."""
     configuration = Configuration()
     try:
         if kubeconfig is None and context is None:
@@ -405,6 +405,6 @@ def _loaded(kubeconfig: str | None, context: str | None) -> tuple[Configuration,
         contexts, active = list_kube_config_contexts(kubeconfig)
         chosen = next((each for each in contexts if each["name"] == context), active)
         return configuration, str(chosen["context"].get("namespace") or "default")
-    except Exception as error:  # whatever the package, its YAML reader and a broken file come to
+    except Exception as error:  # the package and its YAML reader raise many kinds
         where = kubeconfig or "neither a pod's service account nor KUBECONFIG nor ~/.kube/config"
         raise ConfigError([f"platform.kubeconfig: {where}: {' '.join(str(error).split())[:200]}"]) from None

@@ -1,8 +1,8 @@
-"""Events on the objects that are scaled: what ``kubectl describe`` shows.
+"""Writes events on the scaled objects, which ``kubectl describe`` shows.
 
-Owns a thread, so that scaling never waits for an event, and the record of earlier events: a repetition counts
-up the event that exists. An event that cannot be written is lost; that is logged once. The kubernetes package
-has models of events and no recorder.
+Owns a thread, so that scaling never waits for an event, and the record of earlier events: a repetition
+increments the existing event. An event that cannot be written is lost, which is logged once. The kubernetes
+package has models of events but no recorder.
 """
 
 import logging
@@ -24,18 +24,18 @@ logger = logging.getLogger(__name__)
 EVENTS: Final = Resource("v1", "events")
 COMPONENT: Final = "slo-autoscaler"
 WAITING: Final = 1000
-"""Events that wait to be written; beyond that they are lost."""
+"""Maximum number of waiting events; further ones are lost."""
 REMEMBERED: Final = 4096
 REPEATED_WITHIN: Final = 600.0
-"""Seconds after which the same thing is a new event; the API keeps events for an hour."""
+"""Seconds after which a repetition becomes a new event; the API keeps events for an hour."""
 
 _LONGEST_NAME: Final = 230
-"""Of the object, so that the event's own name stays within the API's 253."""
+"""Characters of the object's name in the event's name, which the API limits to 253."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The object that an event is about."""
+    """The object of an event."""
 
     api: str
     kind: str
@@ -46,7 +46,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """An event that is there."""
+    """An existing event."""
 
     name: str
     count: int
@@ -54,7 +54,7 @@ class _Written:
 
 
 class Events:
-    """Writes events in the order in which they are told, from a thread of its own."""
+    """Writes events in order, in a thread of its own."""
 
     def __init__(self, api: KubeApi) -> None:
         self._api = api
@@ -66,14 +66,14 @@ class Events:
         self._thread.start()
 
     def tell(self, about: Reference, reason: str, message: str) -> None:
-        """Write an event soon; ``reason`` is one word."""
+        """Queue an event; ``reason`` is one word."""
         try:
             self._waiting.put_nowait((about, reason, message, datetime.now(UTC)))
         except queue.Full:
-            self._log_once("too many events wait to be written")
+            self._log_once("too many events are waiting")
 
     def close(self) -> None:
-        """Write what waits, as far as a second goes."""
+        """Write waiting events for at most a second."""
         try:
             self._waiting.put_nowait(None)
         except queue.Full:
@@ -92,7 +92,7 @@ class Events:
 
     def _log_once(self, why: str) -> None:
         if not self._logged:
-            logger.warning("events are lost, scaling goes on: %s", why)
+            logger.warning("events are lost: %s; scaling goes on", why)
         self._logged = True
 
     def _write(self, about: Reference, reason: str, message: str, at: datetime) -> None:

@@ -1,14 +1,14 @@
 """Keeps lists of objects current by watches, and lays own writes over them.
 
-Owns the threads that list and watch, and the cached values. Knows no kind of object and writes nothing; the
-requests are ``client``'s.
+Owns the threads that list and watch, and the cached values. Knows no kind of object and writes nothing;
+``client`` sends the requests.
 
-The kubernetes package has ``SharedInformer``. Its first list has no time limit and no pages, its readers
-cannot tell a current cache from one whose watch broke, and it knows no own writes.
+The kubernetes package has ``SharedInformer``. Its first list has no time limit and no pages. Its readers
+cannot distinguish a current cache from one whose watch broke. It does not handle own writes.
 
-A watch may report an own write later than the next reader asks. The old state would then pass for a refusal.
-So a writer reports the answer to its write (``wrote``), which counts until the watch has its version or a
-newer one. No other module lays own writes over stale reads.
+A watch may report an own write after the next read, which would then look like a refusal. So a writer
+reports the answer to its write (``wrote``), which counts until the watch has its version or a newer one. No
+other module lays own writes over stale reads.
 """
 
 import logging
@@ -29,11 +29,11 @@ Key = tuple[str, str]
 """(namespace, name)"""
 
 WATCH_SECONDS: Final = 30.0
-"""A watch ends after so long and is resumed, which proves that the server lives: a silent one may be dead."""
+"""Maximum seconds of a watch. Resuming it proves that the server answers: a silent watch may be dead."""
 
 
 class _Version(NamedTuple, Generic[T]):
-    """An object as it was at a resourceVersion."""
+    """An object at a resourceVersion."""
 
     number: str
     value: T
@@ -61,10 +61,10 @@ class Informer(Generic[T]):
     ) -> None:
         """Begin to list and watch.
 
-        ``namespaces`` None is all of them. ``resync`` is the seconds between two whole lists. ``query`` holds
-        selectors for list and watch. ``changed`` is called from a watch's thread with the key of each object
-        that appeared, changed or vanished, after it did. ``index`` returns what a value is found by with
-        ``by``, none of it changed by an own write.
+        ``namespaces`` None is all of them. ``resync`` is the seconds between two complete lists. ``query``
+        holds selectors for list and watch. A watch's thread calls ``changed`` with the key of each object
+        after it appeared, changed or vanished. ``index`` returns the names under which ``by`` finds a value;
+        own writes must not change them.
         """
         told, indexed = changed or (lambda _: None), index or (lambda _: ())
         self._lists = {
@@ -82,15 +82,15 @@ class Informer(Generic[T]):
         }
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the first lists; False if one did not come. Returns early when they fail."""
+        """Wait for the first lists; return False if one is missing. Return early if they fail."""
         end = time.monotonic() + seconds
         listed = [each.wait(max(0.0, end - time.monotonic())) for each in self._lists.values()]
         return all(listed)
 
     def items(self, *, skip_failed: bool = False) -> dict[Key, T]:
-        """Return every value by key; raises ``PlatformError`` if they are not known to be current.
+        """Return every value by key; raise ``PlatformError`` if the cache may be out of date.
 
-        They count as current for some time after a watch has broken, since most are resumed without a gap.
+        It counts as current for some time after a watch has broken, since most resume without a gap.
         ``skip_failed`` leaves out namespaces whose last list or watch failed.
         """
         found: dict[Key, T] = {}
@@ -105,14 +105,14 @@ class Informer(Generic[T]):
         return None if found is None else found.get(key)
 
     def by(self, what: Hashable) -> dict[Key, T]:
-        """Return the values that ``index`` names so, without a look at others; raises as ``items`` does."""
+        """Return the values with this name in ``index``, without reading others; raises as ``items`` does."""
         found: dict[Key, T] = {}
         for each in self._lists.values():
             found |= each.by(what)
         return found
 
     def wrote(self, key: Key, version: str, value: T) -> None:
-        """Lay an own write over what the watch reports; ``version`` is the answer's resourceVersion."""
+        """Lay an own write over the watched value; ``version`` is the answer's resourceVersion."""
         found = self._of(key)
         if found is not None:
             found.wrote(key, _Version(version, value))
@@ -127,7 +127,7 @@ class Informer(Generic[T]):
 
 
 class _List(Generic[T]):
-    """One list, all namespaces' or one's, with its watch in a thread."""
+    """The list of all namespaces or of one, with its watch in a thread."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class _List(Generic[T]):
         self._index = index
         self._watch_seconds = watch_seconds
         self._version = ""
-        """Where the next watch begins; empty: with a new list."""
+        """resourceVersion at which the next watch begins; empty: list again."""
         self._lock = threading.Lock()
         self._seen: dict[Key, _Version[T]] = {}
         self._indexed: dict[Hashable, set[Key]] = {}
@@ -158,9 +158,9 @@ class _List(Generic[T]):
         self._listed = threading.Event()
         self._tried = threading.Event()
         self._contact = time.monotonic()
-        """When the server was last heard."""
+        """Time of the server's last answer or event."""
         self.error: PlatformError | None = None
-        """Why the last list or watch failed; None when it did not."""
+        """Error of the last list or watch; None if it succeeded."""
         self._stream: Stream | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"watch {path}", daemon=True)
@@ -233,11 +233,11 @@ class _List(Generic[T]):
             except PlatformError as error:
                 self._failed(error)
             except Exception as error:
-                # A bug must not end the thread: its readers would be blind for ever.
+                # A bug must not end the thread: its cache would never be current again.
                 logger.exception("watch %s", self._path)
                 self._failed(PlatformError(f"watch {self._path}: {type(error).__name__}: {error}"))
                 self._version = ""
-            # A server that ends each watch at once is asked no more often than one that is away.
+            # If the server ends each watch at once, retry no more often than for one that is down.
             if self.error is None and time.monotonic() - began >= 1.0:
                 waits = delays()
             else:
@@ -282,9 +282,9 @@ class _List(Generic[T]):
         return version
 
     def _follow(self) -> None:
-        """Watch once. However it ends, the next one resumes after the last event that came."""
+        """Watch once. The next watch resumes after the last received event."""
         query = {**self._query, "resourceVersion": self._version, "allowWatchBookmarks": "true"}
-        # Spread out, so that many watches do not end at once.
+        # Randomized, so that many watches do not end at the same time.
         seconds = self._watch_seconds * random.uniform(0.8, 1.0)  # noqa: S311 - a spread, nothing secret
         stream = self._api.watch(self._path, query, seconds)
         self._stream = stream
@@ -296,7 +296,7 @@ class _List(Generic[T]):
                 self._reached()
                 self._version = self._apply(event)
         except UnreachableError as error:
-            # The next try resumes here, and shows whether the server is there.
+            # The next try resumes here, and shows whether the server answers.
             if not self._stop.is_set():
                 logger.info("%s", error)
         finally:
@@ -332,7 +332,7 @@ class _List(Generic[T]):
                 self._indexed.pop(what, None)
 
     def _value(self, key: Key, item: Document) -> T | None:
-        """Return the value to cache. An object that cannot be read is skipped, and spoils no other."""
+        """Return the value to cache; log and skip an unreadable object."""
         try:
             return self._transform(item)
         except Exception:
@@ -350,9 +350,9 @@ def _identity(item: Any) -> tuple[Key, str]:
 
 
 def _is_older(one: str, other: str) -> bool:
-    """Tell whether a resourceVersion is older than another of the same object.
+    """Return whether a resourceVersion is older than another of the same object.
 
-    Every API server numbers them upwards. Versions that are no numbers are not compared.
+    Every API server counts upwards. For versions that are no numbers return False.
     """
     digits = all(each.isascii() and each.isdecimal() for each in (one, other))
     return digits and int(one) < int(other)

@@ -1,11 +1,11 @@
 """Elects a leader by a Lease of the Kubernetes API: of several autoscalers, on any nodes, one acts.
 
-Owns the thread that renews the lease, and the time until which this process may act. The rules are
-``lease_rules``'. A renewal that hangs delays no caller: ``leads`` only reads the clock. A leader whose
-network stands still stops by itself, before another may follow.
+Owns the thread that renews the lease, and the time until which this process may act. The rules are in
+``lease_rules``. A renewal that hangs delays no caller: ``leads`` only reads the clock. A leader whose network
+stalls stops before another may start.
 
-The kubernetes package has ``leaderelection``. It counts on the wall clock, which may jump, and cannot tell a
-caller that its lease has run out while a renewal hangs.
+The kubernetes package has ``leaderelection``. It relies on the wall clock, which may jump, and while a
+renewal hangs its callers do not learn that the lease has expired.
 """
 
 import hashlib
@@ -43,17 +43,17 @@ LEASES: Final = Resource("coordination.k8s.io/v1", "leases")
 
 
 def _now() -> float:
-    """Return seconds that never run backwards and go on while the machine sleeps."""
+    """Return monotonic seconds that include the time in which the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Identity:
-    """A name that no other process has at the same time; the same process, started again, has the same.
+    """A name unique among running processes; the same process has it again after a restart.
 
-    So a restarted autoscaler finds its own lease, and need not wait until it has run out. The name is of this
-    boot, this network namespace (a pod's, which outlives its containers) and this lease. Within the namespace
-    the kernel gives a socket's address to one process at a time, and takes it back when that ends, however it
-    ends. A second process there, and one that has no such socket, has a name of its own.
+    So a restarted autoscaler finds its own lease and need not wait until it expires. The name consists of
+    the boot, the network namespace (a pod's, which outlives its containers) and the lease. Within the
+    namespace the kernel gives a socket's address to one process at a time, until that process ends. A second
+    process there, or one without such a socket, gets a random name.
     """
 
     def __init__(self, lease: str) -> None:
@@ -71,14 +71,14 @@ class Identity:
         self.name = f"{host}_{digest[:8]}"
 
     def close(self) -> None:
-        """Leave the name to the next process."""
+        """Release the name for the next process."""
         if self._held is not None:
             self._held.close()
             self._held = None
 
 
 class LeaseLeader:
-    """One candidate. It polls at once, and leads if the lease is free."""
+    """A candidate that polls at once, and leads if the lease is free."""
 
     def __init__(
         self,
@@ -87,8 +87,8 @@ class LeaseLeader:
         identity: str | None = None,
     ) -> None:
         """``cluster``: the first arguments of ``KubeApi``. Raises ``ConfigError``."""
-        # Reading and writing the lease may both time out, and be done again before it has run out. The
-        # connection is its own: renewals wait for no other request.
+        # Short enough that a read and a write may both time out and be repeated before the lease expires.
+        # The connection is its own, so that renewals wait for no other request.
         timeout = settings.duration / (2 * LEASE_SHARE)
         self._api = api = KubeApi(*cluster, timeout=timeout, connections=1)
         self._settings = settings
@@ -108,7 +108,7 @@ class LeaseLeader:
         self._thread.start()
 
     def leads(self) -> bool:
-        """Tell whether the lease is ours for now."""
+        """Return whether this process holds the lease now."""
         with self._lock:
             leads = not self._stop.is_set() and _now() < self._acts_until
             if leads != self._led:
@@ -117,25 +117,25 @@ class LeaseLeader:
                     logger.info("is leader, by the lease %s/%s", self._namespace, self._settings.name)
                 elif not self._stop.is_set():
                     logger.error(
-                        "the lease %s/%s could not be renewed in time: no longer the leader",
+                        "lease %s/%s: not renewed in time; no longer the leader",
                         self._namespace,
                         self._settings.name,
                     )
             return leads
 
     def close(self) -> None:
-        """Stop leading, and let others lead at once. Takes some of the API's timeouts at most."""
+        """Stop leading, and release the lease. Takes at most some of the API's timeouts."""
         self._stop.set()
         self._thread.join(4 * self._api.timeout)
         if self._acts_until > _now():
-            # What fails here costs the others one lease duration and nothing else.
+            # If the release fails, a standby waits for one lease duration.
             with suppress(PlatformError):
                 document = self._api.get(self._path, patient=False)
                 lease = Lease.of(document)
                 if lease.holder == self.identity:
                     document["spec"] = released(lease, datetime.now(UTC))
                     self._api.replace(self._path, document, patient=False)
-                    logger.info("the lease %s/%s is given back", self._namespace, self._settings.name)
+                    logger.info("lease %s/%s: released", self._namespace, self._settings.name)
         self._acts_until = float("-inf")
         self._name.close()
         self._api.close()
@@ -152,11 +152,11 @@ class LeaseLeader:
         return pause(self._sighting, self.identity, self._settings.duration, interval, _now())
 
     def _poll(self) -> None:
-        """Read the lease, and take or renew it if that is allowed."""
+        """Read the lease; take or renew it if the rules allow."""
         try:
             self._try()
         except ConflictError:
-            # Another candidate wrote between reading and writing; the next poll shows which.
+            # Another candidate wrote meanwhile; the next poll shows which one.
             return
         except PlatformError as error:
             if str(error) != self._logged:
@@ -164,7 +164,7 @@ class LeaseLeader:
             self._logged = str(error)
             return
         except Exception:
-            # Without its thread this candidate would stand by for ever, in silence.
+            # Without its thread this candidate would stand by forever, without a message.
             logger.exception("lease")
             return
         if self._logged:

@@ -4,11 +4,11 @@ As in client-go's leader election, no clocks are compared. A holder may act for 
 duration, counted on its own clock from just before it sent the accepted renewal. A standby waits until it
 has seen the lease unchanged for the whole duration, counted on its own clock from just after it first saw
 it. The renewal was stored after the holder sent it and before the standby saw it. So the holder has stopped
-when the standby begins, however long either of them, or the network, stands still. Writes name the version
-that was read, so of two candidates that take a free lease one fails.
+when the standby begins, even if either of them or the network stalls. Writes name the version that was read,
+so of two candidates that take a free lease one fails.
 
-The last part of the duration is for requests that the holder sent before it stopped, and for clocks that
-run at different speeds.
+The last part of the duration covers requests that the holder sent before it stopped, and clocks of
+different speeds.
 """
 
 from collections.abc import Mapping
@@ -22,25 +22,25 @@ from pydantic import Field, ValidationInfo, field_validator
 from slo_autoscaler.fields import PositiveDuration, settings
 
 LEASE_SHARE: Final = 3
-"""A leader acts for this less one parts of a lease; the last part is for requests that are under way."""
+"""Parts of a lease. A leader acts for all but the last one, which covers requests under way."""
 
 POLLS_PER_RENEWAL: Final = 4
-"""How often a standby reads the lease in the time of one renewal."""
+"""Reads of the lease by a standby per renewal interval."""
 
 
 @settings
 class Settings:
-    """A Lease of the Kubernetes API by which one of several autoscalers acts."""
+    """A Lease of the Kubernetes API that elects one of several autoscalers."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,251}[a-z0-9])?$")] = "slo-autoscaler"
-    """Of the Lease, in small letters, digits and hyphens: of autoscalers with the same one, one acts."""
+    """Name of the Lease, in lower-case letters, digits and hyphens; one autoscaler per Lease acts."""
     namespace: str | None = None
-    """None: the one that the autoscaler runs in."""
+    """Namespace of the Lease; None: the autoscaler's own."""
     duration: Annotated[PositiveDuration, Field(ge=1)] = 15.0
-    """Whole seconds, at least three times ``platform.timeout``. How long after the last renewal of a leader
-    that has died another one follows."""
+    """Time from the last renewal of a crashed leader until another takes over: whole seconds, at least three
+    times ``platform.timeout``."""
     renew_interval: PositiveDuration = 2.0
-    """Between two renewals, at most a third of ``duration``. Another's lease is looked at four times as
+    """Time between two renewals, at most a third of ``duration``. A standby reads the lease four times as
     often."""
 
     @field_validator("duration")
@@ -60,7 +60,7 @@ class Settings:
 
 
 class Step(Enum):
-    """What to do about a lease."""
+    """Actions on a lease."""
 
     CREATE = "create"
     TAKE = "take"
@@ -70,7 +70,7 @@ class Step(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A lease as the API returned it; equal only if there was no write in between."""
+    """A lease as the API returned it; two are equal only without a write in between."""
 
     version: str
     holder: str
@@ -81,7 +81,7 @@ class Lease:
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> "Lease":
-        """Read a Lease object (coordination.k8s.io/v1); what it does not say is as good as free."""
+        """Read a Lease object (coordination.k8s.io/v1); missing fields count as free."""
         spec = document.get("spec") or {}
         return cls(
             version=str(document["metadata"]["resourceVersion"]),
@@ -94,19 +94,19 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """A lease, and when it was first seen as it is."""
+    """A lease, and the time when its present state was first seen."""
 
     lease: Lease
     since: float
 
 
 def sighted(before: Sighting | None, lease: Lease, now: float) -> Sighting:
-    """Return the sighting of a lease that has just been read; ``now`` is after the answer came."""
+    """Return the sighting of a lease that was just read; ``now`` is the time after the answer."""
     return before if before is not None and before.lease == lease else Sighting(lease, now)
 
 
 def next_step(sighting: Sighting | None, identity: str, duration: float, now: float) -> Step:
-    """Tell what ``identity`` may do; None: there is no lease yet."""
+    """Return the action that ``identity`` may take; ``sighting`` None: there is no lease yet."""
     if sighting is None:
         return Step.CREATE
     lease = sighting.lease
@@ -118,15 +118,15 @@ def next_step(sighting: Sighting | None, identity: str, duration: float, now: fl
 
 
 def free_at(sighting: Sighting, duration: float) -> float:
-    """Return when another's lease may be taken, if it is still as it was seen."""
+    """Return the time from which another's lease may be taken, if it stays unchanged."""
     return sighting.since + max(duration, sighting.lease.duration)
 
 
 def pause(sighting: Sighting | None, identity: str, duration: float, interval: float, now: float) -> float:
     """Return the seconds until the next poll, of a candidate that renews every ``interval``.
 
-    A standby polls more often, and at the moment when the lease runs out: until it sees that the lease is
-    free, no autoscaler acts.
+    A standby polls more often, and at the moment when the lease expires: until it sees a free lease, no
+    autoscaler acts.
     """
     if sighting is None or sighting.lease.holder == identity:
         return interval
@@ -136,12 +136,12 @@ def pause(sighting: Sighting | None, identity: str, duration: float, interval: f
 
 
 def acts_until(sent: float, duration: float) -> float:
-    """Return until when the holder may act; ``sent`` is before it sent the write that was accepted."""
+    """Return the time until which the holder may act; ``sent`` is just before it sent the accepted write."""
     return sent + duration * (LEASE_SHARE - 1) / LEASE_SHARE
 
 
 def held(step: Step, lease: Lease | None, identity: str, duration: float, wall: datetime) -> dict[str, Any]:
-    """Return the spec that makes the lease ``identity``'s, or keeps it so; ``wall`` is for people to read."""
+    """Return the spec that gives or keeps ``identity`` the lease; ``wall`` is only for operators."""
     now = _text(wall)
     taken = lease is not None and step is Step.TAKE
     return {
@@ -154,7 +154,7 @@ def held(step: Step, lease: Lease | None, identity: str, duration: float, wall: 
 
 
 def released(lease: Lease, wall: datetime) -> dict[str, Any]:
-    """Return the spec by which a holder lets others lead at once."""
+    """Return the spec that releases the lease for others at once."""
     now = _text(wall)
     return {
         "leaseDurationSeconds": 1,

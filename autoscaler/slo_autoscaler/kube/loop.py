@@ -1,6 +1,6 @@
-"""Runs a duty in a thread of its own, and backs off from objects whose writes fail.
+"""Runs a reconcile step in its own thread, and backs off from objects whose writes fail.
 
-Owns the thread, the rhythm and the back-off. Knows no kind of object: the step of a loop is its owner's.
+Owns the thread, the interval and the backoff. Knows no kind of object: the owner provides the step.
 """
 
 import logging
@@ -22,18 +22,18 @@ from slo_autoscaler.kube.informer import Key
 logger = logging.getLogger(__name__)
 
 MAX_WAIT_SECONDS: Final = 2.0
-"""Seconds between two passes at most: a step that depends on time sees it this late."""
+"""Maximum seconds between two passes, and so the delay of a step that depends on time."""
 
 DEBOUNCE_SECONDS: Final = 0.02
-"""Seconds between a change and its pass, so that changes that come together make one pass. If the last pass
-took longer, it is that long: so many changes use half of a core at most."""
+"""Seconds between a change and its pass, so that simultaneous changes share a pass. If the last pass took
+longer, this is as long, so that many changes use at most half of a core."""
 
 FIRST_BACK_OFF: Final = 0.2
 MAX_BACK_OFF: Final = 30.0
 
 
 class Loop:
-    """Calls ``step`` in a thread of its own: when woken, and after the seconds that it returned."""
+    """Calls ``step`` in its own thread when woken, and after the seconds that it returned."""
 
     def __init__(self, name: str, step: Callable[[], float]) -> None:
         self._step = step
@@ -43,15 +43,15 @@ class Loop:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Begin with a pass."""
+        """Start the thread with a pass."""
         self._thread.start()
 
     def wake(self, _key: Key | None = None) -> None:
-        """Ask for a pass soon."""
+        """Request a pass soon."""
         self._awake.set()
 
     def close(self) -> None:
-        """End; wait a second at most for a request that is under way."""
+        """Stop; wait at most a second for a request under way."""
         self._stop.set()
         self._awake.set()
         if self._thread.is_alive():
@@ -73,7 +73,7 @@ class Loop:
                     logger.warning("%s", error)
                 self._logged = str(error)
             except Exception:
-                # The loop outlives its own bugs: the next pass starts from what is there.
+                # A bug must not end the loop: the next pass starts from the cluster's state.
                 logger.exception("%s failed", self._thread.name)
             else:
                 self._logged = ""
@@ -81,7 +81,7 @@ class Loop:
 
 
 class _Wait(NamedTuple):
-    """A back-off: when it ends, and how many seconds it took."""
+    """A backoff: its end, and its length in seconds."""
 
     until: float = 0.0
     seconds: float = 0.0
@@ -92,11 +92,11 @@ class _Wait(NamedTuple):
 
 
 class Writes:
-    """The writes of a loop: a failed one backs off, and keeps no other from its turn.
+    """The writes of a loop: a failed one backs off without delaying the others.
 
-    A write that fails for one object (refused by a rule) backs off alone. A failure that concerns all
-    writes (no answer, 5xx: a webhook that is away makes each write wait for its timeout) ends the pass; the
-    next pass begins with the writes that were not tried.
+    A write that fails for one object (refused by a rule) backs off alone. A failure of all writes (no
+    answer, 5xx: with a webhook down each write waits for its timeout) ends the pass; the next pass begins
+    with the untried writes.
     """
 
     def __init__(self, what: str) -> None:
@@ -104,11 +104,11 @@ class Writes:
         self._waits: dict[Key, _Wait] = {}
         self._all = _Wait()
         self._last: dict[Key, float] = {}
-        """When each was tried last."""
+        """Time of each object's last try."""
         self._errors: dict[Key, str] = {}
 
     def order(self, keys: Iterable[Key]) -> list[Key]:
-        """Return the keys in the order of their turns, tried longest ago first; forget all others."""
+        """Return the keys, least recently tried first; forget all others."""
         wanted = set(keys)
         for kept in (self._waits, self._last, self._errors):
             for key in kept.keys() - wanted:
@@ -116,21 +116,21 @@ class Writes:
         return sorted(wanted, key=lambda key: (self._last.get(key, 0.0), key))
 
     def failed(self, key: Key) -> bool:
-        """Tell whether the last write for this object failed."""
+        """Return whether the last write for this object failed."""
         return key in self._errors
 
     def backing_off(self) -> bool:
-        """Tell whether all writes back off."""
+        """Return whether all writes back off."""
         return time.monotonic() < self._all.until
 
     def pause(self) -> float:
-        """Return the seconds until a write that backs off may be tried again, MAX_WAIT_SECONDS at most."""
+        """Return the seconds until the next retry of a write, at most MAX_WAIT_SECONDS."""
         now = time.monotonic()
         due = [each.until - now for each in (self._all, *self._waits.values()) if each.until > now]
         return min([MAX_WAIT_SECONDS, *due])
 
     def attempt(self, key: Key, write: Callable[[], object]) -> bool:
-        """Write, unless the object backs off; False if the pass is over."""
+        """Write, unless the object backs off; return False if the pass is over."""
         now = time.monotonic()
         before = self._waits.get(key, _Wait())
         if now < before.until:
@@ -139,7 +139,7 @@ class Writes:
         try:
             write()
         except (ConflictError, NotFoundError, ScaleChangedError):
-            # The state that was read is old; the watch reports the new one.
+            # The cached state was old; the watch reports the new one.
             return True
         except PlatformError as error:
             if self._errors.get(key) != str(error):

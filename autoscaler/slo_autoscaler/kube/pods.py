@@ -1,6 +1,6 @@
-"""Pods for which no node has room: how many of a workload, why, and what the cluster would need.
+"""Counts a workload's pods for which no node has room, with the reason and the resources they need.
 
-Knows no scaling. Only pods without a node are listed. Next step: platforms put this into ``Scale``.
+Knows no scaling. Lists only pods without a node. Next step: platforms put this into ``Scale``.
 """
 
 from collections import Counter
@@ -18,27 +18,27 @@ from slo_autoscaler.kube.informer import Informer, Key
 PODS: Final = Resource("v1", "pods")
 
 WITHOUT_NODE: Final = {"fieldSelector": "spec.nodeName="}
-"""Selects pods that are on no node."""
+"""Selector of pods without a node."""
 
 REVISION: Final = "serving.knative.dev/revision"
 
 LONGEST_REASON: Final = 300
-"""Characters of the scheduler's message, which counts nodes by what they lack."""
+"""Characters kept of the scheduler's message, which counts nodes by the missing resource."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unschedulable:
-    """A pod of a Deployment that the scheduler finds no node for."""
+    """A pod of a Deployment for which the scheduler finds no node."""
 
     deployment: Key
     revision: Key
-    """Knative's; without a name for a pod of none."""
+    """Knative's revision; its name is empty for other pods."""
     why: str
     needs: str
 
     @classmethod
     def of(cls, pod: Document) -> "Unschedulable | None":
-        """Read a pod; None if it is no Deployment's, is being deleted, or is not refused by the scheduler."""
+        """Read a pod; return None if it has no Deployment, is being deleted, or was not refused."""
         metadata = pod["metadata"]
         labels: Mapping[str, str] = metadata.get("labels") or {}
         owners = [each for each in metadata.get("ownerReferences") or () if each.get("controller")]
@@ -49,9 +49,9 @@ class Unschedulable:
         ]
         if not refusals or not owners or owners[0]["kind"] != "ReplicaSet" or "deletionTimestamp" in metadata:
             return None
-        # A ReplicaSet of a Deployment is called after it and the hash of its template.
+        # The name of a Deployment's ReplicaSet is the Deployment's with the hash of its template.
         name = owners[0]["name"].removesuffix(f"-{labels.get('pod-template-hash')}")
-        # The sentences that follow are about pods that could be evicted.
+        # Further sentences are about pods that could be evicted.
         why = str(refusals[0].get("message") or "").partition(". ")[0]
         return cls(
             deployment=(metadata["namespace"], name),
@@ -64,7 +64,7 @@ class Unschedulable:
 def unschedulable(
     pods: Informer[Unschedulable], workload: Callable[[Unschedulable], Key]
 ) -> dict[Key, list[Unschedulable]] | None:
-    """Return the pods by workload; None if that is not known, as without the right to list pods."""
+    """Return the pods by workload; None if they are unknown, for example without the right to list pods."""
     found: dict[Key, list[Unschedulable]] = {}
     try:
         for pod in pods.items().values():
@@ -75,7 +75,7 @@ def unschedulable(
 
 
 def shortage(pods: Sequence[Unschedulable]) -> str:
-    """Return what the cluster would need for these pods, and the scheduler's word on why."""
+    """Return the resources that the cluster would need for these pods, and the scheduler's reason."""
     if not pods:
         return ""
     alike = Counter(pod.needs for pod in pods)
@@ -85,7 +85,7 @@ def shortage(pods: Sequence[Unschedulable]) -> str:
 
 
 def _needs(spec: Mapping[str, Any]) -> str:
-    """Return what a pod requests, as the scheduler counts: what runs together, or one that runs before."""
+    """Return a pod's requests as the scheduler counts: its containers together, or one init container."""
     first = spec.get("initContainers") or ()
     lasting = [each for each in first if each.get("restartPolicy") == "Always"]
     total: dict[str, Decimal] = {}
@@ -99,7 +99,7 @@ def _needs(spec: Mapping[str, Any]) -> str:
 
 
 def _requests(container: Mapping[str, Any]) -> dict[str, Decimal]:
-    """Return what a container requests; of what it only limits, that is the limit."""
+    """Return a container's requests; a resource with only a limit counts with the limit."""
     resources = container.get("resources") or {}
     found = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
     return {resource: parse_quantity(amount) for resource, amount in found.items()}

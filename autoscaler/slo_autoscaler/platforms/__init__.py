@@ -1,7 +1,7 @@
-"""Where functions run and are scaled.
+"""Reads and scales functions on OpenFaaS, Kubernetes and Knative.
 
 A platform is a module with a class that has the four methods of ``Platform``, the section ``Settings`` of the
-configuration, and one line in ``PLATFORMS``. It decides nothing.
+configuration, and one line in ``PLATFORMS``. It makes no decisions.
 
 - ``openfaas``     the REST API of a gateway or a provider
 - ``kubernetes``   Deployments, through the Kubernetes API
@@ -19,7 +19,7 @@ from slo_autoscaler.spec import Modes
 
 
 class PlatformSettings(Protocol):
-    """What every platform's ``Settings`` say; the other keys are its own."""
+    """The keys that every platform's ``Settings`` have; further keys are its own."""
 
     @property
     def kind(self) -> str:
@@ -27,37 +27,37 @@ class PlatformSettings(Protocol):
 
     @property
     def timeout(self) -> float:
-        """Seconds that one request may take."""
+        """Time limit of one request, in seconds."""
 
     @property
     def concurrency(self) -> int:
-        """Requests at a time."""
+        """Number of parallel requests."""
 
     @property
     def cap_retry(self) -> float:
-        """Seconds that a refusal is believed."""
+        """Seconds after which a refused count is requested again."""
 
     @property
     def wakes(self) -> bool:
-        """A request wakes a function from zero."""
+        """Whether a request wakes a function from zero."""
 
     @property
     def place(self) -> str:
-        """Where this is, for the log."""
+        """Address or namespaces, for the log."""
 
     @property
     def cluster(self) -> tuple[str | None, str | None, bool | None]:
-        """Kubeconfig and context of the API server that goes with it, None: the pod's own; ``tls.strict``."""
+        """Kubeconfig and context of the API server (None: the pod's own), and ``tls.strict``."""
 
 
 class Platform(Protocol):
-    """What the controller needs from a platform. Every method may be called from several threads at once."""
+    """A platform as the controller uses it; every method may be called from several threads at once."""
 
     def scales(self) -> dict[str, Scale | PlatformError]:
         """Return {name.namespace: replicas and bounds} of every function, or raise ``PlatformError``.
 
-        A function of which the platform says nonsense has a ``PlatformError``, and spoils no other. This is
-        called in every reconcile, so it must not cost a request for each function where that can be helped.
+        A function with unreadable data has a ``PlatformError`` as its value and does not affect others. Every
+        reconcile calls this, so avoid one request per function.
         """
 
     def scale(self, function_name: str) -> Scale:
@@ -67,14 +67,14 @@ class Platform(Protocol):
         """
 
     def set_scale(self, function_name: str, replicas: int, seen: Scale) -> None:
-        """Ask for a count, or raise ``PlatformError``.
+        """Request a count, or raise ``PlatformError``.
 
-        ``seen`` is what was decided on: if another writer has changed it since, nothing is written, and
-        ``ScaleChangedError`` raised. The platform may give less; the next ``scales`` says what it gave.
+        ``seen`` is the scale of the decision. If another writer has changed it since, write nothing and raise
+        ``ScaleChangedError``. The platform may grant less, which the next ``scales`` returns.
         """
 
     def close(self) -> None:
-        """Give up connections."""
+        """Close connections."""
 
 
 PLATFORMS: Final[dict[str, tuple[str, str]]] = {
@@ -82,19 +82,19 @@ PLATFORMS: Final[dict[str, tuple[str, str]]] = {
     "kubernetes": ("slo_autoscaler.platforms.kubernetes", "Kubernetes"),
     "knative": ("slo_autoscaler.platforms.knative", "knative"),
 }
-"""Kind -> (module, maker of the platform). Only the one that is asked for is imported: the Kubernetes
-client is large, and OpenFaaS needs none of it."""
+"""Kind -> (module, factory of the platform). Only the configured one is imported: the Kubernetes client is
+large, and OpenFaaS does not need it."""
 
 
 ALL_ACTIVE: Final = Modes()
-"""Where nothing is said."""
+"""Default of ``build``."""
 
 
 def build(settings: PlatformSettings, leader: Leader, modes: Modes = ALL_ACTIVE) -> Platform:
-    """Return the platform that the configuration names; raises ``ConfigError``.
+    """Return the configured platform. Raises ``ConfigError``.
 
-    A platform that acts between reconciles acts while ``leader`` leads, and reads a function's label by
-    ``modes``.
+    A platform that acts between reconciles does so only while ``leader`` leads. ``modes`` reads a function's
+    label.
     """
     module, name = PLATFORMS[settings.kind]
     make: Callable[[PlatformSettings, Leader, Modes], Platform]
@@ -103,5 +103,5 @@ def build(settings: PlatformSettings, leader: Leader, modes: Modes = ALL_ACTIVE)
 
 
 def place(kind: str, namespaces: tuple[str, ...] | None) -> str:
-    """Return where a platform on Kubernetes is, for the log."""
+    """Return the kind and the namespaces of a platform on Kubernetes, for the log."""
     return f"{kind}, {'all namespaces' if namespaces is None else ' '.join(namespaces)}"

@@ -1,6 +1,6 @@
 """Plain Kubernetes: scales each Deployment with our label through its scale subresource.
 
-Owns the names, the label and the annotations. Decides nothing. A HorizontalPodAutoscaler on the same
+Owns the names, the label and the annotations. Makes no decisions. A HorizontalPodAutoscaler on the same
 Deployment undoes every write: in mode active such a Deployment is an error that names both.
 """
 
@@ -31,7 +31,7 @@ from slo_autoscaler.platforms import ALL_ACTIVE, place
 from slo_autoscaler.spec import Modes
 
 MODE: Final = "tailbound.dev/mode"
-"""A label: only Deployments that have it are watched. Empty: the mode is the configuration's."""
+"""Label of the Deployments to watch. Its value is the mode; empty: the configuration's mode."""
 MIN_REPLICAS: Final = "tailbound.dev/min-replicas"
 MAX_REPLICAS: Final = "tailbound.dev/max-replicas"
 
@@ -39,7 +39,7 @@ DEPLOYMENTS: Final = Resource("apps/v1", "deployments")
 AUTOSCALERS: Final = Resource("autoscaling/v2", "horizontalpodautoscalers")
 
 _FIRST_LIST_SHARE: Final = 0.8
-"""Of the timeout: how long a reader waits for the first lists."""
+"""Share of the timeout for which a reader waits for the first lists."""
 
 
 @settings
@@ -47,30 +47,30 @@ class Settings:
     """Deployments that carry our label, scaled through the Kubernetes API."""
 
     kind: Literal["kubernetes"] = "kubernetes"
-    """Which platform this section is for."""
+    """Kind of platform."""
     kubeconfig: str | None = None
-    """A file. None: the pod's service account, or outside a cluster what KUBECONFIG names."""
+    """Kubeconfig file. None: the pod's service account, or outside a cluster the file in KUBECONFIG."""
     context: str | None = None
-    """Of the kubeconfig; None: its current one."""
+    """Context of the kubeconfig; None: its current one."""
     namespaces: Namespaces | None = None
-    """None: all, which takes a ClusterRole."""
+    """Namespaces to watch; None: all, which needs a ClusterRole."""
     timeout: PositiveDuration = 5.0
-    """For each request, with its retries."""
+    """Time limit of each request with its retries."""
     concurrency: Concurrency = 8
-    """Requests at a time, beside one watch for each kind of object and namespace."""
+    """Number of parallel requests, in addition to one watch per kind of object and namespace."""
     resync: PositiveDuration = 300.0
-    """Between two lists of everything; in between watches tell what changes."""
+    """Time between two complete lists; watches report the changes in between."""
     cap: Count | None = None
-    """The most replicas that any Deployment is to have, whatever its annotations say."""
+    """Maximum number of replicas of any Deployment, whatever its annotations say."""
     cap_retry: PositiveDuration = 300.0
-    """How long a refusal is believed."""
+    """Time after which a refused count is requested again."""
     tls: ClusterTls = Field(default_factory=ClusterTls)
 
     wakes: ClassVar[bool] = False
 
     @property
     def place(self) -> str:
-        """Where this is, for the log."""
+        """Namespaces, for the log."""
         return place(self.kind, self.namespaces)
 
     @property
@@ -90,11 +90,11 @@ class Deployment:
     desired: int
     ready: int
     mode: str
-    """As the label says it."""
+    """Value of the label."""
     min: int | None = None
     max: int | None = None
     fault: str | None = None
-    """The rules that its annotations break."""
+    """The rules that its annotations violate."""
 
     @classmethod
     def of(cls, document: Document) -> "Deployment | None":
@@ -139,9 +139,9 @@ class Kubernetes:
     """The Deployments of one API server, in some namespaces or all."""
 
     def __init__(self, config: Settings, _leader: Leader, modes: Modes = ALL_ACTIVE) -> None:
-        """Begin to watch at once; raises ``ConfigError`` if there are no credentials.
+        """Begin to watch. Raises ``ConfigError`` without credentials.
 
-        Nothing is written but what the controller asks for, so the leader is not asked here.
+        Writes only on the controller's request, so it needs no leader.
         """
         self._config = config
         self._modes = modes
@@ -191,7 +191,7 @@ class Kubernetes:
             raise PlatformError(f"{function_name}: {replicas} replicas: nothing wakes a Deployment from zero")
         key = _key(function_name)
         found = self._found(key)
-        # With the same count, the newer version differs in its status alone.
+        # With the same count, the newer version differs only in its status.
         version = found.version if found.desired == seen.desired else seen.version
         try:
             version = self._api.scale(DEPLOYMENTS.path(*key, "scale"), version, seen.desired, replicas)
@@ -203,7 +203,7 @@ class Kubernetes:
             self._events.tell(found.reference, reason, f"Scaled from {seen.desired} to {replicas} replicas")
 
     def close(self) -> None:
-        """Give up watches, the events' thread and connections."""
+        """Stop the watches and the thread of events; close connections."""
         self._deployments.close()
         self._autoscalers.close()
         self._pods.close()
@@ -211,7 +211,7 @@ class Kubernetes:
         self._api.close()
 
     def _found(self, key: Key) -> Deployment:
-        """Return the Deployment as the watch has it; read anew when the watch has nothing current."""
+        """Return the watched Deployment, or read it if the watch is not current."""
         try:
             found = self._deployments.get(key)
         except PlatformError:
@@ -241,7 +241,7 @@ class Kubernetes:
         mode = self._modes.of(name, MODE, deployment.mode)
         if other is not None and mode == "active":
             raise PlatformError(
-                f"{name}: HorizontalPodAutoscaler {other} scales it too, and two scalers undo each other:"
+                f"{name}: HorizontalPodAutoscaler {other} scales it too; two scalers undo each other:"
                 f" delete it, or set the label {MODE} to shadow, recommend or off"
             )
         without_node = None if pods is None else pods.get((deployment.namespace, deployment.name), [])
@@ -260,7 +260,7 @@ class Kubernetes:
     def _others(self) -> dict[Key, str]:
         """Return {Deployment: the HorizontalPodAutoscaler that scales it}.
 
-        Without the right to list them there are none; the watch has logged that error.
+        Without the right to list them return {}; the watch has logged the error.
         """
         return dict(self._autoscalers.items(skip_failed=True).values())
 

@@ -1,14 +1,13 @@
-"""OpenFaaS through its REST API: the gateway's, or a provider's (they are the same here).
+"""OpenFaaS: reads and scales functions through the REST API of the gateway or of a provider.
 
-Owns requests, basic auth, names and labels. Decides nothing. Pitfalls of the contract:
+Owns requests, basic auth, names and labels. Makes no decisions. Pitfalls of the contract:
 
-- The gateway clamps counts to 1..5 and still answers 202. Only reading again shows the real count.
-- ``GET /system/functions`` has the replicas and labels of every function: one request for a namespace,
-  however many functions there are. But it panics in the gateway while Prometheus is away, and then a
-  function can still be read alone.
-- A count has no version, so a write cannot name the one that was decided on. It is read again just before;
-  what another writer does in the milliseconds between is overwritten.
-- Go leaves out zero values: a missing count is 0.
+- The gateway clamps counts to 1..5 and still answers 202. Only a second read shows the real count.
+- ``GET /system/functions`` has the replicas and labels of every function: one request per namespace. But it
+  panics in the gateway while Prometheus is down; a single function can still be read then.
+- A count has no version, so a write cannot name the decided one. It is read again just before the write; a
+  change by another writer in the milliseconds between is overwritten.
+- Go omits zero values: a missing count is 0.
 """
 
 import math
@@ -42,21 +41,21 @@ MIN_LABEL: Final = "com.openfaas.scale.min"
 MAX_LABEL: Final = "com.openfaas.scale.max"
 ZERO_LABEL: Final = "com.openfaas.scale.zero"
 ZERO_DURATION_LABEL: Final = "com.openfaas.scale.zero-duration"
-"""OpenFaaS Pro's, which CE refuses at deploy: ``"true"`` lets an idle function go after so long."""
+"""Label of OpenFaaS Pro, which CE refuses at deploy: ``"true"`` lets an idle function scale to zero."""
 ZERO_DURATION: Final = 900.0
-"""What Pro takes where the duration is absent, or none."""
+"""Pro's idle time in seconds if the duration is missing or invalid."""
 MODE_LABEL: Final = "com.tailbound.mode"
-"""In a domain of our own, because faas-netes refuses unknown labels under com.openfaas.scale at deploy."""
+"""Label of the mode, in our own domain: faas-netes refuses unknown labels under com.openfaas.scale."""
 
 
 @settings
 class BasicAuth:
-    """Files with the gateway's user and password, as OpenFaaS mounts them; read again for each request."""
+    """Files with the gateway's user and password, as OpenFaaS mounts them; each request reads them again."""
 
     user_file: str
-    """Holds the user; space around it is left out."""
+    """File of the user; surrounding space is ignored."""
     password_file: str
-    """Holds the password, likewise."""
+    """File of the password; surrounding space is ignored."""
 
 
 @settings
@@ -64,23 +63,23 @@ class Settings:
     """Functions of OpenFaaS, scaled through its gateway."""
 
     gateway_url: Url
-    """Whose REST API lists the functions and sets their replicas."""
+    """URL of the gateway or provider, whose REST API lists and scales the functions."""
     kind: Literal["openfaas"] = "openfaas"
-    """Which platform this section is for; this one where the key is absent."""
+    """Kind of platform; the default kind."""
     basic_auth: BasicAuth | None = None
     namespaces: Namespaces = ("openfaas-fn",)
-    """Whose functions are scaled, each asked for by itself."""
+    """Namespaces of the functions; each costs one request."""
     timeout: PositiveDuration = 5.0
-    """For each request."""
+    """Time limit of each request."""
     concurrency: Concurrency = 8
-    """Requests at a time."""
+    """Number of parallel requests."""
     cap: Count | None = None
-    """The most replicas that the platform gives (OpenFaaS CE: 5). Without it, it is found by asking."""
+    """Maximum number of replicas that the platform grants (OpenFaaS CE: 5). None: learned from refusals."""
     cap_retry: PositiveDuration = 300.0
-    """How long a refusal is believed."""
+    """Time after which a refused count is requested again."""
 
     tls: Tls = Field(default_factory=Tls)
-    """Its ``strict`` is also for the Kubernetes API that keeps the lease."""
+    """TLS for the gateway; ``strict`` also applies to the Kubernetes API of the Lease."""
 
     wakes: ClassVar[bool] = True
 
@@ -91,7 +90,7 @@ class Settings:
 
     @property
     def place(self) -> str:
-        """Where this is, for the log."""
+        """URL and namespaces, for the log."""
         return self.gateway_url
 
     @property
@@ -104,20 +103,20 @@ class OpenFaas:
     """The functions of one gateway, in some namespaces."""
 
     def __init__(self, config: Settings, _leader: Leader, modes: Modes = ALL_ACTIVE) -> None:
-        """Open a session; raises ``ConfigError`` if a file with credentials is absent.
+        """Open a session. Raises ``ConfigError`` if a file with credentials is missing.
 
-        Nothing is written but what the controller asks for, so the leader is not asked here.
+        Writes only on the controller's request, so it needs no leader.
         """
         self._config = config
         self._modes = modes
         self._written: dict[str, int] = {}
-        """Own writes that the gateway has not told of yet."""
+        """Own writes that the gateway does not report yet."""
         auth = None
         if config.basic_auth is not None:
             user = Secret("platform.basic_auth.user_file", config.basic_auth.user_file)
             password = Secret("platform.basic_auth.password_file", config.basic_auth.password_file)
             auth = Authorization(password, user)
-        # No retries: the next reconcile is one. As many kept connections as there are callers.
+        # No retries: the next reconcile retries. One kept connection per caller.
         self._session = open_session(
             config.gateway_url,
             "platform",
@@ -153,7 +152,7 @@ class OpenFaas:
         return self._scale(function_name, status)
 
     def set_scale(self, function_name: str, replicas: int, seen: Scale) -> None:
-        """Ask the gateway for a count, unless it tells another one than was decided on."""
+        """Request a count, unless the gateway reports another one than the decision assumed."""
         name, namespace = _split(function_name)
         own = self._written.get(function_name)
         found = self.scale(function_name).desired
@@ -166,7 +165,7 @@ class OpenFaas:
         self._written[function_name] = replicas
 
     def close(self) -> None:
-        """Give up connections."""
+        """Close connections."""
         self._session.close()
 
     def _scale(self, function_name: str, status: Mapping[str, Any]) -> Scale:
@@ -178,7 +177,7 @@ class OpenFaas:
         return Scale(
             desired=desired,
             available=_count(function_name, status, "availableReplicas"),
-            # Like the gateway, fall back to the default when a bound is no number.
+            # Like the gateway, use the default if a bound is no number.
             min=whole(labels.get(MIN_LABEL)),
             max=whole(labels.get(MAX_LABEL)),
             cap=self._config.cap,
@@ -196,7 +195,7 @@ class OpenFaas:
     def _request(
         self, method: str, path: str, namespace: str, body: Mapping[str, object] | None
     ) -> requests.Response:
-        """Return a 200 or 202; the one place where foreign exceptions and statuses become ours."""
+        """Return a 200 or 202; the only place that converts exceptions and statuses to our errors."""
         url = self._config.gateway_url + path
         try:
             response = self._session.request(

@@ -1,12 +1,12 @@
-"""Where observations come from.
+"""Sources of observations.
 
 - ``promql`` [P]   query texts; answers -> numbers
-- ``prometheus``   the queries over HTTP, all functions in one query for each signal
-- ``replay``       the same from a recording
-- ``direct``       the load alone, each second, from the pages that Prometheus scrapes
+- ``prometheus``   the queries over HTTP, one per signal for all functions
+- ``replay``       observations from a recording
+- ``direct``       only the load, each second, from the pages that Prometheus scrapes
 - ``counters`` [P] their counters -> arrivals per second
 
-A source has three methods; ``Settings`` are those of Prometheus. It decides nothing.
+A source has three methods and makes no decisions; ``Settings`` are those of Prometheus.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -19,44 +19,44 @@ from slo_autoscaler.law.restart import Past
 from slo_autoscaler.signals import Observation
 
 MIN_SCRAPES: Final = 4
-"""Scrapes that the query window must span: two are needed for a rate, one may be missed, one is the edge."""
+"""Minimum scrapes in the query window: two for a rate, one that may be missed, one at the edge."""
 
 MIN_AGE_SCRAPES: Final = 2
-"""Scrape intervals that ``max_age`` must allow: one passes before the next scrape, and one may be missed."""
+"""Minimum scrape intervals in ``max_age``: one until the next scrape, and one that may be missed."""
 
 Earlier = tuple[tuple[float, float], ...]
-"""((seconds after an earlier moment, arrivals per second), ...), oldest first; negative is before."""
+"""((seconds after an earlier moment, arrivals per second), ...), oldest first; negative is before it."""
 
 
 @settings
 class BasicAuth:
-    """A user of Prometheus, or of the proxy in front of it."""
+    """Basic auth towards Prometheus, or the proxy in front of it."""
 
     username: Annotated[str, Field(pattern=r"^[^:]+$")]
-    """Text without a colon; a number needs quotes."""
+    """User name, text without a colon; a number needs quotes."""
     password_file: str
-    """Holds the password; space around it is left out. Read again for each request."""
+    """File of the password; surrounding space is ignored. Each request reads it again."""
 
 
 @settings
 class Settings:
-    """Where observations come from."""
+    """The Prometheus server, and how to query it."""
 
     url: Url
-    """Of the server that scrapes the functions, with the path before ``/api`` if there is one."""
+    """URL of the server that scrapes the functions, with any path before ``/api``."""
     scrape_interval: PositiveDuration = 5.0
-    """The interval at which Prometheus scrapes the functions. It is measured; the log names a difference."""
+    """Interval at which Prometheus scrapes the functions. It is measured, and a difference is logged."""
     window: PositiveDuration = 30.0
-    """Of latency and attainment, at least four scrapes; arrival rates are taken over exactly four."""
+    """Query window of latency and attainment, at least four scrapes; arrival rates use exactly four."""
     timeout: PositiveDuration = 5.0
-    """For all queries of a reconcile together. No retries: without an answer every function holds."""
+    """Time limit of all queries of a reconcile together; after it every function holds. No retries."""
     max_age: PositiveDuration = 20.0
-    """A newest sample older than this is no data; at least two scrapes."""
+    """Maximum age of the newest sample, at least two scrapes; an older one is no data."""
     bearer_token_file: str | None = None
-    """Holds a token that is sent as Authorization: Bearer. Read again for each request."""
+    """File of a token for Authorization: Bearer. Each request reads it again."""
     basic_auth: BasicAuth | None = None
     headers: Headers = Field(default_factory=dict, repr=False)
-    """Sent with each request, such as X-Scope-OrgID, the tenant of Mimir and Cortex."""
+    """Headers of each request, for example X-Scope-OrgID, the tenant of Mimir and Cortex."""
     tls: Tls = Field(default_factory=Tls)
 
     @property
@@ -99,30 +99,30 @@ class Settings:
 
 
 class DirectLoad(Protocol):
-    """What the controller needs of the load that is read beside the source. Neither method waits."""
+    """The load that is read directly, as the controller uses it. Neither method waits."""
 
     def watch(self, function_names: Collection[str]) -> None:
-        """Look at these functions from now on."""
+        """Read these functions from now on."""
 
     def rates(self) -> Mapping[str, float]:
-        """Return {function_name: requests per second that surely arrive}; one that is not seen is absent."""
+        """Return {function_name: requests per second that surely arrive}; unseen functions are absent."""
 
 
 class Source(Protocol):
-    """What the controller needs from a source."""
+    """A source as the controller uses it."""
 
     def observe(self) -> dict[str, Observation]:
         """Return {function_name: Observation} as of now, or raise ``SourceError``.
 
-        A function that is missing has no data. All signals or none: a reconcile on half of them would
-        take a low rate for a lull. Returns within the time that the source is given, whatever happens.
+        A missing function has no data. Returns all signals or none: with half of them a low rate would look
+        like low load. Returns within the source's timeout.
         """
 
     def history(self, span: float) -> dict[str, Past]:
-        """Return {function_name: what is known of the last ``span`` seconds}, or raise ``SourceError``.
+        """Return {function_name: history of the last ``span`` seconds}, or raise ``SourceError``.
 
-        Asked for once, after a start: only the source knows the time before it. The last exports of the
-        autoscaler before are found for an hour after it stopped.
+        Called once after a start: only the source knows the time before it. The last exports of the previous
+        autoscaler are found for an hour after it stopped.
         """
 
     def earlier(self, ages: Sequence[float], span: float) -> dict[str, dict[float, Earlier]]:
@@ -131,5 +131,5 @@ class Source(Protocol):
         The arrivals cover ``span`` seconds before and after that moment, up to now. Each is the mean of the
         step that ends there; a step is the rate window, or a thirtieth of the range if that is longer. A
         function or age without recorded arrivals is absent. For 10,000 functions each age costs about 0.4 s
-        of CPU: ask every few minutes. Raises ``SourceError``; returns within the time that the source has.
+        of CPU, so call it every few minutes. Raises ``SourceError``; returns within the source's timeout.
         """

@@ -1,8 +1,7 @@
-"""Arrivals of the last seconds, from counters on pages that are read again and again. [P]
+"""Computes the arrivals of the last seconds from counters on pages that are read repeatedly. [P]
 
-A page is text of the Prometheus format: a gateway's, which counts the requests that it has started by
-function, or a watchdog's, which counts those that are done and those inside. Only these lines are looked
-at. Next step: ``direct`` reads the pages.
+A page has the Prometheus format. A gateway's counts the started requests by function; a watchdog's counts
+finished requests and those inside. Other lines are ignored. Next step: ``direct`` reads the pages.
 """
 
 import re
@@ -13,13 +12,13 @@ from math import isfinite, sqrt
 from typing import Final
 
 SPANS: Final = (0.5, 2.5)
-"""Seconds over which arrivals are counted at least, if a page is known for so long; the one that is surer of
-more counts. A short span tells a large step earlier, a long one a small step."""
+"""Spans in seconds over which arrivals are counted; the one with the higher sure rate counts. A short span
+shows a large step earlier, a long span shows a small step."""
 SURE: Final = 3.0
-"""Standard deviations of Poisson arrivals that are taken off: by chance alone the rest exceeds the true rate
-about once in 1,000 looks."""
+"""Standard deviations of Poisson arrivals to subtract: by chance the result exceeds the true rate about once
+in 1,000 reads."""
 SHORTEST: Final = 0.2
-"""Seconds between two samples below which their times say too little."""
+"""Minimum seconds between two samples; closer ones give no usable rate."""
 
 _STARTED: Final = re.compile(
     rb'^gateway_function_invocation_started\{(?:[^}]*,)?function_name="([^"\\]+)"[^}]*\} (\S+)', re.MULTILINE
@@ -28,12 +27,12 @@ _STARTED_NAME: Final = b"gateway_function_invocation_started{"
 _ARRIVED: Final = re.compile(rb"^(?:slo_requests_total\{[^}]*\}|http_requests_in_flight) (\S+)", re.MULTILINE)
 
 WHOLE: Final = ""
-"""The name under which a watchdog's page counts: it is all of one function."""
+"""Name for the count of a watchdog's page, which is about one function."""
 
 
 def started(page: bytes) -> dict[str, float]:
-    """Return {function_name: requests that a gateway has started}, of its page."""
-    # The lines of a metric stand together; what is before and behind them may be megabytes.
+    """Return {function_name: started requests} from a gateway's page."""
+    # The lines of a metric are adjacent; the rest of the page may be megabytes.
     begin, last = page.find(_STARTED_NAME), page.rfind(_STARTED_NAME)
     if begin < 0:
         return {}
@@ -43,7 +42,7 @@ def started(page: bytes) -> dict[str, float]:
 
 
 def arrived(page: bytes) -> dict[str, float]:
-    """Return {WHOLE: requests that have come to a watchdog}, of its page."""
+    """Return {WHOLE: requests that have arrived} from a watchdog's page."""
     values = [value for value in map(_number, _ARRIVED.findall(page)) if value is not None]
     return {WHOLE: sum(values)} if values else {}
 
@@ -58,13 +57,13 @@ def _number(text: bytes) -> float | None:
 
 @dataclass(slots=True)
 class Page:
-    """The counters of one page as they were in the last seconds."""
+    """The counters of one page in the last seconds."""
 
     samples: deque[tuple[float, Mapping[str, float]]] = field(default_factory=deque)
     """(seconds on any monotonic clock, {function_name: count})"""
 
     def add(self, now: float, counts: Mapping[str, float]) -> None:
-        """Note what the page says ``now``. A count that has fallen is that of a new process."""
+        """Record the counts at ``now``. A lower count belongs to a new process."""
         samples = self.samples
         if samples:
             before = samples[-1][1]
@@ -75,9 +74,9 @@ class Page:
             samples.popleft()
 
     def arrivals(self, span: float) -> Mapping[str, tuple[float, float]]:
-        """Return {function_name: (requests that arrived, in so many seconds)} of at least the last ``span``.
+        """Return {function_name: (arrivals, seconds)} of at least the last ``span`` seconds.
 
-        Of less if the page is not known for so long.
+        Of a shorter time if the page was first read later.
         """
         if len(self.samples) < 2:
             return {}
@@ -86,12 +85,12 @@ class Page:
         begin, before = before_that[-1] if before_that else self.samples[0]
         if end - begin < SHORTEST:
             return {}
-        # A function that was not there had no request: the counter appears with its first.
+        # A missing function had no request: the counter appears with the first one.
         return {name: (value - before.get(name, 0.0), end - begin) for name, value in after.items()}
 
 
 def surely(arrivals: Iterable[tuple[float, float]]) -> float:
-    """Return the requests per second that surely arrive, by (count, seconds) of each page."""
+    """Return the requests per second that surely arrive, from (count, seconds) of each page."""
     rate = variance = 0.0
     for count, seconds in arrivals:
         rate += count / seconds

@@ -1,10 +1,9 @@
-"""The load, read each second where Prometheus scrapes it every few: a step is seen seconds earlier.
+"""Reads the load each second from the pages that Prometheus scrapes, to see a step seconds earlier.
 
-Owns the thread that looks, the requests for pages and how many there are. Prometheus says where the pages
-are: the label ``instance`` of what it scrapes. So this takes no rights of any platform, goes on while
-Prometheus is away, and sees nothing where that label is no address, or no way leads there. Pages of gateways
-tell of all functions; watchdogs are asked about functions that no gateway has. What the counters say is
-``counters``'s. It may raise what is believed of the load, never lower it; decides nothing.
+Owns the thread and the requests for pages, with their limits. Prometheus' label ``instance`` gives the
+addresses. So this needs no rights on any platform and works while Prometheus is down. It sees nothing where
+the label is no reachable address. A gateway's page covers all functions; watchdogs are read for functions
+that no gateway has. ``counters`` interprets the pages. The result may raise the assumed load, never lower it.
 """
 
 import logging
@@ -23,27 +22,27 @@ from slo_autoscaler.sources import counters
 logger = logging.getLogger(__name__)
 
 LISTING: Final = 5.0
-"""Seconds between two questions to Prometheus where the pages are: about the scrape interval."""
+"""Seconds between two queries for the addresses of the pages: about the scrape interval."""
 READ_SECONDS: Final = 1.0
-"""For one page; most come within milliseconds."""
+"""Time limit of one page in seconds; most take milliseconds."""
 CONCURRENT_READS: Final = 8
 MOST_PAGES: Final = 100
-"""Pages of watchdogs at a look: each costs its watchdog about 2 ms of CPU, and us half a millisecond. Of more
-pages each has its turn later."""
+"""Maximum pages of watchdogs per round: each costs its watchdog about 2 ms of CPU, and this process 0.5 ms.
+Further pages are read in the next rounds."""
 BYTES_PER_SECOND: Final = 4 * 2**20
-"""Of one page: that of a gateway with 10,000 functions has 13 MB, and is read every three seconds."""
+"""Maximum of one page: a gateway's with 10,000 functions has 13 MB, which is read every three seconds."""
 GIVEN_UP: Final = 10.0
 """Seconds after which a page that could not be read is tried again."""
 LARGEST: Final = 64 * 2**20
 """Bytes of a page: four times that of 10,000 functions."""
 STALE: Final = 10.0
-"""Seconds after which what was read of a page counts no more."""
+"""Seconds after which the counts of a page expire."""
 
 _ADDRESS: Final = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 
 
 class Listing(Protocol):
-    """Where the pages are. Both raise ``SourceError``."""
+    """The addresses of the pages. Both methods raise ``SourceError``."""
 
     def gateways(self) -> Mapping[str, Collection[str]]:
         """Return {address: functions} of the gateways."""
@@ -54,11 +53,11 @@ class Listing(Protocol):
 
 @dataclass(slots=True)
 class _Page:
-    """One page that is read, and what it said."""
+    """One page, with its last counts."""
 
     address: str
     function_name: str | None
-    """None: a gateway's, of many functions."""
+    """Function of a watchdog's page; None: a gateway's page, of many functions."""
     counted: counters.Page = field(default_factory=counters.Page)
     due: float = 0.0
     reading: Future[None] | None = None
@@ -66,7 +65,7 @@ class _Page:
 
 
 class Direct:
-    """Looks every ``interval`` seconds from ``start`` to ``close``."""
+    """Reads the pages every ``interval`` seconds from ``start`` to ``close``."""
 
     def __init__(
         self, listing: Listing, interval: float, clock: Callable[[], float] = time.monotonic
@@ -80,7 +79,7 @@ class Direct:
         self._wanted: Collection[str] = ()
         self._rates: tuple[float, Mapping[str, float]] = (0.0, {})
         self._lost: set[str] = set()
-        """Addresses that could not be read when they were tried last."""
+        """Addresses whose last read failed."""
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(CONCURRENT_READS, thread_name_prefix="direct")
         self._thread = threading.Thread(target=self._run, name="direct", daemon=True)
@@ -90,24 +89,24 @@ class Direct:
         self._thread.start()
 
     def close(self) -> None:
-        """Look no more; what is being read is not waited for."""
+        """Stop reading, without waiting for requests under way."""
         self._stop.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def watch(self, function_names: Collection[str]) -> None:
-        """Look at these functions from now on."""
+        """Read these functions from now on."""
         self._wanted = function_names
 
     def rates(self) -> Mapping[str, float]:
-        """Return {function_name: requests per second that surely arrive} as of the last look.
+        """Return {function_name: requests per second that surely arrive} by the last round.
 
-        A function that cannot be seen is absent.
+        Functions without a readable page are absent.
         """
         looked_at, rates = self._rates
         return rates if self._clock() - looked_at <= STALE else {}
 
     def look(self) -> None:
-        """Read the pages whose turn it is, for at most ``READ_SECONDS``; a page that fails is left out."""
+        """Read the due pages, for at most ``READ_SECONDS``; skip pages that fail."""
         now = self._clock()
         self._list(now)
         due = sorted((page for page in self._pages.values() if page.due <= now), key=lambda page: page.due)
@@ -132,7 +131,7 @@ class Direct:
             self._stop.wait(due - self._clock())
 
     def _list(self, now: float) -> None:
-        """Learn where the pages are. Until there is an answer they are where they were."""
+        """Query the addresses of the pages; without an answer keep the known ones."""
         if self._asking is not None and self._asking.done():
             found, self._asking = self._asking.result(), None
             self._pages = {
@@ -151,7 +150,7 @@ class Direct:
             unseen = set(self._wanted).difference(*gateways.values())
             watchdogs = self._listing.watchdogs() if unseen else {}
         except SourceError:
-            # The reconcile logs it.
+            # The reconcile logs the same error.
             return {address: page.function_name for address, page in self._pages.items()}
         return {address: name for address, name in watchdogs.items() if name in unseen} | dict.fromkeys(
             gateways
@@ -170,7 +169,7 @@ class Direct:
             page.due = self._clock() + GIVEN_UP
             if page.address not in self._lost:
                 self._lost.add(page.address)
-                logger.info("load is not read directly from %s: %s", page.address, brief(error))
+                logger.info("%s: cannot read the load directly: %s", page.address, brief(error))
             return
         self._lost.discard(page.address)
         read = counters.started if page.function_name is None else counters.arrived
@@ -196,9 +195,9 @@ class Direct:
 
 
 def fetched(address: str, seconds: float) -> bytes:
-    """Return the page ``/metrics`` at ``host:port``; raises one of what ``_read`` catches.
+    """Return the page ``/metrics`` at ``host:port``; raise one of the errors that ``_read`` catches.
 
-    Takes no longer than ``seconds``, or twice that if nothing comes, and no more than ``LARGEST`` bytes.
+    Takes at most ``seconds``, or twice that without any byte, and at most ``LARGEST`` bytes.
     """
     end = time.monotonic() + seconds
     connection = HTTPConnection(address, timeout=seconds)

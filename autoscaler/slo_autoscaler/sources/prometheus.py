@@ -1,8 +1,8 @@
-"""Observations from Prometheus' HTTP API.
+"""Queries observations from Prometheus' HTTP API.
 
-Owns the requests, the time that they may take together, and the translation of what can go wrong with them;
-the queries and the reading of answers are ``promql``'s. There are no retries: the next reconcile asks again,
-and until then every function holds.
+Owns the requests, their common time limit, and the conversion of errors; ``promql`` has the queries and
+parses the answers. There are no retries: the next reconcile queries again, and until then every function
+holds.
 """
 
 import logging
@@ -28,12 +28,12 @@ from slo_autoscaler.spec import GatewaySlos
 logger = logging.getLogger(__name__)
 
 CONCURRENT_QUERIES: Final = 4
-"""Enough to hide the round trips; few enough not to crowd a shared Prometheus."""
+"""Parallel queries: enough to hide the round trips, few enough for a shared Prometheus."""
 
 _T = TypeVar("_T")
 
 LOOKS_BETWEEN: Final = 60
-"""Reconciles between two queries of a seldom signal: five minutes at the default interval."""
+"""Reconciles between two queries of an expensive signal: five minutes at the default interval."""
 
 FOREIGN: Final = (
     RequestException,
@@ -44,11 +44,11 @@ FOREIGN: Final = (
     TypeError,
     ValueError,
 )
-"""What the client raises; it reads data.result without looking, so a wrong answer is any of these."""
+"""Errors that the client raises; it reads data.result unchecked, so a wrong answer raises any of these."""
 
 
 def connect(config: Settings) -> PrometheusConnect:
-    """Return a client with the configured credentials. Raises ``ConfigError`` if a file is absent."""
+    """Return a client with the configured credentials. Raises ``ConfigError`` if a file is missing."""
     auth = None
     if config.bearer_token_file is not None:
         auth = Authorization(Secret("prometheus.bearer_token_file", config.bearer_token_file))
@@ -59,13 +59,13 @@ def connect(config: Settings) -> PrometheusConnect:
     session.hooks["response"] = [_refuse]
     adapter = session.get_adapter(config.url)
     connection = PrometheusConnect(url=config.url, timeout=config.timeout, retry=0, session=session)
-    # The client has put an adapter of its own there.
+    # The client has installed its own adapter there.
     session.mount(config.url, adapter)
     return connection
 
 
 def _refuse(response: Response, **_: object) -> None:
-    """Raise for an answer that is not Prometheus'. Credentials follow no redirect to another server."""
+    """Raise for redirects and refusals: credentials must not follow a redirect to another server."""
     status = response.status_code
     if response.is_redirect or status in (401, 403):
         response.close()
@@ -78,7 +78,7 @@ def _refuse(response: Response, **_: object) -> None:
 
 
 class PrometheusSource:
-    """Asks for every signal of all functions at once, a few queries at a time."""
+    """Queries every signal for all functions, a few queries in parallel."""
 
     def __init__(
         self,
@@ -88,8 +88,8 @@ class PrometheusSource:
     ) -> None:
         """``gateway``: the functions that have no batching watchdog, and their SLOs.
 
-        ``at`` gives the time (Unix seconds) to look at; without it, it is Prometheus' own now. Raises
-        ``ConfigError`` if a file with credentials is absent.
+        ``at`` returns the time (Unix seconds) to evaluate at; None is Prometheus' own now. Raises
+        ``ConfigError`` if a file with credentials is missing.
         """
         self._config = config
         self._at = at
@@ -104,15 +104,15 @@ class PrometheusSource:
             ]
         )
         self._advised: str | None = None
-        """The advice that was logged last."""
+        """The last logged advice."""
         self._connection = connect(config)
         self._pool = ThreadPoolExecutor(CONCURRENT_QUERIES, thread_name_prefix="prometheus")
 
     def observe(self) -> dict[str, Observation]:
         """Return the current observation of every function; ``SourceError`` if any query fails.
 
-        All queries together have ``timeout``. A query that is late is left to itself: it ends when its
-        socket falls silent for as long. Until then it has one of a few threads: late queries cannot pile up.
+        All queries together have ``timeout``. A late query is abandoned; it ends when its socket has been
+        silent for as long. Until then it holds one of a few threads, so late queries cannot pile up.
         """
         end = time.monotonic() + self._config.timeout
         own = self._asked(self._queries)
@@ -127,7 +127,7 @@ class PrometheusSource:
         return seen | promql.gateway_observations(answers, self._gateway)
 
     def history(self, span: float) -> dict[str, Past]:
-        """Return what is known of the last ``span`` seconds, one value for each scrape, within ``timeout``.
+        """Return the history of the last ``span`` seconds, one value per scrape, within ``timeout``.
 
         An exported value has one entry, from the last scrape of an autoscaler within an hour. Ages are by
         Prometheus' own clock, so that clocks need not agree.
@@ -141,7 +141,7 @@ class PrometheusSource:
         return promql.earlier(dict(zip(ages, self._answers(asked), strict=True)))
 
     def gateways(self) -> dict[str, set[str]]:
-        """Return {address: functions} of the gateways that are scraped, within ``timeout``."""
+        """Return {address: functions} of the scraped gateways, within ``timeout``."""
         (found,) = self._answers([self._pool.submit(self._ask_places, promql.GATEWAYS)])
         functions: dict[str, set[str]] = {}
         for address, name in found:
@@ -149,12 +149,12 @@ class PrometheusSource:
         return functions
 
     def watchdogs(self) -> dict[str, str]:
-        """Return {address: function} of the replicas that are scraped, within ``timeout``."""
+        """Return {address: function} of the scraped replicas, within ``timeout``."""
         (found,) = self._answers([self._pool.submit(self._ask_places, promql.WATCHDOGS)])
         return dict(found)
 
     def close(self) -> None:
-        """Give up connections and threads."""
+        """Close connections and stop threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._connection.close()
 
@@ -165,7 +165,7 @@ class PrometheusSource:
     def _answers(self, asked: Sequence[Future[Any]], end: float | None = None) -> list[Any]:
         """Return all answers; raise ``SourceError`` if one fails or ``timeout`` passes first.
 
-        ``end``, on the monotonic clock, is when the time is up that they share with others.
+        ``end``, on the monotonic clock, is the end of the time that they share with others.
         """
         left = self._config.timeout if end is None else max(0.0, end - time.monotonic())
         done, late = wait(asked, left, FIRST_EXCEPTION)
@@ -184,7 +184,7 @@ class PrometheusSource:
     def _with_new(
         self, found: Mapping[str, dict[str, float]], names: Collection[str], end: float
     ) -> dict[str, dict[str, float]]:
-        """Return the signals that under-read new replicas, with what those of these functions have done."""
+        """Return the signals that miss new replicas, corrected for functions that have some."""
         if not names:
             return {}
         asked = self._asked(promql.new_queries(names, self._config.window, self._config.rate_window))
@@ -192,7 +192,7 @@ class PrometheusSource:
         return {signal: found.get(signal, {}) | query.result() for signal, query in asked.items()}
 
     def _advise(self, ratios: Mapping[str, float]) -> None:
-        """Log once which settings to change if Prometheus scrapes at another interval."""
+        """Log once the settings to change if Prometheus scrapes at another interval."""
         advice = promql.scrape_advice(ratios, self._config.scrape_interval, self._config.max_age)
         if advice is not None and advice != self._advised:
             logger.warning("%s", advice)
@@ -256,9 +256,9 @@ class PrometheusSource:
 
 
 class _Seldom:
-    """Queries that are expensive and change slowly: asked once in ``LOOKS_BETWEEN`` reconciles.
+    """Queries expensive signals that change slowly, once in ``LOOKS_BETWEEN`` reconciles.
 
-    No reconcile waits for them or fails by them; without an answer their signals are unknown.
+    No reconcile waits for them or fails because of them; without an answer their signals are unknown.
     """
 
     def __init__(self, sets: Sequence[Mapping[str, str]]) -> None:
@@ -270,14 +270,14 @@ class _Seldom:
     def look(
         self, ask: Callable[[Mapping[str, str]], dict[str, Future[dict[str, float]]]]
     ) -> dict[str, dict[str, float]]:
-        """Return the last answers, {signal: {function_name: value}}, and ask again when it is time."""
+        """Return the last answers, {signal: {function_name: value}}; query again when due."""
         if self._asked and all(query.done() for _, query in self._asked):
             self._known = {}
             for signal, query in self._asked:
                 if not query.cancelled() and query.exception() is None:
                     self._known.setdefault(signal, {}).update(query.result())
             self._asked = []
-            # Without any answer the replicas are too young: ask again soon.
+            # Without any answer the replicas are too new: query again soon.
             self._until_next = LOOKS_BETWEEN if any(self._known.values()) else 1
         self._until_next -= 1
         if self._until_next < 0 and not self._asked:

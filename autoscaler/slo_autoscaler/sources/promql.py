@@ -1,15 +1,15 @@
 """Fills in the queries of ``signals``; turns the API's answers into numbers. [P]
 
-Two sets of queries give the same ``Observation``: those of our watchdog with one of the gateway
-(``queries``), and for functions without it, whose SLO stands in the configuration, those of the gateway alone
-(``gateway_queries``). A window must span at least four scrapes: two are needed for a rate, and one may be
-missed. Arrival rates take exactly that, because a count is as good over a short window and every second of it
-is delay; latency quantiles and attainment take the longer one, because p99 of few requests is noise.
+Two sets of queries give the same ``Observation``. ``queries`` uses our watchdog's metrics and one of the
+gateway's. ``gateway_queries`` uses only the gateway's, for functions without a watchdog, whose SLO is in the
+configuration. A window must span at least four scrapes: a rate needs two, and one may be missed. Arrival
+rates use exactly four, because a count is as exact over a short window and a longer one adds delay. Latency
+quantiles and attainment use the longer window, because p99 of few requests is noise.
 
 The gateway's histogram has the edges .005 .01 .025 .05 .1 .25 .5 1 2.5 5 10, and inside a bucket Prometheus
-interpolates: p99 of requests that all took 110 ms reads as 249 ms. An SLO between two edges cannot be judged
-exactly. Quantiles are taken as they are; attainment counts as good what is below the next edge *above* the
-SLO, so that what counts as a miss surely is one. Put such an SLO on an edge.
+interpolates: p99 of requests that all took 110 ms reads as 249 ms. So an SLO between two edges cannot be
+measured exactly. Quantiles are used as they are. Attainment counts requests below the next edge *above* the
+SLO as good, so that every counted miss is a real one. Set such an SLO to an edge.
 """
 
 import math
@@ -25,13 +25,14 @@ from slo_autoscaler.sources import MIN_AGE_SCRAPES, MIN_SCRAPES, Earlier
 from slo_autoscaler.spec import GatewaySlos
 
 NEWEST: Final = 0.55
-"""Of the rate window, which is four scrapes: two of them and no more, and none where one was missed."""
+"""Share of the rate window (four scrapes) that holds exactly two scrapes, or fewer if one was missed."""
 
 EXPECTED: Final = 12
-"""Scrapes that a counting window should hold: enough to measure the interval to a tenth."""
+"""Expected scrapes in a counting window: enough to measure the interval to 10%."""
 
 COUNTED: Final = 5
-"""Counting windows; the fullest one counts, so that a pause of Prometheus is not a long interval."""
+"""Number of counting windows; the fullest one counts, so that a pause of Prometheus does not look like a long
+interval."""
 
 SCRAPE_TOLERANCE: Final = 1.25
 """Factor by which the interval may differ: the window of four scrapes then still holds three."""
@@ -40,7 +41,7 @@ REMEMBERED: Final = 3600.0
 """Seconds after which the last exports of a stopped autoscaler are too old to restore."""
 
 EARLIER_STEPS: Final = 30
-"""Most steps of a range around an earlier moment: for 10,000 functions that is 300,000 numbers."""
+"""Maximum steps of a range around an earlier moment: 300,000 numbers for 10,000 functions."""
 
 FUNCTION_LABEL: Final = "function_name"
 
@@ -48,15 +49,15 @@ WATCHDOG: Final = {name: signal.watchdog for name, signal in SIGNALS.items() if 
 """Signal -> query of functions with our watchdog."""
 
 NEW: Final = {name: signal.new for name, signal in SIGNALS.items() if signal.new}
-"""Signal -> query of functions with our watchdog some of whose replicas are new; ``$F`` selects them."""
+"""Signal -> query of functions with our watchdog and new replicas; ``$F`` selects them."""
 
 MOST_NAMED: Final = 10
-"""Functions that a query names, some times each: it has to fit into a URL. For more, all are asked for."""
+"""Maximum functions that a query names, because it must fit into a URL. For more, query all functions."""
 
 _ANY: Final = 'function_name!=""'
 
 GATEWAY: Final = {name: signal.gateway for name, signal in SIGNALS.items() if signal.gateway}
-"""Likewise of functions without it; ``$ATTAINED[span]`` depends on each function's SLO."""
+"""Signal -> query of functions without it; ``$ATTAINED[span]`` depends on each function's SLO."""
 
 HISTORY: Final[dict[str, str]] = {
     "rate": WATCHDOG["rate"],
@@ -78,16 +79,16 @@ EXPORTED_AT: Final = 'scalar(max(max_over_time(timestamp(slo_autoscaler_replicas
 """Query of the time of the last export of any autoscaler, Unix seconds; NaN if there is none in an hour."""
 
 GATEWAY_EDGES: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, math.inf)
-"""Of the gateway's histogram, in seconds."""
+"""Edges of the gateway's histogram, in seconds."""
 
 GATEWAYS: Final = "group by (instance, function_name) (gateway_service_count)"
-"""Query of the gateways' pages and the functions that each counts; likewise of the watchdogs'."""
+"""Query of the gateways' pages and the functions that each counts; ``WATCHDOGS`` for the watchdogs' pages."""
 WATCHDOGS: Final = 'group by (instance, function_name) (slo_latency_seconds{slo_class=~"|default"})'
 
 _FORMS: Final = {
     "$BUCKETS": "rate(http_request_duration_seconds_bucket{$SUCCESS}[$W])",
     "$GATEWAY_BUCKETS": "rate(gateway_functions_seconds_bucket{$SUCCESS,$F}[$W])",
-    # What says something of the function; other 4xx are the client's fault.
+    # Answers that reflect the function; other 4xx are the client's fault.
     "$JUDGED": 'code=~"2..|3..|429|5.."',
     # A redirect is an answer too.
     "$SUCCESS": 'code=~"2..|3.."',
@@ -118,7 +119,7 @@ def arrivals(window: float, slos: GatewaySlos) -> str:
 
 
 def history_queries(rate_window: float, slos: GatewaySlos) -> dict[str, str]:
-    """Return the text of every range query that ``pasts`` needs the answer of."""
+    """Return the text of every range query whose answer ``pasts`` needs."""
     return HISTORY | {"rate": arrivals(rate_window, slos)}
 
 
@@ -130,7 +131,7 @@ def exported_at(rate_window: float) -> str:
 def gateway_queries(
     window: float, rate_window: float, slos: GatewaySlos, *, seldom: bool = False
 ) -> dict[str, str]:
-    """Return the same for functions without our watchdog; nothing if there are no such functions."""
+    """Return the query text of every signal for functions without our watchdog; {} without such functions."""
     if not slos:
         return {}
     texts = _asked(GATEWAY, seldom=seldom)
@@ -152,7 +153,7 @@ def documented(query: str) -> str:
 
 
 def _attainment(slos: GatewaySlos, span: str) -> str:
-    """Return the share of answers that were successes and quicker than the edge at or above each SLO."""
+    """Return the query of the share of answers that were successes below the edge at or above each SLO."""
     groups: dict[float, list[str]] = {}
     for name, slo in slos.named.items():
         if slo is not None:
@@ -180,7 +181,7 @@ def _edge(latency: float) -> float:
 
 
 def _le(edge: float) -> str:
-    """Return an expression for both ways to write it: Prometheus 3 writes 1 as 1.0."""
+    """Return a matcher for both spellings of an edge: Prometheus 3 writes 1 as 1.0."""
     if math.isinf(edge):
         return "[+]Inf"
     text = f"{edge:g}"
@@ -188,7 +189,7 @@ def _le(edge: float) -> str:
 
 
 def _matcher(names: Collection[str], *, but: bool = False) -> str:
-    """Return what selects these functions, or all but these; no name needs more than its dots escaped."""
+    """Return a matcher of these functions, or of all others; in names only dots need escapes."""
     among = "|".join(name.replace(".", "[.]") for name in sorted(names))
     return f'function_name{"!~" if but else "=~"}"{among}"'
 
@@ -271,7 +272,7 @@ def gateway_observations(
         slo = slos.of(name)
         if slo is None:
             continue
-        # What was asked for is the share that attained.
+        # The query gave the share within the SLO.
         short = observation.burn_short
         burn = None if short is None else (1.0 - short) / (1.0 - slo.objective)
         seen[name] = replace(
@@ -281,7 +282,7 @@ def gateway_observations(
 
 
 def parse_range(result: object, now: float) -> dict[str, tuple[Entry, ...]]:
-    """Return {function_name: ((seconds ago, value), ...)} of a range answer, seen from the Unix time ``now``.
+    """Return {function_name: ((seconds ago, value), ...)} of a range answer, relative to Unix time ``now``.
 
     Raises ``SourceError`` for anything that is not a range of numbers; leaves out what ``parse`` does.
     """

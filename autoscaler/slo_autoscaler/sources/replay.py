@@ -1,7 +1,7 @@
-"""Observations from a recording, for tests and simulation.
+"""Reads observations from a recording, for tests and simulation.
 
-One line of JSON for each reconcile: ``{"name.namespace": {"rate": 12.5, "p95": 0.08, ...}, ...}`` with the
-fields of ``Observation``; a field that is absent or null is no data.
+One line of JSON per reconcile: ``{"name.namespace": {"rate": 12.5, "p95": 0.08, ...}, ...}`` with the fields
+of ``Observation``; a missing or null field is no data.
 """
 
 import json
@@ -18,13 +18,13 @@ _FIELDS: Final = {field.name for field in fields(Observation)}
 
 
 class ReplaySource:
-    """Answers each call with the next line; after the last, there is no data."""
+    """Answers each call with the next line; after the last line ``observe`` raises."""
 
     def __init__(self, lines: Iterable[str]) -> None:
         self._lines: Iterator[tuple[int, str]] = enumerate(lines, 1)
 
     def observe(self) -> dict[str, Observation]:
-        """Return the next recorded reconcile; ``SourceError`` at the end or on a line that is none."""
+        """Return the next recorded reconcile; raise ``SourceError`` at the end or for an invalid line."""
         number, line = next(self._lines, (0, ""))
         if not number:
             raise SourceError("the recording has ended")

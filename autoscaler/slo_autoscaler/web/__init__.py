@@ -1,16 +1,16 @@
-"""What is served: to Prometheus and probes on one port, to people on another.
+"""HTTP servers: one for Prometheus, one for probes, one for the status page.
 
-- ``probes``        /healthz alone, for the kubelet
-- ``listener``      /metrics, /healthz and /decisions, for machines; reachable from outside a pod
+- ``probes``        only /healthz, for the kubelet
+- ``listener``      /metrics, /healthz and /decisions, for programs; reachable from outside a pod
 - ``page``          the status page's listener: Flask, on loopback unless configured otherwise
 - ``server``        waitress for both, with its limits
-- ``views``         its addresses: HTML for people, the same as JSON under /api
-- ``rows``          decisions -> rows of the table, their order, what is wrong altogether; once a second
-- ``charts`` [P]    which time series are drawn, as query text; answers -> columns; learned service times
-- ``reader``        Prometheus for all of this: bounded, and no oftener than every few seconds
+- ``views``         the page's addresses: HTML, and the same as JSON under /api
+- ``rows``          decisions -> rows of the table, their order, fleet-wide notices; once a second
+- ``charts`` [P]    the drawn time series as query text; answers -> columns; learned service times
+- ``reader``        queries Prometheus for the page, with limits on number and rate
 
-The ports share nothing but the decisions that they show: no user of the page can delay a scrape, and no
-reader of either a probe.
+The ports share only the decisions that they show. So page traffic cannot delay a scrape, and neither can
+delay a probe.
 """
 
 from typing import Protocol
@@ -23,28 +23,28 @@ from slo_autoscaler.spec import GatewaySlos, Spec
 
 @settings
 class Settings:
-    """Where /metrics and /healthz are served, to machines, and where the status page is, to people."""
+    """Addresses of /metrics and /healthz, for programs, and of the status page, for operators."""
 
     host: str = "0.0.0.0"  # noqa: S104  (a pod is scraped from outside; the local platform sets loopback)
-    """For /metrics, /healthz and /decisions, on ``port``."""
+    """Address of /metrics, /healthz and /decisions, on ``port``."""
     port: Port = 8082
-    """0 is any free port; the log says which."""
+    """Port of /metrics, /healthz and /decisions; 0 chooses a free one, which the log names."""
     probe_port: Port | None = 8084
-    """For /healthz alone, so that no reader of the other ports keeps a probe waiting; None: no such port."""
+    """Port of a separate /healthz, which traffic on the other ports cannot delay; None: no such port."""
     page_host: str = "127.0.0.1"
     """Address of the page, which has no authentication: beyond loopback, put a proxy with one in front."""
     page_port: Port | None = 8083
-    """As ``port``; None: no page."""
+    """Port of the status page; 0 chooses a free one; None: no page."""
     page_allowed_hosts: tuple[str, ...] = ()
-    """Host names by which browsers may ask for the page, besides localhost and addresses."""
+    """Host names of the page that browsers may use, besides localhost and IP addresses."""
 
 
 class Plan(Protocol):
-    """What the page needs of the configuration."""
+    """The part of the configuration that the page needs."""
 
     @property
     def web(self) -> Settings:
-        """Where it is served."""
+        """Addresses and ports."""
 
     @property
     def interval(self) -> float:
@@ -56,10 +56,10 @@ class Plan(Protocol):
 
     @property
     def prometheus(self) -> sources.Settings:
-        """What charts are drawn from."""
+        """The Prometheus that charts query."""
 
     def target(self, function_name: str) -> Spec:
-        """Return how a function is scaled."""
+        """Return the settings of a function."""
 
     def gateway_slos(self) -> GatewaySlos:
         """Return the SLOs of functions without a watchdog."""

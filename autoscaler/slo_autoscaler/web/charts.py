@@ -1,8 +1,8 @@
-"""Which time series a function's page draws, as query text; and the answers as columns. [P]
+"""Defines the charts of a function's page as queries, and turns answers into columns. [P]
 
-Owns the charts, what stands in each and what it is called, and the table of batch sizes. One range query for
-each line. Functions without our watchdog have charts of the gateway's metrics. The forms are ``promql``'s:
-rates before sums, buckets summed before the quantile, successes only.
+Owns the charts, their lines and labels, and the table of batch sizes. Each line is one range query. Functions
+without our watchdog have charts of the gateway's metrics. As in ``promql``: rates before sums, buckets summed
+before the quantile, successes only.
 """
 
 import math
@@ -18,12 +18,12 @@ Points = Sequence[tuple[float, float]]
 """(Unix time, value), ascending."""
 
 SPANS: Final[Mapping[str, int]] = {"5m": 300, "15m": 900, "1h": 3600, "6h": 21_600, "24h": 86_400}
-"""What can be looked at -> seconds."""
+"""Selectable time spans, in seconds."""
 
 DEFAULT_SPAN: Final = "1h"
 
 POINTS: Final = 240
-"""Of one line: as many as a chart has room for."""
+"""Maximum points of a line, by the width of a chart."""
 
 DIGITS: Final = 5
 
@@ -95,7 +95,7 @@ CHARTS: Final = (
         "Requests",
         "per_second",
         (
-            # Under overload completions are fewer than arrivals, which the gateway sees, if all come by it.
+            # Under overload completions are fewer than arrivals, which the gateway counts if all pass it.
             Line("offered", "offered", f"({_STARTED} > {_COMPLETED}) or {_COMPLETED}", "area"),
             Line("good", "within the SLO", _GOOD),
             Line("capacity", "capacity", "sum(watchdog_capacity_requests_per_second{$F} >= 0)", "limit"),
@@ -116,7 +116,7 @@ CHARTS: Final = (
         "Late requests",
         "share",
         (
-            # Shed and failed ones too: what the error budget is spent on.
+            # Includes shed and failed requests, which spend the error budget too.
             Line("measured", "missed", f"1 - {_GOOD} / {_COMPLETED}", "area"),
             Line("predicted", "predicted", "max(slo_autoscaler_predicted_late_ratio{$F})"),
             Line("allowed", "allowed", "max(slo_autoscaler_allowed_late_ratio{$F})", "limit"),
@@ -161,7 +161,7 @@ CHARTS: Final = (
         ),
     ),
 )
-"""Of a function with the batching watchdog."""
+"""Charts of a function with the batching watchdog."""
 
 GATEWAY_CHARTS: Final = (
     Chart(
@@ -191,27 +191,27 @@ GATEWAY_CHARTS: Final = (
         stepped=True,
     ),
 )
-"""Of a function that is judged by the gateway's metrics."""
+"""Charts of a function that the gateway measures."""
 
 LEARNED: Final[Mapping[str, str]] = {
     # The median replica's, as for the sizing.
     "predicted": "quantile by (size) (0.5, watchdog_service_seconds_predicted{$F})",
-    # Not of replicas that have none yet.
+    # Excludes replicas without a worker so far.
     "workers": "quantile(0.5, sum by (instance) (watchdog_workers{$F}) > 0)",
     "capacity": "quantile(0.5, watchdog_capacity_requests_per_second{$F} >= 0)",
 }
-"""What ``profile`` shows, as instant queries by ``size``."""
+"""Instant queries of ``profile``, by ``size``."""
 
 
 def charts(slo: Slo | None) -> tuple[Chart, ...]:
-    """Return the charts of a function; ``slo``: it is judged by the gateway's metrics, against this."""
+    """Return the charts of a function; with ``slo`` the gateway measures it."""
     return CHARTS if slo is None else GATEWAY_CHARTS
 
 
 def grid(span: float, scrape_interval: float, now: float) -> Grid:
     """Return at most about ``POINTS`` moments of the ``span`` seconds before ``now``.
 
-    They are on whole steps, so that the same ones are asked for again a little later.
+    They are multiples of the step, so that a query a little later can reuse the answer.
     """
     step = max(1, math.ceil(max(scrape_interval, span / POINTS)))
     end = math.floor(now / step) * step

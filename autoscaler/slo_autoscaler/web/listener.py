@@ -1,9 +1,9 @@
-"""/metrics, /healthz and /decisions, for machines.
+"""Serves /metrics, /healthz and /decisions, for programs.
 
 /healthz is 200 while the loop is alive, also without Prometheus or gateway: a restart would not help.
 
-/decisions?function=NAME&last=N returns the last decisions of a function as JSON, for ``explain``; NAME may be
-without its namespace. Without NAME it returns the known names.
+/decisions?function=NAME&last=N returns the last decisions of a function as JSON, for ``explain``; NAME may
+omit the namespace. Without NAME it returns the known names.
 """
 
 import json
@@ -23,10 +23,10 @@ _STATUS: Final = {200: "200 OK", 400: "400 Bad Request", 404: "404 Not Found"}
 
 
 class Decisions(Protocol):
-    """Where decisions come from: the controller."""
+    """The recorded decisions, as the controller provides them."""
 
     def functions(self) -> list[str]:
-        """Return the functions of which decisions are known."""
+        """Return the functions with recorded decisions."""
         ...
 
     def decisions(self, function_name: str, last: int) -> dict[str, Any] | None:

@@ -13,17 +13,17 @@ class Page:
     """The page; serves between ``start`` and ``stop``."""
 
     def __init__(self, config: Plan, decided: Decisions, alive: Callable[[], bool]) -> None:
-        """Bind. Raises ``ConfigError`` when the address cannot be had."""
+        """Bind. Raises ``ConfigError`` if the address is not available."""
         self._reader = Reader(config.prometheus)
         host, app = config.web.page_host, create_app(config, decided, alive, self._reader)
         self._server = Server("page", app, host, config.web.page_port or 0)
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self._server.port}"
 
     def start(self) -> None:
-        """Serve in threads of its own."""
+        """Start serving in threads of its own."""
         self._server.start()
 
     def stop(self) -> None:
-        """Stop serving and give the port back."""
+        """Stop serving and release the port."""
         self._server.stop()
         self._reader.close()

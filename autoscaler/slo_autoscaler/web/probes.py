@@ -1,8 +1,8 @@
-"""/healthz by itself, so that no client keeps the kubelet from its answer.
+"""Serves only /healthz, so that no client can block the kubelet's probe.
 
-A listener with a limit on connections can be held shut by as many clients that say nothing, and the kubelet
-would restart what is well. Here a new connection takes the place of the oldest, so a probe, which is answered
-at once, gets its turn however many others hold on. A loop of asyncio's needs no thread for each.
+Silent clients can occupy all connections of a listener with a limit, and the kubelet would restart a healthy
+pod. Here a new connection replaces the oldest, so a probe is always answered. An asyncio loop needs no thread
+per connection.
 """
 
 import asyncio
@@ -17,17 +17,17 @@ PATH: Final = "/healthz"
 CONNECTIONS: Final = 64
 
 SECONDS: Final = 5.0
-"""From a connection to the end of its answer."""
+"""Time limit of a connection, in seconds."""
 
 MOST_HEADERS: Final = 8 * 1024
-"""Bytes of a request's head."""
+"""Maximum bytes of a request's header."""
 
 
 class Probes:
     """The listener; serves between ``start`` and ``stop``."""
 
     def __init__(self, host: str, port: int, alive: Callable[[], bool]) -> None:
-        """Bind. Raises ``ConfigError`` when the address cannot be had."""
+        """Bind. Raises ``ConfigError`` if the address is not available."""
         self._socket = listen(host, port)
         self.port = int(self._socket.getsockname()[1])
         self._alive = alive
@@ -37,11 +37,11 @@ class Probes:
         self._thread = threading.Thread(target=self._run, name="probes", daemon=True)
 
     def start(self) -> None:
-        """Serve in a thread of its own."""
+        """Start serving in a thread of its own."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop serving and give the port back."""
+        """Stop serving and release the port."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._ended.set)
             self._thread.join()
@@ -55,7 +55,7 @@ class Probes:
     async def _listen(self) -> None:
         server = await asyncio.start_server(self._serve, sock=self._socket, limit=MOST_HEADERS)
         await self._ended.wait()
-        server.close()  # what is under way is cancelled with the loop
+        server.close()  # connections under way are cancelled with the loop
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -70,7 +70,7 @@ class Probes:
                 writer.write(self._answer(head))
                 await writer.drain()
         except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError, asyncio.CancelledError):
-            writer.transport.abort()  # it has gone, said nothing in time, too much, or makes room
+            writer.transport.abort()  # the client left, was silent, sent too much, or is replaced
         finally:
             self._open.pop(task, None)
             writer.close()

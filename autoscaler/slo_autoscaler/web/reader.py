@@ -1,7 +1,7 @@
-"""Prometheus for the page: bounded in time and number, and no oftener than every few seconds.
+"""Queries Prometheus for the page, with limits on time, number and rate.
 
-Owns the requests and the answers that are kept. It is not the source of decisions, so no reader of the page
-delays a reconcile. The queries are those of ``charts``.
+Owns the requests and the cached answers. It is separate from the source of decisions, so page traffic cannot
+delay a reconcile. ``charts`` has the queries.
 """
 
 import threading
@@ -17,19 +17,19 @@ from slo_autoscaler.sources.prometheus import FOREIGN, connect
 from slo_autoscaler.web.charts import Grid, Points, points, values
 
 CONCURRENT: Final = 4
-"""Queries at a time, of all who look together."""
+"""Parallel queries of all users of the page together."""
 
 KEPT: Final = 5.0
-"""Seconds that an answer is good for."""
+"""Seconds for which an answer is cached."""
 
 MAX_KEPT: Final = 64
-"""Answers that are remembered."""
+"""Maximum number of cached answers."""
 
 _T = TypeVar("_T")
 
 
 class Reader:
-    """Asks, and remembers for a few seconds; every method may be called from any thread."""
+    """Queries with a cache of a few seconds; every method may be called from any thread."""
 
     def __init__(self, config: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._url = config.url
@@ -45,7 +45,7 @@ class Reader:
         return self._remembered("now", lambda: self._all({"now": self._time})["now"])
 
     def ranges(self, queries: Mapping[str, str], at: Grid) -> dict[str, Points]:
-        """Return the points of every query, each of one series at most. Raises ``SourceError``."""
+        """Return the points of every query, each with at most one series. Raises ``SourceError``."""
         key = (tuple(queries.values()), at)
         return self._remembered(
             key, lambda: self._all({name: self._range(text, at) for name, text in queries.items()})
@@ -62,7 +62,7 @@ class Reader:
         )
 
     def problem(self) -> str | None:
-        """Return in words why Prometheus cannot be asked, or None."""
+        """Return as text why Prometheus cannot be queried, or None."""
 
         def ask() -> str | None:
             try:
@@ -74,7 +74,7 @@ class Reader:
         return self._remembered("problem", ask)
 
     def close(self) -> None:
-        """Give up connections and threads."""
+        """Close connections and stop threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._connection.close()
 
@@ -93,7 +93,7 @@ class Reader:
         return found
 
     def _all(self, asks: Mapping[str, Callable[[], _T]]) -> dict[str, _T]:
-        """Run everything, a few at a time and all of it within ``timeout``."""
+        """Run all queries, a few in parallel, within ``timeout`` together."""
         asked: dict[str, Future[_T]] = {name: self._pool.submit(ask) for name, ask in asks.items()}
         _, late = wait(asked.values(), self._timeout)
         for query in late:

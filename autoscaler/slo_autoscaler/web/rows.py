@@ -1,8 +1,8 @@
-"""Decisions as rows of a table: what a function has now, what is recommended, whether its SLO is met.
+"""Turns decisions into rows of the table: replicas, recommendation, state of the SLO.
 
-Owns what a row holds, the order of rows, the notices of what is wrong altogether, and how old a row may be. A
-row is one JSON object: the page, /api/functions and ``slo-autoscaler status`` show its ``display``. A signal
-becomes a column by a line of ``words.COLUMNS``; any other column has its text in ``_CELLS``.
+Owns the content and order of rows, fleet-wide notices, and the maximum age of a row. A row is one JSON
+object: the page, /api/functions and ``slo-autoscaler status`` show its ``display``. A line in
+``words.COLUMNS`` makes a signal a column; any other column has its text in ``_CELLS``.
 """
 
 import threading
@@ -22,13 +22,13 @@ Notice = dict[str, str]
 """``level``: error, warning or info; ``text``."""
 
 KEPT: Final = 1.0
-"""Seconds that the rows are good for, however many look."""
+"""Seconds for which the rows are cached, for all users together."""
 
 SIGMAS: Final = 2.0
-"""Standard errors by which an objective must be contradicted to count as missed, as for ``decide``."""
+"""Standard errors below the objective from which it counts as missed, as for ``decide``."""
 
 PAGE_BURN: Final = 14.4
-"""The burn rate that wakes the person on call: deploy/prometheus/rules/slo.yml."""
+"""Burn rate that pages on call, as in deploy/prometheus/rules/slo.yml."""
 
 
 def _replicas(row: Row) -> str:
@@ -53,7 +53,7 @@ _CELLS: Final[Mapping[str, Callable[[Row], str]]] = {
     "mode": lambda row: row["mode"],
     "last": lambda row: row["last"],
 }
-"""Column -> its text, where that is not the number of its key."""
+"""Column -> its text, for columns that do not show the number of their key."""
 
 
 def _trouble(row: Row) -> tuple[int, float]:
@@ -65,21 +65,21 @@ _ORDERS: Final[Mapping[str, Callable[[Row], Any]]] = {
     "function": lambda row: row["function_name"],
     "state": _trouble,
     "target": lambda row: row["slo_latency"],
-    # Against the target: a fleet has as many targets as functions.
+    # Relative to the target, because every function has its own.
     "p95": lambda row: _of_target(row, "p95"),
     "p99": lambda row: _of_target(row, "p99"),
-    # Against what is allowed, likewise.
+    # Relative to the allowed share, for the same reason.
     "predicted": lambda row: (
         row["predicted"] / row["allowed"] if row["allowed"] and row["predicted"] is not None else None
     ),
     "replicas": lambda row: row["ready"],
     "last": lambda row: row["decided_at"],
 }
-"""Column -> what it is sorted by, where that is not the value of its key."""
+"""Column -> its sort value, for columns that do not sort by the value of their key."""
 
 
 class Rows:
-    """The rows of all functions, worked out once a second; every method may be called from any thread."""
+    """The rows of all functions, computed once a second; every method may be called from any thread."""
 
     def __init__(
         self,
@@ -106,19 +106,19 @@ class Rows:
             return self._rows
 
     def of(self, function_name: str) -> Row | None:
-        """Return the row of one function, or None if nothing was decided for it."""
+        """Return the row of one function, or None without a decision for it."""
         found = self._decided.decisions(function_name, 1)
         return row_of(found["decisions"][-1]) if found and found["decisions"] else None
 
     def notices(self) -> list[Notice]:
-        """Return what is wrong altogether; asks Prometheus only if no function has data."""
+        """Return the fleet-wide notices; query Prometheus only if no function has data."""
         rows = self.all()
         problem = self._reader.problem() if blind(rows) else None
         return notices(rows, alive=self._alive(), problem=problem)
 
 
 def row_of(decision: Mapping[str, Any]) -> Row:
-    """Return the row of a function from its newest decision, one object of the decision log."""
+    """Return a function's row from its newest decision, one object of the decision log."""
     inputs: Mapping[str, Any] = decision["inputs"]
     known = {key: inputs.get(key) for key in INPUTS}
     state = _state(decision["reason"], known)
@@ -183,7 +183,7 @@ def matching(rows: Iterable[Row], text: str = "", state: str = "") -> list[Row]:
 
 
 def summary(rows: Sequence[Row]) -> dict[str, Any]:
-    """Return how many functions there are in each state, and the replicas of all."""
+    """Return the number of functions in each state, and the replicas of all."""
     return {
         "functions": len(rows),
         "states": {state: sum(row["state"] == state for row in rows) for state in STATES},
@@ -195,23 +195,23 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def blind(rows: Sequence[Row]) -> bool:
-    """Tell whether there are functions and no data of any: then it is not the functions' fault."""
+    """Return whether functions exist and none has data: then the functions are not the cause."""
     return bool(rows) and all(row["reason"] == "NoData" for row in rows)
 
 
 def notices(rows: Sequence[Row], *, alive: bool, problem: str | None = None) -> list[Notice]:
-    """Return what is wrong altogether, in words, the worst first.
+    """Return the fleet-wide notices, the most severe first.
 
-    Warnings are of single functions, errors of all. ``alive``: the loop turns. ``problem``: why Prometheus
-    cannot be queried, if it was asked.
+    Warnings concern some functions, errors all. ``alive``: the loop is running. ``problem``: the error of a
+    query to Prometheus.
     """
     found: list[Notice] = []
     if not alive:
         found.append(
             _notice(
                 "error",
-                "Nothing is being scaled: no reconcile has finished for several intervals."
-                " The autoscaler's log says why.",
+                "The autoscaler scales no function: no reconcile has finished for several intervals."
+                " The autoscaler's log has the cause.",
             )
         )
     without = sum(row["reason"] == "NoData" for row in rows)
@@ -233,7 +233,7 @@ def notices(rows: Sequence[Row], *, alive: bool, problem: str | None = None) -> 
         )
     if rows and all(row["mode"] == "standby" for row in rows):
         found.append(
-            _notice("info", "This autoscaler is a standby: another one acts. Counts are its recommendations.")
+            _notice("info", "This autoscaler is a standby: another one acts. The counts are not applied.")
         )
     elif rows and all(row["mode"] != "active" for row in rows):
         found.append(_notice("info", "No function's mode is active: this autoscaler scales nothing."))

@@ -17,32 +17,32 @@ Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 """WSGI's."""
 
 THREADS: Final = 4
-"""Requests at a time."""
+"""Number of parallel requests."""
 
 CONNECTIONS: Final = 100
 
 MOST_HEADERS: Final = 16 * 1024
-"""Bytes of a request's head."""
+"""Maximum bytes of a request's header."""
 
 MOST_READ: Final = 64 * 1024
-"""Bytes of a request's body that are read at all."""
+"""Maximum bytes of a request's body."""
 
 MOST_WRITTEN: Final = 256 * 1024 * 1024
-"""Bytes of an answer that are held in memory: the file that waitress would take may not be writable."""
+"""Bytes of an answer kept in memory: the file system that waitress would use may be read-only."""
 
 CLIENT_TIMEOUT: Final = 30
-"""Seconds that a silent client may keep a connection."""
+"""Seconds after which a silent client is disconnected."""
 
 STOPPING: Final = 2.0
-"""Seconds that requests under way have to end."""
+"""Seconds that a stop waits for requests under way."""
 
 
 class Server:
     """A listener; serves between ``start`` and ``stop``."""
 
     def __init__(self, name: str, app: Application, host: str, port: int) -> None:
-        """Bind. Raises ``ConfigError`` when the address cannot be had. ``name`` is the thread's."""
-        # It warns of each request that waits for a thread: a client could fill the log.
+        """Bind. Raises ``ConfigError`` if the address is not available. ``name`` is the thread's."""
+        # waitress logs each request that waits for a thread: a client could fill the log.
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
         listening = listen(host, port)
         self.port = int(listening.getsockname()[1])
@@ -63,21 +63,21 @@ class Server:
         self._thread = threading.Thread(target=self._server.run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Serve in threads of its own."""
+        """Start serving in threads of its own."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop serving and give the port back."""
+        """Stop serving and release the port."""
         if self._thread.is_alive():
-            # The loop owns the connections, so it is the loop that closes them.
+            # The loop owns the connections, so the loop closes them.
             self._server.trigger.pull_trigger(self._leave)
             self._thread.join(STOPPING)
         self._server.task_dispatcher.shutdown(timeout=STOPPING)
-        # Last, as whoever has an answer writes to the trigger.
+        # Last, because every thread with an answer writes to the trigger.
         self._server.close()
 
     def _leave(self) -> None:
-        """Close every connection and end the loop, which goes on as long as it has something to look at."""
+        """Close every connection; the loop ends when it has none left."""
         kept = (self._server, self._server.trigger)
         for each in list(self._sockets.values()):
             if each not in kept:

@@ -1,7 +1,7 @@
-"""The status page's addresses: HTML for people, and behind every view the same as JSON under /api.
+"""Answers the status page's addresses: HTML, and for every view the same as JSON under /api.
 
-Owns the addresses and how each is answered: statuses, headers, and the allowed host names. Everything is
-read-only. ``rows`` and ``charts`` work out what is shown. docs/reference/status-api.md documents the JSON.
+Owns the addresses, statuses, headers, and the allowed host names. Everything is read-only. ``rows`` and
+``charts`` compute the content. docs/reference/status-api.md documents the JSON.
 """
 
 import gzip
@@ -27,19 +27,19 @@ from slo_autoscaler.words import score, sentence
 logger = logging.getLogger(__name__)
 
 MAX_ROWS: Final = 1000
-"""Of one table; a filter shows the others. /api/functions has them all."""
+"""Maximum rows of the table; a filter shows others. /api/functions has all."""
 
 MIN_GZIP: Final = 4096
-"""Bytes from which an answer is compressed: a thousand functions are a megabyte of JSON every few seconds."""
+"""Minimum bytes of a compressed answer: a thousand functions are a megabyte of JSON every few seconds."""
 
 CLASSES: Final[Mapping[str, str]] = {
     column.key: " ".join([column.key, *["number"] * column.numeric, *["minor"] * column.minor])
     for column in words.COLUMNS
 }
-"""Column -> the classes of its cells, worked out once for a thousand rows."""
+"""Column -> CSS classes of its cells, computed once for all rows."""
 
 HEADERS: Final[Mapping[str, str]] = {
-    # Nothing but what this server sends, no code or style within a page, no frame around it.
+    # Only content from this server, no inline code or style, no frame around the page.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
         " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -67,7 +67,7 @@ def create_app(config: Plan, decided: Decisions, alive: Callable[[], bool], read
     def _allowed_host() -> tuple[str, int] | None:
         if _is_allowed(request.host, hosts):
             return None
-        return f"{request.host}: not a name of this page; web.page_allowed_hosts lists them\n", 421
+        return f"{request.host}: not an allowed host name; add it to web.page_allowed_hosts\n", 421
 
     @app.after_request
     def _headers(response: Response) -> Response:
@@ -93,7 +93,7 @@ def create_app(config: Plan, decided: Decisions, alive: Callable[[], bool], read
     @app.errorhandler(Exception)
     def _bug(error: Exception) -> tuple[Response | str, int]:
         logger.exception("%s %s", request.method, request.path)
-        text = "The page failed; scaling goes on. The autoscaler's log says why."
+        text = "The page failed; scaling goes on. The autoscaler's log has the cause."
         return _failure(500, type(error).__name__, text)
 
     views = _Views(config, decided, Rows(decided, alive, reader), reader)
@@ -107,7 +107,7 @@ def create_app(config: Plan, decided: Decisions, alive: Callable[[], bool], read
 
 
 class _Views:
-    """What each address answers."""
+    """The answers of all addresses."""
 
     def __init__(self, config: Plan, decided: Decisions, table: Rows, reader: Reader) -> None:
         self._config = config
@@ -131,11 +131,11 @@ class _Views:
         )
 
     def api_fleet(self) -> Response:
-        """Return the same as JSON; ``q``, ``state`` and ``sort`` choose as on the page."""
+        """Return the table as JSON; ``q``, ``state`` and ``sort`` select as on the page."""
         return jsonify(self._fleet_document(*_choice()))
 
     def function(self, name: str) -> str:
-        """Return one function's page: its state, what its watchdogs learned, its decisions and reasons."""
+        """Return one function's page: its state, learned service times, decisions and reasons."""
         return render_template(
             "function.html", spans=charts.SPANS, span=_span(), **self._function_document(self._row(name))
         )
@@ -151,7 +151,7 @@ class _Views:
         slo = self._config.gateway_slos().of(function_name)
         chosen = charts.charts(slo)
         at = charts.grid(charts.SPANS[_span()], prometheus.scrape_interval, self._reader.now())
-        # At least a step, so that nothing falls between two moments.
+        # At least one step, so that no event falls between two moments.
         queries = charts.filled(
             charts.lines(chosen),
             function_name,
@@ -163,7 +163,7 @@ class _Views:
         return jsonify(function_name=function_name, span=_span(), **charts.document(chosen, found, at))
 
     def api(self) -> Response:
-        """Return what there is."""
+        """Return the list of addresses."""
         return jsonify(
             version=__version__,
             functions="/api/functions?q=TEXT&state=STATE&sort=COLUMN",
@@ -212,7 +212,7 @@ class _Views:
             "interval": self._config.interval,
             "policy": self._config.target(name).policy,
             "row": row,
-            # Warnings are of other functions, or are what the row itself says.
+            # Warnings are about other functions, or repeat the row.
             "notices": [each for each in self._rows.notices() if each["level"] != "warning"],
             "last_change": next((each for each in decisions if each["action"] != "hold"), None),
             "decisions": decisions,
@@ -222,10 +222,10 @@ class _Views:
         }
 
     def _learned(self, function_name: str) -> tuple[dict[str, Any] | None, str | None]:
-        """Return what the watchdogs have learned, or why that is not known."""
+        """Return the watchdogs' learned service times, or why these are unknown."""
         prometheus = self._config.prometheus
         if self._config.gateway_slos().of(function_name) is not None:
-            return None, "This function has no batching watchdog, which would learn service times."
+            return None, "This function has no batching watchdog, so no service times are learned."
         queries = charts.filled(
             charts.LEARNED, function_name, rate_window=prometheus.rate_window, window=prometheus.window
         )
@@ -236,7 +236,7 @@ class _Views:
 
 
 def _failure(status: int, name: str, text: str) -> tuple[Response | str, int]:
-    """Return an error as the address asks for it: JSON under /api, else a page."""
+    """Return an error as JSON under /api, otherwise as a page."""
     if request.path.startswith("/api"):
         return jsonify(error=text), status
     return render_template("error.html", status=status, name=name, text=text), status
@@ -246,7 +246,7 @@ def _choice() -> tuple[str, str, str]:
     """Return text, state and sort of the requested table; an unknown value is the default."""
     text = request.args.get("q", "")[:200]
     state = request.args.get("state", "")
-    # A header's button comes after the form's own field.
+    # The button of a table header comes after the form's own field.
     sort = (request.args.getlist("sort") or [words.DEFAULT_SORT])[-1]
     return (
         text,
@@ -265,9 +265,9 @@ def _now() -> str:
 
 
 def _is_allowed(host: str, hosts: set[str]) -> bool:
-    """Tell whether ``host``, as a browser says it, is an IP address or one of ``hosts``.
+    """Return whether ``host``, as a browser sends it, is an IP address or one of ``hosts``.
 
-    Any web site could let a name of its own point here, and read what a browser on this network may read.
+    Otherwise a web site could point its own name here and read the page through a browser on this network.
     """
     name = host.lower()
     name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]

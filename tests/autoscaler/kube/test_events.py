@@ -42,7 +42,7 @@ def test_events_that_are_too_many_are_lost_and_hold_up_nothing(api, about, told,
     api.faults["POST /api/v1/namespaces"] = doubles.hang(released)
     for number in range(9):
         told.tell(about, "Scaled", str(number))
-    assert caplog.text.count("too many events wait to be written") == 1
+    assert caplog.text.count("too many events") == 1
     told.close()
     api.faults.clear()
     released.set()
@@ -80,5 +80,5 @@ def test_what_cannot_be_written_is_lost_and_that_is_logged_once(api, about, told
     told.tell(replace(about, name=None), "Scaled", "a bug comes to light")
     told.tell(about, "Scaled", "d")
     until(lambda: written() == [("d", 1)], "the next one is written")
-    assert caplog.text.count("events are lost, scaling goes on") == 1
+    assert caplog.text.count("events are lost") == 1
     assert "TypeError" in caplog.text

@@ -1,10 +1,10 @@
 """Knative Serving: an autoscaler class of our own, or a floor under Knative's own autoscaler.
 
-A function is a Service, ``<service>.<namespace>``; ``allocation`` says why.
+A function is a Service, ``<service>.<namespace>``; ``allocation`` gives the reason.
 
-- ``own_class``        mode ``class``: every PodAutoscaler that names our class is ours alone
-- ``floor``            mode ``floor``: Knative's autoscaler scales, and we raise its min-scale
-- ``objects``          the objects that both watch
+- ``own_class``        mode ``class``: scales every PodAutoscaler that names our class
+- ``floor``            mode ``floor``: raises the min-scale of revisions that Knative's autoscaler scales
+- ``objects``          the objects that both modes watch
 - ``minimum`` [P]      the floor as annotations of a Revision
 - ``status`` [P]       conditions, status and ServerlessService by Knative's rules
 - ``allocation`` [P]   annotations and routes; a service's count for each revision
@@ -29,33 +29,33 @@ class Settings:
     """Revisions of Knative Serving, scaled through the Kubernetes API."""
 
     kind: Literal["knative"] = "knative"
-    """Which platform this section is for."""
+    """Kind of platform."""
     mode: Literal["class", "floor"] = "class"
-    """``class``: Revisions of the autoscaler class slo.tailbound.dev are ours. ``floor``: Knative's own
-    autoscaler keeps them, and we raise its min-scale."""
+    """``class``: scale Revisions of the autoscaler class slo.tailbound.dev. ``floor``: Knative's own
+    autoscaler scales, and this autoscaler raises its min-scale."""
     kubeconfig: str | None = None
-    """A file. None: the pod's service account, or outside a cluster what KUBECONFIG names."""
+    """Kubeconfig file. None: the pod's service account, or outside a cluster the file in KUBECONFIG."""
     context: str | None = None
-    """Of the kubeconfig; None: its current one."""
+    """Context of the kubeconfig; None: its current one."""
     namespaces: Namespaces | None = None
-    """None: all, which takes a ClusterRole."""
+    """Namespaces to watch; None: all, which needs a ClusterRole."""
     timeout: PositiveDuration = 5.0
-    """For each request, with its retries."""
+    """Time limit of each request with its retries."""
     concurrency: Concurrency = 8
-    """Requests at a time, beside one watch for each kind of object and namespace."""
+    """Number of parallel requests, in addition to one watch per kind of object and namespace."""
     resync: PositiveDuration = 300.0
-    """Between two lists of everything; in between watches tell what changes."""
+    """Time between two complete lists; watches report the changes in between."""
     cap: Count | None = None
-    """The most replicas that any Revision is to have, whatever its annotations say."""
+    """Maximum number of replicas of any Revision, whatever its annotations say."""
     cap_retry: PositiveDuration = 300.0
-    """How long a refusal is believed."""
+    """Time after which a refused count is requested again."""
     tls: ClusterTls = Field(default_factory=ClusterTls)
 
     wakes: ClassVar[bool] = True
 
     @property
     def place(self) -> str:
-        """Where this is, for the log."""
+        """Mode and namespaces, for the log."""
         return place(self.kind, self.namespaces)
 
     @property
@@ -65,7 +65,7 @@ class Settings:
 
 
 def knative(config: Settings, leader: Leader, modes: Modes = ALL_ACTIVE) -> Platform:
-    """Return the platform for the configured mode, the only one that is loaded; raises ``ConfigError``."""
+    """Return the platform for the configured mode; import only this one. Raises ``ConfigError``."""
     module, name = _MODES[config.mode]
     make: Callable[[Settings, Leader, Modes], Platform]
     make = getattr(importlib.import_module(f"{__name__}.{module}"), name)

@@ -11,8 +11,8 @@ belong to the service. So decisions use the signals of all revisions together, a
 - The main revision, which has most of the traffic, has replicas for all of it: traffic that was moved away
   may return at once.
 - Another revision has replicas for its share, rounded up. Its share is the routed or the declared one,
-  whichever is larger. So a revision is sized before it takes over, and a rollout is no dip. (Knative's own
-  autoscaler starts it with ``initial-scale``.)
+  whichever is larger. So a revision has its replicas before it takes over. (Knative's own autoscaler starts
+  it with ``initial-scale``.)
 - A revision that no route names becomes inactive, without replicas, once it has served (``status``).
 """
 
@@ -33,7 +33,7 @@ AUTOSCALING: Final = "autoscaling.knative.dev/"
 SERVING: Final = "serving.knative.dev/"
 
 MODE: Final = "tailbound.dev/mode"
-"""A label of the Service. On the Service, because one on its template would make a new revision."""
+"""Label of the Service: a label on its template would create a new revision."""
 
 KPA: Final = "kpa.autoscaling.knative.dev"
 
@@ -43,7 +43,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What config-autoscaler says where a revision says nothing; here, Knative 1.23's own defaults."""
+    """Cluster defaults in config-autoscaler; these values are Knative 1.23's own."""
 
     class_name: str = KPA
     min_scale: int = 0
@@ -59,15 +59,15 @@ class Share:
     """A revision's part of its service's traffic, 0 to 1; None where no route names it."""
 
     routed: float | None
-    """By the route's status: what is so now."""
+    """Present share, in the route's status."""
     declared: float | None
-    """By the route's spec: what shall be."""
+    """Desired share, in the route's spec."""
     mode: str | None = None
     """The label of a route that names it, which Knative copies from the Service; None where it has none."""
 
     @property
     def most(self) -> float:
-        """Return what it must be able to serve."""
+        """Return the share that it must be able to serve."""
         return max(self.routed or 0.0, self.declared or 0.0)
 
 
@@ -86,20 +86,20 @@ class Revision:
     service: str
     """The Service's name, or the Configuration's where there is none."""
     generation: int
-    """Of the Configuration that it was made from: the higher, the newer."""
+    """Generation of its Configuration: a higher one is newer."""
     share: Share
     least: int
     """min-scale; 0 where it is not set."""
     most: int | None
     """max-scale; None: no bound."""
     start: int
-    """What it must have had once before it counts as started: at least 1."""
+    """Replicas that it must have had once to count as started: at least 1."""
     started: bool
     replicas: int
     """Asked for now."""
     ready: int
     inactive: bool = False
-    """It is to have no replicas: no route names it, or it has never come up."""
+    """Whether it must have no replicas: no route names it, or it never became ready."""
     version: str = ""
     """resourceVersion of the object that has ``replicas``."""
 
@@ -117,7 +117,7 @@ class Revision:
     def lowest(self) -> int:
         """Return the least count to scale to while it is not inactive.
 
-        Never 0: nothing would wake it. The activator keeps its statistics for Knative's own class only.
+        Never 0: nothing would wake it, because the activator reports requests to Knative's own class only.
         """
         return max(1, self.least) if self.started else max(1, self.least, self.start)
 
@@ -154,7 +154,7 @@ def key_of(of: Json) -> Key:
 
 
 def defaults_of(config_map: Json) -> Defaults:
-    """Return what config-autoscaler says; what it does not say, or says wrongly, is Knative's default."""
+    """Return the defaults of config-autoscaler; a missing or invalid value is Knative's default."""
     data = config_map.get("data") or {}
     usual = Defaults()
 
@@ -177,7 +177,7 @@ def defaults_of(config_map: Json) -> Defaults:
 
 
 def version_of(config_map: Json) -> tuple[int, int] | None:
-    """Return Knative's version, with which releases label all that they install; None if it is none."""
+    """Return Knative's version from the label that its releases set; None if it is invalid."""
     match = re.match(r"v?(\d+)\.(\d+)", label(config_map, "app.kubernetes.io/version") or "")
     return None if match is None else (int(match[1]), int(match[2]))
 
@@ -195,7 +195,7 @@ def max_scale(of: Json, defaults: Defaults) -> int | None:
 
 
 def initial_scale(of: Json, defaults: Defaults) -> int:
-    """Return the count with which a revision starts; 0 (where the cluster allows it) is the user's word."""
+    """Return the count with which a revision starts; the user may set 0 if the cluster allows it."""
     own = whole(annotation(of, AUTOSCALING + "initial-scale", AUTOSCALING + "initialScale"))
     return defaults.initial_scale if own is None else own
 
@@ -206,9 +206,9 @@ def class_of(of: Json, defaults: Defaults) -> str:
 
 
 def service_of(of: Json) -> str:
-    """Return the Service that a revision, or what is made from one, belongs to.
+    """Return the Service of a revision, or of an object made from one.
 
-    A Configuration without a Service stands for itself, and a revision without a Configuration, too.
+    Without a Service it is the Configuration, and without that the revision.
     """
     return (
         label(of, SERVING + "service")
@@ -219,12 +219,12 @@ def service_of(of: Json) -> str:
 
 
 def generation_of(of: Json) -> int:
-    """Return the generation of the Configuration that it was made from; 0 if it does not say."""
+    """Return the generation of its Configuration; 0 if it is missing."""
     return whole(label(of, SERVING + "configurationGeneration")) or 0
 
 
 def newest(revisions: Iterable[Json]) -> dict[Key, str]:
-    """Return {(namespace, configuration): the revision made from it last}; PodAutoscalers do as well."""
+    """Return {(namespace, configuration): its newest revision}, from revisions or PodAutoscalers."""
     latest: dict[Key, tuple[int, str]] = {}
     for each in revisions:
         namespace, name = key_of(each)
@@ -265,7 +265,7 @@ def named_by(route: Json) -> set[Key]:
 
 
 def found_by(revision: Json) -> set[Key]:
-    """Return by what a route that concerns a revision, or what is made from one, may name it."""
+    """Return the keys by which a route may name a revision, or an object made from one."""
     namespace, name = key_of(revision)
     configuration = label(revision, SERVING + "configuration")
     return {(namespace, name)} if configuration is None else {(namespace, name), (namespace, configuration)}
@@ -287,9 +287,9 @@ def _traffic(of: Any, namespace: str, latest: Mapping[Key, str]) -> dict[str, fl
 
 
 def main_of(revisions: Iterable[Revision]) -> Revision:
-    """Return the revision that stands for its service: what serves most, the newest of equals.
+    """Return the service's main revision: the one with most traffic, the newest of equals.
 
-    One that has not started serves nothing yet, whatever is declared. Raises ``ValueError`` if there is none.
+    A revision that has not started serves nothing yet. Raises ``ValueError`` without revisions.
     """
     return max(
         revisions,
@@ -317,7 +317,7 @@ def plan(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
     """Return the count of each revision of one service, within its bounds.
 
     ``wanted`` is the last decision for the service; None: none yet, and a restart changes nothing. An
-    inactive revision keeps its count: when it goes is not decided here.
+    inactive revision keeps its count: ``status`` decides when it may scale to zero.
     """
     members = list(revisions)
     counts = counts_of(members, wanted)
@@ -329,7 +329,7 @@ def plan(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
 
 
 def scale_of(main: Revision, cap: int | None, modes: Modes) -> Scale:
-    """Return the counts and bounds that a decision starts from: the main revision's.
+    """Return the main revision's counts and bounds, from which a decision starts.
 
     Raises ``PlatformError`` if the label says no mode.
     """
@@ -346,7 +346,7 @@ def scale_of(main: Revision, cap: int | None, modes: Modes) -> Scale:
 
 
 def is_scaled(function_name: str, share: Share, modes: Modes) -> bool:
-    """Tell whether decisions for a function are carried out; where its label is wrong the last one stands."""
+    """Return whether decisions for a function are applied; with a wrong label the last one stands."""
     try:
         return modes.of(function_name, MODE, share.mode) == "active"
     except PlatformError:
@@ -354,7 +354,7 @@ def is_scaled(function_name: str, share: Share, modes: Modes) -> bool:
 
 
 def scales_of(mains: Iterable[Revision], cap: int | None, modes: Modes) -> dict[str, Scale | PlatformError]:
-    """Return ``scale_of`` each, by function; a wrong label spoils no other function."""
+    """Return ``scale_of`` each main revision, by function; a wrong label affects only its function."""
     scales: dict[str, Scale | PlatformError] = {}
     for main in mains:
         try:
@@ -365,6 +365,6 @@ def scales_of(mains: Iterable[Revision], cap: int | None, modes: Modes) -> dict[
 
 
 def replicas_for_share(whole: int, share: float) -> int:
-    """Return the replicas for a share of the traffic that ``whole`` is for."""
+    """Return the replicas for a share of the traffic that ``whole`` replicas serve."""
     # Rounded first: 0.07 x 100 is a little more than 7.
     return math.ceil(round(whole * share, 6))

@@ -1,6 +1,6 @@
 """Raises min-scale to a floor from forecast and capacity, for revisions that Knative's autoscaler scales.
 
-Owns the step of one thread and its writes; the rules are ``allocation``'s and ``minimum``'s. Only the leader
+Owns the step of one thread and its writes; ``allocation`` and ``minimum`` have the rules. Only the leader
 writes. All state is in the annotations of the Revisions, so a restart changes nothing.
 """
 
@@ -54,16 +54,16 @@ from slo_autoscaler.spec import Modes
 logger = logging.getLogger(__name__)
 
 _TRIES: Final = 4
-"""Of a floor: others change the Revision too."""
+"""Tries of a write: others change the Revision too."""
 _RETRY_SECONDS: Final = 0.05
-"""Between two tries of a write: the watch reports the conflicting change meanwhile."""
+"""Seconds between two tries, in which the watch reports the conflicting change."""
 
 
 class Floor:
     """The Services with our label."""
 
     def __init__(self, config: Settings, leader: Leader, modes: Modes) -> None:
-        """Begin to watch at once, and to act whenever ``leader`` leads; raises ``ConfigError``."""
+        """Begin to watch, and to act while ``leader`` leads. Raises ``ConfigError``."""
         self._config = config
         self._leader = leader
         self._modes = modes
@@ -72,7 +72,7 @@ class Floor:
         self._desired = DesiredReplicas()
         self._loop, self._writes = Loop("knative floor", self.reconcile_floors), Writes("floor")
         watch = partial(informer_of, self._api, config=config, changed=self._loop.wake)
-        # All of them: one that is not labeled any more may have a floor to be taken back.
+        # All revisions: one that lost its label may still have a floor to remove.
         self._revisions = watch(REVISIONS, transform=strip_revision, index=services_of)
         self._routes = watch(ROUTES, transform=strip_route, index=named_by, label=MODE)
         self._pods = pods_of(self._api, config)
@@ -88,9 +88,9 @@ class Floor:
         return scale_of(main_of(self._members(function_name)), self._config.cap, self._modes)
 
     def set_scale(self, function_name: str, replicas: int, seen: Scale) -> None:
-        """Give the main revision its floor now, the others theirs with the next pass.
+        """Write the main revision's floor now; the next pass writes the others'.
 
-        The user's own minimum is kept beside the floor, and so is one that comes while this is decided.
+        Keeps the user's own minimum, also one that is set meanwhile.
         """
         if not self._leader.leads():
             raise PlatformError(f"{function_name}: not the leader")
@@ -110,17 +110,17 @@ class Floor:
         self._loop.wake()
 
     def close(self) -> None:
-        """Give up the thread, watches and connections; the floors stay, so that a restart is no dip."""
+        """Stop the thread and watches; close connections. The floors stay: a restart keeps replicas."""
         for each in (self._loop, self._revisions, self._routes, self._pods, self._api):
             each.close()
 
     def reconcile_floors(self) -> float:
-        """Give every revision its floor, or its user's own minimum back: the step of the thread.
+        """Write every revision's floor, or restore its user's own minimum: the step of the thread.
 
-        Returns the seconds until the next pass at most.
+        Returns the maximum seconds until the next pass.
         """
         if not self._leader.leads():
-            # Another leader decides now; its decisions are seen in the floors.
+            # Another leader decides now; its decisions show in the floors.
             self._desired.keep(())
             return self._writes.pause()
         functions = self._functions()
@@ -142,7 +142,7 @@ class Floor:
         return self._grouped(self._revisions.items().values(), self._routes.items().values())
 
     def _members(self, function_name: str) -> list[Revision]:
-        """Return the revisions of one function without a look at any other."""
+        """Return the revisions of one function without reading others."""
         self._wait()
         service, _, namespace = function_name.rpartition(".")
         revisions = self._revisions.by((namespace, service)).values()
@@ -182,7 +182,7 @@ class Floor:
         return None if revision is None else minimum.change(revision, floor, self._cluster.defaults())
 
     def _write_floor(self, key: Key, floor: int) -> None:
-        """Give a revision its floor, read anew by the watch after each conflict."""
+        """Write a revision's floor; retry after a conflict with the watch's newer state."""
         for left in reversed(range(_TRIES)):
             change = self._change(key, floor)
             if change is None:

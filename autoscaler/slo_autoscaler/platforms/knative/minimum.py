@@ -35,20 +35,20 @@ from slo_autoscaler.platforms.knative.allocation import (
 )
 
 APPLIED: Final = "slo.tailbound.dev/floor-applied"
-"""The floor, as it was written into min-scale."""
+"""Annotation of the floor that was written into min-scale."""
 ORIGINAL: Final = "slo.tailbound.dev/floor-original-min-scale"
-"""The user's min-scale, which it stands in for; empty if there was none."""
+"""Annotation of the user's min-scale, which the floor replaces; empty if there was none."""
 MIN_SCALE: Final = AUTOSCALING + "min-scale"
 
 LEAST_VERSION: Final = (1, 21)
-"""Of Knative: before it, annotations of a Revision that is there already are not carried on."""
+"""Oldest Knative version that passes changed annotations of an existing Revision to its autoscaler."""
 
 
 def revision_of(revision: Json, share: Share, defaults: Defaults, *, floored: bool) -> Revision:
-    """Return what scaling needs to know of a Revision.
+    """Return the scaling state of a Revision.
 
-    ``least`` is the user's own lower bound. ``replicas`` is the floor in force: 1 where there is none, 0
-    while it is at zero. If it is not to have one (``floored``) it is the count that Knative wants.
+    ``least`` is the user's own lower bound. ``replicas`` is the present floor: 1 without one, 0 while it is
+    at zero. Without ``floored`` it is the count that Knative requests.
     """
     namespace, name = key_of(revision)
     state = revision.get("status") or {}
@@ -85,9 +85,9 @@ def floors(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
 
 
 def change(revision: Json, floor: int, defaults: Defaults) -> dict[str, Any] | None:
-    """Return the merge patch that gives a Revision this floor, or takes it back (0); None: it is so already.
+    """Return the merge patch that sets a Revision's floor or removes it (0); None if nothing changes.
 
-    It holds the resourceVersion, so that what the user does at the same moment is not overwritten.
+    It holds the resourceVersion, so that a simultaneous change by the user is not overwritten.
     """
     held, own = _held(revision), _own(revision)
     annotations: dict[str, str | None] = {APPLIED: None, ORIGINAL: None}
@@ -105,18 +105,18 @@ def change(revision: Json, floor: int, defaults: Defaults) -> dict[str, Any] | N
 
 
 def _held(revision: Json) -> bool:
-    """Tell whether its min-scale is the floor that was given, and not the user's."""
+    """Return whether its min-scale is the written floor, not the user's."""
     given = annotation(revision, APPLIED)
     return given is not None and annotation(revision, MIN_SCALE) == given
 
 
 def _own(revision: Json) -> str | None:
-    """Return the user's min-scale as it was written; None if there is none under this name."""
+    """Return the user's min-scale as text; None without one under this name."""
     return (annotation(revision, ORIGINAL) or None) if _held(revision) else annotation(revision, MIN_SCALE)
 
 
 def _with_own(revision: Json) -> Json:
-    """Return the Revision as its user left it, as far as min-scale goes."""
+    """Return the Revision with its user's own min-scale."""
     metadata = revision.get("metadata", {})
     annotations = dict(metadata.get("annotations") or {})
     annotations.pop(MIN_SCALE, None)

@@ -1,7 +1,7 @@
-"""The objects that both modes watch: kinds, cached parts, and the cluster's defaults.
+"""Watches the objects that both modes need: kinds, cached parts, and the cluster's defaults.
 
-Owns which kinds are read and what is cached of each. Knows no rule of scaling; those are ``allocation``'s,
-``status``' and ``minimum``'s.
+Owns the list of kinds and the cached part of each. Knows no rule of scaling; ``allocation``, ``status`` and
+``minimum`` have them.
 """
 
 import logging
@@ -43,11 +43,11 @@ ROUTES: Final = Resource("serving.knative.dev/v1", "routes")
 CONFIG_MAPS: Final = Resource("v1", "configmaps")
 
 DEFAULTS_SECONDS: Final = 60.0
-"""How long config-autoscaler is not read again."""
+"""Seconds between two reads of config-autoscaler."""
 
 
 class ClusterDefaults:
-    """config-autoscaler, read again every minute; Knative's own defaults until it could be read."""
+    """config-autoscaler, read again every minute; Knative's own defaults until the first read."""
 
     def __init__(self, api: KubeApi) -> None:
         self._api = api
@@ -63,14 +63,14 @@ class ClusterDefaults:
         return self._defaults
 
     def version(self) -> tuple[int, int] | None:
-        """Return Knative's version, None if it is no release; raises ``PlatformError`` until it is known."""
+        """Return Knative's version, None if it is no release; raise ``PlatformError`` until it is known."""
         self._refresh()
         if self._version is None and self._error is not None:
             raise self._error
         return self._version
 
     def _refresh(self) -> None:
-        # A thread that comes while another one reads goes on with the last answer.
+        # While another thread reads, use the last answer.
         if time.monotonic() - self._read_at < DEFAULTS_SECONDS or not self._lock.acquire(blocking=False):
             return
         try:
@@ -78,7 +78,7 @@ class ClusterDefaults:
             self._defaults, self._version, self._error = defaults_of(found), version_of(found), None
         except PlatformError as error:
             if self._error is None:
-                logger.warning("going on with the last known %s: %s", CONFIG_MAP, error)
+                logger.warning("cannot read %s; using its last known values: %s", CONFIG_MAP, error)
             self._error = error
         finally:
             self._read_at = time.monotonic()
@@ -93,15 +93,15 @@ class DesiredReplicas:
         self._lock = threading.Lock()
 
     def get(self, function_name: str) -> int | None:
-        """Return the count, or None: nothing was decided yet."""
+        """Return the count, or None before the first decision."""
         with self._lock:
             return self._counts.get(function_name)
 
     @contextmanager
     def deciding(self, function_name: str, replicas: int) -> Iterator[None]:
-        """Remember a count while the block writes it, and afterwards, unless the write fails.
+        """Remember a count while the block writes it, and afterwards unless the write fails.
 
-        It is remembered first, so that no other thread undoes the write with the count before.
+        It is remembered first, so that no other thread undoes the write with the previous count.
         """
         before = self.get(function_name)
         self._put(function_name, replicas)
@@ -155,7 +155,7 @@ def informer_of(
 
 
 def pods_of(api: KubeApi, config: Settings) -> Informer[Unschedulable]:
-    """Begin to watch the pods of revisions that are on no node."""
+    """Begin to watch the revisions' pods without a node."""
     query = {**WITHOUT_NODE, "labelSelector": REVISION}
     return Informer(api, PODS, config.namespaces, Unschedulable.of, query=query, resync=config.resync)
 
@@ -163,7 +163,7 @@ def pods_of(api: KubeApi, config: Settings) -> Informer[Unschedulable]:
 def with_shortages(
     scales: Mapping[str, Scale | PlatformError], pods: Informer[Unschedulable]
 ) -> dict[str, Scale | PlatformError]:
-    """Return the scales with the replicas of their revisions that are on no node, where that is known."""
+    """Return the scales with their revisions' replicas without a node, where these are known."""
     found = unschedulable(pods, lambda pod: pod.revision)
     if found is None:
         return dict(scales)
@@ -184,23 +184,23 @@ def routes_of(routes: Informer[Json], revisions: Iterable[Json]) -> Iterable[Jso
 
 
 def service_key(of: Json) -> Key:
-    """Return (namespace, service) of a revision, or of what is made from one."""
+    """Return (namespace, service) of a revision, or of an object made from one."""
     return key_of(of)[0], service_of(of)
 
 
 def services_of(of: Json) -> tuple[Key]:
-    """Return ``service_key`` as what an informer finds it by."""
+    """Return ``service_key`` as the index of an informer."""
     return (service_key(of),)
 
 
 def strip_managed_fields(item: Document) -> Json:
-    """Leave out the record of field owners, which is as long as the rest."""
+    """Remove the record of field owners, which is as long as the rest."""
     metadata = {key: value for key, value in item.get("metadata", {}).items() if key != "managedFields"}
     return {**item, "metadata": metadata}
 
 
 def strip_deployment(item: Document) -> Json:
-    """Leave name, version, labels and counts of a Deployment."""
+    """Keep only name, version, labels and counts of a Deployment."""
     metadata = item.get("metadata", {})
     kept = ("name", "namespace", "resourceVersion", "labels")
     return {
@@ -211,12 +211,12 @@ def strip_deployment(item: Document) -> Json:
 
 
 def strip_revision(item: Document) -> Json:
-    """Leave out the containers of a Revision."""
+    """Remove the containers of a Revision."""
     return {key: value for key, value in strip_managed_fields(item).items() if key != "spec"}
 
 
 def strip_route(item: Document) -> Json:
-    """Leave name, labels and traffic of a Route."""
+    """Keep only name, labels and traffic of a Route."""
     metadata = item.get("metadata", {})
     return {
         "metadata": {key: metadata.get(key) for key in ("name", "namespace", "labels")},

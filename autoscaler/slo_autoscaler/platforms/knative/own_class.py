@@ -1,11 +1,11 @@
-"""Scales the revisions of our own autoscaler class, and keeps what Knative expects of their autoscaler.
+"""Scales the revisions of our own autoscaler class, and maintains the objects that Knative expects.
 
-Owns the steps of two threads and their writes; the rules are ``allocation``'s and ``status``'. Pitfalls:
+Owns the steps of two threads and their writes; ``allocation`` and ``status`` have the rules. Pitfalls:
 
-- Scaling has a thread of its own. Writes of a status pass Knative's webhook. While it is away, each of them
-  may wait for its timeout. The scale subresource does not pass it.
-- All state is in the cluster. The last decision is remembered between two decisions; without it the present
-  count stands.
+- Scaling has its own thread. Writes of a status pass Knative's webhook, and while it is down each of them may
+  wait for its timeout. The scale subresource does not pass it.
+- All state is in the cluster. The last decision is remembered until the next; without one the present count
+  stands.
 - Only the leader writes.
 """
 
@@ -73,14 +73,14 @@ class _Member:
     deployment: Json
     revision: Revision
     inactive: status.Condition | None
-    """Why it is to have no replicas; None: it is to have some."""
+    """Why it must have no replicas; None: it must have some."""
 
 
 class OwnClass:
-    """The autoscaler class slo.tailbound.dev: every PodAutoscaler that names it is ours alone."""
+    """The autoscaler class slo.tailbound.dev: scales every PodAutoscaler that names it."""
 
     def __init__(self, config: Settings, leader: Leader, modes: Modes) -> None:
-        """Begin to watch at once, and to act whenever ``leader`` leads; raises ``ConfigError``."""
+        """Begin to watch, and to act while ``leader`` leads. Raises ``ConfigError``."""
         self._config = config
         self._leader = leader
         self._modes = modes
@@ -115,10 +115,10 @@ class OwnClass:
         return scale_of(main, self._config.cap, self._modes)
 
     def set_scale(self, function_name: str, replicas: int, seen: Scale) -> None:
-        """Scale the main revision now, the others with the next pass.
+        """Scale the main revision now; the next pass scales the others.
 
-        ``plan`` makes 1 of 0: nothing would wake it. Raises ``PlatformError``, also when this is not the
-        leader. What the scaling thread has set right since ``seen`` is no other writer's.
+        ``plan`` turns 0 into 1: nothing would wake it. Raises ``PlatformError``, also if this is not the
+        leader. A correction by the scaling thread since ``seen`` does not count as another writer.
         """
         if not self._leader.leads():
             raise PlatformError(f"{function_name}: not the leader")
@@ -135,7 +135,7 @@ class OwnClass:
         self._scaling.wake()
 
     def close(self) -> None:
-        """Give up threads, watches and connections; the revisions stay as they are."""
+        """Stop threads and watches; close connections. The revisions stay unchanged."""
         for each in (
             *(self._scaling, self._telling),
             *(self._autoscalers, self._services, self._deployments, self._routes, self._pods),
@@ -144,9 +144,9 @@ class OwnClass:
             each.close()
 
     def reconcile_scale(self) -> float:
-        """Give every revision its count: the step of the scaling thread.
+        """Set every revision's count: the step of the scaling thread.
 
-        Returns the seconds until the next pass at most, as ``reconcile_status`` does.
+        Returns the maximum seconds until the next pass, as ``reconcile_status`` does.
         """
         if self._leads():
             functions = self._functions()
@@ -156,7 +156,7 @@ class OwnClass:
         return self._scale_writes.pause()
 
     def reconcile_status(self) -> float:
-        """Keep every ServerlessService and every status: the step of the status thread."""
+        """Update every ServerlessService and every status: the step of the status thread."""
         if self._leads():
             functions = self._functions()
             targets = self._targets(functions)
@@ -170,7 +170,7 @@ class OwnClass:
         functions: Mapping[str, Iterable[_Member]],
         needed: Callable[[_Member], Write | None],
     ) -> None:
-        """Make the writes that are needed, until one fails that concerns all."""
+        """Make the necessary writes, until a failure concerns all of them."""
         members = {each.revision.key: each for group in functions.values() for each in group}
         for key in writes.order(members):
             write = None if writes.backing_off() else needed(members[key])
@@ -180,7 +180,7 @@ class OwnClass:
     def _leads(self) -> bool:
         leads = self._leader.leads()
         if not leads:
-            # Another leader decides now; its decisions are seen in the counts.
+            # Another leader decides now; its decisions show in the counts.
             self._desired.keep(())
         return leads
 
@@ -189,14 +189,14 @@ class OwnClass:
         self._telling.wake()
 
     def _functions(self) -> dict[str, list[_Member]]:
-        """Return the members of every function, or raise ``PlatformError``: they may have changed unseen."""
+        """Return the members of every function; raise ``PlatformError`` if the watches are not current."""
         self._wait()
         autoscalers, routes = self._autoscalers.items().values(), self._routes.items().values()
         services, deployments = self._services.items(), self._deployments.items()
         return self._grouped(autoscalers, routes, services.get, deployments.get)
 
     def _members(self, function_name: str) -> list[_Member]:
-        """Return the members of one function without a look at any other; raises as ``_functions``."""
+        """Return the members of one function without reading others; raises as ``_functions``."""
         self._wait()
         service, _, namespace = function_name.rpartition(".")
         autoscalers = self._autoscalers.by((namespace, service)).values()
@@ -230,7 +230,7 @@ class OwnClass:
                 continue
             deployment = deployment_of((key[0], autoscaler["spec"]["scaleTargetRef"]["name"]))
             if deployment is None:
-                continue  # the watches are not in step: it is there before its PodAutoscaler
+                continue  # the watch of PodAutoscalers has not reported its own yet
             share = routed.get(key, UNROUTED)
             superseded = started.get(service_key(autoscaler), 0) > generation_of(autoscaler)
             why = status.inactivity(autoscaler, share, defaults, now, superseded=superseded)
@@ -250,7 +250,7 @@ class OwnClass:
         return is_scaled(function_name, main_of(each.revision for each in members).share, self._modes)
 
     def _scale_write(self, member: _Member, targets: Mapping[Key, int]) -> Write | None:
-        """Return the write that gives the revision its count; None if it has it."""
+        """Return the write that sets the revision's count; None if it has it."""
         target = targets[member.revision.key]
         if member.inactive is not None:
             defaults = self._cluster.defaults()
@@ -262,7 +262,7 @@ class OwnClass:
         return lambda: self._write_scale(member, target, revision.replicas, revision.version)
 
     def _write_scale(self, member: _Member, target: int, before: int, version: str) -> None:
-        """Scale a Deployment, unless another writer has since ``version``, which had ``before`` replicas."""
+        """Scale a Deployment, unless another writer did after ``version``, which had ``before`` replicas."""
         revision, key = member.revision, key_of(member.deployment)
         if target == revision.replicas == before:
             return
@@ -284,7 +284,7 @@ class OwnClass:
         self._telling.wake()
 
     def _service_write(self, member: _Member) -> Write | None:
-        """Return the write that makes or corrects the ServerlessService; None if it is correct."""
+        """Return the write that creates or corrects the ServerlessService; None if it is correct."""
         autoscaler, service = member.autoscaler, member.service
         mode = "Serve" if member.inactive is None else "Proxy"
         namespace, name = member.revision.key
@@ -299,7 +299,7 @@ class OwnClass:
         return lambda: self._api.patch(SERVICES.path(namespace, name), change, patient=False)
 
     def _status_write(self, member: _Member, targets: Mapping[Key, int]) -> Write | None:
-        """Return the write that brings the status up to date; None if it is."""
+        """Return the write that updates the status; None if it is current."""
         autoscaler, key = member.autoscaler, member.revision.key
         wanted = status.status(
             autoscaler,

@@ -1,25 +1,25 @@
-"""What a PodAutoscaler of our class is told, and its ServerlessService. [P]
+"""Computes the status of a PodAutoscaler of our class, and its ServerlessService. [P]
 
 Owns the conditions, the status and the body of the ServerlessService, as Knative's own reconcilers write them
 (knative/serving 1.23: pkg/apis/autoscaling/v1alpha1/pa_lifecycle.go, pkg/reconciler/autoscaling/hpa and kpa;
 knative/pkg apis/condition_set.go). ``own_class`` writes them to the API.
 
-The rules that are easily broken:
+Rules that are easily broken:
 
-- Every text is constant. Any change of a condition moves its lastTransitionTime and costs a write, and
-  Knative reads that time as a clock: a live number in a message would set it anew in every pass.
-- ``Active`` is not False before the revision has started, but where it has failed to: Knative concludes
-  from it that the initial scale was never reached.
-- ``ScaleTargetInitialized`` is what opens a revision to traffic, and is never taken back.
-- A status names ``serviceName`` and ``metricsServiceName`` always, empty if need be, and each condition its
-  time: the API refuses anything else.
-- What others wrote into the list of conditions stays.
+- Every text is constant. Any change of a condition moves its lastTransitionTime and costs a write. Knative
+  uses that time as a clock, which a changing number in a message would restart in every pass.
+- ``Active`` becomes False before the revision has started only if it failed to start: Knative concludes from
+  False that the initial scale was never reached.
+- ``ScaleTargetInitialized`` opens a revision to traffic, and never becomes False again.
+- A status always has ``serviceName`` and ``metricsServiceName``, possibly empty, and each condition its time:
+  otherwise the API refuses it.
+- Conditions of other writers stay in the list.
 
-**Zero.** A revision that a route names keeps a replica: the activator would hold its requests, but nothing
-would tell us of them, as Knative counts them for its own class only. A user who asked for zero is told so
-by a condition of our own, ``ScaleToZero``. A revision that no route names has no requests to lose. It goes
-to zero in Knative's order: inactive, then the activator in its path, then the grace period, then no
-replicas; when it is routed again the activator holds what comes until the first replica is ready.
+**Zero.** A revision that a route names keeps a replica: the activator would hold its requests without
+reporting them, because Knative counts them for its own class only. If the user requested zero, our condition
+``ScaleToZero`` says so. A revision that no route names has no requests to lose. It scales to zero in
+Knative's order: inactive, then the activator in its path, then the grace period, then no replicas. When it is
+routed again, the activator holds requests until the first replica is ready.
 """
 
 from collections.abc import Iterable, Mapping
@@ -56,25 +56,25 @@ READY: Final = "Ready"
 TO_ZERO: Final = "ScaleToZero"
 
 DEPENDENTS: Final = (ACTIVE, INITIALIZED, SERVICE_READY)
-"""What ``Ready`` follows from; other conditions are information."""
+"""Conditions that determine ``Ready``; others are information."""
 
 PROGRESS_DEADLINE: Final = 600.0
-"""Seconds a revision has to come up where it does not say (Knative's default)."""
+"""Default progress deadline of a revision in seconds (Knative's)."""
 
 DIAGNOSIS: Final = 30.0
-"""Seconds after its deadline in which Knative finds out why it did not come up."""
+"""Seconds after the deadline in which Knative determines why the revision did not start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What a condition says."""
+    """Status, reason and message of a condition."""
 
     status: str
     """True, False or Unknown."""
     reason: str = ""
     message: str = ""
     severity: str = ""
-    """Empty is an error; Info is no matter of ``Ready``."""
+    """Empty is an error; Info does not affect ``Ready``."""
 
 
 TRUE: Final = Condition("True")
@@ -104,8 +104,8 @@ ZERO_REFUSED: Final = Condition(
 def revision_of(pa: Json, deployment: Json, share: Share, defaults: Defaults, *, inactive: bool) -> Revision:
     """Return the revision that a PodAutoscaler of our class and its Deployment describe.
 
-    As in Knative, min-scale does not hold for a revision that is left behind; here that takes the routes'
-    word, too. One that fails to come up gets its initial scale and not yet what it would need to take over.
+    As in Knative, min-scale does not hold for a revision without a route; here the routes must agree. A
+    revision that fails to start gets its initial scale, not the count for its declared traffic.
     """
     namespace, name = key_of(pa)
     replicas = deployment.get("spec", {}).get("replicas")
@@ -130,20 +130,20 @@ def revision_of(pa: Json, deployment: Json, share: Share, defaults: Defaults, *,
 
 
 def has_started(pa: Json) -> bool:
-    """Tell whether the revision has had its initial scale once."""
+    """Return whether the revision has had its initial scale once."""
     return _says(condition(pa, INITIALIZED), "True")
 
 
 def inactivity(
     pa: Json, share: Share, defaults: Defaults, now: float, *, superseded: bool
 ) -> Condition | None:
-    """Return why a revision is to have no replicas, or None: it is to have some.
+    """Return why a revision must have no replicas, or None if it must have some.
 
-    ``superseded``: there is a newer one of the same service that has started. ``now`` is Unix seconds.
+    ``superseded``: a newer revision of the same service has started. ``now`` is Unix seconds.
 
-    Knative calls a revision unreachable when no route names it, but also when all its replicas fail; so
-    what the routes say is asked too, lest a routed function goes to zero because it crashes. While a route
-    is slow to say anything, a revision that another has taken the place of counts as unreachable as well.
+    Knative calls a revision unreachable if no route names it, but also if all its replicas fail. So the
+    routes count as well: otherwise a routed function would scale to zero because it crashes. While the route
+    has no status yet, a superseded revision counts as unreachable too.
     """
     reach = _reachability(pa)
     if has_started(pa):
@@ -153,7 +153,7 @@ def inactivity(
         return None
     active = condition(pa, ACTIVE)
     if _says(active, "False") and active.get("reason") == TIMED_OUT.reason:
-        # It stays so: with no replicas it would look as if it could be tried again, and again.
+        # Permanent: without replicas it would otherwise look startable, and start again and again.
         return TIMED_OUT
     waiting = condition(pa, INITIALIZED)
     since = _seconds(waiting.get("lastTransitionTime"))
@@ -164,9 +164,9 @@ def inactivity(
 
 
 def may_go(pa: Json, service: Json | None, defaults: Defaults, now: float) -> bool:
-    """Tell whether the replicas of an inactive revision may go: all components have known for long enough.
+    """Return whether the replicas of an inactive revision may be removed.
 
-    That is, the status that is written says so, the activator is in its path, and the grace period is over.
+    That is: the written status is inactive, the activator is in its path, and the grace period is over.
     """
     active = condition(pa, ACTIVE)
     if not _says(active, "False"):
@@ -191,11 +191,10 @@ def status(
     *,
     failed: bool = False,
 ) -> dict[str, Any]:
-    """Return the whole status of a PodAutoscaler; what it said before is ``pa``'s.
+    """Return the complete status of a PodAutoscaler; ``pa`` holds the previous one.
 
-    ``service`` is its ServerlessService, None if there is none (``failed``: it could not be created);
-    ``target`` is the count that is asked for, ``inactive`` the answer of ``inactivity``. If nothing has
-    changed, neither has a time.
+    ``service`` is its ServerlessService, None without one (``failed``: it could not be created). ``target``
+    is the requested count, ``inactive`` the result of ``inactivity``. Without a change all times stay.
     """
     foreign = service is not None and not is_owned(service, pa)
     named = {} if service is None or foreign else service.get("status") or {}
@@ -225,8 +224,7 @@ def status(
 def conditions(before: Iterable[Json], wanted: Mapping[str, Condition], now: float) -> list[dict[str, Any]]:
     """Return the list of conditions with the ``wanted`` ones, ``Ready`` derived, sorted by type.
 
-    A condition keeps its time as long as nothing else of it changes; our own information goes when none is
-    wanted.
+    A condition keeps its time unless another field changes; our own information is removed if not wanted.
     """
     present = {
         str(each.get("type")): each for each in before if each.get("type") != TO_ZERO or TO_ZERO in wanted
@@ -243,7 +241,7 @@ def _active(revision: Revision, inactive: Condition | None, *, foreign: bool, st
         return NOT_OWNED
     if inactive is not None:
         return inactive
-    # One is enough afterwards: with less than the minimum a function is slow, not inactive.
+    # Afterwards one replica is enough: below its minimum a function is slow, not inactive.
     return TRUE if revision.ready >= (1 if started else revision.lowest) else STARTING
 
 
@@ -259,7 +257,7 @@ def _service_condition(service: Json | None, *, failed: bool, foreign: bool) -> 
 
 
 def _ready_condition(after: Mapping[str, Json]) -> Condition:
-    """Return what ``Ready`` says: the False one that changed last, else the Unknown one, else True."""
+    """Return ``Ready``: the condition that became False last, else an Unknown one, else True."""
     dependents = sorted(
         (after[kind] for kind in DEPENDENTS),
         key=lambda each: _seconds(each.get("lastTransitionTime")) or 0.0,
@@ -289,7 +287,7 @@ def _document(kind: str, wanted: Condition, before: Json | None, now: float) -> 
 def service_body(pa: Json, mode: str) -> dict[str, Any]:
     """Return the ServerlessService of a PodAutoscaler, to be created in ``mode`` Serve or Proxy.
 
-    It goes with its owner. The labels are how Knative's controller finds the pods.
+    Kubernetes deletes it with its owner. Knative's controller finds the pods by the labels.
     """
     metadata = pa["metadata"]
     annotations = metadata.get("annotations") or {}
@@ -319,7 +317,7 @@ def service_body(pa: Json, mode: str) -> dict[str, Any]:
 
 
 def service_change(service: Json, pa: Json, mode: str) -> dict[str, Any] | None:
-    """Return the merge patch that makes the ServerlessService what it should be, or None: it is."""
+    """Return the merge patch that corrects the ServerlessService, or None if it is correct."""
     wanted = _service_spec(pa, mode)
     spec = dict(service.get("spec") or {})
     if not spec.get("numActivators"):
@@ -332,14 +330,14 @@ def service_change(service: Json, pa: Json, mode: str) -> dict[str, Any] | None:
 
 
 def is_owned(service: Json, pa: Json) -> bool:
-    """Tell whether the PodAutoscaler is what controls the ServerlessService."""
+    """Return whether the PodAutoscaler controls the ServerlessService."""
     owners = service.get("metadata", {}).get("ownerReferences") or ()
     uid = pa.get("metadata", {}).get("uid")
     return any(owner.get("controller") and owner.get("uid") == uid for owner in owners)
 
 
 def _service_spec(pa: Json, mode: str) -> dict[str, Any]:
-    # numActivators is left out: 0, all of them. With our class there are none in the path but at zero.
+    # numActivators is omitted (0: all): with our class activators are in the path only at zero.
     spec = pa["spec"]
     return {"mode": mode, "objectRef": dict(spec["scaleTargetRef"]), "protocolType": spec["protocolType"]}
 
@@ -349,7 +347,7 @@ def _reachability(pa: Json) -> str:
 
 
 def _is_left(pa: Json, share: Share) -> bool:
-    """Tell whether both Knative and the routes say that nobody comes to it any more."""
+    """Return whether both Knative and the routes send it no more traffic."""
     return has_started(pa) and _reachability(pa) == "Unreachable" and share == UNROUTED
 
 

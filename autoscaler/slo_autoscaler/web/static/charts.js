@@ -105,7 +105,7 @@ export class Chart {
     this.#values(null);
   }
 
-  // What stands under the cursor, or the newest values.
+  // The values at the cursor, or the newest ones.
   #values(index) {
     if (!this.keys) return;
     this.#chart.lines.forEach((line, number) => {
@@ -137,7 +137,7 @@ export class Chart {
     if (!this.#chart.lines.length) {
       const nothing = document.createElement("p");
       nothing.className = "nothing";
-      nothing.textContent = "No data in this time.";
+      nothing.textContent = "No data in this period.";
       this.canvas.replaceChildren(nothing);
       return;
     }

@@ -8,7 +8,7 @@ const charts = new Map();
 const SLOWEST = 10_000;
 
 let span = place.dataset.span;
-// Until somebody chooses: the shortest that holds all there is. An hour of a new function would be two points.
+// Default span: the shortest that holds all data. An hour of a new function would be two points.
 let automatic = !new URLSearchParams(location.search).has("span");
 let shortest = 0;
 let asked = 0;
@@ -43,7 +43,7 @@ async function showSeries(at_once = false) {
   into.setAttribute("aria-busy", "false");
 }
 
-// What lies before the first value of all would be empty paper: a new function, or a new Prometheus.
+// The charts begin at the first value: a new function or a new Prometheus has none before.
 function begins(answer) {
   return Math.max(0, Math.min(firstValue(answer) - 1, answer.times.length - 12));
 }
@@ -53,7 +53,7 @@ function firstValue(answer) {
   return answer.times.findIndex((_, index) => lines.some((line) => line.values[index] !== null));
 }
 
-// The shortest span that holds all there is, at most the usual one; once found it only grows.
+// The shortest span that holds all data, at most the default one; once found it only grows.
 function fits(answer) {
   const first = firstValue(answer);
   if (first < 0) return span;

@@ -1,4 +1,4 @@
-// Keeps a page up to date: fetches it again and again while it is looked at, and takes over what has changed.
+// Keeps a page up to date: fetches it repeatedly while it is visible, and applies the changes.
 
 const LEAST = 2000;
 const live = document.getElementById("live");
@@ -31,7 +31,7 @@ export function follow(show = () => {}) {
 
   function again() {
     clearTimeout(timer);
-    // Who is slow to answer, or far away, is not asked the more.
+    // A slow or distant server gets no more requests than before.
     const pause = Math.max(LEAST, Number(live.dataset.interval) * 1000, 10 * took);
     if (live.checked && !document.hidden) timer = setTimeout(ask, pause);
   }
