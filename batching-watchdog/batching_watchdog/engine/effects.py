@@ -1,7 +1,7 @@
-"""What the engine wants done. [P]
+"""Defines the effects that the engine requests. [P]
 
-Values only: ``Engine`` returns them in the order in which they are to be carried out, the shell carries them
-out. Named tuples, since there is an ``Answer`` for every request.
+``Engine`` returns them in the order of execution, and the shell executes them. They are named tuples, because
+every request has an ``Answer``.
 """
 
 from collections.abc import Sequence
@@ -12,26 +12,26 @@ from batching_watchdog.messages import Batch, Reply, Request
 
 
 class Worker(Protocol):
-    """Whoever runs batches. The engine tells workers apart, and calls nothing of them."""
+    """A process that runs batches. The engine only compares workers, and calls no method of them."""
 
     def send(self, batch: Batch) -> None:
-        """Run ``batch``, or do so next; ``Engine.batch_done`` or ``Engine.worker_lost`` must follow."""
+        """Run ``batch`` now or next; ``Engine.batch_done`` or ``Engine.worker_lost`` must follow."""
 
     def cancel(self, indexes: Sequence[int]) -> None:
-        """Do not run these requests of the batch sent last, unless that has begun."""
+        """Skip these requests of the last batch, unless it has begun."""
 
 
 class Dispatch(NamedTuple):
-    """Send ``batch`` to ``worker``, which is idle or about to be."""
+    """Send ``batch`` to ``worker``, which is idle or will be soon."""
 
     worker: Worker
     batch: Batch
 
 
 class Cancel(NamedTuple):
-    """Tell ``worker`` not to run these requests of the batch that was sent to it while it was busy.
+    """Tell ``worker`` to skip these requests of the batch that it received while busy.
 
-    Its replies line up with all requests of the batch, with ``DROPPED`` for those that it has not run.
+    Its replies match all requests of the batch, with ``DROPPED`` for skipped ones.
     """
 
     worker: Worker
@@ -44,7 +44,7 @@ class Answer(NamedTuple):
     request: Request
     outcome: Reply | WatchdogError
     batch: Batch | None = None
-    """The last one that it was in; None if no worker has seen it."""
+    """The last batch that held it; None if it was in none."""
 
 
 class WakeAt(NamedTuple):

@@ -1,9 +1,8 @@
-"""The queue of one pool of cost classes: requests that may share a batch. [P]
+"""Queues the requests of one pool of cost classes, which may share a batch. [P]
 
-Owns their order. What is on time is kept sorted, by deadline or by arrival as the policy wants it; what is
-late, in the order in which it became late, and taken from either end. ``Engine`` counts, ``policy`` decides;
-nothing here looks at a clock. With equal budgets every request is appended at the end, which costs next to
-nothing.
+Owns their order. Requests on time are sorted by deadline or by arrival, as the policy requires. Late requests
+stay in the order in which they became late, and are taken from either end. ``Engine`` counts, ``policy``
+decides; this module reads no clock. With equal budgets every request is appended at the end, which is cheap.
 """
 
 from bisect import bisect_left, bisect_right
@@ -17,7 +16,7 @@ from batching_watchdog.engine.cost import ServiceTimes, Shared
 from batching_watchdog.messages import CostClass, Request
 
 MAX_MOVE: Final = 256
-"""Places by which a request with a deadline of its own moves up at most: it costs time to look at each."""
+"""Maximum places by which a request with its own deadline moves up: each comparison costs time."""
 
 
 class Lane:
@@ -28,24 +27,24 @@ class Lane:
     def __init__(self, pool: Shared, now: float) -> None:
         self.pool = pool
         self.keys: list[float] = []
-        """Of each request on time what it is ordered by; ascending."""
+        """Sort keys of the requests on time, ascending."""
         self.on_time: list[Request] = []
-        """The requests on time, beside ``keys``."""
+        """The requests on time, parallel to ``keys``."""
         self.late: deque[Request] = deque()
         self.arrived = 0
-        """Requests that came since a batch of it left last."""
+        """Requests that arrived since its last batch left."""
         self.served = now
-        """When a batch of it left last, or since when it has had requests again."""
+        """Time when its last batch left, or since which it has requests again."""
         self.overdue_at: dict[str, float] = {}
-        """When each SLO class goes first of which a request went late and none has left on time since."""
+        """Time from which an SLO class goes first: a request of it is late, and none left on time since."""
 
     @property
     def model(self) -> ServiceTimes:
-        """What its batches take."""
+        """Service times of its batches."""
         return self.pool.times
 
     def add(self, request: Request, key: float) -> None:
-        """Queue ``request`` behind all with a key up to ``key``."""
+        """Queue ``request`` after all requests with a key up to ``key``."""
         keys, on_time = self.keys, self.on_time
         if not keys or key >= keys[-1]:
             index = len(keys)
@@ -59,9 +58,9 @@ class Lane:
             self._move_up(request, index)
 
     def _move_up(self, request: Request, index: int) -> None:
-        """Order a request with a deadline of its own among those of its class, which change places with it.
+        """Move a request with its own deadline up among those of its class, by swapping their places.
 
-        Each has the place of the one before it then, so that no other class waits for longer than it would.
+        Only places of its class change, so that no other class waits longer.
         """
         on_time = self.on_time
         for before in range(index - 1, max(-1, index - 1 - MAX_MOVE), -1):
@@ -73,7 +72,7 @@ class Lane:
                 index = before
 
     def remove(self, request: Request, key: float) -> None:
-        """Take out a request that is on time; ``key`` is what it was added with."""
+        """Remove a request that is on time; ``key`` is its key at ``add``."""
         keys, on_time = self.keys, self.on_time
         index = bisect_left(keys, key)
         if index == len(keys) or on_time[index] is not request:
@@ -104,10 +103,10 @@ class Lane:
         return taken
 
     def share_before(self, slot: float, left: float, workers: int) -> float:
-        """Those on time up to ``slot``, as a share of what ``workers`` can serve in the ``left`` seconds.
+        """Return the requests on time up to ``slot``, as a share of what workers serve in ``left`` seconds.
 
-        Each takes one batch, after what it has in hand: of ``workers`` that are out of step the first is free
-        after one part in ``workers + 1`` of that.
+        Each worker takes one batch after its present one. Of ``workers`` that are out of step, the first is
+        free after 1 / (``workers`` + 1) of a batch.
         """
         ahead = bisect_right(self.keys, slot)
         if not ahead:
@@ -118,7 +117,7 @@ class Lane:
         return ahead / (workers * size) if size else inf
 
     def kept_up(self, budget: float, ahead: float) -> int:
-        """The batch size that can be kept up: a request first waits for ``ahead`` others like its own."""
+        """Return the sustainable batch size, if a request first waits for ``ahead`` batches like its own."""
         return min(self.model.best_size, self.model.largest_within(budget / (1 + ahead)))
 
 

@@ -1,10 +1,10 @@
-"""HTTP towards clients, and nothing else.
+"""The front end: HTTP towards clients.
 
 - ``protocol``  bytes to exchanges and back: limits, timeouts, keep-alive, pipelining
-- ``head`` [P]  what RFC 9112 forbids and the parser takes
-- ``loop_lag``  how far the event loop lags behind the kernel
+- ``head`` [P]  refuses heads that RFC 9112 forbids and the parser accepts
+- ``loop_lag``  measures event-loop lag
 - ``cost``      the function's own cost(event)
 - ``routes``    function path, health, readiness; errors to statuses
 
-Knows no worker. The next step is ``shell``, which gives a request to the engine.
+Knows no worker. Next step: ``shell``, which passes a request to the engine.
 """

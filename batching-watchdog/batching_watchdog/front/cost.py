@@ -1,8 +1,8 @@
-"""What a request will probably cost, by the function's own ``cost(event)``: it takes the place of the length.
+"""Calls the function's own ``cost(event)``, which replaces the body's length in the cost class.
 
 Requests with costs between the same powers of two form a cost class, as bodies of such lengths do without it.
-What a class really costs is measured: the number only tells requests apart. It runs on the event loop, for
-each request, so its time is everybody's: it counts in their latency (``loop_lag``) and is measured here.
+The real cost of a class is measured: the number only distinguishes requests. It runs on the event loop for
+each request, so it delays all of them: it counts in their latency (``loop_lag``) and is measured here.
 """
 
 import logging
@@ -17,7 +17,7 @@ from batching_watchdog.messages import Failure
 from batching_watchdog.metrics import Metrics
 
 OWN_BUCKETS: Final = 1 << 12
-"""Added to a cost's power of two: beyond the bits of any length, and above zero for each float."""
+"""Offset of a cost's power of two: beyond the bits of any length, and above zero for every float."""
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class CostFunction:
         self._clock = clock
 
     def bucket(self, header_block: bytes, body: bytes) -> int:
-        """The power of two of a request's cost; of its length if there is no positive, finite cost."""
+        """Return the power of two of a request's cost, or of its length without a positive, finite cost."""
         began, metrics = self._clock(), self._metrics
         try:
             cost = float(self._cost(Event(header_block, body)))
@@ -41,7 +41,7 @@ class CostFunction:
         except (Exception, SystemExit) as error:  # the function's code may raise anything
             found = len(body).bit_length()
             if not metrics.cost_failures:
-                text = "cost.py: cost(event) failed; the length of the body decides. Said once."
+                text = "cost.py: cost(event) failed; using the length of the body. Logged once."
                 log.error(Failure(text, trace_of(error)))
             metrics.cost_failures += 1
         metrics.cost_seconds.observe(self._clock() - began)
@@ -49,7 +49,7 @@ class CostFunction:
 
 
 def load_cost(folder: Path) -> Callable[[Event], Any] | None:
-    """Import the function's ``cost``; None without a cost.py. Raises ``HandlerNotLoaded``."""
+    """Return the function's ``cost``; None without a cost.py. Raises ``HandlerNotLoaded``."""
     module = import_cost(folder)
     if module is None:
         return None

@@ -1,9 +1,8 @@
-"""What RFC 9112 forbids in a request's head and the parser takes. [P]
+"""Refuses request heads that RFC 9112 forbids and the parser accepts. [P]
 
-llhttp in strict mode refuses bad and duplicate lengths, a length beside chunked, and chunked that is not
-last. Owns the rest: whom a request is for, where it ends, and that its target is in origin form. It works on
-what the parser's callbacks have gathered so far; each rule that is broken is a ``BadRequest``. Used by
-``protocol``.
+llhttp in strict mode refuses invalid and duplicate lengths, a length beside chunked, and chunked that is not
+last. This module owns the other rules: Host, end of the message, and a target in origin form. It works on the
+parts that the parser's callbacks have collected so far, and raises ``BadRequest``. Used by ``protocol``.
 """
 
 import re
@@ -14,17 +13,17 @@ from batching_watchdog.errors import BadRequest
 FRAMING_NAMES: Final = frozenset((b"host", b"expect", b"content-length", b"transfer-encoding"))
 """The headers that ``read_framing`` knows."""
 MAX_LENGTH_DIGITS: Final = 20
-"""Of a Content-Length, as many as 64 bits have. The parser bounds the number, but not the zeros in front, and
-``int`` takes 4300 digits at most."""
+"""Maximum digits of a Content-Length, as of 64 bits. The parser limits the number, but not leading zeros, and
+``int`` accepts at most 4300 digits."""
 _HOST_BYTES: Final = (
     b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789" + b"-._~%!$&'()*+,;=" + b":[]"
 )
-"""What an authority without user information is made of (RFC 3986, 3.2.2)."""
+"""An authority without user information (RFC 3986, 3.2.2)."""
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL)
 
 
 class Head(Protocol):
-    """The head of a request as far as it has come: ``protocol.Exchange`` is one."""
+    """The received part of a request's head, such as ``protocol.Exchange``."""
 
     method: bytes
     target: bytes
@@ -37,7 +36,7 @@ class Head(Protocol):
 
 
 def read_framing(head: Head, name: bytes, value: bytes) -> None:
-    """Take in a header that says where the request ends or whom it is for; others change nothing."""
+    """Apply a header that affects framing or Host; others change nothing."""
     if name == b"host":
         if head.host is not None:
             raise BadRequest("more than one Host header")
@@ -57,7 +56,7 @@ def read_framing(head: Head, name: bytes, value: bytes) -> None:
 
 
 def check_head(head: Head, version: str) -> None:
-    """Refuse a head that the parser takes and RFC 9112 does not, and bring its target into origin form."""
+    """Refuse a complete head that RFC 9112 forbids; convert its target to origin form."""
     if version == "1.1":
         if head.host is None:
             raise BadRequest("HTTP/1.1 without a Host header")
@@ -67,13 +66,13 @@ def check_head(head: Head, version: str) -> None:
         if head.chunked:
             raise BadRequest("Transfer-Encoding in HTTP/1.0")
     else:
-        raise BadRequest(f"HTTP/{version} is not spoken here, only 1.1 and 1.0")
+        raise BadRequest(f"HTTP/{version} is not supported; use 1.1 or 1.0")
     if not head.target.startswith(b"/") or head.method == b"CONNECT":
         _bring_into_origin_form(head)
 
 
 def _bring_into_origin_form(head: Head) -> None:
-    """An absolute target gives the path and the Host (RFC 9112, 3.2); ``*`` is for OPTIONS alone."""
+    """Take path and Host from an absolute target (RFC 9112, 3.2); accept ``*`` only for OPTIONS."""
     if head.method == b"CONNECT":
         raise BadRequest("CONNECT: this is not a proxy")
     if head.target == b"*":

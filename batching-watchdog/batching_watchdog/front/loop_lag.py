@@ -1,8 +1,8 @@
 """Measures event-loop lag.
 
-Under overload one iteration of the loop reads hundreds of connections and outlasts a batch. So the time that
-a request lay in the kernel before it was read counts as latency, and workers are polled within the iteration,
-or one that answers early would idle until its end. Knows neither requests nor workers. Used by ``protocol``.
+Under overload one iteration of the loop reads hundreds of connections and outlasts a batch. So a request's
+time in the kernel counts as latency. Workers are polled within the iteration; otherwise one that answers
+early would idle until its end. Knows neither requests nor workers. Used by ``protocol``.
 """
 
 import asyncio
@@ -11,13 +11,13 @@ from math import inf
 from typing import Final
 
 IDLE_SECONDS: Final = 0.0005
-"""A loop that has been away for longer than this between two iterations has waited for something to come."""
+"""Seconds between two iterations beyond which the loop must have waited for input."""
 READS_PER_POLL: Final = 16
 """Reads between two polls of the workers: half a millisecond or less."""
 
 
 class LoopLag:
-    """The iterations of one loop, as seen by what reads in them."""
+    """Observes the iterations of one loop from its reads."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float], poll_workers: Callable[[], None]
@@ -33,10 +33,10 @@ class LoopLag:
         self._earliest = -inf
 
     def came_at(self, now: float) -> float:
-        """The earliest time at which what is read ``now`` may have come in, on the same clock.
+        """Return the earliest arrival time of bytes that are read ``now``, on the same clock.
 
-        A loop that has waited for it reads it at once. One that has been busy may find what came in just
-        after it last polled its sockets, at the beginning of its last iteration.
+        A loop that waited for them reads them at once. A busy loop may read bytes that arrived just after its
+        last poll, at the beginning of its last iteration.
         """
         if not self._measured:
             self._measured = True
@@ -47,7 +47,7 @@ class LoopLag:
         return self._earliest
 
     def read_done(self) -> None:
-        """One connection's bytes were taken in."""
+        """Count one read of a connection."""
         self._reads += 1
         if self._reads >= READS_PER_POLL:
             self._reads = 0

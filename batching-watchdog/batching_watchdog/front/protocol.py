@@ -1,17 +1,17 @@
-"""HTTP/1.1 on one connection: bytes in, requests out; answers in, bytes out.
+"""Speaks HTTP/1.1 on one connection: bytes in, requests out; answers in, bytes out.
 
 Owns everything that is HTTP: limits on header and body, timeouts, keep-alive, pipelining, Expect, HEAD,
 refusing at the header. It knows nothing of batches. A whole request goes to the ``Application`` as an
 ``Exchange``, which is answered once by ``respond``; answers leave in the order of their requests. Next step:
 ``routes``.
 
-Parsing is httptools' (llhttp, Node's parser) in its strict mode. What that still takes and RFC 9112 does not
-is refused here; tests/watchdog/front/test_conformance.py compares the outcome with another implementation and
-lists every difference. Where the build has ``speedups``, a request that came whole and holds nothing unusual
-is read by that in one step; it takes nothing that the parser would not take, and refuses nothing.
+httptools (llhttp, Node's parser) parses in its strict mode. This module refuses inputs that llhttp accepts
+and RFC 9112 forbids; tests/watchdog/front/test_conformance.py compares the result with another implementation
+and lists every difference. With ``speedups`` in the build, one step reads a complete request without unusual
+parts. It accepts only inputs that the parser accepts, and refuses none.
 
-This is the hot path of every request, so there is no task, no future and no timer per request: timeouts are
-checked by ``Connections.sweep`` once per second.
+This is the hot path of every request, so no request has a task, a future or a timer: ``Connections.sweep``
+checks the timeouts once per second.
 """
 
 import asyncio
@@ -42,44 +42,44 @@ from batching_watchdog.front.loop_lag import LoopLag
 from batching_watchdog.speedups import compiled
 
 MAX_HEADER_BYTES: Final = 1 << 16
-"""Request line and headers together. of-watchdog allows 1 MiB; nginx 32 KiB, Node 16 KiB."""
+"""Maximum bytes of request line and headers. of-watchdog allows 1 MiB; nginx 32 KiB, Node 16 KiB."""
 OVERHEAD_PER_BYTE: Final = 16
-"""Bytes of chunk framing that are free with each byte of a chunked body; all beyond them may not exceed
-``MAX_HEADER_BYTES``, so endless extensions, zeros and trailers are cut (Go's net/http does so too)."""
+"""Bytes of chunk framing allowed per byte of a chunked body. Any further ones may not exceed
+``MAX_HEADER_BYTES``, which cuts endless extensions, zeros and trailers (as Go's net/http does)."""
 MAX_UNSENT_BYTES: Final = 1 << 26
-"""A client that pipelines and lets more than this wait unread is cut at its next answer."""
+"""Bytes of unread answers beyond which a pipelining client is cut at its next answer."""
 MAX_PIPELINED: Final = 64
-"""Requests of one connection that may be unanswered before we stop reading from it."""
+"""Unanswered requests of one connection at which reading from it stops."""
 SHORTEST_REQUEST: Final = 16
-"""Bytes; no request is shorter."""
+"""Bytes of the shortest possible request."""
 HEAD_END: Final = b"\r\n\r\n"
 KEEP_ALIVE_SECONDS: Final = 3900.0
-"""How long a connection may be idle: longer than the clients in front keep theirs (nginx 60 s, Knative's
-activator and queue-proxy 90 s, Envoy 1 h), so that they close first and no request is lost."""
+"""Seconds after which an idle connection is closed: longer than usual clients keep theirs (nginx 60 s,
+Knative's activator and queue-proxy 90 s, Envoy 1 h), so that they close first and no request is lost."""
 DISCARD_BYTES: Final = 1 << 16
-"""A refused request's body up to this length is read and dropped to keep the connection; else we close."""
+"""Bytes of a refused request's body up to which it is read and dropped to keep the connection open."""
 LINGER_SECONDS: Final = 2.0
-"""How long we go on reading after closing on a client that still sends: without it the kernel resets the
-connection and the client never sees the answer that explains."""
+"""Seconds of reading after a close while the client still sends: otherwise the kernel resets the connection,
+and the client never sees the answer."""
 CONNECTION_BYTES: Final = 1 << 12
 REQUEST_BYTES: Final = 1 << 10
 HEADER_BYTES: Final = 1 << 7
-"""What a connection, a request and a header of an incomplete head count for beside their bytes: about what
-the objects take."""
+"""Bytes that a connection, a request and a header of an incomplete head count in addition to their content:
+about the size of the objects."""
 SMALL_PART: Final = 1 << 12
-"""Parts of a body are joined up to this size: each alone would take tens of bytes more than it holds."""
+"""Bytes up to which parts of a body are joined: a separate object has tens of bytes of overhead."""
 SURPLUS_CONNECTIONS: Final = 32
-"""Beyond ``max_connections`` so many are open at once, to be told so; further ones are reset."""
+"""Connections beyond ``max_connections`` that get a refusal as an answer; further ones are reset."""
 SURPLUS_SECONDS: Final = 2.0
-"""How long a surplus connection may take to send the request that is refused."""
+"""Seconds that a surplus connection has to send the request that will be refused."""
 STALL_SECONDS: Final = 0.1
-"""A client that has not read for so long may be cut while too much is held."""
+"""Seconds without a read after which a client may be cut while too much is held."""
 IDLE_SECONDS: Final = 1.0
-"""A connection without a request for so long may be closed to make room for another."""
+"""Seconds without a request after which a connection may be closed for a new one."""
 IDLE_SEARCH: Final = 32
-"""How many connections are looked at to find one that is idle."""
+"""Connections that are checked to find an idle one."""
 SMALL_BYTES: Final = 1 << 16
-"""An answer's body up to this length is joined to its head: one copy is cheaper than a second write."""
+"""Bytes of an answer's body up to which it is joined to its head: a copy is cheaper than a second write."""
 
 log = logging.getLogger(__name__)
 
@@ -92,30 +92,30 @@ _STATUS_LINES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a client may cost. Durations are seconds."""
+    """Limits on clients. Durations are seconds."""
 
     max_body_bytes: int
     read_timeout: float
     write_timeout: float
     max_queued_bytes: int
-    """All that clients make us hold, together: requests until they are answered, answers until they are read,
-    and connections."""
+    """Maximum bytes held for all clients: requests until they are answered, answers until they are read, and
+    connections."""
     max_connections: int
 
 
 class Application(Protocol):
-    """What is served. Both calls are synchronous; an answer may come at once or later."""
+    """The served application. Its calls are synchronous; an answer may come at once or later."""
 
     @property
     def captured_headers(self) -> frozenset[bytes]:
-        """The headers, in lower case, that an exchange is to find by name (``Exchange.captured_headers``)."""
+        """The headers, in lower case, that ``Exchange.captured_headers`` must hold by name."""
 
     @property
     def always_served(self) -> frozenset[bytes]:
-        """The paths of requests that are served whatever is held: probes."""
+        """The paths of probes, which are served regardless of the limits."""
 
     def refuse(self, exchange: "Exchange") -> WatchdogError | None:
-        """Look at a request whose header is complete; an error answers it before its body is read."""
+        """Check a request whose header is complete; an error answers it before its body is read."""
 
     def handle(self, exchange: "Exchange") -> None:
         """Take a complete request; ``exchange.respond`` must be called once."""
@@ -156,9 +156,9 @@ class Exchange:
     def __init__(self, protocol: "HttpProtocol", began: float) -> None:
         self.protocol = protocol
         self.began = began
-        """When its first byte came."""
+        """Arrival time of its first byte."""
         self.arrived = began
-        """When the last byte of its head came, then of its body: its latency counts from here."""
+        """Arrival time of the last byte of its head, then of its body: latency counts from here."""
         self.method = b""
         self.target = b""
         self.header_block = b""
@@ -166,7 +166,7 @@ class Exchange:
         self.headers: list[tuple[bytes, bytes]] = []
         """The headers so far, until they are complete."""
         self.captured_headers = _NOTHING
-        """The headers that the application wants by name. The last value counts: proxies add theirs."""
+        """The application's captured headers by name. The last value counts: proxies append theirs."""
         self.body = b""
         self.chunks: list[bytes] | None = None
         """The body's parts, until it is complete, if there is more than one."""
@@ -175,7 +175,7 @@ class Exchange:
         self.size = 0
         """Bytes of the body so far."""
         self.held = 0
-        """What it counts for in ``Connections.queued_bytes``."""
+        """Its share of ``Connections.queued_bytes``."""
         self.host: bytes | None = None
         self.length: int | None = None
         """Content-Length; None without a body, or if it is chunked."""
@@ -196,12 +196,12 @@ class Exchange:
         return self.target.partition(b"?")[0]
 
     def respond(self, status: int, head: bytes, body: bytes) -> None:
-        """Answer. ``head`` is complete header lines without Content-Length, Date and Connection."""
+        """Answer. ``head``: complete header lines without Content-Length, Date and Connection."""
         self.protocol.respond(self, status, head, body)
 
 
 class Connections:
-    """All open connections of one listener: the sweep of their timeouts, and their orderly end."""
+    """All open connections of one listener: their limits, timeouts, and orderly end."""
 
     def __init__(
         self,
@@ -210,7 +210,7 @@ class Connections:
         clock: Callable[[], float],
         loop_lag: LoopLag | None = None,
     ) -> None:
-        """``loop_lag`` tells how long a request lay in the kernel; without it that counts as nothing."""
+        """``loop_lag`` measures the time of requests in the kernel; without it that time counts as 0."""
         self.application = application
         self.limits = limits
         self.clock = clock
@@ -218,29 +218,29 @@ class Connections:
         self.captured = application.captured_headers
         self.captured_names = tuple(self.captured)
         self.lengths = frozenset(map(len, FRAMING_NAMES | self.captured))
-        """Of the names of the headers that matter here, so that most others need not be looked at."""
+        """Lengths of the header names used here, so that most other names need no comparison."""
         self.closing = False
         self._all_closed = asyncio.Event()
         self.queued_bytes = 0
-        """What is held now, against ``Limits.max_queued_bytes``."""
+        """Bytes held now, limited by ``Limits.max_queued_bytes``."""
         self.max_connections = min(limits.max_connections, limits.max_queued_bytes // (2 * CONNECTION_BYTES))
-        """No more than hold half of ``Limits.max_queued_bytes``."""
+        """Maximum connections, which may hold half of ``Limits.max_queued_bytes``."""
         self.surplus = 0
         """Open connections beyond them."""
         self.stalled: OrderedDict[HttpProtocol, None] = OrderedDict()
-        """Those whose clients do not read, the first to stop in front."""
+        """Connections whose clients do not read, the longest first."""
         self._cut = 0
-        """How many of them were cut since the last sweep."""
+        """Number of them that were cut since the last sweep."""
         self.open: OrderedDict[HttpProtocol, None] = OrderedDict()
         self.date_line = b""
         """The Date header line, as of the last sweep."""
 
     def protocol(self) -> "HttpProtocol":
-        """A protocol for a new connection: the listener's factory."""
+        """Return the protocol of a new connection: the listener's factory."""
         return HttpProtocol(self)
 
     def sweep(self, wall_clock: float) -> None:
-        """Cut what has timed out, and renew the Date header. To be called about once per second."""
+        """Cut timed-out connections, and renew the Date header. Call it about once per second."""
         self.date_line = f"Date: {formatdate(wall_clock, usegmt=True)}\r\n".encode()
         now = self.clock()
         for protocol in tuple(self.open):
@@ -251,7 +251,7 @@ class Connections:
             self._cut = 0
 
     def opened(self, protocol: "HttpProtocol") -> None:
-        """A connection is open. If it is one too many, an idle one is closed for it, or it is surplus."""
+        """Register a connection. Beyond the limit, close an idle one for it, or mark it as surplus."""
         self.open[protocol] = None
         self.queued_bytes += CONNECTION_BYTES
         if len(self.open) <= self.max_connections or self._close_an_idle_one():
@@ -263,13 +263,13 @@ class Connections:
 
     @property
     def unread(self) -> int:
-        """Connections on which a part of an answer waits to be read."""
+        """Number of connections with unread bytes of an answer."""
         return len(self.stalled)
 
     def drain(self, *, at_once: bool = False) -> None:
-        """Close each connection behind the answers that it is owed, an idle one at once.
+        """Close each connection after its outstanding answers, an idle one at once.
 
-        A request whose head has not come is refused; with ``at_once`` also one whose body has not.
+        Refuse requests without a complete head; with ``at_once`` also those without a complete body.
         """
         self.closing = True
         for protocol in tuple(self.open):
@@ -278,28 +278,28 @@ class Connections:
             self._all_closed.set()
 
     async def drained(self) -> None:
-        """Wait until every connection is closed: each has had its answers. After ``drain``."""
+        """Wait until every connection is closed. Call it after ``drain``."""
         await self._all_closed.wait()
 
     def closed(self, protocol: "HttpProtocol") -> None:
-        """A connection is closed."""
+        """Remove a closed connection."""
         self.open.pop(protocol, None)
         self.surplus -= protocol.surplus
         if self.closing and not self.open:
             self._all_closed.set()
 
     def abort(self) -> None:
-        """Close everything at once."""
+        """Close all connections at once."""
         for protocol in tuple(self.open):
             protocol.abort()
 
     def charge(self, exchange: Exchange, held: int) -> None:
-        """Count ``exchange`` for so many bytes from now on."""
+        """Count ``exchange`` as ``held`` bytes from now on."""
         self.queued_bytes += held - exchange.held
         exchange.held = held
 
     def _close_an_idle_one(self) -> bool:
-        """Close the first idle connection among the next few. False if none of these is idle."""
+        """Close the first idle connection among the next few; return False if none is idle."""
         now = self.clock()
         for _ in range(min(IDLE_SEARCH, len(self.open))):
             protocol = next(iter(self.open))
@@ -309,7 +309,7 @@ class Connections:
         return False
 
     def cut_stalled(self) -> None:
-        """Cut clients that do not read, the first to stop first, while too much is held."""
+        """Cut clients that do not read, the longest stalled first, while too much is held."""
         before = self.clock() - STALL_SECONDS
         while self.stalled and self.queued_bytes > self.limits.max_queued_bytes:
             protocol = next(iter(self.stalled))
@@ -354,22 +354,22 @@ class HttpProtocol(asyncio.Protocol):
         self._pending: list[Exchange] = []
         self._current: Exchange | None = None
         self._resumed: Exchange | None = None
-        """A request that asked for an upgrade, while a new parser is made to read its body."""
+        """A request for an upgrade, while a new parser is created to read its body."""
         self._excess = 0
-        """Bytes that brought neither a complete header nor enough of a body."""
+        """Bytes since the last complete header or sufficient part of a body."""
         self._unparsed = b""
-        """What was read behind ``MAX_PIPELINED`` unanswered requests."""
+        """Bytes read after ``MAX_PIPELINED`` unanswered requests."""
         self._reading = True
         self._closing = False
-        """Nothing more is read: what still comes is dropped."""
+        """Whether further bytes are dropped."""
         self._since = self._clock()
-        """When the request that is being received began, or else when the connection became idle."""
+        """Time when the request being received began, or when the connection became idle."""
         self.stalled_since: float | None = None
-        """Since when a part of an answer waits for the client to read it."""
+        """Time since which unread bytes of an answer wait for the client."""
         self._unsent = 0
-        """Bytes of answers that wait so, as they were counted last."""
+        """Unread bytes of answers, by the last count."""
         self.surplus = False
-        """Whether it is one connection too many: its first request is refused."""
+        """Whether the connection exceeds the limit: its first request is refused."""
         self._lingers_until: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -379,7 +379,7 @@ class HttpProtocol(asyncio.Protocol):
         self._connections.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Asyncio: the client has gone; what it asked for is withdrawn."""
+        """Asyncio: the client left; withdraw its requests."""
         self._transport = None
         connections, current = self._connections, self._current
         connections.queued_bytes -= CONNECTION_BYTES + self._unsent + len(self._unparsed)
@@ -397,16 +397,16 @@ class HttpProtocol(asyncio.Protocol):
         self._pending.clear()
         self._current = self._resumed = None
         self._closing = True
-        # The parser holds methods of this object. Without that cycle all of it is freed now: collections are
-        # rare (see ``app``), and what they find in connections that lived long they find last.
+        # The parser refers to methods of this object. Breaking the cycle frees both now: collections are rare
+        # (see ``app``), and reach long-lived objects last.
         del self._parser
 
     def eof_received(self) -> bool:
-        """Asyncio: the client closed its side. Like Go's server and nginx we take that for gone."""
+        """Asyncio: the client closed its side, which counts as leaving, as for Go's server and nginx."""
         return False
 
     def pause_writing(self) -> None:
-        """Asyncio: the client does not read as fast as we answer: stop taking requests from it."""
+        """Asyncio: the client reads too slowly: stop reading requests from it."""
         self.stalled_since = self._clock()
         connections = self._connections
         connections.stalled[self] = None
@@ -423,7 +423,7 @@ class HttpProtocol(asyncio.Protocol):
         self._update_reading()
 
     def data_received(self, data: bytes) -> None:
-        """Asyncio: bytes came."""
+        """Asyncio: bytes arrived."""
         if self._closing:
             return
         if self._unparsed:
@@ -442,9 +442,9 @@ class HttpProtocol(asyncio.Protocol):
             self._connections.loop_lag.read_done()
 
     def _parse_ahead(self, data: bytes) -> None:
-        """Parse it until ``MAX_PIPELINED`` requests are unanswered; the rest is kept until some are answered.
+        """Parse until ``MAX_PIPELINED`` requests are unanswered; keep the rest until some are answered.
 
-        The parser cannot be stopped within what it is given, so it is given pieces.
+        The parser cannot stop within its input, so it gets pieces.
         """
         at, size, view = 0, len(data), memoryview(data)
         while at < size and not self._closing:
@@ -458,7 +458,7 @@ class HttpProtocol(asyncio.Protocol):
             at = end
 
     def _piece_end(self, data: bytes, at: int) -> int:
-        """Where the piece of ``data`` from ``at`` must end to hold no more than one complete header."""
+        """Return the end of the piece of ``data`` from ``at`` that holds at most one complete header."""
         current = self._current
         if current is not None and current.head_complete and current.length is not None:
             at += current.length - current.size
@@ -468,7 +468,7 @@ class HttpProtocol(asyncio.Protocol):
         return len(data) if end < 0 else end + len(HEAD_END)
 
     def _parse(self, data: bytes | memoryview) -> None:
-        """Give it to the parser, whose callbacks are below."""
+        """Pass ``data`` to the parser, whose callbacks are below."""
         current = self._current
         size = 0 if current is None else current.size
         rest: bytes | memoryview | None = None
@@ -485,7 +485,7 @@ class HttpProtocol(asyncio.Protocol):
             self._fail(BadRequest(f"not an HTTP/1.1 request: {error}"))
         else:
             if current is not None and current is self._current:
-                # The parser keeps unfinished lines to itself, so its callbacks cannot bound them.
+                # The parser buffers unfinished lines, so its callbacks cannot limit them.
                 excess = self._excess + len(data) - OVERHEAD_PER_BYTE * (current.size - size)
                 self._excess = max(excess, 0)
                 if excess > MAX_HEADER_BYTES:
@@ -508,7 +508,7 @@ class HttpProtocol(asyncio.Protocol):
         length: int,
         body: bytes,
     ) -> None:
-        """Take a request that came whole and plain: what the parser's callbacks below do, in one step."""
+        """Accept a complete, plain request in one step, with the effect of the parser's callbacks below."""
         exchange = self._begin()
         exchange.method, exchange.target, exchange.header_block = method, target, header_block
         exchange.head_complete = True
@@ -532,7 +532,7 @@ class HttpProtocol(asyncio.Protocol):
         return Exchange(self, self._came_at(now))
 
     def _came_at(self, now: float) -> float:
-        """When what is read ``now`` may have come in."""
+        """Return the earliest arrival time of bytes that are read ``now``."""
         loop_lag = self._connections.loop_lag
         return now if loop_lag is None else loop_lag.came_at(now)
 
@@ -553,7 +553,7 @@ class HttpProtocol(asyncio.Protocol):
             raise HeadersTooLarge(f"the request line is longer than {MAX_HEADER_BYTES} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Parser: a header. They are bounded in sum, whatever their number."""
+        """Parser: a header. The limit applies to the sum of all headers."""
         exchange = self._current
         assert exchange is not None  # noqa: S101 - the parser calls on_message_begin first
         size = exchange.head_size + len(name) + len(value) + 4
@@ -561,9 +561,9 @@ class HttpProtocol(asyncio.Protocol):
             raise _headers_too_large()
         exchange.head_size = size
         if exchange.head_complete:
-            # A trailer must not pass for a header (RFC 9110, 6.5.1), and nothing here asks for trailers.
+            # A trailer must not count as a header (RFC 9110, 6.5.1), and trailers are not used here.
             return
-        # The parser takes off the whitespace in front only, and lets no other than blanks and tabs in.
+        # The parser removes only leading whitespace, and accepts no other than blanks and tabs.
         value = value.rstrip()
         exchange.headers.append((name, value))
         if len(name) in self._connections.lengths:
@@ -574,7 +574,7 @@ class HttpProtocol(asyncio.Protocol):
                 read_framing(exchange, name, value)
 
     def on_headers_complete(self) -> None:
-        """Parser: the header is complete; refuse now what needs no body to be refused."""
+        """Parser: the header is complete; refuse requests that need no body for that."""
         exchange = self._current
         assert exchange is not None  # noqa: S101 - the parser calls on_message_begin first
         if self._resumed is not None:
@@ -650,7 +650,7 @@ class HttpProtocol(asyncio.Protocol):
         self._application.handle(exchange)
 
     def respond(self, exchange: Exchange, status: int, head: bytes, body: bytes) -> None:
-        """Put an answer in its place, and send what is in order."""
+        """Store an answer, and send all answers that are next in order."""
         transport = self._transport
         if transport is None or exchange.answer is not None:
             return
@@ -659,7 +659,7 @@ class HttpProtocol(asyncio.Protocol):
         connections.queued_bytes -= exchange.held
         exchange.held = 0
         if connections.closing and exchange is self._pending[-1]:
-            # Not before: the answers of requests that came behind it must still leave.
+            # Not earlier: answers to earlier requests must still be sent.
             exchange.keep_alive = False
         connection = b""
         if not exchange.keep_alive:
@@ -681,7 +681,7 @@ class HttpProtocol(asyncio.Protocol):
         self._send_answers(transport)
 
     def _send_answers(self, transport: asyncio.Transport) -> None:
-        """Send what is in order."""
+        """Send all answers that are next in order."""
         pending = self._pending
         while pending and pending[0].answer is not None:
             done = pending.pop(0)
@@ -728,7 +728,7 @@ class HttpProtocol(asyncio.Protocol):
             self._close()
 
     def drain(self, *, at_once: bool) -> None:
-        """Close an idle connection, refuse a request that has not come: see ``Connections.drain``."""
+        """Close an idle connection; refuse an incomplete request, as in ``Connections.drain``."""
         current = self._current
         if current is None:
             if not self._pending:
@@ -737,7 +737,7 @@ class HttpProtocol(asyncio.Protocol):
             self._fail(ShuttingDown("the watchdog is shutting down"))
 
     def close_if_idle(self, now: float) -> bool:
-        """Close the connection if it has no request, and has had none for a while; whether it has."""
+        """Close the connection if it has been idle for long enough; return whether it did."""
         busy = self._pending or self._current is not None or self.stalled_since is not None
         if busy or self._closing or now - self._since < IDLE_SECONDS:
             return False
@@ -753,24 +753,24 @@ class HttpProtocol(asyncio.Protocol):
             self._transport.abort()
 
     def _count_unsent(self) -> None:
-        """Count what of the answers the kernel has not taken."""
+        """Count the bytes of answers that the kernel has not accepted."""
         if self._transport is not None:
             unsent = self._transport.get_write_buffer_size()
             self._connections.queued_bytes += unsent - self._unsent
             self._unsent = unsent
 
     def _check_room(self) -> None:
-        """Refuse the request that is coming if more is held than may be."""
+        """Refuse the request being received if more bytes are held than allowed."""
         if self._connections.queued_bytes > self._limits.max_queued_bytes:
             self._fail(QueueFull.of_bytes(self._limits.max_queued_bytes))
 
     def _fail(self, error: WatchdogError) -> None:
-        """Answer a request that cannot be read to its end, after those before it, and read no further."""
+        """Answer a request that cannot be read completely, after earlier ones, and stop reading."""
         if self._closing:
             return
         exchange = self._current or Exchange(self, self._clock())
         if exchange.answer is not None and exchange not in self._pending:
-            self._close()  # refused at its header, and that is sent
+            self._close()  # refused at its header, and the refusal is sent
             return
         self._current = exchange
         self._closing = True
@@ -781,14 +781,14 @@ class HttpProtocol(asyncio.Protocol):
             self._pending.append(exchange)
         if exchange.answer is None:
             self._application.answer_error(exchange, error)
-        # The connection may stay for a while, and what has come of the request is not counted any more.
+        # The connection may stay open for a while; the received part of the request no longer counts.
         self._parser = httptools.HttpRequestParser(self)
         exchange.headers, exchange.chunks, exchange.body, exchange.target = [], None, b"", b""
 
     def _refusal(self, exchange: Exchange) -> WatchdogError | None:
-        """Why a request whose head is complete is refused before its body is read; None if it is not.
+        """Return the error that refuses a request at its complete head, before its body; None if none does.
 
-        What is only announced is not set aside: else a few clients that send nothing would shut out the rest.
+        An announced length reserves no bytes: otherwise a few clients that send nothing would block others.
         """
         length, limits = exchange.length or 0, self._limits
         if length > limits.max_body_bytes:
@@ -806,7 +806,7 @@ class HttpProtocol(asyncio.Protocol):
         return self._application.refuse(exchange)
 
     def _refuse(self, exchange: Exchange, error: WatchdogError) -> None:
-        """Answer at the header; the body is dropped, or no more is read if that costs too much."""
+        """Answer at the header; drop a short body, stop reading for a long one."""
         exchange.refused = True
         self._connections.charge(exchange, 0)
         length = exchange.length or 0
@@ -817,9 +817,9 @@ class HttpProtocol(asyncio.Protocol):
         self._application.answer_error(exchange, error)
 
     def _read_body_after_upgrade(self, data: bytes | memoryview) -> None:
-        """Go on with a request that asked for another protocol, which RFC 9110, 7.8 lets a server ignore.
+        """Continue with a request for an upgrade, which RFC 9110, 7.8 allows a server to ignore.
 
-        The parser cannot be told to ignore it, so a new one is given the request's framing and the rest.
+        The parser cannot ignore it, so a new one gets the request's framing and the rest.
         """
         exchange = self._resumed
         if exchange is None or self._closing:
@@ -831,12 +831,12 @@ class HttpProtocol(asyncio.Protocol):
         self._parse(b"POST / HTTP/1.1\r\nHost: x\r\n" + framing + b"\r\n" + data)
 
     def _close(self) -> None:
-        """Close once what was written has left; linger if the client is in the middle of a request."""
+        """Close after all written bytes were sent; linger if the client is still sending a request."""
         self._closing = True
         if self._transport is None or self._lingers_until is not None:
             return
         if self._current is None:
-            # What the client does not read would keep it open for ever.
+            # Unread bytes would keep the connection open forever.
             self._lingers_until = self._clock() + self._limits.write_timeout
             self._transport.close()
         else:
@@ -851,7 +851,7 @@ class HttpProtocol(asyncio.Protocol):
         if wanted:
             self._transport.resume_reading()
             if self._unparsed:
-                # Not at once: the answer that made room may have come from within the parser or the engine.
+                # Deferred: the answer that made room may come from within the parser or the engine.
                 asyncio.get_running_loop().call_soon(self.data_received, b"")
         else:
             self._transport.pause_reading()

@@ -1,8 +1,8 @@
-"""The HTTP front: routes, deadlines, and how everything that can happen becomes a status.
+"""Answers HTTP requests: routes, deadlines, and the conversion of every outcome to a status.
 
-Owns what of-watchdog's users expect to find: the function on every path, ``/_/health``, ``/_/ready``,
-and the headers of every answer. ``Front`` is the function's port, ``MetricsPage`` the metrics port; both
-speak through ``protocol``. Next step of a request: ``shell``.
+Owns of-watchdog's public interface: the function on every path, ``/_/health``, ``/_/ready``, and the headers
+of every answer. ``Front`` serves the function's port, ``MetricsPage`` the metrics port; both use
+``protocol``. Next step of a request: ``shell``.
 """
 
 import itertools
@@ -32,10 +32,10 @@ SLO_CLASS: Final = b"x-slo-class"
 DEADLINE_MS: Final = b"x-deadline-ms"
 MAX_START_TIME_DIGITS: Final = 20
 MAX_UPSTREAM_SECONDS: Final = 5.0
-"""An X-Start-Time may lie no further back: that is another clock, or a request that waited on purpose."""
+"""Maximum age of X-Start-Time in seconds: an older one is from another clock, or was queued on purpose."""
 
 _OURS: Final = b"X-OpenFaaS-Internal: batching-watchdog\r\n"
-"""By this header OpenFaaS' parts mark answers that are theirs and not the function's."""
+"""Header by which OpenFaaS' components mark their own answers, as distinct from the function's."""
 
 _BATCH_REASONS: Final = {reason: b"X-Batch-Reason: %b\r\n" % reason.encode() for reason in DispatchReason}
 
@@ -61,11 +61,11 @@ class Front:
         not_ready: Callable[[], str],
         cost: CostFunction | None = None,
     ) -> None:
-        """``cost``: the function's own; without it the length of a body tells what it costs."""
+        """``cost``: the function's own; without it the length of the body determines the cost class."""
         self.captured_headers = frozenset((TIMEOUT, START_TIME, BATCH_KEY, CALL_ID, DEADLINE_MS))
         self._config = config
         self._class_names: dict[bytes, str] = {}
-        """By the value of X-SLO-Class. Empty without declared classes: then that header means nothing."""
+        """Classes by the value of X-SLO-Class. Empty without declared classes: then the header is ignored."""
         if config.slo_classes:
             self.captured_headers |= {SLO_CLASS}
             self._class_names = {name.encode(): name for name in (DEFAULT_CLASS, *config.slo_classes)}
@@ -86,10 +86,10 @@ class Front:
         self.healthy = True
         """False from the first signal on: /_/health and /_/ready answer 503, requests are still served."""
         self.accepting = True
-        """False once the listener is closed: what still comes on open connections is refused."""
+        """False once the listener is closed: further requests on open connections are refused."""
 
     def refuse(self, exchange: Exchange) -> WatchdogError | None:
-        """Refuse at the header what would be refused anyway, so that its body is not read."""
+        """Return the error of a request that would be refused anyway, so that its body is not read."""
         if exchange.target.startswith(b"/_/") and exchange.path in self.always_served:
             return None
         if not self.accepting:
@@ -109,12 +109,12 @@ class Front:
         return self._call(exchange)
 
     def answer_error(self, exchange: Exchange, error: WatchdogError) -> None:
-        """Respond with one of our own errors; a request that was never admitted is counted here too."""
+        """Respond with one of our own errors, and count a request that was never admitted."""
         meaning = "shed" if error.reason in _SHED else None
         if not exchange.refused:
             self._finish(exchange, error, None, 0.0, meaning, self._clock(), self._slo_class(exchange))
             return
-        # At the header there is nothing to measure, and under overload this is what most requests get.
+        # Refused at the header: no times to report. Under overload most requests take this path.
         if error is not self._refusal:
             self._refusal, self._refusal_answer = error, (error_head(error), f"{error}\n".encode())
         head, body = self._refusal_answer
@@ -152,7 +152,7 @@ class Front:
             exchange.respond(200, TEXT, b"")
 
     def _probe(self, exchange: Exchange) -> None:
-        """Ask the function itself (ready_path); a probe is no request of a user, so nothing is counted."""
+        """Send a probe to the function itself (ready_path); metrics do not count it."""
         target = self._config.ready_path.encode()
         now = self._clock()
         request = Request(
@@ -196,7 +196,7 @@ class Front:
             self.answer_error(exchange, error)
 
     def deliver(self, exchange: Exchange, request: Request, answer: Answer) -> None:
-        """Answer a request that was admitted, and count what that means for the SLO."""
+        """Answer an admitted request, and count its outcome for the SLO."""
         self._metrics.in_flight -= 1
         outcome, now = answer.outcome, self._clock()
         if not isinstance(outcome, Reply):
@@ -210,7 +210,7 @@ class Front:
         self._finish(exchange, outcome, batch, waited, meaning, now, request.slo_class)
 
     def withdraw(self, exchange: Exchange, request: Request) -> None:
-        """Forget a request whose client has gone: a miss if its deadline has passed, else counted apart."""
+        """Remove a request whose client left: a miss if its deadline has passed, else counted separately."""
         self._shell.withdraw(request)
         metrics, now = self._metrics, self._clock()
         metrics.in_flight -= 1
@@ -224,7 +224,7 @@ class Front:
             self._log(exchange, _ABANDONED, None, 0.0, seconds, 0, meaning, request.slo_class)
 
     def _terms(self, exchange: Exchange) -> tuple[float, float, tuple[bytes, bytes], str, float]:
-        """What the header asks for: deadline, expiry, (batch key, method and path), SLO class and slot."""
+        """Return from the header: deadline, expiry, (batch key, method and path), SLO class and slot."""
         budget, timeout, spent = self._config.slo_latency, self._config.exec_timeout, 0.0
         arrived, captured = exchange.arrived, exchange.captured_headers
         group, slo_class = self._group(exchange), DEFAULT_CLASS
@@ -240,7 +240,7 @@ class Front:
                 timeout = _shorter(captured[TIMEOUT], timeout)
                 budget = min(budget, timeout)
             if START_TIME in captured:
-                # Spent before its first byte came: what it took to come from there on is no part of that.
+                # Time before the first byte arrived; the transfer after it does not count.
                 began = time.time() - (self._clock() - exchange.began)
                 spent = _spent(captured[START_TIME], began, timeout)
             if BATCH_KEY in captured:
@@ -257,8 +257,8 @@ class Front:
     def _slo_class(self, exchange: Exchange) -> str:
         """Return the class that a request names; ``DEFAULT_CLASS`` without one, or for an undeclared name.
 
-        An undeclared name is no error: to remove a class must not break the clients that still name it. The
-        answer, the log and the metrics tell which class the request got.
+        An undeclared name is no error: removing a class must not break clients that still name it. Answer,
+        log and metrics show the class of the request.
         """
         name = exchange.captured_headers.get(SLO_CLASS)
         if name is None:
@@ -269,7 +269,7 @@ class Front:
                 self._undeclared_class_seen = True
                 declared = ", ".join(self._class_names.values())
                 log.warning(
-                    "X-SLO-Class: %.64r is not declared (%s are); such requests have class %s. Said once.",
+                    "X-SLO-Class: %.64r is not declared (%s are); such requests get class %s. Logged once.",
                     name,
                     declared,
                     DEFAULT_CLASS,
@@ -278,7 +278,7 @@ class Front:
         return found
 
     def _group(self, exchange: Exchange) -> tuple[bytes, bytes]:
-        """No batch key, method and path. Most requests are for the same as the one before."""
+        """Return (b"", method and path), cached because most requests repeat the previous one."""
         key = (exchange.method, exchange.target)
         if key != self._grouped:
             self._grouped, self._last_group = key, (b"", b"%b %b" % (exchange.method, exchange.path))
@@ -325,7 +325,7 @@ class Front:
         meaning: str | None,
         slo_class: str,
     ) -> None:
-        """Write the request's line, if it has one."""
+        """Write the request's line to the log, unless it is left out."""
         left_out = self._access_log.admit(missed=meaning not in (None, "good") or outcome.status >= 500)
         if left_out is None:
             return
@@ -351,7 +351,7 @@ class Front:
 
 
 class _Call:
-    """A request between admission and answer. Thousands may wait, and this is less than two closures."""
+    """A request between admission and answer. Thousands may wait, and two closures would be larger."""
 
     __slots__ = ("_exchange", "_front", "_request")
 
@@ -370,7 +370,7 @@ class _Call:
 
 
 class _Probe:
-    """The question whether the function is ready: a request that no user has sent."""
+    """A readiness probe of the function itself."""
 
     __slots__ = ("_exchange",)
 
@@ -387,7 +387,7 @@ class _Probe:
 
 
 class MetricsPage:
-    """The application on the metrics port: /metrics and nothing else."""
+    """The application on the metrics port: only /metrics."""
 
     captured_headers: frozenset[bytes] = frozenset()
     always_served = frozenset((b"/metrics",))
@@ -397,7 +397,7 @@ class MetricsPage:
         self._head = f"Content-Type: {exposition.content_type}\r\n".encode()
 
     def refuse(self, exchange: Exchange) -> WatchdogError | None:
-        """Nothing is refused at the header."""
+        """Return None: no request is refused at the header."""
         return None
 
     def handle(self, exchange: Exchange) -> None:
@@ -415,7 +415,7 @@ class MetricsPage:
 
 
 def error_head(error: WatchdogError) -> bytes:
-    """The header lines of an error's answer: that it is not the function's, what it is, when to retry."""
+    """Return the header lines of an error: its origin, its reason, and the time to retry."""
     head = TEXT + _OURS + b"X-Watchdog-Reason: %b\r\n" % error.reason.encode()
     if error.retry_after is not None:
         head += b"Retry-After: %d\r\n" % error.retry_after
@@ -423,7 +423,7 @@ def error_head(error: WatchdogError) -> bytes:
 
 
 def _shorter(value: bytes, timeout: float) -> float:
-    """The request's X-Timeout if it is a duration below ``timeout``; else ignored, as by of-watchdog."""
+    """Return X-Timeout in seconds if it is a duration below ``timeout``; else ``timeout``, as of-watchdog."""
     try:
         asked = parse_duration(value.decode("ascii"))
     except ValueError:
@@ -432,7 +432,7 @@ def _shorter(value: bytes, timeout: float) -> float:
 
 
 def _tighter(value: bytes, budget: float) -> float:
-    """The request's X-Deadline-Ms in seconds if it is a positive number below ``budget``; else ignored."""
+    """Return X-Deadline-Ms in seconds if it is a positive number below ``budget``; otherwise ``budget``."""
     if not value.replace(b".", b"", 1).isdigit():
         return budget
     asked = float(value) / 1000
@@ -440,8 +440,8 @@ def _tighter(value: bytes, budget: float) -> float:
 
 
 def _spent(value: bytes, wall_clock: float, timeout: float) -> float:
-    """Seconds since the gateway's X-Start-Time (UTC nanoseconds); 0 if that is not to be believed."""
-    # Longer than any time of ours is no float, or no int.
+    """Return the seconds since the gateway's X-Start-Time (UTC nanoseconds); 0 if it is implausible."""
+    # More digits than a present time would overflow a float, or int().
     if not value.isdigit() or len(value) > MAX_START_TIME_DIGITS:
         return 0.0
     spent = wall_clock - int(value) * 1e-9

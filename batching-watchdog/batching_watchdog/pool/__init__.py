@@ -1,11 +1,11 @@
-"""The workers as the watchdog sees them: started, connected, given batches, replaced.
+"""The pool of workers on the watchdog's side: starts, connects, feeds and replaces them.
 
 - ``supervisor``     the gunicorn child: start, ready, recycle, stop
 - ``profile``        measures example() on a worker before it serves
 - ``connection``     the kept connection to one worker: batch out, replies in
-- ``remote``         instead, with ``upstream_url``: one POST per batch, and the child of ``fprocess``
+- ``remote``         with ``upstream_url`` instead: one POST per batch, and the child of ``fprocess``
 - ``jsonlines`` [P]  a batch <-> JSON lines
-- ``child``          starts a process, relays its output, starts it again with a back-off
+- ``child``          starts a process, relays its output, restarts it with backoff
 
-Decides nothing about requests. The other end of a connection is ``worker.serve``.
+Makes no decisions about requests. The other end of a connection is ``worker.serve``.
 """

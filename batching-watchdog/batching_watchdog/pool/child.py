@@ -1,8 +1,8 @@
-"""A child process and the tasks around it: what the two kinds of workers have in common.
+"""Runs a child process and background tasks, for both kinds of workers.
 
-Owns how a child is started with its output relayed, when it is started again, how it is stopped with all that
-it has started, and that a background task which fails is noticed. It does not know what the child is:
-``supervisor`` runs gunicorn, ``remote`` a command of the operator's.
+Owns the child's start, output and restarts, its stop together with its descendants, and the detection of
+failed background tasks. It does not know the command: ``supervisor`` runs gunicorn, ``remote`` the
+operator's command.
 """
 
 import asyncio
@@ -23,17 +23,17 @@ from batching_watchdog.machine import THREAD_VARIABLES
 log = logging.getLogger(__name__)
 
 BACKOFF_SECONDS: Final = (0.5, 1.0, 2.0, 5.0, 10.0)
-"""Waits before a child is started again; back to the first after ``STABLE_SECONDS`` of life."""
+"""Seconds before each restart of a child; the first again after a life of ``STABLE_SECONDS``."""
 STABLE_SECONDS: Final = 30.0
 RECONNECT_SECONDS: Final = 0.05
-"""Between tries to reach what a child listens on, while it starts."""
+"""Seconds between tries to connect to a starting child."""
 STOP_SECONDS: Final = 3.0
-"""What a child gets to stop in, once nothing is running any more."""
+"""Seconds that an idle child has to stop."""
 FLUSH_SECONDS: Final = 0.5
-"""What is left of a child's output may take this long; a process that left its group can hold the pipe."""
+"""Seconds to read the rest of a child's output; a process that left its group can keep the pipe open."""
 MAX_LOG_LINE: Final = 1 << 16
 LINES_PER_TURN: Final = 64
-"""Lines copied before the loop has its turn: a pipe holds 32,768 of the shortest, a quarter of a second."""
+"""Lines copied before the loop continues: a pipe holds 32,768 of the shortest, a quarter of a second."""
 MALLOC_TUNABLES: Final = (
     "glibc.malloc.mmap_threshold=268435456"
     ":glibc.malloc.trim_threshold=1073741824"
@@ -43,19 +43,19 @@ MALLOC_TUNABLES: Final = (
 
 
 class Backoff:
-    """The wait before the next start, longer with every short life."""
+    """Computes the wait before the next start, longer after every short life."""
 
     def __init__(self) -> None:
         self._failures = 0
 
     def after(self, lived: float) -> float:
-        """Seconds to wait after a child that ran for ``lived`` seconds."""
+        """Return the seconds to wait after a child that ran for ``lived`` seconds."""
         self._failures = 1 if lived > STABLE_SECONDS else self._failures + 1
         return BACKOFF_SECONDS[min(self._failures, len(BACKOFF_SECONDS)) - 1]
 
 
 class Tasks:
-    """Named background tasks; the first that fails ends ``failed`` with its error."""
+    """Named background tasks; the first error becomes the exception of ``failed``."""
 
     def __init__(self) -> None:
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -69,7 +69,7 @@ class Tasks:
         return task
 
     def fail(self, error: Exception) -> None:
-        """End ``failed`` with ``error``, unless another one came first."""
+        """Set ``error`` on ``failed``, unless it has one."""
         if not self.failed.done():
             self.failed.set_exception(error)
 
@@ -87,26 +87,26 @@ class Tasks:
 
 
 class Child:
-    """A command that is started again whenever it ends, until it is stopped."""
+    """A command that is restarted whenever it ends, until it is stopped."""
 
     def __init__(
         self, name: str, command: Sequence[str], config: Config, environ: Mapping[str, str], tasks: Tasks
     ) -> None:
-        """``name`` is what the log calls it."""
+        """``name`` identifies the child in the log."""
         self._name = name
         self._command = command
         self._config = config
         self.environment = worker_environment(config, environ)
-        """Of the next start."""
+        """Environment of the next start."""
         self._tasks = tasks
         self._process: asyncio.subprocess.Process | None = None
         self._starting = False
         self._stopping = False
         self.started = 0.0
-        """When it was started last (``time.monotonic``)."""
+        """Time of its last start (``time.monotonic``)."""
 
     async def keep_running(self, ended: Callable[[str], None]) -> None:
-        """Run the command until it is stopped. ``ended`` is told in words how it ended, and may raise."""
+        """Run the command until it is stopped; pass the text of each end to ``ended``, which may raise."""
         backoff = Backoff()
         while True:
             self.started = time.monotonic()
@@ -119,7 +119,7 @@ class Child:
             await asyncio.sleep(wait)
 
     async def stop(self, *, at_once: bool) -> None:
-        """SIGTERM, then SIGKILL to its group after ``STOP_SECONDS`` (or straight away)."""
+        """Send SIGTERM, then SIGKILL to its group after ``STOP_SECONDS`` (or at once)."""
         self._stopping = True
         process = self._process
         if process is None or process.returncode is not None:
@@ -137,21 +137,21 @@ class Child:
             await process.wait()
 
     def owns(self, pid: int) -> bool:
-        """Whether ``pid`` may be the command, which has its status read here."""
+        """Return whether ``pid`` may be the command, whose exit status is read here."""
         process = self._process
         return self._starting or (process is not None and process.returncode is None and process.pid == pid)
 
     def kill(self) -> None:
-        """Kill it and what it has started."""
+        """Kill the command and its descendants."""
         if self._process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     async def _run(self) -> int:
-        """Run the command once; its exit status, negative if a signal ended it.
+        """Run the command once; return its exit status, negative if a signal ended it.
 
-        In a session of its own: Ctrl-C in a terminal goes to the whole foreground group, and workers are to
-        be stopped last; and what it leaves behind can be killed as a group.
+        It gets its own session: Ctrl-C in a terminal reaches the whole foreground group, but workers must
+        stop last. Its remaining descendants can be killed as a group.
         """
         config = self._config
         output = asyncio.subprocess.PIPE if config.prefix_logs else None
@@ -169,7 +169,7 @@ class Child:
         finally:
             self._starting = False
         if self._stopping:
-            self.kill()  # whoever stopped it while it was being started could not
+            self.kill()  # a stop during the start had no process to kill
         if config.low_priority and hasattr(os, "SCHED_IDLE"):
             # Else we wait for a model to have had its turn whenever we wake to read a request, even while
             # another CPU is idle: measured, the highest rate within the SLO was a fifth lower. It matters
@@ -187,7 +187,7 @@ class Child:
         try:
             return await process.wait()
         finally:
-            self.kill()  # processes of its own that outlive it would hold its port
+            self.kill()  # descendants that outlive it would hold its port
             if relays:
                 await asyncio.wait(relays, timeout=FLUSH_SECONDS)
 
@@ -195,8 +195,8 @@ class Child:
 def reap_orphans(owns: Callable[[int], bool]) -> None:
     """Reap processes whose parent has ended: the first process of a container inherits them as zombies.
 
-    ``owns``: whether a process is a child of our own. Its status is left to what waits for it, and orphans
-    that ended after it wait for the next call.
+    ``owns(pid)``: whether it is a child of our own. Its status is left to its waiter, and orphans that ended
+    after it wait for the next call.
     """
     with suppress(ChildProcessError):
         while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
@@ -206,7 +206,7 @@ def reap_orphans(owns: Callable[[int], bool]) -> None:
 
 
 async def relay(source: asyncio.StreamReader, sink: TextIO, line_of: Callable[[str], str]) -> None:
-    """Copy a child's output line by line, each as ``line_of`` makes it. Overlong lines are cut, not lost."""
+    """Copy a child's output line by line, formatted by ``line_of``. Overlong lines are cut, not lost."""
     for number in count(1):
         try:
             line = await source.readuntil()
@@ -224,7 +224,7 @@ async def relay(source: asyncio.StreamReader, sink: TextIO, line_of: Callable[[s
 
 
 def worker_environment(config: Config, environ: Mapping[str, str]) -> dict[str, str]:
-    """The workers' environment: ours, with thread counts and malloc set unless the user did."""
+    """Return the workers' environment: ours, with thread counts and malloc set unless the user set them."""
     environment = dict(environ)
     chosen = environ.get("worker_threads", "").strip() not in ("", "auto")
     for variable in THREAD_VARIABLES:
@@ -240,7 +240,7 @@ def worker_environment(config: Config, environ: Mapping[str, str]) -> dict[str, 
 
 
 def how_it_ended(status: int) -> str:
-    """What a child's exit status says, in words; asyncio has signals as negative ones."""
+    """Return a child's exit status as text; asyncio reports signals as negative numbers."""
     if status >= 0:
         return f"ended with status {status}"
     try:

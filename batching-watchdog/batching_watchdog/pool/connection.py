@@ -1,9 +1,9 @@
-"""The kept connections to the workers: batches out, their replies in.
+"""Keeps a connection to each worker: batches out, their replies in.
 
-Owns one Unix-socket connection per worker and what it says about that worker: handshake = loaded and idle,
-closed = dead. Foreign errors end here: whatever goes wrong on the socket is "this worker is gone", and the
-batch that it ran is known. It decides nothing; ``supervisor`` holds the connections and hears
-the events. Next step of a batch: ``worker.serve``, in the worker process.
+Owns one Unix-socket connection per worker, whose state is the worker's: handshake = loaded and idle, closed =
+dead. Every error on the socket means that the worker is gone, together with its batch. It makes no decisions;
+``supervisor`` holds the connections and receives the events. Next step of a batch: ``worker.serve``, in the
+worker process.
 """
 
 import asyncio
@@ -17,32 +17,32 @@ from batching_watchdog.errors import FrameError
 from batching_watchdog.messages import Batch, Failure, Reply
 
 MAX_OUT: Final = 2
-"""Batches that a worker may have: one that it runs, and the next."""
+"""Maximum batches of a worker: the running one, and the next."""
 
 
 class Events(Protocol):
-    """Who is told what happens on a connection. At most two batches are out: one runs, one is next."""
+    """Receiver of a connection's events. At most two batches are out: the running one, and the next."""
 
     def loaded(self, connection: "Connection", handshake: wire.Handshake) -> None:
-        """The worker has accepted the connection: it has loaded its handler, or says why not."""
+        """Handle the handshake: the worker has loaded its handler, or reports why it could not."""
 
     def replied(
         self, connection: "Connection", batch: Batch, replies: list[Reply], cpu_seconds: float
     ) -> None:
-        """The replies of ``batch``, one per request and in order; ``idle`` tells whether another is out."""
+        """Take the replies of ``batch``, one per request in order; ``idle`` is False if another is out."""
 
     def raised(self, connection: "Connection", failure: Failure) -> None:
-        """The function raised ``failure`` on a request of the batch that the worker runs."""
+        """Take a ``failure`` that the function raised on a request of the running batch."""
 
     def closed(self, connection: "Connection", batch: Batch | None) -> None:
-        """The connection is gone, and with it ``batch`` if one was out: the one sent first, of two."""
+        """Handle the end of the connection, and of ``batch`` if one was out (of two, the first)."""
 
 
 class Connection:
-    """One worker, from the watchdog's side. Receives into one reused buffer.
+    """The connection to one worker, which receives into one reused buffer.
 
-    It reads and writes its socket itself: a transport would send a batch only when everything else of this
-    turn of the loop has been done, and meanwhile the worker would have nothing to do.
+    It reads and writes its socket itself: a transport would send a batch only at the end of this iteration of
+    the loop, and meanwhile the worker would idle.
     """
 
     def __init__(self, connected: socket.socket, events: Events) -> None:
@@ -55,7 +55,7 @@ class Connection:
         self._unsent: list[memoryview] = []
         self._header: wire.FrameHeader | None = None
         self._out: deque[Batch] = deque()
-        """What was sent and is not answered."""
+        """Batches that were sent and not answered."""
         self._closing = False
         self.handshake: wire.Handshake | None = None
         self.gone = asyncio.Event()
@@ -81,23 +81,23 @@ class Connection:
         self._write(frame)
 
     def cancel(self, indexes: Sequence[int]) -> None:
-        """Have the worker not run these requests of the batch sent last, unless it has begun with it."""
+        """Tell the worker to skip these requests of the last batch, unless it has begun that batch."""
         self._write([wire.encode_cancel(indexes)])
 
     def _write(self, frame: list[bytes]) -> None:
-        """Send ``frame`` behind what is still to be sent."""
+        """Send ``frame`` after the frames that wait to be sent."""
         waits = bool(self._unsent)
         self._unsent += map(memoryview, frame)
         if not self._closing and not waits and not self._send():
             self._loop.add_writer(self._socket, self._writable)
 
     def poll(self) -> None:
-        """Take the replies now if they have come, without waiting for the loop to come round to them."""
+        """Read available replies now, without waiting for the loop."""
         if self._out and not self._closing:
             self._readable()
 
     def close(self) -> None:
-        """Close at once; ``closed`` follows, not from within this call."""
+        """Close at once; ``closed`` follows after this call has returned."""
         if not self._closing:
             self._closing = True
             self._loop.remove_reader(self._socket)
@@ -115,7 +115,7 @@ class Connection:
             self._loop.remove_writer(self._socket)
 
     def _send(self) -> bool:
-        """Send what the kernel takes. False if some is left."""
+        """Send as much as the kernel accepts; return False if bytes are left."""
         unsent = self._unsent
         first = 0
         try:
@@ -135,7 +135,7 @@ class Connection:
         return True
 
     def _readable(self) -> None:
-        """Take what has come. A frame is decoded once it is whole."""
+        """Read available bytes; decode frames that are complete."""
         try:
             count = self._socket.recv_into(memoryview(self._buffer.data)[self._filled :])
         except (BlockingIOError, InterruptedError):
@@ -150,11 +150,11 @@ class Connection:
             while self._received():
                 pass
         except (FrameError, MemoryError):
-            # A worker that does not speak the protocol is as good as dead: gunicorn starts another.
+            # A worker that violates the protocol counts as dead: gunicorn starts another.
             self.close()
 
     def _received(self) -> bool:
-        """Take a frame if it is whole. Whether there may be another: two batches may be answered by now."""
+        """Process a complete frame; return whether there may be another (two batches may be answered)."""
         if self._header is None:
             if self._filled < wire.HEADER_SIZE:
                 return False
@@ -184,14 +184,14 @@ class Connection:
         return more > 0 and not self._closing
 
     def _keep(self, more: int, end: int) -> None:
-        """Keep what has come of the next frame: ``more`` bytes behind ``end``."""
+        """Keep the received part of the next frame: ``more`` bytes after ``end``."""
         if more:
             self._buffer.data[:more] = self._buffer.data[end : self._filled]
         self._filled = more
 
 
 async def connect(path: str, events: Events) -> Connection:
-    """Open a connection to gunicorn's socket at ``path``. Raises ``OSError`` while nothing listens there."""
+    """Open a connection to gunicorn's socket at ``path``. Raises ``OSError`` without a listener."""
     connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connecting.setblocking(False)
     try:

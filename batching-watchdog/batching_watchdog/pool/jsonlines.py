@@ -1,14 +1,14 @@
-"""A batch as JSON lines: how the watchdog talks to an HTTP upstream in any language. [P]
+"""Encodes a batch as JSON lines, for an HTTP upstream in any language. [P]
 
-Owns that text: requests out, replies in. One object per line, in order::
+Requests go out, replies come in. One object per line, in order::
 
     request = {"method", "path", "query", "headers", "body" | "body_base64"}
     reply   = {"status", "headers"?, "body"? | "body_base64"?, "failed"?}
 
 A body is text if it is UTF-8, else base64. ``path`` is still percent-encoded, ``query`` has no "?".
-A request's header names are in lower case, repeated ones joined; a value of a reply's headers may be a list:
-one header each. Lines end with a line feed; everything beyond ASCII is escaped, so that no other character
-can be taken for the end of a line.
+A request's header names are in lower case, with repeated ones joined. A value of a reply's headers may be a
+list, which gives one header per entry. Lines end with a line feed; all characters beyond ASCII are escaped,
+so that no other character can look like the end of a line.
 """
 
 import binascii
@@ -25,13 +25,13 @@ CONTENT_TYPE: Final = "application/vnd.tailbound.batch+jsonlines"
 
 
 def encode_requests(requests: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """One line per (head, body) pair. Raises ``FrameError``."""
+    """Return one line per (head, body) pair. Raises ``FrameError``."""
     objects = (_request(head, body) for head, body in requests)
     return b"".join(json.dumps(each, separators=(",", ":")).encode() + b"\n" for each in objects)
 
 
 def decode_replies(data: bytes) -> list[Reply]:
-    """One reply per line, in order. Raises ``FrameError`` that names the line."""
+    """Return one reply per line, in order. Raises ``FrameError`` that names the line."""
     return [_decoded_reply(line, number) for number, line in _objects(data)]
 
 

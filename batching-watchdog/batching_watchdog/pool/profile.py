@@ -1,7 +1,7 @@
-"""Measures the handler on workers that have loaded, before they serve, with the bodies of its example().
+"""Measures the handler on loaded workers before they serve, with the bodies of its example().
 
-Owns which batches these are and for how long they are sent; what they cost is learned through ``shell``. It
-decides nothing about requests, and ``supervisor`` decides which workers are measured.
+Owns the batches and the time limit; ``shell`` learns their cost. It makes no decisions about requests;
+``supervisor`` chooses the workers.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ from batching_watchdog.shell import Shell
 log = logging.getLogger(__name__)
 
 PROFILE_SECONDS: Final = 2.0
-"""What measuring l(b) with example() may take before the first workers count as ready: no batch is sent that
-would probably last longer. Nothing is known of how long the first one of a size takes, so that may."""
+"""Time limit of measuring l(b) with example() before the first workers count as ready, in seconds. No batch
+is sent that would probably exceed it, except the first one of a size, whose time is unknown."""
 PROFILE_RUNS: Final = latency.TRIES
 
 
 class Profiler:
-    """The workers that are being measured, all at once: under load they will run together too."""
+    """Measures several workers at the same time, as they run together under load."""
 
     def __init__(
         self,
@@ -41,27 +41,27 @@ class Profiler:
         self._model = model
         self._clock = clock
         self._running: dict[Connection, asyncio.Future[tuple[Sequence[Reply], float]]] = {}
-        """Ends with the replies, and the CPU time that the batch took."""
+        """Resolves with the replies and the batch's CPU time."""
         self._rejected = False
-        """The handler does not serve the example, so what that takes says nothing."""
+        """Whether the handler rejects the example, so that its time is meaningless."""
         self.split = False
         """Whether a batch failed and was run again in parts."""
 
     def replied(self, connection: Connection, replies: Sequence[Reply], cpu_seconds: float) -> None:
-        """A worker answered a batch of ours."""
+        """Take a worker's replies to a measured batch."""
         if not (done := self._running.pop(connection)).done():
             done.set_result((replies, cpu_seconds))
 
     def closed(self, connection: Connection) -> None:
-        """A worker died under a batch of ours."""
+        """Handle the death of a worker under a measured batch."""
         if not (done := self._running.pop(connection)).done():
             done.set_exception(ConnectionResetError("the worker died"))
 
     async def measure(self, connection: Connection, example: bytes) -> None:
-        """Measure l(b) on one worker, size by size. Raises ``ConnectionResetError`` if that kills it.
+        """Measure l(b) on one worker, size by size. Raises ``ConnectionResetError`` if it dies.
 
-        Sizes double until one takes longer than the SLO, would hold more than may ever be queued, or two in a
-        row have brought nothing; or until the handler rejects the example.
+        Sizes double until one takes longer than the SLO or exceeds the queue's limit, until two in a row did
+        not improve the throughput, or until the handler rejects the example.
         """
         ends = self._clock() + PROFILE_SECONDS
         config, size, seconds = self._config, 1, 0.0
@@ -78,7 +78,7 @@ class Profiler:
     async def _measure_size(self, connection: Connection, example: bytes, size: int, ends: float) -> float:
         """Seconds of the last run."""
         seconds = 0.0
-        # The first run of a size allocates what later ones reuse: it is not representative.
+        # The first run of a size allocates memory that later ones reuse, so it is not representative.
         for run in range(PROFILE_RUNS + 1):
             done = self._running[connection] = asyncio.get_running_loop().create_future()
             started = self._clock()
@@ -99,14 +99,12 @@ class Profiler:
 
     def _reject(self, reply: Reply) -> None:
         if not self._rejected:
-            log.warning(
-                "the handler answers example() with status %d: nothing is learned of it", reply.status
-            )
+            log.warning("the handler answers example() with status %d: its time is not learned", reply.status)
         self._rejected = True
 
 
 def profile_batch(example: bytes, size: int, now: float) -> Batch:
-    """A batch of ``size`` example bodies, which no client waits for."""
+    """Return a batch of ``size`` example bodies, for which no client waits."""
     head = wire.request_header_block(b"POST", b"/", [(b"X-Call-Id", b"example()")])
     request = Request(-1, head, example, now, now, now)
     return Batch((request,) * size, DispatchReason.PROFILE, now)

@@ -1,11 +1,10 @@
-"""Workers in another language: one POST of JSON lines to ``upstream_url`` per batch.
+"""Workers in another language: sends one POST of JSON lines to ``upstream_url`` per batch.
 
-In place of ``supervisor`` when ``upstream_url`` is set. A ``Slot`` owns the HTTP of it: the connection that
-is kept, the response parser (httptools), and what counts as a wrong answer: it must be 200 with one reply per
-request, in order. ``RemotePool`` owns the child process ``fprocess``, if there is one, knows by probing
-whether the upstream can be reached, and offers ``workers`` slots to the shell while it can. It decides
-nothing about requests but this: after a connection broke, what is tried again goes out alone, since the other
-batches may have died with the same process through no fault of theirs.
+Replaces ``supervisor`` if ``upstream_url`` is set. A ``Slot`` owns the HTTP: a kept connection, the response
+parser (httptools), and the check of answers: status 200 with one reply per request, in order. ``RemotePool``
+owns the child process ``fprocess``, if configured. It probes whether the upstream is reachable, and then
+offers ``workers`` slots to the shell. It makes one decision about requests: after a broken connection each
+retry is sent alone, since the other batches may have died with the same process without causing it.
 """
 
 import asyncio
@@ -31,16 +30,16 @@ from batching_watchdog.shell import Shell
 log = logging.getLogger(__name__)
 
 KEEP_SECONDS: Final = 1.0
-"""A connection idle for longer is not used again: servers close theirs (gunicorn after 2 s, Node after 5 s),
-and a batch sent at that very moment would look as if it had killed the server."""
+"""Seconds after which an idle connection is not reused. Servers close theirs (gunicorn after 2 s, Node after
+5 s), and a batch sent at that moment would seem to have killed the server."""
 GRACE_SECONDS: Final = 0.25
-"""On top of exec_timeout: the requests are given up first, so that none of them is tried again."""
+"""Seconds in addition to exec_timeout: the requests expire first, so that none of them is retried."""
 PROBE_SECONDS: Final = 5.0
 READY_SECONDS: Final = 1.0
-"""Between two probes of an upstream that can be reached."""
+"""Seconds between two probes of a reachable upstream."""
 SETTLE_SECONDS: Final = 0.25
-"""After a connection broke: a dying server may still accept connections for a moment, and what is tried
-again there would be lost a second time through no fault of its own."""
+"""Seconds before a retry after a broken connection: a dying server may still accept connections for a moment,
+and the retry would fail as well."""
 EXCERPT: Final = 200
 """Bytes of a wrong answer that are shown in the log."""
 MAX_RESPONSE_BYTES: Final = 1 << 28
@@ -48,10 +47,10 @@ MAX_RESPONSE_BYTES: Final = 1 << 28
 
 
 class Slot:
-    """One batch at a time to the upstream, over a connection that is kept for the next one."""
+    """Sends one batch at a time to the upstream, over a kept connection."""
 
     def __init__(self, url: HttpUrl, serve: Callable[["Slot", Batch], None]) -> None:
-        """``serve`` starts a batch, and sees to ``connect``, ``post`` and ``busy``."""
+        """``serve`` starts a batch, and handles ``connect``, ``post`` and ``busy``."""
         self._url = url
         self._serve = serve
         self._connection: _Connection | None = None
@@ -64,10 +63,10 @@ class Slot:
         self._serve(self, batch)
 
     def cancel(self, indexes: Sequence[int]) -> None:
-        """Nothing: a slot is never given a batch while it has one."""
+        """Do nothing: a slot never has a second batch."""
 
     async def connect(self) -> None:
-        """Open a connection, unless the kept one can still be used. Raises ``OSError``."""
+        """Open a connection, unless the kept one is still usable. Raises ``OSError``."""
         loop = asyncio.get_running_loop()
         kept = self._connection
         if kept is None or kept.broken or loop.time() - kept.used > KEEP_SECONDS:
@@ -75,10 +74,10 @@ class Slot:
             _, self._connection = await loop.create_connection(_Connection, self._url.host, self._url.port)
 
     async def post(self, requests: Sequence[tuple[bytes, bytes]]) -> list[Reply]:
-        """The replies to these (head, body) pairs, one for each and in order. It must be connected.
+        """Return the replies to these (head, body) pairs, in order. The slot must be connected.
 
-        Raises ``FrameError`` for a wrong answer, ``ConnectionError`` if the connection broke. Only a
-        connection whose answer was right is kept.
+        Raises ``FrameError`` for a wrong answer, ``ConnectionError`` if the connection broke. Keeps the
+        connection only after a correct answer.
         """
         connection, self._connection = self._connection, None
         assert connection is not None, "connected"  # noqa: S101 - a caller's bug
@@ -121,11 +120,11 @@ class _Connection(asyncio.Protocol):
         self._in_body = False
         self._delimited = False
         self.broken = False
-        """Whether it is not to be used again."""
+        """Whether the connection must not be used again."""
         self.used = self._loop.time()
 
     async def post(self, header_block: bytes, body: bytes) -> tuple[int, bytes]:
-        """Send one request; status and body of its answer. Raises ``FrameError`` or ``ConnectionError``."""
+        """Send a request; return the answer's status and body. Raises ``FrameError``, ``ConnectionError``."""
         assert self._transport is not None, "connected"  # noqa: S101 - for the type checker
         self._answer = self._loop.create_future()
         self._transport.writelines((header_block, body))
@@ -142,7 +141,7 @@ class _Connection(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment] # a stream's; uvloop's is no asyncio.Transport
 
     def data_received(self, data: bytes) -> None:
-        """Asyncio: bytes of a response. What was not asked for ends the connection."""
+        """Asyncio: bytes of a response; without a request they end the connection."""
         self._size += len(data)
         try:
             self._parser.feed_data(data)
@@ -158,7 +157,7 @@ class _Connection(asyncio.Protocol):
             self._complete(keep=False)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Asyncio: the connection is gone."""
+        """Asyncio: the connection is closed."""
         why = f": {exc}" if exc else ""
         self._fail(ConnectionError(f"the connection broke before its answer was complete{why}"))
 
@@ -175,7 +174,7 @@ class _Connection(asyncio.Protocol):
         self._body.append(data)
 
     def on_message_complete(self) -> None:
-        """httptools: the response is whole."""
+        """httptools: the response is complete."""
         self._size = 0
         if self._parser.get_status_code() < 200:  # an interim response: the real one follows
             self._body, self._in_body, self._delimited = [], False, False
@@ -200,7 +199,7 @@ class _Connection(asyncio.Protocol):
 
 
 class RemotePool:
-    """The upstream's slots from the shell's point of view: idle, busy, out of reach."""
+    """The upstream's slots, reported to the shell as idle, busy or out of reach."""
 
     def __init__(self, config: Config, url: HttpUrl, environ: Mapping[str, str], shell: Shell) -> None:
         self._config = config
@@ -209,17 +208,17 @@ class RemotePool:
         self._shell = shell
         self._slots = [Slot(url, self._serve) for _ in range(config.workers)]
         self._offered: set[Slot] = set()
-        """Those that the shell may use or is using; the others are parked here."""
+        """Slots that the shell may use or is using; the others are parked here."""
         self._up = asyncio.Event()
         self._down = asyncio.Event()
         self._down.set()
         self._known_down = True
-        """Whether it is out of reach and the log says so; else it may be in doubt only."""
+        """Whether the upstream was logged as unreachable; before that it may only be suspected."""
         self._settled_at = 0.0
         self._answers = False
         self._came_up = False
         self._alone_since: float | None = None
-        """When a connection broke: until the retries are through, one slot only is offered."""
+        """Time when a connection broke: until the retries are done, only one slot is offered."""
         self._last_reply = 0.0
         self._stopping = False
         self.restarts = 0
@@ -228,7 +227,7 @@ class RemotePool:
         shell.mix_paths()  # an upstream cannot say otherwise
         self._tasks = Tasks()
         self.failed = self._tasks.failed
-        """Ends with ``StartFailed`` if ``fprocess`` cannot be started, or ends before it ever answered."""
+        """Fails with ``StartFailed`` if ``fprocess`` cannot be started, or ends before its first answer."""
         self._child: Child | None = None
         if config.fprocess:
             command = [sys.executable, "-m", "batching_watchdog.launch", str(os.getpid()), *config.fprocess]
@@ -236,34 +235,34 @@ class RemotePool:
 
     @property
     def not_ready(self) -> str:
-        """Why the upstream cannot serve now; empty if it can be reached and its ``ready_path`` agrees."""
+        """Why the upstream cannot serve now; empty if it is reachable and its ``ready_path`` agrees."""
         if not self._up.is_set():
             return "the upstream cannot be reached"
-        return "" if self._answers else "the upstream says that it is not ready"
+        return "" if self._answers else "the upstream reports that it is not ready"
 
     def by_state(self) -> dict[str, int]:
-        """Number of slots whose upstream is out of reach, idle and busy."""
+        """Return the number of slots by state: unreachable, idle and busy."""
         busy = sum(slot.busy for slot in self._slots)
         free = len(self._slots) - busy
         up = self._up.is_set()
         return {"starting": 0 if up else free, "idle": free if up else 0, "busy": busy}
 
     def resident_bytes(self) -> dict[int, int]:
-        """Nothing: the upstream's processes are its own."""
+        """Return {}: the upstream's processes are its own."""
         return {}
 
     def drain(self) -> None:
-        """Nothing to hold back: no worker is replaced for its age here."""
+        """Do nothing: no worker is replaced by age here."""
 
     def owns(self, pid: int) -> bool:
-        """Whether ``pid`` may be a child that this pool waits for."""
+        """Return whether ``pid`` may be a child that this pool waits for."""
         return self._child is not None and self._child.owns(pid)
 
     def poll_workers(self) -> None:
-        """Nothing: replies of an upstream come through the loop."""
+        """Do nothing: replies of an upstream arrive through the loop."""
 
     def start(self) -> None:
-        """Start ``fprocess`` if there is one, and look for the upstream."""
+        """Start ``fprocess`` if configured, and begin to probe the upstream."""
         log.info("batches go to %s", self._url)
         command = self._config.fprocess
         if self._child is not None:
@@ -275,7 +274,7 @@ class RemotePool:
         self._tasks.spawn(self._watch(), "upstream")
 
     async def stop(self, *, at_once: bool = False) -> None:
-        """Stop ``fprocess``, and forget what is out."""
+        """Stop ``fprocess``, and drop batches under way."""
         self._stopping = True
         if self._child is not None:
             await self._child.stop(at_once=at_once)
@@ -284,7 +283,7 @@ class RemotePool:
             slot.close()
 
     def _serve(self, slot: Slot, batch: Batch) -> None:
-        # Now: a request that leaves before the connection stands gives up its head and body.
+        # Taken now: a request that leaves before the connection is open loses its head and body.
         requests = [(request.header_block, request.body) for request in batch.requests]
         self._tasks.spawn(self._exchange(slot, batch, requests), "batch")
 
@@ -312,7 +311,7 @@ class RemotePool:
             self._replied(slot, batch, replies)
 
     async def _connect(self, slot: Slot) -> None:
-        """Connect, however long that takes."""
+        """Connect, without a time limit."""
         while True:
             try:
                 return await slot.connect()
@@ -330,7 +329,7 @@ class RemotePool:
         self._offer()
 
     def _lost(self, slot: Slot, batch: Batch, why: str) -> None:
-        """A batch came to nothing: its requests are tried again one by one, those that were already fail."""
+        """Handle a failed batch: retry its requests one by one; those that were retried already fail."""
         log.error("upstream %s: batch of %d: %s", self._url, len(batch.requests), why)
         self._release(slot)
         self._shell.worker_lost(
@@ -343,7 +342,7 @@ class RemotePool:
         self._offered.discard(slot)
 
     def _offer(self) -> None:
-        """Give the shell the parked slots that it may have now."""
+        """Offer the allowed number of parked slots to the shell."""
         if not self._up.is_set():
             return
         for slot in self._slots:
@@ -376,13 +375,13 @@ class RemotePool:
         self._withdraw()
 
     def _withdraw(self) -> None:
-        """Offer nothing until ``_watch`` has seen the upstream."""
+        """Offer no slot until ``_watch`` has reached the upstream."""
         self._up.clear()
         self._down.set()
         self._park()
 
     async def _watch(self) -> None:
-        """Find out whether the upstream can be reached, and with ``ready_path`` whether it is ready."""
+        """Probe whether the upstream is reachable, and with ``ready_path`` whether it is ready."""
         path = self._config.ready_path
         while True:
             await asyncio.sleep(max(0.0, self._settled_at - time.monotonic()))
@@ -391,7 +390,7 @@ class RemotePool:
             except ConnectionRefusedError as error:
                 self._answers = False
                 self._mark_down(str(error))
-            except (OSError, StartFailed):  # slow, or not ready: no reason to hold requests back
+            except (OSError, StartFailed):  # slow, or not ready: keep sending requests
                 self._answers = False
             else:
                 self._answers = True
@@ -405,14 +404,14 @@ class RemotePool:
                     await self._down.wait()
 
     def _kill_if_hung(self, batch: Batch) -> None:
-        """Kill ``fprocess`` if it has answered nothing at all since ``batch`` was sent to it."""
+        """Kill ``fprocess`` if it has not answered any batch since ``batch`` was sent."""
         child = self._child
         if child is not None and child.started <= batch.dispatched and self._last_reply < batch.dispatched:
             log.error("fprocess has answered nothing for %g s and is killed", self._config.exec_timeout)
             child.kill()
 
     def _ended(self, how: str) -> None:
-        """``fprocess`` ended. Raises ``StartFailed`` if it never could be reached."""
+        """Handle the end of ``fprocess``. Raises ``StartFailed`` if it was never reachable."""
         if not self._came_up:
             command = shlex.join(self._config.fprocess)
             raise StartFailed(f"fprocess={command!r} {how} before {self._url} answered")
@@ -420,9 +419,9 @@ class RemotePool:
 
 
 async def probe(url: HttpUrl, path: str, seconds: float) -> None:
-    """See whether the upstream accepts a connection and, with ``path``, answers a GET of it below 400.
+    """Check that the upstream accepts a connection and, with ``path``, answers a GET of it below 400.
 
-    Raises ``OSError`` (``TimeoutError`` is one) or ``StartFailed`` with what came instead.
+    Raises ``OSError`` (also as ``TimeoutError``), or ``StartFailed`` with the answer.
     """
     async with asyncio.timeout(seconds):
         reader, writer = await asyncio.open_connection(url.host, url.port)

@@ -1,8 +1,8 @@
-"""The gunicorn child and the pool of its workers.
+"""Runs gunicorn as a child, and the pool of its workers.
 
-Owns the processes behind the queue: starts gunicorn, keeps one connection per worker, knows from the
-handshake when a worker can serve, replaces what leaks, stops gunicorn last. It decides nothing about
-requests: ``shell`` is told which workers are idle, and which batch died with one.
+Owns the processes behind the queue: starts gunicorn, keeps one connection per worker, learns from the
+handshake when a worker can serve, replaces workers that leak memory, and stops gunicorn last. It makes no
+decisions about requests: it tells ``shell`` which workers are idle, and which batch died with a worker.
 """
 
 import asyncio
@@ -34,35 +34,35 @@ from batching_watchdog.shell import Shell
 log = logging.getLogger(__name__)
 
 JITTER: Final = 0.1
-"""A worker serves up to this share more than max_requests, so that they are not replaced together."""
+"""Random extra share of max_requests that a worker serves, so that workers are not replaced together."""
 _TIMED_OUT: Final = how_it_ended(-signal.SIGALRM)
-"""How gunicorn ends if it preloads for longer than load_timeout."""
+"""Gunicorn's exit status if preloading exceeds load_timeout."""
 
 
 class WorkerPool:
-    """Workers from the shell's point of view: idle, busy, dead. Implements ``connection.Events``."""
+    """The workers, reported to the shell as idle, busy or dead. Implements ``connection.Events``."""
 
     def __init__(self, config: Config, environ: Mapping[str, str], shell: Shell, model: LatencyModel) -> None:
         self._config = config
         self._shell = shell
         self._profiler = Profiler(config, shell, model)
         self._measures = True
-        """Workers are measured before they serve: until the first serves, or one died of it."""
+        """Measures workers before they serve, until the first one serves or the measurement killed one."""
         self._loaded: set[Connection] = set()
         self._left: dict[Connection, int] = {}
-        """Requests that a worker still serves before it is replaced, with ``max_requests``."""
+        """Requests left for each worker before it is replaced, with ``max_requests``."""
         self._replaces_old = True
         self._stopping = False
         self._came_up = False
         self._listened = False
-        """This gunicorn could be connected to, as it can once it has preloaded the handler."""
+        """Whether this gunicorn has accepted a connection, which it does after preloading the handler."""
         self._away_since = time.monotonic()
-        """Since when no worker can serve, if none can."""
+        """Time since which no worker can serve; None if one can."""
         self._load_failed = False
         self.restarts = 0
-        """Workers that died after they had loaded."""
+        """Number of workers that died after loading."""
         self.recycled = 0
-        """Workers replaced after max_requests."""
+        """Number of workers replaced after max_requests."""
         self._tasks = Tasks()
         self.failed = self._tasks.failed
         """Ends with ``HandlerNotLoaded`` or ``StartFailed`` if no worker ever came up."""
@@ -107,33 +107,33 @@ class WorkerPool:
         return {slot: size for slot, size in sizes.items() if size is not None}
 
     def owns(self, pid: int) -> bool:
-        """Whether ``pid`` may be a child that this pool waits for."""
+        """Return whether ``pid`` may be a child that this pool waits for."""
         return self._gunicorn.owns(pid)
 
     def poll_workers(self) -> None:
-        """Take in what busy workers have answered by now."""
+        """Read the available replies of busy workers."""
         for connection in tuple(self._loaded):
             connection.poll()
 
     def start(self) -> None:
-        """Start gunicorn, and connect to its workers as they come up."""
+        """Start gunicorn, and connect to its workers as they start."""
         self._tasks.spawn(self._gunicorn.keep_running(self._ended), "gunicorn")
         for number in range(self._config.workers):
             self._tasks.spawn(self._keep_connected(), f"worker-{number}")
 
     def drain(self) -> None:
-        """Replace no worker for its age any more: loading again could outlast the drain."""
+        """Stop replacing workers by age: loading again could outlast the drain."""
         self._replaces_old = False
 
     async def stop(self, *, at_once: bool = False) -> None:
-        """Stop gunicorn and its workers, and forget them."""
+        """Stop gunicorn and its workers."""
         self._stopping = True
         await self._gunicorn.stop(at_once=at_once)
         await self._tasks.cancel()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def loaded(self, connection: Connection, handshake: wire.Handshake) -> None:
-        """A worker has loaded the handler, or says why it could not."""
+        """Handle a handshake: a worker has loaded the handler, or reports why it could not."""
         if handshake.error is not None:
             self._load_failed = True
             if not self._came_up:
@@ -150,7 +150,7 @@ class WorkerPool:
             self._take_in(connection)
 
     def replied(self, connection: Connection, batch: Batch, replies: list[Reply], cpu_seconds: float) -> None:
-        """A worker answered: it is idle again, or goes on with its next batch."""
+        """Handle a worker's replies: it is idle again, or continues with its next batch."""
         if batch.reason is DispatchReason.PROFILE:
             self._profiler.replied(connection, replies, cpu_seconds)
             return
@@ -162,11 +162,11 @@ class WorkerPool:
             self._shell.batch_done(connection, replies, cpu_seconds, learns=cpu_seconds > 0)
 
     def raised(self, connection: Connection, failure: Failure) -> None:
-        """The function raised something while it served: the log has it, the client only that it failed."""
+        """Log the function's exception; the client gets only the status."""
         log.error(failure)
 
     def closed(self, connection: Connection, batch: Batch | None) -> None:
-        """A worker is gone. gunicorn starts another, and ``_keep_connected`` finds it."""
+        """Handle a dead worker. gunicorn starts another, and ``_keep_connected`` connects to it."""
         self._left.pop(connection, None)
         if connection in self._loaded:
             self._discard(connection)
@@ -197,9 +197,9 @@ class WorkerPool:
         self._shell.worker_ready(connection)
 
     def _is_old(self, connection: Connection, served: int) -> bool:
-        """Count ``served`` more requests of a worker: whether it is to be replaced now.
+        """Count ``served`` requests of a worker; return whether to replace it now.
 
-        It stays for up to twice as long while another one is away: a pool is best replaced one by one.
+        It stays for up to twice as long while another one is being replaced, so that they go one by one.
         """
         if connection not in self._left or not self._replaces_old:
             return False
@@ -209,7 +209,7 @@ class WorkerPool:
         return left <= (-self._config.max_requests if alone else 0)
 
     def _recycle(self, connection: Connection) -> None:
-        """Replace a worker that has nothing to do: it leaves when its connection closes."""
+        """Replace an idle worker: it exits when its connection closes."""
         self.recycled += 1
         self._discard(connection)
         connection.close()
@@ -221,8 +221,8 @@ class WorkerPool:
     async def _measure(self, connection: Connection, example: bytes) -> None:
         """Measure the handler on a worker, then let it serve.
 
-        All workers that load before the first serves are measured at once, so none has still to warm up when
-        requests come.
+        All workers that load before the first one serves are measured at the same time, so that all have
+        warmed up when requests arrive.
         """
         try:
             await self._profiler.measure(connection, example)
@@ -233,7 +233,7 @@ class WorkerPool:
             self._take_in(connection)
 
     async def _keep_connected(self) -> None:
-        """One connection to whichever worker accepts it, for ever."""
+        """Keep one connection open to any worker that accepts it, until cancelled."""
         while not self._stopping:
             try:
                 connection = await connect(str(self._socket), self)
@@ -247,9 +247,9 @@ class WorkerPool:
                 connection.close()
 
     def _ended(self, how: str) -> None:
-        """Gunicorn ended. Raises ``StartFailed`` if no worker ever came up.
+        """Handle the end of gunicorn. Raises ``StartFailed`` if no worker ever loaded.
 
-        If it was preloading by default only, each worker loads for itself next, and says what is wrong.
+        If it preloaded only by default, each worker loads for itself next, and reports the error.
         """
         environment = self._gunicorn.environment
         preloading, self._listened = environment["preload"] != "false" and not self._listened, False
@@ -272,8 +272,8 @@ class WorkerPool:
 
 
 def gunicorn_command(config: Config, socket: Path, directory: Path) -> list[str]:
-    """The command that runs gunicorn with our worker class on a Unix socket."""
-    # The heartbeat file is touched every second: memory is the place for it, a disk may stall.
+    """Return the command that runs gunicorn with our worker class on a Unix socket."""
+    # Gunicorn touches the heartbeat file every second: a disk may stall, memory does not.
     heartbeat = "/dev/shm" if os.access("/dev/shm", os.W_OK) else str(directory)  # noqa: S108 - gunicorn makes a safe file in it
     return [
         *(sys.executable, "-m", "batching_watchdog.worker.arbiter", str(os.getpid())),
@@ -289,7 +289,7 @@ def gunicorn_command(config: Config, socket: Path, directory: Path) -> list[str]
 
 
 def resident_bytes(pid: int, proc: Path = Path("/proc")) -> int | None:
-    """Resident memory of a process; None if it has gone, or if there is no such file system."""
+    """Return the resident bytes of a process; None if it has ended, or without a proc file system."""
     try:
         return int((proc / str(pid) / "statm").read_text().split()[1]) * mmap.PAGESIZE
     except (OSError, IndexError, ValueError):
