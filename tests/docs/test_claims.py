@@ -11,6 +11,12 @@ from docs.pages import PAGES, ROOT, blocks, prose
 FIGURE = re.compile(r"\d+(?:\.\d+)?%|\d+\.\d{2,}|\d+(?= cases)")
 
 
+def test_readme_fits_its_first_screen_and_two_pages():
+    text = (ROOT / "README.md").read_text()
+    assert text.partition("\n## ")[0].count("\n") <= 25
+    assert text.count("\n") <= 90
+
+
 def test_figures_of_the_readme_stand_in_the_benchmarks():
     benchmarks = (ROOT / "docs/benchmarks.md").read_text()
     claimed = set(FIGURE.findall(prose((ROOT / "README.md").read_text())))
