@@ -17,6 +17,13 @@ def test_readme_fits_its_first_screen_and_two_pages():
     assert text.count("\n") <= 90
 
 
+@pytest.mark.parametrize("name", ["autoscaler", "batching-watchdog"])
+def test_links_of_a_readme_that_ships_in_a_wheel_work_outside_of_the_repository(name: str):
+    targets = re.findall(r"\]\(([^)]+)\)", prose((ROOT / name / "README.md").read_text()))
+    assert targets
+    assert [target for target in targets if not target.startswith(("https://", "#"))] == []
+
+
 def test_figures_of_the_readme_stand_in_the_benchmarks():
     benchmarks = (ROOT / "docs/benchmarks.md").read_text()
     claimed = set(FIGURE.findall(prose((ROOT / "README.md").read_text())))
