@@ -188,7 +188,7 @@ def two_queues() -> Data:
 
 
 def learned_capacity() -> Data:
-    """What a third of the load teaches, and what happens when the model becomes twice as slow."""
+    """Estimates from low traffic, and their change when the model becomes twice as slow."""
     quiet = Replica()
     quiet.serve(45.0, 30.0)
     sizes = range(1, LARGEST + 1)
@@ -316,9 +316,9 @@ def _draw_latency(panels: Any, data: Data) -> None:
     load.legend(loc="upper left")
     styles = {
         "keda-value": (_ORANGE, "-", "KEDA on p99"),
-        "proportional": (_GREEN, "-", "the HPA's law on latency"),
+        "proportional": (_GREEN, "-", "HPA's formula on latency"),
         "slo": (_BLUE, "-", "Tailbound"),
-        "oracle": (_GRAY, "--", "who knows the day"),
+        "oracle": (_GRAY, "--", "oracle"),
     }
     for choice, (color, line, label) in styles.items():
         found = data["scalers"][choice]
@@ -333,16 +333,16 @@ def _draw_latency(panels: Any, data: Data) -> None:
     scaling.set(
         title="A day in 15 minutes, 60 to 240 requests/s",
         xlabel="seconds",
-        ylabel="replicas wanted",
+        ylabel="desired replicas",
         yticks=range(0, 13, 3),
         ylim=(0, 20),
     )
-    scaling.legend(loc="upper left", title="in time, replica-seconds")
+    scaling.legend(loc="upper left", title="within SLO, replica-seconds")
 
 
 def _draw_queues(panels: Any, data: Data) -> None:
     (panel,) = panels
-    panel.plot((0, max(data["rates"])), (0, max(data["rates"])), color=_GRAY, linewidth=1, label="all of it")
+    panel.plot((0, max(data["rates"])), (0, max(data["rates"])), color=_GRAY, linewidth=1, label="offered")
     styles = {
         "slo": (_BLUE, "two queues, in order of deadline (policy slo)"),
         "fixed": (_ORANGE, "one queue, in order of arrival (policy fixed, size 8)"),
@@ -363,7 +363,7 @@ def _draw_queues(panels: Any, data: Data) -> None:
 def _draw_capacity(panels: Any, data: Data) -> None:
     curve, time = panels
     sizes = range(1, LARGEST + 1)
-    curve.scatter(*zip(*data["runs"], strict=True), s=6, color=_GRAY, label="batches served")
+    curve.scatter(*zip(*data["runs"], strict=True), s=6, color=_GRAY, label="finished batches")
     curve.plot(sizes, data["mean"], color=_ORANGE, label="learned mean")
     curve.plot(sizes, data["upper"], color=_BLUE, label="learned upper quantile")
     curve.axhline(SLO * 1000, color=_RED, linewidth=1)
@@ -379,7 +379,7 @@ def _draw_capacity(panels: Any, data: Data) -> None:
     time.axvline(20.0, color=_GRAY, linestyle="--")
     time.text(20.4, 12, "the model becomes\ntwice as slow", color=_GRAY)
     time.set(
-        title="At 25 requests/s: learned, and learned anew",
+        title="At 25 requests/s: the model changes",
         xlabel="seconds",
         ylabel="learned capacity, requests/s",
         ylim=(0, None),
@@ -391,7 +391,7 @@ def _draw_calibration(panels: Any, data: Data) -> None:
         highest = max(max(point) for point in points)
         panel.plot((LEAST, highest), (LEAST, highest), color=_GRAY, linewidth=1, label="as predicted")
         shown = [(max(predicted, LEAST), max(measured, LEAST)) for predicted, measured in points]
-        panel.loglog(*zip(*shown, strict=True), "o", color=_BLUE, label="a tenth of the looks")
+        panel.loglog(*zip(*shown, strict=True), "o", color=_BLUE, label="a tenth of the reconciles")
         panel.set(title=f"{kind}, around 100 requests/s", xlabel="predicted late, %", ylabel="late, %")
         panel.legend(loc="upper left")
 
