@@ -37,7 +37,8 @@ _GONE = re.compile(r"(?<![\w-])(?:" + "|".join(GONE) + r")(?![\w-])", re.IGNOREC
 FRAGMENT = re.compile(
     r"(?:with[^:]{1,40}: )?"
     r"(?:of|for|with(?![^:]{1,40}:)|whose|where|likewise|by|to|from|in|beyond|between|since|over|as|at|another"
-    r"|instead|without|how|what|whether|who|holds)(?=[ ,:])",
+    r"|instead|without|how|what|who|holds)(?=[ ,:])"
+    r"|\[",
     re.IGNORECASE,
 )
 """A help text that begins so has no noun or verb of its own. "With --generate: ..." is a condition."""
@@ -61,15 +62,12 @@ def sentences(text: str) -> list[str]:
     return re.split(r"(?<=[.!?])[)\"*]* +(?=[A-Z\"(*]|code)", text)
 
 
-LATER = ("platform.", "prometheus.", "web.", "leader.")
-
-
 def help_texts() -> Iterator[tuple[str, str]]:
     """(name, what it means) of every variable, key, signal, metric and option."""
     yield from DESCRIPTIONS.items()
-    yield from (pair for pair in reference.meanings() if not pair[0].startswith(LATER))
+    yield from reference.meanings()
     yield from ((family.name, family.documentation) for family in reference.families())
-    for program, text in reference.shipped().items():
+    for program, text in reference.helps().items():
         for option, told in re.findall(r"(?m)^  (-{1,2}[a-z][^\n]*?)(?:\n {10,}| {2,})(\S[^\n]*)", text):
             yield f"{program} {option}", told
 

@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=30.0,
         metavar="SECONDS",
-        help="how long a request waits for a first ready replica, from zero too [%(default)s]",
+        help="time that a request waits for a first ready replica, also from zero [%(default)s]",
     )
     return parser
 

@@ -164,8 +164,8 @@ def _duration(text: str) -> float:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tailbound-simulate",
-        description="What would have happened to a trace, under our policies and under other scalers' laws.",
-        epilog="Policies, their targets, and what is and is not simulated: docs/simulator.md.",
+        description="Simulates a trace under our policies and under the algorithms of other scalers.",
+        epilog="Policies, their targets and the limits of the simulation: docs/simulator.md.",
     )
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
@@ -175,36 +175,57 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--generate", metavar="KIND", help="poisson, gamma, step, ramp, spike, diurnal or on-off"
     )
-    source.add_argument("--prometheus", metavar="URL", help="what a live Prometheus has seen of --function")
+    source.add_argument(
+        "--prometheus", metavar="URL", help="requests of --function that a live Prometheus has recorded"
+    )
     add(
-        "--since", type=_duration, default=3600.0, metavar="TIME", help="with --prometheus: how far back [1h]"
+        "--since",
+        type=_duration,
+        default=3600.0,
+        metavar="TIME",
+        help="with --prometheus: time before now [1h]",
     )
     add("--rate", type=float, default=100.0, help="with --generate: requests per second [100]")
-    add("--duration", type=_duration, default=3600.0, metavar="TIME", help="with --generate [1h]")
+    add("--duration", type=_duration, default=3600.0, metavar="TIME", help="with --generate: length [1h]")
     add("--cv2", type=float, help="burstiness of arrivals: 1 is Poisson [1; 4 for gamma]")
-    add("--seed", type=int, default=1, help="of arrivals and routing [1]")
+    add("--seed", type=int, default=1, help="seed of arrivals and routing [1]")
     add("--config", metavar="FILE", help="the autoscaler's configuration [every default, up to 20 replicas]")
     add(
         "--function",
         default="function.openfaas-fn",
         metavar="NAME",
-        help="whose configuration, name.namespace",
+        help="function whose configuration counts, name.namespace",
     )
-    add("--policies", metavar="NAME[:TARGET],...", help="[slo, six baselines and the oracle]")
-    add("--service-time", default="20ms,10ms", metavar="A,C", help="l(b) = A + C x b [20ms,10ms]")
-    add("--service-table", metavar="L1,L2,...", help="l(1), l(2), ... instead")
-    add("--max-batch", type=int, default=32, help="largest batch [32]")
-    add("--workers", type=int, default=1, help="of one replica [1]")
-    add("--slo-latency", type=_duration, default=0.2, metavar="TIME", help="[200ms]")
-    add("--slo-objective", type=float, default=0.99, help="[0.99]")
-    add("--start-up", type=_duration, default=10.0, metavar="TIME", help="of a replica [10s]")
     add(
-        "--overhead", type=_duration, default=0.0, metavar="TIME", help="of a request outside the replica [0]"
+        "--policies",
+        metavar="NAME[:TARGET],...",
+        help="policies to compare [slo, six baselines and the oracle]",
     )
-    add("--routing", choices=[each.value for each in Routing], default="random", help="[random]")
-    add("--replicas", type=int, help="at the beginning [what the first half minute needs]")
-    add("--min-replicas", type=int, help="[the configuration's]")
-    add("--max-replicas", type=int, help="[the configuration's]")
+    add(
+        "--service-time", default="20ms,10ms", metavar="A,C", help="service time l(b) = A + C x b [20ms,10ms]"
+    )
+    add("--service-table", metavar="L1,L2,...", help="service times l(1), l(2), ... instead")
+    add("--max-batch", type=int, default=32, help="largest batch [32]")
+    add("--workers", type=int, default=1, help="workers of one replica [1]")
+    add("--slo-latency", type=_duration, default=0.2, metavar="TIME", help="latency target [200ms]")
+    add("--slo-objective", type=float, default=0.99, help="share of requests within it [0.99]")
+    add("--start-up", type=_duration, default=10.0, metavar="TIME", help="start-up time of a replica [10s]")
+    add(
+        "--overhead",
+        type=_duration,
+        default=0.0,
+        metavar="TIME",
+        help="time of a request outside the replica [0]",
+    )
+    add(
+        "--routing",
+        choices=[each.value for each in Routing],
+        default="random",
+        help="choice of the replica [random]",
+    )
+    add("--replicas", type=int, help="replicas at the start [enough for the first half minute]")
+    add("--min-replicas", type=int, help="lower bound [the configuration's]")
+    add("--max-replicas", type=int, help="upper bound [the configuration's]")
     add("--json", action="store_true", help="print JSON instead of the table")
     add("--plot", metavar="DIR", help="write pareto.png and series.png there")
     return parser
