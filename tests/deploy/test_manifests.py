@@ -17,6 +17,7 @@ from batching_watchdog.config import Config as WatchdogConfig
 from docs.pages import blocks
 from slo_autoscaler import __version__
 from slo_autoscaler.config import Config
+from slo_autoscaler.platforms.knative import minimum
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -29,7 +30,8 @@ NAMESPACES = {
     "knative/floor": "tailbound-knative-floor",
 }
 """Kustomization -> where the autoscaler is."""
-EVERYWHERE = {"Namespace", "ClusterRole", "ClusterRoleBinding"}
+POLICY = "ValidatingAdmissionPolicy"
+EVERYWHERE = {"Namespace", "ClusterRole", "ClusterRoleBinding", POLICY, f"{POLICY}Binding"}
 KUBERNETES = ["1.30", "1.34"]
 
 Document = dict[str, Any]
@@ -131,6 +133,7 @@ def test_manifest_has_no_field_that_kubernetes_does_not_know(documents: list[Doc
 def test_manifest_stays_in_one_namespace_but_for_knatives_own_settings(
     documents: list[Document], kustomization: str
 ):
+    assert all("namespace" not in each["metadata"] for each in documents if each["kind"] in EVERYWHERE)
     elsewhere = {
         (each["kind"], each["metadata"]["namespace"])
         for each in documents
@@ -156,7 +159,7 @@ def test_binding_is_of_a_role_that_is_there_to_the_account_of_the_pod(documents:
     account = only(documents, "ServiceAccount", pod(documents)["spec"]["serviceAccountName"])
     assert account["automountServiceAccountToken"] is False, "no other pod gets its token"
     assert pod(documents)["spec"]["automountServiceAccountToken"] is True
-    bindings = [each for each in documents if each["kind"].endswith("Binding")]
+    bindings = [each for each in documents if each["kind"].endswith("RoleBinding")]
     roles = [each for each in documents if each["kind"].endswith("Role")]
     assert len(bindings) == len(roles) > 0
     for binding in bindings:
@@ -165,6 +168,43 @@ def test_binding_is_of_a_role_that_is_there_to_the_account_of_the_pod(documents:
         (subject,) = binding["subjects"]
         assert (subject["kind"], subject["name"]) == ("ServiceAccount", account["metadata"]["name"])
         assert subject["namespace"] == account["metadata"]["namespace"]
+
+
+@pytest.mark.parametrize(
+    ("kustomization", "resource", "refused"),
+    [
+        ("kubernetes", "deployments/scale", ("tailbound.dev/mode", "NotIn", ["active", ""])),
+        ("knative/class", "deployments/scale", ("serving.knative.dev/revision", "DoesNotExist", None)),
+        ("knative/floor", "revisions", None),
+    ],
+)
+def test_policy_limits_the_account_of_the_pod_where_its_role_cannot(
+    kustomization: str, resource: str, refused: tuple[str, str, list[str] | None] | None
+):
+    documents = applied(kustomization)
+    policy, binding = only(documents, POLICY), only(documents, f"{POLICY}Binding")
+    account = only(documents, "ServiceAccount")["metadata"]
+    user = f"system:serviceaccount:{account['namespace']}:{account['name']}"
+    (condition,) = policy["spec"]["matchConditions"]
+    assert condition["expression"] == f'request.userInfo.username == "{user}"'
+    (rule,) = policy["spec"]["matchConstraints"]["resourceRules"]
+    assert (rule["resources"], rule["operations"]) == ([resource], ["UPDATE"])
+    (role,) = [each for each in documents if each["kind"] == "ClusterRole"]
+    assert any(resource in allowed["resources"] for allowed in role["rules"])
+    assert policy["spec"]["failurePolicy"] == "Fail"
+    assert binding["spec"]["policyName"] == policy["metadata"]["name"]
+    assert binding["spec"]["validationActions"] == ["Deny"]
+    if refused is not None:
+        # Each parameter must agree, and those are the Deployments that are not to be scaled.
+        (match,) = binding["spec"]["paramRef"]["selector"]["matchExpressions"]
+        assert (match["key"], match["operator"], match.get("values")) == refused
+        assert binding["spec"]["paramRef"]["parameterNotFoundAction"] == "Allow"
+
+
+def test_policy_of_the_floor_allows_the_annotations_that_it_writes():
+    (own, *_) = only(applied("knative/floor"), POLICY)["spec"]["variables"]
+    assert own["name"] == "writable"
+    assert yaml.safe_load(own["expression"]) == [minimum.MIN_SCALE, minimum.APPLIED, minimum.ORIGINAL]
 
 
 def test_configuration_is_accepted_and_shows_every_key_of_its_platform(
