@@ -17,7 +17,7 @@ MANIFESTS := pyproject.toml batching-watchdog/pyproject.toml autoscaler/pyprojec
 # The tests start hundreds of processes: where bytecode is not kept, each would compile the same sources.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test fuzz check lint format images page-test pictures manifests bench clean
+.PHONY: help install demo test fuzz check lint format images page-test node-test pictures manifests bench clean
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ page-test: install ## The status page in Chromium, and the dashboards; as root o
 	sh tests/page/install-browser.sh
 	$(BIN)/python -m pip install --quiet --group browser
 	$(BIN)/pytest tests/page tests/contract/test_grafana_schema.py -m browser $(TEST_ARGS)
+
+node-test: $(INSTALLED) ## Follow the install guides on the cluster of KUBECONFIG, with load; needs kubectl, helm and docker there
+	$(BIN)/pytest tests/node -m node $(TEST_ARGS)
 
 pictures: page-test ## Put the pictures of that run into the documentation
 	for each in docs/figures/pages/*.png; do cp "build/screenshots/$${each##*/}" "$$each" || exit 1; done

@@ -1,0 +1,234 @@
+"""The node that KUBECONFIG names, and the guides as a reader follows them there."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from docs.pages import ROOT, Block, blocks
+
+REGISTRY = os.environ.get("NODE_REGISTRY", "localhost:5000/tailbound")
+"""Where the guides push to; the node must be able to pull from it."""
+COPIED = ("autoscaler", "batching-watchdog", "deploy", "functions", "template", "stack.yml")
+"""The parts of the clone that the guides use: their commands write into it."""
+LONGEST = 600.0
+"""Seconds that anything may take: against hangs alone."""
+
+Json = dict[str, Any]
+
+
+def run(*command: str, stdin: str | None = None, check: bool = True) -> str:
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=LONGEST, check=False)
+    assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout if check else done.stdout + done.stderr
+
+
+def kubectl(*arguments: str, stdin: str | None = None, check: bool = True) -> str:
+    return run("kubectl", *arguments, stdin=stdin, check=check)
+
+
+def read(*arguments: str) -> Json:
+    found: Json = json.loads(kubectl("get", *arguments, "--output=json"))
+    return found
+
+
+def exists(*arguments: str) -> bool:
+    return kubectl("get", *arguments, "--ignore-not-found", "--output=name").strip() != ""
+
+
+def names(*arguments: str) -> set[str]:
+    return {each["metadata"]["name"] for each in read(*arguments)["items"]}
+
+
+def wait_for(what: str, condition: Callable[[], object], tell: Callable[[], object] = lambda: "") -> None:
+    deadline = time.monotonic() + LONGEST
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {LONGEST:g} s\n{tell()}"
+        time.sleep(1)
+
+
+def missing() -> str | None:
+    """Why nothing can be tried here; None if it can."""
+    if not os.environ.get("KUBECONFIG"):
+        return "no node: KUBECONFIG is not set"
+    for program in ("kubectl", "helm", "docker"):
+        if shutil.which(program) is None:
+            return f"no node: {program} is not on PATH"
+    ready = kubectl("get", "nodes", "--request-timeout=5s", check=False)
+    return None if re.search(r"\bReady\b", ready) else f"no node is ready: {ready.strip()[:200]}"
+
+
+@dataclass
+class Guide:
+    """A page of docs/, whose commands run in a copy of this clone."""
+
+    page: str
+    clone: Path
+    said: str = ""
+    _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def blocks(self, heading: str) -> Iterator[Block]:
+        """The fenced blocks of the section whose heading begins so."""
+        text = (ROOT / "docs" / self.page).read_text()
+        (section,) = [
+            each for each in re.split(r"^## ", text, flags=re.MULTILINE)[1:] if each.startswith(heading)
+        ]
+        for block in blocks(section):
+            yield Block(block.language, block.title, filled(block.text))
+
+    def follow(self, heading: str, *, take: Callable[[str], bool] = lambda _: True) -> str:
+        """Run the commands of a section that ``take`` wants; return what they said."""
+        said = ""
+        for block in self.blocks(heading):
+            if block.language in ("", "sh") and take(block.text):
+                said += self.run(block.text)
+        return said
+
+    def run(self, script: str) -> str:
+        """Run a block as it stands in one shell; what it leaves running lives until ``close``."""
+        output = self.clone / "output.txt"
+        environment = os.environ | {"CURL_HOME": str(self.clone)}
+        with output.open("wb") as file:
+            shell = subprocess.Popen(
+                ["bash", "-euc", script],
+                cwd=self.clone,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._processes.append(shell)
+        status = shell.wait(LONGEST)
+        said = output.read_text()
+        assert status == 0, f"{self.page}\n{script}\n{said}"
+        self.said += said
+        return said
+
+    def close(self) -> None:
+        for process in self._processes:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+
+
+def filled(text: str) -> str:
+    """The placeholders filled in, as the pages tell a reader on such a cluster to."""
+    text = text.replace("<registry>", REGISTRY).replace("<user>/", "")
+    # Else it runs until the reader ends it.
+    text = text.replace(" --follow", "")
+    if not default_storage():
+        text = text.replace(" --values deploy", f" {NO_VOLUMES} --values deploy")
+    return text
+
+
+NO_VOLUMES = "--set server.persistentVolume.enabled=false --set alertmanager.persistence.enabled=false"
+
+
+def default_storage() -> bool:
+    mark = "storageclass.kubernetes.io/is-default-class"
+    classes = read("storageclass")["items"]
+    return any((each["metadata"].get("annotations") or {}).get(mark) == "true" for each in classes)
+
+
+@contextmanager
+def guide(page: str, folder: Path) -> Iterator[Guide]:
+    clone = folder / "clone"
+    clone.mkdir()
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            ignored = shutil.ignore_patterns("*.egg-info", "__pycache__", "build", "*.so", ".pytest_cache")
+            shutil.copytree(source, clone / name, symlinks=True, ignore=ignored)
+        else:
+            shutil.copy(source, clone / name)
+    # A port that is forwarded in the background answers a moment later.
+    (clone / ".curlrc").write_text("retry = 30\nretry-connrefused\nretry-delay = 1\n")
+    follower = Guide(page, clone)
+    try:
+        yield follower
+    finally:
+        follower.close()
+
+
+def decisions(namespace: str, since: str = "") -> list[Json]:
+    """The decision log of the autoscaler in this namespace; ``since`` is a time of RFC 3339."""
+    log = kubectl("--namespace", namespace, "logs", "deployment/slo-autoscaler", "--tail=-1")
+    found = [json.loads(line) for line in log.splitlines() if line.startswith('{"')]
+    return [each for each in found if "reason" in each and each["time"] >= since]
+
+
+def image_of(namespace: str, deployment: str) -> str:
+    """The image of the Deployment's only container."""
+    template = read("--namespace", namespace, "deployment", deployment)["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    return str(container["image"])
+
+
+LOAD = Path(__file__).with_name("load.py").read_text()
+
+
+@dataclass(frozen=True)
+class Load:
+    """Requests from a pod of the cluster; ``close`` is what it says at its end."""
+
+    namespace: str
+    name: str
+
+    def running(self) -> bool:
+        return read("--namespace", self.namespace, "pod", self.name)["status"]["phase"] in (
+            "Pending",
+            "Running",
+        )
+
+    def ended(self) -> Json:
+        """Wait for its end and return its counts."""
+        wait_for(f"the end of {self.name}", lambda: not self.running())
+        log = kubectl("--namespace", self.namespace, "logs", self.name)
+        kubectl("--namespace", self.namespace, "delete", "pod", self.name, "--wait=false")
+        found: Json = json.loads(log.splitlines()[-1])
+        return found
+
+
+def load(
+    namespace: str,
+    name: str,
+    image: str,
+    url: str,
+    *,
+    rate: float,
+    seconds: float,
+    headers: Sequence[str] = (),
+) -> Load:
+    """Start a pod that sends ``rate`` requests/s for ``seconds``."""
+    container = {
+        "name": "load",
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["python", "-c", LOAD, url, str(rate), str(seconds), *headers],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "restartPolicy": "Never",
+            "containers": [container],
+            "terminationGracePeriodSeconds": 0,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 12345,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+        },
+    }
+    kubectl("apply", "--filename=-", stdin=json.dumps(pod))
+    return Load(namespace, name)

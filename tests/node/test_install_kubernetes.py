@@ -1,0 +1,198 @@
+"""docs/install-kubernetes.md on a real node, from an empty cluster to one that is empty again."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import yaml
+
+from node.cluster import (
+    REGISTRY,
+    Guide,
+    decisions,
+    exists,
+    guide,
+    kubectl,
+    load,
+    names,
+    read,
+    wait_for,
+)
+
+pytestmark = [pytest.mark.node, pytest.mark.timeout(3600)]
+
+IMAGE = f"{REGISTRY}/my-model:latest"
+URL = "http://my-model.shop.svc.cluster.local:8080/"
+OURS = ("monitoring", "tailbound", "shop")
+ENVIRONMENT = {"workers": "1", "max_batch_size": "4", "device_slowdown": "8"}
+"""A simulated accelerator that takes 80 ms for a batch of four: 50 requests/s keep one replica busy."""
+RATE = 120.0
+
+
+@dataclass(frozen=True)
+class Installed:
+    guide: Guide
+    deployment: dict[str, Any]
+    """As the page has it."""
+
+
+def small(deployment: dict[str, Any]) -> dict[str, Any]:
+    """The page's Deployment with the sample's environment, and small enough for five on two cores."""
+    deployment["metadata"]["annotations"]["tailbound.dev/max-replicas"] = "5"
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    container["env"] += [{"name": name, "value": value} for name, value in ENVIRONMENT.items()]
+    container["imagePullPolicy"] = "IfNotPresent"
+    container["resources"] = {
+        "requests": {"cpu": "50m", "memory": "64Mi"},
+        "limits": {"cpu": "500m", "memory": "256Mi"},
+    }
+    return deployment
+
+
+@pytest.fixture(scope="module")
+def installed(node: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    taken = [each for each in OURS if exists("namespace", each)]
+    assert not taken, f"namespaces {taken} are there already: this test makes and deletes them"
+    with guide("install-kubernetes.md", tmp_path_factory.mktemp("node")) as follower:
+        try:
+            follower.follow("1. Prometheus")
+            follower.follow("2. The autoscaler", take=lambda text: "create rolebinding" not in text)
+            yield Installed(follower, model(follower))
+        finally:
+            kubectl("delete", "namespace", *OURS, "--ignore-not-found")
+
+
+def model(follower: Guide) -> dict[str, Any]:
+    """Step 3: a namespace under Pod Security restricted, the sample's image, its Deployment and a Service."""
+    kubectl("create", "namespace", "shop")
+    kubectl("label", "namespace", "shop", "pod-security.kubernetes.io/enforce=restricted")
+    follower.run(
+        "mkdir -p build && cp -RL template/python3-inference build/my-model"
+        " && cp -R functions/accelerator/. build/my-model/function/"
+        f" && docker build --tag {IMAGE} build/my-model && docker push {IMAGE}"
+    )
+    texts = [block.text for block in follower.blocks("3. A model") if block.language == "yaml"]
+    deployment: dict[str, Any] = yaml.safe_load(texts[0])
+    kubectl("apply", "--filename=-", stdin=json.dumps(small(deployment)))
+    kubectl("--namespace=shop", "expose", "deployment/my-model", "--port=8080")
+    kubectl("--namespace=shop", "rollout", "status", "deployment/my-model", "--timeout=5m")
+    return deployment
+
+
+def counts() -> tuple[int, int]:
+    """How many replicas are asked for and ready."""
+    found = read("--namespace=shop", "deployment", "my-model")
+    return found["spec"]["replicas"], found["status"].get("readyReplicas", 0)
+
+
+def told() -> str:
+    return kubectl("--namespace=tailbound", "logs", "deployment/slo-autoscaler", "--tail=20", check=False)
+
+
+def newest(since: str) -> dict[str, Any]:
+    """The newest decision on the model, {} if there was none since then."""
+    found = [each for each in decisions("tailbound", since) if each["function_name"] == "my-model.shop"]
+    return found[-1] if found else {}
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def labeled(mode: str) -> str:
+    """Set the mode and return when."""
+    since = now()
+    kubectl("--namespace=shop", "label", "--overwrite", "deployment/my-model", f"tailbound.dev/mode={mode}")
+    return since
+
+
+def test_load_gives_replicas_that_serve_it_and_its_end_takes_them_back(installed: Installed):
+    assert counts() == (1, 1)
+    sent = load("shop", "load", IMAGE, URL, rate=RATE, seconds=120)
+    wait_for("replicas for the load", lambda: counts()[1] >= 3, told)
+    answers = sent.ended()
+    # How many are late is the machine's; none may fail in another way.
+    assert "200" in answers
+    assert set(answers) <= {"200", "429", "503", "TimeoutError"}, answers
+    wait_for("one replica again", lambda: counts() == (1, 1), told)
+    events = kubectl("--namespace=shop", "describe", "deployment/my-model")
+    assert "ScaledUp" in events
+    assert "ScaledDown" in events
+
+
+def test_last_step_shows_the_slo_that_the_model_exports(installed: Installed):
+    said = installed.guide.follow("4. See that it keeps its SLO")
+    assert '"function_name":"my-model.shop"' in said
+
+
+@pytest.mark.parametrize("mode", ["shadow", "recommend"])
+def test_mode_that_writes_nothing_leaves_the_count_under_load(installed: Installed, mode: str):
+    since = labeled(mode)
+    try:
+        sent = load("shop", f"load-{mode}", IMAGE, URL, rate=RATE, seconds=60)
+        wait_for("more that would be there", lambda: newest(since).get("to", 1) > 1, told)
+        assert newest(since)["mode"] == mode
+        sent.ended()
+        assert counts()[0] == 1
+    finally:
+        labeled("active")
+
+
+def test_mode_off_decides_nothing_and_active_scales_again(installed: Installed):
+    since = labeled("off")
+    wait_for("a hold", lambda: newest(since).get("reason") == "Disabled", told)
+    since = labeled("active")
+    sent = load("shop", "load-active", IMAGE, URL, rate=RATE, seconds=60)
+    wait_for("replicas for the load", lambda: counts()[1] >= 2, told)
+    sent.ended()
+    wait_for("one replica again", lambda: counts() == (1, 1), told)
+
+
+def test_api_server_refuses_the_autoscaler_every_other_deployment(installed: Installed):
+    unlabeled = json.loads(json.dumps(installed.deployment))
+    unlabeled["metadata"] = {"name": "other", "namespace": "shop"}
+    unlabeled["spec"] |= {"selector": {"matchLabels": {"app": "other"}}, "replicas": 0}
+    unlabeled["spec"]["template"]["metadata"]["labels"] = {"app": "other"}
+    kubectl("apply", "--filename=-", stdin=json.dumps(unlabeled))
+    scale = (
+        "--as=system:serviceaccount:tailbound:slo-autoscaler",
+        *("--namespace=shop", "patch", "--subresource=scale", "--type=merge"),
+        '--patch={"spec": {"replicas": 0}}',
+        "deployment",
+    )
+    # The API server learns of a Deployment a moment after it was made.
+    wait_for("a refusal", lambda: "label tailbound.dev/mode" in kubectl(*scale, "other", check=False))
+    labeled("shadow")
+    wait_for("a refusal", lambda: "label tailbound.dev/mode" in kubectl(*scale, "my-model", check=False))
+    labeled("active")
+    wait_for("consent", lambda: "label tailbound.dev/mode" not in kubectl(*scale, "my-model", check=False))
+    wait_for("what the autoscaler wants", lambda: counts() == (1, 1), told)
+    kubectl("--namespace=shop", "delete", "deployment", "other")
+
+
+def test_changed_configuration_rolls_the_autoscaler_and_nothing_else(installed: Installed):
+    config = installed.guide.clone / "install/kubernetes/config.yaml"
+    before = {each: names("--namespace", each, "pods") for each in OURS}
+    config.write_text(config.read_text().replace("max_replicas: 5", "max_replicas: 6"))
+    installed.guide.run(
+        "kubectl apply -k install/kubernetes"
+        " && kubectl --namespace tailbound rollout status deployment/slo-autoscaler"
+    )
+    wait_for("the old one's end", lambda: not names("--namespace=tailbound", "pods") & before["tailbound"])
+    for each in ("monitoring", "shop"):
+        assert names("--namespace", each, "pods") == before[each]
+    since = now()
+    labeled("shadow")
+    wait_for("decisions of the new one", lambda: newest(since), told)
+    labeled("active")
+
+
+def test_removal_leaves_the_model_and_nothing_of_the_autoscaler(installed: Installed):
+    installed.guide.follow("Remove it")
+    assert counts()[0] == 1
+    wait_for("the namespace's end", lambda: not exists("namespace", "tailbound"))
+    kinds = "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings"
+    assert not exists(kinds, "--selector=app.kubernetes.io/part-of=tailbound")

@@ -1,0 +1,148 @@
+"""docs/install-openfaas.md on a real node: OpenFaaS, autoscaler, function and load, then the removal."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import yaml
+
+from node.cluster import Guide, Json, decisions, exists, guide, image_of, kubectl, load, names, read, wait_for
+
+pytestmark = [pytest.mark.node, pytest.mark.timeout(3600)]
+
+OURS = ("openfaas", "openfaas-fn")
+URL = "http://gateway.openfaas.svc.cluster.local:8080/function/my-model"
+ENVIRONMENT = {"workers": "1", "max_batch_size": "4", "device_slowdown": "8"}
+"""A simulated accelerator that takes 80 ms for a batch of four: 50 requests/s keep one replica busy."""
+RATE = 120.0
+
+
+@pytest.fixture(scope="module")
+def installed(node: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guide]:
+    taken = [each for each in OURS if exists("namespace", each)]
+    assert not taken, f"namespaces {taken} are there already: this test makes and deletes them"
+    with guide("install-openfaas.md", tmp_path_factory.mktemp("node")) as follower:
+        try:
+            follower.follow("1. OpenFaaS")
+            kubectl("--namespace=openfaas", "rollout", "status", "deployment/gateway", "--timeout=5m")
+            follower.follow("2. Prometheus")
+            follower.follow("3. The autoscaler")
+            function(follower)
+            yield follower
+        finally:
+            kubectl("delete", "namespace", *OURS, "--ignore-not-found")
+
+
+def function(follower: Guide) -> None:
+    """Step 4, with the handler of the sample accelerator in the place of the template's."""
+    made, up = [each.text for each in follower.blocks("4. A function") if each.language == ""]
+    (settings,) = [
+        yaml.safe_load(each.text) for each in follower.blocks("4. A function") if each.language == "yaml"
+    ]
+    follower.run(made)
+    folder = follower.clone / "my-functions"
+    handler = follower.clone / "functions/accelerator/handler.py"
+    (folder / "my-model/handler.py").write_text(handler.read_text())
+    for test in (folder / "my-model").glob("*_test.py"):
+        test.unlink()
+    stack = yaml.safe_load((folder / "stack.yaml").read_text())
+    stack["functions"]["my-model"] |= settings | {
+        "environment": settings["environment"] | ENVIRONMENT,
+        "requests": {"cpu": "50m", "memory": "64Mi"},
+        "limits": {"cpu": "500m", "memory": "256Mi"},
+    }
+    (folder / "stack.yaml").write_text(yaml.safe_dump(stack))
+    follower.run(f"cd my-functions\n{up}")
+
+
+def deploy(follower: Guide, mode: str) -> str:
+    """Deploy the function again with this mode; return when. OpenFaaS sets it to its minimum."""
+    folder = follower.clone / "my-functions"
+    stack = yaml.safe_load((folder / "stack.yaml").read_text())
+    stack["functions"]["my-model"]["labels"]["com.tailbound.mode"] = mode
+    (folder / "stack.yaml").write_text(yaml.safe_dump(stack))
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    follower.run("cd my-functions && faas-cli deploy")
+    return since
+
+
+def counts() -> tuple[int, int]:
+    """How many replicas are asked for and ready."""
+    found = read("--namespace=openfaas-fn", "deployment", "my-model")
+    return found["spec"]["replicas"], found["status"].get("readyReplicas", 0)
+
+
+def told() -> str:
+    return kubectl("--namespace=openfaas", "logs", "deployment/slo-autoscaler", "--tail=20", check=False)
+
+
+def newest(since: str) -> Json:
+    """The newest decision on the function, {} if there was none since then."""
+    found = [each for each in decisions("openfaas", since) if each["function_name"] == "my-model.openfaas-fn"]
+    return found[-1] if found else {}
+
+
+def offered(name: str, seconds: float) -> Any:
+    image = image_of("openfaas-fn", "my-model")
+    return load("openfaas-fn", name, image, URL, rate=RATE, seconds=seconds)
+
+
+def test_load_gives_replicas_that_serve_it_and_its_end_takes_them_back(installed: Guide):
+    wait_for("the first replica", lambda: counts() == (1, 1), told)
+    sent = offered("load", 120)
+    wait_for("replicas for the load", lambda: counts()[1] >= 3, told)
+    answers = sent.ended()
+    # How many are late is the machine's; none may fail in another way.
+    assert "200" in answers
+    assert set(answers) <= {"200", "429", "503", "TimeoutError"}, answers
+    wait_for("one replica again", lambda: counts() == (1, 1), told)
+
+
+def test_last_step_shows_what_the_function_exports(installed: Guide):
+    said = installed.follow("5. See that it keeps its SLO")
+    assert '"function_name":"my-model.openfaas-fn"' in said
+    assert '"outcome":"good"' in said
+
+
+def test_mode_that_writes_nothing_leaves_the_count_under_load(installed: Guide):
+    since = deploy(installed, "shadow")
+    sent = offered("load-shadow", 60)
+    wait_for("more that would be there", lambda: newest(since).get("to", 1) > 1, told)
+    assert newest(since)["mode"] == "shadow"
+    sent.ended()
+    assert counts()[0] == 1
+
+
+def test_mode_off_decides_nothing_and_active_scales_again(installed: Guide):
+    since = deploy(installed, "off")
+    wait_for("a hold", lambda: newest(since).get("reason") == "Disabled", told)
+    deploy(installed, "active")
+    sent = offered("load-active", 60)
+    wait_for("replicas for the load", lambda: counts()[1] >= 2, told)
+    sent.ended()
+    wait_for("one replica again", lambda: counts() == (1, 1), told)
+
+
+def test_changed_configuration_rolls_the_autoscaler_and_nothing_else(installed: Guide):
+    config = installed.clone / "install/openfaas/config.yaml"
+    before = {each: names("--namespace", each, "pods") for each in OURS}
+    config.write_text(f"{config.read_text()}\n# changed\n")
+    installed.run(
+        "kubectl apply -k install/openfaas"
+        " && kubectl --namespace openfaas rollout status deployment/slo-autoscaler"
+    )
+    ours = {each for each in before["openfaas"] if each.startswith("slo-autoscaler-")}
+    wait_for("the old one's end", lambda: not names("--namespace=openfaas", "pods") & ours)
+    assert before["openfaas"] - ours <= names("--namespace=openfaas", "pods")
+    assert names("--namespace=openfaas-fn", "pods") == before["openfaas-fn"]
+
+
+def test_removal_leaves_openfaas_and_the_function(installed: Guide):
+    installed.follow("Remove it")
+    assert counts()[0] == 1
+    assert exists("--namespace=openfaas", "deployment", "gateway")
+    wait_for("its end", lambda: not exists("--namespace=openfaas", "deployment", "slo-autoscaler"))
+    left = json.loads(kubectl("--namespace=openfaas", "get", "all,configmaps,roles,rolebindings", "-o=json"))
+    assert not [each for each in left["items"] if each["metadata"]["name"].startswith("slo-autoscaler")]
