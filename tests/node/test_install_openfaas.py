@@ -121,8 +121,9 @@ def test_mode_off_decides_nothing_and_active_scales_again(installed: Guide):
     deploy(installed, "active")
     sent = offered("load-active", 60)
     wait_for("replicas for the load", lambda: counts()[1] >= 2, told)
+    # They stay for a while: the third load within minutes is expected to come again.
     sent.ended()
-    wait_for("one replica again", lambda: counts() == (1, 1), told)
+    deploy(installed, "shadow")
 
 
 def test_changed_configuration_rolls_the_autoscaler_and_nothing_else(installed: Guide):
@@ -140,8 +141,9 @@ def test_changed_configuration_rolls_the_autoscaler_and_nothing_else(installed: 
 
 
 def test_removal_leaves_openfaas_and_the_function(installed: Guide):
+    before = counts()
     installed.follow("Remove it")
-    assert counts()[0] == 1
+    assert counts() == before
     assert exists("--namespace=openfaas", "deployment", "gateway")
     wait_for("its end", lambda: not exists("--namespace=openfaas", "deployment", "slo-autoscaler"))
     left = json.loads(kubectl("--namespace=openfaas", "get", "all,configmaps,roles,rolebindings", "-o=json"))
