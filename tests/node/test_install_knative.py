@@ -36,7 +36,7 @@ def installed(node: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             yield follower
         finally:
             kubectl("delete", "ksvc", "tabular", "--ignore-not-found")
-            kubectl("delete", "namespace", *OURS, "--ignore-not-found")
+            follower.remove(*OURS)
 
 
 def function(follower: Guide) -> None:

@@ -62,7 +62,7 @@ def installed(node: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             follower.follow("2. The autoscaler", take=lambda text: "create rolebinding" not in text)
             yield Installed(follower, model(follower))
         finally:
-            kubectl("delete", "namespace", *OURS, "--ignore-not-found")
+            follower.remove(*OURS)
 
 
 def model(follower: Guide) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def installed(node: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             function(follower)
             yield follower
         finally:
-            kubectl("delete", "namespace", *OURS, "--ignore-not-found")
+            follower.remove(*OURS)
 
 
 def function(follower: Guide) -> None:
