@@ -178,6 +178,19 @@ def image_of(namespace: str, deployment: str) -> str:
     return str(container["image"])
 
 
+FORGOTTEN = 30.0
+"""Seconds after which a look is no start of what came later."""
+
+
+def unlearned(sent: "Load") -> None:
+    """Wait until no look without load is remembered as having been followed by this one.
+
+    A burst out of nothing is expected again for the better part of an hour, and keeps its replicas as long.
+    """
+    deadline = time.monotonic() + FORGOTTEN
+    wait_for("load that is no surprise", lambda: sent.running() and time.monotonic() > deadline)
+
+
 LOAD = Path(__file__).with_name("load.py").read_text()
 
 

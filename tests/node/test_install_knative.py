@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from node.cluster import REGISTRY, Guide, exists, guide, kubectl, load, read, wait_for
+from node.cluster import REGISTRY, Guide, exists, guide, kubectl, load, read, unlearned, wait_for
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(3600)]
 
@@ -85,7 +85,11 @@ def told() -> str:
 def test_class_gives_replicas_for_load_and_its_end_takes_them_back(installed: Guide):
     wait_for("the first replica", lambda: counts() == (1, 1), told)
     url = f"http://{revision()}.default.svc.cluster.local/"
-    sent = load("default", "load", IMAGE, url, rate=RATE, seconds=120)
+    kubectl("label", "--overwrite", "ksvc/tabular", "tailbound.dev/mode=off")
+    sent = load("default", "load", IMAGE, url, rate=RATE, seconds=150)
+    unlearned(sent)
+    assert counts() == (1, 1)
+    kubectl("label", "--overwrite", "ksvc/tabular", "tailbound.dev/mode=active")
     wait_for("replicas for the load", lambda: counts()[1] >= 3, told)
     answers = sent.ended()
     # How many are late is the machine's; none may fail in another way.

@@ -19,6 +19,7 @@ from node.cluster import (
     load,
     names,
     read,
+    unlearned,
     wait_for,
 )
 
@@ -111,7 +112,11 @@ def labeled(mode: str) -> str:
 
 def test_load_gives_replicas_that_serve_it_and_its_end_takes_them_back(installed: Installed):
     assert counts() == (1, 1)
-    sent = load("shop", "load", IMAGE, URL, rate=RATE, seconds=120)
+    labeled("off")
+    sent = load("shop", "load", IMAGE, URL, rate=RATE, seconds=150)
+    unlearned(sent)
+    assert counts() == (1, 1)
+    labeled("active")
     wait_for("replicas for the load", lambda: counts()[1] >= 3, told)
     answers = sent.ended()
     # How many are late is the machine's; none may fail in another way.

@@ -8,7 +8,20 @@ from typing import Any
 import pytest
 import yaml
 
-from node.cluster import Guide, Json, decisions, exists, guide, image_of, kubectl, load, names, read, wait_for
+from node.cluster import (
+    Guide,
+    Json,
+    decisions,
+    exists,
+    guide,
+    image_of,
+    kubectl,
+    load,
+    names,
+    read,
+    unlearned,
+    wait_for,
+)
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(3600)]
 
@@ -52,6 +65,7 @@ def function(follower: Guide) -> None:
         "environment": settings["environment"] | ENVIRONMENT,
         "requests": {"cpu": "50m", "memory": "64Mi"},
         "limits": {"cpu": "500m", "memory": "256Mi"},
+        "labels": settings["labels"] | {"com.tailbound.mode": "off"},
     }
     (folder / "stack.yaml").write_text(yaml.safe_dump(stack))
     follower.run(f"cd my-functions\n{up}")
@@ -91,12 +105,14 @@ def offered(name: str, seconds: float) -> Any:
 
 def test_load_gives_replicas_that_serve_it_and_its_end_takes_them_back(installed: Guide):
     wait_for("the first replica", lambda: counts() == (1, 1), told)
-    sent = offered("load", 120)
+    sent = offered("load", 180)
+    unlearned(sent)
+    assert counts() == (1, 1)
+    deploy(installed, "active")
     wait_for("replicas for the load", lambda: counts()[1] >= 3, told)
     answers = sent.ended()
-    # How many are late is the machine's; none may fail in another way.
-    assert "200" in answers
-    assert set(answers) <= {"200", "429", "503", "TimeoutError"}, answers
+    # Another mode is another deployment, which ends the first pod under load.
+    assert answers["200"] > 0.5 * sum(answers.values()), answers
     wait_for("one replica again", lambda: counts() == (1, 1), told)
 
 
