@@ -65,13 +65,14 @@ def _core(section: type) -> core_schema.CoreSchema:
 
 
 def optional(schema: Any) -> Any:
-    """Return the schema without required keys, titles (which repeat the names) and pydantic's own words."""
+    """Return the schema without required keys, pydantic's own words, and docstrings."""
     if isinstance(schema, list):
         return [optional(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
     kept = {key: optional(value) for key, value in schema.items() if key not in {"required", "gt", "ge"}}
-    return {key: value for key, value in kept.items() if key != "title" or not isinstance(value, str)}
+    texts = {"title", "description"}
+    return {key: value for key, value in kept.items() if key not in texts or not isinstance(value, str)}
 
 
 def section(**properties: Json) -> Json:
@@ -83,7 +84,6 @@ def values() -> Json:
     """Return the schema of values.yaml."""
     config = optional(TypeAdapter(Config).json_schema(schema_generator=ConfigSchema, mode="validation"))
     definitions = config.pop("$defs", {})
-    config.pop("description", None)
     spec = definitions["Spec"]["properties"]
     for name in spec.keys() - fields.keys(Spec).keys():
         del spec[name]
