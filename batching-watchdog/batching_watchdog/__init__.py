@@ -16,6 +16,9 @@ In the order in which a request meets them ([P] = pure: no I/O, no clock, no log
 - ``messages`` [P]    ``Request``, ``Reply``, ``Batch``
 - ``errors`` [P]      one tree; each error knows its HTTP status and reason
 - ``metrics``         every metric name, label and bucket
+- ``trace_context`` [P]  W3C ``traceparent``: which trace a request belongs to
+- ``spans`` [P]       the spans of a request and of a batch, and the seam to whatever takes them
+- ``otel``            sends spans by OpenTelemetry's SDK, where the extra ``otel`` is installed
 - ``logs``            the format of the log, which requests have a line
 - ``output``          writes stdout and stderr without waiting for the process that reads them
 - ``machine``         what this container may use: CPUs, CUDA devices

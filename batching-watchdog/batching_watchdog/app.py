@@ -17,7 +17,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import uvloop
 
@@ -40,6 +40,7 @@ from batching_watchdog.pool.child import reap_orphans
 from batching_watchdog.pool.remote import RemotePool
 from batching_watchdog.pool.supervisor import WorkerPool
 from batching_watchdog.shell import Shell
+from batching_watchdog.spans import Tracer
 from batching_watchdog.speedups import compiled
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ PROBE_AFTER_SECONDS, PROBE_EVERY_SECONDS, PROBES = 60, 15, 4
 YOUNG_OBJECTS: Final = 50_000
 """How many more objects than before there must be until the collector looks for cycles: a request leaves
 none, and a queue of a thousand is no reason to walk it again and again."""
+OTLP_PROTOCOL: Final = "http/protobuf"
+"""The one in which the extra ``otel`` sends."""
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 _MALLOC_OPTIONS: Final = ((_MMAP_THRESHOLD, 32 << 20), (_TRIM_THRESHOLD, 64 << 20))
 """For mallopt (malloc.h); glibc takes no larger threshold for mapping."""
@@ -110,8 +113,9 @@ def build(
     """
     clock, cpus = time.monotonic, available_cpus()
     cost = CostModel(config.max_batch_size, config.slo_objective)
-    settings = PolicySettings(config.max_batch_size, config.max_batch_delay, config.slo_latency)
-    policy = POLICIES[config.batch_policy](settings)
+    policy = POLICIES[config.batch_policy](
+        PolicySettings(config.max_batch_size, config.max_batch_delay, config.slo_latency)
+    )
     engine = Engine(
         policy,
         cost,
@@ -129,7 +133,8 @@ def build(
         cpus=cpus,
         slo_classes=config.slo_classes,
     )
-    shell = Shell(clock, engine, cost, metrics)
+    telemetry = start_telemetry(config, environ, clock)
+    shell = Shell(clock, engine, cost, metrics, telemetry)
     pool = (
         WorkerPool(config, environ, shell, cost.overall)
         if config.upstream_url is None
@@ -144,6 +149,7 @@ def build(
         clock,
         not_ready=lambda: pool.not_ready,
         cost=CostFunction(own_cost, metrics, clock) if own_cost else None,
+        tracer=telemetry,
     )
     limits = Limits(
         config.max_body_bytes,
@@ -163,6 +169,7 @@ def build(
         recycled=lambda: pool.recycled,
         resident_bytes=pool.resident_bytes,
         lines_dropped=lines_dropped,
+        spans=dict if telemetry is None else telemetry.counts,
         cpu=lambda: (clock(), time.thread_time()),
     )
     return Watchdog(shell, pool, front, requests, metrics)
@@ -227,6 +234,53 @@ async def run(
         scrapes.abort()
         if not pool.failed.done():
             pool.failed.cancel()
+        if telemetry is not None:
+            telemetry.close()
+
+
+class Telemetry(Tracer, Protocol):
+    """What takes the spans, until the watchdog ends."""
+
+    def counts(self) -> Mapping[str, int]:
+        """Return how many spans there were, by what became of them."""
+
+    def close(self) -> None:
+        """Send what waits. Waits for that, but not for long."""
+
+
+def start_telemetry(
+    config: Config, environ: Mapping[str, str], clock: Callable[[], float]
+) -> Telemetry | None:
+    """Start what sends spans, if the environment asks for it; None, and a line in the log, if it cannot.
+
+    The variables are the handler's, too, so what the watchdog cannot do with them is no reason to stop.
+    """
+    if not config.traces:
+        return None
+    names = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+    protocol = next((environ[name] for name in names if environ.get(name)), OTLP_PROTOCOL)
+    if protocol != OTLP_PROTOCOL:
+        log.warning(
+            "OTEL_EXPORTER_OTLP_PROTOCOL=%r: must be %s, so the watchdog sends no spans; the "
+            "endpoint must be one for HTTP then",
+            protocol,
+            OTLP_PROTOCOL,
+        )
+        return None
+    try:
+        from batching_watchdog.otel import OpenTelemetry  # noqa: PLC0415 - an extra, and only where it is used
+    except ImportError as error:
+        log.warning(
+            "OTEL_* variables ask for spans, and the watchdog sends none: its extra otel is not installed "
+            "(%s); install batching-watchdog[otel], or set OTEL_TRACES_EXPORTER=none",
+            error,
+        )
+        return None
+    try:
+        return OpenTelemetry(clock, environ)
+    except Exception:  # whatever the SDK, its samplers or a certificate's file may raise
+        log.exception("OpenTelemetry does not start with these OTEL_* variables: the watchdog sends no spans")
+        return None
 
 
 def keep_freed_memory(environ: Mapping[str, str]) -> None:

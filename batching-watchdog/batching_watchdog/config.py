@@ -40,6 +40,7 @@ _GO_PART: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)", r
 _GO_DURATION: Final = re.compile(rf"(?:{_GO_PART.pattern})+", re.ASCII)
 _BYTES: Final = re.compile(r"(\d+)(Ki|Mi|Gi)?", re.ASCII)
 _FACTORS: Final = {None: 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _CLASS_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _LONGEST: Final = (2**63 - 1) / 1e9
 """Seconds: the longest duration in Go, some 292 years. Infinity, of all things, would pass as a number."""
@@ -150,6 +151,10 @@ def _access_log(text: str) -> float | None:
     return shares[text] if text in shares else SHARE.parse(text)
 
 
+def _traces(text: str) -> bool | None:
+    return "otlp" in (part.strip() for part in text.split(",")) if text else None
+
+
 def parse_slo_classes(text: str) -> dict[str, tuple[float, float | None]]:
     """Name, latency in seconds and objective (None: the function's own) of each SLO class in ``text``.
 
@@ -193,6 +198,7 @@ QUEUE_BYTES: Final = _or_unset(
 TRUTH: Final = _choice({"true": True, "1": True, "false": False, "0": False}, "true or false")
 PATH: Final = _where(lambda path: not path or path.startswith("/"), str, "a path that begins with /")
 URL: Final = _or_unset(Rule("a URL such as http://127.0.0.1:5000/", parse_http_url))
+EXPORTERS: Final = Rule("otlp, or any other text for none", _traces)
 LOGGED: Final = Rule("true, missed, false, or a share above 0 and below 1, such as 0.01", _access_log)
 
 
@@ -341,6 +347,14 @@ class Config:
         "format of the log; one event is one line, but for tracebacks in text",
     )
     prefix_logs: bool = variable("true", TRUTH, "give the workers' lines that format, with time and stream")
+    traces: bool = variable(
+        "",
+        EXPORTERS,
+        "where the spans of requests and batches go; otlp needs the extra otel, and the SDK reads its other "
+        "variables",
+        name="OTEL_TRACES_EXPORTER",
+        shown="otlp if OTEL_EXPORTER_OTLP_ENDPOINT is set",
+    )
     upstream_url: HttpUrl | None = variable(  # noqa: RUF009 - a field, as the others are
         "",
         URL,
@@ -397,6 +411,7 @@ class Config:
             values["preload"] = "false"
         if values["max_connections"] is None:
             values["max_connections"] = max(1, files - RESERVED_FILES - values["workers"])
+        values["traces"] = _exports(values["traces"], environ)
         largest = 2 * values["max_body_bytes"]
         if values["max_queued_bytes"] is None:
             values["max_queued_bytes"] = max(QUEUED_BYTES, largest)
@@ -405,6 +420,13 @@ class Config:
             raise VARIABLES["max_queued_bytes"].error("max_queued_bytes", text)
         drain_timeout = values["write_timeout"] if environ.get("write_timeout", "").strip() else DRAIN_SECONDS
         return cls(**values, devices=devices, drain_timeout=drain_timeout)
+
+
+def _exports(chosen: bool | None, environ: Mapping[str, str]) -> bool:
+    """Whether spans are exported; without a choice an endpoint is one (OpenTelemetry's variables)."""
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    return any(environ.get(name, "").strip() for name in _ENDPOINTS) if chosen is None else chosen
 
 
 VARIABLES: Final[Mapping[str, Variable]] = {

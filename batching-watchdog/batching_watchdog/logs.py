@@ -58,6 +58,8 @@ class RequestLine:
     reason: str | None = None
     """Of an error of ours, with its words in ``error``."""
     error: str = ""
+    trace_id: str | None = None
+    """Of the request's trace, if it belongs to one (``traceparent``)."""
     left_out: int = 0
     """Lines that were left out before this one."""
 
@@ -78,6 +80,8 @@ class RequestLine:
             more.append(f"queued {self.queue_seconds:.4f}s")
         if self.reason:
             more.append(f"{self.reason}: {self.error}")
+        if self.trace_id:
+            more.append(f"trace {self.trace_id}")
         left_out = f" ({self.left_out} more such lines were left out)" if self.left_out else ""
         return (
             f"{_text(self.method) or '-'} {_text(self.target) or '-'}"
@@ -112,6 +116,8 @@ class RequestLine:
             document["queue_seconds"] = round(self.queue_seconds, 6)
         if self.reason:
             document |= {"reason": self.reason, "error": self.error}
+        if self.trace_id:
+            document["trace_id"] = self.trace_id
         if self.left_out:
             document["left_out"] = self.left_out
         return document
@@ -182,6 +188,8 @@ class JsonFormatter(logging.Formatter):
             document |= {"event": "failure", "text": failure.text, "trace": failure.trace}
             if failure.call_id:
                 document["call_id"] = failure.call_id
+            if failure.trace_id:
+                document["trace_id"] = failure.trace_id
         else:
             document |= {"event": "log", "text": record.getMessage()}
         if record.exc_info:

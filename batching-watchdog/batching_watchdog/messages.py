@@ -59,7 +59,7 @@ class Request:
 
     __slots__ = (
         "arrived", "attempts", "body", "client", "cost_class", "deadline", "expires", "header_block", "id",
-        "lane", "place", "slo_class", "slot",
+        "lane", "place", "slo_class", "slot", "trace",
     )  # fmt: skip
 
     def __init__(
@@ -98,6 +98,8 @@ class Request:
         """Where the engine has it, in which lane, and how many batches it has been in: the engine's own."""
         self.lane: Any = None
         self.attempts = 0
+        self.trace: Any = None
+        """``spans.RequestTrace`` if it is recorded: the front end's and the shell's, as ``client``."""
 
 
 class Reply(NamedTuple):
@@ -120,6 +122,8 @@ class Failure:
     """The traceback as Python prints it, from the function's first frame; or the broken rule in words."""
     call_id: str = ""
     """X-Call-Id of the request; empty: it has none, or no request was served."""
+    trace_id: str = ""
+    """The trace that the request belongs to (``traceparent``); empty: none."""
 
     def __str__(self) -> str:
         return f"{self.text}\n{self.trace}"
@@ -139,6 +143,8 @@ class Batch:
     """When its worker can begin with it: when it is sent, or when that worker is done with the one before."""
     seconds: float = inf
     """What it is predicted to take; infinite if nothing is known."""
+    trace: Any = None
+    """``spans.BatchTrace`` if one of its requests is recorded: the shell's."""
 
     @property
     def number(self) -> int:

@@ -11,12 +11,14 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
+from prometheus_client.utils import floatToGoString
 
 from batching_watchdog.engine.capacity import CpuCost, Reading, sustained
 from batching_watchdog.engine.latency import LatencyModel
@@ -36,31 +38,52 @@ OUTCOMES: Final = ("good", "slow", "error", "shed", "expired")
 ANSWERED: Final = frozenset(("good", "slow"))
 SERVED: Final = frozenset(("good", "slow", "error"))
 STATES: Final = ("starting", "idle", "busy")
+UNITS: Final = ("seconds", "bytes", "ratio")
+"""Where a name ends with one of these, OpenMetrics has it as the metric's unit."""
 METHODS: Final = frozenset(("connect", "delete", "get", "head", "options", "patch", "post", "put", "trace"))
+
+
+class Traced(NamedTuple):
+    """What an exemplar tells of a request beside its value."""
+
+    trace_id: str
+    moment: float
+    """When it was answered, in seconds since 1970."""
 
 
 class Histogram:
     """Counts per bucket and their sum; ``edges`` are upper bounds, ascending, without +Inf."""
 
-    __slots__ = ("counts", "edges", "total")
+    __slots__ = ("counts", "edges", "exemplars", "total")
 
     def __init__(self, edges: tuple[float, ...]) -> None:
         self.edges = edges
         self.counts = [0] * (len(edges) + 1)
         self.total = 0.0
+        self.exemplars: dict[int, tuple[float, Traced]] = {}
+        """Value and trace of the newest request of each bucket whose trace is recorded."""
 
     def observe(self, value: float) -> None:
         """Count ``value`` in the first bucket whose edge is not below it."""
         self.counts[bisect_left(self.edges, value)] += 1
         self.total += value
 
-    def cumulative(self) -> list[tuple[str, float]]:
-        """(le, count) pairs, as the exposition wants them."""
-        running, pairs = 0, []
-        for edge, count in zip((*map(str, self.edges), "+Inf"), self.counts, strict=True):
+    def remember(self, value: float, traced: Traced) -> None:
+        """Keep an observation as the exemplar of its bucket."""
+        self.exemplars[bisect_left(self.edges, value)] = value, traced
+
+    def cumulative(self) -> list[tuple[str, float, Exemplar | None]]:
+        """(le, count, exemplar) per bucket, as the exposition wants them."""
+        running, buckets = 0, []
+        for index, (edge, count) in enumerate(zip((*self.edges, math.inf), self.counts, strict=True)):
             running += count
-            pairs.append((edge, float(running)))
-        return pairs
+            le: str = floatToGoString(edge)  # type: ignore[no-untyped-call]
+            exemplar = None
+            if index in self.exemplars:
+                value, traced = self.exemplars[index]
+                exemplar = Exemplar({"trace_id": traced.trace_id}, value, round(traced.moment, 3))
+            buckets.append((le, float(running), exemplar))
+        return buckets
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +98,8 @@ class Gauges:
     recycled: Callable[[], int] = lambda: 0
     resident_bytes: Callable[[], Mapping[int, int]] = dict
     lines_dropped: Callable[[], int] = lambda: 0
+    spans: Callable[[], Mapping[str, int]] = dict
+    """By what became of them; empty if none are made."""
     cpu: Callable[[], tuple[float, float]] | None = None
     """The time, and the CPU time of the front end, in seconds."""
 
@@ -120,13 +145,24 @@ class Metrics(Collector):
         self.service_seconds = Histogram((*SHORT_BUCKETS, *self._edges))
 
     def request_finished(
-        self, status: int, method: bytes, seconds: float, outcome: str | None, slo_class: str = DEFAULT_CLASS
+        self,
+        status: int,
+        method: bytes,
+        seconds: float,
+        outcome: str | None,
+        slo_class: str = DEFAULT_CLASS,
+        traced: Traced | None = None,
     ) -> None:
-        """Count an answer. ``outcome`` is None for what is no request of the SLO (a client's broken one)."""
+        """Count an answer. ``outcome`` is None for what is no request of the SLO (a client's broken one).
+
+        ``traced``: given if its trace is recorded.
+        """
         histogram = self._durations.get((status, method))
         if histogram is None:
             histogram = self._new_duration(status, method)
         histogram.observe(seconds)
+        if traced is not None:
+            histogram.remember(seconds, traced)
         if outcome is not None:
             self.outcomes[slo_class, outcome] += 1
             if self.class_durations and outcome in ANSWERED:
@@ -181,7 +217,8 @@ class Row:
 
     def family(self, metrics: Metrics) -> Metric:
         """The metric now."""
-        family: Any = self.kind(self.name, self.help, labels=self.labels)
+        unit = self.name.rpartition("_")[2]
+        family: Any = self.kind(self.name, self.help, labels=self.labels, unit=unit if unit in UNITS else "")
         found = self.read(metrics)
         for labels, value in found.items() if self.labels else (((), found),):
             names = labels if isinstance(labels, tuple) else (str(labels),)
@@ -342,13 +379,18 @@ ROWS: Final = (
         "Lines of the log and of the workers' output that could not be written.",
         lambda m: m.gauges.lines_dropped(),
     ),
+    Row(
+        "watchdog_spans",
+        COUNTER,
+        "Spans by what became of them: exported, failed (the receiver did not take them), dropped (no room).",
+        lambda m: m.gauges.spans(),
+        ("result",),
+    ),
 )
 
 
 class Exposition:
     """The text that /metrics answers: ours, and the process metrics every Prometheus user expects."""
-
-    content_type = CONTENT_TYPE_LATEST
 
     def __init__(self, metrics: Metrics) -> None:
         self._registry = CollectorRegistry()
@@ -357,6 +399,11 @@ class Exposition:
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
 
-    def text(self) -> bytes:
-        """The exposition now."""
-        return generate_latest(self._registry)
+    def scrape(self, accept: str = "") -> tuple[bytes, str]:
+        """Return the exposition now, and its Content-Type.
+
+        ``accept``: the scraper's header. Who asks for OpenMetrics gets it, with exemplars; others get
+        Prometheus' text format.
+        """
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type

@@ -20,8 +20,9 @@ from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.effects import Answer, Cancel, Effect, WakeAt, Worker
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.errors import WatchdogError
-from batching_watchdog.messages import DROPPED, Reply, Request
+from batching_watchdog.messages import DROPPED, Batch, Reply, Request
 from batching_watchdog.metrics import Metrics
+from batching_watchdog.spans import BatchTrace, Tracer, batch_span
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +37,18 @@ class Client(Protocol):
 class Shell:
     """Feeds idle workers from the engine and answers each request exactly once."""
 
-    def __init__(self, clock: Callable[[], float], engine: Engine, cost: CostModel, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        engine: Engine,
+        cost: CostModel,
+        metrics: Metrics,
+        tracer: Tracer | None = None,
+    ) -> None:
         self._clock = clock
+        self._tracer = tracer
+        self._traced: dict[Batch, Worker] = {}
+        """Batches that have left and whose spans have not ended."""
         self._loop = asyncio.get_running_loop()
         self._engine = engine
         self._cost = cost
@@ -136,6 +147,8 @@ class Shell:
         batch, answers = self._engine.batch_done(
             worker, replies, now, cpu_seconds=cpu_seconds, last=not ready, learns=learns
         )
+        if batch.trace is not None:
+            self._end_batch(batch, now, cpu_seconds=cpu_seconds)
         ran = len(replies) - replies.count(DROPPED)
         if ran:
             self._metrics.service_seconds.observe(now - batch.dispatched)
@@ -147,6 +160,8 @@ class Shell:
 
     def worker_lost(self, worker: Worker, error: WatchdogError | None = None) -> None:
         """A worker died, idle or under a batch; ``error`` is what a request that is given up fails with."""
+        for batch in [batch for batch, has in self._traced.items() if has is worker]:
+            self._end_batch(batch, self._clock(), error="worker_died")
         answers = self._engine.worker_lost(worker, error)
         self._carry_out(answers)
         self._wake()
@@ -192,4 +207,19 @@ class Shell:
                 observe, dispatched = metrics.queue_seconds.observe, batch.dispatched
                 for request in batch.requests:
                     observe(dispatched - request.arrived)
+                if self._tracer is not None:
+                    self._begin_batch(self._tracer, effect.worker, batch)
                 effect.worker.send(batch)
+
+    def _begin_batch(self, tracer: Tracer, worker: Worker, batch: Batch) -> None:
+        """Begin the span of a batch, if one of its requests is recorded."""
+        links = tuple(request.trace.server for request in batch.requests if request.trace is not None)
+        if links:
+            batch.trace = BatchTrace(tracer.new_trace(), self._clock(), links)
+            self._traced[batch] = worker
+
+    def _end_batch(
+        self, batch: Batch, now: float, *, error: str | None = None, cpu_seconds: float = 0.0
+    ) -> None:
+        if self._traced.pop(batch, None) is not None and self._tracer is not None:
+            self._tracer.record([batch_span(batch.trace, batch, now, error=error, cpu_seconds=cpu_seconds)])

@@ -195,7 +195,12 @@ def encode_handshake(handshake: Handshake) -> list[bytes]:
 
 def encode_failure(failure: Failure) -> list[bytes]:
     """Buffers of the frame that says what the function raised, sent before the replies to its batch."""
-    said = {"text": failure.text, "trace": failure.trace, "call_id": failure.call_id}
+    said = {
+        "text": failure.text,
+        "trace": failure.trace,
+        "call_id": failure.call_id,
+        "trace_id": failure.trace_id,
+    }
     return _encode(Kind.FAILURE, [(0, 0, json.dumps(said).encode(), b"")], 0.0)
 
 
@@ -261,7 +266,7 @@ def decode_handshake(header: FrameHeader, data: memoryview) -> Handshake:
 
 def decode_failure(header: FrameHeader, data: memoryview) -> Failure:
     """The failure in the ``header.size`` bytes after the header. Raises ``FrameError``."""
-    kinds = {"text": str, "trace": str, "call_id": str}
+    kinds = {"text": str, "trace": str, "call_id": str, "trace_id": str}
     return Failure(**_said(header.kind, _decode(header, data, Kind.FAILURE), kinds))
 
 

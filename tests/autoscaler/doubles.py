@@ -343,6 +343,7 @@ class Prometheus:
                 f"--web.config.file={folder / 'web.yml'}",
                 # By default new targets are taken up every 5 s.
                 "--scrape.discovery-reload-interval=200ms",
+                "--enable-feature=exemplar-storage",
                 "--log.level=error",
             ],
             stdout=subprocess.DEVNULL,

@@ -54,7 +54,7 @@ def scraped() -> list[Sample]:
 def exposed() -> set[str]:
     """The names of a scrape, of what a watchdog says of its process, and of Prometheus' own series."""
     whole = Metrics(slo_latency=0.1, slo_objective=0.99, workers=1, model=LatencyModel(4))
-    families = text_string_to_metric_families(Exposition(whole).text().decode())
+    families = text_string_to_metric_families(Exposition(whole).scrape()[0].decode())
     of_process = {sample.name for family in families for sample in family.samples}
     return {name for name, _, _ in scraped()} | of_process | _OF_PROMETHEUS
 

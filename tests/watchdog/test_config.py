@@ -29,7 +29,7 @@ BAD_URLS = [
     *("127.0.0.1:5000", "https://x", "http://", "http://:5000", "http://x:y", "http://x:0", "http://x:65536"),
     *("http://[::1", "http://me@x", "http://x/#a", "http://x/a b", "http://x/é"),
 ]
-ANY_TEXT = {"function_path", "fprocess", "function_process"}
+ANY_TEXT = {"function_path", "fprocess", "function_process", "OTEL_TRACES_EXPORTER"}
 INVALID: dict[str, list[str]] = {
     "slo_latency": [*BAD_DURATIONS, "0", "0s", "0ms", "30001ms"],
     "slo_objective": ["0", "1", "1.0", "99", "-0.5", "nan", "inf", "x", "0.99%"],
@@ -102,6 +102,7 @@ VALID: dict[str, tuple[str, str, object]] = {
     "max_connections": ("7", "max_connections", 7),
     "access_log": ("0.01", "access_log", 0.01),
     "log_format": ("json", "log_format", "json"),
+    "OTEL_TRACES_EXPORTER": ("console, otlp", "traces", True),
     "port": ("0", "port", 0),
     "PORT": ("9000", "port", 9000),
     "metrics_port": ("65535", "metrics_port", 65535),
@@ -315,3 +316,23 @@ def test_durations_are_go_syntax_or_whole_seconds(text: str, seconds: float):
 @given(st.integers(0, 10**12), st.sampled_from([("", 1), ("Ki", 1024), ("Mi", 1024**2), ("Gi", 1024**3)]))
 def test_bytes_round_trip(number: int, suffix: tuple[str, int]):
     assert parse_bytes(f"{number}{suffix[0]}") == number * suffix[1]
+
+
+ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "traces"),
+    [
+        ({}, False),
+        (ENDPOINT, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://collector:4318/v1/traces"}, True),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": " "}, False),
+        (ENDPOINT | {"OTEL_TRACES_EXPORTER": "none"}, False),
+        (ENDPOINT | {"OTEL_TRACES_EXPORTER": "console"}, False),
+        (ENDPOINT | {"OTEL_SDK_DISABLED": "TRUE"}, False),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}, False),
+    ],
+)
+def test_spans_are_sent_if_opentelemetrys_variables_ask_for_it(environ: dict[str, str], traces: bool):
+    assert read(**environ).traces == traces

@@ -77,6 +77,12 @@ def test_the_line_names_the_class_where_classes_are_declared():
     assert line.document().items() - SERVED.document().items() == {("slo_class", "interactive")}
 
 
+def test_the_line_names_the_trace_of_a_request_that_belongs_to_one():
+    line = replace(SERVED, trace_id="4bf92f3577b34da6a3ce929d0e0e4736")
+    assert str(line) == f"{SERVED}, trace 4bf92f3577b34da6a3ce929d0e0e4736"
+    assert line.document().items() - SERVED.document().items() == {("trace_id", line.trace_id)}
+
+
 def test_the_line_in_json_has_the_same_and_nothing_that_does_not_apply():
     served, shed = SERVED.document(), SHED.document()
     assert served.keys() - shed.keys() == {"call_id", "batch", "batch_size", "batch_reason", "queue_seconds"}
@@ -131,10 +137,10 @@ def test_a_record_in_json_is_one_object_on_one_line_with_time_level_and_what_it_
     assert document == {"level": "warning", **SHED.document()}
 
 
-@pytest.mark.parametrize("call_id", ["2a7b9d50", ""])
-def test_failure_is_one_record_in_both_formats_with_its_trace_whole(call_id: str):
+@pytest.mark.parametrize(("call_id", "trace_id"), [("2a7b9d50", "4bf92f35"), ("", "")])
+def test_failure_is_one_record_in_both_formats_with_its_trace_whole(call_id: str, trace_id: str):
     trace = 'Traceback (most recent call last):\n  File "handler.py", line 3, in load\nKeyError: 5'
-    failure = Failure("handler error: POST /", trace, call_id)
+    failure = Failure("handler error: POST /", trace, call_id, trace_id)
     record = logging.LogRecord("x", logging.ERROR, "", 0, failure, (), None)
     assert TextFormatter("%(message)s").format(record) == f"handler error: POST /\n{trace}"
     line = JsonFormatter().format(record)
@@ -142,6 +148,7 @@ def test_failure_is_one_record_in_both_formats_with_its_trace_whole(call_id: str
     assert "\n" not in line
     assert (document["level"], document["text"], document["trace"]) == ("error", failure.text, trace)
     assert document.get("call_id", "") == call_id
+    assert document.get("trace_id", "") == trace_id
 
 
 def test_what_a_handler_says_when_it_fails_can_not_move_the_cursor():

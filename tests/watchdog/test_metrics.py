@@ -1,10 +1,11 @@
 import pytest
+from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from batching_watchdog.engine.capacity import sustained
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.messages import DispatchReason, Slo
-from batching_watchdog.metrics import DEFAULT_BUCKETS, Exposition, Gauges, Metrics
+from batching_watchdog.metrics import DEFAULT_BUCKETS, Exposition, Gauges, Metrics, Traced
 
 
 def make(slo_latency: float = 0.2, **classes: Slo) -> tuple[Metrics, LatencyModel]:
@@ -16,7 +17,7 @@ def make(slo_latency: float = 0.2, **classes: Slo) -> tuple[Metrics, LatencyMode
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    text = Exposition(metrics).text().decode()
+    text = Exposition(metrics).scrape()[0].decode()
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -145,7 +146,7 @@ def test_gauges_are_read_when_scraped():
     assert value(metrics, "watchdog_worker_resident_bytes", worker="1") == 4096
     assert value(metrics, "watchdog_log_lines_dropped_total") == 8
     assert value(metrics, "http_requests_in_flight") == 5
-    assert value(metrics, "watchdog_batch_size_bucket", le="4") == 1
+    assert value(metrics, "watchdog_batch_size_bucket", le="4.0") == 1
     assert value(metrics, "watchdog_batch_size_sum") == 3
     assert value(metrics, "slo_latency_seconds", slo_class="default") == 0.2
     assert value(metrics, "slo_objective_ratio", slo_class="default") == 0.95
@@ -163,3 +164,64 @@ def test_the_capacity_is_no_more_than_the_cpu_time_of_the_front_allows():
         metrics.service_seconds.observe(0.001)
     # Batches of 1 then and at capacity, so what a batch costs does not matter.
     assert value(metrics, "watchdog_capacity_requests_per_second") == pytest.approx(100 / 5.0)
+
+
+# As Prometheus 2.53 asks.
+OPENMETRICS = (
+    "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+
+
+def test_scraper_that_asks_for_openmetrics_gets_it_whole_with_units():
+    metrics, model = make(fast=Slo(0.1, 0.999))
+    model.observe(1, 0.05)
+    metrics.request_finished(200, b"post", 0.05, "good", "fast")
+    metrics.gauges = Gauges(resident_bytes=lambda: {0: 4096}, spans=lambda: {"exported": 3})
+    text, content_type = Exposition(metrics).scrape(OPENMETRICS)
+    assert content_type.startswith("application/openmetrics-text; version=1.0.0; charset=utf-8")
+    # A strict parser: it wants # EOF, _total, units that end names, and buckets written as numbers are.
+    families = {family.name: family for family in openmetrics.text_string_to_metric_families(text.decode())}
+    assert families["http_requests"].type == "counter"
+    assert [sample.name for sample in families["watchdog_spans"].samples] == ["watchdog_spans_total"]
+    assert {families[name].unit for name in ("http_request_duration_seconds", "watchdog_queue_seconds")} == {
+        "seconds"
+    }
+    assert families["watchdog_queued_bytes"].unit == "bytes"
+    assert families["slo_objective_ratio"].unit == "ratio"
+    assert families["watchdog_service_seconds_predicted"].unit == ""
+
+
+@pytest.mark.parametrize("accept", ["", "*/*", "text/plain;version=0.0.4", "application/json"])
+def test_scraper_that_does_not_gets_the_text_format_of_prometheus(accept: str):
+    metrics, _ = make()
+    metrics.request_finished(200, b"post", 0.05, "good", traced=Traced("a" * 32, 1.5))
+    text, content_type = Exposition(metrics).scrape(accept)
+    assert content_type.startswith("text/plain; version=0.0.4")
+    assert b"# EOF" not in text
+    assert b"trace_id" not in text
+
+
+def test_newest_traced_request_of_each_bucket_is_its_exemplar():
+    metrics, _ = make()
+    for trace, seconds in (("a", 0.05), ("b", 0.04), (None, 0.045), ("c", 20.0)):
+        traced = Traced(trace * 32, 1700000000.1239) if trace else None
+        metrics.request_finished(200, b"post", seconds, "good", traced=traced)
+    text = Exposition(metrics).scrape(OPENMETRICS)[0].decode()
+    exemplars = {
+        sample.labels["le"]: (sample.exemplar.labels, sample.exemplar.value, float(sample.exemplar.timestamp))
+        for family in openmetrics.text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.exemplar
+    }
+    assert exemplars == {
+        "0.05": ({"trace_id": "b" * 32}, 0.04, 1700000000.124),
+        "+Inf": ({"trace_id": "c" * 32}, 20.0, 1700000000.124),
+    }
+
+
+def test_spans_have_no_series_where_none_are_made():
+    metrics, _ = make()
+    assert not [name for name, _ in samples(metrics) if name.startswith("watchdog_spans")]
+    metrics.gauges = Gauges(spans=lambda: {"exported": 7, "dropped": 2})
+    assert value(metrics, "watchdog_spans_total", result="dropped") == 2

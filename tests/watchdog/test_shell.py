@@ -16,6 +16,7 @@ from batching_watchdog.messages import DROPPED, Batch, Reply, Request
 from batching_watchdog.metrics import Exposition, Metrics
 from batching_watchdog.shell import Shell
 from watchdog.front.connection import Clock
+from watchdog.tracer import KeepsSpans
 
 OK = Reply(200, b"", b"")
 
@@ -60,6 +61,7 @@ class Bench:
     shell: Shell
     clock: Clock
     metrics: Metrics
+    tracer: KeepsSpans
     worker: Worker = field(default_factory=Worker)
     answers: dict[int, Answer] = field(default_factory=dict)
     all_answered: asyncio.Event = field(default_factory=asyncio.Event)
@@ -70,9 +72,11 @@ class Bench:
         if not self.shell.admitted:
             self.all_answered.set()
 
-    def offer(self, number: int, *, timeout: float = 30.0) -> Request:
+    def offer(self, number: int, *, timeout: float = 30.0, recorded: bool = False) -> Request:
         now = self.clock.now
         request = Request(number, b"POST /\r\n", b"", now, now + 0.1, now + timeout, client=self)
+        if recorded:
+            request.trace = self.tracer.begin(None, "", "POST", {})
         self.shell.offer(request)
         return request
 
@@ -92,7 +96,8 @@ def scenario(body: Callable[[Bench], Awaitable[None]], *, max_inflight: int = 10
         metrics = Metrics(slo_latency=0.1, slo_objective=0.99, workers=1, model=cost.overall)
         policy = POLICIES["slo"](PolicySettings(8, 0.0, 0.1))
         engine = Engine(policy, cost, max_inflight=max_inflight, workers=1, lead=0.002)
-        await body(Bench(Shell(clock, engine, cost, metrics), clock, metrics))
+        tracer = KeepsSpans()
+        await body(Bench(Shell(clock, engine, cost, metrics, tracer), clock, metrics, tracer))
 
     asyncio.run(run())
 
@@ -272,7 +277,7 @@ def test_request_that_is_withdrawn_before_its_worker_begins_is_cancelled_and_cou
         bench.shell.batch_done(bench.worker, [OK], 0.001)
         bench.shell.batch_done(bench.worker, [DROPPED], 0.001)
         assert set(bench.answers) == {0}
-        assert b"watchdog_service_seconds_count 1.0" in Exposition(bench.metrics).text()
+        assert b"watchdog_service_seconds_count 1.0" in Exposition(bench.metrics).scrape()[0]
 
     scenario(body)
 
@@ -285,5 +290,68 @@ def test_idle_worker_that_goes_is_sent_nothing():
         bench.offer(0)
         await turn()
         assert bench.worker.batches == []
+
+    scenario(body)
+
+
+def test_batch_has_a_span_from_when_it_leaves_to_its_replies_linked_to_requests_that_are_recorded():
+    async def body(bench: Bench) -> None:
+        bench.shell.worker_ready(bench.worker)
+        requests = [bench.offer(number, recorded=number != 1) for number in range(3)]
+        await turn()
+        left = bench.clock.now
+        bench.reply(cpu_seconds=0.005)
+        (span,) = bench.tracer.spans
+        assert (span.name, span.start, span.end) == ("batch", left, bench.clock.now)
+        assert span.links == (requests[0].trace.server, requests[2].trace.server)
+        assert span.attributes["tailbound.batch.size"] == 3
+        assert span.attributes["tailbound.batch.cpu_seconds"] == 0.005
+        assert span.context == bench.worker.batches[0].trace.context
+        assert span.context.trace_id not in {request.trace.server.trace_id for request in requests[::2]}
+
+    scenario(body)
+
+
+def test_batch_of_which_nothing_is_recorded_has_no_span():
+    async def body(bench: Bench) -> None:
+        bench.shell.worker_ready(bench.worker)
+        bench.offer(0)
+        await turn()
+        bench.reply()
+        assert bench.tracer.spans == []
+        assert bench.worker.batches[0].trace is None
+
+    scenario(body)
+
+
+def test_batch_under_which_a_worker_dies_has_a_span_that_failed_and_its_retry_another():
+    async def body(bench: Bench) -> None:
+        bench.shell.worker_ready(bench.worker)
+        request = bench.offer(0, recorded=True)
+        await turn()
+        bench.shell.worker_lost(bench.worker)
+        bench.shell.worker_ready(bench.worker)
+        await turn()
+        bench.reply()
+        lost, retry = bench.tracer.spans
+        assert (lost.failed, lost.attributes["error.type"]) == (True, "worker_died")
+        assert (retry.failed, retry.attributes["tailbound.batch.reason"]) == (False, "retry")
+        assert lost.links == retry.links == (request.trace.server,)
+        assert lost.context != retry.context
+
+    scenario(body)
+
+
+def test_worker_that_dies_idle_ends_no_batch_of_another():
+    async def body(bench: Bench) -> None:
+        other = Worker()
+        bench.shell.worker_ready(other)
+        bench.shell.worker_ready(bench.worker)
+        bench.offer(0, recorded=True)
+        await turn()
+        bench.shell.worker_lost(other)
+        assert bench.tracer.spans == []
+        bench.reply()
+        assert [span.failed for span in bench.tracer.spans] == [False]
 
     scenario(body)

@@ -111,7 +111,7 @@ def test_a_handshake_comes_out_as_it_went_in(handshake: Handshake):
     assert wire.decode_handshake(*split(wire.encode_handshake(handshake))) == handshake
 
 
-@given(st.builds(Failure, st.text(), st.text(), st.text()))
+@given(st.builds(Failure, st.text(), st.text(), st.text(), st.text()))
 def test_failure_comes_out_as_it_went_in(failure: Failure):
     assert wire.decode_failure(*split(wire.encode_failure(failure))) == failure
 

@@ -4,6 +4,7 @@
 - ``head`` [P]  refuses heads that RFC 9112 forbids and the parser accepts
 - ``loop_lag``  measures event-loop lag
 - ``cost``      the function's own cost(event)
+- ``tracing``   which trace a request belongs to, and its spans
 - ``routes``    function path, health, readiness; errors to statuses
 
 Knows no worker. Next step: ``shell``, which passes a request to the engine.

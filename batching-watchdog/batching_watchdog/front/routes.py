@@ -16,10 +16,13 @@ from batching_watchdog.engine.effects import Answer
 from batching_watchdog.errors import Abandoned, ShuttingDown, WatchdogError
 from batching_watchdog.front.cost import CostFunction
 from batching_watchdog.front.protocol import Exchange
+from batching_watchdog.front.tracing import RequestTracing, caller
 from batching_watchdog.logs import AccessLog, RequestLine
 from batching_watchdog.messages import DEFAULT_CLASS, PROBE, Batch, DispatchReason, Reply, Request
-from batching_watchdog.metrics import Exposition, Metrics
+from batching_watchdog.metrics import Exposition, Metrics, Traced
 from batching_watchdog.shell import Shell
+from batching_watchdog.spans import Tracer
+from batching_watchdog.trace_context import TRACEPARENT, SpanContext, may_be_sampled
 
 TEXT: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
 HEALTH_PATH: Final = b"/_/health"
@@ -30,6 +33,7 @@ BATCH_KEY: Final = b"x-batch-key"
 CALL_ID: Final = b"x-call-id"
 SLO_CLASS: Final = b"x-slo-class"
 DEADLINE_MS: Final = b"x-deadline-ms"
+ACCEPT: Final = b"accept"
 MAX_START_TIME_DIGITS: Final = 20
 MAX_UPSTREAM_SECONDS: Final = 5.0
 """Maximum age of X-Start-Time in seconds: an older one is from another clock, or was queued on purpose."""
@@ -60,9 +64,13 @@ class Front:
         *,
         not_ready: Callable[[], str],
         cost: CostFunction | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
-        """``cost``: the function's own; without it the length of the body determines the cost class."""
-        self.captured_headers = frozenset((TIMEOUT, START_TIME, BATCH_KEY, CALL_ID, DEADLINE_MS))
+        """``cost``: the function's own; without it the length of the body determines the cost class.
+
+        ``tracer``: takes the spans of requests; None: there are none.
+        """
+        self.captured_headers = frozenset((TIMEOUT, START_TIME, BATCH_KEY, CALL_ID, DEADLINE_MS, TRACEPARENT))
         self._config = config
         self._class_names: dict[bytes, str] = {}
         """Classes by the value of X-SLO-Class. Empty without declared classes: then the header is ignored."""
@@ -75,6 +83,7 @@ class Front:
         self._metrics = metrics
         self._clock = clock
         self._cost = cost
+        self._tracing = None if tracer is None else RequestTracing(tracer, CALL_ID)
         self._not_ready = not_ready
         """Why no worker can serve now; empty if one can."""
         self._ids = itertools.count()
@@ -112,7 +121,10 @@ class Front:
         """Respond with one of our own errors, and count a request that was never admitted."""
         meaning = "shed" if error.reason in _SHED else None
         if not exchange.refused:
-            self._finish(exchange, error, None, 0.0, meaning, self._clock(), self._slo_class(exchange))
+            now, slo_class = self._clock(), self._slo_class(exchange)
+            self._finish(exchange, error, None, 0.0, meaning, now, slo_class)
+            if self._tracing is not None:
+                self._tracing.refuse(exchange, error, now, meaning, self._told_class(slo_class))
             return
         # Refused at the header: no times to report. Under overload most requests take this path.
         if error is not self._refusal:
@@ -127,7 +139,10 @@ class Front:
         exchange.respond(error.status, head, body)
         if self._access_log.on or error.status >= 500:
             seconds = self._clock() - exchange.arrived
-            self._log(exchange, error, None, 0.0, seconds, len(body), meaning, slo_class)
+            context = caller(exchange)
+            self._log(exchange, error, None, 0.0, seconds, len(body), meaning, slo_class, context)
+        if self._tracing is not None:
+            self._tracing.refuse(exchange, error, self._clock(), meaning, self._told_class(slo_class))
 
     def _health(self, exchange: Exchange) -> None:
         if exchange.method != b"GET":
@@ -194,6 +209,10 @@ class Front:
             request.client = None
             self._metrics.in_flight -= 1
             self.answer_error(exchange, error)
+        else:
+            # The shell sends no batch before the end of this turn.
+            if self._tracing is not None:
+                self._tracing.begin(exchange, request)
 
     def deliver(self, exchange: Exchange, request: Request, answer: Answer) -> None:
         """Answer an admitted request, and count its outcome for the SLO."""
@@ -208,6 +227,9 @@ class Front:
         batch = answer.batch
         waited = (now if batch is None else batch.dispatched) - request.arrived
         self._finish(exchange, outcome, batch, waited, meaning, now, request.slo_class)
+        if self._tracing is not None:
+            told = self._told_class(request.slo_class)
+            self._tracing.end(exchange, request, outcome, batch, now, meaning, told)
 
     def withdraw(self, exchange: Exchange, request: Request) -> None:
         """Remove a request whose client left: a miss if its deadline has passed, else counted separately."""
@@ -220,8 +242,15 @@ class Front:
         else:
             metrics.outcomes[request.slo_class, meaning] += 1
         if self._access_log.on:
-            seconds = now - request.arrived
-            self._log(exchange, _ABANDONED, None, 0.0, seconds, 0, meaning, request.slo_class)
+            seconds, context = now - request.arrived, caller(exchange)
+            self._log(exchange, _ABANDONED, None, 0.0, seconds, 0, meaning, request.slo_class, context)
+        if self._tracing is not None:
+            told = self._told_class(request.slo_class)
+            self._tracing.abandon(exchange, request, now, meaning, told)
+
+    def _told_class(self, slo_class: str) -> str | None:
+        """The class as logs and spans tell it: not at all if none are declared."""
+        return slo_class if self._class_names else None
 
     def _terms(self, exchange: Exchange) -> tuple[float, float, tuple[bytes, bytes], str, float]:
         """Return from the header: deadline, expiry, (batch key, method and path), SLO class and slot."""
@@ -294,7 +323,13 @@ class Front:
         now: float,
         slo_class: str,
     ) -> None:
-        seconds = now - exchange.arrived
+        seconds, context, traced = now - exchange.arrived, None, None
+        traceparent = exchange.captured_headers.get(TRACEPARENT)
+        told = self._access_log.on or not isinstance(outcome, Reply)
+        if traceparent is not None and (told or may_be_sampled(traceparent)):
+            context = caller(exchange)
+            if context is not None and context.sampled:
+                traced = Traced(context.trace_id, time.time())
         if isinstance(outcome, Reply):
             head, body = outcome.header_block, outcome.body
         else:
@@ -309,10 +344,10 @@ class Front:
             measured += _BATCH_REASONS[batch.reason]
         if self._class_names:
             measured += self._class_lines[slo_class]
-        self._metrics.request_finished(outcome.status, exchange.method, seconds, meaning, slo_class)
+        self._metrics.request_finished(outcome.status, exchange.method, seconds, meaning, slo_class, traced)
         exchange.respond(outcome.status, head + measured, body)
         if self._access_log.on or (outcome.status >= 500 and not isinstance(outcome, Reply)):
-            self._log(exchange, outcome, batch, waited, seconds, len(body), meaning, slo_class)
+            self._log(exchange, outcome, batch, waited, seconds, len(body), meaning, slo_class, context)
 
     def _log(
         self,
@@ -324,6 +359,7 @@ class Front:
         size: int,
         meaning: str | None,
         slo_class: str,
+        context: SpanContext | None,
     ) -> None:
         """Write the request's line to the log, unless it is left out."""
         left_out = self._access_log.admit(missed=meaning not in (None, "good") or outcome.status >= 500)
@@ -338,13 +374,14 @@ class Front:
             seconds=seconds,
             call_id=exchange.captured_headers.get(CALL_ID),
             outcome=meaning,
-            slo_class=slo_class if self._class_names else None,
+            slo_class=self._told_class(slo_class),
             batch=-1 if batch is None else batch.number,
             batch_size=0 if batch is None else len(batch.requests),
             batch_reason=None if batch is None else batch.reason,
             queue_seconds=waited,
             reason=error.reason if error else None,
             error=str(error or ""),
+            trace_id=None if context is None else context.trace_id,
             left_out=left_out,
         )
         log.log(line.level, line)
@@ -389,12 +426,11 @@ class _Probe:
 class MetricsPage:
     """The application on the metrics port: only /metrics."""
 
-    captured_headers: frozenset[bytes] = frozenset()
+    captured_headers = frozenset((ACCEPT,))
     always_served = frozenset((b"/metrics",))
 
     def __init__(self, exposition: Exposition) -> None:
         self._exposition = exposition
-        self._head = f"Content-Type: {exposition.content_type}\r\n".encode()
 
     def refuse(self, exchange: Exchange) -> WatchdogError | None:
         """Return None: no request is refused at the header."""
@@ -407,7 +443,9 @@ class MetricsPage:
         elif exchange.method not in (b"GET", b"HEAD"):
             exchange.respond(405, TEXT, b"")
         else:
-            exchange.respond(200, self._head, self._exposition.text())
+            accept = exchange.captured_headers.get(ACCEPT, b"").decode("latin-1")
+            text, content_type = self._exposition.scrape(accept)
+            exchange.respond(200, f"Content-Type: {content_type}\r\n".encode(), text)
 
     def answer_error(self, exchange: Exchange, error: WatchdogError) -> None:
         """Respond with an error of the protocol."""

@@ -18,6 +18,7 @@ from batching_watchdog.errors import HandlerNotLoaded
 from batching_watchdog.function import Event, explain, import_handler, trace_of
 from batching_watchdog.logs import printable
 from batching_watchdog.messages import Failure, Reply
+from batching_watchdog.trace_context import parse_traceparent
 
 
 class Context:
@@ -161,7 +162,11 @@ class Handler:
         named = f"{event.method} {ascii(event.path)[1:-1]}"
         if call_id:
             named += f" [{ascii(call_id)[1:-1]}]"
-        self.report(Failure(f"handler error: {named}", trace, call_id))
+        context = parse_traceparent(event.headers.get("traceparent", "").encode("latin-1"))
+        trace_id = "" if context is None else context.trace_id
+        if trace_id:
+            named += f" trace {trace_id}"
+        self.report(Failure(f"handler error: {named}", trace, call_id, trace_id))
         text = shown or "the function failed on this request; its log has the reason"
         return Reply(500, b"Content-Type: text/plain; charset=utf-8\r\n", f"{text}\n".encode(), failed=True)
 

@@ -15,12 +15,18 @@ from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.front import routes
 from batching_watchdog.front.protocol import Exchange, HttpProtocol
-from batching_watchdog.front.routes import Front
+from batching_watchdog.front.routes import Front, MetricsPage
 from batching_watchdog.logs import RequestLine
 from batching_watchdog.messages import Batch, Reply
-from batching_watchdog.metrics import Metrics
+from batching_watchdog.metrics import Exposition, Metrics
 from batching_watchdog.shell import Shell
+from batching_watchdog.trace_context import format_traceparent, parse_traceparent
+from batching_watchdog.wire import parse_header_block
 from watchdog.front.connection import GET, LIMITS, Answer, Clock, Connection, alive, no_collector
+from watchdog.tracer import KeepsSpans
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+SAMPLED, UNSAMPLED = (f"traceparent: 00-{TRACE}-00f067aa0ba902b7-{flags}\r\n" for flags in ("01", "00"))
 
 
 @dataclass(eq=False)
@@ -72,7 +78,9 @@ class Bench:
         return {reason: number for reason, number in self.metrics.refusals.items() if number}
 
 
-def scenario(body: Callable[[Bench], Awaitable[None]], **environ: str) -> None:
+def scenario(
+    body: Callable[[Bench], Awaitable[None]], tracer: KeepsSpans | None = None, **environ: str
+) -> None:
     async def run() -> None:
         config = Config.from_env({"slo_latency": "100ms", **environ}, cpus=1)
         clock, cost = Clock(), CostModel(config.max_batch_size)
@@ -82,8 +90,8 @@ def scenario(body: Callable[[Bench], Awaitable[None]], **environ: str) -> None:
         )
         policy = POLICIES["slo"](PolicySettings(config.max_batch_size, 0.0, 0.1))
         engine = Engine(policy, cost, max_inflight=config.max_inflight, workers=1, shed_late=config.shed_late)
-        shell = Shell(clock, engine, cost, metrics)
-        front = Front(config, shell, metrics, clock, not_ready=lambda: "")
+        shell = Shell(clock, engine, cost, metrics, tracer)
+        front = Front(config, shell, metrics, clock, not_ready=lambda: "", tracer=tracer)
         await body(Bench(front, shell, clock, metrics, model))
 
     asyncio.run(run())
@@ -457,3 +465,189 @@ def test_a_class_that_is_not_declared_is_named_in_the_log_once(caplog: pytest.Lo
     (record,) = caplog.records
     assert "typo" in record.getMessage()
     assert "batch" in record.getMessage()
+
+
+def headers_of(batch: Batch) -> list[tuple[str, str]]:
+    """What the worker is given of a batch's only request."""
+    (request,) = batch.requests
+    return parse_header_block(request.header_block)[2]
+
+
+def test_trace_context_reaches_the_worker_as_it_came_where_no_spans_are_made():
+    async def body(bench: Bench) -> None:
+        await bench.worker_idle()
+        client = await bench.ask(headers=f"{SAMPLED}tracestate: a=1\r\nTraceParent: what?\r\n")
+        assert headers_of(bench.batches[0])[1:4] == [
+            ("traceparent", f"00-{TRACE}-00f067aa0ba902b7-01"),
+            ("tracestate", "a=1"),
+            ("TraceParent", "what?"),
+        ]
+        await bench.reply()
+        (answer,) = client.answers()
+        assert not [name for name in answer.headers if name.startswith("trace")]
+
+    scenario(body)
+
+
+@pytest.mark.parametrize(
+    ("headers", "trace_id"),
+    [
+        (UNSAMPLED, TRACE),
+        (SAMPLED, TRACE),
+        ("", None),
+        ("traceparent: 00-0-0-00\r\n", None),
+        (SAMPLED + SAMPLED, None),
+    ],
+)
+def test_line_of_a_request_names_its_trace(
+    headers: str, trace_id: str | None, caplog: pytest.LogCaptureFixture
+):
+    async def body(bench: Bench) -> None:
+        await bench.ask(headers=headers)
+        await bench.worker_idle()
+        await bench.reply()
+        (await bench.ask(headers=headers)).lose()
+        await bench.ask(headers=headers)
+
+    with caplog.at_level(logging.INFO):
+        scenario(body, access_log="true", max_inflight="1")
+    told = [record.msg for record in caplog.records if isinstance(record.msg, RequestLine)]
+    assert [(line.status, line.trace_id) for line in told] == [(200, trace_id), (499, trace_id)]
+
+
+def test_line_of_a_refused_request_names_its_trace(caplog: pytest.LogCaptureFixture):
+    async def body(bench: Bench) -> None:
+        await bench.ask()
+        await bench.ask(headers=SAMPLED)
+
+    with caplog.at_level(logging.INFO):
+        scenario(body, access_log="true", max_inflight="1")
+    assert [(each.msg.status, each.msg.trace_id) for each in caplog.records] == [(429, TRACE)]
+
+
+@pytest.mark.parametrize(("headers", "kept"), [(SAMPLED, True), (UNSAMPLED, False), ("", False)])
+def test_request_of_a_recorded_trace_is_an_exemplar_of_its_latency(headers: str, kept: bool):
+    async def body(bench: Bench) -> None:
+        await bench.worker_idle()
+        await bench.ask(headers=headers)
+        bench.clock.now += 0.02
+        await bench.reply()
+        page = Connection(MetricsPage(Exposition(bench.metrics)), clock=bench.clock)
+        accept = "Accept: application/openmetrics-text; version=1.0.0\r\n"
+        (answer,) = page.send(f"GET /metrics HTTP/1.1\r\nHost: x\r\n{accept}\r\n".encode())
+        assert answer.headers["content-type"].startswith("application/openmetrics-text")
+        assert answer.body.endswith(b"# EOF\n")
+        lines = [line for line in answer.body.decode().splitlines() if "trace_id" in line]
+        assert [line.partition(" # ")[0] for line in lines] == [
+            'http_request_duration_seconds_bucket{code="200",le="0.025",method="post"} 1.0'
+        ] * kept
+        assert all(f'{{trace_id="{TRACE}"}} 0.0' in line for line in lines)
+
+    scenario(body)
+
+
+def test_recorded_request_gives_the_worker_its_own_span_as_the_caller_and_the_state_that_came():
+    tracer = KeepsSpans()
+
+    async def body(bench: Bench) -> None:
+        await bench.worker_idle()
+        await bench.ask(headers=f"{SAMPLED}tracestate: a=1\r\nX-Call-Id: 2a7b\r\n")
+        given = headers_of(bench.batches[0])
+        await bench.reply()
+        spans = tracer.named()
+        assert spans.keys() == {"POST", "queue", "execution", "batch"}
+        assert spans["POST"].parent == parse_traceparent(f"00-{TRACE}-00f067aa0ba902b7-01".encode())
+        own = format_traceparent(spans["execution"].context).decode()
+        assert [pair for pair in given if pair[0].startswith("trace")] == [
+            ("tracestate", "a=1"),
+            ("traceparent", own),
+        ]
+        assert spans["POST"].attributes["tailbound.call_id"] == "2a7b"
+        assert spans["POST"].attributes["tailbound.outcome"] == "good"
+        assert spans["execution"].links == (spans["batch"].context,)
+        assert spans["batch"].links == (spans["POST"].context,)
+        assert {spans[name].context.trace_id for name in ("POST", "queue", "execution")} == {TRACE}
+
+    scenario(body, tracer)
+
+
+@pytest.mark.parametrize("headers", ["", "traceparent: wrong\r\ntracestate: a=1\r\n", SAMPLED + SAMPLED])
+def test_trace_that_begins_here_is_the_workers_and_the_logs(headers: str, caplog: pytest.LogCaptureFixture):
+    tracer = KeepsSpans()
+
+    async def body(bench: Bench) -> None:
+        await bench.worker_idle()
+        await bench.ask(headers=headers)
+        given = headers_of(bench.batches[0])
+        await bench.reply()
+        spans = tracer.named()
+        assert spans["POST"].parent is None
+        own = format_traceparent(spans["execution"].context).decode()
+        assert [pair for pair in given if pair[0].startswith("trace")] == [("traceparent", own)]
+
+    with caplog.at_level(logging.INFO):
+        scenario(body, tracer, access_log="true")
+    (record,) = caplog.records
+    assert record.msg.trace_id == tracer.named()["POST"].context.trace_id != TRACE
+
+
+@pytest.mark.parametrize(("headers", "samples"), [(UNSAMPLED, True), ("", False)])
+def test_request_that_is_not_recorded_has_no_span_and_reaches_the_worker_as_it_came(
+    headers: str, samples: bool
+):
+    tracer = KeepsSpans(samples=samples)
+
+    async def body(bench: Bench) -> None:
+        await bench.worker_idle()
+        await bench.ask(headers=headers)
+        (request,) = bench.batches[0].requests
+        assert request.header_block == f"POST /\r\nHost: x\r\n{headers}Content-Length: 0\r\n".encode()
+        await bench.reply()
+
+    scenario(body, tracer)
+    assert tracer.spans == []
+
+
+def test_refused_request_has_a_span_that_says_why():
+    tracer = KeepsSpans()
+
+    async def body(bench: Bench) -> None:
+        await bench.ask(headers=UNSAMPLED)
+        await bench.ask("/full", headers=SAMPLED)
+        bench.answer(f"POST /large HTTP/1.1\r\nHost: x\r\n{SAMPLED}Content-Length: 2000\r\n\r\n".encode())
+        bench.answer(b"GET\r\n\r\n")
+
+    scenario(body, tracer, max_inflight="1")
+    told = ("url.path", "http.response.status_code", "error.type")
+    assert [tuple(span.attributes[name] for name in told) for span in tracer.spans] == [
+        ("/full", 429, "queue_full"),
+        ("/large", 413, "body_too_large"),
+    ]
+    assert {(span.name, span.parent and span.parent.trace_id) for span in tracer.spans} == {("POST", TRACE)}
+
+
+def test_request_whose_client_has_gone_has_a_span_without_a_status():
+    tracer = KeepsSpans()
+
+    async def body(bench: Bench) -> None:
+        client = await bench.ask(headers=SAMPLED)
+        client.lose()
+
+    scenario(body, tracer)
+    (span,) = tracer.spans
+    assert (span.failed, span.attributes["error.type"]) == (True, "abandoned")
+    assert "http.response.status_code" not in span.attributes
+
+
+def test_probes_have_no_spans():
+    tracer = KeepsSpans()
+
+    async def body(bench: Bench) -> None:
+        await bench.worker_idle()
+        for path in ("/_/health", "/_/ready"):
+            bench.client().send(f"GET {path} HTTP/1.1\r\nHost: x\r\n{SAMPLED}\r\n".encode())
+        await bench.turn()
+        await bench.reply()
+
+    scenario(body, tracer, ready_path="/ready")
+    assert tracer.spans == []

@@ -329,6 +329,27 @@ def test_an_error_that_raises_when_it_is_looked_at_fails_that_request(
     assert "Odd" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("headers", "traced"),
+    [
+        ([(b"TraceParent", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00")], True),
+        ([(b"traceparent", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00")] * 2, False),
+        ([(b"traceparent", b"\xff")], False),
+        ([], False),
+    ],
+)
+def test_failure_of_a_request_has_the_trace_that_it_belongs_to(
+    load: Load, headers: list[tuple[bytes, bytes]], traced: bool
+):
+    handler = load("def handle(event, context):\n    raise RuntimeError\n")
+    failures: list[Failure] = []
+    handler.report = failures.append
+    one(handler, event(b"", b"/", *headers))
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736" if traced else ""
+    assert failures[0].trace_id == trace_id
+    assert failures[0].text == "handler error: POST /" + (f" trace {trace_id}" if traced else "")
+
+
 def test_what_a_client_sends_reaches_the_log_without_control_characters(
     load: Load, capsys: pytest.CaptureFixture[str]
 ):

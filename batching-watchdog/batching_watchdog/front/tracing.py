@@ -1,0 +1,133 @@
+"""Between an exchange and its trace: which one a request belongs to, whether it is recorded, its spans.
+
+Owns what tracing needs to know of HTTP; ``spans`` has the rules, and a ``Tracer`` decides and takes. Used by
+``routes``.
+"""
+
+from batching_watchdog.errors import WatchdogError
+from batching_watchdog.front.protocol import Exchange
+from batching_watchdog.messages import Batch, Reply, Request
+from batching_watchdog.spans import RequestTrace, Tracer, request_attributes, request_spans, server_name
+from batching_watchdog.trace_context import (
+    TRACEPARENT,
+    SpanContext,
+    format_traceparent,
+    received_context,
+    tracestate,
+    with_context,
+)
+
+
+class RequestTracing:
+    """Makes the spans of requests."""
+
+    def __init__(self, tracer: Tracer, call_id: bytes) -> None:
+        """``call_id``: the captured header that spans show."""
+        self._tracer = tracer
+        self._call_id = call_id
+
+    def begin(self, exchange: Exchange, request: Request) -> None:
+        """Sample an admitted request; its batch has not been sent.
+
+        If it is recorded, its ``traceparent`` names the span ``execution`` from here on: for the handler, and
+        for the request's line in the log.
+        """
+        trace = self._sample(exchange)
+        if trace is None:
+            return
+        request.trace = trace
+        value = format_traceparent(trace.execution)
+        exchange.captured_headers = {**exchange.captured_headers, TRACEPARENT: value}
+        exchange.header_block = request.header_block = with_context(
+            exchange.header_block, trace.execution, restarted=trace.parent is None
+        )
+
+    def end(
+        self,
+        exchange: Exchange,
+        request: Request,
+        outcome: Reply | WatchdogError,
+        batch: Batch | None,
+        now: float,
+        meaning: str | None,
+        slo_class: str | None,
+    ) -> None:
+        """Record an admitted request that was answered ``now``, if it was sampled."""
+        if request.trace is None:
+            return
+        error = None
+        if isinstance(outcome, WatchdogError):
+            error = outcome.reason
+        elif outcome.failed:
+            error = "handler_error"
+        spans = request_spans(
+            request.trace,
+            arrived=exchange.arrived,
+            now=now,
+            status=outcome.status,
+            error=error,
+            outcome=meaning,
+            slo_class=slo_class,
+            queued=True,
+            batch=batch,
+        )
+        self._tracer.record(spans)
+
+    def abandon(
+        self, exchange: Exchange, request: Request, now: float, meaning: str | None, slo_class: str | None
+    ) -> None:
+        """Record an admitted request whose client has gone; where it was by then is not known."""
+        if request.trace is None:
+            return
+        spans = request_spans(
+            request.trace,
+            arrived=exchange.arrived,
+            now=now,
+            status=None,
+            error="abandoned",
+            outcome=meaning,
+            slo_class=slo_class,
+        )
+        self._tracer.record(spans)
+
+    def refuse(
+        self,
+        exchange: Exchange,
+        error: WatchdogError,
+        now: float,
+        meaning: str | None,
+        slo_class: str | None,
+    ) -> None:
+        """Record a request that was not admitted, if it is sampled; one without a whole head has no span."""
+        trace = self._sample(exchange) if exchange.head_complete else None
+        if trace is None:
+            return
+        spans = request_spans(
+            trace,
+            arrived=exchange.arrived,
+            now=now,
+            status=error.status,
+            error=error.reason,
+            outcome=meaning,
+            slo_class=slo_class,
+        )
+        self._tracer.record(spans)
+
+    def _sample(self, exchange: Exchange) -> RequestTrace | None:
+        parent = caller(exchange)
+        if parent is not None and self._tracer.ignores(parent):
+            return None
+        attributes = request_attributes(
+            exchange.method,
+            exchange.target,
+            http_1_0=exchange.http_1_0,
+            call_id=exchange.captured_headers.get(self._call_id),
+        )
+        state = "" if parent is None else tracestate(exchange.header_block)
+        return self._tracer.begin(parent, state, server_name(exchange.method), attributes)
+
+
+def caller(exchange: Exchange) -> SpanContext | None:
+    """Return the span that called, by the request's ``traceparent``; None without a valid one."""
+    value = exchange.captured_headers.get(TRACEPARENT)
+    return None if value is None else received_context(value, exchange.header_block)

@@ -1,0 +1,218 @@
+"""A trace through real processes: from a client to the handler's own spans, a collector and Prometheus."""
+
+import json
+import shutil
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoscaler.doubles import a_prometheus
+from e2e.otlp import Received, Receiver, a_receiver
+from e2e.processes import ECHO, wait_until, watchdog
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+# As an author writes it who uses OpenTelemetry in the handler.
+TRACES = """
+from opentelemetry import propagate, trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+
+def load():
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter()))
+    return provider.get_tracer("handler")
+
+def handle(event, context):
+    caller = propagate.extract(event.headers)
+    with context.model.start_as_current_span("tokenize", caller):
+        if event.body == b"fail":
+            raise RuntimeError("failed on purpose")
+        return event.body
+"""
+GATED_BATCHES = """
+import pathlib, time
+
+def handle_batch(events, context):
+    while not pathlib.Path(__file__).with_name("gate").exists():
+        time.sleep(0.01)
+    return [event.body for event in events]
+"""
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+SAMPLED = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01", "tracestate": "a=1"}
+UNSAMPLED = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-00"}
+
+
+def exporting(receiver: Receiver, **environ: str) -> dict[str, str]:
+    return {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
+        "OTEL_SERVICE_NAME": "my-model",
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+        **environ,
+    }
+
+
+def came(receiver: Receiver, *names: str, trace_id: str = TRACE) -> dict[str, Received]:
+    """The spans of a trace, by their names, once these have come."""
+    wait_until(lambda: set(names) <= receiver.of_trace(trace_id).keys(), f"{names} have come")
+    return receiver.of_trace(trace_id)
+
+
+def test_collector_sees_a_request_wait_and_run_in_a_batch_that_links_to_it_and_the_handlers_own_span():
+    with a_receiver() as receiver, watchdog(TRACES, **exporting(receiver)) as dog:
+        headers = SAMPLED | {"X-Call-Id": "2a7b"}
+        assert dog.call("PUT", "/p?a=1", b"body", headers).body == b"body"
+        spans = came(receiver, "PUT", "queue", "execution", "tokenize")
+        wait_until(lambda: receiver.named("batch"), "the batch has come")
+        (batch,) = receiver.named("batch")
+        server, queue, execution = spans["PUT"], spans["queue"], spans["execution"]
+        assert (server.kind, server.parent_id, server.error) == ("SERVER", "00f067aa0ba902b7", False)
+        assert {
+            "http.request.method": "PUT",
+            "http.response.status_code": 200,
+            "url.path": "/p",
+            "url.query": "a=1",
+            "url.scheme": "http",
+            "tailbound.call_id": "2a7b",
+            "tailbound.outcome": "good",
+        }.items() <= server.attributes.items()
+        assert (queue.parent_id, execution.parent_id) == (server.span_id, server.span_id)
+        assert spans["tokenize"].parent_id == execution.span_id
+        assert server.start <= queue.start <= queue.end <= execution.start <= execution.end <= server.end
+        assert execution.start <= spans["tokenize"].start <= spans["tokenize"].end <= execution.end
+        assert (batch.parent_id, batch.links) == ("", [(TRACE, server.span_id)])
+        assert batch.trace_id != TRACE
+        assert execution.links == [(batch.trace_id, batch.span_id)]
+        assert execution.attributes["tailbound.batch.number"] == batch.attributes["tailbound.batch.number"]
+        assert batch.start <= batch.end <= server.end
+        assert {span.tracestate for span in spans.values()} == {"a=1"}
+        assert {span.service for span in receiver.spans} == {"my-model"}
+
+
+def test_batch_of_several_traces_links_to_those_that_are_recorded():
+    with (
+        a_receiver() as receiver,
+        watchdog(GATED_BATCHES, **exporting(receiver)) as dog,
+        ThreadPoolExecutor(5) as pool,
+    ):
+        traces = [f"{number:032x}" for number in range(1, 5)]
+        running = [pool.submit(dog.call, body=b"x", headers=UNSAMPLED)]
+        wait_until(lambda: dog.metric('watchdog_workers{state="busy"}') == 1, "the worker is busy")
+        for trace_id in traces:
+            flags = "00" if trace_id == traces[-1] else "01"
+            headers = {"traceparent": f"00-{trace_id}-00f067aa0ba902b7-{flags}"}
+            running.append(pool.submit(dog.call, body=b"x", headers=headers))
+        wait_until(lambda: dog.metric("http_requests_in_flight") == 5, "all have come")
+        dog.open_gate()
+        assert {call.result().status for call in running} == {200}
+        dog.stop()
+        spans = receiver.spans
+        assert {span.trace_id for span in spans if span.name == "POST"} == set(traces[:-1])
+        servers = {(span.trace_id, span.span_id) for span in spans if span.name == "POST"}
+        assert {link for batch in receiver.named("batch") for link in batch.links} == servers
+
+
+def test_failure_of_the_handler_fails_its_spans_and_its_log_names_the_trace():
+    with a_receiver() as receiver, watchdog(TRACES, access_log="true", **exporting(receiver)) as dog:
+        assert dog.call(body=b"fail", headers=SAMPLED).status == 500
+        spans = came(receiver, "POST", "execution", "tokenize")
+        assert {spans[name].error for name in ("POST", "execution", "tokenize")} == {True}
+        assert spans["POST"].attributes["error.type"] == "handler_error"
+
+        def lines() -> list[str]:
+            return [line for line in dog.log.splitlines() if f"trace {TRACE}" in line]
+
+        wait_until(lambda: len(lines()) == 2, "the access log and the handler's error name the trace")
+        assert sorted(" 500 " in line for line in lines()) == [False, True]
+        assert sorted("handler error: POST / " in line for line in lines()) == [False, True]
+
+
+def test_trace_that_begins_at_the_watchdog_goes_on_in_the_handler_and_an_unsampled_one_is_let_be():
+    with a_receiver() as receiver, watchdog(TRACES, **exporting(receiver)) as dog:
+        assert dog.call(body=b"x", headers=UNSAMPLED).status == 200
+        assert dog.call(body=b"y").status == 200
+        wait_until(lambda: {"POST", "tokenize"} <= {span.name for span in receiver.spans}, "they came")
+        (server,), (own,) = receiver.named("POST"), receiver.named("tokenize")
+        assert server.parent_id == ""
+        assert own.trace_id == server.trace_id != TRACE
+
+
+def test_spans_that_wait_are_sent_when_the_watchdog_ends():
+    with a_receiver() as receiver:
+        with watchdog(ECHO, **exporting(receiver, OTEL_BSP_SCHEDULE_DELAY="3600000")) as dog:
+            assert dog.call(body=b"x", headers=SAMPLED).status == 200
+            assert dog.stop() == 0
+        assert receiver.of_trace(TRACE).keys() == {"POST", "queue", "execution"}
+
+
+def test_collector_that_is_away_costs_no_request_and_its_spans_are_counted():
+    with a_receiver(status=400) as receiver, watchdog(ECHO, **exporting(receiver)) as dog:
+        assert dog.call(body=b"x", headers=SAMPLED).status == 200
+        wait_until(lambda: dog.metric('watchdog_spans_total{result="failed"}') == 4, "they were sent")
+        assert dog.metric('watchdog_spans_total{result="exported"}') == 0
+        assert dog.call(body=b"x", headers=SAMPLED).status == 200
+
+
+def without(module: str, folder: Path) -> dict[str, str]:
+    """An environment in which importing the module fails, as where it is not installed."""
+    (folder / "sitecustomize.py").write_text(f"import sys\nsys.modules[{module!r}] = None\n")
+    return {"PYTHONPATH": str(folder)}
+
+
+def test_watchdog_without_the_extra_serves_and_says_once_that_it_sends_no_spans(tmp_path: Path):
+    environ = without("opentelemetry", tmp_path) | {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+    with watchdog(ECHO, access_log="true", **environ) as dog:
+        assert dog.call(body=b"x", headers=SAMPLED).body == b"x"
+        (line,) = [line for line in dog.log.splitlines() if "OTEL" in line]
+        assert "batching-watchdog[otel]" in line
+        wait_until(lambda: f"trace {TRACE}" in dog.log, "the log needs no extra")
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+        {"OTEL_BSP_MAX_QUEUE_SIZE": "many"},
+        {"OTEL_BSP_MAX_QUEUE_SIZE": "1"},
+    ],
+)
+def test_watchdog_that_cannot_do_as_the_variables_say_serves_and_says_so(environ: dict[str, str]):
+    (name,) = environ
+    with a_receiver() as receiver, watchdog(ECHO, **exporting(receiver, **environ)) as dog:
+        assert dog.call(body=b"x", headers=SAMPLED).status == 200
+        assert name in dog.log or "OTEL_* variables" in dog.log
+        assert dog.stop() == 0
+        assert receiver.spans == []
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_opentelemetry_is_loaded_if_it_is_asked_for_and_not_otherwise(asked: bool):
+    with a_receiver() as receiver, watchdog(ECHO, **exporting(receiver) if asked else {}) as dog:
+        assert ("/google/" in Path(f"/proc/{dog.process.pid}/maps").read_text()) == asked
+        text = dog.call("GET", "/metrics", port=dog.metrics_port).body.decode()
+        assert ("watchdog_spans_total{" in text) == asked
+
+
+def exemplars(prometheus: str) -> list[dict[str, Any]]:
+    query = "query=http_request_duration_seconds_bucket&start=0&end=4102444800"
+    with urllib.request.urlopen(f"{prometheus}/api/v1/query_exemplars?{query}", timeout=10) as answer:
+        found = json.load(answer)["data"]
+    return [exemplar for series in found for exemplar in series["exemplars"]]
+
+
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs Prometheus: make install")
+def test_prometheus_stores_the_trace_of_a_request_beside_its_latency(tmp_path: Path):
+    with watchdog(ECHO) as dog:
+        assert (
+            dog.call(body=b"x", headers=UNSAMPLED | {"traceparent": f"00-{'1' * 32}-{'2' * 16}-00"}).status
+            == 200
+        )
+        assert dog.call(body=b"x", headers=SAMPLED).status == 200
+        with a_prometheus(tmp_path, {"my-model": [f"127.0.0.1:{dog.metrics_port}"]}) as prometheus:
+            found = wait_until(lambda: exemplars(prometheus.url), "Prometheus has an exemplar")
+    assert [each["labels"] for each in found] == [{"trace_id": TRACE}]
+    assert 0 < float(found[0]["value"]) < 100

@@ -1,0 +1,188 @@
+"""OpenTelemetry's real SDK; what goes over the wire is in e2e/test_traces.py."""
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from batching_watchdog.otel import OpenTelemetry
+from batching_watchdog.spans import Span
+from batching_watchdog.trace_context import RANDOM, SAMPLED, SpanContext
+
+PARENT = SpanContext("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", SAMPLED)
+UNSAMPLED = PARENT._replace(flags=0)
+
+
+class Gated(SpanExporter):
+    """Takes no batch to its end before the gate is open."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.gate.wait()
+        return SpanExportResult.SUCCESS
+
+
+class Failing(SpanExporter):
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return SpanExportResult.FAILURE
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., OpenTelemetry]]:
+    """Start one with these variables and this exporter; it is closed afterwards."""
+    closing = []
+
+    def start(exporter: SpanExporter | None = None, **environ: str) -> OpenTelemetry:
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        telemetry = OpenTelemetry(time.monotonic, environ, exporter or InMemorySpanExporter())
+        closing.append(telemetry)
+        return telemetry
+
+    yield start
+    for each in closing:
+        each.close()
+
+
+@contextmanager
+def exported(telemetry: OpenTelemetry, exporter: InMemorySpanExporter) -> Iterator[list[ReadableSpan]]:
+    spans: list[ReadableSpan] = []
+    yield spans
+    telemetry.close()
+    spans += exporter.get_finished_spans()
+
+
+def a_span(number: int = 1, links: int = 0, *, failed: bool = False) -> Span:
+    others = [SpanContext(f"{each:032x}", f"{each:016x}", SAMPLED) for each in range(1, links + 1)]
+    own = PARENT._replace(span_id=f"{number:016x}")
+    return Span("POST", own, PARENT, 1.0, 2.5, {"a": 1}, others, failed, "x=1", server=True)
+
+
+def test_request_of_a_recorded_trace_is_recorded_and_continues_it(started: Callable[..., OpenTelemetry]):
+    trace = started().begin(PARENT._replace(flags=SAMPLED | RANDOM), "x=1,y=2", "POST", {"a": 1})
+    assert trace is not None
+    assert (trace.parent, trace.tracestate, trace.attributes) == (
+        PARENT._replace(flags=SAMPLED | RANDOM),
+        "x=1,y=2",
+        {"a": 1},
+    )
+    own = (trace.server, trace.queue, trace.execution)
+    assert {(each.trace_id, each.flags) for each in own} == {(PARENT.trace_id, SAMPLED | RANDOM)}
+    assert len({PARENT.span_id, *(each.span_id for each in own)}) == 4
+    assert all(len(each.span_id) == 16 for each in own)
+
+
+def test_request_of_a_trace_that_is_not_recorded_is_not(started: Callable[..., OpenTelemetry]):
+    telemetry = started()
+    assert telemetry.begin(UNSAMPLED, "", "POST", {}) is None
+    assert (telemetry.ignores(UNSAMPLED), telemetry.ignores(PARENT)) == (True, False)
+
+
+def test_request_without_a_trace_begins_one_if_the_sampler_takes_it(started: Callable[..., OpenTelemetry]):
+    trace = started().begin(None, "", "POST", {})
+    assert trace is not None
+    assert (trace.parent, trace.tracestate, trace.server.flags) == (None, "", SAMPLED | RANDOM)
+    assert started(OTEL_TRACES_SAMPLER="parentbased_always_off").begin(None, "", "POST", {}) is None
+
+
+def test_sampler_of_the_environment_may_record_what_its_caller_did_not(started: Callable[..., OpenTelemetry]):
+    telemetry = started(OTEL_TRACES_SAMPLER="always_on")
+    assert not telemetry.ignores(UNSAMPLED)
+    trace = telemetry.begin(UNSAMPLED, "", "POST", {})
+    assert trace is not None
+    assert trace.server.sampled
+
+
+def test_state_that_is_not_well_formed_is_dropped_without_a_word(
+    started: Callable[..., OpenTelemetry], caplog: pytest.LogCaptureFixture
+):
+    with caplog.at_level(logging.WARNING):
+        trace = started().begin(PARENT, "no state at all", "POST", {})
+    assert trace is not None
+    assert trace.tracestate == ""
+    assert not caplog.records
+
+
+def test_span_is_exported_as_it_was_with_wall_clock_times(started: Callable[..., OpenTelemetry]):
+    exporter = InMemorySpanExporter()
+    telemetry = started(exporter, OTEL_SERVICE_NAME="my-model")
+    before = time.time_ns() - time.monotonic_ns()
+    with exported(telemetry, exporter) as spans:
+        telemetry.record([a_span(failed=True), a_span(2)._replace(server=False, parent=None)])
+    after = time.time_ns() - time.monotonic_ns()
+    first, second = spans
+    assert (first.name, first.kind.name, first.status.status_code.name) == ("POST", "SERVER", "ERROR")
+    assert (second.kind.name, second.status.status_code.name, second.parent) == ("INTERNAL", "UNSET", None)
+    assert first.context is not None
+    assert first.parent is not None
+    assert f"{first.context.trace_id:032x}" == f"{first.parent.trace_id:032x}" == PARENT.trace_id
+    assert (first.context.span_id, f"{first.parent.span_id:016x}") == (1, PARENT.span_id)
+    assert (first.parent.is_remote, first.context.is_remote) == (True, False)
+    assert first.context.trace_state.to_header() == "x=1"
+    assert first.resource.attributes["service.name"] == "my-model"
+    assert first.start_time is not None
+    assert first.end_time is not None
+    assert first.end_time - first.start_time == 1_500_000_000
+    slack = 1_000_000_000  # the wall clock may be slewed
+    assert before - slack <= first.start_time - 1_000_000_000 <= after + slack
+    assert telemetry.counts() == {"exported": 2, "failed": 0, "dropped": 0}
+
+
+def test_links_beyond_the_limit_of_the_environment_are_left_out(started: Callable[..., OpenTelemetry]):
+    exporter = InMemorySpanExporter()
+    telemetry = started(exporter, OTEL_SPAN_LINK_COUNT_LIMIT="3")
+    with exported(telemetry, exporter) as spans:
+        telemetry.record([a_span(links=9)])
+    assert [link.context.span_id for link in spans[0].links] == [1, 2, 3]
+
+
+def test_spans_that_find_no_room_are_dropped_and_counted(started: Callable[..., OpenTelemetry]):
+    exporter = Gated()
+    telemetry = started(exporter, OTEL_BSP_MAX_QUEUE_SIZE="8", OTEL_BSP_MAX_EXPORT_BATCH_SIZE="4")
+    for number in range(1, 101):
+        telemetry.record([a_span(number)])
+    # Four at most are in the exporter's hands, and eight wait.
+    dropped = telemetry.counts()["dropped"]
+    assert dropped >= 88
+    exporter.gate.set()
+    telemetry.close()
+    assert telemetry.counts() == {"exported": 100 - dropped, "failed": 0, "dropped": dropped}
+
+
+def test_spans_that_the_receiver_does_not_take_are_counted_and_make_room(
+    started: Callable[..., OpenTelemetry],
+):
+    telemetry = started(Failing(), OTEL_BSP_MAX_QUEUE_SIZE="4", OTEL_BSP_MAX_EXPORT_BATCH_SIZE="1")
+    sent = itertools.count(1)
+    deadline = time.monotonic() + 100
+    while telemetry.counts()["failed"] < 20:
+        assert time.monotonic() < deadline
+        telemetry.record([a_span(next(sent))])
+        time.sleep(0.001)
+    assert telemetry.counts()["exported"] == 0
+
+
+def test_close_waits_for_no_exporter_that_hangs(
+    started: Callable[..., OpenTelemetry], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("batching_watchdog.otel.FLUSH_SECONDS", 0.01)
+    exporter = Gated()
+    telemetry = started(exporter)
+    telemetry.record([a_span()])
+    telemetry.close()
+    assert telemetry.counts()["exported"] == 0
+    exporter.gate.set()
+
+
+def test_value_that_the_sdk_does_not_take_is_an_error(started: Callable[..., OpenTelemetry]):
+    with pytest.raises(ValueError, match="many"):
+        started(OTEL_BSP_MAX_QUEUE_SIZE="many")

@@ -1,0 +1,149 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from batching_watchdog.messages import Batch, DispatchReason, Request
+from batching_watchdog.spans import (
+    MAX_TEXT,
+    BatchTrace,
+    RequestTrace,
+    Span,
+    batch_span,
+    request_attributes,
+    request_spans,
+    server_name,
+)
+from batching_watchdog.trace_context import SAMPLED, SpanContext
+
+
+def context(span: int, trace: int = 1) -> SpanContext:
+    return SpanContext(f"{trace:032x}", f"{span:016x}", SAMPLED)
+
+
+TRACE = RequestTrace(
+    "POST", context(1), context(2), context(3), context(4), "a=1", {"http.request.method": "POST"}
+)
+
+
+def a_batch(dispatched: float = 12.0, trace: BatchTrace | None = None) -> Batch:
+    requests = tuple(Request(number, b"", b"", 10.0, 11.0, 40.0) for number in (7, 8))
+    return Batch(requests, DispatchReason.FULL, dispatched, trace=trace)
+
+
+def spans(**given: Any) -> dict[str, Span]:
+    known: dict[str, Any] = {"arrived": 10.0, "now": 13.0, "status": 200} | given
+    return {span.name: span for span in request_spans(TRACE, **known)}
+
+
+def test_served_request_waits_and_is_executed_within_its_server_span():
+    batch = a_batch(trace=BatchTrace(context(9, trace=5), 11.0, ()))
+    found = spans(queued=True, batch=batch, outcome="slow", slo_class="fast")
+    assert {name: (span.start, span.end) for name, span in found.items()} == {
+        "POST": (10.0, 13.0),
+        "queue": (10.0, 12.0),
+        "execution": (12.0, 13.0),
+    }
+    server = found.pop("POST")
+    assert (server.server, server.parent, server.context, server.links) == (True, context(1), context(2), ())
+    assert {(span.server, span.parent) for span in found.values()} == {(False, context(2))}
+    assert (found["queue"].context, found["execution"].context) == (context(3), context(4))
+    assert found["execution"].links == (context(9, trace=5),)
+    assert {span.tracestate for span in (server, *found.values())} == {"a=1"}
+    assert server.attributes == {
+        "http.request.method": "POST",
+        "http.response.status_code": 200,
+        "tailbound.outcome": "slow",
+        "tailbound.slo_class": "fast",
+    }
+    assert found["execution"].attributes == {
+        "tailbound.batch.number": 7,
+        "tailbound.batch.size": 2,
+        "tailbound.batch.reason": "full",
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "told", "failed"),
+    [
+        (200, None, None, False),
+        (404, None, None, False),
+        (429, "queue_full", "queue_full", False),
+        (500, None, "500", True),
+        (200, "handler_error", "handler_error", True),
+        (504, "expired", "expired", True),
+        (None, "abandoned", "abandoned", True),
+    ],
+)
+def test_error_of_the_server_fails_its_span_and_one_of_the_client_does_not(
+    status: int | None, error: str | None, told: str | None, failed: bool
+):
+    server = spans(status=status, error=error)["POST"]
+    assert server.attributes.get("error.type") == told
+    assert server.attributes.get("http.response.status_code") == status
+    assert server.failed == failed
+
+
+def test_request_that_was_not_admitted_has_its_server_span_alone():
+    assert spans(status=429, error="queue_full").keys() == {"POST"}
+
+
+def test_request_that_no_worker_has_seen_waited_to_its_end():
+    found = spans(queued=True, status=504, error="expired")
+    assert found.keys() == {"POST", "queue"}
+    assert found["queue"].end == 13.0
+
+
+def test_request_whose_worker_had_not_begun_with_its_batch_waited_to_its_end():
+    found = spans(queued=True, batch=a_batch(dispatched=14.0), status=504, error="expired")
+    assert found.keys() == {"POST", "queue"}
+    assert found["queue"].end == 13.0
+
+
+def test_batch_is_the_root_of_a_trace_of_its_own_and_links_to_its_requests():
+    trace = BatchTrace(context(9, trace=5), 11.5, (context(2), context(2, trace=3)))
+    span = batch_span(trace, a_batch(), 13.0, error=None, cpu_seconds=0.5)
+    assert (span.name, span.context, span.parent, span.links) == ("batch", trace.context, None, trace.links)
+    assert (span.start, span.end, span.failed) == (11.5, 13.0, False)
+    assert span.attributes["tailbound.batch.cpu_seconds"] == 0.5
+    lost = batch_span(trace, a_batch(), 13.0, error="worker_died", cpu_seconds=0.0)
+    assert (lost.failed, lost.attributes["error.type"]) == (True, "worker_died")
+    assert "tailbound.batch.cpu_seconds" not in lost.attributes
+
+
+def about(method: bytes = b"POST", target: bytes = b"/", call_id: bytes | None = None) -> dict[str, Any]:
+    return request_attributes(method, target, http_1_0=False, call_id=call_id)
+
+
+def test_request_has_the_names_of_the_conventions_for_http_servers():
+    assert about(b"PUT", b"/a?b=c", b"2a7b") == {
+        "http.request.method": "PUT",
+        "network.protocol.version": "1.1",
+        "tailbound.call_id": "2a7b",
+        "url.path": "/a",
+        "url.query": "b=c",
+        "url.scheme": "http",
+    }
+
+
+def test_method_that_is_not_known_makes_no_name_of_its_own():
+    attributes = about(b"BREW")
+    assert attributes["http.request.method"] == "_OTHER"
+    assert attributes["http.request.method_original"] == "BREW"
+    assert (server_name(b"BREW"), server_name(b"GET")) == ("HTTP", "GET")
+
+
+def test_query_shows_no_signature():
+    query = about(target=b"/?a=1&sig=secret&design=x&X-Goog-Signature=secret&Signature=")["url.query"]
+    assert query == "a=1&sig=REDACTED&design=x&X-Goog-Signature=REDACTED&Signature=REDACTED"
+
+
+def test_long_path_and_query_are_cut():
+    attributes = about(target=b"/" + b"a" * 9999 + b"?" + b"b" * 9999)
+    assert {len(str(attributes[name])) for name in ("url.path", "url.query")} == {MAX_TEXT}
+
+
+def test_request_of_which_nothing_is_known_but_its_trace_keeps_what_the_sampler_gave():
+    trace = replace(TRACE, attributes={"sampler.rate": 0.1})
+    (server,) = request_spans(trace, arrived=1.0, now=2.0, status=None, error="abandoned")
+    assert server.attributes == {"sampler.rate": 0.1, "error.type": "abandoned"}

@@ -1,0 +1,122 @@
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batching_watchdog.trace_context import (
+    MAX_STATE,
+    RANDOM,
+    SAMPLED,
+    SpanContext,
+    format_traceparent,
+    parse_traceparent,
+    received_context,
+    tracestate,
+    with_context,
+)
+
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+VALID = f"00-{TRACE}-{SPAN}-01".encode()
+OURS = SpanContext("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", SAMPLED | RANDOM)
+
+
+def hexadecimal(digits: int) -> st.SearchStrategy[str]:
+    return st.text("0123456789abcdef", min_size=digits, max_size=digits).filter(lambda text: text.strip("0"))
+
+
+contexts = st.builds(SpanContext, hexadecimal(32), hexadecimal(16), st.integers(0, SAMPLED | RANDOM))
+
+
+@given(contexts)
+def test_context_survives_being_written_and_read(context: SpanContext):
+    assert parse_traceparent(format_traceparent(context)) == context
+
+
+@pytest.mark.parametrize(
+    ("flags", "read", "sampled"),
+    [("00", 0, False), ("01", 1, True), ("02", 2, False), ("03", 3, True), ("fe", 2, False), ("ff", 3, True)],
+)
+def test_flags_are_a_bit_field_of_which_only_those_known_are_kept(flags: str, read: int, sampled: bool):
+    context = parse_traceparent(f"00-{TRACE}-{SPAN}-{flags}".encode())
+    assert context == (TRACE, SPAN, read)
+    assert context.sampled == sampled
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"ff-{TRACE}-{SPAN}-01",
+        f"00-{'0' * 32}-{SPAN}-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"00-{TRACE.upper()}-{SPAN}-01",
+        f"00-{TRACE}-{SPAN.upper()}-01",
+        f"00-{TRACE}-{SPAN}-0",
+        f"00-{TRACE}-{SPAN}-001",
+        f"00-{TRACE}-{SPAN}-0G",
+        f"00-{TRACE}-{SPAN}-01-",
+        f"00-{TRACE}-{SPAN}-01-what",
+        f"00-{TRACE[1:]}-{SPAN}-01",
+        f"00-{TRACE}0-{SPAN}-01",
+        f"00-{TRACE}-{SPAN[1:]}-01",
+        f"00_{TRACE}_{SPAN}_01",
+        f"0-{TRACE}-{SPAN}-01",
+        f"cc-{TRACE}-{SPAN}-01.what",
+        f"cc-{TRACE}-{SPAN}-",
+        f" 00-{TRACE}-{SPAN}-01",
+        f"00-{TRACE}-{SPAN}-01\n",
+        f"00-{TRACE}-{SPAN}-01, 00-{TRACE}-{SPAN}-01",
+        "",
+        "-" * 55,
+    ],
+)
+def test_value_that_breaks_a_rule_is_ignored(value: str):
+    assert parse_traceparent(value.encode()) is None
+
+
+@pytest.mark.parametrize("rest", ["", "-", "-what-the-future-will-be-like"])
+def test_later_version_is_read_by_its_first_four_fields(rest: str):
+    assert parse_traceparent(f"cc-{TRACE}-{SPAN}-01{rest}".encode()) == (TRACE, SPAN, SAMPLED)
+
+
+@given(st.binary(max_size=80) | st.from_regex(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}.*"))
+def test_whatever_comes_is_ignored_or_is_two_ids_that_are_not_zero(value: bytes):
+    context = parse_traceparent(value)
+    if context is not None:
+        assert re.fullmatch("(?!0{32})[0-9a-f]{32}", context.trace_id)
+        assert re.fullmatch("(?!0{16})[0-9a-f]{16}", context.span_id)
+        assert 0 <= context.flags <= SAMPLED | RANDOM
+
+
+def test_header_that_came_twice_is_ignored():
+    once = b"POST /\r\nHost: x\r\nTraceParent: %b\r\nX-Note: traceparent: x\r\n" % VALID
+    assert received_context(VALID, once) == (TRACE, SPAN, SAMPLED)
+    assert received_context(VALID, once + b"traceparent: %b\r\n" % VALID) is None
+    assert received_context(VALID, b"") is not None, "the head may not be known any more"
+
+
+def test_context_takes_the_place_of_the_callers_and_keeps_its_state():
+    block = b"POST /?traceparent: \r\nTraceParent: %b\r\ntracestate: a=1\r\nX-A: b\r\n" % VALID
+    changed = with_context(block, OURS, restarted=False)
+    value = format_traceparent(OURS)
+    assert changed == b"POST /?traceparent: \r\ntracestate: a=1\r\nX-A: b\r\ntraceparent: %b\r\n" % value
+    assert tracestate(changed) == "a=1"
+
+
+def test_trace_that_begins_here_has_nothing_of_another_ones_state():
+    block = b"POST /\r\ntraceparent: wrong\r\nTraceState: a=1\r\ntracestate: b=2\r\nX-A: b\r\n"
+    assert with_context(block, OURS, restarted=True) == b"POST /\r\nX-A: b\r\ntraceparent: %b\r\n" % (
+        format_traceparent(OURS)
+    )
+
+
+def test_lines_of_a_state_are_one_in_their_order():
+    block = b"POST /\r\ntracestate: a=1,b=2\r\nX-A: b\r\nTracestate: c=3\r\n"
+    assert tracestate(block) == "a=1,b=2,c=3"
+    assert tracestate(b"POST /\r\nX-A: b\r\n") == ""
+
+
+def test_state_that_is_longer_than_must_be_passed_on_is_not_looked_at():
+    longest = b"a=" + b"x" * (MAX_STATE - 2)
+    assert tracestate(b"POST /\r\ntracestate: %b\r\n" % longest) == longest.decode()
+    assert tracestate(b"POST /\r\ntracestate: %bx\r\n" % longest) == ""
