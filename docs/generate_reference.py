@@ -52,7 +52,7 @@ WIDTH: Final = 98
 """Columns of the help texts."""
 
 _BOUNDS: Final = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-_CLOSED: Final = ("outcome", "reason", "state", "stage", "scaler")
+_CLOSED: Final = ("outcome", "reason", "state", "stage", "scaler", "result")
 """Labels whose values are a closed list."""
 
 
@@ -297,7 +297,10 @@ def _watchdog_families() -> Iterable[Metric]:
         slo_latency=0.1, slo_objective=0.99, workers=1, model=learned, slo_classes=classes
     )
     metrics.request_finished(200, b"post", 0.01, "good")
-    metrics.gauges = Gauges(resident_bytes=lambda: {0: 1})
+    metrics.gauges = Gauges(
+        resident_bytes=lambda: {0: 1},
+        spans=lambda: dict.fromkeys(("exported", "failed", "dropped"), 0),
+    )
     return metrics.collect()
 
 

@@ -89,6 +89,16 @@ def main(environ: Mapping[str, str], lines_dropped: Callable[[], int]) -> int:
         raise
 
 
+class Telemetry(Tracer, Protocol):
+    """What takes the spans, until the watchdog ends."""
+
+    def counts(self) -> Mapping[str, int]:
+        """Return how many spans there were, by what became of them."""
+
+    def close(self) -> None:
+        """Send what waits. Waits for that, but not for long."""
+
+
 @dataclass(frozen=True, slots=True)
 class Watchdog:
     """The parts of a watchdog that is built and not started."""
@@ -106,10 +116,11 @@ def build(
     environ: Mapping[str, str],
     lines_dropped: Callable[[], int] = lambda: 0,
     own_cost: Callable[[Event], Any] | None = None,
+    telemetry: Telemetry | None = None,
 ) -> Watchdog:
     """Build the parts in the order in which they need each other, for the loop that runs.
 
-    ``own_cost``: the function's cost(event).
+    ``own_cost``: the function's cost(event). ``telemetry``: takes the spans; None: there are none.
     """
     clock, cpus = time.monotonic, available_cpus()
     cost = CostModel(config.max_batch_size, config.slo_objective)
@@ -133,7 +144,6 @@ def build(
         cpus=cpus,
         slo_classes=config.slo_classes,
     )
-    telemetry = start_telemetry(config, environ, clock)
     shell = Shell(clock, engine, cost, metrics, telemetry)
     pool = (
         WorkerPool(config, environ, shell, cost.overall)
@@ -182,7 +192,8 @@ async def run(
     own_cost: Callable[[Event], Any] | None = None,
 ) -> int:
     """Build, start, serve until the first signal, drain; the exit status."""
-    built = build(config, environ, lines_dropped, own_cost)
+    telemetry = start_telemetry(config, environ, time.monotonic)
+    built = build(config, environ, lines_dropped, own_cost, telemetry)
     shell, pool, front, requests = built.shell, built.pool, built.front, built.requests
     scrapes = Connections(MetricsPage(Exposition(built.metrics)), METRICS_LIMITS, time.monotonic)
     signals = _Signals()
@@ -236,16 +247,6 @@ async def run(
             pool.failed.cancel()
         if telemetry is not None:
             telemetry.close()
-
-
-class Telemetry(Tracer, Protocol):
-    """What takes the spans, until the watchdog ends."""
-
-    def counts(self) -> Mapping[str, int]:
-        """Return how many spans there were, by what became of them."""
-
-    def close(self) -> None:
-        """Send what waits. Waits for that, but not for long."""
 
 
 def start_telemetry(

@@ -350,8 +350,7 @@ class Config:
     traces: bool = variable(
         "",
         EXPORTERS,
-        "where the spans of requests and batches go; otlp needs the extra otel, and the SDK reads its other "
-        "variables",
+        "exporter of spans; otlp needs the extra otel, whose SDK reads the other OTEL_* variables",
         name="OTEL_TRACES_EXPORTER",
         shown="otlp if OTEL_EXPORTER_OTLP_ENDPOINT is set",
     )

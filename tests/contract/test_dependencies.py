@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 BUDGET = {"flask", "gunicorn", "httptools", "prometheus-client", "uvloop"}
@@ -29,8 +30,12 @@ def names(requirements: list[str]) -> set[str]:
     return {re.split(r"[^A-Za-z0-9._-]", each, maxsplit=1)[0].lower() for each in requirements}
 
 
+def watchdog() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "batching-watchdog/pyproject.toml").read_text())["project"]
+
+
 def test_watchdog_declares_its_five_dependencies_and_one_extra():
-    project = tomllib.loads((ROOT / "batching-watchdog/pyproject.toml").read_text())["project"]
+    project = watchdog()
     assert names(project["dependencies"]) == BUDGET
     extras = {name: names(each) for name, each in project["optional-dependencies"].items()}
     assert extras == {"otel": {"opentelemetry-exporter-otlp-proto-http", "opentelemetry-sdk"}}
@@ -66,3 +71,12 @@ def test_pure_core_needs_the_standard_library_only():
     loaded = imported_by("import " + ", ".join(f"batching_watchdog.{module}" for module in pure))
     before = imported_by("pass")
     assert loaded - before - {"batching_watchdog"} <= sys.stdlib_module_names
+
+
+def test_packages_of_the_extra_are_those_that_a_function_is_told_to_require():
+    extra = names(watchdog()["optional-dependencies"]["otel"])
+    page = (ROOT / "docs/howto/trace-a-request.md").read_text()
+    assert extra == set(re.findall(r"^ +(opentelemetry-[\w-]+)$", page, re.MULTILINE))
+    assert extra <= set(
+        re.findall(r"`([\w-]+)`", (ROOT / "template/python3-inference/README.md").read_text())
+    )

@@ -55,7 +55,8 @@ OF_OTHERS = {
     *("NotSupported", "OwnerReferencesPermissionEnforcement", "ScaleToZero", "ScalingActive", "TimedOut"),
     *("deploy/slo-autoscaler", "utils.py"),
     *("--build-arg", "--build-label", "--dry-run", "--extra-index-url", "--set", "--shrinkwrap"),
-    "--storage.tsdb.retention.time",
+    *("--storage.tsdb.retention.time", "--enable-feature"),
+    *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SERVICE_NAME", "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"),
     *("http_buffer_req_body", "log_buffer_size", "log_callid", "static_path", "suppress_lock"),
     *("faas_prometheus_host", "functions_provider_url", "scale_from_zero", "build_args"),
     *("http_response_status_code", "http_server_request_duration_seconds", "response_code"),
@@ -64,8 +65,8 @@ OF_OTHERS = {
     *("revision_request_latencies_bucket", "revision_request_count", "tmp_path"),
 }
 """Reasons of Kubernetes and Knative; a Deployment, and a file that must not be; options of faas-cli, docker,
-pip, kubectl, helm and Prometheus; variables of of-watchdog and OpenFaaS' gateway; metrics of Knative; a
-fixture of pytest.
+pip, kubectl, helm and Prometheus; variables of of-watchdog, OpenFaaS' gateway and OpenTelemetry's SDK;
+metrics of Knative; a fixture of pytest.
 """
 OPTION = re.compile(r"--[a-z][a-z.-]*")
 ENDS = {"|", "&", "&&", ";", ">", "<", "||"}
