@@ -9,20 +9,24 @@ from batching_watchdog.config import DESCRIPTIONS
 from contract.exposed import rules
 from docs import generate_reference as reference
 from docs.pages import NAMES, ROOT, prose
+from docs.test_code import sources
 
 CURRENT = [name for name in NAMES if name != "CHANGELOG.md"]
 """The changelog names what is gone."""
 LONGEST = 40
 """Words in a sentence."""
 
-GONE = {
+SPELLING = {
     r"can not": "cannot",
-    r"\d+ %": "99%, without a space",
     r"head room": "headroom",
     r"learnt": "learned",
     r"\w*(?:util|stabil|optim|normal|initial|recogn|minim|summar|organ|serial)is(?:e[ds]?|ing|ation)": "-iz-",
     r"(?:behaviour|colour|favour|honour|neighbour)\w*": "-or",
-    r"(?:licence|centre|artefact|analyse)s?": "license, center, artifact, analyze",
+    r"(?:licence|centre|artefact)s?|analys(?:ed|ing)": "license, center, artifact, analyze",
+}
+"""Spelling that is gone (a regular expression of whole words) -> the one to use; of code too."""
+TERMS = {
+    r"\d+ %": "99%, without a space",
     r"(?:regret|knee|rhythm)": "avoidable overspend, saturation, period",
     r"in hand": "unspent",
     r"rides? along": "backfill",
@@ -31,9 +35,14 @@ GONE = {
     r"second scaler": "conflicting scaler",
     r"works again": "recovered",
 }
-"""Term that is gone (a regular expression of whole words) -> the one to use."""
+"""Likewise, terms of the glossary; of pages and of what programs say."""
 
-_GONE = re.compile(r"(?<![\w-])(?:" + "|".join(GONE) + r")(?![\w-])", re.IGNORECASE)
+
+def _words(table: dict[str, str]) -> re.Pattern[str]:
+    return re.compile(r"(?<![\w-])(?:" + "|".join(table) + r")(?![\w-])", re.IGNORECASE)
+
+
+_SPELLING, _GONE = _words(SPELLING), _words(SPELLING | TERMS)
 FRAGMENT = re.compile(
     r"(?:with[^:]{1,40}: )?"
     r"(?:of|for|with(?![^:]{1,40}:)|whose|where|likewise|by|to|from|in|beyond|between|since|over|as|at|another"
@@ -75,6 +84,17 @@ def help_texts() -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("page", CURRENT)
 def test_page_uses_the_terms_of_the_glossary(page: str):
     assert [_GONE.findall(text) for text in texts((ROOT / page).read_text()) if _GONE.search(text)] == []
+
+
+def test_code_uses_the_spelling_of_the_glossary():
+    kinds = {".py", ".c", ".yml", ".yaml", ".sh", ".js", ".html"}
+    wrong = [
+        (name, found[0])
+        for name, path in sources().items()
+        if path.suffix in kinds and name != "tests/docs/test_prose.py" and "/uplot/" not in name
+        for found in _SPELLING.finditer(path.read_text())
+    ]
+    assert wrong == []
 
 
 @pytest.mark.parametrize("page", CURRENT)

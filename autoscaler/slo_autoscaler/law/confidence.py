@@ -16,6 +16,6 @@ def wilson(share: float, samples: float, sigmas: float) -> tuple[float, float]:
     if samples < 1.0:
         return 0.0, 1.0
     z2 = sigmas * sigmas / samples
-    centre = (share + z2 / 2.0) / (1.0 + z2)
+    center = (share + z2 / 2.0) / (1.0 + z2)
     half = sigmas * math.sqrt(max(0.0, share * (1.0 - share)) / samples + z2 / (4.0 * samples)) / (1.0 + z2)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, center - half), min(1.0, center + half)
