@@ -35,12 +35,10 @@ from slo_autoscaler import fields
 from slo_autoscaler.__main__ import COMMANDS
 from slo_autoscaler.__main__ import main as autoscaler
 from slo_autoscaler.law.inputs import INPUTS
-from slo_autoscaler.law.policies import POLICIES
 from slo_autoscaler.metrics import GAUGES
 from slo_autoscaler.metrics import Metrics as AutoscalerMetrics
 from slo_autoscaler.model import PREDICTED, Decision, Reason, Scale
 from slo_autoscaler.shadow import Score
-from slo_autoscaler.signals import HAS_NEW
 from slo_autoscaler.sources import promql
 from slo_autoscaler.spec import Spec
 from tailbound_lab.local import __main__ as local
@@ -60,7 +58,7 @@ def pages() -> dict[str, str]:
     """Every page by its file name: as it stands, with what is the code's written anew."""
     parts: dict[str, Mapping[str, str | None]] = {
         "watchdog.md": {"The watchdog's environment": _variables()},
-        "autoscaler.md": _sections() | _choices(),
+        "autoscaler.md": _sections(),
         "metrics.md": {
             "The watchdog": _families(_watchdog_families()),
             "The autoscaler": _families(_autoscaler_families()),
@@ -68,7 +66,8 @@ def pages() -> dict[str, str]:
         },
         "reasons.md": _reasons(),
         "signals.md": {"Inputs of a decision": _inputs()},
-        "queries.md": _queries() | {"The load, read directly": None},
+        "queries.md": _queries()
+        | dict.fromkeys(("Functions without the watchdog", "The load, read directly", "After a restart")),
         "cli.md": {name: f"```text\n{text.rstrip()}\n```\n" for name, text in shipped().items()},
     }
     return {name: filled((FOLDER / name).read_text(), under) for name, under in parts.items()}
@@ -160,18 +159,6 @@ def _variables() -> str:
         default = _code(each.shown) if each.shown else ""
         rows.append((each.name, default, "; ".join([each.meaning, *others]), each.rule.words))
     return _table("variable, default, meaning, must be", rows)
-
-
-def _choices() -> dict[str, str]:
-    policies = [(name, policy.label) for name, policy in POLICIES.items()]
-    overrides = [
-        (f"--{flag.replace('_', '-')}", _code(variable), _code(key))
-        for flag, (key, variable) in autoscaler_config.OVERRIDES.items()
-    ]
-    return {
-        "Policies": _table("policy, recommends by", policies),
-        "Without editing": _table("flag, variable, key", overrides),
-    }
 
 
 def _sections() -> dict[str, str]:
@@ -360,16 +347,18 @@ def _inputs() -> str:
 
 
 def _queries() -> dict[str, str]:
-    watchdog = [(name, _code(promql.documented(text))) for name, text in promql.WATCHDOG.items()]
-    new = [("functions", _code(HAS_NEW)), *((name, _code(text)) for name, text in promql.NEW.items())]
-    gateway = [(name, _code(promql.documented(text))) for name, text in promql.GATEWAY.items()]
-    history = [(name, _code(text)) for name, text in (promql.HISTORY | promql.RESTORED).items()]
-    return {
-        "Queries for functions with the batching watchdog": _table("signal, query", watchdog),
-        "Queries for functions with new replicas": _table("signal, query", new),
-        "Queries for functions without it": _table("signal, query", gateway),
-        "Queries after a restart": _table("what, query", history),
-    }
+    both = [
+        (
+            name,
+            *(
+                _code(promql.documented(of[name])) if name in of else "none"
+                for of in (promql.WATCHDOG, promql.GATEWAY)
+            ),
+        )
+        for name in INPUTS
+        if name in promql.WATCHDOG or name in promql.GATEWAY
+    ]
+    return {"By signal": _table("signal, batching watchdog, `signals: gateway`", both)}
 
 
 @functools.cache
