@@ -1,29 +1,29 @@
-"""What one replica can do: its workers with the objective met, its front thread, its cores. [P]
+"""Estimates the capacity of one replica from its workers, its front thread and its cores. [P]
 
-Owns what is exported of it; ``latency`` knows what a batch takes. Next step: ``metrics``.
+Owns the exported capacity; ``latency`` knows the service times. Next step: ``metrics``.
 
-**The workers with the objective met** (``sustained``). Their throughput does not tell it: where few requests
-fit into the SLO a bunch of arrivals takes all of it, and workers out of step neither share the wait evenly
-nor fill their batches alike (the one that becomes free takes all that waits, the next finds one request). No
-formula that was tried is right within a third. So the engine itself was run (``SHARES``). Three numbers tell
-the rate at which 99% are on time: workers, requests that fit into the SLO, and the share of it that l(b)
-takes before the first request. Besides:
+**The workers within the objective** (``sustained``). Throughput alone does not give this rate. Where few
+requests fit into the SLO, a burst of arrivals uses all of it. Workers that are out of step share neither the
+wait nor the requests evenly: the one that becomes free takes the whole queue, the next finds one request. No
+formula that was tried is right within a third, so ``SHARES`` comes from runs of the engine itself. Three
+numbers determine the rate with 99% on time: the workers, the requests that fit into the SLO, and the share of
+the SLO that l(b) takes before the first request. In addition:
 
-- Batches whose times vary by a standard deviation of v count as if they took v longer.
-- All demand beyond what can be served in time is late, and demand is about normal (``_late``). That leads
-  from 99% to another objective. ``slo_autoscaler.law.curve`` has the same shape.
-- Where two requests in turn do not fit, one that finds all workers just begun is late (``_arrivals``).
+- Batches whose times have a standard deviation of v count as if they took v longer.
+- All demand beyond the servable amount is late, and demand is approximately normal (``_late``). This converts
+  99% to other objectives. ``slo_autoscaler.law.curve`` has the same shape.
+- Where two successive requests do not fit, a request is late if all workers have just begun (``_arrivals``).
 
-**The front and the cores** (``CpuCost``). For a small model these hold the workers up. The law is the
-utilization law (Denning and Buzen, 1978, "The Operational Analysis of Queueing Network Models"): a resource
-that spends D seconds on each request serves at most 1/D of them per second.
+**The front end and the cores** (``CpuCost``) limit the workers of a small model. The utilization law (Denning
+and Buzen, 1978, "The Operational Analysis of Queueing Network Models") applies: a resource that spends D
+seconds on each request serves at most 1/D of them per second.
 
-CPU per request falls as load rises, since more requests share a batch and a wake-up: ``BATCH_COST`` tells
-what the front's would be with full batches. Its readings count only while it is busy: of an idle one, health
-checks and scrapes would be taken for the cost of the few requests.
+CPU per request falls as load rises, since more requests share a batch and a wake-up: ``BATCH_COST`` converts
+the front end's cost to full batches. Readings count only while it is busy: in an idle one, health checks and
+scrapes would dominate the cost of the few requests.
 
-What a batch costs a worker is learned by size, as its service time is, but from CPU time: on busy cores a
-batch takes longer and computes no more, so that what was measured on idle ones still holds.
+The CPU cost of a batch is learned by size, as its service time is. On busy cores a batch takes longer but
+needs no more CPU time, so measurements on idle cores still hold.
 """
 
 from bisect import bisect_right
@@ -35,9 +35,9 @@ from typing import Final, NamedTuple, Protocol
 from batching_watchdog.engine.latency import LEAST, LatencyModel
 
 CAUTION: Final = 0.25
-"""Taken off where no batch as large as those that fit into the SLO has run, and less the larger ones did: a
-line through small batches errs by some 10%, and models that are slower in large ones do not show it. With
-this, after a minute at a third of its highest rate, 95 of 100 functions could do as much as was said.
+"""Share subtracted while no batch as large as fits into the SLO has run; less as larger ones run. A line
+through small batches errs by some 10%, and does not show models that are slower in large ones. With this,
+after a minute at a third of its highest rate, 95 of 100 functions reached the stated capacity.
 """
 WORKERS: Final = (1, 2, 4, 8)
 FITTING: Final = (2, 3, 5, 15, 50, 200)
@@ -45,9 +45,9 @@ FITTING: Final = (2, 3, 5, 15, 50, 200)
 CONSTANTS: Final = (0.0, 0.15, 0.3, 0.4, 0.45, 0.5)
 """The constant a of l(b) = a + c b, as a share of the SLO."""
 VARIATION: Final = 0.05
-"""Standard deviation of the time of a batch, as a share of it, with which ``SHARES`` was made."""
+"""Standard deviation of a batch's time, as a share of it, in the runs for ``SHARES``."""
 OBJECTIVE: Final = 0.99
-"""With which it was made."""
+"""Objective of the runs for ``SHARES``."""
 SHARES: Final = (
     109, 31, 16, 12, 11, 10,
     356, 159, 40, 15, 12, 10,
@@ -76,63 +76,63 @@ SHARES: Final = (
 )  # fmt: skip
 """The highest rate that meets ``OBJECTIVE``, in thousandths of the throughput of batches that take the SLO.
 
-Workers by fitting requests (a line each) by constants. Made by ``tailbound_lab.simulate.curves`` with this
-engine and Poisson arrivals; ``bench promise`` compares what comes of it with the engine.
+Workers by fitting requests (a line each) by constants. ``tailbound_lab.simulate.curves`` computes it with
+this engine and Poisson arrivals; ``bench promise`` compares the resulting capacity with the engine.
 """
 LEAST_REQUESTS: Final = 10.0
-"""Of the demand: 1 / variance where there is hardly ever more than one request."""
+"""1 / variance of the demand where seldom more than one request waits."""
 PER_REQUEST: Final = 6.0
-"""By how much that grows with each request that can be served within the SLO."""
+"""Increase of it per request that fits into the SLO."""
 WAIT_SPREAD: Final = 0.4
-"""Standard deviation of the demand that a request as long as the SLO adds, since others wait for it."""
+"""Standard deviation of demand that a request as long as the SLO adds, since others wait for it."""
 PAIRS: Final = 0.25
-"""Of the goodput: below, lateness is two requests that meet, and its share proportional to the rate."""
+"""Share of the goodput below which requests are late only if two meet, in proportion to the rate."""
 PRECISION: Final = 1e-6
-"""Of a rate."""
+"""Relative precision of a rate."""
 SIZES: Final = 64
-"""Batch sizes among which the best is looked for."""
+"""Batch sizes to search for the best one."""
 READ_SECONDS: Final = 1.0
-"""Readings that are closer together are one: the kernel counts CPU time in ticks."""
+"""Minimum seconds between two readings: the kernel counts CPU time in ticks."""
 BUSY: Final = 0.1
-"""The share of a core that the front must have used for a reading to say what a request costs."""
+"""Minimum share of a core that the front end must have used for a reading to count."""
 BATCH_COST: Final = 4.0
-"""The front's CPU time for a batch (to the worker, back, and the wake-ups) in requests' worth. Measured with
-batches of 1 to 50: 4.2 (tabular), 4.4 (text), 4.3 (accelerator) on one machine."""
+"""The front end's CPU time for a batch (to the worker, back, and the wake-ups), in multiples of a request's.
+Measured with batches of 1 to 50: 4.2 (tabular), 4.4 (text), 4.3 (accelerator) on one machine."""
 BUSIEST: Final = 0.85
-"""The share of the cores that front and workers can use while 99 % are in time: the rest is for the kernel,
-for who else is there, and for arrivals in bunches. At the maximum rate of models that the cores limit it was
-0.76 to 0.85, and 0.86 to 0.94 with the clients on the same cores (tabular, text)."""
+"""Share of the cores that front end and workers can use with 99% on time: the rest is for the kernel, other
+processes and bursts. At the maximum rate of models limited by the cores it was 0.76 to 0.85, and 0.86 to 0.94
+with the clients on the same cores (tabular, text)."""
 WEIGHT: Final = 0.5
-"""Of the newest reading."""
+"""Weight of the newest reading."""
 FIRST: Final = 256
-"""Batches whose CPU time is learned one by one, those of ``example()`` among them."""
+"""First batches whose CPU time is all learned, including those of ``example()``."""
 EVERY: Final = 8
-"""Batches per one that is learned from after that: CPU time varies little, and learning has its price too."""
+"""Afterwards one in this many batches is learned: CPU time varies little, and learning costs time."""
 
 
 class Curve(Protocol):
-    """What is known of l(b)."""
+    """The known part of l(b)."""
 
     @property
     def reach(self) -> int:
-        """The largest size to count with, at least 1."""
+        """Largest size to use, at least 1."""
 
     @property
     def tried(self) -> float:
-        """The largest size that is known from batches that have run."""
+        """Largest size that is known from finished batches."""
 
     @property
     def variation(self) -> float:
-        """Standard deviation of the time of a batch, as a share of it."""
+        """Standard deviation of a batch's time, as a share of it."""
 
     def predict_mean(self, size: float) -> float:
-        """Mean of the seconds for ``size`` requests."""
+        """Return the mean seconds for ``size`` requests."""
 
 
 def sustained(curve: Curve, workers: int, slo_latency: float, objective: float) -> tuple[float, float]:
-    """Requests per second with which ``workers`` still meet the objective, and in which batches on average.
+    """Return the highest requests per second of ``workers`` within the objective, and the mean batch size.
 
-    A rate of 0: they cannot serve even one request in time.
+    The rate is 0 if not even one request fits into the SLO.
     """
     longer = (1.0 + curve.variation) / (1.0 + VARIATION)
     if max(1.0, longer) * curve.predict_mean(1) >= slo_latency:
@@ -140,7 +140,7 @@ def sustained(curve: Curve, workers: int, slo_latency: float, objective: float) 
     sizes = {max(1, curve.reach * part // SIZES) for part in range(1, SIZES + 1)}
     best = max(sizes, key=lambda size: size / curve.predict_mean(size))
     fits = bisect_right(range(1, best + 1), slo_latency / longer, key=curve.predict_mean)
-    # The line through the sizes that matter: those that take about the SLO, and half as long.
+    # The line through the relevant sizes: those that take about the SLO, and half as long.
     large = max(2, fits)
     longest = curve.predict_mean(large)
     small = max(1, bisect_right(range(1, large), longest / 2, key=curve.predict_mean))
@@ -149,7 +149,7 @@ def sustained(curve: Curve, workers: int, slo_latency: float, objective: float) 
     constant = max(0.0, longer * shortest - each * small)
     fitting = max(1.0, (slo_latency - constant) / each)
     rate = _at_objective(workers, fitting, constant / slo_latency) / slo_latency
-    # No more than if batches of the best size followed each other without a pause.
+    # At most the throughput of batches of the best size without pauses.
     at_best = slo_latency * best / (longer * curve.predict_mean(best))
     rate = min(rate, _at_objective(workers, at_best, 0.0) / slo_latency)
     if rate <= 0.0:
@@ -168,10 +168,10 @@ def sustained(curve: Curve, workers: int, slo_latency: float, objective: float) 
 
 
 def _at_objective(workers: int, fitting: float, constant: float) -> float:
-    """Requests within an SLO's time at the highest rate that meets ``OBJECTIVE``.
+    """Return the requests per SLO period at the highest rate that meets ``OBJECTIVE``.
 
-    ``SHARES``, linear between its entries. Beyond them as at their rim, but for larger constants: of what
-    they leave, and of what two batches one after the other leave.
+    ``SHARES``, linear between its entries and constant beyond them. For larger constants, the time that they
+    leave, and that two successive batches leave, scales the last entry.
     """
     corners = []
     for axis, value in zip(_AXES, (log(workers), log(fitting), constant), strict=True):
@@ -191,10 +191,9 @@ def _at_objective(workers: int, fitting: float, constant: float) -> float:
 
 
 def _arrivals(workers: int, late: float) -> float:
-    """Mean of a Poisson number that reaches ``workers`` with the probability ``late``.
+    """Return the mean of a Poisson number that reaches ``workers`` with probability ``late``.
 
-    Where two requests one after the other do not fit into the SLO, one is late if each worker has begun with
-    another so lately that it cannot be waited for.
+    Where two successive requests do not fit into the SLO, one is late if every worker has just begun another.
     """
     low, high = 0.0, 10.0 + 2.0 * workers / (1.0 - late)
     while high - low > PRECISION * high:
@@ -208,7 +207,7 @@ def _arrivals(workers: int, late: float) -> float:
 
 
 def _load(spread: float, late: float) -> float:
-    """The load at which the share ``late`` is late, by Newton's method on a convex function from above."""
+    """Return the load with the late share ``late``, by Newton's method on a convex function from above."""
     at_pairs = _late(PAIRS, spread)
     if late <= at_pairs:
         return PAIRS * late / at_pairs
@@ -221,7 +220,7 @@ def _load(spread: float, late: float) -> float:
 
 
 def _late(load: float, spread: float) -> float:
-    """The late share if demand varies by ``spread``; ``load`` is a multiple of the goodput."""
+    """Return the late share of demand that varies by ``spread``; ``load`` is a multiple of the goodput."""
     above = (load - 1.0) / spread
     excess = exp(-0.5 * above * above) * _NORMAL + 0.5 * above * erfc(-above * _ROOT_HALF)
     return spread * excess / load if excess > 0.0 else 0.0
@@ -237,24 +236,24 @@ _AXES: Final[tuple[Sequence[float], ...]] = (
 
 
 class Reading(NamedTuple):
-    """What has been spent since the start. Times are seconds."""
+    """CPU seconds and counts since the start."""
 
     now: float
     front: float
-    """CPU time of the front's thread."""
+    """CPU time of the front end's thread."""
     served: int
-    """Requests that a worker has answered."""
+    """Requests answered by workers."""
     batches: int
-    """Batches that workers have finished."""
+    """Batches finished by workers."""
 
 
 class CpuCost:
-    """What a request costs in CPU time: the front by readings, the workers by batch."""
+    """Learns the CPU cost of a request: the front end's from readings, the workers' from batches."""
 
     def __init__(self, max_batch_size: int) -> None:
         self._last: Reading | None = None
         self._front: float | None = None
-        """Of one request, apart from its share of a batch."""
+        """The front end's CPU seconds per request, without its share of a batch."""
         self._worker = LatencyModel(max_batch_size)
         self._batches = 0
 
@@ -269,7 +268,7 @@ class CpuCost:
         return self._worker.predict_mean(size)
 
     def read(self, reading: Reading) -> None:
-        """Learn from what was spent since the last reading, if that was long enough ago and load enough."""
+        """Learn from the time since the last reading, if it is long enough and had enough load."""
         last = self._last
         if last is not None and reading.now - last.now < READ_SECONDS:
             return
@@ -283,9 +282,9 @@ class CpuCost:
         self._front = cost if self._front is None else self._front + WEIGHT * (cost - self._front)
 
     def bound(self, capacity: float, size: float, cpus: float) -> float:
-        """``capacity`` (requests per second of the workers), or what the front or ``cpus`` cores allow.
+        """Return ``capacity`` (the workers' requests per second), limited by front end and ``cpus`` cores.
 
-        ``size`` is that of the batches with which the workers reach it.
+        ``size`` is the batch size with which the workers reach it.
         """
         front = (self._front or 0.0) * (1.0 + BATCH_COST / size)
         worker = self.of_batch(size) / size

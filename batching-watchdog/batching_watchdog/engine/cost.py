@@ -1,18 +1,18 @@
-"""What a batch costs: which requests may share one, and how long the workers take for it. [P]
+"""Groups requests into pools of similar cost, and learns the service time of each pool. [P]
 
 Requests of one method and path, ``X-Batch-Key`` and length of body (by powers of two) form a cost class.
-Classes that cost alike share batches: a ``Pool`` is a set of them, with one service time l(b) (``latency``).
-All classes of a batch key begin in one pool. Now and then a batch is made of one class alone; a class whose
-batches cost other than its pool's leaves it, for a pool that it agrees with or for one of its own, and pools
-that agree become one again. So a model whose batches are padded to the longest body gets batches of like
-lengths, and a model that does not care about lengths or paths gets full batches: from data, with nothing set.
+Classes of similar cost share batches: a ``Pool`` is a set of them, with one service time l(b) (``latency``).
+All classes of a batch key begin in one pool. Occasionally a batch has requests of one class only. A class
+whose batches differ in cost from its pool's leaves it, for a matching pool or a new one, and matching pools
+merge. So a model that pads batches to the longest body gets batches of similar lengths. A model that depends
+on neither lengths nor paths gets full batches. Both follow from data, without settings.
 
-Requests of different batch keys never share a batch, nor do those of different paths where the handler says
-so (``mix_paths``). Clients choose classes and batch keys, so the number of both is bounded: of those that are
-not known yet, and of those that are, the one that has not run for longest is forgotten.
+Requests of different batch keys never share a batch, nor do those of different paths if the handler forbids
+it (``mix_paths``). Clients choose classes and batch keys, so their number is limited: among the unknown, and
+among the known ones, the least recently used is dropped.
 
-One more curve is learned from all batches; it stands in for pools that have hardly run, and is the only one
-while there is a single class.
+One more curve is learned from all batches. It replaces those of pools that have hardly run, and is the only
+one while there is a single class.
 """
 
 from collections import Counter, OrderedDict, deque
@@ -26,69 +26,69 @@ from batching_watchdog.engine.latency import LEAST, OBJECTIVE, TRIES, LatencyMod
 from batching_watchdog.messages import CostClass, Request
 
 KNOWN: Final = 2 * TRIES
-"""Batches after which a pool is believed rather than the average of all."""
+"""Batches after which a pool's own curve replaces the average of all."""
 MAX_CLASSES: Final = 64
-"""Classes and batch keys that are kept."""
+"""Maximum number of kept classes and batch keys."""
 MAX_POOLS: Final = 8
-"""Pools of one batch key: each needs a batch of its own within the SLO."""
+"""Maximum pools of one batch key: each needs its own batch within the SLO."""
 ALONE_EVERY: Final = 8
-"""Of so many batches of a pool one is of a single class, while one of its classes is not known."""
+"""One in this many batches of a pool is of a single class, while one of its classes is unknown."""
 ALONE_EVERY_LATE: Final = 2
-"""As often where the requests are late already."""
+"""The same number for requests that are late already."""
 AGAIN: Final = 16
-"""As often less once all are known, since a class may come to cost more."""
+"""Factor by which this becomes rarer once all are known; a class may still become more expensive."""
 SHARE: Final = 8
-"""A class is tried alone if at least one in so many requests of a batch is of it: a batch of fewer would cost
-throughput and tell little."""
+"""A class is tried alone if at least one in this many requests of a batch belongs to it: a batch of fewer
+would cost throughput and show little."""
 SMALL: Final = 4
-"""A batch of one class counts if the pool's are no more than so many times as large."""
+"""A batch of one class counts if the pool's batches are at most this many times as large."""
 APART: Final = 1.5
-"""A class leaves a pool whose batches take so many times what its own take, or the reverse."""
+"""A class leaves its pool if its batches take this many times as long as the pool's, or the reverse."""
 ALIKE: Final = 1.25
-"""Pools whose curves differ by less become one."""
+"""Pools whose curves differ by less than this factor merge."""
 
 
 class ServiceTimes(Protocol):
-    """l(b) of one pool: what the policies ask of it."""
+    """l(b) of one pool, as the policies use it."""
 
     @property
     def best_size(self) -> int:
-        """The size with the best throughput, or one that is worth a try; a batch of it is allowed."""
+        """The allowed size with the best throughput, or the next one to try."""
 
     def predict(self, size: int) -> float:
-        """Upper quantile of the seconds for ``size`` requests."""
+        """Return the upper quantile of the seconds for ``size`` requests."""
 
     def predict_mean(self, size: int) -> float:
-        """Mean of the seconds for ``size`` requests."""
+        """Return the mean seconds for ``size`` requests."""
 
     def largest_within(self, seconds: float) -> int:
-        """The largest size whose upper quantile is at most ``seconds``; 0 if there is none."""
+        """Return the largest size whose upper quantile is at most ``seconds``; 0 if there is none."""
 
 
 class Shared(Protocol):
-    """A pool as the engine sees it: told apart from others, and nothing is called of it."""
+    """A pool as the engine uses it: compared with others only."""
 
     @property
     def times(self) -> ServiceTimes:
-        """What its batches take."""
+        """Service times of its batches."""
 
 
 class Cost(Protocol):
-    """What the engine asks of all pools together."""
+    """All pools together, as the engine uses them."""
 
     @property
     def overall(self) -> ServiceTimes:
         """Of any batch."""
 
     def pool(self, cost_class: CostClass) -> Shared:
-        """Where a request of this class waits, and with whom it may share a batch."""
+        """Return the pool of a class, whose requests may share a batch."""
 
     def alone(
         self, pool: Shared, waiting: Iterable[Request], size: int, *, late: bool = False
     ) -> CostClass | None:
-        """The class of which a batch is to be made instead of the first ``size``, to learn what it costs.
+        """Return the class to batch alone instead of the first ``size`` requests, to learn its cost, or None.
 
-        ``late``: they are late already, so that nothing is lost by it.
+        ``late``: the requests are late already, so nothing is lost.
         """
 
     def learn(self, requests: Sequence[Request], seconds: float) -> None:
@@ -116,7 +116,7 @@ class Pool:
 
 
 class _Class:
-    """Where a class belongs, and its last batches alone: size, seconds, and those over the pool's."""
+    """The pool of a class, and its last batches alone: size, seconds, and their ratio to the pool's."""
 
     __slots__ = ("pool", "runs", "seen")
 
@@ -126,7 +126,7 @@ class _Class:
         self.seen = 0
 
     def wants(self, size: int) -> bool:
-        """Whether a batch of ``size`` alone would tell something new."""
+        """Return whether a batch of ``size`` alone would add information."""
         return len(self.runs) < TRIES or 2 * max(run[0] for run in self.runs) <= size
 
 
@@ -138,15 +138,15 @@ class CostModel:
         self._objective = objective
         self.overall = self._new_model()
         self._apart = True
-        """Whether requests of different methods and paths are kept apart."""
+        """Whether requests of different methods and paths are kept separate."""
         self._keys: OrderedDict[tuple[bytes, bytes], list[Pool]] = OrderedDict()
-        """The pools of what may share batches at all; the first is that of unknown classes."""
+        """Pools by compatible requests; the first pool is for unknown classes."""
         self._new: OrderedDict[CostClass, _Class] = OrderedDict()
         self._known: OrderedDict[CostClass, _Class] = OrderedDict()
         self._learned = 0
 
     def mix_paths(self) -> None:
-        """From now on requests of different methods and paths may share a batch: the handler allows it."""
+        """Allow requests of different methods and paths in one batch, as the handler does."""
         if self._apart:
             self._apart = False
             self._keys.clear()
@@ -154,14 +154,14 @@ class CostModel:
             self._known.clear()
 
     def pool(self, cost_class: CostClass) -> Pool:
-        """Where a request of this class waits."""
+        """Return the pool of this class."""
         found = self._known.get(cost_class) or self._new.get(cost_class) or self._add(cost_class)
         return found.pool
 
     def alone(
         self, pool: Shared, waiting: Iterable[Request], size: int, *, late: bool = False
     ) -> CostClass | None:
-        """The class of which a batch is to be made instead of the first ``size``, if it is to be."""
+        """Return the class to batch alone instead of the first ``size`` requests, or None."""
         assert isinstance(pool, Pool)  # noqa: S101 - ours
         if len(pool.classes) < 2:
             return None
@@ -188,10 +188,10 @@ class CostModel:
         classes = [self._of(kind) for kind in kinds]
         kind, pool = next(iter(kinds)), classes[0].pool
         if any(each.pool is not pool for each in classes):
-            return  # they were taken together before they were told apart
+            return  # the batch was cut before its classes were separated
         pools = self._pools(kind)
         if len(self._keys) == len(pools) == len(pool.classes) == 1:
-            return  # all that there is so far: what was learned of any is its own
+            return  # the only class so far: the overall curve is its own
         if len(kinds) == 1:
             self._judge(kind, classes[0], size, seconds)
         pool.model.observe(size, seconds)
@@ -206,7 +206,7 @@ class CostModel:
         return LatencyModel(self.max_batch_size, self._objective)
 
     def _pools(self, cost_class: CostClass) -> list[Pool]:
-        """The pools among which this class may be, with one to begin in."""
+        """Return the pools that this class may join, at least one."""
         key = (cost_class[0], cost_class[1] if self._apart else b"")
         pools = self._keys.get(key)
         if pools is None:
@@ -220,7 +220,7 @@ class CostModel:
         return pools
 
     def _of(self, cost_class: CostClass) -> _Class:
-        """The class, as the one that has run last."""
+        """Return the class, marked as the most recently used."""
         for kept in (self._known, self._new):
             if cost_class in kept:
                 kept.move_to_end(cost_class)
@@ -229,7 +229,7 @@ class CostModel:
 
     def _add(self, cost_class: CostClass) -> _Class:
         pools = self._pools(cost_class)
-        # What is known of the next longer or shorter bodies of the same path is the best guess.
+        # The next longer or shorter bodies of the same path give the best estimate.
         near = [each for pool in pools for each in pool.classes if each[:2] == cost_class[:2]]
         nearest = min(near, key=lambda each: abs(each[2] - cost_class[2]), default=None)
         pool = next((each for each in pools if nearest in each.classes), pools[0])
@@ -248,11 +248,11 @@ class CostModel:
         pools[1:] = [pool for pool in pools[1:] if pool.classes]
 
     def _judge(self, kind: CostClass, each: _Class, size: int, seconds: float) -> None:
-        """Learn from a batch of one class, and let the class go where it belongs."""
+        """Learn from a batch of one class, and move the class to the matching pool."""
         self._learned += 1
         each.seen = self._learned
         times = each.pool.times
-        # Batches that are small beside the others of the pool say little of what those cost.
+        # Batches much smaller than the pool's others show little about their cost.
         if len(each.pool.classes) < 2 or not times.knows(size) or SMALL * size < each.pool.usual:
             return
         if size >= 2 * max([run[0] for run in each.runs], default=size):
@@ -287,7 +287,7 @@ class CostModel:
         self._drop_empty(pools)
 
     def _join(self, pools: list[Pool], pool: Pool) -> None:
-        """Make ``pool`` one with another that costs alike."""
+        """Merge ``pool`` with another of similar cost."""
         for other in pools:
             if other is not pool and other.times is other.model and _alike(pool.times, other.times):
                 stays, goes = (pool, other) if pool is pools[0] else (other, pool)
@@ -301,14 +301,14 @@ class CostModel:
 
 
 def _off(runs: Iterable[tuple[int, float, float]], times: LatencyModel) -> float:
-    """By what factor ``runs`` take more or less than ``times`` says; infinite where it knows too little."""
+    """Return the factor between ``runs`` and ``times``, at least 1; infinite if ``times`` lacks the sizes."""
     known = [(seconds, times.predict_mean(size)) for size, seconds, _ in runs if times.knows(size)]
     ratio = median([seconds / max(LEAST, usual) for seconds, usual in known]) if known else inf
     return max(ratio, 1 / ratio)
 
 
 def _alike(one: LatencyModel, other: LatencyModel) -> bool:
-    """Whether two curves agree at the largest size that both know, and at the largest that either does."""
+    """Return whether two curves agree at the largest size that both know, and that either knows."""
     sizes, others = one.sizes_learned(), other.sizes_learned()
     common = set(sizes) & set(others)
     if not common:

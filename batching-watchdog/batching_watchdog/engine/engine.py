@@ -1,12 +1,12 @@
 """The state machine of requests: events in, effects out. [P]
 
-Owns every admitted request from ``offer`` to its ``Answer``, and which workers are idle. Decides nothing by
-itself about batches: ``policy`` does. Server, simulator and tests drive the same code; ``shell`` carries out
-what comes back. Times are seconds on any monotonic clock.
+Owns every admitted request from ``offer`` to its ``Answer``, and the set of idle workers. ``policy`` decides
+about batches. Server, simulator and tests drive the same code; ``shell`` executes the effects. Times are
+seconds on any monotonic clock.
 
-What always holds: every admitted request leaves exactly once, by an ``Answer`` or by ``abandon``; no more
-than ``max_inflight`` are admitted; a worker runs one batch and has at most one more, sent shortly before it
-is done with the first; after ``tick`` no worker is idle while a request waits that it may have.
+Invariants: every admitted request leaves exactly once, by an ``Answer`` or by ``abandon``; at most
+``max_inflight`` are admitted; a worker runs one batch and has at most one more, sent shortly before the end
+of the first; after ``tick`` no worker is idle while a request waits that it may serve.
 """
 
 from collections import OrderedDict, deque
@@ -25,33 +25,33 @@ from batching_watchdog.errors import Expired, PredictedLate, QueueFull, Watchdog
 from batching_watchdog.messages import DROPPED, PROBE, Batch, CostClass, DispatchReason, Reply, Request
 
 PROBE_SINGLE_EVERY: Final = 8
-"""Of so many batches of late requests one is of a single request while, by what was learned, none can be on
-time: large batches do not show what a small one takes."""
+"""One in this many batches of late requests has a single request while, by the learned times, none can be on
+time: large batches do not show the time of a small one."""
 
 WORK_EVERY: Final = 0.25
-"""Seconds over which work that comes in is counted."""
+"""Seconds over which arriving work is counted."""
 WORK_SECONDS: Final = 2.0
 """Seconds over which those counts are averaged."""
 REFUSAL_SECONDS: Final = 0.25
-"""How long the same error serves all requests that are refused at the header: making one costs as much as
+"""Seconds for which one error object serves all requests refused at the header: creating one costs as much as
 reading the request."""
 MAX_LANES: Final = 64
-"""Lanes among which is chosen at once. One that is served goes behind the others, so all have a turn."""
+"""Maximum lanes in one choice. A served lane moves behind the others, so all have a turn."""
 
 NEWEST_FIRST: Final = 0.5
-"""Of the time that clients wait: once the oldest late request has waited so long, the newest go first. A
-queue is worked off in about the time that its head has waited, and by then its client will have gone."""
+"""Share of the clients' patience after which the newest late requests go first. A queue takes about as long
+to drain as its head has waited, and by then the head's client has left."""
 GIVEN_UP: Final = 0.1
-"""Weight of each client that gives up, in the mean of how long they wait."""
+"""Weight of each client that gives up in the mean of their waiting times."""
 
 PATIENCE: Final = 1.0
-"""Seconds after which a late or suspect request goes before those on time, if all of them stay so."""
+"""Seconds after which a late or suspect request goes before those on time, if these stay on time."""
 
 EASY: Final = 0.75
-"""Of the workers' time, demand up to which there is time to spare for those."""
+"""Demand, as a share of the workers' time, up to which these may go first."""
 OVERLOAD: Final = 1.1
-"""Of the workers' time, demand from which no late request is backfilled: the batch takes longer by it, and
-those on time that wait go late. With 1.0 a little is lost at the highest rate that can be held."""
+"""Demand, as a share of the workers' time, from which no late request is backfilled: it makes the batch
+longer, and waiting requests go late. 1.0 loses a little at the highest sustainable rate."""
 
 # Where a request is: plain numbers, since an Enum's hash is Python code and places change with every request.
 _ON_TIME: Final = 0
@@ -62,7 +62,7 @@ _GONE: Final = 4
 
 
 class Engine:
-    """The queue in front of the workers. Every method is synchronous and takes the time it needs."""
+    """The queue in front of the workers. Every method is synchronous and receives the time."""
 
     def __init__(
         self,
@@ -85,33 +85,33 @@ class Engine:
         self._running: dict[Worker, Batch] = {}
         self._prefetch = Prefetch(self._workers, lead, cpus)
         self._nearly_idle = 0
-        """Busy workers that may have their next batch now, as of the last ``tick``."""
+        """Busy workers that may get their next batch now, by the last ``tick``."""
         self._admitted: OrderedDict[int, Request] = OrderedDict()
-        """In order of admission, in which equal timeouts expire."""
+        """Admitted requests in order of admission, in which equal timeouts expire."""
         self._early: list[tuple[float, int]] = []
         """(expiry, id) of requests that expire before one that was admitted earlier."""
         self._latest = 0.0
         self._lanes: dict[Shared, Lane] = {}
-        """Of the pools of which something waits: clients choose them, so no empty one may stay."""
+        """Lanes with waiting requests. Clients choose the pools, so empty lanes are removed."""
         self._active: dict[Shared, Lane] = {}
-        """Those in which something is on time, the one that was served last behind the others."""
+        """Lanes with requests on time, the last served one at the end."""
         self._late: OrderedDict[int, Request] = OrderedDict()
         """All late requests in the order in which they became late."""
         self._suspects: deque[tuple[Request, ...]] = deque()
-        """Parts of batches under which a worker died, by deadline."""
+        """Parts of batches whose worker died, by deadline."""
         self._suspect_out: Worker | None = None
         """The one worker that may run suspects now."""
         self._counts = [0, 0, 0, 0]
         self._late_batches = 0
         self._clients_wait = inf
-        """Seconds after which the clients of late requests have given up, in the mean."""
+        """Mean seconds after which the clients of late requests gave up."""
         self._refusal: QueueFull | None = None
         self._refused_at = 0.0
         self._work = 0.0
-        """Seconds of work that came in since ``_work_since``."""
+        """Seconds of work that arrived since ``_work_since``."""
         self._work_since = 0.0
         self._demand = 0.0
-        """Of the workers' time, what would be needed for all that comes in."""
+        """Demand: the time needed for all arrivals, as a share of the workers' time."""
 
     def __repr__(self) -> str:
         on_time, late, suspect, running = self._counts
@@ -122,48 +122,48 @@ class Engine:
 
     @property
     def admitted(self) -> int:
-        """Requests queued and running."""
+        """Number of queued and running requests."""
         return len(self._admitted)
 
     @property
     def queued(self) -> int:
-        """Requests that wait for a worker."""
+        """Number of requests that wait for a worker."""
         return len(self._admitted) - self._counts[_RUNNING]
 
     @property
     def idle(self) -> int:
-        """Workers that wait for a batch."""
+        """Number of workers that wait for a batch."""
         return len(self._idle)
 
     @property
     def suspects(self) -> int:
-        """Requests that wait to be tried again."""
+        """Number of requests that wait for a retry."""
         return self._counts[_SUSPECT]
 
     @property
     def at_limit(self) -> bool:
-        """Whether ``max_inflight`` requests are admitted: one more must take the place of a late one."""
+        """Whether ``max_inflight`` requests are admitted: one more must replace a late one."""
         return len(self._admitted) >= self._max_inflight
 
     @property
     def full(self) -> bool:
-        """Whether ``offer`` would refuse even a request that can be on time."""
+        """Whether ``offer`` would refuse even requests that can be on time."""
         return self.at_limit and not self._counts[_LATE]
 
     @property
     def eager(self) -> bool:
-        """Whether a request that is offered may change what is to be done before the next event."""
+        """Whether an offered request may need a ``tick`` before the next event."""
         return bool(self._idle) or self._shed_late or self._nearly_idle > 0
 
     def refusal(self, slot: float, now: float) -> WatchdogError | None:
-        """The error with which a request is to be refused at its header, before its body is read.
+        """Return the error that refuses a request at its header, before its body is read, or None.
 
-        None while a worker is idle and there is room, whatever was learned: a model that was slow once must
-        be measured again.
+        None while a worker is idle and there is room, regardless of the learned times: a model that was slow
+        once must be measured again.
         """
         if self.at_limit:
             if not self.full and not self.predicts_late(slot, now):
-                return None  # it takes the place of a late one
+                return None  # it replaces a late one
             if self._refusal is None or now - self._refused_at > REFUSAL_SECONDS:
                 self._refused_at, self._refusal = now, self._queue_full()
             return self._refusal
@@ -172,10 +172,10 @@ class Engine:
         return None
 
     def predicts_late(self, slot: float, now: float) -> bool:
-        """Whether a request that came now would probably be answered after ``slot``.
+        """Return whether a request that arrives now would probably be answered after ``slot``.
 
-        By all that waits for earlier slots, whatever its cost class. One that is refused in error is
-        lost, one that is admitted in error will be found late by the policy: this is on the admitting side.
+        Counts all requests with earlier slots, of every cost class. A wrongly refused request is lost, and
+        the policy finds a wrongly admitted one to be late, so this prefers to admit.
         """
         if not self._policy.by_deadline:
             return False
@@ -186,11 +186,11 @@ class Engine:
         return sum(shares) > 1.0
 
     def offer(self, request: Request, now: float) -> Sequence[Effect]:
-        """Admit ``request``; never cuts a batch: ``tick`` does, once for all that came together.
+        """Admit ``request``; ``tick`` cuts batches, once for all simultaneous requests.
 
-        When ``max_inflight`` requests are admitted, one that can be on time takes the place of the one that
-        has been late for longest: that has missed its SLO, and its client is the least likely to wait still.
-        Raises ``QueueFull`` if there is none, or if ``request`` itself has no time left.
+        At ``max_inflight``, a request that can be on time replaces the one that has been late longest: that
+        one has missed its SLO, and its client is the least likely to be waiting. Raises ``QueueFull`` without
+        a late one, or if ``request`` itself has no time left.
         """
         effects: Sequence[Effect] = ()
         if len(self._admitted) >= self._max_inflight:
@@ -200,7 +200,7 @@ class Engine:
             displaced = next(iter(self._late.values()))
             self._leave(displaced)
             effects = (Answer(displaced, self._queue_full(displaced=True)),)
-        # Equal timeouts expire in order of admission; only a shorter one needs a place of its own.
+        # Equal timeouts expire in order of admission; only a shorter one needs an entry of its own.
         if request.expires < self._latest:
             heappush(self._early, (request.expires, request.id))
             if len(self._early) > 64 + 2 * len(self._admitted):
@@ -214,12 +214,12 @@ class Engine:
         return effects
 
     def worker_ready(self, worker: Worker) -> None:
-        """A worker has loaded, or may have another batch after ``batch_done``."""
-        if worker not in self._running:  # else it goes on with the one that was prefetched
+        """Mark a worker as idle, after loading or after ``batch_done``."""
+        if worker not in self._running:  # else it continues with its prefetched batch
             self._idle.append(worker)
 
     def worker_gone(self, worker: Worker) -> None:
-        """An idle worker has gone."""
+        """Remove an idle worker that has ended."""
         if worker in self._idle:
             self._idle.remove(worker)
 
@@ -233,11 +233,10 @@ class Engine:
         last: bool = False,
         learns: bool = True,
     ) -> tuple[Batch, list[Effect]]:
-        """The worker answered the batch that is returned: learn from it, answer its requests.
+        """Learn from a finished batch, and answer its requests; return the batch with the effects.
 
-        ``cpu_seconds``: the CPU time that it took, 0 if that is not known.
-        ``last``: the worker is to have no more than what it has already. ``learns``: whether the time of the
-        batch says what serving costs.
+        ``cpu_seconds``: its CPU time, 0 if unknown. ``last``: the worker must get no further batch.
+        ``learns``: whether its time shows the cost of serving.
         """
         batch = self._running.pop(worker)
         if worker is self._suspect_out:
@@ -257,7 +256,7 @@ class Engine:
         admitted, counts = self._admitted, self._counts
         effects: list[Effect] = []
         for request, reply in zip(batch.requests, replies, strict=True):
-            if request.place == _RUNNING:  # else it has expired, or its client has gone
+            if request.place == _RUNNING:  # else it has expired, or its client has left
                 request.place = _GONE
                 del admitted[request.id]
                 counts[_RUNNING] -= 1
@@ -265,17 +264,17 @@ class Engine:
         return batch, effects
 
     def learn_any(self, size: int, seconds: float) -> None:
-        """A batch of ``size`` requests that stand for any took a worker ``seconds``."""
+        """Learn from a batch of ``size`` representative requests that took a worker ``seconds``."""
         self._cost.learn_any(size, seconds)
         self._policy.observe(size, seconds)
 
     def worker_lost(self, worker: Worker, error: WatchdogError | None = None) -> list[Effect]:
-        """A worker died: under a batch, or idle. What it was running is tried again in parts.
+        """Handle the death of a worker: retry its running batch in parts.
 
-        A batch of n is tried in about sqrt(n) parts, and so is each: a request that kills its worker takes
-        three with it, four from a batch of 16 or more, five from one of 256. One that was alone fails, with
-        ``error`` if that is given.
-        A batch that the worker had not begun had no part in it: its requests wait as they did before.
+        A batch of n is retried in about sqrt(n) parts, and so is each part: a request that kills its worker
+        kills three workers, four from a batch of 16 or more, five from one of 256. A request that was alone
+        fails, with ``error`` if given. A batch that the worker had not begun is no suspect: its requests wait
+        as before.
         """
         self.worker_gone(worker)
         self._take_back(self._prefetch.batches.pop(worker, None))
@@ -299,7 +298,7 @@ class Engine:
         return []
 
     def abandon(self, request: Request, now: float) -> list[Effect]:
-        """Forget a request whose client has gone; a batch that its worker has begun is not called back."""
+        """Remove a request whose client has left; a batch that has begun continues."""
         if request.place != _GONE:
             self._leave(request)
             if now > request.slot:
@@ -309,14 +308,14 @@ class Engine:
         return [*self._prefetch.cancels()]
 
     def give_up(self, error: WatchdogError) -> list[Effect]:
-        """Answer every admitted request with ``error``; a batch that has left is not called back."""
+        """Answer every admitted request with ``error``; batches under way continue."""
         requests = list(self._admitted.values())
         for request in requests:
             self._leave(request)
         return [*self._prefetch.cancels(), *(Answer(request, error) for request in requests)]
 
     def tick(self, now: float) -> list[Effect]:
-        """Do all there is to do now: give up what has expired, then have the idle workers run batches."""
+        """Answer expired requests, then dispatch batches to idle workers; return the effects."""
         effects: list[Effect] = []
         ends = self._next_expiry()
         if ends <= now:
@@ -329,7 +328,7 @@ class Engine:
         due, opens = self._prefetch.due(self._running, now)
         ends = min(ends, opens)
         if due:
-            self._idle = due[::-1] + self._idle  # behind those that are idle: the last is next
+            self._idle = due[::-1] + self._idle  # after the idle ones: the last is next
         while self._idle or self._shed_late:
             step = self._next_step(self._starts(now), effects)
             if isinstance(step, Wait):
@@ -346,9 +345,9 @@ class Engine:
         return effects
 
     def _next_step(self, now: float, effects: list[Effect]) -> bool | Wait:
-        """Do one more thing; True if it was done, False or what to wait for if there is nothing more.
+        """Do one more step; return True after a step, else False or the time to wait for.
 
-        ``now`` is when the worker begins that is next.
+        ``now`` is the time when the next worker begins.
         """
         if self._idle and self._suspects and self._take_suspects(now, effects):
             return True
@@ -368,14 +367,14 @@ class Engine:
         if answer.skip:
             self._go_late(answer.lane, answer.skip, now)
         if answer.size and not self._idle:
-            # Looked at again when its deadline passes with every worker busy: it may be shed then.
+            # Checked again when its deadline passes with every worker busy: it may be shed then.
             return Wait(answer.lane.keys[0])
         if answer.size:
             self._dispatch_on_time(answer, now, effects)
         return True
 
     def _take_suspects(self, now: float, effects: list[Effect]) -> bool:
-        """Give an idle worker a part of a lost batch, in its turn by deadline, in one place at a time."""
+        """Give one idle worker at a time a part of a lost batch, in order of deadline."""
         if self._suspect_out is not None or self._idle[-1] in self._running:
             return False
         while self._suspects:
@@ -412,7 +411,7 @@ class Engine:
         self._end(lane)
 
     def _count_work(self, lane: Lane, head: Request, now: float) -> None:
-        """Count what came in since the lane was served last, in seconds of work."""
+        """Count the arrivals since the lane was last served, in seconds of work."""
         size = max(1, lane.kept_up(head.slot - head.arrived, self._ahead))
         self._work += lane.arrived * lane.model.predict_mean(size) / size
         lane.arrived = 0
@@ -423,21 +422,21 @@ class Engine:
             self._work, self._work_since = 0.0, now
 
     def _backfill(self, lane: Lane, head: Request, size: int, now: float) -> list[Request]:
-        """Late requests for the room beside a batch, if no other on time could have it.
+        """Return late requests for the free room of a batch that already holds all requests on time.
 
-        Most of what a batch costs it costs at any size. Without this, small batches of those that are on time
-        would take all of the workers' time under a load that they can well carry, and the late ones would
-        wait for as long as it lasts.
+        Most of a batch's cost does not depend on its size. Without backfill, small batches of requests on
+        time would take all of the workers' time under a moderate load, and late requests would wait until it
+        ends.
         """
         if self._demand > OVERLOAD:
             return []
-        # As for a batch of late ones alone, and what is on time stays so.
+        # The limit of a batch of only late requests applies, and requests on time must stay on time.
         span = min(head.slot - now, (head.slot - head.arrived) / 2)
         room = min(lane.model.best_size, lane.model.largest_within(span)) - size
         return lane.take_late(max(0, min(room, len(lane.late))), newest=self._newest_first(now))
 
     def _serve_late(self, now: float, effects: list[Effect]) -> bool:
-        """A batch of late requests if nothing on time wants the worker; or shed them all."""
+        """Dispatch a batch of late requests if no request on time needs the worker, or shed them all."""
         free = bool(self._idle) and not self._counts[_ON_TIME]
         if self._shed_late:
             self._shed(now, effects, one_stays=free)
@@ -454,8 +453,8 @@ class Engine:
     def _shed(self, now: float, effects: list[Effect], *, one_stays: bool) -> None:
         """Answer all late requests with ``PredictedLate``.
 
-        But an idle worker takes the latest one, alone, provided that it is late by prediction only: nothing
-        is lost by trying, and a model that was slow once would else never be measured again.
+        With ``one_stays`` an idle worker takes the latest one, alone, if it is late only by prediction: the
+        try costs nothing, and otherwise a model that was slow once would never be measured again.
         """
         shed = list(self._late.values())
         if one_stays and shed[-1].slot > now:
@@ -466,7 +465,7 @@ class Engine:
             effects.append(Answer(request, late))
 
     def _serve_patient(self, now: float, effects: list[Effect]) -> bool:
-        """Give an idle worker late requests that have waited for long, if there is time to spare."""
+        """Give an idle worker late requests that have waited for ``PATIENCE``, if there is spare time."""
         if self._shed_late or not self._counts[_ON_TIME]:
             return False
         head = next(iter(self._late.values()))
@@ -485,15 +484,15 @@ class Engine:
         self._end(lane)
 
     def _next_late(self, now: float) -> Request:
-        """The late request that goes first; there is one."""
+        """Return the late request that goes first; there must be one."""
         late = self._late.values()
         return next(reversed(late) if self._newest_first(now) else iter(late))
 
     def _newest_first(self, now: float) -> bool:
-        """Whether late requests are served newest first: the oldest ones' clients are about to give up.
+        """Return whether late requests go newest first, because the oldest clients are about to give up.
 
-        In order of arrival each would be served just before its client has gone, and most of the answers
-        would come just after (adaptive LIFO: Maurer, Fail at Scale, ACM Queue 13:8, 2015).
+        In order of arrival each would be served just before its client leaves, and most answers would come
+        too late (adaptive LIFO: Maurer, Fail at Scale, ACM Queue 13:8, 2015).
         """
         head = next(iter(self._late.values()), None)
         if head is None:
@@ -501,10 +500,10 @@ class Engine:
         return now - head.arrived > NEWEST_FIRST * min(head.expires - head.arrived, self._clients_wait)
 
     def _spare(self, waiting: Request, now: float) -> float:
-        """Seconds that a request which has waited for long may take before those on time.
+        """Return the seconds that a request which has waited for long may take before those on time.
 
-        Small batches of other lanes take all of the workers' time under a load that they can well carry, and
-        late or suspect requests would wait for as long as it lasts. Under overload they do.
+        Otherwise small batches of other lanes would take all of the workers' time under a moderate load, and
+        late or suspect requests would wait until it ends. Under overload they do.
         """
         if now - waiting.arrived < PATIENCE or self._demand > EASY:
             return 0.0
@@ -517,11 +516,11 @@ class Engine:
         return slack
 
     def _late_size(self, lane: Lane, span: float) -> int:
-        """The size for a batch of late requests, which leaves ``span`` seconds to those that come meanwhile.
+        """Return the size of a batch of late requests that leaves ``span`` seconds to new arrivals.
 
-        By what was learned none may be on time any more: then the size with the best throughput. But it may
-        be wrong, after a stall of the machine, and large batches do not show what a small one takes: so at
-        times one request goes alone.
+        If by the learned times no request can be on time, use the size with the best throughput. After a
+        stall of the machine these times may be wrong, and large batches do not show the time of a small one.
+        So one in ``PROBE_SINGLE_EVERY`` batches holds a single request.
         """
         best = lane.model.best_size
         fits = lane.model.largest_within(span)
@@ -571,7 +570,7 @@ class Engine:
             self._lanes.pop(lane.pool, None)
 
     def _leave(self, request: Request) -> None:
-        """Take an admitted request out for good."""
+        """Remove an admitted request."""
         place, request.place = request.place, _GONE
         request.header_block = request.body = b""  # its batch may run on for long, and needs them no more
         del self._admitted[request.id]
@@ -591,12 +590,12 @@ class Engine:
             self._prefetch.leave(request)
 
     def _starts(self, now: float) -> float:
-        """When the next worker to get a batch will begin with it."""
+        """Return the time at which the next worker will begin its batch."""
         busy = self._running.get(self._idle[-1]) if self._idle else None
         return now if busy is None else max(now, busy.dispatched + busy.seconds)
 
     def _queue(self, request: Request, now: float) -> None:
-        """Put an admitted request among those on time; the policy finds out if it is not."""
+        """Queue an admitted request as on time; the policy detects whether it is late."""
         request.place = _ON_TIME
         self._counts[_ON_TIME] += 1
         pool = self._cost.pool(request.cost_class)
@@ -610,7 +609,7 @@ class Engine:
         lane.add(request, self._key(request))
 
     def _take_back(self, batch: Batch | None) -> None:
-        """Queue the requests of a prefetched batch again: they have not been tried."""
+        """Queue the requests of a prefetched batch again: they have not run."""
         for request in () if batch is None else batch.requests:
             if request.place == _RUNNING:
                 self._counts[_RUNNING] -= 1
@@ -622,16 +621,16 @@ class Engine:
 
     @property
     def _ahead(self) -> float:
-        """Batches that a request waits for before its own: of each lane one, shared among the workers."""
+        """Return the batches before a request's own: one of each lane, divided among the workers."""
         return max(1.0, len(self._active) / self._workers)
 
     def _choice(self) -> list[Lane]:
         return list(islice(self._active.values(), MAX_LANES))
 
     def _queue_full(self, *, displaced: bool = False) -> QueueFull:
-        """The error for a request that finds no room; Retry-After is the time to work off half the queue.
+        """Return the error for a request without room; Retry-After is the time to drain half of the queue.
 
-        ``displaced``: for one that had found room, and lost it to a request that is not late.
+        ``displaced``: the request was admitted, and is replaced by one that can be on time.
         """
         model = self._cost.overall
         size = model.best_size
@@ -654,9 +653,9 @@ class Engine:
 
 
 def _work_done(batch: Batch, replies: Sequence[Reply]) -> Sequence[Request]:
-    """The requests of a batch that tells what serving them costs; none if it does not.
+    """Return the requests of a batch whose time shows the cost of serving; none if it does not.
 
-    It does if at least half of what was run was served, and no worker has died of it.
+    It does if at least half of the run requests were served, and no worker died of it.
     """
     if batch.reason is DispatchReason.RETRY or batch.requests[0].cost_class is PROBE:
         return ()

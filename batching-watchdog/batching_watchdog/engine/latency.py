@@ -1,27 +1,26 @@
-"""What a batch costs: the learned service time l(b). [P]
+"""Learns the service time l(b) of a batch. [P]
 
-Owns the samples and the curve through them. The policy asks it how many requests fit into the time that is
-left; ``metrics`` exports its capacity for the autoscaler. Next step of a request: ``policy``.
+Owns the samples and the curve through them. The policy uses it to compute how many requests fit into the
+remaining time; ``metrics`` exports its capacity for the autoscaler. Next step of a request: ``policy``.
 
-The law (Clipper, NSDI'17, section 4.3, and Clockwork, OSDI'20, keep the same facts per batch size): an upper
-quantile decides whether a deadline can be met, the mean decides what throughput a size gives, and the tail,
-which is the quantile of the SLO's objective, what can be promised. All are kept per power of two, since l(b)
-is smooth, and interpolated between; beyond what was seen the curve is continued as a line, because l(b) of
-one-shot models is close to affine.
+Three estimates are kept, as in Clipper (NSDI'17, section 4.3) and Clockwork (OSDI'20). An upper quantile
+decides whether a deadline can be met, the mean gives the throughput of a size, and the tail (the quantile of
+the SLO's objective) gives the capacity. All are kept per power of two, since l(b) is smooth, and interpolated
+between. Beyond the largest size the curve continues as a line, because l(b) of one-shot models is nearly
+affine.
 
-A size has too few runs to show one in a hundred. So each has its own mean and spread, and all sizes together
-tell how many spreads from the mean a quantile lies. With fewer runs than show it, that is the slowest. A
-stall is not among them until there is another.
+A single size has too few runs to show a 1% quantile. So each size has its own mean and spread, and all sizes
+together give the distance of a quantile from the mean in spreads. With too few runs for the quantile, the
+slowest run counts. A stall counts only when there is a second one.
 
-Sizes are found by doubling: twice the best known size is tried until it has been seen ``TRIES`` times. Where
-sizes contradict each other (a smaller one looks dearer), the one that ran last is believed, so that neither a
-slow first run nor a slow spell is remembered for longer than it takes to use the sizes again.
+Sizes are found by doubling: twice the best known size is tried until it has run ``TRIES`` times. If sizes
+contradict each other (a smaller one seems slower), the one that ran last counts. So a slow first run or a
+slow period is forgotten as soon as the sizes run again.
 
-A model that has become slower or faster is believed at once: when the last ``RECENT`` runs of a size
-contradict those before them, what is older is dropped, for every size. Of sizes that have not run since, one
-sample is kept. It follows the size in which the change was seen, and counts as slower by as much as that is
-now, so that busy cores that come and go leave no trace; never as faster than it was, since what speeds up is
-often only the cost of a call.
+A model that has become slower or faster is noticed at once. If the last ``RECENT`` runs of a size contradict
+the earlier ones, older samples of every size are dropped. A size that has not run since keeps one sample. It
+follows the size that showed the change, and counts as slower by the present factor of that size, so that
+temporarily busy cores leave no trace. It never counts as faster, since often only the cost of a call falls.
 """
 
 from bisect import bisect_left, bisect_right
@@ -33,34 +32,34 @@ from statistics import NormalDist
 from typing import Final, NamedTuple
 
 QUANTILE: Final = 0.8
-"""Of the service times: what the deadline test uses, whatever the objective. A higher one cuts smaller
-batches, and throughput is lost to all for the deadline of the first. Of 0.7 to 0.999 it gave the highest
-rates at which 90, 99 or 99.9% are on time where few requests fit into the SLO and times vary by 10 to 40%
-(up to 1.5 times those of 0.95), and within 10% of the highest elsewhere."""
+"""Quantile of service times in the deadline test, for every objective. A higher one cuts smaller batches, so
+all requests lose throughput for the deadline of the first. Among 0.7 to 0.999 it gave the highest rates with
+90, 99 or 99.9% on time where few requests fit into the SLO and times vary by 10 to 40% (up to 1.5 times those
+of 0.95), and was within 10% of the highest elsewhere."""
 OBJECTIVE: Final = 0.99
-"""Of the SLO, if it is not said."""
+"""Default objective of the SLO."""
 STALL: Final = 3.0
-"""Runs that took so many times the median are a stall, or a warm-up, if they ended one after another. Sizes
-that share a power of two explain a factor of two."""
+"""Successive runs that took this many times the median are a stall or a warm-up. Sizes that share a power of
+two explain a factor of two."""
 WINDOW: Final = 64
-"""Samples kept per size: old ones are forgotten, so a slowly changing model is followed."""
+"""Samples kept per size: older ones are dropped, to follow a slowly changing model."""
 TRIES: Final = 4
-"""A size with fewer samples than this is not known yet: twice the best size is tried this often."""
+"""Minimum samples of a known size; twice the best size is tried this often."""
 RECENT: Final = 8
-"""Runs of one size: if all but one lie beyond three quarters of the earlier ones, the model has changed. By
-chance that happens less than once in a thousand tries, whatever the distribution."""
+"""Last runs of a size that show a change: all but one lie beyond three quarters of the earlier ones. By
+chance that happens less than once in a thousand tries, for any distribution."""
 DRIFT: Final = 1.25
-"""By how much their medians must differ besides: what is less the window follows by itself."""
+"""Minimum factor between their medians: the sample window follows smaller changes by itself."""
 REACH: Final = 8
-"""Capacity counts sizes up to this multiple of the largest seen, by the line through those that were."""
+"""Multiple of the largest known size up to which capacity extrapolates along the line."""
 FORGET_EVERY: Final = 64
-"""Batches after which the sizes not in use lose a quarter of their samples, until they are tried again."""
+"""Batches after which unused sizes lose a quarter of their samples, until they are tried again."""
 REFIT_EVERY: Final = 16
-"""Batches per refit once there are many samples: refitting after each would cost more than it teaches."""
+"""Batches per refit once there are many samples: a refit after each batch costs more than it improves."""
 TIE: Final = 0.03
-"""Sizes whose throughput is within this share of the best are as good; the smallest adds least latency."""
+"""Throughputs within this share of the best count as equal; the smallest size adds least latency."""
 LEAST: Final = 1e-9
-"""Seconds: no batch takes no time, whatever the clock says."""
+"""Minimum seconds of a batch, for clocks that measure 0."""
 
 
 class _Samples:
@@ -75,11 +74,11 @@ class _Samples:
 
     @property
     def last(self) -> int:
-        """Number of the latest batch, to tell which of two sizes ran later."""
+        """Number of the last batch, to compare which of two sizes ran later."""
         return self.kept[-1][2]
 
     def add(self, size: int, seconds: float, number: int) -> None:
-        """One more run: the size is in use, and follows no other."""
+        """Add a run: the size is in use, and follows no other."""
         if self._follows is not None:
             self._follows = None
             self.kept.clear()
@@ -87,10 +86,10 @@ class _Samples:
         self._usual = None
 
     def usual(self, expected: Callable[[int], float]) -> "_Usual":
-        """The runs without those of a stall: what happened once is not usual.
+        """Return the runs without a single stall.
 
-        One stall shows in as many batches as there are workers: what ended within ``RECENT`` batches is one.
-        ``expected`` is what a size takes; only its shape matters.
+        A stall affects as many batches as there are workers: slow runs within ``RECENT`` batches are one.
+        ``expected`` gives the time of a size; only its shape matters.
         """
         if self._usual is None:
             ordered = sorted(self.kept, key=itemgetter(1))
@@ -103,9 +102,9 @@ class _Samples:
         return self._usual
 
     def changed(self, expected: Callable[[int], float]) -> bool:
-        """Whether the last runs contradict those before: all but one are slower, or all but one faster.
+        """Return whether the last runs contradict the earlier ones: all but one are slower, or faster.
 
-        ``expected`` is what a size takes; only its shape matters, to compare runs of different sizes.
+        ``expected`` gives the time of a size; only its shape matters, to compare runs of different sizes.
         """
         if len(self.kept) < 3 * RECENT:
             return False
@@ -117,9 +116,9 @@ class _Samples:
         return slower or faster
 
     def restart(self, since: int, changed: "_Samples", before: tuple[int, float]) -> None:
-        """Drop what ran before batch ``since``; if that is all, the last run follows ``changed``.
+        """Drop runs before batch ``since``; if none is left, the last run follows ``changed``.
 
-        ``before`` is the usual run of that until it changed.
+        ``before`` is the usual run of ``changed`` before its change.
         """
         last = self.kept[-1]
         self._usual = None
@@ -130,7 +129,7 @@ class _Samples:
             self._follows = self._follows or _Follows(changed, before, last[1])
 
     def follow(self, slope: float) -> None:
-        """Make the run of a size that has not run since the model changed slower by as much as that has."""
+        """Slow the kept run of an unused size by the present factor of the size that it follows."""
         if self._follows is None:
             return
         changed, (size, seconds), measured = self._follows
@@ -140,7 +139,7 @@ class _Samples:
         self._usual = None
 
     def forget(self) -> None:
-        """Drop the oldest quarter, but not the last one: a rough idea is better than none."""
+        """Drop the oldest quarter, but keep the last sample as a rough estimate."""
         self._usual = None
         for _ in range(min((len(self.kept) + 3) // 4, len(self.kept) - 1)):
             self.kept.popleft()
@@ -153,13 +152,13 @@ class _Usual(NamedTuple):
     """Mean; likewise ``seconds``."""
     seconds: float
     spread: float
-    """Mean distance of a run from what is expected of its size, as a share of that."""
+    """Mean deviation of a run from the expected time of its size, as a share of it."""
     distances: list[float]
-    """Of each run, above positive, in spreads; ascending."""
+    """Deviation of each run in spreads, positive if slower; ascending."""
 
     @classmethod
     def of(cls, runs: Sequence[tuple[int, float, int]], expected: Callable[[int], float]) -> "_Usual":
-        """What is usual of ``runs``, by time; ``expected`` is right but for a factor."""
+        """Return the statistics of ``runs``; ``expected`` is correct up to a factor."""
         count = len(runs)
         ratios = _relative(runs, expected)
         mean = sum(ratios) / count
@@ -174,7 +173,7 @@ class _Usual(NamedTuple):
 
 
 class _Follows(NamedTuple):
-    """The size in whose runs a change was seen, its usual run before, and the seconds measured before."""
+    """The size that showed a change, its usual run before, and the seconds measured before."""
 
     changed: _Samples
     before: tuple[int, float]
@@ -189,7 +188,7 @@ class _Curve(NamedTuple):
     slope: float
 
     def at(self, size: float) -> float:
-        """The value for ``size``."""
+        """Return the value for ``size``."""
         sizes, seconds, slope = self
         index = bisect_left(sizes, size)
         if index == 0:
@@ -200,7 +199,7 @@ class _Curve(NamedTuple):
         return low + (seconds[index] - low) * ((size - before) / (sizes[index] - before))
 
     def largest_within(self, limit: float, longest: int) -> int:
-        """The largest size up to ``longest`` whose value is at most ``limit``; 0 if there is none."""
+        """Return the largest size up to ``longest`` with a value of at most ``limit``; 0 if there is none."""
         sizes, seconds, slope = self
         index = bisect_right(seconds, limit)
         if index == 0:
@@ -208,7 +207,7 @@ class _Curve(NamedTuple):
         before, rest = sizes[index - 1], limit - seconds[index - 1]
         if index < len(sizes):
             slope = (seconds[index] - seconds[index - 1]) / (sizes[index] - before)
-        # The line turned round, but ``at`` has the last word: what it says of a size must hold for this one.
+        # Inverts the line, then checks with ``at``, so that both functions agree.
         size = int(min(before + rest / slope, longest)) if slope > 0.0 else longest
         while size < longest and self.at(size + 1) <= limit:
             size += 1
@@ -229,10 +228,10 @@ class LatencyModel:
         self._samples: dict[int, _Samples] = {}
         self._observed = 0
         self._restarted = 0
-        """Batches before what is remembered."""
+        """Number of batches before the kept samples."""
         self._stale = 0
         self._upper = self._mean = self._tail = _Curve((1.0,), (0.0,), 0.0)
-        # Where the next try would be: max_batch_size may be far beyond what is ever used.
+        # Up to the next try only: max_batch_size may be far beyond the sizes in use.
         self._longest = 1
         self._largest = 0
         self._best = 1
@@ -260,26 +259,26 @@ class LatencyModel:
             self._refit()
 
     def predict(self, size: int) -> float:
-        """Upper quantile of the service time of ``size`` requests, in seconds; 0 while nothing is learned."""
+        """Return the upper quantile of the seconds for ``size`` requests; 0 before the first sample."""
         return self._upper.at(min(size, self.max_batch_size))
 
     def predict_mean(self, size: float) -> float:
-        """Mean service time of ``size`` requests, in seconds; 0 while nothing is learned."""
+        """Return the mean seconds for ``size`` requests; 0 before the first sample."""
         return self._mean.at(min(size, self.max_batch_size))
 
     def predict_tail(self, size: int) -> float:
-        """Quantile of the objective, in seconds; 0 while nothing is learned."""
+        """Return the objective's quantile of the seconds for ``size`` requests; 0 before the first sample."""
         return self._tail.at(min(size, self.max_batch_size))
 
     def largest_within(self, seconds: float) -> int:
-        """The largest batch whose upper quantile is at most ``seconds``; 0 if not even one request fits.
+        """Return the largest batch whose upper quantile is at most ``seconds``; 0 if no request fits.
 
-        Never more than twice the largest size seen: nothing is promised beyond the next try.
+        Never more than twice the largest known size, which is the next try.
         """
         return self._upper.largest_within(seconds, self._longest)
 
     def knows(self, size: int) -> bool:
-        """Whether ``predict_mean`` rests on batches that have run: below the smallest of them it guesses."""
+        """Return whether ``predict_mean`` rests on finished batches; below the smallest it extrapolates."""
         return self.learned and size >= self._mean.sizes[0]
 
     @property
@@ -289,18 +288,17 @@ class LatencyModel:
 
     @property
     def best_size(self) -> int:
-        """The power of two with the best throughput, or twice that while the double is not known.
+        """The power of two with the best throughput, or twice that while the double is unknown.
 
-        At most ``max_batch_size`` and twice the largest size seen; 1 while nothing is learned.
+        At most ``max_batch_size`` and twice the largest known size; 1 before the first sample.
         """
         return self._best
 
     @property
     def reach(self) -> int:
-        """The largest size that is worth a guess; 0 while nothing is learned.
+        """The largest size for extrapolation; 0 before the first sample.
 
-        The line is known from two sizes, and nothing larger is known to be worse: the largest has the best
-        throughput. Else the largest seen.
+        Beyond the largest known size only if two sizes are known and the largest has the best throughput.
         """
         known = [s.usual(self._mean.at)[:2] for s in self._samples.values() if len(s.kept) >= TRIES]
         rising = len(known) > 1 and max(known, key=lambda run: run[0] / run[1]) == max(known)
@@ -308,7 +306,7 @@ class LatencyModel:
 
     @property
     def tried(self) -> float:
-        """The largest size that is known by the runs kept: a size with half of ``TRIES`` counts as half."""
+        """The largest size by the kept runs; a size with half of ``TRIES`` counts as half."""
         return max(
             samples.usual(self._mean.at).size * min(1.0, len(samples.kept) / TRIES)
             for samples in self._samples.values()
@@ -316,13 +314,12 @@ class LatencyModel:
 
     @property
     def variation(self) -> float:
-        """Standard deviation of the time of a batch, as a share of it: of the usual ones, or of the slowest.
+        """Standard deviation of a batch's time, as a share of it, from the usual runs or the slowest ones.
 
-        Of n runs nothing is known that happens less than once in n: it counts as the more, the fewer there
-        were.
+        n runs do not show events rarer than 1 in n, so fewer runs give a larger value.
         """
         together = _Together.of([samples.usual(self._mean.at) for samples in self._samples.values()])
-        # Of a normal distribution, by the mean distance and by the quantile.
+        # Estimates for a normal distribution, from the mean deviation and from the quantile.
         by_usual = sqrt(pi / 2)
         by_slowest = together.tail(self._objective) / max(QUANTILE, NormalDist().inv_cdf(self._objective))
         spread = together.spread * max(by_usual, by_slowest)
@@ -333,7 +330,7 @@ class LatencyModel:
         return sorted(min(2**power, self.max_batch_size) for power in self._samples)
 
     def _drifted(self, samples: _Samples) -> bool:
-        """Whether the model has changed; then what was learned before is dropped."""
+        """Return whether the model has changed; if so, drop older samples."""
         if not samples.changed(self.predict_mean):
             return False
         since = samples.kept[-RECENT][2]
@@ -366,7 +363,7 @@ class LatencyModel:
         self._best = self._find_best()
 
     def _find_best(self) -> int:
-        # Powers of two only: among all sizes, ties would let the best creep down, and its samples with it.
+        # Powers of two only: among all sizes, ties would let the best size creep down.
         rates = {size: size / self.predict_mean(size) for size in self.sizes_learned()}
         enough = max(rates.values()) * (1 - TIE)
         best = min(size for size, rate in rates.items() if rate >= enough)
@@ -377,18 +374,18 @@ class LatencyModel:
 
 
 class _Together(NamedTuple):
-    """How the runs of all sizes stray from their means."""
+    """The deviations of the runs of all sizes from their means."""
 
     distances: list[float]
-    """Of each run of a size that ran more than once, in spreads of its size; ascending."""
+    """Deviations in spreads of each run of a size that ran more than once; ascending."""
     spread: float
-    """Mean of those sizes', by runs."""
+    """Mean spread of these sizes, weighted by runs."""
     furthest: float
-    """That any run lies above its mean, as a share of it."""
+    """Largest deviation of any run above its mean, as a share of it."""
 
     @classmethod
     def of(cls, usual: Iterable[_Usual]) -> "_Together":
-        """What all sizes tell together."""
+        """Return the deviations of all sizes together."""
         several = [each for each in usual if len(each.distances) > 1]
         distances = sorted([distance for each in several for distance in each.distances])
         spread = sum(len(each.distances) * each.spread for each in several) / max(1, len(distances))
@@ -397,15 +394,15 @@ class _Together(NamedTuple):
         )
 
     def tail(self, quantile: float) -> float:
-        """How many spreads above the mean the quantile lies.
+        """Return the distance of the quantile above the mean, in spreads.
 
-        Of n runs the k-th shows the quantile k / (n + 1); of too few it is the slowest.
+        The k-th of n runs shows the quantile k / (n + 1); with too few runs it is the slowest.
         """
         runs = len(self.distances)
         return max(0.0, self.distances[min(ceil(quantile * (runs + 1)), runs) - 1]) if runs else 0.0
 
     def above(self, quantile: float, usual: Iterable[_Usual]) -> list[float]:
-        """By which share of its mean each size's quantile lies above it: no further than any has strayed."""
+        """Return the distance of each size's quantile above its mean as a share, at most the largest seen."""
         tail = self.tail(quantile)
         spreads = [
             each.spread if len(each.distances) >= TRIES else max(each.spread, self.spread) for each in usual
@@ -414,7 +411,7 @@ class _Together(NamedTuple):
 
 
 def _relative(runs: Iterable[tuple[int, float, int]], expected: Callable[[int], float]) -> list[float]:
-    """Seconds of ``runs`` as multiples of what is expected of their sizes."""
+    """Return the seconds of ``runs`` as multiples of the expected time of their sizes."""
     # A few sizes, many runs of each.
     usually: dict[int, float] = {}
     for size, _, _ in runs:
@@ -424,23 +421,23 @@ def _relative(runs: Iterable[tuple[int, float, int]], expected: Callable[[int], 
 
 
 def _middle(runs: Iterable[tuple[int, float, int]]) -> tuple[int, float]:
-    """Size and seconds of the run that takes the median time: of a change it shows all at once."""
+    """Return size and seconds of the run with the median time, which shows a change completely."""
     ordered = sorted(runs, key=itemgetter(1))
     return ordered[len(ordered) // 2][:2]
 
 
 def _power(size: int) -> int:
-    """The exponent of the smallest power of two that holds ``size``."""
+    """Return the exponent of the smallest power of two that is at least ``size``."""
     return (size - 1).bit_length()
 
 
 def _agree(sizes: Sequence[float], seconds: Sequence[float], known: Sequence[_Samples]) -> list[float]:
-    """``seconds`` made non-decreasing: of two sizes that contradict each other the later one is right.
+    """Return ``seconds`` made non-decreasing; of two contradicting sizes the one that ran later counts.
 
-    The only run of a size counts for no more than as many requests cost at the next smaller size: a batch is
-    seldom dearer than its parts, and first runs are often slow.
+    A size with a single run costs at most as much as its requests at the next smaller size: a batch is seldom
+    slower than its parts, and first runs are often slow.
     """
-    # Larger ones of any distance: the next size may have run last before either.
+    # Compares with all larger sizes: the next one may have run before both.
     ran = [samples.last for samples in known]
     agreed = [
         min([seconds[n] for n in range(index, len(known)) if ran[n] >= last])
@@ -454,9 +451,9 @@ def _agree(sizes: Sequence[float], seconds: Sequence[float], known: Sequence[_Sa
 
 
 def _slope(sizes: Sequence[float], seconds: Sequence[float], runs: Sequence[int]) -> float:
-    """Seconds per further request: least squares; proportional if there is only one point.
+    """Return the seconds per further request, by least squares; proportional with only one point.
 
-    A size weighs its square times its ``runs``: what is continued is the end of the curve, and yet a single
+    The weight of a size is its square times its ``runs``: the end of the curve is extrapolated, and a single
     run of the largest size must not turn it.
     """
     if len(sizes) == 1:

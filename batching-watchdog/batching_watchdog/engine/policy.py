@@ -1,8 +1,8 @@
-"""Which requests go together, and when: the batching policies. [P]
+"""The batching policies: choose the requests and the time of a batch. [P]
 
-A policy looks at the lanes in which something waits, at the time and at the learned l(b), and answers
-``Take`` (from this lane, so many) or ``Wait``. It changes no lane: ``Engine`` carries the answer out. To add
-one, write a class and a line in ``POLICIES``.
+A policy gets the lanes with waiting requests, the time and the learned l(b), and returns ``Take`` (a number
+of requests from a lane) or ``Wait``. It changes no lane: ``Engine`` executes the answer. To add a policy,
+write a class and a line in ``POLICIES``.
 """
 
 from bisect import bisect_left
@@ -18,30 +18,30 @@ from batching_watchdog.engine.latency import LEAST, TIE
 from batching_watchdog.messages import DispatchReason
 
 BACK_OFF: Final = 0.9
-"""What is left of the batch size of policy ``aimd`` after a batch that took too long (Clipper: 10% less)."""
+"""Factor of the batch size of policy ``aimd`` after a batch that took too long (Clipper: 10% less)."""
 
 RESERVE: Final = 0.025
-"""Of a request's budget: what ``slo`` leaves unused under overload, for an answer's way to the client."""
+"""Share of a request's budget that ``slo`` leaves unused under overload, for the way to the client."""
 
 KEEP_UP: Final = 0.9
-"""Of what is demanded, what batches must give before ``slo`` gives requests up for larger ones: near the
-capacity a queue that is too long for its head is shorter a moment later. Of 0.9, 0.95, 1.0 and 1.1 the best
-at each load from 300 to 600 requests/s (two workers, l(b) = 32 + 2 b ms, 100 ms)."""
+"""Share of the demand below which ``slo`` gives requests up for larger batches: near the capacity a queue
+that is too long for its head shrinks a moment later. Of 0.9, 0.95, 1.0 and 1.1 the best at each load from 300
+to 600 requests/s (two workers, l(b) = 32 + 2 b ms, 100 ms)."""
 
 STEP: Final = 1.1
-"""By how much a size grows from one look to the next."""
+"""Growth factor from one tried size to the next."""
 
 AGE: Final = 10.0
-"""Budgets after which ``slo`` serves a lane or an SLO class that it has passed over, whatever the goodput
-says. An SLO class then takes at most one budget of one worker in eleven. Goodput fell by up to 2% so, and
-with 3 by up to 9% (two or three classes with budgets from 50 ms to 2 s, l(b) = 10 or 32 + 2 b ms, twice the
+"""Budgets after which ``slo`` serves a lane or an SLO class that it has passed over, regardless of goodput.
+An SLO class then takes at most one budget of one worker in eleven. This costs up to 2% of goodput; with 3 it
+was up to 9% (two or three classes with budgets from 50 ms to 2 s, l(b) = 10 or 32 + 2 b ms, twice the
 capacity)."""
 
 
 class Take(NamedTuple):
     """Send ``size`` requests of ``lane`` now; the ``skip`` before them can no longer be on time.
 
-    A size of 0: those before it only leave the queue.
+    With size 0 only the skipped ones leave the queue.
     """
 
     lane: Lane
@@ -51,41 +51,41 @@ class Take(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """Send nothing before ``until``, unless more requests come."""
+    """Send no batch before ``until``, unless more requests arrive."""
 
     until: float
 
 
 class Situation(NamedTuple):
-    """What a policy may know besides the lanes."""
+    """The inputs of a policy besides the lanes."""
 
     now: float
     workers: int
     demand: float
-    """Of the workers' time, what would be needed for all that comes in, in batches that can be kept up."""
+    """Demand: the time needed for all arrivals in sustainable batches, as a share of the workers' time."""
     ahead: float
-    """Batches that a request waits for before its own: one, or one of each other lane per worker."""
+    """Batches before a request's own: one, or one of each other lane per worker."""
     late: bool
-    """Whether late requests wait somewhere."""
+    """Whether any lane has late requests."""
 
 
 class BatchingPolicy(Protocol):
-    """How a batch is cut when a worker is free."""
+    """Cuts a batch when a worker is free."""
 
     @property
     def by_deadline(self) -> bool:
         """Whether lanes are ordered by deadline; otherwise by arrival."""
 
     def choose(self, lanes: Sequence[Lane], at: Situation) -> Take | Wait:
-        """Answer for ``lanes``, of which there is one at least, each with requests on time."""
+        """Return the choice among ``lanes``, at least one, each with requests on time."""
 
     def observe(self, size: int, seconds: float) -> None:
-        """A batch of ``size`` took a worker ``seconds``: for a policy that keeps a state of its own."""
+        """Learn that a batch of ``size`` took a worker ``seconds``, for a policy with a state of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class PolicySettings:
-    """What the policies are made from; each takes what it needs."""
+    """Settings of the policies; each uses a part of them."""
 
     max_batch_size: int
     max_batch_delay: float
@@ -94,7 +94,7 @@ class PolicySettings:
 
 @dataclass(frozen=True, slots=True)
 class Unbatched:
-    """One request at a time, in order of arrival: what a plain Flask worker does. A baseline."""
+    """Sends one request at a time, in order of arrival, as a plain Flask worker does. A baseline."""
 
     by_deadline: bool = False
 
@@ -108,7 +108,7 @@ class Unbatched:
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """Size or delay, in order of arrival: Triton's, TorchServe's and mosec's law. A baseline.
+    """Sends by size or delay, in order of arrival, as Triton, TorchServe and mosec do. A baseline.
 
     Leaves when ``max_batch_size`` requests wait, or when the first has waited ``max_batch_delay``.
     """
@@ -118,7 +118,7 @@ class Fixed:
     by_deadline: bool = False
 
     def choose(self, lanes: Sequence[Lane], at: Situation) -> Take | Wait:
-        """Take a full batch, or what there is once the delay has passed; while a lane waits, another's."""
+        """Take a full batch, or a partial one after the delay; a waiting lane does not block others."""
         for lane in sorted(lanes, key=_first_key):
             waiting = len(lane.keys)
             if waiting >= self.max_batch_size:
@@ -133,11 +133,11 @@ class Fixed:
 
 
 class BatchLimit:
-    """The batch size that keeps within ``budget`` seconds: additive increase, multiplicative decrease.
+    """Learns the batch size that fits into ``budget`` seconds: additive increase, multiplicative decrease.
 
-    A batch of the whole limit that stayed within the budget raises the limit by one; a batch that exceeded it
-    lowers the limit by a tenth. Smaller batches raise nothing: they say nothing of the limit (as in TCP,
-    RFC 7661, where an unused window does not grow).
+    A batch at the limit that stayed within the budget raises the limit by one; a batch that exceeded it
+    lowers the limit by a tenth. Smaller batches do not raise it: they do not test the limit (as in TCP, RFC
+    7661, where an unused window does not grow).
     """
 
     __slots__ = ("_budget", "_max", "_size")
@@ -166,14 +166,14 @@ class Aimd:
 
     D. Crankshaw et al., "Clipper: A Low-Latency Online Prediction Serving System", NSDI'17, section 4.3: the
     batch size grows by a fixed amount until a batch takes longer than the latency objective, then backs off
-    by 10%. What waits is taken at once, up to that size. It does not look at deadlines.
+    by 10%. Waiting requests are taken at once, up to that size. It ignores deadlines.
     """
 
     limit: BatchLimit
     by_deadline: bool = False
 
     def choose(self, lanes: Sequence[Lane], at: Situation) -> Take | Wait:
-        """Take what there is in the lane that is first, up to the limit."""
+        """Take the requests of the first lane, up to the limit."""
         lane = min(lanes, key=_first_key)
         size = min(len(lane.keys), self.limit.size)
         return Take(lane, size, DispatchReason.IDLE if size == len(lane.keys) else DispatchReason.FULL)
@@ -184,15 +184,15 @@ class Aimd:
 
 
 class Cut(NamedTuple):
-    """The batch that a lane would give now."""
+    """The batch that a lane would send now."""
 
     deadline: float
-    """Of its first request: the tightest."""
+    """Deadline of its first request, the tightest."""
     lane: Lane
     skip: int
     size: int
     seconds: float
-    """What it is predicted to take, by the upper quantile."""
+    """Predicted seconds, by the upper quantile."""
     overdue: bool = False
     """Whether an SLO class of its requests has been passed over for too long."""
 
@@ -204,35 +204,34 @@ class Cut(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """As many requests on time per second of the workers as there can be. Work-conserving.
+    """Maximizes the requests on time per second of the workers. Work-conserving.
 
-    **In a lane** the batch is the largest prefix that meets the deadline of its first request, never beyond
-    the size with the best throughput (Clipper and AlpaServe cut alike). While more wait than can be kept up,
-    a first request that would make the batch smaller than that goes late instead: shrinking it would cost
-    throughput just when there is none to spare, and the next ones would go the same way (Nexus, SOSP'19,
-    "early drop"). Where no start allows such a batch, the one with the most requests per second is taken.
+    **In a lane** the batch is the largest prefix that meets the deadline of its first request, up to the size
+    with the best throughput (as in Clipper and AlpaServe). If more requests wait than the sustainable batch
+    size, a first request that would make the batch smaller goes late instead. A smaller batch would lose
+    throughput under overload, and the next requests would go late as well (Nexus, SOSP'19, "early drop"). If
+    no start allows such a batch, take the one with the most requests per second.
 
-    **Among lanes** the cuts are jobs with a deadline, a time and a worth, for which J. M. Moore's rule ("An n
+    **Among lanes** the cuts are jobs with a deadline, a time and a value. J. M. Moore's rule applies ("An n
     job, one machine sequencing algorithm for minimizing the number of late jobs", Management Science 15,
-    1968) is used: in order of deadline, and whenever one would be late, the one with the fewest requests per
-    second is left out. Of what remains, all can be on time; the one that gives most per second goes first
-    unless that would make another late, since lanes fill while they wait. A lane that has been passed over
-    for ``AGE`` of its budgets goes first all the same.
+    1968): in order of deadline, whenever a job would be late, drop the one with the fewest requests per
+    second. All remaining jobs can be on time. The densest one goes first unless that makes another late,
+    since lanes fill while they wait. A lane that was passed over for ``AGE`` of its budgets goes first.
 
-    **Among SLO classes** in a lane the deadline decides, so a class whose budget is hardly longer than the
-    batches of the others may get nothing. Once ``AGE`` of its budgets have passed since a request of it went
-    late, with none on time since, the next batch holds one, as soon as one can be on time in a batch of its
-    own. Of several such classes or lanes each waits for one batch of each of the others.
+    **Among SLO classes** in a lane the deadline decides, so a class whose budget hardly exceeds the others'
+    batches may never be served. After ``AGE`` of its budgets since a request of it went late, with none on
+    time since, the next batch holds one, as soon as one can be on time in its own batch. Of several such
+    classes or lanes, each waits for one batch of each of the others.
 
-    Under overload all that is served in order of deadline ends just before it, and a millisecond on the way
-    to the client makes most of that late. So once requests go late, ``RESERVE`` of the budget is kept.
+    In deadline order an overloaded queue finishes each request just before its deadline, so a millisecond of
+    network makes most of them late. So once requests go late, ``RESERVE`` of the budget is kept.
     """
 
     max_batch_size: int
     by_deadline: bool = True
 
     def choose(self, lanes: Sequence[Lane], at: Situation) -> Take | Wait:
-        """Take the best cut; one of size 0 where all of a lane are late."""
+        """Take the best cut; one of size 0 if all requests of a lane are late."""
         cuts = []
         for lane in lanes:
             cut = self._cut(lane, at)
@@ -245,10 +244,10 @@ class Slo:
         return Take(cut.lane, cut.size, self._reason(cut), cut.skip)
 
     def observe(self, size: int, seconds: float) -> None:
-        """Nothing of its own: all that it needs is in the lanes' models."""
+        """Do nothing: the lanes' models hold all state."""
 
     def _cut(self, lane: Lane, at: Situation) -> Cut:
-        """The largest batch from the first request that allows one that is worth while."""
+        """Return the largest batch from the first request on that allows a sustainable size."""
         keys, model, now = lane.keys, lane.model, at.now
         wanted = min(len(keys), model.best_size)
         budget = keys[0] - lane.on_time[0].arrived
@@ -269,13 +268,13 @@ class Slo:
         return self._from(lane, start, at.now + reserve)
 
     def _from(self, lane: Lane, start: int, now: float) -> Cut:
-        """The largest batch from the request at ``start`` on; that one alone even if it is late."""
+        """Return the largest batch from the request at ``start`` on, at least that one even if late."""
         keys, model = lane.keys, lane.model
         size = max(1, min(len(keys) - start, model.best_size, model.largest_within(keys[start] - now)))
         return Cut(keys[start], lane, start, size, model.predict(size) or LEAST)
 
     def _with_overdue(self, cut: Cut, lane: Lane, at: Situation) -> Cut:
-        """``cut``, or one that holds a request of a class that has been passed over for too long."""
+        """Return ``cut``, or a cut with a request of a class that was passed over for too long."""
         overdue = [slo_class for slo_class, since in lane.overdue_at.items() if since <= at.now]
         if not overdue:
             return cut
@@ -292,7 +291,7 @@ class Slo:
         return cut
 
     def _densest_cut(self, lane: Lane, at: Situation, reserve: float) -> Cut:
-        """The start from which the most requests per second are on time."""
+        """Return the cut whose start gives the most requests on time per second."""
         keys, model = lane.keys, lane.model
         best = model.best_size
         found = Cut(keys[-1], lane, len(keys), 0, LEAST)
@@ -301,8 +300,8 @@ class Slo:
             size = min(len(keys) - start, best, model.largest_within(keys[start] - at.now - reserve))
             if size:
                 cut = Cut(keys[start], lane, start, size, model.predict(size) or LEAST)
-                # A larger batch even if it seems a little worse: what a size that seldom runs seems to cost
-                # may be one lucky run, and the best size may be the one that is being tried.
+                # Prefer a larger batch even if it seems slightly worse: the time of a rare size may come from
+                # one lucky run, and the best size may be the one being tried.
                 tie = -TIE if size == best else TIE if size < found.size else 0.0
                 if cut.density > highest * (1 + tie):
                     found, highest = cut, cut.density
@@ -313,10 +312,10 @@ class Slo:
         return found
 
     def _least(self, lane: Lane, budget: float, kept_up: int, at: Situation) -> int:
-        """The size below which no batch is cut while more than that wait: shrinking it costs throughput.
+        """Return the size below which no batch is cut while more requests wait: it would lose throughput.
 
-        What can be kept up; under more demand than that gives, the smallest size that gives ``KEEP_UP`` of
-        what is demanded, and that the budget allows.
+        The sustainable size; under higher demand the smallest size that serves ``KEEP_UP`` of the demand
+        within the budget.
         """
         model, least = lane.model, kept_up
         largest = min(model.best_size, model.largest_within((1 - RESERVE) * budget))
@@ -336,7 +335,7 @@ class Slo:
 
 
 def _first_job(cuts: list[Cut], at: Situation) -> Cut:
-    """Which of several lanes' cuts goes first: Moore's rule, then the densest that makes no other late."""
+    """Return the cut that goes first: Moore's rule, then the densest that makes no other late."""
     for cut in cuts:
         budget = cut.deadline - cut.lane.on_time[cut.skip].arrived
         if cut.overdue or at.now - cut.lane.served > AGE * budget:
@@ -347,7 +346,7 @@ def _first_job(cuts: list[Cut], at: Situation) -> Cut:
     for cut in cuts:
         kept.append(cut)
         begins += cut.seconds / at.workers
-        # One of several workers is through with the cuts before it, and then has this one to do.
+        # One of several workers finishes the cuts before it, and then does this one.
         while kept and begins + cut.seconds * (1 - 1 / at.workers) > cut.deadline:
             left_out = min(kept, key=attrgetter("density"))
             kept.remove(left_out)
@@ -377,4 +376,4 @@ POLICIES: Final[Mapping[str, Callable[[PolicySettings], BatchingPolicy]]] = Mapp
         "unbatched": lambda settings: Unbatched(),
     }
 )
-"""The closed registry of ``batch_policy``: adding a policy is one line here and one class above."""
+"""Values of ``batch_policy`` -> policy."""

@@ -1,9 +1,8 @@
-"""The batch that a worker has before it is done with the one before. [P]
+"""Selects busy workers that get their next batch early. [P]
 
 A worker that waits for a device would idle from its reply until the front end, which has other requests to
-read, sends it the next batch. Sent shortly before, that is there when the worker looks for it, and all that
-came until then could join it. Until the worker begins, requests that leave are cancelled. ``Engine`` decides
-what is sent.
+read, sends its next batch. So that batch is sent shortly before, as late as possible, so that more requests
+can join it. Until the worker begins it, requests that leave are cancelled. ``Engine`` chooses the batch.
 """
 
 from collections.abc import Mapping
@@ -14,47 +13,47 @@ from batching_watchdog.engine.effects import Cancel, Worker
 from batching_watchdog.messages import Batch, Request
 
 LEAD: Final = 0.003
-"""Seconds from a worker's reply to its next batch, while the front end has other requests to read as well. At
-3,000 requests/s, in batches of 80 on two cores (l(b) = 8 + 0.5 b ms), that took 1.9 ms in the median and
-3.6 ms in nine of ten. A batch that is sent too early lacks the requests that come after it: of 1, 2, 3 and
-5 ms, 2 and 3 held the highest rate in simulation, that of a worker with no such pause."""
+"""Seconds from a worker's reply to its next batch while the front end also reads other requests. At 3,000
+requests/s, in batches of 80 on two cores (l(b) = 8 + 0.5 b ms), the median was 1.9 ms and the 90th percentile
+3.6 ms. A batch that is sent too early lacks later requests. Of 1, 2, 3 and 5 ms, 2 and 3 held the highest
+rate in simulation, that of a worker without such a pause."""
 LEAD_SHARE: Final = 0.25
-"""Of a batch's time: its worker has the next one no earlier than that before it is done."""
+"""Maximum lead as a share of the running batch's time."""
 DEVICE_BOUND: Final = 0.5
-"""Of the cores: what the workers may compute themselves for a batch to be sent early. Beyond that the front
-end has no core of its own, and the pause is no loss."""
+"""Share of the cores up to which workers may compute for a batch to be sent early. Beyond it the front end
+has no core of its own, and the pause costs nothing."""
 WEIGHT: Final = 1 / 16
-"""Of the newest batch in what a worker is known to compute."""
+"""Weight of the newest batch in the workers' computing share."""
 
 
 class Prefetch:
-    """What workers run next that are still busy, and which of them may have it now."""
+    """The next batches of busy workers, and the workers that may get one now."""
 
     __slots__ = ("_cancelled", "_computing", "_cpus", "_lead", "_workers", "batches")
 
     def __init__(self, workers: int, lead: float, cpus: float) -> None:
-        """``lead``: seconds before a batch is done from which its worker may have the next; 0: not before.
+        """``lead``: seconds before the end of a batch from which its worker may get the next; 0: never early.
 
-        ``cpus``: the cores that the workers and the front end share.
+        ``cpus``: the cores that workers and front end share.
         """
         self._workers = workers
         self._lead = lead
         self._cpus = cpus
         self._computing = 0.0
-        """Of a worker's time with a batch, what it computes itself: the rest it waits for a device."""
+        """Share of a batch's time in which the worker computes; in the rest it waits for a device."""
         self.batches: dict[Worker, Batch] = {}
-        """What has been sent, by worker: one at most."""
+        """The early batch of each worker."""
         self._cancelled: dict[Worker, list[int]] = {}
 
     def observe(self, share: float) -> None:
-        """A worker computed for ``share`` of the time of its batch."""
+        """Record that a worker computed for ``share`` of its batch's time."""
         self._computing += WEIGHT * (share - self._computing)
 
     def due(self, running: Mapping[Worker, Batch], now: float) -> tuple[list[Worker], float]:
-        """Busy workers that may have their next batch now, and when there may be another.
+        """Return the busy workers that may get their next batch now, and the time of the next such worker.
 
-        A worker that takes longer than it should may take much longer: it is waited for. Workers that need
-        the cores themselves gain nothing by it, since what is done meanwhile takes their time.
+        An overdue worker gets none, because it may take much longer. Workers that compute on the cores gain
+        nothing, since the front end's work takes their time.
         """
         found: list[Worker] = []
         following = inf
@@ -72,12 +71,12 @@ class Prefetch:
         return found, following
 
     def leave(self, request: Request) -> None:
-        """A request leaves that is with a worker: it is not to be run if that has not begun with it."""
+        """Note a leaving request of a sent batch: its worker skips it unless it has begun."""
         for worker, batch in self.batches.items():
             if request in batch.requests:
                 self._cancelled.setdefault(worker, []).append(batch.requests.index(request))
 
     def cancels(self) -> list[Cancel]:
-        """What to tell the workers of the requests that have just left."""
+        """Return the cancellations for requests that have just left."""
         cancelled, self._cancelled = self._cancelled, {}
         return [Cancel(worker, gone) for worker, gone in cancelled.items()]
