@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from docs.pages import ROOT, blocks
-from e2e.processes import wait_until
+from e2e.processes import PATIENCE, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -122,6 +123,27 @@ def test_load_that_hangs_is_shown_where_it_hangs(tmp_path: Path):
         f'Stack (most recent call last):\n  File "{tmp_path}/handler.py", line 3, in load'
     )
     assert "load_timeout (2 s)" in done.stderr
+
+
+def test_interrupt_while_the_handler_loads_ends_the_command_and_its_processes(tmp_path: Path):
+    (tmp_path / "handler.py").write_text(
+        "import pathlib, threading\n"
+        "pathlib.Path(__file__).with_name('loads').touch()\n"
+        "threading.Event().wait()\n"
+    )
+    command = subprocess.Popen(
+        [sys.executable, "-m", "batching_watchdog", "try", str(tmp_path)],
+        env={"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until((tmp_path / "loads").exists, "it loads")
+    command.send_signal(signal.SIGINT)
+    _, said = command.communicate(timeout=PATIENCE)
+    assert command.returncode == 130
+    assert "interrupted while loading the handler" in said
+    assert "Traceback" not in said
+    wait_until(lambda: not workers_of(tmp_path), "no process is left")
 
 
 def test_error_of_the_handler_is_a_json_object_for_machines(tmp_path: Path):

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TextIO
@@ -24,7 +24,7 @@ from batching_watchdog.machine import available_cpus, cuda_devices, open_files
 from batching_watchdog.messages import Failure
 from batching_watchdog.pool import profile
 from batching_watchdog.trial import report
-from batching_watchdog.trial.measure import measure
+from batching_watchdog.trial.measure import LOADING, measure
 from batching_watchdog.trial.stack import functions
 
 STACK_FILES: Final = ("stack.yaml", "stack.yml")
@@ -70,6 +70,27 @@ class Traces:
         return not again
 
 
+@dataclass(slots=True)
+class Progress:
+    """A line on a terminal that the next output overwrites; elsewhere nothing is shown."""
+
+    stream: TextIO
+    doing: str = "starting"
+    """What was told last."""
+
+    def show(self, doing: str, seconds: float) -> None:
+        """Show that ``doing`` has taken ``seconds``."""
+        self.doing = doing
+        if self.stream.isatty():
+            self.stream.write(f"\x1b[K{doing}: {seconds:.0f} s\r")
+            self.stream.flush()
+
+    def clear(self) -> None:
+        """Remove the line."""
+        if self.stream.isatty():
+            self.stream.write("\x1b[K")
+
+
 def main(arguments: Sequence[str]) -> int:
     """Try the function that ``arguments`` name, print the report; the exit status."""
     parser = _parser()
@@ -77,12 +98,12 @@ def main(arguments: Sequence[str]) -> int:
     if not options.folder.is_dir():
         parser.error(f"FOLDER: {options.folder} is not a folder")
     told = _own_stdout()
-    progress = _progress(sys.stderr)
+    progress = Progress(sys.stderr)
     try:
         function = find_function(options.folder, _flags(options), os.environ)
         trial = _try(function, progress)
     except WatchdogError as error:
-        progress("")
+        progress.clear()
         step = report.advice(str(error))
         more = f"\nnext: {step}" if step else ""
         sys.stderr.write(f"batching-watchdog try: {printable(str(error))}{more}\n")
@@ -90,11 +111,14 @@ def main(arguments: Sequence[str]) -> int:
             told.write(json.dumps({"error": str(error)}) + "\n")
         return error.exit_status
     except KeyboardInterrupt:
-        progress("")
+        progress.clear()
+        sys.stderr.write(f"batching-watchdog try: interrupted while {progress.doing}\n")
+        if progress.doing == LOADING:
+            sys.stderr.write("next: load_timeout=10s in the environment shows where it is by then\n")
         return INTERRUPTED
     finally:
         told.flush()
-    progress("")
+    progress.clear()
     text = json.dumps(report.document(trial), indent=2) if options.json else "\n".join(report.lines(trial))
     told.write(f"{text}\n")
     told.flush()
@@ -120,7 +144,7 @@ def find_function(folder: Path, flags: Mapping[str, str], environ: Mapping[str, 
     return Function(found, merged, slo_from)
 
 
-def _try(function: Function, progress: Callable[[str], None]) -> report.Trial:
+def _try(function: Function, progress: Progress) -> report.Trial:
     environ = function.environ
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(TextFormatter("%(message)s"))
@@ -137,10 +161,12 @@ def _try(function: Function, progress: Callable[[str], None]) -> report.Trial:
     try:
         cost = load_cost(function.folder)
         return uvloop.run(
-            measure(config, environ, cost, str(function.folder / "handler.py"), function.slo_from, progress)
+            measure(
+                config, environ, cost, str(function.folder / "handler.py"), function.slo_from, progress.show
+            )
         )
     except HandlerNotLoaded as error:
-        progress("")
+        progress.clear()
         if error.trace:
             sys.stderr.write(f"{printable(error.trace)}\n\n")
         raise
@@ -195,15 +221,3 @@ def _own_stdout() -> TextIO:
     own = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return own
-
-
-def _progress(stream: TextIO) -> Callable[[str], None]:
-    """What shows a line that the next output overwrites; nothing unless ``stream`` is a terminal."""
-    if not stream.isatty():
-        return lambda text: None
-
-    def show(text: str) -> None:
-        stream.write(f"\x1b[K{text}\r")
-        stream.flush()
-
-    return show

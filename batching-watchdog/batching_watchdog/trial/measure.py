@@ -26,6 +26,8 @@ from batching_watchdog.pool.supervisor import WorkerPool
 from batching_watchdog.trial import report
 from batching_watchdog.trial.report import Alone, Answer, Trial
 
+LOADING, MEASURING, SENDING = "loading the handler", "measuring batches of example()", "sending example()"
+"""What it does, in words."""
 POLL_SECONDS: Final = 0.05
 SEND_SECONDS: Final = 1.2 * READ_SECONDS
 """How long example() is sent, one after the other."""
@@ -46,12 +48,13 @@ async def measure(
     own_cost: Callable[[Event], Any] | None,
     handler: str,
     slo_from: str,
-    tell: Callable[[str], None],
+    tell: Callable[[str, float], None],
 ) -> Trial:
     """Load the handler of ``config``, measure it, and stop all processes again.
 
-    ``tell`` hears what is done now, several times per second. Raises ``HandlerNotLoaded``, ``StartFailed``,
-    and ``TrialFailed`` for a handler without example(), or one that does not serve it.
+    ``tell`` hears what is done and for how many seconds, several times per second.
+    Raises ``HandlerNotLoaded``, ``StartFailed``, and ``TrialFailed`` for a handler without example(), or one
+    that does not serve it.
     """
     busy = os.getloadavg()[0] / (os.cpu_count() or 1)
     watchdog = app.build(config, environ, own_cost=own_cost)
@@ -66,7 +69,7 @@ async def measure(
         example = _example(pool, handler)
         metrics, cpus = watchdog.metrics, available_cpus()
         metrics.capacity()  # begins to count the CPU time of the front end
-        tell("sending example() over HTTP")
+        tell(SENDING, 0.0)
         exchanges = await asyncio.to_thread(send, port, example, SEND_SECONDS, 2 * config.exec_timeout)
         metrics.capacity()
         answer = exchanges[-1].answer
@@ -114,14 +117,13 @@ async def measure(
             pool.failed.cancel()
 
 
-async def _until_ready(pool: WorkerPool, model: LatencyModel, tell: Callable[[str], None]) -> None:
+async def _until_ready(pool: WorkerPool, model: LatencyModel, tell: Callable[[str, float], None]) -> None:
     """Wait until every worker has loaded and is measured. Raises what ends the start."""
     began = time.monotonic()
     while pool.by_state()["starting"]:
         if pool.failed.done():
             pool.failed.result()
-        doing = "measuring batches of example()" if model.learned else "loading the handler"
-        tell(f"{doing}: {time.monotonic() - began:.0f} s")
+        tell(MEASURING if model.learned else LOADING, time.monotonic() - began)
         await asyncio.sleep(POLL_SECONDS)
 
 

@@ -17,7 +17,7 @@ SHOWN_REJECTION_BYTES: Final = 300
 SHOWN_SIZES: Final = 9
 """Columns of the table of batches."""
 TARGETS: Final = tuple(
-    round(step * 10.0**power, 4) for power in range(-3, 2) for step in (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+    round(step * 10.0**power, 4) for power in range(-2, 2) for step in (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
 )
 """Latency targets that a report may recommend, in seconds."""
 ENOUGH: Final = 0.5
@@ -50,6 +50,14 @@ _ADVICE: Final = (
     (
         "example() must return bytes",
         "return the body of a typical request, such as b'{}' or json.dumps(...).encode()",
+    ),
+    (
+        "TypeError: load()",
+        "define load() without arguments; what it returns is context.model",
+    ),
+    (
+        "out of memory",
+        "give the container more memory, or load a smaller model",
     ),
     (
         "load_timeout",
@@ -195,7 +203,8 @@ def rejection(handler: str, answer: Answer) -> str:
     if answer.status == 500:
         return f"{said}, for the reason above: mend the handler, or what example() returns"
     if answer.status > 500:
-        return f"{said}: {words}\nnext: set PYTHONFAULTHANDLER=1, which shows where a process dies"
+        step = "see that it does not call sys.exit(); PYTHONFAULTHANDLER=1 shows where a signal ends it"
+        return f"{said}: {words}\nnext: {step}"
     return f"{said}, and not below 400: {words}\nnext: have example() return a body that the handler serves"
 
 
@@ -293,7 +302,7 @@ def _bytes(count: int) -> str:
 
 def _time(seconds: float) -> str:
     if seconds < 0.9995e-3:
-        return f"{seconds * 1e6:.0f} us"
+        return f"{_digits(seconds * 1e6)} us"
     return f"{_digits(seconds * 1e3)} ms" if seconds < 0.9995 else f"{_digits(seconds)} s"
 
 

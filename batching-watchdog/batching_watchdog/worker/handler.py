@@ -20,6 +20,9 @@ from batching_watchdog.logs import printable
 from batching_watchdog.messages import Failure, Reply
 from batching_watchdog.trace_context import parse_traceparent
 
+_NO_BATCH: Final = (dict, str, bytes)
+"""Results of one request, which have a length, too."""
+
 
 class Context:
     """What the handler gets beside the events: python3-http's ``hostname``, and ``model`` from load()."""
@@ -85,9 +88,13 @@ class Handler:
         assert self._handle_batch is not None, "looked at before"  # noqa: S101 - for the type checker
         try:
             results = self._handle_batch(events, self._context)
-            if len(results) == len(events):
+            if isinstance(results, _NO_BATCH) or not hasattr(results, "__len__"):
+                kind = type(results).__name__
+                problem = f"handle_batch returned {kind}, not a list with one result for each event"
+            elif len(results) != len(events):
+                problem = f"handle_batch returned {len(results)} results for {len(events)} events"
+            else:
                 return [self._reply(result, event) for result, event in zip(results, events, strict=True)]
-            problem = f"handle_batch returned {len(results)} results for {len(events)} events"
         except Exception as error:  # a handler may raise anything; the events are innocent until run alone
             problem = trace_of(error)
         if len(events) == 1:

@@ -136,6 +136,8 @@ def test_report_of_any_handler_is_a_few_printable_lines_without_exponents(
         ("load() failed: FileNotFoundError: weights.pt", "__file__"),
         ("load() failed: AssertionError: Torch not compiled with CUDA enabled", "is_available"),
         ("load() failed: RuntimeError: Found no NVIDIA driver on your system", "is_available"),
+        ("load() failed: TypeError: load() missing 1 required positional argument", "without arguments"),
+        ("the last one was killed by SIGKILL (out of memory?)", "more memory"),
         ("load() failed: KeyError: 5", ""),
     ],
 )

@@ -302,6 +302,29 @@ def test_trace_that_quotes_a_whole_tensor_keeps_its_beginning_and_its_end(load: 
     assert trace.endswith("the end")
 
 
+@pytest.mark.parametrize(
+    ("result", "kind"),
+    [
+        ("{'y': 1}", "dict"),
+        ("'y'", "str"),
+        ("b'y'", "bytes"),
+        ("None", "NoneType"),
+        ("iter([1])", "list_iterator"),
+    ],
+)
+def test_batch_whose_result_is_no_list_fails_and_says_what_it_must_be(load: Load, result: str, kind: str):
+    handler = load(f"def handle_batch(events, context):\n    return {result}\n")
+    failures: list[Failure] = []
+    handler.report = failures.append
+    assert one(handler).failed
+    assert f"returned {kind}, not a list" in failures[0].trace
+
+
+def test_batch_whose_result_is_an_array_is_answered_row_by_row(load: Load):
+    handler = load("import numpy\ndef handle_batch(events, context):\n    return numpy.eye(2)\n")
+    assert [reply.body for reply in handler.serve([event(), event()])] == [b"[1.0,0.0]", b"[0.0,1.0]"]
+
+
 def test_a_handler_that_raises_shows_nothing_of_it_to_the_client(
     load: Load, capsys: pytest.CaptureFixture[str]
 ):

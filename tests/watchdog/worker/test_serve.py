@@ -46,6 +46,7 @@ class Watchdog:
 
     def __init__(self) -> None:
         self.handshake: asyncio.Future[wire.Handshake] = asyncio.get_running_loop().create_future()
+        self.failures: list[Failure] = []
         self.answers: asyncio.Queue[tuple[list[Reply], float]] = asyncio.Queue()
 
     def loaded(self, connection: Connection, handshake: wire.Handshake) -> None:
@@ -55,7 +56,7 @@ class Watchdog:
         self.answers.put_nowait((replies, cpu_seconds))
 
     def raised(self, connection: Connection, failure: Failure) -> None:
-        raise AssertionError(failure)
+        self.failures.append(failure)
 
     def closed(self, connection: Connection, batch: Batch | None) -> None:
         assert batch is None
@@ -121,6 +122,7 @@ def test_a_worker_says_nothing_of_the_cost_of_a_batch_that_it_has_run_again_in_p
                 connection.send(batch(b"/", *bodies))
                 costs.append((await watchdog.answers.get())[1])
             assert [seconds > 0 for seconds in costs] == [True, False, True]
+            assert ["ZeroDivisionError" in failure.trace for failure in watchdog.failures] == [True]
 
     asyncio.run(run())
 
