@@ -41,9 +41,9 @@ def by_helm(values: Document, namespace: str, folder: Path) -> list[Document]:
     return [each for each in yaml.safe_load_all(done.stdout) if each]
 
 
-def by_library(values: Document, namespace: str, _: Path) -> list[Document]:
+def by_library(values: Document, namespace: str, _: Path, chart_path: Path = CHART) -> list[Document]:
     helm = importlib.import_module("helm_python")
-    with helm.Chart.load(str(CHART)) as chart:
+    with helm.Chart.load(str(chart_path)) as chart:
         chart.validate_schema(values)
         rendered = chart.render(values, name="autoscaler", namespace=namespace)
     texts = [text for name, text in rendered.items() if name.endswith(".yaml")]
@@ -114,6 +114,23 @@ def test_helm_renders_as_its_library(platform: str, tmp_path: Path):
     values = {"platform": platform}
     ours, theirs = (engine(values, namespace_of(values), tmp_path) for engine in (by_helm, by_library))
     assert comparable(ours) == comparable(theirs)
+
+
+@pytest.mark.skipif(not HAS_LIBRARY, reason="helm-python-sdk is not installed")
+def test_packaged_chart_has_the_files_that_the_chart_links_to(platform: str, tmp_path: Path):
+    helm = importlib.import_module("helm_python")
+    package = Path(helm.package(str(CHART), destination=str(tmp_path)))
+    values = {"platform": platform}
+    namespace = namespace_of(values)
+    packaged = by_library(values, namespace, tmp_path, package)
+    assert comparable(packaged) == comparable(by_library(values, namespace, tmp_path))
+
+
+@pytest.mark.skipif(not HAS_LIBRARY, reason="helm-python-sdk is not installed")
+def test_chart_has_no_error_that_lint_finds():
+    found = importlib.import_module("helm_python").lint(str(CHART))
+    assert found["errors"] == []
+    assert [each for each in found["messages"] if each["severity"] > 1] == []  # 1: an icon is recommended
 
 
 def test_max_mode_recommend_on_kubernetes_is_the_component_recommend(render: Render, tmp_path: Path):
