@@ -49,6 +49,8 @@ FOLDER: Final = ROOT / "docs" / "reference"
 WIDTH: Final = 98
 """Columns of the help texts."""
 
+_INPUT_GAUGES: Final = {signal.gauge for signal in INPUTS.values()}
+"""Metrics that signals.md has, beside the inputs that they export."""
 _BOUNDS: Final = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 _CLOSED: Final = ("outcome", "reason", "state", "stage", "scaler", "result")
 """Labels whose values are a closed list."""
@@ -61,7 +63,9 @@ def pages() -> dict[str, str]:
         "autoscaler.md": _sections(),
         "metrics.md": {
             "The watchdog": _families(_watchdog_families()),
-            "The autoscaler": _families(_autoscaler_families()),
+            "The autoscaler": _families(
+                family for family in _autoscaler_families() if family.name not in _INPUT_GAUGES
+            ),
             "Recorded series": None,
         },
         "reasons.md": _reasons(),

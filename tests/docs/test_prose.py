@@ -15,6 +15,8 @@ CURRENT = [name for name in NAMES if name != "CHANGELOG.md"]
 """The changelog names what is gone."""
 LONGEST = 40
 """Words in a sentence."""
+REPEATED = 13
+"""Words from which a sentence is a fact, which one page states and others link to."""
 
 SPELLING = {
     r"can not": "cannot",
@@ -101,6 +103,18 @@ def test_code_uses_the_spelling_of_the_glossary():
 def test_sentence_of_a_page_is_short(page: str):
     found = [each for text in texts((ROOT / page).read_text()) for each in sentences(text)]
     assert [each for each in found if len(each.split()) > LONGEST] == []
+
+
+def test_no_sentence_or_cell_stands_on_two_pages():
+    pages: dict[str, set[str]] = {}
+    for page in CURRENT:
+        if page.startswith("docs/"):
+            for text in texts((ROOT / page).read_text()):
+                for each in sentences(text):
+                    pages.setdefault(each, set()).add(page)
+    assert {
+        each: where for each, where in pages.items() if len(where) > 1 and len(each.split()) >= REPEATED
+    } == {}
 
 
 def test_help_text_is_a_complete_phrase_in_the_terms_of_the_glossary():
