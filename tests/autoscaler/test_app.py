@@ -146,7 +146,7 @@ def test_credentials_that_are_not_there_are_status_2(cluster, capsys, tmp_path):
     assert "platform.kubeconfig: " in capsys.readouterr().err
 
 
-def test_scaling_goes_on_when_nobody_reads_the_decisions(config):
+def test_run_with_closed_stdout_logs_it_once_and_goes_on(config):
     with a_gateway(a=Function(1)) as gateway:
         process = subprocess.Popen(
             [sys.executable, "-m", "slo_autoscaler", "--config", str(config), "--gateway-url", gateway.url],

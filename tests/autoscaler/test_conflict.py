@@ -44,7 +44,7 @@ def test_a_revision_that_takes_over_is_not_another_scaler_but_its_changes_are():
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.floats(0, 1)), max_size=30))
-def test_what_we_ask_for_is_never_another_scaler_however_much_of_it_is_given(asks):
+def test_own_requests_are_never_a_conflict_whatever_is_granted(asks):
     conflict, count, now = ScalerConflict().read(3, 0.0), 3, 0.0
     for wanted, share in asks:
         conflict = conflict.requested(wanted)

@@ -525,7 +525,7 @@ def test_reconcile_recommend_cooldown_begins_with_the_change_that_is_seen(gatewa
         st.tuples(st.integers(0, 7), st.sampled_from([0.0, 70.0, 300.0, 800.0])), min_size=1, max_size=20
     ),
 )
-def test_whatever_another_autoscaler_does_none_of_its_counts_is_taken_for_an_answer_to_ours(mode, story):
+def test_counts_of_another_autoscaler_are_never_taken_for_an_answer(mode, story):
     with a_gateway(a=Function(2)) as gateway:
         looks = [{A: seen(rate=rate, up_replicas=float(count))} for count, rate in story]
         with Bench(gateway, *looks, **{"defaults.mode": mode}) as bench:
@@ -561,7 +561,7 @@ def test_reconcile_that_cannot_read_a_function_or_fails_exports_no_count(gateway
 
 
 @pytest.mark.parametrize("mode", ["shadow", "off"])
-def test_reconcile_exports_no_count_of_who_is_not_to_be_followed(gateway, mode):
+def test_reconcile_in_shadow_or_off_exports_no_count(gateway, mode):
     with Bench(gateway, *[{A: BUSY}] * 2, **{"defaults.mode": mode}) as bench:
         bench.times(2)
         assert (gateway.posted, desired(bench)) == ([], None)

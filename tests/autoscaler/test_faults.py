@@ -141,7 +141,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_whatever_prometheus_does_every_function_holds_and_goes_on_afterwards(world, gateway, fault):
+def test_any_fault_of_prometheus_holds_every_function_until_it_ends(world, gateway, fault):
     _, _, proxy = world
     with an_autoscaler(gateway, proxy) as (controller, lines):
         settled(controller, lines)
@@ -229,7 +229,7 @@ GATEWAY_FAULTS = {
 
 
 @pytest.mark.parametrize("fault", GATEWAY_FAULTS)
-def test_whatever_the_gateway_does_nothing_is_scaled_down_and_it_goes_on_afterwards(world, gateway, fault):
+def test_any_fault_of_the_gateway_scales_nothing_down_until_it_ends(world, gateway, fault):
     _, _, proxy = world
     with an_autoscaler(gateway, proxy) as (controller, lines):
         settled(controller, lines)

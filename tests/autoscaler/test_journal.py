@@ -87,7 +87,7 @@ def test_many_functions_share_the_space_and_each_keeps_at_least_two():
     assert [found["reason"] for found in journal.decisions("a", 100)] == ["x", "y"]
 
 
-def test_what_is_forgotten_is_unknown():
+def test_forgotten_function_has_no_decisions():
     journal = Journal()
     journal.record(an_entry())
     for name in (NAME, "never.seen"):

@@ -23,7 +23,7 @@ def locks(path):
         lock.close()
 
 
-def test_alone_leads_and_nobody_never_does():
+def test_alone_always_leads_and_nobody_never():
     assert (Alone().leads(), Nobody().leads()) == (True, False)
 
 
@@ -77,7 +77,7 @@ def test_a_follower_whose_file_is_replaced_waits_for_the_new_one(locks, path):
     assert second.leads()
 
 
-def test_a_folder_that_is_gone_is_nobody_s_turn_and_stops_the_next_start(tmp_path):
+def test_lock_in_a_removed_folder_has_no_leader_and_stops_the_next_start(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
     lock = FileLock(str(folder / "lock"))

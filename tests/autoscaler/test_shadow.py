@@ -12,7 +12,7 @@ REAL = Scale(desired=2, available=2, min=1, max=9)
 START = 10.0
 
 
-def test_it_begins_beside_the_incumbent_with_its_bounds():
+def test_shadow_begins_with_the_incumbents_count_and_bounds():
     assert Shadow.beside(REAL, 5.0).scale(REAL, 5.0) == REAL
 
 
@@ -23,7 +23,7 @@ def test_the_last_to_start_are_the_first_to_go():
 
 
 @given(st.lists(st.tuples(st.floats(0, 20), st.integers(0, 30)), max_size=30))
-def test_what_serves_and_what_starts_is_what_is_wanted(story):
+def test_serving_and_starting_replicas_add_up_to_the_target(story):
     shadow, now = Shadow.beside(REAL, 0.0), 0.0
     for seconds, count in story:
         now += seconds
@@ -58,7 +58,7 @@ OVERLOADED = seen(rate=190.0, in_flight_growth=60.0, in_flight=80.0, p99=0.4, at
         (seen(rated_replicas=1.0, stalled=3.0), 1, {"rated_replicas": 1.0, "stalled": None}),
     ],
 )
-def test_what_other_replicas_would_have_seen(observed, count, expected):
+def test_imagined_observation_follows_the_ratio_of_replicas(observed, count, expected):
     there = imagined(observed, REAL, Scale(count, count))
     assert {name: getattr(there, name) for name in expected} == {
         name: value if value is None else pytest.approx(value) for name, value in expected.items()
@@ -66,7 +66,7 @@ def test_what_other_replicas_would_have_seen(observed, count, expected):
 
 
 @given(observations, scales, scales)
-def test_what_is_imagined_makes_sense(observed, real, virtual):
+def test_imagined_observation_keeps_its_invariants(observed, real, virtual):
     assert imagined(observed, real, real) is observed
     there = imagined(observed, real, virtual)
     assert there.arrival_rate == pytest.approx(observed.arrival_rate)

@@ -35,9 +35,7 @@ def test_arrivals_are_the_larger_of_what_the_watchdogs_and_the_gateway_see(rate,
         (None, None, None),
     ],
 )
-def test_what_is_read_directly_may_raise_the_newest_arrivals_and_never_lowers_them(
-    rate_now, direct, arrivals
-):
+def test_direct_rate_may_raise_the_newest_arrivals_and_never_lowers_them(rate_now, direct, arrivals):
     assert Observation(rate=90.0, rate_now=rate_now, direct_rate=direct).arrival_rate_now == arrivals
 
 

@@ -52,7 +52,7 @@ def test_a_target_is_the_share_and_the_latency():
 
 @pytest.mark.parametrize("show", [*NUMBERS, shown.per_second, shown.count])
 @pytest.mark.parametrize("value", [None, math.nan, math.inf])
-def test_what_is_not_known_is_a_dash(show, value):
+def test_unknown_number_is_a_dash(show, value):
     assert show(value) == shown.NOTHING
 
 
@@ -113,7 +113,7 @@ def test_a_repeated_hold_says_for_how_long_and_how_often():
         ({"mode": "shadow", "to": 2, "incumbent": 3}, f"the shadow held {NAME} at 2"),
     ],
 )
-def test_what_was_not_carried_out_is_told_as_such(changes, deed):
+def test_sentence_of_an_unapplied_decision_says_so(changes, deed):
     assert deed in sentence(a_told_decision(**changes))
 
 

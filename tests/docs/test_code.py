@@ -323,7 +323,7 @@ def test_defaults_page_names_only_settings_that_exist():
     assert named <= DESCRIPTIONS.keys() | {key.rpartition(".")[2] for key in keys()}
 
 
-def test_page_for_who_is_on_call_has_every_alert():
+def test_runbook_has_every_alert():
     text = (ROOT / "docs/howto/runbook.md").read_text()
     alerts = {rule["alert"] for rule in rules() if "alert" in rule}
     assert {alert for alert in alerts if not re.search(rf"\b{alert}\b", text)} == set()

@@ -250,7 +250,7 @@ def test_a_client_sees_the_same(answers, name):
 
 
 @pytest.mark.parametrize("name", DIFFERENT)
-def test_where_the_answers_differ_it_is_known(answers, name):
+def test_answers_differ_only_where_listed(answers, name):
     theirs, ours = answers[name]
     assert (theirs.status, ours.status) == DIFFERENT[name][1:]
 
@@ -262,7 +262,7 @@ def test_probes_are_for_get_alone(answers, name):
 
 
 @pytest.mark.parametrize("headers", [("X-Timeout: 200ms",), ()])
-def test_both_give_a_request_up_and_ours_says_why(headers):
+def test_timeout_ends_a_request_in_both_watchdogs_and_ours_gives_the_reason(headers):
     with both(exec_timeout="30s" if headers else "300ms", slo_latency="300ms") as (theirs, ours):
         answers = [
             ask(each.port, request("POST", "/sleep", b"2", *headers), "POST") for each in (theirs, ours)

@@ -230,7 +230,7 @@ def test_a_body_that_is_complete_after_the_drain_began_is_served():
         assert dog.ended() == 0
 
 
-def test_what_is_not_served_within_the_drain_limit_is_refused():
+def test_request_not_served_within_the_drain_limit_is_refused():
     with watchdog(GATED, write_timeout="1s") as dog, connect(dog) as client:
         client.sendall(ASK + b"\r\nx")
         wait_until(lambda: dog.metric("http_requests_in_flight") == 1, "it is busy")
@@ -286,7 +286,7 @@ def test_a_killed_watchdog_leaves_no_process_behind():
         ),
     ],
 )
-def test_what_can_not_start_stops_with_one_clear_message(
+def test_start_that_cannot_work_ends_with_one_message(
     handler: str, environment: dict[str, str], status: int, message: str
 ):
     with starting_watchdog(handler, **environment) as dog:

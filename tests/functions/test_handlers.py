@@ -41,7 +41,7 @@ def environment() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_requires_what_it_imports(name):
+def test_handler_requires_every_package_it_imports(name):
     folder = ROOT / name
     lines = (folder / "requirements.txt").read_text().splitlines()
     required = {re.split(r"[^\w.-]", line)[0] for line in lines if line and not line.startswith("#")}

@@ -14,7 +14,7 @@ FUNCTIONS = STACK["functions"]
 pytestmark = pytest.mark.parametrize("name", sorted(FUNCTIONS))
 
 
-def test_it_has_the_template_and_a_handler_folder_of_its_name(name):
+def test_function_has_the_template_and_a_handler_folder_of_its_name(name):
     function = FUNCTIONS[name]
     assert function["lang"] == "python3-inference"
     assert (ROOT / "template" / function["lang"] / "template.yml").is_file()

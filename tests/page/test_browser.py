@@ -83,7 +83,7 @@ def test_without_javascript_the_server_sorts(browser, thousand):
     assert all(name.startswith("vision") for name in names)
 
 
-def test_the_page_follows_until_it_is_told_not_to_and_says_when_nobody_answers(browser):
+def test_page_follows_until_told_not_to_and_shows_a_missing_answer(browser):
     told = Told(a_hold())
     with a_page(told) as url:
         browser.look()

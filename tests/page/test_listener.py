@@ -97,7 +97,7 @@ def test_healthz_is_503_when_the_loop_is_not_alive(web, probes, told):
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
-def test_what_only_reads_is_asked_with_get_or_head(web, probes, method):
+def test_read_only_addresses_accept_only_get_and_head(web, probes, method):
     for each in (web, probes):
         assert get(f"http://127.0.0.1:{each.port}/healthz", method)[0] == 405
         assert get(f"http://127.0.0.1:{each.port}/healthz", "HEAD")[::2] == (200, b"")

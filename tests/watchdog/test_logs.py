@@ -109,7 +109,7 @@ def test_a_miss_is_a_warning_and_a_failure_an_error(outcomes: tuple[str | None, 
 
 
 @given(st.binary(max_size=300), st.binary(max_size=300))
-def test_whatever_a_client_sends_a_line_is_one_printable_line(target: bytes, call_id: bytes):
+def test_request_line_of_any_bytes_is_one_printable_line(target: bytes, call_id: bytes):
     line = replace(SERVED, target=target, call_id=call_id)
     assert str(line).isprintable()
     assert json.loads(json.dumps(line.document()))["event"] == "request"
@@ -151,7 +151,7 @@ def test_failure_is_one_record_in_both_formats_with_its_trace_whole(call_id: str
     assert document.get("trace_id", "") == trace_id
 
 
-def test_what_a_handler_says_when_it_fails_can_not_move_the_cursor():
+def test_failure_text_of_a_handler_cannot_move_the_cursor():
     record = logging.LogRecord("x", logging.ERROR, "", 0, "load() failed: %s", ("a\n\t\x1b[31m",), None)
     assert TextFormatter("%(message)s").format(record) == "load() failed: a\n\t\\x1b[31m"
 

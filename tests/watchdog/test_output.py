@@ -69,7 +69,7 @@ def test_an_end_waits_only_so_long_for_a_reader_that_reads_nothing(pipe: tuple[i
     assert os.read(reader, 5) == b"xxxxx"
 
 
-def test_what_is_buffered_at_the_end_is_written(pipe: tuple[int, Output]):
+def test_end_writes_buffered_lines(pipe: tuple[int, Output]):
     reader, stream = pipe
     for number in range(1000):
         stream.write(f"{number}\n")

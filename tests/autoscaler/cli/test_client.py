@@ -49,7 +49,7 @@ def test_a_wrong_server_at_the_port_is_status_1_with_its_address(command, fault,
     assert other.url in line
 
 
-def test_nobody_at_the_port_is_status_1(command, capsys):
+def test_command_without_a_listener_exits_with_status_1(command, capsys):
     url = f"http://127.0.0.1:{free_port()}"
     assert command(["--url", url]) == 1
     told = capsys.readouterr()

@@ -71,7 +71,7 @@ def test_a_breach_is_seen_without_colors_too():
     assert "\x1b[1;31mMISSED" in drawn(80, missed, terminal=True)
 
 
-def test_what_is_wrong_comes_first_and_the_last_line_sums_up():
+def test_table_begins_with_notices_and_ends_with_a_summary():
     notice = {"level": "error", "text": "Nothing is being scaled."}
     first, *_, last = drawn(80, a_hold(), a_hold("b.fn", reason="NoData"), notices=[notice]).splitlines()
     assert first.rstrip() == "Error: Nothing is being scaled."

@@ -71,7 +71,7 @@ def test_a_repetition_counts_up_unless_the_event_was_forgotten_or_deleted_or_is_
 
 
 @on_double
-def test_what_cannot_be_written_is_lost_and_that_is_logged_once(api, about, told, written, caplog):
+def test_event_that_cannot_be_written_is_lost_and_logged_once(api, about, told, written, caplog):
     api.faults["POST"] = doubles.status(403)
     for number, message in enumerate("abc", 1):
         told.tell(about, "Scaled", message)

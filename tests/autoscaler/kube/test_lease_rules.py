@@ -70,7 +70,7 @@ def test_pause_of_a_candidate_that_has_seen_a_lease_for_so_long(identity, second
 
 
 @given(st.floats(0, 1e6), st.floats(1, 600), st.floats(0.01, 60), st.floats(0, 1e3))
-def test_nobody_waits_longer_than_for_a_renewal_nor_looks_without_a_pause(since, duration, interval, after):
+def test_pause_is_above_zero_and_at_most_one_renewal(since, duration, interval, after):
     for identity in ("a", "b"):
         wait = pause(Sighting(a_lease(), since), identity, duration, interval, since + after)
         assert 0 < wait <= interval
@@ -82,7 +82,7 @@ def test_a_lease_that_changes_is_seen_for_the_first_time_again():
     assert sighted(first, GIVEN_BACK, 9.0).since == 9.0
 
 
-def test_who_takes_it_counts_as_a_transition_and_who_renews_it_does_not():
+def test_held_counts_a_new_holder_as_a_transition_and_a_renewal_not():
     assert held(Step.CREATE, None, "a", DURATION, WALL)["leaseTransitions"] == 0
     taken = held(Step.TAKE, a_lease(), "b", DURATION, WALL)
     assert (taken["holderIdentity"], taken["leaseTransitions"]) == ("b", 4)
@@ -170,7 +170,7 @@ def test_there_are_never_two_that_may_act_whatever_is_delayed_lost_or_frozen(mov
 
 
 @given(st.lists(_moves, max_size=40))
-def test_after_any_past_somebody_leads_when_the_network_is_well_again(moves):
+def test_lease_after_any_past_has_a_leader_once_the_network_works(moves):
     world = _World(candidates=[_Candidate(name) for name in "abc"])
     for index, move, passes in moves:
         getattr(world, move)(world.candidates[index])

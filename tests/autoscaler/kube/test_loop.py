@@ -60,7 +60,7 @@ def test_a_write_that_is_refused_waits_alone_and_is_forgotten_with_its_object(ca
 
 
 @pytest.mark.parametrize("error", [UnreachableError("no answer"), ApiError("webhook", 500)])
-def test_what_fails_for_all_ends_the_pass_and_all_wait(error, caplog):
+def test_failure_of_all_writes_ends_the_pass_and_backs_all_off(error, caplog):
     writes = Writes("status")
     for _ in range(2):
         assert not writes.attempt(A, fail(error))

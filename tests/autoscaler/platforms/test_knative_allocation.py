@@ -108,7 +108,7 @@ FULL = {
         ({"min-scale": "x", "scale-to-zero-grace-period": "soon"}, Defaults()),
     ],
 )
-def test_what_the_config_map_does_not_say_or_says_wrongly_is_knatives_default(data, found):
+def test_missing_or_invalid_config_map_key_is_knatives_default(data, found):
     assert defaults_of({"data": data}) == found
 
 
@@ -251,7 +251,7 @@ def test_every_count_is_within_its_revisions_bounds_and_never_zero(revisions, wa
 
 @settings(max_examples=50)
 @given(services(), st.integers(0, 30))
-def test_what_was_divided_once_is_not_divided_otherwise_again(revisions, wanted):
+def test_plan_of_a_plan_changes_nothing(revisions, wanted):
     counts = plan(revisions, wanted)
     after = [replace(each, replicas=counts[each.key]) for each in revisions]
     assert plan(after, wanted) == counts

@@ -180,9 +180,7 @@ def test_a_refused_floor_is_an_error_that_says_why_and_no_decision(api, world, p
     assert MIN_SCALE not in world.annotations()
 
 
-def test_a_floor_that_conflicts_again_and_again_is_given_up_and_at_once_by_who_leads_no_more(
-    api, world, platform
-):
+def test_floor_that_keeps_conflicting_is_given_up_and_at_once_by_a_former_leader(api, world, platform):
     api.faults[PATCHES] = doubles.status(409)
     for leads in (True, False):
         before = len(api.writes())

@@ -109,7 +109,7 @@ def test_change_of_a_floor(revision, floor, defaults, found):
         ({"metadata": {"name": "x"}}, 0, 0, None),
     ],
 )
-def test_what_is_scaled_is_the_floor(revision, replicas, least, most):
+def test_revision_of_mode_floor_counts_its_floor(revision, replicas, least, most):
     it = revision_of(revision, ALL, Defaults(), floored=True)
     assert (it.replicas, it.least, it.most) == (replicas, least, most)
     assert it.ready == revision.get("status", {}).get("actualReplicas", 0)
@@ -151,7 +151,7 @@ _counts = st.none() | st.integers(0, 6).map(str)
 
 @settings(max_examples=50)
 @given(_counts, st.lists(st.integers(0, 9), min_size=1, max_size=5))
-def test_whatever_floors_come_the_users_minimum_holds_and_comes_back(own, wanted):
+def test_any_floors_keep_and_restore_the_users_minimum(own, wanted):
     original = a_revision(**({} if own is None else {"min": own}))
     revision = original
     for floor in wanted:

@@ -116,7 +116,7 @@ def test_the_real_prometheus_answers_every_signal_for_all_functions_at_once(tmp_
 
 
 @pytest.mark.e2e
-def test_what_a_new_replica_counted_before_its_first_scrape_is_load(tmp_path):
+def test_count_before_the_first_scrape_of_a_new_replica_is_load(tmp_path):
     with a_fleet() as fleet:
         fleet._counts, fleet.started = [900.0, 100.0], time.time()
         with a_prometheus(tmp_path, {"busy.fn": [fleet.address]}) as prometheus:

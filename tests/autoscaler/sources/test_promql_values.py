@@ -232,7 +232,7 @@ def test_a_function_has_new_replicas_for_a_window_after_their_first_scrape(tmp_p
         run_promtool(tmp_path, a_test(joined(), texts, {"": expected}, f"{at}s"))
 
 
-def test_where_no_replica_is_new_the_queries_for_new_ones_give_the_same(tmp_path):
+def test_queries_for_new_replicas_agree_without_new_replicas(tmp_path):
     texts = new_queries(["a.fn", "classes.fn", "idle.fn", "quiet.fn", "hangs.fn"], 30.0, 20.0)
     run_promtool(tmp_path, a_test(WATCHDOGS, texts, {name: BY_THE_WATCHDOG[name] for name in texts}))
 
@@ -273,7 +273,7 @@ def test_the_load_that_new_replicas_take_over_is_seen_from_their_first_scrape_on
 
 
 @pytest.mark.parametrize("started", [-5000, 85])
-def test_what_was_counted_before_the_window_is_no_load_of_now(tmp_path, started):
+def test_count_before_the_window_is_no_present_load(tmp_path, started):
     """Prometheus was away, or found the replica late: its counter is of a longer time than the window."""
     points = [(at, 10 * (at - max(started, 0)) + (started < 0) * 50_000) for at in range(110, 151, 5)]
     texts = {"rate": AS_NEW["rate"]}

@@ -84,7 +84,7 @@ def test_live_run_in_small_has_results_that_can_be_shown_again(tmp_path):
         *("report", "validate"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_before_anything_starts(tmp_path, monkeypatch, capsys, words):
+def test_impossible_measurement_is_refused_before_any_start(tmp_path, monkeypatch, capsys, words):
     monkeypatch.setattr(bench, "OUTPUT", tmp_path)
     assert bench.main(words.split()) == 2
     assert list(tmp_path.iterdir()) == []

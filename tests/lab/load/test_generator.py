@@ -78,7 +78,7 @@ def test_parts_of_a_mix_are_drawn_by_weight_sent_as_they_are_and_counted_by_name
     assert asked == {(b"/a", True), (b"/b", False)}
 
 
-def test_nobody_listening_is_a_miss_and_not_a_failure(compiled):
+def test_run_without_a_listener_counts_misses(compiled):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     run = compiled.run(Endpoint(port, (Part(b""),)), rate=50.0, seconds=0.3, slo=30.0)

@@ -98,7 +98,7 @@ def test_trace_file_is_played(outcomes, tmp_path):
         (("--prometheus", "http://127.0.0.1:9"), 1, "127.0.0.1:9"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line_with_its_name(simulate, words, status, named):
+def test_wrong_argument_is_one_line_with_its_name(simulate, words, status, named):
     told, out, err = simulate(*words)
     assert (told, out, err.count("\n")) == (status, "", 1)
     assert named in err

@@ -45,7 +45,7 @@ def test_each_rate_holds_for_the_step_before_it_and_gaps_are_silent():
         (an_answer([(1010.0, "0")]), NAME),
     ],
 )
-def test_what_cannot_be_used_is_said_with_the_url(fault, what):
+def test_unusable_answer_is_an_error_with_the_url(fault, what):
     with a_gateway() as server:
         server.faults["GET"] = fault
         with pytest.raises(SimulationError, match=what):

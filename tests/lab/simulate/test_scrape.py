@@ -85,7 +85,7 @@ def test_function_that_answers_is_seen_as_a_scraper_sees_it():
     assert (seen.up_replicas, seen.sample_age) == (1.0, 2.0)
 
 
-def test_what_a_new_replica_did_before_its_first_scrape_is_not_in_the_rate():
+def test_rate_lacks_requests_before_the_first_scrape_of_a_replica():
     seen = scraped([(500.0, 500.0)], 1).observe(2.0)
     assert (seen.rate, seen.samples, seen.attainment) == (None, None, None)
     seen = scraped([(500.0, 500.0), (550.0, 550.0)], 1).observe(7.0)

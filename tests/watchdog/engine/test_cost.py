@@ -50,7 +50,7 @@ def test_classes_begin_in_one_pool_whatever_their_path_and_length():
     ],
     ids=["batch key", "path, if the handler says so"],
 )
-def test_what_may_not_share_a_batch_never_does(one: CostClass, other: CostClass, mix_paths: bool):
+def test_incompatible_requests_never_share_a_batch(one: CostClass, other: CostClass, mix_paths: bool):
     cost = model(mix_paths=mix_paths)
     for kind in (one, other):
         run(cost, [kind] * 4, 0.01, 3 * KNOWN)

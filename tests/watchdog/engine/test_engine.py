@@ -388,7 +388,7 @@ def test_batch_teaches_its_cost_if_at_least_half_of_it_was_work_done(replies: li
     assert (made._cost.overall.runs == 2) is learns
 
 
-def test_probe_teaches_nothing_and_takes_no_ones_place():
+def test_probe_teaches_nothing_and_replaces_no_request():
     made, (worker,) = engine(max_inflight=2, learned=False)
     probe = Request(0, b"", b"", 0.0, SLO, 1.0, PROBE)
     made.offer(probe, 0.0)

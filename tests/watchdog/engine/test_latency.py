@@ -51,9 +51,7 @@ def test_nothing_is_promised_before_anything_is_learned():
 
 
 @given(RUNS, st.floats(0, 20))
-def test_whatever_has_run_the_curve_rises_and_what_is_derived_from_it_agrees(
-    runs: list[tuple[int, float]], seconds: float
-):
+def test_any_runs_give_a_rising_curve_with_consistent_values(runs: list[tuple[int, float]], seconds: float):
     model, largest = LatencyModel(48), 0
     for size, taken in runs:
         model.observe(min(size, 48), taken)
@@ -125,7 +123,7 @@ def test_a_size_with_few_runs_is_taken_to_vary_as_others_do():
     assert model.predict(8) > 1.25 * model.predict_mean(8)
 
 
-def test_what_happens_again_is_no_stall():
+def test_slow_run_that_recurs_is_no_stall():
     model = learned(accelerator, [1], times=20)
     model.observe(1, 0.1)
     learn(model, accelerator, [1], times=20)

@@ -32,7 +32,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("data", "status"), REFUSED.values(), ids=REFUSED)
-def test_what_is_too_long_is_refused(data: bytes, status: int):
+def test_request_beyond_a_length_limit_is_refused(data: bytes, status: int):
     client = Connection()
     (answer,) = client.send(data)
     assert answer.status == status
@@ -64,7 +64,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize(("start", "more"), ENDLESS.values(), ids=ENDLESS)
-def test_what_never_ends_is_refused_after_the_headers_limit(start: bytes, more: bytes):
+def test_endless_framing_is_refused_after_the_header_limit(start: bytes, more: bytes):
     client, sent = Connection(), 0
     for piece in chain([start], repeat(more)):
         sent += len(piece)
@@ -97,7 +97,7 @@ def statuses(answers: list[Answer]) -> list[int]:
     return [answer.status for answer in answers]
 
 
-def test_what_would_be_too_much_is_refused_at_the_header_until_others_are_answered():
+def test_request_beyond_the_held_bytes_is_refused_until_others_are_answered():
     client = Connection(Echo(hold=True), SMALL)
     other = Connection(beside=client)
     client.send(body(90_000) + body(50_000))
@@ -160,7 +160,7 @@ def test_answers_that_are_not_read_count_until_they_are():
     assert client.held == 0
 
 
-def test_who_has_not_read_for_longest_is_cut_while_too_much_is_held():
+def test_client_stalled_longest_is_cut_while_too_much_is_held():
     clients = [Connection(limits=SMALL)]
     clients += [Connection(beside=clients[0]) for _ in range(3)]
     for client in clients[:3]:
@@ -179,7 +179,7 @@ def test_who_has_not_read_for_longest_is_cut_while_too_much_is_held():
     assert clients[0].connections.queued_bytes == 0
 
 
-def test_what_is_read_ahead_of_a_pipeline_counts():
+def test_bytes_read_ahead_of_a_pipeline_count_as_held():
     client = Connection(Echo(hold=True), SMALL)
     client.send(GET * 2000)
     assert client.held > 1900 * len(GET)

@@ -251,7 +251,7 @@ def test_broken_requests_are_refused_as_h11_refuses_them_but_for_listed_differen
 
 @fuzzed(200)
 @given(mutants(), CUTS)
-def test_where_the_reads_end_makes_no_difference(data: bytes, cuts: set[int]):
+def test_split_of_the_reads_makes_no_difference(data: bytes, cuts: set[int]):
     whole = read_twice([data])
     for pieces in (split(data, cuts), [data[at : at + 1] for at in range(len(data))]):
         reading = read_twice(pieces)

@@ -34,7 +34,7 @@ class Loop:
         self.looks += 1
 
 
-def test_what_a_waiting_loop_reads_came_just_now():
+def test_bytes_read_by_a_waiting_loop_arrived_just_now():
     loop = Loop()
     assert loop.turn(0.0, then_waits=5.0) == [100.0]
     assert loop.turn(0.0) == [105.0]
@@ -56,7 +56,7 @@ def test_a_backlog_is_forgotten_when_the_loop_has_had_to_wait():
     assert loop.turn(0.0) == [loop.now]
 
 
-def test_what_cannot_wait_is_looked_at_between_reads():
+def test_workers_are_polled_between_reads():
     loop = Loop()
     for _ in range(3 * READS_PER_POLL):
         loop.lag.read_done()

@@ -97,7 +97,7 @@ def test_most_requests_that_platforms_send_are_plain():
 
 
 @pytest.mark.parametrize("data", ["text", bytearray(b"GET / HTTP/1.1\r\n"), None])
-def test_it_reads_bytes_only(data: object):
+def test_reader_takes_only_bytes(data: object):
     assert compiled is not None
     with pytest.raises(TypeError):
         compiled.plain_request(data, NOTED, MAX_HEADER_BYTES)

@@ -87,7 +87,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("data", CASES.values(), ids=CASES)
-def test_what_can_be_read_in_two_ways_gets_400_and_nothing_behind_it_is_served(data: bytes):
+def test_ambiguous_request_gets_400_and_ends_the_connection(data: bytes):
     client = Connection()
     (answer,) = client.send(data + GET)
     assert (answer.status, answer.headers["connection"]) == (400, "close")

@@ -190,7 +190,7 @@ def test_a_worker_can_have_its_next_batch_while_it_runs_one(together: bool):
     scenario(body)
 
 
-def test_what_is_cancelled_follows_its_batch_even_if_the_kernel_does_not_take_all_at_once():
+def test_cancel_follows_its_batch_through_a_full_socket():
     async def body(connection: Connection, log: Log, worker: Worker) -> None:
         await shake_hands(log, worker)
         large = bytes(8 * wire.JOIN_BELOW)
@@ -255,7 +255,7 @@ def test_a_worker_that_breaks_the_protocol_counts_as_dead(answer: bytes):
     scenario(body)
 
 
-def test_nobody_listening_is_an_os_error():
+def test_connect_without_a_listener_is_an_os_error():
     with pytest.raises(OSError, match="No such file"):
         asyncio.run(connect("/tmp/nothing-here", Log()))
 
@@ -279,7 +279,7 @@ FRAMES = st.one_of(
     st.lists(st.integers(1, 3) | st.lists(FRAMES, max_size=3).map(b"".join)),
     st.integers(1, 64),
 )
-def test_whatever_a_worker_sends_each_batch_is_answered_in_turn_or_lost_with_the_connection(
+def test_any_bytes_from_a_worker_answer_batches_in_turn_or_end_the_connection(
     greets: bool, steps: list[int | bytes], cut: int
 ):
     async def run() -> None:
