@@ -43,20 +43,6 @@ class Claim:
         return max(self.lowest, self.wanted)
 
 
-@dataclass(frozen=True, slots=True)
-class Shortfall:
-    """What a function lacks because a shared budget is too small."""
-
-    short: int
-    """Replicas fewer than wanted."""
-    taken: int
-    """Replicas of those it has now that go to other functions."""
-    late: float
-    """Predicted late share with the replicas it gets."""
-    late_wanted: float
-    """Predicted late share with the replicas it wanted."""
-
-
 def allocate(claims: Mapping[str, Claim], budget: int) -> dict[str, int]:
     """Return the replicas of each function, at most ``budget`` in all.
 
@@ -93,20 +79,6 @@ def allocate(claims: Mapping[str, Claim], budget: int) -> dict[str, int]:
         loss = sum(each[kept[name] - claims[name].lowest] for name, each in saved.items())
         return given if gain > loss else kept
     return given
-
-
-def shortfalls(claims: Mapping[str, Claim], given: Mapping[str, int]) -> dict[str, Shortfall]:
-    """Return what each function lacks that gets fewer replicas than it wanted."""
-    return {
-        name: Shortfall(
-            claim.most - given[name],
-            max(0, claim.current - given[name]),
-            claim.late(given[name]),
-            claim.late(claim.most),
-        )
-        for name, claim in claims.items()
-        if given[name] < claim.most
-    }
 
 
 def _saved(claim: Claim) -> list[float]:

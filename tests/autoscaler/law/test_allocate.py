@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.law.allocate import MOVE_MARGIN, Claim, allocate, shortfalls
+from slo_autoscaler.law.allocate import MOVE_MARGIN, Claim, allocate
 
 rates = st.floats(0.0, 1e4)
 priorities = st.sampled_from((0.5, 1.0, 4.0))
@@ -147,14 +147,6 @@ def test_floors_that_do_not_fit_are_filled_by_priority_then_by_name():
 def test_priority_weighs_misses():
     fleet = {"usual": Claim(1, 2, 1, 10.0, even(0.5)), "urgent": Claim(1, 2, 1, 6.0, even(0.5), priority=2.0)}
     assert allocate(fleet, 3) == {"usual": 1, "urgent": 2}
-
-
-def test_shortfalls_say_what_was_taken_and_what_it_costs():
-    fleet = {"rich": Claim(1, 2, 1, 100.0, even(0.5)), "poor": Claim(1, 3, 2, 1.0, even(0.5))}
-    found = shortfalls(fleet, allocate(fleet, 3))
-    assert found.keys() == {"poor"}
-    poor = found["poor"]
-    assert (poor.short, poor.taken, poor.late, poor.late_wanted) == (2, 1, 0.5, 0.125)
 
 
 def test_allocate_asks_for_each_late_share_once():
