@@ -18,6 +18,7 @@ half to twice the capacity.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import erfc, exp, pi, sqrt
 from typing import Final
 
@@ -54,8 +55,8 @@ class Curve:
             return 1.0
         load = rate / self.goodput
         if load < PAIRS:
-            return _late(PAIRS, self.spread) * load / PAIRS
-        return _late(load, self.spread)
+            return _late_and_busy(PAIRS, self.spread)[0] * load / PAIRS
+        return _late_and_busy(load, self.spread)[0]
 
     def corrected(self, correction: float, late: float) -> "Curve":
         """Return the curve of a replica of which ``correction`` times as many are late as this one says.
@@ -67,7 +68,7 @@ class Curve:
         if correction == 1.0 or self.goodput <= 0.0:
             return self
         told = min(1.0, _load(self.spread, min(late / correction, _ALL_BUT)))
-        return Curve(self.goodput * told / _load(self.spread, late), self.spread)
+        return Curve(self.goodput * told / _load_at(self.spread, late), self.spread)
 
     def saved(self, late: float) -> float:
         """Return how many late requests per second one more replica saves where the share ``late`` is late.
@@ -79,58 +80,51 @@ class Curve:
         if self.goodput <= 0.0:
             return 0.0
         load = _load(self.spread, min(late, _ALL_BUT))
-        busy = 0.5 * erfc((1.0 - load) / self.spread * _ROOT_HALF)
-        return self.goodput * min(load * max(busy - _late(load, self.spread), 0.0), _ALL_BUT)
+        late, busy = _late_and_busy(load, self.spread)
+        return self.goodput * min(load * max(busy - late, 0.0), _ALL_BUT)
 
 
 def curve(
-    capacity: float,
-    slo_latency: float,
-    slo_objective: float,
-    service_time: float | None = None,
-    burstiness: float = 1.0,
+    capacity: float, slo_latency: float, slo_objective: float, service_time: float | None = None
 ) -> Curve:
     """Return the curve of a replica that meets ``slo_objective`` up to ``capacity`` requests per second.
 
-    ``service_time`` is that of one request alone, in seconds like ``slo_latency``. ``burstiness`` is the
-    variance of the number of arrivals over its mean: 1 for independent ones, for which capacities are meant.
+    ``service_time`` is that of one request alone, in seconds like ``slo_latency``.
     """
     share = SERVICE_SHARE if service_time is None else min(1.0, service_time / slo_latency)
     by_chance = 1.0 / (LEAST_REQUESTS + PER_REQUEST * capacity * slo_latency)
-    by_waiting = (WAIT_SPREAD * share) ** 2
-    goodput = capacity / _load(_spread(by_chance + by_waiting), 1.0 - slo_objective)
-    return Curve(goodput, _spread(burstiness * by_chance + by_waiting))
+    spread = min(WIDEST, sqrt(by_chance + (WAIT_SPREAD * share) ** 2))
+    return Curve(capacity / _load_at(spread, 1.0 - slo_objective), spread)
 
 
-def _spread(variance: float) -> float:
-    return min(WIDEST, sqrt(variance))
-
-
-def _late(load: float, spread: float) -> float:
-    """The late share at ``load``, a multiple of the goodput."""
+def _late_and_busy(load: float, spread: float) -> tuple[float, float]:
+    """Return the late share at ``load``, a multiple of the goodput, and how likely the demand exceeds it."""
     above = (load - 1.0) / spread
-    excess = exp(-0.5 * above * above) * _NORMAL + 0.5 * above * erfc(-above * _ROOT_HALF)
+    busy = 0.5 * erfc(-above * _ROOT_HALF)
+    excess = exp(-0.5 * above * above) * _NORMAL + above * busy
     # Far below the goodput the two terms cancel, but for what rounding leaves.
-    return spread * excess / load if excess > 0.0 else 0.0
+    return spread * excess / load if excess > 0.0 else 0.0, busy
 
 
 def _load(spread: float, late: float) -> float:
-    """The load, as a multiple of the goodput, at which the share ``late`` is late.
+    """Return the load, as a multiple of the goodput, at which the share ``late`` is late.
 
     Newton's method: the excess is convex in the load. The start, where as much would be late if the demand
     never varied, lies above the root, so every step goes down to it.
     """
-    at_pairs = _late(PAIRS, spread)
+    at_pairs, _ = _late_and_busy(PAIRS, spread)
     if late <= at_pairs:
         return PAIRS * late / at_pairs
     load, step = 1.0 / (1.0 - late), 1.0
     while step > PRECISION * load:
-        more = 0.5 * erfc((1.0 - load) / spread * _ROOT_HALF) - late
-        step = load * (_late(load, spread) - late) / more
+        found, busy = _late_and_busy(load, spread)
+        step = load * (found - late) / (busy - late)
         load -= step
     return load
 
 
+_load_at: Final = lru_cache(maxsize=1 << 14)(_load)
+"""Likewise, remembered: at the objective every look asks for it, and a function's spread seldom changes."""
 _ALL_BUT: Final = 0.9
 """The highest late share that is looked up, and of the goodput the most that a replica is worth."""
 _ROOT_HALF: Final = sqrt(0.5)

@@ -43,15 +43,6 @@ def test_late_share_far_beyond_the_capacity_is_all_but_the_goodput(drawn: tuple[
         assert found.late(rate) == pytest.approx(1.0 - found.goodput / rate, abs=1e-6)
 
 
-@given(CAPACITIES, LATENCIES, OBJECTIVES, st.floats(1.0, 16.0), st.floats(0.1, 3.0))
-def test_late_share_grows_with_burstiness(
-    capacity: float, latency: float, objective: float, burstiness: float, load: float
-):
-    usual = curve(capacity, latency, objective).late(load * capacity)
-    bursty = curve(capacity, latency, objective, burstiness=burstiness).late(load * capacity)
-    assert bursty >= usual * (1 - 1e-9)
-
-
 def test_late_share_falls_faster_below_the_capacity_where_more_requests_fit_into_the_slo():
     few, many = curve(10.0, 0.2, 0.99, 0.02), curve(1000.0, 0.2, 0.99, 0.02)
     assert few.late(0.8 * 10.0) > 10 * many.late(0.8 * 1000.0)
