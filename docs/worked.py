@@ -169,7 +169,7 @@ def _column(at: Situation) -> dict[str, str]:
         "R, requests per second": f"{expected.base:.4g}",
         **{
             f"odds of {ratio:g} R": _share(share)
-            for ratio, share in zip(RATIOS, _coarse(expected.odds), strict=True)
+            for ratio, share in zip(RATIOS, _coarse(expected.odds.row()), strict=True)
         },
         "unspent budget": f"{left:.3f}",
         "correction": f"{account.correction:.3f}",

@@ -72,8 +72,11 @@ class Budget:
 
     def with_late(self, requests: float, objective: float) -> "Budget":
         """Return the account after so many more that are late and were not answered: they hang."""
-        more = max(0.0, requests)
-        return replace(self, served=self.served + more, spent=self.spent + more / _allowance(objective))
+        if requests <= 0.0:
+            return self
+        return replace(
+            self, served=self.served + requests, spent=self.spent + requests / _allowance(objective)
+        )
 
     @property
     def correction(self) -> float:

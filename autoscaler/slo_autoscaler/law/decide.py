@@ -6,7 +6,7 @@ between ``recommended`` and ``decided``; without one ``decide`` is both.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from slo_autoscaler.law.allocate import Claim
@@ -63,8 +63,8 @@ def recommended(
     if seen is None or ineligible is not None:
         held = Recommendation(scale.desired, ineligible or Reason.NO_DATA)
         count = scale.desired
-        return Wish(spec, seen, scale, held, count, count, holds=True), replace(memory, idle_since=None)
-    memory = replace(memory, idle_since=_idle_since(seen, scale, memory, now))
+        return Wish(spec, seen, scale, held, count, count, holds=True), memory.idle(None)
+    memory = memory.idle(_idle_since(seen, scale, memory, now))
     found, memory = POLICIES[spec.policy].recommend(spec, seen, scale, memory, now)
     lowest = max(1, spec.min_replicas if scale.min is None else scale.min)
     highest = most = max(lowest, spec.max_replicas if scale.max is None else scale.max)

@@ -9,7 +9,7 @@ Next step: ``recommend`` and ``decide`` read and renew it.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 from slo_autoscaler.law.budget import Budget
 from slo_autoscaler.law.rhythm import Rhythm
@@ -96,14 +96,16 @@ class Memory:
         """Return how many replicas should serve by now and do not: no supply."""
         return sum(now - since > READY_BY * self.start_up(spec) for since, _ in self.pending)
 
-    def looked(self, spec: Spec, now: float) -> tuple["Memory", float]:
-        """Return the memory after a look at usable data, and for how many seconds it stands."""
+    def idle(self, since: float | None) -> "Memory":
+        """Return the same with another ``idle_since``."""
+        return self if since == self.idle_since else replace(self, idle_since=since)
+
+    def looked(self, spec: Spec, now: float, **learned: Any) -> "Memory":
+        """Return the memory after a look at usable data, with the fields that were ``learned`` by it."""
         passed, interval = max(0.0, now - self.seen_at), spec.timing.interval
         # After a gap one look is one look, however long it was.
-        observed = passed if passed <= 2.0 * interval else interval
-        return replace(self, seen_at=now, observed=self.observed + observed), min(
-            passed, spec.timing.longest_gap
-        )
+        observed = self.observed + (passed if passed <= 2.0 * interval else interval)
+        return replace(self, seen_at=now, observed=observed, **learned)
 
     def needed(self, span: float) -> int:
         """Return the most that was needed in the last ``span`` observed seconds."""
@@ -134,6 +136,13 @@ class Memory:
         else:
             asked = None
         pending, took = _started(self.pending, self.stuck(spec, now), scale, self.available, now)
+        if (asked, refusal, pending, scale.available) == (
+            self.asked,
+            self.refusal,
+            self.pending,
+            self.available,
+        ) and not took:
+            return self, scale
         noticed = replace(
             self,
             asked=asked,

@@ -16,7 +16,7 @@ it could not be brought back. Replicas that do not come up are no supply, and a 
 Next step: ``allocate`` where functions share a budget of replicas, then ``decide``.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import ceil, floor, log
 from operator import mul
@@ -24,7 +24,7 @@ from typing import Final
 
 from slo_autoscaler.law.curve import Curve, curve
 from slo_autoscaler.law.memory import Memory
-from slo_autoscaler.law.scenarios import LOWEST, RATIOS, STEP, Followed, Odds, repeated
+from slo_autoscaler.law.scenarios import LOWEST, RATIOS, STEP, Followed, Odds, Prior
 from slo_autoscaler.model import Reason, Recommendation, Scale
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.spec import Spec
@@ -54,22 +54,25 @@ class Prediction:
     base: float
     """Requests per second; the rates to come are multiples of it."""
     odds: Odds
-    """Of each of ``RATIOS``."""
     replica: Curve
-    weights: Odds = field(init=False)
-    """Odds times ratios: how many requests would meet each rate."""
+    rate: float = field(init=False)
+    """Requests per second that may come, in the mean."""
+    _weights: list[float] = field(init=False)
+    """Odds of what was seen times ratios: how many requests would meet each rate."""
     _total: float = field(init=False)
+    """Of all weights, those of the prior too."""
+    _spread: float = field(init=False)
     _known: dict[int, float] = field(init=False, default_factory=dict)
     """Late share by the exponent of the load."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weights", tuple(map(mul, self.odds, RATIOS)))
-        object.__setattr__(self, "_total", sum(self.weights))
-
-    @property
-    def rate(self) -> float:
-        """Requests per second that may come, in the mean."""
-        return self.base * self._total / sum(self.odds)
+        odds = self.odds
+        weights = list(map(mul, odds.seen, RATIOS[odds.begin :]))
+        total = odds.prior.weight + sum(weights)
+        object.__setattr__(self, "_weights", weights)
+        object.__setattr__(self, "_total", total)
+        object.__setattr__(self, "_spread", round(self.replica.spread, 2))
+        object.__setattr__(self, "rate", self.base * total / odds.moments)
 
     def late(self, replicas: int) -> float:
         """Return the share of requests that will end late with so many replicas, 0 to 1."""
@@ -83,9 +86,11 @@ class Prediction:
     def _at(self, load: int) -> float:
         found = self._known.get(load)
         if found is None:
-            first = min(max(load + LOWEST - _LOADS.start, 0), len(_LOADS) - len(RATIOS))
-            shape = _shape(round(self.replica.spread, 2))[first : first + len(RATIOS)]
-            found = self._known[load] = sum(map(mul, self.weights, shape)) / self._total
+            first = min(max(load + LOWEST - _LOADS.start, 0), _LAST)
+            begin = first + self.odds.begin
+            late = sum(map(mul, self._weights, _shape(self._spread)[begin : begin + len(self._weights)]))
+            late += _late_beforehand(self.odds.prior, self._spread, first)
+            found = self._known[load] = late / self._total
         return found
 
     def fewest(self, worth: float, start: int, lowest: int, highest: int) -> int:
@@ -116,13 +121,20 @@ _LOG_STEP: Final = log(STEP)
 _LEAST: Final = 1e-6
 _LOADS: Final = range(-200, 400)
 """Exponents of ``STEP``: loads of a replica, as multiples of its goodput; nothing changes beyond."""
+_LAST: Final = len(_LOADS) - len(RATIOS)
 
 
 @lru_cache(maxsize=64)
-def _shape(spread: float) -> Odds:
+def _shape(spread: float) -> tuple[float, ...]:
     """Return the late share at each of ``_LOADS``, so that a prediction is a product of two rows."""
     alike = Curve(1.0, spread)
     return tuple(alike.late(STEP**power) for power in _LOADS)
+
+
+@lru_cache(maxsize=1 << 14)
+def _late_beforehand(prior: Prior, spread: float, first: int) -> float:
+    """Return what is late of the prior's weights, which are the same for many functions and looks."""
+    return sum(map(mul, prior.weights, _shape(spread)[first : first + len(RATIOS)]))
 
 
 def recommend(
@@ -144,7 +156,7 @@ def recommend(
     def prediction(followed: Followed, *ahead: float) -> Prediction:
         odds = followed.odds(believed, moments.nothing)
         for rates, agreement in memory.rhythm.repeats(now, ahead):
-            odds = repeated(odds, base, rates, agreement)
+            odds = odds.repeated(base, rates, agreement)
         return Prediction(base, odds, replica)
 
     then = prediction(moments.then, horizon, horizon + spec.timing.interval)
@@ -190,7 +202,7 @@ def _learned(
     """Return the memory with what this look tells."""
     rate = seen.arrival_rate or 0.0
     newest = rate if seen.arrival_rate_now is None else seen.arrival_rate_now
-    memory, passed = memory.looked(spec, now)
+    passed = min(max(0.0, now - memory.seen_at), spec.timing.longest_gap)
     looks = tuple(look for look in memory.looks if 0.0 < now - look[0] <= SETTLED)
     looks = (*looks, (now, replica.late(newest / max(1, scale.available))))
     window = [share for when, share in looks if now - when <= 2.0 * spec.timing.rate_lag]
@@ -208,8 +220,9 @@ def _learned(
     moments = memory.moments
     earlier = moments.recent[0][1] if moments.recent else believed
     peak = max(rate, min(believed, newest))
-    return replace(
-        memory,
+    return memory.looked(
+        spec,
+        now,
         looks=looks,
         stalled=hanging,
         moments=moments.after(now, passed, rate, believed, horizon),

@@ -12,10 +12,12 @@ Next step: ``recommend`` weighs every count of replicas against these odds.
 """
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain, repeat
 from math import exp, log
+from operator import mul
 from typing import Final
 
 STEP: Final = 1.05
@@ -42,32 +44,81 @@ BEYOND: Final = 0.5
 """Moments followed by more than the rate now, by any factor x with odds of ``x ** -TAIL``. By Laplace's
 rule of succession one of n + 1; moments that follow each other closely are no independent ones."""
 TAIL: Final = 3.0
-REPEATED: Final = 1.0
-"""Weight of what came a period before, relative to all the rest."""
-
-Odds = Sequence[float]
-"""A weight for each of ``RATIOS``."""
 
 
-_NOTHING: Final = bytes(8 * len(RATIOS))
+@dataclass(frozen=True, slots=True, eq=False)
+class Prior:
+    """What is believed before anything was seen, the same for many functions."""
+
+    odds: Sequence[float]
+    """Of each of ``RATIOS``."""
+    weights: Sequence[float]
+    """Odds times ratios."""
+    moments: float
+    """Sum of the odds; likewise ``weight`` of the weights."""
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Odds:
+    """A weight for each of ``RATIOS``, in moments: what is believed beforehand, and what was seen."""
+
+    prior: Prior
+    begin: int
+    """The bin of ``seen[0]``; the other bins, which are mostly many, are left out."""
+    seen: list[float]
+
+    @property
+    def moments(self) -> float:
+        """How many the odds are worth: the sum of all weights."""
+        return self.prior.moments + sum(self.seen)
+
+    def row(self) -> list[float]:
+        """Return the weight of each of ``RATIOS``."""
+        row = list(self.prior.odds)
+        for index, weight in enumerate(self.seen, self.begin):
+            row[index] += weight
+        return row
+
+    def repeated(self, base: float, rates: Iterable[float], weight: float) -> "Odds":
+        """Return the odds with ``rates`` (requests per second, alike likely) that came one period before.
+
+        ``weight``, 0 to 1, says how well the past has repeated itself: 1 is as much as all the rest.
+        """
+        found = [bin_of(rate / base) for rate in rates]
+        begin, end = min(found, default=0), max(found, default=0) + 1
+        if self.seen:
+            begin, end = min(begin, self.begin), max(end, self.begin + len(self.seen))
+        seen = [*_reaching(self.begin, self.seen, begin, end)]
+        each = weight * self.moments / max(1, len(found))
+        for index in found:
+            seen[index - begin] += each
+        return Odds(self.prior, begin, seen)
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
     """How often each ratio followed; the newest weighs ``unit``, and a little more each time."""
 
-    counts: "array[float]" = field(default_factory=lambda: array("d", _NOTHING))
+    begin: int = 0
+    """The bin of ``counts[0]``."""
+    counts: "array[float]" = field(default_factory=lambda: array("d"))
     total: float = 0.0
     unit: float = 1.0
 
     def plus(self, index: int, memory: float) -> "Tally":
         """Return the tally with one more moment; after ``memory`` more it counts e times less."""
-        counts = array("d", self.counts)
         if self.unit > _LARGE:
-            counts = array("d", (each / self.unit for each in counts))
-            return Tally(counts, self.total / self.unit, 1.0).plus(index, memory)
-        counts[index] += self.unit
-        return Tally(counts, self.total + self.unit, self.unit * (1.0 + 1.0 / memory))
+            counts = array("d", (each / self.unit for each in self.counts))
+            return Tally(self.begin, counts, self.total / self.unit, 1.0).plus(index, memory)
+        begin, end = self.begin, self.begin + len(self.counts)
+        if begin <= index < end:
+            counts = self.counts[:]
+        else:
+            low, high = (min(begin, index), max(end, index + 1)) if self.counts else (index, index + 1)
+            begin, counts = low, array("d", _reaching(begin, self.counts, low, high))
+        counts[index - begin] += self.unit
+        return Tally(begin, counts, self.total + self.unit, self.unit * (1.0 + 1.0 / memory))
 
     @property
     def moments(self) -> float:
@@ -93,8 +144,8 @@ class Followed:
         lately = self.any if alone else self.any.plus(index, LATELY)
         return Followed({**self.by_level, level: tally}, lately)
 
-    def odds(self, believed: float, nothing: float) -> list[float]:
-        """Return the odds of each ratio to the rate that is to be expected of now, in moments.
+    def odds(self, believed: float, nothing: float) -> Odds:
+        """Return the odds of each ratio to the rate that is to be expected of now.
 
         Of ``believed`` up to ``nothing`` the ratios are to ``nothing``.
         """
@@ -103,9 +154,24 @@ class Followed:
         below, above = (self.by_level.get(int(level) + each, _EMPTY) for each in (0, 1))
         shared = min(1.0, SHARED / max(self.any.moments, 1.0)) / self.any.unit
         low, high = (1.0 - share) / below.unit, share / above.unit
-        prior = _prior(round(2.0 * log(max(1.0, believed * WINDOW))), bin_of(believed / rate))
-        rows = zip(prior, below.counts, above.counts, self.any.counts, strict=True)
-        return [first + low * one + high * other + shared * any_ for first, one, other, any_ in rows]
+        known = [tally for tally in (below, above, self.any) if tally.counts]
+        begin = min((tally.begin for tally in known), default=0)
+        end = max((tally.begin + len(tally.counts) for tally in known), default=0)
+        rows = zip(
+            *(_reaching(each.begin, each.counts, begin, end) for each in (below, above, self.any)),
+            strict=True,
+        )
+        seen = [low * one + high * other + shared * any_ for one, other, any_ in rows]
+        return Odds(
+            _prior(round(2.0 * log(max(1.0, believed * WINDOW))), bin_of(believed / rate)), begin, seen
+        )
+
+
+def _reaching(first: int, row: Collection[float], begin: int, end: int) -> Iterable[float]:
+    """Return a row of bins, of which ``first`` is the first, from ``begin`` to ``end``."""
+    if not row:
+        return repeat(0.0, end - begin)
+    return chain(repeat(0.0, first - begin), row, repeat(0.0, end - first - len(row)))
 
 
 WINDOW: Final = 20.0
@@ -167,19 +233,6 @@ _MEAN_MEMORY: Final = 1800.0
 _LEAST: Final = 1e-3
 
 
-def repeated(odds: list[float], base: float, rates: Iterable[float], weight: float) -> list[float]:
-    """Return ``odds`` with ``rates`` (requests per second, alike likely) that came one period before.
-
-    ``weight``, 0 to 1, says how well the past has repeated itself.
-    """
-    found = [bin_of(rate / base) for rate in rates]
-    if found:
-        each = REPEATED * weight * sum(odds) / len(found)
-        for index in found:
-            odds[index] += each
-    return odds
-
-
 def bin_of(ratio: float) -> int:
     """Return the bin of ``RATIOS`` that is nearest to ``ratio``."""
     if ratio <= RATIOS[0]:
@@ -190,8 +243,8 @@ def bin_of(ratio: float) -> int:
 _LOG_STEP: Final = log(STEP)
 
 
-@lru_cache(maxsize=256)
-def _prior(size: int, center: int) -> Odds:
+@lru_cache(maxsize=1024)
+def _prior(size: int, center: int) -> Prior:
     """Return what is believed before anything was seen.
 
     The rate stays as it is, the ratio of bin ``center``, but for chance: ``exp(size / 2)`` requests are
@@ -206,4 +259,5 @@ def _prior(size: int, center: int) -> Odds:
     tail = [ratio**-TAIL - (ratio * STEP) ** -TAIL for ratio in RATIOS[center:]]
     for index, share in enumerate(tail, center):
         odds[index] += BEYOND * share / sum(tail)
-    return tuple(odds)
+    weights = tuple(map(mul, odds, RATIOS))
+    return Prior(tuple(odds), weights, sum(odds), sum(weights))

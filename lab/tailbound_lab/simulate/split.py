@@ -171,7 +171,7 @@ class Ours:
 
     def _claim(self, moments: Moments, rate: float, current: int, priority: float, cap: int) -> Claim:
         rates = max(rate, moments.nothing) * np.array(RATIOS)
-        served = np.array(moments.then.odds(rate, moments.nothing)) * rates
+        served = np.array(moments.then.odds(rate, moments.nothing).row()) * rates
         total = float(served.sum())
 
         @cache

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.law.scenarios import RATIOS, STEP, Followed, Moments, bin_of, repeated
+from slo_autoscaler.law.scenarios import RATIOS, STEP, Followed, Moments, bin_of
 
 RATES = st.sampled_from([0.0, 1e-9, 1e-3, 1.0, 100.0, 1e9]) | st.floats(0.0, 1e6)
 NOTHING = 1e-3
@@ -21,7 +21,7 @@ def test_odds_are_finite_and_not_negative_whatever_was_seen(looks, believed, hor
         moments = moments.after(now, max(0.0, gap), rate, newest, horizon)
     base = max(believed, moments.nothing)
     for followed in (moments.then, moments.meanwhile):
-        odds = repeated(followed.odds(believed, moments.nothing), base, [0.0, believed], 1.0)
+        odds = followed.odds(believed, moments.nothing).repeated(base, [0.0, believed], 1.0).row()
         assert len(odds) == len(RATIOS)
         assert all(isfinite(each) and each >= 0.0 for each in odds)
         assert sum(odds) > 0.0
@@ -51,7 +51,7 @@ def after(rates, horizon=15.0):
 
 
 def odds_above(followed, rate, ratio):
-    odds = followed.odds(rate, NOTHING)
+    odds = followed.odds(rate, NOTHING).row()
     return sum(each for each, times in zip(odds, RATIOS, strict=True) if times >= ratio) / sum(odds)
 
 
@@ -84,7 +84,7 @@ def test_what_follows_nothing_says_nothing_of_other_rates():
 
 def test_what_followed_nothing_is_expected_after_nothing_however_the_mean_has_moved_since():
     moments = after([100.0] * 60 + ([0.0] * 60 + [100.0] * 3) * 2 + [0.0] * 60)
-    odds = moments.then.odds(0.0, moments.nothing)
+    odds = moments.then.odds(0.0, moments.nothing).row()
     come = sum(odds[bin_of(50.0 / moments.nothing) :])
     # Three looks before each return, of sixty.
     assert 0.02 < come / sum(odds) < 0.1
@@ -103,12 +103,10 @@ def test_a_jump_is_remembered_at_its_height_though_the_mean_of_some_seconds_hide
             now = 5.0 * (12 * cycle + look)
             high = look >= 9
             moments = moments.after(now, 5.0, 75.0 if high else 10.0, 100.0 if high else 10.0, 15.0)
-    odds = moments.then.odds(10.0, NOTHING)
+    odds = moments.then.odds(10.0, NOTHING).row()
     assert sum(odds[bin_of(9.0) :]) / sum(odds) > 0.1
 
 
 def test_what_came_a_period_before_weighs_as_much_as_all_else():
     odds = Followed().odds(100.0, NOTHING)
-    whole = sum(odds)
-    odds = repeated(odds, 100.0, [400.0], 1.0)
-    assert odds[bin_of(4.0)] >= whole
+    assert odds.repeated(100.0, [400.0], 1.0).row()[bin_of(4.0)] >= odds.moments
