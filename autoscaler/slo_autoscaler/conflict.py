@@ -28,13 +28,14 @@ class ScalerConflict:
     def read(self, desired: int, now: float, revision: str = "") -> "ScalerConflict":
         """Return the state after the platform has reported the desired count."""
         foreign = self.foreign
+        if self.lowest == self.highest == desired and revision == self.revision:
+            return self
         if self.lowest is not None and self.highest is not None and revision == self.revision:
             # The platform wakes a function from zero itself.
             woken = self.lowest == self.highest == 0
             if not self.lowest <= desired <= self.highest and not woken:
                 foreign = (*foreign, now)[-FEW:]
-        known = ScalerConflict(desired, desired, foreign, revision)
-        return self if known == self else known
+        return ScalerConflict(desired, desired, foreign, revision)
 
     def requested(self, replicas: int) -> "ScalerConflict":
         """Return the state after a request for a count, of which the platform may grant a part."""

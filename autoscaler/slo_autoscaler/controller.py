@@ -466,19 +466,21 @@ class Controller:
     def _shares(self, wishes: Mapping[str, Wish]) -> dict[str, int]:
         """Return the replicas of each function that shares a budget."""
         shares: dict[str, int] = {}
-        for group, budget in self._config.fleet.budgets.items():
-            names = [
-                name
-                for name in wishes
-                if self._targets[name].spec.group == group and wishes[name].scale.mode != "shadow"
-            ]
+        budgets = self._config.fleet.budgets
+        members: dict[str | None, list[str]] = {group: [] for group in budgets}
+        for name, wish in wishes.items():
+            group = self._targets[name].spec.group
+            if group in members and wish.scale.mode != "shadow":
+                members[group].append(name)
+        now = self._clocks.monotonic()
+        for group, names in members.items():
             held = sum(wishes[name].scale.desired for name in names if wishes[name].holds)
             claims = {
-                name: claim(wishes[name], target.memory, self._clocks.monotonic())
+                name: claim(wishes[name], target.memory, now)
                 for name in names
                 if not wishes[name].holds and (target := self._targets[name]).memory is not None
             }
-            shares |= allocate(claims, budget - held)
+            shares |= allocate(claims, budgets[group] - held)
         return shares
 
     def _decide(self, name: str, target: _Target, wish: Wish, memory: Memory, share: int | None) -> Decision:

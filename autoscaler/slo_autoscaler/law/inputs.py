@@ -4,6 +4,7 @@ Journal, gauges, words, page and reference follow from these records. ``decide``
 """
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Final
 
 from slo_autoscaler.law.memory import Memory
@@ -94,8 +95,9 @@ def numbers(
     spec: Spec, seen: Observation | None, scale: Scale, memory: Memory, found: Recommendation, now: float
 ) -> dict[str, float | None]:
     """Return what every decision tells, with None for what is not known."""
-    seen = seen or Observation()
+    seen = seen or _NOT_SEEN
     told: dict[str, float | None] = dict.fromkeys(DERIVED)
+    told.update(zip(SIGNALS, _signals(seen), strict=True))
     told |= {
         "desired": scale.desired,
         "ready": scale.available,
@@ -107,7 +109,6 @@ def numbers(
         "period": memory.rhythm.period * SLOT or None,
         "correction": memory.budget.correction,
         "burn_rate": seen.burn_rate,
-        **{name: getattr(seen, name) for name in SIGNALS},
     }
     if found.late is not None:
         told |= {
@@ -118,6 +119,10 @@ def numbers(
             "budget": memory.budget.remaining(memory.moments.mean, spec.budget_period),
         }
     return told
+
+
+_NOT_SEEN: Final = Observation()
+_signals: Final = attrgetter(*SIGNALS)
 
 
 def predicted(found: Recommendation, replicas: int) -> dict[str, float | None]:

@@ -59,10 +59,12 @@ class Rhythm:
             return replace(self, begin=slot, rates=array("f", (rate,)), jumps=(), period=0, agreement=0.0)
         if missing < 0:
             return replace(self, rates=rates[:-1] + array("f", (max(rates[-1], rate),)))
+        dropped = max(0, len(rates) + missing + 1 - KEPT)
+        rates = rates[dropped:]
         # What was not seen is taken to have stayed as it was.
-        rates = rates + rates[-1:] * missing + array("f", (rate,))
-        begin, rates = begin + max(0, len(rates) - KEPT), rates[-KEPT:]
-        found = replace(self, begin=begin, rates=rates)
+        rates.extend(self.rates[-1:] * missing)
+        rates.append(rate)
+        found = Rhythm(begin + dropped, rates, self.jumps, self.period, self.agreement, self.past)
         first = not self.jumps or slot - self.jumps[-1] > shortest / SLOT
         if rate > JUMP * earlier and first:
             found = replace(found, jumps=(*self.jumps[1 - JUMPS :], slot))

@@ -256,11 +256,9 @@ def places(result: object) -> list[tuple[str, str]]:
 
 def observations(signals: Mapping[str, Mapping[str, float]]) -> dict[str, Observation]:
     """Turn {signal: {function_name: value}} into {function_name: Observation}."""
-    names = {name for values in signals.values() for name in values}
-    return {
-        name: Observation(**{signal: values[name] for signal, values in signals.items() if name in values})
-        for name in sorted(names)
-    }
+    names: set[str] = set().union(*signals.values())
+    of_each = [signals.get(signal, {}).get for signal in SIGNALS]
+    return {name: Observation(*[value(name) for value in of_each]) for name in sorted(names)}
 
 
 def gateway_observations(
