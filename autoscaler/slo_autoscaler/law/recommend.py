@@ -134,7 +134,8 @@ def _shape(spread: float) -> tuple[float, ...]:
 @lru_cache(maxsize=1 << 14)
 def _late_beforehand(prior: Prior, spread: float, first: int) -> float:
     """Return what is late of the prior's weights, which are the same for many functions and looks."""
-    return sum(map(mul, prior.weights, _shape(spread)[first : first + len(RATIOS)]))
+    late: float = sum(map(mul, prior.weights, _shape(spread)[first : first + len(RATIOS)]))
+    return late
 
 
 def recommend(
