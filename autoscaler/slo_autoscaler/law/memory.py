@@ -94,6 +94,8 @@ class Memory:
 
     def stuck(self, spec: Spec, now: float) -> int:
         """Return how many replicas should serve by now and do not: no supply."""
+        if not self.pending:
+            return 0
         return sum(now - since > READY_BY * self.start_up(spec) for since, _ in self.pending)
 
     def idle(self, since: float | None) -> "Memory":

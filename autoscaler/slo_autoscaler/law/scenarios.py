@@ -15,7 +15,6 @@ from array import array
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import chain, repeat
 from math import exp, log
 from operator import mul
 from typing import Final
@@ -86,10 +85,9 @@ class Odds:
         ``weight``, 0 to 1, says how well the past has repeated itself: 1 is as much as all the rest.
         """
         found = [bin_of(rate / base) for rate in rates]
-        begin, end = min(found, default=0), max(found, default=0) + 1
-        if self.seen:
-            begin, end = min(begin, self.begin), max(end, self.begin + len(self.seen))
-        seen = [*_reaching(self.begin, self.seen, begin, end)]
+        begin, last = min([self.begin, *found]), max([self.begin + len(self.seen) - 1, *found])
+        before = self.begin - begin
+        seen = [*[0.0] * before, *self.seen, *[0.0] * (last + 1 - begin - before - len(self.seen))]
         each = weight * self.moments / max(1, len(found))
         for index in found:
             seen[index - begin] += each
@@ -100,25 +98,30 @@ class Odds:
 class Tally:
     """How often each ratio followed; the newest weighs ``unit``, and a little more each time."""
 
-    begin: int = 0
-    """The bin of ``counts[0]``."""
+    begin: int = len(RATIOS)
+    """The bin of ``counts[0]``; at first beyond all bins, as ``end`` is below."""
+    end: int = 0
     counts: "array[float]" = field(default_factory=lambda: array("d"))
     total: float = 0.0
     unit: float = 1.0
 
     def plus(self, index: int, memory: float) -> "Tally":
         """Return the tally with one more moment; after ``memory`` more it counts e times less."""
-        if self.unit > _LARGE:
-            counts = array("d", (each / self.unit for each in self.counts))
-            return Tally(self.begin, counts, self.total / self.unit, 1.0).plus(index, memory)
-        begin, end = self.begin, self.begin + len(self.counts)
-        if begin <= index < end:
-            counts = self.counts[:]
-        else:
-            low, high = (min(begin, index), max(end, index + 1)) if self.counts else (index, index + 1)
-            begin, counts = low, array("d", _reaching(begin, self.counts, low, high))
+        total, unit = self.total + self.unit, self.unit * (1.0 + 1.0 / memory)
+        begin, end = min(self.begin, index), max(self.end, index + 1)
+        counts = array("d", self.counted(begin, end))
         counts[index - begin] += self.unit
-        return Tally(begin, counts, self.total + self.unit, self.unit * (1.0 + 1.0 / memory))
+        if unit > _LARGE:
+            counts, total, unit = array("d", (each / unit for each in counts)), total / unit, 1.0
+        return Tally(begin, end, counts, total, unit)
+
+    def counted(self, begin: int, end: int) -> Collection[float]:
+        """Return the count of each bin from ``begin`` to ``end``, which span at least its own."""
+        if not self.counts:
+            return [0.0] * (end - begin)
+        if (begin, end) == (self.begin, self.end):
+            return self.counts
+        return [*[0.0] * (self.begin - begin), *self.counts, *[0.0] * (end - self.end)]
 
     @property
     def moments(self) -> float:
@@ -149,29 +152,22 @@ class Followed:
 
         Of ``believed`` up to ``nothing`` the ratios are to ``nothing``.
         """
-        rate = max(believed, nothing)
-        level, share = (_NONE, 0.0) if believed <= nothing else divmod(log(rate) / LEVEL, 1.0)
-        below, above = (self.by_level.get(int(level) + each, _EMPTY) for each in (0, 1))
-        shared = min(1.0, SHARED / max(self.any.moments, 1.0)) / self.any.unit
+        if believed <= nothing:
+            center, level, share = bin_of(believed / nothing), _NONE, 0.0
+        else:
+            center, (whole, share) = -LOWEST, divmod(log(believed) / LEVEL, 1.0)
+            level = int(whole)
+        below, above, lately = (
+            self.by_level.get(level, _EMPTY),
+            self.by_level.get(level + 1, _EMPTY),
+            self.any,
+        )
         low, high = (1.0 - share) / below.unit, share / above.unit
-        known = [tally for tally in (below, above, self.any) if tally.counts]
-        begin = min((tally.begin for tally in known), default=0)
-        end = max((tally.begin + len(tally.counts) for tally in known), default=0)
-        rows = zip(
-            *(_reaching(each.begin, each.counts, begin, end) for each in (below, above, self.any)),
-            strict=True,
-        )
+        shared = min(1.0, SHARED / max(lately.moments, 1.0)) / lately.unit
+        begin, end = min(below.begin, above.begin, lately.begin), max(below.end, above.end, lately.end)
+        rows = zip(*(each.counted(begin, end) for each in (below, above, lately)), strict=True)
         seen = [low * one + high * other + shared * any_ for one, other, any_ in rows]
-        return Odds(
-            _prior(round(2.0 * log(max(1.0, believed * WINDOW))), bin_of(believed / rate)), begin, seen
-        )
-
-
-def _reaching(first: int, row: Collection[float], begin: int, end: int) -> Iterable[float]:
-    """Return a row of bins, of which ``first`` is the first, from ``begin`` to ``end``."""
-    if not row:
-        return repeat(0.0, end - begin)
-    return chain(repeat(0.0, first - begin), row, repeat(0.0, end - first - len(row)))
+        return Odds(_prior(round(2.0 * log(max(1.0, believed * WINDOW))), center), begin, seen)
 
 
 WINDOW: Final = 20.0
