@@ -1,4 +1,4 @@
-"""``bench fleet``: one reconcile of 100, 1,000 and 10,000 functions; how does the time grow?
+"""``bench fleet``: a reconcile of 100, 1,000 and 10,000 functions that share budgets; how does it grow?
 
 A real Prometheus holds the series of all functions, made by promtool from OpenMetrics text. The gateway is a
 stand-in in a process of its own (this module run as a program) with the statuses of all functions. The
@@ -32,6 +32,7 @@ from slo_autoscaler.controller import Clocks, Controller
 from slo_autoscaler.journal import Journal
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.metrics import Metrics
+from slo_autoscaler.model import Reason
 from slo_autoscaler.platforms import build
 from slo_autoscaler.sources.prometheus import PrometheusSource
 from slo_autoscaler.sources.promql import queries
@@ -62,10 +63,10 @@ _COLUMNS: Final = (
     *("a scrape of the autoscaler, s", "memory, MB"),
 )
 
-CONFIG: Final = """
-platform: {{gateway_url: "{gateway}", timeout: 30s}}
-prometheus: {{url: "{prometheus}", scrape_interval: 5s, window: 30s, timeout: 60s}}
-"""
+GROUPED: Final = 7
+"""One function in so many is in a group; each group and the others share a budget of replicas."""
+ROOM: Final = 1.01
+"""Replicas of a budget for each function: enough for half of those that need another."""
 
 
 def add_arguments(made: argparse.ArgumentParser) -> None:
@@ -119,7 +120,7 @@ def measured(functions: int, reconciles: int) -> dict[str, Any]:
         page.say(f"{functions:,} functions: {series:,} series into a block")
         _block(folder)
         with _prometheus(folder) as (prometheus, prometheus_url), _gateway(functions) as gateway_url:
-            config = Config.parse(CONFIG.format(gateway=gateway_url, prometheus=prometheus_url), "bench")
+            config = _config(functions, gateway_url, prometheus_url)
             lines: list[str] = []
             metrics = Metrics(CollectorRegistry())
             source = PrometheusSource(config.prometheus, at=lambda: float(now))
@@ -139,8 +140,11 @@ def measured(functions: int, reconciles: int) -> dict[str, Any]:
                 source.close()
                 platform.close()
             told = [json.loads(line) for line in lines]
-            if len(told) < functions or any(line["reason"] == "NoData" for line in told):
-                raise BenchError(f"{functions} functions: not all of them were decided on with data")
+            full = sum(line["reason"] == Reason.FLEET_FULL for line in told)
+            if len(told) < functions or not full or any(line["reason"] == "NoData" for line in told):
+                raise BenchError(
+                    f"{functions} functions: not all of them were decided on with data and budget"
+                )
     later = costs[1:]
     return {
         "functions": functions,
@@ -152,7 +156,22 @@ def measured(functions: int, reconciles: int) -> dict[str, Any]:
         "scrape_cpu_s": scrape,
         "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "scaled": sum(line["action"] != "hold" for line in told),
+        "fleet_full": full,
     }
+
+
+def _config(functions: int, gateway_url: str, prometheus_url: str) -> Config:
+    grouped = [_name(number) for number in range(0, functions, GROUPED)]
+    document = {
+        "platform": {"gateway_url": gateway_url, "timeout": "30s"},
+        "prometheus": {"url": prometheus_url, "scrape_interval": "5s", "window": "30s", "timeout": "60s"},
+        "fleet": {
+            "replicas": round(ROOM * (functions - len(grouped))),
+            "groups": {"gpu": round(ROOM * len(grouped))},
+        },
+        "functions": {name: {"group": "gpu"} for name in grouped},
+    }
+    return Config.parse(json.dumps(document), "bench")
 
 
 def _cost(controller: Controller, prometheus: subprocess.Popen[bytes]) -> dict[str, float]:
