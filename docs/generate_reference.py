@@ -181,9 +181,11 @@ def _sections() -> dict[str, str]:
             for row in _rows(kind):
                 holds.setdefault(row, []).append(kind.__pydantic_fields__["kind"].default)
         rows = [(key, ", ".join(of), *others) for (key, *others), of in holds.items() if key != "kind"]
-        about = " ".join(
-            f"`kind: {kind.__pydantic_fields__['kind'].default}`: {_one_line(inspect.getdoc(kind) or '')}"
-            for kind in kinds
+        kind_of = {
+            kind.__pydantic_fields__["kind"].default: _one_line(inspect.getdoc(kind) or "") for kind in kinds
+        }
+        about = "The first kind is the default. " + " ".join(
+            f"`kind: {of}`: {text}" for of, text in kind_of.items()
         )
         order = [row[0] for row in rows]
         rows.sort(key=lambda row: order.index(row[0]))
