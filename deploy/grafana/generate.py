@@ -1,8 +1,8 @@
 """Writes the Grafana dashboards: ``python deploy/grafana/generate.py``.
 
-Owns what each dashboard shows, in which order and by which PromQL: the tables below the builders. The JSON in
-``dashboards/`` is committed, so that Grafana needs nothing but the files. ``tests/contract`` compares the
-metric names with those that are exported and those that ``deploy/prometheus/rules`` records.
+Owns the panels, order and PromQL of each dashboard: the tables below the builders. The JSON in
+``dashboards/`` is committed, so that Grafana needs only the files. ``tests/contract`` compares the metric
+names with those that are exported and those that ``deploy/prometheus/rules`` records.
 """
 
 import json
@@ -33,7 +33,7 @@ def panel(
     overrides: Sequence[Json] = (),
     **further: Sequence[Json],
 ) -> Json:
-    """A panel of a (width, height) as Grafana stores it, without its number and place; width 0: the row's."""
+    """Return a panel of (width, height) in Grafana's form, without number and place; width 0: the row's."""
     return {
         "id": 0,
         "type": kind,
@@ -49,12 +49,12 @@ def panel(
 
 
 def about(text: str) -> Json:
-    """What a panel is merged with to say ``text`` of itself."""
+    """Return the addition that gives a panel the description ``text``."""
     return {"description": text}
 
 
 def query(expr: str, legend: str = "__auto", *, instant: bool = False, shape: str = "time_series") -> Json:
-    """One PromQL expression and the name of its series, as a target of Grafana."""
+    """Return one PromQL expression and the name of its series, as a target of Grafana."""
     return {
         "datasource": DATASOURCE,
         "expr": expr,
@@ -66,7 +66,7 @@ def query(expr: str, legend: str = "__auto", *, instant: bool = False, shape: st
 
 
 def thresholds(levels: Levels) -> Json:
-    """The levels as Grafana stores them."""
+    """Return the levels as Grafana stores them."""
     return {"mode": "absolute", "steps": [{"value": value, "color": color} for value, color in levels]}
 
 
@@ -85,7 +85,7 @@ def graph(
         "lineWidth": 1,
         "fillOpacity": 40 if stacked else 5,
         "showPoints": "never",
-        # A gap is shown as one: it is missing data, or no traffic.
+        # Gaps stay visible: they are missing data, or no traffic.
         "spanNulls": False,
         "stacking": {"mode": "normal" if stacked else "none", "group": "A"},
         "thresholdsStyle": {"mode": "line" if levels else "off"},
@@ -102,7 +102,7 @@ def graph(
 
 
 def split(title: str, label: str, counter: str, change: str = "rate", unit: str = "reqps") -> Json:
-    """Draw how a counter changes by the values of ``label``, on top of each other."""
+    """Draw the change of a counter by the values of ``label``, stacked."""
     lines = {f"{{{{{label}}}}}": f"sum by ({label}) ({over(change, counter)})"}
     return graph(title, lines, unit=unit, stacked=True)
 
@@ -114,7 +114,7 @@ def stat(
     levels: Levels = ((None, "text"),),
     decimals: int | None = None,
 ) -> Json:
-    """Show one number, now."""
+    """Show the present value of one number."""
     defaults: Json = {"unit": unit, "thresholds": thresholds(levels), "noValue": "no data"}
     if decimals is not None:
         defaults["decimals"] = decimals
@@ -150,7 +150,7 @@ def table(
     height: int = 12,
 ) -> Json:
     """Show one row per value of ``label``, a link; ``columns`` is title: (metric, unit, colors)."""
-    # By one label alone, without the metrics' names: rows are merged where all labels agree.
+    # By one label only, without the metrics' names: Grafana merges rows whose labels all agree.
     targets = [
         query(f"max by ({label}) ({metric})", instant=True, shape="table")
         for metric, _, _ in columns.values()
@@ -191,14 +191,14 @@ def alerts(selector: str) -> Json:
 def choice(
     metric: str, label: str = "function_name", name: str = "function", title: str = "Function"
 ) -> Json:
-    """The choice of one function, or what else ``label`` tells, among those that ``metric`` has."""
+    """Return a variable that selects one value of ``label`` among those of ``metric``."""
     return {
         "name": name,
         "label": title,
         "type": "query",
         "datasource": DATASOURCE,
         "query": {"query": f"label_values({metric}, {label})", "refId": name},
-        # When the time range changes: a function that has gone can still be looked at.
+        # Refreshed with the time range, so that a removed function can still be selected.
         "refresh": 2,
         "sort": 1,
         "multi": False,
@@ -275,17 +275,17 @@ def over(change: str, counter: str) -> str:
 
 
 def windows(series: str, *names: str, of: str = F) -> dict[str, str]:
-    """One line per window of a series that the rules record for several; of several classes the highest."""
+    """Return one line per window of a recorded series, with the highest value of several classes."""
     return {WINDOWS[name]: f"max({series}:ratio_rate{name}{of})" for name in names}
 
 
 def buckets(histogram: str, selector: str = "", change: str = "increase") -> str:
-    """The buckets over all replicas: summed before a quantile is taken."""
+    """Return the buckets summed over all replicas, as a quantile needs them."""
     return f"sum by (le) ({over(change, f'{histogram}_bucket{selector}')})"
 
 
 def quantile(q: float, histogram: str, selector: str = "{}") -> str:
-    """A quantile over all replicas."""
+    """Return a quantile over all replicas."""
     return f"histogram_quantile({q}, {buckets(histogram, selector, 'rate')})"
 
 
@@ -295,7 +295,7 @@ FUNCTION: Final = {
             "SLO classes",
             {
                 "Budget left": (f"slo:error_budget_remaining:ratio{F}", "percentunit", BUDGET_LEVELS),
-                "Gone in": (f"slo:error_budget_exhaustion:seconds{F}", "s", ()),
+                "Spent in": (f"slo:error_budget_exhaustion:seconds{F}", "s", ()),
                 "Burn, 1 hour": (f"slo:burn_rate:ratio_rate1h{F}", "short", BURN_LEVELS),
                 "Burn, 3 days": (f"slo:burn_rate:ratio_rate3d{F}", "short", BURN_LEVELS),
                 "Objective": (f"slo:objective:ratio{F}", "percentunit", ()),
@@ -306,22 +306,22 @@ FUNCTION: Final = {
             heading="Class",
             height=6,
         )
-        | about("The least budget first. The panels below show the class that is chosen at the top."),
+        | about("Sorted by budget, least first. The panels below show the class selected at the top."),
         stat("Objective", f"max(slo:objective:ratio{CLASS})", "percentunit"),
         stat("Target", f"min(slo_latency_seconds{CLASS})", "s"),
         stat("Attainment, 30 days", f"1 - max(slo:sli_error:ratio_rate30d{CLASS})", "percentunit", decimals=3)
-        | about("Requests answered within the target, of all that ended, weighted by their number."),
+        | about("Share of requests answered within the target, among all that ended."),
         stat(
             "Budget left, 30 days",
             f"max(slo:error_budget_remaining:ratio{CLASS})",
             "percentunit",
             BUDGET_LEVELS,
         )
-        | about("Of the misses that the objective allows. Below zero the objective is missed."),
+        | about("Unspent share of the misses that the objective allows. Below zero the objective is missed."),
         stat("Budget gone in", f"min(slo:error_budget_exhaustion:seconds{CLASS})", "s")
-        | about("If the last hour goes on. No data: nothing was missed in it."),
+        | about("Time until the budget is spent at the last hour's rate. No data: that hour had no misses."),
         stat("Burn rate, 1 hour", f"max(slo:burn_rate:ratio_rate1h{CLASS})", "short", BURN_LEVELS, decimals=1)
-        | about("1 spends the budget exactly in 30 days."),
+        | about("A burn rate of 1 spends the budget exactly in 30 days."),
         graph(
             "Attainment",
             {
@@ -336,7 +336,9 @@ FUNCTION: Final = {
             windows("slo:burn_rate", "5m", "1h", "6h", "3d", of=CLASS),
             levels=((None, "transparent"), (1.0, "yellow"), (6.0, "orange"), (14.4, "red")),
         )
-        | about("A page at 14.4 (1 hour) and 6 (6 hours), a ticket at 3 (1 day) and 1 (3 days)."),
+        | about(
+            "Alerts page at 14.4 (1 hour) and 6 (6 hours), and open a ticket at 3 (1 day) and 1 (3 days)."
+        ),
         graph(
             "Error budget left",
             {
@@ -351,7 +353,7 @@ FUNCTION: Final = {
     ],
     ("Latency", 2): [
         heat_map("Latency of successes", buckets("http_request_duration_seconds", SUCCESSES), unit="s")
-        | about("One edge lies exactly at the target."),
+        | about("One bucket edge is exactly the target."),
         graph(
             "Latency of successes",
             {
@@ -371,7 +373,7 @@ FUNCTION: Final = {
             },
             unit="s",
         )
-        | about("Of good and slow requests. No data where no classes are declared."),
+        | about("Latency of good and slow requests. No data without declared classes."),
         graph(
             "Where the time goes (p95)",
             {
@@ -381,14 +383,14 @@ FUNCTION: Final = {
             unit="s",
         ),
         graph(
-            "Service time as learned, by batch size",
+            "Learned service time by batch size",
             {"{{size}}": f"max by (size) (watchdog_service_seconds_predicted{F})"},
             unit="s",
         ),
     ],
     ("Queue and batches", 3): [
         split("Requests by outcome", "outcome", f"slo_requests_total{F}")
-        | about("All but good ones are misses."),
+        | about("Every outcome except good is a miss."),
         split("Requests by SLO class", "slo_class", f"slo_requests_total{F}"),
         graph(
             "Load and capacity",
@@ -403,7 +405,7 @@ FUNCTION: Final = {
             {"waiting": f"sum(watchdog_queue_length{F})", "in flight": f"sum(http_requests_in_flight{F})"},
         ),
         heat_map("Batch sizes", buckets("watchdog_batch_size", F), unit="short"),
-        split("Batches by why they left", "reason", f"watchdog_dispatch_total{F}", unit="cps"),
+        split("Batches by reason of dispatch", "reason", f"watchdog_dispatch_total{F}", unit="cps"),
         split("Refusals by why", "reason", f"watchdog_refusals_total{F}", unit="cps"),
     ],
     ("The gateway's view", 3): [
@@ -413,7 +415,7 @@ FUNCTION: Final = {
             windows("slo:gateway_error", "5m", "1h"),
             unit="percentunit",
         )
-        | about("Also those that never reached a watchdog."),
+        | about("Includes errors of requests that never reached a watchdog."),
         graph(
             "Latency of successes at the gateway",
             {
@@ -422,7 +424,7 @@ FUNCTION: Final = {
             },
             unit="s",
         )
-        | about("Interpolated in wide buckets, and without the wait for a replica that starts."),
+        | about("Interpolated in wide buckets. Excludes the wait for a starting replica."),
     ],
     ("Replicas", 3): [
         graph(
@@ -451,7 +453,7 @@ FLEET: Final = {
             "count(max by (function_name) (slo:burn_rate:ratio_rate1h) > 1) or vector(0)",
             levels=((None, "green"), (1.0, "orange")),
         )
-        | about("Functions whose last hour, if it went on, would spend more than the budget."),
+        | about("Functions that spend their budget too early at the last hour's rate."),
         stat("Requests", "sum(function_name:slo_requests:rate1m)", "reqps", decimals=1),
         stat("Replicas", "sum(function_name:replicas_desired:max)"),
         stat(
@@ -466,7 +468,7 @@ FLEET: Final = {
             "Functions",
             {
                 "Budget left": (LEAST_BUDGET, "percentunit", BUDGET_LEVELS),
-                "Gone in": ("min by (function_name) (slo:error_budget_exhaustion:seconds)", "s", ()),
+                "Spent in": ("min by (function_name) (slo:error_budget_exhaustion:seconds)", "s", ()),
                 "Burn, 1 hour": ("slo:burn_rate:ratio_rate1h", "short", BURN_LEVELS),
                 "Burn, 3 days": ("slo:burn_rate:ratio_rate3d", "short", BURN_LEVELS),
                 "Objective": ("function_name:slo_objective:ratio", "percentunit", ()),
@@ -478,8 +480,8 @@ FLEET: Final = {
             },
         )
         | about(
-            "The least budget first. Of several SLO classes the least budget and the fastest burn are shown. "
-            "A function at zero replicas has no target and no latency."
+            "Sorted by budget, least first. With several SLO classes, the least budget and the highest burn "
+            "rate are shown. A function at zero replicas has no target and no latency."
         )
     ],
     ("Over time", 2): [
@@ -501,7 +503,7 @@ FLEET: Final = {
         ),
     ],
 }
-"""All functions: who misses, who is about to, and what the whole costs."""
+"""All functions: those that miss or soon miss their SLO, and the replicas of all."""
 
 AUTOSCALER: Final = {
     ("Decisions", 2): [
@@ -510,15 +512,15 @@ AUTOSCALER: Final = {
             {
                 "recommended": f"max(slo_autoscaler_recommended_replicas{F})",
                 "decided": f"max(slo_autoscaler_desired_replicas{F})",
-                "asked of the platform": DESIRED,
+                "requested from the platform": DESIRED,
                 "available": AVAILABLE,
                 "not coming up": f"max(slo_autoscaler_stuck_replicas{F})",
                 "share of the fleet": f"max(slo_autoscaler_fleet_share_replicas{F})",
             },
         )
         | about(
-            "Recommended by the policy; decided after bounds, rate limits and stabilization. A replica that "
-            "does not serve after twice its start-up time is no supply."
+            "Recommended: by the policy. Decided: after bounds, rate limits and stabilization. A replica "
+            "that does not serve after twice its start-up time does not count as supply."
         ),
         graph(
             "Late requests: predicted, allowed, measured",
@@ -531,7 +533,7 @@ AUTOSCALER: Final = {
             unit="percentunit",
             span=FROM_ZERO,
         )
-        | about("Predicted for the time at which a replica that is asked for now would serve."),
+        | about("Predicted for the time at which a replica requested now would serve."),
         graph(
             "Load, expected load and capacity",
             {
@@ -562,14 +564,18 @@ AUTOSCALER: Final = {
             unit="short",
             span=FROM_ZERO,
         )
-        | about("Calibration: 1 where lateness is as the curve says. Predictions are multiplied by it."),
+        | about(
+            "Calibration factor of predictions: 1 where the measured late share equals the predicted one."
+        ),
         graph(
             "Error budget of the period",
             {"left": f"max(slo_autoscaler_budget_ratio{F})"},
             unit="percentunit",
             span=TO_ONE,
         )
-        | about("Of the configured budget_period. It decides what is allowed now; below 0 it is overspent."),
+        | about(
+            "Unspent share for budget_period. It determines the late share allowed now; below 0: overspent."
+        ),
         graph("Burn rate", windows("slo:burn_rate", "5m", "1h"), levels=BURN_LINES),
     ],
     ("The autoscaler itself", 3): [
@@ -586,7 +592,7 @@ AUTOSCALER: Final = {
         split("Failures by where", "stage", "slo_autoscaler_errors_total{}", "increase", "short"),
     ],
 }
-"""What the autoscaler decides for one function, from what, and how it fares itself."""
+"""The autoscaler's decisions for one function, their inputs, and the autoscaler's own health."""
 
 DASHBOARDS: Final = {
     "function.json": dashboard(
@@ -601,12 +607,12 @@ DASHBOARDS: Final = {
 
 
 def render(name: str) -> str:
-    """The text of the file ``name`` in the folder of dashboards."""
+    """Return the text of the file ``name`` in the folder of dashboards."""
     return _text(DASHBOARDS[name]) + "\n"
 
 
 def _text(value: object, indent: str = "") -> str:
-    """JSON with whatever fits on one line: a person reads panels, not brackets."""
+    """Return JSON with everything that fits on one line, for readable diffs."""
     flat = json.dumps(value)
     if len(indent) + len(flat) <= LINE or not isinstance(value, dict | list):
         return flat
