@@ -70,7 +70,10 @@ async def measure(
         metrics, cpus = watchdog.metrics, available_cpus()
         metrics.capacity()  # begins to count the CPU time of the front end
         tell(SENDING, 0.0)
-        exchanges = await asyncio.to_thread(send, port, example, SEND_SECONDS, 2 * config.exec_timeout)
+        try:
+            exchanges = await asyncio.to_thread(send, port, example, SEND_SECONDS, 2 * config.exec_timeout)
+        except (OSError, http.client.HTTPException) as error:
+            raise TrialFailed(f"{handler}: its example() got no answer over HTTP: {error!r}") from error
         metrics.capacity()
         answer = exchanges[-1].answer
         if answer.status >= 400:
@@ -141,7 +144,7 @@ def _example(pool: WorkerPool, handler: str) -> bytes:
 def send(port: int, body: bytes, seconds: float, timeout: float) -> list[Exchange]:
     """POST ``body`` to this port for ``seconds``, one after the other, until an answer is an error.
 
-    At least once; ``timeout`` in seconds is each answer's. Raises ``OSError`` if there is none.
+    At least once; ``timeout`` in seconds is each answer's. Raises ``OSError`` or ``HTTPException`` for none.
     """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     exchanges: list[Exchange] = []

@@ -13,7 +13,10 @@ from batching_watchdog.pool.profile import PROFILE_SECONDS, Profiler
 
 
 class Worker:
-    """Answers each batch, the first ``warm_up`` seconds later; dies under the first of ``deadly`` bodies."""
+    """Answers each batch, the first ``warm_up`` seconds later.
+
+    Dies under the first of ``deadly`` bodies; says that it ran ``splits`` or more in parts.
+    """
 
     def __init__(
         self,
@@ -21,13 +24,14 @@ class Worker:
         deadly: int = 0,
         *,
         warm_up: float = 0.0,
+        splits: int = 1 << 20,
         status: int = 200,
         **environment: str,
     ) -> None:
         config = Config.from_env({"slo_latency": "1h", "exec_timeout": "1h", **environment}, cpus=1.0)
         self.model = LatencyModel(config.max_batch_size)
         self.profiler = Profiler(config, self, self.model, lambda: self.now)  # type: ignore[arg-type] # it learns
-        self.law, self.deadly, self.status = law, deadly, status
+        self.law, self.deadly, self.splits, self.status = law, deadly, splits, status
         self.sizes: list[int] = []
         self.now, self.left = 0.0, warm_up
 
@@ -40,7 +44,9 @@ class Worker:
         else:
             self.now += self.law(len(batch.requests)) + self.left
             self.left = 0.0
-            self.profiler.replied(connection, [Reply(self.status, b"", b"")] * len(batch.requests), 0.0)
+            cpu_seconds = 0.001 if len(batch.requests) < self.splits else 0.0
+            replies = [Reply(self.status, b"", b"")] * len(batch.requests)
+            self.profiler.replied(connection, replies, cpu_seconds)
 
     def learn(self, size: int, seconds: float, cpu_seconds: float) -> None:
         self.model.observe(size, seconds)
@@ -68,6 +74,13 @@ def test_sizes_double_while_a_larger_batch_could_be_of_use(
 def test_sizes_are_no_larger_than_what_may_wait():
     worker = Worker(lambda n: 0.01, max_body_bytes="512Ki", max_queued_bytes="1Mi")
     assert worker.measured(b"x" * 500_000) == [1, 2]
+
+
+@pytest.mark.parametrize(("splits", "split"), [(1 << 20, False), (2, True)])
+def test_batches_that_were_run_again_in_parts_are_noticed(splits: int, split: bool):
+    worker = Worker(lambda n: 0.01, splits=splits, max_batch_size="4")
+    worker.measured()
+    assert worker.profiler.split == split
 
 
 def test_a_worker_that_dies_of_being_measured_is_told_with_the_size():
