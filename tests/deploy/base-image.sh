@@ -1,7 +1,7 @@
 #!/bin/sh
-# Make what the Dockerfiles start from, python:<version>-slim, of Debian's packages: for a machine that reaches no
-# registry of images. Installs podman, buildah, runc and debootstrap where they are absent (Debian, as root). Does nothing
-# if such an image is there.
+# Make python:<version>-slim of Debian's packages, in place of the base that the Dockerfiles pin, for a machine that reaches
+# no registry of images. Installs podman, buildah, runc and debootstrap where they are absent (Debian, as root). Does
+# nothing if such an image is there.
 set -eu
 
 install() {
