@@ -14,6 +14,9 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+import batching_watchdog
+import slo_autoscaler
+import tailbound_lab
 from contract.exposed import ROOT, scraped
 from prometheus.promtool import complaints, needs_promtool
 from slo_autoscaler.config import Config
@@ -155,3 +158,17 @@ def test_old_page_is_read_directly():
     )
     assert expected == pytest.approx(9)
     assert counters.arrived(page) == {counters.WHOLE: expected}
+
+
+def test_version_is_the_same_in_every_distribution_guide_and_the_changelog():
+    assert batching_watchdog.__version__ == slo_autoscaler.__version__ == tailbound_lab.__version__
+    tags = {
+        tag
+        for page in (ROOT / "docs").rglob("*.md")
+        for tag in re.findall(r"slo-autoscaler:(\d[\w.]*)|newTag: (\S+)", page.read_text())
+    }
+    assert {each for tag in tags for each in tag if each} == {slo_autoscaler.__version__}
+    released = re.findall(
+        r"^## (\d\S+) - \d{4}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
+    )
+    assert released[0] == slo_autoscaler.__version__
