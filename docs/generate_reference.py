@@ -1,7 +1,8 @@
-"""Writes into docs/reference/ what the code says: ``make reference`` (``python -m docs.generate_reference``).
+"""Writes the tables of docs/reference/ from the code: ``make reference``.
 
-Owns tables, the autoscaler's sections and help texts; the sentences around them stand in the pages. Names,
-defaults and rules come from the modules that enforce them, meanings from their docstrings.
+Owns tables, sections of the configuration and help texts; the pages hold the sentences around them. Names,
+defaults and rules come from the modules that enforce them, meanings from their docstrings. Also runs as
+``python -m docs.generate_reference``.
 """
 
 import ast
@@ -57,7 +58,7 @@ _CLOSED: Final = ("outcome", "reason", "state", "stage", "scaler", "result")
 
 
 def pages() -> dict[str, str]:
-    """Every page by its file name: as it stands, with what is the code's written anew."""
+    """Return every generated page by its file name, with its tables written anew."""
     parts: dict[str, Mapping[str, str | None]] = {
         "watchdog.md": {"The watchdog's environment": _variables()},
         "autoscaler.md": _sections(),
@@ -78,7 +79,7 @@ def pages() -> dict[str, str]:
 
 
 def filled(text: str, parts: Mapping[str, str | None]) -> str:
-    """Put each part under its heading: a table in place of the one there, else in place of all.
+    """Return the page with each part under its heading: a table replaces the table there, text the section.
 
     None leaves a section as it is written. Raises ``KeyError`` for a part without a heading, and for a
     heading below the title without a part.
@@ -103,7 +104,7 @@ def filled(text: str, parts: Mapping[str, str | None]) -> str:
 
 
 def help_of(run: Callable[[Sequence[str]], object], *words: str) -> str:
-    """What a command says to ``--help``, in columns of ``WIDTH``."""
+    """Return the output of a command's ``--help``, in ``WIDTH`` columns."""
     told = io.StringIO()
     plain = {"COLUMNS": str(WIDTH), "NO_COLOR": "1", "PYTHON_COLORS": "0"}
     with patch.dict(os.environ, plain), redirect_stdout(told), suppress(SystemExit):

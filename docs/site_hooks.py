@@ -1,7 +1,6 @@
-"""What the site needs besides Markdown; mkdocs calls these (mkdocs.yml, ``hooks``).
+"""Makes GitHub's links and anchors work on the site; mkdocs calls these hooks (mkdocs.yml).
 
-The pages are written to be read in the repository too. So their links and anchors are GitHub's, and this
-makes them work on the site.
+The pages are read in the repository too, so they are written for GitHub.
 """
 
 import posixpath
@@ -23,13 +22,13 @@ def on_config(config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Send links that leave docs/ to the repository; indent lists in lists as mkdocs' Markdown wants it."""
+    """Point links that leave docs/ to the repository; indent nested lists as mkdocs' Markdown needs."""
     markdown = _NESTED.sub("    ", markdown)
     return _LINK.sub(lambda link: _outward(page.file.src_uri, link[1]) + (link[2] or ""), markdown)
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Take away the backslash that a bar in a table's code needs on GitHub, and here does not."""
+    """Remove the backslash of a bar in a table's code, which GitHub needs and the site does not."""
     return re.sub(r"<td>.*?</td>", lambda cell: cell[0].replace("\\|", "|"), html, flags=re.DOTALL)
 
 

@@ -73,10 +73,10 @@ def _next(
     spent: float | None = None,
     in_flight: float = 0.0,
 ) -> Situation:
-    """Return the first change after ``seconds`` at ``rate``; looks are 5 s apart, replicas start in 10 s.
+    """Return the first change of the count after ``seconds`` at ``rate``; reconciles are 5 s apart.
 
-    From then on there are so many ``replicas``, of the error budget so many multiples are ``spent``, and so
-    many requests are ``in_flight``, if given.
+    Replicas start in 10 s. From ``seconds`` on ``replicas``, ``spent`` (multiples of the error budget) and
+    ``in_flight`` requests replace the simulated ones, if given.
     """
     spec = Config.parse(CONFIG, "docs/worked.py").target("f.openfaas-fn")
     first = max(1, round(rate(0.0) / CAPACITY))

@@ -1,8 +1,7 @@
 """Draws the figures of the documentation: ``make reference``, or ``python -m docs.figures.draw``.
 
-Nothing in them is made up but the model: one replica is the watchdog's own engine in virtual time, several
-are ``tailbound-simulate``'s. Each file carries the digest of the numbers that it shows, and tests/docs
-computes them again.
+Only the model is invented: one replica is the watchdog's own engine in virtual time, several are simulated by
+``tailbound-simulate``. Each file carries the digest of its numbers, and tests/docs computes them again.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""What the documentation shows as code exists.
+"""Names that the documentation shows as code exist.
 
 Targets of make, options, files, modules, configuration keys, variables, metrics, reasons and alerts.
 """
