@@ -73,7 +73,7 @@ def pages() -> dict[str, str]:
         "signals.md": {"Inputs of a decision": _inputs()},
         "queries.md": _queries()
         | dict.fromkeys(("Functions without the watchdog", "The load, read directly", "After a restart")),
-        "cli.md": {name: f"```text\n{text.rstrip()}\n```\n" for name, text in shipped().items()},
+        "cli.md": {name: _command(text) for name, text in shipped().items()},
     }
     return {name: filled((FOLDER / name).read_text(), under) for name, under in parts.items()}
 
@@ -129,6 +129,18 @@ def helps() -> dict[str, str]:
         "local-openfaas": help_of(local.main),
         "local-openfaas up": help_of(local.main, "up"),
     }
+
+
+def _command(text: str) -> str:
+    """Return a help text as a page: the usage, the description, and a table of arguments."""
+    usage, *paragraphs = text.rstrip().split("\n\n")
+    sections = [each for each in paragraphs if re.match(r"[a-z ]+:\n", each)]
+    about = "\n\n".join(each for each in paragraphs if each not in sections)
+    told = re.findall(r"(?m)^  (\S(?:.*?\S)?)(?:  +|\n {8,})(\S.*(?:\n {8,}\S.*)*)", "\n".join(sections))
+    rows = [
+        (name, _one_line(meaning)) for name, meaning in told if "--help" not in name and name != "--version"
+    ]
+    return f"`{_one_line(usage.removeprefix('usage: '))}`\n\n{about}\n\n" + _table("argument, meaning", rows)
 
 
 def keys(kind: type = autoscaler_config.Config, prefix: str = "") -> set[str]:
