@@ -182,7 +182,7 @@ class WorkerPool:
         handshake = connection.handshake
         if not self._came_up and handshake is not None:
             log.info(
-                "the first worker has loaded the handler: import %.3g s, load() %.3g s%s",
+                "the first worker has loaded the handler: import %.3f s, load() %.3f s%s",
                 handshake.import_seconds,
                 handshake.load_seconds,
                 "" if handshake.mix_paths else "; mix_paths=False: each batch holds one path only",
