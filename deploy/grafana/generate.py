@@ -406,7 +406,7 @@ FUNCTION: Final = {
         ),
         heat_map("Batch sizes", buckets("watchdog_batch_size", F), unit="short"),
         split("Batches by reason of dispatch", "reason", f"watchdog_dispatch_total{F}", unit="cps"),
-        split("Refusals by why", "reason", f"watchdog_refusals_total{F}", unit="cps"),
+        split("Refusals by reason", "reason", f"watchdog_refusals_total{F}", unit="cps"),
     ],
     ("The gateway's view", 3): [
         split("Answers at the gateway by status", "code", f"gateway_function_invocation_total{F}"),
