@@ -7,16 +7,16 @@ In the order in which a request meets them ([P] = pure: no I/O, no clock, no log
 - ``trial``           `batching-watchdog try`: measures a handler with these parts, and reports
 - ``config`` [P]      environment -> frozen ``Config``: one line per variable
 - ``front``           HTTP towards clients: ``protocol``, ``head`` [P], ``loop_lag``, ``routes``
-- ``shell``           where requests meet the clock and the workers: carries out what the engine decides
+- ``shell``           connects requests, clock and workers: executes the engine's effects
 - ``engine`` [P]      every rule about a request: the queue, policies, service times, capacity
-- ``pool``            workers as the watchdog sees them: under gunicorn, or at ``upstream_url``
-- ``function``        the function's own files: importing them, and the event that they are given
+- ``pool``            the watchdog's side of the workers: under gunicorn, or at ``upstream_url``
+- ``function``        imports the function's own files; the event that they receive
 - ``wire`` [P]        a batch <-> one frame
-- ``worker``          inside the model processes: serves frames with the function's handler
+- ``worker``          the model processes: serve frames with the function's handler
 - ``messages`` [P]    ``Request``, ``Reply``, ``Batch``
 - ``errors`` [P]      one tree; each error knows its HTTP status and reason
 - ``metrics``         every metric name, label and bucket
-- ``trace_context`` [P]  W3C ``traceparent``: which trace a request belongs to
+- ``trace_context`` [P]  W3C ``traceparent``: the trace of a request
 - ``spans`` [P]       the spans of a request and of a batch, and the seam to whatever takes them
 - ``otel``            sends spans by OpenTelemetry's SDK, where the extra ``otel`` is installed
 - ``logs``            the format of the log, which requests have a line

@@ -1,4 +1,4 @@
-"""Command line of the watchdog: to serve, its environment is its only configuration."""
+"""Command line of the watchdog: serves by its environment alone, or tries a handler."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ def main() -> None:
     """Run the watchdog until SIGTERM; exit 0 after a clean drain, 1 on a failure, 2 on a bad value."""
     arguments = sys.argv[1:]
     if arguments[:1] == ["try"]:
-        # Only here: the watchdog in a container needs none of it.
+        # Imported here: serving needs none of it.
         from batching_watchdog.trial import command  # noqa: PLC0415 - as said
 
         sys.exit(command.main(arguments[1:]))

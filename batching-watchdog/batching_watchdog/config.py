@@ -1,9 +1,9 @@
-"""The environment as a frozen ``Config``. [P]
+"""Reads the environment into a frozen ``Config``. [P]
 
-Each variable stands in one place, a field of ``Config``: its names, default, rule and meaning. Parsing,
---help, the reference and the errors follow from it. of-watchdog's names are kept where the meaning is the
-same (https://github.com/openfaas/of-watchdog#configuration), but a bad value stops the start instead of
-falling back silently. CPUs and CUDA devices are arguments: reading them is ``machine``'s business.
+Each variable is one field of ``Config``, with names, default, rule and meaning. Parsing, --help, the
+reference and the errors follow from it. of-watchdog's names are kept where the meaning is the same
+(https://github.com/openfaas/of-watchdog#configuration), but an invalid value stops the start instead of
+falling back silently. CPUs and CUDA devices are arguments, which ``machine`` reads.
 """
 
 import re
@@ -20,20 +20,20 @@ from batching_watchdog.wire import MAX_PART
 _T = TypeVar("_T")
 
 MAX_AUTO_WORKERS: Final = 4
-"""Each worker holds a copy of the model, so ``auto`` never takes more than this many for the CPUs."""
+"""Maximum workers that ``auto`` starts for the CPUs: each holds a copy of the model."""
 
 DRAIN_SECONDS: Final = 15.0
-"""Default limit on finishing admitted requests: with the default healthcheck_interval and the stop of the
-workers it stays below 25 s, so that a pod's 30 s of grace are enough."""
+"""Default seconds to finish admitted requests. With the default healthcheck_interval and the stop of the
+workers, a drain takes less than 25 s, within a pod's grace period of 30 s."""
 
 MAX_SLO_CLASSES: Final = 16
-"""Each has series of its own in every replica, rule and dashboard."""
+"""Maximum SLO classes: each has its own series in every replica, rule and dashboard."""
 
 QUEUED_BYTES: Final = 1 << 28
-"""Default of max_queued_bytes, if that is not below twice max_body_bytes."""
+"""Default of max_queued_bytes, or twice max_body_bytes if that is more."""
 
 RESERVED_FILES: Final = 128
-"""Of the files that may be open, what ``auto`` leaves to others than clients, beside one for each worker."""
+"""Open files that ``auto`` reserves for other purposes than clients, in addition to one per worker."""
 
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _GO_PART: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
@@ -43,13 +43,13 @@ _FACTORS: Final = {None: 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _CLASS_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _LONGEST: Final = (2**63 - 1) / 1e9
-"""Seconds: the longest duration in Go, some 292 years. Infinity, of all things, would pass as a number."""
+"""Longest duration in Go, in seconds (292 years); excludes infinity, which parses as a number."""
 
 
 def parse_duration(text: str) -> float:
-    """Seconds in ``text``: Go's syntax (``1m30s``, ``250ms``) or a plain number of seconds.
+    """Return the seconds in ``text``: Go's syntax (``1m30s``, ``250ms``) or a plain number of seconds.
 
-    Raises ``ValueError`` for anything else, negative values and more than Go's longest included.
+    Raises ``ValueError`` for anything else, including negative values and more than Go's longest.
     """
     if text.isascii() and text.isdigit():
         seconds = float(text)
@@ -63,7 +63,7 @@ def parse_duration(text: str) -> float:
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes in ``text``: a whole number, optionally with Kubernetes' suffix Ki, Mi or Gi."""
+    """Return the bytes in ``text``: a whole number, optionally with Kubernetes' suffix Ki, Mi or Gi."""
     match = _BYTES.fullmatch(text)
     if match is None:
         raise ValueError(text)
@@ -72,7 +72,7 @@ def parse_bytes(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class HttpUrl:
-    """An http:// URL, taken apart: where to connect, and what to ask for there."""
+    """An http:// URL in parts: the address to connect to, and the target of requests."""
 
     host: str
     port: int
@@ -86,7 +86,7 @@ class HttpUrl:
 
 
 def parse_http_url(text: str) -> HttpUrl:
-    """``text`` as an http:// URL without user and fragment. Raises ``ValueError``."""
+    """Return ``text`` as an http:// URL without user and fragment. Raises ``ValueError``."""
     if not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError(text)
     parts = urlsplit(text)
@@ -99,7 +99,7 @@ def parse_http_url(text: str) -> HttpUrl:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a variable must be, in words, and how it is read; ``parse`` raises ``ValueError``."""
+    """The rule of a variable as text, and its parser; ``parse`` raises ``ValueError``."""
 
     words: str
     parse: Callable[[str], Any]
@@ -115,12 +115,12 @@ def _whole(low: int, high: int, words: str) -> Rule:
 
 
 def _or_auto(rule: Rule) -> Rule:
-    """As ``rule``, or None for ``auto``."""
+    """Return ``rule``, extended by ``auto``, which gives None."""
     return Rule(f"auto or {rule.words}", lambda text: None if text == "auto" else rule.parse(text))
 
 
 def _or_unset(rule: Rule) -> Rule:
-    """As ``rule``, or None if it is not set."""
+    """Return ``rule``, extended by an unset variable, which gives None."""
     return Rule(rule.words, lambda text: rule.parse(text) if text else None)
 
 
@@ -135,7 +135,7 @@ def _where(allowed: Callable[[_T], bool], parse: Callable[[str], _T], words: str
 
 
 def _choice(values: Mapping[str, Any], words: str = "") -> Rule:
-    """One of the words in ``values``, read as what it stands for there."""
+    """Return the rule for one of the words in ``values``, which gives its value there."""
 
     def parse(text: str) -> Any:
         if text not in values:
@@ -156,9 +156,9 @@ def _traces(text: str) -> bool | None:
 
 
 def parse_slo_classes(text: str) -> dict[str, tuple[float, float | None]]:
-    """Name, latency in seconds and objective (None: the function's own) of each SLO class in ``text``.
+    """Return {name: (latency in seconds, objective)} of each SLO class; objective None: the function's own.
 
-    Raises ``ValueError`` for anything that breaks the rule ``SLO_CLASSES``.
+    Raises ``ValueError`` for text that violates the rule ``SLO_CLASSES``.
     """
     classes: dict[str, tuple[float, float | None]] = {}
     for each in text.split(",") if text else ():
@@ -211,19 +211,19 @@ class Variable:
     meaning: str
     name: str
     before: tuple[str, ...]
-    """Other names that win over it."""
+    """Other names that take precedence."""
     after: tuple[str, ...]
-    """Other names over which it wins."""
+    """Other names over which it takes precedence."""
     shown: str
-    """The default in words; empty if there is none."""
+    """The default as text; empty without one."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All of its names; the first that is set counts."""
+        """Return all of its names; the first one that is set counts."""
         return (*self.before, self.name, *self.after)
 
     def read(self, environ: Mapping[str, str]) -> Any:
-        """Its value; an empty text counts as unset. Raises ``ConfigError``."""
+        """Return its value; an empty text counts as unset. Raises ``ConfigError``."""
         texts = [(name, text) for name in self.names if (text := environ.get(name, "").strip())]
         name, text = texts[0] if texts else (self.name, self.default)
         try:
@@ -232,7 +232,7 @@ class Variable:
             raise self.error(name, text) from None
 
     def error(self, name: str, text: str) -> ConfigError:
-        """The error that says which variable has which value, and what it must be."""
+        """Return the error with the variable, its value and its rule."""
         return ConfigError(name, text, f"must be {self.rule.words}")
 
 
@@ -246,7 +246,7 @@ def variable(
     after: tuple[str, ...] = (),
     shown: str | None = None,
 ) -> Any:
-    """A field of ``Config``, and the variable that sets it: of the same name, unless ``name`` is another."""
+    """Return a field of ``Config`` and its variable, which has the same name unless ``name`` is given."""
     shown = default if shown is None else shown
     return field(metadata={"variable": Variable(default, rule, meaning, name, before, after, shown)})
 
@@ -406,7 +406,7 @@ class Config:
         if values["worker_threads"] is None:
             values["worker_threads"] = max(1, int(cpus / values["workers"]))
         if values["preload"] == "auto" and (devices or "," in environ.get("CUDA_VISIBLE_DEVICES", "")):
-            # load() would take a device, which no fork can use, and each worker is to have its own share.
+            # load() would take a device, which a forked process cannot use; each worker needs its own share.
             values["preload"] = "false"
         if values["max_connections"] is None:
             values["max_connections"] = max(1, files - RESERVED_FILES - values["workers"])
@@ -422,7 +422,7 @@ class Config:
 
 
 def _exports(chosen: bool | None, environ: Mapping[str, str]) -> bool:
-    """Whether spans are exported; without a choice an endpoint is one (OpenTelemetry's variables)."""
+    """Return whether spans are exported: as chosen, else if OpenTelemetry's endpoint is set."""
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
     return any(environ.get(name, "").strip() for name in _ENDPOINTS) if chosen is None else chosen
@@ -433,7 +433,7 @@ VARIABLES: Final[Mapping[str, Variable]] = {
     for each in fields(Config)
     if each.metadata
 }
-"""Every variable, by the field of ``Config`` that it sets."""
+"""Field of ``Config`` -> its variable."""
 
 
 def _descriptions() -> dict[str, str]:
@@ -446,4 +446,4 @@ def _descriptions() -> dict[str, str]:
 
 
 DESCRIPTIONS: Final[Mapping[str, str]] = _descriptions()
-"""Every name that is read, and what --help says of it."""
+"""Name of each variable -> its line in --help."""

@@ -1,6 +1,6 @@
-"""Every error of the watchdog, and the HTTP status and reason that each one answers with. [P]
+"""Defines every error of the watchdog, with its HTTP status and reason. [P]
 
-Where on the path of a request each belongs::
+By the place on a request's path::
 
     start-up      ConfigError, HandlerNotLoaded, LoadTimedOut, StartFailed  (the process ends with a message)
     a trial       TrialFailed  (``batching-watchdog try`` ends with a message)
@@ -9,7 +9,7 @@ Where on the path of a request each belongs::
     queue         PredictedLate, Expired, QueueFull (a late one made room), Abandoned (never sent)
     worker        WorkerDied, UpstreamFailed  (a handler's own failure is a Reply, made in the worker)
 
-``front.routes`` maps them to answers in one place; nothing else knows statuses.
+``front.routes`` turns them into answers; no other module uses the statuses.
 """
 
 from typing import ClassVar, Final
@@ -22,7 +22,7 @@ class WatchdogError(Exception):
     reason: ClassVar[str] = "internal"
     exit_status: ClassVar[int] = 1
     retry_after: int | None = None
-    """Whole seconds after which the client may try again; None: no Retry-After header."""
+    """Whole seconds after which the client may retry; None: no Retry-After header."""
 
 
 class ConfigError(WatchdogError):
@@ -39,7 +39,7 @@ class HandlerNotLoaded(WatchdogError):
     """The function's handler cannot be imported, has no handle function, or its load() failed."""
 
     def __init__(self, text: str, trace: str = "") -> None:
-        """``trace``: the traceback of the function's code; empty if that raised nothing."""
+        """``trace``: the traceback of the function's code; empty without an exception."""
         super().__init__(text)
         self.trace = trace
 
@@ -48,13 +48,13 @@ class LoadTimedOut(HandlerNotLoaded):
     """The handler was still being imported, or its load() running, after ``load_timeout`` seconds."""
 
     def __init__(self, seconds: float, trace: str = "") -> None:
-        """``trace``: where it was then."""
-        where = "; the log says where it was" if trace else ""
+        """``trace``: its stack at that time."""
+        where = "; the log has its stack" if trace else ""
         super().__init__(f"load() did not end within load_timeout ({seconds:g} s){where}", trace)
 
 
 class TrialFailed(WatchdogError):
-    """The handler has loaded and cannot be tried: it has no example(), or does not serve it."""
+    """The handler has loaded but cannot be tried: it has no example(), or does not serve it."""
 
 
 class StartFailed(WatchdogError):
@@ -108,7 +108,7 @@ class QueueFull(WatchdogError):
 
     @classmethod
     def of_bytes(cls, max_queued_bytes: int) -> "QueueFull":
-        """The same for bytes."""
+        """Return the error for the limit on bytes."""
         error = cls(0, 1)
         error.args = (
             f"requests and unread answers would hold more than {max_queued_bytes} bytes (max_queued_bytes)",
@@ -151,7 +151,7 @@ class Expired(WatchdogError):
 
 
 class Abandoned(WatchdogError):
-    """The client closed its connection before the answer: the status is nginx', for the log alone."""
+    """The client closed its connection before the answer; the status, nginx's, appears only in the log."""
 
     status = 499
     reason = "abandoned"
@@ -172,5 +172,5 @@ class UpstreamFailed(WatchdogError):
 
 
 REFUSALS: Final = (QueueFull, TooManyConnections, PredictedLate, Expired, BodyTooLarge, ShuttingDown)
-"""Good requests that get no answer from the function because of us. A closed list: each has its reason in the
-metric ``watchdog_refusals_total`` and in the header X-Watchdog-Reason."""
+"""Errors of valid requests that the watchdog itself refuses. A closed list: each has its reason in the metric
+``watchdog_refusals_total`` and in the header X-Watchdog-Reason."""

@@ -1,4 +1,4 @@
-"""The function's own files: how they are imported, and the event that their functions are given.
+"""Imports the function's own files, and defines the event that their functions receive.
 
 The worker processes import ``handler.py``, the watchdog itself only ``cost.py``. An event is python3-http's,
 made from a request's header block and body.
@@ -19,26 +19,26 @@ from batching_watchdog import wire
 from batching_watchdog.errors import HandlerNotLoaded
 
 MAX_TRACE: Final = 1 << 16
-"""Characters of a traceback that are kept: an error may quote a whole tensor."""
+"""Maximum characters of a traceback: an error may quote a whole tensor."""
 _NOT_THE_FUNCTIONS: Final = (
     f"{Path(__file__).parent}/",
     f"{Path(json.__file__).parent}/",
     "<frozen importlib",
 )
-"""How the files begin whose frames stand before the function's own."""
+"""Prefixes of files whose frames precede the function's own."""
 
 STACK_FILE: Final = "stack-{}"
-"""The file with the stack of a process that loads for too long, by its id."""
+"""Name of the file with the stack of a process that loads for too long, by its id."""
 _DUMPED_FRAME: Final = re.compile(r'  File "(.*)", line (\d+) in (.*)')
 
 _Convert = Callable[[str], Any] | None
 
 
 class Event:
-    """One request as the handler sees it: python3-http's event, plus ``json()``.
+    """One request for the handler: python3-http's event, plus ``json()``.
 
-    ``body`` (bytes), ``method``, ``path`` (decoded, without the query), ``query`` and ``headers``: mappings,
-    with what such handlers use of Flask's besides (``getlist``, ``get`` with ``type``, ``to_dict``).
+    ``body`` (bytes), ``method``, ``path`` (decoded, without the query), ``query`` and ``headers``: mappings
+    with the methods of Flask's that such handlers use (``getlist``, ``get`` with ``type``, ``to_dict``).
     """
 
     __slots__ = ("_head", "_parsed", "body")
@@ -73,7 +73,7 @@ class Event:
         return json.loads(self.body)
 
     def _parse(self) -> "tuple[str, str, Headers, Query]":
-        # Most handlers look at the body only, so the head is parsed on first use.
+        # Most handlers use only the body, so the head is parsed on first use.
         if self._parsed is None:
             method, target, headers = wire.parse_header_block(self._head)
             path, _, query = target.partition("?")
@@ -175,8 +175,8 @@ def import_handler(folder: Path) -> ModuleType:
 def import_cost(folder: Path) -> ModuleType | None:
     """Import ``folder``/cost.py as ``function.cost``; None if there is none. Raises ``HandlerNotLoaded``.
 
-    It may import its siblings either way, by their names alone only while it is imported itself: what the
-    watchdog imports later must not be found in ``folder``.
+    It may import its siblings either way, but by their plain names only during its own import: later imports
+    of the watchdog must not find modules in ``folder``.
     """
     folder = folder.resolve()
     if not (folder / "cost.py").is_file():
@@ -209,7 +209,7 @@ def _imported(folder: Path, name: str) -> ModuleType:
 
 
 def explain(what: str, error: BaseException) -> str:
-    """One line: what failed, where in the function's code, and its own error."""
+    """Return one line: the failed step, the place in the function's code, and its own error."""
     frames = traceback.extract_tb(_from_the_function(error.__traceback__))
     own = [frame for frame in frames if Path(frame.filename).parent == Path(frames[0].filename).parent]
     where = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
@@ -221,7 +221,7 @@ def explain(what: str, error: BaseException) -> str:
 
 
 def trace_of(error: BaseException) -> str:
-    """The traceback as Python prints it, from the function's first frame on, up to ``MAX_TRACE``."""
+    """Return the traceback as Python prints it, from the function's first frame on, up to ``MAX_TRACE``."""
     frames = _from_the_function(error.__traceback__)
     text = "".join(traceback.format_exception(type(error), error, frames)).rstrip()
     if len(text) <= MAX_TRACE:
@@ -231,9 +231,9 @@ def trace_of(error: BaseException) -> str:
 
 
 def stack_of(dump: str) -> str:
-    """What ``faulthandler`` has dumped of a process that loads the function, as a traceback shows it.
+    """Return the dump of ``faulthandler`` from a loading process, in the form of a traceback.
 
-    Each thread from the function's first frame on, the one that loads first; empty if no thread has any.
+    Each thread begins at the function's first frame, the loading thread first; empty without such frames.
     """
     threads: list[list[traceback.FrameSummary]] = []
     for line in dump.splitlines():
@@ -254,7 +254,7 @@ def stack_of(dump: str) -> str:
 
 
 def left_stack(folder: Path, pid: int | None = None) -> str:
-    """Where the process ``pid`` (None: any) was when it had loaded for too long; empty if unknown."""
+    """Return the stack of process ``pid`` (None: any) after it had loaded for too long; empty if unknown."""
     for file in folder.glob(STACK_FILE.format("*" if pid is None else pid)):
         dump = file.read_text(errors="replace")
         file.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""Tying a child process to the life of the watchdog.
+"""Ends a child process together with the watchdog.
 
-Owns ``die_with_parent``, and, run as a module, becomes any other program that way:
+Owns ``die_with_parent`` and, run as a module, executes any other program with it:
 ``python -m batching_watchdog.launch PARENT COMMAND...``. Next step: the program itself.
 """
 
@@ -14,7 +14,7 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 def die_with_parent(signum: int, parent: int) -> None:
-    """Have the kernel send ``signum`` to this process when ``parent`` ends; at once if it already has.
+    """Let the kernel send ``signum`` to this process when ``parent`` ends; at once if it has ended.
 
     Linux only; elsewhere a worker notices at its next heartbeat.
     """
@@ -25,7 +25,7 @@ def die_with_parent(signum: int, parent: int) -> None:
 
 
 def main() -> None:
-    """Become the command in the arguments, after the parent's process id as the first one."""
+    """Execute the command in the arguments; the first argument is the parent's process id."""
     command = sys.argv[2:]
     die_with_parent(signal.SIGTERM, int(sys.argv[1]))
     try:

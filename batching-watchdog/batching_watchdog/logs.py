@@ -1,11 +1,11 @@
-"""The log: the format of every line, the line of a request, and which requests have one.
+"""Formats the log, and selects the requests that have a line.
 
-One event is one record, on stderr: one line, but for a traceback in text. What workers print is relayed
-(``pool.child``); ``output`` writes both. The line of a request is of-watchdog's with more behind it. It
-decides nothing about a request. Used by ``front.routes``; ``app`` sets the format.
+One event is one record on stderr: one line, except a traceback in text. The output of workers is relayed
+(``pool.child``); ``output`` writes both. The line of a request begins like of-watchdog's. It makes no
+decisions about requests. Used by ``front.routes``; ``app`` sets the format.
 
-Levels: ERROR is for what the operator has to mend (the function or a worker failed), WARNING for what missed
-the target or was not done, INFO for the rest. Text does not show them, as of-watchdog's does not; JSON does.
+Levels: ERROR needs the operator (the function or a worker failed), WARNING is a missed target or an omitted
+action, INFO is the rest. Only JSON shows them; text does not, like of-watchdog's.
 """
 
 import json
@@ -21,11 +21,11 @@ from typing import Any, Final
 from batching_watchdog.messages import Failure
 
 ERROR_LINES: Final = 10
-"""Lines per second for our own errors where requests have none: an overload must not fill the log."""
+"""Lines per second for our own errors if requests have none: an overload must not fill the log."""
 MISSED_LINES: Final = 100
-"""Lines per second for requests that missed, where these have lines."""
+"""Lines per second for requests that missed, if these have lines."""
 SHOWN: Final = 200
-"""Bytes of a target, and of a call id, that a line shows."""
+"""Maximum bytes of a target, and of a call id, in a line."""
 
 _TIME: Final = "%Y/%m/%d %H:%M:%S"
 _CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
@@ -34,7 +34,7 @@ _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 
 @dataclass(frozen=True, slots=True)
 class RequestLine:
-    """What became of one request. Its ``str`` is the line in text; durations are seconds."""
+    """The outcome of one request. Its ``str`` is the line in text; durations are seconds."""
 
     method: bytes
     target: bytes
@@ -44,28 +44,28 @@ class RequestLine:
     seconds: float
     """From arrival to answer."""
     call_id: bytes | None
-    """X-Call-Id, which the gateway gives to each request, and to its client with the answer."""
+    """X-Call-Id, which the gateway adds to each request and to its answer."""
     outcome: str | None
     """As in ``slo_requests_total``; None: it does not count for the SLO."""
     slo_class: str | None
-    """The SLO that it is judged by; None if no classes are declared."""
+    """The SLO class of the request; None without declared classes."""
     batch: int
-    """Requests that shared a batch have the same; see ``messages.Batch.number``."""
+    """Number of its batch, the same for all its requests; see ``messages.Batch.number``."""
     batch_size: int
-    """0: no worker has seen it."""
+    """Size of its batch; 0: it was in none."""
     batch_reason: str | None
     queue_seconds: float
     reason: str | None = None
-    """Of an error of ours, with its words in ``error``."""
+    """Reason of an error of ours, whose message is ``error``."""
     error: str = ""
     trace_id: str | None = None
-    """Of the request's trace, if it belongs to one (``traceparent``)."""
+    """Id of the request's trace, if it has one (``traceparent``)."""
     left_out: int = 0
-    """Lines that were left out before this one."""
+    """Number of lines that were left out before this one."""
 
     @property
     def level(self) -> int:
-        """The level of ``logging`` that it has."""
+        """Return its level in ``logging``."""
         if self.outcome == "error":
             return logging.ERROR
         return logging.INFO if self.outcome in (None, "good") else logging.WARNING
@@ -91,7 +91,7 @@ class RequestLine:
         )
 
     def document(self) -> dict[str, Any]:
-        """The same as an object for JSON, without what does not apply."""
+        """Return an object for JSON, without fields that do not apply."""
         document: dict[str, Any] = {
             "event": "request",
             "method": _text(self.method),
@@ -124,24 +124,24 @@ class RequestLine:
 
 
 class AccessLog:
-    """Which requests have a line."""
+    """Selects the requests that have a line."""
 
     def __init__(self, share: float | None, clock: Callable[[], float]) -> None:
-        """``share``: of the good requests that have a line, from 0 to 1; all that missed have one then.
+        """``share``: share of good requests with a line, from 0 to 1; all that missed have one then.
 
-        None: no request has one but for an error of our own.
+        None: only our own errors have one.
         """
         self.on = share is not None
-        """Whether requests are asked about at all, but for our own errors."""
+        """Whether ``admit`` must be called for requests other than our own errors."""
         self._clock = clock
         self._share = share or 0.0
         self._part = 0.0
         self._limit = LineLimit(MISSED_LINES if self.on else ERROR_LINES)
 
     def admit(self, *, missed: bool) -> int | None:
-        """None: this request has no line. Else it has, and so many before it were left out.
+        """Return None if this request has no line, else the number of lines left out before it.
 
-        With a share of 1 nothing is ever left out. The share is met by counting, not by lot.
+        With a share of 1 no line is left out. The share is met by counting, not at random.
         """
         if self._share == 1.0:
             return 0
@@ -155,7 +155,7 @@ class AccessLog:
 
 
 class LineLimit:
-    """At most so many lines per second; what is left out is counted and said with the next."""
+    """Limits the lines per second; the next line reports the number left out."""
 
     def __init__(self, lines: int) -> None:
         self._lines = lines
@@ -164,7 +164,7 @@ class LineLimit:
         self._skipped = 0
 
     def admit(self, now: float) -> int | None:
-        """None: leave this line out. Else write it, and say how many were left out before it."""
+        """Return None to leave this line out, else the number of lines left out before it."""
         if now - self._since >= 1.0:
             self._since, self._used = now, 0
         if self._used >= self._lines:
@@ -176,7 +176,7 @@ class LineLimit:
 
 
 class JsonFormatter(logging.Formatter):
-    """One object per line: ``time`` (UTC), ``level``, ``event``, and what belongs to the event."""
+    """Formats one object per line: ``time`` (UTC), ``level``, ``event``, and the event's fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line for a record."""
@@ -198,7 +198,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """Of-watchdog's lines, safe for a terminal: what a handler says when it fails is among them."""
+    """Formats of-watchdog's lines, safe for a terminal: they may quote a failing handler."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line for a record."""
@@ -215,7 +215,7 @@ def set_up(form: str) -> None:
 
 
 def missing_line(stream: str, missing: int) -> str:
-    """The line, with its line feed, that says how many lines of ``stream`` are missing at its place."""
+    """Return the line, with its line feed, that reports the lines of ``stream`` missing at its place."""
     text = "%d lines of %s were dropped: the process that reads it is too slow, or writing it failed"
     record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, (missing, stream), None)
     handlers = logging.getLogger().handlers
@@ -223,7 +223,7 @@ def missing_line(stream: str, missing: int) -> str:
 
 
 def line_maker(form: str, stream: str) -> Callable[[str], str]:
-    """What puts the lines that a child wrote to ``stream`` into our format, with the time of day."""
+    """Return a function that formats a child's lines of ``stream`` like ours, with the time of day."""
 
     def text_line(text: str) -> str:
         return f"{time.strftime(_TIME)} {stream}: {printable(text)}"
@@ -238,12 +238,12 @@ def line_maker(form: str, stream: str) -> Callable[[str], str]:
 
 
 def printable(text: str) -> str:
-    """``text`` with control characters other than tabs and line feeds escaped: a terminal would obey them."""
+    """Return ``text`` with control characters escaped, except tabs and line feeds: terminals obey them."""
     return text.translate(_CONTROLS)
 
 
 def human_size(size: int) -> str:
-    """Bytes as of-watchdog's log has them: ``5B``, ``1.234kB``, ``16MB``."""
+    """Return bytes in the form of of-watchdog's log: ``5B``, ``1.234kB``, ``16MB``."""
     value = float(size)
     for unit in ("B", "kB", "MB"):
         if value < 1000:
@@ -257,5 +257,5 @@ def _moment(now: float) -> str:
 
 
 def _text(value: bytes) -> str:
-    """Printable, whatever a client has sent: the log may be read on a terminal."""
+    """Return a client's bytes as printable text: the log may be shown on a terminal."""
     return ascii(value[:SHOWN].decode("latin-1"))[1:-1]

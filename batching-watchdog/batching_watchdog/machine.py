@@ -1,7 +1,7 @@
-"""What this container may use: CPUs (affinity and cgroup quota), CUDA devices and open files.
+"""Reads the limits of this container: CPUs (affinity and cgroup quota), CUDA devices and open files.
 
-Owns the reading of the kernel's files; ``config`` decides what ``auto`` makes of it. Nothing here imports a
-model library: the front end must stay without one. Every path is below ``root``, so that tests can fake it.
+Owns the access to the kernel's files; ``config`` derives ``auto`` from them. Imports no model library, since
+the front end must not load one. Every path is below ``root``, so that tests can replace it.
 """
 
 import os
@@ -13,23 +13,23 @@ from typing import Final
 
 ROOT: Final = Path("/")
 THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""By these the maths libraries know how many threads they may have."""
+"""Variables that limit the threads of math libraries."""
 MOST_FILES: Final = 1 << 20
-"""Open files where there is no limit: Linux allows no more to one process unless it is told to."""
+"""Open files without a limit: Linux' default maximum for one process."""
 _DEVICE: Final = re.compile(r"nvidia\d+", re.ASCII)
 _ORDINAL: Final = re.compile(r"\d+", re.ASCII)
 _UUID_PREFIXES: Final = ("GPU-", "MIG-")
 
 
 def available_cpus(root: Path = ROOT) -> float:
-    """CPUs this process may use: its affinity, or the cgroup's quota (v2 or v1) if that is less."""
+    """Return the CPUs of this process: its affinity, or the cgroup's quota (v2 or v1) if that is less."""
     cpus = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     quota = cpu_quota(root)
     return cpus if quota is None else min(cpus, quota)
 
 
 def open_files() -> int:
-    """Raise the limit on open files as far as this process may, as Go's programs do; what it is then."""
+    """Raise the limit on open files to the maximum of this process, as Go's programs do; return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MOST_FILES if hard == resource.RLIM_INFINITY else hard
     if soft != resource.RLIM_INFINITY and soft < most:
@@ -38,7 +38,7 @@ def open_files() -> int:
 
 
 def cpu_quota(root: Path = ROOT) -> float | None:
-    """The least CPU quota among this process's cgroup and those above it; None if none has one."""
+    """Return the least CPU quota of this process's cgroup and its ancestors; None without a quota."""
     quotas: list[float] = []
     for folder in _folders(root, ""):
         quotas += _quota_v2(folder)
@@ -48,11 +48,11 @@ def cpu_quota(root: Path = ROOT) -> float | None:
 
 
 def cuda_devices(environ: Mapping[str, str], root: Path = ROOT) -> tuple[str, ...]:
-    """The CUDA devices that a worker would see, as ``CUDA_VISIBLE_DEVICES`` names them.
+    """Return the CUDA devices that a worker would see, in the names of ``CUDA_VISIBLE_DEVICES``.
 
-    As CUDA does, the list of ``CUDA_VISIBLE_DEVICES`` ends at the first entry that is no device. Without
-    it, ``NVIDIA_VISIBLE_DEVICES`` (the container runtime's) says how many, or the driver does. A variable
-    alone proves nothing, since base images set them: without a driver there are no devices.
+    As in CUDA, the list of ``CUDA_VISIBLE_DEVICES`` ends at the first entry that is no device. Without it,
+    ``NVIDIA_VISIBLE_DEVICES`` (the container runtime's) gives the number, or the driver does. Base images set
+    these variables too: without a driver there are no devices.
     """
     driver = _driver_devices(root)
     if driver is None:
@@ -64,7 +64,7 @@ def cuda_devices(environ: Mapping[str, str], root: Path = ROOT) -> tuple[str, ..
     if given in ("none", "void"):
         return ()
     if given and given != "all":
-        # The runtime numbers what it lets in from 0, whatever it was called outside.
+        # The runtime numbers the admitted devices from 0, regardless of their names outside.
         return tuple(
             str(number) for number in range(len([name for name in given.split(",") if name.strip()]))
         )
@@ -81,7 +81,7 @@ def _until_invalid(chosen: str) -> Iterator[str]:
 
 
 def _driver_devices(root: Path) -> int | None:
-    """How many devices the driver shows; None without a driver."""
+    """Return the number of devices of the driver; None without a driver."""
     listed = _names(root / "proc/driver/nvidia/gpus")
     nodes = [name for name in _names(root / "dev") if _DEVICE.fullmatch(name)]
     count = len(listed or nodes)
@@ -99,10 +99,10 @@ def _names(folder: Path) -> list[str]:
 
 
 def _folders(root: Path, controller: str) -> Iterator[Path]:
-    """Folders of this process's cgroup that has ``controller`` ("" for v2), from the leaf to the root.
+    """Yield the folders of this process's cgroup with ``controller`` ("" for v2), from leaf to root.
 
-    In a container the path may be the host's, which is not mounted: then only what exists counts, and that
-    is the container's own root.
+    In a container the path may be the host's, which is not mounted: then only the existing folder counts,
+    the container's own root.
     """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()

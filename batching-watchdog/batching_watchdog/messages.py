@@ -1,7 +1,7 @@
-"""What travels through the watchdog: requests, replies, batches, what the function raised. [P]
+"""Defines requests, replies, batches and failures of the function. [P]
 
-``Request`` and ``Reply`` are made for every request: ``Reply`` is a named tuple, ``Request`` a plain slotted
-class with the engine's marks on it. A frozen dataclass takes three times as long to make.
+Every request creates a ``Request`` and a ``Reply``: ``Reply`` is a named tuple, ``Request`` a plain slotted
+class with the engine's marks. A frozen dataclass takes three times as long to create.
 """
 
 from dataclasses import dataclass
@@ -34,13 +34,13 @@ class DispatchReason(StrEnum):
 
 
 CostClass = tuple[bytes, bytes, int]
-"""What a request costs by: batch key, method and path, and how long its body is (bits of its length)."""
+"""Cost class of a request: batch key, method and path, and the bits of its body's length."""
 PROBE: Final[CostClass] = (b"\0probe", b"", 0)
-"""The cost class of a request that no user has sent: it teaches nothing, and takes no user's place."""
+"""Cost class of a probe: its time is not learned, and it replaces no client's request."""
 
 
 DEFAULT_CLASS: Final = "default"
-"""The SLO class of a request that names none: the function's own slo_latency and slo_objective."""
+"""SLO class of requests without a class: the function's own slo_latency and slo_objective."""
 
 
 class Slo(NamedTuple):
@@ -80,19 +80,19 @@ class Request:
         self.body = body
         self.arrived = arrived
         self.deadline = deadline
-        """When its latency budget ends; a later answer misses the SLO but is still an answer."""
+        """End of its latency budget; a later answer misses the SLO but is still sent."""
         self.expires = expires
-        """When it is given up and answered 504."""
+        """Time at which it is answered with 504."""
         self.cost_class = cost_class
         self.client: Any = client
-        """Who waits for the answer: the front end's, never looked at on the way."""
+        """Receiver of the answer: the front end's object, which no other module reads."""
         self.slo_class = slo_class
-        """The SLO that it is judged by: the name of a declared class, or ``DEFAULT_CLASS``."""
+        """Its SLO class: the name of a declared class, or ``DEFAULT_CLASS``."""
         self.slot = deadline if slot is None else slot
-        """When the budget of its class ends: its place in the order between classes.
+        """End of its class's budget, which orders requests of different classes.
 
-        A client may ask for an earlier ``deadline``, never for an earlier slot: that would be a priority
-        which the operator has not declared.
+        A client may request an earlier ``deadline``, but no earlier slot: that would be a priority that the
+        operator has not declared.
         """
         self.place = 0
         """Where the engine has it, in which lane, and how many batches it has been in: the engine's own."""
@@ -109,28 +109,28 @@ class Reply(NamedTuple):
     header_block: bytes
     body: bytes
     failed: bool = False
-    """True if the handler raised: counted as an error of the SLO whatever the status."""
+    """True if the handler raised: counts as an error of the SLO with any status."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An error in the function's own code, for the log alone: one record, whatever its format."""
+    """An error in the function's own code, only for the log: one record in every format."""
 
     text: str
-    """What failed, in one line."""
+    """The failed step, in one line."""
     trace: str
-    """The traceback as Python prints it, from the function's first frame; or the broken rule in words."""
+    """The traceback as Python prints it, from the function's first frame on; or the violated rule."""
     call_id: str = ""
     """X-Call-Id of the request; empty: it has none, or no request was served."""
     trace_id: str = ""
-    """The trace that the request belongs to (``traceparent``); empty: none."""
+    """Id of the request's trace (``traceparent``); empty without one."""
 
     def __str__(self) -> str:
         return f"{self.text}\n{self.trace}"
 
 
 DROPPED: Final = Reply(0, b"", b"")
-"""Stands for a request that was cancelled before the worker began with its batch."""
+"""Reply for a request that was cancelled before the worker began its batch."""
 
 
 @dataclass(slots=True, eq=False)
@@ -140,13 +140,13 @@ class Batch:
     requests: tuple[Request, ...]
     reason: DispatchReason
     dispatched: float
-    """When its worker can begin with it: when it is sent, or when that worker is done with the one before."""
+    """Time at which its worker can begin it: when it is sent, or at the end of the previous batch."""
     seconds: float = inf
-    """What it is predicted to take; infinite if nothing is known."""
+    """Predicted seconds; infinite if unknown."""
     trace: Any = None
     """``spans.BatchTrace`` if one of its requests is recorded: the shell's."""
 
     @property
     def number(self) -> int:
-        """What the log calls it: the id of its first request, which only a retry of that request shares."""
+        """Its number in the log: the id of its first request, which only a retry of that request shares."""
         return self.requests[0].id

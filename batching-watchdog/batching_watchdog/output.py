@@ -1,8 +1,8 @@
 """Writes stdout and stderr without ever waiting for the process that reads them.
 
-A pipe that is full, a paused terminal and a slow disk block a writer, and the event loop prints. So text goes
-into a bounded buffer, and a thread for each stream writes it. A full buffer, and a stream that cannot be
-written, cost lines: they are counted, and the log says how many are missing, at their place.
+A full pipe, a paused terminal and a slow disk block a writer, and the event loop prints. So text goes into a
+bounded buffer, and one thread per stream writes it. A full buffer or an unwritable stream drops lines. These
+are counted, and a line in the log reports their number at their place.
 """
 
 import atexit
@@ -18,18 +18,18 @@ from pathlib import Path
 from typing import Final, TextIO
 
 BUFFERED_CHARACTERS: Final = 1 << 20
-"""What a stream that is not read may hold: some thousand lines."""
+"""Maximum characters buffered for an unread stream: some thousand lines."""
 GATHER_SECONDS: Final = 0.01
-"""Lines of so much time are written together: to wake a thread for each costs more than to write it."""
+"""Seconds of lines that are written together: waking a thread for each costs more than writing it."""
 FLUSH_SECONDS: Final = 1.0
-"""What is buffered at the end may take this long in all."""
+"""Seconds to write all buffered lines at the end."""
 
 
 class Output:
     """A text stream in place of ``sys.stdout`` or ``sys.stderr``. A write is kept whole or dropped whole."""
 
     def __init__(self, stream: TextIO, notice: Callable[[int], str]) -> None:
-        """``notice``: the line, with its line feed, that says that this many lines are missing."""
+        """``notice(count)``: the line, with its line feed, that reports missing lines."""
         self._stream = stream  # closes its descriptor when nothing refers to it any more
         self._descriptor, self._encoding = stream.fileno(), stream.encoding
         self._notice = notice
@@ -37,16 +37,16 @@ class Output:
         self._texts: list[str] = []
         self._held = 0
         self._gap = 0
-        """Lines dropped since the thread last took what waited; nothing is kept behind them until it does."""
+        """Lines dropped since the thread last emptied the buffer; until it does, all lines are dropped."""
         self._wake: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._torn = False
         self.dropped = 0
-        """Lines that were not written."""
+        """Number of lines that were not written."""
         self._thread = threading.Thread(target=self._run, name=f"output-{self._descriptor}", daemon=True)
         self._thread.start()
 
     def write(self, text: str) -> int:
-        """Buffer ``text``, or drop it where it does not fit. Never waits, never raises."""
+        """Buffer ``text``, or drop it if it does not fit. Never waits, never raises."""
         with self._lock:
             if not self._texts and not self._gap:
                 self._wake.put(True)
@@ -63,7 +63,7 @@ class Output:
         """Do nothing: the thread writes as soon as it can."""
 
     def close(self, seconds: float) -> None:
-        """Write what waits, for at most ``seconds``."""
+        """Write the buffer, for at most ``seconds``."""
         self._wake.put(False)
         self._thread.join(seconds)
 
@@ -88,7 +88,7 @@ class Output:
                 missing = 0
 
     def _written(self, text: str) -> bool:
-        """Write all of ``text``, however long that takes; False if the stream cannot be written."""
+        """Write all of ``text`` without a time limit; return False if the stream is unwritable."""
         encoded = text.encode(self._encoding, errors="backslashreplace")
         left = memoryview(b"\n" + encoded if self._torn else encoded)
         try:
@@ -107,10 +107,10 @@ class Output:
 
 
 def install(notice: Callable[[str, int], str]) -> Callable[[], int]:
-    """Put an ``Output`` in place of stdout and stderr until the process ends.
+    """Replace stdout and stderr by an ``Output`` until the process ends.
 
-    ``notice``: the line for a stream's name and the number of lines that are missing. Returns what counts the
-    lines that were dropped.
+    ``notice``: the line for a stream's name and the number of missing lines. Returns a function that counts
+    the dropped lines.
     """
     outputs: list[Output] = []
     for name in ("stdout", "stderr"):

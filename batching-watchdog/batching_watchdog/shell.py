@@ -1,13 +1,13 @@
-"""Where requests meet the clock and the workers: carries out what the engine decides.
+"""Connects requests, clock and workers: executes the engine's effects.
 
-Owns the loop "tell the engine, do what it says": every event (a request, an idle worker, a timer) wakes the
-shell, which sends batches, gives answers to the front end and counts both. It decides nothing: ``engine``
-does. It knows neither ``front`` nor ``pool``: a worker is anything with ``send(batch)``. Next step:
+Owns the loop of events and effects: every event (a request, an idle worker, a timer) goes to the engine, and
+the shell sends batches, delivers answers to the front end and counts both. ``engine`` makes all decisions.
+The shell knows neither ``front`` nor ``pool``: a worker is any object with ``send(batch)``. Next step:
 ``pool.connection``.
 
-Everything is synchronous on one event loop, so there is nothing to lock. ``clock`` is an argument, since
-uvloop's own counts whole milliseconds. The engine's ``tick`` runs once per turn of the loop, after all that
-has arrived in that turn: requests that came together leave together, and one that came alone is not delayed.
+Everything is synchronous on one event loop, so no locks are needed. ``clock`` is an argument, since uvloop's
+own counts whole milliseconds. The engine's ``tick`` runs once per iteration of the loop, after all its
+arrivals: simultaneous requests leave together, and a single one is not delayed.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class Client(Protocol):
-    """Who waits for the answer to a request: ``Request.client``."""
+    """Receiver of a request's answer: ``Request.client``."""
 
     def deliver(self, answer: Answer) -> None:
         """Take the answer; called once, unless the request is withdrawn."""
@@ -48,7 +48,7 @@ class Shell:
         self._clock = clock
         self._tracer = tracer
         self._traced: dict[Batch, Worker] = {}
-        """Batches that have left and whose spans have not ended."""
+        """Batches under way, whose spans have not ended."""
         self._loop = asyncio.get_running_loop()
         self._engine = engine
         self._cost = cost
@@ -64,17 +64,17 @@ class Shell:
 
     @property
     def queued(self) -> int:
-        """Requests that wait for a worker."""
+        """Number of requests that wait for a worker."""
         return self._engine.queued
 
     @property
     def admitted(self) -> int:
-        """Requests that wait or run."""
+        """Number of waiting and running requests."""
         return self._engine.admitted
 
     @property
     def suspects(self) -> int:
-        """Requests that wait to be tried again."""
+        """Number of requests that wait for a retry."""
         return self._engine.suspects
 
     @property
@@ -83,49 +83,49 @@ class Shell:
         return self._engine.at_limit
 
     def refusal(self, deadline: float) -> WatchdogError | None:
-        """The error with which a request is to be refused at its header, before its body is read."""
+        """Return the error that refuses a request at its header, before its body is read, or None."""
         return self._engine.refusal(deadline, self._clock())
 
     def offer(self, request: Request) -> None:
         """Admit ``request``; its client is answered once. Raises ``QueueFull``.
 
-        Another, late one may lose its place to it, and is answered here.
+        It may replace a late request, which is answered here.
         """
         displaced = self._engine.offer(request, self._clock())
-        # While every worker is busy there is nothing to decide but what expires, and a timer sees to that.
+        # While every worker is busy, only expiries need a decision, and a timer triggers these.
         timed = self._timer is not None and request.arrived < self._timer_at <= request.expires
         if not timed or self._engine.eager:
             self._wake()
         self._carry_out(displaced)
 
     def withdraw(self, request: Request) -> None:
-        """Forget a request whose client has gone; a batch that its worker has begun is not called back."""
+        """Remove a request whose client has left; a batch that has begun continues."""
         self._carry_out(self._engine.abandon(request, self._clock()))
         request.client = None
 
     def give_up(self, error: WatchdogError) -> None:
-        """Answer every admitted request with ``error``; a batch that has left is not called back."""
+        """Answer every admitted request with ``error``; batches under way continue."""
         self._carry_out(self._engine.give_up(error))
 
     def worker_ready(self, worker: Worker) -> None:
-        """A worker has loaded, or may have its next batch."""
+        """Give a worker that has loaded, or finished its batch, the next batch."""
         self._engine.worker_ready(worker)
         if self._engine.queued >= self._cost.overall.best_size:
-            # What may yet arrive in this turn would not make its batch better, and answers take their time.
+            # Later arrivals of this iteration would not improve its batch, and answers take time.
             self._tick()
         else:
             self._wake()
 
     def worker_gone(self, worker: Worker) -> None:
-        """An idle worker has gone."""
+        """Remove an idle worker that has ended."""
         self._engine.worker_gone(worker)
 
     def mix_paths(self) -> None:
-        """Requests of different paths may share a batch: the handler allows it."""
+        """Allow requests of different paths in one batch, as the handler does."""
         self._cost.mix_paths()
 
     def learn(self, size: int, seconds: float, cpu_seconds: float) -> None:
-        """A worker took ``seconds`` for ``size`` examples, ``cpu_seconds`` of CPU time (0: not known)."""
+        """Learn that ``size`` examples took a worker ``seconds`` and ``cpu_seconds`` of CPU (0: unknown)."""
         self._engine.learn_any(size, seconds)
         if cpu_seconds:
             self._metrics.cost.observe(size, cpu_seconds)
@@ -139,9 +139,9 @@ class Shell:
         ready: bool = True,
         learns: bool = True,
     ) -> None:
-        """A worker answered its batch; ``ready``: it may have the next one.
+        """Handle a worker's replies to its batch; ``ready``: it may get the next one.
 
-        ``learns``: whether the time of the batch says what serving costs.
+        ``learns``: whether the batch's time shows the cost of serving.
         """
         now = self._clock()
         batch, answers = self._engine.batch_done(
@@ -159,7 +159,7 @@ class Shell:
         self._carry_out(answers)
 
     def worker_lost(self, worker: Worker, error: WatchdogError | None = None) -> None:
-        """A worker died, idle or under a batch; ``error`` is what a request that is given up fails with."""
+        """Handle the death of a worker, idle or under a batch; requests without a retry get ``error``."""
         for batch in [batch for batch, has in self._traced.items() if has is worker]:
             self._end_batch(batch, self._clock(), error="worker_died")
         answers = self._engine.worker_lost(worker, error)
@@ -172,13 +172,13 @@ class Shell:
             self._loop.call_soon(self._tick)
 
     def _wake_at(self, at: float, now: float) -> None:
-        # An earlier timer is left to fire for nothing: cheaper than a new one in every turn.
+        # An earlier timer may fire in vain: cheaper than a new timer per iteration.
         if self._timer is not None:
             if self._timer_at <= at:
                 return
             self._timer.cancel()
         self._timer_at = at
-        # Up, since uvloop takes the nearest millisecond: one that fires early would be set again and again.
+        # Rounded up, since uvloop rounds to the nearest millisecond: an early timer would be set repeatedly.
         self._timer = self._loop.call_later(ceil((at - now) * 1e3) * 1e-3, self._timer_fired)
 
     def _timer_fired(self) -> None:
@@ -186,7 +186,7 @@ class Shell:
         self._wake()
 
     def _tick(self) -> None:
-        """Do all there is to do now; a timer wakes us for what comes next."""
+        """Run the engine's ``tick`` and execute its effects; set a timer for the next one."""
         self._woken = False
         self._carry_out(self._engine.tick(self._clock()))
 
@@ -194,7 +194,7 @@ class Shell:
         metrics = self._metrics
         for effect in effects:
             if isinstance(effect, Answer):
-                # The two know each other: a cycle would keep the body until the collector finds it.
+                # They refer to each other: the cycle would keep the body until the next collection.
                 client, effect.request.client = effect.request.client, None
                 client.deliver(effect)
             elif isinstance(effect, WakeAt):

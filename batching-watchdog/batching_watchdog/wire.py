@@ -1,20 +1,20 @@
-"""A batch and one frame: how the watchdog and a worker talk over their kept connection. [P]
+"""Encodes batches as frames for the connection between watchdog and worker. [P]
 
-Owns the bytes on the Unix socket, in both directions; knows nothing of sockets. All integers are
-little-endian. Bodies pass through untouched and uncopied on the way out; nothing here parses JSON::
+Owns the bytes on the Unix socket in both directions; knows no sockets. All integers are little-endian. Bodies
+pass through unchanged, and without a copy on the way out; only handshake and failure hold JSON::
 
     frame   = magic "TBW1", kind u8, 3 bytes zero, count u32, size u64 (of all that follows), seconds f64,
               count x item, count x head, count x body
     item    = status u16, flags u16, head length u32, body length u32
 
-The items of a frame that cancels are the places of requests in the last frame of requests before it: 4 bytes
-of head each. A worker that has not begun that batch does not run these; its reply has status 0 for each.
+The items of a cancel frame are the places of requests in the last frame of requests: 4 bytes of head each. A
+worker that has not begun that batch skips these; its reply has status 0 for each.
 
 A request's head is its request line and header lines; a reply's head is header lines ready to be sent;
-``seconds`` of a reply frame is the CPU time that the worker has spent on it, 0 if its time says nothing of
-what serving costs, since the batch failed and was run again in parts. The handshake carries, in JSON, what
-the watchdog must know before the first batch. A failure carries, in JSON, what the function raised: a worker
-may send some before the replies to a batch.
+``seconds`` of a reply frame is the worker's CPU time for it. It is 0 if the batch failed and was run again in
+parts, so that its time does not show the cost of serving. The handshake carries, in JSON, the worker's data
+for the watchdog. A failure carries, in JSON, the function's exception: a worker may send some before the
+replies to a batch.
 """
 
 import json
@@ -35,20 +35,20 @@ _ITEM: Final = struct.Struct("<HHII")
 _INDEX: Final = struct.Struct("<I")
 HEADER_SIZE: Final = _FRAME.size
 JOIN_BELOW: Final = 1 << 18
-"""Frames below this many bytes are sent as one buffer: one copy is cheaper than a scatter-gather call."""
+"""Bytes below which a frame is sent as one buffer: a copy is cheaper than a scatter-gather call."""
 SMALL_FRAMES: Final = 64
-"""Frames in a row that must have fitted into ``JOIN_BELOW`` bytes before a larger buffer is given back."""
+"""Successive frames within ``JOIN_BELOW`` bytes after which a larger buffer is freed."""
 SEND_AT_ONCE: Final = 512
 """Buffers per sendmsg call; the kernel takes 1024 (IOV_MAX)."""
 MAX_PART: Final = 2**32 - 1
-"""The longest head or body that an item can tell the length of."""
+"""Maximum bytes of a head or body, by the item's length field."""
 
 FAILED: Final = 1
 """Flag of a reply: the handler raised for this request."""
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """A token (RFC 9110, 5.6.2)."""
 _VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
-"""No control characters but tabs (RFC 9110, 5.5); clients and proxies take such an answer for broken."""
+"""A header value without control characters other than tabs (RFC 9110, 5.5); clients reject such answers."""
 _HOP_BY_HOP: Final = frozenset(
     ("connection", "content-length", "date", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade")
 )
@@ -64,7 +64,7 @@ class ReceiveBuffer:
         self._small = 0
 
     def fit(self, size: int, filled: int = 0) -> None:
-        """Have room for a frame of ``size`` bytes, once per frame; the first ``filled`` bytes stay."""
+        """Make room for a frame of ``size`` bytes, once per frame; keep the first ``filled`` bytes."""
         if size > JOIN_BELOW:
             self._small = 0
         elif len(self.data) > JOIN_BELOW:
@@ -99,26 +99,26 @@ class FrameHeader:
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """What a worker says once it can serve, or why it cannot."""
+    """A worker's first message: its data if it can serve, or the error."""
 
     pid: int
     error: str | None = None
     trace: str = ""
-    """Of ``error``, if the function's code raised it."""
+    """Traceback of ``error``, if the function's code raised it."""
     example: bytes | None = None
-    """What the handler's example() returned: a typical body to measure l(b) with."""
+    """Result of the handler's example(): a typical body to measure l(b)."""
     slot: int = 0
-    """Which of the pool's places the worker fills: a replaced worker's successor has its slot."""
+    """Slot of the worker in the pool; a replacement gets the slot of its predecessor."""
     mix_paths: bool = True
     """Whether a batch may hold requests of several methods and paths."""
     import_seconds: float = 0.0
-    """What importing the handler took."""
+    """Seconds to import the handler."""
     load_seconds: float = 0.0
-    """What its load() took."""
+    """Seconds of its load()."""
 
 
 def request_header_block(method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """``METHOD target`` and one ``name: value`` line per header."""
+    """Return ``METHOD target`` and one ``name: value`` line per header."""
     parts = [method, b" ", target, b"\r\n"]
     for name, value in headers:
         parts += (name, b": ", value, b"\r\n")
@@ -126,7 +126,7 @@ def request_header_block(method: bytes, target: bytes, headers: Iterable[tuple[b
 
 
 def parse_header_block(head: bytes) -> tuple[str, str, list[tuple[str, str]]]:
-    """Method, target and headers, decoded as latin-1. Raises ``FrameError``."""
+    """Return method, target and headers, decoded as latin-1. Raises ``FrameError``."""
     if not head.endswith(b"\r\n"):
         raise FrameError("the head of a request does not end with its line")
     line, *lines = head.decode("latin-1").split("\r\n")[:-1]
@@ -139,9 +139,9 @@ def parse_header_block(head: bytes) -> tuple[str, str, list[tuple[str, str]]]:
 
 
 def reply_header(name: str, value: str) -> bytes:
-    """The line of a reply's head for one header; empty for those that belong to the connection.
+    """Return the line of a reply's head for one header; empty for headers of the connection.
 
-    Raises ``ValueError`` for what RFC 9110 does not allow.
+    Raises ``ValueError`` for a header that RFC 9110 forbids.
     """
     if name.lower() in _HOP_BY_HOP:
         return b""
@@ -151,7 +151,7 @@ def reply_header(name: str, value: str) -> bytes:
 
 
 def encode_requests(requests: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
-    """Buffers of the frame that carries these (head, body) pairs to a worker."""
+    """Return the buffers of the frame that carries these (head, body) pairs to a worker."""
     if compiled is not None:
         frame = compiled.encode_requests(tuple(requests), JOIN_BELOW)
         if frame is not None:
@@ -160,7 +160,7 @@ def encode_requests(requests: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
 
 
 def encode_replies(replies: Sequence[Reply], seconds: float) -> list[bytes]:
-    """Buffers of the frame that carries a worker's replies back, which took ``seconds`` of CPU time."""
+    """Return the buffers of the frame with a worker's replies, which took ``seconds`` of CPU time."""
     if compiled is not None:
         frame = compiled.encode_replies(tuple(replies), seconds, JOIN_BELOW)
         if frame is not None:
@@ -172,12 +172,12 @@ def encode_replies(replies: Sequence[Reply], seconds: float) -> list[bytes]:
 
 
 def encode_cancel(indexes: Sequence[int]) -> bytes:
-    """The frame that cancels these requests of the last batch, by their places in it."""
+    """Return the frame that cancels requests of the last batch, by their places in it."""
     return b"".join(_encode(Kind.CANCEL, [(0, 0, _INDEX.pack(index), b"") for index in indexes], 0.0))
 
 
 def encode_handshake(handshake: Handshake) -> list[bytes]:
-    """Buffers of the frame with which a worker opens the connection."""
+    """Return the buffers of the frame with which a worker opens the connection."""
     said = {
         "pid": handshake.pid,
         "error": handshake.error,
@@ -194,7 +194,7 @@ def encode_handshake(handshake: Handshake) -> list[bytes]:
 
 
 def encode_failure(failure: Failure) -> list[bytes]:
-    """Buffers of the frame that says what the function raised, sent before the replies to its batch."""
+    """Return the buffers of the frame with the function's exception, sent before the batch's replies."""
     said = {
         "text": failure.text,
         "trace": failure.trace,
@@ -205,7 +205,7 @@ def encode_failure(failure: Failure) -> list[bytes]:
 
 
 def decode_header(data: bytes | bytearray | memoryview) -> FrameHeader:
-    """The fixed part of a frame, from its first ``HEADER_SIZE`` bytes. Raises ``FrameError``."""
+    """Return the fixed part of a frame from its first ``HEADER_SIZE`` bytes. Raises ``FrameError``."""
     if len(data) < HEADER_SIZE:
         raise FrameError(f"a frame begins with {HEADER_SIZE} bytes, got {len(data)}")
     magic, kind, count, size, seconds = _FRAME.unpack_from(data)
@@ -221,7 +221,7 @@ def decode_header(data: bytes | bytearray | memoryview) -> FrameHeader:
 
 
 def decode_requests(header: FrameHeader, data: memoryview) -> list[tuple[bytes, bytes]]:
-    """The (head, body) pairs in the ``header.size`` bytes after the header. Raises ``FrameError``."""
+    """Return the (head, body) pairs in the ``header.size`` bytes after the header. Raises ``FrameError``."""
     if compiled is not None and header.kind is Kind.REQUESTS and len(data) == header.size:
         requests = compiled.decode_requests(header.count, data)
         if requests is not None:
@@ -230,7 +230,7 @@ def decode_requests(header: FrameHeader, data: memoryview) -> list[tuple[bytes, 
 
 
 def decode_replies(header: FrameHeader, data: memoryview) -> list[Reply]:
-    """The replies in the ``header.size`` bytes after the header, in order. Raises ``FrameError``."""
+    """Return the replies in the ``header.size`` bytes after the header, in order. Raises ``FrameError``."""
     if compiled is not None and header.kind is Kind.REPLIES and len(data) == header.size:
         replies = compiled.decode_replies(header.count, data, Reply)
         if replies is not None:
@@ -242,7 +242,7 @@ def decode_replies(header: FrameHeader, data: memoryview) -> list[Reply]:
 
 
 def decode_cancel(header: FrameHeader, data: memoryview) -> list[int]:
-    """The places in the ``header.size`` bytes after the header. Raises ``FrameError``."""
+    """Return the places in the ``header.size`` bytes after the header. Raises ``FrameError``."""
     try:
         return [_INDEX.unpack(head)[0] for _, _, head, _ in _decode(header, data, Kind.CANCEL)]
     except struct.error:
@@ -250,7 +250,7 @@ def decode_cancel(header: FrameHeader, data: memoryview) -> list[int]:
 
 
 def decode_handshake(header: FrameHeader, data: memoryview) -> Handshake:
-    """The handshake in the ``header.size`` bytes after the header. Raises ``FrameError``."""
+    """Return the handshake in the ``header.size`` bytes after the header. Raises ``FrameError``."""
     items = _decode(header, data, Kind.HANDSHAKE)
     kinds = {
         "pid": int,
@@ -265,7 +265,7 @@ def decode_handshake(header: FrameHeader, data: memoryview) -> Handshake:
 
 
 def decode_failure(header: FrameHeader, data: memoryview) -> Failure:
-    """The failure in the ``header.size`` bytes after the header. Raises ``FrameError``."""
+    """Return the failure in the ``header.size`` bytes after the header. Raises ``FrameError``."""
     kinds = {"text": str, "trace": str, "call_id": str, "trace_id": str}
     return Failure(**_said(header.kind, _decode(header, data, Kind.FAILURE), kinds))
 
@@ -273,7 +273,7 @@ def decode_failure(header: FrameHeader, data: memoryview) -> Failure:
 def _said(
     kind: Kind, items: Sequence[tuple[int, int, bytes, bytes]], kinds: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The values, of these ``kinds``, in the JSON of a frame's first item. Raises ``FrameError``."""
+    """Return the values of these ``kinds`` in the JSON of a frame's first item. Raises ``FrameError``."""
     try:
         said = json.loads(items[0][2])
         values = {name: said[name] for name in kinds}
