@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import batching_watchdog
 import slo_autoscaler
 import tailbound_lab
-from contract.exposed import ROOT, scraped
+from contract.exposed import ROOT, recorded, scraped
 from prometheus.promtool import complaints, needs_promtool
 from slo_autoscaler.config import Config
 from slo_autoscaler.errors import ConfigError
@@ -55,7 +55,7 @@ def new_autoscaler() -> Samples:
 
 
 def beside() -> Samples:
-    return [("up", {}, 1.0), *(each for each in scraped() if each[0].startswith("gateway_"))]
+    return [each for each in scraped() if each[0].startswith("gateway_") or each[0] == "up"]
 
 
 def series(samples: Samples) -> list[dict[str, str]]:
@@ -73,7 +73,7 @@ def unanswered(asked: Mapping[str, str], samples: Samples, folder: Path) -> set[
     """Return the names of the queries that have no answer over the series."""
     checks = [
         {
-            "expr": f"count({query}) or vector(0)",
+            "expr": f"count({query}) > bool 0 or vector(0)",
             "eval_time": EVALUATED,
             "exp_samples": [{"labels": "{}", "value": 1}],
         }
@@ -84,7 +84,9 @@ def unanswered(asked: Mapping[str, str], samples: Samples, folder: Path) -> set[
     assert "err:" not in said, said
     # promtool quotes as Go does, which for ASCII is as JSON does.
     found = {
-        name for name, query in asked.items() if f"expr: {json.dumps(f'count({query}) or vector(0)')}" in said
+        name
+        for name, query in asked.items()
+        if f"expr: {json.dumps(f'count({query}) > bool 0 or vector(0)')}" in said
     }
     assert len(found) == said.count("expr: "), said
     return found
@@ -124,6 +126,15 @@ def test_signals_that_an_old_watchdog_lacks_are_those_of_the_page(tmp_path: Path
 def test_signals_that_an_old_autoscaler_lacks_are_those_of_the_page(tmp_path: Path):
     missing = unanswered(old_queries("signals"), new_watchdog() + beside(), tmp_path)
     assert missing == documented("An old autoscaler with new watchdogs")
+
+
+@needs_promtool
+def test_rules_record_the_same_series_of_old_watchdogs_as_of_new_ones(tmp_path: Path):
+    asked = {name: name for name in recorded()}
+    for watchdog in (old_watchdog, new_watchdog):
+        samples = watchdog() + beside() + new_autoscaler()
+        assert unanswered(asked, samples, tmp_path) == set(), watchdog
+    assert asked
 
 
 @needs_promtool
