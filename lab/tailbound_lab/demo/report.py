@@ -1,6 +1,6 @@
-"""The page that a run leaves behind: report.html, whole in one file, and result.json beside it.
+"""Writes the report of a run: report.html, complete in one file, and result.json beside it.
 
-Owns the plots and the prose.
+Owns the plots and the text.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _draw_latency(axes: Axes, comparison: Comparison) -> None:
 
 
 def _line(seconds: Sequence[Summary], name: str, top: float) -> list[float]:
-    """Return milliseconds; misses stand at the top of the scale, seconds without requests are gaps."""
+    """Return milliseconds; misses are at the top of the scale, seconds without requests are gaps."""
     values = (getattr(second, name) for second in seconds)
     return [math.nan if value is None else min(value * 1e3, top) for value in values]
 
@@ -146,7 +146,7 @@ def _draw_samples(
 
 
 def svg(drawn: Figure) -> str:
-    """Return a figure as an SVG element to stand in a page."""
+    """Return a figure as an SVG element for a page."""
     target = io.StringIO()
     with rc_context(_STYLE):
         drawn.savefig(target, format="svg", metadata={"Date": None})
@@ -268,7 +268,7 @@ def _conditions(outcome: Outcome) -> list[tuple[str, str]]:
 def result(comparison: Comparison) -> dict[str, object]:
     """Return the machine-readable result of one function, times in seconds.
 
-    A percentile that misses reach is infinite and stands as null, as does all that was not measured.
+    An infinite percentile (one that misses reach) is null, and so is every missing measurement.
     """
     tailbound, baseline = comparison.tailbound, comparison.baseline
     return {

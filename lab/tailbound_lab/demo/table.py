@@ -1,7 +1,7 @@
-"""What the terminal shows: a live table while traffic runs, the verdict at the end.
+"""Prints a live table while traffic runs, and the verdict at the end.
 
-Owns the words and colors on the terminal; it reads ledgers and decides nothing. Where standard output is no
-terminal, each function gets one plain line every ten seconds.
+Owns the texts and colors on the terminal. If standard output is no terminal, each function gets one plain
+line every ten seconds.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _GOOD, _BAD, _DIM = "green", "bold red", "dim"
 
 
 def milliseconds(seconds: float | None) -> str:
-    """Return whole milliseconds as text, an infinity sign where misses reach, a dash for none."""
+    """Return whole milliseconds as text, an infinity sign for infinite, a dash for None."""
     if seconds is None:
         return "-"
     return "∞" if math.isinf(seconds) else f"{seconds * 1e3:,.0f}"
 
 
 def percent(share: float | None) -> str:
-    """Return a share as a percentage that never rounds a miss up to 100."""
+    """Return a share as a percentage, never rounded up to 100."""
     if share is None:
         return "-"
     return f"{math.floor(share * 1e4) / 100:.2f}%"
@@ -80,7 +80,7 @@ def _lost(count: int) -> Text:
 
 
 def _table(headings: Sequence[str]) -> Table:
-    # 80 columns must do: no space is spent on borders, and units stand in the headings.
+    # For 80 columns: no borders, and units in the headings.
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     table.add_column("function", no_wrap=True)
     table.add_column("served by", no_wrap=True)
@@ -121,7 +121,7 @@ def picture(elapsed: float, duration: float, deployed: Sequence[Deployed]) -> Re
 
 
 def lines(elapsed: float, duration: float, deployed: Sequence[Deployed]) -> list[str]:
-    """Return the same as plain text: one line for each function, its twin on the same line."""
+    """Return the table as plain text: one line per function, with its twin on the same line."""
     return [
         f"{elapsed:4.0f} s  {phase(elapsed, duration):10}  {function:11}"
         f" {items[0].profile.rate(elapsed):3.0f}/s" + "".join(_words(item, elapsed) for item in items)
@@ -139,7 +139,7 @@ def _words(item: Deployed, elapsed: float) -> str:
 
 
 def _window(item: Deployed, elapsed: float) -> Summary:
-    """The requests that ended in the last seconds."""
+    """Return the summary of the requests that ended in the last seconds."""
     return summarize(recent(item.ledger.records, elapsed - _WINDOW), item.ledger.slo)
 
 
@@ -177,13 +177,13 @@ def _add_track(table: Table, item: Comparison, system: str, track: Track) -> Non
 
 
 def explain(function: str) -> str:
-    """Return the command that explains what was decided for a function, without its source."""
+    """Return the command that explains a function's decisions, without its source."""
     program = os.path.relpath(Path(sys.executable).with_name("slo-autoscaler"))
     return f"{program} explain {function}"
 
 
 class Terminal:
-    """What a run shows: a live table on a terminal, plain lines every ten seconds elsewhere."""
+    """Displays a run: a live table on a terminal, plain lines every ten seconds elsewhere."""
 
     def __init__(self, console: Console, duration: float) -> None:
         self._console = console
@@ -194,7 +194,7 @@ class Terminal:
     def __enter__(self) -> Terminal:
         self._say("Starting the platform, Prometheus, the autoscaler and the functions ...")
         if self._console.is_terminal:
-            # Refreshed by update(): a refreshing thread would compete with the gateway for the interpreter.
+            # Refreshed by update(): a thread for it would compete with the gateway for the interpreter.
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             self._live.start()
         return self
@@ -207,7 +207,7 @@ class Terminal:
             self._live = None
 
     def started(self, platform: Platform) -> None:
-        """Say that traffic begins, and where the reasons are meanwhile."""
+        """Print that traffic begins, and the addresses of the status page."""
         self._say(f"Traffic for {self._duration:.0f} s begins.")
         if platform.page_url is not None:
             self._say(f"Every function, its replicas and why, while this runs: {platform.page_url}/")

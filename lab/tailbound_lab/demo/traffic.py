@@ -1,8 +1,8 @@
-"""Which functions get how much traffic, and with what bodies.
+"""Defines the traffic of each function: rates and bodies.
 
-The one place to change rates: everything else reads :data:`TRAFFIC`. Rates are chosen so that two shared
-cores carry the functions, the twins, the gateway face and the generator together; the replicas of a simulated
-accelerator sleep, so they cost next to nothing.
+The only place to change rates: all other modules read :data:`TRAFFIC`. Two shared cores can run the
+functions, the twins, the gateway and the generator together at these rates; the replicas of the simulated
+accelerator sleep, so they cost little.
 """
 
 from __future__ import annotations

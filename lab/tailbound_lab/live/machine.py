@@ -1,4 +1,4 @@
-"""What ran where: the machine, and how busy it was meanwhile, for the report's small print.
+"""Describes the machine and its load during a run, for the report.
 
 Reads Linux' /proc.
 """
@@ -15,7 +15,7 @@ _IDLE, _IOWAIT, _STEAL = 3, 4, 7
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Shares of all CPU time between two moments: at work, and taken away by the host of this machine."""
+    """Shares of all CPU time between two moments: busy, and taken by the host of this machine."""
 
     busy: float
     stolen: float

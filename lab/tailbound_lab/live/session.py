@@ -1,8 +1,7 @@
-"""One real run: the platform up, traffic for its functions and their twins, what came out.
+"""Performs one real run: starts the platform, offers traffic to functions and twins, returns the outcome.
 
-The composition root of a run: it builds the parts, starts them, and takes them down in reverse order whatever
-happens. Traffic and display are arguments. It measures nothing itself; :mod:`tailbound_lab.load.records` says
-what came out.
+Builds and starts the parts of a run, and always stops them in reverse order. Traffic and display are
+arguments. :mod:`tailbound_lab.load.records` computes the results.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ Companion = Coroutine[Any, Any, None]
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """The traffic of one function: requests per second at the base and at the peak, and what they carry."""
+    """The traffic of one function: requests per second at the base and at the peak, and their bodies."""
 
     function: str
     base: float
@@ -56,7 +55,7 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What to run: see the command line's help for each."""
+    """Options of a run, described in the command line's help."""
 
     stack: Path
     out: Path
@@ -69,7 +68,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came out of a run, with what the reader must know to believe it."""
+    """The results of a run, with the data that show their validity."""
 
     comparisons: tuple[Comparison, ...]
     duration: float
@@ -99,18 +98,18 @@ class Deployed:
 
     @property
     def is_twin(self) -> bool:
-        """Whether it is served and scaled as OpenFaaS does today."""
+        """Whether it is served and scaled as by OpenFaaS CE."""
         return self.spec.namespace == TWIN_NAMESPACE
 
 
 class Display(Protocol):
-    """Who watches a run."""
+    """The display of a run."""
 
     def started(self, platform: Platform) -> None:
-        """Every replica is ready; traffic begins now."""
+        """Show that every replica is ready and traffic begins."""
 
     def update(self, elapsed: float, deployed: Sequence[Deployed]) -> None:
-        """Twice a second: how far the run is (seconds), and the ledgers as they are."""
+        """Show the progress in seconds and the present ledgers; called twice a second."""
 
 
 async def run(options: Options, display: Display) -> Outcome:
@@ -133,7 +132,7 @@ async def run(options: Options, display: Display) -> Outcome:
 
 
 def _deploy(platform: Platform, options: Options) -> list[Deployed]:
-    """Pair the deployed functions with their traffic and deploy a twin for those that shall have one."""
+    """Pair the deployed functions with their traffic, and deploy the requested twins."""
     specs = {function.spec.name: function.spec for function in platform.registry}
     missing = [item.function for item in options.traffic if item.function not in specs]
     if missing:
@@ -159,7 +158,7 @@ def _deploy(platform: Platform, options: Options) -> list[Deployed]:
 
 
 async def ready(platform: Platform) -> None:
-    """Return when every replica is ready; raise :class:`RunError` that names those which take too long."""
+    """Return when every replica is ready; raise :class:`RunError` with those that take too long."""
     try:
         async with asyncio.timeout(_READY_LIMIT):
             await platform.settled()
@@ -216,10 +215,10 @@ async def offered(
     duration: float,
     companions: Sequence[Coroutine[Any, Any, None]],
 ) -> Lag:
-    """Read what comes of the traffic while ``companions`` run; return when every request has ended.
+    """Read the records of the traffic while ``companions`` run; return when every request has ended.
 
-    They never end by themselves: what ends one is raised. Raises :class:`RunError` if the traffic has not
-    ended long after its duration.
+    Companions never end by themselves: an error of one is raised. Raises :class:`RunError` if the traffic has
+    not ended long after its duration.
     """
     reading = asyncio.create_task(sender.read(ledgers))
     running: set[asyncio.Task[Any]] = {reading, *map(asyncio.create_task, companions)}
@@ -241,8 +240,8 @@ async def offered(
 def without_full_collections() -> Iterator[None]:
     """Keep the garbage collector's full collections out of the block.
 
-    The gateway face shares this process; with the thousands of requests that an overloaded twin holds, one
-    such collection stops it for 80 to 150 ms, which would be the run's own doing.
+    The gateway shares this process. With the thousands of requests of an overloaded twin, one such collection
+    stops it for 80 to 150 ms, which would distort the run.
     """
     thresholds = gc.get_threshold()
     gc.collect()

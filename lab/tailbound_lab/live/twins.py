@@ -1,9 +1,9 @@
-"""Twins: each function once more, as OpenFaaS serves and scales it today, under the very same arrivals.
+"""Runs a twin of each function, served and scaled as by OpenFaaS CE, under the same arrivals.
 
-Owns what a twin is and the loop that scales twins. Each second it asks Prometheus which alerts of the chart's
-rule fire, stands in for Alertmanager and for the gateway's ``/system/alert`` by the law in
-:mod:`tailbound_lab.simulate.baselines`, and scales through the REST API that every scaler uses. It touches no
-function but the twins. A Prometheus that does not answer changes nothing.
+Owns the definition of a twin and the loop that scales twins. Each second it queries Prometheus for firing
+alerts of the chart's rule. It replaces Alertmanager and the gateway's ``/system/alert`` by the algorithm in
+:mod:`tailbound_lab.simulate.baselines`, and scales through the usual REST API. It changes only twins. Without
+an answer of Prometheus it changes nothing.
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ from tailbound_lab.simulate.baselines import (
 )
 
 TWIN_NAMESPACE = "baseline"
-"""Where the twins live: the autoscaler looks after the functions' own namespace only."""
+"""Namespace of the twins: the autoscaler scales only the functions' own namespace."""
 
 ALERT = "APIHighInvocationRate"
 """The chart's alert: more than 5 answers 200 a second over 10 s, for 5 s."""
 
 MAX_REPLICAS = 5
-"""OpenFaaS CE's ceiling, whatever the label says."""
+"""OpenFaaS CE's maximum, regardless of the label."""
 
 _TWIN_ENVIRONMENT = {"batch_policy": "unbatched", "workers": "1", "worker_threads": "1"}
-"""One request at a time in one worker; everything else, the SLO too, as the function has it.
+"""Environment of a twin: one request at a time in one worker; other settings, including the SLO, are the
+function's.
 
-One thread, because the threads of a single request would spin on the cores that the others are measured on.
+One thread, because the threads of a single request would spin on the cores on which the others are measured.
 """
 _POLL_INTERVAL = 1.0
 _MIN, _MAX, _FACTOR = ("com.openfaas.scale.min", "com.openfaas.scale.max", "com.openfaas.scale.factor")
@@ -52,7 +53,7 @@ def twin(spec: FunctionSpec) -> FunctionSpec:
 
 
 def rule_and_bounds(labels: Mapping[str, str]) -> tuple[OpenFaasRule, Bounds]:
-    """Read a function's labels; the gateway's defaults stand for what is missing or no number."""
+    """Return rule and bounds from a function's labels, by default the gateway's."""
     lowest, highest, factor = (
         int(text) if (text := labels.get(label, "")).isdecimal() else default
         for label, default in ((_MIN, 1), (_MAX, MAX_REPLICAS), (_FACTOR, 10))
@@ -61,7 +62,7 @@ def rule_and_bounds(labels: Mapping[str, str]) -> tuple[OpenFaasRule, Bounds]:
 
 
 class CommunityScaler:
-    """Scales functions as OpenFaaS CE would; :meth:`run` goes on until cancelled."""
+    """Scales functions as OpenFaaS CE would; :meth:`run` runs until cancelled."""
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class CommunityScaler:
         self._group = AlertGroup()
 
     async def run(self) -> None:
-        """Look each second, and act on the notifications."""
+        """Query each second, and act on the notifications."""
         loop = asyncio.get_running_loop()
         while True:
             begun = loop.time()
@@ -89,7 +90,7 @@ class CommunityScaler:
             await asyncio.sleep(max(0.0, begun + _POLL_INTERVAL - loop.time()))
 
     async def look(self, now: float) -> Notification | None:
-        """Look once and act on what is due; return the notification that went out, if one did."""
+        """Query once and act; return the notification that was sent, if any."""
         firing = await self._firing()
         self._group, notification = notify(OpenFaasRule(), self._group, firing & self._rules.keys(), now)
         if notification is not None:

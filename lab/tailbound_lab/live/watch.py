@@ -1,8 +1,8 @@
-"""What Prometheus, the provider and the autoscaler's log say about each function during a run.
+"""Samples Prometheus, the provider and the autoscaler's log about each function during a run.
 
-Owns the HTTP to the first two and keeps it little: each second a list for each namespace and two queries for
-all functions together. A question without an answer leaves a gap (None); it never stops a run.
-The next step is :mod:`tailbound_lab.load.records`.
+Owns the HTTP to the first two, with few requests: each second one list per namespace and two queries for all
+functions together. A missing answer leaves a gap (None); it never stops a run. Next step:
+:mod:`tailbound_lab.load.records`.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _QUEUE = "sum by (function_name) (watchdog_queue_length)"
 
 
 class NoAnswerError(Exception):
-    """Prometheus or the provider did not answer, or not with what its API promises."""
+    """Prometheus or the provider did not answer, or its answer violates its API."""
 
 
 async def get_json(session: aiohttp.ClientSession, url: str, query: Mapping[str, str]) -> Any:
-    """Return what a GET answers, decoded; raise :class:`NoAnswerError` for anything but 200 and JSON."""
+    """Return the decoded answer to a GET; raise :class:`NoAnswerError` for anything but 200 and JSON."""
     try:
         async with session.get(url, params=query) as answer:
             if answer.status != 200:
@@ -45,7 +45,7 @@ async def get_json(session: aiohttp.ClientSession, url: str, query: Mapping[str,
 
 
 async def by_function(session: aiohttp.ClientSession, address: str, query: str) -> dict[str, float]:
-    """Return an instant query's values by their ``function_name``; values that are no number left out."""
+    """Return an instant query's values by ``function_name``, without NaN."""
     document = await get_json(session, f"{address}/api/v1/query", {"query": query})
     try:
         values = {
@@ -67,7 +67,7 @@ class Watch:
         metrics: str,
         ledgers: Mapping[str, Ledger],
     ) -> None:
-        """Take a client, the gateway's and Prometheus' addresses, and where the samples go."""
+        """Take a client, the gateway's and Prometheus' addresses, and the ledgers for the samples."""
         self._session = session
         self._gateway = gateway
         self._metrics = metrics
@@ -75,7 +75,7 @@ class Watch:
         self._namespaces = sorted({name.rpartition(".")[2] for name in ledgers})
 
     async def run(self, elapsed: Callable[[], float]) -> None:
-        """Sample each second; ``elapsed`` says how many seconds the run has gone on."""
+        """Sample each second; ``elapsed`` returns the seconds since the start of the run."""
         loop = asyncio.get_running_loop()
         while True:
             begun = loop.time()
@@ -100,7 +100,7 @@ class Watch:
             for namespace in self._namespaces:
                 for item in await get_json(self._session, url, {"namespace": namespace}):
                     counts[f"{item['name']}.{namespace}"] = (
-                        # Go's encoder leaves zeros out, so absence is zero (not a gap).
+                        # Go's encoder omits zeros, so a missing key is zero, not a gap.
                         float(item.get("replicas", 0)),
                         float(item.get("availableReplicas", 0)),
                     )
@@ -118,7 +118,7 @@ async def _or_nothing(question: Awaitable[dict[str, _T]]) -> dict[str, _T]:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What became of a function's replicas: when in the run (seconds), from how many to how many, and why."""
+    """A change of a function's replicas: seconds since the start, counts before and after, and reason."""
 
     seconds: float
     function_name: str
@@ -132,8 +132,8 @@ def decisions(
 ) -> tuple[Decision, ...]:
     """Return the changes in an autoscaler's log within ``duration`` seconds of the beginning, in their order.
 
-    The log has one JSON object on each line, among other lines; whatever is no decision is passed over. With
-    ``holds`` also the decisions to change nothing; the log has one when it is news.
+    The log has one JSON object per line, among other lines, which are skipped. With ``holds`` also return
+    holds; the log has those that differ from the previous decision.
     """
     found: list[Decision] = []
     for line in lines:

@@ -1,7 +1,6 @@
-"""Offered rates over time, the Poisson arrivals drawn from them, and the shapes of traffic. [P]
+"""Defines offered rates over time, draws Poisson arrivals from them, and shapes traffic. [P]
 
-Owns the traffic's mathematics: no clock, and uniform draws are an argument. Next step: ``openloop`` sends a
-request at each arrival.
+Reads no clock; uniform draws are an argument. Next step: ``openloop`` sends a request at each arrival.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _RAMP_STARTS, _HOLD_STARTS, _HOLD_ENDS, _RAMP_ENDS = 0.20, 0.37, 0.60, 0.65
 
 
 class ShapeError(ValueError):
-    """A rate profile that cannot be: the message names the text or the point, and the rule."""
+    """A rate profile is invalid: the message names the text or the point, and the rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ def peak(base: float, top: float, duration: float) -> Profile:
 
 
 def phase(seconds: float, duration: float) -> str:
-    """Return which part of :func:`peak` a moment falls in, in one or two words."""
+    """Return the part of :func:`peak` at a moment, in one or two words."""
     share = seconds / duration if duration > 0 else 1.0
     if share < _RAMP_STARTS:
         return "base"
@@ -131,7 +130,8 @@ def arrivals(profile: Profile, uniform: Callable[[], float]) -> list[float]:
 # starts: at twice these rates the gateway is the bottleneck, and more replicas only take its CPU.
 
 QUIET: Final = 3.0
-"""Requests/s between bursts: below the five at which OpenFaaS CE's alert fires, so that it too comes down."""
+"""Requests/s between bursts: below the five at which OpenFaaS CE's alert fires, so that it scales down
+too."""
 LOWEST, HIGHEST = 160.0, 330.0
 """Bursts are between these, requests/s; the highest of a trace is brought to the upper one."""
 SPIKE, SPIKE_SECONDS = 400.0, 2.0
@@ -140,7 +140,7 @@ _PAUSE, _CALM, _LENGTH = (4.0, 7.0), (20.0, 28.0), (14.0, 24.0)
 _UP, _DOWN = 5.0, 2.0
 _SPIKE_EVERY: Final = 2
 _FULL: Final = 120.0
-"""Traces that are shorter than this have all their lengths scaled down."""
+"""Seconds below which all lengths of a trace are scaled down."""
 
 
 def bursty(duration: float, uniform: Callable[[], float]) -> Profile:

@@ -1,6 +1,6 @@
 """Compiles and runs the load generator openload.c.
 
-Owns its command line, its input and its exit status. Next step: ``records`` reads its answer.
+Owns its command line, its input and its exit status. Next step: ``records`` parses its answer.
 """
 
 import os
@@ -45,7 +45,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where requests go and what they are."""
+    """Address and requests of a run."""
 
     port: int
     parts: tuple[Part, ...]
@@ -53,7 +53,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Generator:
-    """A load generator that is ready to run."""
+    """A compiled load generator."""
 
     program: Path
 
@@ -69,8 +69,8 @@ class Generator:
     ) -> Run:
         """Offer ``rate`` for ``seconds``; a run with more misses than ``stop_share`` of all is cut short.
 
-        The lag that is allowed is a tenth of the shortest SLO at the 99th percentile. Raises ``Lagged``
-        beyond it, and ``BenchError`` if the generator fails.
+        The allowed lag is a tenth of the shortest SLO at the 99th percentile. Raises ``Lagged`` beyond it,
+        and ``BenchError`` if the generator fails.
         """
         slos = [slo if part.slo is None else part.slo for part in endpoint.parts]
         words = (
@@ -106,9 +106,9 @@ class Generator:
 
 
 def build(folder: Path, compilers: Sequence[str] = COMPILERS) -> Generator:
-    """Compile openload.c into ``folder``, unless what is there is newer.
+    """Compile openload.c into ``folder``, unless the binary is newer.
 
-    Raises ``BenchError`` without a compiler, and with the compiler's own words if it fails.
+    Raises ``BenchError`` without a compiler, or with the compiler's message if it fails.
     """
     compiler = next((path for name in compilers if (path := shutil.which(name))), None)
     if compiler is None:

@@ -1,7 +1,7 @@
-"""An open-loop HTTP/1.1 load generator: requests leave when they are due, whatever became of those before.
+"""An open-loop HTTP/1.1 load generator: sends requests when they are due, regardless of earlier ones.
 
-Owns the sending and its clock. Latency counts from the moment a request was due, so a server that stalls
-shows the stall in every request due meanwhile (no coordinated omission). A library, and a tool:
+Owns the sending and its clock. Latency counts from a request's due time, so a stall of the server appears in
+every request that is due meanwhile (no coordinated omission). A library, and a tool:
 ``python -m tailbound_lab.load.openloop --url URL --rate 100:5,500:10 --slo 100ms``. The next step is
 :mod:`tailbound_lab.load.records`, which says what the records mean.
 
@@ -41,7 +41,7 @@ from tailbound_lab.load.records import (
 )
 
 TIMEOUT_SECONDS = 10.0
-"""Seconds after which a request without an answer times out, unless told otherwise."""
+"""Default seconds after which a request without an answer times out."""
 
 _TIMER_TICK = 0.001
 _CLOSE_LIMIT = 1.0
@@ -50,7 +50,7 @@ _EXPIRY_TICK = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where requests go and what they carry; several bodies are sent in turn."""
+    """URL and bodies of requests; several bodies are sent in turn."""
 
     url: str
     bodies: tuple[bytes, ...] = (b"",)
@@ -65,7 +65,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One target's arrivals: a profile and a seed, so that two streams with both alike are the very same."""
+    """The arrivals of one target: two streams with the same profile and seed are identical."""
 
     target: Target
     profile: Profile
@@ -73,13 +73,13 @@ class Stream:
 
     def times(self) -> list[float]:
         """Draw the arrival times, seconds from the start."""
-        # A seeded generator is the point: the same arrivals again, for a twin or for another run.
+        # Seeded, to repeat the same arrivals for a twin or another run.
         return arrivals(self.profile, random.Random(self.seed).random)
 
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """How late the generator itself was at sending, seconds; its own error, contained in every latency."""
+    """The generator's own lateness at sending, in seconds, which every latency includes."""
 
     p50: float = 0.0
     p99: float = 0.0
@@ -152,13 +152,13 @@ class _Connection(asyncio.Protocol):
         self.pool.closed(self, call)
 
     def drop(self) -> None:
-        """Close at once, whatever is in flight."""
+        """Close at once, with any request in flight."""
         if self.transport is not None:
             self.transport.abort()
 
 
 class _Pool:
-    """The connections to one target: the youngest idle one first, new ones as needed, up to a limit."""
+    """The connections to one target: uses the youngest idle one, opens new ones up to a limit."""
 
     def __init__(self, target: Target, finish: Callable[[_Call, int], None]) -> None:
         parts = urlsplit(target.url)
@@ -186,13 +186,13 @@ class _Pool:
             self._waiting.append(call)
 
     def made(self, connection: _Connection) -> None:
-        """Remember a connection until it is closed; one that comes too late is closed at once."""
+        """Keep a connection until it is closed; close one that opens too late at once."""
         self._made.add(connection)
         if self._all_closed is not None:
             connection.drop()
 
     def free(self, connection: _Connection) -> None:
-        """Take a connection back and give it to the longest-waiting request, if one waits."""
+        """Return a connection to the pool, or give it to the longest-waiting request."""
         call = self._next_waiting()
         if call is None:
             self._idle.append(connection)
@@ -200,7 +200,7 @@ class _Pool:
             connection.send(call)
 
     def closed(self, connection: _Connection, call: _Call | None) -> None:
-        """Forget a connection. A request on it is lost, or sent once more if the server cannot have seen it.
+        """Remove a connection. A request on it is lost, or sent again if the server cannot have seen it.
 
         A server may close a kept connection in the moment the request leaves; HTTP clients then repeat it.
         """
@@ -219,7 +219,7 @@ class _Pool:
             self.start(waiting)
 
     async def close(self) -> None:
-        """Close every connection and end every attempt to make one; return when they are closed."""
+        """Close every connection and cancel every attempt to open one; return when they are closed."""
         tasks = list(self._connecting)
         for task in tasks:
             task.cancel()
@@ -276,12 +276,12 @@ def _request(target: Target, body: bytes) -> tuple[bytes, ...]:
     lines += [f"{name}: {value}" for name, value in target.headers]
     lines.append(f"Content-Length: {len(body)}")
     head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
-    # One write for what fits into a socket buffer; a large body is not copied into its head.
+    # One write for messages that fit into a socket buffer; a large body is not copied to its head.
     return (head + body,) if len(body) < 16_384 else (head, body)
 
 
 class Generator:
-    """Sends every stream's requests when they are due; :meth:`run` ends when all have ended."""
+    """Sends every stream's requests when due; :meth:`run` ends when all have ended."""
 
     def __init__(
         self,
@@ -303,7 +303,7 @@ class Generator:
         self._all_done = asyncio.Event()
 
     async def run(self, start: float) -> Lag:
-        """Send everything, the first due a while after ``start`` on the loop's clock; return the own lag."""
+        """Send everything from shortly after ``start`` on the loop's clock; return the generator's lag."""
         self._start = start
         expiry = asyncio.create_task(self._expire(), name="expiry")
         done = asyncio.create_task(self._all_done.wait(), name="all done")
@@ -386,7 +386,7 @@ async def offer(
 
 
 def render(summary: Summary, lag: Lag, slo: float, duration: float) -> str:
-    """Return the tool's few lines of result."""
+    """Return the tool's result as text."""
 
     def shown(seconds: float | None) -> str:
         if seconds is None:

@@ -1,7 +1,7 @@
-"""What happened in a run, and what it means: records of requests, replica counts, the generator's report. [P]
+"""Evaluates a run: records of requests, replica counts, the generator's report. [P]
 
-Owns what counts as a miss. A request that failed or got no answer is one, and an infinite latency in every
-percentile; leaving it out would flatter a system that refuses the most. Next step: ``demo`` and ``bench``
+Owns the definition of a miss. A failed or unanswered request is a miss, with an infinite latency in every
+percentile; without it, a system that refuses most requests would look best. Next step: ``demo`` and ``bench``
 show these numbers.
 
 Three sources, in this order: records and samples of a function that is watched (``demo``), replica counts
@@ -22,19 +22,19 @@ from typing import Any, Final, NamedTuple
 
 
 class BenchError(Exception):
-    """A measurement that cannot be made or does not count."""
+    """A measurement is impossible or invalid."""
 
 
 class NotAvailable(BenchError):
-    """A system that cannot be measured here: pip cannot install it, or its program is not on PATH."""
+    """A system cannot be measured here: pip cannot install it, or its program is not on PATH."""
 
 
 class RunError(Exception):
-    """The run cannot go on; the message says what the user can do."""
+    """The run cannot continue; the message says how to fix it."""
 
 
 class Lagged(BenchError):
-    """The generator itself was late, so its latencies say nothing about the system; ``run`` has the rest."""
+    """The generator itself was late, so its latencies do not describe the system; ``run`` has the rest."""
 
     def __init__(self, message: str, run: Run) -> None:
         super().__init__(message)
@@ -52,7 +52,7 @@ BROKEN = -2
 
 
 class Record(NamedTuple):
-    """One request: when it was due, how long until its answer from then on (seconds), and its status."""
+    """One request: its due time, the seconds from then until its answer, and its status."""
 
     scheduled: float
     latency: float
@@ -61,7 +61,7 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Counts and latency percentiles (seconds; infinite when reached by misses) of some requests."""
+    """Counts and latency percentiles (seconds; infinite if misses reach them) of some requests."""
 
     sent: int = 0
     good: int = 0
@@ -75,13 +75,13 @@ class Summary:
 
     @property
     def attainment(self) -> float | None:
-        """Share of all requests answered well within the SLO; None without requests."""
+        """Share of all requests answered successfully within the SLO; None without requests."""
         return self.good / self.sent if self.sent else None
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was seen of one function at one moment; None where nothing could be read."""
+    """The state of one function at one moment; None where it could not be read."""
 
     seconds: float
     replicas: float | None = None
@@ -92,7 +92,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """One deployed function through the run: its records and samples, reduced."""
+    """The reduced records and samples of one deployed function."""
 
     total: Summary
     seconds: tuple[Summary, ...]
@@ -103,7 +103,7 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A function under Tailbound, and its twin under today's OpenFaaS where there is one."""
+    """A function under Tailbound, and its twin under OpenFaaS CE, if it has one."""
 
     function: str
     slo: float
@@ -121,7 +121,7 @@ class Comparison:
 
 @dataclass(slots=True)
 class Ledger:
-    """Records and samples of one deployed function as they come in; counts for a display meanwhile."""
+    """Collects records and samples of one deployed function, with counts for a display."""
 
     slo: float
     records: list[Record] = field(default_factory=list)
@@ -139,7 +139,7 @@ class Ledger:
 
     @property
     def attainment(self) -> float | None:
-        """Share of good ones among the requests answered or timed out so far; None without any."""
+        """Share of good requests among those answered or timed out so far; None without any."""
         return self.good / len(self.records) if self.records else None
 
 
@@ -192,7 +192,7 @@ def per_second(records: Iterable[Record], slo: float, duration: float) -> tuple[
 
 
 def recent(records: Sequence[Record], since: float) -> list[Record]:
-    """Return the records that were answered or timed out since a moment, of records in that order."""
+    """Return the records that ended since a moment, from records in order of their end."""
     found: list[Record] = []
     for record in reversed(records):
         if record.scheduled + record.latency < since:
@@ -204,8 +204,8 @@ def recent(records: Sequence[Record], since: float) -> list[Record]:
 def replica_seconds(counts: Sequence[tuple[float, float]], duration: float) -> float | None:
     """Integrate (seconds, replicas) over the run, each count held until the next; None without any count.
 
-    A gap keeps the last count, because replicas do not vanish when nothing can read how many there are;
-    before the first count its value is taken.
+    A gap keeps the last count, because a failed read does not remove replicas. The first count also holds
+    before its time.
     """
     if not counts:
         return None
@@ -218,7 +218,7 @@ def replica_seconds(counts: Sequence[tuple[float, float]], duration: float) -> f
 
 
 def reduce(ledger: Ledger, duration: float) -> Track:
-    """Turn what was collected about one deployed function into its track."""
+    """Reduce the ledger of one deployed function to its track."""
     statuses = Counter(record.status for record in ledger.records)
     counts = [(sample.seconds, sample.replicas) for sample in ledger.samples if sample.replicas is not None]
     return Track(
@@ -231,12 +231,12 @@ def reduce(ledger: Ledger, duration: float) -> Track:
 
 
 def highest_replicas(track: Track) -> float | None:
-    """Return the highest replica count that was read; None when none was."""
+    """Return the highest replica count that was read; None without any."""
     return max((sample.replicas for sample in track.samples if sample.replicas is not None), default=None)
 
 
 def milliseconds(seconds: float | None) -> float | None:
-    """Return a latency for JSON; one that misses reach is infinite and stands as null, as does none."""
+    """Return a latency in milliseconds for JSON; None if it is infinite or missing."""
     return None if seconds is None or math.isinf(seconds) else round(seconds * 1e3, 2)
 
 
@@ -246,7 +246,7 @@ _LINE: Final = re.compile(r"(\S+) replicas: (\d+) -> (\d+)")
 
 
 class Point(NamedTuple):
-    """From ``seconds`` on so many replicas were wanted, and so many were ready."""
+    """The desired and the ready replicas from ``seconds`` on."""
 
     seconds: float
     wanted: int
@@ -254,7 +254,7 @@ class Point(NamedTuple):
 
 
 class Change(NamedTuple):
-    """The provider changed the wanted count."""
+    """A change of the desired count by the provider."""
 
     seconds: float
     before: int
@@ -262,7 +262,7 @@ class Change(NamedTuple):
 
 
 def changes(lines: Iterable[str], begun: datetime, duration: float) -> list[Change]:
-    """The changes of a run in the log of a function, which may hold other lines and other times."""
+    """Return the changes of a run from a function's log, which may hold other lines and times."""
     found: list[Change] = []
     for line in lines:
         match = _LINE.match(line)
@@ -275,7 +275,7 @@ def changes(lines: Iterable[str], begun: datetime, duration: float) -> list[Chan
 
 
 def reversals(changed: Sequence[Change], within: float) -> int:
-    """How often the direction reversed no more than ``within`` seconds after the change before."""
+    """Return the number of reversals at most ``within`` seconds after the previous change."""
     return sum(
         (earlier.after > earlier.before) != (later.after > later.before)
         and later.seconds - earlier.seconds <= within
@@ -284,15 +284,15 @@ def reversals(changed: Sequence[Change], within: float) -> int:
 
 
 def scale_downs(changed: Iterable[Change], begin: float, end: float) -> int:
-    """How many changes between two moments lowered the count."""
+    """Return the number of changes between two moments that lowered the count."""
     return sum(change.after < change.before and begin <= change.seconds <= end for change in changed)
 
 
 def start_ups(points: Sequence[Point]) -> list[float]:
-    """Seconds from wanting a replica until that many were ready, for each that came while it was wanted.
+    """Return the seconds from the request for each replica until that many were ready.
 
-    The n-th replica is wanted when the count first reaches n, and has come when n are ready. One that is no
-    longer wanted before it came is not counted, and neither is one that was there at the beginning.
+    The n-th replica is requested when the count first reaches n, and started when n are ready. Replicas that
+    are no longer desired before they start do not count, and neither do those of the beginning.
     """
     took: list[float] = []
     asked: dict[int, float] = {}
@@ -314,7 +314,7 @@ def start_ups(points: Sequence[Point]) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class Second:
-    """What became of the requests that were due in one second of a run."""
+    """The results of the requests that were due in one second of a run."""
 
     second: int
     offered: int
@@ -327,7 +327,7 @@ class Second:
 
 
 class Tally(NamedTuple):
-    """How many requests of one part of a mix were sent, and how many were answered well within their SLO."""
+    """Numbers of sent requests of one part of a mix, and of those answered successfully within their SLO."""
 
     sent: int
     good: int
@@ -340,7 +340,7 @@ class Tally(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of a generator. Latencies are milliseconds; a quantile that misses reach is None."""
+    """One run of a generator. Latencies are milliseconds; an infinite quantile is None."""
 
     rate: float
     seconds: float
@@ -356,23 +356,23 @@ class Run:
     lag_ms: Mapping[str, float | None]
     per_second: tuple[Second, ...]
     parts: Mapping[str, Tally] = field(default_factory=dict)
-    """What became of each part of the mix, by name."""
+    """Results of each part of the mix, by name."""
 
     @property
     def attainment(self) -> float:
-        """Share of all sent requests that were answered well within the SLO."""
+        """Share of all sent requests that were answered successfully within the SLO."""
         return self.good / self.sent if self.sent else 0.0
 
     @property
     def goodput(self) -> float:
-        """Requests per second answered well within the SLO."""
+        """Requests per second answered successfully within the SLO."""
         return self.good / self.seconds
 
 
 def parse_run(text: str, names: Sequence[str] = ("",)) -> Run:
     """Read a generator's line of JSON; ``names`` are those of the messages it was given.
 
-    Raises ``BenchError`` that says what is wrong with it.
+    Raises ``BenchError`` with the fault.
     """
     try:
         raw: dict[str, Any] = json.loads(text)
@@ -387,7 +387,7 @@ def parse_run(text: str, names: Sequence[str] = ("",)) -> Run:
 
 
 def recovery_seconds(seconds: Sequence[Second], changed: int, objective: float) -> int | None:
-    """Whole seconds from ``changed`` until attainment is at ``objective`` and stays; None if it never is."""
+    """Return the whole seconds from ``changed`` until attainment stays at ``objective``; None if never."""
     after = [second for second in seconds if second.second >= changed]
     bad = [second.second for second in after if second.attainment < objective]
     if not bad:

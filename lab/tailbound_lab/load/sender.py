@@ -1,8 +1,7 @@
-"""The open-loop generator in a process of its own, so that it neither waits for a platform nor makes it wait.
+"""Runs the open-loop generator in its own process, so that generator and platform do not delay each other.
 
-Owns both ends of the hand-over: streams go down as a pickle on standard input, records come back as lines of
-JSON. The process is gone when the block ends, whatever happened. :mod:`tailbound_lab.load.openloop` is what
-runs in it.
+Owns both ends of the exchange: streams go down as a pickle on standard input, records return as lines of
+JSON. The process ends with the block in every case. It runs :mod:`tailbound_lab.load.openloop`.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class Sender:
         self._process = process
 
     async def begun(self) -> float:
-        """Return when the traffic begins, on the monotonic clock; to be asked once, before ``read``."""
+        """Return the time at which the traffic begins, on the monotonic clock; call once, before ``read``."""
         line = await self._line()
         if not line:
             raise RunError("the load generator did not start; its message stands above")
@@ -63,7 +62,7 @@ class Sender:
 
 @asynccontextmanager
 async def sending(streams: Sequence[Stream]) -> AsyncIterator[Sender]:
-    """Run the generator on some streams for the length of the block."""
+    """Run the generator on some streams for the duration of the block."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", "from tailbound_lab.load.sender import child; child()"),
         stdin=asyncio.subprocess.PIPE,
@@ -82,7 +81,7 @@ async def sending(streams: Sequence[Stream]) -> AsyncIterator[Sender]:
 
 
 def child() -> None:
-    """Generate what standard input says; the process's whole work."""
+    """Offer the streams from standard input: the main function of the process."""
     # Ctrl-C in a terminal is for the parent alone, which ends this process. A session of its own would do so
     # too, but there the scheduler weighs its niceness against nothing.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -92,7 +91,7 @@ def child() -> None:
 
 
 class _Lines:
-    """Records gathered and written as JSON lines a few times a second, not one by one."""
+    """Collects records and writes them as JSON lines a few times a second."""
 
     def __init__(self) -> None:
         self._pending: list[tuple[int, float, float, int]] = []

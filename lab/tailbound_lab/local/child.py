@@ -1,8 +1,8 @@
 """Ties a child's life to its parent's, then becomes the command: ``child.py PARENT_PID COMMAND...``.
 
-Run by path with ``-I -S``, so that it costs milliseconds; imports nothing of this package. The kernel kills
-the process when the parent dies, however it dies. A ``preexec_fn`` would do the same, but runs Python between
-fork and exec, which may deadlock.
+Run by path with ``-I -S``, so that it takes milliseconds; imports no module of this package. The kernel kills
+the process when the parent ends for any reason. A ``preexec_fn`` would have the same effect, but it runs
+Python between fork and exec, which may deadlock.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2); the setting survives execve
 
 
 def main(arguments: list[str]) -> int:
-    """Set the signal, check that the parent is still there, execute; returns only when it cannot."""
+    """Set the signal, check that the parent is alive, execute; return only on failure."""
     parent, command = int(arguments[0]), arguments[1:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

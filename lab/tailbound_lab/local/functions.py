@@ -1,9 +1,9 @@
-"""The deployed functions: every one by namespace and name, its replicas, and which to start and stop.
+"""Manages the deployed functions: each by namespace and name, with its replicas.
 
 Owns the rules across functions (``Registry``), one function's desired count and generations (``Function``),
-the rollout (``plan``, a pure function), and what stands in for a container registry (``Images``). A change
-calls ``reconcile``, which asks ``plan`` what to do and does it; nothing waits there. A count of 0 is a count;
-whose request wakes a function again is ``proxy``'s business.
+the rollout (``plan``, a pure function), and a replacement of a container registry (``Images``). A change
+calls ``reconcile``, which executes the next step of ``plan`` without waiting. A count of 0 is valid;
+``proxy`` wakes such a function.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from tailbound_lab.local.replica import STOP_GRACE, Replica, ReplicaSettings
 from tailbound_lab.local.specs import DEFAULT_NAMESPACE, FunctionSpec
 
 FAILED_STARTS: Final = 3
-"""A replica that ended so often before it was ready is not worth waiting for; it is still started again."""
+"""Failed starts after which requests no longer wait for a replica; it is still started again."""
 _SURGE: Final = 1
 
 _log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ReplicaView:
-    """What the plan needs to know of a replica that is not already on its way out."""
+    """The state of a replica that is not stopping, for the plan."""
 
     name: str
     generation: int
@@ -37,25 +37,25 @@ class ReplicaView:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How many replicas of the newest generation to start, and the names of those to stop."""
+    """The number of replicas of the newest generation to start, and the names of those to stop."""
 
     start: int = 0
     stop: tuple[str, ...] = ()
 
 
 def plan(replicas: Sequence[ReplicaView], *, generation: int, desired: int) -> Plan:
-    """The next step towards ``desired`` replicas of ``generation``; 0 stops them all. [P]
+    """Return the next step towards ``desired`` replicas of ``generation``; 0 stops them all. [P]
 
-    A new generation comes up one replica ahead of the count, and an old replica goes only when enough others
+    A new generation starts one replica ahead of the count, and an old replica stops only when enough others
     are ready: Kubernetes' RollingUpdate with maxSurge 1 and maxUnavailable 0, which faas-netes sets.
 
-    ``replicas`` is in the order of their start. Nothing ready is stopped while that would leave fewer than
-    ``desired`` ready replicas, unless there are more of the newest generation than wanted. Applied again
-    after every change it ends with exactly ``desired`` replicas of ``generation``.
+    ``replicas`` is in the order of their start. No ready replica stops while fewer than ``desired`` would
+    remain ready, unless the newest generation has too many. Applied after every change, this ends with
+    exactly ``desired`` replicas of ``generation``.
     """
     current = [replica for replica in replicas if replica.generation == generation]
     old = [replica for replica in replicas if replica.generation != generation]
-    # The youngest goes first: it has learned least. What is not ready goes before what is.
+    # The youngest stops first: it has learned least. Replicas that are not ready stop before ready ones.
     current.sort(key=lambda replica: not replica.ready)
     surplus = current[desired:]
     ready = sum(replica.ready for replica in replicas) - sum(replica.ready for replica in surplus)
@@ -79,7 +79,7 @@ class Function:
         self.created_at = datetime.now(UTC).isoformat(timespec="seconds")
         self.log = log
         self.held = 0
-        """Requests that wait for a first ready replica."""
+        """Number of requests that wait for a first ready replica."""
         self._handler = handler
         self._settings = settings
         self._generation = 1
@@ -92,19 +92,19 @@ class Function:
 
     @property
     def available(self) -> int:
-        """Replicas that are ready to serve now."""
+        """Number of replicas that are ready to serve now."""
         return len(self._ready)
 
     @property
     def replicas(self) -> Sequence[Replica]:
-        """All replicas, those that drain included."""
+        """All replicas, including draining ones."""
         return tuple(self._replicas)
 
     @property
     def failing(self) -> str | None:
-        """Why no replica is to be expected soon, in words; None if one may become ready.
+        """Why no replica will become ready soon, as text; None if one may.
 
-        Only what has failed ``FAILED_STARTS`` times counts: one bad start is tried again within 0.1 s.
+        A replica counts after ``FAILED_STARTS`` failures: a single failed start is retried within 0.1 s.
         """
         active = [replica for replica in self._replicas if not replica.draining]
         if not active or any(replica.failed_starts < FAILED_STARTS for replica in active):
@@ -113,23 +113,23 @@ class Function:
         return f"{worst.name} ended {worst.failed_starts} times in a row before it was ready; see its log"
 
     def scale(self, desired: int, why: str = "") -> None:
-        """Want ``desired`` replicas from now on; a change, and ``why``, is a line in the function's log."""
+        """Set the desired replicas; log a change, with ``why``, in the function's log."""
         if desired != self.desired:
-            # Under the function's own name, where the replicas' lines stand under theirs.
+            # Logged under the function's own name; replicas log under theirs.
             because = f": {why}" if why else ""
             self.log.write(self.spec.name, f"replicas: {self.desired} -> {desired}{because}")
         self.desired = desired
         self.reconcile()
 
     def update(self, spec: FunctionSpec, handler: Path) -> None:
-        """Roll to a new generation at the same count: new replicas come up before old ones go."""
+        """Roll to a new generation at the same count: new replicas start before old ones stop."""
         self.spec = spec
         self._handler = handler
         self._generation += 1
         self.reconcile()
 
     def pick(self) -> Replica | None:
-        """The ready replica with the fewest outstanding requests, or None; equals take turns."""
+        """Return the ready replica with the fewest outstanding requests, or None; equals take turns."""
         ready = self._ready
         if not ready:
             return None
@@ -142,12 +142,12 @@ class Function:
         return best
 
     async def changed(self) -> None:
-        """Return at the next change of the replicas, their readiness or the wanted count."""
+        """Return at the next change of the replicas, their readiness or the desired count."""
         self._changed.clear()
         await self._changed.wait()
 
     async def settled(self) -> None:
-        """Return when exactly the wanted replicas of the newest generation run, and all are ready."""
+        """Return when exactly the desired replicas of the newest generation run, and all are ready."""
         while not (
             len(self._replicas) == len(self._ready) == self.desired
             and all(replica.generation == self._generation for replica in self._replicas)
@@ -155,7 +155,7 @@ class Function:
             await self.changed()
 
     def reconcile(self) -> None:
-        """Take the next step towards the wanted replicas; called on every change."""
+        """Take the next step towards the desired replicas; called on every change."""
         if not self.closed:
             active = [replica for replica in self._replicas if not replica.draining]
             views = [ReplicaView(replica.name, replica.generation, replica.ready) for replica in active]
@@ -169,10 +169,10 @@ class Function:
         self._changed.set()
 
     async def close(self, grace: float) -> None:
-        """Stop every replica; returns when all are gone."""
+        """Stop every replica; return when all have ended."""
         self.closed = True
         self.desired = 0
-        # Who waits for a replica need not wait for the drain.
+        # Requests that wait for a replica need not wait for the drain.
         self._changed.set()
         for replica in self._replicas:
             if not replica.draining:
@@ -180,7 +180,7 @@ class Function:
         while self._stops:
             _, late = await asyncio.wait(set(self._stops), timeout=grace)
             if late:
-                # They began to drain with a longer grace than we have now.
+                # They began to drain with a longer grace period.
                 await asyncio.gather(*(replica.stop(0.0) for replica in self._replicas))
         self.log.close()
 
@@ -201,7 +201,7 @@ class Function:
         replica.start()
 
     def _stop(self, replica: Replica, grace: float) -> None:
-        # At once, before any other request picks it.
+        # Immediately, before another request picks it.
         replica.draining = True
         task = asyncio.create_task(self._stop_and_forget(replica, grace), name=f"stop {replica.name}")
         self._stops.add(task)
@@ -222,7 +222,7 @@ class Images:
         self._folders: dict[str, Path] = {}
 
     def add(self, image: str, folder: Path) -> None:
-        """Make ``image`` deployable. Raises ``StartError`` if the folder cannot be one of a handler."""
+        """Make ``image`` deployable. Raises ``StartError`` if the folder has no handler."""
         folder = folder.resolve()
         if not folder.is_dir():
             raise StartError(f"image {image}: {folder} is not a folder")
@@ -235,7 +235,7 @@ class Images:
             )
 
     def folder(self, image: str) -> Path:
-        """The handler folder of ``image``. Raises ``InvalidRequestError`` if there is none."""
+        """Return the handler folder of ``image``. Raises ``InvalidRequestError`` without one."""
         try:
             return self._folders[image]
         except KeyError:
@@ -263,14 +263,14 @@ class Registry:
         return iter(tuple(self._functions.values()))
 
     def with_removed(self) -> Iterator[Function]:
-        """The functions, and those removed whose replicas still drain."""
+        """Yield the functions, and removed ones whose replicas still drain."""
         return iter((*self._functions.values(), *self._removed.values()))
 
     def deploy(self, spec: FunctionSpec) -> Function:
-        """Create the function, or update it if it is there already, as faasd does.
+        """Create the function, or update an existing one, as faasd does.
 
-        Returns at once: replicas start on their own. Raises ``InvalidRequestError`` for an unknown image or
-        secret.
+        Returns at once: replicas start in the background. Raises ``InvalidRequestError`` for an unknown image
+        or secret.
         """
         if spec.full_name in self._functions:
             return self.update(spec)
@@ -287,15 +287,15 @@ class Registry:
         return function
 
     def update(self, spec: FunctionSpec) -> Function:
-        """Roll the function to ``spec`` at its present count. Raises ``NotFoundError`` if there is none."""
+        """Roll the function to ``spec`` at its present count. Raises ``NotFoundError`` without one."""
         function = self.get(spec.name, spec.namespace)
         function.update(spec, self._check(spec))
         return function
 
     def scale(self, function: Function, replicas: int) -> None:
-        """Want ``replicas`` of a function, or as many as the cap allows.
+        """Set the desired replicas of a function, limited by the cap.
 
-        Zero while requests are held becomes what they would wake it to: whoever asked for zero cannot have
+        While requests are held, zero becomes the count to which they would wake it: the caller cannot have
         known of them.
         """
         if replicas == 0 and function.held:
@@ -304,7 +304,7 @@ class Registry:
             function.scale(self._capped(function.spec.full_name, replicas))
 
     def wake(self, function: Function) -> None:
-        """Start a function that is at zero, as a request for it has come in; else do nothing."""
+        """Start a function at zero because a request arrived; otherwise do nothing."""
         if function.desired == 0 and not function.closed:
             self._wake(function)
 
@@ -314,19 +314,19 @@ class Registry:
         function.scale(woken, "requests are held")
 
     def remove(self, function: Function) -> None:
-        """Forget a function at once; its replicas drain in the background."""
+        """Remove a function at once; its replicas drain in the background."""
         del self._functions[function.spec.full_name]
         task = asyncio.create_task(function.close(STOP_GRACE), name=f"remove {function.spec.full_name}")
         self._removed[task] = function
         task.add_done_callback(self._removed.pop)
 
     def find(self, path_name: str) -> Function | None:
-        """The function that ``fn`` or ``fn.ns`` in a path means, or None."""
+        """Return the function that ``fn`` or ``fn.ns`` in a path names, or None."""
         functions = self._functions
         return functions.get(path_name) or functions.get(f"{path_name}.{DEFAULT_NAMESPACE}")
 
     def get(self, path_name: str, *namespaces: str) -> Function:
-        """The same where the first of ``namespaces`` that is not empty wins. Raises ``NotFoundError``."""
+        """Return the function in the first non-empty of ``namespaces``. Raises ``NotFoundError``."""
         # Split at the last dot, as faas-provider does.
         name, _, suffix = path_name.rpartition(".") if "." in path_name else (path_name, "", "")
         namespace = next(filter(None, (*namespaces, suffix)), DEFAULT_NAMESPACE)
@@ -336,7 +336,7 @@ class Registry:
         return function
 
     async def close(self, grace: float) -> None:
-        """Stop every replica of every function; returns when all are gone."""
+        """Stop every replica of every function; return when all have ended."""
         functions = (*self._functions.values(), *self._removed.values())
         await asyncio.gather(*(function.close(grace) for function in functions))
 
@@ -346,6 +346,6 @@ class Registry:
 
     def _capped(self, name: str, replicas: int) -> int:
         if 0 < self._max_replicas < replicas:
-            _log.warning("%s: %d replicas asked for, capped at %d", name, replicas, self._max_replicas)
+            _log.warning("%s: %d replicas requested, capped at %d", name, replicas, self._max_replicas)
             return self._max_replicas
         return replicas

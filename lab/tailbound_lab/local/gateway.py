@@ -1,6 +1,6 @@
-"""The listener: routes, basic authentication, errors -> statuses.
+"""Runs the HTTP listener: routes, basic authentication, errors -> statuses.
 
-Owns the HTTP server and the edge. ``proxy`` and ``provider`` hold what happens behind the routes.
+``proxy`` and ``provider`` implement the routes.
 """
 
 import base64
@@ -23,7 +23,7 @@ PASSWORD_FILE: Final = "basic-auth-password"  # noqa: S105 - a file name
 
 
 class BasicAuth:
-    """The one user that may use ``/system``, by the two files in which OpenFaaS keeps its credentials."""
+    """The only user of ``/system``, from OpenFaaS' two files of credentials."""
 
     def __init__(self, folder: Path) -> None:
         """Read the files. Raises ``StartError``."""
@@ -36,7 +36,7 @@ class BasicAuth:
         self._encoded = base64.b64encode(f"{user}:{password}".encode())
 
     def accepts(self, authorization: str) -> bool:
-        """Whether an Authorization header holds these credentials; takes the same time for any wrong ones."""
+        """Return whether an Authorization header holds these credentials, in constant time."""
         scheme, _, encoded = authorization.partition(" ")
         return scheme.lower() == "basic" and hmac.compare_digest(
             encoded.strip().encode(errors="replace"), self._encoded
@@ -48,11 +48,11 @@ class Gateway:
 
     def __init__(self, provider: Provider, proxy: Proxy, auth: BasicAuth | None) -> None:
         application = web.Application(client_max_size=_MAX_SYSTEM_BODY, middlewares=[_edge(auth)])
-        # First, as it is the hot path.
+        # First, because it is the hot path.
         application.router.add_route("*", "/function/{name}", proxy.handle)
         application.router.add_route("*", "/function/{name}/{path:.*}", proxy.handle)
         application.add_routes(provider.routes())
-        # A client that goes away cancels its handler, so the function's queue loses the request as well.
+        # A client that leaves cancels its handler, so the function's queue drops the request as well.
         self._runner = web.AppRunner(
             application,
             access_log=None,
@@ -62,7 +62,7 @@ class Gateway:
         )
 
     async def start(self, host: str, port: int) -> int:
-        """Listen; returns the port, which the kernel chose if ``port`` is 0. Raises ``StartError``."""
+        """Listen; return the port, which the kernel chose if ``port`` is 0. Raises ``StartError``."""
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, host, port, backlog=1024).start()

@@ -1,7 +1,7 @@
-"""The last lines of every function, in memory for ``/system/logs`` and in files for people.
+"""Keeps the last lines of every function, in memory for ``/system/logs`` and in files.
 
-Owns both bounds: a function keeps its last lines here, and each replica's file is started anew when it is
-full (the one before is kept as ``.1``). ``provider`` answers ``/system/logs`` from it.
+Owns both limits: the number of lines in memory, and the size of each replica's file, which is rotated when
+full (the previous one is ``.1``). ``provider`` answers ``/system/logs`` from it.
 """
 
 from collections import deque
@@ -22,7 +22,7 @@ class LogLine(NamedTuple):
 
 
 class LogFile:
-    """A file that is started anew when it is full."""
+    """A file that is rotated when it is full."""
 
     def __init__(self, path: Path, full_bytes: int = _FILE_BYTES) -> None:
         self.path = path
@@ -48,7 +48,7 @@ class LogFile:
 
 
 class FunctionLog:
-    """The lines of one function's replicas, in the order in which they came."""
+    """The lines of one function's replicas, in order of arrival."""
 
     def __init__(self, folder: Path, kept_lines: int = _KEPT_LINES) -> None:
         self._folder = folder

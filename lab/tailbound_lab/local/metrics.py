@@ -1,6 +1,6 @@
-"""The gateway's metrics under the gateway's names, and nothing else.
+"""Exports the gateway's metrics under the gateway's names.
 
-Owns names, labels and buckets of what OpenFaaS' gateway exports (its ``metrics/metrics.go``):
+Owns names, labels and buckets of the OpenFaaS gateway's metrics (its ``metrics/metrics.go``):
 ``gateway_functions_seconds``, ``gateway_function_invocation_total``, ``gateway_function_invocation_started``
 and ``gateway_service_count``. ``proxy`` feeds it.
 """
@@ -18,7 +18,7 @@ _EDGES: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class GatewayMetrics(Collector):
-    """Counts invocations; ``services`` gives (function_name, desired replicas) when it is asked to expose."""
+    """Counts invocations; ``services`` returns (function_name, desired replicas) at a scrape."""
 
     def __init__(self, services: Callable[[], Iterable[tuple[str, int]]]) -> None:
         self._services = services
@@ -39,25 +39,25 @@ class GatewayMetrics(Collector):
         self._registry.register(self)
 
     def started(self, function_name: str) -> None:
-        """A request has come in; it may be held before a replica has it."""
+        """Count an arrival; the request may be held before a replica gets it."""
         self._started.labels(function_name).inc()
 
     def finished(self, function_name: str, code: int, seconds: float) -> None:
-        """It was answered with ``code`` after ``seconds``; every start has its finish."""
+        """Count an answer with ``code`` after ``seconds``; every start needs one."""
         self._invocations[function_name] += 1
         self._total.labels(function_name, code).inc()
         self._seconds.labels(function_name, code).observe(seconds)
 
     def invocations(self, function_name: str) -> int:
-        """Finished invocations of a function, whatever their status."""
+        """Return the finished invocations of a function, with any status."""
         return self._invocations[function_name]
 
     def exposition(self) -> bytes:
-        """The text that Prometheus scrapes."""
+        """Return the text that Prometheus scrapes."""
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
-        """The families, without the client's own times of creation, which the gateway has not."""
+        """Yield the families, without the client's times of creation, which the gateway does not export."""
         self._replicas.clear()
         for function_name, desired in self._services():
             self._replicas.labels(function_name).set(desired)

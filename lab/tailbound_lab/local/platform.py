@@ -1,7 +1,7 @@
-"""The composition root: builds the platform, starts it, stops it. Usable in-process.
+"""Builds, starts and stops the platform, also in-process.
 
-``async with open_platform(Settings(...)) as platform`` runs the same thing as ``local-openfaas up``, in the
-running event loop, on free ports where a port is 0. Nothing outlives the block.
+``async with open_platform(Settings(...)) as platform`` runs the same platform as ``local-openfaas up``, in
+the running event loop, on free ports where a port is 0. No process outlives the block.
 """
 
 import asyncio
@@ -44,31 +44,31 @@ _CHILD_GRACE: Final = 3.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What to run. A port of 0 means any free one."""
+    """Settings of a platform. A port of 0 chooses any free one."""
 
     stack: Path | None = None
-    """Its functions are deployed at the start, and its images become known."""
+    """Stack file whose functions are deployed at the start, and whose images become known."""
     images: Mapping[str, Path] = field(default_factory=dict)
     host: str = "127.0.0.1"
     port: int = 8080
     with_prometheus: bool = True
     prometheus_port: int = 9090
     baseline_rules: bool = False
-    """Also load OpenFaaS CE's own alert rule, which the demo compares with."""
+    """Whether to load OpenFaaS CE's own alert rule, with which the demo compares."""
     with_autoscaler: bool = True
-    """Needs Prometheus."""
+    """Whether to run the autoscaler, which needs Prometheus."""
     autoscaler_config: Path = AUTOSCALER_CONFIG
     any_autoscaler_port: bool = False
-    """Let the autoscaler serve its metrics on a free port rather than on the one its file names."""
+    """Whether the autoscaler serves its metrics on a free port instead of the configured one."""
     run_dir: Path | None = None
-    """Logs, secrets and Prometheus' data; None: a temporary folder that a clean stop removes."""
+    """Folder of logs, secrets and Prometheus' data; None: a temporary one that a clean stop removes."""
     basic_auth_dir: Path | None = None
     max_replicas: int = 0
-    """Cap on the replicas of one function; 0: none."""
+    """Maximum replicas of one function; 0: no limit."""
     hold_timeout: float = 30.0
-    """Seconds that a request waits for a first ready replica: time enough to load a model."""
+    """Seconds that a request waits for a first ready replica: enough to load a model."""
     stop_grace: float = 5.0
-    """Seconds that replicas have to drain when the platform stops."""
+    """Seconds for the drain of replicas when the platform stops."""
     replica_command: Sequence[str] = WATCHDOG
 
 
@@ -103,13 +103,13 @@ class Platform:
 
     @property
     def log_dir(self) -> Path:
-        """One folder per function with a file per replica, and the files of Prometheus and the autoscaler."""
+        """Folder with one folder per function, and the files of Prometheus and the autoscaler."""
         return self.run_dir / "logs"
 
     async def start(self) -> None:
         """Listen, deploy the stack, then start Prometheus and the autoscaler and wait for those two.
 
-        Raises ``PlatformError`` for whatever the user can do something about.
+        Raises ``PlatformError`` for failures that the user can fix.
         """
         settings = self.settings
         if settings.with_autoscaler and not settings.with_prometheus:
@@ -130,7 +130,7 @@ class Platform:
             await self._start_monitoring(gateway)
 
     async def stop(self) -> None:
-        """Stop everything, bounded; first those that would miss what is stopped after them."""
+        """Stop everything within a time limit, each part before those that it needs."""
         services = (service for service in (self.autoscaler, self.prometheus) if service is not None)
         await asyncio.gather(*(service.stop(_CHILD_GRACE) for service in services))
         if self._gateway is not None:
@@ -162,7 +162,7 @@ class Platform:
         ]
 
     async def settled(self) -> None:
-        """Return when every function has exactly the replicas that are wanted, all ready."""
+        """Return when every function has exactly the desired replicas, all ready."""
         await asyncio.gather(*(function.settled() for function in self.registry))
 
     async def _start_monitoring(self, gateway: str) -> None:
@@ -196,7 +196,7 @@ class Platform:
 
 @asynccontextmanager
 async def open_platform(settings: Settings) -> AsyncIterator[Platform]:
-    """Run the platform for the length of the block."""
+    """Run the platform for the duration of the block."""
     platform = Platform(settings)
     try:
         await platform.start()
@@ -206,7 +206,7 @@ async def open_platform(settings: Settings) -> AsyncIterator[Platform]:
 
 
 def _sweep_temporary() -> None:
-    """Remove what killed platforms left behind: their replicas' folders, secrets among them."""
+    """Remove folders of killed platforms' replicas, which hold secrets."""
     for folder in Path(tempfile.gettempdir()).glob("lof-*-*"):
         pid = folder.name.split("-")[1]
         if not Path(f"/proc/{pid}").exists():
@@ -214,14 +214,14 @@ def _sweep_temporary() -> None:
 
 
 def _raise_file_limit() -> None:
-    """Take the open files that we may have: every invocation holds two connections, and 1024 is common."""
+    """Raise the limit on open files: every invocation holds two connections, and 1024 is a common limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _reachable(host: str) -> str:
-    """The address under which the platform's own children reach it."""
+    """Return the address under which the platform's own children reach it."""
     if host in ("0.0.0.0", "::", ""):  # noqa: S104 - a comparison, nothing is bound here
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host

@@ -1,7 +1,7 @@
-"""Free ports outside the range of outgoing connections.
+"""Finds free ports outside the range of outgoing connections.
 
-A port that the kernel gave and that was closed again may be taken by any outgoing connection before the
-child binds it, and a load generator makes thousands. Below that range only a listener can be in the way.
+An outgoing connection may take a port from the kernel's range before the child binds it, and a load generator
+opens thousands. Below that range only listeners compete.
 """
 
 import random
@@ -16,7 +16,7 @@ _RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def free_ports(count: int) -> list[int]:
-    """``count`` different ports that no listener has now; nobody holds them until the children bind them."""
+    """Return ``count`` different ports without a listener; they are not reserved until a child binds them."""
     highest = int(_RANGE.read_text().split()[0]) if _RANGE.exists() else _FIRST_OUTGOING
     highest = highest if highest > _LOWEST + _TRIES else _FIRST_OUTGOING
     ports: set[int] = set()
@@ -32,7 +32,7 @@ def free_ports(count: int) -> list[int]:
 def _bindable(port: int) -> bool:
     with socket.socket() as candidate:
         try:
-            # All addresses: a listener on any one of them is in the way.
+            # All addresses: a listener on any of them blocks the port.
             candidate.bind(("", port))
         except OSError:
             return False

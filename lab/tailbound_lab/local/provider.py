@@ -1,8 +1,8 @@
 """The provider's REST contract under ``/system``, ``/healthz``, ``/metrics`` and ``/sd/replicas``.
 
-Owns which status means what (faas-netes and faasd are the models; where they differ, what faas-cli and the
-gateway both accept). Reads a request, calls ``registry`` or ``secrets``, writes the answer; errors are raised
-and become statuses in ``gateway``.
+Owns the meaning of statuses: as in faas-netes and faasd; where these differ, as faas-cli and the gateway both
+accept. Reads a request, calls ``registry`` or ``secrets``, writes the answer; ``gateway`` converts raised
+errors to statuses.
 """
 
 import json
@@ -30,7 +30,7 @@ class Provider:
         self._metrics = metrics
 
     def routes(self) -> list[web.RouteDef]:
-        """Every route; what begins with /system is protected, as in the gateway."""
+        """Return every route; those below /system are protected, as in the gateway."""
         return [
             web.get("/system/functions", self.list_functions),
             web.post("/system/functions", self.deploy),
@@ -50,35 +50,35 @@ class Provider:
         ]
 
     async def list_functions(self, request: web.Request) -> web.Response:
-        """Every function of a namespace: ``[]``, never null, when there is none."""
+        """Return every function of a namespace; without any ``[]``, never null."""
         namespace = request.query.get("namespace") or specs.DEFAULT_NAMESPACE
         return web.json_response(
             [self._status(function) for function in self._registry if function.spec.namespace == namespace]
         )
 
     async def deploy(self, request: web.Request) -> web.Response:
-        """Create (202: faas-cli counts a 201 as a failure); replicas start on their own."""
+        """Create a function (202: for faas-cli a 201 is a failure); replicas start in the background."""
         self._registry.deploy(specs.parse_deployment(await _json(request), _namespace(request)))
         return web.Response(status=202)
 
     async def update(self, request: web.Request) -> web.Response:
-        """Update; 404 for an unknown function, so that faas-cli goes on to create it."""
+        """Update a function; 404 for an unknown one, so that faas-cli creates it."""
         self._registry.update(specs.parse_deployment(await _json(request), _namespace(request)))
         return web.Response(status=202)
 
     async def remove(self, request: web.Request) -> web.Response:
-        """Remove; replicas drain in the background."""
+        """Remove a function; its replicas drain in the background."""
         name, namespace = specs.parse_delete(await _json(request))
         self._registry.remove(self._registry.get(name, _namespace(request), namespace))
         return web.Response(status=202)
 
     async def read_function(self, request: web.Request) -> web.Response:
-        """One function's status."""
+        """Return one function's status."""
         function = self._registry.get(request.match_info["name"], _namespace(request))
         return web.json_response(self._status(function))
 
     async def scale(self, request: web.Request) -> web.Response:
-        """Want a number of replicas from now on."""
+        """Set the desired replicas of a function."""
         replicas, namespace = specs.parse_scale(await _json(request))
         function = self._registry.get(request.match_info["name"], _namespace(request), namespace)
         self._registry.scale(function, replicas)
@@ -93,7 +93,7 @@ class Provider:
         )
 
     async def info(self, request: web.Request) -> web.Response:
-        """Two shapes under one path: a gateway asks for the provider's, faas-cli for the gateway's.
+        """Return the provider's information to a gateway, the gateway's to faas-cli.
 
         Only a gateway's request has X-Forwarded-Host.
         """
@@ -103,17 +103,17 @@ class Provider:
         return web.json_response({"provider": provider, "version": _VERSION, "arch": ""})
 
     async def healthz(self, request: web.Request) -> web.Response:
-        """200 while the listener is up; HEAD too."""
+        """Return 200 while the listener is up, also to HEAD."""
         return web.Response(text="OK")
 
     async def metrics(self, request: web.Request) -> web.Response:
-        """The gateway's metrics, for Prometheus."""
+        """Return the gateway's metrics, for Prometheus."""
         return web.Response(body=self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
 
     async def replicas(self, request: web.Request) -> web.Response:
-        """Prometheus' http_sd: a target for every running replica, until it is gone.
+        """Return the targets of Prometheus' http_sd: every running replica, until it ends.
 
-        A replica that drains still answers requests, and their outcomes count.
+        A draining replica still answers requests, and their outcomes count.
         """
         return web.json_response(
             [
@@ -128,19 +128,19 @@ class Provider:
         )
 
     async def list_secrets(self, request: web.Request) -> web.Response:
-        """Names only; values never leave the platform."""
+        """Return the names of secrets; values never leave the platform."""
         namespace = _namespace(request) or specs.DEFAULT_NAMESPACE
         return web.json_response(
             [{"name": name, "namespace": namespace} for name in self._secrets.names(namespace)]
         )
 
     async def create_secret(self, request: web.Request) -> web.Response:
-        """Create; 409 if it is there, which faas-cli reports as such."""
+        """Create a secret; 409 if it exists, which faas-cli reports."""
         self._secrets.create(*await self._secret(request))
         return web.Response(status=202)
 
     async def update_secret(self, request: web.Request) -> web.Response:
-        """Replace the value; running replicas keep the old one until they are started again."""
+        """Replace a secret's value; running replicas keep the old one until their next start."""
         self._secrets.update(*await self._secret(request))
         return web.Response(status=202)
 
@@ -156,7 +156,7 @@ class Provider:
         return name, namespace, document
 
     async def logs(self, request: web.Request) -> web.Response:
-        """The last lines as NDJSON, oldest first. ``follow`` is not answered: the lines so far are all."""
+        """Return the last lines as NDJSON, oldest first; ``follow`` is ignored."""
         query = request.query
         try:
             since = datetime.fromisoformat(query["since"]) if query.get("since") else None
@@ -182,7 +182,7 @@ def _namespace(request: web.Request) -> str:
 
 
 async def _json(request: web.Request) -> object:
-    """The body as JSON whatever its content type says; it may be chunked."""
+    """Return the body as JSON, with any content type; it may be chunked."""
     text = await request.read()
     try:
         return json.loads(text)

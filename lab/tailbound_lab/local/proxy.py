@@ -1,8 +1,7 @@
-"""``/function/<name>``: one request in, one out, to the ready replica with the fewest outstanding requests.
+"""Forwards ``/function/<name>`` to the ready replica with the fewest outstanding requests.
 
-Owns the hot path: what is forwarded, what is stamped on as the gateway would, how long a request is held when
-no replica is ready, that it wakes a function at zero, and when it may be tried again. It never logs a request
-and never changes a body.
+Owns the hot path: forwarded parts, the gateway's added headers, the hold of requests without a ready replica,
+the wake of a function at zero, and retries. It never logs a request and never changes a body.
 """
 
 import asyncio
@@ -29,16 +28,16 @@ _HOP_BY_HOP: Final = (
     *("TE", "Trailer", "Transfer-Encoding", "Upgrade"),
 )
 _SMALL_BODY: Final = 65_536
-"""Bodies up to this size are read whole and sent in one write; longer ones stream."""
+"""Bytes up to which a body is read completely and sent in one write; longer ones stream."""
 _MAX_HELD: Final = 1024
 _SERVED_BY: Final = f"local-openfaas/{__version__}"
 
 
 class Proxy:
-    """Forwards invocations; ``hold_timeout`` is how long one waits, in seconds, for a first ready replica.
+    """Forwards invocations; ``hold_timeout`` limits the wait for a first ready replica, in seconds.
 
-    An invocation counts as started when it comes in, held or not: with what is held the autoscaler sees the
-    load that a cold start has to meet.
+    An invocation counts as started on arrival, held or not, so that the autoscaler sees the load of a cold
+    start.
     """
 
     def __init__(self, registry: Registry, metrics: GatewayMetrics, *, hold_timeout: float) -> None:
@@ -47,7 +46,7 @@ class Proxy:
         self._hold_timeout = hold_timeout
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer one invocation: the function's answer, or 404, 405, 502 or 503 of our own."""
+        """Answer one invocation with the function's answer, or our own 404, 405, 502 or 503."""
         name = request.match_info["name"]
         if request.method not in _METHODS:
             return _error(405, f"{request.method} is not allowed on a function")
@@ -68,9 +67,9 @@ class Proxy:
                     code = 503
                     return _error(code, f"No endpoints available for: {function_name}: {error}")
                 finally:
-                    # The gateway's histogram leaves out what a request was held for; so does ours.
+                    # Like the gateway's, the histogram excludes the time of the hold.
                     started = time.monotonic()
-            # From the choice to here nothing may wait: the replica's count of outstanding is raised next.
+            # No await since the choice: the replica's outstanding count rises next.
             answer = await self._forward(request, function, replica, body)
             code = answer.status
             return answer
@@ -83,7 +82,7 @@ class Proxy:
             raise _NoReplica(f"{_MAX_HELD} requests wait for a first replica already")
         function.held += 1
         try:
-            # Of many that are held only the first finds it at zero, so they start it once.
+            # Only the first held request finds it at zero, so it starts once.
             self._registry.wake(function)
             async with asyncio.timeout(self._hold_timeout):
                 while (replica := function.pick()) is None:
@@ -109,9 +108,9 @@ class Proxy:
         try:
             return await _exchange(request, replica, headers, body, stamps)
         except aiohttp.ClientConnectorError:
-            # The connection was refused: nothing was sent, the body is untouched, and another may have it.
-            # (A method that is idempotent may have been sent before, on a kept connection that broke: HTTP
-            # lets those be repeated, and aiohttp does.)
+            # The connection was refused: no byte was sent, so another replica may get the request.
+            # (An idempotent request may have been sent before, on a kept connection that broke: HTTP allows
+            # its repetition, and aiohttp repeats it.)
             another = _another(function, replica)
             if another is None:
                 return _error(502, f"{replica.name} refused the connection and no other replica is ready")
@@ -136,8 +135,8 @@ async def _exchange(
 ) -> web.StreamResponse:
     """Send the request to ``replica`` and relay its answer.
 
-    Raises ``aiohttp.ClientError`` only while no byte of an answer has gone out. If the replica dies later the
-    client's connection is closed in the middle of the body, as that is all HTTP/1.1 has to say so.
+    Raises ``aiohttp.ClientError`` only before the first byte of an answer. If the replica dies later, the
+    client's connection is closed within the body, which is HTTP/1.1's only signal.
     """
     url = URL(f"http://127.0.0.1:{replica.port}{_path(request)}", encoded=True)
     replica.outstanding += 1
@@ -179,7 +178,7 @@ async def _body(request: web.Request) -> bytes | AsyncIterator[bytes] | None:
 
 
 def _path(request: web.Request) -> str:
-    """What the function sees: the rest of the path and the query, as they were sent."""
+    """Return the target for the function: the rest of the path and the query, unchanged."""
     target = request.raw_path
     if not target.startswith("/"):
         target = request.rel_url.raw_path_qs
@@ -189,17 +188,17 @@ def _path(request: web.Request) -> str:
 
 
 def _forwarded_headers(request: web.Request) -> tuple[CIMultiDict[str], dict[str, str]]:
-    """The request's headers for the function, and those that the gateway adds to the answer."""
+    """Return the request's headers for the function, and the gateway's headers for the answer."""
     headers = _without_hop_by_hop(CIMultiDict(request.headers))
     host = headers.pop("Host", "")
-    # The body is sent on by us, and we have told the client to go on already.
+    # The body is sent by us, and the client was already told to continue.
     headers.pop("Expect", None)
     headers.setdefault("X-Forwarded-Host", host)
     if "X-Forwarded-For" not in headers and request.remote:
         peer = request.transport.get_extra_info("peername") if request.transport is not None else None
         headers["X-Forwarded-For"] = f"{peer[0]}:{peer[1]}" if peer else request.remote
     if "X-Start-Time" in headers:
-        # A gateway in front of us has stamped request and answer already, and earlier.
+        # A gateway in front has added its headers to request and answer already.
         return headers, {}
     stamps = {"X-Served-By": _SERVED_BY}
     if "X-Call-Id" not in headers:
@@ -213,7 +212,7 @@ def _relayed_headers(
 ) -> CIMultiDict[str]:
     headers = _without_hop_by_hop(CIMultiDict(upstream.headers))
     if "Content-Type" not in headers:
-        # As the reference proxy: the upstream's, else the request's, else plain text.
+        # As in the reference proxy: the upstream's, else the request's, else plain text.
         headers["Content-Type"] = request.headers.get("Content-Type", "text/plain")
     headers.extend(stamps)
     return headers
@@ -229,13 +228,13 @@ def _without_hop_by_hop(headers: CIMultiDict[str]) -> CIMultiDict[str]:
 
 
 def _another(function: Function, tried: Replica) -> Replica | None:
-    """The least loaded ready replica except ``tried``, which the probes have not found out about yet."""
+    """Return the least loaded ready replica except ``tried``, whose failure the probes have not seen yet."""
     ready = [item for item in function.replicas if item.ready and not item.draining and item is not tried]
     return min(ready, key=lambda item: item.outstanding, default=None)
 
 
 def _lost(replica: Replica, error: Exception) -> web.Response:
-    # It may have been accepted, so it must not be sent again: the client decides.
+    # The replica may have accepted it, so it must not be sent again: the client decides.
     what = str(error) or type(error).__name__
     return _error(502, f"the connection to {replica.name} broke before it answered: {what}")
 

@@ -1,4 +1,4 @@
-"""One replica: a watchdog process, supervised and probed.
+"""Runs one replica: a watchdog process, supervised and probed.
 
 Owns the replica's ports, temporary folder, environment and readiness. A replica is ready while ``/_/health``
 and ``/_/ready`` both answer 200, as the kubelet would see it; only then does ``functions`` route to it.
@@ -35,16 +35,16 @@ _INHERITED: Final = (
     *("HOME", "LANG", "LC_ALL", "TZ", "PATH", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH"),
     "SSL_CERT_FILE",
 )
-"""A container would start clean. A shell's own ``port`` or ``workers`` must not reach a function."""
+"""Inherited variables. As in a container, a shell's own ``port`` or ``workers`` must not reach a function."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSettings:
-    """What all replicas share: the command, the handler's folder, and where temporary files go."""
+    """Settings of all replicas: the command, the handler's folder, and the folder of temporary files."""
 
     command: Sequence[str]
     temporary: Path
-    """Short: the watchdog puts Unix sockets below it, and their paths end at 107 characters."""
+    """A short path: the watchdog puts Unix sockets below it, whose paths are limited to 107 characters."""
     secrets: Secrets
 
 
@@ -72,12 +72,12 @@ class Replica:
         self.port = 0
         self.metrics_port = 0
         self.failed_starts = 0
-        """Starts in a row that ended before the replica was ready."""
+        """Successive starts that ended before the replica was ready."""
         self._handler = handler
         self._settings = settings
         self._on_change = on_change
         self._came_up = False
-        # A number, not the name: short, and never shared with an older replica that still drains.
+        # A number, not the name: short, and different from an older replica that still drains.
         self._folder = settings.temporary / str(next(_serial))
         self._supervisor = Supervisor(
             f"{self.name}.{spec.namespace}",
@@ -86,7 +86,7 @@ class Replica:
             watch=self._probe,
             on_exit=self._exited,
         )
-        # auto_decompress off: bodies pass through as they are. No limit: the watchdog bounds its queue.
+        # auto_decompress off: bodies pass unchanged. No limit: the watchdog limits its queue.
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             auto_decompress=False,
@@ -106,11 +106,11 @@ class Replica:
         return self._supervisor.starts
 
     def start(self) -> None:
-        """Start the process; readiness follows by itself."""
+        """Start the process; the probes detect its readiness."""
         self._supervisor.start()
 
     async def stop(self, grace: float = STOP_GRACE) -> None:
-        """Take the replica out of routing at once, let it drain, and return when it is gone."""
+        """Remove the replica from routing, let it drain, and return when it has ended."""
         self.draining = True
         self._set_ready(False)
         await self._supervisor.stop(grace)
@@ -118,12 +118,12 @@ class Replica:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def environment(self) -> dict[str, str]:
-        """The whole environment of the process, as a container of this function would have it."""
+        """Return the complete environment of the process, as in a container of this function."""
         inherited = {key: os.environ[key] for key in _INHERITED if key in os.environ}
         fprocess = {"fprocess": self.spec.env_process} if self.spec.env_process else {}
         return {
             **inherited,
-            # The replica is out of routing before SIGTERM, so nobody has to see the health check fail first.
+            # The replica leaves routing before SIGTERM, so the health check need not fail first.
             "healthcheck_interval": "1s",
             "PYTHONUNBUFFERED": "1",
             **fprocess,
@@ -138,7 +138,7 @@ class Replica:
 
     def _launch(self) -> Launch:
         self._came_up = False
-        # New ports for every start: the old ones may still be in TIME_WAIT, or taken by someone else.
+        # New ports for every start: the old ones may still be in TIME_WAIT, or in use by another process.
         self.port, self.metrics_port = free_ports(2)
         shutil.rmtree(self._folder, ignore_errors=True)
         (self._folder / "tmp").mkdir(parents=True)
@@ -159,7 +159,7 @@ class Replica:
 
     async def _answers(self) -> bool:
         for path in _PROBED:
-            # Anything but a 200 in time, a refused connection included, is "not ready" and no more than that.
+            # Anything but a 200 in time, including a refused connection, only means "not ready".
             with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
                 url = f"http://127.0.0.1:{self.port}{path}"
                 async with self.session.get(url, timeout=_PROBE_TIMEOUT, allow_redirects=False) as answer:

@@ -1,7 +1,7 @@
-"""Secret files: one per secret, mode 0600, below the run folder.
+"""Stores secrets as files: one per secret, mode 0600, below the run folder.
 
-A container would see its secrets at ``/var/openfaas/secrets``; a process finds them in the folder that its
-environment variable ``secret_mount_path`` names. Only the secrets that a function asked for are in there.
+A container would see its secrets at ``/var/openfaas/secrets``; a process finds them in the folder in its
+environment variable ``secret_mount_path``. It holds only the secrets that the function requested.
 """
 
 import base64
@@ -21,11 +21,11 @@ class Secrets:
         self._folder = folder
 
     def names(self, namespace: str) -> list[str]:
-        """The names of a namespace's secrets, sorted; values never leave this module."""
+        """Return the sorted names of a namespace's secrets; values never leave this module."""
         return sorted(path.name for path in (self._folder / namespace).glob("*"))
 
     def create(self, name: str, namespace: str, document: Mapping[str, Any]) -> None:
-        """Keep a new secret. Raises ``ConflictError`` if there is one of that name."""
+        """Store a new secret. Raises ``ConflictError`` if the name exists."""
         path = self._folder / namespace / name
         if path.exists():
             raise ConflictError(f"secret {name} exists in namespace {namespace}")
@@ -33,7 +33,7 @@ class Secrets:
         _write_private(path, _value(document))
 
     def update(self, name: str, namespace: str, document: Mapping[str, Any]) -> None:
-        """Replace a secret's value; a replica sees it when it is started again."""
+        """Replace a secret's value; a replica sees it after its next start."""
         _write_private(self._existing(name, namespace), _value(document))
 
     def delete(self, name: str, namespace: str) -> None:
@@ -41,13 +41,13 @@ class Secrets:
         self._existing(name, namespace).unlink()
 
     def check(self, names: Iterable[str], namespace: str) -> None:
-        """Raise ``InvalidRequestError`` that names the first secret which does not exist."""
+        """Raise ``InvalidRequestError`` with the first secret that does not exist."""
         for name in names:
             if not (self._folder / namespace / name).is_file():
                 raise InvalidRequestError(f"secrets: {name!r} does not exist in namespace {namespace}")
 
     def mount(self, names: Iterable[str], namespace: str, folder: Path) -> None:
-        """Make ``folder`` with the secrets ``names`` in it; a vanished one is left out."""
+        """Create ``folder`` with the secrets ``names``; a deleted one is left out."""
         folder.mkdir(parents=True, mode=0o700)
         for name in names:
             source = self._folder / namespace / name
@@ -62,7 +62,7 @@ class Secrets:
 
 
 def _write_private(path: Path, value: bytes) -> None:
-    # Never readable by others, not even between creation and a chmod.
+    # Created with its mode: never readable by others, even before a chmod.
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(value)
 

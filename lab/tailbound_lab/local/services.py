@@ -1,8 +1,7 @@
-"""The programs beside the functions: the real Prometheus and the production autoscaler, as children.
+"""Runs the programs beside the functions: the real Prometheus and the production autoscaler, as children.
 
-Owns their start on this run's addresses: supervised, logged to a file, waited for. The configurations are the
-repository's own and usable as they stand; only addresses and paths are replaced. Neither program knows that
-it runs here.
+Owns their start on this run's addresses: supervised, logged to a file, awaited. The configurations are the
+repository's own; only addresses and paths are replaced.
 """
 
 import asyncio
@@ -39,7 +38,7 @@ _STARTED: Final = re.compile(r"/healthz and /decisions on \S+(?: status page on 
 
 
 class Service:
-    """One such program; ``ready_url`` answers 200 once it can be used."""
+    """One such program; ``ready_url`` answers 200 once it is usable."""
 
     def __init__(self, name: str, launch: Callable[[], Launch], log_file: Path, ready_url: str) -> None:
         self.name = name
@@ -57,13 +56,13 @@ class Service:
 
     @property
     def starts(self) -> int:
-        """How often it was started."""
+        """Number of its starts."""
         return self._supervisor.starts
 
     async def start(self, timeout: float) -> None:  # noqa: ASYNC109 - the poll below has its own deadline
         """Start it, for the first time or after a ``stop``, and return once it is ready.
 
-        Raises ``StartError`` with its last words if it exits, or is not ready within ``timeout`` seconds.
+        Raises ``StartError`` with its last output if it exits, or is not ready within ``timeout`` seconds.
         """
         self._exits = 0
         self._supervisor.start()
@@ -77,7 +76,7 @@ class Service:
                 await asyncio.sleep(_POLL)
 
     async def stop(self, grace: float) -> None:
-        """Stop it; returns when it is gone."""
+        """Stop it; return when it has ended."""
         await self._supervisor.stop(grace)
         self._log.close()
 
@@ -124,16 +123,16 @@ def prometheus_service(
     config_file = run_dir / _PROMETHEUS_CONFIG
     config_file.write_text(yaml.safe_dump(document, sort_keys=False))
     data = run_dir / "prometheus"
-    # A run starts empty: samples of an earlier run would be read as this one's past.
+    # A run starts empty: samples of an earlier run would count as its history.
     shutil.rmtree(data, ignore_errors=True)
     command = (
         program,
         f"--config.file={config_file}",
         f"--storage.tsdb.path={data}",
         f"--storage.tsdb.retention.time={_RETENTION}",
-        # Never on another address: the platform's own user alone needs it.
+        # Never on another address: only the platform's own user needs it.
         f"--web.listen-address=127.0.0.1:{port}",
-        # It takes up new targets every 5 s by default: long, when a peak lasts a minute.
+        # By default it discovers new targets every 5 s: long, when a peak lasts a minute.
         "--scrape.discovery-reload-interval=1s",
         "--log.level=warn",
     )
@@ -147,10 +146,10 @@ def prometheus_service(
 
 
 def autoscaler_port(path: Path, *, any_port: bool) -> int:
-    """The port that the configuration names for the autoscaler's own metrics, else a free one.
+    """Return the configured port of the autoscaler's own metrics, else a free one.
 
-    ``any_port`` takes a free one whatever it names. Raises ``StartError`` if the file cannot be read; what is
-    in it is the autoscaler's to check.
+    ``any_port`` always takes a free one. Raises ``StartError`` if the file cannot be read; the autoscaler
+    checks its content.
     """
     port = _section(_read(path), "web").get("port")
     return port if isinstance(port, int) and port > 0 and not any_port else free_ports(1)[0]
@@ -159,10 +158,10 @@ def autoscaler_port(path: Path, *, any_port: bool) -> int:
 def autoscaler_service(
     path: Path, port: int, run_dir: Path, *, gateway_url: str, prometheus_url: str, auth_dir: Path | None
 ) -> Service:
-    """The supervised program; its decisions, one JSON object per line, are in ``logs/autoscaler.log``.
+    """Return the supervised program; ``logs/autoscaler.log`` has its decisions, one JSON object per line.
 
-    It takes credentials from its file alone, as they belong on no command line: with ``auth_dir`` it gets a
-    copy of the file that names this platform's.
+    It reads credentials only from files, which do not appear on a command line: with ``auth_dir`` it gets a
+    copy of the configuration that names this platform's.
     """
     if auth_dir is not None:
         document = _read(path)
@@ -186,9 +185,9 @@ def autoscaler_service(
 
 
 def page_url(log: Path) -> str | None:
-    """Where the autoscaler's status page is, by what it said at its last start; None if it has none.
+    """Return the URL of the autoscaler's status page from the log of its last start; None without a page.
 
-    Its own port may be taken, and then it goes on without a page.
+    If its port is taken, the autoscaler runs without a page.
     """
     for _ in range(round(_PAGE_PATIENCE / _POLL)):
         said = list(_STARTED.finditer(log.read_text(errors="replace"))) if log.exists() else []

@@ -1,8 +1,8 @@
-"""Deployment bodies as frozen values, and the statuses made from them. [P]
+"""Parses deployment bodies into frozen values, and builds statuses from them. [P]
 
 Owns the JSON of OpenFaaS' provider contract (faas-provider ``types/function_deployment.go`` and
-``types/requests.go``): key names, what is required, what a good name is. ``provider`` reads bodies with it
-and answers with it; ``functions`` keeps the values.
+``types/requests.go``): key names, required keys, the rules of names. ``provider`` reads bodies and answers
+with it; ``functions`` keeps the values.
 """
 
 import re
@@ -19,14 +19,14 @@ MAX_LABEL: Final = "com.openfaas.scale.max"
 _DNS_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _SECRET_NAME: Final = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
 _MAX_REPLICAS_IN_BODY: Final = 10_000
-"""A typing error must not fork the machine to death."""
+"""Maximum replicas in a request: a typing error must not exhaust the machine's processes."""
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionSpec:
-    """What a deployment asked for, as far as it has an effect here: no limits, no constraints.
+    """The parts of a deployment that have an effect here, without limits and constraints.
 
-    ``labels`` and ``annotations`` go back to clients unchanged.
+    ``labels`` and ``annotations`` return to clients unchanged.
     """
 
     name: str
@@ -50,7 +50,7 @@ class FunctionSpec:
         return max(1, int(text)) if text.isascii() and text.isdigit() else 1
 
     def status(self, *, replicas: int, available: int, invocations: int, created_at: str) -> dict[str, Any]:
-        """A FunctionStatus; ``created_at`` is RFC 3339, as Go clients fail the whole decode otherwise."""
+        """Return a FunctionStatus; ``created_at`` is RFC 3339, because Go clients reject other texts."""
         status: dict[str, Any] = {
             "name": self.name,
             "image": self.image,
@@ -71,7 +71,7 @@ class FunctionSpec:
 
 
 def parse_deployment(body: object, query_namespace: str = "") -> FunctionSpec:
-    """A FunctionDeployment body as a spec; the namespace of the query wins over the body's.
+    """Return a FunctionDeployment body as a spec; the query's namespace takes precedence over the body's.
 
     Raises ``InvalidRequestError`` that names key, value and rule.
     """
@@ -101,10 +101,10 @@ def parse_deployment(body: object, query_namespace: str = "") -> FunctionSpec:
 
 
 def parse_scale(body: object) -> tuple[int, str]:
-    """(replicas, namespace) of a scale request; the name comes from its path.
+    """Return (replicas, namespace) of a scale request; the name is in its path.
 
-    Zero is a count like any other, as in OpenFaaS Pro: a request wakes the function again. A body without
-    ``replicas`` is refused: a slip must not take a function away.
+    Zero is valid, as in OpenFaaS Pro: a request wakes the function again. A body without ``replicas`` is
+    refused, so that a mistake does not stop a function.
     """
     document = _mapping(body, "the body")
     replicas = document.get("replicas")
@@ -118,7 +118,7 @@ def parse_scale(body: object) -> tuple[int, str]:
 
 
 def parse_delete(body: object) -> tuple[str, str]:
-    """(name, namespace) of a delete request."""
+    """Return (name, namespace) of a delete request."""
     document = _mapping(body, "the body")
     name = _text(document, "functionName")
     if not name:
@@ -127,7 +127,7 @@ def parse_delete(body: object) -> tuple[str, str]:
 
 
 def parse_secret_name(body: object) -> tuple[str, str, Mapping[str, Any]]:
-    """(name, namespace, the whole document) of a secret request."""
+    """Return (name, namespace, the complete document) of a secret request."""
     document = _mapping(body, "the body")
     name = _text(document, "name")
     _check_secret_name("name", name)
@@ -135,7 +135,7 @@ def parse_secret_name(body: object) -> tuple[str, str, Mapping[str, Any]]:
 
 
 def _check_label(key: str, value: str) -> None:
-    """Raise ``InvalidRequestError`` unless ``value`` is a DNS label, which Kubernetes would demand."""
+    """Raise ``InvalidRequestError`` unless ``value`` is a DNS label, as Kubernetes requires."""
     if not _DNS_LABEL.fullmatch(value):
         raise InvalidRequestError(
             f"{key}: {value!r} must be a DNS label: 1 to 63 lower-case letters, digits or '-', beginning and "

@@ -1,8 +1,8 @@
-"""stack.yml as functions and the folders of their handlers. [P]
+"""Reads stack.yml into functions and the folders of their handlers. [P]
 
-Owns the part of faas-cli's stack schema that matters once images are built: substitution of ``${VAR}`` on
-the raw text, the merge of ``environment_file`` over ``environment``, every value as the text that faas-cli
-would send. Reading files is the caller's: ``read_file`` is an argument.
+Owns the part of faas-cli's stack schema that applies after images are built: substitution of ``${VAR}`` in
+the raw text, the merge of ``environment_file`` over ``environment``, and every value as the text that
+faas-cli would send. The caller reads files: ``read_file`` is an argument.
 """
 
 import re
@@ -28,7 +28,7 @@ class StackFunction:
 
 
 class _TextLoader(yaml.SafeLoader):
-    """Every scalar stays the text it was: faas-cli decodes into strings, so ``1.10`` is not 1.1.
+    """Loads every scalar as text: faas-cli decodes into strings, so ``1.10`` is not 1.1.
 
     Only ``<<`` keeps its meaning.
     """
@@ -41,7 +41,7 @@ class _TextLoader(yaml.SafeLoader):
 def parse_stack(
     text: str, environ: Mapping[str, str], read_file: Callable[[str], str], where: str = "stack.yml"
 ) -> tuple[StackFunction, ...]:
-    """The functions of a stack file, in the file's order.
+    """Return the functions of a stack file, in the file's order.
 
     ``environ`` fills ``${VAR}`` and ``${VAR:-default}``; ``read_file`` gives the text of an environment file
     (``OSError`` if there is none). Raises ``StackError`` that names file, function, key and rule.
@@ -56,7 +56,7 @@ def parse_stack(
 
 
 def substitute(text: str, environ: Mapping[str, str], where: str) -> str:
-    """``text`` with ``${VAR}`` and ``${VAR:-default}`` replaced; unset without a default is empty."""
+    """Return ``text`` with ``${VAR}`` and ``${VAR:-default}`` replaced; unset without default is empty."""
 
     def value(match: re.Match[str]) -> str:
         parts = _VARIABLE.fullmatch(match[1])

@@ -1,7 +1,7 @@
 """Keeps one child process alive and stops it in order.
 
-Owns start, output, restart with back-off, SIGTERM and then SIGKILL. What the child is, and what to watch
-while it runs, comes from the caller: ``replica`` and ``services``.
+Owns start, output, restart with backoff, SIGTERM and then SIGKILL. The caller (``replica``, ``services``)
+provides the command, and the task to run beside it.
 """
 
 import asyncio
@@ -21,10 +21,10 @@ _CHILD: Final = str(Path(__file__).with_name("child.py"))
 _FIRST_DELAY: Final = 0.1
 _LONGEST_DELAY: Final = 10.0
 _STABLE_AFTER: Final = 10.0
-"""A child that ran this long is started again at once: what it died of was not its start."""
+"""Seconds of life after which a child is restarted at once: its start was not the cause."""
 _LONGEST_LINE: Final = 65_536
 _LAST_WORDS: Final = 0.5
-"""How long the output may stay open after the exit; a grandchild may hold it for ever."""
+"""Seconds that the output may stay open after the exit; a grandchild may hold it forever."""
 _KILL_WAIT: Final = 5.0
 
 
@@ -38,14 +38,14 @@ class Launch:
 
 
 def restart_delay(failures: int) -> float:
-    """Seconds before start number ``failures`` + 1; doubles from 0.1 s and stays at 10 s."""
+    """Return the seconds before start number ``failures`` + 1: doubled from 0.1 s, at most 10 s."""
     return min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(max(0, failures - 1), 16))
 
 
 class Supervisor:
-    """One child, from the first start to the stop; ``launch`` is asked anew for every start.
+    """One child, from the first start to the stop; ``launch`` is called for every start.
 
-    ``watch`` runs beside the child, and is cancelled when the child exits. ``on_exit`` is told then, before
+    ``watch`` runs beside the child, and is cancelled when the child exits. Then ``on_exit`` is called, before
     the next start.
     """
 
@@ -70,17 +70,17 @@ class Supervisor:
 
     @property
     def pid(self) -> int | None:
-        """The child's process id, or None while there is none."""
+        """The child's process id, or None without a child."""
         process = self._process
         return process.pid if process is not None and process.returncode is None else None
 
     def start(self) -> None:
-        """Start the child, and keep it alive until ``stop``; after that it may be started again."""
+        """Start the child, and keep it alive until ``stop``; it may be started again afterwards."""
         self._stopping.clear()
         self._task = asyncio.create_task(self._keep_alive(), name=f"supervise {self.name}")
 
     async def stop(self, grace: float) -> None:
-        """SIGTERM, then SIGKILL to the whole group after ``grace`` seconds; returns when it is gone."""
+        """Send SIGTERM, then SIGKILL to the group after ``grace`` seconds; return when it has ended."""
         self._stopping.set()
         if self._task is None:
             return
@@ -119,7 +119,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         read_end, write_end = os.pipe()
         lines = _Lines(self._on_line)
-        # The pipe is ours, not the process object's: that one would wait for every holder of it to close it.
+        # The pipe is ours, not the process object's, which would wait until every holder closes it.
         pipe, _ = await loop.connect_read_pipe(lambda: lines, os.fdopen(read_end, "rb", 0))
         try:
             try:
@@ -130,7 +130,7 @@ class Supervisor:
                     stderr=write_end,
                     env=dict(launch.env),
                     cwd=launch.cwd,
-                    # Ctrl-C in a terminal is for us alone; we stop the children in order.
+                    # Ctrl-C in a terminal must reach only us; we stop the children in order.
                     start_new_session=True,
                 )
             finally:
@@ -164,7 +164,7 @@ class Supervisor:
     def _kill_group(self) -> None:
         if (pid := self.pid) is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                # The child leads its own session, so this reaches what it started too.
+                # The child leads its own session, so this reaches its descendants too.
                 os.killpg(pid, signal.SIGKILL)
 
 
@@ -173,7 +173,7 @@ async def _run(watch: Callable[[], Awaitable[None]]) -> None:
 
 
 class _Lines(asyncio.Protocol):
-    """Cuts a stream of bytes into lines; what grows beyond 64 KiB without an end is cut there."""
+    """Cuts a stream of bytes into lines; longer lines are cut at 64 KiB."""
 
     def __init__(self, on_line: Callable[[str], None]) -> None:
         self._on_line = on_line
