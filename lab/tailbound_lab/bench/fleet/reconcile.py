@@ -106,7 +106,8 @@ def _table(result: dict[str, Any]) -> str:
         )
         for row in result["sizes"]
     )
-    return f"{result['machine']}, {result['date']}.\n\n{page.markdown(_COLUMNS, rows)}"
+    where = f"{result['machine']}, {result['date']}"
+    return f"{where}. The functions share two budgets of replicas.\n\n{page.markdown(_COLUMNS, rows)}"
 
 
 def measured(functions: int, reconciles: int) -> dict[str, Any]:
@@ -135,6 +136,8 @@ def measured(functions: int, reconciles: int) -> dict[str, Any]:
                     costs.append(_cost(controller, prometheus))
                     page.say(f"{functions:,} functions: reconcile {number}: {costs[-1]['cpu']:.3f} s of CPU")
                 scrape = _cpu_of_scrape(metrics)
+                # Before the bench itself reads the decision log.
+                memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             finally:
                 controller.close()
                 source.close()
@@ -154,7 +157,7 @@ def measured(functions: int, reconciles: int) -> dict[str, Any]:
         "reconcile_wall_s": median(cost["wall"] for cost in later),
         "prometheus_cpu_s": median(cost["prometheus"] for cost in later),
         "scrape_cpu_s": scrape,
-        "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "memory_mb": memory,
         "scaled": sum(line["action"] != "hold" for line in told),
         "fleet_full": full,
     }
