@@ -145,28 +145,22 @@ class Metrics(Collector):
         self.service_seconds = Histogram((*SHORT_BUCKETS, *self._edges))
 
     def request_finished(
-        self,
-        status: int,
-        method: bytes,
-        seconds: float,
-        outcome: str | None,
-        slo_class: str = DEFAULT_CLASS,
-        traced: Traced | None = None,
+        self, status: int, method: bytes, seconds: float, outcome: str | None, slo_class: str = DEFAULT_CLASS
     ) -> None:
-        """Count an answer. ``outcome`` is None for what is no request of the SLO (a client's broken one).
-
-        ``traced``: given if its trace is recorded.
-        """
+        """Count an answer. ``outcome`` is None for what is no request of the SLO (a client's broken one)."""
         histogram = self._durations.get((status, method))
         if histogram is None:
             histogram = self._new_duration(status, method)
         histogram.observe(seconds)
-        if traced is not None:
-            histogram.remember(seconds, traced)
         if outcome is not None:
             self.outcomes[slo_class, outcome] += 1
             if self.class_durations and outcome in ANSWERED:
                 self.class_durations[slo_class].observe(seconds)
+
+    def request_traced(self, status: int, method: bytes, seconds: float, traced: Traced) -> None:
+        """Keep a request that was counted, and whose trace is recorded, as the exemplar of its latency."""
+        histogram = self._durations.get((status, method)) or self._new_duration(status, method)
+        histogram.remember(seconds, traced)
 
     def _new_duration(self, status: int, method: bytes) -> Histogram:
         """The histogram of a status and a method; methods that are not HTTP's share one."""

@@ -10,30 +10,17 @@ from typing import Any
 import pytest
 
 from autoscaler.doubles import a_prometheus
+from docs.pages import ROOT, blocks
 from e2e.otlp import Received, Receiver, a_receiver
 from e2e.processes import ECHO, wait_until, watchdog
+from e2e.test_upstream import upstream
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
-# As an author writes it who uses OpenTelemetry in the handler.
-TRACES = """
-from opentelemetry import propagate, trace
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-
-def load():
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter()))
-    return provider.get_tracer("handler")
-
-def handle(event, context):
-    caller = propagate.extract(event.headers)
-    with context.model.start_as_current_span("tokenize", caller):
-        if event.body == b"fail":
-            raise RuntimeError("failed on purpose")
-        return event.body
-"""
+PAGE = (ROOT / "docs/howto/trace-a-request.md").read_text()
+(TRACES,) = (block.text for block in blocks(PAGE) if block.language == "python")
+"""The page's handler: its span ``tokenize`` is a child of what the watchdog passes on."""
+FAILS = TRACES.replace("return event.body", "raise RuntimeError('failed on purpose')")
 GATED_BATCHES = """
 import pathlib, time
 
@@ -117,8 +104,8 @@ def test_batch_of_several_traces_links_to_those_that_are_recorded():
 
 
 def test_failure_of_the_handler_fails_its_spans_and_its_log_names_the_trace():
-    with a_receiver() as receiver, watchdog(TRACES, access_log="true", **exporting(receiver)) as dog:
-        assert dog.call(body=b"fail", headers=SAMPLED).status == 500
+    with a_receiver() as receiver, watchdog(FAILS, access_log="true", **exporting(receiver)) as dog:
+        assert dog.call(body=b"x", headers=SAMPLED).status == 500
         spans = came(receiver, "POST", "execution", "tokenize")
         assert {spans[name].error for name in ("POST", "execution", "tokenize")} == {True}
         assert spans["POST"].attributes["error.type"] == "handler_error"
@@ -195,6 +182,13 @@ def test_opentelemetry_is_loaded_if_it_is_asked_for_and_not_otherwise(asked: boo
         assert ("/google/" in Path(f"/proc/{dog.process.pid}/maps").read_text()) == asked
         text = dog.call("GET", "/metrics", port=dog.metrics_port).body.decode()
         assert ("watchdog_spans_total{" in text) == asked
+
+
+def test_upstream_gets_the_span_that_its_own_are_children_of():
+    with a_receiver() as receiver, upstream(**exporting(receiver)) as dog:
+        given = dog.call(body=b"x", headers=SAMPLED).headers["X-Traceparent"]
+        execution = came(receiver, "POST", "execution")["execution"]
+        assert given == f"00-{TRACE}-{execution.span_id}-01"
 
 
 def exemplars(prometheus: str) -> list[dict[str, Any]]:

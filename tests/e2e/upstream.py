@@ -18,6 +18,7 @@ def reply(request: dict, size: int) -> dict:
         "X-Size": size,
         "X-Asked": f"{request['method']} {request['path']}?{request['query']}",
         "X-Ask": request["headers"].get("x-ask", ""),
+        "X-Traceparent": request["headers"].get("traceparent", ""),
     }
     body = {key: request[key] for key in ("body", "body_base64") if key in request}
     return {"status": 201, "headers": headers | {"Set-Cookie": ["a=1", "b=2"]}, **body}

@@ -195,7 +195,8 @@ def test_scraper_that_asks_for_openmetrics_gets_it_whole_with_units():
 @pytest.mark.parametrize("accept", ["", "*/*", "text/plain;version=0.0.4", "application/json"])
 def test_scraper_that_does_not_gets_the_text_format_of_prometheus(accept: str):
     metrics, _ = make()
-    metrics.request_finished(200, b"post", 0.05, "good", traced=Traced("a" * 32, 1.5))
+    metrics.request_finished(200, b"post", 0.05, "good")
+    metrics.request_traced(200, b"post", 0.05, Traced("a" * 32, 1.5))
     text, content_type = Exposition(metrics).scrape(accept)
     assert content_type.startswith("text/plain; version=0.0.4")
     assert b"# EOF" not in text
@@ -205,8 +206,9 @@ def test_scraper_that_does_not_gets_the_text_format_of_prometheus(accept: str):
 def test_newest_traced_request_of_each_bucket_is_its_exemplar():
     metrics, _ = make()
     for trace, seconds in (("a", 0.05), ("b", 0.04), (None, 0.045), ("c", 20.0)):
-        traced = Traced(trace * 32, 1700000000.1239) if trace else None
-        metrics.request_finished(200, b"post", seconds, "good", traced=traced)
+        metrics.request_finished(200, b"post", seconds, "good")
+        if trace:
+            metrics.request_traced(200, b"post", seconds, Traced(trace * 32, 1700000000.1239))
     text = Exposition(metrics).scrape(OPENMETRICS)[0].decode()
     exemplars = {
         sample.labels["le"]: (sample.exemplar.labels, sample.exemplar.value, float(sample.exemplar.timestamp))

@@ -323,13 +323,8 @@ class Front:
         now: float,
         slo_class: str,
     ) -> None:
-        seconds, context, traced = now - exchange.arrived, None, None
-        traceparent = exchange.captured_headers.get(TRACEPARENT)
-        told = self._access_log.on or not isinstance(outcome, Reply)
-        if traceparent is not None and (told or may_be_sampled(traceparent)):
-            context = caller(exchange)
-            if context is not None and context.sampled:
-                traced = Traced(context.trace_id, time.time())
+        seconds = now - exchange.arrived
+        context = self._caller(exchange, outcome) if TRACEPARENT in exchange.captured_headers else None
         if isinstance(outcome, Reply):
             head, body = outcome.header_block, outcome.body
         else:
@@ -344,10 +339,20 @@ class Front:
             measured += _BATCH_REASONS[batch.reason]
         if self._class_names:
             measured += self._class_lines[slo_class]
-        self._metrics.request_finished(outcome.status, exchange.method, seconds, meaning, slo_class, traced)
+        self._metrics.request_finished(outcome.status, exchange.method, seconds, meaning, slo_class)
+        if context is not None and context.sampled:
+            traced = Traced(context.trace_id, time.time())
+            self._metrics.request_traced(outcome.status, exchange.method, seconds, traced)
         exchange.respond(outcome.status, head + measured, body)
         if self._access_log.on or (outcome.status >= 500 and not isinstance(outcome, Reply)):
             self._log(exchange, outcome, batch, waited, seconds, len(body), meaning, slo_class, context)
+
+    def _caller(self, exchange: Exchange, outcome: Reply | WatchdogError) -> SpanContext | None:
+        """Return the calling span if somebody is told of it: a line of the log, or an exemplar."""
+        told = self._access_log.on or not isinstance(outcome, Reply)
+        if told or may_be_sampled(exchange.captured_headers[TRACEPARENT]):
+            return caller(exchange)
+        return None
 
     def _log(
         self,
