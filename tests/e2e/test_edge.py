@@ -123,7 +123,7 @@ def test_in_json_every_line_is_an_object_and_a_failed_request_is_found_by_its_ca
         documents = [json.loads(line) for line in dog.log.splitlines()]
     (line,) = [each for each in documents if each["event"] == "request"]
     assert (line["call_id"], line["outcome"], line["batch_size"]) == ("c-2", "error", 1)
-    assert any("POST /bad [c-2]" in each["text"] for each in documents if each["event"] == "output")
+    assert any("POST /bad [c-2]" in each["text"] for each in documents if each["event"] == "failure")
     assert not any("c-1" in str(each) for each in documents)
 
 
