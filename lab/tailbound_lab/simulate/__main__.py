@@ -1,7 +1,7 @@
-"""``tailbound-simulate``: what would have happened, under our policies and under others.
+"""``tailbound-simulate``: compares our policies and other scalers on a trace.
 
-Owns the command line and the order of a comparison. Exit statuses: 0 done; 1 a trace, a Prometheus or a
-choice is wrong; 2 the command line or the configuration is wrong.
+Owns the command line and the order of a comparison. Exit statuses: 0 success; 1 a trace, a Prometheus or a
+choice is invalid; 2 the command line or the configuration is invalid.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from tailbound_lab.simulate.world import Outcome, Settings
 NO_CONFIG: Final = (
     "{platform: {gateway_url: http://none}, prometheus: {url: http://none}, defaults: {max_replicas: 20}}"
 )
-"""What holds without --config: every default, but room to grow."""
+"""Configuration without --config: all defaults, with a higher maximum."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,7 +82,7 @@ def _run(
         bounds=Bounds(settings.lowest, settings.highest),
         spec=config.target(options.function),
         interval=config.interval,
-        # Reconciles come half a scrape interval after a scrape: neither lucky nor unlucky.
+        # Reconciles come half a scrape interval after a scrape, the mean delay.
         phase=float(config.prometheus.scrape_interval // 2),
         direct_interval=config.direct_interval,
     )

@@ -1,13 +1,13 @@
-"""An upper bound on goodput: no batcher can answer more within the SLO, even one that knows all arrivals. [P]
+"""Computes an upper bound on goodput, also for batchers that know all arrivals. [P]
 
 The bound is a Lagrangian relaxation (Fisher, "The Lagrangian Relaxation Method for Solving Integer
-Programming Problems", Management Science 27, 1981). A batch that starts at s and takes l(b) holds a request
-on time only if that arrived by s, and not before s + l(b) - budget. Each worker follows a chain of such
-batches. A schedule may not serve a request twice; here chains may, and pay a price for each request instead.
-For any prices, the sum over all requests plus the gain of each worker's best chain is at least the optimum. A
-descent lowers it. One price for each kind, whatever the time, keeps this small and leaves the bound loose
-where requests are scarce for moments: chains then share some. Start times are on a grid and durations are
-rounded down, so that the result stays a bound.
+Programming Problems", Management Science 27, 1981). A batch that starts at s and takes l(b) serves a request
+on time only if it arrived by s, and not before s + l(b) - budget. Each worker follows a chain of such
+batches. A schedule may not serve a request twice; here chains may, and pay a price per request instead. For
+any prices, the sum over all requests plus the gain of each worker's best chain is at least the optimum; a
+descent lowers it. One price per kind for all times keeps this small, but makes the bound loose while requests
+are scarce: chains then share some. Start times are on a grid and durations are rounded down, so that the
+result remains a bound.
 """
 
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ from tailbound_lab.simulate import SimulationError
 from tailbound_lab.simulate.function import Service
 
 STEPS = 40
-"""Of the descent on the prices."""
+"""Steps of the descent on the prices."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Requests that are alike but for their arrivals: one budget (seconds), one length or path."""
+    """Requests that differ only in arrival time: one budget (seconds), one length or path."""
 
     arrivals: Sequence[float]
     """Ascending."""
@@ -64,7 +64,7 @@ def most_on_time(
         gained, served = chains.best(prices)
         found = float(prices @ counts) + workers * gained
         best = min(best, found)
-        # Requests that more chains want than there are become dearer, and those that are left over cheaper.
+        # Raise the price of requests that chains serve more than once, lower that of unserved ones.
         slope = (counts - workers * served) / np.maximum(counts, 1.0)
         moved = np.clip(prices - slope / step, 0.0, 1.0)
         if np.allclose(moved, prices):
@@ -85,7 +85,7 @@ class _Chains:
         self._offers = [_Offers(kinds, each, self._starts, grid) for each in batches]
 
     def best(self, prices: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        """Return the most that a chain gains beyond the prices, and its requests of each kind."""
+        """Return the maximum gain of a chain beyond the prices, and its requests of each kind."""
         slots = len(self._starts)
         gains = [offers.gains(prices) for offers in self._offers]
         steps = [offers.slots for offers in self._offers]
@@ -112,7 +112,7 @@ class _Chains:
 
 
 class _Offers:
-    """For each start and size of one sort of batch, how many requests of each kind it could hold on time."""
+    """The requests of each kind that a batch could serve on time, by its start and size."""
 
     def __init__(
         self, kinds: Sequence[Kind], batches: Batches, starts: NDArray[np.float64], grid: float
@@ -122,7 +122,7 @@ class _Offers:
         seconds = seconds[: max(1, int(np.searchsorted(seconds, widest + grid)))]
         self._kinds, self._total = np.array(batches.kinds), len(kinds)
         self._sizes = np.arange(1, len(seconds) + 1)
-        # A start stands for all up to the next on the grid, so the next batch may start a little early.
+        # A start represents all times up to the next grid point, so the next batch may start slightly early.
         self.slots = np.floor(seconds / grid + 1e-9).astype(np.int64)
         if not self.slots[0]:
             raise SimulationError(f"grid: {grid:g} s must be at most the {seconds[0]:g} s of one request")
@@ -134,7 +134,7 @@ class _Offers:
             self._available[row] = np.maximum(0, came[:, None] - gone)
 
     def gains(self, prices: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return what each start and size gains: the requests, without their prices."""
+        """Return the gain of each start and size: its requests less their prices."""
         order = np.argsort(prices[self._kinds], kind="stable")
         room = np.broadcast_to(self._sizes, self._available.shape[1:]).copy()
         gain = np.zeros(room.shape)

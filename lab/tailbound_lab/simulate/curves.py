@@ -1,8 +1,8 @@
-"""The late share of one replica by its load, found with the engine: what the capacity's table is made of.
+"""Measures the late share of one replica by its load with the engine, for the capacity's table.
 
-Owns how a late share is measured: an engine that learns l(b), as in production, from batches whose times vary
-serves arrivals of one rate in virtual time. ``python -m tailbound_lab.simulate.curves`` makes ``SHARES`` of
-``batching_watchdog.engine.capacity`` again, in about ten minutes of one core, and prints it as it stands.
+Owns the measurement: an engine that learns l(b), as in production, from batches of varying times serves
+arrivals of one rate in virtual time. ``python -m tailbound_lab.simulate.curves`` computes ``SHARES`` of
+``batching_watchdog.engine.capacity``, in about ten minutes of one core, and prints it as source.
 """
 
 import math
@@ -20,19 +20,19 @@ from tailbound_lab.simulate.replica import Replica
 
 MAX_BATCH: Final = 256
 LATENCY: Final = 0.2
-"""Seconds: the SLO of the functions of the table. Only ratios to it matter."""
+"""SLO of the table's functions in seconds. Only ratios to it matter."""
 REQUESTS: Final = 14_000
-"""Of a run, at least: at the objective 140 of them are late."""
+"""Minimum requests of a run: at the objective 140 of them are late."""
 HELD_OFTEN: Final = 22
-"""Times that all workers can be filled in a run, at least: a backlog within the SLO needs time to grow."""
+"""Minimum number of full batches per worker in a run: a backlog within the SLO needs time to grow."""
 WARM_SHARE: Final = 1 / 3
-"""Of the rate, while the engine learns."""
+"""Share of the rate while the engine learns."""
 SETTLE: Final = 0.1
-"""Of a run: who comes in it is not judged, since the replica was nearly empty."""
+"""First share of a run, whose requests do not count, since the replica was nearly empty."""
 BRACKETS: Final = 8
-"""Halvings of the range in which the rate is looked for, with short runs."""
+"""Halvings of the range in the search for the rate, with short runs."""
 NEAR: Final = (0.72, 0.88, 1.0, 1.12, 1.3, 1.6)
-"""Multiples of the rate that these find, at which late shares are then measured."""
+"""Multiples of the found rate at which late shares are measured."""
 
 
 class Learned:
@@ -44,7 +44,7 @@ class Learned:
         self.cost = CostModel(self.max_batch_size, function.slo_objective)
         self.lead = 0.0
         self.factor = 1.0
-        """By how much the model is slower than its l(b)."""
+        """Factor by which the model is slower than its l(b)."""
         self._function, self._noise, self._draw = function, noise, random.lognormvariate
 
     def request(self, number: int, arrived: float) -> Request:
@@ -53,12 +53,12 @@ class Learned:
         return Request(number, b"", b"", arrived, arrived + function.slo_latency, arrived + function.timeout)
 
     def seconds(self, requests: Sequence[Request]) -> float:
-        """Draw how long a worker takes for a batch."""
+        """Draw the seconds that a worker takes for a batch."""
         usual = self._function.service.seconds[len(requests) - 1]
         return self.factor * usual * self._draw(0.0, self._noise)
 
     def begun(self, requests: Sequence[Request], begin: float, end: float) -> None:
-        """Nothing to count: the replica tells what became of its requests."""
+        """Do nothing: the replica counts the outcomes."""
 
 
 def arrivals(
@@ -117,7 +117,7 @@ def highest_rate(function: Function, noise: float, late: float) -> float:
 
 
 def _never_falling(shares: Sequence[float]) -> list[float]:
-    """The nearest shares that never fall: neighbors that do are pooled (Ayer and others, 1955)."""
+    """Return the nearest non-decreasing shares: falling neighbors are pooled (Ayer and others, 1955)."""
     pools: list[tuple[float, int]] = []
     for share in shares:
         pools.append((share, 1))
@@ -128,7 +128,7 @@ def _never_falling(shares: Sequence[float]) -> list[float]:
 
 
 def _crossing(rates: Sequence[float], shares: Sequence[float], late: float) -> float:
-    """Where ``shares`` reach ``late``, on lines between their logarithms; below the first in proportion."""
+    """Return the rate at which ``shares`` reach ``late``, log-linear between them, proportional below."""
     if shares[0] >= late:
         return rates[0] * late / shares[0]
     logs = [math.log(max(1e-5, share)) for share in shares]
@@ -145,7 +145,7 @@ def _gap(random: Random, rate: float, burstiness: float) -> float:
 
 
 def main() -> int:
-    """Print the table, a line for each count of workers and of requests that fit."""
+    """Print the table, one line per number of workers and of fitting requests."""
     for workers in WORKERS:
         for fitting in FITTING:
             line = []

@@ -1,8 +1,8 @@
-"""The simulated function, and the seam between it and a scaler. [P]
+"""Defines the simulated function, and the interface between it and a scaler. [P]
 
-Owns l(b) and what the batcher would learn from it; the numbers are given, because a simulation asks what
-would happen if the function were so. A ``Scaler`` gets a ``View``, which has what platforms' scalers can
-read, and answers with a replica count. Next step: ``replica`` serves with it.
+Owns l(b) and the batcher's knowledge of it; the numbers are arguments of the simulation. A ``Scaler`` gets a
+``View`` with the metrics that platforms' scalers can read, and returns a replica count. Next step:
+``replica`` serves with it.
 """
 
 from bisect import bisect_right
@@ -21,7 +21,7 @@ from tailbound_lab.simulate import SimulationError
 
 
 class Routing(StrEnum):
-    """How a request finds its replica."""
+    """Routing of requests to replicas."""
 
     RANDOM = "random"
     """Uniformly at random: OpenFaaS. Each replica gets a thinned stream."""
@@ -69,7 +69,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """One function as the simulation knows it. Durations are seconds."""
+    """One simulated function. Durations are seconds."""
 
     service: Service
     workers: int = 1
@@ -77,16 +77,16 @@ class Function:
     slo_latency: float = 0.2
     slo_objective: float = 0.99
     start_up: float = 10.0
-    """From asking for a replica to its first answer."""
+    """Seconds from the request for a replica to its first answer."""
     timeout: float = 30.0
-    """After which a waiting request times out."""
+    """Seconds after which a waiting request times out."""
     max_inflight: int = 4096
-    """Requests that one replica admits."""
+    """Maximum requests that one replica admits."""
     overhead: float = 0.0
-    """What each request spends outside queue and model: gateway, network, parsing."""
+    """Seconds that each request spends outside queue and model: gateway, network, parsing."""
     routing: Routing = Routing.RANDOM
     learned_capacity: float | None = None
-    """What a real watchdog has exported; None: what one exports that knows l(b)."""
+    """Capacity that a real watchdog exported; None: the value for a known l(b)."""
 
     def __post_init__(self) -> None:
         rules = {
@@ -104,12 +104,12 @@ class Function:
 
     @property
     def slots(self) -> int:
-        """Requests that one replica runs at the same time: a full batch for each worker."""
+        """Requests that one replica runs at the same time: a full batch per worker."""
         return self.workers * len(self.service.seconds)
 
     @property
     def capacity(self) -> float:
-        """Requests per second of one replica with the objective met, as its watchdog exports it; 0: none."""
+        """Requests per second of one replica within the objective, as its watchdog exports it; 0: none."""
         if self.learned_capacity is not None:
             return self.learned_capacity
         return _capacity(self.service, self.workers, self.slo_latency, self.slo_objective)
@@ -117,7 +117,7 @@ class Function:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """l(b) as a watchdog knows it that has seen enough."""
+    """l(b) for a watchdog that has learned it completely."""
 
     seconds: tuple[float, ...]
     variation: float = 0.0
@@ -140,37 +140,37 @@ def _capacity(service: Service, workers: int, slo_latency: float, slo_objective:
 
 
 class View(Protocol):
-    """What may be known at one moment. Spans are seconds."""
+    """The metrics at one moment. Spans are seconds."""
 
     @property
     def scale(self) -> Scale:
-        """What the platform says."""
+        """The scale by the platform."""
 
     def observe(self) -> Observation | None:
-        """Return what Prometheus says, as old as it is."""
+        """Return Prometheus' latest observation, with its delay."""
 
     def direct_rate(self) -> float:
         """Return the requests per second that surely arrive, as the autoscaler reads it from counters."""
 
     def concurrency(self, span: float) -> float:
-        """Return how many requests were inside the replicas on average over the last ``span``."""
+        """Return the mean number of requests inside the replicas over the last ``span``."""
 
     def successes(self, span: float) -> float:
-        """Return the requests per second that were answered over the last ``span``."""
+        """Return the answered requests per second over the last ``span``."""
 
     def utilization(self, span: float) -> float | None:
-        """Return the mean share of their workers' time that ready replicas worked; None: none was ready."""
+        """Return the mean busy share of ready replicas' workers; None if no replica was ready."""
 
     def peaks(self, span: float) -> Sequence[tuple[float, float]]:
         """Return each scraped replica's longest queue and largest number of running requests."""
 
 
 class Scaler(Protocol):
-    """One scaling law with its memory; made anew for each run."""
+    """One scaling algorithm with its state; created for each run."""
 
     @property
     def name(self) -> str:
-        """How it is called in tables."""
+        """Its name in tables."""
 
     @property
     def interval(self) -> float:
@@ -181,4 +181,4 @@ class Scaler(Protocol):
         """Seconds of the first call."""
 
     def scale(self, view: View, now: float) -> int | None:
-        """Return the wanted count, or None to leave it as it is."""
+        """Return the desired count, or None for no change."""

@@ -1,7 +1,7 @@
-"""A trace from a live Prometheus: how a function was asked for over the last hours.
+"""Reads a trace of a function's last hours from a live Prometheus.
 
-Owns the one range query. What Prometheus has is a rate every scrape, so what happened between two scrapes
-is drawn anew (see ``traces.from_rates``).
+Owns the range query. Prometheus has one rate per scrape, so arrivals between two scrapes are drawn at random
+(see ``traces.from_rates``).
 """
 
 import math
@@ -15,11 +15,11 @@ from tailbound_lab.simulate import SimulationError
 from tailbound_lab.simulate.traces import Trace, from_rates
 
 MOST_POINTS: Final = 10_000
-"""Of one answer: Prometheus refuses more than 11,000."""
+"""Maximum points of one answer: Prometheus refuses more than 11,000."""
 
 
 def query(function_name: str, rate_window: float) -> str:
-    """Return the text that asks for a function's completions per second."""
+    """Return the query of a function's completions per second."""
     quoted = function_name.replace("\\", r"\\").replace('"', r"\"")
     return f'sum(rate(slo_requests_total{{function_name="{quoted}"}}[{round(rate_window * 1000)}ms]))'
 
@@ -35,8 +35,8 @@ def read(
 ) -> Trace:
     """Return the ``since`` seconds before ``end`` (Unix time) as a trace.
 
-    A gap in the data counts as no requests. Raises ``SimulationError`` for a Prometheus that does not
-    answer, and where there is nothing to be seen; ``ConfigError`` for credentials that are not there.
+    A gap in the data counts as no requests. Raises ``SimulationError`` without an answer or without requests,
+    ``ConfigError`` for missing credentials.
     """
     step = max(source.scrape_interval, since / MOST_POINTS)
     connection = connect(source)
@@ -60,7 +60,7 @@ def read(
             rates[second] = value if math.isfinite(value) else 0.0
     if not any(rates):
         raise SimulationError(
-            f"{source.url}: no requests of {function_name} in the last {since:g} s; is it the full name,"
-            " such as vision.openfaas-fn?"
+            f"{source.url}: no requests of {function_name} in the last {since:g} s; use the full name,"
+            " such as vision.openfaas-fn"
         )
     return from_rates(function_name, rates, cv2=cv2, seed=seed)

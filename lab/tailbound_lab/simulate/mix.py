@@ -1,7 +1,7 @@
-"""Traffic of several kinds: what each part asks for, and what it costs. [P]
+"""Generates traffic of several kinds, each with its own requests and cost. [P]
 
-Parts have their own path, length, SLO class and budget, and are drawn by share. The engine learns what they
-cost, as it does in a watchdog. Next step: ``replica`` serves them.
+Parts have their own path, length, SLO class and budget, and are drawn by share. The engine learns their cost,
+as in a watchdog. Next step: ``replica`` serves them.
 """
 
 from bisect import bisect
@@ -19,11 +19,11 @@ from tailbound_lab.simulate.function import Function
 
 
 class Traffic(Protocol):
-    """What a replica must know of its requests."""
+    """Requests and their cost, as a replica uses them."""
 
     @property
     def cost(self) -> Cost:
-        """What the engine is to believe that batches cost."""
+        """The engine's cost model of batches."""
 
     @property
     def max_batch_size(self) -> int:
@@ -31,16 +31,16 @@ class Traffic(Protocol):
 
     @property
     def lead(self) -> float:
-        """Seconds before a batch is done from which its worker may have the next."""
+        """Seconds before the end of a batch from which its worker may get the next."""
 
     def request(self, number: int, arrived: float) -> Request:
-        """Make the next request."""
+        """Return the next request."""
 
     def seconds(self, requests: Sequence[Request]) -> float:
-        """Return how long a worker takes for a batch."""
+        """Return the seconds that a worker takes for a batch."""
 
     def begun(self, requests: Sequence[Request], begin: float, end: float) -> None:
-        """A batch is being run, and will be done at ``end``."""
+        """Record a batch that has begun, and will end at ``end``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Part:
     length: int = 0
     """Bytes of the body, as the engine sees it."""
     cost: float = 0.0
-    """Whatever the law of the mix wants to know, such as the length that a batch is padded to."""
+    """Argument of the mix's service times, for example the length to which a batch is padded."""
     slo_class: str = DEFAULT_CLASS
 
 
@@ -66,7 +66,7 @@ Law = Callable[[Sequence[Part]], float]
 
 
 class Mix:
-    """Requests of several kinds, drawn by share; counts by part what became of them."""
+    """Requests of several kinds, drawn by share; counts their outcomes by part."""
 
     def __init__(
         self,
@@ -88,22 +88,22 @@ class Mix:
         if mix_paths:
             self.cost.mix_paths()
         self.arrived: dict[str, list[float]] = {}
-        """When the requests of each part came."""
+        """Arrival times of each part's requests."""
         self.good: Counter[str] = Counter()
         self.work = 0.0
-        """Seconds that workers spent, or will have spent on what they have begun."""
+        """Seconds that workers need for the batches that they have begun."""
         self.late_work = 0.0
-        """Of these, the share of each batch that came to late requests."""
+        """Part of these seconds that late requests take, by their share of each batch."""
 
     def clear(self) -> None:
-        """Forget what has been counted."""
+        """Reset the counts."""
         self.arrived.clear()
         self.good.clear()
         self.work = self.late_work = 0.0
 
     @property
     def sent(self) -> Counter[str]:
-        """Requests of each part."""
+        """Number of requests of each part."""
         return Counter({name: len(times) for name, times in self.arrived.items()})
 
     @property
@@ -113,7 +113,7 @@ class Mix:
         return self.good.total() / sent if sent else 1.0
 
     def request(self, number: int, arrived: float) -> Request:
-        """Draw the part, and make a request of it."""
+        """Draw a part, and return a request of it."""
         part = self._parts[bisect(self._shares, self._draw() * self._shares[-1], hi=len(self._parts) - 1)]
         self.arrived.setdefault(part.name, []).append(arrived)
         return Request(
@@ -129,7 +129,7 @@ class Mix:
         )
 
     def seconds(self, requests: Sequence[Request]) -> float:
-        """Return what the law says, with noise."""
+        """Return the seconds of a batch, with noise."""
         took = self._law([request.client for request in requests])
         # NormalDist's inverse is defined between 0 and 1 only.
         return (
@@ -137,7 +137,7 @@ class Mix:
         )
 
     def begun(self, requests: Sequence[Request], begin: float, end: float) -> None:
-        """Count the requests that will be on time."""
+        """Count the batch's requests that will be on time."""
         answered = end + self._function.overhead
         on_time = [request for request in requests if answered <= request.deadline]
         self.good.update(request.client.name for request in on_time)

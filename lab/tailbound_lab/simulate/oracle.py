@@ -1,7 +1,7 @@
-"""The oracle: a scaler that knows the trace, and asks for what the load needs one start-up time ahead.
+"""The oracle: a scaler that knows the trace, and requests replicas one start-up time ahead.
 
-Tells which traces can be met at all with replicas that take so long to start, and what that costs. It
-does not know more about chance than the others: requests still go to replicas at random.
+It shows which traces are feasible with this start-up time, and their cost. It does not know random routing:
+requests still go to replicas at random.
 """
 
 import math
@@ -15,15 +15,15 @@ from tailbound_lab.simulate.function import Function, View
 from tailbound_lab.simulate.traces import Trace
 
 SMOOTHING = 3
-"""Seconds over which arrivals are averaged: what is shorter is chance."""
+"""Seconds over which arrivals are averaged; shorter variations are random."""
 
 
 def plan(trace: Trace, function: Function, utilization: float, bounds: Bounds) -> NDArray[np.int64]:
-    """Return the count to ask for in each second of the trace.
+    """Return the count to request in each second of the trace.
 
-    Needed in a second is the load over capacity x ``utilization``, rounded up. Asked for is the most that
-    is needed between now and one start-up time ahead: so everything is there in time, and nothing is
-    given up that would be needed again before it could come back.
+    A second needs the load over capacity x ``utilization``, rounded up. The request is the maximum between
+    now and one start-up time ahead. So all replicas are ready in time, and none is removed that would be
+    needed before it could start again.
     """
     counts = trace.counts().astype(np.float64)
     smooth = (
@@ -33,7 +33,7 @@ def plan(trace: Trace, function: Function, utilization: float, bounds: Bounds) -
     )
     one = function.capacity * utilization
     need = np.clip(np.ceil(smooth / one - 1e-9), bounds.lowest, bounds.highest).astype(np.int64)
-    # One second on either side of what the mean says, since a step inside a second is smoothed.
+    # Extended by one second on either side, since the mean smooths a step within a second.
     ahead = math.ceil(function.start_up) + 2
     padded = np.concatenate((need[:1], need, np.full(ahead, need[-1])))
     windows = np.lib.stride_tricks.sliding_window_view(padded, ahead + 2)
@@ -42,16 +42,16 @@ def plan(trace: Trace, function: Function, utilization: float, bounds: Bounds) -
 
 
 def blind_plan(trace: Trace, function: Function, utilization: float, bounds: Bounds) -> NDArray[np.int64]:
-    """Return ``plan`` without foresight of new peaks: at no time more than had been needed until then.
+    """Return ``plan`` without foresight of new peaks: never more than was needed before.
 
-    What this plan misses, no law can avoid that prepares for nothing but what it has seen.
+    An algorithm that prepares only for loads it has seen cannot avoid this plan's misses.
     """
     until_now = np.maximum.accumulate(plan(trace, replace(function, start_up=0.0), utilization, bounds))
     return np.minimum(plan(trace, function, utilization, bounds), until_now)
 
 
 class Oracle:
-    """Follows its plan; if ``blind``, the one without foresight of new peaks."""
+    """Follows its plan; with ``blind`` the one without foresight of new peaks."""
 
     def __init__(
         self,

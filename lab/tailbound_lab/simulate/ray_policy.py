@@ -1,7 +1,7 @@
-"""Ray Serve's policy function from its own package, where that is installed.
+"""Uses Ray Serve's policy function from its own package, if installed.
 
-Ray takes 240 MB, so it is an extra: ``pip install -e 'lab[ray]'``. Without it ``baselines`` has the same law,
-and a test holds the two together where Ray is installed.
+Ray takes 240 MB, so it is an extra: ``pip install -e 'lab[ray]'``. Without it ``baselines`` has the same
+algorithm; a test compares the two if Ray is installed.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from tailbound_lab.simulate.baselines import Bounds, RayLaw, RayServe, RaySettin
 
 
 class _Clock:
-    """The time of a simulation, in the place of the module ``time`` that the policy reads."""
+    """The time of a simulation, which replaces the module ``time`` in the policy."""
 
     now = 0.0
 
@@ -23,7 +23,7 @@ class _Clock:
 
 @cache
 def _package() -> Any:
-    """Return the package's module, with a clock that can be set; None where it is not installed."""
+    """Return the package's module with a settable clock; None if it is not installed."""
     try:
         with warnings.catch_warnings(action="ignore"):
             found: Any = importlib.import_module("ray.serve.autoscaling_policy")
@@ -39,7 +39,7 @@ def installed() -> bool:
 
 
 def packaged(settings: RaySettings) -> RayLaw | None:
-    """Return the policy with its delays, as Ray's controller calls it; None where Ray is not installed."""
+    """Return the policy with its delays, as Ray's controller calls it; None if Ray is not installed."""
     package = _package()
     if package is None:
         return None
@@ -86,5 +86,5 @@ def packaged(settings: RaySettings) -> RayLaw | None:
 
 
 def ray_serve(bounds: Bounds, settings: RaySettings, name: str = "ray-serve") -> RayServe:
-    """Return Ray Serve with the package's policy, or with ours where it is not installed."""
+    """Return Ray Serve with the package's policy, or with ours if it is not installed."""
     return RayServe(bounds, settings, name, packaged(settings))

@@ -1,7 +1,7 @@
-"""One simulated replica: the watchdog's own engine, in virtual time. [P]
+"""Simulates one replica with the watchdog's own engine, in virtual time. [P]
 
-Owns the events of one replica (arrivals, workers that are ready, batches that end) and what became of its
-requests. Every decision is ``batching_watchdog.engine``'s. ``mix`` knows what the requests are and cost.
+Owns the events of one replica (arrivals, ready workers, finished batches) and the outcomes of its requests.
+``batching_watchdog.engine`` makes every decision. ``mix`` defines the requests and their cost.
 """
 
 from bisect import bisect_right
@@ -22,7 +22,7 @@ _OK = Reply(200, b"", b"")
 
 
 class _Alike:
-    """Requests of one kind, whose service times are known: there is nothing to learn."""
+    """Requests of one kind with known service times."""
 
     def __init__(self, function: Function) -> None:
         self._function = function
@@ -41,7 +41,7 @@ class _Alike:
         return self
 
     def alone(self, pool: Shared, waiting: Iterable[Request], size: int, *, late: bool = False) -> None:
-        """No class is tried alone: there is but one."""
+        """Return None: with a single class no class is tried alone."""
 
     def learn(self, requests: Sequence[Request], seconds: float) -> None:
         """Nothing to learn."""
@@ -65,11 +65,11 @@ class _Alike:
         return self._seconds[len(requests) - 1]
 
     def begun(self, requests: Sequence[Request], begin: float, end: float) -> None:
-        """Nothing to count: the replica tells what became of its requests."""
+        """Do nothing: the replica counts the outcomes."""
 
 
 class _Worker:
-    """One worker, the size of its batch, and the batch that it runs next, if it has that already."""
+    """One worker, the size of its batch, and its early next batch, if any."""
 
     __slots__ = ("next", "size")
 
@@ -78,14 +78,14 @@ class _Worker:
         self.next: Sequence[Request] = ()
 
     def send(self, batch: Batch) -> None:
-        """Nothing: the replica has the effect."""
+        """Do nothing: the replica handles the effect."""
 
     def cancel(self, indexes: Sequence[int]) -> None:
-        """Nothing: what it has is run."""
+        """Do nothing: the worker runs all requests that it has."""
 
 
 class Replica:
-    """Serves what it is given; what became of it is in ``ends``, ``sizes``, ``order`` and ``lost``."""
+    """Serves its requests; the outcomes are in ``ends``, ``sizes``, ``order`` and ``lost``."""
 
     __slots__ = (
         "_clock", "_engine", "_events", "_function", "_number", "_serial", "_traffic", "_wake",
@@ -95,9 +95,9 @@ class Replica:
     def __init__(
         self, function: Function, ready_at: float, row: int = 0, traffic: Traffic | None = None
     ) -> None:
-        """``row`` is the caller's: where it counts what this replica has done.
+        """``row`` is the caller's row of counters for this replica.
 
-        Without ``traffic`` all requests are alike, and their service times known.
+        Without ``traffic`` all requests are of one kind with known service times.
         """
         self._function = function
         self._traffic = traffic = traffic or _Alike(function)
@@ -109,7 +109,7 @@ class Replica:
             lead=traffic.lead,
         )
         self._events: list[tuple[float, int, _Worker]] = []
-        """When a worker is ready for its next batch."""
+        """Times at which workers are ready for their next batch."""
         for number in range(function.workers):
             heappush(self._events, (ready_at, number, _Worker()))
         self._serial = function.workers
@@ -118,30 +118,30 @@ class Replica:
         self._wake = inf
         self.row = row
         self.ends: list[float] = []
-        """When each batch was done; may lie after the last ``until``."""
+        """End of each batch; may be after the last ``until``."""
         self.sizes: list[int] = []
         self.order: list[float] = []
-        """Arrivals in the order in which they were served: ``sizes`` tells which were together."""
+        """Arrivals in the order of service; ``sizes`` divides them into batches."""
         self.lost: list[float] = []
-        """When requests timed out or were refused."""
+        """Times at which requests timed out or were refused."""
 
     @property
     def queued(self) -> int:
-        """Requests that wait for a worker."""
+        """Number of requests that wait for a worker."""
         return self._engine.queued
 
     def inside(self, now: float) -> int:
-        """Return how many requests wait or are being served at ``now``."""
+        """Return the number of waiting and running requests at ``now``."""
         return self.queued + sum(
             worker.size + len(worker.next) for end, _, worker in self._events if end > now
         )
 
     def clear(self) -> None:
-        """Forget what has been told."""
+        """Drop the outcomes so far."""
         self.ends, self.sizes, self.order, self.lost = [], [], [], []
 
     def serve(self, arrivals: list[float], until: float) -> None:
-        """Take in ``arrivals`` (ascending, none after ``until``), and begin what begins before ``until``."""
+        """Admit ``arrivals`` (ascending, none after ``until``), and begin all batches before ``until``."""
         engine, events, coming = self._engine, self._events, iter(arrivals)
         arrival = next(coming, inf)
         while True:

@@ -1,6 +1,6 @@
-"""Outcomes for people and for machines: a table, JSON, plots.
+"""Shows outcomes as a table, JSON and plots.
 
-Owns how they are shown; nothing is computed here that ``Outcome`` does not have.
+Owns their presentation; all numbers come from ``Outcome``.
 """
 
 import math
@@ -34,9 +34,9 @@ def seconds(value: float) -> str:
 
 
 def table(outcomes: Sequence[Outcome], function: Function) -> Table:
-    """Return the table; what meets the objective is green, its cheapest bold."""
+    """Return the table; scalers that meet the objective are green, the cheapest of them bold."""
     objective = function.slo_objective
-    # 80 columns must hold the longest row: a cell that is cut says nothing.
+    # 80 columns must hold the longest row without cuts.
     made = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
     made.title = f"objective: {objective:.4g} within {seconds(function.slo_latency)}"
     made.title_justify = "left"
@@ -59,7 +59,7 @@ def table(outcomes: Sequence[Outcome], function: Function) -> Table:
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
-    """Return what JSON can hold; an infinite latency, of requests that timed out, is null."""
+    """Return an object for JSON; an infinite latency, of requests that timed out, is null."""
     names = [each.name for each in fields(outcome) if each.name not in ("scaler", "series")]
     values = {name: getattr(outcome, name) for name in names}
     finite = {name: None if value == math.inf else value for name, value in values.items()}
@@ -94,7 +94,7 @@ def _pareto(outcomes: Sequence[Outcome], function: Function) -> Figure:
 
 
 def over_time(outcomes: Sequence[Outcome], function: Function) -> Figure:
-    """Return load, replicas and share within the SLO over time, a line for each outcome."""
+    """Return load, replicas and share within the SLO over time, one line per outcome."""
     figure = Figure(figsize=(9, 8), layout="constrained")
     load, replicas, good = figure.subplots(3, 1, sharex=True)
     arrivals = _mean(outcomes[0].series.arrivals)

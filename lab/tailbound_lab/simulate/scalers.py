@@ -1,7 +1,7 @@
-"""Every scaler by its name: ours under each policy, the baselines, the oracle. [P]
+"""Creates every scaler by name: ours under each policy, the baselines, the oracle. [P]
 
-Ours is the ``decide`` of the controller, called as the controller calls it. A scaler that is added is a line
-in ``SCALERS``. Each has one number that may be chosen, its target.
+Ours is the ``decide`` of the controller, called as the controller calls it. To add a scaler, add a line to
+``SCALERS``. Each has one adjustable number, its target.
 """
 
 import math
@@ -34,9 +34,9 @@ class DecideScaler:
         *,
         direct_interval: float | None = None,
     ) -> None:
-        """``phase``: reconciles come so long after scrapes, so that samples have a usual age.
+        """``phase``: seconds from a scrape to the next reconcile, so that samples have a typical age.
 
-        ``direct_interval``: seconds between two looks at the load that is read directly; None: none.
+        ``direct_interval``: seconds between two direct reads of the load; None: no direct reads.
         """
         self.name = name or spec.policy
         self.interval = interval if direct_interval is None else direct_interval
@@ -68,19 +68,19 @@ class DecideScaler:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What scalers are made for."""
+    """The arguments from which scalers are created."""
 
     trace: Trace
     function: Function
     bounds: Bounds
     spec: Spec
-    """How the function is configured, for ours; likewise ``interval`` and ``phase``."""
+    """The function's settings, for ours; ``interval`` and ``phase`` are also for ours."""
     interval: float
     """Seconds between two reconciles."""
     phase: float
     """Seconds from a scrape to the reconcile after it."""
     direct_interval: float | None = None
-    """Seconds between two looks at the load that is read directly, for ours; None: none."""
+    """Seconds between two direct reads of the load, for ours; None: no direct reads."""
 
 
 Maker = Callable[[Situation, float | None, str], Scaler]
@@ -92,7 +92,7 @@ def _ours(policy: str) -> Maker:
     def make(at: Situation, target: float | None, name: str) -> Scaler:
         spec = replace(at.spec, policy=policy)
         if target is not None and policy == "slo":
-            raise SimulationError(f"policy {name!r}: slo has no target; the SLO is what it aims at")
+            raise SimulationError(f"policy {name!r}: slo must have no target; it aims at the SLO")
         if target is not None:
             spec = replace(spec, utilization_target=target)
         return DecideScaler(spec, at.interval, at.phase, name, direct_interval=at.direct_interval)
@@ -101,7 +101,7 @@ def _ours(policy: str) -> Maker:
 
 
 def _theirs(law: _Law[_Settings], settings: Callable[..., _Settings], target: str) -> Maker:
-    """Return what makes a law with its defaults, but for the key that is its target if one is given."""
+    """Return a factory of an algorithm with default settings, in which a given target replaces its key."""
 
     def make(at: Situation, value: float | None, name: str) -> Scaler:
         return law(at.bounds, settings(**({} if value is None else {target: value})), name)
@@ -139,7 +139,7 @@ DEFAULT_POLICIES: Final = (
     "llm-d",
     "oracle",
 )
-"""Compared unless others are named."""
+"""Scalers that are compared by default."""
 
 
 def make(choice: str, at: Situation) -> Scaler:

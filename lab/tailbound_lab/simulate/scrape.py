@@ -1,9 +1,9 @@
-"""What Prometheus would have seen of the replicas.
+"""Simulates Prometheus' view of the replicas.
 
-Owns the samples and what ``promql``'s queries make of them: rates over at least four scrapes of each
-replica's own counters, extrapolated as Prometheus does; quantiles from buckets with the watchdog's edges;
-gauges of the last scrape. So what a new replica does before its first scrape is not seen, and what is
-seen is old. Next step: ``world`` hands the observation to ``decide``.
+Owns the samples and the results of ``promql``'s queries: rates over at least four scrapes of each replica's
+own counters, extrapolated as by Prometheus; quantiles from buckets with the watchdog's edges; gauges of the
+last scrape. So requests before a replica's first scrape are not seen, and observations are delayed. Next
+step: ``world`` passes the observation to ``decide``.
 """
 
 from collections import deque
@@ -43,7 +43,7 @@ class _Target:
     up: bool = True
 
     def rated(self, after: float) -> bool:
-        """Tell whether there are two samples since a moment: enough for a rate."""
+        """Return whether two samples exist since a moment, enough for a rate."""
         return sum(time > after for time in self.times) > 1
 
     def forget(self, before: float) -> None:
@@ -60,7 +60,7 @@ class Scrapes:
     def __init__(
         self, function: Function, window: float, rate_window: float, keep: float, *, budget: bool = True
     ) -> None:
-        """``window`` is that of latency and attainment, ``keep`` how long samples are remembered at least.
+        """``window`` is that of latency and attainment, ``keep`` the minimum seconds that samples are kept.
 
         Without ``budget`` the observation lacks the remaining error budget.
         """
@@ -77,7 +77,7 @@ class Scrapes:
 
     @property
     def columns(self) -> int:
-        """How many counters a replica has."""
+        """Number of counters of a replica."""
         return BUCKETS + len(self._edges) + 1
 
     def record(self, target: int, now: float, counters: Floats, inside: float, queued: float) -> None:
@@ -94,23 +94,23 @@ class Scrapes:
         self._scraped_at = now
 
     def miss(self, target: int) -> None:
-        """Fail to scrape one replica: its gauges are absent until the next scrape that works."""
+        """Record a failed scrape: the replica's gauges are missing until the next successful one."""
         if target in self._targets:
             self._targets[target].up = False
 
     def record_gateway(self, now: float, started: float) -> None:
-        """Scrape the gateway: how many requests it has started."""
+        """Scrape the gateway's counter of started requests."""
         while self._gateway and self._gateway[0][0] <= now - self._keep:
             self._gateway.popleft()
         self._gateway.append((now, started))
 
     def gone(self, target: int) -> None:
-        """Stop scraping a replica; what has been seen of it stays in the windows."""
+        """Stop scraping a replica; its samples stay in the windows."""
         if target in self._targets:
             self._targets[target].alive = False
 
     def observe(self, now: float) -> Observation | None:
-        """Return what the queries of ``promql`` would answer at ``now``; None before any scrape."""
+        """Return the answers to ``promql``'s queries at ``now``; None before the first scrape."""
         for serial, target in list(self._targets.items()):
             target.forget(now - self._keep)
             if not target.times and not target.alive:
@@ -165,7 +165,7 @@ class Scrapes:
         return found
 
     def _rates(self, now: float, window: float) -> Floats | None:
-        """Sum the targets' rates; None where no series has two samples in the window."""
+        """Sum the targets' rates; None if no series has two samples in the window."""
         found = [
             rate(times, [target.counters[index] for index in kept], now, window)
             for target in self._targets.values()
@@ -198,7 +198,7 @@ class Scrapes:
         return self._sum(_slope, now - self._rate_window)
 
     def _sum(self, one: Callable[[_Target, list[int], list[float]], float], after: float) -> float | None:
-        """Sum over the targets with two samples since a moment; None where there is none."""
+        """Sum over the targets with two samples since a moment; None without such targets."""
         seen = [(target, *_within(target.times, after)) for target in self._targets.values()]
         found = [one(target, kept, times) for target, kept, times in seen if len(kept) > 1]
         return sum(found) if found else None

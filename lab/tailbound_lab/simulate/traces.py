@@ -1,8 +1,8 @@
-"""When requests arrive: from files and from generators with fixed seeds.
+"""Reads traces from files, and generates them with fixed seeds.
 
-Owns the formats. A trace is the moments of its requests; per-second counts become one by a renewal process
-whose rate they are: gaps of a Gamma distribution with the squared coefficient of variation ``cv2`` (1:
-Poisson; 4 or 16: as bursty as AlpaServe's traces), stretched to the rate. Next step: ``world`` plays it.
+Owns the formats. A trace is the arrival times of its requests. Per-second counts are the rate of a renewal
+process: gaps of a Gamma distribution with the squared coefficient of variation ``cv2`` (1: Poisson; 4 or 16:
+as bursty as AlpaServe's traces), scaled to the rate. Next step: ``world`` plays it.
 """
 
 import csv
@@ -39,11 +39,11 @@ class Trace:
 
     @property
     def rate(self) -> float:
-        """Requests per second on average."""
+        """Mean requests per second."""
         return len(self.arrivals) / self.duration
 
     def cut(self, duration: float) -> "Trace":
-        """Return its beginning, or all of it if it is no longer than that."""
+        """Return its first ``duration`` seconds, or all of it if it is shorter."""
         if self.duration <= duration:
             return self
         return Trace(self.name, self.arrivals[self.arrivals < duration], float(duration))
@@ -55,7 +55,7 @@ class Trace:
 
 
 def from_rates(name: str, rates: Sequence[float] | Floats, *, cv2: float = 1.0, seed: int = 1) -> Trace:
-    """Return arrivals at ``rates`` requests per second, one for each second."""
+    """Return arrivals with one rate in requests per second for each second."""
     levels = np.asarray(rates, dtype=np.float64)
     if not len(levels) or not np.all(np.isfinite(levels)) or np.any(levels < 0.0):
         raise SimulationError(f"{name}: rates must be finite and 0 or more, one for each second")
@@ -72,17 +72,17 @@ def from_rates(name: str, rates: Sequence[float] | Floats, *, cv2: float = 1.0, 
         reached = float(parts[-1][-1])
     moments = np.concatenate(parts) if parts else np.zeros(0)
     moments = moments[moments < expected[-1]]
-    # Where the rate is 0 the expected count stands still, and nothing may arrive: the first second that
-    # reaches a count is searched for.
+    # While the rate is 0 the expected count is constant, and no request may arrive: so search for the first
+    # second that reaches a count.
     second = np.searchsorted(expected, moments, side="right") - 1
     arrivals = second + (moments - expected[second]) / levels[second]
     return Trace(name, np.minimum(arrivals, np.nextafter(len(levels), 0.0)), float(len(levels)))
 
 
 def from_times(name: str, times: Sequence[float] | Floats, duration: float | None = None) -> Trace:
-    """Return a trace of given moments, in any order and from any origin; it begins with the first one.
+    """Return a trace of given times, in any order and from any origin; it begins with the first one.
 
-    Without a ``duration`` it ends with the whole second after the last one.
+    Without a ``duration`` it ends at the first full second after the last one.
     """
     moments = np.sort(np.asarray(times, dtype=np.float64))
     if not len(moments) or not np.all(np.isfinite(moments)):
@@ -92,7 +92,7 @@ def from_times(name: str, times: Sequence[float] | Floats, duration: float | Non
 
 
 def read(path: Path, *, cv2: float = 1.0, seed: int = 1) -> Trace:
-    """Read a trace file. What its lines are is seen from the file:
+    """Read a trace file, and detect its format:
 
     - ``.json``: ``{"times": [...]}`` (seconds) or ``{"counts": [...]}`` (one for each second), or such a
       list alone; numbers with a fraction are times;
@@ -174,19 +174,19 @@ def _moment(path: Path, number: int, row: Sequence[str], column: int) -> float:
 
 
 def steady(rate: float, duration: int) -> Floats:
-    """Return the same rate throughout."""
+    """Return a constant rate."""
     return np.full(duration, rate)
 
 
 def step(rate: float, duration: int, factor: float = 3.0) -> Floats:
-    """Return ``rate``, ``factor`` times as much in the middle third, then ``rate`` again."""
+    """Return ``rate``, multiplied by ``factor`` in the middle third."""
     levels = steady(rate, duration)
     levels[duration // 3 : 2 * duration // 3] *= factor
     return levels
 
 
 def ramp(rate: float, duration: int, factor: float = 5.0) -> Floats:
-    """Return a rise from ``rate`` to ``factor`` times as much in the first half, and the way back."""
+    """Return a rise from ``rate`` to ``factor`` times as much in the first half, and the fall back."""
     half = duration // 2
     return rate * np.concatenate(
         (np.linspace(1.0, factor, half, endpoint=False), np.linspace(factor, 1.0, duration - half))
@@ -223,7 +223,7 @@ GENERATORS: Final[Mapping[str, Callable[[float, int], Floats]]] = {
 }
 
 GAMMA_CV2: Final = 4.0
-"""Of ``gamma`` unless another is given."""
+"""Default ``cv2`` of ``gamma``."""
 
 
 def generate(kind: str, rate: float, duration: int, *, cv2: float | None = None, seed: int = 1) -> Trace:

@@ -1,10 +1,9 @@
-"""One simulation: a trace, a function, a scaler, second by second.
+"""Simulates a trace on a function under a scaler, second by second.
 
-Owns time and the replicas' coming and going. Each step: replicas that have started begin to serve;
-Prometheus scrapes; the scaler decides and its count is carried out; arrivals are routed; every replica
-begins what it can begin before the step ends. All that is random (routing, arrivals) is drawn beforehand
-from fixed seeds, the same for every scaler, so that outcomes differ by the scalers alone. Next step:
-``report``.
+Owns time, and the start and stop of replicas. In each step, started replicas begin to serve; Prometheus
+scrapes; the scaler decides and its count is applied; arrivals are routed; every replica begins its batches
+until the end of the step. Random values (routing, arrivals) are drawn beforehand from fixed seeds, the same
+for every scaler, so that outcomes differ only by the scalers. Next step: ``report``.
 """
 
 import math
@@ -26,45 +25,45 @@ from tailbound_lab.simulate.traces import Trace
 Floats = NDArray[np.float64]
 
 STEP: Final = 1.0
-"""Seconds between two moments at which anything but requests happens."""
+"""Seconds per step; only requests have finer times."""
 
 GLANCE: Final = 0.02
-"""Seconds between two looks of a least-loaded router at what the replicas hold; what it has sent meanwhile it
-knows."""
+"""Seconds between two readings of the replicas' load by a least-loaded router; it counts its own requests in
+between."""
 
 PLANNED_SHARE: Final = 0.8
-"""Of the capacity: how many replicas there are at the beginning, unless it is said."""
+"""Share of the capacity that the default number of initial replicas uses."""
 
 PEAK_SPAN: Final = 60.0
-"""Seconds for which scrapes are remembered at least: llm-d looks at the peaks of a minute."""
+"""Minimum seconds for which scrapes are kept: llm-d uses the peaks of a minute."""
 
 DIRECT_STEPS: Final = tuple(math.ceil(span / STEP) for span in SPANS)
-"""Over which arrivals are counted that are read directly, each step."""
+"""Seconds over which directly read arrivals are counted, each step."""
 
 _NOWHERE: Final = 0
-"""The row of counters of replicas that are no longer scraped: it is never read."""
+"""Row of counters for replicas that are no longer scraped; it is never read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How it is watched and bounded. Durations are seconds."""
+    """Settings of the platform and of Prometheus. Durations are seconds."""
 
     lowest: int = 1
     highest: int = 20
     replicas: int | None = None
-    """At the beginning; None: what the trace's first half minute needs at 80% of the capacity."""
+    """Initial replicas; None: those that the trace's first 30 s need at 80% of the capacity."""
     scrape_interval: float = 5.0
     window: float = 30.0
     rate_window: float = 20.0
     budget: bool = True
-    """Whether rules are loaded that tell how much of the error budget is left, counted from the beginning."""
+    """Whether the rules for the remaining error budget are loaded, counted from the beginning."""
     seed: int = 1
     """Of the routing."""
     crash_looping: int = 0
-    """So many of the replicas beyond the first never become ready. They are requested and paid for, and a
-    scale-down removes them before replicas that serve."""
+    """Number of replicas beyond the first that never become ready. They are requested and paid for, and a
+    scale-down removes them before serving ones."""
     missed_scrape_every: int = 0
-    """Every so many-th scrape of a replica fails, of one replica after the other; 0: none fails."""
+    """One in this many scrapes fails, of one replica after the other; 0: none fails."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.lowest <= self.highest:
@@ -75,7 +74,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """What happened in each second."""
+    """The counts of each second."""
 
     arrivals: Floats
     good: Floats
@@ -86,7 +85,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a trace under one scaler."""
+    """The outcome of a trace under one scaler."""
 
     scaler: str
     trace: str
@@ -94,13 +93,13 @@ class Outcome:
     attainment: float
     """Share of all requests that were answered within the SLO."""
     p50: float
-    """Seconds, of all requests; infinite where so many timed out. Likewise ``p95`` and ``p99``."""
+    """Seconds, over all requests; infinite if timeouts reach it. ``p95`` and ``p99`` alike."""
     p95: float
     p99: float
     replica_seconds: float
-    """Of replicas that were wanted, starting ones included: what is paid for."""
+    """Replica-seconds of desired replicas, including starting ones: the cost."""
     max_replicas: int
-    """Replicas wanted at the same time."""
+    """Maximum number of desired replicas."""
     changes: int
     reversals: int
     """Changes against the direction of the last one, less than a start-up time after it."""
@@ -127,7 +126,7 @@ def run(trace: Trace, function: Function, scaler: Scaler, settings: Settings | N
 
 
 class _World:
-    """The replicas and what has been measured; also the ``View`` that scalers get."""
+    """The replicas and their measurements; also the ``View`` of scalers."""
 
     def __init__(self, trace: Trace, function: Function, settings: Settings) -> None:
         self._trace, self._function, self._settings = trace, function, settings
@@ -176,15 +175,15 @@ class _World:
 
     @property
     def scale(self) -> Scale:
-        """What the platform says."""
+        """The scale by the platform."""
         return Scale(self._desired, len(self._ready), min=self._settings.lowest, max=self._settings.highest)
 
     def observe(self) -> Observation | None:
-        """Return what Prometheus says."""
+        """Return Prometheus' observation."""
         return self._scrapes.observe(self._index * STEP)
 
     def direct_rate(self) -> float:
-        """Return the arrivals of the last second or three, less what may be chance."""
+        """Return the arrivals per second of the last second or three, less three standard deviations."""
         known = [steps for steps in DIRECT_STEPS if steps <= self._index]
         bounds, index = self._bounds, self._index
         return max(
@@ -200,7 +199,7 @@ class _World:
         return self._mean(self._done, span)
 
     def utilization(self, span: float) -> float | None:
-        """Return the mean share of the workers' time that was worked."""
+        """Return the mean busy share of the workers' time."""
         ready = self._mean(self._ready_seconds, span)
         if ready <= 0.0:
             return None
@@ -217,7 +216,7 @@ class _World:
     # What happens.
 
     def begin(self, now: float) -> None:
-        """Let replicas that have started serve, and Prometheus scrape."""
+        """Let started replicas serve, and Prometheus scrape."""
         self._index += 1
         for ready_at in [ready_at for ready_at in self._starting if ready_at <= now + 1e-9]:
             self._starting.remove(ready_at)
@@ -227,7 +226,7 @@ class _World:
             self._scrape(now)
 
     def resize(self, wanted: int) -> None:
-        """Ask for more replicas, or let some go: those that are starting first, then the youngest."""
+        """Request more replicas, or remove some: starting ones first, then the youngest."""
         wanted = min(max(wanted, 0), self._settings.highest)
         now = self._index * STEP
         added = wanted - self._desired
@@ -248,7 +247,7 @@ class _World:
         self._desired = wanted
 
     def step(self) -> None:
-        """Route the step's arrivals, serve, and count what was answered in it."""
+        """Route the step's arrivals, serve, and count the answers."""
         begin, end = self._index * STEP, (self._index + 1) * STEP
         low, high = self._bounds[self._index], self._bounds[self._index + 1]
         arrivals, draws = self._trace.arrivals[low:high], self._draws[low:high]
@@ -275,7 +274,7 @@ class _World:
         self._keep(~finished)
 
     def finish(self, scaler: str) -> Outcome:
-        """Serve what is left, and sum up."""
+        """Serve the remaining requests, and return the outcome."""
         for _, replica in self._ready:
             replica.serve([], math.inf)
         self._collect([replica for _, replica in self._ready])
@@ -356,7 +355,7 @@ class _World:
                 replica.serve(own, until)
 
     def _collect(self, replicas: list[Replica]) -> None:
-        """Take over what the replicas have begun: when each request will be answered."""
+        """Collect from the replicas the time at which each request will be answered."""
         ends: list[float] = []
         sizes: list[int] = []
         order: list[float] = []
@@ -401,7 +400,7 @@ class _World:
         counters[:, scrape.GOOD] += np.bincount(rows[good], minlength=height)
         counters[:, scrape.QUEUED] += np.bincount(rows, self._waits[finished], minlength=height)
         buckets = len(self._edges) + 1
-        # A latency exactly at an edge belongs below it, whatever floating point has made of it.
+        # A latency exactly at an edge belongs below it, despite rounding.
         bucket = np.searchsorted(self._edges, latencies[served] - 1e-9)
         cells = np.bincount(rows[served] * buckets + bucket, minlength=height * buckets)
         counters[:, scrape.BUCKETS :] += cells.reshape(height, buckets)
@@ -429,7 +428,7 @@ class _World:
 
 
 def _quantiles(latencies: Floats) -> tuple[float, float, float]:
-    """Return p50, p95 and p99, each a latency that was seen (nearest rank)."""
+    """Return p50, p95 and p99, each a measured latency (nearest rank)."""
     if not len(latencies):
         return 0.0, 0.0, 0.0
     ranks = [max(0, math.ceil(share * len(latencies)) - 1) for share in (0.5, 0.95, 0.99)]
