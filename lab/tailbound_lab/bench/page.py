@@ -42,12 +42,20 @@ def say(text: str) -> None:
 
 
 def show(
-    options: argparse.Namespace, section: str, text: str, draw: Callable[[Path], list[Path]] = lambda _: []
+    options: argparse.Namespace,
+    section: str,
+    text: str,
+    draw: Callable[[Path], list[Path]] = lambda _: [],
+    decisive: str | None = None,
 ) -> None:
-    """Print a result; with ``--publish`` put it into its section, and what ``draw`` writes to a folder."""
+    """Print a result; with ``--publish`` put it into its section, and what ``draw`` writes to a folder.
+
+    The page takes ``decisive`` instead of ``text`` if there is one: the rows that a reader decides by.
+    """
     sys.stdout.write(f"{text.strip()}\n")
     if options.publish:
-        rewrite(section, lambda folder: "\n\n".join((text.strip(), *map(image, draw(folder)))))
+        shown = (text if decisive is None else decisive).strip()
+        rewrite(section, lambda folder: "\n\n".join(filter(None, (shown, images(draw(folder))))))
 
 
 def rewrite(name: str, content: Callable[[Path], str]) -> None:
@@ -60,7 +68,7 @@ def rewrite(name: str, content: Callable[[Path], str]) -> None:
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise BenchError(f"{PAGE}: it needs one line {begin!r} and after it one {end!r}")
     before, after = text.split(begin)[0], text.split(end)[1]
-    PAGE.write_text(f"{before}{begin}\n\n{content(PAGE.with_suffix(''))}\n\n{end}{after}")
+    PAGE.write_text(f"{before}{begin}\n{content(PAGE.with_suffix(''))}\n{end}{after}")
 
 
 def read(file: Path, **here: object) -> dict[str, Any]:
@@ -100,8 +108,7 @@ def comparison(results: dict[str, Any]) -> str:
     for workload in _workloads(results):
         rows = [found for found in results["measurements"] if found["workload"] == workload]
         measured = [row for row in rows if row["status"] == "measured"]
-        parts.append(f"### {workload}")
-        facts = []
+        facts = [f"**{workload}.**"]
         if alone := results["offline"].get(workload):
             facts.append(
                 f"The model alone, decode included: {alone['all_workers']:,.0f} items/s in {alone['workers']}"
@@ -113,8 +120,7 @@ def comparison(results: dict[str, Any]) -> str:
             for row in measured
             if row.get("capacity")
         ]
-        if facts:
-            parts.append(" ".join(facts))
+        parts.append(" ".join(facts))
         if measured:
             parts.append(markdown(_COLUMNS, map(_row, sorted(measured, key=lambda row: -row["max_rate"]))))
         others = [row for row in rows if row["status"] != "measured"]
@@ -211,9 +217,9 @@ _COLUMNS: Final = (
 )
 
 
-def image(file: Path) -> str:
-    """Return the Markdown of a plot that lies in the page's folder."""
-    return f"![{file.stem}]({file.parent.name}/{file.name})"
+def images(files: Iterable[Path]) -> str:
+    """Return the Markdown of plots that lie in the page's folder, as one paragraph."""
+    return "\n".join(f"![{file.stem}]({file.parent.name}/{file.name})" for file in files)
 
 
 def _workloads(results: dict[str, Any]) -> list[str]:

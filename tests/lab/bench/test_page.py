@@ -8,6 +8,7 @@ from matplotlib import image
 
 from tailbound_lab.bench import page
 from tailbound_lab.bench.__main__ import with_command
+from tailbound_lab.bench.replica import compare
 from tailbound_lab.load.records import BenchError
 
 
@@ -19,7 +20,11 @@ def test_a_result_replaces_what_is_between_its_marks_and_nothing_else(tmp_path, 
     assert (capsys.readouterr().out, "old" in file.read_text()) == ("new\n", True)
     page.show(Namespace(publish=True), "live", "new\n", lambda folder: [folder / "a.png"])
     between = "new\n\n![a](page/a.png)"
-    assert file.read_text() == f"before\n<!-- live: begin -->\n\n{between}\n\n<!-- live: end -->\nafter\n"
+    assert file.read_text() == f"before\n<!-- live: begin -->\n{between}\n<!-- live: end -->\nafter\n"
+    capsys.readouterr()
+    page.show(Namespace(publish=True), "live", "all rows\n", decisive="few rows\n")
+    assert capsys.readouterr().out == "all rows\n"
+    assert file.read_text() == "before\n<!-- live: begin -->\nfew rows\n<!-- live: end -->\nafter\n"
     with pytest.raises(BenchError):
         page.rewrite("soak", lambda _: pytest.fail("asked for the content"))
 
@@ -87,6 +92,19 @@ def results(*rows):
 def test_comparison_shows_what_was_measured_or_why_not(row, shown):
     text = page.comparison(results(row))
     assert all(word in text for word in shown)
+
+
+def test_page_takes_the_best_setting_of_each_server_and_one_other_policy_of_the_watchdog():
+    rates = {"slo": 500.0, "mosec": 400.0, "mosec:64:1": 900.0, "fixed:4:0": 300.0, "aimd": 350.0}
+    rows = [measured(system=name, max_rate=rate) for name, rate in rates.items()]
+    skipped = {"system": "bentoml", "workload": "text", "status": "skipped", "reason": "no wheel"}
+    everything = results(*rows, measured(system="mosec", workload="vision"), skipped)
+    kept = [(row["workload"], row["system"]) for row in compare.decisive(everything)["measurements"]]
+    assert kept == [
+        *(("text", name) for name in ("slo", "mosec:64:1", "aimd")),
+        ("vision", "mosec"),
+        ("text", "bentoml"),
+    ]
 
 
 def test_curve_and_plot_have_every_run_that_was_not_cut_short(tmp_path):

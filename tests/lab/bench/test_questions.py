@@ -67,9 +67,9 @@ def test_mixed_ratio_at_a_rate_is_within_a_round_and_a_lagged_run_counts_nowhere
             "4 paths": {"1000": {"reason": "lagged", "simulated": {"parts": {"": 0.9}}}},
         },
     ]
-    one, four = (line.split(" | ") for line in mixed.at_rates(rounds).splitlines()[2:])
-    assert one[2:4] == ["800", ""]
-    assert four[2:] == ["475", "0.75 (0.50 to 1.00)", "47.50%", "90.00% |"]
+    one, four = mixed.at_rates(rounds)
+    assert one[2:4] == ("800", "")
+    assert four[2:] == ("475", "0.75 (0.50 to 1.00)", "47.50%", "90.00%")
 
 
 def test_mixed_lengths_are_ten_short_for_one_long_and_alike_in_bytes_where_hidden():
@@ -340,8 +340,16 @@ def test_held_out_summary_compares_cost_where_both_meet_the_objective():
     assert "uses 75.0% fewer replica-seconds" in text, (
         "50 against the 200 of the HPA, the missed case left out"
     )
-    assert [line.split(" | ")[:2] for line in text.splitlines()[-1:]] == [["| missed", "**98.00%**"]]
     assert "| met |" not in text
+
+
+def test_held_out_losses_are_published_by_trace_with_their_range():
+    lost = {"on-off": 0.98, "on-off; start-up 60 s": 0.97, "spike": 0.95}
+    cases = [case_record(name, share, 0.999) for name, share in lost.items()]
+    text = held_out.published({"date": "today", "cases": [*cases, case_record("step", 0.999, 0.999)]})
+    two, one = (line.split(" | ")[:4] for line in text.splitlines()[-2:])
+    assert two == ["| on-off", "as it is, start-up 60 s", "97.00% to 98.00%", "200"]
+    assert one == ["| spike", "as it is", "95.00%", "100"]
 
 
 def test_held_out_runs_are_played_once_and_published(published, tmp_path, monkeypatch, capsys):

@@ -13,7 +13,7 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -171,7 +171,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
             kept.add(running[done].key, asdict(done.result()))
     rows = [{"arrivals": play.arrivals, "law": play.law, **(kept.find(play.key) or {})} for play in plays]
     results = _beside(output / "faro.json", len(counts), options.cap, rows)
-    page.show(options, SECTION, _text(results))
+    page.show(options, SECTION, _text(results), decisive=_decisive(results))
     return 0 if all(_near(row, len(counts), options.cap) for row in rows) else 1
 
 
@@ -243,13 +243,44 @@ def _text(results: Mapping[str, Any]) -> str:
             )
             for row in each["rows"]
         ]
-        longest = max(row["decision_seconds"] for row in each["rows"] if row["law"] == OURS)
-        head = (
-            f"{each['jobs']} jobs, {each['cap']} CPUs; {each['date']}. The longest decision of Tailbound took"
-            f" {1000 * longest:.0f} ms of CPU.{_verdict(each['rows'], published)}"
-        )
-        parts.append(f"{head}\n\n{page.markdown(_COLUMNS, cells)}")
+        parts.append(f"{_head(each)}\n\n{page.markdown(_COLUMNS, cells)}")
     return "\n\n".join(parts)
+
+
+def _decisive(results: Mapping[str, Any]) -> str:
+    """Return a line for each policy: violations in each cluster, and replicas with Faro's arrivals."""
+    columns = ["policy"]
+    lines: dict[str, list[str]] = {}
+    for number, each in enumerate(results["runs"]):
+        published = PUBLISHED.get((each["jobs"], each["cap"]), {})
+        size = f"{each['jobs']} jobs, {each['cap']} CPUs"
+        columns += [f"{size}: violations, published / {' / '.join(ARRIVALS)}", "replicas, published / played"]
+        found = {(row["arrivals"], row["law"]): row for row in each["rows"]}
+        for law in dict.fromkeys((*published, *(row["law"] for row in each["rows"]))):
+            told, played = published.get(law), [found.get((arrivals, law)) for arrivals in ARRIVALS]
+            violations = (told and told[0], *(row and row["violations"] for row in played))
+            replicas = (told and told[2], played[0] and played[0]["replicas"])
+            cells = lines.setdefault(law, ["-"] * 2 * len(results["runs"]))
+            cells[2 * number : 2 * number + 2] = (
+                _figures(violations, "{:.2%}"),
+                _figures(replicas, "{:.1f}"),
+            )
+    heads = "\n".join(f"- {_head(each)}" for each in results["runs"])
+    return f"{heads}\n\n{page.markdown(columns, [(named(law), *cells) for law, cells in lines.items()])}"
+
+
+def _figures(values: Iterable[float | None], form: str) -> str:
+    return " / ".join("-" if value is None else form.format(value) for value in values)
+
+
+def _head(run: Mapping[str, Any]) -> str:
+    """Return which cluster it is, and how ours did in it."""
+    longest = max(row["decision_seconds"] for row in run["rows"] if row["law"] == OURS)
+    published = PUBLISHED.get((run["jobs"], run["cap"]), {})
+    return (
+        f"{run['jobs']} jobs, {run['cap']} CPUs; {run['date']}. The longest decision of Tailbound took"
+        f" {1000 * longest:.0f} ms of CPU.{_verdict(run['rows'], published)}"
+    )
 
 
 def _verdict(rows: Sequence[Mapping[str, Any]], published: Published) -> str:

@@ -218,14 +218,32 @@ def table(results: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> 
         for record in results["cases"]
     ]
     columns = (*_COLUMNS, *([f"{SYSTEMS[OURS]} before"] if base else []))
-    return f"{summary(results)}\n\n{page.markdown(columns, rows)}\n"
+    words = "Bold: below the objective. (*): the oracle misses it too."
+    return f"{summary(results)}\n\n{words}\n\n{page.markdown(columns, rows)}\n"
 
 
 def published(results: Mapping[str, Any]) -> str:
-    """Return the summary, and the cases that a system misses: those that all meet say nothing more."""
-    rows = [_row(record) for record in results["cases"] if any(missed(record, each) for each in SYSTEMS)]
-    words = "The cases in which one of them misses the objective:"
-    return "\n\n".join((summary(results), *((words, page.markdown(_COLUMNS, rows)) if rows else ())))
+    """Return the summary, and by trace the cases that Tailbound misses, with the range of attainment."""
+    lost: dict[str, list[Mapping[str, Any]]] = {}
+    for record in results["cases"]:
+        if missed(record, OURS):
+            lost.setdefault(record["name"].partition("; ")[0], []).append(record)
+    words = f"The cases in which {SYSTEMS[OURS]} misses the objective:"
+    columns = ("trace", "cases", *(cell for each in SYSTEMS.values() for cell in (each, "replica-seconds")))
+    rows = [(trace, _settings(found), *_together(found)) for trace, found in lost.items()]
+    return "\n\n".join((summary(results), *((words, page.markdown(columns, rows)) if rows else ())))
+
+
+def _settings(records: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(record["name"].partition("; ")[2] or "as it is" for record in records)
+
+
+def _together(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield for each system the lowest and the highest attainment of some cases, and their cost in all."""
+    for system in SYSTEMS:
+        shares = [record["systems"][system]["attainment"] for record in records]
+        yield " to ".join(dict.fromkeys(f"{share:.2%}" for share in (min(shares), max(shares))))
+        yield f"{_cost(records, system):,.0f}"
 
 
 def summary(results: Mapping[str, Any]) -> str:
@@ -233,7 +251,7 @@ def summary(results: Mapping[str, Any]) -> str:
     records = results["cases"]
     lines = [
         f"Simulated, {results['date']}; {len(records)} cases, each with {len(DRAWS)} draws of arrivals and"
-        f" routing. Bold: below the objective, which is 0.99 unless named. (*): the oracle misses it too.\n"
+        " routing. The objective is 0.99 unless named.\n"
     ]
     for system, heading in SYSTEMS.items():
         met = [record for record in records if not missed(record, system)]

@@ -151,7 +151,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
     if options.publish:
         files = [output / f"{name}.json" for name in ("live", "live-prometheus-killed")]
         found = [(each, page.read(each)) for each in files if each.exists()]
-        page.rewrite(SECTION, lambda folder: "\n\n".join(_section(*each, folder) for each in found))
+        page.rewrite(SECTION, lambda folder: _decisive(found, folder))
     return 0 if all(claim["holds"] for claim in document["claims"]) else 1
 
 
@@ -412,38 +412,49 @@ def _planned_start_up(config: Path) -> float:
         raise BenchError(f"--config: {error}") from error
 
 
-def _section(file: Path, document: dict[str, Any], folder: Path) -> str:
-    plot = _draw(document, folder / file.with_suffix(".svg").name)
-    return f"{_shown(document)}\n\n{page.image(plot)}"
+def _decisive(found: Sequence[tuple[Path, dict[str, Any]]], folder: Path) -> str:
+    """Return all runs as Markdown, with one table and with plots in ``folder``."""
+    told = "\n".join(f"- {_head(document)} {_claims(document)}" for _, document in found)
+    rows = [row for _, document in found for row in _rows(document)]
+    plots = [_draw(document, folder / file.with_suffix(".svg").name) for file, document in found]
+    return f"{told}\n\n{page.markdown(_COLUMNS, rows)}\n\n{page.images(plots)}"
 
 
 def _shown(document: dict[str, Any]) -> str:
     """Return results as Markdown: what ran, the table, and what the results are judged by."""
+    return f"{_head(document)}\n\n{page.markdown(_COLUMNS, _rows(document))}\n\n{_claims(document)}"
+
+
+def _head(document: dict[str, Any]) -> str:
     slo, ours = document["slo_latency"], document[OURS]
-    parts = [
+    text = (
         f"{document['function']}, {document['slo_objective']:.0%} within {slo * 1e3:g} ms;"
         f" {document['seconds']:g} s, {ours['requests']:,} requests,"
         f" at most {max(document['offered']):.0f}/s;"
         f" seed {document['seed']}; a replica starts in {document['start_up']:.1f} s."
         f" {document['machine']}, {document['date']}."
-    ]
+    )
     if away := ours["prometheus_away"]:
         said = ", ".join(f"{reason} ({count})" for reason, count in sorted(away["reasons"].items()))
-        parts.append(
-            f"Prometheus was killed at {away['begin']:.0f} s and started again at {away['end']:.0f} s."
+        text += (
+            f" Prometheus was killed at {away['begin']:.0f} s and started again at {away['end']:.0f} s."
             f" Meanwhile the autoscaler decided {away['scale_downs_decided']} scale-downs and the provider"
             f" carried out {away['scale_downs_done']}; in the decision log: {said or 'nothing new'}."
         )
-    parts.append(
-        page.markdown(_COLUMNS, (_row(name, document[key]) for key, name in NAMES.items() if key in document))
-    )
-    parts.append(
-        "\n".join(f"- {c['claim']}: {'yes' if c['holds'] else '**no**'}" for c in document["claims"])
-    )
-    return "\n\n".join(parts)
+    return text
+
+
+def _claims(document: Mapping[str, Any]) -> str:
+    told = (f"{each['claim']}: {'yes' if each['holds'] else '**no**'}" for each in document["claims"])
+    return f"Claims: {'; '.join(told)}."
+
+
+def _rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    return [_row(name, document[key]) for key, name in NAMES.items() if key in document]
 
 
 def _row(name: str, result: Mapping[str, Any]) -> tuple[str, ...]:
+    name += ", Prometheus killed" if result["prometheus_away"] else ""
     p50, p99 = ("missed" if (q := result[key]) is None else f"{q:,.1f}" for key in ("p50_ms", "p99_ms"))
     return (
         *(name, page.share(result["attainment"]), f"{result['violations']:,}", p50, p99),

@@ -89,7 +89,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
                 page.say(f"{name}, {law.label}, {workers} workers")
                 rows += compare(law, workers, name)
     (output / "bound.json").write_text(json.dumps({"rows": rows}, indent=1) + "\n")
-    page.show(options, SECTION, table(rows))
+    page.show(options, SECTION, table(rows), decisive=worst(rows))
     return 0 if all(map(holds, rows)) else 1
 
 
@@ -175,6 +175,30 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     columns = ("budgets", "l(b), tightest budget", "workers", "capacity, requests/s")
     loads = (f"{load:g} x capacity" for load in LOADS)
     return page.markdown((*columns, *loads), [(*engine, *cells) for engine, cells in lines.items()])
+
+
+def worst(rows: Sequence[dict[str, Any]]) -> str:
+    """Return a line for each law: at each load the lowest ratio and the most late work of all workers."""
+    lines: dict[tuple[str, str], dict[float, list[dict[str, Any]]]] = {}
+    for row in rows:
+        lines.setdefault((row["traffic"], row["law"]), {}).setdefault(row["load"], []).append(row)
+    columns = ("budgets", "l(b), tightest budget", "workers", "capacity, requests/s")
+    loads = (f"{load:g} x capacity" for load in LOADS)
+    cells = []
+    for law, found in lines.items():
+        engines = found[LOADS[0]]
+        workers = ", ".join(str(row["workers"]) for row in engines)
+        capacity = "; ".join(f"{row['rate'] / row['load']:,.0f}" for row in engines)
+        at_loads = (
+            _bold(
+                f"{min(row['goodput'] / row['bound'] for row in each):.3f}"
+                f" ({max(row['late_work'] for row in each):.1%})",
+                all(map(holds, each)),
+            )
+            for each in found.values()
+        )
+        cells.append((*law, workers, capacity, *at_loads))
+    return page.markdown((*columns, *loads), cells)
 
 
 def _bold(text: str, holds: bool) -> str:

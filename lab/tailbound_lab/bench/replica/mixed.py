@@ -215,18 +215,31 @@ def _round(question: Question, system: str, rig: Rig) -> dict[str, Any]:
 
 
 def _tables(results: Mapping[str, Any]) -> str:
-    parts = [f"{results['machine']}, {results['date']}."]
-    for name, rounds in results["questions"].items():
-        parts += [f"#### {name}", at_rates([found["rates"] for found in rounds])]
-        if QUESTIONS[name].searched:
-            parts.append(page.maxima({name: [found["maxima"] for found in rounds]}))
+    questions = results["questions"]
+    lines = [
+        (name, *line)
+        for name, rounds in questions.items()
+        for line in at_rates([found["rates"] for found in rounds])
+    ]
+    parts = [f"{results['machine']}, {results['date']}.", page.markdown(_COLUMNS, lines)]
+    searched = {name: rounds for name, rounds in questions.items() if QUESTIONS[name].searched}
+    if searched:
+        parts.append(
+            page.maxima({name: [found["maxima"] for found in rounds] for name, rounds in searched.items()})
+        )
     return "\n\n".join(parts)
 
 
-def at_rates(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
+_COLUMNS: Final = (
+    *("question", "offered", "traffic", "goodput, requests/s"),
+    *("ratio to the first traffic", "within SLO", "simulated"),
+)
+
+
+def at_rates(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[tuple[str, ...]]:
     """Return a line for each rate and variant: the median over the rounds, and the range of the ratios."""
     first = next(iter(rounds[0]))
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for rate in rounds[0][first]:
         for label in rounds[0]:
             runs = [found[label][rate] for found in rounds if "goodput" in found[label][rate]]
@@ -247,8 +260,7 @@ def at_rates(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
                     _shares([found[label][rate]["simulated"]["parts"] for found in rounds]),
                 )
             )
-    columns = ("offered", "traffic", "goodput, requests/s", f"ratio to {first}", "within SLO", "simulated")
-    return page.markdown(columns, lines)
+    return lines
 
 
 def _shares(rounds: Sequence[Mapping[str, float]]) -> str:

@@ -242,5 +242,7 @@ SYSTEMS: Final[Mapping[str, System]] = MappingProxyType(
     }
 )
 """The closed registry of what can be measured."""
+OTHER_POLICIES: Final = frozenset({"fixed", "aimd", "unbatched"})
+"""The watchdog's, beside its default."""
 
 OWN_PYTHON: Final = sys.executable
