@@ -70,12 +70,14 @@ def test_lock_names_the_hash_of_every_file_that_may_be_installed(folder: str, lo
 def test_lock_is_whole_but_for_what_is_not_shipped(folder: str):
     locked = pins(ROOT / folder / "requirements.lock")
     missing = set()
-    for name in locked:
+    for name, pin in locked.items():
         try:
-            required = distribution(name).requires or []
+            found = distribution(name)
         except PackageNotFoundError:
             continue  # for another Python or system
-        wanted = [Requirement(each) for each in required]
+        if found.version != pin.version:
+            continue  # another version may require other packages
+        wanted = [Requirement(each) for each in found.requires or []]
         needed = {
             canonicalize_name(each.name) for each in wanted if not each.marker or each.marker.evaluate()
         }
