@@ -1,7 +1,7 @@
 """The command line: ``make bench``, or ``make bench BENCH_ARGS='compare --quick'``.
 
-Owns which commands there are; without one, ``--quick`` and ``--smoke`` mean ``compare``, all else ``single``.
-Exit statuses: 0 what was asked for holds; 1 it does not; 2 it cannot be measured.
+Owns the list of commands; without one, ``--quick`` and ``--smoke`` mean ``compare``, other options
+``single``. Exit statuses: 0 the claim holds; 1 it does not; 2 it cannot be measured.
 """
 
 import argparse
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def with_command(arguments: Sequence[str]) -> list[str]:
-    """Return the words with a command before them where none stands."""
+    """Return the words, with a command in front if they have none."""
     words = list(arguments)
     if words and (words[0] in COMMANDS or words[0] in ("-h", "--help")):
         return words

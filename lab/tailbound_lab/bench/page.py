@@ -1,7 +1,7 @@
-"""How results are shown: as Markdown on the terminal, and with plots in their sections of docs/benchmarks.md.
+"""Shows results as Markdown on the terminal, and with plots in their sections of docs/benchmarks.md.
 
-Owns the form; it measures nothing. A section of the page stands between two marks of its name, and
-``--publish`` replaces what is between them.
+Owns the presentation. A section of the page is between two marks with its name, and ``--publish`` replaces
+the text between them.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from tailbound_lab.load.records import BenchError
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 _COLORS: Final = 10
-"""Matplotlib's cycle has so many; a line beyond them is dashed."""
+"""Colors in Matplotlib's cycle; further lines are dashed."""
 
 
 def add_publish(parser: argparse.ArgumentParser) -> None:
@@ -32,12 +32,12 @@ def add_publish(parser: argparse.ArgumentParser) -> None:
 
 
 def origin() -> dict[str, str]:
-    """Return where and when a measurement is made."""
+    """Return the machine and the date of a measurement."""
     return {"machine": describe(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
 
 
 def say(text: str) -> None:
-    """Tell who waits what is being done."""
+    """Print the progress to stderr."""
     sys.stderr.write(f"bench: {text}\n")
 
 
@@ -61,7 +61,7 @@ def show(
 def rewrite(name: str, content: Callable[[Path], str]) -> None:
     """Replace the section ``name`` of the page with ``content(folder for its plots)``.
 
-    Raises ``BenchError`` without the section's marks, before it asks for the content.
+    Raises ``BenchError`` without the section's marks, before it calls ``content``.
     """
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     text = PAGE.read_text()
@@ -90,7 +90,7 @@ def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def share(value: float) -> str:
-    """Return a share of requests in percent, never rounded up: 100.00% is for no violation at all."""
+    """Return a share of requests in percent, never rounded up: 100.00% means no violation."""
     return f"{int(value * 1e4) / 100:.2f}%"
 
 
@@ -101,7 +101,7 @@ def figure(rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, Any]:
 
 
 def comparison(results: dict[str, Any]) -> str:
-    """Return all measurements of ``bench compare``: one table for each workload, and what was skipped."""
+    """Return all measurements of ``bench compare``: one table per workload, and the skipped systems."""
     parts = [
         f"{results['machine']}, {results['workers']} workers, {results['effort']} run of {results['date']}."
     ]
@@ -130,7 +130,7 @@ def comparison(results: dict[str, Any]) -> str:
 
 
 def plots(results: dict[str, Any], folder: Path) -> list[Path]:
-    """Write goodput-WORKLOAD.png for each workload of ``bench compare``: goodput against offered rate."""
+    """Write goodput-WORKLOAD.png per workload of ``bench compare``: goodput against offered rate."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for workload in _workloads(results):
@@ -162,9 +162,9 @@ def curve(row: dict[str, Any]) -> list[tuple[float, float]]:
 
 
 def maxima(traffic: Mapping[str, Sequence[Mapping[str, Mapping[str, Any]]]]) -> str:
-    """Return the rounds of ``alternate`` as a table: for each kind of traffic a line for each system.
+    """Return the rounds of ``alternate`` as a table: one line per kind of traffic and system.
 
-    Each ratio is that of the first system's maximum, within one round. CPU is that of the round of the
+    Each ratio compares with the first system's maximum of the same round. CPU is from the round with the
     median maximum.
     """
     lines = []
@@ -223,7 +223,7 @@ def images(files: Iterable[Path]) -> str:
 
 
 def _workloads(results: dict[str, Any]) -> list[str]:
-    """The workloads of the results, in the order in which they were measured."""
+    """Return the workloads of the results in the order of measurement."""
     return list(dict.fromkeys(found["workload"] for found in results["measurements"]))
 
 
@@ -249,7 +249,7 @@ def _row(row: dict[str, Any]) -> Sequence[str]:
 
 
 def _bound(row: dict[str, Any]) -> str:
-    """What closed the bracket from above: a rate that failed, or at which the generator could not keep up."""
+    """Return the upper end of the bracket: a rate that failed, or at which the generator lagged."""
     failed = row["failed_at"]
     if not failed:
         return "lower bound"
@@ -264,7 +264,7 @@ def _pair(quantiles: dict[str, float | None] | None) -> str:
 
 
 def _kept(row: dict[str, Any], overload: str) -> str:
-    """Goodput under overload as a share of the maximum, which it would keep if overload cost nothing."""
+    """Return goodput under overload as a share of the maximum: 100% if overload cost nothing."""
     run = row.get(overload)
     if run is None:
         return "-"

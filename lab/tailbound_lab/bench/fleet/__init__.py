@@ -1,8 +1,8 @@
-"""Questions about scaling: what it costs, how well it meets the objective.
+"""Questions about scaling: its cost, and its attainment of the objective.
 
-- ``scaling``: every scaler on every trace, simulated; ``held_out``: ours on what it was not set on;
-  ``adversary``: a search for what it is worst on; ``plays``: what these have played.
+- ``scaling``: every scaler on every trace, simulated; ``held_out``: ours on cases that set no constant;
+  ``adversary``: a search for its worst traces; ``plays``: the kept outcomes of these.
 - ``faro``: a cluster that is too small, split among functions; beside published results.
-- ``live``: one trace for real; ``validate``: the same in the simulator.
+- ``live``: one real trace; ``validate``: the same in the simulator.
 - ``reconcile``: the CPU of one reconcile of many functions.
 """

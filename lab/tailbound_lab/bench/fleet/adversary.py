@@ -1,11 +1,11 @@
-"""``bench adversary``: evolution looks for a trace on which a default baseline is better than ours.
+"""``bench adversary``: an evolutionary search for a trace on which a default baseline is better than ours.
 
 Ours misses the objective there; the baseline, with its default settings, meets it at no more than twice our
-cost. A trace is a genome of some twenty numbers: a base rate, three waves, noise, and the function that it
-asks for. Traces are short and slow, so that thousands can be tried. The worst ones are played again with
-several routings: each shows a fault to mend or a limit to tell.
+cost. A trace is a genome of some twenty numbers: a base rate, three waves, noise, and the function. Traces
+are short and slow, so that thousands can be tried. The worst ones are played again with several routings:
+each shows a fault to fix or a limit to document.
 
-The next generation follows from the traces tried so far and a seed, so a search that was stopped resumes.
+The next generation follows from the earlier traces and a seed, so a stopped search resumes.
 """
 
 import argparse
@@ -35,41 +35,41 @@ from tailbound_lab.simulate.world import Outcome, Settings, run
 SECTION: Final = "adversary"
 
 SECONDS: Final = 1200
-"""Of a trace: ten times the longest start-up."""
+"""Length of a trace: ten times the longest start-up."""
 HIGHEST_MEAN: Final = 40.0
-"""Requests per second: beyond, all rates are lowered. It bounds what a trace costs to play."""
+"""Mean requests per second above which all rates are lowered, to limit the cost of a play."""
 HIGHEST_RATE: Final = 240.0
-"""Requests per second in any second."""
+"""Maximum requests per second in any second."""
 SLO_LATENCY: Final = 1.0
 MAX_BATCH: Final = 16
 WAVES: Final = 3
 
 COST_RATIO: Final = 2.0
-"""What a baseline may cost, in our replica-seconds."""
+"""Maximum cost of a baseline, as a multiple of our replica-seconds."""
 LIKELIEST: Final = 2
-"""Baselines that are tried first; where they lack more than ``HOPELESS``, the others are not tried."""
+"""Baselines that are tried first; if they lack more than ``HOPELESS``, the others are not tried."""
 HOPELESS: Final = 0.5
 GENERATION: Final = 24
-"""Traces that are tried at a time, and those of all before that are parents."""
+"""Traces per generation, and the number of earlier ones that are parents."""
 IMMIGRANTS: Final = 6
-"""Of a generation: drawn anew, so that the search does not end in one corner."""
+"""Share of a generation that is drawn anew, so that the search does not converge to one optimum."""
 MUTATED: Final = 0.25
 """Share of the genes that a child changes."""
 MUTATION: Final = 0.15
-"""Standard deviation of a change, of the gene's range."""
+"""Standard deviation of a change, as a share of the gene's range."""
 NEW_SEED: Final = 0.1
-"""Share of the children with draws of their own."""
+"""Share of the children with a new seed."""
 CANDIDATES: Final = 3
-"""Traces that are played again with every routing: the worst of a search owes something to its routings."""
+"""Traces that are played again with every routing: the worst score partly depends on its routings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wave:
-    """A rise by ``height`` requests per second, a while there, and the way back; again and again."""
+    """A repeated rise by ``height`` requests per second, a plateau, and the fall back."""
 
     height: float
     period: float
-    """Seconds from one beginning to the next."""
+    """Seconds from one start to the next."""
     width: float
     """Share of the period."""
     ramp: float
@@ -105,7 +105,7 @@ class Genome:
 
     @property
     def function(self) -> Function:
-        """What serves the trace."""
+        """The function that serves the trace."""
         service = Service.affine(self.constant, self.per_request, MAX_BATCH)
         return Function(service, slo_latency=SLO_LATENCY, start_up=self.start_up)
 
@@ -131,25 +131,25 @@ class Genome:
 
 
 def _hill(begin: float, width: float, ramp: float) -> Floats:
-    """Return in each second how high a rise to 1 stands that begins and ends with ramps."""
+    """Return the height in each second of a rise to 1 with ramps at begin and end."""
     middle = np.arange(SECONDS) + 0.5
     edge = max(ramp * width / 2.0, 1e-9)
     height: Floats = np.clip(np.minimum(middle - begin, begin + width - middle) / edge, 0.0, 1.0)
     return height
 
 
-# From the genes, numbers between 0 and 1, to what they mean.
+# Conversion of genes, numbers between 0 and 1, to their values.
 
 
 class Gene(NamedTuple):
-    """The range of one number; ``log``: its logarithm is what is drawn."""
+    """The range of one number; ``log``: its logarithm is drawn."""
 
     low: float
     high: float
     log: bool = False
 
     def at(self, share: float) -> float:
-        """Return the value that lies so far between low and high."""
+        """Return the value at the share ``gene`` between low and high."""
         if self.log:
             return self.low * math.exp(share * math.log(self.high / self.low))
         return self.low + (self.high - self.low) * share
@@ -178,7 +178,7 @@ Individual = tuple[Genes, int]
 
 
 def genome(genes: Genes, seed: int) -> Genome:
-    """Return what the genes mean; rounded, so that it is short to write down."""
+    """Return the values of the genes, rounded for a short document."""
     shares = iter(genes)
 
     def values(named: Mapping[str, Gene]) -> dict[str, float]:
@@ -187,15 +187,15 @@ def genome(genes: Genes, seed: int) -> Genome:
     return Genome(**values(_REST), waves=tuple(Wave(**values(_WAVE)) for _ in range(WAVES)), seed=seed)
 
 
-# How bad a trace is for ours.
+# The score of a trace against ours.
 
 
 def score(own: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]], objective: float) -> float:
-    """Return how bad a trace is: above 0 if ours misses the objective where another scaler meets it.
+    """Return the score of a trace: above 0 if ours misses the objective and another scaler meets it.
 
-    Then it is our misses beyond the budget, over the budget. Where ours meets the objective it is that number
-    too, 0 or less. Where no other meets it within ``COST_RATIO`` of our cost, it is what the nearest lacks
-    for that, as a number below 0. So the search has a slope from either side.
+    Then it is our misses beyond the budget, divided by the budget. If ours meets the objective, it is the
+    same number, 0 or less. If no other meets it within ``COST_RATIO`` of our cost, it is the shortfall of the
+    nearest, below 0. So the search has a gradient from either side.
     """
     over = _over(own, objective)
     if over <= 0.0:
@@ -207,7 +207,7 @@ def score(own: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]], objec
 def lacks(
     own: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]], objective: float
 ) -> dict[str, float]:
-    """Return what each other lacks to meet the objective within ``COST_RATIO`` of our cost; 0: nothing."""
+    """Return each other's shortfall from the objective within ``COST_RATIO`` of our cost; 0: none."""
     return {
         name: max(0.0, _over(other, objective))
         + max(0.0, other["replica_seconds"] / (COST_RATIO * own["replica_seconds"]) - 1.0)
@@ -220,7 +220,7 @@ def _over(outcome: Mapping[str, Any], objective: float) -> float:
 
 
 def defaults(at: Workload) -> dict[str, Scaler]:
-    """Return the baselines as they come, the likeliest to meet an objective first."""
+    """Return the baselines with default settings, the likeliest to meet an objective first."""
     slo = at.function.slo_latency
     return {
         "keda-value": baselines.keda_value(BOUNDS, HpaSettings(slo)),
@@ -234,19 +234,20 @@ def defaults(at: Workload) -> dict[str, Scaler]:
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """A trace that was played, and how bad it is for ours."""
+    """A played trace, and its score."""
 
     genes: Genes
     seed: int
     score: float
     against: str
-    """The baseline that comes nearest; empty if ours meets the objective."""
+    """The nearest baseline; empty if ours meets the objective."""
 
 
 def evaluate(individual: Individual) -> Tried:
     """Play a trace: ours, and if it misses the objective the baselines, until one meets it.
 
-    What is found is played with a second routing and counts by its mean, or the search would collect luck.
+    A trace with a positive score is played with a second routing and counts by its mean, so that the search
+    does not collect chance.
     """
     workload = genome(*individual).workload
     objective = workload.function.slo_objective
@@ -310,11 +311,11 @@ def search(past: list[Tried], seed: int, number: int, play: Evaluate) -> Iterato
         yield max(past, key=lambda tried: tried.score)
 
 
-# What is shown.
+# Presentation.
 
 
 def replay(found: Genome) -> dict[str, list[Outcome]]:
-    """Return the outcomes of ours, the baselines and the oracle, one for each routing."""
+    """Return the outcomes of ours, the baselines and the oracle, one per routing."""
     workload = found.workload
     outcomes: dict[str, list[Outcome]] = {}
     for seed in ROUTINGS:
@@ -327,7 +328,7 @@ def replay(found: Genome) -> dict[str, list[Outcome]]:
 
 
 def table(found: Genome, outcomes: Mapping[str, Sequence[Outcome]], head: str) -> str:
-    """Return the worst trace as Markdown: what becomes of it, and its genome."""
+    """Return the worst trace as Markdown: its outcomes, and its genome."""
     objective = found.function.slo_objective
     rows = []
     for name, several in outcomes.items():
@@ -348,7 +349,7 @@ def table(found: Genome, outcomes: Mapping[str, Sequence[Outcome]], head: str) -
 
 
 def verdict(outcomes: Mapping[str, Sequence[Outcome]], objective: float) -> tuple[float, str]:
-    """Return the score over all routings, and the baseline that comes nearest."""
+    """Return the score over all routings, and the nearest baseline."""
     seen = {name: together([report.as_json(each) for each in several]) for name, several in outcomes.items()}
     own = seen.pop("slo")
     seen.pop("oracle")

@@ -1,12 +1,12 @@
 """``bench faro``: our split of a full cluster among functions, beside Faro's published results.
 
-Faro (Jeong et al., EuroSys'25) splits a cluster among jobs by what replicas do to their tails, with trained
-predictors. Those are not in its artifact (github.com/beomyeol/faro), so its published figures stand here as
-they are; FairShare, AIAD and Oneshot are played again, which shows whether this simulator is theirs.
+Faro (Jeong et al., EuroSys'25) splits a cluster among jobs by the effect of replicas on their tails, with
+trained predictors. These are not in its artifact (github.com/beomyeol/faro), so this module quotes its
+published figures. FairShare, AIAD and Oneshot are played again, which validates this simulator.
 
-All is played twice: with Poisson arrivals in each minute, and with those of Faro's generator, whose minutes
-overlap. Our law acts as Kubernetes lets it, and with one change of a job at a time, as Ray Serve does. A run
-that was stopped resumes while the code is the same.
+Everything is played twice: with Poisson arrivals in each minute, and with those of Faro's generator, whose
+minutes overlap. Our policy acts as on Kubernetes, and with one change of a job at a time, as on Ray Serve. A
+stopped run resumes while the code is the same.
 """
 
 import argparse
@@ -28,13 +28,13 @@ from tailbound_lab.simulate.split import ByLatency, FairShare, LateTable, Ours
 
 SECTION: Final = "faro"
 TRACE: Final = Path("faro10") / "counts.jsonl"
-"""In the folder of traces; or without its own folder."""
+"""Path of the trace in the folder of traces; its own folder may be missing."""
 OBJECTIVE: Final = 0.99
-"""Faro's jobs are judged by their p99."""
+"""Objective: Faro evaluates p99."""
 SEED: Final = 42
-"""Of the first job; Faro's."""
+"""Seed of the first job; Faro's."""
 NEAR: Final = 0.02
-"""By so much the violations of a law that is played again may differ from the published ones."""
+"""Allowed difference of violations between a replayed policy and its published result."""
 
 OURS: Final = "ours"
 ONE_CHANGE: Final = "ours, one change at a time"
@@ -69,7 +69,7 @@ PUBLISHED: Final[Mapping[tuple[int, int], Published]] = {
 
 @dataclass(frozen=True, slots=True)
 class Play:
-    """One law on one kind of arrivals."""
+    """One policy on one kind of arrivals."""
 
     arrivals: str
     law: str
@@ -78,17 +78,17 @@ class Play:
 
     @property
     def key(self) -> str:
-        """What names the play: a digest of all that its outcome follows from."""
+        """Return the identity of the play: a digest of all that determines its outcome."""
         parts = (code(ours=True), Path(__file__).read_bytes(), self.arrivals, self.law, self.counts, self.cap)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     @property
     def setting(self) -> Setting:
-        """Faro's, with these arrivals; Kubernetes does not wait for the last change."""
+        """Return Faro's setting with these arrivals; Kubernetes does not wait for the last change."""
         return replace(Setting(), overlapping=self.arrivals == OVERLAPPING, one_change=self.law != OURS)
 
     def make(self) -> Law:
-        """Return the law as it is before the first request."""
+        """Return the policy in its initial state."""
         match self.law:
             case "FairShare":
                 return FairShare()
@@ -98,7 +98,7 @@ class Play:
         return Ours(LateTable(self.setting), OBJECTIVE)
 
     def played(self) -> Outcome:
-        """Return what becomes of all requests."""
+        """Return the outcome of all requests."""
         law = self.make()
         return run(
             self.counts,
@@ -111,9 +111,9 @@ class Play:
 
 
 def read(folder: Path, jobs: int | None) -> list[list[int]]:
-    """Return the requests of each minute of each job; with more ``jobs`` than the trace has, again.
+    """Return the requests of each minute of each job, repeated for more ``jobs`` than the trace has.
 
-    Raises ``BenchError`` where the folder has no such trace, or ``jobs`` is no multiple of its jobs.
+    Raises ``BenchError`` without such a trace, or if ``jobs`` is no multiple of its jobs.
     """
     file = next((path for path in (folder / TRACE, folder / TRACE.name) if path.is_file()), None)
     if file is None:
@@ -157,7 +157,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace, output: Path) -> int:
-    """Play and print; 1 if a law that is played again is not near its published violations."""
+    """Play and print; return 1 if a replayed policy differs from its published violations."""
     counts = read(options.traces, options.jobs)
     if options.cap < len(counts):
         raise BenchError(f"--cap {options.cap}: must be at least one CPU for each of the {len(counts)} jobs")
@@ -188,7 +188,7 @@ def _one_line(outcome: Outcome, cap: int) -> int:
 
 
 def _near(row: Mapping[str, Any], jobs: int, cap: int) -> bool:
-    """Whether a row with Faro's arrivals is near the published one, if there is one."""
+    """Return whether a row with Faro's arrivals is close to a published one, if there is one."""
     published = PUBLISHED.get((jobs, cap), {}).get(row["law"])
     if published is None or row["arrivals"] != OVERLAPPING:
         return True
@@ -196,7 +196,7 @@ def _near(row: Mapping[str, Any], jobs: int, cap: int) -> bool:
 
 
 def _beside(file: Path, jobs: int, cap: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Write these rows beside those of other jobs and caps, and return all."""
+    """Add these rows to those of other jobs and caps in the file, and return all."""
     earlier = json.loads(file.read_text())["runs"] if file.exists() else []
     runs = [each for each in earlier if (each["jobs"], each["cap"]) != (jobs, cap)]
     runs.append({"jobs": jobs, "cap": cap, **page.origin(), "rows": rows})
@@ -218,7 +218,7 @@ _COLUMNS: Final = (
 
 
 def named(law: str) -> str:
-    """Return how the table calls a policy."""
+    """Return a policy's name in the table."""
     return law.replace(OURS, "Tailbound")
 
 
@@ -284,7 +284,7 @@ def _head(run: Mapping[str, Any]) -> str:
 
 
 def _verdict(rows: Sequence[Mapping[str, Any]], published: Published) -> str:
-    """Return our violations with Faro's generator beside the fewest published, where there are any."""
+    """Return our violations with Faro's generator and the fewest published ones, if any."""
     if not published:
         return ""
     best = min(published, key=lambda law: published[law][0])

@@ -1,12 +1,12 @@
-"""``bench held-out``: our scaling on what its constants were not set on, tuned for none of it.
+"""``bench held-out``: our scaling on cases that set none of its constants, without tuning.
 
-They are set on ``bursty``, ``diurnal``, ``step`` and ``spike`` as ``scaling`` plays them. Here are other
-traces, start-ups and objectives, and faults. Each case is played with two draws of arrivals and routing: by
-ours, by the oracle, and by the HPA on CPU as it is usually set up, at 70% with the default window.
+The constants are set on ``bursty``, ``diurnal``, ``step`` and ``spike`` as ``scaling`` plays them. This
+module has other traces, start-ups and objectives, and faults. Each case is played with two draws of arrivals
+and routing: by ours, by the oracle, and by the HPA on CPU in its usual setting, 70% with the default window.
 
-The oracle knows the trace, the true capacity and the start-up. Where it would miss the objective it keeps
-more in reserve; no scaler can be asked to meet what it still misses. The blind oracle knows everything but
-peaks higher than any before: what it misses is the price of a first jump. Simulated, as ``scaling`` is.
+The oracle knows the trace, the true capacity and the start-up. If it would miss the objective, it keeps more
+reserve; no scaler can meet a case that it still misses. The blind oracle knows everything except peaks higher
+than any before: its misses are the cost of a first jump. Simulated, like ``scaling``.
 """
 
 import argparse
@@ -47,23 +47,23 @@ OURS: Final = "slo"
 BLIND: Final = "oracle-blind"
 SYSTEMS: Final = {OURS: "`slo`", "oracle": "oracle", BLIND: "blind oracle", "hpa-cpu": "HPA on CPU, 70%"}
 UTILIZATIONS: Final = (1.1, 0.9, 0.7)
-"""The oracle's: the first that meets the objective, or the one with the fewest misses."""
+"""Targets of the oracle: the first that meets the objective counts, or the one with the fewest misses."""
 
 JITTER: Final = 0.2
 """Largest deviation of a jittered gap from its mean, as a share: even draws deviate by 12% as a rule."""
 START_UPS: Final = (60.0, 180.0)
-"""Seconds; everything else has 10."""
+"""Start-up times in seconds; all other cases have 10."""
 OBJECTIVES: Final = (0.95, 0.999)
-"""Everything else has 0.99."""
+"""Objectives; all other cases have 0.99."""
 CAPACITY_ERRORS: Final = (0.7, 1.3)
-"""What the observation says over what a replica does."""
+"""Observed capacity over true capacity."""
 MISSED_SCRAPE_EVERY: Final = 12
 """One scrape in twelve."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is held out: one trace for each draw, the function, and the world's faults."""
+    """A held-out case: one trace per draw, the function, and the world's faults."""
 
     name: str
     draws: tuple[Trace, ...]
@@ -71,7 +71,7 @@ class Case:
     world: Settings = RUN
 
     def plays(self, system: str, settings: str, make: Make) -> list[Play]:
-        """Return the plays of one scaler: one for each draw."""
+        """Return the plays of one scaler, one per draw."""
         return [
             Play(Workload(trace, self.function), replace(self.world, seed=seed), system, settings, make)
             for seed, trace in zip(DRAWS, self.draws, strict=True)
@@ -79,7 +79,7 @@ class Case:
 
 
 def cases(folder: Path | None, seconds: int) -> Iterator[Case]:
-    """Yield what is held out, ``seconds`` of it at most; without a ``folder`` no recorded traces."""
+    """Yield the held-out cases, at most ``seconds`` long; without ``folder`` no recorded traces."""
     known = {name: Case(name, draws, function) for name, draws, function in _traces(folder, seconds)}
     yield from (case for name, case in known.items() if name != "bursty")
 
@@ -140,7 +140,7 @@ def _traces(folder: Path | None, seconds: int) -> Iterator[tuple[str, tuple[Trac
 
 
 def jittered(every: int, duration: int, seed: int) -> list[int]:
-    """Return the seconds at which something begins whose gaps vary around ``every`` by up to ``JITTER``."""
+    """Return start times whose gaps vary around ``every`` by up to ``JITTER``."""
     gaps = every * np.random.default_rng(seed).uniform(1.0 - JITTER, 1.0 + JITTER, duration // every * 2 + 2)
     return [int(begin) for begin in np.cumsum(gaps) - every / 2 if begin < duration]
 
@@ -170,9 +170,9 @@ def _oracle(utilization: float, *, blind: bool) -> Make:
 
 
 def play(found: Sequence[Case], kept: Kept, processes: int, *, direct: bool = True) -> list[dict[str, Any]]:
-    """Return one record for each case, with the outcome of each system over both draws.
+    """Return one record per case, with the outcome of each system over both draws.
 
-    ``direct``: ours reads the load directly too.
+    ``direct``: ours also reads the load directly.
     """
     hpa = HpaSettings(0.7)
     chosen: list[dict[str, dict[str, Any]]] = [{} for _ in found]
@@ -247,7 +247,7 @@ def _together(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def summary(results: Mapping[str, Any]) -> str:
-    """Return how often each system meets the objective, and its cost in all and where Tailbound meets it."""
+    """Return the cases that each system meets, and its cost in all and where Tailbound meets it."""
     records = results["cases"]
     lines = [
         f"Simulated, {results['date']}; {len(records)} cases, each with {len(DRAWS)} draws of arrivals and"

@@ -1,8 +1,8 @@
-"""``bench live``: one bursty trace for real, under our autoscaler and under OpenFaaS CE's law in its place.
+"""``bench live``: one real bursty trace, under our autoscaler and under OpenFaaS CE's scaling.
 
-Each run has a platform, a Prometheus and the machine to itself; the function, its batching and the arrivals
-are the same, only the scaler differs. Results go to build/bench/live.json, with all that ``validate`` needs
-to replay the run; with ``--kill-prometheus`` one run of ours alone goes to live-prometheus-killed.json.
+Each run has its own platform and Prometheus, and the machine for itself. Function, batching and arrivals are
+the same; only the scaler differs. Results go to build/bench/live.json, with all inputs of ``validate``; with
+``--kill-prometheus`` a single run of ours goes to live-prometheus-killed.json.
 """
 
 import argparse
@@ -46,13 +46,13 @@ from tailbound_lab.local.services import AUTOSCALER_CONFIG
 SECTION: Final = "live"
 FUNCTION: Final = "accelerator"
 ENVIRONMENT: Final = {"max_batch_size": "2", "device_slowdown": "1"}
-"""Batches of two make one replica small enough that this machine can offer what several of them serve, which
-are to be quick, since bursts are short."""
+"""Batches of two limit one replica, so that this machine can offer the load of several replicas; these are
+quick, since bursts are short."""
 OURS, COMMUNITY = "ours", "openfaas_ce"
 NAMES: Final = {OURS: "Tailbound", COMMUNITY: "OpenFaaS CE"}
 FULL_SECONDS, QUICK_SECONDS, SHORTEST_SECONDS = 180.0, 40.0, 2.0
 FEWER: Final = 2.3
-"""So many times fewer violations are asked for where OpenFaaS CE's law misses the objective."""
+"""Required factor of fewer violations if OpenFaaS CE's scaling misses the objective."""
 _COLORS: Final = {OURS: "#1769aa", COMMUNITY: "#d9822b"}
 _COLUMNS: Final = (
     *("scaled by", "within SLO", "violations", "p50, ms", "p99, ms"),
@@ -69,7 +69,7 @@ _MEAN: Final = (
 
 
 class Absence(NamedTuple):
-    """From when to when Prometheus was away, seconds from the beginning."""
+    """Begin and end of Prometheus' outage, in seconds from the beginning."""
 
     begin: float
     end: float
@@ -77,20 +77,20 @@ class Absence(NamedTuple):
 
 @dataclass(slots=True)
 class Run:
-    """One run of the trace: what was answered, how many replicas there were, and what was decided."""
+    """One run of the trace: answers, replicas, and decisions."""
 
     environment: Mapping[str, str]
-    """The function's, its SLO among it."""
+    """The function's environment, including its SLO."""
     ledger: Ledger
     points: list[Point] = field(default_factory=list)
     absence: Absence | None = None
     changes: Sequence[Change] = ()
-    """From the provider's log."""
+    """Changes of the count, from the provider's log."""
     decisions: Sequence[Decision] = ()
-    """From the autoscaler's log, holds too; none under OpenFaaS CE."""
+    """Decisions from the autoscaler's log, including holds; none under OpenFaaS CE."""
     lag: Lag = field(default_factory=Lag)
     service: Mapping[str, float] = field(default_factory=dict)
-    """Seconds by batch size, as the watchdogs have learned it: an upper quantile."""
+    """Learned upper quantile of seconds by batch size."""
     means: Mapping[str, float | None] = field(default_factory=dict)
     """Over the run: ``mean_batch_size``, ``mean_service`` of a batch, and the learned ``capacity``."""
 
@@ -120,7 +120,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace, output: Path) -> int:
-    """Run; 0 if every claim that the results are judged by holds, 1 if one does not."""
+    """Run; return 0 if every claim holds, 1 if one does not."""
     killing = options.kill_prometheus is not None
     file = output / ("live-prometheus-killed.json" if killing else "live.json")
     if options.last:
@@ -158,7 +158,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
 def described(
     profile: Profile, seed: int, runs: Mapping[str, Run], config: str, planned: float
 ) -> dict[str, Any]:
-    """Return everything as it stands in the file; durations are seconds unless the name says otherwise.
+    """Return the document of the file; durations are seconds unless the name says otherwise.
 
     ``config`` is the autoscaler's, as text, and ``planned`` the start-up time in it.
     """
@@ -194,9 +194,9 @@ def described(
 def claims(
     results: Mapping[str, Mapping[str, Any]], *, start_up: float, objective: float, full: bool
 ) -> list[dict[str, Any]]:
-    """Return what the results are judged by, each in words, and whether it holds.
+    """Return each claim as text, and whether it holds.
 
-    Violations and cost are judged on a full trace only: on a short one OpenFaaS CE has hardly begun to scale.
+    Violations and cost count only on a full trace: on a short one OpenFaaS CE has hardly begun to scale.
     """
     ours, theirs = results[OURS], results.get(COMMUNITY)
     absent = ours["prometheus_away"]
@@ -216,7 +216,7 @@ def claims(
 
 
 def _absence(profile: Profile, seconds: float) -> Absence:
-    """Return so many seconds from the highest rate on that leaves room for them."""
+    """Return an outage of ``seconds`` from the highest rate on that leaves room for it."""
     fitting = [
         (rate, -at) for at, rate in profile.points if at + seconds + _ROOM_AFTER_KILL <= profile.duration
     ]
@@ -256,7 +256,7 @@ async def _measure(
 
 
 async def _seen(session: aiohttp.ClientSession, platform: Platform, function: Function) -> None:
-    """Return when Prometheus knows the function: until then no scaler could act on anything."""
+    """Return once Prometheus has scraped the function: before, no scaler could act."""
     name, deadline = function.spec.full_name, time.monotonic() + _SEEN_LIMIT
     while time.monotonic() < deadline:
         with contextlib.suppress(NoAnswerError):
@@ -274,7 +274,7 @@ async def _offer(
     function: Function,
     session: aiohttp.ClientSession,
 ) -> Run:
-    """Offer the traffic while the scaler works; raise what ends a companion before it."""
+    """Offer the traffic while the scaler works; raise an error of a companion."""
     full_name, environment = function.spec.full_name, function.spec.env_vars
     duration, address = stream.profile.duration, platform.prometheus_url or ""
     run = Run(environment, Ledger(parse_duration(environment["slo_latency"])))
@@ -301,7 +301,7 @@ async def _offer(
 
 
 def _lines(log: Path) -> list[str]:
-    """Return a log's lines; none if nothing was ever written to it."""
+    """Return a log's lines; none without a log."""
     return log.read_text(errors="replace").splitlines() if log.exists() else []
 
 
@@ -327,7 +327,7 @@ async def _kill(platform: Platform, killed: Absence, elapsed: Callable[[], float
 async def _learned(
     session: aiohttp.ClientSession, address: str, name: str, seconds: float
 ) -> tuple[dict[str, float], dict[str, float | None]]:
-    """Return what the watchdogs have learned, by batch size, and means over the run (None: none)."""
+    """Return the learned service times by batch size, and means over the run (None if missing)."""
 
     async def values(query: str, label: str = "") -> dict[str, float]:
         query = query.replace("$NAME", name).replace("$W", f"{max(5, round(seconds))}s")

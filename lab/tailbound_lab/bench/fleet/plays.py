@@ -1,8 +1,8 @@
-"""Plays of simulations: several at a time, each at most once.
+"""Plays simulations, several in parallel, each at most once.
 
 Owns the identity of a play and the file of outcomes: a play with the same code, trace, function, world and
-scaler is simulated once. A comparison that is stopped resumes where it was, and a new scaling law costs its
-own plays only. ``scaling`` and ``held_out`` say what is played.
+scaler is simulated once. A stopped comparison resumes, and a new scaling policy costs only its own plays.
+``scaling`` and ``held_out`` define the plays.
 """
 
 import functools
@@ -27,19 +27,19 @@ from tailbound_lab.simulate.traces import Trace
 from tailbound_lab.simulate.world import Settings, run
 
 TELL_SECONDS: Final = 20.0
-"""Between two lines of progress."""
+"""Seconds between two lines of progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A trace and the function that it asks for."""
+    """A trace and its function."""
 
     trace: Trace
     function: Function
 
     @property
     def name(self) -> str:
-        """That of the trace."""
+        """Name of the trace."""
         return self.trace.name
 
 
@@ -49,7 +49,7 @@ Make = Callable[[Workload], Scaler]
 
 @dataclass(frozen=True, slots=True)
 class Play:
-    """One simulation. ``system`` and ``settings`` name the scaler that ``make`` makes, and no other one."""
+    """One simulation. ``system`` and ``settings`` identify the scaler that ``make`` creates."""
 
     workload: Workload
     world: Settings
@@ -58,7 +58,7 @@ class Play:
     make: Make
 
     def key(self, *, ours: bool) -> str:
-        """Return what names the play: a digest of all that its outcome follows from."""
+        """Return the identity of the play: a digest of all that determines its outcome."""
         trace = self.workload.trace
         parts = (
             code(ours=ours),
@@ -74,9 +74,9 @@ class Play:
 
 @functools.cache
 def code(*, ours: bool) -> str:
-    """Return a digest of the code of simulator and engine, and if ``ours`` of our law and its configuration.
+    """Return a digest of simulator and engine, and with ``ours`` of our policy and its configuration.
 
-    Only our outcomes depend on ``scalers.py``, which makes our scaler.
+    Only our outcomes depend on ``scalers.py``, which creates our scaler.
     """
     simulator = sorted(Path(tailbound_lab.simulate.__file__).parent.glob("*.py"))
     engine = sorted((Path(batching_watchdog.__file__).parent / "engine").glob("*.py"))
@@ -102,7 +102,7 @@ class Kept:
             self._found[entry["key"]] = entry["outcome"]
 
     def find(self, key: str) -> dict[str, Any] | None:
-        """Return the outcome, or None if there was no such play."""
+        """Return the outcome, or None without such a play."""
         return self._found.get(key)
 
     def add(self, key: str, outcome: dict[str, Any]) -> None:
@@ -119,9 +119,9 @@ _shared: Sequence[Play] = ()
 def play_all(
     plays: Sequence[Play], kept: Kept, processes: int, ours: Iterable[str] = ()
 ) -> list[dict[str, Any]]:
-    """Return the outcomes of the plays in their order; those that are not kept are simulated now.
+    """Return the outcomes of the plays in order; simulate those that are not kept.
 
-    ``ours`` are the systems whose outcomes follow from our law.
+    ``ours`` are the systems whose outcomes depend on our policy.
     """
     global _shared  # noqa: PLW0603 - see there
     own = frozenset(ours)
@@ -147,7 +147,7 @@ _TOLD: Final = ("attainment", "replica_seconds", "p99", "max_replicas", "changes
 
 
 def together(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return one record of the same point under several draws: means, and the worst of what is rare."""
+    """Return one record of a point under several draws: means, and the worst value of rare events."""
 
     def mean(name: str) -> float:
         return math.fsum(outcome[name] for outcome in outcomes) / len(outcomes)
@@ -167,7 +167,7 @@ _Item = TypeVar("_Item")
 
 
 def progress(items: Iterable[_Item], total: int, what: str = "plays") -> Iterator[_Item]:
-    """Yield the items; say now and then how many of ``total`` are done, and how long the rest takes."""
+    """Yield the items; print the progress towards ``total`` and the remaining time at intervals."""
     began = told = time.monotonic()
     for number, item in enumerate(items, 1):
         yield item

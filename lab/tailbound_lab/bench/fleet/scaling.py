@@ -1,12 +1,12 @@
-"""``bench scaling``: which scaler meets the objective at what cost, on every trace, simulated.
+"""``bench scaling``: attainment and cost of every scaler on every trace, simulated.
 
-Ours has one configuration for all traces. Every baseline is tuned for each trace by itself, over its whole
-grid: of its settings that meet the objective the cheapest counts, and if none does, the one with the fewest
-misses. The oracle, which knows the trace and waits for the same start-up, says which traces can be met.
+Ours has one configuration for all traces. Every baseline is tuned for each trace, over its complete grid: the
+cheapest setting that meets the objective counts, or the one with the fewest misses. The oracle, which knows
+the trace and has the same start-up time, shows which traces are feasible.
 
-Which replica gets which request is chance, and one routing moves attainment by a twentieth of a point. So
-grids are searched with one routing, and settings that may be the best are played with all of them. Nothing is
-measured here but simulated time; the machine may be busy. ``held_out`` plays other traces.
+Routing is random, and one routing moves attainment by 0.05 points. So grids are searched with one routing,
+and settings that may be the best are played with all of them. Only simulated time is measured, so the machine
+may be busy. ``held_out`` plays other traces.
 """
 
 import argparse
@@ -34,14 +34,14 @@ SECTION = "scaling"
 
 CONFIG: Final = "{{platform: {{gateway_url: http://none}}, prometheus: {{url: http://none}}, defaults: {}}}"
 BOUNDS: Final = Bounds(1, 30)
-"""Of every scaler, for every trace."""
+"""Bounds of every scaler, for every trace."""
 RUN: Final = Settings(highest=BOUNDS.highest)
 
 ENCODER: Final = Function(Service.affine(0.030, 0.015, 32), slo_latency=0.2)
-"""For hundreds of requests per second: l(b) = 30 ms + 15 ms x b, 44/s of one replica within the SLO."""
+"""Function for hundreds of requests per second: l(b) = 30 ms + 15 ms x b, 44/s per replica within the SLO."""
 
 GENERATOR: Final = Function(Service.affine(0.6, 0.2, 16), slo_latency=2.0)
-"""For the few requests per second of the language models' traces: 600 ms + 200 ms x b, 2/s within 2 s."""
+"""Function for the language models' traces: l(b) = 600 ms + 200 ms x b, 2/s per replica within 2 s."""
 
 SYNTHETIC_RATE = 150.0
 """Requests per second of the generated traces: their mean or base."""
@@ -49,19 +49,20 @@ ROUTINGS: Final = (1, 2, 3)
 """Seeds of the routing: every point is played with each of them."""
 SECONDS = 3600
 QUICK_SECONDS = 900
-"""Of each trace, at most."""
+"""Maximum seconds of each trace."""
 PLAYS: Final = "plays.jsonl"
-"""Where outcomes are kept, in the bench's folder."""
+"""File of kept outcomes, in the bench's folder."""
 FEWER: Final = 2.3
-"""How many times fewer misses count as better where no scaler meets the objective (Faro, EuroSys'25)."""
+"""Factor of fewer misses that counts as better if no scaler meets the objective (Faro, EuroSys'25)."""
 
 OURS: Final = ("slo", "proportional")
 
 
 NOISE: Final = 0.001
-"""Attainment, twice what one routing moves: nearer to the objective a setting may meet it or not."""
+"""Distance of attainment from the objective within which a setting may meet it or not: twice a routing's
+effect."""
 LEVEL: Final = 0.01
-"""Share of replica-seconds below which a difference is the routings' and no win."""
+"""Share of replica-seconds below which a difference may come from routing and is no win."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +73,9 @@ class Grid:
     shown: str
     """Format of the settings, the target first."""
     targets: tuple[float, ...]
-    """Ascending; attainment and cost are taken to change in one direction along them."""
+    """Targets, ascending; attainment and cost are assumed to be monotonic in them."""
     first: tuple[float, ...]
-    """Targets that are played for every combination; the rest only around the objective."""
+    """Targets that are played for every combination; others are played only near the objective."""
     make: Callable[..., Scaler]
     """Called with a workload, a target and one value of each axis."""
     axes: tuple[tuple[float, ...], ...] = ()
@@ -85,7 +86,7 @@ class Grid:
         return len(self.targets) * math.prod(map(len, self.axes))
 
     def halved(self) -> "Grid":
-        """Return every second of the first targets and of each axis, without what lies between."""
+        """Return a coarser grid: every second one of the first targets and of each axis."""
         first = self.first[::2]
         return replace(self, targets=first, first=first, axes=tuple(axis[::2] for axis in self.axes))
 
@@ -187,9 +188,9 @@ GRIDS: Final[tuple[Grid, ...]] = (
 
 
 def ours(policy: str, *, direct: bool = True) -> Callable[[Workload], Scaler]:
-    """Return what makes one of our policies for a workload: the defaults, but room to grow.
+    """Return a factory of one of our policies for a workload: defaults with a higher maximum.
 
-    Without ``direct``: as with ``direct_interval: null``.
+    Without ``direct`` it acts as with ``direct_interval: null``.
     """
     text = CONFIG.format(f"{{policy: {policy}, max_replicas: {BOUNDS.highest}}}")
     config = Config.parse(text, "bench")
@@ -227,7 +228,7 @@ def workloads(folder: Path | None, duration: int) -> list[Workload]:
 
 
 class Search:
-    """Finds one system's best settings for one trace; says what must be played for that. [P]
+    """Finds one system's best settings for one trace, and the plays for that. [P]
 
     1. The first targets are played for every combination of the axes.
     2. Where one of two neighbors may meet the objective and the other may miss it, the target in the middle
@@ -256,7 +257,7 @@ class Search:
         return [(best, seed) for seed in ROUTINGS if seed not in self.found[best]]
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Yield what became of each setting that was played."""
+        """Yield the outcome of each played setting."""
         for values, outcomes in self.found.items():
             yield {
                 "system": self._grid.system,
@@ -266,7 +267,7 @@ class Search:
             }
 
     def _seen(self, values: Values) -> tuple[float, float, float]:
-        """Return attainment, cost, and by how much the attainment may be wrong."""
+        """Return attainment, cost, and the uncertainty of the attainment."""
         outcomes = list(self.found[values].values())
         seen = together(outcomes)
         return seen["attainment"], seen["replica_seconds"], NOISE if len(outcomes) < len(ROUTINGS) else 0.0
@@ -301,7 +302,7 @@ class Search:
 def compare(
     found: Sequence[Workload], grids: Sequence[Grid], kept: Kept, processes: int
 ) -> list[dict[str, Any]]:
-    """Search every system's best settings on every workload; return a record of each that was played."""
+    """Search every system's best settings on every workload; return a record of each played one."""
     searches = [
         (workload, grid, Search(grid, workload.function.slo_objective))
         for workload in found
@@ -325,13 +326,13 @@ def compare(
 
 
 def merit(attainment: float, cost: float, objective: float) -> tuple[bool, float, float]:
-    """Return what is smallest for the cheapest that meets the objective, else for the fewest misses."""
+    """Return a sort key: the cheapest that meets the objective first, then the fewest misses."""
     misses = 1.0 - attainment
     return (False, cost, misses) if attainment >= objective else (True, misses, cost)
 
 
 def chosen(records: Sequence[dict[str, Any]], objective: float) -> dict[str, dict[str, Any]]:
-    """Return each system's best setting of one trace, of those that were played with every routing."""
+    """Return each system's best setting of one trace, among those played with every routing."""
     best: dict[str, dict[str, Any]] = {}
     sure = [record for record in records if record["routings"] == len(ROUTINGS)]
     for record in sorted(sure, key=lambda at: merit(at["attainment"], at["replica_seconds"], objective)):
@@ -340,7 +341,7 @@ def chosen(records: Sequence[dict[str, Any]], objective: float) -> dict[str, dic
 
 
 def verdict(best: Mapping[str, Mapping[str, Any]], objective: float) -> tuple[str, str]:
-    """Return ``won``, ``level``, ``lost`` or ``not to be met``, and why, for policy ``slo`` on one trace."""
+    """Return ``won``, ``level``, ``lost`` or ``not to be met``, and the reason, for ``slo`` on one trace."""
     own = best["slo"]
     others = {name: found for name, found in best.items() if name not in (*OURS, "oracle")}
     meeting = {name: found for name, found in others.items() if found["attainment"] >= objective}
@@ -370,7 +371,7 @@ def _best(results: Mapping[str, Any], trace: str) -> dict[str, dict[str, Any]]:
 
 
 def _table(results: Mapping[str, Any]) -> str:
-    """Return the verdicts as Markdown, a line for each trace."""
+    """Return the verdicts as Markdown, one line per trace."""
     rows = []
     for trace in results["traces"]:
         best = _best(results, trace["name"])
@@ -391,7 +392,7 @@ def _table(results: Mapping[str, Any]) -> str:
 
 
 def _draw(results: Mapping[str, Any], folder: Path) -> Path:
-    """Plot every point of every grid, one panel for each trace: replica-seconds against misses."""
+    """Plot every point of every grid, one panel per trace: replica-seconds against misses."""
     found = results["traces"]
     columns = min(3, len(found))
     rows = math.ceil(len(found) / columns)

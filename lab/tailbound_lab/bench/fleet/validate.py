@@ -1,8 +1,7 @@
-"""``bench validate``: the last run of ``bench live`` again in the simulator, and how far apart the two are.
+"""``bench validate``: replays the last run of ``bench live`` in the simulator, and compares the two.
 
-The simulator is given what the live run had: the arrivals, the configuration, how long a replica took to
-start, the capacity that the watchdogs had learned, and how long batches took in the mean. It is not given
-what is compared.
+The simulator gets the live run's arrivals, configuration, start-up time, learned capacity and mean time of
+batches. The compared numbers are not inputs.
 """
 
 import argparse
@@ -25,9 +24,9 @@ from tailbound_lab.simulate.world import Outcome, Settings, run
 SECTION: Final = "validation"
 
 POINTS: Final = 0.02
-"""Attainment may differ by so much."""
+"""Allowed difference of attainment."""
 SHARE: Final = 0.10
-"""Replica-seconds may differ by so much."""
+"""Allowed relative difference of replica-seconds."""
 BOUNDS: Final = Bounds(1, 5)
 """The local platform's, as OpenFaaS CE's."""
 EVALUATION: Final = 1.0
@@ -48,7 +47,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
 
 
 def replay(document: Mapping[str, Any]) -> dict[str, tuple[Mapping[str, Any], Outcome]]:
-    """Return for each scaler that ran what it did live, and what it does in the simulator."""
+    """Return for each scaler its live outcome and its simulated one."""
     config = Config.parse(str(document["config"]), "live.json")
     spec = config.target(f"{document['function']}.openfaas-fn")
     scalers: dict[str, Callable[[], Scaler]] = {
@@ -64,7 +63,7 @@ def replay(document: Mapping[str, Any]) -> dict[str, tuple[Mapping[str, Any], Ou
         scrape_interval=prometheus.scrape_interval,
         window=prometheus.window,
         rate_window=prometheus.rate_window,
-        # The rule is about 30 days, and says nothing in a run's first minutes.
+        # The rule covers 30 days, and has no value in a run's first minutes.
         budget=False,
     )
     return {
@@ -75,10 +74,10 @@ def replay(document: Mapping[str, Any]) -> dict[str, tuple[Mapping[str, Any], Ou
 
 
 def function_of(document: Mapping[str, Any], lived: Mapping[str, Any]) -> Function:
-    """Return the function as one live run found it.
+    """Return the function with the measurements of one live run.
 
-    The watchdogs export an upper quantile for each size, and the mean over all batches; so the quantiles are
-    scaled to that mean. Raises ``BenchError`` if the run measured no mean.
+    The watchdogs export an upper quantile per size, and the mean over all batches, to which the quantiles are
+    scaled. Raises ``BenchError`` if the run measured no mean.
     """
     quantiles = [float(took) for _, took in sorted(document["service"].items(), key=lambda i: int(i[0]))]
     mean_size, mean_service = lived["mean_batch_size"], lived["mean_service"]
@@ -97,7 +96,7 @@ def function_of(document: Mapping[str, Any], lived: Mapping[str, Any]) -> Functi
 
 
 def agree(lived: Mapping[str, Any], simulated: Outcome) -> bool:
-    """Return whether the simulation is near enough."""
+    """Return whether the simulation is within the allowed differences."""
     points = abs(simulated.attainment - lived["attainment"])
     share = abs(simulated.replica_seconds / lived["replica_seconds"] - 1.0)
     return bool(points <= POINTS and share <= SHARE)

@@ -1,4 +1,4 @@
-"""Questions about one replica: how much it serves, how that changes.
+"""Questions about one replica: its throughput, and changes of it.
 
 - ``single``: one function at one rate; ``compare``: every system on every workload.
 - ``interleaved``: how reliable a ratio of two systems is.

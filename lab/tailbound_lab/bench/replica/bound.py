@@ -1,8 +1,8 @@
 """``bench bound``: the engine in virtual time against an upper bound for any batcher, simulated.
 
-For each law of service times, with one SLO and with three, the capacity is searched: the highest rate at
-which every SLO class meets its objective. At that rate and above it, goodput is compared with the bound, and
-the work is counted that went to requests which end late. Next step: ``simulate.clairvoyant`` is the bound.
+For each kind of service times, with one SLO and with three, search the capacity: the highest rate at which
+every SLO class meets its objective. At and above that rate, compare goodput with the bound, and count the
+work for requests that end late. Next step: ``simulate.clairvoyant`` computes the bound.
 """
 
 import argparse
@@ -23,9 +23,9 @@ from tailbound_lab.simulate.replica import Replica
 SECTION: Final = "bound"
 OBJECTIVE: Final = 0.99
 RATIO: Final = 0.9
-"""Of the bound, what goodput must be at twice the capacity."""
+"""Minimum goodput at twice the capacity, as a share of the bound."""
 LATE_WORK: Final = 0.02
-"""Of the workers' time, what may go to requests that end late."""
+"""Maximum share of the workers' time for requests that end late."""
 LOADS: Final = (1.0, 1.5, 2.0)
 SEEDS: Final = (1, 2)
 SECONDS: Final = 10.0
@@ -46,7 +46,7 @@ class Law(NamedTuple):
 
     @property
     def label(self) -> str:
-        """How it is called in the table."""
+        """Its name in the table."""
         return f"{self.constant * 1e3:g} + {self.per_request * 1e3:g} x b ms, {self.budget * 1e3:g} ms"
 
 
@@ -64,7 +64,7 @@ TRAFFIC: Final = {
 
 
 class Found(NamedTuple):
-    """What one simulation came to."""
+    """The results of one simulation."""
 
     goodput: float
     """Requests per second of the batches that began while requests came; the bound counts the same."""
@@ -94,7 +94,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
 
 
 def compare(law: Law, workers: int, traffic: str) -> list[dict[str, Any]]:
-    """Return a row for each load."""
+    """Return one row per load."""
     parts = [
         replace(part, budget=law.budget * (part.budget or 1.0), slo_class=part.name)
         for part in TRAFFIC[traffic]
@@ -140,7 +140,7 @@ def compare(law: Law, workers: int, traffic: str) -> list[dict[str, Any]]:
 
 
 def simulate(function: Function, parts: Sequence[Part], rate: float, seed: int) -> Found:
-    """Let the engine learn at half of the rate, then count what comes at ``rate``."""
+    """Let the engine learn at half of the rate, then count the outcomes at ``rate``."""
     draw = random.Random(seed).random
     mix = Mix(function, parts, lambda batch: function.service.seconds[len(batch) - 1], draw)
     replica = Replica(function, 0.0, traffic=mix)
@@ -158,7 +158,7 @@ def simulate(function: Function, parts: Sequence[Part], rate: float, seed: int) 
 
 
 def holds(row: dict[str, Any]) -> bool:
-    """Return whether a row is as it should be: objectives at the capacity, the ratio at twice that."""
+    """Return whether a row passes: objectives at the capacity, the ratio at twice that."""
     if row["load"] == 1.0:
         return bool(min(row["attainment"].values()) >= OBJECTIVE and row["late_work"] <= LATE_WORK)
     enough = row["load"] != max(LOADS) or row["goodput"] >= RATIO * row["bound"]
@@ -166,7 +166,7 @@ def holds(row: dict[str, Any]) -> bool:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the comparison as Markdown, a line for each engine; what does not hold is bold."""
+    """Return the comparison as Markdown, one line per engine; failures are bold."""
     lines: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
         engine = (row["traffic"], row["law"], str(row["workers"]), f"{row['rate'] / row['load']:,.0f}")

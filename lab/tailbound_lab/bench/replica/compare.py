@@ -1,7 +1,7 @@
 """``bench compare``: ours and the peers on every workload, to build/bench/results.json, a report and plots.
 
-A system that cannot be measured stands in the results with the reason; the others go on. Results are written
-after every measurement, so a run that is stopped keeps what it has. Next step: ``rig.measure``.
+The results have a reason for a system that cannot be measured; the others continue. Results are written after
+every measurement, so a stopped run keeps its results. Next step: ``rig.measure``.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
 
 
 def _others(file: Path, here: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """Return what a like run on this machine has of other workloads: they stay in the results."""
+    """Return the results of a similar run on this machine for other workloads, which are kept."""
     kept: dict[str, Any] = {"offline": {}, "measurements": []}
     with contextlib.suppress(BenchError):
         last = page.read(file, **{name: here[name] for name in ("machine", "workers", "effort")})

@@ -1,9 +1,9 @@
-"""``bench interleaved``: the maximum of a few systems, searched side by side, again and again.
+"""``bench interleaved``: searches the maximum of a few systems side by side, in several rounds.
 
-A machine's speed changes by a third within minutes, more than the systems differ. Here all servers are up at
-once and the searches alternate, one trial each, so that a slow minute affects every system; and all of it is
-done several times, each time with fresh servers. Owns that order and how the rounds are shown. Next steps:
-``rig.measure`` runs a trial, ``rig.search`` chooses it.
+A machine's speed changes by a third within minutes, more than the systems differ. So all servers run at the
+same time and the searches alternate, one trial each, so that a slow minute affects every system. Each round
+has fresh servers. Owns that order and the presentation of rounds. Next steps: ``rig.measure`` runs a trial,
+``rig.search`` chooses it.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
 
 
 def _round(entries: Sequence[Entry], workload: Workload, body: bytes, rig: Rig) -> dict[str, dict[str, Any]]:
-    """Start every system and search side by side; return what was found, by label."""
+    """Start every system and search side by side; return the results by label."""
     plan = rig.effort.plan(workload)
     with contextlib.ExitStack() as stack:
         benches = {}

@@ -1,6 +1,6 @@
-"""``bench large``: what carrying a large body costs, CPU of the front and of the worker for each batch.
+"""``bench large``: measures the CPU of front end and worker per batch with large bodies.
 
-One request at a time, so each is a batch of its own; the model looks at nothing but the length.
+One request at a time, so each is its own batch; the model uses only the length.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
 def _cost(
     server: Server, connection: http.client.HTTPConnection, body: bytes, requests: int
 ) -> dict[str, float]:
-    """CPU milliseconds for each request, of the front and of everything else (the worker and its parent)."""
+    """Return CPU milliseconds per request of the front end, and of the worker and its parent."""
     before = server.usage()
     _post(connection, body, requests)
     after = server.usage()

@@ -1,14 +1,14 @@
-"""``bench mixed``: traffic that is not all alike, on one worker of a simulated device.
+"""``bench mixed``: mixed traffic on one worker of a simulated device.
 
 - ``paths``: the same total rate on 1, 4 and 16 paths. How much goodput do cost classes cost?
-- ``lengths``: ten short texts for one long one, where a batch costs as much as its longest text. How near do
-  the classes that the engine finds come to keys made by hand, and how far from one class for all?
+- ``lengths``: ten short texts per long one, where a batch costs as much as its longest text. How close are
+the
+  classes that the engine finds to manual keys, and how far from one class for all?
 - ``classes``: three SLO classes with budgets 1 : 3 : 10, at the capacity and at twice that.
 
-The servers of all variants are up at once and get the same arrivals, one after the other, in several rounds:
-a slow minute of the machine affects all of them, and each ratio is within one round. Beside each run at a
-given rate stands what the simulator says. Next steps: ``rig.measure`` runs a trial, ``rig.simulated`` is its
-twin.
+The servers of all variants run at the same time and get the same arrivals in turn, in several rounds: a slow
+minute of the machine affects all of them, and each ratio is within one round. Each run at a given rate also
+has the simulator's result. Next steps: ``rig.measure`` runs a trial, ``rig.simulated`` simulates it.
 """
 
 import argparse
@@ -56,16 +56,16 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Variants, and how they are compared."""
+    """Variants, and the settings of their comparison."""
 
     workload: Workload
     law: Callable[[Service, Sequence[mix.Part]], float]
-    """Seconds of a batch, by the workload's own function and what is in the batch."""
+    """Returns the seconds of a batch from the workload's own function and the batch's parts."""
     variants: tuple[Variant, ...]
     rates: tuple[float, ...]
     """Requests per second that each is offered."""
     searched: bool = False
-    """Whether the highest rate that each sustains is searched, too."""
+    """Whether to search the highest sustained rate of each variant as well."""
 
 
 def _by_size(service: Service, batch: Sequence[mix.Part]) -> float:
@@ -174,7 +174,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
 
 
 def _round(question: Question, system: str, rig: Rig) -> dict[str, Any]:
-    """Start the server of every variant; return by label what was found in turn."""
+    """Start the server of every variant; return the results by label."""
     entry, workload = parse_entry(system), question.workload
     with contextlib.ExitStack() as stack:
         benches = {}
@@ -191,7 +191,7 @@ def _round(question: Question, system: str, rig: Rig) -> dict[str, Any]:
         single = Bench(benches[first.label].server, rig, first.parts[:1])
         overhead = simulated.outside(single)
         at_rates: dict[str, Any] = {label: {} for label in benches}
-        for bench in benches.values():  # to learn what costs apart, which is not what is measured
+        for bench in benches.values():  # lets the engine learn cost classes, which is not measured
             bench.counted(min(question.rates) / 2, rig.effort.overload_seconds)
         for rate in question.rates:
             for label, bench in benches.items():

@@ -1,9 +1,9 @@
-"""``bench promise``: are the promised requests per second kept? For functions of many kinds, in virtual time.
+"""``bench promise``: checks promised requests per second for many kinds of functions, in virtual time.
 
-Each function is drawn at random: l(b) a line or one that was measured, workers, how many requests fit into
-the SLO, how much batches vary, whether the model has become slower or faster. Its highest rate with the
-objective met is found by bisection on the watchdog's engine, which learns l(b) as it does in production. Then
-a fresh engine serves a third of that for a minute, and what it promises is held against the highest rate.
+Each function is drawn at random: l(b) as a line or a measured one, workers, requests that fit into the SLO,
+variation of batches, and a model that becomes slower or faster. Bisection on the watchdog's engine, which
+learns l(b) as in production, finds the highest rate within the objective. Then a fresh engine serves a third
+of that rate for a minute, and its promise is compared with the highest rate.
 """
 
 import argparse
@@ -28,16 +28,16 @@ from tailbound_lab.simulate.replica import Replica
 SECTION: Final = "promise"
 
 SEED: Final = 4000
-"""Of the first function; the constants of ``capacity`` were set on others."""
+"""Seed of the first function; the constants of ``capacity`` were set on others."""
 SHARE: Final = 1 / 3
-"""Of the highest rate, for ``LEARN`` seconds."""
+"""Share of the highest rate that is served for ``LEARN`` seconds."""
 LEARN: Final = 60.0
 PRECISION: Final = 1.05
-"""Between a rate that met the objective and one that did not."""
+"""Maximum ratio between a rate that met the objective and one that did not."""
 PARTS: Final = 6
-"""Of a run; a rate that is far off is given up after one."""
+"""Parts of a run; a rate far from the objective stops after one."""
 KEPT: Final = 0.95
-"""Of the promises: what is asked for."""
+"""Required share of kept promises."""
 
 MEASURED: Final[Mapping[str, Mapping[int, float]]] = {
     "vision": {1: 168, 4: 286, 8: 181, 16: 196, 32: 175},
@@ -50,7 +50,7 @@ MEASURED: Final[Mapping[str, Mapping[int, float]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A function, and how its batches differ from its l(b)."""
+    """A function, and the deviations of its batches from its l(b)."""
 
     curve: str
     function: Function
@@ -59,7 +59,7 @@ class Drawn:
     noise: float
     """Standard deviation of the logarithm of a batch's time."""
     before: float
-    """By this factor the model was slower in the first half of the minute."""
+    """Factor by which the model was slower in the first half of the minute."""
 
 
 def draw(seed: int) -> Drawn:
@@ -83,7 +83,7 @@ def draw(seed: int) -> Drawn:
 
 
 def maximum(drawn: Drawn, requests: int) -> float:
-    """Return the highest rate that meets the objective over runs of ``requests``; 0 if there is none."""
+    """Return the highest rate within the objective over runs of ``requests``; 0 if there is none."""
     function = drawn.function
     high = function.workers / function.service.seconds[0]
     lowest, low = high * 1e-4, 0.0
@@ -106,7 +106,7 @@ def maximum(drawn: Drawn, requests: int) -> float:
 
 
 def promise(drawn: Drawn, rate: float) -> float:
-    """Return what an engine promises that has served ``rate`` for a minute."""
+    """Return the capacity that an engine promises after a minute at ``rate``."""
     function, random = drawn.function, Random(7)
     traffic = Learned(function, drawn.noise, random)
     replica = Replica(function, 0.0, traffic=traffic)
@@ -121,7 +121,7 @@ def promise(drawn: Drawn, rate: float) -> float:
 
 
 def _meets(drawn: Drawn, rate: float, requests: int) -> bool:
-    """Whether the objective is met at ``rate``, after a warm-up at a third of it."""
+    """Return whether the objective is met at ``rate``, after a warm-up at a third of it."""
     function, random = drawn.function, Random(1)
     # Long enough for a backlog to build up that a full SLO of work hides.
     requests = max(requests, round(40 * function.workers * drawn.fits))
@@ -153,7 +153,7 @@ def _late(replica: Replica, slo: float) -> int:
 
 
 def _through(rates: Mapping[int, float], size: int) -> float:
-    """Seconds for ``size``, on lines between those that were measured."""
+    """Return the seconds for ``size``, interpolated between measured sizes."""
     sizes = sorted(rates)
     for low, high in pairwise(sizes):
         if size <= high:

@@ -1,9 +1,9 @@
-"""``bench soak``: a long run while workers are killed and clients misbehave: is every request answered?
+"""``bench soak``: checks that every request is answered while workers are killed and clients misbehave.
 
-Load comes in slices of a minute: three SLO classes on two paths, and clients that lie about their start time.
-A worker dies by SIGKILL every few seconds. Each second one client more lies plausibly, one disconnects, and
-one never sends the rest of its body. Fails if a request stays unanswered, if memory grows, or if a class of
-the honest misses its objective. Writes a line for each slice and build/bench/soak.json.
+Load comes in slices of a minute: three SLO classes on two paths, and clients with a false start time. A
+worker dies by SIGKILL every few seconds. Each second one more client sends a plausible false time, one
+disconnects, and one never completes its body. Fails if a request stays unanswered, if memory grows, or if a
+class of correct clients misses its objective. Writes one line per slice and build/bench/soak.json.
 """
 
 import argparse
@@ -38,13 +38,13 @@ GROWTH_ALLOWED = 0.05
 CLASSES = {"interactive": (1.0, 5.0), "standard": (3.0, 3.0), "bulk": (10.0, 2.0)}
 """SLO classes: the budget as a multiple of the workload's SLO, and the share of the load."""
 LIES = ("0", "9" * 19, "1" * 310, "-1", "soon")
-"""Start times in nanoseconds: 1970, the year 2286, and what is no time at all."""
+"""Start times in nanoseconds: 1970, the year 2286, and texts that are no time."""
 LIAR = "liar"
 HONESTY = 40.0
-"""Honest requests for each that lies."""
+"""Correct requests per request with a false start time."""
 READ_TIMEOUT = 10.0
 PATIENCE = 10.0
-"""Seconds that an answer, or the end of a connection whose body never comes, may take beyond its time."""
+"""Seconds beyond its time limit that an answer, or the close of an incomplete request, may take."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +100,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
 
 
 def _mix(server: Server) -> tuple[Part, ...]:
-    """Return what is offered: each class on each path, and the liars."""
+    """Return the offered mix: each class on each path, and requests with false start times."""
     (plain,) = server.endpoint.parts
     honest = [
         replace(
@@ -130,9 +130,9 @@ def _attainment(slices: Sequence[Run], name: str) -> float:
 
 
 def growth(samples: Sequence[dict[str, float]], name: str) -> float | None:
-    """Return how much ``name`` grew: the median of the last fifth of the run against that of the second.
+    """Return the growth of ``name``: the median of the run's last fifth against that of the second.
 
-    The first fifth is not judged, because buffers and caches fill. None if there are fewer than five samples.
+    The first fifth does not count, because buffers and caches fill. None with fewer than five samples.
     """
     fifth = len(samples) // 5
     if not fifth:
@@ -216,7 +216,7 @@ class _Watch(threading.Thread):
 
 
 class _BadClients(threading.Thread):
-    """Each second one client lies plausibly, one disconnects, and one never sends the rest of its body."""
+    """Each second one client sends a plausible false time, one disconnects, and one sends half a body."""
 
     def __init__(self, server: Server) -> None:
         super().__init__(daemon=True)
@@ -228,7 +228,7 @@ class _BadClients(threading.Thread):
         self.unanswered = 0
 
     def run(self) -> None:
-        """Misbehave until ``stop``, then wait for the connections that the server has still to close."""
+        """Misbehave until ``stop``, then wait for connections that the server must still close."""
         while not self._stopped.wait(1.0):
             self.met += 3
             self._lie()
@@ -252,7 +252,7 @@ class _BadClients(threading.Thread):
         return socket.create_connection(self._address, timeout=PATIENCE)
 
     def _lie(self) -> None:
-        """Say that the request has been on its way for four seconds: it is late, and still answered."""
+        """Claim that the request has taken four seconds already: it is late, and must be answered."""
         start = ("X-Start-Time", str(time.time_ns() - 4 * 10**9))
         lying = replace(self._part, headers=(*self._part.headers, start))
         with self._connect() as client:
@@ -263,7 +263,7 @@ class _BadClients(threading.Thread):
                 self.unanswered += 1
 
     def _release(self, patience: float) -> None:
-        """Let go of connections that the server has answered; those that outlive ``patience`` count."""
+        """Drop connections that the server has answered; count those that outlive ``patience``."""
         now, held = time.monotonic(), []
         for since, client in self._held:
             client.settimeout(0.0)

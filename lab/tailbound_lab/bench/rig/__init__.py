@@ -1,7 +1,7 @@
-"""What every question about a replica needs: the systems, their processes, one measurement.
+"""The tools of every measurement of a replica: the systems, their processes, one measurement.
 
-- ``systems``: the registry: how each system is started; ``peers``: its virtual environment.
-- ``server``: one system, started, ready and stopped; ``processes``: what its processes use.
-- ``search`` [P]: which rate to try next; ``measure``: tries it, and all else that is measured of a system.
+- ``systems``: the registry with the start of each system; ``peers``: its virtual environment.
+- ``server``: starts, awaits and stops one system; ``processes``: the use of its processes.
+- ``search`` [P]: chooses the next rate; ``measure``: tries it, and makes all other measurements.
 - ``offline``: the model alone, without a server.
 """

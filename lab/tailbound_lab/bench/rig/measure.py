@@ -1,8 +1,8 @@
-"""The measurement of one system on one workload: low rate, maximum, overload, curve, CPU and memory.
+"""Measures one system on one workload: low rate, maximum, overload, curve, CPU and memory.
 
-A thin shell: which rate to try next is :mod:`tailbound_lab.bench.rig.search`'s decision, what a run means
-:mod:`tailbound_lab.load.records`'. A run in which the generator lagged does not count: it is repeated
-once, then given up with the reason.
+A thin shell: :mod:`tailbound_lab.bench.rig.search` chooses the rates, :mod:`tailbound_lab.load.records`
+evaluates the runs. A run in which the generator lagged does not count: it is repeated once, then reported
+with the reason.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from tailbound_lab.load.records import BenchError, Lagged, Run
 
 OBJECTIVE = 0.99
 STOP_SHARE = 0.0105
-"""A trial that has missed more than this share of all its requests has failed, whatever comes."""
+"""Share of missed requests above which a trial has failed and stops."""
 OVERLOADS = (1.5, 2.5)
 LOW_RATE = 5.0
 CAPACITY = "watchdog_capacity_requests_per_second"
@@ -33,7 +33,7 @@ _ATTEMPTS = 2
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How long everything takes."""
+    """Durations of all parts of a measurement."""
 
     low_seconds: float
     overload_seconds: float
@@ -65,22 +65,22 @@ COARSE = Effort(0.0, 0.0, 1.0, 4.0, 0.10, 3)
 
 @dataclass(frozen=True, slots=True)
 class Rig:
-    """What all measurements share."""
+    """The settings that all measurements share."""
 
     generator: Generator
     venvs: Path
     workers: int
     effort: Effort
     title: str = ""
-    """What is measured, in all that is said meanwhile."""
+    """Name of the measurement in progress messages."""
 
     def say(self, text: str) -> None:
-        """Tell what is being done."""
+        """Print the progress."""
         page.say(f"{self.title}: {text}")
 
 
 def measure(entry: Entry, workload: Workload, body: bytes, rig: Rig) -> dict[str, Any]:
-    """All measures of one system on one workload, as data for JSON. Raises ``BenchError``."""
+    """Return all measures of one system on one workload, as data for JSON. Raises ``BenchError``."""
     settings, grid = entry.settings, None
     if entry.grid:
         settings, grid = tune(entry, workload, body, rig)
@@ -120,9 +120,9 @@ def measure(entry: Entry, workload: Workload, body: bytes, rig: Rig) -> dict[str
 def predicted(
     entry: Entry, settings: Settings, workload: Workload, body: bytes, rig: Rig, maximum: float
 ) -> float | None:
-    """The capacity that a fresh server predicts from a run at a third of its maximum.
+    """Return the capacity that a fresh server predicts from a run at a third of its maximum.
 
-    Read before and after, as a scraper does: a server may learn between two readings.
+    Reads it before and after, as a scraper does: a server may learn between two readings.
     """
     with Server(entry.system, settings, workload, rig.workers, body, rig.venvs) as server:
         bench = Bench(server, rig)
@@ -134,10 +134,10 @@ def predicted(
 
 
 def tune(entry: Entry, workload: Workload, body: bytes, rig: Rig) -> tuple[Settings, list[dict[str, Any]]]:
-    """The best of the grid, and what each point reached.
+    """Return the best setting of the grid, and the results of all points.
 
-    A race: a point that does not hold a little more than the best so far is out (``max_rate`` None); for one
-    that does the maximum is searched, coarsely, from there.
+    A race: a point that does not hold slightly more than the best so far is out (``max_rate`` None). For any
+    other point the maximum is searched coarsely from there.
     """
     points: list[dict[str, Any]] = []
     best, top = entry.settings, 0.0
@@ -160,7 +160,7 @@ def tune(entry: Entry, workload: Workload, body: bytes, rig: Rig) -> tuple[Setti
 
 
 class Bench:
-    """Runs against one live server, and what the search has seen of it."""
+    """Runs against one live server, and the trials of its search."""
 
     def __init__(self, server: Server, rig: Rig, parts: tuple[Part, ...] = ()) -> None:
         """``parts`` is the mix to offer instead of the server's one body."""
@@ -172,7 +172,7 @@ class Bench:
         self.at_maximum: dict[str, Any] | None = None
 
     def warm_up(self) -> None:
-        """Some load whose outcome does not matter: lazy initialization, learned models, caches."""
+        """Offer load for lazy initialization, learned service times and caches; ignore the outcome."""
         self._rig.say("warm-up")
         rate = self.server.workload.first_rate / 4
         with contextlib.suppress(Lagged):
@@ -180,13 +180,13 @@ class Bench:
         self._settle()
 
     def maximum(self, plan: Plan) -> Found:
-        """The highest rate that holds; every trial is kept in ``trials``."""
+        """Search the highest rate that holds; keep every trial in ``trials``."""
         while (answer := self.advance(plan)) is None:
             pass
         return answer
 
     def advance(self, plan: Plan) -> Found | None:
-        """One more trial of the search for the maximum, or the answer once there is one."""
+        """Run one more trial of the search, or return the answer once there is one."""
         step = next_step(self._history, plan)
         if isinstance(step, Found):
             return step
@@ -196,7 +196,7 @@ class Bench:
         return None
 
     def found(self, answer: Found) -> dict[str, Any]:
-        """The answer of a search, with the CPU that was used at the maximum, as data for JSON."""
+        """Return the answer of a search, with the CPU used at the maximum, as data for JSON."""
         top = self.at_maximum or {}
         return {
             "max_rate": answer.rate,
@@ -207,11 +207,11 @@ class Bench:
         }
 
     def holds(self, rate: float, seconds: float) -> bool:
-        """Whether ``rate`` holds in one of two runs: one may fail by the machine's noise."""
+        """Return whether ``rate`` holds in one of two runs: noise of the machine may fail one."""
         return any(self._try(Next(rate, seconds, confirm=True)).passed for _ in range(_ATTEMPTS))
 
     def counted(self, rate: float, seconds: float) -> dict[str, Any]:
-        """A run that is reported; with ``reason`` alone if the generator lagged each time."""
+        """Return a reported run; only ``reason`` if the generator lagged each time."""
         return self._measured(rate, seconds)[1]
 
     def _try(self, step: Next) -> Trial:
@@ -232,7 +232,7 @@ class Bench:
     def _measured(
         self, rate: float, seconds: float, stop_share: float = 1.0
     ) -> tuple[Run | None, dict[str, Any]]:
-        """A run and how it is reported; None and the reason if the generator lagged each time."""
+        """Return a run and its report; None and the reason if the generator lagged each time."""
         reason = ""
         for _ in range(_ATTEMPTS):
             before, start = self.server.usage(), time.monotonic()
@@ -266,7 +266,7 @@ class Bench:
 
 
 def alternate(searches: Mapping[str, Callable[[], Found | None]]) -> dict[str, Found]:
-    """Call the searches one after the other until each has its answer; one that has is not called again."""
+    """Call the searches in turn until each has its answer; skip finished ones."""
     found: dict[str, Found] = {}
     while len(found) < len(searches):
         for label, search in searches.items():
@@ -276,7 +276,7 @@ def alternate(searches: Mapping[str, Callable[[], Found | None]]) -> dict[str, F
 
 
 def describe(run: Run, used: list[processes.Share], memory: dict[int, processes.Usage]) -> dict[str, Any]:
-    """A counted run as data for JSON. Latencies are milliseconds, misses count as endless (None)."""
+    """Return a counted run as data for JSON. Latencies are milliseconds; None is infinite (misses)."""
     return {
         "rate": run.rate,
         "seconds": run.seconds,

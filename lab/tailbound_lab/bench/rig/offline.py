@@ -1,7 +1,7 @@
-"""The offline limit of a model: items per second for each batch size, decode included, with no server at all.
+"""Measures the offline limit of a model: items per second by batch size, including decode, without a server.
 
-Run as a program in a process of its own (``python -m ...offline FOLDER SECONDS``), so that torch is never in
-the bench itself. The limit of N workers is measured with N of these at once.
+Runs as a program in its own process (``python -m ...offline FOLDER SECONDS``), so that the bench itself does
+not load torch. N such processes at the same time measure the limit of N workers.
 """
 
 import json
@@ -18,7 +18,7 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 def items_per_second(model: Model, size: int, seconds: float) -> float:
-    """How many items a second batches of ``size`` make, over at least ``seconds`` and three batches."""
+    """Return the items per second with batches of ``size``, over at least ``seconds`` and three batches."""
     bodies = [model.example] * size
     model.predict(bodies)
     count = 0
@@ -30,7 +30,7 @@ def items_per_second(model: Model, size: int, seconds: float) -> float:
 
 
 def limits(workload: Workload, workers: int, seconds: float) -> dict[str, object]:
-    """Items per second of ``workers`` processes at once, with the best size."""
+    """Return the items per second of ``workers`` simultaneous processes, with the best size."""
     command = [sys.executable, "-m", "tailbound_lab.bench.rig.offline", str(workload.folder), str(seconds)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(IMPORTS)}
     started = [

@@ -1,7 +1,7 @@
-"""Virtual environments for the peers, one for each, under build/bench/venvs.
+"""Creates a virtual environment for each peer, under build/bench/venvs.
 
-A peer comes from PyPI by its name. Torch and what else the workloads need are not installed again: a .pth
-file puts the bench's own packages behind the peer's. Raises ``NotAvailable`` with pip's last words.
+A peer comes from PyPI by its name. The workloads' packages, such as torch, are not installed again: a .pth
+file adds the bench's own packages after the peer's. Raises ``NotAvailable`` with pip's last output.
 """
 
 import shutil
@@ -17,9 +17,9 @@ INSTALL_SECONDS = 900
 
 
 def python_of(folder: Path, name: str, requirements: tuple[str, ...]) -> Path:
-    """The interpreter of a peer's environment, made on first use.
+    """Return the interpreter of a peer's environment, which is created on first use.
 
-    Raises ``NotAvailable`` if it cannot be made; a half-made one is removed.
+    Raises ``NotAvailable`` if this fails; a partial environment is removed.
     """
     environment = folder / name
     python = environment / "bin" / "python"
@@ -51,7 +51,7 @@ def python_of(folder: Path, name: str, requirements: tuple[str, ...]) -> Path:
 
 
 def version_of(python: Path, package: str) -> str:
-    """The version of an installed package; "unknown" if it cannot be told."""
+    """Return the version of an installed package; "unknown" if it cannot be read."""
     code = f"from importlib.metadata import version; print(version({package!r}))"
     found = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=False)
     return found.stdout.strip() or "unknown"

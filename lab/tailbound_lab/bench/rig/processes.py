@@ -1,7 +1,7 @@
-"""What a server's processes use, and how to end them all: read from /proc, Linux only.
+"""Measures the resources of a server's processes, and ends them all: reads /proc, Linux only.
 
-Every server is started with a mark in its environment, which its children inherit whatever they do, so
-processes that leave their parent (ray's, gunicorn's after a crash) are found as well.
+Every server starts with a mark in its environment, which all its descendants inherit. So processes that leave
+their parent (ray's, gunicorn's after a crash) are found as well.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ _SHOWN = 60
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """One process: what it is, CPU seconds since it began, and proportional memory in bytes."""
+    """One process: its name, CPU seconds since its start, and proportional memory in bytes."""
 
     name: str
     cpu: float
@@ -29,7 +29,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one process used during a run."""
+    """The resources of one process during a run."""
 
     name: str
     cores: float
@@ -37,7 +37,7 @@ class Share:
 
 
 def marked(mark: str) -> list[int]:
-    """The process ids whose environment carries ``mark``."""
+    """Return the ids of processes with ``mark`` in their environment."""
     needle = f"{MARK}={mark}".encode()
     found = []
     for entry in Path("/proc").iterdir():
@@ -49,7 +49,7 @@ def marked(mark: str) -> list[int]:
 
 
 def usage(mark: str) -> dict[int, Usage]:
-    """The use of every process that carries ``mark``; one that ends meanwhile is left out."""
+    """Return the resources of every process with ``mark``; one that ends meanwhile is left out."""
     found = {}
     for pid in marked(mark):
         with contextlib.suppress(OSError):
@@ -65,7 +65,7 @@ def usage(mark: str) -> dict[int, Usage]:
 def shares(
     before: Mapping[int, Usage], after: Mapping[int, Usage], wall: float, requests: int
 ) -> list[Share]:
-    """What each process used between two readings, the busiest first; those that did nothing are left out."""
+    """Return each process's use between two readings, the busiest first, without idle ones."""
     found = []
     for pid, now in after.items():
         used = now.cpu - (before[pid].cpu if pid in before else 0.0)
@@ -75,7 +75,7 @@ def shares(
 
 
 def children_named(name: str, used: Mapping[int, Usage]) -> list[int]:
-    """Those of ``used`` whose name ends with ``name`` and whose parent's does too: forked, not started."""
+    """Return the processes of ``used`` named ``name`` whose parent is too: forked, not started."""
     named = [pid for pid, usage in used.items() if usage.name.endswith(f" {name}")]
     found = []
     for pid in named:
@@ -86,18 +86,18 @@ def children_named(name: str, used: Mapping[int, Usage]) -> list[int]:
 
 
 def parent_of(stat: str) -> int:
-    """The parent's process id from the text of /proc/PID/stat."""
+    """Return the parent's process id from the text of /proc/PID/stat."""
     return int(stat.rpartition(")")[2].split()[1])
 
 
 def cpu_of(stat: str) -> float:
-    """User and system CPU seconds from the text of /proc/PID/stat."""
+    """Return user and system CPU seconds from the text of /proc/PID/stat."""
     fields = stat.rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def pss_of(smaps_rollup: str) -> int:
-    """Bytes of memory, shared pages counted in proportion, from /proc/PID/smaps_rollup."""
+    """Return bytes of memory, with shared pages in proportion, from /proc/PID/smaps_rollup."""
     for line in smaps_rollup.splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024
@@ -105,7 +105,7 @@ def pss_of(smaps_rollup: str) -> int:
 
 
 def name_of(cmdline: bytes) -> str:
-    """A short name from /proc/PID/cmdline: the program and its first telling argument."""
+    """Return a short name from /proc/PID/cmdline: the program and its first meaningful argument."""
     words = [word.decode(errors="replace") for word in cmdline.split(b"\0") if word]
     if not words:
         return "(ended)"
@@ -115,7 +115,7 @@ def name_of(cmdline: bytes) -> str:
 
 
 def end(process: subprocess.Popen[bytes], mark: str, grace: float = 15.0) -> None:
-    """Ask the server to stop, wait, and kill whatever of it is left."""
+    """Stop the server, wait, and kill its remaining processes."""
     if process.poll() is None:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):

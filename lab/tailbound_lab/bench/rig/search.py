@@ -1,10 +1,10 @@
 """The search for a maximum rate: ramp, then bisect. [P]
 
 A pure function of the trials so far, so that it can be tested without a clock or a server. A trial is a run
-at one rate that passed (at least 99% of what was offered, within the SLO) or failed. Ramp trials are
-short, and one that failed is only a hint; confirmations are long, and both ends of the answer's bracket are
-confirmed. A stall of the machine fails a run that the server would have held, so a rate has failed only when
-it failed more than once. The shell that carries trials out is :mod:`tailbound_lab.bench.rig.measure`.
+at one rate that passed (at least 99% of the offered requests within the SLO) or failed. Ramp trials are
+short, and a failed one is only a hint. Confirmations are long, and both ends of the answer's bracket are
+confirmed. A stall of the machine can fail a run, so a rate counts as failed only after more than one failure.
+:mod:`tailbound_lab.bench.rig.measure` runs the trials.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from math import sqrt
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How to search. Rates are requests per second, durations seconds."""
+    """Settings of a search. Rates are requests per second, durations seconds."""
 
     first_rate: float
     growth: float = 1.5
@@ -23,16 +23,16 @@ class Plan:
     tolerance: float = 0.05
     """Stop when the lowest failed rate is at most this share above the highest passed one."""
     max_confirms: int = 8
-    """Of different rates."""
+    """Maximum number of confirmed rates."""
     attempts: int = 2
-    """A rate that failed so often did not hold; one pass and it did."""
+    """Failures after which a rate does not hold; after one pass it holds."""
     lowest_rate: float = 1.0
     highest_rate: float = 200_000.0
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A rate that was tried, for how long, and whether it held."""
+    """A tried rate, its duration, and whether it held."""
 
     rate: float
     confirm: bool
@@ -50,14 +50,14 @@ class Next:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The highest rate that was confirmed to hold (0 if none), and the lowest confirmed to fail (None)."""
+    """The highest rate confirmed to hold (0 if none), and the lowest confirmed to fail (None if none)."""
 
     rate: float
     failed_at: float | None
 
 
 def next_step(trials: Sequence[Trial], plan: Plan) -> Next | Found:
-    """What to do after ``trials``: a rate to try, or the answer."""
+    """Return the next rate to try after ``trials``, or the answer."""
     ramp = [trial for trial in trials if not trial.confirm]
     confirms = [trial for trial in trials if trial.confirm]
     if not confirms and (not ramp or ramp[-1].passed):
@@ -84,7 +84,7 @@ def next_step(trials: Sequence[Trial], plan: Plan) -> Next | Found:
 
 
 def _between(good: float, bad: float | None, ramp: Sequence[Trial], plan: Plan) -> float:
-    """The next rate to confirm, above ``good`` and below ``bad``."""
+    """Return the next rate to confirm, above ``good`` and below ``bad``."""
     if bad is None:
         held = {trial.rate for trial in ramp if trial.passed}
         failed = (trial.rate for trial in ramp if trial.rate not in held and trial.rate > good)

@@ -1,6 +1,6 @@
-"""One server under measurement: start it, wait until it answers, read what it uses, stop it.
+"""Runs one server under measurement: starts it, awaits its answer, reads its resources, stops it.
 
-Owns the process and its mark (``processes``); which program it is comes from ``systems``.
+Owns the process and its mark (``processes``); ``systems`` defines the program.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ SETTLE_SECONDS = 20.0
 PROBES = 5
 PROBE_TIMEOUT = 10.0
 _LOG_TAIL = 1500
-# Variables of the caller's that would change what is measured.
+# Variables of the caller that would change the measurement.
 _DROPPED = ("GLIBC_TUNABLES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 
 
@@ -91,17 +91,17 @@ class Server:
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where the generator sends, and what."""
+        """Return the address and the requests for the generator."""
         headers = (("Content-Type", self.content_type),)
         return Endpoint(self.port, (Part(self.body, self.system.path, headers),))
 
     @property
     def alive(self) -> bool:
-        """Whether the process that was started still runs."""
+        """Return whether the started process still runs."""
         return self._process is not None and self._process.poll() is None
 
     def metric(self, name: str) -> float | None:
-        """A metric without labels that the server exports; None if it does not."""
+        """Return an exported metric without labels; None if it is missing."""
         page = f"http://127.0.0.1:{self._metrics_port}/metrics"
         with contextlib.suppress(OSError), urllib.request.urlopen(page, timeout=5) as response:
             for line in response.read().decode().splitlines():
@@ -110,11 +110,11 @@ class Server:
         return None
 
     def usage(self) -> dict[int, processes.Usage]:
-        """CPU and memory of every process of the server."""
+        """Return CPU and memory of every process of the server."""
         return processes.usage(self._mark)
 
     def settled(self) -> bool:
-        """Whether the queue of an earlier overload is gone: calls in a row are answered within the SLO."""
+        """Return whether the queue of an overload has drained: successive calls meet the SLO."""
         deadline = time.monotonic() + SETTLE_SECONDS
         quick = 0
         while quick < PROBES and time.monotonic() < deadline:
@@ -126,7 +126,7 @@ class Server:
         return quick >= PROBES
 
     def log_tail(self) -> str:
-        """The last of what the server said."""
+        """Return the server's last output."""
         return (self.folder / "log").read_text(errors="replace")[-_LOG_TAIL:].strip()
 
     def _start(self, python: str) -> None:
@@ -161,7 +161,7 @@ class Server:
             )
 
     def _wait_ready(self) -> None:
-        # A real request for every system, some for each worker; the measurement's warm-up does the rest.
+        # A real request for every system, some per worker; the measurement's warm-up follows.
         deadline = time.monotonic() + START_SECONDS
         answered = 0
         last: object = "no answer"
@@ -179,7 +179,7 @@ class Server:
                 time.sleep(0.1)
 
     def _call(self) -> int | str:
-        """The status of one request, or what went wrong."""
+        """Return the status of one request, or the error."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PROBE_TIMEOUT)
         try:
             connection.request("POST", self.system.path, self.body, {"Content-Type": self.content_type})

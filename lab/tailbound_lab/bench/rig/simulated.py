@@ -1,7 +1,7 @@
-"""The simulator's twin of a live run: the same mix on the same engine in virtual time.
+"""Simulates a live run: the same mix on the same engine in virtual time.
 
-It is given what no simulation can know: how long batches took in the mean, and what a request spends outside
-of its batch, measured at a low rate. It is not given what is compared.
+Its inputs from the live run are the mean time of batches, and a request's time outside of its batch, measured
+at a low rate. The compared numbers are not inputs.
 """
 
 import random
@@ -23,7 +23,7 @@ from tailbound_lab.simulate.replica import Replica
 MAX_BATCH_SIZE: Final = 256
 """The watchdog's default."""
 LEARNING_SECONDS: Final = 10.0
-"""At half of the rate, before what counts: a live server has been warmed up, too."""
+"""Seconds of warm-up at half of the rate, as a live server has one."""
 REST_SECONDS: Final = 2.0
 SEEDS: Final = (1, 2, 3)
 CORRECTIONS: Final = 3
@@ -31,7 +31,7 @@ _SECONDS: Final = 4.0
 
 
 def service_seconds(workload: Workload) -> Callable[..., float]:
-    """Return the law of a workload that sleeps: its own ``service_seconds``."""
+    """Return the service times of a workload that sleeps: its own ``service_seconds``."""
     law: Callable[..., float] = runpy.run_path(str(workload.folder / "handler.py"))["service_seconds"]
     return law
 
@@ -67,8 +67,8 @@ def simulate(
 ) -> dict[str, Any]:
     """Return goodput and the attainment of each part beside those of ``run``, over several seeds.
 
-    ``overhead`` is what a request spends outside of its batch. What a batch takes beyond the law is corrected
-    until batches take as long in the mean as they did in the run.
+    ``overhead`` is a request's time outside of its batch. The service times are corrected until the mean time
+    of batches equals that of the run.
     """
     function = Function(Service((1.0,) * MAX_BATCH_SIZE), slo_latency=slo, overhead=overhead)
     beyond, rate = 0.0, float(run["rate"])

@@ -1,8 +1,8 @@
-"""What is measured: our own server under each policy, and the peers, all behind one small interface.
+"""Defines the measured systems: our own server under each policy, and the peers.
 
-A system is data: how it is started on a port with so many workers, what pip installs for it, and how a body
-is wrapped for it. Adding a peer is a program in ``servers`` and an entry in ``SYSTEMS``. The next
-step is :mod:`tailbound_lab.bench.rig.server`, which starts, waits and stops.
+A system is data: its start on a port with a number of workers, its packages for pip, and the wrapping of a
+body. To add a peer, add a program to ``servers`` and an entry to ``SYSTEMS``. Next step:
+:mod:`tailbound_lab.bench.rig.server`, which starts, awaits and stops it.
 """
 
 import base64
@@ -31,7 +31,7 @@ JSON: Final = "application/json"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The knobs of a batching server; those it does not have are ignored, None leaves its default."""
+    """The settings of a batching server; unknown ones are ignored, None keeps its default."""
 
     size: int | None = None
     wait_ms: int | None = None
@@ -40,7 +40,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What to start: where, which workload, how many workers, which interpreter."""
+    """The arguments of a start: port, workload, number of workers, settings, interpreter."""
 
     port: int
     workload: Workload
@@ -53,7 +53,7 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A program with its arguments, and what it adds to the environment."""
+    """A program with its arguments and additional environment variables."""
 
     arguments: tuple[str, ...]
     environment: Mapping[str, str]
@@ -70,15 +70,15 @@ class System:
     name: str
     launch: Callable[[Launch], Command]
     requirements: tuple[str, ...] = ()
-    """What pip installs into its own environment; empty: it runs in the bench's."""
+    """Packages of its own environment; empty: it runs in the bench's."""
     path: str = "/"
     wrap: Callable[[bytes], tuple[bytes, str]] = _plain
-    """The body and content type that it takes, from a workload's body."""
+    """Converts a workload's body to the system's body and content type."""
     settings: Settings = Settings()
     predicts_capacity: bool = False
     """Whether it exports watchdog_capacity_requests_per_second."""
     grid_waits_ms: tuple[int, ...] = ()
-    """Waits that a grid search tries with each of the workload's sizes; empty: there is nothing to tune."""
+    """Waits that a grid search tries with each of the workload's sizes; empty: no settings to tune."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def parse_entry(text: str) -> Entry:
 
 
 def grid_of(entry: Entry, workload: Workload) -> list[Settings]:
-    """Every setting that the entry's grid search tries on a workload."""
+    """Return every setting that the entry's grid search tries on a workload."""
     return [
         Settings(size, wait, entry.settings.malloc)
         for size in workload.sizes
