@@ -32,7 +32,7 @@ from batching_watchdog.metrics import Gauges
 from batching_watchdog.metrics import Metrics as WatchdogMetrics
 from batching_watchdog.trial import command as trial
 from slo_autoscaler import config as autoscaler_config
-from slo_autoscaler import fields
+from slo_autoscaler import fields, sources
 from slo_autoscaler.__main__ import COMMANDS
 from slo_autoscaler.__main__ import main as autoscaler
 from slo_autoscaler.law.inputs import INPUTS
@@ -217,6 +217,9 @@ def _rows(kind: Any, prefix: str = "") -> list[tuple[str, str, str, str]]:
         elif prefix or len(below) == 1:
             default = kind.__pydantic_fields__[name].get_default(call_default_factory=True)
             about = _one_line(inspect.getdoc(below[0]) or "")
+            if kind is sources.Settings and below[0] is fields.Tls:
+                rows.append((prefix + name, "none", "as `platform.tls`", about))
+                continue
             rows.append((prefix + name, "none" if default is None else "see below", "a section", about))
             rows += _rows(below[0], f"{prefix}{name}.")
     return rows

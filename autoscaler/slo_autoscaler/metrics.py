@@ -114,7 +114,7 @@ class Metrics(Collector):
         rows = list(self._rows.items())
         yield _gauge(
             "slo_autoscaler_desired_replicas",
-            "Desired replicas of a function in mode active or recommend; exported by the leader, from data.",
+            "Desired replicas in mode active or recommend; only the leader exports it, and only with data.",
             self._desired.items(),
         )
         modes = GaugeMetricFamily(
@@ -123,7 +123,9 @@ class Metrics(Collector):
             labels=["function_name", "mode"],
         )
         replicas = GaugeMetricFamily(
-            "slo_autoscaler_replicas", "Replicas by the platform.", labels=["function_name", "state"]
+            "slo_autoscaler_replicas",
+            "Replicas as the platform reports them.",
+            labels=["function_name", "state"],
         )
         decisions = CounterMetricFamily(
             "slo_autoscaler_decisions",

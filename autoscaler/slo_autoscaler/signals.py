@@ -203,8 +203,8 @@ class Observation:
     # count in flight now, less all that started in the window.
     stalled: float | None = _signal(
         Unit.COUNT,
-        "Lower bound of the requests in flight for the whole window of rates: a hang, which no counter shows "
-        "before it ends. Misses, if the SLO is shorter than the window.",
+        "Lower bound of the requests in flight for the whole window of rates, which no counter shows yet. "
+        "They are misses if the SLO is shorter than the window.",
         watchdog=(
             "sum by (function_name) (clamp_min(min_over_time(http_requests_in_flight[$R])"
             " - sum without (outcome, slo_class) (increase(slo_requests_total[$R])), 0)"
@@ -240,14 +240,14 @@ class Observation:
     )
     p95: float | None = _signal(
         Unit.SECONDS,
-        "Latency of successes: quick refusals would make overload look good.",
+        "95th percentile of the latency of successes: quick refusals would make overload look good.",
         watchdog="histogram_quantile(0.95, sum by (function_name, le) ($BUCKETS))",
         gateway="histogram_quantile(0.95, sum by (function_name, le) ($GATEWAY_BUCKETS))",
         in_shadow=InShadow.BY_LOAD,
     )
     p99: float | None = _signal(
         Unit.SECONDS,
-        "Latency of successes.",
+        "99th percentile of the latency of successes.",
         watchdog="histogram_quantile(0.99, sum by (function_name, le) ($BUCKETS))",
         gateway="histogram_quantile(0.99, sum by (function_name, le) ($GATEWAY_BUCKETS))",
         in_shadow=InShadow.BY_LOAD,

@@ -172,7 +172,7 @@ class Modes:
 
 @settings
 class Fleet:
-    """Replicas that functions share, as the cluster has room. None: only each function's own limit."""
+    """Budgets of replicas that functions share. None: only each function's own limit."""
 
     replicas: Count | None = None
     """Replicas of all functions without a group."""

@@ -93,7 +93,7 @@ class Telemetry(Tracer, Protocol):
     """What takes the spans, until the watchdog ends."""
 
     def counts(self) -> Mapping[str, int]:
-        """Return how many spans there were, by what became of them."""
+        """Return the number of spans by result."""
 
     def close(self) -> None:
         """Send what waits. Waits for that, but not for long."""

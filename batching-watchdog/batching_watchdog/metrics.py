@@ -99,7 +99,7 @@ class Gauges:
     resident_bytes: Callable[[], Mapping[int, int]] = dict
     lines_dropped: Callable[[], int] = lambda: 0
     spans: Callable[[], Mapping[str, int]] = dict
-    """By what became of them; empty if none are made."""
+    """By result; empty if none are made."""
     cpu: Callable[[], tuple[float, float]] | None = None
     """The time, and the CPU time of the front end, in seconds."""
 
@@ -376,7 +376,7 @@ ROWS: Final = (
     Row(
         "watchdog_spans",
         COUNTER,
-        "Spans by what became of them: exported, failed (the receiver did not take them), dropped (no room).",
+        "Spans by result: exported, failed (the receiver did not take them), dropped (no room).",
         lambda m: m.gauges.spans(),
         ("result",),
     ),

@@ -18,7 +18,7 @@ DERIVED: Final[Mapping[str, Signal]] = {
     "ready": Signal(Unit.COUNT, "Replicas that serve."),
     "pending": Signal(Unit.COUNT, "Replicas requested that do not serve yet."),
     "arrival_rate": Signal(
-        Unit.RATE, "The larger of `rate` + `in_flight_growth` and `gateway_rate`: each can only miss some."
+        Unit.RATE, "The larger of `rate` + `in_flight_growth` and `gateway_rate`: neither counts too many."
     ),
     "expected": Signal(
         Unit.RATE,
@@ -38,7 +38,7 @@ DERIVED: Final[Mapping[str, Signal]] = {
     "predicted_more": Signal(
         Unit.SHARE, "Share of requests predicted to end late with one replica more than decided."
     ),
-    "worth": Signal(Unit.RATE, "Late requests per second that a replica must save to be worth it."),
+    "worth": Signal(Unit.RATE, "Late requests per second that one more replica must save to be recommended."),
     "allowed": Signal(
         Unit.SHARE,
         "Share of requests that the error budget allows to end late now.",
@@ -68,7 +68,7 @@ DERIVED: Final[Mapping[str, Signal]] = {
     ),
     "unschedulable": Signal(
         Unit.COUNT,
-        "Replicas for which no node has room; absent where the platform does not tell.",
+        "Replicas for which no node has room; null where the platform does not report them.",
         gauge="slo_autoscaler_unschedulable_replicas",
     ),
     "min": Signal(Unit.COUNT, "Lowest count allowed."),
@@ -84,7 +84,7 @@ DERIVED: Final[Mapping[str, Signal]] = {
         gauge="slo_autoscaler_recommended_replicas",
     ),
     "requested": Signal(Unit.COUNT, "Count that the platform refused, with `PlatformCap`."),
-    "granted": Signal(Unit.COUNT, "Count that it gave instead."),
+    "granted": Signal(Unit.COUNT, "Count that the platform gave instead."),
 }
 """What the law adds to the signals."""
 

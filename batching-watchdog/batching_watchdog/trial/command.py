@@ -35,11 +35,11 @@ OWN: Final = {"log_format": "text", "prefix_logs": "false", "access_log": "false
 DESCRIPTION: Final = """\
 Tries a function on this machine as production would run it: loads FOLDER/handler.py (or
 FOLDER/function/handler.py) in real worker processes, measures batches of its example(), sends
-example() over HTTP, and says what one replica can do within the target.
+example() over HTTP, and reports the rate that one replica serves within the target.
 
 Settings come from the options, then the environment, then the stack file (stack.yaml or stack.yml in a
 folder above FOLDER) whose function has FOLDER as its handler. Exit statuses: 0; 1 if the handler is at
-fault; 2 if the command is.
+fault; 2 if the command is wrong.
 """
 
 

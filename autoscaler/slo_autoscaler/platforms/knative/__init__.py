@@ -46,7 +46,7 @@ class Settings:
     resync: PositiveDuration = 300.0
     """Time between two complete lists; watches report the changes in between."""
     cap: Count | None = None
-    """Maximum number of replicas of any Revision, whatever its annotations say."""
+    """Maximum number of replicas of any function, whatever its annotations say."""
     cap_retry: PositiveDuration = 300.0
     """Time after which a refused count is requested again."""
     tls: ClusterTls = Field(default_factory=ClusterTls)
