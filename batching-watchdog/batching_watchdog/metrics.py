@@ -396,8 +396,8 @@ class Exposition:
     def scrape(self, accept: str = "") -> tuple[bytes, str]:
         """Return the exposition now, and its Content-Type.
 
-        ``accept``: the scraper's header. Who asks for OpenMetrics gets it, with exemplars; others get
-        Prometheus' text format.
+        ``accept``: the scraper's header. If it names OpenMetrics, the answer is that, with exemplars; else it
+        is Prometheus' text format.
         """
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type

@@ -42,12 +42,28 @@ MAX_QUEUE_SIZE: Final = 2048
 """Default of OTEL_BSP_MAX_QUEUE_SIZE: how many spans may wait to be sent."""
 FLUSH_SECONDS: Final = 2.0
 """How long the last spans may take to be sent when the watchdog ends."""
+QUIET_SECONDS: Final = 60.0
+"""Minimum time between two lines of the exporter: it writes one for each attempt, and a receiver may be away
+for days."""
 SWITCH_SECONDS: Final = 0.0005
 """After so long the thread that encodes must let the event loop go on, where Python's default is 5 ms."""
 
 _SCOPE: Final = InstrumentationScope("batching_watchdog", __version__)
 _UNSET, _FAILED = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
 _NO_STATE: Final = TraceState()
+
+
+class _Seldom:
+    """A filter of a logger that passes one record per ``QUIET_SECONDS``."""
+
+    def __init__(self) -> None:
+        self._passed_at = float("-inf")
+
+    def __call__(self, record: logging.LogRecord) -> bool:
+        if record.created - self._passed_at < QUIET_SECONDS:
+            return False
+        self._passed_at = record.created
+        return True
 
 
 class _Counting:
@@ -90,6 +106,7 @@ class OpenTelemetry:
         """
         # It would write a line for every tracestate that is not well formed, and clients choose those.
         logging.getLogger("opentelemetry.trace.span").setLevel(logging.ERROR)
+        logging.getLogger(OTLPSpanExporter.__module__).addFilter(_Seldom())
         provider = TracerProvider(shutdown_on_exit=False)
         self._sampler, self._ids, self._resource = provider.sampler, provider.id_generator, provider.resource
         # How a sampler tells what it does (SDK specification, "GetDescription"). All parentbased_* have this.

@@ -72,7 +72,7 @@ def received_context(value: bytes, header_block: bytes) -> SpanContext | None:
 
 
 def with_context(header_block: bytes, context: SpanContext, *, restarted: bool) -> bytes:
-    """Return a request's headers with ``context`` as the caller of whoever reads them.
+    """Return a request's headers with ``context`` as the calling span.
 
     ``restarted``: the trace begins here, so a ``tracestate`` belongs to another one and is removed.
     """

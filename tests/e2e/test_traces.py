@@ -142,6 +142,9 @@ def test_collector_that_is_away_costs_no_request_and_its_spans_are_counted():
         wait_until(lambda: dog.metric('watchdog_spans_total{result="failed"}') == 4, "they were sent")
         assert dog.metric('watchdog_spans_total{result="exported"}') == 0
         assert dog.call(body=b"x", headers=SAMPLED).status == 200
+        wait_until(lambda: dog.metric('watchdog_spans_total{result="failed"}') == 8, "so were these")
+        assert dog.stop() == 0
+        assert dog.log.count("spans batch") == 1, "it is not said again and again"
 
 
 def without(module: str, folder: Path) -> dict[str, str]:

@@ -348,7 +348,7 @@ class Front:
             self._log(exchange, outcome, batch, waited, seconds, len(body), meaning, slo_class, context)
 
     def _caller(self, exchange: Exchange, outcome: Reply | WatchdogError) -> SpanContext | None:
-        """Return the calling span if somebody is told of it: a line of the log, or an exemplar."""
+        """Return the calling span if a line of the log or an exemplar needs it."""
         told = self._access_log.on or not isinstance(outcome, Reply)
         if told or may_be_sampled(exchange.captured_headers[TRACEPARENT]):
             return caller(exchange)
