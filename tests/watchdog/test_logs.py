@@ -71,16 +71,11 @@ def test_the_line_has_what_of_watchdogs_has_and_outcome_batch_and_wait_or_why_it
     assert [word for word in words if word not in text] == []
 
 
-def test_the_line_names_the_class_where_classes_are_declared():
-    line = replace(SERVED, slo_class="interactive")
-    assert "good, class interactive, batch 17" in str(line)
-    assert line.document().items() - SERVED.document().items() == {("slo_class", "interactive")}
-
-
-def test_the_line_names_the_trace_of_a_request_that_belongs_to_one():
-    line = replace(SERVED, trace_id="4bf92f3577b34da6a3ce929d0e0e4736")
-    assert str(line) == f"{SERVED}, trace 4bf92f3577b34da6a3ce929d0e0e4736"
-    assert line.document().items() - SERVED.document().items() == {("trace_id", line.trace_id)}
+@pytest.mark.parametrize(("name", "value"), [("slo_class", "interactive"), ("trace_id", "4bf92f3577b34da6")])
+def test_the_line_names_the_class_and_the_trace_of_a_request_that_has_one(name: str, value: str):
+    line = replace(SERVED, **{name: value})
+    assert value in str(line)
+    assert line.document().items() - SERVED.document().items() == {(name, value)}
 
 
 def test_the_line_in_json_has_the_same_and_nothing_that_does_not_apply():
