@@ -6,19 +6,12 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from node.cluster import REGISTRY, Guide, exists, guide, kubectl, load, read, unlearned, wait_for
+from node.cluster import REGISTRY, SAMPLE, Guide, exists, guide, kubectl, load, read, unlearned, wait_for
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(3600)]
 
 OURS = ("monitoring", "tailbound-knative")
 IMAGE = f"{REGISTRY}/tabular:1"
-ENVIRONMENT = {
-    "slo_latency": "200ms",
-    "workers": "1",
-    "max_batch_size": "4",
-    "device_slowdown": "8",
-}
-"""A simulated accelerator that takes 80 ms for a batch of four: 50 requests/s keep one replica busy."""
 RATE = 120.0
 
 
@@ -48,8 +41,8 @@ def function(follower: Guide) -> None:
     template["metadata"]["annotations"]["autoscaling.knative.dev/max-scale"] = "5"
     (container,) = template["spec"]["containers"]
     container["image"] = IMAGE
-    kept = [each for each in container["env"] if each["name"] not in ENVIRONMENT]
-    container["env"] = kept + [{"name": name, "value": value} for name, value in ENVIRONMENT.items()]
+    kept = [each for each in container["env"] if each["name"] not in SAMPLE]
+    container["env"] = kept + [{"name": name, "value": value} for name, value in SAMPLE.items()]
     container["resources"] = {
         "requests": {"cpu": "50m", "memory": "64Mi"},
         "limits": {"cpu": "500m", "memory": "256Mi"},

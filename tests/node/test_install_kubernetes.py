@@ -11,6 +11,7 @@ import yaml
 
 from node.cluster import (
     REGISTRY,
+    SAMPLE,
     Guide,
     decisions,
     exists,
@@ -28,8 +29,6 @@ pytestmark = [pytest.mark.node, pytest.mark.timeout(3600)]
 IMAGE = f"{REGISTRY}/my-model:latest"
 URL = "http://my-model.shop.svc.cluster.local:8080/"
 OURS = ("monitoring", "tailbound", "shop")
-ENVIRONMENT = {"workers": "1", "max_batch_size": "4", "device_slowdown": "8"}
-"""A simulated accelerator that takes 80 ms for a batch of four: 50 requests/s keep one replica busy."""
 RATE = 120.0
 
 
@@ -44,7 +43,8 @@ def small(deployment: dict[str, Any]) -> dict[str, Any]:
     """The page's Deployment with the sample's environment, and small enough for five on two cores."""
     deployment["metadata"]["annotations"]["tailbound.dev/max-replicas"] = "5"
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    container["env"] += [{"name": name, "value": value} for name, value in ENVIRONMENT.items()]
+    kept = [each for each in container["env"] if each["name"] not in SAMPLE]
+    container["env"] = kept + [{"name": name, "value": value} for name, value in SAMPLE.items()]
     container["imagePullPolicy"] = "IfNotPresent"
     container["resources"] = {
         "requests": {"cpu": "50m", "memory": "64Mi"},
@@ -192,6 +192,21 @@ def test_changed_configuration_rolls_the_autoscaler_and_nothing_else(installed: 
     for each in ("monitoring", "shop"):
         assert names("--namespace", each, "pods") == before[each]
     wait_for("decisions of the new one", lambda: newest(""), told)
+
+
+def test_rights_in_one_namespace_are_enough_for_its_models(installed: Installed):
+    config = installed.guide.clone / "install/kubernetes/config.yaml"
+    config.write_text(config.read_text().replace("namespaces: null", "namespaces: [shop]"))
+    before = names("--namespace=tailbound", "pods")
+    installed.guide.follow("2. The autoscaler", take=lambda text: "create rolebinding" in text)
+    wait_for("the old one's end", lambda: not names("--namespace=tailbound", "pods") & before)
+    account = "--as=system:serviceaccount:tailbound:slo-autoscaler"
+    for namespace, allowed in (("shop", "yes"), ("default", "no")):
+        question = (account, "--namespace", namespace, "patch", "deployments", "--subresource=scale")
+        assert kubectl("auth", "can-i", *question, check=False).split()[-1] == allowed
+    labeled("recommend")
+    wait_for("decisions of the new one", lambda: newest("").get("mode") == "recommend", told)
+    assert "403" not in told()
 
 
 def test_removal_leaves_the_model_and_nothing_of_the_autoscaler(installed: Installed):

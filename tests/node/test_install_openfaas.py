@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from node.cluster import (
+    SAMPLE,
     Guide,
     Json,
     decisions,
@@ -27,8 +28,6 @@ pytestmark = [pytest.mark.node, pytest.mark.timeout(3600)]
 
 OURS = ("openfaas", "openfaas-fn")
 URL = "http://gateway.openfaas.svc.cluster.local:8080/function/my-model"
-ENVIRONMENT = {"workers": "1", "max_batch_size": "4", "device_slowdown": "8"}
-"""A simulated accelerator that takes 80 ms for a batch of four: 50 requests/s keep one replica busy."""
 RATE = 120.0
 
 
@@ -62,7 +61,7 @@ def function(follower: Guide) -> None:
         test.unlink()
     stack = yaml.safe_load((folder / "stack.yaml").read_text())
     stack["functions"]["my-model"] |= settings | {
-        "environment": settings["environment"] | ENVIRONMENT,
+        "environment": settings["environment"] | SAMPLE,
         "requests": {"cpu": "50m", "memory": "64Mi"},
         "limits": {"cpu": "500m", "memory": "256Mi"},
         "labels": settings["labels"] | {"com.tailbound.mode": "off"},
