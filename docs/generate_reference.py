@@ -174,7 +174,9 @@ def _variables() -> str:
         others = [f"{_code(name)} is another name and wins" for name in each.before]
         others += [f"{_code(name)} is another name and loses" for name in each.after]
         default = _code(each.shown) if each.shown else ""
-        rows.append((each.name, default, "; ".join([each.meaning, *others]), each.rule.words))
+        # The page says once what a duration is.
+        rule = each.rule.words.removesuffix(f", {watchdog_config.DURATION_SYNTAX}")
+        rows.append((each.name, default, "; ".join([each.meaning, *others]), rule))
     return _table("variable, default, meaning, must be", rows)
 
 
@@ -362,10 +364,10 @@ def _sentence(clauses: tuple[str, ...]) -> str:
 
 def _inputs() -> str:
     inputs = [
-        (name, each.unit.value, _code(each.gauge) if each.gauge else "", each.meaning)
+        (name, each.unit.value, each.meaning + (f" Exported as {_code(each.gauge)}." if each.gauge else ""))
         for name, each in INPUTS.items()
     ]
-    return _table("input, unit, exported as, meaning", inputs)
+    return _table("input, unit, meaning", inputs)
 
 
 def _queries() -> dict[str, str]:

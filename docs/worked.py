@@ -22,7 +22,8 @@ from slo_autoscaler.spec import Spec
 
 PAGE: Final = Path(__file__).resolve().parent / "scaling.md"
 
-LOADS: Final = (0.25, 0.5, *(hundredths / 100 for hundredths in range(60, 135, 5)), 1.5, 2.0, 3.0, 6.0)
+LOADS: Final = (0.25, 0.5, *(hundredths / 100 for hundredths in range(60, 135, 5)), 1.5)
+"""Beyond the last one, late = 1 - 1 / load."""
 SPREADS: Final = (0.1, 0.15, 0.2, 0.3)
 RATIOS: Final = (0.2, 0.5, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 6.0, 12.0)
 """To which the law's finer bins are shared out."""

@@ -37,6 +37,8 @@ def interpolated(at, points):
 TITLES, CURVE = table("curve")
 LATE = [(float(row[0]), number(row[TITLES.index(f"late, {round(SPREAD, 2):g}")])) for row in CURVE]
 SAVED = [(float(row[0]), number(row[TITLES.index(f"saved, {round(SPREAD, 2):g}")])) for row in CURVE]
+BEYOND = [(load, 1 - 1 / load) for load in (2.0, 3.0, 6.0, 12.0)]
+"""By the page's sentence below its table."""
 LOAD = [(late, load) for load, late in LATE if 1e-5 < late < 0.5]
 FORMULAS = PAGE.split("### Late requests allowed now")[1]
 RESERVED, UNSPENT, MOST, OVERSPENT = (
@@ -64,7 +66,8 @@ def by_hand(column):
 
     def late(count):
         total = sum(
-            share * ratio * interpolated(ratio * rate / (count * goodput), LATE) for ratio, share in odds
+            share * ratio * interpolated(ratio * rate / (count * goodput), LATE + BEYOND)
+            for ratio, share in odds
         )
         return total / sum(share * ratio for ratio, share in odds)
 
