@@ -132,15 +132,15 @@ def helps() -> dict[str, str]:
 
 
 def _command(text: str) -> str:
-    """Return a help text as a page: the usage, the description, and a table of arguments."""
-    usage, *paragraphs = text.rstrip().split("\n\n")
+    """Return a help text as a page: the description, and a table of arguments."""
+    _, *paragraphs = text.rstrip().split("\n\n")
     sections = [each for each in paragraphs if re.match(r"[a-z ]+:\n", each)]
     about = "\n\n".join(each for each in paragraphs if each not in sections)
     told = re.findall(r"(?m)^  (\S(?:.*?\S)?)(?:  +|\n {8,})(\S.*(?:\n {8,}\S.*)*)", "\n".join(sections))
     rows = [
         (name, _one_line(meaning)) for name, meaning in told if "--help" not in name and name != "--version"
     ]
-    return f"`{_one_line(usage.removeprefix('usage: '))}`\n\n{about}\n\n" + _table("argument, meaning", rows)
+    return f"{about}\n\n" + _table("argument, meaning", rows)
 
 
 def keys(kind: type = autoscaler_config.Config, prefix: str = "") -> set[str]:
