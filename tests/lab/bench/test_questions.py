@@ -72,6 +72,13 @@ def test_mixed_ratio_at_a_rate_is_within_a_round_and_a_lagged_run_counts_nowhere
     assert four[2:] == ("475", "0.75 (0.50 to 1.00)", "47.50%", "90.00%")
 
 
+def test_mixed_page_has_the_highest_rate_of_each_question():
+    run = {"goodput": 900.0, "parts": {"": 0.9}, "simulated": {"parts": {"": 0.9}}}
+    rounds = [{"1 path": {"1000": run, "2500": run, "900": run}}]
+    assert [line[0] for line in mixed.at_rates(rounds)] == ["900/s", "1,000/s", "2,500/s"]
+    assert [line[0] for line in mixed.at_rates(rounds, 1)] == ["2,500/s"]
+
+
 def test_mixed_lengths_are_ten_short_for_one_long_and_alike_in_bytes_where_hidden():
     plain, hidden = mixed.of_lengths(), mixed.of_lengths(hidden=True)
     weights = {name: sum(part.weight for part in plain if part.name == name) for name in ("short", "long")}

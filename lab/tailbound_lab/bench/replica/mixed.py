@@ -169,7 +169,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
             rounds.append(_round(QUESTIONS[name], options.system, rig))
         results["questions"][name] = rounds
         (output / "mixed.json").write_text(json.dumps(results, indent=1) + "\n")
-    page.show(options, SECTION, _tables(results))
+    page.show(options, SECTION, _tables(results), decisive=_tables(results, rates=1))
     return 0
 
 
@@ -214,12 +214,13 @@ def _round(question: Question, system: str, rig: Rig) -> dict[str, Any]:
     return found
 
 
-def _tables(results: Mapping[str, Any]) -> str:
+def _tables(results: Mapping[str, Any], rates: int | None = None) -> str:
+    """Return all questions as one table, each at its highest ``rates``, or at all of them."""
     questions = results["questions"]
     lines = [
         (name, *line)
         for name, rounds in questions.items()
-        for line in at_rates([found["rates"] for found in rounds])
+        for line in at_rates([found["rates"] for found in rounds], rates)
     ]
     parts = [f"{results['machine']}, {results['date']}.", page.markdown(_COLUMNS, lines)]
     searched = {name: rounds for name, rounds in questions.items() if QUESTIONS[name].searched}
@@ -236,11 +237,16 @@ _COLUMNS: Final = (
 )
 
 
-def at_rates(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[tuple[str, ...]]:
-    """Return a line for each rate and variant: the median over the rounds, and the range of the ratios."""
+def at_rates(
+    rounds: Sequence[Mapping[str, Mapping[str, Any]]], highest: int | None = None
+) -> list[tuple[str, ...]]:
+    """Return a line for each rate (or the ``highest`` so many) and variant.
+
+    It has the median over the rounds, and the range of the ratios.
+    """
     first = next(iter(rounds[0]))
     lines: list[tuple[str, ...]] = []
-    for rate in rounds[0][first]:
+    for rate in sorted(rounds[0][first], key=float)[-highest if highest else 0 :]:
         for label in rounds[0]:
             runs = [found[label][rate] for found in rounds if "goodput" in found[label][rate]]
             ratios = [
