@@ -129,7 +129,7 @@ def test_measurement_in_small_goes_from_the_server_to_results(tmp_path, monkeypa
         assert found["status"] == "measured", found
         capsys.readouterr()
         assert bench.main(["report"]) == 0
-        assert "### accelerator" in capsys.readouterr().out
+        assert "**accelerator.**" in capsys.readouterr().out
     elif file == "soak.json":
         found = json.loads((tmp_path / file).read_text())
         assert found["sent"] > 0
