@@ -36,8 +36,6 @@ class Unit(Enum):
     """Units of numbers; ``words`` formats each."""
 
     SECONDS = "seconds"
-    BUDGET_SECONDS = "budget seconds"
-    """Misses that the objective allows in one second of mean traffic."""
     RATE = "requests per second"
     COUNT = "count"
     SHARE = "share"

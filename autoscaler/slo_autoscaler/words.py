@@ -298,7 +298,6 @@ def _moment(text: str, *, with_date: bool) -> str:
 
 _FORMS: Final[Mapping[Unit, Callable[[float], str]]] = {
     Unit.SECONDS: seconds,
-    Unit.BUDGET_SECONDS: seconds,
     Unit.RATE: per_second,
     Unit.COUNT: count,
     Unit.SHARE: share,
