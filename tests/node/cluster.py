@@ -5,11 +5,13 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +123,8 @@ class Guide:
         status = shell.wait(LONGEST)
         said = output.read_text()
         assert status == 0, f"{self.page}\n{script}\n{said}"
+        for port in re.findall(r"port-forward \S+ (\d+):", script):
+            wait_for(f"port {port}", partial(listens, int(port)), output.read_text)
         self.said += said
         return said
 
@@ -136,9 +140,14 @@ class Guide:
                 os.killpg(process.pid, signal.SIGTERM)
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
+
+
 def filled(text: str) -> str:
     """The placeholders filled in, as the pages tell a reader on such a cluster to."""
-    text = text.replace("<registry>", REGISTRY).replace("<user>/", "")
+    text = text.replace("<registry>", REGISTRY).replace("/<user>", "")
     # Else it runs until the reader ends it.
     text = text.replace(" --follow", "")
     if not default_storage():

@@ -1,6 +1,7 @@
 """docs/install-openfaas.md on a real node: OpenFaaS, autoscaler, function and load, then the removal."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -49,16 +50,15 @@ def installed(node: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 def function(follower: Guide) -> None:
     """Step 4, with the handler of the sample accelerator in the place of the template's."""
-    made, up = [each.text for each in follower.blocks("4. A function") if each.language == ""]
+    forward, made, up = [each.text for each in follower.blocks("4. A function") if each.language == ""]
     (settings,) = [
         yaml.safe_load(each.text) for each in follower.blocks("4. A function") if each.language == "yaml"
     ]
+    follower.run(forward)
     follower.run(made)
     folder = follower.clone / "my-functions"
-    handler = follower.clone / "functions/accelerator/handler.py"
-    (folder / "my-model/handler.py").write_text(handler.read_text())
-    for test in (folder / "my-model").glob("*_test.py"):
-        test.unlink()
+    # Its requirements too: the template's bring torch.
+    shutil.copytree(follower.clone / "functions/accelerator", folder / "my-model", dirs_exist_ok=True)
     stack = yaml.safe_load((folder / "stack.yaml").read_text())
     stack["functions"]["my-model"] |= settings | {
         "environment": settings["environment"] | SAMPLE,
