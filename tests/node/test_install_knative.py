@@ -97,15 +97,6 @@ def test_pod_autoscaler_tells_the_count(installed: Guide):
     assert ready("podautoscaler", revision())
 
 
-def test_api_server_refuses_the_class_every_other_deployment(installed: Guide):
-    scale = (
-        "--as=system:serviceaccount:tailbound-knative:slo-autoscaler",
-        *("--namespace=monitoring", "patch", "--subresource=scale", "--type=merge"),
-        *('--patch={"spec": {"replicas": 1}}', "deployment", "prometheus-knative"),
-    )
-    wait_for("a refusal", lambda: "Knative's Revisions" in kubectl(*scale, check=False))
-
-
 def test_removal_leaves_nothing_of_the_autoscaler(installed: Guide):
     installed.follow("Remove it")
     wait_for("the namespace's end", lambda: not exists("namespace", "tailbound-knative"))

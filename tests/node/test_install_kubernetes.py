@@ -156,27 +156,6 @@ def test_mode_off_decides_nothing_and_active_scales_again(installed: Installed):
     sent.ended()
 
 
-def test_api_server_refuses_the_autoscaler_every_other_deployment(installed: Installed):
-    unlabeled = json.loads(json.dumps(installed.deployment))
-    unlabeled["metadata"] = {"name": "other", "namespace": "shop"}
-    unlabeled["spec"] |= {"selector": {"matchLabels": {"app": "other"}}, "replicas": 1}
-    unlabeled["spec"]["template"]["metadata"]["labels"] = {"app": "other"}
-    kubectl("apply", "--filename=-", stdin=json.dumps(unlabeled))
-    scale = (
-        "--as=system:serviceaccount:tailbound:slo-autoscaler",
-        *("--namespace=shop", "patch", "--subresource=scale", "--type=merge"),
-        f'--patch={{"spec": {{"replicas": {counts()[0]}}}}}',
-        "deployment",
-    )
-    # The API server learns of a Deployment a moment after it was made.
-    wait_for("a refusal", lambda: "label tailbound.dev/mode" in kubectl(*scale, "other", check=False))
-    labeled("shadow")
-    wait_for("a refusal", lambda: "label tailbound.dev/mode" in kubectl(*scale, "my-model", check=False))
-    labeled("active")
-    wait_for("consent", lambda: "label tailbound.dev/mode" not in kubectl(*scale, "my-model", check=False))
-    kubectl("--namespace=shop", "delete", "deployment", "other")
-
-
 def test_changed_configuration_rolls_the_autoscaler_and_nothing_else(installed: Installed):
     since = labeled("off")
     wait_for("a hold", lambda: newest(since).get("reason") == "Disabled", told)
