@@ -34,7 +34,7 @@ $(INSTALLED): $(MANIFESTS)
 
 .PHONY: prometheus
 prometheus:
-	@PATH="$$PATH:/usr/sbin:/sbin" command -v prometheus promtool >/dev/null 2>&1 || sh lab/install-prometheus.sh
+	@PATH="$$PATH:/usr/sbin:/sbin" command -v prometheus promtool >/dev/null 2>&1 || sh lab/install-from-debian.sh prometheus
 
 demo: install ## The main job on one machine (DEMO_ARGS=--quick: within 90 s; --help for the rest)
 	$(BIN)/python -m tailbound_lab.demo $(DEMO_ARGS)
@@ -101,6 +101,7 @@ reference: $(INSTALLED) ## Write the tables of docs/reference/ and docs/scaling.
 	$(BIN)/python -m docs.figures.diagrams
 
 tutorial: install ## Follow docs/tutorial.md, command by command: a minute
+	@command -v curl >/dev/null || sh lab/install-from-debian.sh curl
 	$(BIN)/pytest tests/docs/follow_tutorial.py $(TEST_ARGS)
 
 .PHONY: lock wheels sbom release-test
