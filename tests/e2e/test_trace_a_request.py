@@ -41,12 +41,15 @@ def command(beginning: str) -> str:
 
 
 async def run(words: str, folder: Path) -> str:
-    process = await asyncio.create_subprocess_exec(
-        "sh", "-c", words, cwd=folder, stdout=asyncio.subprocess.PIPE
-    )
-    said, _ = await process.communicate()
-    assert process.returncode == 0, words
-    return said.decode()
+    """Run a command until it says something: a line of the log comes after the answer to its request."""
+    while True:
+        process = await asyncio.create_subprocess_exec(
+            "sh", "-c", words, cwd=folder, stdout=asyncio.subprocess.PIPE
+        )
+        said, _ = await process.communicate()
+        if said:
+            return said.decode()
+        await asyncio.sleep(0.1)
 
 
 @pytest.mark.skipif(not (shutil.which("curl") and shutil.which("jq")), reason="needs curl and jq")
