@@ -48,6 +48,7 @@ async def run(words: str, folder: Path) -> str:
         )
         said, _ = await process.communicate()
         if said:
+            assert process.returncode == 0, words
             return said.decode()
         await asyncio.sleep(0.1)
 

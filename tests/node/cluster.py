@@ -191,6 +191,23 @@ def decisions(namespace: str, since: str = "") -> list[Json]:
     return [each for each in found if "reason" in each and each["time"] >= since]
 
 
+def newest(function: str, namespace: str, since: str) -> Json:
+    """The newest decision on a function, {} if the autoscaler in this namespace made none since then."""
+    found = [each for each in decisions(namespace, since) if each["function_name"] == function]
+    return found[-1] if found else {}
+
+
+def told(namespace: str) -> str:
+    """The end of the log of the autoscaler in this namespace."""
+    return kubectl("--namespace", namespace, "logs", "deployment/slo-autoscaler", "--tail=20", check=False)
+
+
+def counts(namespace: str, deployment: str) -> tuple[int, int]:
+    """How many replicas are asked for and ready."""
+    found = read("--namespace", namespace, "deployment", deployment)
+    return found["spec"]["replicas"], found["status"].get("readyReplicas", 0)
+
+
 def image_of(namespace: str, deployment: str) -> str:
     """The image of the Deployment's only container."""
     template = read("--namespace", namespace, "deployment", deployment)["spec"]["template"]

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import yaml
 
+from node import cluster
 from node.cluster import REGISTRY, SAMPLE, Guide, exists, guide, kubectl, load, read, unlearned, wait_for
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(3600)]
@@ -13,6 +15,8 @@ pytestmark = [pytest.mark.node, pytest.mark.timeout(3600)]
 OURS = ("monitoring", "tailbound-knative")
 IMAGE = f"{REGISTRY}/tabular:1"
 RATE = 120.0
+
+told = partial(cluster.told, "tailbound-knative")
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +68,7 @@ def ready(kind: str, name: str) -> bool:
 
 
 def counts() -> tuple[int, int]:
-    """How many replicas are asked for and ready."""
-    found = read("deployment", f"{revision()}-deployment")
-    return found["spec"]["replicas"], found["status"].get("readyReplicas", 0)
-
-
-def told() -> str:
-    return kubectl(
-        "--namespace=tailbound-knative", "logs", "deployment/slo-autoscaler", "--tail=20", check=False
-    )
+    return cluster.counts("default", f"{revision()}-deployment")
 
 
 def test_class_gives_replicas_for_load_and_its_end_takes_them_back(installed: Guide):

@@ -4,22 +4,22 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
 import yaml
 
+from node import cluster
 from node.cluster import (
     REGISTRY,
     SAMPLE,
     Guide,
-    decisions,
     exists,
     guide,
     kubectl,
     load,
     names,
-    read,
     unlearned,
     wait_for,
 )
@@ -30,6 +30,10 @@ IMAGE = f"{REGISTRY}/my-model:latest"
 URL = "http://my-model.shop.svc.cluster.local:8080/"
 OURS = ("monitoring", "tailbound", "shop")
 RATE = 120.0
+
+counts = partial(cluster.counts, "shop", "my-model")
+told = partial(cluster.told, "tailbound")
+newest = partial(cluster.newest, "my-model.shop", "tailbound")
 
 
 @dataclass(frozen=True)
@@ -81,22 +85,6 @@ def model(follower: Guide) -> dict[str, Any]:
     kubectl("--namespace=shop", "expose", "deployment/my-model", "--port=8080")
     kubectl("--namespace=shop", "rollout", "status", "deployment/my-model", "--timeout=5m")
     return deployment
-
-
-def counts() -> tuple[int, int]:
-    """How many replicas are asked for and ready."""
-    found = read("--namespace=shop", "deployment", "my-model")
-    return found["spec"]["replicas"], found["status"].get("readyReplicas", 0)
-
-
-def told() -> str:
-    return kubectl("--namespace=tailbound", "logs", "deployment/slo-autoscaler", "--tail=20", check=False)
-
-
-def newest(since: str) -> dict[str, Any]:
-    """The newest decision on the model, {} if there was none since then."""
-    found = [each for each in decisions("tailbound", since) if each["function_name"] == "my-model.shop"]
-    return found[-1] if found else {}
 
 
 def now() -> str:

@@ -4,23 +4,22 @@ import json
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
 import yaml
 
+from node import cluster
 from node.cluster import (
     SAMPLE,
     Guide,
-    Json,
-    decisions,
     exists,
     guide,
     image_of,
     kubectl,
     load,
     names,
-    read,
     unlearned,
     wait_for,
 )
@@ -30,6 +29,10 @@ pytestmark = [pytest.mark.node, pytest.mark.timeout(3600)]
 OURS = ("openfaas", "openfaas-fn")
 URL = "http://gateway.openfaas.svc.cluster.local:8080/function/my-model"
 RATE = 120.0
+
+counts = partial(cluster.counts, "openfaas-fn", "my-model")
+told = partial(cluster.told, "openfaas")
+newest = partial(cluster.newest, "my-model.openfaas-fn", "openfaas")
 
 
 @pytest.fixture(scope="module")
@@ -79,22 +82,6 @@ def deploy(follower: Guide, mode: str) -> str:
     since = datetime.now(UTC).isoformat(timespec="seconds")
     follower.run("cd my-functions && faas-cli deploy")
     return since
-
-
-def counts() -> tuple[int, int]:
-    """How many replicas are asked for and ready."""
-    found = read("--namespace=openfaas-fn", "deployment", "my-model")
-    return found["spec"]["replicas"], found["status"].get("readyReplicas", 0)
-
-
-def told() -> str:
-    return kubectl("--namespace=openfaas", "logs", "deployment/slo-autoscaler", "--tail=20", check=False)
-
-
-def newest(since: str) -> Json:
-    """The newest decision on the function, {} if there was none since then."""
-    found = [each for each in decisions("openfaas", since) if each["function_name"] == "my-model.openfaas-fn"]
-    return found[-1] if found else {}
 
 
 def offered(name: str, seconds: float) -> Any:

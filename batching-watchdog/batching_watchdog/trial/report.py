@@ -26,6 +26,7 @@ BUSY: Final = 1.5
 """Processes that want to run, per CPU: with more of them the figures are of a busy machine."""
 PAYS: Final = 0.8
 """Batches pay if the best one takes less than this share of a request alone, for each request."""
+_DEVICE: Final = 'choose the device in load(): "cuda" if torch.cuda.is_available() else "cpu"'
 _ADVICE: Final = (
     (
         "ModuleNotFoundError",
@@ -35,14 +36,8 @@ _ADVICE: Final = (
         "FileNotFoundError",
         'find files beside the handler with Path(__file__).with_name("model.pt"): paths begin elsewhere',
     ),
-    (
-        "CUDA",
-        'choose the device in load(): "cuda" if torch.cuda.is_available() else "cpu"',
-    ),
-    (
-        "NVIDIA driver",
-        'choose the device in load(): "cuda" if torch.cuda.is_available() else "cpu"',
-    ),
+    ("CUDA", _DEVICE),
+    ("NVIDIA driver", _DEVICE),
     (
         "defines neither handle_batch",
         "define handle_batch(events, context), which returns one result for each event",

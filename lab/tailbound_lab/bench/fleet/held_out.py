@@ -12,7 +12,6 @@ than any before: its misses are the cost of a first jump. It is played where our
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -344,7 +343,5 @@ def main(options: argparse.Namespace, output: Path) -> int:
         "cases": play(found, Kept(output / PLAYS), options.processes, direct=not options.scrapes_alone),
     }
     (output / "held-out.json").write_text(json.dumps(results, indent=1) + "\n")
-    sys.stdout.write(table(results, base))
-    if options.publish:
-        page.rewrite(SECTION, lambda _: published(results))
+    page.show(options, SECTION, table(results, base), decisive=published(results))
     return 1 if any(missed(each, OURS) and not missed(each, BLIND) for each in results["cases"]) else 0
