@@ -203,8 +203,12 @@ def test_role_of_the_lease_names_the_one_of_the_configuration(render: Render):
 
 
 def test_credentials_of_prometheus_are_mounted_where_the_how_to_looks(render: Render):
-    page = (ROOT / "docs/howto/prometheus-with-authentication.md").read_text()
-    _, settings = (yaml.safe_load(block.text) for block in blocks(page) if block.language == "yaml")
+    page = (ROOT / "docs/howto/prometheus.md").read_text()
+    (settings,) = (
+        found
+        for block in blocks(page)
+        if block.language == "yaml" and "prometheus" in (found := yaml.safe_load(block.text))
+    )
     documents = render(prometheus={"secret": "mine"}, config=settings)
     (mount,) = [
         each for each in container(documents)["volumeMounts"] if each["name"] == "prometheus-credentials"
@@ -244,7 +248,7 @@ def test_every_value_makes_objects_that_kubernetes_knows(render: Render, platfor
 
 
 def test_values_of_the_how_to_render_and_are_what_the_configuration_becomes(render: Render):
-    page = (ROOT / "docs/howto/helm.md").read_text()
+    page = (ROOT / "docs/howto/autoscaler.md").read_text()
     (values,) = (yaml.safe_load(block.text) for block in blocks(page) if block.language == "yaml")
     documents = render(**values)
     config = config_of(documents)
@@ -255,9 +259,9 @@ def test_values_of_the_how_to_render_and_are_what_the_configuration_becomes(rend
 
 
 def test_table_of_the_how_to_has_the_platforms_and_namespaces_of_the_kustomizations():
-    page = (ROOT / "docs/howto/helm.md").read_text()
-    rows = re.findall(r"^\| [^|]+ \| `([\w-]+)` \| `([\w-]+)` \| \[", page, re.MULTILINE)
-    assert dict(rows) == {value: NAMESPACES[kustomization] for value, kustomization in PLATFORMS.items()}
+    page = (ROOT / "docs/howto/autoscaler.md").read_text()
+    rows = re.findall(r"^\| [^|]+ \| `platform=(\S+) base=(\S+) namespace=(\S+)` \|$", page, re.MULTILINE)
+    assert set(rows) == {(value, base, NAMESPACES[base]) for value, base in PLATFORMS.items()}
 
 
 def test_schema_is_what_the_configuration_says():

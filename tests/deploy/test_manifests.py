@@ -90,14 +90,17 @@ def configuration(documents: list[Document]) -> Config:
     return Config.parse(only(documents, "ConfigMap")["data"]["config.yaml"], "config.yaml")
 
 
-def test_secret_of_the_how_to_is_mounted_where_its_configuration_looks(tmp_path: Path):
-    page = (ROOT / "docs/howto/prometheus-with-authentication.md").read_text()
-    overlay, settings = (yaml.safe_load(block.text) for block in blocks(page) if block.language == "yaml")
-    overlay["resources"] = [os.path.relpath(DEPLOY / "kubernetes", tmp_path)]
-    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
-    applied = [each for each in yaml.safe_load_all(text_built(str(tmp_path))) if each]
-    (mount,) = [each for each in container(applied)["volumeMounts"] if "prometheus" in each["name"]]
-    (volume,) = [each for each in pod(applied)["spec"]["volumes"] if each["name"] == mount["name"]]
+@pytest.mark.parametrize("base", NAMESPACES)
+def test_secret_of_the_how_to_is_mounted_where_its_configuration_looks(base: str, tmp_path: Path):
+    page = (ROOT / "docs/howto/prometheus.md").read_text()
+    (settings,) = (
+        found
+        for block in blocks(page)
+        if block.language == "yaml" and "prometheus" in (found := yaml.safe_load(block.text))
+    )
+    ((deployment, _),) = differing("credentials", base, tmp_path)
+    (mount,) = [each for each in container([deployment])["volumeMounts"] if "prometheus" in each["name"]]
+    (volume,) = [each for each in pod([deployment])["spec"]["volumes"] if each["name"] == mount["name"]]
     config = Config.parse(yaml.safe_dump({"platform": {"kind": "kubernetes"}, **settings}), "page")
     for path in (config.prometheus.bearer_token_file, config.prometheus.tls.ca_file):
         assert path is not None
@@ -353,6 +356,25 @@ def test_sample_for_knative_is_the_stacks_function_and_fits_the_watchdog():
     context = sample["securityContext"]
     assert (context["readOnlyRootFilesystem"], context["runAsNonRoot"]) == (True, True)
     assert [mount["mountPath"] for mount in sample["volumeMounts"]] == ["/tmp"]
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_model_of_the_guide_is_found_by_its_service_and_left_without_a_count(version: str):
+    deployment, service = yaml.safe_load_all((DEPLOY / "kubernetes/my-model.yaml").read_text())
+    for document in (deployment, service):
+        kubernetes_validate.validate(document, version, strict=True)
+    assert "replicas" not in deployment["spec"]
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"] == labels
+    environ = {each["name"]: each["value"] for each in container([deployment])["env"]}
+    config = WatchdogConfig.from_env(environ, cpus=2.0)
+    assert str(config.metrics_port) == pod_annotations(deployment)["tailbound.dev/metrics-port"]
+    assert container([deployment])["ports"] == [{"containerPort": config.port}]
+
+
+def pod_annotations(deployment: Document) -> dict[str, str]:
+    found: dict[str, str] = deployment["spec"]["template"]["metadata"]["annotations"]
+    return found
 
 
 def differing(component: str, base: str, folder: Path) -> list[tuple[Document, Document]]:

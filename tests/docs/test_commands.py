@@ -25,8 +25,13 @@ ELSEWHERE = {
 }
 OWN_TEST = {"trace-a-request.md": "tests/e2e/test_trace_a_request.py: its commands read an answer and a log"}
 """Pages whose commands mean nothing without a running function, and the test that has one."""
-BEGUN_IN = {"recommend.md": "install-kubernetes.md", "shadow.md": "install-openfaas.md"}
-"""A page that goes on in the folder ``install/`` of another one."""
+BEGUN_IN = "autoscaler.md"
+BEGUN_WITH = {
+    **dict.fromkeys(("install-kubernetes.md", "recommend.md", "prometheus.md"), "kubernetes"),
+    **dict.fromkeys(("install-openfaas.md", "shadow.md"), "openfaas"),
+    "install-knative.md": "knative-class",
+}
+"""A page that goes on in the folder ``install/`` of the page on the autoscaler, and its platform there."""
 FOLDERS = ("deploy", "functions")
 LINKS = ("autoscaler", "template")
 
@@ -62,8 +67,12 @@ def shell(page: Path) -> list[str]:
 
 def begun(page: Path) -> list[str]:
     """Return the blocks that make the folder in which a page goes on."""
-    other = BEGUN_IN.get(page.name)
-    return [text for text in shell(ROOT / "docs" / other) if "mkdir -p install/" in text] if other else []
+    if page.name not in BEGUN_WITH:
+        return []
+    first = ROOT / "docs/howto" / BEGUN_IN
+    variables = re.search(rf"`(platform={BEGUN_WITH[page.name]} [^`]*)`", first.read_text())
+    assert variables
+    return [variables[1], *(text for text in shell(first) if "mkdir -p install/" in text)]
 
 
 WITH_COMMANDS = [page for page in PAGES if shell(page) and page.name not in OWN_TEST]
@@ -109,4 +118,4 @@ def test_queries_of_how_to_pages_are_promql(tmp_path: Path):
 def test_lists_of_what_does_not_run_name_what_is_there():
     words = set(re.findall(r"[\w-]+", "\n".join(text for page in PAGES for text in shell(page))))
     assert ELSEWHERE.keys() <= words
-    assert {*OWN_TEST, *BEGUN_IN, *BEGUN_IN.values()} <= {page.name for page in PAGES}
+    assert {*OWN_TEST, *BEGUN_WITH, BEGUN_IN} <= {page.name for page in PAGES}

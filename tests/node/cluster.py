@@ -88,9 +88,9 @@ class Guide:
     said: str = ""
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def blocks(self, heading: str) -> Iterator[Block]:
-        """The fenced blocks of the section whose heading begins so."""
-        text = (ROOT / "docs" / self.page).read_text()
+    def blocks(self, heading: str, page: str | None = None) -> Iterator[Block]:
+        """The fenced blocks of the section whose heading begins so; None: of the guide's own page."""
+        text = (ROOT / "docs" / (page or self.page)).read_text()
         (section,) = [
             each for each in re.split(r"^## ", text, flags=re.MULTILINE)[1:] if each.startswith(heading)
         ]
@@ -104,6 +104,14 @@ class Guide:
             if block.language in ("", "sh") and take(block.text):
                 said += self.run(block.text)
         return said
+
+    def install_autoscaler(self, platform: str) -> None:
+        """Follow the page on the autoscaler, with kustomize and the variables of a platform."""
+        sections = ("The image", "With kustomize")
+        texts = [block.text for each in sections for block in self.blocks(each, "howto/autoscaler.md")]
+        variables, *commands = "".join(texts).splitlines(keepends=True)
+        assert variables.startswith("platform=")
+        self.run("".join((f"{variables_of(platform)}\n", *commands)))
 
     def run(self, script: str) -> str:
         """Run a block as it stands in one shell; what it leaves running lives until ``close``."""
@@ -138,6 +146,13 @@ class Guide:
         for process in self._processes:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
+
+
+def variables_of(platform: str) -> str:
+    """The assignments that the page on the autoscaler has for a platform."""
+    page = (ROOT / "docs/howto/autoscaler.md").read_text()
+    (found,) = re.findall(rf"^\| [^|]+ \| `(platform={platform} [^`]*)` \|$", page, re.MULTILINE)
+    return str(found)
 
 
 def listens(port: int) -> bool:

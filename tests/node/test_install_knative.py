@@ -27,7 +27,7 @@ def installed(node: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     assert not taken, f"namespaces {taken} are there already: this test makes and deletes them"
     with guide("install-knative.md", tmp_path_factory.mktemp("node")) as follower:
         try:
-            follower.follow("2. The autoscaler")
+            follower.install_autoscaler("knative-class")
             follower.follow("3. Prometheus")
             function(follower)
             yield follower

@@ -47,6 +47,7 @@ def small(deployment: dict[str, Any]) -> dict[str, Any]:
     """The page's Deployment with the sample's environment, and small enough for five on two cores."""
     deployment["metadata"]["annotations"]["tailbound.dev/max-replicas"] = "5"
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    container["image"] = IMAGE
     kept = [each for each in container["env"] if each["name"] not in SAMPLE]
     container["env"] = kept + [{"name": name, "value": value} for name, value in SAMPLE.items()]
     container["imagePullPolicy"] = "IfNotPresent"
@@ -64,14 +65,14 @@ def installed(node: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with guide("install-kubernetes.md", tmp_path_factory.mktemp("node")) as follower:
         try:
             follower.follow("1. Prometheus")
-            follower.follow("2. The autoscaler", take=lambda text: "create rolebinding" not in text)
+            follower.install_autoscaler("kubernetes")
             yield Installed(follower, model(follower))
         finally:
             follower.remove(*OURS)
 
 
 def model(follower: Guide) -> dict[str, Any]:
-    """Step 3: a namespace under Pod Security restricted, the sample's image, its Deployment and a Service."""
+    """Step 3 in a namespace under Pod Security restricted, with the sample's image."""
     kubectl("create", "namespace", "shop")
     kubectl("label", "namespace", "shop", "pod-security.kubernetes.io/enforce=restricted")
     follower.run(
@@ -79,12 +80,12 @@ def model(follower: Guide) -> dict[str, Any]:
         " && cp -R functions/accelerator/. build/my-model/function/"
         f" && docker build --tag {IMAGE} build/my-model && docker push {IMAGE}"
     )
-    texts = [block.text for block in follower.blocks("3. A model") if block.language == "yaml"]
-    deployment: dict[str, Any] = yaml.safe_load(texts[0])
-    kubectl("apply", "--filename=-", stdin=json.dumps(small(deployment)))
-    kubectl("--namespace=shop", "expose", "deployment/my-model", "--port=8080")
+    manifest = (follower.clone / "deploy/kubernetes/my-model.yaml").read_text()
+    deployment, service = yaml.safe_load_all(manifest)
+    for each in (small(deployment), service):
+        kubectl("apply", "--filename=-", stdin=json.dumps(each))
     kubectl("--namespace=shop", "rollout", "status", "deployment/my-model", "--timeout=5m")
-    return deployment
+    return dict(deployment)
 
 
 def now() -> str:
@@ -165,7 +166,7 @@ def test_rights_in_one_namespace_are_enough_for_its_models(installed: Installed)
     config = installed.guide.clone / "install/kubernetes/config.yaml"
     config.write_text(config.read_text().replace("namespaces: null", "namespaces: [shop]"))
     before = names("--namespace=tailbound", "pods")
-    installed.guide.follow("2. The autoscaler", take=lambda text: "create rolebinding" in text)
+    installed.guide.follow("2. The autoscaler")
     wait_for("the old one's end", lambda: not names("--namespace=tailbound", "pods") & before)
     account = "--as=system:serviceaccount:tailbound:slo-autoscaler"
     for namespace, allowed in (("shop", "yes"), ("default", "no")):

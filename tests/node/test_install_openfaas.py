@@ -44,7 +44,7 @@ def installed(node: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             follower.follow("1. OpenFaaS")
             kubectl("--namespace=openfaas", "rollout", "status", "deployment/gateway", "--timeout=5m")
             follower.follow("2. Prometheus")
-            follower.follow("3. The autoscaler")
+            follower.install_autoscaler("openfaas")
             function(follower)
             yield follower
         finally:
