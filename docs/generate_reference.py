@@ -25,7 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from batching_watchdog import config as watchdog_config
-from batching_watchdog import errors, messages
+from batching_watchdog import messages
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.messages import Slo
 from batching_watchdog.metrics import Gauges
@@ -40,7 +40,6 @@ from slo_autoscaler.metrics import GAUGES
 from slo_autoscaler.metrics import Metrics as AutoscalerMetrics
 from slo_autoscaler.model import PREDICTED, Decision, Reason, Scale
 from slo_autoscaler.shadow import Score
-from slo_autoscaler.sources import promql
 from slo_autoscaler.spec import Spec
 from tailbound_lab.local import __main__ as local
 from tailbound_lab.simulate import __main__ as simulate
@@ -70,10 +69,9 @@ def pages() -> dict[str, str]:
             "Recorded series": None,
         },
         "reasons.md": _reasons(),
-        "signals.md": {"Inputs of a decision": _inputs()},
-        "queries.md": _queries()
+        "signals.md": {"Inputs of a decision": _inputs()}
         | dict.fromkeys(("Functions without the watchdog", "The load, read directly", "After a restart")),
-        "cli.md": {name: _command(text) for name, text in shipped().items()},
+        "cli.md": {name: _command(shipped()[name]) for name in ("batching-watchdog try", "slo-autoscaler")},
     }
     return {name: filled((FOLDER / name).read_text(), under) for name, under in parts.items()}
 
@@ -181,48 +179,49 @@ def _variables() -> str:
 
 
 def _sections() -> dict[str, str]:
-    """Title -> what a section says of itself, and its keys; those of sections in it are dotted."""
+    """Title -> the table of its keys; those of sections below it are dotted."""
     whole: Any = autoscaler_config.Config
-    sections = {name: _kinds(whole, name) for name in fields.keys(whole) if _kinds(whole, name)}
-    top = [row for row in _rows(whole) if row[0].partition(".")[0] not in sections]
-    found = {"Top level": _table("key, default, must be, meaning", top)}
-    for name, kinds in sections.items():
-        if len(kinds) == 1:
-            about = _one_line(inspect.getdoc(kinds[0]) or "")
-            found[_code(name)] = f"{about}\n\n" + _table("key, default, must be, meaning", _rows(kinds[0]))
-            continue
-        holds: dict[tuple[str, ...], list[str]] = {}
-        for kind in kinds:
-            for row in _rows(kind):
-                holds.setdefault(row, []).append(kind.__pydantic_fields__["kind"].default)
-        rows = [(key, ", ".join(of), *others) for (key, *others), of in holds.items() if key != "kind"]
-        kind_of = {
-            kind.__pydantic_fields__["kind"].default: _one_line(inspect.getdoc(kind) or "") for kind in kinds
-        }
-        about = "The first kind is the default. " + " ".join(
-            f"`kind: {of}`: {text}" for of, text in kind_of.items()
-        )
-        order = [row[0] for row in rows]
-        rows.sort(key=lambda row: order.index(row[0]))
-        found[_code(name)] = f"{about}\n\n" + _table("key, kind, default, must be, meaning", rows)
-    return found
+    own = {each: _kinds(whole, each) for each in ("platform", "defaults")}
+    shared = [row for row in _rows(whole) if row[0].partition(".")[0] not in own]
+    (defaults,) = own["defaults"]
+    head = "key, default, must be, meaning"
+    return {
+        "`defaults`": _table(head, _rows(defaults)),
+        "`platform`": _table("key, kind, default, must be, meaning", _rows_by_kind(own["platform"])),
+        "Other keys": _table(head, shared),
+    }
+
+
+def _rows_by_kind(kinds: Iterable[Any]) -> list[tuple[str, ...]]:
+    """(key, kinds that have it, default, rule, meaning) of each key of a section that has several kinds."""
+    holds: dict[tuple[str, ...], list[str]] = {}
+    for kind in kinds:
+        for row in _rows(kind):
+            holds.setdefault(row, []).append(kind.__pydantic_fields__["kind"].default)
+    rows = [(key, ", ".join(of), *others) for (key, *others), of in holds.items() if key != "kind"]
+    order = [row[0] for row in rows]
+    return sorted(rows, key=lambda row: order.index(row[0]))
 
 
 def _rows(kind: Any, prefix: str = "") -> list[tuple[str, str, str, str]]:
-    """(key, default, rule, meaning) of each key of a section; of a section in it also its own."""
+    """(key, default, rule, meaning) of each key of a section and of those below it.
+
+    A section below it has a row of its own only if it may be absent.
+    """
     docs, rows = _attribute_docs(kind), list[tuple[str, str, str, str]]()
     for name, hint in fields.keys(kind).items():
         below = _kinds(kind, name)
         if not below:
             rule, meaning = _rule(hint), docs.get(name, "").replace("None", "null")
             rows.append((prefix + name, _default(kind, name, rule), rule, _one_line(meaning)))
-        elif prefix or len(below) == 1:
-            default = kind.__pydantic_fields__[name].get_default(call_default_factory=True)
+        elif len(below) == 1:
             about = _one_line(inspect.getdoc(below[0]) or "")
             if kind is sources.Settings and below[0] is fields.Tls:
                 rows.append((prefix + name, "none", "as `platform.tls`", about))
                 continue
-            rows.append((prefix + name, "none" if default is None else "see below", "a section", about))
+            field: FieldInfo = kind.__pydantic_fields__[name]
+            if not field.is_required() and field.default is None:
+                rows.append((prefix + name, "none", "a section", about))
             rows += _rows(below[0], f"{prefix}{name}.")
     return rows
 
@@ -342,16 +341,12 @@ def _families(families: Iterable[Metric]) -> str:
 def _reasons() -> dict[str, str]:
     of_batches = _attribute_docs(messages.DispatchReason)
     batches = [(reason.value, _one_line(of_batches[reason.name])) for reason in messages.DispatchReason]
-    refusals = [
-        (each.reason, str(each.status), _one_line(inspect.getdoc(each) or "")) for each in errors.REFUSALS
-    ]
     of_decisions = _attribute_docs(Reason)
     decisions = [
         (reason.value, _one_line(of_decisions[reason.name]), _sentence(reason.clauses)) for reason in Reason
     ]
     return {
         "Why a batch left": _table("reason, meaning", batches),
-        "Why a request was refused": _table("reason, status, meaning", refusals),
         "Why the autoscaler did what it did": _table("reason, meaning, sentence", decisions),
     }
 
@@ -368,21 +363,6 @@ def _inputs() -> str:
         for name, each in INPUTS.items()
     ]
     return _table("input, unit, meaning", inputs)
-
-
-def _queries() -> dict[str, str]:
-    both = [
-        (
-            name,
-            *(
-                _code(promql.documented(of[name])) if name in of else "none"
-                for of in (promql.WATCHDOG, promql.GATEWAY)
-            ),
-        )
-        for name in INPUTS
-        if name in promql.WATCHDOG or name in promql.GATEWAY
-    ]
-    return {"By signal": _table("signal, batching watchdog, `signals: gateway`", both)}
 
 
 @functools.cache

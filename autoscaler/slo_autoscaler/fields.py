@@ -151,8 +151,8 @@ class Tls:
     key_file: str | None = None
     """File of the private key of ``cert_file``, without a password."""
     strict: bool | None = None
-    """Whether certificates must follow RFC 5280 strictly, for example a CA with key usage. None: Python's own
-    default, which is true from 3.13 on."""
+    """Whether certificates must follow RFC 5280 strictly, such as a CA with key usage; those of some managed
+    clusters do not. None: Python's own default, which is true from 3.13 on."""
 
     @field_validator("key_file")
     @classmethod
@@ -167,8 +167,8 @@ class ClusterTls:
     """TLS for the Kubernetes API, whose CA and client certificate come with its credentials."""
 
     strict: bool | None = None
-    """Whether certificates must follow RFC 5280 strictly; those of some managed clusters do not. null:
-    Python's own default, which is true from 3.13 on."""
+    """Whether certificates must follow RFC 5280 strictly, such as a CA with key usage; those of some managed
+    clusters do not. None: Python's own default, which is true from 3.13 on."""
 
 
 def over_https(tls: Tls, url: str | None) -> Tls:

@@ -52,7 +52,7 @@ class ScaleUp:
     """Limits of one scale-up: times ``max_factor`` or plus ``max_step``, whichever allows more."""
 
     max_factor: Factor = 2.0
-    """Maximum factor between the current count and the next."""
+    """Maximum factor between the current count and the next; ``max_step`` counts if it allows more."""
     max_step: Count = 4
     """Maximum number of replicas that one decision adds."""
     cooldown: Duration = 0.0
@@ -64,7 +64,7 @@ class ScaleDown:
     """Limits of one scale-down: divided by ``max_factor`` or minus ``max_step``, whichever allows more."""
 
     max_factor: Factor = 2.0
-    """Maximum divisor of the current count."""
+    """Maximum divisor of the current count; ``max_step`` counts if it allows more."""
     max_step: Count = 1
     """Maximum number of replicas that one decision removes."""
     cooldown: Duration = 0.0

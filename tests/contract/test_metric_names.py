@@ -6,32 +6,41 @@ from docs.site_hooks import anchor
 
 from contract.exposed import ROOT, exposed, metrics_in, recorded, rules
 from slo_autoscaler.sources.promql import (
-    EXPORTED_AT,
-    GATEWAY,
     GATEWAYS,
-    HISTORY,
-    NEW,
     RESTORED,
-    WATCHDOG,
     WATCHDOGS,
-    documented,
+    exported_at,
+    gateway_queries,
+    history_queries,
+    new_queries,
+    queries,
 )
+from slo_autoscaler.spec import GatewaySlos, Slo
 
 RECORDED_NAME = re.compile(r"\b(?:slo|function_name)\w*:[\w:]+")
 
 
 def test_autoscaler_asks_only_for_what_is_exported_or_recorded():
-    texts = [text for asked in (WATCHDOG, NEW, HISTORY, RESTORED, GATEWAY) for text in asked.values()]
-    queries = [documented(text) for text in (*texts, EXPORTED_AT)]
-    asked = {name for query in queries for name in metrics_in(query)}
+    slos = GatewaySlos(others=Slo(0.3, 0.9))
+    texts = [
+        *queries(30.0, 20.0).values(),
+        *queries(30.0, 20.0, seldom=True).values(),
+        *gateway_queries(30.0, 20.0, slos).values(),
+        *gateway_queries(30.0, 20.0, slos, seldom=True).values(),
+        *new_queries((), 30.0, 20.0).values(),
+        *history_queries(20.0, slos).values(),
+        *RESTORED.values(),
+        exported_at(20.0),
+    ]
+    asked = {name for text in texts for name in metrics_in(text)}
     assert asked
     assert asked <= exposed() | recorded()
 
 
 def test_autoscaler_reads_directly_only_what_is_exported():
-    queries = metrics_in(GATEWAYS) | metrics_in(WATCHDOGS)
+    asked = metrics_in(GATEWAYS) | metrics_in(WATCHDOGS)
     lines = {"gateway_function_invocation_started", "slo_requests_total", "http_requests_in_flight"}
-    assert queries | lines <= exposed()
+    assert asked | lines <= exposed()
 
 
 def test_rules_use_only_what_is_exported_or_recorded_before():

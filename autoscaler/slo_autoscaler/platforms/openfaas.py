@@ -70,9 +70,9 @@ class Settings:
     namespaces: Namespaces = ("openfaas-fn",)
     """Namespaces of the functions; each costs one request."""
     timeout: PositiveDuration = 5.0
-    """Time limit of each request."""
+    """Time limit of each request, with its retries."""
     concurrency: Concurrency = 8
-    """Number of parallel requests."""
+    """Number of parallel requests; watches come on top."""
     cap: Count | None = None
     """Maximum number of replicas that the platform grants (OpenFaaS CE: 5). None: learned from refusals."""
     cap_retry: PositiveDuration = 300.0

@@ -145,13 +145,6 @@ def gateway_queries(
     return {name: text.replace("$F", matcher) for name, text in spans.items()}
 
 
-def documented(query: str) -> str:
-    """Return a query with its forms written out, windows and matchers left as they are."""
-    for form, text in _FORMS.items():
-        query = query.replace(form, text)
-    return query
-
-
 def _attainment(slos: GatewaySlos, span: str) -> str:
     """Return the query of the share of answers that were successes below the edge at or above each SLO."""
     groups: dict[float, list[str]] = {}

@@ -40,9 +40,9 @@ class Settings:
     namespaces: Namespaces | None = None
     """Namespaces to watch; None: all, which needs a ClusterRole."""
     timeout: PositiveDuration = 5.0
-    """Time limit of each request with its retries."""
+    """Time limit of each request, with its retries."""
     concurrency: Concurrency = 8
-    """Number of parallel requests, in addition to one watch per kind of object and namespace."""
+    """Number of parallel requests; watches come on top."""
     resync: PositiveDuration = 300.0
     """Time between two complete lists; watches report the changes in between."""
     cap: Count | None = None
