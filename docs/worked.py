@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from slo_autoscaler.config import Config
-from slo_autoscaler.law import budget, curve, recommend, scenarios
+from slo_autoscaler.law import curve, recommend, scenarios
 from slo_autoscaler.law.curve import Curve
 from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.memory import Memory
@@ -159,10 +159,8 @@ def _column(at: Situation) -> dict[str, str]:
     found, _ = recommend.recommend(at.spec, at.seen, at.scale, at.memory, at.now)
     assert found.late is not None and found.allowed is not None  # noqa: S101, PT018 - a capacity is known
     expected = cast("Prediction", cast("Any", found.late).__self__)
-    account, usual = known.budget, known.moments.mean * at.spec.budget_period
+    account = known.budget
     left = account.remaining(known.moments.mean, at.spec.budget_period)
-    if left < 0.0:
-        left *= max(account.served, budget.BEGUN * usual) / max(account.served, usual)
     count = found.replicas
     predicted = {each: _share(found.late(each)) for each in (count - 1, count, count + 1)}
     return {

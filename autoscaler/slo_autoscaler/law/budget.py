@@ -1,11 +1,11 @@
-"""What may be late now: one account of the error budget, and how well lateness was predicted. [P]
+"""The share of requests that may be late now, and the correction of the predicted lateness. [P]
 
-Owns both integrators. The account holds what was served and what of it was late, over ``budget_period``;
-what is left of what the objective allows decides what may be late now. It is unclamped: all that was late
-is paid back. The calibration compares lateness as measured with what the curve said at the same load and
-replicas: a capacity that is wrong shows there, and bends every later prediction by one factor.
+Owns both integrators. The account holds the requests served and late over ``budget_period``. The budget that
+remains decides the share that may be late now. The account has no limit: every late request is paid back. The
+calibration compares the measured lateness with the curve's prediction for the same load and replicas. A wrong
+capacity shows there and changes every later prediction by one factor.
 
-Only lateness counts, not errors: no count of replicas makes them fewer.
+Only lateness counts, not errors: replicas do not make errors fewer.
 
 Next step: ``recommend`` asks ``allowed`` and ``correction``.
 """
@@ -15,34 +15,31 @@ from math import exp
 from typing import Final
 
 KEPT_BACK: Final = 0.1
-"""Of what the objective allows, for what nobody foresees."""
+"""Share of the budget that is reserved for the unforeseen."""
 SPENT_BY: Final = 0.2
-"""Of the period's budget: with so much in hand twice as much as usual may be late, but no more than
-``MOST``."""
+"""Share of the period's budget: with this much unspent, twice the usual share may be late."""
+LEAST: Final = 1.0 / 3.0
+"""Smallest factor on the usual share. A burst out of nothing can overspend the budget a hundredfold; without a
+limit, the odds of another such burst would keep its replicas for an hour."""
 MOST: Final = 1.5
-"""Times the usual share: more could be spent within minutes by one mistake."""
-PAID_BY: Final = 0.08
-"""Of the period's budget: with so much overspent half as much as usual may be late, with twice that a
-third."""
-BEGUN: Final = 0.25
-"""Of a period: an account is never taken to be smaller, so that one that has just begun gives no extremes."""
+"""Largest factor on the usual share: one mistake could spend more within minutes."""
 CALIBRATED: Final = 900.0
 """Seconds after which a comparison counts e times less."""
 DOUBT: Final = 10.0
-"""Late requests, predicted and measured, that stand for no error: few say nothing."""
+"""Late requests, predicted and measured alike, at the start: a few say little."""
 LARGEST: Final = 16.0
-"""Correction, either way: beyond that something else is wrong than the capacity."""
+"""Largest correction, up or down: beyond it the capacity is not the cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Requests, older ones counted less."""
+    """Requests; older ones count less."""
 
     served: float = 0.0
     spent: float = 0.0
-    """Late ones, in multiples of what the objective allowed of each: budget, in requests served."""
+    """Late requests over the share that the objective allows: the requests that earn as much budget."""
     measured: float = DOUBT
-    """Late ones, of the comparison; likewise ``predicted``."""
+    """Late requests of the comparison; likewise ``predicted``."""
     predicted: float = DOUBT
 
     def after(
@@ -54,10 +51,10 @@ class Budget:
         objective: float,
         period: float,
     ) -> "Budget":
-        """Return the account after ``passed`` more seconds.
+        """Return the account ``passed`` seconds later.
 
-        ``served`` requests per second were answered then, the share ``late`` of them late. ``expected`` is
-        the share that the curve, uncorrected, gives for the load and the replicas of that time; None: no
+        ``served`` requests per second were answered, the share ``late`` of them late. ``expected`` is the late
+        share that the curve predicts without correction for the load and the replicas of that time; None: no
         comparison.
         """
         kept = exp(-passed / period)
@@ -71,7 +68,7 @@ class Budget:
         return Budget(self.served * kept + done, self.spent * kept + spent, measured, predicted)
 
     def with_late(self, requests: float, objective: float) -> "Budget":
-        """Return the account after so many more that are late and were not answered: they hang."""
+        """Return the account with this many more requests that are late and unanswered."""
         if requests <= 0.0:
             return self
         return replace(
@@ -80,30 +77,25 @@ class Budget:
 
     @property
     def correction(self) -> float:
-        """Factor on predicted late shares: what was measured over what the curve said."""
+        """Factor on predicted late shares: measured over predicted."""
         return min(max(self.measured / self.predicted, 1.0 / LARGEST), LARGEST)
 
     def remaining(self, usual: float, period: float) -> float:
-        """Return the share of the period's budget that is in hand: 0 even, as at first, below 0 overspent.
+        """Return the unspent share of the period's budget: 0 at first, negative if overspent.
 
-        ``usual`` is the mean rate, in requests per second. What was served has earned, what was late spent.
+        ``usual`` is the mean rate, in requests per second. Each request served earns budget, each late one
+        spends it.
         """
-        whole = max(self.served, BEGUN * usual * period)
+        whole = max(self.served, usual * period)
         return (self.served - self.spent) / whole if whole > 0.0 else 0.0
 
     def allowed(self, objective: float, usual: float, period: float) -> float:
         """Return the share of requests that may be late now.
 
-        The objective's, less what is kept back, while the account is even. In hand: more, in proportion.
-        Overspent: less, without end but ever slower, so that one disaster does not buy replicas for hours.
+        It is the objective's without the reserve, times a factor that is linear in the budget that remains.
         """
-        left = self.remaining(usual, period)
-        if left >= 0.0:
-            factor = min(1.0 + left / SPENT_BY, MOST)
-        else:
-            debt = -left * max(self.served, BEGUN * usual * period) / max(self.served, usual * period)
-            factor = 1.0 / (1.0 + debt / PAID_BY)
-        return _allowance(objective) * factor
+        factor = 1.0 + self.remaining(usual, period) / SPENT_BY
+        return _allowance(objective) * min(max(factor, LEAST), MOST)
 
 
 def _allowance(objective: float) -> float:

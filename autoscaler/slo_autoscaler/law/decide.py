@@ -221,7 +221,7 @@ def _down(wish: Wish, memory: Memory, lowest: int, now: float) -> tuple[int | No
     if not wish.idle:
         lower = max(lower, memory.needed(memory.held(wish.spec)), found.fewest or 0)
     if lower >= scale.desired:
-        return None, Reason.PEAK_EXPECTED if _kept_for_later(wish) else Reason.SCALE_DOWN_STABILIZED
+        return None, found.reason if found.reason is Reason.PEAK_EXPECTED else Reason.SCALE_DOWN_STABILIZED
     quiet = found.reason is Reason.LOAD_BELOW_CAPACITY and not wish.seen.arrival_rate
     least = min(math.ceil(scale.desired / down.max_factor), scale.desired - down.max_step)
     return max(lower, least), Reason.NO_TRAFFIC if quiet else found.reason
@@ -232,20 +232,13 @@ def _why_same(wish: Wish, share: int | None) -> Reason:
     if found.replicas > scale.desired:
         if share is not None and share < wish.highest:
             return Reason.FLEET_FULL
-        return Reason.PLATFORM_CAP if wish.capped else Reason.AT_MAXIMUM
-    if _kept_for_later(wish):
-        return Reason.PEAK_EXPECTED
+        if found.reason is not Reason.PEAK_EXPECTED:
+            return Reason.PLATFORM_CAP if wish.capped else Reason.AT_MAXIMUM
     return found.reason if found.reason in _HOLDS else Reason.WITHIN_RANGE
 
 
-def _kept_for_later(wish: Wish) -> bool:
-    """Tell whether nothing comes in, and no fewer replicas are enough for what may come."""
-    found, current = wish.recommendation, wish.scale.desired
-    idle = wish.seen is not None and wish.seen.arrival_rate == 0.0
-    return idle and current > wish.lowest and max(found.replicas, found.fewest or 0) >= current
-
-
 _HOLDS: Final = {
+    Reason.PEAK_EXPECTED,
     Reason.SCALE_DOWN_UNSAFE,
     Reason.SETTLING,
     Reason.SLO_MISSED,

@@ -182,6 +182,8 @@ def recommend(
     elif least + again > scale.desired:
         late_now = replica.late(believed / max(1, scale.desired - again))
         reason = Reason.LOAD_ABOVE_CAPACITY if late_now > allowed else Reason.PEAK_EXPECTED
+    elif kept + again >= scale.desired > 1 and replica.late(believed / (scale.desired - 1)) <= allowed:
+        reason = Reason.PEAK_EXPECTED
     elif late_share(seen) is None and (seen.burn_short or 0.0) > 1.0:
         reason = Reason.WILL_NOT_HELP
     found = Recommendation(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.law.budget import BEGUN, KEPT_BACK, LARGEST, MOST, PAID_BY, Budget
+from slo_autoscaler.law.budget import KEPT_BACK, LARGEST, LEAST, MOST, Budget
 
 PERIOD = 3600.0
 SHARES = st.floats(0.0, 1.0)
@@ -75,10 +75,13 @@ def test_requests_that_hang_are_late_ones():
 
 
 def test_an_account_that_has_just_begun_gives_no_extremes():
-    """It is taken to have served what ``BEGUN`` of a period does; its debt is one of a whole period."""
-    begun, usual = steady(1.0, 10.0), 0.01 * (1.0 - KEPT_BACK)
-    overspent = 1000.0 / usual - 1000.0
-    left = -overspent / (BEGUN * 100.0 * PERIOD)
-    assert begun.remaining(100.0, PERIOD) == pytest.approx(left, rel=0.02)
-    debt = overspent / (100.0 * PERIOD)
-    assert begun.allowed(0.99, 100.0, PERIOD) == pytest.approx(usual / (1.0 + debt / PAID_BY), rel=0.02)
+    """Its debt is one of a whole period."""
+    overspent = 1000.0 / (0.01 * (1.0 - KEPT_BACK)) - 1000.0
+    assert steady(1.0, 10.0).remaining(100.0, PERIOD) == pytest.approx(-overspent / (100.0 * PERIOD), rel=0.02)
+
+
+@given(looks, OBJECTIVES)
+def test_a_budget_overspent_a_hundredfold_allows_no_less_than_the_least(story, objective):
+    budget = account(story, objective).with_late(1e9, objective)
+    least = LEAST * (1.0 - objective) * (1.0 - KEPT_BACK)
+    assert budget.allowed(objective, 1.0, PERIOD) == pytest.approx(least)

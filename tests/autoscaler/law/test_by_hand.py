@@ -41,17 +41,16 @@ BEYOND = [(load, 1 - 1 / load) for load in (2.0, 3.0, 6.0, 12.0)]
 """By the page's sentence below its table."""
 LOAD = [(late, load) for load, late in LATE if 1e-5 < late < 0.5]
 FORMULAS = PAGE.split("### Late requests allowed now")[1]
-RESERVED, UNSPENT, MOST, OVERSPENT = (
+RESERVED, UNSPENT, MOST, THIRD = (
     float(re.search(rf"{before}([\d.]+)", FORMULAS)[1])
-    for before in (r"objective\) x ", "unspent / ", "at most ", r"overspent / ")
+    for before in (r"objective\) x ", "unspent / ", "at most ", "at least 1/")
 )
 NAMES, ROWS = table("worked")
 COLUMNS = {name: {row[0]: row[index] for row in ROWS} for index, name in enumerate(NAMES) if name}
 
 
 def allowed(left):
-    usual = 0.01 * RESERVED
-    return usual * min(1 + left / UNSPENT, MOST) if left >= 0 else usual / (1 - left / OVERSPENT)
+    return 0.01 * RESERVED * min(max(1 + left / UNSPENT, 1 / THIRD), MOST)
 
 
 def by_hand(column):

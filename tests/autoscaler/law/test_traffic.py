@@ -60,6 +60,19 @@ def test_without_traffic_the_replicas_go_to_the_minimum_or_the_decision_says_for
     assert function.replicas == 1
 
 
+def test_after_a_burst_out_of_nothing_its_replicas_are_given_back_and_until_then_a_peak_is_the_reason():
+    """The burst overspends the budget of the hour many times."""
+    function = Function(a_spec(max_replicas=5), capacity=40.0)
+    list(function.play(lambda _: 0.0, 600.0))
+    list(function.play(lambda _: 450.0, 90.0))
+    assert budget_of(function) < -5.0
+    list(function.play(lambda _: 0.0, 20.0))  # past the window of rates
+    stays = {Reason.PEAK_EXPECTED, Reason.SCALE_DOWN_STABILIZED}
+    assert {d.reason for d in function.play(lambda _: 0.0, 300.0) if d.replicas is None} <= stays
+    list(function.play(lambda _: 0.0, 300.0))
+    assert function.replicas == 1
+
+
 def test_an_overload_after_a_calm_hour_is_not_taken_for_less_than_it_is():
     """However much less was late than predicted: that told of loads below the goodput."""
     function = Function(a_spec(max_replicas=50), replicas=3, objective=0.95)
