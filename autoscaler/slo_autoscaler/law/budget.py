@@ -19,8 +19,8 @@ KEPT_BACK: Final = 0.1
 SPENT_BY: Final = 0.2
 """Share of the period's budget: with this much unspent, twice the usual share may be late."""
 LEAST: Final = 1.0 / 3.0
-"""Smallest factor on the usual share. A burst out of nothing can overspend the budget a hundredfold; without a
-limit, the odds of another such burst would keep its replicas for an hour."""
+"""Smallest factor on the usual share. A burst out of nothing can overspend the budget a hundredfold; without
+a limit, the odds of another such burst would keep its replicas for an hour."""
 MOST: Final = 1.5
 """Largest factor on the usual share: one mistake could spend more within minutes."""
 CALIBRATED: Final = 900.0
@@ -53,9 +53,9 @@ class Budget:
     ) -> "Budget":
         """Return the account ``passed`` seconds later.
 
-        ``served`` requests per second were answered, the share ``late`` of them late. ``expected`` is the late
-        share that the curve predicts without correction for the load and the replicas of that time; None: no
-        comparison.
+        ``served`` requests per second were answered, the share ``late`` of them late. ``expected`` is the
+        late share that the curve predicts without correction for the load and the replicas of that time;
+        None: no comparison.
         """
         kept = exp(-passed / period)
         done = served * passed

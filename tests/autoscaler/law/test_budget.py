@@ -77,7 +77,8 @@ def test_requests_that_hang_are_late_ones():
 def test_an_account_that_has_just_begun_gives_no_extremes():
     """Its debt is one of a whole period."""
     overspent = 1000.0 / (0.01 * (1.0 - KEPT_BACK)) - 1000.0
-    assert steady(1.0, 10.0).remaining(100.0, PERIOD) == pytest.approx(-overspent / (100.0 * PERIOD), rel=0.02)
+    left = -overspent / (100.0 * PERIOD)
+    assert steady(1.0, 10.0).remaining(100.0, PERIOD) == pytest.approx(left, rel=0.02)
 
 
 @given(looks, OBJECTIVES)
