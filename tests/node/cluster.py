@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,11 @@ def newest(function: str, namespace: str, since: str) -> Json:
 def told(namespace: str) -> str:
     """The end of the log of the autoscaler in this namespace."""
     return kubectl("--namespace", namespace, "logs", "deployment/slo-autoscaler", "--tail=20", check=False)
+
+
+def now() -> str:
+    """The time as the decision log writes it, by the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def counts(namespace: str, deployment: str) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -88,13 +87,9 @@ def model(follower: Guide) -> dict[str, Any]:
     return dict(deployment)
 
 
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
 def labeled(mode: str) -> str:
     """Set the mode and return when."""
-    since = now()
+    since = cluster.now()
     kubectl("--namespace=shop", "label", "--overwrite", "deployment/my-model", f"tailbound.dev/mode={mode}")
     return since
 
@@ -143,6 +138,23 @@ def test_mode_off_decides_nothing_and_active_scales_again(installed: Installed):
     wait_for("replicas for the load", lambda: counts()[1] >= 2, told)
     # They stay for a while: the third load within minutes is expected to come again.
     sent.ended()
+
+
+def test_count_given_to_another_owner_outlives_its_removal_from_an_applied_manifest(installed: Installed):
+    labeled("off")
+    flux = ("apply", "--server-side", "--force-conflicts", "--field-manager=kustomize-controller")
+    manifest = installed.deployment
+    manifest["metadata"]["labels"]["tailbound.dev/mode"] = "off"
+    counted = manifest | {"spec": manifest["spec"] | {"replicas": 2}}
+    kubectl(*flux, "--filename=-", stdin=json.dumps(counted))
+    (handover,) = [
+        block.text
+        for block in installed.guide.blocks("3. A model")
+        if "--field-manager=replicas" in block.text
+    ]
+    installed.guide.run(handover)
+    kubectl(*flux, "--filename=-", stdin=json.dumps(manifest))
+    assert counts()[0] == 2
 
 
 def test_changed_configuration_rolls_the_autoscaler_and_nothing_else(installed: Installed):

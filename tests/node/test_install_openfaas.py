@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -79,7 +78,7 @@ def deploy(follower: Guide, mode: str) -> str:
     stack = yaml.safe_load((folder / "stack.yaml").read_text())
     stack["functions"]["my-model"]["labels"]["com.tailbound.mode"] = mode
     (folder / "stack.yaml").write_text(yaml.safe_dump(stack))
-    since = datetime.now(UTC).isoformat(timespec="seconds")
+    since = cluster.now()
     follower.run("cd my-functions && faas-cli deploy")
     return since
 

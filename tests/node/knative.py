@@ -1,0 +1,69 @@
+"""The guide's function on Knative, small enough for a node of two cores."""
+
+import json
+from typing import Any
+
+import yaml
+
+from node import cluster
+from node.cluster import REGISTRY, SAMPLE, Guide, exists, kubectl, read, wait_for
+
+IMAGE = f"{REGISTRY}/tabular:1"
+CLASS = "autoscaling.knative.dev/class"
+
+
+def deploy(follower: Guide, *, own_class: bool = True) -> None:
+    """Step 4, with the handler of the sample accelerator, which needs no torch.
+
+    Without ``own_class`` Knative's own autoscaler scales it.
+    """
+    (build,) = [each.text for each in follower.blocks("4. A function") if each.language == "sh"]
+    follower.run(build.replace("functions/tabular", "functions/accelerator"))
+    service: dict[str, Any] = yaml.safe_load((follower.clone / "deploy/knative/tabular.yaml").read_text())
+    template = service["spec"]["template"]
+    template["metadata"]["annotations"]["autoscaling.knative.dev/max-scale"] = "5"
+    if not own_class:
+        del template["metadata"]["annotations"][CLASS]
+    (container,) = template["spec"]["containers"]
+    container["image"] = IMAGE
+    kept = [each for each in container["env"] if each["name"] not in SAMPLE]
+    container["env"] = kept + [{"name": name, "value": value} for name, value in SAMPLE.items()]
+    container["resources"] = {
+        "requests": {"cpu": "50m", "memory": "64Mi"},
+        "limits": {"cpu": "500m", "memory": "256Mi"},
+    }
+    kubectl("apply", "--filename=-", stdin=json.dumps(service))
+    # The Service itself waits for an ingress, which the node may not have.
+    wait_for("the revision", lambda: ready("revision", revision()))
+
+
+def revision() -> str:
+    return str(read("ksvc", "tabular")["status"].get("latestCreatedRevisionName", ""))
+
+
+def url() -> str:
+    return f"http://{revision()}.default.svc.cluster.local/"
+
+
+def ready(kind: str, name: str) -> bool:
+    if not name or not exists(kind, name):
+        return False
+    conditions = read(kind, name).get("status", {}).get("conditions", [])
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+
+def counts() -> tuple[int, int]:
+    return cluster.counts("default", f"{revision()}-deployment")
+
+
+def annotations() -> dict[str, str]:
+    """The annotations of the revision."""
+    found: dict[str, str] = read("revision", revision())["metadata"]["annotations"]
+    return found
+
+
+def labeled(mode: str) -> str:
+    """Set the mode and return when."""
+    since = cluster.now()
+    kubectl("label", "--overwrite", "ksvc/tabular", f"tailbound.dev/mode={mode}")
+    return since

@@ -1,0 +1,65 @@
+"""docs/install-knative.md with ``mode: floor`` on a real node, under Knative's own autoscaler."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from node import cluster
+from node.cluster import Guide, exists, guide, kubectl, load, wait_for
+from node.knative import IMAGE, annotations, counts, deploy, labeled, url
+
+pytestmark = [pytest.mark.node, pytest.mark.timeout(3600)]
+
+OURS = ("monitoring", "tailbound-knative-floor")
+MIN_SCALE = "autoscaling.knative.dev/min-scale"
+APPLIED = "slo.tailbound.dev/floor-applied"
+RATE = 120.0
+
+told = partial(cluster.told, "tailbound-knative-floor")
+newest = partial(cluster.newest, "tabular.default", "tailbound-knative-floor")
+
+
+@pytest.fixture(scope="module")
+def installed(node: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guide]:
+    if not exists("crd", "revisions.serving.knative.dev"):
+        pytest.skip("not run: no Knative Serving on the node")
+    taken = [each for each in OURS if exists("namespace", each)]
+    assert not taken, f"namespaces {taken} are there already: this test makes and deletes them"
+    with guide("install-knative.md", tmp_path_factory.mktemp("node")) as follower:
+        try:
+            follower.install_autoscaler("knative-floor")
+            follower.follow("3. Prometheus")
+            deploy(follower, own_class=False)
+            yield follower
+        finally:
+            kubectl("delete", "ksvc", "tabular", "--ignore-not-found")
+            remove(follower)
+            kubectl("delete", "namespace", *OURS, "--ignore-not-found")
+
+
+def remove(follower: Guide) -> None:
+    for block in follower.blocks("Remove it"):
+        follower.run("set +e\n" + block.text.replace("knative-class", "knative-floor") + "\ntrue")
+
+
+def test_floor_follows_the_mode_and_the_end_of_the_label_gives_the_minimum_back(installed: Guide):
+    since = labeled("shadow")
+    sent = load("default", "load", IMAGE, url(), rate=RATE, seconds=150)
+    wait_for("more that would be there", lambda: newest(since).get("to", 1) > 1, told)
+    assert newest(since)["mode"] == "shadow"
+    assert APPLIED not in annotations()
+    labeled("active")
+    wait_for("a floor", lambda: int(annotations().get(APPLIED, "1")) > 1, told)
+    wait_for("replicas for it", lambda: counts()[1] >= int(annotations()[MIN_SCALE]), told)
+    kubectl("label", "ksvc/tabular", "tailbound.dev/mode-")
+    wait_for("the user's minimum", lambda: APPLIED not in annotations(), told)
+    assert annotations()[MIN_SCALE] == "1"
+    sent.ended()
+
+
+def test_removal_leaves_nothing_of_the_autoscaler(installed: Guide):
+    remove(installed)
+    wait_for("the namespace's end", lambda: not exists("namespace", "tailbound-knative-floor"))
+    kinds = "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings"
+    assert not exists(kinds, "--selector=app.kubernetes.io/part-of=tailbound")
