@@ -165,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tailbound-simulate",
         description="Simulates a trace under our policies and under the algorithms of other scalers.",
-        epilog="Policies, their targets and the limits of the simulation: docs/simulator.md.",
+        epilog="Policies, their targets and limits: lab/tailbound_lab/simulate/README.md.",
     )
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)

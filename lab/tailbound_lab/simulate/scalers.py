@@ -127,7 +127,7 @@ SCALERS: Final[Mapping[str, Maker]] = {
     "threshold": _theirs(baselines.Threshold, baselines.ThresholdSettings, "low"),
     "oracle": lambda at, target, name: Oracle(at.trace, at.function, target or 0.8, at.bounds, name),
 }
-"""How each is made; what it is and what its target means: docs/simulator.md."""
+"""How each is made; what it is and what its target means: README.md."""
 
 DEFAULT_POLICIES: Final = (
     "slo",
