@@ -15,7 +15,6 @@ from tailbound_lab.bench.page import add_publish
 from tailbound_lab.bench.replica import (
     bound,
     compare,
-    drift,
     interleaved,
     large,
     mixed,
@@ -34,7 +33,6 @@ COMMANDS: Final[Mapping[str, _Command]] = {
     "interleaved": (interleaved.main, interleaved.add_arguments, "a few systems side by side, several times"),
     "mixed": (mixed.main, mixed.add_arguments, "several paths, text lengths and SLO classes in one traffic"),
     "bound": (bound.main, bound.add_arguments, "goodput against an upper bound for any batcher, simulated"),
-    "drift": (drift.main, drift.add_arguments, "a model that becomes twice as slow in the middle of a run"),
     "soak": (soak.main, soak.add_arguments, "half an hour while workers are killed"),
     "large": (large.main, large.add_arguments, "the cost of bodies of up to 20 MB"),
     "promise": (promise.main, promise.add_arguments, "whether promised rates are kept, simulated"),

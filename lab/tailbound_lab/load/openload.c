@@ -607,18 +607,8 @@ static void print_quantiles(const char *name, double *values, size_t known, size
     printf("},");
 }
 
-static void print_seconds(void) {
-    size_t i = 0;
-    printf("\"per_second\":[");
-    for (int second = 0; second < (int)ceil(options.seconds); second++) {
-        size_t offered = 0, good = 0;
-        for (; i < request_count && requests[i].due < second + 1; i++) {
-            offered++;
-            good += (size_t)is_good(&requests[i]);
-        }
-        printf("%s{\"second\":%d,\"offered\":%zu,\"good\":%zu}", second ? "," : "", second, offered, good);
-    }
-    printf("],\"messages\":[");
+static void print_messages(void) {
+    printf("\"messages\":[");
     for (uint16_t i = 0; i < message_count; i++)
         printf("%s{\"sent\":%zu,\"good\":%zu}", i ? "," : "", messages[i].sent, messages[i].good);
     printf("]");
@@ -664,7 +654,7 @@ static int report(int stopped) {
     printf("},");
     print_quantiles("latency_ms", latencies, ok, request_count);
     print_quantiles("lag_ms", lags, request_count, request_count);
-    print_seconds();
+    print_messages();
     printf("}\n");
     return lagged ? 3 : 0;
 }

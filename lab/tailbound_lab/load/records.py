@@ -312,20 +312,6 @@ def start_ups(points: Sequence[Point]) -> list[float]:
 # The generator's report: its JSON has these names.
 
 
-@dataclass(frozen=True, slots=True)
-class Second:
-    """The results of the requests that were due in one second of a run."""
-
-    second: int
-    offered: int
-    good: int
-
-    @property
-    def attainment(self) -> float:
-        """Share of the offered that were good; 1 if none was due."""
-        return self.good / self.offered if self.offered else 1.0
-
-
 class Tally(NamedTuple):
     """Numbers of sent requests of one part of a mix, and of those answered successfully within their SLO."""
 
@@ -354,7 +340,6 @@ class Run:
     latency_ms: Mapping[str, float | None]
     """p50 and p99 over all requests, misses as infinite."""
     lag_ms: Mapping[str, float | None]
-    per_second: tuple[Second, ...]
     parts: Mapping[str, Tally] = field(default_factory=dict)
     """Results of each part of the mix, by name."""
 
@@ -376,20 +361,10 @@ def parse_run(text: str, names: Sequence[str] = ("",)) -> Run:
     """
     try:
         raw: dict[str, Any] = json.loads(text)
-        seconds = tuple(Second(**second) for second in raw["per_second"])
         parts: dict[str, Tally] = {}
         for name, found in zip(names, raw.pop("messages"), strict=True):
             sent, good = parts.get(name, (0, 0))
             parts[name] = Tally(sent + found["sent"], good + found["good"])
-        return Run(**(raw | {"per_second": seconds, "parts": parts}))
+        return Run(**(raw | {"parts": parts}))
     except (ValueError, KeyError, TypeError) as error:
         raise BenchError(f"the generator's answer cannot be read: {error!r} in {text[:200]!r}") from None
-
-
-def recovery_seconds(seconds: Sequence[Second], changed: int, objective: float) -> int | None:
-    """Return the whole seconds from ``changed`` until attainment stays at ``objective``; None if never."""
-    after = [second for second in seconds if second.second >= changed]
-    bad = [second.second for second in after if second.attainment < objective]
-    if not bad:
-        return 0
-    return bad[-1] + 1 - changed if after and bad[-1] < after[-1].second else None

@@ -120,7 +120,7 @@ def test_share_is_never_rounded_up():
 
 @pytest.mark.parametrize(
     ("words", "command"),
-    [([], "single"), (["--rate", "12"], "single"), (["--quick"], "compare"), (["drift"], "drift")],
+    [([], "single"), (["--rate", "12"], "single"), (["--quick"], "compare"), (["soak"], "soak")],
 )
 def test_words_without_a_command_are_single_or_compare(words, command):
     assert with_command(words)[0] == command

@@ -113,7 +113,6 @@ def test_impossible_measurement_is_refused_before_any_start(tmp_path, monkeypatc
     [
         (["single", "--function", "accelerator", "--rate", "50", "--seconds", "1", "--slo", "10s"], None),
         (["soak", "--minutes", "0.2", "--rate", "20", "--kill-every", "6"], "soak.json"),
-        (["drift", "--rate", "20", "--seconds", "3"], "drift.json"),
         (["interleaved", "--smoke", "--rounds", "1", *PAIR], "interleaved.json"),
         (["mixed", "--smoke", "--rounds", "1", "--questions", "paths,lengths"], "mixed.json"),
         (["large", "--requests", "5", "--repeats", "1"], "large.json"),
@@ -136,8 +135,6 @@ def test_measurement_in_small_goes_from_the_server_to_results(tmp_path, monkeypa
         assert found["killed"] >= 1
         assert found["bad_clients"] >= 3
         assert found["unanswered"] == 0
-    elif file == "drift.json":
-        assert json.loads((tmp_path / file).read_text())["slow_from_s"] == 1
     elif file == "interleaved.json":
         (found,) = json.loads((tmp_path / file).read_text())["workloads"]["accelerator"]
         assert all(found[label]["trials"] for label in ("slo", "fixed:4:0"))

@@ -45,7 +45,6 @@ def test_every_request_is_sent_whole_and_every_answer_counted(offer, reply, clos
     assert run.sent == run.ok == run.good == len(server.requests)
     assert run.statuses == {"200": run.sent}
     assert set(server.requests) == {(b"POST /there?a=1 HTTP/1.1", b"x" * 1000)}
-    assert sum(second.offered for second in run.per_second) == run.sent
     assert run.latency_ms["p50"] <= run.latency_ms["p99"]
 
 

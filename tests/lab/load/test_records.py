@@ -19,7 +19,6 @@ from tailbound_lab.load.records import (
     Point,
     Record,
     Sample,
-    Second,
     changes,
     highest_replicas,
     milliseconds,
@@ -27,7 +26,6 @@ from tailbound_lab.load.records import (
     per_second,
     percentile,
     recent,
-    recovery_seconds,
     reduce,
     replica_seconds,
     reversals,
@@ -167,14 +165,13 @@ RAW = {
     "statuses": {"200": 190},
     "latency_ms": {},
     "lag_ms": {},
-    "per_second": [{"second": 0, "offered": 100, "good": 90}],
     "messages": [{"sent": 200, "good": 180}],
 }
 
 
 def test_attainment_is_of_all_sent_and_goodput_of_the_time_offered():
     run = parse_run(json.dumps(RAW))
-    assert (run.attainment, run.goodput, run.per_second[0].attainment) == (0.9, 90.0, 0.9)
+    assert (run.attainment, run.goodput) == (0.9, 90.0)
     assert parse_run(json.dumps(RAW | {"sent": 0, "ok": 0, "good": 0})).attainment == 0.0
 
 
@@ -182,13 +179,3 @@ def test_attainment_is_of_all_sent_and_goodput_of_the_time_offered():
 def test_report_that_cannot_be_read_is_an_error(text):
     with pytest.raises(BenchError):
         parse_run(text)
-
-
-@pytest.mark.parametrize(
-    ("goods", "changed", "recovered"),
-    [((100, 100, 50, 80, 100, 100), 2, 2), ((50, 100, 100), 1, 0), ((100, 50, 100, 50), 1, None)],
-    ids=["after the last bad second", "no harm", "ends badly"],
-)
-def test_recovery_counts_from_the_change_to_the_end_of_the_last_bad_second(goods, changed, recovered):
-    seconds = [Second(index, 100, good) for index, good in enumerate(goods)]
-    assert recovery_seconds(seconds, changed, 0.99) == recovered

@@ -2,5 +2,5 @@
 
 - ``single``: one function at one rate; ``compare``: every system on every workload.
 - ``interleaved``: how reliable a ratio of two systems is.
-- ``drift``, ``soak``, ``large``: a slower model, dying workers, large bodies.
+- ``soak``, ``large``: dying workers, large bodies.
 """

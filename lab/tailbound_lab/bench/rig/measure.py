@@ -287,7 +287,6 @@ def describe(run: Run, used: list[processes.Share], memory: dict[int, processes.
         "statuses": dict(run.statuses),
         "latency_ms": dict(run.latency_ms),
         "lag_ms": dict(run.lag_ms),
-        "per_second": [asdict(second) for second in run.per_second],
         "generator_us_per_request": run.cpu_s * 1e6 / max(1, run.sent),
         "cpu": [asdict(share) for share in used],
         "pss_mb": round(sum(usage.pss for usage in memory.values()) / 1e6, 1),
