@@ -16,7 +16,6 @@ from tailbound_lab.bench.replica import (
     bound,
     compare,
     interleaved,
-    large,
     mixed,
     promise,
     single,
@@ -34,7 +33,6 @@ COMMANDS: Final[Mapping[str, _Command]] = {
     "mixed": (mixed.main, mixed.add_arguments, "several paths, text lengths and SLO classes in one traffic"),
     "bound": (bound.main, bound.add_arguments, "goodput against an upper bound for any batcher, simulated"),
     "soak": (soak.main, soak.add_arguments, "half an hour while workers are killed"),
-    "large": (large.main, large.add_arguments, "the cost of bodies of up to 20 MB"),
     "promise": (promise.main, promise.add_arguments, "whether promised rates are kept, simulated"),
     "fleet": (reconcile.main, reconcile.add_arguments, "CPU of one reconcile of up to 10,000 functions"),
     "scaling": (

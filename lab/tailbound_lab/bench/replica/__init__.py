@@ -2,5 +2,6 @@
 
 - ``single``: one function at one rate; ``compare``: every system on every workload.
 - ``interleaved``: how reliable a ratio of two systems is.
-- ``soak``, ``large``: dying workers, large bodies.
+- ``mixed``: many paths, lengths and SLO classes; ``soak``: dying workers.
+- ``bound``, ``promise``: goodput and exported capacity, simulated.
 """
