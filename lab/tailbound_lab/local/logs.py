@@ -4,10 +4,12 @@ Owns both limits: the number of lines in memory, and the size of each replica's 
 full (the previous one is ``.1``). ``provider`` answers ``/system/logs`` from it.
 """
 
+import logging
 from collections import deque
 from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Final, NamedTuple, TextIO
+from typing import Final, NamedTuple
 
 _KEPT_LINES: Final = 5_000
 _FILE_BYTES: Final = 8 * 2**20
@@ -25,26 +27,16 @@ class LogFile:
     """A file that is rotated when it is full."""
 
     def __init__(self, path: Path, full_bytes: int = _FILE_BYTES) -> None:
-        self.path = path
-        self._full_bytes = full_bytes
-        self._file: TextIO | None = None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = RotatingFileHandler(path, maxBytes=full_bytes, backupCount=1, encoding="utf-8")
 
     def write(self, text: str) -> None:
         """Append a line."""
-        if self._file is not None and self._file.tell() >= self._full_bytes:
-            self.close()
-            self.path.replace(f"{self.path}.1")
-        if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("a", encoding="utf-8")
-        self._file.write(f"{text}\n")
-        self._file.flush()
+        self._file.emit(logging.makeLogRecord({"msg": text}))
 
     def close(self) -> None:
         """Close it; the next line opens it again."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._file.close()
 
 
 class FunctionLog:
@@ -59,8 +51,9 @@ class FunctionLog:
         """Keep a line and append it to its instance's file."""
         line = LogLine(instance, datetime.now(UTC), text)
         self._lines.append(line)
-        file = self._files.setdefault(instance, LogFile(self._folder / f"{instance}.log"))
-        file.write(f"{line.timestamp.isoformat(timespec='milliseconds')} {text}")
+        if instance not in self._files:
+            self._files[instance] = LogFile(self._folder / f"{instance}.log")
+        self._files[instance].write(f"{line.timestamp.isoformat(timespec='milliseconds')} {text}")
 
     def lines(self, *, since: datetime | None = None, tail: int = 0) -> list[LogLine]:
         """The kept lines, oldest first; ``tail`` counts from the end, and 0 or less means all."""
