@@ -6,6 +6,7 @@ errors to statuses.
 """
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -68,7 +69,7 @@ class Provider:
 
     async def remove(self, request: web.Request) -> web.Response:
         """Remove a function; its replicas drain in the background."""
-        name, namespace = specs.parse_delete(await _json(request))
+        name, namespace = specs.parse_removal(await _json(request))
         self._registry.remove(self._registry.get(name, _namespace(request), namespace))
         return web.Response(status=202)
 
@@ -136,24 +137,19 @@ class Provider:
 
     async def create_secret(self, request: web.Request) -> web.Response:
         """Create a secret; 409 if it exists, which faas-cli reports."""
-        self._secrets.create(*await self._secret(request))
+        self._secrets.create(*await _secret(request))
         return web.Response(status=202)
 
     async def update_secret(self, request: web.Request) -> web.Response:
         """Replace a secret's value; running replicas keep the old one until their next start."""
-        self._secrets.update(*await self._secret(request))
+        self._secrets.update(*await _secret(request))
         return web.Response(status=202)
 
     async def delete_secret(self, request: web.Request) -> web.Response:
         """Remove."""
-        name, namespace, _ = await self._secret(request)
+        name, namespace, _ = await _secret(request)
         self._secrets.delete(name, namespace)
         return web.Response(status=202)
-
-    async def _secret(self, request: web.Request) -> tuple[str, str, Any]:
-        name, namespace, document = specs.parse_secret_name(await _json(request))
-        namespace = _namespace(request) or namespace or specs.DEFAULT_NAMESPACE
-        return name, namespace, document
 
     async def logs(self, request: web.Request) -> web.Response:
         """Return the last lines as NDJSON, oldest first; ``follow`` is ignored."""
@@ -179,6 +175,10 @@ class Provider:
 
 def _namespace(request: web.Request) -> str:
     return request.query.get("namespace", "")
+
+
+async def _secret(request: web.Request) -> tuple[str, str, Mapping[str, Any]]:
+    return specs.parse_secret(await _json(request), _namespace(request))
 
 
 async def _json(request: web.Request) -> object:

@@ -5,19 +5,21 @@ Owns the JSON of OpenFaaS' provider contract (faas-provider ``types/function_dep
 with it; ``functions`` keeps the values.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Annotated, Any, Final, NotRequired, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic takes typing's from Python 3.12 on
 
 from tailbound_lab.local.errors import InvalidRequestError
 
 DEFAULT_NAMESPACE: Final = "openfaas-fn"
 MIN_LABEL: Final = "com.openfaas.scale.min"
-MAX_LABEL: Final = "com.openfaas.scale.max"
 
-_DNS_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-_SECRET_NAME: Final = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
+_Label = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
+"""A DNS label, as Kubernetes requires of names of functions and namespaces."""
+_SecretName = Annotated[str, Field(pattern=r"^[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?$")]
 _MAX_REPLICAS_IN_BODY: Final = 10_000
 """Maximum replicas in a request: a typing error must not exhaust the machine's processes."""
 
@@ -70,33 +72,49 @@ class FunctionSpec:
         return status | {key: value for key, value in optional.items() if value}
 
 
+class _Deployment(TypedDict):
+    service: _Label
+    image: str
+    namespace: NotRequired[_Label]
+    envProcess: NotRequired[str]
+    envVars: NotRequired[dict[str, str]]
+    labels: NotRequired[dict[str, str]]
+    annotations: NotRequired[dict[str, str]]
+    secrets: NotRequired[list[_SecretName]]
+
+
+class _Scale(TypedDict):
+    replicas: Annotated[int, Field(strict=True, ge=0, le=_MAX_REPLICAS_IN_BODY)]
+    namespace: NotRequired[str]
+
+
+class _Removal(TypedDict):
+    functionName: str
+    namespace: NotRequired[str]
+
+
+class _Secret(TypedDict):
+    name: _SecretName
+    namespace: NotRequired[_Label]
+    value: NotRequired[str]
+    rawValue: NotRequired[str]
+
+
 def parse_deployment(body: object, query_namespace: str = "") -> FunctionSpec:
     """Return a FunctionDeployment body as a spec; the query's namespace takes precedence over the body's.
 
     Raises ``InvalidRequestError`` that names key, value and rule.
     """
-    document = _mapping(body, "the body")
-    name = _text(document, "service")
-    if not name:
-        raise InvalidRequestError("service: required: the function's name")
-    _check_label("service", name)
-    image = _text(document, "image")
-    if not image:
-        raise InvalidRequestError(f"image: required to deploy {name}")
-    namespace = query_namespace or _text(document, "namespace") or DEFAULT_NAMESPACE
-    _check_label("namespace", namespace)
-    secrets = _text_list(document, "secrets")
-    for secret in secrets:
-        _check_secret_name("secrets", secret)
+    found = _read(_Deployment, body, query_namespace)
     return FunctionSpec(
-        name=name,
-        image=image,
-        namespace=namespace,
-        env_process=_text(document, "envProcess"),
-        env_vars=_text_map(document, "envVars"),
-        labels=_text_map(document, "labels"),
-        annotations=_text_map(document, "annotations"),
-        secrets=secrets,
+        name=found["service"],
+        image=found["image"],
+        namespace=found.get("namespace", DEFAULT_NAMESPACE),
+        env_process=found.get("envProcess", ""),
+        env_vars=found.get("envVars", {}),
+        labels=found.get("labels", {}),
+        annotations=found.get("annotations", {}),
+        secrets=tuple(found.get("secrets", ())),
     )
 
 
@@ -106,79 +124,35 @@ def parse_scale(body: object) -> tuple[int, str]:
     Zero is valid, as in OpenFaaS Pro: a request wakes the function again. A body without ``replicas`` is
     refused, so that a mistake does not stop a function.
     """
-    document = _mapping(body, "the body")
-    replicas = document.get("replicas")
-    if not isinstance(replicas, int) or isinstance(replicas, bool):
-        raise InvalidRequestError(f"replicas: {replicas!r} must be a whole number")
-    if replicas < 0:
-        raise InvalidRequestError(f"replicas: {replicas} must be at least 0")
-    if replicas > _MAX_REPLICAS_IN_BODY:
-        raise InvalidRequestError(f"replicas: {replicas} must be at most {_MAX_REPLICAS_IN_BODY}")
-    return replicas, _text(document, "namespace")
+    found = _read(_Scale, body)
+    return found["replicas"], found.get("namespace", "")
 
 
-def parse_delete(body: object) -> tuple[str, str]:
+def parse_removal(body: object) -> tuple[str, str]:
     """Return (name, namespace) of a delete request."""
-    document = _mapping(body, "the body")
-    name = _text(document, "functionName")
-    if not name:
-        raise InvalidRequestError("functionName: required: the function to remove")
-    return name, _text(document, "namespace")
+    found = _read(_Removal, body)
+    return found["functionName"], found.get("namespace", "")
 
 
-def parse_secret_name(body: object) -> tuple[str, str, Mapping[str, Any]]:
+def parse_secret(body: object, query_namespace: str = "") -> tuple[str, str, Mapping[str, Any]]:
     """Return (name, namespace, the complete document) of a secret request."""
-    document = _mapping(body, "the body")
-    name = _text(document, "name")
-    _check_secret_name("name", name)
-    return name, _text(document, "namespace"), document
+    found = _read(_Secret, body, query_namespace)
+    return found["name"], found.get("namespace", DEFAULT_NAMESPACE), found
 
 
-def _check_label(key: str, value: str) -> None:
-    """Raise ``InvalidRequestError`` unless ``value`` is a DNS label, as Kubernetes requires."""
-    if not _DNS_LABEL.fullmatch(value):
-        raise InvalidRequestError(
-            f"{key}: {value!r} must be a DNS label: 1 to 63 lower-case letters, digits or '-', beginning and "
-            "ending with a letter or digit"
-        )
+_Body = TypeVar("_Body")
 
 
-def _check_secret_name(key: str, name: str) -> None:
-    if not _SECRET_NAME.fullmatch(name):
-        raise InvalidRequestError(
-            f"{key}: {name!r} must be 1 to 253 lower-case letters, digits, '-' or '.', beginning and ending "
-            "with a letter or digit"
-        )
-
-
-def _mapping(value: object, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise InvalidRequestError(f"{where} must be a JSON object")
-    return value
-
-
-def _text(document: Mapping[str, Any], key: str) -> str:
-    value = document.get(key)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise InvalidRequestError(f"{key}: {value!r} must be a string")
-    return value
-
-
-def _text_map(document: Mapping[str, Any], key: str) -> dict[str, str]:
-    value = document.get(key)
-    if value is None:
-        return {}
-    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-        raise InvalidRequestError(f"{key}: must be an object whose values are strings")
-    return dict(value)
-
-
-def _text_list(document: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    value = document.get(key)
-    if value is None:
-        return ()
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise InvalidRequestError(f"{key}: must be a list of strings")
-    return tuple(value)
+def _read(kind: type[_Body], body: object, query_namespace: str = "") -> _Body:
+    """Return a body by its rules. To Go's encoder empty values, null among them, are as good as none."""
+    if not isinstance(body, dict):
+        raise InvalidRequestError("the body must be a JSON object")
+    document = body | {"namespace": query_namespace or body.get("namespace")}
+    given = {key: value for key, value in document.items() if value not in (None, "", [], {})}
+    try:
+        return TypeAdapter(kind).validate_python(given)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        place = ".".join(map(str, fault["loc"]))
+        value = "" if fault["type"] == "missing" else f"{fault['input']!r}: "
+        raise InvalidRequestError(f"{place}: {value}{fault['msg']}") from None

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from tailbound_lab.local.errors import InvalidRequestError, StackError
 from tailbound_lab.local.specs import (
     FunctionSpec,
-    parse_delete,
     parse_deployment,
+    parse_removal,
     parse_scale,
-    parse_secret_name,
+    parse_secret,
 )
 from tailbound_lab.local.stack import parse_stack
 
@@ -45,7 +45,7 @@ def test_a_deployment_is_either_read_as_it_is_or_refused(body):
         {"replicas": None, "functionName": 1},
     ],
 )
-@pytest.mark.parametrize("parse", [parse_deployment, parse_scale, parse_delete, parse_secret_name])
+@pytest.mark.parametrize("parse", [parse_deployment, parse_scale, parse_removal, parse_secret])
 def test_a_body_without_what_it_must_hold_is_refused(parse, body):
     with pytest.raises(InvalidRequestError):
         parse(body)
@@ -61,7 +61,11 @@ def test_a_name_that_is_no_dns_label_is_refused(name):
 
 @pytest.mark.parametrize("secret", ["../../etc/passwd", "a/b", ".hidden", ""])
 def test_a_secret_name_cannot_leave_its_folder(secret):
-    for parse, body in ((parse_deployment, F | {"secrets": [secret]}), (parse_secret_name, {"name": secret})):
+    for parse, body in (
+        (parse_deployment, F | {"secrets": [secret]}),
+        (parse_secret, {"name": secret}),
+        (parse_secret, {"name": "a", "namespace": secret or ".."}),
+    ):
         with pytest.raises(InvalidRequestError):
             parse(body)
 
