@@ -63,7 +63,6 @@ def test_no_request_is_lost_and_nothing_scales_down_whatever_is_killed(tmp_path:
         stack=tmp_path / "stack.yml",
         port=0,
         prometheus_port=0,
-        any_autoscaler_port=True,
         run_dir=tmp_path / "run",
     )
 

@@ -119,7 +119,6 @@ async def run(options: Options, display: Display) -> Outcome:
         port=0,
         prometheus_port=0,
         baseline_rules=options.with_twins,
-        any_autoscaler_port=True,
         run_dir=options.out / "run",
         stop_grace=_STOP_GRACE,
     )

@@ -58,8 +58,6 @@ class Settings:
     with_autoscaler: bool = True
     """Whether to run the autoscaler, which needs Prometheus."""
     autoscaler_config: Path = AUTOSCALER_CONFIG
-    any_autoscaler_port: bool = False
-    """Whether the autoscaler serves its metrics on a free port instead of the configured one."""
     run_dir: Path | None = None
     """Folder of logs, secrets and Prometheus' data; None: a temporary one that a clean stop removes."""
     basic_auth_dir: Path | None = None
@@ -169,7 +167,7 @@ class Platform:
         settings = self.settings
         own_port = None
         if settings.with_autoscaler:
-            own_port = autoscaler_port(settings.autoscaler_config, any_port=settings.any_autoscaler_port)
+            own_port = autoscaler_port(settings.autoscaler_config)
         port = settings.prometheus_port or free_ports(1)[0]
         self.prometheus_url = f"http://127.0.0.1:{port}"
         self.prometheus = prometheus_service(

@@ -11,13 +11,15 @@ import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
 import yaml
 
+from slo_autoscaler.config import read_web
+from slo_autoscaler.errors import ConfigError
 from tailbound_lab.local.errors import StartError
 from tailbound_lab.local.gateway import PASSWORD_FILE, USER_FILE
 from tailbound_lab.local.logs import LogFile
@@ -145,14 +147,15 @@ def prometheus_service(
     )
 
 
-def autoscaler_port(path: Path, *, any_port: bool) -> int:
+def autoscaler_port(path: Path) -> int:
     """Return the configured port of the autoscaler's own metrics, else a free one.
 
-    ``any_port`` always takes a free one. Raises ``StartError`` if the file cannot be read; the autoscaler
-    checks its content.
+    Raises ``StartError`` if the file cannot be read; the autoscaler checks the rest of its content.
     """
-    port = _section(_read(path), "web").get("port")
-    return port if isinstance(port, int) and port > 0 and not any_port else free_ports(1)[0]
+    try:
+        return read_web(str(path)).port or free_ports(1)[0]
+    except ConfigError as error:
+        raise StartError(f"autoscaler: {error}") from None
 
 
 def autoscaler_service(
@@ -164,12 +167,12 @@ def autoscaler_service(
     copy of the configuration that names this platform's.
     """
     if auth_dir is not None:
-        document = _read(path)
+        document = yaml.safe_load(path.read_text())
         credentials = {
             "user_file": str((auth_dir / USER_FILE).resolve()),
             "password_file": str((auth_dir / PASSWORD_FILE).resolve()),
         }
-        platform = {**_section(document, "platform"), "basic_auth": credentials}
+        platform = {**document.get("platform", {}), "basic_auth": credentials}
         path = run_dir / "autoscaler.yaml"
         path.write_text(yaml.safe_dump({**document, "platform": platform}))
     command = (
@@ -195,18 +198,3 @@ def page_url(log: Path) -> str | None:
             return said[-1]["page"]
         time.sleep(_POLL)
     return None
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        document = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise StartError(f"autoscaler: {path}: {' '.join(str(error).split())}") from None
-    if not isinstance(document, dict):
-        raise StartError(f"autoscaler: {path}: must be a map")
-    return document
-
-
-def _section(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    section = document.get(key)
-    return section if isinstance(section, dict) else {}

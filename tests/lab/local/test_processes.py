@@ -241,7 +241,6 @@ def test_an_idle_function_goes_to_zero_by_an_autoscaler_that_has_the_credentials
         with_prometheus=True,
         prometheus_port=0,
         with_autoscaler=True,
-        any_autoscaler_port=True,
     )
     async def scenario(client):
         def decisions():

@@ -237,7 +237,6 @@ async def _measure(
         baseline_rules=name == COMMUNITY,
         with_autoscaler=name == OURS,
         autoscaler_config=config,
-        any_autoscaler_port=True,
         run_dir=folder,
         stop_grace=_STOP_GRACE,
     )
