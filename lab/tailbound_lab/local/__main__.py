@@ -61,7 +61,6 @@ def _settings(options: argparse.Namespace) -> Settings:
     return Settings(
         stack=options.stack,
         images=dict(options.image),
-        host=options.host,
         port=options.port,
         with_prometheus=not options.no_prometheus,
         prometheus_port=options.prometheus_port,
@@ -92,7 +91,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=FOLDER",
         help="let deployments use image NAME: the handler in FOLDER (repeatable; --stack adds its own)",
     )
-    up.add_argument("--host", default="127.0.0.1", help="address to listen on [%(default)s: loopback only]")
     up.add_argument("--port", type=_port, default=8080, help="gateway port, 0 for any [%(default)s]")
     up.add_argument(
         "--prometheus-port", type=_port, default=9090, help="Prometheus' port, 0 for any [%(default)s]"

@@ -61,13 +61,13 @@ class Gateway:
             shutdown_timeout=_SHUTDOWN_SECONDS,
         )
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen; return the port, which the kernel chose if ``port`` is 0. Raises ``StartError``."""
+    async def start(self, port: int) -> int:
+        """Listen on loopback; return the port, which the kernel chose if 0. Raises ``StartError``."""
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, host, port, backlog=1024).start()
+            await web.TCPSite(self._runner, "127.0.0.1", port, backlog=1024).start()
         except OSError as error:
-            raise StartError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+            raise StartError(f"cannot listen on 127.0.0.1:{port}: {error.strerror or error}") from None
         bound: int = self._runner.addresses[0][1]
         return bound
 

@@ -49,7 +49,6 @@ class Settings:
     stack: Path | None = None
     """Stack file whose functions are deployed at the start, and whose images become known."""
     images: Mapping[str, Path] = field(default_factory=dict)
-    host: str = "127.0.0.1"
     port: int = 8080
     with_prometheus: bool = True
     prometheus_port: int = 9090
@@ -119,8 +118,7 @@ class Platform:
         provider = Provider(self.registry, self._secrets, self.metrics)
         proxy = Proxy(self.registry, self.metrics, hold_timeout=settings.hold_timeout)
         self._gateway = Gateway(provider, proxy, auth)
-        port = await self._gateway.start(settings.host, settings.port)
-        gateway = f"{_reachable(settings.host)}:{port}"
+        gateway = f"127.0.0.1:{await self._gateway.start(settings.port)}"
         self.gateway_url = f"http://{gateway}"
         if settings.stack is not None:
             self.deploy_stack(settings.stack)
@@ -216,10 +214,3 @@ def _raise_file_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _reachable(host: str) -> str:
-    """Return the address under which the platform's own children reach it."""
-    if host in ("0.0.0.0", "::", ""):  # noqa: S104 - a comparison, nothing is bound here
-        return "127.0.0.1"
-    return f"[{host}]" if ":" in host else host
