@@ -83,6 +83,19 @@ def read(file: Path, **here: object) -> dict[str, Any]:
     return document
 
 
+def earlier(file: Path, **here: object) -> dict[str, Any]:
+    """Return ``read``'s results; none if there are none with the values of ``here``."""
+    try:
+        return read(file, **here)
+    except BenchError:
+        return {}
+
+
+def keep(file: Path, results: Mapping[str, Any]) -> None:
+    """Write results to a file of the bench's folder."""
+    file.write_text(json.dumps(results, indent=1) + "\n")
+
+
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table in Markdown."""
     lines = [columns, ("---",) * len(columns), *rows]

@@ -96,7 +96,7 @@ def test_live_run_in_small_has_results_that_can_be_shown_again(tmp_path):
         *("interleaved --systems slo,slo", "interleaved --systems slo,mosec-grid", "interleaved --rounds 0"),
         *("mixed --questions none", "mixed --rounds 0"),
         *("compare --workloads none", "compare --workers 0", "single --function none", "single --slo soon"),
-        *("report", "validate"),
+        *("compare --last", "validate"),
     ],
 )
 def test_impossible_measurement_is_refused_before_any_start(tmp_path, monkeypatch, capsys, words):
@@ -126,7 +126,7 @@ def test_measurement_in_small_goes_from_the_server_to_results(tmp_path, monkeypa
         (found,) = json.loads((tmp_path / file).read_text())["measurements"]
         assert found["status"] == "measured", found
         capsys.readouterr()
-        assert bench.main(["report"]) == 0
+        assert bench.main(["compare", "--last"]) == 0
         assert "**accelerator.**" in capsys.readouterr().out
     elif file == "soak.json":
         found = json.loads((tmp_path / file).read_text())

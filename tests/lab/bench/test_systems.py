@@ -56,7 +56,7 @@ def test_slo_system_sets_nothing_but_the_target(tmp_path):
 
 def test_peer_that_pip_cannot_install_is_not_available_and_leaves_nothing(tmp_path):
     with pytest.raises(NotAvailable, match="pip install"):
-        python_of(tmp_path, "broken", (str(tmp_path / "no-such-package"),))
+        python_of((str(tmp_path / "no-such-package"), "broken"), tmp_path)
     assert not (tmp_path / "broken").exists()
 
 

@@ -38,6 +38,9 @@ _COLUMNS: Final = (
 )
 
 
+add_arguments = page.add_publish
+
+
 def main(options: argparse.Namespace, output: Path) -> int:
     """Replay, compare, print; 0 if the two agree."""
     document = page.read(output / "live.json")

@@ -6,7 +6,6 @@ work for requests that end late. Next step: ``simulate.clairvoyant`` computes th
 """
 
 import argparse
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -88,7 +87,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
             for workers in counts:
                 page.say(f"{name}, {law.label}, {workers} workers")
                 rows += compare(law, workers, name)
-    (output / "bound.json").write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+    page.keep(output / "bound.json", {"rows": rows})
     page.show(options, SECTION, table(rows), decisive=worst(rows))
     return 0 if all(map(holds, rows)) else 1
 

@@ -1,12 +1,10 @@
-"""``bench compare``: ours and the peers on every workload, to build/bench/results.json, a report and plots.
+"""``bench compare``: ours and the peers on every workload, to build/bench/results.json and plots.
 
 The results have a reason for a system that cannot be measured; the others continue. Results are written after
 every measurement, so a stopped run keeps its results. Next step: ``rig.measure``.
 """
 
 import argparse
-import contextlib
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ from typing import Any
 from tailbound_lab.bench import page
 from tailbound_lab.bench.rig.measure import FULL, QUICK, SMOKE, Rig, measure
 from tailbound_lab.bench.rig.offline import limits
-from tailbound_lab.bench.rig.peers import python_of, version_of
 from tailbound_lab.bench.rig.server import example
 from tailbound_lab.bench.rig.systems import OTHER_POLICIES, Entry, listed, parse_entry
 from tailbound_lab.bench.workloads import WORKLOADS, Workload
@@ -36,17 +33,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--workloads", help=f"comma-separated, of {', '.join(WORKLOADS)} [all]")
     add("--systems", help=f"comma-separated NAME[:SIZE:WAIT_MS][-grid][+malloc] [{SYSTEMS_FULL}]")
     add("--workers", type=int, default=2, help="model processes of each system [2]")
+    add("--last", action="store_true", help="show the last results again, without a run")
     page.add_publish(parser)
-
-
-def report(options: argparse.Namespace, output: Path) -> int:
-    """``bench report``: show the last comparison again."""
-    _show(page.read(output / "results.json"), output, options)
-    return 0
 
 
 def main(options: argparse.Namespace, output: Path) -> int:
     """Measure, write, print; 0 if everything was measured, 1 if something was skipped or failed."""
+    file = output / "results.json"
+    results = page.read(file) if options.last else _measure_all(options, output, file)
+    draw = partial(page.plots, results)
+    draw(output)
+    text, decisive_text = page.comparison(results), page.comparison(decisive(results))
+    page.show(options, SECTION, text, draw, decisive_text)
+    return 0 if all(found["status"] == "measured" for found in results["measurements"]) else 1
+
+
+def _measure_all(options: argparse.Namespace, output: Path, file: Path) -> dict[str, Any]:
+    """Return all measurements; those of other workloads from a similar run on this machine are kept."""
     short = options.quick or options.smoke
     entries = [
         parse_entry(text) for text in listed(options.systems or (SYSTEMS_QUICK if short else SYSTEMS_FULL))
@@ -59,39 +62,24 @@ def main(options: argparse.Namespace, output: Path) -> int:
     effort = "smoke" if options.smoke else "quick" if options.quick else "full"
     generator = build(output)
     results: dict[str, Any] = page.origin() | {"workers": options.workers, "effort": effort}
-    results |= _others(output / "results.json", results, names)
+    last = page.earlier(file, **{name: results[name] for name in ("machine", "workers", "effort")})
+    results["offline"] = {name: each for name, each in last.get("offline", {}).items() if name not in names}
+    results["measurements"] = [
+        found for found in last.get("measurements", ()) if found["workload"] not in names
+    ]
     for workload in (WORKLOADS[name] for name in names):
         page.say(f"{workload.name}: the model alone")
         results["offline"][workload.name] = limits(workload, options.workers, 0.2 if short else 1.0)
         body = example(workload)
         for entry in entries:
             title = f"{workload.name}, {entry.label}"
-            rig = Rig(generator, output / "venvs", options.workers, EFFORTS[effort], title)
+            rig = Rig(generator, options.workers, EFFORTS[effort], title)
             found = _measured(entry, workload, body, rig)
             if found["status"] != "measured":
                 rig.say(f"{found['status']}: {found['reason']}")
             results["measurements"].append(found)
-            (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    _show(results, output, options)
-    return 0 if all(found["status"] == "measured" for found in results["measurements"]) else 1
-
-
-def _others(file: Path, here: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """Return the results of a similar run on this machine for other workloads, which are kept."""
-    kept: dict[str, Any] = {"offline": {}, "measurements": []}
-    with contextlib.suppress(BenchError):
-        last = page.read(file, **{name: here[name] for name in ("machine", "workers", "effort")})
-        kept["offline"] = {name: found for name, found in last["offline"].items() if name not in names}
-        kept["measurements"] = [found for found in last["measurements"] if found["workload"] not in names]
-    return kept
-
-
-def _show(results: dict[str, Any], output: Path, options: argparse.Namespace) -> None:
-    """Print the tables, which are in report.md too, and draw the plots."""
-    text = page.comparison(results)
-    (output / "report.md").write_text(text)
-    page.plots(results, output)
-    page.show(options, SECTION, text, partial(page.plots, results), page.comparison(decisive(results)))
+            page.keep(file, results)
+    return results
 
 
 def decisive(results: dict[str, Any]) -> dict[str, Any]:
@@ -117,14 +105,9 @@ def decisive(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _measured(entry: Entry, workload: Workload, body: bytes, rig: Rig) -> dict[str, Any]:
-    identity: dict[str, Any] = {"system": entry.label, "workload": workload.name}
+    identity = {"system": entry.label, "workload": workload.name}
     try:
-        if entry.system.requirements:
-            package = entry.system.requirements[-1].partition("[")[0]
-            rig.say("installing")
-            python = python_of(rig.venvs, package, entry.system.requirements)
-            identity["version"] = f"{package} {version_of(python, package)}"
-        return measure(entry, workload, body, rig) | identity
+        return identity | measure(entry, workload, body, rig)
     except NotAvailable as error:
         return identity | {"status": "skipped", "reason": str(error)}
     except BenchError as error:

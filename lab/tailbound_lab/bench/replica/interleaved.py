@@ -7,16 +7,12 @@ has fresh servers. Owns that order and the presentation of rounds. Next steps: `
 """
 
 import argparse
-import contextlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tailbound_lab.bench import page
-from tailbound_lab.bench.rig.measure import FULL, SMOKE, Bench, Rig, alternate
+from tailbound_lab.bench.rig.measure import FULL, SMOKE, Rig, maxima, side_by_side
 from tailbound_lab.bench.rig.server import Server, example
 from tailbound_lab.bench.rig.systems import Entry, listed, parse_entry
 from tailbound_lab.bench.workloads import WORKLOADS, Workload
@@ -57,7 +53,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
     rounds: list[dict[str, dict[str, Any]]] = []
     for number in range(1, options.rounds + 1):
         title = f"{workload.name}, round {number} of {options.rounds}"
-        rig = Rig(generator, output / "venvs", options.workers, effort, title)
+        rig = Rig(generator, options.workers, effort, title)
         rounds.append(_round(entries, workload, body, rig))
         rig.say(", ".join(f"{label} {row['max_rate']:,.0f}/s" for label, row in rounds[-1].items()))
         results = _keep(output / "interleaved.json", workload.name, options.workers, rounds)
@@ -67,26 +63,16 @@ def main(options: argparse.Namespace, output: Path) -> int:
 
 def _round(entries: Sequence[Entry], workload: Workload, body: bytes, rig: Rig) -> dict[str, dict[str, Any]]:
     """Start every system and search side by side; return the results by label."""
-    plan = rig.effort.plan(workload)
-    with contextlib.ExitStack() as stack:
-        benches = {}
-        for entry in entries:
-            own = replace(rig, title=f"{rig.title}: {entry.label}")
-            own.say("starting")
-            server = Server(entry.system, entry.settings, workload, rig.workers, body, rig.venvs)
-            benches[entry.label] = Bench(stack.enter_context(server), own)
-            benches[entry.label].warm_up()
-        found = alternate({label: partial(bench.advance, plan) for label, bench in benches.items()})
-        return {label: bench.found(found[label]) for label, bench in benches.items()}
+    servers = {entry.label: Server(entry, workload, rig.workers, body) for entry in entries}
+    with side_by_side(servers, rig, {}) as benches:
+        return maxima(benches, rig.effort.plan(workload))
 
 
 def _keep(file: Path, workload: str, workers: int, rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     results: dict[str, Any] = page.origin() | {"workers": workers}
-    others: dict[str, Any] = {}
-    with contextlib.suppress(BenchError):
-        others = page.read(file, machine=results["machine"], workers=workers)["workloads"]
+    others = page.earlier(file, machine=results["machine"], workers=workers).get("workloads", {})
     results["workloads"] = others | {workload: rounds}
-    file.write_text(json.dumps(results, indent=1) + "\n")
+    page.keep(file, results)
     return results
 
 

@@ -12,8 +12,6 @@ has the simulator's result. Next steps: ``rig.measure`` runs a trial, ``rig.simu
 """
 
 import argparse
-import contextlib
-import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +22,7 @@ from typing import Any, Final
 
 from tailbound_lab.bench import page
 from tailbound_lab.bench.rig import simulated
-from tailbound_lab.bench.rig.measure import FULL, SMOKE, Bench, Rig, alternate
+from tailbound_lab.bench.rig.measure import FULL, SMOKE, Bench, Rig, maxima, side_by_side
 from tailbound_lab.bench.rig.server import Server
 from tailbound_lab.bench.rig.systems import listed, parse_entry
 from tailbound_lab.bench.workloads import FOLDER, WORKLOADS, Workload
@@ -158,17 +156,17 @@ def main(options: argparse.Namespace, output: Path) -> int:
         if options.smoke
         else replace(FULL, overload_seconds=options.seconds)
     )
-    results: dict[str, Any] = page.origin() | {"questions": {}}
-    with contextlib.suppress(BenchError):
-        earlier = page.read(output / "mixed.json", machine=results["machine"])
-        results["questions"] = earlier["questions"]
+    results: dict[str, Any] = {**page.origin()}
+    results["questions"] = page.earlier(output / "mixed.json", machine=results["machine"]).get(
+        "questions", {}
+    )
     for name in names:
         rounds = []
         for number in range(1, options.rounds + 1):
-            rig = Rig(generator, output / "venvs", 1, effort, f"{name}, round {number} of {options.rounds}")
+            rig = Rig(generator, 1, effort, f"{name}, round {number} of {options.rounds}")
             rounds.append(_round(QUESTIONS[name], options.system, rig))
         results["questions"][name] = rounds
-        (output / "mixed.json").write_text(json.dumps(results, indent=1) + "\n")
+        page.keep(output / "mixed.json", results)
     page.show(options, SECTION, _tables(results), decisive=_tables(results, rates=1))
     return 0
 
@@ -176,17 +174,12 @@ def main(options: argparse.Namespace, output: Path) -> int:
 def _round(question: Question, system: str, rig: Rig) -> dict[str, Any]:
     """Start the server of every variant; return the results by label."""
     entry, workload = parse_entry(system), question.workload
-    with contextlib.ExitStack() as stack:
-        benches = {}
-        for variant in question.variants:
-            body = variant.parts[0].body
-            server = Server(
-                *(entry.system, entry.settings, workload, rig.workers, body, rig.venvs, variant.settings)
-            )
-            own = replace(rig, title=f"{rig.title}: {variant.label}")
-            own.say("starting")
-            benches[variant.label] = Bench(stack.enter_context(server), own, variant.parts)
-            benches[variant.label].warm_up()
+    servers = {
+        variant.label: Server(entry, workload, rig.workers, variant.parts[0].body, variant.settings)
+        for variant in question.variants
+    }
+    parts = {variant.label: variant.parts for variant in question.variants}
+    with side_by_side(servers, rig, parts) as benches:
         first, law = question.variants[0], partial(question.law, simulated.service_seconds(workload))
         single = Bench(benches[first.label].server, rig, first.parts[:1])
         overhead = simulated.outside(single)
@@ -200,9 +193,7 @@ def _round(question: Question, system: str, rig: Rig) -> dict[str, Any]:
                 at_rates[label][f"{rate:g}"] = run
         found: dict[str, Any] = {"overhead": overhead, "rates": at_rates}
         if question.searched:
-            plan = rig.effort.plan(workload)
-            answers = alternate({label: partial(bench.advance, plan) for label, bench in benches.items()})
-            found["maxima"] = {label: bench.found(answers[label]) for label, bench in benches.items()}
+            found["maxima"] = maxima(benches, rig.effort.plan(workload))
     rig.say("simulated")
     for variant in question.variants:
         for run in at_rates[variant.label].values():

@@ -7,7 +7,6 @@ of that rate for a minute, and its promise is compared with the highest rate.
 """
 
 import argparse
-import json
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -200,7 +199,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
     possible = [row for row in found if row["highest"]]
     ratios = [row["promised"] / row["highest"] for row in possible]
     kept, middle = sum(ratio <= 1.0 for ratio in ratios) / len(ratios), median(ratios)
-    (output / "promise.json").write_text(json.dumps({"functions": found}, indent=1) + "\n")
+    page.keep(output / "promise.json", {"functions": found})
     text = (
         f"{len(possible)} of {count} functions can meet their objective at some rate. {kept:.0%} of the"
         f" promises were kept. The median promise is {middle:.2f} times the highest rate that keeps 99%"

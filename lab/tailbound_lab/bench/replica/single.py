@@ -45,8 +45,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
         raise BenchError(f"--slo: {error}") from None
     entry = parse_entry(options.policy)
     generator, workload = build(output), Workload(options.function, folder, slo, (), 1.0)
-    body, venvs = example(workload), output / "venvs"
-    with Server(entry.system, entry.settings, workload, options.workers, body, venvs) as server:
+    with Server(entry, workload, options.workers, example(workload)) as server:
         with contextlib.suppress(Lagged):
             generator.run(server.endpoint, rate=options.rate / 3, seconds=WARM_UP_SECONDS, slo=slo)
         sys.stderr.write(f"offering {options.rate:g} requests/s for {options.seconds:g} s\n")

@@ -8,7 +8,6 @@ class of correct clients misses its objective. Writes one line per slice and bui
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import signal
@@ -61,10 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace, output: Path) -> int:
     """Run; 0 if every request was answered and memory is flat."""
     workload, entry = WORKLOADS[options.workload], parse_entry("slo")
-    generator, body, venvs = build(output), example(workload), output / "venvs"
+    generator = build(output)
     budgets = ", ".join(f"{name}={factor * workload.slo * 1e3:g}ms" for name, (factor, _) in CLASSES.items())
     settings = {"slo_classes": budgets, "read_timeout": f"{READ_TIMEOUT:g}s"}
-    with Server(entry.system, entry.settings, workload, options.workers, body, venvs, settings) as server:
+    with Server(entry, workload, options.workers, example(workload), settings) as server:
         watch, bad = _Watch(server, options.kill_every), _BadClients(server)
         watch.start()
         bad.start()
@@ -92,7 +91,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
         "growth": {name: growth(watch.samples, name) for name in ("watchdog", "total")},
         "memory": watch.samples,
     }
-    (output / "soak.json").write_text(json.dumps(result, indent=1) + "\n")
+    page.keep(output / "soak.json", result)
     page.show(options, SECTION, _summary(result))
     flat = all(share is not None and share <= GROWTH_ALLOWED for share in result["growth"].values())
     met = all(result["attainment"][name] >= OBJECTIVE for name in CLASSES)

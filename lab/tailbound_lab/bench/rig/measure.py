@@ -7,16 +7,17 @@ with the reason.
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from tailbound_lab.bench import page
 from tailbound_lab.bench.rig import processes
+from tailbound_lab.bench.rig.peers import version_of
 from tailbound_lab.bench.rig.search import Found, Next, Plan, Trial, next_step
 from tailbound_lab.bench.rig.server import Server
-from tailbound_lab.bench.rig.systems import Entry, Settings, grid_of
+from tailbound_lab.bench.rig.systems import Entry, grid_of
 from tailbound_lab.bench.workloads import Workload
 from tailbound_lab.load.generator import Endpoint, Generator, Part
 from tailbound_lab.load.records import BenchError, Lagged, Run
@@ -68,7 +69,6 @@ class Rig:
     """The settings that all measurements share."""
 
     generator: Generator
-    venvs: Path
     workers: int
     effort: Effort
     title: str = ""
@@ -81,19 +81,13 @@ class Rig:
 
 def measure(entry: Entry, workload: Workload, body: bytes, rig: Rig) -> dict[str, Any]:
     """Return all measures of one system on one workload, as data for JSON. Raises ``BenchError``."""
-    settings, grid = entry.settings, None
+    found: dict[str, Any] = {"slo_ms": workload.slo * 1e3, "status": "measured"}
     if entry.grid:
-        settings, grid = tune(entry, workload, body, rig)
-    found: dict[str, Any] = {
-        "system": entry.label,
-        "workload": workload.name,
-        "slo_ms": workload.slo * 1e3,
-        "settings": asdict(settings),
-        "status": "measured",
-    }
-    if grid is not None:
-        found["grid"] = grid
-    with Server(entry.system, settings, workload, rig.workers, body, rig.venvs) as server:
+        entry, found["grid"] = tune(entry, workload, body, rig)
+    found["settings"] = asdict(entry.settings)
+    with Server(entry, workload, rig.workers, body) as server:
+        if entry.system.requirements:
+            found["version"] = version_of(entry.system.requirements)
         bench = Bench(server, rig)
         bench.warm_up()
         rig.say(f"{LOW_RATE:g} requests/s")
@@ -113,18 +107,16 @@ def measure(entry: Entry, workload: Workload, body: bytes, rig: Rig) -> dict[str
                 for factor in rig.effort.curve
             }
     if answer.rate and entry.system.predicts_capacity:
-        found["capacity"] = predicted(entry, settings, workload, body, rig, answer.rate)
+        found["capacity"] = predicted(entry, workload, body, rig, answer.rate)
     return found
 
 
-def predicted(
-    entry: Entry, settings: Settings, workload: Workload, body: bytes, rig: Rig, maximum: float
-) -> float | None:
+def predicted(entry: Entry, workload: Workload, body: bytes, rig: Rig, maximum: float) -> float | None:
     """Return the capacity that a fresh server predicts from a run at a third of its maximum.
 
     Reads it before and after, as a scraper does: a server may learn between two readings.
     """
-    with Server(entry.system, settings, workload, rig.workers, body, rig.venvs) as server:
+    with Server(entry, workload, rig.workers, body) as server:
         bench = Bench(server, rig)
         bench.warm_up()
         rig.say("a third of the maximum")
@@ -133,20 +125,20 @@ def predicted(
         return server.metric(CAPACITY)
 
 
-def tune(entry: Entry, workload: Workload, body: bytes, rig: Rig) -> tuple[Settings, list[dict[str, Any]]]:
-    """Return the best setting of the grid, and the results of all points.
+def tune(entry: Entry, workload: Workload, body: bytes, rig: Rig) -> tuple[Entry, list[dict[str, Any]]]:
+    """Return the entry with the best setting of its grid, and the results of all points.
 
     A race: a point that does not hold slightly more than the best so far is out (``max_rate`` None). For any
     other point the maximum is searched coarsely from there.
     """
     points: list[dict[str, Any]] = []
-    best, top = entry.settings, 0.0
-    effort = COARSE if rig.effort is not SMOKE else SMOKE
+    best, top = entry, 0.0
+    plan = (COARSE if rig.effort is not SMOKE else SMOKE).plan(workload)
     candidates = grid_of(entry, workload)
     for index, settings in enumerate(candidates, 1):
         rig.say(f"grid {index}/{len(candidates)}: size {settings.size}, wait {settings.wait_ms} ms")
-        plan = effort.plan(workload)
-        with Server(entry.system, settings, workload, rig.workers, body, rig.venvs) as server:
+        tried = replace(entry, settings=settings)
+        with Server(tried, workload, rig.workers, body) as server:
             bench = Bench(server, rig)
             bench.warm_up()
             if top and not bench.holds(top * (1 + RACE_MARGIN), plan.confirm_seconds):
@@ -155,7 +147,7 @@ def tune(entry: Entry, workload: Workload, body: bytes, rig: Rig) -> tuple[Setti
             rate = bench.maximum(replace(plan, first_rate=max(plan.first_rate, top))).rate
         points.append({**asdict(settings), "max_rate": rate})
         if rate > top:
-            best, top = settings, rate
+            best, top = tried, rate
     return best, points
 
 
@@ -263,6 +255,27 @@ class Bench:
             raise BenchError(f"{self.server.system.name} ended under load:\n{self.server.log_tail()}")
         if not self.server.settled():
             self._rig.say("still slow after a rest; going on")
+
+
+@contextlib.contextmanager
+def side_by_side(
+    servers: Mapping[str, Server], rig: Rig, parts: Mapping[str, tuple[Part, ...]]
+) -> Iterator[dict[str, Bench]]:
+    """Run all servers at the same time; yield a warmed-up bench for each, with its mix if it has one."""
+    with contextlib.ExitStack() as stack:
+        benches = {}
+        for label, server in servers.items():
+            own = replace(rig, title=f"{rig.title}: {label}")
+            own.say("starting")
+            benches[label] = Bench(stack.enter_context(server), own, parts.get(label, ()))
+            benches[label].warm_up()
+        yield benches
+
+
+def maxima(benches: Mapping[str, Bench], plan: Plan) -> dict[str, dict[str, Any]]:
+    """Search the maximum of each, one trial after the other in turn, as data for JSON."""
+    answers = alternate({label: partial(bench.advance, plan) for label, bench in benches.items()})
+    return {label: bench.found(answers[label]) for label, bench in benches.items()}
 
 
 def alternate(searches: Mapping[str, Callable[[], Found | None]]) -> dict[str, Found]:

@@ -11,22 +11,31 @@ import sysconfig
 import venv
 from pathlib import Path
 
+from tailbound_lab.bench import page
+from tailbound_lab.bench.workloads import ROOT
 from tailbound_lab.load.records import NotAvailable
 
+VENVS = ROOT / "build" / "bench" / "venvs"
 INSTALL_SECONDS = 900
 
 
-def python_of(folder: Path, name: str, requirements: tuple[str, ...]) -> Path:
+def package_of(requirements: tuple[str, ...]) -> str:
+    """Return the package that a peer is known by: the last one that it requires."""
+    return requirements[-1].partition("[")[0]
+
+
+def python_of(requirements: tuple[str, ...], folder: Path = VENVS) -> Path:
     """Return the interpreter of a peer's environment, which is created on first use.
 
     Raises ``NotAvailable`` if this fails; a partial environment is removed.
     """
-    environment = folder / name
+    environment = folder / package_of(requirements)
     python = environment / "bin" / "python"
     done = environment / ".installed"
     wanted = "\n".join(requirements)
     if done.exists() and done.read_text() == wanted and python.exists():
         return python
+    page.say(f"installing {' '.join(requirements)}")
     shutil.rmtree(environment, ignore_errors=True)
     try:
         venv.create(environment, with_pip=False, symlinks=True)
@@ -50,8 +59,11 @@ def python_of(folder: Path, name: str, requirements: tuple[str, ...]) -> Path:
     return python
 
 
-def version_of(python: Path, package: str) -> str:
-    """Return the version of an installed package; "unknown" if it cannot be read."""
+def version_of(requirements: tuple[str, ...]) -> str:
+    """Return name and version of an installed peer; "unknown" if it cannot be read."""
+    package = package_of(requirements)
     code = f"from importlib.metadata import version; print(version({package!r}))"
-    found = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
+    found = subprocess.run(
+        [str(python_of(requirements)), "-c", code], capture_output=True, text=True, check=False
+    )
+    return f"{package} {found.stdout.strip() or 'unknown'}"

@@ -19,7 +19,7 @@ from typing import Self
 
 from tailbound_lab.bench.rig import processes
 from tailbound_lab.bench.rig.peers import python_of
-from tailbound_lab.bench.rig.systems import MALLOC, OWN_PYTHON, Launch, Settings, System
+from tailbound_lab.bench.rig.systems import MALLOC, OWN_PYTHON, Entry, Launch
 from tailbound_lab.bench.workloads import IMPORTS, Workload
 from tailbound_lab.load.generator import Endpoint, Part
 from tailbound_lab.load.records import BenchError
@@ -52,29 +52,24 @@ class Server:
 
     def __init__(
         self,
-        system: System,
-        settings: Settings,
+        entry: Entry,
         workload: Workload,
         workers: int,
         body: bytes,
-        venvs: Path,
         extra: Mapping[str, str] | None = None,
     ) -> None:
-        self.system, self.settings, self.workload, self.workers = system, settings, workload, workers
-        self.body, self.content_type = system.wrap(body)
-        self._venvs, self._extra = venvs, dict(extra or {})
+        self.system, self.settings = entry.system, entry.settings
+        self.workload, self.workers = workload, workers
+        self.body, self.content_type = entry.system.wrap(body)
+        self._extra = dict(extra or {})
         self._mark = uuid.uuid4().hex
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
         self._metrics_port = 0
 
     def __enter__(self) -> Self:
-        system = self.system
-        python = (
-            str(python_of(self._venvs, system.requirements[-1].partition("[")[0], system.requirements))
-            if system.requirements
-            else OWN_PYTHON
-        )
+        requirements = self.system.requirements
+        python = str(python_of(requirements)) if requirements else OWN_PYTHON
         self.folder = Path(tempfile.mkdtemp(prefix="bench-"))  # short: Unix sockets go below it
         try:
             self._start(python)
