@@ -33,6 +33,8 @@ from tailbound_lab.simulate import mix
 SECTION: Final = "mixed"
 Service = Callable[..., float]
 PADDED: Final = Workload("padded", FOLDER / "padded", 0.1, (), 40.0)
+SECONDS: Final = 10.0
+"""Length of each run at a given rate."""
 LONGEST: Final = 512
 """Characters of the longest text."""
 SHORT: Final = tuple(range(8, 68, 6))
@@ -137,8 +139,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--questions", default=",".join(QUESTIONS), help="kinds of traffic, comma-separated [%(default)s]")
     add("--rounds", type=int, default=3, help="number of rounds, each with fresh servers [3]")
-    add("--seconds", type=float, default=10.0, help="length of each run at a given rate [10]")
-    add("--system", default="slo", help="policy of the watchdog [slo]")
     add("--smoke", action="store_true", help="runs of a second, to check that all works")
     page.add_publish(parser)
 
@@ -151,29 +151,24 @@ def main(options: argparse.Namespace, output: Path) -> int:
     if options.rounds < 1:
         raise BenchError(f"--rounds {options.rounds}: must be at least 1")
     generator = build(output)
-    effort = (
-        replace(SMOKE, overload_seconds=1.0)
-        if options.smoke
-        else replace(FULL, overload_seconds=options.seconds)
-    )
+    effort = SMOKE if options.smoke else replace(FULL, overload_seconds=SECONDS)
     results: dict[str, Any] = {**page.origin()}
-    results["questions"] = page.earlier(output / "mixed.json", machine=results["machine"]).get(
-        "questions", {}
-    )
+    earlier = page.earlier(output / "mixed.json", machine=results["machine"])
+    results["questions"] = earlier.get("questions", {})
     for name in names:
         rounds = []
         for number in range(1, options.rounds + 1):
             rig = Rig(generator, 1, effort, f"{name}, round {number} of {options.rounds}")
-            rounds.append(_round(QUESTIONS[name], options.system, rig))
+            rounds.append(_round(QUESTIONS[name], rig))
         results["questions"][name] = rounds
         page.keep(output / "mixed.json", results)
     page.show(options, SECTION, _tables(results), decisive=_tables(results, rates=1))
     return 0
 
 
-def _round(question: Question, system: str, rig: Rig) -> dict[str, Any]:
+def _round(question: Question, rig: Rig) -> dict[str, Any]:
     """Start the server of every variant; return the results by label."""
-    entry, workload = parse_entry(system), question.workload
+    entry, workload = parse_entry("slo"), question.workload
     servers = {
         variant.label: Server(entry, workload, rig.workers, variant.parts[0].body, variant.settings)
         for variant in question.variants

@@ -33,6 +33,8 @@ SHARE: Final = 1 / 3
 LEARN: Final = 60.0
 PRECISION: Final = 1.05
 """Maximum ratio between a rate that met the objective and one that did not."""
+REQUESTS: Final = 20_000
+"""Fewest requests of a run."""
 PARTS: Final = 6
 """Parts of a run; a rate far from the objective stops after one."""
 KEPT: Final = 0.95
@@ -81,23 +83,23 @@ def draw(seed: int) -> Drawn:
     )
 
 
-def maximum(drawn: Drawn, requests: int) -> float:
-    """Return the highest rate within the objective over runs of ``requests``; 0 if there is none."""
+def maximum(drawn: Drawn) -> float:
+    """Return the highest rate within the objective; 0 if there is none."""
     function = drawn.function
     high = function.workers / function.service.seconds[0]
     lowest, low = high * 1e-4, 0.0
-    while _meets(drawn, high, requests):
+    while _meets(drawn, high):
         low, high = high, 2 * high
     while not low:
         if high < lowest:
             return 0.0
-        if _meets(drawn, high / 1.5, requests):
+        if _meets(drawn, high / 1.5):
             low = high / 1.5
         else:
             high /= 1.5
     while high / low > PRECISION:
         rate = math.sqrt(low * high)
-        if _meets(drawn, rate, requests):
+        if _meets(drawn, rate):
             low = rate
         else:
             high = rate
@@ -119,11 +121,11 @@ def promise(drawn: Drawn, rate: float) -> float:
     return sustained(learned, function.workers, function.slo_latency, OBJECTIVE)[0]
 
 
-def _meets(drawn: Drawn, rate: float, requests: int) -> bool:
+def _meets(drawn: Drawn, rate: float) -> bool:
     """Return whether the objective is met at ``rate``, after a warm-up at a third of it."""
     function, random = drawn.function, Random(1)
     # Long enough for a backlog to build up that a full SLO of work hides.
-    requests = max(requests, round(40 * function.workers * drawn.fits))
+    requests = max(REQUESTS, round(40 * function.workers * drawn.fits))
     replica = Replica(function, 0.0, traffic=Learned(function, drawn.noise, random))
     begin = max(2.0, 100 / rate)
     replica.serve(list(arrivals(random, SHARE * rate, 0.0, begin)), begin)
@@ -161,10 +163,10 @@ def _through(rates: Mapping[int, float], size: int) -> float:
     return size / rates[sizes[-1]]
 
 
-def measure(seed: int, requests: int) -> dict[str, Any]:
+def measure(seed: int) -> dict[str, Any]:
     """Return the function of ``seed``, its highest rate and what was promised."""
     drawn = draw(seed)
-    highest = maximum(drawn, requests)
+    highest = maximum(drawn)
     return {
         "seed": seed,
         "curve": drawn.curve,
@@ -181,7 +183,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``bench promise``."""
     add = parser.add_argument
     add("--functions", type=int, default=200, help="number of functions [200]")
-    add("--requests", type=int, default=20_000, help="fewest requests of a run [20000]")
     add("--quick", action="store_true", help="20 functions")
     add("--processes", type=int, default=os.cpu_count(), help="simulations at a time [one for each core]")
     page.add_publish(parser)
@@ -192,7 +193,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
     count = 20 if options.quick else options.functions
     found: list[dict[str, Any]] = []
     with ProcessPoolExecutor(options.processes) as pool:
-        for row in pool.map(measure, range(SEED, SEED + count), [options.requests] * count):
+        for row in pool.map(measure, range(SEED, SEED + count)):
             found.append(row)
             if len(found) % 10 == 0:
                 page.say(f"{len(found)} of {count} functions")

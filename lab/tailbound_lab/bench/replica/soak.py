@@ -49,7 +49,6 @@ PATIENCE = 10.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``bench soak``."""
     add = parser.add_argument
-    add("--workload", choices=tuple(WORKLOADS), default="accelerator")
     add("--rate", type=float, default=2100.0, help="requests/s; 70%% of the maximum is usual [2100]")
     add("--minutes", type=float, default=30.0, help="length of the run [30]")
     add("--kill-every", type=float, default=10.0, help="seconds between two kills [10]")
@@ -59,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace, output: Path) -> int:
     """Run; 0 if every request was answered and memory is flat."""
-    workload, entry = WORKLOADS[options.workload], parse_entry("slo")
+    workload, entry = WORKLOADS["accelerator"], parse_entry("slo")
     generator = build(output)
     budgets = ", ".join(f"{name}={factor * workload.slo * 1e3:g}ms" for name, (factor, _) in CLASSES.items())
     settings = {"slo_classes": budgets, "read_timeout": f"{READ_TIMEOUT:g}s"}
