@@ -78,7 +78,7 @@ def test_search_resumes_where_it_stopped_and_finds_worse_traces():
     assert not list(search(past, 1, len(past), play))
 
 
-def test_adversary_is_searched_replayed_and_published(tmp_path, monkeypatch, published):
+def test_adversary_is_searched_replayed_and_published(tmp_path, monkeypatch, section):
     monkeypatch.setattr(adversary, "SECONDS", 20)
     monkeypatch.setattr(adversary, "GENERATION", 4)
     monkeypatch.setattr(adversary, "CANDIDATES", 1)
@@ -88,9 +88,9 @@ def test_adversary_is_searched_replayed_and_published(tmp_path, monkeypatch, pub
     assert len(json.loads(kept)["tried"]) == 8
     assert bench.main(words) in (0, 1)
     assert (tmp_path / "adversary.json").read_text() == kept
-    section = published.read_text().split("<!-- adversary: begin -->")[1].split("<!-- adversary: end -->")[0]
-    assert "(benchmarks/adversary.png)" in section
-    written = json.loads(section.split("```json")[1].split("```")[0])
+    text = section("adversary")
+    assert "(benchmarks/adversary.png)" in text
+    written = json.loads(text.split("```json")[1].split("```")[0])
     assert Genome.parse(written) == Genome.parse(json.loads((tmp_path / "adversary-worst.json").read_text()))
     assert bench.main(["adversary", "--replay", str(tmp_path / "adversary-worst.json")]) in (0, 1)
 

@@ -30,8 +30,7 @@ def minutes(counts):
     return json.dumps({"counts": jobs}) + "\n"
 
 
-def test_json_is_one_line_with_what_became_of_ours(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "OUTPUT", tmp_path)
+def test_json_is_one_line_with_what_became_of_ours(folder, capsys):
     assert bench.main(["faro", "--traces", str(folder), "--cap", "8", "--jobs", "4", "--json"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     found = json.loads(line)
@@ -42,19 +41,18 @@ def test_json_is_one_line_with_what_became_of_ours(folder, tmp_path, monkeypatch
     assert 4.0 <= found["replicas"] <= 8.0
 
 
-def test_every_law_has_a_row_for_both_arrivals_and_other_caps_stay(folder, published, capsys):
+def test_every_law_has_a_row_for_both_arrivals_and_other_caps_stay(folder, section, capsys):
     assert bench.main(["faro", "--traces", str(folder), "--cap", "5", "--processes", "1"]) == 0
     capsys.readouterr()
     assert bench.main(["faro", "--traces", str(folder), "--cap", "4", "--processes", "1", "--publish"]) == 0
-    section = published.read_text().split("<!-- faro: begin -->")[1].split("<!-- faro: end -->")[0]
-    shown = capsys.readouterr().out
+    text, shown = section("faro"), capsys.readouterr().out
     for heading in ("2 jobs, 4 CPUs", "2 jobs, 5 CPUs"):
         assert shown.count(heading) == 1
-        assert f"- {heading};" in section
+        assert f"- {heading};" in text
     for law in faro.LAWS:
         for arrivals in faro.ARRIVALS:
             assert shown.count(f"| {arrivals} | {faro.named(law)} |") == 2
-        (line,) = [line for line in section.splitlines() if line.startswith(f"| {faro.named(law)} |")]
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {faro.named(law)} |")]
         assert line.count("%") == 4, "two arrivals in two clusters"
 
 

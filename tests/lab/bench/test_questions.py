@@ -179,12 +179,12 @@ def test_several_routings_count_by_their_mean_and_by_the_worst_of_what_is_rare()
 
 @pytest.mark.e2e
 @pytest.mark.timeout(180)
-def test_reconcile_of_a_few_functions_is_measured_on_a_real_prometheus(tmp_path, published):
+def test_reconcile_of_a_few_functions_is_measured_on_a_real_prometheus(tmp_path, section):
     assert bench.main(["fleet", "--functions", "60", "--reconciles", "1", "--publish"]) in (0, 1)
     (row,) = json.loads((tmp_path / "fleet.json").read_text())["sizes"]
     held = "two need a replica more; one gets it, the other's budget has none"
     assert (row["scaled"], row["fleet_full"]) == (1, 1), held
-    assert f"| 60 | {row['series']:,} |" in published.read_text()
+    assert f"| 60 | {row['series']:,} |" in section("fleet")
 
 
 def test_interleaved_rounds_of_other_workloads_stay_if_this_machine_measured_them(tmp_path, monkeypatch):
@@ -286,25 +286,21 @@ def test_replay_serves_the_same_requests_and_agrees_within_its_tolerance():
         assert agree(lived, replace(simulated, attainment=attainment, replica_seconds=seconds)) is near
 
 
-def test_live_results_are_published_with_their_plots_and_validated(tmp_path, published):
+def test_live_results_are_published_with_their_plots_and_validated(tmp_path, section):
     decision = Decision(12, "accelerator.openfaas-fn", 3, 3, "NoData")
     killed = document(live_run(absence=Absence(10, 20), decisions=(decision,)))
     (tmp_path / "live.json").write_text(json.dumps(document(live_run(0), live_run(20)), allow_nan=False))
     (tmp_path / "live-prometheus-killed.json").write_text(json.dumps(killed))
     assert bench.main(["live", "--last", "--publish"]) == 0
     assert bench.main(["validate", "--publish"]) in (0, 1)
-    text = published.read_text()
-    live, validated = (
-        text.split(f"<!-- {name}: begin -->")[1].split(f"<!-- {name}: end -->")[0]
-        for name in ("live", "validation")
-    )
+    live = section("live")
     assert "| Tailbound | 100.00% | 0 |" in live, "never rounded up, so there was no violation"
     assert "| OpenFaaS CE | 83.33% | 20 |" in live
     assert "NoData (1)" in live
     for name in ("live", "live-prometheus-killed"):
         assert f"(benchmarks/{name}.svg)" in live
-        assert "<svg" in (published.parent / "benchmarks" / f"{name}.svg").read_text()
-    assert "| Tailbound | 100.00% | 100.00% | +0.00 |" in validated
+        assert "<svg" in (page.PAGE.parent / "benchmarks" / f"{name}.svg").read_text()
+    assert "| Tailbound | 100.00% | 100.00% | +0.00 |" in section("validation")
 
 
 def test_held_out_cases_are_none_of_the_comparison_and_differ_by_draw():
@@ -359,7 +355,7 @@ def test_held_out_losses_are_published_by_trace_with_their_range():
     assert one == ["| spike", "as it is", "95.00%", "100"]
 
 
-def test_held_out_runs_are_played_once_and_published(published, tmp_path, monkeypatch, capsys):
+def test_held_out_runs_are_played_once_and_published(section, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(held_out, "QUICK_SECONDS", 60)
     words = ["held-out", "--quick", "--only", "jittered spike; start-up 60", "--processes", "1", "--publish"]
     assert bench.main(words) in (0, 1)
@@ -368,8 +364,7 @@ def test_held_out_runs_are_played_once_and_published(published, tmp_path, monkey
     assert bench.main([*words, "--base", str(tmp_path / "held-out.json")]) in (0, 1)
     assert (tmp_path / "plays.jsonl").read_text() == kept
     assert row.removesuffix(" |") in capsys.readouterr().out
-    section = published.read_text().split("<!-- held-out: begin -->")[1].split("<!-- held-out: end -->")[0]
-    assert held_out.summary(json.loads((tmp_path / "held-out.json").read_text())) in section
+    assert held_out.summary(json.loads((tmp_path / "held-out.json").read_text())) in section("held-out")
 
 
 def test_kept_outcomes_survive_a_line_that_was_cut_short(tmp_path):

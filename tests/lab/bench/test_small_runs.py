@@ -13,7 +13,6 @@ from tailbound_lab.bench.replica import bound
 
 
 def test_scaling_of_one_short_trace_plays_nothing_twice(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "OUTPUT", tmp_path)
     monkeypatch.setattr(scaling, "GRIDS", scaling.GRIDS[:3])
     monkeypatch.setattr(scaling, "QUICK_SECONDS", 30)
     words = ["scaling", "--quick", "--processes", "1", "--only"]
@@ -30,7 +29,6 @@ def test_scaling_of_one_short_trace_plays_nothing_twice(tmp_path, monkeypatch, c
 
 
 def test_bound_of_the_first_law_has_a_row_for_each_load_and_goodput_below_it(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "OUTPUT", tmp_path)
     monkeypatch.setattr(bound, "SECONDS", 2.0)
     assert bench.main(["bound", "--quick"]) in (0, 1)
     rows = json.loads((tmp_path / "bound.json").read_text())["rows"]
@@ -99,8 +97,7 @@ def test_live_run_in_small_has_results_that_can_be_shown_again(tmp_path):
         *("compare --last", "validate"),
     ],
 )
-def test_impossible_measurement_is_refused_before_any_start(tmp_path, monkeypatch, capsys, words):
-    monkeypatch.setattr(bench, "OUTPUT", tmp_path)
+def test_impossible_measurement_is_refused_before_any_start(tmp_path, capsys, words):
     assert bench.main(words.split()) == 2
     assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr().err.startswith("bench: ")
@@ -119,8 +116,7 @@ def test_impossible_measurement_is_refused_before_any_start(tmp_path, monkeypatc
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_measurement_in_small_goes_from_the_server_to_results(tmp_path, monkeypatch, capsys, words, file):
-    monkeypatch.setattr(bench, "OUTPUT", tmp_path)
+def test_measurement_in_small_goes_from_the_server_to_results(tmp_path, capsys, words, file):
     assert bench.main(words) in (0, 1)
     if file == "results.json":
         (found,) = json.loads((tmp_path / file).read_text())["measurements"]

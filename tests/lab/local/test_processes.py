@@ -31,7 +31,7 @@ from lab.local.harness import (
 from tailbound_lab.local.errors import PlatformError
 from tailbound_lab.local.logs import FunctionLog, LogFile
 from tailbound_lab.local.platform import WATCHDOG
-from tailbound_lab.local.services import AUTOSCALER_CONFIG, Service
+from tailbound_lab.local.services import AUTOSCALER_CONFIG, Service, autoscaler_port
 from tailbound_lab.local.supervisor import Launch, Supervisor, restart_delay
 
 
@@ -87,6 +87,14 @@ def test_a_service_that_does_not_come_up_is_an_error_with_its_last_words(tmp_pat
 
     with pytest.raises(PlatformError, match=words):
         asyncio.run(run())
+
+
+@pytest.mark.parametrize(("web", "fixed"), [("{port: 12345}", True), ("{port: 0}", False)])
+def test_autoscaler_port_is_the_configured_one_or_a_free_one(tmp_path, web, fixed):
+    config = tmp_path / "autoscaler.yaml"
+    config.write_text(f"web: {web}")
+    port = autoscaler_port(config)
+    assert (port == 12345, port > 0) == (fixed, True)
 
 
 def test_logs_keep_their_last_lines(tmp_path):

@@ -67,11 +67,8 @@ async def test_a_function_is_created_read_updated_and_removed_with_the_statuses_
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        (FUNCTIONS, {"service": "Echo", "image": "echo:latest"}),
         (FUNCTIONS, {"service": "echo", "image": "other"}),
         (FUNCTIONS, ECHO | {"secrets": ["token"]}),
-        ("/system/scale-function/echo", {"replicas": -1}),
-        (SECRETS, {"name": "../token", "value": "x"}),
         (SECRETS, {"name": "token"}),
         (SECRETS, {"name": "a", "rawValue": "?"}),
     ],
