@@ -55,7 +55,6 @@ class Target:
     url: str
     bodies: tuple[bytes, ...] = (b"",)
     headers: tuple[tuple[str, str], ...] = ()
-    max_connections: int = 2048
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
@@ -158,32 +157,26 @@ class _Connection(asyncio.Protocol):
 
 
 class _Pool:
-    """The connections to one target: uses the youngest idle one, opens new ones up to a limit."""
+    """The connections to one target: uses the youngest idle one, else opens one."""
 
     def __init__(self, target: Target, finish: Callable[[_Call, int], None]) -> None:
         parts = urlsplit(target.url)
         self.host, self.port = parts.hostname or "", parts.port or 80
-        self.limit = target.max_connections
         self.finish = finish
         self.pieces = [_request(target, body) for body in target.bodies]
         self._idle: list[_Connection] = []
-        self._waiting: deque[_Call] = deque()
-        self._open = 0
         self._made: set[_Connection] = set()
         self._all_closed: asyncio.Event | None = None
         self._connecting: set[asyncio.Task[None]] = set()
 
     def start(self, call: _Call) -> None:
-        """Send on an idle connection, or on a new one, or queue for the next that comes free."""
+        """Send on an idle connection, or on a new one."""
         while self._idle:
             connection = self._idle.pop()
             if connection.transport is not None and not connection.transport.is_closing():
                 connection.send(call)
                 return
-        if self._open < self.limit:
-            self._connect(call)
-        else:
-            self._waiting.append(call)
+        self._connect(call)
 
     def made(self, connection: _Connection) -> None:
         """Keep a connection until it is closed; close one that opens too late at once."""
@@ -192,19 +185,14 @@ class _Pool:
             connection.drop()
 
     def free(self, connection: _Connection) -> None:
-        """Return a connection to the pool, or give it to the longest-waiting request."""
-        call = self._next_waiting()
-        if call is None:
-            self._idle.append(connection)
-        else:
-            connection.send(call)
+        """Return a connection to the pool."""
+        self._idle.append(connection)
 
     def closed(self, connection: _Connection, call: _Call | None) -> None:
         """Remove a connection. A request on it is lost, or sent again if the server cannot have seen it.
 
         A server may close a kept connection in the moment the request leaves; HTTP clients then repeat it.
         """
-        self._open -= 1
         self._made.discard(connection)
         if self._all_closed is not None and not self._made:
             self._all_closed.set()
@@ -214,9 +202,6 @@ class _Pool:
                 self._connect(call)
             else:
                 self.finish(call, BROKEN)
-        waiting = self._next_waiting()
-        if waiting is not None:
-            self.start(waiting)
 
     async def close(self) -> None:
         """Close every connection and cancel every attempt to open one; return when they are closed."""
@@ -224,7 +209,6 @@ class _Pool:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._waiting.clear()
         for connection in list(self._made):
             connection.call = None
             connection.drop()
@@ -235,15 +219,7 @@ class _Pool:
                 async with asyncio.timeout(_CLOSE_LIMIT):
                     await self._all_closed.wait()
 
-    def _next_waiting(self) -> _Call | None:
-        while self._waiting:
-            call = self._waiting.popleft()
-            if not call.done:
-                return call
-        return None
-
     def _connect(self, call: _Call) -> None:
-        self._open += 1
         task = asyncio.get_running_loop().create_task(self._connect_and_send(call))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
@@ -253,12 +229,7 @@ class _Pool:
         try:
             _, connection = await loop.create_connection(lambda: _Connection(self), self.host, self.port)
         except OSError:
-            self._open -= 1
-            if not call.done:
-                self.finish(call, NO_CONNECTION)
-            waiting = self._next_waiting()
-            if waiting is not None:
-                self.start(waiting)
+            self.finish(call, NO_CONNECTION)
             return
         if call.done:
             self.free(connection)

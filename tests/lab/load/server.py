@@ -3,10 +3,18 @@
 import contextlib
 import socket
 import threading
+import time
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n1;x=y\r\n!\r\n0\r\nT: 1\r\n\r\n"
 REFUSED = b"HTTP/1.1 503 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+def hangs_up_on_the_third(_, counts=threading.local()):  # noqa: B008 - each connection is a thread
+    """Two answers for each connection; the third request finds it closed without an answer."""
+    counts.sent = getattr(counts, "sent", 0) + 1
+    time.sleep(0.03)  # so that several connections are kept, each of which may be as stale
+    return OK if counts.sent <= 2 else None
 
 
 class Server:

@@ -3,13 +3,12 @@
 import os
 import shutil
 import socket
-import threading
 import time
 from collections import Counter
 
 import pytest
 
-from lab.load.server import CHUNKED, OK, REFUSED, Server
+from lab.load.server import CHUNKED, OK, REFUSED, Server, hangs_up_on_the_third
 from tailbound_lab.load.generator import Endpoint, Part, build
 from tailbound_lab.load.records import BenchError, Lagged
 
@@ -86,16 +85,7 @@ def test_run_without_a_listener_counts_misses(compiled):
 
 
 def test_a_kept_connection_that_closes_as_the_request_leaves_is_tried_again(offer):
-    # Two answers for each connection, and the third request finds it closed without an answer.
-    counts = {}
-
-    def answer(n):
-        name = threading.current_thread().name
-        counts[name] = counts.get(name, 0) + 1
-        time.sleep(0.03)  # so that several connections are kept, each of which may be as stale
-        return OK if counts[name] <= 2 else None
-
-    _, run = offer(answer)
+    _, run = offer(hangs_up_on_the_third)
     assert run.ok == run.sent
 
 

@@ -7,11 +7,10 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
-from lab.load.server import CHUNKED, OK, REFUSED, Server
+from lab.load.server import CHUNKED, OK, REFUSED, Server, hangs_up_on_the_third
 from tailbound_lab.load.arrivals import steps
 from tailbound_lab.load.openloop import Stream, Target, main, offer
 from tailbound_lab.load.records import BROKEN, NO_CONNECTION, TIMED_OUT, Ledger, RunError
@@ -56,15 +55,8 @@ def test_a_stall_shows_in_the_latency_of_every_request_due_meanwhile():
     assert all(record.latency >= 0.5 - record.scheduled for record in records)
 
 
-def test_requests_beyond_the_connections_wait_with_their_clock_running():
-    server, records, _ = drive(lambda _: time.sleep(0.02) or OK, "200:0.25", max_connections=1)
-    assert len(server.sockets) == 1
-    assert {record.status for record in records} == {200}
-    assert max(record.latency for record in records) > 0.02 * (len(records) - 1) - 0.25
-
-
 def test_a_kept_connection_closed_under_a_request_is_repeated_on_a_new_one():
-    _, records, _ = drive(lambda count: OK if count % 2 else None, "20:0.5", max_connections=1)
+    _, records, _ = drive(hangs_up_on_the_third, "100:0.5")
     assert {record.status for record in records} == {200}
 
 
@@ -72,14 +64,14 @@ def test_a_refused_connection_is_recorded_as_such():
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
-        records, _ = asyncio.run(offer([Stream(Target(url, max_connections=1), steps("100:0.2"))]))
+        records, _ = asyncio.run(offer([Stream(Target(url), steps("100:0.2"))]))
     assert {record.status for record in records[0]} == {NO_CONNECTION}
 
 
 def test_a_silent_server_costs_the_timeout():
     over = threading.Event()
     with Server(lambda _: over.wait() and None) as server:
-        target = Target(f"http://127.0.0.1:{server.port}/", max_connections=5)
+        target = Target(f"http://127.0.0.1:{server.port}/")
         records, _ = asyncio.run(offer([Stream(target, steps("50:0.2"))], timeout_seconds=0.3))
         over.set()
     assert {record.status for record in records[0]} == {TIMED_OUT}
