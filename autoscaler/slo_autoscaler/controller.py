@@ -22,8 +22,8 @@ from slo_autoscaler.journal import Entry, Journal
 from slo_autoscaler.law.allocate import allocate
 from slo_autoscaler.law.decide import Wish, claim, decided, raised, recommended
 from slo_autoscaler.law.memory import Memory
+from slo_autoscaler.law.periodicity import KEPT, SLOT
 from slo_autoscaler.law.restart import Past, warm
-from slo_autoscaler.law.rhythm import KEPT, SLOT
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.metrics import Metrics
 from slo_autoscaler.model import Decision, Reason, Scale
@@ -40,10 +40,10 @@ _T = TypeVar("_T")
 AGES: Final = (24 * 3600.0, 7 * 24 * 3600.0)
 """Ages in seconds (a day and a week ago) of rates that may repeat."""
 
-LOOK_BACK: Final = 600.0
+EARLIER_RATES_SECONDS: Final = 600.0
 """Seconds between two queries for rates of earlier days."""
 
-GLANCE: Final = 0.5
+DIRECT_CHECK_SECONDS: Final = 0.5
 """Seconds between two checks of the load that is read directly."""
 
 KNOWN_FOR: Final = 300.0
@@ -146,7 +146,7 @@ class Controller:
         self._recalled_at = 0.0
         self._earlier: dict[str, list[tuple[tuple[float, float], ...]]] = {}
         """Rates of earlier days that are not yet in a function's memory: (when it would be today, rate)."""
-        self._look_back_at = 0.0
+        self._earlier_due = 0.0
         self._logged: dict[str, str] = {}
         self._conflicts: set[str] = set()
         """Functions that another autoscaler changes too."""
@@ -179,7 +179,7 @@ class Controller:
                     self.reconcile()
                     # A reconcile that took longer than the interval does not make the next ones hurry.
                     due = max(due + self._config.interval, self._clocks.monotonic())
-                self.glance()
+                self.scale_up_between()
             except Exception:
                 if stop.is_set():
                     return  # the source or the platform was closed meanwhile
@@ -189,7 +189,7 @@ class Controller:
                 self._metrics.desires({})
                 due = max(due + self._config.interval, self._clocks.monotonic())
             wait = due - self._clocks.monotonic()
-            stop.wait(wait if self._direct is None else min(wait, GLANCE))
+            stop.wait(wait if self._direct is None else min(wait, DIRECT_CHECK_SECONDS))
 
     def close(self) -> None:
         """Stop the threads without waiting for requests to the platform."""
@@ -269,7 +269,7 @@ class Controller:
         self._metrics.reconciled(self._finished_at - began)
         return errors == 0
 
-    def glance(self) -> None:
+    def scale_up_between(self) -> None:
         """Add replicas between two reconciles where the arrivals exceed the requested capacity.
 
         Uses the load that is read directly and the last observation, so it also works while Prometheus is
@@ -334,7 +334,7 @@ class Controller:
         self._log_once("observe", None)
         if self._past is None:
             self._recall()
-        self._look_back()
+        self._query_earlier()
         return seen, 0
 
     def _recall(self) -> None:
@@ -346,12 +346,12 @@ class Controller:
             logger.warning("cannot read the history before the start; running without it: %s", error)
             self._past = {}
 
-    def _look_back(self) -> None:
+    def _query_earlier(self) -> None:
         """Query from time to time for the rates of earlier days, by which daily periods are known."""
         now = self._clocks.monotonic()
-        if now < self._look_back_at:
+        if now < self._earlier_due:
             return
-        self._look_back_at = now + LOOK_BACK
+        self._earlier_due = now + EARLIER_RATES_SECONDS
         try:
             found = self._source.earlier(AGES, KEPT * SLOT)
         except SourceError as error:
@@ -456,8 +456,8 @@ class Controller:
                 target.memory = warm(spec, target.memory, past, self._recalled_at)
         earlier = self._earlier.pop(name, None)
         if earlier is not None:
-            rhythm = target.memory.rhythm.with_past(earlier)
-            target.memory = replace(target.memory, rhythm=rhythm)
+            periodicity = target.memory.periodicity.with_past(earlier)
+            target.memory = replace(target.memory, periodicity=periodicity)
         wish, target.memory = recommended(spec, seen, scale, target.memory, now)
         if seen is not None and not wish.holds:
             target.observed = now, seen

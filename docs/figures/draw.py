@@ -204,7 +204,7 @@ def learned_capacity() -> Data:
 
 @dataclass(eq=False)
 class Predicting:
-    """The scaling law, and what it predicted at every look."""
+    """The scaling law, and what it predicted at every reconcile."""
 
     spec: Spec
     interval: float
@@ -234,14 +234,14 @@ def calibration() -> Data:
         function = Function(Service.affine(CONSTANT, PER_REQUEST, LARGEST), slo_latency=SLO, start_up=10.0)
         scaler = Predicting(config.target("f.openfaas-fn"), config.interval, 2.0)
         series = world.run(trace, function, scaler, world.Settings(1, 12, replicas=2)).series
-        looks = []
+        points = []
         for second, late in scaler.predictions:
             span = slice(second, second + round(config.interval))
             came = float(series.arrivals[span].sum())
             if came > 0.0:
-                looks.append((late(int(series.ready[second])), came, came - float(series.good[span].sum())))
-        looks.sort()
-        tenths = [looks[len(looks) * part // 10 : len(looks) * (part + 1) // 10] for part in range(10)]
+                points.append((late(int(series.ready[second])), came, came - float(series.good[span].sum())))
+        points.sort()
+        tenths = [points[len(points) * part // 10 : len(points) * (part + 1) // 10] for part in range(10)]
         found[kind] = [
             (
                 _rounded(

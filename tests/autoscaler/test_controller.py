@@ -89,9 +89,9 @@ class Bench:
         self.now += 5.0
         return self.controller.reconcile()
 
-    def glance(self, seconds=1.0):
+    def scale_up_between(self, seconds=1.0):
         self.now += seconds
-        self.controller.glance()
+        self.controller.scale_up_between()
 
     def errors(self, where):
         return self.value("slo_autoscaler_errors_total", stage=where)
@@ -162,19 +162,19 @@ def test_glance_follows_a_step_between_two_reconciles_and_never_goes_down(gatewa
         assert bench.direct.watched == {A, B}
         counts = [gateway.functions[name].replicas for name in "ab"]
         bench.direct.load = {A: 20.0, B: 0.0, "stranger.openfaas-fn": 1e6}
-        bench.glance()
+        bench.scale_up_between()
         assert (gateway.posted, len(gateway.requests)) == ([], 1), "nothing to do, no request"
         bench.direct.load = {A: 450.0}
-        bench.glance()
+        bench.scale_up_between()
         first = gateway.functions["a"].replicas
         assert first > counts[0]
         assert bench.about()[-1]["reason"] == "LoadAboveCapacity"
         assert bench.about()[-1]["inputs"]["direct_rate"] == 450.0
         for _ in range(3):
-            bench.glance()
+            bench.scale_up_between()
         assert gateway.functions["a"].replicas >= 5
         posted = len(gateway.posted)
-        bench.glance()
+        bench.scale_up_between()
         assert len(gateway.posted) == posted
         assert gateway.functions["b"].replicas == counts[1]
         bench.reconcile()
@@ -187,10 +187,10 @@ def test_glance_adds_replicas_while_prometheus_is_away_as_long_as_enough_is_know
         before = gateway.functions["a"].replicas
         assert bench.reconcile() is False
         bench.direct.load = {A: 900.0}
-        bench.glance()
+        bench.scale_up_between()
         assert gateway.functions["a"].replicas > before
         bench.direct.load = {B: 900.0}
-        bench.glance(KNOWN_FOR)
+        bench.scale_up_between(KNOWN_FOR)
         assert gateway.functions["b"].replicas == 1, "what it can do is not known any more"
 
 
@@ -212,7 +212,7 @@ def test_glance_adds_nothing_that_a_reconcile_may_not(gateway, settings):
         bench.reconcile()
         posted = list(gateway.posted)
         bench.direct.load = {A: 900.0}
-        bench.glance()
+        bench.scale_up_between()
         assert gateway.posted == posted
 
 
@@ -221,11 +221,11 @@ def test_glance_function_that_cannot_be_read_or_has_changed_is_left_to_the_next_
         bench.reconcile()
         bench.direct.load = {A: 900.0}
         gateway.faults["GET /system/function/a"] = doubles.status(500)
-        bench.glance()
+        bench.scale_up_between()
         assert gateway.posted == []
         gateway.faults.clear()
         gateway.functions["a"].replicas = 5
-        bench.glance()
+        bench.scale_up_between()
         assert gateway.posted == [], "it has what it may have"
 
 
@@ -527,8 +527,8 @@ def test_reconcile_recommend_cooldown_begins_with_the_change_that_is_seen(gatewa
 )
 def test_counts_of_another_autoscaler_are_never_taken_for_an_answer(mode, story):
     with a_gateway(a=Function(2)) as gateway:
-        looks = [{A: seen(rate=rate, up_replicas=float(count))} for count, rate in story]
-        with Bench(gateway, *looks, **{"defaults.mode": mode}) as bench:
+        observed = [{A: seen(rate=rate, up_replicas=float(count))} for count, rate in story]
+        with Bench(gateway, *observed, **{"defaults.mode": mode}) as bench:
             for count, _ in story:
                 gateway.functions["a"].replicas = count
                 assert bench.reconcile() is True

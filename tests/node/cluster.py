@@ -237,11 +237,11 @@ def image_of(namespace: str, deployment: str) -> str:
 
 
 FORGOTTEN = 30.0
-"""Seconds after which a look is no start of what came later."""
+"""Seconds after which an observation is no start of what came later."""
 
 
 def unlearned(sent: "Load") -> None:
-    """Wait until no look without load is remembered as having been followed by this one.
+    """Wait until no observation without load is remembered as having been followed by this one.
 
     A burst out of nothing is expected again for the better part of an hour, and keeps its replicas as long.
     """

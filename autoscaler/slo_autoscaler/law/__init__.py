@@ -1,7 +1,7 @@
 """The scaling law: from an observation to a decision. [P]
 
 A replica has a late share at each load (``curve``), and the rate one start-up ahead has odds
-(``scenarios``, ``rhythm``). So every count of replicas has a predicted late share. A replica is asked for,
+(``scenarios``, ``periodicity``). So every count of replicas has a predicted late share. A replica is asked for,
 or kept, if it saves more late requests than a replica is worth now; what it is worth follows from what is
 left of the error budget (``budget``). One price for all moments: that is the cheapest way to have just as
 many requests late as the objective allows.
@@ -9,7 +9,7 @@ many requests late as the objective allows.
 - ``recommend``   every replica that is worth it: policy ``slo``
 - ``curve``       late share of one replica at a load
 - ``scenarios``   what followed moments like this one
-- ``rhythm``      whether the rates repeat, hourly, daily or weekly
+- ``periodicity``      whether the rates repeat, hourly, daily or weekly
 - ``budget``      what may be late now, and how well it was predicted
 - ``memory``      what is kept of a function between two decisions
 - ``policies``    ``POLICIES``: ``slo`` and ``proportional``, and latency alone where there is no capacity

@@ -134,9 +134,9 @@ def raised(
     served = (seen.capacity or 0.0) * scale.desired
     if spec.policy != "slo" or not served or (seen.direct_rate or 0.0) <= served:
         return None, memory
-    wish, looked = recommended(spec, seen, scale, memory, now)
+    wish, after = recommended(spec, seen, scale, memory, now)
     share = None if free == math.inf else wish.scale.desired + max(0, int(free))
-    decision, _ = decided(wish, share, looked, now)
+    decision, _ = decided(wish, share, after, now)
     if decision.replicas is None or decision.replicas <= wish.scale.desired:
         return None, memory
     memory = memory.with_need(decision.replicas, memory.held(spec))

@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Final
 
 from slo_autoscaler.law.memory import Memory
-from slo_autoscaler.law.rhythm import SLOT
+from slo_autoscaler.law.periodicity import SLOT
 from slo_autoscaler.model import Recommendation, Scale
 from slo_autoscaler.signals import SIGNALS, Observation, Signal, Unit
 from slo_autoscaler.spec import Spec
@@ -106,7 +106,7 @@ def numbers(
         "horizon": memory.start_up(spec),
         "stuck": memory.stuck(spec, now),
         "unschedulable": scale.unschedulable,
-        "period": memory.rhythm.period * SLOT or None,
+        "period": memory.periodicity.period * SLOT or None,
         "correction": memory.budget.correction,
         "burn_rate": seen.burn_rate,
     }

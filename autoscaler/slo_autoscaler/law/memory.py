@@ -1,7 +1,7 @@
 """What the scaling law remembers of a function between reconciles. [P]
 
 Values, and how they move with time: what a look at the platform says of what was asked for, and of replicas
-that start. What is learned of the traffic is in ``scenarios``, ``rhythm`` and ``budget``. Times are
+that start. What is learned of the traffic is in ``scenarios``, ``periodicity`` and ``budget``. Times are
 ``decide``'s ``now``, in seconds.
 
 Next step: ``recommend`` and ``decide`` read and renew it.
@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from slo_autoscaler.law.budget import Budget
-from slo_autoscaler.law.rhythm import Rhythm
+from slo_autoscaler.law.periodicity import Periodicity
 from slo_autoscaler.law.scenarios import Moments
 from slo_autoscaler.model import Scale
 from slo_autoscaler.spec import Spec
 
 READY_BY: Final = 2.0
 """Start-ups after which a replica that does not serve yet is no supply."""
-LOOKS: Final = 3
+REFUSED_AFTER_READS: Final = 3
 """Reads after which a count below what was asked for is the platform's word, and no stale read."""
 LONGEST_START_UP: Final = 600.0
 """Seconds: what took longer to become ready was broken, and says nothing of a start."""
@@ -31,7 +31,7 @@ class Asked:
 
     before: int
     replicas: int
-    looks: int = 0
+    reads: int = 0
     """Reads since then that did not say so yet."""
 
     def awaited(self, desired: int) -> bool:
@@ -71,12 +71,12 @@ class Memory:
     """Replicas that served at the last look."""
     needs: tuple[tuple[float, int], ...] = ()
     """(``observed``, replicas that were needed then), each larger than all after it."""
-    looks: tuple[tuple[float, float], ...] = ()
+    late_shares: tuple[tuple[float, float], ...] = ()
     """(when, late share that the curve gave for the load), of the last minute."""
     stalled: float = 0.0
     """Requests that were hanging at the last look: each is late once."""
     moments: Moments = field(default_factory=Moments)
-    rhythm: Rhythm = field(default_factory=Rhythm)
+    periodicity: Periodicity = field(default_factory=Periodicity)
     budget: Budget = field(default_factory=Budget)
 
     @classmethod
@@ -102,7 +102,7 @@ class Memory:
         """Return the same with another ``idle_since``."""
         return self if since == self.idle_since else replace(self, idle_since=since)
 
-    def looked(self, spec: Spec, now: float, **learned: Any) -> "Memory":
+    def with_data(self, spec: Spec, now: float, **learned: Any) -> "Memory":
         """Return the memory after a look at usable data, with the fields that were ``learned`` by it."""
         passed, interval = max(0.0, now - self.seen_at), spec.timing.interval
         # After a gap one look is one look, however long it was.
@@ -128,8 +128,8 @@ class Memory:
         if refusal is not None and (now >= refusal.until or scale.desired > refusal.granted):
             refusal = None
         if asked is not None and asked.awaited(scale.desired):
-            if asked.looks + 1 < LOOKS:
-                asked = replace(asked, looks=asked.looks + 1)
+            if asked.reads + 1 < REFUSED_AFTER_READS:
+                asked = replace(asked, reads=asked.reads + 1)
                 scale = replace(scale, desired=asked.replicas)
             else:
                 if scale.desired < asked.replicas:
@@ -173,7 +173,7 @@ class Memory:
             Memory.initial(scale, now),
             start_up_time=self.start_up_time,
             moments=self.moments,
-            rhythm=self.rhythm,
+            periodicity=self.periodicity,
             budget=self.budget,
         )
 

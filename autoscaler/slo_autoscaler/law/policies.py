@@ -123,7 +123,7 @@ def _by_latency_alone(
 
 
 def _seen(memory: Memory, scale: Scale, spec: Spec, now: float) -> Memory:
-    return memory.looked(spec, now).with_need(0, memory.held(spec))
+    return memory.with_data(spec, now).with_need(0, memory.held(spec))
 
 
 def _settled(spec: Spec, memory: Memory, now: float) -> bool:

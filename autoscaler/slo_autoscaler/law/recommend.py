@@ -1,6 +1,6 @@
 """Policy ``slo``: every replica that saves more late requests than it is worth now. [P]
 
-Owns the prediction: the odds of the rates to come (``scenarios``, ``rhythm``), the late share of a replica
+Owns the prediction: the odds of the rates to come (``scenarios``, ``periodicity``), the late share of a replica
 at each of them (``curve``), what may be late now (``budget``). Random routing makes of each replica an
 independent thinned stream, so one curve serves every count.
 
@@ -156,7 +156,7 @@ def recommend(
 
     def prediction(followed: Followed, *ahead: float) -> Prediction:
         odds = followed.odds(believed, moments.nothing)
-        for rates, agreement in memory.rhythm.repeats(now, ahead):
+        for rates, agreement in memory.periodicity.repeats(now, ahead):
             odds = odds.repeated(base, rates, agreement)
         return Prediction(base, odds, replica)
 
@@ -206,11 +206,11 @@ def _learned(
     rate = seen.arrival_rate or 0.0
     newest = rate if seen.arrival_rate_now is None else seen.arrival_rate_now
     passed = min(max(0.0, now - memory.seen_at), spec.timing.longest_gap)
-    looks = tuple(look for look in memory.looks if 0.0 < now - look[0] <= SETTLED)
-    looks = (*looks, (now, replica.late(newest / max(1, scale.available))))
-    window = [share for when, share in looks if now - when <= 2.0 * spec.timing.rate_lag]
+    shares = tuple(entry for entry in memory.late_shares if 0.0 < now - entry[0] <= SETTLED)
+    shares = (*shares, (now, replica.late(newest / max(1, scale.available))))
+    window = [share for when, share in shares if now - when <= 2.0 * spec.timing.rate_lag]
     expected = sum(window) / len(window)
-    overloaded = max(share for _, share in looks) > TRUSTED
+    overloaded = max(share for _, share in shares) > TRUSTED
     late, hanging = late_share(seen), _hanging(spec, seen, memory.stalled)
     budget = memory.budget.after(
         passed,
@@ -223,13 +223,13 @@ def _learned(
     moments = memory.moments
     earlier = moments.recent[0][1] if moments.recent else believed
     peak = max(rate, min(believed, newest))
-    return memory.looked(
+    return memory.with_data(
         spec,
         now,
-        looks=looks,
+        late_shares=shares,
         stalled=hanging,
         moments=moments.after(now, passed, rate, believed, horizon),
-        rhythm=memory.rhythm.after(now, peak, earlier, 2.0 * horizon),
+        periodicity=memory.periodicity.after(now, peak, earlier, 2.0 * horizon),
         budget=budget,
     )
 

@@ -38,21 +38,21 @@ def warm(spec: Spec, memory: Memory, past: Past, now: float) -> Memory:
     """
     learned = _start_ups(_in_order(past.pending, now))
     memory = replace(memory, start_up_time=learned if learned is not None else memory.start_up_time)
-    moments, rhythm = memory.moments, memory.rhythm
+    moments, periodicity = memory.moments, memory.periodicity
     horizon = memory.start_up(spec) + spec.timing.interval
     rates = _in_order(past.rate, now)
     for (before, _), (when, rate) in pairwise(rates):
         passed = min(when - before, spec.timing.longest_gap)
         earlier = moments.recent[0][1] if moments.recent else rate
         moments = moments.after(when, passed, rate, rate, horizon)
-        rhythm = rhythm.after(when, rate, earlier, 2.0 * horizon)
+        periodicity = periodicity.after(when, rate, earlier, 2.0 * horizon)
     # A past that reaches beyond now, by another clock, must not hide what is seen from now on.
     corrections = [value for _, value in _in_order(past.correction, now) if value > 0.0]
     budget = Budget(measured=DOUBT * corrections[-1]) if corrections else memory.budget
     for _, remaining in _in_order(past.budget, now)[-1:]:
         served = moments.mean * spec.budget_period
         budget = replace(budget, served=served, spent=(1.0 - remaining) * served)
-    return replace(memory, moments=moments, rhythm=rhythm, budget=budget)
+    return replace(memory, moments=moments, periodicity=periodicity, budget=budget)
 
 
 def _in_order(entries: Iterable[Entry], now: float) -> list[Entry]:

@@ -6,7 +6,7 @@ model of the traffic. Ramps, bursts, steps and their returns all enter this way.
 what followed any moment, and towards what arrivals do by chance; one of them may be followed by more than
 was ever seen (``BEYOND``).
 
-Where the rates repeat (``rhythm``), what came one period before now counts as well.
+Where the rates repeat (``periodicity``), what came one period before now counts as well.
 
 Next step: ``recommend`` weighs every count of replicas against these odds.
 """

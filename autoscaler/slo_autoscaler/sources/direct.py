@@ -85,7 +85,7 @@ class Direct:
         self._thread = threading.Thread(target=self._run, name="direct", daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Begin to poll."""
         self._thread.start()
 
     def close(self) -> None:
@@ -102,10 +102,10 @@ class Direct:
 
         Functions without a readable page are absent.
         """
-        looked_at, rates = self._rates
-        return rates if self._clock() - looked_at <= STALE else {}
+        polled_at, rates = self._rates
+        return rates if self._clock() - polled_at <= STALE else {}
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Read the due pages, for at most ``READ_SECONDS``; skip pages that fail."""
         now = self._clock()
         self._list(now)
@@ -122,7 +122,7 @@ class Direct:
         due = self._clock()
         while not self._stop.is_set():
             try:
-                self.look()
+                self.poll()
             except Exception:
                 if self._stop.is_set():
                     return

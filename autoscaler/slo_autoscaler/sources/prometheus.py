@@ -32,7 +32,7 @@ CONCURRENT_QUERIES: Final = 4
 
 _T = TypeVar("_T")
 
-LOOKS_BETWEEN: Final = 60
+RECONCILES_BETWEEN: Final = 60
 """Reconciles between two queries of an expensive signal: five minutes at the default interval."""
 
 FOREIGN: Final = (
@@ -119,7 +119,7 @@ class PrometheusSource:
         theirs = self._asked(self._gateway_queries)
         (having_new,) = self._asked({"": self._new_replicas}).values()
         self._answers([having_new, *own.values(), *theirs.values()], end)
-        seldom = self._seldom.look(self._asked)
+        seldom = self._seldom.poll(self._asked)
         self._advise(seldom.get("scrape_ratio", {}))
         found = {signal: query.result() for signal, query in own.items()} | seldom
         seen = promql.observations(found | self._with_new(found, having_new.result(), end))
@@ -256,7 +256,7 @@ class PrometheusSource:
 
 
 class _Seldom:
-    """Queries expensive signals that change slowly, once in ``LOOKS_BETWEEN`` reconciles.
+    """Queries expensive signals that change slowly, once in ``RECONCILES_BETWEEN`` reconciles.
 
     No reconcile waits for them or fails because of them; without an answer their signals are unknown.
     """
@@ -267,7 +267,7 @@ class _Seldom:
         self._known: dict[str, dict[str, float]] = {}
         self._until_next = 0
 
-    def look(
+    def poll(
         self, ask: Callable[[Mapping[str, str]], dict[str, Future[dict[str, float]]]]
     ) -> dict[str, dict[str, float]]:
         """Return the last answers, {signal: {function_name: value}}; query again when due."""
@@ -278,7 +278,7 @@ class _Seldom:
                     self._known.setdefault(signal, {}).update(query.result())
             self._asked = []
             # Without any answer the replicas are too new: query again soon.
-            self._until_next = LOOKS_BETWEEN if any(self._known.values()) else 1
+            self._until_next = RECONCILES_BETWEEN if any(self._known.values()) else 1
         self._until_next -= 1
         if self._until_next < 0 and not self._asked:
             self._asked = [item for queries in self._sets for item in ask(queries).items()]

@@ -84,12 +84,12 @@ class CommunityScaler:
         while True:
             begun = loop.time()
             try:
-                await self.look(begun)
+                await self.poll(begun)
             except NoAnswerError as error:
                 _log.debug("cannot read the alerts: %s", error)
             await asyncio.sleep(max(0.0, begun + _POLL_INTERVAL - loop.time()))
 
-    async def look(self, now: float) -> Notification | None:
+    async def poll(self, now: float) -> Notification | None:
         """Query once and act; return the notification that was sent, if any."""
         firing = await self._firing()
         self._group, notification = notify(OpenFaasRule(), self._group, firing & self._rules.keys(), now)

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from tailbound_lab.simulate.function import View
 
 TICK: Final = 1.0
-"""Seconds: the simulation's resolution; laws that look more often look this often."""
+"""Seconds: the simulation's resolution; policies that poll more often poll this often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class OpenFaasRule:
 
 @dataclass(frozen=True, slots=True)
 class AlertGroup:
-    """Alertmanager's one group: its alerts, when to look at it next (None: it is empty), what was told."""
+    """Alertmanager's one group: its alerts, when to read it next (None: it is empty), what was told."""
 
     alerts: frozenset[str] = frozenset()
     flush_at: float | None = None
@@ -70,7 +70,7 @@ class Notification:
 def notify(
     rule: OpenFaasRule, group: AlertGroup, firing: frozenset[str], now: float
 ) -> tuple[AlertGroup, Notification | None]:
-    """Return the group after a look at the firing alerts, and the notification that goes out now, if any.
+    """Return the group after a read of the firing alerts, and the notification that goes out now, if any.
 
     All functions' alerts share the group, so one function's news is every firing function's step.
 
@@ -374,7 +374,7 @@ class OpenFaas:
         self._bounds, self._rule, self._alert = bounds, rule, Alert()
 
     def scale(self, view: View, now: float) -> int | None:
-        """Look at the alert."""
+        """Evaluate the alert."""
         successes = view.successes(self._rule.window)
         count, self._alert = openfaas(
             self._rule, self._bounds, view.scale.desired, successes, self._alert, now

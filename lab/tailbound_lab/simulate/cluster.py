@@ -64,7 +64,7 @@ class Setting:
     idle: float = 30.0
     """After that long without a replica a pod goes, unless it is the job's only one."""
     check: float = 5.0
-    """Between two looks for idle pods, and between two attempts to get a pod."""
+    """Between two searches for idle pods, and between two attempts to get a pod."""
     decide: float = 10.0
     """Between two decisions: a multiple of ``check``."""
     seen: float = 30.0

@@ -55,7 +55,7 @@ class ByLatency:
         return [1] * jobs
 
     def decide(self, now: float, jobs: Sequence[Job], cap: int) -> list[int]:
-        """Return the counts after one more look at each job."""
+        """Return the counts after one more observation of each job."""
         wanted = [min(max(1, self._wanted(index, job)), MOST) for index, job in enumerate(jobs)]
         given = [job.target for job in jobs]
         free = cap - sum(given)
@@ -148,7 +148,7 @@ class Ours:
         return [1] * jobs
 
     def decide(self, now: float, jobs: Sequence[Job], cap: int) -> list[int]:
-        """Return the counts after one more look at each job."""
+        """Return the counts after one more observation of each job."""
         setting = jobs[0].setting
         horizon = setting.new_pod + (setting.idle + setting.check if self._full else 0.0) + setting.decide
         seconds = min(setting.seen, now)

@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 STEP: Final = 1.0
 """Seconds per step; only requests have finer times."""
 
-GLANCE: Final = 0.02
+POLL_SECONDS: Final = 0.02
 """Seconds between two readings of the replicas' load by a least-loaded router; it counts its own requests in
 between."""
 
@@ -112,12 +112,12 @@ def run(trace: Trace, function: Function, scaler: Scaler, settings: Settings | N
     Requests that are still inside at the end are served to their end.
     """
     world = _World(trace, function, settings or Settings())
-    look_at = scaler.phase
+    due = scaler.phase
     for index in range(math.ceil(trace.duration / STEP)):
         now = index * STEP
         world.begin(now)
-        if now >= look_at:
-            look_at += scaler.interval * max(1, math.ceil((now - look_at + 1e-9) / scaler.interval))
+        if now >= due:
+            due += scaler.interval * max(1, math.ceil((now - due + 1e-9) / scaler.interval))
             wanted = scaler.scale(world, now)
             if wanted is not None:
                 world.resize(wanted)
@@ -339,13 +339,13 @@ class _World:
     def _route_by_load(self, arrivals: list[float], begin: float, end: float) -> None:
         arrivals, self._held = self._held + arrivals, []
         replicas = [replica for _, replica in self._ready]
-        glances = round((end - begin) / GLANCE)
+        polls = round((end - begin) / POLL_SECONDS)
         taken = 0
-        for number in range(1, glances + 1):
-            until = begin + number * GLANCE if number < glances else end
+        for number in range(1, polls + 1):
+            until = begin + number * POLL_SECONDS if number < polls else end
             given: list[list[float]] = [[] for _ in replicas]
             if taken < len(arrivals) and arrivals[taken] < until:
-                inside = [replica.inside(until - GLANCE) for replica in replicas]
+                inside = [replica.inside(until - POLL_SECONDS) for replica in replicas]
                 while taken < len(arrivals) and arrivals[taken] < until:
                     least = inside.index(min(inside))
                     given[least].append(arrivals[taken])

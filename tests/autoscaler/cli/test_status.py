@@ -122,12 +122,12 @@ def test_a_wrong_word_is_status_2(words):
 
 
 class Counting(Told):
-    """Counts how often it is looked at."""
+    """Counts how often it is polled."""
 
-    looks = 0
+    polls = 0
 
     def functions(self):
-        self.looks += 1
+        self.polls += 1
         return super().functions()
 
 
@@ -137,7 +137,7 @@ def test_watching_goes_on_until_the_autoscaler_is_gone(capsys):
         words = ["--url", url, "--watch", "--interval", "0.2"]
         watching = threading.Thread(target=lambda: ended.append(main(words)))
         watching.start()
-        until(lambda: told.looks >= 2, "it asks again")
+        until(lambda: told.polls >= 2, "it asks again")
     watching.join(10)
     assert ended == [1]
     assert capsys.readouterr().out.count(NAME) >= 2

@@ -9,7 +9,7 @@ from slo_autoscaler.law.budget import KEPT_BACK, LARGEST, LEAST, MOST, Budget
 PERIOD = 3600.0
 SHARES = st.floats(0.0, 1.0)
 OBJECTIVES = st.floats(0.5, 0.9999)
-looks = st.lists(
+reconciles = st.lists(
     st.tuples(st.floats(0.0, 600.0), st.floats(0.0, 1e6), SHARES, st.none() | SHARES), max_size=30
 )
 """(seconds passed, requests per second, late share, predicted late share)"""
@@ -26,7 +26,7 @@ def steady(late, seconds=600.0, expected=None, objective=0.99):
     return account([(5.0, 100.0, late, expected)] * int(seconds / 5.0), objective)
 
 
-@given(looks, OBJECTIVES, st.floats(0.0, 1e6))
+@given(reconciles, OBJECTIVES, st.floats(0.0, 1e6))
 def test_allowed_and_correction_stay_within_their_bounds(story, objective, usual):
     budget = account(story, objective)
     assert 0.0 < budget.allowed(objective, usual, PERIOD) <= MOST * (1.0 - objective)
@@ -34,7 +34,7 @@ def test_allowed_and_correction_stay_within_their_bounds(story, objective, usual
     assert budget.remaining(usual, PERIOD) <= 1.0
 
 
-@given(looks, OBJECTIVES, st.floats(0.1, 1e3), st.floats(0.1, 300.0), SHARES, SHARES)
+@given(reconciles, OBJECTIVES, st.floats(0.1, 1e3), st.floats(0.1, 300.0), SHARES, SHARES)
 def test_late_requests_leave_less_budget_and_allow_less(story, objective, usual, passed, one, other):
     budget, few, many = account(story, objective), min(one, other), max(one, other)
     less, more = (budget.after(passed, usual, late, None, objective, PERIOD) for late in (few, many))
@@ -55,7 +55,7 @@ def test_what_was_overspent_is_paid_back_however_much_it_was():
     assert minutes > 60, "five minutes of outage are the budget of eight hours"
 
 
-def test_time_alone_counts_not_how_often_one_looks():
+def test_time_alone_counts_not_how_often_it_is_read():
     often, seldom = (account([(each, 100.0, 0.03, 0.01)] * int(600.0 / each), 0.99) for each in (1.0, 20.0))
     assert often.remaining(100.0, PERIOD) == pytest.approx(seldom.remaining(100.0, PERIOD), rel=0.05)
     assert often.correction == pytest.approx(seldom.correction, rel=0.05)
@@ -81,7 +81,7 @@ def test_an_account_that_has_just_begun_gives_no_extremes():
     assert steady(1.0, 10.0).remaining(100.0, PERIOD) == pytest.approx(left, rel=0.02)
 
 
-@given(looks, OBJECTIVES)
+@given(reconciles, OBJECTIVES)
 def test_a_budget_overspent_a_hundredfold_allows_no_less_than_the_least(story, objective):
     budget = account(story, objective).with_late(1e9, objective)
     least = LEAST * (1.0 - objective) * (1.0 - KEPT_BACK)

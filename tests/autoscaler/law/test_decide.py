@@ -201,7 +201,7 @@ def test_a_step_that_is_read_directly_is_followed_once():
     assert decide(spec, calm, Scale(decision.replicas, 2), memory, 15.0)[0].replicas is None
 
 
-def test_one_look_after_a_gap_is_not_enough_to_give_back_a_replica():
+def test_one_observation_after_a_gap_is_not_enough_to_give_back_a_replica():
     busy, calm = seen(rate=450.0, up_replicas=5.0), seen(rate=50.0, up_replicas=5.0)
     story = [(busy, 5.0)] * 10 + [(None, 5.0)] * 5 + [(calm, 5.0)] * 3
     counts = [scale.desired for _, scale, *_ in play(a_spec(), FIVE, [*story, (calm, 5.0)])]
@@ -341,8 +341,8 @@ IDLING = a_spec(scale_to_zero_after=60.0, longest_gap=20.0)
 
 def rest(seconds, scale=ONE, *, spec=IDLING, memory=None, begin=0.0):
     """Decide every 5 s on a function that rests; return the last decision, its time and the memory."""
-    for look in play(spec, scale, [(resting, 5.0)] * int(seconds / 5.0), memory, begin):
-        _, _, decision, after, now = look
+    for step in play(spec, scale, [(resting, 5.0)] * int(seconds / 5.0), memory, begin):
+        _, _, decision, after, now = step
         if decision.replicas is not None:
             break
     return decision, now, after

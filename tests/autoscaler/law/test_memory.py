@@ -1,4 +1,4 @@
-"""What a look at the platform says of what was asked for, and of replicas that start."""
+"""What a read of the platform says of what was asked for, and of replicas that start."""
 
 import gc
 from dataclasses import replace
@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoscaler.values import a_spec
-from slo_autoscaler.law.memory import LONGEST_START_UP, LOOKS, Memory
-from slo_autoscaler.law.rhythm import KEPT, Rhythm
+from slo_autoscaler.law.memory import LONGEST_START_UP, REFUSED_AFTER_READS, Memory
+from slo_autoscaler.law.periodicity import KEPT, Periodicity
 from slo_autoscaler.law.scenarios import Moments
 from slo_autoscaler.model import Scale
 
@@ -18,7 +18,7 @@ SPEC = a_spec(start_up_time=10.0, cap_retry=300.0)
 STEP = 5.0
 
 
-def look(memory, *counts, now=0.0, available=None):
+def read(memory, *counts, now=0.0, available=None):
     """Read these counts, one a step; return the memory and what the last is taken for."""
     taken = None
     for desired in counts:
@@ -40,13 +40,13 @@ reads = st.lists(st.integers(1, 9), max_size=12)
 def test_a_refusal_is_what_several_reads_in_a_row_say_and_ends_when_more_is_given(before, asked, counts):
     memory = asking(before, asked)
     for number, count in enumerate(counts):
-        memory, taken = look(memory, count, now=number * STEP)
+        memory, taken = read(memory, count, now=number * STEP)
         if memory.refusal is None:
             assert taken in (count, asked)
             continue
-        assert number + 1 >= LOOKS
+        assert number + 1 >= REFUSED_AFTER_READS
         assert before <= memory.refusal.granted < asked
-        assert all(before <= each < asked for each in counts[:LOOKS])
+        assert all(before <= each < asked for each in counts[:REFUSED_AFTER_READS])
         assert count <= memory.refusal.granted
 
 
@@ -70,27 +70,27 @@ def test_a_refusal_is_what_several_reads_in_a_row_say_and_ends_when_more_is_give
 def test_a_read_after_an_ask_is_stale_the_platforms_word_or_somebody_elses(
     before, asked, counts, taken, granted
 ):
-    memory, found = look(asking(before, asked), *counts)
+    memory, found = read(asking(before, asked), *counts)
     assert found == taken
     assert (memory.refusal and memory.refusal.granted) == granted
 
 
 def test_a_refusal_is_believed_for_a_while():
-    memory, _ = look(asking(4, 8), 4, 4, 4)
-    assert look(memory, 4, now=3 * STEP + 290.0)[0].refusal is not None
-    assert look(memory, 4, now=3 * STEP + 300.0)[0].refusal is None
+    memory, _ = read(asking(4, 8), 4, 4, 4)
+    assert read(memory, 4, now=3 * STEP + 290.0)[0].refusal is not None
+    assert read(memory, 4, now=3 * STEP + 300.0)[0].refusal is None
 
 
-def starts(*looks):
-    """Return the start-up time learned from looks at (desired, available), one a step."""
-    memory = Memory.initial(Scale(*looks[0]), 0.0)
-    for number, (desired, available) in enumerate(looks):
+def starts(*reads):
+    """Return the start-up time learned from reads at (desired, available), one a step."""
+    memory = Memory.initial(Scale(*reads[0]), 0.0)
+    for number, (desired, available) in enumerate(reads):
         memory, _ = memory.noticed(SPEC, Scale(desired, available), number * STEP)
-    return memory.start_up_time, memory.stuck(SPEC, (len(looks) - 1) * STEP)
+    return memory.start_up_time, memory.stuck(SPEC, (len(reads) - 1) * STEP)
 
 
 @pytest.mark.parametrize(
-    ("looks", "learned", "stuck"),
+    ("reads", "learned", "stuck"),
     [
         ([(2, 2), (3, 2), (3, 2), (3, 2), (3, 2), (3, 3)], 20.0, 0),
         ([(2, 2), (4, 2), (4, 3), (4, 4)], 7.5, 0),
@@ -104,14 +104,14 @@ def starts(*looks):
         ([(2, 2), (2, 1), *[(2, 1)] * 9], None, 1),
     ],
 )
-def test_start_ups_are_learned_from_replicas_that_were_asked_for_and_serve(looks, learned, stuck):
-    assert starts(*looks) == (learned, stuck)
+def test_start_ups_are_learned_from_replicas_that_were_asked_for_and_serve(reads, learned, stuck):
+    assert starts(*reads) == (learned, stuck)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.sampled_from([0.0, 5.0, 700.0, -50.0]))))
-def test_whatever_is_read_each_replica_is_awaited_once_and_start_ups_are_bounded(looks):
+def test_whatever_is_read_each_replica_is_awaited_once_and_start_ups_are_bounded(reads):
     memory, now = Memory.initial(Scale(1, 1), 0.0), 0.0
-    for desired, available, gap in looks:
+    for desired, available, gap in reads:
         now += gap
         memory, scale = memory.noticed(SPEC, Scale(desired, available), now)
         assert len(memory.pending) == scale.pending
@@ -138,7 +138,7 @@ def test_what_was_not_done_is_not_remembered_but_what_was_learned_is():
 def test_for_other_replicas_what_was_learned_stays_and_what_was_asked_or_awaited_goes(counts):
     memory = asking(2, 9)
     for number, count in enumerate(counts):
-        memory, _ = look(memory, count, now=number * STEP, available=1)
+        memory, _ = read(memory, count, now=number * STEP, available=1)
     memory = replace(memory, start_up_time=20.0, idle_since=3.0)
     moved, now = memory.elsewhere(Scale(5, 4), 100.0), 105.0
     assert (moved.asked, moved.refusal, moved.idle_since, moved.scaled_at) == (None, None, None, None)
@@ -160,11 +160,11 @@ def bytes_of(value):
 
 
 def test_ten_thousand_functions_fit_into_half_a_gigabyte():
-    moments, rhythm, before = Moments(), Rhythm(), 1.0
-    for look in range(KEPT):
-        rate, now = 2.0 ** (look // 6 % 9) + look / KEPT, 5.0 * look
+    moments, periodicity, before = Moments(), Periodicity(), 1.0
+    for number in range(KEPT):
+        rate, now = 2.0 ** (number // 6 % 9) + number / KEPT, 5.0 * number
         moments = moments.after(now, 5.0, rate, rate, 15.0)
-        rhythm, before = rhythm.after(now, rate, before, 30.0), rate
-    memory = replace(Memory.initial(Scale(2, 2), 0.0), moments=moments, rhythm=rhythm)
+        periodicity, before = periodicity.after(now, rate, before, 30.0), rate
+    memory = replace(Memory.initial(Scale(2, 2), 0.0), moments=moments, periodicity=periodicity)
     assert len(moments.then.by_level) > 8
     assert bytes_of(memory) < 50_000

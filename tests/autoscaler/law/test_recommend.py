@@ -1,4 +1,4 @@
-"""Policy ``slo``: the prediction, the choice of a count by it, and what a look teaches."""
+"""Policy ``slo``: the prediction, the choice of a count by it, and what an observation teaches."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -104,8 +104,8 @@ TWO = Scale(2, 2)
 SPEC = a_spec(max_replicas=50)
 
 
-def looks(*observations, memory=None, scale=TWO, spec=SPEC, every=5.0):
-    """Return what is recommended and remembered after looks at these."""
+def observed(*observations, memory=None, scale=TWO, spec=SPEC, every=5.0):
+    """Return what is recommended and remembered after observations of these."""
     found, memory = None, memory or Memory.initial(scale, 0.0)
     for observation in observations:
         found, memory = recommend(spec, observation, scale, memory, memory.seen_at + every)
@@ -118,47 +118,47 @@ def left(memory):
 
 def test_a_hang_earns_no_credit_and_each_request_of_it_is_late_once():
     hanging = seen(rate=0.0, in_flight=200.0, stalled=200.0, burn_short=None)
-    _, before = looks(*[seen(burn_short=0.0)] * 20)
-    _, once = looks(hanging, memory=before)
-    _, long = looks(*[hanging, replace(hanging, stalled=None)] * 10, memory=once)
-    _, slow = looks(*[replace(hanging, slo_latency=60.0)] * 20, memory=before)
+    _, before = observed(*[seen(burn_short=0.0)] * 20)
+    _, once = observed(hanging, memory=before)
+    _, long = observed(*[hanging, replace(hanging, stalled=None)] * 10, memory=once)
+    _, slow = observed(*[replace(hanging, slo_latency=60.0)] * 20, memory=before)
     assert left(long) <= left(once) < left(before) - 0.05
     assert long.budget.spent <= once.budget.spent
     assert slow.budget.spent <= before.budget.spent, "within an SLO of a minute it is not late yet"
 
 
-def test_one_sample_that_is_looked_at_often_counts_once():
+def test_one_sample_that_is_observed_often_counts_once():
     sample = seen(rate=150.0, burn_short=3.0)
-    _, often = looks(*[sample] * 100, every=0.05)
-    _, once = looks(sample, every=5.0)
+    _, often = observed(*[sample] * 100, every=0.05)
+    _, once = observed(sample, every=5.0)
     assert left(often) == pytest.approx(left(once), abs=1e-4)
     assert often.budget.correction == pytest.approx(once.budget.correction, rel=0.05)
 
 
 def test_a_sudden_rise_is_believed_at_once_if_chance_does_not_explain_it():
-    steady, _ = looks(*[seen()] * 10)
-    chance, _ = looks(*[seen()] * 9, seen(rate_now=105.0))
-    rise, _ = looks(*[seen()] * 9, seen(rate_now=400.0))
+    steady, _ = observed(*[seen()] * 10)
+    chance, _ = observed(*[seen()] * 9, seen(rate_now=105.0))
+    rise, _ = observed(*[seen()] * 9, seen(rate_now=400.0))
     assert chance.replicas == steady.replicas
     assert rise.replicas >= 4
 
 
 @pytest.mark.parametrize("in_flight", [0.0, 20.0])
 def test_what_the_replicas_hold_within_the_slo_is_no_backlog(in_flight):
-    counted, not_known = (looks(seen(in_flight=each))[0] for each in (in_flight, None))
+    counted, not_known = (observed(seen(in_flight=each))[0] for each in (in_flight, None))
     assert (counted.replicas, counted.reason) == (not_known.replicas, not_known.reason)
 
 
 def test_a_backlog_is_drained_in_some_start_ups():
-    assert looks(seen(in_flight=20.0 + 45.0 * 100.0))[0].replicas >= 2
-    assert looks(seen(in_flight=20.0 + 450.0 * 100.0))[0].reason is Reason.BACKLOG
+    assert observed(seen(in_flight=20.0 + 45.0 * 100.0))[0].replicas >= 2
+    assert observed(seen(in_flight=20.0 + 450.0 * 100.0))[0].reason is Reason.BACKLOG
 
 
 @pytest.mark.parametrize(("desired", "stuck"), [(10, 1), (10, 9)])
 def test_few_of_the_replicas_that_never_serve_are_replaced(desired, stuck):
     scale = Scale(desired, desired - stuck)
     starting, found = (
-        looks(
+        observed(
             seen(rate=900.0, burn_short=1.0),
             scale=scale,
             memory=replace(Memory.initial(scale, 0.0), pending=((since, True),) * stuck),
@@ -172,7 +172,7 @@ def test_replicas_for_which_no_node_has_room_are_not_replaced():
     scale = Scale(10, 8)
     memory = replace(Memory.initial(scale, 0.0), pending=((-1000.0, True),) * 2)
     replaced, kept = (
-        looks(seen(rate=900.0, burn_short=1.0), scale=each, memory=memory)[0].replicas
+        observed(seen(rate=900.0, burn_short=1.0), scale=each, memory=memory)[0].replicas
         for each in (scale, replace(scale, unschedulable=2))
     )
     assert kept < replaced
@@ -181,6 +181,6 @@ def test_replicas_for_which_no_node_has_room_are_not_replaced():
 def test_down_waits_for_what_may_come_before_a_replica_could_be_back():
     """A burst comes every minute, and never just one start-up after a calm moment."""
     cycle = [*[seen(rate=400.0)] * 3, *[seen(rate=100.0)] * 10]
-    found, _ = looks(*cycle * 30, *cycle[:8], spec=a_spec(max_replicas=50, start_up_time=60.0))
+    found, _ = observed(*cycle * 30, *cycle[:8], spec=a_spec(max_replicas=50, start_up_time=60.0))
     assert found.replicas <= 2
     assert found.fewest >= 4

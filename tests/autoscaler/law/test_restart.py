@@ -50,7 +50,7 @@ def test_what_followed_what_is_known_again():
     memory = warmed(rate=ago(rates))
     assert memory.moments.mean == pytest.approx(250.0, rel=0.2)
     assert memory.moments.then.any.moments > 50
-    assert memory.rhythm.period == pytest.approx(16 * 3, abs=1), "slots of 5 s"
+    assert memory.periodicity.period == pytest.approx(16 * 3, abs=1), "slots of 5 s"
 
 
 def test_start_ups_are_the_spells_of_pending_replicas_from_begin_to_end():

@@ -14,9 +14,9 @@ gaps = st.sampled_from([0.0, 1.0, 5.0, 60.0, 4000.0, -5.0, -4000.0])
 
 
 @given(st.lists(st.tuples(gaps, RATES, RATES), max_size=40), RATES, st.sampled_from([5.0, 15.0, 185.0]))
-def test_odds_are_finite_and_not_negative_whatever_was_seen(looks, believed, horizon):
+def test_odds_are_finite_and_not_negative_whatever_was_seen(moments, believed, horizon):
     moments, now = Moments(), 0.0
-    for gap, rate, newest in looks:
+    for gap, rate, newest in moments:
         now += gap
         moments = moments.after(now, max(0.0, gap), rate, newest, horizon)
     base = max(believed, moments.nothing)
@@ -27,7 +27,7 @@ def test_odds_are_finite_and_not_negative_whatever_was_seen(looks, believed, hor
         assert sum(odds) > 0.0
 
 
-def test_looks_while_the_clock_stands_still_are_not_kept():
+def test_observations_while_the_clock_stands_still_are_not_kept():
     moments = Moments()
     for _ in range(1000):
         moments = moments.after(7.0, 0.0, 100.0, 100.0, 15.0)
@@ -86,7 +86,7 @@ def test_what_followed_nothing_is_expected_after_nothing_however_the_mean_has_mo
     moments = after([100.0] * 60 + ([0.0] * 60 + [100.0] * 3) * 2 + [0.0] * 60)
     odds = moments.then.odds(0.0, moments.nothing).row()
     come = sum(odds[bin_of(50.0 / moments.nothing) :])
-    # Three looks before each return, of sixty.
+    # Three moments before each return, of sixty.
     assert 0.02 < come / sum(odds) < 0.1
 
 
@@ -99,9 +99,9 @@ def test_the_mean_rate_is_that_of_half_an_hour():
 def test_a_jump_is_remembered_at_its_height_though_the_mean_of_some_seconds_hides_it():
     moments = Moments()
     for cycle in range(10):
-        for look in range(12):
-            now = 5.0 * (12 * cycle + look)
-            high = look >= 9
+        for number in range(12):
+            now = 5.0 * (12 * cycle + number)
+            high = number >= 9
             moments = moments.after(now, 5.0, 75.0 if high else 10.0, 100.0 if high else 10.0, 15.0)
     odds = moments.then.odds(10.0, NOTHING).row()
     assert sum(odds[bin_of(9.0) :]) / sum(odds) > 0.1

@@ -100,8 +100,8 @@ def test_what_a_redeployment_takes_away_during_a_ramp_is_asked_for_again_at_once
 
 def test_reconciles_without_data_keep_no_replica_that_is_not_needed():
     function = Function(a_spec(max_replicas=20), replicas=20)
-    for look in range(240):
-        gap = look % 11 == 0
+    for number in range(240):
+        gap = number % 11 == 0
         decision = function.step(200.0, lambda o, gap=gap: None if gap else o)
         assert not gap or (decision.replicas, decision.reason) == (None, Reason.NO_DATA)
     assert function.replicas <= 4
@@ -115,7 +115,7 @@ def test_a_ramp_is_seen_that_grows_by_a_third_in_one_start_up():
     assert function.late(since=840.0) <= 0.03
 
 
-def test_a_slow_function_is_scaled_at_the_first_look():
+def test_a_slow_function_is_scaled_at_the_first_observation():
     function = Function(a_spec(), replicas=1, capacity=0.1)
     decision = function.step(0.3)
     assert decision.replicas is not None
@@ -129,7 +129,7 @@ def test_a_peak_of_the_day_before_is_prepared_for_where_the_days_are_alike():
     function = Function(a_spec(max_replicas=20), replicas=2)
     list(function.play(rates, HOUR))
     minutes = [(60.0 * number, rates(60.0 * number - 30.0)) for number in range(1, 240)]
-    function.memory = replace(function.memory, rhythm=function.memory.rhythm.with_past([minutes]))
+    function.memory = replace(function.memory, periodicity=function.memory.periodicity.with_past([minutes]))
     list(function.play(rates, HOUR))
     assert function.scale.available >= 4
     list(function.play(rates, 300.0))

@@ -98,10 +98,10 @@ def test_surely_is_no_more_than_what_was_counted(arrivals):
 
 @pytest.mark.parametrize("rate", [2.0, 30.0, 500.0])
 def test_surely_exceeds_the_rate_of_a_poisson_process_less_than_once_in_a_hundred_looks(rate):
-    draws, looks, above = random.Random(3), 2000, 0
-    for _ in range(looks):
+    draws, reads, above = random.Random(3), 2000, 0
+    for _ in range(reads):
         count, passed = 0, draws.expovariate(rate)
         while passed < 3.0:
             count, passed = count + 1, passed + draws.expovariate(rate)
         above += surely([(count, 3.0)]) > rate
-    assert above < looks / 100
+    assert above < reads / 100

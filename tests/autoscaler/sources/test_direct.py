@@ -1,4 +1,4 @@
-"""Pages of counters over real sockets: what is read, what is left out, and how long a look takes."""
+"""Pages of counters over real sockets: what is read, what is left out, and how long a poll takes."""
 
 import threading
 import time
@@ -67,22 +67,22 @@ def counting():
 
 
 class Looking:
-    """A ``Direct`` without its thread: the test looks, a second apart."""
+    """A ``Direct`` without its thread: the test polls, a second apart."""
 
     def __init__(self, listing, *names):
         self.now = 100.0
         self.direct = Direct(listing, 1.0, lambda: self.now)
         self.direct.watch(names)
-        self.look()
+        self.poll()
         until(self._listed, "it is known where pages are")
 
     def _listed(self):
         asking = self.direct._asking
         return asking is None or asking.done()
 
-    def look(self, seconds=1.0):
+    def poll(self, seconds=1.0):
         self.now += seconds
-        self.direct.look()
+        self.direct.poll()
         return self.direct.rates()
 
 
@@ -99,11 +99,11 @@ def test_look_gives_what_surely_arrives_at_all_gateways_together():
     with counting() as one, counting() as two:
         one.counts, two.counts = {A: 0, B: 50}, {A: 1000}
         with looking(Listed({one.address: {A, B}, two.address: {A}}), A, B) as eye:
-            assert eye.look() == {}
+            assert eye.poll() == {}
             for _ in range(3):
                 one.counts[A] += 300
                 two.counts[A] += 100
-                rates = eye.look()
+                rates = eye.poll()
             # 400/s in the last three seconds, less 3 x sqrt(1200) / 3.
             assert rates[A] == pytest.approx(400.0 - 1200.0**0.5)
             assert rates[B] == 0.0
@@ -114,9 +114,9 @@ def test_look_reads_watchdogs_of_the_functions_that_no_gateway_has():
         fleet.rate = 1e4
         listing = Listed({gateway.address: {B}}, {fleet.address: A, other.address: B, "stranger:80": "x.fn"})
         with looking(listing, A, B) as eye:
-            eye.look()
+            eye.poll()
             time.sleep(0.05)
-            assert eye.look()[A] > 0.0
+            assert eye.poll()[A] > 0.0
             assert (fleet.scrapes, other.scrapes) == (2, 0)
         with looking(listing, B):
             assert listing.asked[-1] == "gateways"
@@ -134,11 +134,11 @@ def test_page_that_fails_is_left_out_and_tried_again_later(fault):
         with looking(Listed({address: {B}, page.address: {A}}), A) as eye:
             for _ in range(3):
                 page.counts[A] += 500
-                rates = eye.look()
+                rates = eye.poll()
             assert rates[A] > 300.0
             assert len(broken.requests) <= 1
             eye.now += GIVEN_UP
-            until(lambda: eye.look() is not None and len(broken.requests) > 1, "it is tried again")
+            until(lambda: eye.poll() is not None and len(broken.requests) > 1, "it is tried again")
 
 
 def test_look_goes_on_where_pages_were_while_prometheus_is_away():
@@ -149,7 +149,7 @@ def test_look_goes_on_where_pages_were_while_prometheus_is_away():
             listing.error = SourceError("away")
             for _ in range(20):
                 page.counts[A] += 500
-                rates = eye.look()
+                rates = eye.poll()
             assert listing.asked.count("gateways") > 2
             assert rates[A] > 400.0
 
@@ -158,9 +158,9 @@ def test_rates_that_were_not_read_for_long_are_none():
     with counting() as page:
         page.counts = {A: 0}
         with looking(Listed({page.address: {A}}), A) as eye:
-            eye.look()
+            eye.poll()
             page.counts = {A: 500}
-            assert eye.look()
+            assert eye.poll()
             eye.now += 60.0
             assert eye.direct.rates() == {}
 
@@ -170,7 +170,7 @@ def test_rates_that_were_not_read_for_long_are_none():
 )
 def test_address_that_is_none_is_left_alone(address):
     with looking(Listed({address: {A}}), A) as eye:
-        assert eye.look() == {}
+        assert eye.poll() == {}
 
 
 @pytest.mark.e2e
@@ -198,7 +198,7 @@ def test_direct_looks_by_itself_from_start_to_close():
         direct = Direct(Listed({page.address: {A}}), 0.05)
         direct.watch({A})
         direct.start()
-        until(lambda: page.reads > 3, "it looks")
+        until(lambda: page.reads > 3, "it polls")
         page.counts = {A: 10_000}
         until(lambda: direct.rates().get(A), "it sees")
         direct.close()

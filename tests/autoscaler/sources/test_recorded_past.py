@@ -11,7 +11,7 @@ from autoscaler.doubles import a_prometheus, status, until
 from autoscaler.fault_proxy import a_fault_proxy
 from slo_autoscaler.law.restart import Past
 from slo_autoscaler.sources import Settings as PrometheusSettings
-from slo_autoscaler.sources.prometheus import LOOKS_BETWEEN, PrometheusSource
+from slo_autoscaler.sources.prometheus import RECONCILES_BETWEEN, PrometheusSource
 from slo_autoscaler.sources.promql import RESTORED
 from slo_autoscaler.spec import GatewaySlos, Slo
 
@@ -180,7 +180,7 @@ def test_observe_right_scrape_interval_is_asked_for_seldom_and_not_spoken_of(rec
     until(lambda: known(source), "scrapes are counted")
     asked = source._seldom._asked, source._seldom._until_next
     assert asked[0] == []
-    assert asked[1] > LOOKS_BETWEEN - 5
+    assert asked[1] > RECONCILES_BETWEEN - 5
     assert known(source)
     assert caplog.records == []
 

@@ -28,8 +28,8 @@ def test_a_twin_serves_one_request_at_a_time_in_a_namespace_of_its_own():
     assert other.env_vars["batch_policy"] == "unbatched"
 
 
-def looks(cluster, moments, *, labels=None, before=None):
-    """Look at each of the moments; ``before`` may change the cluster meanwhile."""
+def polled(cluster, moments, *, labels=None, before=None):
+    """Poll at each of the moments; ``before`` may change the cluster meanwhile."""
 
     async def main():
         async with cluster.run() as (session, address):
@@ -37,7 +37,7 @@ def looks(cluster, moments, *, labels=None, before=None):
             for moment in moments:
                 if before:
                     before(moment)
-                await scaler.look(moment)
+                await scaler.poll(moment)
 
     asyncio.run(main())
     return cluster.scaled
@@ -49,7 +49,7 @@ def test_a_firing_alert_adds_a_replica_at_each_notification_until_it_is_resolved
     def before(moment):
         cluster.firing = {TWIN} if moment < 70 else set()
 
-    assert looks(cluster, range(90), before=before) == [(TWIN, 2), (TWIN, 3), (TWIN, 4), (TWIN, 1)]
+    assert polled(cluster, range(90), before=before) == [(TWIN, 2), (TWIN, 3), (TWIN, 4), (TWIN, 1)]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_firing_alert_adds_a_replica_at_each_notification_until_it_is_resolved
 def test_only_firing_alerts_of_twins_below_their_highest_count_change_it(firing, pending, most):
     cluster = Cluster({TWIN: 1, OTHER: 1})
     cluster.firing, cluster.pending = {firing}, {pending}
-    assert looks(cluster, range(40), labels={"com.openfaas.scale.max": most}) == []
+    assert polled(cluster, range(40), labels={"com.openfaas.scale.max": most}) == []
 
 
 @pytest.mark.parametrize("path", ["/api/v1/alerts", "/system/function/", "/system/scale-function/"])
@@ -68,7 +68,7 @@ def test_a_server_that_fails_is_no_answer(path):
     cluster = Cluster({TWIN: 1})
     cluster.firing, cluster.broken = {TWIN}, {path}
     with pytest.raises(NoAnswerError):
-        looks(cluster, range(40))
+        polled(cluster, range(40))
 
 
 def test_the_loop_outlives_a_prometheus_that_does_not_answer():

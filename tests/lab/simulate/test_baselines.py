@@ -64,9 +64,9 @@ class Seen:
         return self._numbers["peaks"]
 
 
-def counts(scaler, *looks):
+def counts(scaler, *polls):
     """The scaler's answers to (now, view)."""
-    return [scaler.scale(view, float(now)) for now, view in looks]
+    return [scaler.scale(view, float(now)) for now, view in polls]
 
 
 @pytest.mark.parametrize(
@@ -91,10 +91,10 @@ def test_openfaas_steps_with_each_notification(rates, factor, changes):
 A, AB, NONE = frozenset("a"), frozenset("ab"), frozenset()
 
 
-def notifications(looks):
-    """Feed (now, firing) looks to the law; what goes out as (now, firing, resolved)."""
+def notifications(polls):
+    """Feed (now, firing) polls to the law; what goes out as (now, firing, resolved)."""
     group, sent = AlertGroup(), []
-    for now, firing in looks:
+    for now, firing in polls:
         group, notification = notify(OpenFaasRule(), group, firing, now)
         sent += [(now, notification.firing, notification.resolved)] if notification else []
     return sent
@@ -114,10 +114,10 @@ def test_a_notification_goes_out_when_alertmanager_would_send_it(firing, seconds
 
 
 @given(st.lists(st.frozensets(st.sampled_from("abc")), min_size=1, max_size=200))
-def test_notifications_keep_their_distance_and_tell_only_what_was_seen(looks):
-    sent = notifications(enumerate(looks))
+def test_notifications_keep_their_distance_and_tell_only_what_was_seen(polls):
+    sent = notifications(enumerate(polls))
     for at, firing, resolved in sent:
-        assert firing == looks[at]
+        assert firing == polls[at]
         assert bool(firing | resolved) > bool(firing & resolved)
     assert all(later[0] - earlier[0] >= 5 for earlier, later in pairwise(sent))
 
@@ -149,9 +149,9 @@ def test_kpa_begins_in_panic_with_more_than_one_pod():
 
 
 def test_kpa_with_a_delay_falls_only_to_the_most_that_was_wanted_in_it():
-    looks = [(0, 1, 15.0), (61.5, 2, 5.0), (100, 1, 15.0), (129, 2, 5.0)]
+    polls = [(0, 1, 15.0), (61.5, 2, 5.0), (100, 1, 15.0), (129, 2, 5.0)]
     scaler = Kpa(TWENTY, KpaSettings(target=10, down_delay=30.0))
-    seen = [(now, Seen(desired, concurrency=load)) for now, desired, load in looks]
+    seen = [(now, Seen(desired, concurrency=load)) for now, desired, load in polls]
     assert counts(scaler, *seen) == [2, 1, 2, 2]
 
 
@@ -230,14 +230,14 @@ def test_ray_acts_when_its_wish_has_lasted(settings, ongoing, running, current, 
 @given(
     target=st.sampled_from([0.75, 1.0, 2.25, 3.0]),
     delays=st.tuples(st.integers(0, 4), st.integers(0, 6)),
-    looks=st.lists(st.tuples(st.floats(0.0, 40.0), st.integers(0, 9)), max_size=40),
+    polls=st.lists(st.tuples(st.floats(0.0, 40.0), st.integers(0, 9)), max_size=40),
 )
-def test_ray_is_what_its_own_package_does(target, delays, looks):
+def test_ray_is_what_its_own_package_does(target, delays, polls):
     settings = RaySettings(target, *map(float, delays))
     theirs, streak, count = packaged(settings), 0, 3
     if theirs is None:
         pytest.skip("ray is not installed: pip install -e 'lab[ray]'")
-    for now, (ongoing, running) in enumerate(looks):
+    for now, (ongoing, running) in enumerate(polls):
         theirs_count = theirs(ongoing, running, count, float(now))
         count, streak = ray(settings, ongoing, running, count, streak, 1.0)
         assert count == theirs_count
@@ -262,7 +262,7 @@ def test_ray_is_what_its_own_package_does(target, delays, looks):
     ids=[
         *("enough", "little queue to spare", "few slots to spare", "one would do", "one would not do"),
         *("a saturated one is no reason", "all are", "one does not report", "not yet carried out"),
-        *("first look", "never to none", "no data"),
+        *("first poll", "never to none", "no data"),
     ],
 )
 def test_llmd_steps_by_one_by_what_replicas_have_to_spare(peaks, current, asked, wanted):
@@ -272,8 +272,8 @@ def test_llmd_steps_by_one_by_what_replicas_have_to_spare(peaks, current, asked,
 def test_llmd_analyzes_once_a_minute_and_its_hpa_waits_for_the_window():
     busy = [(9.0, 1.0)] * 2
     scaler = Llmd(TWENTY, LlmdSettings(window=45.0), slots=4)
-    looks = [(now, Seen(2, peaks=busy)) for now in (0, 15, 30, 45)]
-    assert counts(scaler, *looks) == [2, 2, 2, 3]
+    polls = [(now, Seen(2, peaks=busy)) for now in (0, 15, 30, 45)]
+    assert counts(scaler, *polls) == [2, 2, 2, 3]
     assert counts(scaler, (60, Seen(3, peaks=[(0.0, 0.0)] * 3)), (105, Seen(3, peaks=[]))) == [3, 2]
 
 

@@ -17,10 +17,10 @@ EXACT = replace(Setting(), service=Lognormal(0.0, 0.0, 0.1), routing=Lognormal(0
 
 
 class Script:
-    """Asks for these counts, look by look, and remembers what the cluster was like."""
+    """Asks for these counts, reconcile by reconcile, and remembers what the cluster was like."""
 
-    def __init__(self, *looks):
-        self.looks = looks
+    def __init__(self, *counts):
+        self.counts = counts
         self.seen = []
 
     def first(self, jobs, cap):
@@ -28,10 +28,10 @@ class Script:
 
     def decide(self, now, jobs, cap):
         self.seen.append((now, [job.serving for job in jobs], sum(job.pods for job in jobs)))
-        return self.looks[min(len(self.seen), len(self.looks)) - 1]
+        return self.counts[min(len(self.seen), len(self.counts)) - 1]
 
     def serving(self, job):
-        """The count of replicas that serve, at each look."""
+        """The count of replicas that serve, at each reconcile."""
         return [serving[job] for _, serving, _ in self.seen]
 
 

@@ -30,35 +30,35 @@ def table():
     return LateTable(Setting(), requests=1000)
 
 
-def looks(law, jobs, cap, number):
+def observed(law, jobs, cap, times):
     """Apply the law so many times; return the counts in the end."""
     law.first(len(jobs), cap)
-    for look in range(1, number + 1):
-        for job, target in zip(jobs, law.decide(10.0 * look, jobs, cap), strict=True):
+    for number in range(1, times + 1):
+        for job, target in zip(jobs, law.decide(10.0 * number, jobs, cap), strict=True):
             job.target = target
     return [job.target for job in jobs]
 
 
 def test_fair_share_is_the_same_for_all_and_stays():
     assert FairShare().first(10, 32) == [3] * 10
-    assert looks(FairShare(), [FakeJob(3, latency=9.0)], 3, 5) == [3]
+    assert observed(FairShare(), [FakeJob(3, latency=9.0)], 3, 5) == [3]
 
 
 @pytest.mark.parametrize(("one_shot", "count"), [(False, 3), (True, 4)])
-def test_latency_above_the_slo_adds_replicas_at_the_third_look(one_shot, count):
-    assert looks(ByLatency(one_shot=one_shot), [FakeJob(2, latency=1.44)], 10, 2) == [2]
-    assert looks(ByLatency(one_shot=one_shot), [FakeJob(2, latency=1.44)], 10, 3) == [count]
+def test_latency_above_the_slo_adds_replicas_at_the_third_observation(one_shot, count):
+    assert observed(ByLatency(one_shot=one_shot), [FakeJob(2, latency=1.44)], 10, 2) == [2]
+    assert observed(ByLatency(one_shot=one_shot), [FakeJob(2, latency=1.44)], 10, 3) == [count]
 
 
 @pytest.mark.parametrize(("one_shot", "count"), [(False, 7), (True, 2)])
 def test_latency_below_the_slo_removes_replicas_after_ten_minutes(one_shot, count):
-    assert looks(ByLatency(one_shot=one_shot), [FakeJob(8, latency=0.18)], 10, DOWN_AFTER - 1) == [8]
-    assert looks(ByLatency(one_shot=one_shot), [FakeJob(8, latency=0.18)], 10, DOWN_AFTER) == [count]
+    assert observed(ByLatency(one_shot=one_shot), [FakeJob(8, latency=0.18)], 10, DOWN_AFTER - 1) == [8]
+    assert observed(ByLatency(one_shot=one_shot), [FakeJob(8, latency=0.18)], 10, DOWN_AFTER) == [count]
 
 
 def test_latency_laws_ask_for_no_more_than_the_cluster_has():
     jobs = [FakeJob(3, latency=7.2), FakeJob(3, latency=7.2)]
-    assert looks(ByLatency(one_shot=True), jobs, 8, 3) == [5, 3]
+    assert observed(ByLatency(one_shot=True), jobs, 8, 3) == [5, 3]
 
 
 def test_late_share_rises_with_the_rate_and_is_1_beyond_what_can_be_served(table):
@@ -81,7 +81,7 @@ def test_late_share_between_two_played_counts_lies_between_theirs(table):
 
 def test_ours_gives_the_busy_job_what_it_needs_and_stays_within_the_cluster(table):
     jobs = [FakeJob(1, rate=24.0), FakeJob(1, rate=0.5), FakeJob(1, rate=0.5)]
-    counts = looks(Ours(table, 0.99), jobs, 8, 20)
+    counts = observed(Ours(table, 0.99), jobs, 8, 20)
     assert counts[0] >= 5
     assert sum(counts) <= 8
 
@@ -89,8 +89,8 @@ def test_ours_gives_the_busy_job_what_it_needs_and_stays_within_the_cluster(tabl
 def test_ours_moves_no_replica_between_equals(table):
     jobs = [FakeJob(rate=20.0), FakeJob(rate=20.0), FakeJob(rate=20.0)]
     law = Ours(table, 0.99)
-    first = looks(law, jobs, 10, 1)
-    assert looks(law, jobs, 10, 30) == first
+    first = observed(law, jobs, 10, 1)
+    assert observed(law, jobs, 10, 30) == first
 
 
 def test_ours_has_fewer_violations_than_equal_shares_where_traffic_moves(table):

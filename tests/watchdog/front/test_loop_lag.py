@@ -13,8 +13,8 @@ class Loop:
     def __init__(self) -> None:
         self.now = 100.0
         self.soon = []
-        self.looks = 0
-        self.lag = LoopLag(self, lambda: self.now, self._look)
+        self.polls = 0
+        self.lag = LoopLag(self, lambda: self.now, self._poll)
 
     def call_soon(self, callback):
         self.soon.append(callback)
@@ -30,8 +30,8 @@ class Loop:
         self.now += then_waits
         return came
 
-    def _look(self) -> None:
-        self.looks += 1
+    def _poll(self) -> None:
+        self.polls += 1
 
 
 def test_bytes_read_by_a_waiting_loop_arrived_just_now():
@@ -60,7 +60,7 @@ def test_workers_are_polled_between_reads():
     loop = Loop()
     for _ in range(3 * READS_PER_POLL):
         loop.lag.read_done()
-    assert loop.looks == 3
+    assert loop.polls == 3
 
 
 def test_a_real_loop_that_was_held_up_dates_back_what_came_meanwhile():

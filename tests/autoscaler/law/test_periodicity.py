@@ -8,19 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuzzing import fuzzed
-from slo_autoscaler.law.rhythm import AGREED, KEPT, SLOT, Rhythm, agreement
+from slo_autoscaler.law.periodicity import AGREED, KEPT, SLOT, Periodicity, agreement
 
 SHORTEST = 30.0
 RATES = st.floats(0.0, 1e9)
 
 
-def play(rates, rhythm=None, begin=0.0):
+def play(rates, periodicity=None, begin=0.0):
     """Look once a slot; what is seen now is compared with what was three slots ago."""
-    rhythm, before = rhythm or Rhythm(), [rates[0]] * 3
+    periodicity, before = periodicity or Periodicity(), [rates[0]] * 3
     for number, rate in enumerate(rates):
-        rhythm = rhythm.after(begin + number * SLOT, rate, before[-3], SHORTEST)
+        periodicity = periodicity.after(begin + number * SLOT, rate, before[-3], SHORTEST)
         before.append(rate)
-    return rhythm
+    return periodicity
 
 
 def peaks(period, length, count, noise=0.0, seed=1):
@@ -35,34 +35,34 @@ def peaks(period, length, count, noise=0.0, seed=1):
 @given(st.integers(40, 150), st.floats(0.05, 0.25), st.floats(0.0, 0.05), st.integers(0, 99))
 def test_the_distance_of_peaks_is_found_after_the_second(period: int, part: float, noise: float, seed: int):
     length = max(3, int(part * period))
-    rhythm = play(peaks(period, length, 3 * period - 5, noise, seed))
-    assert rhythm.period == pytest.approx(period, abs=1)
-    (rates, weight), *_ = rhythm.repeats((3 * period - 5) * SLOT, [5 * SLOT])
+    periodicity = play(peaks(period, length, 3 * period - 5, noise, seed))
+    assert periodicity.period == pytest.approx(period, abs=1)
+    (rates, weight), *_ = periodicity.repeats((3 * period - 5) * SLOT, [5 * SLOT])
     assert weight >= AGREED
     assert max(rates) > 200.0, "the third is foreseen"
 
 
 @fuzzed(25)
 @given(st.integers(0, 999))
-def test_noise_has_no_rhythm(seed: int):
+def test_noise_has_no_period(seed: int):
     random = Random(seed)
     assert play([random.expovariate(0.01) for _ in range(300)]).period == 0
 
 
 def test_no_peak_is_foreseen_three_periods_after_the_last():
-    rhythm = play(peaks(60, 10, 300))
-    assert rhythm.period == 60
-    steady = play([100.0 + number % 2 for number in range(240)], rhythm, begin=300 * SLOT)
+    periodicity = play(peaks(60, 10, 300))
+    assert periodicity.period == 60
+    steady = play([100.0 + number % 2 for number in range(240)], periodicity, begin=300 * SLOT)
     foreseen = [rate for rates, _ in steady.repeats(540 * SLOT, range(0, 300, 5)) for rate in rates]
     assert max(foreseen, default=0.0) < 200.0
 
 
 def test_a_gap_moves_the_slots_and_nothing_else():
-    rates, seen, rhythm = peaks(60, 10, 500), Random(3), Rhythm()
+    rates, seen, periodicity = peaks(60, 10, 500), Random(3), Periodicity()
     for slot, rate in enumerate(rates):
         if seen.random() < 0.8:
-            rhythm = rhythm.after(slot * SLOT, rate, rates[max(0, slot - 3)], SHORTEST)
-    assert rhythm.period == pytest.approx(60, abs=1)
+            periodicity = periodicity.after(slot * SLOT, rate, rates[max(0, slot - 3)], SHORTEST)
+    assert periodicity.period == pytest.approx(60, abs=1)
 
 
 @given(
@@ -73,14 +73,18 @@ def test_a_gap_moves_the_slots_and_nothing_else():
     st.lists(st.floats(-1e4, 1e5), max_size=4),
     st.floats(-1e4, 1e4),
 )
-def test_any_clock_and_any_past_leave_it_sound(looks, days, ahead, begin):
-    rhythm, rate = Rhythm(), 1.0
-    for now, (_, newest) in zip(accumulate([gap for gap, _ in looks], initial=begin), looks, strict=False):
-        rhythm, rate = rhythm.after(now, newest, rate, SHORTEST), newest
-        rhythm = rhythm.with_past([[(begin + 60.0 * i, r) for i, r in enumerate(day)] for day in days])
-        assert len(rhythm.rates) <= KEPT
-        assert 0 <= rhythm.period < max(1, len(rhythm.rates))
-        for rates, weight in rhythm.repeats(now, ahead):
+def test_any_clock_and_any_past_leave_it_sound(observations, days, ahead, begin):
+    periodicity, rate = Periodicity(), 1.0
+    for now, (_, newest) in zip(
+        accumulate([gap for gap, _ in observations], initial=begin), observations, strict=False
+    ):
+        periodicity, rate = periodicity.after(now, newest, rate, SHORTEST), newest
+        periodicity = periodicity.with_past(
+            [[(begin + 60.0 * i, r) for i, r in enumerate(day)] for day in days]
+        )
+        assert len(periodicity.rates) <= KEPT
+        assert 0 <= periodicity.period < max(1, len(periodicity.rates))
+        for rates, weight in periodicity.repeats(now, ahead):
             assert rates
             assert AGREED <= weight <= 1.0 + 1e-9
 

@@ -32,7 +32,7 @@ SLACK: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Rhythm:
+class Periodicity:
     """The rates of two hours, and the period in which they repeat."""
 
     begin: int = 0
@@ -47,7 +47,7 @@ class Rhythm:
     past: tuple["Past", ...] = ()
     """The same time on earlier days."""
 
-    def after(self, now: float, rate: float, earlier: float, shortest: float) -> "Rhythm":
+    def after(self, now: float, rate: float, earlier: float, shortest: float) -> "Periodicity":
         """Return what is known after one more look.
 
         ``earlier`` is the rate one start-up ago. No period is shorter than ``shortest`` seconds.
@@ -64,7 +64,7 @@ class Rhythm:
         # What was not seen is taken to have stayed as it was.
         rates.extend(self.rates[-1:] * missing)
         rates.append(rate)
-        found = Rhythm(begin + dropped, rates, self.jumps, self.period, self.agreement, self.past)
+        found = Periodicity(begin + dropped, rates, self.jumps, self.period, self.agreement, self.past)
         first = not self.jumps or slot - self.jumps[-1] > shortest / SLOT
         if rate > JUMP * earlier and first:
             found = replace(found, jumps=(*self.jumps[1 - JUMPS :], slot))
@@ -72,7 +72,7 @@ class Rhythm:
             return found
         return _reviewed(found, int(shortest / SLOT))
 
-    def with_past(self, past: Iterable[Sequence[tuple[float, float]]]) -> "Rhythm":
+    def with_past(self, past: Iterable[Sequence[tuple[float, float]]]) -> "Periodicity":
         """Return the same with earlier days: of each the rates, as (when it would be today, rate)."""
         return replace(self, past=tuple(self._compared(rates) for rates in past if len(rates) > 1))
 
@@ -118,22 +118,26 @@ class Past:
     """With the rates of the last two hours."""
 
 
-def _reviewed(rhythm: Rhythm, shortest: int) -> Rhythm:
+def _reviewed(periodicity: Periodicity, shortest: int) -> Periodicity:
     """Return it after a try of what it believes, and of the distances from the last jump to those before."""
-    jumps, kept = rhythm.jumps, len(rhythm.rates)
-    tried = {jumps[-1] - jump for jump in jumps if shortest <= jumps[-1] - jump <= kept} | {rhythm.period}
-    agreed = {each: _agrees(rhythm, each) for each in sorted(tried - {0})}
+    jumps, kept = periodicity.jumps, len(periodicity.rates)
+    tried = {jumps[-1] - jump for jump in jumps if shortest <= jumps[-1] - jump <= kept} | {
+        periodicity.period
+    }
+    agreed = {each: _agrees(periodicity, each) for each in sorted(tried - {0})}
     best = max(agreed.values(), default=0.0)
     if best < AGREED:
-        return replace(rhythm, period=0, agreement=0.0)
+        return replace(periodicity, period=0, agreement=0.0)
     # A multiple of the period agrees as well: the shortest is the one.
     return replace(
-        rhythm, period=next(each for each, found in agreed.items() if found > best - ALIKE), agreement=best
+        periodicity,
+        period=next(each for each, found in agreed.items() if found > best - ALIKE),
+        agreement=best,
     )
 
 
-def _agrees(rhythm: Rhythm, period: int) -> float:
-    return agreement(rhythm.rates[period:], rhythm.rates[:-period])
+def _agrees(periodicity: Periodicity, period: int) -> float:
+    return agreement(periodicity.rates[period:], periodicity.rates[:-period])
 
 
 def agreement(rates: Sequence[float], earlier: Sequence[float]) -> float:
