@@ -1,10 +1,11 @@
 """Splits a shared budget of replicas among functions by predicted misses saved. [P]
 
-A replica is worth ``rate x (late(n) - late(n + 1)) x priority``: predicted misses per second. To the function
-that holds it, it is worth more (``MOVE_MARGIN``). Where the late share falls unevenly (an overloaded function
-gains nothing from one more replica, and all from three), the next replicas count together, by their average.
+A replica is worth ``rate x (late(n) - late(n + 1)) x priority``: predicted misses per second. It is worth
+more to the function that holds it (``MOVE_MARGIN``). Where the late share falls unevenly (an overloaded
+function gains nothing from one more replica, and all from three), the next replicas count together, by their
+average.
 
-Knows neither time nor platform; ``current`` is the only memory.
+Knows neither time nor platform; ``current`` is the only state.
 """
 
 import heapq
@@ -22,34 +23,34 @@ loses for three and the other gains for two."""
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one function asks of a shared budget."""
+    """Request of one function to a shared budget."""
 
     lowest: int
-    """Replicas that it gets before any other function gets more than its own floor."""
+    """Floor: replicas that it gets before any function gets more than its floor."""
     wanted: int
-    """Replicas that the law recommends; it never gets more."""
+    """Recommended replicas; it never gets more."""
     current: int
-    """Replicas that it has now, pending ones included."""
+    """Current replicas, pending ones included."""
     rate: float
     """Requests per second expected."""
     late: Callable[[int], float]
     """Predicted late share at a count of replicas: falls as the count rises."""
     priority: float = 1.0
-    """How much its misses weigh against those of other functions."""
+    """Weight of its misses against those of other functions."""
 
     @property
     def most(self) -> int:
-        """The replicas it gets where the budget is no limit."""
+        """Replicas that it gets if the budget is no limit."""
         return max(self.lowest, self.wanted)
 
 
 def allocate(claims: Mapping[str, Claim], budget: int) -> dict[str, int]:
     """Return the replicas of each function, at most ``budget`` in all.
 
-    All get what they want if it fits. Otherwise floors come first; if even these do not fit, they are filled
-    by priority, then by name. The rest goes to where it saves most. A replica leaves its holder only for a
-    gain that exceeds the loss by ``MOVE_MARGIN``: equals keep what they have, and the same claims with the
-    result as ``current`` change nothing, or something for the better. A larger budget takes from a function
+    All get their recommendation if it fits. Otherwise floors come first; if even these do not fit, they are
+    filled by priority, then by name. The rest goes to where it saves most. A replica leaves its holder only
+    for a gain that exceeds the loss by ``MOVE_MARGIN``. So equal functions keep their counts, and the same
+    claims with the result as ``current`` change nothing or improve it. A larger budget takes from a function
     only where late shares fall unevenly: several replicas that now fit together may displace single ones.
     """
     given = {name: claim.most for name, claim in claims.items()}
@@ -82,7 +83,7 @@ def allocate(claims: Mapping[str, Claim], budget: int) -> dict[str, int]:
 
 
 def _saved(claim: Claim) -> list[float]:
-    """Return what each count from the floor up saves, in misses per second; held replicas count more."""
+    """Return the misses per second that each count from the floor up saves; held replicas count more."""
     late = [claim.late(count) for count in range(claim.lowest, claim.most + 1)]
     held = claim.current - claim.lowest
     weights = (

@@ -1,17 +1,16 @@
-"""What a share of few requests is worth. [P]
+"""Bounds the true value of a share that was measured on few requests. [P]
 
-A share that was measured on n requests says something of the true one only within bounds that shrink with n.
-The bounds are Wilson's (1927): unlike the normal approximation they stay within 0 and 1 and hold for small n
-and for shares near 1, which is where attainment lives.
+The bounds are Wilson's (1927) and shrink with the number of requests. Unlike the normal approximation they
+stay within 0 and 1 and hold for few requests and for shares near 1, as attainment is.
 """
 
 import math
 
 
 def wilson(share: float, samples: float, sigmas: float) -> tuple[float, float]:
-    """Return (lower, upper): the true shares that ``share`` of ``samples`` trials does not contradict.
+    """Return (lower, upper) bounds of the true share, given ``share`` of ``samples`` trials.
 
-    ``sigmas`` is how many standard errors count as a contradiction. Without a whole trial, (0, 1).
+    ``sigmas`` is the distance of the bounds in standard errors. Without a whole trial, (0, 1).
     """
     if samples < 1.0:
         return 0.0, 1.0

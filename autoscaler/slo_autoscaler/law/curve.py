@@ -1,20 +1,18 @@
-"""The late share of one replica at a load. [P]
+"""Computes the late share of one replica at a load. [P]
 
-Owns the shape around the capacity that the watchdog exports: how late requests thin out below it, and pile up
-beyond it.
+Owns the form of the curve around the capacity that the watchdog exports.
 
-Whatever comes beyond what the workers can serve in time is late. Over the time that a request may take, what
-comes is about normal, with a standard deviation of ``spread``:
+Demand beyond the goodput is late. Over the time that a request may take, demand is about normal, with a
+standard deviation of ``spread``:
 
     late(u) = E[max(0, demand - 1)] / u,  demand ~ Normal(u, spread),  u = rate / goodput
 
-``goodput`` is what is served in time under overload; it follows from late(capacity) = 1 - objective. The
-spread has two causes: the fewer requests fit into the SLO, the more their number varies by chance; and a
-request waits for a batch that has already begun, which takes at least as long as a request alone.
+``goodput`` is the rate served in time under overload; it follows from late(capacity) = 1 - objective. The
+spread has two causes. The fewer requests fit into the SLO, the more their number varies by chance. And a
+request waits for the batch in progress, which takes at least as long as a request alone.
 
-The form was found with the batching engine in virtual time: 1 to 8
-workers, 2 to 200 requests that fit into the SLO, constant shares of l(b) from 0 to 0.6, each at loads from
-half to twice the capacity.
+The form was fitted to the batching engine in virtual time: 1 to 8 workers, 2 to 200 requests that fit into
+the SLO, constant shares of l(b) from 0 to 0.6, each at loads from half to twice the capacity.
 """
 
 from dataclasses import dataclass
@@ -23,19 +21,19 @@ from math import erfc, exp, pi, sqrt
 from typing import Final
 
 LEAST_REQUESTS: Final = 10.0
-"""Within the SLO: 1 / variance where there is hardly ever more than one."""
+"""1 / variance where hardly more than one request fits into the SLO."""
 PER_REQUEST: Final = 6.0
-"""By how much 1 / variance grows with each request that can be served within the SLO."""
+"""Growth of 1 / variance with each request that fits into the SLO."""
 WAIT_SPREAD: Final = 0.4
-"""Standard deviation by which a batch that takes the whole SLO would add to the spread."""
+"""Standard deviation that a batch of the length of the SLO adds to the spread."""
 SERVICE_SHARE: Final = 0.25
-"""Of the SLO, for one request: where it is not known."""
+"""Service time of one request as a share of the SLO, if it is unknown."""
 PAIRS: Final = 0.25
-"""Of the goodput: below, lateness is two requests that meet, and its share proportional to the rate."""
+"""Load below which lateness is two requests that meet, so that its share is proportional to the rate."""
 WIDEST: Final = 0.5
-"""Spread: with more the late share would fall somewhere as the rate grows."""
+"""Largest spread: with a larger one the late share would somewhere fall as the rate grows."""
 PRECISION: Final = 1e-9
-"""Of the load at the capacity, as a share of it."""
+"""Relative error of a load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ class Curve:
     """The late share of one replica by its load."""
 
     goodput: float
-    """Requests per second that are in time under overload; 0: none ever is."""
+    """Requests per second served in time under overload; 0: none ever is."""
     spread: float
     """Standard deviation of the demand, as a share of the goodput."""
 
@@ -59,11 +57,10 @@ class Curve:
         return _late_and_busy(load, self.spread)[0]
 
     def corrected(self, correction: float, late: float) -> "Curve":
-        """Return the curve of a replica of which ``correction`` times as many are late as this one says.
+        """Return the curve of a replica with ``correction`` times the late requests of this one.
 
-        It is told where the share ``late`` really is. This curve says ``late / correction`` there: by the
-        load at which it does, over that at which it says ``late``, the capacity is wrong. No correction makes
-        the capacity exceed the goodput.
+        The goodput is multiplied by the load with ``late / correction`` late, over the load with ``late``
+        late. No correction makes the capacity exceed the goodput.
         """
         if correction == 1.0 or self.goodput <= 0.0:
             return self
@@ -71,11 +68,11 @@ class Curve:
         return Curve(self.goodput * told / _load_at(self.spread, late), self.spread)
 
     def saved(self, late: float) -> float:
-        """Return how many late requests per second one more replica saves where the share ``late`` is late.
+        """Return the late requests per second that one more replica saves where the share ``late`` is late.
 
-        With n replicas at a load of u each, n u goodput late(u) requests are late; this is by how much that
-        falls with n. In an overload each replica saves all that it can serve, so it is never worth all of
-        that: else no count of replicas would be better than another.
+        With n replicas at a load of u each, n u goodput late(u) requests are late; this is the derivative by
+        n. At most 0.9 of the goodput: in an overload each replica saves all of it, and at that price no count
+        would be better than another.
         """
         if self.goodput <= 0.0:
             return 0.0
@@ -98,19 +95,19 @@ def curve(
 
 
 def _late_and_busy(load: float, spread: float) -> tuple[float, float]:
-    """Return the late share at ``load``, a multiple of the goodput, and how likely the demand exceeds it."""
+    """Return the late share at ``load`` (a multiple of the goodput), and the odds of demand beyond it."""
     above = (load - 1.0) / spread
     busy = 0.5 * erfc(-above * _ROOT_HALF)
     excess = exp(-0.5 * above * above) * _NORMAL + above * busy
-    # Far below the goodput the two terms cancel, but for what rounding leaves.
+    # Far below the goodput the two terms cancel, except for rounding.
     return spread * excess / load if excess > 0.0 else 0.0, busy
 
 
 def _load(spread: float, late: float) -> float:
     """Return the load, as a multiple of the goodput, at which the share ``late`` is late.
 
-    Newton's method: the excess is convex in the load. The start, where as much would be late if the demand
-    never varied, lies above the root, so every step goes down to it.
+    Newton's method: the excess is convex in the load. The start is the load for constant demand; it lies
+    above the root, so every step goes down.
     """
     at_pairs, _ = _late_and_busy(PAIRS, spread)
     if late <= at_pairs:
@@ -124,8 +121,8 @@ def _load(spread: float, late: float) -> float:
 
 
 _load_at: Final = lru_cache(maxsize=1 << 14)(_load)
-"""Likewise, remembered: at the objective every look asks for it, and a function's spread seldom changes."""
+"""The same with a cache: every observation needs the load at the objective, and spreads seldom change."""
 _ALL_BUT: Final = 0.9
-"""The highest late share that is looked up, and of the goodput the most that a replica is worth."""
+"""Highest late share of a look-up, and highest price of a replica as a share of the goodput."""
 _ROOT_HALF: Final = sqrt(0.5)
 _NORMAL: Final = 1.0 / sqrt(2.0 * pi)

@@ -1,7 +1,7 @@
-"""From what a policy wants to what is done, with a reason. [P]
+"""Turns a policy's recommendation into a decision with a reason. [P]
 
-Owns the order of the rules below. It may not read a clock (``now`` is an argument, seconds on any monotonic
-scale) nor act: ``controller`` does both. Where functions share a budget of replicas ``allocate`` stands
+Owns the order of the rules below. Reads no clock (``now`` is an argument, seconds on any monotonic clock) and
+takes no action; ``controller`` does both. Where functions share a budget of replicas, ``allocate`` runs
 between ``recommended`` and ``decided``; without one ``decide`` is both.
 """
 
@@ -20,35 +20,35 @@ from slo_autoscaler.spec import Spec
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What one function wants, before it is known what it may have."""
+    """Recommendation for one function with its bounds, before the share of the fleet is known."""
 
     spec: Spec
     seen: Observation | None
     scale: Scale
-    """With own writes laid over a stale read."""
+    """Scale with own writes over stale reads."""
     recommendation: Recommendation
     lowest: int
     highest: int
     capped: bool = False
-    """``highest`` is the platform's word, not the label's."""
+    """Whether ``highest`` is the platform's limit, not the label's."""
     idle: bool = False
-    """The idle period is over, and 0 is allowed."""
+    """Whether the idle period is over and 0 is allowed."""
     holds: bool = False
-    """Nothing can be said, or nothing may be done: the recommendation's reason tells."""
+    """Whether the function holds, for the reason of the recommendation."""
 
 
 def decide(
     spec: Spec, seen: Observation | None, scale: Scale, memory: Memory, now: float
 ) -> tuple[Decision, Memory]:
-    """Return what to do with one function now, and what to remember. Every step can end in a hold.
+    """Return the decision on one function, and its new memory. Every step can end in a hold.
 
-    1. Notice what happened since: the platform's refusal, replicas that started.
-    2. Data check: mode off, scaled to zero, no data, no SLO. A gap recommends nothing.
+    1. Read the platform: a refusal, replicas that started.
+    2. Check the data: mode off, scaled to zero, no data, no SLO. A gap recommends nothing.
     3. Recommend: the policy. With no request for the idle period: 0.
-    4. Bounds: labels, then what the platform is known to give; a share of the fleet's budget.
+    4. Bounds: labels, then the platform's limit, then the share of the fleet's budget.
     5. Up: cooldown; rate limit.
-    6. Down: every replica is seen; cooldown; rate limit; only to what was enough at every look for one
-       start-up, so long as it takes to come back.
+    6. Down: every replica is observed; cooldown; rate limit; only to the count that was enough at every
+       reconcile of one start-up, the time in which a replica could not be brought back.
     """
     wish, memory = recommended(spec, seen, scale, memory, now)
     return decided(wish, None, memory, now)
@@ -80,7 +80,7 @@ def recommended(
 
 
 def decided(wish: Wish, share: int | None, memory: Memory, now: float) -> tuple[Decision, Memory]:
-    """Steps 4 to 6 of ``decide``; ``share`` is what the fleet's budget gives, None: it shares none."""
+    """Steps 4 to 6 of ``decide``; ``share`` is the fleet's replicas for the function, None: no fleet."""
     scale, found = wish.scale, wish.recommendation
     told = numbers(wish.spec, wish.seen, scale, memory, found, now)
     if wish.holds:
@@ -101,7 +101,7 @@ def decided(wish: Wish, share: int | None, memory: Memory, now: float) -> tuple[
 
 
 def _concluded(wish: Wish, share: int | None, memory: Memory, now: float) -> tuple[int | None, Reason]:
-    """Return the new count, None to hold, and why."""
+    """Return the new count (None: hold) and the reason."""
     current = wish.scale.desired
     lowest, highest = 0 if wish.idle else wish.lowest, wish.highest
     if share is not None:
@@ -114,7 +114,7 @@ def _concluded(wish: Wish, share: int | None, memory: Memory, now: float) -> tup
     if wanted > current:
         return _up(wish, wanted, memory, now)
     if highest < current:
-        # Somebody else's late requests weigh more: that is no matter of being sure.
+        # Another function's late requests weigh more; stabilization does not apply.
         return highest, Reason.FLEET_FULL
     if wanted == current:
         stuck = memory.stuck(wish.spec, now)
@@ -125,11 +125,11 @@ def _concluded(wish: Wish, share: int | None, memory: Memory, now: float) -> tup
 def raised(
     spec: Spec, seen: Observation, scale: Scale, free: float, memory: Memory, now: float
 ) -> tuple[Decision | None, Memory]:
-    """Between two looks: more replicas for arrivals that were read directly, or None; never fewer.
+    """Return a scale-up for arrivals that were read directly between two reconciles, or None.
 
-    ``seen`` is what was seen last, with the ``direct_rate`` of now; ``free`` is how many replicas more the
-    fleet's budget has. What is added is kept for one start-up like any need. Nothing else is learned here:
-    predictions are calibrated by rates that are taken over longer.
+    ``seen`` is the last observation with the current ``direct_rate``; ``free`` is the unused replicas of the
+    fleet's budget. Added replicas stay for one start-up like any need. Nothing else is learned here, because
+    predictions are calibrated by rates over longer times.
     """
     served = (seen.capacity or 0.0) * scale.desired
     if spec.policy != "slo" or not served or (seen.direct_rate or 0.0) <= served:
@@ -144,12 +144,12 @@ def raised(
 
 
 def claim(wish: Wish, memory: Memory, now: float) -> Claim:
-    """Return what a function asks of a shared budget. What does not come up is no reason to give it more."""
+    """Return a function's request to a shared budget. Replicas that do not become ready earn no more."""
     found, current = wish.recommendation, wish.scale.desired
     lowest = 0 if wish.idle else wish.lowest
     wanted = min(max(found.replicas, lowest), wish.highest)
     if max(found.replicas, lowest) < current:
-        # It goes down by its own rules, and until then keeps what it has.
+        # It scales down by its own rules, and until then keeps its count.
         down, _ = _down(wish, memory, lowest, now)
         wanted = current if down is None else down
     stuck = memory.stuck(wish.spec, now)
@@ -157,7 +157,7 @@ def claim(wish: Wish, memory: Memory, now: float) -> Claim:
         wanted = max(lowest, min(wanted, current - stuck + 1))
     rate, late = found.rate, found.late
     if late is None:
-        # Nothing is predicted: what came in counts, and each replica more is worth less.
+        # Without a prediction the arrivals count, and each further replica is worth less.
         rate = (wish.seen.arrival_rate or 0.0) if wish.seen else 0.0
         late = _less_with_each
     return Claim(min(lowest, wanted), wanted, current, rate, late, wish.spec.priority)
@@ -182,20 +182,20 @@ def _data_check(spec: Spec, seen: Observation | None, scale: Scale) -> Reason | 
 
 
 def _complete(seen: Observation, scale: Scale) -> bool:
-    """Tell whether every replica that serves is seen, and is in the rates."""
+    """Return whether every serving replica is observed and is in the rates."""
     rated = scale.available if seen.rated_replicas is None else seen.rated_replicas
     return min(seen.up_replicas or 0.0, rated) >= scale.available
 
 
 def _idle_since(seen: Observation, scale: Scale, memory: Memory, now: float) -> float | None:
-    """Return since when it is sure that nothing comes in: every replica is seen, and all are at rest."""
+    """Return the time since which every replica is observed and none has a request; None: not so."""
     if not _complete(seen, scale) or seen.arrival_rate != 0.0 or seen.in_flight != 0.0:
         return None
     return now if memory.idle_since is None else memory.idle_since
 
 
 def _idle(spec: Spec, scale: Scale, memory: Memory, now: float) -> bool:
-    """Tell whether 0 is due. A minimum above 0 forbids it, unless the function's own labels ask for it."""
+    """Return whether 0 is due. A minimum above 0 forbids it, unless the function's own labels demand it."""
     if spec.scale_to_zero_after is None or memory.idle_since is None:
         return False
     return (scale.zero_after is not None or not scale.min) and (
@@ -246,4 +246,4 @@ _HOLDS: Final = {
     Reason.WILL_NOT_HELP,
     Reason.WITHIN_TOLERANCE,
 }
-"""Reasons for which a policy itself wants the current count."""
+"""Reasons for which a policy recommends the current count."""

@@ -1,4 +1,4 @@
-"""The numbers that a decision is made of, by name: every signal, and what the law derives. [P]
+"""Defines the numbers of a decision by name: every signal, and the derived ones. [P]
 
 Journal, gauges, words, page and reference follow from these records. ``decide`` fills them in.
 """
@@ -86,7 +86,7 @@ DERIVED: Final[Mapping[str, Signal]] = {
     "requested": Signal(Unit.COUNT, "Count that the platform refused, with `PlatformCap`."),
     "granted": Signal(Unit.COUNT, "Count that the platform gave instead."),
 }
-"""What the law adds to the signals."""
+"""The derived numbers."""
 
 INPUTS: Final[Mapping[str, Signal]] = {**DERIVED, **SIGNALS}
 
@@ -94,7 +94,7 @@ INPUTS: Final[Mapping[str, Signal]] = {**DERIVED, **SIGNALS}
 def numbers(
     spec: Spec, seen: Observation | None, scale: Scale, memory: Memory, found: Recommendation, now: float
 ) -> dict[str, float | None]:
-    """Return what every decision tells, with None for what is not known."""
+    """Return the numbers of a decision; None: unknown."""
     seen = seen or _NOT_SEEN
     told: dict[str, float | None] = dict.fromkeys(DERIVED)
     told.update(zip(SIGNALS, _signals(seen), strict=True))
@@ -126,7 +126,7 @@ _signals: Final = attrgetter(*SIGNALS)
 
 
 def predicted(found: Recommendation, replicas: int) -> dict[str, float | None]:
-    """Return the late shares predicted with so many replicas, one fewer and one more, if any are."""
+    """Return the late shares predicted with so many replicas, one fewer and one more; {} without any."""
     if found.late is None:
         return {}
     return {

@@ -1,8 +1,7 @@
-"""What the scaling law remembers of a function between reconciles. [P]
+"""Holds the state of one function between reconciles. [P]
 
-Values, and how they move with time: what a look at the platform says of what was asked for, and of replicas
-that start. What is learned of the traffic is in ``scenarios``, ``periodicity`` and ``budget``. Times are
-``decide``'s ``now``, in seconds.
+Owns requested counts and start-ups, and how reads of the platform change them. ``scenarios``, ``periodicity``
+and ``budget`` hold the state of the traffic. Times are ``decide``'s ``now``, in seconds.
 
 Next step: ``recommend`` and ``decide`` read and renew it.
 """
@@ -18,31 +17,31 @@ from slo_autoscaler.model import Scale
 from slo_autoscaler.spec import Spec
 
 READY_BY: Final = 2.0
-"""Start-ups after which a replica that does not serve yet is no supply."""
+"""Start-up times after which a replica that does not serve yet is no supply."""
 REFUSED_AFTER_READS: Final = 3
-"""Reads after which a count below what was asked for is the platform's word, and no stale read."""
+"""Reads after which a count below the requested one is a refusal, and no stale read."""
 LONGEST_START_UP: Final = 600.0
-"""Seconds: what took longer to become ready was broken, and says nothing of a start."""
+"""Seconds: a replica that took longer was broken, and says nothing of a start-up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A count that was asked for, until it is seen what became of it."""
+    """A requested count, until the platform reports it or refuses it."""
 
     before: int
     replicas: int
     reads: int = 0
-    """Reads since then that did not say so yet."""
+    """Reads since then that did not report it."""
 
     def awaited(self, desired: int) -> bool:
-        """Tell whether a read of ``desired`` lies between the count before and the one asked for."""
+        """Return whether ``desired`` lies between the count before and the requested one."""
         low, high = sorted((self.before, self.replicas))
         return desired != self.replicas and low <= desired <= high
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The platform gave less than was asked for."""
+    """The platform gave fewer replicas than requested."""
 
     asked: int
     granted: int
@@ -51,49 +50,52 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What ``decide`` remembers of one function from one reconcile to the next."""
+    """State of one function from one reconcile to the next."""
 
     seen_at: float
-    """When usable data were last seen."""
+    """Time of the last usable data."""
     observed: float = 0.0
-    """Seconds with usable data: the clock of ``needs``, so that a gap is no time in which less was enough."""
+    """Seconds with usable data: the clock of ``needs``, on which a gap takes no time."""
     asked: Asked | None = None
     refusal: Refusal | None = None
     pending: tuple[tuple[float, bool], ...] = ()
-    """(since when a replica is awaited, whether it was asked for then and never served), in order."""
+    """(time since which a replica is awaited, whether it never served), in order."""
     start_up_time: float | None = None
-    """Learned; None until a replica was seen to start."""
+    """Learned, in seconds; None until a replica has started."""
     scaled_at: float | None = None
     scaled_up_at: float | None = None
     idle_since: float | None = None
-    """Since when, without a gap, the data say that there is no request at all."""
+    """Time since which the data, without a gap, show no request."""
     available: int = 0
-    """Replicas that served at the last look."""
+    """Replicas that served at the last read."""
     needs: tuple[tuple[float, int], ...] = ()
-    """(``observed``, replicas that were needed then), each larger than all after it."""
+    """(``observed``, replicas needed then), each count larger than all after it."""
     late_shares: tuple[tuple[float, float], ...] = ()
-    """(when, late share that the curve gave for the load), of the last minute."""
+    """(time, late share that the curve predicts for the load), of the last minute."""
     stalled: float = 0.0
-    """Requests that were hanging at the last look: each is late once."""
+    """Requests that hung at the last observation: each counts as late once."""
     moments: Moments = field(default_factory=Moments)
     periodicity: Periodicity = field(default_factory=Periodicity)
     budget: Budget = field(default_factory=Budget)
 
     @classmethod
     def initial(cls, scale: Scale, now: float) -> "Memory":
-        """Start from what is there: the current count was needed, so a restart makes no dip at a peak."""
+        """Return the state at the start: the current count is needed, so a restart at a peak keeps it."""
         return cls(seen_at=now, needs=((0.0, scale.desired),), available=scale.available)
 
     def start_up(self, spec: Spec) -> float:
-        """Seconds; a platform may call a replica available early, so what is configured is the least."""
+        """Return the start-up time in seconds, at least the configured one.
+
+        Platforms may call a replica available too early.
+        """
         return max(spec.start_up_time, self.start_up_time or 0.0)
 
     def held(self, spec: Spec) -> float:
-        """Return for how many seconds fewer must have been enough before a replica is given away."""
+        """Return the seconds for which fewer must have been enough before a scale-down."""
         return self.start_up(spec) + spec.scale_down.stabilization_window
 
     def stuck(self, spec: Spec, now: float) -> int:
-        """Return how many replicas should serve by now and do not: no supply."""
+        """Return the number of replicas that should serve by now and do not."""
         if not self.pending:
             return 0
         return sum(now - since > READY_BY * self.start_up(spec) for since, _ in self.pending)
@@ -103,14 +105,14 @@ class Memory:
         return self if since == self.idle_since else replace(self, idle_since=since)
 
     def with_data(self, spec: Spec, now: float, **learned: Any) -> "Memory":
-        """Return the memory after a look at usable data, with the fields that were ``learned`` by it."""
+        """Return the memory after usable data, with the fields ``learned`` from them."""
         passed, interval = max(0.0, now - self.seen_at), spec.timing.interval
-        # After a gap one look is one look, however long it was.
+        # After a gap one observation counts as one interval.
         observed = self.observed + (passed if passed <= 2.0 * interval else interval)
         return replace(self, seen_at=now, observed=observed, **learned)
 
     def needed(self, span: float) -> int:
-        """Return the most that was needed in the last ``span`` observed seconds."""
+        """Return the highest need of the last ``span`` observed seconds."""
         return next((count for when, count in self.needs if self.observed - when <= span), 0)
 
     def with_need(self, replicas: int, longest: float) -> "Memory":
@@ -123,7 +125,7 @@ class Memory:
         return replace(self, needs=(*kept, (self.observed, replicas)))
 
     def noticed(self, spec: Spec, scale: Scale, now: float) -> tuple["Memory", Scale]:
-        """Return the memory after a look at the platform, and the scale with own writes over stale reads."""
+        """Return the memory after a read of the platform, and the scale with own writes over stale reads."""
         asked, refusal = self.asked, self.refusal
         if refusal is not None and (now >= refusal.until or scale.desired > refusal.granted):
             refusal = None
@@ -156,18 +158,18 @@ class Memory:
         return noticed, scale
 
     def scaled(self, scale: Scale, replicas: int, now: float) -> "Memory":
-        """Return the memory after ``replicas`` were asked for."""
+        """Return the memory after a request for ``replicas``."""
         return replace(self.changed(scale.desired, replicas, now), asked=Asked(scale.desired, replicas))
 
     def changed(self, before: int, replicas: int, now: float) -> "Memory":
-        """Return the memory after the count has become another one, whoever asked for it."""
+        """Return the memory after a change of the count by any writer."""
         up = replicas > before
         return replace(self, scaled_at=now, scaled_up_at=now if up else self.scaled_up_at)
 
     def elsewhere(self, scale: Scale, now: float) -> "Memory":
-        """Return the memory for other replicas than before, as when a shadow's decisions begin to be real.
+        """Return the memory for other replicas, as when a shadow's decisions begin to be real.
 
-        What was learned of traffic, starts and budget stays; what was asked for and seen of replicas goes.
+        Keeps traffic, start-ups and budget; drops requested counts and observed replicas.
         """
         return replace(
             Memory.initial(scale, now),
@@ -178,12 +180,12 @@ class Memory:
         )
 
     def unapplied(self, before: "Memory") -> "Memory":
-        """Return the memory if what was decided after ``before`` was not done; what was learned stays."""
+        """Return the memory if the decision after ``before`` was not applied; what was learned stays."""
         return replace(self, asked=None, scaled_at=before.scaled_at, scaled_up_at=before.scaled_up_at)
 
 
 def smoothed(known: float | None, took: Iterable[float]) -> float | None:
-    """Return the learned start-up time after more replicas took so many seconds each."""
+    """Return the learned start-up time after more start-ups, in seconds; too long ones do not count."""
     for seconds in took:
         if seconds <= LONGEST_START_UP:
             known = seconds if known is None else (known + seconds) / 2.0
@@ -193,13 +195,13 @@ def smoothed(known: float | None, took: Iterable[float]) -> float | None:
 def _started(
     pending: tuple[tuple[float, bool], ...], stuck: int, scale: Scale, available: int, now: float
 ) -> tuple[tuple[tuple[float, bool], ...], set[float]]:
-    """Return the replicas that are still awaited, and how many seconds those took that are not any more."""
+    """Return the replicas still awaited, and the start-up times in seconds of those that now serve."""
     gone = len(pending) - scale.pending
     if gone <= 0:
-        # One that served before and does not any more tells nothing of a start.
+        # A replica that stopped serving says nothing of a start-up.
         fallen = min(-gone, max(0, available - scale.available))
         return (*pending, *[(now, False)] * fallen, *[(now, True)] * (-gone - fallen)), set()
-    # The oldest served first, those that are stuck last; those that were called back were the youngest.
+    # The oldest serve first, stuck ones last. A scale-down removes the youngest.
     order = (*pending[stuck:], *pending[:stuck])
     started = min(gone, max(0, scale.available - available))
     took = {max(0.0, now - since) for since, asked in order[:started] if asked}

@@ -1,9 +1,9 @@
-"""Whether the rates repeat themselves, and what came one period before. [P]
+"""Finds the period with which the rates repeat, and yields the rates of one period ago. [P]
 
-Timers and working days make peaks at equal distances (Shahrad et al., USENIX ATC'20). Two periods are known
-beforehand, a day and a week: where the metrics' history has them, their rates come in from it. Shorter ones
-are found: a rate that jumps proposes its distances to the jumps before it, and a period is believed as long
-as the rates of the last two hours agree with those one period earlier (their correlation).
+Timers and working days make peaks at equal intervals (Shahrad et al., USENIX ATC'20). A day and a week are
+tried if the metrics' history has them. Each jump of the rate proposes its distances to earlier jumps as
+shorter periods. A period counts while the rates of the last two hours correlate with those one period
+earlier.
 
 Next step: ``scenarios.repeated``.
 """
@@ -16,19 +16,19 @@ from operator import mul
 from typing import Final
 
 SLOT: Final = 5.0
-"""Seconds for which one rate is kept."""
+"""Seconds that one stored rate stands for."""
 KEPT: Final = 1440
-"""Slots: two hours, so that a period of an hour has come twice."""
+"""Number of slots: two hours, so that a period of an hour occurs twice."""
 JUMP: Final = 1.5
-"""Times what the rate just was: such a jump may be the begin of a period."""
+"""Factor over the rate one start-up ago: such a jump may begin a period."""
 JUMPS: Final = 4
-"""Kept."""
+"""Number of jumps kept."""
 AGREED: Final = 0.6
-"""Correlation from which a period is believed."""
+"""Correlation from which a period counts."""
 ALIKE: Final = 0.1
-"""Of the correlation: less between two periods is chance."""
+"""Difference of two correlations that is chance."""
 SLACK: Final = 2
-"""Slots by which what repeats may come earlier or later."""
+"""Slots by which a repetition may come earlier or later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +41,14 @@ class Periodicity:
     jumps: tuple[int, ...] = ()
     """Slots in which the rate jumped, oldest first."""
     period: int = 0
-    """Slots; 0: none is known."""
+    """Period in slots; 0: none is known."""
     agreement: float = 0.0
-    """Of the rates with those one period earlier."""
+    """Correlation of the rates with those one period earlier."""
     past: tuple["Past", ...] = ()
-    """The same time on earlier days."""
+    """Rates around the same time on earlier days."""
 
     def after(self, now: float, rate: float, earlier: float, shortest: float) -> "Periodicity":
-        """Return what is known after one more look.
+        """Return the same with one more rate.
 
         ``earlier`` is the rate one start-up ago. No period is shorter than ``shortest`` seconds.
         """
@@ -61,7 +61,7 @@ class Periodicity:
             return replace(self, rates=rates[:-1] + array("f", (max(rates[-1], rate),)))
         dropped = max(0, len(rates) + missing + 1 - KEPT)
         rates = rates[dropped:]
-        # What was not seen is taken to have stayed as it was.
+        # The rate of a gap counts as unchanged.
         rates.extend(self.rates[-1:] * missing)
         rates.append(rate)
         found = Periodicity(begin + dropped, rates, self.jumps, self.period, self.agreement, self.past)
@@ -73,7 +73,7 @@ class Periodicity:
         return _reviewed(found, int(shortest / SLOT))
 
     def with_past(self, past: Iterable[Sequence[tuple[float, float]]]) -> "Periodicity":
-        """Return the same with earlier days: of each the rates, as (when it would be today, rate)."""
+        """Return the same with earlier days, each a sequence of (time of today, rate)."""
         return replace(self, past=tuple(self._compared(rates) for rates in past if len(rates) > 1))
 
     def _compared(self, rates: Sequence[tuple[float, float]]) -> "Past":
@@ -89,7 +89,7 @@ class Periodicity:
         return Past(rates[0][0] - step, step, tuple(rate for _, rate in rates), agreement(today, then))
 
     def repeats(self, now: float, ahead: Sequence[float]) -> Iterator[tuple[list[float], float]]:
-        """Yield rates that came ``ahead`` seconds after now a period before, and how well they agree."""
+        """Yield the rates ``ahead`` seconds from now, one period ago, with their correlation."""
         slots = {int((now + seconds) // SLOT) - self.begin for seconds in ahead}
         for periods in (1, 2, 3) if self.period else ():
             around = [
@@ -108,18 +108,18 @@ class Periodicity:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """Rates of an earlier day, as if they were of today."""
+    """Rates of an earlier day, moved to today."""
 
     begin: float
-    """Of the first, seconds; likewise ``step``."""
+    """Time of the first rate; ``step`` is the distance of two. Both in seconds."""
     step: float
     rates: tuple[float, ...]
     agreement: float
-    """With the rates of the last two hours."""
+    """Correlation with the rates of the last two hours."""
 
 
 def _reviewed(periodicity: Periodicity, shortest: int) -> Periodicity:
-    """Return it after a try of what it believes, and of the distances from the last jump to those before."""
+    """Return the same with the best period: the present one, or a distance from the last jump to another."""
     jumps, kept = periodicity.jumps, len(periodicity.rates)
     tried = {jumps[-1] - jump for jump in jumps if shortest <= jumps[-1] - jump <= kept} | {
         periodicity.period
@@ -128,7 +128,7 @@ def _reviewed(periodicity: Periodicity, shortest: int) -> Periodicity:
     best = max(agreed.values(), default=0.0)
     if best < AGREED:
         return replace(periodicity, period=0, agreement=0.0)
-    # A multiple of the period agrees as well: the shortest is the one.
+    # Multiples of the period correlate as well, so take the shortest.
     return replace(
         periodicity,
         period=next(each for each, found in agreed.items() if found > best - ALIKE),
@@ -141,13 +141,13 @@ def _agrees(periodicity: Periodicity, period: int) -> float:
 
 
 def agreement(rates: Sequence[float], earlier: Sequence[float]) -> float:
-    """Return the correlation of both, as far as they reach; 0 where one of them does not change."""
+    """Return the correlation of both over their common length; 0 if one of them is constant."""
     count = min(len(rates), len(earlier))
     if count < _FEWEST:
         return 0.0
     rates, earlier = rates[:count], earlier[:count]
     mean, before = sum(rates) / count, sum(earlier) / count
-    # Centered first: of squares of high rates that hardly change rounding would make a correlation.
+    # Centered first: rounding in the squares of high, almost constant rates would look like correlation.
     one, other = [rate - mean for rate in rates], [rate - before for rate in earlier]
     spread = sqrt(sum(map(mul, one, one)) * sum(map(mul, other, other)))
     if spread <= _ROUNDING * count * mean * before:
@@ -157,8 +157,8 @@ def agreement(rates: Sequence[float], earlier: Sequence[float]) -> float:
 
 
 _ROUNDING: Final = 1e-9
-"""Of the product of two rates: so little is no change."""
+"""Share of the product of two rates below which their change is rounding."""
 _FEWEST: Final = 12
-"""Pairs: a correlation of fewer says nothing."""
+"""Fewest pairs with a meaningful correlation."""
 _REVIEWED: Final = 12
-"""Slots after which a period is looked at again."""
+"""Slots between two checks of a period."""

@@ -1,7 +1,7 @@
-"""How many replicas are recommended: the policies, side by side. [P]
+"""Recommends a count of replicas: the policies. [P]
 
 A policy is a function ``(spec, seen, scale, memory, now) -> (Recommendation, Memory)``; it knows no limits.
-``decide`` calls it only with data, an SLO and at least one replica wanted, and bounds what it says. A new
+``decide`` calls it only with data, an SLO and at least one requested replica, and bounds the result. A new
 policy is a function here and a record in ``POLICIES``; its own setting is a field of ``Spec``, its own reason
 a member of ``Reason``.
 """
@@ -27,21 +27,21 @@ class Policy:
 
     recommend: Law
     label: str
-    """What it does, for the page and the reference."""
+    """Description for the page and the reference."""
 
 
 MISS_SIGMAS: Final = 2.0
-"""Attainment counts as missed when the objective is this many standard errors above it: with an objective of
+"""Standard errors by which the objective exceeds attainment when it counts as missed. With an objective of
 0.99, one miss in 20 requests or two in 100 are chance, three in 100 are not."""
 
 P99_FROM: Final = 0.97
-"""Objectives from here on are judged by p99, lower ones by p95: the quantile that lies nearer."""
+"""Objective from which p99 is compared with the target; below it p95, the nearer quantile."""
 
 P99_SAMPLES: Final = 100.0
-"""Below that many requests p99 is the slowest of them: one stall would be the latency of the function."""
+"""Fewest requests for p99: with fewer it is the slowest one, and one stall would decide."""
 
 MAX_LATENCY_RATIO: Final = 2.0
-"""Past the knee latency says that replicas are missing, not how many: a doubling at most."""
+"""Largest factor of one scale-up by latency, which beyond saturation does not show how many are missing."""
 
 
 def slo(
@@ -49,8 +49,8 @@ def slo(
 ) -> tuple[Recommendation, Memory]:
     """Size by predicted late requests: ``recommend``.
 
-    With a capacity of 0 nothing would help. Until a capacity is learned latency alone decides: while the
-    objective is missed by latency / SLO, else as ``proportional``.
+    With a capacity of 0 no count would help. Until a capacity is learned latency alone decides: by latency /
+    SLO while the objective is missed, else as ``proportional``.
     """
     if seen.capacity is None:
         return _by_latency_alone(spec, seen, scale, memory, now)
@@ -62,12 +62,11 @@ def slo(
 def proportional(
     spec: Spec, seen: Observation, scale: Scale, memory: Memory, now: float
 ) -> tuple[Recommendation, Memory]:
-    """Apply the law of the Kubernetes HPA to latency: ceil(available x latency / target).
+    """Apply the algorithm of the Kubernetes HPA to latency: ceil(available x latency / target).
 
-    The target is ``utilization_target`` of the SLO's latency. Ratios within ``tolerance`` do nothing. While
-    replicas start, or the query window still holds the time before they did, nothing is done: the ratio
-    would answer the same shortage twice. Fewer are recommended only where nothing says that the SLO is
-    missed.
+    The target is ``utilization_target`` of the SLO's latency. Ratios within ``tolerance`` change nothing.
+    Hold while replicas start, or the query window still holds the time before they did: the ratio would
+    answer the same shortage twice. Recommend fewer only where attainment does not contradict the SLO.
     """
     memory = _seen(memory, scale, spec, now)
     latency = latency_at_objective(seen)
@@ -98,7 +97,7 @@ POLICIES: Final[dict[str, Policy]] = {
 
 
 def latency_at_objective(seen: Observation) -> float | None:
-    """Return the latency quantile nearest to the objective that the samples can carry, in seconds."""
+    """Return the latency quantile nearest to the objective, in seconds; None: unknown."""
     few = seen.samples is not None and seen.samples < P99_SAMPLES
     return seen.p95 if few or (seen.slo_objective or 1.0) < P99_FROM else seen.p99
 
@@ -107,7 +106,7 @@ def _by_latency_alone(
     spec: Spec, seen: Observation, scale: Scale, memory: Memory, now: float
 ) -> tuple[Recommendation, Memory]:
     enough = (seen.samples or 0.0) >= spec.min_samples
-    # A burst that is over asks for nothing.
+    # A burst that is over needs no replicas.
     lasts = seen.burn_short is None or seen.burn_short > 1.0
     latency = latency_at_objective(seen)
     if not (enough and lasts and _contradicts(seen, MISS_SIGMAS)) or not latency or not seen.slo_latency:
@@ -127,14 +126,14 @@ def _seen(memory: Memory, scale: Scale, spec: Spec, now: float) -> Memory:
 
 
 def _settled(spec: Spec, memory: Memory, now: float) -> bool:
-    """Tell whether the query window holds only the time since the last change served."""
+    """Return whether the query window holds only the time since the last change took effect."""
     waited = now - memory.scaled_at if memory.scaled_at is not None else math.inf
     start_up = memory.start_up(spec) if memory.scaled_at == memory.scaled_up_at else 0.0
     return waited >= start_up + spec.timing.settle_time
 
 
 def _contradicts(seen: Observation, sigmas: float) -> bool:
-    """Tell whether attainment contradicts the objective by more than ``sigmas`` standard errors."""
+    """Return whether attainment is below the objective by more than ``sigmas`` standard errors."""
     if seen.attainment is None or seen.slo_objective is None:
         return False
     return wilson(seen.attainment, seen.samples or 0.0, sigmas)[1] < seen.slo_objective

@@ -1,17 +1,17 @@
-"""Policy ``slo``: every replica that saves more late requests than it is worth now. [P]
+"""Policy ``slo``: requests every replica that saves more late requests than its price. [P]
 
-Owns the prediction: the odds of the rates to come (``scenarios``, ``periodicity``), the late share of a replica
-at each of them (``curve``), what may be late now (``budget``). Random routing makes of each replica an
-independent thinned stream, so one curve serves every count.
+Owns the prediction: the odds of the rates to come (``scenarios``, ``periodicity``), the late share of a
+replica at each of them (``curve``), and the share that may be late now (``budget``). Random routing gives
+each replica an independent stream of requests, so one curve serves every count.
 
-What a replica is worth is what one saves at the steady load at which just what is allowed is late. So under
-a steady load the count is the fewest of which no more than allowed is late; and where the load may jump,
-replicas stand ready as far as the odds of the jump are worth it. Over all moments that is the cheapest way
-to have a given number of requests late (one price for all of them: a Lagrange multiplier; the newsvendor's
-rule).
+The price of a replica is the late requests per second that one saves at the steady load at which exactly the
+allowed share is late. Under a steady load that gives the fewest replicas with at most the allowed share
+late. Where the load may jump, replicas are pre-warmed as far as the odds of the jump justify them. One price
+for all moments is the cheapest way to a given number of late requests (a Lagrange multiplier; the
+newsvendor's rule).
 
-Up is judged at the moment when a replica that is asked for now would serve; down over the whole time in which
-it could not be brought back. Replicas that do not come up are no supply, and a few of them are replaced.
+Scaling up is judged at the moment when a replica requested now would serve; scaling down over the whole time
+in which it could not be brought back. Replicas that do not become ready are no supply; a few are replaced.
 
 Next step: ``allocate`` where functions share a budget of replicas, then ``decide``.
 """
@@ -30,21 +30,19 @@ from slo_autoscaler.signals import Observation
 from slo_autoscaler.spec import Spec
 
 SUDDEN: Final = 3.0
-"""Standard deviations of Poisson arrivals by which the newest interval exceeds the rate: then it is
-believed."""
+"""Standard deviations of Poisson arrivals by which the newest interval must exceed the rate to replace it."""
 DRAINED_IN: Final = 3.0
-"""Horizons in which a backlog is worked off. It is late already, and delays nobody who can still be on
-time."""
+"""Horizons in which a backlog is drained. Its requests are late already, and delay none that are on time."""
 SETTLED: Final = 60.0
-"""Seconds after an overload until predictions are compared again: what was late then is answered later."""
+"""Seconds after an overload until predictions are compared again: its late requests are answered later."""
 TRUSTED: Final = 0.1
-"""Predicted late share that is an overload: there the foot of the curve does not show."""
+"""Predicted late share from which a comparison says nothing of the curve below saturation."""
 REPLACED: Final = 0.1
-"""Of the replicas needed: so many of those that do not come up are asked for once more. A full cluster gives
-none, however many are asked for."""
+"""Share of the needed replicas that is requested again if as many do not become ready. A full cluster gives
+none, however many are requested."""
 WAITED_LITTLE: Final = 0.05
-"""Of the SLO, in the mean: by Markov's inequality at most 5% of requests then waited that long, so what was
-late was late in execution, which no replica makes faster."""
+"""Mean wait for a worker, as a share of the SLO. By Markov's inequality at most 5% of requests then waited
+for the whole SLO: the others were late in execution, which no replica makes faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +54,11 @@ class Prediction:
     odds: Odds
     replica: Curve
     rate: float = field(init=False)
-    """Requests per second that may come, in the mean."""
+    """Expected requests per second."""
     _weights: list[float] = field(init=False)
-    """Odds of what was seen times ratios: how many requests would meet each rate."""
+    """Observed odds times ratios: the share of requests that meets each rate."""
     _total: float = field(init=False)
-    """Of all weights, those of the prior too."""
+    """Sum of all weights, those of the prior included."""
     _spread: float = field(init=False)
     _known: dict[int, float] = field(init=False, default_factory=dict)
     """Late share by the exponent of the load."""
@@ -75,7 +73,7 @@ class Prediction:
         object.__setattr__(self, "rate", self.base * total / odds.moments)
 
     def late(self, replicas: int) -> float:
-        """Return the share of requests that will end late with so many replicas, 0 to 1."""
+        """Return the predicted share of late requests with this many replicas, 0 to 1."""
         if replicas <= 0 or self.replica.goodput <= 0.0:
             return 1.0
         load = log(max(self.base / (replicas * self.replica.goodput), _LEAST)) / _LOG_STEP
@@ -94,10 +92,10 @@ class Prediction:
         return found
 
     def fewest(self, worth: float, start: int, lowest: int, highest: int) -> int:
-        """Return the fewest replicas, in these bounds, of which no other would save ``worth`` late requests.
+        """Return the lowest count, within the bounds, at which one more replica saves less than ``worth``.
 
-        Per second. What a replica saves falls with their number, so the count is found by bisection; it is
-        mostly ``start``.
+        ``worth`` is late requests per second. A replica saves less the more there are, so bisection finds
+        the count; it is mostly ``start``.
         """
         worth /= self.rate
 
@@ -120,7 +118,7 @@ class Prediction:
 _LOG_STEP: Final = log(STEP)
 _LEAST: Final = 1e-6
 _LOADS: Final = range(-200, 400)
-"""Exponents of ``STEP``: loads of a replica, as multiples of its goodput; nothing changes beyond."""
+"""Exponents of ``STEP``: loads of a replica, as multiples of its goodput. Late shares are constant beyond."""
 _LAST: Final = len(_LOADS) - len(RATIOS)
 
 
@@ -133,7 +131,7 @@ def _shape(spread: float) -> tuple[float, ...]:
 
 @lru_cache(maxsize=1 << 14)
 def _late_beforehand(prior: Prior, spread: float, first: int) -> float:
-    """Return what is late of the prior's weights, which are the same for many functions and looks."""
+    """Return the late part of the prior's weights, which many functions and reconciles share."""
     late: float = sum(map(mul, prior.weights, _shape(spread)[first : first + len(RATIOS)]))
     return late
 
@@ -141,7 +139,7 @@ def _late_beforehand(prior: Prior, spread: float, first: int) -> float:
 def recommend(
     spec: Spec, seen: Observation, scale: Scale, memory: Memory, now: float
 ) -> tuple[Recommendation, Memory]:
-    """Return every replica that is worth it, and the memory with what this look tells.
+    """Return the recommended count, and the memory with this observation.
 
     Needs an arrival rate, an SLO, and a capacity above 0.
     """
@@ -164,7 +162,7 @@ def recommend(
     meanwhile = prediction(moments.meanwhile, spec.timing.interval, horizon / 2.0, horizon)
     allowed = budget.allowed(seen.slo_objective or 0.0, moments.mean, spec.budget_period)
     worth = replica.saved(allowed)
-    # Enough for the highest of the rates; what is allowed comes later.
+    # Enough for the highest of the rates; the policy's bounds come later.
     highest = max(scale.desired, ceil(RATIOS[-1] * base / replica.goodput))
     soon = then.fewest(worth, scale.desired, 1, highest)
     waiting = _backlog(seen, scale)
@@ -202,7 +200,7 @@ def _learned(
     horizon: float,
     now: float,
 ) -> Memory:
-    """Return the memory with what this look tells."""
+    """Return the memory with this observation."""
     rate = seen.arrival_rate or 0.0
     newest = rate if seen.arrival_rate_now is None else seen.arrival_rate_now
     passed = min(max(0.0, now - memory.seen_at), spec.timing.longest_gap)
@@ -235,9 +233,9 @@ def _learned(
 
 
 def late_share(seen: Observation) -> float | None:
-    """Return the share that more replicas would have answered in time; None: not known, or none would have.
+    """Return the late share that more replicas would have avoided; None: unknown, or none.
 
-    Where requests hardly waited for a worker, errors and slow execution made them miss.
+    If requests hardly waited for a worker, they missed because of errors and slow execution.
     """
     if seen.burn_short is None or seen.slo_objective is None:
         return None
@@ -251,14 +249,14 @@ def late_share(seen: Observation) -> float | None:
 
 
 def _hanging(spec: Spec, seen: Observation, before: float) -> float:
-    """Return how many requests have been in flight for the whole window of rates, if that is late."""
+    """Return the number of requests in flight for the whole window of rates; 0 if the SLO is longer."""
     if (seen.slo_latency or 0.0) >= 2.0 * spec.timing.rate_lag:
         return 0.0
     return before if seen.stalled is None else seen.stalled
 
 
 def _believed(spec: Spec, seen: Observation) -> float:
-    """Return the rate to expect of now: the newest interval's where it is higher than chance explains."""
+    """Return the current rate: that of the newest interval if it is higher than chance explains."""
     rate, newest = seen.arrival_rate or 0.0, seen.arrival_rate_now
     interval = max(spec.timing.rate_lag, 1.0)
     noise = SUDDEN * (max(rate, 1.0 / interval) / interval) ** 0.5
@@ -266,6 +264,6 @@ def _believed(spec: Spec, seen: Observation) -> float:
 
 
 def _backlog(seen: Observation, scale: Scale) -> float:
-    """Return how many requests are in flight beyond what the replicas hold within the SLO (Little's law)."""
+    """Return the requests in flight beyond those that the replicas hold within the SLO (Little's law)."""
     held = max(1, scale.available) * (seen.capacity or 0.0) * (seen.slo_latency or 0.0)
     return max(0.0, (seen.in_flight or 0.0) - held)

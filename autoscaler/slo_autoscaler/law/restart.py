@@ -1,8 +1,8 @@
-"""What a new autoscaler learns from the history of the one before it. [P]
+"""Restores the memory of a function from the history in Prometheus. [P]
 
-A controller that starts in mid-peak knows the current count, which ``Memory.initial`` keeps for one
-start-up, and nothing else. ``promql.history_queries`` asks for what is needed, ``warm`` puts it into the
-memory: the rates of two hours are gone through as if they were seen now.
+A controller that starts in mid-peak knows only the current count, which ``Memory.initial`` keeps for one
+start-up. ``promql.history_queries`` fetches the history, and ``warm`` replays the rates of two hours into the
+memory.
 """
 
 from collections.abc import Iterable
@@ -19,22 +19,22 @@ Entry = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What the source remembers of one function: (seconds ago, value), in any order; empty is not known."""
+    """History of one function: (seconds ago, value), in any order; empty: unknown."""
 
     rate: tuple[Entry, ...] = ()
     """Arrivals per second."""
     pending: tuple[Entry, ...] = ()
-    """Replicas that were asked for and did not serve yet, as the autoscaler before this one saw it."""
+    """Replicas requested that did not serve yet, as the earlier autoscaler exported them."""
     correction: tuple[Entry, ...] = ()
     """Factor on predicted late shares, likewise."""
     budget: tuple[Entry, ...] = ()
-    """Share of the error budget that was left, likewise."""
+    """Unspent share of the error budget, likewise."""
 
 
 def warm(spec: Spec, memory: Memory, past: Past, now: float) -> Memory:
-    """Return ``memory``, fresh from ``Memory.initial``, with what the past says.
+    """Return ``memory``, fresh from ``Memory.initial``, with the history.
 
-    Each spell of pending replicas that began and ended within the past was a start-up.
+    Each period of pending replicas that began and ended within the history was a start-up.
     """
     learned = _start_ups(_in_order(past.pending, now))
     memory = replace(memory, start_up_time=learned if learned is not None else memory.start_up_time)
@@ -46,7 +46,7 @@ def warm(spec: Spec, memory: Memory, past: Past, now: float) -> Memory:
         earlier = moments.recent[0][1] if moments.recent else rate
         moments = moments.after(when, passed, rate, rate, horizon)
         periodicity = periodicity.after(when, rate, earlier, 2.0 * horizon)
-    # A past that reaches beyond now, by another clock, must not hide what is seen from now on.
+    # Entries after now, by another clock, would hide new observations.
     corrections = [value for _, value in _in_order(past.correction, now) if value > 0.0]
     budget = Budget(measured=DOUBT * corrections[-1]) if corrections else memory.budget
     for _, remaining in _in_order(past.budget, now)[-1:]:
@@ -56,7 +56,7 @@ def warm(spec: Spec, memory: Memory, past: Past, now: float) -> Memory:
 
 
 def _in_order(entries: Iterable[Entry], now: float) -> list[Entry]:
-    """Return (when, value), oldest first, of what lies in the past."""
+    """Return (time, value), oldest first, of the entries before now."""
     return sorted((now - age, value) for age, value in entries if age >= 0.0)
 
 
@@ -64,7 +64,7 @@ def _start_ups(pending: list[Entry]) -> float | None:
     """Return the learned start-up time."""
     learned: float | None = None
     since: float | None = None
-    # A spell that the history begins with has begun earlier; nobody knows when.
+    # A period at the begin of the history has begun at an unknown time before.
     for (_, before), (when, count) in pairwise(pending):
         if count > 0.0 and before <= 0.0:
             since = when

@@ -1,12 +1,11 @@
-"""What the rate may become: what followed moments like this one. [P]
+"""Predicts the rate one start-up ahead: odds of the rates that followed similar ones. [P]
 
-Owns what is remembered of the rate. A moment is like another if the rate was about as high. How many times
-as high it was one start-up later is counted in bins (``RATIOS``): a forecast with its odds and without a
-model of the traffic. Ramps, bursts, steps and their returns all enter this way. Few moments shrink towards
-what followed any moment, and towards what arrivals do by chance; one of them may be followed by more than
-was ever seen (``BEYOND``).
+Owns the history of the rate. Moments are similar if their rates are within a factor (``LEVEL``). Bins
+(``RATIOS``) count the factors by which the rate had changed one start-up later. So ramps, bursts, steps and
+their returns need no model. With few moments the odds shrink towards those after any moment, and towards
+chance. A small part goes to rises beyond any that was observed (``BEYOND``).
 
-Where the rates repeat (``periodicity``), what came one period before now counts as well.
+Where the rates repeat (``periodicity``), the rates of one period ago count as well.
 
 Next step: ``recommend`` weighs every count of replicas against these odds.
 """
@@ -20,37 +19,37 @@ from operator import mul
 from typing import Final
 
 STEP: Final = 1.05
-"""From one bin to the next: 5% of load are about one replica of twenty."""
+"""Ratio of one bin to the one before: 5% of load is one replica of twenty."""
 LOWEST: Final = -56
 HIGHEST: Final = 66
-"""Exponents of the first and the last bin: a fifteenth and 25 times as much."""
+"""Exponents of the first and the last bin: a fifteenth and 25 times the rate."""
 RATIOS: Final = tuple(STEP**power for power in range(LOWEST, HIGHEST + 1))
-"""How many times as high the rate is later, by bin."""
+"""Later rate over current rate, by bin."""
 
 LEVEL: Final = log(1.5)
-"""Rates within a factor of 1.5 are alike."""
+"""Rates within a factor of 1.5 are similar (logarithm)."""
 LIKE_NOTHING: Final = 0.2
-"""Of the mean rate: what is below counts as so much, since nothing can be told in ratios of it."""
+"""Share of the mean rate: lower rates count as this one, because ratios to almost 0 say nothing."""
 MEMORY: Final = 500.0
-"""Looks after which one counts e times less, of each level for itself: 40 minutes of a steady rate."""
+"""Observations after which one counts e times less, for each level by itself: 40 minutes of a steady rate."""
 LATELY: Final = 60.0
-"""Looks after which one counts e times less that tells of any rate: a ramp leads to rates never seen."""
+"""Likewise for all levels together: a ramp leads to rates never seen before."""
 SHARED: Final = 1.0
-"""Moments that what followed any moment counts for, whatever the rate: what is known of a rate never seen."""
+"""Weight, in moments, of the odds over all levels: the only ones for a rate never seen before."""
 BY_CHANCE: Final = 1.5
-"""Moments that Poisson arrivals count for."""
+"""Weight, in moments, of Poisson arrivals."""
 BEYOND: Final = 0.5
-"""Moments followed by more than the rate now, by any factor x with odds of ``x ** -TAIL``. By Laplace's
-rule of succession one of n + 1; moments that follow each other closely are no independent ones."""
+"""Weight, in moments, of a rise by any factor x, with odds of ``x ** -TAIL``. Laplace's rule of succession
+gives one of n + 1 independent moments; those that follow each other closely are not independent."""
 TAIL: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prior:
-    """What is believed before anything was seen, the same for many functions."""
+    """Odds before any observation, the same for many functions."""
 
     odds: Sequence[float]
-    """Of each of ``RATIOS``."""
+    """Weight of each of ``RATIOS``, in moments."""
     weights: Sequence[float]
     """Odds times ratios."""
     moments: float
@@ -60,16 +59,16 @@ class Prior:
 
 @dataclass(frozen=True, slots=True)
 class Odds:
-    """A weight for each of ``RATIOS``, in moments: what is believed beforehand, and what was seen."""
+    """A weight for each of ``RATIOS``, in moments: the prior and the observed odds."""
 
     prior: Prior
     begin: int
-    """The bin of ``seen[0]``; the other bins, which are mostly many, are left out."""
+    """Bin of ``seen[0]``; empty bins at both ends are left out."""
     seen: list[float]
 
     @property
     def moments(self) -> float:
-        """How many the odds are worth: the sum of all weights."""
+        """Sum of all weights."""
         return self.prior.moments + sum(self.seen)
 
     def row(self) -> list[float]:
@@ -80,9 +79,9 @@ class Odds:
         return row
 
     def repeated(self, base: float, rates: Iterable[float], weight: float) -> "Odds":
-        """Return the odds with ``rates`` (requests per second, alike likely) that came one period before.
+        """Return the odds with ``rates`` of one period ago (requests per second, equally likely).
 
-        ``weight``, 0 to 1, says how well the past has repeated itself: 1 is as much as all the rest.
+        ``weight``, 0 to 1, is their correlation: with 1 they weigh as much as everything else.
         """
         found = [bin_of(rate / base) for rate in rates]
         begin, last = min([self.begin, *found]), max([self.begin + len(self.seen) - 1, *found])
@@ -96,7 +95,7 @@ class Odds:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How often each ratio followed; the newest weighs ``unit``, and a little more each time."""
+    """Counts of each ratio. A new count weighs ``unit``, which grows, so that older ones lose weight."""
 
     begin: int = len(RATIOS)
     """The bin of ``counts[0]``; at first beyond all bins, as ``end`` is below."""
@@ -125,21 +124,21 @@ class Tally:
 
     @property
     def moments(self) -> float:
-        """How many the tally is worth."""
+        """Sum of the counts, in moments."""
         return self.total / self.unit
 
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """What followed, by the level of the rate at the time, and lately after any moment."""
+    """Ratios that followed, by the level of the rate at the time, and lately for all levels."""
 
     by_level: Mapping[int, Tally] = field(default_factory=dict)
     any: Tally = Tally()
 
     def plus(self, before: float, after: float, nothing: float) -> "Followed":
-        """Return the same with one more pair of rates; ``nothing`` is the rate up to which none is told.
+        """Return the same with one more pair of rates; rates up to ``nothing`` count as no traffic.
 
-        What follows nothing is no ratio of anything, and says nothing of other levels.
+        A rate after no traffic says nothing of other levels.
         """
         alone = before <= nothing
         index, level = bin_of(after / max(before, nothing)), _NONE if alone else round(log(before) / LEVEL)
@@ -148,9 +147,9 @@ class Followed:
         return Followed({**self.by_level, level: tally}, lately)
 
     def odds(self, believed: float, nothing: float) -> Odds:
-        """Return the odds of each ratio to the rate that is to be expected of now.
+        """Return the odds of each ratio to the current rate, ``believed``.
 
-        Of ``believed`` up to ``nothing`` the ratios are to ``nothing``.
+        Up to ``nothing`` the ratios are to ``nothing``.
         """
         if believed <= nothing:
             center, level, share = bin_of(believed / nothing), _NONE, 0.0
@@ -171,35 +170,35 @@ class Followed:
 
 
 WINDOW: Final = 20.0
-"""Seconds over which a rate is taken: how much of it is chance."""
+"""Seconds over which a rate is measured, which gives its share of chance."""
 
 _NONE: Final = -(10**6)
-"""The level of nothing."""
+"""Level of no traffic."""
 _LARGE: Final = 1e9
 _EMPTY: Final = Tally()
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """The rates of the last start-up, and what followed those before."""
+    """The rates of the last start-up, and the rates that followed earlier ones."""
 
     recent: tuple[tuple[float, float], ...] = ()
     """(when, rate), oldest first."""
     then: Followed = Followed()
-    """One start-up later: when a replica that is asked for now would serve."""
+    """One start-up later, when a replica requested now would serve."""
     meanwhile: Followed = Followed()
-    """Until then: while a replica that is given away now could not be back."""
+    """Until then, while a replica removed now could not be back."""
     mean: float = 0.0
-    """Of the rate, over half an hour."""
+    """Mean rate of half an hour, in requests per second."""
     seen: float = 0.0
     """Seconds observed in all, at most the mean's memory."""
 
     def after(self, now: float, passed: float, rate: float, believed: float, horizon: float) -> "Moments":
-        """Return what is known after one more look.
+        """Return the history with one more observation.
 
-        ``rate`` is the mean of some seconds; ``believed`` is what is to be expected of now. It is what
-        followed, and what the rate is compared with later. ``passed`` seconds since the last look,
-        ``horizon`` seconds until a replica that is asked for now would serve.
+        ``rate`` is the mean of some seconds, ``believed`` the current rate: it counts as the successor of
+        earlier rates, and later ones are compared with it. ``passed`` is the seconds since the last
+        observation, ``horizon`` those until a replica requested now would serve.
         """
         seen = min(self.seen + passed, _MEAN_MEMORY)
         mean = self.mean + (rate - self.mean) * (min(1.0, passed / seen) if self.seen else 1.0)
@@ -211,13 +210,13 @@ class Moments:
         if len(young) < len(kept):
             then = then.plus(kept[len(kept) - len(young) - 1][1], believed, nothing)
         if young:
-            # One for each look is enough: over a few looks every distance has its turn.
+            # One pair per observation is enough: after a few observations every distance was counted.
             meanwhile = meanwhile.plus(young[int(now / max(passed, 1.0)) % len(young)], believed, nothing)
         return Moments((*kept, (now, believed)), then, meanwhile, mean, seen)
 
     @property
     def nothing(self) -> float:
-        """The rate up to which nothing can be told in ratios of it."""
+        """Rate up to which there is no traffic, in requests per second."""
         return _nothing(self.mean)
 
 
@@ -241,10 +240,10 @@ _LOG_STEP: Final = log(STEP)
 
 @lru_cache(maxsize=1024)
 def _prior(size: int, center: int) -> Prior:
-    """Return what is believed before anything was seen.
+    """Return the odds before any observation.
 
-    The rate stays as it is, the ratio of bin ``center``, but for chance: ``exp(size / 2)`` requests are
-    expected in ``WINDOW``. Or it grows beyond.
+    The rate stays at the ratio of bin ``center``, except for chance (``exp(size / 2)`` requests are expected
+    in ``WINDOW``), or rises by any factor.
     """
     odds = [0.0] * len(RATIOS)
     spread, middle = exp(-size / 4.0), RATIOS[center]

@@ -14,9 +14,9 @@ gaps = st.sampled_from([0.0, 1.0, 5.0, 60.0, 4000.0, -5.0, -4000.0])
 
 
 @given(st.lists(st.tuples(gaps, RATES, RATES), max_size=40), RATES, st.sampled_from([5.0, 15.0, 185.0]))
-def test_odds_are_finite_and_not_negative_whatever_was_seen(moments, believed, horizon):
+def test_odds_are_finite_and_not_negative_whatever_was_seen(observations, believed, horizon):
     moments, now = Moments(), 0.0
-    for gap, rate, newest in moments:
+    for gap, rate, newest in observations:
         now += gap
         moments = moments.after(now, max(0.0, gap), rate, newest, horizon)
     base = max(believed, moments.nothing)
