@@ -1,8 +1,7 @@
 """Writes the tables of docs/reference/ from the code: ``make reference``.
 
-Owns tables, sections of the configuration and help texts; the pages hold the sentences around them. Names,
-defaults and rules come from the modules that enforce them, meanings from their docstrings. Also runs as
-``python -m docs.generate_reference``.
+Owns the tables; the pages hold the sentences around them. Names, defaults and rules come from the modules
+that enforce them, meanings from their docstrings. Also runs as ``python -m docs.generate_reference``.
 """
 
 import ast
@@ -71,13 +70,12 @@ def pages() -> dict[str, str]:
         "reasons.md": _reasons(),
         "signals.md": {"Inputs of a decision": _inputs()}
         | dict.fromkeys(("Functions without the watchdog", "The load, read directly", "After a restart")),
-        "cli.md": {name: _command(shipped()[name]) for name in ("batching-watchdog try", "slo-autoscaler")},
     }
     return {name: filled((FOLDER / name).read_text(), under) for name, under in parts.items()}
 
 
 def filled(text: str, parts: Mapping[str, str | None]) -> str:
-    """Return the page with each part under its heading: a table replaces the table there, text the section.
+    """Return the page with each part under its heading: a table replaces the table there.
 
     None leaves a section as it is written. Raises ``KeyError`` for a part without a heading, and for a
     heading below the title without a part.
@@ -127,18 +125,6 @@ def helps() -> dict[str, str]:
         "local-openfaas": help_of(local.main),
         "local-openfaas up": help_of(local.main, "up"),
     }
-
-
-def _command(text: str) -> str:
-    """Return a help text as a page: the description, and a table of arguments."""
-    _, *paragraphs = text.rstrip().split("\n\n")
-    sections = [each for each in paragraphs if re.match(r"[a-z ]+:\n", each)]
-    about = "\n\n".join(each for each in paragraphs if each not in sections)
-    told = re.findall(r"(?m)^  (\S(?:.*?\S)?)(?:  +|\n {8,})(\S.*(?:\n {8,}\S.*)*)", "\n".join(sections))
-    rows = [
-        (name, _one_line(meaning)) for name, meaning in told if "--help" not in name and name != "--version"
-    ]
-    return f"{about}\n\n" + _table("argument, meaning", rows)
 
 
 def keys(kind: type = autoscaler_config.Config, prefix: str = "") -> set[str]:
