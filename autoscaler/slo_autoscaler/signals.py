@@ -229,13 +229,6 @@ class Observation:
             f"quantile by (function_name) (0.5, {_fresh('watchdog_capacity_requests_per_second')} >= 0)"
         ),
     )
-    p50: float | None = _signal(
-        Unit.SECONDS,
-        "Median latency of successes; shown only.",
-        watchdog="histogram_quantile(0.5, sum by (function_name, le) ($BUCKETS))",
-        gateway="histogram_quantile(0.5, sum by (function_name, le) ($GATEWAY_BUCKETS))",
-        in_shadow=InShadow.BY_LOAD,
-    )
     p95: float | None = _signal(
         Unit.SECONDS,
         "95th percentile of the latency of successes: quick refusals would make overload look good.",

@@ -50,8 +50,8 @@ def test_row_has_text_for_every_column_and_is_json(changes):
 
 
 def test_inputs_are_text_with_a_dash_for_none():
-    shown = rows.inputs(a_hold(inputs={"p50": None}))
-    assert (shown["p50"], shown["expected"]) == (words.NOTHING, "212/s")
+    shown = rows.inputs(a_hold(inputs={"p95": None}))
+    assert (shown["p95"], shown["expected"]) == (words.NOTHING, "212/s")
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ class Scrapes:
         objective = function.slo_objective
         latency = [
             None if over_window is None else quantile(share, self._edges, over_window[BUCKETS:])
-            for share in (0.5, 0.95, 0.99)
+            for share in (0.95, 0.99)
         ]
         return Observation(
             rate=None if over_rate_window is None else float(over_rate_window[TOTAL]),
@@ -148,9 +148,8 @@ class Scrapes:
             queue_mean=_ratio(over_window, QUEUED, TOTAL),
             burn_short=_burn(_attainment(over_rate_window), objective),
             budget_remaining=self._budget(),
-            p50=latency[0],
-            p95=latency[1],
-            p99=latency[2],
+            p95=latency[0],
+            p99=latency[1],
         )
 
     def peaks(self, now: float, span: float) -> list[tuple[float, float]]:
