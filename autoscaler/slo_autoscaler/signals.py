@@ -40,7 +40,6 @@ class Unit(Enum):
     COUNT = "count"
     SHARE = "share"
     FACTOR = "factor"
-    BYTES = "bytes"
     TIME = "Unix seconds"
 
 

@@ -82,16 +82,6 @@ def count(value: float | None) -> str:
     return NOTHING if value is None or not math.isfinite(value) else f"{round(value):,d}"
 
 
-def size(value: float | None) -> str:
-    """Return a size: ``5.24 MB``."""
-    if value is None or not math.isfinite(value):
-        return NOTHING
-    for factor_, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if abs(value) >= factor_:
-            return f"{_digits(value / factor_, 3)} {unit}"
-    return f"{_digits(value, 3)} B"
-
-
 def clock_time(value: float | None) -> str:
     """Return the time of day, in UTC, of a Unix time: ``12:03:05``."""
     if value is None or not math.isfinite(value):
@@ -302,6 +292,5 @@ _FORMS: Final[Mapping[Unit, Callable[[float], str]]] = {
     Unit.COUNT: count,
     Unit.SHARE: share,
     Unit.FACTOR: factor,
-    Unit.BYTES: size,
     Unit.TIME: clock_time,
 }
