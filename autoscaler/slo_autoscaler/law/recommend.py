@@ -45,7 +45,7 @@ WAITED_LITTLE: Final = 0.05
 for the whole SLO: the others were late in execution, which no replica makes faster."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Prediction:
     """The late share of a function by its count of replicas, over the rates that may come."""
 
@@ -65,12 +65,10 @@ class Prediction:
 
     def __post_init__(self) -> None:
         odds = self.odds
-        weights = list(map(mul, odds.seen, RATIOS[odds.begin :]))
-        total = odds.prior.weight + sum(weights)
-        object.__setattr__(self, "_weights", weights)
-        object.__setattr__(self, "_total", total)
-        object.__setattr__(self, "_spread", round(self.replica.spread, 2))
-        object.__setattr__(self, "rate", self.base * total / odds.moments)
+        self._weights = list(map(mul, odds.seen, RATIOS[odds.begin :]))
+        self._total = odds.prior.weight + sum(self._weights)
+        self._spread = round(self.replica.spread, 2)
+        self.rate = self.base * self._total / odds.moments
 
     def late(self, replicas: int) -> float:
         """Return the predicted share of late requests with this many replicas, 0 to 1."""

@@ -59,14 +59,23 @@ _ANY: Final = 'function_name!=""'
 GATEWAY: Final = {name: signal.gateway for name, signal in SIGNALS.items() if signal.gateway}
 """Signal -> query of functions without it; ``$ATTAINED[span]`` depends on each function's SLO."""
 
+
+def _pending(offset: str) -> str:
+    desired, available = (
+        f'slo_autoscaler_replicas{{state="{state}"}}{offset}' for state in ("desired", "available")
+    )
+    return f"max by (function_name) ({desired} - ignoring (state) {available})"
+
+
+_THEN: Final = _pending(" offset $I")
+
 HISTORY: Final[dict[str, str]] = {
     "rate": WATCHDOG["rate"],
-    "pending": (
-        'max by (function_name) (slo_autoscaler_replicas{state="desired"}'
-        ' - ignoring (state) slo_autoscaler_replicas{state="available"})'
-    ),
+    # Start-ups are the times with pending replicas. The samples right before and after them delimit them; the
+    # others, nearly all, would be half of the answer. One interval ago, so that the sample after is known.
+    "pending": f"{_THEN} > 0 or {_THEN} <= 0 and ({_pending('')} > 0 or {_pending(' offset $2I')} > 0)",
 }
-"""Field of ``restart.Past`` -> range query."""
+"""Field of ``restart.Past`` -> range query; ``$I`` is the scrape interval."""
 
 RESTORED: Final = {
     name: f"{signal.restored} by (function_name) ({signal.gauge})"
@@ -120,7 +129,7 @@ def arrivals(window: float, slos: GatewaySlos) -> str:
 
 def history_queries(rate_window: float, slos: GatewaySlos) -> dict[str, str]:
     """Return the text of every range query whose answer ``pasts`` needs."""
-    return HISTORY | {"rate": arrivals(rate_window, slos)}
+    return _filled(HISTORY, rate_window, rate_window) | {"rate": arrivals(rate_window, slos)}
 
 
 def exported_at(rate_window: float) -> str:
@@ -192,13 +201,16 @@ def _asked(texts: Mapping[str, str], *, seldom: bool) -> dict[str, str]:
 
 
 def _filled(signals: Mapping[str, str], window: float, rate_window: float) -> dict[str, str]:
-    counted = rate_window / MIN_SCRAPES * EXPECTED
+    interval = rate_window / MIN_SCRAPES
+    counted = interval * EXPECTED
     values = {
         **_FORMS,
         "$W": f"{round(window * 1000)}ms",
         "$R": f"{round(rate_window * 1000)}ms",
         "$N": f"{round(rate_window * NEWEST * 1000)}ms",
         "$G": f"{rate_window:g}",
+        "$I": f"{round(interval * 1000)}ms",
+        "$2I": f"{round(interval * 2000)}ms",
         "$H": f"{round(REMEMBERED * 1000)}ms",
         "$E": f"{EXPECTED}",
         "$M": f"{round(counted * 1000)}ms",
@@ -220,16 +232,11 @@ def parse(result: object) -> dict[str, float]:
     """
     if not isinstance(result, list):
         raise SourceError(f"expected a list of series, got {type(result).__name__}")
-    values: dict[str, float] = {}
-    for series in result:
-        try:
-            name = series["metric"].get(FUNCTION_LABEL, "")
-            value = float(series["value"][1])
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-            raise SourceError(f"expected a series with metric and value, got {str(series)[:80]}") from None
-        if name and math.isfinite(value):
-            values[name] = value
-    return values
+    try:
+        found = [(each["metric"].get(FUNCTION_LABEL), float(each["value"][1])) for each in result]
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        raise SourceError(f"expected a series with metric and value, got {str(result)[:80]}") from None
+    return {name: value for name, value in found if name and math.isfinite(value)}
 
 
 def places(result: object) -> list[tuple[str, str]]:
@@ -249,9 +256,9 @@ def places(result: object) -> list[tuple[str, str]]:
 
 def observations(signals: Mapping[str, Mapping[str, float]]) -> dict[str, Observation]:
     """Turn {signal: {function_name: value}} into {function_name: Observation}."""
-    names: set[str] = set().union(*signals.values())
-    of_each = [signals.get(signal, {}).get for signal in SIGNALS]
-    return {name: Observation(*[value(name) for value in of_each]) for name in sorted(names)}
+    names = sorted(set[str]().union(*signals.values()))
+    columns = [map(signals.get(signal, {}).get, names) for signal in SIGNALS]
+    return {name: Observation(*values) for name, *values in zip(names, *columns, strict=True)}
 
 
 def gateway_observations(
