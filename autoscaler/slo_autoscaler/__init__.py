@@ -10,7 +10,7 @@ The modules, in the order in which one reconcile passes them ([P] = pure: no I/O
 - ``controller``       the loop: observe, decide, act, record; each function's memory and back-off
 - ``leader``           which of several autoscalers acts, by a lock on a file; by a Lease: ``kube.lease``
 - ``session``          credentials, certificates and proxies of HTTP requests
-- ``sources``          where observations come from: Prometheus, or a recording
+- ``sources``          where observations come from: Prometheus, and the replicas' own pages
 - ``signals`` [P]      ``Observation``: one record for each signal
 - ``platforms``        where functions run and are scaled: OpenFaaS, Kubernetes, Knative
 - ``kube``             the Kubernetes API, for the platforms and the Lease

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -21,16 +21,23 @@ from slo_autoscaler.law.restart import Past
 from slo_autoscaler.leader import Alone, Nobody
 from slo_autoscaler.metrics import Metrics
 from slo_autoscaler.platforms.openfaas import OpenFaas
-from slo_autoscaler.sources.replay import ReplaySource
 
 
-class Recorded(ReplaySource):
-    """A recording that remembers what came before it; an error as ``past`` is raised."""
+class Recorded:
+    """A recording, one observation for each reconcile, then no answer; an error as ``past`` is raised."""
 
-    def __init__(self, lines, past):
-        super().__init__(lines)
+    def __init__(self, reconciles, past):
+        self.left = iter(reconciles)
         self.past = past or {}
         self.spans = []
+
+    def observe(self):
+        for recorded in self.left:
+            return recorded
+        raise SourceError("the recording has ended")
+
+    def earlier(self, ages, span):
+        return {}
 
     def history(self, span):
         self.spans.append(span)
@@ -65,10 +72,9 @@ class Bench:
         self.direct = Read() if reads else None
         self.now = 100.0
         self.wall = datetime(2026, 1, 2, tzinfo=UTC)
-        recorded = [json.dumps({name: asdict(value) for name, value in r.items()}) for r in reconciles]
         self.controller = Controller(
             self.config,
-            Recorded(recorded, past),
+            Recorded(reconciles, past),
             self.platform,
             self.metrics,
             Journal(),

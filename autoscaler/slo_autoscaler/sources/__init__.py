@@ -2,7 +2,6 @@
 
 - ``promql`` [P]   query texts; answers -> numbers
 - ``prometheus``   the queries over HTTP, one per signal for all functions
-- ``replay``       observations from a recording
 - ``direct``       only the load, each second, from the pages that Prometheus scrapes
 - ``counters`` [P] their counters -> arrivals per second
 
