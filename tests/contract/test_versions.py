@@ -51,7 +51,12 @@ def new_watchdog() -> Samples:
 
 
 def new_autoscaler() -> Samples:
-    return [each for each in scraped() if each[0].startswith("slo_autoscaler_")]
+    """Return its samples while a replica starts, because start-ups are state too."""
+    return [
+        (name, labels, value + (labels.get("state") == "desired"))
+        for name, labels, value in scraped()
+        if name.startswith("slo_autoscaler_")
+    ]
 
 
 def beside() -> Samples:
