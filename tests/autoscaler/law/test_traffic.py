@@ -69,7 +69,7 @@ def test_after_a_burst_out_of_nothing_its_replicas_are_given_back_and_until_then
     list(function.play(lambda _: 0.0, 20.0))  # past the window of rates
     stays = {Reason.PEAK_EXPECTED, Reason.SCALE_DOWN_STABILIZED}
     assert {d.reason for d in function.play(lambda _: 0.0, 300.0) if d.replicas is None} <= stays
-    list(function.play(lambda _: 0.0, 300.0))
+    list(function.play(lambda _: 0.0, 600.0))
     assert function.replicas == 1
 
 
