@@ -1,10 +1,9 @@
-"""OpenTelemetry: samples requests, and sends their spans to an OTLP/HTTP receiver. Needs the extra ``otel``.
+"""Samples requests and sends their spans to an OTLP/HTTP receiver. Needs the extra ``otel``.
 
-Owns the SDK: nothing else imports it, and ``app`` imports this only where the environment asks for spans. The
-SDK reads OTEL_* itself: sampler, resource, limits, endpoint, headers. What it has to encode and to send is
-done by its own thread. A span costs the event loop some microseconds, since it is made once it has ended, and
-as the value that an exporter reads: the SDK's tracers, which keep locks and events for spans that others may
-change, take nine times as long.
+Owns the SDK: no other module imports it, and ``app`` imports this one only if the environment enables spans.
+The SDK reads OTEL_* itself: sampler, resource, limits, endpoint, headers. Its own thread encodes and sends. A
+span costs the event loop some microseconds, because it is made at its end, as the value that an exporter
+reads. The SDK's tracers, with locks and events for open spans, take nine times as long.
 """
 
 import logging
@@ -39,14 +38,14 @@ from batching_watchdog.spans import Attributes, RequestTrace, Span
 from batching_watchdog.trace_context import RANDOM, SAMPLED, SpanContext
 
 MAX_QUEUE_SIZE: Final = 2048
-"""Default of OTEL_BSP_MAX_QUEUE_SIZE: how many spans may wait to be sent."""
+"""Default of OTEL_BSP_MAX_QUEUE_SIZE: maximum number of spans that wait to be sent."""
 FLUSH_SECONDS: Final = 2.0
-"""How long the last spans may take to be sent when the watchdog ends."""
+"""Time limit for sending the last spans when the watchdog ends."""
 QUIET_SECONDS: Final = 60.0
 """Minimum time between two lines of the exporter: it writes one for each attempt, and a receiver may be away
 for days."""
 SWITCH_SECONDS: Final = 0.0005
-"""After so long the thread that encodes must let the event loop go on, where Python's default is 5 ms."""
+"""Time after which the encoding thread must yield to the event loop; Python's default is 5 ms."""
 
 _SCOPE: Final = InstrumentationScope("batching_watchdog", __version__)
 _UNSET, _FAILED = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
@@ -67,14 +66,14 @@ class _Seldom:
 
 
 class _Counting:
-    """Counts what it hands on to an exporter. Runs in the processor's thread, but for what is read."""
+    """Counts the spans that it passes to an exporter. Runs in the processor's thread; any thread may read."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
         self.taken = self.exported = self.failed = 0
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """SpanExporter: hand on."""
+        """SpanExporter: pass on and count."""
         self.taken += len(spans)
         result = SpanExportResult.FAILURE
         try:
@@ -100,16 +99,16 @@ class OpenTelemetry:
         environ: Mapping[str, str] = os.environ,
         exporter: SpanExporter | None = None,
     ) -> None:
-        """Start the thread that sends. ``exporter``: OTLP/HTTP by default.
+        """Start the sending thread. ``exporter``: OTLP/HTTP by default.
 
-        Raises ``ValueError`` for a value that the SDK does not take.
+        Raises ``ValueError`` for a value that the SDK rejects.
         """
-        # It would write a line for every tracestate that is not well formed, and clients choose those.
+        # This logger writes a line for every malformed tracestate, and clients choose those.
         logging.getLogger("opentelemetry.trace.span").setLevel(logging.ERROR)
         logging.getLogger(OTLPSpanExporter.__module__).addFilter(_Seldom())
         provider = TracerProvider(shutdown_on_exit=False)
         self._sampler, self._ids, self._resource = provider.sampler, provider.id_generator, provider.resource
-        # How a sampler tells what it does (SDK specification, "GetDescription"). All parentbased_* have this.
+        # The description of a sampler (SDK specification, "GetDescription"); all parentbased_* contain this.
         self._follows_parent = "remoteParentNotSampled:AlwaysOffSampler" in self._sampler.get_description()
         self._max_links = SpanLimits().max_links
         self._clock = clock
@@ -122,18 +121,18 @@ class OpenTelemetry:
         sys.setswitchinterval(min(SWITCH_SECONDS, sys.getswitchinterval()))
 
     def counts(self) -> dict[str, int]:
-        """Return how many spans were exported, were not taken by the receiver, and found no room."""
+        """Return the numbers of spans that were exported, failed at the receiver, and were dropped."""
         exporter = self._exporter
         return {"exported": exporter.exported, "failed": exporter.failed, "dropped": self._dropped}
 
     def ignores(self, parent: SpanContext) -> bool:
-        """``spans.Tracer``: whether the sampler does as the caller did, and that has not sampled."""
+        """``spans.Tracer``: return whether the sampler follows the caller, and the caller did not sample."""
         return self._follows_parent and not parent.sampled
 
     def begin(
         self, parent: SpanContext | None, state: str, name: str, attributes: Attributes
     ) -> RequestTrace | None:
-        """``spans.Tracer``: sample a request, as OTEL_TRACES_SAMPLER wants."""
+        """``spans.Tracer``: sample a request by OTEL_TRACES_SAMPLER."""
         ids, tracestate = self._ids, _tracestate(state)
         context = Context()
         if parent is None:
@@ -167,13 +166,13 @@ class OpenTelemetry:
             self._dropped += len(spans)
             return
         self._queued += len(spans)
-        # Anew each time: the clocks drift apart, and the wall clock may be set.
+        # Computed each time, because the clocks drift apart and the wall clock may be set.
         offset = time.time_ns() - round(self._clock() * 1e9)
         for span in spans:
             self._processor.on_end(self._readable(span, offset))
 
     def close(self) -> None:
-        """Send what waits, for ``FLUSH_SECONDS`` at most; waits for that."""
+        """Send the waiting spans; wait for at most ``FLUSH_SECONDS``."""
         closing = threading.Thread(target=self._processor.shutdown, name="flush-spans", daemon=True)
         closing.start()
         closing.join(FLUSH_SECONDS)

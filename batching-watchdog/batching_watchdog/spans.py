@@ -1,10 +1,10 @@
-"""The spans of a request and of a batch: their names, attributes, parents and links. [P]
+"""Defines the spans of a request and of a batch: names, attributes, parents and links. [P]
 
 A request has ``queue`` and ``execution`` below its server span, all in its client's trace. A batch may hold
 requests of many traces, so ``batch`` is the only span of a trace of its own: it links to the requests, and
-their ``execution`` links to it. Names and attributes are those of OpenTelemetry's semantic conventions for
-HTTP servers, and ``tailbound.*`` for what HTTP does not know. ``Tracer`` is the seam to whatever takes them
-(``otel``); ``front.routes`` makes the spans of requests, ``shell`` those of batches.
+their ``execution`` links to it. Names and attributes follow OpenTelemetry's semantic conventions for HTTP
+servers; others begin with ``tailbound``. ``Tracer`` is the seam to the recorder (``otel``). ``front.tracing``
+makes the spans of requests, ``shell`` those of batches.
 """
 
 import re
@@ -18,39 +18,39 @@ from batching_watchdog.trace_context import SpanContext
 Attributes = Mapping[str, str | int | float]
 
 MAX_TEXT: Final = 1024
-"""Characters of a path, or of a query, that a span shows."""
+"""Maximum characters of a path, or of a query, in a span."""
 _METHODS: Final = frozenset(
     ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE")
 )
 _SECRETS: Final = re.compile(r"(?<![^&])(AWSAccessKeyId|Signature|sig|X-Goog-Signature)=[^&]*")
-"""Parameters of a query whose values the conventions want to be left out (attribute ``url.query``)."""
+"""Query parameters whose values the conventions redact (attribute ``url.query``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestTrace:
-    """The spans of a request that is recorded, before they have ended."""
+    """The open spans of a recorded request."""
 
     name: str
-    """Of the server span."""
+    """Name of the server span."""
     parent: SpanContext | None
-    """The caller's span; None if the trace begins here."""
+    """Caller's span; None: the trace begins here."""
     server: SpanContext
     queue: SpanContext
     execution: SpanContext
-    """The caller's span to the handler."""
+    """Parent of the spans that the handler makes."""
     tracestate: str
     attributes: Attributes
-    """Of the server span, as far as they are known when the request comes."""
+    """Attributes of the server span that are known at arrival."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchTrace:
-    """The span of a batch that has left."""
+    """The open span of a batch that was sent."""
 
     context: SpanContext
     sent: float
     links: tuple[SpanContext, ...]
-    """The server spans of those of its requests that are recorded."""
+    """Server spans of its recorded requests."""
 
 
 class Span(NamedTuple):
@@ -64,17 +64,17 @@ class Span(NamedTuple):
     attributes: Attributes
     links: Sequence[SpanContext] = ()
     failed: bool = False
-    """Whether its status is Error; else it is unset."""
+    """Whether the status is Error; otherwise it is unset."""
     tracestate: str = ""
     server: bool = False
-    """Whether it is of kind SERVER; else it is INTERNAL."""
+    """Whether the kind is SERVER; otherwise it is INTERNAL."""
 
 
 class Tracer(Protocol):
-    """Decides which requests are recorded, and takes their spans. Never waits."""
+    """Samples requests and records spans. Never waits."""
 
     def ignores(self, parent: SpanContext) -> bool:
-        """Whether no request of this caller is recorded: most are not, and these cost next to nothing."""
+        """Return whether this caller's requests are not recorded: a cheap test for most requests."""
 
     def begin(
         self, parent: SpanContext | None, state: str, name: str, attributes: Attributes
@@ -82,14 +82,14 @@ class Tracer(Protocol):
         """Sample a request; None if it is not recorded. ``state``: the caller's ``tracestate``."""
 
     def new_trace(self) -> SpanContext:
-        """Return the first span of a new trace that is recorded."""
+        """Return the first span of a new, recorded trace."""
 
     def record(self, spans: Sequence[Span]) -> None:
-        """Take spans that have ended."""
+        """Record spans that have ended."""
 
 
 def server_name(method: bytes) -> str:
-    """Return the name of a server span: there is no route with few values, so the method alone."""
+    """Return the name of a server span: the method, as the watchdog knows no routes."""
     name = method.decode("latin-1")
     return name if name in _METHODS else "HTTP"
 
@@ -97,7 +97,7 @@ def server_name(method: bytes) -> str:
 def request_attributes(
     method: bytes, target: bytes, *, http_1_0: bool, call_id: bytes | None
 ) -> dict[str, str | int | float]:
-    """Return what is known of a request when it comes."""
+    """Return the attributes of a request that are known at arrival."""
     path, _, query = target.decode("latin-1").partition("?")
     name = method.decode("latin-1")
     attributes: dict[str, str | int | float] = {
@@ -127,11 +127,11 @@ def request_spans(
     queued: bool = False,
     batch: Batch | None = None,
 ) -> list[Span]:
-    """Return the spans of a request that was answered ``now``, or whose client has gone.
+    """Return the spans of a request that is answered ``now``, or whose client disconnected.
 
-    ``status``: of the answer; None without one. ``error``: one word for what went wrong; a status from 500 on
-    needs none. ``queued``: whether it was admitted, so that it waited. ``batch``: the last one that it was
-    in; until its worker begins with it, the request waits.
+    ``status``: of the answer; None without one. ``error``: one word for the failure; a status from 500 on
+    needs none. ``queued``: whether it was admitted. ``batch``: the last batch that held it; the request waits
+    until a worker begins with it.
     """
     attributes = dict(trace.attributes)
     if status is not None:
@@ -161,9 +161,9 @@ def request_spans(
 
 
 def batch_span(trace: BatchTrace, batch: Batch, now: float, *, error: str | None, cpu_seconds: float) -> Span:
-    """Return the span of a batch that its worker has answered ``now``, or has died of.
+    """Return the span of a batch whose worker answered or died ``now``.
 
-    ``cpu_seconds``: the CPU time that it took, 0 if that is not known.
+    ``cpu_seconds``: CPU time of the batch; 0: unknown.
     """
     attributes = _about(batch)
     if cpu_seconds:
@@ -174,7 +174,7 @@ def batch_span(trace: BatchTrace, batch: Batch, now: float, *, error: str | None
 
 
 def _about(batch: Batch) -> dict[str, str | int | float]:
-    """Return which batch it is."""
+    """Return the attributes that identify a batch."""
     return {
         "tailbound.batch.number": batch.number,
         "tailbound.batch.size": len(batch.requests),

@@ -1,8 +1,8 @@
-"""The W3C headers by which a request belongs to a trace: read, and written anew. [P]
+"""Reads and writes the W3C headers of a trace. [P]
 
 Owns the rules of W3C Trace Context for ``traceparent``: Level 1, 3.2.2 "traceparent Header Field Values" and
-3.2.4 "Versioning of traceparent", and Level 2's flag "Random Trace ID". ``tracestate`` is passed on and never
-looked into. Used by ``front.routes`` and, for its error lines, by ``worker.handler``.
+3.2.4 "Versioning of traceparent", and Level 2's flag "Random Trace ID". ``tracestate`` is passed on without
+parsing. Used by ``front.tracing``, ``front.routes`` and, for its error lines, ``worker.handler``.
 """
 
 import re
@@ -11,9 +11,9 @@ from typing import Final, NamedTuple
 TRACEPARENT: Final = b"traceparent"
 SAMPLED: Final = 0x01
 RANDOM: Final = 0x02
-"""Of a trace id whose last seven bytes were drawn at random (Level 2)."""
+"""Flag of a trace id whose last seven bytes are random (Level 2)."""
 MAX_STATE: Final = 512
-"""Bytes of a ``tracestate`` that is looked at: those that every system should pass on (3.3.1.5 "Limits")."""
+"""Maximum bytes of a ``tracestate`` in a span: every system passes on as many (3.3.1.5 "Limits")."""
 
 _VALUE: Final = re.compile(
     rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL
@@ -24,7 +24,7 @@ _STATE_LINE: Final = b"\ntracestate: "
 
 
 class SpanContext(NamedTuple):
-    """Which span of which trace. Both ids are in lower-case hexadecimal, of 32 and 16 digits, and not 0."""
+    """Ids of a span and its trace, in lower-case hexadecimal of 16 and 32 digits, and not 0."""
 
     trace_id: str
     span_id: str
@@ -33,15 +33,14 @@ class SpanContext(NamedTuple):
 
     @property
     def sampled(self) -> bool:
-        """Whether the spans of this trace are recorded, as far as the process that passed it on knows."""
+        """Whether the sender of the header records this trace."""
         return bool(self.flags & SAMPLED)
 
 
 def parse_traceparent(value: bytes) -> SpanContext | None:
     """Return the caller's span; None for a value that must be ignored.
 
-    Of a later version than 00 the four fields are read that it must begin with; flags that are not known yet
-    are left out.
+    A later version than 00 is read by its first four fields. Unknown flags are cleared.
     """
     match = _VALUE.fullmatch(value)
     if match is None:
@@ -53,7 +52,7 @@ def parse_traceparent(value: bytes) -> SpanContext | None:
 
 
 def may_be_sampled(value: bytes) -> bool:
-    """Tell a ``traceparent`` that may be valid and sampled from one that is not, in no time."""
+    """Return whether a ``traceparent`` may be valid and sampled; a cheap test of one digit."""
     return value[54:55] in b"13579bdf"
 
 
@@ -63,10 +62,10 @@ def format_traceparent(context: SpanContext) -> bytes:
 
 
 def received_context(value: bytes, header_block: bytes) -> SpanContext | None:
-    """Return the span that a request's ``traceparent`` names; None if the header came more than once.
+    """Return the span that a request's ``traceparent`` names; None if it is invalid or repeated.
 
-    ``value``: of its last line. Lines of one name are one value, joined by commas (RFC 9110, 5.3), and such a
-    value is not a valid one. ``header_block`` may be empty, if it is not known.
+    ``value``: of the last line. Repeated lines are one value, joined by commas (RFC 9110, 5.3), which is
+    invalid. ``header_block`` may be empty if it is unknown.
     """
     return None if header_block.lower().count(_PARENT_LINE) > 1 else parse_traceparent(value)
 
@@ -93,7 +92,7 @@ def tracestate(header_block: bytes) -> str:
 
 
 def _without(header_block: bytes, line: bytes) -> bytes:
-    """Return the headers but for those of one name; ``line``: as each begins, in lower case."""
+    """Return the headers without those of one name; ``line`` is their beginning in lower case."""
     lower = header_block.lower()
     while (at := lower.find(line)) >= 0:
         end = lower.index(b"\n", at + 1)

@@ -1,6 +1,6 @@
-"""Between an exchange and its trace: which one a request belongs to, whether it is recorded, its spans.
+"""Samples requests and records their spans: the link between an HTTP exchange and its trace.
 
-Owns what tracing needs to know of HTTP; ``spans`` has the rules, and a ``Tracer`` decides and takes. Used by
+Owns HTTP's part of tracing; ``spans`` has the rules, and a ``Tracer`` samples and records. Used by
 ``routes``.
 """
 
@@ -22,14 +22,14 @@ class RequestTracing:
     """Makes the spans of requests."""
 
     def __init__(self, tracer: Tracer, call_id: bytes) -> None:
-        """``call_id``: the captured header that spans show."""
+        """Record spans with ``tracer``; ``call_id`` is the name of the captured header that they show."""
         self._tracer = tracer
         self._call_id = call_id
 
     def begin(self, exchange: Exchange, request: Request) -> None:
-        """Sample an admitted request; its batch has not been sent.
+        """Sample an admitted request before its batch is sent.
 
-        If it is recorded, its ``traceparent`` names the span ``execution`` from here on: for the handler, and
+        If it is recorded, its ``traceparent`` names the span ``execution`` from here on, for the handler and
         for the request's line in the log.
         """
         trace = self._sample(exchange)
@@ -52,7 +52,7 @@ class RequestTracing:
         meaning: str | None,
         slo_class: str | None,
     ) -> None:
-        """Record an admitted request that was answered ``now``, if it was sampled."""
+        """Record an admitted request that is answered ``now``, if it was sampled."""
         if request.trace is None:
             return
         error = None
@@ -76,7 +76,7 @@ class RequestTracing:
     def abandon(
         self, exchange: Exchange, request: Request, now: float, meaning: str | None, slo_class: str | None
     ) -> None:
-        """Record an admitted request whose client has gone; where it was by then is not known."""
+        """Record an admitted request whose client disconnected, without the spans of its stages."""
         if request.trace is None:
             return
         spans = request_spans(
@@ -98,7 +98,7 @@ class RequestTracing:
         meaning: str | None,
         slo_class: str | None,
     ) -> None:
-        """Record a request that was not admitted, if it is sampled; one without a whole head has no span."""
+        """Record a refused request, if it is sampled; one with an incomplete header has no span."""
         trace = self._sample(exchange) if exchange.head_complete else None
         if trace is None:
             return
@@ -128,6 +128,6 @@ class RequestTracing:
 
 
 def caller(exchange: Exchange) -> SpanContext | None:
-    """Return the span that called, by the request's ``traceparent``; None without a valid one."""
+    """Return the caller's span by the request's ``traceparent``; None without a valid one."""
     value = exchange.captured_headers.get(TRACEPARENT)
     return None if value is None else received_context(value, exchange.header_block)

@@ -1,4 +1,4 @@
-"""``batching-watchdog try FOLDER``: runs a handler as production does, and reports what it costs.
+"""``batching-watchdog try FOLDER``: runs a handler as production does, and reports its cost and its rate.
 
 - ``command``      arguments, environment, output, exit statuses
 - ``measure``      runs the watchdog's own parts, with worker processes, and sends example() over HTTP

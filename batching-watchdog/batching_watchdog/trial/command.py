@@ -1,6 +1,6 @@
-"""``batching-watchdog try FOLDER``: its arguments, its environment, its output and its exit statuses.
+"""``batching-watchdog try FOLDER``: arguments, environment, output and exit statuses.
 
-The report is the only thing on stdout. The function's own output and tracebacks go to stderr, as they come.
+Only the report goes to stdout. The function's own output and tracebacks go to stderr at once.
 """
 
 import argparse
@@ -31,7 +31,7 @@ STACK_FILES: Final = ("stack.yaml", "stack.yml")
 INTERRUPTED: Final = 130
 """The exit status after Ctrl-C, as of a shell."""
 OWN: Final = {"log_format": "text", "prefix_logs": "false", "access_log": "false", "ready_path": ""}
-"""What the output here depends on, whatever the function sets."""
+"""Settings that the output of this command needs; they replace the function's own."""
 DESCRIPTION: Final = """\
 Tries a function on this machine as production would run it: loads FOLDER/handler.py (or
 FOLDER/function/handler.py) in real worker processes, measures batches of its example(), sends
@@ -45,22 +45,22 @@ fault; 2 if the command is wrong.
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """Where the handler is, and what it would run with."""
+    """Folder of the handler, and its environment."""
 
     folder: Path
     environ: Mapping[str, str]
     slo_from: str
-    """Where slo_latency was set; empty: nowhere."""
+    """Source of slo_latency, for the report; empty: the default."""
 
 
 @dataclass(slots=True)
 class Traces:
-    """A filter of the log: each traceback once and before our words, however many workers had it."""
+    """A log filter that shows each traceback once, before the message, for any number of workers."""
 
     seen: set[str] = field(default_factory=set)
 
     def __call__(self, record: logging.LogRecord) -> bool:
-        """Whether the record is shown."""
+        """Return whether the record is shown."""
         if not isinstance(record.msg, Failure):
             return True
         trace = record.msg.trace
@@ -72,11 +72,11 @@ class Traces:
 
 @dataclass(slots=True)
 class Progress:
-    """A line on a terminal that the next output overwrites; elsewhere nothing is shown."""
+    """A line on a terminal that the next output overwrites; other streams show nothing."""
 
     stream: TextIO
     doing: str = "starting"
-    """What was told last."""
+    """Current activity."""
 
     def show(self, doing: str, seconds: float) -> None:
         """Show that ``doing`` has taken ``seconds``."""
@@ -92,7 +92,7 @@ class Progress:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Try the function that ``arguments`` name, print the report; the exit status."""
+    """Try the function that ``arguments`` name, print the report, and return the exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if not options.folder.is_dir():
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def find_function(folder: Path, flags: Mapping[str, str], environ: Mapping[str, str]) -> Function:
-    """The function in ``folder``, with the settings of its stack file below ``environ`` below ``flags``.
+    """Return the function in ``folder``; ``flags`` win over ``environ``, and that over its stack file.
 
     Raises ``HandlerNotLoaded`` if there is no handler.py.
     """
@@ -173,7 +173,10 @@ def _try(function: Function, progress: Progress) -> report.Trial:
 
 
 def _stack_environment(folder: Path, environ: Mapping[str, str]) -> tuple[Mapping[str, str], str]:
-    """What the nearest stack file that names ``folder`` gives to its function, and the file; else nothing."""
+    """Return the environment of the function whose handler is ``folder``, and its stack file.
+
+    The nearest stack file above counts. Without one: no environment and an empty name.
+    """
     for above in folder.parents:
         for file in (above / name for name in STACK_FILES if (above / name).is_file()):
             for each in functions(file.read_text(errors="replace"), environ).values():
@@ -183,7 +186,7 @@ def _stack_environment(folder: Path, environ: Mapping[str, str]) -> tuple[Mappin
 
 
 def _short(file: Path) -> str:
-    """The path from here if that is shorter."""
+    """Return the shorter of the absolute and the relative path."""
     return min(str(file), os.path.relpath(file), key=len)
 
 
@@ -193,7 +196,7 @@ def _flags(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _seconds(text: str) -> str:
-    """A duration; a bare number is seconds."""
+    """Return a duration with its unit; a bare number is seconds."""
     return f"{text}s" if re.fullmatch(r"\d*\.?\d+", text, re.ASCII) else text
 
 
@@ -216,7 +219,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _own_stdout() -> TextIO:
-    """What was stdout, for the report alone: this process and the workers print to stderr from now on."""
+    """Return stdout for the report alone; from now on this process and the workers print to stderr."""
     sys.stdout.flush()
     own = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

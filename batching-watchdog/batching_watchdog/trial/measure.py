@@ -1,7 +1,7 @@
 """Runs a handler as production does, with worker processes, and measures it.
 
 Owns the order: load, profile (``pool.profile``, as at every start), then example() over HTTP for a second,
-one request at a time, so that the watchdog learns its own CPU time too. All parts are ``app``'s.
+one request at a time, so that the watchdog estimates its own CPU time too. All parts are ``app``'s.
 """
 
 import asyncio
@@ -27,10 +27,10 @@ from batching_watchdog.trial import report
 from batching_watchdog.trial.report import Alone, Answer, Trial
 
 LOADING, MEASURING, SENDING = "loading the handler", "measuring batches of example()", "sending example()"
-"""What it does, in words."""
+"""Activities, for the progress line."""
 POLL_SECONDS: Final = 0.05
 SEND_SECONDS: Final = 1.2 * READ_SECONDS
-"""How long example() is sent, one after the other."""
+"""Time for which example() is sent, one request after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +52,8 @@ async def measure(
 ) -> Trial:
     """Load the handler of ``config``, measure it, and stop all processes again.
 
-    ``tell`` hears what is done and for how many seconds, several times per second.
-    Raises ``HandlerNotLoaded``, ``StartFailed``, and ``TrialFailed`` for a handler without example(), or one
-    that does not serve it.
+    ``tell`` gets the activity and its seconds, several times per second. Raises ``HandlerNotLoaded``,
+    ``StartFailed``, and ``TrialFailed`` for a handler without example(), or one that does not serve it.
     """
     busy = os.getloadavg()[0] / (os.cpu_count() or 1)
     watchdog = app.build(config, environ, own_cost=own_cost)
@@ -121,7 +120,7 @@ async def measure(
 
 
 async def _until_ready(pool: WorkerPool, model: LatencyModel, tell: Callable[[str, float], None]) -> None:
-    """Wait until every worker has loaded and is measured. Raises what ends the start."""
+    """Wait until every worker has loaded and is measured. Raises the error that ends the start."""
     began = time.monotonic()
     while pool.by_state()["starting"]:
         if pool.failed.done():

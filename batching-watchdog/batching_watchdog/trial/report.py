@@ -1,6 +1,6 @@
-"""What was measured of a handler, as a report for people or as a document for machines. [P]
+"""Turns the measurements of a handler into a report for people or a document for machines. [P]
 
-Owns the words, and which step comes next. ``measure`` fills in the numbers.
+Owns the words and the choice of the next step. ``measure`` fills in the numbers.
 """
 
 from collections.abc import Iterator
@@ -11,21 +11,21 @@ from batching_watchdog.engine.capacity import CpuCost, sustained
 from batching_watchdog.engine.latency import TIE, LatencyModel
 
 SHOWN_BYTES: Final = 60
-"""Of an answer's body."""
+"""Bytes of an answer's body that the report shows."""
 SHOWN_REJECTION_BYTES: Final = 300
-"""Of the body of an answer that ends the trial."""
+"""Likewise, of an answer that ends the trial."""
 SHOWN_SIZES: Final = 9
-"""Columns of the table of batches."""
+"""Maximum columns of the table of batches."""
 TARGETS: Final = tuple(
     round(step * 10.0**power, 4) for power in range(-2, 2) for step in (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
 )
 """Latency targets that a report may recommend, in seconds."""
 ENOUGH: Final = 0.5
-"""Of the most that any target allows: one that allows so much needs at most twice the replicas."""
+"""Share of the highest rate of any target. A target that allows it needs at most twice the replicas."""
 BUSY: Final = 1.5
-"""Processes that want to run, per CPU: with more of them the figures are of a busy machine."""
+"""Runnable processes per CPU from which the report calls the machine busy."""
 PAYS: Final = 0.8
-"""Batches pay if the best one takes less than this share of a request alone, for each request."""
+"""Time per request in the best batch, over that of a request alone, below which batches pay."""
 _DEVICE: Final = 'choose the device in load(): "cuda" if torch.cuda.is_available() else "cpu"'
 _ADVICE: Final = (
     (
@@ -59,19 +59,19 @@ _ADVICE: Final = (
         "see the stack above; load_timeout=30s in the environment gives up sooner",
     ),
 )
-"""What to do next, by words of the error."""
+"""Next step by words of the error."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchCost:
-    """What a worker takes for a batch of ``size`` examples, in seconds on average."""
+    """Mean time in seconds that a worker takes for a batch of ``size`` examples."""
 
     size: int
     seconds: float
 
     @property
     def per_request(self) -> float:
-        """Seconds."""
+        """Seconds of the batch for each of its requests."""
         return self.seconds / self.size
 
     @property
@@ -93,7 +93,7 @@ class Promise:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How example() was answered over HTTP."""
+    """Answer to example() over HTTP."""
 
     status: int
     content_type: str
@@ -102,32 +102,32 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Alone:
-    """Where the time of one request goes while there is no other, in seconds on average."""
+    """Mean times in seconds of a request while there is no other."""
 
     total: float
-    """As the client sees it."""
+    """Latency for the client."""
     wait: float
-    """In the queue."""
+    """Time in the queue."""
     worker: float
     """From sending the batch to a worker to its reply."""
     worker_cpu: float
-    """CPU time of the worker; 0: not known."""
+    """CPU time of the worker; 0: unknown."""
 
     @property
     def http(self) -> float:
-        """The rest: HTTP, in the watchdog and in the client."""
+        """Remaining time: HTTP, in the watchdog and in the client."""
         return max(0.0, self.total - self.wait - self.worker)
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What was measured of one handler. Times are seconds, rates requests per second."""
+    """Measurements of one handler. Times are seconds, rates requests per second."""
 
     handler: str
     workers: int
     slo_objective: float
     slo_from: str
-    """Where slo_latency was set; empty: nowhere."""
+    """Source of slo_latency; empty: the default."""
     import_seconds: float
     load_seconds: float
     resident_bytes: int
@@ -142,9 +142,9 @@ class Trial:
     others: tuple[Promise, ...]
     """Within each of ``TARGETS``."""
     split: bool
-    """Whether a batch failed whose parts did not."""
+    """Whether a batch failed although its parts did not."""
     busy: float
-    """Processes that wanted to run before, per CPU of the machine."""
+    """Runnable processes per CPU of the machine, before the trial."""
 
     @property
     def best(self) -> BatchCost:
@@ -160,20 +160,20 @@ class Trial:
 
 
 def batch_costs(model: LatencyModel) -> tuple[BatchCost, ...]:
-    """What ``model`` has learned of each size."""
+    """Return the estimate of ``model`` for each size that it has observed."""
     return tuple(BatchCost(size, model.predict_mean(size)) for size in model.sizes_learned())
 
 
 def promise_within(
     slo_latency: float, model: LatencyModel, cost: CpuCost, *, workers: int, objective: float, cpus: float
 ) -> Promise:
-    """The capacity of one replica as the watchdog exports it, within a target of ``slo_latency`` seconds."""
+    """Return one replica's capacity, as the watchdog exports it, within ``slo_latency`` seconds."""
     rate, size = sustained(model, workers, slo_latency, objective)
     return Promise(slo_latency, cost.bound(rate, size, cpus), size)
 
 
 def next_step(trial: Trial) -> str:
-    """The change that helps most, or where to go if none is needed."""
+    """Return the change that helps most, or the next command if none is needed."""
     promise, enough, first, best = trial.promise, trial.enough, trial.batches[0], trial.best
     advised = f"slo_latency: {duration(enough.slo_latency)}" if enough else ""
     if trial.split:
@@ -192,7 +192,7 @@ def next_step(trial: Trial) -> str:
 
 
 def rejection(handler: str, answer: Answer) -> str:
-    """Why a handler that gives this answer to its own example() cannot be tried, and what to do."""
+    """Return the error for a handler that gives this answer to its own example(), with the next step."""
     said = f"{handler} answers its own example() with {answer.status}"
     words = shown(answer.body, SHOWN_REJECTION_BYTES)
     if answer.status == 500:
@@ -204,12 +204,12 @@ def rejection(handler: str, answer: Answer) -> str:
 
 
 def advice(error: str) -> str:
-    """What to do about an error of the function's code; empty if its own words must do."""
+    """Return the next step after an error of the function's code; empty if there is none."""
     return next((step for words, step in _ADVICE if words in error), "")
 
 
 def lines(trial: Trial) -> Iterator[str]:
-    """The report, line by line."""
+    """Yield the lines of the report."""
     promise, alone, answer, best = trial.promise, trial.alone, trial.answer, trial.best
     target = duration(promise.slo_latency)
     workers = f"{trial.workers} worker{'s' if trial.workers > 1 else ''}"
@@ -247,7 +247,7 @@ def lines(trial: Trial) -> Iterator[str]:
 
 
 def document(trial: Trial) -> dict[str, Any]:
-    """The same for machines: times in seconds, rates in requests per second."""
+    """Return the report for machines: times in seconds, rates in requests per second."""
     promise, alone = trial.promise, trial.alone
     return {
         "handler": trial.handler,
@@ -280,12 +280,12 @@ def document(trial: Trial) -> dict[str, Any]:
 
 
 def duration(seconds: float) -> str:
-    """``seconds`` as a setting has them: 250ms, 1.5s."""
+    """Return ``seconds`` in the form of a setting: 250ms, 1.5s."""
     return f"{seconds * 1e3:.6g}ms" if seconds < 1.0 else f"{seconds:.6g}s"
 
 
 def shown(body: bytes, limit: int = SHOWN_BYTES) -> str:
-    """The beginning of an answer, printable on one line."""
+    """Return the beginning of an answer, printable on one line."""
     text = body[:limit].decode("utf-8", "backslashreplace").rstrip()
     printable = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
     return printable + (" ..." if len(body) > limit else "")
@@ -306,5 +306,5 @@ def _number(rate: float) -> str:
 
 
 def _digits(value: float) -> str:
-    """Three significant digits, and never an exponent."""
+    """Return three significant digits, without an exponent."""
     return f"{value:.0f}" if value >= 99.95 else f"{value:.3g}"

@@ -1,8 +1,8 @@
 """The environment that a stack file gives to the function of one folder. [P]
 
-Reads the part of faas-cli's schema that is needed: ``functions``, their ``handler`` and ``environment``, with
-``${VAR}`` and ``${VAR:-default}`` replaced. A YAML parser would enter every image for it, so this one knows
-block mappings, one-line flow mappings, quotes and comments; anything else is passed over.
+Reads from faas-cli's schema ``functions``, their ``handler`` and ``environment``, with ``${VAR}`` and
+``${VAR:-default}`` replaced. A YAML package would enter every image for it, so this parser knows block
+mappings, one-line flow mappings, quotes and comments, and skips anything else.
 """
 
 import re
@@ -20,12 +20,12 @@ class StackFunction:
     """One function of a stack file."""
 
     handler: str
-    """Its folder, as written there."""
+    """Folder of the handler, as written in the file."""
     environment: Mapping[str, str]
 
 
 def functions(text: str, environ: Mapping[str, str]) -> dict[str, StackFunction]:
-    """The functions in the ``text`` of a stack file, by name; ``environ`` fills its expressions."""
+    """Return the functions in the ``text`` of a stack file by name; ``environ`` fills its expressions."""
     handlers: dict[str, str] = {}
     environments: dict[str, dict[str, str]] = {}
     filled = _EXPRESSION.sub(lambda found: environ.get(found[1]) or found[2] or "", text)
@@ -41,7 +41,7 @@ def functions(text: str, environ: Mapping[str, str]) -> dict[str, StackFunction]
 
 
 def _values(text: str) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Each scalar with the keys above it."""
+    """Yield each scalar with the keys above it."""
     above: list[tuple[int, str]] = []
     for line in text.splitlines():
         entry = _ENTRY.fullmatch(_without_comment(line))
@@ -61,7 +61,7 @@ def _without_comment(line: str) -> str:
 
 
 def _flow(value: str) -> dict[str, str]:
-    """The pairs of a mapping in braces."""
+    """Return the pairs of a mapping in braces."""
     pairs = [pair.partition(":") for pair in value.strip("{} ").split(",") if ":" in pair]
     return {_plain(key): _plain(text) for key, _, text in pairs}
 

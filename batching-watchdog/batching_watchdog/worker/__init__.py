@@ -1,10 +1,10 @@
-"""The code that runs in the model processes: gunicorn's arbiter, one worker each, the function's handler.
+"""Runs the function's handler in the model processes, under gunicorn.
 
 - ``arbiter``  gunicorn's arbiter: slots, deaths while loading, preload
 - ``serve``    ``BatchWorker``: one connection, batch frames until it closes
-- ``wsgi``     instead: the handler as a Flask application under any WSGI server
-- ``handler``  the function's code: loaded, called, what a result means
+- ``wsgi``     the handler as a Flask application under any WSGI server, in place of ``serve``
+- ``handler``  loads and calls the function's code, and turns results into replies
 - ``devices``  the worker's share of CUDA devices, its maths threads
 
-Never imports the engine, the front end or asyncio: it meets the watchdog at ``wire``.
+Never imports the engine, the front end or asyncio: ``wire`` is the only contract with the watchdog.
 """

@@ -1,9 +1,9 @@
-"""The gunicorn arbiter: which worker takes which slot, what a death while loading means, preloading.
+"""Extends gunicorn's arbiter: gives workers their slots, delays or stops restarts, preloads the function.
 
-gunicorn owns the processes; this module only watches them end. It runs in the arbiter process, started by
+gunicorn owns the processes; this module only observes their ends. It runs in the arbiter process, started by
 ``pool.supervisor`` as ``python -m batching_watchdog.worker.arbiter``. With ``preload`` it loads the function
-once, before the workers are forked; where a fork would break it, it refuses or begins again without.
-Next step: ``serve``, in the forked process.
+once, before the workers are forked. If a fork would break the function, it refuses, or restarts without
+preload. Next step: ``serve``, in the forked process.
 """
 
 import ctypes
@@ -30,20 +30,21 @@ from batching_watchdog.worker.devices import one_thread
 from batching_watchdog.worker.serve import BatchWorker, Preloaded, load_handler, stack_folder
 
 BACKOFF_SECONDS: Final = (0.0, 0.5, 1.0)
-"""What a worker waits before it loads, by how many before it in its slot died while they loaded; one more,
-and it does not load."""
+"""Seconds that a worker waits before it loads, by the number of earlier workers in its slot that died while
+loading. After one more death the next worker does not load."""
 SHORT_LIFE_SECONDS: Final = 5.0
 SHORT_LIVES_SECONDS: Final = (0.0, 0.0, 0.0, 0.5, 1.0, 2.0, 5.0)
-"""What a worker waits before it loads, by how many before it in its slot died within ``SHORT_LIFE_SECONDS``
-of loading and had served nothing. The first three are free: an input that kills takes up to three along."""
+"""Seconds that a worker waits before it loads, by the number of earlier workers in its slot that died within
+``SHORT_LIFE_SECONDS`` of loading and had served nothing. The first three do not wait, because one input can
+kill up to three workers."""
 VAIN_FORKS: Final = 8
-"""After so many deaths before any worker has served a batch, the fork may be what they die of."""
+"""Deaths before any worker has served a batch, after which the fork may be the cause."""
 SETTLE_SECONDS: Final = 0.5
-"""What a thread that load() has joined gets to be gone from the kernel's list."""
+"""Time in which a thread that load() has joined must leave the kernel's list."""
 SHOWN: Final = 5
-"""Threads and files that a message names."""
+"""Maximum number of threads or files that a message names."""
 _HARMLESS: Final = frozenset(("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"))
-"""Files that processes may share, whoever reads."""
+"""Files that processes may share."""
 _HINTS: Final = {
     "SIGKILL": " (out of memory?)",
     "SIGSEGV": " (PYTHONFAULTHANDLER=1 shows where)",
@@ -52,18 +53,18 @@ _HINTS: Final = {
 
 
 class Slot:
-    """How the workers in one of the pool's places ended, and what the next one is to wait for that."""
+    """History of the workers in one slot, which gives the wait of the next one."""
 
     __slots__ = ("deaths", "short_lives")
 
     def __init__(self) -> None:
         self.deaths = 0
-        """Workers in a row that died while they loaded."""
+        """Workers in a row that died while loading."""
         self.short_lives = 0
-        """Workers in a row that died soon after they had loaded, and had served nothing."""
+        """Workers in a row that died soon after loading and had served nothing."""
 
     def ended(self, lived: float | None, *, useful: bool) -> None:
-        """A worker ended, ``lived`` seconds after it had loaded; None if it had not.
+        """Record the end of a worker, ``lived`` seconds after loading; None: it had not loaded.
 
         ``useful``: it had served a batch, or was told to leave.
         """
@@ -74,12 +75,12 @@ class Slot:
         self.short_lives = 0 if useful or lived > SHORT_LIFE_SECONDS else self.short_lives + 1
 
     def give_up(self) -> None:
-        """The next worker is not to load."""
+        """Make the next worker not load."""
         self.deaths = len(BACKOFF_SECONDS)
 
     @property
     def wait(self) -> float | None:
-        """Seconds that the next worker waits before it loads; None: it is not to load."""
+        """Seconds that the next worker waits before it loads; None: it must not load."""
         if self.deaths >= len(BACKOFF_SECONDS):
             return None
         lives = min(self.short_lives, len(SHORT_LIVES_SECONDS) - 1)
@@ -87,22 +88,22 @@ class Slot:
 
 
 class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
-    """gunicorn's arbiter, which replaces workers that have served at once and others not in a hot loop."""
+    """gunicorn's arbiter, which replaces workers that have served at once, and others with a delay."""
 
-    # gunicorn ends when a worker ends with one of these, and a function may call os._exit with any status.
+    # gunicorn stops if a worker exits with one of these, and a function may call os._exit with any status.
     WORKER_BOOT_ERROR = APP_LOAD_ERROR = -1
 
     def __init__(self, app: Application) -> None:
         self._slots: defaultdict[int, Slot] = defaultdict(Slot)
         self._report: HandlerNotLoaded | None = None
-        """Why workers do not load any more."""
+        """Reason for which workers no longer load."""
         self._served = False
         self._died_in_vain = 0
-        """Whether a worker has served a batch, and how many died before."""
+        """Number of workers that died before ``_served``: before any worker had served a batch."""
         super().__init__(app)
 
     def prepare(self, worker: BatchWorker) -> None:
-        """Give ``worker``, which is about to be forked, the lowest free slot, and what it must know of it."""
+        """Give ``worker``, which is about to be forked, the lowest free slot with its wait or its report."""
         worker.tmp.notify()  # gunicorn never kills one that hangs before its first heartbeat
         taken = {each.slot for each in self.WORKERS.values()}
         worker.slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
@@ -113,19 +114,19 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
             worker.load_after = slot.wait
 
     def spawn_workers(self) -> None:
-        """As gunicorn's, which sleeps after each worker: a second death meanwhile would wait for that."""
+        """Spawn missing workers without gunicorn's sleep after each, which would delay a second restart."""
         while len(self.WORKERS) < self.num_workers:
             self.spawn_worker()
 
     def murder_workers(self) -> None:
-        """As gunicorn's, but for workers that load: they end by ``load_timeout``, not for their silence."""
+        """Kill silent workers as gunicorn does, except those that load, which ``load_timeout`` ends."""
         for worker in self.WORKERS.values():
             if not worker.loaded_at and self.app.callable is None:
                 worker.tmp.notify()
         super().murder_workers()
 
     def reap_workers(self) -> None:
-        """As gunicorn's, but look at how they ended first."""
+        """Reap workers as gunicorn does, and record first how they ended."""
         last = ""
         for pid, worker in self.WORKERS.items():
             self._served |= worker.has_served
@@ -149,7 +150,7 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
         if not last or not self.LISTENERS or preloaded is None:
             return
         if preloaded.problem is not None:
-            # Every fork of this process has the same problem; only a new one may load.
+            # Every fork of this process has the same problem; only a new process may load.
             raise HaltServer(str(preloaded.problem), 1)
         in_vain = 0 if self._served else self._died_in_vain
         if in_vain >= VAIN_FORKS and os.environ["preload"] == "auto":
@@ -158,33 +159,33 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
 
 
 class FunctionApplication(Application):  # type: ignore[misc] # gunicorn is not typed
-    """The function as gunicorn's application: no WSGI, and loaded here only to be preloaded."""
+    """The function as gunicorn's application: no WSGI; loaded here only with preload."""
 
     def init(self, parser: Any, opts: Any, args: Any) -> None:
-        """gunicorn's: settings from beside the command line; none."""
+        """Return no settings in addition to the command line."""
 
     def load_config(self) -> None:
-        """As gunicorn's, with our hook before each fork."""
+        """Load gunicorn's configuration, with the hook before each fork."""
         super().load_config()
         self.cfg.set("pre_fork", BatchArbiter.prepare)
         self.cfg.set("preload_app", os.environ.get("preload", "false") != "false")
 
     def load(self) -> Preloaded:
-        """gunicorn's, called before the workers are forked if the function is to be preloaded.
+        """Preload the function; gunicorn calls this before it forks the workers.
 
-        Does not return if that is so by default only and a fork would break the function.
+        With preload=auto it does not return if a fork would break the function.
         """
         return preload(required=os.environ["preload"] == "true")
 
     def run(self) -> None:
-        """As gunicorn's, with our arbiter."""
+        """Run ``BatchArbiter`` in place of gunicorn's arbiter."""
         BatchArbiter(self).run()
 
 
 def preload(*, required: bool) -> Preloaded:
-    """Load the function for workers yet to be forked; a problem is kept for them to report.
+    """Return the loaded function for the workers to be forked, or the problem for them to report.
 
-    Where a fork would break the function that is a problem if ``required``; else this process begins again.
+    If a fork would break the function: a problem if ``required``, else this process restarts without preload.
     """
     before = open_files()
     try:
@@ -198,7 +199,7 @@ def preload(*, required: bool) -> Preloaded:
     reason = reason or (None if required else shared_by_fork(before))
     if reason is not None:
         begin_again(reason)
-    # What is frozen is never walked by a collector, and what is free is given back, so neither is copied.
+    # Garbage collection skips frozen objects, and free memory goes back, so a fork copies neither.
     gc.collect()
     gc.freeze()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -208,7 +209,7 @@ def preload(*, required: bool) -> Preloaded:
 
 
 def begin_again(reason: str) -> NoReturn:
-    """Become an arbiter whose workers load the function for themselves: nothing of this one is left."""
+    """Replace this process by an arbiter whose workers load the function for themselves."""
     sys.stderr.write(f"preload=auto: {reason}. Each worker loads the handler for itself now.\n")
     sys.stdout.flush()
     sys.stderr.flush()
@@ -217,7 +218,7 @@ def begin_again(reason: str) -> NoReturn:
 
 
 def unsafe_to_fork() -> str | None:
-    """Why the workers must not be forked from this process now, or None.
+    """Return the reason for which workers must not be forked from this process now, or None.
 
     PyTorch's notes on multiprocessing name both reasons: an accelerator's runtime that was initialized
     before the fork ("poison fork"), and background threads, of which a fork copies the locks but not the
@@ -241,9 +242,9 @@ def unsafe_to_fork() -> str | None:
 
 
 def shared_by_fork(before: Mapping[int, str]) -> str | None:
-    """What load() has left open besides ``before``, and all workers would use at once; None if nothing.
+    """Return a message with the files that load() left open and workers would share; None: none is open.
 
-    Whether they may cannot be seen: the position in a file, a connection to a database, another accelerator.
+    It cannot be known whether they may: a position in a file, a connection to a database, an accelerator.
     """
     if not before:
         return "without /proc it cannot be known what load() leaves open: set preload to true or false"
@@ -258,7 +259,7 @@ def shared_by_fork(before: Mapping[int, str]) -> str | None:
 
 
 def open_files() -> dict[int, str]:
-    """Names of this process's open files by descriptor (Linux; else none)."""
+    """Return the names of this process's open files by descriptor; {} where there is no /proc."""
     folder = Path("/proc/self/fd")
     found = {}
     for entry in folder.iterdir() if folder.is_dir() else ():
@@ -268,7 +269,7 @@ def open_files() -> dict[int, str]:
 
 
 def other_threads() -> list[str]:
-    """Names of this process's threads but the calling one, those of native libraries too (Linux)."""
+    """Return the names of this process's other threads, on Linux those of native libraries too."""
     names = {thread.native_id: thread.name for thread in threading.enumerate()}
     tasks = Path("/proc/self/task")
     if tasks.is_dir():
@@ -278,12 +279,12 @@ def other_threads() -> list[str]:
 
 
 def ended_well(end: os.waitid_result) -> bool:
-    """Whether a worker left by itself: the watchdog closed its connection to have it replaced."""
+    """Return whether a worker left by itself, after the watchdog closed its connection to replace it."""
     return end.si_code == os.CLD_EXITED and end.si_status == 0
 
 
 def how_it_ended(end: os.waitid_result) -> str:
-    """What happened to a process, in words."""
+    """Return the end of a process in words."""
     if end.si_code == os.CLD_EXITED:
         return f"ended with status {end.si_status}"
     try:

@@ -1,7 +1,7 @@
-"""What one worker takes of the machine: its CUDA devices, and the threads of its maths libraries.
+"""Gives one worker its CUDA devices and the threads of its maths libraries.
 
-Sets the process's environment, and tells libraries that are loaded; imports no model library. Called by
-``serve`` before the handler is loaded, or after the fork from a process that has loaded it.
+Sets the process's environment and calls libraries that are already loaded; imports no model library. Called
+by ``serve`` before it loads the handler, or after the fork from a process that has loaded it.
 """
 
 import ctypes
@@ -24,14 +24,14 @@ _SETTERS: Final = (
         tuple(f"{a}openblas_set_num_threads{b}" for a in ("", "scipy_") for b in ("", "64_")),
     ),
 )
-"""By which variable a maths library knows its threads when it is loaded, how its file is called, and what
-changes them later, by the names that builds give that function."""
+"""For each maths library: the variable that it reads when it is loaded, the name of its file, and the
+functions that change the number of threads later, by the names of different builds."""
 
 
 def take_devices(slot: int, workers: int) -> None:
-    """Narrow ``CUDA_VISIBLE_DEVICES`` to this worker's share, if it names several.
+    """Reduce ``CUDA_VISIBLE_DEVICES`` to this worker's share, if it names several.
 
-    CUDA reads the variable when it is initialized, which is later than this.
+    CUDA reads the variable later, when it is initialized.
     """
     devices = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     if len(devices) > 1:
@@ -39,13 +39,13 @@ def take_devices(slot: int, workers: int) -> None:
 
 
 def share(devices: Sequence[str], slot: int, workers: int) -> Sequence[str]:
-    """The devices of the worker in ``slot``: disjoint shares, or one each in turn if they are too few."""
+    """Return the devices of the worker in ``slot``: disjoint shares, or one each in turn if too few exist."""
     return devices[slot::workers] or (devices[slot % len(devices)],)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Give maths libraries that are loaded meanwhile one thread: a pool of more would not survive a fork."""
+    """Give maths libraries that are loaded meanwhile one thread: a pool of threads survives no fork."""
     before = {variable: os.environ.get(variable) for variable in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     try:
@@ -59,9 +59,9 @@ def one_thread() -> Iterator[None]:
 
 
 def take_threads() -> None:
-    """Give the maths libraries that were loaded with ``one_thread`` what is meant for them.
+    """Give the maths libraries that were loaded under ``one_thread`` the threads of their variables.
 
-    A library that is loaded only now reads its variable; one that is not known here keeps its one thread.
+    A library that is loaded later reads its variable itself; an unknown one keeps its one thread.
     """
     meant = {variable: _threads(variable) for variable in THREAD_VARIABLES}
     if max(meant.values()) <= 1:
@@ -80,13 +80,13 @@ def take_threads() -> None:
 
 
 def _threads(variable: str) -> int:
-    """The number that it has, for OpenMP the first of several; 1 if it has none."""
+    """Return the number in the variable, for OpenMP the first of several; 1 without a number."""
     value = os.environ.get(variable, "").partition(",")[0].strip()
     return max(1, int(value)) if value.isdecimal() else 1
 
 
 def _loaded_libraries() -> set[Path]:
-    """Files of the shared libraries in this process (Linux; else none)."""
+    """Return the files of the shared libraries in this process; an empty set where there is no /proc."""
     maps = Path("/proc/self/maps")
     lines = maps.read_text().splitlines() if maps.exists() else ()
     return {Path(line.split(maxsplit=5)[-1]) for line in lines if ".so" in line}

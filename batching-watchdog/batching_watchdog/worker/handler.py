@@ -1,8 +1,8 @@
-"""The function's own code: loading ``handler.py``, calling it, and what its results mean.
+"""Loads ``handler.py``, calls it, and turns its results into replies.
 
-Owns the handler contract (design: python3-http's conventions, plus batches). It runs in the worker process
-and knows nothing of gunicorn, sockets or frames: events in, replies out. Exceptions of the function never
-leave it. Next step: ``serve`` sends the replies back.
+Owns the handler contract: python3-http's conventions, plus batches. It runs in the worker process and knows
+nothing of gunicorn, sockets or frames: events in, replies out. Exceptions of the function never leave it.
+Next step: ``serve`` sends the replies back.
 """
 
 import json
@@ -21,11 +21,11 @@ from batching_watchdog.messages import Failure, Reply
 from batching_watchdog.trace_context import parse_traceparent
 
 _NO_BATCH: Final = (dict, str, bytes)
-"""Results of one request, which have a length, too."""
+"""Types that have a length and yet are the result of one request."""
 
 
 class Context:
-    """What the handler gets beside the events: python3-http's ``hostname``, and ``model`` from load()."""
+    """The handler's second argument: python3-http's ``hostname``, and ``model`` from load()."""
 
     __slots__ = ("hostname", "model")
 
@@ -54,15 +54,15 @@ class Handler:
                 f"{module.__file__} defines neither handle_batch(events, context) nor handle(event, context)"
             )
         self.repeated = False
-        """Whether the last batch failed as a whole, and its events were run again in parts."""
+        """Whether the last batch failed as a whole and ran again in parts."""
         self._told_of_batches = False
-        """Whether the log has a batch that failed though its parts did not."""
+        """Whether the log already has a batch that failed although its parts did not."""
         self.mix_paths: bool = getattr(module, "mix_paths", True)
         if not isinstance(self.mix_paths, bool):
             raise HandlerNotLoaded(f"{module.__file__}: mix_paths must be True or False")
         load, example = getattr(module, "load", None), getattr(module, "example", None)
         self.report: Callable[[Failure], None] = _print
-        """Told what the function raises while it serves."""
+        """Receives each error of the function while it serves."""
         doing = "load()"
         try:
             began = time.monotonic()
@@ -70,7 +70,7 @@ class Handler:
             self.load_seconds = time.monotonic() - began
             doing = "example()"
             self.example: bytes | None = example() if example else None
-        # Whatever the function's load() raises ends the start with one message, and sys.exit() is no way out.
+        # Any error of load() ends the start with one message, and so does sys.exit().
         except (Exception, SystemExit) as error:
             raise HandlerNotLoaded(explain(doing, error), trace_of(error)) from error
         if not isinstance(self.example, bytes | None):
@@ -78,7 +78,7 @@ class Handler:
             raise HandlerNotLoaded(f"{module.__file__}: example() must return bytes, not {kind}")
 
     def serve(self, events: Sequence[Event]) -> list[Reply]:
-        """One reply per event, in order. If the batch fails it is run again in halves, and so are they."""
+        """Return one reply per event, in order. A batch that fails runs again in halves, and so do they."""
         self.repeated = False
         if self._handle_batch is None:
             return [self._serve_alone(event) for event in events]
@@ -95,14 +95,14 @@ class Handler:
                 problem = f"handle_batch returned {len(results)} results for {len(events)} events"
             else:
                 return [self._reply(result, event) for result, event in zip(results, events, strict=True)]
-        except Exception as error:  # a handler may raise anything; the events are innocent until run alone
+        except Exception as error:  # a handler may raise anything; which event is at fault shows alone
             problem = trace_of(error)
         if len(events) == 1:
             return [self._failure(problem, events[0])]
         self.repeated = True
         half = len(events) // 2
         replies = self._serve_together(events[:half]) + self._serve_together(events[half:])
-        # The trace of an event that fails alone says why its batch did.
+        # The trace of an event that fails alone explains the batch.
         if not self._told_of_batches and not any(reply.failed for reply in replies):
             self._told_of_batches = True
             text = f"handle_batch failed on {len(events)} events and served each part of them. Said once."
@@ -121,7 +121,7 @@ class Handler:
                 return self._failure(trace, event)
 
     def _reply(self, result: Any, event: Event) -> Reply:
-        """The reply that a handler's result means (the template's README, "The handler")."""
+        """Return the reply to a handler's result (the watchdog's README, "The handler")."""
         try:
             return self._encode_result(result, event)
         except Exception as error:  # a result's own methods may raise anything
@@ -150,7 +150,7 @@ class Handler:
         return Reply(200, b"Content-Type: application/json\r\n", _JSON.encode(result).encode())
 
     def _with_status(self, body: Any, status: Any, headers: Any, event: Event) -> Reply:
-        """The reply to a result with status and headers: a mapping, or pairs to repeat a name."""
+        """Return the reply to a result with status and headers: a mapping, or pairs to repeat a name."""
         failed = isinstance(body, BaseException)
         reply = self._failure(trace_of(body), event) if failed else self._encode_result(body, event)
         status = int(status)
@@ -163,9 +163,9 @@ class Handler:
         return Reply(status, b"".join(lines), reply.body, reply.failed)
 
     def _failure(self, trace: str, event: Event, shown: str | None = None) -> Reply:
-        """Status 500 for one event. The trace goes to the log, never to the client."""
+        """Return status 500 for one event. The trace goes to the log, never to the client."""
         call_id = event.headers.get("X-Call-Id", "")
-        # What a client sent is shown without control characters: the log may be read on a terminal.
+        # Control characters of a client are escaped, because the log may be read on a terminal.
         named = f"{event.method} {ascii(event.path)[1:-1]}"
         if call_id:
             named += f" [{ascii(call_id)[1:-1]}]"
@@ -184,11 +184,11 @@ def _print(failure: Failure) -> None:
 
 
 def _to_list(value: Any) -> Any:
-    """Arrays and tensors know how to become lists; nothing else is guessed."""
+    """Return an array or a tensor as a list; raise ``TypeError`` for anything else."""
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
-# json.dumps makes a new one for each call if it is told anything. NaN and Infinity are not JSON.
+# With arguments json.dumps makes a new encoder for each call. NaN and Infinity are not JSON.
 _JSON: Final = json.JSONEncoder(default=_to_list, separators=(",", ":"), allow_nan=False)

@@ -1,9 +1,9 @@
-"""The worker process: serves batch frames of the handler under gunicorn.
+"""Serves batch frames with the handler, in a worker process under gunicorn.
 
 gunicorn owns the process: forking, heartbeats, killing it when it hangs. ``BatchWorker`` loads the function,
-accepts one connection on gunicorn's Unix socket, sends its handshake, serves frames until the connection
-closes (the other end is ``pool.connection``), and leaves. There is no event loop here and nothing runs beside
-the model, so the GIL is the model's alone. Forked by ``arbiter``. Next step: ``handler``.
+accepts one connection on gunicorn's Unix socket, sends its handshake, serves frames until ``pool.connection``
+closes the connection, and leaves. There is no event loop and no other thread, so the model has the GIL for
+itself. Forked by ``arbiter``. Next step: ``handler``.
 """
 
 import atexit
@@ -36,17 +36,17 @@ from batching_watchdog.worker.devices import take_devices, take_threads
 from batching_watchdog.worker.handler import Handler
 
 HEARTBEAT_SECONDS: Final = 1.0
-"""How often an idle worker tells gunicorn that it lives."""
+"""Time between two heartbeats of an idle worker to gunicorn."""
 DUMP_SECONDS: Final = 0.5
-"""What it may take to write down where a load() hangs."""
+"""Time for writing the stack of a load() that hangs."""
 REPORT_SECONDS: Final = 5.0
-"""How long a worker that cannot load its handler stays to say so: the back-off of such restarts."""
+"""Time for which a worker that cannot load its handler stays: the backoff of such restarts."""
 _LIFE: Final = struct.Struct("d?")
 
 
 @dataclass(frozen=True, slots=True)
 class Preloaded:
-    """What the arbiter has loaded before the workers were forked: the handler, or why there is none."""
+    """The handler that the arbiter loaded before it forked the workers, or the problem."""
 
     handler: Handler | None
     problem: HandlerNotLoaded | None
@@ -56,30 +56,30 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
     """A gunicorn worker that serves frames instead of HTTP."""
 
     def __init__(self, *args: Any) -> None:
-        """Runs in the arbiter, which sets the attributes before it forks."""
+        """Set defaults in the arbiter, which sets the attributes before it forks."""
         super().__init__(*args)
         self.slot = 0
-        """Which of the pool's places this worker fills, from 0."""
+        """Slot in the pool, from 0."""
         self.load_after = 0.0
-        """Seconds to wait before loading: those before it died of that."""
+        """Seconds to wait before loading, because earlier workers died while loading."""
         self.report: HandlerNotLoaded | None = None
-        """Do not load, but say this: too many died of it."""
-        self._life = mmap.mmap(-1, _LIFE.size)  # what the arbiter still sees after the fork
+        """Problem to report in place of loading, because too many workers died while loading."""
+        self._life = mmap.mmap(-1, _LIFE.size)  # shared with the arbiter after the fork
 
     @property
     def loaded_at(self) -> float:
-        """When the worker came through loading (``time.monotonic``), for the arbiter too; 0 if it has not."""
+        """Time at which the worker had loaded (``time.monotonic``), also in the arbiter; 0: it has not."""
         at: float = _LIFE.unpack_from(self._life)[0]
         return at
 
     @property
     def has_served(self) -> bool:
-        """Whether the worker has answered a batch, for the arbiter too."""
+        """Whether the worker has answered a batch, also in the arbiter."""
         served: bool = _LIFE.unpack_from(self._life)[1]
         return served
 
     def init_process(self) -> None:
-        """As gunicorn's, and die with the arbiter even if that is killed."""
+        """Start the worker as gunicorn does, and make it die with the arbiter even by SIGKILL."""
         die_with_parent(signal.SIGKILL, self.ppid)
         super().init_process()
         if self.app.callable is not None:
@@ -93,7 +93,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         if self._problem is None:
             self._wait(self.load_after)
             self._load()
-        # The model is there for good: keep the collector from walking it again and again.
+        # The model stays: freeze it, so that garbage collection skips it.
         gc.collect()
         gc.freeze()
         _LIFE.pack_into(self._life, 0, time.monotonic(), False)
@@ -104,7 +104,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
             self._handler, self._problem = preloaded.handler, preloaded.problem
             if self._handler is not None:
                 take_threads()
-                # What load() has left to be done at exit, such as removing its files, is not this process's.
+                # The arbiter runs load()'s atexit functions, which may remove files; this process must not.
                 atexit._clear()  # noqa: SLF001 - as multiprocessing does; there is no public way
             return
         try:
@@ -113,7 +113,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
             self._problem = error
 
     def run(self) -> None:
-        """Accept the watchdog's connection and serve it, until it closes or gunicorn says stop."""
+        """Accept the watchdog's connection and serve it until it closes or gunicorn stops the worker."""
         listener = self.sockets[0]
         listener.setblocking(False)
         poll = select.poll()
@@ -126,7 +126,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
                 connection, _ = listener.accept()
             except BlockingIOError:  # another worker took it, or a signal woke us
                 continue
-            # The watchdog closes it to be rid of this worker; it opens a new one to the next.
+            # The watchdog closes it to replace this worker; it opens a new one to the next.
             with connection, suppress(OSError):
                 self._serve(connection)
             return
@@ -147,7 +147,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
             if self._problem is not None:
                 handshake = replace(handshake, error=str(self._problem), trace=self._problem.trace)
             self._send(connection, wire.encode_handshake(handshake))
-            # gunicorn itself is started again, with a back-off, if it could not preload.
+            # If gunicorn could not preload, the supervisor restarts it with a backoff.
             self._wait(REPORT_SECONDS if self.app.callable is None else HEARTBEAT_SECONDS)
             return
         handshake = replace(
@@ -172,23 +172,23 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
             frame = self._frame(connection)
             if frame is None:
                 return
-            if frame[0].kind is wire.Kind.CANCEL:  # its batch has been run
+            if frame[0].kind is wire.Kind.CANCEL:  # its batch has already run
                 continue
             events = [Event(head, body) for head, body in wire.decode_requests(*frame)]
             cancelled = self._cancelled(connection, poll)
             replies = serve_but(cancelled, events, self._handler)
-            # Since the last reply, so that what it takes to receive and to send is not left out.
+            # Since the last reply, so that receiving and sending count.
             earlier, spent = spent, time.process_time()
             seconds = 0.0 if self._handler.repeated else spent - earlier
             self._send(connection, wire.encode_replies(replies, seconds))
             _LIFE.pack_into(self._life, 0, self.loaded_at, True)
 
     def _cancelled(self, connection: socket.socket, poll: select.poll) -> set[int]:
-        """The places of requests in the batch received last that have been cancelled; does not wait."""
+        """Return the places of cancelled requests in the newest batch, without waiting."""
         places: set[int] = set()
         while connection.fileno() in dict(poll.poll(0)):
             start = connection.recv(wire.HEADER_SIZE, socket.MSG_PEEK)
-            # Or it is the batch after this one.
+            # Another kind is the next batch.
             if len(start) < wire.HEADER_SIZE or wire.decode_header(start).kind is not wire.Kind.CANCEL:
                 break
             frame = self._frame(connection)
@@ -198,7 +198,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         return places
 
     def _frame(self, connection: socket.socket) -> tuple[wire.FrameHeader, memoryview] | None:
-        """The next frame, in the buffer of all frames. None as ``_receive``."""
+        """Return the next frame, in the shared buffer; None where ``_receive`` returns False."""
         if not self._receive(connection, memoryview(self._buffer.data)[: wire.HEADER_SIZE]):
             return None
         header = wire.decode_header(self._buffer.data)
@@ -207,7 +207,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         return (header, data) if self._receive(connection, data) else None
 
     def _receive(self, connection: socket.socket, view: memoryview) -> bool:
-        """Fill ``view``. False if the connection closed, or the worker was told to stop."""
+        """Fill ``view``; return False if the connection closed or the worker must stop."""
         filled = 0
         while filled < len(view):
             try:
@@ -243,8 +243,8 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
 def leave_fork() -> NoReturn:
     """End this process with status 0, as multiprocessing ends its children.
 
-    The interpreter would take down a copy of all that was loaded before the fork: seconds with torch, whose
-    finalizers complain that what they registered at exit is gone.
+    A normal exit would free a copy of everything loaded before the fork. With torch that takes seconds, and
+    its finalizers complain about missing atexit functions.
     """
     threading._shutdown()  # type: ignore[attr-defined] # noqa: SLF001 - there is no public way
     atexit._run_exitfuncs()  # noqa: SLF001 - likewise
@@ -254,15 +254,15 @@ def leave_fork() -> NoReturn:
 
 
 def stack_folder() -> Path:
-    """Where processes that load for too long write their stacks."""
+    """Return the folder in which processes that load for too long write their stacks."""
     return Path(os.environ.get("load_stacks") or tempfile.gettempdir())
 
 
 def load_handler() -> Handler:
-    """Load the function; ends this process with SIGALRM if that takes longer than ``load_timeout``.
+    """Load the function; end this process by SIGALRM after ``load_timeout``.
 
-    No thread of ours could: one that hangs may hold the GIL. ``function.left_stack`` tells where it was then.
-    Raises ``HandlerNotLoaded``.
+    A thread could not end it, because a load() that hangs may hold the GIL. ``function.left_stack`` reads the
+    stack of that moment. Raises ``HandlerNotLoaded``.
     """
     seconds = float(os.environ["load_timeout"])
     file = stack_folder() / STACK_FILE.format(os.getpid())
@@ -278,7 +278,7 @@ def load_handler() -> Handler:
 
 
 def serve_but(cancelled: set[int], events: Sequence[Event], handler: Handler) -> list[Reply]:
-    """The replies to ``events``, ``DROPPED`` for those in ``cancelled`` places, never run."""
+    """Return the replies to ``events``; those in ``cancelled`` places do not run and get ``DROPPED``."""
     if not cancelled:
         return handler.serve(events)
     left = [event for place, event in enumerate(events) if place not in cancelled]

@@ -1,7 +1,7 @@
-"""The function as a plain Flask application: ``gunicorn 'batching_watchdog.worker.wsgi:create_app()'``.
+"""Serves the function as a Flask application: ``gunicorn 'batching_watchdog.worker.wsgi:create_app()'``.
 
 For servers that speak only WSGI, and to debug a handler: one request at a time, without batches, deadlines or
-metrics. The same ``handler`` as in ``serve``, so a request gets the same answer.
+metrics. It uses the same ``handler`` as ``serve``, so a request gets the same answer.
 """
 
 import os
@@ -16,7 +16,7 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 def create_app(function_path: str | None = None) -> Flask:
-    """The application that serves the handler in ``function_path``. Raises ``HandlerNotLoaded``."""
+    """Return the application that serves the handler in ``function_path``. Raises ``HandlerNotLoaded``."""
     app = Flask("function")
     handler = Handler(function_path or os.environ.get("function_path") or "function")
 
