@@ -108,8 +108,8 @@ def test_load_gives_replicas_that_serve_it_and_its_end_takes_them_back(installed
     assert set(answers) <= {"200", "429", "503", "TimeoutError"}, answers
     wait_for("one replica again", lambda: counts() == (1, 1), told)
     events = kubectl("--namespace=shop", "describe", "deployment/my-model")
-    assert "Scaled up" in events
-    assert "Scaled down" in events
+    assert "ScaledUp" in events
+    assert "ScaledDown" in events
 
 
 def test_last_step_shows_the_slo_that_the_model_exports(installed: Installed):

@@ -22,6 +22,7 @@ from slo_autoscaler.fields import (
     whole,
 )
 from slo_autoscaler.kube.client import Document, KubeApi, Resource
+from slo_autoscaler.kube.events import Events, Reference
 from slo_autoscaler.kube.informer import Informer, Key
 from slo_autoscaler.kube.pods import PODS, WITHOUT_NODE, Unschedulable, shortage, unschedulable
 from slo_autoscaler.leader import Leader
@@ -84,6 +85,7 @@ class Deployment:
 
     namespace: str
     name: str
+    uid: str
     version: str
     desired: int
     ready: int
@@ -112,6 +114,7 @@ class Deployment:
         return cls(
             namespace=metadata["namespace"],
             name=metadata["name"],
+            uid=metadata.get("uid", ""),
             version=metadata.get("resourceVersion", ""),
             desired=1 if replicas is None else replicas,
             ready=(document.get("status") or {}).get("readyReplicas") or 0,
@@ -125,6 +128,11 @@ class Deployment:
     def function_name(self) -> str:
         """name.namespace, as metrics and decisions call it."""
         return f"{self.name}.{self.namespace}"
+
+    @property
+    def reference(self) -> Reference:
+        """The object of events about it."""
+        return Reference(DEPLOYMENTS.api, "Deployment", self.namespace, self.name, self.uid)
 
 
 class Kubernetes:
@@ -141,8 +149,9 @@ class Kubernetes:
         self._api = KubeApi(
             *config.cluster,
             timeout=config.timeout,
-            connections=config.concurrency + watches,
+            connections=config.concurrency + watches + 1,
         )
+        self._events = Events(self._api)
         self._deployments = Informer(
             self._api,
             DEPLOYMENTS,
@@ -189,12 +198,16 @@ class Kubernetes:
         except NotFoundError as error:
             raise FunctionGoneError(str(error)) from error
         self._deployments.wrote(key, version, replace(found, desired=replicas, version=version))
+        if seen.desired != replicas:
+            reason = "ScaledUp" if replicas > seen.desired else "ScaledDown"
+            self._events.tell(found.reference, reason, f"Scaled from {seen.desired} to {replicas} replicas")
 
     def close(self) -> None:
-        """Stop the watches; close connections."""
+        """Stop the watches and the thread of events; close connections."""
         self._deployments.close()
         self._autoscalers.close()
         self._pods.close()
+        self._events.close()
         self._api.close()
 
     def _found(self, key: Key) -> Deployment:

@@ -10,6 +10,7 @@ from autoscaler.doubles import decide, until
 from autoscaler.kube.access import delete, on_double
 from autoscaler.kube.kube_server import a_deployment, a_pod
 from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError, UnreachableError
+from slo_autoscaler.kube.client import Resource
 from slo_autoscaler.kube.pods import PODS
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
@@ -17,6 +18,8 @@ from slo_autoscaler.platforms import ALL_ACTIVE
 from slo_autoscaler.platforms.kubernetes import AUTOSCALERS, DEPLOYMENTS, MODE, Kubernetes
 from slo_autoscaler.platforms.kubernetes import Settings as KubernetesSettings
 from slo_autoscaler.spec import Modes
+
+EVENTS = Resource("v1", "events")
 
 
 class Shop:
@@ -49,6 +52,9 @@ class Shop:
             "spec": {"scaleTargetRef": target, "minReplicas": 1, "maxReplicas": 3},
         }
         self.cluster.create(AUTOSCALERS.path(self.namespace), body)
+
+    def events(self):
+        return [each for items, _ in self.cluster.pages(EVENTS.path(self.namespace)) for each in items]
 
 
 @pytest.fixture
@@ -302,6 +308,24 @@ def test_while_the_list_fails_each_deployment_can_be_read_alone_and_scaled(api, 
     assert shop.replicas() == 2, "the answer is the one from before"
     api.faults.clear()
     assert shop.replicas() == 4
+
+
+# Events
+
+
+def test_each_scaling_is_an_event_and_the_same_again_counts_it_up(platform, shop):
+    for _ in range(3):
+        decide(platform, shop.web, 3)
+        decide(platform, shop.web, 2)
+    until(lambda: [each["count"] for each in shop.events()] == [3, 3], "two events, thrice each")
+    found = {(each["reason"], each["message"], each["type"]) for each in shop.events()}
+    assert found == {
+        ("ScaledUp", "Scaled from 2 to 3 replicas", "Normal"),
+        ("ScaledDown", "Scaled from 3 to 2 replicas", "Normal"),
+    }
+    uid = shop.cluster.get(DEPLOYMENTS.path(shop.namespace, "web"))["metadata"]["uid"]
+    about = {"apiVersion": "apps/v1", "kind": "Deployment", "namespace": shop.namespace, "name": "web"}
+    assert shop.events()[0]["involvedObject"] == {**about, "uid": uid}
 
 
 @on_double
