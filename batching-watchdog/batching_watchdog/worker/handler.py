@@ -85,7 +85,7 @@ class Handler:
         return self._serve_together(events)
 
     def _serve_together(self, events: Sequence[Event]) -> list[Reply]:
-        assert self._handle_batch is not None, "looked at before"  # noqa: S101 - for the type checker
+        assert self._handle_batch is not None, "checked by the caller"  # noqa: S101 - for the type checker
         try:
             results = self._handle_batch(events, self._context)
             if isinstance(results, _NO_BATCH) or not hasattr(results, "__len__"):
