@@ -55,9 +55,10 @@ def test_a_stall_shows_in_the_latency_of_every_request_due_meanwhile():
     assert all(record.latency >= 0.5 - record.scheduled for record in records)
 
 
-def test_a_kept_connection_closed_under_a_request_is_repeated_on_a_new_one():
-    _, records, _ = drive(hangs_up_on_the_third, "100:0.5")
+def test_a_request_on_a_kept_connection_that_closes_under_it_is_repeated_on_a_new_one():
+    server, records, _ = drive(hangs_up_on_the_third, "25:3")
     assert {record.status for record in records} == {200}
+    assert len(server.sockets) < len(server.requests), "some connection was used again"
 
 
 def test_a_refused_connection_is_recorded_as_such():

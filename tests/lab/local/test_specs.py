@@ -72,7 +72,8 @@ def test_a_secret_name_cannot_leave_its_folder(secret):
 
 def test_the_namespace_of_the_query_wins_over_the_body():
     assert parse_deployment(F | {"namespace": "body"}, "query").namespace == "query"
-    assert parse_deployment(F).namespace == "openfaas-fn"
+    for nothing in ({}, {"namespace": ""}, {"namespace": None}):
+        assert parse_deployment(F | nothing).namespace == "openfaas-fn"
 
 
 @pytest.mark.parametrize(("label", "replicas"), [("3", 3), ("0", 1), ("-2", 1), ("many", 1), ("", 1)])
