@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,13 +64,9 @@ def main(options: argparse.Namespace, output: Path) -> int:
     settings = {"slo_classes": budgets, "read_timeout": f"{READ_TIMEOUT:g}s"}
     with Server(entry, workload, options.workers, example(workload), settings) as server:
         watch, bad = _Watch(server, options.kill_every), _BadClients(server)
-        watch.start()
-        bad.start()
-        try:
+        with _every(SAMPLE_SECONDS, watch.look), _every(1.0, bad.misbehave):
             slices = _offer(options, generator, server)
-        finally:
-            watch.stop()
-            bad.stop()
+        bad.wait()
         alive = server.alive
     statuses: Counter[str] = Counter()
     for run in slices:
@@ -175,35 +171,45 @@ def _offer(options: argparse.Namespace, generator: Generator, server: Server) ->
     return slices
 
 
-class _Watch(threading.Thread):
-    """Samples memory and kills workers until told to stop."""
+@contextlib.contextmanager
+def _every(seconds: float, act: Callable[[], None]) -> Iterator[None]:
+    """Act in a thread at this interval until the block ends."""
+    stopped = threading.Event()
+
+    def run() -> None:
+        while not stopped.wait(seconds):
+            act()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+
+
+class _Watch:
+    """Samples of memory, and the kills of workers."""
 
     def __init__(self, server: Server, kill_every: float) -> None:
-        super().__init__(daemon=True)
         self._server, self._kill_every = server, kill_every
-        self._stopped = threading.Event()
+        self._started = time.monotonic()
+        self._next_kill = self._started + kill_every
         self._random = random.Random(1)
         self.samples: list[dict[str, float]] = []
         self.killed = 0
 
-    def run(self) -> None:
-        """Sample and kill until ``stop``."""
-        started = time.monotonic()
-        next_kill = started + self._kill_every
-        while not self._stopped.wait(SAMPLE_SECONDS):
-            used = self._server.usage()
-            total = sum(usage.pss for usage in used.values())
-            own = sum(usage.pss for usage in used.values() if usage.name.endswith(" batching_watchdog"))
-            at = time.monotonic() - started
-            self.samples.append({"at": at, "watchdog": own / 1e6, "total": total / 1e6})
-            if time.monotonic() >= next_kill:
-                next_kill += self._kill_every
-                self._kill()
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._stopped.set()
-        self.join()
+    def look(self) -> None:
+        """Sample, and kill a worker when it is time."""
+        used = self._server.usage()
+        total = sum(usage.pss for usage in used.values())
+        own = sum(usage.pss for usage in used.values() if usage.name.endswith(" batching_watchdog"))
+        now = time.monotonic()
+        self.samples.append({"at": now - self._started, "watchdog": own / 1e6, "total": total / 1e6})
+        if now >= self._next_kill:
+            self._next_kill += self._kill_every
+            self._kill()
 
     def _kill(self) -> None:
         workers = processes.children_named("batching_watchdog.worker.arbiter", self._server.usage())
@@ -213,38 +219,33 @@ class _Watch(threading.Thread):
                 self.killed += 1
 
 
-class _BadClients(threading.Thread):
-    """Each second one client sends a plausible false time, one disconnects, and one sends half a body."""
+class _BadClients:
+    """Clients that lie, disconnect or send half a body, and what became of their requests."""
 
     def __init__(self, server: Server) -> None:
-        super().__init__(daemon=True)
         self._address = ("127.0.0.1", server.port)
         (self._part,) = server.endpoint.parts
-        self._stopped = threading.Event()
         self._held: list[tuple[float, socket.socket]] = []
         self.met = 0
         self.unanswered = 0
 
-    def run(self) -> None:
-        """Misbehave until ``stop``, then wait for connections that the server must still close."""
-        while not self._stopped.wait(1.0):
-            self.met += 3
-            self._lie()
-            message = self._part.message(self._address[1])
-            with self._connect() as hasty:
-                hasty.sendall(message)
-            slow = self._connect()
-            slow.sendall(message[:-1])
-            self._held.append((time.monotonic(), slow))
-            self._release(READ_TIMEOUT + PATIENCE)
+    def misbehave(self) -> None:
+        """Send a plausible false time, disconnect, and send half a body, each from one client."""
+        self.met += 3
+        self._lie()
+        message = self._part.message(self._address[1])
+        with self._connect() as hasty:
+            hasty.sendall(message)
+        slow = self._connect()
+        slow.sendall(message[:-1])
+        self._held.append((time.monotonic(), slow))
+        self._release()
+
+    def wait(self) -> None:
+        """Wait for connections that the server must still close."""
         while self._held:
             time.sleep(0.1)
-            self._release(READ_TIMEOUT + PATIENCE)
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._stopped.set()
-        self.join()
+            self._release()
 
     def _connect(self) -> socket.socket:
         return socket.create_connection(self._address, timeout=PATIENCE)
@@ -260,15 +261,15 @@ class _BadClients(threading.Thread):
             except OSError:
                 self.unanswered += 1
 
-    def _release(self, patience: float) -> None:
-        """Drop connections that the server has answered; count those that outlive ``patience``."""
+    def _release(self) -> None:
+        """Drop connections that the server has answered; count those that outlive its time limit."""
         now, held = time.monotonic(), []
         for since, client in self._held:
             client.settimeout(0.0)
             try:
                 answered = bool(client.recv(1))
             except BlockingIOError:
-                if now - since < patience:
+                if now - since < READ_TIMEOUT + PATIENCE:
                     held.append((since, client))
                     continue
                 answered = False
