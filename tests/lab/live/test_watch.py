@@ -5,71 +5,91 @@ import json
 import os
 from datetime import UTC, datetime, timedelta
 
+import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.live.cluster import Cluster
+from autoscaler import doubles
+from autoscaler.doubles import Function, a_gateway
 from tailbound_lab.live import machine
 from tailbound_lab.live.watch import Decision, NoAnswerError, Watch, by_function, decisions
 from tailbound_lab.load.records import Ledger, Sample
 
-OURS, TWIN = "tabular.openfaas-fn", "tabular.baseline"
+OURS, TWIN = "tabular.openfaas-fn", "vision.baseline"
+QUERY = "GET /api/v1/query"
 BEGUN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def answers(document):
+    return doubles.status(200, json.dumps(document).encode())
+
+
+def results(**series):
+    """Prometheus' answer by the metric that a query names."""
+
+    def answer(handler):
+        found = next((values for name, values in series.items() if name in handler.path), {})
+        rows = [{"metric": {"function_name": name}, "value": [0, value]} for name, value in found.items()]
+        answers({"data": {"result": rows}})(handler)
+
+    return answer
+
+
+@pytest.fixture
+def cluster():
+    """Gateway and Prometheus at one address, with a function and a twin."""
+    with a_gateway(tabular=Function(2), vision=Function(0, namespace="baseline")) as gateway:
+        gateway.faults[QUERY] = results(batch_size={OURS: "3.5", TWIN: "NaN"}, queue_length={OURS: "7"})
+        yield gateway
 
 
 def sample(cluster):
     async def main():
         ledgers = {OURS: Ledger(0.1), TWIN: Ledger(0.1)}
-        async with cluster.run() as (session, address):
-            watch = Watch(session, address, address, ledgers)
-            await watch.sample(3.0)
-        return ledgers[OURS].samples, ledgers[TWIN].samples
+        async with aiohttp.ClientSession() as session:
+            await Watch(session, cluster.url, cluster.url, ledgers).sample(3.0)
+        return [*ledgers[OURS].samples, *ledgers[TWIN].samples]
 
     return asyncio.run(main())
 
 
-def test_a_sample_holds_replicas_batch_size_and_queue_of_every_function():
-    cluster = Cluster({OURS: 2, TWIN: 0})
-    cluster.results = {"batch_size": {OURS: "3.5", TWIN: "NaN"}, "queue_length": {OURS: "7"}}
-    ours, twin = sample(cluster)
-    assert ours == [Sample(3.0, 2, 2, 3.5, 7)]
-    assert twin == [Sample(3.0, 0, 0, None, None)]
+def test_a_sample_holds_replicas_batch_size_and_queue_of_every_function(cluster):
+    assert sample(cluster) == [Sample(3.0, 2, 2, 3.5, 7), Sample(3.0, 0, 0, None, None)]
 
 
-@pytest.mark.parametrize(("broken", "seen"), [("/api", Sample(3.0, 2, 2)), ("/system", Sample(3.0))])
-def test_a_server_that_is_gone_leaves_gaps(broken, seen):
-    cluster = Cluster({OURS: 2})
-    cluster.broken = {broken}
-    ours, _ = sample(cluster)
-    assert ours == [seen]
+@pytest.mark.parametrize(
+    ("broken", "seen"), [(QUERY, Sample(3.0, 2, 2)), ("GET /system", Sample(3.0, None, None, 3.5, 7))]
+)
+def test_a_server_that_is_gone_leaves_gaps(cluster, broken, seen):
+    cluster.faults[broken] = doubles.status(500)
+    assert sample(cluster)[0] == seen
 
 
-def test_the_watch_goes_on_until_it_is_cancelled():
+def test_the_watch_goes_on_until_it_is_cancelled(cluster):
     async def main():
         ledger = Ledger(0.1)
-        async with Cluster({OURS: 1}).run() as (session, address), asyncio.timeout(30):
-            watching = asyncio.create_task(Watch(session, address, address, {OURS: ledger}).run(lambda: 1.5))
-            while not ledger.samples:  # noqa: ASYNC110 - a list has no event
+        async with aiohttp.ClientSession() as session, asyncio.timeout(30):
+            watch = Watch(session, cluster.url, cluster.url, {OURS: ledger})
+            watching = asyncio.create_task(watch.run(lambda: 1.5))
+            while len(ledger.samples) < 2:  # noqa: ASYNC110 - a list has no event
                 await asyncio.sleep(0.01)
-            assert not watching.done()
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
         return ledger.samples
 
-    assert asyncio.run(main())[0] == Sample(1.5, 1, 1)
+    assert asyncio.run(main())[0] == Sample(1.5, 2, 2, 3.5, 7)
 
 
-@pytest.mark.parametrize("answer", [{}, {"data": {}}, {"data": {"result": [{}]}}, []])
-def test_an_answer_of_another_shape_is_no_answer(answer):
+@pytest.mark.parametrize("document", [{}, {"data": {}}, {"data": {"result": [{}]}}, []])
+def test_an_answer_of_another_shape_is_no_answer(cluster, document):
+    cluster.faults[QUERY] = answers(document)
+
     async def main():
-        cluster = Cluster({})
-        cluster.document = answer
-        async with cluster.run() as (session, address):
-            with pytest.raises(NoAnswerError):
-                await by_function(session, address, "x")
-            with pytest.raises(NoAnswerError):
-                await by_function(session, "http://127.0.0.1:1", "x")
+        async with aiohttp.ClientSession() as session:
+            for address in (cluster.url, "http://127.0.0.1:1"):
+                with pytest.raises(NoAnswerError):
+                    await by_function(session, address, "x")
 
     asyncio.run(main())
 

@@ -81,7 +81,7 @@ def test_function_that_answers_is_seen_as_a_scraper_sees_it():
     seen = scraped([(100 + 50.0 * tick, 99 + 49.0 * tick) for tick in range(9)], 1).observe(42.0)
     rates = (seen.rate, seen.gateway_rate, seen.attainment, seen.samples, seen.capacity)
     assert rates == pytest.approx((10.0, 12.0, 0.98, 300.0, FUNCTION.capacity))
-    assert (seen.in_flight, seen.queue_length, seen.in_flight_growth) == (3.0, 1.0, 0.0)
+    assert (seen.in_flight, seen.in_flight_growth) == (3.0, 0.0)
     assert (seen.up_replicas, seen.sample_age) == (1.0, 2.0)
 
 
