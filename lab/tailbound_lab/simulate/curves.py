@@ -61,12 +61,10 @@ class Learned:
         """Do nothing: the replica counts the outcomes."""
 
 
-def arrivals(
-    random: Random, rate: float, begin: float, end: float, burstiness: float = 1.0
-) -> Iterator[float]:
-    """Yield moments with Gamma gaps whose squared coefficient of variation is ``burstiness``; 1: Poisson."""
+def arrivals(random: Random, rate: float, begin: float, end: float) -> Iterator[float]:
+    """Yield the arrivals of a Poisson process."""
     now = begin
-    while (now := now + _gap(random, rate, burstiness)) < end:
+    while (now := now + random.expovariate(rate)) < end:
         yield now
 
 
@@ -76,7 +74,6 @@ def late_share(
     rate: float,
     requests: int = REQUESTS,
     *,
-    burstiness: float = 1.0,
     seed: int = 5,
 ) -> float:
     """Return the share of some ``requests`` at ``rate`` per second that end after the SLO."""
@@ -86,7 +83,7 @@ def late_share(
     replica.serve(list(arrivals(random, WARM_SHARE * rate, 0.0, begin)), begin)
     replica.clear()
     end = begin + requests / rate
-    came = list(arrivals(random, rate, begin, end, burstiness))
+    came = list(arrivals(random, rate, begin, end))
     replica.serve(came, end)
     first, last = begin + SETTLE * (end - begin), end - function.slo_latency
     served, good = iter(replica.order), 0
@@ -136,12 +133,6 @@ def _crossing(rates: Sequence[float], shares: Sequence[float], late: float) -> f
     rise = logs[index] - logs[index - 1]
     part = min(1.0, (math.log(late) - logs[index - 1]) / rise) if rise > 0.0 else 1.0
     return rates[index - 1] + part * (rates[index] - rates[index - 1])
-
-
-def _gap(random: Random, rate: float, burstiness: float) -> float:
-    if burstiness == 1.0:
-        return random.expovariate(rate)
-    return random.gammavariate(1.0 / burstiness, burstiness / rate)
 
 
 def main() -> int:

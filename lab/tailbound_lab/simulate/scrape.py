@@ -20,9 +20,9 @@ from tailbound_lab.simulate.function import Function
 
 Floats = NDArray[np.float64]
 
-TOTAL, GOOD, QUEUED, BATCHES, BUSY, BUCKETS = range(6)
-"""Columns of a row of counters: completions, good ones, seconds waited by them, batches begun, seconds
-that these take, then one for each bucket of latency."""
+TOTAL, GOOD, QUEUED, BUCKETS = range(4)
+"""Columns of a row of counters: completions, good ones, seconds waited by them, then one for each bucket of
+latency."""
 
 
 def edges(slo_latency: float) -> Floats:
@@ -57,23 +57,16 @@ class _Target:
 class Scrapes:
     """The samples of the last minutes. Times are seconds of the simulation."""
 
-    def __init__(
-        self, function: Function, window: float, rate_window: float, keep: float, *, budget: bool = True
-    ) -> None:
-        """``window`` is that of latency and attainment, ``keep`` the minimum seconds that samples are kept.
-
-        Without ``budget`` the observation lacks the remaining error budget.
-        """
+    def __init__(self, function: Function, window: float, rate_window: float, keep: float) -> None:
+        """``window`` is that of latency and attainment; samples are kept for at least ``keep`` seconds."""
         self._function = function
         self._edges = edges(function.slo_latency)
         self._window = window
         self._rate_window = rate_window
         self._keep = max(window, rate_window, keep)
-        self._told_budget = budget
         self._targets: dict[int, _Target] = {}
         self._gateway: deque[tuple[float, float]] = deque()
         self._scraped_at = -np.inf
-        self._totals = np.zeros(BUCKETS)
 
     @property
     def columns(self) -> int:
@@ -83,8 +76,6 @@ class Scrapes:
     def record(self, target: int, now: float, counters: Floats, inside: float, queued: float) -> None:
         """Scrape one replica: its counters since it started, and its gauges."""
         seen = self._targets.setdefault(target, _Target())
-        before = seen.counters[-1] if seen.counters else np.zeros(self.columns)
-        self._totals += counters[:BUCKETS] - before[:BUCKETS]
         seen.forget(now - self._keep)
         seen.times.append(now)
         seen.counters.append(counters.copy())
@@ -110,7 +101,7 @@ class Scrapes:
             self._targets[target].alive = False
 
     def observe(self, now: float) -> Observation | None:
-        """Return the answers to ``promql``'s queries at ``now``; None before the first scrape."""
+        """Return the answers at ``now`` to the queries that scaling depends on; None before any scrape."""
         for serial, target in list(self._targets.items()):
             target.forget(now - self._keep)
             if not target.times and not target.alive:
@@ -122,10 +113,10 @@ class Scrapes:
         over_window = self._rates(now, self._window)
         over_rate_window = self._rates(now, self._rate_window)
         objective = function.slo_objective
-        latency = [
+        p95, p99 = (
             None if over_window is None else quantile(share, self._edges, over_window[BUCKETS:])
             for share in (0.95, 0.99)
-        ]
+        )
         return Observation(
             rate=None if over_rate_window is None else float(over_rate_window[TOTAL]),
             gateway_rate=self._gateway_rate(now),
@@ -133,7 +124,6 @@ class Scrapes:
             gateway_rate_now=self._gateway_rate_now(now),
             in_flight=sum(target.inside[-1] for target in alive),
             in_flight_growth=self._growth(now),
-            queue_length=sum(target.queued[-1] for target in alive),
             capacity=function.capacity,
             attainment=_attainment(over_window),
             samples=None if over_window is None else float(over_window[TOTAL]) * self._window,
@@ -142,14 +132,11 @@ class Scrapes:
             up_replicas=float(len(alive)),
             rated_replicas=float(sum(target.rated(now - self._rate_window) for target in alive)),
             sample_age=now - self._scraped_at,
-            sampled_at=self._scraped_at,
             service_time_single=function.service.seconds[0],
-            service_mean=_ratio(over_window, BUSY, BATCHES),
             queue_mean=_ratio(over_window, QUEUED, TOTAL),
             burn_short=_burn(_attainment(over_rate_window), objective),
-            budget_remaining=self._budget(),
-            p95=latency[0],
-            p99=latency[1],
+            p95=p95,
+            p99=p99,
         )
 
     def peaks(self, now: float, span: float) -> list[tuple[float, float]]:
@@ -201,12 +188,6 @@ class Scrapes:
         seen = [(target, *_within(target.times, after)) for target in self._targets.values()]
         found = [one(target, kept, times) for target, kept, times in seen if len(kept) > 1]
         return sum(found) if found else None
-
-    def _budget(self) -> float | None:
-        total, good = self._totals[TOTAL], self._totals[GOOD]
-        if total <= 0.0 or not self._told_budget:
-            return None
-        return float(1.0 - (1.0 - good / total) / (1.0 - self._function.slo_objective))
 
 
 def rate(times: Sequence[float], counters: Sequence[Floats], now: float, window: float) -> Floats:

@@ -55,8 +55,6 @@ class Settings:
     scrape_interval: float = 5.0
     window: float = 30.0
     rate_window: float = 20.0
-    budget: bool = True
-    """Whether the rules for the remaining error budget are loaded, counted from the beginning."""
     seed: int = 1
     """Of the routing."""
     crash_looping: int = 0
@@ -135,11 +133,7 @@ class _World:
         self._bounds = np.searchsorted(arrivals, np.arange(self._steps + 1) * STEP).tolist()
         self._draws = np.random.default_rng(settings.seed).random(len(arrivals))
         self._scrapes = scrape.Scrapes(
-            function,
-            settings.window,
-            settings.rate_window,
-            keep=max(2 * settings.rate_window, PEAK_SPAN),
-            budget=settings.budget,
+            function, settings.window, settings.rate_window, keep=max(2 * settings.rate_window, PEAK_SPAN)
         )
         self._edges = scrape.edges(function.slo_latency)
         self._service = np.array([0.0, *function.service.seconds])
@@ -360,13 +354,12 @@ class _World:
         sizes: list[int] = []
         order: list[float] = []
         lost: list[float] = []
-        batches, requests, losses = [], [], []
+        requests, losses = [], []
         for replica in replicas:
             ends += replica.ends
             sizes += replica.sizes
             order += replica.order
             lost += replica.lost
-            batches.append(len(replica.ends))
             requests.append(len(replica.order))
             losses.append(len(replica.lost))
             replica.clear()
@@ -374,10 +367,6 @@ class _World:
             return
         rows = np.array([replica.row for replica in replicas], dtype=np.int64)
         of_batch, took = np.array(sizes, dtype=np.int64), self._service[np.array(sizes, dtype=np.int64)]
-        rows_of_batches = np.repeat(rows, batches)
-        height = len(self._counters)
-        self._counters[:, scrape.BATCHES] += np.bincount(rows_of_batches, minlength=height)
-        self._counters[:, scrape.BUSY] += np.bincount(rows_of_batches, took, minlength=height)
         self._busy[self._index + 1] += float(np.sum(took))
 
         arrived, end = np.array(order), np.repeat(np.array(ends), of_batch)

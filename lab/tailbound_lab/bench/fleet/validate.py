@@ -66,8 +66,6 @@ def replay(document: Mapping[str, Any]) -> dict[str, tuple[Mapping[str, Any], Ou
         scrape_interval=prometheus.scrape_interval,
         window=prometheus.window,
         rate_window=prometheus.rate_window,
-        # The rule covers 30 days, and has no value in a run's first minutes.
-        budget=False,
     )
     return {
         key: (document[key], run(trace, function_of(document, document[key]), make(), settings))
