@@ -8,7 +8,6 @@ functions together. A missing answer leaves a gap (None); it never stops a run. 
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 
+from slo_autoscaler.journal import of_log
 from tailbound_lab.load.records import Ledger, Sample
 
 _T = TypeVar("_T")
@@ -132,24 +132,16 @@ def decisions(
 ) -> tuple[Decision, ...]:
     """Return the changes in an autoscaler's log within ``duration`` seconds of the beginning, in their order.
 
-    The log has one JSON object per line, among other lines, which are skipped. With ``holds`` also return
-    holds; the log has those that differ from the previous decision.
+    Other lines are skipped. With ``holds`` also return holds; the log has those that differ from the previous
+    decision.
     """
-    found: list[Decision] = []
-    for line in lines:
-        if not line.startswith("{"):
-            continue
-        try:
-            item = json.loads(line)
-            decision = Decision(
-                seconds=(datetime.fromisoformat(item["time"]) - begun).total_seconds(),
-                function_name=item["function_name"],
-                before=int(item["from"]),
-                after=int(item["to"]),
-                reason=str(item["reason"]),
-            )
-        except (ValueError, KeyError, TypeError):
-            continue
-        if (holds or decision.before != decision.after) and 0 <= decision.seconds <= duration:
-            found.append(decision)
-    return tuple(found)
+    told = (
+        Decision(
+            (datetime.fromisoformat(item["time"]) - begun).total_seconds(),
+            *(item["function_name"], item["from"], item["to"], item["reason"]),
+        )
+        for item in filter(None, map(of_log, lines))
+    )
+    return tuple(
+        each for each in told if (holds or each.before != each.after) and 0 <= each.seconds <= duration
+    )
