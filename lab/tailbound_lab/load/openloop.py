@@ -114,15 +114,14 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # create_connection gives a full transport; uvloop's is one without being asyncio's subclass.
         self.transport = cast("asyncio.Transport", transport)
-        self.pool.made(self)
+        self.pool.made.add(self)
 
     def send(self, call: _Call) -> None:
         """Put one request on the wire."""
         self.call, self.got = call, False
         call.connection = self
         if self.transport is not None:
-            for piece in self.pool.pieces[call.body]:
-                self.transport.write(piece)
+            self.transport.write(self.pool.messages[call.body])
 
     def data_received(self, data: bytes) -> None:
         self.got = True
@@ -163,10 +162,9 @@ class _Pool:
         parts = urlsplit(target.url)
         self.host, self.port = parts.hostname or "", parts.port or 80
         self.finish = finish
-        self.pieces = [_request(target, body) for body in target.bodies]
+        self.messages = [_request(target, body) for body in target.bodies]
         self._idle: list[_Connection] = []
-        self._made: set[_Connection] = set()
-        self._all_closed: asyncio.Event | None = None
+        self.made: set[_Connection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
 
     def start(self, call: _Call) -> None:
@@ -178,12 +176,6 @@ class _Pool:
                 return
         self._connect(call)
 
-    def made(self, connection: _Connection) -> None:
-        """Keep a connection until it is closed; close one that opens too late at once."""
-        self._made.add(connection)
-        if self._all_closed is not None:
-            connection.drop()
-
     def free(self, connection: _Connection) -> None:
         """Return a connection to the pool."""
         self._idle.append(connection)
@@ -193,9 +185,7 @@ class _Pool:
 
         A server may close a kept connection in the moment the request leaves; HTTP clients then repeat it.
         """
-        self._made.discard(connection)
-        if self._all_closed is not None and not self._made:
-            self._all_closed.set()
+        self.made.discard(connection)
         if call is not None and not call.done:
             if connection.used and not connection.got and not call.retried:
                 call.retried = True
@@ -209,15 +199,14 @@ class _Pool:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for connection in list(self._made):
+        for connection in list(self.made):
             connection.call = None
             connection.drop()
         # An aborted transport reports its end in the loop's next turn; one that never does is not waited for.
-        if self._made:
-            self._all_closed = asyncio.Event()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_CLOSE_LIMIT):
-                    await self._all_closed.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_LIMIT):
+                while self.made:  # noqa: ASYNC110 - for one turn
+                    await asyncio.sleep(0)
 
     def _connect(self, call: _Call) -> None:
         task = asyncio.get_running_loop().create_task(self._connect_and_send(call))
@@ -237,18 +226,13 @@ class _Pool:
             connection.send(call)
 
 
-def _request(target: Target, body: bytes) -> tuple[bytes, ...]:
+def _request(target: Target, body: bytes) -> bytes:
     parts = urlsplit(target.url)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    names = {name.lower() for name, _ in target.headers}
     lines = [f"POST {path} HTTP/1.1", f"Host: {parts.netloc}"]
-    if "content-type" not in names:
-        lines.append("Content-Type: application/octet-stream")
     lines += [f"{name}: {value}" for name, value in target.headers]
     lines.append(f"Content-Length: {len(body)}")
-    head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
-    # One write for messages that fit into a socket buffer; a large body is not copied to its head.
-    return (head + body,) if len(body) < 16_384 else (head, body)
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 
 class Generator:
@@ -307,7 +291,7 @@ class Generator:
             self._position += 1
             self._outstanding += 1
             pool = self._pools[stream]
-            call = _Call(stream, due, self._sent[stream] % len(pool.pieces))
+            call = _Call(stream, due, self._sent[stream] % len(pool.messages))
             self._sent[stream] += 1
             self._calls.append(call)
             self._lags.append(now - due)
