@@ -10,10 +10,10 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Supervisor:
         launch: Callable[[], Launch],
         on_line: Callable[[str], None],
         *,
-        watch: Callable[[], Awaitable[None]] | None = None,
+        watch: Callable[[], Coroutine[Any, Any, None]] | None = None,
         on_exit: Callable[[], None] | None = None,
     ) -> None:
         self.name = name
@@ -138,7 +138,7 @@ class Supervisor:
             self.starts += 1
             if self._stopping.is_set():
                 self._signal(signal.SIGTERM)
-            watching = asyncio.create_task(_run(self._watch)) if self._watch is not None else None
+            watching = asyncio.create_task(self._watch()) if self._watch is not None else None
             try:
                 returncode = await process.wait()
             finally:
@@ -166,10 +166,6 @@ class Supervisor:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 # The child leads its own session, so this reaches its descendants too.
                 os.killpg(pid, signal.SIGKILL)
-
-
-async def _run(watch: Callable[[], Awaitable[None]]) -> None:
-    await watch()
 
 
 class _Lines(asyncio.Protocol):
