@@ -102,11 +102,6 @@ def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def share(value: float) -> str:
-    """Return a share of requests in percent, never rounded up: 100.00% means no violation."""
-    return f"{int(value * 1e4) / 100:.2f}%"
-
-
 def figure(rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, Any]:
     """Return a Matplotlib figure and its axes, drawn to files and to no window."""
     made = Figure(layout="constrained", figsize=options.pop("figsize", (8, 5)))

@@ -29,6 +29,7 @@ from tailbound_lab.load.records import (
     Summary,
     Track,
     highest_replicas,
+    percent,
     recent,
     summarize,
 )
@@ -45,13 +46,6 @@ def milliseconds(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     return "∞" if math.isinf(seconds) else f"{seconds * 1e3:,.0f}"
-
-
-def percent(share: float | None) -> str:
-    """Return a share as a percentage, never rounded up to 100."""
-    if share is None:
-        return "-"
-    return f"{math.floor(share * 1e4) / 100:.2f}%"
 
 
 def number(value: float | None, digits: int = 0) -> str:

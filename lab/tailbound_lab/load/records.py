@@ -235,6 +235,11 @@ def highest_replicas(track: Track) -> float | None:
     return max((sample.replicas for sample in track.samples if sample.replicas is not None), default=None)
 
 
+def percent(share: float | None) -> str:
+    """Return a share of requests as text, never rounded up: 100.00% means no miss. A dash for None."""
+    return "-" if share is None else f"{math.floor(share * 1e4) / 100:.2f}%"
+
+
 def milliseconds(seconds: float | None) -> float | None:
     """Return a latency in milliseconds for JSON; None if it is infinite or missing."""
     return None if seconds is None or math.isinf(seconds) else round(seconds * 1e3, 2)

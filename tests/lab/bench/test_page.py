@@ -114,10 +114,6 @@ def test_curve_and_plot_have_every_run_that_was_not_cut_short(tmp_path):
     assert image.imread(file).std() > 0
 
 
-def test_share_is_never_rounded_up():
-    assert (page.share(0.99999), page.share(1.0)) == ("99.99%", "100.00%")
-
-
 @pytest.mark.parametrize(
     ("words", "command"),
     [([], "single"), (["--rate", "12"], "single"), (["--quick"], "compare"), (["soak"], "soak")],

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tailbound_lab.demo.__main__ import main
 from tailbound_lab.demo.report import page, write
-from tailbound_lab.demo.table import Terminal, milliseconds, number, percent, picture, verdict
+from tailbound_lab.demo.table import Terminal, milliseconds, number, picture, verdict
 from tailbound_lab.demo.traffic import TRAFFIC
 from tailbound_lab.live.machine import Usage
 from tailbound_lab.live.session import Deployed, Outcome
@@ -20,7 +20,7 @@ from tailbound_lab.live.twins import twin
 from tailbound_lab.live.watch import Decision
 from tailbound_lab.load.arrivals import peak
 from tailbound_lab.load.openloop import Lag
-from tailbound_lab.load.records import TIMED_OUT, Comparison, Ledger, Record, Sample, reduce
+from tailbound_lab.load.records import TIMED_OUT, Comparison, Ledger, Record, Sample, percent, reduce
 from tailbound_lab.local.specs import FunctionSpec
 
 DURATION = 10

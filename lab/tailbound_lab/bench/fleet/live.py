@@ -456,7 +456,7 @@ def _row(name: str, result: Mapping[str, Any]) -> tuple[str, ...]:
     name += ", Prometheus killed" if result["prometheus_away"] else ""
     p50, p99 = ("missed" if (q := result[key]) is None else f"{q:,.1f}" for key in ("p50_ms", "p99_ms"))
     return (
-        *(name, page.share(result["attainment"]), f"{result['violations']:,}", p50, p99),
+        *(name, records.percent(result["attainment"]), f"{result['violations']:,}", p50, p99),
         *(f"{result['replica_seconds']:,.0f}", f"{result['max_replicas']}"),
         *(f"{len(result['changes'])}", f"{result['reversals']}"),
     )

@@ -27,7 +27,7 @@ from tailbound_lab.bench.rig.server import Server
 from tailbound_lab.bench.rig.systems import listed, parse_entry
 from tailbound_lab.bench.workloads import FOLDER, WORKLOADS, Workload
 from tailbound_lab.load.generator import Part, build
-from tailbound_lab.load.records import BenchError
+from tailbound_lab.load.records import BenchError, percent
 from tailbound_lab.simulate import mix
 
 SECTION: Final = "mixed"
@@ -258,6 +258,6 @@ def at_rates(
 def _shares(rounds: Sequence[Mapping[str, float]]) -> str:
     """Return the median attainment of each part."""
     return ", ".join(
-        f"{name} {page.share(statistics.median(found[name] for found in rounds))}".strip()
+        f"{name} {percent(statistics.median(found[name] for found in rounds))}".strip()
         for name in (rounds[0] if rounds else ())
     )

@@ -27,7 +27,7 @@ from tailbound_lab.bench.rig.server import Server, example
 from tailbound_lab.bench.rig.systems import parse_entry
 from tailbound_lab.bench.workloads import WORKLOADS
 from tailbound_lab.load.generator import Endpoint, Generator, Part, build
-from tailbound_lab.load.records import Lagged, Run
+from tailbound_lab.load.records import Lagged, Run, percent
 
 SECTION = "soak"
 SLICE_SECONDS = 60.0
@@ -140,7 +140,7 @@ def _summary(result: dict[str, Any]) -> str:
     grown = result["growth"]["watchdog"]
     others = result["sent"] - result["statuses"].get("200", 0)
     since = "" if grown is None else " from the second fifth of the run to the last"
-    attained = ", ".join(f"{name} {page.share(share)}" for name, share in result["attainment"].items())
+    attained = ", ".join(f"{name} {percent(share)}" for name, share in result["attainment"].items())
     memory = [sample["watchdog"] for sample in result["memory"]] or [0.0]
     return (
         f"{result['machine']}, {result['date']}.\n\n"
@@ -167,7 +167,7 @@ def _offer(options: argparse.Namespace, generator: Generator, server: Server) ->
             page.say(f"slice {len(slices) + 1}: {error}")
             run = error.run
         slices.append(run)
-        page.say(f"slice {len(slices)}: {page.share(run.attainment)} of {run.sent:,}, {dict(run.statuses)}")
+        page.say(f"slice {len(slices)}: {percent(run.attainment)} of {run.sent:,}, {dict(run.statuses)}")
     return slices
 
 
