@@ -9,8 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from math import exp
-from statistics import NormalDist
 from typing import Protocol
 
 from batching_watchdog.engine.cost import Cost, CostModel
@@ -75,18 +73,14 @@ class Mix:
         law: Law,
         draw: Callable[[], float],
         *,
-        noise: float = 0.0,
-        mix_paths: bool = True,
         lead: float = 0.0,
     ) -> None:
-        """``draw`` gives numbers from 0 to 1; ``noise`` is the standard deviation of log service times."""
+        """``draw`` gives numbers from 0 to 1."""
         self._function, self._parts, self._law, self._draw = function, tuple(parts), law, draw
-        self._noise = NormalDist(0.0, noise) if noise else None
         self._shares = list(accumulate(part.share for part in parts))
         self.max_batch_size, self.lead = len(function.service.seconds), lead
         self.cost = CostModel(self.max_batch_size, function.slo_objective)
-        if mix_paths:
-            self.cost.mix_paths()
+        self.cost.mix_paths()
         self.arrived: dict[str, list[float]] = {}
         """Arrival times of each part's requests."""
         self.good: Counter[str] = Counter()
@@ -106,12 +100,6 @@ class Mix:
         """Number of requests of each part."""
         return Counter({name: len(times) for name, times in self.arrived.items()})
 
-    @property
-    def attainment(self) -> float:
-        """Share of the requests sent that were answered within the SLO of their part; 1 without any."""
-        sent = self.sent.total()
-        return self.good.total() / sent if sent else 1.0
-
     def request(self, number: int, arrived: float) -> Request:
         """Draw a part, and return a request of it."""
         part = self._parts[bisect(self._shares, self._draw() * self._shares[-1], hi=len(self._parts) - 1)]
@@ -129,12 +117,8 @@ class Mix:
         )
 
     def seconds(self, requests: Sequence[Request]) -> float:
-        """Return the seconds of a batch, with noise."""
-        took = self._law([request.client for request in requests])
-        # NormalDist's inverse is defined between 0 and 1 only.
-        return (
-            took * exp(self._noise.inv_cdf(min(max(self._draw(), 1e-9), 1 - 1e-9))) if self._noise else took
-        )
+        """Return the seconds of a batch by the law of its parts."""
+        return self._law([request.client for request in requests])
 
     def begun(self, requests: Sequence[Request], begin: float, end: float) -> None:
         """Count the batch's requests that will be on time."""
