@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from lab.load.server import CHUNKED, OK, REFUSED, Server, hangs_up_on_the_third
+from lab.load.server import CHUNKED, CUT_SHORT, OK, REFUSED, Server, hangs_up_on_the_third
 from tailbound_lab.load.arrivals import steps
 from tailbound_lab.load.openloop import Stream, Target, main, offer
 from tailbound_lab.load.records import BROKEN, NO_CONNECTION, TIMED_OUT, Ledger, RunError
@@ -59,6 +59,12 @@ def test_a_request_on_a_kept_connection_that_closes_under_it_is_repeated_on_a_ne
     server, records, _ = drive(hangs_up_on_the_third, "25:3")
     assert {record.status for record in records} == {200}
     assert len(server.sockets) < len(server.requests), "some connection was used again"
+
+
+def test_a_request_whose_answer_breaks_off_is_not_repeated():
+    server, records, _ = drive(lambda count: OK if count % 4 else CUT_SHORT, "25:2")
+    assert len(server.requests) == len(records)
+    assert [record.status for record in records].count(BROKEN) == len(records) // 4
 
 
 def test_a_refused_connection_is_recorded_as_such():
