@@ -27,7 +27,7 @@ from slo_autoscaler.controller import Clocks, Controller
 from slo_autoscaler.errors import ConfigError
 from slo_autoscaler.fields import MODES, Mode
 from slo_autoscaler.journal import Journal
-from slo_autoscaler.leader import Alone, FileLock, Leader, Nobody
+from slo_autoscaler.leader import Alone, FileLock, Leader
 from slo_autoscaler.metrics import Metrics
 from slo_autoscaler.platforms import build
 from slo_autoscaler.sources.direct import Direct
@@ -104,7 +104,8 @@ def run(config: Config, *, once: bool, most: Mode = "active", lock: str | None =
         leader = _leader(config, lock, most)
         closing.callback(leader.close)
         metrics = Metrics(CollectorRegistry())
-        platform = build(config.platform, leader if most == "active" else Nobody(), config.modes(most))
+        writer = leader if most == "active" else Alone(leads=False)
+        platform = build(config.platform, writer, config.modes(most))
         closing.callback(platform.close)
         source = PrometheusSource(config.prometheus, config.gateway_slos())
         closing.callback(source.close)

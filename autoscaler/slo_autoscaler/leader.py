@@ -32,22 +32,14 @@ class Leader(Protocol):
 
 
 class Alone:
-    """Always the leader: this autoscaler is the only one, or the configuration separates it from others."""
+    """Always the leader, since this autoscaler is the only one; or never, if no platform may write."""
+
+    def __init__(self, *, leads: bool = True) -> None:
+        self._leads = leads
 
     def leads(self) -> bool:
-        """Return True."""
-        return True
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-class Nobody:
-    """Never the leader: without mode active no platform may write."""
-
-    def leads(self) -> bool:
-        """Return False."""
-        return False
+        """Return the same each time."""
+        return self._leads
 
     def close(self) -> None:
         """Do nothing."""

@@ -18,7 +18,7 @@ from slo_autoscaler.controller import KNOWN_FOR, Clocks, Controller
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.journal import Journal
 from slo_autoscaler.law.restart import Past
-from slo_autoscaler.leader import Alone, Nobody
+from slo_autoscaler.leader import Alone
 from slo_autoscaler.metrics import Metrics
 from slo_autoscaler.platforms.openfaas import OpenFaas
 
@@ -204,7 +204,7 @@ def test_glance_adds_replicas_while_prometheus_is_away_as_long_as_enough_is_know
     "settings",
     [
         {"most": "shadow"},
-        {"leader": Nobody()},
+        {"leader": Alone(leads=False)},
         {"defaults.mode": "shadow"},
         {"defaults.mode": "recommend"},
         {"defaults.policy": "proportional"},

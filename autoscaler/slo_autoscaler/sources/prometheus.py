@@ -28,14 +28,14 @@ from slo_autoscaler.spec import GatewaySlos
 logger = logging.getLogger(__name__)
 
 CONCURRENT_QUERIES: Final = 4
-"""Parallel queries: enough to hide the round trips, few enough for a shared Prometheus."""
+"""Parallel queries of a server: enough to hide the round trips, few enough for a shared Prometheus."""
 
-_T = TypeVar("_T")
+T = TypeVar("T")
 
 RECONCILES_BETWEEN: Final = 60
 """Reconciles between two queries of an expensive signal: five minutes at the default interval."""
 
-FOREIGN: Final = (
+_FOREIGN: Final = (
     RequestException,
     PrometheusApiClientException,
     AttributeError,
@@ -47,7 +47,67 @@ FOREIGN: Final = (
 """Errors that the client raises; it reads data.result unchecked, so a wrong answer raises any of these."""
 
 
-def connect(config: Settings) -> PrometheusConnect:
+class Server:
+    """One Prometheus: a few queries in parallel, within a common time limit, with one kind of error."""
+
+    def __init__(self, config: Settings, name: str) -> None:
+        """Raises ``ConfigError`` if a file with credentials is missing. ``name`` is the threads'."""
+        self._url = config.url
+        self._timeout = config.timeout
+        self._client = _client(config)
+        self._pool = ThreadPoolExecutor(CONCURRENT_QUERIES, thread_name_prefix=name)
+
+    def submit(self, ask: Callable[..., T], *arguments: object) -> Future[T]:
+        """Call ``ask`` in a thread; it sends its queries by the next two methods."""
+        return self._pool.submit(ask, *arguments)
+
+    def instant(
+        self, parse: Callable[[object], T], query: str, params: Mapping[str, float] | None = None
+    ) -> T:
+        """Return the parsed answer to an instant query. Raises ``SourceError``."""
+        return self._read(lambda: parse(self._client.custom_query(query, params)), query)
+
+    def range(self, parse: Callable[[object], T], query: str, span: tuple[float, float], step: float) -> T:
+        """Return the parsed answer to a range query, in Unix seconds. Raises ``SourceError``."""
+        start, end = (datetime.fromtimestamp(when, UTC) for when in span)
+        return self._read(
+            lambda: parse(self._client.custom_query_range(query, start, end, f"{step:g}")), query
+        )
+
+    def answers(self, asked: Sequence[Future[T]], end: float | None = None) -> list[T]:
+        """Return all answers; raise ``SourceError`` if one fails or ``timeout`` passes first.
+
+        ``end``, on the monotonic clock, is the end of the time that they share with others.
+        """
+        left = self._timeout if end is None else max(0.0, end - time.monotonic())
+        done, late = wait(asked, left, FIRST_EXCEPTION)
+        for query in late:
+            query.cancel()
+        failed = next((query for query in asked if query in done and query.exception()), None)
+        if failed is not None:
+            failed.result()
+        if late:
+            raise SourceError(
+                f"{self._url}: {len(late)} of {len(asked)} queries not answered within {self._timeout:g} s"
+            )
+        return [query.result() for query in asked]
+
+    def close(self) -> None:
+        """Close connections and stop threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
+
+    def _read(self, answer: Callable[[], T], query: str) -> T:
+        """Return the result of ``answer``; turn every error of the client into a ``SourceError``."""
+        try:
+            return answer()
+        except SourceError as error:
+            raise SourceError(f"{self._url}: wrong answer to {query}: {error}") from error
+        except _FOREIGN as error:
+            raise SourceError(f"{self._url}: {brief(error)}") from error
+
+
+def _client(config: Settings) -> PrometheusConnect:
     """Return a client with the configured credentials. Raises ``ConfigError`` if a file is missing."""
     auth = None
     if config.bearer_token_file is not None:
@@ -105,8 +165,7 @@ class PrometheusSource:
         )
         self._advised: str | None = None
         """The last logged advice."""
-        self._connection = connect(config)
-        self._pool = ThreadPoolExecutor(CONCURRENT_QUERIES, thread_name_prefix="prometheus")
+        self._server = Server(config, "prometheus")
 
     def observe(self) -> dict[str, Observation]:
         """Return the current observation of every function; ``SourceError`` if any query fails.
@@ -118,7 +177,7 @@ class PrometheusSource:
         own = self._asked(self._queries)
         theirs = self._asked(self._gateway_queries)
         (having_new,) = self._asked({"": self._new_replicas}).values()
-        self._answers([having_new, *own.values(), *theirs.values()], end)
+        self._server.answers([having_new, *own.values(), *theirs.values()], end)
         seldom = self._seldom.poll(self._asked)
         self._advise(seldom.get("scrape_ratio", {}))
         found = {signal: query.result() for signal, query in own.items()} | seldom
@@ -132,17 +191,17 @@ class PrometheusSource:
         An exported value has one entry, from the last scrape of an autoscaler within an hour. Ages are by
         Prometheus' own clock, so that clocks need not agree.
         """
-        (found,) = self._answers([self._pool.submit(self._ask_history, span)])
+        (found,) = self._server.answers([self._server.submit(self._ask_history, span)])
         return promql.pasts(found)
 
     def earlier(self, ages: Sequence[float], span: float) -> dict[str, dict[float, Earlier]]:
         """Return the arrivals around earlier moments, by one range query each, within ``timeout``."""
-        asked = [self._pool.submit(self._ask_earlier, age, span) for age in ages]
-        return promql.earlier(dict(zip(ages, self._answers(asked), strict=True)))
+        asked = [self._server.submit(self._ask_earlier, age, span) for age in ages]
+        return promql.earlier(dict(zip(ages, self._server.answers(asked), strict=True)))
 
     def gateways(self) -> dict[str, set[str]]:
         """Return {address: functions} of the scraped gateways, within ``timeout``."""
-        (found,) = self._answers([self._pool.submit(self._ask_places, promql.GATEWAYS)])
+        (found,) = self._server.answers([self._server.submit(self._ask_places, promql.GATEWAYS)])
         functions: dict[str, set[str]] = {}
         for address, name in found:
             functions.setdefault(address, set()).add(name)
@@ -150,36 +209,16 @@ class PrometheusSource:
 
     def watchdogs(self) -> dict[str, str]:
         """Return {address: function} of the scraped replicas, within ``timeout``."""
-        (found,) = self._answers([self._pool.submit(self._ask_places, promql.WATCHDOGS)])
+        (found,) = self._server.answers([self._server.submit(self._ask_places, promql.WATCHDOGS)])
         return dict(found)
 
     def close(self) -> None:
         """Close connections and stop threads."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._connection.close()
+        self._server.close()
 
     def _asked(self, queries: Mapping[str, str]) -> dict[str, Future[dict[str, float]]]:
         params = self._time()
-        return {signal: self._pool.submit(self._ask, text, params) for signal, text in queries.items()}
-
-    def _answers(self, asked: Sequence[Future[Any]], end: float | None = None) -> list[Any]:
-        """Return all answers; raise ``SourceError`` if one fails or ``timeout`` passes first.
-
-        ``end``, on the monotonic clock, is the end of the time that they share with others.
-        """
-        left = self._config.timeout if end is None else max(0.0, end - time.monotonic())
-        done, late = wait(asked, left, FIRST_EXCEPTION)
-        for query in late:
-            query.cancel()
-        failed = next((query for query in asked if query in done and query.exception()), None)
-        if failed is not None:
-            failed.result()
-        if late:
-            raise SourceError(
-                f"{self._config.url}: {len(late)} of {len(asked)} queries not answered within"
-                f" {self._config.timeout:g} s"
-            )
-        return [query.result() for query in asked]
+        return {signal: self._server.submit(self._ask, text, params) for signal, text in queries.items()}
 
     def _with_new(
         self, found: Mapping[str, dict[str, float]], names: Collection[str], end: float
@@ -188,7 +227,7 @@ class PrometheusSource:
         if not names:
             return {}
         asked = self._asked(promql.new_queries(names, self._config.window, self._config.rate_window))
-        self._answers([*asked.values()], end)
+        self._server.answers([*asked.values()], end)
         return {signal: found.get(signal, {}) | query.result() for signal, query in asked.items()}
 
     def _advise(self, ratios: Mapping[str, float]) -> None:
@@ -199,10 +238,10 @@ class PrometheusSource:
         self._advised = advice
 
     def _ask(self, query: str, params: Mapping[str, float]) -> dict[str, float]:
-        return self._read(lambda: promql.parse(self._connection.custom_query(query, params)), query)
+        return self._server.instant(promql.parse, query, params)
 
     def _ask_places(self, query: str) -> list[tuple[str, str]]:
-        return self._read(lambda: promql.places(self._connection.custom_query(query, self._time())), query)
+        return self._server.instant(promql.places, query, self._time())
 
     def _ask_history(self, span: float) -> dict[str, Any]:
         window = self._config.rate_window
@@ -219,7 +258,7 @@ class PrometheusSource:
             found[field] = {name: ((now - exported, value),) for name, value in values.items()}
         return found
 
-    def _ask_earlier(self, age: float, span: float) -> dict[str, Any]:
+    def _ask_earlier(self, age: float, span: float) -> dict[str, tuple[promql.Entry, ...]]:
         now, _ = self._clock("time()")
         step = max(self._config.rate_window, 2.0 * span / promql.EARLIER_STEPS)
         text = promql.arrivals(step, self._gateway)
@@ -228,31 +267,14 @@ class PrometheusSource:
     def _ask_range(
         self, query: str, now: float, span: tuple[float, float], step: float
     ) -> dict[str, tuple[tuple[float, float], ...]]:
-        start, end = (datetime.fromtimestamp(when, UTC) for when in span)
-        return self._read(
-            lambda: promql.parse_range(
-                self._connection.custom_query_range(query, start, end, f"{step:g}"), now
-            ),
-            query,
-        )
+        return self._server.range(lambda answer: promql.parse_range(answer, now), query, span, step)
 
     def _clock(self, query: str) -> tuple[float, float]:
         """Return the time by Prometheus' clock, and the value of a scalar."""
-        return self._read(
-            lambda: promql.parse_time(self._connection.custom_query(query, self._time())), query
-        )
+        return self._server.instant(promql.parse_time, query, self._time())
 
     def _time(self) -> dict[str, float]:
         return {} if self._at is None else {"time": self._at()}
-
-    def _read(self, answer: Callable[[], _T], query: str) -> _T:
-        """Return what ``answer`` returns; turn every error of the client into a ``SourceError``."""
-        try:
-            return answer()
-        except SourceError as error:
-            raise SourceError(f"{self._config.url}: wrong answer to {query}: {error}") from error
-        except FOREIGN as error:
-            raise SourceError(f"{self._config.url}: {brief(error)}") from error
 
 
 class _Seldom:

@@ -7,17 +7,13 @@ delay a reconcile. ``charts`` has the queries.
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
-from slo_autoscaler.errors import SourceError, brief
+from slo_autoscaler.errors import SourceError
 from slo_autoscaler.sources import Settings
-from slo_autoscaler.sources.prometheus import FOREIGN, connect
+from slo_autoscaler.sources.prometheus import Server
+from slo_autoscaler.sources.promql import parse_time
 from slo_autoscaler.web.charts import Grid, Points, points, values
-
-CONCURRENT: Final = 4
-"""Parallel queries of all users of the page together."""
 
 KEPT: Final = 5.0
 """Seconds for which an answer is cached."""
@@ -32,11 +28,8 @@ class Reader:
     """Queries with a cache of a few seconds; every method may be called from any thread."""
 
     def __init__(self, config: Settings, clock: Callable[[], float] = time.monotonic) -> None:
-        self._url = config.url
-        self._timeout = config.timeout
         self._clock = clock
-        self._connection = connect(config)
-        self._pool = ThreadPoolExecutor(CONCURRENT, thread_name_prefix="page-prometheus")
+        self._server = Server(config, "page-prometheus")
         self._lock = threading.Lock()
         self._kept: dict[object, tuple[float, Any]] = {}
 
@@ -75,8 +68,7 @@ class Reader:
 
     def close(self) -> None:
         """Close connections and stop threads."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._connection.close()
+        self._server.close()
 
     def _remembered(self, key: object, ask: Callable[[], _T]) -> _T:
         now = self._clock()
@@ -94,30 +86,14 @@ class Reader:
 
     def _all(self, asks: Mapping[str, Callable[[], _T]]) -> dict[str, _T]:
         """Run all queries, a few in parallel, within ``timeout`` together."""
-        asked: dict[str, Future[_T]] = {name: self._pool.submit(ask) for name, ask in asks.items()}
-        _, late = wait(asked.values(), self._timeout)
-        for query in late:
-            query.cancel()
-        if late:
-            raise SourceError(
-                f"{self._url}: {len(late)} of {len(asked)} queries not answered within {self._timeout:g} s"
-            )
-        return {name: self._answer(query) for name, query in asked.items()}
-
-    def _answer(self, query: Future[_T]) -> _T:
-        try:
-            return query.result()
-        except SourceError as error:
-            raise SourceError(f"{self._url}: wrong answer: {error}") from error
-        except FOREIGN as error:
-            raise SourceError(f"{self._url}: {brief(error)}") from error
+        asked = [self._server.submit(ask) for ask in asks.values()]
+        return dict(zip(asks, self._server.answers(asked), strict=True))
 
     def _time(self) -> float:
-        return float(self._connection.custom_query("time()")[1])
+        return self._server.instant(parse_time, "time()")[1]
 
     def _range(self, text: str, at: Grid) -> Callable[[], Points]:
-        start, end = (datetime.fromtimestamp(when, UTC) for when in (at.start, at.end))
-        return lambda: points(self._connection.custom_query_range(text, start, end, str(at.step)))
+        return lambda: self._server.range(points, text, (at.start, at.end), at.step)
 
     def _instant(self, text: str, label: str) -> Callable[[], dict[str, float]]:
-        return lambda: values(self._connection.custom_query(text), label)
+        return lambda: self._server.instant(lambda answer: values(answer, label), text)

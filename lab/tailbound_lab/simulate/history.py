@@ -5,12 +5,12 @@ Owns the range query. Prometheus has one rate per scrape, so arrivals between tw
 """
 
 import math
-from datetime import UTC, datetime
 from typing import Final
 
-from slo_autoscaler.errors import brief
+from slo_autoscaler.errors import SourceError
 from slo_autoscaler.sources import Settings
-from slo_autoscaler.sources.prometheus import FOREIGN, connect
+from slo_autoscaler.sources.prometheus import Server
+from slo_autoscaler.web import charts
 from tailbound_lab.simulate import SimulationError
 from tailbound_lab.simulate.traces import Trace, from_rates
 
@@ -39,19 +39,15 @@ def read(
     ``ConfigError`` for missing credentials.
     """
     step = max(source.scrape_interval, since / MOST_POINTS)
-    connection = connect(source)
+    server = Server(source, "history")
     try:
-        answer = connection.custom_query_range(
-            query(function_name, source.rate_window),
-            start_time=datetime.fromtimestamp(end - since, UTC),
-            end_time=datetime.fromtimestamp(end, UTC),
-            step=f"{step:g}",
+        points = server.range(
+            charts.points, query(function_name, source.rate_window), (end - since, end), step
         )
-        points = [(float(time), float(value)) for series in answer for time, value in series["values"]]
-    except FOREIGN as error:
-        raise SimulationError(f"{source.url}: {brief(error)}") from error
+    except SourceError as error:
+        raise SimulationError(str(error)) from error
     finally:
-        connection.close()
+        server.close()
     rates = [0.0] * math.ceil(since)
     for time, value in points:
         # The rate at a moment is that of the step before it.
