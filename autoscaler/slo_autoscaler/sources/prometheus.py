@@ -74,7 +74,7 @@ class Server:
             lambda: parse(self._client.custom_query_range(query, start, end, f"{step:g}")), query
         )
 
-    def answers(self, asked: Sequence[Future[T]], end: float | None = None) -> list[T]:
+    def answers(self, asked: Sequence[Future[Any]], end: float | None = None) -> list[Any]:
         """Return all answers; raise ``SourceError`` if one fails or ``timeout`` passes first.
 
         ``end``, on the monotonic clock, is the end of the time that they share with others.
@@ -201,16 +201,14 @@ class PrometheusSource:
 
     def gateways(self) -> dict[str, set[str]]:
         """Return {address: functions} of the scraped gateways, within ``timeout``."""
-        (found,) = self._server.answers([self._server.submit(self._ask_places, promql.GATEWAYS)])
         functions: dict[str, set[str]] = {}
-        for address, name in found:
+        for address, name in self._places(promql.GATEWAYS):
             functions.setdefault(address, set()).add(name)
         return functions
 
     def watchdogs(self) -> dict[str, str]:
         """Return {address: function} of the scraped replicas, within ``timeout``."""
-        (found,) = self._server.answers([self._server.submit(self._ask_places, promql.WATCHDOGS)])
-        return dict(found)
+        return dict(self._places(promql.WATCHDOGS))
 
     def close(self) -> None:
         """Close connections and stop threads."""
@@ -240,8 +238,11 @@ class PrometheusSource:
     def _ask(self, query: str, params: Mapping[str, float]) -> dict[str, float]:
         return self._server.instant(promql.parse, query, params)
 
-    def _ask_places(self, query: str) -> list[tuple[str, str]]:
-        return self._server.instant(promql.places, query, self._time())
+    def _places(self, query: str) -> list[tuple[str, str]]:
+        asked = self._server.submit(self._server.instant, promql.places, query, self._time())
+        found: list[tuple[str, str]]
+        (found,) = self._server.answers([asked])
+        return found
 
     def _ask_history(self, span: float) -> dict[str, Any]:
         window = self._config.rate_window
@@ -258,7 +259,7 @@ class PrometheusSource:
             found[field] = {name: ((now - exported, value),) for name, value in values.items()}
         return found
 
-    def _ask_earlier(self, age: float, span: float) -> dict[str, tuple[promql.Entry, ...]]:
+    def _ask_earlier(self, age: float, span: float) -> dict[str, Any]:
         now, _ = self._clock("time()")
         step = max(self._config.rate_window, 2.0 * span / promql.EARLIER_STEPS)
         text = promql.arrivals(step, self._gateway)
