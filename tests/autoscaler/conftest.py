@@ -1,12 +1,30 @@
-"""The API server of the tests that need one: a double of it, or a real one that is there."""
+"""What a test opens is closed; the API server of those that need one: a double of it, or a real one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from typing import Protocol, TypeVar
 
 import pytest
 
 from autoscaler.kube.access import Access, a_namespace, access, real
 from autoscaler.kube.kube_server import KubeServer, a_kube_server
 from slo_autoscaler.kube.client import KubeApi
+
+
+class Closeable(Protocol):
+    """What a test opens."""
+
+    def close(self) -> None: ...
+
+
+T = TypeVar("T", bound=Closeable)
+
+
+@pytest.fixture
+def keep() -> Iterator[Callable[[T], T]]:
+    """Return what the test opens, and close it at the end."""
+    with ExitStack() as opened:
+        yield lambda one: opened.enter_context(closing(one))
 
 
 @pytest.fixture(params=["double", pytest.param("real", marks=real)])
@@ -26,11 +44,9 @@ def kubeconfig(api: KubeServer | Access, tmp_path) -> str:
 
 
 @pytest.fixture
-def cluster(kubeconfig: str) -> Iterator[KubeApi]:
+def cluster(kubeconfig: str, keep: Callable[[KubeApi], KubeApi]) -> KubeApi:
     """The client of a user who may do all."""
-    client = KubeApi(kubeconfig, timeout=30.0, connections=8)
-    yield client
-    client.close()
+    return keep(KubeApi(kubeconfig, timeout=30.0, connections=8))
 
 
 @pytest.fixture

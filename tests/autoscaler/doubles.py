@@ -16,7 +16,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -89,15 +89,28 @@ def dribble(until: threading.Event) -> Fault:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves on a free port from the start until ``close``, in a thread of its own.
+    """Answers every request by ``answer`` on a free port until ``close``, in a thread of its own.
 
     Clients that hang up are what the tests are about, and no reason for a traceback.
     """
 
     daemon_threads = True
 
-    def __init__(self, handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), handler)
+    def __init__(self, answer: Fault, tls: ssl.SSLContext | None = None) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # head and body are two writes
+
+            def handle_any(self) -> None:
+                answer(self)
+
+            # The names are http.server's.
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any  # noqa: N815
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
         if tls is not None:
             self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.address = f"127.0.0.1:{self.server_address[1]}"
@@ -137,22 +150,7 @@ class Gateway:
         """The Authorization header that is required."""
         self.posted: list[dict[str, Any]] = []
         self.requests: list[str] = []
-        gateway = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True  # head and body are two writes
-
-            def do_GET(self) -> None:
-                gateway.handle(self)
-
-            def do_POST(self) -> None:
-                gateway.handle(self)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = Server(Handler)
+        self._server = Server(self.handle)
 
     @property
     def url(self) -> str:
@@ -202,31 +200,34 @@ class Gateway:
         }
 
 
+def a_gateway(**functions: Function) -> closing[Gateway]:
+    return closing(Gateway(**functions))
+
+
+NO_SERIES = b'{"status": "success", "data": {"resultType": "vector", "result": []}}'
+
+
 @contextmanager
-def a_gateway(**functions: Function) -> Iterator[Gateway]:
-    gateway = Gateway(**functions)
-    try:
-        yield gateway
-    finally:
-        gateway.close()
+def an_empty_prometheus() -> Iterator[Gateway]:
+    """Serve what a Prometheus answers that has scraped nothing."""
+    with a_gateway() as double:
+        double.faults["GET"] = status(200, NO_SERIES)
+        yield double
 
 
 def exposing(exposition: Callable[[str], str]) -> Server:
     """A server of metrics: what ``exposition`` says of each path that is asked for."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = exposition(self.path).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain; version=0.0.4")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        body = exposition(handler.path).encode()
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/plain; version=0.0.4")
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+        handler.close_connection = True  # a kept one would outlive the server
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    return Server(Handler)
+    return Server(answer)
 
 
 class Fleet:
@@ -291,13 +292,8 @@ class Fleet:
         return "\n".join(lines) + "\n"
 
 
-@contextmanager
-def a_fleet(**settings: float) -> Iterator[Fleet]:
-    fleet = Fleet(**settings)
-    try:
-        yield fleet
-    finally:
-        fleet.close()
+def a_fleet(**settings: float) -> closing[Fleet]:
+    return closing(Fleet(**settings))
 
 
 def free_port() -> int:

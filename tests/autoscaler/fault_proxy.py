@@ -4,8 +4,8 @@ Every fault is an HTTP or TCP one on real sockets; what is not spoilt is the rea
 """
 
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import unquote_plus
 
@@ -24,29 +24,21 @@ class FaultProxy:
         self.fault: Fault | None = None
         self.only = ""
         self.passed = 0
-        proxy = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                fault = proxy.fault
-                if any(self.headers.get(name) != value for name, value in proxy.required.items()):
-                    status(401)(self)
-                elif fault is not None and proxy.only in unquote_plus(self.path):
-                    fault(self)
-                else:
-                    proxy.passed += 1
-                    status(200, proxy.real(self))(self)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = Server(Handler)
+        self._server = Server(self._handle)
 
     @property
     def url(self) -> str:
         return f"http://{self._server.address}"
+
+    def _handle(self, handler: BaseHTTPRequestHandler) -> None:
+        fault = self.fault
+        if any(handler.headers.get(name) != value for name, value in self.required.items()):
+            status(401)(handler)
+        elif fault is not None and self.only in unquote_plus(handler.path):
+            fault(handler)
+        else:
+            self.passed += 1
+            status(200, self.real(handler))(handler)
 
     def real(self, handler: BaseHTTPRequestHandler) -> bytes:
         """Return what the real server answers."""
@@ -61,10 +53,5 @@ class FaultProxy:
         self._server.close()
 
 
-@contextmanager
-def a_fault_proxy(upstream: str) -> Iterator[FaultProxy]:
-    proxy = FaultProxy(upstream)
-    try:
-        yield proxy
-    finally:
-        proxy.close()
+def a_fault_proxy(upstream: str) -> closing[FaultProxy]:
+    return closing(FaultProxy(upstream))

@@ -8,8 +8,16 @@ import urllib.request
 
 import pytest
 
-from autoscaler import doubles
-from autoscaler.doubles import Function, a_fleet, a_gateway, a_process, a_prometheus, free_port, until
+from autoscaler.doubles import (
+    Function,
+    a_fleet,
+    a_gateway,
+    a_process,
+    a_prometheus,
+    an_empty_prometheus,
+    free_port,
+    until,
+)
 from autoscaler.kube.kube_server import a_deployment, a_kube_server
 from slo_autoscaler.app import main
 
@@ -20,8 +28,6 @@ interval: 200ms
 web: {host: 127.0.0.1, port: 0, page_port: null, probe_port: null}
 defaults: {start_up_time: 100ms, min_samples: 5, scale_down: {stabilization_window: 1s}}
 """
-
-VECTOR = b'{"status": "success", "data": {"resultType": "vector", "result": []}}'
 
 
 @pytest.fixture
@@ -53,8 +59,7 @@ def test_once_is_status_1_when_nothing_can_be_reached(config, capsys):
 
 
 def test_once_is_status_0_when_all_went_well_and_flags_win_over_variables(config, capsys, monkeypatch):
-    with a_gateway(a=Function(1)) as gateway, a_gateway() as prometheus:
-        prometheus.faults["GET"] = doubles.status(200, VECTOR)
+    with a_gateway(a=Function(1)) as gateway, an_empty_prometheus() as prometheus:
         monkeypatch.setenv("SLO_AUTOSCALER_GATEWAY_URL", "http://127.0.0.1:1")
         monkeypatch.setenv("SLO_AUTOSCALER_PROMETHEUS_URL", prometheus.url)
         assert main(["--config", str(config), "--once", "--gateway-url", gateway.url]) == 0
@@ -88,8 +93,7 @@ def cluster(tmp_path):
 
 def test_on_kubernetes_once_decides_as_the_leader_and_gives_the_lease_back(cluster, capsys):
     server, path = cluster
-    with a_gateway() as prometheus:
-        prometheus.faults["GET"] = doubles.status(200, VECTOR)
+    with an_empty_prometheus() as prometheus:
         assert main(["--config", str(path), "--once", "--prometheus-url", prometheus.url]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     decision = json.loads(line)

@@ -114,6 +114,8 @@ WRONG = {
         "functions: {a.fn: {zzz: 3}}": "functions.a.fn.zzz: .*policy, mode",
         "functions: {a.fn: 3}": "functions.a.fn: ",
         "functions: {vision: {}}": "functions: ",
+        "defaults: {group: gpu}": "defaults: group 'gpu' .*fleet.groups",
+        "fleet: {groups: {big: 3}}\nfunctions: {a.fn: {group: gpu}}": "functions: a.fn: .*fleet.groups: big",
         "leader: {leese: {}}": "leader.leese: .*lease",
         "leader: {lease: {period: 3s}}": "leader.lease.period: .*name, namespace",
         "leader: {lease: {duration: 1.5}}": "leader.lease.duration: ",

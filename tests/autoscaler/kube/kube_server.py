@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,21 +93,7 @@ class KubeServer:
         """Of watches: those of an earlier one end."""
         self._last_event: int | None = None
         """Status of the ERROR event with which they end; None: they are broken off."""
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def handle_any(self) -> None:
-                server._handle(self)
-
-            # The names are http.server's.
-            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any  # noqa: N815
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = Server(Handler)
+        self._server = Server(self._handle)
 
     @property
     def address(self) -> str:
@@ -352,13 +338,8 @@ class _BrokenOffError(Exception):
     """The test ends all watches."""
 
 
-@contextmanager
-def a_kube_server() -> Iterator[KubeServer]:
-    server = KubeServer()
-    try:
-        yield server
-    finally:
-        server.close()
+def a_kube_server() -> closing[KubeServer]:
+    return closing(KubeServer())
 
 
 def write_kubeconfig(folder: Path, cluster: Mapping[str, Any], user: Mapping[str, Any]) -> str:

@@ -35,17 +35,9 @@ def web(cluster, namespace):
 
 
 @pytest.fixture
-def connect():
-    """Make clients, each closed at the end."""
-    made = []
-
-    def connect(kubeconfig, timeout=10.0):
-        made.append(KubeApi(kubeconfig, timeout=timeout, connections=1))
-        return made[-1]
-
-    yield connect
-    for client in made:
-        client.close()
+def connect(keep):
+    """Make clients."""
+    return lambda kubeconfig, timeout=10.0: keep(KubeApi(kubeconfig, timeout=timeout, connections=1))
 
 
 @pytest.mark.parametrize(

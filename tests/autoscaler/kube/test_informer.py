@@ -18,14 +18,14 @@ LISTS = "GET /apis/apps/v1/"
 
 
 class Shop:
-    """Deployments of a namespace, and informers of their counts, each closed at the end."""
+    """Deployments of a namespace, and informers of their counts."""
 
-    def __init__(self, api, cluster, namespace):
+    def __init__(self, api, cluster, namespace, keep):
         self.api = api
         self.namespace = namespace
         self.path = DEPLOYMENTS.path(namespace)
         self.cluster = cluster
-        self._informers = []
+        self._keep = keep
 
     def add(self, name, count):
         self.cluster.create(self.path, a_deployment(name, self.namespace, count))
@@ -47,9 +47,8 @@ class Shop:
         told = []
         usual = {"namespaces": [self.namespace], "resync": 300.0, "changed": told.append}
         settings = {**usual, "watch_seconds": 10.0, **settings}
-        informer = Informer(client or self.cluster, DEPLOYMENTS, transform=_count, **settings)
+        informer = self._keep(Informer(client or self.cluster, DEPLOYMENTS, transform=_count, **settings))
         informer.told = told
-        self._informers.append(informer)
         if listed:
             until(lambda: informer.wait(1), "it has listed")
             if hasattr(self.api, "watches"):
@@ -66,17 +65,12 @@ class Shop:
         """Return how many requests had this in their query: ``watch=``, or ``limit=``, a list's."""
         return sum(line.startswith(LISTS) and what in line for line in self.api.requests)
 
-    def close(self):
-        for informer in self._informers:
-            informer.close()
-
 
 @pytest.fixture
-def shop(api, cluster, namespace):
-    shop = Shop(api, cluster, namespace)
+def shop(api, cluster, namespace, keep):
+    shop = Shop(api, cluster, namespace, keep)
     shop.add("web", 2)
-    yield shop
-    shop.close()
+    return shop
 
 
 def _count(document):

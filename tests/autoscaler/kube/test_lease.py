@@ -20,19 +20,14 @@ LASTING = {"duration": 60.0, "renew_interval": 0.1}
 
 
 @pytest.fixture
-def lead(api, namespace, tmp_path):
-    """Make leaders, each closed at the end."""
-    made = []
+def lead(api, namespace, tmp_path, keep):
+    """Make leaders."""
 
     def make(identity=None, *, token=None, kubeconfig=None, **settings):
         config = LeaseSettings(namespace=namespace, **(settings or LASTING))
-        leader = LeaseLeader(config, (kubeconfig or api.kubeconfig(tmp_path, token), None), identity)
-        made.append(leader)
-        return leader
+        return keep(LeaseLeader(config, (kubeconfig or api.kubeconfig(tmp_path, token), None), identity))
 
-    yield make
-    for leader in made:
-        leader.close()
+    return make
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Knative's platforms on the double of the API server."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,16 +21,12 @@ def world(api: KubeServer, cluster: KubeApi, namespace: str) -> World:
 
 
 @pytest.fixture
-def start(kubeconfig: str, world: World) -> Iterator[Callable[..., Platform]]:
-    """Start platforms, each closed at the end. Without a leader the test takes their threads' steps."""
-    platforms = []
+def start(kubeconfig: str, world: World, keep: Callable[[Platform], Platform]) -> Callable[..., Platform]:
+    """Start platforms. Without a leader the test takes their threads' steps."""
 
     def start(leader: Leader | None = None, **changes: Any) -> Platform:
         usual = {"kubeconfig": kubeconfig, "namespaces": (world.namespace,), "timeout": 10.0}
         config = KnativeSettings(**{**usual, **changes})
-        platforms.append(driven(config) if leader is None else knative(config, leader))
-        return platforms[-1]
+        return keep(driven(config) if leader is None else knative(config, leader))
 
-    yield start
-    for platform in platforms:
-        platform.close()
+    return start

@@ -68,22 +68,18 @@ def shop(api, cluster, namespace):
 
 
 @pytest.fixture
-def connect(api, tmp_path, shop):
-    """Make platforms that have seen the shop, each closed at the end."""
-    made = []
+def connect(api, tmp_path, shop, keep):
+    """Make platforms that have seen the shop."""
 
     def make(token=None, *, sees_others=True, modes=ALL_ACTIVE, **settings):
         settings = {"namespaces": (shop.namespace,), "timeout": 10.0, **settings}
         config = KubernetesSettings(kubeconfig=api.kubeconfig(tmp_path, token), **settings)
-        platform = Kubernetes(config, Alone(), modes)
-        made.append(platform)
+        platform = keep(Kubernetes(config, Alone(), modes))
         until(lambda: platform._deployments.wait(1), "it has listed")
         until(lambda: platform._autoscalers.wait(1) or not sees_others, "it has listed these as well")
         return platform
 
-    yield make
-    for platform in made:
-        platform.close()
+    return make
 
 
 @pytest.fixture

@@ -31,18 +31,10 @@ def gateway():
 
 
 @pytest.fixture
-def connect(gateway):
-    """Make platforms on the gateway, each closed at the end."""
-    made = []
-
-    def make(**settings):
-        usual = {"gateway_url": gateway.url, "timeout": 10.0}
-        made.append(OpenFaas(Settings(**{**usual, **settings}), Alone()))
-        return made[-1]
-
-    yield make
-    for platform in made:
-        platform.close()
+def connect(gateway, keep):
+    """Make platforms on the gateway."""
+    usual = {"gateway_url": gateway.url, "timeout": 10.0}
+    return lambda **settings: keep(OpenFaas(Settings(**{**usual, **settings}), Alone()))
 
 
 @pytest.fixture

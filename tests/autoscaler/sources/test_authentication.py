@@ -7,7 +7,7 @@ import pytest
 
 from autoscaler import doubles
 from autoscaler.certificates import Authority, needs_openssl
-from autoscaler.doubles import a_fleet, a_gateway, a_prometheus, until
+from autoscaler.doubles import a_fleet, a_gateway, a_prometheus, an_empty_prometheus, until
 from autoscaler.fault_proxy import a_fault_proxy
 from slo_autoscaler.errors import ConfigError, SourceError
 from slo_autoscaler.fields import Tls
@@ -20,30 +20,19 @@ PASSWORD = "correct horse"
 HASHED = "$2b$04$abcdefghijklmnopqrstuujydOTSfIH/d5oUHpsygqV5X9xJLQc6e"
 """Of the password, by bcrypt."""
 
-VECTOR = b'{"status": "success", "data": {"resultType": "vector", "result": []}}'
-
 
 @pytest.fixture
 def proxy():
     """A proxy before an empty Prometheus."""
-    with a_gateway() as empty:
-        empty.faults["GET"] = doubles.status(200, VECTOR)
-        with a_fault_proxy(empty.url) as between:
-            yield between
+    with an_empty_prometheus() as empty, a_fault_proxy(empty.url) as between:
+        yield between
 
 
 @pytest.fixture
-def connect(proxy):
-    """Make sources on the proxy, each closed at the end."""
-    made = []
-
-    def make(**settings):
-        made.append(PrometheusSource(Settings(**{"url": proxy.url, "timeout": 30.0, **settings})))
-        return made[-1]
-
-    yield make
-    for source in made:
-        source.close()
+def connect(proxy, keep):
+    """Make sources on the proxy."""
+    usual = {"url": proxy.url, "timeout": 30.0}
+    return lambda **settings: keep(PrometheusSource(Settings(**{**usual, **settings})))
 
 
 @pytest.fixture
@@ -136,7 +125,7 @@ def test_proxy_of_the_environment_counts_unless_no_proxy_names_the_server(proxy,
         monkeypatch.setenv(name, proxy.url)
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    proxy.fault = doubles.status(200, VECTOR)
+    proxy.fault = doubles.status(200, doubles.NO_SERIES)
     assert connect(url="http://prometheus.invalid:9090").observe() == {}
     monkeypatch.setenv("no_proxy", "prometheus.invalid")
     with pytest.raises(SourceError):

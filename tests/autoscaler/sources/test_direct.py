@@ -2,7 +2,7 @@
 
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing
 
 import pytest
 
@@ -57,13 +57,8 @@ class Counting:
         self._server.close()
 
 
-@contextmanager
 def counting():
-    page = Counting()
-    try:
-        yield page
-    finally:
-        page.close()
+    return closing(Counting())
 
 
 class Looking:
@@ -80,19 +75,17 @@ class Looking:
         asking = self.direct._asking
         return asking is None or asking.done()
 
+    def close(self):
+        self.direct.close()
+
     def poll(self, seconds=1.0):
         self.now += seconds
         self.direct.poll()
         return self.direct.rates()
 
 
-@contextmanager
 def looking(listing, *names):
-    made = Looking(listing, *names)
-    try:
-        yield made
-    finally:
-        made.direct.close()
+    return closing(Looking(listing, *names))
 
 
 def test_look_gives_what_surely_arrives_at_all_gateways_together():

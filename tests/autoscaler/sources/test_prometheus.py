@@ -9,6 +9,7 @@ import pytest
 from autoscaler import doubles
 from autoscaler.doubles import a_fleet, a_gateway, a_prometheus, until
 from slo_autoscaler.errors import SourceError
+from slo_autoscaler.signals import Observation
 from slo_autoscaler.sources import Settings as PrometheusSettings
 from slo_autoscaler.sources.prometheus import PrometheusSource
 
@@ -22,18 +23,14 @@ def server():
 
 
 @pytest.fixture
-def source(server):
-    prometheus = PrometheusSource(PrometheusSettings(url=server.url, timeout=30.0))
-    yield prometheus
-    prometheus.close()
+def source(server, keep):
+    return keep(PrometheusSource(PrometheusSettings(url=server.url, timeout=30.0)))
 
 
 @pytest.fixture
-def hasty(server):
+def hasty(server, keep):
     """The source where it is given up, and soon."""
-    prometheus = PrometheusSource(PrometheusSettings(url=server.url, timeout=0.3))
-    yield prometheus
-    prometheus.close()
+    return keep(PrometheusSource(PrometheusSettings(url=server.url, timeout=0.3)))
 
 
 @pytest.mark.parametrize(
@@ -46,6 +43,10 @@ def hasty(server):
         doubles.status(200, b'{"status": "success"}'),
         doubles.status(200, VECTOR % b"{}"),
         doubles.status(200, VECTOR % b'[{"metric": {}}]'),
+        doubles.status(200, VECTOR % b'[{"metric": {}, "values": [[1, "2"]]}]'),
+        doubles.status(200, VECTOR % b'[{"metric": {"function_name": "a.fn"}, "value": [1, "many"]}]'),
+        doubles.status(200, b'{"status": "error"}'),
+        doubles.half(VECTOR % b"[]"),
     ],
 )
 def test_observe_wrong_answer_is_a_source_error_without_retries(server, source, fault):
@@ -92,12 +93,13 @@ def test_the_real_prometheus_answers_every_signal_for_all_functions_at_once(tmp_
         with a_prometheus(tmp_path, targets) as prometheus:
             config = PrometheusSettings(url=prometheus.url, scrape_interval=0.25, window=2.0)
             source = PrometheusSource(config)
-            until(lambda: _samples(source) > 250, "both replicas are seen")
-            busy, quiet = source.observe()["busy.fn"], source.observe()["idle.fn"]
+            looked = []
+            # On a busy machine a scrape may be late.
+            until(lambda: looked.append(source.observe()) or _is_whole(looked[-1]), "both replicas are seen")
+            busy, quiet = looked[-1]["busy.fn"], looked[-1]["idle.fn"]
             past = source.history(5.0)
             source.close()
-    assert busy.capacity == 60.0
-    assert (busy.slo_latency, busy.up_replicas, busy.in_flight) == (0.1, 2.0, 4.0)
+    assert (busy.slo_latency, busy.in_flight) == (0.1, 4.0)
     # Weighted by the requests of each class, so a sum of shares.
     assert busy.slo_objective == pytest.approx(0.99)
     assert (busy.rate or 0.0) > 50.0
@@ -106,7 +108,7 @@ def test_the_real_prometheus_answers_every_signal_for_all_functions_at_once(tmp_
     assert max(busy.p95, 0.1) < (busy.p99 or 0.0)
     assert busy.in_flight_growth == 0.0
     assert busy.sample_age is not None
-    assert (busy.rated_replicas, busy.stalled) == (2.0, 0.0)
+    assert busy.stalled == 0.0
     assert (busy.sampled_at or 0.0) == pytest.approx(time.time(), abs=60.0)
     assert past["busy.fn"].rate[-1][1] > 0.0
     ages = [ago for ago, _ in past["busy.fn"].rate]
@@ -148,6 +150,7 @@ def _counts(source: PrometheusSource) -> tuple[float | None, ...]:
     return () if seen is None else (seen.in_flight, seen.capacity, seen.up_replicas)
 
 
-def _samples(source: PrometheusSource) -> float:
-    seen = source.observe().get("busy.fn")
-    return (seen.samples or 0.0) if seen is not None else 0.0
+def _is_whole(seen: dict[str, Observation]) -> bool:
+    busy = seen.get("busy.fn", Observation())
+    replicas = (busy.capacity, busy.up_replicas, busy.rated_replicas)
+    return (busy.samples or 0.0) > 250 and replicas == (60.0, 2.0, 2.0)
