@@ -103,26 +103,15 @@ class Config:
 
     @field_validator("defaults", "functions")
     @classmethod
-    def _can_be_woken(cls, value: Any, info: ValidationInfo) -> Any:
-        platform = info.data.get("platform")
-        if platform is not None and not platform.wakes:
-            specs = {"": value} if info.field_name == "defaults" else value
-            for name, spec in specs.items():
-                if spec.scale_to_zero_after is not None:
-                    where = f"{name}: " if name else ""
-                    raise ValueError(
-                        f"{where}scale_to_zero_after must be null: nothing wakes a Deployment from zero"
-                    )
-        return value
-
-    @field_validator("defaults", "functions")
-    @classmethod
-    def _known_group(cls, value: Any, info: ValidationInfo) -> Any:
-        fleet = info.data.get("fleet")
-        specs = {"": value} if info.field_name == "defaults" else value
+    def _fits_other_sections(cls, value: Any, info: ValidationInfo) -> Any:
+        platform, fleet = info.data.get("platform"), info.data.get("fleet")
+        specs: dict[str, Spec] = {"": value} if info.field_name == "defaults" else value
         for name, spec in specs.items():
+            where = f"{name}: " if name else ""
+            if platform is not None and not platform.wakes and spec.scale_to_zero_after is not None:
+                rule = "scale_to_zero_after must be null: nothing wakes a Deployment from zero"
+                raise ValueError(f"{where}{rule}")
             if fleet is not None and spec.group is not None and spec.group not in fleet.groups:
-                where = f"{name}: " if name else ""
                 known = ", ".join(fleet.groups) or "none is there"
                 raise ValueError(f"{where}group {spec.group!r} must be one of fleet.groups: {known}")
         return value

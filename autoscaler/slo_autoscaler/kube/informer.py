@@ -67,19 +67,8 @@ class Informer(Generic[T]):
         own writes must not change them.
         """
         told, indexed = changed or (lambda _: None), index or (lambda _: ())
-        self._lists = {
-            namespace: _List(
-                api,
-                resource.path(namespace),
-                transform,
-                dict(query or {}),
-                resync,
-                told,
-                indexed,
-                watch_seconds,
-            )
-            for namespace in namespaces or (None,)
-        }
+        rest = transform, dict(query or {}), resync, told, indexed, watch_seconds
+        self._lists = {each: _List(api, resource.path(each), *rest) for each in namespaces or (None,)}
 
     def wait(self, seconds: float) -> bool:
         """Wait for the first lists; return False if one is missing. Return early if they fail."""

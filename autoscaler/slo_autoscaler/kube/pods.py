@@ -61,17 +61,19 @@ class Unschedulable:
         )
 
 
-def unschedulable(
-    pods: Informer[Unschedulable], workload: Callable[[Unschedulable], Key]
-) -> dict[Key, list[Unschedulable]] | None:
-    """Return the pods by workload; None if they are unknown, for example without the right to list pods."""
+Shortages = Callable[[Key], tuple[int | None, str]]
+"""Workload -> the number of its pods without a node, and their ``shortage``; None if these are unknown."""
+
+
+def shortages(pods: Informer[Unschedulable], workload: Callable[[Unschedulable], Key]) -> Shortages:
+    """Return the pods by workload; they are unknown for example without the right to list them."""
     found: dict[Key, list[Unschedulable]] = {}
     try:
         for pod in pods.items().values():
             found.setdefault(workload(pod), []).append(pod)
     except PlatformError:
-        return None
-    return found
+        return lambda _: (None, "")
+    return lambda key: (len(found.get(key, ())), shortage(found.get(key, ())))
 
 
 def shortage(pods: Sequence[Unschedulable]) -> str:

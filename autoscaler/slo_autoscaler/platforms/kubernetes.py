@@ -5,7 +5,6 @@ Deployment undoes every write: in mode active such a Deployment is an error that
 """
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Literal
 
@@ -24,7 +23,7 @@ from slo_autoscaler.fields import (
 from slo_autoscaler.kube.client import Document, KubeApi, Resource
 from slo_autoscaler.kube.events import Events, Reference
 from slo_autoscaler.kube.informer import Informer, Key
-from slo_autoscaler.kube.pods import PODS, WITHOUT_NODE, Unschedulable, shortage, unschedulable
+from slo_autoscaler.kube.pods import PODS, WITHOUT_NODE, Shortages, Unschedulable, shortages
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms import ALL_ACTIVE, place
@@ -171,11 +170,11 @@ class Kubernetes:
         self._deployments.wait(end - time.monotonic())
         self._autoscalers.wait(max(0.0, end - time.monotonic()))
         self._pods.wait(max(0.0, end - time.monotonic()))
-        others, pods = self._others(), self._unschedulable()
+        others, without_node = self._others(), self._shortages()
         scales: dict[str, Scale | PlatformError] = {}
         for key, deployment in self._deployments.items().items():
             try:
-                scales[deployment.function_name] = self._scale(deployment, others.get(key), pods)
+                scales[deployment.function_name] = self._scale(deployment, others.get(key), without_node)
             except PlatformError as error:
                 scales[deployment.function_name] = error
         return scales
@@ -183,7 +182,7 @@ class Kubernetes:
     def scale(self, function_name: str) -> Scale:
         """Return replicas and bounds of one Deployment, read anew."""
         key = _key(function_name)
-        return self._scale(self._read(key), self._others().get(key), self._unschedulable())
+        return self._scale(self._read(key), self._others().get(key), self._shortages())
 
     def set_scale(self, function_name: str, replicas: int, seen: Scale) -> None:
         """Write the count, unless another writer has changed the one that was decided on."""
@@ -229,12 +228,10 @@ class Kubernetes:
             raise FunctionGoneError(f"{key[1]}.{key[0]}: the Deployment has no label {MODE}")
         return found
 
-    def _unschedulable(self) -> dict[Key, list[Unschedulable]] | None:
-        return unschedulable(self._pods, lambda pod: pod.deployment)
+    def _shortages(self) -> Shortages:
+        return shortages(self._pods, lambda pod: pod.deployment)
 
-    def _scale(
-        self, deployment: Deployment, other: str | None, pods: Mapping[Key, list[Unschedulable]] | None
-    ) -> Scale:
+    def _scale(self, deployment: Deployment, other: str | None, without_node: Shortages) -> Scale:
         name = deployment.function_name
         if deployment.fault is not None:
             raise PlatformError(f"{name}: {deployment.fault}")
@@ -244,7 +241,7 @@ class Kubernetes:
                 f"{name}: HorizontalPodAutoscaler {other} scales it too; two scalers undo each other:"
                 f" delete it, or set the label {MODE} to shadow, recommend or off"
             )
-        without_node = None if pods is None else pods.get((deployment.namespace, deployment.name), [])
+        unschedulable, shortage = without_node((deployment.namespace, deployment.name))
         return Scale(
             desired=deployment.desired,
             available=deployment.ready,
@@ -252,8 +249,8 @@ class Kubernetes:
             max=deployment.max,
             cap=self._config.cap,
             mode=mode,
-            unschedulable=None if without_node is None else len(without_node),
-            shortage=shortage(without_node or []),
+            unschedulable=unschedulable,
+            shortage=shortage,
             version=deployment.version,
         )
 

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 from slo_autoscaler.errors import PlatformError
 from slo_autoscaler.kube.client import Document, KubeApi, Resource
 from slo_autoscaler.kube.informer import Informer
-from slo_autoscaler.kube.pods import PODS, REVISION, WITHOUT_NODE, Unschedulable, shortage, unschedulable
+from slo_autoscaler.kube.pods import PODS, REVISION, WITHOUT_NODE, Unschedulable, shortages
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms.knative import Settings
 from slo_autoscaler.platforms.knative.allocation import (
@@ -164,15 +164,13 @@ def with_shortages(
     scales: Mapping[str, Scale | PlatformError], pods: Informer[Unschedulable]
 ) -> dict[str, Scale | PlatformError]:
     """Return the scales with their revisions' replicas without a node, where these are known."""
-    found = unschedulable(pods, lambda pod: pod.revision)
-    if found is None:
-        return dict(scales)
+    without_node = shortages(pods, lambda pod: pod.revision)
 
     def told(function_name: str, scale: Scale | PlatformError) -> Scale | PlatformError:
         if isinstance(scale, PlatformError):
             return scale
-        without_node = found.get((function_name.rpartition(".")[2], scale.revision), [])
-        return replace(scale, unschedulable=len(without_node), shortage=shortage(without_node))
+        unschedulable, shortage = without_node((function_name.rpartition(".")[2], scale.revision))
+        return replace(scale, unschedulable=unschedulable, shortage=shortage)
 
     return {name: told(name, scale) for name, scale in scales.items()}
 
