@@ -47,6 +47,10 @@ log = logging.getLogger(__name__)
 
 BACKLOG: Final = 4096
 SWEEP_SECONDS: Final = 1.0
+ESTIMATE_SECONDS: Final = 5.0
+"""Between two searches for the capacity: they take less than 1% of a core."""
+PAUSE_SECONDS: Final = 0.01
+"""Between two steps of a search, for the requests."""
 FLUSH_SECONDS: Final = 0.5
 """After ``drain_timeout``: what the refusals of all that is left get to leave in."""
 PROBE_AFTER_SECONDS, PROBE_EVERY_SECONDS, PROBES = 60, 15, 4
@@ -198,7 +202,10 @@ async def run(
     scrapes = Connections(MetricsPage(Exposition(built.metrics)), METRICS_LIMITS, time.monotonic)
     signals = _Signals()
 
-    sweeper = asyncio.create_task(_sweep(requests, scrapes, owns=pool.owns), name="sweep")
+    periodic = [
+        asyncio.create_task(_sweep(requests, scrapes, owns=pool.owns), name="sweep"),
+        asyncio.create_task(_estimate(built.metrics), name="estimate"),
+    ]
     try:
         async with _healthy(config, requests, scrapes) as (listener, port, metrics_port):
             pool.start()
@@ -240,7 +247,8 @@ async def run(
         await pool.stop()
         return 0 if clean else 1
     finally:
-        sweeper.cancel()
+        for task in periodic:
+            task.cancel()
         requests.abort()
         scrapes.abort()
         if not pool.failed.done():
@@ -444,6 +452,13 @@ def _start_failed(variable: str, port: int) -> Iterator[None]:
     except OSError as error:
         reason = os.strerror(error.errno or 0)
         raise StartFailed(f"{variable}={port}: cannot listen on it: {reason}") from error
+
+
+async def _estimate(metrics: Metrics) -> None:
+    while True:
+        for _ in metrics.estimate():
+            await asyncio.sleep(PAUSE_SECONDS)
+        await asyncio.sleep(ESTIMATE_SECONDS)
 
 
 async def _sweep(*listeners: Connections, owns: Callable[[int], bool]) -> None:

@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
-from batching_watchdog.engine.capacity import CpuCost, Reading, sustained
+from batching_watchdog.engine.capacity import CpuCost, Reading, search
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.errors import REFUSALS
 from batching_watchdog.messages import DEFAULT_CLASS, DispatchReason, Slo
@@ -124,6 +124,10 @@ class Metrics(Collector):
         self._workers = workers
         self._cpus = cpus
         self.cost = CpuCost(model.max_batch_size)
+        self._sustained: tuple[float, float] | None = None
+        """The workers' capacity and their batch size at it, of the last finished search."""
+        self._searched = 0
+        """Batches that the model had learned from when the last search began."""
         self.gauges = Gauges()
         self._edges = tuple(sorted({*DEFAULT_BUCKETS, *(round(slo_latency * f, 9) for f in SLO_FRACTIONS)}))
         self.in_flight = 0
@@ -186,10 +190,17 @@ class Metrics(Collector):
         if self.gauges.cpu is not None:
             served = sum(n for (_, outcome), n in self.outcomes.items() if outcome in SERVED)
             self.cost.read(Reading(*self.gauges.cpu(), served, sum(self.service_seconds.counts)))
-        if not self.model.learned or self._workers < 1:
-            return math.nan
-        own = self.slos[DEFAULT_CLASS]
-        return self.cost.bound(*sustained(self.model, self._workers, own.latency, own.objective), self._cpus)
+        if self._sustained is None:
+            for _ in self.estimate():
+                pass
+        return math.nan if self._sustained is None else self.cost.bound(*self._sustained, self._cpus)
+
+    def estimate(self) -> Iterator[None]:
+        """Search for the workers' capacity in steps of about a millisecond, if batches have finished."""
+        if self.model.runs > self._searched and self._workers > 0:
+            self._searched = self.model.runs
+            own = self.slos[DEFAULT_CLASS]
+            self._sustained = yield from search(self.model, self._workers, own.latency, own.objective)
 
     def collect(self) -> Iterator[Metric]:
         """Everything as prometheus-client families."""

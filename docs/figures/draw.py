@@ -14,10 +14,11 @@ from math import inf
 from pathlib import Path
 from typing import Any, Final
 
-from batching_watchdog.engine.capacity import OBJECTIVE, sustained
+from batching_watchdog.engine.capacity import sustained
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.effects import Answer, Dispatch, Effect, WakeAt
 from batching_watchdog.engine.engine import Engine
+from batching_watchdog.engine.latency import OBJECTIVE
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.messages import Batch, Reply, Request
 from slo_autoscaler.config import Config

@@ -5,14 +5,9 @@ Owns the exported capacity; ``latency`` knows the service times. Next step: ``me
 **The workers within the objective** (``sustained``). Throughput alone does not give this rate. Where few
 requests fit into the SLO, a burst of arrivals uses all of it. Workers that are out of step share neither the
 wait nor the requests evenly: the one that becomes free takes the whole queue, the next finds one request. No
-formula that was tried is right within a third, so ``SHARES`` comes from runs of the engine itself. Three
-numbers determine the rate with 99% on time: the workers, the requests that fit into the SLO, and the share of
-the SLO that l(b) takes before the first request. In addition:
-
-- Batches whose times have a standard deviation of v count as if they took v longer.
-- All demand beyond the servable amount is late, and demand is approximately normal (``_late``). This converts
-  99% to other objectives. ``slo_autoscaler.law.curve`` has the same shape.
-- Where two successive requests do not fit, a request is late if all workers have just begun (``_arrivals``).
+formula that was tried is right within a third. So the rate is searched with a replica in virtual time
+(``_serve``). It has the learned l(b) and its deviations, and the rules of policy ``slo`` for requests of one
+kind. Its arrivals are the same in each run, so equal curves give equal rates.
 
 **The front end and the cores** (``CpuCost``) limit the workers of a small model. The utilization law (Denning
 and Buzen, 1978, "The Operational Analysis of Queueing Network Models") applies: a resource that spends D
@@ -26,69 +21,36 @@ The CPU cost of a batch is learned by size, as its service time is. On busy core
 needs no more CPU time, so measurements on idle cores still hold.
 """
 
-from bisect import bisect_right
-from collections.abc import Sequence
-from itertools import product
-from math import erfc, exp, log, pi, sqrt
+from bisect import bisect_left, bisect_right
+from collections.abc import Generator, Sequence
+from functools import cache
+from heapq import heapreplace
+from math import log, sqrt
 from typing import Final, NamedTuple, Protocol
 
-from batching_watchdog.engine.latency import LEAST, LatencyModel
+from batching_watchdog.engine.latency import QUANTILE, LatencyModel
 
-CAUTION: Final = 0.25
-"""Share subtracted while no batch as large as fits into the SLO has run; less as larger ones run. A line
-through small batches errs by some 10%, and does not show models that are slower in large ones. With this,
-after a minute at a third of its highest rate, 95 of 100 functions reached the stated capacity.
-"""
-WORKERS: Final = (1, 2, 4, 8)
-FITTING: Final = (2, 3, 5, 15, 50, 200)
-"""Requests whose batch takes the SLO."""
-CONSTANTS: Final = (0.0, 0.15, 0.3, 0.4, 0.45, 0.5)
-"""The constant a of l(b) = a + c b, as a share of the SLO."""
-VARIATION: Final = 0.05
-"""Standard deviation of a batch's time, as a share of it, in the runs for ``SHARES``."""
-OBJECTIVE: Final = 0.99
-"""Objective of the runs for ``SHARES``."""
-SHARES: Final = (
-    109, 31, 16, 12, 11, 10,
-    356, 159, 40, 15, 12, 10,
-    622, 346, 133, 35, 16, 9,
-    903, 582, 311, 131, 43, 9,
-    989, 706, 418, 192, 42, 6,
-    1000, 767, 480, 219, 75, 2,
-    392, 207, 121, 96, 85, 74,
-    632, 394, 216, 119, 90, 73,
-    818, 537, 328, 188, 120, 75,
-    962, 712, 473, 273, 170, 78,
-    992, 788, 560, 311, 162, 73,
-    1000, 810, 589, 319, 151, 42,
-    638, 468, 322, 261, 232, 212,
-    818, 593, 406, 300, 254, 208,
-    918, 680, 501, 351, 278, 220,
-    987, 786, 614, 372, 265, 203,
-    1000, 842, 689, 401, 204, 89,
-    1000, 832, 641, 477, 239, 47,
-    816, 655, 504, 423, 376, 351,
-    920, 707, 548, 445, 387, 342,
-    964, 743, 589, 464, 401, 350,
-    1000, 828, 668, 434, 207, 196,
-    1000, 762, 595, 585, 380, 65,
-    1000, 693, 588, 606, 383, 34,
-)  # fmt: skip
-"""The highest rate that meets ``OBJECTIVE``, in thousandths of the throughput of batches that take the SLO.
-
-Workers by fitting requests (a line each) by constants. ``tailbound_lab.simulate.curves`` computes it with
-this engine and Poisson arrivals; ``bench promise`` compares the resulting capacity with the engine.
-"""
-LEAST_REQUESTS: Final = 10.0
-"""1 / variance of the demand where seldom more than one request waits."""
-PER_REQUEST: Final = 6.0
-"""Increase of it per request that fits into the SLO."""
-WAIT_SPREAD: Final = 0.4
-"""Standard deviation of demand that a request as long as the SLO adds, since others wait for it."""
-PAIRS: Final = 0.25
-"""Share of the goodput below which requests are late only if two meet, in proportion to the rate."""
-PRECISION: Final = 1e-6
-"""Relative precision of a rate."""
+MARGIN: Final = 1.04
+"""Factor by which batches are taken to be longer than learned. With it, after a minute at a third of its
+highest rate, 95 of 100 functions reached the stated capacity."""
+SATURATION: Final = 0.95
+"""Maximum share of the throughput: above it, backlogs grow for longer than a run."""
+ARRIVALS: Final = 16384
+"""Maximum arrivals of a run."""
+LATE: Final = 80
+"""Late requests of a run at the objective; more are rarely needed, since the late share rises steeply."""
+DRAWS_EVERY: Final = 15
+"""Arrivals per drawn deviation: drawing one for each would take as long as the run."""
+PERIODS: Final = 10
+"""Minimum times that the workers fill their SLO in a run: a backlog within the SLO needs time to grow."""
+BATCHES: Final = 512
+"""Batches of a step."""
+STEP: Final = 1.2
+"""Ratio between two rates of the search. It descends: some rates below the highest miss the objective."""
+LOWEST: Final = 1e-4
+"""Share of the throughput at which the search ends."""
+PRECISION: Final = 1.01
+"""Ratio between a rate that met the objective and one that did not."""
 SIZES: Final = 64
 """Batch sizes to search for the best one."""
 READ_SECONDS: Final = 1.0
@@ -118,12 +80,8 @@ class Curve(Protocol):
         """Largest size to use, at least 1."""
 
     @property
-    def tried(self) -> float:
-        """Largest size that is known from finished batches."""
-
-    @property
-    def variation(self) -> float:
-        """Standard deviation of a batch's time, as a share of it."""
+    def deviations(self) -> Sequence[float]:
+        """Times of batches as multiples of the mean of their size, ascending; at least one."""
 
     def predict_mean(self, size: float) -> float:
         """Return the mean seconds for ``size`` requests."""
@@ -132,107 +90,121 @@ class Curve(Protocol):
 def sustained(curve: Curve, workers: int, slo_latency: float, objective: float) -> tuple[float, float]:
     """Return the highest requests per second of ``workers`` within the objective, and the mean batch size.
 
-    The rate is 0 if not even one request fits into the SLO.
+    The rate is 0 if not even one request fits into the SLO. Takes some 10 ms of CPU time, up to 100.
     """
-    longer = (1.0 + curve.variation) / (1.0 + VARIATION)
-    if max(1.0, longer) * curve.predict_mean(1) >= slo_latency:
-        return 0.0, 1.0
+    steps = search(curve, workers, slo_latency, objective)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: tuple[float, float] = end.value
+            return found
+
+
+def search(
+    curve: Curve, workers: int, slo_latency: float, objective: float
+) -> Generator[None, None, tuple[float, float]]:
+    """Return the same as ``sustained``, in steps of about a millisecond. Reads ``curve`` in the first one."""
+    deviations = curve.deviations
+    upper = deviations[int(QUANTILE * len(deviations))]
     sizes = {max(1, curve.reach * part // SIZES) for part in range(1, SIZES + 1)}
     best = max(sizes, key=lambda size: size / curve.predict_mean(size))
-    fits = bisect_right(range(1, best + 1), slo_latency / longer, key=curve.predict_mean)
-    # The line through the relevant sizes: those that take about the SLO, and half as long.
-    large = max(2, fits)
-    longest = curve.predict_mean(large)
-    small = max(1, bisect_right(range(1, large), longest / 2, key=curve.predict_mean))
-    shortest = curve.predict_mean(small)
-    each = max(LEAST, longer * (longest - shortest) / (large - small))
-    constant = max(0.0, longer * shortest - each * small)
-    fitting = max(1.0, (slo_latency - constant) / each)
-    rate = _at_objective(workers, fitting, constant / slo_latency) / slo_latency
-    # At most the throughput of batches of the best size without pauses.
-    at_best = slo_latency * best / (longer * curve.predict_mean(best))
-    rate = min(rate, _at_objective(workers, at_best, 0.0) / slo_latency)
-    if rate <= 0.0:
+    fits = bisect_right(range(1, best + 1), slo_latency / (MARGIN * upper), key=curve.predict_mean)
+    if not fits:
         return 0.0, 1.0
-    by_chance = 1.0 / (LEAST_REQUESTS + PER_REQUEST * rate * slo_latency)
-    spread = sqrt(by_chance + (WAIT_SPREAD * longer * curve.predict_mean(1) / slo_latency) ** 2)
-    rate *= _load(spread, 1.0 - objective) / _load(spread, 1.0 - OBJECTIVE)
-    rate = min(rate, workers * best / curve.predict_mean(best))
-    if (too_fresh := 2.0 * longer * curve.predict_mean(1) - slo_latency) > 0.0:
-        rate = min(rate, _arrivals(workers, 1.0 - objective) / too_fresh)
-    rate *= 1.0 - CAUTION * max(0.0, 1.0 - curve.tried / large)
-    size = 1.0
-    for _ in range(SIZES):
-        size = min(float(best), max(1.0, rate / workers * curve.predict_mean(size)))
-    return rate, size
+    means = [MARGIN * curve.predict_mean(size) for size in range(1, fits + 1)]
+    count = min(ARRIVALS, max(round(LATE / (1.0 - objective)), PERIODS * workers * fits))
+    replica = _Replica(means, deviations, upper, workers, slo_latency)
+    late = (1.0 - objective) * count
+    high = low = SATURATION * workers * max(size / mean for size, mean in enumerate(means, 1))
+    lowest = LOWEST * high
+    while (size := (yield from replica.serve(low, count, late))) is None:
+        low, high = low / STEP, low
+        if low < lowest:
+            return 0.0, 1.0
+    while high > PRECISION * low:
+        rate = sqrt(low * high)
+        if found := (yield from replica.serve(rate, count, late)):
+            low, size = rate, found
+        else:
+            high = rate
+    return low, size
 
 
-def _at_objective(workers: int, fitting: float, constant: float) -> float:
-    """Return the requests per SLO period at the highest rate that meets ``OBJECTIVE``.
+class _Replica(NamedTuple):
+    """One replica in virtual time."""
 
-    ``SHARES``, linear between its entries and constant beyond them. For larger constants, the time that they
-    leave, and that two successive batches leave, scales the last entry.
+    means: Sequence[float]
+    """Mean seconds of the sizes that fit into the SLO."""
+    deviations: Sequence[float]
+    upper: float
+    """Deviation with which the policy predicts."""
+    workers: int
+    slo_latency: float
+
+    def serve(self, rate: float, count: int, allowed: float) -> Generator[None, None, float | None]:
+        """Return the mean size of the batches, or None if more than ``allowed`` requests are late.
+
+        One unit of time has one arrival on average.
+        """
+        arrivals, draws = _arrivals()
+        means = [0.0, *(rate * mean for mean in self.means)]
+        predicted = [self.upper * mean for mean in means]
+        budget, largest = rate * self.slo_latency, len(self.means)
+        # The policy's sustainable size, and that of late requests, which leaves half of the SLO to others.
+        sustainable = max(1, bisect_right(predicted, budget / 2) - 1)
+        size_late = sustainable if predicted[1] <= budget / 2 else largest
+        deviations = [self.deviations[int(draw * len(self.deviations))] for draw in draws]
+        free = [0.0] * self.workers
+        first = batches = late = waits = 0
+        while first < count:
+            if not batches % BATCHES:
+                yield
+            came, now = arrivals[first], free[0]
+            if now < came and waits:
+                size, waits = min(waits, size_late), max(0, waits - size_late)
+                heapreplace(free, now + means[size] * deviations[batches % len(deviations)])
+                batches += 1
+                continue
+            now = max(now, came)
+            end = bisect_right(arrivals, now, first)
+            size = min(end - first, largest)
+            if predicted[size] > came + budget - now:
+                least = sustainable if end - first > sustainable else 1
+                start = bisect_left(arrivals, now + predicted[least] - budget, first, end)
+                if end - start < least:
+                    start = bisect_left(arrivals, now + predicted[1] - budget, first, end)
+                late += start - first
+                waits += start - first
+                if late > allowed:
+                    return None
+                first = start
+                if first == end:
+                    continue
+                slack = arrivals[first] + budget - now
+                size = max(1, bisect_right(predicted, slack, 1, min(end - first, largest) + 1) - 1)
+            done = now + means[size] * deviations[batches % len(deviations)]
+            batches += 1
+            late += bisect_left(arrivals, done - budget, first, first + size) - first
+            first += size
+            heapreplace(free, done)
+        return None if late > allowed else (first - waits) / batches
+
+
+@cache
+def _arrivals() -> tuple[Sequence[float], Sequence[float]]:
+    """Return Poisson arrivals of rate 1, and numbers from 0 to 1, both from a fixed seed.
+
+    The generator is the linear congruential one of Knuth and H. W. Lewis (Numerical Recipes, section 7.1).
     """
-    corners = []
-    for axis, value in zip(_AXES, (log(workers), log(fitting), constant), strict=True):
-        index = min(max(1, bisect_right(axis, value)), len(axis) - 1)
-        share = (value - axis[index - 1]) / (axis[index] - axis[index - 1])
-        share = min(1.0, max(0.0, share))
-        corners.append(((index - 1, 1.0 - share), (index, share)))
-    total = 0.0
-    for corner in product(*corners):
-        entry, weight = 0, 1.0
-        for axis, (index, share) in zip(_AXES, corner, strict=True):
-            entry = entry * len(axis) + index
-            weight *= share
-        total += weight * SHARES[entry]
-    beyond = min(1.0, (1.0 - constant) / (1.0 - CONSTANTS[-1])) ** 2
-    return total / 1000 * beyond * workers * fitting
-
-
-def _arrivals(workers: int, late: float) -> float:
-    """Return the mean of a Poisson number that reaches ``workers`` with probability ``late``.
-
-    Where two successive requests do not fit into the SLO, one is late if every worker has just begun another.
-    """
-    low, high = 0.0, 10.0 + 2.0 * workers / (1.0 - late)
-    while high - low > PRECISION * high:
-        mean = (low + high) / 2.0
-        term = fewer = exp(-mean)
-        for number in range(1, workers):
-            term *= mean / number
-            fewer += term
-        low, high = (low, mean) if 1.0 - fewer > late else (mean, high)
-    return low
-
-
-def _load(spread: float, late: float) -> float:
-    """Return the load with the late share ``late``, by Newton's method on a convex function from above."""
-    at_pairs = _late(PAIRS, spread)
-    if late <= at_pairs:
-        return PAIRS * late / at_pairs
-    load, step = 1.0 / (1.0 - late), 1.0
-    while step > PRECISION * load:
-        more = 0.5 * erfc((1.0 - load) / spread * _ROOT_HALF) - late
-        step = load * (_late(load, spread) - late) / more
-        load -= step
-    return load
-
-
-def _late(load: float, spread: float) -> float:
-    """Return the late share of demand that varies by ``spread``; ``load`` is a multiple of the goodput."""
-    above = (load - 1.0) / spread
-    excess = exp(-0.5 * above * above) * _NORMAL + 0.5 * above * erfc(-above * _ROOT_HALF)
-    return spread * excess / load if excess > 0.0 else 0.0
-
-
-_ROOT_HALF: Final = sqrt(0.5)
-_NORMAL: Final = 1.0 / sqrt(2.0 * pi)
-_AXES: Final[tuple[Sequence[float], ...]] = (
-    [log(workers) for workers in WORKERS],
-    [log(fitting) for fitting in FITTING],
-    CONSTANTS,
-)
+    seed, now = 1, 0.0
+    arrivals, draws = [], []
+    for _ in range(ARRIVALS):
+        seed = (1664525 * seed + 1013904223) % 2**32
+        now -= log((seed + 0.5) / 2**32)
+        arrivals.append(now)
+        draws.append(seed / 2**32)
+    return arrivals, draws[::-DRAWS_EVERY]
 
 
 class Reading(NamedTuple):

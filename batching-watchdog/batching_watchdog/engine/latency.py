@@ -13,22 +13,22 @@ A single size has too few runs to show a 1% quantile. So each size has its own m
 together give the distance of a quantile from the mean in spreads. With too few runs for the quantile, the
 slowest run counts. A stall counts only when there is a second one.
 
-Sizes are found by doubling: twice the best known size is tried until it has run ``TRIES`` times. If sizes
-contradict each other (a smaller one seems slower), the one that ran last counts. So a slow first run or a
-slow period is forgotten as soon as the sizes run again.
+Sizes are found by doubling: twice the best known size is tried until it has run ``TRIES`` times, and again
+every ``AGAIN_EVERY`` batches. If sizes contradict each other (a smaller one seems slower), the one that ran
+last counts. So a slow first run or a slow period is forgotten as soon as the sizes run again.
 
 A model that has become slower or faster is noticed at once. If the last ``RECENT`` runs of a size contradict
-the earlier ones, older samples of every size are dropped. A size that has not run since keeps one sample. It
-follows the size that showed the change, and counts as slower by the present factor of that size, so that
-temporarily busy cores leave no trace. It never counts as faster, since often only the cost of a call falls.
+the earlier ones, or none is slow any more, older samples of every size are dropped. A size that has not run
+since keeps one sample. It follows the size that showed the change, and counts as slower by the present factor
+of that size, so that temporarily busy cores leave no trace. It counts as faster only if that sample is from a
+slow start or a stall: otherwise often only the cost of a call falls.
 """
 
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from math import ceil, pi, sqrt
+from math import ceil
 from operator import itemgetter, mul
-from statistics import NormalDist
 from typing import Final, NamedTuple
 
 QUANTILE: Final = 0.8
@@ -48,12 +48,15 @@ TRIES: Final = 4
 RECENT: Final = 8
 """Last runs of a size that show a change: all but one lie beyond three quarters of the earlier ones. By
 chance that happens less than once in a thousand tries, for any distribution."""
+SURE: Final = 7.0
+"""See ``slow_until``: a chance of one in a thousand."""
 DRIFT: Final = 1.25
 """Minimum factor between their medians: the sample window follows smaller changes by itself."""
-REACH: Final = 8
-"""Multiple of the largest known size up to which capacity extrapolates along the line."""
-FORGET_EVERY: Final = 64
-"""Batches after which unused sizes lose a quarter of their samples, until they are tried again."""
+REACH: Final = 2
+"""Multiple of the largest size that has run up to which capacity extrapolates: larger ones were seldom needed
+at the maximum rate, and models of CPUs are slower in them than a line shows."""
+AGAIN_EVERY: Final = 64
+"""Batches after which twice the best size is tried again."""
 REFIT_EVERY: Final = 16
 """Batches per refit once there are many samples: a refit after each batch costs more than it improves."""
 TIE: Final = 0.03
@@ -115,34 +118,45 @@ class _Samples:
         faster = ratio < 1 / DRIFT and recent[-2] < before[len(before) // 4]
         return slower or faster
 
+    def slow_until(self) -> int:
+        """Return the number of the last slow run if a slow start or a stall has ended with it, else 0.
+
+        Slow runs take more than ``STALL`` times the slowest of the last ``RECENT``. If they still came as
+        often as before, so many others in a row would have a probability of exp(-``SURE``).
+        """
+        seconds = [run[1] for run in self.kept]
+        limit = STALL * max(seconds[-RECENT:])
+        slow = [index for index, each in enumerate(seconds) if each > limit]
+        if not slow or (len(seconds) - 1 - slow[-1]) * len(slow) < SURE * (slow[-1] + 1):
+            return 0
+        return self.kept[slow[-1]][2]
+
     def restart(self, since: int, changed: "_Samples", before: tuple[int, float]) -> None:
-        """Drop runs before batch ``since``; if none is left, the last run follows ``changed``.
+        """Drop runs up to batch ``since``; if none is left, the last run follows ``changed``.
 
         ``before`` is the usual run of ``changed`` before its change.
         """
         last = self.kept[-1]
         self._usual = None
-        while self.kept and self.kept[0][2] < since:
+        while self.kept and self.kept[0][2] <= since:
             self.kept.popleft()
         if not self.kept:
             self.kept.append(last)
             self._follows = self._follows or _Follows(changed, before, last[1])
 
     def follow(self, slope: float) -> None:
-        """Slow the kept run of an unused size by the present factor of the size that it follows."""
+        """Scale the kept run of an unused size by the present factor of the size that it follows."""
         if self._follows is None:
             return
         changed, (size, seconds), measured = self._follows
         now_size, now_seconds = _middle(changed.kept)
         ratio = now_seconds / max(LEAST, seconds + slope * (now_size - size))
-        self.kept[0] = (self.kept[0][0], measured * max(1.0, ratio), self.kept[0][2])
+        own_size, _, number = self.kept[0]
+        # Faster only if the kept run was slow itself: it took as long as its requests did before the change.
+        if STALL * ratio > 1.0 or measured < seconds * min(1.0, own_size / size):
+            ratio = max(1.0, ratio)
+        self.kept[0] = (own_size, measured * ratio, number)
         self._usual = None
-
-    def forget(self) -> None:
-        """Drop the oldest quarter, but keep the last sample as a rough estimate."""
-        self._usual = None
-        for _ in range(min((len(self.kept) + 3) // 4, len(self.kept) - 1)):
-            self.kept.popleft()
 
 
 class _Usual(NamedTuple):
@@ -227,8 +241,6 @@ class LatencyModel:
         self._objective = objective
         self._samples: dict[int, _Samples] = {}
         self._observed = 0
-        self._restarted = 0
-        """Number of batches before the kept samples."""
         self._stale = 0
         self._upper = self._mean = self._tail = _Curve((1.0,), (0.0,), 0.0)
         # Up to the next try only: max_batch_size may be far beyond the sizes in use.
@@ -245,17 +257,19 @@ class LatencyModel:
         """Learn from a batch of ``size`` requests that took a worker ``seconds``."""
         samples = self._samples.setdefault(_power(size), _Samples())
         self._observed += 1
+        rare = not samples.kept or self._observed - samples.last >= AGAIN_EVERY
         samples.add(size, max(LEAST, seconds), self._observed)
         self._largest = max(self._largest, size)
-        if self._observed % FORGET_EVERY == 0:
-            for other in self._samples.values():
-                if other is not samples:
-                    other.forget()
-        if self._observed % RECENT == 0 and self._drifted(samples):
-            self._refit()
-            return
+        if self._observed % RECENT == 0:
+            since = samples.slow_until()
+            if not since and samples.changed(self.predict_mean):
+                since = samples.kept[-RECENT - 1][2]
+            if since:
+                self._restart(samples, since)
+                self._refit()
+                return
         self._stale += 1
-        if self._observed <= WINDOW or self._stale >= REFIT_EVERY or len(samples.kept) <= TRIES:
+        if rare or self._observed <= WINDOW or self._stale >= REFIT_EVERY or len(samples.kept) <= TRIES:
             self._refit()
 
     def predict(self, size: int) -> float:
@@ -300,45 +314,27 @@ class LatencyModel:
 
         Beyond the largest known size only if two sizes are known and the largest has the best throughput.
         """
-        known = [s.usual(self._mean.at)[:2] for s in self._samples.values() if len(s.kept) >= TRIES]
-        rising = len(known) > 1 and max(known, key=lambda run: run[0] / run[1]) == max(known)
+        samples = (self._samples[power] for power in sorted(self._samples))
+        known = [size for size, of in zip(self._mean.sizes, samples, strict=False) if len(of.kept) >= TRIES]
+        rising = len(known) > 1 and max(known, key=lambda size: size / self.predict_mean(size)) == known[-1]
         return min(self.max_batch_size, REACH * self._largest) if rising else self._largest
 
     @property
-    def tried(self) -> float:
-        """The largest size by the kept runs; a size with half of ``TRIES`` counts as half."""
-        return max(
-            samples.usual(self._mean.at).size * min(1.0, len(samples.kept) / TRIES)
-            for samples in self._samples.values()
-        )
-
-    @property
-    def variation(self) -> float:
-        """Standard deviation of a batch's time, as a share of it, from the usual runs or the slowest ones.
-
-        n runs do not show events rarer than 1 in n, so fewer runs give a larger value.
-        """
-        together = _Together.of([samples.usual(self._mean.at) for samples in self._samples.values()])
-        # Estimates for a normal distribution, from the mean deviation and from the quantile.
-        by_usual = sqrt(pi / 2)
-        by_slowest = together.tail(self._objective) / max(QUANTILE, NormalDist().inv_cdf(self._objective))
-        spread = together.spread * max(by_usual, by_slowest)
-        return sqrt(spread**2 + 1.0 / max(1, self._observed - self._restarted))
+    def deviations(self) -> Sequence[float]:
+        """Times of the usual runs as multiples of the mean of their size, ascending; at least one."""
+        usual = [samples.usual(self._mean.at) for samples in self._samples.values()]
+        found = [1.0 + distance * each.spread for each in usual for distance in each.distances]
+        return sorted(found) or [1.0]
 
     def sizes_learned(self) -> list[int]:
         """The powers of two for which there are samples, ascending."""
         return sorted(min(2**power, self.max_batch_size) for power in self._samples)
 
-    def _drifted(self, samples: _Samples) -> bool:
-        """Return whether the model has changed; if so, drop older samples."""
-        if not samples.changed(self.predict_mean):
-            return False
-        since = samples.kept[-RECENT][2]
-        self._restarted = since
-        before = _middle(run for run in samples.kept if run[2] < since)
+    def _restart(self, samples: _Samples, since: int) -> None:
+        """Drop the runs up to batch ``since``, after which ``samples`` show another speed."""
+        before = _middle(run for run in samples.kept if run[2] <= since)
         for each in self._samples.values():
             each.restart(since, samples, before)
-        return True
 
     def _refit(self) -> None:
         self._stale = 0
@@ -368,7 +364,7 @@ class LatencyModel:
         enough = max(rates.values()) * (1 - TIE)
         best = min(size for size, rate in rates.items() if rate >= enough)
         double = self._samples.get(_power(best) + 1)
-        if double is None or len(double.kept) < TRIES:
+        if double is None or len(double.kept) < TRIES or self._observed - double.last >= AGAIN_EVERY:
             return min(2 * best, 2 * self._largest, self.max_batch_size)
         return best
 
@@ -434,8 +430,9 @@ def _power(size: int) -> int:
 def _agree(sizes: Sequence[float], seconds: Sequence[float], known: Sequence[_Samples]) -> list[float]:
     """Return ``seconds`` made non-decreasing; of two contradicting sizes the one that ran later counts.
 
-    A size with a single run costs at most as much as its requests at the next smaller size: a batch is seldom
-    slower than its parts, and first runs are often slow.
+    A size with a single run, or none for long, costs at most as much as its requests at the next smaller
+    size. A batch is seldom slower than its parts, first runs are often slow, and a size that seems too slow
+    for any deadline would not run again.
     """
     # Compares with all larger sizes: the next one may have run before both.
     ran = [samples.last for samples in known]
@@ -444,7 +441,7 @@ def _agree(sizes: Sequence[float], seconds: Sequence[float], known: Sequence[_Sa
         for index, last in enumerate(ran)
     ]
     for index in range(1, len(agreed)):
-        if len(known[index].kept) == 1:
+        if len(known[index].kept) == 1 or ran[index] + AGAIN_EVERY < ran[index - 1]:
             agreed[index] = min(agreed[index], agreed[index - 1] * sizes[index] / sizes[index - 1])
         agreed[index] = max(agreed[index], agreed[index - 1])
     return agreed

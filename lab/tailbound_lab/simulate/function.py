@@ -120,13 +120,11 @@ class _Known:
     """l(b) for a watchdog that has learned it completely."""
 
     seconds: tuple[float, ...]
-    variation: float = 0.0
+    deviations: tuple[float, ...] = (1.0,)
 
     @property
     def reach(self) -> int:
         return len(self.seconds)
-
-    tried = reach
 
     def predict_mean(self, size: float) -> float:
         low = min(int(size), len(self.seconds) - 1)

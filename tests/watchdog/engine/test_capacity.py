@@ -109,15 +109,19 @@ class Line:
 
     constant: float
     each: float
-    variation: float = 0.0
+    spread: float = 0.0
     reach: int = 256
-    tried: float = 256
+
+    @property
+    def deviations(self) -> tuple[float, ...]:
+        """Evenly from 1 - spread to 1 + spread."""
+        return tuple(1.0 + self.spread * (step / 10 - 1.0) for step in range(21))
 
     def predict_mean(self, size: float) -> float:
         return self.constant + self.each * size
 
 
-LINES = st.builds(Line, st.floats(0, 0.5), st.floats(0.001, 0.3), st.floats(0, 0.3), st.integers(1, 256))
+LINES = st.builds(Line, st.floats(0, 0.5), st.floats(0.001, 0.3), st.floats(0, 0.5), st.integers(1, 256))
 
 
 @given(LINES, st.integers(1, 16), st.floats(0.5, 20.0), st.floats(0.5, 0.9999))
@@ -136,15 +140,8 @@ def test_workers_sustain_less_for_a_higher_objective_and_where_batches_vary_more
         sustained(Line(0.02, each), workers, 0.1, objective)[0] for objective in (0.9, 0.97, 0.99, 0.999)
     ]
     assert rates == sorted(rates, reverse=True)
-    rates = [
-        sustained(Line(0.02, each, varies), workers, 0.1, 0.99)[0] for varies in (0.0, 0.05, 0.1, 0.2, 0.5)
-    ]
+    rates = [sustained(Line(0.02, each, varies), workers, 0.1, 0.99)[0] for varies in (0.0, 0.2, 0.5, 0.9)]
     assert rates == sorted(rates, reverse=True)
-
-
-def test_workers_sustain_less_where_only_small_batches_have_run():
-    known, guessed = (sustained(Line(0.02, 0.001, 0.0, 256, tried), 1, 0.1, 0.99)[0] for tried in (80, 8))
-    assert 0.7 * known < guessed < 0.8 * known
 
 
 def test_workers_that_take_one_request_at_a_time_sustain_less_than_their_throughput():
@@ -201,15 +198,14 @@ def test_rate_learned_at_a_third_of_it_meets_the_objective_and_twice_that_does_n
 def test_rate_for_another_objective_meets_that(each: float, workers: int, objective: float):
     law: Law = lambda size: 0.01 + each * size  # noqa: E731 - it closes over what is tested
     rate, _ = sustained(_Exact(law), workers, 0.1, objective)
-    assert attained(law, workers, 0.1, 0.95 * rate) >= objective
+    assert attained(law, workers, 0.1, 0.9 * rate) >= objective
     assert attained(law, workers, 0.1, 1.5 * rate) < objective
 
 
 @dataclass(frozen=True)
 class _Exact:
     law: Law
-    variation: float = 0.03
-    tried: float = 256
+    deviations: tuple[float, ...] = (0.95, 0.98, 1.0, 1.02, 1.05)
 
     @property
     def reach(self) -> int:

@@ -210,3 +210,26 @@ def test_late_requests_after_an_overload_are_answered_while_their_clients_wait()
     simulation.run(350.0, 20.0, to_the_end=False)
     # Oldest first they would be served just after their clients have gone: 114.
     assert len(simulation.run(100.0, 10.0).slow) > 250
+
+
+@pytest.mark.parametrize("rate", [30, 120])
+@pytest.mark.parametrize("slow", [3, 6, 12, 20, 40])
+@pytest.mark.parametrize("factor", [10, 50])
+def test_capacity_of_a_replica_whose_first_batches_were_slow_recovers_within_seconds(
+    rate: float, slow: int, factor: float
+):
+    begun = [0]
+
+    def law(size: int) -> float:
+        begun[0] += 1
+        return (factor if begun[0] <= slow else 1) * (0.02 + 0.004 * size)
+
+    simulation = Simulation(law, slo_latency=0.2)
+    while begun[0] < slow or simulation.model.runs < begun[0]:
+        simulation.run(rate, 1)
+    simulation.run(rate, 12)
+    settled = Simulation(lambda size: 0.02 + 0.004 * size, slo_latency=0.2)
+    settled.run(30, 60)
+    usual, _ = sustained(settled.model, 2, 0.2, 0.99)
+    rate, _ = sustained(simulation.model, 2, 0.2, 0.99)
+    assert usual / 2 < rate < 1.5 * usual
