@@ -91,6 +91,7 @@ _CHOSEN: Final = 'slo_latency_seconds{slo_class=~"|default",$F}'
 _SCRAPED: Final = 'up{function_name!=""}'
 """One sample for each scrape of a replica, also of one that failed."""
 
+_CAPACITY: Final = "watchdog_capacity_requests_per_second"
 _PREDICTED: Final = 'watchdog_service_seconds_predicted{size="1"}'
 
 _STARTED: Final = "gateway_function_invocation_started{$F}"
@@ -219,13 +220,16 @@ class Observation:
         watchdog=f"sum by (function_name) {_fresh('watchdog_queue_length')}",
         in_shadow=InShadow.BY_LOAD,
     )
-    # The median replica: one that has just learned something odd does not size the fleet.
+    # The median replica: one that has just learned something odd does not size the fleet. New ones often start
+    # with too little CPU, and would soon be most of them: they count where no other has known its capacity for
+    # a window.
     capacity: float | None = _signal(
         Unit.RATE,
         "Requests per second with which one replica still meets the objective, as its watchdog estimates.",
         gauge="slo_autoscaler_capacity_requests_per_second",
         watchdog=(
-            f"quantile by (function_name) (0.5, {_fresh('watchdog_capacity_requests_per_second')} >= 0)"
+            f"quantile by (function_name) (0.5, {_fresh(_CAPACITY)} >= 0 and {_CAPACITY} offset $R >= 0)"
+            f" or quantile by (function_name) (0.5, {_fresh(_CAPACITY)} >= 0)"
         ),
     )
     p95: float | None = _signal(

@@ -74,7 +74,7 @@ class Replica:
     runs: list[tuple[float, int, float]] = field(default_factory=list)
     """(end, size, seconds) of each batch."""
     capacities: list[tuple[float, float]] = field(default_factory=list)
-    """(time, learned capacity) after each batch."""
+    """(time, learned capacity) after a batch, at most twice a second."""
 
     def __post_init__(self) -> None:
         self._cost = CostModel(self.largest)
@@ -135,7 +135,8 @@ class Replica:
         _, answers = self._engine.batch_done(self, [Reply(200, b"", b"")] * size, now)
         self._carry_out(answers, now)
         self._engine.worker_ready(self)
-        self.capacities.append((now, self.capacity))
+        if not self.capacities or now - self.capacities[-1][0] >= 0.5:
+            self.capacities.append((now, self.capacity))
 
 
 def latency_misleads() -> Data:
@@ -148,7 +149,7 @@ def latency_misleads() -> Data:
         latencies = sorted(latency for _, latency in replica.answered)
         p50.append(_quantile(latencies, 0.5))
         p99.append(_quantile(latencies, 0.99))
-        learned = learned or (replica.capacities[-1][1] if rate >= 20 else 0.0)
+        learned = learned or (replica.capacity if rate >= 20 else 0.0)
     return {"rates": rates, "p50": p50, "p99": p99, "capacity": _rounded(learned), **_day()}
 
 

@@ -27,6 +27,8 @@ WATCHDOGS = {
     'watchdog_queue_length{function_name="a.fn",replica="0"}': "4x30",
     'watchdog_capacity_requests_per_second{function_name="a.fn",replica="0"}': "40x30",
     'watchdog_capacity_requests_per_second{function_name="a.fn",replica="1"}': "60x30",
+    'watchdog_capacity_requests_per_second{function_name="a.fn",replica="2"}': "_x22 1x8",  # started
+    'watchdog_capacity_requests_per_second{function_name="hangs.fn",replica="2"}': "_x22 7x8",
     'http_request_duration_seconds_bucket{function_name="a.fn",replica="0",code="200",le="0.1"}': "0+90x30",
     'http_request_duration_seconds_bucket{function_name="a.fn",replica="0",code="200",le="0.2"}': "0+100x30",
     'http_request_duration_seconds_bucket{function_name="a.fn",replica="0",code="200",le="+Inf"}': "0+100x30",
@@ -109,7 +111,7 @@ BY_THE_WATCHDOG = {
     "in_flight": {"a.fn": 29.0, "hangs.fn": 22.0},
     "stalled": {"a.fn": 0.0, "hangs.fn": 9.0},
     "queue_length": {"a.fn": 4.0},
-    "capacity": {"a.fn": 50.0},
+    "capacity": {"a.fn": 50.0, "hangs.fn": 7.0},
     "p95": {"a.fn": 0.15},
     "p99": {"a.fn": 0.19},
     "attainment": {"a.fn": 0.909, "classes.fn": 0.925, "hangs.fn": 1.0},
