@@ -220,9 +220,9 @@ class Observation:
         watchdog=f"sum by (function_name) {_fresh('watchdog_queue_length')}",
         in_shadow=InShadow.BY_LOAD,
     )
-    # The median replica: one that has just learned something odd does not size the fleet. New ones often start
-    # with too little CPU, and would soon be most of them: they count where no other has known its capacity for
-    # a window.
+    # The median replica: one that has just learned something odd does not size the fleet. New ones often
+    # start with too little CPU, and would soon be most of them: they count where no other has known its
+    # capacity for a window.
     capacity: float | None = _signal(
         Unit.RATE,
         "Requests per second with which one replica still meets the objective, as its watchdog estimates.",
