@@ -120,6 +120,18 @@ def test_capacity_is_nan_until_learned_and_then_follows_the_model():
     assert value(metrics, "watchdog_service_seconds_predicted", size="1") == 0.05
 
 
+def test_capacity_after_more_batches_is_that_of_the_next_search():
+    metrics, model = make()
+    model.observe(1, 0.05)
+    first = value(metrics, "watchdog_capacity_requests_per_second")
+    for _ in range(20):
+        model.observe(1, 0.01)
+    assert value(metrics, "watchdog_capacity_requests_per_second") == first
+    assert list(metrics.estimate()), "in steps, between which requests are served"
+    assert value(metrics, "watchdog_capacity_requests_per_second") > 1.5 * first
+    assert not list(metrics.estimate()), "no batch has finished since"
+
+
 def test_gauges_are_read_when_scraped():
     metrics, _ = make()
     queue = [3]

@@ -126,8 +126,10 @@ class _Samples:
         """
         seconds = [run[1] for run in self.kept]
         limit = STALL * max(seconds[-RECENT:])
+        if max(seconds) <= limit:
+            return 0
         slow = [index for index, each in enumerate(seconds) if each > limit]
-        if not slow or (len(seconds) - 1 - slow[-1]) * len(slow) < SURE * (slow[-1] + 1):
+        if (len(seconds) - 1 - slow[-1]) * len(slow) < SURE * (slow[-1] + 1):
             return 0
         return self.kept[slow[-1]][2]
 
