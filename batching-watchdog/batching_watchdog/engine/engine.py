@@ -6,7 +6,8 @@ seconds on any monotonic clock.
 
 Invariants: every admitted request leaves exactly once, by an ``Answer`` or by ``abandon``; at most
 ``max_inflight`` are admitted; a worker runs one batch and has at most one more, sent shortly before the end
-of the first; after ``tick`` no worker is idle while a request waits that it may serve.
+of the first; after ``tick`` no worker is idle while a request waits that it may serve, unless the policy
+waits.
 """
 
 from collections import OrderedDict, deque
@@ -19,7 +20,8 @@ from typing import Final
 from batching_watchdog.engine.cost import Cost, Shared
 from batching_watchdog.engine.effects import Answer, Dispatch, Effect, WakeAt, Worker
 from batching_watchdog.engine.lanes import Lane
-from batching_watchdog.engine.policy import AGE, BatchingPolicy, Situation, Take, Wait
+from batching_watchdog.engine.latency import LEAST
+from batching_watchdog.engine.policy import AGE, BatchingPolicy, Late, Situation, Take, Wait
 from batching_watchdog.engine.prefetch import Prefetch
 from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WatchdogError, WorkerDied
 from batching_watchdog.messages import DROPPED, PROBE, Batch, CostClass, DispatchReason, Reply, Request
@@ -28,10 +30,6 @@ PROBE_SINGLE_EVERY: Final = 8
 """One in this many batches of late requests has a single request while, by the learned times, none can be on
 time: large batches do not show the time of a small one."""
 
-WORK_EVERY: Final = 0.25
-"""Seconds over which arriving work is counted."""
-WORK_SECONDS: Final = 2.0
-"""Seconds over which those counts are averaged."""
 REFUSAL_SECONDS: Final = 0.25
 """Seconds for which one error object serves all requests refused at the header: creating one costs as much as
 reading the request."""
@@ -47,11 +45,17 @@ GIVEN_UP: Final = 0.1
 PATIENCE: Final = 1.0
 """Seconds after which a late or suspect request goes before those on time, if these stay on time."""
 
-EASY: Final = 0.75
-"""Demand, as a share of the workers' time, up to which these may go first."""
-OVERLOAD: Final = 1.1
-"""Demand, as a share of the workers' time, from which no late request is backfilled: it makes the batch
-longer, and waiting requests go late. 1.0 loses a little at the highest sustainable rate."""
+ADMIT: Final = 1.5
+"""Multiple of what can be served before a request's slot from which it is predicted to be late. A wrongly
+refused request is lost, and the policy finds a wrongly admitted one to be late; 1 lost 8% of the goodput at
+four times the capacity."""
+
+OVERLOAD: Final = 0.05
+"""Share of the requests that go late from which only throughput counts."""
+OVERLOAD_BUDGETS: Final = 4.0
+"""Latency budgets over which that share is measured."""
+OVERLOAD_LEAST: Final = 2.0
+"""Requests above that share that must have gone late: one or two show no overload."""
 
 # Where a request is: plain numbers, since an Enum's hash is Python code and places change with every request.
 _ON_TIME: Final = 0
@@ -107,11 +111,10 @@ class Engine:
         """Mean seconds after which the clients of late requests gave up."""
         self._refusal: QueueFull | None = None
         self._refused_at = 0.0
-        self._work = 0.0
-        """Seconds of work that arrived since ``_work_since``."""
-        self._work_since = 0.0
-        self._demand = 0.0
-        """Demand: the time needed for all arrivals, as a share of the workers' time."""
+        self._went_late = self._went_on_time = 0.0
+        """Recent requests that went late, and that left in batches on time."""
+        self._left_at = self._late_at = 0.0
+        """Times when the last batch on time left, and the last request went late."""
 
     def __repr__(self) -> str:
         on_time, late, suspect, running = self._counts
@@ -174,16 +177,13 @@ class Engine:
     def predicts_late(self, slot: float, now: float) -> bool:
         """Return whether a request that arrives now would probably be answered after ``slot``.
 
-        Counts all requests with earlier slots, of every cost class. A wrongly refused request is lost, and
-        the policy finds a wrongly admitted one to be late, so this prefers to admit.
+        Counts requests with earlier slots, of every cost class.
         """
         if not self._policy.by_deadline:
             return False
-        left = slot - now
-        if left <= 0:
+        if slot <= now:
             return True
-        shares = [lane.share_before(slot, left, self._workers) for lane in self._choice()]
-        return sum(shares) > 1.0
+        return sum(lane.share_before(slot, now, self._workers) for lane in self._choice()) > ADMIT
 
     def offer(self, request: Request, now: float) -> Sequence[Effect]:
         """Admit ``request``; ``tick`` cuts batches, once for all simultaneous requests.
@@ -210,7 +210,6 @@ class Engine:
             self._latest = request.expires
         self._admitted[request.id] = request
         self._queue(request, now)
-        request.lane.arrived += 1
         return effects
 
     def worker_ready(self, worker: Worker) -> None:
@@ -359,17 +358,18 @@ class Engine:
         return step
 
     def _serve_on_time(self, now: float, effects: list[Effect]) -> bool | Wait:
-        late = self._counts[_LATE] > 0
-        situation = Situation(now, self._workers, self._demand, self._ahead, late)
+        ends = (batch.dispatched + batch.seconds for batch in self._running.values())
+        following = max(now, min(ends, default=inf))
+        situation = Situation(now, self._workers, self._ahead, self._overloaded, following)
         answer = self._policy.choose(self._choice(), situation)
         if isinstance(answer, Wait):
             return answer
-        if answer.skip:
-            self._go_late(answer.lane, answer.skip, now)
-        if answer.size and not self._idle:
+        if isinstance(answer, Late):
+            self._go_late(answer.lane, answer.count, now)
+        elif not self._idle:
             # Checked again when its deadline passes with every worker busy: it may be shed then.
             return Wait(answer.lane.keys[0])
-        if answer.size:
+        else:
             self._dispatch_on_time(answer, now, effects)
         return True
 
@@ -395,9 +395,10 @@ class Engine:
 
     def _dispatch_on_time(self, take: Take, now: float, effects: list[Effect]) -> None:
         lane = take.lane
-        self._count_work(lane, lane.on_time[0], now)
-        alone = self._cost.alone(lane.pool, lane.on_time, take.size)
-        taken = lane.take(take.size, alone)
+        self._count_on_time(take.size, lane.on_time[take.start], now)
+        waiting = islice(lane.on_time, take.start, None)
+        alone = self._cost.alone(lane.pool, waiting, take.size)
+        taken = lane.take(take.size, alone, take.start)
         lane.served = now
         if lane.overdue_at:
             for request in taken:
@@ -410,16 +411,18 @@ class Engine:
         self._dispatch(taken, DispatchReason.ALONE if alone else take.reason, lane, now, effects)
         self._end(lane)
 
-    def _count_work(self, lane: Lane, head: Request, now: float) -> None:
-        """Count the arrivals since the lane was last served, in seconds of work."""
-        size = max(1, lane.kept_up(head.slot - head.arrived, self._ahead))
-        self._work += lane.arrived * lane.model.predict_mean(size) / size
-        lane.arrived = 0
-        passed = now - self._work_since
-        if passed >= WORK_EVERY:
-            demand = self._work / passed / self._workers
-            self._demand += (1.0 - exp(-passed / WORK_SECONDS)) * (demand - self._demand)
-            self._work, self._work_since = 0.0, now
+    def _count_on_time(self, size: int, head: Request, now: float) -> None:
+        span = OVERLOAD_BUDGETS * max(head.slot - head.arrived, LEAST)
+        keep = exp((self._left_at - now) / span)
+        self._went_late *= keep if now - self._late_at <= span else 0.0
+        self._went_on_time = self._went_on_time * keep + size
+        self._left_at = now
+
+    @property
+    def _overloaded(self) -> bool:
+        """Whether so many requests go late that only throughput counts."""
+        recent = self._went_late + self._went_on_time
+        return self._went_late > OVERLOAD * recent + OVERLOAD_LEAST
 
     def _backfill(self, lane: Lane, head: Request, size: int, now: float) -> list[Request]:
         """Return late requests for the free room of a batch that already holds all requests on time.
@@ -428,7 +431,7 @@ class Engine:
         time would take all of the workers' time under a moderate load, and late requests would wait until it
         ends.
         """
-        if self._demand > OVERLOAD:
+        if self._overloaded:
             return []
         # The limit of a batch of only late requests applies, and requests on time must stay on time.
         span = min(head.slot - now, (head.slot - head.arrived) / 2)
@@ -505,7 +508,7 @@ class Engine:
         Otherwise small batches of other lanes would take all of the workers' time under a moderate load, and
         late or suspect requests would wait until it ends. Under overload they do.
         """
-        if now - waiting.arrived < PATIENCE or self._demand > EASY:
+        if now - waiting.arrived < PATIENCE or self._overloaded:
             return 0.0
         if not self._policy.by_deadline:
             return inf
@@ -560,6 +563,8 @@ class Engine:
             request.place = _LATE
             self._late[request.id] = request
         lane.late += gone
+        self._went_late += count
+        self._late_at = now
         if not lane.on_time:
             del self._active[lane.pool]
         self._counts[_ON_TIME] -= count

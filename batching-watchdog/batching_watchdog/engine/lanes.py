@@ -22,7 +22,7 @@ MAX_MOVE: Final = 256
 class Lane:
     """One pool: its waiting requests and its service times."""
 
-    __slots__ = ("arrived", "keys", "late", "on_time", "overdue_at", "pool", "served")
+    __slots__ = ("keys", "late", "on_time", "overdue_at", "pool", "served")
 
     def __init__(self, pool: Shared, now: float) -> None:
         self.pool = pool
@@ -31,8 +31,6 @@ class Lane:
         self.on_time: list[Request] = []
         """The requests on time, parallel to ``keys``."""
         self.late: deque[Request] = deque()
-        self.arrived = 0
-        """Requests that arrived since its last batch left."""
         self.served = now
         """Time when its last batch left, or since which it has requests again."""
         self.overdue_at: dict[str, float] = {}
@@ -79,14 +77,16 @@ class Lane:
             index = on_time.index(request)  # of equal keys a later one, or moved up
         del keys[index], on_time[index]
 
-    def take(self, size: int, only: CostClass | None = None) -> list[Request]:
-        """Take the first ``size`` that are on time, of all or of the cost class ``only``."""
+    def take(self, size: int, only: CostClass | None = None, start: int = 0) -> list[Request]:
+        """Take ``size`` that are on time from place ``start`` on, of all or of the cost class ``only``."""
+        end = start + size
         if only is None:
-            taken = self.on_time[:size]
-            del self.on_time[:size], self.keys[:size]
+            taken = self.on_time[start:end]
+            del self.on_time[start:end], self.keys[start:end]
             return taken
-        taken, stays = _first_of(only, self.on_time, size)
-        self.on_time[:], self.keys[:] = compress(self.on_time, stays), compress(self.keys, stays)
+        taken, stays = _first_of(only, self.on_time[start:], size)
+        self.on_time[start:] = compress(self.on_time[start:], stays)
+        self.keys[start:] = compress(self.keys[start:], stays)
         return taken
 
     def take_late(self, size: int, only: CostClass | None = None, *, newest: bool = False) -> list[Request]:
@@ -102,18 +102,19 @@ class Lane:
             self.late.reverse()
         return taken
 
-    def share_before(self, slot: float, left: float, workers: int) -> float:
-        """Return the requests on time up to ``slot``, as a share of what workers serve in ``left`` seconds.
+    def share_before(self, slot: float, now: float, workers: int) -> float:
+        """Return the requests on time up to ``slot``, as a share of what workers serve until then.
 
         Each worker takes one batch after its present one. Of ``workers`` that are out of step, the first is
-        free after 1 / (``workers`` + 1) of a batch.
+        free after 1 / (``workers`` + 1) of a batch. Requests with too little time for such a batch do not
+        count: under overload they are passed over.
         """
-        ahead = bisect_right(self.keys, slot)
-        if not ahead:
+        keys, model = self.keys, self.model
+        if not keys or keys[0] > slot:
             return 0.0
-        model = self.model
-        in_hand = model.predict_mean(max(1, min(model.best_size, model.largest_within(left))))
-        size = min(model.best_size, model.largest_within(left - in_hand / (workers + 1)))
+        in_hand = model.predict_mean(max(1, min(model.best_size, model.largest_within(slot - now))))
+        size = min(model.best_size, model.largest_within(slot - now - in_hand / (workers + 1)))
+        ahead = bisect_right(keys, slot) - bisect_left(keys, now + model.predict(size))
         return ahead / (workers * size) if size else inf
 
     def kept_up(self, budget: float, ahead: float) -> int:

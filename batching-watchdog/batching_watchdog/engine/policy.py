@@ -9,12 +9,13 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
 
 from batching_watchdog.engine.lanes import Lane
-from batching_watchdog.engine.latency import LEAST, TIE
+from batching_watchdog.engine.latency import LEAST
 from batching_watchdog.messages import DispatchReason
 
 BACK_OFF: Final = 0.9
@@ -23,13 +24,13 @@ BACK_OFF: Final = 0.9
 RESERVE: Final = 0.025
 """Share of a request's budget that ``slo`` leaves unused under overload, for the way to the client."""
 
-KEEP_UP: Final = 0.9
-"""Share of the demand below which ``slo`` gives requests up for larger batches: near the capacity a queue
-that is too long for its head shrinks a moment later. Of 0.9, 0.95, 1.0 and 1.1 the best at each load from 300
-to 600 requests/s (two workers, l(b) = 32 + 2 b ms, 100 ms)."""
-
-STEP: Final = 1.1
+STEP: Final = 1.05
 """Growth factor from one tried size to the next."""
+
+NOT_URGENT: Final = 0.5
+"""Value under overload of a request that would also be on time in the next such batch, as a share of one that
+would not. With 0.5, 0.7 and 1 goodput was at least 0.92, 0.91 and 0.88 of the bound (three classes with
+budgets 1 : 3 : 10, l(b) = 32 + 2 b ms, twice the capacity); without classes there is no difference."""
 
 AGE: Final = 10.0
 """Budgets after which ``slo`` serves a lane or an SLO class that it has passed over, regardless of goodput.
@@ -39,15 +40,19 @@ capacity)."""
 
 
 class Take(NamedTuple):
-    """Send ``size`` requests of ``lane`` now; the ``skip`` before them can no longer be on time.
-
-    With size 0 only the skipped ones leave the queue.
-    """
+    """Send ``size`` requests of ``lane`` now, from place ``start`` on."""
 
     lane: Lane
     size: int
     reason: DispatchReason
-    skip: int = 0
+    start: int = 0
+
+
+class Late(NamedTuple):
+    """The first ``count`` requests of ``lane`` can no longer be on time."""
+
+    lane: Lane
+    count: int
 
 
 class Wait(NamedTuple):
@@ -61,12 +66,12 @@ class Situation(NamedTuple):
 
     now: float
     workers: int
-    demand: float
-    """Demand: the time needed for all arrivals in sustainable batches, as a share of the workers' time."""
     ahead: float
     """Batches before a request's own: one, or one of each other lane per worker."""
-    late: bool
-    """Whether any lane has late requests."""
+    overloaded: bool
+    """Whether so many requests go late that only throughput counts."""
+    following: float = inf
+    """Time at which the next worker will be idle, by prediction; infinite without another busy one."""
 
 
 class BatchingPolicy(Protocol):
@@ -76,7 +81,7 @@ class BatchingPolicy(Protocol):
     def by_deadline(self) -> bool:
         """Whether lanes are ordered by deadline; otherwise by arrival."""
 
-    def choose(self, lanes: Sequence[Lane], at: Situation) -> Take | Wait:
+    def choose(self, lanes: Sequence[Lane], at: Situation) -> Take | Late | Wait:
         """Return the choice among ``lanes``, at least one, each with requests on time."""
 
     def observe(self, size: int, seconds: float) -> None:
@@ -189,7 +194,7 @@ class Cut(NamedTuple):
     deadline: float
     """Deadline of its first request, the tightest."""
     lane: Lane
-    skip: int
+    start: int
     size: int
     seconds: float
     """Predicted seconds, by the upper quantile."""
@@ -204,13 +209,20 @@ class Cut(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """Maximizes the requests on time per second of the workers. Work-conserving.
+    """Maximizes the requests on time per second of the workers. Work-conserving below overload.
 
     **In a lane** the batch is the largest prefix that meets the deadline of its first request, up to the size
     with the best throughput (as in Clipper and AlpaServe). If more requests wait than the sustainable batch
-    size, a first request that would make the batch smaller goes late instead. A smaller batch would lose
-    throughput under overload, and the next requests would go late as well (Nexus, SOSP'19, "early drop"). If
-    no start allows such a batch, take the one with the most requests per second.
+    size, a first request that would make the batch smaller is passed over. A smaller batch would lose
+    throughput, and the next requests would go late as well (Nexus, SOSP'19, "early drop").
+
+    **Under overload** requests go late in any order, so throughput decides: the batch may begin at any place,
+    and is the one with the most requests on time per second. Those that can also wait for the next batch
+    count ``NOT_URGENT``, since they are not lost. Workers that start at once fall into step: one that becomes
+    idle just after another finds few requests, and its short batch ends with the other's. So the batches of a
+    lane leave l(b) / workers apart, unless one has its best size or no time for one more request (L. Chen et
+    al., "Symphony", arXiv 2308.07470, 2023). In deadline order an overloaded queue finishes each request just
+    before its deadline, so a millisecond of network makes most of them late: ``RESERVE`` is kept.
 
     **Among lanes** the cuts are jobs with a deadline, a time and a value. J. M. Moore's rule applies ("An n
     job, one machine sequencing algorithm for minimizing the number of late jobs", Management Science 15,
@@ -222,110 +234,58 @@ class Slo:
     batches may never be served. After ``AGE`` of its budgets since a request of it went late, with none on
     time since, the next batch holds one, as soon as one can be on time in its own batch. Of several such
     classes or lanes, each waits for one batch of each of the others.
-
-    In deadline order an overloaded queue finishes each request just before its deadline, so a millisecond of
-    network makes most of them late. So once requests go late, ``RESERVE`` of the budget is kept.
     """
 
     max_batch_size: int
     by_deadline: bool = True
 
-    def choose(self, lanes: Sequence[Lane], at: Situation) -> Take | Wait:
-        """Take the best cut; one of size 0 if all requests of a lane are late."""
-        cuts = []
+    def choose(self, lanes: Sequence[Lane], at: Situation) -> Take | Late | Wait:
+        """Take the best cut, unless a lane has late requests or every cut waits for more."""
+        cuts, opens = [], inf
         for lane in lanes:
-            cut = self._cut(lane, at)
-            if lane.overdue_at:
-                cut = self._with_overdue(cut, lane, at)
-            if not cut.size:
-                return Take(lane, 0, DispatchReason.LATE, cut.skip)
-            cuts.append(cut)
+            begin = at.now + (RESERVE * (lane.keys[0] - lane.on_time[0].arrived) if at.overloaded else 0.0)
+            late = _first_on_time(lane, 1, begin)
+            if late:
+                return Late(lane, late)
+            cut = _with_overdue(self._cut(lane, begin, at), begin, at.now)
+            if at.overloaded and (waits := self._waits(cut, begin, at)) > at.now:
+                opens = min(opens, waits)
+            else:
+                cuts.append(cut)
+        if not cuts:
+            return Wait(opens)
         cut = cuts[0] if len(cuts) == 1 else _first_job(cuts, at)
-        return Take(cut.lane, cut.size, self._reason(cut), cut.skip)
+        # Of those passed over, the next worker may serve some.
+        late = min(cut.start, _first_on_time(cut.lane, 1, min(at.following, at.now + cut.seconds)))
+        return Late(cut.lane, late) if late else Take(cut.lane, cut.size, self._reason(cut), cut.start)
 
     def observe(self, size: int, seconds: float) -> None:
         """Do nothing: the lanes' models hold all state."""
 
-    def _cut(self, lane: Lane, at: Situation) -> Cut:
-        """Return the largest batch from the first request on that allows a sustainable size."""
-        keys, model, now = lane.keys, lane.model, at.now
-        wanted = min(len(keys), model.best_size)
-        budget = keys[0] - lane.on_time[0].arrived
-        reserve = RESERVE * budget if at.late else 0.0
-        seconds = model.predict(wanted)
-        if seconds <= keys[0] - now - reserve:
-            return Cut(keys[0], lane, 0, wanted, seconds or LEAST)
-        kept_up = max(1, lane.kept_up(budget, at.ahead))
-        if len(keys) > kept_up:
-            least = self._least(lane, budget, kept_up, at)
-            start = bisect_left(keys, now + model.predict(least) + reserve)
-            if len(keys) - start < least:
-                return self._densest_cut(lane, at, reserve)
-        else:
-            start = bisect_left(keys, now + model.predict(1) + reserve)
-        if start == len(keys):
-            return Cut(keys[-1], lane, start, 0, LEAST)
-        return self._from(lane, start, at.now + reserve)
+    def _cut(self, lane: Lane, begin: float, at: Situation) -> Cut:
+        """Return the batch that ``lane`` would send now; it must be on time from ``begin`` on."""
+        keys, best = lane.keys, lane.model.best_size
+        most = min(len(keys), best)
+        if _first_on_time(lane, most, begin) == 0:
+            return _cut_of(lane, 0, most)
+        if not at.overloaded:
+            kept_up = max(1, lane.kept_up(keys[0] - lane.on_time[0].arrived, at.ahead))
+            start = _first_on_time(lane, kept_up, begin) if len(keys) > kept_up else 0
+            if start == 0 or start + kept_up <= len(keys):
+                return _cut_from(lane, start, begin)
+        return _densest(lane, most, begin)
 
-    def _from(self, lane: Lane, start: int, now: float) -> Cut:
-        """Return the largest batch from the request at ``start`` on, at least that one even if late."""
-        keys, model = lane.keys, lane.model
-        size = max(1, min(len(keys) - start, model.best_size, model.largest_within(keys[start] - now)))
-        return Cut(keys[start], lane, start, size, model.predict(size) or LEAST)
-
-    def _with_overdue(self, cut: Cut, lane: Lane, at: Situation) -> Cut:
-        """Return ``cut``, or a cut with a request of a class that was passed over for too long."""
-        overdue = [slo_class for slo_class, since in lane.overdue_at.items() if since <= at.now]
-        if not overdue:
-            return cut
-        held = {request.slo_class for request in lane.on_time[cut.skip : cut.skip + cut.size]}
-        earliest = at.now + lane.model.predict(1)
-        for slo_class in overdue:
-            if slo_class in held:
-                return cut._replace(overdue=True)
-            for start in range(bisect_left(lane.keys, earliest), len(lane.keys)):
-                request = lane.on_time[start]
-                reserve = RESERVE * (request.slot - request.arrived)
-                if request.slo_class == slo_class and lane.keys[start] >= earliest + reserve:
-                    return self._from(lane, start, at.now + reserve)._replace(overdue=True)
-        return cut
-
-    def _densest_cut(self, lane: Lane, at: Situation, reserve: float) -> Cut:
-        """Return the cut whose start gives the most requests on time per second."""
-        keys, model = lane.keys, lane.model
-        best = model.best_size
-        found = Cut(keys[-1], lane, len(keys), 0, LEAST)
-        size, start, highest = 0, 0, 0.0
-        while start < len(keys):
-            size = min(len(keys) - start, best, model.largest_within(keys[start] - at.now - reserve))
-            if size:
-                cut = Cut(keys[start], lane, start, size, model.predict(size) or LEAST)
-                # Prefer a larger batch even if it seems slightly worse: the time of a rare size may come from
-                # one lucky run, and the best size may be the one being tried.
-                tie = -TIE if size == best else TIE if size < found.size else 0.0
-                if cut.density > highest * (1 + tie):
-                    found, highest = cut, cut.density
-            larger = min(best, max(size + 1, int(size * STEP)))
-            if size == larger:
-                break
-            start = max(start + 1, bisect_left(keys, at.now + model.predict(larger) + reserve, start))
-        return found
-
-    def _least(self, lane: Lane, budget: float, kept_up: int, at: Situation) -> int:
-        """Return the size below which no batch is cut while more requests wait: it would lose throughput.
-
-        The sustainable size; under higher demand the smallest size that serves ``KEEP_UP`` of the demand
-        within the budget.
-        """
-        model, least = lane.model, kept_up
-        largest = min(model.best_size, model.largest_within((1 - RESERVE) * budget))
-        needed = KEEP_UP * at.demand * least / (model.predict_mean(least) or LEAST)
-        while least < largest and least < needed * model.predict_mean(least):
-            least = min(largest, max(least + 1, int(least * STEP)))
-        return least
+    def _waits(self, cut: Cut, begin: float, at: Situation) -> float:
+        """Return the time until which ``cut`` waits for more requests under overload."""
+        lane = cut.lane
+        full = cut.size == lane.model.best_size or cut.start + cut.size < len(lane.keys)
+        if full or cut.overdue or at.workers == 1:
+            return at.now
+        spare = cut.deadline - begin - lane.model.predict(cut.size + 1)
+        return min(at.now + spare, lane.served + cut.seconds / at.workers)
 
     def _reason(self, cut: Cut) -> DispatchReason:
-        waiting = len(cut.lane.keys) - cut.skip
+        waiting = len(cut.lane.keys) - cut.start
         if cut.size == self.max_batch_size:
             return DispatchReason.FULL
         if cut.size == waiting:
@@ -334,10 +294,55 @@ class Slo:
         return DispatchReason.BEST_SIZE if full else DispatchReason.DEADLINE
 
 
+def _first_on_time(lane: Lane, size: int, begin: float) -> int:
+    """Return the place in ``lane`` from which requests are on time in a batch of ``size``."""
+    return bisect_left(lane.keys, begin + lane.model.predict(size))
+
+
+def _cut_of(lane: Lane, start: int, size: int) -> Cut:
+    return Cut(lane.keys[start], lane, start, size, lane.model.predict(size) or LEAST)
+
+
+def _cut_from(lane: Lane, start: int, begin: float) -> Cut:
+    """Return the largest batch from the request at ``start`` on, at least that one."""
+    fits = lane.model.largest_within(lane.keys[start] - begin)
+    return _cut_of(lane, start, max(1, min(len(lane.keys) - start, lane.model.best_size, fits)))
+
+
+def _densest(lane: Lane, most: int, begin: float) -> Cut:
+    """Return the batch on time of up to ``most`` requests that serves the most urgent ones per second."""
+    keys, predict = lane.keys, lane.model.predict
+    found, highest, size = (0, 1), 0.0, 1
+    while size <= most:
+        seconds = predict(size) or LEAST
+        start = bisect_left(keys, begin + seconds)
+        if start + size > len(keys):
+            break
+        urgent = min(size, bisect_left(keys, begin + 2 * seconds, start) - start)
+        density = (urgent + NOT_URGENT * (size - urgent)) / seconds
+        if density >= highest:
+            found, highest = (start, size), density
+        size = max(size + 1, int(size * STEP))
+    return _cut_of(lane, *found)
+
+
+def _with_overdue(cut: Cut, begin: float, now: float) -> Cut:
+    """Return ``cut``, or one with a request of an SLO class that was passed over for too long."""
+    lane = cut.lane
+    overdue = {slo_class for slo_class, since in lane.overdue_at.items() if since <= now}
+    waiting = enumerate(lane.on_time) if overdue else ()
+    start = next((place for place, request in waiting if request.slo_class in overdue), None)
+    if start is None:
+        return cut
+    if not cut.start <= start < cut.start + cut.size:
+        cut = _cut_from(lane, start, begin)
+    return cut._replace(overdue=True)
+
+
 def _first_job(cuts: list[Cut], at: Situation) -> Cut:
     """Return the cut that goes first: Moore's rule, then the densest that makes no other late."""
     for cut in cuts:
-        budget = cut.deadline - cut.lane.on_time[cut.skip].arrived
+        budget = cut.deadline - cut.lane.on_time[cut.start].arrived
         if cut.overdue or at.now - cut.lane.served > AGE * budget:
             return cut
     cuts.sort(key=attrgetter("deadline"))

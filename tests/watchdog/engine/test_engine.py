@@ -197,7 +197,11 @@ class Machine(RuleBasedStateMachine):
         if not hasattr(self, "engine") or not self.ticked or self.policy not in NEVER_WAITS:
             return
         # Suspects are tried in one place: while they are, the rest of them wait.
-        assert not self.engine.idle or self.engine.queued == self.engine.suspects
+        if self.engine.idle and self.engine.queued > self.engine.suspects:
+            # Under overload the batches of a lane leave apart.
+            assert self.engine._overloaded
+            longest = self.engine._cost.overall.predict(LARGEST)
+            assert self.wake <= self.now + longest / self.engine._workers
 
     def teardown(self) -> None:
         """Whatever was left in it, the workers answer: nothing stays."""
@@ -306,7 +310,7 @@ def test_late_requests_do_not_ride_along_under_overload():
     made, _ = engine(idle=0)
     made.offer(request(0), 0.0)
     made.tick(0.2)
-    made._demand = 1.5
+    made._went_late = 100.0
     made.offer(request(1, 0.2), 0.2)
     made.worker_ready(Worker())
     (batch,) = dispatched(made.tick(0.2))
@@ -610,14 +614,13 @@ def test_batch_that_a_lost_worker_had_not_begun_is_no_suspect():
     assert batch.requests[0].attempts == 1
 
 
-def test_requests_taken_back_from_a_lost_worker_have_not_arrived_again():
+def test_requests_taken_back_from_a_lost_worker_are_on_time_again():
     made, (worker,) = busy()
     made.offer(request(1, budget=5.0), 0.04)
     made.tick(FULL_BATCH_SECONDS)
     made.worker_lost(worker)
     (lane,) = made._lanes.values()
     assert [each.id for each in lane.on_time] == [1]
-    assert lane.arrived == 0
 
 
 def test_service_time_of_a_batch_sent_early_counts_from_the_reply_before_it():

@@ -15,6 +15,7 @@ from batching_watchdog.engine.policy import (
     Aimd,
     BatchLimit,
     Fixed,
+    Late,
     PolicySettings,
     Situation,
     Slo,
@@ -40,16 +41,13 @@ TIMES = st.floats(0, 10)
 WAITING = st.lists(st.tuples(TIMES, st.floats(0, 1)), min_size=1, max_size=30)
 """(arrived, budget) of each request of a lane."""
 RUNS = st.lists(st.tuples(st.integers(1, MAX_BATCH_SIZE), st.floats(0, 1)), max_size=30)
-FULL, IDLE, DEADLINE, LATE = (
-    DispatchReason.FULL,
-    DispatchReason.IDLE,
-    DispatchReason.DEADLINE,
-    DispatchReason.LATE,
-)
+FULL, IDLE, DEADLINE = DispatchReason.FULL, DispatchReason.IDLE, DispatchReason.DEADLINE
 
 
-def at(now: float, *, workers: int = 1, demand: float = 0.5, ahead: float = 1.0, late: bool = False):
-    return Situation(now, workers, demand, ahead, late)
+def at(
+    now: float, *, workers: int = 1, ahead: float = 1.0, overloaded: bool = False, following: float = 99.0
+):
+    return Situation(now, workers, ahead, overloaded, following)
 
 
 def lane_of(model: LatencyModel, waiting: list[tuple[float, float]], by_deadline: bool = True):
@@ -78,60 +76,59 @@ def test_registry_is_closed_and_says_of_each_policy_whether_it_waits():
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
-@example(lanes=[([(0.0, 1.0)], [])], now=1.0, workers=1, demand=0.0, late=True)
+@example(lanes=[([(0.0, 1.0)], [])], now=1.0, workers=1, overloaded=True)
 @given(
     lanes=st.lists(st.tuples(WAITING, RUNS), min_size=1, max_size=4),
     now=TIMES,
     workers=st.integers(1, 4),
-    demand=st.floats(0, 5),
-    late=st.booleans(),
+    overloaded=st.booleans(),
 )
 def test_policy_whatever_it_has_learned_takes_what_waits_or_waits_if_it_is_one_that_does(
     name: str,
     lanes: list[tuple[list[tuple[float, float]], list[tuple[int, float]]]],
     now: float,
     workers: int,
-    demand: float,
-    late: bool,
+    overloaded: bool,
 ):
     chosen = policy(name)
     made = [lane_of(model_of(runs), waiting, chosen.by_deadline) for waiting, runs in lanes]
     before = [list(lane.on_time) for lane in made]
-    answer = chosen.choose(made, at(now, workers=workers, demand=demand, late=late))
+    answer = chosen.choose(made, at(now, workers=workers, overloaded=overloaded))
     assert before == [lane.on_time for lane in made]
     if isinstance(answer, Wait):
-        assert name in WAITS
+        assert name in WAITS or (overloaded and workers > 1)
         assert answer.until > now
         return
-    assert answer.skip + answer.size <= len(answer.lane.on_time)
+    keys, model = answer.lane.keys, answer.lane.model
+    if isinstance(answer, Late):
+        assert name == "slo"
+        head = answer.lane.on_time[0]
+        reserve = RESERVE * (head.deadline - head.arrived) if overloaded else 0.0
+        assert keys[answer.count - 1] < now + reserve + model.predict(1)
+        return
+    assert answer.size >= 1
+    assert answer.start + answer.size <= len(keys)
     assert answer.size <= MAX_BATCH_SIZE
-    assert answer.size or answer.skip
-    assert name == "slo" or not answer.skip
     if name == "slo":
-        model = answer.lane.model
-        taken = answer.lane.keys[answer.skip : answer.skip + answer.size]
+        taken = keys[answer.start : answer.start + answer.size]
         assert all(now + model.predict(answer.size) <= key for key in taken)
-        # The only request is given up just where it cannot be on time with the reserve that is then kept.
-        if answer.skip and len(answer.lane.keys) == 1:
-            first = answer.lane.on_time[0]
-            reserve = RESERVE * (first.deadline - first.arrived) if late else 0.0
-            assert first.deadline - now - reserve < model.predict(1)
+    else:
+        assert answer.start == 0
 
 
 STEP: Law = lambda size: 0.01 if size <= 4 else 0.04  # noqa: E731 - the best size is 4
 
-# l(b) of ``accelerator`` is 8 ms + 1 ms x b; (requests, budget), when, situation -> (skipped, taken, why).
+# l(b) of ``accelerator`` is 8 ms + 1 ms x b; (requests, budget), when, situation -> (place, taken, why).
 SLO = {
     "all that waits": (accelerator, 3, 1.0, at(0.0), (0, 3, IDLE)),
     "no more than the largest": (accelerator, 20, 1.0, at(0.0), (0, 8, FULL)),
     "the best size": (STEP, 20, 1.0, at(0.0), (0, 4, DispatchReason.BEST_SIZE)),
     "what meets the deadline": (accelerator, 8, 0.0125, at(0.0), (0, 4, DEADLINE)),
-    "a head that nothing can save": (accelerator, 1, 0.1, at(0.095), (1, 0, LATE)),
     "a queue of one batch shrinks for its head": (accelerator, 8, 0.1, at(0.09), (0, 2, DEADLINE)),
     "a longer one too if nothing better is there": (accelerator, 9, 0.1, at(0.09), (0, 2, DEADLINE)),
-    "no reserve while none is late": (accelerator, 9, 0.1, at(0.083), (0, 8, FULL)),
-    "too little for the reserve": (accelerator, 9, 0.1, at(0.083, late=True), (0, 6, DEADLINE)),
-    "enough for the reserve": (accelerator, 9, 0.1, at(0.0814, late=True), (0, 8, FULL)),
+    "no reserve without an overload": (accelerator, 9, 0.1, at(0.083), (0, 8, FULL)),
+    "too little for the reserve": (accelerator, 9, 0.1, at(0.083, overloaded=True), (0, 6, DEADLINE)),
+    "enough for the reserve": (accelerator, 9, 0.1, at(0.0814, overloaded=True), (0, 8, FULL)),
     # 2 x l(4) is within the budget of 25 ms: four can be kept up.
     "at least what can be kept up": (accelerator, 50, 0.025, at(0.0125), (0, 4, DEADLINE)),
     "less if nothing better is there": (accelerator, 50, 0.025, at(0.0145), (0, 2, DEADLINE)),
@@ -152,18 +149,60 @@ def test_slo_cut_by_hand(
 ):
     take = Slo(8).choose([alike(learned(law), count, budget)], when)
     assert isinstance(take, Take)
-    assert (take.skip, take.size, take.reason) == expected
+    assert (take.start, take.size, take.reason) == expected
 
 
-def test_slo_under_more_demand_than_small_batches_can_serve_gives_the_first_up_for_a_larger_one():
+def test_slo_request_that_cannot_be_on_time_even_alone_goes_late():
+    lane = lane_of(learned(accelerator), [(0.0, 0.1), (0.0, 0.2)])
+    assert Slo(8).choose([lane], at(0.095)) == Late(lane, 1)
+
+
+def test_slo_under_overload_passes_over_the_first_for_the_largest_batch_on_time():
     # Ten that have 27 ms left, for a batch of 19, and thirty that have 40, for all of them.
     waiting = [(0.015, 0.052)] * 10 + [(0.028, 0.052)] * 30
     lane = lane_of(learned(lambda size: 0.008 + 0.001 * size, (1, 2, 4, 8, 16, 32), 32), waiting)
-    calm, pressed = (Slo(32).choose([lane], at(0.04, demand=demand)) for demand in (0.5, 3.0))
+    calm, pressed = (
+        Slo(32).choose([lane], at(0.04, workers=2, overloaded=over, following=0.041))
+        for over in (False, True)
+    )
     assert isinstance(calm, Take)
     assert isinstance(pressed, Take)
-    assert pressed.skip == 10
+    assert calm.start == 0
+    assert pressed.start == 10
     assert pressed.size > calm.size
+    # They go late if no worker will be idle in time for them.
+    assert Slo(32).choose([lane], at(0.04, overloaded=True)) == Late(lane, 10)
+
+
+@pytest.mark.parametrize(
+    ("overloaded", "workers", "count", "passed", "waits"),
+    [
+        (False, 4, 3, 0.0, False),
+        (True, 1, 3, 0.0, False),
+        (True, 4, 3, 0.0, True),
+        (True, 4, 3, 0.003, False),  # l(3) is 11 ms
+        (True, 4, 8, 0.0, False),  # the best size
+    ],
+)
+def test_slo_batches_of_a_lane_leave_apart_under_overload_while_they_have_room(
+    overloaded: bool, workers: int, count: int, passed: float, waits: bool
+):
+    lane = alike(learned(accelerator), count, 0.1)
+    answer = Slo(8).choose([lane], at(passed, workers=workers, overloaded=overloaded))
+    assert answer == Wait(pytest.approx(accelerator(3) / 4)) if waits else isinstance(answer, Take)
+
+
+def test_slo_batch_with_room_leaves_under_overload_once_one_more_request_would_make_it_late():
+    lane = alike(learned(accelerator), 3, 0.015)
+    answer = Slo(8).choose([lane], at(0.0, workers=2, overloaded=True))
+    assert answer == Wait(pytest.approx(0.015 * (1 - RESERVE) - accelerator(4)))
+
+
+def test_slo_lane_that_waits_under_overload_keeps_no_worker_from_another():
+    waits, other = alike(learned(accelerator), 3, 0.1), alike(learned(accelerator), 3, 0.1)
+    other.served = -1.0
+    answer = Slo(8).choose([waits, other], at(0.0, workers=2, overloaded=True))
+    assert answer == Take(other, 3, IDLE)
 
 
 def test_slo_of_two_lanes_that_can_both_be_on_time_takes_the_one_that_gives_more_first():
@@ -192,7 +231,8 @@ def test_slo_starts_with_one_request_when_it_knows_nothing():
 def test_slo_tries_the_double_of_the_best_size_under_overload_though_it_seems_no_better():
     model = learn(LatencyModel(8), lambda size: 0.005 * size, (1,), 8)
     lane = lane_of(model, [(0.0001 * number, 0.1) for number in range(300)])
-    take = Slo(8).choose([lane], at(0.094, demand=3.0, late=True))
+    while isinstance(take := Slo(8).choose([lane], at(0.094, overloaded=True)), Late):
+        lane.take(take.count)
     assert isinstance(take, Take)
     assert take.size == model.best_size == 2
 
@@ -203,7 +243,7 @@ def test_slo_tries_the_double_of_the_best_size_under_overload_though_it_seems_no
     runs=RUNS,
     overdue=st.dictionaries(st.sampled_from("abc"), TIMES, min_size=1),
     now=TIMES,
-    late=st.booleans(),
+    overloaded=st.booleans(),
 )
 def test_slo_gives_a_class_that_is_overdue_the_next_batch_if_one_of_it_can_be_on_time(
     waiting: list[tuple[float, float, str]],
@@ -211,7 +251,7 @@ def test_slo_gives_a_class_that_is_overdue_the_next_batch_if_one_of_it_can_be_on
     runs: list[tuple[int, float]],
     overdue: dict[str, float],
     now: float,
-    late: bool,
+    overloaded: bool,
 ):
     lane, model = lane_of(model_of(runs), []), model_of(runs)
     for number, (arrived, budget, slo_class) in enumerate(waiting):
@@ -225,10 +265,17 @@ def test_slo_gives_a_class_that_is_overdue_the_next_batch_if_one_of_it_can_be_on
         if overdue.get(each.slo_class, 99) <= now
         and each.slot - now - 0.05 * (each.slot - each.arrived) > model.predict(1)
     }
-    answer = Slo(8).choose([lane, lane_of(model, others)], at(now, late=late))
-    assert isinstance(answer, Take)
-    if possible and answer.size:
-        taken = answer.lane.on_time[answer.skip : answer.skip + answer.size]
+    other = lane_of(model, others)
+    answer = Slo(8).choose([lane, other], at(now, overloaded=overloaded))
+    while isinstance(answer, Late):
+        answer.lane.take(answer.count)
+        if not (lanes := [each for each in (lane, other) if each.on_time]):
+            assert not possible
+            return
+        answer = Slo(8).choose(lanes, at(now, overloaded=overloaded))
+    if possible:
+        assert isinstance(answer, Take)
+        taken = answer.lane.on_time[answer.start : answer.start + answer.size]
         assert answer.lane is lane
         assert any(overdue.get(each.slo_class, 99) <= now for each in taken)
 
