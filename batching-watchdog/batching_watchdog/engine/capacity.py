@@ -32,7 +32,7 @@ from batching_watchdog.engine.latency import QUANTILE, LatencyModel
 
 MARGIN: Final = 1.04
 """Factor by which batches are taken to be longer than learned. With it, after a minute at a third of its
-highest rate, 95 of 100 functions reached the stated capacity."""
+highest rate, 94 of 100 functions reached the stated capacity, and 89 of 100 that it was not set on."""
 SATURATION: Final = 0.95
 """Maximum share of the throughput: above it, backlogs grow for longer than a run."""
 ARRIVALS: Final = 16384
