@@ -293,7 +293,7 @@ class Engine:
         self._counts[_RUNNING] -= len(left)
         self._counts[_SUSPECT] += len(left)
         parts = [tuple(left[start : start + part]) for start in range(0, len(left), part)]
-        self._suspects = deque(sorted([*self._suspects, *parts], key=_first_slot))
+        self._suspects = deque(sorted([*self._suspects, *parts], key=lambda part: part[0].slot))
         return []
 
     def abandon(self, request: Request, now: float) -> list[Effect]:
@@ -339,7 +339,7 @@ class Engine:
             free = [worker for worker in self._idle if worker not in self._running]
             self._nearly_idle = len(self._idle) - len(free)
             self._idle = free
-        if ends != _NEVER:
+        if ends != inf:
             effects.append(WakeAt(ends))
         return effects
 
@@ -365,7 +365,7 @@ class Engine:
         if isinstance(answer, Wait):
             return answer
         if isinstance(answer, Late):
-            self._go_late(answer.lane, answer.count, now)
+            self._go_late(answer.lane, answer.number, now)
         elif not self._idle:
             # Checked again when its deadline passes with every worker busy: it may be shed then.
             return Wait(answer.lane.keys[0])
@@ -646,7 +646,7 @@ class Engine:
     def _next_expiry(self) -> float:
         while self._early and self._early[0][1] not in self._admitted:
             heappop(self._early)
-        first = next(iter(self._admitted.values())).expires if self._admitted else _NEVER
+        first = next(iter(self._admitted.values())).expires if self._admitted else inf
         return min(first, self._early[0][0]) if self._early else first
 
     def _expired(self, now: float) -> Iterable[Request]:
@@ -671,9 +671,4 @@ def _work_done(batch: Batch, replies: Sequence[Reply]) -> Sequence[Request]:
     return ran if 2 * served >= len(ran) else ()
 
 
-_NEVER: Final = inf
 _TOO_LONG: Final = PredictedLate("the queue is too long for it to be answered within its latency budget")
-
-
-def _first_slot(part: tuple[Request, ...]) -> float:
-    return part[0].slot

@@ -49,10 +49,10 @@ class Take(NamedTuple):
 
 
 class Late(NamedTuple):
-    """The first ``count`` requests of ``lane`` can no longer be on time."""
+    """The first ``number`` requests of ``lane`` can no longer be on time."""
 
     lane: Lane
-    count: int
+    number: int
 
 
 class Wait(NamedTuple):

@@ -104,7 +104,7 @@ def test_policy_whatever_it_has_learned_takes_what_waits_or_waits_if_it_is_one_t
         assert name == "slo"
         head = answer.lane.on_time[0]
         reserve = RESERVE * (head.deadline - head.arrived) if overloaded else 0.0
-        assert keys[answer.count - 1] < now + reserve + model.predict(1)
+        assert keys[answer.number - 1] < now + reserve + model.predict(1)
         return
     assert answer.size >= 1
     assert answer.start + answer.size <= len(keys)
@@ -232,7 +232,7 @@ def test_slo_tries_the_double_of_the_best_size_under_overload_though_it_seems_no
     model = learn(LatencyModel(8), lambda size: 0.005 * size, (1,), 8)
     lane = lane_of(model, [(0.0001 * number, 0.1) for number in range(300)])
     while isinstance(take := Slo(8).choose([lane], at(0.094, overloaded=True)), Late):
-        lane.take(take.count)
+        lane.take(take.number)
     assert isinstance(take, Take)
     assert take.size == model.best_size == 2
 
@@ -268,7 +268,7 @@ def test_slo_gives_a_class_that_is_overdue_the_next_batch_if_one_of_it_can_be_on
     other = lane_of(model, others)
     answer = Slo(8).choose([lane, other], at(now, overloaded=overloaded))
     while isinstance(answer, Late):
-        answer.lane.take(answer.count)
+        answer.lane.take(answer.number)
         if not (lanes := [each for each in (lane, other) if each.on_time]):
             assert not possible
             return
