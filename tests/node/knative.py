@@ -38,7 +38,7 @@ def deploy(follower: Guide, *, own_class: bool = True) -> None:
 
 
 def revision() -> str:
-    return str(read("ksvc", "tabular")["status"].get("latestCreatedRevisionName", ""))
+    return str(read("ksvc", "tabular").get("status", {}).get("latestCreatedRevisionName", ""))
 
 
 def url() -> str:
