@@ -27,7 +27,7 @@ slow start or a stall: otherwise often only the cost of a call falls.
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from math import ceil
+from math import ceil, sqrt
 from operator import itemgetter, mul
 from typing import Final, NamedTuple
 
@@ -104,19 +104,27 @@ class _Samples:
             self._usual = _Usual.of(ordered, expected)
         return self._usual
 
-    def changed(self, expected: Callable[[int], float]) -> bool:
-        """Return whether the last runs contradict the earlier ones: all but one are slower, or faster.
+    def changed_after(self, expected: Callable[[int], float]) -> int:
+        """Return the number of the batch before the first run after a change, 0 without one.
 
+        The last runs show a change if all but one contradict the earlier ones: are slower, or faster.
         ``expected`` gives the time of a size; only its shape matters, to compare runs of different sizes.
         """
         if len(self.kept) < 3 * RECENT:
-            return False
+            return 0
         relative = _relative(self.kept, expected)
         before, recent = sorted(relative[:-RECENT]), sorted(relative[-RECENT:])
-        ratio = recent[RECENT // 2] / before[len(before) // 2]
-        slower = ratio > DRIFT and recent[1] > before[len(before) * 3 // 4]
-        faster = ratio < 1 / DRIFT and recent[-2] < before[len(before) // 4]
-        return slower or faster
+        usual, now = before[len(before) // 2], recent[RECENT // 2]
+        slower = now > DRIFT * usual and recent[1] > before[len(before) * 3 // 4]
+        faster = now * DRIFT < usual and recent[-2] < before[len(before) // 4]
+        if not (slower or faster):
+            return 0
+        # The change may be older than the runs that show it, and other sizes may have run since.
+        between = sqrt(usual * now)
+        first = len(relative) - RECENT
+        while first > 1 and (relative[first - 1] > between) is slower:
+            first -= 1
+        return self.kept[first][2] - 1
 
     def slow_until(self) -> int:
         """Return the number of the last slow run if a slow start or a stall has ended with it, else 0.
@@ -263,9 +271,7 @@ class LatencyModel:
         samples.add(size, max(LEAST, seconds), self._observed)
         self._largest = max(self._largest, size)
         if self._observed % RECENT == 0:
-            since = samples.slow_until()
-            if not since and samples.changed(self.predict_mean):
-                since = samples.kept[-RECENT - 1][2]
+            since = samples.slow_until() or samples.changed_after(self.predict_mean)
             if since:
                 self._restart(samples, since)
                 self._refit()

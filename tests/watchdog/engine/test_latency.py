@@ -177,6 +177,14 @@ def test_a_model_that_has_become_slower_is_believed_after_a_few_runs_of_whatever
     follows(model, scaled(change), (1, 2, 8, 50, 64))
 
 
+def test_a_size_that_ran_between_a_change_and_its_recognition_is_not_changed_twice():
+    model = learned(accelerator, POWERS, 64, times=20)
+    learn(model, scaled(2), [8], times=2)
+    learn(model, scaled(2), [64], times=1)
+    learn(model, scaled(2), [8], times=2 * RECENT)
+    follows(model, scaled(2), (8, 50, 64))
+
+
 @pytest.mark.parametrize("size", [1, 8, 64])
 def test_a_model_that_has_become_faster_is_believed_for_the_sizes_that_ran(size: int):
     model = learned(accelerator, POWERS, 64, times=20)
