@@ -58,6 +58,12 @@ def exists(*arguments: str) -> bool:
     return kubectl("get", *arguments, "--ignore-not-found", "--output=name").strip() != ""
 
 
+def unused(*namespaces: str) -> None:
+    """Fail if one of the namespaces is there."""
+    taken = [each for each in namespaces if exists("namespace", each)]
+    assert not taken, f"namespaces {taken} are there already: this test makes and deletes them"
+
+
 def names(*arguments: str) -> set[str]:
     return {each["metadata"]["name"] for each in read(*arguments)["items"]}
 

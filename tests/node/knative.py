@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import pytest
 import yaml
 
 from node import cluster
@@ -10,6 +11,12 @@ from node.cluster import REGISTRY, SAMPLE, Guide, exists, kubectl, read, wait_fo
 
 IMAGE = f"{REGISTRY}/tabular:1"
 CLASS = "autoscaling.knative.dev/class"
+
+
+def needs_knative() -> None:
+    """Skip where the node has no Knative Serving."""
+    if not exists("crd", "revisions.serving.knative.dev"):
+        pytest.skip("not run: no Knative Serving on the node")
 
 
 def deploy(follower: Guide, *, own_class: bool = True) -> None:

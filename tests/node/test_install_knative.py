@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 
 from node import cluster
-from node.cluster import Guide, exists, guide, kubectl, load, read, unlearned, wait_for
-from node.knative import IMAGE, counts, deploy, labeled, ready, revision, url
+from node.cluster import Guide, exists, guide, kubectl, load, read, unlearned, unused, wait_for
+from node.knative import IMAGE, counts, deploy, labeled, needs_knative, ready, revision, url
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(3600)]
 
@@ -20,10 +20,8 @@ newest = partial(cluster.newest, "tabular.default", "tailbound-knative")
 
 @pytest.fixture(scope="module")
 def installed(node: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guide]:
-    if not exists("crd", "revisions.serving.knative.dev"):
-        pytest.skip("not run: no Knative Serving on the node")
-    taken = [each for each in OURS if exists("namespace", each)]
-    assert not taken, f"namespaces {taken} are there already: this test makes and deletes them"
+    needs_knative()
+    unused(*OURS)
     with guide("install-knative.md", tmp_path_factory.mktemp("node")) as follower:
         try:
             follower.install_autoscaler("knative-class")

@@ -20,6 +20,7 @@ from node.cluster import (
     load,
     names,
     unlearned,
+    unused,
     wait_for,
 )
 
@@ -59,8 +60,7 @@ def small(deployment: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def installed(node: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
-    taken = [each for each in OURS if exists("namespace", each)]
-    assert not taken, f"namespaces {taken} are there already: this test makes and deletes them"
+    unused(*OURS)
     with guide("install-kubernetes.md", tmp_path_factory.mktemp("node")) as follower:
         try:
             follower.follow("1. Prometheus")

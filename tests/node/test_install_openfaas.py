@@ -20,6 +20,7 @@ from node.cluster import (
     load,
     names,
     unlearned,
+    unused,
     wait_for,
 )
 
@@ -36,8 +37,7 @@ newest = partial(cluster.newest, "my-model.openfaas-fn", "openfaas")
 
 @pytest.fixture(scope="module")
 def installed(node: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guide]:
-    taken = [each for each in OURS if exists("namespace", each)]
-    assert not taken, f"namespaces {taken} are there already: this test makes and deletes them"
+    unused(*OURS)
     with guide("install-openfaas.md", tmp_path_factory.mktemp("node")) as follower:
         try:
             follower.follow("1. OpenFaaS")
