@@ -114,6 +114,8 @@ BUILD_REQUIRES := import sys, tomllib; print("\n".join(tomllib.load(sys.stdin.bu
 
 lock: $(RELEASE)/uv ## Pin what the images install, with hashes (LOCK_ARGS=--upgrade: to the newest versions)
 	$(COMPILE) batching-watchdog/pyproject.toml --output-file batching-watchdog/requirements.lock
+	$(COMPILE) batching-watchdog/pyproject.toml --extra otel --constraints batching-watchdog/requirements.lock \
+		--output-file batching-watchdog/otel.lock
 	$(COMPILE) $(NOT_SHIPPED) autoscaler/pyproject.toml --output-file autoscaler/requirements.lock
 	for each in batching-watchdog autoscaler; do \
 		$(RELEASE)/python -c '$(BUILD_REQUIRES)' <$$each/pyproject.toml \

@@ -281,7 +281,8 @@ def start_telemetry(
     except ImportError as error:
         log.warning(
             "OTEL_* variables ask for spans, and the watchdog sends none: its extra otel is not installed "
-            "(%s); install batching-watchdog[otel], or set OTEL_TRACES_EXPORTER=none",
+            "(%s); build the image with --build-arg OTEL=true, or elsewhere install batching-watchdog[otel]; "
+            "OTEL_TRACES_EXPORTER=none ends this warning",
             error,
         )
         return None

@@ -71,12 +71,3 @@ def test_pure_core_needs_the_standard_library_only():
     loaded = imported_by("import " + ", ".join(f"batching_watchdog.{module}" for module in pure))
     before = imported_by("pass")
     assert loaded - before - {"batching_watchdog"} <= sys.stdlib_module_names
-
-
-def test_packages_of_the_extra_are_those_that_a_function_is_told_to_require():
-    extra = names(watchdog()["optional-dependencies"]["otel"])
-    page = (ROOT / "docs/howto/trace-a-request.md").read_text()
-    assert extra == set(re.findall(r"^ +(opentelemetry-[\w-]+)$", page, re.MULTILINE))
-    assert extra <= set(
-        re.findall(r"`([\w-]+)`", (ROOT / "template/python3-inference/README.md").read_text())
-    )

@@ -12,6 +12,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 DISTRIBUTIONS = ("batching-watchdog", "autoscaler")
+LOCKS = sorted(str(path.relative_to(ROOT)) for name in DISTRIBUTIONS for path in (ROOT / name).glob("*.lock"))
 NOT_SHIPPED = {"aiohttp", "aiohttp-retry"}
 """Required by the Kubernetes client for its asyncio twin, which the image does not have."""
 
@@ -58,17 +59,26 @@ def test_lock_has_a_version_that_the_manifest_allows_of_each_requirement(
         assert locked[canonicalize_name(requirement.name)].version in requirement.specifier, "run make lock"
 
 
-@pytest.mark.parametrize("folder", DISTRIBUTIONS)
-@pytest.mark.parametrize("lock", ["requirements.lock", "build.lock"])
-def test_lock_names_the_hash_of_every_file_that_may_be_installed(folder: str, lock: str):
-    for pin in pins(ROOT / folder / lock).values():
+def test_lock_with_the_extra_adds_what_it_requires_and_changes_no_version():
+    plain, extra = (pins(ROOT / "batching-watchdog" / name) for name in ("requirements.lock", "otel.lock"))
+    assert {name: pin.version for name, pin in plain.items()}.items() <= {
+        name: pin.version for name, pin in extra.items()
+    }.items(), "run make lock"
+    wanted = tomllib.loads((ROOT / "batching-watchdog/pyproject.toml").read_text())
+    for requirement in map(Requirement, wanted["project"]["optional-dependencies"]["otel"]):
+        assert extra[canonicalize_name(requirement.name)].version in requirement.specifier, "run make lock"
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_lock_names_the_hash_of_every_file_that_may_be_installed(lock: str):
+    for pin in pins(ROOT / lock).values():
         assert pin.hashes
         assert all(re.fullmatch(r"[0-9a-f]{64}", each) for each in pin.hashes)
 
 
-@pytest.mark.parametrize("folder", DISTRIBUTIONS)
-def test_lock_is_whole_but_for_what_is_not_shipped(folder: str):
-    locked = pins(ROOT / folder / "requirements.lock")
+@pytest.mark.parametrize("lock", [each for each in LOCKS if not each.endswith("build.lock")])
+def test_lock_is_whole_but_for_what_is_not_shipped(lock: str):
+    locked = pins(ROOT / lock)
     missing = set()
     for name, pin in locked.items():
         try:
@@ -82,7 +92,7 @@ def test_lock_is_whole_but_for_what_is_not_shipped(folder: str):
             canonicalize_name(each.name) for each in wanted if not each.marker or each.marker.evaluate()
         }
         missing |= needed - locked.keys()
-    assert missing <= (NOT_SHIPPED if folder == "autoscaler" else set()), "run make lock"
+    assert missing <= (NOT_SHIPPED if lock.startswith("autoscaler") else set()), "run make lock"
 
 
 def test_lock_of_a_function_leaves_the_models_libraries_free():

@@ -17,6 +17,7 @@ from autoscaler.certificates import Authority, needs_openssl
 from deploy import containers
 from deploy.containers import Container, inspect, podman, running
 from deploy.package_index import an_index, make_wheel
+from e2e.otlp import a_receiver
 from slo_autoscaler import __version__
 from tailbound_lab.local.ports import free_ports
 from template.faas_cli import pull_template, shrinkwrap
@@ -61,7 +62,7 @@ def wheels(version: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pip") / "wheels"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(folder)]
     command += ["--only-binary=:all:", f"--python-version={version}"]
-    locks = [*ROOT.glob("*/requirements.lock"), *ROOT.glob("*/build.lock")]
+    locks = ROOT.glob("*/*.lock")
     for wanted in (["pytest"], *(["--no-deps", "--require-hashes", "-r", str(lock)] for lock in locks)):
         done = subprocess.run([*command, *wanted], capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
@@ -262,6 +263,27 @@ def test_function_serves_as_any_user_in_a_read_only_root_and_drains_when_told_to
         request.join(timeout=30)
         assert [status for status, _ in answers] == [200], container.log()
         assert not container.state()["OOMKilled"]
+
+
+def test_function_built_with_otel_sends_the_spans_of_a_request(
+    version: str, wheels: Path, tmp_path_factory: pytest.TempPathFactory
+):
+    context = function_context(tmp_path_factory.mktemp("otel"), PASSES)
+    tag = f"{FUNCTION}-otel"
+    arguments = {"PYTHON_IMAGE": f"python:{version}-slim", "SPEEDUPS": "false", "OTEL": "true"}
+    containers.build(context, tag, wheels, arguments)
+    port, metrics = free_ports(2)
+    options = [f"--env=port={port}", f"--env=metrics_port={metrics}", "--env=workers=1"]
+    options += ["--env=healthcheck_interval=0s", "--tmpfs=/tmp:rw,size=64m,mode=1777"]
+    with (
+        a_receiver() as receiver,
+        running(tag, *options, f"--env=OTEL_EXPORTER_OTLP_ENDPOINT={receiver.url}", http=port) as container,
+    ):
+        container.wait_for("/_/ready", port="http")
+        assert container.call("POST", "/", b"0", port="http")[0] == 200
+        assert container.terminate() == 0, container.log()
+        assert {"POST", "queue", "execution", "batch"} <= {span.name for span in receiver.spans}
+    podman("rmi", "--force", tag)
 
 
 def wait_for_a_request_in_flight(container: Container) -> None:

@@ -42,6 +42,7 @@ def test_the_builder_gets_the_watchdog_and_the_function_and_nothing_else(context
         "batching-watchdog/batching_watchdog/_speedups.pyi",
         "batching-watchdog/batching_watchdog/py.typed",
         "batching-watchdog/build.lock",
+        "batching-watchdog/otel.lock",
         "batching-watchdog/pyproject.toml",
         "batching-watchdog/requirements.lock",
         "function/data/table.csv",
