@@ -154,13 +154,6 @@ def test_second_build_of_the_controller_has_the_digest_of_the_first(
     podman("rmi", "--force", tag)
 
 
-def test_controllers_labels_name_commit_version_and_license(autoscaler: str):
-    labels = inspect(autoscaler)["Labels"]
-    assert labels["org.opencontainers.image.revision"] == "0123456789abcdef"
-    assert labels["org.opencontainers.image.version"] == __version__
-    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
-
-
 def test_function_ships_without_what_built_and_tested_it(function: str):
     listed = json.loads(shell(function, "python -m pip list --format=json"))
     names = {package["name"].lower() for package in listed}
@@ -289,22 +282,6 @@ def test_function_built_with_otel_sends_the_spans_of_a_request(
 def wait_for_a_request_in_flight(container: Container) -> None:
     while b"\nhttp_requests_in_flight 1.0" not in container.call("GET", "/metrics", port="metrics")[1]:
         pass
-
-
-def test_controller_ends_with_one_clean_line_when_nothing_answers(autoscaler: str, configuration: str):
-    done = podman(
-        "run", "--rm", *containers.CONFINED, configuration, autoscaler,
-        "--config", "/etc/slo-autoscaler/config.yaml", "--once", check=False,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "127.0.0.1:9" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_controller_names_the_file_when_no_configuration_is_mounted(autoscaler: str):
-    done = podman("run", "--rm", *containers.CONFINED, autoscaler, check=False)
-    assert done.returncode == 2
-    assert "/etc/slo-autoscaler/config.yaml" in done.stderr
 
 
 def test_controller_runs_as_any_user_with_nothing_to_write_to_and_stops_when_told(
