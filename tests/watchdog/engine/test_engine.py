@@ -570,6 +570,15 @@ def test_busy_worker_gets_its_next_batch_shortly_before_it_is_done():
     assert batch.dispatched == pytest.approx(FULL_BATCH_SECONDS)
 
 
+def test_dispatch_wakes_the_engine_when_the_next_batch_may_leave():
+    # No request need come before then: the shell leaves out the ticks of those that come to busy workers.
+    made, _ = engine(lead=LEAD)
+    made.offer(request(1, budget=5.0, timeout=60.0), 0.0)
+    _, wake = made.tick(0.0)
+    assert isinstance(wake, WakeAt)
+    assert 0.0 < wake.at < law(1)
+
+
 def test_worker_that_is_about_to_be_done_is_eager_for_what_comes():
     made, _ = busy()
     assert not made.eager
