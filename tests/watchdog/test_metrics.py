@@ -63,13 +63,6 @@ def test_unusual_methods_share_one_label_so_that_clients_can_not_make_series():
     assert not metrics._durations, "and none is remembered"
 
 
-def test_what_is_no_request_of_the_slo_is_counted_but_has_no_outcome():
-    metrics, _ = make()
-    metrics.request_finished(400, b"GET", 0.1, None)
-    assert value(metrics, "http_requests_total", code="400", method="get") == 1
-    assert sum(v for (name, _), v in samples(metrics).items() if name == "slo_requests_total") == 0
-
-
 def test_classes_have_targets_outcomes_and_latencies_of_their_own():
     metrics, _ = make(fast=Slo(0.1, 0.999), batch=Slo(2.0, 0.9))
     metrics.request_finished(200, b"post", 0.05, "good", "fast")
@@ -92,23 +85,6 @@ def test_classes_have_targets_outcomes_and_latencies_of_their_own():
     assert value(metrics, bucket, slo_class="fast", le="0.1") == 1, "an edge is the target"
     assert value(metrics, bucket, slo_class="fast", le="+Inf") == 2, "a quick refusal is no latency"
     assert value(metrics, bucket, slo_class="batch", le="0.2") == 1
-
-
-def test_a_function_without_classes_has_no_series_for_them():
-    metrics, _ = make()
-    metrics.request_finished(200, b"post", 0.05, "good")
-    assert not [name for name, _ in samples(metrics) if name.startswith("slo_request_duration_seconds")]
-
-
-def test_only_refusals_are_counted_as_such():
-    metrics, _ = make()
-    metrics.refused("queue_full")
-    metrics.refused("bad_request")
-    counted = {
-        labels: v for (name, labels), v in samples(metrics).items() if name == "watchdog_refusals_total"
-    }
-    assert len(counted) == 6
-    assert sum(counted.values()) == value(metrics, "watchdog_refusals_total", reason="queue_full") == 1
 
 
 def test_capacity_is_nan_until_learned_and_then_follows_the_model():
@@ -232,10 +208,3 @@ def test_newest_traced_request_of_each_bucket_is_its_exemplar():
         "0.05": ({"trace_id": "b" * 32}, 0.04, 1700000000.124),
         "+Inf": ({"trace_id": "c" * 32}, 20.0, 1700000000.124),
     }
-
-
-def test_spans_have_no_series_where_none_are_made():
-    metrics, _ = make()
-    assert not [name for name, _ in samples(metrics) if name.startswith("watchdog_spans")]
-    metrics.gauges = Gauges(spans=lambda: {"exported": 7, "dropped": 2})
-    assert value(metrics, "watchdog_spans_total", result="dropped") == 2

@@ -1,7 +1,9 @@
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 import uvloop
@@ -9,13 +11,14 @@ import uvloop
 from batching_watchdog.engine.capacity import BUSIEST
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.effects import Answer, Effect, WakeAt
-from batching_watchdog.engine.engine import REFUSAL_SECONDS, Engine
+from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
-from batching_watchdog.errors import Expired, QueueFull, ShuttingDown
+from batching_watchdog.errors import Expired, ShuttingDown
 from batching_watchdog.messages import DROPPED, Batch, Reply, Request
 from batching_watchdog.metrics import Exposition, Metrics
 from batching_watchdog.shell import Shell
 from watchdog.front.connection import Clock
+from watchdog.loops import within
 from watchdog.tracer import KeepsSpans
 
 OK = Reply(200, b"", b"")
@@ -89,17 +92,18 @@ class Bench:
         return [len(batch.requests) for batch in self.worker.batches]
 
 
-def scenario(body: Callable[[Bench], Awaitable[None]], *, max_inflight: int = 100) -> None:
-    async def run() -> None:
-        clock, cost = Clock(), CostModel(8)
-        cost.overall.observe(8, 0.01)  # batches grow only as far as sizes are known
-        metrics = Metrics(slo_latency=0.1, slo_objective=0.99, workers=1, model=cost.overall)
-        policy = POLICIES["slo"](PolicySettings(8, 0.0, 0.1))
-        engine = Engine(policy, cost, max_inflight=max_inflight, workers=1, lead=0.002)
-        tracer = KeepsSpans()
-        await body(Bench(Shell(clock, engine, cost, metrics, tracer), clock, metrics, tracer))
+@asynccontextmanager
+async def a_bench(max_inflight: int = 100) -> AsyncIterator[tuple[Bench]]:
+    clock, cost = Clock(), CostModel(8)
+    cost.overall.observe(8, 0.01)  # batches grow only as far as sizes are known
+    metrics = Metrics(slo_latency=0.1, slo_objective=0.99, workers=1, model=cost.overall)
+    policy = POLICIES["slo"](PolicySettings(8, 0.0, 0.1))
+    engine = Engine(policy, cost, max_inflight=max_inflight, workers=1, lead=0.002)
+    tracer = KeepsSpans()
+    yield (Bench(Shell(clock, engine, cost, metrics, tracer), clock, metrics, tracer),)
 
-    asyncio.run(run())
+
+scenario = partial(within, a_bench)
 
 
 async def turn() -> None:
@@ -108,103 +112,64 @@ async def turn() -> None:
         await asyncio.sleep(0)
 
 
-def test_requests_of_one_turn_leave_together_and_those_after_it_when_the_worker_is_ready():
-    async def body(bench: Bench) -> None:
-        bench.shell.worker_ready(bench.worker)
-        for number in range(2):
-            bench.offer(number)
-        assert bench.sizes() == []
-        await turn()
-        bench.offer(2)
-        await turn()
-        assert (bench.sizes(), bench.shell.queued) == ([2], 1)
-        bench.reply()
-        assert {number: answer.outcome for number, answer in bench.answers.items()} == {0: OK, 1: OK}
-        await turn()
-        assert bench.sizes() == [2, 1]
-
-    scenario(body)
+@scenario()
+async def test_requests_of_one_turn_leave_together_and_those_after_it_when_the_worker_is_ready(bench: Bench):
+    bench.shell.worker_ready(bench.worker)
+    for number in range(2):
+        bench.offer(number)
+    assert bench.sizes() == []
+    await turn()
+    bench.offer(2)
+    await turn()
+    assert (bench.sizes(), bench.shell.queued) == ([2], 1)
+    bench.reply()
+    assert {number: answer.outcome for number, answer in bench.answers.items()} == {0: OK, 1: OK}
+    await turn()
+    assert bench.sizes() == [2, 1]
 
 
-def test_queue_of_a_full_batch_leaves_at_once_when_a_worker_is_ready():
-    async def body(bench: Bench) -> None:
-        for number in range(8):
-            bench.offer(number)
-        await turn()
-        bench.shell.worker_ready(bench.worker)
-        assert bench.sizes() == [8]
-
-    scenario(body)
+@scenario()
+async def test_queue_of_a_full_batch_leaves_at_once_when_a_worker_is_ready(bench: Bench):
+    for number in range(8):
+        bench.offer(number)
+    await turn()
+    bench.shell.worker_ready(bench.worker)
+    assert bench.sizes() == [8]
 
 
-def test_refusal_is_one_error_for_many_requests_and_not_for_ever():
-    async def body(bench: Bench) -> None:
-        assert bench.shell.refusal(0.1) is None
-        bench.offer(0)
-        assert bench.shell.full
-        refusal = bench.shell.refusal(0.1)
-        assert isinstance(refusal, QueueFull)
-        bench.clock.now += REFUSAL_SECONDS
-        assert bench.shell.refusal(0.1) is refusal
-        bench.clock.now += 0.001
-        assert bench.shell.refusal(0.1) is not refusal
-
-    scenario(body, max_inflight=1)
+@scenario()
+async def test_request_that_is_withdrawn_while_it_runs_holds_nothing(bench: Bench):
+    bench.shell.worker_ready(bench.worker)
+    gone = bench.offer(0)
+    await turn()
+    bench.shell.withdraw(gone)
+    assert (gone.header_block, gone.body) == (b"", b"")
+    bench.reply()
+    assert bench.answers == {}
 
 
-def test_withdrawn_request_is_not_answered():
-    async def body(bench: Bench) -> None:
-        gone = bench.offer(0)
-        bench.offer(1)
-        bench.shell.withdraw(gone)
-        bench.shell.worker_ready(bench.worker)
-        await turn()
-        bench.reply()
-        assert set(bench.answers) == {1}
-        assert bench.shell.admitted == 0
-
-    scenario(body)
-
-
-def test_request_that_is_withdrawn_while_it_runs_holds_nothing():
-    async def body(bench: Bench) -> None:
-        bench.shell.worker_ready(bench.worker)
-        gone = bench.offer(0)
-        await turn()
-        bench.shell.withdraw(gone)
-        assert (gone.header_block, gone.body) == (b"", b"")
-        bench.reply()
-        assert bench.answers == {}
-
-    scenario(body)
+@scenario()
+async def test_queued_and_running_requests_that_are_given_up_are_answered_once(bench: Bench):
+    bench.shell.worker_ready(bench.worker)
+    bench.offer(0)
+    await turn()
+    bench.offer(1)
+    bench.shell.give_up(error := ShuttingDown())
+    assert {number: answer.outcome for number, answer in bench.answers.items()} == {0: error, 1: error}
+    assert bench.shell.admitted == 0
+    bench.reply()
+    await turn()
+    assert bench.sizes() == [1]
 
 
-def test_queued_and_running_requests_that_are_given_up_are_answered_once():
-    async def body(bench: Bench) -> None:
-        bench.shell.worker_ready(bench.worker)
-        bench.offer(0)
-        await turn()
-        bench.offer(1)
-        bench.shell.give_up(error := ShuttingDown())
-        assert {number: answer.outcome for number, answer in bench.answers.items()} == {0: error, 1: error}
-        assert bench.shell.admitted == 0
-        bench.reply()
-        await turn()
-        assert bench.sizes() == [1]
-
-    scenario(body)
-
-
-def test_timer_gives_a_request_up_at_its_timeout():
-    async def body(bench: Bench) -> None:
-        bench.offer(0, timeout=0.02)
-        bench.offer(1, timeout=0.01)
-        await turn()
-        bench.clock.now += 0.03
-        await asyncio.wait_for(bench.all_answered.wait(), 60)
-        assert {type(answer.outcome) for answer in bench.answers.values()} == {Expired}
-
-    scenario(body)
+@scenario()
+async def test_timer_gives_a_request_up_at_its_timeout(bench: Bench):
+    bench.offer(0, timeout=0.02)
+    bench.offer(1, timeout=0.01)
+    await turn()
+    bench.clock.now += 0.03
+    await asyncio.wait_for(bench.all_answered.wait(), 60)
+    assert {type(answer.outcome) for answer in bench.answers.values()} == {Expired}
 
 
 def test_timer_fires_once_however_coarse_the_clock_of_the_loop_is():
@@ -224,134 +189,77 @@ def test_timer_fires_once_however_coarse_the_clock_of_the_loop_is():
     assert uvloop.run(run()) <= 3 * 20
 
 
-def test_answered_request_keeps_its_client_no_longer():
-    async def body(bench: Bench) -> None:
-        request = bench.offer(0)
-        bench.shell.worker_ready(bench.worker)
-        await turn()
-        bench.reply()
-        assert request.client is None
-
-    scenario(body)
-
-
-def test_batch_of_a_lost_worker_goes_to_another():
-    async def body(bench: Bench) -> None:
-        bench.shell.worker_ready(bench.worker)
-        bench.offer(0)
-        await turn()
-        bench.shell.worker_lost(bench.worker)
-        bench.worker = Worker()
-        bench.shell.worker_ready(bench.worker)
-        await turn()
-        bench.reply()
-        assert bench.answers[0].outcome == OK
-
-    scenario(body)
-
-
 @pytest.mark.parametrize(("told", "bound"), [(0.02, BUSIEST / 0.02), (0.0, 1000.0)])
-def test_cpu_time_of_a_batch_is_learned_if_the_worker_tells_it(told: float, bound: float):
-    async def body(bench: Bench) -> None:
-        bench.shell.worker_ready(bench.worker)
-        bench.offer(0)
-        await turn()
-        bench.reply(cpu_seconds=told)
-        assert bench.metrics.cost.bound(1000.0, 1, 1.0) == pytest.approx(bound)
-
-    scenario(body)
+@scenario()
+async def test_cpu_time_of_a_batch_is_learned_if_the_worker_tells_it(bench: Bench, told: float, bound: float):
+    bench.shell.worker_ready(bench.worker)
+    bench.offer(0)
+    await turn()
+    bench.reply(cpu_seconds=told)
+    assert bench.metrics.cost.bound(1000.0, 1, 1.0) == pytest.approx(bound)
 
 
-def test_request_that_is_withdrawn_before_its_worker_begins_is_cancelled_and_counts_for_nothing():
-    async def body(bench: Bench) -> None:
-        bench.shell.worker_ready(bench.worker)
-        bench.offer(0)
-        await turn()
-        bench.clock.now += 0.009
-        gone = bench.offer(1)
-        bench.worker.sent.clear()
-        await asyncio.wait_for(bench.worker.sent.wait(), 60)  # a timer sees to it
-        assert bench.sizes() == [1, 1]
-        bench.shell.withdraw(gone)
-        assert bench.worker.cancelled == [0]
-        bench.shell.batch_done(bench.worker, [OK], 0.001)
-        bench.shell.batch_done(bench.worker, [DROPPED], 0.001)
-        assert set(bench.answers) == {0}
-        assert b"watchdog_service_seconds_count 1.0" in Exposition(bench.metrics).scrape()[0]
-
-    scenario(body)
-
-
-def test_idle_worker_that_goes_is_sent_nothing():
-    async def body(bench: Bench) -> None:
-        bench.shell.worker_ready(bench.worker)
-        bench.shell.worker_gone(bench.worker)
-        bench.shell.worker_gone(bench.worker)
-        bench.offer(0)
-        await turn()
-        assert bench.worker.batches == []
-
-    scenario(body)
+@scenario()
+async def test_request_that_is_withdrawn_before_its_worker_begins_is_cancelled_and_counts_for_nothing(
+    bench: Bench,
+):
+    bench.shell.worker_ready(bench.worker)
+    bench.offer(0, timeout=1000.0)
+    await turn()
+    bench.worker.sent.clear()
+    gone = bench.offer(1, timeout=1000.0)
+    await turn()
+    assert bench.sizes() == [1]
+    bench.clock.now += 0.009
+    await asyncio.wait_for(bench.worker.sent.wait(), 60)  # the timer of the dispatch
+    assert bench.sizes() == [1, 1]
+    bench.shell.withdraw(gone)
+    assert bench.worker.cancelled == [0]
+    bench.shell.batch_done(bench.worker, [OK], 0.001)
+    bench.shell.batch_done(bench.worker, [DROPPED], 0.001)
+    assert set(bench.answers) == {0}
+    assert b"watchdog_service_seconds_count 1.0" in Exposition(bench.metrics).scrape()[0]
 
 
-def test_batch_has_a_span_from_when_it_leaves_to_its_replies_linked_to_requests_that_are_recorded():
-    async def body(bench: Bench) -> None:
-        bench.shell.worker_ready(bench.worker)
-        requests = [bench.offer(number, recorded=number != 1) for number in range(3)]
-        await turn()
-        left = bench.clock.now
-        bench.reply(cpu_seconds=0.005)
-        (span,) = bench.tracer.spans
-        assert (span.name, span.start, span.end) == ("batch", left, bench.clock.now)
-        assert span.links == (requests[0].trace.server, requests[2].trace.server)
-        assert span.attributes["tailbound.batch.size"] == 3
-        assert span.attributes["tailbound.batch.cpu_seconds"] == 0.005
-        assert span.context == bench.worker.batches[0].trace.context
-        assert span.context.trace_id not in {request.trace.server.trace_id for request in requests[::2]}
-
-    scenario(body)
+@scenario()
+async def test_idle_worker_that_goes_is_sent_nothing(bench: Bench):
+    bench.shell.worker_ready(bench.worker)
+    bench.shell.worker_gone(bench.worker)
+    bench.shell.worker_gone(bench.worker)
+    bench.offer(0)
+    await turn()
+    assert bench.worker.batches == []
 
 
-def test_batch_of_which_nothing_is_recorded_has_no_span():
-    async def body(bench: Bench) -> None:
-        bench.shell.worker_ready(bench.worker)
-        bench.offer(0)
-        await turn()
-        bench.reply()
-        assert bench.tracer.spans == []
-        assert bench.worker.batches[0].trace is None
-
-    scenario(body)
-
-
-def test_batch_under_which_a_worker_dies_has_a_span_that_failed_and_its_retry_another():
-    async def body(bench: Bench) -> None:
-        bench.shell.worker_ready(bench.worker)
-        request = bench.offer(0, recorded=True)
-        await turn()
-        bench.shell.worker_lost(bench.worker)
-        bench.shell.worker_ready(bench.worker)
-        await turn()
-        bench.reply()
-        lost, retry = bench.tracer.spans
-        assert (lost.failed, lost.attributes["error.type"]) == (True, "worker_died")
-        assert (retry.failed, retry.attributes["tailbound.batch.reason"]) == (False, "retry")
-        assert lost.links == retry.links == (request.trace.server,)
-        assert lost.context != retry.context
-
-    scenario(body)
+@scenario()
+async def test_batch_has_a_span_from_when_it_leaves_to_its_replies_linked_to_requests_that_are_recorded(
+    bench: Bench,
+):
+    bench.shell.worker_ready(bench.worker)
+    requests = [bench.offer(number, recorded=number != 1) for number in range(3)]
+    await turn()
+    left = bench.clock.now
+    bench.reply(cpu_seconds=0.005)
+    (span,) = bench.tracer.spans
+    assert (span.name, span.start, span.end) == ("batch", left, bench.clock.now)
+    assert span.links == (requests[0].trace.server, requests[2].trace.server)
+    assert span.attributes["tailbound.batch.size"] == 3
+    assert span.attributes["tailbound.batch.cpu_seconds"] == 0.005
+    assert span.context == bench.worker.batches[0].trace.context
+    assert span.context.trace_id not in {request.trace.server.trace_id for request in requests[::2]}
 
 
-def test_worker_that_dies_idle_ends_no_batch_of_another():
-    async def body(bench: Bench) -> None:
-        other = Worker()
-        bench.shell.worker_ready(other)
-        bench.shell.worker_ready(bench.worker)
-        bench.offer(0, recorded=True)
-        await turn()
-        bench.shell.worker_lost(other)
-        assert bench.tracer.spans == []
-        bench.reply()
-        assert [span.failed for span in bench.tracer.spans] == [False]
-
-    scenario(body)
+@scenario()
+async def test_batch_under_which_a_worker_dies_has_a_span_that_failed_and_its_retry_another(bench: Bench):
+    bench.shell.worker_ready(bench.worker)
+    request = bench.offer(0, recorded=True)
+    await turn()
+    bench.shell.worker_lost(bench.worker)
+    bench.shell.worker_ready(bench.worker)
+    await turn()
+    bench.reply()
+    lost, retry = bench.tracer.spans
+    assert (lost.failed, lost.attributes["error.type"]) == (True, "worker_died")
+    assert (retry.failed, retry.attributes["tailbound.batch.reason"]) == (False, "retry")
+    assert lost.links == retry.links == (request.trace.server,)
+    assert lost.context != retry.context

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -78,26 +77,16 @@ def test_served_request_waits_and_is_executed_within_its_server_span():
 def test_error_of_the_server_fails_its_span_and_one_of_the_client_does_not(
     status: int | None, error: str | None, told: str | None, failed: bool
 ):
-    server = spans(status=status, error=error)["POST"]
+    (server,) = spans(status=status, error=error).values()
     assert server.attributes.get("error.type") == told
     assert server.attributes.get("http.response.status_code") == status
     assert server.failed == failed
 
 
-def test_request_that_was_not_admitted_has_its_server_span_alone():
-    assert spans(status=429, error="queue_full").keys() == {"POST"}
-
-
-def test_request_that_no_worker_has_seen_waited_to_its_end():
-    found = spans(queued=True, status=504, error="expired")
-    assert found.keys() == {"POST", "queue"}
-    assert found["queue"].end == 13.0
-
-
-def test_request_whose_worker_had_not_begun_with_its_batch_waited_to_its_end():
-    found = spans(queued=True, batch=a_batch(dispatched=14.0), status=504, error="expired")
-    assert found.keys() == {"POST", "queue"}
-    assert found["queue"].end == 13.0
+@pytest.mark.parametrize("batch", [None, a_batch(dispatched=14.0)], ids=["in none", "not begun"])
+def test_request_that_no_worker_has_begun_waited_to_its_end(batch: Batch | None):
+    found = spans(queued=True, batch=batch, status=504, error="expired")
+    assert {name: span.end for name, span in found.items()} == {"POST": 13.0, "queue": 13.0}
 
 
 def test_batch_is_the_root_of_a_trace_of_its_own_and_links_to_its_requests():
@@ -124,13 +113,18 @@ def test_request_has_the_names_of_the_conventions_for_http_servers():
         "url.query": "b=c",
         "url.scheme": "http",
     }
+    assert server_name(b"PUT") == "PUT"
 
 
-def test_method_that_is_not_known_makes_no_name_of_its_own():
-    attributes = about(b"BREW")
-    assert attributes["http.request.method"] == "_OTHER"
-    assert attributes["http.request.method_original"] == "BREW"
-    assert (server_name(b"BREW"), server_name(b"GET")) == ("HTTP", "GET")
+def test_unknown_method_makes_no_name_of_its_own():
+    assert (
+        about(b"BREW").items()
+        >= {
+            "http.request.method": "_OTHER",
+            "http.request.method_original": "BREW",
+        }.items()
+    )
+    assert server_name(b"BREW") == "HTTP"
 
 
 def test_query_shows_no_signature():
@@ -141,9 +135,3 @@ def test_query_shows_no_signature():
 def test_long_path_and_query_are_cut():
     attributes = about(target=b"/" + b"a" * 9999 + b"?" + b"b" * 9999)
     assert {len(str(attributes[name])) for name in ("url.path", "url.query")} == {MAX_TEXT}
-
-
-def test_request_of_which_nothing_is_known_but_its_trace_keeps_what_the_sampler_gave():
-    trace = replace(TRACE, attributes={"sampler.rate": 0.1})
-    (server,) = request_spans(trace, arrived=1.0, now=2.0, status=None, error="abandoned")
-    assert server.attributes == {"sampler.rate": 0.1, "error.type": "abandoned"}

@@ -14,32 +14,6 @@ pytestmark = pytest.mark.skipif(compiled is None, reason="built without a C comp
 NOTED = (b"x-call-id", b"x-timeout")
 
 
-@pytest.mark.parametrize(("count", "size"), [(-1, 0), (1, 11), (1 << 40, 12), (2, 12)])
-def test_counts_that_cannot_be_are_left_to_the_code_in_python(count: int, size: int):
-    assert compiled is not None
-    assert compiled.decode_requests(count, memoryview(bytes(size))) is None
-    assert compiled.decode_replies(count, memoryview(bytes(size)), Reply) is None
-
-
-def test_lengths_whose_sum_would_overflow_or_is_too_small_do_not_add_up():
-    assert compiled is not None
-    item = b"\0\0\0\0" + b"\xff" * 8
-    assert compiled.decode_requests(4, memoryview(item * 4)) is None
-    assert compiled.decode_requests(1, memoryview(bytes(12) + b"x")) is None
-
-
-def test_only_tuples_of_bytes_are_encoded_and_only_tuples_are_made():
-    assert compiled is not None
-    for item in ((b"a",), (b"a", "b"), [b"a", b"b"], None):
-        assert compiled.encode_requests((item,), 1 << 18) is None
-    for status, failed in ((True, False), (-1, False), (1 << 70, False), (200, 1)):
-        assert compiled.encode_replies(((status, b"", b"", failed),), 0.0, 1 << 18) is None
-    assert compiled.encode_requests(((b"a", b"b"),), wire.HEADER_SIZE + 14) is None
-    assert compiled.encode_requests(((b"a", b"b"),), wire.HEADER_SIZE + 15) is not None
-    with pytest.raises(TypeError):
-        compiled.decode_replies(0, memoryview(b""), list)
-
-
 def test_nothing_leaks():
     assert compiled is not None
     whole = b"POST /a HTTP/1.1\r\nHost: x\r\nX-Call-Id: a1\r\nX-Call-Id: a2\r\nContent-Length: 2\r\n\r\nab"

@@ -6,14 +6,13 @@ from itertools import chain, repeat
 import pytest
 
 from batching_watchdog.front.protocol import (
-    CONNECTION_BYTES,
     IDLE_SECONDS,
     MAX_HEADER_BYTES,
     STALL_SECONDS,
     SURPLUS_CONNECTIONS,
     SURPLUS_SECONDS,
 )
-from watchdog.front.connection import CHUNKED, GET, LAST, LIMITS, POST, Answer, Connection, Echo, post
+from watchdog.front.connection import CHUNKED, GET, LIMITS, POST, Answer, Connection, Echo, post
 
 pytestmark = pytest.mark.usefixtures("speedups")
 
@@ -121,31 +120,6 @@ def test_chunked_bodies_count_as_they_come_and_are_cut_when_it_is_too_much():
     assert 99_000 < client.held < 105_000
 
 
-def test_heads_count_while_they_come_and_while_they_wait():
-    client = Connection(Echo(hold=True), SMALL)
-    waiting, coming = Connection(beside=client), Connection(beside=client)
-    waiting.send(GET[:-2] + b"X: " + b"y" * 60_000 + b"\r\n\r\n")
-    assert client.held > 60_000
-    assert coming.send(GET[:-2] + b"X: " + b"y" * 50_000) == []
-    assert client.held > 110_000
-    # Many headers take more memory than they have bytes.
-    assert statuses(client.send(GET[:-2] + b"a: b\r\n" * 600)) == [429]
-    for each in (waiting, coming):
-        each.lose()
-    assert client.held == 0
-
-
-def test_answers_that_wait_for_others_before_them_count_until_they_are_sent():
-    client = Connection(Echo(hold=True, answer_size=50_000), SMALL)
-    client.send(body(10) * 3)
-    client.release(2, 1)
-    assert client.held > 100_000
-    # The bodies of those that are answered are not kept beside the answers.
-    assert not any(each.body for each in client.application.exchanges[1:])
-    assert len(client.release(0)) == 3
-    assert client.held == 0
-
-
 def test_answers_that_are_not_read_count_until_they_are():
     client = Connection(limits=SMALL)
     other = Connection(beside=client)
@@ -177,19 +151,6 @@ def test_client_stalled_longest_is_cut_while_too_much_is_held():
     for client in clients:
         client.lose()
     assert clients[0].connections.queued_bytes == 0
-
-
-def test_bytes_read_ahead_of_a_pipeline_count_as_held():
-    client = Connection(Echo(hold=True), SMALL)
-    client.send(GET * 2000)
-    assert client.held > 1900 * len(GET)
-    other = Connection(beside=client)
-    other.send(GET * 2000)
-    assert client.held < SMALL.max_queued_bytes
-    client.lose()
-    assert set(statuses(other.release())) == {200, 429}
-    other.lose()
-    assert client.connections.queued_bytes == 0
 
 
 def test_small_parts_of_a_body_are_joined():
@@ -255,10 +216,3 @@ def test_an_idle_connection_makes_room_for_a_new_one():
     clients.append(Connection(beside=clients[0]))
     assert not clients[2].wire.closed
     assert statuses(clients[3].send(GET)) == [503]
-
-
-def test_connections_hold_no_more_than_half_of_the_bytes():
-    most = SMALL.max_queued_bytes // CONNECTION_BYTES // 2
-    clients = [Connection(Echo(hold=True), replace(SMALL, max_connections=1000))]
-    clients += [Connection(beside=clients[0]) for _ in range(most)]
-    assert [statuses(client.send(LAST)) for client in clients[-2:]] == [[], [503]]

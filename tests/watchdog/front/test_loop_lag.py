@@ -1,7 +1,5 @@
 """When a request came in, if the loop was too busy to read it at once."""
 
-import asyncio
-
 import pytest
 
 from batching_watchdog.front.loop_lag import IDLE_SECONDS, READS_PER_POLL, LoopLag
@@ -34,12 +32,6 @@ class Loop:
         self.polls += 1
 
 
-def test_bytes_read_by_a_waiting_loop_arrived_just_now():
-    loop = Loop()
-    assert loop.turn(0.0, then_waits=5.0) == [100.0]
-    assert loop.turn(0.0) == [105.0]
-
-
 @pytest.mark.parametrize(("pause", "came"), [(IDLE_SECONDS / 2, 100.0), (IDLE_SECONDS * 2, 100.051)])
 def test_all_that_a_busy_loop_reads_may_have_come_at_the_beginning_of_its_last_turn(
     pause: float, came: float
@@ -61,17 +53,3 @@ def test_workers_are_polled_between_reads():
     for _ in range(3 * READS_PER_POLL):
         loop.lag.read_done()
     assert loop.polls == 3
-
-
-def test_a_real_loop_that_was_held_up_dates_back_what_came_meanwhile():
-    async def run() -> None:
-        loop = asyncio.get_running_loop()
-        now = [0.0]
-        lag = LoopLag(loop, lambda: now[0], lambda: None)
-        first = lag.came_at(0.0)
-        now[0] = 0.020
-        seen = loop.create_future()
-        loop.call_soon(lambda: loop.call_soon(lambda: seen.set_result(lag.came_at(now[0]))))
-        assert await seen == first
-
-    asyncio.run(run())

@@ -66,22 +66,6 @@ def test_a_header_is_read_alike_wherever_it_stands(header: bytes):
         agree(request(LINE, *lines))
 
 
-@pytest.mark.parametrize(
-    "pieces",
-    [
-        [b"GET / HTTP/1.1\r\nHost: x\r\n\rX"],
-        [b"GET / HTTP/1.1\r\nHost: x\r\nA: b\rXC: d\r\n\r\n"],
-        [request(LINE, HOST, LENGTH, body=b"abcPOST / HTTP/1.1\r\nHost: x\r\n\r\n")],
-        [request(LINE, HOST, b"X-Call-Id: a", b"x-call-id: b", body=b"")],
-        [b"\r\n", request(LINE, HOST, body=b"")],
-        [b"P", request(LINE, HOST, body=b"")[1:]],
-        [request(LINE, HOST, LENGTH, body=b"ab"), b"c"],
-    ],
-)
-def test_a_connection_takes_the_same_course_with_it_and_without_it(pieces: list[bytes]):
-    agree(*pieces)
-
-
 def test_most_requests_that_platforms_send_are_plain():
     assert compiled is not None
     gateway = request(
@@ -94,12 +78,3 @@ def test_most_requests_that_platforms_send_are_plain():
     assert compiled.plain_request(python, NOTED, MAX_HEADER_BYTES) is not None
     assert compiled.plain_request(gateway, NOTED, len(gateway) - 3) is not None
     assert compiled.plain_request(gateway, NOTED, len(gateway) - 4) is None
-
-
-@pytest.mark.parametrize("data", ["text", bytearray(b"GET / HTTP/1.1\r\n"), None])
-def test_reader_takes_only_bytes(data: object):
-    assert compiled is not None
-    with pytest.raises(TypeError):
-        compiled.plain_request(data, NOTED, MAX_HEADER_BYTES)
-    with pytest.raises(TypeError):
-        compiled.plain_request(b"", (data,), 1)

@@ -96,25 +96,11 @@ def test_several_headers_with_a_captured_name_count_as_the_last_of_them():
     assert client.application.messages[0].captured_headers == {b"x-timeout": b"2s"}
 
 
-def test_pipelined_requests_are_answered_in_order_whatever_order_they_finish_in():
-    client = Connection(Echo(hold=True))
-    client.send(b"".join(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number for number in range(3)))
-    assert client.release(2, 1) == []
-    assert [answer.body for answer in client.release(0)] == [b"GET /0 ", b"GET /1 ", b"GET /2 "]
-
-
 def test_a_second_answer_to_the_same_request_is_ignored():
     client = Connection()
     client.send(GET)
     assert client.release(0) == []
     assert [answer.body for answer in client.send(GET)] == [b"GET /a?b=c "]
-
-
-def test_a_bad_request_is_refused_after_the_good_ones_before_it_are_answered():
-    client = Connection(Echo(hold=True))
-    assert client.send(GET + b"nonsense\r\n\r\n") == []
-    assert [answer.status for answer in client.release(0)] == [200, 400]
-    assert client.wire.closed
 
 
 REFUSED_AT_THE_HEADER = {
@@ -205,14 +191,6 @@ def test_an_idle_connection_is_closed_after_a_while_and_not_before():
     assert client.wire.closed
 
 
-@pytest.mark.parametrize("seconds", [90, 3600], ids=["Knative's", "Envoy's"])
-def test_a_client_that_keeps_idle_connections_closes_them_first(seconds: int):
-    client = Connection()
-    client.send(GET)
-    client.pass_time(seconds)
-    assert len(client.send(GET)) == 1
-
-
 def test_a_request_that_waits_for_its_answer_is_neither_late_nor_idle():
     client = Connection(Echo(hold=True))
     client.send(GET)
@@ -256,16 +234,6 @@ def test_an_answer_that_is_never_read_does_not_keep_a_closed_connection():
     assert client.wire.aborted
 
 
-def test_a_pipeline_is_read_only_so_far_ahead():
-    client = Connection(Echo(hold=True))
-    client.send(GET * (MAX_PIPELINED - 1))
-    assert client.wire.reading
-    client.send(GET)
-    assert not client.wire.reading
-    client.release(0)
-    assert client.wire.reading
-
-
 @pytest.mark.parametrize("request_", [GET, post(3) + b"abc", CHUNKED + b"1\r\na\r\n0\r\n\r\n"])
 @pytest.mark.parametrize("before", [b"", GET[:-2]], ids=["at once", "within a request"])
 def test_a_pipeline_in_one_read_is_taken_only_so_far_ahead_and_none_of_it_is_lost(
@@ -283,21 +251,6 @@ def test_a_pipeline_in_one_read_is_taken_only_so_far_ahead_and_none_of_it_is_los
             await asyncio.sleep(0)
         assert served == len(client.answers()) == 1001 + bool(before)
         assert client.held == 0
-
-    asyncio.run(run())
-
-
-def test_a_client_that_goes_away_with_a_pipeline_unread_is_forgotten():
-    async def run() -> None:
-        client = Connection(Echo(hold=True))
-        problems: list[object] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
-        client.send(GET * 1000)
-        client.release(0)
-        client.lose()
-        await asyncio.sleep(0)
-        assert len(client.application.exchanges) == MAX_PIPELINED
-        assert not problems
 
     asyncio.run(run())
 
@@ -370,12 +323,6 @@ def test_drain_waits_for_a_body_until_its_time_is_over(head: bytes):
     assert served.held == 0
 
 
-def test_drain_without_connections_is_over_at_once():
-    connections = Connections(Echo(), LIMITS, Clock())
-    connections.drain()
-    assert drained(connections)
-
-
 def test_abort_cuts_every_connection():
     clients = [Connection()]
     clients.append(Connection(beside=clients[0]))
@@ -445,19 +392,6 @@ def test_over_a_real_socket_a_client_that_sends_all_of_a_long_body_first_reads_i
         async with listening(Echo()) as (reader, writer):
             writer.write(post(4_000_000) + b"x" * 4_000_000)
             assert (await reader.read()).startswith(b"HTTP/1.1 413 ")
-
-    asyncio.run(run())
-
-
-def test_over_a_real_socket_a_client_that_reads_late_gets_all_it_asked_for():
-    async def run() -> None:
-        application = Echo(answer_size=10_000_000)
-        async with listening(application) as (reader, writer):
-            writer.write(GET)
-            await reader.readexactly(1)
-            writer.write(LAST)
-            assert len(await reader.read()) > 2 * 10_000_000
-            assert len(application.exchanges) == 2
 
     asyncio.run(run())
 

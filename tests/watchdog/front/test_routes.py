@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -23,6 +24,7 @@ from batching_watchdog.shell import Shell
 from batching_watchdog.trace_context import format_traceparent, parse_traceparent
 from batching_watchdog.wire import parse_header_block
 from watchdog.front.connection import GET, LIMITS, Answer, Clock, Connection, alive, no_collector
+from watchdog.loops import within
 from watchdog.tracer import KeepsSpans
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -38,6 +40,7 @@ class Bench:
     clock: Clock
     metrics: Metrics
     model: LatencyModel
+    tracer: KeepsSpans | None = None
     batches: list[Batch] = field(default_factory=list)
 
     def send(self, batch: Batch) -> None:
@@ -78,54 +81,60 @@ class Bench:
         return {reason: number for reason, number in self.metrics.refusals.items() if number}
 
 
-def scenario(
-    body: Callable[[Bench], Awaitable[None]], tracer: KeepsSpans | None = None, **environ: str
-) -> None:
-    async def run() -> None:
-        config = Config.from_env({"slo_latency": "100ms", **environ}, cpus=1)
-        clock, cost = Clock(), CostModel(config.max_batch_size)
-        model = cost.overall
-        metrics = Metrics(
-            slo_latency=0.1, slo_objective=0.99, workers=1, model=model, slo_classes=config.slo_classes
-        )
-        policy = POLICIES["slo"](PolicySettings(config.max_batch_size, 0.0, 0.1))
-        engine = Engine(policy, cost, max_inflight=config.max_inflight, workers=1, shed_late=config.shed_late)
-        shell = Shell(clock, engine, cost, metrics, tracer)
-        front = Front(config, shell, metrics, clock, not_ready=lambda: "", tracer=tracer)
-        await body(Bench(front, shell, clock, metrics, model))
+@asynccontextmanager
+async def a_bench(
+    tracing: Callable[[], KeepsSpans] | None = None, **environ: str
+) -> AsyncIterator[tuple[Bench]]:
+    config = Config.from_env({"slo_latency": "100ms", **environ}, cpus=1)
+    tracer = tracing and tracing()
+    clock, cost = Clock(), CostModel(config.max_batch_size)
+    metrics = Metrics(
+        slo_latency=0.1, slo_objective=0.99, workers=1, model=cost.overall, slo_classes=config.slo_classes
+    )
+    policy = POLICIES["slo"](PolicySettings(config.max_batch_size, 0.0, 0.1))
+    engine = Engine(policy, cost, max_inflight=config.max_inflight, workers=1, shed_late=config.shed_late)
+    shell = Shell(clock, engine, cost, metrics, tracer)
+    front = Front(config, shell, metrics, clock, not_ready=lambda: "", tracer=tracer)
+    yield (Bench(front, shell, clock, metrics, cost.overall, tracer),)
 
-    asyncio.run(run())
+
+def scenario(tracing: Callable[[], KeepsSpans] | None = None, **environ: str):
+    return within(lambda: a_bench(tracing, **environ))
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[RequestLine]:
+    """The lines of requests."""
+    return [record.msg for record in caplog.records if isinstance(record.msg, RequestLine)]
 
 
 @pytest.mark.parametrize(("mix_paths", "batches"), [(True, [1, 2, 3]), (False, [1, 1, 2, 2])])
-def test_batch_key_keeps_requests_apart_and_the_path_where_the_handler_says_so(
-    mix_paths: bool, batches: list[int]
+@scenario()
+async def test_batch_key_keeps_requests_apart_and_the_path_where_the_handler_says_so(
+    bench: Bench, mix_paths: bool, batches: list[int]
 ):
-    async def body(bench: Bench) -> None:
-        bench.model.observe(8, 0.01)
-        if mix_paths:
-            bench.shell.mix_paths()
-        for target, headers in (
-            ("/a?x=1", ""),
-            ("/a?x=2", ""),
-            ("/b", ""),
-            ("/a", "X-Batch-Key: short\r\n"),
-            ("/a", "x-batch-key: short\r\n"),
-            ("/a", "X-Batch-Key: long\r\n"),
-        ):
-            await bench.ask(target, headers)
-            bench.clock.now += 0.001
-        await bench.worker_idle()
-        for _ in batches[1:]:
-            await bench.reply()
-        assert sorted(len(batch.requests) for batch in bench.batches) == batches
-
-    scenario(body)
+    bench.model.observe(8, 0.01)
+    if mix_paths:
+        bench.shell.mix_paths()
+    for target, headers in (
+        ("/a?x=1", ""),
+        ("/a?x=2", ""),
+        ("/b", ""),
+        ("/a", "X-Batch-Key: short\r\n"),
+        ("/a", "x-batch-key: short\r\n"),
+        ("/a", "X-Batch-Key: long\r\n"),
+    ):
+        await bench.ask(target, headers)
+        bench.clock.now += 0.001
+    await bench.worker_idle()
+    for _ in batches[1:]:
+        await bench.reply()
+    assert sorted(len(batch.requests) for batch in bench.batches) == batches
 
 
 @pytest.mark.parametrize("answered", [True, False])
-def test_a_request_and_its_connection_are_freed_without_the_collector(answered: bool):
-    async def body(bench: Bench) -> None:
+@scenario()
+async def test_request_and_its_connection_are_freed_without_the_collector(bench: Bench, answered: bool):
+    with no_collector():
         client = await bench.ask()
         assert alive(Exchange, HttpProtocol) == 2
         if answered:
@@ -137,60 +146,37 @@ def test_a_request_and_its_connection_are_freed_without_the_collector(answered: 
         assert bench.metrics.in_flight == 0
         assert alive(Exchange, HttpProtocol) == 0
 
-    with no_collector():
-        scenario(body)
+
+@scenario()
+async def test_an_answer_has_the_functions_status_and_body_and_says_why_its_batch_left(bench: Bench):
+    client = await bench.ask()
+    bench.clock.now += 0.010
+    await bench.worker_idle()
+    bench.clock.now += 0.015
+    await bench.reply(b"hello")
+    (answer,) = client.answers()
+    assert (answer.status, answer.body) == (200, b"hello")
+    assert answer.headers["x-batch-reason"] == "idle"
+    assert answer.headers["x-batch-size"] == "1"
+    assert float(answer.headers["x-queue-seconds"]) == pytest.approx(0.010)
+    assert float(answer.headers["x-duration-seconds"]) == pytest.approx(0.025)
+    assert bench.metrics.outcomes["default", "good"] == 1
+    assert bench.refusals() == {}
 
 
-def test_an_answer_has_the_functions_status_and_body_and_says_why_its_batch_left():
-    async def body(bench: Bench) -> None:
-        client = await bench.ask()
-        bench.clock.now += 0.010
-        await bench.worker_idle()
-        bench.clock.now += 0.015
-        await bench.reply(b"hello")
-        (answer,) = client.answers()
-        assert (answer.status, answer.body) == (200, b"hello")
-        assert answer.headers["x-batch-reason"] == "idle"
-        assert answer.headers["x-batch-size"] == "1"
-        assert float(answer.headers["x-queue-seconds"]) == pytest.approx(0.010)
-        assert float(answer.headers["x-duration-seconds"]) == pytest.approx(0.025)
-        assert bench.metrics.outcomes["default", "good"] == 1
-        assert bench.refusals() == {}
-
-    scenario(body)
-
-
-def test_an_answer_at_its_deadline_is_good_and_after_it_slow():
-    async def body(bench: Bench) -> None:
-        await bench.worker_idle()
-        for waited in (0.125, 0.126):
-            await bench.ask()
-            bench.clock.now += waited
-            await bench.reply()
-        assert (bench.metrics.outcomes["default", "good"], bench.metrics.outcomes["default", "slow"]) == (
-            1,
-            1,
-        )
-
-    # A power of two: no rounding at the deadline.
-    scenario(body, slo_latency="125ms")
-
-
-def test_a_slow_and_a_shed_request_are_traced_by_their_call_ids_to_batch_and_reason(
-    caplog: pytest.LogCaptureFixture,
+@scenario(max_inflight="1", access_log="missed")
+async def test_a_slow_and_a_shed_request_are_traced_by_their_call_ids_to_batch_and_reason(
+    bench: Bench, caplog: pytest.LogCaptureFixture
 ):
-    async def body(bench: Bench) -> None:
-        await bench.ask("/good", "X-Call-Id: a\r\n")
-        await bench.worker_idle()
-        await bench.reply()
-        await bench.ask("/slow", "X-Call-Id: b\r\n")
-        assert bench.answer(b"POST /shed HTTP/1.1\r\nHost: x\r\nX-Call-Id: c\r\n\r\n").status == 429
-        bench.clock.now += 0.2
-        await bench.reply()
-
-    with caplog.at_level(logging.INFO):
-        scenario(body, max_inflight="1", access_log="missed")
-    told = [record.msg for record in caplog.records if isinstance(record.msg, RequestLine)]
+    caplog.set_level(logging.INFO)
+    await bench.ask("/good", "X-Call-Id: a\r\n")
+    await bench.worker_idle()
+    await bench.reply()
+    await bench.ask("/slow", "X-Call-Id: b\r\n")
+    assert bench.answer(b"POST /shed HTTP/1.1\r\nHost: x\r\nX-Call-Id: c\r\n\r\n").status == 429
+    bench.clock.now += 0.2
+    await bench.reply()
+    told = logged(caplog)
     assert [(line.call_id, line.outcome, line.status, line.batch_size) for line in told] == [
         (b"c", "shed", 429, 0),
         (b"b", "slow", 200, 1),
@@ -203,107 +189,93 @@ def test_a_slow_and_a_shed_request_are_traced_by_their_call_ids_to_batch_and_rea
     ("waited", "slow", "line"), [(0.125, 0, (None, "INFO")), (0.126, 1, ("slow", "WARNING"))]
 )
 @pytest.mark.parametrize("running", [True, False])
-def test_a_client_that_leaves_is_a_miss_after_its_deadline_and_counted_apart_before(
-    waited: float, slow: int, line: tuple[str | None, str], running: bool, caplog: pytest.LogCaptureFixture
+@scenario(slo_latency="125ms", access_log="true")
+async def test_a_client_that_leaves_is_a_miss_after_its_deadline_and_counted_apart_before(
+    bench: Bench,
+    waited: float,
+    slow: int,
+    line: tuple[str | None, str],
+    running: bool,
+    caplog: pytest.LogCaptureFixture,
 ):
-    async def body(bench: Bench) -> None:
-        if running:
-            await bench.worker_idle()
-        client = await bench.ask()
-        assert len(bench.batches) == running
-        bench.clock.now += waited
-        client.lose()
-        if running:
-            await bench.reply()
-        assert sum(bench.metrics.outcomes.values()) == bench.metrics.outcomes["default", "slow"] == slow
-        assert (bench.metrics.abandoned, bench.metrics.in_flight) == (1 - slow, 0)
-
-    with caplog.at_level(logging.INFO):
-        scenario(body, slo_latency="125ms", access_log="true")
+    caplog.set_level(logging.INFO)
+    if running:
+        await bench.worker_idle()
+    client = await bench.ask()
+    assert len(bench.batches) == running
+    bench.clock.now += waited
+    client.lose()
+    if running:
+        await bench.reply()
+    assert sum(bench.metrics.outcomes.values()) == bench.metrics.outcomes["default", "slow"] == slow
+    assert (bench.metrics.abandoned, bench.metrics.in_flight) == (1 - slow, 0)
     (record,) = (each for each in caplog.records if isinstance(each.msg, RequestLine))
     assert (record.msg.status, record.msg.reason) == (499, "abandoned")
     assert (record.msg.outcome, record.levelname) == line
 
 
-@pytest.mark.parametrize(("access_log", "lines"), [("false", [b"/late"]), ("true", [b"/good", b"/late"])])
-def test_our_own_errors_are_logged_and_other_requests_only_if_asked_for(
-    access_log: str, lines: list[bytes], caplog: pytest.LogCaptureFixture
+@scenario()
+async def test_our_own_errors_are_logged_without_an_access_log(
+    bench: Bench, caplog: pytest.LogCaptureFixture
 ):
-    async def body(bench: Bench) -> None:
-        await bench.worker_idle()
-        await bench.ask("/good")
-        await bench.reply()
-        late = await bench.ask("/late", "X-Timeout: 1s\r\n")
-        bench.clock.now += 1.0
-        await bench.ask("/next")
-        assert [answer.status for answer in late.answers()] == [504]
-
-    with caplog.at_level(logging.INFO):
-        scenario(body, access_log=access_log)
-    assert [record.msg.target for record in caplog.records if isinstance(record.msg, RequestLine)] == lines
+    caplog.set_level(logging.INFO)
+    await bench.worker_idle()
+    await bench.ask("/good")
+    await bench.reply()
+    late = await bench.ask("/late", "X-Timeout: 1s\r\n")
+    bench.clock.now += 1.0
+    await bench.ask("/next")
+    assert [answer.status for answer in late.answers()] == [504]
+    assert [line.target for line in logged(caplog)] == [b"/late"]
 
 
-def test_every_refusal_is_counted_by_the_reason_that_its_header_gives():
-    async def body(bench: Bench) -> None:
-        waiting = await bench.ask(headers="X-Timeout: 1s\r\n")
-        full = bench.answer(GET)
-        large = bench.answer(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2000\r\n\r\n")
-        bench.clock.now += 1.0
-        await bench.worker_idle()
-        (expired,) = waiting.answers()
-        bench.front.accepting = False
-        answers = [full, large, expired, bench.answer(GET), bench.answer(b"GET\r\n\r\n")]
-        assert [(answer.status, answer.headers["x-watchdog-reason"]) for answer in answers] == [
-            (429, "queue_full"),
-            (413, "body_too_large"),
-            (504, "expired"),
-            (503, "shutting_down"),
-            (400, "bad_request"),
-        ]
-        assert not any("x-batch-reason" in answer.headers for answer in answers)
-        assert {answer.headers["x-openfaas-internal"] for answer in answers} == {"batching-watchdog"}
-        assert bench.refusals() == {"queue_full": 1, "body_too_large": 1, "expired": 1, "shutting_down": 1}
-
-    scenario(body, max_inflight="1")
+@scenario(max_inflight="1")
+async def test_every_refusal_is_counted_by_the_reason_that_its_header_gives(bench: Bench):
+    waiting = await bench.ask(headers="X-Timeout: 1s\r\n")
+    full = bench.answer(GET)
+    large = bench.answer(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2000\r\n\r\n")
+    bench.clock.now += 1.0
+    await bench.worker_idle()
+    (expired,) = waiting.answers()
+    bench.front.accepting = False
+    answers = [full, large, expired, bench.answer(GET), bench.answer(b"GET\r\n\r\n")]
+    assert [(answer.status, answer.headers["x-watchdog-reason"]) for answer in answers] == [
+        (429, "queue_full"),
+        (413, "body_too_large"),
+        (504, "expired"),
+        (503, "shutting_down"),
+        (400, "bad_request"),
+    ]
+    assert not any("x-batch-reason" in answer.headers for answer in answers)
+    assert {answer.headers["x-openfaas-internal"] for answer in answers} == {"batching-watchdog"}
+    assert bench.refusals() == {"queue_full": 1, "body_too_large": 1, "expired": 1, "shutting_down": 1}
 
 
-def test_a_request_that_the_queue_makes_late_is_refused_before_its_body_is_read():
-    async def body(bench: Bench) -> None:
-        for _ in range(5):
-            bench.model.observe(1, 0.04)
-            bench.model.observe(2, 0.08)
-        bench.shell.worker_ready(bench)
-        for _ in range(3):
-            await bench.ask()
-        # One is with the worker, two wait, one at a time is best: a fourth would take 120 ms.
-        refused = bench.answer(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n")
-        assert (refused.status, refused.headers["x-watchdog-reason"]) == (503, "predicted_late")
-        assert bench.refusals() == {"predicted_late": 1}
-        assert bench.metrics.outcomes["default", "shed"] == 1
-        await bench.reply()
-        assert (await bench.ask()).answers() == []
-
-    scenario(body, late_requests="shed")
-
-
-def test_a_full_queue_is_not_ready_but_healthy():
-    async def body(bench: Bench) -> None:
-        assert bench.answer(b"GET /_/ready HTTP/1.1\r\nHost: x\r\n\r\n").status == 200
+@scenario(late_requests="shed")
+async def test_a_request_that_the_queue_makes_late_is_refused_before_its_body_is_read(bench: Bench):
+    for _ in range(5):
+        bench.model.observe(1, 0.04)
+        bench.model.observe(2, 0.08)
+    bench.shell.worker_ready(bench)
+    for _ in range(3):
         await bench.ask()
-        assert bench.answer(b"GET /_/ready HTTP/1.1\r\nHost: x\r\n\r\n").status == 429
-        assert bench.answer(b"GET /_/health HTTP/1.1\r\nHost: x\r\n\r\n").status == 200
+    # One is with the worker, two wait, one at a time is best: a fourth would take 120 ms.
+    refused = bench.answer(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n")
+    assert (refused.status, refused.headers["x-watchdog-reason"]) == (503, "predicted_late")
+    assert bench.refusals() == {"predicted_late": 1}
+    assert bench.metrics.outcomes["default", "shed"] == 1
+    await bench.reply()
+    assert (await bench.ask()).answers() == []
 
-    scenario(body, max_inflight="1")
 
-
-def test_health_and_readiness_are_answered_whatever_is_held():
-    async def body(bench: Bench) -> None:
-        client = bench.client()
-        client.connections.queued_bytes = LIMITS.max_queued_bytes + 1
-        answers = client.send(GET, *(GET.replace(b"/a?b=c", path) for path in (b"/_/health", b"/_/ready")))
-        assert [answer.status for answer in answers] == [429, 200, 200]
-
-    scenario(body)
+@scenario(max_inflight="1")
+async def test_full_queue_is_not_ready_but_healthy_whatever_is_held(bench: Bench):
+    client = bench.client()
+    client.connections.queued_bytes = LIMITS.max_queued_bytes + 1
+    health, ready = (GET.replace(b"/a?b=c", path) for path in (b"/_/health", b"/_/ready"))
+    assert [answer.status for answer in client.send(GET, health, ready)] == [429, 200, 200]
+    await bench.ask()
+    assert [answer.status for answer in client.send(health, ready)] == [200, 429]
 
 
 def gateway(seconds: float) -> str:
@@ -311,34 +283,30 @@ def gateway(seconds: float) -> str:
     return f"X-Start-Time: {1_001_000_000_000_000 - round(seconds * 1e9)}\r\n"
 
 
-def test_a_slow_upload_is_no_miss_and_is_measured_apart():
-    async def body(bench: Bench) -> None:
-        await bench.worker_idle()
-        client = bench.client()
-        for piece in (b"POST / HTTP/1.1\r\nHost: x\r\n", b"Content-Length: 2\r\n\r\n", b"x", b"y"):
-            client.send(piece)
-            bench.clock.now += 0.5
-        bench.clock.now -= 0.5
-        await bench.turn()
-        await bench.reply()
-        assert bench.metrics.outcomes["default", "good"] == 1
-        assert bench.metrics.upload_seconds.total == pytest.approx(1.5)
-        assert float(client.answers()[0].headers["x-duration-seconds"]) == 0.0
-
-    scenario(body)
+@scenario()
+async def test_a_slow_upload_is_no_miss_and_is_measured_apart(bench: Bench):
+    await bench.worker_idle()
+    client = bench.client()
+    for piece in (b"POST / HTTP/1.1\r\nHost: x\r\n", b"Content-Length: 2\r\n\r\n", b"x", b"y"):
+        client.send(piece)
+        bench.clock.now += 0.5
+    bench.clock.now -= 0.5
+    await bench.turn()
+    await bench.reply()
+    assert bench.metrics.outcomes["default", "good"] == 1
+    assert bench.metrics.upload_seconds.total == pytest.approx(1.5)
+    assert float(client.answers()[0].headers["x-duration-seconds"]) == 0.0
 
 
-def test_a_head_that_comes_slowly_is_not_refused_for_the_time_that_it_took():
-    async def body(bench: Bench) -> None:
-        bench.model.observe(1, 0.04)
-        bench.shell.worker_ready(bench)
-        await bench.ask()
-        client = bench.client()
-        client.send(b"POST / HTTP/1.1\r\nHost: x\r\n")
-        bench.clock.now += 0.2
-        assert client.send(b"Content-Length: 1\r\n\r\n") == []
-
-    scenario(body, late_requests="shed")
+@scenario(late_requests="shed")
+async def test_a_head_that_comes_slowly_is_not_refused_for_the_time_that_it_took(bench: Bench):
+    bench.model.observe(1, 0.04)
+    bench.shell.worker_ready(bench)
+    await bench.ask()
+    client = bench.client()
+    client.send(b"POST / HTTP/1.1\r\nHost: x\r\n")
+    bench.clock.now += 0.2
+    assert client.send(b"Content-Length: 1\r\n\r\n") == []
 
 
 TERMS = {
@@ -366,24 +334,22 @@ TERMS = {
 """Headers; seconds from arrival to the deadline, and to the timeout."""
 
 
-@pytest.mark.parametrize(("headers", "budget", "timeout"), TERMS.values(), ids=TERMS)
-def test_a_request_sets_its_own_terms_which_count_from_its_last_byte(
-    headers: str, budget: float, timeout: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("headers", "budget", "expiry"), TERMS.values(), ids=TERMS)
+@scenario()
+async def test_a_request_sets_its_own_terms_which_count_from_its_last_byte(
+    bench: Bench, headers: str, budget: float, expiry: float, monkeypatch: pytest.MonkeyPatch
 ):
-    async def body(bench: Bench) -> None:
-        monkeypatch.setattr(routes, "time", SimpleNamespace(time=lambda: bench.clock.now + 1_000_000))
-        client = bench.client()
-        client.send(f"POST / HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: 1\r\n\r\n".encode())
-        bench.clock.now += 0.125
-        client.send(b"x")
-        complete = bench.clock.now
-        await bench.worker_idle()
-        ((request,),) = (batch.requests for batch in bench.batches)
-        assert request.arrived == complete
-        assert request.deadline - complete == pytest.approx(budget)
-        assert request.expires - complete == pytest.approx(timeout)
-
-    scenario(body)
+    monkeypatch.setattr(routes, "time", SimpleNamespace(time=lambda: bench.clock.now + 1_000_000))
+    client = bench.client()
+    client.send(f"POST / HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: 1\r\n\r\n".encode())
+    bench.clock.now += 0.125
+    client.send(b"x")
+    complete = bench.clock.now
+    await bench.worker_idle()
+    ((request,),) = (batch.requests for batch in bench.batches)
+    assert request.arrived == complete
+    assert request.deadline - complete == pytest.approx(budget)
+    assert request.expires - complete == pytest.approx(expiry)
 
 
 CLASSES = {
@@ -419,49 +385,45 @@ CLASSES = {
 
 
 @pytest.mark.parametrize(("headers", "name", "budget", "slot"), CLASSES.values(), ids=CLASSES)
-def test_a_request_is_judged_by_its_class_and_ordered_by_the_budget_that_the_class_has(
-    headers: str, name: str, budget: float, slot: float
+@scenario(slo_latency="125ms", slo_classes="batch=2s, fast=62.5ms")
+async def test_a_request_is_judged_by_its_class_and_ordered_by_the_budget_that_the_class_has(
+    bench: Bench, headers: str, name: str, budget: float, slot: float
 ):
-    async def body(bench: Bench) -> None:
-        client = await bench.ask(headers=headers)
-        await bench.worker_idle()
-        ((request,),) = (batch.requests for batch in bench.batches)
-        assert request.slo_class == name
-        assert request.deadline - request.arrived == pytest.approx(budget)
-        assert request.slot - request.arrived == pytest.approx(slot)
-        bench.clock.now = request.deadline + 1e-3
-        await bench.reply()
-        (answer,) = client.answers()
-        assert answer.headers["x-slo-class"] == name
-        assert {key: number for key, number in bench.metrics.outcomes.items() if number} == {
-            (name, "slow"): 1
-        }
-
-    scenario(body, slo_latency="125ms", slo_classes="batch=2s, fast=62.5ms")
+    client = await bench.ask(headers=headers)
+    await bench.worker_idle()
+    ((request,),) = (batch.requests for batch in bench.batches)
+    assert request.slo_class == name
+    assert request.deadline - request.arrived == pytest.approx(budget)
+    assert request.slot - request.arrived == pytest.approx(slot)
+    bench.clock.now = request.deadline + 1e-3
+    await bench.reply()
+    (answer,) = client.answers()
+    assert answer.headers["x-slo-class"] == name
+    assert {key: number for key, number in bench.metrics.outcomes.items() if number} == {(name, "slow"): 1}
 
 
-def test_refused_and_abandoned_requests_count_for_their_class(caplog: pytest.LogCaptureFixture):
-    async def body(bench: Bench) -> None:
-        client = await bench.ask(headers="X-SLO-Class: batch\r\n")
-        refused = bench.answer(b"POST / HTTP/1.1\r\nHost: x\r\nX-SLO-Class: fast\r\n\r\n")
-        assert (refused.status, refused.headers["x-slo-class"]) == (429, "fast")
-        bench.clock.now += 2.5
-        client.lose()
-        counted = {key for key, number in bench.metrics.outcomes.items() if number}
-        assert counted == {("fast", "shed"), ("batch", "slow")}
-
-    with caplog.at_level(logging.INFO):
-        scenario(body, slo_classes="batch=2s, fast=50ms", max_inflight="1", access_log="true")
-    told = [record.msg for record in caplog.records if isinstance(record.msg, RequestLine)]
+@scenario(slo_classes="batch=2s, fast=50ms", max_inflight="1", access_log="true")
+async def test_refused_and_abandoned_requests_count_for_their_class(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO)
+    client = await bench.ask(headers="X-SLO-Class: batch\r\n")
+    refused = bench.answer(b"POST / HTTP/1.1\r\nHost: x\r\nX-SLO-Class: fast\r\n\r\n")
+    assert (refused.status, refused.headers["x-slo-class"]) == (429, "fast")
+    bench.clock.now += 2.5
+    client.lose()
+    counted = {key for key, number in bench.metrics.outcomes.items() if number}
+    assert counted == {("fast", "shed"), ("batch", "slow")}
+    told = logged(caplog)
     assert [line.slo_class for line in told] == ["fast", "batch"]
 
 
-def test_a_class_that_is_not_declared_is_named_in_the_log_once(caplog: pytest.LogCaptureFixture):
-    async def body(bench: Bench) -> None:
-        for name in ("typo", "other"):
-            await bench.ask(headers=f"X-SLO-Class: {name}\r\n")
-
-    scenario(body, slo_classes="batch=2s")
+@scenario(slo_classes="batch=2s")
+async def test_a_class_that_is_not_declared_is_named_in_the_log_once(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+):
+    for name in ("typo", "other"):
+        await bench.ask(headers=f"X-SLO-Class: {name}\r\n")
     (record,) = caplog.records
     assert "typo" in record.getMessage()
     assert "batch" in record.getMessage()
@@ -471,22 +433,6 @@ def headers_of(batch: Batch) -> list[tuple[str, str]]:
     """What the worker is given of a batch's only request."""
     (request,) = batch.requests
     return parse_header_block(request.header_block)[2]
-
-
-def test_trace_context_reaches_the_worker_as_it_came_where_no_spans_are_made():
-    async def body(bench: Bench) -> None:
-        await bench.worker_idle()
-        client = await bench.ask(headers=f"{SAMPLED}tracestate: a=1\r\nTraceParent: what?\r\n")
-        assert headers_of(bench.batches[0])[1:4] == [
-            ("traceparent", f"00-{TRACE}-00f067aa0ba902b7-01"),
-            ("tracestate", "a=1"),
-            ("TraceParent", "what?"),
-        ]
-        await bench.reply()
-        (answer,) = client.answers()
-        assert not [name for name in answer.headers if name.startswith("trace")]
-
-    scenario(body)
 
 
 @pytest.mark.parametrize(
@@ -499,155 +445,126 @@ def test_trace_context_reaches_the_worker_as_it_came_where_no_spans_are_made():
         (SAMPLED + SAMPLED, None),
     ],
 )
-def test_line_of_a_request_names_its_trace(
-    headers: str, trace_id: str | None, caplog: pytest.LogCaptureFixture
+@scenario(access_log="true", max_inflight="1")
+async def test_line_of_a_request_names_its_trace(
+    bench: Bench, headers: str, trace_id: str | None, caplog: pytest.LogCaptureFixture
 ):
-    async def body(bench: Bench) -> None:
-        await bench.ask(headers=headers)
-        await bench.worker_idle()
-        await bench.reply()
-        (await bench.ask(headers=headers)).lose()
-        await bench.ask(headers=headers)
-
-    with caplog.at_level(logging.INFO):
-        scenario(body, access_log="true", max_inflight="1")
-    told = [record.msg for record in caplog.records if isinstance(record.msg, RequestLine)]
+    caplog.set_level(logging.INFO)
+    await bench.ask(headers=headers)
+    await bench.worker_idle()
+    await bench.reply()
+    (await bench.ask(headers=headers)).lose()
+    await bench.ask(headers=headers)
+    told = logged(caplog)
     assert [(line.status, line.trace_id) for line in told] == [(200, trace_id), (499, trace_id)]
 
 
-def test_line_of_a_refused_request_names_its_trace(caplog: pytest.LogCaptureFixture):
-    async def body(bench: Bench) -> None:
-        await bench.ask()
-        await bench.ask(headers=SAMPLED)
-
-    with caplog.at_level(logging.INFO):
-        scenario(body, access_log="true", max_inflight="1")
-    assert [(each.msg.status, each.msg.trace_id) for each in caplog.records] == [(429, TRACE)]
-
-
 @pytest.mark.parametrize(("headers", "kept"), [(SAMPLED, True), (UNSAMPLED, False), ("", False)])
-def test_request_of_a_recorded_trace_is_an_exemplar_of_its_latency(headers: str, kept: bool):
-    async def body(bench: Bench) -> None:
-        await bench.worker_idle()
-        await bench.ask(headers=headers)
-        bench.clock.now += 0.02
-        await bench.reply()
-        page = Connection(MetricsPage(Exposition(bench.metrics)), clock=bench.clock)
-        accept = "Accept: application/openmetrics-text; version=1.0.0\r\n"
-        (answer,) = page.send(f"GET /metrics HTTP/1.1\r\nHost: x\r\n{accept}\r\n".encode())
-        assert answer.headers["content-type"].startswith("application/openmetrics-text")
-        assert answer.body.endswith(b"# EOF\n")
-        lines = [line for line in answer.body.decode().splitlines() if "trace_id" in line]
-        assert [line.partition(" # ")[0] for line in lines] == [
-            'http_request_duration_seconds_bucket{code="200",le="0.025",method="post"} 1.0'
-        ] * kept
-        assert all(f'{{trace_id="{TRACE}"}} 0.0' in line for line in lines)
+@scenario()
+async def test_request_of_a_recorded_trace_is_an_exemplar_of_its_latency(
+    bench: Bench, headers: str, kept: bool
+):
+    await bench.worker_idle()
+    await bench.ask(headers=headers)
+    bench.clock.now += 0.02
+    await bench.reply()
+    page = Connection(MetricsPage(Exposition(bench.metrics)), clock=bench.clock)
+    accept = "Accept: application/openmetrics-text; version=1.0.0\r\n"
+    (answer,) = page.send(f"GET /metrics HTTP/1.1\r\nHost: x\r\n{accept}\r\n".encode())
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
+    assert answer.body.endswith(b"# EOF\n")
+    lines = [line for line in answer.body.decode().splitlines() if "trace_id" in line]
+    assert [line.partition(" # ")[0] for line in lines] == [
+        'http_request_duration_seconds_bucket{code="200",le="0.025",method="post"} 1.0'
+    ] * kept
+    assert all(f'{{trace_id="{TRACE}"}} 0.0' in line for line in lines)
 
-    scenario(body)
 
-
-def test_recorded_request_gives_the_worker_its_own_span_as_the_caller_and_the_state_that_came():
-    tracer = KeepsSpans()
-
-    async def body(bench: Bench) -> None:
-        await bench.worker_idle()
-        await bench.ask(headers=f"{SAMPLED}tracestate: a=1\r\nX-Call-Id: 2a7b\r\n")
-        given = headers_of(bench.batches[0])
-        await bench.reply()
-        spans = tracer.named()
-        assert spans.keys() == {"POST", "queue", "execution", "batch"}
-        assert spans["POST"].parent == parse_traceparent(f"00-{TRACE}-00f067aa0ba902b7-01".encode())
-        own = format_traceparent(spans["execution"].context).decode()
-        assert [pair for pair in given if pair[0].startswith("trace")] == [
-            ("tracestate", "a=1"),
-            ("traceparent", own),
-        ]
-        assert spans["POST"].attributes["tailbound.call_id"] == "2a7b"
-        assert spans["POST"].attributes["tailbound.outcome"] == "good"
-        assert spans["execution"].links == (spans["batch"].context,)
-        assert spans["batch"].links == (spans["POST"].context,)
-        assert {spans[name].context.trace_id for name in ("POST", "queue", "execution")} == {TRACE}
-
-    scenario(body, tracer)
+@scenario(KeepsSpans)
+async def test_recorded_request_gives_the_worker_its_own_span_as_the_caller_and_the_state_that_came(
+    bench: Bench,
+):
+    await bench.worker_idle()
+    await bench.ask(headers=f"{SAMPLED}tracestate: a=1\r\nX-Call-Id: 2a7b\r\n")
+    given = headers_of(bench.batches[0])
+    await bench.reply()
+    spans = bench.tracer.named()
+    assert spans.keys() == {"POST", "queue", "execution", "batch"}
+    assert spans["POST"].parent == parse_traceparent(f"00-{TRACE}-00f067aa0ba902b7-01".encode())
+    own = format_traceparent(spans["execution"].context).decode()
+    assert [pair for pair in given if pair[0].startswith("trace")] == [
+        ("tracestate", "a=1"),
+        ("traceparent", own),
+    ]
+    assert spans["POST"].attributes["tailbound.call_id"] == "2a7b"
+    assert spans["POST"].attributes["tailbound.outcome"] == "good"
+    assert spans["execution"].links == (spans["batch"].context,)
+    assert spans["batch"].links == (spans["POST"].context,)
+    assert {spans[name].context.trace_id for name in ("POST", "queue", "execution")} == {TRACE}
 
 
 @pytest.mark.parametrize("headers", ["", "traceparent: wrong\r\ntracestate: a=1\r\n", SAMPLED + SAMPLED])
-def test_trace_that_begins_here_is_the_workers_and_the_logs(headers: str, caplog: pytest.LogCaptureFixture):
-    tracer = KeepsSpans()
-
-    async def body(bench: Bench) -> None:
-        await bench.worker_idle()
-        await bench.ask(headers=headers)
-        given = headers_of(bench.batches[0])
-        await bench.reply()
-        spans = tracer.named()
-        assert spans["POST"].parent is None
-        own = format_traceparent(spans["execution"].context).decode()
-        assert [pair for pair in given if pair[0].startswith("trace")] == [("traceparent", own)]
-
-    with caplog.at_level(logging.INFO):
-        scenario(body, tracer, access_log="true")
+@scenario(KeepsSpans, access_log="true")
+async def test_trace_that_begins_here_is_the_workers_and_the_logs(
+    bench: Bench, headers: str, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO)
+    await bench.worker_idle()
+    await bench.ask(headers=headers)
+    given = headers_of(bench.batches[0])
+    await bench.reply()
+    spans = bench.tracer.named()
+    assert spans["POST"].parent is None
+    own = format_traceparent(spans["execution"].context).decode()
+    assert [pair for pair in given if pair[0].startswith("trace")] == [("traceparent", own)]
     (record,) = caplog.records
-    assert record.msg.trace_id == tracer.named()["POST"].context.trace_id != TRACE
+    assert record.msg.trace_id == bench.tracer.named()["POST"].context.trace_id != TRACE
 
 
 @pytest.mark.parametrize(("headers", "samples"), [(UNSAMPLED, True), ("", False)])
-def test_request_that_is_not_recorded_has_no_span_and_reaches_the_worker_as_it_came(
-    headers: str, samples: bool
+@scenario(KeepsSpans)
+async def test_request_that_is_not_recorded_has_no_span_and_reaches_the_worker_as_it_came(
+    bench: Bench, headers: str, samples: bool
 ):
-    tracer = KeepsSpans(samples=samples)
-
-    async def body(bench: Bench) -> None:
-        await bench.worker_idle()
-        await bench.ask(headers=headers)
-        (request,) = bench.batches[0].requests
-        assert request.header_block == f"POST /\r\nHost: x\r\n{headers}Content-Length: 0\r\n".encode()
-        await bench.reply()
-
-    scenario(body, tracer)
-    assert tracer.spans == []
+    bench.tracer.samples = samples
+    await bench.worker_idle()
+    await bench.ask(headers=headers)
+    (request,) = bench.batches[0].requests
+    assert request.header_block == f"POST /\r\nHost: x\r\n{headers}Content-Length: 0\r\n".encode()
+    await bench.reply()
+    assert bench.tracer.spans == []
 
 
-def test_refused_request_has_a_span_that_says_why():
-    tracer = KeepsSpans()
-
-    async def body(bench: Bench) -> None:
-        await bench.ask(headers=UNSAMPLED)
-        await bench.ask("/full", headers=SAMPLED)
-        bench.answer(f"POST /large HTTP/1.1\r\nHost: x\r\n{SAMPLED}Content-Length: 2000\r\n\r\n".encode())
-        bench.answer(b"GET\r\n\r\n")
-
-    scenario(body, tracer, max_inflight="1")
+@scenario(KeepsSpans, max_inflight="1")
+async def test_refused_request_has_a_span_that_says_why(bench: Bench):
+    await bench.ask(headers=UNSAMPLED)
+    await bench.ask("/full", headers=SAMPLED)
+    bench.answer(f"POST /large HTTP/1.1\r\nHost: x\r\n{SAMPLED}Content-Length: 2000\r\n\r\n".encode())
+    bench.answer(b"GET\r\n\r\n")
     told = ("url.path", "http.response.status_code", "error.type")
-    assert [tuple(span.attributes[name] for name in told) for span in tracer.spans] == [
+    assert [tuple(span.attributes[name] for name in told) for span in bench.tracer.spans] == [
         ("/full", 429, "queue_full"),
         ("/large", 413, "body_too_large"),
     ]
-    assert {(span.name, span.parent and span.parent.trace_id) for span in tracer.spans} == {("POST", TRACE)}
+    assert {(span.name, span.parent and span.parent.trace_id) for span in bench.tracer.spans} == {
+        ("POST", TRACE)
+    }
 
 
-def test_request_whose_client_has_gone_has_a_span_without_a_status():
-    tracer = KeepsSpans()
-
-    async def body(bench: Bench) -> None:
-        client = await bench.ask(headers=SAMPLED)
-        client.lose()
-
-    scenario(body, tracer)
-    (span,) = tracer.spans
+@scenario(KeepsSpans)
+async def test_request_whose_client_has_gone_has_a_span_without_a_status(bench: Bench):
+    client = await bench.ask(headers=SAMPLED)
+    client.lose()
+    (span,) = bench.tracer.spans
     assert (span.failed, span.attributes["error.type"]) == (True, "abandoned")
     assert "http.response.status_code" not in span.attributes
 
 
-def test_probes_have_no_spans():
-    tracer = KeepsSpans()
-
-    async def body(bench: Bench) -> None:
-        await bench.worker_idle()
-        for path in ("/_/health", "/_/ready"):
-            bench.client().send(f"GET {path} HTTP/1.1\r\nHost: x\r\n{SAMPLED}\r\n".encode())
-        await bench.turn()
-        await bench.reply()
-
-    scenario(body, tracer, ready_path="/ready")
-    assert tracer.spans == []
+@scenario(KeepsSpans, ready_path="/ready")
+async def test_probes_have_no_spans(bench: Bench):
+    await bench.worker_idle()
+    for path in ("/_/health", "/_/ready"):
+        bench.client().send(f"GET {path} HTTP/1.1\r\nHost: x\r\n{SAMPLED}\r\n".encode())
+    await bench.turn()
+    await bench.reply()
+    assert bench.tracer.spans == []

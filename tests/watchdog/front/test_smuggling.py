@@ -2,7 +2,7 @@
 
 import pytest
 
-from watchdog.front.connection import CHUNKED, GET, LAST, POST, Connection, Echo
+from watchdog.front.connection import CHUNKED, GET, POST, Connection
 
 pytestmark = pytest.mark.usefixtures("speedups")
 
@@ -119,11 +119,3 @@ def test_an_absolute_target_gives_the_path_and_the_host(line: bytes, target: byt
     client.send(line + b"\r\nHost: x\r\n\r\n")
     (message,) = client.application.messages
     assert (message.target, message.headers) == (target, [(b"host", host)])
-
-
-def test_nothing_is_taken_behind_the_last_request_though_it_is_not_answered_yet():
-    client = Connection(Echo(hold=True))
-    client.send(LAST + GET, GET)
-    assert [answer.body for answer in client.release()] == [b"GET / "]
-    assert client.wire.closed
-    assert not client.application.errors

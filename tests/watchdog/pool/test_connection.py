@@ -5,9 +5,10 @@ import shutil
 import socket
 import struct
 import tempfile
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from batching_watchdog import wire
 from batching_watchdog.messages import Batch, DispatchReason, Failure, Reply, Request
 from batching_watchdog.pool.connection import MAX_OUT, Connection, connect
 from fuzzing import fuzzed
+from watchdog.loops import within
 
 
 @dataclass
@@ -53,7 +55,6 @@ class Log:
 
 
 Worker = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-Body = Callable[[Connection, Log, Worker], Awaitable[None]]
 
 
 def batch(*bodies: bytes) -> Batch:
@@ -61,30 +62,27 @@ def batch(*bodies: bytes) -> Batch:
     return Batch(requests, DispatchReason.IDLE, 0.0)
 
 
-def scenario(body: Body) -> None:
-    async def run() -> None:
-        folder = tempfile.mkdtemp(prefix="up-")
-        accepted: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
+@asynccontextmanager
+async def opened() -> AsyncIterator[tuple[Connection, Log, Worker]]:
+    folder = tempfile.mkdtemp(prefix="up-")
+    accepted: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
+    server = await asyncio.start_unix_server(lambda *streams: accepted.set_result(streams), f"{folder}/s")
+    log = Log()
+    try:
+        async with asyncio.timeout(100):
+            connection = await connect(f"{folder}/s", log)
+            worker = await accepted
+            yield connection, log, worker
+            worker[1].close()
+            connection.close()
+            await connection.gone.wait()
+    finally:
+        server.close()
+        await asyncio.sleep(0)
+        shutil.rmtree(folder)
 
-        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            accepted.set_result((reader, writer))
 
-        server = await asyncio.start_unix_server(accept, f"{folder}/s")
-        log = Log()
-        try:
-            async with asyncio.timeout(100):
-                connection = await connect(f"{folder}/s", log)
-                worker = await accepted
-                await body(connection, log, worker)
-                worker[1].close()
-                connection.close()
-                await connection.gone.wait()
-        finally:
-            server.close()
-            await asyncio.sleep(0)
-            shutil.rmtree(folder)
-
-    asyncio.run(run())
+scenario = partial(within, opened, gives=3)
 
 
 async def shake_hands(log: Log, worker: Worker) -> None:
@@ -98,136 +96,105 @@ async def receive(worker: Worker) -> list[tuple[bytes, bytes]]:
 
 
 @pytest.mark.parametrize("error", [None, "no weights"])
-def test_a_connection_is_an_idle_worker_once_a_handshake_says_that_it_has_loaded(error: str | None):
-    async def body(connection: Connection, log: Log, worker: Worker) -> None:
-        assert not connection.idle
-        worker[1].write(b"".join(wire.encode_handshake(wire.Handshake(1, error=error))))
-        await log.next()
-        assert (log.handshakes[0].pid, log.handshakes[0].error) == (1, error)
-        assert connection.idle == (error is None)
-
-    scenario(body)
-
-
-def test_a_batch_goes_out_and_its_replies_come_back_in_order_with_the_cpu_time_they_took():
-    async def body(connection: Connection, log: Log, worker: Worker) -> None:
-        await shake_hands(log, worker)
-        connection.send(batch(b"a", b"b"))
-        assert not connection.idle
-        assert [sent for _, sent in await receive(worker)] == [b"a", b"b"]
-        replies = [Reply(200, b"", b"A"), Reply(500, b"X: y\r\n", b"B", failed=True)]
-        frame = b"".join(wire.encode_replies(replies, 0.1))
-        for at in range(0, len(frame), 7):  # however the bytes are cut
-            worker[1].write(frame[at : at + 7])
-            await asyncio.sleep(0)
-        await log.next()
-        assert log.replies == [replies]
-        assert log.cpu_seconds == [0.1]
-        assert connection.idle
-
-    scenario(body)
+@scenario()
+async def test_a_connection_is_an_idle_worker_once_a_handshake_says_that_it_has_loaded(
+    connection: Connection, log: Log, worker: Worker, error: str | None
+):
+    assert not connection.idle
+    worker[1].write(b"".join(wire.encode_handshake(wire.Handshake(1, error=error))))
+    await log.next()
+    assert (log.handshakes[0].pid, log.handshakes[0].error) == (1, error)
+    assert connection.idle == (error is None)
 
 
 @pytest.mark.parametrize("out", [1, 2])
-def test_failures_before_the_replies_are_told_of_and_the_replies_follow(out: int):
-    async def body(connection: Connection, log: Log, worker: Worker) -> None:
-        await shake_hands(log, worker)
-        failures = [Failure(f"handler error: POST /{n}", "Traceback ..." * 100 * n, str(n)) for n in (1, 2)]
-        for _ in range(out):
-            connection.send(batch(b"a", b"b"))
-        replies = [Reply(500, b"", b"", failed=True)] * 2
-        said = b"".join(b for failure in failures for b in wire.encode_failure(failure))
-        said += b"".join(wire.encode_replies(replies, 0.1))
-        for at in range(0, len(said), 700):
-            worker[1].write(said[at : at + 700])
-            await asyncio.sleep(0)
-        while not log.replies:
-            await log.next()
-        assert log.failures == failures
-        assert log.replies == [replies]
-        assert connection.idle == (out == 1)
+@scenario()
+async def test_failures_before_the_replies_are_told_of_and_the_replies_follow(
+    connection: Connection, log: Log, worker: Worker, out: int
+):
+    await shake_hands(log, worker)
+    failures = [Failure(f"handler error: POST /{n}", "Traceback ..." * 100 * n, str(n)) for n in (1, 2)]
+    for _ in range(out):
+        connection.send(batch(b"a", b"b"))
+    replies = [Reply(500, b"", b"", failed=True)] * 2
+    said = b"".join(b for failure in failures for b in wire.encode_failure(failure))
+    said += b"".join(wire.encode_replies(replies, 0.1))
+    for at in range(0, len(said), 700):
+        worker[1].write(said[at : at + 700])
+        await asyncio.sleep(0)
+    while not log.replies:
+        await log.next()
+    assert log.failures == failures
+    assert log.replies == [replies]
+    assert connection.idle == (out == 1)
 
-    scenario(body)
 
-
-def test_a_frame_larger_than_the_buffer_is_received_whole():
-    async def body(connection: Connection, log: Log, worker: Worker) -> None:
-        await shake_hands(log, worker)
-        large = bytes(range(256)) * (wire.JOIN_BELOW // 64)
-        for _ in range(2):
-            connection.send(batch(large))
-            assert (await receive(worker))[0][1] == large
-            worker[1].writelines(wire.encode_replies([Reply(200, b"", large)], 0.1))
-            await log.next()
-            assert log.replies[-1][0].body == large
-
-    scenario(body)
+@scenario()
+async def test_a_frame_larger_than_the_buffer_is_received_whole(
+    connection: Connection, log: Log, worker: Worker
+):
+    await shake_hands(log, worker)
+    large = bytes(range(256)) * (wire.JOIN_BELOW // 64)
+    for _ in range(2):
+        connection.send(batch(large))
+        assert (await receive(worker))[0][1] == large
+        worker[1].writelines(wire.encode_replies([Reply(200, b"", large)], 0.1))
+        await log.next()
+        assert log.replies[-1][0].body == large
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_a_worker_can_have_its_next_batch_while_it_runs_one(together: bool):
-    async def body(connection: Connection, log: Log, worker: Worker) -> None:
-        await shake_hands(log, worker)
-        connection.send(batch(b"a"))
-        connection.send(batch(b"b", b"c"))
-        assert [sent for _, sent in await receive(worker)] == [b"a"]
-        assert [sent for _, sent in await receive(worker)] == [b"b", b"c"]
-        first = wire.encode_replies([Reply(200, b"", b"A")], 0.1)
-        second = wire.encode_replies([Reply(200, b"", b"B"), Reply(200, b"", b"C")], 0.2)
-        if together:
-            worker[1].write(b"".join(first + second))
-        else:
-            worker[1].writelines(first)
-            await log.next()
-            assert not connection.idle
-            worker[1].writelines(second)
-        while len(log.replies) < 2:
-            await log.next()
-        assert [[reply.body for reply in replies] for replies in log.replies] == [[b"A"], [b"B", b"C"]]
-        assert log.cpu_seconds == [0.1, 0.2]
-        assert connection.idle
-
-    scenario(body)
-
-
-def test_cancel_follows_its_batch_through_a_full_socket():
-    async def body(connection: Connection, log: Log, worker: Worker) -> None:
-        await shake_hands(log, worker)
-        large = bytes(8 * wire.JOIN_BELOW)
-        connection.send(batch(b"a"))
-        connection.send(batch(large, b"b"))
-        connection.cancel([1])
-        assert [sent for _, sent in await receive(worker)] == [b"a"]
-        assert [sent for _, sent in await receive(worker)] == [large, b"b"]
-        header = wire.decode_header(await worker[0].readexactly(wire.HEADER_SIZE))
-        assert wire.decode_cancel(header, memoryview(await worker[0].readexactly(header.size))) == [1]
-
-    scenario(body)
-
-
-def test_a_worker_that_dies_with_two_batches_ran_the_first():
-    async def body(connection: Connection, log: Log, worker: Worker) -> None:
-        await shake_hands(log, worker)
-        first = batch(b"a")
-        connection.send(first)
-        connection.send(batch(b"b"))
-        worker[1].close()
+@scenario()
+async def test_a_worker_can_have_its_next_batch_while_it_runs_one(
+    connection: Connection, log: Log, worker: Worker, together: bool
+):
+    await shake_hands(log, worker)
+    connection.send(batch(b"a"))
+    connection.send(batch(b"b", b"c"))
+    assert [sent for _, sent in await receive(worker)] == [b"a"]
+    assert [sent for _, sent in await receive(worker)] == [b"b", b"c"]
+    first = wire.encode_replies([Reply(200, b"", b"A")], 0.1)
+    second = wire.encode_replies([Reply(200, b"", b"B"), Reply(200, b"", b"C")], 0.2)
+    if together:
+        worker[1].write(b"".join(first + second))
+    else:
+        worker[1].writelines(first)
         await log.next()
-        assert log.lost == [first]
-
-    scenario(body)
-
-
-def test_a_worker_that_dies_takes_its_batch_with_it():
-    async def body(connection: Connection, log: Log, worker: Worker) -> None:
-        await shake_hands(log, worker)
-        sent = batch(b"a")
-        connection.send(sent)
-        worker[1].close()
+        assert not connection.idle
+        worker[1].writelines(second)
+    while len(log.replies) < 2:
         await log.next()
-        assert log.lost == [sent]
+    assert [[reply.body for reply in replies] for replies in log.replies] == [[b"A"], [b"B", b"C"]]
+    assert log.cpu_seconds == [0.1, 0.2]
+    assert connection.idle
 
-    scenario(body)
+
+@scenario()
+async def test_cancel_follows_its_batch_through_a_full_socket(
+    connection: Connection, log: Log, worker: Worker
+):
+    await shake_hands(log, worker)
+    large = bytes(8 * wire.JOIN_BELOW)
+    connection.send(batch(b"a"))
+    connection.send(batch(large, b"b"))
+    connection.cancel([1])
+    assert [sent for _, sent in await receive(worker)] == [b"a"]
+    assert [sent for _, sent in await receive(worker)] == [large, b"b"]
+    header = wire.decode_header(await worker[0].readexactly(wire.HEADER_SIZE))
+    assert wire.decode_cancel(header, memoryview(await worker[0].readexactly(header.size))) == [1]
+
+
+@scenario()
+async def test_a_worker_that_dies_with_two_batches_ran_the_first(
+    connection: Connection, log: Log, worker: Worker
+):
+    await shake_hands(log, worker)
+    first = batch(b"a")
+    connection.send(first)
+    connection.send(batch(b"b"))
+    worker[1].close()
+    await log.next()
+    assert log.lost == [first]
 
 
 @pytest.mark.parametrize(
@@ -242,22 +209,17 @@ def test_a_worker_that_dies_takes_its_batch_with_it():
     ],
     ids=["garbage", "too-few", "too-many", "wrong-kind", "unasked-bytes", "failure-of-nothing"],
 )
-def test_a_worker_that_breaks_the_protocol_counts_as_dead(answer: bytes):
-    async def body(connection: Connection, log: Log, worker: Worker) -> None:
-        await shake_hands(log, worker)
-        sent = batch(b"a")
-        connection.send(sent)
-        worker[1].write(answer)
-        await connection.gone.wait()
-        assert log.lost == [sent]
-        assert log.replies == []
-
-    scenario(body)
-
-
-def test_connect_without_a_listener_is_an_os_error():
-    with pytest.raises(OSError, match="No such file"):
-        asyncio.run(connect("/tmp/nothing-here", Log()))
+@scenario()
+async def test_a_worker_that_breaks_the_protocol_counts_as_dead(
+    connection: Connection, log: Log, worker: Worker, answer: bytes
+):
+    await shake_hands(log, worker)
+    sent = batch(b"a")
+    connection.send(sent)
+    worker[1].write(answer)
+    await connection.gone.wait()
+    assert log.lost == [sent]
+    assert log.replies == []
 
 
 HANDSHAKE = b"".join(wire.encode_handshake(wire.Handshake(1)))

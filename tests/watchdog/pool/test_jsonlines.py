@@ -67,11 +67,6 @@ def test_a_reply_needs_its_status_and_may_hold_the_rest(said: dict[str, Any], re
     assert decode(**said) == reply
 
 
-def test_blank_lines_and_carriage_returns_do_not_matter():
-    replies = jsonlines.decode_replies(b'\r\n{"status":200}\r\n\n{"status":201}')
-    assert [reply.status for reply in replies] == [200, 201]
-
-
 @pytest.mark.parametrize(
     ("line", "rule"),
     [
@@ -112,8 +107,3 @@ LINES = st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, JSON)).map(json.d
 def test_any_bytes_decode_or_are_a_frame_error(data: bytes):
     with contextlib.suppress(FrameError):
         jsonlines.decode_replies(data)
-
-
-def test_nesting_beyond_all_limits_is_a_frame_error():
-    with pytest.raises(FrameError, match="line 1 is not JSON"):
-        jsonlines.decode_replies(b"[" * 100_000)

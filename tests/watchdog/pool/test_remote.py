@@ -2,7 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
@@ -10,8 +12,7 @@ from batching_watchdog.config import HttpUrl
 from batching_watchdog.errors import FrameError, StartFailed
 from batching_watchdog.pool import jsonlines, remote
 from batching_watchdog.pool.remote import Slot, probe
-
-Body = Callable[[Slot, "Upstream"], Awaitable[None]]
+from watchdog.loops import within
 
 
 class Upstream:
@@ -65,23 +66,24 @@ def response(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
     return "\r\n".join(head).encode() + body
 
 
-def scenario(body: Body) -> None:
-    async def run() -> None:
-        upstream = Upstream()
-        server = await asyncio.start_server(upstream.accept, "127.0.0.1", 0)
-        upstream.port = server.sockets[0].getsockname()[1]
-        slot = Slot(HttpUrl("127.0.0.1", upstream.port, "/b?x", "here:1"), lambda slot, batch: None)
-        try:
-            async with asyncio.timeout(50):
-                await body(slot, upstream)
-        finally:
-            slot.close()
-            server.close()
-            for writer in upstream.writers:
-                writer.close()
-            await asyncio.sleep(0.01)
+@asynccontextmanager
+async def opened() -> AsyncIterator[tuple[Slot, Upstream]]:
+    upstream = Upstream()
+    server = await asyncio.start_server(upstream.accept, "127.0.0.1", 0)
+    upstream.port = server.sockets[0].getsockname()[1]
+    slot = Slot(HttpUrl("127.0.0.1", upstream.port, "/b?x", "here:1"), lambda slot, batch: None)
+    try:
+        async with asyncio.timeout(50):
+            yield slot, upstream
+    finally:
+        slot.close()
+        server.close()
+        for writer in upstream.writers:
+            writer.close()
+        await asyncio.sleep(0.01)
 
-    asyncio.run(run())
+
+scenario = partial(within, opened, gives=2)
 
 
 async def exchange(
@@ -97,62 +99,52 @@ async def exchange(
     return [reply.body for reply in await posted]
 
 
-def test_a_batch_is_one_post_and_its_answer_the_replies_however_the_bytes_are_cut():
-    async def body(slot: Slot, upstream: Upstream) -> None:
-        await slot.connect()
-        posted = asyncio.ensure_future(slot.post(requests(b"a", b"b")))
-        head, bodies = await upstream.request()
-        assert head.startswith("POST /b?x HTTP/1.1\r\nHost: here:1\r\n")
-        assert f"Content-Type: {jsonlines.CONTENT_TYPE}\r\n" in head
-        assert bodies == ["a", "b"]
-        data = response(lines("A", "B"))
-        for at in range(0, len(data), 7):
-            upstream.answer(data[at : at + 7])
-            await asyncio.sleep(0)
-        assert [reply.body for reply in await posted] == [b"A", b"B"]
-
-    scenario(body)
-
-
-def test_the_connection_is_kept_for_the_next_batch():
-    async def body(slot: Slot, upstream: Upstream) -> None:
-        for number in range(3):
-            assert await exchange(slot, upstream, response(lines("A")), new=number == 0) == [b"A"]
-        assert len(upstream.writers) == 1
-
-    scenario(body)
+@scenario()
+async def test_a_batch_is_one_post_and_its_answer_the_replies_however_the_bytes_are_cut(
+    slot: Slot, upstream: Upstream
+):
+    await slot.connect()
+    posted = asyncio.ensure_future(slot.post(requests(b"a", b"b")))
+    head, bodies = await upstream.request()
+    assert head.startswith("POST /b?x HTTP/1.1\r\nHost: here:1\r\n")
+    assert f"Content-Type: {jsonlines.CONTENT_TYPE}\r\n" in head
+    assert bodies == ["a", "b"]
+    data = response(lines("A", "B"))
+    for at in range(0, len(data), 7):
+        upstream.answer(data[at : at + 7])
+        await asyncio.sleep(0)
+    assert [reply.body for reply in await posted] == [b"A", b"B"]
 
 
 @pytest.mark.parametrize("case", ["connection-close", "closed-when-idle", "kept-too-long", "unasked-answer"])
-def test_a_connection_that_may_end_is_not_used_again(case: str, monkeypatch: pytest.MonkeyPatch):
+@scenario()
+async def test_a_connection_that_may_end_is_not_used_again(
+    slot: Slot, upstream: Upstream, case: str, monkeypatch: pytest.MonkeyPatch
+):
     if case == "kept-too-long":
         monkeypatch.setattr(remote, "KEEP_SECONDS", -1.0)
-
-    async def body(slot: Slot, upstream: Upstream) -> None:
-        more = ["Connection: close"] if case == "connection-close" else []
-        answer = response(lines("A"), "200 OK", *more) * (2 if case == "unasked-answer" else 1)
-        assert await exchange(slot, upstream, answer) == [b"A"]
-        if case == "closed-when-idle":
-            upstream.close()
-            assert slot._connection is not None
-            while not slot._connection.broken:  # noqa: ASYNC110 - nothing else tells
-                await asyncio.sleep(0.001)
-        assert await exchange(slot, upstream, response(lines("B"))) == [b"B"]
-
-    scenario(body)
+    more = ["Connection: close"] if case == "connection-close" else []
+    answer = response(lines("A"), "200 OK", *more) * (2 if case == "unasked-answer" else 1)
+    assert await exchange(slot, upstream, answer) == [b"A"]
+    if case == "closed-when-idle":
+        upstream.close()
+        assert slot._connection is not None
+        while not slot._connection.broken:  # noqa: ASYNC110 - nothing else tells
+            await asyncio.sleep(0.001)
+    assert await exchange(slot, upstream, response(lines("B"))) == [b"B"]
 
 
-def test_chunked_answers_and_those_that_end_with_the_connection_are_understood():
-    async def body(slot: Slot, upstream: Upstream) -> None:
-        data = lines("A")
-        chunks = b"%x\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (5, data[:5], len(data) - 5, data[5:])
-        interim = b"HTTP/1.1 100 Continue\r\n\r\n"
-        chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-        assert await exchange(slot, upstream, interim + chunked + chunks) == [b"A"]
-        undelimited = b"HTTP/1.0 200 OK\r\n\r\n" + lines("B")
-        assert await exchange(slot, upstream, undelimited, new=False, end=True) == [b"B"]
-
-    scenario(body)
+@scenario()
+async def test_chunked_answers_and_those_that_end_with_the_connection_are_understood(
+    slot: Slot, upstream: Upstream
+):
+    data = lines("A")
+    chunks = b"%x\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (5, data[:5], len(data) - 5, data[5:])
+    interim = b"HTTP/1.1 100 Continue\r\n\r\n"
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert await exchange(slot, upstream, interim + chunked + chunks) == [b"A"]
+    undelimited = b"HTTP/1.0 200 OK\r\n\r\n" + lines("B")
+    assert await exchange(slot, upstream, undelimited, new=False, end=True) == [b"B"]
 
 
 @pytest.mark.parametrize(
@@ -166,74 +158,69 @@ def test_chunked_answers_and_those_that_end_with_the_connection_are_understood()
         (response(lines("A", "B")), "2 replies for 1 requests"),
     ],
 )
-def test_a_wrong_answer_is_a_frame_error_with_its_reason_and_the_slot_goes_on(answer: bytes, said: str):
-    async def body(slot: Slot, upstream: Upstream) -> None:
-        with pytest.raises(FrameError, match=said):
-            await exchange(slot, upstream, answer)
-        assert await exchange(slot, upstream, response(lines("B"))) == [b"B"]
-
-    scenario(body)
+@scenario()
+async def test_a_wrong_answer_is_a_frame_error_with_its_reason_and_the_slot_goes_on(
+    slot: Slot, upstream: Upstream, answer: bytes, said: str
+):
+    with pytest.raises(FrameError, match=said):
+        await exchange(slot, upstream, answer)
+    assert await exchange(slot, upstream, response(lines("B"))) == [b"B"]
 
 
 @pytest.mark.parametrize(
     ("answer", "said"),
     [(b"", "broke"), (response(lines("A"))[:-1], "broke"), (b"garbage\r\n\r\n", "not HTTP")],
 )
-def test_a_connection_that_breaks_under_a_batch_is_a_connection_error(answer: bytes, said: str):
-    async def body(slot: Slot, upstream: Upstream) -> None:
-        with pytest.raises(ConnectionError, match=said):
-            await exchange(slot, upstream, answer, end=True)
-
-    scenario(body)
+@scenario()
+async def test_a_connection_that_breaks_under_a_batch_is_a_connection_error(
+    slot: Slot, upstream: Upstream, answer: bytes, said: str
+):
+    with pytest.raises(ConnectionError, match=said):
+        await exchange(slot, upstream, answer, end=True)
 
 
 @pytest.mark.parametrize("part", [b"X-Pad: " + b"x" * 3000 + b"\r\n", b"\r\n" + b"x" * 3000])
-def test_an_answer_that_does_not_end_is_cut_before_it_fills_the_memory(
-    part: bytes, monkeypatch: pytest.MonkeyPatch
+@scenario()
+async def test_an_answer_that_does_not_end_is_cut_before_it_fills_the_memory(
+    slot: Slot, upstream: Upstream, part: bytes, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(remote, "MAX_RESPONSE_BYTES", 2000)
-
-    async def body(slot: Slot, upstream: Upstream) -> None:
-        with pytest.raises(FrameError, match="longer than 2000 bytes"):
-            await exchange(slot, upstream, b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999\r\n" + part)
-
-    scenario(body)
+    with pytest.raises(FrameError, match="longer than 2000 bytes"):
+        await exchange(slot, upstream, b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999\r\n" + part)
 
 
-def test_a_batch_given_up_closes_its_connection_so_that_a_late_answer_is_not_heard():
-    async def body(slot: Slot, upstream: Upstream) -> None:
-        await slot.connect()
-        posted = asyncio.ensure_future(slot.post(requests(b"a")))
-        await upstream.request()
-        posted.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await posted
-        assert await upstream.rest() == b""
-        assert await exchange(slot, upstream, response(lines("B"))) == [b"B"]
-
-    scenario(body)
+@scenario()
+async def test_a_batch_given_up_closes_its_connection_so_that_a_late_answer_is_not_heard(
+    slot: Slot, upstream: Upstream
+):
+    await slot.connect()
+    posted = asyncio.ensure_future(slot.post(requests(b"a")))
+    await upstream.request()
+    posted.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await posted
+    assert await upstream.rest() == b""
+    assert await exchange(slot, upstream, response(lines("B"))) == [b"B"]
 
 
 @pytest.mark.parametrize(("status", "good"), [("200 OK", True), ("302 Found", True), ("503 Wait", False)])
-def test_a_probe_asks_for_the_ready_path_and_looks_at_the_status(status: str, good: bool):
-    async def body(slot: Slot, upstream: Upstream) -> None:
-        url = HttpUrl("127.0.0.1", upstream.port, "/", "x")
-        probing = asyncio.ensure_future(probe(url, "/ready", 20.0))
-        assert (await upstream.header_block()).startswith("GET /ready HTTP/1.1\r\nHost: x\r\n")
-        upstream.answer(response(b"", status))
-        if good:
+@scenario()
+async def test_a_probe_asks_for_the_ready_path_and_looks_at_the_status(
+    slot: Slot, upstream: Upstream, status: str, good: bool
+):
+    url = HttpUrl("127.0.0.1", upstream.port, "/", "x")
+    probing = asyncio.ensure_future(probe(url, "/ready", 20.0))
+    assert (await upstream.header_block()).startswith("GET /ready HTTP/1.1\r\nHost: x\r\n")
+    upstream.answer(response(b"", status))
+    if good:
+        await probing
+    else:
+        with pytest.raises(StartFailed, match=r"GET /ready is answered with b'HTTP/1\.1 503 Wait'"):
             await probing
-        else:
-            with pytest.raises(StartFailed, match=r"GET /ready is answered with b'HTTP/1\.1 503 Wait'"):
-                await probing
-
-    scenario(body)
 
 
-def test_a_probe_without_a_path_needs_a_listener_only():
-    async def body(slot: Slot, upstream: Upstream) -> None:
-        await probe(HttpUrl("127.0.0.1", upstream.port, "/", "x"), "", 20.0)
-        with pytest.raises(ConnectionRefusedError):
-            await probe(HttpUrl("127.0.0.1", 1, "/", "x"), "", 20.0)
-
-    scenario(body)
+@scenario()
+async def test_a_probe_without_a_path_needs_a_listener_only(slot: Slot, upstream: Upstream):
+    await probe(HttpUrl("127.0.0.1", upstream.port, "/", "x"), "", 20.0)
+    with pytest.raises(ConnectionRefusedError):
+        await probe(HttpUrl("127.0.0.1", 1, "/", "x"), "", 20.0)

@@ -1,15 +1,7 @@
 import mmap
 from pathlib import Path
 
-from batching_watchdog.config import Config
-from batching_watchdog.pool.supervisor import gunicorn_command, resident_bytes
-
-
-def test_gunicorn_gets_the_socket_and_a_time_limit_that_is_not_below_exec_timeout():
-    config = Config.from_env({"exec_timeout": "1500ms"}, cpus=4.0)
-    command = gunicorn_command(config, Path("/tmp/x/s"), Path("/tmp/x"))
-    assert float(command[command.index("--timeout") + 1]) >= 1.5
-    assert "unix:/tmp/x/s" in command
+from batching_watchdog.pool.supervisor import resident_bytes
 
 
 def test_resident_memory_is_read_in_bytes_and_a_process_that_has_gone_has_none(tmp_path: Path):

@@ -2,7 +2,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batching_watchdog.engine.capacity import CpuCost
@@ -46,14 +46,6 @@ def trial(
     )
 
 
-def test_report_has_each_batch_with_its_time_in_all_and_for_one_request():
-    text = "\n".join(report.lines(trial()))
-    for size, together, alone in [(1, "40 ms", "40 ms"), (2, "60 ms", "30 ms"), (8, "180 ms", "22.5 ms")]:
-        assert str(size) in text
-        assert together in text
-        assert alone in text
-
-
 def test_document_has_what_the_report_has_in_seconds():
     made = trial()
     document = json.loads(json.dumps(report.document(made)))
@@ -93,12 +85,7 @@ def test_target_that_is_advised_can_be_met_and_gives_at_least_half_of_the_highes
     assert slow.enough.rate >= report.ENOUGH * max(other.rate for other in slow.others)
 
 
-def test_model_that_no_target_allows_is_told_to_be_faster():
-    hopeless = trial(first=200.0, each=200.0)
-    assert hopeless.enough is None
-    assert "make the model faster: " in report.next_step(hopeless)
-
-
+@settings(max_examples=25)  # each searches 25 rates
 @given(
     st.floats(1e-6, 100.0),
     st.floats(1e-7, 100.0),
@@ -127,23 +114,6 @@ def test_report_of_any_handler_is_a_few_printable_lines_without_exponents(
     assert "\n" not in report.next_step(made)
     assert report.rejection("handler.py", made.answer).splitlines()[0].isprintable()
     json.dumps(report.document(made), allow_nan=False)
-
-
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        ("handler.py failed: ModuleNotFoundError: No module named 'x'", "requirements.txt"),
-        ("load() failed: FileNotFoundError: weights.pt", "__file__"),
-        ("load() failed: AssertionError: Torch not compiled with CUDA enabled", "is_available"),
-        ("load() failed: RuntimeError: Found no NVIDIA driver on your system", "is_available"),
-        ("load() failed: TypeError: load() missing 1 required positional argument", "without arguments"),
-        ("the last one was killed by SIGKILL (out of memory?)", "more memory"),
-        ("load() failed: KeyError: 5", ""),
-    ],
-)
-def test_advice_is_given_where_the_error_does_not_say_what_to_do(error: str, words: str):
-    assert words in report.advice(error)
-    assert bool(words) == bool(report.advice(error))
 
 
 def test_promise_is_what_the_watchdog_exports_and_no_more_than_its_cores_allow():

@@ -47,15 +47,6 @@ def test_any_text_is_read_without_an_error(text: str):
     functions(text, {})
 
 
-def test_functions_of_the_samples_stack_are_those_that_yaml_reads():
-    text = (ROOT / "stack.yml").read_text()
-    expected = {
-        name: StackFunction(each["handler"], each["environment"])
-        for name, each in yaml.safe_load(text)["functions"].items()
-    }
-    assert functions(text, {}) == expected
-
-
 @pytest.mark.parametrize(
     ("line", "value"),
     [
@@ -74,12 +65,3 @@ def test_functions_of_the_samples_stack_are_those_that_yaml_reads():
 def test_value_is_what_yaml_and_faas_cli_take_it_for(line: str, value: str):
     text = f"functions:\n  f:\n    handler: ./f\n    environment:\n      # a: comment\n      {line}\n"
     assert functions(text, {"SET": "300ms"})["f"].environment == {"slo_latency": value}
-
-
-def test_environment_in_braces_is_read():
-    text = "functions:\n  f:\n    handler: ./f\n    environment: {slo_latency: 200ms, workers: '2'}\n"
-    assert functions(text, {})["f"].environment == {"slo_latency": "200ms", "workers": "2"}
-
-
-def test_function_without_an_environment_has_an_empty_one():
-    assert functions("functions:\n  f:\n    handler: ./f\n", {}) == {"f": StackFunction("./f", {})}
