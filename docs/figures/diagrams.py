@@ -1,7 +1,7 @@
 """Draws the diagrams of the whole: ``make reference``, or ``python -m docs.figures.diagrams``.
 
 Owns their descriptions: one request, one reconcile, the states of a request in the engine. The names in them
-are the code's; tests/docs/test_diagrams.py looks each of them up, and runs the engine to compare the states.
+are the code's; tests/docs/test_diagrams.py looks each of them up.
 """
 
 from collections.abc import Iterator, Mapping

@@ -5,10 +5,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import yaml
 from docs.site_hooks import anchor, on_page_content, on_page_markdown
 
-from docs.pages import NAMES, PAGES, ROOT, prose
+from docs.pages import NAMES, ROOT, prose
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 ELSEWHERE = ("http://", "https://", "mailto:")
@@ -37,21 +36,6 @@ def test_every_link_of_a_page_leads_somewhere(name: str):
         assert ROOT in target.parents, f"{name}: {link} leaves the repository"
         if heading:
             assert heading in anchors(target.read_text()), f"{name}: {link}"
-
-
-def test_every_page_of_docs_is_in_the_navigation_once():
-    # The loader knows no Python tags, and needs none.
-    navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
-    listed = [target for target in targets(navigation) if not target.startswith(ELSEWHERE)]
-    pages = [str(page.relative_to(ROOT / "docs")) for page in PAGES if ROOT / "docs" in page.parents]
-    assert sorted(listed) == sorted(pages)
-
-
-def targets(entry: Any) -> list[str]:
-    if isinstance(entry, str):
-        return [entry]
-    parts = entry.values() if isinstance(entry, dict) else entry
-    return [target for part in parts for target in targets(part)]
 
 
 def site_page(source: str) -> Any:
