@@ -68,7 +68,6 @@ def _settings(options: argparse.Namespace) -> Settings:
         autoscaler_config=options.autoscaler_config,
         run_dir=options.run_dir,
         basic_auth_dir=options.basic_auth_dir,
-        max_replicas=options.max_replicas,
         hold_timeout=options.hold_timeout,
     )
 
@@ -117,9 +116,6 @@ def _parser() -> argparse.ArgumentParser:
         help="protect /system with the basic-auth-user and basic-auth-password files in DIR [off]",
     )
     up.add_argument(
-        "--max-replicas", type=_count, default=0, metavar="N", help="cap on one function's replicas [none]"
-    )
-    up.add_argument(
         "--hold-timeout",
         type=float,
         default=30.0,
@@ -139,12 +135,6 @@ def _image(text: str) -> tuple[str, Path]:
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} must be a port number, 0 to 65535")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number")
     return int(text)
 
 

@@ -7,7 +7,6 @@ calls ``reconcile``, which executes the next step of ``plan`` without waiting. A
 """
 
 import asyncio
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,8 +21,6 @@ from tailbound_lab.local.specs import DEFAULT_NAMESPACE, FunctionSpec
 FAILED_STARTS: Final = 3
 """Failed starts after which requests no longer wait for a replica; it is still started again."""
 _SURGE: Final = 1
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,15 +244,12 @@ class Images:
 
 
 class Registry:
-    """The deployed functions; ``max_replicas`` of 0 means no cap."""
+    """The deployed functions."""
 
-    def __init__(
-        self, images: Images, settings: ReplicaSettings, log_folder: Path, *, max_replicas: int = 0
-    ) -> None:
+    def __init__(self, images: Images, settings: ReplicaSettings, log_folder: Path) -> None:
         self.images = images
         self._settings = settings
         self._log_folder = log_folder
-        self._max_replicas = max_replicas
         self._functions: dict[str, Function] = {}
         self._removed: dict[asyncio.Task[None], Function] = {}
 
@@ -278,7 +272,7 @@ class Registry:
         function = Function(
             spec,
             handler,
-            self._capped(spec.full_name, spec.initial_replicas),
+            spec.initial_replicas,
             self._settings,
             FunctionLog(self._log_folder / spec.full_name),
         )
@@ -293,7 +287,7 @@ class Registry:
         return function
 
     def scale(self, function: Function, replicas: int) -> None:
-        """Set the desired replicas of a function, limited by the cap.
+        """Set the desired replicas of a function.
 
         While requests are held, zero becomes the count to which they would wake it: the caller cannot have
         known of them.
@@ -301,7 +295,7 @@ class Registry:
         if replicas == 0 and function.held:
             self._wake(function)
         else:
-            function.scale(self._capped(function.spec.full_name, replicas))
+            function.scale(replicas)
 
     def wake(self, function: Function) -> None:
         """Start a function at zero because a request arrived; otherwise do nothing."""
@@ -310,8 +304,7 @@ class Registry:
 
     def _wake(self, function: Function) -> None:
         # To the count of a new function, the gateway's max(1, min label); the autoscaler takes it from there.
-        woken = self._capped(function.spec.full_name, function.spec.initial_replicas)
-        function.scale(woken, "requests are held")
+        function.scale(function.spec.initial_replicas, "requests are held")
 
     def remove(self, function: Function) -> None:
         """Remove a function at once; its replicas drain in the background."""
@@ -343,9 +336,3 @@ class Registry:
     def _check(self, spec: FunctionSpec) -> Path:
         self._settings.secrets.check(spec.secrets, spec.namespace)
         return self.images.folder(spec.image)
-
-    def _capped(self, name: str, replicas: int) -> int:
-        if 0 < self._max_replicas < replicas:
-            _log.warning("%s: %d replicas requested, capped at %d", name, replicas, self._max_replicas)
-            return self._max_replicas
-        return replicas

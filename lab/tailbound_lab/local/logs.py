@@ -26,9 +26,9 @@ class LogLine(NamedTuple):
 class LogFile:
     """A file that is rotated when it is full."""
 
-    def __init__(self, path: Path, full_bytes: int = _FILE_BYTES) -> None:
+    def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = RotatingFileHandler(path, maxBytes=full_bytes, backupCount=1, encoding="utf-8")
+        self._file = RotatingFileHandler(path, maxBytes=_FILE_BYTES, backupCount=1, encoding="utf-8")
 
     def write(self, text: str) -> None:
         """Append a line."""
@@ -42,9 +42,9 @@ class LogFile:
 class FunctionLog:
     """The lines of one function's replicas, in order of arrival."""
 
-    def __init__(self, folder: Path, kept_lines: int = _KEPT_LINES) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._lines: deque[LogLine] = deque(maxlen=kept_lines)
+        self._lines: deque[LogLine] = deque(maxlen=_KEPT_LINES)
         self._files: dict[str, LogFile] = {}
 
     def write(self, instance: str, text: str) -> None:

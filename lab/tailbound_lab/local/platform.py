@@ -60,8 +60,6 @@ class Settings:
     run_dir: Path | None = None
     """Folder of logs, secrets and Prometheus' data; None: a temporary one that a clean stop removes."""
     basic_auth_dir: Path | None = None
-    max_replicas: int = 0
-    """Maximum replicas of one function; 0: no limit."""
     hold_timeout: float = 30.0
     """Seconds that a request waits for a first ready replica: enough to load a model."""
     stop_grace: float = 5.0
@@ -85,7 +83,6 @@ class Platform:
             self.images,
             ReplicaSettings(tuple(settings.replica_command), self._temporary, self._secrets),
             self.log_dir,
-            max_replicas=settings.max_replicas,
         )
         self.metrics = GatewayMetrics(
             lambda: ((function.spec.full_name, function.desired) for function in self.registry)

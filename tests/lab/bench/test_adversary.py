@@ -31,16 +31,6 @@ def test_trace_of_any_genome_is_bounded_and_the_same_again(genes, seed):
     assert np.array_equal(again.workload.trace.arrivals, trace.arrivals)
 
 
-def test_wave_rises_stays_and_falls_once_in_each_period():
-    wave = adversary.Wave(height=8.0, period=400.0, width=0.1, ramp=0.5, jitter=0.0, phase=0.25)
-    quiet = adversary.Wave(height=0.0, period=400.0, width=0.1, ramp=0.5, jitter=0.0, phase=0.25)
-    levels = Genome(2.0, (wave, quiet), 1.0, 10.0, 0.1, 0.05, 1).levels
-    assert np.flatnonzero(levels > 2.0 + 1e-6).tolist() == [
-        second for begin in (100, 500, 900) for second in range(begin, begin + 40)
-    ]
-    assert levels[[100, 105, 110, 129, 135, 139]] == pytest.approx([2.4, 6.4, 10.0, 10.0, 5.6, 2.4])
-
-
 def outcome(attainment, cost):
     return {"attainment": attainment, "replica_seconds": cost}
 

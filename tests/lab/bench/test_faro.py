@@ -77,24 +77,18 @@ def test_jobs_are_taken_again_with_other_draws(folder):
     assert outcomes[0].violations == outcomes[1].violations
 
 
-@pytest.mark.parametrize("jobs", [3, 1])
-def test_jobs_that_are_no_multiple_of_the_trace_are_refused(folder, jobs):
-    with pytest.raises(BenchError, match=f"--jobs {jobs}"):
-        faro.read(folder, jobs)
-
-
 @pytest.mark.parametrize(
     "text",
     ["", "{\n", "[]\n", '{"counts": []}\n', '{"counts": {"a": {"b": -1}}}\n', minutes([1]) + minutes([1, 2])],
     ids=["empty", "no JSON", "a list", "no jobs", "negative", "other jobs"],
 )
-def test_a_trace_that_is_none_is_refused(folder, text, capsys):
+def test_trace_that_is_none_is_refused(folder, text):
     (folder / faro.TRACE).write_text(text)
-    assert bench.main(["faro", "--traces", str(folder)]) == 2
-    assert "counts.jsonl" in capsys.readouterr().err
+    with pytest.raises(BenchError, match=r"counts\.jsonl"):
+        faro.read(folder, None)
 
 
-def test_a_folder_without_the_trace_and_a_cluster_that_is_too_small_are_refused(folder, tmp_path, capsys):
-    assert bench.main(["faro", "--traces", str(tmp_path / "none")]) == 2
-    assert bench.main(["faro", "--traces", str(folder), "--cap", "1"]) == 2
-    assert "--cap 1" in capsys.readouterr().err
+@pytest.mark.parametrize("words", ["--jobs 3", "--jobs 1", "--cap 1", "--traces /none"])
+def test_jobs_cluster_or_folder_that_cannot_be_are_refused(folder, words, capsys):
+    assert bench.main(["faro", "--traces", str(folder), *words.split()]) == 2
+    assert words.rpartition(" ")[2] in capsys.readouterr().err

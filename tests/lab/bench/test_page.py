@@ -4,7 +4,6 @@ import json
 from argparse import Namespace
 
 import pytest
-from matplotlib import image
 
 from tailbound_lab.bench import page
 from tailbound_lab.bench.__main__ import with_command
@@ -72,26 +71,23 @@ def results(*rows):
     return head | {"measurements": rows}
 
 
-@pytest.mark.parametrize(
-    ("row", "shown"),
-    [
-        (measured(), ("1,000", "1,050", "missed", "95.0%", "generator lagged")),
-        (measured(**NOTHING_HELD), ("none found",)),
-        (
-            measured(grid=[], settings={"size": 32, "wait_ms": 5}, failed_at=None),
-            ("mosec (size 32, wait 5 ms)", "lower bound"),
-        ),
-        (measured(capacity=900.0), ("900 requests/s, 0.90 times",)),
-        (
-            {"system": "ray", "workload": "text", "status": "skipped", "reason": "no wheel\nhere"},
-            ("no wheel",),
-        ),
-    ],
-    ids=["measured", "nothing held", "grid", "capacity", "skipped"],
-)
-def test_comparison_shows_what_was_measured_or_why_not(row, shown):
-    text = page.comparison(results(row))
-    assert all(word in text for word in shown)
+def test_comparison_shows_what_was_measured_and_why_the_rest_was_not():
+    skipped = {"system": "ray", "workload": "text", "status": "skipped", "reason": "no wheel\nhere"}
+    text = page.comparison(
+        results(
+            measured(capacity=900.0),
+            measured(system="fixed", grid=[], settings={"size": 32, "wait_ms": 5}, failed_at=None),
+            measured(system="aimd", **NOTHING_HELD),
+            skipped,
+        )
+    )
+    rows = {line.split(" | ")[0]: line for line in text.splitlines()}
+    for cell in ("1,000 (failed at 1,050)", "95.0%", "missed", "generator lagged"):
+        assert cell in rows["| mosec"]
+    assert "lower bound" in rows["| fixed (size 32, wait 5 ms)"]
+    assert "none found" in rows["| aimd"]
+    assert "- ray: skipped, no wheel" in rows
+    assert "900 requests/s, 0.90 times" in text
 
 
 def test_page_takes_the_best_setting_of_each_server_and_one_other_policy_of_the_watchdog():
@@ -107,11 +103,10 @@ def test_page_takes_the_best_setting_of_each_server_and_one_other_policy_of_the_
     ]
 
 
-def test_curve_and_plot_have_every_run_that_was_not_cut_short(tmp_path):
+def test_plot_has_every_run_that_was_not_cut_short_and_none_of_what_held_nothing(tmp_path):
     assert page.curve(measured()) == [(900.0, 900.0), (1000, 999), (1500, 950.0)]
     nothing = measured(workload="vision", **NOTHING_HELD)
-    (file,) = page.plots(results(measured(), measured(system="slo"), nothing), tmp_path)
-    assert image.imread(file).std() > 0
+    assert [file.stem for file in page.plots(results(measured(), nothing), tmp_path)] == ["goodput-text"]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -70,21 +70,6 @@ def test_mixed_ratio_at_a_rate_is_within_a_round_and_a_lagged_run_counts_nowhere
     one, four = mixed.at_rates(rounds)
     assert one[2:4] == ("800", "")
     assert four[2:] == ("475", "0.75 (0.50 to 1.00)", "47.50%", "90.00%")
-
-
-def test_mixed_page_has_the_highest_rate_of_each_question():
-    run = {"goodput": 900.0, "parts": {"": 0.9}, "simulated": {"parts": {"": 0.9}}}
-    rounds = [{"1 path": {"1000": run, "2500": run, "900": run}}]
-    assert [line[0] for line in mixed.at_rates(rounds)] == ["900/s", "1,000/s", "2,500/s"]
-    assert [line[0] for line in mixed.at_rates(rounds, 1)] == ["2,500/s"]
-
-
-def test_mixed_lengths_are_ten_short_for_one_long_and_alike_in_bytes_where_hidden():
-    plain, hidden = mixed.of_lengths(), mixed.of_lengths(hidden=True)
-    weights = {name: sum(part.weight for part in plain if part.name == name) for name in ("short", "long")}
-    assert weights == pytest.approx({"short": 10.0, "long": 1.0})
-    assert {len(part.body) for part in hidden} == {mixed.LONGEST}
-    assert [part.body.rstrip() for part in hidden] == [part.body for part in plain]
 
 
 @pytest.mark.parametrize(
@@ -315,26 +300,10 @@ def test_held_out_cases_are_none_of_the_comparison_and_differ_by_draw():
     assert {(0, 0), (1, 0), (0, held_out.MISSED_SCRAPE_EVERY)} == set(faults)
 
 
-def test_jittered_gaps_vary_by_no_more_than_their_share():
-    begins = held_out.jittered(100, 100_000, seed=2)
-    gaps = [later - earlier for earlier, later in pairwise(begins)]
-    assert 79 <= min(gaps) < 85 < 115 < max(gaps) <= 121
-    assert begins != held_out.jittered(100, 100_000, seed=3)
-
-
 def case_record(name, ours, oracle, cost=100.0):
     systems = {"slo": record("slo", ours, cost), "oracle": record("oracle", oracle, 90.0)}
     systems |= {"oracle-blind": record("oracle-blind", oracle, 90.0), "hpa-cpu": record("hpa", 1.0, 200.0)}
     return {"name": name, "objective": 0.99, "systems": systems}
-
-
-def test_held_out_table_marks_what_the_oracle_misses_and_shows_changes_to_an_older_record():
-    results = {"date": "today", "cases": [case_record("a", 0.995, 0.999), case_record("b", 0.98, 0.97)]}
-    older = {"cases": [case_record("a", 0.99, 0.999, cost=200.0)]}
-    first, second = (line.split(" | ") for line in held_out.table(results, older).strip().splitlines()[-2:])
-    assert (first[0], second[0]) == ("| a", "| b (*)")
-    assert (first[1], second[1]) == ("99.50%", "**98.00%**")
-    assert first[-1] == "99.00% (+0.50 points), 200 (-50.0%) |"
 
 
 def test_held_out_summary_compares_cost_where_both_meet_the_objective():

@@ -42,15 +42,6 @@ def test_any_answers_end_within_the_confirmations_and_the_best_pass_is_the_answe
     assert found.failed_at is None or found.failed_at > found.rate
 
 
-def test_the_ramp_grows_until_one_fails_and_its_last_good_rate_is_confirmed_first():
-    _, trials = search(lambda step: step.rate <= 200)
-    assert [trial.rate for trial in trials if not trial.confirm] == [100.0, 150.0, 225.0, 225.0]
-    assert next(trial.rate for trial in trials if trial.confirm) == 150.0
-    failed = [trial.rate for trial in trials if trial.confirm and not trial.passed]
-    assert failed
-    assert all(failed.count(rate) == PLAN.attempts for rate in failed)
-
-
 def test_a_run_that_a_stall_failed_is_repeated_and_does_not_bound_the_answer():
     stalled = set()
 

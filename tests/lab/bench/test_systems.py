@@ -10,7 +10,7 @@ import pytest
 from tailbound_lab.bench.rig import processes
 from tailbound_lab.bench.rig.peers import python_of
 from tailbound_lab.bench.rig.processes import Share, Usage, cpu_of, name_of, pss_of, shares
-from tailbound_lab.bench.rig.systems import SYSTEMS, Launch, Settings, grid_of, parse_entry
+from tailbound_lab.bench.rig.systems import SYSTEMS, Launch, Settings, parse_entry
 from tailbound_lab.bench.workloads import IMPORTS, WORKLOADS
 from tailbound_lab.load.records import BenchError, NotAvailable
 
@@ -29,12 +29,6 @@ def test_entry_has_the_named_settings_or_the_systems_own(text, settings):
 def test_entry_that_means_nothing_is_refused_by_its_text(text):
     with pytest.raises(BenchError, match=f"system '{text.replace('+', '.')}'"):
         parse_entry(text)
-
-
-def test_grid_has_every_size_of_the_workload_with_every_wait():
-    points = grid_of(parse_entry("mosec-grid+malloc"), WORKLOADS["vision"])
-    assert len(points) == len(set(points)) == len(WORKLOADS["vision"].sizes) * 3
-    assert all(point.malloc for point in points)
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -61,32 +55,9 @@ def test_peer_that_pip_cannot_install_is_not_available_and_leaves_nothing(tmp_pa
 
 
 def test_peers_interpreter_without_our_packages_can_serve_a_workload():
-    code = (
-        "from tailbound_lab.bench.workloads import *; Model(WORKLOADS['accelerator'].folder).predict([b'{}'])"
-    )
-    subprocess.run([sys.executable, "-S", "-c", code], env={"PYTHONPATH": str(IMPORTS)}, check=True)
-
-
-SHIM = """
-import sys, types
-class Peer(types.ModuleType):
-    def __getattr__(self, name):
-        return Peer(name) if name[:2] != '__' else super().__getattribute__(name)
-    def __call__(self, *arguments, **options):
-        return Peer('called')
-    def __mro_entries__(self, bases):
-        return ()
-for name in ('flask', 'waitress', 'litserve', 'mosec', 'bentoml', 'fastapi'):
-    sys.modules[name] = Peer(name)
-"""
-
-
-@pytest.mark.parametrize("program", ["bentoml_service", "flask_app", "litserve_server", "mosec_server"])
-def test_every_peers_program_finds_what_it_imports_of_ours(program):
-    code = f"{SHIM}\nimport tailbound_lab.bench.servers.{program}"
+    code = "from tailbound_lab.bench.workloads import *; model_of_environment().predict([b'{}'])"
     environment = {"PYTHONPATH": str(IMPORTS), "BENCH_FOLDER": str(WORKLOADS["accelerator"].folder)}
-    numbers = {"BENCH_WORKERS": "1", "BENCH_SIZE": "4", "BENCH_WAIT": "1"}
-    subprocess.run([sys.executable, "-S", "-c", code], env=environment | numbers, check=True)
+    subprocess.run([sys.executable, "-S", "-c", code], env=environment, check=True)
 
 
 def test_proc_texts_are_read_whatever_the_process_is_called():

@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 import re
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -12,7 +11,7 @@ from rich.console import Console
 
 from tailbound_lab.demo.__main__ import main
 from tailbound_lab.demo.report import page, write
-from tailbound_lab.demo.table import Terminal, milliseconds, number, picture, verdict
+from tailbound_lab.demo.table import Terminal, picture, verdict
 from tailbound_lab.demo.traffic import TRAFFIC
 from tailbound_lab.live.machine import Usage
 from tailbound_lab.live.session import Deployed, Outcome
@@ -20,7 +19,7 @@ from tailbound_lab.live.twins import twin
 from tailbound_lab.live.watch import Decision
 from tailbound_lab.load.arrivals import peak
 from tailbound_lab.load.openloop import Lag
-from tailbound_lab.load.records import TIMED_OUT, Comparison, Ledger, Record, Sample, percent, reduce
+from tailbound_lab.load.records import TIMED_OUT, Comparison, Ledger, Record, Sample, reduce
 from tailbound_lab.local.specs import FunctionSpec
 
 DURATION = 10
@@ -98,23 +97,6 @@ def test_run_shows_a_live_table_on_a_terminal_and_a_line_for_each_function_and_t
     text = console.file.getvalue()
     assert min(text.count("tabular"), 80) == shown  # the last table is repeated
     assert is_terminal or len(text.splitlines()) == 1 + shown, "and one that says what is starting"
-
-
-@pytest.mark.parametrize(
-    ("shown", "text"),
-    [
-        (milliseconds(None), "-"),
-        (milliseconds(math.inf), "∞"),
-        (milliseconds(1.5), "1,500"),
-        (percent(0.99999), "99.99%"),  # a miss never reads as 100
-        (percent(1.0), "100.00%"),
-        (percent(None), "-"),
-        (number(None), "-"),
-        (number(2.25, 1), "2.2"),
-    ],
-)
-def test_a_number_reads_as_text(shown, text):
-    assert shown == text
 
 
 @pytest.mark.parametrize(

@@ -64,21 +64,6 @@ def test_a_server_that_is_gone_leaves_gaps(cluster, broken, seen):
     assert sample(cluster)[0] == seen
 
 
-def test_the_watch_goes_on_until_it_is_cancelled(cluster):
-    async def main():
-        ledger = Ledger(0.1)
-        async with aiohttp.ClientSession() as session, asyncio.timeout(30):
-            watch = Watch(session, cluster.url, cluster.url, {OURS: ledger})
-            watching = asyncio.create_task(watch.run(lambda: 1.5))
-            while len(ledger.samples) < 2:  # noqa: ASYNC110 - a list has no event
-                await asyncio.sleep(0.01)
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
-        return ledger.samples
-
-    assert asyncio.run(main())[0] == Sample(1.5, 2, 2, 3.5, 7)
-
-
 @pytest.mark.parametrize("document", [{}, {"data": {}}, {"data": {"result": [{}]}}, []])
 def test_an_answer_of_another_shape_is_no_answer(cluster, document):
     cluster.faults[QUERY] = answers(document)

@@ -24,6 +24,7 @@ from tailbound_lab.load.records import (
     milliseconds,
     parse_run,
     per_second,
+    percent,
     percentile,
     recent,
     reduce,
@@ -77,6 +78,10 @@ def test_without_requests_there_is_no_attainment_and_no_percentile():
     summary = summarize([], 0.1)
     assert (summary.attainment, summary.p50, summary.p99) == (None, None, None)
     assert (milliseconds(None), milliseconds(math.inf), milliseconds(0.1)) == (None, None, 100.0)
+
+
+def test_share_of_all_but_a_few_never_reads_as_all():
+    assert [percent(share) for share in (0.99999, 1.0, None)] == ["99.99%", "100.00%", "-"]
 
 
 @given(st.lists(st.floats(0, 100), min_size=1).map(sorted), st.floats(0.001, 1))

@@ -10,7 +10,6 @@ import aiohttp
 import pytest
 
 from lab.local.harness import TWO, on_platform, until
-from slo_autoscaler.sources.direct import Direct
 
 
 async def raw(client, first: str, *headers: str, body: str = "") -> bytes:
@@ -224,28 +223,3 @@ async def test_a_held_request_goes_with_its_client_or_its_function(client):
     await until(lambda: function.held == 1)
     assert await client.status("DELETE", "/system/functions", {"functionName": "echo"}) == 202
     assert (await staying).status == 503
-
-
-class _Here:
-    """The gateway's page, which Prometheus would say is there."""
-
-    def __init__(self, url: str) -> None:
-        self._found = {url.removeprefix("http://"): {"echo.openfaas-fn"}}
-
-    def gateways(self) -> dict[str, set[str]]:
-        return self._found
-
-    def watchdogs(self) -> dict[str, str]:
-        return {}
-
-
-@on_platform()
-async def test_arrivals_are_read_directly_from_the_gateways_page(client):
-    await client.deploy()
-    direct = Direct(_Here(client.platform.gateway_url), 0.3)
-    direct.start()
-    try:
-        while not direct.rates().get("echo.openfaas-fn"):
-            await asyncio.gather(*(client.call("GET", "/function/echo") for _ in range(20)))
-    finally:
-        direct.close()

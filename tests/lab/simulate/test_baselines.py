@@ -1,9 +1,5 @@
 """Other scalers' laws, step by step against what they give by hand."""
 
-import math
-from fractions import Fraction
-from itertools import pairwise
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,7 +29,6 @@ from tailbound_lab.simulate.baselines import (
     kpa,
     llmd,
     notify,
-    openfaas_step,
     ray,
 )
 from tailbound_lab.simulate.ray_policy import packaged
@@ -111,21 +106,6 @@ def notifications(polls):
 )
 def test_a_notification_goes_out_when_alertmanager_would_send_it(firing, seconds, sent):
     assert notifications((t, firing(t)) for t in range(seconds)) == sent
-
-
-@given(st.lists(st.frozensets(st.sampled_from("abc")), min_size=1, max_size=200))
-def test_notifications_keep_their_distance_and_tell_only_what_was_seen(polls):
-    sent = notifications(enumerate(polls))
-    for at, firing, resolved in sent:
-        assert firing == polls[at]
-        assert bool(firing | resolved) > bool(firing & resolved)
-    assert all(later[0] - earlier[0] >= 5 for earlier, later in pairwise(sent))
-
-
-@given(st.integers(0, 20), st.integers(1, 5), st.integers(1, 100))
-def test_a_step_is_the_factors_share_of_the_highest_rounded_up(current, highest, factor):
-    desired = openfaas_step(OpenFaasRule(factor=factor), Bounds(1, highest), current, firing=True)
-    assert desired == min(current + math.ceil(Fraction(highest * factor, 100)), highest)
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,6 @@ def test_each_rate_holds_for_the_step_before_it_and_gaps_are_silent():
     ("fault", "what"),
     [
         (doubles.status(503), "503"),
-        (doubles.garbage, "127.0.0.1"),
-        (doubles.status(200, b"[]"), "127.0.0.1"),
         (an_answer([]), NAME),
         (an_answer([(1010.0, "0")]), NAME),
     ],

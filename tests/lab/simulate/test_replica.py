@@ -39,11 +39,8 @@ def poisson(rate, seconds, seed):
     [
         (0.0, [1.0, 1.01, 1.02], [(1.03, [1.0]), (1.07, [1.01, 1.02])]),
         (5.0, [1.0], [(5.03, [1.0])]),
-        # The head has 50 ms left when the worker comes: l(3) = 50 ms.
-        (0.15, [0.0001, 0.1, 0.11, 0.12, 0.13], [(0.2, [0.0001, 0.1, 0.11]), (0.24, [0.12, 0.13])]),
-        (0.19, [0.0, 0.18], [(0.23, [0.18, 0.0])]),
     ],
-    ids=["together behind a batch", "not before it is ready", "what the head affords", "late ones fill up"],
+    ids=["together behind a batch", "not before it is ready"],
 )
 def test_batches_by_hand(ready_at, arrivals, batches):
     replica = Replica(FUNCTION, ready_at)
@@ -57,14 +54,10 @@ def test_late_request_times_out():
     assert (replica.order, replica.lost) == ([0.9], [0.5])
 
 
-def test_beyond_max_inflight_newcomers_are_refused_until_something_is_late():
-    replica = Replica(Function(FUNCTION.service, max_inflight=2), 1.0)
-    replica.serve([0.9, 0.91, 0.92], 1.0)
-    replica.serve([1.0001, 1.0002, 1.0003], 1.001)
-    assert (len(replica.order), replica.queued) == (2, 0)
-    assert len(replica.lost) == 4
-    replica.serve([2.0], math.inf)
-    assert replica.order[-1] == 2.0
+def test_request_that_finds_the_replica_full_is_lost_at_once():
+    replica = Replica(Function(FUNCTION.service, max_inflight=2), 0.0)
+    replica.serve([1.0, 1.001, 1.002], 2.0)
+    assert (replica.order, replica.lost) == ([1.0, 1.001], [1.002])
 
 
 @given(
