@@ -69,7 +69,7 @@ def pages() -> dict[str, str]:
         },
         "reasons.md": _reasons(),
         "signals.md": {"Inputs of a decision": _inputs()}
-        | dict.fromkeys(("Functions without the watchdog", "The load, read directly", "After a restart")),
+        | dict.fromkeys(("Functions without the watchdog", "The load, read directly")),
     }
     return {name: filled((FOLDER / name).read_text(), under) for name, under in parts.items()}
 
