@@ -128,6 +128,7 @@ def test_mode_off_decides_nothing_and_active_scales_again(installed: Guide):
 
 
 def test_changed_configuration_rolls_the_autoscaler_and_nothing_else(installed: Guide):
+    wait_for("the last pod's end", lambda: len(names("--namespace=openfaas-fn", "pods")) == counts()[0])
     config = installed.clone / "install/openfaas/config.yaml"
     before = {each: names("--namespace", each, "pods") for each in OURS}
     config.write_text(f"{config.read_text()}\n# changed\n")
