@@ -1,4 +1,4 @@
-"""Ends a child process together with the watchdog.
+"""Ends a child process together with the watchdog, and words the end of a child.
 
 Owns ``die_with_parent`` and, run as a module, executes any other program with it:
 ``python -m batching_watchdog.launch PARENT COMMAND...``. Next step: the program itself.
@@ -11,6 +11,16 @@ import sys
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
+
+
+def how_it_ended(status: int) -> str:
+    """Return the end of a process as text. A signal is a negative ``status``, as in ``subprocess``."""
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:  # a real-time signal
+        return f"was killed by signal {-status}"
 
 
 def die_with_parent(signum: int, parent: int) -> None:

@@ -7,8 +7,11 @@ timeouts and a long SLO unless a test is about those, and what must overlap is h
 import contextlib
 import http.client
 import os
+import resource
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -57,6 +60,22 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = PATIENC
                 return value
         time.sleep(0.02)
     raise AssertionError(f"not within {seconds:g} s: {what}")
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Process ids of all whose environment has this function's folder."""
+    marker = f"function_path={folder}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and marker in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+    return found
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """All that comes until the connection ends."""
+    return b"".join(iter(lambda: connection.recv(1 << 20), b""))
 
 
 class Watchdog:
@@ -145,16 +164,24 @@ class Watchdog:
                 return float(line.rpartition(" ")[2])
         raise AssertionError(f"no sample {name} in:\n{text}")
 
+    def connect(self) -> socket.socket:
+        """A connection that takes little of an answer before it is read."""
+        connection = socket.socket()
+        # Closing resets, so that thousands of ports do not wait out their time afterwards.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(PATIENCE)
+        connection.connect(("127.0.0.1", self.port))
+        return connection
+
+    def memory(self) -> int:
+        """Resident bytes of the watchdog process itself."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * resource.getpagesize()
+
     def processes(self) -> list[int]:
-        """Process ids of gunicorn and the workers: all whose environment has our folder, but the watchdog."""
-        marker = f"function_path={self.folder}".encode()
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and int(entry.name) != self.process.pid:
-                with contextlib.suppress(OSError):
-                    if marker in (entry / "environ").read_bytes().split(b"\0"):
-                        found.append(int(entry.name))
-        return found
+        """Process ids of gunicorn and the workers."""
+        return [pid for pid in processes_of(self.folder) if pid != self.process.pid]
 
     def gunicorn(self) -> int:
         """The process id of the gunicorn arbiter."""

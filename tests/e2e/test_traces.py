@@ -3,7 +3,6 @@
 import json
 import shutil
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 PAGE = (ROOT / "docs/howto/trace-a-request.md").read_text()
 (TRACES,) = (block.text for block in blocks(PAGE) if block.language == "python")
 """The page's handler: its span ``tokenize`` is a child of what the watchdog passes on."""
-FAILS = TRACES.replace("return event.body", "raise RuntimeError('failed on purpose')")
-GATED_BATCHES = """
-import pathlib, time
 
-def handle_batch(events, context):
-    while not pathlib.Path(__file__).with_name("gate").exists():
-        time.sleep(0.01)
-    return [event.body for event in events]
-"""
+
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SAMPLED = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01", "tracestate": "a=1"}
 UNSAMPLED = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-00"}
@@ -78,54 +70,6 @@ def test_collector_sees_a_request_wait_and_run_in_a_batch_that_links_to_it_and_t
         assert batch.start <= batch.end <= server.end
         assert {span.tracestate for span in spans.values()} == {"a=1"}
         assert {span.service for span in receiver.spans} == {"my-model"}
-
-
-def test_batch_of_several_traces_links_to_those_that_are_recorded():
-    with (
-        a_receiver() as receiver,
-        watchdog(GATED_BATCHES, **exporting(receiver)) as dog,
-        ThreadPoolExecutor(5) as pool,
-    ):
-        traces = [f"{number:032x}" for number in range(1, 5)]
-        running = [pool.submit(dog.call, body=b"x", headers=UNSAMPLED)]
-        wait_until(lambda: dog.metric('watchdog_workers{state="busy"}') == 1, "the worker is busy")
-        for trace_id in traces:
-            flags = "00" if trace_id == traces[-1] else "01"
-            headers = {"traceparent": f"00-{trace_id}-00f067aa0ba902b7-{flags}"}
-            running.append(pool.submit(dog.call, body=b"x", headers=headers))
-        wait_until(lambda: dog.metric("http_requests_in_flight") == 5, "all have come")
-        dog.open_gate()
-        assert {call.result().status for call in running} == {200}
-        dog.stop()
-        spans = receiver.spans
-        assert {span.trace_id for span in spans if span.name == "POST"} == set(traces[:-1])
-        servers = {(span.trace_id, span.span_id) for span in spans if span.name == "POST"}
-        assert {link for batch in receiver.named("batch") for link in batch.links} == servers
-
-
-def test_failure_of_the_handler_fails_its_spans_and_its_log_names_the_trace():
-    with a_receiver() as receiver, watchdog(FAILS, access_log="true", **exporting(receiver)) as dog:
-        assert dog.call(body=b"x", headers=SAMPLED).status == 500
-        spans = came(receiver, "POST", "execution", "tokenize")
-        assert {spans[name].error for name in ("POST", "execution", "tokenize")} == {True}
-        assert spans["POST"].attributes["error.type"] == "handler_error"
-
-        def lines() -> list[str]:
-            return [line for line in dog.log.splitlines() if f"trace {TRACE}" in line]
-
-        wait_until(lambda: len(lines()) == 2, "the access log and the handler's error name the trace")
-        assert sorted(" 500 " in line for line in lines()) == [False, True]
-        assert sorted("handler error: POST / " in line for line in lines()) == [False, True]
-
-
-def test_trace_that_begins_at_the_watchdog_goes_on_in_the_handler_and_an_unsampled_one_is_let_be():
-    with a_receiver() as receiver, watchdog(TRACES, **exporting(receiver)) as dog:
-        assert dog.call(body=b"x", headers=UNSAMPLED).status == 200
-        assert dog.call(body=b"y").status == 200
-        wait_until(lambda: {"POST", "tokenize"} <= {span.name for span in receiver.spans}, "they came")
-        (server,), (own,) = receiver.named("POST"), receiver.named("tokenize")
-        assert server.parent_id == ""
-        assert own.trace_id == server.trace_id != TRACE
 
 
 def test_spans_that_wait_are_sent_when_the_watchdog_ends():

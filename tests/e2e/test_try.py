@@ -1,6 +1,5 @@
 """``batching-watchdog try`` on handlers of all kinds, with real worker processes."""
 
-import contextlib
 import json
 import os
 import signal
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from docs.pages import ROOT, blocks
-from e2e.processes import PATIENCE, wait_until
+from e2e.processes import PATIENCE, processes_of, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -43,18 +42,8 @@ def tried(folder: Path, handler: str, *options: str, **environment: str) -> subp
         text=True,
         check=False,
     )
-    wait_until(lambda: not workers_of(folder), "no process is left")
+    wait_until(lambda: not processes_of(folder), "no process is left")
     return done
-
-
-def workers_of(folder: Path) -> list[str]:
-    marker = f"function_path={folder}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit() and marker in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(entry.name)
-    return found
 
 
 def test_handler_is_loaded_measured_and_asked_over_http_and_the_report_is_all_of_stdout(tmp_path: Path):
@@ -143,7 +132,7 @@ def test_interrupt_while_the_handler_loads_ends_the_command_and_its_processes(tm
     assert command.returncode == 130
     assert "interrupted while loading the handler" in said
     assert "Traceback" not in said
-    wait_until(lambda: not workers_of(tmp_path), "no process is left")
+    wait_until(lambda: not processes_of(tmp_path), "no process is left")
 
 
 def test_error_of_the_handler_is_a_json_object_for_machines(tmp_path: Path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from batching_watchdog.speedups import compiled
-from e2e.processes import ECHO, GATED, PATIENCE, Watchdog, starting_watchdog, wait_until, watchdog
+from e2e.processes import ECHO, GATED, PATIENCE, Watchdog, read_all, starting_watchdog, wait_until, watchdog
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -72,36 +72,6 @@ def test_requests_of_one_length_are_told_apart_by_the_functions_own_cost_and_by_
         assert dog.metric("watchdog_cost_failures_total") == 3
         assert dog.metric("watchdog_cost_seconds_count") >= 19
         assert dog.log.count("KeyError") == 1
-
-
-def test_cost_that_cannot_be_loaded_stops_the_start_with_one_line():
-    with starting_watchdog(ECHO, cost="cost = 3.0\n") as dog:
-        assert dog.ended() == 1
-        (line,) = dog.log.strip().splitlines()
-        assert "cost.py" in line
-
-
-@pytest.mark.parametrize(("body", "status", "deaths"), [(b"once", 200, 1), (b"always", 502, 2)])
-def test_an_input_that_kills_its_worker_is_tried_again_until_it_was_alone_and_the_others_are_served(
-    body: bytes, status: int, deaths: int, tmp_path: Path
-):
-    handler = f"""
-    import os, signal, time
-    def handle_batch(events, context):
-        bodies = [event.body for event in events]
-        if b"always" in bodies or b"once" in bodies and not os.path.exists({str(tmp_path / "flag")!r}):
-            open({str(tmp_path / "flag")!r}, "w").close()
-            os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(0.01)
-        return ["ok"] * len(events)
-    """
-    with watchdog(handler, workers="2") as dog:
-        answers = dog.call_all([body] + [b"fine"] * 15)
-        assert answers[0].status == status
-        assert answers[0].headers["X-Watchdog-Reason"] == ("worker_died" if status == 502 else None)
-        assert {answer.status for answer in answers[1:]} == {200}
-        dog.wait_idle(2)
-        assert dog.metric("watchdog_worker_restarts_total") >= deaths
 
 
 def test_a_hung_worker_is_killed_and_its_request_answered_504():
@@ -180,15 +150,6 @@ LARGE = "def handle(event, context):\n    return bytes(20_000_000)\n"
 ASK = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n"
 
 
-def connect(dog: Watchdog) -> socket.socket:
-    """A connection that takes little of an answer before it is read."""
-    connection = socket.socket()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    connection.settimeout(PATIENCE)
-    connection.connect(("127.0.0.1", dog.port))
-    return connection
-
-
 def begin_to_drain(dog: Watchdog) -> None:
     def refused() -> bool:
         with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", dog.port)):
@@ -199,12 +160,8 @@ def begin_to_drain(dog: Watchdog) -> None:
     wait_until(refused, "the listener is closed")
 
 
-def read_all(connection: socket.socket) -> bytes:
-    return b"".join(iter(lambda: connection.recv(1 << 20), b""))
-
-
 def test_an_answer_is_sent_whole_though_its_client_reads_it_late_in_the_drain():
-    with watchdog(LARGE, write_timeout=f"{PATIENCE:.0f}s") as dog, connect(dog) as client:
+    with watchdog(LARGE, write_timeout=f"{PATIENCE:.0f}s") as dog, dog.connect() as client:
         client.sendall(ASK + b"\r\nx")
         wait_until(
             lambda: dog.metric('slo_requests_total{outcome="good",slo_class="default"}') == 1,
@@ -218,7 +175,7 @@ def test_an_answer_is_sent_whole_though_its_client_reads_it_late_in_the_drain():
 
 
 def test_a_body_that_is_complete_after_the_drain_began_is_served():
-    with watchdog(ECHO) as dog, connect(dog) as client:
+    with watchdog(ECHO) as dog, dog.connect() as client:
         client.sendall(ASK + b"Expect: 100-continue\r\n\r\n")
         assert client.recv(100).startswith(b"HTTP/1.1 100")
         begin_to_drain(dog)
@@ -231,7 +188,7 @@ def test_a_body_that_is_complete_after_the_drain_began_is_served():
 
 
 def test_request_not_served_within_the_drain_limit_is_refused():
-    with watchdog(GATED, write_timeout="1s") as dog, connect(dog) as client:
+    with watchdog(GATED, write_timeout="1s") as dog, dog.connect() as client:
         client.sendall(ASK + b"\r\nx")
         wait_until(lambda: dog.metric("http_requests_in_flight") == 1, "it is busy")
         begin_to_drain(dog)
@@ -278,12 +235,6 @@ def test_a_killed_watchdog_leaves_no_process_behind():
     [
         (ECHO, {"slo_latency": "soon"}, 2, "slo_latency='soon': must be a duration above zero"),
         (ECHO, {"function_path": "/no/such/folder"}, 1, "there is no handler.py in /no/such/folder"),
-        (
-            "def load(): ...",
-            {},
-            1,
-            "defines neither handle_batch(events, context) nor handle(event, context)",
-        ),
     ],
 )
 def test_start_that_cannot_work_ends_with_one_message(
@@ -310,18 +261,20 @@ def model():
 """
 
 
-def test_trace_of_a_handler_that_raises_is_one_record_that_begins_with_its_own_frame():
-    with watchdog(RAISING, log_format="json") as dog:
+def test_failure_of_the_handler_is_one_record_that_begins_with_its_own_frame_and_names_its_request():
+    with watchdog(RAISING, log_format="json", access_log="missed") as dog:
         assert dog.call(headers={"X-Call-Id": "2a7b9d50"}).status == 500
-        wait_until(lambda: "2a7b9d50" in dog.log, "the failure is logged")
-        records = [record for record in map(json.loads, dog.log.splitlines()) if record["event"] == "failure"]
-        assert [record["call_id"] for record in records] == ["example()", "2a7b9d50"]
-        for record in records:
-            assert record["level"] == "error"
-            first, *lines = record["trace"].splitlines()
-            assert first.startswith("Traceback")
-            assert lines[0] == f'  File "{dog.folder}/handler.py", line 6, in handle'
-            assert lines[-1] == "ValueError: no such layer"
+        wait_until(lambda: dog.log.count("2a7b9d50") >= 3, "the request and its failure are logged")
+        documents = [json.loads(line) for line in dog.log.splitlines()]
+    (line,) = [each for each in documents if each["event"] == "request"]
+    assert (line["call_id"], line["outcome"], line["batch_size"]) == ("2a7b9d50", "error", 1)
+    failures = [each for each in documents if each["event"] == "failure"]
+    assert [each["call_id"] for each in failures] == ["example()", "2a7b9d50"]
+    for each in failures:
+        first, *lines = each["trace"].splitlines()
+        assert first.startswith("Traceback")
+        assert lines[0] == f'  File "{dog.folder}/handler.py", line 6, in handle'
+        assert lines[-1] == "ValueError: no such layer"
 
 
 @pytest.mark.parametrize("preload", ["auto", "false"])

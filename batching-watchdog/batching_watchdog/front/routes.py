@@ -120,13 +120,20 @@ class Front:
     def answer_error(self, exchange: Exchange, error: WatchdogError) -> None:
         """Respond with one of our own errors, and count a request that was never admitted."""
         meaning = "shed" if error.reason in _SHED else None
-        if not exchange.refused:
-            now, slo_class = self._clock(), self._slo_class(exchange)
-            self._finish(exchange, error, None, 0.0, meaning, now, slo_class)
-            if self._tracing is not None:
-                self._tracing.refuse(exchange, error, now, meaning, self._told_class(slo_class))
-            return
-        # Refused at the header: no times to report. Under overload most requests take this path.
+        if exchange.refused:
+            slo_class = self._refuse(exchange, error, meaning)
+        else:
+            slo_class = self._slo_class(exchange)
+            self._finish(exchange, error, None, 0.0, meaning, self._clock(), slo_class)
+        if self._tracing is not None:
+            trace, told = self._tracing.sample(exchange), self._told_class(slo_class)
+            self._tracing.end(exchange, trace, error, self._clock(), meaning, told)
+
+    def _refuse(self, exchange: Exchange, error: WatchdogError, meaning: str | None) -> str:
+        """Respond to a request that is refused at its header, without times; return its SLO class.
+
+        Under overload most requests take this path.
+        """
         if error is not self._refusal:
             self._refusal, self._refusal_answer = error, (error_head(error), f"{error}\n".encode())
         head, body = self._refusal_answer
@@ -138,11 +145,9 @@ class Front:
         self._metrics.request_finished(error.status, exchange.method, 0.0, meaning, slo_class)
         exchange.respond(error.status, head, body)
         if self._access_log.on or error.status >= 500:
-            seconds = self._clock() - exchange.arrived
-            context = caller(exchange)
+            seconds, context = self._clock() - exchange.arrived, caller(exchange)
             self._log(exchange, error, None, 0.0, seconds, len(body), meaning, slo_class, context)
-        if self._tracing is not None:
-            self._tracing.refuse(exchange, error, self._clock(), meaning, self._told_class(slo_class))
+        return slo_class
 
     def _health(self, exchange: Exchange) -> None:
         if exchange.method != b"GET":
@@ -229,7 +234,9 @@ class Front:
         self._finish(exchange, outcome, batch, waited, meaning, now, request.slo_class)
         if self._tracing is not None:
             told = self._told_class(request.slo_class)
-            self._tracing.end(exchange, request, outcome, batch, now, meaning, told)
+            self._tracing.end(
+                exchange, request.trace, outcome, now, meaning, told, admitted=True, batch=batch
+            )
 
     def withdraw(self, exchange: Exchange, request: Request) -> None:
         """Remove a request whose client left: a miss if its deadline has passed, else counted separately."""
@@ -246,7 +253,7 @@ class Front:
             self._log(exchange, _ABANDONED, None, 0.0, seconds, 0, meaning, request.slo_class, context)
         if self._tracing is not None:
             told = self._told_class(request.slo_class)
-            self._tracing.abandon(exchange, request, now, meaning, told)
+            self._tracing.end(exchange, request.trace, _ABANDONED, now, meaning, told)
 
     def _told_class(self, slo_class: str) -> str | None:
         """The class as logs and spans tell it: not at all if none are declared."""

@@ -4,7 +4,7 @@ Owns HTTP's part of tracing; ``spans`` has the rules, and a ``Tracer`` samples a
 ``routes``.
 """
 
-from batching_watchdog.errors import WatchdogError
+from batching_watchdog.errors import Abandoned, WatchdogError
 from batching_watchdog.front.protocol import Exchange
 from batching_watchdog.messages import Batch, Reply, Request
 from batching_watchdog.spans import RequestTrace, Tracer, request_attributes, request_spans, server_name
@@ -32,7 +32,7 @@ class RequestTracing:
         If it is recorded, its ``traceparent`` names the span ``execution`` from here on, for the handler and
         for the request's line in the log.
         """
-        trace = self._sample(exchange)
+        trace = self.sample(exchange)
         if trace is None:
             return
         request.trace = trace
@@ -45,15 +45,20 @@ class RequestTracing:
     def end(
         self,
         exchange: Exchange,
-        request: Request,
+        trace: RequestTrace | None,
         outcome: Reply | WatchdogError,
-        batch: Batch | None,
         now: float,
         meaning: str | None,
         slo_class: str | None,
+        *,
+        admitted: bool = False,
+        batch: Batch | None = None,
     ) -> None:
-        """Record an admitted request that is answered ``now``, if it was sampled."""
-        if request.trace is None:
+        """Record a request that ends ``now``, if it was sampled.
+
+        ``admitted``: with the spans of its stages, the last in ``batch``.
+        """
+        if trace is None:
             return
         error = None
         if isinstance(outcome, WatchdogError):
@@ -61,59 +66,22 @@ class RequestTracing:
         elif outcome.failed:
             error = "handler_error"
         spans = request_spans(
-            request.trace,
+            trace,
             arrived=exchange.arrived,
             now=now,
-            status=outcome.status,
+            status=None if isinstance(outcome, Abandoned) else outcome.status,
             error=error,
             outcome=meaning,
             slo_class=slo_class,
-            queued=True,
+            queued=admitted,
             batch=batch,
         )
         self._tracer.record(spans)
 
-    def abandon(
-        self, exchange: Exchange, request: Request, now: float, meaning: str | None, slo_class: str | None
-    ) -> None:
-        """Record an admitted request whose client disconnected, without the spans of its stages."""
-        if request.trace is None:
-            return
-        spans = request_spans(
-            request.trace,
-            arrived=exchange.arrived,
-            now=now,
-            status=None,
-            error="abandoned",
-            outcome=meaning,
-            slo_class=slo_class,
-        )
-        self._tracer.record(spans)
-
-    def refuse(
-        self,
-        exchange: Exchange,
-        error: WatchdogError,
-        now: float,
-        meaning: str | None,
-        slo_class: str | None,
-    ) -> None:
-        """Record a refused request, if it is sampled; one with an incomplete header has no span."""
-        trace = self._sample(exchange) if exchange.head_complete else None
-        if trace is None:
-            return
-        spans = request_spans(
-            trace,
-            arrived=exchange.arrived,
-            now=now,
-            status=error.status,
-            error=error.reason,
-            outcome=meaning,
-            slo_class=slo_class,
-        )
-        self._tracer.record(spans)
-
-    def _sample(self, exchange: Exchange) -> RequestTrace | None:
+    def sample(self, exchange: Exchange) -> RequestTrace | None:
+        """Sample a request; None if it is not recorded, as one with an incomplete header."""
+        if not exchange.head_complete:
+            return None
         parent = caller(exchange)
         if parent is not None and self._tracer.ignores(parent):
             return None

@@ -17,6 +17,7 @@ from itertools import count
 from typing import Final, TextIO
 
 from batching_watchdog.config import Config
+from batching_watchdog.launch import how_it_ended
 from batching_watchdog.logs import line_maker
 from batching_watchdog.machine import THREAD_VARIABLES
 
@@ -237,13 +238,3 @@ def worker_environment(config: Config, environ: Mapping[str, str]) -> dict[str, 
     environment["preload"] = config.preload
     environment["load_timeout"] = str(config.load_timeout)
     return environment
-
-
-def how_it_ended(status: int) -> str:
-    """Return a child's exit status as text; asyncio reports signals as negative numbers."""
-    if status >= 0:
-        return f"ended with status {status}"
-    try:
-        return f"was killed by {signal.Signals(-status).name}"
-    except ValueError:  # a real-time signal
-        return f"was killed by signal {-status}"

@@ -25,8 +25,9 @@ from batching_watchdog.config import Config
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.errors import HandlerNotLoaded, LoadTimedOut, StartFailed
 from batching_watchdog.function import left_stack
+from batching_watchdog.launch import how_it_ended
 from batching_watchdog.messages import Batch, DispatchReason, Failure, Reply
-from batching_watchdog.pool.child import RECONNECT_SECONDS, STOP_SECONDS, Child, Tasks, how_it_ended
+from batching_watchdog.pool.child import RECONNECT_SECONDS, STOP_SECONDS, Child, Tasks
 from batching_watchdog.pool.connection import Connection, connect
 from batching_watchdog.pool.profile import Profiler
 from batching_watchdog.shell import Shell

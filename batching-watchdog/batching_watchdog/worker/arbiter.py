@@ -25,7 +25,7 @@ from gunicorn.errors import HaltServer
 
 from batching_watchdog.errors import HandlerNotLoaded, LoadTimedOut
 from batching_watchdog.function import left_stack
-from batching_watchdog.launch import die_with_parent
+from batching_watchdog.launch import die_with_parent, how_it_ended
 from batching_watchdog.worker.devices import one_thread
 from batching_watchdog.worker.serve import BatchWorker, Preloaded, load_handler, stack_folder
 
@@ -46,9 +46,9 @@ SHOWN: Final = 5
 _HARMLESS: Final = frozenset(("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"))
 """Files that processes may share."""
 _HINTS: Final = {
-    "SIGKILL": " (out of memory?)",
-    "SIGSEGV": " (PYTHONFAULTHANDLER=1 shows where)",
-    "SIGABRT": " (PYTHONFAULTHANDLER=1 shows where)",
+    -signal.SIGKILL: " (out of memory?)",
+    -signal.SIGSEGV: " (PYTHONFAULTHANDLER=1 shows where)",
+    -signal.SIGABRT: " (PYTHONFAULTHANDLER=1 shows where)",
 }
 
 
@@ -133,12 +133,13 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
             end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if end is None:
                 continue
-            last = f"the last one {how_it_ended(end)}"
+            status = end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
+            last = f"the last one {how_it_ended(status)}{_HINTS.get(status, '')}"
             self._died_in_vain += not ended_well(end)
             lived = time.monotonic() - worker.loaded_at if worker.loaded_at else None
             slot = self._slots[worker.slot]
             slot.ended(lived, useful=worker.has_served or ended_well(end))
-            if lived is None and end.si_status == signal.SIGALRM and end.si_code != os.CLD_EXITED:
+            if lived is None and status == -signal.SIGALRM:
                 slot.give_up()
                 stack = left_stack(stack_folder(), pid)
                 self._report = LoadTimedOut(float(os.environ["load_timeout"]), stack)
@@ -281,17 +282,6 @@ def other_threads() -> list[str]:
 def ended_well(end: os.waitid_result) -> bool:
     """Return whether a worker left by itself, after the watchdog closed its connection to replace it."""
     return end.si_code == os.CLD_EXITED and end.si_status == 0
-
-
-def how_it_ended(end: os.waitid_result) -> str:
-    """Return the end of a process in words."""
-    if end.si_code == os.CLD_EXITED:
-        return f"ended with status {end.si_status}"
-    try:
-        name = signal.Signals(end.si_status).name
-    except ValueError:  # a real-time signal
-        name = f"signal {end.si_status}"
-    return f"was killed by {name}{_HINTS.get(name, '')}"
 
 
 def _some(names: Sequence[str]) -> str:

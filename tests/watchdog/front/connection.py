@@ -208,6 +208,16 @@ class Connection:
         self.protocol.connection_lost(None)
 
 
+def clients(count: int, application: Echo | None = None, limits: Limits = LIMITS) -> list[Connection]:
+    """So many clients of one listener."""
+    first = Connection(application, limits)
+    return [first, *(Connection(beside=first) for _ in range(count - 1))]
+
+
+def statuses(answers: list[Answer]) -> list[int]:
+    return [answer.status for answer in answers]
+
+
 @dataclass
 class Reading:
     """What became of a stream: complete requests, then ``open``, ``closed`` or ``refused`` and why."""

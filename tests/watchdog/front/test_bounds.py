@@ -6,13 +6,25 @@ from itertools import chain, repeat
 import pytest
 
 from batching_watchdog.front.protocol import (
+    CONNECTION_BYTES,
     IDLE_SECONDS,
     MAX_HEADER_BYTES,
     STALL_SECONDS,
     SURPLUS_CONNECTIONS,
     SURPLUS_SECONDS,
 )
-from watchdog.front.connection import CHUNKED, GET, LIMITS, POST, Answer, Connection, Echo, post
+from watchdog.front.connection import (
+    CHUNKED,
+    GET,
+    LAST,
+    LIMITS,
+    POST,
+    Connection,
+    Echo,
+    clients,
+    post,
+    statuses,
+)
 
 pytestmark = pytest.mark.usefixtures("speedups")
 
@@ -40,7 +52,7 @@ def test_request_beyond_a_length_limit_is_refused(data: bytes, status: int):
 
 @pytest.mark.parametrize("target", [0, 1], ids=["in the headers", "in the target"])
 @pytest.mark.parametrize(("over", "status"), [(0, 200), (1, 431)])
-def test_the_header_may_have_just_so_many_bytes(target: int, over: int, status: int):
+def test_header_may_have_just_so_many_bytes(target: int, over: int, status: int):
     # Target and headers count, a header with its colon and line end: 1 + 9 + 5 without the filling.
     fill = b"y" * (MAX_HEADER_BYTES - 15 + over)
     parts = (fill, b"") if target else (b"", fill)
@@ -75,13 +87,13 @@ def test_endless_framing_is_refused_after_the_header_limit(start: bytes, more: b
     assert not client.application.messages
 
 
-def test_a_body_in_chunks_of_one_byte_is_not_taken_for_abuse():
+def test_body_in_chunks_of_one_byte_is_not_taken_for_abuse():
     client = Connection(limits=replace(LIMITS, max_body_bytes=20_000))
     client.send(CHUNKED, *[b"1;a=bcdefg\r\nx\r\n" * 100] * 200, b"0\r\n\r\n")
     assert [message.body for message in client.application.messages] == [b"x" * 20_000]
 
 
-def test_a_large_read_that_ends_within_the_next_request_is_not_taken_for_long_headers():
+def test_large_read_that_ends_within_the_next_request_is_not_taken_for_long_headers():
     assert len(Connection().send(GET * 9000 + GET[:8], GET[8:])) == 9001
 
 
@@ -92,13 +104,8 @@ def body(size: int) -> bytes:
     return post(size) + b"x" * size
 
 
-def statuses(answers: list[Answer]) -> list[int]:
-    return [answer.status for answer in answers]
-
-
 def test_request_beyond_the_held_bytes_is_refused_until_others_are_answered():
-    client = Connection(Echo(hold=True), SMALL)
-    other = Connection(beside=client)
+    client, other = clients(2, Echo(hold=True), SMALL)
     client.send(body(90_000) + body(50_000))
     assert statuses(other.send(post(60_000))) == [429]
     assert other.send(b"x" * 60_000 + body(30_000)) == []
@@ -109,8 +116,7 @@ def test_request_beyond_the_held_bytes_is_refused_until_others_are_answered():
 
 
 def test_chunked_bodies_count_as_they_come_and_are_cut_when_it_is_too_much():
-    client = Connection(limits=SMALL)
-    others = [Connection(beside=client) for _ in range(2)]
+    client, *others = clients(3, limits=SMALL)
     client.send(CHUNKED + b"182b8\r\n" + b"x" * 99_000 + b"\r\n")
     # What is announced but has not come takes nothing from the others.
     assert others[0].send(post(60_000)) == []
@@ -121,8 +127,7 @@ def test_chunked_bodies_count_as_they_come_and_are_cut_when_it_is_too_much():
 
 
 def test_answers_that_are_not_read_count_until_they_are():
-    client = Connection(limits=SMALL)
-    other = Connection(beside=client)
+    client, other = clients(2, limits=SMALL)
     client.send(GET)
     client.wire.unread = 200_000
     client.protocol.pause_writing()
@@ -135,22 +140,17 @@ def test_answers_that_are_not_read_count_until_they_are():
 
 
 def test_client_stalled_longest_is_cut_while_too_much_is_held():
-    clients = [Connection(limits=SMALL)]
-    clients += [Connection(beside=clients[0]) for _ in range(3)]
-    for client in clients[:3]:
+    *stalled, last = clients(4, limits=SMALL)
+    for client in stalled:
         client.send(GET)
         client.wire.unread = 80_000
         client.protocol.pause_writing()
-        assert not clients[0].wire.aborted
+        assert not stalled[0].wire.aborted
         client.clock.now += STALL_SECONDS / 2.5
     # The third was too much, but no client had had its time to read.
-    clients[3].wire.unread = 1
-    clients[3].protocol.pause_writing()
-    assert [client.wire.aborted for client in clients] == [True, False, False, False]
-    clients[1].protocol.resume_writing()
-    for client in clients:
-        client.lose()
-    assert clients[0].connections.queued_bytes == 0
+    last.wire.unread = 1
+    last.protocol.pause_writing()
+    assert [client.wire.aborted for client in (*stalled, last)] == [True, False, False, False]
 
 
 def test_small_parts_of_a_body_are_joined():
@@ -164,26 +164,25 @@ def test_small_parts_of_a_body_are_joined():
     assert client.application.messages[0].body == b"x" * 10_000
 
 
-FEW = replace(LIMITS, max_connections=2)
+ONE, TWO = (replace(LIMITS, max_connections=number) for number in (1, 2))
 
 
-def test_a_connection_too_many_is_refused_at_its_request_but_probes_are_answered():
-    clients = [Connection(Echo(hold=True), FEW)]
-    clients += [Connection(beside=clients[0]) for _ in range(3)]
-    for client in clients[:2]:
+def test_connection_too_many_is_refused_at_its_request_but_probes_are_answered():
+    *served, refused, probe = clients(4, Echo(hold=True), TWO)
+    for client in served:
         client.send(GET)
-    clients[0].application.hold = False
-    for client, target, status in ((clients[2], b"/a", 503), (clients[3], b"/always", 200)):
+    served[0].application.hold = False
+    for client, target, status in ((refused, b"/a", 503), (probe, b"/always", 200)):
         (answer,) = client.send(GET.replace(b"/a", target))
         assert (answer.status, answer.headers["connection"]) == (status, "close")
         assert client.wire.closed
         client.lose()
-    clients[0].lose()
-    assert statuses(Connection(beside=clients[1]).send(GET)) == [200]
+    served[0].lose()
+    assert statuses(Connection(beside=served[1]).send(GET)) == [200]
 
 
-def test_a_connection_too_many_that_asks_nothing_is_closed_soon():
-    busy = Connection(Echo(hold=True), replace(LIMITS, max_connections=1))
+def test_connection_too_many_that_asks_nothing_is_closed_soon():
+    busy = Connection(Echo(hold=True), ONE)
     busy.send(GET)
     silent, slow = Connection(beside=busy), Connection(beside=busy)
     slow.send(GET[:9])
@@ -195,24 +194,29 @@ def test_a_connection_too_many_that_asks_nothing_is_closed_soon():
 
 
 def test_connections_far_too_many_are_reset():
-    busy = Connection(Echo(hold=True), replace(LIMITS, max_connections=1))
+    busy = Connection(Echo(hold=True), ONE)
     busy.send(GET)
-    clients = [Connection(beside=busy) for _ in range(SURPLUS_CONNECTIONS + 1)]
-    assert [client.wire.aborted for client in clients] == [False] * SURPLUS_CONNECTIONS + [True]
-    for client in clients:
+    others = [Connection(beside=busy) for _ in range(SURPLUS_CONNECTIONS + 1)]
+    assert [client.wire.aborted for client in others] == [False] * SURPLUS_CONNECTIONS + [True]
+    for client in others:
         client.lose()
     assert not Connection(beside=busy).wire.aborted
 
 
-def test_an_idle_connection_makes_room_for_a_new_one():
-    clients = [Connection(Echo(hold=True), FEW)]
-    clients.append(Connection(beside=clients[0]))
-    clients[0].send(GET)
-    clients[0].clock.now += IDLE_SECONDS
-    clients.append(Connection(beside=clients[0]))
-    assert [client.wire.closed for client in clients] == [False, True, False]
-    clients[1].lose()
+def test_idle_connection_makes_room_for_a_new_one():
+    busy, idle = clients(2, Echo(hold=True), TWO)
+    busy.send(GET)
+    busy.clock.now += IDLE_SECONDS
+    new = Connection(beside=busy)
+    assert [client.wire.closed for client in (busy, idle, new)] == [False, True, False]
+    idle.lose()
     # The new one has had no time to send its request yet.
-    clients.append(Connection(beside=clients[0]))
-    assert not clients[2].wire.closed
-    assert statuses(clients[3].send(GET)) == [503]
+    late = Connection(beside=busy)
+    assert not new.wire.closed
+    assert statuses(late.send(GET)) == [503]
+
+
+def test_connections_hold_no_more_than_half_of_the_bytes():
+    limits = replace(SMALL, max_connections=1000)
+    *_, last, surplus = clients(SMALL.max_queued_bytes // CONNECTION_BYTES // 2 + 1, Echo(hold=True), limits)
+    assert [statuses(client.send(LAST)) for client in (last, surplus)] == [[], [503]]

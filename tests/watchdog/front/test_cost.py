@@ -69,6 +69,10 @@ def test_time_of_each_cost_is_measured():
     assert (metrics.cost_seconds.total, sum(metrics.cost_seconds.counts)) == (0.5, 2)
 
 
+def test_load_without_a_cost_file_is_none(tmp_path: Path):
+    assert load_cost(tmp_path) is None
+
+
 @pytest.mark.parametrize("siblings", ["import sizes", "from function import sizes", "from . import sizes"])
 def test_load_lets_cost_import_its_siblings_and_leaves_the_path_as_it_was(tmp_path: Path, siblings: str):
     (tmp_path / "sizes.py").write_text("LARGE = 9.0\n")

@@ -10,6 +10,7 @@ import pytest
 
 from batching_watchdog.config import Config
 from batching_watchdog.errors import StartFailed
+from batching_watchdog.launch import how_it_ended
 from batching_watchdog.logs import line_maker
 from batching_watchdog.pool.child import (
     BACKOFF_SECONDS,
@@ -20,7 +21,6 @@ from batching_watchdog.pool.child import (
     Backoff,
     Child,
     Tasks,
-    how_it_ended,
     relay,
     worker_environment,
 )

@@ -1,0 +1,35 @@
+"""What the watchdog's side of a worker connection hears from the worker."""
+
+import asyncio
+
+from batching_watchdog import wire
+from batching_watchdog.messages import Batch, DispatchReason, Failure, Reply, Request
+from batching_watchdog.pool.connection import Connection
+
+
+class Heard:
+    """Keeps all that a connection tells, until the test asks for it."""
+
+    def __init__(self) -> None:
+        self.handshake: asyncio.Future[wire.Handshake] = asyncio.get_running_loop().create_future()
+        self.answers: asyncio.Queue[tuple[list[Reply], float]] = asyncio.Queue()
+        """Replies, and the CPU time that they took."""
+        self.failures: list[Failure] = []
+        self.lost: list[Batch | None] = []
+
+    def loaded(self, connection: Connection, handshake: wire.Handshake) -> None:
+        self.handshake.set_result(handshake)
+
+    def replied(self, connection: Connection, batch: Batch, replies: list[Reply], cpu_seconds: float) -> None:
+        self.answers.put_nowait((replies, cpu_seconds))
+
+    def raised(self, connection: Connection, failure: Failure) -> None:
+        self.failures.append(failure)
+
+    def closed(self, connection: Connection, batch: Batch | None) -> None:
+        self.lost.append(batch)
+
+
+def batch(*bodies: bytes, path: bytes = b"/") -> Batch:
+    requests = tuple(Request(n, b"POST %b\r\n" % path, body, 0.0, 0.0, 0.0) for n, body in enumerate(bodies))
+    return Batch(requests, DispatchReason.IDLE, 0.0)
