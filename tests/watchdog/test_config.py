@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from batching_watchdog.config import (
     DESCRIPTIONS,
     DRAIN_SECONDS,
+    MAX_SLO_CLASSES,
     Config,
     HttpUrl,
-    parse_bytes,
     parse_duration,
 )
 from batching_watchdog.errors import ConfigError
@@ -30,19 +30,10 @@ INVALID: dict[str, list[str]] = {
     "slo_latency": [*BAD_DURATIONS, "0", "0s", "0ms", "30001ms"],
     "slo_objective": ["0", "1", "1.0", "99", "-0.5", "nan", "inf", "x", "0.99%"],
     "slo_classes": [
-        *("a", "=1s", "a=", "a=0s", "a=1.5", "a=1s,", ",a=1s", "a=1s;b=2s", "a=31s", "a=1s@"),
-        *(
-            "a=1s@1",
-            "a=1s@x",
-            "a=1s@0.9@0.9",
-            "a=1s,a=2s",
-            "default=1s",
-            "a b=1s",
-            "ä=1s",
-            'a"=1s',
-            "a=1s=2s",
-        ),
-        *("a" * 65 + "=1s", ",".join(f"c{number}=1s" for number in range(17))),
+        *("a", "=1s", "a=", "a=0s", "a=1.5", "a=1s,", ",a=1s", "a=1s;b=2s", "a=31s", "a=1s@", "a=1s@1"),
+        *("a=1s@x", "a=1s@0.9@0.9"),
+        *("a=1s,a=2s", "default=1s", "a b=1s", "ä=1s", 'a"=1s', "a=1s=2s", "a" * 65 + "=1s"),
+        ",".join(f"c{number}=1s" for number in range(MAX_SLO_CLASSES + 1)),
     ],
     "batch_policy": ["SLO", "x", "fixed,slo"],
     "max_batch_size": [*BAD_WHOLE, "0", "65537"],
@@ -125,23 +116,23 @@ def read(cpus: float = 2.0, devices: tuple[str, ...] = (), **environ: str) -> Co
     return Config.from_env(environ, cpus=cpus, devices=devices)
 
 
-def test_a_class_without_an_objective_has_the_functions_own():
+def test_class_without_an_objective_has_the_functions_own():
     classes = read(slo_classes="a=1s,b=2s@0.5", slo_objective="0.9").slo_classes
     assert [classes["a"].objective, classes["b"].objective] == [0.9, 0.5]
 
 
-def test_a_class_beyond_the_timeout_is_refused_by_name():
-    with pytest.raises(ConfigError, match=r"slo_classes='a=1s,b=2s': must .* exec_timeout \(1 s\).* of b "):
-        read(slo_classes="a=1s,b=2s", exec_timeout="1s")
-
-
-def test_an_empty_environment_gives_the_documented_defaults():
-    config = read()
-    assert (config.function_path, config.batch_policy, config.ready_path) == ("function", "slo", "")
-    assert (config.slo_latency, config.slo_objective, config.exec_timeout) == (0.5, 0.99, 30.0)
-    assert (config.port, config.metrics_port) == (8080, 8081)
-    assert (config.max_batch_size, config.max_inflight, config.max_queued_bytes) == (256, 4096, 2**28)
-    assert (config.prefix_logs, config.shed_late, config.low_priority) == (True, False, True)
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"slo_latency": "31s"},
+        {"slo_latency": "2s", "exec_timeout": "1s"},
+        {"slo_classes": "a=1s,b=2s", "exec_timeout": "1s"},
+    ],
+)
+def test_target_beyond_the_timeout_is_refused_with_both_names(environ: dict[str, str]):
+    with pytest.raises(ConfigError, match=r"slo_.*exec_timeout|exec_timeout.*slo_"):
+        read(**environ)
+    assert read(**dict.fromkeys(("slo_latency", "exec_timeout"), "1s")).slo_latency == 1.0
 
 
 def test_every_variable_is_tested_here():
@@ -150,7 +141,7 @@ def test_every_variable_is_tested_here():
 
 
 @pytest.mark.parametrize("variable", VALID)
-def test_a_valid_value_is_taken_over_and_changes_nothing_else(variable: str):
+def test_valid_value_is_taken_over_and_changes_nothing_else(variable: str):
     text, field, value = VALID[variable]
     config, default = read(**{variable: text}), read()
     assert getattr(config, field) == value
@@ -163,18 +154,11 @@ def test_a_valid_value_is_taken_over_and_changes_nothing_else(variable: str):
 @pytest.mark.parametrize(
     ("variable", "text"), [(variable, text) for variable, texts in INVALID.items() for text in texts]
 )
-def test_an_invalid_value_names_variable_value_and_rule(variable: str, text: str):
+def test_invalid_value_names_variable_value_and_rule(variable: str, text: str):
     with pytest.raises(ConfigError) as caught:
         read(**{variable: text})
     assert caught.value.variable == variable
     assert str(caught.value).startswith(f"{variable}={text!r}: must be")
-
-
-@pytest.mark.parametrize("environ", [{"slo_latency": "31s"}, {"slo_latency": "2s", "exec_timeout": "1s"}])
-def test_a_target_beyond_the_timeout_is_refused_with_both_names(environ: dict[str, str]):
-    with pytest.raises(ConfigError, match=r"slo_latency.*exec_timeout|exec_timeout.*slo_latency"):
-        read(**environ)
-    assert read(**dict.fromkeys(("slo_latency", "exec_timeout"), "1s")).slo_latency == 1.0
 
 
 @given(st.sampled_from(sorted(DESCRIPTIONS)), st.text(max_size=20))
@@ -190,7 +174,7 @@ def test_any_text_gives_a_configuration_or_a_config_error_for_its_variable(varia
 
 
 @pytest.mark.parametrize("blank", ["", "  "])
-def test_an_empty_value_counts_as_unset(blank: str):
+def test_empty_value_counts_as_unset(blank: str):
     assert read(**dict.fromkeys(DESCRIPTIONS, blank)) == read()
 
 
@@ -222,7 +206,7 @@ def test_of_several_names_of_a_variable_the_stronger_one_counts(
         ((), {"CUDA_VISIBLE_DEVICES": "0,1"}, "false"),
     ],
 )
-def test_a_handler_is_preloaded_by_default_but_not_with_cuda_devices(
+def test_handler_is_preloaded_by_default_but_not_with_cuda_devices(
     devices: tuple[str, ...], environ: dict[str, str], preload: str
 ):
     assert read(devices=devices, **environ).preload == preload
@@ -234,12 +218,11 @@ def test_a_handler_is_preloaded_by_default_but_not_with_cuda_devices(
         *(
             (0.25, 0, "", 1, 1),
             (1.5, 0, "", 1, 1),
-            (2.0, 0, "", 2, 1),
             (2.9, 0, "", 2, 1),
-            (4.0, 0, "", 4, 1),
+            (8.0, 0, "", 4, 2),
+            (64, 0, "", 4, 16),
         ),
-        *((8.0, 0, "", 4, 2), (64, 0, "", 4, 16), (8.0, 0, "2", 2, 4), (2.0, 0, "4", 4, 1)),
-        *((2.0, 5, "", 5, 1), (2.0, 1, "3", 3, 1)),
+        *((8.0, 0, "2", 2, 4), (2.0, 0, "4", 4, 1), (2.0, 5, "", 5, 1), (2.0, 1, "3", 3, 1)),
     ],
 )
 def test_auto_follows_the_cpu_quota_and_the_devices(
@@ -262,7 +245,7 @@ def test_connections_leave_files_to_the_workers_and_the_watchdog(files: int, con
 @pytest.mark.parametrize(
     ("text", "share"), [("true", 1.0), ("1", 1.0), ("missed", 0.0), ("false", None), ("0", None)]
 )
-def test_the_access_log_is_a_share_of_the_good_requests_or_nothing(text: str, share: float | None):
+def test_access_log_is_a_share_of_the_good_requests_or_nothing(text: str, share: float | None):
     assert read(access_log=text).access_log == share
 
 
@@ -280,11 +263,6 @@ def test_write_timeout_is_the_drain_limit_only_if_it_was_set():
 )
 def test_durations_are_go_syntax_or_whole_seconds(text: str, seconds: float):
     assert parse_duration(text) == pytest.approx(seconds, rel=1e-12)
-
-
-@given(st.integers(0, 10**12), st.sampled_from([("", 1), ("Ki", 1024), ("Mi", 1024**2), ("Gi", 1024**3)]))
-def test_bytes_round_trip(number: int, suffix: tuple[str, int]):
-    assert parse_bytes(f"{number}{suffix[0]}") == number * suffix[1]
 
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}

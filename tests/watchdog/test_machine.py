@@ -26,67 +26,55 @@ def test_as_many_files_may_be_open_as_the_hard_limit_allows():
 CGROUP = "sys/fs/cgroup"
 
 
+def version_2(own: str, **limits: str) -> dict[str, str]:
+    """The files of a process in this group, with the limits of groups by path, ``_`` for a slash."""
+    paths = {f"{CGROUP}/{name.replace('_', '/')}/cpu.max": f"{text}\n" for name, text in limits.items()}
+    return {"proc/self/cgroup": f"0::{own}\n", **paths}
+
+
+def version_1(groups: str, path: str, quota: str, period: str = "100000") -> dict[str, str]:
+    folder = f"{CGROUP}/{path}/cpu.cfs"
+    return {
+        "proc/self/cgroup": groups,
+        f"{folder}_quota_us": f"{quota}\n",
+        f"{folder}_period_us": f"{period}\n",
+    }
+
+
+V1 = "4:cpu:/outer/inner\n0::/\n"
+
+
 @pytest.mark.parametrize(
     ("files", "quota"),
     [
         pytest.param({}, None, id="no files at all"),
+        pytest.param(version_2("/", _="150000 100000"), 1.5, id="v2, container"),
+        pytest.param(version_2("/", _="max 100000"), None, id="v2, no limit"),
         pytest.param(
-            {"proc/self/cgroup": "0::/\n", f"{CGROUP}/cpu.max": "150000 100000\n"}, 1.5, id="v2, container"
-        ),
-        pytest.param(
-            {"proc/self/cgroup": "0::/\n", f"{CGROUP}/cpu.max": "max 100000\n"}, None, id="v2, no limit"
-        ),
-        pytest.param(
-            {
-                "proc/self/cgroup": "0::/kubepods/pod1/leaf\n",
-                f"{CGROUP}/kubepods/pod1/leaf/cpu.max": "max 100000\n",
-                f"{CGROUP}/kubepods/pod1/cpu.max": "50000 100000\n",
-                f"{CGROUP}/kubepods/cpu.max": "400000 100000\n",
-            },
+            version_2("/k/pod/leaf", k_pod_leaf="max 100000", k_pod="50000 100000", k="400000 100000"),
             0.5,
             id="v2, nested: the parent's is less",
         ),
         pytest.param(
-            {
-                "proc/self/cgroup": "0::/a/b\n",
-                f"{CGROUP}/a/b/cpu.max": "300000 100000\n",
-                f"{CGROUP}/a/c/cpu.max": "100000 100000\n",
-            },
-            3.0,
-            id="v2, a sibling's does not count",
+            version_2("/a/b", a_b="300000 100000", a_c="100000 100000"), 3.0, id="v2, not a sibling's"
         ),
+        pytest.param(version_2("/../../pod/leaf", _="250000 100000"), 2.5, id="v2, from outside"),
+        pytest.param(version_2("/", _="torn"), None, id="v2, not understood"),
+        pytest.param(version_2("/", _="100000 0"), None, id="v2, a period of zero"),
+        pytest.param({"proc/self/cgroup": "nonsense\n"}, None, id="no groups"),
         pytest.param(
-            {"proc/self/cgroup": "0::/../../pod/leaf\n", f"{CGROUP}/cpu.max": "250000 100000\n"},
-            2.5,
-            id="v2, a path from outside the namespace",
-        ),
-        pytest.param(
-            {
-                "proc/self/cgroup": "5:cpu,cpuacct:/docker/abc\n1:name=systemd:/x\n",
-                f"{CGROUP}/cpu,cpuacct/cpu.cfs_quota_us": "75000\n",
-                f"{CGROUP}/cpu,cpuacct/cpu.cfs_period_us": "50000\n",
-            },
+            version_1("5:cpu,cpuacct:/docker/a\n1:name=systemd:/x\n", "cpu,cpuacct", "75000", "50000"),
             1.5,
             id="v1, container: the host's path is not mounted",
         ),
         pytest.param(
-            {
-                "proc/self/cgroup": "4:cpu:/outer/inner\n0::/\n",
-                f"{CGROUP}/cpu/outer/inner/cpu.cfs_quota_us": "-1\n",
-                f"{CGROUP}/cpu/outer/inner/cpu.cfs_period_us": "100000\n",
-                f"{CGROUP}/cpu/outer/cpu.cfs_quota_us": "200000\n",
-                f"{CGROUP}/cpu/outer/cpu.cfs_period_us": "100000\n",
-            },
+            version_1(V1, "cpu/outer/inner", "-1") | version_1(V1, "cpu/outer", "200000"),
             2.0,
-            id="v1, nested, beside an empty v2",
+            id="v1, nested: no limit of its own",
         ),
-        pytest.param(
-            {"proc/self/cgroup": "nonsense\n", f"{CGROUP}/cpu.max": "nonsense\n"}, None, id="unreadable"
-        ),
-        pytest.param({f"{CGROUP}/cpu.max": "100000 0\n"}, None, id="a period of zero"),
     ],
 )
-def test_the_quota_is_the_least_of_the_cgroup_and_those_above_it(
+def test_quota_is_the_least_of_the_cgroup_and_those_above_it(
     tmp_path: Path, files: dict[str, str], quota: float | None
 ):
     assert cpu_quota(write(tmp_path, files)) == quota

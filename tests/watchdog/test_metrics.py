@@ -108,38 +108,6 @@ def test_capacity_after_more_batches_is_that_of_the_next_search():
     assert not list(metrics.estimate()), "no batch has finished since"
 
 
-def test_gauges_are_read_when_scraped():
-    metrics, _ = make()
-    queue = [3]
-    metrics.gauges = Gauges(
-        queue_length=lambda: queue[0],
-        queued_bytes=lambda: 8,
-        connections=lambda: 9,
-        workers=lambda: {"starting": 0, "idle": 1, "busy": 2},
-        restarts=lambda: 4,
-        recycled=lambda: 6,
-        resident_bytes=lambda: {1: 4096, 0: 8192},
-        lines_dropped=lambda: 8,
-    )
-    metrics.in_flight = 5
-    metrics.batch_dispatched(3, DispatchReason.FULL)
-    assert value(metrics, "watchdog_queue_length") == 3
-    queue[0] = 7
-    assert value(metrics, "watchdog_queue_length") == 7
-    assert value(metrics, "watchdog_queued_bytes") == 8
-    assert value(metrics, "watchdog_connections") == 9
-    assert value(metrics, "watchdog_workers", state="busy") == 2
-    assert value(metrics, "watchdog_worker_restarts_total") == 4
-    assert value(metrics, "watchdog_workers_recycled_total") == 6
-    assert value(metrics, "watchdog_worker_resident_bytes", worker="1") == 4096
-    assert value(metrics, "watchdog_log_lines_dropped_total") == 8
-    assert value(metrics, "http_requests_in_flight") == 5
-    assert value(metrics, "watchdog_batch_size_bucket", le="4.0") == 1
-    assert value(metrics, "watchdog_batch_size_sum") == 3
-    assert value(metrics, "slo_latency_seconds", slo_class="default") == 0.2
-    assert value(metrics, "slo_objective_ratio", slo_class="default") == 0.95
-
-
 def test_the_capacity_is_no_more_than_the_cpu_time_of_the_front_allows():
     metrics, model = make()
     for _ in range(8):

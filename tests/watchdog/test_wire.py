@@ -59,7 +59,7 @@ def header(
     return struct.pack("<4sB3xIQd", magic, kind, count, size, seconds)
 
 
-def test_a_receive_buffer_keeps_what_is_in_it_and_shrinks_when_frames_have_been_small_for_a_while():
+def test_receive_buffer_keeps_what_is_in_it_and_shrinks_when_frames_have_been_small_for_a_while():
     buffer = wire.ReceiveBuffer()
     buffer.data[:3] = b"abc"
     buffer.fit(10 * wire.JOIN_BELOW, 3)
@@ -106,7 +106,7 @@ def test_other_frames_come_out_as_they_went_in(handshake: Handshake, failure: Fa
 
 
 @given(TOKENS, TOKENS, st.lists(st.tuples(TOKENS, VALUES)))
-def test_a_request_head_comes_out_as_it_went_in(
+def test_request_head_comes_out_as_it_went_in(
     method: bytes, target: bytes, fields: list[tuple[bytes, bytes]]
 ):
     expected = [(name.decode(), value.decode("latin-1")) for name, value in fields]
@@ -137,7 +137,7 @@ def test_any_bytes_as_a_frame_body_decode_or_are_a_frame_error(
 
 @fuzzed(300)
 @given(st.lists(REPLIES, max_size=20), st.integers(0, 1 << 32))
-def test_a_frame_that_is_damaged_has_the_same_fate_with_the_compiled_part(replies: list[Reply], seed: int):
+def test_frame_that_is_damaged_has_the_same_fate_with_the_compiled_part(replies: list[Reply], seed: int):
     draw = random.Random(seed)
     frame = bytearray(b"".join(wire.encode_replies(replies, 0.0)))
     for _ in range(draw.randrange(1, 4)):
@@ -157,7 +157,7 @@ def test_any_bytes_as_a_request_head_parse_or_are_a_frame_error(data: bytes):
 
 
 @given(st.lists(REPLIES, min_size=1, max_size=5), st.data())
-def test_a_frame_of_another_length_is_an_error_and_never_a_shift(replies: list[Reply], data: st.DataObject):
+def test_frame_of_another_length_is_an_error_and_never_a_shift(replies: list[Reply], data: st.DataObject):
     frame, body = split(wire.encode_replies(replies, 0.0))
     cut = bytes(body)[: data.draw(st.integers(0, len(body) - 1))]
     with pytest.raises(FrameError):
@@ -170,52 +170,37 @@ def test_a_frame_of_another_length_is_an_error_and_never_a_shift(replies: list[R
 
 
 @pytest.mark.parametrize(
-    ("data", "message"),
+    "data",
     [
-        (b"", "begins with 28 bytes, got 0"),
-        (header()[:-1], "begins with 28 bytes, got 27"),
-        (header(magic=b"HTTP"), "begins with b'HTTP'"),
-        (header(kind=0), "unknown kind 0"),
-        (header(kind=9), "unknown kind 9"),
-        (header(count=2), "2 items cannot make a frame of 12 bytes"),
-        (header(count=0), "0 items cannot make a frame of 12 bytes"),
-        (header(size=2**63), "1 items cannot make"),
-        (header(seconds=math.nan), "took nan seconds"),
-        (header(seconds=math.inf), "took inf seconds"),
-        (header(seconds=-1.0), "took -1.0 seconds"),
+        *(b"", header()[:-1], header(magic=b"HTTP"), header(kind=0), header(kind=9)),
+        *(header(count=2), header(count=0), header(size=2**63)),
+        *(header(seconds=seconds) for seconds in (math.nan, math.inf, -1.0)),
     ],
 )
-def test_a_bad_frame_header_is_named(data: bytes, message: str):
-    with pytest.raises(FrameError, match=message):
+def test_bad_frame_header_is_a_frame_error(data: bytes):
+    with pytest.raises(FrameError):
         wire.decode_header(data)
+
+
+SAID = {"pid": 1, "error": None, "trace": "", "slot": 0, "mix_paths": True}
+SAID |= {"import_seconds": 0.5, "load_seconds": 0.5}
+WRONG = {"pid": "1", "error": 5, "trace": 1, "slot": "0", "mix_paths": 0, "load_seconds": "1"}
 
 
 @pytest.mark.parametrize(
     "said",
     [
-        b"",
-        b"\xff",
-        b"[1]",
-        b"1",
-        b"{}",
-        b'{"pid": 1}',
-        b"[" * 100_000,
-        json.dumps({"pid": "1", "error": None}).encode(),
-        json.dumps({"pid": 1, "error": 5, "trace": "", "slot": 0, "mix_paths": True}).encode(),
-        json.dumps({"pid": 1, "error": None}).encode(),
-        json.dumps({"pid": 1, "error": None, "slot": 0, "mix_paths": True}).encode(),
-        json.dumps({"pid": 1, "error": None, "trace": 1, "slot": 0, "mix_paths": True}).encode(),
-        json.dumps({"pid": 1, "error": None, "trace": "", "slot": "0", "mix_paths": True}).encode(),
-        json.dumps({"pid": 1, "error": None, "trace": "", "slot": 0, "mix_paths": 0}).encode(),
+        *(b"", b"\xff", b"[1]", b"1", b"{}", b"[" * 100_000),
+        *(json.dumps({name: SAID[name] for name in SAID if name != missing}).encode() for missing in SAID),
+        *(json.dumps({**SAID, name: value}).encode() for name, value in WRONG.items()),
     ],
 )
-def test_a_handshake_that_says_nothing_known_is_a_frame_error(said: bytes):
-    item = struct.pack("<HHII", 0, 0, len(said), 0)
-    data = item + said
+def test_handshake_of_other_content_is_a_frame_error(said: bytes):
+    data = struct.pack("<HHII", 0, 0, len(said), 0) + said
     with pytest.raises(FrameError, match="handshake"):
         wire.decode_handshake(FrameHeader(Kind.HANDSHAKE, 1, len(data), 0.0), memoryview(data))
 
 
 @pytest.mark.parametrize("status", [-1, 65536])
-def test_a_status_that_no_item_can_hold_is_a_frame_error(status: int):
+def test_status_that_no_item_can_hold_is_a_frame_error(status: int):
     assert f"status {status}" in both_ways(lambda: wire.encode_replies([Reply(status, b"", b"")], 0.0))

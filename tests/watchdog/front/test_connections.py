@@ -139,9 +139,7 @@ class Machine(RuleBasedStateMachine):
         self.do(lambda: self.clients.append(Client(self.connections)))
 
     @precondition(lambda self: self.clients)
-    @rule(
-        data=st.data(), name=st.sampled_from(list(REQUESTS)), cuts=st.sets(st.integers(1, 2000), max_size=2)
-    )
+    @rule(data=st.data(), name=st.sampled_from(list(REQUESTS)), cuts=CUTS)
     def ask(self, data: st.DataObject, name: str, cuts: set[int]) -> None:
         request = REQUESTS[name]
         edges = [0, *sorted(cut for cut in cuts if cut < len(request)), len(request)]

@@ -9,7 +9,20 @@ pytestmark = pytest.mark.usefixtures("speedups")
 LENGTH, CODING = b"Content-Length: ", b"Transfer-Encoding: "
 FRAMINGS = (
     *(LENGTH + b"2\r\n" + LENGTH + b"2", LENGTH + b"2\r\n" + LENGTH + b"3"),
-    *(LENGTH + value for value in (b"2, 2", b"+2", b"-1", b"1_0", b"0x2", b"", b"9" * 23, b"\r\n 2")),
+    *(
+        LENGTH + value
+        for value in (
+            b"2, 2",
+            b"+2",
+            b"-1",
+            b"1_0",
+            b"0x2",
+            b"",
+            b"9" * 23,
+            b"18446744073709551619",
+            b"\r\n 2",
+        )
+    ),
     *(LENGTH + b"2\r\n" + CODING + b"chunked", CODING + b"chunked\r\n" + LENGTH + b"2"),
     *(CODING + value for value in (b"gzip", b"gzip, chunked", b"chunked, gzip", b"identity", b"xchunked")),
     *(CODING + value for value in (b"chunked, chunked", b",chunked", b"chunked;q=1", b"\x0bchunked")),

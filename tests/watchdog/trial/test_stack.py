@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 import yaml
 from hypothesis import given
@@ -7,7 +5,6 @@ from hypothesis import strategies as st
 
 from batching_watchdog.trial.stack import StackFunction, functions
 
-ROOT = Path(__file__).parents[3]
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_", min_size=1, max_size=12).filter(
     lambda name: name[0].isalpha()
 )
