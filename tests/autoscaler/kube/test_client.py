@@ -7,7 +7,6 @@ import pytest
 from kubernetes.config import incluster_config
 
 from autoscaler import doubles
-from autoscaler.doubles import free_port
 from autoscaler.kube.access import on_double
 from autoscaler.kube.kube_server import a_deployment, write_kubeconfig
 from slo_autoscaler.errors import (
@@ -40,19 +39,6 @@ def connect(keep):
     return lambda kubeconfig, timeout=10.0: keep(KubeApi(kubeconfig, timeout=timeout, connections=1))
 
 
-@pytest.mark.parametrize(
-    ("path", "text"),
-    [
-        (EVENTS.path(), "/api/v1/events"),
-        (EVENTS.path("shop"), "/api/v1/namespaces/shop/events"),
-        (DEPLOYMENTS.path("shop", "web", "scale"), "/apis/apps/v1/namespaces/shop/deployments/web/scale"),
-        (DEPLOYMENTS.path("a/b", "c d"), "/apis/apps/v1/namespaces/a%2Fb/deployments/c%20d"),
-    ],
-)
-def test_path_of_a_resource_is_quoted(path, text):
-    assert path == text
-
-
 def test_an_object_is_read_changed_and_replaced_and_what_is_not_there_is_not_found(cluster, web):
     assert cluster.patch(web, {"metadata": {"labels": {"a": "b"}}})["metadata"]["labels"] == {"a": "b"}
     found = cluster.get(web)
@@ -60,6 +46,11 @@ def test_an_object_is_read_changed_and_replaced_and_what_is_not_there_is_not_fou
     assert cluster.replace(web, found)["metadata"]["generation"] == 2
     with pytest.raises(NotFoundError, match=f"GET {web}er: status 404"):
         cluster.get(f"{web}er")
+
+
+def test_a_path_is_quoted():
+    path = DEPLOYMENTS.path("a/b", "c d", "scale")
+    assert path == "/apis/apps/v1/namespaces/a%2Fb/deployments/c%20d/scale"
 
 
 def test_pages_of_a_list_have_one_version(cluster, namespace, monkeypatch):
@@ -74,21 +65,18 @@ def test_pages_of_a_list_have_one_version(cluster, namespace, monkeypatch):
     assert len({version for _, version in pages}) == 1
 
 
-def test_writing_a_stale_version_or_what_exists_is_a_conflict(cluster, namespace, web):
+def test_a_write_to_a_stale_version_and_a_creation_of_what_exists_are_conflicts(cluster, namespace, web):
     stale = cluster.get(web)
     cluster.patch(f"{web}/scale", {"spec": {"replicas": 3}})
     version = {"resourceVersion": stale["metadata"]["resourceVersion"]}
-    for write, reason in (
-        (lambda: cluster.replace(web, stale), "Conflict"),
-        (lambda: cluster.patch(f"{web}/scale", {"metadata": version, "spec": {"replicas": 4}}), "Conflict"),
-        (
-            lambda: cluster.create(DEPLOYMENTS.path(namespace), stale | {"metadata": {"name": "web"}}),
-            "Already",
-        ),
+    body = a_deployment(namespace=namespace)
+    for write in (
+        lambda: cluster.replace(web, stale),
+        lambda: cluster.patch(f"{web}/scale", {"metadata": version, "spec": {"replicas": 4}}),
+        lambda: cluster.create(DEPLOYMENTS.path(namespace), body),
     ):
-        with pytest.raises(ConflictError, match="status 409") as caught:
+        with pytest.raises(ConflictError, match="status 409"):
             write()
-        assert caught.value.reason.startswith(reason)
     assert cluster.get(web)["spec"]["replicas"] == 3
 
 
@@ -102,24 +90,21 @@ def ask(api, cluster, web):
     return lambda **settings: cluster.get(web, **settings)
 
 
+def refused(code):
+    return doubles.status(code, b'{"reason": "R", "message": "of this"}')
+
+
 @on_double
 @pytest.mark.parametrize(
     ("fault", "kind", "words"),
     [
-        *(
-            (
-                doubles.status(code, b'{"reason": "R", "message": "of this"}'),
-                kind,
-                f"status {code} R: of this",
-            )
-            for code, kind in (
-                *((401, ForbiddenError), (403, ForbiddenError), (404, NotFoundError)),
-                *((410, GoneError), (422, ApiError)),
-            )
-        ),
+        (refused(401), ForbiddenError, "status 401 R: of this"),
+        (refused(403), ForbiddenError, "status 403"),
+        (refused(404), NotFoundError, "status 404"),
+        (refused(409), ConflictError, "status 409"),
+        (refused(410), GoneError, "status 410"),
         (doubles.status(418, b"<html>teapot"), ApiError, "status 418 : <html>teapot"),
         (doubles.garbage, PlatformError, "not JSON"),
-        (doubles.status(200, b""), PlatformError, "not JSON"),
         (doubles.status(200, b"[]"), PlatformError, "not an object"),
         (doubles.panic, UnreachableError, "GET "),
         (doubles.half(b'{"metadata": {}}'), UnreachableError, "GET "),
@@ -130,48 +115,53 @@ def test_a_bad_answer_is_an_error_of_its_kind_and_not_repeated(api, ask, cluster
     with pytest.raises(kind, match=words):
         ask()
     assert len(api.requests) == 1
-    with pytest.raises(kind):
-        list(cluster.pages(DEPLOYMENTS.path()))
     api.faults.clear()
     assert ask(), "the connection that failed is not used again"
 
 
 @on_double
 @pytest.mark.parametrize(
-    ("body", "read", "words"),
+    ("body", "read"),
     [
-        (b'{"items": 3}', lambda api: api.pages("/api/v1/events"), "not a list of objects"),
-        (b'{"items": [], "metadata": 1}', lambda api: api.pages("/api/v1/events"), "not a list of objects"),
-        (b'{"type": "ADDED"}\n', lambda api: api.watch("/api/v1/events", {}, 1.0), "without an object"),
+        (b'{"items": 3}', lambda api: api.pages("/api/v1/events")),
+        (b'{"items": [], "metadata": 1}', lambda api: api.pages("/api/v1/events")),
+        (b'{"type": "ADDED"}\n', lambda api: api.watch("/api/v1/events", {}, 1.0)),
     ],
 )
-def test_a_list_or_a_watch_that_is_none_is_an_error(api, cluster, body, read, words):
+def test_a_list_or_a_watch_that_is_none_is_an_error(api, cluster, body, read):
     api.faults["GET"] = doubles.status(200, body)
-    with pytest.raises(PlatformError, match=words):
+    with pytest.raises(PlatformError):
         list(read(cluster))
 
 
 @on_double
-@pytest.mark.parametrize("code", [429, 503])
-def test_a_busy_server_is_asked_again_unless_that_is_not_wanted(api, ask, code):
-    left = [2, 1]
+def test_a_busy_server_is_asked_again_unless_that_is_not_wanted(api, ask):
+    left = [429, 503]
 
     def busy(handler):
-        if left.pop() == 2:
+        doubles.status(left.pop())(handler)
+        if not left:
             api.faults.clear()
-        doubles.status(code)(handler)
 
     api.faults["GET"] = busy
     assert ask()["metadata"]["name"] == "web"
     assert len(api.requests) == 3
-    api.faults["GET"] = doubles.status(code)
-    with pytest.raises(ApiError, match=f"status {code}"):
+    api.faults["GET"] = doubles.status(503)
+    with pytest.raises(ApiError, match="status 503"):
         ask(patient=False)
     assert len(api.requests) == 4
 
 
 @on_double
-def test_the_time_that_a_busy_server_asks_for_is_waited_or_the_error_comes_at_once(api, ask):
+def test_a_creation_that_failed_within_the_server_is_not_repeated(api, cluster):
+    api.faults["POST"] = doubles.status(503)
+    with pytest.raises(ApiError):
+        cluster.create(EVENTS.path("shop"), {})
+    assert len(api.writes()) == 1
+
+
+@on_double
+def test_a_server_that_asks_for_more_time_than_there_is_is_not_waited_for(api, ask):
     def later(handler):
         handler.send_response(429)
         handler.send_header("Retry-After", "60")
@@ -185,29 +175,6 @@ def test_the_time_that_a_busy_server_asks_for_is_waited_or_the_error_comes_at_on
 
 
 @on_double
-def test_a_server_that_stays_busy_is_an_error_when_the_time_is_up(api, kubeconfig, connect):
-    api.faults["GET"] = doubles.status(503)
-    with pytest.raises(ApiError, match="status 503"):
-        connect(kubeconfig, timeout=3.0).get("/api/v1/events/a")
-    assert len(api.requests) > 1
-
-
-@on_double
-def test_a_creation_that_failed_within_the_server_is_not_repeated(api, cluster):
-    api.faults["POST"] = doubles.status(500)
-    with pytest.raises(ApiError):
-        cluster.create(EVENTS.path("shop"), {})
-    assert len(api.writes()) == 1
-
-
-@on_double
-def test_a_call_without_time_is_not_made(api, cluster):
-    with pytest.raises(UnreachableError, match="GET /"):
-        cluster._request("GET", "/", end=0.0)
-    assert not api.requests
-
-
-@on_double
 @pytest.mark.parametrize("slow", [doubles.hang, doubles.dribble])
 def test_an_answer_that_does_not_come_or_does_not_end_has_a_timeout(api, kubeconfig, connect, slow):
     done = threading.Event()
@@ -217,20 +184,13 @@ def test_an_answer_that_does_not_come_or_does_not_end_has_a_timeout(api, kubecon
     done.set()
 
 
-def test_a_server_that_is_not_there_is_unreachable(connect, tmp_path):
-    nowhere = write_kubeconfig(tmp_path, {"server": f"http://127.0.0.1:{free_port()}"}, {})
-    with pytest.raises(UnreachableError, match=r"GET .*: NewConnectionError: .*refused"):
-        connect(nowhere).get("/")
+def test_a_call_without_time_is_not_made(connect, tmp_path):
+    nowhere = write_kubeconfig(tmp_path, {"server": "http://127.0.0.1:1"}, {})
+    with pytest.raises(UnreachableError, match="no time left"):
+        connect(nowhere, timeout=0.0).get("/")
 
 
 # Credentials
-
-
-def test_a_user_without_rights_is_forbidden(api, connect, tmp_path):
-    if hasattr(api, "rules"):
-        api.rules["nobody"] = []
-    with pytest.raises(ForbiddenError, match=r"status 40[13]"):
-        connect(api.kubeconfig(tmp_path, "nobody")).get(DEPLOYMENTS.path("shop", "web"))
 
 
 @on_double
@@ -241,19 +201,15 @@ def test_token_and_namespace_are_those_of_the_kubeconfig(api, connect, tmp_path)
     assert [call.user for call in api.calls] == ["secret"]
 
 
-@pytest.mark.parametrize("content", [None, "a: [", "3", "{}"])
-def test_a_kubeconfig_that_is_none_stops_the_start(connect, tmp_path, content):
+@pytest.mark.parametrize("content", [None, "a: [", "{}", "context"])
+def test_a_kubeconfig_or_a_context_that_is_none_stops_the_start(tmp_path, content):
     path = tmp_path / "config"
-    if content is not None:
+    if content == "context":
+        path = write_kubeconfig(tmp_path, {"server": "http://127.0.0.1:1"}, {})
+    elif content is not None:
         path.write_text(content)
-    with pytest.raises(ConfigError, match=r"platform\.kubeconfig: .*config: "):
-        connect(str(path))
-
-
-@on_double
-def test_a_context_that_is_not_in_the_kubeconfig_stops_the_start(kubeconfig):
-    with pytest.raises(ConfigError, match=r"platform\.kubeconfig: .*kubeconfig.*nope"):
-        KubeApi(kubeconfig, "nope", timeout=1.0, connections=1)
+    with pytest.raises(ConfigError, match=r"platform\.kubeconfig: .*config"):
+        KubeApi(str(path), "nope" if content == "context" else None, timeout=1.0, connections=1)
 
 
 def test_inside_a_pod_its_service_account_is_used(tmp_path, monkeypatch):

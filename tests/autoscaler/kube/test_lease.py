@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from autoscaler import doubles
-from autoscaler.doubles import free_port, until
+from autoscaler.doubles import until
 from autoscaler.kube.access import delete, on_double
-from autoscaler.kube.kube_server import write_kubeconfig
 from slo_autoscaler.errors import NotFoundError
 from slo_autoscaler.kube.lease import LEASES, Identity, LeaseLeader
 from slo_autoscaler.kube.lease_rules import Settings as LeaseSettings
@@ -23,9 +22,9 @@ LASTING = {"duration": 60.0, "renew_interval": 0.1}
 def lead(api, namespace, tmp_path, keep):
     """Make leaders."""
 
-    def make(identity=None, *, token=None, kubeconfig=None, **settings):
+    def make(identity=None, *, token=None, **settings):
         config = LeaseSettings(namespace=namespace, **(settings or LASTING))
-        return keep(LeaseLeader(config, (kubeconfig or api.kubeconfig(tmp_path, token), None), identity))
+        return keep(LeaseLeader(config, (api.kubeconfig(tmp_path, token), None), identity))
 
     return make
 
@@ -74,36 +73,18 @@ def test_a_lease_that_is_given_back_moves_at_once(lead, spec):
     assert (spec("mine")["holderIdentity"], spec("mine")["leaseTransitions"]) == ("b", 1)
 
 
-def test_a_lease_that_its_holder_left_behind_is_taken_when_it_has_run_out(lead, cluster, namespace):
-    body = {"apiVersion": LEASES.api, "kind": "Lease", "metadata": {"name": "slo-autoscaler"}}
-    left = {"holderIdentity": "killed", "leaseDurationSeconds": 3}
-    cluster.create(LEASES.path(namespace), {**body, "spec": left})
-    leader = lead("b", **BRIEF)
-    assert not leader.leads()
-    until(leader.leads, "the lease runs out")
+def unknown(*_, **__):
+    raise PermissionError
 
 
-def test_of_two_at_once_each_has_a_name_of_its_own(lead):
-    first, second = lead(), lead()
-    assert first.identity != second.identity
-    assert (first.leads(), second.leads()) == (True, False)
-
-
-def test_the_same_place_has_another_name_for_another_lease(lead):
-    assert lead(**LASTING, name="one").identity != lead(**LASTING, name="two").identity
-
-
-def test_without_a_place_that_is_known_names_differ(monkeypatch):
-    def unknown(*_, **__):
-        raise PermissionError
-
+def test_of_two_at_once_and_for_two_leases_each_has_a_name_of_its_own(monkeypatch):
+    leases = ["ours/one", "ours/one", "ours/two"]
+    kept = [Identity(lease) for lease in leases]
+    assert len({each.name for each in kept}) == 3
+    for each in kept:
+        each.close()
     monkeypatch.setattr(Path, "read_text", unknown)
-    names = set()
-    for _ in range(2):
-        identity = Identity("ours/slo-autoscaler")
-        identity.close()
-        names.add(identity.name)
-    assert len(names) == 2
+    assert len({Identity(lease).name for lease in leases}) == 3
 
 
 def test_a_lease_that_is_deleted_under_its_holder_is_created_anew(lead, spec, cluster, namespace):
@@ -111,16 +92,6 @@ def test_a_lease_that_is_deleted_under_its_holder_is_created_anew(lead, spec, cl
     delete(cluster, LEASES.path(namespace, "slo-autoscaler"))
     until(spec, "there is a lease again")
     until(leader.leads, "it leads")
-
-
-def test_of_many_that_begin_at_once_one_leads(lead):
-    made = []
-    threads = [threading.Thread(target=lambda name=str(i): made.append(lead(name))) for i in range(5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(leader.leads() for leader in made) == 1
 
 
 @contextmanager
@@ -160,40 +131,15 @@ def test_a_frozen_network_never_makes_two_leaders_and_the_other_follows(api, lea
 
 
 @on_double
-def test_while_the_server_refuses_connections_the_leader_stops_and_goes_on_afterwards(api, lead, caplog):
-    leader = lead("a", **BRIEF)
-    for method in ("GET", "PUT"):
-        api.faults[method] = doubles.panic
-    until(lambda: not leader.leads(), "it stops by itself")
-    assert "no longer the leader" in caplog.text
-    api.faults.clear()
-    until(leader.leads, "it leads again")
-
-
-@on_double
-def test_a_server_that_is_away_at_the_start_is_no_reason_to_end(lead, tmp_path):
-    nowhere = write_kubeconfig(tmp_path, {"server": f"http://127.0.0.1:{free_port()}"}, {})
-    assert not lead("a", kubeconfig=nowhere).leads()
-
-
-@on_double
-def test_a_role_that_lacks_a_rule_is_named(api, lead, caplog):
-    reads = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get"]}
-    api.rules["reader"] = [reads]
-    assert not lead("a", token="reader").leads()
-    assert "status 403 Forbidden: cannot create resource leases" in caplog.text
-
-
-@on_double
 @pytest.mark.parametrize(
     ("request_", "fault"),
-    [("POST", doubles.status(409)), ("GET", doubles.status(200, b"{}"))],
-    ids=["another candidate was quicker", "an answer that brings a bug to light"],
+    [("POST", doubles.status(409)), ("GET", doubles.status(200, b"{}")), ("GET", doubles.panic)],
+    ids=["another candidate was quicker", "an answer that brings a bug to light", "the server is away"],
 )
 def test_a_poll_that_fails_is_followed_by_the_next(api, lead, caplog, request_, fault):
     api.faults[f"{request_} /apis/coordination"] = fault
     leader = lead("a")
     assert not leader.leads()
-    assert ("Traceback" in caplog.text) == (request_ == "GET"), "what is usual is not logged"
+    assert bool(caplog.text) == (request_ == "GET"), "what is usual is not logged"
     api.faults.clear()
     until(leader.leads, "it leads")

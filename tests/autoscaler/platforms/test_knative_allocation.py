@@ -64,6 +64,7 @@ def a_route(spec=(), status=()):
 
 OLD = {"autoscaling.knative.dev/minScale": "4", "autoscaling.knative.dev/maxScale": "8"}
 OLD_AND_NEW = OLD | {"autoscaling.knative.dev/min-scale": "1"}
+NO_COUNTS = ("-1", "1.5", "", "many", "\u00b2", "9" * 5000)
 SAID = Defaults(class_name="slo.tailbound.dev", min_scale=3, max_scale=7, initial_scale=2)
 
 
@@ -77,7 +78,10 @@ SAID = Defaults(class_name="slo.tailbound.dev", min_scale=3, max_scale=7, initia
         (an_object(), Defaults(), (0, None, 1)),
         (an_object(max_scale="0"), SAID, (3, None, 2)),  # no upper bound
         # What Knative would refuse counts as not said.
-        *((an_object(min_scale=text), SAID, (3, 7, 2)) for text in ("-1", "1.5", "", "many", "\u00b2")),
+        *(
+            (an_object(min_scale=text), SAID, (3, 7, 2))
+            for text in ("-1", "1.5", "", "many", "\u00b2", "9" * 5000)
+        ),
     ],
 )
 def test_bounds_are_those_of_the_annotations_else_the_clusters(it, defaults, found):

@@ -13,7 +13,7 @@ from autoscaler.platforms.knative_world import KPA, Standby, autoscaling, drive
 from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
-from slo_autoscaler.platforms.knative import own_class, status
+from slo_autoscaler.platforms.knative import own_class
 from slo_autoscaler.platforms.knative.objects import DEPLOYMENTS, POD_AUTOSCALERS, SERVICES
 from slo_autoscaler.platforms.knative.status import CLASS
 
@@ -172,29 +172,23 @@ def test_a_podautoscaler_that_is_made_anew_starts_anew_and_keeps_its_count(world
     assert world.replicas(name) == 3
 
 
-def test_a_decision_on_what_another_writer_has_changed_is_not_carried_out(world, one):
+@pytest.mark.parametrize("late", [True, False])
+def test_a_decision_on_a_count_that_another_writer_has_changed_is_left_out(world, one, late):
     platform, name = one
     world.settle(platform)
-    platform._deployments.close()  # it sees nothing new
+    seen = platform.scales()[world.function]
+    if late:
+        platform._deployments.close()  # it sees nothing new
     world.change(DEPLOYMENTS, f"{name}-deployment", spec={"replicas": 7})
-    with pytest.raises(PlatformError, match=r"another writer"):
-        decide(platform, world.function, 3)
+    world.until(lambda: late or platform.scales()[world.function].desired == 7, "the watch reports it")
+    with pytest.raises(ScaleChangedError, match="another writer has set 7 replicas where there were 1"):
+        platform.set_scale(world.function, 3, seen)
     assert world.replicas(name) == 7
     decide(platform, world.function, 7)
     assert platform.scales()[world.function].desired == 7, "what is there is no conflict"
     delete(world.cluster, DEPLOYMENTS.path(world.namespace, f"{name}-deployment"))
     with pytest.raises(FunctionGoneError, match="404"):
         decide(platform, world.function, 2)
-
-
-def test_a_decision_on_a_count_that_another_writer_has_changed_is_left_out(world, one):
-    platform, name = one
-    seen = platform.scales()[world.function]
-    world.change(DEPLOYMENTS, f"{name}-deployment", spec={"replicas": 7})
-    world.until(lambda: platform.scales()[world.function].desired == 7, "the watch reports it")
-    with pytest.raises(ScaleChangedError, match="another writer has set 7 replicas where there were 1"):
-        platform.set_scale(world.function, 3, seen)
-    assert world.replicas(name) == 7
 
 
 def test_a_count_that_the_scaling_thread_has_set_right_is_no_other_writers(world, one):
@@ -218,14 +212,6 @@ def test_a_decision_on_a_revision_that_another_has_taken_over_from_is_left_out(w
         platform.set_scale(world.function, 3, seen)
 
 
-def test_an_annotation_of_thousands_of_digits_stops_no_function(world, one):
-    platform, _ = one
-    odd = world.revise(service="odd", max_scale="9" * 5000)
-    world.until(world.is_ready(odd), "it is ready", platform)
-    assert platform.scales()[f"odd.{world.namespace}"].max is None
-    assert world.function in platform.scales()
-
-
 def test_replicas_of_the_main_revision_without_a_node_are_counted(api, world, one):
     platform, name = one
     for revision in (name, "another"):
@@ -233,22 +219,6 @@ def test_replicas_of_the_main_revision_without_a_node_are_counted(api, world, on
         api.put("v1", "pods", a_pod(f"{revision}-deployment", world.namespace, labels=labels))
     world.until(lambda: platform.scales()[world.function].unschedulable == 1, "it is seen", platform)
     assert "Insufficient cpu" in platform.scales()[world.function].shortage
-
-
-def test_set_scale_looks_at_the_revisions_of_its_own_function_alone(world, one, monkeypatch):
-    platform, name = one
-    others = [world.revise(service=f"other-{number}") for number in range(20)]
-    world.until(world.is_ready(*others), "the others are ready", platform)
-    read, revision_of = [], status.revision_of
-
-    def told(autoscaler, *rest, **more):
-        read.append(autoscaler["metadata"]["name"])
-        return revision_of(autoscaler, *rest, **more)
-
-    seen = platform.scales()[world.function]
-    monkeypatch.setattr(status, "revision_of", told)
-    platform.set_scale(world.function, 3, seen)
-    assert (world.replicas(name), read) == (3, [name])
 
 
 # Whose it is
@@ -288,22 +258,11 @@ def test_a_revision_waits_for_its_deployment_and_one_that_is_being_deleted_is_le
 @pytest.mark.parametrize("owned", [True, False])
 def test_a_service_that_is_there_is_put_into_serve_or_left_alone_if_it_has_another_owner(world, start, owned):
     name, platform = world.revise(), start()
-    autoscaler = world.get(POD_AUTOSCALERS, name)
-    owner = {"uid": autoscaler["metadata"]["uid"] if owned else "another", "controller": True}
-    target = autoscaler["spec"]["scaleTargetRef"]
-    spec = {"mode": "Proxy", "numActivators": 5, "objectRef": target, "protocolType": "http1"}
-    world.change(SERVICES, name, metadata={"ownerReferences": [owner]}, spec=spec)
-    if owned:
-        world.until(world.is_ready(name), "the revision is ready", platform)
-        assert world.get(SERVICES, name)["spec"] == {
-            "mode": "Serve",
-            "objectRef": target,
-            "protocolType": "http1",
-        }
-    else:
-        world.until(lambda: world.says(name, "Ready") == "False NotOwned", "the status says so", platform)
-        assert world.mode(name) == "Proxy"
-        assert world.status(name)["serviceName"] == ""
+    owner = {"uid": world.get(POD_AUTOSCALERS, name)["metadata"]["uid"] if owned else "x", "controller": True}
+    world.change(SERVICES, name, metadata={"ownerReferences": [owner]}, spec={"mode": "Proxy"})
+    said = "True" if owned else "False NotOwned"
+    world.until(lambda: world.says(name, "Ready") == said, "the status says so", platform)
+    assert world.mode(name) == ("Serve" if owned else "Proxy")
 
 
 # Rollouts
@@ -350,17 +309,6 @@ def test_an_old_revision_keeps_its_replicas_until_its_status_could_be_written(ap
     world.until(lambda: world.replicas(old) == 0, "now it goes", platform)
 
 
-def test_a_canary_has_replicas_for_its_share(world, one):
-    platform, stable = one
-    canary = world.revise(2)
-    world.route(r1=80, r2=20)
-    world.until(world.is_ready(canary), "both are there", platform)
-    world.settle(platform)
-    decide(platform, world.function, 10)
-    assert world.replicas(stable) == 8, "its own maximum"
-    world.until(lambda: world.replicas(canary) == 2, "a fifth", platform)
-
-
 # Faults
 
 
@@ -388,21 +336,16 @@ def test_a_service_that_cannot_be_created_is_said_and_made_when_it_can_be(api, w
     world.until(world.is_ready(name), "the revision is ready", platform)
 
 
-@pytest.mark.parametrize("why", ["not the leader any more", "another count"])
-def test_a_write_that_comes_too_late_is_not_tried_again(api, world, one, why):
-    platform, name = one
+def test_a_write_that_comes_when_another_leads_is_not_tried_again(api, world, one):
+    platform, _ = one
     world.settle(platform)
-    leader, written = platform._leader, len(api.writes())
+    before = len(api.writes())
 
     def too_late(handler):
-        if why == "another count":
-            del api.faults[SCALE]
-            world.change(DEPLOYMENTS, f"{name}-deployment", spec={"replicas": 6})
-        else:
-            leader.leading = False
-        doubles.status(409, b'{"reason": "Conflict", "message": "the object has been modified"}')(handler)
+        platform._leader.leading = False
+        doubles.status(409)(handler)
 
     api.faults[SCALE] = too_late
-    with pytest.raises(PlatformError, match=r"status 409|another writer"):
+    with pytest.raises(PlatformError, match="status 409"):
         decide(platform, world.function, 3)
-    assert sum(line.endswith("/scale") for line in api.writes()[written:]) == 1
+    assert len(api.writes()) == before + 1

@@ -62,15 +62,6 @@ def test_a_floor_that_was_written_is_seen_however_late_the_watch_is(world, platf
     assert world.annotations()[MIN_SCALE] == "3"
 
 
-def test_a_restart_keeps_the_floor(api, world, platform, floor):
-    decide(platform, world.function, 4)
-    platform.close()
-    before, second = api.version, floor()
-    world.until(lambda: second.scales()[world.function].desired == 4, "it sees the floor")
-    world.settle(second)
-    assert api.version == before
-
-
 def test_a_leader_that_led_before_has_forgotten_its_decisions(world, routed, platform):
     decide(platform, world.function, 4)
     platform._leader.leading = False
@@ -148,16 +139,6 @@ def test_a_function_that_is_not_active_has_no_floor_and_the_count_that_knative_w
     world.route(mode="active", r1=100)
     world.settle(platform)
     assert MIN_SCALE not in world.annotations(), "the decision from before is forgotten"
-
-
-def test_a_wrong_label_is_named_and_the_floor_stays(world, platform):
-    decide(platform, world.function, 4)
-    world.route(mode="actve", r1=100)
-    world.settle(platform)
-    error = platform.scales()[world.function]
-    assert isinstance(error, PlatformError)
-    assert f"{world.function}: label {MODE}: 'actve' must be one of active" in str(error)
-    assert world.annotations()[MIN_SCALE] == "4"
 
 
 def test_a_knative_that_is_too_old_or_unknown_is_refused_by_name(world, routed, floor):
