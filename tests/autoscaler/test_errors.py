@@ -15,7 +15,3 @@ def test_a_refused_connection_is_one_short_line():
     assert line.startswith("ConnectionError: ")
     assert "Connection refused" in line
     assert len(line) < 250
-
-
-def test_an_exception_without_arguments_is_its_kind():
-    assert brief(ValueError()) == "ValueError: "

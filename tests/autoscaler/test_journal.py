@@ -31,18 +31,12 @@ def test_a_hold_that_is_taken_again_is_no_news_and_is_counted_with_its_latest_nu
     journal = Journal()
     assert journal.record(an_entry(0))
     assert not journal.record(an_entry(5))
-    assert not journal.record(an_entry(10, inputs={"rate": 7.0}))
+    assert not journal.record(an_entry(10, inputs={"rate": 7.0}, shortage="room for 1"))
     (found,) = journal.decisions(NAME, 5)
     assert (found["repeats"], found["time"][11:19], found["until"][11:19]) == (2, "12:00:00", "12:00:10")
-    assert found["inputs"] == {"rate": 7.0}
-
-
-def test_a_shortage_is_that_of_the_last_time():
-    journal = Journal()
-    for shortage in ("room for 2", "room for 1"):
-        journal.record(an_entry(shortage=shortage))
-    assert journal.decisions(NAME, 1)[0]["shortage"] == "room for 1"
-    assert "shortage" not in an_entry().document()
+    assert (found["inputs"], found["shortage"]) == ({"rate": 7.0}, "room for 1")
+    journal.forget(NAME)
+    assert (journal.decisions(NAME, 1), journal.functions()) == (None, [])
 
 
 @pytest.mark.parametrize(
@@ -85,14 +79,6 @@ def test_many_functions_share_the_space_and_each_keeps_at_least_two():
     journal.record(an_entry(function_name="a", reason="x"))
     journal.record(an_entry(function_name="a", reason="y"))
     assert [found["reason"] for found in journal.decisions("a", 100)] == ["x", "y"]
-
-
-def test_forgotten_function_has_no_decisions():
-    journal = Journal()
-    journal.record(an_entry())
-    for name in (NAME, "never.seen"):
-        journal.forget(name)
-    assert (journal.decisions(NAME, 1), journal.functions()) == (None, [])
 
 
 def test_a_decision_goes_through_the_log_and_back():

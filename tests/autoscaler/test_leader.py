@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from slo_autoscaler.errors import ConfigError
-from slo_autoscaler.leader import Alone, FileLock
+from slo_autoscaler.leader import FileLock
 
 
 @pytest.fixture
@@ -21,10 +21,6 @@ def locks(path):
     yield made
     for lock in made:
         lock.close()
-
-
-def test_alone_always_leads_and_nobody_never():
-    assert (Alone().leads(), Alone(leads=False).leads()) == (True, False)
 
 
 def test_lock_one_of_several_leads_and_the_next_when_it_lets_go(locks, path, caplog):
@@ -63,18 +59,6 @@ def test_a_lock_whose_file_is_removed_is_given_up_and_taken_anew(locks, path, ca
     assert second.leads(), "there is a new file, and nobody holds it"
     assert not first.leads()
     assert "was removed or replaced: no longer the leader" in caplog.text
-
-
-def test_a_follower_whose_file_is_replaced_waits_for_the_new_one(locks, path):
-    first, second, third = locks
-    assert first.leads()
-    assert not second.leads()
-    path.unlink()
-    assert third.leads()
-    first.close()
-    assert not second.leads(), "the old file is free, but it is no lock any more"
-    third.close()
-    assert second.leads()
 
 
 def test_lock_in_a_removed_folder_has_no_leader_and_stops_the_next_start(tmp_path):

@@ -22,11 +22,6 @@ def test_main_every_command_shows_its_help_and_the_main_one_names_all(word, caps
     assert word != "run" or all(each in told for each in COMMANDS)
 
 
-def test_main_gives_the_status_of_the_command(capsys):
-    assert main(["explain", "a.fn", "--log", "/no/log"]) == 2
-    assert "/no/log" in capsys.readouterr().err
-
-
 def test_main_log_format_that_does_not_exist_is_status_2(monkeypatch, capsys, tmp_path):
     words = ["--config", str(tmp_path / "none.yaml")]
     with pytest.raises(SystemExit) as ended:

@@ -20,7 +20,9 @@ def value(metrics, series, **labels):
 def test_decided_sets_the_series_of_the_function_and_forget_leaves_none(metrics):
     for _ in range(3):
         metrics.decided("a.fn", Scale(2, 1), Decision(4, Reason.BACKLOG, {}), "up")
-    metrics.desires({"a.fn": 4})
+    for desired in ({"b.fn": 2}, {"a.fn": 4}):
+        metrics.desires(desired)
+    assert value(metrics, "desired_replicas", function_name="b.fn") is None
     assert value(metrics, "desired_replicas", function_name="a.fn") == 4
     assert value(metrics, "mode", function_name="a.fn", mode="active") == 1
     for state, count in (("desired", 2), ("available", 1)):
@@ -32,13 +34,6 @@ def test_decided_sets_the_series_of_the_function_and_forget_leaves_none(metrics)
     assert b"a.fn" not in generate_latest(metrics.registry)
 
 
-def test_failed_and_reconciled_are_counted_from_the_start(metrics):
-    metrics.failed("act")
-    metrics.reconciled(0.2)
-    assert [value(metrics, "errors_total", stage=stage) for stage in ("act", "read")] == [1, 0]
-    assert value(metrics, "reconcile_seconds_count") == 1
-
-
 def test_inputs_of_the_last_decision_are_gauges_and_what_is_unknown_is_absent(metrics):
     inputs = {name: float(number) for number, name in enumerate(GAUGES)}
     metrics.decided("a.fn", Scale(2, 2), Decision(3, Reason.BACKLOG, inputs), "up")
@@ -47,13 +42,6 @@ def test_inputs_of_the_last_decision_are_gauges_and_what_is_unknown_is_absent(me
     metrics.decided("a.fn", Scale(3, 2), Decision(None, Reason.NO_DATA, dict.fromkeys(GAUGES)), "hold")
     for signal in GAUGES.values():
         assert metrics.registry.get_sample_value(signal.gauge, {"function_name": "a.fn"}) is None
-
-
-def test_desires_leaves_no_sample_of_an_earlier_reconcile(metrics):
-    metrics.desires({"a.fn": 4, "b.fn": 2})
-    metrics.desires({"b.fn": 3})
-    assert value(metrics, "desired_replicas", function_name="a.fn") is None
-    assert value(metrics, "desired_replicas", function_name="b.fn") == 3
 
 
 def test_a_shadow_has_replicas_and_the_score_of_both_and_goes_with_the_mode(metrics):

@@ -2,9 +2,7 @@
 
 import pytest
 
-from slo_autoscaler.model import Scale
 from slo_autoscaler.signals import Observation
-from slo_autoscaler.spec import GatewaySlos, Slo
 
 
 @pytest.mark.parametrize(
@@ -39,11 +37,6 @@ def test_direct_rate_may_raise_the_newest_arrivals_and_never_lowers_them(rate_no
     assert Observation(rate=90.0, rate_now=rate_now, direct_rate=direct).arrival_rate_now == arrivals
 
 
-def test_pending_replicas_are_never_negative():
-    assert Scale(desired=5, available=3).pending == 2
-    assert Scale(desired=1, available=3).pending == 0
-
-
 @pytest.mark.parametrize(
     ("attainment", "objective", "burn"),
     [
@@ -58,14 +51,3 @@ def test_pending_replicas_are_never_negative():
 def test_the_burn_rate_is_misses_over_what_the_objective_allows(attainment, objective, burn):
     seen = Observation(attainment=attainment, slo_objective=objective)
     assert seen.burn_rate == (None if burn is None else pytest.approx(burn))
-
-
-def test_a_function_is_judged_by_the_gateway_if_it_is_named_so_or_all_others_are():
-    slo, other = Slo(0.2, 0.99), Slo(1.0, 0.95)
-    some = GatewaySlos({"a.fn": slo, "b.fn": None})
-    assert (some.of("a.fn"), some.of("b.fn"), some.of("c.fn")) == (slo, None, None)
-    most = GatewaySlos({"b.fn": None}, other)
-    assert (most.of("b.fn"), most.of("c.fn")) == (None, other)
-    assert some
-    assert most
-    assert not GatewaySlos({"b.fn": None})
