@@ -54,8 +54,10 @@ def test_a_number_has_the_unit_and_the_digits_that_it_is_worth(show, value, text
     assert show(value) == text
 
 
-@pytest.mark.parametrize("show", NUMBERS)
-@given(value=st.none() | st.floats(-1e6, 1e6, allow_subnormal=False) | st.sampled_from([math.nan, math.inf]))
+@given(
+    show=st.sampled_from([*NUMBERS, shown.per_second, shown.count]),
+    value=st.none() | st.floats(-1e6, 1e6, allow_subnormal=False) | st.sampled_from([math.nan, math.inf]),
+)
 def test_any_number_is_short_without_exponent_and_an_unknown_one_a_dash(show, value):
     if value is not None and not math.isfinite(value) and isinstance(show, partial):
         return  # no input is

@@ -8,11 +8,12 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 BUDGET = {"flask", "gunicorn", "httptools", "prometheus-client", "uvloop"}
-NOT_IN_THE_FRONT_END = {
-    *("flask", "gunicorn", "numpy", "opentelemetry", "requests", "torch", "torchvision", "yaml")
-}
+NOT_IN_A_WORKER = {"flask", "numpy", "opentelemetry", "requests", "torch", "torchvision", "yaml"}
+"""Before the handler asks for it."""
 
 
 def imported_by(statement: str) -> set[str]:
@@ -41,20 +42,20 @@ def test_watchdog_declares_its_five_dependencies_and_one_extra():
     assert extras == {"otel": {"opentelemetry-exporter-otlp-proto-http", "opentelemetry-sdk"}}
 
 
-def test_front_end_loads_no_model_library_and_nothing_of_the_worker():
-    loaded = imported_by("import batching_watchdog.app")
-    assert "batching_watchdog" in loaded
-    assert not loaded & NOT_IN_THE_FRONT_END
-
-
-def test_worker_loads_no_model_library_before_the_handler_asks_for_it():
-    assert not imported_by("import batching_watchdog.worker.serve") & (NOT_IN_THE_FRONT_END - {"gunicorn"})
-
-
-def test_kubernetes_client_loads_nothing_that_the_autoscalers_image_leaves_out():
-    loaded = imported_by("import slo_autoscaler.kube.lease, slo_autoscaler.platforms.kubernetes")
-    assert "kubernetes" in loaded
-    assert not loaded & {"aiohttp", "aiohttp_retry", "multidict", "yarl"}
+@pytest.mark.parametrize(
+    ("modules", "absent"),
+    [
+        ("batching_watchdog.app", NOT_IN_A_WORKER | {"gunicorn"}),
+        ("batching_watchdog.worker.serve", NOT_IN_A_WORKER),
+        # The image leaves them out.
+        (
+            "slo_autoscaler.kube.lease, slo_autoscaler.platforms.kubernetes",
+            {"aiohttp", "aiohttp_retry", "multidict", "yarl"},
+        ),
+    ],
+)
+def test_process_loads_nothing_that_it_does_not_need(modules: str, absent: set[str]):
+    assert not imported_by(f"import {modules}") & absent
 
 
 def test_pure_core_needs_the_standard_library_only():

@@ -150,14 +150,6 @@ def test_state_that_a_rollback_does_not_restore_is_that_of_the_page(tmp_path: Pa
     assert unanswered(old_queries("history"), everything, tmp_path) == documented("State after a rollback")
 
 
-@needs_promtool
-def test_signal_whose_metric_is_gone_has_no_answer(tmp_path: Path):
-    gone = "watchdog_capacity_requests_per_second"
-    samples = [each for each in old_watchdog() if each[0] != gone]
-    asked = {name: query for name, query in signals().items() if gone in query or name == "rate"}
-    assert unanswered(asked, samples + beside(), tmp_path) == {"capacity"}
-
-
 def test_keys_of_an_old_configuration_that_are_refused_are_those_of_the_page():
     with pytest.raises(ConfigError) as refused:
         Config.parse((OLD / "config.yaml").read_text(), "config.yaml")

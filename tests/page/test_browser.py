@@ -69,20 +69,6 @@ def test_the_keyboard_filters_sorts_by_a_header_and_opens_a_function(browser: Br
     browser.wait("location.pathname.startsWith('/functions/vision-')")
 
 
-def test_without_javascript_the_server_sorts(browser, thousand):
-    browser.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
-    try:
-        browser.driver.get(f"{thousand}/?q=vision")
-        browser.driver.find_element("css selector", "th[data-key=function] button").click()
-        until(lambda: "sort=function" in browser.driver.current_url, "the form is sent")
-        names = [each.text for each in browser.driver.find_elements("css selector", "#fleet tbody th")[:20]]
-    finally:
-        browser.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
-    assert len(names) == 20
-    assert names == sorted(names)
-    assert all(name.startswith("vision") for name in names)
-
-
 def test_page_follows_until_told_not_to_and_shows_a_missing_answer(browser):
     told = Told(a_hold())
     with a_page(told) as url:

@@ -106,11 +106,6 @@ def test_the_table_has_the_rows_of_the_json_in_their_order_as_far_as_it_goes(pag
     assert ('aria-sort="descending"' in html) == ("sort=-" in query)
 
 
-def test_an_unknown_choice_is_the_default(page):
-    unknown, default = (get_json(f"{page}/api/functions{query}")[1] for query in ("?sort=size&state=odd", ""))
-    assert unknown["functions"] == default["functions"]
-
-
 @pytest.mark.parametrize(
     ("query", "visible"), [("", {"there"}), ("?q=nothing+like+it", {"there", "no-match"})]
 )

@@ -49,11 +49,6 @@ def test_row_has_text_for_every_column_and_is_json(changes):
     json.dumps(row, allow_nan=False)
 
 
-def test_inputs_are_text_with_a_dash_for_none():
-    shown = rows.inputs(a_hold(inputs={"p95": None}))
-    assert (shown["p95"], shown["expected"]) == (words.NOTHING, "212/s")
-
-
 @pytest.mark.parametrize(
     ("changes", "counts"),
     [({}, ["2", "5", "10"]), ({"mode": "shadow", "incumbent": 7}, ["7", "7", "10", "5"])],

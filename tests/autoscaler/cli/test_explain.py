@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from autoscaler.values import NAME, a_told_decision
+from slo_autoscaler.__main__ import main as command
 from slo_autoscaler.cli.explain import main
 from slo_autoscaler.web.listener import create_app
 from slo_autoscaler.web.server import Server
@@ -117,7 +118,7 @@ def test_explain_unknown_function_is_status_1_and_suggests_one(source, port, tmp
 
 
 def test_explain_log_that_cannot_be_read_is_status_2(capsys):
-    assert main([NAME, "--log", "/no/log"]) == 2
+    assert command(["explain", NAME, "--log", "/no/log"]) == 2
     assert "/no/log" in capsys.readouterr().err
 
 

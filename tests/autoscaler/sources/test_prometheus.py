@@ -80,11 +80,6 @@ def test_history_that_makes_no_sense_is_a_source_error(server, source, body):
         source.earlier([3600.0], 60.0)
 
 
-def test_an_empty_prometheus_has_no_observations(server, source):
-    server.faults["GET"] = doubles.status(200, VECTOR % b"[]")
-    assert source.observe() == {}
-
-
 @pytest.mark.e2e
 def test_the_real_prometheus_answers_every_signal_for_all_functions_at_once(tmp_path):
     with a_fleet(capacity=50.0) as one, a_fleet(capacity=70.0) as two, a_fleet(capacity=float("nan")) as idle:

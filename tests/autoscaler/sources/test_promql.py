@@ -15,7 +15,6 @@ from slo_autoscaler.sources.promql import (
     HISTORY,
     RESTORED,
     WATCHDOG,
-    arrivals,
     earlier,
     exported_at,
     gateway_observations,
@@ -27,7 +26,6 @@ from slo_autoscaler.sources.promql import (
     parse,
     parse_range,
     parse_time,
-    pasts,
     queries,
     scrape_advice,
 )
@@ -65,11 +63,6 @@ def test_queries_asked_seldom_are_not_among_the_others():
     assert seldom
     assert queries(7.5, 2.0).keys() | seldom.keys() == WATCHDOG.keys()
     assert not queries(7.5, 2.0).keys() & seldom.keys()
-
-
-def test_arrivals_ask_the_gateway_only_for_functions_that_have_no_watchdog():
-    assert "gateway" in arrivals(20.0, SLOS)
-    assert "gateway" not in arrivals(20.0, GatewaySlos())
 
 
 @given(st.dictionaries(names, st.floats()))
@@ -129,14 +122,6 @@ def test_a_range_is_told_in_seconds_ago_and_leaves_out_what_is_no_number():
     assert parse_range([], 100.0) == {}
 
 
-def test_the_pasts_of_functions_are_put_together_from_the_signals():
-    rate, pending = ((10.0, 1.5),), ((5.0, 2.0),)
-    assert pasts({"rate": {"a.fn": rate, "b.fn": rate}, "pending": {"a.fn": pending}, "correction": {}}) == {
-        "a.fn": Past(rate=rate, pending=pending),
-        "b.fn": Past(rate=rate),
-    }
-
-
 def test_earlier_counts_seconds_from_the_moment_and_knows_only_ages_with_rates():
     ranges = {
         3600.0: {"a.fn": ((3620.0, 4.0), (3600.0, 5.0), (3580.0, 6.0)), "b.fn": ()},
@@ -147,15 +132,12 @@ def test_earlier_counts_seconds_from_the_moment_and_knows_only_ages_with_rates()
     }
 
 
-@pytest.mark.parametrize("result", [None, [], [1.0], [1.0, "soon"], ["now", "2"], {"value": 1}, "12"])
-def test_parse_time_of_no_scalar_is_an_error(result):
-    with pytest.raises(SourceError):
-        parse_time(result)
-
-
-def test_parse_time_keeps_nan():
+def test_parse_time_is_of_a_scalar_which_may_be_nan_alone():
     when, value = parse_time([1.5, "NaN"])
     assert (when, math.isnan(value)) == (1.5, True)
+    for other in (None, [], [1.0], [1.0, "soon"], ["now", "2"], {"value": 1}, "12"):
+        with pytest.raises(SourceError):
+            parse_time(other)
 
 
 @pytest.mark.parametrize(

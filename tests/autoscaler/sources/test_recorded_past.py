@@ -1,14 +1,13 @@
 """The source on what Prometheus recorded: a block of known samples, made by promtool, in the real program."""
 
 import logging
-import shutil
-import subprocess
 import time
 
 import pytest
 
 from autoscaler.doubles import a_prometheus, status, until
 from autoscaler.fault_proxy import a_fault_proxy
+from prometheus.promtool import promtool
 from slo_autoscaler.law.restart import Past
 from slo_autoscaler.sources import Settings as PrometheusSettings
 from slo_autoscaler.sources.prometheus import RECONCILES_BETWEEN, PrometheusSource
@@ -34,21 +33,13 @@ def held(value, start, end, step=5.0):
 
 def a_block(folder, series):
     """Write {series: {seconds from NOW: value}} into Prometheus' storage."""
-    promtool = shutil.which("promtool")
-    assert promtool, "promtool must be installed: make install does so"
     lines = [
         f"{name} {value} {NOW + when:.3f}"
         for name, samples in series.items()
         for when, value in samples.items()
     ]
     (folder / "series").write_text("\n".join([*lines, "# EOF", ""]))
-    made = subprocess.run(
-        [promtool, "tsdb", "create-blocks-from", "openmetrics", str(folder / "series"), str(folder / "data")],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    made = promtool("tsdb", "create-blocks-from", "openmetrics", folder / "series", folder / "data")
     assert made.returncode == 0, made.stdout + made.stderr
 
 
