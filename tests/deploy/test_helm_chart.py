@@ -146,14 +146,6 @@ def test_values_of_the_configuration_lie_over_the_platforms(render: Render):
     assert found.defaults.max_replicas == default.defaults.max_replicas
 
 
-def test_changed_configuration_has_another_name_so_the_deployment_rolls(render: Render):
-    names = [
-        only(render(config={"interval": interval}), "ConfigMap")["metadata"]["name"]
-        for interval in ("5s", "6s", "5s")
-    ]
-    assert names[0] == names[2] != names[1]
-
-
 def test_ports_follow_the_configuration(render: Render):
     documents = render(config={"web": {"port": 9000, "probe_port": None}})
     assert container(documents)["ports"] == [{"name": "metrics", "containerPort": 9000}]

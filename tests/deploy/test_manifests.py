@@ -1,7 +1,6 @@
 """What is applied to a cluster: it is built of its parts, Kubernetes takes it, and it asks for little."""
 
 import os
-import re
 import shutil
 import subprocess
 from dataclasses import fields, replace
@@ -284,35 +283,6 @@ def test_pod_has_no_root_no_capability_and_nothing_to_write_to(documents: list[D
     assert user in (ROOT / "autoscaler/Dockerfile").read_text().splitlines()
 
 
-def test_files_that_are_read_are_mounted_where_they_are_looked_for(
-    documents: list[Document], kustomization: str
-):
-    mounts = {mount["name"]: mount["mountPath"] for mount in container(documents)["volumeMounts"]}
-    volumes = {volume["name"]: volume for volume in pod(documents)["spec"]["volumes"]}
-    name = only(documents, "ConfigMap")["metadata"]["name"]
-    assert volumes["config"]["configMap"]["name"] == name
-    # A changed one has another name, so the Deployment rolls.
-    assert re.fullmatch(r"slo-autoscaler-config-[a-z0-9]{10}", name)
-    assert container(documents)["args"] == ["--config", f"{mounts['config']}/config.yaml"]
-    assert ("gateway-credentials" in mounts) == (kustomization == "openfaas")
-    if kustomization == "openfaas":
-        auth = configuration(documents).platform.basic_auth
-        # The keys of the chart's secret become the names of the files.
-        folder = mounts["gateway-credentials"]
-        files = [f"{folder}/basic-auth-{each}" for each in ("user", "password")]
-        assert auth
-        assert [auth.user_file, auth.password_file] == files
-        assert volumes["gateway-credentials"]["secret"]["secretName"] == "basic-auth"
-
-
-def test_role_names_the_lease_that_the_configuration_asks_for(documents: list[Document]):
-    leader = configuration(documents).leader
-    assert leader is not None
-    rules = only(documents, "Role", "slo-autoscaler-lease")["rules"]
-    assert [rule["resourceNames"] for rule in rules if "resourceNames" in rule] == [[leader.lease.name]]
-    assert leader.lease.namespace is None, "the role is in the pod's own namespace"
-
-
 def test_version_is_the_distributions_everywhere(documents: list[Document]):
     assert container(documents)["image"] == f"ghcr.io/tailbound/slo-autoscaler:{__version__}"
     assert pod(documents)["metadata"]["labels"]["app.kubernetes.io/version"] == __version__
@@ -334,17 +304,6 @@ def test_sample_for_knative_is_the_stacks_function_and_fits_the_watchdog():
     assert "autoscaling.knative.dev/metric" not in annotations
     stop = config.healthcheck_interval + config.drain_timeout + 3
     assert template["spec"]["timeoutSeconds"] > stop
-
-
-def test_model_of_the_guide_is_found_by_its_service_and_left_without_a_count():
-    deployment, service = yaml.safe_load_all((DEPLOY / "kubernetes/my-model.yaml").read_text())
-    known_to_kubernetes(deployment, service)
-    assert "replicas" not in deployment["spec"]
-    metadata = pod([deployment])["metadata"]
-    assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"] == metadata["labels"]
-    config = WatchdogConfig.from_env(environment(container([deployment])), cpus=2.0)
-    assert metadata["annotations"]["tailbound.dev/metrics-port"] == str(config.metrics_port)
-    assert container([deployment])["ports"] == [{"containerPort": config.port}]
 
 
 def test_hpa_adapter_and_keda_are_about_the_count_that_is_exported_of_one_function():

@@ -12,7 +12,6 @@ import yaml
 
 from autoscaler.doubles import a_prometheus, until
 from prometheus.promtool import complaints_about, needs_promtool, promtool
-from slo_autoscaler.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy/prometheus"
@@ -253,22 +252,6 @@ def test_charts_prometheus_may_look_at_pods_where_its_jobs_do_and_at_nothing_els
     # Discovery of the Alertmanager would need the cluster's pods, too.
     (alertmanager,) = given["server"]["alertmanagers"]
     assert alertmanager.keys() == {"static_configs"}
-
-
-@pytest.mark.parametrize(
-    ("values", "config"),
-    [
-        (PROMETHEUS / "values.yaml", "openfaas/config.yaml"),
-        (KNATIVE / "prometheus/values.yaml", "knative/class/config.yaml"),
-        (KNATIVE / "prometheus/values.yaml", "knative/floor/config.yaml"),
-        (KUBERNETES / "prometheus-values.yaml", "kubernetes/config.yaml"),
-    ],
-)
-def test_charts_service_is_where_the_autoscaler_looks_for_it(values: Path, config: str):
-    server, namespace = loaded(values)["server"], RIGHTS[values][1]
-    name, port = server["fullnameOverride"], server["service"]["servicePort"]
-    asked = Config.parse((ROOT / "deploy" / config).read_text(), config).prometheus.url
-    assert asked == f"http://{name}.{namespace}.svc.cluster.local:{port}"
 
 
 @pytest.mark.parametrize(

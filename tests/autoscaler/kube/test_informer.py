@@ -1,7 +1,6 @@
 """Informers over real sockets, on servers that are well and unwell, and own writes laid over them."""
 
 import threading
-import time
 
 import pytest
 
@@ -201,21 +200,6 @@ def test_a_version_that_is_too_old_is_followed_by_a_list(shop, api):
     api.faults.clear()
     shop.knows(each, web=8)
     assert shop.key("gone") not in each.told
-
-
-@on_double
-def test_bookmarks_keep_a_quiet_watch_from_growing_too_old(shop, api, namespace):
-    api.bookmarks = 0.01
-    each = shop.informer()
-    # Other kinds move the version on, which this watch hears by bookmarks alone.
-    api.put("v1", "events", {"metadata": {"name": "e", "namespace": namespace}})
-    (heard, found) = time.monotonic(), each._lists[namespace]
-    until(lambda: found._contact > heard + 0.05, "bookmarks are heard")
-    api.compact()
-    shop.break_watches()
-    shop.scale("web", 3)
-    shop.knows(each, web=3)
-    assert shop.asked("limit=") == 1
 
 
 @on_double

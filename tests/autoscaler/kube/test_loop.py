@@ -39,10 +39,6 @@ def test_a_loop_is_woken_and_outlives_its_own_bugs(caplog):
     assert caplog.text.count("away") == 1, "a complaint that goes on is made once"
 
 
-def test_a_loop_that_was_never_started_can_be_closed():
-    Loop("a loop", lambda: 1.0).close()
-
-
 def test_a_write_that_is_refused_waits_alone_and_is_forgotten_with_its_object(caplog):
     writes, done = Writes("status"), []
     assert writes.attempt(A, fail(REFUSED))

@@ -12,14 +12,11 @@ def requests(**found):
     return {"resources": {"requests": {key.replace("_", "/"): value for key, value in found.items()}}}
 
 
-def test_a_pod_that_finds_no_node_is_its_deployments_and_says_why_without_what_could_be_evicted():
-    found = Unschedulable.of(a_pod("web", why=f"{FULL} no new claims to deallocate, preemption: 0/3 nodes."))
-    assert (found.deployment, found.why) == (("shop", "web"), FULL.rstrip("."))
-
-
-def test_a_pod_of_knative_is_its_revisions_as_well():
-    found = Unschedulable.of(a_pod("r1-deployment", labels={"serving.knative.dev/revision": "r1"}))
+def test_a_pod_that_finds_no_node_is_its_deployments_and_revisions_and_says_why():
+    why = f"{FULL} no new claims to deallocate, preemption: 0/3 nodes."
+    found = Unschedulable.of(a_pod("r1-deployment", why=why, labels={"serving.knative.dev/revision": "r1"}))
     assert (found.deployment, found.revision) == (("shop", "r1-deployment"), ("shop", "r1"))
+    assert found.why == FULL.rstrip("."), "without what could be evicted"
 
 
 @pytest.mark.parametrize(

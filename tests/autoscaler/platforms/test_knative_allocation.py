@@ -64,14 +64,13 @@ def a_route(spec=(), status=()):
 
 OLD = {"autoscaling.knative.dev/minScale": "4", "autoscaling.knative.dev/maxScale": "8"}
 OLD_AND_NEW = OLD | {"autoscaling.knative.dev/min-scale": "1"}
-NO_COUNTS = ("-1", "1.5", "", "many", "\u00b2", "9" * 5000)
 SAID = Defaults(class_name="slo.tailbound.dev", min_scale=3, max_scale=7, initial_scale=2)
 
 
 @pytest.mark.parametrize(
     ("it", "defaults", "found"),
     [
-        (an_object(min_scale="2", max_scale="9", initial_scale="5"), SAID, (2, 9, 5)),
+        (an_object(**{"class": KPA}, min_scale="2", max_scale="9", initial_scale="5"), SAID, (2, 9, 5)),
         ({"metadata": {"annotations": OLD}}, SAID, (4, 8, 2)),
         ({"metadata": {"annotations": OLD_AND_NEW}}, SAID, (1, 8, 2)),
         (an_object(), SAID, (3, 7, 2)),
@@ -84,13 +83,10 @@ SAID = Defaults(class_name="slo.tailbound.dev", min_scale=3, max_scale=7, initia
         ),
     ],
 )
-def test_bounds_are_those_of_the_annotations_else_the_clusters(it, defaults, found):
+def test_class_and_bounds_are_those_of_the_annotations_else_the_clusters(it, defaults, found):
     assert (min_scale(it, defaults), max_scale(it, defaults), initial_scale(it, defaults)) == found
-
-
-def test_class_is_that_of_the_annotation_else_the_clusters():
-    assert class_of(an_object(), SAID) == "slo.tailbound.dev"
-    assert class_of(an_object(**{"class": KPA}), SAID) == KPA
+    own = it["metadata"]["annotations"].get("autoscaling.knative.dev/class")
+    assert class_of(it, defaults) == (own or defaults.class_name)
 
 
 FULL = {
@@ -209,10 +205,6 @@ def test_plan_divides_a_count(revisions, wanted, main, counts):
     assert plan(revisions, wanted) == {each.key: count for each, count in zip(revisions, counts, strict=True)}
 
 
-def test_no_revision_has_no_counts():
-    assert plan([], 3) == {}
-
-
 @pytest.mark.parametrize(("whole", "share", "part"), [(100, 0.07, 7), (15, 0.1, 2), (15, 0.0, 0)])
 def test_a_share_is_rounded_up_but_not_for_what_floats_are(whole, share, part):
     assert replicas_for_share(whole, share) == part
@@ -259,6 +251,7 @@ def test_plan_of_a_plan_changes_nothing(revisions, wanted):
     counts = plan(revisions, wanted)
     after = [replace(each, replicas=counts[each.key]) for each in revisions]
     assert plan(after, wanted) == counts
+    assert plan([], wanted) == {}
     main = main_of(revisions).key
     assert plan(after, None)[main] == counts[main], "a restart, which forgets what was decided"
 

@@ -65,13 +65,6 @@ def given_floor(revision, floor, defaults=Defaults()):  # noqa: B008 (it is froz
     return after(revision, change(revision, floor, defaults))
 
 
-def test_a_floor_is_min_scale_at_the_version_that_was_read():
-    patch = change(a_revision(min="2"), 5, Defaults())
-    assert patch == {
-        "metadata": {"resourceVersion": "7", "annotations": {MIN_SCALE: "5", APPLIED: "5", ORIGINAL: "2"}}
-    }
-
-
 FLOORED = a_revision(min="5", given="5", own="1")
 
 
@@ -104,24 +97,22 @@ def test_change_of_a_floor(revision, floor, defaults, found):
     ("revision", "replicas", "least", "most"),
     [
         (a_revision(min="5", given="5", own="2", max="8"), 5, 2, 8),
-        (a_revision(), 1, 0, None),  # without a floor one is running at least
+        (a_revision(), 1, 0, None),  # without one a replica is running at least
         (a_revision(desired=0, actual=0), 0, 0, None),
+        (a_revision(desired=-1, actual=0), 1, 0, None),
         ({"metadata": {"name": "x"}}, 0, 0, None),
     ],
 )
-def test_revision_of_mode_floor_counts_its_floor(revision, replicas, least, most):
-    it = revision_of(revision, ALL, Defaults(), floored=True)
+def test_revision_of_mode_floor_counts_its_floor_else_what_knative_wants(revision, replicas, least, most):
+    it = one(revision, ALL)
     assert (it.replicas, it.least, it.most) == (replicas, least, most)
+    wanted = revision.get("status", {}).get("desiredReplicas", 0)
+    assert one(revision, ALL, floored=False).replicas == max(0, wanted)
     assert it.ready == revision.get("status", {}).get("actualReplicas", 0)
 
 
 def one(revision, share, *, floored=True):
     return revision_of(revision, share, Defaults(), floored=floored)
-
-
-def test_without_a_floor_the_count_is_what_knative_wants():
-    assert one(a_revision(desired=3), ALL, floored=False).replicas == 3
-    assert one(a_revision(desired=-1, actual=0), ALL, floored=False).replicas == 0
 
 
 MAIN = one(a_revision(max="6"), Share(0.8, 0.8))
@@ -155,7 +146,9 @@ def test_any_floors_keep_and_restore_the_users_minimum(own, wanted):
     original = a_revision(**({} if own is None else {"min": own}))
     revision = original
     for floor in wanted:
-        revision = given_floor(revision, floor)
+        patch = change(revision, floor, Defaults())
+        assert patch is None or patch["metadata"]["resourceVersion"] == "7", "that was read"
+        revision = after(revision, patch)
         assert change(revision, floor, Defaults()) is None, "once is enough"
         held = int(annotations(revision).get(MIN_SCALE, "0"))
         assert held >= int(own or 0)

@@ -17,7 +17,6 @@ from slo_autoscaler.platforms.knative.status import (
     TIMED_OUT,
     Condition,
     condition,
-    conditions,
     has_started,
     inactivity,
     is_owned,
@@ -372,15 +371,3 @@ def test_a_status_is_what_the_api_and_knative_take(world):
         assert each["type"] == "Theirs" or each.get("message", "") in SAYINGS
     assert not any(re.search(r"\d", saying) for saying in SAYINGS), "a number would move the time"
     assert found["observedGeneration"] == pa["metadata"]["generation"]
-
-
-def test_of_several_that_are_false_the_one_that_changed_last_is_the_reason():
-    verdicts = {
-        "Active": Condition("False", "First", "First."),
-        "SKSReady": Condition("False", "Second", "Second."),
-        "ScaleTargetInitialized": Condition("True"),
-    }
-    old = a_condition("Active", "False", "First") | {"message": "First."}
-    assert (
-        condition({"status": {"conditions": conditions([old], verdicts, NOW)}}, "Ready")["reason"] == "Second"
-    )

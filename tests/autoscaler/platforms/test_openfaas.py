@@ -8,7 +8,7 @@ import pytest
 
 from autoscaler import doubles
 from autoscaler.doubles import Function, a_gateway, decide, free_port
-from slo_autoscaler.errors import ConfigError, FunctionGoneError, PlatformError, ScaleChangedError
+from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms.openfaas import (
@@ -126,16 +126,6 @@ def test_basic_auth_comes_from_the_files_and_its_lack_is_named(connect, gateway,
     assert list(connect(basic_auth=auth).scales()) == ["vision.openfaas-fn"]
     with pytest.raises(PlatformError, match=r"401, check platform\.basic_auth"):
         connect().scales()
-
-
-@pytest.mark.parametrize(("content", "why"), [(None, "No such file"), (b"\xff\xfe", "not text")])
-def test_a_secret_that_cannot_be_read_stops_the_start(connect, tmp_path, content, why):
-    path = tmp_path / "user"
-    if content is not None:
-        path.write_bytes(content)
-    rule = rf"platform\.basic_auth\.user_file: .* must be a readable file: {why}"
-    with pytest.raises(ConfigError, match=rule):
-        connect(basic_auth=BasicAuth(user_file=str(path), password_file=str(path)))
 
 
 # Faults

@@ -58,13 +58,6 @@ def test_queries_every_signal_has_one_and_nothing_is_left_open():
         assert "[" not in SPANS.sub("", re.sub(r'"[^"]*"', "", text))
 
 
-def test_queries_asked_seldom_are_not_among_the_others():
-    seldom = queries(7.5, 2.0, seldom=True)
-    assert seldom
-    assert queries(7.5, 2.0).keys() | seldom.keys() == WATCHDOG.keys()
-    assert not queries(7.5, 2.0).keys() & seldom.keys()
-
-
 @given(st.dictionaries(names, st.floats()))
 def test_nan_and_infinity_are_no_data(values):
     nameless = {"metric": {}, "value": [0, "1"]}

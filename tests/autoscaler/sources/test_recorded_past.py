@@ -10,7 +10,7 @@ from autoscaler.fault_proxy import a_fault_proxy
 from prometheus.promtool import promtool
 from slo_autoscaler.law.restart import Past
 from slo_autoscaler.sources import Settings as PrometheusSettings
-from slo_autoscaler.sources.prometheus import RECONCILES_BETWEEN, PrometheusSource
+from slo_autoscaler.sources.prometheus import PrometheusSource
 from slo_autoscaler.sources.promql import RESTORED
 from slo_autoscaler.spec import GatewaySlos, Slo
 
@@ -178,16 +178,6 @@ def test_observe_longer_scrape_interval_than_configured_is_measured_and_said_onc
 def known(source):
     seen = source.observe()
     return {name: each.scrape_ratio for name, each in seen.items() if each.scrape_ratio is not None}
-
-
-def test_observe_right_scrape_interval_is_asked_for_seldom_and_not_spoken_of(recorded, caplog):
-    source = recorded({'up{function_name="right.fn"}': scraped(5.0)})
-    until(lambda: known(source), "scrapes are counted")
-    asked = source._seldom._asked, source._seldom._until_next
-    assert asked[0] == []
-    assert asked[1] > RECONCILES_BETWEEN - 5
-    assert known(source)
-    assert caplog.records == []
 
 
 def test_observe_where_scrapes_cannot_be_counted_goes_on_without(recorded):
