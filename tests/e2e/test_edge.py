@@ -2,7 +2,7 @@
 
 import resource
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -60,7 +60,8 @@ def test_slow_senders_and_slow_readers_are_cut_and_others_are_served_meanwhile_i
             "all are answered",
         )
         for reader in readers:
-            reader.sendall(large * 20)  # what they ask for while they do not read is not taken
+            with suppress(ConnectionError):  # on a busy machine it may be cut already
+                reader.sendall(large * 20)  # what they ask for while they do not read is not taken
         for _ in range(5):
             assert len(dog.call(body=b"b").body) == 5_000_000
         assert dog.memory() - before < 100_000_000

@@ -79,12 +79,8 @@ def test_report_of_a_function_of_a_stack_file_has_the_target_of_that_file(tmp_pa
 
 EXAMPLE = "def example():\n    return b'x'\n"
 BROKEN = {
-    "syntax": ("def handle_batch(events, context)\n", '  File "', "SyntaxError"),
     "import": ("import nothing_like_it\n", "Traceback", "next: install"),
-    "load": ("def load():\n    open('weights')\ndef handle(e, c): ...\n", "Traceback", "FileNotFoundError"),
-    "no handle": ("", "", "defines neither handle_batch"),
     "no example": ("def handle(e, c): ...\n", "", "def example():"),
-    "no bytes": ("def example():\n    return 'x'\ndef handle(e, c): ...\n", "", "must return bytes, not str"),
     "raises": (f"{EXAMPLE}def handle(e, c):\n    1 / 0\n", "Traceback", "with 500"),
     "no JSON": (f"{EXAMPLE}def handle(e, c):\n    return {{1}}\n", "the result", "set is not JSON"),
     "rejected": (f"{EXAMPLE}def handle(e, c):\n    return 'no', 422\n", "", "422, and not below 400: no"),

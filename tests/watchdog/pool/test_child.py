@@ -41,7 +41,7 @@ def test_every_short_life_lengthens_the_wait_up_to_the_longest_and_a_long_one_fo
     assert [backoff.after(STABLE_SECONDS + 1), backoff.after(0.1)] == list(BACKOFF_SECONDS[:2])
 
 
-def test_the_first_task_that_fails_ends_the_whole_and_a_cancelled_one_does_not():
+def test_first_task_that_fails_ends_the_whole_and_a_cancelled_one_does_not():
     async def fail(text: str) -> None:
         raise ValueError(text)
 
@@ -58,7 +58,7 @@ def test_the_first_task_that_fails_ends_the_whole_and_a_cancelled_one_does_not()
     asyncio.run(run())
 
 
-def test_a_child_that_ends_is_started_again_until_that_is_given_up(capfd: pytest.CaptureFixture[str]):
+def test_child_that_ends_is_started_again_until_that_is_given_up(capfd: pytest.CaptureFixture[str]):
     ends: list[str] = []
 
     def ended(how: str) -> None:
@@ -80,7 +80,7 @@ def test_a_child_that_ends_is_started_again_until_that_is_given_up(capfd: pytest
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_a_child_that_is_stopped_takes_along_what_it_has_started(at_once: bool, tmp_path: Path):
+def test_child_that_is_stopped_takes_along_what_it_has_started(at_once: bool, tmp_path: Path):
     held = tmp_path / "held"
     os.mkfifo(held)
 
@@ -94,7 +94,7 @@ def test_a_child_that_is_stopped_takes_along_what_it_has_started(at_once: bool, 
     stopped(run, f"sleep 300 > {held} & wait")
 
 
-def test_a_child_that_is_stopped_while_it_starts_ends():
+def test_child_that_is_stopped_while_it_starts_ends():
     async def run(child: Child, running: asyncio.Task[None]) -> None:
         await asyncio.sleep(0)
         assert child._process is None
@@ -131,45 +131,42 @@ def close(child: Child) -> None:
 @pytest.mark.parametrize(
     ("settings", "environ", "expected"),
     [
-        pytest.param({"workers": "2"}, {"PATH": "/bin"}, {"OMP_NUM_THREADS": "2", "PATH": "/bin"}, id="auto"),
-        pytest.param({}, {}, {"GLIBC_TUNABLES": MALLOC_TUNABLES, "function_path": "function"}, id="malloc"),
-        pytest.param({}, {"OMP_NUM_THREADS": "7"}, {"OMP_NUM_THREADS": "7"}, id="the user's threads"),
-        pytest.param({}, {"GLIBC_TUNABLES": "mine"}, {"GLIBC_TUNABLES": "mine"}, id="the user's malloc"),
+        pytest.param(config(workers="2"), {"PATH": "/"}, {"OMP_NUM_THREADS": "2", "PATH": "/"}, id="auto"),
         pytest.param(
-            {"worker_threads": "3"},
+            config(), {}, {"GLIBC_TUNABLES": MALLOC_TUNABLES, "function_path": "function"}, id="malloc"
+        ),
+        pytest.param(config(), {"OMP_NUM_THREADS": "7"}, {"OMP_NUM_THREADS": "7"}, id="the user's threads"),
+        pytest.param(
+            config(), {"GLIBC_TUNABLES": "mine"}, {"GLIBC_TUNABLES": "mine"}, id="the user's malloc"
+        ),
+        pytest.param(
+            config(worker_threads="3"),
             {"OMP_NUM_THREADS": "7", "worker_threads": "3"},
-            {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "3"},
-            id="an explicit worker_threads wins",
+            dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "3"),
+            id="explicit threads win",
+        ),
+        *(
+            pytest.param(settings, environ, {"CUDA_VISIBLE_DEVICES": seen}, id=f"devices {seen}")
+            for settings, environ, seen in (
+                (config("0", "1"), {}, "0,1"),
+                (config("0", "1", workers="1"), {}, None),
+                (config("3", "1", workers="1"), {"CUDA_VISIBLE_DEVICES": "3,1"}, "3,1"),
+                (config("0"), {}, None),
+            )
         ),
     ],
 )
-def test_the_workers_environment_has_their_threads_and_malloc_unless_the_user_has_set_them(
-    settings: dict[str, str], environ: dict[str, str], expected: dict[str, str]
+def test_workers_environment_has_threads_malloc_and_devices_to_share_unless_the_user_has_set_them(
+    settings: Config, environ: dict[str, str], expected: dict[str, str | None]
 ):
-    environment = worker_environment(config(**settings), environ)
-    assert {name: environment[name] for name in expected} == expected
-
-
-@pytest.mark.parametrize(
-    ("settings", "environ", "seen"),
-    [
-        (config("0", "1"), {}, "0,1"),
-        (config("0", "1", workers="1"), {}, None),
-        (config("3", "1", workers="1"), {"CUDA_VISIBLE_DEVICES": "3,1"}, "3,1"),
-        (config("0"), {}, None),
-        (config(), {}, None),
-    ],
-)
-def test_workers_that_are_to_split_the_devices_are_given_them_all(
-    settings: Config, environ: dict[str, str], seen: str | None
-):
-    assert worker_environment(settings, environ).get("CUDA_VISIBLE_DEVICES") == seen
+    environment = worker_environment(settings, environ)
+    assert {name: environment.get(name) for name in expected} == expected
 
 
 @pytest.mark.parametrize(
     ("status", "words"), [(3, "ended with status 3"), (-11, "was killed by SIGSEGV"), (-99, "was killed by")]
 )
-def test_an_exit_status_is_put_into_words(status: int, words: str):
+def test_exit_status_is_put_into_words(status: int, words: str):
     assert how_it_ended(status).startswith(words)
 
 
@@ -199,7 +196,7 @@ def test_output_is_relayed_line_by_line_with_a_prefix_and_overlong_lines_are_cut
     assert [line.split(" stderr: ", 1)[1] for line in asyncio.run(run()).splitlines()] == lines
 
 
-def test_a_child_that_prints_without_end_leaves_the_loop_its_turns():
+def test_child_that_prints_without_end_leaves_the_loop_its_turns():
     async def run() -> int:
         source = asyncio.StreamReader(limit=MAX_LOG_LINE)
         source.feed_data(b"\n" * 10 * LINES_PER_TURN)
