@@ -132,7 +132,7 @@ def test_class_without_an_objective_has_the_functions_own():
 def test_target_beyond_the_timeout_is_refused_with_both_names(environ: dict[str, str]):
     with pytest.raises(ConfigError, match=r"slo_.*exec_timeout|exec_timeout.*slo_"):
         read(**environ)
-    assert read(**dict.fromkeys(("slo_latency", "exec_timeout"), "1s")).slo_latency == 1.0
+    assert read(slo_latency="1s", slo_classes="a=1s", exec_timeout="1s").slo_latency == 1.0
 
 
 def test_every_variable_is_tested_here():

@@ -80,9 +80,7 @@ def test_quota_is_the_least_of_the_cgroup_and_those_above_it(
     assert cpu_quota(write(tmp_path, files)) == quota
 
 
-def test_the_quota_counts_only_below_what_the_affinity_allows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_quota_counts_only_below_what_the_affinity_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5})
     assert available_cpus(tmp_path) == 3.0
     assert available_cpus(write(tmp_path, {f"{CGROUP}/cpu.max": "120000 100000"})) == 1.2

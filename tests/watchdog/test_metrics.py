@@ -108,7 +108,7 @@ def test_capacity_after_more_batches_is_that_of_the_next_search():
     assert not list(metrics.estimate()), "no batch has finished since"
 
 
-def test_the_capacity_is_no_more_than_the_cpu_time_of_the_front_allows():
+def test_capacity_is_no_more_than_the_cpu_time_of_the_front_allows():
     metrics, model = make()
     for _ in range(8):
         model.observe(1, 0.001)

@@ -41,7 +41,7 @@ def test_all_that_a_busy_loop_reads_may_have_come_at_the_beginning_of_its_last_t
     assert loop.turn(0.0, 0.001, 0.001) == [pytest.approx(came)] * 3
 
 
-def test_a_backlog_is_forgotten_when_the_loop_has_had_to_wait():
+def test_backlog_is_forgotten_when_the_loop_has_had_to_wait():
     loop = Loop()
     loop.turn(0.0, 0.050)
     loop.turn(0.0, then_waits=0.001)

@@ -1,7 +1,7 @@
 """HTTP on one connection: what is answered to which bytes, and when a connection ends."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -35,6 +35,7 @@ from watchdog.loops import within
 pytestmark = pytest.mark.usefixtures("speedups")
 
 KEEP_ALIVE = b"Connection: keep-alive\r\n"
+Step = bytes | float | Callable[[Connection], object]
 UPGRADE = b"Connection: upgrade\r\nUpgrade: h2c\r\n"
 EXPECT = b"Expect: 100-continue\r\n"
 LARGE = replace(LIMITS, max_body_bytes=1 << 20)
@@ -143,118 +144,79 @@ def test_refusal_leaves_before_the_body_and_keeps_the_connection_if_the_body_can
     assert client.held == 0
 
 
-@pytest.mark.parametrize(
-    ("pieces", "taken"),
-    [
-        ([GET[:20]], 0),
-        ([post(9) + b"1", b"2"], 0),
-        ([CHUNKED + b"5", b"\r\na"], 0),
-        ([GET, GET[:5]], 1),
-    ],
-    ids=["header", "body", "chunks", "the second request"],
-)
-def test_request_that_does_not_come_within_read_timeout_is_cut_with_408(pieces: list[bytes], taken: int):
-    client = Connection()
-    client.send(*pieces)
-    assert client.pass_time(LIMITS.read_timeout) == []
-    (answer,) = client.pass_time(1)
-    assert (answer.status, answer.headers["connection"]) == (408, "close")
-    assert len(client.application.messages) == taken
-    # What comes now is dropped, but read: else a reset would overtake the answer.
-    client.send(GET)
-    client.pass_time(LINGER_SECONDS)
-    assert not client.wire.aborted
-    client.pass_time(1)
-    assert client.wire.aborted
-
-
-@pytest.mark.parametrize("waiting", [0, 1])
-def test_refused_request_whose_body_does_not_come_within_read_timeout_is_cut(waiting: int):
-    application = Echo(hold=True)
-    client = Connection(application)
-    client.send(GET * waiting)
-    application.refusal = BadRequest("no")
-    client.send(post(9))
-    assert client.pass_time(LIMITS.read_timeout + 1) == []
-    assert client.wire.closed == (not waiting)
-    client.release()
-    assert client.wire.closed
-    client.pass_time(LINGER_SECONDS + 1)
-    assert client.wire.aborted
-
-
-def test_byte_now_and_then_does_not_prolong_read_timeout():
-    client = Connection()
-    client.send(GET[:5])
-    client.pass_time(LIMITS.read_timeout - 1)
-    client.send(GET[5:6])
-    assert statuses(client.pass_time(2)) == [408]
-
-
-def test_idle_connection_is_closed_after_a_while_and_not_before():
-    client = Connection()
-    client.send(GET)
-    client.pass_time(3600)  # Envoy keeps connections so long, and closes them first
-    assert len(client.send(GET)) == 1
-    client.pass_time(KEEP_ALIVE_SECONDS)
-    # Empty lines are no request.
-    client.send(b"\r\n")
-    assert not client.wire.closed
-    client.pass_time(1)
-    assert client.wire.closed
-
-
-def test_request_that_waits_for_its_answer_is_neither_late_nor_idle():
-    client = Connection(Echo(hold=True))
-    client.send(GET)
-    client.pass_time(1000)
-    assert statuses(client.release()) == [200]
-    assert client.pass_time(KEEP_ALIVE_SECONDS) == []
-    assert not client.wire.closed
-
-
-def test_client_that_does_not_read_is_read_no_further_and_cut_after_write_timeout():
-    reader, stalled = Connection(), Connection()
-    for client in (reader, stalled):
-        client.protocol.pause_writing()
-        assert not client.wire.reading
-        client.pass_time(LIMITS.write_timeout)
-        assert not client.wire.aborted
-    reader.protocol.resume_writing()
-    assert reader.wire.reading
-    for client in (reader, stalled):
-        client.pass_time(1)
-    assert (reader.wire.aborted, stalled.wire.aborted) == (False, True)
-
-
-def test_client_that_pipelines_and_does_not_read_is_cut_when_too_much_waits_for_it():
-    client = Connection(Echo(hold=True))
-    client.send(GET * 3)
+def stalls(client: Connection, unread: int = 1) -> None:
+    client.wire.unread = unread
     client.protocol.pause_writing()
-    client.wire.unread = MAX_UNSENT_BYTES
-    assert len(client.release(0)) == 1
-    client.wire.unread += 1
-    assert client.release(1, 2) == []
-    assert client.wire.aborted
 
 
-def test_answer_that_is_never_read_does_not_keep_a_closed_connection():
-    client = Connection()
-    client.send(LAST)
-    client.pass_time(LIMITS.write_timeout)
-    assert not client.wire.aborted
-    client.pass_time(1)
-    assert client.wire.aborted
+def reads(client: Connection) -> None:
+    client.wire.unread = 0
+    client.protocol.resume_writing()
 
 
-def test_pipeline_is_read_only_so_far_ahead():
+def answers(number: int) -> Step:
+    return lambda client: client.application.answer(client.application.exchanges[number])
+
+
+def refuses(client: Connection) -> None:
+    client.application.refusal = BadRequest("no")
+
+
+READ, WRITE, LINGER, KEEP = LIMITS.read_timeout, LIMITS.write_timeout, LINGER_SECONDS, KEEP_ALIVE_SECONDS
+# What comes after the 408 is dropped, but read: else a reset would overtake the answer.
+CUT = [(READ, ""), (1, "408 closed"), (GET, "closed"), (LINGER, "closed"), (1, "aborted")]
+COURSES: dict[str, list[tuple[Step, str]]] = {
+    "head does not come": [(GET[:20], ""), *CUT],
+    "body does not come": [(post(9) + b"1", ""), (b"2", ""), *CUT],
+    "chunks do not come": [(CHUNKED + b"5", ""), (b"\r\na", ""), *CUT],
+    "second request does not come": [(GET, ""), (answers(0), "200"), (GET[:5], ""), *CUT],
+    "a byte now and then": [(GET[:5], ""), (READ - 1, ""), (GET[5:6], ""), (2, "408 closed")],
+    "body of a refused one does not come": [
+        *((refuses, ""), (post(9), "400"), (READ + 1, "closed"), (LINGER + 1, "aborted")),
+    ],
+    "likewise behind one that waits": [
+        *((GET, ""), (refuses, ""), (post(9), ""), (READ + 1, ""), (answers(0), "200 400 closed")),
+        (LINGER + 1, "aborted"),
+    ],
+    "idle": [
+        *((GET, ""), (answers(0), "200"), (3600, ""), (GET, ""), (answers(1), "200")),  # as long as Envoy's
+        *((KEEP, ""), (b"\r\n", ""), (1, "closed")),  # empty lines are no request
+    ],
+    "waits for its answer": [(GET, ""), (1000, ""), (answers(0), "200"), (KEEP, ""), (1, "closed")],
+    "does not read": [(stalls, "paused"), (WRITE, "paused"), (1, "paused aborted")],
+    "reads late": [(stalls, "paused"), (WRITE, "paused"), (reads, ""), (1, "")],
+    "does not read its last answer": [
+        (LAST, ""),
+        (answers(0), "200 closed"),
+        (WRITE, "closed"),
+        (1, "aborted"),
+    ],
+    "too many answers unread": [
+        *(
+            (GET * 3, ""),
+            (lambda client: stalls(client, MAX_UNSENT_BYTES), "paused"),
+            (answers(0), "200 paused"),
+        ),
+        *((lambda client: stalls(client, MAX_UNSENT_BYTES + 1), "paused"), (answers(1), "paused aborted")),
+    ],
+    "pipelines": [(GET * (MAX_PIPELINED - 1), ""), (GET, "paused"), (answers(0), "200")],
+}
+"""What comes, happens, or passes in seconds; what is answered then, and how the connection is."""
+
+
+@pytest.mark.parametrize("steps", COURSES.values(), ids=COURSES)
+def test_connection_takes_its_course(steps: list[tuple[Step, str]]):
     client = Connection(Echo(hold=True))
-    client.send(GET * (MAX_PIPELINED - 1))
-    assert client.wire.reading
-    client.send(GET)
-    assert not client.wire.reading
-    client.release(0)
-    assert client.wire.reading
+    for number, (step, expected) in enumerate(steps):
+        if callable(step):
+            step(client)
+            came = client.answers()
+        else:
+            came = client.send(step) if isinstance(step, bytes) else client.pass_time(step)
+        wire = client.wire
+        state = "aborted" if wire.aborted else "closed" if wire.closed else ""
+        seen = [*map(str, statuses(came)), *(["paused"] if not wire.reading else []), state]
+        assert " ".join(filter(None, seen)) == expected, f"step {number}"
 
 
 @pytest.mark.parametrize("request_", [GET, post(3) + b"abc", CHUNKED + b"1\r\na\r\n0\r\n\r\n"])

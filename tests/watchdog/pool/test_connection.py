@@ -58,7 +58,7 @@ async def receive(worker: Worker) -> list[tuple[bytes, bytes]]:
 
 @pytest.mark.parametrize("error", [None, "no weights"])
 @scenario()
-async def test_a_connection_is_an_idle_worker_once_a_handshake_says_that_it_has_loaded(
+async def test_connection_is_an_idle_worker_once_a_handshake_says_that_it_has_loaded(
     connection: Connection, heard: Heard, worker: Worker, error: str | None
 ):
     assert not connection.idle
@@ -89,7 +89,7 @@ async def test_failures_before_the_replies_are_told_of_and_the_replies_follow(
 
 
 @scenario()
-async def test_a_frame_larger_than_the_buffer_is_received_whole(
+async def test_frame_larger_than_the_buffer_is_received_whole(
     connection: Connection, heard: Heard, worker: Worker
 ):
     await shake_hands(heard, worker)
@@ -103,7 +103,7 @@ async def test_a_frame_larger_than_the_buffer_is_received_whole(
 
 @pytest.mark.parametrize("together", [True, False])
 @scenario()
-async def test_a_worker_can_have_its_next_batch_while_it_runs_one(
+async def test_worker_can_have_its_next_batch_while_it_runs_one(
     connection: Connection, heard: Heard, worker: Worker, together: bool
 ):
     await shake_hands(heard, worker)
@@ -143,7 +143,7 @@ async def test_cancel_follows_its_batch_through_a_full_socket(
 
 
 @scenario()
-async def test_a_worker_that_dies_with_two_batches_ran_the_first(
+async def test_worker_that_dies_with_two_batches_ran_the_first(
     connection: Connection, heard: Heard, worker: Worker
 ):
     await shake_hands(heard, worker)
@@ -168,7 +168,7 @@ async def test_a_worker_that_dies_with_two_batches_ran_the_first(
     ids=["garbage", "too-few", "too-many", "wrong-kind", "unasked-bytes", "failure-of-nothing"],
 )
 @scenario()
-async def test_a_worker_that_breaks_the_protocol_counts_as_dead(
+async def test_worker_that_breaks_the_protocol_counts_as_dead(
     connection: Connection, heard: Heard, worker: Worker, answer: bytes
 ):
     await shake_hands(heard, worker)

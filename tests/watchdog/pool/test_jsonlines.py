@@ -63,7 +63,7 @@ def decode(**reply: Any) -> Reply:
         ),
     ],
 )
-def test_a_reply_needs_its_status_and_may_hold_the_rest(said: dict[str, Any], reply: Reply):
+def test_reply_needs_its_status_and_may_hold_the_rest(said: dict[str, Any], reply: Reply):
     assert decode(**said) == reply
 
 
@@ -88,7 +88,7 @@ def test_a_reply_needs_its_status_and_may_hold_the_rest(said: dict[str, Any], re
         ([200], "not a JSON object"),
     ],
 )
-def test_a_wrong_reply_names_its_line_and_the_rule(line: object, rule: str):
+def test_wrong_reply_names_its_line_and_the_rule(line: object, rule: str):
     text = b'{"status":200}\n' + json.dumps(line).encode()
     with pytest.raises(FrameError, match=f"line 2.*{rule}"):
         jsonlines.decode_replies(text)

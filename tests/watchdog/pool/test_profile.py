@@ -83,7 +83,7 @@ def test_batches_that_were_run_again_in_parts_are_noticed(splits: int, split: bo
     assert worker.profiler.split == split
 
 
-def test_a_worker_that_dies_of_being_measured_is_told_with_the_size():
+def test_worker_that_dies_of_being_measured_is_told_with_the_size():
     with pytest.raises(ConnectionResetError, match="at size 4"):
         Worker(lambda n: 0.01, deadly=4).measured()
 

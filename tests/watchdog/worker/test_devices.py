@@ -22,7 +22,7 @@ def test_each_worker_has_its_share_of_the_devices(devices: str, workers: int, sh
 
 
 @pytest.mark.parametrize(("given", "seen"), [("0,1,2", "1"), ("7", "7"), ("", "")])
-def test_a_worker_sees_its_share_of_several_devices_and_one_device_is_left_alone(
+def test_worker_sees_its_share_of_several_devices_and_one_device_is_left_alone(
     given: str, seen: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
@@ -54,7 +54,7 @@ print(LIBRARY_threads(), os.environ["VARIABLE"], len(os.environ))
     ("library", "variable", "value", "threads"),
     [("numpy", "OPENBLAS_NUM_THREADS", "2", "2"), ("torch", "OMP_NUM_THREADS", "3,2", "3")],
 )
-def test_a_library_is_loaded_with_one_thread_and_has_what_is_meant_for_it_afterwards(
+def test_library_is_loaded_with_one_thread_and_has_what_is_meant_for_it_afterwards(
     library: str, variable: str, value: str, threads: str
 ):
     program = LOADING.replace("LIBRARY", library).replace("VARIABLE", variable)
