@@ -144,9 +144,12 @@ def test_refusal_leaves_before_the_body_and_keeps_the_connection_if_the_body_can
     assert client.held == 0
 
 
-def stalls(client: Connection, unread: int = 1) -> None:
-    client.wire.unread = unread
-    client.protocol.pause_writing()
+def stalls(unread: int = 1) -> Step:
+    def step(client: Connection) -> None:
+        client.wire.unread = unread
+        client.protocol.pause_writing()
+
+    return step
 
 
 def reads(client: Connection) -> None:
@@ -171,7 +174,7 @@ COURSES: dict[str, list[tuple[Step, str]]] = {
     "chunks do not come": [(CHUNKED + b"5", ""), (b"\r\na", ""), *CUT],
     "second request does not come": [(GET, ""), (answers(0), "200"), (GET[:5], ""), *CUT],
     "a byte now and then": [(GET[:5], ""), (READ - 1, ""), (GET[5:6], ""), (2, "408 closed")],
-    "body of a refused one does not come": [
+    "refused body does not come": [
         *((refuses, ""), (post(9), "400"), (READ + 1, "closed"), (LINGER + 1, "aborted")),
     ],
     "likewise behind one that waits": [
@@ -183,21 +186,12 @@ COURSES: dict[str, list[tuple[Step, str]]] = {
         *((KEEP, ""), (b"\r\n", ""), (1, "closed")),  # empty lines are no request
     ],
     "waits for its answer": [(GET, ""), (1000, ""), (answers(0), "200"), (KEEP, ""), (1, "closed")],
-    "does not read": [(stalls, "paused"), (WRITE, "paused"), (1, "paused aborted")],
-    "reads late": [(stalls, "paused"), (WRITE, "paused"), (reads, ""), (1, "")],
-    "does not read its last answer": [
-        (LAST, ""),
-        (answers(0), "200 closed"),
-        (WRITE, "closed"),
-        (1, "aborted"),
-    ],
-    "too many answers unread": [
-        *(
-            (GET * 3, ""),
-            (lambda client: stalls(client, MAX_UNSENT_BYTES), "paused"),
-            (answers(0), "200 paused"),
-        ),
-        *((lambda client: stalls(client, MAX_UNSENT_BYTES + 1), "paused"), (answers(1), "paused aborted")),
+    "does not read": [(stalls(), "paused"), (WRITE, "paused"), (1, "paused aborted")],
+    "reads late": [(stalls(), "paused"), (WRITE, "paused"), (reads, ""), (1, "")],
+    "last answer unread": [(LAST, ""), (answers(0), "200 closed"), (WRITE, "closed"), (1, "aborted")],
+    "too much unread": [
+        *((GET * 3, ""), (stalls(MAX_UNSENT_BYTES), "paused"), (answers(0), "200 paused")),
+        *((stalls(MAX_UNSENT_BYTES + 1), "paused"), (answers(1), "paused aborted")),
     ],
     "pipelines": [(GET * (MAX_PIPELINED - 1), ""), (GET, "paused"), (answers(0), "200")],
 }
