@@ -116,12 +116,15 @@ def test_interrupt_while_the_handler_loads_ends_the_command_and_its_processes(tm
         "pathlib.Path(__file__).with_name('loads').touch()\n"
         "threading.Event().wait()\n"
     )
+    # A background job of a shell ignores this signal, and so would its children.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     command = subprocess.Popen(
         [sys.executable, "-m", "batching_watchdog", "try", str(tmp_path)],
         env={"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)},
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(signal.SIGINT, handler)
     wait_until((tmp_path / "loads").exists, "it loads")
     command.send_signal(signal.SIGINT)
     _, said = command.communicate(timeout=PATIENCE)
