@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from batching_watchdog.app import bound_socket
+from batching_watchdog.app import PROBE_AFTER_SECONDS, bound_socket
 
 
 def reached(bound: socket.socket, host: str) -> bool:
@@ -29,6 +29,15 @@ def test_listener_without_ipv6_is_reached_by_ipv4(monkeypatch: pytest.MonkeyPatc
         bound.listen()
         assert bound.family == socket.AF_INET
         assert reached(bound, "127.0.0.1")
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="another system's options")
+def test_connection_whose_client_has_vanished_is_noticed():
+    with bound_socket(0) as bound:
+        bound.listen()
+        with socket.create_connection(("127.0.0.1", bound.getsockname()[1])), bound.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == PROBE_AFTER_SECONDS
 
 
 @pytest.mark.parametrize("holder", ["127.0.0.1", "0.0.0.0"])

@@ -117,7 +117,8 @@ def read(cpus: float = 2.0, devices: tuple[str, ...] = (), **environ: str) -> Co
 
 
 def test_class_without_an_objective_has_the_functions_own():
-    classes = read(slo_classes="a=1s,b=2s@0.5", slo_objective="0.9").slo_classes
+    others = ",".join(f"c{number}=1s" for number in range(MAX_SLO_CLASSES - 2))
+    classes = read(slo_classes=f"a=1s,b=2s@0.5,{others}", slo_objective="0.9").slo_classes
     assert [classes["a"].objective, classes["b"].objective] == [0.9, 0.5]
 
 

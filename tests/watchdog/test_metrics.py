@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
@@ -37,6 +39,22 @@ def test_every_outcome_and_reason_is_there_from_the_start_so_that_rates_see_the_
         assert value(metrics, "watchdog_dispatch_total", reason=reason) == 0
     for refusal in ("queue_full", "predicted_late", "expired", "body_too_large", "shutting_down"):
         assert value(metrics, "watchdog_refusals_total", reason=refusal) == 0
+
+
+def test_gauges_are_read_when_scraped_and_what_does_not_apply_has_no_series():
+    metrics, _ = make()
+    names = {
+        "queue_length": "watchdog_queue_length",
+        "queued_bytes": "watchdog_queued_bytes",
+        "connections": "watchdog_connections",
+        "restarts": "watchdog_worker_restarts_total",
+        "recycled": "watchdog_workers_recycled_total",
+        "lines_dropped": "watchdog_log_lines_dropped_total",
+    }
+    metrics.gauges = Gauges(**{gauge: partial(int, number) for number, gauge in enumerate(names)})
+    assert [value(metrics, name) for name in names.values()] == list(range(len(names)))
+    optional = ("slo_request_duration_seconds", "watchdog_spans")  # of classes, and of traces
+    assert not [name for name, _ in samples(metrics) if name.startswith(optional)]
 
 
 def test_one_bucket_edge_lies_exactly_on_the_slo_and_the_stock_ones_are_kept():

@@ -52,9 +52,12 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., OpenTelem
         each.close()
 
 
+LINKS = [SpanContext(f"{number:032x}", f"{number:016x}", SAMPLED) for number in range(1, 10)]
+
+
 def a_span(number: int = 1, *, failed: bool = False) -> Span:
     own = PARENT._replace(span_id=f"{number:016x}")
-    return Span("POST", own, PARENT, 1.0, 2.5, {"a": 1}, (), failed, "x=1", server=True)
+    return Span("POST", own, PARENT, 1.0, 2.5, {"a": 1}, LINKS, failed, "x=1", server=True)
 
 
 def test_request_of_a_recorded_trace_is_recorded_and_continues_it(started: Callable[..., OpenTelemetry]):
@@ -102,7 +105,7 @@ def test_state_that_is_not_well_formed_is_dropped_without_a_word(
 
 def test_span_is_exported_as_it_was_with_wall_clock_times(started: Callable[..., OpenTelemetry]):
     exporter = InMemorySpanExporter()
-    telemetry = started(exporter, OTEL_SERVICE_NAME="my-model")
+    telemetry = started(exporter, OTEL_SERVICE_NAME="my-model", OTEL_SPAN_LINK_COUNT_LIMIT="3")
     before = time.time_ns() - time.monotonic_ns()
     telemetry.record([a_span(failed=True), a_span(2)._replace(server=False, parent=None)])
     after = time.time_ns() - time.monotonic_ns()
@@ -115,6 +118,7 @@ def test_span_is_exported_as_it_was_with_wall_clock_times(started: Callable[...,
     assert (first.parent.is_remote, first.context.is_remote) == (True, False)
     assert first.context.trace_state.to_header() == "x=1"
     assert first.resource.attributes["service.name"] == "my-model"
+    assert [link.context.span_id for link in first.links] == [1, 2, 3]
     assert first.end_time - first.start_time == 1_500_000_000
     slack = 1_000_000_000  # the wall clock may be slewed
     assert before - slack <= first.start_time - 1_000_000_000 <= after + slack

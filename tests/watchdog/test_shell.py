@@ -263,3 +263,16 @@ async def test_batch_under_which_a_worker_dies_has_a_span_that_failed_and_its_re
     assert (retry.failed, retry.attributes["tailbound.batch.reason"]) == (False, "retry")
     assert lost.links == retry.links == (request.trace.server,)
     assert lost.context != retry.context
+
+
+@scenario()
+async def test_worker_that_dies_idle_ends_no_batch_of_another(bench: Bench):
+    other = Worker()
+    bench.shell.worker_ready(other)
+    bench.shell.worker_ready(bench.worker)
+    bench.offer(0, recorded=True)
+    await turn()
+    bench.shell.worker_lost(other)
+    assert bench.tracer.spans == []
+    bench.reply()
+    assert [span.failed for span in bench.tracer.spans] == [False]

@@ -11,7 +11,20 @@ from batching_watchdog.speedups import compiled
 
 pytestmark = pytest.mark.skipif(compiled is None, reason="built without a C compiler")
 
-NOTED = (b"x-call-id", b"x-timeout")
+CAPTURED = (b"x-call-id", b"x-timeout")
+
+
+def test_only_tuples_of_bytes_are_encoded_and_only_tuples_are_made():
+    for item in ((b"a",), (b"a", "b"), [b"a", b"b"], None):
+        assert compiled.encode_requests((item,), 1 << 18) is None
+    for status, failed in ((True, False), (-1, False), (1 << 70, False), (200, 1)):
+        assert compiled.encode_replies(((status, b"", b"", failed),), 0.0, 1 << 18) is None
+    assert compiled.encode_requests(((b"a", b"b"),), wire.HEADER_SIZE + 14) is None
+    assert compiled.encode_requests(((b"a", b"b"),), wire.HEADER_SIZE + 15) is not None
+    with pytest.raises(TypeError):
+        compiled.decode_replies(0, memoryview(b""), list)
+    with pytest.raises(TypeError):
+        compiled.plain_request("text", CAPTURED, 1)
 
 
 def test_nothing_leaks():
@@ -23,7 +36,7 @@ def test_nothing_leaks():
 
     def everything() -> None:
         for data in (whole, *broken):
-            compiled.plain_request(data, NOTED, 1 << 16)
+            compiled.plain_request(data, CAPTURED, 1 << 16)
         frame = compiled.encode_replies(replies, 1.0, 1 << 18)
         assert frame is not None
         for item in odd:
@@ -33,7 +46,7 @@ def test_nothing_leaks():
         compiled.decode_replies(2, view[1:], Reply)
         compiled.decode_requests(2, view)
 
-    shared = (None, True, False, NOTED[0], Reply, b"POST")
+    shared = (None, True, False, CAPTURED[0], Reply, b"POST")
     everything()
     before = [sys.getrefcount(each) for each in shared]
     tracemalloc.start()

@@ -126,6 +126,31 @@ def test_chunked_bodies_count_as_they_come_and_are_cut_when_it_is_too_much():
     assert 99_000 < client.held < 105_000
 
 
+def test_heads_count_while_they_come_and_while_they_wait():
+    client, waiting, coming = clients(3, Echo(hold=True), SMALL)
+    waiting.send(GET[:-2] + b"X: " + b"y" * 60_000 + b"\r\n\r\n")
+    assert client.held > 60_000
+    assert coming.send(GET[:-2] + b"X: " + b"y" * 50_000) == []
+    assert client.held > 110_000
+    # Many headers take more memory than they have bytes.
+    assert statuses(client.send(GET[:-2] + b"a: b\r\n" * 600)) == [429]
+    for each in (waiting, coming):
+        each.lose()
+    assert client.held == 0
+
+
+def test_bytes_read_ahead_of_a_pipeline_count_as_held():
+    client, other = clients(2, Echo(hold=True), SMALL)
+    client.send(GET * 2000)
+    assert client.held > 1900 * len(GET)
+    other.send(GET * 2000)
+    assert client.held < SMALL.max_queued_bytes
+    client.lose()
+    assert set(statuses(other.release())) == {200, 429}
+    other.lose()
+    assert client.connections.queued_bytes == 0
+
+
 def test_answers_that_are_not_read_count_until_they_are():
     client, other = clients(2, limits=SMALL)
     client.send(GET)

@@ -106,6 +106,8 @@ class Machine(RuleBasedStateMachine):
     def start(self, fast: bool) -> None:
         self.was, protocol.compiled = protocol.compiled, compiled if fast else None
         self.loop = asyncio.new_event_loop()
+        self.problems: list[object] = []
+        self.loop.set_exception_handler(lambda _, context: self.problems.append(context))
         self.clock = Clock()
         self.application = Echo(hold=True, answer_size=50)
         self.connections = Connections(self.application, FEW, self.clock)
@@ -193,6 +195,7 @@ class Machine(RuleBasedStateMachine):
     def bounds_hold(self) -> None:
         if not hasattr(self, "connections"):
             return
+        assert not self.problems
         held = 0
         for client in self.clients:
             made = client.protocol

@@ -110,6 +110,13 @@ def test_several_headers_with_a_captured_name_count_as_the_last_of_them():
     assert client.application.messages[0].captured_headers == {b"x-timeout": b"2s"}
 
 
+def test_pipelined_requests_are_answered_in_order_whatever_order_they_finish_in():
+    client = Connection(Echo(hold=True))
+    client.send(b"".join(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number for number in range(3)))
+    assert client.release(2, 1) == []
+    assert [answer.body for answer in client.release(0)] == [b"GET /0 ", b"GET /1 ", b"GET /2 "]
+
+
 def test_second_answer_to_the_same_request_is_ignored():
     client = Connection()
     client.send(GET)

@@ -67,6 +67,16 @@ def test_reply_needs_its_status_and_may_hold_the_rest(said: dict[str, Any], repl
     assert decode(**said) == reply
 
 
+def test_blank_lines_and_carriage_returns_do_not_matter():
+    replies = jsonlines.decode_replies(b'\r\n{"status":200}\r\n\n{"status":201}')
+    assert [reply.status for reply in replies] == [200, 201]
+
+
+def test_nesting_beyond_all_limits_is_a_frame_error():
+    with pytest.raises(FrameError, match="line 1 is not JSON"):
+        jsonlines.decode_replies(b"[" * 100_000)
+
+
 @pytest.mark.parametrize(
     ("line", "rule"),
     [
