@@ -167,25 +167,20 @@ def test_glance_follows_a_step_between_two_reconciles_and_never_goes_down(gatewa
     with Bench(gateway, {A: CALM, B: CALM}, {A: CALM, B: CALM}, **{"defaults.max_replicas": 10}) as bench:
         bench.reconcile()
         assert bench.direct.watched == {A, B}
-        counts = [gateway.functions[name].replicas for name in "ab"]
         bench.direct.load = {A: 20.0, B: 0.0, "stranger.openfaas-fn": 1e6}
         bench.scale_up_between()
         assert (gateway.posted, len(gateway.requests)) == ([], 1), "nothing to do, no request"
         bench.direct.load = {A: 450.0}
-        bench.scale_up_between()
-        first = gateway.functions["a"].replicas
-        assert first > counts[0]
+        for _ in range(4):
+            bench.scale_up_between()
         assert bench.about()[-1]["reason"] == "LoadAboveCapacity"
         assert bench.about()[-1]["inputs"]["direct_rate"] == 450.0
-        for _ in range(3):
-            bench.scale_up_between()
-        assert gateway.functions["a"].replicas >= 5
         posted = len(gateway.posted)
         bench.scale_up_between()
         assert len(gateway.posted) == posted
-        assert gateway.functions["b"].replicas == counts[1]
         bench.reconcile()
         assert gateway.functions["a"].replicas >= 5, "a reconcile that has not seen it yet keeps them"
+        assert gateway.functions["b"].replicas == 1
 
 
 def test_glance_adds_replicas_while_prometheus_is_away_as_long_as_enough_is_known(gateway):
@@ -301,29 +296,21 @@ def test_reconcile_count_that_the_platform_cuts_is_not_asked_for_again_and_again
         assert [body["replicas"] for body in gateway.posted] == [5]
 
 
-def test_functions_share_the_replicas_of_the_fleet_by_priority(gateway):
-    settings = {"fleet.replicas": 6, "functions": {B: {"priority": 9.0}}}
-    with Bench(gateway, *[{A: BUSY, B: BUSY}] * 4, **settings) as bench:
+@pytest.mark.parametrize(
+    ("settings", "seen_", "counts"),
+    [
+        ({"fleet.replicas": 6, "functions": {B: {"priority": 9.0}}}, {A: BUSY, B: BUSY}, [2, 4]),
+        ({"fleet.groups": {"gpu": 2}, "functions": {B: {"group": "gpu"}}}, {A: BUSY, B: BUSY}, [4, 2]),
+        ({"fleet.replicas": 4}, {B: BUSY}, [2, 2]),
+    ],
+    ids=["by priority", "by group", "but for what one without data has"],
+)
+def test_reconcile_functions_share_the_replicas_of_the_fleet(gateway, settings, seen_, counts):
+    with Bench(gateway, *[seen_] * 4, **settings) as bench:
         bench.times(4)
-        a, b = (gateway.functions[name].replicas for name in "ab")
-        assert a + b == 6
-        assert b > a >= 1
-        assert bench.about(A)[-1]["reason"] == "FleetFull"
-        assert bench.about(A)[-1]["inputs"]["share"] == a
-
-
-def test_a_function_without_data_keeps_its_replicas_of_the_fleet(gateway):
-    gateway.functions["a"].replicas = 3
-    with Bench(gateway, *[{B: BUSY}] * 4, **{"fleet.replicas": 5}) as bench:
-        bench.times(4)
-        assert [gateway.functions[name].replicas for name in "ab"] == [3, 2]
-
-
-def test_a_group_shares_its_own_replicas(gateway):
-    settings = {"fleet.groups": {"gpu": 2}, "functions": {B: {"group": "gpu"}}}
-    with Bench(gateway, *[{A: BUSY, B: BUSY}] * 3, **settings) as bench:
-        bench.times(3)
-        assert gateway.functions["b"].replicas == 2 < gateway.functions["a"].replicas
+        assert [gateway.functions[name].replicas for name in "ab"] == counts
+        assert bench.about(B)[-1]["inputs"]["share"] == counts[1]
+        assert "FleetFull" in {line["reason"] for line in bench.lines}
 
 
 def test_replicas_that_are_missing_are_asked_for_before_others_are_given_away(gateway):
@@ -481,15 +468,6 @@ def test_reconcile_function_that_was_unreadable_goes_on_as_soon_as_the_list_has_
         assert gateway.functions["a"].replicas == 4
 
 
-def test_reconcile_recommend_exports_each_count_and_never_acts(gateway):
-    with Bench(gateway, *[{A: seen(rate=800.0)}] * 9, **{"defaults.mode": "recommend"}) as bench:
-        bench.times(9)
-        assert (gateway.posted, desired(bench)) == ([], 5)
-        (line,) = bench.about()
-        assert (line["mode"], line["from"], line["to"]) == ("recommend", 2, 5)
-        assert line["reason"] == "LoadAboveCapacity", "what was never asked for is never refused"
-
-
 def test_reconcile_recommend_cooldown_begins_with_the_change_that_is_seen(gateway):
     settings = {"defaults": {"mode": "recommend", "max_replicas": 20, "scale_up": {"cooldown": "20s"}}}
     with Bench(gateway, *[{A: seen(rate=1500.0)}] * 9, **settings) as bench:
@@ -571,12 +549,7 @@ def test_reconcile_shadow_decides_from_its_own_replicas_is_scored_and_never_acts
         assert bench.value("slo_autoscaler_replicas", function_name=A, state="desired") == 2
         score = bench.controller.decisions(A, 5)["score"]
         assert score["replica_seconds_incumbent"] == 2 * 20
-        assert score["replica_seconds_shadow"] >= 4 * 20
-        assert score["attained_incumbent"] == pytest.approx(0.6 * 300 * 20)
-        assert score["attained_shadow"] > score["attained_incumbent"]
-        labels = {"function_name": A, "scaler": "shadow"}
-        exported = bench.value("slo_autoscaler_shadow_replica_seconds_total", **labels)
-        assert exported == score["replica_seconds_shadow"]
+        assert score["attained_shadow"] > score["attained_incumbent"] == pytest.approx(0.6 * 300 * 20)
 
 
 def test_reconcile_after_a_restart_knows_the_history_and_asks_for_it_once(gateway):

@@ -21,9 +21,7 @@ except ZeroDivisionError:
 
 def said(form):
     command = [sys.executable, "-c", PROGRAM.format(form=form)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout == ""
-    return done.stderr.splitlines()
+    return subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()
 
 
 def test_in_json_one_event_is_one_line_whatever_is_in_it():
