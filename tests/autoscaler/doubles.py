@@ -8,12 +8,12 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import ssl
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -33,14 +33,17 @@ Fault = Callable[[BaseHTTPRequestHandler], None]
 """Answers a request wrongly, or not at all."""
 
 
-def status(code: int, body: bytes = b"injected") -> Fault:
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(code)
-        handler.send_header("Content-Length", str(len(body)))
-        handler.end_headers()
-        handler.wfile.write(body)
+def send(handler: BaseHTTPRequestHandler, code: int, body: bytes, **headers: object) -> None:
+    """Answer with a body; an underscore in a header's name stands for a dash."""
+    handler.send_response(code)
+    for name, value in {"Content_Length": len(body), **headers}.items():
+        handler.send_header(name.replace("_", "-"), str(value))
+    handler.end_headers()
+    handler.wfile.write(body)
 
-    return answer
+
+def status(code: int, body: bytes = b"injected", **headers: object) -> Fault:
+    return lambda handler: send(handler, code, body, **headers)
 
 
 def garbage(handler: BaseHTTPRequestHandler) -> None:
@@ -64,10 +67,7 @@ def half(body: bytes) -> Fault:
     """Announce a body, send half of it, and hang up."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(len(body)))
-        handler.end_headers()
-        handler.wfile.write(body[: len(body) // 2])
+        send(handler, 200, body[: len(body) // 2], Content_Length=len(body))
         handler.close_connection = True
 
     return answer
@@ -77,9 +77,7 @@ def dribble(until: threading.Event) -> Fault:
     """Send a body byte by byte, more often than a socket's timeout, without end."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(200)
-        handler.send_header("Content-Length", "1000000")
-        handler.end_headers()
+        send(handler, 200, b"", Content_Length=1_000_000)
         handler.close_connection = True
         with contextlib.suppress(OSError):
             while not until.wait(0.05):
@@ -219,12 +217,7 @@ def exposing(exposition: Callable[[str], str]) -> Server:
     """A server of metrics: what ``exposition`` says of each path that is asked for."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
-        body = exposition(handler.path).encode()
-        handler.send_response(200)
-        handler.send_header("Content-Type", "text/plain; version=0.0.4")
-        handler.send_header("Content-Length", str(len(body)))
-        handler.end_headers()
-        handler.wfile.write(body)
+        send(handler, 200, exposition(handler.path).encode(), Content_Type="text/plain; version=0.0.4")
         handler.close_connection = True  # a kept one would outlive the server
 
     return Server(answer)
@@ -300,60 +293,22 @@ def free_port() -> int:
     return free_ports(1)[0]
 
 
+@dataclass
 class Prometheus:
     """The installed Prometheus, scraping replicas four times a second."""
 
-    def __init__(
-        self,
-        folder: Path,
-        targets: dict[str, list[str]],
-        found: list[dict[str, Any]] | None = None,
-        web: dict[str, Any] | None = None,
-    ) -> None:
-        """``targets``: function_name -> addresses; ``found``: scrape configurations instead of them.
-
-        ``web``: what is in its file of TLS and users; then it is ready when it takes connections.
-        """
-        program = shutil.which("prometheus")
-        assert program, "prometheus must be installed: make install does so"
-        jobs = [
-            {"targets": [address], "labels": {"function_name": name, "replica": str(index)}}
-            for name, addresses in targets.items()
-            for index, address in enumerate(addresses)
-        ]
-        config = {
-            "global": {"scrape_interval": "250ms", "scrape_timeout": "250ms"},
-            "scrape_configs": [{"job_name": "functions", "static_configs": jobs}] if found is None else found,
-        }
-        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-        port = free_port()
-        self._port = port
-        self._guarded = web is not None
-        self.url = f"{'https' if web and 'tls_server_config' in web else 'http'}://127.0.0.1:{port}"
-        (folder / "web.yml").write_text(yaml.safe_dump(web or {}))
-        self.process = subprocess.Popen(
-            [
-                program,
-                f"--config.file={folder / 'prometheus.yml'}",
-                f"--storage.tsdb.path={folder / 'data'}",
-                f"--web.listen-address=127.0.0.1:{port}",
-                f"--web.config.file={folder / 'web.yml'}",
-                # By default new targets are taken up every 5 s.
-                "--scrape.discovery-reload-interval=200ms",
-                "--enable-feature=exemplar-storage",
-                "--log.level=error",
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+    url: str
+    process: "subprocess.Popen[bytes]"
 
     def ready(self) -> bool:
+        """Tell whether it serves, or one with TLS or users refuses to."""
         try:
-            if self._guarded:
-                socket.create_connection(("127.0.0.1", self._port), 1).close()
-                return True
-            with urllib.request.urlopen(self.url + "/-/ready", timeout=1) as answer:
+            with urllib.request.urlopen(f"{self.url}/-/ready", timeout=1) as answer:
                 return bool(answer.status == 200)
+        except urllib.error.HTTPError as error:
+            return error.code == 401
+        except urllib.error.URLError as error:
+            return isinstance(error.reason, ssl.SSLError)
         except OSError:
             return False
 
@@ -369,7 +324,38 @@ def a_prometheus(
     found: list[dict[str, Any]] | None = None,
     web: dict[str, Any] | None = None,
 ) -> Iterator[Prometheus]:
-    prometheus = Prometheus(folder, targets, found, web)
+    """``targets``: function_name -> addresses; ``found``: scrape configurations instead of them.
+
+    ``web``: what is in its file of TLS and users.
+    """
+    program = shutil.which("prometheus")
+    assert program, "prometheus must be installed: make install does so"
+    jobs = [
+        {"targets": [address], "labels": {"function_name": name, "replica": str(index)}}
+        for name, addresses in targets.items()
+        for index, address in enumerate(addresses)
+    ]
+    config = {
+        "global": {"scrape_interval": "250ms", "scrape_timeout": "250ms"},
+        "scrape_configs": found or [{"job_name": "functions", "static_configs": jobs}],
+    }
+    address = f"127.0.0.1:{free_port()}"
+    for name, content in (("prometheus", config), ("web", web or {})):
+        (folder / f"{name}.yml").write_text(yaml.safe_dump(content))
+    command = [
+        program,
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address={address}",
+        f"--web.config.file={folder / 'web.yml'}",
+        # By default new targets are taken up every 5 s.
+        "--scrape.discovery-reload-interval=200ms",
+        "--enable-feature=exemplar-storage",
+        "--log.level=error",
+    ]
+    scheme = "https" if "tls_server_config" in (web or {}) else "http"
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    prometheus = Prometheus(f"{scheme}://{address}", process)
     try:
         until(prometheus.ready, "Prometheus is ready")
         yield prometheus

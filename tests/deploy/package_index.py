@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from autoscaler.certificates import Pair
-from autoscaler.doubles import Server
+from autoscaler.doubles import Server, send
 
 
 def make_wheel(folder: Path, name: str, version: str) -> None:
@@ -38,13 +38,13 @@ def an_index(pair: Pair, *folders: Path, user: str = "") -> Iterator[tuple[int, 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         name = unquote(handler.path.rstrip("/").rpartition("/")[2])
         if expected is not None and handler.headers.get("Authorization") != expected:
-            return _send(handler, 401, b"")
+            return send(handler, 401, b"", WWW_Authenticate='Basic realm="index"')
         if name in files:
             taken.append(name)
-            return _send(handler, 200, files[name].read_bytes())
+            return send(handler, 200, files[name].read_bytes())
         mine = [each for each in files if _normal(each.partition("-")[0]) == _normal(name)]
         links = "".join(f'<a href="/files/{each.replace("+", "%2B")}">{each}</a>' for each in mine)
-        return _send(handler, 200 if mine else 404, links.encode())
+        return send(handler, 200 if mine else 404, links.encode(), Content_Type="text/html")
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pair.cert, pair.key)
@@ -53,16 +53,6 @@ def an_index(pair: Pair, *folders: Path, user: str = "") -> Iterator[tuple[int, 
         yield server.server_address[1], taken
     finally:
         server.close()
-
-
-def _send(handler: BaseHTTPRequestHandler, code: int, body: bytes) -> None:
-    handler.send_response(code)
-    if code == 401:
-        handler.send_header("WWW-Authenticate", 'Basic realm="index"')
-    handler.send_header("Content-Type", "text/html")
-    handler.send_header("Content-Length", str(len(body)))
-    handler.end_headers()
-    handler.wfile.write(body)
 
 
 def _normal(name: str) -> str:

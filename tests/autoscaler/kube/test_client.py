@@ -162,13 +162,7 @@ def test_a_creation_that_failed_within_the_server_is_not_repeated(api, cluster):
 
 @on_double
 def test_a_server_that_asks_for_more_time_than_there_is_is_not_waited_for(api, ask):
-    def later(handler):
-        handler.send_response(429)
-        handler.send_header("Retry-After", "60")
-        handler.send_header("Content-Length", "0")
-        handler.end_headers()
-
-    api.faults["GET"] = later
+    api.faults["GET"] = doubles.status(429, b"", Retry_After=60)
     with pytest.raises(ApiError, match="status 429") as caught:
         ask()
     assert (caught.value.retry_after, len(api.requests)) == (60.0, 1)

@@ -133,7 +133,7 @@ def test_proxy_of_the_environment_counts_unless_no_proxy_names_the_server(proxy,
 
 def test_redirect_is_a_source_error_and_no_header_follows_it(proxy, connect, secret):
     with a_gateway() as elsewhere:
-        proxy.fault = lambda handler: _redirect(handler, f"{elsewhere.url}/login?state=private")
+        proxy.fault = doubles.status(302, b"", Location=f"{elsewhere.url}/login?state=private")
         source = connect(bearer_token_file=str(secret), headers={"X-Key": "private"})
         with pytest.raises(SourceError, match=elsewhere.url) as refused:
             source.observe()
@@ -154,13 +154,6 @@ def test_secret_file_that_is_of_no_use_stops_the_start_with_its_path(connect, tm
     assert line.startswith(f"prometheus.{key}")
     assert f"{path!s}" in line
     assert "two" not in line
-
-
-def _redirect(handler, target: str) -> None:
-    handler.send_response(302)
-    handler.send_header("Location", target)
-    handler.send_header("Content-Length", "0")
-    handler.end_headers()
 
 
 def _started(source: PrometheusSource) -> bool:
