@@ -405,6 +405,7 @@ def test_alive_ends_when_no_reconcile_finishes_for_several_intervals(gateway):
         assert not bench.controller.alive()
         bench.reconcile()
         assert bench.controller.alive()
+        assert bench.value("slo_autoscaler_reconcile_seconds_count") == 1
 
 
 class Turns(Alone):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from slo_autoscaler.model import Scale
 from slo_autoscaler.signals import Observation
 
 
@@ -35,6 +36,10 @@ def test_arrivals_are_the_larger_of_what_the_watchdogs_and_the_gateway_see(rate,
 )
 def test_direct_rate_may_raise_the_newest_arrivals_and_never_lowers_them(rate_now, direct, arrivals):
     assert Observation(rate=90.0, rate_now=rate_now, direct_rate=direct).arrival_rate_now == arrivals
+
+
+def test_pending_replicas_are_never_negative():
+    assert (Scale(5, 3).pending, Scale(1, 3).pending) == (2, 0)
 
 
 @pytest.mark.parametrize(
