@@ -184,10 +184,15 @@ async def _traffic(
             return time.monotonic() - begun
 
         ledgers = {item.spec.full_name: item.ledger for item in deployed}
-        twins = {item.spec.full_name: item.spec.labels for item in deployed if item.is_twin}
+        functions = {function.spec.full_name: function for function in platform.registry}
+        twins = [functions[item.spec.full_name] for item in deployed if item.is_twin]
+
+        def counts(name: str) -> tuple[int, int]:
+            return functions[name].desired, functions[name].available
+
         companions = [
-            Watch(session, platform.gateway_url, metrics, ledgers).run(elapsed),
-            CommunityScaler(session, platform.gateway_url, metrics, twins).run(),
+            Watch(session, metrics, ledgers, counts).run(elapsed),
+            CommunityScaler(session, metrics, platform.registry, twins).run(),
             _show(display, deployed, elapsed),
         ]
         lag = await offered(sender, list(ledgers.values()), options.duration, companions)

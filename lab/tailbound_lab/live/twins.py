@@ -2,20 +2,21 @@
 
 Owns the definition of a twin and the loop that scales twins. Each second it queries Prometheus for firing
 alerts of the chart's rule. It replaces Alertmanager and the gateway's ``/system/alert`` by the algorithm in
-:mod:`tailbound_lab.simulate.baselines`, and scales through the usual REST API. It changes only twins. Without
-an answer of Prometheus it changes nothing.
+:mod:`tailbound_lab.simulate.baselines`. It changes only twins. Without an answer of Prometheus it changes
+nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import aiohttp
 
 from tailbound_lab.live.watch import NoAnswerError, get_json
+from tailbound_lab.local.functions import Function, Registry
 from tailbound_lab.local.specs import FunctionSpec
 from tailbound_lab.simulate.baselines import (
     AlertGroup,
@@ -65,17 +66,13 @@ class CommunityScaler:
     """Scales functions as OpenFaaS CE would; :meth:`run` runs until cancelled."""
 
     def __init__(
-        self,
-        session: aiohttp.ClientSession,
-        gateway: str,
-        metrics: str,
-        labels: Mapping[str, Mapping[str, str]],
+        self, session: aiohttp.ClientSession, metrics: str, registry: Registry, functions: Sequence[Function]
     ) -> None:
-        """Take a client, the gateway's and Prometheus' addresses, and each function's labels by full name."""
+        """Take a client, Prometheus' address, and some functions of a registry."""
         self._session = session
-        self._gateway = gateway
         self._metrics = metrics
-        self._rules = {name: rule_and_bounds(item) for name, item in labels.items()}
+        self._registry = registry
+        self._functions = {function.spec.full_name: function for function in functions}
         self._group = AlertGroup()
 
     async def run(self) -> None:
@@ -92,14 +89,14 @@ class CommunityScaler:
     async def poll(self, now: float) -> Notification | None:
         """Query once and act; return the notification that was sent, if any."""
         firing = await self._firing()
-        self._group, notification = notify(OpenFaasRule(), self._group, firing & self._rules.keys(), now)
+        self._group, notification = notify(OpenFaasRule(), self._group, firing & self._functions.keys(), now)
         if notification is not None:
             for name in sorted(notification.firing | notification.resolved):
-                await self._obey(name, firing=name in notification.firing)
+                self._obey(self._functions[name], firing=name in notification.firing)
         return notification
 
     async def _firing(self) -> frozenset[str]:
-        document = await get_json(self._session, f"{self._metrics}/api/v1/alerts", {})
+        document = await get_json(self._session, f"{self._metrics}/api/v1/alerts")
         try:
             return frozenset(
                 item["labels"].get("function_name", "")
@@ -109,19 +106,6 @@ class CommunityScaler:
         except (KeyError, TypeError, AttributeError) as error:
             raise NoAnswerError(f"{self._metrics}: not a list of alerts: {error!r}") from error
 
-    async def _obey(self, full_name: str, *, firing: bool) -> None:
-        name, _, namespace = full_name.rpartition(".")
-        where = {"namespace": namespace}
-        status = await get_json(self._session, f"{self._gateway}/system/function/{name}", where)
-        current = int(status.get("replicas", 0))
-        desired = openfaas_step(*self._rules[full_name], current, firing=firing)
-        if desired == current:
-            return
-        body = {"serviceName": name, "replicas": desired, "namespace": namespace}
-        url = f"{self._gateway}/system/scale-function/{name}"
-        try:
-            async with self._session.post(url, params=where, json=body) as answer:
-                if answer.status not in (200, 202):
-                    raise NoAnswerError(f"{url}: status {answer.status}")
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise NoAnswerError(f"{url}: {error or type(error).__name__}") from error
+    def _obey(self, function: Function, *, firing: bool) -> None:
+        rule, bounds = rule_and_bounds(function.spec.labels)
+        self._registry.scale(function, openfaas_step(rule, bounds, function.desired, firing=firing))

@@ -1,7 +1,7 @@
-"""Samples Prometheus, the provider and the autoscaler's log about each function during a run.
+"""Samples replicas, Prometheus and the autoscaler's log about each function during a run.
 
-Owns the HTTP to the first two, with few requests: each second one list per namespace and two queries for all
-functions together. A missing answer leaves a gap (None); it never stops a run. Next step:
+Owns the HTTP to Prometheus: two queries each second for all functions together. A missing answer leaves a gap
+(None); it never stops a run. Next step:
 :mod:`tailbound_lab.load.records`.
 """
 
@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import aiohttp
 
 from slo_autoscaler.journal import of_log
 from tailbound_lab.load.records import Ledger, Sample
-
-_T = TypeVar("_T")
 
 _INTERVAL = 1.0
 _BATCH = (
@@ -30,10 +28,10 @@ _QUEUE = "sum by (function_name) (watchdog_queue_length)"
 
 
 class NoAnswerError(Exception):
-    """Prometheus or the provider did not answer, or its answer violates its API."""
+    """Prometheus did not answer, or its answer violates its API."""
 
 
-async def get_json(session: aiohttp.ClientSession, url: str, query: Mapping[str, str]) -> Any:
+async def get_json(session: aiohttp.ClientSession, url: str, query: Mapping[str, str] | None = None) -> Any:
     """Return the decoded answer to a GET; raise :class:`NoAnswerError` for anything but 200 and JSON."""
     try:
         async with session.get(url, params=query) as answer:
@@ -63,16 +61,15 @@ class Watch:
     def __init__(
         self,
         session: aiohttp.ClientSession,
-        gateway: str,
         metrics: str,
         ledgers: Mapping[str, Ledger],
+        counts: Callable[[str], tuple[int, int]],
     ) -> None:
-        """Take a client, the gateway's and Prometheus' addresses, and the ledgers for the samples."""
+        """Take a client, Prometheus' address, the ledgers, and who tells (desired, ready) of a full name."""
         self._session = session
-        self._gateway = gateway
         self._metrics = metrics
         self._ledgers = ledgers
-        self._namespaces = sorted({name.rpartition(".")[2] for name in ledgers})
+        self._counts = counts
 
     async def run(self, elapsed: Callable[[], float]) -> None:
         """Sample each second; ``elapsed`` returns the seconds since the start of the run."""
@@ -84,36 +81,17 @@ class Watch:
 
     async def sample(self, seconds: float) -> None:
         """Take one sample of every function."""
-        batches, queues, counts = await asyncio.gather(
-            _or_nothing(by_function(self._session, self._metrics, _BATCH)),
-            _or_nothing(by_function(self._session, self._metrics, _QUEUE)),
-            _or_nothing(self._counts()),
-        )
+        batches, queues = await asyncio.gather(self._values(_BATCH), self._values(_QUEUE))
         for name, ledger in self._ledgers.items():
-            desired, ready = counts.get(name, (None, None))
-            ledger.samples.append(Sample(seconds, desired, ready, batches.get(name), queues.get(name)))
+            ledger.samples.append(
+                Sample(seconds, *self._counts(name), batch=batches.get(name), queue=queues.get(name))
+            )
 
-    async def _counts(self) -> dict[str, tuple[float, float]]:
-        url = f"{self._gateway}/system/functions"
-        counts: dict[str, tuple[float, float]] = {}
+    async def _values(self, query: str) -> dict[str, float]:
         try:
-            for namespace in self._namespaces:
-                for item in await get_json(self._session, url, {"namespace": namespace}):
-                    counts[f"{item['name']}.{namespace}"] = (
-                        # Go's encoder omits zeros, so a missing key is zero, not a gap.
-                        float(item.get("replicas", 0)),
-                        float(item.get("availableReplicas", 0)),
-                    )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise NoAnswerError(f"{url}: not a list of functions: {error!r}") from error
-        return counts
-
-
-async def _or_nothing(question: Awaitable[dict[str, _T]]) -> dict[str, _T]:
-    try:
-        return await question
-    except NoAnswerError:
-        return {}
+            return await by_function(self._session, self._metrics, query)
+        except NoAnswerError:
+            return {}
 
 
 @dataclass(frozen=True, slots=True)

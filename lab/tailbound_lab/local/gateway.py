@@ -17,7 +17,7 @@ from tailbound_lab.local.proxy import Proxy
 
 _CHALLENGE: Final = {"WWW-Authenticate": 'Basic realm="Restricted"'}
 _SHUTDOWN_SECONDS: Final = 1.0
-_MAX_SYSTEM_BODY: Final = 4 * 2**20
+_MAX_BODY: Final = 64 * 2**20
 USER_FILE: Final = "basic-auth-user"
 PASSWORD_FILE: Final = "basic-auth-password"  # noqa: S105 - a file name
 
@@ -47,7 +47,7 @@ class Gateway:
     """The one HTTP port of the platform."""
 
     def __init__(self, provider: Provider, proxy: Proxy, auth: BasicAuth | None) -> None:
-        application = web.Application(client_max_size=_MAX_SYSTEM_BODY, middlewares=[_edge(auth)])
+        application = web.Application(client_max_size=_MAX_BODY, middlewares=[_edge(auth)])
         # First, because it is the hot path.
         application.router.add_route("*", "/function/{name}", proxy.handle)
         application.router.add_route("*", "/function/{name}/{path:.*}", proxy.handle)

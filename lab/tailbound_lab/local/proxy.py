@@ -5,9 +5,9 @@ the wake of a function at zero, and retries. It never logs a request and never c
 """
 
 import asyncio
+import io
 import time
 import uuid
-from collections.abc import AsyncIterator
 from typing import Final
 
 import aiohttp
@@ -27,8 +27,6 @@ _HOP_BY_HOP: Final = (
     *("Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection"),
     *("TE", "Trailer", "Transfer-Encoding", "Upgrade"),
 )
-_SMALL_BODY: Final = 65_536
-"""Bytes up to which a body is read completely and sent in one write; longer ones stream."""
 _MAX_HELD: Final = 1024
 _SERVED_BY: Final = f"local-openfaas/{__version__}"
 
@@ -45,7 +43,7 @@ class Proxy:
         self._metrics = metrics
         self._hold_timeout = hold_timeout
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
+    async def handle(self, request: web.Request) -> web.Response:
         """Answer one invocation with the function's answer, or our own 404, 405, 502 or 503."""
         name = request.match_info["name"]
         if request.method not in _METHODS:
@@ -54,7 +52,7 @@ class Proxy:
         if function is None:
             return _error(404, f"function {name} does not exist")
         started = time.monotonic()
-        body = await _body(request)
+        body = await request.read() if request.body_exists else None
         function_name = function.spec.full_name
         self._metrics.started(function_name)
         code = 502
@@ -102,8 +100,8 @@ class Proxy:
         request: web.Request,
         function: Function,
         replica: Replica,
-        body: bytes | AsyncIterator[bytes] | None,
-    ) -> web.StreamResponse:
+        body: bytes | None,
+    ) -> web.Response:
         headers, stamps = _forwarded_headers(request)
         try:
             return await _exchange(request, replica, headers, body, stamps)
@@ -130,51 +128,24 @@ async def _exchange(
     request: web.Request,
     replica: Replica,
     headers: CIMultiDict[str],
-    body: bytes | AsyncIterator[bytes] | None,
+    body: bytes | None,
     stamps: dict[str, str],
-) -> web.StreamResponse:
-    """Send the request to ``replica`` and relay its answer.
-
-    Raises ``aiohttp.ClientError`` only before the first byte of an answer. If the replica dies later, the
-    client's connection is closed within the body, which is HTTP/1.1's only signal.
-    """
+) -> web.Response:
+    """Send the request to ``replica`` and return its answer. Raises ``aiohttp.ClientError``."""
     url = URL(f"http://127.0.0.1:{replica.port}{_path(request)}", encoded=True)
+    # As a file: aiohttp takes large bytes for a mistake.
+    data = None if body is None else io.BytesIO(body)
     replica.outstanding += 1
     try:
         async with replica.session.request(
-            request.method, url, headers=headers, data=body, allow_redirects=False
+            request.method, url, headers=headers, data=data, allow_redirects=False
         ) as upstream:
             relayed = _relayed_headers(request, upstream, stamps)
-            length = upstream.content_length
-            if request.method == "HEAD":
-                return web.Response(status=upstream.status, reason=upstream.reason, headers=relayed)
-            if length is not None and length <= _SMALL_BODY:
-                content = await upstream.read()
-                return web.Response(
-                    status=upstream.status, reason=upstream.reason, headers=relayed, body=content
-                )
-            answer = web.StreamResponse(status=upstream.status, reason=upstream.reason, headers=relayed)
-            await answer.prepare(request)
-            try:
-                async for chunk in upstream.content.iter_any():
-                    await answer.write(chunk)
-                await answer.write_eof()
-            except aiohttp.ClientError:
-                answer.force_close()
-                if request.transport is not None:
-                    request.transport.abort()
-            return answer
+            # To HEAD there is no body, and Content-Length stays that of the answer to GET.
+            content = None if request.method == "HEAD" else await upstream.read()
+            return web.Response(status=upstream.status, reason=upstream.reason, headers=relayed, body=content)
     finally:
         replica.outstanding -= 1
-
-
-async def _body(request: web.Request) -> bytes | AsyncIterator[bytes] | None:
-    if not request.body_exists:
-        return None
-    length = request.content_length
-    if length is not None and length <= _SMALL_BODY:
-        return await request.read()
-    return request.content.iter_any()
 
 
 def _path(request: web.Request) -> str:

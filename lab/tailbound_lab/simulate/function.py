@@ -36,8 +36,6 @@ class Service:
     seconds: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if not self.seconds:
-            raise SimulationError("service times: at least that of one request must be given")
         for size, (before, seconds) in enumerate(pairwise((0.0, *self.seconds)), 1):
             if not before <= seconds < float("inf") or seconds <= 0.0:
                 raise SimulationError(

@@ -15,7 +15,7 @@ from tailbound_lab.bench.fleet import held_out, scaling
 from tailbound_lab.bench.fleet.live import COMMUNITY, OURS, Absence, Run, claims, described
 from tailbound_lab.bench.fleet.plays import Kept, together
 from tailbound_lab.bench.fleet.validate import agree, function_of, replay
-from tailbound_lab.bench.replica import interleaved, mixed
+from tailbound_lab.bench.replica import mixed
 from tailbound_lab.bench.replica.soak import growth
 from tailbound_lab.bench.rig.measure import alternate
 from tailbound_lab.bench.rig.search import Found
@@ -170,16 +170,6 @@ def test_reconcile_of_a_few_functions_is_measured_on_a_real_prometheus(tmp_path,
     held = "two need a replica more; one gets it, the other's budget has none"
     assert (row["scaled"], row["fleet_full"]) == (1, 1), held
     assert f"| 60 | {row['series']:,} |" in section("fleet")
-
-
-def test_interleaved_rounds_of_other_workloads_stay_if_this_machine_measured_them(tmp_path, monkeypatch):
-    file, rounds = tmp_path / "interleaved.json", [{"slo": {"max_rate": 1.0, "cpu": []}}]
-    interleaved._keep(file, "text", 2, rounds)
-    results = interleaved._keep(file, "tabular", 2, rounds)
-    assert list(results["workloads"]) == ["text", "tabular"]
-    assert interleaved._tables(results).count("| slo | 1 |") == 2
-    monkeypatch.setattr(page, "describe", lambda: "64 cores")
-    assert list(interleaved._keep(file, "vision", 2, rounds)["workloads"]) == ["vision"]
 
 
 ENVIRONMENT = {"slo_latency": "200ms", "slo_objective": "0.99", "workers": "1", "max_batch_size": "2"}

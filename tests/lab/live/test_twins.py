@@ -1,19 +1,20 @@
-"""OpenFaaS CE's scaling of the twins: Alertmanager's grouping, the gateway's step, the requests sent."""
+"""OpenFaaS CE's scaling of the twins on the real platform: Alertmanager's grouping, the gateway's step."""
 
 import asyncio
 import json
+from itertools import groupby
 
-import aiohttp
 import pytest
 
 from autoscaler import doubles
-from autoscaler.doubles import Function, a_gateway
+from autoscaler.doubles import a_gateway
+from lab.local.harness import platform_client
 from tailbound_lab.live.twins import ALERT, CommunityScaler, rule_and_bounds, twin
 from tailbound_lab.live.watch import NoAnswerError
 from tailbound_lab.local.specs import FunctionSpec
 from tailbound_lab.simulate.baselines import Bounds, OpenFaasRule
 
-TWIN, OTHER = "tabular.baseline", "vision.openfaas-fn"
+TWIN, OTHER = "echo.baseline", "vision.openfaas-fn"
 ALERTS = "GET /api/v1/alerts"
 
 
@@ -25,7 +26,7 @@ def test_labels_are_read_within_the_communitys_ceiling():
 
 
 def test_a_twin_serves_one_request_at_a_time_in_a_namespace_of_its_own():
-    spec = FunctionSpec("tabular", "image", env_vars={"slo_latency": "1s", "workers": "4"})
+    spec = FunctionSpec("echo", "image", env_vars={"slo_latency": "1s", "workers": "4"})
     other = twin(spec)
     assert other.full_name == TWIN
     assert (other.env_vars["slo_latency"], other.env_vars["workers"]) == ("1s", "1")
@@ -40,31 +41,33 @@ def alerts(*found):
 
 
 @pytest.fixture
-def cluster():
-    """Gateway and Prometheus at one address, with a twin and another function."""
-    with a_gateway(tabular=Function(namespace="baseline"), vision=Function()) as gateway:
-        yield gateway
+def prometheus():
+    """A server whose answers the test sets."""
+    with a_gateway() as server:
+        yield server
 
 
-def polled(cluster, moments, *, labels=None, firing=lambda _: True):
-    """Poll at each of the moments; the counts that were asked for."""
+@pytest.fixture
+def polled(prometheus, tmp_path):
+    """Poll each second with the alerts of that second; the counts that the twin had in turn."""
 
-    async def main():
-        async with aiohttp.ClientSession() as session:
-            scaler = CommunityScaler(session, cluster.url, cluster.url, {TWIN: labels or {}})
-            for moment in moments:
-                if not firing(moment):
-                    cluster.faults[ALERTS] = alerts()
-                await scaler.poll(moment)
+    async def poll(alerts_by_second, labels):
+        async with platform_client(tmp_path) as client:
+            await client.deploy(namespace="baseline", labels=labels, ready=False)
+            registry, function = client.platform.registry, client.function
+            scaler = CommunityScaler(client.session, prometheus.url, registry, [function])
+            counts = [function.desired]
+            for second, found in enumerate(alerts_by_second):
+                prometheus.faults[ALERTS] = found
+                await scaler.poll(second)
+                counts.append(function.desired)
+            return [count for count, _ in groupby(counts)]
 
-    asyncio.run(main())
-    return [(body["namespace"], body["serviceName"], body["replicas"]) for body in cluster.posted]
+    return lambda alerts_by_second, **labels: asyncio.run(poll(alerts_by_second, labels))
 
 
-def test_a_firing_alert_adds_a_replica_at_each_notification_until_it_is_resolved(cluster):
-    cluster.faults[ALERTS] = alerts((TWIN, "firing"))
-    scaled = polled(cluster, range(90), firing=lambda moment: moment < 70)
-    assert scaled == [("baseline", "tabular", count) for count in (2, 3, 4, 1)]
+def test_firing_alert_adds_a_replica_at_each_notification_until_it_is_resolved(polled):
+    assert polled([alerts((TWIN, "firing"))] * 70 + [alerts()] * 20) == [1, 2, 3, 4, 1]
 
 
 @pytest.mark.parametrize(
@@ -72,23 +75,22 @@ def test_a_firing_alert_adds_a_replica_at_each_notification_until_it_is_resolved
     [([(OTHER, "firing"), (TWIN, "pending")], "5"), ([(TWIN, "firing")], "1")],
     ids=["not a twin's", "at its highest"],
 )
-def test_only_firing_alerts_of_twins_below_their_highest_count_change_it(cluster, found, most):
-    cluster.faults[ALERTS] = alerts(*found)
-    assert polled(cluster, range(40), labels={"com.openfaas.scale.max": most}) == []
+def test_only_firing_alerts_of_twins_below_their_highest_count_change_it(polled, found, most):
+    assert polled([alerts(*found)] * 40, **{"com.openfaas.scale.max": most}) == [1]
 
 
-@pytest.mark.parametrize("path", [ALERTS, "GET /system/function/", "POST /system/scale-function/"])
-def test_a_server_that_fails_is_no_answer(cluster, path):
-    cluster.faults = {ALERTS: alerts((TWIN, "firing"))} | {path: doubles.status(500)}
+@pytest.mark.parametrize("answer", [doubles.status(500), doubles.status(200, b"[]")], ids=["fails", "others"])
+def test_prometheus_without_a_list_of_alerts_is_no_answer(polled, answer):
     with pytest.raises(NoAnswerError):
-        polled(cluster, range(40))
+        polled([answer])
 
 
-def test_the_loop_outlives_a_prometheus_that_does_not_answer(cluster):
+def test_loop_outlives_a_prometheus_that_does_not_answer(prometheus, tmp_path):
     async def main():
-        async with aiohttp.ClientSession() as session, asyncio.timeout(30):
-            running = asyncio.create_task(CommunityScaler(session, cluster.url, cluster.url, {}).run())
-            while len(cluster.requests) < 2:  # noqa: ASYNC110 - a list has no event
+        async with platform_client(tmp_path) as client, asyncio.timeout(30):
+            scaler = CommunityScaler(client.session, prometheus.url, client.platform.registry, [])
+            running = asyncio.create_task(scaler.run())
+            while len(prometheus.requests) < 2:  # noqa: ASYNC110 - a list has no event
                 await asyncio.sleep(0.01)
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)

@@ -69,13 +69,6 @@ async def answer(writer, method, target, headers, body):
         writer.close()
     elif path == "/status":
         reply(writer, f"{query} Whatever", b"answer", "Connection: keep-alive, X-Private", "X-Private: 1")
-    elif path in ("/stream", "/broken"):
-        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n")
-        await writer.drain()
-        await until_there(query)
-        if path == "/broken":
-            os._exit(3)
-        writer.write(b"3\r\ntwo\r\n0\r\n\r\n")
     else:
         seen = {
             "method": method,

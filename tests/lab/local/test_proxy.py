@@ -6,9 +6,6 @@ import json
 import os
 import socket
 
-import aiohttp
-import pytest
-
 from lab.local.harness import TWO, on_platform, until
 
 
@@ -102,22 +99,6 @@ async def test_bodies_statuses_and_headers_pass_as_they_are(client):
     answer = await raw(client, "POST /function/echo/echo", *headers, body="notgz")
     assert b"100 Continue" in answer
     assert answer.endswith(b"notgz")
-
-
-@on_platform()
-async def test_a_stream_arrives_while_it_is_made_and_one_that_breaks_does_not_look_complete(client):
-    await client.deploy()
-    for kind in ("stream", "broken"):
-        gate = client.folder / kind
-        url = f"{client.platform.gateway_url}/function/echo/{kind}?{gate}"
-        async with client.session.get(url) as answer:
-            assert await answer.content.readany() == b"one"
-            gate.touch()
-            if kind == "stream":
-                assert await answer.content.read() == b"two"
-            else:
-                with pytest.raises(aiohttp.ClientError):
-                    await answer.content.read()
 
 
 @on_platform()

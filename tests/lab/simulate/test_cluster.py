@@ -35,13 +35,6 @@ class Script:
         return [serving[job] for _, serving, _ in self.seen]
 
 
-def test_steady_light_load_violates_nothing_and_has_full_utility():
-    outcome = run([[60] * 5, [30] * 5], 2, Script([1, 1]))
-    assert outcome.violations < 0.01
-    assert outcome.utility > 1.98
-    assert (outcome.replicas, outcome.requests) == (2.0, 450)
-
-
 def test_overload_loses_what_finds_the_queue_full_and_the_rest_is_late():
     job = Job([1200], 1, EXACT)
     job.advance(2 * MINUTE)

@@ -35,7 +35,7 @@ def test_default_compares_ours_five_baselines_and_the_oracle_on_the_same_request
 
 def test_table_fits_80_columns_whatever_is_in_it_and_plots_are_written(simulate, monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", "80")
-    flags = ("--generate", "spike", "--rate", "300", "--duration", "200s", "--max-replicas", "2")
+    flags = ("--generate", "spike", "--rate", "300", "--duration", "90s", "--max-replicas", "1")
     chosen = ("--policies", "proportional,slo,openfaas-ce", "--plot", str(tmp_path))
     status, out, _ = simulate(*flags, *chosen)
     assert (status, "…" in out) == (0, False)
@@ -76,12 +76,6 @@ def test_latency_of_requests_that_timed_out_is_null(outcomes):
     assert outcomes(*words, "--policies", "openfaas-ce")[0]["p99"] is None
 
 
-def test_trace_file_is_played(outcomes, tmp_path):
-    file = tmp_path / "counts.txt"
-    file.write_text("20\n" * 30)
-    assert outcomes("--trace", str(file), "--policies", "slo")[0]["trace"] == "counts"
-
-
 @pytest.mark.parametrize(
     ("words", "status", "named"),
     [
@@ -90,6 +84,8 @@ def test_trace_file_is_played(outcomes, tmp_path):
         ((*SHORT, "--policies", "kpa:-1"), 1, "'kpa:-1'"),
         ((*SHORT, "--service-time", "20ms"), 1, "20ms"),
         ((*SHORT, "--service-time", "20ms,soon"), 1, "soon"),
+        ((*SHORT, "--service-table", "20ms,10ms"), 1, "0.02 s"),
+        ((*SHORT, "--max-batch", "0"), 1, "max_batch"),
         ((*SHORT, "--config", "/none.yaml"), 2, "/none.yaml"),
         ((*SHORT, "--slo-objective", "2"), 1, "slo_objective"),
         ((*SHORT, "--min-replicas", "30"), 1, "30"),

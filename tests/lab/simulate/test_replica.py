@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from batching_watchdog.engine.capacity import sustained
 from batching_watchdog.engine.latency import LatencyModel
-from tailbound_lab.simulate import SimulationError
 from tailbound_lab.simulate.function import Function, Service
 from tailbound_lab.simulate.replica import Replica
 
@@ -125,22 +124,3 @@ def test_largest_within_takes_no_longer_and_the_next_size_does(times, seconds):
     size = service.largest_within(seconds)
     assert size == 0 or service.seconds[size - 1] <= seconds
     assert size == len(times) or service.seconds[size] > seconds
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        *(lambda times=times: Service(times) for times in ((), (0.2, 0.1), (0.0,))),
-        lambda: Service.affine(0.01, 0.01, 0),
-        *(
-            lambda wrong=wrong: Function(Service((0.01,)), **wrong)
-            for wrong in (
-                *({"workers": 0}, {"slo_latency": 0.0}, {"slo_objective": 1.0}, {"start_up": -1.0}),
-                *({"timeout": 0.1}, {"max_inflight": 0}, {"overhead": -1.0}),
-            )
-        ),
-    ],
-)
-def test_function_that_cannot_be_is_refused(make):
-    with pytest.raises(SimulationError):
-        make()

@@ -285,8 +285,7 @@ async def _offer(
 
         companions: list[Companion] = [_follow(function, elapsed, run)]
         if name == COMMUNITY:
-            labels = {full_name: function.spec.labels}
-            companions.append(CommunityScaler(session, platform.gateway_url, address, labels).run())
+            companions.append(CommunityScaler(session, address, platform.registry, [function]).run())
         if killed is not None:
             companions.append(_kill(platform, killed, elapsed, run))
         run.lag = await offered(sender, [run.ledger], duration, companions)
