@@ -30,7 +30,7 @@ from tailbound_lab.load.sender import Sender, sending
 from tailbound_lab.local.platform import Platform, Settings, open_platform
 from tailbound_lab.local.specs import FunctionSpec
 
-_READY_LIMIT = 60.0
+_READY_LIMIT = 180.0
 _FRAME_INTERVAL = 0.5
 _REQUEST_LIMIT = 2.0
 _STOP_GRACE = 2.0

@@ -31,7 +31,7 @@ def test_a_run_leaves_a_report_and_results_and_ends_with_the_verdict(tmp_path):
     with start(tmp_path / "out") as process:
         out, err = process.communicate()
     # Whether the SLO was met is this machine's affair just now; that there is a result is not.
-    assert process.returncode in (0, 1), err
+    assert (tmp_path / "out" / "result.json").exists(), err
     results = json.loads((tmp_path / "out" / "result.json").read_text())
     assert {item["function"] for item in results} == {"accelerator", "tabular", "vision"}
     assert all(item["tailbound"]["sent"] > 0 for item in results)
