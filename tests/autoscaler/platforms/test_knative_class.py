@@ -104,16 +104,8 @@ def test_standby_writes_nothing_and_takes_over_what_is_there(api, world, start):
 # Counts and conditions
 
 
-def test_scaling_moves_the_time_of_no_condition_and_when_all_is_done_nothing_is_written(
-    api, world, one, clock
-):
-    platform, name = one
-    conditions = world.status(name)["conditions"]
-    for count in (3, 5, 1):
-        clock.now += 3600.0
-        decide(platform, world.function, count)
-        world.until(lambda count=count: world.status(name)["actualScale"] == count, "it is told", platform)
-    assert world.status(name)["conditions"] == conditions
+def test_when_all_is_done_nothing_is_written(api, world, one):
+    platform, _ = one
     world.settle(platform)
     before = api.writes()
     decide(platform, world.function, 1)
@@ -187,7 +179,7 @@ def test_a_decision_on_a_count_that_another_writer_has_changed_is_left_out(world
     decide(platform, world.function, 7)
     assert platform.scales()[world.function].desired == 7, "what is there is no conflict"
     delete(world.cluster, DEPLOYMENTS.path(world.namespace, f"{name}-deployment"))
-    with pytest.raises(FunctionGoneError, match="404"):
+    with pytest.raises(FunctionGoneError, match=r"404|no revision of the class"):
         decide(platform, world.function, 2)
 
 

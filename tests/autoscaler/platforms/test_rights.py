@@ -15,6 +15,7 @@ from autoscaler.kube.kube_server import a_deployment
 from slo_autoscaler.kube.lease import LeaseLeader
 from slo_autoscaler.kube.lease_rules import Settings as LeaseSettings
 from slo_autoscaler.leader import Alone
+from slo_autoscaler.platforms import ALL_ACTIVE
 from slo_autoscaler.platforms.knative.minimum import MIN_SCALE
 from slo_autoscaler.platforms.knative.objects import DEPLOYMENTS, SERVICES
 from slo_autoscaler.platforms.kubernetes import Kubernetes
@@ -63,33 +64,36 @@ def overtake(platform, cluster, path, *count):
     decide(platform, *count)
 
 
-def test_deployments_need_every_right_of_their_role_and_no_other(cluster, namespace, install):
+@pytest.fixture
+def scaled(cluster, namespace, keep):
+    """Return a platform that has found a Deployment and watches every kind, and the function's name."""
+
+    def scaled(installed, modes=ALL_ACTIVE):
+        cluster.create(DEPLOYMENTS.path(namespace), a_deployment(namespace=namespace, mode="active"))
+        config = KubernetesSettings(kubeconfig=installed.kubeconfig, namespaces=(namespace,), timeout=10.0)
+        platform, function = keep(Kubernetes(config, Alone(), modes)), f"web.{namespace}"
+        until(lambda: function in platform.scales(), "it is found")
+        until(lambda: sum(each[0] == "watch" for each in installed.asked()) == 3, "every kind is watched")
+        return platform, function
+
+    return scaled
+
+
+def test_deployments_need_every_right_of_their_role_and_no_other(cluster, namespace, install, scaled):
     installed = install("autoscaler-kubernetes.yaml")
-    cluster.create(DEPLOYMENTS.path(namespace), a_deployment(namespace=namespace, mode="active"))
-    function, path = f"web.{namespace}", DEPLOYMENTS.path(namespace, "web")
-    config = KubernetesSettings(kubeconfig=installed.kubeconfig, namespaces=(namespace,), timeout=10.0)
-    platform = Kubernetes(config, Alone())
-    until(lambda: function in platform.scales(), "it is found")
+    platform, function = scaled(installed)
     platform.scale(function)
     for count in (3, 2, 3):
         decide(platform, function, count)
     until(lambda: ("patch", "", "events") in installed.asked(), "an event is counted up")
-    until(lambda: sum(each[0] == "watch" for each in installed.asked()) == 3, "every kind is watched")
-    overtake(platform, cluster, path, function, 4)
-    platform.close()
+    overtake(platform, cluster, DEPLOYMENTS.path(namespace, "web"), function, 4)
     assert installed.asked() == installed.allowed("ClusterRole")
 
 
-def test_deployments_that_are_not_scaled_need_no_right_to_change_one(cluster, namespace, install):
+def test_deployments_that_are_not_scaled_need_no_right_to_change_one(install, scaled):
     installed = install("recommend/read-only.yaml")
-    cluster.create(DEPLOYMENTS.path(namespace), a_deployment(namespace=namespace, mode="active"))
-    function = f"web.{namespace}"
-    config = KubernetesSettings(kubeconfig=installed.kubeconfig, namespaces=(namespace,), timeout=10.0)
-    platform = Kubernetes(config, Alone(), Modes(most="recommend"))
-    until(lambda: function in platform.scales(), "it is found")
+    platform, function = scaled(installed, Modes(most="recommend"))
     assert platform.scale(function).mode == "recommend"
-    until(lambda: sum(each[0] == "watch" for each in installed.asked()) == 3, "every kind is watched")
-    platform.close()
     assert installed.asked() == installed.allowed("ClusterRole")
 
 
