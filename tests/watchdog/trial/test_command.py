@@ -54,6 +54,13 @@ def test_settings_come_from_the_options_then_the_environment_then_the_stack_file
     assert found.environ["function_path"] == str(folder)
 
 
+def test_folder_that_no_stack_file_names_runs_with_the_defaults(folder: Path):
+    (folder.parent / "stack.yml").write_text(STACK.replace("./mine", "./elsewhere"))
+    found = find_function(folder, {}, {})
+    assert "slo_latency" not in found.environ
+    assert found.slo_from == ""
+
+
 def test_folder_that_faas_cli_has_built_is_tried_by_its_function(tmp_path: Path):
     (tmp_path / "function").mkdir()
     (tmp_path / "function" / "handler.py").touch()
