@@ -127,7 +127,7 @@ def build(
     ``own_cost``: the function's cost(event). ``telemetry``: takes the spans; None: there are none.
     """
     clock, cpus = time.monotonic, available_cpus()
-    cost = CostModel(config.max_batch_size, config.slo_objective)
+    cost = CostModel(config.max_batch_size)
     policy = POLICIES[config.batch_policy](
         PolicySettings(config.max_batch_size, config.max_batch_delay, config.slo_latency)
     )

@@ -355,8 +355,8 @@ ROWS: Final = (
     Row(
         "watchdog_service_seconds_predicted",
         GAUGE,
-        "Estimated service time of a batch of this size: the quantile of the objective.",
-        lambda m: {size: m.model.predict_tail(size) for size in m.model.sizes_learned()},
+        "Estimated service time of a batch of this size, as deadlines are tested with it: an upper quantile.",
+        lambda m: {size: m.model.predict(size) for size in m.model.sizes_learned()},
         ("size",),
     ),
     Row(

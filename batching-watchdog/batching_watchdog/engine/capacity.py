@@ -30,18 +30,17 @@ from typing import Final, NamedTuple, Protocol
 
 from batching_watchdog.engine.latency import QUANTILE, LatencyModel
 
-MARGIN: Final = 1.04
-"""Factor by which batches are taken to be longer than learned. With it, after a minute at a third of its
-highest rate, 94 of 100 functions reached the stated capacity, and 89 of 100 that it was not set on."""
+MARGIN: Final = 1.02
+"""Factor by which batches are taken to be longer than the cautious mean."""
 SATURATION: Final = 0.95
 """Maximum share of the throughput: above it, backlogs grow for longer than a run."""
-ARRIVALS: Final = 16384
+ARRIVALS: Final = 32768
 """Maximum arrivals of a run."""
-LATE: Final = 80
+LATE: Final = 160
 """Late requests of a run at the objective; more are rarely needed, since the late share rises steeply."""
 DRAWS_EVERY: Final = 15
 """Arrivals per drawn deviation: drawing one for each would take as long as the run."""
-PERIODS: Final = 10
+PERIODS: Final = 20
 """Minimum times that the workers fill their SLO in a run: a backlog within the SLO needs time to grow."""
 BATCHES: Final = 512
 """Batches of a step."""
@@ -49,7 +48,7 @@ STEP: Final = 1.2
 """Ratio between two rates of the search. It descends: some rates below the highest miss the objective."""
 LOWEST: Final = 1e-4
 """Share of the throughput at which the search ends."""
-PRECISION: Final = 1.01
+PRECISION: Final = 1.02
 """Ratio between a rate that met the objective and one that did not."""
 SIZES: Final = 64
 """Batch sizes to search for the best one."""
@@ -83,14 +82,14 @@ class Curve(Protocol):
     def deviations(self) -> Sequence[float]:
         """Times of batches as multiples of the mean of their size, ascending; at least one."""
 
-    def predict_mean(self, size: float) -> float:
-        """Return the mean seconds for ``size`` requests."""
+    def predict_cautious(self, size: float) -> float:
+        """Return mean seconds for ``size`` requests that are probably not too low."""
 
 
 def sustained(curve: Curve, workers: int, slo_latency: float, objective: float) -> tuple[float, float]:
     """Return the highest requests per second of ``workers`` within the objective, and the mean batch size.
 
-    The rate is 0 if not even one request fits into the SLO. Takes some 10 ms of CPU time, up to 100.
+    The rate is 0 if not even one request fits into the SLO. Takes some 30 ms of CPU time, up to 200.
     """
     steps = search(curve, workers, slo_latency, objective)
     while True:
@@ -108,14 +107,16 @@ def search(
     deviations = curve.deviations
     upper = deviations[int(QUANTILE * len(deviations))]
     sizes = {max(1, curve.reach * part // SIZES) for part in range(1, SIZES + 1)}
-    best = max(sizes, key=lambda size: size / curve.predict_mean(size))
-    fits = bisect_right(range(1, best + 1), slo_latency / (MARGIN * upper), key=curve.predict_mean)
+    best = max(sizes, key=lambda size: size / curve.predict_cautious(size))
+    fits = bisect_right(range(1, best + 1), slo_latency / (MARGIN * upper), key=curve.predict_cautious)
     if not fits:
         return 0.0, 1.0
-    means = [MARGIN * curve.predict_mean(size) for size in range(1, fits + 1)]
+    means = [MARGIN * curve.predict_cautious(size) for size in range(1, fits + 1)]
     count = min(ARRIVALS, max(round(LATE / (1.0 - objective)), PERIODS * workers * fits))
     replica = _Replica(means, deviations, upper, workers, slo_latency)
+    # Fewer by their standard error, since a run shows the late share only roughly.
     late = (1.0 - objective) * count
+    late -= sqrt(late)
     high = low = SATURATION * workers * max(size / mean for size, mean in enumerate(means, 1))
     lowest = LOWEST * high
     while (size := (yield from replica.serve(low, count, late))) is None:

@@ -22,7 +22,7 @@ from math import inf
 from statistics import median
 from typing import Final, Protocol
 
-from batching_watchdog.engine.latency import LEAST, OBJECTIVE, TRIES, LatencyModel
+from batching_watchdog.engine.latency import LEAST, TRIES, LatencyModel
 from batching_watchdog.messages import CostClass, Request
 
 KNOWN: Final = 2 * TRIES
@@ -131,12 +131,11 @@ class _Class:
 
 
 class CostModel:
-    """The pools of all classes, learned; ``objective`` is the SLO's."""
+    """The pools of all classes, learned."""
 
-    def __init__(self, max_batch_size: int, objective: float = OBJECTIVE) -> None:
+    def __init__(self, max_batch_size: int) -> None:
         self.max_batch_size = max_batch_size
-        self._objective = objective
-        self.overall = self._new_model()
+        self.overall = LatencyModel(max_batch_size)
         self._apart = True
         """Whether requests of different methods and paths are kept separate."""
         self._keys: OrderedDict[tuple[bytes, bytes], list[Pool]] = OrderedDict()
@@ -202,15 +201,12 @@ class CostModel:
         if pool.batches % KNOWN == 0:
             self._join(pools, pool)
 
-    def _new_model(self) -> LatencyModel:
-        return LatencyModel(self.max_batch_size, self._objective)
-
     def _pools(self, cost_class: CostClass) -> list[Pool]:
         """Return the pools that this class may join, at least one."""
         key = (cost_class[0], cost_class[1] if self._apart else b"")
         pools = self._keys.get(key)
         if pools is None:
-            pools = self._keys[key] = [Pool(self._new_model(), self.overall)]
+            pools = self._keys[key] = [Pool(LatencyModel(self.max_batch_size), self.overall)]
             if len(self._keys) > MAX_CLASSES:
                 _, gone = self._keys.popitem(last=False)
                 for each in set[CostClass]().union(*(pool.classes for pool in gone)):
@@ -274,7 +270,7 @@ class CostModel:
         if best is None or off[best] > ALIKE:
             if len(pools) == MAX_POOLS:
                 return
-            model = self._new_model()
+            model = LatencyModel(self.max_batch_size)
             for size, seconds, _ in each.runs:
                 model.observe(size, seconds)
             best = Pool(model, model)

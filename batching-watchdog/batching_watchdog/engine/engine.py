@@ -11,7 +11,7 @@ waits.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import islice
 from math import exp, inf, isqrt
@@ -24,7 +24,7 @@ from batching_watchdog.engine.latency import LEAST
 from batching_watchdog.engine.policy import AGE, BatchingPolicy, Late, Situation, Take, Wait
 from batching_watchdog.engine.prefetch import Prefetch
 from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WatchdogError, WorkerDied
-from batching_watchdog.messages import DROPPED, PROBE, Batch, CostClass, DispatchReason, Reply, Request
+from batching_watchdog.messages import DROPPED, PROBE, Batch, DispatchReason, Reply, Request
 
 PROBE_SINGLE_EVERY: Final = 8
 """One in this many batches of late requests has a single request while, by the learned times, none can be on
@@ -90,11 +90,9 @@ class Engine:
         self._prefetch = Prefetch(self._workers, lead, cpus)
         self._nearly_idle = 0
         """Busy workers that may get their next batch now, by the last ``tick``."""
-        self._admitted: OrderedDict[int, Request] = OrderedDict()
-        """Admitted requests in order of admission, in which equal timeouts expire."""
-        self._early: list[tuple[float, int]] = []
-        """(expiry, id) of requests that expire before one that was admitted earlier."""
-        self._latest = 0.0
+        self._admitted: dict[int, Request] = {}
+        self._expiries: list[tuple[float, int]] = []
+        """Heap of (expiry, id). Entries of requests that have left are dropped when first or many."""
         self._lanes: dict[Shared, Lane] = {}
         """Lanes with waiting requests. Clients choose the pools, so empty lanes are removed."""
         self._active: dict[Shared, Lane] = {}
@@ -200,15 +198,11 @@ class Engine:
             displaced = next(iter(self._late.values()))
             self._leave(displaced)
             effects = (Answer(displaced, self._queue_full(displaced=True)),)
-        # Equal timeouts expire in order of admission; only a shorter one needs an entry of its own.
-        if request.expires < self._latest:
-            heappush(self._early, (request.expires, request.id))
-            if len(self._early) > 64 + 2 * len(self._admitted):
-                self._early = [item for item in self._early if item[1] in self._admitted]
-                heapify(self._early)
-        else:
-            self._latest = request.expires
         self._admitted[request.id] = request
+        heappush(self._expiries, (request.expires, request.id))
+        if len(self._expiries) > 64 + 2 * len(self._admitted):
+            self._expiries = [each for each in self._expiries if each[1] in self._admitted]
+            heapify(self._expiries)
         self._queue(request, now)
         return effects
 
@@ -315,15 +309,13 @@ class Engine:
 
     def tick(self, now: float) -> list[Effect]:
         """Answer expired requests, then dispatch batches to idle workers; return the effects."""
-        effects: list[Effect] = []
-        ends = self._next_expiry()
-        if ends <= now:
-            effects += [
-                Answer(request, Expired(f"not answered within {now - request.arrived:.3f} s"))
-                for request in self._expired(now)
-            ]
+        effects: list[Effect] = [
+            Answer(request, Expired(f"not answered within {now - request.arrived:.3f} s"))
+            for request in self._expired(now)
+        ]
+        if effects:
             effects += self._prefetch.cancels()
-            ends = self._next_expiry()
+        ends = self._next_expiry()
         due = self._prefetch.due(self._running, now)[0]
         if due:
             self._idle = due[::-1] + self._idle  # after the idle ones: the last is next
@@ -436,7 +428,7 @@ class Engine:
         # The limit of a batch of only late requests applies, and requests on time must stay on time.
         span = min(head.slot - now, (head.slot - head.arrived) / 2)
         room = min(lane.model.best_size, lane.model.largest_within(span)) - size
-        return lane.take_late(max(0, min(room, len(lane.late))), newest=self._newest_first(now))
+        return list(islice(self._late_of(lane, now), max(0, room)))
 
     def _serve_late(self, now: float, effects: list[Effect]) -> bool:
         """Dispatch a batch of late requests if no request on time needs the worker, or shed them all."""
@@ -445,13 +437,9 @@ class Engine:
             self._shed(now, effects, one_stays=free)
         if not free or not self._late:
             return self._shed_late
-        head = self._next_late(now)
-        lane = head.lane
-        size = min(len(lane.late), self._late_size(lane, (head.slot - head.arrived) / 2))
-        waiting = reversed(lane.late) if self._newest_first(now) else lane.late
-        alone = self._cost.alone(lane.pool, waiting, size, late=True)
-        self._dispatch_late(lane, size, now, effects, alone)
-        return True
+        head = next(self._in_turn(now))
+        size = self._late_size(head.lane, (head.slot - head.arrived) / 2)
+        return self._dispatch_late(head.lane, size, now, effects)
 
     def _shed(self, now: float, effects: list[Effect], *, one_stays: bool) -> None:
         """Answer all late requests with ``PredictedLate``.
@@ -471,25 +459,32 @@ class Engine:
         """Give an idle worker late requests that have waited for ``PATIENCE``, if there is spare time."""
         if self._shed_late or not self._counts[_ON_TIME]:
             return False
-        head = next(iter(self._late.values()))
-        lane = self._next_late(now).lane
-        size = min(lane.model.best_size, lane.model.largest_within(self._spare(head, now)), len(lane.late))
-        if size:
-            self._dispatch_late(lane, size, now, effects)
-        return bool(size)
+        spare = self._spare(next(iter(self._late.values())), now)
+        lane = next(self._in_turn(now)).lane
+        size = min(lane.model.best_size, lane.model.largest_within(spare))
+        return self._dispatch_late(lane, size, now, effects)
 
-    def _dispatch_late(
-        self, lane: Lane, size: int, now: float, effects: list[Effect], alone: CostClass | None = None
-    ) -> None:
-        reason = DispatchReason.ALONE if alone else DispatchReason.LATE
-        taken = lane.take_late(size, alone, newest=self._newest_first(now))
-        self._dispatch(taken, reason, lane, now, effects)
+    def _dispatch_late(self, lane: Lane, size: int, now: float, effects: list[Effect]) -> bool:
+        """Dispatch up to ``size`` late requests of ``lane``; return whether there was room for any."""
+        if not size:
+            return False
+        taken = list(islice(self._late_of(lane, now), size))
+        alone = self._cost.alone(lane.pool, taken, len(taken), late=True)
+        if alone:
+            same = (each for each in self._late_of(lane, now) if each.cost_class == alone)
+            taken = list(islice(same, len(taken)))
+        self._dispatch(taken, DispatchReason.ALONE if alone else DispatchReason.LATE, lane, now, effects)
         self._end(lane)
+        return True
 
-    def _next_late(self, now: float) -> Request:
-        """Return the late request that goes first; there must be one."""
+    def _late_of(self, lane: Lane, now: float) -> Iterable[Request]:
+        """Return the late requests of ``lane`` in the order in which they go."""
+        return (each for each in self._in_turn(now) if each.lane is lane)
+
+    def _in_turn(self, now: float) -> Iterator[Request]:
+        """Return all late requests in the order in which they go."""
         late = self._late.values()
-        return next(reversed(late) if self._newest_first(now) else iter(late))
+        return reversed(late) if self._newest_first(now) else iter(late)
 
     def _newest_first(self, now: float) -> bool:
         """Return whether late requests go newest first, because the oldest clients are about to give up.
@@ -545,6 +540,7 @@ class Engine:
             counts[request.place] -= 1
             if request.place == _LATE:
                 del self._late[request.id]
+                request.lane.late -= 1
             request.place = _RUNNING
             request.attempts += 1
         counts[_RUNNING] += len(requests)
@@ -562,7 +558,7 @@ class Engine:
             lane.overdue_at.setdefault(request.slo_class, now + AGE * (request.slot - request.arrived))
             request.place = _LATE
             self._late[request.id] = request
-        lane.late += gone
+        lane.late += count
         self._went_late += count
         self._late_at = now
         if not lane.on_time:
@@ -588,9 +584,8 @@ class Engine:
             self._end(lane)
         elif place == _LATE:
             del self._late[request.id]
-            lane = request.lane
-            lane.late.remove(request)  # the first of them, but for a client that has gone
-            self._end(lane)
+            request.lane.late -= 1
+            self._end(request.lane)
         elif place == _RUNNING:
             self._prefetch.leave(request)
 
@@ -644,15 +639,13 @@ class Engine:
         return QueueFull(self._max_inflight, retry_after, displaced=displaced)
 
     def _next_expiry(self) -> float:
-        while self._early and self._early[0][1] not in self._admitted:
-            heappop(self._early)
-        first = next(iter(self._admitted.values())).expires if self._admitted else inf
-        return min(first, self._early[0][0]) if self._early else first
+        while self._expiries and self._expiries[0][1] not in self._admitted:
+            heappop(self._expiries)
+        return self._expiries[0][0] if self._expiries else inf
 
     def _expired(self, now: float) -> Iterable[Request]:
-        while (end := self._next_expiry()) <= now:
-            early = self._early and self._early[0][0] == end
-            request = self._admitted[self._early[0][1]] if early else next(iter(self._admitted.values()))
+        while self._next_expiry() <= now:
+            request = self._admitted[self._expiries[0][1]]
             self._leave(request)
             yield request
 

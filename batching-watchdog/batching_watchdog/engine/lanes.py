@@ -1,13 +1,10 @@
-"""Queues the requests of one pool of cost classes, which may share a batch. [P]
+"""Queues the requests on time of one pool of cost classes, which may share a batch. [P]
 
-Owns their order. Requests on time are sorted by deadline or by arrival, as the policy requires. Late requests
-stay in the order in which they became late, and are taken from either end. ``Engine`` counts, ``policy``
-decides; this module reads no clock. With equal budgets every request is appended at the end, which is cheap.
+Owns their order: by deadline or by arrival, as the policy requires. ``Engine`` keeps late requests, and
+the policy decides; this module reads no clock. With equal budgets every request is appended, which is cheap.
 """
 
 from bisect import bisect_left, bisect_right
-from collections import deque
-from collections.abc import Collection
 from itertools import compress, islice
 from math import inf
 from typing import Final
@@ -30,7 +27,8 @@ class Lane:
         """Sort keys of the requests on time, ascending."""
         self.on_time: list[Request] = []
         """The requests on time, parallel to ``keys``."""
-        self.late: deque[Request] = deque()
+        self.late = 0
+        """Number of late requests of the pool."""
         self.served = now
         """Time when its last batch left, or since which it has requests again."""
         self.overdue_at: dict[str, float] = {}
@@ -84,22 +82,11 @@ class Lane:
             taken = self.on_time[start:end]
             del self.on_time[start:end], self.keys[start:end]
             return taken
-        taken, stays = _first_of(only, self.on_time[start:], size)
-        self.on_time[start:] = compress(self.on_time[start:], stays)
-        self.keys[start:] = compress(self.keys[start:], stays)
-        return taken
-
-    def take_late(self, size: int, only: CostClass | None = None, *, newest: bool = False) -> list[Request]:
-        """Take ``size`` that are late, of all or of ``only`` one class: the oldest first, or the newest."""
-        late = self.late
-        if only is None:
-            return [late.pop() if newest else late.popleft() for _ in range(size)]
-        if newest:
-            late.reverse()
-        taken, stays = _first_of(only, late, size)
-        self.late = deque(compress(late, stays))
-        if newest:
-            self.late.reverse()
+        taken = list(islice((each for each in self.on_time[start:] if each.cost_class == only), size))
+        gone = {each.id for each in taken}
+        stays = [each.id not in gone for each in self.on_time]
+        self.on_time[:] = compress(self.on_time, stays)
+        self.keys[:] = compress(self.keys, stays)
         return taken
 
     def share_before(self, slot: float, now: float, workers: int) -> float:
@@ -116,16 +103,3 @@ class Lane:
         size = min(model.best_size, model.largest_within(slot - now - in_hand / (workers + 1)))
         ahead = bisect_right(keys, slot) - bisect_left(keys, now + model.predict(size))
         return ahead / (workers * size) if size else inf
-
-    def kept_up(self, budget: float, ahead: float) -> int:
-        """Return the sustainable batch size, if a request first waits for ``ahead`` batches like its own."""
-        return min(self.model.best_size, self.model.largest_within(budget / (1 + ahead)))
-
-
-def _first_of(
-    cost_class: CostClass, requests: Collection[Request], size: int
-) -> tuple[list[Request], list[bool]]:
-    """The first ``size`` requests of ``cost_class``, and of each of all whether it stays."""
-    found = list(islice((each for each in requests if each.cost_class == cost_class), size))
-    gone = {each.id for each in found}
-    return found, [each.id not in gone for each in requests]

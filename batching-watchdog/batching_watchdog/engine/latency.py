@@ -3,15 +3,15 @@
 Owns the samples and the curve through them. The policy uses it to compute how many requests fit into the
 remaining time; ``metrics`` exports its capacity for the autoscaler. Next step of a request: ``policy``.
 
-Three estimates are kept, as in Clipper (NSDI'17, section 4.3) and Clockwork (OSDI'20). An upper quantile
-decides whether a deadline can be met, the mean gives the throughput of a size, and the tail (the quantile of
-the SLO's objective) gives the capacity. All are kept per power of two, since l(b) is smooth, and interpolated
-between. Beyond the largest size the curve continues as a line, because l(b) of one-shot models is nearly
-affine.
+Three estimates are kept. An upper quantile decides whether a deadline can be met (as in Clipper, NSDI'17,
+section 4.3, and Clockwork, OSDI'20), the mean gives the throughput of a size, and a cautious mean, above the
+mean by what so few runs leave uncertain, gives the capacity. All are kept per power of two, since l(b) is
+smooth, and interpolated between. Beyond the largest size the curve continues as a line, because l(b) of
+one-shot models is nearly affine.
 
-A single size has too few runs to show a 1% quantile. So each size has its own mean and spread, and all sizes
-together give the distance of a quantile from the mean in spreads. With too few runs for the quantile, the
-slowest run counts. A stall counts only when there is a second one.
+A single size has too few runs to show a quantile. So each size has its own mean and spread, and all sizes
+together give the distance of the quantile from the mean in spreads. A stall counts only when there is a
+second one.
 
 Sizes are found by doubling: twice the best known size is tried until it has run ``TRIES`` times, and again
 every ``AGAIN_EVERY`` batches. If sizes contradict each other (a smaller one seems slower), the one that ran
@@ -33,11 +33,10 @@ from typing import Final, NamedTuple
 
 QUANTILE: Final = 0.8
 """Quantile of service times in the deadline test, for every objective. A higher one cuts smaller batches, so
-all requests lose throughput for the deadline of the first. Among 0.7 to 0.999 it gave the highest rates with
-90, 99 or 99.9% on time where few requests fit into the SLO and times vary by 10 to 40% (up to 1.5 times those
-of 0.95), and was within 10% of the highest elsewhere."""
-OBJECTIVE: Final = 0.99
-"""Default objective of the SLO."""
+all requests lose throughput for the deadline of the first. Among 0.7 to 0.999 it gave the highest rates where
+few requests fit into the SLO, and was within 10% of the highest elsewhere."""
+CAUTION: Final = 1.25
+"""Errors by which the cautious mean exceeds the mean: an error is the spread by the root of the runs."""
 STALL: Final = 3.0
 """Successive runs that took this many times the median are a stall or a warm-up. Sizes that share a power of
 two explain a factor of two."""
@@ -50,10 +49,11 @@ RECENT: Final = 8
 chance that happens less than once in a thousand tries, for any distribution."""
 SURE: Final = 7.0
 """See ``slow_until``: a chance of one in a thousand."""
-DRIFT: Final = 1.25
-"""Minimum factor between their medians: the sample window follows smaller changes by itself."""
+DRIFT: Final = 1.15
+"""Minimum factor between their medians: the sample window follows smaller changes by itself. With 1.25, sizes
+that seldom run kept their old times after a change by a fifth."""
 REACH: Final = 2
-"""Multiple of the largest size that has run up to which capacity extrapolates: larger ones were seldom needed
+"""Multiple of the largest size that has run up to which capacity extrapolates. Larger ones were seldom needed
 at the maximum rate, and models of CPUs are slower in them than a line shows."""
 AGAIN_EVERY: Final = 64
 """Batches after which twice the best size is tried again."""
@@ -175,10 +175,10 @@ class _Usual(NamedTuple):
     size: float
     """Mean; likewise ``seconds``."""
     seconds: float
+    deviations: list[float]
+    """Each run as a multiple of the mean of its size; ascending."""
     spread: float
-    """Mean deviation of a run from the expected time of its size, as a share of it."""
-    distances: list[float]
-    """Deviation of each run in spreads, positive if slower; ascending."""
+    """Their mean distance from 1."""
 
     @classmethod
     def of(cls, runs: Sequence[tuple[int, float, int]], expected: Callable[[int], float]) -> "_Usual":
@@ -186,13 +186,10 @@ class _Usual(NamedTuple):
         count = len(runs)
         ratios = _relative(runs, expected)
         mean = sum(ratios) / count
-        distances = sorted([ratio / mean - 1.0 for ratio in ratios])
-        spread = sum(map(abs, distances)) / count or LEAST
+        deviations = sorted([ratio / mean for ratio in ratios])
+        spread = sum([abs(deviation - 1.0) for deviation in deviations]) / count or LEAST
         return cls(
-            sum([run[0] for run in runs]) / count,
-            sum([run[1] for run in runs]) / count,
-            spread,
-            [distance / spread for distance in distances],
+            sum([run[0] for run in runs]) / count, sum([run[1] for run in runs]) / count, deviations, spread
         )
 
 
@@ -224,35 +221,18 @@ class _Curve(NamedTuple):
 
     def largest_within(self, limit: float, longest: int) -> int:
         """Return the largest size up to ``longest`` with a value of at most ``limit``; 0 if there is none."""
-        sizes, seconds, slope = self
-        index = bisect_right(seconds, limit)
-        if index == 0:
-            return 0
-        before, rest = sizes[index - 1], limit - seconds[index - 1]
-        if index < len(sizes):
-            slope = (seconds[index] - seconds[index - 1]) / (sizes[index] - before)
-        # Inverts the line, then checks with ``at``, so that both functions agree.
-        size = int(min(before + rest / slope, longest)) if slope > 0.0 else longest
-        while size < longest and self.at(size + 1) <= limit:
-            size += 1
-        while size > 0 and self.at(size) > limit:
-            size -= 1
-        return size
+        return bisect_right(range(1, longest + 1), limit, key=self.at)
 
 
 class LatencyModel:
-    """Online estimate of l(b) for 1 <= b <= ``max_batch_size``, from (size, seconds) of finished batches.
+    """Online estimate of l(b) for 1 <= b <= ``max_batch_size``, from (size, seconds) of finished batches."""
 
-    ``objective`` is the share of requests that the SLO wants on time.
-    """
-
-    def __init__(self, max_batch_size: int, objective: float = OBJECTIVE) -> None:
+    def __init__(self, max_batch_size: int) -> None:
         self.max_batch_size = max_batch_size
-        self._objective = objective
         self._samples: dict[int, _Samples] = {}
         self._observed = 0
         self._stale = 0
-        self._upper = self._mean = self._tail = _Curve((1.0,), (0.0,), 0.0)
+        self._upper = self._mean = self._cautious = _Curve((1.0,), (0.0,), 0.0)
         # Up to the next try only: max_batch_size may be far beyond the sizes in use.
         self._longest = 1
         self._largest = 0
@@ -288,9 +268,9 @@ class LatencyModel:
         """Return the mean seconds for ``size`` requests; 0 before the first sample."""
         return self._mean.at(min(size, self.max_batch_size))
 
-    def predict_tail(self, size: int) -> float:
-        """Return the objective's quantile of the seconds for ``size`` requests; 0 before the first sample."""
-        return self._tail.at(min(size, self.max_batch_size))
+    def predict_cautious(self, size: float) -> float:
+        """Return mean seconds that are probably not too low; 0 before the first sample."""
+        return self._cautious.at(min(size, self.max_batch_size))
 
     def largest_within(self, seconds: float) -> int:
         """Return the largest batch whose upper quantile is at most ``seconds``; 0 if no request fits.
@@ -300,7 +280,7 @@ class LatencyModel:
         return self._upper.largest_within(seconds, self._longest)
 
     def knows(self, size: int) -> bool:
-        """Return whether ``predict_mean`` rests on finished batches; below the smallest it extrapolates."""
+        """Return whether batches of at most this size have run; below them ``predict_mean`` extrapolates."""
         return self.learned and size >= self._mean.sizes[0]
 
     @property
@@ -331,8 +311,7 @@ class LatencyModel:
     def deviations(self) -> Sequence[float]:
         """Times of the usual runs as multiples of the mean of their size, ascending; at least one."""
         usual = [samples.usual(self._mean.at) for samples in self._samples.values()]
-        found = [1.0 + distance * each.spread for each in usual for distance in each.distances]
-        return sorted(found) or [1.0]
+        return sorted([deviation for each in usual for deviation in each.deviations]) or [1.0]
 
     def sizes_learned(self) -> list[int]:
         """The powers of two for which there are samples, ascending."""
@@ -350,20 +329,15 @@ class LatencyModel:
         for samples in known:
             samples.follow(self._mean.slope)
         usual = [samples.usual(self._mean.at) for samples in known]
-        together = _Together.of(usual)
         sizes = [each.size for each in usual]
-        means = _agree(sizes, [each.seconds for each in usual], known)
-        slope = _slope(sizes, means, [len(samples.kept) for samples in known])
+        spreads, above = _spreads(usual)
         self._longest = min(self.max_batch_size, 2 * self._largest)
-        self._mean = _Curve(sizes, means, slope)
-        self._upper, self._tail = (
-            _Curve(
-                sizes,
-                _agree(sizes, [m * (1.0 + above) for m, above in zip(means, shares, strict=True)], known),
-                slope,
-            )
-            for shares in (together.above(quantile, usual) for quantile in (QUANTILE, self._objective))
-        )
+        self._mean = _curve(sizes, [each.seconds for each in usual], known)
+        upper = [mean * (1.0 + above * of) for mean, of in zip(self._mean.seconds, spreads, strict=True)]
+        self._upper = _Curve(sizes, _agree(sizes, upper, known), self._mean.slope)
+        errors = [of / sqrt(len(each.deviations)) for of, each in zip(spreads, usual, strict=True)]
+        cautious = [each.seconds * (1.0 + CAUTION * of) for each, of in zip(usual, errors, strict=True)]
+        self._cautious = _curve(sizes, cautious, known, hopeful=False)
         self._best = self._find_best()
 
     def _find_best(self) -> int:
@@ -377,41 +351,25 @@ class LatencyModel:
         return best
 
 
-class _Together(NamedTuple):
-    """The deviations of the runs of all sizes from their means."""
+def _spreads(usual: Sequence[_Usual]) -> tuple[list[float], float]:
+    """Return the spread of each size, and the distance of the upper quantile above a mean in spreads.
 
-    distances: list[float]
-    """Deviations in spreads of each run of a size that ran more than once; ascending."""
-    spread: float
-    """Mean spread of these sizes, weighted by runs."""
-    furthest: float
-    """Largest deviation of any run above its mean, as a share of it."""
+    The k-th of n runs shows the quantile k / (n + 1); with too few runs it is the slowest.
+    """
+    several = [each for each in usual if len(each.deviations) > 1]
+    distances = sorted([(times - 1.0) / each.spread for each in several for times in each.deviations])
+    runs = len(distances)
+    mean = sum(len(each.deviations) * each.spread for each in several) / max(1, runs)
+    spreads = [each.spread if len(each.deviations) >= TRIES else max(each.spread, mean) for each in usual]
+    return spreads, max(0.0, distances[min(ceil(QUANTILE * (runs + 1)), runs) - 1]) if runs else 0.0
 
-    @classmethod
-    def of(cls, usual: Iterable[_Usual]) -> "_Together":
-        """Return the deviations of all sizes together."""
-        several = [each for each in usual if len(each.distances) > 1]
-        distances = sorted([distance for each in several for distance in each.distances])
-        spread = sum(len(each.distances) * each.spread for each in several) / max(1, len(distances))
-        return cls(
-            distances, spread, max([each.distances[-1] * each.spread for each in several], default=0.0)
-        )
 
-    def tail(self, quantile: float) -> float:
-        """Return the distance of the quantile above the mean, in spreads.
-
-        The k-th of n runs shows the quantile k / (n + 1); with too few runs it is the slowest.
-        """
-        runs = len(self.distances)
-        return max(0.0, self.distances[min(ceil(quantile * (runs + 1)), runs) - 1]) if runs else 0.0
-
-    def above(self, quantile: float, usual: Iterable[_Usual]) -> list[float]:
-        """Return the distance of each size's quantile above its mean as a share, at most the largest seen."""
-        tail = self.tail(quantile)
-        spreads = [
-            each.spread if len(each.distances) >= TRIES else max(each.spread, self.spread) for each in usual
-        ]
-        return [min(self.furthest, tail * spread) for spread in spreads]
+def _curve(
+    sizes: Sequence[float], seconds: Sequence[float], known: Sequence[_Samples], *, hopeful: bool = True
+) -> _Curve:
+    """Return the curve through ``seconds``, with the contradictions of ``known`` resolved (``_agree``)."""
+    agreed = _agree(sizes, seconds, known, hopeful=hopeful)
+    return _Curve(sizes, agreed, _slope(sizes, agreed, [len(samples.kept) for samples in known]))
 
 
 def _relative(runs: Iterable[tuple[int, float, int]], expected: Callable[[int], float]) -> list[float]:
@@ -435,12 +393,14 @@ def _power(size: int) -> int:
     return (size - 1).bit_length()
 
 
-def _agree(sizes: Sequence[float], seconds: Sequence[float], known: Sequence[_Samples]) -> list[float]:
+def _agree(
+    sizes: Sequence[float], seconds: Sequence[float], known: Sequence[_Samples], *, hopeful: bool = True
+) -> list[float]:
     """Return ``seconds`` made non-decreasing; of two contradicting sizes the one that ran later counts.
 
-    A size with a single run, or none for long, costs at most as much as its requests at the next smaller
-    size. A batch is seldom slower than its parts, first runs are often slow, and a size that seems too slow
-    for any deadline would not run again.
+    A size with a single run costs at most as much as its requests at the next smaller size: a batch is seldom
+    slower than its parts, and first runs are often slow. ``hopeful``: likewise one without a run for long,
+    since a size that seems too slow for any deadline would not run again.
     """
     # Compares with all larger sizes: the next one may have run before both.
     ran = [samples.last for samples in known]
@@ -449,7 +409,7 @@ def _agree(sizes: Sequence[float], seconds: Sequence[float], known: Sequence[_Sa
         for index, last in enumerate(ran)
     ]
     for index in range(1, len(agreed)):
-        if len(known[index].kept) == 1 or ran[index] + AGAIN_EVERY < ran[index - 1]:
+        if len(known[index].kept) == 1 or (hopeful and ran[index] + AGAIN_EVERY < ran[index - 1]):
             agreed[index] = min(agreed[index], agreed[index - 1] * sizes[index] / sizes[index - 1])
         agreed[index] = max(agreed[index], agreed[index - 1])
     return agreed

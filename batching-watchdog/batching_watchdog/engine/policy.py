@@ -29,14 +29,11 @@ STEP: Final = 1.05
 
 NOT_URGENT: Final = 0.5
 """Value under overload of a request that would also be on time in the next such batch, as a share of one that
-would not. With 0.5, 0.7 and 1 goodput was at least 0.92, 0.91 and 0.88 of the bound (three classes with
-budgets 1 : 3 : 10, l(b) = 32 + 2 b ms, twice the capacity); without classes there is no difference."""
+would not. With 0.5 and 1, goodput was 0.92 and 0.88 of the bound (three classes, twice the capacity)."""
 
 AGE: Final = 10.0
 """Budgets after which ``slo`` serves a lane or an SLO class that it has passed over, regardless of goodput.
-An SLO class then takes at most one budget of one worker in eleven. This costs up to 2% of goodput; with 3 it
-was up to 9% (two or three classes with budgets from 50 ms to 2 s, l(b) = 10 or 32 + 2 b ms, twice the
-capacity)."""
+This costs up to 2% of goodput; with 3 it was up to 9% (two or three classes, twice the capacity)."""
 
 
 class Take(NamedTuple):
@@ -98,24 +95,11 @@ class PolicySettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Unbatched:
-    """Sends one request at a time, in order of arrival, as a plain Flask worker does. A baseline."""
-
-    by_deadline: bool = False
-
-    def choose(self, lanes: Sequence[Lane], at: Situation) -> Take | Wait:
-        """Take the one that came first."""
-        return Take(min(lanes, key=_first_key), 1, DispatchReason.IDLE)
-
-    def observe(self, size: int, seconds: float) -> None:
-        """Nothing to learn."""
-
-
-@dataclass(frozen=True, slots=True)
 class Fixed:
     """Sends by size or delay, in order of arrival, as Triton, TorchServe and mosec do. A baseline.
 
-    Leaves when ``max_batch_size`` requests wait, or when the first has waited ``max_batch_delay``.
+    Leaves when ``max_batch_size`` requests wait, or when the first has waited ``max_batch_delay``. With a
+    size of 1 it is policy ``unbatched``, which serves as a plain Flask worker does.
     """
 
     max_batch_size: int
@@ -137,15 +121,19 @@ class Fixed:
         """Nothing to learn."""
 
 
-class BatchLimit:
-    """Learns the batch size that fits into ``budget`` seconds: additive increase, multiplicative decrease.
+class Aimd:
+    """Clipper's adaptive batching, in order of arrival and without a delay. A baseline.
 
-    A batch at the limit that stayed within the budget raises the limit by one; a batch that exceeded it
-    lowers the limit by a tenth. Smaller batches do not raise it: they do not test the limit (as in TCP, RFC
-    7661, where an unused window does not grow).
+    D. Crankshaw et al., "Clipper: A Low-Latency Online Prediction Serving System", NSDI'17, section 4.3:
+    additive increase, multiplicative decrease. A batch of the whole limit that stays within ``budget``
+    seconds raises the limit by one; a batch that exceeds it lowers the limit by a tenth. Smaller batches do
+    not raise it: they do not test the limit (as in TCP, RFC 7661, where an unused window does not grow). It
+    ignores deadlines.
     """
 
     __slots__ = ("_budget", "_max", "_size")
+
+    by_deadline = False
 
     def __init__(self, max_batch_size: int, budget: float) -> None:
         self._max = max_batch_size
@@ -157,35 +145,18 @@ class BatchLimit:
         """The limit now: at least 1, at most ``max_batch_size``."""
         return int(self._size)
 
-    def observe(self, size: int, seconds: float) -> None:
-        """Learn from a batch of ``size`` requests that took a worker ``seconds``."""
-        if seconds > self._budget:
-            self._size = max(1.0, self._size * BACK_OFF)
-        elif size >= self.size:
-            self._size = min(float(self._max), self._size + 1.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Aimd:
-    """Clipper's adaptive batching, in order of arrival and without a delay. A baseline.
-
-    D. Crankshaw et al., "Clipper: A Low-Latency Online Prediction Serving System", NSDI'17, section 4.3: the
-    batch size grows by a fixed amount until a batch takes longer than the latency objective, then backs off
-    by 10%. Waiting requests are taken at once, up to that size. It ignores deadlines.
-    """
-
-    limit: BatchLimit
-    by_deadline: bool = False
-
     def choose(self, lanes: Sequence[Lane], at: Situation) -> Take | Wait:
-        """Take the requests of the first lane, up to the limit."""
+        """Take the requests of the first lane at once, up to the limit."""
         lane = min(lanes, key=_first_key)
-        size = min(len(lane.keys), self.limit.size)
+        size = min(len(lane.keys), self.size)
         return Take(lane, size, DispatchReason.IDLE if size == len(lane.keys) else DispatchReason.FULL)
 
     def observe(self, size: int, seconds: float) -> None:
         """Move the limit."""
-        self.limit.observe(size, seconds)
+        if seconds > self._budget:
+            self._size = max(1.0, self._size * BACK_OFF)
+        elif size >= self.size:
+            self._size = min(float(self._max), self._size + 1.0)
 
 
 class Cut(NamedTuple):
@@ -269,9 +240,11 @@ class Slo:
         if _first_on_time(lane, most, begin) == 0:
             return _cut_of(lane, 0, most)
         if not at.overloaded:
-            kept_up = max(1, lane.kept_up(keys[0] - lane.on_time[0].arrived, at.ahead))
-            start = _first_on_time(lane, kept_up, begin) if len(keys) > kept_up else 0
-            if start == 0 or start + kept_up <= len(keys):
+            # The sustainable size: a request first waits for ``ahead`` batches like its own.
+            span = (keys[0] - lane.on_time[0].arrived) / (1 + at.ahead)
+            least = max(1, min(best, lane.model.largest_within(span)))
+            start = _first_on_time(lane, least, begin) if len(keys) > least else 0
+            if start == 0 or start + least <= len(keys):
                 return _cut_from(lane, start, begin)
         return _densest(lane, most, begin)
 
@@ -375,10 +348,10 @@ def _first_key(lane: Lane) -> float:
 
 POLICIES: Final[Mapping[str, Callable[[PolicySettings], BatchingPolicy]]] = MappingProxyType(
     {
-        "aimd": lambda settings: Aimd(BatchLimit(settings.max_batch_size, settings.slo_latency)),
+        "aimd": lambda settings: Aimd(settings.max_batch_size, settings.slo_latency),
         "fixed": lambda settings: Fixed(settings.max_batch_size, settings.max_batch_delay),
         "slo": lambda settings: Slo(settings.max_batch_size),
-        "unbatched": lambda settings: Unbatched(),
+        "unbatched": lambda settings: Fixed(1, 0.0),
     }
 )
 """Values of ``batch_policy`` -> policy."""

@@ -29,7 +29,7 @@ class Learned:
     def __init__(self, function: Function, noise: float, random: Random) -> None:
         """``noise`` is the standard deviation of the logarithm of a batch's time."""
         self.max_batch_size = len(function.service.seconds)
-        self.cost = CostModel(self.max_batch_size, function.slo_objective)
+        self.cost = CostModel(self.max_batch_size)
         self.lead = 0.0
         self.factor = 1.0
         """Factor by which the model is slower than its l(b)."""

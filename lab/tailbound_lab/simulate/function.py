@@ -124,7 +124,7 @@ class _Known:
     def reach(self) -> int:
         return len(self.seconds)
 
-    def predict_mean(self, size: float) -> float:
+    def predict_cautious(self, size: float) -> float:
         low = min(int(size), len(self.seconds) - 1)
         before, after = self.seconds[low - 1], self.seconds[low]
         return before + (size - low) * (after - before) if low else after

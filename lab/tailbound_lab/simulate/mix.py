@@ -79,7 +79,7 @@ class Mix:
         self._function, self._parts, self._law, self._draw = function, tuple(parts), law, draw
         self._shares = list(accumulate(part.share for part in parts))
         self.max_batch_size, self.lead = len(function.service.seconds), lead
-        self.cost = CostModel(self.max_batch_size, function.slo_objective)
+        self.cost = CostModel(self.max_batch_size)
         self.cost.mix_paths()
         self.arrived: dict[str, list[float]] = {}
         """Arrival times of each part's requests."""

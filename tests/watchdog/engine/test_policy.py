@@ -13,14 +13,12 @@ from batching_watchdog.engine.policy import (
     POLICIES,
     RESERVE,
     Aimd,
-    BatchLimit,
     Fixed,
     Late,
     PolicySettings,
     Situation,
     Slo,
     Take,
-    Unbatched,
     Wait,
 )
 from batching_watchdog.messages import DispatchReason
@@ -308,10 +306,10 @@ def test_fixed_serves_another_lane_while_the_first_waits():
 
 def test_unbatched_takes_one_of_the_lane_that_came_first():
     lanes = [lane_of(LatencyModel(8), [(arrived, 0.1)] * 9, by_deadline=False) for arrived in (1.0, 0.5)]
-    assert Unbatched().choose(lanes, at(5.0)) == Take(lanes[1], 1, IDLE)
+    assert Fixed(1, 0.0).choose(lanes, at(5.0)) == Take(lanes[1], 1, FULL)
 
 
-def run_full(limit: BatchLimit, law: Law, batches: int) -> list[int]:
+def run_full(limit: Aimd, law: Law, batches: int) -> list[int]:
     """Run batches of the whole limit, as under load; their sizes."""
     sizes = []
     for _ in range(batches):
@@ -322,13 +320,13 @@ def run_full(limit: BatchLimit, law: Law, batches: int) -> list[int]:
 
 def test_aimd_grows_by_one_until_a_batch_exceeds_the_budget_and_then_backs_off_by_a_tenth():
     # 8 ms + 1 ms each: 42 requests take 50 ms, 43 take longer.
-    sizes = run_full(BatchLimit(64, 0.0505), accelerator, 200)
+    sizes = run_full(Aimd(64, 0.0505), accelerator, 200)
     assert sizes[:44] == [*range(1, 44), int(43 * 0.9)]
     assert 38 <= min(sizes[43:]) <= max(sizes[43:]) == 43
 
 
 def test_aimd_learns_nothing_from_batches_smaller_than_its_limit_and_shrinks_to_one_and_no_further():
-    limit = BatchLimit(64, 0.05)
+    limit = Aimd(64, 0.05)
     run_full(limit, accelerator, 9)
     for _ in range(100):
         limit.observe(3, accelerator(3))
@@ -339,17 +337,17 @@ def test_aimd_learns_nothing_from_batches_smaller_than_its_limit_and_shrinks_to_
 
 @pytest.mark.parametrize(("length", "expected"), [(9, (4, FULL)), (2, (2, IDLE)), (4, (4, IDLE))])
 def test_aimd_takes_what_there_is_up_to_its_limit(length: int, expected: tuple[int, DispatchReason]):
-    limit = BatchLimit(64, 0.05)
+    limit = Aimd(64, 0.05)
     run_full(limit, accelerator, 3)
     lane = lane_of(LatencyModel(64), [(0.0, 0.0)] * length, by_deadline=False)
-    assert Aimd(limit).choose([lane], at(5.0)) == Take(lane, *expected)
+    assert limit.choose([lane], at(5.0)) == Take(lane, *expected)
 
 
 def test_registry_passes_the_settings_on():
     settings = PolicySettings(max_batch_size=5, max_batch_delay=0.5, slo_latency=0.2)
     assert POLICIES["fixed"](settings) == Fixed(5, 0.5)
     assert POLICIES["slo"](settings) == Slo(5)
-    assert POLICIES["unbatched"](settings) == Unbatched()
+    assert POLICIES["unbatched"](settings) == Fixed(1, 0.0)
     aimd = POLICIES["aimd"](settings)
     lane = lane_of(LatencyModel(5), [(0.0, 0.0)] * 9, by_deadline=False)
     for _ in range(9):
