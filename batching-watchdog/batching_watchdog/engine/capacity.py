@@ -2,12 +2,11 @@
 
 Owns the exported capacity; ``latency`` knows the service times. Next step: ``metrics``.
 
-**The workers within the objective** (``sustained``). Throughput alone does not give this rate. Where few
-requests fit into the SLO, a burst of arrivals uses all of it. Workers that are out of step share neither the
-wait nor the requests evenly: the one that becomes free takes the whole queue, the next finds one request. No
-formula that was tried is right within a third. So the rate is searched with a replica in virtual time
-(``_serve``). It has the learned l(b) and its deviations, and the rules of policy ``slo`` for requests of one
-kind. Its arrivals are the same in each run, so equal curves give equal rates.
+**The workers within the objective** (``sustained``). Where few requests fit into the SLO, a burst of arrivals
+uses all of it, and workers that are out of step share neither the wait nor the requests evenly. No formula
+that was tried is right within a third. So the rate is searched with a replica in virtual time (``_Replica``).
+It has the learned l(b) and its deviations, and the rules of policy ``slo`` for requests of one kind. Its
+arrivals are the same in each run, so equal curves give equal rates.
 
 **The front end and the cores** (``CpuCost``) limit the workers of a small model. The utilization law (Denning
 and Buzen, 1978, "The Operational Analysis of Queueing Network Models") applies: a resource that spends D
@@ -57,12 +56,11 @@ READ_SECONDS: Final = 1.0
 BUSY: Final = 0.1
 """Minimum share of a core that the front end must have used for a reading to count."""
 BATCH_COST: Final = 4.0
-"""The front end's CPU time for a batch (to the worker, back, and the wake-ups), in multiples of a request's.
-Measured with batches of 1 to 50: 4.2 (tabular), 4.4 (text), 4.3 (accelerator) on one machine."""
+"""The front end's CPU time for a batch (to the worker, back, and the wake-ups), in multiples of a request's:
+4.2 to 4.4, with batches of 1 to 50."""
 BUSIEST: Final = 0.85
 """Share of the cores that front end and workers can use with 99% on time: the rest is for the kernel, other
-processes and bursts. At the maximum rate of models limited by the cores it was 0.76 to 0.85, and 0.86 to 0.94
-with the clients on the same cores (tabular, text)."""
+processes and bursts. At the maximum rate of models limited by the cores it was 0.76 to 0.85."""
 WEIGHT: Final = 0.5
 """Weight of the newest reading."""
 FIRST: Final = 256

@@ -92,10 +92,10 @@ class Cost(Protocol):
         """
 
     def learn(self, requests: Sequence[Request], seconds: float) -> None:
-        """A batch of these took a worker ``seconds``."""
+        """Learn that a batch of these took a worker ``seconds``."""
 
     def learn_any(self, size: int, seconds: float) -> None:
-        """A batch of ``size`` requests that stand for any took a worker ``seconds``."""
+        """Learn that a batch of ``size`` representative requests took a worker ``seconds``."""
 
 
 class Pool:
@@ -176,11 +176,11 @@ class CostModel:
         return min(wanting or found, key=lambda each: each[0].seen, default=(None, None))[1]
 
     def learn_any(self, size: int, seconds: float) -> None:
-        """A batch of ``size`` requests that stand for any took a worker ``seconds``."""
+        """Learn that a batch of ``size`` representative requests took a worker ``seconds``."""
         self.overall.observe(size, seconds)
 
     def learn(self, requests: Sequence[Request], seconds: float) -> None:
-        """A batch of these took a worker ``seconds``."""
+        """Learn that a batch of these took a worker ``seconds``."""
         size = len(requests)
         self.overall.observe(size, seconds)
         kinds = {request.cost_class for request in requests}

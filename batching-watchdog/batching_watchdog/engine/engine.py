@@ -452,8 +452,7 @@ class Engine:
             shed.pop()
         for request in shed:
             self._leave(request)
-            late = PredictedLate("it can no longer be answered within its latency budget")
-            effects.append(Answer(request, late))
+            effects.append(Answer(request, _NO_TIME))
 
     def _serve_patient(self, now: float, effects: list[Effect]) -> bool:
         """Give an idle worker late requests that have waited for ``PATIENCE``, if there is spare time."""
@@ -664,4 +663,5 @@ def _work_done(batch: Batch, replies: Sequence[Reply]) -> Sequence[Request]:
     return ran if 2 * served >= len(ran) else ()
 
 
+_NO_TIME: Final = PredictedLate("it can no longer be answered within its latency budget")
 _TOO_LONG: Final = PredictedLate("the queue is too long for it to be answered within its latency budget")
