@@ -170,6 +170,7 @@ OUTCOMES = {
     "slow": (200, None, "slow"),
     "failed": (500, None, "error"),
     "full": (429, "queue_full", "shed"),
+    "full before its body": (429, "queue_full", "shed"),
     "large": (413, "body_too_large", None),
     "closing": (503, "shutting_down", "shed"),
     "expired": (504, "expired", "expired"),
@@ -194,7 +195,13 @@ async def test_outcome_of_a_request_is_the_same_in_answer_metrics_log_and_span(
         await bench.worker_idle()
     bench.front.accepting = kind != "closing"
     timeout = "X-Timeout: 1s\r\n" if kind == "expired" else ""
-    client = await bench.ask("/it", ABOUT + timeout, bytes(2000 if kind == "large" else 0))
+    if kind == "full before its body":
+        client = bench.client()
+        client.send(f"POST /it HTTP/1.1\r\nHost: x\r\n{ABOUT}Content-Length: 1\r\n\r\n".encode())
+        await bench.ask(headers=UNSAMPLED)
+        client.protocol.data_received(b"x")
+    else:
+        client = await bench.ask("/it", ABOUT + timeout, bytes(2000 if kind == "large" else 0))
     bench.clock.now += WAITED.get(kind, 0.0)
     if status == 499:
         client.lose()
@@ -209,10 +216,11 @@ async def test_outcome_of_a_request_is_the_same_in_answer_metrics_log_and_span(
         assert (headers.get("x-watchdog-reason"), headers["x-slo-class"]) == (reason, "fast")
         assert (headers.get("x-openfaas-internal") == "batching-watchdog") == bool(reason)
         assert ("x-batch-reason" in headers) == served
+        assert ("retry-after" in headers) == (status in (429, 503))
     counted = {key for key, number in bench.metrics.outcomes.items() if number}
     assert counted == ({("fast", outcome)} if outcome else set())
     assert bench.refusals() == ({reason: 1} if reason in bench.metrics.refusals else {})
-    assert (bench.metrics.abandoned, bench.metrics.in_flight) == (kind == "gone", kind == "full")
+    assert (bench.metrics.abandoned, bench.metrics.in_flight) == (kind == "gone", "full" in kind)
     (line,) = logged(caplog)
     assert (line.status, line.reason, line.outcome, line.slo_class) == (status, reason, outcome, "fast")
     assert (line.call_id, line.trace_id, line.batch_size) == (b"2a7b", TRACE, int(served))
