@@ -151,6 +151,17 @@ def test_bytes_read_ahead_of_a_pipeline_count_as_held():
     assert client.connections.queued_bytes == 0
 
 
+def test_answers_that_wait_for_others_before_them_count_until_they_are_sent():
+    client = Connection(Echo(hold=True, answer_size=50_000), SMALL)
+    client.send(body(10) * 3)
+    client.release(2, 1)
+    assert client.held > 100_000
+    # The bodies of those that are answered are not kept beside the answers.
+    assert not any(each.body for each in client.application.exchanges[1:])
+    assert len(client.release(0)) == 3
+    assert client.held == 0
+
+
 def test_answers_that_are_not_read_count_until_they_are():
     client, other = clients(2, limits=SMALL)
     client.send(GET)
