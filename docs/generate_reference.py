@@ -34,11 +34,11 @@ from slo_autoscaler import config as autoscaler_config
 from slo_autoscaler import fields, sources
 from slo_autoscaler.__main__ import COMMANDS
 from slo_autoscaler.__main__ import main as autoscaler
-from slo_autoscaler.law.inputs import INPUTS
 from slo_autoscaler.metrics import GAUGES
 from slo_autoscaler.metrics import Metrics as AutoscalerMetrics
 from slo_autoscaler.model import PREDICTED, Decision, Reason, Scale
 from slo_autoscaler.shadow import Score
+from slo_autoscaler.signals import INPUTS
 from slo_autoscaler.spec import Spec
 from tailbound_lab.local import __main__ as local
 from tailbound_lab.simulate import __main__ as simulate

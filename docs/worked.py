@@ -31,9 +31,11 @@ RATIOS: Final = (0.2, 0.5, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 6.0, 12.0)
 CONFIG: Final = (
     "{platform: {gateway_url: http://none}, prometheus: {url: http://none}, defaults: {max_replicas: 40}}"
 )
-CAPACITY: Final = 58.0
+CAPACITY: Final = 45.0
 """Requests per second of one replica; with it the spread is 0.15."""
 SLO: Final = 0.2
+SERVICE: Final = 0.05
+"""Seconds that one request takes alone."""
 OBJECTIVE: Final = 0.99
 HOUR: Final = 3600.0
 
@@ -57,11 +59,11 @@ class Situation:
 def situations() -> list[Situation]:
     """Return the five: each is the next time that the law changes the count."""
     return [
-        _next("a new function", lambda _: 300.0, 0.0, replicas=4),
-        _next("the budget is overspent", lambda _: 300.0, HOUR, replicas=5, spent=1.3),
-        _next("a peak is due", lambda now: 540.0 if 300.0 <= now % 600.0 < 360.0 else 270.0, HOUR + 260.0),
-        _next("the load has fallen", lambda now: 300.0 if now < HOUR else 150.0, HOUR + 5.0),
-        _next("a backlog", lambda _: 300.0, HOUR, replicas=6, in_flight=12_000.0),
+        _next("a new function", lambda _: 240.0, 0.0, replicas=4),
+        _next("the budget is overspent", lambda _: 240.0, HOUR, replicas=5, spent=1.3),
+        _next("a peak is due", lambda now: 420.0 if 300.0 <= now % 600.0 < 360.0 else 210.0, HOUR + 260.0),
+        _next("the load has fallen", lambda now: 240.0 if now < HOUR else 120.0, HOUR + 5.0),
+        _next("a backlog", lambda _: 240.0, HOUR, replicas=6, in_flight=12_000.0),
     ]
 
 
@@ -108,12 +110,13 @@ def _next(
 
 def _seen(rate: float, replicas: int) -> Observation:
     """Return an observation that agrees with the curve."""
-    late = curve.curve(CAPACITY, SLO, OBJECTIVE).late(rate / max(1, replicas))
+    late = curve.curve(CAPACITY, SLO, OBJECTIVE, SERVICE).late(rate / max(1, replicas))
     return Observation(
         rate=rate,
         capacity=CAPACITY,
         slo_latency=SLO,
         slo_objective=OBJECTIVE,
+        service_time_single=SERVICE,
         burn_short=late / (1.0 - OBJECTIVE),
         attainment=1.0 - late,
         samples=30.0 * rate,
@@ -160,7 +163,7 @@ def _column(at: Situation) -> dict[str, str]:
     assert found.late is not None and found.allowed is not None  # noqa: S101, PT018 - a capacity is known
     expected = cast("Prediction", cast("Any", found.late).__self__)
     account = known.budget
-    left = account.remaining(known.moments.mean, at.spec.budget_period)
+    left = account.remaining(at.spec.budget_period)
     count = found.replicas
     predicted = {each: _share(found.late(each)) for each in (count - 1, count, count + 1)}
     return {
@@ -168,7 +171,7 @@ def _column(at: Situation) -> dict[str, str]:
         "R, requests per second": f"{expected.base:.4g}",
         **{
             f"odds of {ratio:g} R": _share(share)
-            for ratio, share in zip(RATIOS, _coarse(expected.odds.row()), strict=True)
+            for ratio, share in zip(RATIOS, _coarse(expected.odds), strict=True)
         },
         "unspent budget": f"{left:.3f}",
         "correction": f"{account.correction:.3f}",

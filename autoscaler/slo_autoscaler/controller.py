@@ -21,8 +21,8 @@ from slo_autoscaler.fields import Mode
 from slo_autoscaler.journal import Entry, Journal
 from slo_autoscaler.law.allocate import allocate
 from slo_autoscaler.law.decide import Wish, claim, decided, raised, recommended
+from slo_autoscaler.law.history import KEPT, SLOT
 from slo_autoscaler.law.memory import Memory
-from slo_autoscaler.law.periodicity import KEPT, SLOT
 from slo_autoscaler.law.restart import Past, warm
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.metrics import Metrics
@@ -456,8 +456,8 @@ class Controller:
                 target.memory = warm(spec, target.memory, past, self._recalled_at)
         earlier = self._earlier.pop(name, None)
         if earlier is not None:
-            periodicity = target.memory.periodicity.with_past(earlier)
-            target.memory = replace(target.memory, periodicity=periodicity)
+            history = target.memory.history.with_past(earlier)
+            target.memory = replace(target.memory, history=history)
         wish, target.memory = recommended(spec, seen, scale, target.memory, now)
         if seen is not None and not wish.holds:
             target.observed = now, seen

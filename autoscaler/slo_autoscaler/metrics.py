@@ -12,9 +12,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from slo_autoscaler.law.inputs import INPUTS
 from slo_autoscaler.model import Decision, Scale
 from slo_autoscaler.shadow import Score
+from slo_autoscaler.signals import INPUTS
 
 STAGES: Final = ("discover", "observe", "read", "decide", "act", "reconcile")
 """Stages of a reconcile in which a failure can occur."""

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from slo_autoscaler.law.inputs import INPUTS
 from slo_autoscaler.model import Reason
-from slo_autoscaler.signals import Unit
+from slo_autoscaler.signals import INPUTS, Unit
 
 NOTHING: Final = "\N{EN DASH}"
 """Text for an unknown number."""

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from autoscaler.values import EVERY_INPUT, NAME, a_told_decision
 from slo_autoscaler import words as shown
-from slo_autoscaler.law.inputs import INPUTS
 from slo_autoscaler.model import Reason
+from slo_autoscaler.signals import INPUTS
 from slo_autoscaler.words import score, sentence
 
 OF_INPUTS = {

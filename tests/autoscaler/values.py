@@ -6,10 +6,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from slo_autoscaler.config import Config
-from slo_autoscaler.law.inputs import INPUTS
 from slo_autoscaler.law.policies import POLICIES
 from slo_autoscaler.model import Scale
-from slo_autoscaler.signals import Observation
+from slo_autoscaler.signals import INPUTS, Observation
 from slo_autoscaler.spec import ScaleDown, ScaleUp, Spec, Timing
 
 MINIMAL = """
@@ -71,6 +70,7 @@ def seen(**changes: Any) -> Observation:
         p99=0.09,
         attainment=1.0,
         samples=3000.0,
+        service_time_single=0.025,
         slo_latency=0.1,
         slo_objective=0.99,
         up_replicas=2.0,

@@ -1,7 +1,7 @@
 """The scaling law: from an observation to a decision. [P]
 
 A replica has a late share at each load (``curve``), and the rate one start-up ahead has odds
-(``scenarios``, ``periodicity``). So every count of replicas has a predicted late share. The law requests or
+(``history``, ``scenarios``). So every count of replicas has a predicted late share. The law requests or
 keeps a replica if it saves more late requests than its price. The price follows from the unspent error
 budget (``budget``) and is the same for all moments: the cheapest way to have as many requests late as the
 objective allows.
@@ -9,14 +9,13 @@ objective allows.
 - ``recommend``    policy ``slo``: every replica that saves more than its price
 - ``curve``        late share of one replica at a load
 - ``scenarios``    odds of the rates to come, from the rates that followed similar ones
-- ``periodicity``  periods with which the rates repeat: minutes to hours, a day, a week
+- ``history``      the rates of two hours, what followed, and periods: minutes to hours, a day, a week
 - ``budget``       share of requests that may be late now, and the correction of predictions
 - ``memory``       state of a function between two decisions
 - ``policies``     ``POLICIES``: ``slo`` and ``proportional``; latency alone where there is no capacity
-- ``confidence``   bounds of a share that was measured on few requests
 - ``allocate``     split of a budget of replicas that functions share
 - ``decide``       from recommendation to decision: bounds, rate limits, refusals, reasons
-- ``inputs``       the numbers of a decision, by name
+- ``inputs``       the numbers of a decision, for log, page and gauges
 - ``restart``      state that a new autoscaler restores from Prometheus
 
 Reads no clock, acts on nothing. ``controller`` calls ``recommended``, ``allocate`` and ``decided``.

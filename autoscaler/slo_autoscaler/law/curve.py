@@ -20,18 +20,13 @@ from functools import lru_cache
 from math import erfc, exp, pi, sqrt
 from typing import Final
 
-LEAST_REQUESTS: Final = 10.0
-"""1 / variance where hardly more than one request fits into the SLO."""
-PER_REQUEST: Final = 6.0
-"""Growth of 1 / variance with each request that fits into the SLO."""
+PER_REQUEST: Final = 8.0
+"""Growth of 1 / variance with each request that fits into the SLO, the one that is served included."""
 WAIT_SPREAD: Final = 0.4
 """Standard deviation that a batch of the length of the SLO adds to the spread."""
-SERVICE_SHARE: Final = 0.25
-"""Service time of one request as a share of the SLO, if it is unknown."""
 PAIRS: Final = 0.25
-"""Load below which lateness is two requests that meet, so that its share is proportional to the rate."""
-WIDEST: Final = 0.5
-"""Largest spread: with a larger one the late share would somewhere fall as the rate grows."""
+"""Load below which lateness is two requests that meet, so that its share is proportional to the rate. It is
+the lowest at which the formula above rises with the rate for every spread."""
 PRECISION: Final = 1e-9
 """Relative error of a load."""
 
@@ -60,11 +55,11 @@ class Curve:
         """Return the curve of a replica with ``correction`` times the late requests of this one.
 
         The goodput is multiplied by the load with ``late / correction`` late, over the load with ``late``
-        late. No correction makes the capacity exceed the goodput.
+        late. No correction makes the capacity exceed the goodput, or fall below ``PAIRS`` of it.
         """
         if correction == 1.0 or self.goodput <= 0.0:
             return self
-        told = min(1.0, _load(self.spread, min(late / correction, _ALL_BUT)))
+        told = min(max(_load(self.spread, min(late / correction, _ALL_BUT)), PAIRS), 1.0)
         return Curve(self.goodput * told / _load_at(self.spread, late), self.spread)
 
     def saved(self, late: float) -> float:
@@ -86,11 +81,14 @@ def curve(
 ) -> Curve:
     """Return the curve of a replica that meets ``slo_objective`` up to ``capacity`` requests per second.
 
-    ``service_time`` is that of one request alone, in seconds like ``slo_latency``.
+    ``service_time`` is that of one request alone, in seconds like ``slo_latency``; None: unknown, and so the
+    mean time between two requests at the capacity.
     """
-    share = SERVICE_SHARE if service_time is None else min(1.0, service_time / slo_latency)
-    by_chance = 1.0 / (LEAST_REQUESTS + PER_REQUEST * capacity * slo_latency)
-    spread = min(WIDEST, sqrt(by_chance + (WAIT_SPREAD * share) ** 2))
+    if capacity <= 0.0:
+        return Curve(0.0, 0.0)
+    share = min(1.0, (service_time or 1.0 / capacity) / slo_latency)
+    by_chance = 1.0 / (PER_REQUEST * (1.0 + capacity * slo_latency))
+    spread = sqrt(by_chance + (WAIT_SPREAD * share) ** 2)
     return Curve(capacity / _load_at(spread, 1.0 - slo_objective), spread)
 
 

@@ -1,7 +1,7 @@
 """Holds the state of one function between reconciles. [P]
 
-Owns requested counts and start-ups, and how reads of the platform change them. ``scenarios``, ``periodicity``
-and ``budget`` hold the state of the traffic. Times are ``decide``'s ``now``, in seconds.
+Owns requested counts and start-ups, and how reads of the platform change them. ``history`` and
+``budget`` hold the state of the traffic. Times are ``decide``'s ``now``, in seconds.
 
 Next step: ``recommend`` and ``decide`` read and renew it.
 """
@@ -11,8 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from slo_autoscaler.law.budget import Budget
-from slo_autoscaler.law.periodicity import Periodicity
-from slo_autoscaler.law.scenarios import Moments
+from slo_autoscaler.law.history import History
 from slo_autoscaler.model import Scale
 from slo_autoscaler.spec import Spec
 
@@ -71,11 +70,10 @@ class Memory:
     needs: tuple[tuple[float, int], ...] = ()
     """(``observed``, replicas needed then), each count larger than all after it."""
     late_shares: tuple[tuple[float, float], ...] = ()
-    """(time, late share that the curve predicts for the load), of the last minute."""
+    """(time, late share that the curve predicts for the load), until an overload has left the rates."""
     stalled: float = 0.0
     """Requests that hung at the last observation: each counts as late once."""
-    moments: Moments = field(default_factory=Moments)
-    periodicity: Periodicity = field(default_factory=Periodicity)
+    history: History = field(default_factory=History)
     budget: Budget = field(default_factory=Budget)
 
     @classmethod
@@ -140,13 +138,6 @@ class Memory:
         else:
             asked = None
         pending, took = _started(self.pending, self.stuck(spec, now), scale, self.available, now)
-        if (asked, refusal, pending, scale.available) == (
-            self.asked,
-            self.refusal,
-            self.pending,
-            self.available,
-        ) and not took:
-            return self, scale
         noticed = replace(
             self,
             asked=asked,
@@ -174,8 +165,7 @@ class Memory:
         return replace(
             Memory.initial(scale, now),
             start_up_time=self.start_up_time,
-            moments=self.moments,
-            periodicity=self.periodicity,
+            history=self.history,
             budget=self.budget,
         )
 

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from slo_autoscaler.law.confidence import wilson
 from slo_autoscaler.law.memory import Memory
-from slo_autoscaler.law.recommend import recommend
+from slo_autoscaler.law.recommend import SIGMAS, recommend
 from slo_autoscaler.model import Reason, Recommendation, Scale
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.spec import Spec
@@ -28,20 +27,6 @@ class Policy:
     recommend: Law
     label: str
     """Description for the page and the reference."""
-
-
-MISS_SIGMAS: Final = 2.0
-"""Standard errors by which the objective exceeds attainment when it counts as missed. With an objective of
-0.99, one miss in 20 requests or two in 100 are chance, three in 100 are not."""
-
-P99_FROM: Final = 0.97
-"""Objective from which p99 is compared with the target; below it p95, the nearer quantile."""
-
-P99_SAMPLES: Final = 100.0
-"""Fewest requests for p99: with fewer it is the slowest one, and one stall would decide."""
-
-MAX_LATENCY_RATIO: Final = 2.0
-"""Largest factor of one scale-up by latency, which beyond saturation does not show how many are missing."""
 
 
 def slo(
@@ -97,9 +82,26 @@ POLICIES: Final[dict[str, Policy]] = {
 
 
 def latency_at_objective(seen: Observation) -> float | None:
-    """Return the latency quantile nearest to the objective, in seconds; None: unknown."""
-    few = seen.samples is not None and seen.samples < P99_SAMPLES
-    return seen.p95 if few or (seen.slo_objective or 1.0) < P99_FROM else seen.p99
+    """Return the latency quantile nearest to the objective, in seconds; None: unknown.
+
+    Of fewer than 100 requests p99 is the slowest one, and one stall would decide.
+    """
+    few = seen.samples is not None and seen.samples * (1.0 - 0.99) < 1.0
+    return seen.p95 if few or (seen.slo_objective or 1.0) < (0.95 + 0.99) / 2.0 else seen.p99
+
+
+def wilson(share: float, samples: float, sigmas: float) -> tuple[float, float]:
+    """Return (lower, upper) bounds of the true share, given ``share`` of ``samples`` trials.
+
+    ``sigmas`` is the distance of the bounds in standard errors. Without a whole trial, (0, 1). These are
+    Wilson's (1927): unlike the normal approximation they hold for few trials, and for shares near 1.
+    """
+    if samples < 1.0:
+        return 0.0, 1.0
+    z2 = sigmas * sigmas / samples
+    center = (share + z2 / 2.0) / (1.0 + z2)
+    half = sigmas * math.sqrt(max(0.0, share * (1.0 - share)) / samples + z2 / (4.0 * samples)) / (1.0 + z2)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def _by_latency_alone(
@@ -109,14 +111,15 @@ def _by_latency_alone(
     # A burst that is over needs no replicas.
     lasts = seen.burn_short is None or seen.burn_short > 1.0
     latency = latency_at_objective(seen)
-    if not (enough and lasts and _contradicts(seen, MISS_SIGMAS)) or not latency or not seen.slo_latency:
+    if not (enough and lasts and _contradicts(seen, SIGMAS)) or not latency or not seen.slo_latency:
         return proportional(spec, seen, scale, memory, now)
     memory = _seen(memory, scale, spec, now).with_need(scale.desired, memory.held(spec))
     if not _settled(spec, memory, now):
         return Recommendation(scale.desired, Reason.SETTLING), memory
     if latency <= seen.slo_latency:
         return Recommendation(scale.desired, Reason.WILL_NOT_HELP), memory
-    ratio = min(latency / seen.slo_latency, MAX_LATENCY_RATIO)
+    # Beyond saturation latency does not show how many are missing.
+    ratio = min(latency / seen.slo_latency, spec.scale_up.max_factor)
     wanted = max(scale.desired + 1, math.ceil(scale.desired * ratio - 1e-9))
     return Recommendation(wanted, Reason.SLO_MISSED), memory
 

@@ -18,9 +18,8 @@ from dataclasses import replace
 from typing import Final
 
 from slo_autoscaler.errors import SourceError
-from slo_autoscaler.law.inputs import DERIVED
 from slo_autoscaler.law.restart import Entry, Past
-from slo_autoscaler.signals import HAS_NEW, SIGNALS, Observation
+from slo_autoscaler.signals import DERIVED, HAS_NEW, SIGNALS, Observation
 from slo_autoscaler.sources import MIN_AGE_SCRAPES, MIN_SCRAPES, Earlier
 from slo_autoscaler.spec import GatewaySlos
 
@@ -59,23 +58,6 @@ _ANY: Final = 'function_name!=""'
 GATEWAY: Final = {name: signal.gateway for name, signal in SIGNALS.items() if signal.gateway}
 """Signal -> query of functions without it; ``$ATTAINED[span]`` depends on each function's SLO."""
 
-
-def _pending(offset: str) -> str:
-    desired, available = (
-        f'slo_autoscaler_replicas{{state="{state}"}}{offset}' for state in ("desired", "available")
-    )
-    return f"max by (function_name) ({desired} - ignoring (state) {available})"
-
-
-_THEN: Final = _pending(" offset $I")
-
-HISTORY: Final[dict[str, str]] = {
-    "rate": WATCHDOG["rate"],
-    # Start-ups are the times with pending replicas. The samples right before and after them delimit them; the
-    # others, nearly all, would be half of the answer. One interval ago, so that the sample after is known.
-    "pending": f"{_THEN} > 0 or {_THEN} <= 0 and ({_pending('')} > 0 or {_pending(' offset $2I')} > 0)",
-}
-"""Field of ``restart.Past`` -> range query; ``$I`` is the scrape interval."""
 
 RESTORED: Final = {
     name: f"{signal.restored} by (function_name) ({signal.gauge})"
@@ -128,8 +110,8 @@ def arrivals(window: float, slos: GatewaySlos) -> str:
 
 
 def history_queries(rate_window: float, slos: GatewaySlos) -> dict[str, str]:
-    """Return the text of every range query whose answer ``pasts`` needs."""
-    return _filled(HISTORY, rate_window, rate_window) | {"rate": arrivals(rate_window, slos)}
+    """Return the text of every range query whose answer ``pasts`` needs, by field of ``restart.Past``."""
+    return {"rate": arrivals(rate_window, slos)}
 
 
 def exported_at(rate_window: float) -> str:
@@ -201,16 +183,13 @@ def _asked(texts: Mapping[str, str], *, seldom: bool) -> dict[str, str]:
 
 
 def _filled(signals: Mapping[str, str], window: float, rate_window: float) -> dict[str, str]:
-    interval = rate_window / MIN_SCRAPES
-    counted = interval * EXPECTED
+    counted = rate_window / MIN_SCRAPES * EXPECTED
     values = {
         **_FORMS,
         "$W": f"{round(window * 1000)}ms",
         "$R": f"{round(rate_window * 1000)}ms",
         "$N": f"{round(rate_window * NEWEST * 1000)}ms",
         "$G": f"{rate_window:g}",
-        "$I": f"{round(interval * 1000)}ms",
-        "$2I": f"{round(interval * 2000)}ms",
         "$H": f"{round(REMEMBERED * 1000)}ms",
         "$E": f"{EXPECTED}",
         "$M": f"{round(counted * 1000)}ms",

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from slo_autoscaler import words
-from slo_autoscaler.law.confidence import wilson
-from slo_autoscaler.law.inputs import INPUTS
+from slo_autoscaler.law.policies import wilson
+from slo_autoscaler.signals import INPUTS
 from slo_autoscaler.web.listener import Decisions
 from slo_autoscaler.web.reader import Reader
 from slo_autoscaler.words import DEFAULT_SORT, STATES, sentence

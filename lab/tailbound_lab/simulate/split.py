@@ -15,7 +15,8 @@ from typing import Final
 import numpy as np
 
 from slo_autoscaler.law.allocate import Claim, allocate
-from slo_autoscaler.law.scenarios import RATIOS, Moments
+from slo_autoscaler.law.history import History
+from slo_autoscaler.law.scenarios import RATIOS
 from tailbound_lab.simulate.cluster import MINUTE, Floats, Job, Setting
 
 MOST: Final = 100
@@ -139,12 +140,12 @@ class Ours:
         """Of all requests of a job the share ``objective`` is to be in time."""
         self._table = table
         self._allowed = 1.0 - objective
-        self._moments: list[Moments] = []
+        self._histories: list[History] = []
         self._full = True
 
     def first(self, jobs: int, cap: int) -> list[int]:
         """Return one replica each."""
-        self._moments = [Moments()] * jobs
+        self._histories = [History()] * jobs
         return [1] * jobs
 
     def decide(self, now: float, jobs: Sequence[Job], cap: int) -> list[int]:
@@ -153,14 +154,13 @@ class Ours:
         horizon = setting.new_pod + (setting.idle + setting.check if self._full else 0.0) + setting.decide
         seconds = min(setting.seen, now)
         rates = [job.rate(seconds) for job in jobs]
-        self._moments = [
-            moments.after(now, setting.decide, rate, rate, horizon)
-            for moments, rate in zip(self._moments, rates, strict=True)
+        self._histories = [
+            history.after([(now, rate)], horizon)
+            for history, rate in zip(self._histories, rates, strict=True)
         ]
         claims = {
-            # The measure counts every job alike, whatever its traffic.
-            str(index): self._claim(moments, rate, job.target, 1.0 / max(rate, 1.0 / seconds), cap)
-            for index, (job, moments, rate) in enumerate(zip(jobs, self._moments, rates, strict=True))
+            str(index): self._claim(history, rate, seconds, job.target, cap)
+            for index, (job, history, rate) in enumerate(zip(jobs, self._histories, rates, strict=True))
         }
         self._full = sum(claim.most for claim in claims.values()) > cap
         kept = {name: job.target for name, job in zip(claims, jobs, strict=True) if job.busy}
@@ -169,9 +169,9 @@ class Ours:
         )
         return [kept[name] if name in kept else given[name] for name in claims]
 
-    def _claim(self, moments: Moments, rate: float, current: int, priority: float, cap: int) -> Claim:
-        rates = max(rate, moments.nothing) * np.array(RATIOS)
-        served = np.array(moments.then.odds(rate, moments.nothing).row()) * rates
+    def _claim(self, history: History, rate: float, seconds: float, current: int, cap: int) -> Claim:
+        rates = max(rate, history.nothing) * np.array(RATIOS)
+        served = np.array(history.then.odds(rate, history.nothing, seconds)) * rates
         total = float(served.sum())
 
         @cache
@@ -181,4 +181,5 @@ class Ours:
         wanted = 1
         while wanted < cap and late(wanted) > self._allowed:
             wanted += 1
-        return Claim(1, wanted, current, rate, late, priority)
+        # The measure counts every job alike, whatever its traffic.
+        return Claim(1, wanted, current, rate, late, priority=1.0 / max(rate, 1.0 / seconds))

@@ -62,7 +62,7 @@ class Function:
         """Pass one step at ``rate``, decide on what ``change`` makes of what is seen, and do it."""
         self.now += STEP
         self.pending = [when for when in self.pending if when > self.now]
-        one = curve(self.capacity, 0.1, self.objective)
+        one = curve(self.capacity, 0.1, self.objective, 0.025)
         self.steps.append((rate, rate * one.late(rate / max(1, self.scale.available))))
         decision, self.memory = decide(self.spec, change(self.observed()), self.scale, self.memory, self.now)
         if decision.replicas is not None:

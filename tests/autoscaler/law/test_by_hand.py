@@ -9,7 +9,7 @@ import pytest
 from docs import worked
 
 PAGE = worked.PAGE.read_text()
-SPREAD = sqrt(1 / (10 + 6 * 58 * 0.2) + (0.4 * 0.25) ** 2)
+SPREAD = sqrt(1 / (8 * (1 + 45 * 0.2)) + (0.4 * 0.25) ** 2)
 HORIZON = 10 + 5
 
 
@@ -56,7 +56,7 @@ def allowed(left):
 def by_hand(column):
     """Return (late by count, recommended count, count after the limits), by the steps of the page."""
     promised = interpolated(0.01, LOAD)
-    goodput = 58 / promised * interpolated(0.01 / float(column["correction"]), LOAD) / promised
+    goodput = 45 / promised * interpolated(0.01 / float(column["correction"]), LOAD) / promised
     rate = float(column["R, requests per second"])
     odds = [
         (float(key.split()[2]), number(value)) for key, value in column.items() if key.startswith("odds of")
@@ -74,7 +74,7 @@ def by_hand(column):
     count = next(n for n in range(1, 50) if expected * (late(n) - late(n + 1)) < worth)
     now, in_flight = int(column["replicas"]), float(column["in flight"])
     if in_flight:
-        waiting = max(0.0, in_flight - now * 58 * 0.2)
+        waiting = max(0.0, in_flight - now * 45 * 0.2)
         count = max(count, ceil((rate + waiting / (3 * HORIZON)) / goodput))
     if count > now:
         after = min(count, max(now * 2, now + 4))

@@ -155,8 +155,8 @@ def test_a_gap_is_no_time_in_which_less_was_enough(spec, scale, story, nothing, 
     *_, (_, _, _, memory, now) = play(spec, scale, story)
     scale = replace(scale, desired=max(1, limits_of(spec, scale)[1]), available=1)
     _, held = decide(spec, nothing, scale, memory, now + gap)
-    assert (held.observed, held.needs, held.moments, held.budget) == (
-        memory.observed, memory.needs, memory.moments, memory.budget
+    assert (held.observed, held.needs, held.history, held.budget) == (
+        memory.observed, memory.needs, memory.history, memory.budget
     )  # fmt: skip
     decision, _ = decide(spec, resting, scale, held, now + gap + 5.0)
     most = memory.needed(
@@ -239,7 +239,7 @@ PROPORTIONAL = {"policy": "proportional"}
 LEARNING = seen(capacity=None, attainment=0.9, p99=0.11)
 ERRORS = seen(rate=150.0, burn_short=20.0, queue_mean=0.001)
 FEW = {"max_step": 4, "cooldown": 30.0}
-OVERSPENT = {"budget": Budget(served=1e5, spent=2e5)}
+OVERSPENT = {"budget": Budget(3600.0, served=1e5, spent=2e5)}
 NEEDED = {"needs": ((990.0, 5),), "observed": 995.0, "seen_at": 995.0}
 
 WITHOUT_ROOM = Scale(5, 3, unschedulable=2)

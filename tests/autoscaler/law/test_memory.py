@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoscaler.values import a_spec
+from slo_autoscaler.law.history import KEPT, History
 from slo_autoscaler.law.memory import LONGEST_START_UP, REFUSED_AFTER_READS, Memory
-from slo_autoscaler.law.periodicity import KEPT, Periodicity
-from slo_autoscaler.law.scenarios import Moments
 from slo_autoscaler.model import Scale
 
 SPEC = a_spec(start_up_time=10.0, cap_retry=300.0)
@@ -160,11 +159,9 @@ def bytes_of(value):
 
 
 def test_ten_thousand_functions_fit_into_half_a_gigabyte():
-    moments, periodicity, before = Moments(), Periodicity(), 1.0
+    history = History()
     for number in range(KEPT):
-        rate, now = 2.0 ** (number // 6 % 9) + number / KEPT, 5.0 * number
-        moments = moments.after(now, 5.0, rate, rate, 15.0)
-        periodicity, before = periodicity.after(now, rate, before, 30.0), rate
-    memory = replace(Memory.initial(Scale(2, 2), 0.0), moments=moments, periodicity=periodicity)
-    assert len(moments.then.by_level) > 8
+        history = history.after([(5.0 * number, 2.0 ** (number // 6 % 9) + number / KEPT)], 15.0)
+    memory = replace(Memory.initial(Scale(2, 2), 0.0), history=history)
+    assert len(history.then.by_level) > 8
     assert bytes_of(memory) < 50_000

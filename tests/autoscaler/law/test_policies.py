@@ -7,10 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoscaler.values import a_spec, observations, scales, seen, specs
-from slo_autoscaler.law.confidence import wilson
 from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.memory import Memory
-from slo_autoscaler.law.policies import POLICIES, latency_at_objective, proportional, slo
+from slo_autoscaler.law.policies import POLICIES, latency_at_objective, proportional, slo, wilson
 from slo_autoscaler.model import Reason, Scale
 from slo_autoscaler.signals import Observation
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoscaler.values import a_spec, seen
-from slo_autoscaler.law.budget import LARGEST
 from slo_autoscaler.law.decide import decide
+from slo_autoscaler.law.history import SLOT
 from slo_autoscaler.law.memory import LONGEST_START_UP, Memory
 from slo_autoscaler.law.restart import Past, warm
 from slo_autoscaler.model import Scale
@@ -31,7 +31,7 @@ STEADY = [100.0] * 200
 
 
 def left(memory):
-    return memory.budget.remaining(memory.moments.mean, SPEC.budget_period)
+    return memory.budget.remaining(SPEC.budget_period)
 
 
 def test_nothing_known_changes_nothing():
@@ -48,15 +48,14 @@ def test_correction_and_budget_go_on_where_they_were():
 def test_what_followed_what_is_known_again():
     rates = ([100.0] * 8 + [400.0] * 8) * 12
     memory = warmed(rate=ago(rates))
-    assert memory.moments.mean == pytest.approx(250.0, rel=0.2)
-    assert memory.moments.then.any.moments > 50
-    assert memory.periodicity.period == pytest.approx(16 * 3, abs=1), "slots of 5 s"
+    assert memory.history.mean == pytest.approx(250.0, rel=0.2)
+    assert sum(memory.history.then.any.counts) > 50
+    assert memory.history.period == pytest.approx(16 * 3, abs=1), "slots of 5 s"
 
 
-def test_start_ups_are_the_spells_of_pending_replicas_from_begin_to_end():
-    # The first spell began nobody knows when; the others took 20 s and 10 s.
-    memory = warmed(pending=ago([2, 0, 0, 1, 1, 1, 1, 0, 0, 1, 1, 0], every=5.0))
-    assert memory.start_up_time == 15.0
+def test_the_start_up_time_is_the_last_that_was_exported():
+    assert warmed(horizon=ago([20.0, 35.0])).start_up_time == 35.0
+    assert warmed(horizon=ago([1e9])).start_up_time == LONGEST_START_UP
 
 
 def test_the_order_of_the_past_does_not_matter_and_the_future_is_left_out():
@@ -69,11 +68,11 @@ entries = st.lists(st.tuples(st.floats(-50, 500), st.floats(-5, 1e4)), max_size=
 
 
 @given(entries, entries, entries, entries)
-def test_whatever_the_past_says_the_memory_stays_sound(rate, pending, correction, budget):
-    memory = warmed(rate=rate, pending=pending, correction=correction, budget=budget)
-    assert 1.0 / LARGEST <= memory.budget.correction <= LARGEST
+def test_whatever_the_past_says_the_memory_stays_sound(rate, horizon, correction, budget):
+    memory = warmed(rate=rate, horizon=horizon, correction=correction, budget=budget)
+    assert 0.0 < memory.budget.correction <= 1e4
     assert memory.start_up_time is None or 0.0 <= memory.start_up_time <= LONGEST_START_UP
-    assert all(when <= NOW for when, _ in memory.moments.recent)
+    assert (memory.history.begin + len(memory.history.rates) - 1) * SLOT <= NOW
     assert isfinite(left(memory))
     decision, _ = decide(SPEC, seen(rate=0.0, in_flight=0.0, up_replicas=5.0), FIVE, memory, NOW)
     assert decision.replicas is None, "the count stands for one start-up"

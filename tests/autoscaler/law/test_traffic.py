@@ -10,7 +10,7 @@ from slo_autoscaler.model import Reason
 
 def budget_of(function: Function) -> float:
     memory, spec = function.memory, function.spec
-    return memory.budget.remaining(memory.moments.mean, spec.budget_period)
+    return memory.budget.remaining(spec.budget_period)
 
 
 def peaks(every: float, length: float, high: float, base: float = 100.0):
@@ -129,7 +129,7 @@ def test_a_peak_of_the_day_before_is_prepared_for_where_the_days_are_alike():
     function = Function(a_spec(max_replicas=20), replicas=2)
     list(function.play(rates, HOUR))
     minutes = [(60.0 * number, rates(60.0 * number - 30.0)) for number in range(1, 240)]
-    function.memory = replace(function.memory, periodicity=function.memory.periodicity.with_past([minutes]))
+    function.memory = replace(function.memory, history=function.memory.history.with_past([minutes]))
     list(function.play(rates, HOUR))
     assert function.scale.available >= 4
     list(function.play(rates, 300.0))

@@ -12,7 +12,6 @@ from slo_autoscaler.errors import SourceError
 from slo_autoscaler.law.restart import Past
 from slo_autoscaler.signals import SIGNALS, Observation
 from slo_autoscaler.sources.promql import (
-    HISTORY,
     RESTORED,
     WATCHDOG,
     earlier,
@@ -44,7 +43,7 @@ SPANS = re.compile(r"\[(?:7500|2000|1100|6000|3600000|30000:6000|3600000:2000)ms
 
 def test_queries_every_signal_has_one_and_nothing_is_left_open():
     assert set(WATCHDOG) == set(SIGNALS) - {"direct_rate"}, "which is no query"
-    assert set(HISTORY | RESTORED) == {field.name for field in fields(Past)}
+    assert {*history_queries(2.0, SLOS), *RESTORED} == {field.name for field in fields(Past)}
     asked = [
         *(queries(7.5, 2.0, seldom=seldom) for seldom in (False, True)),
         *(gateway_queries(7.5, 2.0, SLOS, seldom=seldom) for seldom in (False, True)),

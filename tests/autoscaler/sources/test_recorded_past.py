@@ -122,21 +122,6 @@ def test_history_knows_what_the_last_autoscaler_exported_twenty_minutes_ago(reco
         assert value == 7.0
         assert 1200.0 <= ago <= 1220.0
     assert past.rate[-1] == (0.0, pytest.approx(10.0, rel=0.01))
-    assert past.pending == ()
-
-
-def test_history_of_pending_replicas_is_each_start_up_between_the_samples_around_it(recorded):
-    desired = held(1.0, -300.0, -200.0) | held(3.0, -195.0, -100.0) | held(2.0, -95.0, 0.0)
-    available = held(1.0, -300.0, -175.0) | held(3.0, -170.0, 0.0)
-    source = recorded(
-        {
-            f'slo_autoscaler_replicas{{function_name="a.fn",state="{state}"}}': samples
-            for state, samples in (("desired", desired), ("available", available))
-        }
-    )
-    pending = source.history(250.0)["a.fn"].pending
-    assert [count for _, count in pending] == [0.0, 2.0, 2.0, 2.0, 2.0, 2.0, 0.0]
-    assert pending[1][0] - pending[-1][0] == 25.0
 
 
 def test_history_without_an_autoscaler_before_has_the_rates(recorded):

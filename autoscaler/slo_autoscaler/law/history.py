@@ -1,0 +1,179 @@
+"""Holds the history of a function's rate: two hours, what followed, and the period in which it repeats. [P]
+
+Timers and working days make peaks at equal intervals (Shahrad et al., USENIX ATC'20). A day and a week are
+tried if the metrics' history has them. A jump of the rate proposes its distance to the jump before as a
+shorter period. A period counts while the rates of the last two hours correlate with those one period earlier.
+
+``scenarios`` counts what followed; ``recommend`` adds the rates of one period ago.
+"""
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from math import sqrt
+from operator import mul
+from typing import Final
+
+from slo_autoscaler.law.scenarios import MEMORY, NOTHING, SIMILAR, Followed
+
+SLOT: Final = 5.0
+"""Seconds that one stored rate stands for."""
+KEPT: Final = 1440
+"""Number of slots: two hours, so that a period of an hour occurs twice."""
+FEWEST: Final = 12
+"""Fewest pairs with a meaningful correlation, and slots between two checks of a period."""
+AGREED: Final = 0.6
+"""Correlation from which a period counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """Rates of an earlier time, moved to the present."""
+
+    begin: float
+    """Time of the first rate; ``step`` is the distance of two. Both in seconds."""
+    step: float
+    rates: Sequence[float]
+    agreement: float
+    """Correlation with the rates of the last two hours."""
+
+    def between(self, first: float, last: float) -> Sequence[float]:
+        """Return the rates of the steps from ``first`` to ``last``, in seconds."""
+        begin, end = (int((when - self.begin) // self.step) for when in (first, last))
+        return self.rates[max(0, begin) : max(0, end + 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The rates of one function."""
+
+    begin: int = 0
+    """Slot of the first of ``rates``: seconds / ``SLOT``."""
+    rates: "array[float]" = field(default_factory=lambda: array("f"))
+    """Requests per second, at most ``KEPT``."""
+    then: Followed = field(default_factory=Followed)
+    """Rates one start-up later, when a replica requested now would serve."""
+    meanwhile: Followed = field(default_factory=Followed)
+    """Rates until then, while a replica removed now could not be back."""
+    mean: float = 0.0
+    """Mean rate of the last ``MEMORY`` moments, in requests per second."""
+    moments: int = 0
+    """Number of moments, at most ``MEMORY``."""
+    jumps: tuple[int, int] = (0, 0)
+    """Slots of the last two jumps of the rate."""
+    period: int = 0
+    """Period in slots; 0: none is known."""
+    agreement: float = 0.0
+    """Correlation of the rates with those one period earlier."""
+    past: tuple[Past, ...] = ()
+    """Rates around the same time on earlier days."""
+
+    @property
+    def nothing(self) -> float:
+        """Rate up to which there is no traffic, in requests per second."""
+        return _nothing(self.mean)
+
+    def after(self, observed: Iterable[tuple[float, float]], horizon: float) -> "History":
+        """Return the history with more (time, rate), in order; many at once are much cheaper.
+
+        ``horizon`` is the seconds until a replica requested now would serve.
+        """
+        begin, rates, jumps = self.begin, self.rates[:], self.jumps
+        mean, moments, ahead = self.mean, self.moments, max(1, round(horizon / SLOT))
+        then: list[tuple[float, float]] = []
+        meanwhile: list[tuple[float, float]] = []
+        for now, rate in observed:
+            slot = int(now // SLOT)
+            missing = slot - begin - len(rates)
+            if not rates or not -1 <= missing < KEPT:
+                begin, rates, missing, jumps = slot, array("f"), 0, (slot, slot)
+            if missing < 0:
+                rates[-1] = max(rates[-1], rate)
+                continue
+            # The rate of a gap counts as unchanged.
+            rates.extend(rates[-1:] * missing)
+            rates.append(rate)
+            moments = min(moments + 1, int(MEMORY))
+            mean += (rate - mean) / moments
+            # One pair per moment is enough. The distances take turns, which shift with each round: otherwise
+            # a period of some rounds would meet the same distance at each of its moments.
+            distance = 1 + (slot + slot // ahead) % ahead
+            if len(rates) > distance:
+                meanwhile.append((rates[-1 - distance], rate))
+            if len(rates) > ahead:
+                before = rates[-1 - ahead]
+                then.append((before, rate))
+                if rate > SIMILAR * before and slot - jumps[1] > 2 * ahead:
+                    jumps = jumps[1], slot
+        end, dropped = begin + len(rates), max(0, len(rates) - KEPT)
+        del rates[:dropped]
+        history = replace(
+            self,
+            begin=begin + dropped,
+            rates=rates,
+            then=self.then.plus(then, _nothing(mean)),
+            meanwhile=self.meanwhile.plus(meanwhile, _nothing(mean)),
+            mean=mean,
+            moments=moments,
+            jumps=jumps,
+        )
+        due = end // FEWEST != (self.begin + len(self.rates)) // FEWEST
+        return history.reviewed() if due or jumps != self.jumps else history
+
+    def reviewed(self) -> "History":
+        """Return the same with the shorter period that counts: the present one, or that of the last jumps."""
+        for period in sorted({self.period, self.jumps[1] - self.jumps[0]} - {0}):
+            agreed = agreement(self.rates[period:], self.rates[:-period])
+            if agreed >= AGREED:
+                return replace(self, period=period, agreement=agreed)
+        return replace(self, period=0, agreement=0.0) if self.period else self
+
+    def with_past(self, past: Iterable[Sequence[tuple[float, float]]]) -> "History":
+        """Return the same with earlier days, each a sequence of (time of today, rate)."""
+        return replace(self, past=tuple(self._compared(rates) for rates in past if len(rates) > 1))
+
+    def _compared(self, rates: Sequence[tuple[float, float]]) -> Past:
+        step = (rates[-1][0] - rates[0][0]) / (len(rates) - 1)
+        slots = max(1, round(step / SLOT))
+        today, then = [], []
+        for when, rate in rates:
+            # A rate is the mean of the step that ends there.
+            index = int(when // SLOT) - self.begin
+            if slots <= index <= len(self.rates):
+                today.append(sum(self.rates[index - slots : index]) / slots)
+                then.append(rate)
+        return Past(rates[0][0] - step, step, tuple(rate for _, rate in rates), agreement(today, then))
+
+    def repeats(self, first: float, last: float, slack: float) -> Iterator[tuple[Sequence[float], float]]:
+        """Yield the rates one period before ``first`` to ``last``, with their correlation. All in seconds.
+
+        A repetition may come earlier or later by ``slack``, but not by a whole step of an earlier day.
+        """
+        for past in self.past:
+            rates = past.between(first, last)
+            if rates and past.agreement >= AGREED:
+                yield rates, past.agreement
+        own = Past((self.begin + self.period) * SLOT, SLOT, self.rates, self.agreement)
+        rates = own.between(first - slack, last + slack)
+        if rates and self.period:
+            yield rates, self.agreement
+
+
+def _nothing(mean: float) -> float:
+    # One request in the time kept is none, whatever the mean.
+    return max(NOTHING * mean, 1.0 / (KEPT * SLOT))
+
+
+def agreement(rates: Sequence[float], earlier: Sequence[float]) -> float:
+    """Return the correlation of both over their common length; 0 if one of them is constant."""
+    count = min(len(rates), len(earlier))
+    if count < FEWEST:
+        return 0.0
+    rates, earlier = rates[:count], earlier[:count]
+    if min(rates) == max(rates) or min(earlier) == max(earlier):
+        return 0.0
+    # Centered first: rounding in the squares of high, almost constant rates would look like correlation.
+    mean, before = sum(rates) / count, sum(earlier) / count
+    one, other = [rate - mean for rate in rates], [rate - before for rate in earlier]
+    spread = sqrt(sum(map(mul, one, one)) * sum(map(mul, other, other)))
+    return min(1.0, sum(map(mul, one, other)) / spread) if spread > 0.0 else 0.0

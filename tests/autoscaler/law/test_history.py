@@ -1,0 +1,163 @@
+"""The rates of two hours: what followed them, whether they repeat, and what came one period before."""
+
+from itertools import accumulate, islice
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fuzzing import fuzzed
+from slo_autoscaler.law.history import AGREED, KEPT, SLOT, History, agreement
+from slo_autoscaler.law.scenarios import MEMORY, bin_of
+
+HORIZON = 15.0
+RATES = st.floats(0.0, 1e9)
+
+
+def play(rates, history=None, begin=0.0):
+    """Look once a slot."""
+    history = history or History()
+    for number, rate in enumerate(rates):
+        history = history.after([(begin + number * SLOT, rate)], HORIZON)
+    return history
+
+
+def odds_above(followed, rate, ratio, nothing=1e-3):
+    odds = followed.odds(rate, nothing, 20.0)
+    return sum(odds[bin_of(ratio) :]) / sum(odds)
+
+
+def test_what_came_one_horizon_later_is_what_follows():
+    history = play(([100.0] * 10 + [200.0] * 3 + [400.0] * 10) * 20)
+    assert odds_above(history.then, 200.0, 1.8) > 0.5
+    assert odds_above(history.then, 400.0, 1.8) < 0.05
+
+
+def test_what_comes_within_the_horizon_and_is_over_then_follows_until_then():
+    history = play(([10.0] * 8 + [100.0, 400.0, 10.0, 10.0]) * 20)
+    assert odds_above(history.then, 100.0, 3.0) < 0.1
+    assert odds_above(history.meanwhile, 100.0, 3.0) > 0.2
+
+
+def test_what_followed_nothing_is_expected_after_nothing_however_the_mean_has_moved_since():
+    history = play([100.0] * 60 + ([0.0] * 60 + [100.0] * 3) * 2 + [0.0] * 60)
+    odds = history.then.odds(0.0, history.nothing, 20.0)
+    come = sum(odds[bin_of(50.0 / history.nothing) :])
+    # Three moments before each return, of sixty.
+    assert 0.02 < come / sum(odds) < 0.1
+
+
+def test_the_mean_rate_is_that_of_the_last_moments():
+    half = int(MEMORY) // 2
+    history = play([100.0] * half + [0.0] * half)
+    assert history.mean == pytest.approx(50.0)
+    assert play([0.0] * 3 * half, history, 2 * half * SLOT).mean < 15.0
+
+
+def test_a_second_rate_within_a_slot_is_no_moment_and_the_larger_counts():
+    once = play([100.0] * 20)
+    twice = once.after([(19 * SLOT + 1.0, 300.0), (19 * SLOT + 2.0, 200.0)], HORIZON)
+    assert twice.rates[-1] == 300.0
+    assert (twice.then, twice.mean) == (once.then, once.mean)
+
+
+@fuzzed(25)
+@given(st.lists(RATES, min_size=2, max_size=300), st.integers(1, 300))
+def test_rates_count_the_same_at_once_and_one_after_another(rates, half):
+    """But for the mean up to which a rate is nothing, and for periods that jumps in between propose."""
+    steps = [(number * SLOT, 1.0 + rate) for number, rate in enumerate(rates)]
+    at_once = History().after(steps, HORIZON)
+    in_parts = History().after(steps[:half], HORIZON).after(steps[half:], HORIZON)
+    assert (in_parts.begin, in_parts.rates, in_parts.jumps) == (at_once.begin, at_once.rates, at_once.jumps)
+    assert in_parts.mean == pytest.approx(at_once.mean)
+    assert in_parts.moments == at_once.moments
+
+
+def peaks(period, length, count, noise=0.0, seed=1):
+    random = Random(seed)
+    return [
+        (400.0 if period <= slot and slot % period < length else 100.0) * (1.0 + noise * random.gauss(0, 1))
+        for slot in range(count)
+    ]
+
+
+@fuzzed(25)
+@given(st.integers(40, 150), st.floats(0.05, 0.25), st.floats(0.0, 0.05), st.integers(0, 99))
+def test_the_distance_of_peaks_is_found_after_the_second(period: int, part: float, noise: float, seed: int):
+    length = max(3, int(part * period))
+    history = play(peaks(period, length, 3 * period - 5, noise, seed))
+    assert history.period == pytest.approx(period, abs=1)
+    due = 3 * period * SLOT
+    ((rates, weight),) = history.repeats(due, due, 0.0)
+    assert weight >= AGREED
+    assert max(rates) > 200.0, "the third is foreseen"
+
+
+@fuzzed(25)
+@given(st.integers(0, 999))
+def test_noise_has_no_period(seed: int):
+    random = Random(seed)
+    assert play([random.expovariate(0.01) for _ in range(300)]).period == 0
+
+
+def test_no_peak_is_foreseen_three_periods_after_the_last():
+    history = play(peaks(60, 10, 300))
+    assert history.period == 60
+    steady = play([100.0 + number % 2 for number in range(240)], history, begin=300 * SLOT)
+    foreseen = [rate for rates, _ in steady.repeats(540 * SLOT, 600 * SLOT, 10.0) for rate in rates]
+    assert max(foreseen, default=0.0) < 200.0
+
+
+def test_a_gap_moves_the_slots_and_nothing_else():
+    seen, history = Random(3), History()
+    for slot, rate in enumerate(peaks(60, 10, 500)):
+        if seen.random() < 0.8:
+            history = history.after([(slot * SLOT, rate)], HORIZON)
+    assert history.period == pytest.approx(60, abs=1)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.0, 0.1, SLOT, 17.0, 600.0, 8000.0, -3.0, -4000.0]), RATES), max_size=60
+    ),
+    st.lists(st.lists(RATES, max_size=40), max_size=2),
+    st.floats(-1e4, 1e5),
+    st.floats(0.0, 600.0),
+    st.floats(-1e4, 1e4),
+)
+def test_any_clock_and_any_past_leave_it_sound(observations, days, first, span, begin):
+    history = History()
+    times = islice(accumulate([gap for gap, _ in observations], initial=begin), len(observations))
+    for now, (_, newest) in zip(times, observations, strict=True):
+        history = history.after([(now, newest)], HORIZON)
+        history = history.with_past([[(begin + 60.0 * i, r) for i, r in enumerate(day)] for day in days])
+        assert len(history.rates) <= KEPT
+        assert 0 <= history.period < max(1, len(history.rates))
+        for rates, weight in history.repeats(first, first + span, 10.0):
+            assert rates
+            assert AGREED <= weight <= 1.0 + 1e-9
+
+
+def test_a_peak_of_the_day_before_is_foreseen_where_the_days_are_alike():
+    day = [(60.0 * minute, 100.0 + 50.0 * (minute % 7) + 900.0 * (minute == 130)) for minute in range(200)]
+    rates = [rate for _, rate in day[1:121] for _ in range(12)]
+    alike, other = (play(rates).with_past([past]) for past in (day, [(when, 300.0) for when, _ in day]))
+    now = 120 * 60.0
+    due = now + 9.5 * 60.0
+    found = [list(rates) for rates, _ in alike.repeats(due, due, 0.0)]
+    assert found == [[pytest.approx(day[130][1])]]
+    assert not list(other.repeats(due, due, 0.0))
+
+
+@given(st.integers(24, 200), st.floats(0.0, 1e9), st.floats(0.0, 1e9))
+def test_what_does_not_change_agrees_with_nothing(count: int, one: float, other: float):
+    assert agreement([one] * count, [other] * count) == 0.0
+
+
+@fuzzed(40)
+@given(st.lists(st.tuples(RATES, RATES), min_size=24, max_size=30))
+def test_agreement_is_a_correlation(pairs):
+    one, other = zip(*pairs, strict=True)
+    assert abs(agreement(one, other)) <= 1.0 + 1e-6
+    assert agreement(one, one) in (0.0, pytest.approx(1.0))
