@@ -43,6 +43,7 @@ def test_read_refuses_results_of_another_machine_and_none(tmp_path):
     assert page.read(file, machine="64 cores") == {"machine": "64 cores"}
     with pytest.raises(BenchError, match="64 cores"):
         page.read(file, machine="2 cores")
+    assert page.earlier(file, machine="2 cores") == {}
 
 
 def run(rate, goodput):
@@ -72,7 +73,7 @@ def results(*rows):
 
 
 def test_comparison_shows_what_was_measured_and_why_the_rest_was_not():
-    skipped = {"system": "ray", "workload": "text", "status": "skipped", "reason": "no wheel\nhere"}
+    skipped = {"system": "ray", "workload": "vision", "status": "skipped", "reason": "no wheel\nhere"}
     text = page.comparison(
         results(
             measured(capacity=900.0),

@@ -296,6 +296,15 @@ def case_record(name, ours, oracle, cost=100.0):
     return {"name": name, "objective": 0.99, "systems": systems}
 
 
+def test_held_out_table_marks_what_the_oracle_misses_and_shows_changes_to_an_older_record():
+    results = {"date": "today", "cases": [case_record("a", 0.995, 0.999), case_record("b", 0.98, 0.97)]}
+    older = {"cases": [case_record("a", 0.99, 0.999, cost=200.0)]}
+    first, second = (line.split(" | ") for line in held_out.table(results, older).strip().splitlines()[-2:])
+    assert (first[0], second[0]) == ("| a", "| b (*)")
+    assert (first[1], second[1]) == ("99.50%", "**98.00%**")
+    assert first[-1] == "99.00% (+0.50 points), 200 (-50.0%) |"
+
+
 def test_held_out_summary_compares_cost_where_both_meet_the_objective():
     cases = [case_record("met", 0.995, 0.999, cost=50.0), case_record("missed", 0.98, 0.999, cost=10.0)]
     text = held_out.published({"date": "today", "cases": cases})
