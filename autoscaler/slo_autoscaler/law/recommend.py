@@ -55,6 +55,8 @@ class Prediction:
     _weights: list[float] = field(init=False)
     """Odds times ratios from there: the share of requests that meets each rate."""
     _total: float = field(init=False)
+    _shares: tuple[float, ...] = field(init=False)
+    """Late share of the replica at each of ``_LOADS``."""
     _known: dict[int, float] = field(init=False, default_factory=dict)
     """Late share by the exponent of the load."""
 
@@ -62,6 +64,7 @@ class Prediction:
         self._begin = next((index for index, weight in enumerate(self.odds) if weight), 0)
         self._weights = list(map(mul, self.odds[self._begin :], RATIOS[self._begin :]))
         self._total = sum(self._weights)
+        self._shares = _shares(max(round(self.replica.spread, 2), 0.01))
         self.rate = self.base * self._total / sum(self.odds)
 
     def late(self, replicas: int) -> float:
@@ -77,7 +80,7 @@ class Prediction:
         found = self._known.get(load)
         if found is None:
             first = self._begin + min(max(load - STILL - _LOADS.start, 0), len(_LOADS) - len(RATIOS))
-            shares = _shares(max(round(self.replica.spread, 2), 0.01))[first : first + len(self._weights)]
+            shares = self._shares[first : first + len(self._weights)]
             found = self._known[load] = sum(map(mul, self._weights, shares)) / self._total
         return found
 
