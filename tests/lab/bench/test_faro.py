@@ -88,7 +88,11 @@ def test_trace_that_is_none_is_refused(folder, text):
         faro.read(folder, None)
 
 
-@pytest.mark.parametrize("words", ["--jobs 3", "--jobs 1", "--cap 1", "--traces /none"])
-def test_jobs_cluster_or_folder_that_cannot_be_are_refused(folder, words, capsys):
+@pytest.mark.parametrize("words", ["--jobs 3", "--jobs 1", "--cap 1"])
+def test_jobs_and_cluster_that_cannot_be_are_refused_by_their_option(folder, words, capsys):
     assert bench.main(["faro", "--traces", str(folder), *words.split()]) == 2
-    assert words.rpartition(" ")[2] in capsys.readouterr().err
+    assert words in capsys.readouterr().err
+
+
+def test_folder_without_the_trace_is_refused(tmp_path):
+    assert bench.main(["faro", "--traces", str(tmp_path / "none")]) == 2
