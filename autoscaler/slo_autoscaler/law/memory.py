@@ -138,6 +138,9 @@ class Memory:
         else:
             asked = None
         pending, took = _started(self.pending, self.stuck(spec, now), scale, self.available, now)
+        known = self.asked, self.refusal, self.pending, self.available
+        if (asked, refusal, pending, scale.available) == known and not took:
+            return self, scale
         noticed = replace(
             self,
             asked=asked,
