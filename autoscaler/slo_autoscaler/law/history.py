@@ -14,7 +14,7 @@ from math import sqrt
 from operator import mul
 from typing import Final
 
-from slo_autoscaler.law.scenarios import MEMORY, NOTHING, SIMILAR, Followed
+from slo_autoscaler.law.scenarios import MEMORY, NOTHING, SIMILAR, Followed, Levels
 
 SLOT: Final = 5.0
 """Seconds that one stored rate stands for."""
@@ -55,6 +55,7 @@ class History:
     """Rates one start-up later, when a replica requested now would serve."""
     meanwhile: Followed = field(default_factory=Followed)
     """Rates until then, while a replica removed now could not be back."""
+    levels: Levels = field(default_factory=Levels)
     mean: float = 0.0
     """Mean rate of the last ``MEMORY`` moments, in requests per second."""
     moments: int = 0
@@ -80,6 +81,7 @@ class History:
         """
         begin, rates, jumps = self.begin, self.rates[:], self.jumps
         mean, moments, ahead = self.mean, self.moments, max(1, round(horizon / SLOT))
+        levels: list[float] = []
         then: list[tuple[float, float]] = []
         meanwhile: list[tuple[float, float]] = []
         for now, rate in observed:
@@ -95,6 +97,7 @@ class History:
             rates.append(rate)
             moments = min(moments + 1, int(MEMORY))
             mean += (rate - mean) / moments
+            levels.append(max(rate, _nothing(mean)))
             # One pair per moment is enough. The distances take turns, which shift with each round: otherwise
             # a period of some rounds would meet the same distance at each of its moments.
             distance = 1 + (slot + slot // ahead) % ahead
@@ -113,6 +116,7 @@ class History:
             rates=rates,
             then=self.then.plus(then, _nothing(mean)),
             meanwhile=self.meanwhile.plus(meanwhile, _nothing(mean)),
+            levels=self.levels.plus(levels),
             mean=mean,
             moments=moments,
             jumps=jumps,

@@ -138,6 +138,8 @@ def recommend(
 
     def prediction(followed: Followed, first: float, last: float) -> Prediction:
         odds = followed.odds(believed, history.nothing, 2.0 * lag)
+        # The moments of one horizon overlap, so they are one independent observation.
+        odds = history.levels.returned(odds, base, horizon / interval)
         for rates, agreement in history.repeats(now + first, now + last, lag):
             odds = with_rates(odds, base, rates, agreement)
         return Prediction(base, odds, replica)

@@ -2,8 +2,8 @@
 
 Moments are similar if their rates are within a factor (``SIMILAR``). Bins (``RATIOS``) count the factors by
 which the rate had changed some time later. So ramps, bursts, steps and their returns need no model. With few
-moments the odds shrink towards those after any moment, and towards chance. A small part goes to rises beyond
-any that was observed (``BEYOND``).
+moments the odds shrink towards a return to any earlier rate (``Levels``), and towards chance. A small part
+goes to rises beyond any that was observed (``BEYOND``).
 
 ``history`` finds the moments; ``recommend`` weighs every count of replicas against these odds.
 """
@@ -60,33 +60,52 @@ _EMPTY: Final = Tally()
 
 
 @dataclass(frozen=True, slots=True)
+class Levels:
+    """How often the rate was at each level: a circle of powers of ``STEP``, as long as ``RATIOS``."""
+
+    tally: Tally = _EMPTY
+
+    def plus(self, rates: Iterable[float]) -> "Levels":
+        """Return the same with more rates, above 0, in order."""
+        return Levels(self.tally.plus(_power(rate) % len(RATIOS) for rate in rates))
+
+    def returned(self, odds: Sequence[float], base: float, moments: float) -> list[float]:
+        """Return the odds of ratios to ``base`` with a return to any observed rate.
+
+        All together weigh ``moments``, or as many as were observed. A rate beyond the range of ``RATIOS``
+        counts as another one.
+        """
+        counts, begin = self.tally.counts, (_power(base) - STILL) % len(RATIOS)
+        each = min(1.0 / self.tally.unit, moments / max(sum(counts), 1.0))
+        return [
+            weight + each * count for weight, count in zip(odds, counts[begin:] + counts[:begin], strict=True)
+        ]
+
+
+def _power(rate: float) -> int:
+    return round(log(rate) / _LOG_STEP)
+
+
+@dataclass(frozen=True, slots=True)
 class Followed:
-    """Ratios that followed, by the level of the rate at the time, and for all levels."""
+    """Ratios that followed, by the level of the rate at the time."""
 
     by_level: Mapping[int | None, Tally] = field(default_factory=dict)
     """None: no traffic."""
-    any: Tally = _EMPTY
 
     def plus(self, pairs: Iterable[tuple[float, float]], nothing: float) -> "Followed":
-        """Return the same with more (rate, later rate), in order; up to ``nothing`` there is no traffic.
-
-        A rate after no traffic says nothing of other levels.
-        """
+        """Return the same with more (rate, later rate), in order; up to ``nothing`` there is no traffic."""
         levels: dict[int | None, list[int]] = {}
-        shared: list[int] = []
         for before, after in pairs:
             level = None if before <= nothing else round(log(before) / _LOG_SIMILAR)
-            index = bin_of(after / max(before, nothing))
-            levels.setdefault(level, []).append(index)
-            if level is not None:
-                shared.append(index)
+            levels.setdefault(level, []).append(bin_of(after / max(before, nothing)))
         tallies = {level: self._at(level).plus(bins) for level, bins in levels.items()}
-        return Followed({**self.by_level, **tallies}, self.any.plus(shared))
+        return Followed({**self.by_level, **tallies})
 
     def odds(self, rate: float, nothing: float, window: float) -> list[float]:
         """Return the weight, in moments, of each ratio of the later rate to ``rate``, at least ``nothing``.
 
-        The current ``rate`` was measured over ``window`` seconds. All levels together weigh as one moment.
+        The current ``rate`` was measured over ``window`` seconds.
         """
         if rate <= nothing:
             still, below, above, share = bin_of(rate / nothing), self._at(None), _EMPTY, 0.0
@@ -94,22 +113,21 @@ class Followed:
             level, share = divmod(log(rate) / _LOG_SIMILAR, 1.0)
             still, below, above = STILL, self._at(int(level)), self._at(int(level) + 1)
         low, high = (1.0 - share) / below.unit, share / above.unit
-        each = 1.0 / max(1.0, sum(self.any.counts))
         before = _beforehand(still, round(2.0 * log(max(1.0, rate * window))))
-        rows = zip(before, below.counts, above.counts, self.any.counts, strict=True)
-        return [prior + low * one + high * other + each * any_ for prior, one, other, any_ in rows]
+        rows = zip(before, below.counts, above.counts, strict=True)
+        return [prior + low * one + high * other for prior, one, other in rows]
 
     def _at(self, level: int | None) -> Tally:
         return self.by_level.get(level, _EMPTY)
 
 
 def with_rates(odds: Sequence[float], base: float, rates: Sequence[float], share: float) -> list[float]:
-    """Return the odds of ratios to ``base`` if ``rates``, equally likely, have this ``share`` of them."""
+    """Return the odds of ratios to ``base`` with ``rates``, equally likely, at ``share`` of the others' weight."""
     each = sum(odds) * share / len(rates)
-    odds = [(1.0 - share) * weight for weight in odds]
+    mixed = list(odds)
     for rate in rates:
-        odds[bin_of(rate / base)] += each
-    return odds
+        mixed[bin_of(rate / base)] += each
+    return mixed
 
 
 def bin_of(ratio: float) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 
 from slo_autoscaler.law.allocate import Claim, allocate
 from slo_autoscaler.law.history import History
-from slo_autoscaler.law.scenarios import RATIOS
+from slo_autoscaler.law.scenarios import RATIOS, STILL
 from tailbound_lab.simulate.cluster import MINUTE, Floats, Job, Setting
 
 MOST: Final = 100
@@ -171,7 +171,8 @@ class Ours:
 
     def _claim(self, history: History, rate: float, seconds: float, current: int, cap: int) -> Claim:
         rates = max(rate, history.nothing) * np.array(RATIOS)
-        served = np.array(history.then.odds(rate, history.nothing, seconds)) * rates
+        odds = history.then.odds(rate, history.nothing, seconds)
+        served = np.array(history.levels.returned(odds, rates[STILL], 1.0)) * rates
         total = float(served.sum())
 
         @cache

@@ -73,6 +73,17 @@ def test_after_a_burst_out_of_nothing_its_replicas_are_given_back_and_until_then
     assert function.replicas == 1
 
 
+def test_load_that_returns_for_the_first_time_within_a_few_start_ups_finds_its_replicas():
+    """Nothing told of the return: without it they would go at once."""
+    function = Function(a_spec(max_replicas=20, start_up_time=60.0), replicas=5, start_up=60.0)
+    list(function.play(lambda _: 400.0, 600.0))
+    list(function.play(lambda _: 40.0, 240.0))
+    list(function.play(lambda _: 400.0, 60.0))
+    assert function.late(since=840.0) <= 0.05
+    list(function.play(lambda _: 40.0, 0.5 * HOUR))
+    assert function.replicas <= 2
+
+
 def test_an_overload_after_a_calm_hour_is_not_taken_for_less_than_it_is():
     """However much less was late than predicted: that told of loads below the goodput."""
     function = Function(a_spec(max_replicas=50), replicas=3, objective=0.95)
