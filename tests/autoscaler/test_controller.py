@@ -112,7 +112,7 @@ class Bench:
         return [self.reconcile() for _ in range(count)]
 
 
-BUSY = seen(rate=300.0, burn_short=1.0)
+BUSY = seen(rate=330.0, burn_short=1.0)
 CALM = seen(rate=70.0, up_replicas=1.0)
 
 
