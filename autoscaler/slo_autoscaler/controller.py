@@ -616,8 +616,9 @@ class Controller:
             return 1
         target.failures += 1
         target.unreadable = stage == "read"
-        target.skip = min(2 ** (target.failures - 1), MAX_BACKOFF)
-        logger.warning("%s: cannot %s; backing off for %d reconciles: %s", name, stage, target.skip, error)
+        # The first failure skips none: a conflict with another writer's status is over within milliseconds.
+        target.skip = min(2 ** (target.failures - 1) - 1, MAX_BACKOFF)
+        logger.warning("%s: cannot %s; skipping %d reconciles: %s", name, stage, target.skip, error)
         return 1
 
     @staticmethod

@@ -271,11 +271,21 @@ def test_reconcile_failing_function_backs_off_twice_as_long_each_time_and_recove
     gateway.faults["POST /system/scale-function/b"] = doubles.status(500)
     with Bench(gateway, *[{B: BUSY}] * 20) as bench:
         bench.times(8)
-        # In reconcile 1, then after 1 and 2 of them without a request.
-        assert gateway.requests.count("POST /system/scale-function/b") == bench.errors("act") == 3
+        # In reconciles 1 and 2, then after 1 and 3 of them without a request.
+        assert gateway.requests.count("POST /system/scale-function/b") == bench.errors("act") == 4
         gateway.faults.clear()
         bench.times(8)
         assert gateway.functions["b"].replicas > 1
+
+
+def test_glance_requests_at_once_what_failed_once(gateway):
+    gateway.faults["POST"] = doubles.status(500)
+    with Bench(gateway, {A: BUSY}) as bench:
+        bench.reconcile()
+        gateway.faults.clear()
+        bench.direct.load = {A: 900.0}
+        bench.scale_up_between()
+        assert gateway.functions["a"].replicas > 4
 
 
 def test_reconcile_refused_scale_is_requested_again_and_is_no_cap(gateway):
