@@ -122,7 +122,7 @@ class Followed:
 
 
 def with_rates(odds: Sequence[float], base: float, rates: Sequence[float], share: float) -> list[float]:
-    """Return the odds of ratios to ``base`` with ``rates``, equally likely, at ``share`` of the others' weight."""
+    """Return the odds of ratios to ``base`` with ``rates``, which weigh ``share`` of all others."""
     each = sum(odds) * share / len(rates)
     mixed = list(odds)
     for rate in rates:
