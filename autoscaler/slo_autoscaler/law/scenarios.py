@@ -2,8 +2,8 @@
 
 Moments are similar if their rates are within a factor (``SIMILAR``). Bins (``RATIOS``) count the factors by
 which the rate had changed some time later. So ramps, bursts, steps and their returns need no model. With few
-moments the odds shrink towards a return to any earlier rate (``Levels``), and towards chance. A small part
-goes to rises beyond any that was observed (``BEYOND``).
+moments the odds shrink towards those after any moment, towards chance, and towards a return to a higher rate
+(``Levels``). A small part goes to rises beyond any that was observed (``BEYOND``).
 
 ``history`` finds the moments; ``recommend`` weighs every count of replicas against these odds.
 """
@@ -70,16 +70,16 @@ class Levels:
         return Levels(self.tally.plus(_power(rate) % len(RATIOS) for rate in rates))
 
     def returned(self, odds: Sequence[float], base: float, moments: float) -> list[float]:
-        """Return the odds of ratios to ``base`` with a return to any observed rate.
+        """Return the odds of ratios to ``base`` with a return to any higher rate.
 
-        All together weigh ``moments``, or as many as were observed. A rate beyond the range of ``RATIOS``
-        counts as another one.
+        Its weight is the share of time that was spent there, times ``moments``, or times all moments if there
+        were fewer. A rate beyond the range of ``RATIOS`` counts as another one.
         """
         counts, begin = self.tally.counts, (_power(base) - STILL) % len(RATIOS)
         each = min(1.0 / self.tally.unit, moments / max(sum(counts), 1.0))
-        return [
-            weight + each * count for weight, count in zip(odds, counts[begin:] + counts[:begin], strict=True)
-        ]
+        higher = (counts[begin:] + counts[:begin])[STILL + 1 :]
+        ups = [weight + each * count for weight, count in zip(odds[STILL + 1 :], higher, strict=True)]
+        return [*odds[: STILL + 1], *ups]
 
 
 def _power(rate: float) -> int:
@@ -88,24 +88,32 @@ def _power(rate: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """Ratios that followed, by the level of the rate at the time."""
+    """Ratios that followed, by the level of the rate at the time, and for all levels."""
 
     by_level: Mapping[int | None, Tally] = field(default_factory=dict)
     """None: no traffic."""
+    any: Tally = _EMPTY
 
     def plus(self, pairs: Iterable[tuple[float, float]], nothing: float) -> "Followed":
-        """Return the same with more (rate, later rate), in order; up to ``nothing`` there is no traffic."""
+        """Return the same with more (rate, later rate), in order; up to ``nothing`` there is no traffic.
+
+        A rate after no traffic says nothing of other levels.
+        """
         levels: dict[int | None, list[int]] = {}
+        shared: list[int] = []
         for before, after in pairs:
             level = None if before <= nothing else round(log(before) / _LOG_SIMILAR)
-            levels.setdefault(level, []).append(bin_of(after / max(before, nothing)))
+            index = bin_of(after / max(before, nothing))
+            levels.setdefault(level, []).append(index)
+            if level is not None:
+                shared.append(index)
         tallies = {level: self._at(level).plus(bins) for level, bins in levels.items()}
-        return Followed({**self.by_level, **tallies})
+        return Followed({**self.by_level, **tallies}, self.any.plus(shared))
 
     def odds(self, rate: float, nothing: float, window: float) -> list[float]:
         """Return the weight, in moments, of each ratio of the later rate to ``rate``, at least ``nothing``.
 
-        The current ``rate`` was measured over ``window`` seconds.
+        The current ``rate`` was measured over ``window`` seconds. All levels together weigh as one moment.
         """
         if rate <= nothing:
             still, below, above, share = bin_of(rate / nothing), self._at(None), _EMPTY, 0.0
@@ -113,9 +121,10 @@ class Followed:
             level, share = divmod(log(rate) / _LOG_SIMILAR, 1.0)
             still, below, above = STILL, self._at(int(level)), self._at(int(level) + 1)
         low, high = (1.0 - share) / below.unit, share / above.unit
+        each = 1.0 / max(1.0, sum(self.any.counts))
         before = _beforehand(still, round(2.0 * log(max(1.0, rate * window))))
-        rows = zip(before, below.counts, above.counts, strict=True)
-        return [prior + low * one + high * other for prior, one, other in rows]
+        rows = zip(before, below.counts, above.counts, self.any.counts, strict=True)
+        return [prior + low * one + high * other + each * any_ for prior, one, other, any_ in rows]
 
     def _at(self, level: int | None) -> Tally:
         return self.by_level.get(level, _EMPTY)

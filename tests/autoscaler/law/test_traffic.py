@@ -84,6 +84,13 @@ def test_load_that_returns_for_the_first_time_within_a_few_start_ups_finds_its_r
     assert function.replicas <= 2
 
 
+def test_a_ramp_to_rates_never_seen_is_followed_before_it_exceeds_the_replicas():
+    function = Function(a_spec(max_replicas=20), replicas=1, capacity=170.0)
+    list(function.play(lambda _: 30.0, 60.0))
+    list(function.play(lambda now: 30.0 + (now - 60.0) * 5.0, 40.0))
+    assert function.late(since=60.0) <= 0.02
+
+
 def test_an_overload_after_a_calm_hour_is_not_taken_for_less_than_it_is():
     """However much less was late than predicted: that told of loads below the goodput."""
     function = Function(a_spec(max_replicas=50), replicas=3, objective=0.95)
