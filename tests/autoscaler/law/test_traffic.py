@@ -85,9 +85,9 @@ def test_load_that_returns_for_the_first_time_within_a_few_start_ups_finds_its_r
 
 
 def test_a_ramp_to_rates_never_seen_is_followed_before_it_exceeds_the_replicas():
-    function = Function(a_spec(max_replicas=20), replicas=1, capacity=170.0)
+    function = Function(a_spec(max_replicas=20, start_up_time=30.0), capacity=170.0, start_up=30.0)
     list(function.play(lambda _: 30.0, 60.0))
-    list(function.play(lambda now: 30.0 + (now - 60.0) * 5.0, 40.0))
+    list(function.play(lambda now: 30.0 + 2.0 * (now - 60.0), 150.0))
     assert function.late(since=60.0) <= 0.02
 
 
