@@ -17,9 +17,9 @@ from typing import Final
 from slo_autoscaler.law.scenarios import MEMORY, NOTHING, SIMILAR, Followed, Levels
 
 SLOT: Final = 5.0
-"""Seconds that one stored rate stands for."""
+"""Seconds that one stored rate stands for, where no other interval between reconciles is set."""
 KEPT: Final = 1440
-"""Number of slots: two hours, so that a period of an hour occurs twice."""
+"""Number of slots: two hours at 5 s, so that a period of an hour occurs twice."""
 FEWEST: Final = 12
 """Fewest pairs with a meaningful correlation, and slots between two checks of a period."""
 AGREED: Final = 0.6
@@ -47,8 +47,10 @@ class Past:
 class History:
     """The rates of one function."""
 
+    slot: float = SLOT
+    """Seconds that one of ``rates`` stands for."""
     begin: int = 0
-    """Slot of the first of ``rates``: seconds / ``SLOT``."""
+    """Slot of the first of ``rates``: seconds / ``slot``."""
     rates: "array[float]" = field(default_factory=lambda: array("f"))
     """Requests per second, at most ``KEPT``."""
     then: Followed = field(default_factory=Followed)
@@ -74,18 +76,22 @@ class History:
         """Rate up to which there is no traffic, in requests per second."""
         return _nothing(self.mean)
 
+    def every(self, interval: float) -> "History":
+        """Return the history with one rate for each ``interval`` seconds: this one, or a new one."""
+        return self if interval == self.slot else History(slot=interval, past=self.past)
+
     def after(self, observed: Iterable[tuple[float, float]], horizon: float) -> "History":
         """Return the history with more (time, rate), in order; many at once are much cheaper.
 
         ``horizon`` is the seconds until a replica requested now would serve.
         """
         begin, rates, jumps = self.begin, self.rates[:], self.jumps
-        mean, moments, ahead = self.mean, self.moments, max(1, round(horizon / SLOT))
+        mean, moments, ahead = self.mean, self.moments, max(1, round(horizon / self.slot))
         levels: list[float] = []
         then: list[tuple[float, float]] = []
         meanwhile: list[tuple[float, float]] = []
         for now, rate in observed:
-            slot = int(now // SLOT)
+            slot = int(now // self.slot)
             missing = slot - begin - len(rates)
             if not rates or not -1 <= missing < KEPT:
                 begin, rates, missing, jumps = slot, array("f"), 0, (slot, slot)
@@ -127,7 +133,9 @@ class History:
     def reviewed(self) -> "History":
         """Return the same with the shorter period that counts: the present one, or that of the last jumps."""
         for period in sorted({self.period, self.jumps[1] - self.jumps[0]} - {0}):
-            agreed = agreement(self.rates[period:], self.rates[:-period])
+            # With a short interval, a ramp of some seconds would correlate with itself.
+            long_enough = (len(self.rates) - period) * self.slot >= FEWEST * SLOT
+            agreed = agreement(self.rates[period:], self.rates[:-period]) if long_enough else 0.0
             if agreed >= AGREED:
                 return replace(self, period=period, agreement=agreed)
         return replace(self, period=0, agreement=0.0) if self.period else self
@@ -138,11 +146,11 @@ class History:
 
     def _compared(self, rates: Sequence[tuple[float, float]]) -> Past:
         step = (rates[-1][0] - rates[0][0]) / (len(rates) - 1)
-        slots = max(1, round(step / SLOT))
+        slots = max(1, round(step / self.slot))
         today, then = [], []
         for when, rate in rates:
             # A rate is the mean of the step that ends there.
-            index = int(when // SLOT) - self.begin
+            index = int(when // self.slot) - self.begin
             if slots <= index <= len(self.rates):
                 today.append(sum(self.rates[index - slots : index]) / slots)
                 then.append(rate)
@@ -157,7 +165,7 @@ class History:
             rates = past.between(first, last)
             if rates and past.agreement >= AGREED:
                 yield rates, past.agreement
-        own = Past((self.begin + self.period) * SLOT, SLOT, self.rates, self.agreement)
+        own = Past((self.begin + self.period) * self.slot, self.slot, self.rates, self.agreement)
         rates = own.between(first - slack, last + slack)
         if rates and self.period:
             yield rates, self.agreement

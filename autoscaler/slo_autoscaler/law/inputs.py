@@ -6,7 +6,6 @@
 from operator import attrgetter
 from typing import Final
 
-from slo_autoscaler.law.history import SLOT
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.model import Recommendation, Scale
 from slo_autoscaler.signals import DERIVED, SIGNALS, Observation
@@ -28,7 +27,7 @@ def numbers(
         "horizon": memory.start_up(spec),
         "stuck": memory.stuck(spec, now),
         "unschedulable": scale.unschedulable,
-        "period": memory.history.period * SLOT or None,
+        "period": memory.history.period * memory.history.slot or None,
         "correction": memory.budget.correction,
         "burn_rate": seen.burn_rate,
     }

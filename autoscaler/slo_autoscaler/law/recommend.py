@@ -207,7 +207,7 @@ def _learned(
         seen.slo_objective or 0.0,
         spec.budget_period,
     ).with_late(hanging - memory.stalled, seen.slo_objective or 0.0)
-    history = memory.history.after([(now, believed)], horizon)
+    history = memory.history.every(spec.timing.interval).after([(now, believed)], horizon)
     return memory.with_data(spec, now, late_shares=shares, stalled=hanging, history=history, budget=budget)
 
 

@@ -34,7 +34,7 @@ def warm(spec: Spec, memory: Memory, past: Past, now: float) -> Memory:
     for _, seconds in _in_order(past.horizon, now):
         memory = replace(memory, start_up_time=min(max(0.0, seconds), LONGEST_START_UP))
     horizon = memory.start_up(spec) + spec.timing.interval
-    history = memory.history.after(_in_order(past.rate, now), horizon)
+    history = memory.history.every(spec.timing.interval).after(_in_order(past.rate, now), horizon)
     budget = Budget()
     for _, correction in _in_order(past.correction, now):
         budget = replace(budget, measured=DOUBT * correction if correction > 0.0 else DOUBT)

@@ -184,3 +184,12 @@ def test_down_waits_for_what_may_come_before_a_replica_could_be_back():
     found, _ = observed(*cycle * 30, *cycle[:8], spec=a_spec(max_replicas=50, start_up_time=60.0))
     assert found.replicas <= 2
     assert found.fewest >= 4
+
+
+def test_a_ramp_is_learned_from_every_reconcile_of_a_short_interval():
+    spec, memory = a_spec(max_replicas=50, interval=1.0, start_up_time=3.0), Memory.initial(TWO, 0.0)
+    for now in range(1, 31):
+        rate = 20.0 if now <= 10 else 20.0 + 8.0 * (now - 10)
+        found, memory = recommend(spec, seen(rate=rate), TWO, memory, float(now))
+    assert len(memory.history.rates) == 30
+    assert found.rate >= 1.02 * rate
