@@ -193,7 +193,9 @@ def test_missing_stack_ends_the_command_with_one_line_and_status_1(capsys):
 @on_platform(replica_command=WATCHDOG)
 async def test_the_watchdog_drains_on_the_way_to_zero_and_another_serves_meanwhile(client):
     (client.folder / "handler" / "handler.py").write_text(HANDLER)
-    await client.deploy(envVars={"slo_latency": "1s", "workers": "1"})
+    await client.deploy(
+        envVars={"slo_latency": "1s", "workers": "1", "exec_timeout": "2m", "write_timeout": "2m"}
+    )
     (leaving,) = client.function.replicas
     async with client.session.get(f"http://127.0.0.1:{leaving.metrics_port}/metrics") as scraped:
         assert "slo_requests_total" in await scraped.text()
