@@ -316,7 +316,7 @@ class Engine:
         if effects:
             effects += self._prefetch.cancels()
         ends = self._next_expiry()
-        due = self._prefetch.due(self._running, now)[0]
+        due = self._prefetch.due(self._running, now)
         if due:
             self._idle = due[::-1] + self._idle  # after the idle ones: the last is next
         while self._idle or self._shed_late:
@@ -330,7 +330,7 @@ class Engine:
             free = [worker for worker in self._idle if worker not in self._running]
             self._nearly_idle = len(self._idle) - len(free)
             self._idle = free
-        ends = min(ends, self._prefetch.due(self._running, now)[1])  # of what has just been sent too
+        ends = min(ends, self._prefetch.next_due(self._running, now))  # of what has just been sent too
         if ends != inf:
             effects.append(WakeAt(ends))
         return effects

@@ -5,7 +5,7 @@ read, sends its next batch. So that batch is sent shortly before, as late as pos
 can join it. Until the worker begins it, requests that leave are cancelled. ``Engine`` chooses the batch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import inf
 from typing import Final
 
@@ -48,26 +48,28 @@ class Prefetch:
         """Record that a worker computed for ``share`` of its batch's time."""
         self._computing += WEIGHT * (share - self._computing)
 
-    def due(self, running: Mapping[Worker, Batch], now: float) -> tuple[list[Worker], float]:
-        """Return the busy workers that may get their next batch now, and the time of the next such worker.
+    def due(self, running: Mapping[Worker, Batch], now: float) -> list[Worker]:
+        """Return the busy workers that may get their next batch now.
 
-        An overdue worker gets none, because it may take much longer. Workers that compute on the cores gain
-        nothing, since the front end's work takes their time.
+        An overdue worker gets none, because it may take much longer.
         """
-        found: list[Worker] = []
-        following = inf
+        return [worker for worker, opens, closes in self._spans(running) if opens <= now < closes]
+
+    def next_due(self, running: Mapping[Worker, Batch], now: float) -> float:
+        """Return the time from which the next busy worker may get its next batch; ``inf``: none may."""
+        return min((opens for _, opens, _ in self._spans(running) if now < opens), default=inf)
+
+    def _spans(self, running: Mapping[Worker, Batch]) -> Iterator[tuple[Worker, float, float]]:
+        """Yield the workers without an early batch, and from when until when each may get one.
+
+        Workers that compute on the cores gain nothing, since the front end's work takes their time.
+        """
         if not self._lead or self._workers * self._computing > DEVICE_BOUND * self._cpus:
-            return found, following
+            return
         for worker, batch in running.items():
-            if worker in self.batches:
-                continue
-            done = batch.dispatched + batch.seconds
-            opens = done - min(self._lead, LEAD_SHARE * batch.seconds)
-            if now < opens:
-                following = min(following, opens)
-            elif now < done + self._lead:
-                found.append(worker)
-        return found, following
+            if worker not in self.batches:
+                done = batch.dispatched + batch.seconds
+                yield worker, done - min(self._lead, LEAD_SHARE * batch.seconds), done + self._lead
 
     def leave(self, request: Request) -> None:
         """Note a leaving request of a sent batch: its worker skips it unless it has begun."""
