@@ -172,7 +172,7 @@ class History:
 
 
 def _nothing(mean: float) -> float:
-    # One request in the time kept is none, whatever the mean.
+    # One request in two hours is none, whatever the mean.
     return max(NOTHING * mean, 1.0 / (KEPT * SLOT))
 
 

@@ -31,14 +31,14 @@ class Past:
 
 def warm(spec: Spec, memory: Memory, past: Past, now: float) -> Memory:
     """Return ``memory``, fresh from ``Memory.initial``, with the history."""
-    for _, seconds in _in_order(past.horizon, now):
+    for _, seconds in _in_order(past.horizon, now)[-1:]:
         memory = replace(memory, start_up_time=min(max(0.0, seconds), LONGEST_START_UP))
     horizon = memory.start_up(spec) + spec.timing.interval
     history = memory.history.every(spec.timing.interval).after(_in_order(past.rate, now), horizon)
     budget = Budget()
-    for _, correction in _in_order(past.correction, now):
+    for _, correction in _in_order(past.correction, now)[-1:]:
         budget = replace(budget, measured=DOUBT * correction if correction > 0.0 else DOUBT)
-    for _, remaining in _in_order(past.budget, now):
+    for _, remaining in _in_order(past.budget, now)[-1:]:
         served = history.mean * spec.budget_period
         spent = (1.0 - remaining) * served
         budget = replace(budget, seconds=spec.budget_period, served=served, spent=spent)

@@ -143,7 +143,7 @@ def bin_of(ratio: float) -> int:
     """Return the bin of ``RATIOS`` that is nearest to ``ratio``."""
     if ratio <= RATIOS[0]:
         return 0
-    return min(len(RATIOS) - 1, round(log(ratio) / _LOG_STEP) + STILL)
+    return min(len(RATIOS) - 1, _power(ratio) + STILL)
 
 
 _LOG_STEP: Final = log(STEP)
