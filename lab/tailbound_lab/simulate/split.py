@@ -145,7 +145,7 @@ class Ours:
 
     def first(self, jobs: int, cap: int) -> list[int]:
         """Return one replica each."""
-        self._histories = [History()] * jobs
+        self._histories = []
         return [1] * jobs
 
     def decide(self, now: float, jobs: Sequence[Job], cap: int) -> list[int]:
@@ -154,12 +154,12 @@ class Ours:
         horizon = setting.new_pod + (setting.idle + setting.check if self._full else 0.0) + setting.decide
         seconds = min(setting.seen, now)
         rates = [job.rate(seconds) for job in jobs]
+        histories = self._histories or [History().every(setting.decide)] * len(jobs)
         self._histories = [
-            history.after([(now, rate)], horizon)
-            for history, rate in zip(self._histories, rates, strict=True)
+            history.after([(now, rate)], horizon) for history, rate in zip(histories, rates, strict=True)
         ]
         claims = {
-            str(index): self._claim(history, rate, seconds, job.target, cap)
+            str(index): self._claim(history, rate, seconds, horizon / setting.decide, job.target, cap)
             for index, (job, history, rate) in enumerate(zip(jobs, self._histories, rates, strict=True))
         }
         self._full = sum(claim.most for claim in claims.values()) > cap
@@ -169,10 +169,12 @@ class Ours:
         )
         return [kept[name] if name in kept else given[name] for name in claims]
 
-    def _claim(self, history: History, rate: float, seconds: float, current: int, cap: int) -> Claim:
+    def _claim(
+        self, history: History, rate: float, seconds: float, moments: float, current: int, cap: int
+    ) -> Claim:
         rates = max(rate, history.nothing) * np.array(RATIOS)
         odds = history.then.odds(rate, history.nothing, seconds)
-        served = np.array(history.levels.returned(odds, rates[STILL], 1.0)) * rates
+        served = np.array(history.levels.returned(odds, rates[STILL], moments)) * rates
         total = float(served.sum())
 
         @cache
