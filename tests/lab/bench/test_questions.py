@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from tailbound_lab.bench import __main__ as bench
 from tailbound_lab.bench import page
 from tailbound_lab.bench.fleet import held_out, scaling
 from tailbound_lab.bench.fleet.live import COMMUNITY, OURS, Absence, Run, claims, described
-from tailbound_lab.bench.fleet.plays import Kept, together
+from tailbound_lab.bench.fleet.plays import Kept, missed_at_once, together
 from tailbound_lab.bench.fleet.validate import agree, function_of, replay
 from tailbound_lab.bench.replica import mixed
 from tailbound_lab.bench.replica.soak import growth
@@ -24,6 +25,7 @@ from tailbound_lab.load.arrivals import Profile
 from tailbound_lab.load.records import BenchError, Change, Ledger, Point, Record
 from tailbound_lab.simulate.function import Routing
 from tailbound_lab.simulate.traces import generate
+from tailbound_lab.simulate.world import Series
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -162,6 +164,13 @@ def test_several_routings_count_by_their_mean_and_by_the_worst_of_what_is_rare()
     assert together([one, record("slo", 0.5, 1.0, p99=None)])["p99"] is None
 
 
+@pytest.mark.parametrize(("seconds", "share"), [(1, 0.1), (2, 0.2), (3, 0.2), (9, 0.25)])
+def test_share_missed_at_once_is_that_of_the_worst_span(seconds, share):
+    arrivals, missed = np.full(4, 5.0), np.array([1.0, 0.0, 2.0, 2.0])
+    series = Series(arrivals=arrivals, good=arrivals - missed, desired=arrivals, ready=arrivals)
+    assert missed_at_once(series, seconds) == pytest.approx(share)
+
+
 @pytest.mark.e2e
 @pytest.mark.timeout(180)
 def test_reconcile_of_a_few_functions_is_measured_on_a_real_prometheus(tmp_path, section):
@@ -291,7 +300,8 @@ def test_held_out_cases_are_none_of_the_comparison_and_differ_by_draw():
 
 
 def case_record(name, ours, oracle, cost=100.0):
-    systems = {"slo": record("slo", ours, cost), "oracle": record("oracle", oracle, 90.0)}
+    systems = {"slo": record("slo", ours, cost, missed_at_once=0.004)}
+    systems["oracle"] = record("oracle", oracle, 90.0)
     systems |= {"oracle-blind": record("oracle-blind", oracle, 90.0), "hpa-cpu": record("hpa", 1.0, 200.0)}
     return {"name": name, "objective": 0.99, "systems": systems}
 

@@ -181,7 +181,8 @@ def play(found: Sequence[Case], kept: Kept, processes: int, *, direct: bool = Tr
         plays = [each for index in which for each in found[index].plays(system, settings, make)]
         outcomes = play_all(plays, kept, processes, {OURS})
         for number, index in enumerate(which):
-            outcome = together(outcomes[number * len(DRAWS) : (number + 1) * len(DRAWS)])
+            drawn = outcomes[number * len(DRAWS) : (number + 1) * len(DRAWS)]
+            outcome = together(drawn) | {"missed_at_once": max(each["missed_at_once"] for each in drawn)}
             before = chosen[index].get(system)
             if before is None or outcome["attainment"] > before["attainment"]:
                 chosen[index][system] = outcome
@@ -232,8 +233,9 @@ def published(results: Mapping[str, Any]) -> str:
         if missed(record, OURS):
             lost.setdefault(record["name"].partition("; ")[0], []).append(record)
     words = f"The cases in which {SYSTEMS[OURS]} misses the objective:"
-    columns = ("trace", "cases", *(cell for each in SYSTEMS.values() for cell in (each, "replica-seconds")))
-    rows = [(trace, _settings(found), *_together(found)) for trace, found in lost.items()]
+    systems = (cell for each in SYSTEMS.values() for cell in (each, "replica-seconds"))
+    columns = ("trace", "cases", *systems, "missed at once")
+    rows = [(trace, _settings(found), *_together(found), _at_once(found)) for trace, found in lost.items()]
     return "\n\n".join((summary(results), *((words, page.markdown(columns, rows)) if rows else ())))
 
 
@@ -244,9 +246,16 @@ def _settings(records: Sequence[Mapping[str, Any]]) -> str:
 def _together(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield for each system the lowest and the highest attainment of some cases, and their cost in all."""
     for system in SYSTEMS:
-        shares = [record["systems"][system]["attainment"] for record in records]
-        yield " to ".join(dict.fromkeys(f"{share:.2%}" for share in (min(shares), max(shares))))
+        yield _range([record["systems"][system]["attainment"] for record in records])
         yield f"{_cost(records, system):,.0f}"
+
+
+def _at_once(records: Sequence[Mapping[str, Any]]) -> str:
+    return _range([record["systems"][OURS]["missed_at_once"] for record in records])
+
+
+def _range(shares: Sequence[float]) -> str:
+    return " to ".join(dict.fromkeys(f"{share:.2%}" for share in (min(shares), max(shares))))
 
 
 def summary(results: Mapping[str, Any]) -> str:

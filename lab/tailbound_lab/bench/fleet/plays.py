@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import numpy as np
+
 import batching_watchdog
 import slo_autoscaler
 import tailbound_lab.simulate
@@ -24,10 +26,12 @@ from tailbound_lab.bench import page
 from tailbound_lab.simulate import report
 from tailbound_lab.simulate.function import Function, Scaler
 from tailbound_lab.simulate.traces import Trace
-from tailbound_lab.simulate.world import Settings, run
+from tailbound_lab.simulate.world import Series, Settings, run
 
 TELL_SECONDS: Final = 20.0
 """Seconds between two lines of progress."""
+REACTION: Final = 10.0
+"""Seconds in which a jump is seen and decided on: two reconciles by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +143,17 @@ def play_all(
 def _simulate(index: int) -> dict[str, Any]:
     play = _shared[index]
     workload = play.workload
-    outcome = report.as_json(run(workload.trace, workload.function, play.make(workload), play.world))
-    return {name: outcome[name] for name in _TOLD}
+    outcome = run(workload.trace, workload.function, play.make(workload), play.world)
+    told = report.as_json(outcome)
+    seconds = math.ceil(workload.function.start_up + REACTION)
+    return {name: told[name] for name in _TOLD} | {"missed_at_once": missed_at_once(outcome.series, seconds)}
+
+
+def missed_at_once(series: Series, seconds: int) -> float:
+    """Return the largest share of a trace's requests that arrived within ``seconds`` and missed."""
+    missed = np.concatenate(([0.0], np.cumsum(series.arrivals - series.good)))
+    at_once = missed[seconds:] - missed[:-seconds] if seconds < len(missed) else missed[-1:]
+    return float(at_once.max() / series.arrivals.sum())
 
 
 _TOLD: Final = ("attainment", "replica_seconds", "p99", "max_replicas", "changes", "reversals")
