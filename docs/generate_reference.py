@@ -233,7 +233,7 @@ def _rule(hint: Any) -> str:
     if origin in (Union, UnionType):
         return _rule(next(part for part in parts if part is not type(None)))
     if origin is tuple:
-        return "a list of names" if parts[0] is str else "a list"
+        return "a list of names" if parts[0] in (str, fields.HostName) else "a list"
     if origin is dict:
         return "name.namespace: any key of `defaults`" if parts[1] is Spec else f"name: {_rule(parts[1])}"
     return {int: "a whole number", float: "a number", str: "text", bool: "true | false"}[hint]

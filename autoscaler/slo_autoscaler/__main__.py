@@ -24,6 +24,11 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the first word names; return its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] not in COMMANDS and not words[0].startswith("-"):
+        sys.stderr.write(
+            f"slo-autoscaler: {words[0]!r} must be one of {', '.join(COMMANDS)}, or a flag of run\n"
+        )
+        return 2
     word = words.pop(0) if words and words[0] in COMMANDS else "run"
     module, _ = COMMANDS[word]
     run: Callable[..., int] = importlib.import_module(module).main

@@ -209,7 +209,7 @@ def _mapping(text: str, file: str) -> dict[str, Any]:
     try:
         twice = _keys_given_twice(yaml.compose(text, yaml.SafeLoader))
         raw = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a timestamp that is no date
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a timestamp that is no date
         raise ConfigError([f"{file}: not YAML: {' '.join(str(error).split())}"]) from None
     if twice:
         raise ConfigError([f"{file}: {_key(key)}: is given twice, line {line}" for key, line in twice])
@@ -274,8 +274,8 @@ def _rule(fault: Any, raw: Mapping[str, Any]) -> str:
         return f"unknown key; {hint}"
     if fault["type"].startswith("missing"):
         return "must be set"
-    if fault["type"] == "dataclass_type":
-        return f"{_shown(fault['input'])} must be a mapping of keys"
+    if fault["type"] in _KINDS:
+        return f"{_shown(fault['input'])} must be {_KINDS[fault['type']]}"
     rule = str(fault["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
     return rule if fault["loc"] in _WHOLE or fault["type"] == "hidden" else f"{_shown(fault['input'])} {rule}"
 
@@ -306,6 +306,20 @@ def _key(part: object) -> str:
     """Return a key as it is written, on one line."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(part))
 
+
+_KINDS: Final = {
+    "dataclass_type": "a mapping of keys",
+    "dict_type": "a mapping of names to values",
+    "tuple_type": "a list, such as [a, b]",
+    "too_short": "a list of at least one",
+    "string_type": "text; quotes make text of a number",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+}
+"""Kind of a fault -> its rule in YAML's words, for rules that pydantic tells in Python's."""
 
 _WHOLE: Final = (("functions",), ("defaults",), ("leader",))
 """Sections whose rules concern several keys: their messages name the wrong key themselves."""

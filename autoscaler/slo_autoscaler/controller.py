@@ -85,6 +85,8 @@ class _Target:
     conflict: ScalerConflict = field(default_factory=ScalerConflict)
     """Changes of its replicas that this autoscaler did not request."""
     failures: int = 0
+    problem: str = ""
+    """Why it cannot be read or scaled; empty: it can."""
     unreadable: bool = False
     """Whether its last failure was an unreadable answer of the platform."""
     skip: int = 0
@@ -202,18 +204,23 @@ class Controller:
         return self._clocks.monotonic() - self._finished_at <= patience
 
     def functions(self) -> list[str]:
-        """Return the functions with recorded decisions; from any thread."""
-        return self._journal.functions()
+        """Return the functions with recorded decisions or a problem; from any thread."""
+        troubled = [name for name, target in list(self._targets.items()) if target.problem]
+        return sorted({*self._journal.functions(), *troubled})
 
     def decisions(self, function_name: str, last: int) -> dict[str, Any] | None:
-        """Return the last decisions of one function as JSON, or None if there are none; from any thread."""
+        """Return the last decisions of one function and its problem as JSON; from any thread.
+
+        None if there are neither.
+        """
         found = self._journal.decisions(function_name, last)
-        if found is None:
-            return None
         target = self._targets.get(function_name)
+        problem = {"problem": target.problem} if target is not None and target.problem else {}
+        if found is None and not problem:
+            return None
         shadow = None if target is None else target.shadow
         score = {} if shadow is None else {"score": shadow.score.document()}
-        return {"function_name": function_name, "decisions": found, **score}
+        return {"function_name": function_name, "decisions": found or [], **problem, **score}
 
     def reconcile(self) -> bool:
         """Observe, decide and act once for all functions; return False if any request failed.
@@ -260,7 +267,7 @@ class Controller:
                 continue
             if decision.replicas is not None and mode != "shadow":
                 self._take_back(target)
-            target.failures = 0
+            self._recovered(name, target)
         # Replaces all earlier ones: another autoscaler may act on them.
         self._metrics.desires(desired)
         errors += self._act(wanted)
@@ -535,7 +542,7 @@ class Controller:
             elif isinstance(result, PlatformError):
                 errors += self._failed(name, "act", result)
             else:
-                self._targets[name].failures = 0
+                self._recovered(name, self._targets[name])
         if deferred:
             self._metrics.failed("act")
             logger.warning("%d of %d changes deferred: the platform is slow", deferred, len(wanted))
@@ -545,7 +552,7 @@ class Controller:
         """Record that a decision was not applied, because its count had changed meanwhile."""
         logger.info("%s: not scaled to %s: %s", name, decision.replicas, why)
         target = self._targets[name]
-        target.failures = 0
+        self._recovered(name, target)
         self._take_back(target)
         self._record(name, target, scale, scale, Decision(None, Reason.SCALE_CHANGED, decision.inputs))
 
@@ -618,8 +625,18 @@ class Controller:
         target.unreadable = stage == "read"
         # The first failure skips none: a conflict with another writer's status is over within milliseconds.
         target.skip = min(2 ** (target.failures - 1) - 1, MAX_BACKOFF)
-        logger.warning("%s: cannot %s; skipping %d reconciles: %s", name, stage, target.skip, error)
+        before, text = target.problem, str(error).removeprefix(f"{name}: ")
+        target.problem = f"cannot {'scale' if stage == 'act' else stage} it: {text}"
+        if target.problem != before:
+            logger.warning("%s: %s; it stays at its count, and is tried again", name, target.problem)
         return 1
+
+    @staticmethod
+    def _recovered(name: str, target: _Target) -> None:
+        """Record that a function was decided on and, if due, scaled."""
+        if target.failures:
+            logger.info("%s: recovered", name)
+            target.failures, target.problem = 0, ""
 
     @staticmethod
     def _take_back(target: _Target) -> None:

@@ -19,8 +19,9 @@ from typing import (
     get_origin,
     get_type_hints,
 )
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
@@ -30,6 +31,7 @@ _GO_DURATION: Final = re.compile(rf"(?:{_GO_PART.pattern})+")
 _NUMBER: Final = re.compile(r"\d+(?:\.\d*)?")
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER: Final = re.compile(r"[!-~]([ -~]*[!-~])?")
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _OWN_HEADERS: Final = {
     "authorization": "bearer_token_file and basic_auth set it from a file",
     "host": "it is the host of url",
@@ -37,6 +39,9 @@ _OWN_HEADERS: Final = {
 
 MOST_DIGITS: Final = 10
 """Digits of a number from a client or an annotation, as of Go's int32. Python refuses thousands of digits."""
+
+MOST: Final = 10**MOST_DIGITS - 1
+"""The largest such number."""
 
 _Section = TypeVar("_Section")
 
@@ -68,7 +73,17 @@ def _url(value: object) -> str:
         raise hidden("must not hold user or password; basic_auth takes the password from a file")
     if not isinstance(value, str) or not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", value):
         raise ValueError("must be an http:// or https:// URL without query")
+    try:
+        urlsplit(value).port  # noqa: B018 - raises for a port or an IPv6 address that is none
+    except ValueError as error:
+        raise ValueError(f"must be an http:// or https:// URL: {error}") from None
     return value.rstrip("/")
+
+
+def _host_name(value: str) -> str:
+    if not _HOST_NAME.fullmatch(value):
+        raise ValueError("must be a host name, such as status.example.org, without scheme, port or wildcard")
+    return value
 
 
 def _headers(value: object) -> dict[str, str]:
@@ -90,6 +105,12 @@ MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 """In descending order of effect."""
 
 
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")  # noqa: TRY004 - pydantic turns only a ValueError into a fault
+    return value
+
+
 def _mode(value: object) -> object:
     """Return "off" for False, to which YAML turns a bare ``off``."""
     return "off" if value is False else value
@@ -101,16 +122,18 @@ Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0, allow_i
 PositiveDuration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, allow_inf_nan=False)]
 Url = Annotated[str, BeforeValidator(_url)]
 """A URL without a slash at its end."""
+HostName = Annotated[str, AfterValidator(_host_name)]
+"""A name of a host as a browser sends it, without the port."""
 Headers = Annotated[dict[str, str], BeforeValidator(_headers)]
 """Headers to send with each request. No message shows their values."""
 Count = Annotated[int, Field(ge=1, strict=True)]
-Factor = Annotated[float, Field(ge=1, allow_inf_nan=False)]
-Share = Annotated[float, Field(gt=0, le=1)]
+Factor = Annotated[float, Field(ge=1, allow_inf_nan=False), BeforeValidator(_number)]
+Share = Annotated[float, Field(gt=0, le=1), BeforeValidator(_number)]
 Objective = Annotated[float, Field(gt=0, lt=1)]
 """Share of requests, below 1: no system can promise all of them."""
-Port = Annotated[int, Field(ge=0, le=65535)]
+Port = Annotated[int, Field(ge=0, le=65535), BeforeValidator(_number)]
 """A port; 0 chooses any free port."""
-Concurrency = Annotated[int, Field(ge=1, le=64)]
+Concurrency = Annotated[int, Field(ge=1, le=64), BeforeValidator(_number)]
 """Number of parallel requests."""
 Namespaces = Annotated[tuple[str, ...], Field(min_length=1)]
 

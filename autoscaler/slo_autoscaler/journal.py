@@ -166,9 +166,11 @@ def named(wanted: str, functions: list[str]) -> tuple[list[str], list[str]]:
     if wanted in functions:
         return [wanted], []
     found = [name for name in functions if name.rpartition(".")[0] == wanted]
-    return found, [] if found or len(wanted) > LONGEST_NAME else difflib.get_close_matches(
-        wanted, functions, NEAR_NAMES, 0.5
-    )
+    if found or len(wanted) > LONGEST_NAME:
+        return found, []
+    near = difflib.get_close_matches(wanted, functions, NEAR_NAMES, 0.5)
+    alone = {name.rpartition(".")[0]: name for name in functions}
+    return [], near or [alone[name] for name in difflib.get_close_matches(wanted, alone, NEAR_NAMES)]
 
 
 def of_log(line: str) -> dict[str, Any] | None:

@@ -56,7 +56,8 @@ class Reason(StrEnum):
     """Hold: latency alone decides, on too few requests."""
     PARTIAL_DATA = (
         *("PartialData", "not all replicas are observed, so the low load may be an illusion"),
-        "{up_replicas} of {ready} are",
+        "{up_replicas} of {ready} are reached",
+        "{rated_replicas} are in the rates",
     )
     """Hold: not every serving replica is seen, so the low rate may be an illusion."""
     # hold: no change is needed, or a rule says to wait

@@ -112,6 +112,7 @@ WRONG = {
         "defaults: {min_replicas: 0}": "defaults.min_replicas: ",
         "defaults: {utilization_target: 1.2}": "defaults.utilization_target: ",
         "defaults: {scale_up: {max_factor: 0.5}}": "defaults.scale_up.max_factor: ",
+        "defaults: {scale_up: {max_factor: true}}": "defaults.scale_up.max_factor: ",
         "defaults: {scale_up: 3}": "defaults.scale_up: ",
         "defaults: {timing: {max_age: 3}}": "defaults.timing: ",
         "defaults: {tolerence: 0.1}": "defaults.tolerence: .*tolerance",
@@ -130,6 +131,11 @@ WRONG = {
         "leader: {lease: {renew_interval: 6s}}": "leader.lease.renew_interval: ",
         "leader: {lease: {duration: 9}}": "leader: ",
         "web: {port: 70000}": "web.port: ",
+        "web: {port: true}": "web.port: ",
+        "web: {page_allowed_hosts: [status.example.org:8443]}": "web.page_allowed_hosts.0: .*port",
+        "web: {page_allowed_hosts: [https://status.example.org]}": "web.page_allowed_hosts.0: .*scheme",
+        "web: {page_allowed_hosts: ['*.example.org']}": "web.page_allowed_hosts.0: .*wildcard",
+        "web: {page_allowed_hosts: status.example.org}": "web.page_allowed_hosts: .*list",
         "nonsense: 1": "nonsense: .*platform, prometheus, interval",
     },
     "platform: {gateway_url: http://g}\n": {
@@ -155,6 +161,9 @@ WRONG = {
         "platform: {}": "platform.gateway_url: ",
         "platform: {gateway_url: g}": "platform.gateway_url: ",
         "platform: {gateway_url: 3}": "platform.gateway_url: ",
+        "platform: {gateway_url: 'http://[::1'}": "platform.gateway_url: ",
+        "platform: {gateway_url: 'http://g:808o'}": "platform.gateway_url: ",
+        "platform: {gateway_url: 'http://g:80800'}": "platform.gateway_url: ",
         "platform: {gateway_url: http://g, kind: nomad}": "platform.kind: ",
         "platform: {kind: kubernetes, gateway_url: http://g}": "platform.gateway_url: ",
         "platform: {kind: kubernetes, resink: 3}": "platform.resink: ",
@@ -173,7 +182,12 @@ WRONG = {
         "defaults: {scale_to_zero_after: 5m}": ".*scale_to_zero_after",
         "functions: {a.shop: {scale_to_zero_after: 5m}}": ".*scale_to_zero_after",
     },
-    "": {"[1]": "must be a mapping", "a: [": "not YAML", "a: 2026-99-99": "not YAML"},
+    "": {
+        "[1]": "must be a mapping",
+        "a: [": "not YAML",
+        "a: 2026-99-99": "not YAML",
+        "a: &a {b: *a}": "not YAML",
+    },
 }
 """What stands before it -> a fault -> how its line goes on: the key, and which keys there are."""
 

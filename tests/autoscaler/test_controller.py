@@ -479,6 +479,36 @@ def test_reconcile_function_that_was_unreadable_goes_on_as_soon_as_the_list_has_
         assert gateway.functions["a"].replicas == 4
 
 
+def test_reconcile_unreadable_function_is_logged_once_and_so_is_its_end(gateway, caplog):
+    caplog.set_level("INFO")
+    gateway.functions["a"].labels = {MODE: "of"}
+    with Bench(gateway, *[{A: CALM, B: CALM}] * 9) as bench:
+        bench.times(8)
+        gateway.functions["a"].labels = {}
+        bench.reconcile()
+        told = [(each.levelname, A in each.getMessage()) for each in caplog.records]
+        assert told == [("WARNING", True), ("INFO", True)]
+
+
+def test_decisions_unreadable_function_has_the_reason_until_it_is_read(gateway):
+    gateway.functions["a"].labels = {MODE: "of"}
+    with Bench(gateway, *[{A: CALM, B: CALM}] * 2) as bench:
+        bench.reconcile()
+        found = bench.controller.decisions(A, 1)
+        assert (A in bench.controller.functions(), found["decisions"]) == (True, [])
+        assert "com.tailbound.mode" in found["problem"]
+        gateway.functions["a"].labels = {}
+        bench.reconcile()
+        assert "problem" not in bench.controller.decisions(A, 1)
+
+
+def test_decisions_count_that_the_platform_refuses_to_take_have_the_reason(gateway):
+    gateway.faults["POST /system/scale-function/a"] = doubles.status(500)
+    with Bench(gateway, {A: BUSY}) as bench:
+        bench.reconcile()
+        assert "500" in bench.controller.decisions(A, 1)["problem"]
+
+
 def test_reconcile_recommend_cooldown_begins_with_the_change_that_is_seen(gateway):
     settings = {"defaults": {"mode": "recommend", "max_replicas": 20, "scale_up": {"cooldown": "20s"}}}
     with Bench(gateway, *[{A: seen(rate=1500.0)}] * 9, **settings) as bench:

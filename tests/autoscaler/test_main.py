@@ -22,6 +22,11 @@ def test_main_shows_version_and_help_of_a_command_or_without_one_of_the_main_one
     assert all(each in out for each in told)
 
 
+def test_main_word_that_is_no_command_is_status_2_and_named(capsys):
+    assert main(["stauts"]) == 2
+    assert "stauts" in capsys.readouterr().err
+
+
 def test_main_log_format_that_does_not_exist_is_status_2(monkeypatch, capsys, tmp_path):
     words = ["--config", str(tmp_path / "none.yaml")]
     with pytest.raises(SystemExit) as ended:

@@ -55,6 +55,7 @@ class Told:
     def __init__(self, *decisions: dict[str, Any], scores: dict[str, dict[str, float]] | None = None) -> None:
         self.kept: dict[str, list[dict[str, Any]]] = {}
         self.scores = scores or {}
+        self.problems: dict[str, str] = {}
         self.alive = True
         for decision in decisions:
             self.add(decision)
@@ -63,14 +64,15 @@ class Told:
         self.kept.setdefault(decision["function_name"], []).append(decision)
 
     def functions(self) -> list[str]:
-        return sorted(self.kept)
+        return sorted({*self.kept, *self.problems})
 
     def decisions(self, function_name: str, last: int) -> dict[str, Any] | None:
-        found = self.kept.get(function_name)
-        if found is None:
+        problem = {"problem": self.problems[function_name]} if function_name in self.problems else {}
+        found = self.kept.get(function_name, [])
+        if not found and not problem:
             return None
         score = {"score": self.scores[function_name]} if function_name in self.scores else {}
-        return {"function_name": function_name, "decisions": found[-last:], **score}
+        return {"function_name": function_name, "decisions": found[-last:], **problem, **score}
 
 
 def a_fleet(count: int) -> Told:

@@ -199,6 +199,23 @@ def test_only_addresses_and_configured_names_are_allowed_hosts(page, host, code)
     assert get(page + "/api/functions", Host=host)[0] == code
 
 
+def test_a_host_that_is_refused_is_named_as_the_configuration_takes_it(page):
+    _, _, body = get(page + "/", Host="status2.example.org:8083")
+    name = body.decode().partition(":")[0]
+    config = Config.parse(CONFIG % f"0, page_allowed_hosts: [{name}]", "as.yaml")
+    assert config.web.page_allowed_hosts == (name,)
+
+
+@pytest.mark.parametrize("path", ["/functions/", "/api/functions/"])
+@pytest.mark.parametrize("name", [NAME, "new.fn"])
+def test_a_function_that_cannot_be_read_has_the_reason_on_its_page(path, name):
+    told = Told(a_hold(NAME))
+    told.problems = {NAME: "a label is no mode", "new.fn": "another label is none"}
+    with a_page(told) as page:
+        _, _, body = get(page + path + name)
+    assert told.problems[name] in body.decode()
+
+
 def test_files_are_revalidated_and_long_answers_compressed_for_clients_that_accept_it(page):
     _, headers, _ = get(page + "/static/page.css")
     assert get(page + "/static/page.css", **{"If-None-Match": headers["ETag"]})[0] == 304

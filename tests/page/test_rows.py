@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from page.serving import a_decision, a_fleet, a_hold
+from page.serving import NAME, Told, a_decision, a_fleet, a_hold
 from slo_autoscaler import words
 from slo_autoscaler.model import Reason
 from slo_autoscaler.web import rows
@@ -145,9 +145,22 @@ def test_notices_are_errors_of_all_warnings_of_some_and_hints_when_nothing_is_ca
     assert table is not BLIND or "connection refused" in notices[0]["text"]
 
 
+def test_notices_name_a_function_that_cannot_be_read_and_its_reason():
+    (notice,) = rows.notices([FINE], alive=True, troubled={"a.fn": "a label is no mode"})
+    assert notice["level"] == "warning"
+    assert "a.fn: a label is no mode" in notice["text"]
+
+
 class Healthy:
     def problem(self):
         return None
+
+
+def test_a_row_of_a_function_that_cannot_be_read_has_the_reason_as_its_last_word():
+    told = Told(a_hold())
+    told.problems = {NAME: "a label is no mode", "new.fn": "another is none"}
+    (row,) = Rows(told, lambda: True, Healthy()).all()
+    assert row["display"]["last"] == "a label is no mode"
 
 
 def test_rows_are_worked_out_once_a_second_however_many_look():

@@ -2,8 +2,8 @@
 
 Decisions come from the running autoscaler (its /decisions), or from a decision log; ``words`` formats them.
 
-Exit statuses: 0 success; 1 no decision is known for the function, or the autoscaler does not answer; 2 the
-command line, the configuration or the log is invalid.
+Exit statuses: 0 success; 1 neither a decision nor a problem is known for the function, or the autoscaler does
+not answer; 2 the command line, the configuration or the log is invalid.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from urllib.parse import urlencode
 from slo_autoscaler.cli import client
 from slo_autoscaler.config import OVERRIDES, read_web
 from slo_autoscaler.errors import ConfigError
+from slo_autoscaler.fields import MOST, whole
 from slo_autoscaler.journal import DEFAULT_LAST, named, of_log
 from slo_autoscaler.words import score, sentence
 
@@ -54,7 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except client.NoAnswerError as error:
         client.complain(str(error))
         return 1
-    status = _tell([each for answer in found for each in answer["decisions"]], [], flags.function)
+    decisions = [each for answer in found for each in answer["decisions"]]
+    troubled = [answer for answer in found if answer.get("problem")]
+    status = _tell(decisions, [], flags.function) if decisions or not troubled else 0
+    for answer in troubled:
+        _say(f"{answer['function_name']} stays at its count: {answer['problem']}")
     for answer in found:
         if "score" in answer:
             _say(score(answer["function_name"], answer["score"]))
@@ -99,9 +104,10 @@ def _say(text: str) -> None:
 
 
 def _whole(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
-    return int(text)
+    found = whole(text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 to {MOST}")
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -177,9 +177,8 @@ class OpenFaas:
         return Scale(
             desired=desired,
             available=_count(function_name, status, "availableReplicas"),
-            # Like the gateway, use the default if a bound is no number.
-            min=whole(labels.get(MIN_LABEL)),
-            max=whole(labels.get(MAX_LABEL)),
+            min=_bound(function_name, labels, MIN_LABEL),
+            max=_bound(function_name, labels, MAX_LABEL),
             cap=self._config.cap,
             mode=self._modes.of(function_name, MODE_LABEL, labels.get(MODE_LABEL)),
             zero_after=_zero_after(labels),
@@ -227,6 +226,15 @@ def _count(function_name: str, status: Mapping[str, Any], key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise PlatformError(f"{function_name}: {key} {value!r} must be a whole number of at least 0")
     return value
+
+
+def _bound(function_name: str, labels: Mapping[str, Any], label: str) -> int | None:
+    """Return the bound of a label, None without one; a mistyped one must not scale to the default's bound."""
+    text = labels.get(label)
+    bound = whole(text)
+    if text and bound is None:
+        raise PlatformError(f"{function_name}: label {label}: {text[:20]!r} must be a whole number, or empty")
+    return bound
 
 
 def _zero_after(labels: Mapping[str, Any]) -> float | None:

@@ -13,6 +13,7 @@ SLO as good, so that every counted miss is a real one. Set such an SLO to an edg
 """
 
 import math
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Final
@@ -173,9 +174,14 @@ def _le(edge: float) -> str:
 
 
 def _matcher(names: Collection[str], *, but: bool = False) -> str:
-    """Return a matcher of these functions, or of all others; in names only dots need escapes."""
-    among = "|".join(name.replace(".", "[.]") for name in sorted(names))
+    """Return a matcher of these functions, or of all others; an exporter may have odd names."""
+    among = "|".join(_literally(name) for name in sorted(names))
     return f'function_name{"!~" if but else "=~"}"{among}"'
+
+
+def _literally(name: str) -> str:
+    """Return a name as an RE2 expression of itself, in a quoted string."""
+    return re.sub(r"[^A-Za-z0-9_-]", lambda c: "[.]" if c[0] == "." else f"\\\\x{{{ord(c[0]):x}}}", name)
 
 
 def _asked(texts: Mapping[str, str], *, seldom: bool) -> dict[str, str]:

@@ -16,7 +16,7 @@ delay a probe.
 from typing import Protocol
 
 from slo_autoscaler import sources
-from slo_autoscaler.fields import Port, settings
+from slo_autoscaler.fields import HostName, Port, settings
 from slo_autoscaler.platforms import PlatformSettings
 from slo_autoscaler.spec import GatewaySlos, Spec
 
@@ -35,7 +35,7 @@ class Settings:
     """Address of the page, which has no authentication: beyond loopback, put a proxy with one in front."""
     page_port: Port | None = 8083
     """Port of the status page; 0 chooses a free one; None: no page."""
-    page_allowed_hosts: tuple[str, ...] = ()
+    page_allowed_hosts: tuple[HostName, ...] = ()
     """Host names of the page that browsers may use, besides localhost and IP addresses."""
 
 

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-from slo_autoscaler.fields import whole
+from slo_autoscaler.fields import MOST, whole
 from slo_autoscaler.journal import DEFAULT_LAST, named
 from slo_autoscaler.web.probes import PATH, verdict
 from slo_autoscaler.web.server import Application
@@ -26,11 +26,11 @@ class Decisions(Protocol):
     """The recorded decisions, as the controller provides them."""
 
     def functions(self) -> list[str]:
-        """Return the functions with recorded decisions."""
+        """Return the functions with recorded decisions or a problem."""
         ...
 
     def decisions(self, function_name: str, last: int) -> dict[str, Any] | None:
-        """Return the last decisions of one function as JSON, or None if there are none."""
+        """Return the last decisions of one function and its ``problem``, if any, as JSON; None: neither."""
         ...
 
 
@@ -69,7 +69,7 @@ def _decisions(decided: Decisions, query: dict[str, list[str]]) -> tuple[int, di
         return 200, {"functions": functions}
     last = whole(text)
     if not last:
-        return 400, {"error": f"last: {text[:20]!r} must be a whole number of at least 1"}
+        return 400, {"error": f"last: {text[:20]!r} must be a whole number from 1 to {MOST}"}
     found, near = named(wanted, functions)
     answers = [answer for name in found if (answer := decided.decisions(name, last)) is not None]
     if not answers:

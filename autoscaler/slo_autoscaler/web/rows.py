@@ -95,26 +95,43 @@ class Rows:
         self._lock = threading.Lock()
         self._until = -1.0
         self._rows: list[Row] = []
+        self._problems: dict[str, str] = {}
+        """Functions that cannot be read or scaled; those that never could have no row."""
 
     def all(self) -> list[Row]:
         """Return the row of every function, in the default order."""
         with self._lock:
             if self._clock() >= self._until:
-                found = (self.of(name) for name in self._decided.functions())
-                self._rows = ordered(row for row in found if row is not None)
+                told = {name: self._decided.decisions(name, 1) or {} for name in self._decided.functions()}
+                self._rows = ordered(_row(each) for each in told.values() if each.get("decisions"))
+                self._problems = {name: each["problem"] for name, each in told.items() if "problem" in each}
                 self._until = self._clock() + KEPT
             return self._rows
 
     def of(self, function_name: str) -> Row | None:
         """Return the row of one function, or None without a decision for it."""
         found = self._decided.decisions(function_name, 1)
-        return row_of(found["decisions"][-1]) if found and found["decisions"] else None
+        return _row(found) if found and found["decisions"] else None
+
+    def problem(self, function_name: str) -> str | None:
+        """Return why a function cannot be read or scaled, or None."""
+        found = self._decided.decisions(function_name, 1)
+        return found.get("problem") if found else None
 
     def notices(self) -> list[Notice]:
         """Return the fleet-wide notices; query Prometheus only if no function has data."""
         rows = self.all()
         problem = self._reader.problem() if blind(rows) else None
-        return notices(rows, alive=self._alive(), problem=problem)
+        return notices(rows, alive=self._alive(), problem=problem, troubled=self._problems)
+
+
+def _row(found: Mapping[str, Any]) -> Row:
+    """Return a function's row from its last decision and its problem."""
+    row = row_of(found["decisions"][-1])
+    if problem := found.get("problem"):
+        # The last decision is not the present reason.
+        row["last"] = row["display"]["last"] = problem
+    return row
 
 
 def row_of(decision: Mapping[str, Any]) -> Row:
@@ -199,11 +216,13 @@ def blind(rows: Sequence[Row]) -> bool:
     return bool(rows) and all(row["reason"] == "NoData" for row in rows)
 
 
-def notices(rows: Sequence[Row], *, alive: bool, problem: str | None = None) -> list[Notice]:
+def notices(
+    rows: Sequence[Row], *, alive: bool, problem: str | None = None, troubled: Mapping[str, str] | None = None
+) -> list[Notice]:
     """Return the fleet-wide notices, the most severe first.
 
     Warnings concern some functions, errors all. ``alive``: the loop is running. ``problem``: the error of a
-    query to Prometheus.
+    query to Prometheus. ``troubled``: {function: why it cannot be read or scaled}.
     """
     found: list[Notice] = []
     if not alive:
@@ -229,6 +248,15 @@ def notices(rows: Sequence[Row], *, alive: bool, problem: str | None = None) -> 
                 "warning",
                 f"No usable data for {without:,} of {len(rows):,} functions, which stay at their count:"
                 " not scraped, scraped too long ago, or without a request so far.",
+            )
+        )
+    if troubled:
+        name, why = min(troubled.items())
+        found.append(
+            _notice(
+                "warning",
+                f"{len(troubled):,} of the functions cannot be read or scaled and stay at their counts,"
+                f" such as {name}: {why}.",
             )
         )
     if rows and all(row["mode"] == "standby" for row in rows):

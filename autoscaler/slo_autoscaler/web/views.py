@@ -65,9 +65,10 @@ def create_app(config: Plan, decided: Decisions, alive: Callable[[], bool], read
 
     @app.before_request
     def _allowed_host() -> tuple[str, int] | None:
-        if _is_allowed(request.host, hosts):
+        name = _host_name(request.host)
+        if _is_allowed(name, hosts):
             return None
-        return f"{request.host}: not an allowed host name; add it to web.page_allowed_hosts\n", 421
+        return f"{name}: not an allowed host name; add it to web.page_allowed_hosts\n", 421
 
     @app.after_request
     def _headers(response: Response) -> Response:
@@ -180,7 +181,8 @@ class _Views:
         if row is None:
             found, near = named(name, self._decided.functions())
             hint = f"; did you mean {' or '.join(found or near)}?" if found or near else "."
-            abort(404, f"No decisions for {name!r}{hint}")
+            problem = self._rows.problem(name)
+            abort(404, f"No decisions for {name!r}{f': {problem}.' if problem else hint}")
         return row
 
     def _fleet_document(self, text: str, state: str, sort: str) -> dict[str, Any]:
@@ -206,6 +208,7 @@ class _Views:
             for decision in reversed(told["decisions"])
         ]
         numbers = told.get("score")
+        problems = filter(None, [told.get("problem")])
         learned, problem = self._learned(name)
         return {
             "time": _now(),
@@ -213,7 +216,10 @@ class _Views:
             "policy": self._config.target(name).policy,
             "row": row,
             # Warnings are about other functions, or repeat the row.
-            "notices": [each for each in self._rows.notices() if each["level"] != "warning"],
+            "notices": [
+                *({"level": "warning", "text": f"It stays at its count: {problem}."} for problem in problems),
+                *(each for each in self._rows.notices() if each["level"] != "warning"),
+            ],
             "last_change": next((each for each in decisions if each["action"] != "hold"), None),
             "decisions": decisions,
             "score": numbers and {**numbers, "sentence": score(name, numbers)},
@@ -264,13 +270,17 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _is_allowed(host: str, hosts: set[str]) -> bool:
-    """Return whether ``host``, as a browser sends it, is an IP address or one of ``hosts``.
+def _host_name(host: str) -> str:
+    """Return the name or address in the header ``Host``, without the port."""
+    name = host.lower()
+    return name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+
+
+def _is_allowed(name: str, hosts: set[str]) -> bool:
+    """Return whether ``name``, as a browser sends it, is an IP address or one of ``hosts``.
 
     Otherwise a web site could point its own name here and read the page through a browser on this network.
     """
-    name = host.lower()
-    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
     if name in hosts:
         return True
     try:

@@ -16,6 +16,8 @@ from slo_autoscaler.web.listener import create_app
 from slo_autoscaler.web.server import Server
 from slo_autoscaler.words import sentence
 
+TROUBLED = "troubled.openfaas-fn"
+
 
 def a_log(*decisions):
     return "".join(f"{json.dumps(decision)}\n" for decision in decisions)
@@ -59,9 +61,11 @@ class Decided:
     """Stands for the controller behind the web port."""
 
     def functions(self):
-        return [NAME]
+        return [NAME, TROUBLED]
 
     def decisions(self, function_name, last):
+        if function_name == TROUBLED:
+            return {"function_name": TROUBLED, "decisions": [], "problem": "a label is no mode"}
         numbers = ("requests", "attained_incumbent", "attained_shadow", "replica_seconds_incumbent")
         return {
             "function_name": function_name,
@@ -83,6 +87,11 @@ def test_explain_running_autoscaler_tells_decisions_and_the_score(port, capsys):
     *told, last = capsys.readouterr().out.splitlines()
     assert told == [sentence(a_told_decision())] * 2
     assert NAME in last
+
+
+def test_explain_function_that_cannot_be_read_tells_the_reason(port, capsys):
+    assert main(["troubled", "--url", f"http://127.0.0.1:{port}"]) == 0
+    assert "a label is no mode" in capsys.readouterr().out
 
 
 def test_explain_in_a_terminal_breaks_lines_between_words(port, capsys, monkeypatch):
@@ -122,7 +131,7 @@ def test_explain_log_that_cannot_be_read_is_status_2(capsys):
     assert "/no/log" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("last", ["0", "-1", "many"])
+@pytest.mark.parametrize("last", ["0", "-1", "many", "9" * 30])
 def test_explain_last_that_is_no_count_is_status_2(last):
     with pytest.raises(SystemExit) as ended:
         main([NAME, "--last", last])

@@ -55,9 +55,9 @@ def test_scales_are_those_of_the_configured_namespaces(connect, gateway):
 @pytest.mark.parametrize(
     ("labels", "field", "value"),
     [
-        ({MIN_LABEL: "many"}, "min", None),
-        ({MAX_LABEL: "-1"}, "max", None),
-        ({MAX_LABEL: "9" * 5000}, "max", None),
+        ({MIN_LABEL: "0"}, "min", 0),
+        ({MAX_LABEL: "9"}, "max", 9),
+        ({MAX_LABEL: ""}, "max", None),
         ({MODE_LABEL: "off"}, "mode", "off"),
         ({MODE_LABEL: "recommend"}, "mode", "recommend"),
         ({MODE_LABEL: ""}, "mode", "active"),
@@ -81,6 +81,14 @@ def test_a_mode_that_is_none_is_an_error_of_this_function_alone(connect, gateway
     error = str(scales["vision.openfaas-fn"])
     assert "vision.openfaas-fn: label com.tailbound.mode: 'Off' must be one of active, recommend" in error
     assert isinstance(scales["text.staging"], Scale)
+
+
+@pytest.mark.parametrize("labels", [{MIN_LABEL: "many"}, {MAX_LABEL: "-1"}, {MAX_LABEL: "9" * 5000}])
+def test_a_bound_that_is_no_number_is_an_error_of_this_function_alone(platform, gateway, labels):
+    gateway.functions["vision"].labels = labels
+    scales = platform.scales()
+    assert f"label {min(labels)}" in str(scales["vision.openfaas-fn"])
+    assert [name for name, scale in scales.items() if not isinstance(scale, Scale)] == ["vision.openfaas-fn"]
 
 
 def test_a_count_is_asked_for_with_name_and_namespace(platform, gateway):

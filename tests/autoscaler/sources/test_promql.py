@@ -1,5 +1,6 @@
 """Query text has the forms that matter, and anything that is no number is no data."""
 
+import json
 import math
 import re
 from dataclasses import fields
@@ -55,6 +56,17 @@ def test_queries_every_signal_has_one_and_nothing_is_left_open():
     for text in (text for texts in asked for text in texts.values()):
         assert "$" not in text
         assert "[" not in SPANS.sub("", re.sub(r'"[^"]*"', "", text))
+
+
+@given(st.text(min_size=1), st.text())
+def test_new_queries_any_name_is_matched_alone_and_stays_inside_its_label(name, other):
+    (text,) = set(
+        re.findall(r'function_name=~("(?:[^"\\\\]|\\\\.)*")', new_queries([name], 7.5, 2.0)["rate"])
+    )
+    # RE2's escape of a character, which Python's re has not.
+    pattern = re.sub(r"\\x\{([0-9a-f]+)\}", lambda found: re.escape(chr(int(found[1], 16))), json.loads(text))
+    assert re.fullmatch(pattern, name)
+    assert other == name or not re.fullmatch(pattern, other)
 
 
 @given(st.dictionaries(names, st.floats()))
