@@ -212,6 +212,22 @@ def test_requests_that_kill_their_workers_fail_alone_in_the_midst_of_traffic_and
         assert (dog.folder / "trace").read_text() == "loaded "
 
 
+def test_function_that_interrupts_its_own_import_later_loses_that_worker_alone(tmp_path: Path):
+    handler = f"""
+        import os, pathlib
+        seen = pathlib.Path({str(tmp_path / "seen")!r})
+        if seen.exists() and seen.read_text() == "once":
+            seen.write_text("twice")
+            raise KeyboardInterrupt
+        seen.write_text(seen.read_text() + "more" if seen.exists() else "once")
+        def handle(event, context):
+            return os._exit(1) if event.body == b"kill" else b"ok"
+    """
+    with watchdog(handler, preload="false") as dog:
+        assert dog.call(body=b"kill").status == 502
+        assert dog.call().body == b"ok"
+
+
 THREAD = "threading.Thread(target=threading.Event().wait, name='poller', daemon=True).start()"
 NATIVE = "import torch; torch.set_num_threads(2); torch.rand(999, 999) @ torch.rand(999, 999)"
 CUDA = (
@@ -229,6 +245,7 @@ KILLED = "os.kill(os.getpid(), signal.SIGSEGV)"
             KILLED,
             "3 workers in a row died while loading the handler; the last one was killed by SIGSEGV",
         ),
+        ("auto", "raise KeyboardInterrupt", "load() failed: KeyboardInterrupt"),
         ("true", "raise OSError('no weights')", "load() failed: OSError: no weights"),
         ("true", "os._exit(7)", "gunicorn ended with status 7 while it preloaded the handler"),
         ("true", KILLED, "gunicorn was killed by SIGSEGV while it preloaded the handler"),

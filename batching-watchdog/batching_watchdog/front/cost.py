@@ -38,7 +38,7 @@ class CostFunction:
             if not 0.0 < cost < inf:
                 raise ValueError(f"cost(event) returned {cost!r}, which is no positive, finite number")
             found = frexp(cost)[1] + OWN_BUCKETS
-        except (Exception, SystemExit) as error:  # the function's code may raise anything
+        except BaseException as error:  # the function's code may raise anything
             found = len(body).bit_length()
             if not metrics.cost_failures:
                 text = "cost.py: cost(event) failed; using the length of the body. Logged once."

@@ -6,6 +6,7 @@ Next step: ``serve`` sends the replies back.
 """
 
 import json
+import os
 import socket
 import sys
 import time
@@ -53,6 +54,8 @@ class Handler:
             raise HandlerNotLoaded(
                 f"{module.__file__} defines neither handle_batch(events, context) nor handle(event, context)"
             )
+        self._pid = os.getpid()
+        """The process that serves."""
         self.repeated = False
         """Whether the last batch failed as a whole and ran again in parts."""
         self._told_of_batches = False
@@ -71,7 +74,7 @@ class Handler:
             doing = "example()"
             self.example: bytes | None = example() if example else None
         # Any error of load() ends the start with one message, and so does sys.exit().
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             raise HandlerNotLoaded(explain(doing, error), trace_of(error)) from error
         if not isinstance(self.example, bytes | None):
             kind = type(self.example).__name__
@@ -80,6 +83,7 @@ class Handler:
     def serve(self, events: Sequence[Event]) -> list[Reply]:
         """Return one reply per event, in order. A batch that fails runs again in halves, and so do they."""
         self.repeated = False
+        self._pid = os.getpid()
         if self._handle_batch is None:
             return [self._serve_alone(event) for event in events]
         return self._serve_together(events)
@@ -95,7 +99,8 @@ class Handler:
                 problem = f"handle_batch returned {len(results)} results for {len(events)} events"
             else:
                 return [self._reply(result, event) for result, event in zip(results, events, strict=True)]
-        except Exception as error:  # a handler may raise anything; which event is at fault shows alone
+        except BaseException as error:  # a handler may raise anything; which event is at fault shows alone
+            self._leave_if_forked()
             problem = trace_of(error)
         if len(events) == 1:
             return [self._failure(problem, events[0])]
@@ -113,12 +118,18 @@ class Handler:
         assert self._handle is not None, "checked on loading"  # noqa: S101 - for the type checker
         try:
             return self._reply(self._handle(event, self._context), event)
-        except Exception as error:  # a handler may raise anything
+        except BaseException as error:  # a handler may raise anything
+            self._leave_if_forked()
             trace = trace_of(error)
             try:
                 return self._reply(error.get_response(), event)  # type: ignore[attr-defined] # Flask's abort() has it
             except Exception:  # it has none, or cannot make it
                 return self._failure(trace, event)
+
+    def _leave_if_forked(self) -> None:
+        """Raise the current exception again in a process that the handler forked: sys.exit() ends it so."""
+        if os.getpid() != self._pid:
+            raise  # noqa: PLE0704 - called while one is handled
 
     def _reply(self, result: Any, event: Event) -> Reply:
         """Return the reply to a handler's result (the watchdog's README, "The handler")."""
@@ -143,7 +154,13 @@ class Handler:
         ):
             headers = result.get("headers") or {}
             return self._with_status(result.get("body"), result.get("statusCode", 200), headers, event)
-        if isinstance(result, tuple) and 2 <= len(result) <= 3 and isinstance(result[1], int):
+        # A number is no body, as in Flask: a pair of score and label is a result of its own.
+        if (
+            isinstance(result, tuple)
+            and 2 <= len(result) <= 3
+            and isinstance(result[1], int)
+            and not (isinstance(result[0], int | float) or hasattr(result[0], "tolist"))
+        ):
             return self._with_status(result[0], result[1], result[2] if len(result) > 2 else {}, event)
         if hasattr(result, "get_data") and hasattr(result, "status_code"):  # a Flask or werkzeug Response
             return self._with_status(result.get_data(), result.status_code, result.headers, event)

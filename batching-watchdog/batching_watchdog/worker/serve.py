@@ -19,10 +19,12 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final, NoReturn
 
 from gunicorn.workers.base import Worker
@@ -81,9 +83,21 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
     def init_process(self) -> None:
         """Start the worker as gunicorn does, and make it die with the arbiter even by SIGKILL."""
         die_with_parent(signal.SIGKILL, self.ppid)
-        super().init_process()
+        try:
+            super().init_process()
+        except KeyboardInterrupt:  # the function's own: gunicorn would end itself, from within this process
+            traceback.print_exc()
+            sys.exit(1)
         if self.app.callable is not None:
             leave_fork()
+
+    def handle_quit(self, _sig: int, _frame: FrameType | None) -> None:
+        """Leave at once on SIGQUIT and SIGINT, by no exception: the handler could catch it."""
+        leave_at_once(0)
+
+    def handle_abort(self, _sig: int, _frame: FrameType | None) -> None:
+        """Leave at once on SIGABRT, by which gunicorn ends a worker that hangs."""
+        leave_at_once(1)
 
     def load_wsgi(self) -> None:
         """Load the function in place of a WSGI application; gunicorn calls this before ``run``."""
@@ -251,6 +265,14 @@ def leave_fork() -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def leave_at_once(status: int) -> NoReturn:
+    """End this process with ``status`` and without cleaning up, but write the output that it holds."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # closed, or interrupted while it wrote
+            stream.flush()
+    os._exit(status)
 
 
 def stack_folder() -> Path:

@@ -123,6 +123,8 @@ TEXT, JSON = "text/plain; charset=utf-8", "application/json"
         ("{'body': 'x', 'headers': {'Content-Type': 'text/css'}}", 200, "text/css", b"x"),
         ("('made', 201)", 201, TEXT, b"made"),
         ("('made', 201, {'Content-Length': '9'})", 201, TEXT, b"made"),
+        ("(0.93, 281)", 200, JSON, b"[0.93,281]"),
+        ("(__import__('numpy').float32(0.5), 3)", 200, JSON, b"[0.5,3]"),
         ("__import__('flask').Response('x', 202, mimetype='text/css')", 202, "text/css; charset=utf-8", b"x"),
         ("__import__('flask').abort(404)", 404, "text/html; charset=utf-8", None),
         ("ValueError('too short')", 500, TEXT, b"too short\n"),
@@ -195,6 +197,26 @@ def test_batch_that_raises_is_run_again_in_halves_and_reported_by_the_event_at_f
     assert function.serve(b"1")[0].body == b"1.0"
     assert not function.handler.repeated
     assert sys.modules["function.handler"].batches == [16, 8, 4, 4, 2, 1, 1, 2, 8, 1]
+
+
+@pytest.mark.parametrize("function", ["handle", "handle_batch"])
+@pytest.mark.parametrize(
+    "error", ["SystemExit('usage: ...')", "KeyboardInterrupt", "asyncio.CancelledError", "GeneratorExit"]
+)
+def test_error_that_is_no_exception_fails_its_request_alone(load: Load, function: str, error: str):
+    answer = "answer(each)" if function == "handle" else "[answer(event) for event in each]"
+    loaded = load(f"""
+        import asyncio
+        def answer(event):
+            if event.body == b"bad":
+                raise {error}
+            return event.body
+        def {function}(each, context):
+            return {answer}
+    """)
+    good, bad = loaded.serve(b"good", b"bad")
+    assert (good.body, bad.status, bad.failed) == (b"good", 500, True)
+    assert error.partition("(")[0] in loaded.failures[0].trace
 
 
 @pytest.mark.parametrize(

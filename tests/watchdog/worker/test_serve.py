@@ -122,3 +122,23 @@ async def test_worker_does_not_run_what_was_cancelled_before_it_began(heard: Hea
     connection.cancel([0])  # too late, and of no consequence to the next
     connection.send(batch(b"g", path=b"/seen"))
     assert (await heard.answers.get())[0][0].body == b"a c e g"
+
+
+FORKING = """
+import os, sys
+
+def handle(event, context):
+    child = os.fork()
+    if not child:
+        sys.exit(3)
+    return str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@within(partial(a_worker, FORKING), gives=2)
+async def test_process_that_the_handler_forks_ends_by_sys_exit_and_answers_nothing(
+    heard: Heard, connection: Connection
+):
+    connection.send(batch(b""))
+    replies, _ = await heard.answers.get()
+    assert [reply.body for reply in replies] == [b"3"]
