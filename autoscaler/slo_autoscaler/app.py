@@ -139,12 +139,11 @@ def run(config: Config, *, once: bool, most: Mode = "active", lock: str | None =
                 serving.callback(listener.stop)
                 listener.start()
         logger.info(
-            "slo-autoscaler %s: %s, every %gs; /metrics, /healthz and /decisions on %s:%d%s%s",
+            "slo-autoscaler %s: %s, every %gs; /metrics, /healthz and /decisions on %s%s%s",
             __version__,
             config.platform.place,
             config.interval,
-            config.web.host,
-            web.port,
+            web.address,
             "" if page is None else f"; status page on {page.url}",
             "" if most == "active" else f"; no function's mode exceeds {most}",
         )

@@ -324,12 +324,7 @@ class Controller:
         budget = self._config.fleet.budgets.get(group)
         if budget is None:
             return inf
-        held = 0
-        for target in self._targets.values():
-            if target.spec.group == group and target.scale is not None and target.scale.mode != "shadow":
-                asked = None if target.memory is None else target.memory.asked
-                held += max(target.scale.desired, 0 if asked is None else asked.replicas)
-        return budget - held
+        return budget - sum(_held(target) for target in self._targets.values() if target.spec.group == group)
 
     def _observe(self) -> tuple[Mapping[str, Observation] | None, int]:
         """Return the observations and 0, or None and 1 for a failure."""
@@ -480,8 +475,11 @@ class Controller:
             if group in members and wish.scale.mode != "shadow":
                 members[group].append(name)
         now = self._clocks.monotonic()
+        # Those that back off or were not read keep their replicas.
+        left_out = [target for name, target in self._targets.items() if name not in wishes] if members else []
         for group, names in members.items():
             held = sum(wishes[name].scale.desired for name in names if wishes[name].holds)
+            held += sum(_held(target) for target in left_out if target.spec.group == group)
             claims = {
                 name: claim(wishes[name], target.memory, now)
                 for name in names
@@ -659,6 +657,14 @@ def _with_labels(spec: Spec, scale: Scale) -> Spec:
     if scale.zero_after is None:
         return spec
     return replace(spec, scale_to_zero_after=None if isinf(scale.zero_after) else scale.zero_after)
+
+
+def _held(target: _Target) -> int:
+    """Return the replicas of a function that count against a budget, requested ones included."""
+    if target.scale is None or target.scale.mode == "shadow":
+        return 0
+    asked = None if target.memory is None else target.memory.asked
+    return max(target.scale.desired, 0 if asked is None else asked.replicas)
 
 
 def _backs_off(target: _Target) -> bool:

@@ -123,6 +123,7 @@ def gateway():
 
 
 A, B = "a.openfaas-fn", "b.openfaas-fn"
+MODE = "com.tailbound.mode"
 
 
 def test_reconcile_busy_function_scales_it_and_tells_the_decision(gateway):
@@ -323,6 +324,21 @@ def test_reconcile_functions_share_the_replicas_of_the_fleet(gateway, settings, 
         assert "FleetFull" in {line["reason"] for line in bench.lines}
 
 
+@pytest.mark.parametrize(
+    ("labels", "faults"),
+    [({MODE: "of"}, {}), ({}, {"POST /system/scale-function/b": doubles.status(500)})],
+    ids=["unreadable", "not scaled"],
+)
+def test_reconcile_replicas_of_a_function_that_backs_off_stay_its_own_in_the_fleet(gateway, labels, faults):
+    settings = {"fleet.replicas": 3, "functions": {B: {"priority": 9.0}}}
+    with Bench(gateway, {A: CALM, B: CALM}, *[{A: BUSY, B: BUSY}] * 8, **settings) as bench:
+        bench.reconcile()
+        gateway.functions["b"].labels = labels
+        gateway.faults |= faults
+        bench.times(8)
+        assert max([body["replicas"] for body in gateway.posted], default=2) <= 2
+
+
 def test_replicas_that_are_missing_are_asked_for_before_others_are_given_away(gateway):
     gateway.functions["a"].replicas = 5
     calm = {A: replace(CALM, up_replicas=5.0), B: CALM}
@@ -448,7 +464,6 @@ def test_reconcile_leader_that_loses_its_place_changes_nothing_more(gateway):
 
 
 SHADOW = {"functions": {A: {"mode": "shadow"}}}
-MODE = "com.tailbound.mode"
 
 
 def desired(bench, name=A):

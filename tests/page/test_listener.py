@@ -164,6 +164,19 @@ def test_addresses_of_both_kinds_are_heard(host, reached):
             each.stop()
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_address_is_the_host_and_port_of_a_url(host):
+    try:
+        server = Server("web", create_app(CollectorRegistry(), bool, Told()), host, 0)
+    except ConfigError as error:
+        pytest.skip(str(error))
+    server.start()
+    try:
+        assert get(f"http://{server.address}/healthz")[0] in (200, 503)
+    finally:
+        server.stop()
+
+
 @pytest.mark.parametrize("kind", ["web", "probes"])
 def test_a_taken_port_is_named_and_one_that_never_served_comes_back(web, kind):
     def another(port):

@@ -17,7 +17,7 @@ class Page:
         self._reader = Reader(config.prometheus)
         host, app = config.web.page_host, create_app(config, decided, alive, self._reader)
         self._server = Server("page", app, host, config.web.page_port or 0)
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self._server.port}"
+        self.url = f"http://{self._server.address}"
 
     def start(self) -> None:
         """Start serving in threads of its own."""

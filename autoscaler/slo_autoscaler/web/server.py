@@ -46,6 +46,7 @@ class Server:
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
         listening = listen(host, port)
         self.port = int(listening.getsockname()[1])
+        self.address = f"{f'[{host}]' if ':' in host else host}:{self.port}"
         self._sockets: dict[int, Any] = {}
         self._server = create_server(
             app,
