@@ -372,17 +372,23 @@ class _LockFile:
     """``/tmp/.lock`` (TMPDIR is honored): what exec probes and the image's HEALTHCHECK look for."""
 
     def __init__(self) -> None:
-        self._path = Path(tempfile.gettempdir()) / ".lock"
+        self._written: Path | None = None
 
     def __enter__(self) -> None:
         try:
-            self._path.write_bytes(b"")
+            path = Path(tempfile.gettempdir()) / ".lock"
+            path.write_bytes(b"")
+            self._written = path
         except OSError as error:
             # HTTP probes do not need it, so a read-only /tmp must not stop the function.
             log.warning("the lock file cannot be written, exec health probes will fail: %s", error)
 
     def __exit__(self, *_: object) -> None:
-        self._path.unlink(missing_ok=True)
+        try:
+            if self._written is not None:
+                self._written.unlink(missing_ok=True)
+        except OSError as error:  # nor may it stop the drain
+            log.warning("the lock file cannot be removed, exec health probes will not fail: %s", error)
 
 
 @contextlib.asynccontextmanager

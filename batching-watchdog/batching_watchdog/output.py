@@ -113,6 +113,8 @@ def install(notice: Callable[[str, int], str]) -> Callable[[], int]:
     the dropped lines.
     """
     outputs: list[Output] = []
+    if sys.stdin is None:
+        os.open(os.devnull, os.O_RDONLY)  # libuv aborts where a pipe to a child has a number below three
     for name in ("stdout", "stderr"):
         # None: it was closed before the start. No socket may get its number, and what is printed is lost.
         stream: TextIO = getattr(sys, name) or Path(os.devnull).open("w")  # noqa: SIM115 - never closed

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -305,3 +306,21 @@ def test_a_taken_port_stops_the_start_and_leaves_its_holders_lock_file_alone():
             f"batching-watchdog: port={dog.port}: cannot listen on it: Address already in use"
         )
         assert (dog.folder / ".lock").exists()
+
+
+def test_lock_file_that_is_not_ours_stops_neither_the_start_nor_the_drain(tmp_path: Path):
+    (tmp_path / ".lock").mkdir()
+    with watchdog(ECHO, TMPDIR=str(tmp_path)) as dog:
+        assert dog.stop() == 0
+        assert (tmp_path / ".lock").is_dir()
+
+
+def test_no_folder_for_temporary_files_stops_the_start_with_one_line():
+    start = "import tempfile; tempfile.tempdir = '/none'; import batching_watchdog.__main__ as m; m.main()"
+    dog = Watchdog(ECHO, {}, command=(sys.executable, "-c", start))
+    try:
+        assert dog.ended() == 1
+        (line,) = dog.log.splitlines()
+        assert "TMPDIR" in line
+    finally:
+        dog.clean_up()

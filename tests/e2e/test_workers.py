@@ -228,6 +228,22 @@ def test_function_that_interrupts_its_own_import_later_loses_that_worker_alone(t
         assert dog.call().body == b"ok"
 
 
+def test_handler_whose_load_changes_the_folder_is_loaded_again_in_the_one_of_the_start():
+    handler = """
+        import os, threading
+        def load():
+            folder = os.getcwd()
+            os.chdir("/")
+            threading.Thread(target=threading.Event().wait, daemon=True).start()  # no fork after this one
+            return folder
+        def handle(event, context):
+            return context.model
+    """
+    with watchdog(handler) as dog:
+        assert "preload=auto: " in dog.log
+        assert dog.call().body.decode() == os.getcwd()
+
+
 THREAD = "threading.Thread(target=threading.Event().wait, name='poller', daemon=True).start()"
 NATIVE = "import torch; torch.set_num_threads(2); torch.rand(999, 999) @ torch.rand(999, 999)"
 CUDA = (

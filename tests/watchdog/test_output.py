@@ -112,13 +112,14 @@ def test_line_that_a_failure_cut_is_ended_before_the_next(tmp_path: Path, monkey
     assert (tmp_path / "log").read_text() == "cut i\n1 missing\n"
 
 
-def test_stream_that_was_closed_before_the_start_is_taken_by_no_socket():
-    script = """
+@pytest.mark.parametrize("closed", ["1>&-", "0<&-"])
+def test_stream_that_was_closed_before_the_start_is_taken_by_no_socket(closed: str):
+    script = f"""
 import os, sys
 from batching_watchdog.output import install
-install("{} {}".format)
+install("{{}} {{}}".format)
 print("lost", flush=True)
-print(os.path.samefile("/dev/fd/1", os.devnull), file=sys.stderr)
+print(os.path.samefile("/dev/fd/{closed[0]}", os.devnull), file=sys.stderr)
 """
-    command = ["sh", "-c", 'exec "$0" -c "$1" >&-', sys.executable, script]
-    assert subprocess.run(command, check=True, stderr=subprocess.PIPE).stderr == b"True\n"
+    command = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, script]
+    assert subprocess.run(command, check=True, capture_output=True).stderr == b"True\n"

@@ -67,7 +67,10 @@ class WorkerPool:
         self._tasks = Tasks()
         self.failed = self._tasks.failed
         """Ends with ``HandlerNotLoaded`` or ``StartFailed`` if no worker ever came up."""
-        self._directory = Path(tempfile.mkdtemp(prefix="watchdog-"))
+        try:
+            self._directory = Path(tempfile.mkdtemp(prefix="watchdog-"))
+        except OSError as error:
+            raise StartFailed(f"the workers need a folder for temporary files (TMPDIR): {error}") from error
         command = gunicorn_command(config, self._socket, self._directory)
         self._gunicorn = Child("gunicorn", command, config, environ, self._tasks)
         self._gunicorn.environment["load_stacks"] = str(self._directory)

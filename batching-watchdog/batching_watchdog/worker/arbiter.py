@@ -43,6 +43,8 @@ SETTLE_SECONDS: Final = 0.5
 """Time in which a thread that load() has joined must leave the kernel's list."""
 SHOWN: Final = 5
 """Maximum number of threads or files that a message names."""
+STARTED_IN: Final = Path.cwd()
+"""Folder in which this process started. load() may change it, and the function's paths may be relative."""
 _HARMLESS: Final = frozenset(("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"))
 """Files that processes may share."""
 _HINTS: Final = {
@@ -215,6 +217,7 @@ def begin_again(reason: str) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os.environ["preload"] = "false"
+    os.chdir(STARTED_IN)
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this very command
 
 
