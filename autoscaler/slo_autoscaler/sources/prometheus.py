@@ -10,6 +10,8 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -54,7 +56,9 @@ class Server:
         """Raises ``ConfigError`` if a file with credentials is missing. ``name`` is the threads'."""
         self._url = config.url
         self._timeout = config.timeout
-        self._client = _client(config)
+        self._partial: str | None = None
+        """Warning of an answer that lacks the data of some store."""
+        self._client = _client(config, self._note_partial)
         self._pool = ThreadPoolExecutor(CONCURRENT_QUERIES, thread_name_prefix=name)
 
     def submit(self, ask: Callable[..., T], *arguments: object) -> Future[T]:
@@ -97,6 +101,19 @@ class Server:
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
+    def take_partial(self) -> str | None:
+        """Return the warning of an answer, since the last call, that lacks the data of some store."""
+        found, self._partial = self._partial, None
+        return found
+
+    def _note_partial(self, response: Response, **_: object) -> None:
+        # A value cannot hold this: its quotes have backslashes. So hardly any answer is parsed twice.
+        if _WARNINGS not in response.content:
+            return
+        with suppress(*_FOREIGN):
+            warnings = (text for text in response.json()["warnings"] if not text.startswith(_ABOUT_QUERY))
+            self._partial = next(warnings, self._partial)
+
     def _read(self, answer: Callable[[], T], query: str) -> T:
         """Return the result of ``answer``; turn every error of the client into a ``SourceError``."""
         try:
@@ -107,7 +124,13 @@ class Server:
             raise SourceError(f"{self._url}: {brief(error)}") from error
 
 
-def _client(config: Settings) -> PrometheusConnect:
+_WARNINGS: Final = b'"warnings":['
+"""Key of an answer to which not every store has contributed (Thanos, remote read), and of other advice."""
+_ABOUT_QUERY: Final = "PromQL "
+"""Begin of a warning about the query itself."""
+
+
+def _client(config: Settings, check: Callable[..., None]) -> PrometheusConnect:
     """Return a client with the configured credentials. Raises ``ConfigError`` if a file is missing."""
     auth = None
     if config.bearer_token_file is not None:
@@ -116,7 +139,7 @@ def _client(config: Settings) -> PrometheusConnect:
         password = Secret("prometheus.basic_auth.password_file", config.basic_auth.password_file)
         auth = Authorization(password, config.basic_auth.username)
     session = open_session(config.url, "prometheus", tls=config.tls, auth=auth, headers=config.headers)
-    session.hooks["response"] = [_refuse]
+    session.hooks["response"] = [_refuse, check]
     adapter = session.get_adapter(config.url)
     connection = PrometheusConnect(url=config.url, timeout=config.timeout, retry=0, session=session)
     # The client has installed its own adapter there.
@@ -165,6 +188,8 @@ class PrometheusSource:
         )
         self._advised: str | None = None
         """The last logged advice."""
+        self._partial: str | None = None
+        """The last warning of partial answers."""
         self._server = Server(config, "prometheus")
 
     def observe(self) -> dict[str, Observation]:
@@ -174,6 +199,7 @@ class PrometheusSource:
         silent for as long. Until then it holds one of a few threads, so late queries cannot pile up.
         """
         end = time.monotonic() + self._config.timeout
+        self._server.take_partial()  # of queries for other times
         own = self._asked(self._queries)
         theirs = self._asked(self._gateway_queries)
         (having_new,) = self._asked({"": self._new_replicas}).values()
@@ -183,7 +209,15 @@ class PrometheusSource:
         found = {signal: query.result() for signal, query in own.items()} | seldom
         seen = promql.observations(found | self._with_new(found, having_new.result(), end))
         answers = {signal: query.result() for signal, query in theirs.items()} | seldom
-        return seen | promql.gateway_observations(answers, self._gateway)
+        seen |= promql.gateway_observations(answers, self._gateway)
+        partial = self._server.take_partial()
+        if partial != self._partial and partial is not None:
+            logger.warning("Prometheus' answers are partial, so nothing is scaled down: %s", partial)
+        self._partial = partial
+        if partial is not None:
+            # Queries may lack different stores: no count of replicas proves that the rates have them all.
+            seen = {name: replace(each, rated_replicas=0.0) for name, each in seen.items()}
+        return seen
 
     def history(self, span: float) -> dict[str, Past]:
         """Return the history of the last ``span`` seconds, one value per scrape, within ``timeout``.

@@ -56,6 +56,30 @@ def test_observe_wrong_answer_is_a_source_error_without_retries(server, source, 
     assert len(server.requests) <= len(source._queries)
 
 
+SERIES = VECTOR % b'[{"metric": {"function_name": "a.fn"}, "value": [1, "2"]}]'
+
+
+@pytest.mark.parametrize(
+    ("warnings", "rated"),
+    [
+        (b"", 2.0),
+        (b', "warnings":["PromQL info: metric might not be a counter"]', 2.0),
+        (b', "warnings":["PromQL info: a", "receive series from store-1: connection refused"]', 0.0),
+    ],
+)
+def test_observe_answer_that_lacks_a_store_rates_no_replica(server, source, warnings, rated):
+    server.faults["GET"] = doubles.status(200, SERIES.removesuffix(b"}") + warnings + b"}")
+    assert source.observe()["a.fn"].rated_replicas == rated
+
+
+def test_observe_partial_answers_are_logged_once(server, source, caplog):
+    partial = SERIES.removesuffix(b"}") + b', "warnings":["store-1: connection refused"]}'
+    server.faults["GET"] = doubles.status(200, partial)
+    source.observe()
+    source.observe()
+    assert [each.levelname for each in caplog.records if "store-1" in each.getMessage()] == ["WARNING"]
+
+
 @pytest.mark.parametrize("fault", [doubles.hang, doubles.dribble])
 def test_observe_answers_that_do_not_end_are_given_up_and_do_not_pile_up(server, hasty, fault):
     released = threading.Event()
