@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol, TypeVar
 from slo_autoscaler.conflict import FEW, WITHIN, ScalerConflict
 from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError, SourceError
 from slo_autoscaler.fields import Mode
-from slo_autoscaler.journal import Entry, Journal
+from slo_autoscaler.journal import Entry, Journal, named
 from slo_autoscaler.law.allocate import allocate
 from slo_autoscaler.law.decide import Wish, claim, decided, raised, recommended
 from slo_autoscaler.law.history import KEPT, SLOT
@@ -112,6 +112,10 @@ class Plan(Protocol):
     def fleet(self) -> Fleet:
         """Budgets of replicas that functions share."""
 
+    @property
+    def functions(self) -> Mapping[str, Spec]:
+        """Settings of single functions, by name."""
+
     def target(self, function_name: str) -> Spec:
         """Return the settings of a function."""
 
@@ -150,6 +154,8 @@ class Controller:
         """Rates of earlier days that are not yet in a function's memory: (when it would be today, rate)."""
         self._earlier_due = 0.0
         self._logged: dict[str, str] = {}
+        self._unknown: set[str] = set()
+        """Functions with settings that the platform does not have."""
         self._conflicts: set[str] = set()
         """Functions that another autoscaler changes too."""
         self._warned = False
@@ -403,6 +409,7 @@ class Controller:
                     self._targets[name] = _Target(self._config.target(name))
                 elif self._targets[name].unreadable and isinstance(scale, Scale):
                     self._targets[name].unreadable, self._targets[name].skip = False, 0
+            self._log_unknown(listed)
             if self._direct is not None:
                 self._direct.watch(frozenset(listed))
             return {name: listed[name] for name in self._due(listed)}, 0
@@ -413,6 +420,15 @@ class Controller:
             last = {name: self._targets[name].scale for name in due}
             return {name: scale for name, scale in last.items() if scale is not None}, 1
         return self._read(due), 1
+
+    def _log_unknown(self, listed: Mapping[str, object]) -> None:
+        """Log settings of functions that do not exist, or no more: the name may be mistyped."""
+        unknown = {*self._config.functions} - listed.keys()
+        for name in sorted(unknown - self._unknown):
+            _, near = named(name, sorted(listed))
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            logger.info("functions.%s: the platform has no such function%s", name, hint)
+        self._unknown = unknown
 
     def _read(self, names: Sequence[str]) -> dict[str, Scale | PlatformError]:
         """Read functions one by one until ``timeout``; those left out come first the next time.

@@ -505,6 +505,17 @@ def test_reconcile_unreadable_function_is_logged_once_and_so_is_its_end(gateway,
         assert told == [("WARNING", True), ("INFO", True)]
 
 
+def test_reconcile_settings_of_a_function_that_is_not_there_are_logged_once_with_a_similar_name(
+    gateway, caplog
+):
+    caplog.set_level("INFO")
+    with Bench(gateway, *[{A: CALM, B: CALM}] * 2, functions={"aa.openfaas-fn": {}, B: {}}) as bench:
+        bench.times(2)
+    (told,) = [each.getMessage() for each in caplog.records if "functions." in each.getMessage()]
+    assert "aa.openfaas-fn" in told
+    assert A in told.partition(":")[2]
+
+
 def test_decisions_unreadable_function_has_the_reason_until_it_is_read(gateway):
     gateway.functions["a"].labels = {MODE: "of"}
     with Bench(gateway, *[{A: CALM, B: CALM}] * 2) as bench:
