@@ -58,6 +58,20 @@ def test_leaking_worker_is_replaced_after_max_requests_and_no_request_notices(wo
         assert dog.metric("watchdog_worker_restarts_total") == 0
 
 
+@pytest.mark.parametrize("preload", ["auto", "false"])
+def test_worker_whose_handler_has_a_thread_that_never_ends_is_replaced_after_max_requests(preload: str):
+    handler = """
+        import os, threading
+        def handle(event, context):
+            threading.Thread(target=threading.Event().wait).start()
+            return str(os.getpid())
+    """
+    with watchdog(handler, preload=preload, max_requests="1") as dog:
+        answers = [dog.call() for _ in range(4)]
+        assert [answer.status for answer in answers] == [200] * 4
+        assert len({answer.body for answer in answers}) >= 2
+
+
 def test_no_worker_is_replaced_for_its_age_while_draining():
     handler = (
         GATED

@@ -43,6 +43,8 @@ DUMP_SECONDS: Final = 0.5
 """Time for writing the stack of a load() that hangs."""
 REPORT_SECONDS: Final = 5.0
 """Time for which a worker that cannot load its handler stays: the backoff of such restarts."""
+LEAVE_SECONDS: Final = 1.0
+"""Time in which the function's threads and ``atexit`` functions must end in a worker that leaves."""
 _LIFE: Final = struct.Struct("d?")
 
 
@@ -88,6 +90,10 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         except KeyboardInterrupt:  # the function's own: gunicorn would end itself, from within this process
             traceback.print_exc()
             sys.exit(1)
+        # gunicorn forks the next worker only when this one has ended.
+        end = threading.Timer(LEAVE_SECONDS, leave_at_once, (0,))
+        end.daemon = True
+        end.start()
         if self.app.callable is not None:
             leave_fork()
 
