@@ -19,6 +19,7 @@ Next step: ``allocate`` where functions share a budget of replicas, then ``decid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import compress, count
 from math import ceil, floor, log
 from operator import mul
 from typing import Final
@@ -61,7 +62,7 @@ class Prediction:
     """Late share by the exponent of the load."""
 
     def __post_init__(self) -> None:
-        self._begin = next((index for index, weight in enumerate(self.odds) if weight), 0)
+        self._begin = next(compress(count(), self.odds), 0)
         self._weights = list(map(mul, self.odds[self._begin :], RATIOS[self._begin :]))
         self._total = sum(self._weights)
         self._shares = _shares(max(round(self.replica.spread, 2), 0.01))

@@ -8,7 +8,6 @@ moments the odds shrink towards those after any moment, towards chance, and towa
 ``history`` finds the moments; ``recommend`` weighs every count of replicas against these odds.
 """
 
-from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -38,21 +37,28 @@ TAIL: Final = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Counts of each of ``RATIOS``. A new count weighs ``unit``, which grows: older ones lose weight."""
+    """Counts of ``RATIOS``. A new count weighs ``unit``, which grows: older ones lose weight."""
 
-    counts: "array[float]" = field(default_factory=lambda: array("d", bytes(8 * len(RATIOS))))
+    counts: Mapping[int, float] = field(default_factory=dict)
+    """By bin, in order; most functions use few bins."""
     unit: float = 1.0
 
     def plus(self, bins: Iterable[int]) -> "Tally":
         """Return the tally with more moments, in order."""
-        counts, unit = self.counts[:], self.unit
+        counts, unit = dict(self.counts), self.unit
         for index in bins:
-            counts[index] += unit
+            counts[index] = counts.get(index, 0.0) + unit
             unit *= _GROWTH
         if unit > 1e9:
             # Far from the limits of a float.
-            counts, unit = array("d", (each / unit for each in counts)), 1.0
+            counts, unit = {index: count / unit for index, count in counts.items()}, 1.0
+        if len(counts) > len(self.counts):
+            counts = dict(sorted(counts.items()))
         return Tally(counts, unit)
+
+    def total(self) -> float:
+        """Return the sum of the counts."""
+        return sum(self.counts.values())
 
 
 _GROWTH: Final = 1.0 + 1.0 / MEMORY
@@ -75,11 +81,13 @@ class Levels:
         Its weight is the share of time that was spent there, times ``moments``, or times all moments if there
         were fewer. A rate beyond the range of ``RATIOS`` counts as another one.
         """
-        counts, begin = self.tally.counts, (_power(base) - STILL) % len(RATIOS)
-        each = min(1.0 / self.tally.unit, moments / max(sum(counts), 1.0))
-        higher = (counts[begin:] + counts[:begin])[STILL + 1 :]
-        ups = [weight + each * count for weight, count in zip(odds[STILL + 1 :], higher, strict=True)]
-        return [*odds[: STILL + 1], *ups]
+        returned, begin = list(odds), _power(base) - STILL
+        each = min(1.0 / self.tally.unit, moments / max(self.tally.total(), 1.0))
+        for level, count in self.tally.counts.items():
+            index = (level - begin) % len(RATIOS)
+            if index > STILL:
+                returned[index] += each * count
+        return returned
 
 
 def _power(rate: float) -> int:
@@ -120,11 +128,13 @@ class Followed:
         else:
             level, share = divmod(log(rate) / _LOG_SIMILAR, 1.0)
             still, below, above = STILL, self._at(int(level)), self._at(int(level) + 1)
-        low, high = (1.0 - share) / below.unit, share / above.unit
-        each = 1.0 / max(1.0, sum(self.any.counts))
-        before = _beforehand(still, round(2.0 * log(max(1.0, rate * window))))
-        rows = zip(before, below.counts, above.counts, self.any.counts, strict=True)
-        return [prior + low * one + high * other + each * any_ for prior, one, other, any_ in rows]
+        odds = list(_beforehand(still, round(2.0 * log(max(1.0, rate * window)))))
+        each = 1.0 / max(1.0, self.any.total())
+        weighed = ((below, (1.0 - share) / below.unit), (above, share / above.unit), (self.any, each))
+        for tally, weight in weighed:
+            for index, count in tally.counts.items():
+                odds[index] += weight * count
+        return odds
 
     def _at(self, level: int | None) -> Tally:
         return self.by_level.get(level, _EMPTY)
