@@ -102,12 +102,13 @@ class Memory:
         """Return the same with another ``idle_since``."""
         return self if since == self.idle_since else replace(self, idle_since=since)
 
-    def with_data(self, spec: Spec, now: float, **learned: Any) -> "Memory":
-        """Return the memory after usable data, with the fields ``learned`` from them."""
+    def with_data(self, spec: Spec, now: float, replicas: int, **learned: Any) -> "Memory":
+        """Return the memory after usable data: the replicas they need, and the fields ``learned`` from them."""
         passed, interval = max(0.0, now - self.seen_at), spec.timing.interval
         # After a gap one observation counts as one interval.
         observed = self.observed + (passed if passed <= 2.0 * interval else interval)
-        return replace(self, seen_at=now, observed=observed, **learned)
+        needs = self._needs(observed, replicas, self.held(spec))
+        return replace(self, seen_at=now, observed=observed, needs=needs, **learned)
 
     def needed(self, span: float) -> int:
         """Return the highest need of the last ``span`` observed seconds."""
@@ -115,12 +116,11 @@ class Memory:
 
     def with_need(self, replicas: int, longest: float) -> "Memory":
         """Return the same with one more need, without those older than ``longest`` observed seconds."""
-        kept = [
-            (when, count)
-            for when, count in self.needs
-            if count > replicas and self.observed - when <= longest
-        ]
-        return replace(self, needs=(*kept, (self.observed, replicas)))
+        return replace(self, needs=self._needs(self.observed, replicas, longest))
+
+    def _needs(self, observed: float, replicas: int, longest: float) -> tuple[tuple[float, int], ...]:
+        kept = [need for need in self.needs if need[1] > replicas and observed - need[0] <= longest]
+        return (*kept, (observed, replicas))
 
     def noticed(self, spec: Spec, scale: Scale, now: float) -> tuple["Memory", Scale]:
         """Return the memory after a read of the platform, and the scale with own writes over stale reads."""

@@ -125,7 +125,7 @@ def _by_latency_alone(
 
 
 def _seen(memory: Memory, scale: Scale, spec: Spec, now: float) -> Memory:
-    return memory.with_data(spec, now).with_need(0, memory.held(spec))
+    return memory.with_data(spec, now, 0)
 
 
 def _settled(spec: Spec, memory: Memory, now: float) -> bool:

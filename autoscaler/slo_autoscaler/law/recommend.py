@@ -24,6 +24,7 @@ from math import ceil, floor, log
 from operator import mul
 from typing import Final
 
+from slo_autoscaler.law.budget import Budget
 from slo_autoscaler.law.curve import Curve, curve
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.scenarios import RATIOS, STEP, STILL, Followed, with_rates
@@ -80,7 +81,7 @@ class Prediction:
     def _at(self, load: int) -> float:
         found = self._known.get(load)
         if found is None:
-            first = self._begin + min(max(load - STILL - _LOADS.start, 0), len(_LOADS) - len(RATIOS))
+            first = self._begin + min(max(load - STILL - _LOADS.start, 0), _LAST)
             shares = self._shares[first : first + len(self._weights)]
             found = self._known[load] = sum(map(mul, self._weights, shares)) / self._total
         return found
@@ -94,7 +95,8 @@ class Prediction:
         worth /= self.rate
 
         def enough(count: int) -> bool:
-            return self.late(count) - self.late(count + 1) < worth
+            late = self.late(count)
+            return late < worth or late - self.late(count + 1) < worth
 
         probes = [start + 1, start - 2, start - 1, start]
         while lowest < highest:
@@ -111,6 +113,8 @@ class Prediction:
 _LOG_STEP: Final = log(STEP)
 _LOADS: Final = range(-200, 400)
 """Exponents of ``STEP``: loads of a replica, as multiples of its goodput. Late shares are constant beyond."""
+_LAST: Final = len(_LOADS) - len(RATIOS)
+"""Index of the highest load from which on there is one for each ratio."""
 
 
 @lru_cache(maxsize=64)
@@ -130,10 +134,16 @@ def recommend(
     replica = curve(
         seen.capacity or 0.0, seen.slo_latency or 0.0, seen.slo_objective or 0.0, seen.service_time_single
     )
-    believed, lag, interval = _believed(spec, seen), spec.timing.rate_lag, spec.timing.interval
+    rate, newest = seen.arrival_rate or 0.0, seen.arrival_rate_now
+    believed, lag, interval = _believed(spec, rate, newest), spec.timing.rate_lag, spec.timing.interval
     horizon = memory.start_up(spec) + interval
-    memory = _learned(spec, seen, scale, memory, replica, believed, horizon, now)
-    budget, history = memory.budget, memory.history
+    history = memory.history.every(interval).after([(now, believed)], horizon)
+    late_now = replica.late((rate if newest is None else newest) / max(1, scale.available))
+    # Beyond the goodput a comparison says nothing of the curve below, until the backlog has left the rates.
+    settled = DRAINED_IN * horizon + 2.0 * lag
+    shares = (*[each for each in memory.late_shares if 0.0 < now - each[0] <= settled], (now, late_now))
+    stalled = _hanging(spec, seen, memory.stalled)
+    budget = _budget(spec, seen, memory, replica, shares, stalled, now)
     replica = replica.corrected(budget.correction, 1.0 - (seen.slo_objective or 0.0))
     base = max(believed, history.nothing)
 
@@ -165,8 +175,8 @@ def recommend(
     if drained > max(soon, scale.desired):
         reason = Reason.BACKLOG
     elif least + again > scale.desired:
-        late_now = replica.late(believed / max(1, scale.desired - again))
-        reason = Reason.LOAD_ABOVE_CAPACITY if late_now > allowed else Reason.PEAK_EXPECTED
+        late = replica.late(believed / max(1, scale.desired - again))
+        reason = Reason.LOAD_ABOVE_CAPACITY if late > allowed else Reason.PEAK_EXPECTED
     elif kept + again >= scale.desired > 1 and replica.late(believed / (scale.desired - 1)) <= allowed:
         reason = Reason.PEAK_EXPECTED
     elif late_share(seen) is None and (seen.burn_short or 0.0) > 1.0:
@@ -174,42 +184,34 @@ def recommend(
     found = Recommendation(
         least + again, reason, kept + again, rate=then.rate, allowed=allowed, worth=worth, late=then.late
     )
-    return found, memory.with_need(kept, memory.held(spec))
+    return found, memory.with_data(
+        spec, now, kept, late_shares=shares, stalled=stalled, history=history, budget=budget
+    )
 
 
-def _learned(
+def _budget(
     spec: Spec,
     seen: Observation,
-    scale: Scale,
     memory: Memory,
     replica: Curve,
-    believed: float,
-    horizon: float,
+    shares: Sequence[tuple[float, float]],
+    stalled: float,
     now: float,
-) -> Memory:
-    """Return the memory with this observation."""
-    rate = seen.arrival_rate or 0.0
-    newest = rate if seen.arrival_rate_now is None else seen.arrival_rate_now
+) -> Budget:
+    """Return ``memory.budget`` with this observation, and ``shares`` and ``stalled`` of it."""
     passed = min(max(0.0, now - memory.seen_at), spec.timing.longest_gap)
-    window = 2.0 * spec.timing.rate_lag
-    # Beyond the goodput a comparison says nothing of the curve below, until the backlog has left the rates.
-    settled = DRAINED_IN * horizon + window
-    shares = tuple((when, share) for when, share in memory.late_shares if 0.0 < now - when <= settled)
-    shares = (*shares, (now, replica.late(newest / max(1, scale.available))))
-    lately = [share for when, share in shares if now - when <= window]
+    lately = [share for when, share in shares if now - when <= 2.0 * spec.timing.rate_lag]
     expected = sum(lately) / len(lately)
-    overloaded = max(share for _, share in shares) > replica.late(replica.goodput)
-    late, hanging = late_share(seen), _hanging(spec, seen, memory.stalled)
-    budget = memory.budget.after(
+    overloaded = max([share for _, share in shares]) > replica.late(replica.goodput)
+    late = late_share(seen)
+    return memory.budget.after(
         passed,
         seen.rate or 0.0,
         expected if seen.burn_short is None else late or 0.0,
         None if late is None or overloaded else expected,
         seen.slo_objective or 0.0,
         spec.budget_period,
-    ).with_late(hanging - memory.stalled, seen.slo_objective or 0.0)
-    history = memory.history.every(spec.timing.interval).after([(now, believed)], horizon)
-    return memory.with_data(spec, now, late_shares=shares, stalled=hanging, history=history, budget=budget)
+    ).with_late(stalled - memory.stalled, seen.slo_objective or 0.0)
 
 
 def late_share(seen: Observation) -> float | None:
@@ -235,9 +237,8 @@ def _hanging(spec: Spec, seen: Observation, before: float) -> float:
     return before if seen.stalled is None else seen.stalled
 
 
-def _believed(spec: Spec, seen: Observation) -> float:
+def _believed(spec: Spec, rate: float, newest: float | None) -> float:
     """Return the current rate: that of the newest interval if it is higher than chance explains."""
-    rate, newest = seen.arrival_rate or 0.0, seen.arrival_rate_now
     interval = max(spec.timing.rate_lag, 1.0)
     noise = SIGMAS * (max(rate, 1.0 / interval) / interval) ** 0.5
     return newest if newest is not None and newest > rate + noise else rate
