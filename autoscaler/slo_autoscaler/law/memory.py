@@ -103,7 +103,7 @@ class Memory:
         return self if since == self.idle_since else replace(self, idle_since=since)
 
     def with_data(self, spec: Spec, now: float, replicas: int, **learned: Any) -> "Memory":
-        """Return the memory after usable data: the replicas they need, and the fields ``learned`` from them."""
+        """Return the memory after usable data: a need for ``replicas``, and the fields ``learned``."""
         passed, interval = max(0.0, now - self.seen_at), spec.timing.interval
         # After a gap one observation counts as one interval.
         observed = self.observed + (passed if passed <= 2.0 * interval else interval)
