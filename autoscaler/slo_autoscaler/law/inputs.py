@@ -8,7 +8,7 @@ from typing import Final
 
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.model import Recommendation, Scale
-from slo_autoscaler.signals import DERIVED, SIGNALS, Observation
+from slo_autoscaler.signals import INPUTS, SIGNALS, Observation
 from slo_autoscaler.spec import Spec
 
 
@@ -17,7 +17,7 @@ def numbers(
 ) -> dict[str, float | None]:
     """Return the numbers of a decision; None: unknown."""
     seen = seen or _NOT_SEEN
-    told: dict[str, float | None] = dict.fromkeys(DERIVED)
+    told = _UNKNOWN.copy()
     told.update(zip(SIGNALS, _signals(seen), strict=True))
     told |= {
         "desired": scale.desired,
@@ -42,6 +42,7 @@ def numbers(
     return told
 
 
+_UNKNOWN: Final[dict[str, float | None]] = dict.fromkeys(INPUTS)
 _NOT_SEEN: Final = Observation()
 _signals: Final = attrgetter(*SIGNALS)
 

@@ -16,6 +16,7 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from sys import intern
 from typing import Final
 
 from slo_autoscaler.errors import SourceError
@@ -218,10 +219,15 @@ def parse(result: object) -> dict[str, float]:
     if not isinstance(result, list):
         raise SourceError(f"expected a list of series, got {type(result).__name__}")
     try:
-        found = [(each["metric"].get(FUNCTION_LABEL), float(each["value"][1])) for each in result]
+        # The same object in each answer: no comparison of names reads them.
+        return {
+            intern(name): value
+            for each in result
+            if (name := each["metric"].get(FUNCTION_LABEL))
+            and math.isfinite(value := float(each["value"][1]))
+        }
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise SourceError(f"expected a series with metric and value, got {str(result)[:80]}") from None
-    return {name: value for name, value in found if name and math.isfinite(value)}
 
 
 def places(result: object) -> list[tuple[str, str]]:
