@@ -48,8 +48,8 @@ MAX_MODE_VARIABLE: Final = "SLO_AUTOSCALER_MAX_MODE"
 LOG_FORMAT_VARIABLE: Final = "SLO_AUTOSCALER_LOG_FORMAT"
 
 GC_THRESHOLD: Final = 1_000_000
-"""New objects that start a collection of cycles. A reconcile of 10,000 functions makes half as many, and almost
-none is in a cycle. With Python's 700, collection took half a reconcile, with 100,000 a sixth."""
+"""New objects that start a collection of cycles. A reconcile of 10,000 functions makes half as many, almost
+all in no cycle. With Python's 700, collection took half a reconcile, with 100,000 a sixth."""
 GC_SECONDS: Final = 300.0
 """Time between two collections, so that the cycles of a small fleet do not wait for so many objects."""
 

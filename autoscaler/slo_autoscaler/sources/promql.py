@@ -223,8 +223,8 @@ def parse(result: object) -> dict[str, float]:
         return {
             intern(name): value
             for each in result
-            if (name := each["metric"].get(FUNCTION_LABEL))
-            and math.isfinite(value := float(each["value"][1]))
+            if math.isfinite(value := float(each["value"][1]))
+            and (name := each["metric"].get(FUNCTION_LABEL))
         }
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise SourceError(f"expected a series with metric and value, got {str(result)[:80]}") from None
