@@ -17,7 +17,7 @@ Next step: ``allocate`` where functions share a budget of replicas, then ``decid
 """
 
 from collections.abc import Sequence
-from dataclasses import InitVar, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import compress
 from math import ceil, floor, log
@@ -47,7 +47,7 @@ class Prediction:
 
     base: float
     """Requests per second; the rates to come are multiples of it."""
-    odds: InitVar[Sequence[float]]
+    odds: Sequence[float]
     """Weight of each of ``RATIOS``."""
     replica: Curve
     rate: float = field(init=False)
@@ -62,12 +62,12 @@ class Prediction:
     _known: dict[int, float] = field(init=False, default_factory=dict)
     """Late share by the exponent of the load."""
 
-    def __post_init__(self, odds: Sequence[float]) -> None:
-        self._begin = next(compress(range(len(RATIOS)), odds), 0)
-        self._weights = list(map(mul, odds[self._begin :], RATIOS[self._begin :]))
+    def __post_init__(self) -> None:
+        self._begin = next(compress(range(len(RATIOS)), self.odds), 0)
+        self._weights = list(map(mul, self.odds[self._begin :], RATIOS[self._begin :]))
         self._total = sum(self._weights)
         self._shares = _shares(max(round(self.replica.spread, 2), 0.01))
-        self.rate = self.base * self._total / sum(odds)
+        self.rate = self.base * self._total / sum(self.odds)
 
     def late(self, replicas: int) -> float:
         """Return the predicted share of late requests with this many replicas, 0 to 1."""
