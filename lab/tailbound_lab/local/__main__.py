@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import math
 import signal
 import sys
 from collections.abc import Sequence
@@ -117,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     up.add_argument(
         "--hold-timeout",
-        type=float,
+        type=_seconds,
         default=30.0,
         metavar="SECONDS",
         help="time that a request waits for a first ready replica, also from zero [%(default)s]",
@@ -136,6 +137,16 @@ def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} must be a port number, 0 to 65535")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} must be seconds, at least 0")
+    return value
 
 
 if __name__ == "__main__":

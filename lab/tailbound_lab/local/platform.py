@@ -74,7 +74,10 @@ class Platform:
         self.settings = settings
         self._owns_run_dir = settings.run_dir is None
         self.run_dir = settings.run_dir or Path(tempfile.mkdtemp(prefix="local-openfaas-"))
-        self.run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StartError(f"{self.run_dir}: cannot be made a folder: {error.strerror}") from None
         _sweep_temporary()
         self._temporary = Path(tempfile.mkdtemp(prefix=f"lof-{os.getpid()}-"))
         self._secrets = Secrets(self.run_dir / "secrets")

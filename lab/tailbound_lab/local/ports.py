@@ -4,6 +4,7 @@ An outgoing connection may take a port from the kernel's range before the child 
 opens thousands. Below that range only listeners compete.
 """
 
+import errno
 import random
 import socket
 from pathlib import Path
@@ -27,6 +28,15 @@ def free_ports(count: int) -> list[int]:
         if _bindable(port):
             ports.add(port)
     raise OSError(f"no {count} free ports between {_LOWEST} and {highest}")
+
+
+def is_taken(port: int) -> bool:
+    """Return whether another program listens on the port of loopback; ended connections do not count."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE
+    return False
 
 
 def _bindable(port: int) -> bool:

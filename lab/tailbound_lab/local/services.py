@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import aiohttp
 import yaml
@@ -23,7 +24,7 @@ from slo_autoscaler.errors import ConfigError
 from tailbound_lab.local.errors import StartError
 from tailbound_lab.local.gateway import PASSWORD_FILE, USER_FILE
 from tailbound_lab.local.logs import LogFile
-from tailbound_lab.local.ports import free_ports
+from tailbound_lab.local.ports import free_ports, is_taken
 from tailbound_lab.local.supervisor import Launch, Supervisor
 
 _LAB: Final = Path(__file__).resolve().parents[2]
@@ -64,8 +65,12 @@ class Service:
     async def start(self, timeout: float) -> None:  # noqa: ASYNC109 - the poll below has its own deadline
         """Start it, for the first time or after a ``stop``, and return once it is ready.
 
-        Raises ``StartError`` with its last output if it exits, or is not ready within ``timeout`` seconds.
+        Raises ``StartError`` with its last output if it exits, or is not ready within ``timeout`` seconds;
+        also if another program has its port, whose answers would pass for its own.
         """
+        port = urlsplit(self._ready_url).port
+        if port is not None and is_taken(port):
+            raise StartError(f"{self.name}: cannot listen on 127.0.0.1:{port}: another program has the port")
         self._exits = 0
         self._supervisor.start()
         deadline = time.monotonic() + timeout

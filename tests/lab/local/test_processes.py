@@ -89,6 +89,26 @@ def test_a_service_that_does_not_come_up_is_an_error_with_its_last_words(tmp_pat
         asyncio.run(run())
 
 
+def test_a_service_whose_port_another_program_has_is_an_error(tmp_path):
+    async def run():
+        other = await asyncio.start_server(lambda _, writer: answer(writer), "127.0.0.1", 0)
+        port = other.sockets[0].getsockname()[1]
+        code = "import time; time.sleep(600)"
+        service = Service("web", lambda: python(code), tmp_path / "web.log", f"http://127.0.0.1:{port}/")
+        try:
+            await service.start(50.0)
+        finally:
+            await service.stop(0.0)
+            other.close()
+
+    async def answer(writer):
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    with pytest.raises(PlatformError, match="cannot listen on"):
+        asyncio.run(run())
+
+
 @on_platform()
 async def test_a_replica_has_its_own_folder_ports_and_a_clean_environment(client):
     os.environ["workers"] = "77"
@@ -174,12 +194,22 @@ def handle_batch(events, context):
 """
 
 
-@pytest.mark.parametrize(("option", "value"), [("--port", "eighty"), ("--image", "nothing")])
+@pytest.mark.parametrize(
+    ("option", "value"), [("--port", "eighty"), ("--image", "nothing"), ("--hold-timeout", "-1")]
+)
 def test_wrong_argument_ends_the_command_with_its_text_and_status_2(capsys, option, value):
     with pytest.raises(SystemExit) as stop:
         main(["up", option, value])
     assert stop.value.code == 2
     assert value in capsys.readouterr().err
+
+
+def test_run_folder_that_cannot_be_made_ends_the_command_with_one_line_and_status_1(capsys, tmp_path):
+    (tmp_path / "file").touch()
+    assert main(["up", "--no-prometheus", "--port", "0", "--run-dir", str(tmp_path / "file" / "run")]) == 1
+    error = capsys.readouterr().err
+    assert "file/run" in error
+    assert error.count("\n") == 1
 
 
 def test_missing_stack_ends_the_command_with_one_line_and_status_1(capsys):
