@@ -155,21 +155,15 @@ class _Replica(NamedTuple):
         size_late = sustainable if predicted[1] <= budget / 2 else largest
         deviations = [self.deviations[int(draw * len(self.deviations))] for draw in draws]
         free = [0.0] * self.workers
-        first = batches = late = waits = gone = 0
+        first = batches = late = waits = 0
         while first < count:
             if not batches % BATCHES:
-                if late > allowed:
-                    return None
                 yield
             came, now = arrivals[first], free[0]
             if now < came and waits:
-                size, oldest = min(waits, size_late), gone - waits
-                done = now + means[size] * deviations[batches % len(deviations)]
+                size, waits = min(waits, size_late), max(0, waits - size_late)
+                heapreplace(free, now + means[size] * deviations[batches % len(deviations)])
                 batches += 1
-                waits -= size
-                # Late by the upper quantile only: many are on time.
-                late -= oldest + size - bisect_left(arrivals, done - budget, oldest, oldest + size)
-                heapreplace(free, done)
                 continue
             now = max(now, came)
             end = bisect_right(arrivals, now, first)
@@ -181,7 +175,9 @@ class _Replica(NamedTuple):
                     start = bisect_left(arrivals, now + predicted[1] - budget, first, end)
                 late += start - first
                 waits += start - first
-                first = gone = start
+                if late > allowed:
+                    return None
+                first = start
                 if first == end:
                     continue
                 slack = arrivals[first] + budget - now

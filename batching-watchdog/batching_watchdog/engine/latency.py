@@ -49,9 +49,9 @@ RECENT: Final = 8
 chance that happens less than once in a thousand tries, for any distribution."""
 SURE: Final = 7.0
 """See ``slow_until``: a chance of one in a thousand."""
-DRIFT: Final = 1.1
-"""Minimum factor between their medians: the sample window follows smaller changes by itself. With 1.15, sizes
-that seldom run kept their old times after a change by an eighth, and the capacity was a tenth too high."""
+DRIFT: Final = 1.15
+"""Minimum factor between their medians: the sample window follows smaller changes by itself. With 1.25, sizes
+that seldom run kept their old times after a change by a fifth."""
 REACH: Final = 2
 """Multiple of the largest size that has run up to which capacity extrapolates. Larger ones were seldom needed
 at the maximum rate, and models of CPUs are slower in them than a line shows."""
@@ -332,27 +332,19 @@ class LatencyModel:
         sizes = [each.size for each in usual]
         spreads, above = _spreads(usual)
         self._longest = min(self.max_batch_size, 2 * self._largest)
-        means = _agree(sizes, [each.seconds for each in usual], known)
-        # By the square of the size: the end of the curve is extrapolated, and a single run must not turn it.
-        weights = [size * size * len(each.kept) for size, each in zip(sizes, known, strict=True)]
-        self._mean = _Curve(sizes, means, _slope(sizes, means, weights)[0])
+        self._mean = _curve(sizes, [each.seconds for each in usual], known)
         upper = [mean * (1.0 + above * of) for mean, of in zip(self._mean.seconds, spreads, strict=True)]
         self._upper = _Curve(sizes, _agree(sizes, upper, known), self._mean.slope)
-        runs = [len(each.deviations) for each in usual]
-        errors = [mean.seconds * of / sqrt(n) for mean, of, n in zip(usual, spreads, runs, strict=True)]
-        cautious = [each.seconds + CAUTION * error for each, error in zip(usual, errors, strict=True)]
-        means = _agree(sizes, [each.seconds for each in usual], known, hopeful=False)
-        # A line by the errors of its points is uncertain itself, and the more so the fewer sizes there are.
-        slope, error = _slope(sizes, means, [1.0 / max(LEAST, of) ** 2 for of in errors])
-        self._cautious = _Curve(sizes, _agree(sizes, cautious, known, hopeful=False), slope + CAUTION * error)
+        errors = [of / sqrt(len(each.deviations)) for of, each in zip(spreads, usual, strict=True)]
+        cautious = [each.seconds * (1.0 + CAUTION * of) for each, of in zip(usual, errors, strict=True)]
+        self._cautious = _curve(sizes, cautious, known, hopeful=False)
         self._best = self._find_best()
 
     def _find_best(self) -> int:
-        # At the sizes that ran: at a power of two the curve may be between a good size and a bad one.
         # Powers of two only: among all sizes, ties would let the best size creep down.
-        rates = [size / seconds for size, seconds in zip(self._mean.sizes, self._mean.seconds, strict=True)]
-        enough = max(rates) * (1 - TIE)
-        best = next(size for size, rate in zip(self.sizes_learned(), rates, strict=True) if rate >= enough)
+        rates = {size: size / self.predict_mean(size) for size in self.sizes_learned()}
+        enough = max(rates.values()) * (1 - TIE)
+        best = min(size for size, rate in rates.items() if rate >= enough)
         double = self._samples.get(_power(best) + 1)
         if double is None or len(double.kept) < TRIES or self._observed - double.last >= AGAIN_EVERY:
             return min(2 * best, 2 * self._largest, self.max_batch_size)
@@ -370,6 +362,14 @@ def _spreads(usual: Sequence[_Usual]) -> tuple[list[float], float]:
     mean = sum(len(each.deviations) * each.spread for each in several) / max(1, runs)
     spreads = [each.spread if len(each.deviations) >= TRIES else max(each.spread, mean) for each in usual]
     return spreads, max(0.0, distances[min(ceil(QUANTILE * (runs + 1)), runs) - 1]) if runs else 0.0
+
+
+def _curve(
+    sizes: Sequence[float], seconds: Sequence[float], known: Sequence[_Samples], *, hopeful: bool = True
+) -> _Curve:
+    """Return the curve through ``seconds``, with the contradictions of ``known`` resolved (``_agree``)."""
+    agreed = _agree(sizes, seconds, known, hopeful=hopeful)
+    return _Curve(sizes, agreed, _slope(sizes, agreed, [len(samples.kept) for samples in known]))
 
 
 def _relative(runs: Iterable[tuple[int, float, int]], expected: Callable[[int], float]) -> list[float]:
@@ -415,18 +415,20 @@ def _agree(
     return agreed
 
 
-def _slope(sizes: Sequence[float], seconds: Sequence[float], weights: Sequence[float]) -> tuple[float, float]:
-    """Return the seconds per further request, by least squares, and their error; proportional with one point.
+def _slope(sizes: Sequence[float], seconds: Sequence[float], runs: Sequence[int]) -> float:
+    """Return the seconds per further request, by least squares; proportional with only one point.
 
-    The error is right if a weight is the inverse of the variance of its ``seconds``.
+    The weight of a size is its square times its ``runs``: the end of the curve is extrapolated, and a single
+    run of the largest size must not turn it.
     """
     if len(sizes) == 1:
-        return seconds[0] / sizes[0], 0.0
+        return seconds[0] / sizes[0]
+    weights: list[float] = [size * size * number for size, number in zip(sizes, runs, strict=True)]
     total: float = sum(weights)
     mean_x = sum(map(mul, weights, sizes)) / total
     mean_y = sum(map(mul, weights, seconds)) / total
-    spread = sum([weight * (x - mean_x) ** 2 for weight, x in zip(weights, sizes, strict=True)])
+    spread = sum(weight * (x - mean_x) ** 2 for weight, x in zip(weights, sizes, strict=True))
     rise = sum(
-        [weight * (x - mean_x) * (y - mean_y) for weight, x, y in zip(weights, sizes, seconds, strict=True)]
+        weight * (x - mean_x) * (y - mean_y) for weight, x, y in zip(weights, sizes, seconds, strict=True)
     )
-    return max(0.0, rise / spread), 1.0 / sqrt(spread)
+    return max(0.0, float(rise / spread))

@@ -1,14 +1,13 @@
 """What workers sustain with the objective met, and what the front end and the cores leave of that."""
 
 from dataclasses import dataclass
-from itertools import pairwise
 from statistics import NormalDist
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batching_watchdog.engine.capacity import BUSIEST, EVERY, FIRST, PRECISION, CpuCost, Reading, sustained
+from batching_watchdog.engine.capacity import BUSIEST, EVERY, FIRST, CpuCost, Reading, sustained
 from watchdog.engine.queues import TABULAR, TEXT, VISION, VISION_TUNED, Law
 from watchdog.engine.simulation import Simulation
 
@@ -141,9 +140,9 @@ def test_workers_sustain_less_for_a_higher_objective_and_where_batches_vary_more
     rates = [
         sustained(Line(0.02, each), workers, 0.1, objective)[0] for objective in (0.9, 0.97, 0.99, 0.999)
     ]
-    assert all(lower <= PRECISION * higher for higher, lower in pairwise(rates))
+    assert rates == sorted(rates, reverse=True)
     rates = [sustained(Line(0.02, each, varies), workers, 0.1, 0.99)[0] for varies in (0.0, 0.2, 0.5, 0.9)]
-    assert all(lower <= PRECISION * higher for higher, lower in pairwise(rates))
+    assert rates == sorted(rates, reverse=True)
 
 
 def test_workers_that_take_one_request_at_a_time_sustain_less_than_their_throughput():
@@ -164,16 +163,8 @@ def test_workers_sustain_nothing_where_one_request_takes_the_slo():
     assert sustained(Line(0.08, 0.02), 4, 0.1, 0.99) == (0.0, 1.0)
 
 
-def test_requests_that_are_late_by_the_upper_quantile_only_count_as_on_time():
-    law: Law = lambda size: 0.06 * size  # noqa: E731 - it closes over what is tested
-    rate, _ = sustained(_Exact(law, tuple(NormalDist(1.0, 0.12).quantiles(100))), 2, 0.1, 0.99)
-    assert attained(law, 2, 0.1, 0.9 * rate, noise=0.12) >= 0.99
-    assert attained(law, 2, 0.1, 1.1 * rate, noise=0.12) < 0.99
-
-
-def attained(law: Law, workers: int, slo: float, rate: float, noise: float = 0.03) -> float:
+def attained(law: Law, workers: int, slo: float, rate: float) -> float:
     simulation = Simulation(law, workers=workers, slo_latency=slo, max_batch_size=256)
-    simulation.noise = noise
     simulation.run(rate / 3, 2)
     return simulation.run(rate, 8000 / rate).attainment()
 

@@ -190,14 +190,8 @@ def test_a_model_that_has_become_faster_is_believed_for_the_sizes_that_ran(size:
 
 def test_a_change_too_small_to_be_one_is_followed_within_a_window():
     model = learned(accelerator, POWERS, 64, times=20)
-    learn(model, scaled(1.05), POWERS, times=WINDOW + 8)
-    follows(model, scaled(1.05), (1, 8, 50, 64), within=0.03)
-
-
-def test_sizes_that_seldom_run_follow_a_change_by_an_eighth():
-    model = learned(accelerator, POWERS, 64, times=20)
-    learn(model, scaled(1.125), [1], times=RECENT + 4)
-    follows(model, scaled(1.125), (8, 64), within=0.02)
+    learn(model, scaled(1.1), POWERS, times=WINDOW + 8)
+    follows(model, scaled(1.1), (1, 8, 50, 64), within=0.03)
 
 
 def test_busy_cores_that_come_and_go_leave_no_trace_in_the_sizes_that_do_not_run():
@@ -293,15 +287,6 @@ def noisy(law: Law) -> Law:
 def test_the_best_size_is_found_on_measured_curves(law: Law, limit: int, low: int, high: int):
     sizes = saturate(LatencyModel(limit), law, 400)
     assert low <= sorted(sizes[-100:])[50] <= high
-
-
-def test_the_best_size_is_kept_though_batches_between_it_and_its_double_are_slow():
-    model, sizes = LatencyModel(128), Random(1)
-    for low in (1, 2, 3, 5, 9, 17, 33):
-        for _ in range(20):
-            size = sizes.randint(low, max(low, 2 * low - 2))
-            model.observe(size, TEXT(size))
-    assert model.best_size == 32
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ of that rate for a minute, and its promise is compared with the highest rate.
 import argparse
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -38,9 +38,6 @@ LOWEST: Final = 1e-5
 """Share of the workers' throughput at which the search for a rate within the objective ends."""
 PRECISION: Final = 1.03
 """Maximum ratio between a rate that met the objective and one that did not."""
-RUNS: Final = 3
-"""Runs of a rate, whose late requests count together: the highest rates of single runs differ by 3%, and by
-10% where two batches hardly fit into the SLO."""
 REQUESTS: Final = 20_000
 """Fewest requests of a run."""
 PARTS: Final = 6
@@ -130,40 +127,26 @@ def promise(drawn: Drawn, rate: float) -> float:
 
 
 def _meets(drawn: Drawn, rate: float) -> bool:
-    """Return whether the objective is met at ``rate`` in all runs together."""
-    function = drawn.function
+    """Return whether the objective is met at ``rate``, after a warm-up at a third of it."""
+    function, random = drawn.function, Random(1)
     # Long enough for a backlog to build up that a full SLO of work hides.
     requests = max(REQUESTS, round(40 * function.workers * drawn.fits))
-    allowed = (1 - OBJECTIVE) * requests
-    missed = 0.0
-    for seed in range(RUNS):
-        served = 0
-        for late, overdue in _run(drawn, rate, requests, Random(seed)):
-            missed += late
-            served += requests // PARTS
-            if missed + overdue > min(RUNS * allowed, 3 * (1 - OBJECTIVE) * (seed * requests + served)):
-                return False
-        missed += overdue
-    return True
-
-
-def _run(drawn: Drawn, rate: float, requests: int, random: Random) -> Iterator[tuple[int, float]]:
-    """Yield the late requests of each part and those that wait too long.
-
-    Before them come a warm-up at a third and a part that does not count: the engine learns larger batches.
-    """
-    function = drawn.function
     replica = Replica(function, 0.0, traffic=Learned(function, drawn.noise, random))
     begin = max(2.0, 100 / rate)
     replica.serve(list(arrivals(random, SHARE * rate, 0.0, begin)), begin)
     replica.clear()
-    for part in range(PARTS + 1):
-        start, until = (begin + requests * each / PARTS / rate for each in (part, part + 1))
-        replica.serve(list(arrivals(random, rate, start, until)), until)
-        if part:
-            overdue = max(0.0, replica.queued - function.workers * drawn.fits)
-            yield _late(replica, function.slo_latency), overdue
+    missed, offered, until = 0, 0, begin
+    for part in range(PARTS):
+        until, start = until + requests / PARTS / rate, until
+        came = list(arrivals(random, rate, start, until))
+        replica.serve(came, until)
+        offered += len(came)
+        missed += _late(replica, function.slo_latency)
         replica.clear()
+        overdue = replica.queued - function.workers * drawn.fits
+        if missed + max(0.0, overdue) > (3 if part < PARTS - 1 else 1) * (1 - OBJECTIVE) * offered:
+            return False
+    return True
 
 
 def _late(replica: Replica, slo: float) -> int:
