@@ -68,6 +68,11 @@ def whole(text: object) -> int | None:
     return int(str(text)) if digits else None
 
 
+def host_and_port(host: str, port: int) -> str:
+    """Return both as a URL has them: an IPv6 address stands in brackets."""
+    return f"{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def _url(value: object) -> str:
     if isinstance(value, str) and re.match(r"[^/?#]*//[^/?#]*@", value):
         raise hidden("must not hold user or password; basic_auth takes the password from a file")

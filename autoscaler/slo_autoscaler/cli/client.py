@@ -12,6 +12,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 from slo_autoscaler.errors import ConfigError
+from slo_autoscaler.fields import host_and_port
 
 TIMEOUT: Final = 10.0
 """Time limit of an answer, in seconds."""
@@ -35,8 +36,7 @@ def address(url: str | None, host: str, port: int | None, key: str) -> str:
     if not port:
         why = "null: there is no page" if port is None else "0 is any port: pass the logged address to --url"
         raise ConfigError([f"{key}: {why}"])
-    host = "127.0.0.1" if host in EVERYWHERE else host
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"http://{host_and_port('127.0.0.1' if host in EVERYWHERE else host, port)}"
 
 
 def ask(url: str, path: str, expected: str) -> dict[str, Any]:

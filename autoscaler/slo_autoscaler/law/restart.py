@@ -31,18 +31,24 @@ class Past:
 
 def warm(spec: Spec, memory: Memory, past: Past, now: float) -> Memory:
     """Return ``memory``, fresh from ``Memory.initial``, with the history."""
-    for _, seconds in _in_order(past.horizon, now)[-1:]:
+    if (seconds := _newest(past.horizon)) is not None:
         memory = replace(memory, start_up_time=min(max(0.0, seconds), LONGEST_START_UP))
     horizon = memory.start_up(spec) + spec.timing.interval
     history = memory.history.every(spec.timing.interval).after(_in_order(past.rate, now), horizon)
     budget = Budget()
-    for _, correction in _in_order(past.correction, now)[-1:]:
+    if (correction := _newest(past.correction)) is not None:
         budget = replace(budget, measured=DOUBT * correction if correction > 0.0 else DOUBT)
-    for _, remaining in _in_order(past.budget, now)[-1:]:
+    if (remaining := _newest(past.budget)) is not None:
         served = history.mean * spec.budget_period
         spent = (1.0 - remaining) * served
         budget = replace(budget, seconds=spec.budget_period, served=served, spent=spent)
     return replace(memory, history=history, budget=budget)
+
+
+def _newest(entries: Iterable[Entry]) -> float | None:
+    """Return the value with the lowest age, None without one; none from after now counts."""
+    found = _in_order(entries, 0.0)
+    return found[-1][1] if found else None
 
 
 def _in_order(entries: Iterable[Entry], now: float) -> list[Entry]:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from waitress.server import create_server
 
 from slo_autoscaler.errors import ConfigError
+from slo_autoscaler.fields import host_and_port
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 """WSGI's."""
@@ -46,7 +47,7 @@ class Server:
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
         listening = listen(host, port)
         self.port = int(listening.getsockname()[1])
-        self.address = f"{f'[{host}]' if ':' in host else host}:{self.port}"
+        self.address = host_and_port(host, self.port)
         self._sockets: dict[int, Any] = {}
         self._server = create_server(
             app,

@@ -208,7 +208,7 @@ class _Views:
             for decision in reversed(told["decisions"])
         ]
         numbers = told.get("score")
-        problems = filter(None, [told.get("problem")])
+        trouble = told.get("problem")
         learned, problem = self._learned(name)
         return {
             "time": _now(),
@@ -217,7 +217,7 @@ class _Views:
             "row": row,
             # Warnings are about other functions, or repeat the row.
             "notices": [
-                *({"level": "warning", "text": f"It stays at its count: {problem}."} for problem in problems),
+                *([{"level": "warning", "text": f"It stays at its count: {trouble}."}] if trouble else ()),
                 *(each for each in self._rows.notices() if each["level"] != "warning"),
             ],
             "last_change": next((each for each in decisions if each["action"] != "hold"), None),
