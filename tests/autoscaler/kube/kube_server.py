@@ -155,6 +155,8 @@ class KubeServer:
     # Requests
 
     def _handle(self, handler: BaseHTTPRequestHandler) -> None:
+        # Before the faults: a request that got past them is of the watches that end later.
+        generation = self._generation
         split = urlsplit(handler.path)
         body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
         self.requests.append(f"{handler.command} {handler.path}")
@@ -173,7 +175,7 @@ class KubeServer:
             resource = f"{target.plural}/{target.part}" if target.part else target.plural
             self._allow(Call(verb, target.api.rpartition("/")[0], resource, target.name, user))
             if verb == "watch":
-                return self._watch(handler, target, query, user)
+                return self._watch(handler, target, query, user, generation)
             with self._changed:
                 code, answer = 200, self._answer(verb, target, query, body)
         except Refused as refusal:
@@ -280,7 +282,12 @@ class KubeServer:
         self._changed.notify_all()
 
     def _watch(
-        self, handler: BaseHTTPRequestHandler, target: Target, query: Mapping[str, str], user: str
+        self,
+        handler: BaseHTTPRequestHandler,
+        target: Target,
+        query: Mapping[str, str],
+        user: str,
+        generation: int,
     ) -> None:
         handler.send_response(200)
         handler.send_header("Transfer-Encoding", "chunked")
@@ -288,7 +295,7 @@ class KubeServer:
         self._watched.append(target.plural)
         handler.close_connection = True
         try:
-            for event in self._events(target, query, user):
+            for event in self._events(target, query, user, generation):
                 line = json.dumps(event).encode() + b"\n"
                 handler.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
             handler.wfile.write(b"0\r\n\r\n")
@@ -297,11 +304,12 @@ class KubeServer:
         finally:
             self._watched.remove(target.plural)
 
-    def _events(self, target: Target, query: Mapping[str, str], user: str) -> Iterator[Document]:
+    def _events(
+        self, target: Target, query: Mapping[str, str], user: str, generation: int
+    ) -> Iterator[Document]:
         """Give events until the time is up; raises ``_BrokenOffError`` if the watch is broken off instead."""
         end = time.monotonic() + min(float(query["timeoutSeconds"]), self.longest_watch)
         at, bookmark = int(query["resourceVersion"]), time.monotonic() + self.bookmarks
-        generation = self._generation
         while True:
             with self._changed:
                 if generation != self._generation:
