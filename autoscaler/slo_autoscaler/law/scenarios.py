@@ -67,26 +67,25 @@ _EMPTY: Final = Tally()
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """How often the rate was at each level: a circle of powers of ``STEP``, as long as ``RATIOS``."""
+    """How often the rate was at each level, a power of ``STEP``."""
 
     tally: Tally = _EMPTY
 
     def plus(self, rates: Iterable[float]) -> "Levels":
         """Return the same with more rates, above 0, in order."""
-        return Levels(self.tally.plus(_power(rate) % len(RATIOS) for rate in rates))
+        return Levels(self.tally.plus(map(_power, rates)))
 
     def returned(self, odds: Sequence[float], base: float, moments: float) -> list[float]:
         """Return the odds of ratios to ``base`` with a return to any higher rate.
 
         Its weight is the share of time that was spent there, times ``moments``, or times all moments if there
-        were fewer. A rate beyond the range of ``RATIOS`` counts as another one.
+        were fewer. A rate beyond the range of ``RATIOS`` counts as the highest one.
         """
         returned, begin = list(odds), _power(base) - STILL
         each = min(1.0 / self.tally.unit, moments / max(self.tally.total(), 1.0))
         for level, count in self.tally.counts.items():
-            index = (level - begin) % len(RATIOS)
-            if index > STILL:
-                returned[index] += each * count
+            if level - begin > STILL:
+                returned[min(level - begin, len(RATIOS) - 1)] += each * count
         return returned
 
 
@@ -96,10 +95,10 @@ def _power(rate: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """Ratios that followed, by the level of the rate at the time, and for all levels."""
+    """What followed, by the level of the rate at the time, and for all levels."""
 
     by_level: Mapping[int | None, Tally] = field(default_factory=dict)
-    """None: no traffic."""
+    """Ratios by level. At None, no traffic, the rates themselves: powers of ``STEP``."""
     any: Tally = _EMPTY
 
     def plus(self, pairs: Iterable[tuple[float, float]], nothing: float) -> "Followed":
@@ -110,11 +109,12 @@ class Followed:
         levels: dict[int | None, list[int]] = {}
         shared: list[int] = []
         for before, after in pairs:
-            level = None if before <= nothing else round(log(before) / _LOG_SIMILAR)
-            index = bin_of(after / max(before, nothing))
-            levels.setdefault(level, []).append(index)
-            if level is not None:
-                shared.append(index)
+            if before <= nothing:
+                levels.setdefault(None, []).append(_power(max(after, nothing * RATIOS[0])))
+                continue
+            index = bin_of(after / before)
+            levels.setdefault(round(log(before) / _LOG_SIMILAR), []).append(index)
+            shared.append(index)
         tallies = {level: self._at(level).plus(bins) for level, bins in levels.items()}
         return Followed({**self.by_level, **tallies}, self.any.plus(shared))
 
@@ -123,13 +123,16 @@ class Followed:
 
         The current ``rate`` was measured over ``window`` seconds. All levels together weigh as one moment.
         """
+        size = round(2.0 * log(max(1.0, rate * window)))
         if rate <= nothing:
-            still, below, above, share = bin_of(rate / nothing), self._at(None), _EMPTY, 0.0
-        else:
-            level, share = divmod(log(rate) / _LOG_SIMILAR, 1.0)
-            still, below, above = STILL, self._at(int(level)), self._at(int(level) + 1)
-        odds = list(_beforehand(still, round(2.0 * log(max(1.0, rate * window)))))
-        each = 1.0 / max(1.0, self.any.total())
+            odds, idle = list(_beforehand(bin_of(rate / nothing), size)), self._at(None)
+            begin = _power(nothing) - STILL
+            for power, count in idle.counts.items():
+                odds[min(max(0, power - begin), len(RATIOS) - 1)] += count / idle.unit
+            return odds
+        level, share = divmod(log(rate) / _LOG_SIMILAR, 1.0)
+        odds, each = list(_beforehand(STILL, size)), 1.0 / max(1.0, self.any.total())
+        below, above = self._at(int(level)), self._at(int(level) + 1)
         weighed = ((below, (1.0 - share) / below.unit), (above, share / above.unit), (self.any, each))
         for tally, weight in weighed:
             for index, count in tally.counts.items():

@@ -85,6 +85,17 @@ def test_a_higher_rate_may_return_as_often_as_it_was_seen():
     assert sum(returned[bin_of(4.0) - 1 : bin_of(4.0) + 2]) == pytest.approx(1.0, rel=0.1)
 
 
+@given(st.lists(st.floats(1e-3, 100.0), min_size=1, max_size=40), st.floats(100.0, 1e9))
+def test_a_rate_however_far_below_is_no_return_to_a_higher_one(rates, base):
+    assert sum(Levels().plus(rates).returned([0.0] * len(RATIOS), base, 4.0)) == 0.0
+
+
+def test_what_follows_no_traffic_is_a_rate_however_much_counts_as_none():
+    followed = Followed().plus([(0.0, 90.0)] * 50, nothing=0.5)
+    odds = followed.odds(0.0, 30.0, WINDOW)
+    assert odds.index(max(odds)) == pytest.approx(bin_of(90.0 / 30.0), abs=1)
+
+
 def test_what_follows_nothing_says_nothing_of_other_rates():
     followed = Followed().plus([*[(0.0, 0.0)] * 50, *[(0.0, 1000.0)] * 50, (1000.0, 1000.0)], NOTHING)
     assert odds_above(followed, 10.0, 1.5) == odds_above(
