@@ -208,42 +208,6 @@ def test_series_that_go_stale_make_their_function_hold_and_no_other(world, gatew
         assert gateway.functions["c"].replicas >= 3
 
 
-GATEWAY_FAULTS = {
-    "dead": doubles.panic,
-    "null": doubles.status(200, b"null"),
-    "slow": doubles.hang(released),
-}
-
-
-@pytest.mark.parametrize("fault", GATEWAY_FAULTS)
-def test_any_fault_of_the_gateway_scales_nothing_down_until_it_ends(world, gateway, fault):
-    _, _, proxy = world
-    with an_autoscaler(gateway, proxy) as (controller, lines):
-        settled(controller, lines)
-        before = {name: function.replicas for name, function in gateway.functions.items()}
-        gateway.faults[""] = GATEWAY_FAULTS[fault]
-        assert controller.reconcile() is False
-        assert {name: function.replicas for name, function in gateway.functions.items()} == before
-        gateway.faults.clear()
-        released.set()
-        until(controller.reconcile, "it goes on")
-        assert gateway.functions["a"].replicas >= 3
-
-
-def test_a_gateway_that_panics_on_the_list_alone_is_read_one_by_one(world, gateway):
-    _, _, proxy = world
-    with an_autoscaler(gateway, proxy) as (controller, lines):
-        settled(controller, lines)
-        gateway.functions["a"].replicas = 1
-        gateway.faults["GET /system/functions"] = doubles.panic
-
-        def scaled():
-            controller.reconcile()
-            return gateway.functions["a"].replicas >= 3
-
-        until(scaled, "it scales without the list")
-
-
 def test_of_two_autoscalers_one_acts_and_the_other_takes_over_without_a_dip(world, gateway, tmp_path):
     _, _, proxy = world
     config = tmp_path / "as.yaml"

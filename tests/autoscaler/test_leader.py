@@ -1,8 +1,6 @@
 """The lock on a file: one leads, the next follows when it ends, and a lock that is no lock is given up."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -32,24 +30,6 @@ def test_lock_one_of_several_leads_and_the_next_when_it_lets_go(locks, path, cap
     first.close()
     assert (second.leads(), third.leads()) == (True, False)
     assert caplog.text.count("standing by") == 2, "once for each that waits"
-
-
-def test_a_process_that_is_killed_leads_no_more(path):
-    code = (
-        "import sys; from slo_autoscaler.leader import FileLock; lock = FileLock(sys.argv[1]);"
-        "print(lock.leads(), flush=True); sys.stdin.read()"
-    )
-    follower = FileLock(str(path))
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "True\n"
-        assert not follower.leads()
-        process.kill()
-        process.wait()
-        assert follower.leads()
-    follower.close()
 
 
 def test_a_lock_whose_file_is_removed_is_given_up_and_taken_anew(locks, path, caplog):

@@ -1,6 +1,5 @@
 """The Prometheus source: what goes wrong becomes one kind of error, at once; and the real program answers."""
 
-import signal
 import threading
 import time
 
@@ -148,25 +147,6 @@ def test_count_before_the_first_scrape_of_a_new_replica_is_load(tmp_path):
             seen = source.observe()["busy.fn"]
             source.close()
     assert seen.rate * 240.0 == pytest.approx(1000.0, rel=0.1)
-
-
-@pytest.mark.e2e
-def test_replicas_that_went_while_prometheus_was_down_leave_no_backlog_and_no_capacity(tmp_path):
-    with a_fleet(capacity=50.0) as stays, a_fleet(capacity=90.0) as goes:
-        with a_prometheus(tmp_path, {"busy.fn": [stays.address, goes.address]}) as prometheus:
-            until(lambda: min(stays.scrapes, goes.scrapes) > 4, "both replicas are scraped")
-        assert prometheus.process.returncode == -signal.SIGKILL
-        with a_prometheus(tmp_path, {"busy.fn": [stays.address]}) as prometheus:
-            source = PrometheusSource(
-                PrometheusSettings(url=prometheus.url, scrape_interval=0.25, window=2.0)
-            )
-            until(lambda: _counts(source) == (2.0, 50.0, 1.0), "the replica that went is forgotten")
-            source.close()
-
-
-def _counts(source: PrometheusSource) -> tuple[float | None, ...]:
-    seen = source.observe().get("busy.fn")
-    return () if seen is None else (seen.in_flight, seen.capacity, seen.up_replicas)
 
 
 def _is_whole(seen: dict[str, Observation]) -> bool:
