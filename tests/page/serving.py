@@ -36,6 +36,9 @@ INPUTS: dict[str, float | None] = {
     "budget_remaining": 0.41,
 }
 
+_SCORED = ("seconds", "requests", "attained_incumbent", "attained_shadow", "replica_seconds_incumbent")
+SCORE = dict.fromkeys((*_SCORED, "replica_seconds_shadow"), 900.0)
+
 
 def a_decision(name: str = NAME, inputs: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
     """Return a scale-up as the journal has it, with changes."""

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import pytest
 
 from autoscaler.doubles import a_gateway, free_port, status, until
-from page.serving import INPUTS, NAME, Told, a_decision, a_fleet, a_hold, a_page, get, get_json
+from page.serving import INPUTS, NAME, SCORE, Told, a_decision, a_fleet, a_hold, a_page, get, get_json
 from slo_autoscaler import app
 from slo_autoscaler.config import Config
 from slo_autoscaler.errors import ConfigError
@@ -20,8 +20,6 @@ from slo_autoscaler.web.page import Page
 
 CONFIG = "platform: {gateway_url: 'http://g'}\nprometheus: {url: 'http://p'}\nweb: {page_port: %s}"
 ODD, SHADOW = "odd<b>&.openfaas-fn", "shadow.openfaas-fn"
-NUMBERS = ("seconds", "requests", "attained_incumbent", "attained_shadow", "replica_seconds_incumbent")
-SCORE = dict.fromkeys((*NUMBERS, "replica_seconds_shadow"), 900.0)
 
 
 @pytest.fixture(scope="module")

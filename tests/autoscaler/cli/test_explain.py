@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from autoscaler.values import NAME, a_told_decision
+from page.serving import SCORE, Told
 from slo_autoscaler.__main__ import main as command
 from slo_autoscaler.cli.explain import main
 from slo_autoscaler.web.listener import create_app
@@ -57,26 +58,11 @@ def test_explain_decisions_of_several_days_have_their_date(tmp_path, capsys):
     assert dates == ["2026-01-02", "2026-01-03"]
 
 
-class Decided:
-    """Stands for the controller behind the web port."""
-
-    def functions(self):
-        return [NAME, TROUBLED]
-
-    def decisions(self, function_name, last):
-        if function_name == TROUBLED:
-            return {"function_name": TROUBLED, "decisions": [], "problem": "a label is no mode"}
-        numbers = ("requests", "attained_incumbent", "attained_shadow", "replica_seconds_incumbent")
-        return {
-            "function_name": function_name,
-            "decisions": [a_told_decision(repeats=0, until=a_told_decision()["time"])] * min(last, 3),
-            "score": dict.fromkeys(numbers, 1.0) | {"seconds": 5.0, "replica_seconds_shadow": 2.0},
-        }
-
-
 @pytest.fixture
 def port():
-    web = Server("web", create_app(CollectorRegistry(), lambda: True, Decided()), "127.0.0.1", 0)
+    told = Told(*[a_told_decision(repeats=0, until=a_told_decision()["time"])] * 3, scores={NAME: SCORE})
+    told.problems = {TROUBLED: "a label is no mode"}
+    web = Server("web", create_app(CollectorRegistry(), lambda: True, told), "127.0.0.1", 0)
     web.start()
     yield web.port
     web.stop()
