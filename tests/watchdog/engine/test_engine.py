@@ -220,15 +220,6 @@ Machine.TestCase.settings = fuzzed(60, stateful_step_count=40)
 test_engine_any_events_answers_each_request_once = Machine.TestCase
 
 
-def test_tick_requests_of_one_turn_leave_in_one_batch():
-    made, _ = engine()
-    for number in range(3):
-        assert not made.offer(request(number), 0.0)
-    (batch,) = dispatched(made.tick(0.0))
-    assert ids(batch) == [0, 1, 2]
-    assert batch.reason is DispatchReason.IDLE
-
-
 def test_tick_with_busy_workers_asks_to_be_woken_when_the_first_request_expires():
     made, _ = engine(idle=0)
     made.offer(request(0, timeout=5.0), 0.0)
@@ -237,26 +228,6 @@ def test_tick_with_busy_workers_asks_to_be_woken_when_the_first_request_expires(
     (expired,) = answered(made.tick(2.0)).items()
     assert expired[0] == 1
     assert isinstance(expired[1], Expired)
-
-
-def test_offer_at_the_limit_takes_the_place_of_the_longest_late():
-    made, _ = engine(idle=0, shed_late=False, max_inflight=2)
-    made.offer(request(0), 0.0)
-    made.offer(request(1), 0.0)
-    with pytest.raises(QueueFull):
-        made.offer(request(2), 0.0)
-    worker = Worker()
-    made.worker_ready(worker)
-    made.tick(0.5)  # both are late, one or both run now
-    fresh = [request(number, 0.6) for number in range(3, 5)]
-    displaced = []
-    for each in fresh:
-        try:
-            displaced += answered(list(made.offer(each, 0.6)))
-        except QueueFull:
-            break
-    assert made.admitted == 2
-    assert set(displaced) <= {0, 1}
 
 
 @pytest.mark.parametrize("shed", [False, True])
@@ -443,17 +414,6 @@ def test_refusal_at_the_header_goes_by_the_work_ahead(waiting: int, late: bool):
     assert made.predicts_late(SLO, 0.0) is late
 
 
-def test_refusal_at_the_limit_is_queue_full_with_a_time_to_retry():
-    made, _ = engine(idle=0, max_inflight=2)
-    assert made.refusal(SLO, 0.0) is None
-    made.offer(request(0), 0.0)
-    made.offer(request(1), 0.0)
-    refused = made.refusal(SLO, 0.0)
-    assert isinstance(refused, QueueFull)
-    assert refused.retry_after
-    assert made.full
-
-
 @pytest.mark.parametrize("suspect", [False, True])
 @pytest.mark.parametrize(("every", "served"), [(0.012, True), (0.004, False)])
 def test_a_late_request_of_a_quiet_class_is_served_under_a_load_that_leaves_time(
@@ -570,15 +530,6 @@ def test_busy_worker_gets_its_next_batch_shortly_before_it_is_done():
     assert batch.dispatched == pytest.approx(FULL_BATCH_SECONDS)
 
 
-def test_dispatch_wakes_the_engine_when_the_next_batch_may_leave():
-    # No request need come before then: the shell leaves out the ticks of those that come to busy workers.
-    made, _ = engine(lead=LEAD)
-    made.offer(request(1, budget=5.0, timeout=60.0), 0.0)
-    _, wake = made.tick(0.0)
-    assert isinstance(wake, WakeAt)
-    assert 0.0 < wake.at < law(1)
-
-
 def test_worker_that_is_about_to_be_done_is_eager_for_what_comes():
     made, _ = busy()
     assert not made.eager
@@ -615,21 +566,14 @@ def test_batch_that_a_lost_worker_had_not_begun_is_no_suspect():
     (batch,) = dispatched(made.tick(FULL_BATCH_SECONDS))
     made.worker_lost(worker)
     assert made.suspects == LARGEST
+    (lane,) = made._lanes.values()
+    assert [each.id for each in lane.on_time] == [1]
     made.offer(request(2, budget=5.0), 0.06)
     made.worker_ready(Worker())
     made.worker_ready(Worker())
     again = [each for each in dispatched(made.tick(0.06)) if each.reason is not DispatchReason.RETRY]
     assert [ids(each) for each in again] == [[1, 2]]
     assert batch.requests[0].attempts == 1
-
-
-def test_requests_taken_back_from_a_lost_worker_are_on_time_again():
-    made, (worker,) = busy()
-    made.offer(request(1, budget=5.0), 0.04)
-    made.tick(FULL_BATCH_SECONDS)
-    made.worker_lost(worker)
-    (lane,) = made._lanes.values()
-    assert [each.id for each in lane.on_time] == [1]
 
 
 def test_service_time_of_a_batch_sent_early_counts_from_the_reply_before_it():

@@ -6,7 +6,7 @@ import pytest
 
 from batching_watchdog.engine.capacity import sustained
 from batching_watchdog.engine.prefetch import LEAD
-from watchdog.engine.queues import TABULAR, TEXT, VISION_TUNED, Law
+from watchdog.engine.queues import TABULAR, TEXT, Law
 from watchdog.engine.simulation import Part, Simulation, paths
 
 # Seconds of computing, whatever the machine does besides.
@@ -154,39 +154,6 @@ def test_a_stall_under_overload_is_forgotten_though_by_what_it_taught_nothing_ca
     outcome = simulation.run(2.5 * 2 * 64 / (0.002 + span), 40)
     assert min(outcome.attainment(second, second + 1) for second in range(6, 20)) == 0.0
     assert outcome.attainment(25, 40) > 0.9 * outcome.attainment(2, 6) > 0.3
-
-
-def maximum_rate(law: Law, slo_latency: float, *, within: float) -> float:
-    """The highest rate at which 99% of the requests are within the SLO, by bisection."""
-    low, high = 10.0, 5000.0
-    while high / low > 1 + within:
-        rate = (low * high) ** 0.5
-        simulation = Simulation(law, slo_latency=slo_latency)
-        simulation.run(rate / 2, 2)
-        if simulation.run(rate, 1 + 6000 / rate).attainment() >= 0.99:
-            low = rate
-        else:
-            high = rate
-    return low
-
-
-@pytest.mark.parametrize(
-    ("law", "slo_latency"),
-    [
-        pytest.param(lambda size: 0.02 + 0.004 * size, 0.2, id="affine"),
-        pytest.param(lambda size: 0.01 * size, 0.2, id="without intercept"),
-        pytest.param(VISION_TUNED, 0.2, id="vision-tuned"),
-        # Slower than they are, so that few requests tell as much.
-        pytest.param(lambda size: 10 * TEXT(size), 0.5, id="text"),
-        pytest.param(lambda size: 10 * TABULAR(size), 0.5, id="tabular"),
-    ],
-)
-def test_capacity_from_traffic_at_a_third_of_the_maximum_rate_is_near_that(law: Law, slo_latency: float):
-    maximum = maximum_rate(law, slo_latency, within=0.03)
-    simulation = Simulation(law, slo_latency=slo_latency)
-    simulation.run(maximum / 3, 20)
-    rate, _ = sustained(simulation.model, 2, slo_latency, 0.99)
-    assert 0.6 * maximum < rate < 1.05 * maximum
 
 
 @pytest.mark.parametrize(

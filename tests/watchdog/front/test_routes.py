@@ -279,6 +279,8 @@ async def test_full_queue_is_not_ready_but_healthy_whatever_is_held(bench: Bench
     assert [answer.status for answer in client.send(GET, health, ready)] == [429, 200, 200]
     await bench.ask()
     assert [answer.status for answer in client.send(health, ready)] == [200, 429]
+    refused = bench.answer(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n")
+    assert refused.status == 429, "before its body"
 
 
 def gateway(seconds: float) -> str:
