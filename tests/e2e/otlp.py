@@ -1,10 +1,9 @@
 """A receiver of OTLP/HTTP: what any collector has at /v1/traces, and a list of what came."""
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -12,6 +11,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+from autoscaler.doubles import Server, send
 
 
 @dataclass(frozen=True)
@@ -51,32 +52,17 @@ class Receiver:
 def a_receiver(status: int = 200) -> Iterator[Receiver]:
     receiver = Receiver(status)
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            assert (self.path, self.headers["Content-Type"]) == ("/v1/traces", "application/x-protobuf")
-            if receiver.status == 200:
-                receiver.spans += decoded(body)
-            answer = ExportTraceServiceResponse().SerializeToString()
-            self.send_response(receiver.status)
-            self.send_header("Content-Type", "application/x-protobuf")
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        body = handler.rfile.read(int(handler.headers["Content-Length"]))
+        assert (handler.path, handler.headers["Content-Type"]) == ("/v1/traces", "application/x-protobuf")
+        if receiver.status == 200:
+            receiver.spans += decoded(body)
+        said = ExportTraceServiceResponse().SerializeToString()
+        send(handler, receiver.status, said, Content_Type="application/x-protobuf")
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    receiver.url = f"http://127.0.0.1:{server.server_address[1]}"
-    try:
+    with closing(Server(answer)) as server:
+        receiver.url = f"http://{server.address}"
         yield receiver
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def decoded(body: bytes) -> list[Received]:

@@ -260,6 +260,7 @@ async def test_batch_under_which_a_worker_dies_has_a_span_that_failed_and_its_re
     bench.reply()
     lost, retry = bench.tracer.spans
     assert (lost.failed, lost.attributes["error.type"]) == (True, "worker_died")
+    assert "tailbound.batch.cpu_seconds" not in lost.attributes
     assert (retry.failed, retry.attributes["tailbound.batch.reason"]) == (False, "retry")
     assert lost.links == retry.links == (request.trace.server,)
     assert lost.context != retry.context

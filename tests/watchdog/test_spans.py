@@ -8,7 +8,6 @@ from batching_watchdog.spans import (
     BatchTrace,
     RequestTrace,
     Span,
-    batch_span,
     request_attributes,
     request_spans,
     server_name,
@@ -89,31 +88,8 @@ def test_request_that_no_worker_has_begun_waited_to_its_end(batch: Batch | None)
     assert {name: span.end for name, span in found.items()} == {"POST": 13.0, "queue": 13.0}
 
 
-def test_batch_is_the_root_of_a_trace_of_its_own_and_links_to_its_requests():
-    trace = BatchTrace(context(9, trace=5), 11.5, (context(2), context(2, trace=3)))
-    span = batch_span(trace, a_batch(), 13.0, error=None, cpu_seconds=0.5)
-    assert (span.name, span.context, span.parent, span.links) == ("batch", trace.context, None, trace.links)
-    assert (span.start, span.end, span.failed) == (11.5, 13.0, False)
-    assert span.attributes["tailbound.batch.cpu_seconds"] == 0.5
-    lost = batch_span(trace, a_batch(), 13.0, error="worker_died", cpu_seconds=0.0)
-    assert (lost.failed, lost.attributes["error.type"]) == (True, "worker_died")
-    assert "tailbound.batch.cpu_seconds" not in lost.attributes
-
-
 def about(method: bytes = b"POST", target: bytes = b"/", call_id: bytes | None = None) -> dict[str, Any]:
     return request_attributes(method, target, http_1_0=False, call_id=call_id)
-
-
-def test_request_has_the_names_of_the_conventions_for_http_servers():
-    assert about(b"PUT", b"/a?b=c", b"2a7b") == {
-        "http.request.method": "PUT",
-        "network.protocol.version": "1.1",
-        "tailbound.call_id": "2a7b",
-        "url.path": "/a",
-        "url.query": "b=c",
-        "url.scheme": "http",
-    }
-    assert server_name(b"PUT") == "PUT"
 
 
 def test_unknown_method_makes_no_name_of_its_own():
