@@ -100,16 +100,6 @@ def test_handler_that_cannot_be_tried_is_told_why_after_its_own_traceback_and_th
     assert "batching_watchdog/" not in done.stderr, "no frame of ours"
 
 
-def test_load_that_hangs_is_shown_where_it_hangs(tmp_path: Path):
-    handler = "import threading\ndef load():\n    threading.Event().wait()\ndef handle(e, c): ...\n"
-    done = tried(tmp_path, handler, load_timeout="2s")
-    assert done.returncode == 1
-    assert done.stderr.startswith(
-        f'Stack (most recent call last):\n  File "{tmp_path}/handler.py", line 3, in load'
-    )
-    assert "load_timeout (2 s)" in done.stderr
-
-
 def test_interrupt_while_the_handler_loads_ends_the_command_and_its_processes(tmp_path: Path):
     (tmp_path / "handler.py").write_text(
         "import pathlib, threading\n"

@@ -109,10 +109,3 @@ def test_a_command_that_never_serves_stops_the_start_with_one_line(command: str,
         assert dog.ended() == 1
         assert said in dog.log.splitlines()[-1]
         assert "Traceback" not in dog.log
-
-
-def test_a_killed_watchdog_takes_the_command_with_it():
-    with upstream() as dog:
-        assert dog.processes()
-        dog.process.kill()
-        dog.ended()

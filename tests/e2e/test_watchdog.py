@@ -84,14 +84,6 @@ def test_a_hung_worker_is_killed_and_its_request_answered_504():
         wait_until(lambda: dog.call(body=b"fine").status == 200, "a new worker serves")
 
 
-def test_a_killed_gunicorn_is_started_again_and_queued_requests_are_served():
-    with watchdog(ECHO) as dog:
-        os.kill(dog.gunicorn(), signal.SIGKILL)
-        assert {answer.status for answer in dog.call_all([b"x"] * 8)} == {200}
-        wait_until(lambda: "gunicorn was killed by SIGKILL; it is started again in" in dog.log, "it is said")
-        assert dog.call(body=b"again").body == b"again"
-
-
 def test_health_is_good_at_once_and_ready_only_when_the_model_is_loaded(tmp_path: Path):
     gate = tmp_path / "loaded"
     handler = f"""
