@@ -204,18 +204,12 @@ def test_wrong_argument_ends_the_command_with_its_text_and_status_2(capsys, opti
     assert value in capsys.readouterr().err
 
 
-def test_run_folder_that_cannot_be_made_ends_the_command_with_one_line_and_status_1(capsys, tmp_path):
+@pytest.mark.parametrize(("option", "name"), [("--run-dir", "file/run"), ("--stack", "missing.yml")])
+def test_path_that_is_of_no_use_ends_the_command_with_one_line_and_status_1(capsys, tmp_path, option, name):
     (tmp_path / "file").touch()
-    assert main(["up", "--no-prometheus", "--port", "0", "--run-dir", str(tmp_path / "file" / "run")]) == 1
+    assert main(["up", "--no-prometheus", "--port", "0", option, str(tmp_path / name)]) == 1
     error = capsys.readouterr().err
-    assert "file/run" in error
-    assert error.count("\n") == 1
-
-
-def test_missing_stack_ends_the_command_with_one_line_and_status_1(capsys):
-    assert main(["up", "--no-prometheus", "--port", "0", "--stack", "missing.yml"]) == 1
-    error = capsys.readouterr().err
-    assert "missing.yml" in error
+    assert name in error
     assert error.count("\n") == 1
 
 

@@ -27,6 +27,11 @@ def test_parts_are_drawn_by_share_and_judged_by_their_own_budget():
     assert mix.good == {"patient": mix.sent["patient"]}
 
 
+def test_engine_is_told_key_path_and_length_of_a_part():
+    mix, _ = served([Part(1.0, path=b"GET /", batch_key=b"a", length=500)], lambda batch: 0.01, [])
+    assert mix.request(1, 0.0).cost_class == (b"a", b"GET /", 9)
+
+
 def test_batch_takes_what_the_law_says_of_its_parts():
     parts = [Part(1.0, cost=1.0), Part(1.0, cost=5.0)]
     mix, replica = served(parts, lambda batch: 0.01 * max(part.cost for part in batch), [0.0, 0.2, 0.4, 0.6])
@@ -54,18 +59,3 @@ def test_worker_that_has_its_next_batch_early_runs_it_when_it_is_done():
     assert begins[1:] == pytest.approx(replica.ends[:-1]), "one after the other, without a pause"
     assert sum(replica.sizes) == mix.good.total() == len(arrivals)
     assert replica.inside(math.inf) == 0
-
-
-def test_engine_learns_what_costs_apart_and_keeps_it_apart():
-    def law(batch):
-        return 0.004 + 0.0002 * len(batch) * max(part.cost for part in batch)
-
-    parts = [Part(10.0, "short", length=20, cost=1.0), Part(1.0, "long", length=500, cost=25.0)]
-    draw = random.Random(2)
-    arrivals, now = [], 0.0
-    while now < 20.0:
-        arrivals.append(now)
-        now += draw.expovariate(400.0)
-    told, _ = served(parts, law, arrivals)
-    hidden, _ = served([Part(p.share, p.name, cost=p.cost) for p in parts], law, arrivals)
-    assert told.good.total() > 0.9 * len(arrivals) > hidden.good.total()
