@@ -32,7 +32,6 @@ RATE = 120.0
 
 counts = partial(cluster.counts, "openfaas-fn", "my-model")
 told = partial(cluster.told, "openfaas")
-newest = partial(cluster.newest, "my-model.openfaas-fn", "openfaas")
 
 
 @pytest.fixture(scope="module")
@@ -105,26 +104,6 @@ def test_last_step_shows_what_the_function_exports(installed: Guide):
     said = installed.follow("5. See that it keeps its SLO")
     assert '"function_name":"my-model.openfaas-fn"' in said
     assert '"outcome":"good"' in said
-
-
-def test_mode_that_writes_nothing_leaves_the_count_under_load(installed: Guide):
-    since = deploy(installed, "shadow")
-    sent = offered("load-shadow", 60)
-    wait_for("more that would be there", lambda: newest(since).get("to", 1) > 1, told)
-    assert newest(since)["mode"] == "shadow"
-    sent.ended()
-    assert counts()[0] == 1
-
-
-def test_mode_off_decides_nothing_and_active_scales_again(installed: Guide):
-    since = deploy(installed, "off")
-    wait_for("a hold", lambda: newest(since).get("reason") == "Disabled", told)
-    deploy(installed, "active")
-    sent = offered("load-active", 60)
-    wait_for("replicas for the load", lambda: counts()[1] >= 2, told)
-    # They stay for a while: the third load within minutes is expected to come again.
-    sent.ended()
-    deploy(installed, "shadow")
 
 
 def test_changed_configuration_rolls_the_autoscaler_and_nothing_else(installed: Guide):
