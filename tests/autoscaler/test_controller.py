@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 
 from autoscaler import doubles
 from autoscaler.doubles import Function, a_gateway, until
@@ -19,7 +19,7 @@ from slo_autoscaler.errors import SourceError
 from slo_autoscaler.journal import Journal
 from slo_autoscaler.law.restart import Past
 from slo_autoscaler.leader import Alone
-from slo_autoscaler.metrics import Metrics
+from slo_autoscaler.metrics import GAUGES, Metrics
 from slo_autoscaler.platforms.openfaas import OpenFaas
 
 
@@ -126,6 +126,12 @@ A, B = "a.openfaas-fn", "b.openfaas-fn"
 MODE = "com.tailbound.mode"
 
 
+def inputs_exported(bench):
+    """Return the gauges of the last inputs, as the journal rounds them; None: there is no sample."""
+    found = {name: bench.value(signal.gauge, function_name=A) for name, signal in GAUGES.items()}
+    return {name: None if value is None else pytest.approx(value, rel=1e-4) for name, value in found.items()}
+
+
 def test_reconcile_busy_function_scales_it_and_tells_the_decision(gateway):
     with Bench(gateway, {A: BUSY, B: CALM}) as bench:
         assert bench.reconcile() is True
@@ -133,6 +139,11 @@ def test_reconcile_busy_function_scales_it_and_tells_the_decision(gateway):
         (line,) = bench.about()
         assert (line["from"], line["to"], line["action"], line["reason"]) == (2, 4, "up", "LoadAboveCapacity")
         assert line["mode"] == "active"
+        assert inputs_exported(bench) == {name: line["inputs"][name] for name in GAUGES}
+        counted = {"direction": "up", "reason": "LoadAboveCapacity", "function_name": A}
+        assert bench.value("slo_autoscaler_decisions_total", **counted) == 1
+        for state in ("desired", "available"):
+            assert bench.value("slo_autoscaler_replicas", state=state, function_name=A) == 2
         assert gateway.requests[0] == "GET /system/functions"
         assert [line for line in gateway.requests[1:] if "/b" in line] == [], (
             "one request reads all functions"
@@ -277,6 +288,7 @@ def test_reconcile_failing_function_backs_off_twice_as_long_each_time_and_recove
         gateway.faults.clear()
         bench.times(8)
         assert gateway.functions["b"].replicas > 1
+        assert "PlatformCap" not in {line["reason"] for line in bench.lines}
 
 
 def test_glance_requests_at_once_what_failed_once(gateway):
@@ -287,16 +299,6 @@ def test_glance_requests_at_once_what_failed_once(gateway):
         bench.direct.load = {A: 900.0}
         bench.scale_up_between()
         assert gateway.functions["a"].replicas > 4
-
-
-def test_reconcile_refused_scale_is_requested_again_and_is_no_cap(gateway):
-    gateway.faults["POST"] = doubles.status(503)
-    with Bench(gateway, *[{A: BUSY}] * 3) as bench:
-        bench.reconcile()
-        gateway.faults.clear()
-        bench.times(2)
-        assert gateway.functions["a"].replicas > 1
-        assert not any(line["reason"] == "PlatformCap" for line in bench.lines)
 
 
 def test_reconcile_count_that_the_platform_cuts_is_not_asked_for_again_and_again(gateway):
@@ -399,7 +401,7 @@ def test_reconcile_function_that_is_gone_is_forgotten(gateway):
         del gateway.functions["a"]
         gateway.faults["POST /system/scale-function/b"] = doubles.status(404)
         assert bench.reconcile() is True
-        assert bench.value("slo_autoscaler_desired_replicas", function_name=A) is None
+        assert A.encode() not in generate_latest(bench.metrics.registry)
         assert (bench.controller.functions(), bench.controller.decisions(A, 1)) == ([], None)
 
 
@@ -484,23 +486,17 @@ def test_reconcile_label_wins_over_the_configuration_and_nothing_over_the_highes
         assert {line["mode"] for line in bench.lines} == {"shadow"}
 
 
-def test_reconcile_function_that_was_unreadable_goes_on_as_soon_as_the_list_has_it_right(gateway):
-    with Bench(gateway, *[{A: BUSY}] * 5) as bench:
-        gateway.functions["a"].labels = {MODE: "of"}
-        bench.times(4)
-        assert bench.errors("read") < 4, "it backs off"
+def test_reconcile_unreadable_function_backs_off_and_goes_on_once_the_list_has_it_right_logged_once_each(
+    gateway, caplog
+):
+    caplog.set_level("INFO")
+    gateway.functions["a"].labels = {MODE: "of"}
+    with Bench(gateway, *[{A: BUSY, B: CALM}] * 9) as bench:
+        bench.times(8)
+        assert bench.errors("read") < 8
         gateway.functions["a"].labels = {}
         bench.reconcile()
         assert gateway.functions["a"].replicas == 4
-
-
-def test_reconcile_unreadable_function_is_logged_once_and_so_is_its_end(gateway, caplog):
-    caplog.set_level("INFO")
-    gateway.functions["a"].labels = {MODE: "of"}
-    with Bench(gateway, *[{A: CALM, B: CALM}] * 9) as bench:
-        bench.times(8)
-        gateway.functions["a"].labels = {}
-        bench.reconcile()
         told = [(each.levelname, A in each.getMessage()) for each in caplog.records]
         assert told == [("WARNING", True), ("INFO", True)]
 
@@ -578,6 +574,8 @@ def test_reconcile_without_data_exports_no_count(gateway, last):
         assert desired(bench) == 4
         bench.reconcile()
         assert desired(bench) is None
+        inputs = bench.about()[-1]["inputs"]
+        assert inputs_exported(bench) == {name: inputs[name] for name in GAUGES}
 
 
 @pytest.mark.parametrize("mode", ["shadow", "off"])
@@ -615,6 +613,13 @@ def test_reconcile_shadow_decides_from_its_own_replicas_is_scored_and_never_acts
         assert bench.value("slo_autoscaler_shadow_replicas", function_name=A) >= 4
         assert bench.value("slo_autoscaler_replicas", function_name=A, state="desired") == 2
         score = bench.controller.decisions(A, 5)["score"]
+        assert bench.value("slo_autoscaler_shadow_requests_total", function_name=A) == score["requests"]
+        for scaler in ("incumbent", "shadow"):
+            for kept, series in (("attained", "attained_requests"), ("replica_seconds", "replica_seconds")):
+                exported = bench.value(
+                    f"slo_autoscaler_shadow_{series}_total", function_name=A, scaler=scaler
+                )
+                assert exported == pytest.approx(score[f"{kept}_{scaler}"])
         assert score["replica_seconds_incumbent"] == 2 * 20
         assert score["attained_shadow"] > score["attained_incumbent"] == pytest.approx(0.6 * 300 * 20)
 
