@@ -69,11 +69,7 @@ class Curve:
         n. At most 0.9 of the goodput: in an overload each replica saves all of it, and at that price no count
         would be better than another.
         """
-        if self.goodput <= 0.0:
-            return 0.0
-        load = _load(self.spread, min(late, _ALL_BUT))
-        late, busy = _late_and_busy(load, self.spread)
-        return self.goodput * min(load * max(busy - late, 0.0), _ALL_BUT)
+        return self.goodput * _saved(self.spread, min(late, _ALL_BUT)) if self.goodput > 0.0 else 0.0
 
 
 def curve(
@@ -116,6 +112,14 @@ def _load(spread: float, late: float) -> float:
         step = load * (found - late) / (busy - late)
         load -= step
     return load
+
+
+@lru_cache(maxsize=1 << 14)
+def _saved(spread: float, late: float) -> float:
+    """Return ``Curve.saved`` for a goodput of 1; most functions have the most or the least allowed late."""
+    load = _load(spread, late)
+    late, busy = _late_and_busy(load, spread)
+    return min(load * max(busy - late, 0.0), _ALL_BUT)
 
 
 _load_at: Final = lru_cache(maxsize=1 << 14)(_load)

@@ -116,13 +116,14 @@ class History:
                     jumps = jumps[1], slot
         end, dropped = begin + len(rates), max(0, len(rates) - KEPT)
         del rates[:dropped]
+        nothing = _nothing(mean)
         # Every reconcile comes here, and ``replace`` takes five times as long.
         history = History(
             self.slot,
             begin + dropped,
             rates,
-            self.then.plus(then, _nothing(mean)),
-            self.meanwhile.plus(meanwhile, _nothing(mean)),
+            self.then.plus(then, nothing),
+            self.meanwhile.plus(meanwhile, nothing),
             self.levels.plus(levels),
             mean,
             moments,

@@ -146,10 +146,11 @@ def recommend(
     stalled = _hanging(spec, seen, memory.stalled)
     budget = _budget(spec, seen, memory, replica, shares, stalled, now)
     replica = replica.corrected(budget.correction, 1.0 - (seen.slo_objective or 0.0))
-    base = max(believed, history.nothing)
+    nothing = history.nothing
+    base = max(believed, nothing)
 
     def prediction(followed: Followed, first: float, last: float) -> Prediction:
-        odds = followed.odds(believed, history.nothing, 2.0 * lag)
+        odds = followed.odds(believed, nothing, 2.0 * lag)
         # The moments of one horizon overlap, so they are one independent observation.
         odds = history.levels.returned(odds, base, horizon / interval)
         for rates, agreement in history.repeats(now + first, now + last, lag):
@@ -201,7 +202,8 @@ def _budget(
 ) -> Budget:
     """Return ``memory.budget`` with this observation, and ``shares`` and ``stalled`` of it."""
     passed = min(max(0.0, now - memory.seen_at), spec.timing.longest_gap)
-    lately = [share for when, share in shares if now - when <= 2.0 * spec.timing.rate_lag]
+    window = 2.0 * spec.timing.rate_lag
+    lately = [share for when, share in shares if now - when <= window]
     expected = sum(lately) / len(lately)
     overloaded = max([share for _, share in shares]) > replica.late(replica.goodput)
     late = late_share(seen)
