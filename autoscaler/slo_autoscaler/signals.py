@@ -52,6 +52,15 @@ class InShadow(Enum):
     UNKNOWN = "made of what the incumbent has missed: no data"
 
 
+class Summed(Enum):
+    """Pages whose values a signal adds up: with each scraped twice it is twice as high."""
+
+    NO = "of no kind: a share, a quantile, a time"
+    WATCHDOGS = "of replicas with our watchdog"
+    GATEWAYS = "of gateways"
+    ALL = "of replicas with our watchdog, or of gateways for functions without it"
+
+
 @dataclass(frozen=True, slots=True)
 class Signal:
     """One input of decisions."""
@@ -70,6 +79,7 @@ class Signal:
     gateway: str | None = None
     """Query for functions without our watchdog, which the gateway measures."""
     in_shadow: InShadow = InShadow.SAME
+    summed: Summed = Summed.NO
     seldom: bool = False
     """Whether the source queries it only once in many reconciles, and repeats the answer in between."""
 
@@ -114,6 +124,23 @@ _NEW: Final = (
 """Start times of processes that did not exist a window ago and were scraped just now."""
 HAS_NEW: Final = f"count by (function_name) ({_PROCESS} > time() - 2 * $G unless {_PROCESS} offset $R)"
 """Query of the functions that have such processes."""
+
+
+def _scrapes(chosen: str, address: str) -> str:
+    """Return the number of scrapes of each chosen process with this address.
+
+    Processes of a scale-up start at the same time, and an address may be a node's. Both together are one
+    process.
+    """
+    return f'count_values by ({address}) ("start", {chosen} and {_PROCESS} offset $R)'
+
+
+SCRAPES: Final = f"avg by (function_name) ({_scrapes(_fresh(_PROCESS), 'function_name, instance')}) > 1"
+"""Query of the number of jobs that scrape each replica of a function, where these are several."""
+_AT_GATEWAYS: Final = f"{_fresh(_PROCESS)} and on (job, instance) gateway_service_count"
+GATEWAY_SCRAPES: Final = f"avg ({_scrapes(_AT_GATEWAYS, 'instance')}) > 1"
+"""Likewise of the gateways; its result has no labels."""
+
 _PART: Final = f"(timestamp({_PROCESS}) - time() + $G + clamp_min(time() - $G - {_NEW}, 0))"
 """Seconds of the window until their last scrape, or since their start if that is longer."""
 _AGE: Final = f"clamp_min(timestamp({_PROCESS}) - {_NEW}, $G / 4)"
@@ -152,6 +179,7 @@ class Observation:
             f"sum by (function_name) (rate({_ENDED}[$R]))"
             f" or 0 * sum by (function_name) (rate({_STARTED}[$R]))"
         ),
+        summed=Summed.ALL,
     )
     # Counted where requests start. Needs function_namespace in the gateway, for name.namespace labels.
     gateway_rate: float | None = _signal(
@@ -159,6 +187,7 @@ class Observation:
         "Arrivals at the gateway, which include those of replicas that are not scraped yet.",
         watchdog="sum by (function_name) (rate(gateway_function_invocation_started[$R]))",
         gateway=f"sum by (function_name) (rate({_STARTED}[$R]))",
+        summed=Summed.GATEWAYS,
     )
     rate_now: float | None = _signal(
         Unit.RATE,
@@ -171,12 +200,14 @@ class Observation:
             f"sum by (function_name) ({_ALL} (irate({_REQUESTS}[$N])) or {_ALL} ({_REQUESTS}) / {_AGE})"
             f" + sum by (function_name) (deriv({_INSIDE}[$N]) or {_INSIDE} / {_AGE})"
         ),
+        summed=Summed.ALL,
     )
     gateway_rate_now: float | None = _signal(
         Unit.RATE,
         "Arrivals between the newest two scrapes, by the gateway.",
         watchdog="sum by (function_name) (irate(gateway_function_invocation_started[$N]))",
         gateway=f"sum by (function_name) (irate({_STARTED}[$N]))",
+        summed=Summed.GATEWAYS,
     )
     # Without a query: ``sources.direct`` reads it.
     direct_rate: float | None = _signal(
@@ -190,12 +221,14 @@ class Observation:
         watchdog=f"sum by (function_name) {_fresh('http_requests_in_flight')}",
         gateway=f"sum by (function_name) (clamp_min({_UNDER_WAY}, 0))",
         in_shadow=InShadow.BY_LOAD,
+        summed=Summed.ALL,
     )
     in_flight_growth: float | None = _signal(
         Unit.RATE,
         "Growth of `in_flight`: under overload arrivals exceed completions by it.",
         watchdog="sum by (function_name) (deriv(http_requests_in_flight[$R]))",
         new=f"sum by (function_name) ({_INSIDE} / {_PART} or deriv({_INSIDE}[$R]))",
+        summed=Summed.ALL,
     )
     # Both are lower bounds. A replica: the lowest count in flight, less all that it completed. A gateway: the
     # count in flight now, less all that started in the window.
@@ -213,12 +246,14 @@ class Observation:
             f" - clamp_min({_STARTED} - {_STARTED} offset $R, 0), 0))"
         ),
         in_shadow=InShadow.UNKNOWN,
+        summed=Summed.ALL,
     )
     queue_length: float | None = _signal(
         Unit.COUNT,
         "Requests that wait for a worker; shown only.",
         watchdog=f"sum by (function_name) {_fresh('watchdog_queue_length')}",
         in_shadow=InShadow.BY_LOAD,
+        summed=Summed.ALL,
     )
     # The median replica: one that has just learned something odd does not size the fleet. New ones often
     # start with too little CPU, and would soon be most of them: they count where no other has known its
@@ -279,6 +314,7 @@ class Observation:
         "Requests completed in the window.",
         watchdog="sum by (function_name) (increase(slo_requests_total[$W]))",
         gateway="sum by (function_name) (increase(gateway_function_invocation_total{$JUDGED,$F}[$W]))",
+        summed=Summed.ALL,
     )
     # For one request: a larger batch may take longer than the SLO without being a fault.
     service_time_single: float | None = _signal(
@@ -327,6 +363,7 @@ class Observation:
         watchdog=f"sum by (function_name) {_fresh(_SCRAPED)}",
         gateway=f"max by (function_name) {_fresh(_SERVICES)}",
         in_shadow=InShadow.BY_REPLICAS,
+        summed=Summed.WATCHDOGS,
     )
     # The gateways' rates include all replicas, so the share of the gateways that are in them counts.
     rated_replicas: float | None = _signal(
@@ -340,6 +377,7 @@ class Observation:
             f" * {_rated(_SERVICES)} / count by (function_name) {_fresh(_SERVICES)}"
         ),
         in_shadow=InShadow.BY_REPLICAS,
+        summed=Summed.WATCHDOGS,
     )
     sample_age: float | None = _signal(
         Unit.SECONDS,

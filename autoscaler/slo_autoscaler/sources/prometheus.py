@@ -178,7 +178,9 @@ class PrometheusSource:
         self._at = at
         self._gateway = gateway or GatewaySlos()
         self._queries = promql.queries(config.window, config.rate_window)
-        self._new_replicas = promql.new_replicas(config.window, config.rate_window)
+        self._exceptions_query = promql.exceptions(config.window, config.rate_window)
+        self._exceptions = promql.Exceptions()
+        """The last ones."""
         self._gateway_queries = promql.gateway_queries(config.window, config.rate_window, self._gateway)
         self._seldom = _Seldom(
             [
@@ -186,8 +188,8 @@ class PrometheusSource:
                 promql.gateway_queries(config.window, config.rate_window, self._gateway, seldom=True),
             ]
         )
-        self._advised: str | None = None
-        """The last logged advice."""
+        self._advised: dict[str, str | None] = {}
+        """The last logged advice, by subject."""
         self._partial: str | None = None
         """The last warning of partial answers."""
         self._server = Server(config, "prometheus")
@@ -202,14 +204,19 @@ class PrometheusSource:
         self._server.take_partial()  # of queries for other times
         own = self._asked(self._queries)
         theirs = self._asked(self._gateway_queries)
-        (having_new,) = self._asked({"": self._new_replicas}).values()
-        self._server.answers([having_new, *own.values(), *theirs.values()], end)
+        (exceptions,) = self._asked({"": self._exceptions_query}).values()
+        self._server.answers([exceptions, *own.values(), *theirs.values()], end)
+        self._exceptions = promql.Exceptions.of(exceptions.result())
+        self._advise("scrapes", self._exceptions.advice())
         seldom = self._seldom.poll(self._asked)
-        self._advise(seldom.get("scrape_ratio", {}))
+        scrape_interval, max_age = self._config.scrape_interval, self._config.max_age
+        ratios = seldom.get("scrape_ratio", {})
+        self._advise("interval", promql.scrape_advice(ratios, scrape_interval, max_age))
         found = {signal: query.result() for signal, query in own.items()} | seldom
-        seen = promql.observations(found | self._with_new(found, having_new.result(), end))
+        found |= self._with_new(found, self._exceptions.corrected, end)
+        seen = promql.observations(self._exceptions.once(found, watchdog=True))
         answers = {signal: query.result() for signal, query in theirs.items()} | seldom
-        seen |= promql.gateway_observations(answers, self._gateway)
+        seen |= promql.gateway_observations(self._exceptions.once(answers, watchdog=False), self._gateway)
         partial = self._server.take_partial()
         if partial != self._partial and partial is not None:
             logger.warning("Prometheus' answers are partial, so nothing is scaled down: %s", partial)
@@ -262,12 +269,11 @@ class PrometheusSource:
         self._server.answers([*asked.values()], end)
         return {signal: found.get(signal, {}) | query.result() for signal, query in asked.items()}
 
-    def _advise(self, ratios: Mapping[str, float]) -> None:
-        """Log once the settings to change if Prometheus scrapes at another interval."""
-        advice = promql.scrape_advice(ratios, self._config.scrape_interval, self._config.max_age)
-        if advice is not None and advice != self._advised:
+    def _advise(self, subject: str, advice: str | None) -> None:
+        """Log once the settings to change."""
+        if advice is not None and advice != self._advised.get(subject):
             logger.warning("%s", advice)
-        self._advised = advice
+        self._advised[subject] = advice
 
     def _ask(self, query: str, params: Mapping[str, float]) -> dict[str, float]:
         return self._server.instant(promql.parse, query, params)
@@ -283,7 +289,7 @@ class PrometheusSource:
         now, exported = self._clock(promql.exported_at(window))
         texts = promql.history_queries(window, self._gateway)
         found = {
-            field: self._ask_range(text, now, (now - span, now), self._config.scrape_interval)
+            field: self._ask_arrivals(text, now, (now - span, now), self._config.scrape_interval)
             for field, text in texts.items()
         }
         if math.isnan(exported):
@@ -297,12 +303,20 @@ class PrometheusSource:
         now, _ = self._clock("time()")
         step = max(self._config.rate_window, 2.0 * span / promql.EARLIER_STEPS)
         text = promql.arrivals(step, self._gateway)
-        return self._ask_range(text, now, (now - age - span, min(now, now - age + span)), step)
+        return self._ask_arrivals(text, now, (now - age - span, min(now, now - age + span)), step)
 
-    def _ask_range(
+    def _ask_arrivals(
         self, query: str, now: float, span: tuple[float, float], step: float
     ) -> dict[str, tuple[tuple[float, float], ...]]:
-        return self._server.range(lambda answer: promql.parse_range(answer, now), query, span, step)
+        """Return rates of the past; as many jobs count as scraping then as do now."""
+        found = self._server.range(lambda answer: promql.parse_range(answer, now), query, span, step)
+        exceptions, slos = self._exceptions, self._gateway
+        if not exceptions.scrapes:
+            return found
+        factors = {name: exceptions.factor(name, "rate", watchdog=slos.of(name) is None) for name in found}
+        return {
+            name: tuple((ago, rate / factors[name]) for ago, rate in points) for name, points in found.items()
+        }
 
     def _clock(self, query: str) -> tuple[float, float]:
         """Return the time by Prometheus' clock, and the value of a scalar."""

@@ -15,13 +15,21 @@ SLO as good, so that every counted miss is a real one. Set such an SLO to an edg
 import math
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from sys import intern
-from typing import Final
+from typing import Final, Self
 
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.law.restart import Entry, Past
-from slo_autoscaler.signals import DERIVED, HAS_NEW, SIGNALS, Observation
+from slo_autoscaler.signals import (
+    DERIVED,
+    GATEWAY_SCRAPES,
+    HAS_NEW,
+    SCRAPES,
+    SIGNALS,
+    Observation,
+    Summed,
+)
 from slo_autoscaler.sources import MIN_AGE_SCRAPES, MIN_SCRAPES, Earlier
 from slo_autoscaler.spec import GatewaySlos
 
@@ -56,6 +64,10 @@ MOST_NAMED: Final = 10
 """Maximum functions that a query names, because it must fit into a URL. For more, query all functions."""
 
 _ANY: Final = 'function_name!=""'
+_NONE: Final = 'function_name=""'
+
+GATEWAY_PAGES: Final = "/gateways"
+"""Stands for the gateways among names of functions, none of which has a slash."""
 
 GATEWAY: Final = {name: signal.gateway for name, signal in SIGNALS.items() if signal.gateway}
 """Signal -> query of functions without it; ``$ATTAINED[span]`` depends on each function's SLO."""
@@ -93,9 +105,72 @@ def queries(window: float, rate_window: float, *, seldom: bool = False) -> dict[
     return _filled(_asked(WATCHDOG, seldom=seldom), window, rate_window)
 
 
-def new_replicas(window: float, rate_window: float) -> str:
-    """Return the query of the functions that have new replicas."""
-    return _filled({"": HAS_NEW.replace("$F", _ANY)}, window, rate_window)[""]
+def exceptions(window: float, rate_window: float) -> str:
+    """Return the query that ``Exceptions.of`` reads."""
+    gateways = GATEWAY_SCRAPES.replace("$F", _NONE)
+    text = (
+        f"-({SCRAPES.replace('$F', _ANY)})"
+        f" or label_replace(-({gateways}), '{FUNCTION_LABEL}', '{GATEWAY_PAGES}', '', '')"
+        f" or {HAS_NEW.replace('$F', _ANY)}"
+    )
+    return _filled({"": text}, window, rate_window)[""]
+
+
+@dataclass(frozen=True, slots=True)
+class Exceptions:
+    """Functions whose signals the usual queries do not give."""
+
+    corrected: frozenset[str] = frozenset()
+    """Functions to ask ``new_queries`` for."""
+    scrapes: Mapping[str, float] = field(default_factory=dict)
+    """Function, or ``GATEWAY_PAGES``, to the jobs that scrape each of its pages, where these are several."""
+
+    @classmethod
+    def of(cls, answer: Mapping[str, float]) -> Self:
+        """Read the answer to ``exceptions``. One query has both, because some services bill each.
+
+        A negative number is scrapes. Whether such a function has new replicas is then unknown, and the
+        queries for new replicas are right for others too.
+        """
+        scrapes = {name: -value for name, value in answer.items() if value < 0.0}
+        return cls(frozenset(answer.keys() - {GATEWAY_PAGES}), scrapes)
+
+    def factor(self, name: str, signal: str, *, watchdog: bool) -> float:
+        """Return the factor by which an answer counts each page more than once.
+
+        ``watchdog``: whether the function has our watchdog.
+        """
+        summed = SIGNALS[signal].summed
+        if summed is Summed.NO or (summed is Summed.WATCHDOGS and not watchdog):
+            return 1.0
+        return self.scrapes.get(name if watchdog and summed is not Summed.GATEWAYS else GATEWAY_PAGES, 1.0)
+
+    def once(
+        self, answers: Mapping[str, Mapping[str, float]], *, watchdog: bool
+    ) -> Mapping[str, Mapping[str, float]]:
+        """Return {signal: {function_name: value}} as if one job scraped each page."""
+        if not self.scrapes:
+            return answers
+        return {
+            signal: {
+                name: value / self.factor(name, signal, watchdog=watchdog) for name, value in values.items()
+            }
+            for signal, values in answers.items()
+        }
+
+    def advice(self) -> str | None:
+        """Return the pages that several jobs scrape, with the next step; None if there are none."""
+        if not self.scrapes:
+            return None
+        name, more = min(self.scrapes), len(self.scrapes) - 1
+        pages, metric = f"the replicas of {name}", f'up{{function_name="{name}"}}'
+        if name == GATEWAY_PAGES:
+            pages, metric = "the gateway", "gateway_service_count"
+        others = f", and those of {more} more" if more else ""
+        return (
+            f"several jobs of Prometheus scrape {pages}{others}: requests count once here, and more often in"
+            f" rules and dashboards; keep one job of count by (job) ({metric})"
+        )
 
 
 def new_queries(names: Collection[str], window: float, rate_window: float) -> dict[str, str]:

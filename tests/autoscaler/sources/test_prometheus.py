@@ -2,6 +2,7 @@
 
 import threading
 import time
+from urllib.parse import unquote_plus
 
 import pytest
 
@@ -77,6 +78,40 @@ def test_observe_partial_answers_are_logged_once(server, source, caplog):
     source.observe()
     source.observe()
     assert [each.levelname for each in caplog.records if "store-1" in each.getMessage()] == ["WARNING"]
+
+
+def test_observe_pages_that_two_jobs_scrape_count_once_and_are_logged_once(server, source, caplog):
+    twice, gateways = (
+        b'{"metric": {"function_name": "%s"}, "value": [1, "-2"]}' % name for name in (b"a.fn", b"/gateways")
+    )
+
+    def answer(handler):
+        found = "count_values" in unquote_plus(handler.path)
+        body = VECTOR % (b"[" + twice + b"," + gateways + b"]") if found else SERIES
+        doubles.status(200, body)(handler)
+
+    server.faults["GET"] = answer
+    source.observe()
+    seen = source.observe()["a.fn"]
+    assert (seen.rate, seen.gateway_rate, seen.in_flight, seen.up_replicas) == (1.0, 1.0, 1.0, 1.0)
+    assert (seen.capacity, seen.attainment) == (2.0, 2.0)
+    assert [each.levelname for each in caplog.records if "a.fn" in each.getMessage()] == ["WARNING"]
+
+
+@pytest.mark.e2e
+def test_rate_of_a_replica_that_two_jobs_scrape_is_counted_once(tmp_path):
+    with a_fleet() as fleet:
+        fleet.rate, fleet.started = 100.0, 1700000000.0
+        target = {"targets": [fleet.address], "labels": {"function_name": "busy.fn"}}
+        jobs = [{"job_name": name, "static_configs": [target]} for name in ("one", "two")]
+        with a_prometheus(tmp_path, {}, jobs) as prometheus:
+            source = PrometheusSource(
+                PrometheusSettings(url=prometheus.url, scrape_interval=0.25, window=2.0)
+            )
+            until(lambda: _counts(source) == (2.0, 100.0, 1.0), "the second job is known")
+            past = source.history(1.0)
+            source.close()
+    assert past["busy.fn"].rate[-1][1] < 150.0
 
 
 @pytest.mark.parametrize("fault", [doubles.hang, doubles.dribble])

@@ -16,12 +16,12 @@ from slo_autoscaler.sources.promql import (
     RESTORED,
     WATCHDOG,
     earlier,
+    exceptions,
     exported_at,
     gateway_observations,
     gateway_queries,
     history_queries,
     new_queries,
-    new_replicas,
     observations,
     parse,
     parse_range,
@@ -50,7 +50,7 @@ def test_queries_every_signal_has_one_and_nothing_is_left_open():
         *(gateway_queries(7.5, 2.0, SLOS, seldom=seldom) for seldom in (False, True)),
         history_queries(2.0, SLOS),
         {"": exported_at(2.0)},
-        {"": new_replicas(7.5, 2.0)},
+        {"": exceptions(7.5, 2.0)},
         new_queries(["a.fn"], 7.5, 2.0),
     ]
     for text in (text for texts in asked for text in texts.values()):

@@ -4,12 +4,14 @@ import pytest
 import yaml
 
 from prometheus.promtool import promtool
+from slo_autoscaler.signals import SIGNALS, Summed
 from slo_autoscaler.sources.promql import (
+    GATEWAY_PAGES,
     RESTORED,
+    exceptions,
     gateway_queries,
     history_queries,
     new_queries,
-    new_replicas,
     queries,
 )
 from slo_autoscaler.spec import GatewaySlos, Slo
@@ -225,7 +227,7 @@ AS_NEW = new_queries(["a.fn"], 30.0, 20.0)
 
 
 def test_a_function_has_new_replicas_for_a_window_after_their_first_scrape(tmp_path):
-    texts = {"": new_replicas(30.0, 20.0)}
+    texts = {"": exceptions(30.0, 20.0)}
     for at, expected in ((105, {}), (110, {"a.fn": 2}), (125, {"a.fn": 2}), (130, {})):
         run_promtool(tmp_path, a_test(joined(), texts, {"": expected}, f"{at}s"))
 
@@ -235,9 +237,58 @@ def test_queries_for_new_replicas_agree_without_new_replicas(tmp_path):
     run_promtool(tmp_path, a_test(WATCHDOGS, texts, {name: BY_THE_WATCHDOG[name] for name in texts}))
 
 
+def scraped_by(job, series):
+    return {name.replace("{", f'{{job="{job}",', 1): points for name, points in series.items()}
+
+
+@pytest.mark.parametrize(
+    ("series", "texts", "once", "single"),
+    [
+        (WATCHDOGS, queries(30.0, 20.0), BY_THE_WATCHDOG, {Summed.NO}),
+        (GATEWAY, gateway_queries(30.0, 20.0, NAMED), BY_THE_GATEWAY, {Summed.NO, Summed.WATCHDOGS}),
+    ],
+    ids=["watchdog", "gateway"],
+)
+def test_queries_of_pages_that_two_jobs_scrape_double_each_summed_signal(
+    tmp_path, series, texts, once, single
+):
+    expected = {
+        signal: {
+            name: value * (1 if SIGNALS[signal].summed in single else 2) for name, value in values.items()
+        }
+        for signal, values in once.items()
+    }
+    run_promtool(tmp_path, a_test(scraped_by("one", series) | scraped_by("two", series), texts, expected))
+
+
+def test_exceptions_are_pages_that_several_jobs_have_scraped_for_a_window(tmp_path):
+    start = "process_start_time_seconds"
+    series = {
+        # A node's address is that of two replicas, and replicas start at the same time.
+        f'{start}{{function_name="twice.fn",job="one",instance="node:1",replica="0"}}': "7x30",
+        f'{start}{{function_name="twice.fn",job="two",instance="node:1",pod="0"}}': "7x30",
+        f'{start}{{function_name="once.fn",job="one",instance="node:2",replica="0"}}': "7x30",
+        f'{start}{{function_name="once.fn",job="one",instance="node:2",replica="1"}}': "8x30",
+        f'{start}{{function_name="once.fn",job="one",instance="node:3",replica="2"}}': "8x30",
+        # The second job began just now, or ended by a restart of Prometheus, which leaves no marker.
+        f'{start}{{function_name="soon.fn",job="one",instance="a:1"}}': "7x30",
+        f'{start}{{function_name="soon.fn",job="two",instance="a:1"}}': "_x22 7x8",
+        f'{start}{{function_name="ended.fn",job="one",instance="a:2"}}': "7x30",
+        f'{start}{{function_name="ended.fn",job="two",instance="a:2"}}': "7x12",
+        **{
+            f'{metric}{{job="{job}",instance="gateway:1"{label}}}': "7x30"
+            for metric, label in ((start, ""), ("gateway_service_count", ',function_name="once.fn"'))
+            for job in ("one", "two")
+        },
+        f'{start}{{job="node",instance="gateway:1"}}': "7x30",
+    }
+    expected = {"": {"twice.fn": -2, GATEWAY_PAGES: -2}}
+    run_promtool(tmp_path, a_test(series, {"": exceptions(30.0, 20.0)}, expected))
+
+
 def counted(function, replica, started, *points, inside=2):
     """A replica's series from its first scrape on, at times and counts; before that there are none."""
-    labels = f'function_name="{function}",replica="{replica}"'
+    labels = f'function_name="{function}",instance="{replica}",replica="{replica}"'
     (first, _), *_ = points
     before = f"_x{first // 5} " if first else ""
     values = before + " ".join(str(count) for _, count in points)
@@ -283,7 +334,7 @@ def test_count_before_the_window_is_no_present_load(tmp_path, started):
 def test_a_replica_that_is_started_again_in_its_place_keeps_what_it_counted_before(tmp_path):
     points = [(at, 10 * at if at < 110 else 10 * (at - 107)) for at in range(0, 151, 5)]
     series = counted("a.fn", 0, 0, *points)
-    starts = 'process_start_time_seconds{function_name="a.fn",replica="0"}'
+    starts = 'process_start_time_seconds{function_name="a.fn",instance="0",replica="0"}'
     series[starts] = "0x21 107x8"
     texts = {"rate": AS_NEW["rate"]}
     run_promtool(tmp_path, a_test(series, texts, {"rate": {"a.fn": 9.0}}, "120s", digits=0))
