@@ -16,7 +16,13 @@ from math import inf, isinf
 from typing import Any, Final, Protocol, TypeVar
 
 from slo_autoscaler.conflict import FEW, WITHIN, ScalerConflict
-from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError, SourceError
+from slo_autoscaler.errors import (
+    FunctionGoneError,
+    PlatformError,
+    ScaleChangedError,
+    SourceError,
+    UnreadableError,
+)
 from slo_autoscaler.fields import Mode
 from slo_autoscaler.journal import Entry, Journal, named
 from slo_autoscaler.law.allocate import allocate
@@ -75,6 +81,8 @@ class _Target:
     """``memory`` before the decision that is being applied."""
     scale: Scale | None = None
     """The last counts that the platform returned."""
+    counted: int | None = None
+    """Its replicas while only these can be read."""
     decided: Scale | None = None
     """The counts that the last decision was made on."""
     read_at: float = -1.0
@@ -247,9 +255,10 @@ class Controller:
         for name, scale in scales.items():
             target = self._targets[name]
             if isinstance(scale, PlatformError):
+                target.counted = scale.replicas if isinstance(scale, UnreadableError) else target.counted
                 errors += self._failed(name, "read", scale)
                 continue
-            target.scale = scale
+            target.scale, target.counted = scale, None
             self._detect_conflict(name, target)
             try:
                 wishes[name] = self._recommend(name, target, None if seen is None else seen.get(name), scale)
@@ -676,11 +685,15 @@ def _with_labels(spec: Spec, scale: Scale) -> Spec:
 
 
 def _held(target: _Target) -> int:
-    """Return the replicas of a function that count against a budget, requested ones included."""
-    if target.scale is None or target.scale.mode == "shadow":
+    """Return the replicas of a function that count against a budget, requested ones included.
+
+    One that could never be read holds its count, or at least its minimum.
+    """
+    if (target.spec.mode if target.scale is None else target.scale.mode) == "shadow":
         return 0
+    last = target.spec.min_replicas if target.scale is None else target.scale.desired
     asked = None if target.memory is None else target.memory.asked
-    return max(target.scale.desired, 0 if asked is None else asked.replicas)
+    return max(last if target.counted is None else target.counted, 0 if asked is None else asked.replicas)
 
 
 def _backs_off(target: _Target) -> bool:

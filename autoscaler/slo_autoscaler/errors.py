@@ -52,6 +52,17 @@ class PlatformError(Exception):
     """The platform refused, failed or did not answer."""
 
 
+class UnreadableError(PlatformError):
+    """The platform knows the function, and a part of its data is wrong; ``replicas`` is the part that is not.
+
+    ``replicas`` is its count; it takes part in a fleet's budget.
+    """
+
+    def __init__(self, message: str, replicas: int) -> None:
+        super().__init__(message)
+        self.replicas = replicas
+
+
 class FunctionGoneError(PlatformError):
     """The platform does not know the function, or does not know it any more."""
 

@@ -341,6 +341,21 @@ def test_reconcile_replicas_of_a_function_that_backs_off_stay_its_own_in_the_fle
         assert max([body["replicas"] for body in gateway.posted], default=2) <= 2
 
 
+def test_reconcile_function_that_was_never_readable_keeps_its_replicas_in_the_fleet(gateway):
+    gateway.functions["b"] = Function(2, {MODE: "of"})
+    with Bench(gateway, *[{A: BUSY}] * 2, **{"fleet.replicas": 5}) as bench:
+        bench.times(2)
+        assert (gateway.functions["a"].replicas, gateway.functions["b"].replicas) == (3, 2)
+        assert bench.about()[-1]["inputs"]["share"] == 3
+
+
+def test_reconcile_function_whose_count_is_unreadable_keeps_its_minimum_in_the_fleet(gateway):
+    gateway.functions["b"].replicas = "two"
+    with Bench(gateway, *[{A: BUSY}] * 2, **{"fleet.replicas": 5, "defaults.min_replicas": 2}) as bench:
+        bench.times(2)
+        assert bench.about()[-1]["inputs"]["share"] == 3
+
+
 def test_replicas_that_are_missing_are_asked_for_before_others_are_given_away(gateway):
     gateway.functions["a"].replicas = 5
     calm = {A: replace(CALM, up_replicas=5.0), B: CALM}

@@ -10,7 +10,7 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
-from slo_autoscaler.errors import FunctionGoneError, NotFoundError, PlatformError
+from slo_autoscaler.errors import FunctionGoneError, NotFoundError, PlatformError, UnreadableError
 from slo_autoscaler.fields import (
     ClusterTls,
     Concurrency,
@@ -232,6 +232,12 @@ class Kubernetes:
         return shortages(self._pods, lambda pod: pod.deployment)
 
     def _scale(self, deployment: Deployment, other: str | None, without_node: Shortages) -> Scale:
+        try:
+            return self._readable(deployment, other, without_node)
+        except PlatformError as error:
+            raise UnreadableError(str(error), deployment.desired) from error
+
+    def _readable(self, deployment: Deployment, other: str | None, without_node: Shortages) -> Scale:
         name = deployment.function_name
         if deployment.fault is not None:
             raise PlatformError(f"{name}: {deployment.fault}")

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import requests
 from pydantic import Field, ValidationInfo, field_validator
 
-from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError, brief
+from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError, UnreadableError, brief
 from slo_autoscaler.fields import (
     Concurrency,
     Count,
@@ -174,15 +174,18 @@ class OpenFaas:
         desired = _count(function_name, status, "replicas")
         if self._written.get(function_name) == desired:
             self._written.pop(function_name, None)
-        return Scale(
-            desired=desired,
-            available=_count(function_name, status, "availableReplicas"),
-            min=_bound(function_name, labels, MIN_LABEL),
-            max=_bound(function_name, labels, MAX_LABEL),
-            cap=self._config.cap,
-            mode=self._modes.of(function_name, MODE_LABEL, labels.get(MODE_LABEL)),
-            zero_after=_zero_after(labels),
-        )
+        try:
+            return Scale(
+                desired=desired,
+                available=_count(function_name, status, "availableReplicas"),
+                min=_bound(function_name, labels, MIN_LABEL),
+                max=_bound(function_name, labels, MAX_LABEL),
+                cap=self._config.cap,
+                mode=self._modes.of(function_name, MODE_LABEL, labels.get(MODE_LABEL)),
+                zero_after=_zero_after(labels),
+            )
+        except PlatformError as error:
+            raise UnreadableError(str(error), desired) from error
 
     def _get(self, path: str, namespace: str) -> Any:
         response = self._request("GET", path, namespace, None)

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from slo_autoscaler.errors import PlatformError
+from slo_autoscaler.errors import PlatformError, UnreadableError
 from slo_autoscaler.fields import parse_duration, whole
 from slo_autoscaler.model import Scale
 from slo_autoscaler.spec import Modes
@@ -331,15 +331,19 @@ def plan(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
 def scale_of(main: Revision, cap: int | None, modes: Modes) -> Scale:
     """Return the main revision's counts and bounds, from which a decision starts.
 
-    Raises ``PlatformError`` if the label says no mode.
+    Raises ``UnreadableError`` if the label says no mode.
     """
+    try:
+        mode = modes.of(main.function_name, MODE, main.share.mode)
+    except PlatformError as error:
+        raise UnreadableError(str(error), main.replicas) from error
     return Scale(
         desired=main.replicas,
         available=main.ready,
         min=main.least or None,
         max=main.most,
         cap=cap,
-        mode=modes.of(main.function_name, MODE, main.share.mode),
+        mode=mode,
         revision=main.name,
         version=main.version,
     )
