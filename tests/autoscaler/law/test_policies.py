@@ -57,7 +57,6 @@ def test_every_policy_gives_a_count_and_none_less_for_more_load(spec, observatio
         (seen(p99=0.03), FOUR, {}, (2, Reason.LATENCY_BELOW_TARGET)),
         (seen(p99=0.03, attainment=0.9), FOUR, {}, (4, Reason.SCALE_DOWN_UNSAFE)),
         (seen(p95=0.03, attainment=0.95, samples=20.0), FOUR, {}, (4, Reason.SCALE_DOWN_UNSAFE)),
-        (seen(p99=0.085), FOUR, {}, (4, Reason.WITHIN_TOLERANCE)),
         (seen(p99=0.5), Scale(2, 0), {}, (2, Reason.SETTLING)),
         (seen(p99=0.5), TWO, {"scaled_at": LATER - 39.0}, (2, Reason.SETTLING)),
         (seen(p99=0.5), TWO, {"scaled_at": LATER - 45.0}, (13, Reason.LATENCY_ABOVE_TARGET)),
@@ -67,7 +66,6 @@ def test_every_policy_gives_a_count_and_none_less_for_more_load(spec, observatio
             dict.fromkeys(("scaled_at", "scaled_up_at"), LATER - 45.0),
             (2, Reason.SETTLING),
         ),
-        (seen(p99=None), TWO, {}, (2, Reason.TOO_FEW_SAMPLES)),
         (seen(p95=0.5, samples=17.0), TWO, {}, (2, Reason.TOO_FEW_SAMPLES)),
         (seen(p95=0.5, samples=18.0), TWO, {}, (13, Reason.LATENCY_ABOVE_TARGET)),  # and two in flight
     ],
@@ -84,11 +82,8 @@ MISSED = {"capacity": None, "attainment": 0.9}
 @pytest.mark.parametrize(
     ("changes", "memory", "expected"),
     [
-        ({"p99": 0.11}, {}, (3, Reason.SLO_MISSED)),
         ({"p99": 0.17}, {}, (4, Reason.SLO_MISSED)),
         ({"p99": 5.0}, {}, (4, Reason.SLO_MISSED)),  # a doubling at most
-        ({"p99": 0.09}, {}, (2, Reason.WILL_NOT_HELP)),  # successes are quick: what is missed are errors
-        ({"p99": 0.11}, {"scaled_at": LATER - 30.0}, (2, Reason.SETTLING)),
         ({"p99": 0.11, "burn_short": 0.9}, {}, (3, Reason.LATENCY_ABOVE_TARGET)),  # it is over
         ({"p95": 0.03, "samples": 19.0}, {}, (2, Reason.SCALE_DOWN_UNSAFE)),
         ({"p99": 0.11, "attainment": 0.98, "samples": 100.0}, {}, (3, Reason.LATENCY_ABOVE_TARGET)),
@@ -96,10 +91,6 @@ MISSED = {"capacity": None, "attainment": 0.9}
 )
 def test_slo_sizes_by_latency_alone_until_a_capacity_is_learned(changes, memory, expected):
     assert ask(slo, seen(**MISSED | changes), **memory) == expected
-
-
-def test_slo_wants_the_count_that_is_there_where_not_even_one_request_fits():
-    assert ask(slo, seen(capacity=0.0, attainment=0.0)) == (2, Reason.WILL_NOT_HELP)
 
 
 def test_what_was_not_safe_a_moment_ago_is_not_given_back_now():
