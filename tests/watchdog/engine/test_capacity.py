@@ -105,48 +105,45 @@ def test_a_bound_only_ever_lowers_and_stays_positive(
 
 
 @dataclass(frozen=True)
-class Line:
-    """l(b) = constant + each x b, known exactly."""
+class Known:
+    """A latency model that knows its law."""
 
-    constant: float
-    each: float
-    spread: float = 0.0
+    predict_cautious: Law
+    deviations: tuple[float, ...] = tuple(NormalDist(1.0, 0.03).quantiles(100))
     reach: int = 256
 
-    @property
-    def deviations(self) -> tuple[float, ...]:
-        """Evenly from 1 - spread to 1 + spread."""
-        return tuple(1.0 + self.spread * (step / 10 - 1.0) for step in range(21))
 
-    def predict_cautious(self, size: float) -> float:
-        return self.constant + self.each * size
+def line(constant: float, each: float, spread: float = 0.0, reach: int = 256) -> Known:
+    """l(b) = constant + each x b, evenly from 1 - spread of it to 1 + spread."""
+    deviations = tuple(1.0 + spread * (step / 10 - 1.0) for step in range(21))
+    return Known(lambda size: constant + each * size, deviations, reach)
 
 
-LINES = st.builds(Line, st.floats(0, 0.5), st.floats(0.001, 0.3), st.floats(0, 0.5), st.integers(1, 256))
+LINES = st.builds(line, st.floats(0, 0.5), st.floats(0.001, 0.3), st.floats(0, 0.5), st.integers(1, 256))
 
 
 @given(LINES, st.integers(1, 16), st.floats(0.5, 20.0), st.floats(0.5, 0.9999))
 def test_workers_sustain_no_more_than_their_throughput(
-    line: Line, workers: int, slo: float, objective: float
+    model: Known, workers: int, slo: float, objective: float
 ):
-    rate, size = sustained(line, workers, slo, objective)
-    assert 0 <= rate <= workers * line.reach / line.predict_cautious(line.reach) * 1.0001
-    assert 1 <= size <= line.reach
+    rate, size = sustained(model, workers, slo, objective)
+    assert 0 <= rate <= workers * model.reach / model.predict_cautious(model.reach) * 1.0001
+    assert 1 <= size <= model.reach
 
 
 @pytest.mark.parametrize("each", [0.03, 0.01, 0.001])
 @pytest.mark.parametrize("workers", [1, 3, 12])
 def test_workers_sustain_less_for_a_higher_objective_and_where_batches_vary_more(each: float, workers: int):
     rates = [
-        sustained(Line(0.02, each), workers, 0.1, objective)[0] for objective in (0.9, 0.97, 0.99, 0.999)
+        sustained(line(0.02, each), workers, 0.1, objective)[0] for objective in (0.9, 0.97, 0.99, 0.999)
     ]
     assert rates == sorted(rates, reverse=True)
-    rates = [sustained(Line(0.02, each, varies), workers, 0.1, 0.99)[0] for varies in (0.0, 0.2, 0.5, 0.9)]
+    rates = [sustained(line(0.02, each, varies), workers, 0.1, 0.99)[0] for varies in (0.0, 0.2, 0.5, 0.9)]
     assert rates == sorted(rates, reverse=True)
 
 
 def test_workers_that_take_one_request_at_a_time_sustain_less_than_their_throughput():
-    rate, size = sustained(Line(0.01, 0.0, 0.0, 1), 1, 0.1, 0.99)
+    rate, size = sustained(line(0.01, 0.0, 0.0, 1), 1, 0.1, 0.99)
     assert size == 1
     assert 70 < rate < 90
 
@@ -154,13 +151,13 @@ def test_workers_that_take_one_request_at_a_time_sustain_less_than_their_through
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_rate_is_kept_where_two_requests_one_after_the_other_do_not_fit(workers: int):
     law: Law = lambda size: 0.05 + 0.015 * size  # noqa: E731 - it closes over what is tested
-    rate, _ = sustained(_Exact(law), workers, 0.1, 0.99)
+    rate, _ = sustained(Known(law), workers, 0.1, 0.99)
     assert attained(law, workers, 0.1, 0.6 * rate) >= 0.99
     assert attained(law, workers, 0.1, 2.0 * rate) < 0.99
 
 
 def test_workers_sustain_nothing_where_one_request_takes_the_slo():
-    assert sustained(Line(0.08, 0.02), 4, 0.1, 0.99) == (0.0, 1.0)
+    assert sustained(line(0.08, 0.02), 4, 0.1, 0.99) == (0.0, 1.0)
 
 
 def attained(law: Law, workers: int, slo: float, rate: float) -> float:
@@ -186,7 +183,7 @@ def attained(law: Law, workers: int, slo: float, rate: float) -> float:
 def test_rate_learned_at_a_third_of_it_meets_the_objective_and_twice_that_does_not(
     law: Law, workers: int, slo: float
 ):
-    guess = sustained(_Exact(law), workers, slo, 0.99)[0]
+    guess = sustained(Known(law), workers, slo, 0.99)[0]
     simulation = Simulation(law, workers=workers, slo_latency=slo, max_batch_size=256)
     simulation.run(guess / 3, min(60, 20_000 / guess))
     rate, _ = sustained(simulation.model, workers, slo, 0.99)
@@ -198,19 +195,6 @@ def test_rate_learned_at_a_third_of_it_meets_the_objective_and_twice_that_does_n
 @pytest.mark.parametrize(("each", "workers"), [(0.006, 1), (0.002, 2), (0.0005, 4)])
 def test_rate_for_another_objective_meets_that(each: float, workers: int, objective: float):
     law: Law = lambda size: 0.01 + each * size  # noqa: E731 - it closes over what is tested
-    rate, _ = sustained(_Exact(law), workers, 0.1, objective)
+    rate, _ = sustained(Known(law), workers, 0.1, objective)
     assert attained(law, workers, 0.1, 0.9 * rate) >= objective
     assert attained(law, workers, 0.1, 1.5 * rate) < objective
-
-
-@dataclass(frozen=True)
-class _Exact:
-    law: Law
-    deviations: tuple[float, ...] = tuple(NormalDist(1.0, 0.03).quantiles(100))
-
-    @property
-    def reach(self) -> int:
-        return max(range(1, 257), key=lambda size: size / self.law(size))
-
-    def predict_cautious(self, size: float) -> float:
-        return self.law(size)

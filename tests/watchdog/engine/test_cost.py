@@ -57,29 +57,23 @@ def test_incompatible_requests_never_share_a_batch(one: CostClass, other: CostCl
     assert cost.pool(one) is not cost.pool(other)
 
 
-def test_class_that_costs_other_than_its_pool_leaves_it_and_each_learns_its_own_curve():
+def test_class_that_costs_other_than_its_pool_leaves_it_until_they_have_come_to_cost_alike():
     cost = model()
     mixed_then_alone(cost, padded)
     short, long = cost.pool(SHORT), cost.pool(LONG)
     assert short is not long
     assert short.times.predict_mean(28) == pytest.approx(padded([SHORT] * 28), rel=0.1)
     assert long.times.predict_mean(4) == pytest.approx(padded([LONG] * 4), rel=0.1)
+    for _ in range(80):
+        for kind in (SHORT, LONG):
+            for size in (4, 28):
+                run(cost, [kind] * size, 0.005 + 0.0005 * size)
+    assert cost.pool(SHORT) is cost.pool(LONG)
 
 
 def test_classes_that_cost_alike_stay_together():
     cost = model()
     mixed_then_alone(cost, lambda kinds: 0.005 + 0.0005 * len(kinds))
-    assert cost.pool(SHORT) is cost.pool(LONG)
-
-
-def test_pools_that_have_come_to_cost_alike_become_one():
-    cost = model()
-    mixed_then_alone(cost, padded)
-    assert cost.pool(SHORT) is not cost.pool(LONG)
-    for _ in range(80):
-        for kind in (SHORT, LONG):
-            for size in (4, 28):
-                run(cost, [kind] * size, 0.005 + 0.0005 * size)
     assert cost.pool(SHORT) is cost.pool(LONG)
 
 
