@@ -2,8 +2,6 @@
 
 import asyncio
 import fcntl
-import functools
-import inspect
 import json
 import os
 import shutil
@@ -26,6 +24,7 @@ import pytest
 
 from tailbound_lab.local.functions import Function
 from tailbound_lab.local.platform import Platform, Settings, open_platform
+from watchdog.loops import within
 
 STANDIN = (sys.executable, str(Path(__file__).with_name("standin.py")))
 UP = (sys.executable, "-m", "tailbound_lab.local", "up", "--port", "0")
@@ -116,21 +115,13 @@ async def platform_client(folder: Path, **settings: Any) -> AsyncIterator[Client
 def on_platform(**settings: Any) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:
     """Make of ``async def scenario(client, ...)`` a test against a fresh platform."""
 
-    def decorate(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-        @functools.wraps(scenario)
-        def test(tmp_path: Path, **given: Any) -> None:
-            async def run() -> None:
-                async with platform_client(tmp_path, **settings) as client:
-                    await scenario(client, **given)
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[tuple[Client]]:
+        with tempfile.TemporaryDirectory() as folder:
+            async with platform_client(Path(folder), **settings) as client:
+                yield (client,)
 
-            asyncio.run(run())
-
-        _, *rest = inspect.signature(scenario).parameters.values()
-        folder = inspect.Parameter("tmp_path", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        test.__signature__ = inspect.Signature([folder, *rest])  # type: ignore[attr-defined]
-        return test
-
-    return decorate
+    return within(opened)
 
 
 async def until(condition: Callable[[], Any]) -> None:

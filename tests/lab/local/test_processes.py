@@ -265,7 +265,7 @@ def test_an_idle_function_goes_to_zero_by_an_autoscaler_that_has_the_credentials
         await until(lambda: client.function.desired == 0)
         assert {item["reason"] for item in decisions() if item["to"] == 0 < item["from"]} == {"Idle"}
 
-    scenario(tmp_path)
+    scenario()
 
 
 def descendants(pid: int) -> set[int]:

@@ -192,4 +192,4 @@ def test_basic_auth_guards_the_system_routes_and_nothing_else(tmp_path):
         client.defaults = {}
         assert await client.status("GET", "/function/echo") == 200
 
-    scenario(tmp_path)
+    scenario()
