@@ -7,10 +7,11 @@ between ``recommended`` and ``decided``; without one ``decide`` is both.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from slo_autoscaler.law.allocate import Claim
-from slo_autoscaler.law.inputs import numbers, predicted
+from slo_autoscaler.law.inputs import Inputs, numbers, predicted
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.policies import POLICIES
 from slo_autoscaler.model import Decision, Reason, Recommendation, Scale
@@ -81,10 +82,21 @@ def recommended(
 
 def decided(wish: Wish, share: int | None, memory: Memory, now: float) -> tuple[Decision, Memory]:
     """Steps 4 to 6 of ``decide``; ``share`` is the fleet's replicas for the function, None: no fleet."""
-    scale, found = wish.scale, wish.recommendation
-    told = numbers(wish.spec, wish.seen, scale, memory, found, now)
+    count, reason = None, wish.recommendation.reason
+    if not wish.holds:
+        count, reason = _concluded(wish, share, memory, now)
+    decision = Decision(count, reason, Inputs(partial(_told, wish, share, memory, now, count)))
+    return decision, memory if count is None else memory.scaled(wish.scale, count, now)
+
+
+def _told(
+    wish: Wish, share: int | None, memory: Memory, now: float, count: int | None
+) -> dict[str, float | None]:
+    """Return the numbers of the decision on ``count``."""
+    found = wish.recommendation
+    told = numbers(wish.spec, wish.seen, wish.scale, memory, found, now)
     if wish.holds:
-        return Decision(None, found.reason, told), memory
+        return told
     told |= {
         "min": wish.lowest,
         "max": wish.highest,
@@ -93,11 +105,7 @@ def decided(wish: Wish, share: int | None, memory: Memory, now: float) -> tuple[
         "requested": None if memory.refusal is None else memory.refusal.asked,
         "granted": None if memory.refusal is None else memory.refusal.granted,
     }
-    count, reason = _concluded(wish, share, memory, now)
-    if count is not None:
-        told |= predicted(found, count)
-    decision = Decision(count, reason, told)
-    return decision, memory if count is None else memory.scaled(scale, count, now)
+    return told if count is None else told | predicted(found, count)
 
 
 def _concluded(wish: Wish, share: int | None, memory: Memory, now: float) -> tuple[int | None, Reason]:

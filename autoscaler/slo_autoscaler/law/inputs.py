@@ -3,6 +3,7 @@
 ``signals.INPUTS`` has a record for each: journal, gauges, words, page and reference follow from it.
 """
 
+from collections.abc import Callable, Iterator, Mapping
 from operator import attrgetter
 from typing import Final
 
@@ -10,6 +11,36 @@ from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.model import Recommendation, Scale
 from slo_autoscaler.signals import INPUTS, SIGNALS, Observation
 from slo_autoscaler.spec import Spec
+
+
+class Inputs(Mapping[str, float | None]):
+    """The numbers of a decision, made when the first of them is read.
+
+    Most decisions repeat the last one: only a scrape, or a reader of decisions, asks for their numbers.
+    """
+
+    __slots__ = ("_make", "_numbers")
+
+    def __init__(self, make: Callable[[], dict[str, float | None]]) -> None:
+        self._make = make
+        self._numbers: dict[str, float | None] | None = None
+
+    def __getitem__(self, name: str) -> float | None:
+        """Return one number; None: unknown."""
+        return self._made()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the names, in the order of ``INPUTS``."""
+        return iter(self._made())
+
+    def __len__(self) -> int:
+        """Return how many numbers there are."""
+        return len(self._made())
+
+    def _made(self) -> dict[str, float | None]:
+        if self._numbers is None:
+            self._numbers = self._make()
+        return self._numbers
 
 
 def numbers(
