@@ -73,10 +73,14 @@ class Prediction:
         """Return the predicted share of late requests with this many replicas, 0 to 1."""
         if replicas <= 0 or self.replica.goodput <= 0.0:
             return 1.0
-        load = log(self.base / (replicas * self.replica.goodput)) / _LOG_STEP
+        load = self._load(replicas)
         whole = floor(load)
         below, above = self._at(whole), self._at(whole + 1)
         return below + (load - whole) * (above - below)
+
+    def _load(self, replicas: int) -> float:
+        """Return the load of each of so many replicas, as an exponent of ``STEP``."""
+        return log(self.base / (replicas * self.replica.goodput)) / _LOG_STEP
 
     def _at(self, load: int) -> float:
         found = self._known.get(load)
@@ -95,8 +99,11 @@ class Prediction:
         worth /= self.rate
 
         def enough(count: int) -> bool:
+            # A replica saves no more than is late, and fewer are late than at the next higher load of the
+            # table. So mostly one look-up is enough.
+            if self._at(floor(self._load(count)) + 1) < worth:
+                return True
             late = self.late(count)
-            # A replica saves no more than is late, so mostly one prediction is enough.
             return late < worth or late - self.late(count + 1) < worth
 
         probes = [start + 1, start - 2, start - 1, start]
@@ -144,7 +151,8 @@ def recommend(
     settled = DRAINED_IN * horizon + 2.0 * lag
     shares = (*[each for each in memory.late_shares if 0.0 < now - each[0] <= settled], (now, late_now))
     stalled = _hanging(spec, seen, memory.stalled)
-    budget = _budget(spec, seen, memory, replica, shares, stalled, now)
+    avoidable = late_share(seen)
+    budget = _budget(spec, seen, memory, replica, shares, avoidable, stalled, now)
     replica = replica.corrected(budget.correction, 1.0 - (seen.slo_objective or 0.0))
     nothing = history.nothing
     base = max(believed, nothing)
@@ -181,7 +189,7 @@ def recommend(
         reason = Reason.LOAD_ABOVE_CAPACITY if late > allowed else Reason.PEAK_EXPECTED
     elif kept + again >= scale.desired > 1 and replica.late(believed / (scale.desired - 1)) <= allowed:
         reason = Reason.PEAK_EXPECTED
-    elif late_share(seen) is None and (seen.burn_short or 0.0) > 1.0:
+    elif avoidable is None and (seen.burn_short or 0.0) > 1.0:
         reason = Reason.WILL_NOT_HELP
     found = Recommendation(
         least + again, reason, kept + again, rate=then.rate, allowed=allowed, worth=worth, late=then.late
@@ -197,16 +205,16 @@ def _budget(
     memory: Memory,
     replica: Curve,
     shares: Sequence[tuple[float, float]],
+    late: float | None,
     stalled: float,
     now: float,
 ) -> Budget:
-    """Return ``memory.budget`` with this observation, and ``shares`` and ``stalled`` of it."""
+    """Return ``memory.budget`` with this observation, and ``shares``, ``late`` and ``stalled`` of it."""
     passed = min(max(0.0, now - memory.seen_at), spec.timing.longest_gap)
     window = 2.0 * spec.timing.rate_lag
     lately = [share for when, share in shares if now - when <= window]
     expected = sum(lately) / len(lately)
     overloaded = max([share for _, share in shares]) > replica.late(replica.goodput)
-    late = late_share(seen)
     return memory.budget.after(
         passed,
         seen.rate or 0.0,

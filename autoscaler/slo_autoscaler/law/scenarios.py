@@ -115,8 +115,10 @@ class Followed:
             index = bin_of(after / before)
             levels.setdefault(round(log(before) / _LOG_SIMILAR), []).append(index)
             shared.append(index)
-        tallies = {level: self._at(level).plus(bins) for level, bins in levels.items()}
-        return Followed({**self.by_level, **tallies}, self.any.plus(shared))
+        by_level = dict(self.by_level)
+        for level, bins in levels.items():
+            by_level[level] = self._at(level).plus(bins)
+        return Followed(by_level, self.any.plus(shared))
 
     def odds(self, rate: float, nothing: float, window: float) -> list[float]:
         """Return the weight, in moments, of each ratio of the later rate to ``rate``, at least ``nothing``.
