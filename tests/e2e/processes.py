@@ -46,11 +46,6 @@ class Answer:
     body: bytes
 
 
-def free_port() -> int:
-    """A port that nobody's outgoing connection gets before the process that is to listen on it."""
-    return free_ports(1)[0]
-
-
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
     """Poll ``condition`` until it is true; fail, naming ``what``, after ``seconds``."""
     deadline = time.monotonic() + seconds
@@ -94,7 +89,7 @@ class Watchdog:
         if cost:
             (self.folder / "cost.py").write_text(textwrap.dedent(cost))
         (self.folder / "handler.py").write_text(textwrap.dedent(handler))
-        self.port, self.metrics_port = free_port(), free_port()
+        self.port, self.metrics_port = free_ports(2)
         with (self.folder / "log").open("w") as log:
             self.process = subprocess.Popen(
                 command,

@@ -6,11 +6,11 @@ import os
 import shutil
 import signal
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from lab.local.harness import until
 from tailbound_lab.load.arrivals import steps
 from tailbound_lab.load.openloop import Stream, Target, offer
 from tailbound_lab.local.functions import Function
@@ -32,12 +32,6 @@ def handle(event, context):
 """
 RATE, SECONDS = 60, 3
 GIVE_UP_SECONDS = 60.0
-
-
-async def until(condition: Callable[[], object], seconds: float = 100.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - other processes have no event to wait for
-            await asyncio.sleep(0.02)
 
 
 def kill(pid: int | None) -> None:

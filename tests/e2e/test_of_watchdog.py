@@ -21,8 +21,9 @@ from pathlib import Path
 
 import pytest
 
-from e2e.processes import Watchdog, free_port, wait_until, watchdog
+from e2e.processes import Watchdog, wait_until, watchdog
 from lab.local.harness import fixed_ports
+from tailbound_lab.local.ports import free_ports
 
 PROGRAM = shutil.which("fwatchdog") or shutil.which("of-watchdog")
 pytestmark = [
@@ -103,7 +104,7 @@ class OfWatchdog:
     def __init__(self, environment: dict[str, str]) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="e2e-"))
         (self._folder / "handler.py").write_text(HANDLER)
-        self.port, behind = free_port(), free_port()
+        self.port, behind = free_ports(2)
         serve = f"-m gunicorn --threads 8 --log-level warning --bind 127.0.0.1:{behind}"
         with (self._folder / "log").open("w") as log:
             self.process = subprocess.Popen(

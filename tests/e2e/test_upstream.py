@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from e2e.processes import Watchdog, free_port, starting_watchdog, wait_until, watchdog
+from autoscaler.doubles import free_port
+from e2e.processes import Watchdog, starting_watchdog, wait_until, watchdog
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
