@@ -84,6 +84,34 @@ def test_a_hung_worker_is_killed_and_its_request_answered_504():
         wait_until(lambda: dog.call(body=b"fine").status == 200, "a new worker serves")
 
 
+def test_hung_worker_logs_where_it_hung():
+    handler = """
+    import threading
+    def look_up():
+        threading.Event().wait()
+    def handle(event, context):
+        look_up()
+    """
+    with watchdog(handler, slo_latency="1s", exec_timeout="1s") as dog:
+        dog.call()
+        wait_until(lambda: dog.metric("watchdog_worker_restarts_total") == 1, "it is killed")
+        wait_until(lambda: " in look_up" in dog.log, "its stack is in the log")
+
+
+@pytest.mark.parametrize("preload", ["auto", "false"])
+def test_handler_that_crashes_in_native_code_logs_where(preload):
+    handler = """
+    import ctypes
+    def read_weights():
+        ctypes.string_at(0)
+    def handle(event, context):
+        read_weights()
+    """
+    with watchdog(handler, preload=preload) as dog:
+        dog.call()
+        wait_until(lambda: " in read_weights" in dog.log, "its stack is in the log")
+
+
 def test_health_is_good_at_once_and_ready_only_when_the_model_is_loaded(tmp_path: Path):
     gate = tmp_path / "loaded"
     handler = f"""

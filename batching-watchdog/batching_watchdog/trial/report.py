@@ -198,7 +198,7 @@ def rejection(handler: str, answer: Answer) -> str:
     if answer.status == 500:
         return f"{said}, for the reason above: mend the handler, or what example() returns"
     if answer.status > 500:
-        step = "see that it does not call sys.exit(); PYTHONFAULTHANDLER=1 shows where a signal ends it"
+        step = "see that it does not call os._exit(); where a signal ended it is above"
         return f"{said}: {words}\nnext: {step}"
     return f"{said}, and not below 400: {words}\nnext: have example() return a body that the handler serves"
 

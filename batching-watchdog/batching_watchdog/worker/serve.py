@@ -45,6 +45,7 @@ REPORT_SECONDS: Final = 5.0
 """Time for which a worker that cannot load its handler stays: the backoff of such restarts."""
 LEAVE_SECONDS: Final = 1.0
 """Time in which the function's threads and ``atexit`` functions must end in a worker that leaves."""
+STDERR: Final = 2
 _LIFE: Final = struct.Struct("d?")
 
 
@@ -97,12 +98,22 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         if self.app.callable is not None:
             leave_fork()
 
+    def init_signals(self) -> None:
+        """Handle signals as gunicorn does, and print all stacks before one that ends a crash or a hang.
+
+        Python's own handlers run between bytecodes only, so never in a hang within C.
+        """
+        # It may be on already (PYTHONFAULTHANDLER), and then gunicorn would replace it.
+        faulthandler.disable()
+        super().init_signals()
+        faulthandler.enable(STDERR)
+
     def handle_quit(self, _sig: int, _frame: FrameType | None) -> None:
         """Leave at once on SIGQUIT and SIGINT, by no exception: the handler could catch it."""
         leave_at_once(0)
 
     def handle_abort(self, _sig: int, _frame: FrameType | None) -> None:
-        """Leave at once on SIGABRT, by which gunicorn ends a worker that hangs."""
+        """Leave at once on SIGABRT, by which gunicorn ends a worker that hangs; its stacks are printed."""
         leave_at_once(1)
 
     def load_wsgi(self) -> None:
