@@ -1,14 +1,18 @@
 """The command line: ``make bench``, or ``make bench BENCH_ARGS='compare --quick'``.
 
 Owns the list of commands; without one, ``--quick`` and ``--smoke`` mean ``compare``, other options
-``single``. Exit statuses: 0 the claim holds; 1 it does not; 2 it cannot be measured.
+``single``. Exit statuses: 0 the claim holds; 1 it does not; 2 it cannot be measured; 143 ended by SIGTERM.
 """
 
 import argparse
+import multiprocessing
+import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from types import FrameType
+from typing import Final, NoReturn, Protocol
 
 from tailbound_lab.bench.fleet import adversary, faro, held_out, live, reconcile, scaling, validate
 from tailbound_lab.bench.replica import bound, compare, interleaved, mixed, promise, single, soak
@@ -66,6 +70,19 @@ def main(arguments: Sequence[str]) -> int:
     return status
 
 
+def end(number: int, _frame: FrameType | None) -> NoReturn:
+    """End this process, and first its servers or the processes of its pool."""
+    signal.signal(number, signal.SIG_IGN)
+    pool = multiprocessing.active_children()
+    for child in pool:
+        child.kill()
+        child.join()
+    if pool:
+        # An exception would wait for all that the pool has been given. Such commands start no server.
+        os._exit(128 + number)
+    sys.exit(128 + number)
+
+
 def with_command(arguments: Sequence[str]) -> list[str]:
     """Return the words, with a command in front if they have none."""
     words = list(arguments)
@@ -75,4 +92,5 @@ def with_command(arguments: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, end)
     sys.exit(main(sys.argv[1:]))

@@ -1,12 +1,17 @@
 """Whole commands on something small: from the trace to results, table and plot."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
+from autoscaler.doubles import until
 from tailbound_lab.bench import __main__ as bench
 from tailbound_lab.bench.fleet import scaling
 from tailbound_lab.bench.replica import bound
@@ -84,6 +89,39 @@ def test_live_run_in_small_has_results_that_can_be_shown_again(tmp_path):
     assert set(found["service"]) <= {"1", "2"}
     assert "<svg" in (tmp_path / "live.svg").read_text()
     assert live("--last") == shown
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [
+        (["single", "--function", "accelerator", "--rate", "50", "--seconds", "100"], 3),
+        (["promise", "--functions", "200", "--processes", "2"], 2),
+    ],
+    ids=["servers", "pool"],
+)
+def test_bench_ended_by_sigterm_leaves_no_process(tmp_path, words, count):
+    mark = f"STARTED_FOR={tmp_path}"
+
+    def started():
+        found = []
+        for entry in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):  # it has ended
+                if mark.encode() in entry.read_bytes().split(b"\0"):
+                    found.append(int(entry.parent.name))
+        return found
+
+    command = [sys.executable, "-m", "tailbound_lab.bench", *words]
+    environment = os.environ | {"STARTED_FOR": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as run:
+        try:
+            until(lambda: len(started()) > count, "its processes have started", 50.0)
+            run.send_signal(signal.SIGTERM)
+            assert run.wait(60) == 128 + signal.SIGTERM
+            assert started() == []
+        finally:
+            for pid in started():
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,11 @@ def limits(workload: Workload, workers: int, seconds: float) -> dict[str, object
     started = [
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(workers)
     ]
-    outputs = [process.communicate()[0] for process in started]
+    try:
+        outputs = [process.communicate()[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
     if any(process.returncode for process in started):
         raise BenchError(f"the model of {workload.folder} cannot be run offline, see above")
     found = [json.loads(output) for output in outputs]
