@@ -35,6 +35,9 @@ QUEUED_BYTES: Final = 1 << 28
 RESERVED_FILES: Final = 128
 """Open files that ``auto`` reserves for other purposes than clients, in addition to one per worker."""
 
+LEAST_FILES: Final = 40
+"""Open files without which no worker serves one client, in addition to one per worker; about 30 are open."""
+
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _GO_PART: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
 _GO_DURATION: Final = re.compile(rf"(?:{_GO_PART.pattern})+", re.ASCII)
@@ -403,6 +406,10 @@ class Config:
                 raise ConfigError("slo_classes", environ["slo_classes"].strip(), rule)
         if values["workers"] is None:
             values["workers"] = len(devices) or max(1, min(MAX_AUTO_WORKERS, int(cpus)))
+        least = LEAST_FILES + values["workers"]
+        if files < least:
+            rule = f"the limit on open files must be at least {least} with {values['workers']} workers"
+            raise ConfigError("ulimit -n", str(files), rule)
         if values["worker_threads"] is None:
             values["worker_threads"] = max(1, int(cpus / values["workers"]))
         if values["preload"] == "auto" and (devices or "," in environ.get("CUDA_VISIBLE_DEVICES", "")):

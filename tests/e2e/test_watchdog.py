@@ -112,6 +112,13 @@ def test_handler_that_crashes_in_native_code_logs_where(preload):
         wait_until(lambda: " in read_weights" in dog.log, "its stack is in the log")
 
 
+def test_function_serves_where_the_path_of_temporary_files_is_too_long_for_a_socket(tmp_path: Path):
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    with watchdog(ECHO, TMPDIR=str(long)) as dog:
+        assert dog.call(body=b"hello").body == b"hello"
+
+
 def test_health_is_good_at_once_and_ready_only_when_the_model_is_loaded(tmp_path: Path):
     gate = tmp_path / "loaded"
     handler = f"""

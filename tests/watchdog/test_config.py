@@ -237,6 +237,11 @@ def test_connections_leave_half_of_the_bytes_and_that_is_enough_for_the_longest_
     assert read(max_body_bytes="1Gi").max_queued_bytes == 2**31
 
 
+def test_too_few_open_files_end_the_start_with_the_limit():
+    with pytest.raises(ConfigError, match="ulimit -n='16'"):
+        Config.from_env({}, cpus=2.0, files=16)
+
+
 @pytest.mark.parametrize(("files", "connections"), [(1024, 893), (100, 1)])
 def test_connections_leave_files_to_the_workers_and_the_watchdog(files: int, connections: int):
     config = Config.from_env({"workers": "3"}, cpus=2.0, files=files)

@@ -41,7 +41,7 @@ def create_app(registry: CollectorRegistry, alive: Callable[[], bool], decided: 
     def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            return _answered(start, "405 Method Not Allowed", _TEXT, "GET\n")
+            return _answered(start, "405 Method Not Allowed", _TEXT, "GET\n", ("Allow", "GET, HEAD"))
         if path == "/metrics":
             return metrics({**environ, "REQUEST_METHOD": "GET"}, start)
         if path == PATH:
@@ -55,9 +55,11 @@ def create_app(registry: CollectorRegistry, alive: Callable[[], bool], decided: 
     return app
 
 
-def _answered(start: Callable[..., Any], status: str, kind: str, text: str) -> Iterable[bytes]:
+def _answered(
+    start: Callable[..., Any], status: str, kind: str, text: str, *headers: tuple[str, str]
+) -> Iterable[bytes]:
     body = text.encode()
-    start(status, [("Content-Type", kind), ("Content-Length", str(len(body)))])
+    start(status, [("Content-Type", kind), ("Content-Length", str(len(body))), *headers])
     return [body]
 
 

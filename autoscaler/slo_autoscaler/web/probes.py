@@ -79,7 +79,7 @@ class Probes:
         method, _, rest = head.decode("latin-1").partition(" ")
         path = rest.partition(" ")[0].partition("?")[0]
         if method not in ("GET", "HEAD"):
-            return _response("405 Method Not Allowed", "GET\n", method)
+            return _response("405 Method Not Allowed\r\nAllow: GET, HEAD", "GET\n", method)
         if path != PATH:
             return _response("404 Not Found", f"{PATH}\n", method)
         status, text = verdict(alive=self._alive())

@@ -25,6 +25,8 @@ from batching_watchdog.spans import Tracer
 from batching_watchdog.trace_context import TRACEPARENT, SpanContext, may_be_sampled
 
 TEXT: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
+GET_ONLY: Final = TEXT + b"Allow: GET\r\n"
+READ_ONLY: Final = TEXT + b"Allow: GET, HEAD\r\n"
 HEALTH_PATH: Final = b"/_/health"
 READY_PATH: Final = b"/_/ready"
 TIMEOUT: Final = b"x-timeout"
@@ -151,7 +153,7 @@ class Front:
 
     def _health(self, exchange: Exchange) -> None:
         if exchange.method != b"GET":
-            exchange.respond(405, TEXT, b"")
+            exchange.respond(405, GET_ONLY, b"")
         elif self.healthy:
             exchange.respond(200, TEXT, b"OK")
         else:
@@ -159,7 +161,7 @@ class Front:
 
     def _ready(self, exchange: Exchange) -> None:
         if exchange.method != b"GET":
-            exchange.respond(405, TEXT, b"")
+            exchange.respond(405, GET_ONLY, b"")
         elif not self.healthy:
             exchange.respond(503, TEXT, b"shutting down\n")
         elif reason := self._not_ready():
@@ -453,7 +455,7 @@ class MetricsPage:
         if exchange.path != b"/metrics":
             exchange.respond(404, TEXT, b"/metrics is here, the function is on its own port\n")
         elif exchange.method not in (b"GET", b"HEAD"):
-            exchange.respond(405, TEXT, b"")
+            exchange.respond(405, READ_ONLY, b"")
         else:
             accept = exchange.captured_headers.get(ACCEPT, b"").decode("latin-1")
             text, content_type = self._exposition.scrape(accept)

@@ -36,6 +36,13 @@ log = logging.getLogger(__name__)
 
 JITTER: Final = 0.1
 """Random extra share of max_requests that a worker serves, so that workers are not replaced together."""
+MAX_SOCKET_PATH: Final = 103
+"""Bytes of a Unix socket's path: 107 on Linux, 103 on macOS (sun_path, without its end)."""
+SHORT_FOLDERS: Final = ("/tmp", "/dev/shm")  # noqa: S108 - mkdtemp makes a safe folder in it
+"""Folders for a socket where TMPDIR is too long."""
+_PREFIX, _SOCKET = "watchdog-", "workers.sock"
+SOCKET_BYTES: Final = len(f"/{_PREFIX}12345678/{_SOCKET}")
+"""Bytes of the socket's path below its parent: mkdtemp adds eight."""
 _TIMED_OUT: Final = how_it_ended(-signal.SIGALRM)
 """Gunicorn's exit status if preloading exceeds load_timeout."""
 
@@ -67,10 +74,7 @@ class WorkerPool:
         self._tasks = Tasks()
         self.failed = self._tasks.failed
         """Ends with ``HandlerNotLoaded`` or ``StartFailed`` if no worker ever came up."""
-        try:
-            self._directory = Path(tempfile.mkdtemp(prefix="watchdog-"))
-        except OSError as error:
-            raise StartFailed(f"the workers need a folder for temporary files (TMPDIR): {error}") from error
+        self._directory = new_folder()
         command = gunicorn_command(config, self._socket, self._directory)
         self._gunicorn = Child("gunicorn", command, config, environ, self._tasks)
         self._gunicorn.environment["load_stacks"] = str(self._directory)
@@ -272,7 +276,26 @@ class WorkerPool:
 
     @property
     def _socket(self) -> Path:
-        return self._directory / "workers.sock"
+        return self._directory / _SOCKET
+
+
+def new_folder() -> Path:
+    """Make a folder for the workers' socket: in TMPDIR, or elsewhere if its path is too long for a socket.
+
+    Raises ``StartFailed``.
+    """
+    wanted = ""
+    try:
+        wanted = tempfile.gettempdir()
+        for parent in (wanted, *SHORT_FOLDERS):
+            if len(os.fsencode(parent)) + SOCKET_BYTES <= MAX_SOCKET_PATH and os.access(parent, os.W_OK):
+                return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    except OSError as error:
+        raise StartFailed(f"the workers need a folder for temporary files (TMPDIR): {error}") from error
+    raise StartFailed(
+        f"TMPDIR={wanted!r}: must be at most {MAX_SOCKET_PATH - SOCKET_BYTES} bytes long: the path of the"
+        f" workers' socket is limited, and {' and '.join(SHORT_FOLDERS)} cannot be written"
+    )
 
 
 def gunicorn_command(config: Config, socket: Path, directory: Path) -> list[str]:

@@ -47,7 +47,9 @@ class Proxy:
         """Answer one invocation with the function's answer, or our own 404, 405, 502 or 503."""
         name = request.match_info["name"]
         if request.method not in _METHODS:
-            return _error(405, f"{request.method} is not allowed on a function")
+            answer = _error(405, f"{request.method} is not allowed on a function")
+            answer.headers["Allow"] = ", ".join(sorted(_METHODS))
+            return answer
         function = self._registry.find(name)
         if function is None:
             return _error(404, f"function {name} does not exist")

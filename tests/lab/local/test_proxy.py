@@ -40,7 +40,8 @@ async def test_the_function_sees_method_body_and_its_own_path_as_sent(client):
         assert (found["method"], found["body"]) == (method, "body")
     answer = await client.call("HEAD", "/function/echo")
     assert (answer.status, answer.body, int(answer.headers["Content-Length"]) > 0) == (200, b"", True)
-    assert await client.status("PROPFIND", "/function/echo") == 405
+    answer = await client.call("PROPFIND", "/function/echo")
+    assert (answer.status, "POST" in answer.headers["Allow"]) == (405, True)
     answer = await client.call("POST", "/function/nope", data=b"x")
     assert (answer.status, answer.headers["X-OpenFaaS-Internal"]) == (404, "proxy")
 

@@ -283,6 +283,20 @@ async def test_full_queue_is_not_ready_but_healthy_whatever_is_held(bench: Bench
     assert refused.status == 429, "before its body"
 
 
+@scenario()
+async def test_probe_with_another_method_is_told_the_allowed_one(bench: Bench):
+    for path in ("/_/health", "/_/ready"):
+        answer = bench.answer(f"HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        assert (answer.status, answer.headers["allow"]) == (405, "GET")
+
+
+@scenario()
+async def test_metrics_with_another_method_are_told_the_allowed_ones(bench: Bench):
+    page = Connection(MetricsPage(Exposition(bench.metrics)), clock=bench.clock)
+    (answer,) = page.send(b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+    assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
+
+
 def gateway(seconds: float) -> str:
     """What the gateway adds to a request that it got so long before we did, at 1001000 s by its clock."""
     return f"X-Start-Time: {1_001_000_000_000_000 - round(seconds * 1e9)}\r\n"
