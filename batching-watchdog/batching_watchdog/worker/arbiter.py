@@ -7,7 +7,6 @@ preload. Next step: ``serve``, in the forked process.
 """
 
 import ctypes
-import faulthandler
 import gc
 import os
 import signal
@@ -28,7 +27,7 @@ from batching_watchdog.errors import HandlerNotLoaded, LoadTimedOut
 from batching_watchdog.function import left_stack
 from batching_watchdog.launch import die_with_parent, how_it_ended
 from batching_watchdog.worker.devices import one_thread
-from batching_watchdog.worker.serve import STDERR, BatchWorker, Preloaded, load_handler, stack_folder
+from batching_watchdog.worker.serve import BatchWorker, Preloaded, load_handler, stack_folder
 
 BACKOFF_SECONDS: Final = (0.0, 0.5, 1.0)
 """Seconds that a worker waits before it loads, by the number of earlier workers in its slot that died while
@@ -50,8 +49,8 @@ _HARMLESS: Final = frozenset(("/dev/null", "/dev/zero", "/dev/random", "/dev/ura
 """Files that processes may share."""
 _HINTS: Final = {
     -signal.SIGKILL: " (out of memory?)",
-    -signal.SIGSEGV: " (its stack is above)",
-    -signal.SIGABRT: " (its stack is above)",
+    -signal.SIGSEGV: " (PYTHONFAULTHANDLER=1 shows where)",
+    -signal.SIGABRT: " (PYTHONFAULTHANDLER=1 shows where)",
 }
 
 
@@ -137,6 +136,9 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
             if end is None:
                 continue
             status = end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
+            if worker.loaded_at and (stack := left_stack(stack_folder(), pid)):
+                sys.stderr.write(f"worker {pid} {how_it_ended(status)}; it was here:\n{stack}\n")
+                sys.stderr.flush()
             last = f"the last one {how_it_ended(status)}{_HINTS.get(status, '')}"
             self._died_in_vain += not ended_well(end)
             lived = time.monotonic() - worker.loaded_at if worker.loaded_at else None
@@ -302,7 +304,6 @@ def _comm(task: Path) -> str:
 def main() -> None:
     """Run gunicorn with this process's arguments, after the parent's process id as the first one."""
     die_with_parent(signal.SIGTERM, int(sys.argv[1]))
-    faulthandler.enable(STDERR)
     sys.argv = ["gunicorn", *sys.argv[2:]]
     FunctionApplication("%(prog)s [OPTIONS]").run()
 

@@ -45,7 +45,6 @@ REPORT_SECONDS: Final = 5.0
 """Time for which a worker that cannot load its handler stays: the backoff of such restarts."""
 LEAVE_SECONDS: Final = 1.0
 """Time in which the function's threads and ``atexit`` functions must end in a worker that leaves."""
-STDERR: Final = 2
 _LIFE: Final = struct.Struct("d?")
 
 
@@ -98,22 +97,12 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         if self.app.callable is not None:
             leave_fork()
 
-    def init_signals(self) -> None:
-        """Handle signals as gunicorn does, and print all stacks before one that ends a crash or a hang.
-
-        Python's own handlers run between bytecodes only, so never in a hang within C.
-        """
-        # It may be on already (PYTHONFAULTHANDLER), and then gunicorn would replace it.
-        faulthandler.disable()
-        super().init_signals()
-        faulthandler.enable(STDERR)
-
     def handle_quit(self, _sig: int, _frame: FrameType | None) -> None:
         """Leave at once on SIGQUIT and SIGINT, by no exception: the handler could catch it."""
         leave_at_once(0)
 
     def handle_abort(self, _sig: int, _frame: FrameType | None) -> None:
-        """Leave at once on SIGABRT, by which gunicorn ends a worker that hangs; its stacks are printed."""
+        """Leave at once on SIGABRT, by which gunicorn ends a worker that hangs."""
         leave_at_once(1)
 
     def load_wsgi(self) -> None:
@@ -145,6 +134,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
 
     def run(self) -> None:
         """Accept the watchdog's connection and serve it until it closes or gunicorn stops the worker."""
+        self._keep_stack()
         listener = self.sockets[0]
         listener.setblocking(False)
         poll = select.poll()
@@ -161,6 +151,18 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
             with connection, suppress(OSError):
                 self._serve(connection)
             return
+
+    def _keep_stack(self) -> None:
+        """Leave the stack in a file, which the arbiter logs, if a crash or gunicorn ends this process.
+
+        Python's own handlers of signals run between bytecodes, so they see no hang within C.
+        """
+        # It may be on already (PYTHONFAULTHANDLER): then it would stay as it is, and without SIGABRT.
+        faulthandler.disable()
+        signal.signal(signal.SIGABRT, self.handle_abort)
+        with suppress(OSError):  # no reason not to serve
+            self._stack = (stack_folder() / STACK_FILE.format(os.getpid())).open("w")
+            faulthandler.enable(self._stack)
 
     def _wait(self, seconds: float) -> None:
         ends = time.monotonic() + seconds
