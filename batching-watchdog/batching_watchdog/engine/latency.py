@@ -27,7 +27,7 @@ slow start or a stall: otherwise often only the cost of a call falls.
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from math import ceil, sqrt
+from math import ceil, log2, sqrt
 from operator import itemgetter, mul
 from typing import Final, NamedTuple
 
@@ -55,6 +55,9 @@ that seldom run kept their old times after a change by a fifth."""
 REACH: Final = 2
 """Multiple of the largest size that has run up to which capacity extrapolates. Larger ones were seldom needed
 at the maximum rate, and models of CPUs are slower in them than a line shows."""
+GAIN: Final = 1.3
+"""Minimum gain in throughput by the last known doubling of the size for that. With less, the line adds little
+where it is right, and models of CPUs have reached their best size: they are slower beyond it."""
 AGAIN_EVERY: Final = 64
 """Batches after which twice the best size is tried again."""
 REFIT_EVERY: Final = 16
@@ -300,11 +303,15 @@ class LatencyModel:
     def reach(self) -> int:
         """The largest size for extrapolation; 0 before the first sample.
 
-        Beyond the largest known size only if two sizes are known and the largest has the best throughput.
+        Beyond the largest known size only if the last known doubling gained much throughput.
         """
         samples = (self._samples[power] for power in sorted(self._samples))
         known = [size for size, of in zip(self._mean.sizes, samples, strict=False) if len(of.kept) >= TRIES]
-        rising = len(known) > 1 and max(known, key=lambda size: size / self.predict_mean(size)) == known[-1]
+        if len(known) < 2:
+            return self._largest
+        half, size = known[-2:]
+        gain = size / half * self.predict_mean(half) / self.predict_mean(size)
+        rising = gain >= GAIN ** log2(size / half)
         return min(self.max_batch_size, REACH * self._largest) if rising else self._largest
 
     @property
