@@ -123,7 +123,8 @@ class KubeApi:
         self._client = ApiClient(configuration)
         self._pool: urllib3.PoolManager = self._client.rest_client.pool_manager
         if strict is not None and configuration.verify_ssl:
-            self._pool.connection_pool_kw |= _checked(configuration, strict)
+            file = "KUBECONFIG" if kubeconfig is None else "platform.kubeconfig"
+            self._pool.connection_pool_kw |= _checked(configuration, file, strict)
         self.timeout = timeout
         """Time limit of a call with its retries, in seconds."""
         self._closed = threading.Event()
@@ -187,7 +188,7 @@ class KubeApi:
                 if now == replicas:
                     return version
                 if now != before:
-                    why = f"another writer has set {now} replicas where there were {before}"
+                    why = f"another writer has set the count to {now} where it was {before}"
                     raise ScaleChangedError(f"PATCH {path}: {why}") from None
                 if not left or not may_retry():
                     raise
@@ -372,8 +373,10 @@ def _error(what: str, code: int, status: Document, retry_after: float | None) ->
     return kind(f"{what}: status {code} {reason}: {message}", code, reason, retry_after)
 
 
-def _checked(configuration: Configuration, strict: bool) -> dict[str, Any]:
+def _checked(configuration: Configuration, file: str, strict: bool) -> dict[str, Any]:
     """Return the pool's arguments for our TLS checks, for which the package has no setting.
+
+    ``file`` is the setting that names the kubeconfig, for errors.
 
     The context holds the client certificate from the start: loading one for each connection is not safe
     while other threads open theirs. The package still adds the CAs for each connection.
@@ -387,7 +390,7 @@ def _checked(configuration: Configuration, strict: bool) -> dict[str, Any]:
             context.load_cert_chain(configuration.cert_file, configuration.key_file, password="")
         except OSError as error:
             why = f"client certificate and key must be a pair of PEM without a password: {error}"
-            raise ConfigError([f"platform.kubeconfig: {why}"]) from None
+            raise ConfigError([f"{file}: {why}"]) from None
     return {"ssl_context": context, "cert_file": None, "key_file": None}
 
 
@@ -406,5 +409,12 @@ def _loaded(kubeconfig: str | None, context: str | None) -> tuple[Configuration,
         chosen = next((each for each in contexts if each["name"] == context), active)
         return configuration, str(chosen["context"].get("namespace") or "default")
     except Exception as error:  # the package and its YAML reader raise many kinds
-        where = kubeconfig or "neither a pod's service account nor KUBECONFIG nor ~/.kube/config"
-        raise ConfigError([f"platform.kubeconfig: {where}: {' '.join(str(error).split())[:200]}"]) from None
+        why = " ".join(str(error).split())[:200]
+        if kubeconfig is not None:
+            raise ConfigError([f"platform.kubeconfig: {kubeconfig}: {why}"]) from None
+        raise ConfigError(
+            [
+                "no credentials of a Kubernetes cluster: run in a pod with a service account, or name a file"
+                f" in KUBECONFIG (default ~/.kube/config): {why}"
+            ]
+        ) from None

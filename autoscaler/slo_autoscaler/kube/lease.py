@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from slo_autoscaler.errors import ConflictError, NotFoundError, PlatformError
+from slo_autoscaler.errors import ConfigError, ConflictError, NotFoundError, PlatformError
 from slo_autoscaler.kube.client import Document, KubeApi, Resource
 from slo_autoscaler.kube.lease_rules import (
     LEASE_SHARE,
@@ -90,7 +90,11 @@ class LeaseLeader:
         # Short enough that a read and a write may both time out and be repeated before the lease expires.
         # The connection is its own, so that renewals wait for no other request.
         timeout = settings.duration / (2 * LEASE_SHARE)
-        self._api = api = KubeApi(*cluster, timeout=timeout, connections=1)
+        try:
+            self._api = api = KubeApi(*cluster, timeout=timeout, connections=1)
+        except ConfigError as error:
+            hint = "on one machine use --lock FILE in place of leader"
+            raise ConfigError([f"leader.lease: {line}; {hint}" for line in error.lines]) from None
         self._settings = settings
         self._namespace = settings.namespace or api.namespace
         self._path = LEASES.path(self._namespace, settings.name)

@@ -173,7 +173,7 @@ def test_a_decision_on_a_count_that_another_writer_has_changed_is_left_out(world
         platform._deployments.close()  # it sees nothing new
     world.change(DEPLOYMENTS, f"{name}-deployment", spec={"replicas": 7})
     world.until(lambda: late or platform.scales()[world.function].desired == 7, "the watch reports it")
-    with pytest.raises(ScaleChangedError, match="another writer has set 7 replicas where there were 1"):
+    with pytest.raises(ScaleChangedError, match="another writer has set the count to 7 where it was 1"):
         platform.set_scale(world.function, 3, seen)
     assert world.replicas(name) == 7
     decide(platform, world.function, 7)
