@@ -59,6 +59,9 @@ the machine, and a Prometheus that restarts is back by then."""
 MAX_BACKOFF: Final = 8
 """Maximum backoff of a function that keeps failing, in reconciles."""
 
+MOST_LOGGED: Final = 20
+"""Maximum functions for which one event is logged separately."""
+
 ALIVE_INTERVALS: Final = 3
 """The loop counts as dead if it finished no reconcile for this many intervals plus its timeouts."""
 
@@ -411,7 +414,10 @@ class Controller:
         listed = self._result("list", listing)
         if not isinstance(listed, PlatformError):
             self._log_once("discover", None)
-            for name in self._targets.keys() - listed.keys():
+            _log_each(sorted(listed.keys() - self._targets.keys()), "found")
+            gone = sorted(self._targets.keys() - listed.keys())
+            _log_each(gone, "removed: the platform does not list it any more")
+            for name in gone:
                 self._forget(name)
             for name, scale in listed.items():
                 if name not in self._targets:
@@ -423,7 +429,7 @@ class Controller:
                 self._direct.watch(frozenset(listed))
             return {name: listed[name] for name in self._due(listed)}, 0
         known = len(self._targets)
-        self._log_once("discover", f"cannot list functions; using the {known} known ones: {listed}")
+        self._log_once("discover", f"cannot list functions; going on with those known ({known}): {listed}")
         due = self._due(sorted(self._targets, key=lambda name: self._targets[name].read_at))
         if blind:
             last = {name: self._targets[name].scale for name in due}
@@ -675,6 +681,15 @@ class Controller:
 
 class _DeferredError(PlatformError):
     """A request was not sent in this reconcile; the function is not at fault."""
+
+
+def _log_each(names: Sequence[str], event: str) -> None:
+    """Log an event of each function, or of their number if they are many."""
+    if len(names) > MOST_LOGGED:
+        logger.info("%d functions %s", len(names), event)
+        return
+    for name in names:
+        logger.info("%s: %s", name, event)
 
 
 def _with_labels(spec: Spec, scale: Scale) -> Spec:

@@ -250,7 +250,7 @@ def test_reconcile_lasting_failure_is_logged_once_and_so_is_its_end(gateway, cap
         bench.times(2)
         gateway.faults.clear()
         bench.reconcile()
-        about = [each.levelname for each in caplog.records if each.name == "slo_autoscaler.controller"]
+        about = [each.levelname for each in caplog.records if "found" not in each.getMessage()]
         assert about == ["WARNING", "INFO"]
         assert bench.errors("discover") == 2
 
@@ -362,6 +362,18 @@ def test_replicas_that_are_missing_are_asked_for_before_others_are_given_away(ga
     with Bench(gateway, *[calm] * 3, calm | {B: BUSY}, **{"platform.concurrency": 1}) as bench:
         bench.times(4)
         assert [body["serviceName"] for body in gateway.posted] == ["b", "a"]
+
+
+def test_reconcile_function_that_appears_or_goes_is_logged_once(gateway, caplog):
+    caplog.set_level("INFO")
+    with Bench(gateway, *[{A: CALM, B: CALM}] * 4) as bench:
+        del gateway.functions["b"]
+        bench.times(2)
+        gateway.functions["b"] = Function(1)
+        del gateway.functions["a"]
+        bench.times(2)
+    told = [each.getMessage().split(":")[0] for each in caplog.records]
+    assert told == [A, B, A]
 
 
 def test_reconcile_failed_list_reads_known_functions_alone(gateway):
@@ -512,8 +524,8 @@ def test_reconcile_unreadable_function_backs_off_and_goes_on_once_the_list_has_i
         gateway.functions["a"].labels = {}
         bench.reconcile()
         assert gateway.functions["a"].replicas == 4
-        told = [(each.levelname, A in each.getMessage()) for each in caplog.records]
-        assert told == [("WARNING", True), ("INFO", True)]
+        told = [each.levelname for each in caplog.records if A in each.getMessage()]
+        assert told == ["INFO", "WARNING", "INFO"], "it is found, cannot be read, and can be read"
 
 
 def test_reconcile_settings_of_a_function_that_is_not_there_are_logged_once_with_a_similar_name(
