@@ -56,8 +56,8 @@ class Reason(StrEnum):
     """Hold: latency alone decides, on too few requests."""
     PARTIAL_DATA = (
         *("PartialData", "not all replicas are observed, so the low load may be an illusion"),
-        "{up_replicas} of {ready} are reached",
-        "{rated_replicas} are in the rates",
+        "Prometheus reaches {up_replicas} of {ready}",
+        "the rates include {rated_replicas}",
     )
     """Hold: not every serving replica is seen, so the low rate may be an illusion."""
     # hold: no change is needed, or a rule says to wait
@@ -65,14 +65,14 @@ class Reason(StrEnum):
     """Hold: one replica fewer would let too many be late, one more would save too few."""
     WITHIN_TOLERANCE = (
         *("WithinTolerance", "the recommendation is within tolerance of the current count"),
-        "{recommended} are recommended",
+        "it is {recommended}",
     )
     """Hold (``proportional``): the latency is close to its target."""
     SETTLING = "Settling", "replicas are starting, or the window still holds the time before they served"
     """Hold (``proportional``): the effect of a change is not in the window yet."""
     COOLING_DOWN = (
         *("CoolingDown", "cooldown after the last change has not expired"),
-        "{recommended} are recommended",
+        "the recommendation is {recommended}",
     )
     """Hold: a cooldown runs."""
     SCALE_DOWN_STABILIZED = (
@@ -87,17 +87,21 @@ class Reason(StrEnum):
     # hold: more would be needed, or would not help
     AT_MAXIMUM = (
         *("AtMaximum", "more is needed than the maximum"),
-        *("{recommended} are recommended", "{max} is the maximum", *PREDICTED),
+        *("the recommendation is {recommended}", "{max} is the maximum", *PREDICTED),
     )
     """Hold: the maximum of the label or the configuration is reached."""
     PLATFORM_CAP = (
         *("PlatformCap", "the platform does not give more"),
-        *("{recommended} are recommended", "{requested} were requested", "{granted} were granted"),
+        *(
+            "the recommendation is {recommended}",
+            "the request was for {requested}",
+            "the platform granted {granted}",
+        ),
     )
     """Hold: the platform gives no more; the inputs ``requested`` and ``granted`` have both numbers."""
     FLEET_FULL = (
         *("FleetFull", "the fleet's replicas save more misses elsewhere"),
-        *("{recommended} are recommended", "{share} is its share", *PREDICTED),
+        *("the recommendation is {recommended}", "{share} is its share", *PREDICTED),
     )
     """Hold or down: the shared replicas save more late requests elsewhere."""
     WILL_NOT_HELP = (

@@ -142,3 +142,9 @@ def test_a_score_compares_both_worlds():
     told = re.findall(r"[\d,.]+(?=%| (?:s |requests|replica))", score(NAME, numbers))
     assert told == ["60", "6,000", "90.00", "120", "99.90", "180"]
     assert score(NAME, numbers | {"requests": 0.0}) != score(NAME, numbers | {"seconds": 0.0})
+
+
+@pytest.mark.parametrize("reason", [reason.value for reason in Reason])
+def test_sentence_of_the_number_one_has_no_plural(reason):
+    told = sentence(a_told_decision(reason=reason, to=1, inputs=dict.fromkeys(EVERY_INPUT, 1)))
+    assert re.findall(r"\b1 (?:(?!is\b)[a-z]+s|are|were|come)\b", told) == []

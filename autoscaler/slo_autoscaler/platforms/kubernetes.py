@@ -187,7 +187,7 @@ class Kubernetes:
     def set_scale(self, function_name: str, replicas: int, seen: Scale) -> None:
         """Write the count, unless another writer has changed the one that was decided on."""
         if replicas < 1:
-            raise PlatformError(f"{function_name}: {replicas} replicas: nothing wakes a Deployment from zero")
+            raise PlatformError(f"{function_name}: replicas {replicas}: nothing wakes a Deployment from zero")
         key = _key(function_name)
         found = self._found(key)
         # With the same count, the newer version differs only in its status.
@@ -199,7 +199,7 @@ class Kubernetes:
         self._deployments.wrote(key, version, replace(found, desired=replicas, version=version))
         if seen.desired != replicas:
             reason = "ScaledUp" if replicas > seen.desired else "ScaledDown"
-            self._events.tell(found.reference, reason, f"Scaled from {seen.desired} to {replicas} replicas")
+            self._events.tell(found.reference, reason, f"Scaled replicas from {seen.desired} to {replicas}")
 
     def close(self) -> None:
         """Stop the watches and the thread of events; close connections."""

@@ -158,7 +158,7 @@ class OpenFaas:
         found = self.scale(function_name).desired
         if found not in (seen.desired, replicas, own):
             raise ScaleChangedError(
-                f"{function_name}: another writer has set {found} replicas where there were {seen.desired}"
+                f"{function_name}: another writer has set the count to {found} where it was {seen.desired}"
             )
         body = {"serviceName": name, "replicas": replicas, "namespace": namespace}
         self._request("POST", f"/system/scale-function/{quote(name)}", namespace, body)

@@ -237,7 +237,7 @@ def test_a_decision_on_a_count_that_another_writer_has_changed_is_left_out(platf
         blind()
     shop.change(spec={"replicas": 7})
     until(lambda: late or platform.scales()[shop.web].desired == 7, "the watch reports it")
-    with pytest.raises(ScaleChangedError, match="another writer has set 7 replicas where there were 2"):
+    with pytest.raises(ScaleChangedError, match="another writer has set the count to 7 where it was 2"):
         platform.set_scale(shop.web, 4, seen)
     assert shop.replicas() == 7
 

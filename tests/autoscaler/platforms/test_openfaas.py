@@ -100,7 +100,7 @@ def test_a_count_is_asked_for_with_name_and_namespace(platform, gateway):
 def test_a_decision_on_a_count_that_another_writer_has_changed_is_left_out(platform, gateway):
     seen = platform.scales()["vision.openfaas-fn"]
     gateway.functions["vision"].replicas = 7
-    with pytest.raises(ScaleChangedError, match="another writer has set 7 replicas where there were 3"):
+    with pytest.raises(ScaleChangedError, match="another writer has set the count to 7 where it was 3"):
         platform.set_scale("vision.openfaas-fn", 4, seen)
     assert gateway.posted == []
 
@@ -118,7 +118,7 @@ def test_a_count_that_was_an_own_one_long_ago_is_another_writers(platform, gatew
     gateway.functions["vision"].replicas = 3
     seen = platform.scales()["vision.openfaas-fn"]
     gateway.functions["vision"].replicas = 5
-    with pytest.raises(ScaleChangedError, match="another writer has set 5 replicas where there were 3"):
+    with pytest.raises(ScaleChangedError, match="another writer has set the count to 5 where it was 3"):
         platform.set_scale("vision.openfaas-fn", 4, seen)
 
 
