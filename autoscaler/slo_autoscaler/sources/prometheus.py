@@ -73,7 +73,8 @@ class Server:
 
     def range(self, parse: Callable[[object], T], query: str, span: tuple[float, float], step: float) -> T:
         """Return the parsed answer to a range query, in Unix seconds. Raises ``SourceError``."""
-        start, end = (datetime.fromtimestamp(when, UTC) for when in span)
+        # The client rounds to seconds: a rate at the next one would lack what is still to come.
+        start, end = (datetime.fromtimestamp(math.floor(when), UTC) for when in span)
         return self._read(
             lambda: parse(self._client.custom_query_range(query, start, end, f"{step:g}")), query
         )

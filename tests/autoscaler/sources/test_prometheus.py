@@ -113,6 +113,7 @@ def test_rate_of_a_replica_that_two_jobs_scrape_is_counted_once(tmp_path):
             past = _past(source)
             source.close()
     assert max(rate for _, rate in past) < 150.0
+    assert min(ago for ago, _ in past) >= 0.0
 
 
 @pytest.mark.parametrize("fault", [doubles.hang, doubles.dribble])
