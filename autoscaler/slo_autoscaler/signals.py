@@ -126,19 +126,18 @@ HAS_NEW: Final = f"count by (function_name) ({_PROCESS} > time() - 2 * $G unless
 """Query of the functions that have such processes."""
 
 
-def _scrapes(chosen: str, address: str) -> str:
-    """Return the number of scrapes of each chosen process with this address.
+def _scrapes(address: str, chosen: str = "") -> str:
+    """Return the number of scrapes of each process with this address, in the window of rates.
 
     Processes of a scale-up start at the same time, and an address may be a node's. Both together are one
     process.
     """
-    return f'count_values by ({address}) ("start", {chosen} and {_PROCESS} offset $R)'
+    return f'count_values by ({address}) ("start", max_over_time({_PROCESS}[$R]){chosen})'
 
 
-SCRAPES: Final = f"avg by (function_name) ({_scrapes(_fresh(_PROCESS), 'function_name, instance')}) > 1"
+SCRAPES: Final = f"avg by (function_name) ({_scrapes('function_name, instance')}) > 1"
 """Query of the number of jobs that scrape each replica of a function, where these are several."""
-_AT_GATEWAYS: Final = f"{_fresh(_PROCESS)} and on (job, instance) gateway_service_count"
-GATEWAY_SCRAPES: Final = f"avg ({_scrapes(_AT_GATEWAYS, 'instance')}) > 1"
+GATEWAY_SCRAPES: Final = f"avg ({_scrapes('instance', ' and on (job, instance) gateway_service_count')}) > 1"
 """Likewise of the gateways; its result has no labels."""
 
 _PART: Final = f"(timestamp({_PROCESS}) - time() + $G + clamp_min(time() - $G - {_NEW}, 0))"

@@ -174,7 +174,7 @@ def test_observe_where_scrapes_cannot_be_counted_goes_on_without(recorded):
         status(422)(handler)
 
     with a_fault_proxy(recorded_source._config.url) as proxy:
-        proxy.fault, proxy.only = refusing, "max_over_time"
+        proxy.fault, proxy.only = refusing, "max_over_time(count"
         source = PrometheusSource(PrometheusSettings(url=proxy.url), at=lambda: NOW)
         until(lambda: source.observe() and len(refused) > 1, "scrapes are counted again")
         seen = source.observe()["right.fn"]
