@@ -211,7 +211,7 @@ async def run(
             pool.start()
             log.info(
                 "batching-watchdog %s listens on %d, metrics on %d: "
-                "policy %s, slo_latency %gs, %d workers with %d threads%s",
+                "batch_policy %s, slo_latency %gs, workers %d, worker_threads %d%s",
                 __version__,
                 port,
                 metrics_port,

@@ -408,7 +408,7 @@ class Config:
             values["workers"] = len(devices) or max(1, min(MAX_AUTO_WORKERS, int(cpus)))
         least = LEAST_FILES + values["workers"]
         if files < least:
-            rule = f"the limit on open files must be at least {least} with {values['workers']} workers"
+            rule = f"the limit on open files must be at least {least} (workers={values['workers']})"
             raise ConfigError("ulimit -n", str(files), rule)
         if values["worker_threads"] is None:
             values["worker_threads"] = max(1, int(cpus / values["workers"]))
