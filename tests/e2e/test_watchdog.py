@@ -343,7 +343,15 @@ def test_lock_file_that_is_not_ours_stops_neither_the_start_nor_the_drain(tmp_pa
 
 
 def test_no_folder_for_temporary_files_stops_the_start_with_one_line():
-    start = "import tempfile; tempfile.tempdir = '/none'; import batching_watchdog.__main__ as m; m.main()"
+    # As on a file system that is read-only everywhere.
+    start = """
+import tempfile
+import batching_watchdog.__main__ as command
+def none():
+    raise FileNotFoundError("no usable temporary directory")
+tempfile.gettempdir = none
+command.main()
+"""
     dog = Watchdog(ECHO, {}, command=(sys.executable, "-c", start))
     try:
         assert dog.ended() == 1
