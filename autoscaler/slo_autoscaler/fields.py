@@ -69,7 +69,7 @@ def whole(text: object) -> int | None:
 
 
 def host_and_port(host: str, port: int) -> str:
-    """Return both as a URL has them: an IPv6 address stands in brackets."""
+    """Return ``host:port`` for a URL, with an IPv6 address in brackets."""
     return f"{f'[{host}]' if ':' in host else host}:{port}"
 
 

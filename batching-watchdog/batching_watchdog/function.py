@@ -254,7 +254,7 @@ def stack_of(dump: str) -> str:
 
 
 def left_stack(folder: Path, pid: int | None = None) -> str:
-    """Return the stack of process ``pid`` (None: any) after it had loaded for too long; empty if unknown."""
+    """Return the stack that process ``pid`` (None: any) has left, and remove it; empty if there is none."""
     for file in folder.glob(STACK_FILE.format("*" if pid is None else pid)):
         dump = file.read_text(errors="replace")
         file.unlink(missing_ok=True)

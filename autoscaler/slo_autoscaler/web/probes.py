@@ -79,7 +79,7 @@ class Probes:
         method, _, rest = head.decode("latin-1").partition(" ")
         path = rest.partition(" ")[0].partition("?")[0]
         if method not in ("GET", "HEAD"):
-            return _response("405 Method Not Allowed\r\nAllow: GET, HEAD", "GET\n", method)
+            return _response("405 Method Not Allowed", "GET\n", method, "Allow: GET, HEAD\r\n")
         if path != PATH:
             return _response("404 Not Found", f"{PATH}\n", method)
         status, text = verdict(alive=self._alive())
@@ -93,9 +93,9 @@ def verdict(*, alive: bool) -> tuple[str, str]:
     return "503 Service Unavailable", "no reconcile has finished for several intervals\n"
 
 
-def _response(status: str, text: str, method: str) -> bytes:
+def _response(status: str, text: str, method: str, headers: str = "") -> bytes:
     head = (
         f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {len(text)}\r\n"
-        "Connection: close\r\n\r\n"
+        f"{headers}Connection: close\r\n\r\n"
     )
     return (head + ("" if method == "HEAD" else text)).encode()

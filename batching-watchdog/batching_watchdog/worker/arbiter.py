@@ -136,7 +136,8 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
             if end is None:
                 continue
             status = end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
-            if worker.loaded_at and (stack := left_stack(stack_folder(), pid)):
+            stack = left_stack(stack_folder(), pid)
+            if worker.loaded_at and stack:
                 sys.stderr.write(f"worker {pid} {how_it_ended(status)}; it was here:\n{stack}\n")
                 sys.stderr.flush()
             last = f"the last one {how_it_ended(status)}{_HINTS.get(status, '')}"
@@ -146,7 +147,6 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
             slot.ended(lived, useful=worker.has_served or ended_well(end))
             if lived is None and status == -signal.SIGALRM:
                 slot.give_up()
-                stack = left_stack(stack_folder(), pid)
                 self._report = LoadTimedOut(float(os.environ["load_timeout"]), stack)
             elif lived is None:
                 problem = f"{slot.deaths} workers in a row died while loading the handler; {last}"

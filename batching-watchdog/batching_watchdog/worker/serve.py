@@ -161,7 +161,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         faulthandler.disable()
         signal.signal(signal.SIGABRT, self.handle_abort)
         with suppress(OSError):  # no reason not to serve
-            self._stack = (stack_folder() / STACK_FILE.format(os.getpid())).open("w")
+            self._stack = _stack_file().open("w")
             faulthandler.enable(self._stack)
 
     def _wait(self, seconds: float) -> None:
@@ -295,8 +295,12 @@ def leave_at_once(status: int) -> NoReturn:
 
 
 def stack_folder() -> Path:
-    """Return the folder in which processes that load for too long write their stacks."""
+    """Return the folder in which processes that hang or crash leave their stacks."""
     return Path(os.environ.get("load_stacks") or tempfile.gettempdir())
+
+
+def _stack_file() -> Path:
+    return stack_folder() / STACK_FILE.format(os.getpid())
 
 
 def load_handler() -> Handler:
@@ -306,7 +310,7 @@ def load_handler() -> Handler:
     stack of that moment. Raises ``HandlerNotLoaded``.
     """
     seconds = float(os.environ["load_timeout"])
-    file = stack_folder() / STACK_FILE.format(os.getpid())
+    file = _stack_file()
     with file.open("w") as stack:
         faulthandler.dump_traceback_later(seconds, file=stack)
         signal.setitimer(signal.ITIMER_REAL, seconds + DUMP_SECONDS)

@@ -9,6 +9,7 @@ import pytest
 from autoscaler import doubles
 from autoscaler.doubles import a_fleet, a_gateway, a_prometheus, until
 from slo_autoscaler.errors import SourceError
+from slo_autoscaler.law.restart import Past
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.sources import Settings as PrometheusSettings
 from slo_autoscaler.sources.prometheus import PrometheusSource
@@ -192,7 +193,7 @@ def _replicas(source: PrometheusSource) -> tuple[float | None, float | None]:
 
 
 def _past(source: PrometheusSource) -> tuple[tuple[float, float], ...]:
-    return getattr(source.history(10.0).get("busy.fn"), "rate", ())
+    return source.history(10.0).get("busy.fn", Past()).rate
 
 
 def _is_whole(seen: dict[str, Observation]) -> bool:
