@@ -60,7 +60,7 @@ def situations() -> list[Situation]:
     """Return the five: each is the next time that the law changes the count."""
     return [
         _next("a new function", lambda _: 240.0, 0.0, replicas=4),
-        _next("the budget is overspent", lambda _: 240.0, HOUR, replicas=5, spent=1.3),
+        _next("the budget is overspent", lambda _: 235.0, HOUR, replicas=5, spent=1.3),
         _next("a peak is due", lambda now: 420.0 if 300.0 <= now % 600.0 < 360.0 else 210.0, HOUR + 260.0),
         _next("the load has fallen", lambda now: 240.0 if now < HOUR else 120.0, HOUR + 5.0),
         _next("a backlog", lambda _: 240.0, HOUR, replicas=6, in_flight=12_000.0),
@@ -173,6 +173,7 @@ def _column(at: Situation) -> dict[str, str]:
             f"odds of {ratio:g} R": _share(share)
             for ratio, share in zip(RATIOS, _coarse(expected.odds), strict=True)
         },
+        "median of the rates to come": f"{expected.median():.4g}",
         "unspent budget": f"{left:.3f}",
         "correction": f"{account.correction:.3f}",
         "goodput, per second": f"{expected.replica.goodput:.4g}",

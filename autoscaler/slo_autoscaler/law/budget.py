@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from math import exp
 from typing import Final
 
-RESERVE: Final = 0.2
+RESERVE: Final = 0.15
 """Share of the budget that is reserved for the unforeseen. With it, all traces that the constants were set on
 meet the objective by more than the chance of routing. The same share of the period's budget, unspent, doubles
 the share that may be late."""

@@ -69,7 +69,11 @@ class Curve:
         n. At most 0.9 of the goodput: in an overload each replica saves all of it, and at that price no count
         would be better than another.
         """
-        return self.goodput * _saved(self.spread, min(late, _ALL_BUT)) if self.goodput > 0.0 else 0.0
+        return self.goodput * _steady(self.spread, min(late, _ALL_BUT))[1] if self.goodput > 0.0 else 0.0
+
+    def rate(self, late: float) -> float:
+        """Return the requests per second at which the share ``late`` ends late; the inverse of ``late``."""
+        return self.goodput * _steady(self.spread, min(late, _ALL_BUT))[0]
 
 
 def curve(
@@ -115,11 +119,14 @@ def _load(spread: float, late: float) -> float:
 
 
 @lru_cache(maxsize=1 << 14)
-def _saved(spread: float, late: float) -> float:
-    """Return ``Curve.saved`` for a goodput of 1; most functions have the most or the least allowed late."""
+def _steady(spread: float, late: float) -> tuple[float, float]:
+    """Return ``Curve.rate`` and ``Curve.saved`` for a goodput of 1.
+
+    The cache helps because most functions are allowed the most or the least that may be late.
+    """
     load = _load(spread, late)
     late, busy = _late_and_busy(load, spread)
-    return min(load * max(busy - late, 0.0), _ALL_BUT)
+    return load, min(load * max(busy - late, 0.0), _ALL_BUT)
 
 
 _load_at: Final = lru_cache(maxsize=1 << 14)(_load)

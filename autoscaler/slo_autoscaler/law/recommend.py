@@ -5,10 +5,11 @@ replica at each of them (``curve``), and the share that may be late now (``budge
 each replica an independent stream of requests, so one curve serves every count.
 
 The price of a replica is the late requests per second that one saves at the steady load at which exactly the
-allowed share is late. Under a steady load that gives the fewest replicas with at most the allowed share
-late. Where the load may jump, replicas are pre-warmed as far as the odds of the jump justify them. One price
-for all moments is the cheapest way to a given number of late requests (a Lagrange multiplier; the
-newsvendor's rule).
+allowed share is late. Where the load may jump, replicas are pre-warmed as far as the odds of the jump justify
+them. One price for all moments is the cheapest way to a given number of late requests (a Lagrange multiplier;
+the newsvendor's rule). Few replicas are coarse steps: the price alone would keep one of them far above the
+load with the allowed share late, for as long as the budget lasts. So at the median of the rates to come at
+most the allowed share is late.
 
 Scaling up is judged at the moment when a replica requested now would serve; scaling down over the whole time
 in which it could not be brought back. Replicas that do not become ready are no supply; a few are replaced.
@@ -16,10 +17,11 @@ in which it could not be brought back. Replicas that do not become ready are no 
 Next step: ``allocate`` where functions share a budget of replicas, then ``decide``.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import compress
+from itertools import accumulate, compress
 from math import ceil, floor, log
 from operator import mul
 from typing import Final
@@ -89,6 +91,15 @@ class Prediction:
             shares = self._shares[first : first + len(self._weights)]
             found = self._known[load] = sum(map(mul, self._weights, shares)) / self._total
         return found
+
+    def median(self) -> float:
+        """Return the median of the rates to come."""
+        sums = list(accumulate(self.odds))
+        return self.base * RATIOS[bisect_left(sums, 0.5 * sums[-1])]
+
+    def steady(self, rate: float) -> int:
+        """Return the fewest replicas that get at most ``rate`` each at the median of the rates to come."""
+        return max(1, ceil(self.median() / rate))
 
     def fewest(self, worth: float, start: int, lowest: int, highest: int) -> int:
         """Return the lowest count, within the bounds, at which one more replica saves less than ``worth``.
@@ -168,14 +179,15 @@ def recommend(
     then = prediction(history.then, horizon, horizon + interval)
     meanwhile = prediction(history.meanwhile, 0.0, horizon)
     allowed = budget.allowed(seen.slo_objective or 0.0, spec.budget_period)
-    worth = replica.saved(allowed)
+    worth, most = replica.saved(allowed), replica.rate(allowed)
     # Enough for the highest of the rates; the policy's bounds come later.
     highest = max(scale.desired, ceil(RATIOS[-1] * base / replica.goodput))
-    soon = then.fewest(worth, scale.desired, 1, highest)
+    soon = then.fewest(worth, scale.desired, then.steady(most), highest)
     waiting = _backlog(seen, scale)
     drained = ceil((believed + waiting / (DRAINED_IN * horizon)) / replica.goodput) if waiting > 0.0 else 0
     least = max(soon, drained)
-    kept = meanwhile.fewest(worth, scale.desired, least, max(least, highest))
+    least_kept = max(least, meanwhile.steady(most))
+    kept = meanwhile.fewest(worth, scale.desired, least_kept, highest)
     missing = max(0, least - scale.available)
     # Where no node has room, another replica would find none either.
     broken = max(0, memory.stuck(spec, now) - (scale.unschedulable or 0))

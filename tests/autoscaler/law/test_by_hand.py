@@ -70,8 +70,10 @@ def by_hand(column):
         )
         return total / sum(share * ratio for ratio, share in odds)
 
-    worth = goodput * interpolated(interpolated(allowed(float(column["unspent budget"])), LOAD), SAVED)
-    count = next(n for n in range(1, 50) if expected * (late(n) - late(n + 1)) < worth)
+    load = interpolated(allowed(float(column["unspent budget"])), LOAD)
+    worth = goodput * interpolated(load, SAVED)
+    steady = ceil(float(column["median of the rates to come"]) / (load * goodput))
+    count = next(n for n in range(steady, 50) if expected * (late(n) - late(n + 1)) < worth)
     now, in_flight = int(column["replicas"]), float(column["in flight"])
     if in_flight:
         waiting = max(0.0, in_flight - now * 45 * 0.2)

@@ -62,6 +62,25 @@ def test_more_load_or_less_allowed_never_needs_fewer(
     assert prediction.fewest(stricter, 1, 1, MOST) >= fewest
 
 
+@given(predictions(), ALLOWED)
+def test_the_steady_count_is_the_fewest_with_the_allowed_share_late_at_the_median(
+    prediction: Prediction, allowed: float
+):
+    count = prediction.steady(prediction.replica.rate(allowed))
+
+    def in_time(replicas: int, late: float) -> float:
+        """Return the share of the odds at which no more than ``late`` is late."""
+        rates = zip(prediction.odds, RATIOS, strict=True)
+        shares = (
+            (odds, prediction.replica.late(prediction.base * ratio / replicas)) for odds, ratio in rates
+        )
+        return sum(odds for odds, share in shares if share <= late) / sum(prediction.odds)
+
+    rounding = 1e-6
+    assert in_time(count, allowed * (1.0 + rounding)) >= 0.5 - rounding
+    assert count == 1 or in_time(count - 1, allowed * (1.0 - rounding)) <= 0.5 + rounding
+
+
 @pytest.mark.parametrize("replicas", [1, 10, 1000])
 def test_a_fleet_of_any_size_is_found_from_any_overload(replicas: int):
     replica, rate = Curve(100.0, 0.1), 100.0 * replicas

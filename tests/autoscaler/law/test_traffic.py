@@ -3,6 +3,8 @@
 from dataclasses import replace
 from math import sin
 
+import pytest
+
 from autoscaler.law.fluid import Function
 from autoscaler.values import a_spec
 from slo_autoscaler.model import Reason
@@ -19,6 +21,14 @@ def peaks(every: float, length: float, high: float, base: float = 100.0):
 
 
 HOUR = 3600.0
+
+
+@pytest.mark.parametrize("load", [1.04, 1.08, 2.12])
+def test_a_steady_load_above_the_capacity_is_on_time_within_minutes_and_by_one_change(load: float):
+    function = Function(a_spec(max_replicas=20), replicas=int(load))
+    changes = [d for d in function.play(lambda _: 100.0 * load, 600.0) if d.replicas is not None]
+    assert len(changes) == 1
+    assert function.late(since=60.0) <= 0.01
 
 
 def test_a_spike_every_half_hour_ends_within_the_budget():
