@@ -125,6 +125,8 @@ def _steady(spread: float, late: float) -> tuple[float, float]:
     The cache helps because most functions are allowed the most or the least that may be late.
     """
     load = _load(spread, late)
+    if load < PAIRS:
+        return load, load * late
     late, busy = _late_and_busy(load, spread)
     return load, min(load * max(busy - late, 0.0), _ALL_BUT)
 

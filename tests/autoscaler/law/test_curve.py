@@ -49,6 +49,14 @@ def test_late_share_falls_faster_below_the_capacity_where_more_requests_fit_into
     assert few.late(1.5 * 10.0) < many.late(1.5 * 1000.0)
 
 
+@given(curves(), st.floats(1e-6, 0.5))
+def test_what_a_replica_is_worth_is_what_one_of_many_saves(drawn: tuple[float, float, Curve], allowed: float):
+    _, _, found = drawn
+    rate, many = found.rate(allowed), 10**6
+    saved = many * rate * (found.late(rate) - found.late(rate * many / (many + 1)))
+    assert found.saved(allowed) == pytest.approx(min(saved, 0.9 * found.goodput), rel=0.01, abs=1e-12)
+
+
 @given(curves(), st.floats(1e-9, 1.0))
 def test_what_a_replica_is_worth_is_less_than_what_it_saves_in_any_overload(
     drawn: tuple[float, float, Curve], allowed: float
