@@ -28,7 +28,7 @@ _NOT_THE_FUNCTIONS: Final = (
 """Prefixes of files whose frames precede the function's own."""
 
 STACK_FILE: Final = "stack-{}"
-"""Name of the file with the stack of a process that loads for too long, by its id."""
+"""Name of the file with the stack of a process that hung or crashed, by its id."""
 _DUMPED_FRAME: Final = re.compile(r'  File "(.*)", line (\d+) in (.*)')
 
 _Convert = Callable[[str], Any] | None
@@ -231,7 +231,7 @@ def trace_of(error: BaseException) -> str:
 
 
 def stack_of(dump: str) -> str:
-    """Return the dump of ``faulthandler`` from a loading process, in the form of a traceback.
+    """Return the dump of ``faulthandler`` in the form of a traceback.
 
     Each thread begins at the function's first frame, the loading thread first; empty without such frames.
     """
@@ -253,13 +253,15 @@ def stack_of(dump: str) -> str:
     return "\n".join(f"Stack (most recent call last):\n{stack}" for stack in (*loading, *others)).rstrip()
 
 
-def left_stack(folder: Path, pid: int | None = None) -> str:
-    """Return the stack that process ``pid`` (None: any) has left, and remove it; empty if there is none."""
-    for file in folder.glob(STACK_FILE.format("*" if pid is None else pid)):
+def left_stack(folder: Path, pid: int) -> str:
+    """Return the stack that process ``pid`` has left, and remove it; empty if there is none."""
+    file = folder / STACK_FILE.format(pid)
+    try:
         dump = file.read_text(errors="replace")
-        file.unlink(missing_ok=True)
-        return stack_of(dump)
-    return ""
+    except FileNotFoundError:
+        return ""
+    file.unlink(missing_ok=True)
+    return stack_of(dump)
 
 
 def _from_the_function(frames: TracebackType | None) -> TracebackType | None:

@@ -332,6 +332,15 @@ def test_load_that_hangs_ends_the_start_with_one_line_and_the_log_says_where_it_
         ]
 
 
+@pytest.mark.parametrize("preload", ["auto", "true", "false"])
+def test_load_that_crashes_in_native_code_ends_the_start_and_the_log_says_where(preload: str):
+    with starting_watchdog(loading("import ctypes; ctypes.string_at(0)"), preload=preload) as dog:
+        assert dog.ended() == 1
+        dying = dog.log.splitlines()[:-1]
+        assert any(line.endswith(" in load") for line in dying)
+        assert any(line.endswith(" in string_at") for line in dying)
+
+
 def test_load_that_holds_the_gil_for_longer_than_exec_timeout_is_not_taken_for_a_hang():
     handler = loading("import ctypes; ctypes.PyDLL(None).sleep(5)")
     with watchdog(handler, preload="false", exec_timeout="1s", slo_latency="1s") as dog:

@@ -137,6 +137,11 @@ class Child:
             self.kill()
             await process.wait()
 
+    @property
+    def pid(self) -> int:
+        """Process id of its last start; 0 before the first."""
+        return 0 if self._process is None else self._process.pid
+
     def owns(self, pid: int) -> bool:
         """Return whether ``pid`` may be the command, whose exit status is read here."""
         process = self._process

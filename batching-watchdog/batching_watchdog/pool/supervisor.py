@@ -261,9 +261,12 @@ class WorkerPool:
         """
         environment = self._gunicorn.environment
         preloading, self._listened = environment["preload"] != "false" and not self._listened, False
+        stack = left_stack(self._directory, self._gunicorn.pid)
+        if stack and how != _TIMED_OUT:
+            log.error(Failure(f"gunicorn {how} with this stack", stack))
         if how == _TIMED_OUT:
             self._load_failed = True
-            error = LoadTimedOut(self._config.load_timeout, left_stack(self._directory))
+            error = LoadTimedOut(self._config.load_timeout, stack)
             if not self._came_up:
                 raise error
             log.error(Failure(str(error), error.trace))

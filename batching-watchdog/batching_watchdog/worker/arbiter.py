@@ -47,11 +47,6 @@ STARTED_IN: Final = Path.cwd()
 """Folder in which this process started. load() may change it, and the function's paths may be relative."""
 _HARMLESS: Final = frozenset(("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"))
 """Files that processes may share."""
-_HINTS: Final = {
-    -signal.SIGKILL: " (out of memory?)",
-    -signal.SIGSEGV: " (PYTHONFAULTHANDLER=1 shows where)",
-    -signal.SIGABRT: " (PYTHONFAULTHANDLER=1 shows where)",
-}
 
 
 class Slot:
@@ -99,6 +94,8 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
         self._slots: defaultdict[int, Slot] = defaultdict(Slot)
         self._report: HandlerNotLoaded | None = None
         """Reason for which workers no longer load."""
+        self._stack = ""
+        """The last logged stack."""
         self._served = False
         self._died_in_vain = 0
         """Number of workers that died before ``_served``: before any worker had served a batch."""
@@ -136,16 +133,20 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
             if end is None:
                 continue
             status = end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
+            timed_out = not worker.loaded_at and status == -signal.SIGALRM
             stack = left_stack(stack_folder(), pid)
-            if worker.loaded_at and stack:
-                sys.stderr.write(f"worker {pid} {how_it_ended(status)}; it was here:\n{stack}\n")
+            if stack and not timed_out:
+                where = "in the same place" if stack == self._stack else f"with this stack\n{stack}"
+                sys.stderr.write(f"worker {pid} {how_it_ended(status)} {where}\n")
                 sys.stderr.flush()
-            last = f"the last one {how_it_ended(status)}{_HINTS.get(status, '')}"
+                self._stack = stack
+            hint = " (out of memory?)" if status == -signal.SIGKILL else ""
+            last = f"the last one {how_it_ended(status)}{hint}"
             self._died_in_vain += not ended_well(end)
             lived = time.monotonic() - worker.loaded_at if worker.loaded_at else None
             slot = self._slots[worker.slot]
             slot.ended(lived, useful=worker.has_served or ended_well(end))
-            if lived is None and status == -signal.SIGALRM:
+            if timed_out:
                 slot.give_up()
                 self._report = LoadTimedOut(float(os.environ["load_timeout"]), stack)
             elif lived is None:

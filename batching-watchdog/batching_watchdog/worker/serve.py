@@ -307,11 +307,12 @@ def load_handler() -> Handler:
     """Load the function; end this process by SIGALRM after ``load_timeout``.
 
     A thread could not end it, because a load() that hangs may hold the GIL. ``function.left_stack`` reads the
-    stack of that moment. Raises ``HandlerNotLoaded``.
+    stack of that moment, or of a crash. Raises ``HandlerNotLoaded``.
     """
     seconds = float(os.environ["load_timeout"])
     file = _stack_file()
     with file.open("w") as stack:
+        faulthandler.enable(stack)
         faulthandler.dump_traceback_later(seconds, file=stack)
         signal.setitimer(signal.ITIMER_REAL, seconds + DUMP_SECONDS)
         try:
@@ -319,6 +320,7 @@ def load_handler() -> Handler:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
             faulthandler.cancel_dump_traceback_later()
+            faulthandler.disable()
             file.unlink(missing_ok=True)
 
 
