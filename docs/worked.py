@@ -173,7 +173,7 @@ def _column(at: Situation) -> dict[str, str]:
             f"odds of {ratio:g} R": _share(share)
             for ratio, share in zip(RATIOS, _coarse(expected.odds), strict=True)
         },
-        "median of the rates to come": f"{expected.median():.4g}",
+        "median of the rates to come": f"{expected.median:.4g}",
         "unspent budget": f"{left:.3f}",
         "correction": f"{account.correction:.3f}",
         "goodput, per second": f"{expected.replica.goodput:.4g}",

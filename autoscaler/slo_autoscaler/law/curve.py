@@ -27,6 +27,8 @@ WAIT_SPREAD: Final = 0.4
 PAIRS: Final = 0.25
 """Load below which lateness is two requests that meet, so that its share is proportional to the rate. It is
 the lowest at which the formula above rises with the rate for every spread."""
+LEAST: Final = 0.25
+"""Smallest factor of a correction: whatever else makes requests late would cost replicas without end."""
 PRECISION: Final = 1e-9
 """Relative error of a load."""
 
@@ -55,12 +57,12 @@ class Curve:
         """Return the curve of a replica with ``correction`` times the late requests of this one.
 
         The goodput is multiplied by the load with ``late / correction`` late, over the load with ``late``
-        late. No correction makes the capacity exceed the goodput, or fall below ``PAIRS`` of it.
+        late. No correction makes the capacity exceed the goodput, or takes more than three quarters of it.
         """
         if correction == 1.0 or self.goodput <= 0.0:
             return self
-        told = min(max(_load(self.spread, min(late / correction, _ALL_BUT)), PAIRS), 1.0)
-        return Curve(self.goodput * told / _load_at(self.spread, late), self.spread)
+        told = min(_load(self.spread, min(late / correction, _ALL_BUT)), 1.0)
+        return Curve(self.goodput * max(told / _load_at(self.spread, late), LEAST), self.spread)
 
     def saved(self, late: float) -> float:
         """Return the late requests per second that one more replica saves where the share ``late`` is late.
@@ -127,8 +129,10 @@ def _steady(spread: float, late: float) -> tuple[float, float]:
     load = _load(spread, late)
     if load < PAIRS:
         return load, load * late
+    at_pairs, _ = _late_and_busy(PAIRS, spread)
     late, busy = _late_and_busy(load, spread)
-    return load, min(load * max(busy - late, 0.0), _ALL_BUT)
+    # Just above ``PAIRS`` the curve is flatter than the line, but a price must not fall as more may be late.
+    return load, min(max(load * (busy - late), PAIRS * at_pairs), _ALL_BUT)
 
 
 _load_at: Final = lru_cache(maxsize=1 << 14)(_load)

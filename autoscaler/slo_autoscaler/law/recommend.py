@@ -38,6 +38,9 @@ SIGMAS: Final = 3.0
 """Standard deviations beyond which a measurement is no chance."""
 DRAINED_IN: Final = 3.0
 """Horizons in which a backlog is drained. Its requests are late already, and delay none that are on time."""
+SPARE: Final = 0.9
+"""Share of the allowed late requests at which a replica is still spared. Without it a steady load between two
+counts would add a replica and remove it again, every few reconciles."""
 WAITED_LITTLE: Final = 0.05
 """Mean wait for a worker, as a share of the SLO. By Markov's inequality at most 5% of requests then waited
 for the whole SLO: the others were late in execution, which no replica makes faster."""
@@ -54,6 +57,8 @@ class Prediction:
     replica: Curve
     rate: float = field(init=False)
     """Expected requests per second."""
+    median: float = field(init=False)
+    """Of the requests per second."""
     _begin: int = field(init=False)
     """Index of the first ratio that may come."""
     _weights: list[float] = field(init=False)
@@ -69,7 +74,9 @@ class Prediction:
         self._weights = list(map(mul, self.odds[self._begin :], RATIOS[self._begin :]))
         self._total = sum(self._weights)
         self._shares = _shares(max(round(self.replica.spread, 2), 0.01))
-        self.rate = self.base * self._total / sum(self.odds)
+        sums = list(accumulate(self.odds))
+        self.rate = self.base * self._total / sums[-1]
+        self.median = self.base * RATIOS[bisect_left(sums, 0.5 * sums[-1])]
 
     def late(self, replicas: int) -> float:
         """Return the predicted share of late requests with this many replicas, 0 to 1."""
@@ -92,14 +99,14 @@ class Prediction:
             found = self._known[load] = sum(map(mul, self._weights, shares)) / self._total
         return found
 
-    def median(self) -> float:
-        """Return the median of the rates to come."""
-        sums = list(accumulate(self.odds))
-        return self.base * RATIOS[bisect_left(sums, 0.5 * sums[-1])]
+    def count(self, allowed: float, start: int, lowest: int, highest: int) -> int:
+        """Return the count that is recommended where the share ``allowed`` may be late: see ``fewest``."""
+        lowest = max(lowest, self.steady(self.replica.rate(allowed)))
+        return self.fewest(self.replica.saved(allowed), start, lowest, highest)
 
     def steady(self, rate: float) -> int:
         """Return the fewest replicas that get at most ``rate`` each at the median of the rates to come."""
-        return max(1, ceil(self.median() / rate))
+        return max(1, ceil(self.median / rate))
 
     def fewest(self, worth: float, start: int, lowest: int, highest: int) -> int:
         """Return the lowest count, within the bounds, at which one more replica saves less than ``worth``.
@@ -179,15 +186,16 @@ def recommend(
     then = prediction(history.then, horizon, horizon + interval)
     meanwhile = prediction(history.meanwhile, 0.0, horizon)
     allowed = budget.allowed(seen.slo_objective or 0.0, spec.budget_period)
-    worth, most = replica.saved(allowed), replica.rate(allowed)
+    worth = replica.saved(allowed)
     # Enough for the highest of the rates; the policy's bounds come later.
     highest = max(scale.desired, ceil(RATIOS[-1] * base / replica.goodput))
-    soon = then.fewest(worth, scale.desired, then.steady(most), highest)
+    soon = then.count(allowed, scale.desired, 1, highest)
     waiting = _backlog(seen, scale)
     drained = ceil((believed + waiting / (DRAINED_IN * horizon)) / replica.goodput) if waiting > 0.0 else 0
     least = max(soon, drained)
-    least_kept = max(least, meanwhile.steady(most))
-    kept = meanwhile.fewest(worth, scale.desired, least_kept, highest)
+    kept = least
+    for each in (then, meanwhile):
+        kept = each.count(SPARE * allowed, scale.desired, kept, highest)
     missing = max(0, least - scale.available)
     # Where no node has room, another replica would find none either.
     broken = max(0, memory.stuck(spec, now) - (scale.unschedulable or 0))

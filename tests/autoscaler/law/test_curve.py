@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from slo_autoscaler.law.curve import Curve, curve
@@ -49,12 +49,29 @@ def test_late_share_falls_faster_below_the_capacity_where_more_requests_fit_into
     assert few.late(1.5 * 10.0) < many.late(1.5 * 1000.0)
 
 
-@given(curves(), st.floats(1e-6, 0.5))
-def test_what_a_replica_is_worth_is_what_one_of_many_saves(drawn: tuple[float, float, Curve], allowed: float):
+@given(curves(), st.floats(0.9, 1.1))
+def test_a_small_correction_changes_the_capacity_little(drawn: tuple[float, float, Curve], correction: float):
+    capacity, objective, found = drawn
+    corrected = found.corrected(correction, 1.0 - objective).rate(1.0 - objective)
+    assert 0.5 * capacity <= corrected <= 2.0 * capacity
+
+
+@given(curves(), st.floats(0.01, 0.25) | st.floats(0.5, 1.2))
+def test_what_a_replica_is_worth_is_what_one_of_many_saves(drawn: tuple[float, float, Curve], load: float):
     _, _, found = drawn
-    rate, many = found.rate(allowed), 10**6
+    rate, many = load * found.goodput, 10**6
+    assume(found.late(rate) > 1e-12)
     saved = many * rate * (found.late(rate) - found.late(rate * many / (many + 1)))
-    assert found.saved(allowed) == pytest.approx(min(saved, 0.9 * found.goodput), rel=0.01, abs=1e-12)
+    worth = found.saved(found.late(rate))
+    assert worth == pytest.approx(min(saved, 0.9 * found.goodput), rel=0.01, abs=1e-6 * found.goodput)
+
+
+@given(curves(), st.floats(1e-6, 1.0), st.floats(1e-6, 1.0))
+def test_a_replica_is_worth_no_less_where_more_may_be_late(
+    drawn: tuple[float, float, Curve], one: float, other: float
+):
+    _, _, found = drawn
+    assert found.saved(min(one, other)) <= found.saved(max(one, other)) * (1.0 + 1e-9)
 
 
 @given(curves(), st.floats(1e-9, 1.0))
