@@ -61,7 +61,7 @@ def situations() -> list[Situation]:
     return [
         _next("a new function", lambda _: 240.0, 0.0, replicas=4),
         _next("the budget is overspent", lambda _: 235.0, HOUR, replicas=5, spent=1.3),
-        _next("a peak is due", lambda now: 420.0 if 300.0 <= now % 600.0 < 360.0 else 210.0, HOUR + 260.0),
+        _next("a peak is due", lambda now: 440.0 if 300.0 <= now % 600.0 < 360.0 else 220.0, HOUR + 260.0),
         _next("the load has fallen", lambda now: 240.0 if now < HOUR else 120.0, HOUR + 5.0),
         _next("a backlog", lambda _: 240.0, HOUR, replicas=6, in_flight=12_000.0),
     ]
@@ -162,8 +162,7 @@ def _column(at: Situation) -> dict[str, str]:
     found, _ = recommend.recommend(at.spec, at.seen, at.scale, at.memory, at.now)
     assert found.late is not None and found.allowed is not None  # noqa: S101, PT018 - a capacity is known
     expected = cast("Prediction", cast("Any", found.late).__self__)
-    account = known.budget
-    left = account.remaining(at.spec.budget_period)
+    left = known.budget.remaining(at.spec.budget_period)
     count = found.replicas
     predicted = {each: _share(found.late(each)) for each in (count - 1, count, count + 1)}
     return {
@@ -175,7 +174,7 @@ def _column(at: Situation) -> dict[str, str]:
         },
         "median of the rates to come": f"{expected.median:.4g}",
         "unspent budget": f"{left:.3f}",
-        "correction": f"{account.correction:.3f}",
+        "correction": f"{known.calibration.factor:.3f}",
         "goodput, per second": f"{expected.replica.goodput:.4g}",
         "in flight": f"{at.seen.in_flight:.0f}",
         "allowed": _share(found.allowed),

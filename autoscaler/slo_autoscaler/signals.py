@@ -476,9 +476,9 @@ DERIVED: Final[Mapping[str, Signal]] = {
     ),
     "correction": Signal(
         Unit.FACTOR,
-        "Measured over predicted late requests: the calibration of the predictions.",
+        "Factor on the exported capacity with which the predictions agree with the measured lateness.",
         gauge="slo_autoscaler_correction_ratio",
-        restored="max",
+        restored="min",
     ),
     "horizon": Signal(
         Unit.SECONDS,

@@ -22,8 +22,8 @@ TARGET_DIGITS: Final = 4
 LEAST_SHARE: Final = 1e-5
 """Smallest share with its own text; below it the text is ``<0.001%``."""
 
-AS_PREDICTED: Final = 1.25
-"""Largest correction of a prediction, in either direction, that texts leave out."""
+AS_PREDICTED: Final = 1.1
+"""Largest correction of a capacity, in either direction, that texts leave out."""
 
 SECONDS_OF_A_DAY: Final = 86_400
 
@@ -158,7 +158,9 @@ PREDICTION: Final = (
     ),
     Column("expected", "Expected load", "arrivals that the prediction is made for, one start-up ahead"),
     Column("worth", "Worth of a replica", "late requests per second that one replica must save"),
-    Column("correction", "Measured / predicted", "measured late requests over predicted ones"),
+    Column(
+        "correction", "Measured capacity", "capacity that the measured lateness shows, over the exported one"
+    ),
     Column("period", "Repeats every", "period in which the rates repeat"),
     Column("stuck", "Stuck", "replicas that do not serve although their start-up time is over"),
     Column("unschedulable", "No room", "replicas for which no node has room"),
@@ -180,7 +182,7 @@ FACTS: Final = (
     "replicas without room on any node: {unschedulable}",
     "its share of the fleet's replicas is {share}",
     "the load repeats every {period}",
-    "{correction} times as many late as the curve says",
+    "measured capacity: {correction} times the exported one",
 )
 """Clauses after every reason; a clause with an unknown number is left out."""
 

@@ -559,14 +559,12 @@ AUTOSCALER: Final = {
             span=FROM_ZERO | TO_ONE,
         ),
         graph(
-            "Late requests: measured over predicted",
+            "Measured capacity over the exported one",
             {"correction": f"max(slo_autoscaler_correction_ratio{F})"},
             unit="short",
             span=FROM_ZERO,
         )
-        | about(
-            "Calibration factor of predictions: 1 where the measured late share equals the predicted one."
-        ),
+        | about("Calibration of predictions: 1 where the measured late share equals the predicted one."),
         graph(
             "Error budget of the period",
             {"left": f"max(slo_autoscaler_budget_ratio{F})"},

@@ -652,10 +652,10 @@ def test_reconcile_shadow_decides_from_its_own_replicas_is_scored_and_never_acts
 
 
 def test_reconcile_after_a_restart_knows_the_history_and_asks_for_it_once(gateway):
-    past = {A: Past(correction=((20.0, 2.0), (5.0, 3.0)))}
+    past = {A: Past(correction=((20.0, 0.7), (5.0, 0.5)))}
     with Bench(gateway, {A: seen(rate=100.0)}, {}, past=past) as bench:
         bench.times(2)
-        assert bench.about()[0]["inputs"]["correction"] == pytest.approx(3.0, rel=0.05)
+        assert bench.about()[0]["inputs"]["correction"] == pytest.approx(0.5, rel=0.05)
         assert len(bench.controller._source.spans) == 1
 
 

@@ -10,7 +10,8 @@ objective allows.
 - ``curve``        late share of one replica at a load
 - ``scenarios``    odds of the rates to come, from the rates that followed similar ones
 - ``history``      the rates of two hours, what followed, and periods: minutes to hours, a day, a week
-- ``budget``       share of requests that may be late now, and the correction of predictions
+- ``calibration``  the capacity that the measured lateness shows, as a factor on the exported one
+- ``budget``       share of requests that may be late now
 - ``memory``       state of a function between two decisions
 - ``policies``     ``POLICIES``: ``slo`` and ``proportional``; latency alone where there is no capacity
 - ``allocate``     split of a budget of replicas that functions share

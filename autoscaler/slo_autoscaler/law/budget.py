@@ -1,13 +1,11 @@
-"""The share of requests that may be late now, and the correction of the predicted lateness. [P]
+"""The share of requests that may be late now. [P]
 
-Owns both integrators, over ``budget_period``. The account holds the requests served and late. The budget that
-remains decides the share that may be late now. The account has no limit: every late request is paid back. The
-calibration compares the measured lateness with the curve's prediction for the same load and replicas. A wrong
-capacity shows there and changes every later prediction by one factor.
+Owns the account of requests served and late, over ``budget_period``. The budget that remains decides the
+share that may be late now. The account has no limit: every late request is paid back.
 
 Only lateness counts, not errors: replicas do not make errors fewer.
 
-Next step: ``recommend`` asks ``allowed`` and ``correction``.
+Next step: ``recommend`` asks ``allowed``.
 """
 
 from dataclasses import dataclass, replace
@@ -23,8 +21,6 @@ LEAST: Final = 1.0 / 3.0
 a limit, the odds of another such burst would keep its replicas for an hour."""
 MOST: Final = 1.5
 """Largest factor on the usual share: one mistake could spend more within minutes."""
-DOUBT: Final = 10.0
-"""Late requests, predicted and measured alike, at the start: a few say little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,36 +32,17 @@ class Budget:
     served: float = 0.0
     spent: float = 0.0
     """Late requests over the share that the objective allows: the requests that earn as much budget."""
-    measured: float = DOUBT
-    """Late requests of the comparison; likewise ``predicted``."""
-    predicted: float = DOUBT
 
-    def after(
-        self,
-        passed: float,
-        served: float,
-        late: float,
-        expected: float | None,
-        objective: float,
-        period: float,
-    ) -> "Budget":
+    def after(self, passed: float, served: float, late: float, objective: float, period: float) -> "Budget":
         """Return the account ``passed`` seconds later.
 
-        ``served`` requests per second were answered, the share ``late`` of them late. ``expected`` is the
-        late share that the curve predicts without correction for the load and the replicas of that time;
-        None: no comparison.
+        ``served`` requests per second were answered, the share ``late`` of them late.
         """
         kept, done = exp(-passed / period), served * passed
-        measured, predicted = self.measured, self.predicted
-        if expected is not None:
-            measured = DOUBT + (measured - DOUBT) * kept + done * late
-            predicted = DOUBT + (predicted - DOUBT) * kept + done * expected
         return Budget(
             self.seconds * kept + passed,
             self.served * kept + done,
             self.spent * kept + done * late / _allowance(objective),
-            measured,
-            predicted,
         )
 
     def with_late(self, requests: float, objective: float) -> "Budget":
@@ -75,11 +52,6 @@ class Budget:
         return replace(
             self, served=self.served + requests, spent=self.spent + requests / _allowance(objective)
         )
-
-    @property
-    def correction(self) -> float:
-        """Factor on predicted late shares: measured over predicted."""
-        return self.measured / self.predicted
 
     def remaining(self, period: float) -> float:
         """Return the unspent share of the period's budget: 0 at first, negative if overspent.

@@ -20,6 +20,8 @@ from functools import lru_cache
 from math import erfc, exp, pi, sqrt
 from typing import Final
 
+from slo_autoscaler.law.scenarios import STEP
+
 PER_REQUEST: Final = 8.0
 """Growth of 1 / variance with each request that fits into the SLO, the one that is served included."""
 WAIT_SPREAD: Final = 0.4
@@ -27,8 +29,6 @@ WAIT_SPREAD: Final = 0.4
 PAIRS: Final = 0.25
 """Load below which lateness is two requests that meet, so that its share is proportional to the rate. It is
 the lowest at which the formula above rises with the rate for every spread."""
-LEAST: Final = 0.25
-"""Smallest factor of a correction: whatever else makes requests late would cost replicas without end."""
 PRECISION: Final = 1e-9
 """Relative error of a load."""
 
@@ -41,6 +41,8 @@ class Curve:
     """Requests per second served in time under overload; 0: none ever is."""
     spread: float
     """Standard deviation of the demand, as a share of the goodput."""
+    promised: float = 1.0
+    """The exported capacity, as a share of the goodput."""
 
     def late(self, rate: float) -> float:
         """Return the share of requests that end late at ``rate`` per second, 0 to 1; it never falls."""
@@ -53,16 +55,9 @@ class Curve:
             return _late_and_busy(PAIRS, self.spread)[0] * load / PAIRS
         return _late_and_busy(load, self.spread)[0]
 
-    def corrected(self, correction: float, late: float) -> "Curve":
-        """Return the curve of a replica with ``correction`` times the late requests of this one.
-
-        The goodput is multiplied by the load with ``late / correction`` late, over the load with ``late``
-        late. No correction makes the capacity exceed the goodput, or takes more than three quarters of it.
-        """
-        if correction == 1.0 or self.goodput <= 0.0:
-            return self
-        told = min(_load(self.spread, min(late / correction, _ALL_BUT)), 1.0)
-        return Curve(self.goodput * max(told / _load_at(self.spread, late), LEAST), self.spread)
+    def corrected(self, factor: float) -> "Curve":
+        """Return the curve of a replica with ``factor`` times the capacity."""
+        return self if factor == 1.0 else Curve(factor * self.goodput, self.spread, self.promised)
 
     def saved(self, late: float) -> float:
         """Return the late requests per second that one more replica saves where the share ``late`` is late.
@@ -91,7 +86,26 @@ def curve(
     share = min(1.0, (service_time or 1.0 / capacity) / slo_latency)
     by_chance = 1.0 / (PER_REQUEST * (1.0 + capacity * slo_latency))
     spread = sqrt(by_chance + (WAIT_SPREAD * share) ** 2)
-    return Curve(capacity / _load_at(spread, 1.0 - slo_objective), spread)
+    promised = _load_at(spread, 1.0 - slo_objective)
+    return Curve(capacity / promised, spread, promised)
+
+
+LOADS: Final = range(-200, 400)
+"""Exponents of ``STEP``: loads of a replica, as multiples of its goodput. Late shares are constant beyond."""
+
+
+def late_shares(spread: float) -> tuple[float, ...]:
+    """Return the late share at each of ``LOADS``, so that a prediction is a product of two rows.
+
+    The spread is rounded to hundredths.
+    """
+    return _late_shares(max(round(spread, 2), 0.01))
+
+
+@lru_cache(maxsize=64)
+def _late_shares(spread: float) -> tuple[float, ...]:
+    one = Curve(1.0, spread)
+    return tuple(one.late(STEP**power) for power in LOADS)
 
 
 def _late_and_busy(load: float, spread: float) -> tuple[float, float]:

@@ -59,7 +59,7 @@ def numbers(
         "stuck": memory.stuck(spec, now),
         "unschedulable": scale.unschedulable,
         "period": memory.history.period * memory.history.slot or None,
-        "correction": memory.budget.correction,
+        "correction": memory.calibration.factor,
         "burn_rate": seen.burn_rate,
     }
     if found.late is not None:

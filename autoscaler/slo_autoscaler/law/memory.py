@@ -1,7 +1,7 @@
 """Holds the state of one function between reconciles. [P]
 
-Owns requested counts and start-ups, and how reads of the platform change them. ``history`` and
-``budget`` hold the state of the traffic. Times are ``decide``'s ``now``, in seconds.
+Owns requested counts and start-ups, and how reads of the platform change them. ``history``,
+``calibration`` and ``budget`` hold the state of the traffic. Times are ``decide``'s ``now``, in seconds.
 
 Next step: ``recommend`` and ``decide`` read and renew it.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from slo_autoscaler.law.budget import Budget
+from slo_autoscaler.law.calibration import Calibration
 from slo_autoscaler.law.history import History
 from slo_autoscaler.model import Scale
 from slo_autoscaler.spec import Spec
@@ -69,11 +70,12 @@ class Memory:
     """Replicas that served at the last read."""
     needs: tuple[tuple[float, int], ...] = ()
     """(``observed``, replicas needed then), each count larger than all after it."""
-    late_shares: tuple[tuple[float, float], ...] = ()
-    """(time, late share that the curve predicts for the load), until an overload has left the rates."""
+    loads: tuple[tuple[float, float], ...] = ()
+    """(time, load of a replica as a multiple of its goodput), until an overload has left the rates."""
     stalled: float = 0.0
     """Requests that hung at the last observation: each counts as late once."""
     history: History = field(default_factory=History)
+    calibration: Calibration = field(default_factory=Calibration)
     budget: Budget = field(default_factory=Budget)
 
     @classmethod
@@ -108,9 +110,10 @@ class Memory:
         now: float,
         replicas: int,
         *,
-        late_shares: tuple[tuple[float, float], ...] | None = None,
+        loads: tuple[tuple[float, float], ...] | None = None,
         stalled: float | None = None,
         history: History | None = None,
+        calibration: Calibration | None = None,
         budget: Budget | None = None,
     ) -> "Memory":
         """Return the memory after usable data: a need for ``replicas``, and the fields that changed."""
@@ -130,9 +133,10 @@ class Memory:
             self.idle_since,
             self.available,
             self._needs(observed, replicas, self.held(spec)),
-            self.late_shares if late_shares is None else late_shares,
+            self.loads if loads is None else loads,
             self.stalled if stalled is None else stalled,
             self.history if history is None else history,
+            self.calibration if calibration is None else calibration,
             self.budget if budget is None else budget,
         )
 

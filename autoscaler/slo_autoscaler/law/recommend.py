@@ -1,8 +1,8 @@
 """Policy ``slo``: requests every replica that saves more late requests than its price. [P]
 
 Owns the prediction: the odds of the rates to come (``history``, ``scenarios``), the late share of a
-replica at each of them (``curve``), and the share that may be late now (``budget``). Random routing gives
-each replica an independent stream of requests, so one curve serves every count.
+replica at each of them (``curve``, ``calibration``), and the share that may be late now (``budget``). Random
+routing gives each replica an independent stream of requests, so one curve serves every count.
 
 The price of a replica is the late requests per second that one saves at the steady load at which exactly the
 allowed share is late. Where the load may jump, replicas are pre-warmed as far as the odds of the jump justify
@@ -20,14 +20,14 @@ Next step: ``allocate`` where functions share a budget of replicas, then ``decid
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import accumulate, compress
 from math import ceil, floor, log
 from operator import mul
 from typing import Final
 
 from slo_autoscaler.law.budget import Budget
-from slo_autoscaler.law.curve import Curve, curve
+from slo_autoscaler.law.calibration import Calibration
+from slo_autoscaler.law.curve import LOADS, Curve, curve, late_shares
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.scenarios import RATIOS, STEP, STILL, Followed, with_rates
 from slo_autoscaler.model import Reason, Recommendation, Scale
@@ -65,7 +65,7 @@ class Prediction:
     """Odds times ratios from there: the share of requests that meets each rate."""
     _total: float = field(init=False)
     _shares: tuple[float, ...] = field(init=False)
-    """Late share of the replica at each of ``_LOADS``."""
+    """Late share of the replica at each of ``LOADS``."""
     _known: dict[int, float] = field(init=False, default_factory=dict)
     """Late share by the exponent of the load."""
 
@@ -73,7 +73,7 @@ class Prediction:
         self._begin = next(compress(range(len(RATIOS)), self.odds), 0)
         self._weights = list(map(mul, self.odds[self._begin :], RATIOS[self._begin :]))
         self._total = sum(self._weights)
-        self._shares = _shares(max(round(self.replica.spread, 2), 0.01))
+        self._shares = late_shares(self.replica.spread)
         sums = list(accumulate(self.odds))
         self.rate = self.base * self._total / sums[-1]
         self.median = self.base * RATIOS[bisect_left(sums, 0.5 * sums[-1])]
@@ -94,7 +94,7 @@ class Prediction:
     def _at(self, load: int) -> float:
         found = self._known.get(load)
         if found is None:
-            first = self._begin + min(max(load - STILL - _LOADS.start, 0), _LAST)
+            first = self._begin + min(max(load - STILL - LOADS.start, 0), _LAST)
             shares = self._shares[first : first + len(self._weights)]
             found = self._known[load] = sum(map(mul, self._weights, shares)) / self._total
         return found
@@ -137,17 +137,8 @@ class Prediction:
 
 
 _LOG_STEP: Final = log(STEP)
-_LOADS: Final = range(-200, 400)
-"""Exponents of ``STEP``: loads of a replica, as multiples of its goodput. Late shares are constant beyond."""
-_LAST: Final = len(_LOADS) - len(RATIOS)
+_LAST: Final = len(LOADS) - len(RATIOS)
 """Index of the highest load from which on there is one for each ratio."""
-
-
-@lru_cache(maxsize=64)
-def _shares(spread: float) -> tuple[float, ...]:
-    """Return the late share at each of ``_LOADS``, so that a prediction is a product of two rows."""
-    one = Curve(1.0, spread)
-    return tuple(one.late(STEP**power) for power in _LOADS)
 
 
 def recommend(
@@ -164,14 +155,13 @@ def recommend(
     believed, lag, interval = _believed(spec, rate, newest), spec.timing.rate_lag, spec.timing.interval
     horizon = memory.start_up(spec) + interval
     history = memory.history.every(interval).after([(now, believed)], horizon)
-    late_now = replica.late((rate if newest is None else newest) / max(1, scale.available))
+    load = (rate if newest is None else newest) / (max(1, scale.available) * replica.goodput)
     # Beyond the goodput a comparison says nothing of the curve below, until the backlog has left the rates.
     settled = DRAINED_IN * horizon + 2.0 * lag
-    shares = (*[each for each in memory.late_shares if 0.0 < now - each[0] <= settled], (now, late_now))
+    loads = (*[each for each in memory.loads if 0.0 < now - each[0] <= settled], (now, load))
     stalled = _hanging(spec, seen, memory.stalled)
-    avoidable = late_share(seen)
-    budget = _budget(spec, seen, memory, replica, shares, avoidable, stalled, now)
-    replica = replica.corrected(budget.correction, 1.0 - (seen.slo_objective or 0.0))
+    calibration, budget = _accounts(spec, seen, memory, replica, loads, stalled, now)
+    replica = replica.corrected(calibration.factor)
     nothing = history.nothing
     base = max(believed, nothing)
 
@@ -209,40 +199,43 @@ def recommend(
         reason = Reason.LOAD_ABOVE_CAPACITY if late > allowed else Reason.PEAK_EXPECTED
     elif kept + again >= scale.desired > 1 and replica.late(believed / (scale.desired - 1)) <= allowed:
         reason = Reason.PEAK_EXPECTED
-    elif avoidable is None and (seen.burn_short or 0.0) > 1.0:
+    elif late_share(seen) is None and (seen.burn_short or 0.0) > 1.0:
         reason = Reason.WILL_NOT_HELP
     found = Recommendation(
         least + again, reason, kept + again, rate=then.rate, allowed=allowed, worth=worth, late=then.late
     )
     return found, memory.with_data(
-        spec, now, kept, late_shares=shares, stalled=stalled, history=history, budget=budget
+        spec,
+        now,
+        kept,
+        loads=loads,
+        stalled=stalled,
+        history=history,
+        calibration=calibration,
+        budget=budget,
     )
 
 
-def _budget(
+def _accounts(
     spec: Spec,
     seen: Observation,
     memory: Memory,
     replica: Curve,
-    shares: Sequence[tuple[float, float]],
-    late: float | None,
+    loads: Sequence[tuple[float, float]],
     stalled: float,
     now: float,
-) -> Budget:
-    """Return ``memory.budget`` with this observation, and ``shares``, ``late`` and ``stalled`` of it."""
+) -> tuple[Calibration, Budget]:
+    """Return those of ``memory`` with this observation. ``replica`` is without correction."""
     passed = min(max(0.0, now - memory.seen_at), spec.timing.longest_gap)
-    window = 2.0 * spec.timing.rate_lag
-    lately = [share for when, share in shares if now - when <= window]
-    expected = sum(lately) / len(lately)
-    overloaded = max([share for _, share in shares]) > replica.late(replica.goodput)
-    return memory.budget.after(
-        passed,
-        seen.rate or 0.0,
-        expected if seen.burn_short is None else late or 0.0,
-        None if late is None or overloaded else expected,
-        seen.slo_objective or 0.0,
-        spec.budget_period,
-    ).with_late(stalled - memory.stalled, seen.slo_objective or 0.0)
+    lately = [load for when, load in loads if now - when <= 2.0 * spec.timing.rate_lag]
+    late, calibration = late_share(seen), memory.calibration
+    if late is not None and max(load for _, load in loads) <= calibration.factor:
+        calibration = calibration.after(passed, spec.budget_period, seen.rate or 0.0, late, lately, replica)
+    if seen.burn_short is None:
+        late = sum(replica.late(load * replica.goodput) for load in lately) / len(lately)
+    objective = seen.slo_objective or 0.0
+    budget = memory.budget.after(passed, seen.rate or 0.0, late or 0.0, objective, spec.budget_period)
+    return calibration, budget.with_late(stalled - memory.stalled, objective)
 
 
 def late_share(seen: Observation) -> float | None:

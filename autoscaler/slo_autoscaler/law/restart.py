@@ -7,7 +7,8 @@ start-up. ``promql`` queries the rates of two hours, and the numbers that an aut
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from slo_autoscaler.law.budget import DOUBT, Budget
+from slo_autoscaler.law.budget import Budget
+from slo_autoscaler.law.calibration import FACTORS, Calibration
 from slo_autoscaler.law.memory import LONGEST_START_UP, Memory
 from slo_autoscaler.spec import Spec
 
@@ -24,7 +25,7 @@ class Past:
     horizon: tuple[Entry, ...] = ()
     """Start-up time in seconds, as the earlier autoscaler exported it."""
     correction: tuple[Entry, ...] = ()
-    """Factor on predicted late shares, likewise."""
+    """Factor on the exported capacity, likewise."""
     budget: tuple[Entry, ...] = ()
     """Unspent share of the error budget, likewise."""
 
@@ -35,14 +36,15 @@ def warm(spec: Spec, memory: Memory, past: Past, now: float) -> Memory:
         memory = replace(memory, start_up_time=min(max(0.0, seconds), LONGEST_START_UP))
     horizon = memory.start_up(spec) + spec.timing.interval
     history = memory.history.every(spec.timing.interval).after(_in_order(past.rate, now), horizon)
-    budget = Budget()
-    if (correction := _newest(past.correction)) is not None:
-        budget = replace(budget, measured=DOUBT * correction if correction > 0.0 else DOUBT)
+    budget, calibration = Budget(), Calibration()
+    if (correction := _newest(past.correction)) is not None and correction > 0.0:
+        factor = min(max(correction, FACTORS[0]), FACTORS[-1])
+        calibration = Calibration(factor, believed=factor)
     if (remaining := _newest(past.budget)) is not None:
         served = history.mean * spec.budget_period
         spent = (1.0 - remaining) * served
         budget = replace(budget, seconds=spec.budget_period, served=served, spent=spent)
-    return replace(memory, history=history, budget=budget)
+    return replace(memory, history=history, calibration=calibration, budget=budget)
 
 
 def _newest(entries: Iterable[Entry]) -> float | None:

@@ -1,6 +1,4 @@
-"""The account of the error budget, and the calibration of the predictions."""
-
-from math import isfinite
+"""The account of the error budget."""
 
 import pytest
 from hypothesis import given
@@ -11,36 +9,32 @@ from slo_autoscaler.law.budget import LEAST, MOST, RESERVE, Budget
 PERIOD = 3600.0
 SHARES = st.floats(0.0, 1.0)
 OBJECTIVES = st.floats(0.5, 0.9999)
-reconciles = st.lists(
-    st.tuples(st.floats(0.0, 600.0), st.floats(0.0, 1e6), SHARES, st.none() | SHARES), max_size=30
-)
-"""(seconds passed, requests per second, late share, predicted late share)"""
+reconciles = st.lists(st.tuples(st.floats(0.0, 600.0), st.floats(0.0, 1e6), SHARES), max_size=30)
+"""(seconds passed, requests per second, late share)"""
 
 
 def account(story, objective):
     budget = Budget()
-    for passed, rate, late, expected in story:
-        budget = budget.after(passed, rate, late, expected, objective, PERIOD)
+    for passed, rate, late in story:
+        budget = budget.after(passed, rate, late, objective, PERIOD)
     return budget
 
 
-def steady(late, seconds=600.0, expected=None, objective=0.99):
-    return account([(5.0, 100.0, late, expected)] * int(seconds / 5.0), objective)
+def steady(late, seconds=600.0, objective=0.99):
+    return account([(5.0, 100.0, late)] * int(seconds / 5.0), objective)
 
 
 @given(reconciles, OBJECTIVES)
-def test_allowed_stays_within_its_bounds_and_a_correction_is_a_factor(story, objective):
+def test_allowed_stays_within_its_bounds(story, objective):
     budget = account(story, objective)
     assert 0.0 < budget.allowed(objective, PERIOD) <= MOST * (1.0 - objective)
-    assert isfinite(budget.correction)
-    assert budget.correction > 0.0
     assert budget.remaining(PERIOD) <= 1.0
 
 
 @given(reconciles, OBJECTIVES, st.floats(0.1, 1e3), st.floats(0.1, 300.0), SHARES, SHARES)
 def test_late_requests_leave_less_budget_and_allow_less(story, objective, usual, passed, one, other):
     budget, few, many = account(story, objective), min(one, other), max(one, other)
-    less, more = (budget.after(passed, usual, late, None, objective, PERIOD) for late in (few, many))
+    less, more = (budget.after(passed, usual, late, objective, PERIOD) for late in (few, many))
     assert more.remaining(PERIOD) <= less.remaining(PERIOD)
     assert more.allowed(objective, PERIOD) <= less.allowed(objective, PERIOD)
 
@@ -54,22 +48,13 @@ def test_an_account_that_spends_what_it_may_allows_the_objectives_share_less_wha
 def test_what_was_overspent_is_paid_back_however_much_it_was():
     budget, minutes = steady(1.0, 300.0), 0
     while budget.remaining(PERIOD) < 0.0:
-        budget, minutes = budget.after(60.0, 100.0, 0.0, None, 0.99, PERIOD), minutes + 1
+        budget, minutes = budget.after(60.0, 100.0, 0.0, 0.99, PERIOD), minutes + 1
     assert minutes > 60, "five minutes of outage are the budget of eight hours"
 
 
 def test_time_alone_counts_not_how_often_it_is_read():
-    often, seldom = (account([(each, 100.0, 0.03, 0.01)] * int(600.0 / each), 0.99) for each in (1.0, 20.0))
+    often, seldom = (account([(each, 100.0, 0.03)] * int(600.0 / each), 0.99) for each in (1.0, 20.0))
     assert often.remaining(PERIOD) == pytest.approx(seldom.remaining(PERIOD), rel=0.05)
-    assert often.correction == pytest.approx(seldom.correction, rel=0.05)
-
-
-def test_the_calibration_is_what_was_measured_over_what_was_predicted():
-    assert steady(0.03, 1800.0, expected=0.01).correction == pytest.approx(3.0, rel=0.05)
-    assert steady(0.005, 1800.0, expected=0.01).correction == pytest.approx(0.5, rel=0.05)
-    assert steady(0.03).correction == 1.0, "not compared"
-    few = account([(5.0, 1.0, 0.2, 0.01)], 0.99)
-    assert few.correction < 1.2, "one late request says little"
 
 
 def test_requests_that_hang_are_late_ones():
@@ -86,6 +71,6 @@ def test_an_account_that_has_just_begun_gives_no_extremes():
 
 @given(reconciles, OBJECTIVES)
 def test_a_budget_overspent_a_hundredfold_allows_no_less_than_the_least(story, objective):
-    budget = account([*story, (PERIOD, 1.0, 0.0, None)], objective).with_late(1e9, objective)
+    budget = account([*story, (PERIOD, 1.0, 0.0)], objective).with_late(1e9, objective)
     least = LEAST * (1.0 - objective) * (1.0 - RESERVE)
     assert budget.allowed(objective, PERIOD) == pytest.approx(least)

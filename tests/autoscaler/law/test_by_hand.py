@@ -55,8 +55,7 @@ def allowed(left):
 
 def by_hand(column):
     """Return (late by count, recommended count, count after the limits), by the steps of the page."""
-    promised = interpolated(0.01, LOAD)
-    goodput = 45 / promised * interpolated(0.01 / float(column["correction"]), LOAD) / promised
+    goodput = 45 / interpolated(0.01, LOAD) * float(column["correction"])
     rate = float(column["R, requests per second"])
     odds = [
         (float(key.split()[2]), number(value)) for key, value in column.items() if key.startswith("odds of")

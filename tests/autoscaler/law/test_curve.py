@@ -49,13 +49,6 @@ def test_late_share_falls_faster_below_the_capacity_where_more_requests_fit_into
     assert few.late(1.5 * 10.0) < many.late(1.5 * 1000.0)
 
 
-@given(curves(), st.floats(0.9, 1.1))
-def test_a_small_correction_changes_the_capacity_little(drawn: tuple[float, float, Curve], correction: float):
-    capacity, objective, found = drawn
-    corrected = found.corrected(correction, 1.0 - objective).rate(1.0 - objective)
-    assert 0.5 * capacity <= corrected <= 2.0 * capacity
-
-
 @given(curves(), st.floats(0.01, 0.25) | st.floats(0.5, 1.2))
 def test_what_a_replica_is_worth_is_what_one_of_many_saves(drawn: tuple[float, float, Curve], load: float):
     _, _, found = drawn

@@ -92,18 +92,6 @@ def test_a_fleet_of_any_size_is_found_from_any_overload(replicas: int):
     assert replicas <= found.pop() <= 2 * replicas + 1
 
 
-@pytest.mark.parametrize("correction", [0.5, 1.0, 4.0])
-def test_a_corrected_curve_says_so_many_times_as_many_late(correction: float):
-    told = Curve(1.0, 0.15)
-    truly = told.corrected(correction, 0.01)
-    load = next(load / 1e4 for load in range(10**4) if truly.late(load / 1e4) >= 0.01)
-    assert told.late(load) == pytest.approx(0.01 / correction, rel=0.01)
-
-
-def test_no_correction_makes_the_capacity_exceed_the_goodput():
-    assert Curve(100.0, 0.1).corrected(1e-6, 0.01).late(100.0) == pytest.approx(0.01, rel=0.01)
-
-
 @pytest.mark.parametrize(
     ("changes", "late"),
     [
@@ -151,7 +139,7 @@ def test_one_sample_that_is_observed_often_counts_once():
     _, often = observed(*[sample] * 100, every=0.05)
     _, once = observed(sample, every=5.0)
     assert left(often) == pytest.approx(left(once), abs=1e-4)
-    assert often.budget.correction == pytest.approx(once.budget.correction, rel=0.05)
+    assert often.calibration.factor == pytest.approx(once.calibration.factor, rel=0.05)
 
 
 def test_a_sudden_rise_is_believed_at_once_if_chance_does_not_explain_it():

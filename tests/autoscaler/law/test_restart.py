@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoscaler.values import a_spec, seen
+from slo_autoscaler.law.calibration import FACTORS
 from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.history import SLOT
 from slo_autoscaler.law.memory import LONGEST_START_UP, Memory
@@ -40,9 +41,9 @@ def test_nothing_known_changes_nothing():
 
 def test_correction_and_budget_go_on_where_they_were():
     memory = warmed(rate=ago(STEADY), correction=ago([3.0, 2.0]), budget=ago([0.9, -1.5]))
-    assert memory.budget.correction == pytest.approx(2.0)
+    assert memory.calibration.factor == pytest.approx(2.0)
     assert left(memory) == pytest.approx(-1.5)
-    assert warmed(correction=ago([0.0])).budget.correction == 1.0
+    assert warmed(correction=ago([0.0])).calibration.factor == 1.0
 
 
 def test_what_followed_what_is_known_again():
@@ -70,7 +71,7 @@ entries = st.lists(st.tuples(st.floats(-50, 500), st.floats(-5, 1e4)), max_size=
 @given(entries, entries, entries, entries)
 def test_whatever_the_past_says_the_memory_stays_sound(rate, horizon, correction, budget):
     memory = warmed(rate=rate, horizon=horizon, correction=correction, budget=budget)
-    assert 0.0 < memory.budget.correction <= 1e4
+    assert FACTORS[0] <= memory.calibration.factor <= FACTORS[-1]
     assert memory.start_up_time is None or 0.0 <= memory.start_up_time <= LONGEST_START_UP
     assert (memory.history.begin + len(memory.history.rates) - 1) * SLOT <= NOW
     assert isfinite(left(memory))

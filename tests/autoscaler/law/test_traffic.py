@@ -169,3 +169,12 @@ def test_a_peak_of_the_day_before_is_prepared_for_where_the_days_are_alike():
     assert function.scale.available >= 3
     list(function.play(rates, 300.0))
     assert function.late(since=2 * HOUR) <= 0.015
+
+
+@pytest.mark.parametrize("claimed", [1.3, 2.0])
+def test_an_exported_capacity_that_is_too_high_is_corrected_where_many_requests_fit_into_the_slo(claimed):
+    function = Function(a_spec(max_replicas=40), replicas=6, capacity=1000.0)
+    for _ in range(int(HOUR / 5.0)):
+        function.step(5300.0, lambda seen: replace(seen, capacity=claimed * seen.capacity))
+    assert function.late(since=0.5 * HOUR) <= 0.01
+    assert function.replicas <= 8

@@ -367,7 +367,7 @@ def a_test(series, texts, expected, at="2m", digits=3):
             {
                 "rate": BY_THE_WATCHDOG["rate"],
                 "horizon": {"a.fn": 25.0},
-                "correction": {"a.fn": 1.0},
+                "correction": {"a.fn": 0.8},
                 "budget": {"a.fn": -0.5},
             },
         ),

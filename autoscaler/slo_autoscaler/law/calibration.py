@@ -1,0 +1,93 @@
+"""The capacity that the measured lateness shows, as a factor on the exported one. [P]
+
+Owns one account over ``budget_period``: the late requests that were measured, and for each of ``FACTORS``
+those that the curve predicts for the same loads if the capacity is that many times the exported one. The
+factor at which both agree corrects every later prediction. The ratio of measured to predicted late requests
+would not do: where many requests fit into the SLO, half the capacity has ten thousand times as many late.
+
+Loads beyond the corrected goodput are not compared: there a backlog decides, and would look like no capacity.
+
+Next step: ``recommend`` multiplies the goodput by ``factor``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import exp, floor, log
+from typing import Final
+
+from slo_autoscaler.law.curve import LOADS, Curve, late_shares
+from slo_autoscaler.law.scenarios import STEP
+
+SPAN: Final = 28
+"""Largest power of ``STEP``, up and down: from a quarter of the capacity to four times as much."""
+FACTORS: Final = tuple(STEP**power for power in range(-SPAN, SPAN + 1, 2))
+DOUBT: Final = 10.0
+"""Late requests that agree with the factor believed at the start, as if seen at the capacity. As many again
+are enough to believe another factor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Late requests measured and predicted; older ones count less."""
+
+    factor: float = 1.0
+    believed: float = 1.0
+    """The factor at the start."""
+    measured: float = 0.0
+    predicted: tuple[float, ...] = (0.0,) * len(FACTORS)
+    """By ``FACTORS``."""
+
+    def after(
+        self, passed: float, period: float, served: float, late: float, loads: Sequence[float], replica: Curve
+    ) -> "Calibration":
+        """Return the calibration ``passed`` seconds later.
+
+        ``served`` requests per second were answered, the share ``late`` of them late. ``loads`` are those of
+        a replica in that time, as multiples of the goodput of ``replica``, the curve without correction.
+        """
+        done = served * passed
+        if done <= 0.0:
+            return self
+        kept, each = exp(-passed / period), done / len(loads)
+        measured = self.measured * kept + done * late
+        predicted = [kept * before for before in self.predicted]
+        for load in loads:
+            predicted = [
+                before + each * share
+                for before, share in zip(predicted, _by_factor(replica, load), strict=True)
+            ]
+        doubt = _by_factor(replica, replica.promised * self.believed)
+        one = replica.late(replica.promised * replica.goodput)
+        totals = [
+            before + DOUBT * min(share / one, 2.0) for before, share in zip(predicted, doubt, strict=True)
+        ]
+        # No factor makes the capacity exceed the goodput.
+        factor = min(_agreed(measured + DOUBT, totals), 1.0 / replica.promised)
+        return replace(self, factor=factor, measured=measured, predicted=tuple(predicted))
+
+
+def _by_factor(replica: Curve, load: float) -> list[float]:
+    """Return the late share at ``load`` for each of ``FACTORS`` on the capacity."""
+    if load <= 0.0:
+        return [0.0] * len(FACTORS)
+    table, power = late_shares(replica.spread), log(load) / _LOG_STEP
+    below = floor(power)
+    part, first = power - below, min(max(below - LOADS.start, SPAN), len(table) - SPAN - 2) + SPAN
+    last = first - 2 * SPAN
+    ends = last - 2 if last >= 2 else None
+    lower, upper = table[first:ends:-2], table[first + 1 : last : -2]
+    return [low + part * (high - low) for low, high in zip(lower, upper, strict=True)]
+
+
+def _agreed(measured: float, totals: Sequence[float]) -> float:
+    """Return the factor at which ``totals``, by ``FACTORS`` and never rising, are ``measured``."""
+    above = next((index for index, total in enumerate(totals) if total <= measured), len(totals))
+    if above in (0, len(totals)):
+        return FACTORS[max(0, above - 1)]
+    more, less = log(totals[above - 1]), log(max(totals[above], _ALMOST_NONE))
+    part = (more - log(measured)) / max(more - less, _ALMOST_NONE)
+    return FACTORS[above - 1] * exp(2.0 * part * _LOG_STEP)
+
+
+_LOG_STEP: Final = log(STEP)
+_ALMOST_NONE: Final = 1e-12
